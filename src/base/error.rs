@@ -1,0 +1,111 @@
+//! One error type for the whole crate. An error says *what* is wrong and *where*, and carries a *hint*: what to do.
+//!
+//! The kind decides the exit code: [`Kind::User`] (bad flag, file or data) ends with 1, [`Kind::Internal`]
+//! (the machine failed us, or we have a bug) ends with 2.
+
+use std::{fmt, path::Path};
+
+/// Whose fault it is; decides the exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Flags, files or data that the user can mend: exit code 1.
+    User,
+    /// Our failure or the machine's (disk full, broken invariant): exit code 2.
+    Internal,
+}
+
+/// What went wrong, where, and what to do about it.
+#[derive(Clone, Debug)]
+pub struct Error {
+    pub kind: Kind,
+    pub what: String,
+    pub hint: Option<String>,
+}
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// A mistake the user can mend.
+    pub fn user(what: impl Into<String>) -> Self {
+        Error { kind: Kind::User, what: what.into(), hint: None }
+    }
+
+    /// A failure of the program or the machine.
+    pub fn internal(what: impl Into<String>) -> Self {
+        Error { kind: Kind::Internal, what: what.into(), hint: None }
+    }
+
+    /// Adds what to do about it; shown on a line of its own.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Puts the place in front: `path: what`.
+    pub fn at(mut self, place: impl fmt::Display) -> Self {
+        self.what = format!("{place}: {}", self.what);
+        self
+    }
+
+    /// An I/O error on `path`. A missing or forbidden file is the user's; a full disk is the machine's.
+    pub fn io(path: &Path, e: &std::io::Error) -> Self {
+        use std::io::ErrorKind::*;
+        let what = format!("{}: {e}", path.display());
+        match e.kind() {
+            NotFound | PermissionDenied | AlreadyExists | IsADirectory | NotADirectory | InvalidInput | InvalidData
+            | UnexpectedEof => Error::user(what),
+            StorageFull => Error::internal(what).hint("free some disk space; nothing half-written was left behind"),
+            _ => Error::internal(what),
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.what)?;
+        if let Some(hint) = &self.hint {
+            write!(f, "\n  hint: {hint}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Attaches a path to an I/O result.
+pub trait IoContext<T> {
+    fn at_path(self, path: &Path) -> Result<T>;
+}
+
+impl<T> IoContext<T> for std::io::Result<T> {
+    fn at_path(self, path: &Path) -> Result<T> {
+        self.map_err(|e| Error::io(path, &e))
+    }
+}
+
+/// The candidate nearest in spelling to `word`, for "did you mean" hints; `None` when nothing is close.
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    candidates
+        .into_iter()
+        .map(|c| (strsim::jaro_winkler(word, c), c))
+        .filter(|(similarity, _)| *similarity > 0.7)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, c)| c)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hint_stands_on_its_own_line() {
+        let e = Error::user("no column 'usr'").at("log.csv").hint("did you mean 'user'?");
+        assert_eq!(e.to_string(), "log.csv: no column 'usr'\n  hint: did you mean 'user'?");
+    }
+
+    #[test]
+    fn nearest_suggests_only_what_is_close() {
+        assert_eq!(nearest("dropuot", ["dropout", "heads"]), Some("dropout"));
+        assert_eq!(nearest("zzz", ["dropout", "heads"]), None);
+    }
+}

@@ -1,0 +1,68 @@
+/*! The command line. One file a command: its flags ([`clap::Args`]) and what it does with them. Commands return
+[`Result`]; only this room prints ([`printer::Printer`]) or exits. Exit codes: 0 done, 1 the user's flag, file or data,
+2 our failure.
+*/
+
+pub mod evaluate;
+pub mod export;
+pub mod import;
+pub mod printer;
+pub mod recommend;
+pub mod train;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use printer::Printer;
+
+/// Pre-trains sequential recommenders by masked item prediction and fine-tunes what they learned.
+#[derive(Debug, Parser)]
+#[command(name = "mipgpu", version, about, arg_required_else_help = true, subcommand_required = true)]
+struct Cli {
+    /// Say nothing but results and errors
+    #[arg(short, long, global = true)]
+    quiet: bool,
+    /// Print results as JSON, one object a line
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Turn a log of interactions (CSV, TSV, .dat, .inter, Parquet) into memory-mapped shards
+    Import(import::Args),
+    /// Pre-train a model by masked item prediction
+    Train(train::Args),
+    /// Score a trained model: NDCG, recall, MRR; full and sampled ranking; slices
+    Eval(evaluate::Args),
+    /// Recommend items for users of the data or for any new history
+    Recommend(recommend::Args),
+    /// Write item and user vectors with their keys
+    Export(export::Args),
+}
+
+/// Parses the command line, runs the command, reports its error.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            let _ = e.print();
+            return ExitCode::from(u8::from(e.use_stderr()));
+        }
+    };
+    let printer = Printer { quiet: cli.quiet, json: cli.json };
+    let done = match cli.command {
+        Command::Import(args) => import::run(args, printer),
+        Command::Train(args) => train::run(args, printer),
+        Command::Eval(args) => evaluate::run(args, printer),
+        Command::Recommend(args) => recommend::run(args, printer),
+        Command::Export(args) => export::run(args, printer),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => ExitCode::from(printer::report(&e)),
+    }
+}

@@ -1,0 +1,69 @@
+//! The one door to the terminal: results on stdout, talk on stderr, `--quiet` and `--json` honoured, a broken pipe is
+//! a normal end.
+
+use std::{
+    io::{self, IsTerminal, Write},
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use crate::base::{Error, error::Kind};
+
+/// How the user wants to be spoken to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Printer {
+    /// No talk on stderr, only errors.
+    pub quiet: bool,
+    /// Results as JSON, one object a line.
+    pub json: bool,
+}
+
+static PIPE_CLOSED: AtomicBool = AtomicBool::new(false);
+
+impl Printer {
+    /// A line of the result, to stdout.
+    pub fn result(&self, line: impl std::fmt::Display) {
+        self.raw(format_args!("{line}\n"));
+    }
+
+    /// Part of the result, to stdout, as it stands.
+    pub fn raw(&self, text: impl std::fmt::Display) {
+        let mut out = io::stdout().lock();
+        if let Err(e) = write!(out, "{text}").and_then(|()| out.flush())
+            && e.kind() == io::ErrorKind::BrokenPipe
+        {
+            PIPE_CLOSED.store(true, Ordering::Relaxed);
+            std::process::exit(0);
+        }
+    }
+
+    /// One JSON object on a line of its own, to stdout.
+    pub fn event(&self, value: &serde_json::Value) {
+        self.result(value);
+    }
+
+    /// Talk: what is being done and why, to stderr.
+    pub fn say(&self, line: impl std::fmt::Display) {
+        if !self.quiet {
+            let _ = writeln!(io::stderr().lock(), "{line}");
+        }
+    }
+
+    /// Something the user should know although the work goes on.
+    pub fn warn(&self, line: impl std::fmt::Display) {
+        let _ = writeln!(io::stderr().lock(), "mipgpu: warning: {line}");
+    }
+
+    /// Whether a progress bar makes sense: a person watches and has not asked for silence.
+    pub fn progress_bar(&self) -> bool {
+        !self.quiet && !self.json && io::stderr().is_terminal()
+    }
+}
+
+/// Prints an error as `mipgpu: error: what` with its hint, and gives the exit code.
+pub fn report(e: &Error) -> u8 {
+    let _ = writeln!(io::stderr().lock(), "mipgpu: error: {e}");
+    match e.kind {
+        Kind::User => 1,
+        Kind::Internal => 2,
+    }
+}

@@ -1,0 +1,29 @@
+/*! Pre-trains sequential recommenders by masked item prediction (MIP) and fine-tunes what they learned.
+
+The rooms, in layer order (a room may use those before it; `tests/layering.rs` checks it):
+
+| room | what stands in it |
+|---|---|
+| [`base`] | errors, counter-based random numbers |
+| [`mem`] | handles to planned memory, the planner, host arenas |
+| [`ops`] | what an operation is: its spans and sizes, its reference, its cases |
+| [`backend`] | who runs operations: `reference` (the oracle), `cpu` |
+| [`data`] | importing logs, memory-mapped shards, splits |
+| [`layers`], [`models`] | forward and backward of the building blocks, one file a model |
+| [`tasks`] | what a model is trained to do: corrupt, score, loss |
+| [`eval`] | ranking, metrics, baselines |
+| [`train`] | the loop, optimiser settings, checkpoints |
+| [`cli`] | the command line: the only room that prints or exits |
+*/
+
+pub mod backend;
+pub mod base;
+pub mod cli;
+pub mod data;
+pub mod eval;
+pub mod layers;
+pub mod mem;
+pub mod models;
+pub mod ops;
+pub mod tasks;
+pub mod train;

@@ -1,0 +1,10 @@
+//! Memory that is planned before the first step: handles ([`Span`]), the [`Planner`] that lays them out, and the
+//! host [`Arena`]s that hold them.
+
+mod arena;
+mod planner;
+mod span;
+
+pub use arena::{HostArenas, Scalar};
+pub use planner::{Init, Param, Planner, Var};
+pub use span::{Act, Arena, Element, F32, RawSpan, Span, U32};

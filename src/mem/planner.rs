@@ -1,0 +1,115 @@
+//! Lays out all memory of a run before its first step.
+
+use super::span::{Act, Arena, Element, F32, Span, U32};
+
+/// Spans start on a multiple of this many elements (64 bytes of f32), so that vector loads are aligned.
+const ALIGN: usize = 16;
+
+/// An activation `y` and the gradient of the loss with respect to it, `dy`; equal shapes.
+#[derive(Clone, Copy, Debug)]
+pub struct Var {
+    pub y: Span<Act>,
+    pub dy: Span<Act>,
+}
+
+/// A weight with its gradient and Adam moments, all of one shape.
+#[derive(Clone, Debug)]
+pub struct Param {
+    /// Documented name, as in the checkpoint: `block.0.attention.qkv.weight`.
+    pub name: String,
+    /// Row-major shape.
+    pub shape: Vec<usize>,
+    pub w: Span<F32>,
+    pub dw: Span<F32>,
+    pub m: Span<F32>,
+    pub v: Span<F32>,
+    /// Whether weight decay applies (matrices: yes; biases and norms: no).
+    pub decay: bool,
+    /// Standard deviation of the initial normal values (cut at two of them), or the constant they start from.
+    pub init: Init,
+}
+
+/// How a weight starts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Init {
+    /// Normal with this standard deviation, redrawn outside two of them (as in BERT).
+    TruncatedNormal(f32),
+    Constant(f32),
+}
+
+/// Hands out spans; afterwards tells how large each arena must be.
+#[derive(Clone, Debug, Default)]
+pub struct Planner {
+    len: [usize; Arena::COUNT],
+    params: Vec<Param>,
+}
+
+impl Planner {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn take<E: Element>(&mut self, arena: Arena, len: usize) -> Span<E> {
+        let offset = self.len[arena as usize];
+        self.len[arena as usize] = (offset + len).next_multiple_of(ALIGN);
+        Span::new(arena, offset, len)
+    }
+
+    /// An activation without a gradient.
+    pub fn act(&mut self, len: usize) -> Span<Act> {
+        self.take(Arena::Act, len)
+    }
+
+    /// An activation and its gradient.
+    pub fn var(&mut self, len: usize) -> Var {
+        Var { y: self.act(len), dy: self.act(len) }
+    }
+
+    /// f32 statistics, losses or settings.
+    pub fn stat(&mut self, len: usize) -> Span<F32> {
+        self.take(Arena::Stat, len)
+    }
+
+    /// u32 ids, offsets or counters.
+    pub fn index(&mut self, len: usize) -> Span<U32> {
+        self.take(Arena::Index, len)
+    }
+
+    /// A weight, its gradient and its moments, with `decay` for matrices.
+    pub fn param(&mut self, name: impl Into<String>, shape: &[usize], init: Init) -> Param {
+        let (name, len) = (name.into(), shape.iter().product());
+        assert!(self.params.iter().all(|p| p.name != name), "two parameters are called {name}");
+        let param = Param {
+            name,
+            shape: shape.to_vec(),
+            w: self.take(Arena::Param, len),
+            dw: self.take(Arena::Grad, len),
+            m: self.take(Arena::Moment1, len),
+            v: self.take(Arena::Moment2, len),
+            decay: shape.len() > 1,
+            init,
+        };
+        self.params.push(param.clone());
+        param
+    }
+
+    /// All parameters in the order they were planned.
+    pub fn params(&self) -> &[Param] {
+        &self.params
+    }
+
+    /// Elements of an arena.
+    pub fn len(&self, arena: Arena) -> usize {
+        self.len[arena as usize]
+    }
+
+    /// All weights (alignment gaps included: they hold zeros in every arena) as one span.
+    pub fn all_gradients(&self) -> Span<F32> {
+        Span::new(Arena::Grad, 0, self.len(Arena::Grad))
+    }
+
+    /// Bytes of all arenas with 4-byte elements.
+    pub fn bytes(&self) -> usize {
+        self.len.iter().sum::<usize>() * 4
+    }
+}

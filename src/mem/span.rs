@@ -1,0 +1,124 @@
+//! Copy handles to planned memory: which arena, where, how many elements.
+
+use std::{fmt, marker::PhantomData};
+
+/// The blocks of memory of a plan. Those up to `Moment2` have the same layout: a parameter, its gradient and its
+/// two Adam moments stand at the same offset in their arenas.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(usize)]
+pub enum Arena {
+    /// Master weights, f32.
+    Param,
+    /// Gradients of the weights, f32.
+    Grad,
+    /// First Adam moments, f32.
+    Moment1,
+    /// Second Adam moments, f32.
+    Moment2,
+    /// Activations and their gradients, in the backend's activation dtype (f32 on the CPU, bf16 or f32 on a GPU).
+    Act,
+    /// Statistics, losses, hyper-parameters: f32 on every backend.
+    Stat,
+    /// Ids, offsets, counters: u32.
+    Index,
+}
+
+impl Arena {
+    pub const COUNT: usize = 7;
+}
+
+/// An element kind; decides which arenas a span may live in.
+pub trait Element: Copy + Send + Sync + 'static {
+    const NAME: &'static str;
+}
+
+/// Activations: the backend's activation dtype.
+#[derive(Clone, Copy, Debug)]
+pub struct Act;
+/// Weights, gradients of weights, statistics: always f32.
+#[derive(Clone, Copy, Debug)]
+pub struct F32;
+/// Ids, offsets, counters: always u32.
+#[derive(Clone, Copy, Debug)]
+pub struct U32;
+
+impl Element for Act {
+    const NAME: &'static str = "act";
+}
+impl Element for F32 {
+    const NAME: &'static str = "f32";
+}
+impl Element for U32 {
+    const NAME: &'static str = "u32";
+}
+
+/// A handle to `len` elements of an arena. It owns nothing and is only meaningful with the memory it was planned for.
+pub struct Span<E> {
+    arena: Arena,
+    offset: usize,
+    len: usize,
+    element: PhantomData<E>,
+}
+
+impl<E> Clone for Span<E> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<E> Copy for Span<E> {}
+
+impl<E: Element> fmt::Debug for Span<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}[{}..{}]", self.arena, self.offset, self.offset + self.len)
+    }
+}
+
+impl<E: Element> Span<E> {
+    pub(super) fn new(arena: Arena, offset: usize, len: usize) -> Self {
+        Span { arena, offset, len, element: PhantomData }
+    }
+
+    /// Elements in the span.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The `len` elements from `start` on. Panics when they do not lie inside.
+    pub fn slice(&self, start: usize, len: usize) -> Self {
+        assert!(start <= self.len && len <= self.len - start, "{start}+{len} is outside a span of {}", self.len);
+        Span::new(self.arena, self.offset + start, len)
+    }
+
+    /// The first `len` elements. Panics when there are fewer.
+    pub fn first(&self, len: usize) -> Self {
+        self.slice(0, len)
+    }
+
+    /// The span without its element kind, for code that treats all alike.
+    pub fn raw(&self) -> RawSpan {
+        RawSpan { arena: self.arena, offset: self.offset, len: self.len }
+    }
+}
+
+/// A span that has forgotten its element kind (the arena tells it).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RawSpan {
+    pub arena: Arena,
+    pub offset: usize,
+    pub len: usize,
+}
+
+impl RawSpan {
+    /// Whether the two share an element.
+    pub fn overlaps(&self, other: &RawSpan) -> bool {
+        self.arena == other.arena
+            && self.len > 0
+            && other.len > 0
+            && self.offset < other.offset + other.len
+            && other.offset < self.offset + self.len
+    }
+}
