@@ -1,6 +1,6 @@
 //! Lays out all memory of a run before its first step.
 
-use super::span::{Act, Arena, Element, F32, Span, U32};
+use super::span::{Act, Arena, Element, F32, RawSpan, Span, U32};
 
 /// Spans start on a multiple of this many elements (64 bytes of f32), so that vector loads are aligned.
 const ALIGN: usize = 16;
@@ -25,7 +25,7 @@ pub struct Param {
     pub v: Span<F32>,
     /// Whether weight decay applies (matrices: yes; biases and norms: no).
     pub decay: bool,
-    /// Standard deviation of the initial normal values (cut at two of them), or the constant they start from.
+    /// How it starts.
     pub init: Init,
 }
 
@@ -106,6 +106,12 @@ impl Planner {
     /// All weights (alignment gaps included: they hold zeros in every arena) as one span.
     pub fn all_gradients(&self) -> Span<F32> {
         Span::new(Arena::Grad, 0, self.len(Arena::Grad))
+    }
+
+    /// An index span with its kind restored.
+    pub fn index_span(&self, raw: RawSpan) -> Span<U32> {
+        assert!(raw.arena == Arena::Index && raw.offset + raw.len <= self.len(Arena::Index));
+        Span::new(Arena::Index, raw.offset, raw.len)
     }
 
     /// Bytes of all arenas with 4-byte elements.
