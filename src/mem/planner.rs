@@ -42,6 +42,9 @@ pub enum Init {
 pub struct Planner {
     len: [usize; Arena::COUNT],
     params: Vec<Param>,
+    /// (arena, offset, what was being planned), in order of offset: names a span in an error message.
+    labels: Vec<(Arena, usize, String)>,
+    label: String,
 }
 
 impl Planner {
@@ -51,8 +54,22 @@ impl Planner {
 
     fn take<E: Element>(&mut self, arena: Arena, len: usize) -> Span<E> {
         let offset = self.len[arena as usize];
+        if !self.labels.iter().rev().find(|l| l.0 == arena).is_some_and(|l| l.2 == self.label) {
+            self.labels.push((arena, offset, self.label.clone()));
+        }
         self.len[arena as usize] = (offset + len).next_multiple_of(ALIGN);
         Span::new(arena, offset, len)
+    }
+
+    /// Names what is planned from here on: `block.0.attention`.
+    pub fn label(&mut self, name: &str) {
+        name.clone_into(&mut self.label);
+    }
+
+    /// The layer a span was planned for.
+    pub fn owner(&self, span: RawSpan) -> &str {
+        let of = |l: &&(Arena, usize, String)| l.0 == span.arena && l.1 <= span.offset;
+        self.labels.iter().rev().find(of).map_or("", |l| &l.2)
     }
 
     /// An activation without a gradient.

@@ -92,6 +92,27 @@ pub trait Memory {
     fn read_ids(&mut self, span: Span<U32>, values: &mut [u32]);
 }
 
+impl<O: Op, B: Run<O>> Run<O> for &mut B {
+    fn run(&mut self, op: &O) {
+        (**self).run(op);
+    }
+}
+
+impl<B: Memory> Memory for &mut B {
+    fn write(&mut self, span: RawSpan, values: &[f32]) {
+        (**self).write(span, values);
+    }
+    fn read(&mut self, span: RawSpan, values: &mut [f32]) {
+        (**self).read(span, values);
+    }
+    fn write_ids(&mut self, span: Span<U32>, values: &[u32]) {
+        (**self).write_ids(span, values);
+    }
+    fn read_ids(&mut self, span: Span<U32>, values: &mut [u32]) {
+        (**self).read_ids(span, values);
+    }
+}
+
 /// `Err` naming the first span that is shorter than its shape asks for.
 pub(crate) fn fits(spans: &[(&str, usize, usize)]) -> Result<(), String> {
     match spans.iter().find(|(_, have, need)| have < need) {
