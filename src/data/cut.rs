@@ -1,0 +1,105 @@
+//! Moments at which a log is cut: dates as people write them, in the unit of the data's timestamps.
+
+use crate::base::{Error, Result};
+
+/// A timestamp as `YYYY-MM-DD HH:MM:SS` (UTC) with the number behind it; the number alone where the data's numbers are
+/// no dates (`ticks_per_second` is `None`).
+pub fn when(t: i64, ticks_per_second: Option<i64>) -> String {
+    let Some(ticks) = ticks_per_second else { return t.to_string() };
+    let seconds = t.div_euclid(ticks);
+    let (days, secs) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    // Days to civil date: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", years that begin in March.
+    let z = days + 719_468;
+    let (era, doe) = (z.div_euclid(146_097), z.rem_euclid(146_097));
+    let yoe = (doe - doe / 1_460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let mp = (5 * doy + 2) / 153;
+    let (day, month) = (doy - (153 * mp + 2) / 5 + 1, if mp < 10 { mp + 3 } else { mp - 9 });
+    let year = yoe + era * 400 + i64::from(month <= 2);
+    let clock = if secs == 0 {
+        String::new()
+    } else {
+        format!(" {:02}:{:02}:{:02}", secs / 3600, secs / 60 % 60, secs % 60)
+    };
+    format!("{year:04}-{month:02}-{day:02}{clock} ({t})")
+}
+
+/// Reads a cut: a whole number in the unit of the data's timestamps, `YYYY-MM-DD`, or `YYYY-MM-DDTHH:MM:SS`, both in
+/// UTC. Gives it in the unit of the timestamps, `ticks_per_second` of which make a second.
+///
+/// # Errors
+/// Anything else, naming what was expected; a date for data whose times are mere numbers.
+pub fn parse_cut(text: &str, ticks_per_second: Option<i64>) -> Result<i64> {
+    if let Ok(t) = text.parse() {
+        return Ok(t);
+    }
+    let wrong = || {
+        Error::user(format!("'{text}' is no date"))
+            .hint("write 2003-01-31, 2003-01-31T12:00:00 (UTC), or a number in the unit of the data's timestamps")
+    };
+    let (day, clock) = text.split_once(['T', ' ']).unwrap_or((text, "00:00:00"));
+    let numbers = |s: &str, by: char| -> Option<Vec<i64>> {
+        s.split(by).map(|p| p.bytes().all(|b| b.is_ascii_digit()).then(|| p.parse().ok()).flatten()).collect()
+    };
+    let d = numbers(day, '-').filter(|d| d.len() == 3).ok_or_else(wrong)?;
+    let c = numbers(clock.trim_end_matches('Z'), ':').filter(|c| c.len() == 3).ok_or_else(wrong)?;
+    let (year, month, day) = (d[0], d[1], d[2]);
+    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let lengths = [31, if leap { 29 } else { 28 }, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    if !(1..=9999).contains(&year)
+        || !(1..=12).contains(&month)
+        || !(1..=lengths[(month - 1) as usize]).contains(&day)
+        || c[0] > 23
+        || c[1] > 59
+        || c[2] > 59
+    {
+        return Err(wrong());
+    }
+    // The inverse of `when`, same source.
+    let y = if month <= 2 { year - 1 } else { year };
+    let (era, yoe) = (y.div_euclid(400), y.rem_euclid(400));
+    let doy = (153 * (if month > 2 { month - 3 } else { month + 9 }) + 2) / 5 + day - 1;
+    let days = era * 146_097 + yoe * 365 + yoe / 4 - yoe / 100 + doy - 719_468;
+    let ticks = ticks_per_second.ok_or_else(|| {
+        Error::user(format!("'{text}' is a date, but the data's times are no dates: they only order the log"))
+            .hint("give the cut as a number in the same unit")
+    })?;
+    Ok((days * 86_400 + c[0] * 3600 + c[1] * 60 + c[2]) * ticks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_go_there_and_back() {
+        // Known instants: date -u -d @951782400 = 2000-02-29, @978307199 = 2000-12-31 23:59:59.
+        assert_eq!(parse_cut("2000-02-29", Some(1)).unwrap(), 951_782_400);
+        assert_eq!(parse_cut("2000-12-31T23:59:59", Some(1)).unwrap(), 978_307_199);
+        assert_eq!(parse_cut("-12", Some(1)).unwrap(), -12);
+        assert_eq!(when(951_782_400, Some(1)), "2000-02-29 (951782400)");
+        assert_eq!(when(978_307_199, Some(1)), "2000-12-31 23:59:59 (978307199)");
+        for t in (40_000_000..7_000_000_000i64).step_by(9_876_543) {
+            let shown = when(t, Some(1));
+            let text = shown.split(" (").next().unwrap().replace(' ', "T");
+            assert_eq!(parse_cut(&text, Some(1)).unwrap(), t, "{shown}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_date_is_said_to_be_none() {
+        for bad in ["2001-02-29", "2001-13-01", "2001-00-10", "yesterday", "2001-1", "2001-01-01T25:00:00", "", "1e9"] {
+            let e = parse_cut(bad, Some(1)).unwrap_err();
+            assert!(e.to_string().contains("no date"), "{bad}: {e}");
+        }
+    }
+
+    #[test]
+    fn the_unit_of_the_data_counts() {
+        assert_eq!(parse_cut("2000-02-29", Some(1000)).unwrap(), 951_782_400_000);
+        assert_eq!(parse_cut("77", Some(1000)).unwrap(), 77, "numbers are in the data's unit already");
+        assert_eq!(when(951_782_400_500, Some(1000)), "2000-02-29 (951782400500)");
+        assert_eq!(when(12, None), "12");
+        assert!(parse_cut("2000-02-29", None).unwrap_err().to_string().contains("no dates"));
+    }
+}

@@ -1,0 +1,443 @@
+/*! Which events train a model, which choose it, which judge it.
+
+Every split here is a *prefix split* of each user's events, oldest first: `train = [0, a)`, `valid = [a, b)`,
+`test = [b, n)`. Events with equal timestamps keep the order of the input, so the same log in another order may give
+another test item; [`Summary::tied_test_users`] counts the users it can touch.
+
+The three parts are three types ([`TrainPart`], [`ValidPart`], [`TestPart`]): a function that tunes something takes
+`&ValidPart`, and handing it the test part does not compile.
+*/
+
+use std::{fmt, ops::Range};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    base::{Error, Result},
+    data::{Dataset, cut::when},
+};
+
+/// How to split; stored in the run's configuration, so evaluation later repeats it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum SplitSpec {
+    /// The last event of a user is the test item, the one before it the validation item.
+    #[default]
+    LeaveOneOut,
+    /// The last `test` events of a user are for the test, the `valid` events before them for validation.
+    LastN { valid: usize, test: usize },
+    /// Events at or after `cut` are for the test, those in `[valid_cut, cut)` for validation. Both in the unit of
+    /// the data's timestamps (seconds since 1970 where they were dates). Without a `valid_cut`, the latest tenth of
+    /// the events before `cut` validates (see [`Split::new`]).
+    Time {
+        cut: i64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        valid_cut: Option<i64>,
+    },
+}
+
+impl fmt::Display for SplitSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SplitSpec::LeaveOneOut => {
+                write!(f, "leave-one-out: a user's last item is the test item, the one before it validates")
+            }
+            SplitSpec::LastN { valid, test } => {
+                write!(f, "last-n: a user's last {test} events are for the test, the {valid} before them validate")
+            }
+            SplitSpec::Time { cut, valid_cut: Some(v) } => {
+                write!(f, "time: events from {cut} on are for the test, those before it from {v} on validate")
+            }
+            SplitSpec::Time { cut, valid_cut: None } => {
+                write!(f, "time: events from {cut} on are for the test, the latest tenth of those before it validates")
+            }
+        }
+    }
+}
+
+/// What a split did to the data.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Summary {
+    pub users: usize,
+    pub train_events: u64,
+    pub valid_events: u64,
+    pub test_events: u64,
+    /// Users with something held out for validation, with at least one event before it.
+    pub valid_users: usize,
+    /// Users with something held out for the test, with at least one event before it.
+    pub test_users: usize,
+    /// Users all of whose events are in training (for the counted splits: too few events to hold any out).
+    pub train_only_users: usize,
+    /// Users with held-out test events but no event before them: nothing to predict from, left out of the test.
+    pub no_history_users: usize,
+    /// Test users whose first test item has the same timestamp as the item before it: the order of the input decided
+    /// which of the two is tested. `None` where the data has no timestamps.
+    pub tied_test_users: Option<usize>,
+    /// Items that occur only in held-out positions, never in training.
+    pub unseen_items: usize,
+    /// The cut between training and validation of a time split, given or chosen.
+    pub valid_cut: Option<i64>,
+    /// Units of the timestamps in a second; `None` where there are none or they are mere numbers.
+    pub ticks_per_second: Option<i64>,
+}
+
+/// The boundaries of the three parts for every user of one dataset.
+#[derive(Clone, Debug)]
+pub struct Split {
+    spec: SplitSpec,
+    /// End of the training prefix, one a user.
+    train_end: Vec<u32>,
+    /// End of the validation range, one a user.
+    valid_end: Vec<u32>,
+    end: Vec<u32>,
+    summary: Summary,
+    /// How often each item occurs in training parts (V).
+    train_counts: Vec<u32>,
+}
+
+impl Split {
+    /// Splits `data`.
+    ///
+    /// A user with fewer than `valid + test + 1` events stays in training whole under the counted splits. A time split
+    /// without a `valid_cut` takes the earliest timestamp at or after which lies at most a tenth of the events before
+    /// the cut; events of one timestamp are never torn apart.
+    ///
+    /// # Errors
+    /// A time split of data without timestamps; a cut outside the data's period; a split under which no user has
+    /// anything to be tested on; events that are not in time order (they would leak the future into a history).
+    pub fn new(data: &Dataset, spec: SplitSpec) -> Result<Split> {
+        let users = data.users();
+        if users == 0 {
+            return Err(Error::user("the data has no users: nothing to split").hint("check the import's filters"));
+        }
+        let mut split = Split {
+            spec,
+            train_end: Vec::with_capacity(users),
+            valid_end: Vec::with_capacity(users),
+            end: (0..users).map(|u| data.items_of(u).len() as u32).collect(),
+            summary: Summary { users, ticks_per_second: data.ticks_per_second(), ..Summary::default() },
+            train_counts: vec![0; data.items()],
+        };
+        match spec {
+            SplitSpec::LeaveOneOut => split.last_n(1, 1)?,
+            SplitSpec::LastN { valid, test } => split.last_n(valid, test)?,
+            SplitSpec::Time { cut, valid_cut } => split.at_cuts(data, cut, valid_cut)?,
+        }
+        split.check_leaks(data)?;
+        split.summarise(data);
+        if split.summary.test_users == 0 {
+            return Err(Error::user(format!("empty split: no user has an event to test on ({spec})")).hint(
+                "the users have too few events for it, or none before the cut: hold out fewer, move the cut, or filter with `import --min-user`",
+            ));
+        }
+        if split.summary.train_events == 0 {
+            return Err(Error::user(format!("empty split: nothing is left to train on ({spec})")));
+        }
+        Ok(split)
+    }
+
+    fn last_n(&mut self, valid: usize, test: usize) -> Result<()> {
+        if test == 0 {
+            return Err(Error::user("the split holds out 0 test events").hint("give --test-n a number from 1 up"));
+        }
+        for &n in &self.end {
+            // One event must stay to train and to predict from.
+            let enough = n as usize > valid + test;
+            let held = |k: usize| if enough { n - k as u32 } else { n };
+            self.train_end.push(held(valid + test));
+            self.valid_end.push(held(test));
+        }
+        Ok(())
+    }
+
+    fn at_cuts(&mut self, data: &Dataset, cut: i64, valid_cut: Option<i64>) -> Result<()> {
+        let (first, last) = period(data)?;
+        let date = |t| when(t, data.ticks_per_second());
+        let place = || format!("the data's timestamps run from {} to {}", date(first), date(last));
+        if cut <= first || cut > last {
+            return Err(Error::user(format!("the cut {} leaves nothing on one side: {}", date(cut), place()))
+                .hint("give --cut a time between them, as a date or in the unit of the timestamps"));
+        }
+        let valid_cut = match valid_cut {
+            Some(v) if v > cut => {
+                return Err(Error::user(format!(
+                    "the validation cut {} comes after the test cut {}",
+                    date(v),
+                    date(cut)
+                )));
+            }
+            Some(v) if v <= first => {
+                return Err(Error::user(format!(
+                    "the validation cut {} leaves nothing to train on: {}",
+                    date(v),
+                    place()
+                )));
+            }
+            Some(v) => v,
+            None => latest_tenth(data, first, cut),
+        };
+        self.summary.valid_cut = Some(valid_cut);
+        for user in 0..data.users() {
+            let times = data.times_of(user).unwrap_or_default();
+            self.train_end.push(times.partition_point(|&t| t < valid_cut) as u32);
+            self.valid_end.push(times.partition_point(|&t| t < cut) as u32);
+        }
+        Ok(())
+    }
+
+    /// Looks at every event for the two ways a split can leak: an event of a history that is later than a held-out
+    /// event of the same user, and, under a time split, an event on the wrong side of a cut.
+    fn check_leaks(&self, data: &Dataset) -> Result<()> {
+        for user in 0..data.users() {
+            let (a, b, n) = (self.train_end[user], self.valid_end[user], self.end[user]);
+            if a > b || b > n {
+                return Err(Error::internal(format!("split of user {user}: parts {a}, {b}, {n} out of order")));
+            }
+            let Some(times) = data.times_of(user) else { continue };
+            let leak = |at: usize, what: String| {
+                Err(Error::user(format!(
+                    "leak: event {at} of user '{}' ({}) {what}",
+                    data.user_keys().key(user),
+                    when(times[at], data.ticks_per_second())
+                ))
+                .hint("the events of a user must be in time order; import the log again"))
+            };
+            for at in 1..times.len() {
+                if times[at] < times[at - 1] {
+                    return leak(at, "is earlier than the event before it".into());
+                }
+            }
+            if let (SplitSpec::Time { cut, .. }, Some(valid_cut)) = (self.spec, self.summary.valid_cut) {
+                for (at, &t) in times.iter().enumerate() {
+                    let part = if t >= cut { 2 } else { u8::from(t >= valid_cut) };
+                    let got = if at >= b as usize { 2 } else { u8::from(at >= a as usize) };
+                    if got < part {
+                        let name = ["training", "validation"][got as usize];
+                        return leak(at, format!("is in the {name} part but not before its cut"));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn summarise(&mut self, data: &Dataset) {
+        let s = &mut self.summary;
+        let mut tied = 0;
+        let mut timed = false;
+        let mut held_out = vec![false; data.items()];
+        for user in 0..data.users() {
+            let (a, b, n) = (self.train_end[user] as usize, self.valid_end[user] as usize, self.end[user] as usize);
+            let items = data.items_of(user);
+            items[..a].iter().for_each(|&i| self.train_counts[i as usize] += 1);
+            items[a..].iter().for_each(|&i| held_out[i as usize] = true);
+            s.train_events += a as u64;
+            s.valid_events += (b - a) as u64;
+            s.test_events += (n - b) as u64;
+            s.train_only_users += usize::from(a == n);
+            s.valid_users += usize::from(0 < a && a < b);
+            s.test_users += usize::from(0 < b && b < n);
+            s.no_history_users += usize::from(b == 0 && n > 0);
+            if let Some(times) = data.times_of(user) {
+                timed = true;
+                tied += usize::from(0 < b && b < n && times[b] == times[b - 1]);
+            }
+        }
+        s.tied_test_users = timed.then_some(tied);
+        s.unseen_items = held_out.iter().zip(&self.train_counts).filter(|(held, n)| **held && **n == 0).count();
+    }
+
+    pub fn spec(&self) -> SplitSpec {
+        self.spec
+    }
+
+    pub fn summary(&self) -> &Summary {
+        &self.summary
+    }
+
+    /// How often each item occurs in training parts (V).
+    pub fn train_counts(&self) -> &[u32] {
+        &self.train_counts
+    }
+
+    /// The events that train.
+    pub fn train(&self) -> TrainPart<'_> {
+        TrainPart(self)
+    }
+
+    /// The events that choose a model; history = training part.
+    pub fn valid(&self) -> ValidPart<'_> {
+        ValidPart(self)
+    }
+
+    /// The events that judge a model; history = training and validation part.
+    pub fn test(&self) -> TestPart<'_> {
+        TestPart(self)
+    }
+
+    /// How many events that `part` of this split holds out were in the training part of `trained`, a split of the
+    /// same data: above 0, a model trained on `trained` has seen answers.
+    pub fn seen_by(&self, trained: &Split, part: &dyn HeldOut) -> u64 {
+        let range = |u: usize| part.held_out(u);
+        (0..self.end.len())
+            .map(|u| u64::from(trained.train_end[u].min(range(u).end as u32).saturating_sub(range(u).start as u32)))
+            .sum()
+    }
+}
+
+/// The training prefixes.
+#[derive(Clone, Copy)]
+pub struct TrainPart<'s>(&'s Split);
+
+impl TrainPart<'_> {
+    /// What trains of this user, oldest first.
+    pub fn items<'d>(&self, data: &'d Dataset, user: usize) -> &'d [u32] {
+        &data.items_of(user)[..self.0.train_end[user] as usize]
+    }
+
+    /// How many events train of this user.
+    pub fn len_of(&self, user: usize) -> usize {
+        self.0.train_end[user] as usize
+    }
+}
+
+/// The validation ranges. Not exchangeable with [`TestPart`].
+#[derive(Clone, Copy)]
+pub struct ValidPart<'s>(&'s Split);
+
+/// The test suffixes. Not exchangeable with [`ValidPart`].
+#[derive(Clone, Copy)]
+pub struct TestPart<'s>(&'s Split);
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for super::ValidPart<'_> {}
+    impl Sealed for super::TestPart<'_> {}
+}
+
+/// A part that evaluation can rank: what is held out of each user, and that the history is all before it.
+pub trait HeldOut: sealed::Sealed + Sync {
+    /// "validation" or "test".
+    fn name(&self) -> &'static str;
+    /// Positions held out of a user; the history is `[0, start)`.
+    fn held_out(&self, user: usize) -> Range<usize>;
+    /// The split this is a part of.
+    fn split(&self) -> &Split;
+    /// In words: which events are the history.
+    fn history_words(&self) -> &'static str;
+    /// Users with something held out and a history to predict it from, ascending.
+    fn users(&self) -> Vec<u32> {
+        let held = |u: &u32| {
+            let r = self.held_out(*u as usize);
+            0 < r.start && r.start < r.end
+        };
+        (0..self.split().end.len() as u32).filter(held).collect()
+    }
+}
+
+impl HeldOut for ValidPart<'_> {
+    fn name(&self) -> &'static str {
+        "validation"
+    }
+    fn held_out(&self, user: usize) -> Range<usize> {
+        self.0.train_end[user] as usize..self.0.valid_end[user] as usize
+    }
+    fn split(&self) -> &Split {
+        self.0
+    }
+    fn history_words(&self) -> &'static str {
+        "the training part"
+    }
+}
+
+impl HeldOut for TestPart<'_> {
+    fn name(&self) -> &'static str {
+        "test"
+    }
+    fn held_out(&self, user: usize) -> Range<usize> {
+        self.0.valid_end[user] as usize..self.0.end[user] as usize
+    }
+    fn split(&self) -> &Split {
+        self.0
+    }
+    fn history_words(&self) -> &'static str {
+        "the training and validation parts"
+    }
+}
+
+/// First and last timestamp of the data.
+fn period(data: &Dataset) -> Result<(i64, i64)> {
+    let mut range: Option<(i64, i64)> = None;
+    for user in 0..data.users() {
+        let Some(times) = data.times_of(user) else {
+            return Err(Error::user("a time split needs timestamps, and this data has none")
+                .hint("import with --time-col, or use --split leave-one-out"));
+        };
+        for &t in times {
+            range = Some(range.map_or((t, t), |(lo, hi)| (lo.min(t), hi.max(t))));
+        }
+    }
+    range.ok_or_else(|| Error::user("the data has no events"))
+}
+
+/// The earliest timestamp c > `first` such that at most a tenth of the events before `cut` lie in [c, cut).
+///
+/// Finds the quantile by narrowing histograms, two or three passes over the timestamps in 512 KiB, so that a log of
+/// any size needs no sorted copy.
+fn latest_tenth(data: &Dataset, first: i64, cut: i64) -> i64 {
+    const BUCKETS: usize = 1 << 16;
+    let each = |f: &mut dyn FnMut(i64)| {
+        for user in 0..data.users() {
+            data.times_of(user).unwrap_or_default().iter().filter(|t| **t < cut).for_each(|t| f(*t));
+        }
+    };
+    let mut total = 0u64;
+    each(&mut |_| total += 1);
+    let allowed = total / 10;
+    // Invariant: the answer lies in [lo, hi]; `above` events lie in [hi, cut).
+    let (mut lo, mut hi, mut above) = (first as i128 + 1, cut as i128, 0u64);
+    while lo < hi {
+        let width = ((hi - lo) + BUCKETS as i128 - 1) / BUCKETS as i128;
+        let mut counts = vec![0u64; BUCKETS];
+        each(&mut |t| {
+            let t = t as i128;
+            if lo <= t && t < hi {
+                counts[((t - lo) / width) as usize] += 1;
+            }
+        });
+        // From the top: buckets that fit lower hi; the first that does not holds the answer (or its upper edge does).
+        let used = (((hi - lo) + width - 1) / width) as usize;
+        let mut bucket = used;
+        while bucket > 0 && above + counts[bucket - 1] <= allowed {
+            bucket -= 1;
+            above += counts[bucket];
+            hi = lo + bucket as i128 * width;
+        }
+        if bucket > 0 {
+            // Some of this bucket's timestamps may still fit, but not its lowest one unless it is empty below.
+            lo += (bucket as i128 - 1) * width + 1;
+        }
+    }
+    hi as i64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spec_survives_json_and_toml() {
+        for spec in [
+            SplitSpec::LeaveOneOut,
+            SplitSpec::LastN { valid: 2, test: 3 },
+            SplitSpec::Time { cut: 100, valid_cut: None },
+            SplitSpec::Time { cut: 100, valid_cut: Some(90) },
+        ] {
+            let json = serde_json::to_string(&spec).unwrap();
+            assert_eq!(serde_json::from_str::<SplitSpec>(&json).unwrap(), spec, "{json}");
+            let toml = toml::to_string(&spec).unwrap();
+            assert_eq!(toml::from_str::<SplitSpec>(&toml).unwrap(), spec, "{toml}");
+        }
+        assert!(serde_json::from_str::<SplitSpec>(r#"{"kind":"last-one"}"#).is_err());
+    }
+}

@@ -1,0 +1,399 @@
+/*! Evaluation in one pass: each user's history is encoded once, the scores go by in tiles, and full ranking, sampled
+rankings, the popularity baseline and the slices are all read off the same pass.
+
+Candidates of a user under full ranking: the whole catalogue, without the items of the history (unless
+[`EvalOptions::keep_seen`]); a held-out item is a candidate always, also when the history holds it too.
+*/
+
+use std::{borrow::Cow, collections::HashMap};
+
+use rayon::prelude::*;
+use rustc_hash::FxHashSet;
+
+use super::{
+    Encoder, ItemMap,
+    metrics::Sums,
+    negatives::{Sampler, Sampling, TooFew},
+    popularity::Popularity,
+    rank::{Counter, distinct},
+    report::{Protocol, Ranking, Report, Sampled, Slice},
+    score::{NotFinite, Scratch, Table, visit_tiles},
+    slices::{self, Band},
+};
+use crate::{
+    base::{Error, Result},
+    data::{Dataset, split::HeldOut},
+};
+
+/// What to measure, and how.
+#[derive(Clone, Debug)]
+pub struct EvalOptions<'a> {
+    /// The k of the metrics, ascending.
+    pub ks: Vec<usize>,
+    /// Rank the items of the history too.
+    pub keep_seen: bool,
+    /// Also rank among this many negatives, drawn so.
+    pub negatives: usize,
+    pub samplings: Vec<Sampling>,
+    /// Rank by popularity beside the model.
+    pub baseline: bool,
+    pub slices: bool,
+    /// Users encoded at a time.
+    pub batch: usize,
+    /// Seed of the negatives.
+    pub seed: u64,
+    /// From the data's items to the model's; `None` where they are the same by construction.
+    pub item_map: Option<&'a ItemMap>,
+}
+
+impl Default for EvalOptions<'_> {
+    /// Full ranking at k = 10 and nothing else: what validation during training needs.
+    fn default() -> Self {
+        EvalOptions {
+            ks: vec![10],
+            keep_seen: false,
+            negatives: 0,
+            samplings: Vec::new(),
+            baseline: false,
+            slices: false,
+            batch: 256,
+            seed: 0,
+            item_map: None,
+        }
+    }
+}
+
+/// What came out for one user; ranks stand in the order of `targets`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UserResult {
+    /// Index into the dataset.
+    pub user: u32,
+    /// Events in the history that the model knows.
+    pub history: usize,
+    /// The distinct held-out items, ids of the model, ascending.
+    pub targets: Vec<u32>,
+    pub ranks: Vec<usize>,
+    /// Ranks under the popularity baseline, if asked for.
+    pub baseline: Option<Vec<usize>>,
+    /// Ranks among negatives, of model and baseline, one entry a sampling.
+    pub sampled: Vec<(Vec<usize>, Option<Vec<usize>>)>,
+}
+
+/// Evaluates `encoder` on a part of the data; see [`evaluate_each`].
+///
+/// # Errors
+/// As [`evaluate_each`].
+pub fn evaluate(
+    encoder: &mut dyn Encoder,
+    data: &Dataset,
+    part: &dyn HeldOut,
+    options: &EvalOptions<'_>,
+) -> Result<Report> {
+    evaluate_each(encoder, data, part, options, &mut |_| Ok(()))
+}
+
+/// One user as the model sees it.
+struct Case<'d> {
+    user: u32,
+    history: Cow<'d, [u32]>,
+    targets: Vec<u32>,
+    /// Everything the user ever interacted with, held-out items too: what is no negative.
+    known: FxHashSet<u32>,
+}
+
+/// Evaluates `encoder` on a part of the data and hands every user's result to `each`, in the order of the data.
+///
+/// Memory: a batch of vectors, one tile of scores a thread, and the user list.
+///
+/// # Errors
+/// k = 0 or beyond the catalogue; more negatives than a user has items left; no user to evaluate; a score that is NaN or
+/// infinite; a model and data that do not fit; what `encoder` or `each` report.
+pub fn evaluate_each(
+    encoder: &mut dyn Encoder,
+    data: &Dataset,
+    part: &dyn HeldOut,
+    options: &EvalOptions<'_>,
+    each: &mut dyn FnMut(&UserResult) -> Result<()>,
+) -> Result<Report> {
+    let catalogue = check(encoder, data, options)?;
+    let counts = match options.item_map {
+        Some(map) => map.counts(part.split().train_counts()),
+        None => part.split().train_counts().to_vec(),
+    };
+    let samplers: Vec<Sampler> = if options.negatives > 0 {
+        options.samplings.iter().map(|s| Sampler::new(*s, &counts, options.seed)).collect()
+    } else {
+        Vec::new()
+    };
+    let mut tally = Tally::new(options, &counts);
+    let popularity = options.baseline.then(|| Popularity::new(counts));
+
+    let users = part.users();
+    let width = encoder.width();
+    let mut scratch = Scratch::default();
+    let mut vectors = vec![0.0f32; options.batch.min(users.len()) * width];
+    for users in users.chunks(options.batch) {
+        let cases: Vec<Case> = users.par_iter().map(|u| case(data, part, options, !samplers.is_empty(), *u)).collect();
+        cases.iter().for_each(|c| tally.left_out(c));
+        let cases: Vec<Case> = cases.into_iter().filter(|c| !c.history.is_empty() && !c.targets.is_empty()).collect();
+        if cases.is_empty() {
+            continue;
+        }
+        let histories: Vec<&[u32]> = cases.iter().map(|c| &c.history[..]).collect();
+        let vectors = &mut vectors[..cases.len() * width];
+        encoder.encode(&histories, vectors)?;
+        let table = Table { rows: encoder.table(), bias: encoder.bias(), width };
+
+        let mut counters: Vec<Counter> = cases
+            .par_iter()
+            .zip(vectors.par_chunks(width))
+            .map(|(c, vector)| Counter::new(table, vector, &c.targets, c.excluded(options)))
+            .collect();
+        visit_tiles(table, vectors, &mut counters, &mut scratch, Counter::visit)
+            .map_err(|at| not_finite(at, data, &cases))?;
+
+        let results: Result<Vec<UserResult>> = cases
+            .par_iter()
+            .zip(vectors.par_chunks(width))
+            .zip(&counters)
+            .map(|((c, vector), counter)| {
+                let excluded = if popularity.is_some() { c.excluded(options) } else { Vec::new() };
+                let baseline = popularity.as_ref().map(|p| c.targets.iter().map(|t| p.rank(*t, &excluded)).collect());
+                let mut sampled = Vec::new();
+                for sampler in &samplers {
+                    let negatives = sampler
+                        .draw(c.user, options.negatives, &c.known)
+                        .map_err(|e| too_few(e, data, c, sampler.sampling, options.negatives))?;
+                    let beside = popularity.as_ref().map(|p| p.ranks_among(&c.targets, &negatives));
+                    sampled.push((counter.ranks_among(table, vector, &negatives), beside));
+                }
+                Ok(UserResult {
+                    user: c.user,
+                    history: c.history.len(),
+                    targets: c.targets.clone(),
+                    ranks: counter.ranks().to_vec(),
+                    baseline,
+                    sampled,
+                })
+            })
+            .collect();
+        // Sums are taken in the order of the users, so they do not depend on the threads.
+        for result in results? {
+            tally.add(&result);
+            each(&result)?;
+        }
+    }
+    tally.report(data, part, options, catalogue)
+}
+
+/// What must fit before anything is computed; gives the catalogue size.
+fn check(encoder: &dyn Encoder, data: &Dataset, options: &EvalOptions<'_>) -> Result<usize> {
+    let catalogue = encoder.bias().len();
+    if encoder.width() == 0 || encoder.table().len() != catalogue * encoder.width() {
+        return Err(Error::internal(format!(
+            "the model's item table holds {} numbers, not {catalogue} x {}",
+            encoder.table().len(),
+            encoder.width()
+        )));
+    }
+    let items = options.item_map.map_or(data.items(), |m| m.catalogue);
+    if items != catalogue {
+        return Err(Error::user(format!("the model has {catalogue} items, the data {items}"))
+            .hint("evaluate on the data the model was trained on, or let the items be matched by key"));
+    }
+    check_ks(&options.ks, catalogue)?;
+    if options.negatives > catalogue {
+        return Err(Error::user(format!("{} negatives, but the catalogue has {catalogue} items", options.negatives))
+            .hint("ask for fewer with --negatives"));
+    }
+    if options.batch == 0 {
+        return Err(Error::user("a batch of 0 users").hint("give --batch a number from 1 up"));
+    }
+    Ok(catalogue)
+}
+
+/// Each k from 1 to the catalogue size, at least one.
+///
+/// # Errors
+/// Otherwise.
+pub fn check_ks(ks: &[usize], catalogue: usize) -> Result<()> {
+    if ks.is_empty() || ks.contains(&0) {
+        return Err(Error::user("k = 0: a list of no items cannot be judged").hint("give --k numbers from 1 up"));
+    }
+    match ks.iter().find(|k| **k > catalogue) {
+        Some(k) => Err(Error::user(format!("k = {k} is more than the {catalogue} items of the catalogue"))
+            .hint(format!("give --k at most {catalogue}"))),
+        None => Ok(()),
+    }
+}
+
+fn case<'d>(data: &'d Dataset, part: &dyn HeldOut, options: &EvalOptions<'_>, negatives: bool, user: u32) -> Case<'d> {
+    let all = data.items_of(user as usize);
+    let held = part.held_out(user as usize);
+    let map = |items: &'d [u32]| options.item_map.map_or(Cow::Borrowed(items), |m| m.sequence(items));
+    Case {
+        user,
+        // The history ends where the held-out events begin: nothing after can be in it.
+        history: map(&all[..held.start]),
+        targets: distinct(&map(&all[held])),
+        known: if negatives { map(all).iter().copied().collect() } else { FxHashSet::default() },
+    }
+}
+
+impl Case<'_> {
+    /// What full ranking leaves out: ascending, distinct, never a target.
+    fn excluded(&self, options: &EvalOptions<'_>) -> Vec<u32> {
+        if options.keep_seen {
+            return Vec::new();
+        }
+        let mut items = distinct(&self.history);
+        items.retain(|i| self.targets.binary_search(i).is_err());
+        items
+    }
+}
+
+fn not_finite(at: NotFinite, data: &Dataset, cases: &[Case]) -> Error {
+    let user = data.user_keys().key(cases[at.row].user as usize);
+    Error::user(format!("the model's score of item number {} for user '{user}' is NaN or infinite", at.item))
+        .hint("its training has diverged: use an earlier checkpoint or train with a smaller learning rate")
+}
+
+fn too_few(e: TooFew, data: &Dataset, case: &Case, sampling: Sampling, n: usize) -> Error {
+    let among = match sampling {
+        Sampling::Uniform => "items",
+        Sampling::Popularity => "items that occur in training",
+    };
+    Error::user(format!(
+        "{n} negatives asked for, but for user '{}' only {} {among} are left to draw from",
+        data.user_keys().key(case.user as usize),
+        e.available
+    ))
+    .hint(format!("ask for at most {} with --negatives", e.available))
+}
+
+/// Sums on the way to a report.
+struct Tally {
+    model: Sums,
+    baseline: Sums,
+    sampled: Vec<(Sampling, Sums, Sums)>,
+    history: Vec<(Sums, Sums)>,
+    bands: Vec<Band>,
+    by_band: Vec<(Sums, Sums)>,
+    unknown_targets: usize,
+    unknown_history: usize,
+}
+
+impl Tally {
+    fn new(options: &EvalOptions<'_>, counts: &[u32]) -> Tally {
+        let sums = || Sums::new(&options.ks);
+        // Among n negatives every rank is at most n + 1 (for one target): k > n would be a perfect score for nothing.
+        let ks: Vec<usize> = options.ks.iter().copied().filter(|k| *k <= options.negatives).collect();
+        let samplings: &[Sampling] = if options.negatives > 0 { &options.samplings } else { &[] };
+        Tally {
+            model: sums(),
+            baseline: sums(),
+            sampled: samplings.iter().map(|s| (*s, Sums::new(&ks), Sums::new(&ks))).collect(),
+            history: vec![(sums(), sums()); slices::HISTORY_FROM.len()],
+            bands: if options.slices { slices::bands(counts) } else { Vec::new() },
+            by_band: vec![(sums(), sums()); Band::ALL.len()],
+            unknown_targets: 0,
+            unknown_history: 0,
+        }
+    }
+
+    fn left_out(&mut self, case: &Case) {
+        if case.targets.is_empty() {
+            self.unknown_targets += 1;
+        } else if case.history.is_empty() {
+            self.unknown_history += 1;
+        }
+    }
+
+    fn add(&mut self, user: &UserResult) {
+        self.model.add(&user.ranks);
+        if let Some(ranks) = &user.baseline {
+            self.baseline.add(ranks);
+        }
+        for (sums, ranks) in self.sampled.iter_mut().zip(&user.sampled) {
+            sums.1.add(&ranks.0);
+            if let Some(ranks) = &ranks.1 {
+                sums.2.add(ranks);
+            }
+        }
+        if self.bands.is_empty() {
+            return;
+        }
+        let by_length = &mut self.history[slices::history_slice(user.history)];
+        by_length.0.add(&user.ranks);
+        if let Some(ranks) = &user.baseline {
+            by_length.1.add(ranks);
+        }
+        for (t, target) in user.targets.iter().enumerate() {
+            let by_band = &mut self.by_band[self.bands[*target as usize] as usize];
+            by_band.0.add(&user.ranks[t..=t]);
+            if let Some(ranks) = &user.baseline {
+                by_band.1.add(&ranks[t..=t]);
+            }
+        }
+    }
+
+    fn report(
+        self,
+        data: &Dataset,
+        part: &dyn HeldOut,
+        options: &EvalOptions<'_>,
+        catalogue: usize,
+    ) -> Result<Report> {
+        if self.model.is_empty() {
+            return Err(Error::user(format!(
+                "empty split: no user has a {} item to rank and a history before it",
+                part.name()
+            ))
+            .hint("hold out fewer events or move the cut"));
+        }
+        let ranking = |model: &Sums, baseline: &Sums| Ranking {
+            model: model.means(),
+            popularity: options.baseline.then(|| baseline.means()),
+        };
+        let slice = |name: String, items: Option<usize>, sums: &(Sums, Sums)| {
+            (!sums.0.is_empty()).then(|| Slice { name, items, ranking: ranking(&sums.0, &sums.1) })
+        };
+        let mut band_sizes: HashMap<usize, usize> = HashMap::new();
+        self.bands.iter().for_each(|b| *band_sizes.entry(*b as usize).or_default() += 1);
+        let full = ranking(&self.model, &self.baseline);
+        Ok(Report {
+            protocol: Protocol {
+                part: part.name(),
+                split: part.split().spec(),
+                summary: part.split().summary().clone(),
+                history: part.history_words(),
+                keep_seen: options.keep_seen,
+                catalogue,
+                data_users: data.users(),
+                users: full.model.cases,
+                left_out_unknown_items: self.unknown_targets,
+                left_out_unknown_history: self.unknown_history,
+                unknown_items: options.item_map.map_or(0, ItemMap::unknown),
+                negatives: options.negatives,
+                seed: options.seed,
+            },
+            full,
+            sampled: self
+                .sampled
+                .iter()
+                .map(|(s, model, baseline)| Sampled { sampling: *s, ranking: ranking(model, baseline) })
+                .collect(),
+            by_history: self
+                .history
+                .iter()
+                .enumerate()
+                .filter_map(|(i, sums)| slice(slices::history_name(i), None, sums))
+                .collect(),
+            by_popularity: Band::ALL
+                .iter()
+                .zip(&self.by_band)
+                .filter_map(|(b, sums)| slice(b.name().into(), band_sizes.get(&(*b as usize)).copied(), sums))
+                .collect(),
+        })
+    }
+}

@@ -1,0 +1,137 @@
+/*! NDCG, Recall, HR and MRR from the ranks of a user's held-out items.
+
+With T distinct held-out items at ranks r_1 < ... (1 = best) in a list of candidates:
+
+| metric | value | one held-out item |
+|---|---|---|
+| HR@k | 1 if any r_t <= k, else 0 | 1 if r <= k |
+| Recall@k | (number of r_t <= k) / T | = HR@k |
+| NDCG@k | sum over r_t <= k of 1/log2(1 + r_t), divided by sum for i = 1..min(k, T) of 1/log2(1 + i) | 1/log2(1 + r) if r <= k |
+| MRR | 1 / min r_t, not cut at any k | 1/r |
+
+Each is averaged over users. NDCG: Järvelin & Kekäläinen, "Cumulated gain-based evaluation of IR techniques", TOIS
+2002, with binary gains.
+*/
+
+use serde::Serialize;
+
+/// NDCG, Recall and HR of one user, or their means, at one k.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct AtK {
+    pub k: usize,
+    pub ndcg: f64,
+    pub recall: f64,
+    pub hr: f64,
+}
+
+/// Means over `cases` users (or, in a slice by item popularity, over pairs of user and held-out item).
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Metrics {
+    pub cases: u64,
+    pub at: Vec<AtK>,
+    pub mrr: f64,
+}
+
+impl Metrics {
+    /// The entry at `k`, if it was asked for.
+    pub fn at(&self, k: usize) -> Option<&AtK> {
+        self.at.iter().find(|m| m.k == k)
+    }
+}
+
+/// What a hit at `rank` (from 1) gains.
+fn gain(rank: usize) -> f64 {
+    1.0 / (1.0 + rank as f64).log2()
+}
+
+/// The metrics of one user at one k; `ranks` of the distinct held-out items, at least one, in any order.
+pub fn at_k(ranks: &[usize], k: usize) -> AtK {
+    let hits = ranks.iter().filter(|r| **r <= k).count();
+    let gained: f64 = ranks.iter().filter(|r| **r <= k).map(|r| gain(*r)).sum();
+    let ideal: f64 = (1..=k.min(ranks.len())).map(gain).sum();
+    AtK { k, ndcg: gained / ideal, recall: hits as f64 / ranks.len() as f64, hr: f64::from(u8::from(hits > 0)) }
+}
+
+/// Reciprocal of the best rank.
+pub fn reciprocal_rank(ranks: &[usize]) -> f64 {
+    ranks.iter().min().map_or(0.0, |r| 1.0 / *r as f64)
+}
+
+/// Running sums towards [`Metrics`]; adding in the same order gives the same bits.
+#[derive(Clone, Debug, Default)]
+pub struct Sums {
+    cases: u64,
+    at: Vec<AtK>,
+    reciprocal: f64,
+}
+
+impl Sums {
+    pub fn new(ks: &[usize]) -> Sums {
+        Sums { at: ks.iter().map(|&k| AtK { k, ..AtK::default() }).collect(), ..Sums::default() }
+    }
+
+    /// Adds one user by the ranks of the held-out items.
+    pub fn add(&mut self, ranks: &[usize]) {
+        self.cases += 1;
+        self.reciprocal += reciprocal_rank(ranks);
+        for sum in &mut self.at {
+            let one = at_k(ranks, sum.k);
+            sum.ndcg += one.ndcg;
+            sum.recall += one.recall;
+            sum.hr += one.hr;
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.cases == 0
+    }
+
+    /// The means; all 0 where nothing was added.
+    pub fn means(&self) -> Metrics {
+        let n = self.cases.max(1) as f64;
+        let mean = |s: &AtK| AtK { k: s.k, ndcg: s.ndcg / n, recall: s.recall / n, hr: s.hr / n };
+        Metrics { cases: self.cases, at: self.at.iter().map(mean).collect(), mrr: self.reciprocal / n }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn close(a: f64, b: f64) -> bool {
+        (a - b).abs() < 1e-12
+    }
+
+    #[test]
+    fn one_item_by_hand() {
+        // Rank 3: gain 1/log2(4) = 1/2.
+        assert_eq!(at_k(&[3], 10), AtK { k: 10, ndcg: 0.5, recall: 1.0, hr: 1.0 });
+        assert_eq!(at_k(&[3], 2), AtK { k: 2, ndcg: 0.0, recall: 0.0, hr: 0.0 });
+        assert_eq!(at_k(&[1], 1).ndcg, 1.0);
+        assert_eq!(reciprocal_rank(&[4]), 0.25);
+    }
+
+    #[test]
+    fn several_items_by_hand() {
+        // Ranks 2 and 5 of 3 items (the third at 40), k = 5: DCG = 1/log2(3) + 1/log2(6); ideal 1 + 1/log2(3) + 1/2.
+        let (l3, l6) = (3f64.log2(), 6f64.log2());
+        let m = at_k(&[5, 40, 2], 5);
+        assert!(close(m.ndcg, (1.0 / l3 + 1.0 / l6) / (1.0 + 1.0 / l3 + 0.5)), "{}", m.ndcg);
+        assert!(close(m.recall, 2.0 / 3.0) && m.hr == 1.0);
+        assert_eq!(reciprocal_rank(&[5, 40, 2]), 0.5);
+        // With k below T the ideal list is cut too: ranks 1, 2 of T = 3 at k = 2 are perfect.
+        assert!(close(at_k(&[1, 2, 9], 2).ndcg, 1.0));
+    }
+
+    #[test]
+    fn means_are_over_users() {
+        let mut sums = Sums::new(&[1, 10]);
+        sums.add(&[1]);
+        sums.add(&[3]);
+        sums.add(&[100]);
+        let m = sums.means();
+        assert_eq!(m.cases, 3);
+        assert!(close(m.at(1).unwrap().ndcg, 1.0 / 3.0) && close(m.at(10).unwrap().ndcg, 0.5));
+        assert!(close(m.at(10).unwrap().hr, 2.0 / 3.0) && close(m.mrr, (1.0 + 1.0 / 3.0 + 0.01) / 3.0));
+    }
+}

@@ -1,0 +1,231 @@
+/*! The result of an evaluation, as one JSON object or as a text that first says what was measured.
+
+A number without its protocol is worthless: whether the history is excluded moves NDCG by a third, sampled ranking
+multiplies it. So the protocol is part of the report and stands first in it, and sampled results stay apart from full.
+*/
+
+use std::fmt::Write;
+
+use serde::Serialize;
+
+use super::{metrics::Metrics, negatives::Sampling};
+use crate::data::{
+    cut::when,
+    digits,
+    split::{SplitSpec, Summary},
+};
+
+/// What was measured, on whom, by which rules.
+#[derive(Clone, Debug, Serialize)]
+pub struct Protocol {
+    /// "test" or "validation".
+    pub part: &'static str,
+    pub split: SplitSpec,
+    pub summary: Summary,
+    /// In words: the events a user is predicted from.
+    pub history: &'static str,
+    /// Whether items of the history are ranked too.
+    pub keep_seen: bool,
+    pub catalogue: usize,
+    pub data_users: usize,
+    /// Users evaluated.
+    pub users: u64,
+    /// Users left out because the model knows none of their held-out items.
+    pub left_out_unknown_items: usize,
+    /// Users left out because the model knows no item of their history.
+    pub left_out_unknown_history: usize,
+    /// Items of the data that the model does not know.
+    pub unknown_items: usize,
+    /// Negatives of the sampled rankings, 0 for none.
+    pub negatives: usize,
+    /// Seed of the negatives.
+    pub seed: u64,
+}
+
+/// Model and baseline under the same ranking.
+#[derive(Clone, Debug, Serialize)]
+pub struct Ranking {
+    pub model: Metrics,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub popularity: Option<Metrics>,
+}
+
+/// A ranking among sampled negatives. Its numbers are far higher than those of full ranking and not comparable to them.
+#[derive(Clone, Debug, Serialize)]
+pub struct Sampled {
+    pub sampling: Sampling,
+    #[serde(flatten)]
+    pub ranking: Ranking,
+}
+
+/// Full ranking over some of the users, or of the held-out items.
+#[derive(Clone, Debug, Serialize)]
+pub struct Slice {
+    pub name: String,
+    /// For slices by popularity: items of the catalogue in this band.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub items: Option<usize>,
+    #[serde(flatten)]
+    pub ranking: Ranking,
+}
+
+/// All that one pass of evaluation found.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    pub protocol: Protocol,
+    pub full: Ranking,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sampled: Vec<Sampled>,
+    /// Users by the number of events in their history.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub by_history: Vec<Slice>,
+    /// Held-out items by popularity in training; a case is a pair of user and item.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub by_popularity: Vec<Slice>,
+}
+
+impl Report {
+    /// The report as a JSON object.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::to_value(self).unwrap_or_default()
+    }
+
+    /// The report as text: the protocol, then aligned tables.
+    pub fn text(&self) -> String {
+        let mut out = self.protocol.text();
+        // Of one held-out item, recall is the hit rate: one row says both.
+        let single = self.full.model.at.iter().all(|m| (m.recall - m.hr).abs() < 1e-12);
+        let title = format!("full ranking, catalogue of {}", digits(self.protocol.catalogue as u64));
+        table(&mut out, &title, &self.full, single);
+        for sampled in &self.sampled {
+            let title =
+                format!("SAMPLED: {} negatives, drawn {}", self.protocol.negatives, sampled.sampling.words());
+            table(&mut out, &title, &sampled.ranking, single);
+        }
+        if !self.sampled.is_empty() {
+            out.push_str("\nsampled numbers are not comparable with full ranking, nor with other numbers of negatives\n");
+        }
+        slice_table(&mut out, "by history length", "users", &self.by_history);
+        slice_table(&mut out, "by popularity of the held-out item", "cases", &self.by_popularity);
+        if !self.by_popularity.is_empty() {
+            out.push_str(
+                "head, mid, tail: most to least popular items, a third of the training events each; cold: never in training\n",
+            );
+        }
+        out
+    }
+}
+
+impl Protocol {
+    /// A few lines: split, users, candidates, ties.
+    fn text(&self) -> String {
+        let mut out = String::new();
+        let s = &self.summary;
+        let _ = writeln!(out, "split    {}", self.split);
+        if let (SplitSpec::Time { cut, .. }, Some(valid_cut)) = (self.split, s.valid_cut) {
+            let date = |t| when(t, s.ticks_per_second);
+            let _ = writeln!(out, "         validation from {}, test from {}", date(valid_cut), date(cut));
+        }
+        let _ = writeln!(
+            out,
+            "         events: {} train, {} validate, {} test; equal timestamps keep the order of the input",
+            digits(s.train_events),
+            digits(s.valid_events),
+            digits(s.test_events)
+        );
+        if let Some(tied) = s.tied_test_users.filter(|t| *t > 0) {
+            let _ = writeln!(
+                out,
+                "         for {} of {} test users the first test item shares its timestamp with the item before it",
+                digits(tied as u64),
+                digits(s.test_users as u64)
+            );
+        }
+        if s.unseen_items > 0 {
+            let _ = writeln!(
+                out,
+                "         {} items occur only in held-out events: ranked like any other, slice 'cold'",
+                digits(s.unseen_items as u64)
+            );
+        }
+        let _ = write!(out, "users    {} evaluated on their {} events", digits(self.users), self.part);
+        for (n, why) in [
+            (s.train_only_users, "with nothing held out"),
+            (if self.part == "test" { s.no_history_users } else { 0 }, "with no history before the test"),
+            (self.left_out_unknown_items, "whose held-out items the model does not know"),
+            (self.left_out_unknown_history, "whose history the model does not know"),
+        ] {
+            if n > 0 {
+                let _ = write!(out, "; left out: {} {why}", digits(n as u64));
+            }
+        }
+        let _ = writeln!(out);
+        if self.unknown_items > 0 {
+            let _ = writeln!(out, "         {} items of the data are unknown to the model", digits(self.unknown_items as u64));
+        }
+        let seen = if self.keep_seen {
+            "items of the history are ranked too (--keep-seen)"
+        } else {
+            "items of the history are excluded (--keep-seen ranks them too)"
+        };
+        let _ = writeln!(out, "ranking  history = {}; {seen}", self.history);
+        let _ = writeln!(out, "ties     count against the model: rank = 1 + other candidates that score at least as high");
+        out
+    }
+}
+
+/// One table: metrics down, model and baseline across.
+fn table(out: &mut String, title: &str, ranking: &Ranking, single: bool) {
+    let _ = write!(out, "\n{title:<44}{:>10}", "model");
+    if ranking.popularity.is_some() {
+        let _ = write!(out, "{:>12}{:>9}", "popularity", "ratio");
+    }
+    out.push('\n');
+    let mut row = |name: String, model: f64, baseline: Option<f64>| {
+        let _ = write!(out, "  {name:<42}{model:>10.4}");
+        if let Some(b) = baseline {
+            let _ = write!(out, "{b:>12.4}");
+            let _ = if b > 0.0 { write!(out, "{:>9.2}", model / b) } else { write!(out, "{:>9}", "-") };
+        }
+        out.push('\n');
+    };
+    let base = ranking.popularity.as_ref();
+    for (i, m) in ranking.model.at.iter().enumerate() {
+        row(format!("NDCG@{}", m.k), m.ndcg, base.map(|b| b.at[i].ndcg));
+    }
+    for (i, m) in ranking.model.at.iter().enumerate() {
+        if single {
+            row(format!("HR@{k} = Recall@{k}", k = m.k), m.hr, base.map(|b| b.at[i].hr));
+        } else {
+            row(format!("Recall@{}", m.k), m.recall, base.map(|b| b.at[i].recall));
+            row(format!("HR@{}", m.k), m.hr, base.map(|b| b.at[i].hr));
+        }
+    }
+    row("MRR".into(), ranking.model.mrr, base.map(|b| b.mrr));
+}
+
+/// Slices down; NDCG and HR at the k nearest to 10 across.
+fn slice_table(out: &mut String, title: &str, cases: &str, slices: &[Slice]) {
+    let Some(first) = slices.first() else { return };
+    let Some(at) = (0..first.ranking.model.at.len()).min_by_key(|i| first.ranking.model.at[*i].k.abs_diff(10)) else {
+        return;
+    };
+    let k = first.ranking.model.at[at].k;
+    let _ = write!(out, "\n{title:<36}{cases:>8}{:>10}{:>10}", format!("NDCG@{k}"), format!("HR@{k}"));
+    if first.ranking.popularity.is_some() {
+        let _ = write!(out, "   popularity:{:>8}{:>10}", format!("NDCG@{k}"), format!("HR@{k}"));
+    }
+    out.push('\n');
+    for slice in slices {
+        let name = match slice.items {
+            Some(n) => format!("{} ({} items)", slice.name, digits(n as u64)),
+            None => slice.name.clone(),
+        };
+        let m = &slice.ranking.model;
+        let _ = write!(out, "  {name:<34}{:>8}{:>10.4}{:>10.4}", digits(m.cases), m.at[at].ndcg, m.at[at].hr);
+        if let Some(p) = &slice.ranking.popularity {
+            let _ = write!(out, "{:>22.4}{:>10.4}", p.at[at].ndcg, p.at[at].hr);
+        }
+        out.push('\n');
+    }
+}

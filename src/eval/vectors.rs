@@ -1,0 +1,287 @@
+/*! Item and user vectors with their keys, as safetensors and as Parquet.
+
+safetensors, for n rows of width D (`score(user, item) = <user vector, item vector> + item bias`):
+
+| tensor | type, shape | what |
+|---|---|---|
+| `key_offsets` | u64 (n+1) | key i is `key_bytes[key_offsets[i]..key_offsets[i+1]]`, UTF-8 |
+| `vector` | f32 (n, D) | |
+| `bias` | f32 (n) | items only |
+| `key_bytes` | u8 | all keys, one after the other |
+
+Parquet: columns `key` (UTF8), `vector` (LIST of FLOAT, D long), and for items `bias` (FLOAT).
+
+Rows are written as they are computed, a block at a time, so memory does not grow with the number of users. A file
+is written beside its place, synced, and renamed: whoever finds it finds it whole.
+*/
+
+use std::{
+    fs::{self, File},
+    io::{BufWriter, Write},
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use parquet::{
+    basic::Compression,
+    data_type::{ByteArray, ByteArrayType, FloatType},
+    file::{properties::WriterProperties, writer::SerializedFileWriter},
+    schema::parser::parse_message_type,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    base::{Error, Result, error::IoContext},
+    data::Vocab,
+};
+
+/// Rows computed and written at a time; a Parquet row group each.
+const BLOCK_ROWS: usize = 8192;
+
+/// A file format for vectors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    Safetensors,
+    Parquet,
+}
+
+impl Format {
+    pub fn extension(self) -> &'static str {
+        match self {
+            Format::Safetensors => "safetensors",
+            Format::Parquet => "parquet",
+        }
+    }
+}
+
+/// What is written: one row a key.
+#[derive(Clone, Copy)]
+pub struct Sheet<'a> {
+    /// "items" or "users": the file's stem and a note in its metadata.
+    pub name: &'static str,
+    pub keys: &'a Vocab,
+    /// Width of a vector, D.
+    pub width: usize,
+    /// A number of its own for each row (n), for items.
+    pub bias: Option<&'a [f32]>,
+}
+
+/// Writes `sheet` into the folder `dir` in each of the formats; gives the files' paths. `fill(rows, out)` computes the
+/// vectors of a range of rows, `out` (rows, D); ranges come in order and each once.
+///
+/// # Errors
+/// What `fill` reports and what the file system says; no unfinished file stays behind, and a file that stood in the place
+/// before stays until the new one is whole.
+pub fn export(
+    sheet: Sheet<'_>,
+    dir: &Path,
+    formats: &[Format],
+    fill: &mut dyn FnMut(Range<usize>, &mut [f32]) -> Result<()>,
+) -> Result<Vec<PathBuf>> {
+    fs::create_dir_all(dir).at_path(dir)?;
+    let mut writers = Vec::new();
+    for &format in formats {
+        writers.push(Writer::new(sheet, format, dir)?);
+    }
+    let n = sheet.keys.len();
+    let mut block = vec![0.0f32; BLOCK_ROWS.min(n) * sheet.width];
+    for first in (0..n).step_by(BLOCK_ROWS) {
+        let rows = first..n.min(first + BLOCK_ROWS);
+        let block = &mut block[..rows.len() * sheet.width];
+        fill(rows.clone(), block)?;
+        for writer in &mut writers {
+            writer.push(sheet, rows.clone(), block)?;
+        }
+    }
+    writers.into_iter().map(|w| w.finish(sheet)).collect()
+}
+
+/// A file written beside its place; removed again unless [`Aside::put`] is reached.
+struct Aside {
+    path: PathBuf,
+    temporary: PathBuf,
+    placed: bool,
+}
+
+impl Aside {
+    fn create(path: PathBuf) -> Result<(Aside, File)> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let temporary = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
+        let file = File::create(&temporary).at_path(&temporary)?;
+        Ok((Aside { path, temporary, placed: false }, file))
+    }
+
+    /// Moves the finished, synced file into its place.
+    fn put(mut self, file: &File) -> Result<PathBuf> {
+        file.sync_all().at_path(&self.temporary)?;
+        fs::rename(&self.temporary, &self.path).at_path(&self.path)?;
+        self.placed = true;
+        Ok(self.path.clone())
+    }
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        if !self.placed {
+            // Nothing sensible is left to do if this fails too.
+            let _ = fs::remove_file(&self.temporary);
+        }
+    }
+}
+
+/// Writes a whole small file (a table, a report) aside and renames it into place.
+///
+/// # Errors
+/// What `write` and the file system report.
+pub fn write_whole(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+    let (aside, file) = Aside::create(path.to_owned())?;
+    let mut out = BufWriter::new(file);
+    write(&mut out)?;
+    let file = out.into_inner().map_err(|e| Error::io(path, e.error()))?;
+    aside.put(&file).map(|_| ())
+}
+
+enum Writer {
+    Safetensors(Aside, BufWriter<File>),
+    Parquet(Aside, Box<SerializedFileWriter<File>>),
+}
+
+impl Writer {
+    fn new(sheet: Sheet<'_>, format: Format, dir: &Path) -> Result<Writer> {
+        let (aside, file) = Aside::create(dir.join(format!("{}.{}", sheet.name, format.extension())))?;
+        match format {
+            Format::Safetensors => {
+                let mut out = BufWriter::new(file);
+                safetensors_head(sheet, &mut out).at_path(&aside.temporary)?;
+                Ok(Writer::Safetensors(aside, out))
+            }
+            Format::Parquet => {
+                let bias = if sheet.bias.is_some() { "REQUIRED FLOAT bias;" } else { "" };
+                let schema = format!(
+                    "message {} {{ REQUIRED BYTE_ARRAY key (UTF8);
+                     REQUIRED group vector (LIST) {{ REPEATED group list {{ REQUIRED FLOAT element; }} }} {bias} }}",
+                    sheet.name
+                );
+                // Vectors are noise to a dictionary; the byte pages compress a little all the same.
+                let properties = WriterProperties::builder()
+                    .set_compression(Compression::SNAPPY)
+                    .set_dictionary_enabled(false)
+                    .set_created_by(concat!("mipgpu ", env!("CARGO_PKG_VERSION")).into())
+                    .build();
+                let schema = parse_message_type(&schema).map_err(|e| parquet_failed(&aside, &e))?;
+                let writer = SerializedFileWriter::new(file, Arc::new(schema), Arc::new(properties))
+                    .map_err(|e| parquet_failed(&aside, &e))?;
+                Ok(Writer::Parquet(aside, Box::new(writer)))
+            }
+        }
+    }
+
+    fn push(&mut self, sheet: Sheet<'_>, rows: Range<usize>, block: &[f32]) -> Result<()> {
+        match self {
+            Writer::Safetensors(aside, out) => put_f32(out, block).at_path(&aside.temporary),
+            Writer::Parquet(aside, out) => {
+                parquet_rows(sheet, rows, block, out).map_err(|e| parquet_failed(aside, &e))
+            }
+        }
+    }
+
+    fn finish(self, sheet: Sheet<'_>) -> Result<PathBuf> {
+        match self {
+            Writer::Safetensors(aside, mut out) => {
+                let mut rest = || -> std::io::Result<()> {
+                    put_f32(&mut out, sheet.bias.unwrap_or(&[]))?;
+                    sheet.keys.keys().try_for_each(|key| out.write_all(key.as_bytes()))
+                };
+                rest().at_path(&aside.temporary)?;
+                let file = out.into_inner().map_err(|e| Error::io(&aside.temporary, e.error()))?;
+                aside.put(&file)
+            }
+            Writer::Parquet(aside, out) => {
+                let file = out.into_inner().map_err(|e| parquet_failed(&aside, &e))?;
+                aside.put(&file)
+            }
+        }
+    }
+}
+
+fn parquet_failed(aside: &Aside, e: &parquet::errors::ParquetError) -> Error {
+    Error::internal(format!("{}: {e}", aside.path.display())).hint("is there space left on the disk?")
+}
+
+/// One row group.
+fn parquet_rows(
+    sheet: Sheet<'_>,
+    rows: Range<usize>,
+    block: &[f32],
+    out: &mut SerializedFileWriter<File>,
+) -> parquet::errors::Result<()> {
+    let mut group = out.next_row_group()?;
+    let missing = || parquet::errors::ParquetError::General("a column of the schema is missing".into());
+
+    let mut column = group.next_column()?.ok_or_else(missing)?;
+    let keys: Vec<ByteArray> = rows.clone().map(|row| ByteArray::from(sheet.keys.key(row))).collect();
+    column.typed::<ByteArrayType>().write_batch(&keys, None, None)?;
+    column.close()?;
+
+    // Definition level 1: the element is there. Repetition level 0 begins a list, 1 goes on with it.
+    let mut column = group.next_column()?.ok_or_else(missing)?;
+    let present = vec![1i16; block.len()];
+    let repeats: Vec<i16> = (0..block.len()).map(|i| i16::from(i % sheet.width != 0)).collect();
+    column.typed::<FloatType>().write_batch(block, Some(&present), Some(&repeats))?;
+    column.close()?;
+
+    if let Some(bias) = sheet.bias {
+        let mut column = group.next_column()?.ok_or_else(missing)?;
+        column.typed::<FloatType>().write_batch(&bias[rows], None, None)?;
+        column.close()?;
+    }
+    group.close()?;
+    Ok(())
+}
+
+/// Header and `key_offsets`; the vectors follow block by block. The order of the tensors is by falling alignment, so a
+/// reader that maps the file finds each where its type may lie.
+fn safetensors_head(sheet: Sheet<'_>, out: &mut impl Write) -> std::io::Result<()> {
+    let n = sheet.keys.len();
+    let mut offsets = Vec::with_capacity(n + 1);
+    offsets.push(0u64);
+    for key in sheet.keys.keys() {
+        offsets.push(offsets[offsets.len() - 1] + key.len() as u64);
+    }
+    let bytes = offsets[n] as usize;
+    let mut header = serde_json::Map::new();
+    header.insert(
+        "__metadata__".into(),
+        serde_json::json!({ "format": "mipgpu.vectors", "version": "1", "rows": sheet.name }),
+    );
+    let mut at = 0usize;
+    let mut tensor = |name: &str, dtype: &str, shape: &[usize], size: usize| {
+        let end = at + shape.iter().product::<usize>() * size;
+        header.insert(
+            name.into(),
+            serde_json::json!({ "dtype": dtype, "shape": shape, "data_offsets": [at, end] }),
+        );
+        at = end;
+    };
+    tensor("key_offsets", "U64", &[n + 1], 8);
+    tensor("vector", "F32", &[n, sheet.width], 4);
+    if sheet.bias.is_some() {
+        tensor("bias", "F32", &[n], 4);
+    }
+    tensor("key_bytes", "U8", &[bytes], 1);
+    let mut text = serde_json::Value::Object(header).to_string();
+    // The data begins at a multiple of 8: padded with spaces, as the format allows.
+    text.extend(std::iter::repeat_n(' ', (8 - text.len() % 8) % 8));
+    out.write_all(&(text.len() as u64).to_le_bytes())?;
+    out.write_all(text.as_bytes())?;
+    offsets.iter().try_for_each(|o| out.write_all(&o.to_le_bytes()))
+}
+
+fn put_f32(out: &mut impl Write, xs: &[f32]) -> std::io::Result<()> {
+    if cfg!(target_endian = "little") {
+        return out.write_all(bytemuck::cast_slice(xs));
+    }
+    xs.iter().try_for_each(|x| out.write_all(&x.to_le_bytes()))
+}
