@@ -42,8 +42,7 @@ fn counts() -> Vec<u64> {
 
 /// A batch of sequences of lengths 9 (cut from 12), 1, 5 and 3.
 fn fill<M: Model, B: mipgpu::ops::Backend>(engine: &mut Engine<M, B>, s: &Settings) -> Vec<u32> {
-    let settings =
-        MaskSettings { mask: s.mask, mask_last: s.mask_last, length: s.length, items: ITEMS, seed: s.seed };
+    let settings = MaskSettings { mask: s.mask, mask_last: s.mask_last, length: s.length, items: ITEMS, seed: s.seed };
     let mut task = MaskedItem::new(settings);
     let mut draw = Stream::new(2, Purpose::Test, 0);
     task.clear(engine.host_input());

@@ -125,3 +125,15 @@ pub fn digits(n: u64) -> String {
     }
     text
 }
+
+impl Vocab {
+    pub fn open(_: &Path) -> Result<Vocab> {
+        unimplemented!()
+    }
+    pub fn save(&self, _: &Path) -> Result<()> {
+        Ok(())
+    }
+    pub fn fingerprint(&self) -> String {
+        "x".into()
+    }
+}

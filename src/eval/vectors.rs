@@ -181,9 +181,7 @@ impl Writer {
     fn push(&mut self, sheet: Sheet<'_>, rows: Range<usize>, block: &[f32]) -> Result<()> {
         match self {
             Writer::Safetensors(aside, out) => put_f32(out, block).at_path(&aside.temporary),
-            Writer::Parquet(aside, out) => {
-                parquet_rows(sheet, rows, block, out).map_err(|e| parquet_failed(aside, &e))
-            }
+            Writer::Parquet(aside, out) => parquet_rows(sheet, rows, block, out).map_err(|e| parquet_failed(aside, &e)),
         }
     }
 
@@ -259,10 +257,7 @@ fn safetensors_head(sheet: Sheet<'_>, out: &mut impl Write) -> std::io::Result<(
     let mut at = 0usize;
     let mut tensor = |name: &str, dtype: &str, shape: &[usize], size: usize| {
         let end = at + shape.iter().product::<usize>() * size;
-        header.insert(
-            name.into(),
-            serde_json::json!({ "dtype": dtype, "shape": shape, "data_offsets": [at, end] }),
-        );
+        header.insert(name.into(), serde_json::json!({ "dtype": dtype, "shape": shape, "data_offsets": [at, end] }));
         at = end;
     };
     tensor("key_offsets", "U64", &[n + 1], 8);

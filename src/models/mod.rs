@@ -79,3 +79,26 @@ macro_rules! names {
     };
 }
 for_all_models!(names);
+
+/// Code that is generic over the model, waiting for one.
+pub trait WithModel {
+    type Out;
+    fn call<M: Model + 'static>(self) -> Self::Out;
+}
+
+macro_rules! by_name {
+    ($($model:ident),*) => {
+        /// Calls `code` with the model called `name`.
+        ///
+        /// # Errors
+        /// There is no such model.
+        pub fn with<W: WithModel>(name: &str, code: W) -> Result<W::Out> {
+            $(if name == <$model as Model>::NAME {
+                return Ok(code.call::<$model>());
+            })*
+            Err(crate::base::Error::user(format!("there is no model '{name}'"))
+                .hint(format!("models: {}", NAMES.join(", "))))
+        }
+    };
+}
+for_all_models!(by_name);

@@ -8,6 +8,6 @@ pub mod settings;
 pub mod trained;
 
 pub use engine::Engine;
-//pub use run::{Event, RunFolder, train};
+pub use run::{Event, RunFolder, train};
 pub use settings::{Flags, Settings};
-//pub use trained::{Trained, Which};
+pub use trained::{Trained, Which};

@@ -1,2 +1,2 @@
 //! (being built)
-pub struct Cpu;
+pub type Cpu = super::Reference<f32>;
