@@ -2,8 +2,8 @@
 
 B is packed once into panels of two vectors' width, `[panel][k][NR]`, zero-padded, so that the inner loop reads it
 in one straight line; a packed weight serves all row tiles of all threads. A is read where it lies, element by
-element broadcast over a tile of MR rows by NR columns that stays in registers, so A may have any strides (a
-transpose costs nothing) and is never copied. What becomes of a finished tile is the business of an [`Epilogue`]:
+element broadcast over a tile of MR rows by NR columns that stays in registers, so A may have any strides; only
+where it is walked across its rows (A^T B over thousands of rows) is a cache-sized piece of it copied. What becomes of a finished tile is the business of an [`Epilogue`]:
 store, accumulate, add a bias, take exp(logit - lse), in registers, before anything reaches memory.
 
 A tile sums over k in order, one rounding a step; results depend on the instruction set but on nothing else.
@@ -28,6 +28,8 @@ pub struct View<'a> {
     pub cols: usize,
     rs: usize,
     cs: usize,
+    /// Copied by [`pack_rows`]: `[tile][column][MR]`.
+    tiled: bool,
 }
 
 impl<'a> View<'a> {
@@ -35,7 +37,7 @@ impl<'a> View<'a> {
     pub fn new(data: &'a [f32], rows: usize, cols: usize, rs: usize, cs: usize) -> Self {
         let inside = rows == 0 || cols == 0 || (rows - 1) * rs + (cols - 1) * cs < data.len();
         assert!(inside, "a view of {rows} x {cols} (strides {rs}, {cs}) reaches outside {} elements", data.len());
-        View { data, rows, cols, rs, cs }
+        View { data, rows, cols, rs, cs, tiled: false }
     }
 
     /// Row-major and dense.
@@ -44,12 +46,13 @@ impl<'a> View<'a> {
     }
 
     pub fn t(self) -> Self {
+        assert!(!self.tiled);
         View { rows: self.cols, cols: self.rows, rs: self.cs, cs: self.rs, ..self }
     }
 
     /// `n` rows from row `start` on.
     pub fn rows(self, start: usize, n: usize) -> Self {
-        assert!(start + n <= self.rows);
+        assert!(start + n <= self.rows && !self.tiled);
         let data = if n == 0 { &[] } else { &self.data[start * self.rs..] };
         View { data, rows: n, ..self }
     }
@@ -133,6 +136,40 @@ pub fn pack<'a>(to: &'a mut [f32], b: View) -> Packed<'a> {
     let len = packed_len(b.rows, b.cols);
     dispatch(Task(&mut to[..len], b));
     Packed { data: &to[..len], k: b.rows, n: b.cols }
+}
+
+/// Copies a matrix whose columns are contiguous (a transposed one) into `[tile][column][MR]`, so that the product
+/// reads it in one straight line. `to` holds at least [`rows_len`] elements.
+pub fn pack_rows<'a>(to: &'a mut [f32], a: View) -> View<'a> {
+    struct Task<'a, 'b>(&'a mut [f32], View<'b>);
+    impl Kernel for Task<'_, '_> {
+        type Out = ();
+        #[inline(always)]
+        fn run<S: Simd>(self, _: S) {
+            let (to, a) = (self.0, self.1);
+            for (tile, i0) in to.chunks_exact_mut((a.cols * S::MR).max(1)).zip((0..a.rows).step_by(S::MR)) {
+                let rows = S::MR.min(a.rows - i0);
+                for (p, line) in tile.chunks_exact_mut(S::MR).enumerate() {
+                    let from = &a.data[i0 + p * a.cs..][..rows];
+                    if rows == S::MR {
+                        line.copy_from_slice(&from[..S::MR]);
+                    } else {
+                        line[..rows].copy_from_slice(from);
+                        line[rows..].fill(0.0);
+                    }
+                }
+            }
+        }
+    }
+    assert!(a.rs == 1 && !a.tiled);
+    let len = rows_len(a.rows, a.cols);
+    dispatch(Task(&mut to[..len], a));
+    View { data: &to[..len], rows: a.rows, cols: a.cols, rs: 1, cs: Isa::current().tile_rows(), tiled: true }
+}
+
+/// Elements that [`pack_rows`] needs.
+pub fn rows_len(rows: usize, cols: usize) -> usize {
+    rows.next_multiple_of(Isa::current().tile_rows()) * cols
 }
 
 /// What happens to the finished vectors of a product.
@@ -267,8 +304,9 @@ fn tiles<S: Simd, E: Epilogue, const MR: usize>(s: S, a: View, b: Packed, e: &mu
             // SAFETY: rows i0..i0+rows lie inside the view, and k steps inside each and inside the panel, which
             // holds k lines of nr elements.
             unsafe {
+                let first = if a.tiled { i0 * a.cols } else { i0 * a.rs };
                 let pointers: [*const f32; MR] =
-                    std::array::from_fn(|r| a.data.as_ptr().wrapping_add((i0 + r.min(rows - 1)) * a.rs));
+                    std::array::from_fn(|r| a.data.as_ptr().wrapping_add(first + r.min(rows - 1) * a.rs));
                 let acc = tile::<S, MR>(s, b.k, &pointers, a.cs, panel);
                 for (r, row) in acc.iter().enumerate() {
                     if r < rows {
@@ -342,42 +380,46 @@ pub fn product_bias(c: &mut [f32], a: View, b: Packed, bias: &[f32]) {
     });
 }
 
-/// Rows that are packed and multiplied at a time in [`product_t`]: a panel of B and the lines of A it meets fit the
-/// first-level cache together.
+/// Rows that are packed and multiplied at a time in [`product_t`]: a panel of B and a tile of A fit the first-level
+/// cache together.
 const KC: usize = 128;
-/// At most this many partial sums of [`product_t`]; fixed, so that the sum never depends on the threads.
-const PARTS: usize = 16;
+/// Columns of A that one task of [`product_t`] takes.
+const MC: usize = 64;
 
 /// C (m, n) = or += A^T B, summed over the many rows that A (k, m) and B (k, n) share.
 ///
-/// Rows are cut into at most 16 parts by their number alone; each part is summed in order, then the parts are added
-/// in order.
+/// Rows are cut into parts, columns of A into blocks of 64, by the sizes alone: enough pieces for any number of
+/// threads, few partial sums. Each part is summed in order, then the parts are added in order.
 pub fn product_t(c: &mut [f32], a: View, b: View, acc: bool) {
     assert!(a.rows == b.rows && c.len() == a.cols * b.cols);
     let (k, m, n) = (a.rows, a.cols, b.cols);
-    let part_rows = k.div_ceil(PARTS).next_multiple_of(KC).max(KC);
+    let blocks = m.div_ceil(MC);
+    let wanted = 48usize.div_ceil(blocks.max(1)).clamp(1, 16);
+    let part_rows = k.div_ceil(wanted).next_multiple_of(KC).max(KC);
     let parts = k.div_ceil(part_rows);
-    if parts == 0 {
+    if parts == 0 || c.is_empty() {
         if !acc {
             c.fill(0.0);
         }
         return;
     }
-    scratch::borrow(parts * scratch::room(m * n), |partials| {
-        partials.par_chunks_mut(scratch::room(m * n).max(1)).enumerate().for_each(|(part, sum)| {
-            let start = part * part_rows;
-            product_t_part(&mut sum[..m * n], a.rows(start, part_rows.min(k - start)), b, start)
+    // Partial sums [block][part][MC rows of C].
+    let size = scratch::room(MC * n);
+    scratch::borrow(blocks * parts * size, |partials| {
+        partials.par_chunks_mut(size).enumerate().for_each(|(task, sum)| {
+            let (block, part) = (task / parts, task % parts);
+            let (i0, k0) = (block * MC, part * part_rows);
+            let (mc, rows) = (MC.min(m - i0), part_rows.min(k - k0));
+            product_t_part(&mut sum[..mc * n], a.cols(i0, mc).rows(k0, rows), b.rows(k0, rows));
         });
         // Few elements, so this pass is short; every element adds its parts in order.
-        let stride = scratch::room(m * n);
-        c.par_chunks_mut(4096).enumerate().for_each(|(block, c)| {
-            let start = block * 4096;
-            let (first, rest) = if acc { (None, 0) } else { (Some(&partials[start..][..c.len()]), 1) };
-            if let Some(first) = first {
-                c.copy_from_slice(first);
+        c.par_chunks_mut(MC * n).zip(partials.par_chunks(parts * size)).for_each(|(c, sums)| {
+            let mut sums = sums.chunks_exact(size);
+            if !acc {
+                c.copy_from_slice(&sums.next().expect("at least one part")[..c.len()]);
             }
-            for part in rest..parts {
-                for (c, x) in c.iter_mut().zip(&partials[part * stride + start..]) {
+            for sum in sums {
+                for (c, x) in c.iter_mut().zip(sum) {
                     *c += x;
                 }
             }
@@ -385,14 +427,15 @@ pub fn product_t(c: &mut [f32], a: View, b: View, acc: bool) {
     });
 }
 
-/// One part of [`product_t`]: C = A^T B over rows `start..start + a.rows` of B.
-fn product_t_part(c: &mut [f32], a: View, b: View, start: usize) {
+/// One piece of [`product_t`]: C = A^T B, row chunk after row chunk.
+fn product_t_part(c: &mut [f32], a: View, b: View) {
     let (m, n) = (a.cols, b.cols);
-    scratch::borrow(packed_len(KC, n), |packed| {
+    scratch::borrow(scratch::room(packed_len(KC, n)) + rows_len(m, KC), |mut rest| {
+        let packed_b = scratch::split(&mut rest, packed_len(KC, n));
         for k0 in (0..a.rows).step_by(KC) {
             let kc = KC.min(a.rows - k0);
-            let b = pack(packed, b.rows(start + k0, kc));
-            let a = a.rows(k0, kc).t();
+            let b = pack(packed_b, b.rows(k0, kc));
+            let a = pack_rows(rest, a.rows(k0, kc).t());
             let c = Dest::new(c, m, n, n);
             match k0 {
                 0 => multiply(a, b, &mut Store { c, alpha: 1.0 }),

@@ -68,6 +68,15 @@ impl Isa {
             Isa::Portable => 4,
         }
     }
+
+    /// Rows of a matrix-product tile ([`Simd::MR`]).
+    pub fn tile_rows(self) -> usize {
+        match self {
+            Isa::Avx512 => 8,
+            Isa::Avx2 => 6,
+            Isa::Portable => 4,
+        }
+    }
 }
 
 /// Work that is compiled once for each instruction set.
