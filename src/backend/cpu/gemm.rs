@@ -45,6 +45,12 @@ impl<'a> View<'a> {
         View::new(data, rows, cols, cols, 1)
     }
 
+    /// Row `i` of a view with contiguous rows.
+    pub fn row(&self, i: usize) -> &'a [f32] {
+        assert!(self.cs == 1 && !self.tiled && i < self.rows);
+        &self.data[i * self.rs..][..self.cols]
+    }
+
     pub fn t(self) -> Self {
         assert!(!self.tiled);
         View { rows: self.cols, cols: self.rows, rs: self.cs, cs: self.rs, ..self }
@@ -69,6 +75,22 @@ pub struct Packed<'a> {
     data: &'a [f32],
     pub k: usize,
     pub n: usize,
+    /// Lines of a panel; `k` may be fewer.
+    depth: usize,
+}
+
+impl Packed<'_> {
+    /// The first `k` rows and `n` columns.
+    pub fn first(self, k: usize, n: usize) -> Self {
+        assert!(k <= self.k && n <= self.n);
+        Packed { k, n, ..self }
+    }
+
+    /// `n` columns from column `start` on, which begins a panel.
+    pub fn columns(self, start: usize, n: usize) -> Self {
+        assert!(start % panel() == 0 && start + n <= self.n);
+        Packed { data: &self.data[start * self.depth..], n, ..self }
+    }
 }
 
 /// Columns of a panel.
@@ -135,7 +157,20 @@ pub fn pack<'a>(to: &'a mut [f32], b: View) -> Packed<'a> {
     }
     let len = packed_len(b.rows, b.cols);
     dispatch(Task(&mut to[..len], b));
-    Packed { data: &to[..len], k: b.rows, n: b.cols }
+    Packed { data: &to[..len], k: b.rows, n: b.cols, depth: b.rows }
+}
+
+/// [`pack`], panels shared among the threads.
+pub fn pack_parallel<'a>(to: &'a mut [f32], b: View) -> Packed<'a> {
+    let (k, n) = (b.rows, b.cols);
+    let len = packed_len(k, n);
+    let width = 4 * panel();
+    if k > 0 {
+        to[..len].par_chunks_mut(k * width).enumerate().for_each(|(i, to)| {
+            pack(to, b.cols(i * width, width.min(n - i * width)));
+        });
+    }
+    Packed { data: &to[..len], k, n, depth: k }
 }
 
 /// Copies a matrix whose columns are contiguous (a transposed one) into `[tile][column][MR]`, so that the product
@@ -210,8 +245,17 @@ impl Dest {
         Dest { ptr: unsafe { self.ptr.add(i * self.rs + j) }, rs: self.rs }
     }
 
+    /// The first `len` elements.
+    ///
+    /// # Safety
+    /// They lie inside, and no other slice of them lives.
+    pub unsafe fn row<'a>(self, len: usize) -> &'a mut [f32] {
+        // SAFETY: the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr, len) }
+    }
+
     #[inline(always)]
-    fn element(self, i: usize, j: usize) -> *mut f32 {
+    pub(super) fn element(self, i: usize, j: usize) -> *mut f32 {
         self.ptr.wrapping_add(i * self.rs + j)
     }
 }
@@ -283,7 +327,7 @@ pub fn multiply<E: Epilogue>(a: View, b: Packed, e: &mut E) {
 #[inline(always)]
 pub fn multiply_in<S: Simd, E: Epilogue>(s: S, a: View, b: Packed, e: &mut E) {
     assert_eq!(a.cols, b.k);
-    assert!(b.data.len() >= b.k * b.n.next_multiple_of(NV * S::LANES));
+    assert!(b.data.len() >= b.depth * b.n.next_multiple_of(NV * S::LANES));
     match S::MR {
         8 => tiles::<S, E, 8>(s, a, b, e),
         6 => tiles::<S, E, 6>(s, a, b, e),
@@ -295,56 +339,78 @@ pub fn multiply_in<S: Simd, E: Epilogue>(s: S, a: View, b: Packed, e: &mut E) {
 fn tiles<S: Simd, E: Epilogue, const MR: usize>(s: S, a: View, b: Packed, e: &mut E) {
     let nr = NV * S::LANES;
     for j0 in (0..b.n).step_by(nr) {
-        let panel = b.data[j0 * b.k..].as_ptr();
-        let width = nr.min(b.n - j0);
-        let mut i0 = 0;
-        while i0 < a.rows {
-            // A tile at the lower edge reads its last row several times and drops the copies.
-            let rows = MR.min(a.rows - i0);
-            // SAFETY: rows i0..i0+rows lie inside the view, and k steps inside each and inside the panel, which
-            // holds k lines of nr elements.
-            unsafe {
-                let first = if a.tiled { i0 * a.cols } else { i0 * a.rs };
-                let pointers: [*const f32; MR] =
-                    std::array::from_fn(|r| a.data.as_ptr().wrapping_add(first + r.min(rows - 1) * a.rs));
-                let acc = tile::<S, MR>(s, b.k, &pointers, a.cs, panel);
-                for (r, row) in acc.iter().enumerate() {
-                    if r < rows {
-                        for (v, &x) in row.iter().enumerate() {
-                            let j = v * S::LANES;
-                            if j < width {
-                                e.take(s, i0 + r, j0 + j, x, S::LANES.min(width - j));
-                            }
-                        }
-                    }
-                }
-            }
-            i0 += MR;
+        let panel = &b.data[j0 * b.depth..];
+        // A last panel of at most one vector's width is worked off at half the cost.
+        if b.n - j0 <= S::LANES {
+            column_of_tiles::<S, E, MR, 1>(s, a, b, panel, j0, e);
+        } else {
+            column_of_tiles::<S, E, MR, NV>(s, a, b, panel, j0, e);
         }
     }
 }
 
-/// MR rows of A times one panel: MR * NV vectors of sums that live in registers.
+/// All row tiles against one panel.
+#[inline(always)]
+fn column_of_tiles<S: Simd, E: Epilogue, const MR: usize, const W: usize>(
+    s: S,
+    a: View,
+    b: Packed,
+    panel: &[f32],
+    j0: usize,
+    e: &mut E,
+) {
+    let width = (W * S::LANES).min(b.n - j0);
+    assert!(panel.len() >= b.k * NV * S::LANES);
+    for i0 in (0..a.rows).step_by(MR) {
+        // A tile at the lower edge reads its last row several times and drops the copies.
+        let rows = MR.min(a.rows - i0);
+        let first = if a.tiled { i0 * a.cols } else { i0 * a.rs };
+        let mut pointers = [a.data.as_ptr(); MR];
+        for (r, p) in pointers.iter_mut().enumerate() {
+            *p = p.wrapping_add(first + r.min(rows - 1) * a.rs);
+        }
+        // SAFETY: rows i0..i0+rows lie inside the view, which holds k columns; the panel holds k lines; the epilogue
+        // gets elements of the product.
+        unsafe {
+            let acc = tile::<S, MR, W>(s, b.k, &pointers, a.cs, panel.as_ptr());
+            for (r, row) in acc.iter().enumerate() {
+                if r < rows {
+                    for (v, &x) in row.iter().enumerate() {
+                        let j = v * S::LANES;
+                        if j < width {
+                            e.take(s, i0 + r, j0 + j, x, S::LANES.min(width - j));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// MR rows of A times W vectors of a panel: MR * W vectors of sums that live in registers.
 ///
 /// # Safety
 /// Each row pointer is readable at 0, cs, .., (k-1) cs; the panel holds k lines.
 #[inline(always)]
-unsafe fn tile<S: Simd, const MR: usize>(
+unsafe fn tile<S: Simd, const MR: usize, const W: usize>(
     s: S,
     k: usize,
     rows: &[*const f32; MR],
     cs: usize,
     panel: *const f32,
-) -> [[S::V; NV]; MR] {
-    let mut acc = [[s.zero(); NV]; MR];
+) -> [[S::V; W]; MR] {
+    let mut acc = [[s.zero(); W]; MR];
     for p in 0..k {
         // SAFETY: the caller's promise.
         unsafe {
             let line = panel.add(p * NV * S::LANES);
-            let b = [s.load(line), s.load(line.add(S::LANES))];
+            let mut b = [s.zero(); W];
+            for v in 0..W {
+                b[v] = s.load(line.add(v * S::LANES));
+            }
             for r in 0..MR {
                 let x = s.splat(*rows[r].add(p * cs));
-                for v in 0..NV {
+                for v in 0..W {
                     acc[r][v] = s.fma(x, b[v], acc[r][v]);
                 }
             }
