@@ -6,8 +6,10 @@
 pub mod evaluate;
 pub mod export;
 pub mod import;
+pub mod opened;
 pub mod printer;
 pub mod recommend;
+pub mod split_flags;
 pub mod train;
 
 use std::process::ExitCode;

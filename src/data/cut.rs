@@ -16,11 +16,8 @@ pub fn when(t: i64, ticks_per_second: Option<i64>) -> String {
     let mp = (5 * doy + 2) / 153;
     let (day, month) = (doy - (153 * mp + 2) / 5 + 1, if mp < 10 { mp + 3 } else { mp - 9 });
     let year = yoe + era * 400 + i64::from(month <= 2);
-    let clock = if secs == 0 {
-        String::new()
-    } else {
-        format!(" {:02}:{:02}:{:02}", secs / 3600, secs / 60 % 60, secs % 60)
-    };
+    let clock =
+        if secs == 0 { String::new() } else { format!(" {:02}:{:02}:{:02}", secs / 3600, secs / 60 % 60, secs % 60) };
     format!("{year:04}-{month:02}-{day:02}{clock} ({t})")
 }
 

@@ -337,13 +337,7 @@ impl Tally {
         }
     }
 
-    fn report(
-        self,
-        data: &Dataset,
-        part: &dyn HeldOut,
-        options: &EvalOptions<'_>,
-        catalogue: usize,
-    ) -> Result<Report> {
+    fn report(self, data: &Dataset, part: &dyn HeldOut, options: &EvalOptions<'_>, catalogue: usize) -> Result<Report> {
         if self.model.is_empty() {
             return Err(Error::user(format!(
                 "empty split: no user has a {} item to rank and a history before it",

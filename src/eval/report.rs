@@ -98,12 +98,13 @@ impl Report {
         let title = format!("full ranking, catalogue of {}", digits(self.protocol.catalogue as u64));
         table(&mut out, &title, &self.full, single);
         for sampled in &self.sampled {
-            let title =
-                format!("SAMPLED: {} negatives, drawn {}", self.protocol.negatives, sampled.sampling.words());
+            let title = format!("SAMPLED: {} negatives, drawn {}", self.protocol.negatives, sampled.sampling.words());
             table(&mut out, &title, &sampled.ranking, single);
         }
         if !self.sampled.is_empty() {
-            out.push_str("\nsampled numbers are not comparable with full ranking, nor with other numbers of negatives\n");
+            out.push_str(
+                "\nsampled numbers are not comparable with full ranking, nor with other numbers of negatives\n",
+            );
         }
         slice_table(&mut out, "by history length", "users", &self.by_history);
         slice_table(&mut out, "by popularity of the held-out item", "cases", &self.by_popularity);
@@ -161,7 +162,11 @@ impl Protocol {
         }
         let _ = writeln!(out);
         if self.unknown_items > 0 {
-            let _ = writeln!(out, "         {} items of the data are unknown to the model", digits(self.unknown_items as u64));
+            let _ = writeln!(
+                out,
+                "         {} items of the data are unknown to the model",
+                digits(self.unknown_items as u64)
+            );
         }
         let seen = if self.keep_seen {
             "items of the history are ranked too (--keep-seen)"
@@ -169,7 +174,8 @@ impl Protocol {
             "items of the history are excluded (--keep-seen ranks them too)"
         };
         let _ = writeln!(out, "ranking  history = {}; {seen}", self.history);
-        let _ = writeln!(out, "ties     count against the model: rank = 1 + other candidates that score at least as high");
+        let _ =
+            writeln!(out, "ties     count against the model: rank = 1 + other candidates that score at least as high");
         out
     }
 }
