@@ -1,10 +1,237 @@
-//! `mipgpu evaluate` (being built).
+//! `mipgpu eval`: how good a trained model is on held-out events.
 
-use crate::{base::Result, cli::printer::Printer};
+use std::path::PathBuf;
 
-#[derive(Debug, clap::Args)]
-pub struct Args {}
+use super::{
+    opened::{OpenRun, open_run},
+    split_flags::SplitFlags,
+};
+use crate::{
+    base::{Error, Result},
+    cli::printer::Printer,
+    data::{
+        Dataset, Vocab, digits,
+        split::{HeldOut, Split},
+    },
+    eval::{
+        EvalOptions, ItemMap, Report, UserResult,
+        aside::write_whole,
+        evaluate::{check_ks, evaluate_each},
+        metrics::{at_k, reciprocal_rank},
+        negatives::Sampling,
+    },
+};
 
-pub fn run(_args: Args, _printer: Printer) -> Result<()> {
-    Err(crate::base::Error::internal("evaluate is being built"))
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    Valid,
+    #[default]
+    Test,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum NegativeSampling {
+    Uniform,
+    /// In proportion to how often an item occurs in training
+    Popularity,
+    #[default]
+    Both,
+}
+
+/// Ranks every held-out item among all items of the catalogue; prints the protocol first, then NDCG, Recall, HR and
+/// MRR beside a popularity baseline.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// Folder of the trained run
+    pub run: PathBuf,
+    /// Imported data to evaluate on [default: what the run was trained on]; items are matched by key
+    pub data: Option<PathBuf>,
+    /// Which held-out part to rank
+    #[arg(long, value_enum, default_value_t)]
+    pub part: Part,
+    /// Lengths of the list to judge [default: 1,5,10,20]
+    #[arg(long, value_delimiter = ',', value_name = "K,K,…")]
+    pub k: Option<Vec<usize>>,
+    /// Rank the items of a user's history too; by default they are excluded
+    #[arg(long)]
+    pub keep_seen: bool,
+    /// Rank the held-out item also among this many sampled items, 0 for none
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub negatives: usize,
+    /// How those are drawn
+    #[arg(long, value_enum, default_value_t)]
+    pub negative_sampling: NegativeSampling,
+    /// Seed of that draw
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Write one line a user: held-out items, ranks, metrics (tab-separated)
+    #[arg(long, value_name = "FILE")]
+    pub per_user: Option<PathBuf>,
+    /// Leave out the slices by history length and popularity
+    #[arg(long)]
+    pub no_slices: bool,
+    /// Take the last checkpoint instead of the best
+    #[arg(long)]
+    pub last: bool,
+    /// Users computed at a time
+    #[arg(long, default_value_t = 256)]
+    pub batch: usize,
+    #[command(flatten)]
+    pub split: SplitFlags,
+}
+
+pub fn run(args: Args, printer: Printer) -> Result<()> {
+    let mut run = open_run(&args.run, args.last)?;
+    let path = args.data.clone().unwrap_or_else(|| run.data.clone());
+    let data = Dataset::open(&path)?;
+    let (report, notes) = measure(&mut run, &data, &args)?;
+    notes.iter().for_each(|note| printer.warn(note));
+    if printer.json {
+        let mut object = serde_json::json!({ "event": "eval", "run": run.name, "data": path.display().to_string() });
+        if let (Some(all), serde_json::Value::Object(report)) = (object.as_object_mut(), report.json()) {
+            all.extend(report);
+        }
+        printer.event(&object);
+    } else {
+        printer.result(format_args!("model    {}", run.name));
+        printer.result(format_args!(
+            "data     {} ({} users, {} items, {} events)",
+            path.display(),
+            digits(data.users() as u64),
+            digits(data.items() as u64),
+            digits(data.interactions())
+        ));
+        printer.raw(report.text());
+    }
+    if let Some(file) = &args.per_user {
+        printer.say(format_args!("wrote {} lines to {}", digits(report.protocol.users), file.display()));
+    }
+    Ok(())
+}
+
+/// Evaluates an opened run on opened data as the flags say; gives the report and what the user should be warned of.
+///
+/// # Errors
+/// Flags or data that do not fit; held-out events that the run was trained on.
+pub fn measure(run: &mut OpenRun, data: &Dataset, args: &Args) -> Result<(Report, Vec<String>)> {
+    let mut notes = Vec::new();
+    let ks = list_lengths(args.k.as_deref(), run.item_keys.len())?;
+    let spec = args.split.spec(data)?.unwrap_or(run.split);
+    let split = Split::new(data, spec)?;
+    let (valid, test) = (split.valid(), split.test());
+    let part: &dyn HeldOut = if args.part == Part::Valid { &valid } else { &test };
+    if data.fingerprint() != run.data_fingerprint {
+        notes.push(
+            "this is not the data the run was trained on: whether its training has seen the held-out events cannot be checked"
+                .to_owned(),
+        );
+    } else if spec != run.split {
+        let seen = split.seen_by(&Split::new(data, run.split)?, part);
+        if seen > 0 {
+            return Err(Error::user(format!(
+                "leak: {} of the events held out here were in the training part of the run, which was trained under another split ({})",
+                digits(seen),
+                run.split
+            ))
+            .hint("evaluate under the run's split (leave the split flags out), or train again with this one"));
+        }
+    }
+    let map = ItemMap::between(data.item_keys(), &run.item_keys)?;
+    let options = EvalOptions {
+        ks,
+        keep_seen: args.keep_seen,
+        negatives: args.negatives,
+        samplings: match args.negative_sampling {
+            NegativeSampling::Uniform => vec![Sampling::Uniform],
+            NegativeSampling::Popularity => vec![Sampling::Popularity],
+            NegativeSampling::Both => vec![Sampling::Uniform, Sampling::Popularity],
+        },
+        baseline: true,
+        slices: !args.no_slices,
+        batch: args.batch,
+        seed: args.seed,
+        item_map: Some(&map),
+    };
+    let encoder = &mut *run.encoder;
+    let report = match &args.per_user {
+        None => evaluate_each(encoder, data, part, &options, &mut |_| Ok(()))?,
+        Some(path) => {
+            let mut report = None;
+            write_whole(path, |out| {
+                let mut line = |text: String| out.write_all(text.as_bytes()).map_err(|e| Error::io(path, &e));
+                line(per_user_head(&options))?;
+                let keys = (data.user_keys(), &run.item_keys);
+                report = Some(evaluate_each(encoder, data, part, &options, &mut |user| {
+                    line(per_user_line(user, keys.0, keys.1, &options))
+                })?);
+                Ok(())
+            })?;
+            report.ok_or_else(|| Error::internal("no report"))?
+        }
+    };
+    Ok((report, notes))
+}
+
+/// The k asked for, ascending; by default those of 1, 5, 10, 20 that the catalogue holds.
+fn list_lengths(asked: Option<&[usize]>, catalogue: usize) -> Result<Vec<usize>> {
+    let mut ks = match asked {
+        Some(ks) => ks.to_vec(),
+        None => [1, 5, 10, 20].into_iter().filter(|k| *k <= catalogue.max(1)).collect(),
+    };
+    ks.sort_unstable();
+    ks.dedup();
+    check_ks(&ks, catalogue)?;
+    Ok(ks)
+}
+
+/// Column names of the per-user file.
+fn per_user_head(options: &EvalOptions<'_>) -> String {
+    let mut columns: Vec<String> = ["user", "history", "held_out", "rank", "popularity_rank"].map(String::from).into();
+    if options.negatives > 0 {
+        columns.extend(options.samplings.iter().map(|s| match s {
+            Sampling::Uniform => format!("rank_among_{}_uniform", options.negatives),
+            Sampling::Popularity => format!("rank_among_{}_popular", options.negatives),
+        }));
+    }
+    for k in &options.ks {
+        columns.extend([format!("ndcg@{k}"), format!("recall@{k}"), format!("hr@{k}")]);
+    }
+    columns.push("mrr".into());
+    columns.join("\t") + "\n"
+}
+
+/// One line of the per-user file. Several held-out items, and their ranks in the same order, are joined by `|`.
+fn per_user_line(user: &UserResult, users: &Vocab, items: &Vocab, options: &EvalOptions<'_>) -> String {
+    let join = |ranks: &[usize]| ranks.iter().map(usize::to_string).collect::<Vec<_>>().join("|");
+    let targets: Vec<String> = user.targets.iter().map(|t| escape(items.key(*t as usize))).collect();
+    let mut cells = vec![
+        escape(users.key(user.user as usize)),
+        user.history.to_string(),
+        targets.join("|"),
+        join(&user.ranks),
+        user.baseline.as_deref().map(join).unwrap_or_default(),
+    ];
+    cells.extend(user.sampled.iter().map(|(ranks, _)| join(ranks)));
+    for &k in &options.ks {
+        let m = at_k(&user.ranks, k);
+        cells.extend([m.ndcg, m.recall, m.hr].map(|x| x.to_string()));
+    }
+    cells.push(reciprocal_rank(&user.ranks).to_string());
+    cells.join("\t") + "\n"
+}
+
+/// A key without the characters that divide cells and lists: `\t`, `\n`, `\r`, `\|`, `\\` stand for them.
+fn escape(key: &str) -> String {
+    let mut out = String::with_capacity(key.len());
+    for c in key.chars() {
+        match c {
+            '\t' => out.push_str("\\t"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '|' => out.push_str("\\|"),
+            '\\' => out.push_str("\\\\"),
+            _ => out.push(c),
+        }
+    }
+    out
 }

@@ -7,8 +7,10 @@ pub mod evaluate;
 mod builtin;
 pub mod export;
 pub mod import;
+pub mod opened;
 pub mod printer;
 pub mod recommend;
+pub mod split_flags;
 pub mod train;
 
 use std::process::ExitCode;

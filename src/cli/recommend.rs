@@ -1,10 +1,328 @@
-//! `mipgpu recommend` (being built).
+//! `mipgpu recommend`: the best items for users of the data, or for any new history.
 
-use crate::{base::Result, cli::printer::Printer};
+use std::{
+    io::{BufRead, BufReader, IsTerminal, Read},
+    path::PathBuf,
+};
 
-#[derive(Debug, clap::Args)]
-pub struct Args {}
+use serde_json::{Value, json};
 
-pub fn run(_args: Args, _printer: Printer) -> Result<()> {
-    Err(crate::base::Error::internal("recommend is being built"))
+use super::{
+    evaluate::Part,
+    opened::{OpenRun, open_run},
+    split_flags::SplitFlags,
+};
+use crate::{
+    base::{Error, Result, error::nearest},
+    cli::printer::Printer,
+    data::{
+        Dataset, Vocab, digits,
+        split::{HeldOut, Split},
+    },
+    eval::{
+        Encoder, ItemMap,
+        evaluate::check_ks,
+        recommend::{Scored, recommend},
+        score::Scratch,
+    },
+};
+
+/// Recommends items that a user has not interacted with yet. Say for whom by one of --users, --all-users, --history or
+/// --stdin.
+#[derive(Clone, Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("whom").required(true).multiple(false))]
+pub struct Args {
+    /// Folder of the trained run
+    pub run: PathBuf,
+    /// Keys of users of the data
+    #[arg(long, value_delimiter = ',', value_name = "KEY,KEY,…", group = "whom")]
+    pub users: Vec<String>,
+    /// Every user of the data
+    #[arg(long, group = "whom")]
+    pub all_users: bool,
+    /// A new history: item keys, oldest first
+    #[arg(long, value_delimiter = ',', value_name = "KEY,KEY,…", group = "whom")]
+    pub history: Vec<String>,
+    /// New histories from standard input, one JSON object a line: {"id": …, "history": [key, …]}
+    #[arg(long, group = "whom")]
+    pub stdin: bool,
+    /// Imported data whose users are meant [default: what the run was trained on]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Items to recommend [default: 10]
+    #[arg(long, short)]
+    pub k: Option<usize>,
+    /// Recommend items of the history too
+    #[arg(long)]
+    pub keep_seen: bool,
+    /// For users of the data: hide what the split holds out, so the lists are those that `eval` judges
+    #[arg(long, value_enum, value_name = "PART")]
+    pub hold_out: Option<Part>,
+    /// Take the last checkpoint instead of the best
+    #[arg(long)]
+    pub last: bool,
+    /// Histories computed at a time
+    #[arg(long, default_value_t = 256)]
+    pub batch: usize,
+    #[command(flatten)]
+    pub split: SplitFlags,
+}
+
+pub fn run(args: Args, printer: Printer) -> Result<()> {
+    let mut run = open_run(&args.run, args.last)?;
+    let data = if args.users.is_empty() && !args.all_users {
+        None
+    } else {
+        Some(Dataset::open(args.data.as_ref().unwrap_or(&run.data))?)
+    };
+    if args.stdin && std::io::stdin().is_terminal() {
+        printer.say("reading histories from the keyboard, one JSON object a line; end with Ctrl-D");
+    }
+    let notes = answer(&mut run, data.as_ref(), &args, printer.json, std::io::stdin(), &mut |text| printer.raw(text))?;
+    notes.iter().for_each(|note| printer.warn(note));
+    Ok(())
+}
+
+/// One history to recommend for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Request {
+    /// As the user named it; null for none.
+    pub id: Value,
+    /// Items the model knows, oldest first.
+    pub history: Vec<u32>,
+    /// Keys it does not know, in order.
+    pub unknown: Vec<String>,
+}
+
+/// Answers what the flags ask, block by block, through `print`; gives what the user should be warned of.
+///
+/// # Errors
+/// Unknown users, k outside the catalogue, a --history without one known item, input that is not what --stdin takes.
+pub fn answer(
+    run: &mut OpenRun,
+    data: Option<&Dataset>,
+    args: &Args,
+    json: bool,
+    input: impl Read,
+    print: &mut dyn FnMut(&str),
+) -> Result<Vec<String>> {
+    let k = args.k.unwrap_or(10.min(run.item_keys.len()));
+    check_ks(&[k], run.item_keys.len())?;
+    if args.batch == 0 {
+        return Err(Error::user("a batch of 0 histories").hint("give --batch a number from 1 up"));
+    }
+    if args.hold_out.is_some() && data.is_none() {
+        return Err(Error::user("--hold-out is for users of the data").hint("use it with --users or --all-users"));
+    }
+    let mut desk = Desk {
+        encoder: &mut *run.encoder,
+        keys: &run.item_keys,
+        k,
+        keep_seen: args.keep_seen,
+        json,
+        scratch: Scratch::default(),
+        unknown: 0,
+        examples: Vec::new(),
+        empty: 0,
+    };
+    if let Some(data) = data {
+        let users = wanted_users(data, args)?;
+        let map = ItemMap::between(data.item_keys(), desk.keys)?;
+        let split = match args.hold_out {
+            Some(_) => Some(Split::new(data, args.split.spec(data)?.unwrap_or(run.split))?),
+            None => None,
+        };
+        let end = |user: usize| match (&split, args.hold_out) {
+            (Some(split), Some(Part::Valid)) => split.valid().held_out(user).start,
+            (Some(split), _) => split.test().held_out(user).start,
+            _ => data.items_of(user).len(),
+        };
+        for users in users.chunks(args.batch) {
+            let requests: Vec<Request> = users
+                .iter()
+                .map(|&user| {
+                    let events = &data.items_of(user as usize)[..end(user as usize)];
+                    let strange = events.iter().filter(|i| map.item(**i).is_none());
+                    Request {
+                        id: data.user_keys().key(user as usize).into(),
+                        history: map.sequence(events).into_owned(),
+                        unknown: strange.map(|i| data.item_keys().key(*i as usize).to_owned()).collect(),
+                    }
+                })
+                .collect();
+            print(&desk.answer(&requests)?);
+        }
+    } else if args.stdin {
+        desk.stream(BufReader::new(input), args.batch, print)?;
+    } else {
+        let request = desk.request(Value::Null, args.history.iter().map(|key| key.trim().to_owned()).collect());
+        if request.history.is_empty() {
+            return Err(nothing_known(&request.unknown, desk.keys));
+        }
+        print(&desk.answer(&[request])?);
+    }
+    Ok(desk.notes())
+}
+
+fn nothing_known(unknown: &[String], keys: &Vocab) -> Error {
+    let Some(first) = unknown.first() else {
+        return Error::user("the history is empty").hint("give item keys: --history a,b,c");
+    };
+    let e = Error::user(format!("the model knows none of the {} items of the history ('{first}' …)", unknown.len()));
+    match nearest(first, keys.keys()) {
+        Some(close) => e.hint(format!("did you mean '{close}'?")),
+        None => e.hint(format!("its item keys look like '{}'", keys.key(0))),
+    }
+}
+
+/// The users asked for, by id.
+fn wanted_users(data: &Dataset, args: &Args) -> Result<Vec<u32>> {
+    if args.all_users {
+        return Ok((0..data.users() as u32).collect());
+    }
+    let find = |key: &String| {
+        data.user_keys().find(key).ok_or_else(|| {
+            let e = Error::user(format!("no user '{key}' in the data"));
+            match nearest(key, data.user_keys().keys()) {
+                Some(close) => e.hint(format!("did you mean '{close}'?")),
+                None => e.hint("for someone who is not in the data, give the items: --history a,b,c"),
+            }
+        })
+    };
+    args.users.iter().map(find).collect()
+}
+
+/// Where requests are answered.
+struct Desk<'a> {
+    encoder: &'a mut dyn Encoder,
+    keys: &'a Vocab,
+    k: usize,
+    keep_seen: bool,
+    json: bool,
+    scratch: Scratch,
+    /// Events of items the model does not know, with a few names of them.
+    unknown: usize,
+    examples: Vec<String>,
+    /// Requests without one known item.
+    empty: usize,
+}
+
+impl Desk<'_> {
+    fn request(&self, id: Value, keys: Vec<String>) -> Request {
+        let (mut history, mut unknown) = (Vec::new(), Vec::new());
+        for key in keys {
+            match self.keys.find(&key) {
+                Some(item) => history.push(item),
+                None => unknown.push(key),
+            }
+        }
+        Request { id, history, unknown }
+    }
+
+    /// Reads requests to the end of the input. A batch goes out when it is full or when nothing more is waiting, so a
+    /// program that writes a line and waits for the answer gets it.
+    fn stream(&mut self, mut input: BufReader<impl Read>, batch: usize, print: &mut dyn FnMut(&str)) -> Result<()> {
+        let (mut line, mut number, mut requests) = (String::new(), 0u64, Vec::new());
+        loop {
+            line.clear();
+            number += 1;
+            let read = input.read_line(&mut line).map_err(|e| {
+                Error::user(format!("standard input, line {number}: {e}")).hint("the lines must be UTF-8 text")
+            })?;
+            if !line.trim().is_empty() {
+                let (id, keys) = parse_request(&line).map_err(|e| e.at(format!("standard input, line {number}")))?;
+                requests.push(self.request(id, keys));
+            }
+            if requests.len() == batch || (!requests.is_empty() && (read == 0 || input.buffer().is_empty())) {
+                print(&self.answer(&requests)?);
+                requests.clear();
+            }
+            if read == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The answers to a batch, as lines to print.
+    fn answer(&mut self, requests: &[Request]) -> Result<String> {
+        let histories: Vec<&[u32]> = requests.iter().map(|r| &r.history[..]).collect();
+        let lists = recommend(self.encoder, &histories, self.k, self.keep_seen, &mut self.scratch)?;
+        let mut out = String::new();
+        for (request, list) in requests.iter().zip(lists) {
+            self.unknown += request.unknown.len();
+            self.examples.extend(request.unknown.iter().take(5 - self.examples.len().min(5)).cloned());
+            self.empty += usize::from(request.history.is_empty());
+            if self.json {
+                out.push_str(&self.json_line(request, &list));
+            } else {
+                self.text_block(request, &list, &mut out);
+            }
+        }
+        Ok(out)
+    }
+
+    fn json_line(&self, request: &Request, list: &[Scored]) -> String {
+        let items: Vec<Value> =
+            list.iter().map(|s| json!({ "item": self.keys.key(s.item as usize), "score": s.score })).collect();
+        let line = json!({
+            "id": request.id,
+            "history": request.history.len(),
+            "unknown": request.unknown,
+            "items": items,
+        });
+        format!("{line}\n")
+    }
+
+    fn text_block(&self, request: &Request, list: &[Scored], out: &mut String) {
+        match &request.id {
+            Value::Null => {}
+            Value::String(id) => out.push_str(&format!("{id}: ")),
+            id => out.push_str(&format!("{id}: ")),
+        }
+        out.push_str(&match request.history.len() {
+            0 => "no known item in the history; what anyone might like".to_owned(),
+            1 => "from a history of 1 item".to_owned(),
+            n => format!("from a history of {} items", digits(n as u64)),
+        });
+        if !request.unknown.is_empty() {
+            out.push_str(&format!(" ({} unknown)", request.unknown.len()));
+        }
+        out.push('\n');
+        let wide = list.iter().map(|s| self.keys.key(s.item as usize).chars().count()).max().unwrap_or(0);
+        for (i, s) in list.iter().enumerate() {
+            out.push_str(&format!("{:>5}  {:<wide$}  {:>9.4}\n", i + 1, self.keys.key(s.item as usize), s.score));
+        }
+    }
+
+    fn notes(self) -> Vec<String> {
+        let mut notes = Vec::new();
+        if self.unknown > 0 {
+            let more = if self.unknown > self.examples.len() { ", …" } else { "" };
+            notes.push(format!(
+                "{} events of the histories are of items the model does not know, and were skipped: {}{more}",
+                digits(self.unknown as u64),
+                self.examples.join(", ")
+            ));
+        }
+        if self.empty > 0 && !self.json {
+            notes.push(format!("{} histories hold no item the model knows", digits(self.empty as u64)));
+        }
+        notes
+    }
+}
+
+/// `{"id": …, "history": [key, …]}`; keys and id are strings or whole numbers, the id may be left out.
+fn parse_request(line: &str) -> Result<(Value, Vec<String>)> {
+    let hint = r#"write {"id": "anyone", "history": ["key", "key"]}"#;
+    let value: Value = serde_json::from_str(line).map_err(|e| Error::user(format!("not JSON: {e}")).hint(hint))?;
+    let id = value.get("id").cloned().unwrap_or(Value::Null);
+    let Some(history) = value.get("history").and_then(Value::as_array) else {
+        return Err(Error::user("no list called \"history\"").hint(hint));
+    };
+    let key = |v: &Value| match v {
+        Value::String(s) => Ok(s.clone()),
+        Value::Number(n) if n.is_i64() || n.is_u64() => Ok(n.to_string()),
+        other => Err(Error::user(format!("{other} is no item key")).hint("keys are strings or whole numbers")),
+    };
+    Ok((id, history.iter().map(key).collect::<Result<_>>()?))
 }

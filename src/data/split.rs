@@ -5,7 +5,15 @@ Every split here is a *prefix split* of each user's events, oldest first: `train
 another test item; [`Summary::tied_test_users`] counts the users it can touch.
 
 The three parts are three types ([`TrainPart`], [`ValidPart`], [`TestPart`]): a function that tunes something takes
-`&ValidPart`, and handing it the test part does not compile.
+`&ValidPart`, and handing it the test part does not compile:
+
+```compile_fail,E0308
+use mipgpu::data::split::{Split, ValidPart};
+fn stop_early(part: ValidPart<'_>) {}
+fn wrong(split: &Split) {
+    stop_early(split.test());
+}
+```
 */
 
 use std::{fmt, ops::Range};
@@ -142,7 +150,7 @@ impl Split {
         }
         for &n in &self.end {
             // One event must stay to train and to predict from.
-            let enough = n as usize > valid + test;
+            let enough = n as usize > valid.saturating_add(test);
             let held = |k: usize| if enough { n - k as u32 } else { n };
             self.train_end.push(held(valid + test));
             self.valid_end.push(held(test));
@@ -185,37 +193,25 @@ impl Split {
         Ok(())
     }
 
-    /// Looks at every event for the two ways a split can leak: an event of a history that is later than a held-out
-    /// event of the same user, and, under a time split, an event on the wrong side of a cut.
+    /// Looks at every event of every user for leaks; see [`leak`].
     fn check_leaks(&self, data: &Dataset) -> Result<()> {
+        let cuts = match (self.spec, self.summary.valid_cut) {
+            (SplitSpec::Time { cut, .. }, Some(valid_cut)) => Some((valid_cut, cut)),
+            _ => None,
+        };
         for user in 0..data.users() {
-            let (a, b, n) = (self.train_end[user], self.valid_end[user], self.end[user]);
+            let (a, b, n) = (self.train_end[user] as usize, self.valid_end[user] as usize, self.end[user] as usize);
             if a > b || b > n {
                 return Err(Error::internal(format!("split of user {user}: parts {a}, {b}, {n} out of order")));
             }
             let Some(times) = data.times_of(user) else { continue };
-            let leak = |at: usize, what: String| {
-                Err(Error::user(format!(
+            if let Some((at, what)) = leak(times, a, b, cuts) {
+                return Err(Error::user(format!(
                     "leak: event {at} of user '{}' ({}) {what}",
                     data.user_keys().key(user),
                     when(times[at], data.ticks_per_second())
                 ))
-                .hint("the events of a user must be in time order; import the log again"))
-            };
-            for at in 1..times.len() {
-                if times[at] < times[at - 1] {
-                    return leak(at, "is earlier than the event before it".into());
-                }
-            }
-            if let (SplitSpec::Time { cut, .. }, Some(valid_cut)) = (self.spec, self.summary.valid_cut) {
-                for (at, &t) in times.iter().enumerate() {
-                    let part = if t >= cut { 2 } else { u8::from(t >= valid_cut) };
-                    let got = if at >= b as usize { 2 } else { u8::from(at >= a as usize) };
-                    if got < part {
-                        let name = ["training", "validation"][got as usize];
-                        return leak(at, format!("is in the {name} part but not before its cut"));
-                    }
-                }
+                .hint("the events of a user must be in time order; import the log again"));
             }
         }
         Ok(())
@@ -365,6 +361,24 @@ impl HeldOut for TestPart<'_> {
     }
 }
 
+/// The first event of a user that leaks, and how: one that is earlier than the event before it (a history would hold
+/// what comes after a held-out event), or, under a time split with its two cuts, one on the wrong side of a cut.
+fn leak(times: &[i64], train_end: usize, valid_end: usize, cuts: Option<(i64, i64)>) -> Option<(usize, &'static str)> {
+    for (at, &t) in times.iter().enumerate() {
+        if at > 0 && t < times[at - 1] {
+            return Some((at, "is earlier than the event before it"));
+        }
+        let Some((valid_cut, cut)) = cuts else { continue };
+        if at < train_end && t >= valid_cut.min(cut) {
+            return Some((at, "is in the training part but not before its cut"));
+        }
+        if at < valid_end && t >= cut {
+            return Some((at, "is before the test part but not before the cut"));
+        }
+    }
+    None
+}
+
 /// First and last timestamp of the data.
 fn period(data: &Dataset) -> Result<(i64, i64)> {
     let mut range: Option<(i64, i64)> = None;
@@ -424,6 +438,21 @@ fn latest_tenth(data: &Dataset, first: i64, cut: i64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn leaks_are_seen() {
+        assert_eq!(leak(&[1, 2, 2, 5], 2, 3, None), None);
+        assert_eq!(leak(&[1, 3, 2, 5], 2, 3, None).unwrap().0, 2);
+        assert_eq!(leak(&[1, 2, 5, 9], 2, 3, Some((5, 9))), None);
+        assert_eq!(
+            leak(&[1, 5, 6, 9], 2, 3, Some((5, 9))),
+            Some((1, "is in the training part but not before its cut"))
+        );
+        assert_eq!(
+            leak(&[1, 2, 9, 9], 2, 3, Some((5, 9))),
+            Some((2, "is before the test part but not before the cut"))
+        );
+    }
 
     #[test]
     fn a_spec_survives_json_and_toml() {

@@ -26,11 +26,9 @@ impl Vocab {
         self.ids.insert(key.to_owned(), self.keys.len() as u32 - 1);
         self.keys.len() as u32 - 1
     }
+    #[allow(clippy::len_without_is_empty)]
     pub fn len(&self) -> usize {
         self.keys.len()
-    }
-    pub fn is_empty(&self) -> bool {
-        self.keys.is_empty()
     }
     pub fn key(&self, id: usize) -> &str {
         &self.keys[id]
@@ -118,7 +116,7 @@ pub fn digits(n: u64) -> String {
     let plain = n.to_string();
     let mut text = String::new();
     for (i, digit) in plain.chars().enumerate() {
-        if i > 0 && (plain.len() - i) % 3 == 0 {
+        if i > 0 && (plain.len() - i).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

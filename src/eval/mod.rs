@@ -5,6 +5,7 @@ beside a popularity baseline; [`recommend`] keeps the best k of the same scores.
 [`Encoder`].
 */
 
+pub mod aside;
 pub mod evaluate;
 pub mod item_map;
 pub mod metrics;

@@ -34,6 +34,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     base::{Error, Result, error::IoContext},
     data::Vocab,
+    eval::aside::Aside,
 };
 
 /// Rows computed and written at a time; a Parquet row group each.
@@ -68,18 +69,16 @@ pub struct Sheet<'a> {
     pub bias: Option<&'a [f32]>,
 }
 
+/// Computes the vectors of a range of rows into (rows, D).
+pub type Fill<'f> = dyn FnMut(Range<usize>, &mut [f32]) -> Result<()> + 'f;
+
 /// Writes `sheet` into the folder `dir` in each of the formats; gives the files' paths. `fill(rows, out)` computes the
 /// vectors of a range of rows, `out` (rows, D); ranges come in order and each once.
 ///
 /// # Errors
 /// What `fill` reports and what the file system says; no unfinished file stays behind, and a file that stood in the place
 /// before stays until the new one is whole.
-pub fn export(
-    sheet: Sheet<'_>,
-    dir: &Path,
-    formats: &[Format],
-    fill: &mut dyn FnMut(Range<usize>, &mut [f32]) -> Result<()>,
-) -> Result<Vec<PathBuf>> {
+pub fn export(sheet: Sheet<'_>, dir: &Path, formats: &[Format], fill: &mut Fill<'_>) -> Result<Vec<PathBuf>> {
     fs::create_dir_all(dir).at_path(dir)?;
     let mut writers = Vec::new();
     for &format in formats {
@@ -96,51 +95,6 @@ pub fn export(
         }
     }
     writers.into_iter().map(|w| w.finish(sheet)).collect()
-}
-
-/// A file written beside its place; removed again unless [`Aside::put`] is reached.
-struct Aside {
-    path: PathBuf,
-    temporary: PathBuf,
-    placed: bool,
-}
-
-impl Aside {
-    fn create(path: PathBuf) -> Result<(Aside, File)> {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let temporary = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
-        let file = File::create(&temporary).at_path(&temporary)?;
-        Ok((Aside { path, temporary, placed: false }, file))
-    }
-
-    /// Moves the finished, synced file into its place.
-    fn put(mut self, file: &File) -> Result<PathBuf> {
-        file.sync_all().at_path(&self.temporary)?;
-        fs::rename(&self.temporary, &self.path).at_path(&self.path)?;
-        self.placed = true;
-        Ok(self.path.clone())
-    }
-}
-
-impl Drop for Aside {
-    fn drop(&mut self) {
-        if !self.placed {
-            // Nothing sensible is left to do if this fails too.
-            let _ = fs::remove_file(&self.temporary);
-        }
-    }
-}
-
-/// Writes a whole small file (a table, a report) aside and renames it into place.
-///
-/// # Errors
-/// What `write` and the file system report.
-pub fn write_whole(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
-    let (aside, file) = Aside::create(path.to_owned())?;
-    let mut out = BufWriter::new(file);
-    write(&mut out)?;
-    let file = out.into_inner().map_err(|e| Error::io(path, e.error()))?;
-    aside.put(&file).map(|_| ())
 }
 
 enum Writer {

@@ -1,0 +1,36 @@
+//! A trained run as the commands that use one see it.
+
+use std::path::{Path, PathBuf};
+
+use crate::{
+    base::{Error, Result},
+    data::{Vocab, split::SplitSpec},
+    eval::Encoder,
+};
+
+/// A run folder, opened.
+pub struct OpenRun {
+    /// How to speak of it: folder and checkpoint.
+    pub name: String,
+    pub encoder: Box<dyn Encoder>,
+    /// Keys of the model's items, in the order of its table.
+    pub item_keys: Vocab,
+    /// The data it was trained on, and what that data was then.
+    pub data: PathBuf,
+    pub data_fingerprint: String,
+    /// The split it was trained under.
+    pub split: SplitSpec,
+}
+
+/// Opens the best checkpoint of a run, or the last.
+///
+/// # Errors
+/// No such folder, no run in it, or a checkpoint that is damaged or does not fit.
+pub fn open_run(run: &Path, last: bool) -> Result<OpenRun> {
+    if !run.is_dir() {
+        return Err(Error::user(format!("{}: no such run folder", run.display()))
+            .hint("give the folder that `mipgpu train` wrote; it names it at the end"));
+    }
+    let _ = last;
+    Err(Error::internal("opening a run is being built"))
+}

@@ -1,0 +1,78 @@
+//! The flags that say how to split, shared by every command that splits.
+
+use crate::{
+    base::{Error, Result},
+    data::{Dataset, cut::parse_cut, split::SplitSpec},
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum SplitKind {
+    /// A user's last item is the test item, the one before it validates
+    LeaveOneOut,
+    /// The last --test-n events test, the --valid-n before them validate
+    LastN,
+    /// Events from --cut on test, those from --valid-cut on validate
+    Time,
+}
+
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Split")]
+pub struct SplitFlags {
+    /// How events are split into training, validation and test [default: leave-one-out, or that of the run]
+    #[arg(long, value_enum)]
+    pub split: Option<SplitKind>,
+    /// With --split last-n: events a user for the test [default: 1]
+    #[arg(long, value_name = "N")]
+    pub test_n: Option<usize>,
+    /// With --split last-n: events a user for validation [default: 1]
+    #[arg(long, value_name = "N")]
+    pub valid_n: Option<usize>,
+    /// With --split time: the test begins here; a date (UTC) or a number in the unit of the timestamps
+    #[arg(long, value_name = "DATE", allow_hyphen_values = true)]
+    pub cut: Option<String>,
+    /// With --split time: validation begins here [default: the latest tenth of the events before --cut]
+    #[arg(long, value_name = "DATE", allow_hyphen_values = true)]
+    pub valid_cut: Option<String>,
+}
+
+impl SplitFlags {
+    /// What was asked for; `None` where no flag says anything. Dates are read in the unit of `data`'s timestamps.
+    ///
+    /// # Errors
+    /// A flag of one kind of split given with another, a missing or malformed cut.
+    pub fn spec(&self, data: &Dataset) -> Result<Option<SplitSpec>> {
+        let refuse = |given: bool, flag: &str, kind: &str| {
+            if given {
+                return Err(Error::user(format!("{flag} is for --split {kind}"))
+                    .hint(format!("add --split {kind} or leave {flag} out")));
+            }
+            Ok(())
+        };
+        if self.split != Some(SplitKind::LastN) {
+            refuse(self.test_n.is_some(), "--test-n", "last-n")?;
+            refuse(self.valid_n.is_some(), "--valid-n", "last-n")?;
+        }
+        if self.split != Some(SplitKind::Time) {
+            refuse(self.cut.is_some(), "--cut", "time")?;
+            refuse(self.valid_cut.is_some(), "--valid-cut", "time")?;
+        }
+        Ok(match self.split {
+            None => None,
+            Some(SplitKind::LeaveOneOut) => Some(SplitSpec::LeaveOneOut),
+            Some(SplitKind::LastN) => {
+                Some(SplitSpec::LastN { valid: self.valid_n.unwrap_or(1), test: self.test_n.unwrap_or(1) })
+            }
+            Some(SplitKind::Time) => {
+                let ticks = data.ticks_per_second();
+                let cut = self.cut.as_ref().ok_or_else(|| {
+                    Error::user("--split time needs to know where").hint("add --cut DATE, such as --cut 2003-01-31")
+                })?;
+                let valid_cut = self.valid_cut.as_ref().map(|c| parse_cut(c, ticks).map_err(|e| e.at("--valid-cut")));
+                Some(SplitSpec::Time {
+                    cut: parse_cut(cut, ticks).map_err(|e| e.at("--cut"))?,
+                    valid_cut: valid_cut.transpose()?,
+                })
+            }
+        })
+    }
+}

@@ -1,0 +1,119 @@
+//! What the tests of splits, evaluation and recommendation share: small data sets and models made by hand.
+#![allow(dead_code)] // each test binary uses its own part
+
+use std::path::PathBuf;
+
+use mipgpu::{
+    base::{
+        Result,
+        rng::{Purpose, Stream},
+    },
+    cli::opened::OpenRun,
+    data::{Dataset, Vocab, split::SplitSpec},
+    eval::Encoder,
+};
+
+/// A data set from (user, item, time) in input order.
+pub fn dataset<U: ToString, I: ToString>(log: &[(U, I, Option<i64>)]) -> Dataset {
+    Dataset::from_log(&log.iter().map(|(u, i, t)| (u.to_string(), i.to_string(), *t)).collect::<Vec<_>>())
+}
+
+/// A data set from one string of items a user ("a b c", oldest first), users "u0", "u1", ...; times 0, 1, 2, ...
+pub fn sequences(users: &[&str]) -> Dataset {
+    let mut log = Vec::new();
+    for (u, items) in users.iter().enumerate() {
+        for (t, item) in items.split_whitespace().enumerate() {
+            log.push((format!("u{u}"), item, Some(t as i64)));
+        }
+    }
+    dataset(&log)
+}
+
+/// A random log: `users` with 1 to 40 events over `items` items of uneven popularity, times with many ties.
+pub fn random_dataset(users: u32, items: u64, seed: u64) -> Dataset {
+    let mut s = Stream::new(seed, Purpose::Test, 0);
+    let mut log = Vec::new();
+    for u in 0..users {
+        for _ in 0..1 + s.below(40) {
+            let item = s.below(items).min(s.below(items));
+            log.push((u, format!("i{item}"), Some(1_000_000_000 + s.below(300) as i64)));
+        }
+    }
+    dataset(&log)
+}
+
+/// A model whose vectors are small whole numbers: every score is exact in f32, and many tie.
+pub struct Fake {
+    pub width: usize,
+    pub table: Vec<f32>,
+    pub bias: Vec<f32>,
+    /// Largest history given so far, to see what was asked.
+    pub histories: Vec<Vec<u32>>,
+    /// Fractions instead of whole numbers: no ties.
+    pub fine: bool,
+}
+
+impl Fake {
+    pub fn new(items: usize, width: usize, fine: bool) -> Fake {
+        let mut s = Stream::new(11, Purpose::Test, 1);
+        let mut draw = |n: usize| (0..n).map(|_| number(&mut s, fine)).collect();
+        Fake { width, table: draw(items * width), bias: draw(items), histories: Vec::new(), fine }
+    }
+
+    /// The vector of a history: depends on every item and its place.
+    pub fn vector(&self, history: &[u32]) -> Vec<f32> {
+        let hash = history.iter().fold(17u64, |h, i| h.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(*i as u64 + 1));
+        let mut s = Stream::new(hash, Purpose::Test, 2);
+        (0..self.width).map(|_| number(&mut s, self.fine)).collect()
+    }
+
+    /// Scores of all items, by plain loops in f64.
+    pub fn scores(&self, history: &[u32]) -> Vec<f64> {
+        let vector = self.vector(history);
+        let score =
+            |row: &[f32], b: &f32| row.iter().zip(&vector).map(|(a, b)| *a as f64 * *b as f64).sum::<f64>() + *b as f64;
+        self.table.chunks(self.width).zip(&self.bias).map(|(row, b)| score(row, b)).collect()
+    }
+}
+
+fn number(s: &mut Stream, fine: bool) -> f32 {
+    if fine { s.normal() } else { s.below(7) as f32 - 3.0 }
+}
+
+impl Encoder for Fake {
+    fn width(&self) -> usize {
+        self.width
+    }
+    fn table(&self) -> &[f32] {
+        &self.table
+    }
+    fn bias(&self) -> &[f32] {
+        &self.bias
+    }
+    fn encode(&mut self, histories: &[&[u32]], out: &mut [f32]) -> Result<()> {
+        assert_eq!(out.len(), histories.len() * self.width);
+        for (history, out) in histories.iter().zip(out.chunks_mut(self.width)) {
+            out.copy_from_slice(&self.vector(history));
+            self.histories.push(history.to_vec());
+        }
+        Ok(())
+    }
+}
+
+/// A run of `encoder` on `data`.
+pub fn run_of(encoder: Fake, data: &Dataset) -> OpenRun {
+    OpenRun {
+        name: "runs/test (best)".into(),
+        encoder: Box::new(encoder),
+        item_keys: Vocab::from_keys(data.item_keys().keys()),
+        data: PathBuf::from("data/test"),
+        data_fingerprint: data.fingerprint().to_owned(),
+        split: SplitSpec::LeaveOneOut,
+    }
+}
+
+/// Parses flags as the command line does.
+pub fn flags<A: clap::Args>(words: &[&str]) -> A {
+    let command = A::augment_args(clap::Command::new("test").no_binary_name(true));
+    A::from_arg_matches(&command.try_get_matches_from(words).unwrap()).unwrap()
+}

@@ -1,0 +1,185 @@
+//! Splits: what goes where, what is refused, and that no held-out event reaches a history.
+
+mod evaluation;
+
+use evaluation::{dataset, random_dataset, sequences};
+use mipgpu::{
+    base::rng::{Purpose, Stream},
+    data::{
+        Dataset,
+        split::{HeldOut, Split, SplitSpec},
+    },
+};
+
+/// Train, valid and test items of a user by key.
+fn parts(data: &Dataset, split: &Split, user: &str) -> [String; 3] {
+    let u = data.user_keys().find(user).unwrap() as usize;
+    let name = |items: &[u32]| items.iter().map(|i| data.item_keys().key(*i as usize)).collect::<Vec<_>>().join(" ");
+    let all = data.items_of(u);
+    [name(split.train().items(data, u)), name(&all[split.valid().held_out(u)]), name(&all[split.test().held_out(u)])]
+}
+
+fn error(data: &Dataset, spec: SplitSpec) -> String {
+    Split::new(data, spec).unwrap_err().to_string()
+}
+
+#[test]
+fn leave_one_out_keeps_short_users_in_training() {
+    let data = sequences(&["a b c d", "a b c", "a b", "d"]);
+    let split = Split::new(&data, SplitSpec::LeaveOneOut).unwrap();
+    assert_eq!(parts(&data, &split, "u0"), ["a b", "c", "d"]);
+    assert_eq!(parts(&data, &split, "u1"), ["a", "b", "c"]);
+    assert_eq!(parts(&data, &split, "u2"), ["a b", "", ""]);
+    assert_eq!(parts(&data, &split, "u3"), ["d", "", ""]);
+    let s = split.summary();
+    assert_eq!((s.train_events, s.valid_events, s.test_events), (6, 2, 2));
+    assert_eq!((s.valid_users, s.test_users, s.train_only_users), (2, 2, 2));
+    assert_eq!(split.test().users(), [0, 1]);
+    assert_eq!(s.unseen_items, 1, "c is only ever held out");
+    let count = |key| split.train_counts()[data.item_keys().find(key).unwrap() as usize];
+    assert_eq!([count("a"), count("b"), count("c"), count("d")], [3, 2, 0, 1]);
+}
+
+#[test]
+fn last_n_holds_out_what_it_says() {
+    let data = sequences(&["a b c d e f", "a b c d", "a b c"]);
+    let split = Split::new(&data, SplitSpec::LastN { valid: 1, test: 2 }).unwrap();
+    assert_eq!(parts(&data, &split, "u0"), ["a b c", "d", "e f"]);
+    assert_eq!(parts(&data, &split, "u1"), ["a", "b", "c d"]);
+    assert_eq!(parts(&data, &split, "u2"), ["a b c", "", ""]);
+    let no_valid = Split::new(&data, SplitSpec::LastN { valid: 0, test: 1 }).unwrap();
+    assert_eq!(parts(&data, &no_valid, "u2"), ["a b", "", "c"]);
+    assert!(no_valid.valid().users().is_empty());
+}
+
+#[test]
+fn a_time_split_cuts_everyone_at_the_same_moment() {
+    let log = [
+        ("u", "a", Some(10)),
+        ("u", "b", Some(20)),
+        ("u", "c", Some(30)),
+        ("v", "a", Some(5)),
+        ("v", "d", Some(29)),
+        ("w", "e", Some(31)),
+        ("x", "a", Some(30)),
+        ("x", "b", Some(1)),
+    ];
+    let data = dataset(&log);
+    let split = Split::new(&data, SplitSpec::Time { cut: 30, valid_cut: Some(20) }).unwrap();
+    assert_eq!(parts(&data, &split, "u"), ["a", "b", "c"]);
+    assert_eq!(parts(&data, &split, "v"), ["a", "d", ""]);
+    assert_eq!(parts(&data, &split, "w"), ["", "", "e"]);
+    assert_eq!(parts(&data, &split, "x"), ["b", "", "a"]);
+    assert_eq!(split.summary().no_history_users, 1, "w has nothing before the cut");
+    let user = |key| data.user_keys().find(key).unwrap();
+    assert_eq!(split.test().users(), [user("u"), user("x")]);
+    assert_eq!(split.valid().users(), [user("u"), user("v")]);
+}
+
+/// The chosen validation cut against sorting all timestamps.
+#[test]
+fn the_latest_tenth_validates() {
+    for seed in 0..6 {
+        let mut s = Stream::new(seed, Purpose::Test, 9);
+        // Spans from a few distinct times (many ties) to nanoseconds over decades.
+        let span = [3, 50, 1_000, 1 << 20, 1 << 40, 1 << 60][seed as usize];
+        let log: Vec<(u64, u64, Option<i64>)> =
+            (0..2_000).map(|_| (s.below(50), s.below(30), Some(s.below(span) as i64 - 1000))).collect();
+        let data = dataset(&log);
+        let mut times: Vec<i64> = log.iter().map(|e| e.2.unwrap()).collect();
+        times.sort_unstable();
+        let cut = times[1_500].max(times[0] + 1);
+        let before: Vec<i64> = times.iter().copied().filter(|t| *t < cut).collect();
+        let at_or_after = |c: i64| before.iter().filter(|t| **t >= c).count();
+        // The answer is just above some event, or the cut itself where the last event's ties are too many.
+        let expected = before.iter().map(|t| t + 1).filter(|c| at_or_after(*c) <= before.len() / 10).min().unwrap();
+        let split = Split::new(&data, SplitSpec::Time { cut, valid_cut: None }).unwrap();
+        let got = split.summary().valid_cut.unwrap();
+        assert_eq!(at_or_after(got), at_or_after(expected), "span {span}");
+        assert_eq!(got, expected, "span {span}");
+        assert_eq!(split.summary().valid_events as usize, at_or_after(expected));
+    }
+}
+
+#[test]
+fn ties_of_the_test_item_are_counted() {
+    let log = [
+        ("u", "a", Some(1)),
+        ("u", "b", Some(2)),
+        ("u", "c", Some(2)),
+        ("v", "a", Some(1)),
+        ("v", "b", Some(2)),
+        ("v", "c", Some(3)),
+    ];
+    let data = dataset(&log);
+    let split = Split::new(&data, SplitSpec::LeaveOneOut).unwrap();
+    assert_eq!(split.summary().tied_test_users, Some(1));
+    assert_eq!(parts(&data, &split, "u")[2], "c", "equal timestamps keep the order of the input");
+    let untimed = dataset(&[("u", "a", None), ("u", "b", None), ("u", "c", None)]);
+    assert_eq!(Split::new(&untimed, SplitSpec::LeaveOneOut).unwrap().summary().tied_test_users, None);
+}
+
+/// Every event is in exactly one part, and nothing held out is in a history, whatever the split.
+#[test]
+fn parts_tile_every_user_and_time_splits_do_not_leak() {
+    let data = random_dataset(200, 60, 3);
+    let cut = 1_000_000_200;
+    for spec in [
+        SplitSpec::LeaveOneOut,
+        SplitSpec::LastN { valid: 3, test: 4 },
+        SplitSpec::Time { cut, valid_cut: None },
+        SplitSpec::Time { cut, valid_cut: Some(cut) },
+    ] {
+        let split = Split::new(&data, spec).unwrap();
+        for u in 0..data.users() {
+            let (valid, test) = (split.valid().held_out(u), split.test().held_out(u));
+            assert_eq!(split.train().len_of(u), valid.start);
+            assert_eq!((valid.end, test.end), (test.start, data.items_of(u).len()));
+            if let SplitSpec::Time { .. } = spec {
+                let (times, valid_cut) = (data.times_of(u).unwrap(), split.summary().valid_cut.unwrap());
+                assert!(times[..valid.start].iter().all(|t| *t < valid_cut));
+                assert!(times[valid].iter().all(|t| (valid_cut..cut).contains(t)));
+                assert!(times[test].iter().all(|t| *t >= cut));
+            }
+        }
+    }
+}
+
+#[test]
+fn training_on_another_split_is_noticed() {
+    let data = sequences(&["a b c d e f", "a b c d e"]);
+    let one = Split::new(&data, SplitSpec::LeaveOneOut).unwrap();
+    let three = Split::new(&data, SplitSpec::LastN { valid: 1, test: 3 }).unwrap();
+    // Trained on [0, n-2); the last three are tested: one of each user's test events was trained on.
+    assert_eq!(three.seen_by(&one, &three.test()), 2);
+    assert_eq!(one.seen_by(&three, &one.test()), 0);
+    assert_eq!(one.seen_by(&one, &one.valid()), 0);
+}
+
+#[test]
+fn what_cannot_be_split_is_refused() {
+    let untimed = dataset(&[("u", "a", None), ("u", "b", None), ("u", "c", None)]);
+    let e = error(&untimed, SplitSpec::Time { cut: 3, valid_cut: None });
+    assert!(e.contains("needs timestamps") && e.contains("hint"), "{e}");
+
+    let short = sequences(&["a b", "b c", "a"]);
+    let e = error(&short, SplitSpec::LeaveOneOut);
+    assert!(e.contains("empty split") && e.contains("hold out fewer"), "{e}");
+
+    let data = sequences(&["a b c d", "b c d e"]);
+    for cut in [-5, 0, 4, 1_000] {
+        let e = error(&data, SplitSpec::Time { cut, valid_cut: None });
+        assert!(e.contains("leaves nothing on one side") && e.contains("run from"), "{cut}: {e}");
+    }
+    let e = error(&data, SplitSpec::Time { cut: 2, valid_cut: Some(3) });
+    assert!(e.contains("comes after the test cut"), "{e}");
+    let e = error(&data, SplitSpec::Time { cut: 2, valid_cut: Some(0) });
+    assert!(e.contains("nothing to train on"), "{e}");
+    let e = error(&data, SplitSpec::LastN { valid: 1, test: 0 });
+    assert!(e.contains("0 test events"), "{e}");
+
+    // Everyone's events are on one side of the cut: a test, but nobody to predict from.
+    let apart = dataset(&[("u", "a", Some(1)), ("u", "b", Some(2)), ("v", "a", Some(8)), ("v", "b", Some(9))]);
+    let e = error(&apart, SplitSpec::Time { cut: 5, valid_cut: None });
+    assert!(e.contains("empty split"), "{e}");
+}
