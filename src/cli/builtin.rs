@@ -43,8 +43,7 @@ pub fn import(printer: &Printer) -> Result<PathBuf> {
         for (path, bytes) in [(&ratings, RATINGS), (&movies, MOVIES)] {
             std::fs::write(path, bytes).at_path(path)?;
         }
-        let options =
-            ImportOptions { min_item: 20, items: Some(movies), force: true, ..ImportOptions::default() };
+        let options = ImportOptions { min_item: 20, items: Some(movies), force: true, ..ImportOptions::default() };
         import_into(&[ratings], &folder, &options)
     })();
     let _ = std::fs::remove_dir_all(&sources);

@@ -3,8 +3,8 @@
 2 our failure.
 */
 
-pub mod evaluate;
 mod builtin;
+pub mod evaluate;
 pub mod export;
 pub mod import;
 pub mod opened;

@@ -67,15 +67,8 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
         folder.create(&config, data.item_keys())?;
     }
     introduce(&printer, &folder, &config, &data, &split, args.device, pool.current_num_threads());
-    let job = Job {
-        config: &config,
-        data: &data,
-        split: &split,
-        folder: &folder,
-        device: args.device,
-        resume,
-        stop: &STOP,
-    };
+    let job =
+        Job { config: &config, data: &data, split: &split, folder: &folder, device: args.device, resume, stop: &STOP };
     let mut progress = Progress::new(printer, config.settings.epochs);
     let trained = pool.install(|| train(&job, &mut |event| progress.show(event)));
     progress.finish();
@@ -224,7 +217,9 @@ fn conclude(printer: &Printer, folder: &RunFolder, state: &State, report: &Repor
         return Ok(());
     }
     if let Some((epoch, ndcg)) = state.best {
-        printer.say(format_args!("\nbest validation NDCG@10 {ndcg:.4} at epoch {epoch}; the test below uses those weights"));
+        printer.say(format_args!(
+            "\nbest validation NDCG@10 {ndcg:.4} at epoch {epoch}; the test below uses those weights"
+        ));
     }
     printer.raw(report.text());
     let (model, baseline) = (report.full.model.at.iter(), report.full.popularity.iter().flat_map(|p| &p.at));
@@ -253,7 +248,15 @@ struct Progress {
 
 impl Progress {
     fn new(printer: Printer, epochs: u32) -> Self {
-        Progress { printer, bar: None, epochs, started: Instant::now(), last_line: None, loss: 0.0, metric: String::new() }
+        Progress {
+            printer,
+            bar: None,
+            epochs,
+            started: Instant::now(),
+            last_line: None,
+            loss: 0.0,
+            metric: String::new(),
+        }
     }
 
     fn show(&mut self, event: Event) {
@@ -291,7 +294,8 @@ impl Progress {
         }
         self.printer.say("");
         if self.printer.json {
-            self.printer.event(&json!({"event": "ready", "parameters": parameters, "bytes": bytes, "step": state.step}));
+            self.printer
+                .event(&json!({"event": "ready", "parameters": parameters, "bytes": bytes, "step": state.step}));
         }
         if self.printer.progress_bar() {
             let bar = ProgressBar::new(steps * self.epochs as u64).with_position(state.step);
