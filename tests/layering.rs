@@ -1,0 +1,126 @@
+//! Who may use whom: read off the `use crate::` lines of every room, so that the house cannot rot unnoticed.
+
+use std::{fs, path::Path};
+
+/// (room, rooms it may use). `base` may use nothing; only `cli` prints or exits.
+const ALLOWED: &[(&str, &[&str])] = &[
+    ("base", &[]),
+    ("mem", &["base"]),
+    ("ops", &["base", "mem"]),
+    ("backend", &["base", "mem", "ops"]),
+    ("data", &["base"]),
+    ("layers", &["base", "mem", "ops"]),
+    ("models", &["base", "mem", "ops", "layers"]),
+    ("tasks", &["base", "mem", "ops", "layers", "models", "data"]),
+    ("eval", &["base", "data"]),
+    ("train", &["base", "mem", "ops", "backend", "layers", "models", "tasks", "data", "eval"]),
+    ("cli", &["base", "backend", "data", "eval", "train", "layers", "models", "tasks"]),
+];
+
+fn sources(dir: &Path, found: &mut Vec<(String, String)>) {
+    for entry in fs::read_dir(dir).unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            found.push((path.display().to_string(), fs::read_to_string(&path).unwrap()));
+        }
+    }
+}
+
+/// The text before the file's own tests.
+fn product(text: &str) -> &str {
+    text.split("#[cfg(test)]").next().unwrap_or(text)
+}
+
+/// Every room named after `crate::`, alone or first in a group.
+fn rooms_used(text: &str) -> Vec<String> {
+    let word = |s: &str| s.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+    let mut used = Vec::new();
+    for (at, _) in text.match_indices("crate::") {
+        let rest = &text[at + 7..];
+        if !rest.starts_with('{') {
+            used.push(word(rest));
+            continue;
+        }
+        // A group: the first word of each part at depth one.
+        let (mut depth, mut start) = (0, true);
+        for (i, c) in rest.char_indices() {
+            match c {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                ',' if depth == 1 => start = true,
+                c if depth == 1 && start && (c.is_alphabetic() || c == '_') => {
+                    used.push(word(&rest[i..]));
+                    start = false;
+                }
+                _ => {}
+            }
+            if depth == 0 {
+                break;
+            }
+        }
+    }
+    used
+}
+
+#[test]
+fn every_room_uses_only_the_rooms_below_it() {
+    let rooms: Vec<&str> = ALLOWED.iter().map(|(room, _)| *room).collect();
+    let (mut faults, mut seen) = (Vec::new(), 0);
+    for (room, allowed) in ALLOWED {
+        let mut files = Vec::new();
+        sources(&Path::new("src").join(room), &mut files);
+        assert!(!files.is_empty(), "room {room} is empty");
+        for (path, text) in files {
+            for used in rooms_used(product(&text)) {
+                seen += 1;
+                if rooms.contains(&used.as_str()) && used != *room && !allowed.contains(&used.as_str()) {
+                    faults.push(format!("{path}: {room} uses {used}"));
+                }
+            }
+        }
+    }
+    assert!(seen > 100, "only {seen} uses were found: does the reader still understand the sources?");
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn unsafe_stays_in_its_rooms_with_a_reason() {
+    let mut files = Vec::new();
+    sources(Path::new("src"), &mut files);
+    for (path, text) in files {
+        let lines: Vec<&str> = product(&text).lines().collect();
+        for (i, line) in lines.iter().enumerate() {
+            let code = line.split("//").next().unwrap_or("");
+            if !code.contains("unsafe {") && !code.contains("unsafe impl") {
+                continue;
+            }
+            let home =
+                ["src/mem/", "src/backend/", "src/ops/", "src/data/shard.rs"].iter().any(|r| path.starts_with(r));
+            assert!(home, "{path}:{}: unsafe outside mem, backend, ops and the one mmap", i + 1);
+            let reason = lines[i.saturating_sub(6)..=i].iter().any(|l| l.contains("SAFETY"));
+            assert!(reason, "{path}:{}: unsafe without a SAFETY line", i + 1);
+        }
+    }
+}
+
+#[test]
+fn only_the_command_line_prints_or_exits() {
+    let mut files = Vec::new();
+    sources(Path::new("src"), &mut files);
+    for (path, text) in files {
+        if path.starts_with("src/cli/") || path == "src/main.rs" {
+            continue;
+        }
+        for word in ["println!", "eprintln!", "print!(", "process::exit", "dbg!"] {
+            assert!(!product(&text).contains(word), "{path}: {word} outside cli");
+        }
+    }
+}
+
+#[test]
+fn the_reader_of_uses_finds_groups_and_single_names() {
+    let text = "use crate::{\n    base::{Error, Result},\n    mem::Span,\n};\nlet x = crate::ops::fits(&[]);";
+    assert_eq!(rooms_used(text), ["base", "mem", "ops"]);
+}

@@ -1,0 +1,65 @@
+//! A training step in its steady state allocates nothing: counted by a global allocator of this test binary alone.
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use mipgpu::{
+    backend::Cpu,
+    base::rng::{Purpose, Stream},
+    models::Bert4Rec,
+    tasks::{LossKind, MaskSettings, MaskedItem},
+    train::{Engine, Settings},
+};
+
+struct Counting;
+
+static COUNT: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: passes every call on to the system allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        COUNT.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promise, passed on.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise, passed on.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+#[test]
+fn a_step_allocates_nothing() {
+    const ITEMS: usize = 500;
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+    for loss in [LossKind::Softmax, LossKind::SampledPopularity] {
+        let s = Settings { width: 32, length: 50, batch: 16, attention_dropout: 0.1, loss, ..Settings::default() };
+        let counts: Vec<u64> = (0..ITEMS as u64).collect();
+        let mut engine = Engine::<Bert4Rec, Cpu>::new(&s, &counts, Cpu::new).unwrap();
+        let mask = MaskSettings { mask: s.mask, mask_last: s.mask_last, length: s.length, items: ITEMS, seed: 1 };
+        let mut task = MaskedItem::new(mask);
+        let mut draw = Stream::new(1, Purpose::Test, 0);
+        let users: Vec<Vec<u32>> =
+            (0..16).map(|_| (0..60).map(|_| draw.below(ITEMS as u64) as u32).collect()).collect();
+        pool.install(|| {
+            let mut step = |n: u64| {
+                task.clear(engine.host_input());
+                for (u, items) in users.iter().enumerate() {
+                    task.push(engine.host_input(), n as u32, u as u64, items);
+                }
+                engine.step(&task.target, n, 1e-3).unwrap();
+            };
+            // Scratch grows to its size in the first steps, on every thread.
+            (1..=20).for_each(&mut step);
+            let before = COUNT.load(Ordering::Relaxed);
+            (21..=30).for_each(&mut step);
+            let count = COUNT.load(Ordering::Relaxed) - before;
+            assert_eq!(count, 0, "{count} allocations in ten steps with {loss:?}");
+        });
+    }
+}

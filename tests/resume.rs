@@ -1,0 +1,104 @@
+//! Stop and resume: a run killed without warning and continued ends in the same bytes as one that was left alone.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+const EPOCHS: &str = "8";
+
+/// A small log: 120 users who walk through 40 items.
+fn import(dir: &Path) {
+    let mut text = String::from("user,item,timestamp\n");
+    for u in 0..120 {
+        for t in 0..(6 + u % 30) {
+            text += &format!("u{u},i{},{}\n", (u * 7 + t * (1 + u % 3)) % 40, 1000 + t);
+        }
+    }
+    fs::write(dir.join("log.csv"), text).unwrap();
+    let done = mipgpu().current_dir(dir).args(["-q", "import", "log.csv", "--out", "data"]).status().unwrap();
+    assert!(done.success());
+}
+
+fn mipgpu() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_mipgpu"))
+}
+
+fn train(dir: &Path, out: &str) -> Command {
+    let mut c = mipgpu();
+    c.current_dir(dir)
+        .args(["-q", "train", "data", "--out", out, "--epochs", EPOCHS, "--width", "32", "--length", "30"]);
+    // A checkpoint after every epoch; attention dropout on, so that its draws are resumed too.
+    c.args(["--batch", "8", "--eval-every", "2", "--checkpoint-seconds", "0", "--attention-dropout", "0.1"]);
+    c.args(["--threads", "2"]).stdout(Stdio::null());
+    c
+}
+
+fn same(dir: &Path, a: &str, b: &str) {
+    for file in ["last.safetensors", "best.safetensors", "metrics.jsonl"] {
+        let read = |run: &str| fs::read(dir.join(run).join(file)).unwrap();
+        assert!(read(a) == read(b), "{file} of {a} and {b} differ");
+    }
+    let rows = fs::read_to_string(dir.join(a).join("metrics.jsonl")).unwrap().lines().count();
+    assert_eq!(rows.to_string(), EPOCHS);
+}
+
+#[test]
+fn a_killed_run_continues_to_the_same_bits() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = tmp.path();
+    import(dir);
+    assert!(train(dir, "whole").status().unwrap().success());
+
+    let mut child = train(dir, "killed").stderr(Stdio::null()).spawn().unwrap();
+    // SIGKILL as soon as some epochs are on disk, wherever the run then is.
+    let (metrics, start) = (dir.join("killed/metrics.jsonl"), Instant::now());
+    while fs::read_to_string(&metrics).map_or(0, |t| t.lines().count()) < 3 {
+        assert!(start.elapsed() < Duration::from_secs(120), "no third epoch within two minutes");
+        assert!(child.try_wait().unwrap().is_none(), "the run ended before it could be killed");
+        sleep(Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let rows = fs::read_to_string(&metrics).unwrap().lines().count();
+    assert!((3..8).contains(&rows), "killed too late: {rows} epochs were done");
+
+    let resumed = mipgpu().current_dir(dir).args(["-q", "train", "--resume", "killed"]).output().unwrap();
+    assert!(resumed.status.success(), "{}", String::from_utf8_lossy(&resumed.stderr));
+    same(dir, "whole", "killed");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bytes_on_any_number_of_threads() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = tmp.path();
+    import(dir);
+    assert!(train(dir, "two").status().unwrap().success());
+    // The same words but the last, which is the number of threads.
+    let model = train(dir, "one");
+    let mut words: Vec<_> = model.get_args().collect();
+    *words.last_mut().unwrap() = "1".as_ref();
+    assert!(mipgpu().current_dir(dir).args(words).stdout(Stdio::null()).status().unwrap().success());
+    same(dir, "two", "one");
+}
+
+#[test]
+fn a_finished_run_and_a_changed_setting_are_refused_or_said() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = tmp.path();
+    import(dir);
+    assert!(train(dir, "run").args(["--blocks", "1"]).status().unwrap().success());
+    let again = mipgpu().current_dir(dir).args(["train", "--resume", "run", "--lr", "0.1"]).output().unwrap();
+    assert_eq!(again.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&again.stderr).contains("--lr cannot be changed on --resume"));
+    let twice = train(dir, "run").output().unwrap();
+    assert_eq!(twice.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&twice.stderr).contains("a run is there already"));
+    // Resuming what is finished changes no byte.
+    let before = fs::read(dir.join("run/last.safetensors")).unwrap();
+    assert!(mipgpu().current_dir(dir).args(["-q", "train", "--resume", "run"]).status().unwrap().success());
+    assert!(before == fs::read(dir.join("run/last.safetensors")).unwrap());
+}
