@@ -183,7 +183,7 @@ pub(crate) fn table(path: &Path, gzip: bool, options: &ImportOptions, known: &dy
         .map(|row| row.iter().map(|cell| String::from_utf8_lossy(cell).into_owned()).collect())
         .collect();
     let number = |cell: &str| parse_number(cell.as_bytes()).is_some() || cell.parse::<f64>().is_ok();
-    // A header: a name that is known, or words above a column of numbers.
+    // A header: no numbers in it, and a name that is known, or words above a column of numbers.
     let words_above_numbers = || {
         rows.len() > 1
             && (0..rows[0].len()).any(|c| {
@@ -191,7 +191,9 @@ pub(crate) fn table(path: &Path, gzip: bool, options: &ImportOptions, known: &dy
                 !number(&rows[0][c]) && !below.is_empty() && below.iter().all(|cell| number(cell))
             })
     };
-    let header = !options.no_header && (rows[0].iter().any(|c| known(c)) || words_above_numbers());
+    let header = !options.no_header
+        && !rows[0].iter().any(|c| number(c))
+        && (rows[0].iter().any(|c| known(c)) || words_above_numbers());
     let names = if header { rows.remove(0) } else { (1..=rows[0].len()).map(|n| n.to_string()).collect() };
     Ok(Table { delimiter, header, names, rows })
 }
