@@ -1,8 +1,8 @@
 /*! How fast an import is, and how much memory it takes: writes a log of the size asked for, imports it, opens and
 verifies the result, prints times and the process's peak memory, and deletes both.
 
-`cargo bench --bench import -- ROWS [DIR] [MEMORY_MB]`, by default one million rows in the temporary folder. The log is
-a CSV with a header, numeric keys and timestamps: about 10 000 users and 1 000 items a million rows, users drawn
+`cargo bench --bench import -- ROWS [DIR] [MEMORY_MB] [MIN_USER MIN_ITEM]`, by default one million rows in the temporary
+folder and no k-core. The log is a CSV with a header, numeric keys and timestamps: about 10 000 users and 1 000 items a million rows, users drawn
 uniformly, items with a long tail, rows in no order of user.
 */
 
@@ -26,6 +26,7 @@ fn main() {
     let dir =
         args.get(1).map_or_else(std::env::temp_dir, Into::into).join(format!("mipgpu-bench-{}", std::process::id()));
     let memory_mb: u64 = args.get(2).map_or(2048, |a| a.parse().expect("MEMORY_MB is a number"));
+    let min = |at: usize| args.get(at).map_or(0, |a| a.parse().expect("MIN_USER and MIN_ITEM are numbers"));
     fs::create_dir_all(&dir).expect("the folder can be made");
     let (log, out) = (dir.join("log.csv"), dir.join("out"));
 
@@ -33,11 +34,14 @@ fn main() {
     let bytes = generate(&log, rows).expect("the log can be written");
     println!("log        {} rows, {:.2} GB, written in {:.1} s", digits(rows), bytes as f64 / 1e9, seconds(start));
 
-    let options = ImportOptions { memory_bytes: memory_mb << 20, ..ImportOptions::default() };
+    let options =
+        ImportOptions { memory_bytes: memory_mb << 20, min_user: min(3), min_item: min(4), ..ImportOptions::default() };
+    let cpu = cpu_seconds();
     let summary = import(&[log], &out, &options, &mut |line| eprintln!("{line}")).expect("the log is good");
     println!(
-        "import     {:.1} s, {:.2} million rows/s, budget {memory_mb} MiB, peak RSS {} MiB",
+        "import     {:.1} s ({:.1} s of CPU), {:.2} million rows/s, budget {memory_mb} MiB, peak RSS {} MiB",
         summary.seconds,
+        cpu_seconds() - cpu,
         summary.rows_per_s / 1e6,
         peak_rss_mib()
     );
@@ -58,13 +62,22 @@ fn main() {
     let start = Instant::now();
     let sum: u64 = (0..data.users()).flat_map(|u| data.items_of(u)).map(|&i| i as u64).sum();
     println!("read all   {:.2} s (sum of item ids {sum})", seconds(start));
-    assert_eq!(data.interactions(), rows);
+    println!("core       {} rows dropped in {} rounds", digits(summary.dropped_core), summary.core_rounds);
+    assert_eq!(data.interactions() + summary.dropped_core, rows);
     drop(data);
     fs::remove_dir_all(&dir).expect("the folder can be removed");
 }
 
 fn seconds(start: Instant) -> f64 {
     start.elapsed().as_secs_f64()
+}
+
+/// User and system time of all threads so far, in seconds (Linux counts in hundredths); 0 elsewhere.
+fn cpu_seconds() -> f64 {
+    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // The fields after the program's name in parentheses; user and system time are the 14th and 15th of all.
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    fields.get(11..13).map_or(0.0, |times| times.iter().filter_map(|t| t.parse::<f64>().ok()).sum::<f64>() / 100.0)
 }
 
 /// Writes the log; gives its size in bytes.

@@ -15,7 +15,7 @@ use mipgpu::{
     data::{Dataset, Duplicates, ImportOptions, ImportSummary, import},
 };
 use parquet::{
-    data_type::{ByteArray, ByteArrayType, DoubleType, Int64Type},
+    data_type::{ByteArray, ByteArrayType, DoubleType, Int32Type, Int64Type},
     file::{properties::WriterProperties, writer::SerializedFileWriter},
     schema::parser::parse_message_type,
 };
@@ -482,6 +482,46 @@ fn an_interrupted_import_leaves_nothing() {
     let error = import(&[builtin()], &desk.out(), &options, &mut |_| cancel.store(true, Ordering::Relaxed));
     assert!(error.unwrap_err().to_string().contains("interrupted"));
     assert_eq!(fs::read_dir(desk.out().parent().unwrap()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_column_that_the_user_names_shows_the_header() {
+    let options =
+        || ImportOptions { user_col: Some("Who".into()), item_col: Some("what".into()), ..Default::default() };
+    let (data, _, _) = imported("when,who,what\nlater,ann,apple\nsoon,bob,pear\n", options());
+    assert_eq!(histories(&data), [("ann".into(), vec!["apple".into()]), ("bob".into(), vec!["pear".into()])]);
+    let (data, _, _) = imported("ann,apple\nbob,pear\n", Default::default());
+    assert_eq!(data.users(), 2, "words alone make no header");
+}
+
+/// Unsigned keys and null cells, as data frames write them.
+#[test]
+fn parquet_types_are_read_as_what_they_say() {
+    let schema = "message log { required int64 user (UINT_64); required int32 item (UINT_32); \
+                  optional double time; required int32 rating; }";
+    let mut bytes = Vec::new();
+    let schema = Arc::new(parse_message_type(schema).unwrap());
+    let mut writer = SerializedFileWriter::new(&mut bytes, schema, Arc::new(WriterProperties::default())).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    let mut n = 0;
+    while let Some(mut column) = group.next_column().unwrap() {
+        match n {
+            0 => column.typed::<Int64Type>().write_batch(&[-1, 7, 7], None, None).unwrap(),
+            1 => column.typed::<Int32Type>().write_batch(&[-1, 5, 6], None, None).unwrap(),
+            2 => column.typed::<DoubleType>().write_batch(&[1.5e9, 1.6e9], Some(&[1, 1, 0]), None).unwrap(),
+            _ => column.typed::<Int32Type>().write_batch(&[1, 2, 3], None, None).unwrap(),
+        };
+        column.close().unwrap();
+        n += 1;
+    }
+    group.close().unwrap();
+    writer.close().unwrap();
+    let error = refusal_of("log.parquet", &bytes, Default::default()).to_string();
+    assert!(error.contains("log.parquet: row 3, column 'time': the time is empty"), "{error}");
+    let (data, summary, _) = imported(&bytes, ImportOptions { skip_bad: true, ..Default::default() });
+    assert_eq!(summary.dropped_bad, 1);
+    assert_eq!(histories(&data)[0], ("18446744073709551615".into(), vec!["4294967295".into()]));
+    assert_eq!((data.times_of(1).unwrap(), data.ratings_of(1).unwrap()), (&[1_600_000_000i64][..], &[2f32][..]));
 }
 
 #[test]

@@ -250,7 +250,7 @@ fn check_sums(dir: &Path, files: &[FileEntry]) -> Result<()> {
         // Read, not mapped: pages of a mapping would count as this process's memory.
         let mut file = File::open(&path).at_path(&path)?;
         let mut hash = Sha256::new();
-        let mut buffer = vec![0; 1 << 20];
+        let mut buffer = vec![0; entry.bytes.clamp(1, 1 << 20) as usize];
         loop {
             match file.read(&mut buffer).at_path(&path)? {
                 0 => break,

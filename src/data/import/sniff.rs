@@ -201,7 +201,11 @@ pub(crate) fn table(path: &Path, gzip: bool, options: &ImportOptions, known: &dy
 /// Understands a text log.
 pub(crate) fn text_layout(path: &Path, gzip: bool, options: &ImportOptions) -> Result<TextLayout> {
     let at = |e: Error| e.at(path.display());
-    let Table { delimiter, header, names, rows } = table(path, gzip, options, &columns::is_known)?;
+    // A name that the user gave shows the header too, however odd it is.
+    let wishes = [&options.user_col, &options.item_col, &options.time_col, &options.rating_col];
+    let wished = |cell: &str| wishes.into_iter().flatten().any(|w| w.eq_ignore_ascii_case(columns::bare(cell)));
+    let known = |cell: &str| columns::is_known(cell) || wished(cell);
+    let Table { delimiter, header, names, rows } = table(path, gzip, options, &known)?;
     let columns = columns::choose(&names, header, &rows, options).map_err(at)?;
     if rows.is_empty() {
         return Err(Error::user(format!("{}: has a header and no rows", path.display())));
