@@ -172,10 +172,10 @@ fn normal(name: &str) -> String {
     bare(name).chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
 }
 
-/// Whether a cell is a name that some role goes by: then its row is a header.
+/// Whether a cell is a name that some role goes by: then its row is a header. One letter is no name: it may be a key.
 pub(crate) fn is_known(cell: &str) -> bool {
     let name = normal(cell);
-    Role::ALL.iter().any(|role| role.synonyms().contains(&name.as_str()))
+    name.len() > 1 && Role::ALL.iter().any(|role| role.synonyms().contains(&name.as_str()))
 }
 
 /// The column that goes by the best name for a role.
@@ -254,19 +254,18 @@ fn by_content(columns: usize, sample: &[Vec<String>], found: &mut [Option<usize>
         }
     }
     let cells = |c: usize| sample.iter().filter_map(move |row| row.get(c)).map(String::as_str);
+    // Half of the cells decide: a broken row is to be reported as such, not to make its column something else.
+    let mostly = |c: usize, fits: &dyn Fn(&str) -> bool| {
+        cells(c).next().is_some() && 2 * cells(c).filter(|cell| fits(cell)).count() >= cells(c).count()
+    };
     if found[2].is_none() {
-        found[2] = (0..columns).find(|&c| {
-            !found.contains(&Some(c))
-                && cells(c).count() > 0
-                && cells(c).all(|cell| TimeKind::of_sample([cell].into_iter()).parse(cell.as_bytes()).is_some())
-                && TimeKind::of_sample(cells(c)) != TimeKind::Number { unit: "unknown" }
-        });
+        let time = |cell: &str| TimeKind::of_sample([cell].into_iter()).parse(cell.as_bytes()).is_some();
+        let dated = |c: usize| TimeKind::of_sample(cells(c)) != TimeKind::Number { unit: "unknown" };
+        found[2] = (0..columns).find(|&c| !found.contains(&Some(c)) && mostly(c, &time) && dated(c));
     }
     if found[3].is_none() {
-        found[3] = (0..columns).find(|&c| {
-            let number = |cell: &str| cell.parse::<f32>().is_ok_and(|x| x.is_finite() && x.abs() <= 100.0);
-            !found.contains(&Some(c)) && cells(c).count() > 0 && cells(c).all(number)
-        });
+        let number = |cell: &str| cell.parse::<f32>().is_ok_and(|x| x.is_finite() && x.abs() <= 100.0);
+        found[3] = (0..columns).find(|&c| !found.contains(&Some(c)) && mostly(c, &number));
     }
 }
 

@@ -68,7 +68,7 @@ struct Run {
 }
 
 /// Groups all rows. `counts` (users): rows of each user. `sink` gets every user in order: items, times, ratings.
-/// Gives how many duplicates were dropped.
+/// `check` may stop the work now and then. Gives how many duplicates were dropped.
 pub(crate) fn group(
     mut rows: Spill,
     codec: RowCodec,
@@ -76,6 +76,7 @@ pub(crate) fn group(
     duplicates: Duplicates,
     limits: GroupLimits,
     dir: &Path,
+    check: &dyn Fn() -> Result<()>,
     sink: Sink,
 ) -> Result<u64> {
     let runs = cut(counts, limits.run_rows);
@@ -91,6 +92,7 @@ pub(crate) fn group(
     let mut dealt: Vec<Spill> =
         (0..runs.len()).map(|n| Spill::new(&dir.join(format!("run-{n:05}.tmp")), codec.width(), chunk, 0)).collect();
     rows.for_each(|piece| {
+        check()?;
         piece.chunks_exact(codec.width()).try_for_each(|row| {
             let user = u32::from_le_bytes(row[..4].try_into().expect("four bytes"));
             dealt[run_of[user as usize] as usize].write(row)
@@ -301,11 +303,19 @@ mod tests {
                 }
                 let mut got = Vec::new();
                 let limits = GroupLimits { run_rows, buffer_bytes: 100 };
-                let dropped =
-                    group(spill, codec, &counts, duplicates, limits, dir.path(), &mut |items, times, ratings| {
+                let dropped = group(
+                    spill,
+                    codec,
+                    &counts,
+                    duplicates,
+                    limits,
+                    dir.path(),
+                    &|| Ok(()),
+                    &mut |items, times, ratings| {
                         got.push((0..items.len()).map(|i| (items[i], times[i], ratings[i])).collect::<History>());
                         Ok(())
-                    });
+                    },
+                );
                 assert_eq!(got, expected, "{duplicates:?}, runs of {run_rows}");
                 let kept: usize = expected.iter().map(Vec::len).sum();
                 assert_eq!(dropped.unwrap(), (rows.len() - kept) as u64);

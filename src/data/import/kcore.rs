@@ -21,7 +21,8 @@ pub(crate) struct Core {
     pub rounds: usize,
 }
 
-/// Finds the core of the data in `shards`. `user_counts`, `item_counts`: interactions of each.
+/// Finds the core of the data in `shards`. `user_counts`, `item_counts`: interactions of each. `check` may stop the
+/// work between two shards.
 pub(crate) fn find(
     dir: &Path,
     shards: &[FileEntry],
@@ -29,6 +30,7 @@ pub(crate) fn find(
     mut item_counts: Vec<u32>,
     min_user: u32,
     min_item: u32,
+    check: &dyn Fn() -> Result<()>,
 ) -> Result<Core> {
     let mut core = Core { users: vec![true; user_counts.len()], items: vec![true; item_counts.len()], rounds: 0 };
     loop {
@@ -41,6 +43,7 @@ pub(crate) fn find(
         user_counts.fill(0);
         item_counts.fill(0);
         for entry in shards {
+            check()?;
             // One shard is mapped at a time, so its pages count as ours only while it is read.
             let shard = Shard::open(&dir.join(&entry.name))?;
             for local in 0..shard.users() {

@@ -226,16 +226,16 @@ pub fn import(
     let filtered = options.min_user > 1 || options.min_item > 1;
     let mut writer = shards(if filtered { "all" } else { "shard" });
     let mut item_counts = vec![0u32; items.len()];
+    let check = || cancelled(options);
     let dropped_duplicates = {
         let mut sink = |ids: &[u32], times: &[i64], ratings: &[f32]| {
             for &id in ids {
                 let count = &mut item_counts[id as usize];
                 *count = count.saturating_add(1);
             }
-            cancelled(options)?;
             writer.push(ids, times, ratings)
         };
-        group::group(rows, codec, &counts, options.duplicates, limits, dir, &mut sink)?
+        group::group(rows, codec, &counts, options.duplicates, limits, dir, &check, &mut sink)?
     };
     drop(counts);
     let mut done = writer.finish()?;
@@ -243,8 +243,8 @@ pub fn import(
     let mut dropped_core = 0;
     if filtered {
         let before: u64 = done.interactions();
-        let core = kcore::find(dir, &done.entries, done.lengths, item_counts, options.min_user, options.min_item)?;
-        cancelled(options)?;
+        let core =
+            kcore::find(dir, &done.entries, done.lengths, item_counts, options.min_user, options.min_item, &check)?;
         let mut writer = shards("shard");
         item_counts = kcore::write(dir, &done.entries, &core, &mut writer)?;
         for entry in &done.entries {
@@ -380,6 +380,9 @@ struct Log<'a> {
     total: u64,
     bad: u64,
     below_rating: u64,
+    /// Of the block in hand: ids of its rows, and the rows as they are stored.
+    user_ids: Vec<u32>,
+    item_ids: Vec<u32>,
     encoded: Vec<u8>,
     next_report: f64,
 }
@@ -399,6 +402,8 @@ impl<'a> Log<'a> {
             total: 0,
             bad: 0,
             below_rating: 0,
+            user_ids: Vec::new(),
+            item_ids: Vec::new(),
             encoded: Vec::new(),
             next_report: 5.0,
         }
@@ -461,9 +466,11 @@ impl<'a> Log<'a> {
         self.below_rating += block.below_rating;
         self.total += block.rows.len() as u64 + block.bad_rows + block.below_rating;
         self.encoded.clear();
-        for row in &block.rows {
-            let user = self.users.intern(block.key(row.user), row.user_hash)?;
-            let item = self.items.intern(block.key(row.item), row.item_hash)?;
+        let rows = &block.rows;
+        self.users.intern_all(rows.len(), |i| (block.key(rows[i].user), rows[i].user_hash), &mut self.user_ids)?;
+        self.items.intern_all(rows.len(), |i| (block.key(rows[i].item), rows[i].item_hash), &mut self.item_ids)?;
+        for ((row, &user), &item) in rows.iter().zip(&self.user_ids).zip(&self.item_ids) {
+            // Ids come in order of first appearance, so a new user is the next one.
             if user as usize == self.counts.len() {
                 self.counts.push(0);
             }

@@ -62,14 +62,20 @@ pub(crate) fn layout(path: &Path, options: &ImportOptions) -> Result<ParquetLayo
     for role in Role::ALL {
         let Some(c) = columns.of(role) else { continue };
         let leaf = &leaves[c];
+        let decimal = leaf.converted_type() == ConvertedType::DECIMAL;
         let supported = match leaf.physical_type() {
+            _ if decimal => false,
             Type::BYTE_ARRAY => true,
             Type::INT96 => role == Role::Time,
             Type::INT32 | Type::INT64 | Type::FLOAT | Type::DOUBLE => true,
             Type::BOOLEAN | Type::FIXED_LEN_BYTE_ARRAY => false,
         };
         if leaf.max_rep_level() > 0 || !supported {
-            let kind = if leaf.max_rep_level() > 0 { "a list".into() } else { leaf.physical_type().to_string() };
+            let kind = match (leaf.max_rep_level() > 0, decimal) {
+                (true, _) => "a list".into(),
+                (_, true) => "of type DECIMAL".into(),
+                _ => format!("of type {}", leaf.physical_type()),
+            };
             return Err(Error::user(format!("{}: column '{}' is {kind}", path.display(), names[c]))
                 .hint(format!("the {} must be a column of text or numbers, one row an interaction", role.name())));
         }
@@ -140,6 +146,8 @@ struct Cells {
     nullable: i16,
     /// Multiplies whole numbers: days of a date column become seconds.
     scale: i64,
+    /// Whole numbers are unsigned, stored as if they were not.
+    unsigned: bool,
     values: Values,
 }
 
@@ -148,14 +156,16 @@ impl Cells {
         let date =
             leaf.converted_type() == ConvertedType::DATE || matches!(leaf.logical_type_ref(), Some(LogicalType::Date));
         let scale = if date { 86_400 } else { 1 };
-        Cells { reader, nullable: leaf.max_def_level(), scale, values: Values::Whole(Vec::new()) }
+        let unsigned = matches!(leaf.converted_type(), ConvertedType::UINT_32 | ConvertedType::UINT_64);
+        Cells { reader, nullable: leaf.max_def_level(), scale, unsigned, values: Values::Whole(Vec::new()) }
     }
 
     /// Reads up to `rows` cells; gives how many.
     fn read(&mut self, rows: usize) -> std::result::Result<usize, ParquetError> {
-        let (nullable, scale) = (self.nullable, self.scale);
+        let (nullable, scale, unsigned) = (self.nullable, self.scale, self.unsigned);
+        let widen = |x: &i32| if unsigned { *x as u32 as i64 } else { *x as i64 * scale };
         self.values = match &mut self.reader {
-            ColumnReader::Int32ColumnReader(r) => Values::Whole(batch(r, rows, nullable, |x| *x as i64 * scale)?),
+            ColumnReader::Int32ColumnReader(r) => Values::Whole(batch(r, rows, nullable, widen)?),
             ColumnReader::Int64ColumnReader(r) => Values::Whole(batch(r, rows, nullable, |x| *x)?),
             ColumnReader::Int96ColumnReader(r) => Values::Whole(batch(r, rows, nullable, |x| x.to_nanos())?),
             ColumnReader::FloatColumnReader(r) => Values::Real(batch(r, rows, nullable, |x| *x as f64)?),
@@ -177,6 +187,7 @@ impl Cells {
         use std::io::Write;
         let done = match &self.values {
             Values::Text(v) => v[i].as_ref().map(|t| out.write_all(t)),
+            Values::Whole(v) if self.unsigned => v[i].map(|x| write!(out, "{}", x as u64)),
             Values::Whole(v) => v[i].map(|x| write!(out, "{x}")),
             // Tables with gaps often hold whole ids as reals: 17.0 is the key 17.
             Values::Real(v) => v[i].filter(|x| !x.is_nan()).map(|x| write!(out, "{x}")),

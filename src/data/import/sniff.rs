@@ -183,7 +183,7 @@ pub(crate) fn table(path: &Path, gzip: bool, options: &ImportOptions, known: &dy
         .map(|row| row.iter().map(|cell| String::from_utf8_lossy(cell).into_owned()).collect())
         .collect();
     let number = |cell: &str| parse_number(cell.as_bytes()).is_some() || cell.parse::<f64>().is_ok();
-    // A header: a name that is known, or words above a column of numbers.
+    // A header: no numbers in it, and a name that is known, or words above a column of numbers.
     let words_above_numbers = || {
         rows.len() > 1
             && (0..rows[0].len()).any(|c| {
@@ -191,7 +191,9 @@ pub(crate) fn table(path: &Path, gzip: bool, options: &ImportOptions, known: &dy
                 !number(&rows[0][c]) && !below.is_empty() && below.iter().all(|cell| number(cell))
             })
     };
-    let header = !options.no_header && (rows[0].iter().any(|c| known(c)) || words_above_numbers());
+    let header = !options.no_header
+        && !rows[0].iter().any(|c| number(c))
+        && (rows[0].iter().any(|c| known(c)) || words_above_numbers());
     let names = if header { rows.remove(0) } else { (1..=rows[0].len()).map(|n| n.to_string()).collect() };
     Ok(Table { delimiter, header, names, rows })
 }
@@ -199,7 +201,11 @@ pub(crate) fn table(path: &Path, gzip: bool, options: &ImportOptions, known: &dy
 /// Understands a text log.
 pub(crate) fn text_layout(path: &Path, gzip: bool, options: &ImportOptions) -> Result<TextLayout> {
     let at = |e: Error| e.at(path.display());
-    let Table { delimiter, header, names, rows } = table(path, gzip, options, &columns::is_known)?;
+    // A name that the user gave shows the header too, however odd it is.
+    let wishes = [&options.user_col, &options.item_col, &options.time_col, &options.rating_col];
+    let wished = |cell: &str| wishes.into_iter().flatten().any(|w| w.eq_ignore_ascii_case(columns::bare(cell)));
+    let known = |cell: &str| columns::is_known(cell) || wished(cell);
+    let Table { delimiter, header, names, rows } = table(path, gzip, options, &known)?;
     let columns = columns::choose(&names, header, &rows, options).map_err(at)?;
     if rows.is_empty() {
         return Err(Error::user(format!("{}: has a header and no rows", path.display())));
