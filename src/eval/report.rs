@@ -134,7 +134,7 @@ impl Protocol {
             digits(s.valid_events),
             digits(s.test_events)
         );
-        if let Some(tied) = s.tied_test_users.filter(|t| *t > 0) {
+        if let Some(tied) = s.tied_test_users {
             let _ = writeln!(
                 out,
                 "         for {} of {} test users the first test item shares its timestamp with the item before it",
@@ -145,7 +145,7 @@ impl Protocol {
         if s.unseen_items > 0 {
             let _ = writeln!(
                 out,
-                "         {} items occur only in held-out events: ranked like any other, slice 'cold'",
+                "         items that occur only in held-out events: {} (ranked like any other, slice 'cold')",
                 digits(s.unseen_items as u64)
             );
         }
@@ -162,11 +162,8 @@ impl Protocol {
         }
         let _ = writeln!(out);
         if self.unknown_items > 0 {
-            let _ = writeln!(
-                out,
-                "         {} items of the data are unknown to the model",
-                digits(self.unknown_items as u64)
-            );
+            let _ =
+                writeln!(out, "         items of the data unknown to the model: {}", digits(self.unknown_items as u64));
         }
         let seen = if self.keep_seen {
             "items of the history are ranked too (--keep-seen)"
@@ -224,7 +221,7 @@ fn slice_table(out: &mut String, title: &str, cases: &str, slices: &[Slice]) {
     out.push('\n');
     for slice in slices {
         let name = match slice.items {
-            Some(n) => format!("{} ({} items)", slice.name, digits(n as u64)),
+            Some(n) => format!("{} (items: {})", slice.name, digits(n as u64)),
             None => slice.name.clone(),
         };
         let m = &slice.ranking.model;
