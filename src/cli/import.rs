@@ -1,10 +1,165 @@
-//! `mipgpu import` (being built).
+//! `mipgpu import`: a log of interactions -> a data set folder.
 
-use crate::{base::Result, cli::printer::Printer};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
+use crate::{
+    base::{Error, Result},
+    cli::printer::Printer,
+    data::{Duplicates, ImportOptions, ImportSummary, digits, import},
+};
+
+/// The flags of `mipgpu import`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+#[command(after_help = "\
+Examples:
+  mipgpu import ratings.csv --out data/mine
+  mipgpu import clicks.parquet --out data/clicks --min-user 5 --min-item 5
+  mipgpu import log.txt.gz --no-header --user-col 2 --item-col 1 --time-col 4 --out data/log
+  mipgpu import ml-1m/ratings.dat --items ml-1m/movies.dat --item-fields genres --out data/ml-1m
 
-pub fn run(_args: Args, _printer: Printer) -> Result<()> {
-    Err(crate::base::Error::internal("import is being built"))
+Formats: CSV, TSV and the like, MovieLens .dat, RecBole .inter, plain `user item` lines, each also as .gz; Parquet.
+Times may be numbers (s, ms, us, ns since 1970) or ISO 8601 dates. Without times, the order of the rows counts.
+Filters apply in this order: bad rows, --min-rating, --duplicates, --min-user/--min-item.")]
+pub struct Args {
+    /// The log; several files are read as one log, in this order
+    #[arg(required = true, value_name = "LOG")]
+    sources: Vec<PathBuf>,
+    /// Folder to make; it must not exist yet (see --force)
+    #[arg(short, long, value_name = "DIR")]
+    out: PathBuf,
+
+    /// Column of the user, by name or number from 1 (default: guessed, and printed)
+    #[arg(long, value_name = "COL", help_heading = "Reading")]
+    user_col: Option<String>,
+    /// Column of the item
+    #[arg(long, value_name = "COL", help_heading = "Reading")]
+    item_col: Option<String>,
+    /// Column of the time; `none`: go by the order of the rows
+    #[arg(long, value_name = "COL", help_heading = "Reading")]
+    time_col: Option<String>,
+    /// Column of the rating; `none`: leave ratings out
+    #[arg(long, value_name = "COL", help_heading = "Reading")]
+    rating_col: Option<String>,
+    /// What separates columns: one character, `::`, tab or space
+    #[arg(long, value_name = "SEP", help_heading = "Reading")]
+    delimiter: Option<String>,
+    /// The first row is data, not names
+    #[arg(long, help_heading = "Reading")]
+    no_header: bool,
+    /// Leave bad rows out (counted, the first few shown) instead of stopping at the first
+    #[arg(long, help_heading = "Reading")]
+    skip_bad: bool,
+
+    /// Leave out rows rated below this
+    #[arg(long, value_name = "X", help_heading = "Filters")]
+    min_rating: Option<f32>,
+    /// When a user has the same item several times
+    #[arg(long, value_enum, default_value_t, value_name = "RULE", help_heading = "Filters")]
+    duplicates: Duplicates,
+    /// Every user has at least N interactions (with --min-item a k-core: repeated until it holds for all)
+    #[arg(long, default_value_t = 0, value_name = "N", help_heading = "Filters")]
+    min_user: u32,
+    /// Every item has at least N interactions
+    #[arg(long, default_value_t = 0, value_name = "N", help_heading = "Filters")]
+    min_item: u32,
+
+    /// Table of side fields of the items (genres, director, …); several values are separated by `|`
+    #[arg(long, value_name = "FILE", help_heading = "Items")]
+    items: Option<PathBuf>,
+    /// Which of its columns (default: all)
+    #[arg(long, value_name = "COLS", value_delimiter = ',', requires = "items", help_heading = "Items")]
+    item_fields: Vec<String>,
+
+    /// Replace a data set that is already there
+    #[arg(long, help_heading = "Work")]
+    force: bool,
+    /// Memory to use; rows beyond it wait in temporary files beside the output
+    #[arg(long, default_value_t = 2048, value_name = "MB", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Work")]
+    memory_mb: u64,
+}
+
+/// Runs the import.
+pub fn run(args: Args, printer: Printer) -> Result<()> {
+    let cancel = Arc::new(AtomicBool::new(false));
+    let flag = cancel.clone();
+    // The import notices between two blocks, clears up and ends with an error.
+    ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))
+        .map_err(|e| Error::internal(format!("cannot listen for Ctrl-C: {e}")))?;
+    if args.min_rating.is_some_and(f32::is_nan) {
+        return Err(Error::user("--min-rating is not a number"));
+    }
+    let options = ImportOptions {
+        user_col: args.user_col,
+        item_col: args.item_col,
+        time_col: args.time_col,
+        rating_col: args.rating_col,
+        delimiter: args.delimiter,
+        no_header: args.no_header,
+        min_rating: args.min_rating,
+        duplicates: args.duplicates,
+        min_user: args.min_user,
+        min_item: args.min_item,
+        items: args.items,
+        item_fields: args.item_fields,
+        skip_bad: args.skip_bad,
+        force: args.force,
+        memory_bytes: args.memory_mb.saturating_mul(1 << 20),
+        cancel: Some(cancel),
+        ..ImportOptions::default()
+    };
+    let summary = import(&args.sources, &args.out, &options, &mut |line| printer.say(line))?;
+    if printer.json {
+        let mut event = serde_json::to_value(&summary).map_err(|e| Error::internal(e.to_string()))?;
+        event["out"] = args.out.display().to_string().into();
+        printer.event(&event);
+        return Ok(());
+    }
+    printer.raw(describe(&args.out.display().to_string(), &summary, &options));
+    printer.say(format!("next: mipgpu train {}", args.out.display()));
+    Ok(())
+}
+
+/// The summary as people read it.
+fn describe(out: &str, s: &ImportSummary, options: &ImportOptions) -> String {
+    let mut lines = vec![format!(
+        "{out}: {} users, {} items, {} interactions",
+        digits(s.users),
+        digits(s.items),
+        digits(s.interactions)
+    )];
+    let mut line = |name: &str, text: String| lines.push(format!("  {name:<11} {text}"));
+    line("rows read", digits(s.rows));
+    for (count, what) in [
+        (s.dropped_bad, "bad rows"),
+        (s.dropped_rating, "rated below --min-rating"),
+        (s.dropped_duplicates, "duplicates"),
+    ] {
+        if count > 0 {
+            line("left out", format!("{} {what}", digits(count)));
+        }
+    }
+    if options.min_user > 1 || options.min_item > 1 {
+        let rounds = format!("{} round{}", s.core_rounds, if s.core_rounds == 1 { "" } else { "s" });
+        let below = format!("users below {} or items below {}", options.min_user.max(1), options.min_item.max(1));
+        line("left out", format!("{} of {below}, in {rounds} to the fix-point", digits(s.dropped_core)));
+    }
+    line("histories", format!("{} to {}, median {}", s.history[0], digits(s.history[2] as u64), s.history[1]));
+    line(
+        "duplicates",
+        match options.duplicates {
+            Duplicates::Keep => "kept (a user may have an item several times)".into(),
+            Duplicates::First => "the earliest of each user and item kept".into(),
+            Duplicates::Last => "the latest of each user and item kept".into(),
+        },
+    );
+    let files = format!("{:.1} MB in {} shard{}", s.bytes as f64 / 1e6, s.shards, if s.shards == 1 { "" } else { "s" });
+    line("on disk", files);
+    line("took", format!("{:.2} s, {:.2} million rows/s", s.seconds, s.rows_per_s / 1e6));
+    lines.join("\n") + "\n"
 }

@@ -3,6 +3,7 @@
 2 our failure.
 */
 
+mod builtin;
 pub mod evaluate;
 pub mod export;
 pub mod import;
@@ -16,6 +17,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::base::{Error, Result};
 use printer::Printer;
 
 /// Pre-trains sequential recommenders by masked item prediction and fine-tunes what they learned.
@@ -67,4 +69,13 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => ExitCode::from(printer::report(&e)),
     }
+}
+
+/// A pool of `threads` workers, or one a core. Work runs inside it, so that a step queues and allocates nothing.
+pub(crate) fn thread_pool(threads: Option<usize>) -> Result<rayon::ThreadPool> {
+    if threads == Some(0) {
+        return Err(Error::user("--threads 0 makes no sense").hint("leave it out to use all cores"));
+    }
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0));
+    pool.build().map_err(|e| Error::internal(format!("no threads: {e}")))
 }

@@ -3,9 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use crate::{
+    backend::Device,
     base::{Error, Result},
     data::{Vocab, split::SplitSpec},
     eval::Encoder,
+    train::{Trained, Which},
 };
 
 /// A run folder, opened.
@@ -31,6 +33,14 @@ pub fn open_run(run: &Path, last: bool) -> Result<OpenRun> {
         return Err(Error::user(format!("{}: no such run folder", run.display()))
             .hint("give the folder that `mipgpu train` wrote; it names it at the end"));
     }
-    let _ = last;
-    Err(Error::internal("opening a run is being built"))
+    let which = if last { Which::Last } else { Which::Best };
+    let trained = Trained::open(run, which, Device::Auto)?;
+    Ok(OpenRun {
+        name: format!("{} ({})", run.display(), if last { "last checkpoint" } else { "best checkpoint" }),
+        encoder: trained.encoder,
+        item_keys: trained.items,
+        data: trained.config.data,
+        data_fingerprint: trained.config.data_fingerprint,
+        split: trained.config.split,
+    })
 }

@@ -1,10 +1,346 @@
-//! `mipgpu train` (being built).
+//! `mipgpu train`: from a data set (or the built-in one) to a run folder with a trained model and its evaluation.
 
-use crate::{base::Result, cli::printer::Printer};
+use std::{
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+
+use super::{builtin, printer::Printer, split_flags::SplitFlags};
+use crate::{
+    backend::Device,
+    base::{Error, Result, atomic::write_atomically},
+    data::{Dataset, digits, split::Split},
+    eval::{EvalOptions, Report, evaluate},
+    train::{
+        Event, Flags, RunFolder, Settings, Trained, Which,
+        checkpoint::{EpochRow, State},
+        run::{Job, RunConfig},
+        train,
+    },
+};
 
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Data set folder made by `mipgpu import` [default: the built-in MovieLens sample]
+    data: Option<PathBuf>,
+    /// Run folder to make [default: runs/DATA-MODEL-N]
+    #[arg(short, long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Continue this run from its last checkpoint, to the same bits as if it had never stopped
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["data", "out", "config"])]
+    resume: Option<PathBuf>,
+    /// Settings file (TOML; keys are the long flags below without the dashes); flags go over it
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where to run
+    #[arg(long, value_enum, default_value_t = Device::Auto)]
+    device: Device,
+    /// Threads [default: all cores]
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    #[command(flatten)]
+    split: SplitFlags,
+    #[command(flatten)]
+    flags: Flags,
+}
 
-pub fn run(_args: Args, _printer: Printer) -> Result<()> {
-    Err(crate::base::Error::internal("train is being built"))
+/// Set by Ctrl-C; the run then writes a checkpoint and ends.
+static STOP: AtomicBool = AtomicBool::new(false);
+
+pub fn run(args: Args, printer: Printer) -> Result<()> {
+    let started = Instant::now();
+    let pool = super::thread_pool(args.threads)?;
+    // The second Ctrl-C does not wait for the step to end.
+    let _ = ctrlc::set_handler(|| {
+        if STOP.swap(true, Ordering::Relaxed) {
+            std::process::exit(1);
+        }
+    });
+    let resume = args.resume.is_some();
+    let (folder, config, data) = if resume { reopen(&args)? } else { prepare(&args, &printer)? };
+    let split = Split::new(&data, config.split)?;
+    if !resume {
+        folder.create(&config, data.item_keys())?;
+    }
+    introduce(&printer, &folder, &config, &data, &split, args.device, pool.current_num_threads());
+    let job =
+        Job { config: &config, data: &data, split: &split, folder: &folder, device: args.device, resume, stop: &STOP };
+    let mut progress = Progress::new(printer, config.settings.epochs);
+    let trained = pool.install(|| train(&job, &mut |event| progress.show(event)));
+    progress.finish();
+    let state = trained.map_err(|e| keep_hint(e, &folder))?;
+    if !state.done {
+        return Err(Error::user(format!(
+            "stopped after {} of {} epochs; everything up to here is in {}",
+            state.epoch,
+            config.settings.epochs,
+            folder.last().display()
+        ))
+        .hint(format!("continue with: mipgpu train --resume {}", folder.path.display())));
+    }
+    let report = pool.install(|| final_report(&folder, &data, &split, args.device))?;
+    conclude(&printer, &folder, &state, &report, started)
+}
+
+/// An error in mid-run points to what was saved.
+fn keep_hint(e: Error, folder: &RunFolder) -> Error {
+    if !folder.last().exists() || e.hint.is_none() {
+        return e;
+    }
+    let hint = e.hint.clone().unwrap_or_default();
+    e.hint(format!("{hint}: {}", folder.last().display()))
+}
+
+fn reopen(args: &Args) -> Result<(RunFolder, RunConfig, Dataset)> {
+    let folder = RunFolder::new(args.resume.clone().unwrap_or_default());
+    let given = args.flags.first_given().or(args.split.split.map(|_| "split"));
+    if let Some(flag) = given {
+        return Err(Error::user(format!("--{} cannot be changed on --resume", flag.replace('_', "-")))
+            .hint("a resumed run keeps the settings it began with; start a new run to change them"));
+    }
+    let config = folder.config()?;
+    if !folder.last().exists() {
+        return Err(Error::user(format!("{}: no checkpoint to resume from", folder.path.display()))
+            .hint("the run was stopped before its first checkpoint: start it anew"));
+    }
+    let data = Dataset::open(&config.data)?;
+    if data.fingerprint() != config.data_fingerprint {
+        return Err(Error::user(format!("{}: the data set has changed since the run began", config.data.display()))
+            .hint("import the same data again, or start a new run"));
+    }
+    Ok((folder, config, data))
+}
+
+fn prepare(args: &Args, printer: &Printer) -> Result<(RunFolder, RunConfig, Dataset)> {
+    let (path, mut settings) = match &args.data {
+        Some(path) => (path.clone(), Settings::default()),
+        None => (builtin::import(printer)?, builtin::settings()),
+    };
+    let data = Dataset::open(&path)?;
+    if let Some(file) = &args.config {
+        settings = settings.read(file)?;
+    }
+    args.flags.apply(&mut settings);
+    settings.check()?;
+    let split = args.split.spec(&data)?.unwrap_or_default();
+    let folder = match &args.out {
+        Some(out) => RunFolder::new(out),
+        None => RunFolder::new(free_name(&path, &settings.model)),
+    };
+    let absolute = std::path::absolute(&path).unwrap_or(path);
+    let config = RunConfig {
+        version: RunConfig::VERSION,
+        data: absolute,
+        data_fingerprint: data.fingerprint().to_string(),
+        split,
+        settings,
+    };
+    Ok((folder, config, data))
+}
+
+/// The first free `runs/DATA-MODEL-N`.
+fn free_name(data: &Path, model: &str) -> PathBuf {
+    let data = data.file_name().map_or("data".into(), |n| n.to_string_lossy());
+    (1..).map(|n| PathBuf::from(format!("runs/{data}-{model}-{n}"))).find(|p| !p.exists()).expect("numbers do not end")
+}
+
+fn introduce(
+    printer: &Printer,
+    folder: &RunFolder,
+    config: &RunConfig,
+    data: &Dataset,
+    split: &Split,
+    device: Device,
+    threads: usize,
+) {
+    let s = &config.settings;
+    let summary = split.summary();
+    printer.say(format_args!(
+        "data    {}: {} users, {} items, {} interactions",
+        config.data.display(),
+        digits(data.users() as u64),
+        digits(data.items() as u64),
+        digits(data.interactions())
+    ));
+    printer.say(format_args!(
+        "split   {}\n        {} training interactions; {} users validate, {} test",
+        config.split,
+        digits(summary.train_events),
+        digits(summary.valid_users as u64),
+        digits(summary.test_users as u64)
+    ));
+    printer.say(format_args!(
+        "model   {}, width {}, {} blocks, {} heads, length {}, dropout {}",
+        s.model, s.width, s.blocks, s.heads, s.length, s.dropout
+    ));
+    printer.say(format_args!(
+        "task    masked item prediction, mask {}, mask-last {}, loss {}",
+        s.mask,
+        s.mask_last,
+        clap::ValueEnum::to_possible_value(&s.loss).map_or(String::new(), |v| v.get_name().to_string())
+    ));
+    let chosen = match device {
+        Device::Auto => "cpu (auto: this build has no GPU engine)",
+        Device::Cpu => "cpu",
+        Device::Reference => "reference (plain loops: slow)",
+    };
+    printer.say(format_args!("device  {chosen}, {threads} threads"));
+    printer.say(format_args!("run     {}", folder.path.display()));
+}
+
+/// Evaluates the best weights on the test items, popularity beside them, and keeps the report in the run folder.
+fn final_report(folder: &RunFolder, data: &Dataset, split: &Split, device: Device) -> Result<Report> {
+    let mut trained = Trained::open(&folder.path, Which::Best, device)?;
+    let mut ks: Vec<usize> = [5, 10, 20].into_iter().filter(|k| *k <= data.items()).collect();
+    if ks.is_empty() {
+        ks.push(data.items());
+    }
+    let options = EvalOptions { ks, baseline: true, ..EvalOptions::default() };
+    let report = evaluate(&mut *trained.encoder, data, &split.test(), &options)?;
+    write_atomically(&folder.report(), |f| writeln!(f, "{:#}", report.json()))?;
+    Ok(report)
+}
+
+fn conclude(printer: &Printer, folder: &RunFolder, state: &State, report: &Report, started: Instant) -> Result<()> {
+    let seconds = started.elapsed().as_secs_f64();
+    let run = folder.path.display();
+    if printer.json {
+        let best = state.best.map(|(epoch, ndcg)| json!({"epoch": epoch, "valid_ndcg@10": ndcg}));
+        printer.event(&json!({
+            "event": "done", "run": folder.path, "epochs": state.epoch, "best": best, "seconds": seconds,
+            "test": report.json(),
+        }));
+        return Ok(());
+    }
+    if let Some((epoch, ndcg)) = state.best {
+        printer.say(format_args!(
+            "\nbest validation NDCG@10 {ndcg:.4} at epoch {epoch}; the test below uses those weights"
+        ));
+    }
+    printer.raw(report.text());
+    let (model, baseline) = (report.full.model.at.iter(), report.full.popularity.iter().flat_map(|p| &p.at));
+    if let Some((m, b)) = model.zip(baseline).find(|(m, _)| m.k == 10)
+        && b.ndcg > 0.0
+    {
+        printer.result(format_args!("\nNDCG@10 is {:.2} times that of popularity", m.ndcg / b.ndcg));
+    }
+    printer.say(format_args!(
+        "\ndone in {seconds:.0} s; next:\n  mipgpu eval {run}\n  mipgpu recommend {run} --all-users --k 10\n  mipgpu export {run} --out vectors"
+    ));
+    Ok(())
+}
+
+/// Shows a run while it goes: a bar for people, lines where nobody watches, JSON events on request.
+struct Progress {
+    printer: Printer,
+    bar: Option<ProgressBar>,
+    epochs: u32,
+    started: Instant,
+    last_line: Option<Instant>,
+    /// Loss smoothed over about fifty steps.
+    loss: f64,
+    metric: String,
+}
+
+impl Progress {
+    fn new(printer: Printer, epochs: u32) -> Self {
+        Progress {
+            printer,
+            bar: None,
+            epochs,
+            started: Instant::now(),
+            last_line: None,
+            loss: 0.0,
+            metric: String::new(),
+        }
+    }
+
+    fn show(&mut self, event: Event) {
+        match event {
+            Event::Ready { parameters, bytes, steps, state } => self.ready(parameters, bytes, steps, &state),
+            Event::Step { epoch, loss, interactions, .. } => {
+                let loss = loss as f64;
+                self.loss = if self.loss == 0.0 { loss } else { 0.98 * self.loss + 0.02 * loss };
+                if let Some(bar) = &self.bar {
+                    let rate = interactions as f64 / self.started.elapsed().as_secs_f64();
+                    bar.set_message(format!(
+                        "epoch {epoch}/{} loss {:.3}{} {} interactions/s",
+                        self.epochs,
+                        self.loss,
+                        self.metric,
+                        digits(rate as u64)
+                    ));
+                    bar.inc(1);
+                }
+            }
+            Event::Epoch { row, seconds, interactions_per_s, best } => {
+                self.epoch(&row, seconds, interactions_per_s, best);
+            }
+        }
+    }
+
+    fn ready(&mut self, parameters: usize, bytes: usize, steps: u64, state: &State) {
+        self.printer.say(format_args!(
+            "memory  {} parameters, {} MB planned for weights, optimiser, activations and batch",
+            digits(parameters as u64),
+            digits((bytes >> 20) as u64)
+        ));
+        if state.step > 0 {
+            self.printer.say(format_args!("resume  from epoch {}, step {}", state.epoch, state.step));
+        }
+        self.printer.say("");
+        if self.printer.json {
+            self.printer
+                .event(&json!({"event": "ready", "parameters": parameters, "bytes": bytes, "step": state.step}));
+        }
+        if self.printer.progress_bar() {
+            let bar = ProgressBar::new(steps * self.epochs as u64).with_position(state.step);
+            let style = ProgressStyle::with_template("{bar:24} {percent:>3}% {msg}, {eta} left");
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar.enable_steady_tick(Duration::from_millis(500));
+            bar.reset_eta();
+            self.bar = Some(bar);
+        }
+        self.started = Instant::now();
+    }
+
+    fn epoch(&mut self, row: &EpochRow, seconds: f64, rate: f64, best: bool) {
+        if let Some(ndcg) = row.ndcg {
+            self.metric = format!(" NDCG@10 {ndcg:.4}");
+        }
+        if self.printer.json {
+            let mut event = json!(row);
+            event["event"] = json!("epoch");
+            event["seconds"] = json!(seconds);
+            event["interactions_per_s"] = json!(rate);
+            event["best"] = json!(best);
+            self.printer.event(&event);
+            return;
+        }
+        // Every validation is worth a line; of other epochs one now and then shows that it lives.
+        let quiet = self.last_line.is_some_and(|t| t.elapsed() < Duration::from_secs(20));
+        if row.ndcg.is_none() && (quiet || self.bar.is_some()) {
+            return;
+        }
+        self.last_line = Some(Instant::now());
+        let mut line = format!("epoch {:>4}  loss {:.4}", row.epoch, row.loss);
+        if let (Some(ndcg), Some(hit)) = (row.ndcg, row.hit) {
+            line += &format!("  valid NDCG@10 {ndcg:.4} HR@10 {hit:.4}{}", if best { " *" } else { "" });
+        }
+        line += &format!("  {} interactions/s  {:.0} s", digits(rate as u64), self.started.elapsed().as_secs_f64());
+        match &self.bar {
+            Some(bar) => bar.println(line),
+            None => self.printer.say(line),
+        }
+    }
+
+    fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
 }

@@ -1,7 +1,50 @@
-//! (being built)
+/*! Interaction logs: importing them, and reading them back as memory-mapped shards.
+
+[`import`] turns a log (CSV, TSV, `.dat`, `.inter`, Parquet) into a data set folder; [`Dataset`] opens such a folder.
+The folder's files are described byte by byte in `data/README.md`.
+
+| file | what it holds |
+|---|---|
+| `manifest.json` | counts, units, and the size and SHA-256 of every other file |
+| `shard-00000.safetensors` … | per user, oldest first: item ids, times, ratings |
+| `users.safetensors`, `items.safetensors` | the external keys ([`Vocab`]) |
+| `item_counts.safetensors` | interactions per item |
+| `item_fields.safetensors` | side fields of the items, where some were imported ([`ItemFields`]) |
+*/
 
 pub mod cut;
+mod dataset;
+mod fields;
+pub mod import;
+mod manifest;
+mod shard;
 pub mod split;
-pub mod standin;
+mod vocab;
 
-pub use standin::{Dataset, Vocab, digits};
+pub use dataset::Dataset;
+pub use fields::{ItemField, ItemFields};
+pub use import::{Duplicates, ImportOptions, ImportSummary, import};
+pub use vocab::Vocab;
+
+/// An integer with commas between its thousands, as people read it: `1234567` is `1,234,567`.
+pub fn digits(n: u64) -> String {
+    let plain = n.to_string();
+    let mut text = String::with_capacity(plain.len() + plain.len() / 3);
+    for (i, digit) in plain.chars().enumerate() {
+        if i > 0 && (plain.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn digits_are_grouped_by_three() {
+        for (n, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (1234567, "1,234,567"), (100_000, "100,000")] {
+            assert_eq!(super::digits(n), text);
+        }
+    }
+}

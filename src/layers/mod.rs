@@ -1,1 +1,48 @@
-//! (being built)
+/*! Building blocks of models: `plan` once, then `forward` and `backward`, which reads as the mirror of forward. A layer
+holds only spans and sizes, is generic over the backend and never names one.
+
+Residual connections y = x + f(x) copy nothing: the gradient span of y *is* that of x, and the branch's first layer
+accumulates into it.
+*/
+
+mod block;
+mod embed;
+mod ffn;
+mod input;
+mod linear;
+mod norm;
+mod self_attention;
+
+pub use block::{Block, BlockConfig, NormPlace};
+pub use embed::Embed;
+pub use ffn::Ffn;
+pub use input::{Capacity, HostInput, Input, Shape};
+pub use linear::Linear;
+pub use norm::Norm;
+pub use self_attention::SelfAttention;
+
+use crate::{base::rng::Purpose, ops::dropout::Drop};
+
+/// Hands out dropout sites: every dropout of a model draws from its own stream.
+#[derive(Clone, Copy, Debug)]
+pub struct Sites {
+    seed: u64,
+    next: u32,
+}
+
+impl Sites {
+    pub fn new(seed: u64) -> Self {
+        Sites { seed, next: Purpose::Dropout as u32 }
+    }
+
+    /// The next site, with drop probability `p`.
+    pub fn take(&mut self, p: f32) -> Drop {
+        self.next += 1;
+        Drop { p, seed: self.seed, site: self.next - 1 }
+    }
+}
+
+/// The same dropout at evaluation: none.
+pub(crate) fn when(training: bool, drop: Drop) -> Drop {
+    if training { drop } else { Drop { p: 0.0, ..drop } }
+}

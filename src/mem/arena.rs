@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     planner::Planner,
-    span::{Arena, Element, RawSpan, Span, U32},
+    span::{Arena, Dst, Element, RawSpan, Span, U32},
 };
 
 /// The number type of a host backend's real arenas: f64 for the oracle, f32 for everything else.
@@ -133,6 +133,18 @@ impl<S: Scalar> HostArenas<S> {
         assert!(raw.arena == Arena::Index && raw.offset + raw.len <= self.index.len, "{raw:?} lies outside its arena");
         // SAFETY: inside the block by the assertion; exclusive by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.index.ptr().add(raw.offset), raw.len) }
+    }
+
+    /// Computes element i of a destination as `value(i)` for the first `n` elements: overwritten, added to, or (Skip) not
+    /// even computed. For references: `value` reads other spans, never the destination.
+    pub fn compute<E: Element>(&self, dst: Dst<E>, n: usize, value: impl Fn(usize) -> S) {
+        let Some(span) = dst.span() else { return };
+        // SAFETY: an op's destinations are disjoint from each other and from its sources (`Op::assert_disjoint`).
+        let out = unsafe { self.get_mut(span.first(n)) };
+        for (i, out) in out.iter_mut().enumerate() {
+            let v = value(i);
+            *out = if dst.accumulates() { *out + v } else { v };
+        }
     }
 
     /// A whole real arena, to fill or compare.

@@ -7,4 +7,4 @@ mod span;
 
 pub use arena::{HostArenas, Scalar};
 pub use planner::{Init, Param, Planner, Var};
-pub use span::{Act, Arena, Element, F32, RawSpan, Span, U32};
+pub use span::{Act, Arena, Dst, Element, F32, Mode, RawSpan, Span, U32};

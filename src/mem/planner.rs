@@ -1,6 +1,6 @@
 //! Lays out all memory of a run before its first step.
 
-use super::span::{Act, Arena, Element, F32, Span, U32};
+use super::span::{Act, Arena, Element, F32, RawSpan, Span, U32};
 
 /// Spans start on a multiple of this many elements (64 bytes of f32), so that vector loads are aligned.
 const ALIGN: usize = 16;
@@ -25,7 +25,7 @@ pub struct Param {
     pub v: Span<F32>,
     /// Whether weight decay applies (matrices: yes; biases and norms: no).
     pub decay: bool,
-    /// Standard deviation of the initial normal values (cut at two of them), or the constant they start from.
+    /// How it starts.
     pub init: Init,
 }
 
@@ -42,6 +42,9 @@ pub enum Init {
 pub struct Planner {
     len: [usize; Arena::COUNT],
     params: Vec<Param>,
+    /// (arena, offset, what was being planned), in order of offset: names a span in an error message.
+    labels: Vec<(Arena, usize, String)>,
+    label: String,
 }
 
 impl Planner {
@@ -51,8 +54,22 @@ impl Planner {
 
     fn take<E: Element>(&mut self, arena: Arena, len: usize) -> Span<E> {
         let offset = self.len[arena as usize];
+        if !self.labels.iter().rev().find(|l| l.0 == arena).is_some_and(|l| l.2 == self.label) {
+            self.labels.push((arena, offset, self.label.clone()));
+        }
         self.len[arena as usize] = (offset + len).next_multiple_of(ALIGN);
         Span::new(arena, offset, len)
+    }
+
+    /// Names what is planned from here on: `block.0.attention`.
+    pub fn label(&mut self, name: &str) {
+        name.clone_into(&mut self.label);
+    }
+
+    /// The layer a span was planned for.
+    pub fn owner(&self, span: RawSpan) -> &str {
+        let of = |l: &&(Arena, usize, String)| l.0 == span.arena && l.1 <= span.offset;
+        self.labels.iter().rev().find(of).map_or("", |l| &l.2)
     }
 
     /// An activation without a gradient.
@@ -106,6 +123,12 @@ impl Planner {
     /// All weights (alignment gaps included: they hold zeros in every arena) as one span.
     pub fn all_gradients(&self) -> Span<F32> {
         Span::new(Arena::Grad, 0, self.len(Arena::Grad))
+    }
+
+    /// An index span with its kind restored.
+    pub fn index_span(&self, raw: RawSpan) -> Span<U32> {
+        assert!(raw.arena == Arena::Index && raw.offset + raw.len <= self.len(Arena::Index));
+        Span::new(Arena::Index, raw.offset, raw.len)
     }
 
     /// Bytes of all arenas with 4-byte elements.

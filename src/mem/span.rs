@@ -122,3 +122,49 @@ impl RawSpan {
             && other.offset < self.offset + self.len
     }
 }
+
+/// What to do with a gradient.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Write,
+    Accumulate,
+    Skip,
+}
+
+/// A gradient's destination.
+#[derive(Clone, Copy, Debug)]
+pub enum Dst<E: Element> {
+    /// Overwrite.
+    Write(Span<E>),
+    /// Add to what is there.
+    Acc(Span<E>),
+    /// Not wanted (a frozen parameter): the work for it is saved.
+    Skip,
+}
+
+impl<E: Element> Dst<E> {
+    pub fn span(&self) -> Option<Span<E>> {
+        match self {
+            Dst::Write(s) | Dst::Acc(s) => Some(*s),
+            Dst::Skip => None,
+        }
+    }
+
+    /// Whether the gradient is added to what is there.
+    pub fn accumulates(&self) -> bool {
+        matches!(self, Dst::Acc(_))
+    }
+
+    /// Elements of the span, or `need` where none is wanted: for shape checks.
+    pub fn len_or(&self, need: usize) -> usize {
+        self.span().map_or(need, |s| s.len())
+    }
+
+    pub fn with_mode(&self, mode: Mode) -> Self {
+        match (self.span(), mode) {
+            (Some(s), Mode::Write) => Dst::Write(s),
+            (Some(s), Mode::Accumulate) => Dst::Acc(s),
+            (None, _) | (_, Mode::Skip) => Dst::Skip,
+        }
+    }
+}

@@ -1,1 +1,190 @@
-//! (being built)
+/*! What an operation is. One file an op: its contract (a struct of spans and sizes with named fields), its shape check,
+its cost, its plain-loop reference, and the cases that every backend must pass.
+
+An op does not run itself: a backend implements [`Run`] for every op of the list at the end of this file, so a missing
+op is a compile error, and timing, NaN checks or comparing two backends are one blanket implementation each.
+
+Spans may be longer than an op needs (they are planned for the largest batch): an op uses the first elements.
+Argument order: destinations, sources, sizes, scalars. Shape letters are those of ARCHITECTURE.md.
+*/
+
+#[macro_use]
+mod define;
+
+pub mod adamw;
+pub mod attention;
+pub mod case;
+pub mod cross_entropy;
+pub mod dropout;
+pub mod embedding;
+pub mod gelu;
+pub mod layer_norm;
+pub mod linear;
+pub mod prove;
+pub mod reduce;
+pub mod rows;
+pub mod sampled_softmax;
+
+pub use adamw::AdamW;
+pub use attention::{AttentionBwd, AttentionFwd};
+pub use cross_entropy::{CrossEntropyBwd, CrossEntropyFwd};
+pub use define::{Access, Spans};
+pub use dropout::{DropoutAddFwd, DropoutBwd, DropoutFwd};
+pub use embedding::{EmbeddingFwd, GatherTable, SegmentSum};
+pub use gelu::{GeluBwd, GeluFwd};
+pub use layer_norm::{LayerNormBwd, LayerNormFwd};
+pub use linear::{LinearBwd, LinearFwd};
+pub use reduce::{GradNorm, Mean};
+pub use rows::{GatherRows, ScatterRows};
+pub use sampled_softmax::{SampledSoftmaxBwd, SampledSoftmaxFwd};
+
+pub use crate::mem::{Dst, Mode};
+use crate::mem::{HostArenas, RawSpan, Scalar, Span, U32};
+
+/// Work of one call: floating-point operations and the bytes that must move at least, with 4-byte elements.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Cost {
+    pub flop: f64,
+    pub bytes: f64,
+}
+
+/// The contract of an operation.
+pub trait Op: Spans + Copy + std::fmt::Debug + Send + Sync + 'static {
+    /// Whether the spans are large enough for the sizes and the sizes make sense; the message names the field.
+    fn check(&self) -> Result<(), String>;
+
+    /// Floating-point operations and bytes of this call.
+    fn cost(&self) -> Cost;
+
+    /// The operation in plain loops, in the arithmetic of `S`: the oracle at f64, the naive implementation at f32.
+    fn reference<S: Scalar>(&self, m: &HostArenas<S>);
+
+    /// Panics when a destination overlaps another destination or a source: what makes handing out slices sound.
+    fn assert_disjoint(&self) {
+        let mut spans: [(Access, RawSpan); 24] =
+            [(Access::Read, RawSpan { arena: crate::mem::Arena::Index, offset: 0, len: 0 }); 24];
+        let mut n = 0;
+        self.uses(&mut |access, span| {
+            spans[n] = (access, span);
+            n += 1;
+        });
+        for (i, (access, span)) in spans[..n].iter().enumerate() {
+            if *access == Access::Read {
+                continue;
+            }
+            for (j, (_, other)) in spans[..n].iter().enumerate() {
+                assert!(i == j || !span.overlaps(other), "{}: {span:?} overlaps {other:?}", Self::NAME);
+            }
+        }
+    }
+}
+
+/// A backend that can run `O`. Launch failures of a device are kept and surface at the next read-back.
+pub trait Run<O: Op> {
+    fn run(&mut self, op: &O);
+}
+
+/// Moving values between the host and a backend's arenas. Real arenas speak f32 whatever they store.
+pub trait Memory {
+    fn write(&mut self, span: RawSpan, values: &[f32]);
+    fn read(&mut self, span: RawSpan, values: &mut [f32]);
+    fn write_ids(&mut self, span: Span<U32>, values: &[u32]);
+    fn read_ids(&mut self, span: Span<U32>, values: &mut [u32]);
+}
+
+impl<O: Op, B: Run<O>> Run<O> for &mut B {
+    fn run(&mut self, op: &O) {
+        (**self).run(op);
+    }
+}
+
+impl<B: Memory> Memory for &mut B {
+    fn write(&mut self, span: RawSpan, values: &[f32]) {
+        (**self).write(span, values);
+    }
+    fn read(&mut self, span: RawSpan, values: &mut [f32]) {
+        (**self).read(span, values);
+    }
+    fn write_ids(&mut self, span: Span<U32>, values: &[u32]) {
+        (**self).write_ids(span, values);
+    }
+    fn read_ids(&mut self, span: Span<U32>, values: &mut [u32]) {
+        (**self).read_ids(span, values);
+    }
+}
+
+/// `Err` naming the first span that is shorter than its shape asks for.
+pub(crate) fn fits(spans: &[(&str, usize, usize)]) -> Result<(), String> {
+    match spans.iter().find(|(_, have, need)| have < need) {
+        Some((name, have, need)) => Err(format!("{name} has {have} elements, needs {need}")),
+        None => Ok(()),
+    }
+}
+
+/// An op that does nothing: the backward pass of ops that have none.
+#[derive(Clone, Copy, Debug)]
+pub struct NoOp;
+
+impl Spans for NoOp {
+    const NAME: &'static str = "no_op";
+    fn uses(&self, _: &mut dyn FnMut(Access, RawSpan)) {}
+    fn with_modes(&self, _: &mut dyn FnMut(usize) -> Mode) -> Self {
+        *self
+    }
+}
+
+impl Op for NoOp {
+    fn check(&self) -> Result<(), String> {
+        Ok(())
+    }
+    fn cost(&self) -> Cost {
+        Cost::default()
+    }
+    fn reference<S: Scalar>(&self, _: &HostArenas<S>) {}
+}
+
+/// The one list of ops. `$each` is a macro that is called with all of them.
+#[macro_export]
+macro_rules! for_all_ops {
+    ($each:ident) => {
+        $each! {
+            NoOp, AdamW, AttentionFwd, AttentionBwd, CrossEntropyFwd, CrossEntropyBwd, DropoutFwd, DropoutAddFwd,
+            DropoutBwd, EmbeddingFwd, GatherTable, SegmentSum, GeluFwd, GeluBwd, LayerNormFwd, LayerNormBwd, LinearFwd,
+            LinearBwd, Mean, GradNorm, GatherRows, ScatterRows, SampledSoftmaxFwd, SampledSoftmaxBwd
+        }
+    };
+}
+
+macro_rules! backend_of {
+    ($($op:ident),*) => {
+        /// Whoever has memory and runs every op of the list.
+        pub trait Backend: Memory $(+ Run<$op>)* {}
+        impl<T: Memory $(+ Run<$op>)*> Backend for T {}
+    };
+}
+for_all_ops!(backend_of);
+
+/// The cases of every op, ready to prove backend `B`.
+pub fn all_cases<B: Backend + 'static>() -> Vec<Box<dyn case::AnyCase<B>>> {
+    let mut all: Vec<Box<dyn case::AnyCase<B>>> = Vec::new();
+    macro_rules! add {
+        ($($cases:expr),* $(,)?) => { $( all.extend($cases.into_iter().map(|c| Box::new(c) as Box<dyn case::AnyCase<B>>)); )* };
+    }
+    add!(
+        adamw::cases(),
+        attention::cases(),
+        cross_entropy::cases(),
+        dropout::cases(),
+        dropout::add_cases(),
+        embedding::cases(),
+        embedding::gather_cases(),
+        gelu::cases(),
+        layer_norm::cases(),
+        linear::cases(),
+        reduce::mean_cases(),
+        reduce::norm_cases(),
+        rows::cases(),
+        sampled_softmax::cases(),
+    );
+    all
+}

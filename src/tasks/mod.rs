@@ -1,1 +1,7 @@
-//! (being built)
+/*! Tasks, one file each: how a batch is made out of sequences, what is scored, and the loss. */
+
+pub mod loss;
+pub mod masked_item;
+
+pub use loss::{Loss, LossKind, LossSettings};
+pub use masked_item::{MaskSettings, MaskedItem};

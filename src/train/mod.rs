@@ -1,1 +1,13 @@
-//! (being built)
+/*! The training loop without autograd: settings, one step, the run with its checkpoints, and a trained model to ask. */
+
+pub mod checkpoint;
+pub mod engine;
+pub mod run;
+pub mod schedule;
+pub mod settings;
+pub mod trained;
+
+pub use engine::Engine;
+pub use run::{Event, RunFolder, train};
+pub use settings::{Flags, Settings};
+pub use trained::{Trained, Which};

@@ -9,13 +9,36 @@ use mipgpu::{
         rng::{Purpose, Stream},
     },
     cli::opened::OpenRun,
-    data::{Dataset, Vocab, split::SplitSpec},
+    data::{Dataset, ImportOptions, Vocab, import, split::SplitSpec},
     eval::Encoder,
 };
 
-/// A data set from (user, item, time) in input order.
+/// A data set from (user, item, time) in input order, by way of a log file and its import.
 pub fn dataset<U: ToString, I: ToString>(log: &[(U, I, Option<i64>)]) -> Dataset {
-    Dataset::from_log(&log.iter().map(|(u, i, t)| (u.to_string(), i.to_string(), *t)).collect::<Vec<_>>())
+    let dir = tempfile::tempdir().unwrap();
+    let (file, out) = (dir.path().join("log.csv"), dir.path().join("data"));
+    let timed = log.iter().all(|e| e.2.is_some());
+    let mut text = String::from(if timed { "user,item,timestamp\n" } else { "user,item\n" });
+    for (u, i, t) in log {
+        text += &format!("{},{}", u.to_string(), i.to_string());
+        if timed {
+            text += &format!(",{}", t.unwrap_or_default());
+        }
+        text.push('\n');
+    }
+    std::fs::write(&file, text).unwrap();
+    // The columns are named: with one column of small numbers the importer could not guess.
+    let named = |name: &str| Some(name.to_string());
+    let options = ImportOptions {
+        user_col: named("user"),
+        item_col: named("item"),
+        time_col: named(if timed { "timestamp" } else { "none" }),
+        rating_col: named("none"),
+        ..ImportOptions::default()
+    };
+    import(&[file], &out, &options, &mut |_| {}).unwrap();
+    // The mapped files live on after the folder is gone.
+    Dataset::open(&out).unwrap()
 }
 
 /// A data set from one string of items a user ("a b c", oldest first), users "u0", "u1", ...; times 0, 1, 2, ...

@@ -1,0 +1,611 @@
+/*! Products of small and medium matrices in f32: the building block of every op that multiplies.
+
+B is packed once into panels of two vectors' width, `[panel][k][NR]`, zero-padded, so that the inner loop reads it
+in one straight line; a packed weight serves all row tiles of all threads. A is read where it lies, element by
+element broadcast over a tile of MR rows by NR columns that stays in registers, so A may have any strides; only
+where it is walked across its rows (A^T B over thousands of rows) is a cache-sized piece of it copied. What becomes of a finished tile is the business of an [`Epilogue`]:
+store, accumulate, add a bias, take exp(logit - lse), in registers, before anything reaches memory.
+
+A tile sums over k in order, one rounding a step; results depend on the instruction set but on nothing else.
+The parallel products at the end cut rows into fixed blocks, never by the number of threads.
+*/
+
+use rayon::prelude::*;
+
+use super::{
+    scratch,
+    simd::{Isa, Kernel, Simd, dispatch},
+};
+
+/// Columns of a tile, in vectors.
+const NV: usize = 2;
+
+/// A matrix somewhere in memory: element (i, j) is `data[i * rs + j * cs]`.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    data: &'a [f32],
+    pub rows: usize,
+    pub cols: usize,
+    rs: usize,
+    cs: usize,
+    /// Copied by [`pack_rows`]: `[tile][column][MR]`.
+    tiled: bool,
+}
+
+impl<'a> View<'a> {
+    /// Panics when an element would lie outside `data`.
+    pub fn new(data: &'a [f32], rows: usize, cols: usize, rs: usize, cs: usize) -> Self {
+        let inside = rows == 0 || cols == 0 || (rows - 1) * rs + (cols - 1) * cs < data.len();
+        assert!(inside, "a view of {rows} x {cols} (strides {rs}, {cs}) reaches outside {} elements", data.len());
+        View { data, rows, cols, rs, cs, tiled: false }
+    }
+
+    /// Row-major and dense.
+    pub fn dense(data: &'a [f32], rows: usize, cols: usize) -> Self {
+        View::new(data, rows, cols, cols, 1)
+    }
+
+    /// Row `i` of a view with contiguous rows.
+    pub fn row(&self, i: usize) -> &'a [f32] {
+        assert!(self.cs == 1 && !self.tiled && i < self.rows);
+        &self.data[i * self.rs..][..self.cols]
+    }
+
+    pub fn t(self) -> Self {
+        assert!(!self.tiled);
+        View { rows: self.cols, cols: self.rows, rs: self.cs, cs: self.rs, ..self }
+    }
+
+    /// `n` rows from row `start` on.
+    pub fn rows(self, start: usize, n: usize) -> Self {
+        assert!(start + n <= self.rows && !self.tiled);
+        let data = if n == 0 { &[] } else { &self.data[start * self.rs..] };
+        View { data, rows: n, ..self }
+    }
+
+    /// `n` columns from column `start` on.
+    pub fn cols(self, start: usize, n: usize) -> Self {
+        self.t().rows(start, n).t()
+    }
+}
+
+/// B (k, n) in panels. The panel width belongs to the instruction set in use.
+#[derive(Clone, Copy)]
+pub struct Packed<'a> {
+    data: &'a [f32],
+    pub k: usize,
+    pub n: usize,
+    /// Lines of a panel; `k` may be fewer.
+    depth: usize,
+}
+
+impl Packed<'_> {
+    /// The first `k` rows and `n` columns.
+    pub fn first(self, k: usize, n: usize) -> Self {
+        assert!(k <= self.k && n <= self.n);
+        Packed { k, n, ..self }
+    }
+
+    /// `n` columns from column `start` on, which begins a panel.
+    pub fn columns(self, start: usize, n: usize) -> Self {
+        assert!(start % panel() == 0 && start + n <= self.n);
+        Packed { data: &self.data[start * self.depth..], n, ..self }
+    }
+}
+
+/// Columns of a panel.
+pub fn panel() -> usize {
+    NV * Isa::current().lanes()
+}
+
+/// Elements that [`pack`] needs for a (k, n) matrix.
+pub fn packed_len(k: usize, n: usize) -> usize {
+    k * n.next_multiple_of(panel())
+}
+
+/// Packs B into `to`, which holds at least [`packed_len`] elements.
+pub fn pack<'a>(to: &'a mut [f32], b: View) -> Packed<'a> {
+    struct Task<'a, 'b>(&'a mut [f32], View<'b>);
+    impl Kernel for Task<'_, '_> {
+        type Out = ();
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) {
+            let (to, b) = (self.0, self.1);
+            let nr = NV * S::LANES;
+            if b.rows == 0 {
+                return;
+            }
+            for (panel, j0) in to.chunks_exact_mut(b.rows * nr).zip((0..b.cols).step_by(nr)) {
+                let width = nr.min(b.cols - j0);
+                if b.cs == 1 {
+                    for (p, line) in panel.chunks_exact_mut(nr).enumerate() {
+                        let from = &b.data[p * b.rs + j0..][..width];
+                        if width == nr {
+                            for v in 0..NV {
+                                // SAFETY: both slices hold nr = NV * LANES elements.
+                                unsafe {
+                                    let x = s.load(from.as_ptr().add(v * S::LANES));
+                                    s.store(line.as_mut_ptr().add(v * S::LANES), x);
+                                }
+                            }
+                        } else {
+                            line[..width].copy_from_slice(from);
+                            line[width..].fill(0.0);
+                        }
+                    }
+                } else {
+                    // Reads run along k, which is the contiguous direction of a transposed matrix; 16 lines of the
+                    // panel at a time keep the scattered writes in the first-level cache.
+                    if width < nr {
+                        panel.fill(0.0);
+                    }
+                    for p0 in (0..b.rows).step_by(16) {
+                        let p1 = b.rows.min(p0 + 16);
+                        for j in 0..width {
+                            let column = (j0 + j) * b.cs;
+                            for p in p0..p1 {
+                                // SAFETY: (p, j0 + j) lies inside the view, p * nr + j inside the panel.
+                                unsafe {
+                                    *panel.get_unchecked_mut(p * nr + j) = *b.data.get_unchecked(column + p * b.rs)
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+    let len = packed_len(b.rows, b.cols);
+    dispatch(Task(&mut to[..len], b));
+    Packed { data: &to[..len], k: b.rows, n: b.cols, depth: b.rows }
+}
+
+/// [`pack`], panels shared among the threads.
+pub fn pack_parallel<'a>(to: &'a mut [f32], b: View) -> Packed<'a> {
+    let (k, n) = (b.rows, b.cols);
+    let len = packed_len(k, n);
+    let width = 4 * panel();
+    if k > 0 {
+        to[..len].par_chunks_mut(k * width).enumerate().for_each(|(i, to)| {
+            pack(to, b.cols(i * width, width.min(n - i * width)));
+        });
+    }
+    Packed { data: &to[..len], k, n, depth: k }
+}
+
+/// Copies a matrix whose columns are contiguous (a transposed one) into `[tile][column][MR]`, so that the product
+/// reads it in one straight line. `to` holds at least [`rows_len`] elements.
+pub fn pack_rows<'a>(to: &'a mut [f32], a: View) -> View<'a> {
+    struct Task<'a, 'b>(&'a mut [f32], View<'b>);
+    impl Kernel for Task<'_, '_> {
+        type Out = ();
+        #[inline(always)]
+        fn run<S: Simd>(self, _: S) {
+            let (to, a) = (self.0, self.1);
+            for (tile, i0) in to.chunks_exact_mut((a.cols * S::MR).max(1)).zip((0..a.rows).step_by(S::MR)) {
+                let rows = S::MR.min(a.rows - i0);
+                for (p, line) in tile.chunks_exact_mut(S::MR).enumerate() {
+                    let from = &a.data[i0 + p * a.cs..][..rows];
+                    if rows == S::MR {
+                        line.copy_from_slice(&from[..S::MR]);
+                    } else {
+                        line[..rows].copy_from_slice(from);
+                        line[rows..].fill(0.0);
+                    }
+                }
+            }
+        }
+    }
+    assert!(a.rs == 1 && !a.tiled);
+    let len = rows_len(a.rows, a.cols);
+    dispatch(Task(&mut to[..len], a));
+    View { data: &to[..len], rows: a.rows, cols: a.cols, rs: 1, cs: Isa::current().tile_rows(), tiled: true }
+}
+
+/// Elements that [`pack_rows`] needs.
+pub fn rows_len(rows: usize, cols: usize) -> usize {
+    rows.next_multiple_of(Isa::current().tile_rows()) * cols
+}
+
+/// What happens to the finished vectors of a product.
+pub trait Epilogue {
+    /// Takes `lanes` elements of row `i` from column `j` on; the lanes behind them are meaningless.
+    ///
+    /// # Safety
+    /// `s` is a token of the running instruction set, and (i, j..j+lanes) lies inside the product.
+    unsafe fn take<S: Simd>(&mut self, s: S, i: usize, j: usize, v: S::V, lanes: usize);
+}
+
+/// Where a product is written: element (i, j) at `i * rs + j`. The pointer makes it possible for tasks to write
+/// interleaved parts of one buffer.
+#[derive(Clone, Copy)]
+pub struct Dest {
+    ptr: *mut f32,
+    rs: usize,
+}
+
+// SAFETY: a plain address; the maker of a `Dest` promises that no two tasks write the same elements.
+unsafe impl Send for Dest {}
+// SAFETY: as above.
+unsafe impl Sync for Dest {}
+
+impl Dest {
+    /// A (rows, cols) destination inside `data` with rows `rs` apart. Panics when it would reach outside.
+    pub fn new(data: &mut [f32], rows: usize, cols: usize, rs: usize) -> Self {
+        assert!(rows == 0 || cols == 0 || (rows - 1) * rs + cols <= data.len(), "destination reaches outside");
+        Dest { ptr: data.as_mut_ptr(), rs }
+    }
+
+    /// The destination whose first element is (i, j) of this one.
+    ///
+    /// # Safety
+    /// (i, j) lies inside, and the parts that different tasks write do not overlap.
+    pub unsafe fn at(self, i: usize, j: usize) -> Self {
+        // SAFETY: the caller's promise.
+        Dest { ptr: unsafe { self.ptr.add(i * self.rs + j) }, rs: self.rs }
+    }
+
+    /// The first `len` elements.
+    ///
+    /// # Safety
+    /// They lie inside, and no other slice of them lives.
+    pub unsafe fn row<'a>(self, len: usize) -> &'a mut [f32] {
+        // SAFETY: the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr, len) }
+    }
+
+    #[inline(always)]
+    pub(super) fn element(self, i: usize, j: usize) -> *mut f32 {
+        self.ptr.wrapping_add(i * self.rs + j)
+    }
+}
+
+/// c = alpha * v.
+pub struct Store {
+    pub c: Dest,
+    pub alpha: f32,
+}
+
+impl Epilogue for Store {
+    #[inline(always)]
+    unsafe fn take<S: Simd>(&mut self, s: S, i: usize, j: usize, v: S::V, lanes: usize) {
+        // SAFETY: (i, j..j+lanes) lies inside the destination.
+        unsafe { super::math::store(s, self.c.element(i, j), s.mul(v, s.splat(self.alpha)), lanes) }
+    }
+}
+
+/// c += alpha * v.
+pub struct Accumulate {
+    pub c: Dest,
+    pub alpha: f32,
+}
+
+impl Epilogue for Accumulate {
+    #[inline(always)]
+    unsafe fn take<S: Simd>(&mut self, s: S, i: usize, j: usize, v: S::V, lanes: usize) {
+        let p = self.c.element(i, j);
+        // SAFETY: (i, j..j+lanes) lies inside the destination.
+        unsafe {
+            let old = super::math::load(s, p, lanes);
+            super::math::store(s, p, s.fma(v, s.splat(self.alpha), old), lanes)
+        }
+    }
+}
+
+/// c = v + bias, with one bias a column.
+pub struct Bias<'a> {
+    pub c: Dest,
+    pub bias: &'a [f32],
+}
+
+impl Epilogue for Bias<'_> {
+    #[inline(always)]
+    unsafe fn take<S: Simd>(&mut self, s: S, i: usize, j: usize, v: S::V, lanes: usize) {
+        debug_assert!(j + lanes <= self.bias.len());
+        // SAFETY: (i, j..j+lanes) lies inside the destination, and j..j+lanes inside the bias.
+        unsafe {
+            let b = super::math::load(s, self.bias.as_ptr().add(j), lanes);
+            super::math::store(s, self.c.element(i, j), s.add(v, b), lanes)
+        }
+    }
+}
+
+/// A (m, k) times packed B (k, n), every tile handed to the epilogue.
+pub fn multiply<E: Epilogue>(a: View, b: Packed, e: &mut E) {
+    struct Task<'a, 'b, E>(View<'a>, Packed<'b>, E);
+    impl<E: Epilogue> Kernel for Task<'_, '_, &mut E> {
+        type Out = ();
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) {
+            multiply_in(s, self.0, self.1, self.2)
+        }
+    }
+    dispatch(Task(a, b, e))
+}
+
+/// [`multiply`] inside a kernel.
+#[inline(always)]
+pub fn multiply_in<S: Simd, E: Epilogue>(s: S, a: View, b: Packed, e: &mut E) {
+    assert_eq!(a.cols, b.k);
+    assert!(b.data.len() >= b.depth * b.n.next_multiple_of(NV * S::LANES));
+    match S::MR {
+        8 => tiles::<S, E, 8>(s, a, b, e),
+        6 => tiles::<S, E, 6>(s, a, b, e),
+        _ => tiles::<S, E, 4>(s, a, b, e),
+    }
+}
+
+#[inline(always)]
+fn tiles<S: Simd, E: Epilogue, const MR: usize>(s: S, a: View, b: Packed, e: &mut E) {
+    let nr = NV * S::LANES;
+    for j0 in (0..b.n).step_by(nr) {
+        let panel = &b.data[j0 * b.depth..];
+        // A last panel of at most one vector's width is worked off at half the cost.
+        if b.n - j0 <= S::LANES {
+            column_of_tiles::<S, E, MR, 1>(s, a, b, panel, j0, e);
+        } else {
+            column_of_tiles::<S, E, MR, NV>(s, a, b, panel, j0, e);
+        }
+    }
+}
+
+/// All row tiles against one panel.
+#[inline(always)]
+fn column_of_tiles<S: Simd, E: Epilogue, const MR: usize, const W: usize>(
+    s: S,
+    a: View,
+    b: Packed,
+    panel: &[f32],
+    j0: usize,
+    e: &mut E,
+) {
+    let width = (W * S::LANES).min(b.n - j0);
+    assert!(panel.len() >= b.k * NV * S::LANES);
+    for i0 in (0..a.rows).step_by(MR) {
+        // A tile at the lower edge reads its last row several times and drops the copies.
+        let rows = MR.min(a.rows - i0);
+        let first = if a.tiled { i0 * a.cols } else { i0 * a.rs };
+        let mut pointers = [a.data.as_ptr(); MR];
+        for (r, p) in pointers.iter_mut().enumerate() {
+            *p = p.wrapping_add(first + r.min(rows - 1) * a.rs);
+        }
+        // SAFETY: rows i0..i0+rows lie inside the view, which holds k columns; the panel holds k lines; the epilogue
+        // gets elements of the product.
+        unsafe {
+            let acc = tile::<S, MR, W>(s, b.k, &pointers, a.cs, panel.as_ptr());
+            for (r, row) in acc.iter().enumerate() {
+                if r < rows {
+                    for (v, &x) in row.iter().enumerate() {
+                        let j = v * S::LANES;
+                        if j < width {
+                            e.take(s, i0 + r, j0 + j, x, S::LANES.min(width - j));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// MR rows of A times W vectors of a panel: MR * W vectors of sums that live in registers.
+///
+/// # Safety
+/// Each row pointer is readable at 0, cs, .., (k-1) cs; the panel holds k lines.
+#[inline(always)]
+unsafe fn tile<S: Simd, const MR: usize, const W: usize>(
+    s: S,
+    k: usize,
+    rows: &[*const f32; MR],
+    cs: usize,
+    panel: *const f32,
+) -> [[S::V; W]; MR] {
+    let mut acc = [[s.zero(); W]; MR];
+    for p in 0..k {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let line = panel.add(p * NV * S::LANES);
+            let mut b = [s.zero(); W];
+            for v in 0..W {
+                b[v] = s.load(line.add(v * S::LANES));
+            }
+            for r in 0..MR {
+                let x = s.splat(*rows[r].add(p * cs));
+                for v in 0..W {
+                    acc[r][v] = s.fma(x, b[v], acc[r][v]);
+                }
+            }
+        }
+    }
+    acc
+}
+
+/// Rows that one task of a parallel product takes: A's part and C's part stay in the second-level cache.
+pub const ROWS: usize = 128;
+
+/// C (m, n) = alpha A B in parallel over row blocks, with C dense; `acc` adds to what C holds.
+pub fn product(c: &mut [f32], a: View, b: Packed, alpha: f32, acc: bool) {
+    assert_eq!(c.len(), a.rows * b.n);
+    c.par_chunks_mut((ROWS * b.n).max(1)).enumerate().for_each(|(block, c)| {
+        let rows = c.len() / b.n;
+        let a = a.rows(block * ROWS, rows);
+        let c = Dest::new(c, rows, b.n, b.n);
+        match acc {
+            true => multiply(a, b, &mut Accumulate { c, alpha }),
+            false => multiply(a, b, &mut Store { c, alpha }),
+        }
+    });
+}
+
+/// C (m, n) = A B + bias in parallel over row blocks, with C dense.
+pub fn product_bias(c: &mut [f32], a: View, b: Packed, bias: &[f32]) {
+    assert!(c.len() == a.rows * b.n && bias.len() == b.n);
+    c.par_chunks_mut((ROWS * b.n).max(1)).enumerate().for_each(|(block, c)| {
+        let rows = c.len() / b.n;
+        let c = Dest::new(c, rows, b.n, b.n);
+        multiply(a.rows(block * ROWS, rows), b, &mut Bias { c, bias });
+    });
+}
+
+/// Rows that are packed and multiplied at a time in [`product_t`]: a panel of B and a tile of A fit the first-level
+/// cache together.
+const KC: usize = 128;
+/// Columns of A that one task of [`product_t`] takes.
+const MC: usize = 64;
+
+/// C (m, n) = or += A^T B, summed over the many rows that A (k, m) and B (k, n) share.
+///
+/// Rows are cut into parts, columns of A into blocks of 64, by the sizes alone: enough pieces for any number of
+/// threads, few partial sums. Each part is summed in order, then the parts are added in order.
+pub fn product_t(c: &mut [f32], a: View, b: View, acc: bool) {
+    assert!(a.rows == b.rows && c.len() == a.cols * b.cols);
+    let (k, m, n) = (a.rows, a.cols, b.cols);
+    let blocks = m.div_ceil(MC);
+    let wanted = 48usize.div_ceil(blocks.max(1)).clamp(1, 16);
+    let part_rows = k.div_ceil(wanted).next_multiple_of(KC).max(KC);
+    let parts = k.div_ceil(part_rows);
+    if parts == 0 || c.is_empty() {
+        if !acc {
+            c.fill(0.0);
+        }
+        return;
+    }
+    // Partial sums [block][part][MC rows of C].
+    let size = scratch::room(MC * n);
+    scratch::borrow(blocks * parts * size, |partials| {
+        partials.par_chunks_mut(size).enumerate().for_each(|(task, sum)| {
+            let (block, part) = (task / parts, task % parts);
+            let (i0, k0) = (block * MC, part * part_rows);
+            let (mc, rows) = (MC.min(m - i0), part_rows.min(k - k0));
+            product_t_part(&mut sum[..mc * n], a.cols(i0, mc).rows(k0, rows), b.rows(k0, rows));
+        });
+        // Few elements, so this pass is short; every element adds its parts in order.
+        c.par_chunks_mut(MC * n).zip(partials.par_chunks(parts * size)).for_each(|(c, sums)| {
+            let mut sums = sums.chunks_exact(size);
+            if !acc {
+                c.copy_from_slice(&sums.next().expect("at least one part")[..c.len()]);
+            }
+            for sum in sums {
+                for (c, x) in c.iter_mut().zip(sum) {
+                    *c += x;
+                }
+            }
+        });
+    });
+}
+
+/// One piece of [`product_t`]: C = A^T B, row chunk after row chunk.
+fn product_t_part(c: &mut [f32], a: View, b: View) {
+    let (m, n) = (a.cols, b.cols);
+    scratch::borrow(scratch::room(packed_len(KC, n)) + rows_len(m, KC), |mut rest| {
+        let packed_b = scratch::split(&mut rest, packed_len(KC, n));
+        for k0 in (0..a.rows).step_by(KC) {
+            let kc = KC.min(a.rows - k0);
+            let b = pack(packed_b, b.rows(k0, kc));
+            let a = pack_rows(rest, a.rows(k0, kc).t());
+            let c = Dest::new(c, m, n, n);
+            match k0 {
+                0 => multiply(a, b, &mut Store { c, alpha: 1.0 }),
+                _ => multiply(a, b, &mut Accumulate { c, alpha: 1.0 }),
+            }
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::rng::{Purpose, Stream};
+
+    fn random(len: usize, a: u32) -> Vec<f32> {
+        let mut s = Stream::new(5, Purpose::Test, a);
+        (0..len).map(|_| s.uniform() * 2.0 - 1.0).collect()
+    }
+
+    /// The product in f64, element by element.
+    fn naive(a: View, b: View) -> Vec<f64> {
+        let mut c = vec![0.0; a.rows * b.cols];
+        for i in 0..a.rows {
+            for j in 0..b.cols {
+                for p in 0..a.cols {
+                    c[i * b.cols + j] += a.data[i * a.rs + p * a.cs] as f64 * b.data[p * b.rs + j * b.cs] as f64;
+                }
+            }
+        }
+        c
+    }
+
+    fn close(got: &[f32], want: &[f64], k: usize, what: &str) {
+        // Sums of k products of numbers below 1, each rounded to half a unit.
+        let limit = 1e-7 * k as f64 + 1e-7;
+        for (i, (&g, &w)) in got.iter().zip(want).enumerate() {
+            assert!((g as f64 - w).abs() <= limit, "{what}: element {i} is {g}, want {w}");
+        }
+    }
+
+    #[test]
+    fn products_of_ragged_sizes_match_f64() {
+        for &(m, n, k) in
+            &[(1, 1, 1), (7, 33, 5), (8, 32, 64), (13, 65, 17), (130, 96, 31), (3, 7, 0), (0, 5, 4), (261, 3, 9)]
+        {
+            let (a, b) = (random(m * k, 1), random(n * k, 2));
+            for (ta, tb) in [(false, false), (true, false), (false, true), (true, true)] {
+                let av = if ta { View::dense(&a, k, m).t() } else { View::dense(&a, m, k) };
+                let bv = if tb { View::dense(&b, n, k).t() } else { View::dense(&b, k, n) };
+                let mut scratch = vec![f32::NAN; packed_len(k, n)];
+                let packed = pack(&mut scratch, bv);
+                let want = naive(av, bv);
+                // A guard band behind C: nothing may write there.
+                let mut c = vec![f32::NAN; m * n + 64];
+                c[m * n..].fill(7.0);
+                product(&mut c[..m * n], av, packed, 1.0, false);
+                close(&c[..m * n], &want, k, "product");
+                assert!(c[m * n..].iter().all(|&x| x == 7.0));
+                product(&mut c[..m * n], av, packed, -1.0, true);
+                assert!(c[..m * n].iter().all(|&x| x == 0.0), "c - c is 0");
+                let bias = random(n, 3);
+                product_bias(&mut c[..m * n], av, packed, &bias);
+                let with: Vec<f64> = want.iter().enumerate().map(|(i, w)| w + bias[i % n] as f64).collect();
+                close(&c[..m * n], &with, k + 1, "product_bias");
+            }
+        }
+    }
+
+    #[test]
+    fn reductions_over_rows_match_f64_whatever_the_threads() {
+        for &(k, m, n) in &[(1, 3, 5), (127, 8, 32), (1000, 17, 33), (5000, 64, 40), (0, 4, 4)] {
+            let (a, b) = (random(k * m, 1), random(k * n, 2));
+            let (av, bv) = (View::dense(&a, k, m), View::dense(&b, k, n));
+            let want = naive(av.t(), bv);
+            let runs: Vec<Vec<f32>> = [1, 2, 5]
+                .map(|threads| {
+                    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                    let mut c = vec![f32::NAN; m * n];
+                    pool.install(|| product_t(&mut c, av, bv, false));
+                    c
+                })
+                .into();
+            close(&runs[0], &want, k, "product_t");
+            assert!(runs[1] == runs[0] && runs[2] == runs[0]);
+            let mut twice = runs[0].clone();
+            product_t(&mut twice, av, bv, true);
+            let double: Vec<f64> = want.iter().map(|w| 2.0 * w).collect();
+            close(&twice, &double, 2 * k, "product_t, accumulated");
+        }
+    }
+
+    #[test]
+    fn strided_parts_of_a_matrix_multiply_too() {
+        // Columns 5..12 of a (9, 20) matrix, as the heads of a fused projection lie.
+        let (a, b) = (random(9 * 20, 1), random(7 * 4, 2));
+        let (av, bv) = (View::dense(&a, 9, 20).cols(5, 7), View::dense(&b, 7, 4));
+        let mut scratch = vec![0.0; packed_len(7, 4)];
+        let mut c = vec![f32::NAN; 9 * 10];
+        let dest = Dest::new(&mut c[3..], 9, 4, 10);
+        multiply(av, pack(&mut scratch, bv), &mut Store { c: dest, alpha: 1.0 });
+        let want = naive(av, bv);
+        for i in 0..9 {
+            close(&c[i * 10 + 3..][..4], &want[i * 4..][..4], 7, "strided");
+            assert!(c[i * 10..][..3].iter().chain(&c[i * 10 + 7..][..3]).all(|x| x.is_nan()));
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! Layer normalisation over blocks of rows; variance in a second pass, gradients of gamma and beta by block partials.
+
+use rayon::prelude::*;
+
+use super::{
+    Cpu,
+    math::{lanes, load, store},
+    scratch,
+    simd::{Kernel, Simd, dispatch},
+};
+use crate::ops::{LayerNormBwd, LayerNormFwd, Op, Run};
+
+/// Rows that one task takes; also the rows of one partial sum of dgamma and dbeta.
+const ROWS: usize = 256;
+
+struct Forward<'a> {
+    y: &'a mut [f32],
+    mean: &'a mut [f32],
+    rstd: &'a mut [f32],
+    x: &'a [f32],
+    gamma: &'a [f32],
+    beta: &'a [f32],
+    d: usize,
+    eps: f32,
+}
+
+impl Kernel for Forward<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let d = self.d;
+        let (gamma, beta) = (self.gamma[..d].as_ptr(), self.beta[..d].as_ptr());
+        for (i, (y, x)) in self.y.chunks_exact_mut(d).zip(self.x.chunks_exact(d)).enumerate() {
+            let (y, x) = (y.as_mut_ptr(), x.as_ptr());
+            // SAFETY: all loads and stores lie in a row of d elements, or in gamma and beta of d elements.
+            unsafe {
+                let mut sum = s.zero();
+                lanes!(S, d, |j, k| sum = s.add(sum, load(s, x.add(j), k)));
+                let mean = s.sum(sum) / d as f32;
+                let mu = s.splat(mean);
+                let mut squares = s.zero();
+                lanes!(S, d, |j, k| {
+                    let c = centred(s, x.add(j), mu, k);
+                    squares = s.fma(c, c, squares)
+                });
+                let rstd = 1.0 / (s.sum(squares) / d as f32 + self.eps).sqrt();
+                let r = s.splat(rstd);
+                lanes!(S, d, |j, k| {
+                    let xh = s.mul(s.sub(load(s, x.add(j), k), mu), r);
+                    store(s, y.add(j), s.fma(xh, load(s, gamma.add(j), k), load(s, beta.add(j), k)), k)
+                });
+                self.mean[i] = mean;
+                self.rstd[i] = rstd;
+            }
+        }
+    }
+}
+
+/// x - mean, with zeros in the lanes behind the row.
+///
+/// # Safety
+/// `x` is readable for `k` elements.
+#[inline(always)]
+unsafe fn centred<S: Simd>(s: S, x: *const f32, mean: S::V, k: usize) -> S::V {
+    // SAFETY: the caller's promise; the detour through memory happens in a row's last vector only.
+    unsafe {
+        let c = s.sub(load(s, x, k), mean);
+        if k == S::LANES {
+            return c;
+        }
+        let mut tail = [0f32; 16];
+        s.store_first(tail.as_mut_ptr(), c, k);
+        s.load(tail.as_ptr())
+    }
+}
+
+impl Run<LayerNormFwd> for Cpu {
+    fn run(&mut self, op: &LayerNormFwd) {
+        op.assert_disjoint();
+        let (n, d) = (op.n, op.d);
+        if n * d == 0 {
+            return;
+        }
+        // SAFETY: disjoint by the assertion, each taken once.
+        let (y, mean, rstd) = unsafe { (self.out(op.y, n * d), self.out(op.mean, n), self.out(op.rstd, n)) };
+        let (x, gamma, beta) = (self.get(op.x, n * d), self.get(op.gamma, d), self.get(op.beta, d));
+        y.par_chunks_mut(ROWS * d)
+            .zip(mean.par_chunks_mut(ROWS).zip(rstd.par_chunks_mut(ROWS)))
+            .zip(x.par_chunks(ROWS * d))
+            .for_each(|((y, (mean, rstd)), x)| {
+                dispatch(Forward { y, mean, rstd, x, gamma, beta, d, eps: op.eps });
+            });
+    }
+}
+
+struct Backward<'a> {
+    /// dx and whether to add to it.
+    dx: Option<(&'a mut [f32], bool)>,
+    /// This block's dgamma and dbeta, cleared here.
+    dgamma: &'a mut [f32],
+    dbeta: &'a mut [f32],
+    dy: &'a [f32],
+    x: &'a [f32],
+    gamma: &'a [f32],
+    mean: &'a [f32],
+    rstd: &'a [f32],
+}
+
+impl Kernel for Backward<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(mut self, s: S) {
+        let d = self.gamma.len();
+        let gamma = self.gamma.as_ptr();
+        self.dgamma.fill(0.0);
+        self.dbeta.fill(0.0);
+        let (dgamma, dbeta) = (self.dgamma.as_mut_ptr(), self.dbeta.as_mut_ptr());
+        for i in 0..self.mean.len() {
+            let (dy, x) = (self.dy[i * d..][..d].as_ptr(), self.x[i * d..][..d].as_ptr());
+            let (mean, rstd) = (s.splat(self.mean[i]), s.splat(self.rstd[i]));
+            // SAFETY: all loads and stores lie in rows of d elements (the partials, gamma, one row of dy, x and dx).
+            unsafe {
+                let (mut g_sum, mut gx_sum) = (s.zero(), s.zero());
+                lanes!(S, d, |j, k| {
+                    let dyj = load(s, dy.add(j), k);
+                    let xh = s.mul(s.sub(load(s, x.add(j), k), mean), rstd);
+                    let dy_xh = s.mul(dyj, xh);
+                    // Lanes behind the row hold zeros in gamma, so they add nothing here.
+                    let w = load(s, gamma.add(j), k);
+                    g_sum = s.fma(dyj, w, g_sum);
+                    gx_sum = s.fma(dy_xh, w, gx_sum);
+                    store(s, dgamma.add(j), s.add(load(s, dgamma.add(j), k), dy_xh), k);
+                    store(s, dbeta.add(j), s.add(load(s, dbeta.add(j), k), dyj), k);
+                });
+                if let Some((dx, acc)) = &mut self.dx {
+                    let dx = dx[i * d..][..d].as_mut_ptr();
+                    let (a, b) = (s.splat(s.sum(g_sum) / d as f32), s.splat(s.sum(gx_sum) / d as f32));
+                    lanes!(S, d, |j, k| {
+                        let g = s.mul(load(s, dy.add(j), k), load(s, gamma.add(j), k));
+                        let xh = s.mul(s.sub(load(s, x.add(j), k), mean), rstd);
+                        let inner = s.sub(s.sub(g, a), s.mul(xh, b));
+                        let old = if *acc { load(s, dx.add(j), k) } else { s.zero() };
+                        store(s, dx.add(j), s.fma(rstd, inner, old), k)
+                    });
+                }
+            }
+        }
+    }
+}
+
+impl Run<LayerNormBwd> for Cpu {
+    fn run(&mut self, op: &LayerNormBwd) {
+        op.assert_disjoint();
+        let (n, d) = (op.n, op.d);
+        // SAFETY: disjoint by the assertion, each taken once.
+        let (dx, dgamma, dbeta) = unsafe { (self.grad(op.dx, n * d), self.grad(op.dgamma, d), self.grad(op.dbeta, d)) };
+        let (dy, x, gamma) = (self.get(op.dy, n * d), self.get(op.x, n * d), self.get(op.gamma, d));
+        let (mean, rstd) = (self.get(op.mean, n), self.get(op.rstd, n));
+        if d == 0 {
+            return;
+        }
+        let blocks = n.div_ceil(ROWS);
+        let (acc, dx) = match dx {
+            Some((dx, acc)) => (acc, Some(dx)),
+            None => (false, None),
+        };
+        scratch::borrow(2 * blocks * d, |partials| {
+            let block = |i: usize, dx: Option<&mut [f32]>, sums: &mut [f32]| {
+                let (first, rows) = (i * ROWS, ROWS.min(n - i * ROWS));
+                let (dgamma, dbeta) = sums.split_at_mut(d);
+                dispatch(Backward {
+                    dx: dx.map(|dx| (dx, acc)),
+                    dgamma,
+                    dbeta,
+                    dy: &dy[first * d..][..rows * d],
+                    x: &x[first * d..][..rows * d],
+                    gamma,
+                    mean: &mean[first..][..rows],
+                    rstd: &rstd[first..][..rows],
+                });
+            };
+            let sums = partials.par_chunks_mut(2 * d);
+            match dx {
+                Some(dx) => sums
+                    .zip(dx.par_chunks_mut(ROWS * d))
+                    .enumerate()
+                    .for_each(|(i, (sums, dx))| block(i, Some(dx), sums)),
+                None => sums.enumerate().for_each(|(i, sums)| block(i, None, sums)),
+            }
+            super::reduce::sum_partials(dgamma, partials, 2 * d);
+            super::reduce::sum_partials(dbeta, partials.get(d..).unwrap_or(&[]), 2 * d);
+        });
+    }
+}

@@ -1,0 +1,98 @@
+/*! The CPU backend: rayon over rows, SIMD inside, f32 throughout.
+
+Promises: a result does not depend on the number of threads (work is cut by sizes, partial sums are added in a fixed
+order), and a step in its steady state allocates nothing ([`scratch`] grows once). Run a whole step inside
+`ThreadPool::install`, so that no op pays for handing its work to the pool.
+*/
+
+mod adamw;
+mod attention;
+mod cross_entropy;
+mod dropout;
+mod embedding;
+mod gelu;
+pub mod gemm;
+mod layer_norm;
+mod linear;
+pub mod math;
+mod reduce;
+mod rows;
+mod sampled_softmax;
+pub mod scratch;
+pub mod simd;
+mod softmax_tiles;
+
+use crate::{
+    mem::{Arena, Dst, Element, HostArenas, Planner, RawSpan, Span, U32},
+    ops::{Memory, NoOp, Run},
+};
+
+/// Elements of an elementwise op that one task takes: long enough to be worth handing over, and a multiple of the
+/// eight draws of a dropout block.
+const CHUNK: usize = 16 * 1024;
+
+/// Host memory of a plan, worked on by the threads of the current rayon pool.
+pub struct Cpu {
+    arenas: HostArenas<f32>,
+}
+
+impl Cpu {
+    /// Memory for everything in the plan, starting as zeros.
+    pub fn new(plan: &Planner) -> Self {
+        Cpu { arenas: HostArenas::new(plan) }
+    }
+
+    /// The first `n` elements of a source.
+    fn get<E: Element>(&self, span: Span<E>, n: usize) -> &[f32] {
+        self.arenas.get(span.first(n))
+    }
+
+    /// The first `n` elements of a destination.
+    ///
+    /// # Safety
+    /// As [`HostArenas::get_mut`]: the op has passed `assert_disjoint`, and each destination is taken once.
+    #[allow(clippy::mut_from_ref)]
+    unsafe fn out<E: Element>(&self, span: Span<E>, n: usize) -> &mut [f32] {
+        // SAFETY: the caller's promise.
+        unsafe { self.arenas.get_mut(span.first(n)) }
+    }
+
+    /// The first `n` elements of a gradient and whether to add to them; `None` where it is not wanted.
+    ///
+    /// # Safety
+    /// As [`Cpu::out`].
+    unsafe fn grad<E: Element>(&self, dst: Dst<E>, n: usize) -> Option<(&mut [f32], bool)> {
+        // SAFETY: the caller's promise.
+        dst.span().map(|span| (unsafe { self.out(span, n) }, dst.accumulates()))
+    }
+
+    fn ids(&self, span: Span<U32>, n: usize) -> &[u32] {
+        self.arenas.ids(span.first(n))
+    }
+}
+
+impl Run<NoOp> for Cpu {
+    fn run(&mut self, _: &NoOp) {}
+}
+
+impl Memory for Cpu {
+    fn write(&mut self, span: RawSpan, values: &[f32]) {
+        assert!(values.len() <= span.len);
+        self.arenas.arena_mut(span.arena)[span.offset..][..values.len()].copy_from_slice(values);
+    }
+
+    fn read(&mut self, span: RawSpan, values: &mut [f32]) {
+        assert!(values.len() <= span.len);
+        values.copy_from_slice(&self.arenas.arena(span.arena)[span.offset..][..values.len()]);
+    }
+
+    fn write_ids(&mut self, span: Span<U32>, values: &[u32]) {
+        let raw = span.raw();
+        assert!(raw.arena == Arena::Index && values.len() <= raw.len);
+        self.arenas.index_mut()[raw.offset..][..values.len()].copy_from_slice(values);
+    }
+
+    fn read_ids(&mut self, span: Span<U32>, values: &mut [u32]) {
+        values.copy_from_slice(&self.arenas.ids(span)[..values.len()]);
+    }
+}

@@ -1,0 +1,45 @@
+//! Rows picked out and put back.
+
+use rayon::prelude::*;
+
+use super::{CHUNK, Cpu};
+use crate::ops::{GatherRows, Op, Run, ScatterRows};
+
+impl Run<GatherRows> for Cpu {
+    fn run(&mut self, op: &GatherRows) {
+        op.assert_disjoint();
+        let d = op.d;
+        if d == 0 {
+            return;
+        }
+        // SAFETY: disjoint by the assertion, taken once.
+        let y = unsafe { self.out(op.y, op.m * d) };
+        let (x, row) = (self.get(op.x, op.n * d), self.ids(op.row, op.m));
+        y.par_chunks_mut(d).with_min_len(CHUNK / d + 1).zip(row).for_each(|(y, &row)| {
+            y.copy_from_slice(&x[row as usize * d..][..d]);
+        });
+    }
+}
+
+impl Run<ScatterRows> for Cpu {
+    fn run(&mut self, op: &ScatterRows) {
+        op.assert_disjoint();
+        let d = op.d;
+        // SAFETY: disjoint by the assertion, taken once.
+        let Some((dx, acc)) = (unsafe { self.grad(op.dx, op.n * d) }) else { return };
+        if !acc {
+            dx.par_chunks_mut(CHUNK).for_each(|dx| dx.fill(0.0));
+        }
+        if d == 0 {
+            return;
+        }
+        // On one thread: M rows are few beside N, and rows named twice could not be written by two.
+        for (dy, &row) in self.get(op.dy, op.m * d).chunks_exact(d).zip(self.ids(op.row, op.m)) {
+            let dx = &mut dx[row as usize * d..][..d];
+            match acc {
+                true => dx.iter_mut().zip(dy).for_each(|(x, y)| *x += y),
+                false => dx.copy_from_slice(dy),
+            }
+        }
+    }
+}

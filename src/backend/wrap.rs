@@ -1,0 +1,95 @@
+//! Backends around a backend: one blanket implementation serves every op.
+
+use std::time::{Duration, Instant};
+
+use crate::{
+    mem::{Arena, RawSpan, Span, U32},
+    ops::{Access, Cost, Memory, Op, Run},
+};
+
+macro_rules! pass_memory {
+    ($wrapper:ident) => {
+        impl<B: Memory> Memory for $wrapper<B> {
+            fn write(&mut self, span: RawSpan, values: &[f32]) {
+                self.inner.write(span, values);
+            }
+            fn read(&mut self, span: RawSpan, values: &mut [f32]) {
+                self.inner.read(span, values);
+            }
+            fn write_ids(&mut self, span: Span<U32>, values: &[u32]) {
+                self.inner.write_ids(span, values);
+            }
+            fn read_ids(&mut self, span: Span<U32>, values: &mut [u32]) {
+                self.inner.read_ids(span, values);
+            }
+        }
+    };
+}
+
+/// Finds the first op that turns finite inputs into a NaN or an infinity. Reads every destination back after every op:
+/// for finding out, not for training.
+pub struct Checked<B> {
+    pub inner: B,
+    /// The first op with a non-finite result, and the span it stands in.
+    pub first_fault: Option<(&'static str, RawSpan)>,
+    scratch: Vec<f32>,
+}
+
+impl<B> Checked<B> {
+    pub fn new(inner: B) -> Self {
+        Checked { inner, first_fault: None, scratch: Vec::new() }
+    }
+}
+
+impl<B: Memory + Run<O>, O: Op> Run<O> for Checked<B> {
+    fn run(&mut self, op: &O) {
+        self.inner.run(op);
+        if self.first_fault.is_some() {
+            return;
+        }
+        let (inner, scratch, fault) = (&mut self.inner, &mut self.scratch, &mut self.first_fault);
+        op.uses(&mut |access, span| {
+            if access == Access::Read || span.arena == Arena::Index || fault.is_some() {
+                return;
+            }
+            scratch.resize(span.len, 0.0);
+            inner.read(span, scratch);
+            if scratch.iter().any(|x| !x.is_finite()) {
+                *fault = Some((O::NAME, span));
+            }
+        });
+    }
+}
+
+pass_memory!(Checked);
+
+/// Adds up time, calls and cost by op name.
+pub struct Timed<B> {
+    pub inner: B,
+    /// (op, calls, time, cost), in order of first call.
+    pub rows: Vec<(&'static str, u64, Duration, Cost)>,
+}
+
+impl<B> Timed<B> {
+    pub fn new(inner: B) -> Self {
+        Timed { inner, rows: Vec::new() }
+    }
+}
+
+impl<B: Run<O>, O: Op> Run<O> for Timed<B> {
+    fn run(&mut self, op: &O) {
+        let start = Instant::now();
+        self.inner.run(op);
+        let (time, cost) = (start.elapsed(), op.cost());
+        match self.rows.iter_mut().find(|r| r.0 == O::NAME) {
+            Some((_, calls, total, sum)) => {
+                *calls += 1;
+                *total += time;
+                *sum = Cost { flop: sum.flop + cost.flop, bytes: sum.bytes + cost.bytes };
+            }
+            None => self.rows.push((O::NAME, 1, time, cost)),
+        }
+    }
+}
+
+pass_memory!(Timed);

@@ -1,0 +1,261 @@
+/*! An imported data set: opened in milliseconds, mapped read-only, shared freely between threads.
+
+Opening checks the manifest, every file's size and header, and the shape of all offsets; it touches a few bytes per
+user and key, never the interactions. [`Dataset::verify`] reads everything and compares checksums: that is what
+catches one flipped byte in a large set. Sets below 64 MiB are verified when opened, which takes some tens of
+milliseconds, so there a flipped byte is always caught.
+*/
+
+use std::{
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    base::{Error, Result, error::IoContext},
+    data::{
+        digits,
+        fields::ItemFields,
+        manifest::{FileEntry, Manifest},
+        shard::{Container, Shard, Tensor},
+        vocab::{Vocab, hex},
+    },
+};
+
+/// Sets up to this many bytes are verified in full when opened.
+const VERIFY_ON_OPEN_BYTES: u64 = 64 << 20;
+
+pub(crate) const COUNTS_FORMAT: &str = "mipgpu.item_counts";
+const HINT: &str = "a file was cut short or altered; import the data again with `mipgpu import`";
+
+/// An immutable, memory-mapped data set: for each user the item ids, oldest first.
+///
+/// Users are 0..[`users`](Self::users), items 0..[`items`](Self::items), both numbered in order of first appearance
+/// in the imported log. Equal times keep the order of the log.
+pub struct Dataset {
+    dir: PathBuf,
+    manifest: Manifest,
+    shards: Vec<Shard>,
+    user_keys: Vocab,
+    item_keys: Vocab,
+    counts: (Container, Tensor<u32>),
+    fields: ItemFields,
+}
+
+impl Dataset {
+    /// Opens a folder written by [`import`](crate::data::import()).
+    ///
+    /// # Errors
+    /// No data set there, or a file that is missing, truncated, foreign, of another version, or does not fit the
+    /// manifest; for sets below 64 MiB also any altered byte.
+    pub fn open(dir: &Path) -> Result<Dataset> {
+        let manifest = Manifest::read(dir)?;
+        let bad = |what: String| Error::user(format!("{}: {what}", dir.display())).hint(HINT);
+        for file in &manifest.files {
+            let path = dir.join(&file.name);
+            let found = path.metadata().at_path(&path).map_err(|e| e.hint(HINT))?.len();
+            if found != file.bytes {
+                return Err(Error::user(format!(
+                    "{}: the manifest says {} bytes, the file holds {}",
+                    path.display(),
+                    digits(file.bytes),
+                    digits(found)
+                ))
+                .hint(HINT));
+            }
+        }
+        // Checked before the structure is, so that an altered byte is reported as that and not as what it broke.
+        if manifest.files.iter().map(|f| f.bytes).sum::<u64>() < VERIFY_ON_OPEN_BYTES {
+            check_sums(dir, &manifest.files)?;
+        }
+        let path_of = |kind: &str| {
+            let file = manifest.file(kind).ok_or_else(|| bad(format!("the manifest lists no '{kind}' file")))?;
+            Ok(dir.join(&file.name))
+        };
+        let (users, items) = (manifest.users as usize, manifest.items as usize);
+        let user_keys = Vocab::open(&path_of("users")?)?;
+        let item_keys = Vocab::open(&path_of("items")?)?;
+        if (user_keys.len(), item_keys.len()) != (users, items) {
+            return Err(bad("the vocabularies do not fit the manifest".into()));
+        }
+        let counts_path = path_of("item_counts")?;
+        let counts = Container::open(&counts_path, COUNTS_FORMAT)?;
+        let counted = counts.need::<u32>("counts").map_err(|what| bad(format!("{}: {what}", counts_path.display())))?;
+        if counted.len() != items {
+            return Err(bad(format!("{} does not fit the manifest", counts_path.display())));
+        }
+        let fields = match manifest.file("item_fields") {
+            Some(file) => ItemFields::open(&dir.join(&file.name), items)?,
+            None => ItemFields::default(),
+        };
+        let (mut shards, mut next_user, mut rows) = (Vec::<Shard>::new(), 0, 0);
+        for file in manifest.files.iter().filter(|f| f.kind == "shard") {
+            let shard = Shard::open(&dir.join(&file.name))?;
+            if shard.first_user != next_user
+                || shard.has_times() != manifest.time_unit.is_some()
+                || shard.has_ratings() != manifest.ratings
+            {
+                return Err(bad(format!("{} does not continue the shard before it", file.name)));
+            }
+            next_user += shard.users();
+            rows += shard.items().len() as u64;
+            shards.push(shard);
+        }
+        if next_user != users || rows != manifest.interactions {
+            return Err(bad(format!(
+                "the manifest says {} interactions of {} users, the shards hold {} of {}",
+                digits(manifest.interactions),
+                digits(manifest.users),
+                digits(rows),
+                digits(next_user as u64)
+            )));
+        }
+        Ok(Dataset { dir: dir.into(), manifest, shards, user_keys, item_keys, counts: (counts, counted), fields })
+    }
+
+    /// Reads every byte: compares all checksums, proves every item id in range and every vocabulary sorted. About a
+    /// second per GB.
+    ///
+    /// # Errors
+    /// The first file that differs from what was imported.
+    pub fn verify(&self) -> Result<()> {
+        check_sums(&self.dir, &self.manifest.files)?;
+        let bad = |what: String| Error::user(format!("{}: {what}", self.dir.display())).hint(HINT);
+        for (name, vocab) in [("user", &self.user_keys), ("item", &self.item_keys)] {
+            vocab.check_order().map_err(|what| bad(format!("{name} vocabulary: {what}")))?;
+        }
+        let items = self.items() as u32;
+        for (n, shard) in self.shards.iter().enumerate() {
+            if let Some(id) = shard.items().iter().find(|&&id| id >= items) {
+                return Err(bad(format!("shard {n:05} holds item id {id}, but there are {items} items")));
+            }
+        }
+        Ok(())
+    }
+
+    /// The folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// How many users there are; each has at least one interaction.
+    pub fn users(&self) -> usize {
+        self.manifest.users as usize
+    }
+
+    /// How many items there are; each has at least one interaction.
+    pub fn items(&self) -> usize {
+        self.manifest.items as usize
+    }
+
+    /// How many interactions there are.
+    pub fn interactions(&self) -> u64 {
+        self.manifest.interactions
+    }
+
+    #[inline]
+    fn shard_of(&self, user: usize) -> (&Shard, usize) {
+        let shard = &self.shards[self.shards.partition_point(|s| s.first_user <= user) - 1];
+        (shard, user - shard.first_user)
+    }
+
+    /// The item ids of a user, oldest first.
+    #[inline]
+    pub fn items_of(&self, user: usize) -> &[u32] {
+        let (shard, local) = self.shard_of(user);
+        &shard.items()[shard.range(local)]
+    }
+
+    /// The times of a user's interactions, not falling, in [`ticks_per_second`](Self::ticks_per_second); `None` when
+    /// the data set has no timestamps.
+    pub fn times_of(&self, user: usize) -> Option<&[i64]> {
+        let (shard, local) = self.shard_of(user);
+        shard.times().map(|times| &times[shard.range(local)])
+    }
+
+    /// The ratings of a user's interactions; `None` when the data set has none.
+    pub fn ratings_of(&self, user: usize) -> Option<&[f32]> {
+        let (shard, local) = self.shard_of(user);
+        shard.ratings().map(|ratings| &ratings[shard.range(local)])
+    }
+
+    /// Whether interactions carry a time.
+    pub fn has_times(&self) -> bool {
+        self.manifest.time_unit.is_some()
+    }
+
+    /// How many units of [`times_of`](Self::times_of) make a second, counted from 1970-01-01 UTC; `None` when there
+    /// are no times, or they are mere numbers that order the log.
+    pub fn ticks_per_second(&self) -> Option<i64> {
+        match self.manifest.time_unit.as_deref()? {
+            "s" => Some(1),
+            "ms" => Some(1_000),
+            "us" => Some(1_000_000),
+            "ns" => Some(1_000_000_000),
+            _ => None,
+        }
+    }
+
+    /// The external keys of the users.
+    pub fn user_keys(&self) -> &Vocab {
+        &self.user_keys
+    }
+
+    /// The external keys of the items.
+    pub fn item_keys(&self) -> &Vocab {
+        &self.item_keys
+    }
+
+    /// Interactions per item (items): its popularity.
+    pub fn item_counts(&self) -> &[u32] {
+        self.counts.0.get(&self.counts.1)
+    }
+
+    /// The side fields of the items; empty when none were imported.
+    pub fn item_fields(&self) -> &ItemFields {
+        &self.fields
+    }
+
+    /// A hash of the data, in hex: changes when and only when users, items or interactions do.
+    pub fn fingerprint(&self) -> &str {
+        &self.manifest.fingerprint
+    }
+
+    /// Names of the files that were imported.
+    pub fn sources(&self) -> &[String] {
+        &self.manifest.sources
+    }
+}
+
+impl std::fmt::Debug for Dataset {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (users, items, rows) = (self.users(), self.items(), self.interactions());
+        write!(f, "Dataset({}: {users} users, {items} items, {rows} interactions)", self.dir.display())
+    }
+}
+
+/// Compares the checksum of every file, several at a time.
+fn check_sums(dir: &Path, files: &[FileEntry]) -> Result<()> {
+    files.par_iter().try_for_each(|entry| {
+        let path = dir.join(&entry.name);
+        // Read, not mapped: pages of a mapping would count as this process's memory.
+        let mut file = File::open(&path).at_path(&path)?;
+        let mut hash = Sha256::new();
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            match file.read(&mut buffer).at_path(&path)? {
+                0 => break,
+                n => hash.update(&buffer[..n]),
+            }
+        }
+        if hex(&hash.finalize()) != entry.sha256 {
+            return Err(Error::user(format!("{}: its checksum does not match the manifest", path.display()))
+                .hint("the file was altered or damaged; import the data again with `mipgpu import`"));
+        }
+        Ok(())
+    })
+}

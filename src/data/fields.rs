@@ -1,0 +1,147 @@
+//! Side fields of items (genres, director, …): categorical, any number of values per item and field.
+
+use std::path::Path;
+
+use crate::{
+    base::{Error, Result},
+    data::{
+        shard::{Container, Tensor, image},
+        vocab::{Columns, Parts},
+    },
+};
+
+/// All side fields of a data set; empty where none were imported.
+#[derive(Default)]
+pub struct ItemFields {
+    container: Option<Container>,
+    fields: Vec<FieldParts>,
+}
+
+struct FieldParts {
+    name: String,
+    /// `field.N.offsets` (items+1) into `values`.
+    offsets: Tensor<u64>,
+    /// `field.N.values`: ids into the field's own vocabulary.
+    values: Tensor<u32>,
+    vocab: Parts,
+}
+
+/// One side field.
+#[derive(Clone, Copy)]
+pub struct ItemField<'a> {
+    container: &'a Container,
+    parts: &'a FieldParts,
+}
+
+impl<'a> ItemField<'a> {
+    /// The column's name in the imported file.
+    pub fn name(&self) -> &'a str {
+        &self.parts.name
+    }
+
+    /// How many distinct values the field has; value ids are 0..values().
+    pub fn values(&self) -> usize {
+        self.parts.vocab.len()
+    }
+
+    /// The text of a value id.
+    pub fn value(&self, id: usize) -> &'a str {
+        self.parts.vocab.key(self.container, id)
+    }
+
+    /// The id of a value's text.
+    pub fn find(&self, value: &str) -> Option<u32> {
+        self.parts.vocab.find_key(self.container, value)
+    }
+
+    /// The value ids of an item, in the order they stood in the file; empty when the item has none.
+    pub fn ids_of(&self, item: usize) -> &'a [u32] {
+        let offsets = self.container.get(&self.parts.offsets);
+        &self.container.get(&self.parts.values)[offsets[item] as usize..offsets[item + 1] as usize]
+    }
+
+    /// The values of an item as text.
+    pub fn values_of(&self, item: usize) -> impl Iterator<Item = &'a str> {
+        let field = *self;
+        self.ids_of(item).iter().map(move |&id| field.value(id as usize))
+    }
+}
+
+/// A field while it is being imported: per item its values, as ids in order of first appearance.
+pub(crate) struct FieldBuilder {
+    pub name: String,
+    pub offsets: Vec<u64>,
+    pub values: Vec<u32>,
+    pub keys: Vec<String>,
+}
+
+impl ItemFields {
+    const FORMAT: &str = "mipgpu.item_fields";
+
+    /// Lays the fields out as a file.
+    pub(crate) fn image(fields: &[FieldBuilder]) -> Vec<u8> {
+        let vocabs: Vec<Columns> = fields.iter().map(|f| Columns::new(&f.keys)).collect();
+        let mut tensors: Vec<(String, &'static str, &[u8])> = Vec::new();
+        for (n, (field, vocab)) in fields.iter().zip(&vocabs).enumerate() {
+            tensors.push((format!("field.{n}.offsets"), "U64", bytemuck::cast_slice(&field.offsets)));
+            tensors.push((format!("field.{n}.vocab.offsets"), "U64", vocab.offsets()));
+            tensors.push((format!("field.{n}.values"), "U32", bytemuck::cast_slice(&field.values)));
+            tensors.push((format!("field.{n}.vocab.order"), "U32", vocab.order()));
+            tensors.push((format!("field.{n}.vocab.bytes"), "U8", &vocab.bytes));
+        }
+        // Wide elements first, so that every tensor is aligned.
+        tensors.sort_by_key(|(_, dtype, _)| ["U64", "U32", "U8"].iter().position(|d| d == dtype));
+        let tensors: Vec<_> = tensors.iter().map(|(name, dtype, bytes)| (name.as_str(), *dtype, *bytes)).collect();
+        let names = serde_json::to_string(&fields.iter().map(|f| &f.name).collect::<Vec<_>>());
+        image(Self::FORMAT, &[("fields", names.expect("a list of strings is JSON"))], &tensors)
+    }
+
+    /// Maps the side fields of a data set with `items` items.
+    pub(crate) fn open(path: &Path, items: usize) -> Result<Self> {
+        let container = Container::open(path, Self::FORMAT)?;
+        let fields = Self::find(&container, items).map_err(|what| {
+            Error::user(format!("{}: {what}", path.display())).hint("import the data again with `mipgpu import`")
+        })?;
+        Ok(ItemFields { container: Some(container), fields })
+    }
+
+    fn find(container: &Container, items: usize) -> std::result::Result<Vec<FieldParts>, String> {
+        let names: Option<Vec<String>> = container.meta.get("fields").and_then(|text| serde_json::from_str(text).ok());
+        let mut fields = Vec::new();
+        for (n, name) in names.ok_or("its metadata lacks the names of the fields")?.into_iter().enumerate() {
+            let vocab = Parts::find(container, &format!("field.{n}.vocab."))?;
+            let offsets = container.need::<u64>(&format!("field.{n}.offsets"))?;
+            let values = container.need::<u32>(&format!("field.{n}.values"))?;
+            let (bounds, ids) = (container.get(&offsets), container.get(&values));
+            if bounds.len() != items + 1
+                || bounds[0] != 0
+                || bounds[items] != ids.len() as u64
+                || !bounds.is_sorted()
+                || ids.iter().any(|&id| id as usize >= vocab.len())
+            {
+                return Err(format!("field '{name}' does not fit the {items} items of the data"));
+            }
+            fields.push(FieldParts { name, offsets, values, vocab });
+        }
+        Ok(fields)
+    }
+
+    /// How many fields there are.
+    pub fn len(&self) -> usize {
+        self.fields.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.fields.is_empty()
+    }
+
+    /// The fields in the order of the imported file.
+    pub fn iter(&self) -> impl Iterator<Item = ItemField<'_>> {
+        self.container.iter().flat_map(|c| self.fields.iter().map(move |parts| ItemField { container: c, parts }))
+    }
+
+    /// The field of a name.
+    pub fn get(&self, name: &str) -> Option<ItemField<'_>> {
+        self.iter().find(|f| f.name() == name)
+    }
+}

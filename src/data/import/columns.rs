@@ -1,0 +1,333 @@
+//! Which column is the user, the item, the time, the rating: by the user's word, by name, by content.
+
+use crate::{
+    base::{Error, Result, error::nearest},
+    data::import::{ImportOptions, time::TimeKind},
+};
+
+/// Names by which columns are known, lower case without `_`, `-`, blanks; the first match in this order wins, so the
+/// surer name stands earlier.
+const USER: &[&str] = &[
+    "user",
+    "userid",
+    "uid",
+    "userkey",
+    "useruuid",
+    "visitorid",
+    "visitor",
+    "customerid",
+    "customer",
+    "customerkey",
+    "customeruniqueid",
+    "reviewerid",
+    "reviewer",
+    "memberid",
+    "member",
+    "accountid",
+    "account",
+    "profileid",
+    "clientid",
+    "client",
+    "buyerid",
+    "readerid",
+    "listenerid",
+    "personid",
+    "deviceid",
+    "householdkey",
+    "msno",
+    "sessionid",
+    "session",
+    "u",
+];
+const ITEM: &[&str] = &[
+    "item",
+    "itemid",
+    "iid",
+    "itemkey",
+    "itemuuid",
+    "movieid",
+    "movie",
+    "filmid",
+    "productid",
+    "product",
+    "productkey",
+    "parentasin",
+    "asin",
+    "articleid",
+    "article",
+    "sku",
+    "stockcode",
+    "goodsid",
+    "trackid",
+    "track",
+    "songid",
+    "song",
+    "artistid",
+    "artist",
+    "albumid",
+    "bookid",
+    "book",
+    "isbn",
+    "businessid",
+    "gmapid",
+    "venueid",
+    "poiid",
+    "locationid",
+    "placeid",
+    "videoid",
+    "video",
+    "showid",
+    "newsid",
+    "news",
+    "gameid",
+    "game",
+    "appid",
+    "app",
+    "contentid",
+    "adid",
+    "courseid",
+    "recipeid",
+    "animeid",
+    "postid",
+    "i",
+];
+const TIME: &[&str] = &[
+    "timestamp",
+    "time",
+    "ts",
+    "unixreviewtime",
+    "unixtime",
+    "timestampms",
+    "datetime",
+    "date",
+    "eventtime",
+    "eventtimestamp",
+    "createdat",
+    "created",
+    "createtime",
+    "playedat",
+    "listenedat",
+    "orderdate",
+    "invoicedate",
+    "purchasedate",
+    "transactiondate",
+    "tdat",
+    "reviewdate",
+    "ratedat",
+    "clicktime",
+    "utctime",
+    "epoch",
+    "t",
+];
+const RATING: &[&str] =
+    &["rating", "ratings", "score", "stars", "star", "starrating", "overall", "rate", "reviewscore", "weight", "plays"];
+
+/// What a column is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    User,
+    Item,
+    Time,
+    Rating,
+}
+
+impl Role {
+    pub const ALL: [Role; 4] = [Role::User, Role::Item, Role::Time, Role::Rating];
+
+    pub fn name(self) -> &'static str {
+        ["user", "item", "time", "rating"][self as usize]
+    }
+
+    fn synonyms(self) -> &'static [&'static str] {
+        [USER, ITEM, TIME, RATING][self as usize]
+    }
+
+    fn wish(self, options: &ImportOptions) -> Option<&str> {
+        let wishes = [&options.user_col, &options.item_col, &options.time_col, &options.rating_col];
+        wishes[self as usize].as_deref()
+    }
+}
+
+/// The columns of one file, by their place from 0.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Columns {
+    pub user: usize,
+    pub item: usize,
+    pub time: Option<usize>,
+    pub rating: Option<usize>,
+}
+
+impl Columns {
+    pub fn of(&self, role: Role) -> Option<usize> {
+        [Some(self.user), Some(self.item), self.time, self.rating][role as usize]
+    }
+}
+
+/// A name without its type suffix (RecBole's `user_id:token`).
+pub(crate) fn bare(name: &str) -> &str {
+    name.split_once(':').map_or(name, |(bare, _)| bare)
+}
+
+fn normal(name: &str) -> String {
+    bare(name).chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
+}
+
+/// Whether a cell is a name that some role goes by: then its row is a header.
+pub(crate) fn is_known(cell: &str) -> bool {
+    let name = normal(cell);
+    Role::ALL.iter().any(|role| role.synonyms().contains(&name.as_str()))
+}
+
+/// The column that goes by the best name for a role.
+pub(crate) fn by_name(names: &[String], role: Role) -> Option<usize> {
+    let normal: Vec<String> = names.iter().map(|n| normal(n)).collect();
+    role.synonyms().iter().find_map(|s| normal.iter().position(|n| n == s))
+}
+
+/// The column that the user named: by name, or by number from 1.
+pub(crate) fn by_wish(names: &[String], wish: &str, flag: &str) -> Result<usize> {
+    let same = |f: &dyn Fn(&str) -> bool| names.iter().position(|n| f(n));
+    let number = || wish.parse::<usize>().ok().filter(|n| (1..=names.len()).contains(n)).map(|n| n - 1);
+    same(&|n| n == wish)
+        .or_else(|| same(&|n| bare(n) == wish))
+        .or_else(|| same(&|n| bare(n).eq_ignore_ascii_case(wish)))
+        .or_else(number)
+        .ok_or_else(|| {
+            let error = Error::user(format!("no column '{wish}' (the columns are: {})", names.join(", ")));
+            match nearest(wish, names.iter().map(|n| bare(n))) {
+                Some(name) => error.hint(format!("did you mean {flag} {name}?")),
+                None => error.hint(format!("{flag} takes a column's name, or its number from 1")),
+            }
+        })
+}
+
+/// Finds the columns of a file. `named`: the file names its columns; otherwise they are told by content, from the
+/// first cells of each in `sample`.
+///
+/// # Errors
+/// A wished column that is not there; no column for the user or the item.
+pub(crate) fn choose(
+    names: &[String],
+    named: bool,
+    sample: &[Vec<String>],
+    options: &ImportOptions,
+) -> Result<Columns> {
+    let mut found = [None; 4];
+    let mut refused = [false; 4];
+    for role in Role::ALL {
+        let flag = format!("--{}-col", role.name());
+        match role.wish(options) {
+            Some("none") if matches!(role, Role::Time | Role::Rating) => refused[role as usize] = true,
+            Some(wish) => found[role as usize] = Some(by_wish(names, wish, &flag)?),
+            None if named => found[role as usize] = by_name(names, role),
+            None => {}
+        }
+    }
+    if !named {
+        by_content(names.len(), sample, &mut found);
+    }
+    for role in [Role::Time, Role::Rating] {
+        if refused[role as usize] {
+            found[role as usize] = None;
+        }
+    }
+    let need = |role: Role| {
+        found[role as usize].ok_or_else(|| {
+            Error::user(format!("no column looks like the {} (the columns are: {})", role.name(), names.join(", ")))
+                .hint(format!("name it with --{}-col NAME", role.name()))
+        })
+    };
+    let columns = Columns { user: need(Role::User)?, item: need(Role::Item)?, time: found[2], rating: found[3] };
+    if columns.user == columns.item {
+        return Err(Error::user(format!("column '{}' cannot be both user and item", names[columns.user]))
+            .hint("name them with --user-col and --item-col"));
+    }
+    Ok(columns)
+}
+
+/// Without names: the first two free columns are user and item; of the others, the first that holds times is the
+/// time, and the first that holds small numbers is the rating.
+fn by_content(columns: usize, sample: &[Vec<String>], found: &mut [Option<usize>; 4]) {
+    for role in [Role::User, Role::Item] {
+        if found[role as usize].is_none() {
+            found[role as usize] = (0..columns).find(|c| !found.contains(&Some(*c)));
+        }
+    }
+    let cells = |c: usize| sample.iter().filter_map(move |row| row.get(c)).map(String::as_str);
+    if found[2].is_none() {
+        found[2] = (0..columns).find(|&c| {
+            !found.contains(&Some(c))
+                && cells(c).count() > 0
+                && cells(c).all(|cell| TimeKind::of_sample([cell].into_iter()).parse(cell.as_bytes()).is_some())
+                && TimeKind::of_sample(cells(c)) != TimeKind::Number { unit: "unknown" }
+        });
+    }
+    if found[3].is_none() {
+        found[3] = (0..columns).find(|&c| {
+            let number = |cell: &str| cell.parse::<f32>().is_ok_and(|x| x.is_finite() && x.abs() <= 100.0);
+            !found.contains(&Some(c)) && cells(c).count() > 0 && cells(c).all(number)
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(text: &str) -> Vec<String> {
+        text.split(',').map(str::to_owned).collect()
+    }
+
+    fn chosen(text: &str, options: &ImportOptions) -> Result<Columns> {
+        choose(&names(text), true, &[], options)
+    }
+
+    #[test]
+    fn names_of_well_known_logs() {
+        let columns = |user, item, time, rating| Columns { user, item, time, rating };
+        for (header, expected) in [
+            ("userId,movieId,rating,timestamp", columns(0, 1, Some(3), Some(2))),
+            ("timestamp,visitorid,event,itemid,transactionid", columns(1, 3, Some(0), None)),
+            ("user_id:token,item_id:token,rating:float,timestamp:float", columns(0, 1, Some(3), Some(2))),
+            ("session_id,item_id,timestamp", columns(0, 1, Some(2), None)),
+            ("reviewerID,asin,overall,reviewTime,unixReviewTime", columns(0, 1, Some(4), Some(2))),
+            ("t_dat,customer_id,article_id,price", columns(1, 2, Some(0), None)),
+            ("SessionId,UserId,ItemId,Time", columns(1, 2, Some(3), None)),
+        ] {
+            assert_eq!(chosen(header, &ImportOptions::default()).unwrap(), expected, "{header}");
+        }
+    }
+
+    #[test]
+    fn wishes_go_by_name_case_or_number_and_come_first() {
+        let options = |user: &str| ImportOptions { user_col: Some(user.into()), ..Default::default() };
+        for wish in ["who", "WHO", "2"] {
+            assert_eq!(chosen("user,who,item", &options(wish)).unwrap().user, 1, "{wish}");
+        }
+        let error = chosen("user,who,item", &options("whoo")).unwrap_err().to_string();
+        assert!(error.contains("no column 'whoo'") && error.contains("did you mean --user-col who?"), "{error}");
+        let none = ImportOptions { time_col: Some("none".into()), ..Default::default() };
+        assert_eq!(chosen("user,item,time", &none).unwrap().time, None);
+    }
+
+    #[test]
+    fn a_missing_column_is_named_with_what_there_is() {
+        let error = chosen("user,thing,when", &ImportOptions::default()).unwrap_err().to_string();
+        assert!(error.contains("looks like the item (the columns are: user, thing, when)"), "{error}");
+    }
+
+    #[test]
+    fn without_names_content_decides() {
+        let sample = |rows: &[&str]| -> Vec<Vec<String>> { rows.iter().map(|r| names(r)).collect() };
+        let columns = |rows: &[&str]| {
+            let n = names(rows[0]).len();
+            let numbered: Vec<String> = (1..=n).map(|i| i.to_string()).collect();
+            choose(&numbered, false, &sample(rows), &ImportOptions::default()).unwrap()
+        };
+        assert_eq!(columns(&["1,2"]), Columns { user: 0, item: 1, time: None, rating: None });
+        assert_eq!(columns(&["1,2,978300760"]).time, Some(2));
+        assert_eq!(columns(&["1,2,4.5"]).rating, Some(2));
+        assert_eq!(columns(&["1,2,5,978300760"]), Columns { user: 0, item: 1, time: Some(3), rating: Some(2) });
+        assert_eq!(columns(&["a,b,2020-01-01,3"]), Columns { user: 0, item: 1, time: Some(2), rating: Some(3) });
+    }
+}

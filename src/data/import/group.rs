@@ -1,0 +1,316 @@
+/*! Rows in the order of the log -> histories, user after user, oldest first.
+
+Rows stand in a [`Spill`] with the number of rows of each user known. Runs of users that fit the memory are taken one
+after the other: a counting sort by user, then a stable sort of each history by time, then the duplicates rule. When
+there is more than one run, rows are first dealt out into one spill a run. Both sorts are stable, so rows of equal time
+keep the order of the log, and the result does not depend on how many runs there were.
+*/
+
+use std::{ops::Range, path::Path};
+
+use rayon::{iter::IntoParallelIterator, prelude::*};
+
+use crate::{
+    base::Result,
+    data::import::{Duplicates, spill::Spill},
+};
+
+/// How a row is laid out in a spill: user u32, item u32, then time i64 and rating f32 where the log has them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RowCodec {
+    pub times: bool,
+    pub ratings: bool,
+}
+
+impl RowCodec {
+    pub fn width(self) -> usize {
+        8 + if self.times { 8 } else { 0 } + if self.ratings { 4 } else { 0 }
+    }
+
+    #[inline]
+    pub fn encode(self, user: u32, item: u32, time: i64, rating: f32, out: &mut Vec<u8>) {
+        out.extend_from_slice(&(user as u64 | (item as u64) << 32).to_le_bytes());
+        if self.times {
+            out.extend_from_slice(&time.to_le_bytes());
+        }
+        if self.ratings {
+            out.extend_from_slice(&rating.to_le_bytes());
+        }
+    }
+
+    #[inline]
+    fn decode(self, row: &[u8]) -> (u32, u32, i64, f32) {
+        let word = |at: usize| u32::from_le_bytes(row[at..at + 4].try_into().expect("four bytes"));
+        let time = if self.times { word(8) as u64 | (word(12) as u64) << 32 } else { 0 };
+        let rating = if self.ratings { f32::from_bits(word(self.width() - 4)) } else { 0.0 };
+        (word(0), word(4), time as i64, rating)
+    }
+}
+
+/// Takes one history: item ids, times, ratings (the latter two empty where the log has none).
+pub(crate) type Sink<'a> = &'a mut dyn FnMut(&[u32], &[i64], &[f32]) -> Result<()>;
+
+/// Bounds on what grouping holds in memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GroupLimits {
+    /// Rows of one run of users (a single user may have more).
+    pub run_rows: u64,
+    /// Bytes of all write buffers while rows are dealt out.
+    pub buffer_bytes: u64,
+}
+
+/// Histories of one run of users.
+#[derive(Default)]
+struct Run {
+    items: Vec<u32>,
+    times: Vec<i64>,
+    ratings: Vec<f32>,
+}
+
+/// Groups all rows. `counts` (users): rows of each user. `sink` gets every user in order: items, times, ratings.
+/// Gives how many duplicates were dropped.
+pub(crate) fn group(
+    mut rows: Spill,
+    codec: RowCodec,
+    counts: &[u32],
+    duplicates: Duplicates,
+    limits: GroupLimits,
+    dir: &Path,
+    sink: Sink,
+) -> Result<u64> {
+    let runs = cut(counts, limits.run_rows);
+    if runs.len() <= 1 {
+        let all = 0..counts.len();
+        return group_run(&mut rows, codec, counts, all, duplicates, sink);
+    }
+    let mut run_of = vec![0u32; counts.len()];
+    for (n, run) in runs.iter().enumerate() {
+        run_of[run.clone()].fill(n as u32);
+    }
+    let chunk = (limits.buffer_bytes / runs.len() as u64).clamp(4 << 10, 1 << 20) as usize;
+    let mut dealt: Vec<Spill> =
+        (0..runs.len()).map(|n| Spill::new(&dir.join(format!("run-{n:05}.tmp")), codec.width(), chunk, 0)).collect();
+    rows.for_each(|piece| {
+        piece.chunks_exact(codec.width()).try_for_each(|row| {
+            let user = u32::from_le_bytes(row[..4].try_into().expect("four bytes"));
+            dealt[run_of[user as usize] as usize].write(row)
+        })
+    })?;
+    drop(rows);
+    let mut dropped = 0;
+    for (spill, users) in dealt.into_iter().zip(runs) {
+        // Each spill goes when its run is done and gives its disk space back.
+        let mut spill = spill;
+        dropped += group_run(&mut spill, codec, counts, users, duplicates, sink)?;
+    }
+    Ok(dropped)
+}
+
+/// Cuts users into runs of at most `most` rows; a user with more makes a run alone.
+fn cut(counts: &[u32], most: u64) -> Vec<Range<usize>> {
+    let (mut runs, mut start, mut rows) = (Vec::new(), 0, 0u64);
+    for (user, &count) in counts.iter().enumerate() {
+        if user > start && rows + count as u64 > most {
+            runs.push(start..user);
+            (start, rows) = (user, 0);
+        }
+        rows += count as u64;
+    }
+    if start < counts.len() {
+        runs.push(start..counts.len());
+    }
+    runs
+}
+
+fn group_run(
+    rows: &mut Spill,
+    codec: RowCodec,
+    counts: &[u32],
+    users: Range<usize>,
+    duplicates: Duplicates,
+    sink: Sink,
+) -> Result<u64> {
+    let mut next = Vec::with_capacity(users.len());
+    let mut total = 0;
+    for &count in &counts[users.clone()] {
+        next.push(total);
+        total += count as usize;
+    }
+    let mut run = Run {
+        items: vec![0; total],
+        times: vec![0; if codec.times { total } else { 0 }],
+        ratings: vec![0.0; if codec.ratings { total } else { 0 }],
+    };
+    rows.for_each(|piece| {
+        for row in piece.chunks_exact(codec.width()) {
+            let (user, item, time, rating) = codec.decode(row);
+            let at = &mut next[user as usize - users.start];
+            run.items[*at] = item;
+            if codec.times {
+                run.times[*at] = time;
+            }
+            if codec.ratings {
+                run.ratings[*at] = rating;
+            }
+            *at += 1;
+        }
+        Ok(())
+    })?;
+    drop(next);
+    // Some hundred tasks balance well and cost nothing.
+    let counts = &counts[users];
+    let tasks = cut(counts, (total as u64 / 256).max(4096));
+    let (mut items, mut times, mut ratings) =
+        (run.items.as_mut_slice(), run.times.as_mut_slice(), run.ratings.as_mut_slice());
+    let mut parts = Vec::with_capacity(tasks.len());
+    for task in tasks {
+        let rows: usize = counts[task.clone()].iter().map(|&c| c as usize).sum();
+        let histories = Histories {
+            items: items.split_off_mut(..rows).expect("in range"),
+            times: if codec.times { times.split_off_mut(..rows).expect("in range") } else { &mut [] },
+            ratings: if codec.ratings { ratings.split_off_mut(..rows).expect("in range") } else { &mut [] },
+        };
+        parts.push((histories, &counts[task]));
+    }
+    let kept: Vec<Vec<u32>> =
+        parts.into_par_iter().map(|(histories, counts)| histories.sort(counts, duplicates)).collect();
+    let (mut at, mut dropped) = (0, 0);
+    for (&count, &kept) in counts.iter().zip(kept.iter().flatten()) {
+        let (start, end) = (at, at + kept as usize);
+        let times = if codec.times { &run.times[start..end] } else { &[] };
+        let ratings = if codec.ratings { &run.ratings[start..end] } else { &[] };
+        sink(&run.items[start..end], times, ratings)?;
+        dropped += (count - kept) as u64;
+        at += count as usize;
+    }
+    Ok(dropped)
+}
+
+/// Histories of neighbouring users, one after the other.
+struct Histories<'a> {
+    items: &'a mut [u32],
+    times: &'a mut [i64],
+    ratings: &'a mut [f32],
+}
+
+impl Histories<'_> {
+    /// Sorts each history by time and applies the duplicates rule; gives how many rows of each remain (at its front).
+    fn sort(self, counts: &[u32], duplicates: Duplicates) -> Vec<u32> {
+        let (mut start, mut kept) = (0, Vec::with_capacity(counts.len()));
+        let mut order: Vec<u32> = Vec::new();
+        for &count in counts {
+            let range = start..start + count as usize;
+            start = range.end;
+            let items = &mut self.items[range.clone()];
+            let times: &mut [i64] = if self.times.is_empty() { &mut [] } else { &mut self.times[range.clone()] };
+            let ratings: &mut [f32] = if self.ratings.is_empty() { &mut [] } else { &mut self.ratings[range] };
+            // Many logs are in order already.
+            if !times.is_sorted() {
+                order.clear();
+                order.extend(0..count);
+                order.sort_by_key(|&i| times[i as usize]);
+                take(items, &order);
+                take(ratings, &order);
+                take(times, &order);
+            }
+            if duplicates == Duplicates::Keep {
+                kept.push(count);
+                continue;
+            }
+            let keep = distinct(items, duplicates);
+            take(items, &keep);
+            take(ratings, &keep);
+            take(times, &keep);
+            kept.push(keep.len() as u32);
+        }
+        kept
+    }
+}
+
+/// `xs[i] = xs[order[i]]`; columns that the log does not have are empty and stay so.
+fn take<T: Copy>(xs: &mut [T], order: &[u32]) {
+    if !xs.is_empty() {
+        let taken: Vec<T> = order.iter().map(|&i| xs[i as usize]).collect();
+        xs[..taken.len()].copy_from_slice(&taken);
+    }
+}
+
+/// Places of the first or last occurrence of each item, rising.
+fn distinct(items: &[u32], duplicates: Duplicates) -> Vec<u32> {
+    let mut order: Vec<u32> = (0..items.len() as u32).collect();
+    order.sort_by_key(|&i| items[i as usize]);
+    let same = |a: &u32, b: &u32| items[*a as usize] == items[*b as usize];
+    let mut keep: Vec<u32> = order
+        .chunk_by(same)
+        .map(|group| if duplicates == Duplicates::First { group[0] } else { group[group.len() - 1] })
+        .collect();
+    keep.sort_unstable();
+    keep
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::rng::{Purpose, Stream};
+
+    type History = Vec<(u32, i64, f32)>;
+
+    /// The same by the plainest means: one list a user, sorted by time.
+    fn by_hand(rows: &[(u32, u32, i64, f32)], users: usize, duplicates: Duplicates) -> Vec<History> {
+        let mut all = vec![History::new(); users];
+        rows.iter().for_each(|r| all[r.0 as usize].push((r.1, r.2, r.3)));
+        for history in &mut all {
+            history.sort_by_key(|r| r.1);
+            let whole = history.clone();
+            let mut at = 0;
+            history.retain(|row| {
+                at += 1;
+                match duplicates {
+                    Duplicates::Keep => true,
+                    Duplicates::First => !whole[..at - 1].iter().any(|r| r.0 == row.0),
+                    Duplicates::Last => !whole[at..].iter().any(|r| r.0 == row.0),
+                }
+            });
+        }
+        all
+    }
+
+    #[test]
+    fn any_number_of_runs_gives_what_a_plain_sort_gives() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut draw = Stream::new(3, Purpose::Test, 0);
+        let users = 40;
+        // Few distinct times and items: many ties and duplicates. Ratings number the rows.
+        let rows: Vec<(u32, u32, i64, f32)> = (0..3000)
+            .map(|i| {
+                let user = (draw.below(users as u64) * draw.below(users as u64) / users as u64) as u32;
+                (user, draw.below(30) as u32, draw.below(9) as i64 - 4, i as f32)
+            })
+            .collect();
+        let mut counts = vec![0u32; users];
+        rows.iter().for_each(|r| counts[r.0 as usize] += 1);
+        let codec = RowCodec { times: true, ratings: true };
+        for duplicates in [Duplicates::Keep, Duplicates::First, Duplicates::Last] {
+            let expected = by_hand(&rows, users, duplicates);
+            for run_rows in [1, 50, 700, u64::MAX] {
+                let mut spill = Spill::new(&dir.path().join("rows"), codec.width(), 200, 1000);
+                for r in &rows {
+                    let mut bytes = Vec::new();
+                    codec.encode(r.0, r.1, r.2, r.3, &mut bytes);
+                    spill.write(&bytes).unwrap();
+                }
+                let mut got = Vec::new();
+                let limits = GroupLimits { run_rows, buffer_bytes: 100 };
+                let dropped =
+                    group(spill, codec, &counts, duplicates, limits, dir.path(), &mut |items, times, ratings| {
+                        got.push((0..items.len()).map(|i| (items[i], times[i], ratings[i])).collect::<History>());
+                        Ok(())
+                    });
+                assert_eq!(got, expected, "{duplicates:?}, runs of {run_rows}");
+                let kept: usize = expected.iter().map(Vec::len).sum();
+                assert_eq!(dropped.unwrap(), (rows.len() - kept) as u64);
+            }
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "no temporary file is left");
+    }
+}

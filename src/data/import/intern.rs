@@ -1,0 +1,149 @@
+/*! Keys -> dense ids in order of first appearance, compactly: all key bytes in one buffer, one offset a key, and an
+open-addressing table of 8-byte slots (32 bits of hash against needless key reads, 32 bits of id). About 24 bytes and
+the key itself per distinct key, where a `HashMap<String, u32>` takes some 80.
+*/
+
+use std::hash::Hasher;
+
+use rustc_hash::FxHasher;
+
+use crate::base::{Error, Result};
+
+/// Ids are u32, and the highest 256 are left to special tokens ([PAD], [MASK], …).
+pub(crate) const MAX_IDS: u64 = u32::MAX as u64 - 255;
+
+/// The hash of a key, as [`Interner::intern`] wants it; parsers compute it off the critical thread.
+#[inline]
+pub(crate) fn hash_key(key: &[u8]) -> u64 {
+    let mut hasher = FxHasher::default();
+    hasher.write(key);
+    hasher.finish()
+}
+
+/// The id of the `count`-th distinct key (counted from 0), or a refusal when ids do not fit u32.
+pub(crate) fn next_id(count: u64, what: &str) -> Result<u32> {
+    if count >= MAX_IDS {
+        return Err(Error::user(format!("more than {MAX_IDS} distinct {what}s: ids are 32-bit"))
+            .hint("split the log, or leave rare keys out before importing"));
+    }
+    Ok(count as u32)
+}
+
+pub(crate) struct Interner {
+    /// What the keys name, for messages: `user` or `item`.
+    what: &'static str,
+    bytes: Vec<u8>,
+    /// `ends[id]`: where key `id` ends in `bytes`.
+    ends: Vec<u64>,
+    /// `tag << 32 | id + 1`, 0 = free; a power of two of them, at most 5/8 taken.
+    slots: Vec<u64>,
+}
+
+impl Interner {
+    pub fn new(what: &'static str) -> Self {
+        Interner { what, bytes: Vec::new(), ends: Vec::new(), slots: vec![0; 1024] }
+    }
+
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    #[inline]
+    pub fn key(&self, id: usize) -> &[u8] {
+        let start = if id == 0 { 0 } else { self.ends[id - 1] as usize };
+        &self.bytes[start..self.ends[id] as usize]
+    }
+
+    /// Bytes of memory held.
+    pub fn memory(&self) -> u64 {
+        (self.bytes.capacity() + 8 * self.ends.capacity() + 8 * self.slots.len()) as u64
+    }
+
+    /// The id of a key, a new one if it was never seen.
+    #[inline]
+    pub fn intern(&mut self, key: &[u8], hash: u64) -> Result<u32> {
+        let (mask, tag) = (self.slots.len() - 1, hash & 0xffff_ffff_0000_0000);
+        let mut at = Self::home(hash) & mask;
+        loop {
+            let slot = self.slots[at];
+            if slot == 0 {
+                return self.insert(key, hash, at);
+            }
+            if slot & 0xffff_ffff_0000_0000 == tag {
+                let id = (slot as u32 - 1) as usize;
+                if self.key(id) == key {
+                    return Ok(id as u32);
+                }
+            }
+            at = (at + 1) & mask;
+        }
+    }
+
+    /// The tag takes the high bits, so the place takes low bits, mixed with high ones.
+    #[inline]
+    fn home(hash: u64) -> usize {
+        (hash ^ (hash >> 29)) as usize
+    }
+
+    #[cold]
+    fn insert(&mut self, key: &[u8], hash: u64, at: usize) -> Result<u32> {
+        let id = next_id(self.ends.len() as u64, self.what)?;
+        self.bytes.extend_from_slice(key);
+        self.ends.push(self.bytes.len() as u64);
+        self.slots[at] = hash & 0xffff_ffff_0000_0000 | (id as u64 + 1);
+        if self.ends.len() * 8 > self.slots.len() * 5 {
+            self.grow();
+        }
+        Ok(id)
+    }
+
+    fn grow(&mut self) {
+        let mut slots = vec![0u64; self.slots.len() * 2];
+        let mask = slots.len() - 1;
+        for id in 0..self.len() {
+            let hash = hash_key(self.key(id));
+            let mut at = Self::home(hash) & mask;
+            while slots[at] != 0 {
+                at = (at + 1) & mask;
+            }
+            slots[at] = hash & 0xffff_ffff_0000_0000 | (id as u64 + 1);
+        }
+        self.slots = slots;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_follow_first_appearance_like_a_plain_map() {
+        let mut interner = Interner::new("user");
+        let mut plain = std::collections::HashMap::new();
+        for i in 0..50_000u64 {
+            let key = (i * i % 30_011).to_string();
+            let next = plain.len() as u32;
+            let expected = *plain.entry(key.clone()).or_insert(next);
+            assert_eq!(interner.intern(key.as_bytes(), hash_key(key.as_bytes())).unwrap(), expected);
+        }
+        assert_eq!(interner.len(), plain.len());
+        for (key, id) in plain {
+            assert_eq!(interner.key(id as usize), key.as_bytes());
+        }
+    }
+
+    #[test]
+    fn equal_hashes_are_told_apart_by_their_keys() {
+        let mut interner = Interner::new("item");
+        let ids: Vec<u32> = (0..100).map(|i| interner.intern(format!("k{i}").as_bytes(), 42).unwrap()).collect();
+        assert_eq!(ids, (0..100).collect::<Vec<_>>());
+        assert_eq!(interner.intern(b"k99", 42).unwrap(), 99);
+    }
+
+    #[test]
+    fn ids_beyond_u32_are_refused() {
+        assert_eq!(next_id(MAX_IDS - 1, "user").unwrap(), u32::MAX - 256);
+        let refused = next_id(MAX_IDS, "item").unwrap_err();
+        assert!(refused.what.contains("distinct items: ids are 32-bit"), "{refused}");
+    }
+}

@@ -1,0 +1,131 @@
+/*! Side fields of items from a table beside the log: one row an item, a column with its key, any other columns.
+Cells may hold several values, separated by `|` (or by blanks in RecBole's `token_seq` columns).
+*/
+
+use std::{collections::HashMap, path::Path};
+
+use crate::{
+    base::{Error, Result},
+    data::{
+        Vocab, digits,
+        fields::FieldBuilder,
+        import::{
+            ImportOptions,
+            columns::{Role, bare, by_name, by_wish, is_known},
+            records::{Delimiter, cells},
+            sniff::{self, Kind},
+        },
+    },
+};
+
+use std::io::Read as _;
+
+/// Reads `path` and collects the fields of the items in `keys`; `say` gets what was understood, and the coverage.
+pub(crate) fn read(
+    path: &Path,
+    keys: &Vocab,
+    options: &ImportOptions,
+    say: &mut dyn FnMut(&str),
+) -> Result<Vec<FieldBuilder>> {
+    let at = |e: Error| e.at(path.display());
+    let gzip = match sniff::kind_of(path)? {
+        Kind::Gzip => true,
+        Kind::Plain => false,
+        Kind::Parquet => {
+            return Err(Error::user(format!("{}: item fields are not read from Parquet", path.display()))
+                .hint("save the item table as CSV"));
+        }
+    };
+    // The overrides speak of the log, not of this table.
+    let plain = ImportOptions::default();
+    let known = |cell: &str| is_known(cell) || options.item_fields.iter().any(|f| f == bare(cell));
+    let mut table = sniff::table(path, gzip, &plain, &known)?;
+    // movies.dat of MovieLens has no header, and everyone knows its columns.
+    if table.delimiter == Delimiter::DoubleColon && !table.header && table.names.len() == 3 {
+        table.names = ["movieId", "title", "genres"].map(str::to_owned).to_vec();
+    }
+    let names = &table.names;
+    let key_wish = options.item_col.as_deref().filter(|wish| by_wish(names, wish, "--item-col").is_ok());
+    let key = match key_wish {
+        Some(wish) => by_wish(names, wish, "--item-col").map_err(at)?,
+        None => by_name(names, Role::Item).or((!table.header).then_some(0)).ok_or_else(|| {
+            at(Error::user(format!("no column looks like the item (the columns are: {})", names.join(", ")))
+                .hint("give the key column the name that it has in the log"))
+        })?,
+    };
+    let picked: Vec<usize> = if options.item_fields.is_empty() {
+        (0..names.len()).filter(|&c| c != key).collect()
+    } else {
+        let wishes = options.item_fields.iter();
+        wishes.map(|wish| by_wish(names, wish, "--item-fields").map_err(at)).collect::<Result<_>>()?
+    };
+    let mut bytes = Vec::new();
+    let mut reader = sniff::open(path, gzip)?;
+    reader.read_to_end(&mut bytes).map_err(|e| sniff::read_error(path, gzip, &e))?;
+    let bytes = bytes.strip_prefix(&[0xef, 0xbb, 0xbf]).unwrap_or(&bytes);
+    let (text, latin1) = match std::str::from_utf8(bytes) {
+        Ok(text) => (text.to_owned(), false),
+        // Old tables (movies.dat) are Latin-1, where each byte is the character of that number.
+        Err(_) => (bytes.iter().map(|&b| char::from(b)).collect(), true),
+    };
+    let rows = cells(text.as_bytes(), table.delimiter);
+    // Which row holds each item; the first one counts.
+    let mut row_of: HashMap<u32, usize> = HashMap::new();
+    for (n, row) in rows.iter().enumerate().skip(usize::from(table.header)) {
+        let id = row.get(key).and_then(|cell| keys.find(std::str::from_utf8(cell).ok()?));
+        if let Some(id) = id {
+            row_of.entry(id).or_insert(n);
+        }
+    }
+    say(&format!(
+        "{}: {}, item column '{}'{}; {} of {} items found",
+        path.display(),
+        table.delimiter,
+        names[key],
+        if latin1 { ", not UTF-8: read as Latin-1" } else { "" },
+        digits(row_of.len() as u64),
+        digits(keys.len() as u64),
+    ));
+    if row_of.is_empty() {
+        return Err(Error::user(format!(
+            "{}: no key in column '{}' is an item of the log",
+            path.display(),
+            names[key]
+        ))
+        .hint("name the column that holds the same keys as the log with --item-col"));
+    }
+    let mut fields = Vec::new();
+    for column in picked {
+        let name = bare(&names[column]).to_owned();
+        let blanks = names[column].ends_with("_seq");
+        let mut field = FieldBuilder { name, offsets: vec![0], values: Vec::new(), keys: Vec::new() };
+        let mut ids: HashMap<String, u32> = HashMap::new();
+        let mut covered = 0;
+        for item in 0..keys.len() as u32 {
+            let cell = row_of.get(&item).and_then(|&n| rows[n].get(column));
+            let cell = cell.map(|c| String::from_utf8_lossy(c)).unwrap_or_default();
+            let before = field.values.len();
+            let separator = |c: char| if blanks { c == ' ' } else { c == '|' };
+            for value in cell.split(separator).map(str::trim).filter(|v| !v.is_empty()) {
+                let next = ids.len() as u32;
+                let id = *ids.entry(value.to_owned()).or_insert_with(|| {
+                    field.keys.push(value.to_owned());
+                    next
+                });
+                if !field.values[before..].contains(&id) {
+                    field.values.push(id);
+                }
+            }
+            covered += u64::from(field.values.len() > before);
+            field.offsets.push(field.values.len() as u64);
+        }
+        say(&format!(
+            "  field '{}': {} values, on {:.1} % of the items",
+            field.name,
+            digits(field.keys.len() as u64),
+            100.0 * covered as f64 / keys.len() as f64
+        ));
+        fields.push(field);
+    }
+    Ok(fields)
+}

@@ -1,0 +1,107 @@
+/*! The k-core: users with fewer than `min_user` and items with fewer than `min_item` interactions are taken out,
+again and again, until nobody falls below. That fix-point is unique: it is the largest part of the log in which all
+have enough, whatever the order of removal (Seidman, "Network structure and minimum degree", 1983). One pass, as some
+tools do, is not a core: taking out an item may leave a user short.
+
+Interactions stay in their shards; in memory are only counts and marks, a few bytes per user and item.
+*/
+
+use std::path::Path;
+
+use crate::{
+    base::{Error, Result},
+    data::{import::write::ShardWriter, manifest::FileEntry, shard::Shard},
+};
+
+/// Who is left.
+pub(crate) struct Core {
+    pub users: Vec<bool>,
+    pub items: Vec<bool>,
+    /// How many passes removed somebody.
+    pub rounds: usize,
+}
+
+/// Finds the core of the data in `shards`. `user_counts`, `item_counts`: interactions of each.
+pub(crate) fn find(
+    dir: &Path,
+    shards: &[FileEntry],
+    mut user_counts: Vec<u32>,
+    mut item_counts: Vec<u32>,
+    min_user: u32,
+    min_item: u32,
+) -> Result<Core> {
+    let mut core = Core { users: vec![true; user_counts.len()], items: vec![true; item_counts.len()], rounds: 0 };
+    loop {
+        let fallen =
+            drop_below(&mut core.users, &user_counts, min_user) | drop_below(&mut core.items, &item_counts, min_item);
+        if !fallen {
+            return Ok(core);
+        }
+        core.rounds += 1;
+        user_counts.fill(0);
+        item_counts.fill(0);
+        for entry in shards {
+            // One shard is mapped at a time, so its pages count as ours only while it is read.
+            let shard = Shard::open(&dir.join(&entry.name))?;
+            for local in 0..shard.users() {
+                let user = shard.first_user + local;
+                if core.users[user] {
+                    for &item in &shard.items()[shard.range(local)] {
+                        if core.items[item as usize] {
+                            user_counts[user] += 1;
+                            item_counts[item as usize] += 1;
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Takes out those alive with fewer than `min`; whether there were any.
+fn drop_below(alive: &mut [bool], counts: &[u32], min: u32) -> bool {
+    let mut fallen = false;
+    for (alive, &count) in alive.iter_mut().zip(counts) {
+        // Whoever has nothing left is out even when no minimum is asked for.
+        if *alive && count < min.max(1) {
+            *alive = false;
+            fallen = true;
+        }
+    }
+    fallen
+}
+
+/// Writes what is left of `shards` through `writer`, items renumbered in their old order. Gives the item counts.
+pub(crate) fn write(dir: &Path, shards: &[FileEntry], core: &Core, writer: &mut ShardWriter) -> Result<Vec<u32>> {
+    let mut new_id = vec![0u32; core.items.len()];
+    let mut left = 0;
+    for (id, _) in core.items.iter().enumerate().filter(|(_, alive)| **alive) {
+        new_id[id] = left;
+        left += 1;
+    }
+    let mut counts = vec![0u32; left as usize];
+    let (mut items, mut times, mut ratings) = (Vec::new(), Vec::new(), Vec::new());
+    for entry in shards {
+        let shard = Shard::open(&dir.join(&entry.name))?;
+        for local in (0..shard.users()).filter(|local| core.users[shard.first_user + local]) {
+            items.clear();
+            times.clear();
+            ratings.clear();
+            for at in shard.range(local) {
+                let item = shard.items()[at] as usize;
+                if core.items[item] {
+                    items.push(new_id[item]);
+                    counts[new_id[item] as usize] += 1;
+                    times.extend(shard.times().map(|t| t[at]));
+                    ratings.extend(shard.ratings().map(|r| r[at]));
+                }
+            }
+            writer.push(&items, &times, &ratings)?;
+        }
+    }
+    if counts.is_empty() {
+        return Err(Error::user("nothing is left: every user and item was filtered away")
+            .hint("lower --min-user and --min-item"));
+    }
+    Ok(counts)
+}

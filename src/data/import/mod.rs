@@ -1,0 +1,491 @@
+/*! Importing a log: any supported file -> a data set folder, in memory bounded by a stated budget.
+
+1. [`sniff`]/[`columns`]: what the file is and which column is what, reported for people to check.
+2. [`text`]/[`parquet`]: blocks of parsed rows, in the order of the file.
+3. [`intern`]: keys become ids in order of first appearance; rows go to a [`spill`] (memory first, then disk).
+4. [`group`]: runs of users that fit the memory are sorted by user and time; the duplicates rule is applied.
+5. [`kcore`]: the k-core, over shards on disk, where one is asked for.
+6. [`write`]: shards, vocabularies and the manifest, in a staging folder that is renamed when all is synced.
+
+Filters apply in this order: bad rows, `min_rating`, duplicates, k-core. The result depends on the log and the filters
+only: not on the budget, the number of threads, or the format the log came in.
+*/
+
+mod columns;
+mod group;
+mod intern;
+mod items;
+mod kcore;
+mod parquet;
+mod records;
+mod sniff;
+mod spill;
+mod text;
+mod time;
+mod write;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::sync_channel,
+    },
+    time::Instant,
+};
+
+use serde::Serialize;
+
+use self::{
+    group::{GroupLimits, RowCodec},
+    intern::Interner,
+    spill::Spill,
+    text::Block,
+    write::{ShardWriter, Staging, write_file},
+};
+use crate::{
+    base::{Error, Result, error::IoContext},
+    data::{
+        Vocab,
+        dataset::COUNTS_FORMAT,
+        digits,
+        fields::ItemFields,
+        manifest::{FORMAT, MANIFEST, Manifest},
+        shard::{VERSION, header},
+    },
+};
+
+/// What to do when a user has the same item more than once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Duplicates {
+    /// Repeats are part of the history
+    #[default]
+    Keep,
+    /// Only the earliest counts
+    First,
+    /// Only the latest counts
+    Last,
+}
+
+/// How to read a log, what to leave out, and what it may cost.
+#[derive(Clone, Debug)]
+pub struct ImportOptions {
+    /// Columns by name or by number from 1; `None` = guess. Time and rating may be `none`: not to be read.
+    pub user_col: Option<String>,
+    pub item_col: Option<String>,
+    pub time_col: Option<String>,
+    pub rating_col: Option<String>,
+    /// One character, `::`, `tab`, `comma`, `semicolon`, `pipe` or `space`; `None` = guess.
+    pub delimiter: Option<String>,
+    /// The first row is data, whatever it looks like.
+    pub no_header: bool,
+    /// Rows rated below are left out, before anything else is counted.
+    pub min_rating: Option<f32>,
+    pub duplicates: Duplicates,
+    /// The k-core: every user keeps at least `min_user` interactions and every item `min_item`. 0 and 1: all.
+    pub min_user: u32,
+    pub min_item: u32,
+    /// A table of side fields of the items.
+    pub items: Option<PathBuf>,
+    /// Which of its columns; empty = all.
+    pub item_fields: Vec<String>,
+    /// Leave bad rows out instead of stopping at the first.
+    pub skip_bad: bool,
+    /// Replace an earlier data set at the output.
+    pub force: bool,
+    /// Memory the import may use, in bytes. Rows beyond it wait in temporary files beside the output.
+    pub memory_bytes: u64,
+    /// Where to cut shards, in interactions. A user is never split.
+    pub shard_interactions: u64,
+    /// Set from outside (Ctrl-C) to stop and leave nothing behind.
+    pub cancel: Option<Arc<AtomicBool>>,
+}
+
+impl Default for ImportOptions {
+    fn default() -> Self {
+        ImportOptions {
+            user_col: None,
+            item_col: None,
+            time_col: None,
+            rating_col: None,
+            delimiter: None,
+            no_header: false,
+            min_rating: None,
+            duplicates: Duplicates::Keep,
+            min_user: 0,
+            min_item: 0,
+            items: None,
+            item_fields: Vec::new(),
+            skip_bad: false,
+            force: false,
+            memory_bytes: 2048 << 20,
+            shard_interactions: 32 << 20,
+            cancel: None,
+        }
+    }
+}
+
+/// What an import did.
+#[derive(Clone, Debug, Serialize)]
+pub struct ImportSummary {
+    pub users: u64,
+    pub items: u64,
+    pub interactions: u64,
+    /// Rows of the log, without headers and blank lines.
+    pub rows: u64,
+    pub dropped_bad: u64,
+    pub dropped_rating: u64,
+    pub dropped_duplicates: u64,
+    pub dropped_core: u64,
+    /// Passes of the k-core that removed somebody.
+    pub core_rounds: u64,
+    /// Shortest, median and longest history.
+    pub history: [u32; 3],
+    /// Earliest and latest time, in `time_unit`.
+    pub times: Option<[i64; 2]>,
+    pub time_unit: Option<String>,
+    pub shards: u64,
+    pub bytes: u64,
+    pub seconds: f64,
+    pub rows_per_s: f64,
+}
+
+/// One understood source.
+enum Layout {
+    Text(sniff::TextLayout),
+    Parquet(parquet::ParquetLayout),
+}
+
+impl Layout {
+    fn of(path: &Path, options: &ImportOptions) -> Result<Layout> {
+        Ok(match sniff::kind_of(path)? {
+            sniff::Kind::Parquet => Layout::Parquet(parquet::layout(path, options)?),
+            kind => Layout::Text(sniff::text_layout(path, kind == sniff::Kind::Gzip, options)?),
+        })
+    }
+
+    fn parts(&self) -> (&Path, &columns::Columns, Option<&'static str>) {
+        let (path, columns, kind) = match self {
+            Layout::Text(l) => (&l.path, &l.columns, l.time_kind),
+            Layout::Parquet(l) => (&l.path, &l.columns, l.time_kind),
+        };
+        (path, columns, kind.map(time::TimeKind::unit))
+    }
+
+    fn describe(&self) -> Vec<String> {
+        match self {
+            Layout::Text(l) => l.describe(),
+            Layout::Parquet(l) => l.describe(),
+        }
+    }
+}
+
+/// Imports logs (several are read as one, in the order given) into the folder `out`. `report` gets lines of talk.
+///
+/// The result appears under its name only when it is whole and on disk; on any error nothing is left behind.
+///
+/// # Errors
+/// A log that cannot be understood, a bad row (file, line, column, reason) unless `skip_bad`, an output that is
+/// already there unless `force`, filters that leave nothing, keys that alone exceed the memory budget, a full disk.
+pub fn import(
+    sources: &[PathBuf],
+    out: &Path,
+    options: &ImportOptions,
+    report: &mut dyn FnMut(&str),
+) -> Result<ImportSummary> {
+    let start = Instant::now();
+    let staging = Staging::new(out, options.force)?;
+    let layouts = understand(sources, options, report)?;
+    let (_, columns, time_unit) = layouts[0].parts();
+    let codec = RowCodec { times: columns.time.is_some(), ratings: columns.rating.is_some() };
+    let dir = staging.path();
+
+    let mut log = Log::new(dir, codec, options);
+    for layout in &layouts {
+        log.read(layout, report, start)?;
+    }
+    let Log { users, items, rows, counts, total, bad, below_rating, .. } = log;
+    if bad > 0 {
+        report(&format!("skipped {} bad rows of {}", digits(bad), digits(total)));
+    }
+    if counts.is_empty() {
+        return Err(if below_rating > 0 {
+            Error::user("nothing is left: every row is rated below --min-rating").hint("lower --min-rating")
+        } else {
+            Error::user("no row of the log can be used").hint("the first reasons are above; is the delimiter right?")
+        });
+    }
+
+    let held = users.memory() + items.memory() + 4 * counts.len() as u64 + rows.memory();
+    let free = options.memory_bytes.saturating_sub(held).max(64 << 10);
+    // 16 bytes a row while sorting. Beyond some 8 million rows a run outgrows the caches and only gets slower.
+    let limits = GroupLimits { run_rows: (free / 4 / 16).min(8 << 20), buffer_bytes: free / 8 };
+    let shards =
+        |prefix| ShardWriter::new(dir, prefix, codec.times, codec.ratings, options.shard_interactions.max(1), free / 4);
+    let filtered = options.min_user > 1 || options.min_item > 1;
+    let mut writer = shards(if filtered { "all" } else { "shard" });
+    let mut item_counts = vec![0u32; items.len()];
+    let dropped_duplicates = {
+        let mut sink = |ids: &[u32], times: &[i64], ratings: &[f32]| {
+            for &id in ids {
+                let count = &mut item_counts[id as usize];
+                *count = count.saturating_add(1);
+            }
+            cancelled(options)?;
+            writer.push(ids, times, ratings)
+        };
+        group::group(rows, codec, &counts, options.duplicates, limits, dir, &mut sink)?
+    };
+    drop(counts);
+    let mut done = writer.finish()?;
+    let (mut core_rounds, mut alive) = (0, None);
+    let mut dropped_core = 0;
+    if filtered {
+        let before: u64 = done.interactions();
+        let core = kcore::find(dir, &done.entries, done.lengths, item_counts, options.min_user, options.min_item)?;
+        cancelled(options)?;
+        let mut writer = shards("shard");
+        item_counts = kcore::write(dir, &done.entries, &core, &mut writer)?;
+        for entry in &done.entries {
+            let path = dir.join(&entry.name);
+            std::fs::remove_file(&path).at_path(&path)?;
+        }
+        done = writer.finish()?;
+        dropped_core = before - done.interactions();
+        core_rounds = core.rounds as u64;
+        alive = Some(core);
+    }
+
+    let interactions = done.interactions();
+    let lives = |alive: Option<&Vec<bool>>, id: usize| alive.is_none_or(|alive| alive[id]);
+    let mut files = done.entries;
+    let shard_count = files.len() as u64;
+    for (interner, kind, alive) in
+        [(&users, "users", alive.as_ref().map(|c| &c.users)), (&items, "items", alive.as_ref().map(|c| &c.items))]
+    {
+        let keys = (0..interner.len()).filter(|&id| lives(alive, id)).map(|id| {
+            // Parsers let only UTF-8 through.
+            std::str::from_utf8(interner.key(id)).expect("keys are checked when they are parsed")
+        });
+        let (head, columns) = Vocab::file(keys);
+        let path = dir.join(format!("{kind}.safetensors"));
+        files.push(write_file(&path, kind, &[&head, columns.offsets(), columns.order(), &columns.bytes])?);
+    }
+    drop((users, items));
+    let head = header(COUNTS_FORMAT, &[], &[("counts", "U32", item_counts.len())]);
+    let path = dir.join("item_counts.safetensors");
+    files.push(write_file(&path, "item_counts", &[&head, bytemuck::cast_slice(&item_counts)])?);
+    if let Some(table) = &options.items {
+        let keys = Vocab::open(&dir.join("items.safetensors"))?;
+        let fields = items::read(table, &keys, options, report)?;
+        let path = dir.join("item_fields.safetensors");
+        files.push(write_file(&path, "item_fields", &[&ItemFields::image(&fields)])?);
+    }
+
+    let mut lengths = done.lengths;
+    let user_count = lengths.len() as u64;
+    let middle = lengths.len() / 2;
+    let median = *lengths.select_nth_unstable(middle).1;
+    let history = [*lengths.iter().min().expect("not empty"), median, *lengths.iter().max().expect("not empty")];
+    let bytes = files.iter().map(|f| f.bytes).sum();
+    let mut manifest = Manifest {
+        format: FORMAT.into(),
+        version: VERSION.into(),
+        written_by: concat!("mipgpu ", env!("CARGO_PKG_VERSION")).into(),
+        users: user_count,
+        items: item_counts.len() as u64,
+        interactions,
+        time_unit: time_unit.map(Into::into),
+        ratings: codec.ratings,
+        id_order: "first appearance in the log, among what the filters kept".into(),
+        sources: sources.iter().map(|p| p.file_name().unwrap_or(p.as_os_str()).to_string_lossy().into()).collect(),
+        filters: serde_json::json!({
+            "min_rating": options.min_rating, "duplicates": options.duplicates,
+            "min_user": options.min_user, "min_item": options.min_item,
+        }),
+        files,
+        fingerprint: String::new(),
+        manifest_sha256: String::new(),
+    };
+    write_file(&dir.join(MANIFEST), "manifest", &[manifest.text()?.as_bytes()])?;
+    cancelled(options)?;
+    staging.publish(out, options.force)?;
+    let seconds = start.elapsed().as_secs_f64();
+    Ok(ImportSummary {
+        users: manifest.users,
+        items: manifest.items,
+        interactions,
+        rows: total,
+        dropped_bad: bad,
+        dropped_rating: below_rating,
+        dropped_duplicates,
+        dropped_core,
+        core_rounds,
+        history,
+        times: done.times,
+        time_unit: manifest.time_unit,
+        shards: shard_count,
+        bytes,
+        seconds,
+        rows_per_s: total as f64 / seconds,
+    })
+}
+
+fn cancelled(options: &ImportOptions) -> Result<()> {
+    match &options.cancel {
+        Some(flag) if flag.load(Ordering::Relaxed) => {
+            Err(Error::user("interrupted; nothing was written").hint("run the import again when you like"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Understands all sources, reports what was understood, and checks that they make one log.
+fn understand(sources: &[PathBuf], options: &ImportOptions, report: &mut dyn FnMut(&str)) -> Result<Vec<Layout>> {
+    if sources.is_empty() {
+        return Err(Error::user("no log given").hint("name at least one file to import"));
+    }
+    let layouts = sources.iter().map(|path| Layout::of(path, options)).collect::<Result<Vec<_>>>()?;
+    layouts.iter().flat_map(Layout::describe).for_each(|line| report(&line));
+    let (first, first_columns, first_unit) = layouts[0].parts();
+    for layout in &layouts {
+        let (path, columns, unit) = layout.parts();
+        let unit_differs = unit != first_unit;
+        if unit_differs || columns.rating.is_some() != first_columns.rating.is_some() {
+            let (what, flag) = if unit_differs { ("times", "--time-col") } else { ("ratings", "--rating-col") };
+            return Err(Error::user(format!("{} and {} differ in their {what}", first.display(), path.display()))
+                .hint(format!("name the column with {flag}, or leave it out with `{flag} none`")));
+        }
+        if options.min_rating.is_some() && columns.rating.is_none() {
+            return Err(Error::user(format!(
+                "{}: --min-rating needs a rating, and no column looks like one",
+                path.display()
+            ))
+            .hint("name it with --rating-col"));
+        }
+    }
+    Ok(layouts)
+}
+
+/// The log as it is read: keys to ids, rows to a spill.
+struct Log<'a> {
+    options: &'a ImportOptions,
+    codec: RowCodec,
+    users: Interner,
+    items: Interner,
+    rows: Spill,
+    /// Rows of each user.
+    counts: Vec<u32>,
+    total: u64,
+    bad: u64,
+    below_rating: u64,
+    encoded: Vec<u8>,
+    next_report: f64,
+}
+
+impl<'a> Log<'a> {
+    fn new(dir: &Path, codec: RowCodec, options: &'a ImportOptions) -> Self {
+        // Two fifths of the memory for rows; the rest is for keys, sorting and buffers.
+        let limit = options.memory_bytes / 5 * 2;
+        let chunk = (limit / 64).clamp(4 << 10, 4 << 20) as usize;
+        Log {
+            options,
+            codec,
+            users: Interner::new("user"),
+            items: Interner::new("item"),
+            rows: Spill::new(&dir.join("rows.tmp"), codec.width(), chunk, limit),
+            counts: Vec::new(),
+            total: 0,
+            bad: 0,
+            below_rating: 0,
+            encoded: Vec::new(),
+            next_report: 5.0,
+        }
+    }
+
+    /// Reads one source to its end, parsing on other threads.
+    fn read(&mut self, layout: &Layout, report: &mut dyn FnMut(&str), start: Instant) -> Result<()> {
+        let block_bytes = (self.options.memory_bytes / 128).clamp(64 << 10, 1 << 20) as usize;
+        let min_rating = self.options.min_rating;
+        std::thread::scope(|scope| {
+            // A few blocks ahead: enough to keep both sides busy, little enough to be no matter for memory.
+            let (send, receive) = sync_channel(4);
+            let reader = scope.spawn(move || {
+                let done = match layout {
+                    Layout::Text(l) => text::read(l, min_rating, block_bytes, &send),
+                    Layout::Parquet(l) => parquet::read(l, min_rating, &send),
+                };
+                if let Err(e) = done {
+                    // Nobody listens any more when another error came first.
+                    let _ = send.send(Err(e));
+                }
+            });
+            // Taking the receiver in: when a block is refused, it goes, and the reader stops.
+            let taken = receive.into_iter().try_for_each(|block| {
+                cancelled(self.options)?;
+                self.take(layout, block?, report)?;
+                let seconds = start.elapsed().as_secs_f64();
+                if seconds > self.next_report {
+                    let speed = self.total as f64 / seconds / 1e6;
+                    report(&format!("  {} rows read, {speed:.1} million rows/s", digits(self.total)));
+                    self.next_report = seconds + 5.0;
+                }
+                Ok(())
+            });
+            let ended = reader.join();
+            taken?;
+            ended.map_err(|_| {
+                Error::user(format!(
+                    "{}: the file is damaged in a way its reader cannot handle",
+                    layout.parts().0.display()
+                ))
+                .hint("copy or download the file again")
+            })
+        })
+    }
+
+    fn take(&mut self, layout: &Layout, block: Block, report: &mut dyn FnMut(&str)) -> Result<()> {
+        let place = |row: &text::BadRow| {
+            let line = if matches!(layout, Layout::Text(_)) { "line" } else { "row" };
+            let column = if row.column.is_empty() { String::new() } else { format!(", column {}", row.column) };
+            format!("{}: {line} {}{column}: {}", layout.parts().0.display(), digits(row.line), row.reason)
+        };
+        if let (Some(first), false) = (block.bad.first(), self.options.skip_bad) {
+            return Err(Error::user(place(first)).hint("mend the row, or leave such rows out with --skip-bad"));
+        }
+        for row in block.bad.iter().take(5usize.saturating_sub(self.bad as usize)) {
+            report(&format!("  skipped {}", place(row)));
+        }
+        self.bad += block.bad_rows;
+        self.below_rating += block.below_rating;
+        self.total += block.rows.len() as u64 + block.bad_rows + block.below_rating;
+        self.encoded.clear();
+        for row in &block.rows {
+            let user = self.users.intern(block.key(row.user), row.user_hash)?;
+            let item = self.items.intern(block.key(row.item), row.item_hash)?;
+            if user as usize == self.counts.len() {
+                self.counts.push(0);
+            }
+            let count = &mut self.counts[user as usize];
+            *count = count.checked_add(1).ok_or_else(|| {
+                let key = String::from_utf8_lossy(block.key(row.user));
+                Error::user(format!("user '{key}' has more than {} rows", u32::MAX))
+                    .hint("is this the user column? name the right one with --user-col")
+            })?;
+            self.codec.encode(user, item, row.time, row.rating, &mut self.encoded);
+        }
+        self.rows.write(&self.encoded)?;
+        let keys = self.users.memory() + self.items.memory();
+        if keys > self.options.memory_bytes {
+            return Err(Error::user(format!(
+                "the keys of {} users and {} items alone take {} MiB, more than the memory the import may use",
+                digits(self.users.len() as u64),
+                digits(self.items.len() as u64),
+                keys >> 20
+            ))
+            .hint("raise --memory-mb; or is a column taken for keys that is none?"));
+        }
+        Ok(())
+    }
+}

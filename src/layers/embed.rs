@@ -1,0 +1,103 @@
+//! Item plus position, normalised, with dropout: the input of a transformer over items.
+
+use super::{Input, Norm, Shape, Sites, when};
+use crate::{
+    mem::{Dst, Init, Mode, Param, Planner, Var},
+    ops::{Backend, DropoutBwd, DropoutFwd, EmbeddingFwd, SegmentSum, dropout::Drop},
+};
+
+/// y = dropout(LN(item[id] + position[pos])), without the norm for pre-norm models.
+/// Parameters: `item.weight (rows,D)`, `position.weight (T,D)`, `embedding_norm.*`.
+#[derive(Clone, Debug)]
+pub struct Embed {
+    pub item: Param,
+    pub position: Param,
+    sum: Var,
+    norm: Option<Norm>,
+    /// The output (N,D).
+    pub y: Var,
+    input: Input,
+    d: usize,
+    drop: Drop,
+}
+
+impl Embed {
+    /// `rows`: items plus special ids.
+    pub fn plan(
+        p: &mut Planner,
+        input: &Input,
+        (rows, d): (usize, usize),
+        norm: bool,
+        dropout: f32,
+        std: f32,
+        sites: &mut Sites,
+    ) -> Self {
+        let (n, t) = (input.capacity.n, input.capacity.t);
+        p.label("embedding");
+        let item = p.param("item.weight", &[rows, d], Init::TruncatedNormal(std));
+        let position = p.param("position.weight", &[t, d], Init::TruncatedNormal(std));
+        let sum = p.var(n * d);
+        let norm = norm.then(|| Norm::plan(p, "embedding_norm", sum, n, d));
+        p.label("embedding");
+        Embed { item, position, sum, norm, y: p.var(n * d), input: *input, d, drop: sites.take(dropout) }
+    }
+
+    fn before_drop(&self) -> Var {
+        self.norm.as_ref().map_or(self.sum, |norm| norm.y)
+    }
+
+    pub fn forward<B: Backend>(&self, b: &mut B, s: &Shape) {
+        b.run(&EmbeddingFwd {
+            y: self.sum.y,
+            item_table: self.item.w,
+            pos_table: self.position.w,
+            item: self.input.item,
+            pos: self.input.pos,
+            n: s.n,
+            d: self.d,
+            v: self.item.shape[0],
+            t: self.position.shape[0],
+        });
+        if let Some(norm) = &self.norm {
+            norm.forward(b, s);
+        }
+        b.run(&DropoutFwd {
+            y: self.y.y,
+            x: self.before_drop().y,
+            step: self.input.step,
+            n: s.n * self.d,
+            drop: when(s.training, self.drop),
+        });
+    }
+
+    /// `item`: whether the gradient of the item table is written, or added to what a tied output layer left there.
+    pub fn backward<B: Backend>(&self, b: &mut B, s: &Shape, item: Mode) {
+        b.run(&DropoutBwd {
+            dx: Dst::Write(self.before_drop().dy),
+            dy: self.y.dy,
+            step: self.input.step,
+            n: s.n * self.d,
+            drop: when(s.training, self.drop),
+        });
+        if let Some(norm) = &self.norm {
+            norm.backward(b, s, Mode::Write);
+        }
+        let tables = [
+            (&self.item, &self.input.by_item, s.items, item),
+            (&self.position, &self.input.by_pos, s.positions, Mode::Write),
+        ];
+        for (table, by, count, mode) in tables {
+            b.run(&SegmentSum {
+                dtable: Dst::Write(table.dw).with_mode(mode),
+                dy: self.sum.dy,
+                order: by.order,
+                start: by.start,
+                id: by.id,
+                n: s.n,
+                d: self.d,
+                v: table.shape[0],
+                s: count,
+            });
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! y = x W^T + b.
+
+use super::Shape;
+use crate::{
+    mem::{Dst, Init, Mode, Param, Planner, Var},
+    ops::{LinearBwd, LinearFwd, Run},
+};
+
+/// A dense layer over rows. Parameters: `NAME.weight (O,I)`, `NAME.bias (O)`.
+#[derive(Clone, Debug)]
+pub struct Linear {
+    pub x: Var,
+    pub y: Var,
+    w: Param,
+    b: Param,
+    i: usize,
+    o: usize,
+    over_scored: bool,
+}
+
+impl Linear {
+    /// Over at most `n` rows of `x` (N,I).
+    pub fn plan(p: &mut Planner, name: &str, x: Var, n: usize, i: usize, o: usize, std: f32) -> Self {
+        p.label(name);
+        Linear {
+            x,
+            y: p.var(n * o),
+            w: p.param(format!("{name}.weight"), &[o, i], Init::TruncatedNormal(std)),
+            b: p.param(format!("{name}.bias"), &[o], Init::Constant(0.0)),
+            i,
+            o,
+            over_scored: false,
+        }
+    }
+
+    /// The same layer over the M scored rows instead of all N.
+    pub fn over_scored(mut self) -> Self {
+        self.over_scored = true;
+        self
+    }
+
+    fn rows(&self, s: &Shape) -> usize {
+        if self.over_scored { s.m } else { s.n }
+    }
+
+    pub fn forward<B: Run<LinearFwd>>(&self, b: &mut B, s: &Shape) {
+        let (i, o) = (self.i, self.o);
+        b.run(&LinearFwd { y: self.y.y, x: self.x.y, w: self.w.w, b: self.b.w, n: self.rows(s), i, o });
+    }
+
+    /// `dx`: whether the gradient of x is written or, after a residual connection, added to.
+    pub fn backward<B: Run<LinearBwd>>(&self, b: &mut B, s: &Shape, dx: Mode) {
+        b.run(&LinearBwd {
+            dx: Dst::Write(self.x.dy).with_mode(dx),
+            dw: Dst::Write(self.w.dw),
+            db: Dst::Write(self.b.dw),
+            dy: self.y.dy,
+            x: self.x.y,
+            w: self.w.w,
+            n: self.rows(s),
+            i: self.i,
+            o: self.o,
+        });
+    }
+}

@@ -1,0 +1,70 @@
+/*! adamw: one step of AdamW (Loshchilov and Hutter 2019) over a run of weights, gradients clipped by their global norm.
+g' = g * min(1, max_norm / (norm + 1e-6))   (max_norm = 0: no clipping)
+m = b1 m + (1-b1) g',  v = b2 v + (1-b2) g'^2,  p = p - lr ( m c1 / (sqrt(v c2) + eps) + wd p )
+hyper (3) = [lr, c1, c2], c1 = 1/(1 - b1^t), c2 = 1/(1 - b2^t): in memory, so that a captured step can be replayed.
+*/
+
+use super::{Cost, Op, case::Case, fits};
+use crate::mem::{F32, HostArenas, Planner, Scalar};
+
+op! {
+    /// One optimiser step over `n` consecutive weights.
+    AdamW = "adamw" {
+        update { /** (P) */ p: F32, /** (P) */ m: F32, /** (P) */ v: F32 }
+        read { /** (P) */ g: F32, /** (1) */ norm: F32, /** (3) */ hyper: F32 }
+        with { n: usize, beta1: f32, beta2: f32, eps: f32, weight_decay: f32, max_norm: f32 }
+    }
+}
+
+impl Op for AdamW {
+    fn check(&self) -> Result<(), String> {
+        let n = self.n;
+        fits(&[
+            ("p", self.p.len(), n),
+            ("m", self.m.len(), n),
+            ("v", self.v.len(), n),
+            ("g", self.g.len(), n),
+            ("norm", self.norm.len(), 1),
+            ("hyper", self.hyper.len(), 3),
+        ])
+    }
+
+    fn cost(&self) -> Cost {
+        Cost { flop: 14.0 * self.n as f64, bytes: 28.0 * self.n as f64 }
+    }
+
+    fn reference<S: Scalar>(&self, mem: &HostArenas<S>) {
+        let (g, norm, hyper) = (mem.get(self.g), mem.get(self.norm)[0], mem.get(self.hyper));
+        // SAFETY: destinations and sources of an op are disjoint (`assert_disjoint`).
+        let (p, m, v) = unsafe { (mem.get_mut(self.p), mem.get_mut(self.m), mem.get_mut(self.v)) };
+        let of = |x: f32| S::of(x as f64);
+        let clip =
+            if self.max_norm > 0.0 { (of(self.max_norm) / (norm + S::of(1e-6))).min(S::one()) } else { S::one() };
+        for i in 0..self.n {
+            let g = g[i] * clip;
+            m[i] = of(self.beta1) * m[i] + (S::one() - of(self.beta1)) * g;
+            v[i] = of(self.beta2) * v[i] + (S::one() - of(self.beta2)) * g * g;
+            let update = m[i] * hyper[1] / ((v[i] * hyper[2]).sqrt() + of(self.eps));
+            p[i] = p[i] - hyper[0] * (update + of(self.weight_decay) * p[i]);
+        }
+    }
+}
+
+pub fn cases() -> Vec<Case<AdamW>> {
+    [(0, 0.0, 0.0), (1, 0.01, 0.0), (7, 0.0, 1.0), (1003, 0.1, 100.0), (70_000, 0.01, 5.0)]
+        .into_iter()
+        .map(|(n, weight_decay, max_norm)| {
+            let mut plan = Planner::new();
+            let (p, m, v, g) = (plan.stat(n), plan.stat(n), plan.stat(n), plan.stat(n));
+            let (norm, hyper) = (plan.stat(1), plan.stat(3));
+            let op = AdamW { p, m, v, g, norm, hyper, n, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay, max_norm };
+            Case::forward(format!("n{n} wd{weight_decay} clip{max_norm}"), plan, op)
+                .normal(p, 1.0)
+                .normal(m, 0.1)
+                .values(v, (0..n).map(|i| 1e-3 + (i % 17) as f32 * 1e-2).collect())
+                .normal(g, 0.3)
+                .values(norm, vec![20.0])
+                .values(hyper, vec![1e-3, 1.0 / (1.0 - 0.9f32.powi(3)), 1.0 / (1.0 - 0.999f32.powi(3))])
+        })
+        .collect()
+}

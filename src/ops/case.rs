@@ -1,0 +1,143 @@
+//! A case: one concrete call of an op (and of its backward pass), with its memory plan and how its inputs are filled.
+//! The same cases serve the gradient tests, parity between backends, `mipgpu check` and the microbenchmarks.
+
+use super::{Memory, NoOp, Op, Run, prove};
+use crate::{
+    base::rng::{Purpose, Stream},
+    mem::{Arena, Element, HostArenas, Planner, RawSpan, Scalar, Span, U32},
+};
+
+/// How an input starts.
+#[derive(Clone, Debug)]
+pub enum Fill {
+    /// Normal with this standard deviation.
+    Normal(f32),
+    /// Given numbers.
+    Values(Vec<f32>),
+    /// Given ids.
+    Ids(Vec<u32>),
+}
+
+/// One call of `F`, and of its backward pass `B` where it has one.
+#[derive(Clone, Debug)]
+pub struct Case<F, B = NoOp> {
+    pub name: String,
+    pub plan: Planner,
+    pub fills: Vec<(RawSpan, Fill)>,
+    pub fwd: F,
+    pub bwd: B,
+    /// (input, its gradient): what the gradient test perturbs and compares.
+    pub inputs: Vec<(RawSpan, RawSpan)>,
+    /// (output, its upstream gradient).
+    pub outputs: Vec<(RawSpan, RawSpan)>,
+}
+
+impl<F: Op> Case<F> {
+    /// A case of an op without a backward pass.
+    pub fn forward(name: impl Into<String>, plan: Planner, fwd: F) -> Self {
+        Case::new(name, plan, fwd, NoOp)
+    }
+}
+
+impl<F: Op, B: Op> Case<F, B> {
+    pub fn new(name: impl Into<String>, plan: Planner, fwd: F, bwd: B) -> Self {
+        let name = format!("{} {}", F::NAME, name.into());
+        if let Err(e) = fwd.check().and_then(|()| bwd.check()) {
+            panic!("case {name}: {e}");
+        }
+        fwd.assert_disjoint();
+        bwd.assert_disjoint();
+        Case { name, plan, fills: Vec::new(), fwd, bwd, inputs: Vec::new(), outputs: Vec::new() }
+    }
+
+    pub fn normal<E: Element>(mut self, span: Span<E>, std: f32) -> Self {
+        self.fills.push((span.raw(), Fill::Normal(std)));
+        self
+    }
+
+    pub fn values<E: Element>(mut self, span: Span<E>, values: Vec<f32>) -> Self {
+        assert_eq!(span.len(), values.len());
+        self.fills.push((span.raw(), Fill::Values(values)));
+        self
+    }
+
+    pub fn ids(mut self, span: Span<U32>, ids: Vec<u32>) -> Self {
+        assert_eq!(span.len(), ids.len());
+        self.fills.push((span.raw(), Fill::Ids(ids)));
+        self
+    }
+
+    /// A normal input together with the span its gradient goes to.
+    pub fn input<E: Element, G: Element>(mut self, x: Span<E>, std: f32, dx: Span<G>) -> Self {
+        assert_eq!(x.len(), dx.len());
+        self.inputs.push((x.raw(), dx.raw()));
+        self.normal(x, std)
+    }
+
+    /// An output together with its upstream gradient, which is filled with fixed normal numbers (never ones: a softmax
+    /// backward that returns zeros would pass).
+    pub fn output<E: Element, G: Element>(mut self, y: Span<E>, dy: Span<G>) -> Self {
+        assert_eq!(y.len(), dy.len());
+        self.outputs.push((y.raw(), dy.raw()));
+        self.normal(dy, 1.0)
+    }
+
+    /// The inputs as f32, one entry a fill, the same for every backend.
+    pub fn inputs_f32(&self) -> Vec<(RawSpan, Vec<f32>)> {
+        let seed = self.name.bytes().fold(0u64, |h, b| h.wrapping_mul(31).wrapping_add(b as u64));
+        self.fills
+            .iter()
+            .enumerate()
+            .filter_map(|(i, (span, fill))| match fill {
+                Fill::Normal(std) => {
+                    let mut draw = Stream::new(seed, Purpose::Test, i as u32);
+                    Some((*span, (0..span.len).map(|_| draw.normal() * std).collect()))
+                }
+                Fill::Values(v) => Some((*span, v.clone())),
+                Fill::Ids(_) => None,
+            })
+            .collect()
+    }
+
+    /// Host memory of the case in the arithmetic of `S`, inputs filled, all else `background`.
+    pub fn host<S: Scalar>(&self, background: f64) -> HostArenas<S> {
+        let mut m = HostArenas::<S>::new(&self.plan);
+        use Arena::*;
+        for a in [Param, Grad, Moment1, Moment2, Act, Stat] {
+            m.arena_mut(a).fill(S::of(background));
+        }
+        for (span, values) in self.inputs_f32() {
+            let dst = &mut m.arena_mut(span.arena)[span.offset..span.offset + span.len];
+            dst.iter_mut().zip(&values).for_each(|(d, v)| *d = S::of(*v as f64));
+        }
+        for (span, fill) in &self.fills {
+            if let Fill::Ids(ids) = fill {
+                m.index_mut()[span.offset..span.offset + span.len].copy_from_slice(ids);
+            }
+        }
+        m
+    }
+}
+
+/// A case whose op types are forgotten, to prove backend `K` with.
+pub trait AnyCase<K> {
+    fn name(&self) -> &str;
+
+    /// Largest relative error of the f64 backward pass against central differences; `None` without a backward pass.
+    fn gradient_error(&self) -> Option<f64>;
+
+    /// Runs the case on backends made by `open` and compares with the f64 reference; `Err` says what is off.
+    fn parity(&self, open: &dyn Fn(&Planner) -> K) -> Result<prove::Parity, String>;
+}
+
+impl<F: Op, B: Op, K: Memory + Run<F> + Run<B>> AnyCase<K> for Case<F, B> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+    fn gradient_error(&self) -> Option<f64> {
+        prove::gradient_error(self)
+    }
+    fn parity(&self, open: &dyn Fn(&Planner) -> K) -> Result<prove::Parity, String> {
+        prove::parity(self, open)
+    }
+}

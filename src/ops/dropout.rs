@@ -1,0 +1,196 @@
+/*! dropout: zero each element with probability p, scale the others so that the mean stays (Srivastava et al. 2014).
+fwd: y = keep(i) ? x*scale : 0,  with a residual: y = r + that          x,y,r (N)
+bwd: dx = keep(i) ? dy*scale : 0;  the gradient of r is dy itself, so it has no op
+
+keep(i) is 16-bit draw number i of the site at this step >= round(p*65536): counter (i/8, step, site), key seed, the four
+words giving eight draws, low half first. Nothing is stored: the backward pass draws again. p is rounded to 1/65536.
+*/
+
+use super::{Cost, Dst, Op, case::Case, fits};
+use crate::{
+    base::rng::philox,
+    mem::{Act, HostArenas, Planner, Scalar, U32},
+};
+
+/// Where dropout draws come from: site and probability are fixed by the plan, the step is read from memory, so that a
+/// captured step can be replayed.
+#[derive(Clone, Copy, Debug)]
+pub struct Drop {
+    /// Probability of a zero, in [0, 1).
+    pub p: f32,
+    pub seed: u64,
+    /// Number of this dropout in the model; different sites draw independently.
+    pub site: u32,
+}
+
+impl Drop {
+    /// No dropout.
+    pub const NONE: Drop = Drop { p: 0.0, seed: 0, site: 0 };
+
+    /// A draw below this drops.
+    pub fn threshold(&self) -> u32 {
+        (self.p as f64 * 65536.0).round() as u32
+    }
+
+    /// What kept elements are multiplied by.
+    pub fn scale(&self) -> f64 {
+        65536.0 / (65536 - self.threshold()) as f64
+    }
+
+    /// The factor of element `i` at `step`: 0 or [`Drop::scale`].
+    pub fn factor(&self, step: u32, i: u64) -> f64 {
+        let threshold = self.threshold();
+        if threshold == 0 {
+            return 1.0;
+        }
+        let block = i / 8;
+        let words =
+            philox([block as u32, (block >> 32) as u32, step, self.site], [self.seed as u32, (self.seed >> 32) as u32]);
+        let word = words[(i % 8 / 2) as usize];
+        let draw = if i % 2 == 0 { word & 0xFFFF } else { word >> 16 };
+        if draw >= threshold { self.scale() } else { 0.0 }
+    }
+
+    /// Whether p can be used: below 1 after rounding.
+    pub fn check(&self) -> Result<(), String> {
+        if (0.0..1.0).contains(&self.p) && self.threshold() < 65536 {
+            Ok(())
+        } else {
+            Err(format!("dropout probability {} is outside [0, 1)", self.p))
+        }
+    }
+}
+
+op! {
+    /// y = dropout(x).
+    DropoutFwd = "dropout_fwd" {
+        write { /** (N) */ y: Act }
+        read { /** (N) */ x: Act, /** (1) */ step: U32 }
+        with { n: usize, drop: Drop }
+    }
+}
+
+op! {
+    /// y = residual + dropout(x).
+    DropoutAddFwd = "dropout_add_fwd" {
+        write { /** (N) */ y: Act }
+        read { /** (N) */ residual: Act, /** (N) */ x: Act, /** (1) */ step: U32 }
+        with { n: usize, drop: Drop }
+    }
+}
+
+op! {
+    /// dx of [`DropoutFwd`] and of [`DropoutAddFwd`].
+    DropoutBwd = "dropout_bwd" {
+        grad { /** (N) */ dx: Act }
+        read { /** (N) */ dy: Act, /** (1) */ step: U32 }
+        with { n: usize, drop: Drop }
+    }
+}
+
+impl Op for DropoutFwd {
+    fn check(&self) -> Result<(), String> {
+        self.drop.check()?;
+        fits(&[("y", self.y.len(), self.n), ("x", self.x.len(), self.n), ("step", self.step.len(), 1)])
+    }
+
+    fn cost(&self) -> Cost {
+        Cost { flop: self.n as f64, bytes: 8.0 * self.n as f64 }
+    }
+
+    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+        let (x, step) = (m.get(self.x), m.ids(self.step)[0]);
+        m.compute(Dst::Write(self.y), self.n, |i| x[i] * S::of(self.drop.factor(step, i as u64)));
+    }
+}
+
+impl Op for DropoutAddFwd {
+    fn check(&self) -> Result<(), String> {
+        self.drop.check()?;
+        let n = self.n;
+        fits(&[
+            ("y", self.y.len(), n),
+            ("residual", self.residual.len(), n),
+            ("x", self.x.len(), n),
+            ("step", self.step.len(), 1),
+        ])
+    }
+
+    fn cost(&self) -> Cost {
+        Cost { flop: 2.0 * self.n as f64, bytes: 12.0 * self.n as f64 }
+    }
+
+    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+        let (r, x, step) = (m.get(self.residual), m.get(self.x), m.ids(self.step)[0]);
+        m.compute(Dst::Write(self.y), self.n, |i| r[i] + x[i] * S::of(self.drop.factor(step, i as u64)));
+    }
+}
+
+impl Op for DropoutBwd {
+    fn check(&self) -> Result<(), String> {
+        self.drop.check()?;
+        fits(&[("dx", self.dx.len_or(self.n), self.n), ("dy", self.dy.len(), self.n), ("step", self.step.len(), 1)])
+    }
+
+    fn cost(&self) -> Cost {
+        Cost { flop: self.n as f64, bytes: 8.0 * self.n as f64 }
+    }
+
+    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+        let (dy, step) = (m.get(self.dy), m.ids(self.step)[0]);
+        m.compute(self.dx, self.n, |i| dy[i] * S::of(self.drop.factor(step, i as u64)));
+    }
+}
+
+/// (elements, p) of the cases.
+const SIZES: [(usize, f32); 7] = [(1, 0.5), (3, 0.1), (7, 0.0), (8, 0.3), (1001, 0.1), (4096, 0.9), (20_003, 0.2)];
+
+pub fn cases() -> Vec<Case<DropoutFwd, DropoutBwd>> {
+    SIZES
+        .into_iter()
+        .map(|(n, p_drop)| {
+            let mut p = Planner::new();
+            let (x, y, step) = (p.var(n), p.var(n), p.index(1));
+            let drop = Drop { p: p_drop, seed: 0x1234_5678_9abc, site: 3 };
+            let fwd = DropoutFwd { y: y.y, x: x.y, step, n, drop };
+            let bwd = DropoutBwd { dx: Dst::Write(x.dy), dy: y.dy, step, n, drop };
+            Case::new(format!("n{n} p{p_drop}"), p, fwd, bwd)
+                .input(x.y, 1.0, x.dy)
+                .output(y.y, y.dy)
+                .ids(step, vec![41])
+        })
+        .collect()
+}
+
+pub fn add_cases() -> Vec<Case<DropoutAddFwd, DropoutBwd>> {
+    SIZES
+        .into_iter()
+        .map(|(n, p_drop)| {
+            let mut p = Planner::new();
+            let (x, y, r, step) = (p.var(n), p.var(n), p.act(n), p.index(1));
+            let drop = Drop { p: p_drop, seed: 99, site: 70_000 };
+            let fwd = DropoutAddFwd { y: y.y, residual: r, x: x.y, step, n, drop };
+            let bwd = DropoutBwd { dx: Dst::Write(x.dy), dy: y.dy, step, n, drop };
+            Case::new(format!("n{n} p{p_drop}"), p, fwd, bwd)
+                .input(x.y, 1.0, x.dy)
+                .output(y.y, y.dy)
+                .normal(r, 1.0)
+                .ids(step, vec![u32::MAX])
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_share_of_zeros_is_p() {
+        let drop = Drop { p: 0.3, seed: 5, site: 1 };
+        let n = 100_000;
+        let zeros = (0..n).filter(|i| drop.factor(9, *i) == 0.0).count() as f64 / n as f64;
+        // Five standard deviations of a binomial share.
+        assert!((zeros - 0.3).abs() < 5.0 * (0.3f64 * 0.7 / n as f64).sqrt(), "{zeros}");
+        assert!((0..n).any(|i| drop.factor(9, i) != drop.factor(10, i)), "steps differ");
+    }
+}

@@ -1,0 +1,130 @@
+/*! layer_norm: normalise each row to mean 0 and variance 1, then scale and shift (Ba et al. 2016).
+fwd: y = (x - mean)*rstd*gamma + beta          x,y (N,D) act   gamma,beta (D) f32   mean,rstd (N) f32
+bwd: dx = rstd*(g - mean_D(g) - xh*mean_D(g*xh)),  g = dy*gamma, xh = (x-mean)*rstd
+     dgamma = sum_N dy*xh,  dbeta = sum_N dy
+*/
+
+use super::{Cost, Dst, Op, case::Case, fits};
+use crate::mem::{Act, F32, HostArenas, Planner, Scalar};
+
+op! {
+    /// y = (x - mean)*rstd*gamma + beta, row by row.
+    LayerNormFwd = "layer_norm_fwd" {
+        write { /** (N,D) */ y: Act, /** (N), kept for the backward pass */ mean: F32, /** (N) */ rstd: F32 }
+        read { /** (N,D) */ x: Act, /** (D) */ gamma: F32, /** (D) */ beta: F32 }
+        with { n: usize, d: usize, eps: f32 }
+    }
+}
+
+op! {
+    /// Gradients of [`LayerNormFwd`].
+    LayerNormBwd = "layer_norm_bwd" {
+        grad { /** (N,D) */ dx: Act, /** (D) */ dgamma: F32, /** (D) */ dbeta: F32 }
+        read { /** (N,D) */ dy: Act, /** (N,D) */ x: Act, /** (D) */ gamma: F32, /** (N) */ mean: F32, /** (N) */ rstd: F32 }
+        with { n: usize, d: usize }
+    }
+}
+
+impl Op for LayerNormFwd {
+    fn check(&self) -> Result<(), String> {
+        let (n, d) = (self.n, self.d);
+        fits(&[
+            ("y", self.y.len(), n * d),
+            ("mean", self.mean.len(), n),
+            ("rstd", self.rstd.len(), n),
+            ("x", self.x.len(), n * d),
+            ("gamma", self.gamma.len(), d),
+            ("beta", self.beta.len(), d),
+        ])
+    }
+
+    fn cost(&self) -> Cost {
+        let nd = (self.n * self.d) as f64;
+        Cost { flop: 8.0 * nd, bytes: 8.0 * nd }
+    }
+
+    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+        let (n, d) = (self.n, self.d);
+        let (x, gamma, beta) = (m.get(self.x), m.get(self.gamma), m.get(self.beta));
+        // SAFETY: destinations and sources of an op are disjoint (`assert_disjoint`).
+        let (y, mean, rstd) = unsafe { (m.get_mut(self.y), m.get_mut(self.mean), m.get_mut(self.rstd)) };
+        for i in 0..n {
+            let row = &x[i * d..][..d];
+            let mu = row.iter().copied().sum::<S>() / S::of(d as f64);
+            let var = row.iter().map(|x| (*x - mu) * (*x - mu)).sum::<S>() / S::of(d as f64);
+            mean[i] = mu;
+            rstd[i] = S::one() / (var + S::of(self.eps as f64)).sqrt();
+            for j in 0..d {
+                y[i * d + j] = (row[j] - mu) * rstd[i] * gamma[j] + beta[j];
+            }
+        }
+    }
+}
+
+impl Op for LayerNormBwd {
+    fn check(&self) -> Result<(), String> {
+        let (n, d) = (self.n, self.d);
+        fits(&[
+            ("dx", self.dx.len_or(n * d), n * d),
+            ("dgamma", self.dgamma.len_or(d), d),
+            ("dbeta", self.dbeta.len_or(d), d),
+            ("dy", self.dy.len(), n * d),
+            ("x", self.x.len(), n * d),
+            ("gamma", self.gamma.len(), d),
+            ("mean", self.mean.len(), n),
+            ("rstd", self.rstd.len(), n),
+        ])
+    }
+
+    fn cost(&self) -> Cost {
+        let nd = (self.n * self.d) as f64;
+        Cost { flop: 16.0 * nd, bytes: 12.0 * nd }
+    }
+
+    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+        let (n, d) = (self.n, self.d);
+        let (dy, x, gamma) = (m.get(self.dy), m.get(self.x), m.get(self.gamma));
+        let (mean, rstd) = (m.get(self.mean), m.get(self.rstd));
+        let by_d = S::one() / S::of(d as f64);
+        let xh = |i: usize, j: usize| (x[i * d + j] - mean[i]) * rstd[i];
+        m.compute(self.dx, n * d, |at| {
+            let (i, j) = (at / d, at % d);
+            let g = |j: usize| dy[i * d + j] * gamma[j];
+            let a = (0..d).map(g).sum::<S>() * by_d;
+            let b = (0..d).map(|j| g(j) * xh(i, j)).sum::<S>() * by_d;
+            rstd[i] * (g(j) - a - xh(i, j) * b)
+        });
+        m.compute(self.dgamma, d, |j| (0..n).map(|i| dy[i * d + j] * xh(i, j)).sum());
+        m.compute(self.dbeta, d, |j| (0..n).map(|i| dy[i * d + j]).sum());
+    }
+}
+
+pub fn cases() -> Vec<Case<LayerNormFwd, LayerNormBwd>> {
+    [(1, 1), (1, 8), (3, 7), (5, 16), (17, 33), (64, 64), (9, 100), (70, 128), (300, 48)]
+        .into_iter()
+        .map(|(n, d)| {
+            let mut p = Planner::new();
+            let (x, y) = (p.var(n * d), p.var(n * d));
+            let (gamma, beta) = (p.stat(d), p.stat(d));
+            let (dgamma, dbeta, mean, rstd) = (p.stat(d), p.stat(d), p.stat(n), p.stat(n));
+            let fwd = LayerNormFwd { y: y.y, mean, rstd, x: x.y, gamma, beta, n, d, eps: 1e-5 };
+            let bwd = LayerNormBwd {
+                dx: Dst::Write(x.dy),
+                dgamma: Dst::Write(dgamma),
+                dbeta: Dst::Write(dbeta),
+                dy: y.dy,
+                x: x.y,
+                gamma,
+                mean,
+                rstd,
+                n,
+                d,
+            };
+            Case::new(format!("n{n} d{d}"), p, fwd, bwd)
+                .input(x.y, 2.0, x.dy)
+                .input(gamma, 1.0, dgamma)
+                .input(beta, 1.0, dbeta)
+                .output(y.y, y.dy)
+        })
+        .collect()
+}

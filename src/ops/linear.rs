@@ -1,0 +1,113 @@
+/*! linear: y = x W^T + b, the weight stored (out, in) as in PyTorch.
+fwd: y (N,O) = x (N,I) W (O,I)^T + b (O)
+bwd: dx = dy W,  dW = dy^T x,  db = sum_N dy
+*/
+
+use super::{Cost, Dst, Op, case::Case, fits};
+use crate::mem::{Act, F32, HostArenas, Planner, Scalar};
+
+op! {
+    /// y = x W^T + b.
+    LinearFwd = "linear_fwd" {
+        write { /** (N,O) */ y: Act }
+        read { /** (N,I) */ x: Act, /** (O,I) */ w: F32, /** (O) */ b: F32 }
+        with { n: usize, i: usize, o: usize }
+    }
+}
+
+op! {
+    /// Gradients of [`LinearFwd`].
+    LinearBwd = "linear_bwd" {
+        grad { /** (N,I) */ dx: Act, /** (O,I) */ dw: F32, /** (O) */ db: F32 }
+        read { /** (N,O) */ dy: Act, /** (N,I) */ x: Act, /** (O,I) */ w: F32 }
+        with { n: usize, i: usize, o: usize }
+    }
+}
+
+impl Op for LinearFwd {
+    fn check(&self) -> Result<(), String> {
+        let (n, i, o) = (self.n, self.i, self.o);
+        fits(&[
+            ("y", self.y.len(), n * o),
+            ("x", self.x.len(), n * i),
+            ("w", self.w.len(), o * i),
+            ("b", self.b.len(), o),
+        ])
+    }
+
+    fn cost(&self) -> Cost {
+        let (n, i, o) = (self.n as f64, self.i as f64, self.o as f64);
+        Cost { flop: 2.0 * n * i * o, bytes: 4.0 * (n * i + n * o + i * o) }
+    }
+
+    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+        let (n, i, o) = (self.n, self.i, self.o);
+        let (x, w, b) = (m.get(self.x), m.get(self.w), m.get(self.b));
+        m.compute(Dst::Write(self.y), n * o, |at| {
+            let (r, c) = (at / o, at % o);
+            (0..i).map(|k| x[r * i + k] * w[c * i + k]).sum::<S>() + b[c]
+        });
+    }
+}
+
+impl Op for LinearBwd {
+    fn check(&self) -> Result<(), String> {
+        let (n, i, o) = (self.n, self.i, self.o);
+        fits(&[
+            ("dx", self.dx.len_or(n * i), n * i),
+            ("dw", self.dw.len_or(o * i), o * i),
+            ("db", self.db.len_or(o), o),
+            ("dy", self.dy.len(), n * o),
+            ("x", self.x.len(), n * i),
+            ("w", self.w.len(), o * i),
+        ])
+    }
+
+    fn cost(&self) -> Cost {
+        let (n, i, o) = (self.n as f64, self.i as f64, self.o as f64);
+        let wanted = self.dx.span().is_some() as u8 + self.dw.span().is_some() as u8;
+        Cost { flop: 2.0 * wanted as f64 * n * i * o, bytes: 4.0 * (2.0 * n * i + n * o + 2.0 * i * o) }
+    }
+
+    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+        let (n, i, o) = (self.n, self.i, self.o);
+        let (dy, x, w) = (m.get(self.dy), m.get(self.x), m.get(self.w));
+        m.compute(self.dx, n * i, |at| {
+            let (r, k) = (at / i, at % i);
+            (0..o).map(|c| dy[r * o + c] * w[c * i + k]).sum()
+        });
+        m.compute(self.dw, o * i, |at| {
+            let (c, k) = (at / i, at % i);
+            (0..n).map(|r| dy[r * o + c] * x[r * i + k]).sum()
+        });
+        m.compute(self.db, o, |c| (0..n).map(|r| dy[r * o + c]).sum());
+    }
+}
+
+pub fn cases() -> Vec<Case<LinearFwd, LinearBwd>> {
+    [(1, 1, 1), (1, 8, 3), (7, 3, 5), (33, 16, 48), (65, 64, 192), (130, 31, 67), (1100, 32, 40), (19, 256, 64)]
+        .into_iter()
+        .map(|(n, i, o)| {
+            let mut p = Planner::new();
+            let (x, y) = (p.var(n * i), p.var(n * o));
+            let (w, b, dw, db) = (p.stat(o * i), p.stat(o), p.stat(o * i), p.stat(o));
+            let fwd = LinearFwd { y: y.y, x: x.y, w, b, n, i, o };
+            let bwd = LinearBwd {
+                dx: Dst::Write(x.dy),
+                dw: Dst::Write(dw),
+                db: Dst::Write(db),
+                dy: y.dy,
+                x: x.y,
+                w,
+                n,
+                i,
+                o,
+            };
+            Case::new(format!("n{n} i{i} o{o}"), p, fwd, bwd)
+                .input(x.y, 1.0, x.dy)
+                .input(w, 0.5, dw)
+                .input(b, 0.5, db)
+                .output(y.y, y.dy)
+        })
+        .collect()
+}

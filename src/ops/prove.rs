@@ -1,0 +1,218 @@
+/*! How an op is proved. *Gradient*: the f64 reference backward against central differences of the f64 reference forward,
+projected on fixed random directions. *Parity*: a backend against the f64 reference, with an error budget of 2x (forward)
+or 3x (gradients) what the plain f32 loops make; destinations start as NaN (write) or filled (accumulate), nothing else
+may change, and the same input gives the same bits twice.
+*/
+
+use super::{Access, Memory, Mode, Op, Run, case::Case};
+use crate::{
+    base::rng::{Purpose, Stream},
+    mem::{Arena, HostArenas, Planner, RawSpan, Scalar},
+};
+
+/// Worst error over budget of a parity run: at most 1 when it passed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Parity {
+    pub forward: f64,
+    pub backward: f64,
+}
+
+fn slice<S: Scalar>(m: &HostArenas<S>, s: RawSpan) -> &[S] {
+    &m.arena(s.arena)[s.offset..s.offset + s.len]
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(x, y)| x * y).sum()
+}
+
+/// Largest relative error over the inputs and four directions each.
+pub fn gradient_error<F: Op, B: Op>(case: &Case<F, B>) -> Option<f64> {
+    if case.inputs.is_empty() {
+        return None;
+    }
+    const STEP: f64 = 1e-5;
+    let mut m = case.host::<f64>(0.0);
+    let loss = |m: &HostArenas<f64>| {
+        case.fwd.reference(m);
+        case.outputs.iter().map(|(y, dy)| dot(slice(m, *y), slice(m, *dy))).sum::<f64>()
+    };
+    loss(&m);
+    case.bwd.with_modes(&mut |_| Mode::Write).reference(&m);
+    let mut worst = 0.0f64;
+    for (i, (x, dx)) in case.inputs.iter().enumerate() {
+        if x.len == 0 {
+            continue;
+        }
+        let gradient = slice(&m, *dx).to_vec();
+        let start = slice(&m, *x).to_vec();
+        for direction in 0..4 {
+            let mut draw = Stream::new(11, Purpose::Test, (i * 4 + direction) as u32);
+            let u: Vec<f64> = (0..x.len).map(|_| draw.normal() as f64).collect();
+            let mut at = |k: f64| {
+                let xs = &mut m.arena_mut(x.arena)[x.offset..x.offset + x.len];
+                xs.iter_mut().zip(start.iter().zip(&u)).for_each(|(x, (s, u))| *x = s + k * u);
+                loss(&m)
+            };
+            let numeric = (at(STEP) - at(-STEP)) / (2.0 * STEP);
+            at(0.0);
+            let analytic = dot(&gradient, &u);
+            let norm = dot(&gradient, &gradient).sqrt() * dot(&u, &u).sqrt();
+            let scale = analytic.abs().max(numeric.abs()).max(1e-2 * norm).max(1e-12);
+            worst = worst.max((analytic - numeric).abs() / scale);
+        }
+    }
+    Some(worst)
+}
+
+/// The real arenas, in order.
+const REAL: [Arena; 6] = [Arena::Param, Arena::Grad, Arena::Moment1, Arena::Moment2, Arena::Act, Arena::Stat];
+
+/// What every element outside the inputs starts as, so that a stray write shows.
+const BACKGROUND: f32 = -7.25;
+
+fn whole(plan: &Planner, arena: Arena) -> RawSpan {
+    RawSpan { arena, offset: 0, len: plan.len(arena) }
+}
+
+fn snapshot<K: Memory>(k: &mut K, plan: &Planner) -> Vec<Vec<f32>> {
+    REAL.iter()
+        .map(|a| {
+            let mut v = vec![0.0; plan.len(*a)];
+            k.read(whole(plan, *a), &mut v);
+            v
+        })
+        .collect()
+}
+
+/// Sets the destinations of an op to what its modes call for: NaN where written, fixed numbers where added to.
+fn poison<O: Op>(op: &O, write: &mut dyn FnMut(RawSpan, f32)) {
+    op.uses(&mut |access, span| match access {
+        Access::Write if span.arena != Arena::Index => write(span, f32::NAN),
+        Access::Accumulate => write(span, 0.375),
+        _ => {}
+    });
+}
+
+fn set<S: Scalar>(m: &mut HostArenas<S>, span: RawSpan, x: f32) {
+    m.arena_mut(span.arena)[span.offset..span.offset + span.len].fill(S::of(x as f64));
+}
+
+/// Compares what `op` wrote on the backend (before -> after) with the two references.
+fn compare<O: Op>(
+    what: &str,
+    op: &O,
+    factor: f64,
+    got: &[Vec<f32>],
+    before: &[Vec<f32>],
+    exact: &HostArenas<f64>,
+    naive: &HostArenas<f32>,
+) -> Result<f64, String> {
+    let mut touched: Vec<RawSpan> = Vec::new();
+    op.uses(&mut |access, span| {
+        if access != Access::Read && span.arena != Arena::Index {
+            touched.push(span);
+        }
+    });
+    let mut worst = 0.0f64;
+    for span in &touched {
+        let (want, plain) = (slice(exact, *span), slice(naive, *span));
+        let have = &got[span.arena as usize][span.offset..span.offset + span.len];
+        let largest = want.iter().fold(0.0f64, |a, x| a.max(x.abs()));
+        let naive_error = want.iter().zip(plain).fold(0.0f64, |a, (w, p)| a.max((w - p.f64()).abs()));
+        // A lucky naive run must not shut out honest rounding: a few units in the last place of the largest value.
+        let budget = factor * naive_error + 8.0 * f32::EPSILON as f64 * largest + 1e-30;
+        for (i, (w, h)) in want.iter().zip(have).enumerate() {
+            let error = (w - *h as f64).abs();
+            let same = (w.is_nan() && h.is_nan()) || *w == *h as f64;
+            if !same && !(error <= budget) {
+                return Err(format!("{what}: {span:?}[{i}] is {h}, should be {w} (error {error:.2e} > {budget:.2e})"));
+            }
+            if !same {
+                worst = worst.max(error / budget);
+            }
+        }
+    }
+    for (a, arena) in REAL.iter().enumerate() {
+        for (i, (b, g)) in before[a].iter().zip(&got[a]).enumerate() {
+            let inside = touched.iter().any(|s| s.arena == *arena && (s.offset..s.offset + s.len).contains(&i));
+            if !inside && b.to_bits() != g.to_bits() {
+                return Err(format!("{what}: stray write to {arena:?}[{i}]: {b} became {g}"));
+            }
+        }
+    }
+    Ok(worst)
+}
+
+/// One op on a fresh backend: state before, state after.
+type Snapshot = Vec<Vec<f32>>;
+
+fn run_on<F: Op, B: Op, K: Memory + Run<F> + Run<B>>(
+    case: &Case<F, B>,
+    bwd: &B,
+    open: &dyn Fn(&Planner) -> K,
+) -> [Snapshot; 4] {
+    let mut k = open(&case.plan);
+    for a in REAL {
+        let n = case.plan.len(a);
+        k.write(whole(&case.plan, a), &vec![BACKGROUND; n]);
+    }
+    for (span, values) in case.inputs_f32() {
+        k.write(span, &values);
+    }
+    for (span, fill) in &case.fills {
+        if let super::case::Fill::Ids(ids) = fill {
+            k.write_ids(case.plan.index_span(*span), ids);
+        }
+    }
+    poison(&case.fwd, &mut |span, x| k.write(span, &vec![x; span.len]));
+    let start = snapshot(&mut k, &case.plan);
+    k.run(&case.fwd);
+    let forward = snapshot(&mut k, &case.plan);
+    poison(bwd, &mut |span, x| k.write(span, &vec![x; span.len]));
+    let middle = snapshot(&mut k, &case.plan);
+    k.run(bwd);
+    [start, forward, middle, snapshot(&mut k, &case.plan)]
+}
+
+/// A case on a backend, in every mode of its gradients.
+pub fn parity<F: Op, B: Op, K: Memory + Run<F> + Run<B>>(
+    case: &Case<F, B>,
+    open: &dyn Fn(&Planner) -> K,
+) -> Result<Parity, String> {
+    let mut gradients = 0;
+    case.bwd.with_modes(&mut |i| {
+        gradients = gradients.max(i + 1);
+        Mode::Write
+    });
+    let mut worst = Parity::default();
+    // All written, all added to, and each left out once.
+    for variant in 0..2 + gradients {
+        let bwd = case.bwd.with_modes(&mut |i| match variant {
+            0 => Mode::Write,
+            1 => Mode::Accumulate,
+            _ if variant - 2 == i => Mode::Skip,
+            _ => Mode::Write,
+        });
+        let what = format!("{} (variant {variant})", case.name);
+        let [start, forward, middle, end] = run_on(case, &bwd, open);
+        let mut exact = case.host::<f64>(BACKGROUND as f64);
+        let mut naive = case.host::<f32>(BACKGROUND as f64);
+        case.fwd.reference(&exact);
+        case.fwd.reference(&naive);
+        worst.forward = worst.forward.max(compare(&what, &case.fwd, 2.0, &forward, &start, &exact, &naive)?);
+        // The backward pass is judged alone: every implementation starts from its own forward results.
+        poison(&bwd, &mut |span, x| {
+            set(&mut exact, span, x);
+            set(&mut naive, span, x);
+        });
+        bwd.reference(&exact);
+        bwd.reference(&naive);
+        worst.backward = worst.backward.max(compare(&what, &bwd, 3.0, &end, &middle, &exact, &naive)?);
+        let again = run_on(case, &bwd, open);
+        let bits = |s: &Snapshot| s.iter().flatten().map(|x| x.to_bits()).collect::<Vec<_>>();
+        if bits(&again[3]) != bits(&end) {
+            return Err(format!("{what}: the same input gave other bits"));
+        }
+    }
+    Ok(worst)
+}

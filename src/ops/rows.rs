@@ -1,0 +1,80 @@
+/*! rows: pick the scored rows out of all, and put their gradients back.
+gather_rows:  y_m = x[row_m]                    x (N,D)   y (M,D)   row (M), all different
+scatter_rows: dx[row_m] = dy_m, all other rows 0 (Write) or unchanged (Acc)
+*/
+
+use super::{Cost, Dst, Op, case::Case, fits};
+use crate::{
+    base::rng::{Purpose, Stream},
+    mem::{Act, HostArenas, Planner, Scalar, U32},
+};
+
+op! {
+    /// y = x[row].
+    GatherRows = "gather_rows" {
+        write { /** (M,D) */ y: Act }
+        read { /** (N,D) */ x: Act, /** (M) */ row: U32 }
+        with { m: usize, n: usize, d: usize }
+    }
+}
+
+op! {
+    /// The gradient of [`GatherRows`].
+    ScatterRows = "scatter_rows" {
+        grad { /** (N,D) */ dx: Act }
+        read { /** (M,D) */ dy: Act, /** (M) all different */ row: U32 }
+        with { m: usize, n: usize, d: usize }
+    }
+}
+
+impl Op for GatherRows {
+    fn check(&self) -> Result<(), String> {
+        let d = self.d;
+        fits(&[("y", self.y.len(), self.m * d), ("x", self.x.len(), self.n * d), ("row", self.row.len(), self.m)])
+    }
+
+    fn cost(&self) -> Cost {
+        Cost { flop: 0.0, bytes: 8.0 * (self.m * self.d) as f64 }
+    }
+
+    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+        let (d, x, row) = (self.d, m.get(self.x), m.ids(self.row));
+        m.compute(Dst::Write(self.y), self.m * d, |at| x[row[at / d] as usize * d + at % d]);
+    }
+}
+
+impl Op for ScatterRows {
+    fn check(&self) -> Result<(), String> {
+        let (nd, md) = (self.n * self.d, self.m * self.d);
+        fits(&[("dx", self.dx.len_or(nd), nd), ("dy", self.dy.len(), md), ("row", self.row.len(), self.m)])
+    }
+
+    fn cost(&self) -> Cost {
+        Cost { flop: 0.0, bytes: 4.0 * ((self.m + self.n) * self.d) as f64 }
+    }
+
+    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+        let (d, dy, row) = (self.d, m.get(self.dy), m.ids(self.row));
+        let mut all = vec![S::zero(); self.n * d];
+        for i in 0..self.m {
+            all[row[i] as usize * d..][..d].copy_from_slice(&dy[i * d..][..d]);
+        }
+        m.compute(self.dx, self.n * d, |i| all[i]);
+    }
+}
+
+pub fn cases() -> Vec<Case<GatherRows, ScatterRows>> {
+    [(0, 5, 8), (1, 1, 1), (3, 7, 3), (20, 100, 64), (333, 1000, 33)]
+        .into_iter()
+        .map(|(m, n, d)| {
+            let mut p = Planner::new();
+            let (x, y, row) = (p.var(n * d), p.var(m * d), p.index(m));
+            let mut rows: Vec<u32> = (0..n as u32).collect();
+            Stream::new(4, Purpose::Test, n as u32).shuffle(&mut rows);
+            rows.truncate(m);
+            let fwd = GatherRows { y: y.y, x: x.y, row, m, n, d };
+            let bwd = ScatterRows { dx: Dst::Write(x.dy), dy: y.dy, row, m, n, d };
+            Case::new(format!("m{m} n{n} d{d}"), p, fwd, bwd).input(x.y, 1.0, x.dy).output(y.y, y.dy).ids(row, rows)
+        })
+        .collect()
+}

@@ -1,0 +1,296 @@
+//! Losses over scored rows: full softmax over the catalogue, or sampled softmax with negatives shared by the batch.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    base::{
+        Error, Result,
+        rng::{Purpose, Stream},
+    },
+    mem::{Dst, F32, Planner, Span, U32, Var},
+    models::Representations,
+    ops::{
+        Backend, CrossEntropyBwd, CrossEntropyFwd, GatherTable, Mean, Memory, SampledSoftmaxBwd, SampledSoftmaxFwd,
+        SegmentSum,
+        embedding::{Segments, segment},
+    },
+};
+
+/// Which items a scored row is compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum LossKind {
+    /// Cross-entropy over the whole catalogue.
+    Softmax,
+    /// Cross-entropy against shared negatives drawn uniformly.
+    SampledUniform,
+    /// Cross-entropy against shared negatives drawn by popularity.
+    SampledPopularity,
+}
+
+/// The loss and how many negatives it draws.
+#[derive(Clone, Copy, Debug)]
+pub struct LossSettings {
+    pub kind: LossKind,
+    /// Negatives (S) shared by a batch.
+    pub negatives: usize,
+    /// Whether logits are corrected by the log of an item's expected count among the negatives.
+    pub log_q: bool,
+}
+
+/// Spans of the sampled loss.
+#[derive(Clone, Debug)]
+struct Sampled {
+    pos: Var,
+    neg: Var,
+    dpos_bias: Span<crate::mem::Act>,
+    dneg_bias: Span<crate::mem::Act>,
+    log_q: Span<F32>,
+    negative: Span<U32>,
+    by_target: Segments,
+    by_negative: Segments,
+    s: usize,
+    popular: bool,
+}
+
+/// The planned loss. `value` is the mean over the scored rows.
+#[derive(Clone, Debug)]
+pub struct Loss {
+    r: Representations,
+    loss: Span<F32>,
+    lse: Span<F32>,
+    dloss: Span<F32>,
+    /// (1) mean loss of the batch.
+    pub value: Span<F32>,
+    target: Span<U32>,
+    /// No segments at all: what zeroes the gradients of special rows.
+    none: Span<U32>,
+    sampled: Option<Sampled>,
+    seed: u64,
+}
+
+/// Host-side scratch of a loss, reused from batch to batch.
+#[derive(Debug, Default)]
+pub struct HostLoss {
+    dloss: Vec<f32>,
+    negative: Vec<u32>,
+    order: Vec<u32>,
+    start: Vec<u32>,
+    id: Vec<u32>,
+    /// Interactions up to and including each item: what popularity is drawn from.
+    cumulative: Vec<u64>,
+    targets: usize,
+    negatives: usize,
+}
+
+impl Loss {
+    /// Over at most `m` scored rows of `r`.
+    ///
+    /// # Errors
+    /// Sampled losses want at least one negative and a catalogue of two items.
+    pub fn plan(p: &mut Planner, c: &LossSettings, r: Representations, m: usize, seed: u64) -> Result<Self> {
+        p.label("loss");
+        let sampled = match c.kind {
+            LossKind::Softmax => None,
+            _ if c.negatives == 0 => {
+                return Err(Error::user("a sampled loss with 0 negatives").hint("say how many: --negatives 512"));
+            }
+            _ if r.v < 2 => {
+                return Err(
+                    Error::user(format!("a sampled loss over a catalogue of {} items", r.v)).hint("use --loss softmax")
+                );
+            }
+            kind => {
+                let (s, d) = (c.negatives, r.d);
+                Some(Sampled {
+                    pos: p.var(m * d),
+                    neg: p.var(s * d),
+                    dpos_bias: p.act(m),
+                    dneg_bias: p.act(s),
+                    log_q: p.stat(r.v),
+                    negative: p.index(s),
+                    by_target: Segments::plan(p, m),
+                    by_negative: Segments::plan(p, s),
+                    s,
+                    popular: kind == LossKind::SampledPopularity,
+                })
+            }
+        };
+        Ok(Loss {
+            loss: p.stat(m),
+            lse: p.stat(m),
+            dloss: p.stat(m),
+            value: p.stat(1),
+            target: p.index(m),
+            none: p.index(1),
+            sampled,
+            seed,
+            r,
+        })
+    }
+
+    /// Host scratch; for sampled losses also uploads the log of each item's expected count, from `counts` (V), the
+    /// training interactions of each item (popularity sampling adds one to each, so that every item can be drawn).
+    pub fn prepare<B: Memory>(&self, b: &mut B, counts: &[u64], log_q: bool) -> HostLoss {
+        let mut host = HostLoss::default();
+        if let Some(sampled) = &self.sampled {
+            let mut sum = 0;
+            host.cumulative = (0..self.r.v)
+                .map(|i| {
+                    sum += if sampled.popular { counts[i] + 1 } else { 1 };
+                    sum
+                })
+                .collect();
+            let mut before = 0;
+            let expected = |upto: &u64| {
+                let share = (upto - before) as f64 / sum as f64;
+                before = *upto;
+                if log_q { (sampled.s as f64 * share).ln() as f32 } else { 0.0 }
+            };
+            let values: Vec<f32> = host.cumulative.iter().map(expected).collect();
+            b.write(sampled.log_q.raw(), &values);
+        }
+        host
+    }
+
+    /// Writes the targets of a batch, draws its negatives (with replacement: stream `step`).
+    pub fn upload<B: Memory>(&self, b: &mut B, host: &mut HostLoss, target: &[u32], step: u32) {
+        let m = target.len();
+        host.dloss.clear();
+        host.dloss.resize(m, 1.0 / m.max(1) as f32);
+        b.write(self.dloss.raw(), &host.dloss);
+        b.write_ids(self.target, target);
+        if let Some(sampled) = &self.sampled {
+            let mut draw = Stream::new(self.seed, Purpose::Negative, step);
+            let total = *host.cumulative.last().expect("prepared");
+            host.negative.clear();
+            for _ in 0..sampled.s {
+                let x = draw.below(total);
+                host.negative.push(host.cumulative.partition_point(|c| *c <= x) as u32);
+            }
+            b.write_ids(sampled.negative, &host.negative);
+            for (ids, spans, count) in [
+                (target, &sampled.by_target, &mut host.targets),
+                (&host.negative[..], &sampled.by_negative, &mut host.negatives),
+            ] {
+                segment(ids, &mut host.order, &mut host.start, &mut host.id);
+                b.write_ids(spans.order, &host.order);
+                b.write_ids(spans.start, &host.start);
+                b.write_ids(spans.id, &host.id);
+                *count = host.id.len();
+            }
+        }
+    }
+
+    /// Mean loss of `m` scored rows into `value`.
+    pub fn forward<B: Backend>(&self, b: &mut B, m: usize) {
+        let r = &self.r;
+        match &self.sampled {
+            None => b.run(&CrossEntropyFwd {
+                loss: self.loss,
+                lse: self.lse,
+                h: r.scored.y,
+                table: r.item.w,
+                bias: r.item_bias.w,
+                target: self.target,
+                m,
+                d: r.d,
+                v: r.v,
+            }),
+            Some(s) => {
+                let (d, v) = (r.d, r.v);
+                b.run(&GatherTable { y: s.pos.y, table: r.item.w, id: self.target, n: m, d, v });
+                b.run(&GatherTable { y: s.neg.y, table: r.item.w, id: s.negative, n: s.s, d, v });
+                b.run(&SampledSoftmaxFwd {
+                    loss: self.loss,
+                    lse: self.lse,
+                    h: r.scored.y,
+                    pos: s.pos.y,
+                    neg: s.neg.y,
+                    bias: r.item_bias.w,
+                    log_q: s.log_q,
+                    target: self.target,
+                    negative: s.negative,
+                    m,
+                    d,
+                    s: s.s,
+                });
+            }
+        }
+        b.run(&Mean { y: self.value, x: self.loss, n: m });
+    }
+
+    /// Writes the gradients of the scored rows, the item table (special rows: zero) and the item bias.
+    pub fn backward<B: Backend>(&self, b: &mut B, m: usize, host: &HostLoss) {
+        let r = &self.r;
+        let (d, v) = (r.d, r.v);
+        let Some(s) = &self.sampled else {
+            b.run(&CrossEntropyBwd {
+                dh: Dst::Write(r.scored.dy),
+                dtable: Dst::Write(r.item.dw),
+                dbias: Dst::Write(r.item_bias.dw),
+                dloss: self.dloss,
+                h: r.scored.y,
+                table: r.item.w,
+                bias: r.item_bias.w,
+                target: self.target,
+                lse: self.lse,
+                m,
+                d,
+                v,
+            });
+            let special = r.item.shape[0] - v;
+            b.run(&SegmentSum {
+                dtable: Dst::Write(r.item.dw.slice(v * d, special * d)),
+                dy: r.scored.dy,
+                order: self.none,
+                start: self.none,
+                id: self.none,
+                n: 0,
+                d,
+                v: special,
+                s: 0,
+            });
+            return;
+        };
+        b.run(&SampledSoftmaxBwd {
+            dh: Dst::Write(r.scored.dy),
+            dpos: Dst::Write(s.pos.dy),
+            dneg: Dst::Write(s.neg.dy),
+            dpos_bias: Dst::Write(s.dpos_bias),
+            dneg_bias: Dst::Write(s.dneg_bias),
+            dloss: self.dloss,
+            h: r.scored.y,
+            pos: s.pos.y,
+            neg: s.neg.y,
+            bias: r.item_bias.w,
+            log_q: s.log_q,
+            target: self.target,
+            negative: s.negative,
+            lse: self.lse,
+            m,
+            d,
+            s: s.s,
+        });
+        let sides = [
+            (s.pos.dy, s.dpos_bias, &s.by_target, m, host.targets, false),
+            (s.neg.dy, s.dneg_bias, &s.by_negative, s.s, host.negatives, true),
+        ];
+        for (dy, dbias, by, n, count, add) in sides {
+            let dst = |span| if add { Dst::Acc(span) } else { Dst::Write(span) };
+            let sum = SegmentSum {
+                dtable: dst(r.item.dw),
+                dy,
+                order: by.order,
+                start: by.start,
+                id: by.id,
+                n,
+                d,
+                v: r.item.shape[0],
+                s: count,
+            };
+            b.run(&sum);
+            b.run(&SegmentSum { dtable: dst(r.item_bias.dw), dy: dbias, d: 1, v, ..sum });
+        }
+    }
+}

@@ -1,0 +1,225 @@
+/*! One planned model with its loss and optimiser on a backend: a training step, and vectors for histories.
+
+A step is forward, loss, backward, gradient norm, guard, AdamW. All memory was planned before; the guard reads the loss and
+the norm and refuses to update the weights when either is not finite.
+*/
+
+use crate::{
+    backend::wrap::Checked,
+    base::{
+        Error, Result,
+        rng::{Purpose, Stream},
+    },
+    layers::{Capacity, HostInput, Input, Shape},
+    mem::{F32, Init, Param, Planner, Span},
+    models::{Model, Representations},
+    ops::{AdamW, Backend, GradNorm},
+    tasks::{Loss, MaskedItem, loss::HostLoss},
+};
+
+use super::settings::Settings;
+
+/// What a step reports.
+#[derive(Clone, Copy, Debug)]
+pub struct StepReport {
+    /// Mean loss of the batch.
+    pub loss: f32,
+    /// Global norm of the gradients before clipping.
+    pub norm: f32,
+}
+
+/// A model on a backend.
+pub struct Engine<M, B> {
+    pub plan: Planner,
+    pub model: M,
+    pub backend: B,
+    input: Input,
+    loss: Loss,
+    hyper: Span<F32>,
+    norm: Span<F32>,
+    settings: Settings,
+    host: HostInput,
+    host_loss: HostLoss,
+    r: Representations,
+}
+
+impl<M: Model, B: Backend> Engine<M, B> {
+    /// Plans the model over a catalogue of `counts.len()` items (`counts`: training interactions of each), opens the
+    /// backend with `open` and draws the initial weights.
+    ///
+    /// # Errors
+    /// Settings that contradict each other.
+    pub fn new(settings: &Settings, counts: &[u64], open: impl FnOnce(&Planner) -> B) -> Result<Self> {
+        settings.check()?;
+        let mut plan = Planner::new();
+        let (b, t) = (settings.batch, settings.length);
+        let m = b * MaskedItem::scored(settings.mask, t);
+        let capacity = Capacity { b, n: b * t, m: m.max(b), t };
+        let input = Input::plan(&mut plan, capacity);
+        let model = M::plan(&mut plan, &settings.model(), counts.len(), &input, settings.seed)?;
+        let r = model.representations();
+        let loss = Loss::plan(&mut plan, &settings.loss(), r.clone(), capacity.m, settings.seed)?;
+        plan.label("optimiser");
+        let (hyper, norm) = (plan.stat(3), plan.stat(1));
+        let mut backend = open(&plan);
+        let host_loss = loss.prepare(&mut backend, counts, settings.log_q);
+        let mut engine = Engine {
+            host: HostInput::with_capacity(&capacity),
+            plan,
+            model,
+            backend,
+            input,
+            loss,
+            hyper,
+            norm,
+            settings: settings.clone(),
+            host_loss,
+            r,
+        };
+        engine.draw_weights();
+        Ok(engine)
+    }
+
+    fn draw_weights(&mut self) {
+        let mut values = Vec::new();
+        for (i, p) in self.plan.params().iter().enumerate() {
+            values.clear();
+            let mut draw = Stream::new(self.settings.seed, Purpose::Init, i as u32);
+            values.extend((0..p.w.len()).map(|_| match p.init {
+                Init::Constant(c) => c,
+                Init::TruncatedNormal(std) => loop {
+                    let x = draw.normal();
+                    if x.abs() <= 2.0 {
+                        break x * std;
+                    }
+                },
+            }));
+            self.backend.write(p.w.raw(), &values);
+        }
+    }
+
+    /// The batch to fill before [`Engine::step`].
+    pub fn host_input(&mut self) -> &mut HostInput {
+        &mut self.host
+    }
+
+    /// One training step number `step` (from 1) on the batch in [`Engine::host_input`] with its `target`s.
+    ///
+    /// # Errors
+    /// A loss or gradient norm that is not finite: names the first op and layer; the weights are as before the step.
+    pub fn step(&mut self, target: &[u32], step: u64, lr: f32) -> Result<StepReport> {
+        let shape = self.input.upload(&mut self.backend, &mut self.host, step as u32, true);
+        self.loss.upload(&mut self.backend, &mut self.host_loss, target, step as u32);
+        let bias = |beta: f32| (1.0 / (1.0 - (beta as f64).powf(step as f64))) as f32;
+        let hyper = [lr, bias(self.settings.beta1), bias(self.settings.beta2)];
+        self.backend.write(self.hyper.raw(), &hyper);
+        passes(&self.model, &self.loss, &mut self.backend, &shape, &self.host_loss);
+        let g = self.plan.all_gradients();
+        self.backend.run(&GradNorm { norm: self.norm, g, n: g.len() });
+        let report = StepReport { loss: self.read_one(self.loss.value), norm: self.read_one(self.norm) };
+        if !report.loss.is_finite() || !report.norm.is_finite() {
+            return Err(self.first_fault(&shape, step, &report));
+        }
+        let s = &self.settings;
+        for p in self.plan.params() {
+            self.backend.run(&AdamW {
+                p: p.w,
+                m: p.m,
+                v: p.v,
+                g: p.dw,
+                norm: self.norm,
+                hyper: self.hyper,
+                n: p.w.len(),
+                beta1: s.beta1,
+                beta2: s.beta2,
+                eps: 1e-8,
+                weight_decay: if p.decay { s.weight_decay } else { 0.0 },
+                max_norm: s.clip,
+            });
+        }
+        Ok(report)
+    }
+
+    fn read_one(&mut self, span: Span<F32>) -> f32 {
+        let mut x = [0.0];
+        self.backend.read(span.raw(), &mut x);
+        x[0]
+    }
+
+    /// Repeats the step with every result read back, to name the op and the layer that broke.
+    fn first_fault(&mut self, shape: &Shape, step: u64, report: &StepReport) -> Error {
+        let mut checked = Checked::new(&mut self.backend);
+        passes(&self.model, &self.loss, &mut checked, shape, &self.host_loss);
+        let place = match checked.first_fault {
+            Some((op, span)) => {
+                let layer = self.plan.params().iter().find(|p| p.w.raw() == span || p.dw.raw() == span);
+                let layer = layer.map_or(self.plan.owner(span), |p| &p.name);
+                format!("first in {op} of {layer}")
+            }
+            None => "in the gradient norm".to_string(),
+        };
+        Error::user(format!("step {step}: loss {}, gradient norm {}: not finite, {place}", report.loss, report.norm))
+            .hint("lower --lr, raise --warmup or set --clip; the last good checkpoint is kept")
+    }
+
+    /// All parameters.
+    pub fn params(&self) -> &[Param] {
+        self.plan.params()
+    }
+
+    /// Items of the catalogue (V).
+    pub fn items(&self) -> usize {
+        self.r.v
+    }
+
+    /// Width (D).
+    pub fn width(&self) -> usize {
+        self.r.d
+    }
+
+    /// The item table (V,D) and the item bias (V), without special rows.
+    pub fn item_vectors(&mut self) -> (Vec<f32>, Vec<f32>) {
+        let mut table = vec![0.0; self.r.v * self.r.d];
+        let mut bias = vec![0.0; self.r.v];
+        self.backend.read(self.r.item.w.first(table.len()).raw(), &mut table);
+        self.backend.read(self.r.item_bias.w.raw(), &mut bias);
+        (table, bias)
+    }
+
+    /// Appends [MASK] to each history (oldest first; the newest T-1 items count) and writes its vector: `out` (B,D).
+    pub fn encode(&mut self, histories: &[&[u32]], out: &mut [f32]) {
+        let (c, d) = (self.input.capacity, self.r.d);
+        assert_eq!(out.len(), histories.len() * d);
+        for (chunk, out) in histories.chunks(c.b).zip(out.chunks_mut(c.b * d)) {
+            self.host.clear();
+            for history in chunk {
+                MaskedItem::push_query(&mut self.host, history, c.t, self.r.v);
+            }
+            let shape = self.input.upload(&mut self.backend, &mut self.host, 0, false);
+            self.model.forward(&mut self.backend, &shape);
+            self.backend.read(self.r.scored.y.first(out.len()).raw(), out);
+        }
+    }
+
+    /// Forward and backward passes of the batch in [`Engine::host_input`], without an update: for tests and profiles.
+    pub fn gradients(&mut self, target: &[u32], step: u64, training: bool) -> f32 {
+        let mut shape = self.input.upload(&mut self.backend, &mut self.host, step as u32, true);
+        shape.training = training;
+        self.loss.upload(&mut self.backend, &mut self.host_loss, target, step as u32);
+        passes(&self.model, &self.loss, &mut self.backend, &shape, &self.host_loss);
+        self.read_one(self.loss.value)
+    }
+
+    /// The span of the mean loss.
+    pub fn loss_span(&self) -> Span<F32> {
+        self.loss.value
+    }
+}
+
+/// Forward, loss, and back.
+fn passes<M: Model, B: Backend>(model: &M, loss: &Loss, b: &mut B, s: &Shape, host: &HostLoss) {
+    model.forward(b, s);
+    loss.forward(b, s.m);
+    loss.backward(b, s.m, host);
+    model.backward(b, s);
+}

@@ -1,0 +1,360 @@
+/*! A run: the folder it lives in, and the loop from the first step (or from its last checkpoint) to the end.
+
+`RUN/config.toml` what was asked for · `items.safetensors` the item vocabulary · `last.safetensors`, `best.safetensors`
+checkpoints · `metrics.jsonl` the learning curve, a function of settings and data alone · `timing.jsonl` seconds and
+throughput · `report.json` the evaluation after training.
+*/
+
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    checkpoint::{self, EpochRow, State},
+    engine::Engine,
+    schedule::Schedule,
+    settings::Settings,
+    trained::Snapshot,
+};
+use crate::{
+    backend::{self, Device, WithBackend},
+    base::{
+        Error, Result,
+        atomic::write_atomically,
+        error::IoContext,
+        rng::{Purpose, Stream},
+    },
+    data::{
+        Dataset, Vocab,
+        split::{Split, SplitSpec},
+    },
+    eval::{EvalOptions, evaluate},
+    mem::Planner,
+    models::{self, Model, WithModel},
+    ops::Backend,
+    tasks::{MaskSettings, MaskedItem},
+};
+
+/// What a run folder remembers (`config.toml`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunConfig {
+    /// Version of the folder's layout.
+    pub version: u32,
+    /// The data set it was trained on.
+    pub data: PathBuf,
+    pub data_fingerprint: String,
+    pub split: SplitSpec,
+    pub settings: Settings,
+}
+
+impl RunConfig {
+    pub const VERSION: u32 = 1;
+}
+
+/// The folder of a run.
+#[derive(Clone, Debug)]
+pub struct RunFolder {
+    pub path: PathBuf,
+}
+
+impl RunFolder {
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        RunFolder { path: path.into() }
+    }
+
+    pub fn last(&self) -> PathBuf {
+        self.path.join("last.safetensors")
+    }
+
+    pub fn best(&self) -> PathBuf {
+        self.path.join("best.safetensors")
+    }
+
+    pub fn items(&self) -> PathBuf {
+        self.path.join("items.safetensors")
+    }
+
+    pub fn report(&self) -> PathBuf {
+        self.path.join("report.json")
+    }
+
+    fn config_path(&self) -> PathBuf {
+        self.path.join("config.toml")
+    }
+
+    /// Makes the folder of a new run.
+    ///
+    /// # Errors
+    /// The folder exists already and holds a run.
+    pub fn create(&self, config: &RunConfig, items: &Vocab) -> Result<()> {
+        if self.config_path().exists() {
+            return Err(Error::user(format!("{}: a run is there already", self.path.display()))
+                .hint("continue it with --resume, or choose another folder with --out"));
+        }
+        fs::create_dir_all(&self.path).at_path(&self.path)?;
+        items.save(&self.items())?;
+        let text = toml::to_string(config).map_err(|e| Error::internal(format!("config.toml: {e}")))?;
+        write_atomically(&self.config_path(), |f| f.write_all(text.as_bytes()))
+    }
+
+    /// Reads the configuration of an existing run.
+    ///
+    /// # Errors
+    /// No such folder, no run in it, or one of another version.
+    pub fn config(&self) -> Result<RunConfig> {
+        let path = self.config_path();
+        let text = fs::read_to_string(&path).map_err(|e| {
+            Error::user(format!("{}: no run there ({e})", self.path.display()))
+                .hint("a run folder is what `mipgpu train` leaves behind; it holds config.toml")
+        })?;
+        let config: RunConfig = toml::from_str(&text)
+            .map_err(|e| Error::user(format!("{}: {}", path.display(), e.to_string().trim_end())))?;
+        if config.version != RunConfig::VERSION {
+            return Err(Error::user(format!(
+                "{}: a run folder of version {}, this program reads {}",
+                self.path.display(),
+                config.version,
+                RunConfig::VERSION
+            )));
+        }
+        Ok(config)
+    }
+}
+
+/// What a run tells while it goes.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// Planned and ready: parameters, bytes of memory, steps of an epoch, the step it starts from.
+    Ready { parameters: usize, bytes: usize, steps: u64, state: State },
+    /// A step is done. `interactions`: real ones, trained on so far in this session.
+    Step { epoch: u32, step: u64, steps: u64, loss: f32, lr: f32, interactions: u64 },
+    /// An epoch is done.
+    Epoch { row: EpochRow, seconds: f64, interactions_per_s: f64, best: bool },
+}
+
+/// Everything a run needs.
+pub struct Job<'a> {
+    pub config: &'a RunConfig,
+    pub data: &'a Dataset,
+    pub split: &'a Split,
+    pub folder: &'a RunFolder,
+    pub device: Device,
+    /// Continue from `last.safetensors`.
+    pub resume: bool,
+    /// Set when the user wants the run to stop: it writes a checkpoint and ends.
+    pub stop: &'a AtomicBool,
+}
+
+/// Trains to the end, or until told to stop.
+///
+/// # Errors
+/// Settings that contradict each other, a checkpoint that does not fit, a loss that is not finite, the disk's.
+pub fn train(job: &Job<'_>, observe: &mut dyn FnMut(Event)) -> Result<State> {
+    struct OnModel<'j, 'a>(&'j Job<'a>, &'j mut dyn FnMut(Event));
+    struct OnBackend<'j, 'a, M>(OnModel<'j, 'a>, std::marker::PhantomData<M>);
+    impl WithModel for OnModel<'_, '_> {
+        type Out = Result<State>;
+        fn call<M: Model + 'static>(self) -> Self::Out {
+            backend::with(self.0.device, OnBackend(self, std::marker::PhantomData::<M>))
+        }
+    }
+    impl<M: Model> WithBackend for OnBackend<'_, '_, M> {
+        type Out = Result<State>;
+        fn call<B: Backend + 'static>(self, open: fn(&Planner) -> B) -> Self::Out {
+            Loop::<M, B>::new(self.0.0, open)?.run(self.0.1)
+        }
+    }
+    job.config.settings.check()?;
+    models::with(&job.config.settings.model, OnModel(job, observe))?
+}
+
+struct Loop<'a, M, B> {
+    job: &'a Job<'a>,
+    engine: Engine<M, B>,
+    task: MaskedItem,
+    state: State,
+    vocabulary: String,
+    /// Users with something to train on.
+    users: Vec<u32>,
+    schedule: Schedule,
+    saved: Instant,
+    started: Instant,
+    interactions: u64,
+}
+
+impl<'a, M: Model, B: Backend> Loop<'a, M, B> {
+    fn new(job: &'a Job<'a>, open: fn(&Planner) -> B) -> Result<Self> {
+        let s = &job.config.settings;
+        let counts: Vec<u64> = job.split.train_counts().iter().map(|c| *c as u64).collect();
+        let mut engine = Engine::<M, B>::new(s, &counts, open)?;
+        let vocabulary = job.data.item_keys().fingerprint();
+        let state = if job.resume {
+            let Engine { plan, backend, .. } = &mut engine;
+            checkpoint::load(&job.folder.last(), backend, plan.params(), true, &vocabulary)?
+        } else {
+            State::default()
+        };
+        let train = job.split.train();
+        let users: Vec<u32> = (0..job.data.users()).filter(|u| train.len_of(*u) > 0).map(|u| u as u32).collect();
+        let steps = users.len().div_ceil(s.batch) as u64;
+        let schedule =
+            Schedule { peak: s.lr, warmup: s.warmup, total: steps * s.epochs as u64, end: s.final_lr, decay: s.decay };
+        let task = MaskedItem::new(MaskSettings {
+            mask: s.mask,
+            mask_last: s.mask_last,
+            length: s.length,
+            items: job.data.items(),
+            seed: s.seed,
+        });
+        let now = Instant::now();
+        Ok(Loop { job, engine, task, state, vocabulary, users, schedule, saved: now, started: now, interactions: 0 })
+    }
+
+    fn steps(&self) -> u64 {
+        self.users.len().div_ceil(self.job.config.settings.batch) as u64
+    }
+
+    fn run(mut self, observe: &mut dyn FnMut(Event)) -> Result<State> {
+        observe(Event::Ready {
+            parameters: self.engine.params().iter().map(|p| p.w.len()).sum(),
+            bytes: self.engine.plan.bytes(),
+            steps: self.steps(),
+            state: self.state.clone(),
+        });
+        let epochs = self.job.config.settings.epochs;
+        while self.state.epoch < epochs && !self.state.done {
+            let (time, before) = (Instant::now(), self.interactions);
+            if !self.epoch(observe)? {
+                self.save_last()?;
+                return Ok(self.state);
+            }
+            let seconds = time.elapsed().as_secs_f64();
+            let rate = (self.interactions - before) as f64 / seconds;
+            let best = self.close_epoch()?;
+            let row = self.state.history.last().expect("an epoch was closed").clone();
+            self.note_timing(&row, seconds, rate)?;
+            observe(Event::Epoch { row, seconds, interactions_per_s: rate, best });
+        }
+        if !self.state.done {
+            self.state.done = true;
+            self.save_last()?;
+        }
+        Ok(self.state)
+    }
+
+    /// The rest of the current epoch; false when told to stop.
+    fn epoch(&mut self, observe: &mut dyn FnMut(Event)) -> Result<bool> {
+        let s = &self.job.config.settings;
+        let (epoch, steps) = (self.state.epoch + 1, self.steps());
+        let mut order = self.users.clone();
+        Stream::new(s.seed, Purpose::Shuffle, epoch).shuffle(&mut order);
+        let batches = order.chunks(s.batch).skip(self.state.step_in_epoch as usize);
+        for batch in batches {
+            if self.job.stop.load(Ordering::Relaxed) {
+                return Ok(false);
+            }
+            let input = self.engine.host_input();
+            self.task.clear(input);
+            for user in batch {
+                let items = self.job.split.train().items(self.job.data, *user as usize);
+                self.task.push(input, epoch, *user as u64, items);
+            }
+            self.interactions += input.item.len() as u64;
+            let step = self.state.step + 1;
+            let lr = self.schedule.at(step);
+            let report = self.engine.step(&self.task.target, step, lr).map_err(|e| e.at(format!("epoch {epoch}")))?;
+            self.state.step = step;
+            self.state.step_in_epoch += 1;
+            self.state.loss_sum += report.loss as f64 * self.task.target.len() as f64;
+            self.state.scored += self.task.target.len() as u64;
+            observe(Event::Step {
+                epoch,
+                step: self.state.step_in_epoch,
+                steps,
+                loss: report.loss,
+                lr,
+                interactions: self.interactions,
+            });
+            if s.checkpoint_seconds > 0 && self.saved.elapsed() > Duration::from_secs(s.checkpoint_seconds) {
+                self.save_last()?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Books the finished epoch, validates when it is time to; whether it is the best so far.
+    fn close_epoch(&mut self) -> Result<bool> {
+        let s = &self.job.config.settings;
+        let state = &mut self.state;
+        state.epoch += 1;
+        state.step_in_epoch = 0;
+        let loss = state.loss_sum / state.scored.max(1) as f64;
+        (state.loss_sum, state.scored) = (0.0, 0);
+        let mut row = EpochRow { epoch: state.epoch, step: state.step, loss, ndcg: None, hit: None };
+        let mut best = false;
+        if state.epoch % s.eval_every == 0 || state.epoch == s.epochs {
+            if self.job.split.summary().valid_users > 0 {
+                let mut encoder = Snapshot::new(&mut self.engine);
+                let valid = self.job.split.valid();
+                let options = EvalOptions { ks: vec![10.min(self.job.data.items())], ..EvalOptions::default() };
+                let report = evaluate(&mut encoder, self.job.data, &valid, &options)?;
+                let at = report.full.model.at[0];
+                (row.ndcg, row.hit) = (Some(at.ndcg), Some(at.hr));
+                best = self.state.best.is_none_or(|(_, b)| at.ndcg > b);
+            } else {
+                // Nothing to choose by: the newest weights are the best there are.
+                best = true;
+            }
+        }
+        self.state.history.push(row);
+        let epoch = self.state.epoch;
+        let ndcg = self.state.history.last().and_then(|r| r.ndcg);
+        if best {
+            self.state.best = Some((epoch, ndcg.unwrap_or(0.0)));
+            self.state.stale = 0;
+            let Engine { plan, backend, .. } = &mut self.engine;
+            checkpoint::save(&self.job.folder.best(), backend, plan.params(), false, &self.vocabulary, &self.state)?;
+        } else if ndcg.is_some() {
+            self.state.stale += 1;
+            self.state.done = s.patience > 0 && self.state.stale >= s.patience;
+        }
+        self.state.done |= epoch == s.epochs;
+        if best || self.state.done || s.checkpoint_seconds == 0 {
+            self.save_last()?;
+        }
+        Ok(best)
+    }
+
+    fn save_last(&mut self) -> Result<()> {
+        let Engine { plan, backend, .. } = &mut self.engine;
+        let folder = self.job.folder;
+        checkpoint::save(&folder.last(), backend, plan.params(), true, &self.vocabulary, &self.state)?;
+        write_atomically(&folder.path.join("metrics.jsonl"), |f| {
+            self.state.history.iter().try_for_each(|row| writeln!(f, "{}", serde_json::json!(row)))
+        })?;
+        self.saved = Instant::now();
+        Ok(())
+    }
+
+    fn note_timing(&self, row: &EpochRow, seconds: f64, rate: f64) -> Result<()> {
+        let path = self.job.folder.path.join("timing.jsonl");
+        let line = serde_json::json!({
+            "epoch": row.epoch, "train_s": seconds, "interactions_per_s": rate,
+            "elapsed_s": self.started.elapsed().as_secs_f64(),
+        });
+        let mut file = fs::OpenOptions::new().create(true).append(true).open(&path).at_path(&path)?;
+        writeln!(file, "{line}").at_path(&path)
+    }
+}
+
+/// The newest folder below `dir` that holds a run.
+pub fn newest_run(dir: &Path) -> Option<PathBuf> {
+    let runs = fs::read_dir(dir).ok()?.flatten().map(|e| e.path()).filter(|p| p.join("config.toml").exists());
+    runs.max_by_key(|p| fs::metadata(p.join("config.toml")).and_then(|m| m.modified()).ok())
+}

@@ -1,0 +1,243 @@
+//! All settings of a run, each defined once: its name (flag and TOML key), type, default and help text.
+
+use serde::{Deserialize, Serialize};
+
+use super::schedule::Decay;
+use crate::{
+    base::{Error, Result, error::nearest},
+    layers::NormPlace,
+    models::{self, ModelSettings},
+    tasks::{LossKind, LossSettings, MaskedItem},
+};
+
+macro_rules! settings {
+    ($($group:literal { $($name:ident: $type:ty = $default:expr, $shown:literal, $help:literal;)* })*) => {
+        /// The settings of a run, as stored in its folder (`config.toml`). Keys are the flags without the dashes.
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(default, rename_all = "kebab-case")]
+        pub struct Settings {
+            $($(#[doc = $help] pub $name: $type,)*)*
+        }
+
+        impl Default for Settings {
+            fn default() -> Self {
+                Settings { $($($name: $default,)*)* }
+            }
+        }
+
+        /// The same settings as flags; what is not given keeps the value of the settings file or the default.
+        #[derive(Clone, Debug, Default, clap::Args)]
+        pub struct Flags {
+            $($(
+                #[arg(long, help_heading = $group, allow_negative_numbers = true)]
+                #[arg(help = concat!($help, " [default: ", $shown, "]"))]
+                pub $name: Option<$type>,
+            )*)*
+        }
+
+        impl Flags {
+            /// Puts the given flags over `settings`.
+            pub fn apply(&self, settings: &mut Settings) {
+                $($(if let Some(value) = &self.$name { settings.$name = value.clone(); })*)*
+            }
+
+            /// The first flag that was given.
+            pub fn first_given(&self) -> Option<&'static str> {
+                $($(if self.$name.is_some() { return Some(stringify!($name)); })*)*
+                None
+            }
+        }
+
+        /// All setting names, as in the struct.
+        const NAMES: &[&str] = &[$($(stringify!($name),)*)*];
+    };
+}
+
+settings! {
+    "Model" {
+        model: String = "bert4rec".into(), "bert4rec", "Which model";
+        width: usize = 64, "64", "Width of all representations";
+        blocks: usize = 2, "2", "Transformer blocks";
+        heads: usize = 2, "2", "Attention heads; must divide the width";
+        length: usize = 200, "200", "Longest sequence: of longer ones a random window is trained on, the newest items are used to predict";
+        ffn_ratio: usize = 4, "4", "Feed-forward width as a multiple of the width";
+        norm: NormPlace = NormPlace::Post, "post", "Layer norm after (post) or before (pre) each sub-layer";
+        projection: bool = false, "false", "Dense + GELU + norm between the last block and the item table, as in the paper";
+        dropout: f32 = 0.1, "0.1", "Dropout after embedding, attention and feed-forward";
+        attention_dropout: f32 = 0.0, "0.0", "Dropout of attention probabilities";
+        init_std: f32 = 0.02, "0.02", "Standard deviation of the initial weights";
+    }
+    "Masked item prediction" {
+        mask: f32 = 0.2, "0.2", "Share of a sequence's positions to hide (80 % [MASK], 10 % random item, 10 % unchanged)";
+        mask_last: f32 = 0.15, "0.15", "Share of sequences of which only the last item is hidden";
+        loss: LossKind = LossKind::Softmax, "softmax", "Full softmax over the catalogue, or sampled softmax with shared negatives";
+        negatives: usize = 512, "512", "Negatives shared by a batch (sampled losses)";
+        log_q: bool = true, "true", "Correct sampled logits by the log of the expected count (sampled losses)";
+    }
+    "Optimisation" {
+        epochs: u32 = 200, "200", "Passes over the users";
+        batch: usize = 32, "32", "Sequences a step";
+        lr: f32 = 2e-3, "0.002", "Highest learning rate";
+        warmup: u64 = 500, "500", "Steps of linear warm-up";
+        decay: Decay = Decay::Cosine, "cosine", "How the learning rate falls after the warm-up";
+        final_lr: f32 = 0.02, "0.02", "Where the learning rate ends, as a share of --lr";
+        weight_decay: f32 = 0.01, "0.01", "Weight decay of matrices (AdamW)";
+        beta1: f32 = 0.9, "0.9", "AdamW's first moment decay";
+        beta2: f32 = 0.999, "0.999", "AdamW's second moment decay";
+        clip: f32 = 5.0, "5.0", "Clip gradients to this global norm; 0 = never";
+        seed: u64 = 1, "1", "Everything random follows from it";
+    }
+    "Validation and checkpoints" {
+        eval_every: u32 = 5, "5", "Validate every so many epochs (NDCG@10, full ranking)";
+        patience: u32 = 0, "0", "Stop after so many validations without a better one; 0 = never";
+        checkpoint_seconds: u64 = 60, "60", "Write a checkpoint at least this often; 0 = after every epoch";
+    }
+}
+
+/// A probability or share in [0, 1).
+fn share(name: &str, x: f32) -> Result<()> {
+    if (0.0..1.0).contains(&x) {
+        return Ok(());
+    }
+    Err(Error::user(format!("--{name} {x} is out of range")).hint(format!("--{name} must be at least 0 and below 1")))
+}
+
+impl Settings {
+    /// Reads a TOML file over these settings.
+    ///
+    /// # Errors
+    /// A missing file, bad TOML, or an unknown key (the nearest name is suggested).
+    pub fn read(&self, path: &std::path::Path) -> Result<Settings> {
+        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, &e))?;
+        let given: toml::Table = toml::from_str(&text)
+            .map_err(|e| Error::user(format!("{}: {}", path.display(), e.to_string().trim_end())))?;
+        let keys: Vec<String> = NAMES.iter().map(|n| n.replace('_', "-")).collect();
+        for key in given.keys() {
+            if !keys.contains(key) {
+                let e = Error::user(format!("{}: unknown setting '{key}'", path.display()));
+                return Err(match nearest(key, keys.iter().map(String::as_str)) {
+                    Some(near) => e.hint(format!("did you mean '{near}'?")),
+                    None => e.hint("settings have the names of the flags of `mipgpu train --help`"),
+                });
+            }
+        }
+        let mut all = toml::Table::try_from(self)
+            .map_err(|e| Error::internal(format!("settings cannot be written as TOML: {e}")))?;
+        all.extend(given);
+        all.try_into()
+            .map_err(|e: toml::de::Error| Error::user(format!("{}: {}", path.display(), e.to_string().trim_end())))
+    }
+
+    /// Whether every setting is in range.
+    ///
+    /// # Errors
+    /// The first setting that is not, with its range.
+    pub fn check(&self) -> Result<()> {
+        if !models::NAMES.contains(&self.model.as_str()) {
+            let e = Error::user(format!("there is no model '{}'", self.model));
+            return Err(e.hint(format!("models: {}", models::NAMES.join(", "))));
+        }
+        for (name, x) in [("dropout", self.dropout), ("attention-dropout", self.attention_dropout)] {
+            share(name, x)?;
+        }
+        for (name, x) in [("mask", self.mask), ("mask-last", self.mask_last), ("final-lr", self.final_lr)] {
+            if !(0.0..=1.0).contains(&x) {
+                return Err(Error::user(format!("--{name} {x} is out of range")).hint("a share lies between 0 and 1"));
+            }
+        }
+        let positive = [
+            ("width", self.width),
+            ("heads", self.heads),
+            ("ffn-ratio", self.ffn_ratio),
+            ("batch", self.batch),
+            ("epochs", self.epochs as usize),
+            ("eval-every", self.eval_every as usize),
+        ];
+        if let Some((name, _)) = positive.iter().find(|(_, x)| *x == 0) {
+            return Err(Error::user(format!("--{name} 0 makes no sense")).hint(format!("--{name} must be at least 1")));
+        }
+        if !(2..=MaskedItem::MAX_LENGTH).contains(&self.length) {
+            return Err(Error::user(format!("--length {} is out of range", self.length))
+                .hint(format!("a sequence has 2 to {} positions", MaskedItem::MAX_LENGTH)));
+        }
+        if !self.width.is_multiple_of(self.heads) {
+            return Err(Error::user(format!("{} heads do not divide a width of {}", self.heads, self.width))
+                .hint("choose --width as a multiple of --heads"));
+        }
+        let finite = [
+            ("lr", self.lr),
+            ("weight-decay", self.weight_decay),
+            ("clip", self.clip),
+            ("init-std", self.init_std),
+            ("beta1", self.beta1),
+            ("beta2", self.beta2),
+        ];
+        if let Some((name, x)) = finite.iter().find(|(_, x)| !x.is_finite() || *x < 0.0) {
+            return Err(Error::user(format!("--{name} {x} is out of range")).hint("it must be a number of at least 0"));
+        }
+        share("beta1", self.beta1)?;
+        share("beta2", self.beta2)
+    }
+
+    /// The part that shapes the model.
+    pub fn model(&self) -> ModelSettings {
+        ModelSettings {
+            width: self.width,
+            blocks: self.blocks,
+            heads: self.heads,
+            ffn_ratio: self.ffn_ratio,
+            norm: self.norm,
+            dropout: self.dropout,
+            attention_dropout: self.attention_dropout,
+            projection: self.projection,
+            init_std: self.init_std,
+        }
+    }
+
+    /// The part that shapes the loss.
+    pub fn loss(&self) -> LossSettings {
+        LossSettings { kind: self.loss, negatives: self.negatives, log_q: self.log_q }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_overrides_defaults_and_unknown_keys_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.toml");
+        std::fs::write(&path, "width = 128\nmask-last = 0.5\nnorm = \"pre\"\n").unwrap();
+        let s = Settings::default().read(&path).unwrap();
+        assert_eq!((s.width, s.mask_last, s.norm, s.blocks), (128, 0.5, NormPlace::Pre, 2));
+        std::fs::write(&path, "dropuot = 0.3\n").unwrap();
+        let e = Settings::default().read(&path).unwrap_err();
+        assert!(e.to_string().contains("did you mean 'dropout'?"), "{e}");
+        std::fs::write(&path, "width = \"wide\"\n").unwrap();
+        assert!(Settings::default().read(&path).unwrap_err().what.contains("width"));
+    }
+
+    #[test]
+    fn settings_survive_their_file() {
+        let s = Settings { lr: 3e-4, loss: LossKind::SampledPopularity, ..Settings::default() };
+        let text = toml::to_string(&s).unwrap();
+        assert_eq!(toml::from_str::<Settings>(&text).unwrap(), s);
+    }
+
+    #[test]
+    fn out_of_range_settings_are_refused() {
+        let bad = [
+            Settings { heads: 3, ..Settings::default() },
+            Settings { dropout: 1.0, ..Settings::default() },
+            Settings { mask: -0.1, ..Settings::default() },
+            Settings { length: 1, ..Settings::default() },
+            Settings { lr: f32::NAN, ..Settings::default() },
+            Settings { model: "bert5rec".into(), ..Settings::default() },
+            Settings { batch: 0, ..Settings::default() },
+        ];
+        for s in bad {
+            assert!(s.check().is_err(), "{s:?}");
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! A trained model to ask: loaded from its run folder, with the vocabulary its rows belong to.
+
+use std::path::Path;
+
+use super::{
+    checkpoint,
+    engine::Engine,
+    run::{RunConfig, RunFolder},
+};
+use crate::{
+    backend::{self, Device, WithBackend},
+    base::Result,
+    data::Vocab,
+    eval::Encoder,
+    mem::Planner,
+    models::{self, Model, WithModel},
+    ops::Backend,
+};
+
+/// Which checkpoint of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// The weights with the best validation.
+    Best,
+    /// The newest weights.
+    Last,
+}
+
+/// An engine as an [`Encoder`], with a copy of the item table as it is now.
+pub struct Snapshot<E> {
+    engine: E,
+    table: Vec<f32>,
+    bias: Vec<f32>,
+    width: usize,
+}
+
+impl<'e, M: Model, B: Backend> Snapshot<&'e mut Engine<M, B>> {
+    pub fn new(engine: &'e mut Engine<M, B>) -> Self {
+        let (table, bias) = engine.item_vectors();
+        Snapshot { width: engine.width(), engine, table, bias }
+    }
+}
+
+impl<M: Model, B: Backend> Snapshot<Engine<M, B>> {
+    fn owning(mut engine: Engine<M, B>) -> Self {
+        let (table, bias) = engine.item_vectors();
+        Snapshot { width: engine.width(), engine, table, bias }
+    }
+}
+
+/// Whoever can turn histories into vectors.
+trait Encode {
+    fn encode(&mut self, histories: &[&[u32]], out: &mut [f32]);
+}
+
+impl<M: Model, B: Backend> Encode for Engine<M, B> {
+    fn encode(&mut self, histories: &[&[u32]], out: &mut [f32]) {
+        Engine::encode(self, histories, out);
+    }
+}
+
+impl<E: Encode> Encode for &mut E {
+    fn encode(&mut self, histories: &[&[u32]], out: &mut [f32]) {
+        (**self).encode(histories, out);
+    }
+}
+
+#[allow(private_bounds)]
+impl<E: Encode> Encoder for Snapshot<E> {
+    fn width(&self) -> usize {
+        self.width
+    }
+    fn table(&self) -> &[f32] {
+        &self.table
+    }
+    fn bias(&self) -> &[f32] {
+        &self.bias
+    }
+    fn encode(&mut self, histories: &[&[u32]], out: &mut [f32]) -> Result<()> {
+        self.engine.encode(histories, out);
+        Ok(())
+    }
+}
+
+/// A trained model and what it knows.
+pub struct Trained {
+    pub config: RunConfig,
+    pub items: Vocab,
+    pub encoder: Box<dyn Encoder>,
+    /// Parameters of the model.
+    pub parameters: usize,
+}
+
+impl Trained {
+    /// Loads a run.
+    ///
+    /// # Errors
+    /// No run there; a checkpoint that does not fit the run's settings or vocabulary.
+    pub fn open(run: &Path, which: Which, device: Device) -> Result<Trained> {
+        struct Load<'a>(&'a RunFolder, &'a RunConfig, &'a Vocab, Which, Device);
+        struct On<'a, M>(Load<'a>, std::marker::PhantomData<M>);
+        type Loaded = Result<(Box<dyn Encoder>, usize)>;
+        impl WithModel for Load<'_> {
+            type Out = Loaded;
+            fn call<M: Model + 'static>(self) -> Self::Out {
+                backend::with(self.4, On(self, std::marker::PhantomData::<M>))
+            }
+        }
+        impl<M: Model + 'static> WithBackend for On<'_, M> {
+            type Out = Loaded;
+            fn call<B: Backend + 'static>(self, open: fn(&Planner) -> B) -> Self::Out {
+                let Load(folder, config, items, which, _) = self.0;
+                // Counts only matter to sampled losses, which are not asked for here.
+                let mut engine = Engine::<M, B>::new(&config.settings, &vec![1; items.len()], open)?;
+                let path = if which == Which::Best { folder.best() } else { folder.last() };
+                let Engine { plan, backend, .. } = &mut engine;
+                checkpoint::load(&path, backend, plan.params(), false, &items.fingerprint())?;
+                let parameters = engine.params().iter().map(|p| p.w.len()).sum();
+                Ok((Box::new(Snapshot::owning(engine)), parameters))
+            }
+        }
+        let folder = RunFolder::new(run);
+        let config = folder.config()?;
+        let items = Vocab::open(&folder.items())?;
+        let load = Load(&folder, &config, &items, which, device);
+        let (encoder, parameters) = models::with(&config.settings.model, load)??;
+        Ok(Trained { config, items, encoder, parameters })
+    }
+}
