@@ -4,13 +4,16 @@ mod evaluation;
 
 use std::{
     collections::HashSet,
-    io::{self, Read},
-    process::Command,
+    io::{self, Read, Write},
+    process::{Command, Stdio},
 };
 
 use evaluation::{Fake, flags, random_dataset, run_of, sequences};
 use mipgpu::{
-    base::{Error, Result},
+    base::{
+        Error, Result,
+        rng::{Purpose, Stream},
+    },
     cli::{
         export::{self, write},
         opened::OpenRun,
@@ -150,7 +153,7 @@ fn users_histories_and_lines_get_the_same_list() {
             (Some(0), 3),
             "no history still gets a list"
         );
-        assert!(notes[0].contains("1 events") && notes[0].contains("nonsense"), "{notes:?}");
+        assert!(notes[0].contains("1 event of") && notes[0].contains("nonsense"), "{notes:?}");
     }
     let (text, notes) = ask(&mut run, None, &["--stdin", "--k", "2"], false, lines).unwrap();
     assert!(
@@ -323,6 +326,81 @@ fn a_failed_export_leaves_no_trace() {
     assert!(e.to_string().contains("on fire"));
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     assert_eq!(std::fs::read_to_string(dir.path().join("users.parquet")).unwrap(), "old");
+}
+
+/// The built program, from a log to lists, with a real model: eval's per-user ranks and recommend's lists tell the same
+/// hits, batch by batch or one by one, and titles of the items stand beside their keys.
+#[test]
+fn the_whole_way_through_the_program() {
+    let dir = tempfile::tempdir().unwrap();
+    let mipgpu = |words: &str, input: &str| {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_mipgpu"))
+            .args(words.split_whitespace())
+            .current_dir(dir.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        let out = child.wait_with_output().unwrap();
+        let text = String::from_utf8(out.stdout).unwrap();
+        assert_eq!(out.status.code(), Some(0), "{words}: {text}{}", String::from_utf8_lossy(&out.stderr));
+        text
+    };
+    let mut s = Stream::new(4, Purpose::Test, 0);
+    let mut log = String::from("user,item,timestamp\n");
+    for user in 0..60u64 {
+        // Distinct items, in runs that the model can learn something from.
+        for step in 0..8 + s.below(12) {
+            log += &format!("u{user},m{},{}\n", (user * 3 + step * 2) % 90, 1_500_000_000 + step);
+        }
+    }
+    std::fs::write(dir.path().join("log.csv"), log).unwrap();
+    let titles: String = (0..90).map(|i| format!("m{i},Film no. {i}\n")).collect();
+    std::fs::write(dir.path().join("items.csv"), format!("item,title\n{titles}")).unwrap();
+    mipgpu("import log.csv --items items.csv --out data -q", "");
+    mipgpu("train data --out run --epochs 2 --width 16 --heads 2 --length 12 --quiet", "");
+    let report: Value = serde_json::from_str(&mipgpu("eval run --json --per-user ranks.tsv --k 5,10", "")).unwrap();
+    assert_eq!(report["protocol"]["users"], 60);
+
+    let ranks = std::fs::read_to_string(dir.path().join("ranks.tsv")).unwrap();
+    let one_by_one = mipgpu("recommend run --all-users --hold-out test --k 10 --json --batch 1", "");
+    let lists = objects(&mipgpu("recommend run --all-users --hold-out test --k 10 --json", ""));
+    let mut hits = 0;
+    for ((line, list_of), alone) in ranks.lines().skip(1).zip(&lists).zip(objects(&one_by_one)) {
+        let cells: Vec<&str> = line.split('\t').collect();
+        assert_eq!(list_of["id"], cells[0]);
+        let place = list(list_of).iter().position(|item| item == cells[2]);
+        let rank: usize = cells[3].parse().unwrap();
+        assert_eq!(place.map(|p| p + 1), (rank <= 10).then_some(rank), "user {}", cells[0]);
+        assert_eq!(list_of, &alone, "the batch does not matter");
+        hits += usize::from(rank <= 10);
+    }
+    let hr = report["full"]["model"]["at"][1]["hr"].as_f64().unwrap();
+    assert!((hr - hits as f64 / 60.0).abs() < 1e-12);
+
+    // The same history from the data, from the flag, and from a line.
+    let from_data = objects(&mipgpu("recommend run --users u0 --k 3 --json", ""))[0].clone();
+    let keys: Vec<String> = std::fs::read_to_string(dir.path().join("log.csv"))
+        .unwrap()
+        .lines()
+        .filter_map(|l| l.strip_prefix("u0,"))
+        .map(|l| l.split(',').next().unwrap().to_owned())
+        .collect();
+    let from_flag = objects(&mipgpu(&format!("recommend run --history {} --k 3 --json", keys.join(",")), ""));
+    let line = serde_json::json!({ "id": "u0", "history": keys }).to_string();
+    let from_line = objects(&mipgpu("recommend run --stdin --k 3 --json", &line));
+    assert_eq!((&from_flag[0]["items"], &from_line[0]), (&from_data["items"], &from_data));
+    let best = &from_data["items"][0];
+    let item = best["item"].as_str().unwrap();
+    assert_eq!(best["title"], format!("Film no. {}", &item[1..]));
+    assert!(mipgpu("recommend run --users u0 --k 3", "").contains(&format!("Film no. {}\n", &item[1..])));
+
+    mipgpu("export run --out vectors", "");
+    let users = std::fs::read(dir.path().join("vectors/users.safetensors")).unwrap();
+    let users = safetensors::SafeTensors::deserialize(&users).unwrap();
+    assert_eq!((keys_of(&users).len(), users.tensor("vector").unwrap().shape()), (60, &[60, 16][..]));
 }
 
 /// From the outside: exit codes and messages of the three commands.

@@ -26,6 +26,8 @@ pub struct Protocol {
     pub history: &'static str,
     /// Whether items of the history are ranked too.
     pub keep_seen: bool,
+    /// Always "against the model".
+    pub ties: &'static str,
     pub catalogue: usize,
     pub data_users: usize,
     /// Users evaluated.
@@ -54,6 +56,7 @@ pub struct Ranking {
 #[derive(Clone, Debug, Serialize)]
 pub struct Sampled {
     pub sampling: Sampling,
+    pub negatives: usize,
     #[serde(flatten)]
     pub ranking: Ranking,
 }
@@ -98,7 +101,7 @@ impl Report {
         let title = format!("full ranking, catalogue of {}", digits(self.protocol.catalogue as u64));
         table(&mut out, &title, &self.full, single);
         for sampled in &self.sampled {
-            let title = format!("SAMPLED: {} negatives, drawn {}", self.protocol.negatives, sampled.sampling.words());
+            let title = format!("SAMPLED: {} negatives, drawn {}", sampled.negatives, sampled.sampling.words());
             table(&mut out, &title, &sampled.ranking, single);
         }
         if !self.sampled.is_empty() {
