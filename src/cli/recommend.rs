@@ -16,7 +16,7 @@ use crate::{
     base::{Error, Result, error::nearest},
     cli::printer::Printer,
     data::{
-        Dataset, Vocab, digits,
+        Dataset, ItemField, Vocab, digits,
         split::{HeldOut, Split},
     },
     eval::{
@@ -70,17 +70,22 @@ pub struct Args {
 
 pub fn run(args: Args, printer: Printer) -> Result<()> {
     let mut run = open_run(&args.run, args.last)?;
-    let data = if args.users.is_empty() && !args.all_users {
-        None
-    } else {
-        Some(Dataset::open(args.data.as_ref().unwrap_or(&run.data))?)
-    };
+    let path = args.data.as_ref().unwrap_or(&run.data);
+    // New histories need no data; where it is at hand, the items' titles come from it.
+    let data = if args.of_data() { Some(Dataset::open(path)?) } else { Dataset::open(path).ok() };
     if args.stdin && std::io::stdin().is_terminal() {
         printer.say("reading histories from the keyboard, one JSON object a line; end with Ctrl-D");
     }
     let notes = answer(&mut run, data.as_ref(), &args, printer.json, std::io::stdin(), &mut |text| printer.raw(text))?;
     notes.iter().for_each(|note| printer.warn(note));
     Ok(())
+}
+
+impl Args {
+    /// Whether users of the data are meant, not new histories.
+    fn of_data(&self) -> bool {
+        self.all_users || !self.users.is_empty()
+    }
 }
 
 /// One history to recommend for.
@@ -94,7 +99,8 @@ pub struct Request {
     pub unknown: Vec<String>,
 }
 
-/// Answers what the flags ask, block by block, through `print`; gives what the user should be warned of.
+/// Answers what the flags ask, block by block, through `print`; gives what the user should be warned of. `data` is
+/// needed for users of the data; for new histories it gives titles.
 ///
 /// # Errors
 /// Unknown users, k outside the catalogue, a --history without one known item, input that is not what --stdin takes.
@@ -111,7 +117,7 @@ pub fn answer(
     if args.batch == 0 {
         return Err(Error::user("a batch of 0 histories").hint("give --batch a number from 1 up"));
     }
-    if args.hold_out.is_some() && data.is_none() {
+    if args.hold_out.is_some() && !args.of_data() {
         return Err(Error::user("--hold-out is for users of the data").hint("use it with --users or --all-users"));
     }
     let mut desk = Desk {
@@ -120,12 +126,14 @@ pub fn answer(
         k,
         keep_seen: args.keep_seen,
         json,
+        titles: data.and_then(Titles::of),
         scratch: Scratch::default(),
         unknown: 0,
         examples: Vec::new(),
         empty: 0,
     };
-    if let Some(data) = data {
+    if args.of_data() {
+        let data = data.ok_or_else(|| Error::internal("users of the data, without the data"))?;
         let users = wanted_users(data, args)?;
         let map = ItemMap::between(data.item_keys(), desk.keys)?;
         let split = match args.hold_out {
@@ -192,6 +200,31 @@ fn wanted_users(data: &Dataset, args: &Args) -> Result<Vec<u32>> {
     args.users.iter().map(find).collect()
 }
 
+/// What items are called, if a side field of the data says it.
+struct Titles<'a> {
+    keys: &'a Vocab,
+    field: ItemField<'a>,
+}
+
+impl<'a> Titles<'a> {
+    /// A field called title or name, or something_title, something_name.
+    fn of(data: &'a Dataset) -> Option<Titles<'a>> {
+        let called = |word: &str| {
+            data.item_fields().iter().find(|f| {
+                let name = f.name().to_lowercase();
+                name == word || name.ends_with(&format!("_{word}"))
+            })
+        };
+        called("title").or_else(|| called("name")).map(|field| Titles { keys: data.item_keys(), field })
+    }
+
+    /// The title of an item by its key.
+    fn title(&self, key: &str) -> Option<String> {
+        let values: Vec<&str> = self.field.values_of(self.keys.find(key)? as usize).collect();
+        (!values.is_empty()).then(|| values.join("|"))
+    }
+}
+
 /// Where requests are answered.
 struct Desk<'a> {
     encoder: &'a mut dyn Encoder,
@@ -199,6 +232,7 @@ struct Desk<'a> {
     k: usize,
     keep_seen: bool,
     json: bool,
+    titles: Option<Titles<'a>>,
     scratch: Scratch,
     /// Events of items the model does not know, with a few names of them.
     unknown: usize,
@@ -262,8 +296,17 @@ impl Desk<'_> {
     }
 
     fn json_line(&self, request: &Request, list: &[Scored]) -> String {
-        let items: Vec<Value> =
-            list.iter().map(|s| json!({ "item": self.keys.key(s.item as usize), "score": s.score })).collect();
+        let item = |s: &Scored| {
+            let key = self.keys.key(s.item as usize);
+            // By way of the shortest text: an f32 widened to f64 would print digits that are not there.
+            let score: f64 = s.score.to_string().parse().unwrap_or(f64::from(s.score));
+            let mut item = json!({ "item": key, "score": score });
+            if let Some(title) = self.titles.as_ref().and_then(|t| t.title(key)) {
+                item["title"] = title.into();
+            }
+            item
+        };
+        let items: Vec<Value> = list.iter().map(item).collect();
         let line = json!({
             "id": request.id,
             "history": request.history.len(),
@@ -281,8 +324,7 @@ impl Desk<'_> {
         }
         out.push_str(&match request.history.len() {
             0 => "no known item in the history; what anyone might like".to_owned(),
-            1 => "from a history of 1 item".to_owned(),
-            n => format!("from a history of {} items", digits(n as u64)),
+            n => format!("from a history of {}", count(n, "item", "items")),
         });
         if !request.unknown.is_empty() {
             out.push_str(&format!(" ({} unknown)", request.unknown.len()));
@@ -290,7 +332,11 @@ impl Desk<'_> {
         out.push('\n');
         let wide = list.iter().map(|s| self.keys.key(s.item as usize).chars().count()).max().unwrap_or(0);
         for (i, s) in list.iter().enumerate() {
-            out.push_str(&format!("{:>5}  {:<wide$}  {:>9.4}\n", i + 1, self.keys.key(s.item as usize), s.score));
+            let key = self.keys.key(s.item as usize);
+            let title = self.titles.as_ref().and_then(|t| t.title(key)).unwrap_or_default();
+            let line = format!("{:>5}  {key:<wide$}  {:>9.4}  {title}", i + 1, s.score);
+            out.push_str(line.trim_end());
+            out.push('\n');
         }
     }
 
@@ -299,16 +345,21 @@ impl Desk<'_> {
         if self.unknown > 0 {
             let more = if self.unknown > self.examples.len() { ", …" } else { "" };
             notes.push(format!(
-                "{} events of the histories are of items the model does not know, and were skipped: {}{more}",
-                digits(self.unknown as u64),
+                "skipped in the histories: {} of items that the model does not know: {}{more}",
+                count(self.unknown, "event", "events"),
                 self.examples.join(", ")
             ));
         }
         if self.empty > 0 && !self.json {
-            notes.push(format!("{} histories hold no item the model knows", digits(self.empty as u64)));
+            notes.push(format!("without an item that the model knows: {}", count(self.empty, "history", "histories")));
         }
         notes
     }
+}
+
+/// "1 item", "2,000 items".
+fn count(n: usize, one: &str, many: &str) -> String {
+    format!("{} {}", digits(n as u64), if n == 1 { one } else { many })
 }
 
 /// `{"id": …, "history": [key, …]}`; keys and id are strings or whole numbers, the id may be left out.

@@ -362,6 +362,7 @@ impl Tally {
                 summary: part.split().summary().clone(),
                 history: part.history_words(),
                 keep_seen: options.keep_seen,
+                ties: "against the model",
                 catalogue,
                 data_users: data.users(),
                 users: full.model.cases,
@@ -375,7 +376,11 @@ impl Tally {
             sampled: self
                 .sampled
                 .iter()
-                .map(|(s, model, baseline)| Sampled { sampling: *s, ranking: ranking(model, baseline) })
+                .map(|(s, model, baseline)| Sampled {
+                    sampling: *s,
+                    negatives: options.negatives,
+                    ranking: ranking(model, baseline),
+                })
                 .collect(),
             by_history: self
                 .history

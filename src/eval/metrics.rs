@@ -47,7 +47,8 @@ fn gain(rank: usize) -> f64 {
 /// The metrics of one user at one k; `ranks` of the distinct held-out items, at least one, in any order.
 pub fn at_k(ranks: &[usize], k: usize) -> AtK {
     let hits = ranks.iter().filter(|r| **r <= k).count();
-    let gained: f64 = ranks.iter().filter(|r| **r <= k).map(|r| gain(*r)).sum();
+    // Folded from +0: an empty f64 sum is -0, and would be printed so.
+    let gained = ranks.iter().filter(|r| **r <= k).fold(0.0, |sum, r| sum + gain(*r));
     let ideal: f64 = (1..=k.min(ranks.len())).map(gain).sum();
     AtK { k, ndcg: gained / ideal, recall: hits as f64 / ranks.len() as f64, hr: f64::from(u8::from(hits > 0)) }
 }
@@ -107,6 +108,7 @@ mod tests {
         // Rank 3: gain 1/log2(4) = 1/2.
         assert_eq!(at_k(&[3], 10), AtK { k: 10, ndcg: 0.5, recall: 1.0, hr: 1.0 });
         assert_eq!(at_k(&[3], 2), AtK { k: 2, ndcg: 0.0, recall: 0.0, hr: 0.0 });
+        assert_eq!(at_k(&[3], 2).ndcg.to_string(), "0");
         assert_eq!(at_k(&[1], 1).ndcg, 1.0);
         assert_eq!(reciprocal_rank(&[4]), 0.25);
     }

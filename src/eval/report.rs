@@ -26,6 +26,8 @@ pub struct Protocol {
     pub history: &'static str,
     /// Whether items of the history are ranked too.
     pub keep_seen: bool,
+    /// Always "against the model".
+    pub ties: &'static str,
     pub catalogue: usize,
     pub data_users: usize,
     /// Users evaluated.
@@ -54,6 +56,7 @@ pub struct Ranking {
 #[derive(Clone, Debug, Serialize)]
 pub struct Sampled {
     pub sampling: Sampling,
+    pub negatives: usize,
     #[serde(flatten)]
     pub ranking: Ranking,
 }
@@ -98,7 +101,7 @@ impl Report {
         let title = format!("full ranking, catalogue of {}", digits(self.protocol.catalogue as u64));
         table(&mut out, &title, &self.full, single);
         for sampled in &self.sampled {
-            let title = format!("SAMPLED: {} negatives, drawn {}", self.protocol.negatives, sampled.sampling.words());
+            let title = format!("SAMPLED: {} negatives, drawn {}", sampled.negatives, sampled.sampling.words());
             table(&mut out, &title, &sampled.ranking, single);
         }
         if !self.sampled.is_empty() {
@@ -134,7 +137,7 @@ impl Protocol {
             digits(s.valid_events),
             digits(s.test_events)
         );
-        if let Some(tied) = s.tied_test_users.filter(|t| *t > 0) {
+        if let Some(tied) = s.tied_test_users {
             let _ = writeln!(
                 out,
                 "         for {} of {} test users the first test item shares its timestamp with the item before it",
@@ -145,7 +148,7 @@ impl Protocol {
         if s.unseen_items > 0 {
             let _ = writeln!(
                 out,
-                "         {} items occur only in held-out events: ranked like any other, slice 'cold'",
+                "         items that occur only in held-out events: {} (ranked like any other, slice 'cold')",
                 digits(s.unseen_items as u64)
             );
         }
@@ -162,11 +165,8 @@ impl Protocol {
         }
         let _ = writeln!(out);
         if self.unknown_items > 0 {
-            let _ = writeln!(
-                out,
-                "         {} items of the data are unknown to the model",
-                digits(self.unknown_items as u64)
-            );
+            let _ =
+                writeln!(out, "         items of the data unknown to the model: {}", digits(self.unknown_items as u64));
         }
         let seen = if self.keep_seen {
             "items of the history are ranked too (--keep-seen)"
@@ -224,7 +224,7 @@ fn slice_table(out: &mut String, title: &str, cases: &str, slices: &[Slice]) {
     out.push('\n');
     for slice in slices {
         let name = match slice.items {
-            Some(n) => format!("{} ({} items)", slice.name, digits(n as u64)),
+            Some(n) => format!("{} (items: {})", slice.name, digits(n as u64)),
             None => slice.name.clone(),
         };
         let m = &slice.ranking.model;

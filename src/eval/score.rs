@@ -112,6 +112,9 @@ fn score_tile(users: [&[f32]; USERS], packed: &[f32], bias: &[f32], scores: &mut
     let users = [&users[0][..d], &users[1][..d], &users[2][..d], &users[3][..d]];
     for (p, biases) in bias.chunks(LANES).enumerate() {
         let panel = packed[p * d * LANES..][..d * LANES].as_chunks::<LANES>().0;
+        // Padded, so that every index into the sums is a constant: that keeps them in registers.
+        let mut bias = [0.0f32; LANES];
+        bias[..biases.len()].copy_from_slice(biases);
         let mut sum = [[0.0f32; LANES]; USERS];
         for (k, column) in panel.iter().enumerate().take(d) {
             for u in 0..USERS {
@@ -123,8 +126,8 @@ fn score_tile(users: [&[f32]; USERS], packed: &[f32], bias: &[f32], scores: &mut
         }
         for u in 0..USERS {
             let out = &mut scores[u * stride + p * LANES..][..LANES];
-            for (lane, b) in biases.iter().enumerate() {
-                out[lane] = sum[u][lane] + b;
+            for lane in 0..LANES {
+                out[lane] = sum[u][lane] + bias[lane];
             }
         }
     }

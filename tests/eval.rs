@@ -1,0 +1,429 @@
+//! Evaluation against brute force in f64, closed forms, and the rules it states.
+
+mod evaluation;
+
+use std::collections::HashSet;
+
+use evaluation::{Fake, flags, random_dataset, run_of, sequences};
+use mipgpu::{
+    base::Result,
+    cli::evaluate::{Args, measure},
+    data::{
+        Dataset, Vocab,
+        split::{HeldOut, Split, SplitSpec},
+    },
+    eval::{
+        Encoder, EvalOptions, ItemMap, UserResult, evaluate, evaluate::evaluate_each, metrics::Metrics,
+        negatives::Sampling,
+    },
+};
+
+fn everything() -> EvalOptions<'static> {
+    EvalOptions {
+        ks: vec![1, 5, 10, 20],
+        baseline: true,
+        slices: true,
+        negatives: 5,
+        samplings: vec![Sampling::Uniform, Sampling::Popularity],
+        ..EvalOptions::default()
+    }
+}
+
+fn collect(
+    encoder: &mut dyn Encoder,
+    data: &Dataset,
+    part: &dyn HeldOut,
+    options: &EvalOptions<'_>,
+) -> Result<(mipgpu::eval::Report, Vec<UserResult>)> {
+    let mut users = Vec::new();
+    let report = evaluate_each(encoder, data, part, options, &mut |u| {
+        users.push(u.clone());
+        Ok(())
+    })?;
+    Ok((report, users))
+}
+
+/// Rank by definition: 1 + other candidates that score at least as high.
+fn brute_rank(scores: &[f64], target: u32, excluded: &HashSet<u32>) -> usize {
+    let others = (0..scores.len() as u32).filter(|i| *i != target && !excluded.contains(i));
+    1 + others.filter(|i| scores[*i as usize] >= scores[target as usize]).count()
+}
+
+/// The metrics by definition, written another way than in the library: from the whole ranked relevance vector.
+fn brute_metrics(all: &[Vec<usize>], k: usize) -> (f64, f64, f64, f64) {
+    let (mut ndcg, mut recall, mut hr, mut mrr) = (0.0, 0.0, 0.0, 0.0);
+    for ranks in all {
+        let (mut dcg, mut ideal, mut hits) = (0.0, 0.0, 0);
+        for place in 1..=k {
+            let here = ranks.iter().filter(|r| **r == place).count();
+            dcg += here as f64 * 2f64.ln() / ((place + 1) as f64).ln();
+            hits += here;
+            if place <= ranks.len() {
+                ideal += 2f64.ln() / ((place + 1) as f64).ln();
+            }
+        }
+        ndcg += dcg / ideal;
+        recall += hits as f64 / ranks.len() as f64;
+        hr += if hits > 0 { 1.0 } else { 0.0 };
+        mrr += ranks.iter().map(|r| 1.0 / *r as f64).fold(0.0, f64::max);
+    }
+    let n = all.len() as f64;
+    (ndcg / n, recall / n, hr / n, mrr / n)
+}
+
+fn assert_metrics(got: &Metrics, all: &[Vec<usize>], what: &str) {
+    assert_eq!(got.cases as usize, all.len(), "{what}");
+    for m in &got.at {
+        let (ndcg, recall, hr, mrr) = brute_metrics(all, m.k);
+        for (name, a, b) in
+            [("ndcg", m.ndcg, ndcg), ("recall", m.recall, recall), ("hr", m.hr, hr), ("mrr", got.mrr, mrr)]
+        {
+            assert!((a - b).abs() < 1e-12, "{what}: {name}@{}: {a}, brute force {b}", m.k);
+        }
+    }
+}
+
+/// Whole-number scores, so ties abound and f64 sees the same ones; one and several held-out items, both parts, both rules
+/// for the history, catalogues below and above one panel of the scoring kernel.
+#[test]
+fn ranks_and_metrics_equal_brute_force() {
+    for (items, spec, keep_seen) in [
+        (13, SplitSpec::LeaveOneOut, false),
+        (60, SplitSpec::LeaveOneOut, true),
+        (60, SplitSpec::LastN { valid: 2, test: 3 }, false),
+        (200, SplitSpec::LastN { valid: 1, test: 15 }, false),
+        (200, SplitSpec::Time { cut: 1_000_000_250, valid_cut: None }, false),
+        (200, SplitSpec::Time { cut: 1_000_000_100, valid_cut: Some(1_000_000_050) }, true),
+    ] {
+        let data = random_dataset(150, items, 8);
+        let split = Split::new(&data, spec).unwrap();
+        let (valid, test) = (split.valid(), split.test());
+        for part in [&valid as &dyn HeldOut, &test] {
+            let what = format!("{items} items, {spec}, {}, keep_seen {keep_seen}", part.name());
+            let mut model = Fake::new(data.items(), 6, false);
+            let options =
+                EvalOptions { ks: vec![1, 5, 10], baseline: true, keep_seen, slices: true, ..EvalOptions::default() };
+            let (report, users) = collect(&mut model, &data, part, &options).unwrap();
+
+            let mut popularity = vec![0.0f64; data.items()];
+            for u in 0..data.users() {
+                split.train().items(&data, u).iter().for_each(|i| popularity[*i as usize] += 1.0);
+            }
+            let (mut all, mut baseline) = (Vec::new(), Vec::new());
+            let mut next = users.iter();
+            for u in 0..data.users() {
+                let held = part.held_out(u);
+                if held.is_empty() || held.start == 0 {
+                    continue;
+                }
+                let history = &data.items_of(u)[..held.start];
+                let targets: HashSet<u32> = data.items_of(u)[held].iter().copied().collect();
+                let excluded: HashSet<u32> = if keep_seen {
+                    HashSet::new()
+                } else {
+                    history.iter().copied().filter(|i| !targets.contains(i)).collect()
+                };
+                let scores = model.scores(history);
+                let got = next.next().unwrap();
+                assert_eq!(got.user as usize, u, "{what}");
+                assert_eq!(got.targets.iter().copied().collect::<HashSet<_>>(), targets, "{what}");
+                let ranks: Vec<usize> = got.targets.iter().map(|t| brute_rank(&scores, *t, &excluded)).collect();
+                assert_eq!(got.ranks, ranks, "{what}, user {u}");
+                let popular: Vec<usize> = got.targets.iter().map(|t| brute_rank(&popularity, *t, &excluded)).collect();
+                assert_eq!(got.baseline.as_ref(), Some(&popular), "{what}, user {u}");
+                all.push(ranks);
+                baseline.push(popular);
+            }
+            assert!(next.next().is_none() && all.len() > 20, "{what}: {} users", all.len());
+            assert_metrics(&report.full.model, &all, &what);
+            assert_metrics(report.full.popularity.as_ref().unwrap(), &baseline, &what);
+
+            // Slices cut the same users (or pairs) up: their weighted means add up to the whole.
+            let whole = |slices: &[mipgpu::eval::report::Slice]| {
+                slices.iter().map(|s| s.ranking.model.cases as f64 * s.ranking.model.at[2].hr).sum::<f64>()
+            };
+            assert_eq!(report.by_history.iter().map(|s| s.ranking.model.cases).sum::<u64>(), all.len() as u64);
+            assert!((whole(&report.by_history) - all.len() as f64 * report.full.model.at[2].hr).abs() < 1e-9);
+            let pairs: Vec<usize> = all.iter().flatten().copied().collect();
+            let hits = pairs.iter().filter(|r| **r <= 10).count();
+            assert!((whole(&report.by_popularity) - hits as f64).abs() < 1e-9, "{what}");
+        }
+    }
+}
+
+/// With as many negatives as a user has items left, sampled ranking has no chance in it and can be checked exactly.
+#[test]
+fn sampled_ranking_equals_brute_force_over_all_items_left() {
+    // Every user has four distinct items of nine; every item occurs in training.
+    let data = sequences(&["a b c d", "c d e f", "e f g h", "g h a b", "i a e g", "i b d f"]);
+    let split = Split::new(&data, SplitSpec::LeaveOneOut).unwrap();
+    assert!(split.train_counts().iter().all(|c| *c > 0));
+    let mut model = Fake::new(9, 5, false);
+    let options = EvalOptions { ks: vec![1, 2], ..everything() };
+    let (report, users) = collect(&mut model, &data, &split.test(), &options).unwrap();
+    let (mut all, mut popular) = (Vec::new(), Vec::new());
+    for (u, got) in users.iter().enumerate() {
+        let events = data.items_of(u);
+        let (target, known) = (events[3], events[..3].iter().copied().collect());
+        let counts: Vec<f64> = split.train_counts().iter().map(|c| *c as f64).collect();
+        let rank = brute_rank(&model.scores(&events[..3]), target, &known);
+        let beside = brute_rank(&counts, target, &known);
+        assert_eq!(got.sampled, vec![(vec![rank], Some(vec![beside])); 2], "user {u}");
+        all.push(vec![rank]);
+        popular.push(vec![beside]);
+    }
+    for sampled in &report.sampled {
+        assert_metrics(&sampled.ranking.model, &all, "sampled");
+        assert_metrics(sampled.ranking.popularity.as_ref().unwrap(), &popular, "sampled popularity");
+    }
+}
+
+/// One-dimensional models: the table is the score. Everything by hand.
+#[test]
+fn a_small_case_by_hand() {
+    let data = sequences(&["a b c d", "b a d c", "a c b e"]);
+    let id = |key: &str| data.item_keys().find(key).unwrap() as usize;
+    let mut model = Fake::new(data.items(), 1, false);
+    model.bias = vec![0.0; 5];
+    model.table = vec![0.0; 5];
+    for (key, score) in [("a", 5.0), ("b", 4.0), ("c", 3.0), ("d", 3.0), ("e", 3.0)] {
+        model.bias[id(key)] = score;
+    }
+    let split = Split::new(&data, SplitSpec::LeaveOneOut).unwrap();
+    let options = EvalOptions { ks: vec![1, 2, 3], slices: true, baseline: true, ..EvalOptions::default() };
+    let report = evaluate(&mut model, &data, &split.test(), &options).unwrap();
+    // u0: history a b c, target d, other candidate e ties: rank 2. u1: history b a d, target c, e ties: rank 2.
+    // u2: history a c b, target e, d ties: rank 2.
+    let m = &report.full.model;
+    assert_eq!(m.mrr, 0.5);
+    assert_eq!((m.at(1).unwrap().hr, m.at(2).unwrap().hr), (0.0, 1.0));
+    assert!((m.at(3).unwrap().ndcg - 1.0 / 3f64.log2()).abs() < 1e-15);
+    // Trained events: a 3, b 2, c 1; d and e never. u0: d ties with e: 2. u1: c (1) beats e: 1. u2: e ties with d: 2.
+    assert!((report.full.popularity.as_ref().unwrap().mrr - 2.0 / 3.0).abs() < 1e-15);
+    let names: Vec<(&str, u64)> =
+        report.by_popularity.iter().map(|s| (s.name.as_str(), s.ranking.model.cases)).collect();
+    assert_eq!(names, [("tail", 1), ("cold", 2)]);
+    // Seen items ranked too: a and b stand above, a tie in c d e: rank 5.
+    let seen = EvalOptions { keep_seen: true, ..options };
+    let report = evaluate(&mut model, &data, &split.test(), &seen).unwrap();
+    assert!((report.full.model.mrr - 0.2).abs() < 1e-15);
+}
+
+#[test]
+fn a_constant_model_is_last_and_a_repeated_target_stays_a_candidate() {
+    // u0's held-out item a is in its history as well.
+    let data = sequences(&["a b c a", "b c d e", "a d e f"]);
+    let split = Split::new(&data, SplitSpec::LeaveOneOut).unwrap();
+    let mut model = Fake::new(data.items(), 2, false);
+    model.table.fill(0.0);
+    model.bias.fill(1.5);
+    let (_, users) = collect(&mut model, &data, &split.test(), &at_one()).unwrap();
+    // 6 items; u0 excludes b c (not a): 4 candidates. u1 excludes b c d: 3. u2 excludes a d e: 3.
+    let ranks: Vec<usize> = users.iter().map(|u| u.ranks[0]).collect();
+    assert_eq!(ranks, [4, 3, 3]);
+}
+
+fn at_one() -> EvalOptions<'static> {
+    EvalOptions { ks: vec![1], ..EvalOptions::default() }
+}
+
+/// The histories a model is asked about: training part for validation, training and validation part for the test.
+#[test]
+fn the_model_sees_nothing_held_out() {
+    let data = random_dataset(80, 40, 2);
+    let split = Split::new(&data, SplitSpec::LastN { valid: 2, test: 2 }).unwrap();
+    let (valid, test) = (split.valid(), split.test());
+    for (part, hidden) in [(&valid as &dyn HeldOut, 4), (&test, 2)] {
+        let mut model = Fake::new(data.items(), 3, false);
+        evaluate(&mut model, &data, part, &EvalOptions::default()).unwrap();
+        let expected: Vec<Vec<u32>> = (0..data.users())
+            .filter(|u| data.items_of(*u).len() > 4)
+            .map(|u| data.items_of(u)[..data.items_of(u).len() - hidden].to_vec())
+            .collect();
+        assert_eq!(model.histories, expected, "{}", part.name());
+    }
+}
+
+#[test]
+fn the_batch_does_not_matter() {
+    let data = random_dataset(90, 70, 4);
+    let split = Split::new(&data, SplitSpec::LeaveOneOut).unwrap();
+    let report = |batch| {
+        let options = EvalOptions { batch, ..everything() };
+        evaluate(&mut Fake::new(data.items(), 5, true), &data, &split.test(), &options).unwrap().json().to_string()
+    };
+    let one = report(1);
+    assert_eq!(one, report(7));
+    assert_eq!(one, report(256));
+}
+
+/// The same model with its items in another order and more of them: the same ranks but for the strangers among the
+/// candidates, which score last here.
+#[test]
+fn items_are_matched_by_key() {
+    let data = random_dataset(60, 30, 5);
+    let v = data.items();
+    let split = Split::new(&data, SplitSpec::LeaveOneOut).unwrap();
+    // Width 1 and biases only: a score does not depend on the ids in the history.
+    let mut model = Fake::new(v, 1, true);
+    model.table.fill(0.0);
+    let (here, _) = collect(&mut model, &data, &split.test(), &everything()).unwrap();
+
+    let mut keys: Vec<String> = (0..v).rev().map(|i| data.item_keys().key(i).to_owned()).collect();
+    keys.extend(["stranger 1".into(), "stranger 2".into()]);
+    let vocab = Vocab::from_keys(&keys);
+    let mut other = Fake::new(v + 2, 1, true);
+    other.table.fill(0.0);
+    for i in 0..v {
+        other.bias[v - 1 - i] = model.bias[i];
+    }
+    other.bias[v..].fill(-100.0);
+    let map = ItemMap::between(data.item_keys(), &vocab).unwrap();
+    assert_eq!((map.unknown(), map.known), (0, v));
+    let options = EvalOptions { item_map: Some(&map), ..everything() };
+    let (there, _) = collect(&mut other, &data, &split.test(), &options).unwrap();
+    assert_eq!(here.full.model, there.full.model);
+    assert_eq!(here.full.popularity, there.full.popularity);
+
+    // A model that knows half of the items: users are left out, counted, and the rest is ranked.
+    let half = Vocab::from_keys(keys.iter().take(v / 2));
+    let map = ItemMap::between(data.item_keys(), &half).unwrap();
+    assert_eq!(map.unknown(), v - v / 2);
+    let options = EvalOptions { item_map: Some(&map), ..EvalOptions::default() };
+    let report = evaluate(&mut Fake::new(v / 2, 2, true), &data, &split.test(), &options).unwrap();
+    let p = &report.protocol;
+    assert!(p.left_out_unknown_items > 0 && p.unknown_items == v - v / 2);
+    assert_eq!(
+        p.users as usize + p.left_out_unknown_items + p.left_out_unknown_history,
+        split.summary().test_users,
+        "nobody is lost without being counted"
+    );
+    assert!(report.text().contains("unknown to the model: "), "{}", report.text());
+
+    let none = ItemMap::between(data.item_keys(), &Vocab::from_keys(["x", "y"])).unwrap_err().to_string();
+    assert!(none.contains("knows none") && none.contains("'x'"), "{none}");
+}
+
+#[test]
+fn bad_requests_are_refused() {
+    let data = sequences(&["a b c d", "b c d e", "a d e f"]);
+    let split = Split::new(&data, SplitSpec::LeaveOneOut).unwrap();
+    let refuse = |change: &dyn Fn(&mut EvalOptions<'static>), words: &[&str]| {
+        let mut options = everything();
+        options.ks = vec![1];
+        options.negatives = 2;
+        change(&mut options);
+        let e = evaluate(&mut Fake::new(6, 2, false), &data, &split.test(), &options).unwrap_err().to_string();
+        assert!(words.iter().all(|w| e.contains(w)) && e.contains("hint"), "{e}");
+    };
+    refuse(&|o| o.ks = vec![0], &["k = 0"]);
+    refuse(&|o| o.ks = vec![], &["k = 0"]);
+    refuse(&|o| o.ks = vec![5, 7], &["k = 7", "6 items"]);
+    refuse(&|o| o.batch = 0, &["batch of 0"]);
+    refuse(&|o| o.negatives = 7, &["7 negatives", "6 items"]);
+    refuse(&|o| o.negatives = 3, &["3 negatives", "user 'u0'", "only 2 items"]);
+    refuse(&|o| o.samplings = vec![Sampling::Popularity], &["2 negatives", "items that occur in training"]);
+    let e = evaluate(&mut Fake::new(5, 2, false), &data, &split.test(), &everything()).unwrap_err().to_string();
+    assert!(e.contains("model has 5 items, the data 6"), "{e}");
+    for poison in [f32::NAN, f32::INFINITY] {
+        let mut model = Fake::new(6, 2, false);
+        model.bias[3] = poison;
+        let options = EvalOptions { ks: vec![1], ..EvalOptions::default() };
+        let e = evaluate(&mut model, &data, &split.test(), &options).unwrap_err().to_string();
+        assert!(e.contains("NaN or infinite") && e.contains("item number 3"), "{e}");
+    }
+    // Nothing to validate on under this split.
+    let split = Split::new(&data, SplitSpec::LastN { valid: 0, test: 1 }).unwrap();
+    let e = evaluate(&mut Fake::new(6, 2, false), &data, &split.valid(), &at_one()).unwrap_err();
+    assert!(e.to_string().contains("no user has a validation item"), "{e}");
+}
+
+fn eval_args(more: &[&str]) -> Args {
+    flags(&[&["runs/test"], more].concat())
+}
+
+/// The command: flags to report, what the text states, JSON, the per-user file.
+#[test]
+fn the_command_reports_protocol_and_numbers() {
+    let data = random_dataset(70, 300, 6);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("users.tsv");
+    let args = eval_args(&["--negatives", "100", "--k", "10,5", "--per-user", file.to_str().unwrap()]);
+    let model = || run_of(Fake::new(data.items(), 4, true), &data);
+    let (report, notes) = measure(&mut model(), &data, &args).unwrap();
+    assert!(notes.is_empty(), "{notes:?}");
+    let text = report.text();
+    for stated in [
+        "leave-one-out",
+        "ties     count against the model",
+        "items of the history are excluded",
+        "first test item shares its timestamp",
+        "SAMPLED: 100 negatives, drawn uniformly",
+        "SAMPLED: 100 negatives, drawn by popularity",
+        "not comparable",
+        "HR@10 = Recall@10",
+        "NDCG@5",
+        "cold",
+        "by history length",
+    ] {
+        assert!(text.contains(stated), "no '{stated}' in\n{text}");
+    }
+    let json = report.json();
+    assert_eq!(json["full"]["model"]["at"][1]["k"], 10);
+    assert_eq!(json["sampled"][1]["sampling"], "popularity");
+    assert_eq!(json["protocol"]["keep_seen"], false);
+
+    // The file's columns average to the report.
+    let lines: Vec<Vec<String>> =
+        std::fs::read_to_string(&file).unwrap().lines().map(|l| l.split('\t').map(String::from).collect()).collect();
+    let column = |name: &str| lines[0].iter().position(|c| c == name).unwrap_or_else(|| panic!("no column {name}"));
+    let mean = |name: &str| {
+        let at = column(name);
+        lines[1..].iter().map(|l| l[at].parse::<f64>().unwrap()).sum::<f64>() / (lines.len() - 1) as f64
+    };
+    assert_eq!(lines.len() - 1, report.full.model.cases as usize);
+    assert!((mean("ndcg@10") - report.full.model.at(10).unwrap().ndcg).abs() < 1e-12);
+    assert!((mean("mrr") - report.full.model.mrr).abs() < 1e-12);
+    let uniform = column("rank_among_100_uniform");
+    let hits = lines[1..].iter().filter(|l| l[uniform].parse::<usize>().unwrap() <= 10).count();
+    let sampled = report.sampled[0].ranking.model.at(10).unwrap().hr;
+    assert!((hits as f64 / (lines.len() - 1) as f64 - sampled).abs() < 1e-12);
+    let user = data.user_keys().find(&lines[1][0]).unwrap();
+    let last = *data.items_of(user as usize).last().unwrap();
+    assert_eq!(lines[1][column("held_out")], data.item_keys().key(last as usize));
+
+    // A failing evaluation leaves the old file alone and no other behind.
+    let failing = eval_args(&["--negatives", "295", "--per-user", file.to_str().unwrap()]);
+    assert!(measure(&mut model(), &data, &failing).unwrap_err().to_string().contains("295 negatives"));
+    assert_eq!(std::fs::read_to_string(&file).unwrap().lines().count(), lines.len());
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn the_command_sees_leaks_and_strange_data() {
+    let data = random_dataset(70, 50, 6);
+    let mut run = run_of(Fake::new(data.items(), 4, true), &data);
+    // Trained leave-one-out: the third last event of a user was trained on.
+    let e = measure(&mut run, &data, &eval_args(&["--split", "last-n", "--test-n", "3"])).unwrap_err().to_string();
+    assert!(e.contains("leak") && e.contains("training part of the run"), "{e}");
+    let last_two = measure(&mut run, &data, &eval_args(&["--split", "last-n", "--test-n", "2"]));
+    assert!(last_two.is_ok(), "the last two were held out by leave-one-out as well");
+    run.data_fingerprint = "another".into();
+    let (_, notes) = measure(&mut run, &data, &eval_args(&[])).unwrap();
+    assert!(notes[0].contains("not the data the run was trained on"), "{notes:?}");
+    for (words, says) in [
+        (&["--cut", "2001-01-01"][..], "--cut is for --split time"),
+        (&["--test-n", "3"], "--test-n is for --split last-n"),
+        (&["--split", "time"], "needs to know where"),
+        (&["--split", "time", "--cut", "soon"], "no date"),
+        (&["--split", "time", "--cut", "1999-01-01"], "leaves nothing on one side"),
+        (&["--k", "0"], "k = 0"),
+        (&["--k", "5000"], "k = 5000"),
+    ] {
+        let e = measure(&mut run, &data, &eval_args(words)).unwrap_err().to_string();
+        assert!(e.contains(says), "{words:?}: {e}");
+    }
+    let time = ["--split", "time", "--cut", "2001-09-09T01:50:00", "--part", "valid", "--k", "5"];
+    let (report, _) = measure(&mut run, &data, &eval_args(&time)).unwrap();
+    assert!(report.text().contains("test from 2001-09-09 01:50:00 (1000000200)"), "{}", report.text());
+}

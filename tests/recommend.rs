@@ -1,0 +1,432 @@
+//! Recommendation against brute force and against evaluation; the command's inputs and outputs; exported files.
+
+mod evaluation;
+
+use std::{
+    collections::HashSet,
+    io::{self, Read, Write},
+    process::{Command, Stdio},
+};
+
+use evaluation::{Fake, flags, random_dataset, run_of, sequences};
+use mipgpu::{
+    base::{
+        Error, Result,
+        rng::{Purpose, Stream},
+    },
+    cli::{
+        export::{self, write},
+        opened::OpenRun,
+        recommend::{Args, answer},
+    },
+    data::{
+        Dataset, Vocab,
+        split::{HeldOut, Split, SplitSpec},
+    },
+    eval::{EvalOptions, evaluate::evaluate_each, recommend::recommend, score::Scratch},
+};
+use parquet::{
+    file::reader::{FileReader, SerializedFileReader},
+    record::RowAccessor,
+};
+use serde_json::Value;
+
+/// Whole-number scores: many ties, which go to the smaller id. Catalogues around the tile and panel sizes.
+#[test]
+fn lists_equal_sorting_everything() {
+    for items in [5, 16, 70, 4100] {
+        let mut model = Fake::new(items, 4, false);
+        let histories: Vec<Vec<u32>> =
+            (0..11u32).map(|h| (0..h).map(|i| (i * 7 + h) % items as u32).collect()).collect();
+        let slices: Vec<&[u32]> = histories.iter().map(|h| &h[..]).collect();
+        for (k, keep_seen) in [(1, false), (5, false), (5, true), (items, false)] {
+            let lists = recommend(&mut model, &slices, k, keep_seen, &mut Scratch::default()).unwrap();
+            for (history, list) in histories.iter().zip(lists) {
+                let scores = model.scores(history);
+                let seen: HashSet<u32> = if keep_seen { HashSet::new() } else { history.iter().copied().collect() };
+                let mut expected: Vec<u32> = (0..items as u32).filter(|i| !seen.contains(i)).collect();
+                expected.sort_by(|a, b| scores[*b as usize].total_cmp(&scores[*a as usize]).then(a.cmp(b)));
+                expected.truncate(k);
+                let got: Vec<u32> = list.iter().map(|s| s.item).collect();
+                assert_eq!(got, expected, "{items} items, k {k}, keep_seen {keep_seen}");
+                assert!(list.iter().all(|s| s.score as f64 == scores[s.item as usize]));
+            }
+        }
+    }
+}
+
+fn args(more: &[&str]) -> Args {
+    flags(&[&["runs/test"], more].concat())
+}
+
+fn ask(
+    run: &mut OpenRun,
+    data: Option<&Dataset>,
+    words: &[&str],
+    json: bool,
+    input: &str,
+) -> Result<(String, Vec<String>)> {
+    let mut out = String::new();
+    let notes = answer(run, data, &args(words), json, input.as_bytes(), &mut |text| out.push_str(text))?;
+    Ok((out, notes))
+}
+
+fn objects(lines: &str) -> Vec<Value> {
+    lines.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+}
+
+fn list(object: &Value) -> Vec<String> {
+    object["items"].as_array().unwrap().iter().map(|i| i["item"].as_str().unwrap().to_owned()).collect()
+}
+
+/// The promise: a held-out item is a hit of `eval` at k exactly when it stands in the list of `recommend`, for each part
+/// and several k, one or several items held out.
+#[test]
+fn evaluation_and_recommendation_agree() {
+    let data = random_dataset(120, 300, 12);
+    for (spec, split_words) in [
+        (SplitSpec::LeaveOneOut, &[][..]),
+        (SplitSpec::LastN { valid: 2, test: 3 }, &["--split", "last-n", "--valid-n", "2", "--test-n", "3"]),
+    ] {
+        let split = Split::new(&data, spec).unwrap();
+        let (valid, test) = (split.valid(), split.test());
+        for (part, name) in [(&valid as &dyn HeldOut, "valid"), (&test, "test")] {
+            for k in [1, 10, 50] {
+                let length = k.to_string();
+                let words = [&["--all-users", "--hold-out", name, "--k", &length], split_words].concat();
+                let mut run = run_of(Fake::new(data.items(), 8, true), &data);
+                let (out, _) = ask(&mut run, Some(&data), &words, true, "").unwrap();
+                let lists: Vec<HashSet<String>> = objects(&out).iter().map(|o| list(o).into_iter().collect()).collect();
+                let (mut hits, mut listed, mut repeats) = (0, 0, 0);
+                let options = EvalOptions { ks: vec![k], ..EvalOptions::default() };
+                let mut model = Fake::new(data.items(), 8, true);
+                evaluate_each(&mut model, &data, part, &options, &mut |user| {
+                    let held = part.held_out(user.user as usize);
+                    let history = &data.items_of(user.user as usize)[..held.start];
+                    // An item held out although the history has it is a candidate of eval, and is never recommended:
+                    // users who have one are counted apart.
+                    if user.targets.iter().any(|t| history.contains(t)) {
+                        repeats += 1;
+                        return Ok(());
+                    }
+                    for (target, rank) in user.targets.iter().zip(&user.ranks) {
+                        let hit = *rank <= k;
+                        let inside = lists[user.user as usize].contains(data.item_keys().key(*target as usize));
+                        assert_eq!(hit, inside, "{spec}, {name}, k {k}, user {}", user.user);
+                        hits += usize::from(hit);
+                        listed += usize::from(inside);
+                    }
+                    Ok(())
+                })
+                .unwrap();
+                assert!(hits == listed && (k == 1 || hits > 0) && repeats < 60, "{hits} {listed} {repeats}");
+            }
+        }
+    }
+}
+
+#[test]
+fn users_histories_and_lines_get_the_same_list() {
+    let data = sequences(&["a b c d", "b c d e f g", "a d e f h i j k l"]);
+    let mut run = run_of(Fake::new(data.items(), 4, true), &data);
+    let (out, notes) = ask(&mut run, Some(&data), &["--users", "u1,u0", "--k", "3"], true, "").unwrap();
+    assert!(notes.is_empty());
+    let by_user = objects(&out);
+    assert_eq!((&by_user[0]["id"], &by_user[1]["id"]), (&"u1".into(), &"u0".into()));
+    let by_history = ask(&mut run, None, &["--history", "b,c,d,e,f,g", "--k", "3"], true, "").unwrap().0;
+    assert_eq!(objects(&by_history)[0]["items"], by_user[0]["items"]);
+    let lines = r#"{"id": 7, "history": ["b","c","d","e","f","g"]}
+
+        {"history": ["a", "nonsense", "b", "c", "d"], "id": "x"}
+        {"id": null, "history": []}"#;
+    for batch in ["1", "2", "256"] {
+        let (out, notes) = ask(&mut run, None, &["--stdin", "--k", "3", "--batch", batch], true, lines).unwrap();
+        let by_line = objects(&out);
+        assert_eq!(by_line.len(), 3);
+        assert_eq!((&by_line[0]["id"], &by_line[0]["items"]), (&7.into(), &by_user[0]["items"]));
+        assert_eq!(
+            (&by_line[1]["unknown"], &by_line[1]["items"]),
+            (&serde_json::json!(["nonsense"]), &by_user[1]["items"])
+        );
+        assert_eq!(
+            (by_line[2]["history"].as_u64(), list(&by_line[2]).len()),
+            (Some(0), 3),
+            "no history still gets a list"
+        );
+        assert!(notes[0].contains("1 event of") && notes[0].contains("nonsense"), "{notes:?}");
+    }
+    let (text, notes) = ask(&mut run, None, &["--stdin", "--k", "2"], false, lines).unwrap();
+    assert!(
+        text.contains("7: from a history of 6 items\n") && text.contains("x: from a history of 4 items (1 unknown)")
+    );
+    assert!(text.contains("no known item in the history") && notes.len() == 2, "{text}{notes:?}");
+    let first = list(&by_user[0])[0].clone();
+    assert!(text.lines().nth(1).unwrap().starts_with(&format!("    1  {first}  ")), "{text}");
+}
+
+#[test]
+fn seen_items_come_only_when_asked() {
+    let data = sequences(&["a b c d e f", "a b c"]);
+    let mut run = run_of(Fake::new(data.items(), 4, true), &data);
+    let (out, _) = ask(&mut run, Some(&data), &["--all-users", "--k", "6"], true, "").unwrap();
+    assert!(list(&objects(&out)[0]).is_empty(), "u0 has seen everything");
+    let rest: HashSet<String> = list(&objects(&out)[1]).into_iter().collect();
+    assert_eq!(rest, ["d", "e", "f"].map(String::from).into());
+    let (out, _) = ask(&mut run, Some(&data), &["--all-users", "--k", "6", "--keep-seen"], true, "").unwrap();
+    assert!(objects(&out).iter().all(|o| list(o).len() == 6));
+    let (out, _) = ask(&mut run, Some(&data), &["--users", "u1"], true, "").unwrap();
+    assert_eq!(list(&objects(&out)[0]).len(), 3, "the default k shrinks to a small catalogue");
+}
+
+#[test]
+fn bad_requests_say_what_to_do() {
+    let data = sequences(&["apple pear plum fig", "pear plum fig apple"]);
+    let mut run = run_of(Fake::new(data.items(), 4, true), &data);
+    let mut refuse = |data: Option<&Dataset>, words: &[&str], input: &str, says: &[&str]| {
+        let e = ask(&mut run, data, words, false, input).unwrap_err().to_string();
+        assert!(says.iter().all(|s| e.contains(s)) && e.contains("hint"), "{words:?}: {e}");
+    };
+    refuse(Some(&data), &["--users", "u1,u00"], "", &["no user 'u00'", "did you mean 'u0'"]);
+    refuse(None, &["--history", "aple,pera"], "", &["none of the 2 items", "did you mean 'apple'"]);
+    refuse(None, &["--history", "1234"], "", &["none of the 1 items", "look like 'apple'"]);
+    refuse(None, &["--history", "apple", "--k", "0"], "", &["k = 0"]);
+    refuse(None, &["--history", "apple", "--k", "5"], "", &["k = 5", "4 items"]);
+    refuse(None, &["--history", "apple", "--hold-out", "test"], "", &["--hold-out is for users of the data"]);
+    refuse(None, &["--stdin", "--batch", "0"], "", &["batch of 0"]);
+    refuse(None, &["--stdin"], "{\"history\": [\"apple\"]}\nhello", &["line 2", "not JSON"]);
+    refuse(None, &["--stdin"], "{\"histroy\": [\"apple\"]}", &["line 1", "no list called \"history\""]);
+    refuse(None, &["--stdin"], "{\"history\": [1.5]}", &["line 1", "1.5 is no item key"]);
+    run.item_keys = Vocab::from_keys(["w", "x", "y", "z"]);
+    let e = ask(&mut run, Some(&data), &["--all-users"], false, "").unwrap_err().to_string();
+    assert!(e.contains("knows none of the data's 4 items"), "{e}");
+}
+
+/// A reader that gives a line at a time and checks that the answer to the one before has come.
+struct Patient<'a> {
+    lines: Vec<&'a str>,
+    answered: &'a std::cell::Cell<usize>,
+    given: usize,
+}
+
+impl Read for Patient<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        assert_eq!(self.answered.get(), self.given, "a line was held back until the next came");
+        let Some(line) = self.lines.get(self.given) else { return Ok(0) };
+        self.given += 1;
+        buffer[..line.len()].copy_from_slice(line.as_bytes());
+        Ok(line.len())
+    }
+}
+
+#[test]
+fn a_program_that_waits_for_each_answer_gets_it() {
+    let data = sequences(&["a b c d", "b c d a"]);
+    let mut run = run_of(Fake::new(data.items(), 4, true), &data);
+    let answered = std::cell::Cell::new(0);
+    let lines = vec!["{\"history\": [\"a\"]}\n"; 3];
+    let input = Patient { lines, answered: &answered, given: 0 };
+    let flags = args(&["--stdin", "--k", "1"]);
+    answer(&mut run, None, &flags, true, input, &mut |text| {
+        answered.set(answered.get() + text.lines().count());
+    })
+    .unwrap();
+    assert_eq!(answered.get(), 3);
+}
+
+fn keys_of(file: &safetensors::SafeTensors<'_>) -> Vec<String> {
+    let offsets = file.tensor("key_offsets").unwrap();
+    let offsets: Vec<usize> =
+        offsets.data().chunks(8).map(|b| u64::from_le_bytes(b.try_into().unwrap()) as usize).collect();
+    let bytes = file.tensor("key_bytes").unwrap().data();
+    offsets.windows(2).map(|w| String::from_utf8(bytes[w[0]..w[1]].to_vec()).unwrap()).collect()
+}
+
+fn floats(file: &safetensors::SafeTensors<'_>, name: &str) -> Vec<f32> {
+    let tensor = file.tensor(name).unwrap();
+    tensor.data().chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+}
+
+/// Both formats hold the keys and numbers of the model, and user x item + bias is the model's score.
+#[test]
+fn exported_vectors_give_the_models_scores() {
+    let data = sequences(&["a b c d", "b c d é", "a d 漢字 f h i"]);
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("vectors");
+    let flags: export::Args = flags(&["runs/test", "--out", out.to_str().unwrap(), "--batch", "2"]);
+    let mut run = run_of(Fake::new(data.items(), 3, true), &data);
+    let written = write(&mut run, Some(&data), &flags).unwrap();
+    let names: Vec<_> = written.iter().map(|(p, n)| (p.file_name().unwrap().to_str().unwrap(), *n)).collect();
+    let v = data.items();
+    assert_eq!(names, [("items.safetensors", v), ("items.parquet", v), ("users.safetensors", 3), ("users.parquet", 3)]);
+    assert_eq!(std::fs::read_dir(&out).unwrap().count(), 4, "nothing temporary stays");
+
+    let model = Fake::new(v, 3, true);
+    let items = std::fs::read(out.join("items.safetensors")).unwrap();
+    let items = safetensors::SafeTensors::deserialize(&items).unwrap();
+    assert_eq!(keys_of(&items), data.item_keys().keys().collect::<Vec<_>>());
+    assert_eq!(items.tensor("vector").unwrap().shape(), [v, 3]);
+    let users = std::fs::read(out.join("users.safetensors")).unwrap();
+    let users = safetensors::SafeTensors::deserialize(&users).unwrap();
+    assert_eq!(keys_of(&users), ["u0", "u1", "u2"]);
+    assert!(users.tensor("bias").is_err());
+    let (rows, bias, vectors) = (floats(&items, "vector"), floats(&items, "bias"), floats(&users, "vector"));
+    for u in 0..3 {
+        for (i, expected) in model.scores(data.items_of(u)).iter().enumerate() {
+            let score =
+                (0..3).map(|d| vectors[u * 3 + d] as f64 * rows[i * 3 + d] as f64).sum::<f64>() + bias[i] as f64;
+            assert!((score - expected).abs() < 1e-6);
+        }
+    }
+
+    for (name, keys, numbers) in [("items", keys_of(&items), &rows), ("users", keys_of(&users), &vectors)] {
+        let file = std::fs::File::open(out.join(format!("{name}.parquet"))).unwrap();
+        let reader = SerializedFileReader::new(file).unwrap();
+        let mut seen = 0;
+        for (i, row) in reader.get_row_iter(None).unwrap().enumerate() {
+            let row = row.unwrap();
+            assert_eq!(row.get_string(0).unwrap(), &keys[i]);
+            let list = row.get_list(1).unwrap();
+            use parquet::record::ListAccessor;
+            let vector: Vec<f32> = (0..list.len()).map(|d| list.get_float(d).unwrap()).collect();
+            assert_eq!(vector, numbers[i * 3..][..3]);
+            if name == "items" {
+                assert_eq!(row.get_float(2).unwrap(), bias[i]);
+            }
+            seen += 1;
+        }
+        assert_eq!(seen, keys.len());
+    }
+}
+
+/// A model that fails half-way leaves nothing, and leaves what stood there before.
+#[test]
+fn a_failed_export_leaves_no_trace() {
+    struct Failing(Fake);
+    impl mipgpu::eval::Encoder for Failing {
+        fn width(&self) -> usize {
+            self.0.width()
+        }
+        fn table(&self) -> &[f32] {
+            self.0.table()
+        }
+        fn bias(&self) -> &[f32] {
+            self.0.bias()
+        }
+        fn encode(&mut self, _: &[&[u32]], _: &mut [f32]) -> Result<()> {
+            Err(Error::internal("the machine is on fire"))
+        }
+    }
+    let data = sequences(&["a b c d", "b c d e"]);
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("users.parquet"), "old").unwrap();
+    let flags: export::Args = flags(&["runs/test", "--out", dir.path().to_str().unwrap(), "--what", "users"]);
+    let mut run = run_of(Fake::new(data.items(), 3, true), &data);
+    run.encoder = Box::new(Failing(Fake::new(data.items(), 3, true)));
+    let e = write(&mut run, Some(&data), &flags).unwrap_err();
+    assert!(e.to_string().contains("on fire"));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    assert_eq!(std::fs::read_to_string(dir.path().join("users.parquet")).unwrap(), "old");
+}
+
+/// The built program, from a log to lists, with a real model: eval's per-user ranks and recommend's lists tell the same
+/// hits, batch by batch or one by one, and titles of the items stand beside their keys.
+#[test]
+fn the_whole_way_through_the_program() {
+    let dir = tempfile::tempdir().unwrap();
+    let mipgpu = |words: &str, input: &str| {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_mipgpu"))
+            .args(words.split_whitespace())
+            .current_dir(dir.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        let out = child.wait_with_output().unwrap();
+        let text = String::from_utf8(out.stdout).unwrap();
+        assert_eq!(out.status.code(), Some(0), "{words}: {text}{}", String::from_utf8_lossy(&out.stderr));
+        text
+    };
+    let mut s = Stream::new(4, Purpose::Test, 0);
+    let mut log = String::from("user,item,timestamp\n");
+    for user in 0..60u64 {
+        // Distinct items, in runs that the model can learn something from.
+        for step in 0..8 + s.below(12) {
+            log += &format!("u{user},m{},{}\n", (user * 3 + step * 2) % 90, 1_500_000_000 + step);
+        }
+    }
+    std::fs::write(dir.path().join("log.csv"), log).unwrap();
+    let titles: String = (0..90).map(|i| format!("m{i},Film no. {i}\n")).collect();
+    std::fs::write(dir.path().join("items.csv"), format!("item,title\n{titles}")).unwrap();
+    mipgpu("import log.csv --items items.csv --out data -q", "");
+    mipgpu("train data --out run --epochs 2 --width 16 --heads 2 --length 12 --quiet", "");
+    let report: Value = serde_json::from_str(&mipgpu("eval run --json --per-user ranks.tsv --k 5,10", "")).unwrap();
+    assert_eq!(report["protocol"]["users"], 60);
+
+    let ranks = std::fs::read_to_string(dir.path().join("ranks.tsv")).unwrap();
+    let one_by_one = mipgpu("recommend run --all-users --hold-out test --k 10 --json --batch 1", "");
+    let lists = objects(&mipgpu("recommend run --all-users --hold-out test --k 10 --json", ""));
+    let mut hits = 0;
+    for ((line, list_of), alone) in ranks.lines().skip(1).zip(&lists).zip(objects(&one_by_one)) {
+        let cells: Vec<&str> = line.split('\t').collect();
+        assert_eq!(list_of["id"], cells[0]);
+        let place = list(list_of).iter().position(|item| item == cells[2]);
+        let rank: usize = cells[3].parse().unwrap();
+        assert_eq!(place.map(|p| p + 1), (rank <= 10).then_some(rank), "user {}", cells[0]);
+        assert_eq!(list_of, &alone, "the batch does not matter");
+        hits += usize::from(rank <= 10);
+    }
+    let hr = report["full"]["model"]["at"][1]["hr"].as_f64().unwrap();
+    assert!((hr - hits as f64 / 60.0).abs() < 1e-12);
+
+    // The same history from the data, from the flag, and from a line.
+    let from_data = objects(&mipgpu("recommend run --users u0 --k 3 --json", ""))[0].clone();
+    let keys: Vec<String> = std::fs::read_to_string(dir.path().join("log.csv"))
+        .unwrap()
+        .lines()
+        .filter_map(|l| l.strip_prefix("u0,"))
+        .map(|l| l.split(',').next().unwrap().to_owned())
+        .collect();
+    let from_flag = objects(&mipgpu(&format!("recommend run --history {} --k 3 --json", keys.join(",")), ""));
+    let line = serde_json::json!({ "id": "u0", "history": keys }).to_string();
+    let from_line = objects(&mipgpu("recommend run --stdin --k 3 --json", &line));
+    assert_eq!((&from_flag[0]["items"], &from_line[0]), (&from_data["items"], &from_data));
+    let best = &from_data["items"][0];
+    let item = best["item"].as_str().unwrap();
+    assert_eq!(best["title"], format!("Film no. {}", &item[1..]));
+    assert!(mipgpu("recommend run --users u0 --k 3", "").contains(&format!("Film no. {}\n", &item[1..])));
+
+    mipgpu("export run --out vectors", "");
+    let users = std::fs::read(dir.path().join("vectors/users.safetensors")).unwrap();
+    let users = safetensors::SafeTensors::deserialize(&users).unwrap();
+    assert_eq!((keys_of(&users).len(), users.tensor("vector").unwrap().shape()), (60, &[60, 16][..]));
+}
+
+/// From the outside: exit codes and messages of the three commands.
+#[test]
+fn the_program_refuses_what_is_not_there() {
+    let mipgpu = |words: &[&str]| {
+        let out = Command::new(env!("CARGO_BIN_EXE_mipgpu")).args(words).output().unwrap();
+        (out.status.code(), String::from_utf8(out.stderr).unwrap(), out.stdout)
+    };
+    for words in [
+        &["eval", "no/such/run"][..],
+        &["recommend", "no/such/run", "--all-users"],
+        &["export", "no/such/run", "--out", "no/such/folder"],
+    ] {
+        let (code, text, out) = mipgpu(words);
+        assert_eq!((code, out.len()), (Some(1), 0), "{words:?}: {text}");
+        assert!(text.contains("no/such/run: no such run folder") && text.contains("hint"), "{text}");
+    }
+    for (words, says) in [
+        (&["recommend", "run"][..], "required"),
+        (&["recommend", "run", "--all-users", "--stdin"], "cannot be used with"),
+        (&["eval", "run", "--negative-sampling", "popular"], "popularity"),
+        (&["export", "run", "--out", "x", "--format", "npz"], "parquet"),
+        (&["eval", "run", "--kk", "5"], "--k"),
+    ] {
+        let (code, text, _) = mipgpu(words);
+        assert!(code == Some(1) && text.contains(says), "{words:?}: {code:?} {text}");
+    }
+}
