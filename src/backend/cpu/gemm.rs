@@ -140,23 +140,10 @@ pub fn pack<'a>(to: &'a mut [f32], b: View) -> Packed<'a> {
                         }
                     }
                 } else {
-                    // Reads run along k, which is the contiguous direction of a transposed matrix; 16 lines of the
-                    // panel at a time keep the scattered writes in the first-level cache.
                     if width < nr {
                         panel.fill(0.0);
                     }
-                    for p0 in (0..b.rows).step_by(16) {
-                        let p1 = b.rows.min(p0 + 16);
-                        for j in 0..width {
-                            let column = (j0 + j) * b.cs;
-                            for p in p0..p1 {
-                                // SAFETY: (p, j0 + j) lies inside the view, p * nr + j inside the panel.
-                                unsafe {
-                                    *panel.get_unchecked_mut(p * nr + j) = *b.data.get_unchecked(column + p * b.rs)
-                                }
-                            }
-                        }
-                    }
+                    transpose_into(panel, nr, &b.data[j0 * b.cs..], (b.rows, width), b.rs, b.cs);
                 }
             }
         }
@@ -164,6 +151,30 @@ pub fn pack<'a>(to: &'a mut [f32], b: View) -> Packed<'a> {
     let len = packed_len(b.rows, b.cols);
     dispatch(Task(&mut to[..len], b));
     Packed { data: &to[..len], k: b.rows, n: b.cols, depth: b.rows }
+}
+
+/// to[p * nr + j] = from[p * rs + j * cs] for p < k and j < n, in squares of 4 x 4 where rows of the transposed matrix
+/// are contiguous: scattered single writes would cost more than the product that follows.
+#[inline(always)]
+fn transpose_into(to: &mut [f32], nr: usize, from: &[f32], (k, n): (usize, usize), rs: usize, cs: usize) {
+    let (k4, n4) = if rs == 1 { (k - k % 4, n - n % 4) } else { (0, 0) };
+    for p in (0..k4).step_by(4) {
+        for j in (0..n4).step_by(4) {
+            let mut square = [[0f32; 4]; 4];
+            for (c, column) in square.iter_mut().enumerate() {
+                column.copy_from_slice(&from[(j + c) * cs + p..][..4]);
+            }
+            let [a, b, c, d] = square;
+            for (r, row) in [0, 1, 2, 3].map(|r| [a[r], b[r], c[r], d[r]]).iter().enumerate() {
+                to[(p + r) * nr + j..][..4].copy_from_slice(row);
+            }
+        }
+    }
+    for p in 0..k {
+        for j in (if p < k4 { n4 } else { 0 })..n {
+            to[p * nr + j] = from[p * rs + j * cs];
+        }
+    }
 }
 
 /// [`pack`], panels shared among the threads.
@@ -542,11 +553,11 @@ pub fn product_bias(c: &mut [f32], a: View, b: Packed, bias: &[f32]) {
 /// cache together.
 const KC: usize = 128;
 /// Columns of A that one task of [`product_t`] takes.
-const MC: usize = 64;
+const MC: usize = 256;
 
 /// C (m, n) = or += A^T B, summed over the many rows that A (k, m) and B (k, n) share.
 ///
-/// Rows are cut into parts, columns of A into blocks of 64, by the sizes alone: enough pieces for any number of
+/// Rows are cut into parts, columns of A into blocks of 256, by the sizes alone: enough pieces for any number of
 /// threads, few partial sums. Each part is summed in order, then the parts are added in order.
 pub fn product_t(c: &mut [f32], a: View, b: View, acc: bool) {
     assert!(a.rows == b.rows && c.len() == a.cols * b.cols);
