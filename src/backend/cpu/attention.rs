@@ -101,31 +101,24 @@ impl Kernel for Softmax<'_> {
         for r in 0..self.rows {
             let seen = self.head.row_seen(self.i + r);
             let block_seen = self.head.seen(self.i, self.rows);
-            let row = &mut self.p[r * self.width..][..block_seen];
-            row[seen..].fill(0.0);
+            // Behind the keys that the row sees: nothing up to whole vectors, which then need no special end.
+            let whole = seen.next_multiple_of(S::LANES);
+            let row = &mut self.p[r * self.width..][..whole.max(block_seen)];
+            row[seen..whole].fill(f32::NEG_INFINITY);
+            row[whole..].fill(0.0);
             let p = row.as_mut_ptr();
-            // SAFETY: all loads and stores lie in the row's first `seen` elements, or in as many factors.
+            // SAFETY: all loads and stores lie in the row's first `whole` elements, or in as many factors as keys seen.
             unsafe {
                 let mut max = s.splat(f32::MIN);
-                let full = seen - seen % S::LANES;
-                lanes!(S, full, |j, k| max = s.max(max, load(s, p.add(j), k)));
-                let mut top = s.largest(max);
-                for x in &row[full..seen] {
-                    top = top.max(*x);
-                }
+                lanes!(S, whole, |j, k| max = s.max(max, load(s, p.add(j), k)));
+                let top = s.largest(max);
                 let m = s.splat(top);
                 let mut sum = s.zero();
-                lanes!(S, full, |j, k| {
+                lanes!(S, whole, |j, k| {
                     let e = exp(s, s.sub(load(s, p.add(j), k), m));
                     store(s, p.add(j), e, k);
                     sum = s.add(sum, e);
                 });
-                if full < seen {
-                    let e = exp(s, s.sub(s.load_first(p.add(full), seen - full), m));
-                    s.store_first(p.add(full), e, seen - full);
-                    // Read back, so that the lanes behind the row are zeros.
-                    sum = s.add(sum, s.load_first(p.add(full), seen - full));
-                }
                 let sum = s.sum(sum);
                 self.inverse[r] = 1.0 / sum;
                 self.lse[r] = top + sum.ln();

@@ -34,7 +34,7 @@ impl Draws {
     /// Writes the factors (0 or the scale) of elements `first..first + to.len()`; `first` is a multiple of 8.
     #[inline(always)]
     pub fn fill(&self, first: u64, to: &mut [f32]) {
-        debug_assert!(first % 8 == 0);
+        debug_assert!(first.is_multiple_of(8));
         let mut block = first / 8;
         let mut factors = [0f32; 8 * AT_ONCE];
         for to in to.chunks_mut(8 * AT_ONCE) {

@@ -86,9 +86,15 @@ impl Packed<'_> {
         Packed { k, n, ..self }
     }
 
+    /// `n` rows from row `start` on.
+    pub fn rows(self, start: usize, n: usize) -> Self {
+        assert!(start + n <= self.k);
+        Packed { data: &self.data[start * panel()..], k: n, ..self }
+    }
+
     /// `n` columns from column `start` on, which begins a panel.
     pub fn columns(self, start: usize, n: usize) -> Self {
-        assert!(start % panel() == 0 && start + n <= self.n);
+        assert!(start.is_multiple_of(panel()) && start + n <= self.n);
         Packed { data: &self.data[start * self.depth..], n, ..self }
     }
 }
@@ -134,23 +140,10 @@ pub fn pack<'a>(to: &'a mut [f32], b: View) -> Packed<'a> {
                         }
                     }
                 } else {
-                    // Reads run along k, which is the contiguous direction of a transposed matrix; 16 lines of the
-                    // panel at a time keep the scattered writes in the first-level cache.
                     if width < nr {
                         panel.fill(0.0);
                     }
-                    for p0 in (0..b.rows).step_by(16) {
-                        let p1 = b.rows.min(p0 + 16);
-                        for j in 0..width {
-                            let column = (j0 + j) * b.cs;
-                            for p in p0..p1 {
-                                // SAFETY: (p, j0 + j) lies inside the view, p * nr + j inside the panel.
-                                unsafe {
-                                    *panel.get_unchecked_mut(p * nr + j) = *b.data.get_unchecked(column + p * b.rs)
-                                }
-                            }
-                        }
-                    }
+                    transpose_into(panel, nr, &b.data[j0 * b.cs..], (b.rows, width), b.rs, b.cs);
                 }
             }
         }
@@ -158,6 +151,30 @@ pub fn pack<'a>(to: &'a mut [f32], b: View) -> Packed<'a> {
     let len = packed_len(b.rows, b.cols);
     dispatch(Task(&mut to[..len], b));
     Packed { data: &to[..len], k: b.rows, n: b.cols, depth: b.rows }
+}
+
+/// to[p * nr + j] = from[p * rs + j * cs] for p < k and j < n, in squares of 4 x 4 where rows of the transposed matrix
+/// are contiguous: scattered single writes would cost more than the product that follows.
+#[inline(always)]
+fn transpose_into(to: &mut [f32], nr: usize, from: &[f32], (k, n): (usize, usize), rs: usize, cs: usize) {
+    let (k4, n4) = if rs == 1 { (k - k % 4, n - n % 4) } else { (0, 0) };
+    for p in (0..k4).step_by(4) {
+        for j in (0..n4).step_by(4) {
+            let mut square = [[0f32; 4]; 4];
+            for (c, column) in square.iter_mut().enumerate() {
+                column.copy_from_slice(&from[(j + c) * cs + p..][..4]);
+            }
+            let [a, b, c, d] = square;
+            for (r, row) in [0, 1, 2, 3].map(|r| [a[r], b[r], c[r], d[r]]).iter().enumerate() {
+                to[(p + r) * nr + j..][..4].copy_from_slice(row);
+            }
+        }
+    }
+    for p in 0..k {
+        for j in (if p < k4 { n4 } else { 0 })..n {
+            to[p * nr + j] = from[p * rs + j * cs];
+        }
+    }
 }
 
 /// [`pack`], panels shared among the threads.
@@ -214,6 +231,49 @@ pub trait Epilogue {
     /// # Safety
     /// `s` is a token of the running instruction set, and (i, j..j+lanes) lies inside the product.
     unsafe fn take<S: Simd>(&mut self, s: S, i: usize, j: usize, v: S::V, lanes: usize);
+
+    /// The address that (i, j) will be written to, if any: it is asked for before the tile is worked out, so that the
+    /// store does not wait for its cache line.
+    #[inline(always)]
+    fn address(&self, i: usize, j: usize) -> Option<*const f32> {
+        let _ = (i, j);
+        None
+    }
+}
+
+/// What the next piece of work will read, asked for while this one computes: up to two blocks of lines, one line of
+/// every row at a time.
+#[derive(Clone, Copy)]
+pub struct Ahead {
+    /// (address, elements between rows, lines of a row)
+    blocks: [(*const f32, usize, usize); 2],
+    at: usize,
+}
+
+impl Ahead {
+    /// Nothing but the next rows of A.
+    pub const NOTHING: Ahead = Ahead { blocks: [(std::ptr::null(), 0, 0); 2], at: 0 };
+
+    /// The rows of two views with contiguous rows.
+    pub fn of(a: View, b: View) -> Self {
+        let block = |x: View| (x.data.as_ptr(), x.rs, if x.rows == 0 { 0 } else { x.cols.div_ceil(16) });
+        Ahead { blocks: [block(a), block(b)], at: 0 }
+    }
+
+    /// Where to ask from next, and the step.
+    #[inline(always)]
+    fn next(&mut self, otherwise: (*const f32, usize)) -> (*const f32, usize) {
+        let [(a, a_step, a_lines), (b, b_step, b_lines)] = self.blocks;
+        let at = self.at;
+        self.at += 1;
+        if at < a_lines {
+            (a.wrapping_add(16 * at), a_step)
+        } else if at < a_lines + b_lines {
+            (b.wrapping_add(16 * (at - a_lines)), b_step)
+        } else {
+            otherwise
+        }
+    }
 }
 
 /// Where a product is written: element (i, j) at `i * rs + j`. The pointer makes it possible for tasks to write
@@ -272,6 +332,10 @@ impl Epilogue for Store {
         // SAFETY: (i, j..j+lanes) lies inside the destination.
         unsafe { super::math::store(s, self.c.element(i, j), s.mul(v, s.splat(self.alpha)), lanes) }
     }
+    #[inline(always)]
+    fn address(&self, i: usize, j: usize) -> Option<*const f32> {
+        Some(self.c.element(i, j))
+    }
 }
 
 /// c += alpha * v.
@@ -289,6 +353,10 @@ impl Epilogue for Accumulate {
             let old = super::math::load(s, p, lanes);
             super::math::store(s, p, s.fma(v, s.splat(self.alpha), old), lanes)
         }
+    }
+    #[inline(always)]
+    fn address(&self, i: usize, j: usize) -> Option<*const f32> {
+        Some(self.c.element(i, j))
     }
 }
 
@@ -308,43 +376,46 @@ impl Epilogue for Bias<'_> {
             super::math::store(s, self.c.element(i, j), s.add(v, b), lanes)
         }
     }
+    #[inline(always)]
+    fn address(&self, i: usize, j: usize) -> Option<*const f32> {
+        Some(self.c.element(i, j))
+    }
 }
 
 /// A (m, k) times packed B (k, n), every tile handed to the epilogue.
 pub fn multiply<E: Epilogue>(a: View, b: Packed, e: &mut E) {
-    struct Task<'a, 'b, E>(View<'a>, Packed<'b>, E);
+    multiply_ahead(a, b, e, Ahead::NOTHING)
+}
+
+/// [`multiply`], fetching what comes next meanwhile.
+pub fn multiply_ahead<E: Epilogue>(a: View, b: Packed, e: &mut E, ahead: Ahead) {
+    struct Task<'a, 'b, E>(View<'a>, Packed<'b>, E, Ahead);
     impl<E: Epilogue> Kernel for Task<'_, '_, &mut E> {
         type Out = ();
         #[inline(always)]
         fn run<S: Simd>(self, s: S) {
-            multiply_in(s, self.0, self.1, self.2)
+            let Task(a, b, e, mut ahead) = self;
+            assert_eq!(a.cols, b.k);
+            match S::MR {
+                8 => tiles::<S, E, 8>(s, a, b, e, &mut ahead),
+                6 => tiles::<S, E, 6>(s, a, b, e, &mut ahead),
+                _ => tiles::<S, E, 4>(s, a, b, e, &mut ahead),
+            }
         }
     }
-    dispatch(Task(a, b, e))
-}
-
-/// [`multiply`] inside a kernel.
-#[inline(always)]
-pub fn multiply_in<S: Simd, E: Epilogue>(s: S, a: View, b: Packed, e: &mut E) {
-    assert_eq!(a.cols, b.k);
-    assert!(b.data.len() >= b.depth * b.n.next_multiple_of(NV * S::LANES));
-    match S::MR {
-        8 => tiles::<S, E, 8>(s, a, b, e),
-        6 => tiles::<S, E, 6>(s, a, b, e),
-        _ => tiles::<S, E, 4>(s, a, b, e),
-    }
+    dispatch(Task(a, b, e, ahead))
 }
 
 #[inline(always)]
-fn tiles<S: Simd, E: Epilogue, const MR: usize>(s: S, a: View, b: Packed, e: &mut E) {
+fn tiles<S: Simd, E: Epilogue, const MR: usize>(s: S, a: View, b: Packed, e: &mut E, ahead: &mut Ahead) {
     let nr = NV * S::LANES;
     for j0 in (0..b.n).step_by(nr) {
         let panel = &b.data[j0 * b.depth..];
         // A last panel of at most one vector's width is worked off at half the cost.
         if b.n - j0 <= S::LANES {
-            column_of_tiles::<S, E, MR, 1>(s, a, b, panel, j0, e);
+            column_of_tiles::<S, E, MR, 1>(s, a, b, panel, j0, e, ahead);
         } else {
-            column_of_tiles::<S, E, MR, NV>(s, a, b, panel, j0, e);
+            column_of_tiles::<S, E, MR, NV>(s, a, b, panel, j0, e, ahead);
         }
     }
 }
@@ -358,6 +429,7 @@ fn column_of_tiles<S: Simd, E: Epilogue, const MR: usize, const W: usize>(
     panel: &[f32],
     j0: usize,
     e: &mut E,
+    ahead: &mut Ahead,
 ) {
     let width = (W * S::LANES).min(b.n - j0);
     assert!(panel.len() >= b.k * NV * S::LANES);
@@ -369,10 +441,19 @@ fn column_of_tiles<S: Simd, E: Epilogue, const MR: usize, const W: usize>(
         for (r, p) in pointers.iter_mut().enumerate() {
             *p = p.wrapping_add(first + r.min(rows - 1) * a.rs);
         }
+        // The next tile of A follows this one where rows are contiguous.
+        let next_tile = (pointers[0].wrapping_add(MR * if a.tiled { a.cols } else { a.rs }), MR);
+        let fetch = ahead.next(next_tile);
+        for r in 0..rows {
+            if let Some(p) = e.address(i0 + r, j0) {
+                s.prefetch_write(p);
+                s.prefetch_write(p.wrapping_add(S::LANES));
+            }
+        }
         // SAFETY: rows i0..i0+rows lie inside the view, which holds k columns; the panel holds k lines; the epilogue
         // gets elements of the product.
         unsafe {
-            let acc = tile::<S, MR, W>(s, b.k, &pointers, a.cs, panel.as_ptr());
+            let acc = tile::<S, MR, W>(s, b.k, &pointers, a.cs, panel.as_ptr(), fetch);
             for (r, row) in acc.iter().enumerate() {
                 if r < rows {
                     for (v, &x) in row.iter().enumerate() {
@@ -398,15 +479,17 @@ unsafe fn tile<S: Simd, const MR: usize, const W: usize>(
     rows: &[*const f32; MR],
     cs: usize,
     panel: *const f32,
+    (fetch, step): (*const f32, usize),
 ) -> [[S::V; W]; MR] {
     let mut acc = [[s.zero(); W]; MR];
     for p in 0..k {
         // SAFETY: the caller's promise.
         unsafe {
             let line = panel.add(p * NV * S::LANES);
+            s.prefetch(fetch.wrapping_add(p * step));
             let mut b = [s.zero(); W];
-            for v in 0..W {
-                b[v] = s.load(line.add(v * S::LANES));
+            for (v, b) in b.iter_mut().enumerate() {
+                *b = s.load(line.add(v * S::LANES));
             }
             for r in 0..MR {
                 let x = s.splat(*rows[r].add(p * cs));
@@ -422,6 +505,16 @@ unsafe fn tile<S: Simd, const MR: usize, const W: usize>(
 /// Rows that one task of a parallel product takes: A's part and C's part stay in the second-level cache.
 pub const ROWS: usize = 128;
 
+/// Lines of a panel that stay in the first-level cache beside a tile of A; longer sums go in pieces of this.
+const DEPTH: usize = 128;
+
+/// The pieces that a sum of `k` terms is cut into.
+fn pieces(k: usize) -> impl Iterator<Item = (usize, usize)> {
+    let n = k.div_ceil(DEPTH).max(1);
+    let size = k.div_ceil(n).max(1);
+    (0..n).map(move |i| (i * size, size.min(k - i * size)))
+}
+
 /// C (m, n) = alpha A B in parallel over row blocks, with C dense; `acc` adds to what C holds.
 pub fn product(c: &mut [f32], a: View, b: Packed, alpha: f32, acc: bool) {
     assert_eq!(c.len(), a.rows * b.n);
@@ -429,9 +522,12 @@ pub fn product(c: &mut [f32], a: View, b: Packed, alpha: f32, acc: bool) {
         let rows = c.len() / b.n;
         let a = a.rows(block * ROWS, rows);
         let c = Dest::new(c, rows, b.n, b.n);
-        match acc {
-            true => multiply(a, b, &mut Accumulate { c, alpha }),
-            false => multiply(a, b, &mut Store { c, alpha }),
+        for (start, k) in pieces(b.k) {
+            let (a, b) = (a.cols(start, k), b.rows(start, k));
+            match acc || start > 0 {
+                true => multiply(a, b, &mut Accumulate { c, alpha }),
+                false => multiply(a, b, &mut Store { c, alpha }),
+            }
         }
     });
 }
@@ -441,8 +537,15 @@ pub fn product_bias(c: &mut [f32], a: View, b: Packed, bias: &[f32]) {
     assert!(c.len() == a.rows * b.n && bias.len() == b.n);
     c.par_chunks_mut((ROWS * b.n).max(1)).enumerate().for_each(|(block, c)| {
         let rows = c.len() / b.n;
+        let a = a.rows(block * ROWS, rows);
         let c = Dest::new(c, rows, b.n, b.n);
-        multiply(a.rows(block * ROWS, rows), b, &mut Bias { c, bias });
+        for (start, k) in pieces(b.k) {
+            let (a, b) = (a.cols(start, k), b.rows(start, k));
+            match start > 0 {
+                true => multiply(a, b, &mut Accumulate { c, alpha: 1.0 }),
+                false => multiply(a, b, &mut Bias { c, bias }),
+            }
+        }
     });
 }
 
@@ -450,11 +553,11 @@ pub fn product_bias(c: &mut [f32], a: View, b: Packed, bias: &[f32]) {
 /// cache together.
 const KC: usize = 128;
 /// Columns of A that one task of [`product_t`] takes.
-const MC: usize = 64;
+const MC: usize = 256;
 
 /// C (m, n) = or += A^T B, summed over the many rows that A (k, m) and B (k, n) share.
 ///
-/// Rows are cut into parts, columns of A into blocks of 64, by the sizes alone: enough pieces for any number of
+/// Rows are cut into parts, columns of A into blocks of 256, by the sizes alone: enough pieces for any number of
 /// threads, few partial sums. Each part is summed in order, then the parts are added in order.
 pub fn product_t(c: &mut [f32], a: View, b: View, acc: bool) {
     assert!(a.rows == b.rows && c.len() == a.cols * b.cols);
@@ -500,12 +603,15 @@ fn product_t_part(c: &mut [f32], a: View, b: View) {
         let packed_b = scratch::split(&mut rest, packed_len(KC, n));
         for k0 in (0..a.rows).step_by(KC) {
             let kc = KC.min(a.rows - k0);
+            let next = KC.min(a.rows - k0 - kc);
+            // The next rows come from far away: they are fetched while these are multiplied.
+            let ahead = Ahead::of(a.rows(k0 + kc, next), b.rows(k0 + kc, next));
             let b = pack(packed_b, b.rows(k0, kc));
             let a = pack_rows(rest, a.rows(k0, kc).t());
             let c = Dest::new(c, m, n, n);
             match k0 {
-                0 => multiply(a, b, &mut Store { c, alpha: 1.0 }),
-                _ => multiply(a, b, &mut Accumulate { c, alpha: 1.0 }),
+                0 => multiply_ahead(a, b, &mut Store { c, alpha: 1.0 }, ahead),
+                _ => multiply_ahead(a, b, &mut Accumulate { c, alpha: 1.0 }, ahead),
             }
         }
     });

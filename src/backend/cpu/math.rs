@@ -29,7 +29,7 @@ pub fn exp<S: Simd>(s: S, x: S::V) -> S::V {
 }
 
 /// 2 sqrt(2/pi): the factor of x + 0.044715 x^3 in 2u.
-const TWO_C: f32 = 1.595_769_1;
+const TWO_C: f32 = 1.595_769;
 const CUBIC: f32 = 0.044_715;
 
 /// e = exp(-2u), kept finite, and 1 / (1 + e), the share of x that the GELU lets through.

@@ -61,6 +61,7 @@ impl Cpu {
     ///
     /// # Safety
     /// As [`Cpu::out`].
+    #[allow(clippy::mut_from_ref)]
     unsafe fn grad<E: Element>(&self, dst: Dst<E>, n: usize) -> Option<(&mut [f32], bool)> {
         // SAFETY: the caller's promise.
         dst.span().map(|span| (unsafe { self.out(span, n) }, dst.accumulates()))

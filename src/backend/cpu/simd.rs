@@ -154,6 +154,18 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn zero(self) -> Self::V {
         self.splat(0.0)
     }
+
+    /// Asks for the cache line at `p`, which need not be readable.
+    #[inline(always)]
+    fn prefetch(self, p: *const f32) {
+        let _ = p;
+    }
+
+    /// Asks for the cache line at `p` in order to write it.
+    #[inline(always)]
+    fn prefetch_write(self, p: *const f32) {
+        let _ = p;
+    }
 }
 
 /// Plain arrays, for processors without a path of their own; the compiler vectorises what it can.
@@ -284,6 +296,14 @@ mod x86 {
         const MR: usize = 8;
 
         #[inline(always)]
+        fn prefetch(self, p: *const f32) {
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+        }
+        #[inline(always)]
+        fn prefetch_write(self, p: *const f32) {
+            unsafe { _mm_prefetch::<_MM_HINT_ET0>(p.cast()) }
+        }
+        #[inline(always)]
         fn splat(self, x: f32) -> __m512 {
             unsafe { _mm512_set1_ps(x) }
         }
@@ -396,6 +416,14 @@ mod x86 {
         const LANES: usize = 8;
         const MR: usize = 6;
 
+        #[inline(always)]
+        fn prefetch(self, p: *const f32) {
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+        }
+        #[inline(always)]
+        fn prefetch_write(self, p: *const f32) {
+            unsafe { _mm_prefetch::<_MM_HINT_ET0>(p.cast()) }
+        }
         #[inline(always)]
         fn splat(self, x: f32) -> __m256 {
             unsafe { _mm256_set1_ps(x) }

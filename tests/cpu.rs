@@ -1,0 +1,269 @@
+//! What the CPU backend promises beyond agreeing with the reference: the same bits for any number of threads, and no
+//! allocation once its scratch has grown.
+
+use mipgpu::{
+    backend::Cpu,
+    base::rng::{Purpose, Stream},
+    mem::{Arena, Dst, Planner, Span, U32},
+    ops::{dropout::Drop, embedding::segment, *},
+};
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    sync::atomic::{AtomicUsize, Ordering::SeqCst},
+};
+
+/// The system's allocator, counting.
+struct Counting;
+
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: passes everything on to the system's allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, SeqCst);
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, p: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(p, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+/// Sizes that leave a remainder everywhere and need several tasks.
+const LENGTHS: [usize; 5] = [130, 200, 1, 77, 191];
+const T: usize = 200;
+const D: usize = 48;
+const H: usize = 3;
+const V: usize = 1500;
+const S: usize = 300;
+
+type Call = Box<dyn Fn(&mut Cpu) + Send + Sync>;
+
+fn call<O: Op>(op: O) -> Call
+where
+    Cpu: Run<O>,
+{
+    op.check().unwrap();
+    Box::new(move |cpu| cpu.run(&op))
+}
+
+/// A backend with every op's inputs filled, and a call of every op.
+fn everything() -> (Planner, Cpu, Vec<Call>) {
+    let n: usize = LENGTHS.iter().sum();
+    let m = 333;
+    let mut p = Planner::new();
+    let (x, y, qkv, wide) = (p.var(n * D), p.var(n * D), p.var(n * 3 * D), p.var(n * 4 * D));
+    let (r, wide2, scored, pos_rows, neg_rows) =
+        (p.act(n * D), p.var(n * 4 * D), p.var(m * D), p.var(m * D), p.var(S * D));
+    let (pos_bias, neg_bias) = (p.act(m), p.act(S));
+    let (table, dtable, dtable2, bias, dbias, log_q) =
+        (p.stat(V * D), p.stat(V * D), p.stat(V * D), p.stat(V), p.stat(V), p.stat(V));
+    let (w, dw, b, db, gamma, dgamma, dbeta) =
+        (p.stat(4 * D * D), p.stat(4 * D * D), p.stat(4 * D), p.stat(4 * D), p.stat(D), p.stat(D), p.stat(D));
+    let (mean, rstd, lse) = (p.stat(n), p.stat(n), p.stat(H * n));
+    let (loss, loss_lse, dloss, mean_loss, norm, hyper) =
+        (p.stat(m), p.stat(m), p.stat(m), p.stat(1), p.stat(1), p.stat(3));
+    let (w2, m2, v2) = (p.stat(V * D), p.stat(V * D), p.stat(V * D));
+    let (cu, step, target, row, item, pos) = (p.index(6), p.index(1), p.index(m), p.index(m), p.index(n), p.index(n));
+    let (order, start, id, negative) = (p.index(n), p.index(n + 1), p.index(n), p.index(S));
+
+    let mut cpu = Cpu::new(&p);
+    for (i, span) in
+        [x.y, x.dy, y.y, y.dy, qkv.y, wide.y, wide.dy, r, scored.y, pos_rows.y, neg_rows.y].iter().enumerate()
+    {
+        let mut draw = Stream::new(1, Purpose::Test, i as u32);
+        cpu.write(span.raw(), &(0..span.len()).map(|_| draw.normal()).collect::<Vec<_>>());
+    }
+    for (i, span) in [table, bias, w, b, gamma, dloss, w2, m2].iter().enumerate() {
+        let mut draw = Stream::new(2, Purpose::Test, i as u32);
+        cpu.write(span.raw(), &(0..span.len()).map(|_| 0.3 * draw.normal()).collect::<Vec<_>>());
+    }
+    cpu.write(hyper.raw(), &[1e-3, 1.5, 2.5]);
+    let fill = |cpu: &mut Cpu, span: Span<U32>, f: &dyn Fn(usize) -> usize| {
+        cpu.write_ids(span, &(0..span.len()).map(|i| f(i) as u32).collect::<Vec<_>>());
+    };
+    fill(&mut cpu, cu, &|i| LENGTHS[..i].iter().sum());
+    fill(&mut cpu, target, &|i| i * 7919 % V);
+    fill(&mut cpu, row, &|i| i + i / 2);
+    fill(&mut cpu, item, &|i| i * 31 % 97);
+    fill(&mut cpu, pos, &|i| i % T);
+    fill(&mut cpu, negative, &|i| i * 13 % V);
+    let (mut o, mut s, mut ids) = (Vec::new(), Vec::new(), Vec::new());
+    segment(&(0..n).map(|i| (i * 31 % 97) as u32).collect::<Vec<_>>(), &mut o, &mut s, &mut ids);
+    let segments = ids.len();
+    cpu.write_ids(order, &o);
+    cpu.write_ids(start, &s);
+    cpu.write_ids(id, &ids);
+
+    let drop = Drop { p: 0.2, seed: 3, site: 4 };
+    let (b_, k) = (LENGTHS.len(), D / H);
+    let h = scored.y;
+    let calls = vec![
+        call(EmbeddingFwd { y: x.y, item_table: table, pos_table: w2, item, pos, n, d: D, v: V, t: T }),
+        call(DropoutFwd { y: y.y, x: x.y, step, n: n * D, drop }),
+        call(LayerNormFwd { y: y.y, mean, rstd, x: x.y, gamma, beta: b, n, d: D, eps: 1e-5 }),
+        call(LinearFwd { y: qkv.y, x: y.y, w, b, n, i: D, o: 3 * D }),
+        call(AttentionFwd { o: y.y, lse, qkv: qkv.y, cu, step, b: b_, n, h: H, k, t: T, causal: true, drop }),
+        call(AttentionBwd {
+            dqkv: Dst::Write(qkv.dy),
+            d_o: y.dy,
+            o: y.y,
+            qkv: qkv.y,
+            lse,
+            cu,
+            step,
+            b: b_,
+            n,
+            h: H,
+            k,
+            t: T,
+            causal: true,
+            drop,
+        }),
+        call(LinearBwd {
+            dx: Dst::Acc(x.dy),
+            dw: Dst::Write(dw),
+            db: Dst::Write(db),
+            dy: qkv.dy,
+            x: y.y,
+            w,
+            n,
+            i: D,
+            o: 3 * D,
+        }),
+        call(DropoutAddFwd { y: y.y, residual: r, x: x.y, step, n: n * D, drop }),
+        call(GeluFwd { y: wide2.y, x: wide.y, n: n * 4 * D }),
+        call(GeluBwd { dx: Dst::Write(wide2.dy), dy: wide.dy, x: wide.y, n: n * 4 * D }),
+        call(GatherRows { y: h, x: y.y, row, m, n, d: D }),
+        call(CrossEntropyFwd { loss, lse: loss_lse, h, table, bias, target, m, d: D, v: V }),
+        call(CrossEntropyBwd {
+            dh: Dst::Write(scored.dy),
+            dtable: Dst::Write(dtable),
+            dbias: Dst::Write(dbias),
+            dloss,
+            h,
+            table,
+            bias,
+            target,
+            lse: loss_lse,
+            m,
+            d: D,
+            v: V,
+        }),
+        call(Mean { y: mean_loss, x: loss, n: m }),
+        call(ScatterRows { dx: Dst::Acc(x.dy), dy: scored.dy, row, m, n, d: D }),
+        call(LayerNormBwd {
+            dx: Dst::Acc(y.dy),
+            dgamma: Dst::Write(dgamma),
+            dbeta: Dst::Write(dbeta),
+            dy: x.dy,
+            x: x.y,
+            gamma,
+            mean,
+            rstd,
+            n,
+            d: D,
+        }),
+        call(DropoutBwd { dx: Dst::Acc(y.dy), dy: x.dy, step, n: n * D, drop }),
+        call(SegmentSum { dtable: Dst::Acc(dtable), dy: y.dy, order, start, id, n, d: D, v: V, s: segments }),
+        call(GatherTable { y: neg_rows.y, table, id: negative, n: S, d: D, v: V }),
+        call(GatherTable { y: pos_rows.y, table, id: target, n: m, d: D, v: V }),
+        call(SampledSoftmaxFwd {
+            loss,
+            lse: loss_lse,
+            h,
+            pos: pos_rows.y,
+            neg: neg_rows.y,
+            bias,
+            log_q,
+            target,
+            negative,
+            m,
+            d: D,
+            s: S,
+        }),
+        call(SampledSoftmaxBwd {
+            dh: Dst::Acc(scored.dy),
+            dpos: Dst::Write(pos_rows.dy),
+            dneg: Dst::Write(neg_rows.dy),
+            dpos_bias: Dst::Write(pos_bias),
+            dneg_bias: Dst::Write(neg_bias),
+            dloss,
+            h,
+            pos: pos_rows.y,
+            neg: neg_rows.y,
+            bias,
+            log_q,
+            target,
+            negative,
+            lse: loss_lse,
+            m,
+            d: D,
+            s: S,
+        }),
+        call(GradNorm { norm, g: dtable, n: V * D }),
+        call(AdamW {
+            p: w2,
+            m: m2,
+            v: v2,
+            g: dtable,
+            norm,
+            hyper,
+            n: V * D,
+            beta1: 0.9,
+            beta2: 0.99,
+            eps: 1e-8,
+            weight_decay: 0.1,
+            max_norm: 1.0,
+        }),
+    ];
+    let _ = dtable2;
+    (p, cpu, calls)
+}
+
+fn bits(p: &Planner, cpu: &mut Cpu) -> Vec<u32> {
+    [Arena::Act, Arena::Stat]
+        .iter()
+        .flat_map(|&arena| {
+            let mut values = vec![0.0; p.len(arena)];
+            cpu.read(mipgpu::mem::RawSpan { arena, offset: 0, len: values.len() }, &mut values);
+            values
+        })
+        .map(f32::to_bits)
+        .collect()
+}
+
+/// One test, since the other's allocations would be counted too.
+#[test]
+fn threads_change_no_bit_and_a_second_step_allocates_nothing() {
+    let mut results = Vec::new();
+    for threads in [1, 2, 3, 8] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let (p, mut cpu, calls) = everything();
+        pool.install(|| calls.iter().for_each(|call| call(&mut cpu)));
+        results.push(bits(&p, &mut cpu));
+        if threads <= 2 {
+            // Which thread takes which task is chance, so every thread's scratch has grown only after some steps.
+            let mut clean = 0;
+            for _ in 0..200 {
+                let before = ALLOCATIONS.load(SeqCst);
+                pool.install(|| calls.iter().for_each(|call| call(&mut cpu)));
+                let grew = ALLOCATIONS.load(SeqCst) - before;
+                clean = if grew == 0 { clean + 1 } else { 0 };
+                if clean == 5 {
+                    break;
+                }
+            }
+            assert_eq!(clean, 5, "{threads} threads still allocate");
+        }
+    }
+    assert!(f32::from_bits(results[0][0]).is_finite());
+    for r in &results[1..] {
+        let differing = r.iter().zip(&results[0]).filter(|(a, b)| a != b).count();
+        assert_eq!(differing, 0, "elements that depend on the number of threads");
+    }
+}
