@@ -6,6 +6,7 @@ use mipgpu::{
         Cpu,
         cpu::{
             gemm::{self, View},
+            products,
             simd::Isa,
         },
     },
@@ -71,15 +72,16 @@ fn products(threads: usize) {
         let seconds = pool.install(|| {
             median(25, || {
                 let b = gemm::pack(&mut scratch, View::dense(&w, n, k).t());
-                gemm::product(&mut c, View::dense(&a, m, k), b, 1.0, false)
+                products::product(&mut c, View::dense(&a, m, k), b, 1.0, false)
             })
         });
         report("y = x W^T", m, n, k, seconds);
     }
     for (k, m, n) in [(10240, 192, 64), (10240, 256, 64), (10240, 64, 256), (10240, 64, 64), (2048, 3456, 64)] {
         let (a, b, mut c) = (random(m * k), random(n * k), vec![0.0; m * n]);
-        let seconds = pool
-            .install(|| median(25, || gemm::product_t(&mut c, View::dense(&a, k, m), View::dense(&b, k, n), false)));
+        let seconds = pool.install(|| {
+            median(25, || products::product_t(&mut c, View::dense(&a, k, m), View::dense(&b, k, n), false))
+        });
         report("dW = dy^T x", m, n, k, seconds);
     }
 }

@@ -6,16 +6,13 @@ element broadcast over a tile of MR rows by NR columns that stays in registers, 
 where it is walked across its rows (A^T B over thousands of rows) is a cache-sized piece of it copied. What becomes of a finished tile is the business of an [`Epilogue`]:
 store, accumulate, add a bias, take exp(logit - lse), in registers, before anything reaches memory.
 
-A tile sums over k in order, one rounding a step; results depend on the instruction set but on nothing else.
-The parallel products at the end cut rows into fixed blocks, never by the number of threads.
+A tile sums over k in order, one rounding a step; results depend on the instruction set but on nothing else. Products
+by all threads are in [`products`](super::products).
 */
 
 use rayon::prelude::*;
 
-use super::{
-    scratch,
-    simd::{Isa, Kernel, Simd, dispatch},
-};
+use super::simd::{Isa, Kernel, Simd, dispatch};
 
 /// Columns of a tile, in vectors.
 const NV: usize = 2;
@@ -43,6 +40,12 @@ impl<'a> View<'a> {
     /// Row-major and dense.
     pub fn dense(data: &'a [f32], rows: usize, cols: usize) -> Self {
         View::new(data, rows, cols, cols, 1)
+    }
+
+    /// Element (i, j).
+    pub fn at(&self, i: usize, j: usize) -> f32 {
+        assert!(i < self.rows && j < self.cols && !self.tiled);
+        self.data[i * self.rs + j * self.cs]
     }
 
     /// Row `i` of a view with contiguous rows.
@@ -500,218 +503,4 @@ unsafe fn tile<S: Simd, const MR: usize, const W: usize>(
         }
     }
     acc
-}
-
-/// Rows that one task of a parallel product takes: A's part and C's part stay in the second-level cache.
-pub const ROWS: usize = 128;
-
-/// Lines of a panel that stay in the first-level cache beside a tile of A; longer sums go in pieces of this.
-const DEPTH: usize = 128;
-
-/// The pieces that a sum of `k` terms is cut into.
-fn pieces(k: usize) -> impl Iterator<Item = (usize, usize)> {
-    let n = k.div_ceil(DEPTH).max(1);
-    let size = k.div_ceil(n).max(1);
-    (0..n).map(move |i| (i * size, size.min(k - i * size)))
-}
-
-/// C (m, n) = alpha A B in parallel over row blocks, with C dense; `acc` adds to what C holds.
-pub fn product(c: &mut [f32], a: View, b: Packed, alpha: f32, acc: bool) {
-    assert_eq!(c.len(), a.rows * b.n);
-    c.par_chunks_mut((ROWS * b.n).max(1)).enumerate().for_each(|(block, c)| {
-        let rows = c.len() / b.n;
-        let a = a.rows(block * ROWS, rows);
-        let c = Dest::new(c, rows, b.n, b.n);
-        for (start, k) in pieces(b.k) {
-            let (a, b) = (a.cols(start, k), b.rows(start, k));
-            match acc || start > 0 {
-                true => multiply(a, b, &mut Accumulate { c, alpha }),
-                false => multiply(a, b, &mut Store { c, alpha }),
-            }
-        }
-    });
-}
-
-/// C (m, n) = A B + bias in parallel over row blocks, with C dense.
-pub fn product_bias(c: &mut [f32], a: View, b: Packed, bias: &[f32]) {
-    assert!(c.len() == a.rows * b.n && bias.len() == b.n);
-    c.par_chunks_mut((ROWS * b.n).max(1)).enumerate().for_each(|(block, c)| {
-        let rows = c.len() / b.n;
-        let a = a.rows(block * ROWS, rows);
-        let c = Dest::new(c, rows, b.n, b.n);
-        for (start, k) in pieces(b.k) {
-            let (a, b) = (a.cols(start, k), b.rows(start, k));
-            match start > 0 {
-                true => multiply(a, b, &mut Accumulate { c, alpha: 1.0 }),
-                false => multiply(a, b, &mut Bias { c, bias }),
-            }
-        }
-    });
-}
-
-/// Rows that are packed and multiplied at a time in [`product_t`]: a panel of B and a tile of A fit the first-level
-/// cache together.
-const KC: usize = 128;
-/// Columns of A that one task of [`product_t`] takes.
-const MC: usize = 256;
-
-/// C (m, n) = or += A^T B, summed over the many rows that A (k, m) and B (k, n) share.
-///
-/// Rows are cut into parts, columns of A into blocks of 256, by the sizes alone: enough pieces for any number of
-/// threads, few partial sums. Each part is summed in order, then the parts are added in order.
-pub fn product_t(c: &mut [f32], a: View, b: View, acc: bool) {
-    assert!(a.rows == b.rows && c.len() == a.cols * b.cols);
-    let (k, m, n) = (a.rows, a.cols, b.cols);
-    let blocks = m.div_ceil(MC);
-    let wanted = 48usize.div_ceil(blocks.max(1)).clamp(1, 16);
-    let part_rows = k.div_ceil(wanted).next_multiple_of(KC).max(KC);
-    let parts = k.div_ceil(part_rows);
-    if parts == 0 || c.is_empty() {
-        if !acc {
-            c.fill(0.0);
-        }
-        return;
-    }
-    // Partial sums [block][part][MC rows of C].
-    let size = scratch::room(MC * n);
-    scratch::borrow(blocks * parts * size, |partials| {
-        partials.par_chunks_mut(size).enumerate().for_each(|(task, sum)| {
-            let (block, part) = (task / parts, task % parts);
-            let (i0, k0) = (block * MC, part * part_rows);
-            let (mc, rows) = (MC.min(m - i0), part_rows.min(k - k0));
-            product_t_part(&mut sum[..mc * n], a.cols(i0, mc).rows(k0, rows), b.rows(k0, rows));
-        });
-        // Few elements, so this pass is short; every element adds its parts in order.
-        c.par_chunks_mut(MC * n).zip(partials.par_chunks(parts * size)).for_each(|(c, sums)| {
-            let mut sums = sums.chunks_exact(size);
-            if !acc {
-                c.copy_from_slice(&sums.next().expect("at least one part")[..c.len()]);
-            }
-            for sum in sums {
-                for (c, x) in c.iter_mut().zip(sum) {
-                    *c += x;
-                }
-            }
-        });
-    });
-}
-
-/// One piece of [`product_t`]: C = A^T B, row chunk after row chunk.
-fn product_t_part(c: &mut [f32], a: View, b: View) {
-    let (m, n) = (a.cols, b.cols);
-    scratch::borrow(scratch::room(packed_len(KC, n)) + rows_len(m, KC), |mut rest| {
-        let packed_b = scratch::split(&mut rest, packed_len(KC, n));
-        for k0 in (0..a.rows).step_by(KC) {
-            let kc = KC.min(a.rows - k0);
-            let next = KC.min(a.rows - k0 - kc);
-            // The next rows come from far away: they are fetched while these are multiplied.
-            let ahead = Ahead::of(a.rows(k0 + kc, next), b.rows(k0 + kc, next));
-            let b = pack(packed_b, b.rows(k0, kc));
-            let a = pack_rows(rest, a.rows(k0, kc).t());
-            let c = Dest::new(c, m, n, n);
-            match k0 {
-                0 => multiply_ahead(a, b, &mut Store { c, alpha: 1.0 }, ahead),
-                _ => multiply_ahead(a, b, &mut Accumulate { c, alpha: 1.0 }, ahead),
-            }
-        }
-    });
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::base::rng::{Purpose, Stream};
-
-    fn random(len: usize, a: u32) -> Vec<f32> {
-        let mut s = Stream::new(5, Purpose::Test, a);
-        (0..len).map(|_| s.uniform() * 2.0 - 1.0).collect()
-    }
-
-    /// The product in f64, element by element.
-    fn naive(a: View, b: View) -> Vec<f64> {
-        let mut c = vec![0.0; a.rows * b.cols];
-        for i in 0..a.rows {
-            for j in 0..b.cols {
-                for p in 0..a.cols {
-                    c[i * b.cols + j] += a.data[i * a.rs + p * a.cs] as f64 * b.data[p * b.rs + j * b.cs] as f64;
-                }
-            }
-        }
-        c
-    }
-
-    fn close(got: &[f32], want: &[f64], k: usize, what: &str) {
-        // Sums of k products of numbers below 1, each rounded to half a unit.
-        let limit = 1e-7 * k as f64 + 1e-7;
-        for (i, (&g, &w)) in got.iter().zip(want).enumerate() {
-            assert!((g as f64 - w).abs() <= limit, "{what}: element {i} is {g}, want {w}");
-        }
-    }
-
-    #[test]
-    fn products_of_ragged_sizes_match_f64() {
-        for &(m, n, k) in
-            &[(1, 1, 1), (7, 33, 5), (8, 32, 64), (13, 65, 17), (130, 96, 31), (3, 7, 0), (0, 5, 4), (261, 3, 9)]
-        {
-            let (a, b) = (random(m * k, 1), random(n * k, 2));
-            for (ta, tb) in [(false, false), (true, false), (false, true), (true, true)] {
-                let av = if ta { View::dense(&a, k, m).t() } else { View::dense(&a, m, k) };
-                let bv = if tb { View::dense(&b, n, k).t() } else { View::dense(&b, k, n) };
-                let mut scratch = vec![f32::NAN; packed_len(k, n)];
-                let packed = pack(&mut scratch, bv);
-                let want = naive(av, bv);
-                // A guard band behind C: nothing may write there.
-                let mut c = vec![f32::NAN; m * n + 64];
-                c[m * n..].fill(7.0);
-                product(&mut c[..m * n], av, packed, 1.0, false);
-                close(&c[..m * n], &want, k, "product");
-                assert!(c[m * n..].iter().all(|&x| x == 7.0));
-                product(&mut c[..m * n], av, packed, -1.0, true);
-                assert!(c[..m * n].iter().all(|&x| x == 0.0), "c - c is 0");
-                let bias = random(n, 3);
-                product_bias(&mut c[..m * n], av, packed, &bias);
-                let with: Vec<f64> = want.iter().enumerate().map(|(i, w)| w + bias[i % n] as f64).collect();
-                close(&c[..m * n], &with, k + 1, "product_bias");
-            }
-        }
-    }
-
-    #[test]
-    fn reductions_over_rows_match_f64_whatever_the_threads() {
-        for &(k, m, n) in &[(1, 3, 5), (127, 8, 32), (1000, 17, 33), (5000, 64, 40), (0, 4, 4)] {
-            let (a, b) = (random(k * m, 1), random(k * n, 2));
-            let (av, bv) = (View::dense(&a, k, m), View::dense(&b, k, n));
-            let want = naive(av.t(), bv);
-            let runs: Vec<Vec<f32>> = [1, 2, 5]
-                .map(|threads| {
-                    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-                    let mut c = vec![f32::NAN; m * n];
-                    pool.install(|| product_t(&mut c, av, bv, false));
-                    c
-                })
-                .into();
-            close(&runs[0], &want, k, "product_t");
-            assert!(runs[1] == runs[0] && runs[2] == runs[0]);
-            let mut twice = runs[0].clone();
-            product_t(&mut twice, av, bv, true);
-            let double: Vec<f64> = want.iter().map(|w| 2.0 * w).collect();
-            close(&twice, &double, 2 * k, "product_t, accumulated");
-        }
-    }
-
-    #[test]
-    fn strided_parts_of_a_matrix_multiply_too() {
-        // Columns 5..12 of a (9, 20) matrix, as the heads of a fused projection lie.
-        let (a, b) = (random(9 * 20, 1), random(7 * 4, 2));
-        let (av, bv) = (View::dense(&a, 9, 20).cols(5, 7), View::dense(&b, 7, 4));
-        let mut scratch = vec![0.0; packed_len(7, 4)];
-        let mut c = vec![f32::NAN; 9 * 10];
-        let dest = Dest::new(&mut c[3..], 9, 4, 10);
-        multiply(av, pack(&mut scratch, bv), &mut Store { c: dest, alpha: 1.0 });
-        let want = naive(av, bv);
-        for i in 0..9 {
-            close(&c[i * 10 + 3..][..4], &want[i * 4..][..4], 7, "strided");
-            assert!(c[i * 10..][..3].iter().chain(&c[i * 10 + 7..][..3]).all(|x| x.is_nan()));
-        }
-    }
 }

@@ -3,7 +3,7 @@
 use super::{
     Cpu,
     gemm::{self, View},
-    reduce, scratch,
+    products, reduce, scratch,
 };
 use crate::ops::{LinearBwd, LinearFwd, Op, Run};
 
@@ -16,7 +16,7 @@ impl Run<LinearFwd> for Cpu {
         let (x, w, b) = (self.get(op.x, n * i), self.get(op.w, o * i), self.get(op.b, o));
         scratch::borrow(gemm::packed_len(i, o), |room| {
             let w = gemm::pack(room, View::dense(w, o, i).t());
-            gemm::product_bias(y, View::dense(x, n, i), w, b);
+            products::product_bias(y, View::dense(x, n, i), w, b);
         });
     }
 }
@@ -31,11 +31,11 @@ impl Run<LinearBwd> for Cpu {
         if let Some((dx, acc)) = dx {
             scratch::borrow(gemm::packed_len(o, i), |room| {
                 let w = gemm::pack(room, View::dense(w, o, i));
-                gemm::product(dx, View::dense(dy, n, o), w, 1.0, acc);
+                products::product(dx, View::dense(dy, n, o), w, 1.0, acc);
             });
         }
         if let Some((dw, acc)) = dw {
-            gemm::product_t(dw, View::dense(dy, n, o), View::dense(x, n, i), acc);
+            products::product_t(dw, View::dense(dy, n, o), View::dense(x, n, i), acc);
         }
         reduce::sum_columns(db, dy, o);
     }

@@ -15,6 +15,7 @@ pub mod gemm;
 mod layer_norm;
 mod linear;
 pub mod math;
+pub mod products;
 mod reduce;
 mod rows;
 mod sampled_softmax;
