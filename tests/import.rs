@@ -60,7 +60,7 @@ fn imported(text: impl AsRef<[u8]>, options: ImportOptions) -> (Dataset, ImportS
 fn refusal_of(name: &str, bytes: impl AsRef<[u8]>, options: ImportOptions) -> Error {
     let desk = Desk::new();
     let log = desk.write(name, bytes);
-    let error = desk.import(&[log], &options).err().expect("the import is refused");
+    let error = desk.import(&[log], &options).expect_err("the import is refused");
     let left = fs::read_dir(desk.out().parent().unwrap()).map_or(0, |entries| entries.count());
     assert_eq!(left, 0, "nothing is left behind after: {error}");
     error

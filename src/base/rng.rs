@@ -60,7 +60,7 @@ impl Stream {
     /// The same stream, read from 32-bit draw number `position` on.
     pub fn at(mut self, position: u64) -> Self {
         self.next = position;
-        if position % 4 != 0 {
+        if !position.is_multiple_of(4) {
             self.refill(position / 4);
         }
         self
@@ -72,7 +72,7 @@ impl Stream {
 
     /// The next 32 uniform bits.
     pub fn bits(&mut self) -> u32 {
-        if self.next % 4 == 0 {
+        if self.next.is_multiple_of(4) {
             self.refill(self.next / 4);
         }
         let draw = self.buffer[(self.next % 4) as usize];
@@ -125,9 +125,9 @@ mod tests {
     fn a_stream_can_be_entered_anywhere() {
         let mut whole = Stream::new(7, Purpose::Test, 3);
         let all: Vec<u32> = (0..20).map(|_| whole.bits()).collect();
-        for start in 0..20 {
+        for (start, bits) in all.iter().enumerate() {
             let mut tail = Stream::new(7, Purpose::Test, 3).at(start as u64);
-            assert_eq!(tail.bits(), all[start], "entered at {start}");
+            assert_eq!(tail.bits(), *bits, "entered at {start}");
         }
     }
 

@@ -39,7 +39,7 @@ enum Command {
     /// Turn a log of interactions (CSV, TSV, .dat, .inter, Parquet) into memory-mapped shards
     Import(import::Args),
     /// Pre-train a model by masked item prediction
-    Train(train::Args),
+    Train(Box<train::Args>),
     /// Score a trained model: NDCG, recall, MRR; full and sampled ranking; slices
     Eval(evaluate::Args),
     /// Recommend items for users of the data or for any new history
@@ -60,7 +60,7 @@ pub fn main() -> ExitCode {
     let printer = Printer { quiet: cli.quiet, json: cli.json };
     let done = match cli.command {
         Command::Import(args) => import::run(args, printer),
-        Command::Train(args) => train::run(args, printer),
+        Command::Train(args) => train::run(*args, printer),
         Command::Eval(args) => evaluate::run(args, printer),
         Command::Recommend(args) => recommend::run(args, printer),
         Command::Export(args) => export::run(args, printer),

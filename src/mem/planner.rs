@@ -54,7 +54,7 @@ impl Planner {
 
     fn take<E: Element>(&mut self, arena: Arena, len: usize) -> Span<E> {
         let offset = self.len[arena as usize];
-        if !self.labels.iter().rev().find(|l| l.0 == arena).is_some_and(|l| l.2 == self.label) {
+        if self.labels.iter().rev().find(|l| l.0 == arena).is_none_or(|l| l.2 != self.label) {
             self.labels.push((arena, offset, self.label.clone()));
         }
         self.len[arena as usize] = (offset + len).next_multiple_of(ALIGN);

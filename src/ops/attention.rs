@@ -153,7 +153,8 @@ impl Op for AttentionBwd {
 pub fn cases() -> Vec<Case<AttentionFwd, AttentionBwd>> {
     let mut cases = Vec::new();
     // (lengths, heads, width per head, causal, dropout, spread of the inputs: a large one plants strong logits)
-    let shapes: [(&[usize], usize, usize, bool, f32, f32); 12] = [
+    type Shape = (&'static [usize], usize, usize, bool, f32, f32);
+    let shapes: [Shape; 12] = [
         (&[1], 1, 8, false, 0.0, 1.0),
         (&[3, 1, 7], 2, 8, false, 0.0, 1.0),
         (&[3, 1, 7], 2, 8, true, 0.0, 1.0),

@@ -47,7 +47,7 @@ impl Drop {
         let words =
             philox([block as u32, (block >> 32) as u32, step, self.site], [self.seed as u32, (self.seed >> 32) as u32]);
         let word = words[(i % 8 / 2) as usize];
-        let draw = if i % 2 == 0 { word & 0xFFFF } else { word >> 16 };
+        let draw = if i.is_multiple_of(2) { word & 0xFFFF } else { word >> 16 };
         if draw >= threshold { self.scale() } else { 0.0 }
     }
 

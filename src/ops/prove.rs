@@ -124,7 +124,7 @@ fn compare<O: Op>(
         for (i, (w, h)) in want.iter().zip(have).enumerate() {
             let error = (w - *h as f64).abs();
             let same = (w.is_nan() && h.is_nan()) || *w == *h as f64;
-            if !same && !(error <= budget) {
+            if !same && (error.is_nan() || error > budget) {
                 return Err(format!("{what}: {span:?}[{i}] is {h}, should be {w} (error {error:.2e} > {budget:.2e})"));
             }
             if !same {

@@ -298,7 +298,7 @@ impl<'a, M: Model, B: Backend> Loop<'a, M, B> {
         (state.loss_sum, state.scored) = (0.0, 0);
         let mut row = EpochRow { epoch: state.epoch, step: state.step, loss, ndcg: None, hit: None };
         let mut best = false;
-        if state.epoch % s.eval_every == 0 || state.epoch == s.epochs {
+        if state.epoch.is_multiple_of(s.eval_every) || state.epoch == s.epochs {
             if self.job.split.summary().valid_users > 0 {
                 let mut encoder = Snapshot::new(&mut self.engine);
                 let valid = self.job.split.valid();

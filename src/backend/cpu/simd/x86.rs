@@ -1,4 +1,7 @@
 //! The vectors of AVX-512 and of AVX2 with FMA.
+//!
+//! SAFETY of all intrinsics here: the tokens are made by `run_avx512` and `run_avx2` only, which are entered after the
+//! instruction set was detected; memory is touched as far as the callers of load and store promise.
 
 use super::{Kernel, Simd};
 use std::arch::x86_64::*;
@@ -12,9 +15,6 @@ pub unsafe fn run_avx512<K: Kernel>(kernel: K) -> K::Out {
 pub unsafe fn run_avx2<K: Kernel>(kernel: K) -> K::Out {
     kernel.run(Avx2(()))
 }
-
-// SAFETY of all intrinsics below: the tokens are made by the two functions above only, which are entered after
-// the instruction set was detected; memory is touched as far as the callers of load and store promise.
 
 #[derive(Clone, Copy)]
 pub struct Avx512(());
