@@ -243,26 +243,31 @@ impl std::fmt::Debug for Dataset {
     }
 }
 
-/// Compares the checksum of every file, several at a time.
+/// Compares the checksum of every file, several at a time where that is worth waking threads for.
 fn check_sums(dir: &Path, files: &[FileEntry]) -> Result<()> {
-    files.par_iter().try_for_each(|entry| {
-        let path = dir.join(&entry.name);
-        // Read, not mapped: pages of a mapping would count as this process's memory.
-        let mut file = File::open(&path).at_path(&path)?;
-        let mut hash = Sha256::new();
-        let mut buffer = vec![0; entry.bytes.clamp(1, 1 << 20) as usize];
-        loop {
-            match file.read(&mut buffer).at_path(&path)? {
-                0 => break,
-                n => hash.update(&buffer[..n]),
-            }
+    if files.iter().map(|f| f.bytes).sum::<u64>() < 1 << 20 {
+        return files.iter().try_for_each(|entry| check_sum(dir, entry));
+    }
+    files.par_iter().try_for_each(|entry| check_sum(dir, entry))
+}
+
+fn check_sum(dir: &Path, entry: &FileEntry) -> Result<()> {
+    let path = dir.join(&entry.name);
+    // Read, not mapped: pages of a mapping would count as this process's memory.
+    let mut file = File::open(&path).at_path(&path)?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; entry.bytes.clamp(1, 1 << 20) as usize];
+    loop {
+        match file.read(&mut buffer).at_path(&path)? {
+            0 => break,
+            n => hash.update(&buffer[..n]),
         }
-        if hex(&hash.finalize()) != entry.sha256 {
-            return Err(Error::user(format!("{}: its checksum does not match the manifest", path.display()))
-                .hint("the file was altered or damaged; import the data again with `mipgpu import`"));
-        }
-        Ok(())
-    })
+    }
+    if hex(&hash.finalize()) != entry.sha256 {
+        return Err(Error::user(format!("{}: its checksum does not match the manifest", path.display()))
+            .hint("the file was altered or damaged; import the data again with `mipgpu import`"));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
