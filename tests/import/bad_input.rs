@@ -112,8 +112,8 @@ fn filters_that_leave_nothing_are_an_error() {
 fn an_output_that_is_there_is_kept_unless_forced() {
     let desk = Desk::new();
     let (one, two) = (desk.write("1.csv", "user,item\na,x\n"), desk.write("2.csv", "user,item\nb,y\n"));
-    desk.import(&[one.clone()], &Default::default()).unwrap();
-    let error = desk.import(&[two.clone()], &Default::default()).unwrap_err().to_string();
+    desk.import(std::slice::from_ref(&one), &Default::default()).unwrap();
+    let error = desk.import(std::slice::from_ref(&two), &Default::default()).unwrap_err().to_string();
     assert!(error.contains("already there") && error.contains("--force"), "{error}");
     // A forced import that fails leaves the old data as they were.
     let force = ImportOptions { force: true, ..Default::default() };

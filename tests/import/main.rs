@@ -57,7 +57,7 @@ fn imported(text: impl AsRef<[u8]>, options: ImportOptions) -> (Dataset, ImportS
 fn refusal_of(name: &str, bytes: impl AsRef<[u8]>, options: ImportOptions) -> Error {
     let desk = Desk::new();
     let log = desk.write(name, bytes);
-    let error = desk.import(&[log], &options).err().expect("the import is refused");
+    let error = desk.import(&[log], &options).expect_err("the import is refused");
     let left = fs::read_dir(desk.out().parent().unwrap()).map_or(0, |entries| entries.count());
     assert_eq!(left, 0, "nothing is left behind after: {error}");
     error
@@ -262,14 +262,15 @@ fn side_fields_of_items_are_joined_by_key() {
     };
     // Latin-1, as the real movies.dat; item 3 has no row.
     let latin = table(b"1::Mis\xe9rables, Les::Drama|War|Drama\n2::X::War\n9::Y::Z\n", &["title", "genres"]);
-    let (data, _, talk) = desk.import(&[log.clone()], &latin).unwrap();
+    let (data, _, talk) = desk.import(std::slice::from_ref(&log), &latin).unwrap();
     assert!(talk.contains("read as Latin-1; 2 of 3 items found") && talk.contains("on 66.7 % of the items"), "{talk}");
     let field = |data: &Dataset, name: &str, item| {
         data.item_fields().get(name).unwrap().values_of(item).map(str::to_owned).collect::<Vec<_>>()
     };
     assert_eq!(field(&data, "title", 0), ["Misérables, Les"]);
     assert_eq!((field(&data, "genres", 0), field(&data, "genres", 2)), (vec!["Drama".into(), "War".into()], vec![]));
-    let error = desk.import(&[log.clone()], &table(b"item,genre\n1,a\n", &["genres"])).unwrap_err().to_string();
+    let error =
+        desk.import(std::slice::from_ref(&log), &table(b"item,genre\n1,a\n", &["genres"])).unwrap_err().to_string();
     assert!(error.contains("no column 'genres'") && error.contains("genre"), "{error}");
     let error = desk.import(&[log], &table(b"item,genre\n7,a\n", &[])).unwrap_err().to_string();
     assert!(error.contains("no key in column 'item' is an item of the log"), "{error}");
