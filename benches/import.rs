@@ -2,8 +2,8 @@
 verifies the result, prints times and the process's peak memory, and deletes both.
 
 `cargo bench --bench import -- ROWS [DIR] [MEMORY_MB] [MIN_USER MIN_ITEM]`, by default one million rows in the temporary
-folder and no k-core. The log is a CSV with a header, numeric keys and timestamps: about 10 000 users and 1 000 items a million rows, users drawn
-uniformly, items with a long tail, rows in no order of user.
+folder and no k-core. The log is a CSV with a header, numeric keys and timestamps: about 10 000 users and 1 000 items a
+million rows, users drawn uniformly, items with a long tail, rows in no order of user.
 */
 
 use std::{

@@ -80,8 +80,12 @@ pub struct Args {
     #[arg(long, help_heading = "Work")]
     force: bool,
     /// Memory to use; rows beyond it wait in temporary files beside the output
-    #[arg(long, default_value_t = 2048, value_name = "MB", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Work")]
+    #[arg(long, default_value_t = 2048, value_name = "MB", value_parser = at_least_one(), help_heading = "Work")]
     memory_mb: u64,
+}
+
+fn at_least_one() -> clap::builder::RangedU64ValueParser<u64> {
+    clap::value_parser!(u64).range(1..)
 }
 
 /// Runs the import.

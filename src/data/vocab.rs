@@ -245,17 +245,15 @@ mod tests {
 
     #[test]
     fn no_flipped_byte_makes_a_look_up_panic() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("v.safetensors");
         let vocab = Vocab::from_keys(["b", "ä", "cc"]);
         for at in 0..vocab.container.bytes().len() {
             for flip in [1, 0x80, 0xff] {
                 let mut bytes = vocab.container.bytes().to_vec();
                 bytes[at] ^= flip;
-                std::fs::write(&path, bytes).unwrap();
-                if let Ok(opened) = Vocab::open(&path) {
-                    (0..opened.len()).for_each(|id| assert!(opened.find(opened.key(id)).is_none_or(|i| i < 3)));
-                }
+                let Ok(container) = Container::in_memory(&bytes, Vocab::FORMAT) else { continue };
+                let Ok(parts) = Parts::find(&container, "") else { continue };
+                let opened = Vocab { container, parts };
+                (0..opened.len()).for_each(|id| assert!(opened.find(opened.key(id)).is_none_or(|i| i < 3)));
             }
         }
     }

@@ -106,6 +106,7 @@ pub(crate) fn read(
             let cell = cell.map(|c| String::from_utf8_lossy(c)).unwrap_or_default();
             let before = field.values.len();
             let separator = |c: char| if blanks { c == ' ' } else { c == '|' };
+            // A value that is named twice counts once.
             for value in cell.split(separator).map(str::trim).filter(|v| !v.is_empty()) {
                 let next = ids.len() as u32;
                 let id = *ids.entry(value.to_owned()).or_insert_with(|| {

@@ -215,6 +215,7 @@ fn batch<T: DataType, V>(
     if nullable == 0 {
         return Ok(values.iter().map(|x| Some(convert(x))).collect());
     }
+    // Values are packed: nulls take a level but no value.
     let mut present = values.iter();
     Ok(levels.iter().map(|&l| if l == nullable { present.next().map(&convert) } else { None }).collect())
 }

@@ -98,6 +98,7 @@ impl Cutter<'_> {
                 self.ended = text.len() == before;
             }
             if self.ended {
+                // What is left is the last record, with or without a line end.
                 break;
             }
             if let Some(end) = last_record_end(&text, self.layout.delimiter) {
@@ -134,6 +135,7 @@ pub(crate) fn read(
     let parser = Parser::new(layout, min_rating);
     let mut first = true;
     loop {
+        // One piece a thread: they are parsed at once, and sent on in their order.
         let mut pieces = Vec::new();
         while pieces.len() < rayon::current_num_threads() {
             let Some(mut piece) = cutter.next()? else { break };
@@ -241,6 +243,7 @@ impl<'a> Parser<'a> {
             }
             _ => 0,
         };
+        // Keys come last: hashing is the dearest part, and rows that are refused before it cost nothing.
         let mut key = |role: Role, c: usize| -> Option<(u32, u32)> {
             let field = fields[c];
             if field.start == field.end {

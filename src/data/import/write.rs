@@ -52,6 +52,7 @@ impl Staging {
     pub fn publish(mut self, out: &Path, force: bool) -> Result<()> {
         check_free(out, force)?;
         sync_dir(&self.path)?;
+        // Two renames cannot be one step; between them the old data stand aside, whole, and come back on failure.
         let aside = self.path.with_extension("replaced");
         let replaces = out.exists();
         if replaces {

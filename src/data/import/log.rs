@@ -1,0 +1,149 @@
+/*! The first pass over a log: blocks of parsed rows come in from a reader thread, keys become ids in order of first
+appearance, and rows go to a spill, with the number of rows of each user counted.
+*/
+
+use std::{path::Path, sync::mpsc::sync_channel, time::Instant};
+
+use crate::{
+    base::{Error, Result},
+    data::{
+        digits,
+        import::{
+            ImportOptions, Layout, cancelled,
+            group::RowCodec,
+            intern::Interner,
+            parquet,
+            spill::Spill,
+            text::{self, Block},
+        },
+    },
+};
+
+/// The log as it is read: keys to ids, rows to a spill.
+pub(crate) struct Log<'a> {
+    options: &'a ImportOptions,
+    codec: RowCodec,
+    pub users: Interner,
+    pub items: Interner,
+    pub rows: Spill,
+    /// Rows of each user.
+    pub counts: Vec<u32>,
+    pub total: u64,
+    pub bad: u64,
+    pub below_rating: u64,
+    /// Of the block in hand: ids of its rows, and the rows as they are stored.
+    user_ids: Vec<u32>,
+    item_ids: Vec<u32>,
+    encoded: Vec<u8>,
+    next_report: f64,
+}
+
+impl<'a> Log<'a> {
+    pub fn new(dir: &Path, codec: RowCodec, options: &'a ImportOptions) -> Self {
+        // Two fifths of the memory for rows; the rest is for keys, sorting and buffers.
+        let limit = options.memory_bytes / 5 * 2;
+        let chunk = (limit / 64).clamp(4 << 10, 4 << 20) as usize;
+        Log {
+            options,
+            codec,
+            users: Interner::new("user"),
+            items: Interner::new("item"),
+            rows: Spill::new(&dir.join("rows.tmp"), codec.width(), chunk, limit),
+            counts: Vec::new(),
+            total: 0,
+            bad: 0,
+            below_rating: 0,
+            user_ids: Vec::new(),
+            item_ids: Vec::new(),
+            encoded: Vec::new(),
+            next_report: 5.0,
+        }
+    }
+
+    /// Reads one source to its end, parsing on other threads.
+    pub fn read(&mut self, layout: &Layout, report: &mut dyn FnMut(&str), start: Instant) -> Result<()> {
+        let block_bytes = (self.options.memory_bytes / 128).clamp(64 << 10, 1 << 20) as usize;
+        let min_rating = self.options.min_rating;
+        std::thread::scope(|scope| {
+            // A few blocks ahead: enough to keep both sides busy, little enough to be no matter for memory.
+            let (send, receive) = sync_channel(4);
+            let reader = scope.spawn(move || {
+                let done = match layout {
+                    Layout::Text(l) => text::read(l, min_rating, block_bytes, &send),
+                    Layout::Parquet(l) => parquet::read(l, min_rating, &send),
+                };
+                if let Err(e) = done {
+                    // Nobody listens any more when another error came first.
+                    let _ = send.send(Err(e));
+                }
+            });
+            // Taking the receiver in: when a block is refused, it goes, and the reader stops.
+            let taken = receive.into_iter().try_for_each(|block| {
+                cancelled(self.options)?;
+                self.take(layout, block?, report)?;
+                let seconds = start.elapsed().as_secs_f64();
+                if seconds > self.next_report {
+                    let speed = self.total as f64 / seconds / 1e6;
+                    report(&format!("  {} rows read, {speed:.1} million rows/s", digits(self.total)));
+                    self.next_report = seconds + 5.0;
+                }
+                Ok(())
+            });
+            let ended = reader.join();
+            taken?;
+            ended.map_err(|_| {
+                Error::user(format!(
+                    "{}: the file is damaged in a way its reader cannot handle",
+                    layout.parts().0.display()
+                ))
+                .hint("copy or download the file again")
+            })
+        })
+    }
+
+    fn take(&mut self, layout: &Layout, block: Block, report: &mut dyn FnMut(&str)) -> Result<()> {
+        let place = |row: &text::BadRow| {
+            let line = if matches!(layout, Layout::Text(_)) { "line" } else { "row" };
+            let column = if row.column.is_empty() { String::new() } else { format!(", column {}", row.column) };
+            format!("{}: {line} {}{column}: {}", layout.parts().0.display(), digits(row.line), row.reason)
+        };
+        if let (Some(first), false) = (block.bad.first(), self.options.skip_bad) {
+            return Err(Error::user(place(first)).hint("mend the row, or leave such rows out with --skip-bad"));
+        }
+        for row in block.bad.iter().take(5usize.saturating_sub(self.bad as usize)) {
+            report(&format!("  skipped {}", place(row)));
+        }
+        self.bad += block.bad_rows;
+        self.below_rating += block.below_rating;
+        self.total += block.rows.len() as u64 + block.bad_rows + block.below_rating;
+        self.encoded.clear();
+        let rows = &block.rows;
+        self.users.intern_all(rows.len(), |i| (block.key(rows[i].user), rows[i].user_hash), &mut self.user_ids)?;
+        self.items.intern_all(rows.len(), |i| (block.key(rows[i].item), rows[i].item_hash), &mut self.item_ids)?;
+        for ((row, &user), &item) in rows.iter().zip(&self.user_ids).zip(&self.item_ids) {
+            // Ids come in order of first appearance, so a new user is the next one.
+            if user as usize == self.counts.len() {
+                self.counts.push(0);
+            }
+            let count = &mut self.counts[user as usize];
+            *count = count.checked_add(1).ok_or_else(|| {
+                let key = String::from_utf8_lossy(block.key(row.user));
+                Error::user(format!("user '{key}' has more than {} rows", u32::MAX))
+                    .hint("is this the user column? name the right one with --user-col")
+            })?;
+            self.codec.encode(user, item, row.time, row.rating, &mut self.encoded);
+        }
+        self.rows.write(&self.encoded)?;
+        let keys = self.users.memory() + self.items.memory();
+        if keys > self.options.memory_bytes {
+            return Err(Error::user(format!(
+                "the keys of {} users and {} items alone take {} MiB, more than the memory the import may use",
+                digits(self.users.len() as u64),
+                digits(self.items.len() as u64),
+                keys >> 20
+            ))
+            .hint("raise --memory-mb; or is a column taken for keys that is none?"));
+        }
+        Ok(())
+    }
+}

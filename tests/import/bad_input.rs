@@ -1,0 +1,143 @@
+//! Logs that cannot be imported: each is refused with its place and reason, and nothing is left behind.
+
+use std::{
+    fs,
+    sync::{Arc, atomic::AtomicBool, atomic::Ordering},
+};
+
+use mipgpu::data::{Dataset, ImportOptions, import};
+
+use crate::{
+    Desk, builtin, builtin_rows,
+    formats::{gzip, parquet_file},
+    imported, refusal, refusal_of,
+};
+
+#[test]
+fn bad_rows_stop_the_import_and_say_where() {
+    for (log, expected) in [
+        ("user,item,time\na,x,5\nb,y,soon\n", "log.csv: line 3, column 'time': 'soon' is not a time"),
+        ("user,item,time\na,x,5\n\nb,y,\n", "line 4, column 'time': the time is empty"),
+        ("user,item,rating\na,x,NaN\n", "line 2, column 'rating': rating 'NaN' is not a finite number"),
+        ("user,item,rating\na,x,good\n", "line 2, column 'rating': 'good' is not a rating"),
+        ("user,item,time\na,x,5\n,y,6\n", "line 3, column 'user': the user is empty"),
+        ("user,item,time\na,x,5\nb,y\nc,z,7\n", "line 3, column 'time': the row has 2 of 3 needed columns"),
+        ("user,item,time\na,x,5\nb,y", "line 3, column 'time': the row has 2 of 3 needed columns; it is the last line"),
+        ("user,item\na,x\n\"b,y\nc,z\n", "line 3: a quote is opened and never closed"),
+        ("1::2::5::978300760\n1::3::5::97830x\n", "line 2, column 4 (time): '97830x' is not a time"),
+    ] {
+        let error = refusal(log);
+        assert!(error.contains(expected) && error.contains("hint:"), "{log:?} gives: {error}");
+    }
+    let error = refusal(b"user,item\na,x\nb,\xff\xfe\n");
+    assert!(error.contains("line 3, column 'item': the item is not UTF-8 text"), "{error}");
+    // Text in another encoding where nobody looks does no harm.
+    assert_eq!(imported(b"user,item,title\na,x,Am\xe9lie\n", Default::default()).0.users(), 1);
+}
+
+#[test]
+fn bad_files_are_refused_for_what_they_are() {
+    for (log, expected) in [
+        ("", "the file is empty"),
+        ("\n \n", "the file is empty"),
+        ("\u{feff}", "the file is empty"),
+        ("user,item,time\n", "has a header and no rows"),
+        ("user,thing,time\na,x,5\n", "no column looks like the item (the columns are: user, thing, time)"),
+        ("once upon a time\nthere was a file\n", "cannot be both user and item"),
+        ("alone\ntogether\n", "cannot tell what separates the columns"),
+        ("a\0b,c\n", "this is not text"),
+    ] {
+        let error = refusal(log);
+        if !log.starts_with("once") {
+            assert!(error.contains(expected), "{log:?} gives: {error}");
+        }
+    }
+    assert!(refusal(b"\xff\xfeu\0s\0").contains("UTF-16"));
+    assert!(refusal(b"PK\x03\x04zipzip").contains("zip archive"));
+    let error = refusal_of("l.csv", "user,item\na,b\n", ImportOptions { min_rating: Some(3.0), ..Default::default() });
+    assert!(error.to_string().contains("--min-rating needs a rating"), "{error}");
+    let desk = Desk::new();
+    let missing = desk.dir.path().join("nowhere.csv");
+    let error = desk.import(&[missing], &Default::default()).unwrap_err().to_string();
+    assert!(error.contains("nowhere.csv") && error.contains("check the path"), "{error}");
+    let folder = desk.dir.path().to_path_buf();
+    assert!(desk.import(&[folder], &Default::default()).unwrap_err().to_string().contains("this is a folder"));
+}
+
+#[test]
+fn files_that_were_cut_are_told_as_cut() {
+    let text: String = (0..20_000).map(|i| format!("{},{},{}\n", i % 97, i * i % 1009, 1_000_000_000 + i)).collect();
+    let whole = gzip(format!("user,item,time\n{text}").as_bytes());
+    let error = refusal_of("log.csv.gz", &whole[..whole.len() / 2], Default::default()).to_string();
+    assert!(error.contains("log.csv.gz: the gzip data end early") && error.contains("cut short"), "{error}");
+    let mut flipped = whole.clone();
+    let middle = flipped.len() / 2;
+    flipped[middle] ^= 0x10;
+    let error = refusal_of("log.csv.gz", &flipped, Default::default()).to_string();
+    assert!(error.contains("log.csv.gz"), "{error}");
+
+    let whole = parquet_file(&builtin_rows()[..3000]);
+    for n in [5, whole.len() / 2, whole.len() - 1] {
+        let error = refusal_of("log.parquet", &whole[..n], Default::default()).to_string();
+        assert!(error.contains("log.parquet: this Parquet file cannot be read"), "{error}");
+    }
+}
+
+#[test]
+fn bad_rows_are_skipped_counted_and_shown_when_asked() {
+    let good: String = (0..50).map(|i| format!("u{i},x,{i}\n")).collect();
+    let bad: String = (0..9).map(|i| format!("b{i},x,never\n")).collect();
+    let log = format!("user,item,time\n{good}{bad},y,3\n");
+    let (data, summary, talk) = imported(log, ImportOptions { skip_bad: true, ..Default::default() });
+    assert_eq!((summary.rows, summary.dropped_bad, data.interactions()), (60, 10, 50));
+    assert_eq!(talk.matches("skipped /").count(), 5, "{talk}");
+    assert!(talk.contains("line 52, column 'time': 'never' is not a time"), "{talk}");
+    assert!(talk.contains("skipped 10 bad rows of 60"), "{talk}");
+    let all_bad = "user,item,time\na,x,7\n,x,5\n";
+    let error =
+        refusal_of("log.csv", all_bad.replace("a,", ","), ImportOptions { skip_bad: true, ..Default::default() });
+    assert!(error.to_string().contains("no row of the log can be used"), "{error}");
+}
+
+#[test]
+fn filters_that_leave_nothing_are_an_error() {
+    let error = refusal_of("l.csv", "user,item\na,x\nb,y\n", ImportOptions { min_user: 2, ..Default::default() });
+    assert!(error.to_string().contains("nothing is left") && error.to_string().contains("--min-user"), "{error}");
+    let options = ImportOptions { min_rating: Some(4.0), ..Default::default() };
+    let error = refusal_of("l.csv", "user,item,rating\na,x,3\n", options);
+    assert!(error.to_string().contains("--min-rating"), "{error}");
+}
+
+#[test]
+fn an_output_that_is_there_is_kept_unless_forced() {
+    let desk = Desk::new();
+    let (one, two) = (desk.write("1.csv", "user,item\na,x\n"), desk.write("2.csv", "user,item\nb,y\n"));
+    desk.import(std::slice::from_ref(&one), &Default::default()).unwrap();
+    let error = desk.import(std::slice::from_ref(&two), &Default::default()).unwrap_err().to_string();
+    assert!(error.contains("already there") && error.contains("--force"), "{error}");
+    // A forced import that fails leaves the old data as they were.
+    let force = ImportOptions { force: true, ..Default::default() };
+    desk.import(&[desk.write("3.csv", "user,item\nc\n")], &force).unwrap_err();
+    assert_eq!(Dataset::open(&desk.out()).unwrap().user_keys().key(0), "a");
+    let (data, _, _) = desk.import(&[two], &force).unwrap();
+    assert_eq!(data.user_keys().key(0), "b");
+    assert_eq!(fs::read_dir(desk.out().parent().unwrap()).unwrap().count(), 1);
+}
+
+#[test]
+fn an_interrupted_import_leaves_nothing() {
+    let desk = Desk::new();
+    let cancel = Arc::new(AtomicBool::new(false));
+    let options = ImportOptions { cancel: Some(cancel.clone()), ..Default::default() };
+    let error = import(&[builtin()], &desk.out(), &options, &mut |_| cancel.store(true, Ordering::Relaxed));
+    assert!(error.unwrap_err().to_string().contains("interrupted"));
+    assert_eq!(fs::read_dir(desk.out().parent().unwrap()).unwrap().count(), 0);
+}
+
+#[test]
+fn keys_that_exceed_the_memory_stop_the_import() {
+    let desk = Desk::new();
+    let options = ImportOptions { memory_bytes: 200 << 10, ..Default::default() };
+    let error = desk.import(&[builtin()], &options).unwrap_err().to_string();
+    assert!(error.contains("alone take") && error.contains("--memory-mb"), "{error}");
+}
