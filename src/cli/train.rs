@@ -115,6 +115,7 @@ fn reopen(args: &Args) -> Result<(RunFolder, RunConfig, Dataset)> {
         return Err(Error::user(format!("{}: the data set has changed since the run began", config.data.display()))
             .hint("import the same data again, or start a new run"));
     }
+    data.verify()?;
     Ok((folder, config, data))
 }
 
@@ -124,6 +125,8 @@ fn prepare(args: &Args, printer: &Printer) -> Result<(RunFolder, RunConfig, Data
         None => (builtin::import(printer)?, builtin::settings()),
     };
     let data = Dataset::open(&path)?;
+    // A run reads every byte many times: a flipped one is better found now.
+    data.verify()?;
     if let Some(file) = &args.config {
         settings = settings.read(file)?;
     }

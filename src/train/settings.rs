@@ -56,9 +56,9 @@ macro_rules! settings {
 settings! {
     "Model" {
         model: String = "bert4rec".into(), "bert4rec", "Which model";
-        width: usize = 64, "64", "Width of all representations";
+        width: usize = 128, "128", "Width of all representations";
         blocks: usize = 2, "2", "Transformer blocks";
-        heads: usize = 2, "2", "Attention heads; must divide the width";
+        heads: usize = 4, "4", "Attention heads; must divide the width";
         length: usize = 200, "200", "Longest sequence: of longer ones a random window is trained on, the newest items are used to predict";
         ffn_ratio: usize = 4, "4", "Feed-forward width as a multiple of the width";
         norm: NormPlace = NormPlace::Post, "post", "Layer norm after (post) or before (pre) each sub-layer";
@@ -75,9 +75,9 @@ settings! {
         log_q: bool = true, "true", "Correct sampled logits by the log of the expected count (sampled losses)";
     }
     "Optimisation" {
-        epochs: u32 = 200, "200", "Passes over the users";
+        epochs: u32 = 100, "100", "Passes over the users";
         batch: usize = 32, "32", "Sequences a step";
-        lr: f32 = 2e-3, "0.002", "Highest learning rate";
+        lr: f32 = 1.5e-3, "0.0015", "Highest learning rate";
         warmup: u64 = 500, "500", "Steps of linear warm-up";
         decay: Decay = Decay::Cosine, "cosine", "How the learning rate falls after the warm-up";
         final_lr: f32 = 0.02, "0.02", "Where the learning rate ends, as a share of --lr";
@@ -233,9 +233,9 @@ mod tests {
     fn a_file_overrides_defaults_and_unknown_keys_are_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s.toml");
-        std::fs::write(&path, "width = 128\nmask-last = 0.5\nnorm = \"pre\"\n").unwrap();
+        std::fs::write(&path, "width = 64\nmask-last = 0.5\nnorm = \"pre\"\n").unwrap();
         let s = Settings::default().read(&path).unwrap();
-        assert_eq!((s.width, s.mask_last, s.norm, s.blocks), (128, 0.5, NormPlace::Pre, 2));
+        assert_eq!((s.width, s.mask_last, s.norm, s.blocks), (64, 0.5, NormPlace::Pre, 2));
         std::fs::write(&path, "dropuot = 0.3\n").unwrap();
         let e = Settings::default().read(&path).unwrap_err();
         assert!(e.to_string().contains("did you mean 'dropout'?"), "{e}");

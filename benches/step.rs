@@ -1,0 +1,106 @@
+//! Times whole training steps of BERT4Rec on the CPU backend: `cargo bench --bench step [-- --width 64 --json ...]`.
+//!
+//! Sequences of full length with Zipf-like items, as benches/peers/bert4rec_torch.py makes them: 20 % masked, dropout 0.1,
+//! no attention dropout. `--ops` prints where the time goes.
+
+use std::time::Instant;
+
+use clap::Parser;
+use mipgpu::{
+    backend::{Cpu, wrap::Timed},
+    base::rng::{Purpose, Stream},
+    models::Bert4Rec,
+    ops::Backend,
+    tasks::{MaskSettings, MaskedItem},
+    train::{Engine, Settings},
+};
+
+#[derive(Parser)]
+struct Args {
+    #[arg(long, default_value_t = 64)]
+    width: usize,
+    #[arg(long, default_value_t = 2)]
+    blocks: usize,
+    #[arg(long, default_value_t = 2)]
+    heads: usize,
+    #[arg(long, default_value_t = 200)]
+    length: usize,
+    #[arg(long, default_value_t = 64)]
+    batch: usize,
+    #[arg(long, default_value_t = 3706)]
+    items: usize,
+    /// Seconds to time, after three steps to warm up
+    #[arg(long, default_value_t = 5.0)]
+    seconds: f64,
+    /// Time every op
+    #[arg(long)]
+    ops: bool,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+    /// Given by cargo; means nothing here
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// Median milliseconds of a step.
+fn time<B: Backend>(engine: &mut Engine<Bert4Rec, B>, a: &Args, s: &Settings) -> (f64, usize) {
+    let mask = MaskSettings { mask: s.mask, mask_last: 0.0, length: s.length, items: a.items, seed: 1 };
+    let mut task = MaskedItem::new(mask);
+    let mut draw = Stream::new(1, Purpose::Test, 0);
+    let zipf =
+        |draw: &mut Stream| ((draw.uniform() as f64 * (a.items as f64).ln()).exp() as u32).min(a.items as u32 - 1);
+    let users: Vec<Vec<u32>> = (0..a.batch).map(|_| (0..a.length).map(|_| zipf(&mut draw)).collect()).collect();
+    let (mut times, mut n, start) = (Vec::new(), 0u64, Instant::now());
+    while n < 10 || start.elapsed().as_secs_f64() < a.seconds {
+        n += 1;
+        let clock = Instant::now();
+        task.clear(engine.host_input());
+        for (u, items) in users.iter().enumerate() {
+            task.push(engine.host_input(), n as u32, u as u64, items);
+        }
+        engine.step(&task.target, n, 1e-3).expect("a finite loss");
+        if n > 3 {
+            times.push(clock.elapsed().as_secs_f64() * 1e3);
+        }
+    }
+    times.sort_by(f64::total_cmp);
+    (times[times.len() / 2], times.len())
+}
+
+fn main() {
+    let a = Args::parse();
+    let s = Settings {
+        width: a.width,
+        blocks: a.blocks,
+        heads: a.heads,
+        length: a.length,
+        batch: a.batch,
+        ..Settings::default()
+    };
+    let counts = vec![1; a.items];
+    let pool = rayon::ThreadPoolBuilder::new().build().expect("threads");
+    pool.install(|| {
+        if a.ops {
+            let mut engine = Engine::new(&s, &counts, |plan| Timed::new(Cpu::new(plan))).expect("settings");
+            let (ms, steps) = time(&mut engine, &a, &s);
+            println!("{ms:.1} ms a step; op by op:");
+            let mut rows = engine.backend.rows.clone();
+            rows.sort_by_key(|r| std::cmp::Reverse(r.2));
+            for (name, calls, total, cost) in rows {
+                let per = total.as_secs_f64() * 1e3 / (steps + 3) as f64;
+                let rate = cost.flop / total.as_secs_f64() / 1e9;
+                println!("{name:24} {per:8.2} ms {:5} calls {rate:8.1} GFLOP/s", calls / (steps as u64 + 3));
+            }
+            return;
+        }
+        let mut engine = Engine::new(&s, &counts, Cpu::new).expect("settings");
+        let (ms, steps) = time(&mut engine, &a, &s);
+        let rate = a.batch as f64 / ms * 1e3;
+        if a.json {
+            println!("{{\"ms_step\": {ms:.2}, \"seq_s\": {rate:.1}, \"steps\": {steps}}}");
+        } else {
+            println!("{ms:.2} ms a step, {rate:.1} sequences/s (median of {steps})");
+        }
+    });
+}
