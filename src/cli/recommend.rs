@@ -183,7 +183,7 @@ fn nothing_known(unknown: &[String], keys: &Vocab) -> Error {
     let Some(first) = unknown.first() else {
         return Error::user("the history is empty").hint("give item keys: --history a,b,c");
     };
-    let e = Error::user(format!("the model knows no item of the history, which begins with '{first}'"));
+    let e = Error::user(format!("the model knows none of the {} items of the history ('{first}' …)", unknown.len()));
     match nearest(first, keys.keys()) {
         Some(close) => e.hint(format!("did you mean '{close}'?")),
         None => e.hint(format!("its item keys look like '{}'", keys.key(0))),

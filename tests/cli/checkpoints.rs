@@ -45,7 +45,7 @@ fn settings_that_make_another_model_name_the_tensor() {
         ("blocks = 2", "blocks = 1", "tensor 'block.1."),
         ("blocks = 2", "blocks = 3", "tensor 'block.2."),
         ("length = 20", "length = 30", "tensor 'position.weight'"),
-        ("heads = 2", "heads = 3", "config.toml: 3 heads do not divide"),
+        ("heads = 4", "heads = 3", "config.toml: 3 heads do not divide"),
         ("width = 16", "widht = 16", "widht"),
         ("version = 1", "version = 9", "a run folder of version 9, this program reads version 1"),
         ("version = 1\n", "", "unknown version"),

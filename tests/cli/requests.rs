@@ -17,7 +17,7 @@ fn unknown_flags_and_settings_are_answered_with_the_nearest() {
         ("width = \"wide\"", "width"),
         ("width = -1", "width"),
         ("width", "TOML"),
-        ("heads = 3", "3 heads do not divide a width of 64"),
+        ("heads = 3", "3 heads do not divide"),
         ("version = 1\n[settings]\nwidth = 8", "copy what stands under [settings]"),
     ] {
         p.write("bad.toml", text);
@@ -30,7 +30,7 @@ fn unknown_flags_and_settings_are_answered_with_the_nearest() {
 fn settings_out_of_range_are_refused_before_a_folder_is_made() {
     let p = Place::new();
     for (flags, says) in [
-        ("--heads 3", "3 heads do not divide a width of 64"),
+        ("--heads 3", "3 heads do not divide"),
         ("--heads 0", "--heads must be at least 1"),
         ("--width 0", "--width must be at least 1"),
         ("--batch 0", "--batch must be at least 1"),
@@ -119,7 +119,7 @@ fn lists_and_histories_that_cannot_be_are_refused() {
         ("recommend run --users u0 --k 0", "k = 0"),
         ("recommend run --users u0,u777", "no user 'u777'"),
         ("recommend run --history ,", "the history is empty"),
-        ("recommend run --history zz,yy", "knows no item of the history"),
+        ("recommend run --history zz,yy", "knows none of the 2 items of the history"),
     ] {
         p.refused(words, &[says]);
     }
