@@ -13,7 +13,11 @@ pub mod recommend;
 pub mod split_flags;
 pub mod train;
 
-use std::{io::Write, process::ExitCode};
+use std::{
+    io::Write,
+    panic::{AssertUnwindSafe, catch_unwind},
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand, error::ErrorKind};
 
@@ -32,7 +36,7 @@ With a log of your own (a row each: user, item, time):
 
 /// Pre-trains sequential recommenders by masked item prediction, evaluates them and recommends with them.
 #[derive(Debug, Parser)]
-#[command(name = "mipgpu", version, about, arg_required_else_help = true, subcommand_required = true, after_help = START)]
+#[command(name = "mipgpu", version, arg_required_else_help = true, subcommand_required = true, after_help = START)]
 struct Cli {
     /// Say nothing but results and errors (no progress, no warnings)
     #[arg(short, long, global = true, display_order = 900)]
@@ -72,17 +76,21 @@ pub fn main() -> ExitCode {
         }
     };
     let printer = Printer { quiet: cli.quiet, json: cli.json };
-    let done = match cli.command {
+    ExitCode::from(exit_code(|| match cli.command {
         Command::Import(args) => import::run(args, printer),
         Command::Train(args) => train::run(*args, printer),
         Command::Eval(args) => evaluate::run(args, printer),
         Command::Recommend(args) => recommend::run(args, printer),
         Command::Export(args) => export::run(args, printer),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => ExitCode::from(printer::report(&e)),
-    }
+    }))
+}
+
+/// Runs a command and reports its error; gives the exit code. A panic is our failure as well.
+fn exit_code(command: impl FnOnce() -> Result<()>) -> u8 {
+    let done = catch_unwind(AssertUnwindSafe(command)).unwrap_or_else(|_| {
+        Err(Error::internal("a bug in mipgpu stopped it").hint("please report the lines above and what you did"))
+    });
+    done.map_or_else(|e| printer::report(&e), |()| 0)
 }
 
 /// A pool of `threads` workers, or one a core. Work runs inside it, so that a step queues and allocates nothing.
@@ -92,4 +100,17 @@ pub(crate) fn thread_pool(threads: Option<usize>) -> Result<rayon::ThreadPool> {
     }
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0));
     pool.build().map_err(|e| Error::internal(format!("no threads: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_codes_tell_whose_fault_it_is() {
+        assert_eq!(exit_code(|| Ok(())), 0);
+        assert_eq!(exit_code(|| Err(Error::user("yours"))), 1);
+        assert_eq!(exit_code(|| Err(Error::internal("ours"))), 2);
+        assert_eq!(exit_code(|| panic!("a panic, on purpose")), 2);
+    }
 }

@@ -63,12 +63,14 @@ static STOP: AtomicBool = AtomicBool::new(false);
 pub fn run(args: Args, printer: Printer) -> Result<()> {
     let started = Instant::now();
     let pool = super::thread_pool(args.threads)?;
-    // The second Ctrl-C does not wait for the step to end.
-    let _ = ctrlc::set_handler(|| {
-        if STOP.swap(true, Ordering::Relaxed) {
-            std::process::exit(1);
-        }
-    });
+    if !hang_ups_ignored() {
+        // The second Ctrl-C does not wait for the step to end.
+        let _ = ctrlc::set_handler(|| {
+            if STOP.swap(true, Ordering::Relaxed) {
+                std::process::exit(1);
+            }
+        });
+    }
     let resume = args.resume.is_some();
     let (folder, config, data) = if resume { reopen(&args)? } else { prepare(&args, &printer)? };
     let split = Split::new(&data, config.split)?;
@@ -96,6 +98,15 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     }
     let report = pool.install(|| final_report(&folder, &data, &split, args.device))?;
     conclude(&printer, &folder, &state, &report, started)
+}
+
+/// Whether hang-ups are ignored, as under `nohup`: a run that is to outlive its terminal. The handler of Ctrl-C would
+/// take a hang-up for Ctrl-C and end it, so such a run has none and `kill` ends it at its last checkpoint.
+fn hang_ups_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    // A mask in hex; SIGHUP is signal 1, its lowest bit.
+    ignored.is_some_and(|mask| u64::from_str_radix(mask.trim(), 16).is_ok_and(|mask| mask & 1 == 1))
 }
 
 fn reopen(args: &Args) -> Result<(RunFolder, RunConfig, Dataset)> {

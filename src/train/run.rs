@@ -240,7 +240,10 @@ impl<'a, M: Model, B: Backend> Loop<'a, M, B> {
             steps: self.steps(),
             state: self.state.clone(),
         });
-        if !self.job.resume {
+        if self.job.resume {
+            // The curve is written after the checkpoint; a run killed between the two is behind.
+            self.write_curve()?;
+        } else {
             // From here on the run can be resumed whenever it ends, and a disk without room is noticed at once.
             self.save_last()?;
         }
@@ -362,11 +365,16 @@ impl<'a, M: Model, B: Backend> Loop<'a, M, B> {
         let Engine { plan, backend, .. } = &mut self.engine;
         let folder = self.job.folder;
         checkpoint::save(&folder.last(), backend, plan.params(), true, &self.vocabulary, &self.state)?;
-        write_atomically(&folder.path.join("metrics.jsonl"), |f| {
-            self.state.history.iter().try_for_each(|row| writeln!(f, "{}", serde_json::json!(row)))
-        })?;
+        self.write_curve()?;
         self.saved = Instant::now();
         Ok(())
+    }
+
+    /// `metrics.jsonl` as of the state.
+    fn write_curve(&self) -> Result<()> {
+        write_atomically(&self.job.folder.path.join("metrics.jsonl"), |f| {
+            self.state.history.iter().try_for_each(|row| writeln!(f, "{}", serde_json::json!(row)))
+        })
     }
 
     fn note_timing(&self, row: &EpochRow, seconds: f64, rate: f64) -> Result<()> {

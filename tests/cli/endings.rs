@@ -85,6 +85,26 @@ fn ctrl_c_writes_a_checkpoint_and_the_run_continues_to_the_same_bytes() {
     p.assert_same_run("whole", "stopped");
 }
 
+/// `nohup mipgpu train &`, and the terminal is closed.
+#[test]
+fn a_run_that_ignores_hang_ups_outlives_its_terminal() {
+    let p = Place::new();
+    if !Path::new("/proc/self/status").exists() {
+        eprintln!("skipped: only where /proc tells of signals");
+        return;
+    }
+    let binary = env!("CARGO_BIN_EXE_mipgpu");
+    let script = format!(
+        "trap '' HUP; exec {binary} train data --out run -q --epochs 30 --checkpoint-seconds 0 --blocks 1 {TINY}"
+    );
+    let mut sh = Command::new("sh");
+    let mut child = sh.args(["-c", &script]).current_dir(p.path(".")).stdout(Stdio::null()).spawn().unwrap();
+    wait_for_epochs(&mut child, &p.path("run"), 2);
+    let sent = Command::new("sh").args(["-c", &format!("kill -HUP {}", child.id())]).status().unwrap();
+    assert!(sent.success());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
 /// A small file system of its own, gone at the end.
 struct SmallDisk(PathBuf);
 

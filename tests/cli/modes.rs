@@ -155,6 +155,7 @@ fn help_and_version_are_results() {
     {
         assert!(p.well(words).contains("mipgpu"), "{words}");
     }
+    assert!(!p.well("--help").contains("fine-tune"), "help promises what is not there");
     // Every setting shows its default.
     let help = p.well("train --help");
     for flag in ["--width", "--lr", "--mask-last", "--patience", "--seed"] {
