@@ -76,11 +76,11 @@ fn one_flipped_byte_anywhere_is_caught() {
             file.seek(SeekFrom::Start(at as u64)).unwrap();
             file.write_all(&[byte]).unwrap();
         };
-        for at in 0..whole.len() {
-            put(at, whole[at] ^ (1 << (at % 8)));
+        for (at, byte) in whole.iter().enumerate() {
+            put(at, byte ^ (1 << (at % 8)));
             let error = refusal(&data);
             assert!(error.contains(data.to_str().unwrap()), "byte {at} of {name}: {error}");
-            put(at, whole[at]);
+            put(at, *byte);
         }
     }
     Dataset::open(&data).unwrap().verify().unwrap();

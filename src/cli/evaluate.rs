@@ -40,6 +40,11 @@ pub enum NegativeSampling {
 /// Ranks every held-out item among all items of the catalogue; prints the protocol first, then NDCG, Recall, HR and
 /// MRR beside a popularity baseline.
 #[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  mipgpu eval runs/mine
+  mipgpu eval runs/mine --k 10,50 --negatives 100 --per-user ranks.tsv
+  mipgpu eval runs/mine --part valid --json")]
 pub struct Args {
     /// Folder of the trained run
     pub run: PathBuf,
@@ -49,7 +54,7 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t)]
     pub part: Part,
     /// Lengths of the list to judge [default: 1,5,10,20]
-    #[arg(long, value_delimiter = ',', value_name = "K,K,…")]
+    #[arg(long, short, value_delimiter = ',', value_name = "K,K,…")]
     pub k: Option<Vec<usize>>,
     /// Rank the items of a user's history too; by default they are excluded
     #[arg(long)]

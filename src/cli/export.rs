@@ -28,11 +28,15 @@ pub enum FormatFlag {
 /// Writes `items.*` and `users.*` into a folder. The score of an item for a user is the product of their vectors plus the
 /// item's bias. A user's vector is that of the whole history, held-out events included.
 #[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  mipgpu export runs/mine --out vectors
+  mipgpu export runs/mine --out vectors --what items --format parquet")]
 pub struct Args {
     /// Folder of the trained run
     pub run: PathBuf,
     /// Folder to write into
-    #[arg(long, value_name = "DIR")]
+    #[arg(short, long, value_name = "DIR")]
     pub out: PathBuf,
     /// What to write
     #[arg(long, value_enum, value_delimiter = ',', default_value = "items,users", value_name = "WHAT,…")]
@@ -82,6 +86,13 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
 pub fn write(run: &mut OpenRun, data: Option<&Dataset>, args: &Args) -> Result<Vec<(PathBuf, usize)>> {
     if args.batch == 0 {
         return Err(Error::user("a batch of 0 users").hint("give --batch a number from 1 up"));
+    }
+    // Both have an items.safetensors of their own.
+    for (file, what) in [("config.toml", "a run"), ("manifest.json", "a data set")] {
+        if args.out.join(file).exists() {
+            return Err(Error::user(format!("{}: the folder holds {what}", args.out.display()))
+                .hint("choose another folder with --out"));
+        }
     }
     let formats: Vec<Format> = [Format::Safetensors, Format::Parquet]
         .into_iter()

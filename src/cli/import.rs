@@ -119,8 +119,11 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     };
     let summary = import(&args.sources, &args.out, &options, &mut |line| printer.say(line))?;
     if printer.json {
-        let mut event = serde_json::to_value(&summary).map_err(|e| Error::internal(e.to_string()))?;
-        event["out"] = args.out.display().to_string().into();
+        let summary = serde_json::to_value(&summary).map_err(|e| Error::internal(e.to_string()))?;
+        let mut event = serde_json::json!({ "event": "import", "out": args.out.display().to_string() });
+        if let (Some(all), serde_json::Value::Object(summary)) = (event.as_object_mut(), summary) {
+            all.extend(summary);
+        }
         printer.event(&event);
         return Ok(());
     }

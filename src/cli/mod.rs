@@ -13,22 +13,32 @@ pub mod recommend;
 pub mod split_flags;
 pub mod train;
 
-use std::process::ExitCode;
+use std::{io::Write, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, error::ErrorKind};
 
 use crate::base::{Error, Result};
 use printer::Printer;
 
-/// Pre-trains sequential recommenders by masked item prediction and fine-tunes what they learned.
+/// The way through the commands.
+const START: &str = "\
+Start with nothing at hand:
+  mipgpu train                          on the built-in MovieLens sample
+With a log of your own (a row each: user, item, time):
+  mipgpu import log.csv --out data/mine
+  mipgpu train data/mine --out runs/mine
+  mipgpu recommend runs/mine --history KEY,KEY,KEY
+`mipgpu COMMAND --help` tells the rest.";
+
+/// Pre-trains sequential recommenders by masked item prediction, evaluates them and recommends with them.
 #[derive(Debug, Parser)]
-#[command(name = "mipgpu", version, about, arg_required_else_help = true, subcommand_required = true)]
+#[command(name = "mipgpu", version, about, arg_required_else_help = true, subcommand_required = true, after_help = START)]
 struct Cli {
-    /// Say nothing but results and errors
-    #[arg(short, long, global = true)]
+    /// Say nothing but results and errors (no progress, no warnings)
+    #[arg(short, long, global = true, display_order = 900)]
     quiet: bool,
     /// Print results as JSON, one object a line
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = 901)]
     json: bool,
     #[command(subcommand)]
     command: Command,
@@ -53,6 +63,10 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => {
+            // Help and version go to stdout and are no errors; the rest speaks as our own errors do.
+            if e.use_stderr() && e.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+                let _ = write!(std::io::stderr(), "mipgpu: ");
+            }
             let _ = e.print();
             return ExitCode::from(u8::from(e.use_stderr()));
         }

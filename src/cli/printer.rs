@@ -1,10 +1,7 @@
 //! The one door to the terminal: results on stdout, talk on stderr, `--quiet` and `--json` honoured, a broken pipe is
 //! a normal end.
 
-use std::{
-    io::{self, IsTerminal, Write},
-    sync::atomic::{AtomicBool, Ordering},
-};
+use std::io::{self, IsTerminal, Write};
 
 use crate::base::{Error, error::Kind};
 
@@ -17,8 +14,6 @@ pub struct Printer {
     pub json: bool,
 }
 
-static PIPE_CLOSED: AtomicBool = AtomicBool::new(false);
-
 impl Printer {
     /// A line of the result, to stdout.
     pub fn result(&self, line: impl std::fmt::Display) {
@@ -28,11 +23,12 @@ impl Printer {
     /// Part of the result, to stdout, as it stands.
     pub fn raw(&self, text: impl std::fmt::Display) {
         let mut out = io::stdout().lock();
-        if let Err(e) = write!(out, "{text}").and_then(|()| out.flush())
-            && e.kind() == io::ErrorKind::BrokenPipe
-        {
-            PIPE_CLOSED.store(true, Ordering::Relaxed);
-            std::process::exit(0);
+        match write!(out, "{text}").and_then(|()| out.flush()) {
+            Ok(()) => {}
+            // Whoever reads has seen enough.
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+            // Results that were not written are no success: a full disk behind a redirection, say.
+            Err(e) => std::process::exit(report(&Error::internal(format!("standard output: {e}"))).into()),
         }
     }
 
@@ -48,9 +44,10 @@ impl Printer {
         }
     }
 
-    /// Something the user should know although the work goes on.
+    /// Something the user should know although the work goes on; silent under `--quiet`, which asks for results and
+    /// errors alone.
     pub fn warn(&self, line: impl std::fmt::Display) {
-        let _ = writeln!(io::stderr().lock(), "mipgpu: warning: {line}");
+        self.say(format_args!("mipgpu: warning: {line}"));
     }
 
     /// Whether a progress bar makes sense: a person watches and has not asked for silence.

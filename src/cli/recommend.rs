@@ -31,6 +31,12 @@ use crate::{
 /// --stdin.
 #[derive(Clone, Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("whom").required(true).multiple(false))]
+#[command(after_help = "\
+Examples:
+  mipgpu recommend runs/mine --users 42,108 --k 5
+  mipgpu recommend runs/mine --history 318,858,296
+  mipgpu recommend runs/mine --all-users --json > lists.jsonl
+  echo '{\"id\": \"me\", \"history\": [318, 858]}' | mipgpu recommend runs/mine --stdin --json")]
 pub struct Args {
     /// Folder of the trained run
     pub run: PathBuf,
@@ -163,7 +169,8 @@ pub fn answer(
     } else if args.stdin {
         desk.stream(BufReader::new(input), args.batch, print)?;
     } else {
-        let request = desk.request(Value::Null, args.history.iter().map(|key| key.trim().to_owned()).collect());
+        let keys = args.history.iter().map(|key| key.trim().to_owned()).filter(|key| !key.is_empty());
+        let request = desk.request(Value::Null, keys.collect());
         if request.history.is_empty() {
             return Err(nothing_known(&request.unknown, desk.keys));
         }
@@ -176,7 +183,7 @@ fn nothing_known(unknown: &[String], keys: &Vocab) -> Error {
     let Some(first) = unknown.first() else {
         return Error::user("the history is empty").hint("give item keys: --history a,b,c");
     };
-    let e = Error::user(format!("the model knows none of the {} items of the history ('{first}' …)", unknown.len()));
+    let e = Error::user(format!("the model knows no item of the history, which begins with '{first}'"));
     match nearest(first, keys.keys()) {
         Some(close) => e.hint(format!("did you mean '{close}'?")),
         None => e.hint(format!("its item keys look like '{}'", keys.key(0))),

@@ -36,6 +36,18 @@ pub struct SplitFlags {
 }
 
 impl SplitFlags {
+    /// The first flag that was given, without its dashes.
+    pub fn first_given(&self) -> Option<&'static str> {
+        let given = [
+            (self.split.is_some(), "split"),
+            (self.test_n.is_some(), "test-n"),
+            (self.valid_n.is_some(), "valid-n"),
+            (self.cut.is_some(), "cut"),
+            (self.valid_cut.is_some(), "valid-cut"),
+        ];
+        given.into_iter().find_map(|(given, name)| given.then_some(name))
+    }
+
     /// What was asked for; `None` where no flag says anything. Dates are read in the unit of `data`'s timestamps.
     ///
     /// # Errors

@@ -24,6 +24,15 @@ use crate::{
 };
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  mipgpu train                                       on the built-in sample
+  mipgpu train data/mine --out runs/mine --epochs 60
+  mipgpu train data/mine --config wide.toml --lr 0.001
+  mipgpu train --resume runs/mine
+
+The run folder holds config.toml, items.safetensors (item keys), best.safetensors, last.safetensors, metrics.jsonl,
+timing.jsonl and report.json. Ctrl-C writes a checkpoint first.")]
 pub struct Args {
     /// Data set folder made by `mipgpu import` [default: the built-in MovieLens sample]
     data: Option<PathBuf>,
@@ -69,11 +78,14 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     introduce(&printer, &folder, &config, &data, &split, args.device, pool.current_num_threads());
     let job =
         Job { config: &config, data: &data, split: &split, folder: &folder, device: args.device, resume, stop: &STOP };
-    let mut progress = Progress::new(printer, config.settings.epochs);
+    let mut progress = Progress::new(printer, &config.settings);
     let trained = pool.install(|| train(&job, &mut |event| progress.show(event)));
     progress.finish();
-    let state = trained.map_err(|e| keep_hint(e, &folder))?;
+    let state = trained?;
     if !state.done {
+        if printer.json {
+            printer.event(&json!({"event": "stopped", "run": folder.path, "epochs": state.epoch, "step": state.step}));
+        }
         return Err(Error::user(format!(
             "stopped after {} of {} epochs; everything up to here is in {}",
             state.epoch,
@@ -86,18 +98,9 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     conclude(&printer, &folder, &state, &report, started)
 }
 
-/// An error in mid-run points to what was saved.
-fn keep_hint(e: Error, folder: &RunFolder) -> Error {
-    if !folder.last().exists() || e.hint.is_none() {
-        return e;
-    }
-    let hint = e.hint.clone().unwrap_or_default();
-    e.hint(format!("{hint}: {}", folder.last().display()))
-}
-
 fn reopen(args: &Args) -> Result<(RunFolder, RunConfig, Dataset)> {
     let folder = RunFolder::new(args.resume.clone().unwrap_or_default());
-    let given = args.flags.first_given().or(args.split.split.map(|_| "split"));
+    let given = args.flags.first_given().or(args.split.first_given());
     if let Some(flag) = given {
         return Err(Error::user(format!("--{} cannot be changed on --resume", flag.replace('_', "-")))
             .hint("a resumed run keeps the settings it began with; start a new run to change them"));
@@ -223,6 +226,8 @@ fn conclude(printer: &Printer, folder: &RunFolder, state: &State, report: &Repor
         printer.say(format_args!(
             "\nbest validation NDCG@10 {ndcg:.4} at epoch {epoch}; the test below uses those weights"
         ));
+    } else {
+        printer.say("\nno validation: the test below uses the newest weights");
     }
     printer.raw(report.text());
     let (model, baseline) = (report.full.model.at.iter(), report.full.popularity.iter().flat_map(|p| &p.at));
@@ -242,6 +247,7 @@ struct Progress {
     printer: Printer,
     bar: Option<ProgressBar>,
     epochs: u32,
+    warmup: u64,
     started: Instant,
     last_line: Option<Instant>,
     /// Loss smoothed over about fifty steps.
@@ -250,11 +256,12 @@ struct Progress {
 }
 
 impl Progress {
-    fn new(printer: Printer, epochs: u32) -> Self {
+    fn new(printer: Printer, settings: &Settings) -> Self {
         Progress {
             printer,
             bar: None,
-            epochs,
+            epochs: settings.epochs,
+            warmup: settings.warmup,
             started: Instant::now(),
             last_line: None,
             loss: 0.0,
@@ -292,6 +299,14 @@ impl Progress {
             digits(parameters as u64),
             digits((bytes >> 20) as u64)
         ));
+        let total = steps * self.epochs as u64;
+        if self.warmup >= total {
+            self.printer.warn(format_args!(
+                "the learning rate is still rising when the run ends: {} steps in all, --warmup is {}; lower it or raise --epochs",
+                digits(total),
+                digits(self.warmup)
+            ));
+        }
         if state.step > 0 {
             self.printer.say(format_args!("resume  from epoch {}, step {}", state.epoch, state.step));
         }
@@ -301,7 +316,7 @@ impl Progress {
                 .event(&json!({"event": "ready", "parameters": parameters, "bytes": bytes, "step": state.step}));
         }
         if self.printer.progress_bar() {
-            let bar = ProgressBar::new(steps * self.epochs as u64).with_position(state.step);
+            let bar = ProgressBar::new(total).with_position(state.step);
             let style = ProgressStyle::with_template("{bar:24} {percent:>3}% {msg}, {eta} left");
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
             bar.enable_steady_tick(Duration::from_millis(500));
@@ -316,8 +331,10 @@ impl Progress {
             self.metric = format!(" NDCG@10 {ndcg:.4}");
         }
         if self.printer.json {
-            let mut event = json!(row);
-            event["event"] = json!("epoch");
+            let mut event = json!({"event": "epoch"});
+            if let (Some(all), serde_json::Value::Object(row)) = (event.as_object_mut(), json!(row)) {
+                all.extend(row);
+            }
             event["seconds"] = json!(seconds);
             event["interactions_per_s"] = json!(rate);
             event["best"] = json!(best);

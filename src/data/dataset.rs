@@ -297,15 +297,15 @@ mod tests {
                 in_place.seek(SeekFrom::Start(at as u64)).unwrap();
                 in_place.write_all(&[byte]).unwrap();
             };
-            for at in 0..whole.len() {
-                put(at, whole[at] ^ 0x81);
+            for (at, byte) in whole.iter().enumerate() {
+                put(at, byte ^ 0x81);
                 if let Ok(opened) = Dataset::open_verifying(&data, 0) {
                     (0..opened.users()).for_each(|u| assert!(opened.items_of(u).len() <= 4));
                     (0..opened.items()).for_each(|i| assert!(opened.item_keys().key(i).len() <= 2));
                     assert!(opened.verify().is_err(), "byte {at} of {}", file.name);
                     missed += 1;
                 }
-                put(at, whole[at]);
+                put(at, *byte);
             }
         }
         assert!(missed > 0, "the case that is meant to be shown");

@@ -25,6 +25,7 @@ pub use dataset::Dataset;
 pub use fields::{ItemField, ItemFields};
 pub use import::{Duplicates, ImportOptions, ImportSummary, import};
 pub use vocab::Vocab;
+pub(crate) use vocab::hex;
 
 /// An integer with commas between its thousands, as people read it: `1234567` is `1,234,567`.
 pub fn digits(n: u64) -> String {

@@ -3,6 +3,8 @@
 `best.safetensors` holds the weights of the best validation; `last.safetensors` also holds the optimiser's moments
 (`optimizer.m.NAME`, `optimizer.v.NAME`) and where the run stands, enough to continue to the same bits: everything random
 is a function of the seed and of the epoch, step and user it is for.
+
+The metadata hold the SHA-256 of the whole file, computed with zeros in its own place: no altered byte goes unnoticed.
 */
 
 use std::{collections::HashMap, fs, path::Path};
@@ -10,15 +12,19 @@ use std::{collections::HashMap, fs, path::Path};
 use bytemuck::cast_slice;
 use safetensors::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::{
     base::{Error, Result, atomic::write_atomically, error::IoContext},
+    data::hex,
     mem::{F32, Param, Span},
     ops::Memory,
 };
 
 /// Version of the layout below; raised when an old file could be misread.
 const VERSION: u32 = 1;
+const DAMAGED: &str =
+    "the file was cut short or altered; take it from a copy, take the run's other checkpoint, or train again";
 /// The one metadata key, so that a file's bytes do not depend on a map's order.
 const KEY: &str = "mipgpu";
 
@@ -58,9 +64,16 @@ pub struct State {
     pub history: Vec<EpochRow>,
 }
 
+/// Stands where the checksum goes while the checksum is computed.
+const NO_SUM: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Metadata {
     version: u32,
+    /// Of the whole file, in hex. The first files of version 1 have none.
+    #[serde(default)]
+    sha256: Option<String>,
     /// Fingerprint of the item vocabulary the rows of `item.weight` belong to.
     vocabulary: String,
     state: State,
@@ -117,28 +130,47 @@ pub fn save(
             (name, Tensor { shape: p.shape.clone(), values })
         })
         .collect();
-    let metadata = Metadata { version: VERSION, vocabulary: vocabulary.into(), state: state.clone() };
+    let metadata =
+        Metadata { version: VERSION, sha256: Some(NO_SUM.into()), vocabulary: vocabulary.into(), state: state.clone() };
     let json = serde_json::to_string(&metadata).map_err(|e| Error::internal(e.to_string()))?;
-    let bytes = safetensors::serialize(views, Some(HashMap::from([(KEY.to_string(), json)])))
+    let mut bytes = safetensors::serialize(views, Some(HashMap::from([(KEY.to_string(), json)])))
         .map_err(|e| Error::internal(format!("{}: {e}", path.display())))?;
+    let sum = hex(&Sha256::digest(&bytes));
+    let place = place_of(NO_SUM, &bytes).ok_or_else(|| Error::internal("no place for the checksum"))?;
+    bytes[place..place + sum.len()].copy_from_slice(sum.as_bytes());
     write_atomically(path, |f| f.write_all(&bytes))
+}
+
+/// Where `sum` stands in the file: its header comes first, so the first place is the one.
+fn place_of(sum: &str, bytes: &[u8]) -> Option<usize> {
+    (sum.len() == NO_SUM.len()).then(|| bytes.windows(sum.len()).position(|w| w == sum.as_bytes()))?
 }
 
 /// Reads a checkpoint into the backend and gives the state it was written in.
 ///
 /// # Errors
-/// Names the file and what is wrong: not safetensors, not ours, another version, another vocabulary, or the first tensor
-/// that is missing, superfluous or of another shape.
+/// Names the file and what is wrong: not safetensors, not ours, another version, an altered byte, another vocabulary, or
+/// the first tensor that is missing, superfluous or of another shape.
 pub fn load(path: &Path, b: &mut dyn Memory, params: &[Param], moments: bool, vocabulary: &str) -> Result<State> {
-    let bytes = fs::read(path).at_path(path)?;
+    let mut bytes = fs::read(path).at_path(path)?;
     let broken = |what: String| Error::user(format!("{}: {what}", path.display()));
     let (_, header) = SafeTensors::read_metadata(&bytes)
-        .map_err(|e| broken(format!("not a whole safetensors file ({e})")).hint("the file was cut short or altered"))?;
+        .map_err(|e| broken(format!("not a whole safetensors file ({e})")).hint(DAMAGED))?;
     let ours = header.metadata().as_ref().and_then(|m| m.get(KEY));
     let ours = ours.ok_or_else(|| broken("a safetensors file, but not a mipgpu checkpoint".into()))?;
-    let metadata: Metadata = serde_json::from_str(ours).map_err(|e| broken(format!("unreadable metadata ({e})")))?;
+    let metadata: Metadata =
+        serde_json::from_str(ours).map_err(|e| broken(format!("unreadable metadata ({e})")).hint(DAMAGED))?;
     if metadata.version != VERSION {
         return Err(broken(format!("checkpoint version {}, this program reads {VERSION}", metadata.version)));
+    }
+    if let Some(sum) = &metadata.sha256 {
+        let place = place_of(sum, &bytes);
+        if let Some(at) = place {
+            bytes[at..at + NO_SUM.len()].copy_from_slice(NO_SUM.as_bytes());
+        }
+        if place.is_none() || hex(&Sha256::digest(&bytes)) != *sum {
+            return Err(broken("its checksum does not match its contents".into()).hint(DAMAGED));
+        }
     }
     if metadata.vocabulary != vocabulary {
         return Err(broken("the checkpoint belongs to another item vocabulary".into())

@@ -48,7 +48,7 @@ impl<M: Model, B: Backend> Engine<M, B> {
     /// backend with `open` and draws the initial weights.
     ///
     /// # Errors
-    /// Settings that contradict each other.
+    /// Settings that contradict each other, or need more memory than this machine has.
     pub fn new(settings: &Settings, counts: &[u64], open: impl FnOnce(&Planner) -> B) -> Result<Self> {
         settings.check()?;
         let mut plan = Planner::new();
@@ -61,6 +61,17 @@ impl<M: Model, B: Backend> Engine<M, B> {
         let loss = Loss::plan(&mut plan, &settings.loss(), r.clone(), capacity.m, settings.seed)?;
         plan.label("optimiser");
         let (hyper, norm) = (plan.stat(3), plan.stat(1));
+        if let Some(there) = machine_bytes()
+            && plan.bytes() as u64 > there
+        {
+            let gb = |bytes: u64| bytes.div_ceil(1 << 30);
+            return Err(Error::user(format!(
+                "these settings need {} GB of memory, this machine has {}",
+                gb(plan.bytes() as u64),
+                gb(there)
+            ))
+            .hint("lower --batch, --length, --width, --blocks or --negatives"));
+        }
         let mut backend = open(&plan);
         let host_loss = loss.prepare(&mut backend, counts, settings.log_q);
         let mut engine = Engine {
@@ -159,7 +170,7 @@ impl<M: Model, B: Backend> Engine<M, B> {
             None => "in the gradient norm".to_string(),
         };
         Error::user(format!("step {step}: loss {}, gradient norm {}: not finite, {place}", report.loss, report.norm))
-            .hint("lower --lr, raise --warmup or set --clip; the last good checkpoint is kept")
+            .hint("lower --lr, raise --warmup or set --clip")
     }
 
     /// All parameters.
@@ -214,6 +225,15 @@ impl<M: Model, B: Backend> Engine<M, B> {
     pub fn loss_span(&self) -> Span<F32> {
         self.loss.value
     }
+}
+
+/// Memory and swap of this machine in bytes, where the system tells.
+fn machine_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let kb = |name: &str| -> Option<u64> {
+        text.lines().find_map(|line| line.strip_prefix(name))?.trim().strip_suffix("kB")?.trim().parse().ok()
+    };
+    Some((kb("MemTotal:")? + kb("SwapTotal:").unwrap_or(0)) << 10)
 }
 
 /// Forward, loss, and back.

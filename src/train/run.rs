@@ -7,7 +7,7 @@ throughput · `report.json` the evaluation after training.
 
 use std::{
     fs,
-    io::Write,
+    io::{ErrorKind, Write},
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
@@ -43,6 +43,7 @@ use crate::{
 
 /// What a run folder remembers (`config.toml`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct RunConfig {
     /// Version of the folder's layout.
     pub version: u32,
@@ -88,14 +89,19 @@ impl RunFolder {
         self.path.join("config.toml")
     }
 
-    /// Makes the folder of a new run.
+    /// Makes the folder of a new run. A run that ended before its first checkpoint is replaced: nothing is lost.
     ///
     /// # Errors
-    /// The folder exists already and holds a run.
+    /// The folder exists already and holds a run, or anything else: a data set, say, also has an `items.safetensors`.
     pub fn create(&self, config: &RunConfig, items: &Vocab) -> Result<()> {
-        if self.config_path().exists() {
+        let begun = self.config_path().exists();
+        if begun && (self.last().exists() || self.best().exists()) {
             return Err(Error::user(format!("{}: a run is there already", self.path.display()))
                 .hint("continue it with --resume, or choose another folder with --out"));
+        }
+        if !begun && fs::read_dir(&self.path).is_ok_and(|mut entries| entries.next().is_some()) {
+            return Err(Error::user(format!("{}: the folder is not empty", self.path.display()))
+                .hint("choose a new folder with --out"));
         }
         fs::create_dir_all(&self.path).at_path(&self.path)?;
         items.save(&self.items())?;
@@ -109,20 +115,27 @@ impl RunFolder {
     /// No such folder, no run in it, or one of another version.
     pub fn config(&self) -> Result<RunConfig> {
         let path = self.config_path();
-        let text = fs::read_to_string(&path).map_err(|e| {
-            Error::user(format!("{}: no run there ({e})", self.path.display()))
-                .hint("a run folder is what `mipgpu train` leaves behind; it holds config.toml")
+        let text = fs::read_to_string(&path).map_err(|e| match e.kind() {
+            ErrorKind::NotFound | ErrorKind::NotADirectory => {
+                Error::user(format!("{}: no run is there (it has no config.toml)", self.path.display()))
+                    .hint("give the folder that `mipgpu train` wrote; it names it at the end")
+            }
+            _ => Error::io(&path, &e),
         })?;
-        let config: RunConfig = toml::from_str(&text)
-            .map_err(|e| Error::user(format!("{}: {}", path.display(), e.to_string().trim_end())))?;
-        if config.version != RunConfig::VERSION {
+        let unreadable = |e: toml::de::Error| Error::user(format!("{}: {}", path.display(), e.to_string().trim_end()));
+        let table: toml::Table = toml::from_str(&text).map_err(unreadable)?;
+        // First of all: what else is wrong may be because of it.
+        let version = table.get("version").and_then(toml::Value::as_integer);
+        if version != Some(RunConfig::VERSION.into()) {
+            let version = version.map_or("unknown version".to_string(), |v| format!("version {v}"));
             return Err(Error::user(format!(
-                "{}: a run folder of version {}, this program reads {}",
-                self.path.display(),
-                config.version,
+                "{}: a run folder of {version}, this program reads version {}",
+                path.display(),
                 RunConfig::VERSION
             )));
         }
+        let config: RunConfig = table.try_into().map_err(unreadable)?;
+        config.settings.check().map_err(|e| e.at(path.display()))?;
         Ok(config)
     }
 }
@@ -227,6 +240,10 @@ impl<'a, M: Model, B: Backend> Loop<'a, M, B> {
             steps: self.steps(),
             state: self.state.clone(),
         });
+        if !self.job.resume {
+            // From here on the run can be resumed whenever it ends, and a disk without room is noticed at once.
+            self.save_last()?;
+        }
         let epochs = self.job.config.settings.epochs;
         while self.state.epoch < epochs && !self.state.done {
             let (time, before) = (Instant::now(), self.interactions);
@@ -268,7 +285,10 @@ impl<'a, M: Model, B: Backend> Loop<'a, M, B> {
             self.interactions += input.item.len() as u64;
             let step = self.state.step + 1;
             let lr = self.schedule.at(step);
-            let report = self.engine.step(&self.task.target, step, lr).map_err(|e| e.at(format!("epoch {epoch}")))?;
+            let report = self
+                .engine
+                .step(&self.task.target, step, lr)
+                .map_err(|e| self.point_to_last(e.at(format!("epoch {epoch}"))))?;
             self.state.step = step;
             self.state.step_in_epoch += 1;
             self.state.loss_sum += report.loss as f64 * self.task.target.len() as f64;
@@ -316,7 +336,7 @@ impl<'a, M: Model, B: Backend> Loop<'a, M, B> {
         let epoch = self.state.epoch;
         let ndcg = self.state.history.last().and_then(|r| r.ndcg);
         if best {
-            self.state.best = Some((epoch, ndcg.unwrap_or(0.0)));
+            self.state.best = ndcg.map(|ndcg| (epoch, ndcg));
             self.state.stale = 0;
             let Engine { plan, backend, .. } = &mut self.engine;
             checkpoint::save(&self.job.folder.best(), backend, plan.params(), false, &self.vocabulary, &self.state)?;
@@ -329,6 +349,13 @@ impl<'a, M: Model, B: Backend> Loop<'a, M, B> {
             self.save_last()?;
         }
         Ok(best)
+    }
+
+    /// A step's error, with where the newest weights before it are.
+    fn point_to_last(&self, e: Error) -> Error {
+        let hint = e.hint.clone().unwrap_or_default();
+        let last = self.job.folder.last();
+        e.hint(format!("{hint}, in a new run; the last good checkpoint of this one is {}", last.display()))
     }
 
     fn save_last(&mut self) -> Result<()> {

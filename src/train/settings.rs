@@ -14,7 +14,7 @@ macro_rules! settings {
     ($($group:literal { $($name:ident: $type:ty = $default:expr, $shown:literal, $help:literal;)* })*) => {
         /// The settings of a run, as stored in its folder (`config.toml`). Keys are the flags without the dashes.
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-        #[serde(default, rename_all = "kebab-case")]
+        #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
         pub struct Settings {
             $($(#[doc = $help] pub $name: $type,)*)*
         }
@@ -112,6 +112,13 @@ impl Settings {
         let given: toml::Table = toml::from_str(&text)
             .map_err(|e| Error::user(format!("{}: {}", path.display(), e.to_string().trim_end())))?;
         let keys: Vec<String> = NAMES.iter().map(|n| n.replace('_', "-")).collect();
+        if given.get("settings").is_some_and(toml::Value::is_table) {
+            return Err(Error::user(format!(
+                "{}: this is the config.toml of a run, not a file of settings",
+                path.display()
+            ))
+            .hint("copy what stands under [settings] into a file of its own and give its [split] by flags"));
+        }
         for key in given.keys() {
             if !keys.contains(key) {
                 let e = Error::user(format!("{}: unknown setting '{key}'", path.display()));
@@ -159,6 +166,24 @@ impl Settings {
         if !(2..=MaskedItem::MAX_LENGTH).contains(&self.length) {
             return Err(Error::user(format!("--length {} is out of range", self.length))
                 .hint(format!("a sequence has 2 to {} positions", MaskedItem::MAX_LENGTH)));
+        }
+        // Rows are numbered in 32 bits, blocks named in a list; the product is a lower bound of the activations in f32.
+        let rows = self.batch.saturating_mul(self.length);
+        let sizes = [rows, self.width, self.ffn_ratio.saturating_add(8), self.blocks.saturating_add(1)];
+        let floats = sizes.iter().fold(1u128, |all, size| all.saturating_mul(*size as u128));
+        for (what, size, most) in [
+            ("--width", self.width, 1 << 16),
+            ("--blocks", self.blocks, 1 << 10),
+            ("--negatives", self.negatives, 1 << 24),
+            ("--batch times --length", rows, 1 << 31),
+        ] {
+            if size > most {
+                return Err(Error::user(format!("{what} is {size}")).hint(format!("it can be {most} at most")));
+            }
+        }
+        if floats > 1 << 40 {
+            return Err(Error::user("the activations of these settings need more than 4 TB")
+                .hint("lower --batch, --length, --width, --ffn-ratio or --blocks"));
         }
         if !self.width.is_multiple_of(self.heads) {
             return Err(Error::user(format!("{} heads do not divide a width of {}", self.heads, self.width))
@@ -235,6 +260,11 @@ mod tests {
             Settings { lr: f32::NAN, ..Settings::default() },
             Settings { model: "bert5rec".into(), ..Settings::default() },
             Settings { batch: 0, ..Settings::default() },
+            Settings { batch: usize::MAX, ..Settings::default() },
+            Settings { blocks: usize::MAX, ..Settings::default() },
+            Settings { ffn_ratio: usize::MAX, ..Settings::default() },
+            Settings { width: 1 << 40, ..Settings::default() },
+            Settings { negatives: 1 << 40, ..Settings::default() },
         ];
         for s in bad {
             assert!(s.check().is_err(), "{s:?}");

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     backend::{self, Device, WithBackend},
-    base::Result,
+    base::{Error, Result},
     data::Vocab,
     eval::Encoder,
     mem::Planner,
@@ -113,6 +113,20 @@ impl Trained {
                 // Counts only matter to sampled losses, which are not asked for here.
                 let mut engine = Engine::<M, B>::new(&config.settings, &vec![1; items.len()], open)?;
                 let path = if which == Which::Best { folder.best() } else { folder.last() };
+                if !path.exists() {
+                    let run = folder.path.display();
+                    let (name, hint) = match which {
+                        Which::Best if folder.last().exists() => (
+                            "best",
+                            format!(
+                                "none was validated yet: take --last, or continue it with: mipgpu train --resume {run}"
+                            ),
+                        ),
+                        Which::Best => ("best", "the run ended before it began: start it anew".to_string()),
+                        Which::Last => ("last", "a run makes one before its first step: start it anew".to_string()),
+                    };
+                    return Err(Error::user(format!("{run}: the run has no {name} checkpoint")).hint(hint));
+                }
                 let Engine { plan, backend, .. } = &mut engine;
                 checkpoint::load(&path, backend, plan.params(), false, &items.fingerprint())?;
                 let parameters = engine.params().iter().map(|p| p.w.len()).sum();

@@ -1,0 +1,170 @@
+//! Runs that end before their time: a loss that is not finite, a full disk, Ctrl-C, a reader who leaves.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use super::{Place, TINY, assert_no_leftovers, done};
+
+#[test]
+fn a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint() {
+    let p = Place::new();
+    let blow_up = "--lr 1e30 --clip 0 --warmup 0 --epochs 3";
+    p.refused(
+        &format!("train data --out run -q --width 16 --length 20 {blow_up}"),
+        &["epoch 1: step 2:", "not finite", "linear_fwd of block.0.attention.qkv", "--lr", "run/last.safetensors"],
+    );
+    p.well("eval run --last");
+    p.refused("eval run", &["no best checkpoint", "--last"]);
+    assert_no_leftovers(&p.path("run"));
+    // The same after epochs that went well, by settings that someone edited.
+    let mut child = start(&p, "edited", "--epochs 40 --checkpoint-seconds 0");
+    wait_for_epochs(&mut child, &p.path("edited"), 2);
+    interrupt(&child);
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    let config = String::from_utf8(p.read("edited/config.toml")).unwrap();
+    let config = config.replace("lr = 0.002", "lr = 1e30").replace("clip = 5.0", "clip = 0.0");
+    p.write("edited/config.toml", config);
+    let before = p.read("edited/last.safetensors");
+    p.refused("train --resume edited -q", &["not finite", "edited/last.safetensors"]);
+    assert!(before == p.read("edited/last.safetensors"), "the last good checkpoint was overwritten");
+    p.well("eval edited --last");
+}
+
+/// Starts a run.
+fn start(p: &Place, run: &str, flags: &str) -> Child {
+    let mut c = p.command(&format!("train data --out {run} -q --json {TINY} {flags}"));
+    c.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// What Ctrl-C does.
+fn interrupt(child: &Child) {
+    let sent = Command::new("sh").args(["-c", &format!("kill -INT {}", child.id())]).status().unwrap();
+    assert!(sent.success());
+}
+
+/// Waits until a run has written `rows` lines of its learning curve.
+fn wait_for_epochs(child: &mut Child, run: &Path, rows: usize) {
+    let start = Instant::now();
+    while fs::read_to_string(run.join("metrics.jsonl")).map_or(0, |t| t.lines().count()) < rows {
+        assert!(start.elapsed() < Duration::from_secs(120), "no epoch {rows} within two minutes");
+        assert!(child.try_wait().unwrap().is_none(), "the run ended before it could be stopped");
+        sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn ctrl_c_writes_a_checkpoint_and_the_run_continues_to_the_same_bytes() {
+    let p = Place::new();
+    let flags = "--epochs 40 --eval-every 8 --checkpoint-seconds 0 --blocks 1";
+    p.train("whole", flags);
+    let mut child = start(&p, "stopped", flags);
+    wait_for_epochs(&mut child, &p.path("stopped"), 2);
+    interrupt(&child);
+    let stopped = done(child.wait_with_output().unwrap());
+    assert_eq!(stopped.code, Some(1), "{stopped:?}");
+    assert!(
+        stopped.err.contains("of 40 epochs") && stopped.err.contains("mipgpu train --resume stopped"),
+        "{stopped:?}"
+    );
+    assert!(stopped.out.lines().last().unwrap().starts_with(r#"{"event":"stopped","run":"stopped""#), "{stopped:?}");
+    p.well("eval stopped --last");
+    p.well("train --resume stopped -q");
+    p.assert_same_run("whole", "stopped");
+}
+
+/// A small file system of its own, gone at the end.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// `None` where mounting is not permitted.
+    fn mount(at: PathBuf, kib: u32) -> Option<SmallDisk> {
+        fs::create_dir(&at).unwrap();
+        let size = format!("size={kib}k");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(&at).stderr(Stdio::null());
+        mount.status().is_ok_and(|s| s.success()).then_some(SmallDisk(at))
+    }
+
+    fn grow(&self, kib: u32) {
+        let size = format!("remount,size={kib}k");
+        assert!(Command::new("mount").args(["-o", &size]).arg(&self.0).status().unwrap().success());
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_full_disk_leaves_the_checkpoint_before_and_the_run_goes_on_when_there_is_room() {
+    let p = Place::new();
+    let flags = "--width 32 --length 20 --epochs 4 --eval-every 2 --checkpoint-seconds 0";
+    // The last checkpoint has some 330 kB and needs room for its successor beside it.
+    let Some(disk) = SmallDisk::mount(p.path("disk"), 500) else {
+        eprintln!("skipped: mounting a small file system is not permitted here");
+        return;
+    };
+    let full = p.run(&format!("train data --out disk/run -q {flags}"));
+    assert_eq!((full.code, full.out.as_str()), (Some(2), ""), "{full:?}");
+    assert!(full.err.contains("disk/run/last.safetensors") && full.err.contains("free some disk space"), "{full:?}");
+    assert_no_leftovers(&p.path("disk/run"));
+    p.well("eval disk/run --last");
+    disk.grow(4000);
+    p.well("train --resume disk/run -q");
+    p.well(&format!("train data --out whole -q {flags}"));
+    p.assert_same_run("whole", "disk/run");
+}
+
+/// The same by a limit on the size of a file, which needs no rights: the first checkpoint cannot be written.
+#[test]
+fn a_checkpoint_that_cannot_be_written_is_our_failure_and_leaves_nothing() {
+    let p = Place::new();
+    let binary = env!("CARGO_BIN_EXE_mipgpu");
+    let script = format!("trap '' XFSZ; ulimit -f 64; exec {binary} train data --out run -q --width 64 --length 20");
+    let failed = done(Command::new("sh").args(["-c", &script]).current_dir(p.path(".")).output().unwrap());
+    assert_eq!((failed.code, failed.out.as_str()), (Some(2), ""), "{failed:?}");
+    assert!(failed.err.contains("run/last.safetensors"), "{failed:?}");
+    assert_no_leftovers(&p.path("run"));
+    // Nothing was trained, so nothing stands in the way of another try.
+    p.refused("train --resume run", &["no checkpoint to resume from", "start it anew"]);
+    p.train("run", "--epochs 1");
+}
+
+#[test]
+fn results_that_cannot_be_written_are_no_success() {
+    let p = Place::new();
+    p.train("run", "--epochs 1");
+    if !Path::new("/dev/full").exists() {
+        eprintln!("skipped: no /dev/full here");
+        return;
+    }
+    let full = || fs::File::options().write(true).open("/dev/full").unwrap();
+    for words in ["eval run", "recommend run --all-users", "export run --out vectors"] {
+        let failed = done(p.command(words).stdout(full()).output().unwrap());
+        assert!(failed.code == Some(2) && failed.err.contains("standard output"), "{words}: {failed:?}");
+    }
+}
+
+#[test]
+fn a_reader_who_leaves_is_a_normal_end() {
+    let p = Place::new();
+    p.train("run", "--epochs 1");
+    for words in
+        ["recommend run --all-users --json --batch 1", "train data --out other --json -q --epochs 40 --width 16"]
+    {
+        let mut child = p.command(words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap());
+        lines.read_line(&mut String::new()).unwrap();
+        drop(lines);
+        let done = done(child.wait_with_output().unwrap());
+        assert_eq!((done.code, done.err.as_str()), (Some(0), ""), "{words}");
+    }
+}

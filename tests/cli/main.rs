@@ -1,0 +1,130 @@
+/*! The program from the outside: every test runs the built binary in a temporary folder and looks at exit codes, output
+and files.
+
+`requests` flags, settings and data that cannot be · `checkpoints` files that do not fit or were altered · `endings` runs
+that end before their time · `modes` every way to train, and what is printed how.
+*/
+
+mod checkpoints;
+mod endings;
+mod modes;
+mod requests;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+/// A temporary folder with `log.csv` imported as `data`: 120 users who walk through 40 items, a day a step.
+struct Place(tempfile::TempDir);
+
+/// What a run of the program left: exit code, standard output, standard error.
+#[derive(Debug)]
+struct Done {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+/// A model that trains in a moment.
+const TINY: &str = "--width 16 --length 20 --warmup 4 --batch 16";
+
+impl Place {
+    fn new() -> Place {
+        let place = Place(tempfile::tempdir().unwrap());
+        let mut log = String::from("user,item,timestamp\n");
+        for u in 0..120 {
+            for t in 0..(6 + u % 30) {
+                log += &format!("u{u},i{},{}\n", (u * 7 + t * (1 + u % 3)) % 40, 1_000_000_000 + u * 600 + t * 86_400);
+            }
+        }
+        place.write("log.csv", log);
+        place.well("import log.csv --out data -q");
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn write(&self, name: &str, bytes: impl AsRef<[u8]>) {
+        fs::write(self.path(name), bytes).unwrap();
+    }
+
+    fn read(&self, name: &str) -> Vec<u8> {
+        fs::read(self.path(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+    }
+
+    /// Names in a folder.
+    fn names(&self, folder: &str) -> Vec<String> {
+        let mut names: Vec<String> =
+            fs::read_dir(self.path(folder)).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    /// Copies a folder of plain files.
+    fn copy(&self, from: &str, to: &str) {
+        fs::create_dir(self.path(to)).unwrap();
+        for name in self.names(from) {
+            fs::copy(self.path(from).join(&name), self.path(to).join(&name)).unwrap();
+        }
+    }
+
+    fn command(&self, words: &str) -> Command {
+        let mut c = Command::new(env!("CARGO_BIN_EXE_mipgpu"));
+        c.current_dir(self.0.path()).args(words.split_whitespace()).stdin(Stdio::null());
+        c
+    }
+
+    fn run(&self, words: &str) -> Done {
+        done(self.command(words).output().unwrap())
+    }
+
+    /// Runs what must succeed; gives standard output.
+    fn well(&self, words: &str) -> String {
+        let done = self.run(words);
+        assert_eq!(done.code, Some(0), "{words}: {done:?}");
+        done.out
+    }
+
+    /// Runs what must be refused as the user's mistake, saying all of `says`; nothing goes to standard output.
+    fn refused(&self, words: &str, says: &[&str]) {
+        let done = self.run(words);
+        assert_eq!((done.code, done.out.as_str()), (Some(1), ""), "{words}: {done:?}");
+        assert!(done.err.starts_with("mipgpu: error: ") || done.err.contains("\nmipgpu: error: "), "{words}: {done:?}");
+        assert!(!done.err.contains("panicked") && !done.err.contains("os error"), "{words}: {done:?}");
+        for word in says {
+            assert!(done.err.contains(word), "{words}: '{word}' is missing in: {}", done.err);
+        }
+    }
+
+    /// `mipgpu train` of a tiny model on the data, quietly.
+    fn train(&self, run: &str, flags: &str) -> String {
+        self.well(&format!("train data --out {run} -q {TINY} {flags}"))
+    }
+
+    /// Whether two runs left the same weights and the same learning curve, byte for byte.
+    fn assert_same_run(&self, a: &str, b: &str) {
+        for file in ["last.safetensors", "best.safetensors", "metrics.jsonl", "report.json"] {
+            assert!(
+                self.read(&format!("{a}/{file}")) == self.read(&format!("{b}/{file}")),
+                "{file} of {a} and {b} differ"
+            );
+        }
+    }
+}
+
+fn done(output: Output) -> Done {
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    Done { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+}
+
+/// Nothing half-written is left in a folder.
+fn assert_no_leftovers(folder: &Path) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        assert!(!name.contains("tmp") && !name.starts_with('.'), "{name} was left in {}", folder.display());
+    }
+}

@@ -1,0 +1,165 @@
+//! Every way to train works through the program, and output is what was asked for.
+
+use serde_json::Value;
+
+use super::{Place, TINY};
+
+/// The learning curve of a run.
+fn curve(p: &Place, run: &str) -> Vec<Value> {
+    let text = String::from_utf8(p.read(&format!("{run}/metrics.jsonl"))).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn losses(p: &Place, run: &str) -> Vec<f64> {
+    curve(p, run).iter().map(|row| row["loss"].as_f64().unwrap()).collect()
+}
+
+#[test]
+fn equal_seeds_give_equal_bytes_and_others_do_not() {
+    let p = Place::new();
+    for (run, seed) in [("a", 5), ("b", 5), ("c", 6)] {
+        p.train(run, &format!("--epochs 2 --eval-every 1 --seed {seed}"));
+    }
+    p.assert_same_run("a", "b");
+    assert_ne!(losses(&p, "a"), losses(&p, "c"));
+}
+
+#[test]
+fn the_reference_device_learns_what_the_cpu_learns() {
+    let p = Place::new();
+    let flags = "--epochs 3 --lr 0.01 --dropout 0.1 --attention-dropout 0.1 --blocks 1";
+    p.train("cpu", &format!("--device cpu {flags}"));
+    p.train("reference", &format!("--device reference {flags}"));
+    let (cpu, reference) = (losses(&p, "cpu"), losses(&p, "reference"));
+    assert_eq!(cpu.len(), 3);
+    // The same draws, sums in another order: f32 rounding over some twenty steps.
+    for (a, b) in cpu.iter().zip(&reference) {
+        assert!((a - b).abs() < 1e-3, "{cpu:?} {reference:?}");
+    }
+    assert!(cpu[2] < cpu[0], "{cpu:?}");
+}
+
+#[test]
+fn flags_go_over_the_settings_file_and_the_run_keeps_what_held() {
+    let p = Place::new();
+    p.write("s.toml", "width = 8\nepochs = 2\nnorm = \"pre\"\nmask-last = 0.5\nlength = 12\n");
+    p.well("train data --out run -q --config s.toml --width 16 --warmup 3");
+    let text = String::from_utf8(p.read("run/config.toml")).unwrap();
+    for line in
+        ["width = 16", "epochs = 2", "norm = \"pre\"", "mask-last = 0.5", "length = 12", "warmup = 3", "blocks = 2"]
+    {
+        assert!(text.lines().any(|l| l == line), "{line} is missing in {text}");
+    }
+    assert_eq!(losses(&p, "run").len(), 2);
+}
+
+#[test]
+fn every_kind_of_model_and_loss_trains_and_is_evaluated() {
+    let p = Place::new();
+    for (run, flags) in [
+        ("uniform", "--loss sampled-uniform --negatives 15"),
+        ("popular", "--loss sampled-popularity --negatives 15"),
+        ("plain-logits", "--loss sampled-popularity --negatives 15 --log-q false"),
+        ("pre", "--norm pre"),
+        ("projected", "--projection true"),
+        ("both", "--norm pre --projection true --heads 4 --blocks 1 --decay linear"),
+        ("bag", "--blocks 0 --decay constant"),
+        ("last-only", "--mask-last 1"),
+    ] {
+        p.train(run, &format!("--epochs 8 --lr 0.01 {flags}"));
+        let losses = losses(&p, run);
+        assert!(losses.iter().all(|l| l.is_finite()) && losses[7] < losses[0], "{run}: {losses:?}");
+        let report: Value = serde_json::from_str(&p.well(&format!("eval {run} --json --no-slices"))).unwrap();
+        let ndcg = report["full"]["model"]["at"][2]["ndcg"].as_f64().unwrap();
+        // What `train` reported at its end is what `eval` finds.
+        let kept: Value = serde_json::from_slice(&p.read(&format!("{run}/report.json"))).unwrap();
+        let at_10 = kept["full"]["model"]["at"].as_array().unwrap().iter().find(|at| at["k"] == 10).unwrap();
+        assert_eq!(at_10["ndcg"].as_f64().unwrap(), ndcg, "{run}");
+    }
+}
+
+#[test]
+fn patience_ends_a_run_that_no_longer_improves() {
+    let p = Place::new();
+    // Without a learning rate nothing ever improves: the first validation stays the best.
+    let out = p.train("run", "--epochs 30 --lr 0 --eval-every 1 --patience 3 --json");
+    let last: Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
+    assert_eq!((&last["epochs"], &last["best"]["epoch"]), (&4.into(), &1.into()));
+    assert_eq!(curve(&p, "run").len(), 4);
+}
+
+#[test]
+fn splits_by_time_and_by_number_reach_from_training_to_evaluation() {
+    let p = Place::new();
+    for (run, flags, kind) in [
+        ("time", "--split time --cut 2001-09-25", "time"),
+        ("two-cuts", "--split time --cut 2001-09-25 --valid-cut 2001-09-20", "time"),
+        ("last", "--split last-n --test-n 2 --valid-n 2", "last-n"),
+        ("no-validation", "--split last-n --test-n 2 --valid-n 0", "last-n"),
+    ] {
+        p.train(run, &format!("--epochs 1 {flags}"));
+        // The split is the run's: no flag is needed to repeat it.
+        let report: Value = serde_json::from_str(&p.well(&format!("eval {run} --json"))).unwrap();
+        assert_eq!(report["protocol"]["split"]["kind"], kind, "{run}");
+        let kept: Value = serde_json::from_slice(&p.read(&format!("{run}/report.json"))).unwrap();
+        assert_eq!(report["protocol"]["summary"], kept["protocol"]["summary"], "{run}");
+    }
+    // Where nothing validates, no number is made up.
+    let done = p.run(&format!("train data --out silent --json --epochs 1 {TINY} --split last-n --valid-n 0"));
+    assert!(done.out.lines().last().unwrap().contains(r#""best":null"#), "{done:?}");
+    p.refused("eval no-validation --part valid", &["empty split"]);
+}
+
+#[test]
+fn json_is_one_object_a_line_and_quiet_says_nothing() {
+    let p = Place::new();
+    let commands = [
+        ("import log.csv --out again --force", Some("import")),
+        (&format!("train data --out run --epochs 2 --eval-every 1 {TINY}"), None),
+        ("eval run --negatives 5", Some("eval")),
+        ("recommend run --users u0,u1 --k 3", None),
+        ("recommend run --history i1,nonsense --k 3", None),
+        ("export run --out vectors", Some("export")),
+        ("train --resume run", Some("done")),
+    ];
+    for (words, last_event) in commands {
+        let done = p.run(&format!("{words} --json -q"));
+        assert_eq!((done.code, done.err.as_str()), (Some(0), ""), "{words}");
+        let objects: Vec<Value> = done.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert!(!objects.is_empty() && objects.iter().all(Value::is_object), "{words}: {}", done.out);
+        if let Some(event) = last_event {
+            assert_eq!(objects.last().unwrap()["event"], event, "{words}");
+        }
+        if words.starts_with("train data") {
+            let events: Vec<&str> = objects.iter().map(|o| o["event"].as_str().unwrap()).collect();
+            assert_eq!(events, ["ready", "epoch", "epoch", "done"]);
+        }
+    }
+    // Without -q the talk is on stderr and results alone are on stdout.
+    let done = p.run("recommend run --history i1,nonsense --k 3");
+    assert!(done.err.contains("mipgpu: warning:") && !done.out.contains("warning"), "{done:?}");
+}
+
+#[test]
+fn a_warm_up_that_never_ends_is_warned_of() {
+    let p = Place::new();
+    let done = p.run("train data --out run --epochs 1 --width 16 --length 20");
+    assert!(done.code == Some(0) && done.err.contains("--warmup is 500"), "{done:?}");
+}
+
+#[test]
+fn help_and_version_are_results() {
+    let p = Place::new();
+    for words in
+        ["--help", "--version", "help train", "import --help", "train -h", "eval -h", "recommend -h", "export -h"]
+    {
+        assert!(p.well(words).contains("mipgpu"), "{words}");
+    }
+    // Every setting shows its default.
+    let help = p.well("train --help");
+    for flag in ["--width", "--lr", "--mask-last", "--patience", "--seed"] {
+        let place = help.find(&format!("      {flag} ")).unwrap_or_else(|| panic!("{flag} is missing"));
+        let next = help[place + 8..].find("\n      --").map_or(help.len(), |n| place + 8 + n);
+        assert!(help[place..next].contains("[default:"), "{}", &help[place..next]);
+    }
+}

@@ -1,0 +1,153 @@
+//! What cannot be done is refused with the reason and a way out, before anything is written.
+
+use super::{Place, TINY};
+
+#[test]
+fn unknown_flags_and_settings_are_answered_with_the_nearest() {
+    let p = Place::new();
+    p.refused("train data --epoch 3", &["--epochs"]);
+    p.refused("train data --widht 3", &["--width"]);
+    p.refused("evaluate data", &["eval"]);
+    p.refused("train data --norm mid", &["post", "pre"]);
+    p.refused("train data --device cud", &["reference"]);
+    for (text, says) in [
+        ("dropuot = 0.2", "did you mean 'dropout'?"),
+        ("mask_last = 0.2", "did you mean 'mask-last'?"),
+        ("zzz = 1", "names of the flags"),
+        ("width = \"wide\"", "width"),
+        ("width = -1", "width"),
+        ("width", "TOML"),
+        ("heads = 3", "3 heads do not divide a width of 64"),
+        ("version = 1\n[settings]\nwidth = 8", "copy what stands under [settings]"),
+    ] {
+        p.write("bad.toml", text);
+        p.refused("train data --out run --config bad.toml", &[says]);
+    }
+    assert_eq!(p.names("."), ["bad.toml", "data", "log.csv"]);
+}
+
+#[test]
+fn settings_out_of_range_are_refused_before_a_folder_is_made() {
+    let p = Place::new();
+    for (flags, says) in [
+        ("--heads 3", "3 heads do not divide a width of 64"),
+        ("--heads 0", "--heads must be at least 1"),
+        ("--width 0", "--width must be at least 1"),
+        ("--batch 0", "--batch must be at least 1"),
+        ("--epochs 0", "--epochs must be at least 1"),
+        ("--eval-every 0", "--eval-every must be at least 1"),
+        ("--threads 0", "--threads 0"),
+        ("--dropout 1", "below 1"),
+        ("--dropout -0.1", "at least 0"),
+        ("--attention-dropout 1.5", "below 1"),
+        ("--length 1", "2 to"),
+        ("--mask 1.5", "between 0 and 1"),
+        ("--mask-last nan", "between 0 and 1"),
+        ("--beta2 1", "below 1"),
+        ("--lr -1", "at least 0"),
+        ("--lr inf", "at least 0"),
+        ("--clip nan", "at least 0"),
+        ("--model bert5rec", "bert4rec"),
+        ("--seed -1", "--seed"),
+        // Sizes that no machine has room for.
+        ("--batch 100000000000", "at most"),
+        ("--ffn-ratio 99999999999999", "4 TB"),
+        ("--blocks 1000000", "1024 at most"),
+        ("--width 99999999999", "at most"),
+        ("--batch 8000000 --length 200 --ffn-ratio 50", "4 TB"),
+    ] {
+        p.refused(&format!("train data --out run {flags}"), &[says]);
+        assert!(!p.path("run").exists(), "{flags} left a folder");
+    }
+}
+
+#[test]
+fn data_and_runs_that_are_not_there_are_told_apart() {
+    let p = Place::new();
+    std::fs::create_dir(p.path("empty")).unwrap();
+    for (words, says) in [
+        ("train log.csv", "this is a file, not an imported data set"),
+        ("train nowhere", "there is no such folder"),
+        ("train empty", "no manifest.json"),
+        ("train --resume nowhere", "no run is there"),
+        ("train --resume data", "no run is there"),
+        ("train data --resume run", "cannot be used with"),
+        ("eval nowhere", "no such run folder"),
+        ("eval data", "no run is there"),
+        ("recommend empty --all-users", "no run is there"),
+    ] {
+        p.refused(words, &[says]);
+    }
+    p.refused("train log.csv", &["mipgpu import"]);
+}
+
+#[test]
+fn a_folder_with_other_things_in_it_is_never_written_into() {
+    let p = Place::new();
+    p.train("run", "--epochs 1");
+    let (data, run) = (p.read("data/items.safetensors"), p.read("run/items.safetensors"));
+    // A data set, a run and exported vectors each have a file called items.safetensors.
+    p.refused(&format!("train data --out data {TINY}"), &["the folder is not empty"]);
+    p.refused("train data --out .", &["the folder is not empty"]);
+    p.refused("train data --out run", &["a run is there already", "--resume"]);
+    p.refused("export run --out data", &["the folder holds a data set"]);
+    p.refused("export run --out run", &["the folder holds a run"]);
+    assert!(data == p.read("data/items.safetensors") && run == p.read("run/items.safetensors"));
+    p.well("eval run");
+}
+
+#[test]
+fn a_resumed_run_takes_no_settings_and_no_split() {
+    let p = Place::new();
+    p.train("run", "--epochs 1");
+    for flag in ["--lr 0.1", "--mask-last 0.5", "--split last-n", "--test-n 2", "--cut 2001-09-20"] {
+        let name = flag.split(' ').next().unwrap();
+        p.refused(&format!("train --resume run {flag}"), &[&format!("{name} cannot be changed on --resume")]);
+    }
+}
+
+#[test]
+fn lists_and_histories_that_cannot_be_are_refused() {
+    let p = Place::new();
+    p.train("run", "--epochs 1");
+    for (words, says) in [
+        ("eval run --k 0", "k = 0"),
+        ("eval run --k 41", "at most 40"),
+        ("eval run --negatives 1000", "catalogue has 40 items"),
+        ("eval run --batch 0", "--batch"),
+        ("eval run --split last-n --test-n 3", "leak"),
+        ("recommend run --users u0 --k 0", "k = 0"),
+        ("recommend run --users u0,u777", "no user 'u777'"),
+        ("recommend run --history ,", "the history is empty"),
+        ("recommend run --history zz,yy", "knows no item of the history"),
+    ] {
+        p.refused(words, &[says]);
+    }
+}
+
+#[test]
+fn short_histories_and_items_without_training_are_counted_not_fatal() {
+    let p = Place::new();
+    // One user with a single event; an item that only ever stands last.
+    let log = String::from_utf8(p.read("log.csv")).unwrap() + "single,i1,1000000000\nu0,fresh,1900000000\n";
+    p.write("more.csv", log);
+    p.well("import more.csv --out more -q");
+    let out = p.well(&format!("train more --out run --json -q --epochs 1 {TINY}"));
+    let last: serde_json::Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
+    let summary = &last["test"]["protocol"]["summary"];
+    assert_eq!((&summary["train_only_users"], &summary["unseen_items"]), (&1.into(), &1.into()));
+    assert_eq!(last["test"]["protocol"]["users"], 120, "the item that was never trained on is ranked, not left out");
+    assert!(p.well("recommend run --users single --k 3").contains("from a history of 1 item"));
+    p.well("eval run");
+}
+
+#[test]
+fn a_split_that_leaves_nothing_is_refused() {
+    let p = Place::new();
+    p.write("short.csv", "user,item,timestamp\na,x,1\na,y,2\nb,y,1\nb,z,2\n");
+    p.well("import short.csv --out short -q");
+    p.refused("train short --out run", &["empty split", "hint"]);
+    p.refused("train data --out run --split last-n --test-n 99", &["empty split", "hint"]);
+    p.refused("train data --out run --split time --cut 1999-01-01", &["2001-09-09"]);
+    assert!(!p.path("run").exists());
+}
