@@ -3,35 +3,71 @@
 use std::{
     fs::{self, File},
     io::{BufWriter, Write},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
-use super::{Result, error::IoContext};
+use super::{Error, Result, error::IoContext};
 
-/// Writes `path` through `fill`: into `path` + `.tmp` first, synced and renamed when all went well, removed otherwise.
+/// A file written beside its place; removed again unless [`Aside::put`] is reached.
+pub struct Aside {
+    pub path: PathBuf,
+    pub temporary: PathBuf,
+    placed: bool,
+}
+
+impl Aside {
+    /// Opens the temporary file for `path`: `.NAME.tmp` in the same folder, one that an earlier kill left is overwritten.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn create(path: PathBuf) -> Result<(Aside, File)> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let temporary = path.with_file_name(format!(".{name}.tmp"));
+        let file = File::create(&temporary).at_path(&path)?;
+        Ok((Aside { path, temporary, placed: false }, file))
+    }
+
+    /// Syncs the finished file and moves it into its place; the move is synced too.
+    ///
+    /// # Errors
+    /// The file system's; an old file at the place is then still there, untouched.
+    pub fn put(mut self, file: &File) -> Result<PathBuf> {
+        file.sync_all().at_path(&self.path)?;
+        fs::rename(&self.temporary, &self.path).at_path(&self.path)?;
+        self.placed = true;
+        let parent = self.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(parent).and_then(|dir| dir.sync_all()).at_path(parent)?;
+        Ok(self.path.clone())
+    }
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        if !self.placed {
+            // Nothing sensible is left to do if this fails too.
+            let _ = fs::remove_file(&self.temporary);
+        }
+    }
+}
+
+/// Writes `path` through `fill`, aside first.
 ///
 /// # Errors
 /// Whatever `fill` or the file system says; an old file at `path` is then still there, untouched.
+pub fn write_aside(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+    let (aside, file) = Aside::create(path.to_owned())?;
+    let mut out = BufWriter::new(file);
+    fill(&mut out)?;
+    let file = out.into_inner().map_err(|e| Error::io(path, e.error()))?;
+    aside.put(&file).map(|_| ())
+}
+
+/// [`write_aside`] for what can only fail in writing.
+///
+/// # Errors
+/// As [`write_aside`].
 pub fn write_atomically(path: &Path, fill: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<()> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".tmp");
-    let aside = Path::new(&name);
-    let write = || {
-        let mut file = BufWriter::new(File::create(aside)?);
-        fill(&mut file)?;
-        file.into_inner().map_err(|e| e.into_error())?.sync_all()?;
-        fs::rename(aside, path)?;
-        // The rename itself must reach the disk too.
-        match path.parent().filter(|p| !p.as_os_str().is_empty()) {
-            Some(dir) => File::open(dir)?.sync_all(),
-            None => File::open(".")?.sync_all(),
-        }
-    };
-    write()
-        .inspect_err(|_| {
-            let _ = fs::remove_file(aside);
-        })
-        .at_path(path)
+    write_aside(path, |out| fill(out).at_path(path))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use super::{
     split_flags::SplitFlags,
 };
 use crate::{
-    base::{Error, Result},
+    base::{Error, Result, atomic::write_aside},
     cli::printer::Printer,
     data::{
         Dataset, Vocab, digits,
@@ -15,7 +15,6 @@ use crate::{
     },
     eval::{
         EvalOptions, ItemMap, Report, UserResult,
-        aside::write_whole,
         evaluate::{check_ks, evaluate_each},
         metrics::{at_k, reciprocal_rank},
         negatives::Sampling,
@@ -162,7 +161,7 @@ pub fn measure(run: &mut OpenRun, data: &Dataset, args: &Args) -> Result<(Report
         None => evaluate_each(encoder, data, part, &options, &mut |_| Ok(()))?,
         Some(path) => {
             let mut report = None;
-            write_whole(path, |out| {
+            write_aside(path, |out| {
                 let mut line = |text: String| out.write_all(text.as_bytes()).map_err(|e| Error::io(path, &e));
                 line(per_user_head(&options))?;
                 let keys = (data.user_keys(), &run.item_keys);

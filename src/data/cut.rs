@@ -1,6 +1,9 @@
 //! Moments at which a log is cut: dates as people write them, in the unit of the data's timestamps.
 
-use crate::base::{Error, Result};
+use crate::{
+    base::{Error, Result},
+    data::import::parse_date,
+};
 
 /// A timestamp as `YYYY-MM-DD HH:MM:SS` (UTC) with the number behind it; the number alone where the data's numbers are
 /// no dates (`ticks_per_second` is `None`).
@@ -21,8 +24,8 @@ pub fn when(t: i64, ticks_per_second: Option<i64>) -> String {
     format!("{year:04}-{month:02}-{day:02}{clock} ({t})")
 }
 
-/// Reads a cut: a whole number in the unit of the data's timestamps, `YYYY-MM-DD`, or `YYYY-MM-DDTHH:MM:SS`, both in
-/// UTC. Gives it in the unit of the timestamps, `ticks_per_second` of which make a second.
+/// Reads a cut: a whole number in the unit of the data's timestamps, or a date as logs have them (`YYYY-MM-DD`,
+/// `YYYY-MM-DDTHH:MM:SS`, with or without a zone; UTC without). Gives it in the unit of the timestamps, `ticks_per_second` of which make a second.
 ///
 /// # Errors
 /// Anything else, naming what was expected; a date for data whose times are mere numbers.
@@ -34,34 +37,12 @@ pub fn parse_cut(text: &str, ticks_per_second: Option<i64>) -> Result<i64> {
         Error::user(format!("'{text}' is no date"))
             .hint("write 2003-01-31, 2003-01-31T12:00:00 (UTC), or a number in the unit of the data's timestamps")
     };
-    let (day, clock) = text.split_once(['T', ' ']).unwrap_or((text, "00:00:00"));
-    let numbers = |s: &str, by: char| -> Option<Vec<i64>> {
-        s.split(by).map(|p| p.bytes().all(|b| b.is_ascii_digit()).then(|| p.parse().ok()).flatten()).collect()
-    };
-    let d = numbers(day, '-').filter(|d| d.len() == 3).ok_or_else(wrong)?;
-    let c = numbers(clock.trim_end_matches('Z'), ':').filter(|c| c.len() == 3).ok_or_else(wrong)?;
-    let (year, month, day) = (d[0], d[1], d[2]);
-    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-    let lengths = [31, if leap { 29 } else { 28 }, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
-    if !(1..=9999).contains(&year)
-        || !(1..=12).contains(&month)
-        || !(1..=lengths[(month - 1) as usize]).contains(&day)
-        || c[0] > 23
-        || c[1] > 59
-        || c[2] > 59
-    {
-        return Err(wrong());
-    }
-    // The inverse of `when`, same source.
-    let y = if month <= 2 { year - 1 } else { year };
-    let (era, yoe) = (y.div_euclid(400), y.rem_euclid(400));
-    let doy = (153 * (if month > 2 { month - 3 } else { month + 9 }) + 2) / 5 + day - 1;
-    let days = era * 146_097 + yoe * 365 + yoe / 4 - yoe / 100 + doy - 719_468;
+    let micros = parse_date(text.as_bytes()).ok_or_else(wrong)?;
     let ticks = ticks_per_second.ok_or_else(|| {
         Error::user(format!("'{text}' is a date, but the data's times are no dates: they only order the log"))
             .hint("give the cut as a number in the same unit")
     })?;
-    Ok((days * 86_400 + c[0] * 3600 + c[1] * 60 + c[2]) * ticks)
+    Ok((micros as i128 * ticks as i128).div_euclid(1_000_000) as i64)
 }
 
 #[cfg(test)]

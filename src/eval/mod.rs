@@ -5,7 +5,6 @@ beside a popularity baseline; [`recommend`] keeps the best k of the same scores.
 [`Encoder`].
 */
 
-pub mod aside;
 pub mod evaluate;
 pub mod item_map;
 pub mod metrics;

@@ -32,9 +32,8 @@ use parquet::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    base::{Error, Result, error::IoContext},
+    base::{Error, Result, atomic::Aside, error::IoContext},
     data::Vocab,
-    eval::aside::Aside,
 };
 
 /// Rows computed and written at a time; a Parquet row group each.

@@ -25,6 +25,8 @@ mod text;
 mod time;
 mod write;
 
+pub(crate) use self::time::parse_date;
+
 use std::{
     path::{Path, PathBuf},
     sync::{
