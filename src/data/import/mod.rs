@@ -1,11 +1,11 @@
 /*! Importing a log: any supported file -> a data set folder, in memory bounded by a stated budget.
 
-1. [`sniff`]/[`columns`]: what the file is and which column is what, reported for people to check.
-2. [`text`]/[`parquet`]: blocks of parsed rows, in the order of the file.
-3. [`log`], [`intern`]: keys become ids in order of first appearance; rows go to a [`spill`] (memory first, then disk).
-4. [`group`]: runs of users that fit the memory are sorted by user and time; the duplicates rule is applied.
-5. [`kcore`]: the k-core, over shards on disk, where one is asked for.
-6. [`write`]: shards, vocabularies and the manifest, in a staging folder that is renamed when all is synced.
+1. `sniff`/`columns`: what the file is and which column is what, reported for people to check.
+2. `text`/`parquet`: blocks of parsed rows, in the order of the file.
+3. `log`, `intern`: keys become ids in order of first appearance; rows go to a `spill` (memory first, then disk).
+4. `group`: runs of users that fit the memory are sorted by user and time; the duplicates rule is applied.
+5. `kcore`: the k-core, over shards on disk, where one is asked for.
+6. `write`: shards, vocabularies and the manifest, in a staging folder that is renamed when all is synced.
 
 Filters apply in this order: bad rows, `min_rating`, duplicates, k-core. The result depends on the log and the filters
 only: not on the budget, the number of threads, or the format the log came in.
