@@ -1,4 +1,4 @@
-/*! Pre-trains sequential recommenders by masked item prediction (MIP) and fine-tunes what they learned.
+/*! Pre-trains sequential recommenders by masked item prediction (MIP).
 
 The rooms, in layer order (a room may use those before it; `tests/layering.rs` checks it):
 

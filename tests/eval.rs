@@ -13,7 +13,9 @@ use mipgpu::{
         split::{HeldOut, Split, SplitSpec},
     },
     eval::{
-        Encoder, EvalOptions, ItemMap, UserResult, evaluate, evaluate::evaluate_each, metrics::Metrics,
+        Encoder, EvalOptions, ItemMap, UserResult, evaluate,
+        evaluate::evaluate_each,
+        metrics::{MISS, Metrics},
         negatives::Sampling,
     },
 };
@@ -65,7 +67,7 @@ fn brute_metrics(all: &[Vec<usize>], k: usize) -> (f64, f64, f64, f64) {
         ndcg += dcg / ideal;
         recall += hits as f64 / ranks.len() as f64;
         hr += if hits > 0 { 1.0 } else { 0.0 };
-        mrr += ranks.iter().map(|r| 1.0 / *r as f64).fold(0.0, f64::max);
+        mrr += ranks.iter().map(|r| if *r == MISS { 0.0 } else { 1.0 / *r as f64 }).fold(0.0, f64::max);
     }
     let n = all.len() as f64;
     (ndcg / n, recall / n, hr / n, mrr / n)
@@ -118,18 +120,18 @@ fn ranks_and_metrics_equal_brute_force() {
                 }
                 let history = &data.items_of(u)[..held.start];
                 let targets: HashSet<u32> = data.items_of(u)[held].iter().copied().collect();
-                let excluded: HashSet<u32> = if keep_seen {
-                    HashSet::new()
-                } else {
-                    history.iter().copied().filter(|i| !targets.contains(i)).collect()
+                let excluded: HashSet<u32> = if keep_seen { HashSet::new() } else { history.iter().copied().collect() };
+                // Excluded with the history: behind everything.
+                let rank = |scores: &[f64], t: u32| {
+                    if excluded.contains(&t) { MISS } else { brute_rank(scores, t, &excluded) }
                 };
                 let scores = model.scores(history);
                 let got = next.next().unwrap();
                 assert_eq!(got.user as usize, u, "{what}");
                 assert_eq!(got.targets.iter().copied().collect::<HashSet<_>>(), targets, "{what}");
-                let ranks: Vec<usize> = got.targets.iter().map(|t| brute_rank(&scores, *t, &excluded)).collect();
+                let ranks: Vec<usize> = got.targets.iter().map(|t| rank(&scores, *t)).collect();
                 assert_eq!(got.ranks, ranks, "{what}, user {u}");
-                let popular: Vec<usize> = got.targets.iter().map(|t| brute_rank(&popularity, *t, &excluded)).collect();
+                let popular: Vec<usize> = got.targets.iter().map(|t| rank(&popularity, *t)).collect();
                 assert_eq!(got.baseline.as_ref(), Some(&popular), "{what}, user {u}");
                 all.push(ranks);
                 baseline.push(popular);
@@ -210,7 +212,7 @@ fn a_small_case_by_hand() {
 }
 
 #[test]
-fn a_constant_model_is_last_and_a_repeated_target_stays_a_candidate() {
+fn a_constant_model_is_last_and_a_repeated_target_is_a_miss() {
     // u0's held-out item a is in its history as well.
     let data = sequences(&["a b c a", "b c d e", "a d e f"]);
     let split = Split::new(&data, SplitSpec::LeaveOneOut).unwrap();
@@ -218,9 +220,16 @@ fn a_constant_model_is_last_and_a_repeated_target_stays_a_candidate() {
     model.table.fill(0.0);
     model.bias.fill(1.5);
     let (_, users) = collect(&mut model, &data, &split.test(), &at_one()).unwrap();
-    // 6 items; u0 excludes b c (not a): 4 candidates. u1 excludes b c d: 3. u2 excludes a d e: 3.
+    // 6 items; u0 excludes a, its own target: a miss. u1 excludes b c d: 3 candidates. u2 excludes a d e: 3.
     let ranks: Vec<usize> = users.iter().map(|u| u.ranks[0]).collect();
-    assert_eq!(ranks, [4, 3, 3]);
+    assert_eq!(ranks, [MISS, 3, 3]);
+    let report = evaluate(&mut model, &data, &split.test(), &at_one()).unwrap();
+    assert_eq!(report.protocol.seen_held_out, 1);
+    assert!(report.text().contains("held-out items that the history holds too: 1"));
+    // Ranked too, it is a candidate among all six.
+    let keep = EvalOptions { keep_seen: true, ..at_one() };
+    let (_, users) = collect(&mut model, &data, &split.test(), &keep).unwrap();
+    assert_eq!(users.iter().map(|u| u.ranks[0]).collect::<Vec<_>>(), [6, 6, 6]);
 }
 
 fn at_one() -> EvalOptions<'static> {

@@ -97,18 +97,10 @@ fn evaluation_and_recommendation_agree() {
                 let mut run = run_of(Fake::new(data.items(), 8, true), &data);
                 let (out, _) = ask(&mut run, Some(&data), &words, true, "").unwrap();
                 let lists: Vec<HashSet<String>> = objects(&out).iter().map(|o| list(o).into_iter().collect()).collect();
-                let (mut hits, mut listed, mut repeats) = (0, 0, 0);
+                let (mut hits, mut listed) = (0, 0);
                 let options = EvalOptions { ks: vec![k], ..EvalOptions::default() };
                 let mut model = Fake::new(data.items(), 8, true);
                 evaluate_each(&mut model, &data, part, &options, &mut |user| {
-                    let held = part.held_out(user.user as usize);
-                    let history = &data.items_of(user.user as usize)[..held.start];
-                    // An item held out although the history has it is a candidate of eval, and is never recommended:
-                    // users who have one are counted apart.
-                    if user.targets.iter().any(|t| history.contains(t)) {
-                        repeats += 1;
-                        return Ok(());
-                    }
                     for (target, rank) in user.targets.iter().zip(&user.ranks) {
                         let hit = *rank <= k;
                         let inside = lists[user.user as usize].contains(data.item_keys().key(*target as usize));
@@ -119,7 +111,7 @@ fn evaluation_and_recommendation_agree() {
                     Ok(())
                 })
                 .unwrap();
-                assert!(hits == listed && (k == 1 || hits > 0) && repeats < 60, "{hits} {listed} {repeats}");
+                assert!(hits == listed && (k == 1 || hits > 0), "{hits} {listed}");
             }
         }
     }

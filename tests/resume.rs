@@ -4,8 +4,21 @@ use std::{
     fs,
     path::Path,
     process::{Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
     thread::sleep,
     time::{Duration, Instant},
+};
+
+use mipgpu::{
+    backend::Device,
+    data::{
+        Dataset,
+        split::{Split, SplitSpec},
+    },
+    train::{
+        Event, RunFolder, Settings,
+        run::{Job, RunConfig},
+    },
 };
 
 const EPOCHS: &str = "8";
@@ -101,4 +114,66 @@ fn a_finished_run_and_a_changed_setting_are_refused_or_said() {
     let before = fs::read(dir.join("run/last.safetensors")).unwrap();
     assert!(mipgpu().current_dir(dir).args(["-q", "train", "--resume", "run"]).status().unwrap().success());
     assert!(before == fs::read(dir.join("run/last.safetensors")).unwrap());
+}
+
+/// Stops inside an epoch, exactly after `at` steps of the run, and continues.
+#[test]
+fn a_run_stopped_inside_an_epoch_continues_to_the_same_bits() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = tmp.path();
+    import(dir);
+    let data = Dataset::open(&dir.join("data")).unwrap();
+    let split = Split::new(&data, SplitSpec::LeaveOneOut).unwrap();
+    let settings =
+        Settings { width: 16, heads: 2, length: 20, batch: 8, epochs: 3, eval_every: 1, ..Settings::default() };
+    let run = |name: &str, resume: bool, stop_at: Option<u64>| {
+        let config = RunConfig {
+            version: RunConfig::VERSION,
+            data: dir.join("data"),
+            data_fingerprint: data.fingerprint().into(),
+            split: SplitSpec::LeaveOneOut,
+            settings: settings.clone(),
+        };
+        let folder = RunFolder::new(dir.join(name));
+        if !resume {
+            folder.create(&config, data.item_keys()).unwrap();
+        }
+        let (stop, mut steps) = (AtomicBool::new(false), 0);
+        let (config, data, split, folder) = (&config, &data, &split, &folder);
+        let job = Job { config, data, split, folder, device: Device::Cpu, resume, stop: &stop };
+        mipgpu::train::train(&job, &mut |event| {
+            if let Event::Step { .. } = event {
+                steps += 1;
+                stop.store(Some(steps) == stop_at, Ordering::Relaxed);
+            }
+        })
+        .unwrap()
+    };
+    let whole = run("whole", false, None);
+    assert!(whole.done && whole.epoch == 3);
+    // 120 users in batches of 8: 15 steps an epoch. Stop in the second, then once more in the third.
+    let first = run("pieces", false, Some(22));
+    assert_eq!((first.epoch, first.step_in_epoch, first.done), (1, 7, false));
+    assert!(first.scored > 0 && first.loss_sum > 0.0);
+    let second = run("pieces", true, Some(9));
+    assert_eq!((second.epoch, second.step_in_epoch), (2, 1));
+    assert_eq!(run("pieces", true, None), whole);
+    for file in ["last.safetensors", "best.safetensors", "metrics.jsonl"] {
+        let read = |run: &str| fs::read(dir.join(run).join(file)).unwrap();
+        assert!(read("whole") == read("pieces"), "{file} differs");
+    }
+}
+
+#[test]
+fn a_run_is_trained_by_one_process_at_a_time() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = tmp.path();
+    import(dir);
+    assert!(train(dir, "run").args(["--blocks", "1"]).status().unwrap().success());
+    let lock = RunFolder::new(dir.join("run")).lock().unwrap();
+    let second = mipgpu().current_dir(dir).args(["train", "--resume", "run"]).output().unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&second.stderr).contains("another process is training this run"));
+    drop(lock);
+    assert!(mipgpu().current_dir(dir).args(["-q", "train", "--resume", "run"]).status().unwrap().success());
 }

@@ -151,9 +151,11 @@ fn training_on_another_split_is_noticed() {
     let one = Split::new(&data, SplitSpec::LeaveOneOut).unwrap();
     let three = Split::new(&data, SplitSpec::LastN { valid: 1, test: 3 }).unwrap();
     // Trained on [0, n-2); the last three are tested: one of each user's test events was trained on.
-    assert_eq!(three.seen_by(&one, &three.test()), 2);
-    assert_eq!(one.seen_by(&three, &one.test()), 0);
-    assert_eq!(one.seen_by(&one, &one.valid()), 0);
+    assert_eq!(three.seen_by(&one, &three.test()), (2, 2), "and the event before the last chose the model");
+    assert_eq!(one.seen_by(&three, &one.test()), (0, 0));
+    assert_eq!(one.seen_by(&one, &one.valid()), (0, 0), "to validate on validation events is what they are for");
+    let two = Split::new(&data, SplitSpec::LastN { valid: 0, test: 2 }).unwrap();
+    assert_eq!(two.seen_by(&one, &two.test()), (0, 2));
 }
 
 #[test]

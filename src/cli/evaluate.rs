@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{
-    opened::{OpenRun, open_run},
+    opened::{OpenRun, open_data, open_run},
     split_flags::SplitFlags,
 };
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
     eval::{
         EvalOptions, ItemMap, Report, UserResult,
         evaluate::{check_ks, evaluate_each},
-        metrics::{at_k, reciprocal_rank},
+        metrics::{MISS, at_k, reciprocal_rank},
         negatives::Sampling,
     },
 };
@@ -87,7 +87,7 @@ pub struct Args {
 pub fn run(args: Args, printer: Printer) -> Result<()> {
     let mut run = open_run(&args.run, args.last)?;
     let path = args.data.clone().unwrap_or_else(|| run.data.clone());
-    let data = Dataset::open(&path)?;
+    let data = open_data(&path)?;
     let (report, notes) = measure(&mut run, &data, &args)?;
     notes.iter().for_each(|note| printer.warn(note));
     if printer.json {
@@ -130,7 +130,13 @@ pub fn measure(run: &mut OpenRun, data: &Dataset, args: &Args) -> Result<(Report
                 .to_owned(),
         );
     } else if spec != run.split {
-        let seen = split.seen_by(&Split::new(data, run.split)?, part);
+        let (seen, chose) = split.seen_by(&Split::new(data, run.split)?, part);
+        if chose > 0 {
+            notes.push(format!(
+                "{} of the events held out here were validation events of the run: they chose its checkpoint, which flatters it a little",
+                digits(chose)
+            ));
+        }
         if seen > 0 {
             return Err(Error::user(format!(
                 "leak: {} of the events held out here were in the training part of the run, which was trained under another split ({})",
@@ -204,9 +210,11 @@ fn per_user_head(options: &EvalOptions<'_>) -> String {
     columns.join("\t") + "\n"
 }
 
-/// One line of the per-user file. Several held-out items, and their ranks in the same order, are joined by `|`.
+/// One line of the per-user file. Several held-out items, and their ranks in the same order, are joined by `|`; the rank
+/// of one that is excluded with the history is `miss`.
 fn per_user_line(user: &UserResult, users: &Vocab, items: &Vocab, options: &EvalOptions<'_>) -> String {
-    let join = |ranks: &[usize]| ranks.iter().map(usize::to_string).collect::<Vec<_>>().join("|");
+    let rank = |r: &usize| if *r == MISS { "miss".to_string() } else { r.to_string() };
+    let join = |ranks: &[usize]| ranks.iter().map(rank).collect::<Vec<_>>().join("|");
     let targets: Vec<String> = user.targets.iter().map(|t| escape(items.key(*t as usize))).collect();
     let mut cells = vec![
         escape(users.key(user.user as usize)),

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::opened::{OpenRun, open_run};
+use super::opened::{OpenRun, open_data, open_run};
 use crate::{
     base::{Error, Result},
     cli::printer::Printer,
@@ -57,11 +57,8 @@ pub struct Args {
 
 pub fn run(args: Args, printer: Printer) -> Result<()> {
     let mut run = open_run(&args.run, args.last)?;
-    let data = if args.what.contains(&What::Users) {
-        Some(Dataset::open(args.data.as_ref().unwrap_or(&run.data))?)
-    } else {
-        None
-    };
+    let data =
+        if args.what.contains(&What::Users) { Some(open_data(args.data.as_ref().unwrap_or(&run.data))?) } else { None };
     for (path, rows) in write(&mut run, data.as_ref(), &args)? {
         if printer.json {
             let width = run.encoder.width();

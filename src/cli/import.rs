@@ -93,8 +93,7 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     let cancel = Arc::new(AtomicBool::new(false));
     let flag = cancel.clone();
     // The import notices between two blocks, clears up and ends with an error.
-    ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))
-        .map_err(|e| Error::internal(format!("cannot listen for Ctrl-C: {e}")))?;
+    super::on_ctrl_c(move || flag.store(true, Ordering::Relaxed));
     if args.min_rating.is_some_and(f32::is_nan) {
         return Err(Error::user("--min-rating is not a number"));
     }

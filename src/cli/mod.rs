@@ -102,6 +102,23 @@ pub(crate) fn thread_pool(threads: Option<usize>) -> Result<rayon::ThreadPool> {
     pool.build().map_err(|e| Error::internal(format!("no threads: {e}")))
 }
 
+/// Calls `handler` on Ctrl-C, SIGTERM and a hang-up; on none of them where hang-ups are ignored.
+pub(crate) fn on_ctrl_c(handler: impl FnMut() + Send + 'static) {
+    if !hang_ups_ignored() {
+        // Without a handler Ctrl-C still ends the program, at the last checkpoint or by leaving a staging folder.
+        let _ = ctrlc::set_handler(handler);
+    }
+}
+
+/// Whether hang-ups are ignored, as under `nohup`: a run that is to outlive its terminal. The handler of Ctrl-C would
+/// take a hang-up for Ctrl-C and end it, so such a run has none and `kill` ends it at its last checkpoint.
+fn hang_ups_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    // A mask in hex; SIGHUP is signal 1, its lowest bit.
+    ignored.is_some_and(|mask| u64::from_str_radix(mask.trim(), 16).is_ok_and(|mask| mask & 1 == 1))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{
     evaluate::Part,
-    opened::{OpenRun, open_run},
+    opened::{OpenRun, open_data, open_run},
     split_flags::SplitFlags,
 };
 use crate::{
@@ -78,7 +78,8 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     let mut run = open_run(&args.run, args.last)?;
     let path = args.data.as_ref().unwrap_or(&run.data);
     // New histories need no data; where it is at hand, the items' titles come from it.
-    let data = if args.of_data() { Some(Dataset::open(path)?) } else { Dataset::open(path).ok() };
+    let needed = args.of_data() || args.data.is_some();
+    let data = if needed { Some(open_data(path)?) } else { Dataset::open(path).ok() };
     if args.stdin && std::io::stdin().is_terminal() {
         printer.say("reading histories from the keyboard, one JSON object a line; end with Ctrl-D");
     }

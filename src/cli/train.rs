@@ -9,7 +9,7 @@ use std::{
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use super::{builtin, printer::Printer, split_flags::SplitFlags};
+use super::{builtin, opened::open_data, printer::Printer, split_flags::SplitFlags};
 use crate::{
     backend::Device,
     base::{Error, Result, atomic::write_atomically},
@@ -63,20 +63,19 @@ static STOP: AtomicBool = AtomicBool::new(false);
 pub fn run(args: Args, printer: Printer) -> Result<()> {
     let started = Instant::now();
     let pool = super::thread_pool(args.threads)?;
-    if !hang_ups_ignored() {
-        // The second Ctrl-C does not wait for the step to end.
-        let _ = ctrlc::set_handler(|| {
-            if STOP.swap(true, Ordering::Relaxed) {
-                std::process::exit(1);
-            }
-        });
-    }
+    // The second Ctrl-C does not wait for the step to end.
+    super::on_ctrl_c(|| {
+        if STOP.swap(true, Ordering::Relaxed) {
+            std::process::exit(1);
+        }
+    });
     let resume = args.resume.is_some();
     let (folder, config, data) = if resume { reopen(&args)? } else { prepare(&args, &printer)? };
     let split = Split::new(&data, config.split)?;
     if !resume {
         folder.create(&config, data.item_keys())?;
     }
+    let _lock = folder.lock()?;
     introduce(&printer, &folder, &config, &data, &split, args.device, pool.current_num_threads());
     let job =
         Job { config: &config, data: &data, split: &split, folder: &folder, device: args.device, resume, stop: &STOP };
@@ -100,15 +99,6 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     conclude(&printer, &folder, &state, &report, started)
 }
 
-/// Whether hang-ups are ignored, as under `nohup`: a run that is to outlive its terminal. The handler of Ctrl-C would
-/// take a hang-up for Ctrl-C and end it, so such a run has none and `kill` ends it at its last checkpoint.
-fn hang_ups_ignored() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    // A mask in hex; SIGHUP is signal 1, its lowest bit.
-    ignored.is_some_and(|mask| u64::from_str_radix(mask.trim(), 16).is_ok_and(|mask| mask & 1 == 1))
-}
-
 fn reopen(args: &Args) -> Result<(RunFolder, RunConfig, Dataset)> {
     let folder = RunFolder::new(args.resume.clone().unwrap_or_default());
     let given = args.flags.first_given().or(args.split.first_given());
@@ -121,12 +111,15 @@ fn reopen(args: &Args) -> Result<(RunFolder, RunConfig, Dataset)> {
         return Err(Error::user(format!("{}: no checkpoint to resume from", folder.path.display()))
             .hint("the run was stopped before its first checkpoint: start it anew"));
     }
-    let data = Dataset::open(&config.data)?;
+    let data = open_data(&config.data).map_err(|e| match config.data.exists() {
+        true => e,
+        false => Error::user(format!("{}: the run's data set is no longer there", config.data.display()))
+            .hint("put it back, or correct `data` in the run's config.toml"),
+    })?;
     if data.fingerprint() != config.data_fingerprint {
         return Err(Error::user(format!("{}: the data set has changed since the run began", config.data.display()))
             .hint("import the same data again, or start a new run"));
     }
-    data.verify()?;
     Ok((folder, config, data))
 }
 
@@ -135,9 +128,7 @@ fn prepare(args: &Args, printer: &Printer) -> Result<(RunFolder, RunConfig, Data
         Some(path) => (path.clone(), Settings::default()),
         None => (builtin::import(printer)?, builtin::settings()),
     };
-    let data = Dataset::open(&path)?;
-    // A run reads every byte many times: a flipped one is better found now.
-    data.verify()?;
+    let data = open_data(&path)?;
     if let Some(file) = &args.config {
         settings = settings.read(file)?;
     }
@@ -258,7 +249,6 @@ struct Progress {
     printer: Printer,
     bar: Option<ProgressBar>,
     epochs: u32,
-    warmup: u64,
     started: Instant,
     last_line: Option<Instant>,
     /// Loss smoothed over about fifty steps.
@@ -272,7 +262,6 @@ impl Progress {
             printer,
             bar: None,
             epochs: settings.epochs,
-            warmup: settings.warmup,
             started: Instant::now(),
             last_line: None,
             loss: 0.0,
@@ -311,13 +300,6 @@ impl Progress {
             digits((bytes >> 20) as u64)
         ));
         let total = steps * self.epochs as u64;
-        if self.warmup >= total {
-            self.printer.warn(format_args!(
-                "the learning rate is still rising when the run ends: {} steps in all, --warmup is {}; lower it or raise --epochs",
-                digits(total),
-                digits(self.warmup)
-            ));
-        }
         if state.step > 0 {
             self.printer.say(format_args!("resume  from epoch {}, step {}", state.epoch, state.step));
         }

@@ -272,12 +272,19 @@ impl Split {
     }
 
     /// How many events that `part` of this split holds out were in the training part of `trained`, a split of the
-    /// same data: above 0, a model trained on `trained` has seen answers.
-    pub fn seen_by(&self, trained: &Split, part: &dyn HeldOut) -> u64 {
-        let range = |u: usize| part.held_out(u);
-        (0..self.end.len())
-            .map(|u| u64::from(trained.train_end[u].min(range(u).end as u32).saturating_sub(range(u).start as u32)))
-            .sum()
+    /// same data (above 0, a model trained on `trained` has seen answers), and how many in its validation part (they
+    /// helped to choose the model, which is of no account where `part` validates itself).
+    pub fn seen_by(&self, trained: &Split, part: &dyn HeldOut) -> (u64, u64) {
+        let below = |ends: &[u32]| -> u64 {
+            let inside = |(u, end): (usize, &u32)| {
+                let held = part.held_out(u);
+                u64::from((*end).min(held.end as u32).saturating_sub(held.start as u32))
+            };
+            ends.iter().enumerate().map(inside).sum()
+        };
+        let trained_on = below(&trained.train_end);
+        let chose = if part.name() == "test" { below(&trained.valid_end) - trained_on } else { 0 };
+        (trained_on, chose)
     }
 }
 

@@ -2,7 +2,8 @@
 rankings, the popularity baseline and the slices are all read off the same pass.
 
 Candidates of a user under full ranking: the whole catalogue, without the items of the history (unless
-[`EvalOptions::keep_seen`]); a held-out item is a candidate always, also when the history holds it too.
+[`EvalOptions::keep_seen`]). A held-out item that the history holds too is then excluded with it: no list can show it,
+so it is a [`MISS`](super::metrics::MISS). What is a candidate must not depend on what is held out.
 */
 
 use std::{borrow::Cow, collections::HashMap};
@@ -12,7 +13,7 @@ use rustc_hash::FxHashSet;
 
 use super::{
     Encoder, ItemMap,
-    metrics::Sums,
+    metrics::{MISS, Sums},
     negatives::{Sampler, Sampling, TooFew},
     popularity::Popularity,
     rank::{Counter, distinct},
@@ -157,8 +158,14 @@ pub fn evaluate_each(
             .zip(vectors.par_chunks(width))
             .zip(&counters)
             .map(|((c, vector), counter)| {
-                let excluded = if popularity.is_some() { c.excluded(options) } else { Vec::new() };
-                let baseline = popularity.as_ref().map(|p| c.targets.iter().map(|t| p.rank(*t, &excluded)).collect());
+                let excluded = c.excluded(options);
+                let mut ranks = counter.ranks().to_vec();
+                c.miss_excluded(&mut ranks, &excluded);
+                let baseline = popularity.as_ref().map(|p| {
+                    let mut ranks: Vec<usize> = c.targets.iter().map(|t| p.rank(*t, &excluded)).collect();
+                    c.miss_excluded(&mut ranks, &excluded);
+                    ranks
+                });
                 let mut sampled = Vec::new();
                 for sampler in &samplers {
                     let negatives = sampler
@@ -171,7 +178,7 @@ pub fn evaluate_each(
                     user: c.user,
                     history: c.history.len(),
                     targets: c.targets.clone(),
-                    ranks: counter.ranks().to_vec(),
+                    ranks,
                     baseline,
                     sampled,
                 })
@@ -241,14 +248,21 @@ fn case<'d>(data: &'d Dataset, part: &dyn HeldOut, options: &EvalOptions<'_>, ne
 }
 
 impl Case<'_> {
-    /// What full ranking leaves out: ascending, distinct, never a target.
+    /// What full ranking leaves out: ascending, distinct.
     fn excluded(&self, options: &EvalOptions<'_>) -> Vec<u32> {
         if options.keep_seen {
             return Vec::new();
         }
-        let mut items = distinct(&self.history);
-        items.retain(|i| self.targets.binary_search(i).is_err());
-        items
+        distinct(&self.history)
+    }
+
+    /// Makes misses of the excluded targets.
+    fn miss_excluded(&self, ranks: &mut [usize], excluded: &[u32]) {
+        for (rank, target) in ranks.iter_mut().zip(&self.targets) {
+            if excluded.binary_search(target).is_ok() {
+                *rank = MISS;
+            }
+        }
     }
 }
 
@@ -281,6 +295,8 @@ struct Tally {
     by_band: Vec<(Sums, Sums)>,
     unknown_targets: usize,
     unknown_history: usize,
+    /// Held-out items missed because their history holds them.
+    seen: usize,
 }
 
 impl Tally {
@@ -298,6 +314,7 @@ impl Tally {
             by_band: vec![(sums(), sums()); Band::ALL.len()],
             unknown_targets: 0,
             unknown_history: 0,
+            seen: 0,
         }
     }
 
@@ -311,6 +328,7 @@ impl Tally {
 
     fn add(&mut self, user: &UserResult) {
         self.model.add(&user.ranks);
+        self.seen += user.ranks.iter().filter(|r| **r == MISS).count();
         if let Some(ranks) = &user.baseline {
             self.baseline.add(ranks);
         }
@@ -368,6 +386,7 @@ impl Tally {
                 users: full.model.cases,
                 left_out_unknown_items: self.unknown_targets,
                 left_out_unknown_history: self.unknown_history,
+                seen_held_out: self.seen,
                 unknown_items: options.item_map.map_or(0, ItemMap::unknown),
                 negatives: options.negatives,
                 seed: options.seed,

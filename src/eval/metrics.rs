@@ -44,6 +44,9 @@ fn gain(rank: usize) -> f64 {
     1.0 / (1.0 + rank as f64).log2()
 }
 
+/// The rank of a held-out item that no list can show: in no list of any length, reciprocal rank 0.
+pub const MISS: usize = usize::MAX;
+
 /// The metrics of one user at one k; `ranks` of the distinct held-out items, at least one, in any order.
 pub fn at_k(ranks: &[usize], k: usize) -> AtK {
     let hits = ranks.iter().filter(|r| **r <= k).count();
@@ -55,7 +58,7 @@ pub fn at_k(ranks: &[usize], k: usize) -> AtK {
 
 /// Reciprocal of the best rank.
 pub fn reciprocal_rank(ranks: &[usize]) -> f64 {
-    ranks.iter().min().map_or(0.0, |r| 1.0 / *r as f64)
+    ranks.iter().filter(|r| **r != MISS).min().map_or(0.0, |r| 1.0 / *r as f64)
 }
 
 /// Running sums towards [`Metrics`]; adding in the same order gives the same bits.

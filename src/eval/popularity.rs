@@ -24,7 +24,7 @@ impl Popularity {
         &self.counts
     }
 
-    /// The rank of `target` among all items but `excluded` (distinct, without `target`).
+    /// The rank of `target` among all items but `excluded` (distinct; meaningless where it holds `target`).
     pub fn rank(&self, target: u32, excluded: &[u32]) -> usize {
         let mine = self.counts[target as usize];
         let at_least = self.ascending.len() - self.ascending.partition_point(|c| *c < mine);

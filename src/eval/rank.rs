@@ -9,7 +9,7 @@ use super::score::{Table, count_at_least, score_items};
 /// One user on the way through the tiles.
 #[derive(Clone, Debug)]
 pub struct Counter {
-    /// Items that are no candidates: ascending, distinct, without the targets.
+    /// Items that are no candidates: ascending, distinct. The rank of a target among them means nothing.
     excluded: Vec<u32>,
     /// Position in `excluded` of the first item of the next tile.
     cursor: usize,
@@ -26,7 +26,7 @@ pub struct Counter {
 const PASSES: usize = 8;
 
 impl Counter {
-    /// `targets` distinct; `excluded` ascending, distinct, without the targets.
+    /// `targets` distinct; `excluded` ascending, distinct.
     pub fn new(table: Table<'_>, vector: &[f32], targets: &[u32], excluded: Vec<u32>) -> Counter {
         let mut thresholds = Vec::new();
         score_items(table, vector, targets, &mut thresholds);

@@ -36,6 +36,8 @@ pub struct Protocol {
     pub left_out_unknown_items: usize,
     /// Users left out because the model knows no item of their history.
     pub left_out_unknown_history: usize,
+    /// Held-out items that their user's history holds too: excluded with it, so counted as misses.
+    pub seen_held_out: usize,
     /// Items of the data that the model does not know.
     pub unknown_items: usize,
     /// Negatives of the sampled rankings, 0 for none.
@@ -174,6 +176,13 @@ impl Protocol {
             "items of the history are excluded (--keep-seen ranks them too)"
         };
         let _ = writeln!(out, "ranking  history = {}; {seen}", self.history);
+        if self.seen_held_out > 0 {
+            let _ = writeln!(
+                out,
+                "         held-out items that the history holds too: {}; never recommended, so misses (--keep-seen ranks them)",
+                digits(self.seen_held_out as u64)
+            );
+        }
         let _ =
             writeln!(out, "ties     count against the model: rank = 1 + other candidates that score at least as high");
         out

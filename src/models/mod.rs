@@ -1,6 +1,6 @@
 /*! Models, one file each. A model turns a batch of item sequences into [`Representations`]; what it is trained for is the
 business of a task. Being in the list of [`for_all_models!`](crate::for_all_models) gives a model its name on the command
-line, its gradient, overfit and resume tests.
+line, and its gradient, parity and overfit tests.
 */
 
 pub mod bert4rec;

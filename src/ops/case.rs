@@ -1,5 +1,5 @@
 //! A case: one concrete call of an op (and of its backward pass), with its memory plan and how its inputs are filled.
-//! The same cases serve the gradient tests, parity between backends, `mipgpu check` and the microbenchmarks.
+//! The same cases serve the gradient tests and parity between backends.
 
 use super::{Memory, NoOp, Op, Run, prove};
 use crate::{

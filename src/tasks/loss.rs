@@ -227,7 +227,7 @@ impl Loss {
         let Some(s) = &self.sampled else {
             b.run(&CrossEntropyBwd {
                 dh: Dst::Write(r.scored.dy),
-                dtable: Dst::Write(r.item.dw),
+                dtable: Dst::Write(r.item.dw.first(v * d)),
                 dbias: Dst::Write(r.item_bias.dw),
                 dloss: self.dloss,
                 h: r.scored.y,

@@ -71,9 +71,8 @@ const NO_SUM: &str = "0000000000000000000000000000000000000000000000000000000000
 #[serde(deny_unknown_fields)]
 struct Metadata {
     version: u32,
-    /// Of the whole file, in hex. The first files of version 1 have none.
-    #[serde(default)]
-    sha256: Option<String>,
+    /// Of the whole file, in hex.
+    sha256: String,
     /// Fingerprint of the item vocabulary the rows of `item.weight` belong to.
     vocabulary: String,
     state: State,
@@ -131,7 +130,7 @@ pub fn save(
         })
         .collect();
     let metadata =
-        Metadata { version: VERSION, sha256: Some(NO_SUM.into()), vocabulary: vocabulary.into(), state: state.clone() };
+        Metadata { version: VERSION, sha256: NO_SUM.into(), vocabulary: vocabulary.into(), state: state.clone() };
     let json = serde_json::to_string(&metadata).map_err(|e| Error::internal(e.to_string()))?;
     let mut bytes = safetensors::serialize(views, Some(HashMap::from([(KEY.to_string(), json)])))
         .map_err(|e| Error::internal(format!("{}: {e}", path.display())))?;
@@ -163,14 +162,12 @@ pub fn load(path: &Path, b: &mut dyn Memory, params: &[Param], moments: bool, vo
     if metadata.version != VERSION {
         return Err(broken(format!("checkpoint version {}, this program reads {VERSION}", metadata.version)));
     }
-    if let Some(sum) = &metadata.sha256 {
-        let place = place_of(sum, &bytes);
-        if let Some(at) = place {
-            bytes[at..at + NO_SUM.len()].copy_from_slice(NO_SUM.as_bytes());
-        }
-        if place.is_none() || hex(&Sha256::digest(&bytes)) != *sum {
-            return Err(broken("its checksum does not match its contents".into()).hint(DAMAGED));
-        }
+    let place = place_of(&metadata.sha256, &bytes);
+    if let Some(at) = place {
+        bytes[at..at + NO_SUM.len()].copy_from_slice(NO_SUM.as_bytes());
+    }
+    if place.is_none() || hex(&Sha256::digest(&bytes)) != metadata.sha256 {
+        return Err(broken("its checksum does not match its contents".into()).hint(DAMAGED));
     }
     if metadata.vocabulary != vocabulary {
         return Err(broken("the checkpoint belongs to another item vocabulary".into())

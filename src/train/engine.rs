@@ -50,6 +50,16 @@ impl<M: Model, B: Backend> Engine<M, B> {
     /// # Errors
     /// Settings that contradict each other, or need more memory than this machine has.
     pub fn new(settings: &Settings, counts: &[u64], open: impl FnOnce(&Planner) -> B) -> Result<Self> {
+        let mut engine = Self::blank(settings, counts, open)?;
+        engine.draw_weights();
+        Ok(engine)
+    }
+
+    /// The same with all weights zero, for a checkpoint to be loaded into.
+    ///
+    /// # Errors
+    /// As [`Engine::new`].
+    pub fn blank(settings: &Settings, counts: &[u64], open: impl FnOnce(&Planner) -> B) -> Result<Self> {
         settings.check()?;
         let mut plan = Planner::new();
         let (b, t) = (settings.batch, settings.length);
@@ -74,7 +84,7 @@ impl<M: Model, B: Backend> Engine<M, B> {
         }
         let mut backend = open(&plan);
         let host_loss = loss.prepare(&mut backend, counts, settings.log_q);
-        let mut engine = Engine {
+        Ok(Engine {
             host: HostInput::with_capacity(&capacity),
             plan,
             model,
@@ -86,9 +96,7 @@ impl<M: Model, B: Backend> Engine<M, B> {
             settings: settings.clone(),
             host_loss,
             r,
-        };
-        engine.draw_weights();
-        Ok(engine)
+        })
     }
 
     fn draw_weights(&mut self) {

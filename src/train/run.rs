@@ -6,9 +6,9 @@ throughput · `report.json` the evaluation after training.
 */
 
 use std::{
-    fs,
+    fs::{self, File, TryLockError},
     io::{ErrorKind, Write},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
@@ -103,10 +103,33 @@ impl RunFolder {
             return Err(Error::user(format!("{}: the folder is not empty", self.path.display()))
                 .hint("choose a new folder with --out"));
         }
+        if begun {
+            // It may be about to write its first checkpoint.
+            self.lock()?;
+        }
         fs::create_dir_all(&self.path).at_path(&self.path)?;
-        items.save(&self.items())?;
+        // The config first: a folder with a config and no checkpoint is a run that ended early, and may be replaced.
         let text = toml::to_string(config).map_err(|e| Error::internal(format!("config.toml: {e}")))?;
-        write_atomically(&self.config_path(), |f| f.write_all(text.as_bytes()))
+        write_atomically(&self.config_path(), |f| f.write_all(text.as_bytes()))?;
+        items.save(&self.items())
+    }
+
+    /// Keeps other processes from training this run at the same time, until the lock is dropped or the process ends.
+    ///
+    /// # Errors
+    /// Another process has it.
+    pub fn lock(&self) -> Result<File> {
+        let path = self.config_path();
+        let file = File::open(&path).at_path(&path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(TryLockError::WouldBlock) => {
+                Err(Error::user(format!("{}: another process is training this run", self.path.display()))
+                    .hint("wait for it to end, or train into another folder with --out"))
+            }
+            // A file system without locks: better to train than not.
+            Err(TryLockError::Error(_)) => Ok(file),
+        }
     }
 
     /// Reads the configuration of an existing run.
@@ -216,8 +239,10 @@ impl<'a, M: Model, B: Backend> Loop<'a, M, B> {
         let train = job.split.train();
         let users: Vec<u32> = (0..job.data.users()).filter(|u| train.len_of(*u) > 0).map(|u| u as u32).collect();
         let steps = users.len().div_ceil(s.batch) as u64;
-        let schedule =
-            Schedule { peak: s.lr, warmup: s.warmup, total: steps * s.epochs as u64, end: s.final_lr, decay: s.decay };
+        let total = steps * s.epochs as u64;
+        // A fixed number of steps would outlast a small run.
+        let warmup = s.warmup.min(total / 10);
+        let schedule = Schedule { peak: s.lr, warmup, total, end: s.final_lr, decay: s.decay };
         let task = MaskedItem::new(MaskSettings {
             mask: s.mask,
             mask_last: s.mask_last,
@@ -386,10 +411,4 @@ impl<'a, M: Model, B: Backend> Loop<'a, M, B> {
         let mut file = fs::OpenOptions::new().create(true).append(true).open(&path).at_path(&path)?;
         writeln!(file, "{line}").at_path(&path)
     }
-}
-
-/// The newest folder below `dir` that holds a run.
-pub fn newest_run(dir: &Path) -> Option<PathBuf> {
-    let runs = fs::read_dir(dir).ok()?.flatten().map(|e| e.path()).filter(|p| p.join("config.toml").exists());
-    runs.max_by_key(|p| fs::metadata(p.join("config.toml")).and_then(|m| m.modified()).ok())
 }

@@ -78,7 +78,7 @@ settings! {
         epochs: u32 = 100, "100", "Passes over the users";
         batch: usize = 32, "32", "Sequences a step";
         lr: f32 = 1.5e-3, "0.0015", "Highest learning rate";
-        warmup: u64 = 500, "500", "Steps of linear warm-up";
+        warmup: u64 = 500, "500", "Steps of linear warm-up; at most a tenth of the run";
         decay: Decay = Decay::Cosine, "cosine", "How the learning rate falls after the warm-up";
         final_lr: f32 = 0.02, "0.02", "Where the learning rate ends, as a share of --lr";
         weight_decay: f32 = 0.01, "0.01", "Weight decay of matrices (AdamW)";
@@ -96,7 +96,8 @@ settings! {
 
 /// A probability or share in [0, 1).
 fn share(name: &str, x: f32) -> Result<()> {
-    if (0.0..1.0).contains(&x) {
+    // Drop probabilities are rounded to 1/65536: one that rounds to 1 would leave nothing.
+    if (0.0..1.0 - 1.0 / 65536.0).contains(&x) {
         return Ok(());
     }
     Err(Error::user(format!("--{name} {x} is out of range")).hint(format!("--{name} must be at least 0 and below 1")))
@@ -201,7 +202,8 @@ impl Settings {
             return Err(Error::user(format!("--{name} {x} is out of range")).hint("it must be a number of at least 0"));
         }
         share("beta1", self.beta1)?;
-        share("beta2", self.beta2)
+        // Not a drop probability: only 1 itself is out.
+        if self.beta2 < 1.0 { Ok(()) } else { share("beta2", self.beta2) }
     }
 
     /// The part that shapes the model.

@@ -111,7 +111,7 @@ impl Trained {
             fn call<B: Backend + 'static>(self, open: fn(&Planner) -> B) -> Self::Out {
                 let Load(folder, config, items, which, _) = self.0;
                 // Counts only matter to sampled losses, which are not asked for here.
-                let mut engine = Engine::<M, B>::new(&config.settings, &vec![1; items.len()], open)?;
+                let mut engine = Engine::<M, B>::blank(&config.settings, &vec![1; items.len()], open)?;
                 let path = if which == Which::Best { folder.best() } else { folder.last() };
                 if !path.exists() {
                     let run = folder.path.display();

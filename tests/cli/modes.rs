@@ -141,13 +141,6 @@ fn json_is_one_object_a_line_and_quiet_says_nothing() {
 }
 
 #[test]
-fn a_warm_up_that_never_ends_is_warned_of() {
-    let p = Place::new();
-    let done = p.run("train data --out run --epochs 1 --width 16 --length 20");
-    assert!(done.code == Some(0) && done.err.contains("--warmup is 500"), "{done:?}");
-}
-
-#[test]
 fn help_and_version_are_results() {
     let p = Place::new();
     for words in

@@ -124,6 +124,41 @@ fn an_output_that_is_there_is_kept_unless_forced() {
     assert_eq!(fs::read_dir(desk.out().parent().unwrap()).unwrap().count(), 1);
 }
 
+/// What a kill between the two renames of a forced import leaves is put right by the next import.
+#[test]
+fn a_replacement_killed_half_way_is_mended_by_the_next_import() {
+    let desk = Desk::new();
+    let (one, two) = (desk.write("1.csv", "user,item\na,x\n"), desk.write("2.csv", "user,item\nb,y\n"));
+    desk.import(std::slice::from_ref(&one), &Default::default()).unwrap();
+    let name = desk.out().file_name().unwrap().to_string_lossy().into_owned();
+    let aside = desk.out().with_file_name(format!(".{name}.replaced"));
+    // Killed before the new data had their name: the old ones come back, and are not overwritten without --force.
+    fs::rename(desk.out(), &aside).unwrap();
+    let error = desk.import(std::slice::from_ref(&two), &Default::default()).unwrap_err().to_string();
+    assert!(error.contains("already there"), "{error}");
+    assert_eq!(Dataset::open(&desk.out()).unwrap().user_keys().key(0), "a");
+    // Killed after that: the old ones are cleared away.
+    fs::create_dir(&aside).unwrap();
+    let (data, _, _) = desk.import(&[two], &ImportOptions { force: true, ..Default::default() }).unwrap();
+    assert_eq!(data.user_keys().key(0), "b");
+    assert!(!aside.exists());
+}
+
+#[test]
+fn text_after_a_closing_quote_is_kept() {
+    let desk = Desk::new();
+    let log = desk.write("q.csv", "user,item\n\"abc\"def,x\n\"abc\" ,y\nabc,z\n");
+    let (data, _, _) = desk.import(&[log], &Default::default()).unwrap();
+    let keys: Vec<&str> = (0..data.users()).map(|u| data.user_keys().key(u)).collect();
+    assert_eq!(keys, ["\"abc\"def", "abc"], "two users, not one");
+}
+
+#[test]
+fn quoted_blanks_alone_are_no_log() {
+    let error = refusal_of("l.csv", "\"\"\n\"\"\n", ImportOptions::default());
+    assert!(error.to_string().contains("l.csv"), "{error}");
+}
+
 #[test]
 fn an_interrupted_import_leaves_nothing() {
     let desk = Desk::new();

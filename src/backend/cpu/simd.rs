@@ -98,9 +98,10 @@ pub fn dispatch<K: Kernel>(kernel: K) -> K::Out {
 /// Runs a kernel with the given instruction set, which must be available.
 #[inline]
 pub fn dispatch_on<K: Kernel>(isa: Isa, kernel: K) -> K::Out {
+    assert!(isa == Isa::current() || isa.supported(), "this processor has no {isa:?}");
     #[cfg(target_arch = "x86_64")]
     match isa {
-        // SAFETY: an `Isa` other than Portable is only named after its detection (`current`, `available`).
+        // SAFETY: the assertion: `current` names only what was detected.
         Isa::Avx512 => return unsafe { x86::run_avx512(kernel) },
         // SAFETY: as above.
         Isa::Avx2 => return unsafe { x86::run_avx2(kernel) },

@@ -130,13 +130,21 @@ fn separated(
                     Some(_) => pos += 1,
                 }
             }
-            if fields.len() < most {
+            let pushed = fields.len() < most;
+            if pushed {
                 fields.push(Field { start: start + 1, end: pos, escaped });
             }
             pos += 1;
-            // Whatever stands between the closing quote and the delimiter is dropped (blanks, as a rule).
+            let closed = pos;
             while pos < text.len() && text[pos] != byte && text[pos] != b'\n' {
                 pos += 1;
+            }
+            // Blanks after the closing quote mean nothing. Anything else does: the field is then taken as it stands,
+            // quotes and all, so that no two keys become one by a dropped end.
+            let rest = text[closed..pos].trim_ascii_end();
+            if pushed && !rest.is_empty() {
+                let last = fields.len() - 1;
+                fields[last] = Field { start, end: closed + rest.len(), escaped: false };
             }
         } else {
             while pos < text.len() && text[pos] != byte && text[pos] != b'\n' {

@@ -143,7 +143,7 @@ fn delimiter_of(text: &[u8], path: &Path, options: &ImportOptions) -> Result<Del
     for delimiter in candidates {
         let rows = cells(text, delimiter);
         let rows = &rows[..rows.len().min(SAMPLE_ROWS)];
-        let width = rows[0].len();
+        let width = rows.first().map_or(0, Vec::len);
         if width < 2 {
             continue;
         }
@@ -182,6 +182,10 @@ pub(crate) fn table(path: &Path, gzip: bool, options: &ImportOptions, known: &dy
         .take(SAMPLE_ROWS)
         .map(|row| row.iter().map(|cell| String::from_utf8_lossy(cell).into_owned()).collect())
         .collect();
+    if rows.is_empty() {
+        return Err(Error::user(format!("{}: nothing but blank lines", path.display()))
+            .hint("a log has a row for each interaction: user, item and, as a rule, a time"));
+    }
     let number = |cell: &str| parse_number(cell.as_bytes()).is_some() || cell.parse::<f64>().is_ok();
     // A header: no numbers in it, and a name that is known, or words above a column of numbers.
     let words_above_numbers = || {

@@ -37,6 +37,7 @@ impl Staging {
         })?;
         let parent = parent_of(out);
         fs::create_dir_all(&parent).at_path(&parent)?;
+        recover(out, force)?;
         let path = parent.join(format!(".{}.importing-{}", name.to_string_lossy(), std::process::id()));
         // Left by a killed process that had the same number.
         let _ = fs::remove_dir_all(&path);
@@ -53,7 +54,7 @@ impl Staging {
         check_free(out, force)?;
         sync_dir(&self.path)?;
         // Two renames cannot be one step; between them the old data stand aside, whole, and come back on failure.
-        let aside = self.path.with_extension("replaced");
+        let aside = aside_of(out);
         let replaces = out.exists();
         if replaces {
             fs::rename(out, &aside).at_path(out)?;
@@ -78,6 +79,25 @@ impl Drop for Staging {
             let _ = fs::remove_dir_all(&self.path);
         }
     }
+}
+
+/// Where an earlier data set stands while the new one takes its name.
+fn aside_of(out: &Path) -> PathBuf {
+    parent_of(out).join(format!(".{}.replaced", out.file_name().unwrap_or_default().to_string_lossy()))
+}
+
+/// Clears up after a process that was killed while it replaced a data set: the old one gets its name back where the new
+/// one had not taken it yet, and is removed where it had.
+fn recover(out: &Path, force: bool) -> Result<()> {
+    let aside = aside_of(out);
+    if !aside.exists() {
+        return Ok(());
+    }
+    if out.exists() {
+        return fs::remove_dir_all(&aside).at_path(&aside);
+    }
+    fs::rename(&aside, out).at_path(out)?;
+    check_free(out, force)
 }
 
 fn parent_of(out: &Path) -> PathBuf {
