@@ -137,7 +137,7 @@ impl<S: Scalar> HostArenas<S> {
 
     /// Computes element i of a destination as `value(i)` for the first `n` elements: overwritten, added to, or (Skip) not
     /// even computed. For references: `value` reads other spans, never the destination.
-    pub fn compute<E: Element>(&self, dst: Dst<E>, n: usize, value: impl Fn(usize) -> S) {
+    pub(crate) fn compute<E: Element>(&self, dst: Dst<E>, n: usize, value: impl Fn(usize) -> S) {
         let Some(span) = dst.span() else { return };
         // SAFETY: an op's destinations are disjoint from each other and from its sources (`Op::assert_disjoint`).
         let out = unsafe { self.get_mut(span.first(n)) };

@@ -1,4 +1,4 @@
-/*! Checkpoints: safetensors files of named weights, with the state of the run as JSON in their metadata.
+/*! Checkpoints: safetensors files of named weights, with settings and state of the run as JSON in their metadata.
 
 `best.safetensors` holds the weights of the best validation; `last.safetensors` also holds the optimiser's moments
 (`optimizer.m.NAME`, `optimizer.v.NAME`) and where the run stands, enough to continue to the same bits: everything random
@@ -14,6 +14,7 @@ use safetensors::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::settings::Settings;
 use crate::{
     base::{Error, Result, atomic::write_atomically, error::IoContext},
     data::hex,
@@ -75,6 +76,8 @@ struct Metadata {
     sha256: String,
     /// Fingerprint of the item vocabulary the rows of `item.weight` belong to.
     vocabulary: String,
+    /// What shaped the model and its training, so that the file explains itself.
+    settings: Settings,
     state: State,
 }
 
@@ -120,6 +123,7 @@ pub fn save(
     params: &[Param],
     moments: bool,
     vocabulary: &str,
+    settings: &Settings,
     state: &State,
 ) -> Result<()> {
     let views: Vec<(String, Tensor)> = tensors(params, moments)
@@ -129,8 +133,13 @@ pub fn save(
             (name, Tensor { shape: p.shape.clone(), values })
         })
         .collect();
-    let metadata =
-        Metadata { version: VERSION, sha256: NO_SUM.into(), vocabulary: vocabulary.into(), state: state.clone() };
+    let metadata = Metadata {
+        version: VERSION,
+        sha256: NO_SUM.into(),
+        vocabulary: vocabulary.into(),
+        settings: settings.clone(),
+        state: state.clone(),
+    };
     let json = serde_json::to_string(&metadata).map_err(|e| Error::internal(e.to_string()))?;
     let mut bytes = safetensors::serialize(views, Some(HashMap::from([(KEY.to_string(), json)])))
         .map_err(|e| Error::internal(format!("{}: {e}", path.display())))?;

@@ -71,13 +71,16 @@ impl<M: Model, B: Backend> Engine<M, B> {
         let loss = Loss::plan(&mut plan, &settings.loss(), r.clone(), capacity.m, settings.seed)?;
         plan.label("optimiser");
         let (hyper, norm) = (plan.stat(3), plan.stat(1));
+        // Writing a checkpoint copies weights and moments, and serialises the copies.
+        let weights: usize = plan.params().iter().map(|p| p.w.len()).sum();
+        let needed = (plan.bytes() + 24 * weights) as u64;
         if let Some(there) = machine_bytes()
-            && plan.bytes() as u64 > there
+            && needed > there
         {
             let gb = |bytes: u64| bytes.div_ceil(1 << 30);
             return Err(Error::user(format!(
                 "these settings need {} GB of memory, this machine has {}",
-                gb(plan.bytes() as u64),
+                gb(needed),
                 gb(there)
             ))
             .hint("lower --batch, --length, --width, --blocks or --negatives"));

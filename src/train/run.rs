@@ -367,7 +367,15 @@ impl<'a, M: Model, B: Backend> Loop<'a, M, B> {
             self.state.best = ndcg.map(|ndcg| (epoch, ndcg));
             self.state.stale = 0;
             let Engine { plan, backend, .. } = &mut self.engine;
-            checkpoint::save(&self.job.folder.best(), backend, plan.params(), false, &self.vocabulary, &self.state)?;
+            checkpoint::save(
+                &self.job.folder.best(),
+                backend,
+                plan.params(),
+                false,
+                &self.vocabulary,
+                &self.job.config.settings,
+                &self.state,
+            )?;
         } else if ndcg.is_some() {
             self.state.stale += 1;
             self.state.done = s.patience > 0 && self.state.stale >= s.patience;
@@ -389,7 +397,15 @@ impl<'a, M: Model, B: Backend> Loop<'a, M, B> {
     fn save_last(&mut self) -> Result<()> {
         let Engine { plan, backend, .. } = &mut self.engine;
         let folder = self.job.folder;
-        checkpoint::save(&folder.last(), backend, plan.params(), true, &self.vocabulary, &self.state)?;
+        checkpoint::save(
+            &folder.last(),
+            backend,
+            plan.params(),
+            true,
+            &self.vocabulary,
+            &self.job.config.settings,
+            &self.state,
+        )?;
         self.write_curve()?;
         self.saved = Instant::now();
         Ok(())

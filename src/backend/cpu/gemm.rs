@@ -3,7 +3,8 @@
 B is packed once into panels of two vectors' width, `[panel][k][NR]`, zero-padded, so that the inner loop reads it
 in one straight line; a packed weight serves all row tiles of all threads. A is read where it lies, element by
 element broadcast over a tile of MR rows by NR columns that stays in registers, so A may have any strides; only
-where it is walked across its rows (A^T B over thousands of rows) is a cache-sized piece of it copied. What becomes of a finished tile is the business of an [`Epilogue`]:
+where it is walked across its rows (A^T B over thousands of rows) is a cache-sized piece of it copied. What becomes of a finished tile is the
+business of an [`Epilogue`]:
 store, accumulate, add a bias, take exp(logit - lse), in registers, before anything reaches memory.
 
 A tile sums over k in order, one rounding a step; results depend on the instruction set but on nothing else. Products
@@ -294,7 +295,7 @@ unsafe impl Sync for Dest {}
 
 impl Dest {
     /// A (rows, cols) destination inside `data` with rows `rs` apart. Panics when it would reach outside.
-    pub fn new(data: &mut [f32], rows: usize, cols: usize, rs: usize) -> Self {
+    pub(super) fn new(data: &mut [f32], rows: usize, cols: usize, rs: usize) -> Self {
         assert!(rows == 0 || cols == 0 || (rows - 1) * rs + cols <= data.len(), "destination reaches outside");
         Dest { ptr: data.as_mut_ptr(), rs }
     }
