@@ -197,3 +197,16 @@ fn a_fault_of_the_backward_pass_is_named_as_such() {
     assert!(error.contains("step 5: loss") && !error.contains("loss NaN") && !error.contains("loss inf"), "{error}");
     assert!(!error.contains("cross_entropy_bwd"), "{error}");
 }
+
+/// The loss of a step is that of the weights before it: what the step itself ruins is seen by looking back.
+#[test]
+fn weights_that_a_step_ruined_are_noticed_before_they_are_saved() {
+    let s = Settings { clip: 0.0, ..variants()[0].clone() };
+    let mut e = Engine::<models::Bert4Rec, _>::new(&s, &counts(), Cpu::new).unwrap();
+    let target = fill(&mut e, &s);
+    assert!(e.step(&target, 1, 1e-3).is_ok() && e.check_weights(1).is_ok());
+    let target = fill(&mut e, &s);
+    assert!(e.step(&target, 2, 1e30).is_ok(), "its own loss is still that of good weights");
+    let error = e.check_weights(2).unwrap_err().to_string();
+    assert!(error.contains("after step 2") && error.contains(" of "), "{error}");
+}

@@ -41,6 +41,8 @@ pub struct Engine<M, B> {
     host: HostInput,
     host_loss: HostLoss,
     r: Representations,
+    /// The batch of the last training step, while it is still on the backend.
+    trained_on: Option<Shape>,
 }
 
 impl<M: Model, B: Backend> Engine<M, B> {
@@ -99,6 +101,7 @@ impl<M: Model, B: Backend> Engine<M, B> {
             settings: settings.clone(),
             host_loss,
             r,
+            trained_on: None,
         })
     }
 
@@ -140,8 +143,11 @@ impl<M: Model, B: Backend> Engine<M, B> {
         self.backend.run(&GradNorm { norm: self.norm, g, n: g.len() });
         let report = StepReport { loss: self.read_one(self.loss.value), norm: self.read_one(self.norm) };
         if !report.loss.is_finite() || !report.norm.is_finite() {
-            return Err(self.first_fault(&shape, step, &report));
+            let place = self.first_fault(&shape);
+            let (loss, norm) = (report.loss, report.norm);
+            return Err(not_finite(format!("step {step}: loss {loss}, gradient norm {norm}: not finite, {place}")));
         }
+        self.trained_on = Some(shape);
         let s = &self.settings;
         for p in self.plan.params() {
             self.backend.run(&AdamW {
@@ -168,20 +174,36 @@ impl<M: Model, B: Backend> Engine<M, B> {
         x[0]
     }
 
-    /// Repeats the step with every result read back, to name the op and the layer that broke.
-    fn first_fault(&mut self, shape: &Shape, step: u64, report: &StepReport) -> Error {
+    /// Whether the weights that step `step` left still give a finite loss, on its own batch: the loss of a step is that of
+    /// the weights before it, so what the last one did to them is only seen by a look back. Does nothing once the batch
+    /// has made room for others.
+    ///
+    /// # Errors
+    /// They do not; names the first op and layer.
+    pub fn check_weights(&mut self, step: u64) -> Result<()> {
+        let Some(shape) = self.trained_on else { return Ok(()) };
+        self.model.forward(&mut self.backend, &shape);
+        self.loss.forward(&mut self.backend, shape.m);
+        let loss = self.read_one(self.loss.value);
+        if loss.is_finite() {
+            return Ok(());
+        }
+        let place = self.first_fault(&shape);
+        Err(not_finite(format!("after step {step}: loss {loss}: not finite, {place}")))
+    }
+
+    /// Repeats a step's passes with every result read back, to name the op and the layer that broke.
+    fn first_fault(&mut self, shape: &Shape) -> String {
         let mut checked = Checked::new(&mut self.backend);
         passes(&self.model, &self.loss, &mut checked, shape, &self.host_loss);
-        let place = match checked.first_fault {
+        match checked.first_fault {
             Some((op, span)) => {
                 let layer = self.plan.params().iter().find(|p| p.w.raw() == span || p.dw.raw() == span);
                 let layer = layer.map_or(self.plan.owner(span), |p| &p.name);
                 format!("first in {op} of {layer}")
             }
             None => "in the gradient norm".to_string(),
-        };
-        Error::user(format!("step {step}: loss {}, gradient norm {}: not finite, {place}", report.loss, report.norm))
-            .hint("lower --lr, raise --warmup or set --clip")
+        }
     }
 
     /// All parameters.
@@ -212,6 +234,7 @@ impl<M: Model, B: Backend> Engine<M, B> {
     pub fn encode(&mut self, histories: &[&[u32]], out: &mut [f32]) {
         let (c, d) = (self.input.capacity, self.r.d);
         assert_eq!(out.len(), histories.len() * d);
+        self.trained_on = None;
         for (chunk, out) in histories.chunks(c.b).zip(out.chunks_mut(c.b * d)) {
             self.host.clear();
             for history in chunk {
@@ -245,6 +268,10 @@ fn machine_bytes() -> Option<u64> {
         text.lines().find_map(|line| line.strip_prefix(name))?.trim().strip_suffix("kB")?.trim().parse().ok()
     };
     Some((kb("MemTotal:")? + kb("SwapTotal:").unwrap_or(0)) << 10)
+}
+
+fn not_finite(what: String) -> Error {
+    Error::user(what).hint("lower --lr, raise --warmup or set --clip")
 }
 
 /// Forward, loss, and back.

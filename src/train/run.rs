@@ -338,6 +338,7 @@ impl<'a, M: Model, B: Backend> Loop<'a, M, B> {
 
     /// Books the finished epoch, validates when it is time to; whether it is the best so far.
     fn close_epoch(&mut self) -> Result<bool> {
+        self.check_weights()?;
         let s = &self.job.config.settings;
         let state = &mut self.state;
         state.epoch += 1;
@@ -394,7 +395,15 @@ impl<'a, M: Model, B: Backend> Loop<'a, M, B> {
         e.hint(format!("{hint}, in a new run; the last good checkpoint of this one is {}", last.display()))
     }
 
+    /// Before anything is overwritten or validated: weights that a step has just ruined are no checkpoint.
+    fn check_weights(&mut self) -> Result<()> {
+        let epoch = self.state.epoch + 1;
+        let checked = self.engine.check_weights(self.state.step);
+        checked.map_err(|e| self.point_to_last(e.at(format!("epoch {epoch}"))))
+    }
+
     fn save_last(&mut self) -> Result<()> {
+        self.check_weights()?;
         let Engine { plan, backend, .. } = &mut self.engine;
         let folder = self.job.folder;
         checkpoint::save(
