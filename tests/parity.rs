@@ -33,3 +33,48 @@ fn so_does_every_instruction_set_of_this_processor() {
         assert!(test.status.success() && said.contains(&format!("proved on {isa:?}")), "{isa:?}: {said}");
     }
 }
+
+/// An op that no case runs would be trusted unproved.
+#[test]
+fn every_op_of_the_list_is_run_by_a_case() {
+    use mipgpu::ops::*;
+    type Ran = std::rc::Rc<std::cell::RefCell<std::collections::BTreeSet<&'static str>>>;
+    struct Recorder {
+        inner: Cpu,
+        ran: Ran,
+    }
+    impl<O: Op> Run<O> for Recorder
+    where
+        Cpu: Run<O>,
+    {
+        fn run(&mut self, op: &O) {
+            self.ran.borrow_mut().insert(O::NAME);
+            self.inner.run(op);
+        }
+    }
+    impl Memory for Recorder {
+        fn write(&mut self, span: mipgpu::mem::RawSpan, values: &[f32]) {
+            self.inner.write(span, values);
+        }
+        fn read(&mut self, span: mipgpu::mem::RawSpan, values: &mut [f32]) {
+            self.inner.read(span, values);
+        }
+        fn write_ids(&mut self, span: mipgpu::mem::Span<mipgpu::mem::U32>, values: &[u32]) {
+            self.inner.write_ids(span, values);
+        }
+        fn read_ids(&mut self, span: mipgpu::mem::Span<mipgpu::mem::U32>, values: &mut [u32]) {
+            self.inner.read_ids(span, values);
+        }
+    }
+    let ran = Ran::default();
+    for case in all_cases::<Recorder>() {
+        let ran = ran.clone();
+        case.parity(&move |plan| Recorder { inner: Cpu::new(plan), ran: ran.clone() }).unwrap();
+    }
+    macro_rules! names {
+        ($($op:ident),*) => { [$(<$op as Spans>::NAME),*] };
+    }
+    let missing: Vec<&str> =
+        mipgpu::for_all_ops!(names).into_iter().filter(|name| !ran.borrow().contains(name)).collect();
+    assert!(missing.is_empty(), "no case runs {missing:?}");
+}

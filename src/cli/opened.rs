@@ -51,6 +51,11 @@ pub fn open_run(run: &Path, last: bool) -> Result<OpenRun> {
 /// # Errors
 /// No data set there, or a damaged one.
 pub fn open_data(path: &Path) -> Result<Dataset> {
+    if !path.exists() {
+        return Err(Error::user(format!("{}: there is no such folder", path.display())).hint(
+            "make one with `mipgpu import`; if a run's data have moved, say where: `eval RUN DATA`, `--data DIR`",
+        ));
+    }
     let data = Dataset::open(path)?;
     data.verify()?;
     Ok(data)

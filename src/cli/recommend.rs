@@ -272,8 +272,14 @@ impl Desk<'_> {
                 Error::user(format!("standard input, line {number}: {e}")).hint("the lines must be UTF-8 text")
             })?;
             if !line.trim().is_empty() {
-                let (id, keys) = parse_request(&line).map_err(|e| e.at(format!("standard input, line {number}")))?;
-                requests.push(self.request(id, keys));
+                match parse_request(&line) {
+                    Ok((id, keys)) => requests.push(self.request(id, keys)),
+                    Err(e) => {
+                        // What was asked before the bad line is answered first.
+                        print(&self.answer(&requests)?);
+                        return Err(e.at(format!("standard input, line {number}")));
+                    }
+                }
             }
             if requests.len() == batch || (!requests.is_empty() && (read == 0 || input.buffer().is_empty())) {
                 print(&self.answer(&requests)?);

@@ -300,7 +300,9 @@ impl Progress {
             digits((bytes >> 20) as u64)
         ));
         let total = steps * self.epochs as u64;
-        if state.step > 0 {
+        if state.done {
+            self.printer.say("resume  nothing to do: the run had come to its end; here is its evaluation");
+        } else if state.step > 0 {
             self.printer.say(format_args!("resume  from epoch {}, step {}", state.epoch, state.step));
         }
         self.printer.say("");

@@ -107,6 +107,9 @@ impl Report {
             table(&mut out, &title, &sampled.ranking, single);
         }
         if !self.sampled.is_empty() {
+            if self.protocol.seen_held_out > 0 {
+                out.push_str("\nsampled rankings do rank the held-out items that the history holds too\n");
+            }
             out.push_str(
                 "\nsampled numbers are not comparable with full ranking, nor with other numbers of negatives\n",
             );
@@ -154,10 +157,14 @@ impl Protocol {
                 digits(s.unseen_items as u64)
             );
         }
+        // Whoever has neither a held-out event here nor another reason to be missing.
+        let others = self.left_out_unknown_items + self.left_out_unknown_history;
+        let no_history = if self.part == "test" { s.no_history_users } else { 0 };
+        let nothing = s.users.saturating_sub(self.users as usize + others + no_history);
         let _ = write!(out, "users    {} evaluated on their {} events", digits(self.users), self.part);
         for (n, why) in [
-            (s.train_only_users, "with nothing held out"),
-            (if self.part == "test" { s.no_history_users } else { 0 }, "with no history before the test"),
+            (nothing, "with nothing held out for it"),
+            (no_history, "with no history before the test"),
             (self.left_out_unknown_items, "whose held-out items the model does not know"),
             (self.left_out_unknown_history, "whose history the model does not know"),
         ] {
@@ -179,7 +186,7 @@ impl Protocol {
         if self.seen_held_out > 0 {
             let _ = writeln!(
                 out,
-                "         held-out items that the history holds too: {}; never recommended, so misses (--keep-seen ranks them)",
+                "         held-out items that the history holds too: {}; never recommended, so misses of full ranking (--keep-seen ranks them)",
                 digits(self.seen_held_out as u64)
             );
         }

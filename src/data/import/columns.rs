@@ -135,6 +135,9 @@ pub(crate) fn choose(
     if !named {
         by_content(names.len(), sample, &mut found);
     }
+    if named && found[Role::Time as usize].is_none() && !refused[Role::Time as usize] {
+        found[Role::Time as usize] = time_by_content(names, sample, &found)?;
+    }
     for role in [Role::Time, Role::Rating] {
         if refused[role as usize] {
             found[role as usize] = None;
@@ -154,6 +157,42 @@ pub(crate) fn choose(
     Ok(columns)
 }
 
+/// Cells of one column of the sample.
+fn cells(sample: &[Vec<String>], c: usize) -> impl Iterator<Item = &str> + Clone {
+    sample.iter().filter_map(move |row| row.get(c)).map(String::as_str)
+}
+
+/// Half of the cells decide: a broken row is to be reported as such, not to make its column something else.
+fn mostly(sample: &[Vec<String>], c: usize, fits: &dyn Fn(&str) -> bool) -> bool {
+    let count = cells(sample, c).count();
+    count > 0 && 2 * cells(sample, c).filter(|cell| fits(cell)).count() >= count
+}
+
+/// Whether a column holds moments: dates, or numbers of the size that moments have.
+fn holds_times(sample: &[Vec<String>], c: usize) -> bool {
+    let time = |cell: &str| TimeKind::of_sample([cell].into_iter()).parse(cell.as_bytes()).is_some();
+    mostly(sample, c, &time) && TimeKind::of_sample(cells(sample, c)) != TimeKind::Number { unit: "unknown" }
+}
+
+/// With names, none of which is known for a time: a free column of dates, or of moments as numbers under a name that
+/// speaks of time (large numbers alone may be anything). To go by the order of the rows although times are there would
+/// be a silent loss, so several such columns are an error.
+fn time_by_content(names: &[String], sample: &[Vec<String>], found: &[Option<usize>; 4]) -> Result<Option<usize>> {
+    let speaks = |c: usize| {
+        let name = normal(&names[c]);
+        ["time", "date", "stamp"].iter().any(|word| name.contains(word)) || name.ends_with("at") || name.ends_with("on")
+    };
+    let dates = |c: usize| matches!(TimeKind::of_sample(cells(sample, c)), TimeKind::Date { .. });
+    let free = (0..names.len()).filter(|c| !found.contains(&Some(*c)));
+    let times: Vec<usize> = free.filter(|&c| holds_times(sample, c) && (dates(c) || speaks(c))).collect();
+    if times.len() > 1 {
+        let names: Vec<&str> = times.iter().map(|&c| bare(&names[c])).collect();
+        return Err(Error::user(format!("several columns may be the time: {}", names.join(", ")))
+            .hint(format!("say which: --time-col {}; or --time-col none to go by the order of the rows", names[0])));
+    }
+    Ok(times.first().copied())
+}
+
 /// Without names: the first two free columns are user and item; of the others, the first that holds times is the
 /// time, and the first that holds small numbers is the rating.
 fn by_content(columns: usize, sample: &[Vec<String>], found: &mut [Option<usize>; 4]) {
@@ -162,19 +201,12 @@ fn by_content(columns: usize, sample: &[Vec<String>], found: &mut [Option<usize>
             found[role as usize] = (0..columns).find(|c| !found.contains(&Some(*c)));
         }
     }
-    let cells = |c: usize| sample.iter().filter_map(move |row| row.get(c)).map(String::as_str);
-    // Half of the cells decide: a broken row is to be reported as such, not to make its column something else.
-    let mostly = |c: usize, fits: &dyn Fn(&str) -> bool| {
-        cells(c).next().is_some() && 2 * cells(c).filter(|cell| fits(cell)).count() >= cells(c).count()
-    };
     if found[2].is_none() {
-        let time = |cell: &str| TimeKind::of_sample([cell].into_iter()).parse(cell.as_bytes()).is_some();
-        let dated = |c: usize| TimeKind::of_sample(cells(c)) != TimeKind::Number { unit: "unknown" };
-        found[2] = (0..columns).find(|&c| !found.contains(&Some(c)) && mostly(c, &time) && dated(c));
+        found[2] = (0..columns).find(|&c| !found.contains(&Some(c)) && holds_times(sample, c));
     }
     if found[3].is_none() {
         let number = |cell: &str| cell.parse::<f32>().is_ok_and(|x| x.is_finite() && x.abs() <= 100.0);
-        found[3] = (0..columns).find(|&c| !found.contains(&Some(c)) && mostly(c, &number));
+        found[3] = (0..columns).find(|&c| !found.contains(&Some(c)) && mostly(sample, c, &number));
     }
 }
 
@@ -222,6 +254,20 @@ mod tests {
     fn a_missing_column_is_named_with_what_there_is() {
         let error = chosen("user,thing,when", &ImportOptions::default()).unwrap_err().to_string();
         assert!(error.contains("looks like the item (the columns are: user, thing, when)"), "{error}");
+    }
+
+    #[test]
+    fn a_time_of_an_unknown_name_is_told_by_content() {
+        let time = |header: &str, row: &str| {
+            choose(&names(header), true, &[names(row)], &ImportOptions::default()).map(|c| c.time)
+        };
+        assert_eq!(time("customer_id,sku,ordered_at,stars", "a,x,2024-05-01,3").unwrap(), Some(2));
+        assert_eq!(time("user,item,when", "a,x,2024-05-01T10:00:00Z").unwrap(), Some(2));
+        assert_eq!(time("user,item,played_on", "a,x,1700000000").unwrap(), Some(2));
+        assert_eq!(time("user,item,order", "a,x,1700000000").unwrap(), None, "a large number may be anything");
+        assert_eq!(time("user,item,timeframe", "a,x,1200").unwrap(), None, "too small for a moment");
+        let error = time("user,item,ordered_at,shipped_at", "a,x,2024-05-01,2024-05-02").unwrap_err().to_string();
+        assert!(error.contains("ordered_at, shipped_at") && error.contains("--time-col ordered_at"), "{error}");
     }
 
     #[test]
