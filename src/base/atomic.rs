@@ -55,6 +55,12 @@ impl Drop for Aside {
 /// # Errors
 /// Whatever `fill` or the file system says; an old file at `path` is then still there, untouched.
 pub fn write_aside(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+    // A link stands for what it points to; a device or a pipe can only be written straight into, never replaced.
+    let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    if fs::metadata(path).is_ok_and(|m| !m.is_file() && !m.is_dir()) {
+        let mut out = File::options().write(true).open(path).at_path(path)?;
+        return fill(&mut out);
+    }
     let (aside, file) = Aside::create(path.to_owned())?;
     let mut out = BufWriter::new(file);
     fill(&mut out)?;
@@ -73,6 +79,22 @@ pub fn write_atomically(path: &Path, fill: impl FnOnce(&mut dyn Write) -> std::i
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn links_and_devices_are_written_through_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, link, device) = (dir.path().join("file"), dir.path().join("link"), dir.path().join("device"));
+        fs::write(&file, b"old").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        std::os::unix::fs::symlink("/dev/null", &device).unwrap();
+        for path in [&link, &device] {
+            write_atomically(path, |f| f.write_all(b"new")).unwrap();
+            assert!(fs::symlink_metadata(path).unwrap().is_symlink(), "{}", path.display());
+        }
+        assert_eq!(fs::read(&file).unwrap(), b"new");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
+    }
 
     #[test]
     fn a_failing_writer_leaves_the_old_file_and_nothing_else() {

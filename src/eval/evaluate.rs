@@ -3,7 +3,7 @@ rankings, the popularity baseline and the slices are all read off the same pass.
 
 Candidates of a user under full ranking: the whole catalogue, without the items of the history (unless
 [`EvalOptions::keep_seen`]). A held-out item that the history holds too is then excluded with it: no list can show it,
-so it is a [`MISS`](super::metrics::MISS) (of full ranking; sampled rankings compare it with their negatives). What is a candidate must not depend on what is held out.
+so it is a [`MISS`] (of full ranking; sampled rankings compare it with their negatives). What is a candidate must not depend on what is held out.
 */
 
 use std::{borrow::Cow, collections::HashMap};
