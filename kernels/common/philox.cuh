@@ -1,0 +1,47 @@
+/*
+Philox 4x32-10 (Salmon et al., SC 2011): the bits of src/base/rng.rs, and the dropout draws of src/ops/dropout.rs.
+
+keep(i) of a dropout site: 16-bit draw number i >= threshold. Draw i stands in word i%8/2 of block i/8, low half first;
+a block is philox({block, step, site}, seed). Every pass draws again: nothing is stored.
+*/
+#pragma once
+#include "types.cuh"
+
+__device__ __forceinline__ uint4 philox(uint4 c, u32 k0, u32 k1) {
+#pragma unroll
+  for (int round = 0; round < 10; round++) {
+    const u32 hi0 = __umulhi(0xD2511F53u, c.x), lo0 = 0xD2511F53u * c.x;
+    const u32 hi1 = __umulhi(0xCD9E8D57u, c.z), lo1 = 0xCD9E8D57u * c.z;
+    c = make_uint4(hi1 ^ c.y ^ k0, lo1, hi0 ^ c.w ^ k1, lo0);
+    k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
+  }
+  return c;
+}
+
+// What a dropout site needs; a field of kernel parameters. threshold = 0: keep all.
+struct Drop {
+  u32 threshold;
+  u32 site;
+  u32 seed_lo;
+  u32 seed_hi;
+  float scale;
+};
+
+// The four words with the draws of elements [8*block, 8*block + 8).
+__device__ __forceinline__ uint4 drop_block(const Drop& d, u32 step, u64 block) {
+  return philox(make_uint4((u32)block, (u32)(block >> 32), step, d.site), d.seed_lo, d.seed_hi);
+}
+
+// The factor of draw `i` of 8 in a word pair: d.scale or 0.
+__device__ __forceinline__ float drop_factor(const Drop& d, u32 word, int half) {
+  return (half ? word >> 16 : word & 0xffffu) >= d.threshold ? d.scale : 0.f;
+}
+
+// x[k] *= factor of element 8*block + k.
+__device__ __forceinline__ void drop8(float (&x)[8], const Drop& d, u32 step, u64 block) {
+  if (d.threshold == 0) return;
+  const uint4 w = drop_block(d, step, block);
+  const u32 word[4] = {w.x, w.y, w.z, w.w};
+#pragma unroll
+  for (int k = 0; k < 8; k++) x[k] *= drop_factor(d, word[k / 2], k % 2);
+}

@@ -1,0 +1,189 @@
+/*
+Products of tiles in shared memory, one warp 16 rows, with f32 accumulators: tensor cores (mma.m16n8k16) for bf16, plain
+multiply-adds for float, one interface and one accumulator layout, so that a kernel is written once for both.
+
+acc[nb][i] of a lane is row acc_row(lane, i), column acc_col(lane, nb, i) of the warp's (16, 8*NB) tile.
+NB is even. Shared tiles are row-major; their leading dimension is tile_ld<T>(columns): the padding shifts each row by four
+banks, so that the eight 16-byte rows of an ldmatrix (or the float4 of eight rows) meet different banks.
+K (the summed length) is a multiple of 16; whatever lies beyond the valid part of a tile must be zero in both operands.
+
+  gemm_nt   acc += A (16,K) B (8*NB,K)^T       both with K contiguous: scores, q k^T
+  gemm_nn   acc += A (16,K) B (K,8*NB)         B with its columns contiguous: p v
+  gemm_tn   acc += A (K,16)^T B (K,8*NB)       both with K as rows: p^T do
+  gemm_rn   acc += P (16,K) B (K,8*NB)         P in registers, as the accumulators of an earlier product
+*/
+#pragma once
+#include "types.cuh"
+
+__device__ __forceinline__ int acc_row(int lane, int i) { return lane / 4 + i / 2 * 8; }
+__device__ __forceinline__ int acc_col(int lane, int nb, int i) { return nb * 8 + lane % 4 * 2 + i % 2; }
+
+// 16 bytes: the unit of cp.async, and of the padding of a row.
+template <class T>
+constexpr int kChunk = 16 / (int)sizeof(T);
+
+template <class T>
+constexpr __host__ __device__ int tile_ld(int columns) {
+  return columns + kChunk<T>;
+}
+
+template <int NB>
+__device__ __forceinline__ void acc_zero(float (&acc)[NB][4]) {
+#pragma unroll
+  for (int nb = 0; nb < NB; nb++)
+#pragma unroll
+    for (int i = 0; i < 4; i++) acc[nb][i] = 0.f;
+}
+
+// ---------------------------------------------------------------------------------------------------------------- bf16
+
+template <int NB>
+__device__ __forceinline__ void mma_nt_step(float (&acc)[NB][4], const u32 (&a)[4], const bf16* b, int ldb, int lane) {
+#pragma unroll
+  for (int nb = 0; nb < NB; nb += 2) {
+    u32 f[4];
+    ldsm_x4(f, b + (nb * 8 + lane / 16 * 8 + lane % 8) * ldb + lane / 8 % 2 * 8);
+    mma_bf16(acc[nb], a, f[0], f[1]);
+    mma_bf16(acc[nb + 1], a, f[2], f[3]);
+  }
+}
+
+template <int NB>
+__device__ __forceinline__ void mma_nn_step(float (&acc)[NB][4], const u32 (&a)[4], const bf16* b, int ldb, int lane) {
+#pragma unroll
+  for (int nb = 0; nb < NB; nb += 2) {
+    u32 f[4];
+    ldsm_x4_t(f, b + lane % 16 * ldb + nb * 8 + lane / 16 * 8);
+    mma_bf16(acc[nb], a, f[0], f[1]);
+    mma_bf16(acc[nb + 1], a, f[2], f[3]);
+  }
+}
+
+template <int K, int NB>
+__device__ __forceinline__ void gemm_nt(float (&acc)[NB][4], const bf16* a, int lda, const bf16* b, int ldb) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int k = 0; k < K; k += 16) {
+    u32 f[4];
+    ldsm_x4(f, a + lane % 16 * lda + k + lane / 16 * 8);
+    mma_nt_step(acc, f, b + k, ldb, lane);
+  }
+}
+
+template <int K, int NB>
+__device__ __forceinline__ void gemm_nn(float (&acc)[NB][4], const bf16* a, int lda, const bf16* b, int ldb) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int k = 0; k < K; k += 16) {
+    u32 f[4];
+    ldsm_x4(f, a + lane % 16 * lda + k + lane / 16 * 8);
+    mma_nn_step(acc, f, b + k * ldb, ldb, lane);
+  }
+}
+
+template <int K, int NB>
+__device__ __forceinline__ void gemm_tn(float (&acc)[NB][4], const bf16* a, int lda, const bf16* b, int ldb) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int k = 0; k < K; k += 16) {
+    u32 f[4];
+    ldsm_x4_t(f, a + (k + lane / 16 * 8 + lane % 8) * lda + lane / 8 % 2 * 8);
+    mma_nn_step(acc, f, b + k * ldb, ldb, lane);
+  }
+}
+
+template <int K, int NB>
+__device__ __forceinline__ void gemm_rn(float (&acc)[NB][4], const float (&p)[K / 8][4], const bf16* b, int ldb) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int k = 0; k < K; k += 16) {
+    // Two neighbouring accumulator tiles are the left operand of the next product as they stand.
+    const u32 f[4] = {pack_bf16(p[k / 8][0], p[k / 8][1]), pack_bf16(p[k / 8][2], p[k / 8][3]),
+                      pack_bf16(p[k / 8 + 1][0], p[k / 8 + 1][1]), pack_bf16(p[k / 8 + 1][2], p[k / 8 + 1][3])};
+    mma_nn_step(acc, f, b + k * ldb, ldb, lane);
+  }
+}
+
+// --------------------------------------------------------------------------------------------------------------- float
+
+template <int K, int NB>
+__device__ __forceinline__ void gemm_nt(float (&acc)[NB][4], const float* a, int lda, const float* b, int ldb) {
+  const int lane = threadIdx.x % 32;
+  const float *a0 = a + lane / 4 * lda, *a1 = a0 + 8 * lda, *b0 = b + lane % 4 * 2 * ldb;
+#pragma unroll 2
+  for (int k = 0; k < K; k += 4) {
+    const float4 x = *(const float4*)(a0 + k), y = *(const float4*)(a1 + k);
+#pragma unroll
+    for (int nb = 0; nb < NB; nb++) {
+      const float4 u = *(const float4*)(b0 + nb * 8 * ldb + k), v = *(const float4*)(b0 + (nb * 8 + 1) * ldb + k);
+      acc[nb][0] = fmaf(x.w, u.w, fmaf(x.z, u.z, fmaf(x.y, u.y, fmaf(x.x, u.x, acc[nb][0]))));
+      acc[nb][1] = fmaf(x.w, v.w, fmaf(x.z, v.z, fmaf(x.y, v.y, fmaf(x.x, v.x, acc[nb][1]))));
+      acc[nb][2] = fmaf(y.w, u.w, fmaf(y.z, u.z, fmaf(y.y, u.y, fmaf(y.x, u.x, acc[nb][2]))));
+      acc[nb][3] = fmaf(y.w, v.w, fmaf(y.z, v.z, fmaf(y.y, v.y, fmaf(y.x, v.x, acc[nb][3]))));
+    }
+  }
+}
+
+// acc += (x0, x1)^T (b[col], b[col+1]): one step of the summed index, x0 for the lane's upper row, x1 for its lower one.
+template <int NB>
+__device__ __forceinline__ void fma_row(float (&acc)[NB][4], float x0, float x1, const float* b, int lane) {
+#pragma unroll
+  for (int nb = 0; nb < NB; nb++) {
+    const float2 y = *(const float2*)(b + nb * 8 + lane % 4 * 2);
+    acc[nb][0] = fmaf(x0, y.x, acc[nb][0]);
+    acc[nb][1] = fmaf(x0, y.y, acc[nb][1]);
+    acc[nb][2] = fmaf(x1, y.x, acc[nb][2]);
+    acc[nb][3] = fmaf(x1, y.y, acc[nb][3]);
+  }
+}
+
+template <int K, int NB>
+__device__ __forceinline__ void gemm_nn(float (&acc)[NB][4], const float* a, int lda, const float* b, int ldb) {
+  const int lane = threadIdx.x % 32;
+  const float* a0 = a + lane / 4 * lda;
+#pragma unroll 4
+  for (int k = 0; k < K; k++) fma_row(acc, a0[k], a0[8 * lda + k], b + k * ldb, lane);
+}
+
+template <int K, int NB>
+__device__ __forceinline__ void gemm_tn(float (&acc)[NB][4], const float* a, int lda, const float* b, int ldb) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll 4
+  for (int k = 0; k < K; k++) fma_row(acc, a[k * lda + lane / 4], a[k * lda + lane / 4 + 8], b + k * ldb, lane);
+}
+
+template <int K, int NB>
+__device__ __forceinline__ void gemm_rn(float (&acc)[NB][4], const float (&p)[K / 8][4], const float* b, int ldb) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int k = 0; k < K; k++) {
+    // Column k of P stands in lane k%8/2 of each quad.
+    const int owner = (lane & ~3) + k % 8 / 2;
+    const float x0 = __shfl_sync(kAllLanes, p[k / 8][k % 2], owner);
+    const float x1 = __shfl_sync(kAllLanes, p[k / 8][2 + k % 2], owner);
+    fma_row(acc, x0, x1, b + k * ldb, lane);
+  }
+}
+
+// --------------------------------------------------------------------------------------------------------------- loads
+
+// Starts copying the (rows, columns) upper left part of a global matrix with row stride `stride` into the shared tile
+// (ROWS, COLS), zeros in the rest, by all kThreads threads of the block. Caller: cp_async_commit, cp_async_wait,
+// __syncthreads. 16 bytes at a time where width, stride and base allow it, else one element at a time.
+template <int ROWS, int COLS, int kThreads, class T>
+__device__ __forceinline__ void load_tile(T* tile, const T* global, i64 stride, int rows, int columns) {
+  constexpr int kLd = tile_ld<T>(COLS), kVec = kChunk<T>, kRow = COLS / kVec;
+  const bool aligned = columns % kVec == 0 && stride % kVec == 0 && (uintptr_t)global % 16 == 0;
+  if (aligned) {
+    for (int i = threadIdx.x; i < ROWS * kRow; i += kThreads) {
+      const int r = i / kRow, c = i % kRow * kVec;
+      const bool inside = r < rows && c < columns;
+      cp_async16(tile + r * kLd + c, inside ? global + r * stride + c : global, inside);
+    }
+  } else {
+    for (int i = threadIdx.x; i < ROWS * COLS; i += kThreads) {
+      const int r = i / COLS, c = i % COLS;
+      tile[r * kLd + c] = r < rows && c < columns ? global[r * stride + c] : from_f32<T>(0.f);
+    }
+  }
+}
