@@ -4,13 +4,16 @@ use std::time::{Duration, Instant};
 
 use crate::{
     base::Result,
-    mem::{Arena, RawSpan, Span, U32},
+    mem::{Arena, Precision, RawSpan, Span, U32},
     ops::{Access, Cost, Memory, Op, Run},
 };
 
 macro_rules! pass_memory {
     ($wrapper:ident) => {
         impl<B: Memory> Memory for $wrapper<B> {
+            fn precision(&self) -> Precision {
+                self.inner.precision()
+            }
             fn write(&mut self, span: RawSpan, values: &[f32]) {
                 self.inner.write(span, values);
             }

@@ -40,7 +40,7 @@ pub use sampled_softmax::{SampledSoftmaxBwd, SampledSoftmaxFwd};
 
 use crate::base;
 pub use crate::mem::{Dst, Mode};
-use crate::mem::{HostArenas, RawSpan, Scalar, Span, U32};
+use crate::mem::{HostArenas, Precision, RawSpan, Scalar, Span, U32};
 
 /// Work of one call: floating-point operations and the bytes that must move at least, with 4-byte elements.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -53,6 +53,10 @@ pub struct Cost {
 pub trait Op: Spans + Copy + std::fmt::Debug + Send + Sync + 'static {
     /// Whether the spans are large enough for the sizes and the sizes make sense; the message names the field.
     fn check(&self) -> Result<(), String>;
+
+    /// Whether the op is made of products that tensor cores do: in bf16 their operands are rounded, which is part of
+    /// the error that a plain implementation makes. All other ops compute in f32 whatever they store.
+    const PRODUCTS: bool = false;
 
     /// Floating-point operations and bytes of this call.
     fn cost(&self) -> Cost;
@@ -96,6 +100,10 @@ pub trait Run<O: Op> {
 
 /// Moving values between the host and a backend's arenas. Real arenas speak f32 whatever they store.
 pub trait Memory {
+    /// The element type of [`Act`](crate::mem::Act) arenas.
+    fn precision(&self) -> Precision {
+        Precision::F32
+    }
     fn write(&mut self, span: RawSpan, values: &[f32]);
     fn read(&mut self, span: RawSpan, values: &mut [f32]);
     fn write_ids(&mut self, span: Span<U32>, values: &[u32]);
@@ -129,6 +137,9 @@ impl<O: Op, B: Run<O>> Run<O> for &mut B {
 }
 
 impl<B: Memory> Memory for &mut B {
+    fn precision(&self) -> Precision {
+        (**self).precision()
+    }
     fn write(&mut self, span: RawSpan, values: &[f32]) {
         (**self).write(span, values);
     }

@@ -1,6 +1,6 @@
 //! Matrix products of the dense layers: who does them is chosen when the backend opens.
 
-use super::{Precision, Simt, kernels::*};
+use super::{Simt, kernels::*};
 
 /// Which operands are stored transposed; all are row-major and dense.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -74,8 +74,7 @@ pub fn own(simt: &mut Simt, p: &Product) {
         add: p.add as i32,
         f32_out: p.f32_out as i32,
     };
-    let element = if simt.precision() == Precision::Bf16 { 2 } else { 4 };
     // Two stages of two tiles, each row padded by 16 bytes.
-    let shared = 4 * TILE * (TILE * element + 16);
+    let shared = 4 * TILE * (TILE * simt.act_bytes() + 16);
     simt.launch(simt.of(pair), [p.m.div_ceil(TILE), p.n.div_ceil(TILE), 1], shared, params);
 }

@@ -23,27 +23,15 @@ use std::{ffi::c_void, sync::Arc};
 
 use cudarc::driver::{CudaSlice, DevicePtr, DriverError, result};
 use half::bf16;
-use serde::{Deserialize, Serialize};
 
 use crate::{
     base::{Error, Result},
-    mem::{Arena, Dst, Element, F32, Planner, RawSpan, Span, U32},
+    mem::{Arena, Dst, Element, F32, Planner, Precision, RawSpan, Span, U32},
     ops::{Memory, NoOp, Run},
 };
 use driver::{Driver, Loaded, words};
 use gemm::Gemm;
 use kernels::{Kernel, Pair, Ptr, Sealed, ShadowParams};
-
-/// The element type of activations.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// bf16 activations and products, f32 sums, statistics and weights: what tensor cores are for.
-    #[default]
-    Bf16,
-    /// f32 throughout.
-    F32,
-}
 
 /// Blocks that fill a large GPU about twice: what sums over everything are cut into. A constant, so that results do not
 /// depend on the device.
@@ -112,10 +100,6 @@ impl Simt {
         let shadow = take(if precision == Precision::Bf16 { plan.len(Arena::Param) * 2 } else { 0 })?;
         let scratch = take(0)?;
         Ok(Simt { device, precision, arenas, shadow, scratch, staging: Vec::new(), gemm: Some(gemm), fault: None })
-    }
-
-    pub fn precision(&self) -> Precision {
-        self.precision
     }
 
     /// The device's address of a slice. Nothing is tracked: there is one stream.
@@ -279,6 +263,10 @@ impl Run<NoOp> for Simt {
 }
 
 impl Memory for Simt {
+    fn precision(&self) -> Precision {
+        self.precision
+    }
+
     fn write(&mut self, span: RawSpan, values: &[f32]) {
         assert!(values.len() <= span.len);
         if element_bytes(span.arena, self.precision) == 2 {
