@@ -18,6 +18,7 @@ pub mod driver;
 mod gelu;
 pub mod gemm;
 pub mod kernels;
+mod linear;
 
 use std::{ffi::c_void, sync::Arc};
 
