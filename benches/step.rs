@@ -82,7 +82,7 @@ fn main() {
     let pool = rayon::ThreadPoolBuilder::new().build().expect("threads");
     pool.install(|| {
         if a.ops {
-            let mut engine = Engine::new(&s, &counts, |plan| Timed::new(Cpu::new(plan))).expect("settings");
+            let mut engine = Engine::new(&s, &counts, |plan| Ok(Timed::new(Cpu::new(plan)))).expect("settings");
             let (ms, steps) = time(&mut engine, &a, &s);
             println!("{ms:.1} ms a step; op by op:");
             let mut rows = engine.backend.rows.clone();
@@ -94,7 +94,7 @@ fn main() {
             }
             return;
         }
-        let mut engine = Engine::new(&s, &counts, Cpu::new).expect("settings");
+        let mut engine = Engine::new(&s, &counts, |p| Ok(Cpu::new(p))).expect("settings");
         let (ms, steps) = time(&mut engine, &a, &s);
         let rate = a.batch as f64 / ms * 1e3;
         if a.json {

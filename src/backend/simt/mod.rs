@@ -168,7 +168,11 @@ impl Simt {
 
     /// Keeps the first failure; what follows it is skipped.
     fn fail(&mut self, what: &str, e: DriverError) {
-        self.fault.get_or_insert_with(|| format!("{what}: {}", words(e)));
+        self.fail_with(format!("{what}: {}", words(e)));
+    }
+
+    fn fail_with(&mut self, what: String) {
+        self.fault.get_or_insert(what);
     }
 
     /// Puts a kernel on the stream: `grid` blocks of as many threads as its source says. An empty grid is nothing to do.
