@@ -1,11 +1,40 @@
 //! Dense layers: three products, and the column sums of the bias gradient (`kernels/bias.cu`).
 
 use super::{
-    Simt,
+    BLOCKS, Simt,
     gemm::{Product, Shape},
-    reduce,
+    kernels::*,
 };
 use crate::ops::{LinearBwd, LinearFwd, Op, Run};
+
+/// What the rows of a column sum are cut into; a function of the sizes alone.
+fn parts(n: usize, o: usize) -> usize {
+    (BLOCKS / o.div_ceil(64)).clamp(1, n.div_ceil(256).max(1))
+}
+
+/// Bytes of the partial rows, where there are any.
+fn partial_bytes(n: usize, o: usize) -> usize {
+    match parts(n, o) {
+        1 => 0,
+        parts => 4 * parts * o,
+    }
+}
+
+impl Simt {
+    /// db (O) = or += column sums of dy (N,O) act.
+    fn sum_columns(&mut self, db: Ptr, dy: Ptr, n: usize, o: usize, add: i32) {
+        let parts = parts(n, o);
+        let out = if parts == 1 { db } else { self.scratch(partial_bytes(n, o)) };
+        let rows = n.div_ceil(parts) as i64;
+        let first = if parts == 1 { add } else { 0 };
+        let params = BiasBwdParams { out, dy, n: n as i64, rows, o: o as i32, add: first };
+        self.launch(self.of(BIAS_BWD), [o.div_ceil(64), parts, 1], 0, params);
+        if parts > 1 {
+            let params = BiasFinishParams { db, partial: out, parts: parts as i32, o: o as i32, add };
+            self.launch(Kernel::BiasBwdFinish, [o.div_ceil(32), 1, 1], 0, params);
+        }
+    }
+}
 
 impl Run<LinearFwd> for Simt {
     fn run(&mut self, op: &LinearFwd) {
@@ -65,11 +94,11 @@ impl Run<LinearBwd> for Simt {
         }
         let (db, add) = self.grad(op.db);
         if db != 0 {
-            reduce::sum_columns(self, db, dy, n, o, add);
+            self.sum_columns(db, dy, n, o, add);
         }
     }
 
     fn need(&self, op: &LinearBwd) -> Result<usize, String> {
-        Ok(reduce::sum_columns_scratch(op.n, op.o))
+        Ok(partial_bytes(op.n, op.o))
     }
 }

@@ -13,12 +13,18 @@ the size asked for; sizes are those of the op, whose `check` the plan has passed
 kernels' sources by build.rs and compared with the compiled code when it is loaded.
 */
 
+mod adamw;
 pub mod cublas;
 pub mod driver;
+mod dropout;
+mod embedding;
 mod gelu;
 pub mod gemm;
 pub mod kernels;
+mod layer_norm;
 mod linear;
+mod reduce;
+mod rows;
 
 use std::{ffi::c_void, sync::Arc};
 
