@@ -4,6 +4,7 @@ without a GPU. Backends know neither layers, models nor data, nor each other; on
 
 pub mod cpu;
 pub mod reference;
+pub mod simt;
 pub mod wrap;
 
 pub use cpu::Cpu;

@@ -3,13 +3,17 @@
 use std::time::{Duration, Instant};
 
 use crate::{
-    mem::{Arena, RawSpan, Span, U32},
+    base::Result,
+    mem::{Arena, Precision, RawSpan, Span, U32},
     ops::{Access, Cost, Memory, Op, Run},
 };
 
 macro_rules! pass_memory {
     ($wrapper:ident) => {
         impl<B: Memory> Memory for $wrapper<B> {
+            fn precision(&self) -> Precision {
+                self.inner.precision()
+            }
             fn write(&mut self, span: RawSpan, values: &[f32]) {
                 self.inner.write(span, values);
             }
@@ -21,6 +25,12 @@ macro_rules! pass_memory {
             }
             fn read_ids(&mut self, span: Span<U32>, values: &mut [u32]) {
                 self.inner.read_ids(span, values);
+            }
+            fn reserve(&mut self, bytes: usize) -> Result<()> {
+                self.inner.reserve(bytes)
+            }
+            fn sync(&mut self) -> Result<()> {
+                self.inner.sync()
             }
         }
     };
@@ -93,3 +103,36 @@ impl<B: Run<O>, O: Op> Run<O> for Timed<B> {
 }
 
 pass_memory!(Timed);
+
+/// Runs nothing: asks the backend behind it whether it serves each op, and how much scratch memory that takes.
+pub struct Asking<'a, B> {
+    pub inner: &'a B,
+    /// The largest need so far.
+    pub scratch_bytes: usize,
+    /// The first op that is not served: its name and what is.
+    pub refused: Option<(&'static str, String)>,
+}
+
+impl<'a, B> Asking<'a, B> {
+    pub fn new(inner: &'a B) -> Self {
+        Asking { inner, scratch_bytes: 0, refused: None }
+    }
+}
+
+impl<B: Run<O>, O: Op> Run<O> for Asking<'_, B> {
+    fn run(&mut self, op: &O) {
+        match self.inner.need(op) {
+            Ok(bytes) => self.scratch_bytes = self.scratch_bytes.max(bytes),
+            Err(why) => {
+                self.refused.get_or_insert((O::NAME, why));
+            }
+        }
+    }
+}
+
+impl<B> Memory for Asking<'_, B> {
+    fn write(&mut self, _: RawSpan, _: &[f32]) {}
+    fn read(&mut self, _: RawSpan, _: &mut [f32]) {}
+    fn write_ids(&mut self, _: Span<U32>, _: &[u32]) {}
+    fn read_ids(&mut self, _: Span<U32>, _: &mut [u32]) {}
+}

@@ -191,7 +191,7 @@ pub fn cases() -> Vec<Case<EmbeddingFwd, SegmentSum>> {
         .map(|(n, d, v, kind)| {
             let mut p = Planner::new();
             let (t, y) = (11, p.var(n * d));
-            let (item_table, pos_table, dtable) = (p.stat(v * d), p.stat(t * d), p.stat(v * d));
+            let (item_table, pos_table, dtable) = (p.weight(v * d), p.weight(t * d), p.stat(v * d));
             let (item, pos) = (p.index(n), p.index(n));
             let ids = ids(n, v, kind);
             let (seg, [order, start, id]) = segments(&ids, &mut p);
@@ -227,7 +227,7 @@ pub fn gather_cases() -> Vec<Case<GatherTable, SegmentSum>> {
         .map(|(n, d, v, kind)| {
             let mut p = Planner::new();
             let y = p.var(n * d);
-            let (table, dtable, id_span) = (p.stat(v * d), p.stat(v * d), p.index(n));
+            let (table, dtable, id_span) = (p.weight(v * d), p.stat(v * d), p.index(n));
             let ids = ids(n, v, kind);
             let (seg, [order, start, id]) = segments(&ids, &mut p);
             let fwd = GatherTable { y: y.y, table, id: id_span, n, d, v };
