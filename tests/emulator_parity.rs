@@ -46,5 +46,14 @@ macro_rules! ops {
 }
 
 ops! {
+    adamw: ops::adamw::cases();
+    dropout: ops::dropout::cases();
+    dropout_add: ops::dropout::add_cases();
+    embedding: ops::embedding::cases();
+    gather_table: ops::embedding::gather_cases();
     gelu: ops::gelu::cases();
+    grad_norm: ops::reduce::norm_cases();
+    layer_norm: ops::layer_norm::cases();
+    mean: ops::reduce::mean_cases();
+    rows: ops::rows::cases();
 }
