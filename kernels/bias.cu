@@ -1,24 +1,14 @@
 /*
-bias: the bias of a linear map where the product library has no epilogue for it.
-fwd: y += bias                    y (N,O) act   bias (O) f32
+bias: the gradient of the bias of a linear map (its forward is an epilogue of the product).
 bwd: db = sum_N dy                dy (N,O) act  db (O) f32
-Updates: y.   Writes or adds to: db.   Saves for bwd: nothing.
-Work: fwd, `lanes` threads a row (a power of two, at most 32), eight columns each and time.
-      bwd, a block takes 64 columns and one of `parts` runs of rows: eight lanes a row, every lane adding up its eight
+Writes or adds to: db.   Saves for bwd: nothing.
+Work: a block takes 64 columns and one of `parts` runs of rows: eight lanes a row, every lane adding up its eight
       columns, then the 32 groups in order. More than one part: partial rows, which `finish` adds in order. The split is a
       function of the sizes alone: deterministic, no atomics.
 Limits: any N, O; N*O may exceed 2^31.   Numerics: f32 sums.
-Cost: fwd reads and writes N*O, bwd reads N*O elements: memory bound.
+Cost: reads N*O elements: memory bound.
 */
 #include "common/rows.cuh"
-
-struct BiasFwdParams {
-  void* y;            // (N,O) act
-  const float* bias;  // (O)
-  i64 n;
-  int o;
-  int lanes;
-};
 
 struct BiasBwdParams {
   float* out;      // (parts,O); with one part (O), db itself
@@ -36,22 +26,6 @@ struct BiasFinishParams {
   int o;
   int add;
 };
-
-template <class T>
-__device__ __forceinline__ void bias_fwd(const BiasFwdParams& p) {
-  const i64 i = (i64)blockIdx.x * (blockDim.x / p.lanes) + threadIdx.x / p.lanes;
-  if (i >= p.n) return;
-  const bool vec = rows_aligned(p.y, p.o) && aligned16(p.bias);
-  T* row = (T*)p.y + i * p.o;
-  for (int c = threadIdx.x % p.lanes * 8; c < p.o; c += p.lanes * 8) {
-    float y[8], b[8];
-    load_row(y, row, c, p.o, vec);
-    load_row(b, p.bias, c, p.o, vec);
-#pragma unroll
-    for (int k = 0; k < 8; k++) y[k] += b[k];
-    store_row(row, y, c, p.o, vec);
-  }
-}
 
 // Blocks (ceil(O/64), parts).
 template <class T>
@@ -79,8 +53,6 @@ __device__ __forceinline__ void bias_bwd(const BiasBwdParams& p) {
   *out = p.add ? *out + total : total;
 }
 
-KERNEL(bias_fwd_bf16, BiasFwdParams, 256) { bias_fwd<bf16>(p); }
-KERNEL(bias_fwd_f32, BiasFwdParams, 256) { bias_fwd<float>(p); }
 KERNEL(bias_bwd_bf16, BiasBwdParams, 256) { bias_bwd<bf16>(p); }
 KERNEL(bias_bwd_f32, BiasBwdParams, 256) { bias_bwd<float>(p); }
 

@@ -8,9 +8,11 @@ use mipgpu::{
         emulated,
         simt::{
             Simt,
-            driver::{Emulation, emulate},
+            driver::{Driver, Emulation, emulate},
+            gemm::Own,
         },
     },
+    base::Result,
     mem::{Planner, Precision},
     ops::{self, Op, Run, case::Case},
 };
@@ -22,9 +24,16 @@ fn prove<F: Op, B: Op>(cases: Vec<Case<F, B>>)
 where
     Simt: Run<F> + Run<B>,
 {
+    prove_with(cases, &emulated);
+}
+
+fn prove_with<F: Op, B: Op>(cases: Vec<Case<F, B>>, open: &dyn Fn(Precision, &Planner) -> Result<Simt>)
+where
+    Simt: Run<F> + Run<B>,
+{
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(|e| e.into_inner());
     for precision in [Precision::F32, Precision::Bf16] {
-        let open = |plan: &Planner| emulated(precision, plan).unwrap();
+        let open = |plan: &Planner| open(precision, plan);
         for case in &cases {
             emulate(Emulation::default()).unwrap();
             if let Err(e) = ops::prove::parity(case, &open) {
@@ -52,8 +61,17 @@ ops! {
     embedding: ops::embedding::cases();
     gather_table: ops::embedding::gather_cases();
     gelu: ops::gelu::cases();
-    grad_norm: ops::reduce::norm_cases();
     layer_norm: ops::layer_norm::cases();
+    linear: ops::linear::cases();
     mean: ops::reduce::mean_cases();
+    grad_norm: ops::reduce::norm_cases();
     rows: ops::rows::cases();
+}
+
+/// Products go to the CPU engine on the emulator; our own kernels, which serve where cuBLASLt does not, are proved beside.
+#[test]
+fn linear_by_our_own_gemm() {
+    prove_with(ops::linear::cases(), &|precision, plan| {
+        Simt::open(Driver::Emulator, 0, precision, plan, |_| Ok(Box::new(Own)))
+    });
 }

@@ -7,6 +7,7 @@ pub mod cpu;
 mod host_gemm;
 pub mod reference;
 pub mod simt;
+pub mod survey;
 pub mod wrap;
 
 pub use cpu::Cpu;

@@ -22,6 +22,7 @@ mod gelu;
 pub mod gemm;
 pub mod kernels;
 mod layer_norm;
+mod linear;
 mod reduce;
 mod rows;
 
