@@ -70,7 +70,11 @@ __device__ __forceinline__ void cp_async_wait() {
 }
 #endif
 
-#define KERNEL(name, Params, threads)                                                    \
-  extern "C" __global__ void __launch_bounds__(threads) name(const Params p);            \
-  EXPORT_KERNEL(name, threads)                                                           \
-  extern "C" __global__ void __launch_bounds__(threads) name(const Params p)
+// Blocks that shall share a multiprocessor: a file sets it to `, n` before its KERNEL lines where the compiler's own choice
+// leaves it short of registers or of warps.
+#define KERNEL_BLOCKS
+
+#define KERNEL(name, Params, threads)                                                         \
+  extern "C" __global__ void __launch_bounds__(threads KERNEL_BLOCKS) name(const Params p);   \
+  EXPORT_KERNEL(name, threads)                                                                \
+  extern "C" __global__ void __launch_bounds__(threads KERNEL_BLOCKS) name(const Params p)
