@@ -62,7 +62,8 @@ __device__ __forceinline__ void mma_nn_step(float (&acc)[NB][4], const u32 (&a)[
 template <int K, int NB>
 __device__ __forceinline__ void gemm_nt(float (&acc)[NB][4], const bf16* a, int lda, const bf16* b, int ldb) {
   const int lane = threadIdx.x % 32;
-#pragma unroll
+// Not all of a long K at once: fragments loaded far ahead would push the accumulators of wide kernels out of registers.
+#pragma unroll 4
   for (int k = 0; k < K; k += 16) {
     u32 f[4];
     ldsm_x4(f, a + lane % 16 * lda + k + lane / 16 * 8);
@@ -181,11 +182,11 @@ __device__ __forceinline__ void load_tile(T* tile, const T* global, i64 stride, 
     const int r0 = threadIdx.x / kRow, c = threadIdx.x % kRow * kVec;
     const T* from = global + r0 * stride + c;
 #pragma unroll
-    for (int i = 0; i < (ROWS + kStep - 1) / kStep; i++) {
+    for (int i = 0; i < (ROWS + kStep - 1) / kStep; i++, from += kStep * stride) {
       const int r = r0 + i * kStep;
       if (ROWS % kStep != 0 && r >= ROWS) continue;
       const bool inside = r < rows && c < columns;
-      cp_async16(tile + r * kLd + c, inside ? from + i * kStep * stride : global, inside);
+      cp_async16(tile + r * kLd + c, inside ? from : global, inside);
     }
   } else {
 #pragma unroll 4
