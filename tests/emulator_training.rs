@@ -73,10 +73,9 @@ fn eight_steps_agree_with_the_cpu_and_the_reference() {
         // A weight whose gradient is nothing but rounding moves by up to lr a step, whoever computes it; the mean does not.
         let mean = w.iter().zip(&cpu_w).map(|(a, b)| (a - b).abs()).sum::<f32>() / w.len() as f32;
         assert!(mean < 3e-5, "weights differ by {mean} on average");
-        // bf16 has eight bits: losses agree to a percent, and fall as they do in f32.
+        // bf16 has eight bits; in the mean over a batch most of its rounding cancels.
         let (half, _) = run(&s, 8, |p| emulated(Precision::Bf16, p));
-        assert!(largest_difference(&half, &oracle) < 0.02 * oracle[0], "{half:?} against {oracle:?}");
-        assert!(half[7] < half[0] && oracle[7] < oracle[0], "{half:?} against {oracle:?}");
+        assert!(largest_difference(&half, &oracle) < 2e-3, "{half:?} against {oracle:?}");
     }
 }
 

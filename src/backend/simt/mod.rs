@@ -15,6 +15,7 @@ kernels' sources by build.rs and compared with the compiled code when it is load
 
 mod adamw;
 mod attention;
+mod cross_entropy;
 pub mod cublas;
 pub mod driver;
 mod dropout;
@@ -26,6 +27,7 @@ mod layer_norm;
 mod linear;
 mod reduce;
 mod rows;
+mod sampled_softmax;
 
 use std::{ffi::c_void, sync::Arc};
 
