@@ -46,6 +46,14 @@ __device__ __forceinline__ void mma_bf16(float (&d)[4], const uint32_t (&a)[4], 
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+// 2^x in one instruction: relative error 2^-22, results below 2^-126 become 0. exp2f is exact to its last bits and four
+// times as long.
+__device__ __forceinline__ float exp2_fast(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // Copies 16 bytes from global to shared memory behind the thread's back; zeros where `wanted` is false.
 __device__ __forceinline__ void cp_async16(void* shared, const void* global, bool wanted) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(smem_address(shared)), "l"(global),
@@ -62,7 +70,9 @@ __device__ __forceinline__ void cp_async_wait() {
 }
 #endif
 
-#define KERNEL(name, Params, threads)                                                    \
-  extern "C" __global__ void __launch_bounds__(threads) name(const Params p);            \
-  EXPORT_KERNEL(name, threads)                                                           \
-  extern "C" __global__ void __launch_bounds__(threads) name(const Params p)
+// Threads of a block (at most), then, where the compiler's own choice spills registers, blocks on a multiprocessor (at least).
+#define KERNEL(name, Params, ...)                                                   \
+  extern "C" __global__ void __launch_bounds__(__VA_ARGS__) name(const Params p);   \
+  EXPORT_KERNEL(name, KERNEL_THREADS(__VA_ARGS__, 0))                               \
+  extern "C" __global__ void __launch_bounds__(__VA_ARGS__) name(const Params p)
+#define KERNEL_THREADS(threads, ...) threads

@@ -82,6 +82,7 @@ inline auto min(A a, B b) {
 
 inline float simt_rsqrtf(float x) { return 1.0f / sqrtf(x); }
 #define rsqrtf simt_rsqrtf  // newer C libraries declare an rsqrtf of their own
+inline float exp2_fast(float x) { return ::exp2f(x); }  // ex2.approx of common/ptx.cuh
 inline float __expf(float x) { return expf(x); }
 inline float __exp2f(float x) { return exp2f(x); }
 inline float __logf(float x) { return logf(x); }

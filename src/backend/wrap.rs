@@ -3,13 +3,17 @@
 use std::time::{Duration, Instant};
 
 use crate::{
-    mem::{Arena, RawSpan, Span, U32},
+    base::Result,
+    mem::{Arena, Precision, RawSpan, Span, U32},
     ops::{Access, Cost, Memory, Op, Run},
 };
 
 macro_rules! pass_memory {
     ($wrapper:ident) => {
         impl<B: Memory> Memory for $wrapper<B> {
+            fn precision(&self) -> Precision {
+                self.inner.precision()
+            }
             fn write(&mut self, span: RawSpan, values: &[f32]) {
                 self.inner.write(span, values);
             }
@@ -21,6 +25,12 @@ macro_rules! pass_memory {
             }
             fn read_ids(&mut self, span: Span<U32>, values: &mut [u32]) {
                 self.inner.read_ids(span, values);
+            }
+            fn reserve(&mut self, bytes: usize) -> Result<()> {
+                self.inner.reserve(bytes)
+            }
+            fn sync(&mut self) -> Result<()> {
+                self.inner.sync()
             }
         }
     };
@@ -59,6 +69,9 @@ impl<B: Memory + Run<O>, O: Op> Run<O> for Checked<B> {
             }
         });
     }
+    fn need(&self, op: &O) -> std::result::Result<usize, String> {
+        self.inner.need(op)
+    }
 }
 
 pass_memory!(Checked);
@@ -76,10 +89,12 @@ impl<B> Timed<B> {
     }
 }
 
-impl<B: Run<O>, O: Op> Run<O> for Timed<B> {
+impl<B: Memory + Run<O>, O: Op> Run<O> for Timed<B> {
     fn run(&mut self, op: &O) {
         let start = Instant::now();
         self.inner.run(op);
+        // A device works behind our back; what fails is reported at the end of the step.
+        let _ = self.inner.sync();
         let (time, cost) = (start.elapsed(), op.cost());
         match self.rows.iter_mut().find(|r| r.0 == O::NAME) {
             Some((_, calls, total, sum)) => {
@@ -90,6 +105,42 @@ impl<B: Run<O>, O: Op> Run<O> for Timed<B> {
             None => self.rows.push((O::NAME, 1, time, cost)),
         }
     }
+    fn need(&self, op: &O) -> std::result::Result<usize, String> {
+        self.inner.need(op)
+    }
 }
 
 pass_memory!(Timed);
+
+/// Runs nothing: asks the backend behind it whether it serves each op, and how much scratch memory that takes.
+pub struct Asking<'a, B> {
+    pub inner: &'a B,
+    /// The largest need so far.
+    pub scratch_bytes: usize,
+    /// The first op that is not served: its name and what is.
+    pub refused: Option<(&'static str, String)>,
+}
+
+impl<'a, B> Asking<'a, B> {
+    pub fn new(inner: &'a B) -> Self {
+        Asking { inner, scratch_bytes: 0, refused: None }
+    }
+}
+
+impl<B: Run<O>, O: Op> Run<O> for Asking<'_, B> {
+    fn run(&mut self, op: &O) {
+        match self.inner.need(op) {
+            Ok(bytes) => self.scratch_bytes = self.scratch_bytes.max(bytes),
+            Err(why) => {
+                self.refused.get_or_insert((O::NAME, why));
+            }
+        }
+    }
+}
+
+impl<B> Memory for Asking<'_, B> {
+    fn write(&mut self, _: RawSpan, _: &[f32]) {}
+    fn read(&mut self, _: RawSpan, _: &mut [f32]) {}
+    fn write_ids(&mut self, _: Span<U32>, _: &[u32]) {}
+    fn read_ids(&mut self, _: Span<U32>, _: &mut [u32]) {}
+}

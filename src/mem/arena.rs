@@ -2,40 +2,14 @@
 
 use std::{
     alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error},
-    fmt::Debug,
-    iter::Sum,
-    ops::AddAssign,
     ptr::NonNull,
 };
 
 use super::{
     planner::Planner,
+    scalar::Scalar,
     span::{Arena, Dst, Element, RawSpan, Span, U32},
 };
-
-/// The number type of a host backend's real arenas: f64 for the oracle, f32 for everything else.
-pub trait Scalar: num_traits::Float + AddAssign + Sum + Default + Send + Sync + Debug + 'static {
-    fn of(x: f64) -> Self;
-    fn f64(self) -> f64;
-}
-
-impl Scalar for f64 {
-    fn of(x: f64) -> Self {
-        x
-    }
-    fn f64(self) -> f64 {
-        self
-    }
-}
-
-impl Scalar for f32 {
-    fn of(x: f64) -> Self {
-        x as f32
-    }
-    fn f64(self) -> f64 {
-        self as f64
-    }
-}
 
 /// A block of `len` plain numbers, zero at first, starting on a cache line.
 struct Block<T> {

@@ -82,6 +82,11 @@ impl Planner {
         Var { y: self.act(len), dy: self.act(len) }
     }
 
+    /// A weight alone, for the cases of an op; a model's come with gradients and moments ([`Planner::param`]).
+    pub fn weight(&mut self, len: usize) -> Span<F32> {
+        self.take(Arena::Param, len)
+    }
+
     /// f32 statistics, losses or settings.
     pub fn stat(&mut self, len: usize) -> Span<F32> {
         self.take(Arena::Stat, len)

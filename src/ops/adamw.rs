@@ -55,7 +55,7 @@ pub fn cases() -> Vec<Case<AdamW>> {
         .into_iter()
         .map(|(n, weight_decay, max_norm)| {
             let mut plan = Planner::new();
-            let (p, m, v, g) = (plan.stat(n), plan.stat(n), plan.stat(n), plan.stat(n));
+            let (p, m, v, g) = (plan.weight(n), plan.stat(n), plan.stat(n), plan.stat(n));
             let (norm, hyper) = (plan.stat(1), plan.stat(3));
             let op = AdamW { p, m, v, g, norm, hyper, n, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay, max_norm };
             Case::forward(format!("n{n} wd{weight_decay} clip{max_norm}"), plan, op)

@@ -47,6 +47,8 @@ fn cost(b: usize, n: usize, h: usize, k: usize, causal: bool, products: f64, ten
 }
 
 impl Op for AttentionFwd {
+    const PRODUCTS: bool = true;
+
     fn check(&self) -> Result<(), String> {
         self.drop.check()?;
         let (n, d) = (self.n, self.h * self.k);
@@ -99,6 +101,8 @@ impl Op for AttentionFwd {
 }
 
 impl Op for AttentionBwd {
+    const PRODUCTS: bool = true;
+
     fn check(&self) -> Result<(), String> {
         self.drop.check()?;
         let (n, d) = (self.n, self.h * self.k);

@@ -4,7 +4,7 @@
 use super::{Memory, NoOp, Op, Run, prove};
 use crate::{
     base::rng::{Purpose, Stream},
-    mem::{Arena, Element, HostArenas, Planner, RawSpan, Scalar, Span, U32},
+    mem::{Arena, Element, HostArenas, Planner, Precision, RawSpan, Scalar, Span, U32, round_bf16},
 };
 
 /// How an input starts.
@@ -82,8 +82,9 @@ impl<F: Op, B: Op> Case<F, B> {
         self.normal(dy, 1.0)
     }
 
-    /// The inputs as f32, one entry a fill, the same for every backend.
-    pub fn inputs_f32(&self) -> Vec<(RawSpan, Vec<f32>)> {
+    /// The inputs as f32, one entry a fill, the same for every backend of this precision: what a bf16 backend stores as
+    /// bf16 (activations, and the weights its products read) is rounded already.
+    pub fn inputs_f32(&self, precision: Precision) -> Vec<(RawSpan, Vec<f32>)> {
         let seed = self.name.bytes().fold(0u64, |h, b| h.wrapping_mul(31).wrapping_add(b as u64));
         self.fills
             .iter()
@@ -96,17 +97,23 @@ impl<F: Op, B: Op> Case<F, B> {
                 Fill::Values(v) => Some((*span, v.clone())),
                 Fill::Ids(_) => None,
             })
+            .map(|(span, mut values)| {
+                if precision == Precision::Bf16 && matches!(span.arena, Arena::Act | Arena::Param) {
+                    values.iter_mut().for_each(|x| *x = round_bf16(*x));
+                }
+                (span, values)
+            })
             .collect()
     }
 
     /// Host memory of the case in the arithmetic of `S`, inputs filled, all else `background`.
-    pub fn host<S: Scalar>(&self, background: f64) -> HostArenas<S> {
+    pub fn host<S: Scalar>(&self, background: f64, precision: Precision) -> HostArenas<S> {
         let mut m = HostArenas::<S>::new(&self.plan);
         use Arena::*;
         for a in [Param, Grad, Moment1, Moment2, Act, Stat] {
             m.arena_mut(a).fill(S::of(background));
         }
-        for (span, values) in self.inputs_f32() {
+        for (span, values) in self.inputs_f32(precision) {
             let dst = &mut m.arena_mut(span.arena)[span.offset..span.offset + span.len];
             dst.iter_mut().zip(&values).for_each(|(d, v)| *d = S::of(*v as f64));
         }
@@ -127,7 +134,10 @@ pub trait AnyCase<K> {
     fn gradient_error(&self) -> Option<f64>;
 
     /// Runs the case on backends made by `open` and compares with the f64 reference; `Err` says what is off.
-    fn parity(&self, open: &dyn Fn(&Planner) -> K) -> Result<prove::Parity, String>;
+    fn parity(&self, open: prove::Open<'_, K>) -> Result<prove::Parity, String>;
+
+    /// The bits that the case leaves on a backend.
+    fn fingerprint(&self, open: prove::Open<'_, K>) -> Result<Vec<u32>, String>;
 }
 
 impl<F: Op, B: Op, K: Memory + Run<F> + Run<B>> AnyCase<K> for Case<F, B> {
@@ -137,7 +147,10 @@ impl<F: Op, B: Op, K: Memory + Run<F> + Run<B>> AnyCase<K> for Case<F, B> {
     fn gradient_error(&self) -> Option<f64> {
         prove::gradient_error(self)
     }
-    fn parity(&self, open: &dyn Fn(&Planner) -> K) -> Result<prove::Parity, String> {
+    fn parity(&self, open: prove::Open<'_, K>) -> Result<prove::Parity, String> {
         prove::parity(self, open)
+    }
+    fn fingerprint(&self, open: prove::Open<'_, K>) -> Result<Vec<u32>, String> {
+        prove::fingerprint(self, open)
     }
 }

@@ -34,6 +34,8 @@ op! {
 }
 
 impl Op for CrossEntropyFwd {
+    const PRODUCTS: bool = true;
+
     fn check(&self) -> Result<(), String> {
         let (m, d, v) = (self.m, self.d, self.v);
         fits(&[
@@ -67,6 +69,8 @@ impl Op for CrossEntropyFwd {
 }
 
 impl Op for CrossEntropyBwd {
+    const PRODUCTS: bool = true;
+
     fn check(&self) -> Result<(), String> {
         let (m, d, v) = (self.m, self.d, self.v);
         fits(&[
@@ -134,7 +138,7 @@ pub fn cases() -> Vec<Case<CrossEntropyFwd, CrossEntropyBwd>> {
     .map(|(m, d, v, plant)| {
         let mut p = Planner::new();
         let h = p.var(m * d);
-        let (table, bias, dtable, dbias) = (p.stat(v * d), p.stat(v), p.stat(v * d), p.stat(v));
+        let (table, bias, dtable, dbias) = (p.weight(v * d), p.weight(v), p.stat(v * d), p.stat(v));
         let (loss, lse, dloss, target) = (p.stat(m), p.stat(m), p.stat(m), p.index(m));
         let mut draw = Stream::new(3, Purpose::Test, (m * 1000 + v) as u32);
         let targets: Vec<u32> = (0..m)

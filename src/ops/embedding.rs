@@ -165,7 +165,7 @@ fn ids(n: usize, v: usize, kind: &str) -> Vec<u32> {
 }
 
 /// (rows, width, table rows, which ids).
-const SHAPES: [(usize, usize, usize, &str); 9] = [
+const SHAPES: [(usize, usize, usize, &str); 11] = [
     (0, 8, 3, "any"),
     (1, 1, 1, "any"),
     (3, 7, 5, "any"),
@@ -175,6 +175,8 @@ const SHAPES: [(usize, usize, usize, &str); 9] = [
     (1000, 64, 333, "any"),
     (77, 33, 5000, "any"),
     (5000, 16, 40, "any"),
+    (640, 130, 4, "any"),
+    (1500, 1, 20, "any"),
 ];
 
 fn segments(case_ids: &[u32], p: &mut Planner) -> (Segments, [Vec<u32>; 3]) {
@@ -191,7 +193,7 @@ pub fn cases() -> Vec<Case<EmbeddingFwd, SegmentSum>> {
         .map(|(n, d, v, kind)| {
             let mut p = Planner::new();
             let (t, y) = (11, p.var(n * d));
-            let (item_table, pos_table, dtable) = (p.stat(v * d), p.stat(t * d), p.stat(v * d));
+            let (item_table, pos_table, dtable) = (p.weight(v * d), p.weight(t * d), p.stat(v * d));
             let (item, pos) = (p.index(n), p.index(n));
             let ids = ids(n, v, kind);
             let (seg, [order, start, id]) = segments(&ids, &mut p);
@@ -227,7 +229,7 @@ pub fn gather_cases() -> Vec<Case<GatherTable, SegmentSum>> {
         .map(|(n, d, v, kind)| {
             let mut p = Planner::new();
             let y = p.var(n * d);
-            let (table, dtable, id_span) = (p.stat(v * d), p.stat(v * d), p.index(n));
+            let (table, dtable, id_span) = (p.weight(v * d), p.stat(v * d), p.index(n));
             let ids = ids(n, v, kind);
             let (seg, [order, start, id]) = segments(&ids, &mut p);
             let fwd = GatherTable { y: y.y, table, id: id_span, n, d, v };

@@ -25,6 +25,8 @@ op! {
 }
 
 impl Op for LinearFwd {
+    const PRODUCTS: bool = true;
+
     fn check(&self) -> Result<(), String> {
         let (n, i, o) = (self.n, self.i, self.o);
         fits(&[
@@ -51,6 +53,8 @@ impl Op for LinearFwd {
 }
 
 impl Op for LinearBwd {
+    const PRODUCTS: bool = true;
+
     fn check(&self) -> Result<(), String> {
         let (n, i, o) = (self.n, self.i, self.o);
         fits(&[
@@ -90,7 +94,7 @@ pub fn cases() -> Vec<Case<LinearFwd, LinearBwd>> {
         .map(|(n, i, o)| {
             let mut p = Planner::new();
             let (x, y) = (p.var(n * i), p.var(n * o));
-            let (w, b, dw, db) = (p.stat(o * i), p.stat(o), p.stat(o * i), p.stat(o));
+            let (w, b, dw, db) = (p.weight(o * i), p.weight(o), p.stat(o * i), p.stat(o));
             let fwd = LinearFwd { y: y.y, x: x.y, w, b, n, i, o };
             let bwd = LinearBwd {
                 dx: Dst::Write(x.dy),

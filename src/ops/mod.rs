@@ -38,8 +38,9 @@ pub use reduce::{GradNorm, Mean};
 pub use rows::{GatherRows, ScatterRows};
 pub use sampled_softmax::{SampledSoftmaxBwd, SampledSoftmaxFwd};
 
+use crate::base;
 pub use crate::mem::{Dst, Mode};
-use crate::mem::{HostArenas, RawSpan, Scalar, Span, U32};
+use crate::mem::{HostArenas, Precision, RawSpan, Scalar, Span, U32};
 
 /// Work of one call: floating-point operations and the bytes that must move at least, with 4-byte elements.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -52,6 +53,10 @@ pub struct Cost {
 pub trait Op: Spans + Copy + std::fmt::Debug + Send + Sync + 'static {
     /// Whether the spans are large enough for the sizes and the sizes make sense; the message names the field.
     fn check(&self) -> Result<(), String>;
+
+    /// Whether the op is made of products that tensor cores do: in bf16 their operands are rounded, which is part of
+    /// the error that a plain implementation makes. All other ops compute in f32 whatever they store.
+    const PRODUCTS: bool = false;
 
     /// Floating-point operations and bytes of this call.
     fn cost(&self) -> Cost;
@@ -79,26 +84,62 @@ pub trait Op: Spans + Copy + std::fmt::Debug + Send + Sync + 'static {
     }
 }
 
-/// A backend that can run `O`. Launch failures of a device are kept and surface at the next read-back.
+/// A backend that can run `O`. Failures of a device are kept, and reported by [`Memory::sync`].
 pub trait Run<O: Op> {
     fn run(&mut self, op: &O);
+
+    /// Bytes of scratch memory that `op` takes.
+    ///
+    /// # Errors
+    /// No implementation serves these sizes; says which are served.
+    fn need(&self, op: &O) -> Result<usize, String> {
+        let _ = op;
+        Ok(0)
+    }
 }
 
 /// Moving values between the host and a backend's arenas. Real arenas speak f32 whatever they store.
 pub trait Memory {
+    /// The element type of [`Act`](crate::mem::Act) arenas.
+    fn precision(&self) -> Precision {
+        Precision::F32
+    }
     fn write(&mut self, span: RawSpan, values: &[f32]);
     fn read(&mut self, span: RawSpan, values: &mut [f32]);
     fn write_ids(&mut self, span: Span<U32>, values: &[u32]);
     fn read_ids(&mut self, span: Span<U32>, values: &mut [u32]);
+
+    /// Takes scratch memory for what is to come, so that a step takes none.
+    ///
+    /// # Errors
+    /// There is not enough.
+    fn reserve(&mut self, bytes: usize) -> base::Result<()> {
+        let _ = bytes;
+        Ok(())
+    }
+
+    /// Waits until all work is done.
+    ///
+    /// # Errors
+    /// The device has failed since the backend was opened; what was read since then is worth nothing.
+    fn sync(&mut self) -> base::Result<()> {
+        Ok(())
+    }
 }
 
 impl<O: Op, B: Run<O>> Run<O> for &mut B {
     fn run(&mut self, op: &O) {
         (**self).run(op);
     }
+    fn need(&self, op: &O) -> Result<usize, String> {
+        (**self).need(op)
+    }
 }
 
 impl<B: Memory> Memory for &mut B {
+    fn precision(&self) -> Precision {
+        (**self).precision()
+    }
     fn write(&mut self, span: RawSpan, values: &[f32]) {
         (**self).write(span, values);
     }
@@ -110,6 +151,12 @@ impl<B: Memory> Memory for &mut B {
     }
     fn read_ids(&mut self, span: Span<U32>, values: &mut [u32]) {
         (**self).read_ids(span, values);
+    }
+    fn reserve(&mut self, bytes: usize) -> base::Result<()> {
+        (**self).reserve(bytes)
+    }
+    fn sync(&mut self) -> base::Result<()> {
+        (**self).sync()
     }
 }
 

@@ -1,13 +1,17 @@
 /*! How an op is proved. *Gradient*: the f64 reference backward against central differences of the f64 reference forward,
 projected on fixed random directions. *Parity*: a backend against the f64 reference, with an error budget of 2x (forward)
-or 3x (gradients) what the plain f32 loops make; destinations start as NaN (write) or filled (accumulate), nothing else
-may change, and the same input gives the same bits twice.
+or 3x (gradients) what plain loops in the same precision make: f32, or for a bf16 backend f32 sums of bf16 products with
+activations rounded to bf16. Destinations start as NaN (write) or filled (accumulate), nothing else may change, and the
+same input gives the same bits twice.
 */
 
 use super::{Access, Memory, Mode, Op, Run, case::Case};
 use crate::{
-    base::rng::{Purpose, Stream},
-    mem::{Arena, HostArenas, Planner, RawSpan, Scalar},
+    base::{
+        self,
+        rng::{Purpose, Stream},
+    },
+    mem::{Arena, Bf16Products, HostArenas, Planner, Precision, RawSpan, Scalar, round_bf16},
 };
 
 /// Worst error over budget of a parity run: at most 1 when it passed.
@@ -31,7 +35,7 @@ pub fn gradient_error<F: Op, B: Op>(case: &Case<F, B>) -> Option<f64> {
         return None;
     }
     const STEP: f64 = 1e-5;
-    let mut m = case.host::<f64>(0.0);
+    let mut m = case.host::<f64>(0.0, Precision::F32);
     let loss = |m: &HostArenas<f64>| {
         case.fwd.reference(m);
         case.outputs.iter().map(|(y, dy)| dot(slice(m, *y), slice(m, *dy))).sum::<f64>()
@@ -93,8 +97,29 @@ fn poison<O: Op>(op: &O, write: &mut dyn FnMut(RawSpan, f32)) {
     });
 }
 
-fn set<S: Scalar>(m: &mut HostArenas<S>, span: RawSpan, x: f32) {
-    m.arena_mut(span.arena)[span.offset..span.offset + span.len].fill(S::of(x as f64));
+/// All real arenas after the forward and after the backward pass of the references.
+type Outcome = [Vec<Vec<f64>>; 2];
+
+/// Runs the references in the arithmetic of `S`. With `rounded`, what they write to activations is rounded to bf16.
+fn plain<S: Scalar, F: Op, B: Op>(case: &Case<F, B>, bwd: &B, precision: Precision, rounded: bool) -> Outcome {
+    let mut m = case.host::<S>(BACKGROUND as f64, precision);
+    let fill = |m: &mut HostArenas<S>, span: RawSpan, x: f32| {
+        m.arena_mut(span.arena)[span.offset..span.offset + span.len].fill(S::of(x as f64));
+    };
+    let round = |m: &mut HostArenas<S>, access: Access, span: RawSpan| {
+        if rounded && access != Access::Read && span.arena == Arena::Act {
+            let values = &mut m.arena_mut(span.arena)[span.offset..span.offset + span.len];
+            values.iter_mut().for_each(|x| *x = S::of(round_bf16(x.f64() as f32) as f64));
+        }
+    };
+    let all = |m: &HostArenas<S>| REAL.iter().map(|a| m.arena(*a).iter().map(|x| x.f64()).collect()).collect();
+    case.fwd.reference(&m);
+    case.fwd.uses(&mut |access, span| round(&mut m, access, span));
+    let forward = all(&m);
+    poison(bwd, &mut |span, x| fill(&mut m, span, x));
+    bwd.reference(&m);
+    bwd.uses(&mut |access, span| round(&mut m, access, span));
+    [forward, all(&m)]
 }
 
 /// Compares what `op` wrote on the backend (before -> after) with the two references.
@@ -102,10 +127,9 @@ fn compare<O: Op>(
     what: &str,
     op: &O,
     factor: f64,
-    got: &[Vec<f32>],
-    before: &[Vec<f32>],
-    exact: &HostArenas<f64>,
-    naive: &HostArenas<f32>,
+    precision: Precision,
+    [got, before]: [&Snapshot; 2],
+    [exact, naive]: [&Vec<Vec<f64>>; 2],
 ) -> Result<f64, String> {
     let mut touched: Vec<RawSpan> = Vec::new();
     op.uses(&mut |access, span| {
@@ -115,12 +139,18 @@ fn compare<O: Op>(
     });
     let mut worst = 0.0f64;
     for span in &touched {
-        let (want, plain) = (slice(exact, *span), slice(naive, *span));
-        let have = &got[span.arena as usize][span.offset..span.offset + span.len];
+        let part = span.offset..span.offset + span.len;
+        let (want, plain) = (&exact[span.arena as usize][part.clone()], &naive[span.arena as usize][part.clone()]);
+        let have = &got[span.arena as usize][part];
         let largest = want.iter().fold(0.0f64, |a, x| a.max(x.abs()));
-        let naive_error = want.iter().zip(plain).fold(0.0f64, |a, (w, p)| a.max((w - p.f64()).abs()));
-        // A lucky naive run must not shut out honest rounding: a few units in the last place of the largest value.
-        let budget = factor * naive_error + 8.0 * f32::EPSILON as f64 * largest + 1e-30;
+        let naive_error = want.iter().zip(plain).fold(0.0f64, |a, (w, p)| a.max((w - p).abs()));
+        // A lucky naive run must not shut out honest rounding: a few units in the last place of the largest value; of a
+        // bf16 value half a unit, which every rounding may cost.
+        let rounding = match precision == Precision::Bf16 && span.arena == Arena::Act {
+            true => 1.0 / 512.0,
+            false => 8.0 * f32::EPSILON as f64,
+        };
+        let budget = factor * naive_error + rounding * largest + 1e-30;
         for (i, (w, h)) in want.iter().zip(have).enumerate() {
             let error = (w - *h as f64).abs();
             let same = (w.is_nan() && h.is_nan()) || *w == *h as f64;
@@ -149,14 +179,13 @@ type Snapshot = Vec<Vec<f32>>;
 fn run_on<F: Op, B: Op, K: Memory + Run<F> + Run<B>>(
     case: &Case<F, B>,
     bwd: &B,
-    open: &dyn Fn(&Planner) -> K,
-) -> [Snapshot; 4] {
-    let mut k = open(&case.plan);
+    mut k: K,
+) -> Result<[Snapshot; 4], String> {
     for a in REAL {
         let n = case.plan.len(a);
         k.write(whole(&case.plan, a), &vec![BACKGROUND; n]);
     }
-    for (span, values) in case.inputs_f32() {
+    for (span, values) in case.inputs_f32(k.precision()) {
         k.write(span, &values);
     }
     for (span, fill) in &case.fills {
@@ -171,13 +200,22 @@ fn run_on<F: Op, B: Op, K: Memory + Run<F> + Run<B>>(
     poison(bwd, &mut |span, x| k.write(span, &vec![x; span.len]));
     let middle = snapshot(&mut k, &case.plan);
     k.run(bwd);
-    [start, forward, middle, snapshot(&mut k, &case.plan)]
+    let end = snapshot(&mut k, &case.plan);
+    k.sync().map_err(|e| e.to_string())?;
+    Ok([start, forward, middle, end])
 }
+
+fn bits(s: &Snapshot) -> Vec<u32> {
+    s.iter().flatten().map(|x| x.to_bits()).collect()
+}
+
+/// How a backend is opened for a plan.
+pub type Open<'a, K> = &'a dyn Fn(&Planner) -> base::Result<K>;
 
 /// A case on a backend, in every mode of its gradients.
 pub fn parity<F: Op, B: Op, K: Memory + Run<F> + Run<B>>(
     case: &Case<F, B>,
-    open: &dyn Fn(&Planner) -> K,
+    open: Open<'_, K>,
 ) -> Result<Parity, String> {
     let mut gradients = 0;
     case.bwd.with_modes(&mut |i| {
@@ -194,25 +232,38 @@ pub fn parity<F: Op, B: Op, K: Memory + Run<F> + Run<B>>(
             _ => Mode::Write,
         });
         let what = format!("{} (variant {variant})", case.name);
-        let [start, forward, middle, end] = run_on(case, &bwd, open);
-        let mut exact = case.host::<f64>(BACKGROUND as f64);
-        let mut naive = case.host::<f32>(BACKGROUND as f64);
-        case.fwd.reference(&exact);
-        case.fwd.reference(&naive);
-        worst.forward = worst.forward.max(compare(&what, &case.fwd, 2.0, &forward, &start, &exact, &naive)?);
+        let said = |e| format!("{what}: {e}");
+        let k = open(&case.plan).map_err(|e| said(e.to_string()))?;
+        let precision = k.precision();
+        let [start, forward, middle, end] = run_on(case, &bwd, k).map_err(said)?;
         // The backward pass is judged alone: every implementation starts from its own forward results.
-        poison(&bwd, &mut |span, x| {
-            set(&mut exact, span, x);
-            set(&mut naive, span, x);
-        });
-        bwd.reference(&exact);
-        bwd.reference(&naive);
-        worst.backward = worst.backward.max(compare(&what, &bwd, 3.0, &end, &middle, &exact, &naive)?);
-        let again = run_on(case, &bwd, open);
-        let bits = |s: &Snapshot| s.iter().flatten().map(|x| x.to_bits()).collect::<Vec<_>>();
+        let exact = plain::<f64, F, B>(case, &bwd, precision, false);
+        let naive = match precision {
+            Precision::F32 => plain::<f32, F, B>(case, &bwd, precision, false),
+            Precision::Bf16 if F::PRODUCTS || B::PRODUCTS => plain::<Bf16Products, F, B>(case, &bwd, precision, true),
+            Precision::Bf16 => plain::<f32, F, B>(case, &bwd, precision, true),
+        };
+        let fwd = compare(&what, &case.fwd, 2.0, precision, [&forward, &start], [&exact[0], &naive[0]])?;
+        let back = compare(&what, &bwd, 3.0, precision, [&end, &middle], [&exact[1], &naive[1]])?;
+        worst = Parity { forward: worst.forward.max(fwd), backward: worst.backward.max(back) };
+        let k = open(&case.plan).map_err(|e| said(e.to_string()))?;
+        let again = run_on(case, &bwd, k).map_err(said)?;
         if bits(&again[3]) != bits(&end) {
             return Err(format!("{what}: the same input gave other bits"));
         }
     }
     Ok(worst)
+}
+
+/// The bits that a case leaves in all arenas, with all gradients written: the same whatever order threads run in.
+///
+/// # Errors
+/// The device's.
+pub fn fingerprint<F: Op, B: Op, K: Memory + Run<F> + Run<B>>(
+    case: &Case<F, B>,
+    open: Open<'_, K>,
+) -> Result<Vec<u32>, String> {
+    let bwd = case.bwd.with_modes(&mut |_| Mode::Write);
+    let k = open(&case.plan).map_err(|e| e.to_string())?;
+    Ok(bits(&run_on(case, &bwd, k)?[3]))
 }

@@ -64,6 +64,8 @@ fn logits<S: Scalar>(
 }
 
 impl Op for SampledSoftmaxFwd {
+    const PRODUCTS: bool = true;
+
     fn check(&self) -> Result<(), String> {
         let (m, d, s) = (self.m, self.d, self.s);
         fits(&[
@@ -101,6 +103,8 @@ impl Op for SampledSoftmaxFwd {
 }
 
 impl Op for SampledSoftmaxBwd {
+    const PRODUCTS: bool = true;
+
     fn check(&self) -> Result<(), String> {
         let (m, d, s) = (self.m, self.d, self.s);
         fits(&[

@@ -1,0 +1,361 @@
+/*
+The walk over tiles of logits that cross_entropy and sampled_softmax share, forward and backward.
+
+A block of four warps owns 64 rows of one operand ("own", 16 rows a warp) and streams the rows of the other ("far") past
+them, 64 at a time. z = own far^T of a tile stands in registers and is used up there: no logit reaches memory.
+The width D goes through shared memory in slices of 128 bytes a row, so that D = 512 needs no more room than D = 64:
+
+  step      = one slice of one far tile: copied by cp.async while the step before it is computed
+  resident  = the own rows lie in shared memory whole, once, where they fit; else their slice rides in the step
+  chunk     = the two slices of D (128 columns of bf16, 64 of float: 64 registers more would make the latter spill) whose
+              gradient the block accumulates. They are kept from each far tile until the second product, g far, has used
+              them, and so rotate through one place more than there are slices.
+
+z is always summed over D in the same order, so that forward and backward agree on its bits: p = exp(z - lse) - 1 of a
+logit that outweighs the rest is right only because the rounding of z cancels that of lse.
+Shared memory: 2 TileColumns (1,536 bytes), then slices of 9,216 bytes: own rows (all, or 2) + kept (chunk's + 1, backward
+only) + 2 for what is not kept, if anything is. The launcher chooses `resident` and keeps the sum within 99 KiB.
+Units: logits are natural; each exponential is 2^((z - top) log2(e)), the difference first, so that z = top gives 1 exactly.
+*/
+#pragma once
+#include "reduce.cuh"
+#include "tile.cuh"
+
+constexpr int kWalkThreads = 128;
+constexpr int kTile = 64;
+constexpr int kChunkSlices = 2;
+constexpr float kLog2e = 1.4426950408889634f;
+constexpr float kInfinity = __builtin_huge_valf();
+// Where a running maximum starts: finite, so that rows with nothing to count give sum 0 and no NaN.
+constexpr float kLowest = -1e38f;
+// Ids that match nothing: of far columns and of own rows beyond the end. They differ, so they do not match each other.
+constexpr u32 kNoColumn = 0xffffffffu, kNoRow = 0xfffffffeu;
+
+template <class T>
+constexpr int kSlice = 128 / (int)sizeof(T);  // columns
+template <class T>
+constexpr int kSliceLd = tile_ld<T>(kSlice<T>);
+template <class T>
+constexpr int kSliceSize = kTile* kSliceLd<T>;  // elements, with padding
+
+// What belongs to the 64 far rows of a tile; which fields are used, and as what, is the pass's own matter.
+struct TileColumns {
+  float a[kTile];
+  float b[kTile];
+  u32 id[kTile];
+};
+
+__device__ __forceinline__ float exp_of(float difference) { return exp2_fast(difference * kLog2e); }
+
+// Starts copying elements [first, first + 64) of a vector with `valid` left from there, `fill` beyond them, by the 16
+// threads from `thread` on.
+template <class E>
+__device__ __forceinline__ void load_column(E* shared, const E* global, int first, int valid, E fill, int thread) {
+  const int k = ((int)threadIdx.x - thread) * 4;
+  if (k < 0 || k >= kTile) return;
+  const E* from = global + first + k;
+  if (k + 4 <= valid && (uintptr_t)from % 16 == 0) {
+    cp_async16(shared + k, from, true);
+  } else {
+#pragma unroll
+    for (int i = 0; i < 4; i++) shared[k + i] = k + i < valid ? from[i] : fill;
+  }
+}
+
+// The slices of a tile that outlive their step: [first, first + count).
+struct Kept {
+  int first;
+  int count;
+
+  // Place of slice first + c; `turn` is the tile's number modulo count + 1: each tile starts one place before the last one.
+  __device__ __forceinline__ int place(int c, int turn) const { return c >= turn ? c - turn : c - turn + count + 1; }
+  __device__ __forceinline__ int places() const { return count > 0 ? count + 1 : 0; }
+};
+
+template <class T>
+struct Walk {
+  const T* own;  // first own row of the block
+  const T* far;  // (far rows, D) from row 0
+  int own_rows;  // of 64, inside the matrix
+  int begin;     // far rows of this block: [begin, end)
+  int end;
+  int d;
+  bool resident;
+  Kept kept;
+};
+
+// Calls work.load(columns, at, valid) when the copies of far tile [at, at + 64) start, and work.take(z, columns, at, kept,
+// turn) when its product is complete; `kept` are the places of kept slices.
+template <class T, class Work>
+__device__ __forceinline__ void walk(const Walk<T>& w, Work& work) {
+  DYN_SMEM(smem);
+  TileColumns* const columns = (TileColumns*)smem;
+  T* const own = (T*)(smem + 2 * sizeof(TileColumns));
+  const int slices = (w.d + kSlice<T> - 1) / kSlice<T>, passing = slices - w.kept.count;
+  T* const far = own + (w.resident ? slices : 2) * kSliceSize<T>;
+  const int tiles = w.end > w.begin ? (w.end - w.begin + kTile - 1) / kTile : 0;
+  if (tiles == 0) return;
+
+  const bool aligned = w.d % kChunk<T> == 0 && ((uintptr_t)w.own | (uintptr_t)w.far) % 16 == 0;
+
+  // Where a slice of a far tile lies: kept ones rotate, the others take turns with two places.
+  const auto far_slice = [&](int tile, int turn, int slice) {
+    const int c = slice - w.kept.first;
+    if (c >= 0 && c < w.kept.count) return far + w.kept.place(c, turn) * kSliceSize<T>;
+    const int number = tile * passing + (c < 0 ? slice : slice - w.kept.count);
+    return far + (w.kept.places() + number % 2) * kSliceSize<T>;
+  };
+  // As load_tile, but rolled where it does not matter: registers are what limits these kernels.
+  const auto copy_slice = [&](T* to, const T* from, int rows, int slice) {
+    constexpr int kVec = kChunk<T>, kRow = kSlice<T> / kVec, kStep = kWalkThreads / kRow;
+    const int columns = w.d - slice * kSlice<T>;
+    from += slice * kSlice<T>;
+    if (aligned) {
+      const int r = threadIdx.x / kRow, c = threadIdx.x % kRow * kVec;
+#pragma unroll 1
+      for (int row = r; row < kTile; row += kStep) {
+        const bool inside = row < rows && c < columns;
+        cp_async16(to + row * kSliceLd<T> + c, inside ? from + (i64)row * w.d + c : from, inside);
+      }
+    } else {
+#pragma unroll 1
+      for (int i = threadIdx.x; i < kTile * kSlice<T>; i += kWalkThreads) {
+        const int row = i / kSlice<T>, c = i % kSlice<T>;
+        to[row * kSliceLd<T> + c] = row < rows && c < columns ? from[(i64)row * w.d + c] : from_f32<T>(0.f);
+      }
+    }
+  };
+  const auto start_step = [&](int tile, int turn, int slice) {
+    const int at = w.begin + tile * kTile;
+    if (slice == 0) work.load(columns[tile % 2], at, w.end - at);
+    copy_slice(far_slice(tile, turn, slice), w.far + (i64)at * w.d, w.end - at, slice);
+    if (!w.resident) copy_slice(own + (tile * slices + slice) % 2 * kSliceSize<T>, w.own, w.own_rows, slice);
+    cp_async_commit();
+  };
+
+  if (w.resident)
+#pragma unroll 1
+    for (int slice = 0; slice < slices; slice++) copy_slice(own + slice * kSliceSize<T>, w.own, w.own_rows, slice);
+  start_step(0, 0, 0);
+  const int warp_row = threadIdx.x / 32 * 16 * kSliceLd<T>;
+  int turn = 0;
+#pragma unroll 1
+  for (int tile = 0; tile < tiles; tile++) {
+    const int next_turn = turn < w.kept.count ? turn + 1 : 0;
+    float z[kTile / 8][4];
+    acc_zero(z);
+#pragma unroll 1
+    for (int slice = 0; slice < slices; slice++) {
+      cp_async_wait<0>();
+      // The step's data is there for all; and all are done with the step before, whose place the next one may take.
+      __syncthreads();
+      if (slice + 1 < slices)
+        start_step(tile, turn, slice + 1);
+      else if (tile + 1 < tiles)
+        start_step(tile + 1, next_turn, 0);
+      const T* a = own + (w.resident ? slice : (tile * slices + slice) % 2) * kSliceSize<T> + warp_row;
+      gemm_nt<kSlice<T>>(z, a, kSliceLd<T>, far_slice(tile, turn, slice), kSliceLd<T>);
+    }
+    work.take(z, columns[tile % 2], w.begin + tile * kTile, far, turn);
+    turn = next_turn;
+  }
+}
+
+// The own row of accumulator half 0 or 1, counted in the block.
+__device__ __forceinline__ int own_row(int half) { return threadIdx.x / 32 * 16 + acc_row(threadIdx.x % 32, 2 * half); }
+
+// ------------------------------------------------------------------------------------------------------------- forward
+
+// Far rows are candidates: a = their offset, -inf beyond the end. kSampled: id = their item, left out where it is the row's
+// target; else candidate j is item j, and the target's logit is kept.
+// Each lane keeps the maximum and the sum of its own columns: lanes meet once, at the end.
+template <bool kSampled>
+struct LogSumExp {
+  const float* offset;
+  const u32* id;
+  u32 target[2];
+  float max[2] = {kLowest, kLowest};
+  float sum[2] = {0.f, 0.f};
+  float hit[2] = {0.f, 0.f};
+
+  __device__ __forceinline__ void load(TileColumns& c, int at, int valid) {
+    load_column(c.a, offset, at, valid, -kInfinity, 0);
+    if (kSampled) load_column(c.id, id, at, valid, kNoColumn, 32);
+  }
+
+  template <class T>
+  __device__ __forceinline__ void take(float (&z)[kTile / 8][4], const TileColumns& c, int at, const T*, int) {
+    const int column = threadIdx.x % 4 * 2;
+    float top[2] = {max[0], max[1]};
+#pragma unroll
+    for (int nb = 0; nb < kTile / 8; nb++)
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const int j = nb * 8 + column + i % 2;
+        z[nb][i] += c.a[j];
+        if (kSampled && c.id[j] == target[i / 2]) z[nb][i] = -kInfinity;
+        top[i / 2] = fmaxf(top[i / 2], z[nb][i]);
+      }
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      // Few tiles hold the row's target: the others skip the search.
+      if (!kSampled && target[half] - (u32)at < (u32)kTile)
+#pragma unroll
+        for (int nb = 0; nb < kTile / 8; nb++)
+#pragma unroll
+          for (int i = 0; i < 2; i++)
+            if (at + nb * 8 + column + i == (int)target[half]) hit[half] = z[nb][2 * half + i];
+      float s = sum[half] * exp_of(max[half] - top[half]);
+#pragma unroll
+      for (int nb = 0; nb < kTile / 8; nb++) {
+        s += exp_of(z[nb][2 * half] - top[half]);
+        s += exp_of(z[nb][2 * half + 1] - top[half]);
+      }
+      sum[half] = s, max[half] = top[half];
+    }
+  }
+
+  // The four lanes of a row become one.
+  __device__ __forceinline__ void finish() {
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      const float top = quad_max(max[half]);
+      sum[half] = quad_sum(sum[half] * exp_of(max[half] - top));
+      max[half] = top;
+      hit[half] = quad_sum(hit[half]);
+    }
+  }
+};
+
+// ------------------------------------------------------------------------------------------------------------ backward
+
+// acc (16 rows a warp, the chunk) += g (16,64) far[tile, chunk]: the second product of a tile.
+template <class T>
+struct Chunk {
+  float acc[kChunkSlices][kSlice<T> / 8][4];
+  Kept kept;  // the chunk's slices; none where no product is wanted
+
+  // Chunk `index` of width d.
+  __device__ __forceinline__ void start(int index, int d, bool wanted) {
+    kept.first = index * kChunkSlices;
+    kept.count = wanted ? min(kChunkSlices, (d + kSlice<T> - 1) / kSlice<T> - kept.first) : 0;
+#pragma unroll
+    for (int c = 0; c < kChunkSlices; c++) acc_zero(acc[c]);
+  }
+
+  __device__ __forceinline__ void add(const float (&g)[kTile / 8][4], const T* far, int turn) {
+#pragma unroll
+    for (int c = 0; c < kChunkSlices; c++)
+      if (c < kept.count) gemm_rn<kTile>(acc[c], g, far + kept.place(c, turn) * kSliceSize<T>, kSliceLd<T>);
+  }
+};
+
+// g = softmax - onehot (kSampled: softmax without hits) for own rows that are scored rows; dloss is put on at the end.
+template <class T, bool kSampled>
+struct RowGradient {
+  Chunk<T> chunk;
+  const float* offset;
+  const u32* id;
+  u32 target[2];
+  float lse[2];
+
+  __device__ __forceinline__ void load(TileColumns& c, int at, int valid) {
+    load_column(c.a, offset, at, valid, -kInfinity, 0);
+    if (kSampled) load_column(c.id, id, at, valid, kNoColumn, 32);
+  }
+
+  __device__ __forceinline__ void take(float (&z)[kTile / 8][4], const TileColumns& c, int at, const T* far, int turn) {
+    const int column = threadIdx.x % 4 * 2;
+#pragma unroll
+    for (int nb = 0; nb < kTile / 8; nb++)
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const int j = nb * 8 + column + i % 2;
+        z[nb][i] = exp_of(z[nb][i] + c.a[j] - lse[i / 2]);
+        if (kSampled && c.id[j] == target[i / 2]) z[nb][i] = 0.f;
+      }
+    if (!kSampled)
+#pragma unroll
+      for (int half = 0; half < 2; half++)
+        if (target[half] - (u32)at < (u32)kTile)
+#pragma unroll
+          for (int nb = 0; nb < kTile / 8; nb++)
+#pragma unroll
+            for (int i = 0; i < 2; i++)
+              if (at + nb * 8 + column + i == (int)target[half]) z[nb][2 * half + i] -= 1.f;
+    chunk.add(z, far, turn);
+  }
+};
+
+// g^T for own rows that are candidates. Far rows are scored rows: a = lse (+inf beyond the end: g = 0), b = dloss,
+// id = target. Their onehot is part of g unless kSampled; then a hit counts nothing.
+template <class T, bool kSampled>
+struct CandidateGradient {
+  Chunk<T> chunk;
+  const float* lse;
+  const float* dloss;
+  const u32* target;
+  u32 id[2];
+  float offset[2];
+  float sum[2] = {0.f, 0.f};  // of g over the lane's columns
+
+  __device__ __forceinline__ void load(TileColumns& c, int at, int valid) {
+    load_column(c.a, lse, at, valid, kInfinity, 0);
+    load_column(c.b, dloss, at, valid, 0.f, 32);
+    load_column(c.id, target, at, valid, kNoColumn, 64);
+  }
+
+  __device__ __forceinline__ void take(float (&z)[kTile / 8][4], const TileColumns& c, int, const T* far, int turn) {
+    const int column = threadIdx.x % 4 * 2;
+#pragma unroll
+    for (int nb = 0; nb < kTile / 8; nb++)
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const int j = nb * 8 + column + i % 2;
+        float p = exp_of(z[nb][i] + offset[i / 2] - c.a[j]);
+        if (c.id[j] == id[i / 2]) p = kSampled ? 0.f : p - 1.f;
+        z[nb][i] = c.b[j] * p;
+        sum[i / 2] += z[nb][i];
+      }
+    chunk.add(z, far, turn);
+  }
+};
+
+// Two neighbours of a row; `pair`: both may go in one store.
+__device__ __forceinline__ void store2(float* p, float x, float y) { *(float2*)p = make_float2(x, y); }
+__device__ __forceinline__ void store2(bf16* p, float x, float y) { *(u32*)p = pack_bf16(x, y); }
+
+template <class Out>
+__device__ __forceinline__ void put2(Out* p, float x, float y, bool add, bool pair, bool second) {
+  if (add) {
+    x += to_f32(p[0]);
+    if (second) y += to_f32(p[1]);
+  }
+  if (pair) return store2(p, x, y);
+  p[0] = from_f32<Out>(x);
+  if (second) p[1] = from_f32<Out>(y);
+}
+
+// out[row0 + own row][chunk] = or += scale[half] acc (+ extra[half] more[same place]) for the block's `rows` valid rows.
+template <class Out, class T>
+__device__ __forceinline__ void write_chunk(Out* out, const Chunk<T>& chunk, i64 row0, int rows, int d, bool add,
+                                            const float (&scale)[2], const T* more, const float (&extra)[2]) {
+  const bool pair = d % 2 == 0 && (uintptr_t)out % (2 * sizeof(Out)) == 0;
+#pragma unroll
+  for (int c = 0; c < kChunkSlices; c++)
+#pragma unroll
+    for (int nb = 0; nb < kSlice<T> / 8; nb++)
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+        const int column = (chunk.kept.first + c) * kSlice<T> + acc_col(threadIdx.x % 32, nb, 0);
+        if (c >= chunk.kept.count || own_row(half) >= rows || column >= d) continue;
+        const i64 at = (row0 + own_row(half)) * d + column;
+        float x = scale[half] * chunk.acc[c][nb][2 * half], y = scale[half] * chunk.acc[c][nb][2 * half + 1];
+        const bool second = column + 1 < d;
+        if (more) {
+          x += extra[half] * to_f32(more[at]);
+          if (second) y += extra[half] * to_f32(more[at + 1]);
+        }
+        put2(out + at, x, y, add, pair, second);
+      }
+}

@@ -1,0 +1,208 @@
+/*
+cross_entropy: softmax cross-entropy of scored rows over the whole catalogue, logits never stored.
+fwd: z_mv = <h_m, table_v> + bias_v,  lse_m = log sum_v exp z_mv,  loss_m = lse_m - z_m,target
+     h (M,D) act   table (V,D) act   bias (V) f32   target (M)   loss, lse (M) f32
+bwd: g_mv = dloss_m (exp(z_mv - lse_m) - [v = target_m]),  dh = g table,  dtable = g^T h,  dbias = sum_M g
+     dh (M,D) act   dtable (V,D) f32   dbias (V) f32
+Writes: loss lse | dh dtable dbias by Dst.   Saves for bwd: lse.
+Work: the walk of common/softmax.cuh. fwd and dh: a block owns 64 rows and sees a range of items; fwd leaves (max, sum) of
+  its range, dh recomputes z and keeps a chunk of its gradient (128 columns of bf16, 64 of float) in registers. dtable: a block owns 64
+  items and sees a range of rows, z^T is computed so that g^T is the left operand as it stands; each table row is written by
+  one block. Where the tiles alone do not fill a GPU the ranges are split: parts in f32, added in order by a second kernel.
+Limits: D 1..512, any M, any V >= 1. A target beyond V gives loss NaN.
+Numerics: bf16 or f32 products, f32 sums; g is rounded to act for the second product. No atomics: the same bits every time.
+Cost: fwd 2 MDV, bwd 4 MDV (1 + chunks) flop: each chunk of dh and of dtable recomputes z. Bound by the exponentials up to
+  D = 64, by the products above.
+*/
+#include "common/softmax.cuh"
+
+// A range of items of each row: grid (row tiles, 1, splits).
+struct CrossEntropyFwdParams {
+  float* max;         // (splits, M) scratch
+  float* sum;         // (splits, M) scratch: of exp(z - max)
+  float* hit;         // (M) scratch: the target's logit
+  const void* h;      // (M, D) act
+  const void* table;  // (V, D) act
+  const float* bias;  // (V)
+  const u32* target;  // (M)
+  int m;
+  int d;
+  int v;
+  int per_split;  // items, a multiple of 64
+  int resident;   // 1: the block's rows stay in shared memory
+};
+
+// The parts of all ranges become lse and loss, a thread a row.
+struct CrossEntropyCombineParams {
+  float* loss;       // (M)
+  float* lse;        // (M)
+  const float* max;  // (parts, M)
+  const float* sum;  // (parts, M)
+  const float* hit;  // (M)
+  int m;
+  int parts;
+  int count_hit;  // 1: the target's logit is in no part and counts too (sampled softmax)
+};
+
+// grid (row tiles, chunks, splits)
+struct CrossEntropyDhParams {
+  void* dh;            // (M, D) act; used where part is null
+  float* part;         // (splits, M, D) scratch, or null with one split
+  const float* dloss;  // (M)
+  const void* h;       // (M, D) act
+  const void* table;   // (V, D) act
+  const float* bias;   // (V)
+  const u32* target;   // (M)
+  const float* lse;    // (M)
+  int m;
+  int d;
+  int v;
+  int per_split;  // items, a multiple of 64
+  int resident;
+  int add;  // 1: dh is added to
+};
+
+// grid (item tiles, chunks, splits); with more than one split the destinations are scratch, overwritten.
+struct CrossEntropyDtableParams {
+  float* dtable;       // (splits, V, D), or null
+  float* dbias;        // (splits, V), or null
+  const float* dloss;  // (M)
+  const void* h;       // (M, D) act
+  const void* table;   // (V, D) act
+  const float* bias;   // (V)
+  const u32* target;   // (M)
+  const float* lse;    // (M)
+  int m;
+  int d;
+  int v;
+  int per_split;  // rows, a multiple of 64
+  int resident;
+  int add_dtable;
+  int add_dbias;
+};
+
+// out = or += the parts, in order, a thread an element.
+struct CrossEntropySumParams {
+  void* out;          // (n) act
+  const float* part;  // (parts, n)
+  i64 n;
+  int parts;
+  int add;
+};
+
+template <class T>
+__device__ __forceinline__ void cross_entropy_fwd(const CrossEntropyFwdParams& p) {
+  const int row0 = blockIdx.x * kTile, begin = blockIdx.z * p.per_split, end = min(p.v, begin + p.per_split);
+  LogSumExp<false> work;
+  work.offset = p.bias;
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    const int row = row0 + own_row(half);
+    work.target[half] = row < p.m ? p.target[row] : kNoRow;
+  }
+  const Walk<T> w = {(const T*)p.h + (i64)row0 * p.d, (const T*)p.table, p.m - row0, begin, end, p.d,
+                     p.resident != 0,                  {0, 0}};
+  walk(w, work);
+  work.finish();
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    const int row = row0 + own_row(half);
+    if (row >= p.m || threadIdx.x % 4 != 0) continue;
+    p.max[(i64)blockIdx.z * p.m + row] = work.max[half];
+    p.sum[(i64)blockIdx.z * p.m + row] = work.sum[half];
+    // Exactly one range holds a target; one beyond the table is made to show.
+    const u32 target = work.target[half];
+    if (target >= (u32)begin && target < (u32)end) p.hit[row] = work.hit[half];
+    if (target >= (u32)p.v && blockIdx.z == 0) p.hit[row] = __uint_as_float(0x7fffffffu);
+  }
+}
+
+template <class T>
+__device__ __forceinline__ void cross_entropy_dh(const CrossEntropyDhParams& p) {
+  const int row0 = blockIdx.x * kTile, begin = blockIdx.z * p.per_split, end = min(p.v, begin + p.per_split);
+  RowGradient<T, false> work;
+  work.chunk.start(blockIdx.y, p.d, true);
+  work.offset = p.bias;
+  float dloss[2];
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    const int row = row0 + own_row(half);
+    work.target[half] = row < p.m ? p.target[row] : kNoRow;
+    work.lse[half] = row < p.m ? p.lse[row] : kInfinity;
+    dloss[half] = row < p.m ? p.dloss[row] : 0.f;
+  }
+  const Walk<T> w = {(const T*)p.h + (i64)row0 * p.d, (const T*)p.table, p.m - row0, begin, end, p.d,
+                     p.resident != 0,                 work.chunk.kept};
+  walk(w, work);
+  if (p.part)
+    write_chunk(p.part + (i64)blockIdx.z * p.m * p.d, work.chunk, row0, p.m - row0, p.d, false, dloss, (const T*)nullptr, dloss);
+  else
+    write_chunk((T*)p.dh, work.chunk, row0, p.m - row0, p.d, p.add != 0, dloss, (const T*)nullptr, dloss);
+}
+
+template <class T>
+__device__ __forceinline__ void cross_entropy_dtable(const CrossEntropyDtableParams& p) {
+  const int item0 = blockIdx.x * kTile, begin = blockIdx.z * p.per_split, end = min(p.m, begin + p.per_split);
+  CandidateGradient<T, false> work;
+  work.chunk.start(blockIdx.y, p.d, p.dtable != nullptr);
+  work.lse = p.lse, work.dloss = p.dloss, work.target = p.target;
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    const int item = item0 + own_row(half);
+    work.id[half] = item < p.v ? item : kNoRow;
+    work.offset[half] = item < p.v ? p.bias[item] : -kInfinity;
+  }
+  const Walk<T> w = {(const T*)p.table + (i64)item0 * p.d, (const T*)p.h,  p.v - item0, begin, end, p.d,
+                     p.resident != 0,                      work.chunk.kept};
+  walk(w, work);
+  const float one[2] = {1.f, 1.f};
+  if (p.dtable)
+    write_chunk(p.dtable + (i64)blockIdx.z * p.v * p.d, work.chunk, item0, p.v - item0, p.d, p.add_dtable != 0, one,
+                (const T*)nullptr, one);
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    const int item = item0 + own_row(half);
+    const float sum = quad_sum(work.sum[half]);
+    if (!p.dbias || blockIdx.y != 0 || item >= p.v || threadIdx.x % 4 != 0) continue;
+    float* to = p.dbias + (i64)blockIdx.z * p.v + item;
+    *to = p.add_dbias ? *to + sum : sum;
+  }
+}
+
+__device__ __forceinline__ void combine_parts(const CrossEntropyCombineParams& p) {
+  const int row = blockIdx.x * blockDim.x + threadIdx.x;
+  if (row >= p.m) return;
+  const float hit = p.hit[row];
+  float top = p.count_hit ? hit : kLowest;
+  for (int k = 0; k < p.parts; k++) top = fmaxf(top, p.max[(i64)k * p.m + row]);
+  float sum = p.count_hit ? exp_of(hit - top) : 0.f;
+  for (int k = 0; k < p.parts; k++) sum += p.sum[(i64)k * p.m + row] * exp_of(p.max[(i64)k * p.m + row] - top);
+  const float log_sum = logf(sum);
+  p.lse[row] = top + log_sum;
+  // Not lse - hit: a loss near 0 keeps its digits.
+  p.loss[row] = top - hit + log_sum;
+}
+
+template <class T>
+__device__ __forceinline__ void sum_parts(const CrossEntropySumParams& p) {
+  const i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= p.n) return;
+  T* const out = (T*)p.out + i;
+  float sum = p.add ? to_f32(*out) : 0.f;
+  for (int k = 0; k < p.parts; k++) sum += p.part[k * p.n + i];
+  *out = from_f32<T>(sum);
+}
+
+KERNEL(cross_entropy_fwd_bf16, CrossEntropyFwdParams, 128) { cross_entropy_fwd<bf16>(p); }
+KERNEL(cross_entropy_fwd_f32, CrossEntropyFwdParams, 128) { cross_entropy_fwd<float>(p); }
+KERNEL(cross_entropy_combine, CrossEntropyCombineParams, 256) { combine_parts(p); }
+KERNEL(cross_entropy_sum_bf16, CrossEntropySumParams, 256) { sum_parts<bf16>(p); }
+KERNEL(cross_entropy_sum_f32, CrossEntropySumParams, 256) { sum_parts<float>(p); }
+
+// At most 168 registers: three blocks hide each other's exponentials and copies.
+KERNEL(cross_entropy_dh_bf16, CrossEntropyDhParams, 128, 3) { cross_entropy_dh<bf16>(p); }
+KERNEL(cross_entropy_dtable_bf16, CrossEntropyDtableParams, 128, 3) { cross_entropy_dtable<bf16>(p); }
+
+// Left alone, the compiler spills a few registers of these to make room for a third block.
+KERNEL(cross_entropy_dh_f32, CrossEntropyDhParams, 128, 2) { cross_entropy_dh<float>(p); }
+KERNEL(cross_entropy_dtable_f32, CrossEntropyDtableParams, 128, 2) { cross_entropy_dtable<float>(p); }

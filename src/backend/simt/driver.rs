@@ -1,0 +1,295 @@
+/*! Finding and opening a device: the CUDA driver library, or the emulator in its place.
+
+Both are reached through cudarc, which looks for `libcuda.so` when it is first used. The emulator is a library of that
+SONAME: loaded once before, it is what the search finds, so that everything above this file, down to the single driver
+call, is the same for both. A process uses one of the two.
+*/
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, OnceLock},
+};
+
+use cudarc::{
+    driver::{CudaContext, CudaFunction, CudaStream, DriverError, result, sys},
+    nvrtc::Ptx,
+};
+
+use super::kernels::{FATBINS, FILES, KERNELS, NVCC_VERSION};
+use crate::base::{Error, Result};
+
+/// Which driver library stands behind the calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Driver {
+    /// NVIDIA's.
+    Cuda,
+    /// The same kernels compiled for this machine's processor: slow, for tests.
+    Emulator,
+}
+
+impl Driver {
+    /// As `--device` spells it.
+    pub fn name(self, ordinal: usize) -> String {
+        match self {
+            Driver::Cuda => format!("cuda:{ordinal}"),
+            Driver::Emulator => "emu".into(),
+        }
+    }
+}
+
+/// The lowest compute capability that the kernels are compiled for.
+const OLDEST: (i32, i32) = (8, 0);
+
+/// What a device says of itself.
+#[derive(Clone, Debug)]
+pub struct Card {
+    pub ordinal: usize,
+    pub name: String,
+    pub capability: (i32, i32),
+    pub memory_bytes: usize,
+    pub free_bytes: usize,
+    pub multiprocessors: i32,
+    /// Shared memory that a block may ask for.
+    pub shared_bytes: i32,
+}
+
+/// The driver library and what it found.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// CUDA version of the driver: (13, 0).
+    pub driver: (i32, i32),
+    pub cards: Vec<Card>,
+}
+
+/// A device with all kernels loaded, ready to be used by any number of backends.
+pub struct Loaded {
+    pub driver: Driver,
+    pub card: Card,
+    pub context: Arc<CudaContext>,
+    pub stream: Arc<CudaStream>,
+    /// In the order of [`KERNELS`].
+    pub functions: Vec<CudaFunction>,
+}
+
+/// A driver error in words.
+pub fn words(e: DriverError) -> String {
+    let name = e.error_name().map_or_else(|_| format!("{:?}", e.0), |n| n.to_string_lossy().into_owned());
+    match e.error_string() {
+        Ok(text) => format!("{name} ({})", text.to_string_lossy()),
+        Err(_) => name,
+    }
+}
+
+/// Settings of the emulator: in which order threads run, and when asynchronous copies happen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Emulation {
+    /// 0 forward, 1 backward, 2 random.
+    pub order: u32,
+    /// 0 at the wait, 1 at once, 2 at random.
+    pub copies: u32,
+    pub seed: u64,
+}
+
+/// The emulator's library: the one named by MIPGPU_EMU_LIB, else the one this program was built with.
+fn emulator_path() -> Option<String> {
+    std::env::var("MIPGPU_EMU_LIB").ok().or(option_env!("MIPGPU_EMU_LIB_BUILT").map(String::from))
+}
+
+/// Whether this program has an emulator.
+pub fn emulator_is_built() -> bool {
+    emulator_path().is_some()
+}
+
+/// Loads the emulator once, before anything looks for the driver library.
+fn load_emulator() -> Result<&'static libloading::Library> {
+    static LIBRARY: OnceLock<std::result::Result<libloading::Library, String>> = OnceLock::new();
+    let Some(path) = emulator_path() else {
+        return Err(Error::user("--device emu: this program was built without the emulator")
+            .hint("build with `cargo build --release --features emu` (it needs g++)"));
+    };
+    let loaded = LIBRARY.get_or_init(|| {
+        use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+        // SAFETY: the library is ours; its initialisers only register kernels.
+        unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_GLOBAL) }.map(Into::into).map_err(|e| e.to_string())
+    });
+    loaded.as_ref().map_err(|e| Error::user(format!("the emulator {path} cannot be loaded: {e}")))
+}
+
+/// Sets how the emulator runs from here on, in the whole process.
+///
+/// # Errors
+/// There is no emulator.
+pub fn emulate(settings: Emulation) -> Result<()> {
+    type Configure = unsafe extern "C" fn(u32, u32, u32, u32, u64);
+    let library = load_emulator()?;
+    // SAFETY: the symbol has this type in kernels/emu/driver.cpp.
+    let configure: libloading::Symbol<Configure> = unsafe { library.get(b"mipgpu_emu_configure\0") }
+        .map_err(|e| Error::internal(format!("the emulator has no settings: {e}")))?;
+    // SAFETY: plain numbers; shared memory poisoned, one host thread.
+    unsafe { configure(settings.order, settings.copies, 1, 1, settings.seed) };
+    Ok(())
+}
+
+/// Makes the driver library of `driver` the one in use.
+fn begin(driver: Driver) -> Result<()> {
+    static IN_USE: Mutex<Option<Driver>> = Mutex::new(None);
+    let mut in_use = IN_USE.lock().unwrap_or_else(|e| e.into_inner());
+    match *in_use {
+        Some(other) if other != driver => {
+            return Err(Error::user("the emulator and a GPU cannot be used in one process")
+                .hint("run the two one after the other"));
+        }
+        Some(_) => return Ok(()),
+        None => {}
+    }
+    if driver == Driver::Emulator {
+        load_emulator()?;
+    }
+    // SAFETY: looks for the library by name; loading the driver has no effect on ours.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(Error::user("no NVIDIA driver: libcuda.so was not found")
+            .hint("install the NVIDIA driver, or train with --device cpu"));
+    }
+    *in_use = Some(driver);
+    Ok(())
+}
+
+/// Asks the driver what there is.
+///
+/// # Errors
+/// No driver library, or one that does not start.
+pub fn machine(driver: Driver) -> Result<Machine> {
+    begin(driver)?;
+    let failed = |e| Error::user(format!("the CUDA driver does not start: {}", words(e)));
+    let hint = "check the driver with nvidia-smi, or train with --device cpu";
+    let none = sys::cudaError_enum::CUDA_ERROR_NO_DEVICE;
+    let start = result::init().and_then(|()| result::device::get_count());
+    let count = match start {
+        Err(DriverError(code)) if code == none => 0,
+        other => other.map_err(|e| failed(e).hint(hint))?,
+    };
+    let mut version = 0;
+    // SAFETY: writes one integer.
+    unsafe { sys::cuDriverGetVersion(&mut version) }.result().map_err(|e| failed(e).hint(hint))?;
+    let cards = (0..count).map(|i| card(i as usize)).collect::<std::result::Result<_, _>>().map_err(failed)?;
+    Ok(Machine { driver: (version / 1000, version % 1000 / 10), cards })
+}
+
+fn card(ordinal: usize) -> std::result::Result<Card, DriverError> {
+    use sys::CUdevice_attribute_enum as A;
+    let device = result::device::get(ordinal as i32)?;
+    // SAFETY: `device` is valid: the driver has just given it.
+    let ask = |a| unsafe { result::device::get_attribute(device, a) };
+    // SAFETY: as above.
+    let memory_bytes = unsafe { result::device::total_mem(device) }?;
+    let capability =
+        (ask(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?, ask(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?);
+    Ok(Card {
+        ordinal,
+        name: result::device::get_name(device)?,
+        capability,
+        memory_bytes,
+        // Known once a context is open.
+        free_bytes: memory_bytes,
+        multiprocessors: ask(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+        shared_bytes: ask(A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
+    })
+}
+
+/// Why the kernels of this program cannot run on `card`, if so.
+pub fn obstacle(driver: Driver, machine: &Machine, card: &Card) -> Option<Error> {
+    if driver == Driver::Cuda && FATBINS.is_empty() {
+        return Some(
+            Error::user("this program was built without nvcc: it has no CUDA kernels")
+                .hint("run scripts/get-nvcc.sh (or install the CUDA toolkit) and build again"),
+        );
+    }
+    let (major, minor) = card.capability;
+    if card.capability < OLDEST {
+        return Some(
+            Error::user(format!("{} has compute capability {major}.{minor}", card.name))
+                .hint(format!("the kernels need {}.{} (Ampere) or newer; use --device cpu", OLDEST.0, OLDEST.1)),
+        );
+    }
+    // Code of one major version runs on every driver of that version or a later one. The emulator's code passes for 13.0.
+    let (have, need) = (machine.driver, if driver == Driver::Emulator { (13, 0) } else { NVCC_VERSION });
+    if have.0 < need.0 {
+        return Some(
+            Error::user(format!(
+                "the NVIDIA driver is too old: it knows CUDA {}.{}, the kernels were built by CUDA {}.{}",
+                have.0, have.1, need.0, need.1
+            ))
+            .hint("update the driver, or build with an older nvcc: NVCC=/path/to/nvcc cargo build --release"),
+        );
+    }
+    None
+}
+
+/// Opens device number `ordinal` and loads all kernels; the second time the same is given.
+///
+/// # Errors
+/// No driver, no such device, a device or driver that the kernels do not run on.
+pub fn open(driver: Driver, ordinal: usize) -> Result<Arc<Loaded>> {
+    static OPEN: Mutex<Option<HashMap<(Driver, usize), Arc<Loaded>>>> = Mutex::new(None);
+    let mut all = OPEN.lock().unwrap_or_else(|e| e.into_inner());
+    let all = all.get_or_insert_default();
+    if let Some(loaded) = all.get(&(driver, ordinal)) {
+        return Ok(loaded.clone());
+    }
+    let machine = machine(driver)?;
+    let Some(card) = machine.cards.get(ordinal) else {
+        let e = Error::user(format!("there is no device {}", driver.name(ordinal)));
+        return Err(match machine.cards.len() {
+            0 => e.hint("the driver sees no GPU: check nvidia-smi and CUDA_VISIBLE_DEVICES, or use --device cpu"),
+            1 => e.hint("this machine has one: cuda:0"),
+            n => e.hint(format!("this machine has {n}: cuda:0 to cuda:{}", n - 1)),
+        });
+    };
+    if let Some(obstacle) = obstacle(driver, &machine, card) {
+        return Err(obstacle);
+    }
+    let name = driver.name(ordinal);
+    let loaded = load(driver, card).map_err(|e| {
+        use sys::cudaError_enum::*;
+        let error = Error::user(format!("{name} ({}) cannot be opened: {}", card.name, words(e)));
+        match e.0 {
+            CUDA_ERROR_UNSUPPORTED_PTX_VERSION => {
+                error.hint("the driver is older than the nvcc of this build: update it")
+            }
+            CUDA_ERROR_NO_BINARY_FOR_GPU | CUDA_ERROR_INVALID_PTX => {
+                error.hint("this build has no code for the device: build with an nvcc that knows it")
+            }
+            CUDA_ERROR_OUT_OF_MEMORY => error.hint("another process holds its memory: see nvidia-smi"),
+            _ => error.hint("check the device with nvidia-smi"),
+        }
+    })?;
+    let loaded = Arc::new(loaded);
+    all.insert((driver, ordinal), loaded.clone());
+    Ok(loaded)
+}
+
+fn load(driver: Driver, card: &Card) -> std::result::Result<Loaded, DriverError> {
+    let context = CudaContext::new(card.ordinal)?;
+    // SAFETY: there is one stream; its order is the order of all work, so slices need no events of their own.
+    unsafe { context.disable_event_tracking() };
+    let stream = context.new_stream()?;
+    let mut modules = Vec::new();
+    for name in FILES {
+        let code = FATBINS.iter().find(|(n, _)| n == name).map_or(&b"emulated"[..], |(_, code)| code);
+        modules.push(context.load_module(Ptx::from_binary(code.to_vec()))?);
+    }
+    let mut functions = Vec::new();
+    for kernel in KERNELS {
+        let function = modules[kernel.file].load_function(kernel.symbol)?;
+        let (mut offset, mut bytes) = (0, 0);
+        // SAFETY: a function that was just loaded; every kernel has one parameter.
+        unsafe { sys::cuFuncGetParamInfo(function.cu_function(), 0, &mut offset, &mut bytes) }.result()?;
+        assert_eq!(bytes, kernel.params, "{}: parameters differ between Rust and CUDA", kernel.symbol);
+        let fixed = function.get_attribute(sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES)?;
+        let most = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        function.set_attribute(most, card.shared_bytes - fixed)?;
+        functions.push(function);
+    }
+    let (free_bytes, _) = context.mem_get_info()?;
+    Ok(Loaded { driver, card: Card { free_bytes, ..card.clone() }, context, stream, functions })
+}

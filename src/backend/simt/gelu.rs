@@ -1,0 +1,27 @@
+//! Launchers of `kernels/gelu.cu`: a thread takes eight elements.
+
+use super::{Simt, kernels::*};
+use crate::ops::{GeluBwd, GeluFwd, Op, Run};
+
+/// Elements of a block.
+const BLOCK: usize = 256 * 8;
+
+impl Run<GeluFwd> for Simt {
+    fn run(&mut self, op: &GeluFwd) {
+        op.assert_disjoint();
+        let params = GeluFwdParams { y: self.at(op.y), x: self.at(op.x), n: op.n as i64 };
+        self.launch(self.of(GELU_FWD), [op.n.div_ceil(BLOCK), 1, 1], 0, params);
+    }
+}
+
+impl Run<GeluBwd> for Simt {
+    fn run(&mut self, op: &GeluBwd) {
+        op.assert_disjoint();
+        let (dx, add) = self.grad(op.dx);
+        if dx == 0 {
+            return;
+        }
+        let params = GeluBwdParams { dx, dy: self.at(op.dy), x: self.at(op.x), n: op.n as i64, add };
+        self.launch(self.of(GELU_BWD), [op.n.div_ceil(BLOCK), 1, 1], 0, params);
+    }
+}

@@ -1,0 +1,80 @@
+//! Matrix products of the dense layers: who does them is chosen when the backend opens.
+
+use super::{Simt, kernels::*};
+
+/// Which operands are stored transposed; all are row-major and dense.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Shape {
+    /// A (M,K), B (N,K).
+    Nt,
+    /// A (M,K), B (K,N).
+    Nn,
+    /// A (K,M), B (K,N).
+    Tn,
+}
+
+/// C (M,N) = or += op(A) op(B) + bias, with f32 sums. A, B and the bias are of the activations' type.
+#[derive(Clone, Copy, Debug)]
+pub struct Product {
+    pub shape: Shape,
+    pub c: Ptr,
+    pub a: Ptr,
+    pub b: Ptr,
+    /// (N), or null.
+    pub bias: Ptr,
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
+    /// C is added to.
+    pub add: bool,
+    /// C is f32 whatever A and B are.
+    pub f32_out: bool,
+}
+
+/// Who multiplies.
+pub trait Gemm: Send {
+    /// What `mipgpu devices` calls it.
+    fn name(&self) -> String;
+
+    /// Puts the product on the stream of `simt`.
+    fn multiply(&mut self, simt: &mut Simt, product: &Product);
+}
+
+/// Our own kernels: right everywhere, fast nowhere.
+pub struct Own;
+
+impl Gemm for Own {
+    fn name(&self) -> String {
+        "mipgpu's own gemm kernels".into()
+    }
+
+    fn multiply(&mut self, simt: &mut Simt, p: &Product) {
+        own(simt, p);
+    }
+}
+
+/// Rows and columns of a block's tile.
+const TILE: usize = 64;
+
+/// The product by `kernels/gemm.cu`.
+pub fn own(simt: &mut Simt, p: &Product) {
+    let pair = match p.shape {
+        Shape::Nt => GEMM_NT,
+        Shape::Nn => GEMM_NN,
+        Shape::Tn => GEMM_TN,
+    };
+    let params = GemmParams {
+        c: p.c,
+        a: p.a,
+        b: p.b,
+        bias: p.bias,
+        m: p.m as i64,
+        n: p.n as i64,
+        k: p.k as i64,
+        add: p.add as i32,
+        f32_out: p.f32_out as i32,
+    };
+    // Two stages of two tiles, each row padded by 16 bytes.
+    let shared = 4 * TILE * (TILE * simt.act_bytes() + 16);
+    simt.launch(simt.of(pair), [p.m.div_ceil(TILE), p.n.div_ceil(TILE), 1], shared, params);
+}

@@ -1,0 +1,36 @@
+//! The Rust side of the kernels: what build.rs reads off `kernels/*.cu`, and the compiled code it embeds.
+
+/// An address in device memory; 0 is null.
+pub type Ptr = u64;
+
+/// A parameter struct that build.rs has made from a kernel source: nothing else may be handed to a kernel.
+pub trait Sealed: Copy {}
+
+/// What is known of a kernel from its source.
+#[derive(Clone, Copy, Debug)]
+pub struct Info {
+    /// Name in the binary.
+    pub symbol: &'static str,
+    /// Index into [`FILES`].
+    pub file: usize,
+    /// Threads of a block.
+    pub threads: u32,
+    /// Bytes of its parameter struct.
+    pub params: usize,
+}
+
+/// The two element types of one kernel.
+#[derive(Clone, Copy, Debug)]
+pub struct Pair {
+    pub bf16: Kernel,
+    pub f32: Kernel,
+}
+
+impl Kernel {
+    pub fn info(self) -> &'static Info {
+        &KERNELS[self as usize]
+    }
+}
+
+include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
+include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));

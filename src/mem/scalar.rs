@@ -1,0 +1,167 @@
+//! The arithmetic of host arenas: f64 for the oracle, f32 for host backends, and f32 with bf16 products to say how wrong
+//! a plain bf16 implementation may be.
+
+use std::{
+    fmt::Debug,
+    iter::Sum,
+    ops::{Add, AddAssign, Div, Mul, Neg, Sub},
+};
+
+use half::bf16;
+use serde::{Deserialize, Serialize};
+
+/// The element type of activations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// bf16 activations and products; f32 sums, statistics and weights: what tensor cores are for.
+    #[default]
+    Bf16,
+    /// f32 throughout.
+    F32,
+}
+
+/// Rounds to the nearest bf16, ties to even.
+pub fn round_bf16(x: f32) -> f32 {
+    bf16::from_f32(x).to_f32()
+}
+
+/// The number type of a host backend's real arenas: what the references of all ops are written in.
+pub trait Scalar:
+    Copy
+    + Default
+    + Debug
+    + PartialOrd
+    + Add<Output = Self>
+    + Sub<Output = Self>
+    + Mul<Output = Self>
+    + Div<Output = Self>
+    + Neg<Output = Self>
+    + AddAssign
+    + Sum
+    + Send
+    + Sync
+    + 'static
+{
+    fn of(x: f64) -> Self;
+    fn f64(self) -> f64;
+    fn zero() -> Self {
+        Self::of(0.0)
+    }
+    fn one() -> Self {
+        Self::of(1.0)
+    }
+    fn neg_infinity() -> Self {
+        Self::of(f64::NEG_INFINITY)
+    }
+    fn exp(self) -> Self;
+    fn ln(self) -> Self;
+    fn sqrt(self) -> Self;
+    fn tanh(self) -> Self;
+    fn max(self, other: Self) -> Self;
+    fn min(self, other: Self) -> Self;
+}
+
+macro_rules! float {
+    ($($t:ty),*) => { $(
+        impl Scalar for $t {
+            fn of(x: f64) -> Self {
+                x as $t
+            }
+            fn f64(self) -> f64 {
+                self as f64
+            }
+            fn exp(self) -> Self {
+                self.exp()
+            }
+            fn ln(self) -> Self {
+                self.ln()
+            }
+            fn sqrt(self) -> Self {
+                self.sqrt()
+            }
+            fn tanh(self) -> Self {
+                self.tanh()
+            }
+            fn max(self, other: Self) -> Self {
+                self.max(other)
+            }
+            fn min(self, other: Self) -> Self {
+                self.min(other)
+            }
+        }
+    )* };
+}
+
+float!(f32, f64);
+
+/// f32 of which every product rounds both factors to bf16 first, as tensor cores take them; sums stay f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd)]
+#[repr(transparent)]
+pub struct Bf16Products(f32);
+
+impl Mul for Bf16Products {
+    type Output = Self;
+    fn mul(self, other: Self) -> Self {
+        Bf16Products(round_bf16(self.0) * round_bf16(other.0))
+    }
+}
+
+macro_rules! pass_on {
+    ($($trait:ident $function:ident),*) => { $(
+        impl $trait for Bf16Products {
+            type Output = Self;
+            fn $function(self, other: Self) -> Self {
+                Bf16Products($trait::$function(self.0, other.0))
+            }
+        }
+    )* };
+}
+
+pass_on!(Add add, Sub sub, Div div);
+
+impl Neg for Bf16Products {
+    type Output = Self;
+    fn neg(self) -> Self {
+        Bf16Products(-self.0)
+    }
+}
+
+impl AddAssign for Bf16Products {
+    fn add_assign(&mut self, other: Self) {
+        self.0 += other.0;
+    }
+}
+
+impl Sum for Bf16Products {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        Bf16Products(all.map(|x| x.0).sum())
+    }
+}
+
+impl Scalar for Bf16Products {
+    fn of(x: f64) -> Self {
+        Bf16Products(x as f32)
+    }
+    fn f64(self) -> f64 {
+        self.0 as f64
+    }
+    fn exp(self) -> Self {
+        Bf16Products(self.0.exp())
+    }
+    fn ln(self) -> Self {
+        Bf16Products(self.0.ln())
+    }
+    fn sqrt(self) -> Self {
+        Bf16Products(self.0.sqrt())
+    }
+    fn tanh(self) -> Self {
+        Bf16Products(self.0.tanh())
+    }
+    fn max(self, other: Self) -> Self {
+        Bf16Products(self.0.max(other.0))
+    }
+    fn min(self, other: Self) -> Self {
+        Bf16Products(self.0.min(other.0))
+    }
+}
