@@ -230,7 +230,6 @@ __device__ __forceinline__ void attention_bwd_kv(const AttentionBwdParams& p) {
 
 KERNEL(attention_bwd_q_k16_bf16, AttentionBwdParams, 128) { attention_bwd_q<bf16, 16>(p); }
 KERNEL(attention_bwd_q_k32_bf16, AttentionBwdParams, 128) { attention_bwd_q<bf16, 32>(p); }
-KERNEL(attention_bwd_q_k64_bf16, AttentionBwdParams, 128) { attention_bwd_q<bf16, 64>(p); }
 KERNEL(attention_bwd_q_k128_bf16, AttentionBwdParams, 128) { attention_bwd_q<bf16, 128>(p); }
 KERNEL(attention_bwd_kv_k16_bf16, AttentionBwdParams, 128) { attention_bwd_kv<bf16, 16>(p); }
 KERNEL(attention_bwd_kv_k32_bf16, AttentionBwdParams, 128) { attention_bwd_kv<bf16, 32>(p); }
@@ -238,6 +237,7 @@ KERNEL(attention_bwd_kv_k32_bf16, AttentionBwdParams, 128) { attention_bwd_kv<bf
 // Left to itself the compiler aims at three blocks of four warps a multiprocessor, and may spill a few registers for it.
 #undef KERNEL_BLOCKS
 #define KERNEL_BLOCKS , 2
+KERNEL(attention_bwd_q_k64_bf16, AttentionBwdParams, 128) { attention_bwd_q<bf16, 64>(p); }
 KERNEL(attention_bwd_kv_k64_bf16, AttentionBwdParams, 128) { attention_bwd_kv<bf16, 64>(p); }
 KERNEL(attention_bwd_kv_k128_bf16, AttentionBwdParams, 128) { attention_bwd_kv<bf16, 128>(p); }
 KERNEL(attention_bwd_q_k16_f32, AttentionBwdParams, 128) { attention_bwd_q<float, 16>(p); }
