@@ -230,7 +230,6 @@ __device__ __forceinline__ void attention_bwd_kv(const AttentionBwdParams& p) {
 
 KERNEL(attention_bwd_q_k16_bf16, AttentionBwdParams, 128) { attention_bwd_q<bf16, 16>(p); }
 KERNEL(attention_bwd_q_k32_bf16, AttentionBwdParams, 128) { attention_bwd_q<bf16, 32>(p); }
-KERNEL(attention_bwd_q_k64_bf16, AttentionBwdParams, 128) { attention_bwd_q<bf16, 64>(p); }
 KERNEL(attention_bwd_q_k128_bf16, AttentionBwdParams, 128) { attention_bwd_q<bf16, 128>(p); }
 KERNEL(attention_bwd_kv_k16_bf16, AttentionBwdParams, 128) { attention_bwd_kv<bf16, 16>(p); }
 KERNEL(attention_bwd_kv_k32_bf16, AttentionBwdParams, 128) { attention_bwd_kv<bf16, 32>(p); }
