@@ -132,7 +132,9 @@ fn fatbins(root: &Path, files: &[PathBuf], shared: &str, cache: &Path) -> String
             "cargo:warning=no nvcc found: built without CUDA kernels (the CPU engine is complete); \
              scripts/get-nvcc.sh fetches one, `mipgpu devices` tells more"
         );
-        return "pub static FATBINS: &[(&str, &[u8])] = &[];\npub const NVCC_VERSION: (i32, i32) = (0, 0);\n".into();
+        return "pub static FATBINS: &[(&str, &[u8])] = &[];\npub const ARCHITECTURES: &[&str] = &[];\n\
+                pub const NVCC_VERSION: (i32, i32) = (0, 0);\n"
+            .into();
     };
     let ask = |flag: &str| {
         let done = Command::new(&nvcc).arg(flag).output().unwrap_or_else(|e| panic!("{}: {e}", nvcc.display()));
@@ -141,7 +143,8 @@ fn fatbins(root: &Path, files: &[PathBuf], shared: &str, cache: &Path) -> String
     let (version, known) = (ask("--version"), ask("--list-gpu-arch"));
     let targets: Vec<&str> = ARCHITECTURES
         .iter()
-        .filter(|(name, _)| known.lines().any(|l| l.trim().trim_start_matches("compute_") == *name))
+        // The list leaves out the suffix of what only one generation has.
+        .filter(|(name, _)| known.lines().any(|l| l.trim() == format!("compute_{}", name.trim_end_matches('a'))))
         .map(|(_, flag)| *flag)
         .collect();
     assert!(!targets.is_empty(), "{}: knows none of the architectures that mipgpu builds for", nvcc.display());
@@ -170,8 +173,11 @@ fn fatbins(root: &Path, files: &[PathBuf], shared: &str, cache: &Path) -> String
     // "Cuda compilation tools, release 13.0, V13.0.88"
     let release = version.split("release ").nth(1).and_then(|r| r.split(',').next()).and_then(|r| r.split_once('.'));
     let (major, minor) = release.unwrap_or_else(|| panic!("{}: unreadable version: {version}", nvcc.display()));
+    let sass: Vec<&str> = ARCHITECTURES.iter().filter(|(_, f)| targets.contains(f)).map(|(name, _)| *name).collect();
     format!(
         "pub static FATBINS: &[(&str, &[u8])] = &[\n{table}];\n\
+         /// Architectures they hold machine code for, oldest first: \"80\" is sm_80.\n\
+         pub const ARCHITECTURES: &[&str] = &{sass:?};\n\
          /// CUDA release of the nvcc that compiled them.\n\
          pub const NVCC_VERSION: (i32, i32) = ({major}, {minor});\n"
     )
@@ -285,7 +291,7 @@ fn rust_side(files: &[PathBuf], shared: &str) -> String {
             let Some(rest) = line.strip_prefix("KERNEL(") else { continue };
             let inside = rest.split_once(')').unwrap_or_else(|| panic!("{}: {line}", file.display())).0;
             let parts: Vec<&str> = inside.split(',').map(str::trim).collect();
-            let [symbol, params, threads] = parts[..] else { panic!("{}: {line}", file.display()) };
+            let ([symbol, params, threads] | [symbol, params, threads, _]) = parts[..] else { panic!("{}: {line}", file.display()) };
             assert!(all.iter().any(|(n, _)| n == params), "{}: {symbol}: no struct {params}", file.display());
             kernels.push((symbol.into(), params.into(), threads.into(), index));
         }

@@ -200,13 +200,9 @@ KERNEL(cross_entropy_sum_bf16, CrossEntropySumParams, 256) { sum_parts<bf16>(p);
 KERNEL(cross_entropy_sum_f32, CrossEntropySumParams, 256) { sum_parts<float>(p); }
 
 // At most 168 registers: three blocks hide each other's exponentials and copies.
-#undef KERNEL_BLOCKS
-#define KERNEL_BLOCKS , 3
-KERNEL(cross_entropy_dh_bf16, CrossEntropyDhParams, 128) { cross_entropy_dh<bf16>(p); }
-KERNEL(cross_entropy_dtable_bf16, CrossEntropyDtableParams, 128) { cross_entropy_dtable<bf16>(p); }
+KERNEL(cross_entropy_dh_bf16, CrossEntropyDhParams, 128, 3) { cross_entropy_dh<bf16>(p); }
+KERNEL(cross_entropy_dtable_bf16, CrossEntropyDtableParams, 128, 3) { cross_entropy_dtable<bf16>(p); }
 
 // Left alone, the compiler spills a few registers of these to make room for a third block.
-#undef KERNEL_BLOCKS
-#define KERNEL_BLOCKS , 2
-KERNEL(cross_entropy_dh_f32, CrossEntropyDhParams, 128) { cross_entropy_dh<float>(p); }
-KERNEL(cross_entropy_dtable_f32, CrossEntropyDtableParams, 128) { cross_entropy_dtable<float>(p); }
+KERNEL(cross_entropy_dh_f32, CrossEntropyDhParams, 128, 2) { cross_entropy_dh<float>(p); }
+KERNEL(cross_entropy_dtable_f32, CrossEntropyDtableParams, 128, 2) { cross_entropy_dtable<float>(p); }

@@ -55,7 +55,7 @@ fn fill<M: Model, B: mipgpu::ops::Backend>(engine: &mut Engine<M, B>, s: &Settin
 }
 
 fn directional<M: Model>(s: &Settings) {
-    let mut e = Engine::<M, _>::new(s, &counts(), Reference::<f64>::new).unwrap();
+    let mut e = Engine::<M, _>::new(s, &counts(), |p| Ok(Reference::<f64>::new(p))).unwrap();
     let target = fill(&mut e, s);
     let params: Vec<Param> = e.params().to_vec();
     let start: Vec<Vec<f64>> = params.iter().map(|p| e.backend.values(p.w.raw())).collect();
@@ -106,7 +106,7 @@ fn the_gradient_of_every_parameter_is_right() {
 /// but lost on the way to the weights.
 fn overfit<M: Model>(s: &Settings) {
     let s = Settings { dropout: 0.0, attention_dropout: 0.0, clip: 0.0, init_std: 0.1, width: 32, ..s.clone() };
-    let mut e = Engine::<M, _>::new(&s, &counts(), Cpu::new).unwrap();
+    let mut e = Engine::<M, _>::new(&s, &counts(), |p| Ok(Cpu::new(p))).unwrap();
     let mut first = None;
     let mut last = 0.0;
     for step in 1..=150 {
@@ -128,8 +128,8 @@ fn one_batch_can_be_overfitted() {
 
 /// One training step on the CPU backend and on the f64 oracle from the same weights: same loss, same new weights.
 fn one_step<M: Model>(s: &Settings) {
-    let mut cpu = Engine::<M, _>::new(s, &counts(), Cpu::new).unwrap();
-    let mut oracle = Engine::<M, _>::new(s, &counts(), Reference::<f64>::new).unwrap();
+    let mut cpu = Engine::<M, _>::new(s, &counts(), |p| Ok(Cpu::new(p))).unwrap();
+    let mut oracle = Engine::<M, _>::new(s, &counts(), |p| Ok(Reference::<f64>::new(p))).unwrap();
     let target = fill(&mut cpu, s);
     fill(&mut oracle, s);
     let (a, b) = (cpu.step(&target, 1, 1e-3).unwrap(), oracle.step(&target, 1, 1e-3).unwrap());
@@ -156,7 +156,7 @@ fn a_step_on_the_cpu_is_a_step_on_the_oracle() {
 #[test]
 fn a_loss_that_is_not_finite_names_op_and_layer_and_keeps_the_weights() {
     let s = &variants()[0];
-    let mut e = Engine::<models::Bert4Rec, _>::new(s, &counts(), Cpu::new).unwrap();
+    let mut e = Engine::<models::Bert4Rec, _>::new(s, &counts(), |p| Ok(Cpu::new(p))).unwrap();
     let gamma = e.params().iter().find(|p| p.name == "block.1.ffn_norm.gamma").unwrap().clone();
     let mut values = vec![0.0; gamma.w.len()];
     e.backend.read(gamma.w.raw(), &mut values);
@@ -182,7 +182,7 @@ fn a_loss_that_is_not_finite_names_op_and_layer_and_keeps_the_weights() {
 #[test]
 fn a_fault_of_the_backward_pass_is_named_as_such() {
     let s = Settings { norm: NormPlace::Pre, dropout: 0.0, attention_dropout: 0.0, ..variants()[0].clone() };
-    let mut e = Engine::<models::Bert4Rec, _>::new(&s, &counts(), Cpu::new).unwrap();
+    let mut e = Engine::<models::Bert4Rec, _>::new(&s, &counts(), |p| Ok(Cpu::new(p))).unwrap();
     // The last norm shrinks its output by as much as the item table blows scores up: logits are small, but the gradient
     // that reaches the norm's scale is 1e30 times a table entry of 1e30.
     for (name, factor) in [("last_norm.gamma", 1e-30), ("item.weight", 1e30)] {
@@ -202,7 +202,7 @@ fn a_fault_of_the_backward_pass_is_named_as_such() {
 #[test]
 fn weights_that_a_step_ruined_are_noticed_before_they_are_saved() {
     let s = Settings { clip: 0.0, ..variants()[0].clone() };
-    let mut e = Engine::<models::Bert4Rec, _>::new(&s, &counts(), Cpu::new).unwrap();
+    let mut e = Engine::<models::Bert4Rec, _>::new(&s, &counts(), |p| Ok(Cpu::new(p))).unwrap();
     let target = fill(&mut e, &s);
     assert!(e.step(&target, 1, 1e-3).is_ok() && e.check_weights(1).is_ok());
     let target = fill(&mut e, &s);

@@ -40,7 +40,7 @@ fn a_step_allocates_nothing() {
     for loss in [LossKind::Softmax, LossKind::SampledPopularity] {
         let s = Settings { width: 32, length: 50, batch: 16, attention_dropout: 0.1, loss, ..Settings::default() };
         let counts: Vec<u64> = (0..ITEMS as u64).collect();
-        let mut engine = Engine::<Bert4Rec, Cpu>::new(&s, &counts, Cpu::new).unwrap();
+        let mut engine = Engine::<Bert4Rec, Cpu>::new(&s, &counts, |p| Ok(Cpu::new(p))).unwrap();
         let mask = MaskSettings { mask: s.mask, mask_last: s.mask_last, length: s.length, items: ITEMS, seed: 1 };
         let mut task = MaskedItem::new(mask);
         let mut draw = Stream::new(1, Purpose::Test, 0);

@@ -45,3 +45,13 @@ __device__ __forceinline__ void drop8(float (&x)[8], const Drop& d, u32 step, u6
 #pragma unroll
   for (int k = 0; k < 8; k++) x[k] *= drop_factor(d, word[k / 2], k % 2);
 }
+
+// The same draws as eight flags: bit k is 1 where element 8*block + k is kept.
+__device__ __forceinline__ u32 drop_keep8(const Drop& d, u32 step, u64 block) {
+  const uint4 w = drop_block(d, step, block);
+  const u32 word[4] = {w.x, w.y, w.z, w.w};
+  u32 keep = 0;
+#pragma unroll
+  for (int k = 0; k < 8; k++) keep |= (u32)((k % 2 ? word[k / 2] >> 16 : word[k / 2] & 0xffffu) >= d.threshold) << k;
+  return keep;
+}

@@ -1,42 +1,164 @@
 /*! Who runs operations. [`reference`] is the oracle (plain loops, f64 or f32), [`cpu`] is the fast one for machines
-without a GPU. Backends know neither layers, models nor data, nor each other; only this file knows them all.
+without a GPU, [`simt`] runs the CUDA kernels, on a GPU or on their emulator. Backends know neither layers, models nor
+data, nor each other; only this file knows them all.
 */
 
 pub mod cpu;
+mod host_gemm;
 pub mod reference;
 pub mod simt;
+pub mod survey;
 pub mod wrap;
 
 pub use cpu::Cpu;
+pub use host_gemm::HostGemm;
 pub use reference::Reference;
+pub use simt::Simt;
 
-use serde::{Deserialize, Serialize};
+use std::{fmt, str::FromStr};
 
-use crate::{mem::Planner, ops::Backend};
+use crate::{
+    base::{Error, Result},
+    mem::{Planner, Precision},
+    ops::Backend,
+};
+use simt::{
+    cublas,
+    driver::{self, Driver},
+    gemm::{Gemm, Own},
+};
 
 /// Where to run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Device {
-    /// The fastest there is; says what it chose.
+    /// The fastest there is; [`choose`] says what it took and why.
     #[default]
     Auto,
     /// All cores of this machine.
     Cpu,
+    /// An NVIDIA GPU by its number.
+    Cuda(usize),
+    /// The CUDA kernels on the processor, for tests: slow.
+    Emulator,
     /// Plain loops in f32, for comparison: slow.
     Reference,
+}
+
+impl FromStr for Device {
+    type Err = String;
+    fn from_str(s: &str) -> std::result::Result<Self, String> {
+        Ok(match s {
+            "auto" => Device::Auto,
+            "cpu" => Device::Cpu,
+            "cuda" => Device::Cuda(0),
+            "emu" => Device::Emulator,
+            "reference" => Device::Reference,
+            _ => match s.strip_prefix("cuda:").map(str::parse) {
+                Some(Ok(n)) => Device::Cuda(n),
+                _ => return Err("devices are auto, cpu, cuda, cuda:N (N = 0, 1, ..), emu and reference".into()),
+            },
+        })
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Device::Auto => f.write_str("auto"),
+            Device::Cpu => f.write_str("cpu"),
+            Device::Cuda(n) => write!(f, "cuda:{n}"),
+            Device::Emulator => f.write_str("emu"),
+            Device::Reference => f.write_str("reference"),
+        }
+    }
+}
+
+/// The first GPU that the kernels run on, or why there is none.
+fn first_gpu() -> std::result::Result<usize, String> {
+    if simt::kernels::FATBINS.is_empty() {
+        return Err("this build has no CUDA kernels".into());
+    }
+    let machine = driver::machine(Driver::Cuda).map_err(|e| e.what)?;
+    let mut why = "the driver sees no GPU".to_string();
+    for card in &machine.cards {
+        match driver::obstacle(Driver::Cuda, &machine, card) {
+            None => return Ok(card.ordinal),
+            Some(e) => why = e.what,
+        }
+    }
+    Err(why)
+}
+
+/// Settles `auto`: a GPU where the kernels run on one, else the CPU. The text says what was taken and why.
+pub fn choose(device: Device) -> (Device, String) {
+    match device {
+        Device::Auto => match first_gpu() {
+            Ok(n) => (Device::Cuda(n), format!("cuda:{n} (auto)")),
+            Err(why) => (Device::Cpu, format!("cpu (auto: {why})")),
+        },
+        Device::Reference => (device, "reference (plain loops: slow)".into()),
+        Device::Emulator => (device, "emu (CUDA kernels on the processor: slow)".into()),
+        other => (other, other.to_string()),
+    }
 }
 
 /// Code that is generic over the backend, waiting for one.
 pub trait WithBackend {
     type Out;
-    fn call<B: Backend + 'static>(self, open: fn(&Planner) -> B) -> Self::Out;
+    fn call<B: Backend + 'static>(self, open: &dyn Fn(&Planner) -> Result<B>) -> Self::Out;
 }
 
-/// Calls `code` with the backend of `device`.
-pub fn with<W: WithBackend>(device: Device, code: W) -> W::Out {
-    match device {
-        Device::Auto | Device::Cpu => code.call(Cpu::new),
-        Device::Reference => code.call(Reference::<f32>::new),
+/// Calls `code` with the backend of `device`; a GPU works in `precision`, host backends in f32.
+pub fn with<W: WithBackend>(device: Device, precision: Precision, code: W) -> W::Out {
+    match choose(device).0 {
+        Device::Cuda(_) | Device::Emulator => todo!("{precision:?}: until all launchers are there"),
+        Device::Reference => code.call(&|plan| fits_host(plan).map(|()| Reference::<f32>::new(plan))),
+        Device::Cpu | Device::Auto => code.call(&|plan| fits_host(plan).map(|()| Cpu::new(plan))),
+    }
+}
+
+/// The CUDA backend on the emulator.
+///
+/// # Errors
+/// This program was built without it.
+pub fn emulated(precision: Precision, plan: &Planner) -> Result<Simt> {
+    Simt::open(Driver::Emulator, 0, precision, plan, |_| Ok(Box::new(HostGemm::default())))
+}
+
+/// Who multiplies on a GPU: cuBLASLt where it is found, else our own kernels.
+///
+/// # Errors
+/// cuBLASLt is there but does not start.
+pub fn products(device: &std::sync::Arc<driver::Loaded>) -> Result<Box<dyn Gemm>> {
+    Ok(match cublas::open(device)? {
+        Some(library) => Box::new(library),
+        None => Box::new(Own),
+    })
+}
+
+/// Memory and swap of this machine in bytes, where the system tells.
+fn machine_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let kb = |name: &str| -> Option<u64> {
+        text.lines().find_map(|line| line.strip_prefix(name))?.trim().strip_suffix("kB")?.trim().parse().ok()
+    };
+    Some((kb("MemTotal:")? + kb("SwapTotal:").unwrap_or(0)) << 10)
+}
+
+/// Whether the machine has the memory for a plan in f32 and for writing its checkpoints, which copies weights and moments
+/// and serialises the copies.
+///
+/// # Errors
+/// It has not.
+pub fn fits_host(plan: &Planner) -> Result<()> {
+    let weights: usize = plan.params().iter().map(|p| p.w.len()).sum();
+    let needed = (plan.bytes() + 24 * weights) as u64;
+    match machine_bytes() {
+        Some(there) if needed > there => {
+            let gb = |bytes: u64| bytes.div_ceil(1 << 30);
+            let what = format!("these settings need {} GB of memory, this machine has {}", gb(needed), gb(there));
+            Err(Error::user(what).hint("lower --batch, --length, --width, --blocks or --negatives"))
+        }
+        _ => Ok(()),
     }
 }

@@ -4,6 +4,8 @@
 */
 
 mod builtin;
+pub mod check;
+pub mod devices;
 pub mod evaluate;
 pub mod export;
 pub mod import;
@@ -60,6 +62,10 @@ enum Command {
     Recommend(recommend::Args),
     /// Write item and user vectors with their keys
     Export(export::Args),
+    /// What this program can run on here, and what is missing
+    Devices(devices::Args),
+    /// Prove a device: every operation and whole training steps against an f64 reference
+    Check(check::Args),
 }
 
 /// Parses the command line, runs the command, reports its error.
@@ -82,6 +88,8 @@ pub fn main() -> ExitCode {
         Command::Eval(args) => evaluate::run(args, printer),
         Command::Recommend(args) => recommend::run(args, printer),
         Command::Export(args) => export::run(args, printer),
+        Command::Devices(args) => devices::run(args, printer),
+        Command::Check(args) => check::run(args, printer),
     }))
 }
 

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::{builtin, opened::open_data, printer::Printer, split_flags::SplitFlags};
 use crate::{
-    backend::Device,
+    backend::{self, Device},
     base::{Error, Result, atomic::write_atomically},
     data::{Dataset, digits, split::Split},
     eval::{EvalOptions, Report, evaluate},
@@ -45,8 +45,8 @@ pub struct Args {
     /// Settings file (TOML; keys are the long flags below without the dashes); flags go over it
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Where to run
-    #[arg(long, value_enum, default_value_t = Device::Auto)]
+    /// Where to run: auto, cpu, cuda, cuda:N, emu (CUDA kernels on the processor, for tests), reference
+    #[arg(long, value_name = "DEVICE", default_value_t = Device::Auto)]
     device: Device,
     /// Threads [default: all cores]
     #[arg(long, value_name = "N")]
@@ -191,11 +191,7 @@ fn introduce(
         s.mask_last,
         clap::ValueEnum::to_possible_value(&s.loss).map_or(String::new(), |v| v.get_name().to_string())
     ));
-    let chosen = match device {
-        Device::Auto => "cpu (auto: this build has no GPU engine)",
-        Device::Cpu => "cpu",
-        Device::Reference => "reference (plain loops: slow)",
-    };
+    let chosen = backend::choose(device).1;
     printer.say(format_args!("device  {chosen}, {threads} threads"));
     printer.say(format_args!("run     {}", folder.path.display()));
 }

@@ -134,10 +134,10 @@ pub trait AnyCase<K> {
     fn gradient_error(&self) -> Option<f64>;
 
     /// Runs the case on backends made by `open` and compares with the f64 reference; `Err` says what is off.
-    fn parity(&self, open: &dyn Fn(&Planner) -> K) -> Result<prove::Parity, String>;
+    fn parity(&self, open: prove::Open<'_, K>) -> Result<prove::Parity, String>;
 
     /// The bits that the case leaves on a backend.
-    fn fingerprint(&self, open: &dyn Fn(&Planner) -> K) -> Result<Vec<u32>, String>;
+    fn fingerprint(&self, open: prove::Open<'_, K>) -> Result<Vec<u32>, String>;
 }
 
 impl<F: Op, B: Op, K: Memory + Run<F> + Run<B>> AnyCase<K> for Case<F, B> {
@@ -147,10 +147,10 @@ impl<F: Op, B: Op, K: Memory + Run<F> + Run<B>> AnyCase<K> for Case<F, B> {
     fn gradient_error(&self) -> Option<f64> {
         prove::gradient_error(self)
     }
-    fn parity(&self, open: &dyn Fn(&Planner) -> K) -> Result<prove::Parity, String> {
+    fn parity(&self, open: prove::Open<'_, K>) -> Result<prove::Parity, String> {
         prove::parity(self, open)
     }
-    fn fingerprint(&self, open: &dyn Fn(&Planner) -> K) -> Result<Vec<u32>, String> {
+    fn fingerprint(&self, open: prove::Open<'_, K>) -> Result<Vec<u32>, String> {
         prove::fingerprint(self, open)
     }
 }

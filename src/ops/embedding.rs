@@ -165,7 +165,7 @@ fn ids(n: usize, v: usize, kind: &str) -> Vec<u32> {
 }
 
 /// (rows, width, table rows, which ids).
-const SHAPES: [(usize, usize, usize, &str); 9] = [
+const SHAPES: [(usize, usize, usize, &str); 11] = [
     (0, 8, 3, "any"),
     (1, 1, 1, "any"),
     (3, 7, 5, "any"),
@@ -175,6 +175,8 @@ const SHAPES: [(usize, usize, usize, &str); 9] = [
     (1000, 64, 333, "any"),
     (77, 33, 5000, "any"),
     (5000, 16, 40, "any"),
+    (640, 130, 4, "any"),
+    (1500, 1, 20, "any"),
 ];
 
 fn segments(case_ids: &[u32], p: &mut Planner) -> (Segments, [Vec<u32>; 3]) {

@@ -7,7 +7,10 @@ same input gives the same bits twice.
 
 use super::{Access, Memory, Mode, Op, Run, case::Case};
 use crate::{
-    base::rng::{Purpose, Stream},
+    base::{
+        self,
+        rng::{Purpose, Stream},
+    },
     mem::{Arena, Bf16Products, HostArenas, Planner, Precision, RawSpan, Scalar, round_bf16},
 };
 
@@ -206,10 +209,13 @@ fn bits(s: &Snapshot) -> Vec<u32> {
     s.iter().flatten().map(|x| x.to_bits()).collect()
 }
 
+/// How a backend is opened for a plan.
+pub type Open<'a, K> = &'a dyn Fn(&Planner) -> base::Result<K>;
+
 /// A case on a backend, in every mode of its gradients.
 pub fn parity<F: Op, B: Op, K: Memory + Run<F> + Run<B>>(
     case: &Case<F, B>,
-    open: &dyn Fn(&Planner) -> K,
+    open: Open<'_, K>,
 ) -> Result<Parity, String> {
     let mut gradients = 0;
     case.bwd.with_modes(&mut |i| {
@@ -227,7 +233,7 @@ pub fn parity<F: Op, B: Op, K: Memory + Run<F> + Run<B>>(
         });
         let what = format!("{} (variant {variant})", case.name);
         let said = |e| format!("{what}: {e}");
-        let k = open(&case.plan);
+        let k = open(&case.plan).map_err(|e| said(e.to_string()))?;
         let precision = k.precision();
         let [start, forward, middle, end] = run_on(case, &bwd, k).map_err(said)?;
         // The backward pass is judged alone: every implementation starts from its own forward results.
@@ -240,7 +246,8 @@ pub fn parity<F: Op, B: Op, K: Memory + Run<F> + Run<B>>(
         let fwd = compare(&what, &case.fwd, 2.0, precision, [&forward, &start], [&exact[0], &naive[0]])?;
         let back = compare(&what, &bwd, 3.0, precision, [&end, &middle], [&exact[1], &naive[1]])?;
         worst = Parity { forward: worst.forward.max(fwd), backward: worst.backward.max(back) };
-        let again = run_on(case, &bwd, open(&case.plan)).map_err(said)?;
+        let k = open(&case.plan).map_err(|e| said(e.to_string()))?;
+        let again = run_on(case, &bwd, k).map_err(said)?;
         if bits(&again[3]) != bits(&end) {
             return Err(format!("{what}: the same input gave other bits"));
         }
@@ -254,8 +261,9 @@ pub fn parity<F: Op, B: Op, K: Memory + Run<F> + Run<B>>(
 /// The device's.
 pub fn fingerprint<F: Op, B: Op, K: Memory + Run<F> + Run<B>>(
     case: &Case<F, B>,
-    open: &dyn Fn(&Planner) -> K,
+    open: Open<'_, K>,
 ) -> Result<Vec<u32>, String> {
     let bwd = case.bwd.with_modes(&mut |_| Mode::Write);
-    Ok(bits(&run_on(case, &bwd, open(&case.plan))?[3]))
+    let k = open(&case.plan).map_err(|e| e.to_string())?;
+    Ok(bits(&run_on(case, &bwd, k)?[3]))
 }

@@ -133,6 +133,8 @@ pub fn save(
             (name, Tensor { shape: p.shape.clone(), values })
         })
         .collect();
+    // What a failed device gave is no checkpoint.
+    b.sync()?;
     let metadata = Metadata {
         version: VERSION,
         sha256: NO_SUM.into(),
@@ -207,5 +209,6 @@ pub fn load(path: &Path, b: &mut dyn Memory, params: &[Param], moments: bool, vo
     for (span, floats) in values {
         b.write(span.raw(), &floats);
     }
+    b.sync()?;
     Ok(metadata.state)
 }

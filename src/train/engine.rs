@@ -5,7 +5,7 @@ the norm and refuses to update the weights when either is not finite.
 */
 
 use crate::{
-    backend::wrap::Checked,
+    backend::wrap::{Asking, Checked},
     base::{
         Error, Result,
         rng::{Purpose, Stream},
@@ -13,7 +13,7 @@ use crate::{
     layers::{Capacity, HostInput, Input, Shape},
     mem::{F32, Init, Param, Planner, Span},
     models::{Model, Representations},
-    ops::{AdamW, Backend, GradNorm},
+    ops::{AdamW, Backend, GradNorm, Run},
     tasks::{Loss, MaskedItem, loss::HostLoss},
 };
 
@@ -50,8 +50,8 @@ impl<M: Model, B: Backend> Engine<M, B> {
     /// backend with `open` and draws the initial weights.
     ///
     /// # Errors
-    /// Settings that contradict each other, or need more memory than this machine has.
-    pub fn new(settings: &Settings, counts: &[u64], open: impl FnOnce(&Planner) -> B) -> Result<Self> {
+    /// Settings that contradict each other, need more memory than there is, or sizes that the backend does not serve.
+    pub fn new(settings: &Settings, counts: &[u64], open: impl FnOnce(&Planner) -> Result<B>) -> Result<Self> {
         let mut engine = Self::blank(settings, counts, open)?;
         engine.draw_weights();
         Ok(engine)
@@ -61,7 +61,7 @@ impl<M: Model, B: Backend> Engine<M, B> {
     ///
     /// # Errors
     /// As [`Engine::new`].
-    pub fn blank(settings: &Settings, counts: &[u64], open: impl FnOnce(&Planner) -> B) -> Result<Self> {
+    pub fn blank(settings: &Settings, counts: &[u64], open: impl FnOnce(&Planner) -> Result<B>) -> Result<Self> {
         settings.check()?;
         let mut plan = Planner::new();
         let (b, t) = (settings.batch, settings.length);
@@ -73,23 +73,9 @@ impl<M: Model, B: Backend> Engine<M, B> {
         let loss = Loss::plan(&mut plan, &settings.loss(), r.clone(), capacity.m, settings.seed)?;
         plan.label("optimiser");
         let (hyper, norm) = (plan.stat(3), plan.stat(1));
-        // Writing a checkpoint copies weights and moments, and serialises the copies.
-        let weights: usize = plan.params().iter().map(|p| p.w.len()).sum();
-        let needed = (plan.bytes() + 24 * weights) as u64;
-        if let Some(there) = machine_bytes()
-            && needed > there
-        {
-            let gb = |bytes: u64| bytes.div_ceil(1 << 30);
-            return Err(Error::user(format!(
-                "these settings need {} GB of memory, this machine has {}",
-                gb(needed),
-                gb(there)
-            ))
-            .hint("lower --batch, --length, --width, --blocks or --negatives"));
-        }
-        let mut backend = open(&plan);
+        let mut backend = open(&plan)?;
         let host_loss = loss.prepare(&mut backend, counts, settings.log_q);
-        Ok(Engine {
+        let mut engine = Engine {
             host: HostInput::with_capacity(&capacity),
             plan,
             model,
@@ -102,7 +88,45 @@ impl<M: Model, B: Backend> Engine<M, B> {
             host_loss,
             r,
             trained_on: None,
-        })
+        };
+        engine.reserve(&Shape { b, n: b * t, m: capacity.m, items: b * t, positions: t, training: true })?;
+        Ok(engine)
+    }
+
+    /// Asks the backend whether it serves every op of a full batch, and has it take the scratch memory they need.
+    fn reserve(&mut self, largest: &Shape) -> Result<()> {
+        let mut asking = Asking::new(&self.backend);
+        passes(&self.model, &self.loss, &mut asking, largest, &self.host_loss);
+        asking.run(&self.grad_norm());
+        self.plan.params().iter().for_each(|p| asking.run(&self.adamw(p)));
+        let Asking { scratch_bytes, refused, .. } = asking;
+        if let Some((op, why)) = refused {
+            return Err(Error::user(format!("{op}: {why}")).hint("change the sizes, or use --device cpu"));
+        }
+        self.backend.reserve(scratch_bytes)
+    }
+
+    fn grad_norm(&self) -> GradNorm {
+        let g = self.plan.all_gradients();
+        GradNorm { norm: self.norm, g, n: g.len() }
+    }
+
+    fn adamw(&self, p: &Param) -> AdamW {
+        let s = &self.settings;
+        AdamW {
+            p: p.w,
+            m: p.m,
+            v: p.v,
+            g: p.dw,
+            norm: self.norm,
+            hyper: self.hyper,
+            n: p.w.len(),
+            beta1: s.beta1,
+            beta2: s.beta2,
+            eps: 1e-8,
+            weight_decay: if p.decay { s.weight_decay } else { 0.0 },
+            max_norm: s.clip,
+        }
     }
 
     fn draw_weights(&mut self) {
@@ -139,31 +163,18 @@ impl<M: Model, B: Backend> Engine<M, B> {
         let hyper = [lr, bias(self.settings.beta1), bias(self.settings.beta2)];
         self.backend.write(self.hyper.raw(), &hyper);
         passes(&self.model, &self.loss, &mut self.backend, &shape, &self.host_loss);
-        let g = self.plan.all_gradients();
-        self.backend.run(&GradNorm { norm: self.norm, g, n: g.len() });
+        self.backend.run(&self.grad_norm());
         let report = StepReport { loss: self.read_one(self.loss.value), norm: self.read_one(self.norm) };
+        self.backend.sync()?;
         if !report.loss.is_finite() || !report.norm.is_finite() {
             let place = self.first_fault(&shape);
             let (loss, norm) = (report.loss, report.norm);
             return Err(not_finite(format!("step {step}: loss {loss}, gradient norm {norm}: not finite, {place}")));
         }
         self.trained_on = Some(shape);
-        let s = &self.settings;
-        for p in self.plan.params() {
-            self.backend.run(&AdamW {
-                p: p.w,
-                m: p.m,
-                v: p.v,
-                g: p.dw,
-                norm: self.norm,
-                hyper: self.hyper,
-                n: p.w.len(),
-                beta1: s.beta1,
-                beta2: s.beta2,
-                eps: 1e-8,
-                weight_decay: if p.decay { s.weight_decay } else { 0.0 },
-                max_norm: s.clip,
-            });
+        for i in 0..self.plan.params().len() {
+            let update = self.adamw(&self.plan.params()[i]);
+            self.backend.run(&update);
         }
         Ok(report)
     }
@@ -185,6 +196,7 @@ impl<M: Model, B: Backend> Engine<M, B> {
         self.model.forward(&mut self.backend, &shape);
         self.loss.forward(&mut self.backend, shape.m);
         let loss = self.read_one(self.loss.value);
+        self.backend.sync()?;
         if loss.is_finite() {
             return Ok(());
         }
@@ -231,7 +243,10 @@ impl<M: Model, B: Backend> Engine<M, B> {
     }
 
     /// Appends [MASK] to each history (oldest first; the newest T-1 items count) and writes its vector: `out` (B,D).
-    pub fn encode(&mut self, histories: &[&[u32]], out: &mut [f32]) {
+    ///
+    /// # Errors
+    /// The device has failed.
+    pub fn encode(&mut self, histories: &[&[u32]], out: &mut [f32]) -> Result<()> {
         let (c, d) = (self.input.capacity, self.r.d);
         assert_eq!(out.len(), histories.len() * d);
         self.trained_on = None;
@@ -244,6 +259,7 @@ impl<M: Model, B: Backend> Engine<M, B> {
             self.model.forward(&mut self.backend, &shape);
             self.backend.read(self.r.scored.y.first(out.len()).raw(), out);
         }
+        self.backend.sync()
     }
 
     /// Forward and backward passes of the batch in [`Engine::host_input`], without an update: for tests and profiles.
@@ -259,15 +275,6 @@ impl<M: Model, B: Backend> Engine<M, B> {
     pub fn loss_span(&self) -> Span<F32> {
         self.loss.value
     }
-}
-
-/// Memory and swap of this machine in bytes, where the system tells.
-fn machine_bytes() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let kb = |name: &str| -> Option<u64> {
-        text.lines().find_map(|line| line.strip_prefix(name))?.trim().strip_suffix("kB")?.trim().parse().ok()
-    };
-    Some((kb("MemTotal:")? + kb("SwapTotal:").unwrap_or(0)) << 10)
 }
 
 fn not_finite(what: String) -> Error {

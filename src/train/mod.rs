@@ -1,5 +1,6 @@
 /*! The training loop without autograd: settings, one step, the run with its checkpoints, and a trained model to ask. */
 
+pub mod check;
 pub mod checkpoint;
 pub mod engine;
 pub mod run;

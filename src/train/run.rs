@@ -197,12 +197,16 @@ pub fn train(job: &Job<'_>, observe: &mut dyn FnMut(Event)) -> Result<State> {
     impl WithModel for OnModel<'_, '_> {
         type Out = Result<State>;
         fn call<M: Model + 'static>(self) -> Self::Out {
-            backend::with(self.0.device, OnBackend(self, std::marker::PhantomData::<M>))
+            backend::with(
+                self.0.device,
+                self.0.config.settings.precision,
+                OnBackend(self, std::marker::PhantomData::<M>),
+            )
         }
     }
     impl<M: Model> WithBackend for OnBackend<'_, '_, M> {
         type Out = Result<State>;
-        fn call<B: Backend + 'static>(self, open: fn(&Planner) -> B) -> Self::Out {
+        fn call<B: Backend + 'static>(self, open: &dyn Fn(&Planner) -> Result<B>) -> Self::Out {
             Loop::<M, B>::new(self.0.0, open)?.run(self.0.1)
         }
     }
@@ -225,7 +229,7 @@ struct Loop<'a, M, B> {
 }
 
 impl<'a, M: Model, B: Backend> Loop<'a, M, B> {
-    fn new(job: &'a Job<'a>, open: fn(&Planner) -> B) -> Result<Self> {
+    fn new(job: &'a Job<'a>, open: &dyn Fn(&Planner) -> Result<B>) -> Result<Self> {
         let s = &job.config.settings;
         let counts: Vec<u64> = job.split.train_counts().iter().map(|c| *c as u64).collect();
         let mut engine = Engine::<M, B>::new(s, &counts, open)?;

@@ -6,6 +6,7 @@ use super::schedule::Decay;
 use crate::{
     base::{Error, Result, error::nearest},
     layers::NormPlace,
+    mem::Precision,
     models::{self, ModelSettings},
     tasks::{LossKind, LossSettings, MaskedItem},
 };
@@ -84,6 +85,7 @@ settings! {
         weight_decay: f32 = 0.01, "0.01", "Weight decay of matrices (AdamW)";
         beta1: f32 = 0.9, "0.9", "AdamW's first moment decay";
         beta2: f32 = 0.999, "0.999", "AdamW's second moment decay";
+        precision: Precision = Precision::Bf16, "bf16", "Type of activations and products on a GPU (sums and weights are f32); the CPU computes in f32";
         clip: f32 = 5.0, "5.0", "Clip gradients to this global norm; 0 = never";
         seed: u64 = 1, "1", "Everything random follows from it";
     }

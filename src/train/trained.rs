@@ -50,18 +50,18 @@ impl<M: Model, B: Backend> Snapshot<Engine<M, B>> {
 
 /// Whoever can turn histories into vectors.
 trait Encode {
-    fn encode(&mut self, histories: &[&[u32]], out: &mut [f32]);
+    fn encode(&mut self, histories: &[&[u32]], out: &mut [f32]) -> Result<()>;
 }
 
 impl<M: Model, B: Backend> Encode for Engine<M, B> {
-    fn encode(&mut self, histories: &[&[u32]], out: &mut [f32]) {
-        Engine::encode(self, histories, out);
+    fn encode(&mut self, histories: &[&[u32]], out: &mut [f32]) -> Result<()> {
+        Engine::encode(self, histories, out)
     }
 }
 
 impl<E: Encode> Encode for &mut E {
-    fn encode(&mut self, histories: &[&[u32]], out: &mut [f32]) {
-        (**self).encode(histories, out);
+    fn encode(&mut self, histories: &[&[u32]], out: &mut [f32]) -> Result<()> {
+        (**self).encode(histories, out)
     }
 }
 
@@ -77,8 +77,7 @@ impl<E: Encode> Encoder for Snapshot<E> {
         &self.bias
     }
     fn encode(&mut self, histories: &[&[u32]], out: &mut [f32]) -> Result<()> {
-        self.engine.encode(histories, out);
-        Ok(())
+        self.engine.encode(histories, out)
     }
 }
 
@@ -103,12 +102,12 @@ impl Trained {
         impl WithModel for Load<'_> {
             type Out = Loaded;
             fn call<M: Model + 'static>(self) -> Self::Out {
-                backend::with(self.4, On(self, std::marker::PhantomData::<M>))
+                backend::with(self.4, self.1.settings.precision, On(self, std::marker::PhantomData::<M>))
             }
         }
         impl<M: Model + 'static> WithBackend for On<'_, M> {
             type Out = Loaded;
-            fn call<B: Backend + 'static>(self, open: fn(&Planner) -> B) -> Self::Out {
+            fn call<B: Backend + 'static>(self, open: &dyn Fn(&Planner) -> Result<B>) -> Self::Out {
                 let Load(folder, config, items, which, _) = self.0;
                 // Counts only matter to sampled losses, which are not asked for here.
                 let mut engine = Engine::<M, B>::blank(&config.settings, &vec![1; items.len()], open)?;

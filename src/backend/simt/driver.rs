@@ -90,12 +90,20 @@ pub struct Emulation {
     pub seed: u64,
 }
 
+/// The emulator's library: the one named by MIPGPU_EMU_LIB, else the one this program was built with.
+fn emulator_path() -> Option<String> {
+    std::env::var("MIPGPU_EMU_LIB").ok().or(option_env!("MIPGPU_EMU_LIB_BUILT").map(String::from))
+}
+
+/// Whether this program has an emulator.
+pub fn emulator_is_built() -> bool {
+    emulator_path().is_some()
+}
+
 /// Loads the emulator once, before anything looks for the driver library.
 fn load_emulator() -> Result<&'static libloading::Library> {
     static LIBRARY: OnceLock<std::result::Result<libloading::Library, String>> = OnceLock::new();
-    let built = option_env!("MIPGPU_EMU_LIB_BUILT");
-    let path = std::env::var("MIPGPU_EMU_LIB").ok().or(built.map(String::from));
-    let Some(path) = path else {
+    let Some(path) = emulator_path() else {
         return Err(Error::user("--device emu: this program was built without the emulator")
             .hint("build with `cargo build --release --features emu` (it needs g++)"));
     };
@@ -203,9 +211,9 @@ pub fn obstacle(driver: Driver, machine: &Machine, card: &Card) -> Option<Error>
                 .hint(format!("the kernels need {}.{} (Ampere) or newer; use --device cpu", OLDEST.0, OLDEST.1)),
         );
     }
-    // Code of one major version runs on every driver of that version or a later one.
-    if machine.driver.0 < NVCC_VERSION.0 {
-        let (have, need) = (machine.driver, NVCC_VERSION);
+    // Code of one major version runs on every driver of that version or a later one. The emulator's code passes for 13.0.
+    let (have, need) = (machine.driver, if driver == Driver::Emulator { (13, 0) } else { NVCC_VERSION });
+    if have.0 < need.0 {
         return Some(
             Error::user(format!(
                 "the NVIDIA driver is too old: it knows CUDA {}.{}, the kernels were built by CUDA {}.{}",

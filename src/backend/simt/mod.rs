@@ -13,11 +13,18 @@ the size asked for; sizes are those of the op, whose `check` the plan has passed
 kernels' sources by build.rs and compared with the compiled code when it is loaded.
 */
 
+mod adamw;
 pub mod cublas;
 pub mod driver;
+mod dropout;
+mod embedding;
 mod gelu;
 pub mod gemm;
 pub mod kernels;
+mod layer_norm;
+mod linear;
+mod reduce;
+mod rows;
 
 use std::{ffi::c_void, sync::Arc};
 
@@ -162,7 +169,11 @@ impl Simt {
 
     /// Keeps the first failure; what follows it is skipped.
     fn fail(&mut self, what: &str, e: DriverError) {
-        self.fault.get_or_insert_with(|| format!("{what}: {}", words(e)));
+        self.fail_with(format!("{what}: {}", words(e)));
+    }
+
+    fn fail_with(&mut self, what: String) {
+        self.fault.get_or_insert(what);
     }
 
     /// Puts a kernel on the stream: `grid` blocks of as many threads as its source says. An empty grid is nothing to do.

@@ -1,0 +1,49 @@
+/*
+adamw: one step of AdamW over a run of weights, gradients clipped by their global norm.
+g' = g * min(1, max_norm / (norm + 1e-6))   (max_norm = 0: no clipping)
+m = b1 m + (1-b1) g',  v = b2 v + (1-b2) g'^2,  p = p - lr ( m c1 / (sqrt(v c2) + eps) + wd p )
+p,m,v,g (P) f32   hyper (3) = [lr, c1, c2]   norm (1): both read from memory, so that a captured step can be replayed
+Updates: p m v.   Writes: shadow (P) bf16, the copy of p that tensor cores read (null where activations are f32).
+Work: a thread takes eight weights, two 16-byte loads of each array.   Limits: any P.   Numerics: f32, IEEE division.
+Cost: reads 4P, writes 3P f32 and P bf16, 30 bytes a weight: memory bound.
+*/
+#include "common/types.cuh"
+
+struct AdamwParams {
+  float* p;            // (P)
+  float* m;            // (P)
+  float* v;            // (P)
+  void* shadow;        // (P) bf16, may be null
+  const float* g;      // (P)
+  const float* norm;   // (1)
+  const float* hyper;  // (3)
+  i64 n;
+  float beta1;
+  float beta2;
+  float eps;
+  float weight_decay;
+  float max_norm;
+};
+
+KERNEL(adamw, AdamwParams, 256) {
+  const i64 i = ((i64)blockIdx.x * blockDim.x + threadIdx.x) * 8;
+  if (i >= p.n) return;
+  const float lr = p.hyper[0], c1 = p.hyper[1], c2 = p.hyper[2];
+  const float clip = p.max_norm > 0.f ? fminf(p.max_norm / (*p.norm + 1e-6f), 1.f) : 1.f;
+  float w[8], m[8], v[8], g[8];
+  load8_tail(g, p.g, i, p.n);
+  load8_tail(m, p.m, i, p.n);
+  load8_tail(v, p.v, i, p.n);
+  load8_tail(w, p.p, i, p.n);
+#pragma unroll
+  for (int k = 0; k < 8; k++) {
+    const float clipped = g[k] * clip;
+    m[k] = p.beta1 * m[k] + (1.f - p.beta1) * clipped;
+    v[k] = p.beta2 * v[k] + (1.f - p.beta2) * clipped * clipped;
+    w[k] -= lr * (m[k] * c1 / (sqrtf(v[k] * c2) + p.eps) + p.weight_decay * w[k]);
+  }
+  store8_tail(p.m, m, i, p.n);
+  store8_tail(p.v, v, i, p.n);
+  store8_tail(p.p, w, i, p.n);
+  if (p.shadow) store8_tail((bf16*)p.shadow, w, i, p.n);
+}

@@ -1,0 +1,63 @@
+/*
+bias: the gradient of the bias of a linear map (its forward is an epilogue of the product).
+bwd: db = sum_N dy                dy (N,O) act  db (O) f32
+Writes or adds to: db.   Saves for bwd: nothing.
+Work: a block takes 64 columns and one of `parts` runs of rows: eight lanes a row, every lane adding up its eight
+      columns, then the 32 groups in order. More than one part: partial rows, which `finish` adds in order. The split is a
+      function of the sizes alone: deterministic, no atomics.
+Limits: any N, O; N*O may exceed 2^31.   Numerics: f32 sums.
+Cost: reads N*O elements: memory bound.
+*/
+#include "common/rows.cuh"
+
+struct BiasBwdParams {
+  float* out;      // (parts,O); with one part (O), db itself
+  const void* dy;  // (N,O) act
+  i64 n;
+  i64 rows;  // of a part
+  int o;
+  int add;  // 1: out is added to
+};
+
+struct BiasFinishParams {
+  float* db;             // (O)
+  const float* partial;  // (parts,O)
+  int parts;
+  int o;
+  int add;
+};
+
+// Blocks (ceil(O/64), parts).
+template <class T>
+__device__ __forceinline__ void bias_bwd(const BiasBwdParams& p) {
+  STATIC_SMEM(float, shared, 32 * 64);
+  const int lane = threadIdx.x % 8, group = threadIdx.x / 8, c = blockIdx.x * 64 + lane * 8;
+  const bool vec = rows_aligned(p.dy, p.o);
+  const i64 first = (i64)blockIdx.y * p.rows, end = first + p.rows < p.n ? first + p.rows : p.n;
+  float sum[8] = {};
+#pragma unroll 4
+  for (i64 row = first + group; row < end; row += 32) {
+    float dy[8];
+    load_row(dy, (const T*)p.dy + row * p.o, c, p.o, vec);
+#pragma unroll
+    for (int k = 0; k < 8; k++) sum[k] += dy[k];
+  }
+  store8(shared + group * 64 + lane * 8, sum);
+  __syncthreads();
+  const int column = blockIdx.x * 64 + threadIdx.x;
+  if (threadIdx.x >= 64 || column >= p.o) return;
+  float total = 0.f;
+#pragma unroll 8
+  for (int g = 0; g < 32; g++) total += shared[g * 64 + threadIdx.x];
+  float* out = p.out + (i64)blockIdx.y * p.o + column;
+  *out = p.add ? *out + total : total;
+}
+
+KERNEL(bias_bwd_bf16, BiasBwdParams, 256) { bias_bwd<bf16>(p); }
+KERNEL(bias_bwd_f32, BiasBwdParams, 256) { bias_bwd<float>(p); }
+
+// Blocks ceil(O/32).
+KERNEL(bias_bwd_finish, BiasFinishParams, 512) {
+  STATIC_SMEM(float, shared, 512);
+  finish_columns<512>(p.db, p.partial, p.parts, p.o, p.add, shared);
+}

@@ -1,0 +1,148 @@
+/*
+What the forward and the backward passes of attention share: which rows a block works on, the sizes of tiles, dropout of
+probabilities that stand in mma accumulators, and the way accumulators go to memory.
+
+A block owns kRows rows (queries, or keys) of one head of one sequence, 16 a warp, and walks over the other side in tiles of
+kStep rows, which cp.async brings into two stages by turns. The head size is padded with zeros to KP = 16, 32, 64 or 128.
+*/
+#pragma once
+#include "philox.cuh"
+#include "reduce.cuh"
+#include "tile.cuh"
+
+constexpr float kLog2e = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
+
+// Sizes that keep two stages of tiles within 99 KiB, the most that a block gets on sm_89 and sm_120, and accumulators in
+// registers. Changed here, they change in src/backend/simt/attention.rs.
+template <class T, int KP>
+struct FwdTiles {
+  static constexpr int kRows = 64, kThreads = 2 * kRows;
+  static constexpr int kStep = KP == 128 ? 32 : 64;
+};
+template <class T, int KP>
+struct BwdTiles {
+  static constexpr bool kWide = sizeof(T) == 4 && KP >= 64;
+  static constexpr int kRows = kWide ? 32 : 64;
+  static constexpr int kStep = kWide ? 16 : sizeof(T) == 4 || KP == 128 ? 32 : 64;
+  // Warps that share 16 rows: each computes the scores and its part of the columns of the gradients.
+  static constexpr int kSplit = sizeof(T) == 4 && KP == 128 ? 2 : 1, kThreads = 2 * kRows * kSplit;
+};
+
+// A block's rows [first, first + kRows) of the sequence that starts at packed row `start` and has `len` rows.
+struct Part {
+  i64 start;
+  int len;
+  int head;
+  int first;
+};
+
+// The grid is one-dimensional: B * H * ceil(t / rows) blocks, the tiles of one head side by side, so that what they read
+// in common is found in the L2 cache. Blocks with first >= len have nothing to do.
+__device__ __forceinline__ Part find_part(const u32* cu, int h, int t, int rows) {
+  const u32 tiles = (t + rows - 1) / rows, pair = blockIdx.x / tiles, b = pair / h;
+  Part part;
+  part.start = cu[b];
+  part.len = (int)(cu[b + 1] - cu[b]);
+  part.head = pair % h;
+  part.first = blockIdx.x % tiles * rows;
+  return part;
+}
+
+// ------------------------------------------------------------------------------------------------- dropout in a product
+//
+// Eight neighbouring keys of one query share one Philox block. In an accumulator these eight draws lie in several lanes,
+// so each lane makes NB/2 different blocks, packs them as 8 flags each into one word, and the lanes exchange words by
+// shuffles: no block is computed twice in a warp. The result is one word of flags a lane, one for each of its 4*NB values.
+
+// Rows are queries (16 of a warp), columns 8*NB keys: a block of draws lies across a quad. `block` is the number of the
+// block of (the warp's first query, the tile's first key), `stride` the distance from a query to the next.
+template <int NB>
+__device__ __forceinline__ u32 keep_by_query(const Drop& d, u32 step, u64 block, u32 stride) {
+  const int lane = threadIdx.x % 32;
+  u32 mine = 0, keep = 0;
+#pragma unroll 1
+  for (int k = 0; k < NB / 2; k++) {
+    // The quad's blocks in the order (key block, upper or lower row), NB/2 after NB/2 in its four lanes.
+    const int e = lane % 4 * (NB / 2) + k, row = lane / 4 + e % 2 * 8;
+    mine |= drop_keep8(d, step, block + (u64)row * stride + e / 2) << 8 * k;
+  }
+  // Of each block a lane needs the two flags of its columns: bits 0, 1 of each byte, moved aside for the next word.
+#pragma unroll
+  for (int s = 0; s < 4; s++)
+    keep |= (__shfl_sync(kAllLanes, mine, (lane & ~3) + s) >> lane % 4 * 2 & 0x03030303u) << 2 * s;
+  return keep;
+}
+
+template <int NB>
+__device__ __forceinline__ bool kept_by_query(u32 keep, int nb, int i) {
+  const int e = nb * 2 + i / 2;
+  return keep >> (e % (NB / 2) * 8 + e / (NB / 2) * 2 + i % 2) & 1;
+}
+
+// Rows are keys (16 of a warp, two blocks of draws), columns 8*NB queries: a block lies across the lanes of equal lane%4.
+template <int NB>
+__device__ __forceinline__ u32 keep_by_key(const Drop& d, u32 step, u64 block, u32 stride) {
+  const int lane = threadIdx.x % 32;
+  u32 mine = 0, keep = 0;
+#pragma unroll 1
+  for (int k = 0; k < NB / 2; k++) {
+    // The warp's blocks in the order (query, upper or lower eight keys), NB/2 after NB/2 in its lanes.
+    const int e = lane * (NB / 2) + k;
+    mine |= drop_keep8(d, step, block + (u64)(e / 2) * stride + e % 2) << 8 * k;
+  }
+  // A lane's four blocks of one nb are (16*nb + lane%4*4) + 0..3, which stand in 8/NB neighbouring lanes. Of each block
+  // it needs the flag of its row: bit 0 of each byte, moved aside by nb.
+#pragma unroll
+  for (int s = 0; s < 8; s++) {
+    constexpr int kLanes = 8 / NB;
+    const int nb = s / kLanes, e = 16 * nb + lane % 4 * 4;
+    const u32 word = __shfl_sync(kAllLanes, mine, e / (NB / 2) + s % kLanes) >> lane / 4;
+    keep |= (word & 0x01010101u) << (nb + s % kLanes * (NB / 2) * 8);
+  }
+  return keep;
+}
+
+__device__ __forceinline__ bool kept_by_key(u32 keep, int nb, int i) {
+  return keep >> (nb + (i % 2 * 2 + i / 2) * 8) & 1;
+}
+
+// ---------------------------------------------------------------------------------------------------------------- stores
+
+__device__ __forceinline__ float2 load2(const float* p) { return *(const float2*)p; }
+__device__ __forceinline__ float2 load2(const bf16* p) {
+  const u32 raw = *(const u32*)p;
+  return make_float2(__uint_as_float(raw << 16), __uint_as_float(raw & 0xffff0000u));
+}
+__device__ __forceinline__ void store2(float* p, float x, float y) { *(float2*)p = make_float2(x, y); }
+__device__ __forceinline__ void store2(bf16* p, float x, float y) { *(u32*)p = pack_bf16(x, y); }
+
+// Writes (or adds) the upper left (rows, columns) part of a warp's accumulators, times `upper` in the upper eight rows and
+// `lower` in the others. Two elements at a time where the width is even: then every row begins at a multiple of two.
+template <int NB, class T>
+__device__ __forceinline__ void store_acc(T* out, i64 stride, int rows, int columns, const float (&acc)[NB][4], float upper,
+                                          float lower, bool add) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    const int row = acc_row(lane, 2 * half);
+    const float factor = half ? lower : upper;
+    if (row >= rows) continue;
+#pragma unroll
+    for (int nb = 0; nb < NB; nb++) {
+      const int column = acc_col(lane, nb, 0);
+      T* at = out + row * stride + column;
+      float x = acc[nb][2 * half] * factor, y = acc[nb][2 * half + 1] * factor;
+      if (columns % 2 == 0) {
+        if (column >= columns) continue;
+        if (add) {
+          const float2 old = load2(at);
+          x += old.x, y += old.y;
+        }
+        store2(at, x, y);
+      } else {
+        if (column < columns) at[0] = from_f32<T>(add ? to_f32(at[0]) + x : x);
+        if (column + 1 < columns) at[1] = from_f32<T>(add ? to_f32(at[1]) + y : y);
+      }
+    }
+  }
+}

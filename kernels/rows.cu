@@ -1,0 +1,63 @@
+/*
+rows: pick the scored rows out of all, and put their gradients back.
+gather_rows:  y_m = x[row_m]                    x (N,D) act   y (M,D) act   row (M)
+scatter_rows: dx[row_m] = dy_m (or added)       dx (N,D) act  dy (M,D) act  row (M), all different
+Writes: y | dx by Dst; the launcher sets the other rows of a written dx to zero first.   Saves for bwd: nothing.
+Work: `lanes` threads a row (a power of two, at most 32), eight elements each and time.   Limits: any M, N, D.
+Numerics: exact copies; an addition in f32.   Cost: reads and writes M*D elements (and N*D zeros): memory bound.
+gather_rows is also gather_table (y = table[id]), the table being read as act.
+*/
+#include "common/rows.cuh"
+
+struct GatherRowsParams {
+  void* y;         // (M,D) act
+  const void* x;   // (N,D) act
+  const u32* row;  // (M)
+  i64 m;
+  int d;
+  int lanes;
+};
+
+struct ScatterRowsParams {
+  void* dx;        // (N,D) act
+  const void* dy;  // (M,D) act
+  const u32* row;  // (M)
+  i64 m;
+  int d;
+  int lanes;
+  int add;
+};
+
+template <class T>
+__device__ __forceinline__ void gather_rows(const GatherRowsParams& p) {
+  const i64 i = (i64)blockIdx.x * (blockDim.x / p.lanes) + threadIdx.x / p.lanes;
+  if (i >= p.m) return;
+  const bool vec = rows_aligned(p.x, p.d) && aligned16(p.y);
+  const T* from = (const T*)p.x + (i64)p.row[i] * p.d;
+  for (int c = threadIdx.x % p.lanes * 8; c < p.d; c += p.lanes * 8) {
+    float x[8];
+    load_row(x, from, c, p.d, vec);
+    store_row((T*)p.y + i * p.d, x, c, p.d, vec);
+  }
+}
+
+template <class T>
+__device__ __forceinline__ void scatter_rows(const ScatterRowsParams& p) {
+  const i64 i = (i64)blockIdx.x * (blockDim.x / p.lanes) + threadIdx.x / p.lanes;
+  if (i >= p.m) return;
+  const bool vec = rows_aligned(p.dx, p.d) && aligned16(p.dy);
+  T* to = (T*)p.dx + (i64)p.row[i] * p.d;
+  for (int c = threadIdx.x % p.lanes * 8; c < p.d; c += p.lanes * 8) {
+    float x[8], old[8] = {};
+    load_row(x, (const T*)p.dy + i * p.d, c, p.d, vec);
+    if (p.add) load_row(old, to, c, p.d, vec);
+#pragma unroll
+    for (int k = 0; k < 8; k++) x[k] += old[k];
+    store_row(to, x, c, p.d, vec);
+  }
+}
+
+KERNEL(gather_rows_bf16, GatherRowsParams, 256) { gather_rows<bf16>(p); }
+KERNEL(gather_rows_f32, GatherRowsParams, 256) { gather_rows<float>(p); }
+KERNEL(scatter_rows_bf16, ScatterRowsParams, 256) { scatter_rows<bf16>(p); }
+KERNEL(scatter_rows_f32, ScatterRowsParams, 256) { scatter_rows<float>(p); }

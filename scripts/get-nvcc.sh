@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Fetches NVIDIA's CUDA compiler into .cuda/ (about 300 MB, from Python packages; nothing else on the machine changes), for
+# machines without a CUDA toolkit. Needs python3 with venv. The next build finds it there.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# The oldest release that knows all the architectures we compile for: what it compiles runs on drivers of CUDA 13.0 (580).
+RELEASE="13.0.*"
+
+if [ -f .cuda/ready ] && [ -x "$(cat .cuda/ready)" ]; then
+  echo "get-nvcc: $(cat .cuda/ready) is there"
+  exit 0
+fi
+rm -rf .cuda
+python3 -m venv .cuda || { echo "get-nvcc: python3 with the venv module is needed (Debian: apt install python3-venv)" >&2; exit 1; }
+.cuda/bin/pip install --quiet --disable-pip-version-check \
+  "nvidia-cuda-nvcc==$RELEASE" "nvidia-nvvm==$RELEASE" "nvidia-cuda-crt==$RELEASE" \
+  "nvidia-cuda-runtime==$RELEASE" "nvidia-cuda-cccl==$RELEASE" "nvidia-cuda-cuobjdump==$RELEASE" "nvidia-cuda-nvdisasm==$RELEASE"
+nvcc=$(ls -d "$PWD"/.cuda/lib/python3*/site-packages/nvidia/cu13)/bin/nvcc
+"$nvcc" --version | tail -2 | head -1
+# Last, and whole: a folder without it is an interrupted download, begun anew the next time.
+echo "$nvcc" > .cuda/ready
+echo "get-nvcc: $nvcc; the next cargo build uses it"

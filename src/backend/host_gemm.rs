@@ -1,0 +1,89 @@
+//! The products of the emulator, done by the CPU engine: the emulator's addresses are those of this process, and products
+//! are the one thing that the GPU gets from a library.
+
+use half::bf16;
+
+use super::{
+    cpu::{
+        gemm::{self, View},
+        products,
+    },
+    simt::{
+        Simt,
+        gemm::{Gemm, Product, Shape},
+    },
+};
+use crate::{mem::Precision, ops::Memory};
+
+/// Matrix products on the host.
+#[derive(Default)]
+pub struct HostGemm {
+    a: Vec<f32>,
+    b: Vec<f32>,
+    c: Vec<f32>,
+    bias: Vec<f32>,
+    packed: Vec<f32>,
+}
+
+/// Reads `n` elements of device memory that is host memory.
+fn read(to: &mut Vec<f32>, at: u64, n: usize, narrow: bool) {
+    to.clear();
+    // SAFETY: the address is that of a span of this many elements, which `Simt` has checked; the stream is idle: the
+    // emulator works while it is called.
+    match narrow {
+        true => to.extend(unsafe { std::slice::from_raw_parts(at as *const bf16, n) }.iter().map(|x| x.to_f32())),
+        false => to.extend(unsafe { std::slice::from_raw_parts(at as *const f32, n) }),
+    }
+}
+
+fn write(from: &[f32], at: u64, narrow: bool) {
+    // SAFETY: as for `read`, and a product's destination overlaps none of its sources.
+    match narrow {
+        true => {
+            let to = unsafe { std::slice::from_raw_parts_mut(at as *mut bf16, from.len()) };
+            to.iter_mut().zip(from).for_each(|(t, f)| *t = bf16::from_f32(*f));
+        }
+        // SAFETY: as above.
+        false => unsafe { std::slice::from_raw_parts_mut(at as *mut f32, from.len()) }.copy_from_slice(from),
+    }
+}
+
+impl Gemm for HostGemm {
+    fn name(&self) -> String {
+        "the CPU engine's products".into()
+    }
+
+    fn multiply(&mut self, simt: &mut Simt, p: &Product) {
+        let narrow = simt.precision() == Precision::Bf16;
+        let (m, n, k) = (p.m, p.n, p.k);
+        if m == 0 || n == 0 {
+            return;
+        }
+        read(&mut self.a, p.a, m * k, narrow);
+        read(&mut self.b, p.b, k * n, narrow);
+        self.c.clear();
+        self.c.resize(m * n, 0.0);
+        let b = match p.shape {
+            Shape::Nt => View::dense(&self.b, n, k).t(),
+            _ => View::dense(&self.b, k, n),
+        };
+        match p.shape {
+            Shape::Tn => products::product_t(&mut self.c, View::dense(&self.a, k, m), b, false),
+            _ => {
+                self.packed.resize(gemm::packed_len(k, n), 0.0);
+                let b = gemm::pack(&mut self.packed, b);
+                products::product(&mut self.c, View::dense(&self.a, m, k), b, 1.0, false);
+            }
+        }
+        if p.bias != 0 {
+            read(&mut self.bias, p.bias, n, narrow);
+            self.c.chunks_mut(n).for_each(|row| row.iter_mut().zip(&self.bias).for_each(|(c, b)| *c += b));
+        }
+        let narrow = narrow && !p.f32_out;
+        if p.add {
+            read(&mut self.a, p.c, m * n, narrow);
+            self.c.iter_mut().zip(&self.a).for_each(|(c, old)| *c += old);
+        }
+        write(&self.c, p.c, narrow);
+    }
+}

@@ -1,0 +1,29 @@
+//! Launcher of `kernels/adamw.cu`: a thread takes eight weights; the bf16 shadow is written on the way.
+
+use super::{Simt, kernels::*};
+use crate::ops::{AdamW, Op, Run};
+
+/// Weights of a block.
+const BLOCK: usize = 256 * 8;
+
+impl Run<AdamW> for Simt {
+    fn run(&mut self, op: &AdamW) {
+        op.assert_disjoint();
+        let params = AdamwParams {
+            p: self.at(op.p),
+            m: self.at(op.m),
+            v: self.at(op.v),
+            shadow: self.shadow(op.p.raw()).unwrap_or(0),
+            g: self.at(op.g),
+            norm: self.at(op.norm),
+            hyper: self.at(op.hyper),
+            n: op.n as i64,
+            beta1: op.beta1,
+            beta2: op.beta2,
+            eps: op.eps,
+            weight_decay: op.weight_decay,
+            max_norm: op.max_norm,
+        };
+        self.launch(Kernel::Adamw, [op.n.div_ceil(BLOCK), 1, 1], 0, params);
+    }
+}

@@ -1,0 +1,53 @@
+//! Launchers of `kernels/dropout.cu`: the three ops are one kernel with different bases to add to.
+
+use super::{Simt, kernels::*};
+use crate::ops::{DropoutAddFwd, DropoutBwd, DropoutFwd, Op, Run, dropout};
+
+/// Elements of a block.
+const BLOCK: usize = 256 * 8;
+
+impl From<dropout::Drop> for Drop {
+    fn from(drop: dropout::Drop) -> Drop {
+        Drop {
+            threshold: drop.threshold(),
+            site: drop.site,
+            seed_lo: drop.seed as u32,
+            seed_hi: (drop.seed >> 32) as u32,
+            scale: drop.scale() as f32,
+        }
+    }
+}
+
+impl Simt {
+    fn dropout(&mut self, n: usize, params: DropoutParams) {
+        self.launch(self.of(DROPOUT), [n.div_ceil(BLOCK), 1, 1], 0, DropoutParams { n: n as i64, ..params });
+    }
+}
+
+impl Run<DropoutFwd> for Simt {
+    fn run(&mut self, op: &DropoutFwd) {
+        op.assert_disjoint();
+        let (y, x, step) = (self.at(op.y), self.at(op.x), self.at(op.step));
+        self.dropout(op.n, DropoutParams { y, x, base: 0, step, n: 0, drop: op.drop.into() });
+    }
+}
+
+impl Run<DropoutAddFwd> for Simt {
+    fn run(&mut self, op: &DropoutAddFwd) {
+        op.assert_disjoint();
+        let (y, x, step) = (self.at(op.y), self.at(op.x), self.at(op.step));
+        self.dropout(op.n, DropoutParams { y, x, base: self.at(op.residual), step, n: 0, drop: op.drop.into() });
+    }
+}
+
+impl Run<DropoutBwd> for Simt {
+    fn run(&mut self, op: &DropoutBwd) {
+        op.assert_disjoint();
+        let (dx, add) = self.grad(op.dx);
+        if dx == 0 {
+            return;
+        }
+        let (base, dy, step) = (if add == 1 { dx } else { 0 }, self.at(op.dy), self.at(op.step));
+        self.dropout(op.n, DropoutParams { y: dx, x: dy, base, step, n: 0, drop: op.drop.into() });
+    }
+}

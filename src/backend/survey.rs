@@ -1,0 +1,104 @@
+//! What this program can run on here: for `mipgpu devices`.
+
+use super::{
+    cpu::simd::Isa,
+    products,
+    simt::{
+        driver::{self, Card, Driver, Machine},
+        gemm::Gemm,
+        kernels::{ARCHITECTURES, FATBINS, NVCC_VERSION},
+    },
+};
+use crate::base::{Error, Result};
+
+/// Everything there is.
+#[derive(Debug)]
+pub struct Survey {
+    pub cpu: Processor,
+    /// The CUDA code in this program, in words.
+    pub kernels: String,
+    /// The driver's GPUs, or why there are none.
+    pub gpus: Result<Gpus>,
+    /// Whether `--device emu` works.
+    pub emulator: bool,
+}
+
+#[derive(Debug)]
+pub struct Processor {
+    pub name: String,
+    pub threads: usize,
+    /// The instruction set that the CPU engine uses.
+    pub instructions: String,
+}
+
+#[derive(Debug)]
+pub struct Gpus {
+    /// CUDA version of the driver.
+    pub driver: (i32, i32),
+    pub cards: Vec<Gpu>,
+}
+
+#[derive(Debug)]
+pub struct Gpu {
+    pub card: Card,
+    /// What would run on it, in words, or why nothing can.
+    pub usable: Result<String>,
+}
+
+/// Looks at the machine. GPUs that can be used are opened for a moment.
+pub fn survey() -> Survey {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = info.lines().find_map(|l| l.strip_prefix("model name")?.split_once(": ")).map_or("unknown", |n| n.1);
+    let cpu = Processor {
+        name: name.to_string(),
+        threads: std::thread::available_parallelism().map_or(1, |n| n.get()),
+        instructions: format!("{:?}", Isa::current()),
+    };
+    let kernels = match FATBINS.len() {
+        0 => "none: built without nvcc; run scripts/get-nvcc.sh (or install the CUDA toolkit) and build again".into(),
+        n => {
+            let sass: Vec<String> = ARCHITECTURES.iter().map(|a| format!("sm_{a}")).collect();
+            let (major, minor) = NVCC_VERSION;
+            format!("{n} files compiled by nvcc {major}.{minor} for {}, PTX for newer", sass.join(" "))
+        }
+    };
+    let gpus = driver::machine(Driver::Cuda).map(|machine| Gpus {
+        driver: machine.driver,
+        cards: machine.cards.iter().map(|card| look_at(&machine, card)).collect(),
+    });
+    Survey { cpu, kernels, gpus, emulator: driver::emulator_is_built() }
+}
+
+fn look_at(machine: &Machine, card: &Card) -> Gpu {
+    let mut card = card.clone();
+    let opened = || -> Result<(String, usize)> {
+        if let Some(obstacle) = driver::obstacle(Driver::Cuda, machine, &card) {
+            return Err(obstacle);
+        }
+        let device = driver::open(Driver::Cuda, card.ordinal)?;
+        let gemm = products(&device)?;
+        Ok((format!("kernels {}, products by {}", code_for(card.capability), gemm.name()), device.card.free_bytes))
+    };
+    let usable = match opened() {
+        Ok((words, free)) => {
+            card.free_bytes = free;
+            Ok(words)
+        }
+        Err(e) => Err::<String, Error>(e),
+    };
+    Gpu { card, usable }
+}
+
+/// Which of the compiled code a device of this compute capability takes: machine code of its own major version up to its
+/// minor one (a suffix `a` means exactly this one), else PTX.
+fn code_for((major, minor): (i32, i32)) -> String {
+    let fits = |name: &&&str| {
+        let exact = name.ends_with('a');
+        let number: i32 = name.trim_end_matches('a').parse().unwrap_or(0);
+        number / 10 == major && if exact { number % 10 == minor } else { number % 10 <= minor }
+    };
+    match ARCHITECTURES.iter().filter(fits).next_back() {
+        Some(name) => format!("sm_{name}"),
+        None => format!("PTX of compute_{}, compiled by the driver at the first start", ARCHITECTURES[0]),
+    }
+}

@@ -1,0 +1,88 @@
+//! `mipgpu check`: proves a device, from the program that trains.
+
+use super::thread_pool;
+use crate::{
+    backend::{self, Device},
+    base::{Error, Result},
+    cli::printer::Printer,
+    mem::Precision,
+    train::check::{Row, check},
+};
+
+/// Runs every case of every operation, forward and backward, and whole training steps on a device and compares with an
+/// f64 reference. An error is shown as a share of what is allowed: 2x (results) or 3x (gradients) the error of a plain
+/// implementation in the same precision. The end is 0 when all hold, 2 when one does not.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  mipgpu check --device cuda            all of it, in bf16 and f32
+  mipgpu check --device cuda:1 --precision bf16 --only attention")]
+pub struct Args {
+    /// What to prove: auto, cpu, cuda, cuda:N, emu, reference
+    #[arg(long, value_name = "DEVICE", default_value_t = Device::Auto)]
+    pub device: Device,
+    /// Only this precision [default: both on a GPU; the CPU computes in f32]
+    #[arg(long, value_enum)]
+    pub precision: Option<Precision>,
+    /// Only operations (and steps) whose name contains this
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub only: String,
+}
+
+pub fn run(args: Args, printer: Printer) -> Result<()> {
+    let (device, chosen) = backend::choose(args.device);
+    let precisions = match (args.precision, device) {
+        (_, Device::Cpu | Device::Reference) => vec![Precision::F32],
+        (Some(one), _) => vec![one],
+        (None, _) => vec![Precision::F32, Precision::Bf16],
+    };
+    printer.say(format_args!("device  {chosen}"));
+    let (mut rows, mut cases, mut faults) = (0, 0, 0);
+    let mut failed = None;
+    for precision in precisions {
+        let name = format!("{precision:?}").to_lowercase();
+        let mut first = true;
+        let mut observe = |row: Row| {
+            if std::mem::take(&mut first) && !printer.json {
+                let head = format!("{name:<46} {:>5}  {:>8} {:>9}", "cases", "forward", "gradient");
+                printer.result(format_args!("{head}   worst error, share of what is allowed"));
+            }
+            rows += 1;
+            cases += row.cases;
+            faults += row.fault.is_some() as usize;
+            show(&printer, &name, &row);
+        };
+        let proved = thread_pool(None)?.install(|| check(device, precision, &args.only, &mut observe));
+        if let Err(e) = proved {
+            failed = Some(e);
+            break;
+        }
+    }
+    if let Some(e) = failed {
+        return Err(e);
+    }
+    if rows == 0 {
+        return Err(
+            Error::user(format!("no operation's name contains '{}'", args.only)).hint("leave --only out to see all")
+        );
+    }
+    if faults > 0 {
+        return Err(Error::internal(format!("{faults} of {rows} rows failed on {device}"))
+            .hint("do not train on this device; please report the lines above with the output of `mipgpu devices`"));
+    }
+    printer.say(format_args!("all {cases} cases hold on {device}"));
+    Ok(())
+}
+
+fn show(printer: &Printer, precision: &str, row: &Row) {
+    if printer.json {
+        printer.event(&serde_json::json!({
+            "precision": precision, "what": row.what, "cases": row.cases, "ok": row.fault.is_none(),
+            "worst_forward": row.worst.0, "worst_gradient": row.worst.1, "fault": row.fault,
+        }));
+        return;
+    }
+    let verdict = row.fault.as_ref().map_or("ok".to_string(), |f| format!("FAILED\n    {f}"));
+    let Row { what, cases, worst: (forward, gradient), .. } = row;
+    printer.result(format_args!("  {what:<44} {cases:>5}  {forward:>8.2} {gradient:>9.2}   {verdict}"));
+}

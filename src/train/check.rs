@@ -1,0 +1,222 @@
+/*! Proving a device: every case of every op, and whole training steps, against the f64 reference; what
+`mipgpu check` runs, so that users can prove their own GPU from the program they train with.
+*/
+
+use crate::{
+    backend::{self, Device, Reference, WithBackend},
+    base::{
+        Result,
+        rng::{Purpose, Stream},
+    },
+    layers::NormPlace,
+    mem::{Bf16Products, F32, Planner, Precision, Scalar, Span},
+    models::{self, Model, WithModel},
+    ops::{self, Backend},
+    tasks::{LossKind, MaskSettings, MaskedItem},
+};
+
+use super::{engine::Engine, settings::Settings};
+
+/// How something fared: its worst error as a share of what is allowed, or what is wrong.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// `attention_fwd`, or `bert4rec step (post-norm, softmax)`.
+    pub what: String,
+    /// Cases or steps that were run.
+    pub cases: usize,
+    /// At most 1: forward results, gradients (of a whole step: the loss, gradients).
+    pub worst: (f64, f64),
+    /// The first case that failed, and how.
+    pub fault: Option<String>,
+}
+
+/// Proves `device` in `precision`; `only` keeps the ops whose name contains it. Rows come as they are done.
+///
+/// # Errors
+/// The device cannot be opened.
+pub fn check(device: Device, precision: Precision, only: &str, observe: &mut dyn FnMut(Row)) -> Result<()> {
+    struct Ops<'a>(&'a str, &'a mut dyn FnMut(Row));
+    impl WithBackend for Ops<'_> {
+        type Out = Result<()>;
+        fn call<B: Backend + 'static>(self, open: &dyn Fn(&Planner) -> Result<B>) -> Result<()> {
+            // A device that does not open is the user's matter, not a failed case.
+            open(&Planner::new())?;
+            prove_ops::<B>(self.0, open, self.1);
+            Ok(())
+        }
+    }
+    struct Steps<'a>(Device, Precision, &'a str, &'a mut dyn FnMut(Row));
+    impl WithModel for Steps<'_> {
+        type Out = Result<()>;
+        fn call<M: Model + 'static>(self) -> Result<()> {
+            struct On<'a, M>(&'a str, &'a mut dyn FnMut(Row), std::marker::PhantomData<M>);
+            impl<M: Model + 'static> WithBackend for On<'_, M> {
+                type Out = Result<()>;
+                fn call<B: Backend + 'static>(self, open: &dyn Fn(&Planner) -> Result<B>) -> Result<()> {
+                    prove_steps::<M, B>(self.0, open, self.1)
+                }
+            }
+            backend::with(self.0, self.1, On(self.2, self.3, std::marker::PhantomData::<M>))
+        }
+    }
+    backend::with(device, precision, Ops(only, observe))?;
+    for name in models::NAMES {
+        models::with(name, Steps(device, precision, only, observe))??;
+    }
+    Ok(())
+}
+
+fn prove_ops<B: Backend + 'static>(only: &str, open: &dyn Fn(&Planner) -> Result<B>, observe: &mut dyn FnMut(Row)) {
+    let mut row: Option<Row> = None;
+    for case in ops::all_cases::<B>() {
+        let name = case.name().split(' ').next().unwrap_or_default().to_string();
+        if !name.contains(only) {
+            continue;
+        }
+        if row.as_ref().is_some_and(|r| r.what != name) {
+            row.take().into_iter().for_each(&mut *observe);
+        }
+        let row = row.get_or_insert(Row { what: name, cases: 0, worst: (0.0, 0.0), fault: None });
+        row.cases += 1;
+        match case.parity(open) {
+            Ok(p) => row.worst = (row.worst.0.max(p.forward), row.worst.1.max(p.backward)),
+            Err(e) => {
+                row.fault.get_or_insert(e);
+            }
+        }
+    }
+    row.into_iter().for_each(observe);
+}
+
+const ITEMS: usize = 61;
+
+/// Small models with every optional part on somewhere.
+fn variants() -> Vec<(&'static str, Settings)> {
+    let base = Settings {
+        width: 32,
+        heads: 2,
+        blocks: 2,
+        length: 24,
+        batch: 6,
+        mask: 0.3,
+        dropout: 0.1,
+        attention_dropout: 0.1,
+        init_std: 0.2,
+        negatives: 17,
+        ..Settings::default()
+    };
+    vec![
+        ("post-norm, softmax", base.clone()),
+        ("pre-norm, projection", Settings { norm: NormPlace::Pre, projection: true, ..base.clone() }),
+        ("sampled softmax", Settings { loss: LossKind::SampledPopularity, ..base }),
+    ]
+}
+
+/// The loss, the gradients by parameter, and the worst error of an updated weight as a share of what is allowed.
+struct Step {
+    loss: f64,
+    gradients: Vec<Vec<f64>>,
+    update: f64,
+}
+
+/// The first step of AdamW in closed form: both moments are those of one gradient, so that a weight moves by lr against
+/// the gradient's sign, and decays. The error allowed is one part in 10^4 of lr and the rounding of the weight.
+fn update_error(s: &Settings, decay: bool, lr: f64, norm: f64, [w, new, g]: [&[f64]; 3]) -> f64 {
+    let clip = if s.clip > 0.0 { (s.clip as f64 / (norm + 1e-6)).min(1.0) } else { 1.0 };
+    let decay = if decay { s.weight_decay as f64 } else { 0.0 };
+    let error = |i: usize| {
+        let g = g[i] * clip;
+        let want = w[i] - lr * (g / (g.abs() + 1e-8) + decay * w[i]);
+        (new[i] - want).abs() / (1e-4 * lr + 2e-7 * w[i].abs())
+    };
+    // NaN must not vanish in a maximum.
+    (0..w.len()).map(error).fold(0.0, |a, e| if e.is_nan() || e > a { e } else { a })
+}
+
+fn step<M: Model, B: Backend>(s: &Settings, open: &dyn Fn(&Planner) -> Result<B>) -> Result<(Step, Vec<String>)> {
+    let counts: Vec<u64> = (0..ITEMS as u64).map(|i| 1 + i % 5).collect();
+    let mut engine = Engine::<M, B>::new(s, &counts, open)?;
+    let settings = MaskSettings { mask: s.mask, mask_last: s.mask_last, length: s.length, items: ITEMS, seed: s.seed };
+    let mut task = MaskedItem::new(settings);
+    let mut draw = Stream::new(2, Purpose::Test, 1);
+    task.clear(engine.host_input());
+    for (user, len) in [30, 1, 5, 24, 17, 8].into_iter().enumerate() {
+        let items: Vec<u32> = (0..len).map(|_| draw.below(ITEMS as u64) as u32).collect();
+        task.push(engine.host_input(), 1, user as u64, &items);
+    }
+    const LR: f32 = 1e-3;
+    let params = engine.params().to_vec();
+    let before: Vec<Vec<f64>> = params.iter().map(|p| values(&mut engine.backend, p.w)).collect();
+    let report = engine.step(&task.target, 1, LR)?;
+    let gradients: Vec<Vec<f64>> = params.iter().map(|p| values(&mut engine.backend, p.dw)).collect();
+    let mut update = 0.0f64;
+    for ((p, w), g) in params.iter().zip(&before).zip(&gradients) {
+        let new = values(&mut engine.backend, p.w);
+        let error = update_error(s, p.decay, LR as f64, report.norm as f64, [w, &new, g]);
+        update = if error.is_nan() { error } else { update.max(error) };
+    }
+    engine.backend.sync()?;
+    Ok((Step { loss: report.loss.into(), gradients, update }, params.into_iter().map(|p| p.name).collect()))
+}
+
+fn values<B: Backend>(b: &mut B, span: Span<F32>) -> Vec<f64> {
+    let mut values = vec![0.0; span.len()];
+    b.read(span.raw(), &mut values);
+    values.into_iter().map(f64::from).collect()
+}
+
+fn on_host<M: Model, S: Scalar>(s: &Settings) -> Result<Step> {
+    Ok(step::<M, _>(s, &|plan| Ok(Reference::<S>::new(plan)))?.0)
+}
+
+fn distance(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(x, y)| (x - y).powi(2)).sum::<f64>().sqrt()
+}
+
+fn prove_steps<M: Model, B: Backend>(
+    only: &str,
+    open: &dyn Fn(&Planner) -> Result<B>,
+    observe: &mut dyn FnMut(Row),
+) -> Result<()> {
+    for (variant, s) in variants() {
+        let what = format!("{} step ({variant})", M::NAME);
+        if !what.contains(only) {
+            continue;
+        }
+        let (got, names) = step::<M, B>(&s, open)?;
+        let exact = on_host::<M, f64>(&s)?;
+        // What plain loops in the same precision make of it. Their activations are not rounded to bf16 between ops, those
+        // of the device are: hence the larger factor.
+        let (plain, factor) = match open(&Planner::new())?.precision() {
+            Precision::F32 => (on_host::<M, f32>(&s)?, 3.0),
+            Precision::Bf16 => (on_host::<M, Bf16Products>(&s)?, 6.0),
+        };
+        let mut row = Row { what, cases: 1, worst: (0.0, 0.0), fault: None };
+        let floor = 1e-6;
+        let mut judge = |name: &str, error: f64, plain: f64, size: f64, factor: f64| {
+            let share = error / (factor * plain + floor * size);
+            if share.is_nan() || share > 1.0 {
+                let text = format!("{name}: error {error:.2e}, allowed {:.2e}", factor * plain + floor * size);
+                row.fault.get_or_insert(text);
+            }
+            share
+        };
+        let all = |steps: &[Vec<f64>]| steps.concat();
+        // Errors of the loss of one batch may cancel by luck; the error of all gradients says what is usual.
+        let usual = distance(&all(&plain.gradients), &all(&exact.gradients))
+            / distance(&all(&exact.gradients), &vec![0.0; all(&exact.gradients).len()]);
+        row.worst.0 = judge("loss", (got.loss - exact.loss).abs(), usual * exact.loss, exact.loss, factor);
+        for (i, name) in names.iter().enumerate() {
+            let size = distance(&exact.gradients[i], &vec![0.0; exact.gradients[i].len()]);
+            let error = distance(&got.gradients[i], &exact.gradients[i]);
+            let plain = distance(&plain.gradients[i], &exact.gradients[i]).max(usual * size);
+            let share = judge(&format!("gradient of {name}"), error, plain, size, factor);
+            row.worst.1 = row.worst.1.max(share);
+        }
+        if got.update.is_nan() || got.update > 1.0 {
+            row.fault.get_or_insert(format!("an updated weight is off by {:.1} times what is allowed", got.update));
+        }
+        observe(row);
+    }
+    Ok(())
+}

@@ -1,0 +1,77 @@
+//! The CUDA kernels on the emulator against the f64 reference, op by op, in both precisions; and the same bits in three
+//! thread orders times three timings of asynchronous copies. Needs a C++ compiler (g++) at build time.
+
+use std::sync::Mutex;
+
+use mipgpu::{
+    backend::{
+        emulated,
+        simt::{
+            Simt,
+            driver::{Driver, Emulation, emulate},
+            gemm::Own,
+        },
+    },
+    base::Result,
+    mem::{Planner, Precision},
+    ops::{self, Op, Run, case::Case},
+};
+
+/// The emulator's settings belong to the process: one op at a time.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+fn prove<F: Op, B: Op>(cases: Vec<Case<F, B>>)
+where
+    Simt: Run<F> + Run<B>,
+{
+    prove_with(cases, &emulated);
+}
+
+fn prove_with<F: Op, B: Op>(cases: Vec<Case<F, B>>, open: &dyn Fn(Precision, &Planner) -> Result<Simt>)
+where
+    Simt: Run<F> + Run<B>,
+{
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(|e| e.into_inner());
+    for precision in [Precision::F32, Precision::Bf16] {
+        let open = |plan: &Planner| open(precision, plan);
+        for case in &cases {
+            emulate(Emulation::default()).unwrap();
+            if let Err(e) = ops::prove::parity(case, &open) {
+                panic!("{precision:?}: {e}");
+            }
+            let usual = ops::prove::fingerprint(case, &open).unwrap();
+            for (order, copies) in (0..9).map(|i| (i / 3, i % 3)).skip(1) {
+                emulate(Emulation { order, copies, seed: 7 }).unwrap();
+                let other = ops::prove::fingerprint(case, &open).unwrap();
+                assert!(other == usual, "{precision:?}: {}: other bits in order {order}, copies {copies}", case.name);
+            }
+        }
+    }
+    emulate(Emulation::default()).unwrap();
+}
+
+macro_rules! ops {
+    ($($test:ident: $cases:expr;)*) => { $(#[test] fn $test() { prove($cases); })* };
+}
+
+ops! {
+    adamw: ops::adamw::cases();
+    dropout: ops::dropout::cases();
+    dropout_add: ops::dropout::add_cases();
+    embedding: ops::embedding::cases();
+    gather_table: ops::embedding::gather_cases();
+    gelu: ops::gelu::cases();
+    layer_norm: ops::layer_norm::cases();
+    linear: ops::linear::cases();
+    mean: ops::reduce::mean_cases();
+    grad_norm: ops::reduce::norm_cases();
+    rows: ops::rows::cases();
+}
+
+/// Products go to the CPU engine on the emulator; our own kernels, which serve where cuBLASLt does not, are proved beside.
+#[test]
+fn linear_by_our_own_gemm() {
+    prove_with(ops::linear::cases(), &|precision, plan| {
+        Simt::open(Driver::Emulator, 0, precision, plan, |_| Ok(Box::new(Own)))
+    });
+}
