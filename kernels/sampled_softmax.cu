@@ -253,18 +253,11 @@ KERNEL(sampled_softmax_target_f32, SampledSoftmaxTargetParams, 256) { sampled_so
 KERNEL(sampled_softmax_target_bwd_bf16, SampledSoftmaxTargetBwdParams, 256) { sampled_softmax_target_bwd<bf16>(p); }
 KERNEL(sampled_softmax_target_bwd_f32, SampledSoftmaxTargetBwdParams, 256) { sampled_softmax_target_bwd<float>(p); }
 // At most 128 registers: four blocks share a multiprocessor. The compiler's own aim is higher, and it spills.
-#undef KERNEL_BLOCKS
-#define KERNEL_BLOCKS , 4
-KERNEL(sampled_softmax_fwd_bf16, SampledSoftmaxFwdParams, 128) { sampled_softmax_fwd<bf16>(p); }
+KERNEL(sampled_softmax_fwd_bf16, SampledSoftmaxFwdParams, 128, 4) { sampled_softmax_fwd<bf16>(p); }
 
 // As in cross_entropy.cu.
-#undef KERNEL_BLOCKS
-#define KERNEL_BLOCKS , 3
-KERNEL(sampled_softmax_dh_bf16, SampledSoftmaxDhParams, 128) { sampled_softmax_dh<bf16>(p); }
-KERNEL(sampled_softmax_dneg_bf16, SampledSoftmaxDnegParams, 128) { sampled_softmax_dneg<bf16>(p); }
-
-#undef KERNEL_BLOCKS
-#define KERNEL_BLOCKS , 2
-KERNEL(sampled_softmax_fwd_f32, SampledSoftmaxFwdParams, 128) { sampled_softmax_fwd<float>(p); }
-KERNEL(sampled_softmax_dh_f32, SampledSoftmaxDhParams, 128) { sampled_softmax_dh<float>(p); }
-KERNEL(sampled_softmax_dneg_f32, SampledSoftmaxDnegParams, 128) { sampled_softmax_dneg<float>(p); }
+KERNEL(sampled_softmax_dh_bf16, SampledSoftmaxDhParams, 128, 3) { sampled_softmax_dh<bf16>(p); }
+KERNEL(sampled_softmax_dneg_bf16, SampledSoftmaxDnegParams, 128, 3) { sampled_softmax_dneg<bf16>(p); }
+KERNEL(sampled_softmax_fwd_f32, SampledSoftmaxFwdParams, 128, 2) { sampled_softmax_fwd<float>(p); }
+KERNEL(sampled_softmax_dh_f32, SampledSoftmaxDhParams, 128, 2) { sampled_softmax_dh<float>(p); }
+KERNEL(sampled_softmax_dneg_f32, SampledSoftmaxDnegParams, 128, 2) { sampled_softmax_dneg<float>(p); }

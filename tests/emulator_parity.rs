@@ -56,6 +56,7 @@ macro_rules! ops {
 
 ops! {
     adamw: ops::adamw::cases();
+    cross_entropy: ops::cross_entropy::cases();
     dropout: ops::dropout::cases();
     dropout_add: ops::dropout::add_cases();
     embedding: ops::embedding::cases();
@@ -66,6 +67,7 @@ ops! {
     mean: ops::reduce::mean_cases();
     grad_norm: ops::reduce::norm_cases();
     rows: ops::rows::cases();
+    sampled_softmax: ops::sampled_softmax::cases();
 }
 
 /// Products go to the CPU engine on the emulator; our own kernels, which serve where cuBLASLt does not, are proved beside.

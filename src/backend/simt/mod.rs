@@ -14,6 +14,7 @@ kernels' sources by build.rs and compared with the compiled code when it is load
 */
 
 mod adamw;
+mod cross_entropy;
 pub mod cublas;
 pub mod driver;
 mod dropout;
@@ -25,6 +26,7 @@ mod layer_norm;
 mod linear;
 mod reduce;
 mod rows;
+mod sampled_softmax;
 
 use std::{ffi::c_void, sync::Arc};
 
