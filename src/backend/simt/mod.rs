@@ -23,6 +23,7 @@ pub mod gemm;
 pub mod kernels;
 mod layer_norm;
 mod linear;
+mod mask_items;
 mod reduce;
 mod rows;
 
