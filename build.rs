@@ -291,7 +291,9 @@ fn rust_side(files: &[PathBuf], shared: &str) -> String {
             let Some(rest) = line.strip_prefix("KERNEL(") else { continue };
             let inside = rest.split_once(')').unwrap_or_else(|| panic!("{}: {line}", file.display())).0;
             let parts: Vec<&str> = inside.split(',').map(str::trim).collect();
-            let [symbol, params, threads] = parts[..] else { panic!("{}: {line}", file.display()) };
+            let ([symbol, params, threads] | [symbol, params, threads, _]) = parts[..] else {
+                panic!("{}: {line}", file.display())
+            };
             assert!(all.iter().any(|(n, _)| n == params), "{}: {symbol}: no struct {params}", file.display());
             kernels.push((symbol.into(), params.into(), threads.into(), index));
         }

@@ -1,4 +1,4 @@
-//! Times whole training steps of BERT4Rec on the CPU backend: `cargo bench --bench step [-- --width 64 --json ...]`.
+//! Times whole training steps of BERT4Rec: `cargo bench --bench step [-- --device cuda --width 64 --json ...]`.
 //!
 //! Sequences of full length with Zipf-like items, as benches/peers/bert4rec_torch.py makes them: 20 % masked, dropout 0.1,
 //! no attention dropout. `--ops` prints where the time goes.
@@ -7,8 +7,12 @@ use std::time::Instant;
 
 use clap::Parser;
 use mipgpu::{
-    backend::{Cpu, wrap::Timed},
-    base::rng::{Purpose, Stream},
+    backend::{self, Device, WithBackend, wrap::Timed},
+    base::{
+        Result,
+        rng::{Purpose, Stream},
+    },
+    mem::{Planner, Precision},
     models::Bert4Rec,
     ops::Backend,
     tasks::{MaskSettings, MaskedItem},
@@ -29,6 +33,12 @@ struct Args {
     batch: usize,
     #[arg(long, default_value_t = 3706)]
     items: usize,
+    /// Where to run: cpu, cuda, cuda:N, emu
+    #[arg(long, default_value = "cpu")]
+    device: Device,
+    /// On a GPU
+    #[arg(long, value_enum, default_value = "bf16")]
+    precision: Precision,
     /// Seconds to time, after three steps to warm up
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
@@ -68,6 +78,39 @@ fn time<B: Backend>(engine: &mut Engine<Bert4Rec, B>, a: &Args, s: &Settings) ->
     (times[times.len() / 2], times.len())
 }
 
+/// What is timed, waiting for a backend.
+struct Bench(Args, Settings);
+
+impl WithBackend for Bench {
+    type Out = Result<()>;
+    fn call<B: Backend + 'static>(self, open: &dyn Fn(&Planner) -> Result<B>) -> Result<()> {
+        let Bench(a, s) = self;
+        let counts = vec![1; a.items];
+        if a.ops {
+            let mut engine = Engine::new(&s, &counts, |plan| Ok(Timed::new(open(plan)?)))?;
+            let (ms, steps) = time(&mut engine, &a, &s);
+            println!("{ms:.2} ms a step; op by op, each waited for:");
+            let mut rows = engine.backend.rows.clone();
+            rows.sort_by_key(|r| std::cmp::Reverse(r.2));
+            for (name, calls, total, cost) in rows {
+                let per = total.as_secs_f64() * 1e3 / (steps + 3) as f64;
+                let rate = cost.flop / total.as_secs_f64() / 1e9;
+                println!("{name:24} {per:8.3} ms {:5} calls {rate:8.1} GFLOP/s", calls / (steps as u64 + 3));
+            }
+            return Ok(());
+        }
+        let mut engine = Engine::new(&s, &counts, open)?;
+        let (ms, steps) = time(&mut engine, &a, &s);
+        let rate = a.batch as f64 / ms * 1e3;
+        if a.json {
+            println!("{{\"ms_step\": {ms:.3}, \"seq_s\": {rate:.1}, \"steps\": {steps}}}");
+        } else {
+            println!("{ms:.2} ms a step, {rate:.1} sequences/s (median of {steps})");
+        }
+        Ok(())
+    }
+}
+
 fn main() {
     let a = Args::parse();
     let s = Settings {
@@ -78,29 +121,9 @@ fn main() {
         batch: a.batch,
         ..Settings::default()
     };
-    let counts = vec![1; a.items];
     let pool = rayon::ThreadPoolBuilder::new().build().expect("threads");
-    pool.install(|| {
-        if a.ops {
-            let mut engine = Engine::new(&s, &counts, |plan| Ok(Timed::new(Cpu::new(plan)))).expect("settings");
-            let (ms, steps) = time(&mut engine, &a, &s);
-            println!("{ms:.1} ms a step; op by op:");
-            let mut rows = engine.backend.rows.clone();
-            rows.sort_by_key(|r| std::cmp::Reverse(r.2));
-            for (name, calls, total, cost) in rows {
-                let per = total.as_secs_f64() * 1e3 / (steps + 3) as f64;
-                let rate = cost.flop / total.as_secs_f64() / 1e9;
-                println!("{name:24} {per:8.2} ms {:5} calls {rate:8.1} GFLOP/s", calls / (steps as u64 + 3));
-            }
-            return;
-        }
-        let mut engine = Engine::new(&s, &counts, |p| Ok(Cpu::new(p))).expect("settings");
-        let (ms, steps) = time(&mut engine, &a, &s);
-        let rate = a.batch as f64 / ms * 1e3;
-        if a.json {
-            println!("{{\"ms_step\": {ms:.2}, \"seq_s\": {rate:.1}, \"steps\": {steps}}}");
-        } else {
-            println!("{ms:.2} ms a step, {rate:.1} sequences/s (median of {steps})");
-        }
-    });
+    if let Err(e) = pool.install(|| backend::with(a.device, a.precision, Bench(a, s))) {
+        eprintln!("{e}");
+        std::process::exit(1);
+    }
 }

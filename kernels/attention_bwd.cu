@@ -38,7 +38,7 @@ template <class T, int KP>
 __device__ __forceinline__ void attention_bwd_q(const AttentionBwdParams& p) {
   using S = BwdTiles<T, KP>;
   constexpr int kRows = S::kRows, kStep = S::kStep, kThreads = S::kThreads, kLd = tile_ld<T>(KP);
-  constexpr int NB = kStep / 8, ND = KP / 8;
+  constexpr int NB = kStep / 8, kColumns = KP / S::kSplit, ND = kColumns / 8;
   DYN_SMEM(smem);
   const Part part = find_part(p.cu, p.h, p.t, kRows);
   if (part.first >= part.len) return;
@@ -65,7 +65,8 @@ __device__ __forceinline__ void attention_bwd_q(const AttentionBwdParams& p) {
   cp_async_wait<0>();
   __syncthreads();
 
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 / S::kSplit;
+  const int c0 = threadIdx.x / 32 % S::kSplit * kColumns;  // where this warp's columns of the gradient begin
   const int i0 = part.first + warp * 16;  // the warp's first query
   const T *q_warp = q + warp * 16 * kLd, *d_o_warp = d_o + warp * 16 * kLd;
   float lse2[2], delta[2];  // of the lane's two rows; lse2 = lse in units of log2
@@ -79,7 +80,7 @@ __device__ __forceinline__ void attention_bwd_q(const AttentionBwdParams& p) {
     delta[half] = quad_sum(part_sum);
     const i64 at = part.head * p.n + part.start + i;
     lse2[half] = i < part.len ? p.lse[at] * kLog2e : 0.f;
-    if (lane % 4 == 0 && i < part.len) p.delta[at] = delta[half];
+    if (lane % 4 == 0 && i < part.len && c0 == 0) p.delta[at] = delta[half];
   }
 
   const u32 drop_stride = p.h * ((p.t + 7) / 8);  // blocks of draws from one row to the next
@@ -122,12 +123,12 @@ __device__ __forceinline__ void attention_bwd_q(const AttentionBwdParams& p) {
         const bool hidden = edge && (j >= part.len || (p.causal && j > i0 + acc_row(lane, i)));
         ds[nb][i] = hidden ? 0.f : prob * (ds[nb][i] - delta[i / 2]);
       }
-    gemm_rn<kStep>(dq, ds, k, kLd);
+    gemm_rn<kStep>(dq, ds, k + c0, kLd);
   }
 
   if (i0 >= part.len) return;
-  T* out = (T*)p.dqkv + (part.start + i0) * stride + (i64)part.head * p.k;
-  store_acc(out, stride, part.len - i0, p.k, dq, p.scale, p.scale, p.add);
+  T* out = (T*)p.dqkv + (part.start + i0) * stride + (i64)part.head * p.k + c0;
+  store_acc(out, stride, part.len - i0, p.k - c0, dq, p.scale, p.scale, p.add);
 }
 
 // Shared memory: k, v (kRows, KP), two stages of q, do (kStep, KP), then two stages of lse, delta (kStep) f32.
@@ -135,7 +136,7 @@ template <class T, int KP>
 __device__ __forceinline__ void attention_bwd_kv(const AttentionBwdParams& p) {
   using S = BwdTiles<T, KP>;
   constexpr int kRows = S::kRows, kStep = S::kStep, kThreads = S::kThreads, kLd = tile_ld<T>(KP);
-  constexpr int NB = kStep / 8, ND = KP / 8;
+  constexpr int NB = kStep / 8, kColumns = KP / S::kSplit, ND = kColumns / 8;
   DYN_SMEM(smem);
   const Part part = find_part(p.cu, p.h, p.t, kRows);
   if (part.first >= part.len) return;
@@ -172,7 +173,8 @@ __device__ __forceinline__ void attention_bwd_kv(const AttentionBwdParams& p) {
   load_queries(begin);
   store_stat(begin, load_stat(begin));
 
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 / S::kSplit;
+  const int c0 = threadIdx.x / 32 % S::kSplit * kColumns;  // where this warp's columns of the gradient begin
   const int j0 = part.first + warp * 16;  // the warp's first key
   const u32 drop_stride = p.h * ((p.t + 7) / 8);  // blocks of draws from one row to the next
   const u64 drop_key = part.start * drop_stride + (u64)part.head * ((p.t + 7) / 8) + j0 / 8;
@@ -212,8 +214,8 @@ __device__ __forceinline__ void attention_bwd_kv(const AttentionBwdParams& p) {
           prob[nb][i] = kept ? x : 0.f;
         }
       }
-      gemm_rn<kStep>(dv, prob, d_o_tile, kLd);
-      gemm_rn<kStep>(dk, ds, q, kLd);
+      gemm_rn<kStep>(dv, prob, d_o_tile + c0, kLd);
+      gemm_rn<kStep>(dk, ds, q + c0, kLd);
     }
     // Read before the products and stored after them, so that nobody waits for memory.
     if (tile + 1 < end) store_stat(tile + 1, next);
@@ -221,25 +223,27 @@ __device__ __forceinline__ void attention_bwd_kv(const AttentionBwdParams& p) {
 
   if (j0 >= part.len) return;
   const float keep_scale = p.drop.threshold ? p.drop.scale : 1.f;
-  T* out = (T*)p.dqkv + (part.start + j0) * stride + d + (i64)part.head * p.k;
-  store_acc(out, stride, part.len - j0, p.k, dk, p.scale, p.scale, p.add);
-  store_acc(out + d, stride, part.len - j0, p.k, dv, keep_scale, keep_scale, p.add);
+  T* out = (T*)p.dqkv + (part.start + j0) * stride + d + (i64)part.head * p.k + c0;
+  store_acc(out, stride, part.len - j0, p.k - c0, dk, p.scale, p.scale, p.add);
+  store_acc(out + d, stride, part.len - j0, p.k - c0, dv, keep_scale, keep_scale, p.add);
 }
 
 KERNEL(attention_bwd_q_k16_bf16, AttentionBwdParams, 128) { attention_bwd_q<bf16, 16>(p); }
 KERNEL(attention_bwd_q_k32_bf16, AttentionBwdParams, 128) { attention_bwd_q<bf16, 32>(p); }
 KERNEL(attention_bwd_q_k64_bf16, AttentionBwdParams, 128) { attention_bwd_q<bf16, 64>(p); }
 KERNEL(attention_bwd_q_k128_bf16, AttentionBwdParams, 128) { attention_bwd_q<bf16, 128>(p); }
-KERNEL(attention_bwd_q_k16_f32, AttentionBwdParams, 128) { attention_bwd_q<float, 16>(p); }
-KERNEL(attention_bwd_q_k32_f32, AttentionBwdParams, 128) { attention_bwd_q<float, 32>(p); }
-KERNEL(attention_bwd_q_k64_f32, AttentionBwdParams, 64) { attention_bwd_q<float, 64>(p); }
-KERNEL(attention_bwd_q_k128_f32, AttentionBwdParams, 64) { attention_bwd_q<float, 128>(p); }
-
 KERNEL(attention_bwd_kv_k16_bf16, AttentionBwdParams, 128) { attention_bwd_kv<bf16, 16>(p); }
 KERNEL(attention_bwd_kv_k32_bf16, AttentionBwdParams, 128) { attention_bwd_kv<bf16, 32>(p); }
-KERNEL(attention_bwd_kv_k64_bf16, AttentionBwdParams, 128) { attention_bwd_kv<bf16, 64>(p); }
-KERNEL(attention_bwd_kv_k128_bf16, AttentionBwdParams, 128) { attention_bwd_kv<bf16, 128>(p); }
-KERNEL(attention_bwd_kv_k16_f32, AttentionBwdParams, 128) { attention_bwd_kv<float, 16>(p); }
-KERNEL(attention_bwd_kv_k32_f32, AttentionBwdParams, 128) { attention_bwd_kv<float, 32>(p); }
-KERNEL(attention_bwd_kv_k64_f32, AttentionBwdParams, 64) { attention_bwd_kv<float, 64>(p); }
-KERNEL(attention_bwd_kv_k128_f32, AttentionBwdParams, 64) { attention_bwd_kv<float, 128>(p); }
+
+// Left to itself the compiler aims at three blocks of four warps a multiprocessor, and may spill a few registers for it.
+KERNEL(attention_bwd_kv_k64_bf16, AttentionBwdParams, 128, 2) { attention_bwd_kv<bf16, 64>(p); }
+KERNEL(attention_bwd_kv_k128_bf16, AttentionBwdParams, 128, 2) { attention_bwd_kv<bf16, 128>(p); }
+KERNEL(attention_bwd_q_k16_f32, AttentionBwdParams, 128, 2) { attention_bwd_q<float, 16>(p); }
+KERNEL(attention_bwd_q_k32_f32, AttentionBwdParams, 128, 2) { attention_bwd_q<float, 32>(p); }
+KERNEL(attention_bwd_q_k128_f32, AttentionBwdParams, 128, 2) { attention_bwd_q<float, 128>(p); }
+KERNEL(attention_bwd_kv_k16_f32, AttentionBwdParams, 128, 2) { attention_bwd_kv<float, 16>(p); }
+KERNEL(attention_bwd_kv_k32_f32, AttentionBwdParams, 128, 2) { attention_bwd_kv<float, 32>(p); }
+KERNEL(attention_bwd_kv_k128_f32, AttentionBwdParams, 128, 2) { attention_bwd_kv<float, 128>(p); }
+
+KERNEL(attention_bwd_q_k64_f32, AttentionBwdParams, 64, 4) { attention_bwd_q<float, 64>(p); }
+KERNEL(attention_bwd_kv_k64_f32, AttentionBwdParams, 64, 4) { attention_bwd_kv<float, 64>(p); }

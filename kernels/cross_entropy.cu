@@ -6,12 +6,13 @@ bwd: g_mv = dloss_m (exp(z_mv - lse_m) - [v = target_m]),  dh = g table,  dtable
      dh (M,D) act   dtable (V,D) f32   dbias (V) f32
 Writes: loss lse | dh dtable dbias by Dst.   Saves for bwd: lse.
 Work: the walk of common/softmax.cuh. fwd and dh: a block owns 64 rows and sees a range of items; fwd leaves (max, sum) of
-  its range, dh recomputes z and keeps a chunk of at most 128 columns of its gradient in registers. dtable: a block owns 64
+  its range, dh recomputes z and keeps a chunk of its gradient (128 columns of bf16, 64 of float) in registers. dtable: a block owns 64
   items and sees a range of rows, z^T is computed so that g^T is the left operand as it stands; each table row is written by
   one block. Where the tiles alone do not fill a GPU the ranges are split: parts in f32, added in order by a second kernel.
 Limits: D 1..512, any M, any V >= 1. A target beyond V gives loss NaN.
 Numerics: bf16 or f32 products, f32 sums; g is rounded to act for the second product. No atomics: the same bits every time.
-Cost: fwd 2 MDV, bwd 4 MDV (1 + ceil(D/128)) + ... flop: z is recomputed once by each chunk of dh and of dtable.
+Cost: fwd 2 MDV, bwd 4 MDV (1 + chunks) flop: each chunk of dh and of dtable recomputes z. Bound by the exponentials up to
+  D = 64, by the products above.
 */
 #include "common/softmax.cuh"
 
@@ -195,9 +196,13 @@ __device__ __forceinline__ void sum_parts(const CrossEntropySumParams& p) {
 KERNEL(cross_entropy_fwd_bf16, CrossEntropyFwdParams, 128) { cross_entropy_fwd<bf16>(p); }
 KERNEL(cross_entropy_fwd_f32, CrossEntropyFwdParams, 128) { cross_entropy_fwd<float>(p); }
 KERNEL(cross_entropy_combine, CrossEntropyCombineParams, 256) { combine_parts(p); }
-KERNEL(cross_entropy_dh_bf16, CrossEntropyDhParams, 128) { cross_entropy_dh<bf16>(p); }
-KERNEL(cross_entropy_dh_f32, CrossEntropyDhParams, 128) { cross_entropy_dh<float>(p); }
-KERNEL(cross_entropy_dtable_bf16, CrossEntropyDtableParams, 128) { cross_entropy_dtable<bf16>(p); }
-KERNEL(cross_entropy_dtable_f32, CrossEntropyDtableParams, 128) { cross_entropy_dtable<float>(p); }
 KERNEL(cross_entropy_sum_bf16, CrossEntropySumParams, 256) { sum_parts<bf16>(p); }
 KERNEL(cross_entropy_sum_f32, CrossEntropySumParams, 256) { sum_parts<float>(p); }
+
+// At most 168 registers: three blocks hide each other's exponentials and copies.
+KERNEL(cross_entropy_dh_bf16, CrossEntropyDhParams, 128, 3) { cross_entropy_dh<bf16>(p); }
+KERNEL(cross_entropy_dtable_bf16, CrossEntropyDtableParams, 128, 3) { cross_entropy_dtable<bf16>(p); }
+
+// Left alone, the compiler spills a few registers of these to make room for a third block.
+KERNEL(cross_entropy_dh_f32, CrossEntropyDhParams, 128, 2) { cross_entropy_dh<float>(p); }
+KERNEL(cross_entropy_dtable_f32, CrossEntropyDtableParams, 128, 2) { cross_entropy_dtable<float>(p); }

@@ -56,6 +56,7 @@ macro_rules! ops {
 
 ops! {
     adamw: ops::adamw::cases();
+    attention: ops::attention::cases();
     dropout: ops::dropout::cases();
     dropout_add: ops::dropout::add_cases();
     embedding: ops::embedding::cases();

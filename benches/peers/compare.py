@@ -3,7 +3,7 @@
 
     pip install torch==2.11.0 && cargo bench --bench step --no-run && python benches/peers/compare.py [--rounds 5]
 
-Both train BERT4Rec in f32 on full-length sequences of Zipf-like items: 20 % masked, dropout 0.1, no attention dropout,
+Both train BERT4Rec on full-length sequences of Zipf-like items: 20 % masked, dropout 0.1, no attention dropout,
 AdamW. PyTorch runs eager and compiled; the better one counts.
 """
 import argparse, glob, json, os, statistics, subprocess, sys
@@ -27,14 +27,19 @@ def main():
     ap.add_argument("--blocks", type=int, default=2)
     ap.add_argument("--length", type=int, default=200)
     ap.add_argument("--batch", type=int, default=64)
+    ap.add_argument("--device", default="cpu", help="cpu, or cuda for both")
+    ap.add_argument("--dtype", default="f32", choices=["f32", "bf16"], help="of both; mipgpu's CPU engine is f32")
+    ap.add_argument("--items", type=int, default=3706)
+    ap.add_argument("--step", help="the built benchmark [default: the newest under target/release/deps]")
     ap.add_argument("--no-compile", dest="compile", action="store_false")
     a = ap.parse_args()
-    benches = [f for f in glob.glob(os.path.join(root, "target/release/deps/step-*")) if os.access(f, os.X_OK) and not f.endswith(".d")]
+    benches = [a.step] if a.step else [f for f in glob.glob(os.path.join(root, "target/release/deps/step-*")) if os.access(f, os.X_OK) and not f.endswith(".d")]
     if not benches:
         sys.exit("build first: cargo bench --bench step --no-run")
-    ours = [max(benches, key=os.path.getmtime), "--json", "--width", str(a.width), "--heads", str(a.heads), "--blocks", str(a.blocks), "--length", str(a.length), "--batch", str(a.batch)]
-    theirs = [sys.executable, os.path.join(here, "bert4rec_torch.py"), "train", "--device", "cpu", "--d", str(a.width), "--heads", str(a.heads), "--layers", str(a.blocks),
-              "--T", str(a.length), "--batch", str(a.batch), "--dtype", "f32", "--attn-dropout", "0"]
+    ours = [max(benches, key=os.path.getmtime), "--json", "--width", str(a.width), "--heads", str(a.heads), "--blocks", str(a.blocks), "--length", str(a.length), "--batch", str(a.batch),
+            "--items", str(a.items), "--device", a.device, "--precision", a.dtype]
+    theirs = [sys.executable, os.path.join(here, "bert4rec_torch.py"), "train", "--device", a.device, "--d", str(a.width), "--heads", str(a.heads), "--layers", str(a.blocks),
+              "--T", str(a.length), "--batch", str(a.batch), "--dtype", a.dtype, "--V", str(a.items), "--attn-dropout", "0"]
     rows = {"mipgpu": [], "eager": []} | ({"compile": []} if a.compile else {})
     for _ in range(a.rounds):
         rows["mipgpu"].append(last_json(ours)["seq_s"])

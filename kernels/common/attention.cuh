@@ -12,8 +12,8 @@ kStep rows, which cp.async brings into two stages by turns. The head size is pad
 
 constexpr float kLog2e = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
 
-// Sizes that keep two stages of tiles within 99 KiB, the most that a block gets on sm_89 and sm_120, and the accumulators
-// of the backward pass within 255 registers a thread. Changed here, they change in src/backend/simt/attention.rs.
+// Sizes that keep two stages of tiles within 99 KiB, the most that a block gets on sm_89 and sm_120, and accumulators in
+// registers. Changed here, they change in src/backend/simt/attention.rs.
 template <class T, int KP>
 struct FwdTiles {
   static constexpr int kRows = 64, kThreads = 2 * kRows;
@@ -22,8 +22,10 @@ struct FwdTiles {
 template <class T, int KP>
 struct BwdTiles {
   static constexpr bool kWide = sizeof(T) == 4 && KP >= 64;
-  static constexpr int kRows = kWide ? 32 : 64, kThreads = 2 * kRows;
+  static constexpr int kRows = kWide ? 32 : 64;
   static constexpr int kStep = kWide ? 16 : sizeof(T) == 4 || KP == 128 ? 32 : 64;
+  // Warps that share 16 rows: each computes the scores and its part of the columns of the gradients.
+  static constexpr int kSplit = sizeof(T) == 4 && KP == 128 ? 2 : 1, kThreads = 2 * kRows * kSplit;
 };
 
 // A block's rows [first, first + kRows) of the sequence that starts at packed row `start` and has `len` rows.

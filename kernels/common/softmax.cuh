@@ -7,8 +7,9 @@ The width D goes through shared memory in slices of 128 bytes a row, so that D =
 
   step      = one slice of one far tile: copied by cp.async while the step before it is computed
   resident  = the own rows lie in shared memory whole, once, where they fit; else their slice rides in the step
-  chunk     = the at most 128 columns of D whose gradient the block accumulates. Its slices of a tile are kept until the
-              second product, g far, has used them: they rotate through one place more than there are slices.
+  chunk     = the two slices of D (128 columns of bf16, 64 of float: 64 registers more would make the latter spill) whose
+              gradient the block accumulates. They are kept from each far tile until the second product, g far, has used
+              them, and so rotate through one place more than there are slices.
 
 z is always summed over D in the same order, so that forward and backward agree on its bits: p = exp(z - lse) - 1 of a
 logit that outweighs the rest is right only because the rounding of z cancels that of lse.
@@ -22,7 +23,7 @@ Units: logits are natural; each exponential is 2^((z - top) log2(e)), the differ
 
 constexpr int kWalkThreads = 128;
 constexpr int kTile = 64;
-constexpr int kChunkColumns = 128;
+constexpr int kChunkSlices = 2;
 constexpr float kLog2e = 1.4426950408889634f;
 constexpr float kInfinity = __builtin_huge_valf();
 // Where a running maximum starts: finite, so that rows with nothing to count give sum 0 and no NaN.
@@ -36,8 +37,6 @@ template <class T>
 constexpr int kSliceLd = tile_ld<T>(kSlice<T>);
 template <class T>
 constexpr int kSliceSize = kTile* kSliceLd<T>;  // elements, with padding
-template <class T>
-constexpr int kChunkSlices = kChunkColumns / kSlice<T>;
 
 // What belongs to the 64 far rows of a tile; which fields are used, and as what, is the pass's own matter.
 struct TileColumns {
@@ -97,6 +96,8 @@ __device__ __forceinline__ void walk(const Walk<T>& w, Work& work) {
   const int tiles = w.end > w.begin ? (w.end - w.begin + kTile - 1) / kTile : 0;
   if (tiles == 0) return;
 
+  const bool aligned = w.d % kChunk<T> == 0 && ((uintptr_t)w.own | (uintptr_t)w.far) % 16 == 0;
+
   // Where a slice of a far tile lies: kept ones rotate, the others take turns with two places.
   const auto far_slice = [&](int tile, int turn, int slice) {
     const int c = slice - w.kept.first;
@@ -104,9 +105,25 @@ __device__ __forceinline__ void walk(const Walk<T>& w, Work& work) {
     const int number = tile * passing + (c < 0 ? slice : slice - w.kept.count);
     return far + (w.kept.places() + number % 2) * kSliceSize<T>;
   };
+  // As load_tile, but rolled where it does not matter: registers are what limits these kernels.
   const auto copy_slice = [&](T* to, const T* from, int rows, int slice) {
-    const int column = slice * kSlice<T>;
-    load_tile<kTile, kSlice<T>, kWalkThreads>(to, from + column, w.d, rows, w.d - column);
+    constexpr int kVec = kChunk<T>, kRow = kSlice<T> / kVec, kStep = kWalkThreads / kRow;
+    const int columns = w.d - slice * kSlice<T>;
+    from += slice * kSlice<T>;
+    if (aligned) {
+      const int r = threadIdx.x / kRow, c = threadIdx.x % kRow * kVec;
+#pragma unroll 1
+      for (int row = r; row < kTile; row += kStep) {
+        const bool inside = row < rows && c < columns;
+        cp_async16(to + row * kSliceLd<T> + c, inside ? from + (i64)row * w.d + c : from, inside);
+      }
+    } else {
+#pragma unroll 1
+      for (int i = threadIdx.x; i < kTile * kSlice<T>; i += kWalkThreads) {
+        const int row = i / kSlice<T>, c = i % kSlice<T>;
+        to[row * kSliceLd<T> + c] = row < rows && c < columns ? from[(i64)row * w.d + c] : from_f32<T>(0.f);
+      }
+    }
   };
   const auto start_step = [&](int tile, int turn, int slice) {
     const int at = w.begin + tile * kTile;
@@ -117,14 +134,17 @@ __device__ __forceinline__ void walk(const Walk<T>& w, Work& work) {
   };
 
   if (w.resident)
+#pragma unroll 1
     for (int slice = 0; slice < slices; slice++) copy_slice(own + slice * kSliceSize<T>, w.own, w.own_rows, slice);
   start_step(0, 0, 0);
   const int warp_row = threadIdx.x / 32 * 16 * kSliceLd<T>;
   int turn = 0;
+#pragma unroll 1
   for (int tile = 0; tile < tiles; tile++) {
     const int next_turn = turn < w.kept.count ? turn + 1 : 0;
     float z[kTile / 8][4];
     acc_zero(z);
+#pragma unroll 1
     for (int slice = 0; slice < slices; slice++) {
       cp_async_wait<0>();
       // The step's data is there for all; and all are done with the step before, whose place the next one may take.
@@ -209,23 +229,23 @@ struct LogSumExp {
 
 // ------------------------------------------------------------------------------------------------------------ backward
 
-// acc (16, at most 128 a warp) += g (16,64) far[tile, chunk], the second product of a tile.
+// acc (16 rows a warp, the chunk) += g (16,64) far[tile, chunk]: the second product of a tile.
 template <class T>
 struct Chunk {
-  float acc[kChunkSlices<T>][kSlice<T> / 8][4];
+  float acc[kChunkSlices][kSlice<T> / 8][4];
   Kept kept;  // the chunk's slices; none where no product is wanted
 
   // Chunk `index` of width d.
   __device__ __forceinline__ void start(int index, int d, bool wanted) {
-    kept.first = index * kChunkSlices<T>;
-    kept.count = wanted ? min(kChunkSlices<T>, (d + kSlice<T> - 1) / kSlice<T> - kept.first) : 0;
+    kept.first = index * kChunkSlices;
+    kept.count = wanted ? min(kChunkSlices, (d + kSlice<T> - 1) / kSlice<T> - kept.first) : 0;
 #pragma unroll
-    for (int c = 0; c < kChunkSlices<T>; c++) acc_zero(acc[c]);
+    for (int c = 0; c < kChunkSlices; c++) acc_zero(acc[c]);
   }
 
   __device__ __forceinline__ void add(const float (&g)[kTile / 8][4], const T* far, int turn) {
 #pragma unroll
-    for (int c = 0; c < kChunkSlices<T>; c++)
+    for (int c = 0; c < kChunkSlices; c++)
       if (c < kept.count) gemm_rn<kTile>(acc[c], g, far + kept.place(c, turn) * kSliceSize<T>, kSliceLd<T>);
   }
 };
@@ -322,7 +342,7 @@ __device__ __forceinline__ void write_chunk(Out* out, const Chunk<T>& chunk, i64
                                             const float (&scale)[2], const T* more, const float (&extra)[2]) {
   const bool pair = d % 2 == 0 && (uintptr_t)out % (2 * sizeof(Out)) == 0;
 #pragma unroll
-  for (int c = 0; c < kChunkSlices<T>; c++)
+  for (int c = 0; c < kChunkSlices; c++)
 #pragma unroll
     for (int nb = 0; nb < kSlice<T> / 8; nb++)
 #pragma unroll

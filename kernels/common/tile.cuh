@@ -62,7 +62,8 @@ __device__ __forceinline__ void mma_nn_step(float (&acc)[NB][4], const u32 (&a)[
 template <int K, int NB>
 __device__ __forceinline__ void gemm_nt(float (&acc)[NB][4], const bf16* a, int lda, const bf16* b, int ldb) {
   const int lane = threadIdx.x % 32;
-#pragma unroll
+// Not all of a long K at once: fragments loaded far ahead would push the accumulators of wide kernels out of registers.
+#pragma unroll 4
   for (int k = 0; k < K; k += 16) {
     u32 f[4];
     ldsm_x4(f, a + lane % 16 * lda + k + lane / 16 * 8);
@@ -172,17 +173,26 @@ __device__ __forceinline__ void gemm_rn(float (&acc)[NB][4], const float (&p)[K 
 // __syncthreads. 16 bytes at a time where width, stride and base allow it, else one element at a time.
 template <int ROWS, int COLS, int kThreads, class T>
 __device__ __forceinline__ void load_tile(T* tile, const T* global, i64 stride, int rows, int columns) {
-  constexpr int kLd = tile_ld<T>(COLS), kVec = kChunk<T>, kRow = COLS / kVec;
+  constexpr int kLd = tile_ld<T>(COLS), kVec = kChunk<T>, kRow = COLS / kVec, kStep = kThreads / kRow;
+  static_assert(kThreads % kRow == 0, "a thread stays in its columns");
   const bool aligned = columns % kVec == 0 && stride % kVec == 0 && (uintptr_t)global % 16 == 0;
+  // Both loops run a number of times known to the compiler: a loop up to ROWS*COLS from threadIdx.x gets a remainder loop
+  // and its addresses kept in registers, which the accumulators of the caller need.
   if (aligned) {
-    for (int i = threadIdx.x; i < ROWS * kRow; i += kThreads) {
-      const int r = i / kRow, c = i % kRow * kVec;
+    const int r0 = threadIdx.x / kRow, c = threadIdx.x % kRow * kVec;
+    const T* from = global + r0 * stride + c;
+#pragma unroll
+    for (int i = 0; i < (ROWS + kStep - 1) / kStep; i++, from += kStep * stride) {
+      const int r = r0 + i * kStep;
+      if (ROWS % kStep != 0 && r >= ROWS) continue;
       const bool inside = r < rows && c < columns;
-      cp_async16(tile + r * kLd + c, inside ? global + r * stride + c : global, inside);
+      cp_async16(tile + r * kLd + c, inside ? from : global, inside);
     }
   } else {
-    for (int i = threadIdx.x; i < ROWS * COLS; i += kThreads) {
-      const int r = i / COLS, c = i % COLS;
+#pragma unroll 4
+    for (int i = 0; i < (ROWS * COLS + kThreads - 1) / kThreads; i++) {
+      const int at = i * kThreads + threadIdx.x, r = at / COLS, c = at % COLS;
+      if (ROWS * COLS % kThreads != 0 && at >= ROWS * COLS) continue;
       tile[r * kLd + c] = r < rows && c < columns ? global[r * stride + c] : from_f32<T>(0.f);
     }
   }

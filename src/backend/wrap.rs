@@ -69,6 +69,9 @@ impl<B: Memory + Run<O>, O: Op> Run<O> for Checked<B> {
             }
         });
     }
+    fn need(&self, op: &O) -> std::result::Result<usize, String> {
+        self.inner.need(op)
+    }
 }
 
 pass_memory!(Checked);
@@ -86,10 +89,12 @@ impl<B> Timed<B> {
     }
 }
 
-impl<B: Run<O>, O: Op> Run<O> for Timed<B> {
+impl<B: Memory + Run<O>, O: Op> Run<O> for Timed<B> {
     fn run(&mut self, op: &O) {
         let start = Instant::now();
         self.inner.run(op);
+        // A device works behind our back; what fails is reported at the end of the step.
+        let _ = self.inner.sync();
         let (time, cost) = (start.elapsed(), op.cost());
         match self.rows.iter_mut().find(|r| r.0 == O::NAME) {
             Some((_, calls, total, sum)) => {
@@ -99,6 +104,9 @@ impl<B: Run<O>, O: Op> Run<O> for Timed<B> {
             }
             None => self.rows.push((O::NAME, 1, time, cost)),
         }
+    }
+    fn need(&self, op: &O) -> std::result::Result<usize, String> {
+        self.inner.need(op)
     }
 }
 

@@ -14,6 +14,7 @@ kernels' sources by build.rs and compared with the compiled code when it is load
 */
 
 mod adamw;
+mod attention;
 pub mod cublas;
 pub mod driver;
 mod dropout;

@@ -1,0 +1,105 @@
+#!/usr/bin/env bash
+# Builds here, packs everything that a GPU machine needs into dist/, and says what to run there. The GPU machine needs an
+# NVIDIA driver, and for the comparison PyTorch; no Rust, no compiler, no network.
+#
+#   scripts/gpu.sh [IMPORTED_DATA]        IMPORTED_DATA: a data set made by `mipgpu import` to train on there (MovieLens-1M)
+#   dist/run.sh all                       on the GPU machine; results land in dist/results (or $OUT)
+#
+# dist/run.sh takes the stages one by one as well: check, sanitize, time, train.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+if [ -z "${NVCC:-}" ]; then scripts/get-nvcc.sh; fi
+cargo build --release --locked
+step=$(cargo bench --bench step --no-run --locked --message-format=json 2>/dev/null |
+  sed -n 's/.*"executable":"\([^"]*\/step-[^"]*\)".*/\1/p' | tail -1)
+rm -rf dist
+mkdir -p dist/peers
+cp target/release/mipgpu dist/
+cp "$step" dist/step
+cp benches/peers/*.py dist/peers/
+# Debug lines are of no use there.
+strip --strip-debug dist/mipgpu dist/step
+if [ $# -ge 1 ]; then
+  cp -r "$1" dist/data
+fi
+git rev-parse HEAD > dist/commit
+git diff --quiet HEAD || echo "with uncommitted changes" >> dist/commit
+
+cat > dist/run.sh <<'RUN'
+#!/usr/bin/env bash
+# Proves and times this build on the GPU of this machine. Usage: run.sh [check|sanitize|time|train|all]
+set -uo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+out=${OUT:-$here/results}
+mkdir -p "$out"
+export PATH="$here:$PATH:/usr/local/cuda/bin"
+device=${DEVICE:-cuda:0}
+failed=0
+
+# say FILE COMMAND...: runs, keeps what it prints, tells how it ended.
+say() {
+  local file=$out/$1; shift
+  local start=$SECONDS
+  "$@" > "$file" 2>&1
+  local code=$?
+  tail -4 "$file"
+  echo "== exit $code after $((SECONDS - start)) s: $*" | tee -a "$file"
+  [ $code -eq 0 ] || failed=1
+}
+
+facts() {
+  { date -u +%Y-%m-%d; echo "commit $(tr '\n' ' ' < "$here/commit")"; nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.sm --format=csv,noheader; uname -srm; } > "$out/facts.txt" 2>&1
+  cat "$out/facts.txt"
+}
+
+check() {
+  say devices.txt mipgpu devices
+  say check.txt mipgpu check --device "$device"
+}
+
+# Whole steps touch every kernel; memcheck takes all cases, the slower tools those.
+sanitize() {
+  local tool
+  say memcheck.txt timeout 240 compute-sanitizer --tool memcheck --error-exitcode 9 mipgpu check --device "$device"
+  for tool in racecheck initcheck synccheck; do
+    say "$tool.txt" timeout 150 compute-sanitizer --tool $tool --error-exitcode 9 mipgpu check --device "$device" --only step
+  done
+}
+
+# The widths of the comparison: A, B, C.
+times() {
+  local shape
+  for shape in "64 2 2 3706" "128 4 2 3706" "256 4 2 26744"; do
+    set -- $shape
+    say "step-d$1.txt" python3 "$here/peers/compare.py" --step "$here/step" --device cuda --dtype bf16 --rounds 3 \
+      --width "$1" --heads "$2" --blocks "$3" --items "$4" --batch 256
+    say "ops-d$1.txt" "$here/step" --device "$device" --ops --width "$1" --heads "$2" --blocks "$3" --items "$4" --batch 256
+  done
+}
+
+train() {
+  [ -d "$here/data" ] || { echo "no data was packed: scripts/gpu.sh IMPORTED_DATA"; failed=1; return; }
+  say train.txt mipgpu train "$here/data" --device "$device" --out "$out/run"
+  cp "$out/run/report.json" "$out/run/metrics.jsonl" "$out/run/timing.jsonl" "$out/" 2>/dev/null
+  # Two runs of the same seed, the second stopped and resumed, end in the same bytes.
+  say again.txt mipgpu train "$here/data" --device "$device" --out "$out/short" --epochs 3
+  say twin.txt mipgpu train "$here/data" --device "$device" --out "$out/twin" --epochs 3
+  say same-bytes.txt cmp "$out/short/last.safetensors" "$out/twin/last.safetensors"
+  rm -rf "$out/run" "$out/short" "$out/twin"
+}
+
+facts
+case ${1:-all} in
+  check) check ;;
+  sanitize) sanitize ;;
+  time) times ;;
+  train) train ;;
+  all) check; sanitize; times; train ;;
+  *) echo "run.sh: check, sanitize, time, train or all" >&2; exit 1 ;;
+esac
+exit $failed
+RUN
+chmod +x dist/run.sh
+du -sh dist | cut -f1 | sed 's/^/gpu.sh: dist holds /'
+echo "gpu.sh: carry dist/ to the GPU machine and run dist/run.sh all"

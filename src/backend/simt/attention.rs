@@ -1,0 +1,138 @@
+//! Launchers of `kernels/attention.cu` and `kernels/attention_bwd.cu`: which kernel takes heads of K columns, and the shared
+//! memory of its tiles.
+
+use super::{Simt, kernels::*};
+use crate::{
+    mem::Precision,
+    ops::{AttentionBwd, AttentionFwd, Op, Run},
+};
+
+/// The kernels for heads of up to `most` columns.
+struct Width {
+    most: usize,
+    fwd: Pair,
+    bwd_q: Pair,
+    bwd_kv: Pair,
+}
+
+const WIDTHS: [Width; 4] = [
+    Width { most: 16, fwd: ATTENTION_FWD_K16, bwd_q: ATTENTION_BWD_Q_K16, bwd_kv: ATTENTION_BWD_KV_K16 },
+    Width { most: 32, fwd: ATTENTION_FWD_K32, bwd_q: ATTENTION_BWD_Q_K32, bwd_kv: ATTENTION_BWD_KV_K32 },
+    Width { most: 64, fwd: ATTENTION_FWD_K64, bwd_q: ATTENTION_BWD_Q_K64, bwd_kv: ATTENTION_BWD_KV_K64 },
+    Width { most: 128, fwd: ATTENTION_FWD_K128, bwd_q: ATTENTION_BWD_Q_K128, bwd_kv: ATTENTION_BWD_KV_K128 },
+];
+
+fn width(k: usize) -> Option<&'static Width> {
+    WIDTHS.iter().find(|w| k <= w.most)
+}
+
+/// A block's own rows, and the rows of each tile it walks over.
+struct Tiles {
+    rows: usize,
+    step: usize,
+}
+
+impl Tiles {
+    /// FwdTiles of `kernels/common/attention.cuh`.
+    fn fwd(width: usize) -> Tiles {
+        Tiles { rows: 64, step: if width == 128 { 32 } else { 64 } }
+    }
+
+    /// BwdTiles of `kernels/common/attention.cuh`.
+    fn bwd(width: usize, precision: Precision) -> Tiles {
+        match (precision, width) {
+            (Precision::F32, 64 | 128) => Tiles { rows: 32, step: 16 },
+            (Precision::F32, _) | (_, 128) => Tiles { rows: 64, step: 32 },
+            _ => Tiles { rows: 64, step: 64 },
+        }
+    }
+
+    /// Bytes of `own` tiles of the block's rows and two stages of two tiles; each row has 16 bytes of padding.
+    fn bytes(&self, own: usize, width: usize, act_bytes: usize) -> usize {
+        (own * self.rows + 4 * self.step) * (width * act_bytes + 16)
+    }
+
+    /// One block for each tile of each head of each sequence, as `find_part` takes them apart.
+    fn grid(&self, b: usize, h: usize, t: usize) -> [usize; 3] {
+        [b * h * t.div_ceil(self.rows), 1, 1]
+    }
+}
+
+/// Whether heads of `k` columns, and this many of them, are served.
+fn served(b: usize, h: usize, k: usize, t: usize) -> Result<(), String> {
+    if width(k).is_none() {
+        let most = WIDTHS[WIDTHS.len() - 1].most;
+        return Err(format!("attention with {k} columns a head: the kernels serve 1 to {most}; use more heads"));
+    }
+    // Of any tiling: no block has fewer than 32 rows.
+    if b * h * t.div_ceil(32) >= 1 << 31 {
+        return Err(format!("attention over {b} sequences of up to {t} positions in {h} heads: 2^31 blocks or more"));
+    }
+    Ok(())
+}
+
+impl Run<AttentionFwd> for Simt {
+    fn run(&mut self, op: &AttentionFwd) {
+        op.assert_disjoint();
+        let w = width(op.k).expect("`need` has been asked");
+        let tiles = Tiles::fwd(w.most);
+        let params = AttentionFwdParams {
+            o: self.at(op.o),
+            lse: self.at(op.lse),
+            qkv: self.at(op.qkv),
+            cu: self.at(op.cu),
+            step: self.at(op.step),
+            n: op.n as i64,
+            h: op.h as i32,
+            k: op.k as i32,
+            t: op.t as i32,
+            causal: op.causal as i32,
+            scale: (1.0 / (op.k as f64).sqrt()) as f32,
+            drop: op.drop.into(),
+        };
+        let bytes = tiles.bytes(1, w.most, self.act_bytes());
+        self.launch(self.of(w.fwd), tiles.grid(op.b, op.h, op.t), bytes, params);
+    }
+
+    fn need(&self, op: &AttentionFwd) -> Result<usize, String> {
+        served(op.b, op.h, op.k, op.t).map(|()| 0)
+    }
+}
+
+impl Run<AttentionBwd> for Simt {
+    fn run(&mut self, op: &AttentionBwd) {
+        op.assert_disjoint();
+        let (dqkv, add) = self.grad(op.dqkv);
+        if dqkv == 0 {
+            return;
+        }
+        let w = width(op.k).expect("`need` has been asked");
+        let tiles = Tiles::bwd(w.most, self.precision);
+        let params = AttentionBwdParams {
+            dqkv,
+            delta: self.scratch(4 * op.h * op.n),
+            d_o: self.at(op.d_o),
+            o: self.at(op.o),
+            qkv: self.at(op.qkv),
+            lse: self.at(op.lse),
+            cu: self.at(op.cu),
+            step: self.at(op.step),
+            n: op.n as i64,
+            h: op.h as i32,
+            k: op.k as i32,
+            t: op.t as i32,
+            causal: op.causal as i32,
+            add,
+            scale: (1.0 / (op.k as f64).sqrt()) as f32,
+            drop: op.drop.into(),
+        };
+        let (grid, bytes) = (tiles.grid(op.b, op.h, op.t), tiles.bytes(2, w.most, self.act_bytes()));
+        // The second launch reads the delta that the first one writes; its tiles carry two f32 statistics a row.
+        self.launch(self.of(w.bwd_q), grid, bytes, params);
+        self.launch(self.of(w.bwd_kv), grid, bytes + 16 * tiles.step, params);
+    }
+
+    fn need(&self, op: &AttentionBwd) -> Result<usize, String> {
+        served(op.b, op.h, op.k, op.t).map(|()| 4 * op.h * op.n)
+    }
+}
