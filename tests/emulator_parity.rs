@@ -65,6 +65,7 @@ ops! {
     gelu: ops::gelu::cases();
     layer_norm: ops::layer_norm::cases();
     linear: ops::linear::cases();
+    mask_items: ops::mask_items::cases();
     mean: ops::reduce::mean_cases();
     grad_norm: ops::reduce::norm_cases();
     rows: ops::rows::cases();

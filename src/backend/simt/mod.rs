@@ -25,6 +25,7 @@ pub mod gemm;
 pub mod kernels;
 mod layer_norm;
 mod linear;
+mod mask_items;
 mod reduce;
 mod rows;
 mod sampled_softmax;
