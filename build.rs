@@ -231,6 +231,9 @@ fn emulator(root: &Path, files: &[PathBuf], shared: &str, cache: &Path) {
     }
     println!("cargo:rustc-cfg=emu");
     println!("cargo:rustc-env=MIPGPU_EMU_LIB_BUILT={}", library.display());
+    // For the tests that plant a fault in one source and link the rest as it is.
+    println!("cargo:rustc-env=MIPGPU_EMU_OBJECTS={}", names.join(":"));
+    println!("cargo:rustc-env=MIPGPU_EMU_COMPILE={cxx} {}", flags.join(" "));
 }
 
 // -------------------------------------------------------------------------------------------- the Rust side of the kernels
