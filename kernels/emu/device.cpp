@@ -58,11 +58,11 @@ Settings from_environment() {
   read(s, "MIPGPU_EMU_CC", &s.capability, 200);
   read(s, "MIPGPU_EMU_DRIVER", &s.driver, 99999);
   if (const char* fail = getenv("MIPGPU_EMU_FAIL")) {
-    char* end = nullptr;
-    const char* number = strchr(fail, ':');
-    const uint64_t n = number ? strtoull(number + 1, &end, 10) : 0;
-    if (number && !*end && !strncmp(fail, "lost:", 5)) s.lost_at = n;
-    else if (number && !*end && !strncmp(fail, "oom:", 4)) s.memory = n;
+    const char* const colon = strchr(fail, ':');
+    const bool number = colon && colon[1] && strspn(colon + 1, "0123456789") == strlen(colon + 1);
+    const uint64_t n = number ? strtoull(colon + 1, nullptr, 10) : 0;
+    if (number && !strncmp(fail, "lost:", 5)) s.lost_at = n;
+    else if (number && !strncmp(fail, "oom:", 4)) s.memory = n;
     else s.complaint = "MIPGPU_EMU_FAIL=" + std::string(fail) + " is not understood by the emulator";
   }
   return s;

@@ -1,4 +1,5 @@
-// faults KERNEL: launches one twin of faults.cu and prints "ok", "wrong …" (the result) or "error …" (the driver).
+// faults KERNEL…: launches twins of faults.cu one after the other and prints for each "NAME ok" or "NAME wrong …" (the
+// result); "error …" (the driver) ends the program.
 #include <cmath>
 #include <cstring>
 #include <map>
@@ -16,7 +17,7 @@ struct Case {
   int count;                                              // its counter at the end
 };
 
-int main(int argc, char** argv) {
+static bool run(void* module, const std::string& kernel) {
   using X = const std::vector<float>&;
   auto same = [](X x, int i) { return x[(size_t)i]; };
   auto reversed = [](X x, int i) { return x[(size_t)(127 - i)]; };
@@ -42,12 +43,9 @@ int main(int argc, char** argv) {
       {"last_block", {4, 0, 5, [](X x, int i) { return i < 4 ? x[(size_t)i] : x[0] + x[1] + x[2] + x[3]; }, 4}},
       {"launch_bound", {1, 0, 128, same, 0}},
   };
-  const std::string kernel = argc > 1 ? argv[1] : "";
   const auto found = cases.find(kernel.substr(0, kernel.rfind('_')));
-  if (found == cases.end()) return printf("error: no case for %s\n", kernel.c_str()), 1;
+  if (found == cases.end()) return printf("%s has no case\n", kernel.c_str()), false;
   const Case& c = found->second;
-
-  void* module = open_device();
   std::vector<float> x((size_t)c.n);
   for (size_t i = 0; i < x.size(); i++) x[i] = (float)(i + 1);
   const OnDevice<float> dx(x), dy(x.size());
@@ -57,7 +55,16 @@ int main(int argc, char** argv) {
   const std::vector<float> y = dy.get();
   for (int i = 0; c.want && i < c.n; i++)
     if (y[(size_t)i] != c.want(x, i))
-      return printf("wrong: y[%d] is %g, not %g\n", i, (double)y[(size_t)i], (double)c.want(x, i)), 1;
-  if (count.get()[0] != c.count) return printf("wrong: counted %d, not %d\n", count.get()[0], c.count), 1;
-  puts("ok");
+      return printf("%s wrong: y[%d] is %g, not %g\n", kernel.c_str(), i, (double)y[(size_t)i], (double)c.want(x, i)), false;
+  if (count.get()[0] != c.count)
+    return printf("%s wrong: counted %d, not %d\n", kernel.c_str(), count.get()[0], c.count), false;
+  printf("%s ok\n", kernel.c_str());
+  return true;
+}
+
+int main(int argc, char** argv) {
+  void* module = open_device();
+  bool well = true;
+  for (int i = 1; i < argc; i++) well &= run(module, argv[i]);
+  return !well;
 }
