@@ -2,8 +2,9 @@
 What the forward and the backward passes of attention share: which rows a block works on, the sizes of tiles, dropout of
 probabilities that stand in mma accumulators, and the way accumulators go to memory.
 
-A block owns kRows rows (queries, or keys) of one head of one sequence, 16 a warp, and walks over the other side in tiles of
-kStep rows, which cp.async brings into two stages by turns. The head size is padded with zeros to KP = 16, 32, 64 or 128.
+A block owns kRows rows (queries, or keys) of one head of one sequence, 16 a warp, and walks over the other side in
+tiles of kStep rows, which cp.async brings into two stages by turns. The width of a head is padded with zeros to KP = 16,
+32, 64 or 128. Rows beyond the sequence's end are zeros in shared memory.
 */
 #pragma once
 #include "philox.cuh"
@@ -12,8 +13,8 @@ kStep rows, which cp.async brings into two stages by turns. The head size is pad
 
 constexpr float kLog2e = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
 
-// Sizes that keep two stages of tiles within 99 KiB, the most that a block gets on sm_89 and sm_120, and accumulators in
-// registers. Changed here, they change in src/backend/simt/attention.rs.
+// Sizes that keep two stages of tiles within 99 KiB, the most that a block gets on sm_89 and sm_120, and accumulators
+// in registers. Changed here, they change in src/backend/simt/attention.rs.
 template <class T, int KP>
 struct FwdTiles {
   static constexpr int kRows = 64, kThreads = 2 * kRows;
@@ -36,8 +37,8 @@ struct Part {
   int first;
 };
 
-// The grid is one-dimensional: B * H * ceil(t / rows) blocks, the tiles of one head side by side, so that what they read
-// in common is found in the L2 cache. Blocks with first >= len have nothing to do.
+// The grid is one-dimensional: B * H * ceil(t / rows) blocks, the tiles of one head side by side, so that what they
+// read in common is found in the L2 cache. Blocks with first >= len have nothing to do.
 __device__ __forceinline__ Part find_part(const u32* cu, int h, int t, int rows) {
   const u32 tiles = (t + rows - 1) / rows, pair = blockIdx.x / tiles, b = pair / h;
   Part part;
@@ -48,11 +49,11 @@ __device__ __forceinline__ Part find_part(const u32* cu, int h, int t, int rows)
   return part;
 }
 
-// ------------------------------------------------------------------------------------------------- dropout in a product
+// ------------------------------------------------------------------------------------------------ dropout in a product
 //
-// Eight neighbouring keys of one query share one Philox block. In an accumulator these eight draws lie in several lanes,
-// so each lane makes NB/2 different blocks, packs them as 8 flags each into one word, and the lanes exchange words by
-// shuffles: no block is computed twice in a warp. The result is one word of flags a lane, one for each of its 4*NB values.
+// Eight neighbouring keys of one query share one Philox block. In an accumulator its draws lie in several lanes: each
+// lane makes NB/2 different blocks, packs them as 8 flags each into one word, and the lanes exchange words by
+// shuffles, so that no block is computed twice in a warp. The result is one word a lane, a flag for each of its values.
 
 // Rows are queries (16 of a warp), columns 8*NB keys: a block of draws lies across a quad. `block` is the number of the
 // block of (the warp's first query, the tile's first key), `stride` the distance from a query to the next.
@@ -79,7 +80,7 @@ __device__ __forceinline__ bool kept_by_query(u32 keep, int nb, int i) {
   return keep >> (e % (NB / 2) * 8 + e / (NB / 2) * 2 + i % 2) & 1;
 }
 
-// Rows are keys (16 of a warp, two blocks of draws), columns 8*NB queries: a block lies across the lanes of equal lane%4.
+// Rows are keys (16 of a warp, two blocks of draws), columns 8*NB queries: a block lies across lanes of equal lane%4.
 template <int NB>
 __device__ __forceinline__ u32 keep_by_key(const Drop& d, u32 step, u64 block, u32 stride) {
   const int lane = threadIdx.x % 32;
@@ -106,7 +107,7 @@ __device__ __forceinline__ bool kept_by_key(u32 keep, int nb, int i) {
   return keep >> (nb + (i % 2 * 2 + i / 2) * 8) & 1;
 }
 
-// ---------------------------------------------------------------------------------------------------------------- stores
+// -------------------------------------------------------------------------------------------------------------- stores
 
 __device__ __forceinline__ float2 load2(const float* p) { return *(const float2*)p; }
 __device__ __forceinline__ float2 load2(const bf16* p) {
@@ -116,11 +117,11 @@ __device__ __forceinline__ float2 load2(const bf16* p) {
 __device__ __forceinline__ void store2(float* p, float x, float y) { *(float2*)p = make_float2(x, y); }
 __device__ __forceinline__ void store2(bf16* p, float x, float y) { *(u32*)p = pack_bf16(x, y); }
 
-// Writes (or adds) the upper left (rows, columns) part of a warp's accumulators, times `upper` in the upper eight rows and
-// `lower` in the others. Two elements at a time where the width is even: then every row begins at a multiple of two.
+// Writes (or adds) the upper left (rows, columns) part of a warp's accumulators, times `upper` in the upper eight rows
+// and `lower` in the others. Two elements at a time where the width is even: then every row begins at a multiple of 2.
 template <int NB, class T>
-__device__ __forceinline__ void store_acc(T* out, i64 stride, int rows, int columns, const float (&acc)[NB][4], float upper,
-                                          float lower, bool add) {
+__device__ __forceinline__ void store_acc(T* out, i64 stride, int rows, int columns, const float (&acc)[NB][4],
+                                          float upper, float lower, bool add) {
   const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int half = 0; half < 2; half++) {

@@ -176,8 +176,8 @@ __device__ __forceinline__ void load_tile(T* tile, const T* global, i64 stride, 
   constexpr int kLd = tile_ld<T>(COLS), kVec = kChunk<T>, kRow = COLS / kVec, kStep = kThreads / kRow;
   static_assert(kThreads % kRow == 0, "a thread stays in its columns");
   const bool aligned = columns % kVec == 0 && stride % kVec == 0 && (uintptr_t)global % 16 == 0;
-  // Both loops run a number of times known to the compiler: a loop up to ROWS*COLS from threadIdx.x gets a remainder loop
-  // and its addresses kept in registers, which the accumulators of the caller need.
+  // Both loops run a number of times known to the compiler: a loop from threadIdx.x up to ROWS*COLS gets a remainder
+  // loop, and its addresses kept in registers, which the accumulators of the caller need.
   if (aligned) {
     const int r0 = threadIdx.x / kRow, c = threadIdx.x % kRow * kVec;
     const T* from = global + r0 * stride + c;

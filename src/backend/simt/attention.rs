@@ -1,5 +1,5 @@
-//! Launchers of `kernels/attention.cu` and `kernels/attention_bwd.cu`: which kernel takes heads of K columns, and the shared
-//! memory of its tiles.
+//! Launchers of `kernels/attention.cu` and `kernels/attention_bwd.cu`: which kernel takes heads of K columns, and the
+//! shared memory of its tiles.
 
 use super::{Simt, kernels::*};
 use crate::{
@@ -9,6 +9,7 @@ use crate::{
 
 /// The kernels for heads of up to `most` columns.
 struct Width {
+    /// Columns that shared tiles are padded to.
     most: usize,
     fwd: Pair,
     bwd_q: Pair,
@@ -126,8 +127,9 @@ impl Run<AttentionBwd> for Simt {
             scale: (1.0 / (op.k as f64).sqrt()) as f32,
             drop: op.drop.into(),
         };
+        // k, v (or q, do) of the block's rows and two stages of the other two; bwd_kv adds lse and delta to each stage.
         let (grid, bytes) = (tiles.grid(op.b, op.h, op.t), tiles.bytes(2, w.most, self.act_bytes()));
-        // The second launch reads the delta that the first one writes; its tiles carry two f32 statistics a row.
+        // In this order: the second launch reads the delta that the first one writes.
         self.launch(self.of(w.bwd_q), grid, bytes, params);
         self.launch(self.of(w.bwd_kv), grid, bytes + 16 * tiles.step, params);
     }
