@@ -133,6 +133,9 @@ pub fn cases() -> Vec<Case<CrossEntropyFwd, CrossEntropyBwd>> {
         (65, 64, 300, Nothing),
         (130, 48, 1031, Strong),
         (257, 128, 96, Nothing),
+        // Widths that kernels take in pieces.
+        (66, 200, 70, Nothing),
+        (5, 521, 65, LastItem),
     ]
     .into_iter()
     .map(|(m, d, v, plant)| {

@@ -167,6 +167,8 @@ pub fn cases() -> Vec<Case<SampledSoftmaxFwd, SampledSoftmaxBwd>> {
         (33, 32, 130, 500),
         (65, 64, 256, 3000),
         (130, 24, 33, 40),
+        // A width that kernels take in pieces.
+        (67, 264, 70, 90),
     ]
     .into_iter()
     .map(|(m, d, s, v)| {
