@@ -32,7 +32,7 @@ fn check<B: Backend>(file: &str, norm: NormPlace, open: impl FnOnce(&Planner) ->
         projection: norm == NormPlace::Pre,
         ..Settings::default()
     };
-    let mut engine = Engine::<Bert4Rec, B>::new(&settings, &[1; 37], open).unwrap();
+    let mut engine = Engine::<Bert4Rec, B>::new(&settings, &[1; 37], |p| Ok(open(p))).unwrap();
     let params = engine.params().to_vec();
     let weights = fixture.names().into_iter().filter(|n| !n.starts_with("grad.") && !n.starts_with("batch.")).count();
     assert_eq!(params.len(), weights - 1, "the fixture has the model's parameters and the loss");
