@@ -195,8 +195,15 @@ fn emulator(root: &Path, files: &[PathBuf], shared: &str, cache: &Path) {
     let emu = root.join("kernels/emu");
     let headers: String = ["h", "hpp"].iter().flat_map(|e| sources(&emu, e)).map(|f| read(&f)).collect();
     let extra = env::var("CXXFLAGS_EMU").unwrap_or_default();
-    let mut flags =
-        vec!["-std=c++20", "-O2", "-g1", "-fPIC", "-fvisibility=hidden", "-fno-tree-loop-distribute-patterns"];
+    let mut flags = vec![
+        "-std=c++20",
+        "-O2",
+        "-g1",
+        "-fPIC",
+        "-fvisibility=hidden",
+        "-fno-tree-loop-distribute-patterns",
+        "-fno-strict-aliasing",
+    ];
     flags.extend(["-pthread", "-DMIPGPU_EMU", "-Wall", "-Wextra", "-Wno-unknown-pragmas"]);
     flags.extend(extra.split_whitespace());
     let (mut jobs, mut moves, mut objects) = (Vec::new(), Vec::new(), Vec::new());

@@ -1,0 +1,111 @@
+#!/usr/bin/env bash
+# Runs a program on the emulator with the kernels instrumented: AddressSanitizer + UndefinedBehaviorSanitizer see overruns
+# of shared memory and of allocations, misaligned vectors, overflows; ThreadSanitizer sees races of lanes, warps and blocks.
+#
+#   scripts/emulator-sanitize.sh                       both, over `mipgpu check --device emu`
+#   scripts/emulator-sanitize.sh asan|tsan [COMMAND…]  one of them, over a command of your own
+#   scripts/emulator-sanitize.sh self-test [COMMAND…]  plants an overrun and a race in the sum over a block and sees that
+#                                                      each is caught (over `mipgpu check --device emu --only norm`)
+#
+# The program itself is the ordinary one: only the emulator's library is exchanged, through MIPGPU_EMU_LIB. Since that
+# library comes into the process late, the sanitiser's runtime has to be there from the start: LD_PRELOAD.
+# Needs g++ with its sanitiser libraries; CXX names another compiler. Exit code 0: nothing was found.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+cxx=${CXX:-g++}
+out=target/sanitize
+
+# build asan|tsan [folder of the kernels]: prints the path of the library, rebuilt where a source is newer.
+build() {
+  local kind=$1 kernels=${2:-kernels} folder sanitize told
+  folder=$out/$kind-$(basename "$kernels")
+  case $kind in
+    asan) sanitize="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer" told=-DSIMT_ASAN ;;
+    tsan) sanitize="-fsanitize=thread" told=-DSIMT_TSAN ;;
+    *) echo "emulator-sanitize: $kind is neither asan nor tsan" >&2; exit 1 ;;
+  esac
+  mkdir -p "$folder"
+  local flags="-std=c++20 -O1 -g1 -fPIC -fvisibility=hidden -fno-tree-loop-distribute-patterns -fno-strict-aliasing \
+    -pthread -DMIPGPU_EMU $told -Wall -Wextra -Wno-unknown-pragmas"
+  local newest objects=() jobs=()
+  newest=$(find "$kernels" scripts/emulator-sanitize.sh \( -name '*.h' -o -name '*.hpp' -o -name '*.cuh' -o -name '*.sh' \) \
+    -printf '%T@ %p\n' | sort -n | tail -1 | cut -d' ' -f2-)
+  for source in "$kernels"/*.cu "$kernels"/emu/*.cpp; do
+    local object=$folder/$(basename "$source").o extra=
+    [[ $source == *.cu ]] && extra=$sanitize  # the kernels alone: the runtime switches stacks under the sanitiser's feet
+    objects+=("$object")
+    if [[ ! $object -nt $source || ! $object -nt $newest ]]; then
+      # shellcheck disable=SC2086
+      jobs+=("$cxx $flags $extra -c -x c++ $source -o $object")
+    fi
+  done
+  if ((${#jobs[@]})); then
+    printf '%s\0' "${jobs[@]}" | xargs -0 -n1 -P"$(nproc)" bash -c 'eval "$0"' >&2
+  fi
+  # shellcheck disable=SC2086
+  $cxx -shared -pthread -Wl,-soname,libcuda.so $sanitize "${objects[@]}" -o "$folder/libmipgpu-emu.so"
+  realpath "$folder/libmipgpu-emu.so"
+}
+
+# run asan|tsan LIBRARY COMMAND…
+run() {
+  local kind=$1 library=$2 runtime
+  shift 2
+  runtime=$("$cxx" -print-file-name="lib$kind.so")
+  [[ -e $runtime ]] || { echo "emulator-sanitize: $cxx has no lib$kind.so" >&2; exit 1; }
+  # Leaks are not looked for: the library lives as long as the process, and Rust's own statics look like leaks.
+  local asan="detect_leaks=0:${ASAN_OPTIONS:-}"
+  # Only what the kernels do counts: the program around them synchronises by means that TSan cannot see.
+  local tsan="ignore_noninstrumented_modules=1:exitcode=66:halt_on_error=1:${TSAN_OPTIONS:-}"
+  local fixed=()
+  # TSan knows fixed places of memory, which wide address randomisation misses.
+  [[ $kind == tsan ]] && command -v setarch >/dev/null && fixed=(setarch -R)
+  MIPGPU_EMU_LIB=$library ASAN_OPTIONS=$asan TSAN_OPTIONS=$tsan UBSAN_OPTIONS=print_stacktrace=1 \
+    "${fixed[@]}" env LD_PRELOAD="$runtime" "$@"
+}
+
+# prove asan|tsan [COMMAND…]
+prove() {
+  local kind=$1 library begin=$SECONDS
+  shift
+  library=$(build "$kind")
+  if ((!$#)); then
+    cargo build --locked --quiet
+    set -- target/debug/mipgpu check --device emu
+  fi
+  run "$kind" "$library" "$@"
+  echo "emulator-sanitize: $kind found nothing ($((SECONDS - begin)) s): $*"
+}
+
+# plant asan|tsan SED-SCRIPT WHAT-MUST-BE-SAID COMMAND…
+plant() {
+  local kind=$1 change=$2 said=$3 library kernels=$out/planted-$1 report=$out/planted-$1.log
+  shift 3
+  rm -rf "$kernels" && mkdir -p "$kernels" && cp -rp kernels/. "$kernels"
+  sed -i "$change" "$kernels/common/reduce.cuh"
+  if cmp -s kernels/common/reduce.cuh "$kernels/common/reduce.cuh"; then
+    echo "emulator-sanitize: nothing was planted, kernels/common/reduce.cuh has changed" >&2
+    exit 1
+  fi
+  library=$(build "$kind" "$kernels")
+  if run "$kind" "$library" "$@" >"$report" 2>&1 || ! grep -q "$said" "$report"; then
+    echo "emulator-sanitize: the planted fault was not caught by $kind, see $report" >&2
+    exit 1
+  fi
+  echo "emulator-sanitize: $kind caught the planted fault: $(grep -m1 "SUMMARY" "$report")"
+}
+self_test() {
+  if ((!$#)); then
+    cargo build --locked --quiet
+    set -- target/debug/mipgpu check --device emu --only norm
+  fi
+  plant asan 's|scratch\[threadIdx.x / 32\] = x;|scratch[threadIdx.x / 32 + 1] = x;|' 'AddressSanitizer: use-after-poison' "$@"
+  plant tsan '/scratch\[threadIdx.x \/ 32\] = x;/{n;s|__syncthreads();||}' 'ThreadSanitizer: data race' "$@"
+}
+
+case ${1:-} in
+  "") prove asan && prove tsan ;;
+  asan | tsan) prove "$@" ;;
+  self-test) shift && self_test "$@" ;;
+  *) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 1 ;;
+esac
