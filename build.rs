@@ -231,6 +231,9 @@ fn emulator(root: &Path, files: &[PathBuf], shared: &str, cache: &Path) {
     }
     println!("cargo:rustc-cfg=emu");
     println!("cargo:rustc-env=MIPGPU_EMU_LIB_BUILT={}", library.display());
+    // For the tests that plant a fault in one source and link the rest as it is.
+    println!("cargo:rustc-env=MIPGPU_EMU_OBJECTS={}", names.join(":"));
+    println!("cargo:rustc-env=MIPGPU_EMU_COMPILE={cxx} {}", flags.join(" "));
 }
 
 // -------------------------------------------------------------------------------------------- the Rust side of the kernels
@@ -291,7 +294,9 @@ fn rust_side(files: &[PathBuf], shared: &str) -> String {
             let Some(rest) = line.strip_prefix("KERNEL(") else { continue };
             let inside = rest.split_once(')').unwrap_or_else(|| panic!("{}: {line}", file.display())).0;
             let parts: Vec<&str> = inside.split(',').map(str::trim).collect();
-            let [symbol, params, threads] = parts[..] else { panic!("{}: {line}", file.display()) };
+            let ([symbol, params, threads] | [symbol, params, threads, _]) = parts[..] else {
+                panic!("{}: {line}", file.display())
+            };
             assert!(all.iter().any(|(n, _)| n == params), "{}: {symbol}: no struct {params}", file.display());
             kernels.push((symbol.into(), params.into(), threads.into(), index));
         }

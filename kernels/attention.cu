@@ -136,9 +136,7 @@ KERNEL(attention_fwd_k64_bf16, AttentionFwdParams, 128) { attention_fwd<bf16, 64
 KERNEL(attention_fwd_k128_bf16, AttentionFwdParams, 128) { attention_fwd<bf16, 128>(p); }
 
 // Left to itself the compiler aims at three blocks a multiprocessor, and may spill a few registers for it.
-#undef KERNEL_BLOCKS
-#define KERNEL_BLOCKS , 2
-KERNEL(attention_fwd_k16_f32, AttentionFwdParams, 128) { attention_fwd<float, 16>(p); }
-KERNEL(attention_fwd_k32_f32, AttentionFwdParams, 128) { attention_fwd<float, 32>(p); }
-KERNEL(attention_fwd_k64_f32, AttentionFwdParams, 128) { attention_fwd<float, 64>(p); }
-KERNEL(attention_fwd_k128_f32, AttentionFwdParams, 128) { attention_fwd<float, 128>(p); }
+KERNEL(attention_fwd_k16_f32, AttentionFwdParams, 128, 2) { attention_fwd<float, 16>(p); }
+KERNEL(attention_fwd_k32_f32, AttentionFwdParams, 128, 2) { attention_fwd<float, 32>(p); }
+KERNEL(attention_fwd_k64_f32, AttentionFwdParams, 128, 2) { attention_fwd<float, 64>(p); }
+KERNEL(attention_fwd_k128_f32, AttentionFwdParams, 128, 2) { attention_fwd<float, 128>(p); }

@@ -239,20 +239,16 @@ KERNEL(attention_bwd_q_k128_bf16, AttentionBwdParams, 128) { attention_bwd_q<bf1
 KERNEL(attention_bwd_kv_k16_bf16, AttentionBwdParams, 128) { attention_bwd_kv<bf16, 16>(p); }
 KERNEL(attention_bwd_kv_k32_bf16, AttentionBwdParams, 128) { attention_bwd_kv<bf16, 32>(p); }
 
-// Left to itself the compiler aims at three blocks of four warps a multiprocessor, and spills a few registers for it.
-#undef KERNEL_BLOCKS
-#define KERNEL_BLOCKS , 2
-KERNEL(attention_bwd_q_k64_bf16, AttentionBwdParams, 128) { attention_bwd_q<bf16, 64>(p); }
-KERNEL(attention_bwd_kv_k64_bf16, AttentionBwdParams, 128) { attention_bwd_kv<bf16, 64>(p); }
-KERNEL(attention_bwd_kv_k128_bf16, AttentionBwdParams, 128) { attention_bwd_kv<bf16, 128>(p); }
-KERNEL(attention_bwd_q_k16_f32, AttentionBwdParams, 128) { attention_bwd_q<float, 16>(p); }
-KERNEL(attention_bwd_q_k32_f32, AttentionBwdParams, 128) { attention_bwd_q<float, 32>(p); }
-KERNEL(attention_bwd_q_k128_f32, AttentionBwdParams, 128) { attention_bwd_q<float, 128>(p); }
-KERNEL(attention_bwd_kv_k16_f32, AttentionBwdParams, 128) { attention_bwd_kv<float, 16>(p); }
-KERNEL(attention_bwd_kv_k32_f32, AttentionBwdParams, 128) { attention_bwd_kv<float, 32>(p); }
-KERNEL(attention_bwd_kv_k128_f32, AttentionBwdParams, 128) { attention_bwd_kv<float, 128>(p); }
+// Left to itself the compiler aims at three blocks of four warps a multiprocessor, and may spill a few registers for it.
+KERNEL(attention_bwd_q_k64_bf16, AttentionBwdParams, 128, 2) { attention_bwd_q<bf16, 64>(p); }
+KERNEL(attention_bwd_kv_k64_bf16, AttentionBwdParams, 128, 2) { attention_bwd_kv<bf16, 64>(p); }
+KERNEL(attention_bwd_kv_k128_bf16, AttentionBwdParams, 128, 2) { attention_bwd_kv<bf16, 128>(p); }
+KERNEL(attention_bwd_q_k16_f32, AttentionBwdParams, 128, 2) { attention_bwd_q<float, 16>(p); }
+KERNEL(attention_bwd_q_k32_f32, AttentionBwdParams, 128, 2) { attention_bwd_q<float, 32>(p); }
+KERNEL(attention_bwd_q_k128_f32, AttentionBwdParams, 128, 2) { attention_bwd_q<float, 128>(p); }
+KERNEL(attention_bwd_kv_k16_f32, AttentionBwdParams, 128, 2) { attention_bwd_kv<float, 16>(p); }
+KERNEL(attention_bwd_kv_k32_f32, AttentionBwdParams, 128, 2) { attention_bwd_kv<float, 32>(p); }
+KERNEL(attention_bwd_kv_k128_f32, AttentionBwdParams, 128, 2) { attention_bwd_kv<float, 128>(p); }
 
-#undef KERNEL_BLOCKS
-#define KERNEL_BLOCKS , 4
-KERNEL(attention_bwd_q_k64_f32, AttentionBwdParams, 64) { attention_bwd_q<float, 64>(p); }
-KERNEL(attention_bwd_kv_k64_f32, AttentionBwdParams, 64) { attention_bwd_kv<float, 64>(p); }
+KERNEL(attention_bwd_q_k64_f32, AttentionBwdParams, 64, 4) { attention_bwd_q<float, 64>(p); }
+KERNEL(attention_bwd_kv_k64_f32, AttentionBwdParams, 64, 4) { attention_bwd_kv<float, 64>(p); }

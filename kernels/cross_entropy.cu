@@ -155,10 +155,6 @@ __device__ __forceinline__ void cross_entropy_dtable(const CrossEntropyDtablePar
   const Walk<T> w = {(const T*)p.table + (i64)item0 * p.d, (const T*)p.h,  p.v - item0, begin, end, p.d,
                      p.resident != 0,                      work.chunk.kept};
   walk(w, work);
-  const float one[2] = {1.f, 1.f};
-  if (p.dtable)
-    write_chunk(p.dtable + (i64)blockIdx.z * p.v * p.d, work.chunk, item0, p.v - item0, p.d, p.add_dtable != 0, one,
-                (const T*)nullptr, one);
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     const int item = item0 + own_row(half);
@@ -167,6 +163,10 @@ __device__ __forceinline__ void cross_entropy_dtable(const CrossEntropyDtablePar
     float* to = p.dbias + (i64)blockIdx.z * p.v + item;
     *to = p.add_dbias ? *to + sum : sum;
   }
+  const float one[2] = {1.f, 1.f};
+  if (p.dtable)
+    write_chunk(p.dtable + (i64)blockIdx.z * p.v * p.d, work.chunk, item0, p.v - item0, p.d, p.add_dtable != 0, one,
+                (const T*)nullptr, one);
 }
 
 __device__ __forceinline__ void combine_parts(const CrossEntropyCombineParams& p) {
@@ -200,13 +200,9 @@ KERNEL(cross_entropy_sum_bf16, CrossEntropySumParams, 256) { sum_parts<bf16>(p);
 KERNEL(cross_entropy_sum_f32, CrossEntropySumParams, 256) { sum_parts<float>(p); }
 
 // At most 168 registers: three blocks hide each other's exponentials and copies.
-#undef KERNEL_BLOCKS
-#define KERNEL_BLOCKS , 3
-KERNEL(cross_entropy_dh_bf16, CrossEntropyDhParams, 128) { cross_entropy_dh<bf16>(p); }
-KERNEL(cross_entropy_dtable_bf16, CrossEntropyDtableParams, 128) { cross_entropy_dtable<bf16>(p); }
+KERNEL(cross_entropy_dh_bf16, CrossEntropyDhParams, 128, 3) { cross_entropy_dh<bf16>(p); }
+KERNEL(cross_entropy_dtable_bf16, CrossEntropyDtableParams, 128, 3) { cross_entropy_dtable<bf16>(p); }
 
 // Left alone, the compiler spills a few registers of these to make room for a third block.
-#undef KERNEL_BLOCKS
-#define KERNEL_BLOCKS , 2
-KERNEL(cross_entropy_dh_f32, CrossEntropyDhParams, 128) { cross_entropy_dh<float>(p); }
-KERNEL(cross_entropy_dtable_f32, CrossEntropyDtableParams, 128) { cross_entropy_dtable<float>(p); }
+KERNEL(cross_entropy_dh_f32, CrossEntropyDhParams, 128, 2) { cross_entropy_dh<float>(p); }
+KERNEL(cross_entropy_dtable_f32, CrossEntropyDtableParams, 128, 2) { cross_entropy_dtable<float>(p); }

@@ -88,8 +88,6 @@ KERNEL(gemm_nn_bf16, GemmParams, 128) { gemm<bf16, false, false>(p); }
 KERNEL(gemm_tn_bf16, GemmParams, 128) { gemm<bf16, true, false>(p); }
 
 // Left to itself the compiler spills a few registers of these to make room for one more block.
-#undef KERNEL_BLOCKS
-#define KERNEL_BLOCKS , 2
-KERNEL(gemm_nt_f32, GemmParams, 128) { gemm<float, false, true>(p); }
-KERNEL(gemm_nn_f32, GemmParams, 128) { gemm<float, false, false>(p); }
-KERNEL(gemm_tn_f32, GemmParams, 128) { gemm<float, true, false>(p); }
+KERNEL(gemm_nt_f32, GemmParams, 128, 2) { gemm<float, false, true>(p); }
+KERNEL(gemm_nn_f32, GemmParams, 128, 2) { gemm<float, false, false>(p); }
+KERNEL(gemm_tn_f32, GemmParams, 128, 2) { gemm<float, true, false>(p); }

@@ -57,6 +57,7 @@ macro_rules! ops {
 ops! {
     adamw: ops::adamw::cases();
     attention: ops::attention::cases();
+    cross_entropy: ops::cross_entropy::cases();
     dropout: ops::dropout::cases();
     dropout_add: ops::dropout::add_cases();
     embedding: ops::embedding::cases();
@@ -64,9 +65,11 @@ ops! {
     gelu: ops::gelu::cases();
     layer_norm: ops::layer_norm::cases();
     linear: ops::linear::cases();
+    mask_items: ops::mask_items::cases();
     mean: ops::reduce::mean_cases();
     grad_norm: ops::reduce::norm_cases();
     rows: ops::rows::cases();
+    sampled_softmax: ops::sampled_softmax::cases();
 }
 
 /// Products go to the CPU engine on the emulator; our own kernels, which serve where cuBLASLt does not, are proved beside.

@@ -70,11 +70,9 @@ __device__ __forceinline__ void cp_async_wait() {
 }
 #endif
 
-// Blocks that shall share a multiprocessor: a file sets it to `, n` before its KERNEL lines where the compiler's own choice
-// leaves it short of registers or of warps.
-#define KERNEL_BLOCKS
-
-#define KERNEL(name, Params, threads)                                                         \
-  extern "C" __global__ void __launch_bounds__(threads KERNEL_BLOCKS) name(const Params p);   \
-  EXPORT_KERNEL(name, threads)                                                                \
-  extern "C" __global__ void __launch_bounds__(threads KERNEL_BLOCKS) name(const Params p)
+// Threads of a block (at most), then, where the compiler's own choice spills registers, blocks on a multiprocessor (at least).
+#define KERNEL(name, Params, ...)                                                   \
+  extern "C" __global__ void __launch_bounds__(__VA_ARGS__) name(const Params p);   \
+  EXPORT_KERNEL(name, KERNEL_THREADS(__VA_ARGS__, 0))                               \
+  extern "C" __global__ void __launch_bounds__(__VA_ARGS__) name(const Params p)
+#define KERNEL_THREADS(threads, ...) threads

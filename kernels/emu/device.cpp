@@ -4,13 +4,7 @@
 #include <cstdlib>
 #include <cstring>
 
-#ifdef SIMT_ASAN
-extern "C" void __asan_poison_memory_region(void const volatile*, size_t);
-extern "C" void __asan_unpoison_memory_region(void const volatile*, size_t);
-#define ASAN(...) __VA_ARGS__
-#else
-#define ASAN(...)
-#endif
+#include "sanitizers.h"
 
 namespace {
 

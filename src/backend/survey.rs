@@ -5,7 +5,6 @@ use super::{
     products,
     simt::{
         driver::{self, Card, Driver, Machine},
-        gemm::Gemm,
         kernels::{ARCHITECTURES, FATBINS, NVCC_VERSION},
     },
 };

@@ -41,11 +41,12 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     let mut failed = None;
     for precision in precisions {
         let name = format!("{precision:?}").to_lowercase();
-        if !printer.json {
-            let head = format!("{name:<46} {:>5}  {:>8} {:>9}", "cases", "forward", "gradient");
-            printer.result(format_args!("{head}   worst error, share of what is allowed"));
-        }
+        let mut first = true;
         let mut observe = |row: Row| {
+            if std::mem::take(&mut first) && !printer.json {
+                let head = format!("{name:<46} {:>5}  {:>8} {:>9}", "cases", "forward", "gradient");
+                printer.result(format_args!("{head}   worst error, share of what is allowed"));
+            }
             rows += 1;
             cases += row.cases;
             faults += row.fault.is_some() as usize;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{
-    opened::{OpenRun, open_data, open_run},
+    opened::{OpenRun, RunFlags, open_data, open_run},
     split_flags::SplitFlags,
 };
 use crate::{
@@ -74,9 +74,8 @@ pub struct Args {
     /// Leave out the slices by history length and popularity
     #[arg(long)]
     pub no_slices: bool,
-    /// Take the last checkpoint instead of the best
-    #[arg(long)]
-    pub last: bool,
+    #[command(flatten)]
+    pub from: RunFlags,
     /// Users computed at a time
     #[arg(long, default_value_t = 256)]
     pub batch: usize,
@@ -85,7 +84,7 @@ pub struct Args {
 }
 
 pub fn run(args: Args, printer: Printer) -> Result<()> {
-    let mut run = open_run(&args.run, args.last)?;
+    let mut run = open_run(&args.run, &args.from)?;
     let path = args.data.clone().unwrap_or_else(|| run.data.clone());
     let data = open_data(&path)?;
     let (report, notes) = measure(&mut run, &data, &args)?;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::opened::{OpenRun, open_data, open_run};
+use super::opened::{OpenRun, RunFlags, open_data, open_run};
 use crate::{
     base::{Error, Result},
     cli::printer::Printer,
@@ -47,16 +47,15 @@ pub struct Args {
     /// Imported data whose users are written [default: what the run was trained on]
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// Take the last checkpoint instead of the best
-    #[arg(long)]
-    pub last: bool,
+    #[command(flatten)]
+    pub from: RunFlags,
     /// Users computed at a time
     #[arg(long, default_value_t = 256)]
     pub batch: usize,
 }
 
 pub fn run(args: Args, printer: Printer) -> Result<()> {
-    let mut run = open_run(&args.run, args.last)?;
+    let mut run = open_run(&args.run, &args.from)?;
     let data =
         if args.what.contains(&What::Users) { Some(open_data(args.data.as_ref().unwrap_or(&run.data))?) } else { None };
     for (path, rows) in write(&mut run, data.as_ref(), &args)? {

@@ -24,17 +24,29 @@ pub struct OpenRun {
     pub split: SplitSpec,
 }
 
+/// How a trained run is opened.
+#[derive(Clone, Debug, clap::Args)]
+pub struct RunFlags {
+    /// Take the last checkpoint instead of the best
+    #[arg(long)]
+    pub last: bool,
+    /// Where to run: auto, cpu, cuda, cuda:N, emu (CUDA kernels on the processor, for tests), reference
+    #[arg(long, value_name = "DEVICE", default_value_t = Device::Auto)]
+    pub device: Device,
+}
+
 /// Opens the best checkpoint of a run, or the last.
 ///
 /// # Errors
 /// No such folder, no run in it, or a checkpoint that is damaged or does not fit.
-pub fn open_run(run: &Path, last: bool) -> Result<OpenRun> {
+pub fn open_run(run: &Path, flags: &RunFlags) -> Result<OpenRun> {
+    let last = flags.last;
     if !run.is_dir() {
         return Err(Error::user(format!("{}: no such run folder", run.display()))
             .hint("give the folder that `mipgpu train` wrote; it names it at the end"));
     }
     let which = if last { Which::Last } else { Which::Best };
-    let trained = Trained::open(run, which, Device::Auto)?;
+    let trained = Trained::open(run, which, flags.device)?;
     Ok(OpenRun {
         name: format!("{} ({})", run.display(), if last { "last checkpoint" } else { "best checkpoint" }),
         encoder: trained.encoder,

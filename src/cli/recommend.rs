@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{
     evaluate::Part,
-    opened::{OpenRun, open_data, open_run},
+    opened::{OpenRun, RunFlags, open_data, open_run},
     split_flags::SplitFlags,
 };
 use crate::{
@@ -64,9 +64,8 @@ pub struct Args {
     /// For users of the data: hide what the split holds out, so the lists are those that `eval` judges
     #[arg(long, value_enum, value_name = "PART")]
     pub hold_out: Option<Part>,
-    /// Take the last checkpoint instead of the best
-    #[arg(long)]
-    pub last: bool,
+    #[command(flatten)]
+    pub from: RunFlags,
     /// Histories computed at a time
     #[arg(long, default_value_t = 256)]
     pub batch: usize,
@@ -75,7 +74,7 @@ pub struct Args {
 }
 
 pub fn run(args: Args, printer: Printer) -> Result<()> {
-    let mut run = open_run(&args.run, args.last)?;
+    let mut run = open_run(&args.run, &args.from)?;
     let path = args.data.as_ref().unwrap_or(&run.data);
     // New histories need no data; where it is at hand, the items' titles come from it.
     let needed = args.of_data() || args.data.is_some();

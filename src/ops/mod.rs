@@ -20,6 +20,7 @@ pub mod embedding;
 pub mod gelu;
 pub mod layer_norm;
 pub mod linear;
+pub mod mask_items;
 pub mod prove;
 pub mod reduce;
 pub mod rows;
@@ -34,6 +35,7 @@ pub use embedding::{EmbeddingFwd, GatherTable, SegmentSum};
 pub use gelu::{GeluBwd, GeluFwd};
 pub use layer_norm::{LayerNormBwd, LayerNormFwd};
 pub use linear::{LinearBwd, LinearFwd};
+pub use mask_items::MaskItems;
 pub use reduce::{GradNorm, Mean};
 pub use rows::{GatherRows, ScatterRows};
 pub use sampled_softmax::{SampledSoftmaxBwd, SampledSoftmaxFwd};
@@ -197,7 +199,7 @@ macro_rules! for_all_ops {
         $each! {
             NoOp, AdamW, AttentionFwd, AttentionBwd, CrossEntropyFwd, CrossEntropyBwd, DropoutFwd, DropoutAddFwd,
             DropoutBwd, EmbeddingFwd, GatherTable, SegmentSum, GeluFwd, GeluBwd, LayerNormFwd, LayerNormBwd, LinearFwd,
-            LinearBwd, Mean, GradNorm, GatherRows, ScatterRows, SampledSoftmaxFwd, SampledSoftmaxBwd
+            LinearBwd, MaskItems, Mean, GradNorm, GatherRows, ScatterRows, SampledSoftmaxFwd, SampledSoftmaxBwd
         }
     };
 }
@@ -228,6 +230,7 @@ pub fn all_cases<B: Backend + 'static>() -> Vec<Box<dyn case::AnyCase<B>>> {
         gelu::cases(),
         layer_norm::cases(),
         linear::cases(),
+        mask_items::cases(),
         reduce::mean_cases(),
         reduce::norm_cases(),
         rows::cases(),

@@ -1,8 +1,8 @@
 /*! How an op is proved. *Gradient*: the f64 reference backward against central differences of the f64 reference forward,
 projected on fixed random directions. *Parity*: a backend against the f64 reference, with an error budget of 2x (forward)
 or 3x (gradients) what plain loops in the same precision make: f32, or for a bf16 backend f32 sums of bf16 products with
-activations rounded to bf16. Destinations start as NaN (write) or filled (accumulate), nothing else may change, and the
-same input gives the same bits twice.
+activations rounded to bf16; ids exactly. Destinations start as NaN (write; ids as u32::MAX) or filled (accumulate), nothing
+else may change, and the same input gives the same bits twice.
 */
 
 use super::{Access, Memory, Mode, Op, Run, case::Case};
@@ -73,38 +73,59 @@ const REAL: [Arena; 6] = [Arena::Param, Arena::Grad, Arena::Moment1, Arena::Mome
 
 /// What every element outside the inputs starts as, so that a stray write shows.
 const BACKGROUND: f32 = -7.25;
+/// The same for ids.
+const BACKGROUND_ID: u32 = 0xA5A5_A5A5;
 
 fn whole(plan: &Planner, arena: Arena) -> RawSpan {
     RawSpan { arena, offset: 0, len: plan.len(arena) }
 }
 
-fn snapshot<K: Memory>(k: &mut K, plan: &Planner) -> Vec<Vec<f32>> {
-    REAL.iter()
-        .map(|a| {
-            let mut v = vec![0.0; plan.len(*a)];
-            k.read(whole(plan, *a), &mut v);
-            v
-        })
-        .collect()
+/// What all arenas hold.
+struct State<T> {
+    /// In the order of [`REAL`].
+    real: Vec<Vec<T>>,
+    index: Vec<u32>,
 }
 
-/// Sets the destinations of an op to what its modes call for: NaN where written, fixed numbers where added to.
+fn snapshot<K: Memory>(k: &mut K, plan: &Planner) -> State<f32> {
+    let real = |a: &Arena| {
+        let mut v = vec![0.0; plan.len(*a)];
+        k.read(whole(plan, *a), &mut v);
+        v
+    };
+    let real = REAL.iter().map(real).collect();
+    let mut index = vec![0; plan.len(Arena::Index)];
+    k.read_ids(plan.index_span(whole(plan, Arena::Index)), &mut index);
+    State { real, index }
+}
+
+/// Sets the destinations of an op to what its modes call for: NaN where written (ids: `u32::MAX`, see [`put`]), fixed
+/// numbers where added to.
 fn poison<O: Op>(op: &O, write: &mut dyn FnMut(RawSpan, f32)) {
     op.uses(&mut |access, span| match access {
-        Access::Write if span.arena != Arena::Index => write(span, f32::NAN),
+        Access::Write => write(span, f32::NAN),
         Access::Accumulate => write(span, 0.375),
         _ => {}
     });
 }
 
-/// All real arenas after the forward and after the backward pass of the references.
-type Outcome = [Vec<Vec<f64>>; 2];
+/// Fills a span of a backend with `x`, ids with `u32::MAX`.
+fn put<K: Memory>(k: &mut K, plan: &Planner, span: RawSpan, x: f32) {
+    match span.arena {
+        Arena::Index => k.write_ids(plan.index_span(span), &vec![u32::MAX; span.len]),
+        _ => k.write(span, &vec![x; span.len]),
+    }
+}
 
 /// Runs the references in the arithmetic of `S`. With `rounded`, what they write to activations is rounded to bf16.
-fn plain<S: Scalar, F: Op, B: Op>(case: &Case<F, B>, bwd: &B, precision: Precision, rounded: bool) -> Outcome {
+fn plain<S: Scalar, F: Op, B: Op>(case: &Case<F, B>, bwd: &B, precision: Precision, rounded: bool) -> [State<f64>; 2] {
     let mut m = case.host::<S>(BACKGROUND as f64, precision);
     let fill = |m: &mut HostArenas<S>, span: RawSpan, x: f32| {
-        m.arena_mut(span.arena)[span.offset..span.offset + span.len].fill(S::of(x as f64));
+        let part = span.offset..span.offset + span.len;
+        match span.arena {
+            Arena::Index => m.index_mut()[part].fill(u32::MAX),
+            _ => m.arena_mut(span.arena)[part].fill(S::of(x as f64)),
+        }
     };
     let round = |m: &mut HostArenas<S>, access: Access, span: RawSpan| {
         if rounded && access != Access::Read && span.arena == Arena::Act {
@@ -112,14 +133,17 @@ fn plain<S: Scalar, F: Op, B: Op>(case: &Case<F, B>, bwd: &B, precision: Precisi
             values.iter_mut().for_each(|x| *x = S::of(round_bf16(x.f64() as f32) as f64));
         }
     };
-    let all = |m: &HostArenas<S>| REAL.iter().map(|a| m.arena(*a).iter().map(|x| x.f64()).collect()).collect();
+    let all = |m: &mut HostArenas<S>| State {
+        real: REAL.iter().map(|a| m.arena(*a).iter().map(|x| x.f64()).collect()).collect(),
+        index: m.index_mut().to_vec(),
+    };
     case.fwd.reference(&m);
     case.fwd.uses(&mut |access, span| round(&mut m, access, span));
-    let forward = all(&m);
+    let forward = all(&mut m);
     poison(bwd, &mut |span, x| fill(&mut m, span, x));
     bwd.reference(&m);
     bwd.uses(&mut |access, span| round(&mut m, access, span));
-    [forward, all(&m)]
+    [forward, all(&mut m)]
 }
 
 /// Compares what `op` wrote on the backend (before -> after) with the two references.
@@ -128,20 +152,28 @@ fn compare<O: Op>(
     op: &O,
     factor: f64,
     precision: Precision,
-    [got, before]: [&Snapshot; 2],
-    [exact, naive]: [&Vec<Vec<f64>>; 2],
+    [got, before]: [&State<f32>; 2],
+    [exact, naive]: [&State<f64>; 2],
 ) -> Result<f64, String> {
     let mut touched: Vec<RawSpan> = Vec::new();
     op.uses(&mut |access, span| {
-        if access != Access::Read && span.arena != Arena::Index {
+        if access != Access::Read {
             touched.push(span);
         }
     });
     let mut worst = 0.0f64;
     for span in &touched {
-        let part = span.offset..span.offset + span.len;
-        let (want, plain) = (&exact[span.arena as usize][part.clone()], &naive[span.arena as usize][part.clone()]);
-        let have = &got[span.arena as usize][part];
+        let (part, arena) = (span.offset..span.offset + span.len, span.arena as usize);
+        if span.arena == Arena::Index {
+            // Ids are right or wrong.
+            if let Some(i) = part.clone().find(|i| got.index[*i] != exact.index[*i]) {
+                let (have, want) = (got.index[i], exact.index[i]);
+                return Err(format!("{what}: {span:?}[{}] is {have}, should be {want}", i - span.offset));
+            }
+            continue;
+        }
+        let (want, plain) = (&exact.real[arena][part.clone()], &naive.real[arena][part.clone()]);
+        let have = &got.real[arena][part];
         let largest = want.iter().fold(0.0f64, |a, x| a.max(x.abs()));
         let naive_error = want.iter().zip(plain).fold(0.0f64, |a, (w, p)| a.max((w - p).abs()));
         // A lucky naive run must not shut out honest rounding: a few units in the last place of the largest value; of a
@@ -162,29 +194,35 @@ fn compare<O: Op>(
             }
         }
     }
+    let inside =
+        |arena: Arena, i: usize| touched.iter().any(|s| s.arena == arena && (s.offset..s.offset + s.len).contains(&i));
     for (a, arena) in REAL.iter().enumerate() {
-        for (i, (b, g)) in before[a].iter().zip(&got[a]).enumerate() {
-            let inside = touched.iter().any(|s| s.arena == *arena && (s.offset..s.offset + s.len).contains(&i));
-            if !inside && b.to_bits() != g.to_bits() {
+        for (i, (b, g)) in before.real[a].iter().zip(&got.real[a]).enumerate() {
+            if b.to_bits() != g.to_bits() && !inside(*arena, i) {
                 return Err(format!("{what}: stray write to {arena:?}[{i}]: {b} became {g}"));
             }
+        }
+    }
+    for (i, (b, g)) in before.index.iter().zip(&got.index).enumerate() {
+        if b != g && !inside(Arena::Index, i) {
+            return Err(format!("{what}: stray write to {:?}[{i}]: {b} became {g}", Arena::Index));
         }
     }
     Ok(worst)
 }
 
-/// One op on a fresh backend: state before, state after.
-type Snapshot = Vec<Vec<f32>>;
-
+/// A case on a fresh backend: the state before and after the forward pass, before and after the backward pass.
 fn run_on<F: Op, B: Op, K: Memory + Run<F> + Run<B>>(
     case: &Case<F, B>,
     bwd: &B,
     mut k: K,
-) -> Result<[Snapshot; 4], String> {
+) -> Result<[State<f32>; 4], String> {
     for a in REAL {
         let n = case.plan.len(a);
         k.write(whole(&case.plan, a), &vec![BACKGROUND; n]);
     }
+    let ids = case.plan.index_span(whole(&case.plan, Arena::Index));
+    k.write_ids(ids, &vec![BACKGROUND_ID; ids.len()]);
     for (span, values) in case.inputs_f32(k.precision()) {
         k.write(span, &values);
     }
@@ -193,11 +231,11 @@ fn run_on<F: Op, B: Op, K: Memory + Run<F> + Run<B>>(
             k.write_ids(case.plan.index_span(*span), ids);
         }
     }
-    poison(&case.fwd, &mut |span, x| k.write(span, &vec![x; span.len]));
+    poison(&case.fwd, &mut |span, x| put(&mut k, &case.plan, span, x));
     let start = snapshot(&mut k, &case.plan);
     k.run(&case.fwd);
     let forward = snapshot(&mut k, &case.plan);
-    poison(bwd, &mut |span, x| k.write(span, &vec![x; span.len]));
+    poison(bwd, &mut |span, x| put(&mut k, &case.plan, span, x));
     let middle = snapshot(&mut k, &case.plan);
     k.run(bwd);
     let end = snapshot(&mut k, &case.plan);
@@ -205,8 +243,8 @@ fn run_on<F: Op, B: Op, K: Memory + Run<F> + Run<B>>(
     Ok([start, forward, middle, end])
 }
 
-fn bits(s: &Snapshot) -> Vec<u32> {
-    s.iter().flatten().map(|x| x.to_bits()).collect()
+fn bits(s: &State<f32>) -> Vec<u32> {
+    s.real.iter().flatten().map(|x| x.to_bits()).chain(s.index.iter().copied()).collect()
 }
 
 /// How a backend is opened for a plan.

@@ -8,6 +8,7 @@ All draws come from Philox streams keyed by (seed, epoch, user): a batch is a fu
 use crate::{
     base::rng::{Purpose, Stream},
     layers::HostInput,
+    ops::mask_items::{DRAWS, Masking},
 };
 
 /// How sequences are corrupted.
@@ -33,9 +34,6 @@ pub struct MaskedItem {
     positions: Vec<u32>,
 }
 
-/// 32-bit draws set aside for one user of an epoch.
-const DRAWS: u64 = 1 << 22;
-
 impl MaskedItem {
     /// Longest sequence whose draws fit their stream.
     pub const MAX_LENGTH: usize = 1 << 18;
@@ -58,42 +56,18 @@ impl MaskedItem {
     /// Adds the sequence of `user` (oldest first, at least one item), corrupted, to the batch.
     pub fn push(&mut self, input: &mut HostInput, epoch: u32, user: u64, items: &[u32]) {
         let c = &self.settings;
-        let stream = |purpose| Stream::new(c.seed, purpose, epoch).at(user * DRAWS);
         let spare = items.len().saturating_sub(c.length);
-        let start = if spare == 0 { 0 } else { stream(Purpose::Window).below(spare as u64 + 1) as usize };
+        let window = || Stream::new(c.seed, Purpose::Window, epoch).at(user * DRAWS).below(spare as u64 + 1);
+        let start = if spare == 0 { 0 } else { window() as usize };
         let window = &items[start..items.len() - (spare - start)];
         let first = input.push(window, c.length);
-        let mut draw = stream(Purpose::Mask);
-        let mask_id = c.items as u32;
-        if draw.uniform() < c.mask_last {
-            let last = first + window.len() - 1;
-            self.target.push(input.item[last]);
-            input.row.push(last as u32);
-            input.item[last] = mask_id;
-            return;
-        }
-        // A partial Fisher-Yates shuffle picks the positions; sorted, so that rows are scored in order.
-        let count = Self::scored(c.mask, window.len());
-        self.positions.clear();
-        self.positions.extend(0..window.len() as u32);
-        for i in 0..count {
-            let j = i + draw.below((window.len() - i) as u64) as usize;
-            self.positions.swap(i, j);
-        }
-        self.positions.truncate(count);
-        self.positions.sort_unstable();
-        for p in &self.positions {
-            let row = first + *p as usize;
-            self.target.push(input.item[row]);
-            input.row.push(row as u32);
-            let kind = draw.uniform();
-            let random = draw.below(c.items as u64) as u32;
-            if kind < 0.8 {
-                input.item[row] = mask_id;
-            } else if kind < 0.9 {
-                input.item[row] = random;
-            }
-        }
+        let masking = Masking { seed: c.seed, epoch, mask_last: c.mask_last, items: c.items };
+        let usual = Self::scored(c.mask, window.len());
+        let HostInput { item, row, .. } = input;
+        masking.hide(user, &mut item[first..], usual, &mut self.positions, |position, item| {
+            row.push((first + position) as u32);
+            self.target.push(item);
+        });
     }
 
     /// Adds a history to be continued: its last T-1 items and [MASK], which is the scored row. The one routine for
@@ -170,6 +144,30 @@ mod tests {
         assert_eq!(alone.0, b.item[16..]);
         assert_eq!(alone.1, b.row[n..].iter().map(|r| r - 16).collect::<Vec<_>>());
         assert_eq!(alone.2, t.target[n..]);
+    }
+
+    /// A resumed run must meet the batches that it would have met: the draws of a sequence never change.
+    #[test]
+    fn the_batches_of_a_seed_stay_what_they_were() {
+        let mut t = MaskedItem::new(MaskSettings {
+            mask: 0.2,
+            mask_last: 0.15,
+            length: 60,
+            items: 977,
+            seed: 0x1234_5678_9abc,
+        });
+        let mut input = HostInput::default();
+        t.clear(&mut input);
+        for user in 0..200u64 {
+            let items: Vec<u32> = (0..1 + user * 37 % 90).map(|i| ((user * 131 + i * 17) % 977) as u32).collect();
+            t.push(&mut input, 3 + (user % 2) as u32, user * 7919, &items);
+        }
+        let all = [&input.item, &input.row, &t.target];
+        let hash = all
+            .iter()
+            .flat_map(|v| v.iter())
+            .fold(0xcbf2_9ce4_8422_2325u64, |h, x| (h ^ *x as u64).wrapping_mul(0x100_0000_01b3));
+        assert_eq!((input.item.len(), t.target.len(), hash), (8073, 1379, 13_396_748_028_432_301_274));
     }
 
     #[test]

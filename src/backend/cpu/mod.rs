@@ -14,6 +14,7 @@ mod gelu;
 pub mod gemm;
 mod layer_norm;
 mod linear;
+mod mask_items;
 pub mod math;
 pub mod products;
 mod reduce;

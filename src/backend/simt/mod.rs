@@ -15,6 +15,7 @@ kernels' sources by build.rs and compared with the compiled code when it is load
 
 mod adamw;
 mod attention;
+mod cross_entropy;
 pub mod cublas;
 pub mod driver;
 mod dropout;
@@ -24,8 +25,10 @@ pub mod gemm;
 pub mod kernels;
 mod layer_norm;
 mod linear;
+mod mask_items;
 mod reduce;
 mod rows;
+mod sampled_softmax;
 
 use std::{ffi::c_void, sync::Arc};
 

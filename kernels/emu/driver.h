@@ -1,0 +1,100 @@
+/*
+What the parts of the stand-in driver share: handles, streams, and how a call begins. See driver.cpp.
+*/
+#pragma once
+#include <functional>
+#include <memory>
+#include <set>
+#include <vector>
+
+#include "device.h"
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace cuda {
+
+using Op = std::function<Result()>;
+struct Graph {
+  std::vector<Op> ops;
+};
+struct Stream {
+  std::unique_ptr<Graph> capture;
+  bool relaxed = false, spoiled = false;
+};
+// The live objects of one kind: a handle is an address, and only those given out and not yet destroyed are taken.
+template <class T>
+struct Handles {
+  std::set<void*> live;
+  template <class H>
+  T* add(T* t, H* handle) {
+    live.insert(t);
+    *handle = t;
+    return t;
+  }
+  T* get(void* handle) { return live.count(handle) ? (T*)handle : nullptr; }
+  Result destroy(void* handle) {
+    if (!live.erase(handle)) return refuse(kInvalidHandle, "not a live handle");
+    delete (T*)handle;
+    return kOk;
+  }
+};
+inline Handles<Stream> streams;
+inline Stream default_stream;
+inline std::vector<Stream*> capturing;
+inline bool initialized = false;
+inline int retained[64];  // how often each device's primary context is held; its address is the context
+inline thread_local int* current_context = nullptr;
+
+// A call that needs a context. After a fault has come to light it returns that, whatever it was to do.
+template <class Do>
+int call(Do what) {
+  Device& d = device();
+  std::lock_guard lock(d.mutex);
+  if (!initialized) return kNotInitialized;
+  if (!current_context || !*current_context) return refuse(kInvalidContext, "no context is current on this thread");
+  if (d.fault_reported) return d.fault;
+  return what(d);
+}
+// The same for one that waits for the device: here a fault comes to light.
+template <class Do>
+int waiting_call(Do what) {
+  return call([&](Device& d) -> Result {
+    for (Stream* s : capturing)
+      if (!s->relaxed) {
+        s->spoiled = true;
+        return refuse(kCaptureUnsupported, "the call would wait for the device while a stream is being captured");
+      }
+    if (d.fault != kOk) {
+      d.fault_reported = true;
+      return d.fault;
+    }
+    return what(d);
+  });
+}
+inline Stream* stream_of(void* handle) {
+  const uintptr_t n = (uintptr_t)handle;
+  return n <= 2 ? &default_stream : streams.get(handle);  // null, legacy and per-thread default
+}
+// Work in the order of a stream: now, or when the captured graph is launched. A broken device does nothing.
+inline Result enqueue(void* stream, Op op) {
+  Stream* s = stream_of(stream);
+  if (!s) return refuse(kInvalidHandle, "not a live stream");
+  if (s->capture) s->capture->ops.push_back(std::move(op));
+  else if (device().fault == kOk) return op();
+  return kOk;
+}
+// Work on device memory, which must still be there when its turn comes.
+inline Result enqueue_on(void* stream, Address to, Address from, size_t bytes, std::function<void()> work) {
+  Device& d = device();
+  for (Address p : {to, from})
+    if (p && bytes && !d.contains(p, bytes))
+      return refuse(kInvalidValue, std::to_string(bytes) + " bytes that do not lie within one allocation");
+  return enqueue(stream, [=, &d]() -> Result {
+    for (Address p : {to, from})
+      if (p && bytes && !d.contains(p, bytes)) d.break_down(kIllegalAddress, "a graph copies freed memory");
+    if (d.fault == kOk) work();
+    return kOk;
+  });
+}
+
+}  // namespace cuda

@@ -1,0 +1,108 @@
+/*
+mask_items: the corruption of masked item prediction.
+item = raw, but some rows of each sequence are hidden: of these 80 % show [MASK] (id `items`), 10 % a random item, 10 %
+the item itself.    row = the hidden rows in order, target = what stood there.    raw,item (N)  row,target (M)
+A share `mask_last` of the sequences hides its last row only, behind [MASK]; the others hide scored[b+1] - scored[b] rows,
+the first ones of a Fisher-Yates shuffle, in order.
+Writes: item row target.   Saves: nothing.
+Draws: Philox stream (seed, Mask, epoch) from draw user*2^22 on, as src/ops/mask_items.rs tells.
+Work: a warp takes a sequence. All its draws are computed in parallel, which a counter-based generator allows; only the
+      swaps of the shuffle are one lane's work, in shared memory. The hidden rows are marked and counted by ballots, 32
+      positions at a time, which sorts them.
+Limits: sequences of at most T positions, for which 9*T bytes of shared memory are asked.   Numerics: integers, and one
+        comparison of a 24-bit uniform number in f32.
+Cost: reads and writes N + M ids; bound by latency, a few microseconds beside the step.
+*/
+#include "common/philox.cuh"
+
+struct MaskItemsParams {
+  u32* item;          // (N)
+  u32* row;           // (M)
+  u32* target;        // (M)
+  const u32* raw;     // (N)
+  const u32* cu;      // (B+1)
+  const u32* scored;  // (B+1)
+  const u32* user;    // (B)
+  const u32* epoch;   // (1)
+  u32 items;
+  float mask_last;
+  u32 seed_lo;
+  u32 seed_hi;
+  int t;
+};
+
+// Purpose::Mask of src/base/rng.rs, and the draws set aside for a user.
+constexpr u32 kMaskStream = 4;
+constexpr u64 kMaskDraws = 1 << 22;
+
+// Draw number i of a user's stream, 32 bits.
+struct MaskDraws {
+  u64 first;
+  u32 epoch, seed_lo, seed_hi;
+
+  __device__ __forceinline__ u32 bits(u32 i) const {
+    const u64 block = (first + i) / 4;
+    const uint4 w = philox(make_uint4((u32)block, (u32)(block >> 32), epoch, kMaskStream), seed_lo, seed_hi);
+    const u32 half[2] = {i % 2 ? w.y : w.x, i % 2 ? w.w : w.z};  // first is a multiple of 4
+    return i % 4 < 2 ? half[0] : half[1];
+  }
+
+  // Uniform in [0, 1) with 24 bits.
+  __device__ __forceinline__ float uniform(u32 i) const { return (float)(bits(i) >> 8) * (1.f / 16777216.f); }
+
+  // Uniform in [0, n), n > 0, from draws i (the high word) and i + 1: the upper 64 of the 96 bits of their product with n.
+  __device__ __forceinline__ u32 below(u32 i, u32 n) const {
+    const u64 high = (u64)bits(i) * n, low = (u64)bits(i + 1) * n;
+    return (u32)((high + (low >> 32)) >> 32);
+  }
+};
+
+// A block, one warp, a sequence.
+KERNEL(mask_items, MaskItemsParams, 32) {
+  DYN_SMEM(shared);
+  u32* position = (u32*)shared;                    // (T) the shuffle
+  u32* swap = position + p.t;                      // (T) with whom position i changes places
+  unsigned char* hidden = (unsigned char*)(swap + p.t);  // (T)
+  const int lane = threadIdx.x, b = blockIdx.x;
+  const u32 first = p.cu[b], length = p.cu[b + 1] - first, at = p.scored[b], count = p.scored[b + 1] - at;
+  if (length == 0) return;
+  const MaskDraws draw = {p.user[b] * kMaskDraws, *p.epoch, p.seed_lo, p.seed_hi};
+  const bool last = draw.uniform(0) < p.mask_last;
+
+  for (u32 i = lane; i < length; i += 32) {
+    position[i] = i;
+    hidden[i] = last && i + 1 == length;
+  }
+  if (!last) {
+    for (u32 i = lane; i < count; i += 32) swap[i] = i + draw.below(1 + 2 * i, length - i);
+    __syncwarp();
+    if (lane == 0) {
+      for (u32 i = 0; i < count; i++) {
+        const u32 j = swap[i], picked = position[j];
+        position[j] = position[i];  // what stands before i is looked at no more
+        hidden[picked] = 1;
+      }
+    }
+  }
+  __syncwarp();
+
+  u32 before = 0;  // hidden rows of earlier groups
+  for (u32 start = 0; start < length; start += 32) {
+    const u32 i = start + lane;
+    const bool inside = i < length, hide = inside && hidden[i];
+    const u32 group = __ballot_sync(kAllLanes, hide), k = before + __popc(group & ((1u << lane) - 1));
+    before += __popc(group);
+    if (!inside) continue;
+    const u32 was = p.raw[first + i];
+    u32 shown = was;
+    if (hide) {
+      p.row[at + k] = first + i;
+      p.target[at + k] = was;
+      const u32 draws = 1 + 2 * count + 3 * k;
+      const float kind = last ? 0.f : draw.uniform(draws);
+      if (kind < 0.8f) shown = p.items;
+      else if (kind < 0.9f) shown = draw.below(draws + 1, p.items);
+    }
+    p.item[first + i] = shown;
+  }
+}

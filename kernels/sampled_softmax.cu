@@ -1,0 +1,263 @@
+/*
+sampled_softmax: cross-entropy of each scored row against its target and S negatives shared by the batch, with the logQ
+correction (Bengio and Senecal 2008; Yi et al. 2019).
+fwd: z_m0 = <h_m, pos_m> + bias[target_m] - log_q[target_m],   z_ms = <h_m, neg_s> + bias[negative_s] - log_q[negative_s]
+     negatives equal to the row's target are left out;  loss_m = log sum exp z_m - z_m0
+     h, pos (M,D) act   neg (S,D) act   bias, log_q (V) f32   target (M)   negative (S)   loss, lse (M) f32
+bwd: g = dloss (softmax - onehot),  dh = g_0 pos + g_s neg,  dpos = g_0 h,  dneg = g_s^T h,  dpos_bias = g_0,
+     dneg_bias = sum_M g_s      dh, dpos (M,D) act   dneg (S,D) act   dpos_bias (M) act   dneg_bias (S) act
+Writes: loss lse | dh dpos dneg dpos_bias dneg_bias by Dst.   Saves for bwd: lse.
+Work: _target takes each row's own logit, a warp a row, as a plain f32 dot product (so dpos and the positive's share of dh
+  are as exact as the row), and each negative's offset. The negatives go the way of cross_entropy's catalogue, with the same
+  walk of common/softmax.cuh, the same split into ranges and the same cross_entropy_combine and _sum.
+Limits: D 1..512, any M and S. S = 0 or only hits: loss 0, zero gradients.
+Numerics: bf16 or f32 products with the negatives, f32 sums. No atomics: the same bits every time.
+Cost: as cross_entropy with V = S.
+*/
+#include "common/softmax.cuh"
+
+// grid (ceil(M/8) + ceil(S/256)): the first blocks take eight rows each, the others 256 negatives.
+struct SampledSoftmaxTargetParams {
+  float* z;             // (M) scratch: the target's logit
+  float* offset;        // (S) scratch: bias - log_q of each negative
+  const void* h;        // (M, D) act
+  const void* pos;      // (M, D) act
+  const float* bias;    // (V)
+  const float* log_q;   // (V)
+  const u32* target;    // (M)
+  const u32* negative;  // (S)
+  int m;
+  int d;
+  int s;
+};
+
+// The same grid; what belongs to the target's column alone is finished here.
+struct SampledSoftmaxTargetBwdParams {
+  float* g;             // (M) scratch: of the target's column
+  float* offset;        // (S) scratch
+  void* dpos;           // (M, D) act, or null
+  void* dpos_bias;      // (M) act, or null
+  const float* dloss;   // (M)
+  const void* h;        // (M, D) act
+  const void* pos;      // (M, D) act
+  const float* bias;    // (V)
+  const float* log_q;   // (V)
+  const u32* target;    // (M)
+  const u32* negative;  // (S)
+  const float* lse;     // (M)
+  int m;
+  int d;
+  int s;
+  int add_dpos;
+  int add_dpos_bias;
+};
+
+// A range of negatives of each row: grid (row tiles, 1, splits).
+struct SampledSoftmaxFwdParams {
+  float* max;           // (splits, M) scratch
+  float* sum;           // (splits, M) scratch
+  const void* h;        // (M, D) act
+  const void* neg;      // (S, D) act
+  const float* offset;  // (S)
+  const u32* target;    // (M)
+  const u32* negative;  // (S)
+  int m;
+  int d;
+  int s;
+  int per_split;  // negatives, a multiple of 64
+  int resident;   // 1: the block's rows stay in shared memory
+};
+
+// grid (row tiles, chunks, splits)
+struct SampledSoftmaxDhParams {
+  void* dh;             // (M, D) act; used where part is null
+  float* part;          // (splits, M, D) scratch, or null with one split
+  const float* dloss;   // (M)
+  const float* g;       // (M)
+  const void* h;        // (M, D) act
+  const void* pos;      // (M, D) act
+  const void* neg;      // (S, D) act
+  const float* offset;  // (S)
+  const u32* target;    // (M)
+  const u32* negative;  // (S)
+  const float* lse;     // (M)
+  int m;
+  int d;
+  int s;
+  int per_split;  // negatives, a multiple of 64
+  int resident;
+  int add;  // 1: dh is added to
+};
+
+// grid (negative tiles, chunks, splits)
+struct SampledSoftmaxDnegParams {
+  void* dneg;           // (S, D) act, or null
+  void* dneg_bias;      // (S) act, or null
+  float* part;          // (splits, S, D) scratch in dneg's stead, or null with one split
+  float* part_bias;     // (splits, S) scratch in dneg_bias' stead, or null
+  const float* dloss;   // (M)
+  const void* h;        // (M, D) act
+  const void* neg;      // (S, D) act
+  const float* offset;  // (S)
+  const u32* target;    // (M)
+  const u32* negative;  // (S)
+  const float* lse;     // (M)
+  int m;
+  int d;
+  int s;
+  int per_split;  // rows, a multiple of 64
+  int resident;
+  int add_dneg;
+  int add_dneg_bias;
+};
+
+// The row of this warp, or -1; in the blocks after the rows', each thread writes a negative's offset.
+template <class Params>
+__device__ __forceinline__ int target_row(const Params& p) {
+  const int row_blocks = (p.m + 7) / 8, block = blockIdx.x;
+  if (block < row_blocks) {
+    const int row = block * 8 + threadIdx.x / 32;
+    return row < p.m ? row : -1;
+  }
+  const i64 k = (i64)(block - row_blocks) * 256 + threadIdx.x;
+  if (k < p.s) p.offset[k] = p.bias[p.negative[k]] - p.log_q[p.negative[k]];
+  return -1;
+}
+
+// z of a row's target, in all lanes of its warp: bit for bit the same in both passes.
+template <class T, class Params>
+__device__ __forceinline__ float target_logit(const Params& p, int row) {
+  const T *h = (const T*)p.h + (i64)row * p.d, *pos = (const T*)p.pos + (i64)row * p.d;
+  float dot = 0.f;
+  for (int k = threadIdx.x % 32; k < p.d; k += 32) dot = fmaf(to_f32(h[k]), to_f32(pos[k]), dot);
+  const u32 item = p.target[row];
+  return warp_sum(dot) + (p.bias[item] - p.log_q[item]);
+}
+
+template <class T>
+__device__ __forceinline__ void sampled_softmax_target(const SampledSoftmaxTargetParams& p) {
+  const int row = target_row(p);
+  if (row < 0) return;
+  const float z = target_logit<T>(p, row);
+  if (threadIdx.x % 32 == 0) p.z[row] = z;
+}
+
+template <class T>
+__device__ __forceinline__ void sampled_softmax_target_bwd(const SampledSoftmaxTargetBwdParams& p) {
+  const int row = target_row(p), lane = threadIdx.x % 32;
+  if (row < 0) return;
+  const float g = p.dloss[row] * (exp_of(target_logit<T>(p, row) - p.lse[row]) - 1.f);
+  if (p.dpos) {
+    const T* h = (const T*)p.h + (i64)row * p.d;
+    T* dpos = (T*)p.dpos + (i64)row * p.d;
+    for (int k = lane; k < p.d; k += 32)
+      dpos[k] = from_f32<T>(p.add_dpos ? fmaf(g, to_f32(h[k]), to_f32(dpos[k])) : g * to_f32(h[k]));
+  }
+  if (lane != 0) return;
+  p.g[row] = g;
+  if (p.dpos_bias) {
+    T* to = (T*)p.dpos_bias + row;
+    *to = from_f32<T>(p.add_dpos_bias ? to_f32(*to) + g : g);
+  }
+}
+
+template <class T>
+__device__ __forceinline__ void sampled_softmax_fwd(const SampledSoftmaxFwdParams& p) {
+  const int row0 = blockIdx.x * kTile, begin = blockIdx.z * p.per_split, end = min(p.s, begin + p.per_split);
+  LogSumExp<true> work;
+  work.offset = p.offset, work.id = p.negative;
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    const int row = row0 + own_row(half);
+    work.target[half] = row < p.m ? p.target[row] : kNoRow;
+  }
+  const Walk<T> w = {(const T*)p.h + (i64)row0 * p.d, (const T*)p.neg, p.m - row0, begin, end, p.d,
+                     p.resident != 0,                 {0, 0}};
+  walk(w, work);
+  work.finish();
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    const int row = row0 + own_row(half);
+    if (row >= p.m || threadIdx.x % 4 != 0) continue;
+    p.max[(i64)blockIdx.z * p.m + row] = work.max[half];
+    p.sum[(i64)blockIdx.z * p.m + row] = work.sum[half];
+  }
+}
+
+template <class T>
+__device__ __forceinline__ void sampled_softmax_dh(const SampledSoftmaxDhParams& p) {
+  const int row0 = blockIdx.x * kTile, begin = blockIdx.z * p.per_split, end = min(p.s, begin + p.per_split);
+  RowGradient<T, true> work;
+  work.chunk.start(blockIdx.y, p.d, true);
+  work.offset = p.offset, work.id = p.negative;
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    const int row = row0 + own_row(half);
+    work.target[half] = row < p.m ? p.target[row] : kNoRow;
+    work.lse[half] = row < p.m ? p.lse[row] : kInfinity;
+  }
+  const Walk<T> w = {(const T*)p.h + (i64)row0 * p.d, (const T*)p.neg, p.m - row0, begin, end, p.d,
+                     p.resident != 0,                 work.chunk.kept};
+  walk(w, work);
+  float dloss[2], g[2];
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    const int row = row0 + own_row(half);
+    dloss[half] = row < p.m ? p.dloss[row] : 0.f;
+    g[half] = row < p.m ? p.g[row] : 0.f;
+  }
+  // The target's share belongs to the first range.
+  const T* pos = blockIdx.z == 0 ? (const T*)p.pos : nullptr;
+  if (p.part)
+    write_chunk(p.part + (i64)blockIdx.z * p.m * p.d, work.chunk, row0, p.m - row0, p.d, false, dloss, pos, g);
+  else
+    write_chunk((T*)p.dh, work.chunk, row0, p.m - row0, p.d, p.add != 0, dloss, pos, g);
+}
+
+template <class T>
+__device__ __forceinline__ void sampled_softmax_dneg(const SampledSoftmaxDnegParams& p) {
+  const int neg0 = blockIdx.x * kTile, begin = blockIdx.z * p.per_split, end = min(p.m, begin + p.per_split);
+  CandidateGradient<T, true> work;
+  work.chunk.start(blockIdx.y, p.d, p.dneg || p.part);
+  work.lse = p.lse, work.dloss = p.dloss, work.target = p.target;
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    const int k = neg0 + own_row(half);
+    work.id[half] = k < p.s ? p.negative[k] : kNoRow;
+    work.offset[half] = k < p.s ? p.offset[k] : -kInfinity;
+  }
+  const Walk<T> w = {(const T*)p.neg + (i64)neg0 * p.d, (const T*)p.h,  p.s - neg0, begin, end, p.d,
+                     p.resident != 0,                   work.chunk.kept};
+  walk(w, work);
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    const int k = neg0 + own_row(half);
+    const float sum = quad_sum(work.sum[half]);
+    if (blockIdx.y != 0 || k >= p.s || threadIdx.x % 4 != 0) continue;
+    if (p.part_bias) {
+      p.part_bias[(i64)blockIdx.z * p.s + k] = sum;
+    } else if (p.dneg_bias) {
+      T* to = (T*)p.dneg_bias + k;
+      *to = from_f32<T>(p.add_dneg_bias ? to_f32(*to) + sum : sum);
+    }
+  }
+  const float one[2] = {1.f, 1.f};
+  if (p.part)
+    write_chunk(p.part + (i64)blockIdx.z * p.s * p.d, work.chunk, neg0, p.s - neg0, p.d, false, one, (const T*)nullptr, one);
+  else if (p.dneg)
+    write_chunk((T*)p.dneg, work.chunk, neg0, p.s - neg0, p.d, p.add_dneg != 0, one, (const T*)nullptr, one);
+}
+
+KERNEL(sampled_softmax_target_bf16, SampledSoftmaxTargetParams, 256) { sampled_softmax_target<bf16>(p); }
+KERNEL(sampled_softmax_target_f32, SampledSoftmaxTargetParams, 256) { sampled_softmax_target<float>(p); }
+KERNEL(sampled_softmax_target_bwd_bf16, SampledSoftmaxTargetBwdParams, 256) { sampled_softmax_target_bwd<bf16>(p); }
+KERNEL(sampled_softmax_target_bwd_f32, SampledSoftmaxTargetBwdParams, 256) { sampled_softmax_target_bwd<float>(p); }
+// At most 128 registers: four blocks share a multiprocessor. The compiler's own aim is higher, and it spills.
+KERNEL(sampled_softmax_fwd_bf16, SampledSoftmaxFwdParams, 128, 4) { sampled_softmax_fwd<bf16>(p); }
+
+// As in cross_entropy.cu.
+KERNEL(sampled_softmax_dh_bf16, SampledSoftmaxDhParams, 128, 3) { sampled_softmax_dh<bf16>(p); }
+KERNEL(sampled_softmax_dneg_bf16, SampledSoftmaxDnegParams, 128, 3) { sampled_softmax_dneg<bf16>(p); }
+KERNEL(sampled_softmax_fwd_f32, SampledSoftmaxFwdParams, 128, 2) { sampled_softmax_fwd<float>(p); }
+KERNEL(sampled_softmax_dh_f32, SampledSoftmaxDhParams, 128, 2) { sampled_softmax_dh<float>(p); }
+KERNEL(sampled_softmax_dneg_f32, SampledSoftmaxDnegParams, 128, 2) { sampled_softmax_dneg<float>(p); }

@@ -1,0 +1,231 @@
+/*! Launchers of `kernels/cross_entropy.cu`, and how the walk of `kernels/common/softmax.cuh` is cut into blocks, which
+[`sampled_softmax`](super::sampled_softmax) shares. Every cut is a function of sizes alone, so that results are too.
+*/
+
+use super::{BLOCKS, Simt, kernels::*};
+use crate::ops::{CrossEntropyBwd, CrossEntropyFwd, Op, Run};
+
+/// Rows and candidates of a tile.
+pub(super) const TILE: usize = 64;
+
+/// Bytes of a row that a step of the walk takes, and of a slice of 64 rows with its padding.
+const SLICE: usize = 128;
+const SLICE_PLACE: usize = TILE * (SLICE + 16);
+
+/// Slices of a chunk of gradient columns.
+const CHUNK: usize = 2;
+
+/// Two `TileColumns`.
+const COLUMNS: usize = 2 * 3 * 4 * TILE;
+
+/// Shared memory that every supported GPU gives to a block.
+const SHARED: usize = 99 << 10;
+
+/// What one block's walk takes in shared memory.
+pub(super) struct Walk {
+    /// Chunks of the width, one a block.
+    pub chunks: usize,
+    /// 1: the block's own rows stay in shared memory; 0: there is no room, they ride with each step.
+    pub resident: i32,
+    pub shared_bytes: usize,
+}
+
+impl Walk {
+    pub fn forward(d: usize, act_bytes: usize) -> Walk {
+        Walk::new((d * act_bytes).div_ceil(SLICE), 0)
+    }
+
+    pub fn backward(d: usize, act_bytes: usize) -> Walk {
+        let slices = (d * act_bytes).div_ceil(SLICE);
+        Walk::new(slices, slices.min(CHUNK))
+    }
+
+    /// Of `slices`, `kept` outlive their step.
+    fn new(slices: usize, kept: usize) -> Walk {
+        let far = if kept > 0 { kept + 1 } else { 0 } + if slices > kept { 2 } else { 0 };
+        let bytes = |own: usize| COLUMNS + (own + far) * SLICE_PLACE;
+        let resident = bytes(slices) <= SHARED;
+        Walk {
+            chunks: slices.div_ceil(CHUNK),
+            resident: resident as i32,
+            shared_bytes: bytes(if resident { slices } else { 2 }),
+        }
+    }
+}
+
+/// How what streams past a block is split among blocks, where the tiles that own something are too few for a GPU.
+#[derive(Clone, Copy)]
+pub(super) struct Ranges {
+    pub count: usize,
+    /// A multiple of [`TILE`].
+    pub each: usize,
+}
+
+impl Ranges {
+    /// `n` in ranges of about `least` or more, so that with `tiles` the device is full. At least one, be it empty.
+    pub fn new(n: usize, tiles: usize, least: usize) -> Ranges {
+        let wanted = BLOCKS.div_ceil(tiles.max(1)).min(n.div_ceil(least)).max(1);
+        let each = n.div_ceil(wanted).next_multiple_of(TILE).max(TILE);
+        Ranges { count: n.div_ceil(each).max(1), each }
+    }
+
+    /// Candidates past row tiles: a range is worth the loading of the rows and the adding of its part.
+    pub fn of_candidates(candidates: usize, tiles: usize) -> Ranges {
+        Ranges::new(candidates, tiles, 512)
+    }
+
+    /// Rows past candidate tiles.
+    pub fn of_rows(rows: usize, tiles: usize) -> Ranges {
+        Ranges::new(rows, tiles, 128)
+    }
+
+    /// f32 of the parts of `n` sums; none where one range writes to the destination itself.
+    pub fn parts(&self, n: usize) -> usize {
+        if self.count > 1 { self.count * n } else { 0 }
+    }
+}
+
+/// Bytes of scratch for arrays of these lengths; each starts at a multiple of 256 bytes.
+pub(super) fn scratch_bytes(lengths: &[usize]) -> usize {
+    lengths.iter().map(|n| (4 * n).next_multiple_of(256)).sum()
+}
+
+impl Simt {
+    /// Scratch for f32 arrays of these lengths.
+    pub(super) fn arrays<const N: usize>(&mut self, lengths: [usize; N]) -> [Ptr; N] {
+        let base = self.scratch(scratch_bytes(&lengths));
+        std::array::from_fn(|i| base + scratch_bytes(&lengths[..i]) as Ptr)
+    }
+
+    /// out (n) = or += the parts of all ranges, in order.
+    pub(super) fn sum_parts(&mut self, kernel: Kernel, out: Ptr, part: Ptr, n: usize, ranges: Ranges, add: i32) {
+        let params = CrossEntropySumParams { out, part, n: n as i64, parts: ranges.count as i32, add };
+        self.launch(kernel, [n.div_ceil(256), 1, 1], 0, params);
+    }
+}
+
+/// Ranges of items in the forward pass, and the lengths of its scratch: max, sum, hit.
+fn forward(op: &CrossEntropyFwd) -> (Ranges, [usize; 3]) {
+    let ranges = Ranges::of_candidates(op.v, op.m.div_ceil(TILE));
+    (ranges, [ranges.count * op.m, ranges.count * op.m, op.m])
+}
+
+/// Ranges of items for dh and of rows for dtable, and the length of the scratch that the two use in turn.
+fn backward(op: &CrossEntropyBwd, chunks: usize) -> (Ranges, Ranges, usize) {
+    let items = Ranges::of_candidates(op.v, op.m.div_ceil(TILE) * chunks);
+    let rows = Ranges::of_rows(op.m, op.v.div_ceil(TILE) * chunks);
+    (items, rows, items.parts(op.m * op.d).max(rows.parts(op.v * op.d) + rows.parts(op.v)))
+}
+
+impl Run<CrossEntropyFwd> for Simt {
+    fn run(&mut self, op: &CrossEntropyFwd) {
+        op.assert_disjoint();
+        let (m, walk) = (op.m, Walk::forward(op.d, self.act_bytes()));
+        let (ranges, lengths) = forward(op);
+        let [max, sum, hit] = self.arrays(lengths);
+        let params = CrossEntropyFwdParams {
+            max,
+            sum,
+            hit,
+            h: self.at(op.h),
+            table: self.weight(op.table),
+            bias: self.at(op.bias),
+            target: self.at(op.target),
+            m: m as i32,
+            d: op.d as i32,
+            v: op.v as i32,
+            per_split: ranges.each as i32,
+            resident: walk.resident,
+        };
+        let grid = [m.div_ceil(TILE), 1, ranges.count];
+        self.launch(self.of(CROSS_ENTROPY_FWD), grid, walk.shared_bytes, params);
+        let combine = CrossEntropyCombineParams {
+            loss: self.at(op.loss),
+            lse: self.at(op.lse),
+            max,
+            sum,
+            hit,
+            m: m as i32,
+            parts: ranges.count as i32,
+            count_hit: 0,
+        };
+        self.launch(Kernel::CrossEntropyCombine, [m.div_ceil(256), 1, 1], 0, combine);
+    }
+
+    fn need(&self, op: &CrossEntropyFwd) -> Result<usize, String> {
+        Ok(scratch_bytes(&forward(op).1))
+    }
+}
+
+impl Run<CrossEntropyBwd> for Simt {
+    fn run(&mut self, op: &CrossEntropyBwd) {
+        op.assert_disjoint();
+        let (m, d, v) = (op.m, op.d, op.v);
+        let walk = Walk::backward(d, self.act_bytes());
+        let (items, rows, parts) = backward(op, walk.chunks);
+        let [part] = self.arrays([parts]);
+        let (dh, add) = self.grad(op.dh);
+        let (dtable, add_dtable) = self.grad(op.dtable);
+        let (dbias, add_dbias) = self.grad(op.dbias);
+        if dh != 0 {
+            let split = items.count > 1;
+            let params = CrossEntropyDhParams {
+                dh,
+                part: if split { part } else { 0 },
+                dloss: self.at(op.dloss),
+                h: self.at(op.h),
+                table: self.weight(op.table),
+                bias: self.at(op.bias),
+                target: self.at(op.target),
+                lse: self.at(op.lse),
+                m: m as i32,
+                d: d as i32,
+                v: v as i32,
+                per_split: items.each as i32,
+                resident: walk.resident,
+                add,
+            };
+            let grid = [m.div_ceil(TILE), walk.chunks, items.count];
+            self.launch(self.of(CROSS_ENTROPY_DH), grid, walk.shared_bytes, params);
+            if split {
+                self.sum_parts(self.of(CROSS_ENTROPY_SUM), dh, part, m * d, items, add);
+            }
+        }
+        if dtable != 0 || dbias != 0 {
+            // Sums of rows' parts are f32 in both precisions.
+            let (split, part_bias) = (rows.count > 1, part + 4 * rows.parts(v * d) as Ptr);
+            let to = |wanted: Ptr, part: Ptr| if wanted != 0 && split { part } else { wanted };
+            let params = CrossEntropyDtableParams {
+                dtable: to(dtable, part),
+                dbias: to(dbias, part_bias),
+                dloss: self.at(op.dloss),
+                h: self.at(op.h),
+                table: self.weight(op.table),
+                bias: self.at(op.bias),
+                target: self.at(op.target),
+                lse: self.at(op.lse),
+                m: m as i32,
+                d: d as i32,
+                v: v as i32,
+                per_split: rows.each as i32,
+                resident: walk.resident,
+                add_dtable: if split { 0 } else { add_dtable },
+                add_dbias: if split { 0 } else { add_dbias },
+            };
+            let chunks = if dtable != 0 { walk.chunks } else { 1 };
+            let grid = [v.div_ceil(TILE), chunks, rows.count];
+            self.launch(self.of(CROSS_ENTROPY_DTABLE), grid, walk.shared_bytes, params);
+            if split && dtable != 0 {
+                self.sum_parts(Kernel::CrossEntropySumF32, dtable, part, v * d, rows, add_dtable);
+            }
+            if split && dbias != 0 {
+                self.sum_parts(Kernel::CrossEntropySumF32, dbias, part_bias, v, rows, add_dbias);
+            }
+        }
+    }
+
+    fn need(&self, op: &CrossEntropyBwd) -> Result<usize, String> {
+        let walk = Walk::backward(op.d, self.act_bytes());
+        Ok(scratch_bytes(&[backward(op, walk.chunks).2]))
+    }
+}

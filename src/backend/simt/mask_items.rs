@@ -1,0 +1,37 @@
+//! Launcher of `kernels/mask_items.cu`: a warp a sequence, its shuffle in shared memory.
+
+use super::{Simt, kernels::*};
+use crate::ops::{MaskItems, Op, Run};
+
+/// Shared memory of one position, and the longest sequence that it is there for on every GPU.
+const POSITION_BYTES: usize = 9;
+const MOST: usize = 8 * 1024;
+
+impl Run<MaskItems> for Simt {
+    fn run(&mut self, op: &MaskItems) {
+        op.assert_disjoint();
+        let params = MaskItemsParams {
+            item: self.at(op.item),
+            row: self.at(op.row),
+            target: self.at(op.target),
+            raw: self.at(op.raw),
+            cu: self.at(op.cu),
+            scored: self.at(op.scored),
+            user: self.at(op.user),
+            epoch: self.at(op.epoch),
+            items: op.items as u32,
+            mask_last: op.mask_last,
+            seed_lo: op.seed as u32,
+            seed_hi: (op.seed >> 32) as u32,
+            t: op.t as i32,
+        };
+        self.launch(Kernel::MaskItems, [op.b, 1, 1], POSITION_BYTES * op.t, params);
+    }
+
+    fn need(&self, op: &MaskItems) -> Result<usize, String> {
+        match op.t <= MOST {
+            true => Ok(0),
+            false => Err(format!("sequences of {} items: the kernel masks at most {MOST}", op.t)),
+        }
+    }
+}

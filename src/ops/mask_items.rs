@@ -1,0 +1,226 @@
+/*! mask_items: the corruption of masked item prediction (Sun et al. 2019, after BERT's masked language model).
+item = raw, but some rows of each sequence are hidden: of these 80 % show [MASK] (id `items`), 10 % a random item, 10 %
+the item itself.    row = the hidden rows in order, target = what stood there.    raw,item (N)  row,target (M)
+
+A share `mask_last` of the sequences hides only its last row, always behind [MASK], as the model will meet it when it
+recommends; the others hide as many rows as `scored` says, picked by a partial Fisher-Yates shuffle.
+Draws: Philox stream (seed, Mask, epoch), from draw user*2^22 on: [last row only?] [two a pick] [kind, two for the random
+item, a hidden row]. A batch is a function of seed, epoch and users, whoever makes it: the task on the host, this op.
+*/
+
+use std::ops::Range;
+
+use super::{Cost, Op, case::Case, fits};
+use crate::{
+    base::rng::{Purpose, Stream},
+    mem::{HostArenas, Planner, Scalar, U32},
+};
+
+op! {
+    /// Hides rows of every sequence.
+    MaskItems = "mask_items" {
+        write { /** (N) corrupted */ item: U32, /** (M) hidden rows, ascending */ row: U32, /** (M) their items */ target: U32 }
+        read {
+            /** (N) item ids */ raw: U32, /** (B+1) where each sequence starts */ cu: U32,
+            /** (B+1) where its hidden rows start in `row` */ scored: U32, /** (B) */ user: U32, /** (1) */ epoch: U32
+        }
+        with {
+            b: usize, n: usize, m: usize, /** of the catalogue; [MASK] is the id after them */ items: usize,
+            /** share of sequences that hide their last row only */ mask_last: f32,
+            seed: u64, /** longest sequence */ t: usize
+        }
+    }
+}
+
+/// 32-bit draws set aside for one user of an epoch.
+pub const DRAWS: u64 = 1 << 22;
+
+/// Where the draws of a sequence come from, and what they decide between.
+#[derive(Clone, Copy, Debug)]
+pub struct Masking {
+    pub seed: u64,
+    pub epoch: u32,
+    /// Share of sequences that hide their last row only.
+    pub mask_last: f32,
+    /// Items of the catalogue; [MASK] is the id after them.
+    pub items: usize,
+}
+
+impl Masking {
+    fn draws(&self, user: u64) -> Stream {
+        Stream::new(self.seed, Purpose::Mask, self.epoch).at(user * DRAWS)
+    }
+
+    /// Rows that a sequence of `len` items hides: `usual`, or one where only the last is hidden. None of an empty one.
+    pub fn scored(&self, user: u64, len: usize, usual: usize) -> usize {
+        if len == 0 || self.draws(user).uniform() < self.mask_last { len.min(1) } else { usual }
+    }
+
+    /// Hides rows of one sequence, `usual` of them unless only the last is hidden; `hidden(position, item)` is told of
+    /// each in order. `positions` is working memory.
+    pub fn hide(
+        &self,
+        user: u64,
+        sequence: &mut [u32],
+        usual: usize,
+        positions: &mut Vec<u32>,
+        mut hidden: impl FnMut(usize, u32),
+    ) {
+        let (mut draw, mask_id) = (self.draws(user), self.items as u32);
+        let len = sequence.len();
+        if len == 0 {
+            return;
+        }
+        if draw.uniform() < self.mask_last {
+            hidden(len - 1, sequence[len - 1]);
+            sequence[len - 1] = mask_id;
+            return;
+        }
+        // A partial Fisher-Yates shuffle picks the positions; sorted, so that rows are scored in order.
+        positions.clear();
+        positions.extend(0..len as u32);
+        for i in 0..usual {
+            let j = i + draw.below((len - i) as u64) as usize;
+            positions.swap(i, j);
+        }
+        positions.truncate(usual);
+        positions.sort_unstable();
+        for p in positions {
+            let item = &mut sequence[*p as usize];
+            hidden(*p as usize, *item);
+            let kind = draw.uniform();
+            let random = draw.below(self.items as u64) as u32;
+            if kind < 0.8 {
+                *item = mask_id;
+            } else if kind < 0.9 {
+                *item = random;
+            }
+        }
+    }
+}
+
+/// The ids of a batch, and the parts of it that belong to some of its sequences.
+pub(crate) struct Batch<'a> {
+    pub raw: &'a [u32],
+    pub cu: &'a [u32],
+    pub scored: &'a [u32],
+    pub user: &'a [u32],
+}
+
+impl MaskItems {
+    /// Corrupts `sequences` of the batch. `item`, `row` and `target` are their rows alone.
+    pub(crate) fn corrupt(
+        &self,
+        epoch: u32,
+        batch: &Batch,
+        sequences: Range<usize>,
+        [item, row, target]: [&mut [u32]; 3],
+        positions: &mut Vec<u32>,
+    ) {
+        let masking = Masking { seed: self.seed, epoch, mask_last: self.mask_last, items: self.items };
+        let (first, mut at) = (batch.cu[sequences.start] as usize, 0);
+        item.copy_from_slice(&batch.raw[first..][..item.len()]);
+        for s in sequences {
+            let (start, end) = (batch.cu[s] as usize, batch.cu[s + 1] as usize);
+            let usual = (batch.scored[s + 1] - batch.scored[s]) as usize;
+            masking.hide(batch.user[s] as u64, &mut item[start - first..end - first], usual, positions, |p, id| {
+                (row[at], target[at]) = ((start + p) as u32, id);
+                at += 1;
+            });
+        }
+        assert_eq!(at, row.len(), "`scored` counts other rows than are hidden");
+    }
+}
+
+impl Op for MaskItems {
+    fn check(&self) -> Result<(), String> {
+        let (b, n, m) = (self.b, self.n, self.m);
+        if self.items == 0 || self.items >= u32::MAX as usize {
+            return Err(format!("{} items: there are 1 to 2^32 - 2", self.items));
+        }
+        if self.t as u64 * 5 >= DRAWS {
+            return Err(format!("sequences of {} have too few draws", self.t));
+        }
+        fits(&[
+            ("item", self.item.len(), n),
+            ("row", self.row.len(), m),
+            ("target", self.target.len(), m),
+            ("raw", self.raw.len(), n),
+            ("cu", self.cu.len(), b + 1),
+            ("scored", self.scored.len(), b + 1),
+            ("user", self.user.len(), b),
+            ("epoch", self.epoch.len(), 1),
+        ])
+    }
+
+    fn cost(&self) -> Cost {
+        Cost { flop: 0.0, bytes: 8.0 * (self.n + self.m + self.b) as f64 }
+    }
+
+    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+        let batch =
+            Batch { raw: m.ids(self.raw), cu: m.ids(self.cu), scored: m.ids(self.scored), user: m.ids(self.user) };
+        // SAFETY: destinations and sources of an op are disjoint (`assert_disjoint`).
+        let (item, row, target) = unsafe { (m.ids_mut(self.item), m.ids_mut(self.row), m.ids_mut(self.target)) };
+        let out = [&mut item[..self.n], &mut row[..self.m], &mut target[..self.m]];
+        self.corrupt(m.ids(self.epoch)[0], &batch, 0..self.b, out, &mut Vec::new());
+    }
+}
+
+/// (lengths, share of rows to hide, `mask_last`, items, seed, first user, epoch).
+type Shape = (&'static [usize], f32, f32, usize, u64, u32, u32);
+
+pub fn cases() -> Vec<Case<MaskItems>> {
+    const SHAPES: [Shape; 8] = [
+        (&[], 0.2, 0.1, 9, 1, 0, 0),
+        (&[1], 0.2, 0.0, 1, 2, 0, 0),
+        (&[1, 2, 3, 4, 5, 6, 7, 8, 9], 0.5, 0.0, 50, 3, 5, 1),
+        // Every row hidden, the last row only, one empty sequence, all at the end of the numbers of users and epochs.
+        (&[31, 32, 33, 64, 65], 1.0, 0.0, 7, u64::MAX, u32::MAX - 5, u32::MAX),
+        (&[31, 32, 33, 64, 65], 0.3, 1.0, 7, 1 << 40, 0, 2),
+        (&[12, 0, 40], 0.3, 0.0, 3, 5, 77, 3),
+        (&[200, 1, 57, 200, 200, 133, 20, 200, 3, 96], 0.2, 0.4, 3_706, 42, 6_040, 17),
+        (&[1024, 1000, 1500], 0.25, 0.1, 4_000_000_000, 6, 9, 8),
+    ];
+    SHAPES
+        .into_iter()
+        .map(|(lengths, share, mask_last, items, seed, first, epoch)| {
+            let mut p = Planner::new();
+            let (b, n) = (lengths.len(), lengths.iter().sum());
+            let masking = Masking { seed, epoch, mask_last, items };
+            let users: Vec<u32> = (first..).take(b).collect();
+            let (mut cu, mut scored) = (vec![0], vec![0]);
+            for (len, user) in lengths.iter().zip(&users) {
+                let usual = ((share * *len as f32).round() as usize).clamp(1, (*len).max(1));
+                cu.push(cu[cu.len() - 1] + *len as u32);
+                scored.push(scored[scored.len() - 1] + masking.scored(*user as u64, *len, usual) as u32);
+            }
+            let m = scored[b] as usize;
+            let mut draw = Stream::new(seed, Purpose::Test, epoch);
+            let raw = (0..n).map(|_| draw.below(items as u64) as u32).collect();
+            let op = MaskItems {
+                item: p.index(n),
+                row: p.index(m),
+                target: p.index(m),
+                raw: p.index(n),
+                cu: p.index(b + 1),
+                scored: p.index(b + 1),
+                user: p.index(b),
+                epoch: p.index(1),
+                b,
+                n,
+                m,
+                items,
+                mask_last,
+                seed,
+                t: lengths.iter().copied().max().unwrap_or(1),
+            };
+            Case::forward(format!("b{b} n{n} m{m} last{mask_last}"), p, op)
+                .ids(op.raw, raw)
+                .ids(op.cu, cu)
+                .ids(op.scored, scored)
+                .ids(op.user, users)
+                .ids(op.epoch, vec![epoch])
+        })
+        .collect()
+}

@@ -1,0 +1,84 @@
+//! Where to run: devices that are not there or not fit, and the CUDA backend on the emulator from the outside. A child
+//! process is told by its environment what the emulated device shall be like (kernels/emu/device.h).
+
+use std::fs;
+
+use super::{Place, TINY, assert_no_leftovers};
+
+const EMU: &str = "--width 16 --heads 2 --blocks 1 --length 12 --batch 32 --epochs 2 --eval-every 1 --device emu";
+
+fn refused_with(p: &Place, env: &[(&str, &str)], line: &str, says: &[&str]) {
+    let mut command = p.command(line);
+    env.iter().for_each(|(k, v)| drop(command.env(k, v)));
+    let out = command.output().unwrap();
+    let err = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(1), "{line} {env:?}: {err}");
+    says.iter().for_each(|s| assert!(err.contains(s), "{line} {env:?}: no '{s}' in: {err}"));
+}
+
+#[test]
+fn devices_that_do_not_exist_are_refused() {
+    let p = Place::new();
+    p.refused(&format!("train data --out run {TINY} --device gpu"), &["auto, cpu, cuda, cuda:N"]);
+    p.refused(&format!("train data --out run {TINY} --device cuda:x"), &["auto, cpu, cuda, cuda:N"]);
+    // No driver, or a driver that is shown no device: in both cases an error, never another device instead.
+    let nothing = [("CUDA_VISIBLE_DEVICES", "")];
+    refused_with(&p, &nothing, &format!("train data --out run {TINY} --device cuda"), &["error: ", "--device cpu"]);
+    assert!(!p.path("run").join("last.safetensors").exists());
+    for (env, says) in [
+        (("MIPGPU_EMU_DEVICES", "0"), "there is no device emu"),
+        (("MIPGPU_EMU_CC", "70"), "compute capability 7.0"),
+        (("MIPGPU_EMU_DRIVER", "12020"), "driver is too old: it knows CUDA 12.2"),
+        (("MIPGPU_EMU_MEMORY", "100000"), "of device memory"),
+    ] {
+        refused_with(&p, &[env], &format!("train data --out run {EMU}"), &[says, "hint: "]);
+        assert_no_leftovers(&p.path("run"));
+        let _ = fs::remove_dir_all(p.path("run"));
+    }
+    // A head size that no kernel serves is named before the first step, with what is served.
+    p.refused(
+        "train data --out run --width 512 --heads 2 --length 12 --device emu",
+        &["attention_fwd", "256", "128", "--device cpu"],
+    );
+}
+
+#[test]
+fn a_device_that_falls_away_leaves_the_last_checkpoint_and_any_device_goes_on_from_it() {
+    let p = Place::new();
+    p.well(&format!("train data --out whole -q {EMU}"));
+    // Lost somewhere in the second epoch: 120 users in batches of 32 are 4 steps an epoch.
+    let launches = 600;
+    let flags = format!("train data --out lost -q {EMU} --checkpoint-seconds 0");
+    refused_with(&p, &[("MIPGPU_EMU_FAIL", &format!("lost:{launches}"))], &flags, &["emu", "failed in", "--resume"]);
+    assert_no_leftovers(&p.path("lost"));
+    let done = fs::read_to_string(p.path("lost/metrics.jsonl")).unwrap().lines().count();
+    assert_eq!(done, 1, "the device was to be lost in the second epoch of two");
+    p.copy("lost", "copy");
+    // On the same device to the same bytes; on the CPU too, to much the same quality.
+    p.well("train --resume lost -q --device emu");
+    assert!(p.read("lost/last.safetensors") == p.read("whole/last.safetensors"));
+    p.well("train --resume copy -q --device cpu");
+    p.well("eval whole");
+    let loss = |run: &str| {
+        let curve = fs::read_to_string(p.path(run).join("metrics.jsonl")).unwrap();
+        let last: serde_json::Value = serde_json::from_str(curve.lines().last().unwrap()).unwrap();
+        last["loss"].as_f64().unwrap()
+    };
+    let (emu, cpu) = (loss("lost"), loss("copy"));
+    assert!((emu - cpu).abs() < 0.02 * emu, "second epoch: loss {emu} on the emulator in bf16, {cpu} on the CPU");
+}
+
+#[test]
+fn devices_and_check_tell_what_there_is() {
+    let p = Place::new();
+    let said = p.well("devices");
+    for word in ["cpu ", "kernels ", "emu ", "auto "] {
+        assert!(said.contains(word), "{said}");
+    }
+    let json: serde_json::Value = serde_json::from_str(&p.well("devices --json")).unwrap();
+    assert_eq!(json["emulator"], true);
+    let said = p.well("check --device emu --only gelu");
+    assert!(said.contains("gelu_fwd") && said.contains("ok") && !said.contains("FAILED"), "{said}");
+    p.well("check --device cpu --only mean");
+    p.refused("check --device cpu --only nothing-of-the-kind", &["nothing-of-the-kind"]);
+}

@@ -1,0 +1,164 @@
+//! Training on the CUDA backend, run by the emulator: whole steps against the CPU engine and the f64 reference, the NaN
+//! guard, and what a step allocates on the device. Needs a C++ compiler (g++) at build time.
+
+use mipgpu::{
+    backend::{Cpu, Device, Reference, Simt, emulated},
+    base::{
+        Result,
+        rng::{Purpose, Stream},
+    },
+    mem::{Planner, Precision},
+    models::Bert4Rec,
+    ops::{AdamW, Backend, GatherTable, Memory, Run},
+    tasks::{LossKind, MaskSettings, MaskedItem},
+    train::{Engine, Settings, check::check},
+};
+
+const ITEMS: usize = 40;
+
+fn settings() -> Settings {
+    Settings {
+        width: 16,
+        heads: 2,
+        blocks: 2,
+        length: 18,
+        batch: 5,
+        mask: 0.3,
+        dropout: 0.1,
+        attention_dropout: 0.1,
+        ..Settings::default()
+    }
+}
+
+/// Losses of some steps, each on a batch of its own, and the weights after them.
+fn run<B: Backend>(s: &Settings, steps: u64, open: impl FnOnce(&Planner) -> Result<B>) -> (Vec<f32>, Vec<f32>) {
+    let counts: Vec<u64> = (0..ITEMS as u64).map(|i| 1 + i % 5).collect();
+    let mut engine = Engine::<Bert4Rec, B>::new(s, &counts, open).unwrap();
+    let mask = MaskSettings { mask: s.mask, mask_last: s.mask_last, length: s.length, items: ITEMS, seed: s.seed };
+    let mut task = MaskedItem::new(mask);
+    let mut losses = Vec::new();
+    for step in 1..=steps {
+        task.clear(engine.host_input());
+        let mut draw = Stream::new(4, Purpose::Test, step as u32);
+        for (user, len) in [20, 1, 7, 18, 11].into_iter().enumerate() {
+            let start = draw.below(ITEMS as u64) as u32;
+            let items: Vec<u32> = (0..len).map(|i| (start + i) % ITEMS as u32).collect();
+            task.push(engine.host_input(), step as u32, user as u64, &items);
+        }
+        losses.push(engine.step(&task.target, step, 3e-3).unwrap().loss);
+    }
+    let mut weights = Vec::new();
+    for p in engine.params().to_vec() {
+        let mut values = vec![0.0; p.w.len()];
+        engine.backend.read(p.w.raw(), &mut values);
+        weights.extend(values);
+    }
+    (losses, weights)
+}
+
+fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max)
+}
+
+#[test]
+fn eight_steps_agree_with_the_cpu_and_the_reference() {
+    for loss in [LossKind::Softmax, LossKind::SampledPopularity] {
+        let s = Settings { loss, negatives: 13, ..settings() };
+        let (emu, w) = run(&s, 8, |p| emulated(Precision::F32, p));
+        let (cpu, cpu_w) = run(&s, 8, |p| Ok(Cpu::new(p)));
+        let (oracle, _) = run(&s, 8, |p| Ok(Reference::<f64>::new(p)));
+        assert!(largest_difference(&emu, &cpu) < 1e-4, "{emu:?} against {cpu:?}");
+        assert!(largest_difference(&emu, &oracle) < 1e-4, "{emu:?} against {oracle:?}");
+        // A weight whose gradient is nothing but rounding moves by up to lr a step, whoever computes it; the mean does not.
+        let mean = w.iter().zip(&cpu_w).map(|(a, b)| (a - b).abs()).sum::<f32>() / w.len() as f32;
+        assert!(mean < 3e-5, "weights differ by {mean} on average");
+        // bf16 has eight bits; in the mean over a batch most of its rounding cancels.
+        let (half, _) = run(&s, 8, |p| emulated(Precision::Bf16, p));
+        assert!(largest_difference(&half, &oracle) < 2e-3, "{half:?} against {oracle:?}");
+    }
+}
+
+#[test]
+fn the_same_steps_give_the_same_bits() {
+    for precision in [Precision::F32, Precision::Bf16] {
+        let twice: Vec<_> = (0..2).map(|_| run(&settings(), 3, |p| emulated(precision, p))).collect();
+        let bits = |w: &[f32]| w.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&twice[0].1), bits(&twice[1].1), "{precision:?}");
+    }
+}
+
+/// What `mipgpu check` finds of whole steps.
+#[test]
+fn the_check_of_whole_steps_holds() {
+    for precision in [Precision::F32, Precision::Bf16] {
+        let mut rows = 0;
+        check(Device::Emulator, precision, "step", &mut |row| {
+            rows += 1;
+            assert!(row.fault.is_none(), "{precision:?}: {row:?}");
+        })
+        .unwrap();
+        assert!(rows >= 3);
+    }
+}
+
+#[test]
+fn weights_that_are_not_finite_stop_a_step_and_are_named() {
+    let s = settings();
+    let counts = vec![1; ITEMS];
+    let mut engine = Engine::<Bert4Rec, Simt>::new(&s, &counts, |p| emulated(Precision::Bf16, p)).unwrap();
+    let gamma = engine.params().iter().find(|p| p.name == "block.1.ffn_norm.gamma").unwrap().clone();
+    engine.backend.write(gamma.w.raw(), &[f32::NAN; 16]);
+    let mask = MaskSettings { mask: s.mask, mask_last: s.mask_last, length: s.length, items: ITEMS, seed: s.seed };
+    let mut task = MaskedItem::new(mask);
+    task.clear(engine.host_input());
+    task.push(engine.host_input(), 1, 0, &[1, 2, 3, 4, 5]);
+    let error = engine.step(&task.target, 17, 1e-3).unwrap_err().to_string();
+    assert!(error.contains("step 17") && error.contains("layer_norm_fwd of block.1.ffn_norm"), "{error}");
+}
+
+/// Products and gathers read the bf16 copy of a weight: it must follow every update.
+#[test]
+fn the_bf16_copy_follows_the_weights() {
+    let (n, d) = (24, 16);
+    let mut p = Planner::new();
+    let weight = p.weight(n * d);
+    let (m, v, g, norm, hyper) = (p.stat(n * d), p.stat(n * d), p.stat(n * d), p.stat(1), p.stat(3));
+    let (y, id) = (p.act(n * d), p.index(n));
+    let mut k = emulated(Precision::Bf16, &p).unwrap();
+    let start: Vec<f32> = (0..n * d).map(|i| (i as f32 * 0.37).sin()).collect();
+    k.write(weight.raw(), &start);
+    k.write(g.raw(), &vec![0.5; n * d]);
+    k.write(norm.raw(), &[1.0]);
+    k.write(hyper.raw(), &[0.25, 10.0, 1000.0]);
+    k.write_ids(id, &(0..n as u32).collect::<Vec<_>>());
+    let mut gathered = vec![0.0; n * d];
+    for updated in [false, true] {
+        if updated {
+            let (beta1, beta2, eps) = (0.9, 0.999, 1e-8);
+            let op = AdamW {
+                p: weight,
+                m,
+                v,
+                g,
+                norm,
+                hyper,
+                n: n * d,
+                beta1,
+                beta2,
+                eps,
+                weight_decay: 0.0,
+                max_norm: 0.0,
+            };
+            k.run(&op);
+        }
+        k.run(&GatherTable { y, table: weight, id, n, d, v: n });
+        k.read(y.raw(), &mut gathered);
+        let mut master = vec![0.0; n * d];
+        k.read(weight.raw(), &mut master);
+        assert_eq!(updated, largest_difference(&master, &start) > 0.2, "an update moves every weight by lr");
+        for (x, y) in master.iter().zip(&gathered) {
+            assert_eq!(mipgpu::mem::round_bf16(*x), *y);
+        }
+    }
+}

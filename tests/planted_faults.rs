@@ -1,0 +1,126 @@
+//! Faults planted in the kernels' sources are caught by `mipgpu check`: what the checks are worth. Each fault is compiled
+//! into an emulator of its own; the untouched sources pass the same checks (`tests/emulator_parity.rs`).
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// One alteration of a source, and the operations whose cases must fail by it.
+struct Fault {
+    what: &'static str,
+    file: &'static str,
+    from: &'static str,
+    to: &'static str,
+    only: &'static str,
+}
+
+const FAULTS: &[Fault] = &[
+    Fault {
+        what: "a dropped __syncthreads: tiles are read before other warps have loaded them",
+        file: "attention.cu",
+        from: "    __syncthreads();  // the tile is there for all",
+        to: "    // the tile is there for all",
+        only: "attention",
+    },
+    Fault {
+        what: "a dropped wait: tiles are read before their copies have arrived",
+        file: "attention_bwd.cu",
+        from: "    cp_async_wait<0>();",
+        to: "",
+        only: "attention",
+    },
+    Fault {
+        what: "an off-by-one tail: one key beyond the sequence is seen",
+        file: "attention.cu",
+        from: "if (j >= part.len ||",
+        to: "if (j > part.len ||",
+        only: "attention",
+    },
+    Fault {
+        what: "an off-by-one tail: the last rows are left out",
+        file: "gelu.cu",
+        from: "if (i >= p.n) return;",
+        to: "if (i + 8 >= p.n) return;",
+        only: "gelu",
+    },
+    Fault {
+        what: "swapped arguments",
+        file: "layer_norm.cu",
+        from: "p.mean[row] = mean, p.rstd[row] = rstd;",
+        to: "p.rstd[row] = mean, p.mean[row] = rstd;",
+        only: "layer_norm",
+    },
+    Fault {
+        what: "a missing barrier between two uses of shared memory",
+        file: "bias.cu",
+        from: "  __syncthreads();",
+        to: "",
+        only: "linear",
+    },
+];
+
+fn kernels() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels")
+}
+
+/// The emulator with every occurrence of `from` in one source replaced.
+fn plant(fault: &Fault, folder: &Path) -> PathBuf {
+    let text = fs::read_to_string(kernels().join(fault.file)).unwrap();
+    assert!(text.contains(fault.from), "{}: `{}` is not there any more: plant it anew", fault.file, fault.from);
+    let (source, object, library) = (folder.join(fault.file), folder.join("altered.o"), folder.join("emu.so"));
+    fs::write(&source, text.replace(fault.from, fault.to)).unwrap();
+    let mut words = env!("MIPGPU_EMU_COMPILE").split_whitespace();
+    let cxx = words.next().unwrap();
+    let run = |c: &mut Command| {
+        let out = c.output().unwrap_or_else(|e| panic!("{cxx} (a C++ compiler) is needed: {e}"));
+        assert!(out.status.success(), "{}: {}", fault.what, String::from_utf8_lossy(&out.stderr));
+    };
+    run(Command::new(cxx)
+        .args(words)
+        .arg("-O1")
+        .arg("-I")
+        .arg(kernels())
+        .args(["-c", "-x", "c++"])
+        .arg(&source)
+        .arg("-o")
+        .arg(&object));
+    let stem = fault.file.trim_end_matches(".cu");
+    let ours = |o: &&str| Path::new(o).file_name().unwrap().to_str().unwrap().rsplit_once('-').unwrap().0 != stem;
+    let rest: Vec<&str> = env!("MIPGPU_EMU_OBJECTS").split(':').filter(ours).collect();
+    assert_eq!(rest.len() + 1, env!("MIPGPU_EMU_OBJECTS").split(':').count());
+    run(Command::new(cxx)
+        .args(["-shared", "-pthread", "-Wl,-soname,libcuda.so"])
+        .args(rest)
+        .arg(&object)
+        .arg("-o")
+        .arg(&library));
+    library
+}
+
+/// Whether `mipgpu check` passes on this emulator in some order of threads and copies.
+fn passes(library: &Path, only: &str, order: &str, copies: &str) -> (bool, String) {
+    let out = Command::new(env!("CARGO_BIN_EXE_mipgpu"))
+        .args(["check", "--device", "emu", "--only", only])
+        .env("MIPGPU_EMU_LIB", library)
+        .envs([("MIPGPU_EMU_ORDER", order), ("MIPGPU_EMU_COPY", copies)])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(matches!(out.status.code(), Some(0 | 2)), "{said}{}", String::from_utf8_lossy(&out.stderr));
+    assert_eq!(out.status.success(), !said.contains("FAILED"), "{said}");
+    (out.status.success(), said)
+}
+
+#[test]
+fn every_planted_fault_is_caught() {
+    for fault in FAULTS {
+        let folder = tempfile::tempdir().unwrap();
+        let library = plant(fault, folder.path());
+        // A fault of order shows in one order or the other, which is why parity runs in all of them.
+        let orders = [("forward", "wait"), ("backward", "issue"), ("random", "random")];
+        let caught = orders.iter().any(|(order, copies)| !passes(&library, fault.only, order, copies).0);
+        assert!(caught, "not caught: {} ({})", fault.what, fault.file);
+    }
+}
