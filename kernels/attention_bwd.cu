@@ -239,7 +239,7 @@ KERNEL(attention_bwd_q_k128_bf16, AttentionBwdParams, 128) { attention_bwd_q<bf1
 KERNEL(attention_bwd_kv_k16_bf16, AttentionBwdParams, 128) { attention_bwd_kv<bf16, 16>(p); }
 KERNEL(attention_bwd_kv_k32_bf16, AttentionBwdParams, 128) { attention_bwd_kv<bf16, 32>(p); }
 
-// Left to itself the compiler aims at three blocks of four warps a multiprocessor, and may spill a few registers for it.
+// Left to itself the compiler aims at three blocks of four warps a multiprocessor, and spills a few registers for it.
 KERNEL(attention_bwd_q_k64_bf16, AttentionBwdParams, 128, 2) { attention_bwd_q<bf16, 64>(p); }
 KERNEL(attention_bwd_kv_k64_bf16, AttentionBwdParams, 128, 2) { attention_bwd_kv<bf16, 64>(p); }
 KERNEL(attention_bwd_kv_k128_bf16, AttentionBwdParams, 128, 2) { attention_bwd_kv<bf16, 128>(p); }

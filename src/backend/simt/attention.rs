@@ -138,3 +138,29 @@ impl Run<AttentionBwd> for Simt {
         served(op.b, op.h, op.k, op.t).map(|()| 4 * op.h * op.n)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_that_no_kernel_takes_are_named() {
+        for k in [1, 16, 17, 64, 100, 128] {
+            assert!(width(k).unwrap().most >= k && served(2, 4, k, 500).is_ok());
+        }
+        assert!(served(2, 1, 129, 500).unwrap_err().contains("129 columns a head: the kernels serve 1 to 128"));
+        assert!(served(1 << 20, 1 << 10, 16, 500).unwrap_err().contains("2^31 blocks"));
+    }
+
+    /// sm_89 and sm_120 give a block 99 KiB, the smallest of what we compile for.
+    #[test]
+    fn tiles_fit_into_the_smallest_shared_memory() {
+        for (precision, act_bytes) in [(Precision::F32, 4), (Precision::Bf16, 2)] {
+            for w in &WIDTHS {
+                let (fwd, bwd) = (Tiles::fwd(w.most), Tiles::bwd(w.most, precision));
+                assert!(fwd.bytes(1, w.most, act_bytes) <= 99 << 10);
+                assert!(bwd.bytes(2, w.most, act_bytes) + 16 * bwd.step <= 99 << 10);
+            }
+        }
+    }
+}
