@@ -123,13 +123,16 @@ struct Map {
   ~Map() { drop(); }
 };
 
+// A launch on its way.
 struct Run {
+  explicit Run(const SimtLaunch& l) : launch(l), blocks((uint64_t)l.grid.x * l.grid.y * l.grid.z) {}
   const SimtLaunch& launch;
-  uint64_t blocks;
+  const uint64_t blocks;
   std::atomic<uint64_t> next{0};
   std::atomic<bool> stop{false};
   std::mutex mutex;
   std::string error;  // the first
+  unsigned alike = 0;  // launches so far of the same kernel with the same sizes; TSan only
   char ended = 0, fence = 0;  // their addresses stand for orders: the end of a fiber, __threadfence
 };
 
@@ -164,6 +167,7 @@ struct Block {
   char* barrier_order = nullptr;
   unsigned orders = 0;  // given out
   void *main_sanitizer = nullptr, *main_fake = nullptr;
+  bool watched = true;  // TSan sees this block's accesses
   std::vector<void*> ended;  // TSan's fibers of threads that have ended, not yet destroyed
   const void* main_stack = nullptr;
   size_t main_stack_bytes = 0;
@@ -187,6 +191,7 @@ struct Block {
   void complete_barrier(Fiber* last);
   void complete(Meet& meet, int warp, uint32_t but);
   void leave(Fiber& fiber);
+  bool examined(uint64_t block) const;
   void start(uint64_t block);
   void check_guards();
   void end_thread();

@@ -76,11 +76,11 @@ void simt_syncthreads(int predicate, int* count, int* threads, SimtAt at) {
   else if (!same_place(b.barrier_at, at))
     b.fail(&at, "__syncthreads reached from two places, the other is %s:%u", b.barrier_at.file_name(), b.barrier_at.line());
   // Kept, since a thread may be at the next barrier before another has gone on from this one.
-  TSAN(char* const order = b.barrier_order; __tsan_release(order);)
+  TSAN(char* const order = b.barrier_order; if (b.watched) __tsan_release(order);)
   b.truths += predicate;
   if (++b.arrived == b.live) b.complete_barrier(b.current);
   else b.wait(SIMT_SYNCTHREADS, at);
-  TSAN(__tsan_acquire(order);)
+  TSAN(if (b.watched) __tsan_acquire(order);)
   if (count) *count = b.last_truths, *threads = b.last_arrived;
 }
 
@@ -117,10 +117,10 @@ SimtTable simt_meet(SimtOp op, uint32_t mask, const SimtSlot& mine, SimtAt at) {
   meet->slot[me.lane] = mine;
   meet->arrived |= bit;
   me.last = meet;
-  TSAN(if (op == SIMT_SYNCWARP) __tsan_release(meet->order);)
+  TSAN(if (op == SIMT_SYNCWARP && b.watched) __tsan_release(meet->order);)
   if (meet->arrived == (mask & w.live)) b.complete(*meet, which, bit);
   else b.wait(op, at);
-  TSAN(if (op == SIMT_SYNCWARP) __tsan_acquire(meet->order);)
+  TSAN(if (op == SIMT_SYNCWARP && b.watched) __tsan_acquire(meet->order);)
   return {meet->slot, meet->arrived};
 }
 
