@@ -17,9 +17,10 @@ pub use simt::Simt;
 
 use std::{fmt, str::FromStr};
 
+pub use crate::mem::Precision;
 use crate::{
     base::{Error, Result},
-    mem::{Planner, Precision},
+    mem::Planner,
     ops::Backend,
 };
 use simt::{

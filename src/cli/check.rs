@@ -2,10 +2,9 @@
 
 use super::thread_pool;
 use crate::{
-    backend::{self, Device},
+    backend::{self, Device, Precision},
     base::{Error, Result},
     cli::printer::Printer,
-    mem::Precision,
     train::check::{Row, check},
 };
 

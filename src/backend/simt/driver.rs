@@ -230,7 +230,8 @@ pub fn obstacle(driver: Driver, machine: &Machine, card: &Card) -> Option<Error>
 /// # Errors
 /// No driver, no such device, a device or driver that the kernels do not run on.
 pub fn open(driver: Driver, ordinal: usize) -> Result<Arc<Loaded>> {
-    static OPEN: Mutex<Option<HashMap<(Driver, usize), Arc<Loaded>>>> = Mutex::new(None);
+    type Open = HashMap<(Driver, usize), Arc<Loaded>>;
+    static OPEN: Mutex<Option<Open>> = Mutex::new(None);
     let mut all = OPEN.lock().unwrap_or_else(|e| e.into_inner());
     let all = all.get_or_insert_default();
     if let Some(loaded) = all.get(&(driver, ordinal)) {

@@ -94,6 +94,10 @@ impl Simt {
         let (free, _) = device.context.mem_get_info().unwrap_or((device.card.free_bytes, 0));
         let needed = bytes(plan, precision);
         let refused = |e: DriverError| {
+            if e.0 != cudarc::driver::sys::cudaError_enum::CUDA_ERROR_OUT_OF_MEMORY {
+                let error = format!("{} ({}) gives no memory: {}", driver.name(ordinal), device.card.name, words(e));
+                return Error::user(error).hint("look at nvidia-smi: the device may have failed");
+            }
             let error = format!(
                 "{} ({}): these settings need {:.1} GB of device memory, {:.1} GB are free: {}",
                 driver.name(ordinal),
