@@ -45,7 +45,7 @@ fn devices_that_do_not_exist_are_refused() {
 #[test]
 fn a_device_that_falls_away_leaves_the_last_checkpoint_and_any_device_goes_on_from_it() {
     let p = Place::new();
-    p.well(&format!("train data --out whole -q {EMU}"));
+    p.well(&format!("train data --out whole -q {EMU} --checkpoint-seconds 0"));
     // Lost later and later, until the first of the two epochs is done and the second is not.
     for launches in (100..).step_by(60) {
         let _ = fs::remove_dir_all(p.path("lost"));
