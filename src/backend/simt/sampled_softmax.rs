@@ -34,6 +34,7 @@ impl Run<SampledSoftmaxFwd> for Simt {
         let walk = Walk::forward(d, self.act_bytes());
         let (ranges, lengths) = forward(op);
         let [max, sum, z, offset] = self.arrays(lengths);
+        // First what needs no tile: the targets' logits and the negatives' offsets.
         let target = SampledSoftmaxTargetParams {
             z,
             offset,
@@ -65,6 +66,7 @@ impl Run<SampledSoftmaxFwd> for Simt {
         // Without negatives the one empty range still says so: maximum of nothing, sum 0.
         let grid = [m.div_ceil(TILE), 1, ranges.count];
         self.launch(self.of(SAMPLED_SOFTMAX_FWD), grid, walk.shared_bytes, params);
+        // The target's logit counts as one more part.
         let combine = CrossEntropyCombineParams {
             loss: self.at(op.loss),
             lse: self.at(op.lse),
@@ -143,6 +145,7 @@ impl Run<SampledSoftmaxBwd> for Simt {
             }
         }
 
+        // Parts take the place of what is wanted, in f32; the sums round once.
         let (dneg, add_dneg) = self.grad(op.dneg);
         let (dneg_bias, add_dneg_bias) = self.grad(op.dneg_bias);
         if dneg != 0 || dneg_bias != 0 {
