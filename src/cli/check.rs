@@ -5,7 +5,7 @@ use crate::{
     backend::{self, Device, Precision},
     base::{Error, Result},
     cli::printer::Printer,
-    train::check::{Row, check},
+    train::check::{Row, Selection, check},
 };
 
 /// Runs every case of every operation, forward and backward, and whole training steps on a device and compares with an
@@ -26,6 +26,9 @@ pub struct Args {
     /// Only operations (and steps) whose name contains this
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub only: String,
+    /// Only cases with at most this many numbers, for tools that slow everything down
+    #[arg(long, value_name = "N", default_value_t = usize::MAX, hide_default_value = true)]
+    pub largest: usize,
 }
 
 pub fn run(args: Args, printer: Printer) -> Result<()> {
@@ -36,6 +39,7 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
         (None, _) => vec![Precision::F32, Precision::Bf16],
     };
     printer.say(format_args!("device  {chosen}"));
+    let only = Selection { name: &args.only, elements: args.largest };
     let (mut rows, mut cases, mut faults) = (0, 0, 0);
     let mut failed = None;
     for precision in precisions {
@@ -51,7 +55,7 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
             faults += row.fault.is_some() as usize;
             show(&printer, &name, &row);
         };
-        let proved = thread_pool(None)?.install(|| check(device, precision, &args.only, &mut observe));
+        let proved = thread_pool(None)?.install(|| check(device, precision, only, &mut observe));
         if let Err(e) = proved {
             failed = Some(e);
             break;
