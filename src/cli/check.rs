@@ -33,6 +33,9 @@ pub struct Args {
 
 pub fn run(args: Args, printer: Printer) -> Result<()> {
     let (device, chosen) = backend::choose(args.device);
+    if matches!(device, Device::Cpu | Device::Reference) && args.precision == Some(Precision::Bf16) {
+        return Err(Error::user(format!("--precision bf16: {device} computes in f32")).hint("leave --precision out"));
+    }
     let precisions = match (args.precision, device) {
         (_, Device::Cpu | Device::Reference) => vec![Precision::F32],
         (Some(one), _) => vec![one],

@@ -3,7 +3,7 @@
 
 use super::{
     Simt,
-    cross_entropy::{Ranges, TILE, Walk, scratch_bytes},
+    cross_entropy::{Ranges, TILE, Walk, over_batches, scratch_bytes},
     kernels::*,
 };
 use crate::ops::{Op, Run, SampledSoftmaxBwd, SampledSoftmaxFwd};
@@ -81,7 +81,7 @@ impl Run<SampledSoftmaxFwd> for Simt {
     }
 
     fn need(&self, op: &SampledSoftmaxFwd) -> Result<usize, String> {
-        Ok(scratch_bytes(&forward(op).1))
+        Ok(over_batches(op.m, |m| scratch_bytes(&forward(&SampledSoftmaxFwd { m, ..*op }).1)))
     }
 }
 
@@ -185,6 +185,6 @@ impl Run<SampledSoftmaxBwd> for Simt {
 
     fn need(&self, op: &SampledSoftmaxBwd) -> Result<usize, String> {
         let walk = Walk::backward(op.d, self.act_bytes());
-        Ok(scratch_bytes(&backward(op, walk.chunks).2))
+        Ok(over_batches(op.m, |m| scratch_bytes(&backward(&SampledSoftmaxBwd { m, ..*op }, walk.chunks).2)))
     }
 }
