@@ -5,14 +5,15 @@ fwd: z_mv = <h_m, table_v> + bias_v,  lse_m = log sum_v exp z_mv,  loss_m = lse_
 bwd: g_mv = dloss_m (exp(z_mv - lse_m) - [v = target_m]),  dh = g table,  dtable = g^T h,  dbias = sum_M g
      dh (M,D) act   dtable (V,D) f32   dbias (V) f32
 Writes: loss lse | dh dtable dbias by Dst.   Saves for bwd: lse.
-Work: the walk of common/softmax.cuh. fwd and dh: a block owns 64 rows and sees a range of items; fwd leaves (max, sum) of
-  its range, dh recomputes z and keeps a chunk of its gradient (128 columns of bf16, 64 of float) in registers. dtable: a block owns 64
-  items and sees a range of rows, z^T is computed so that g^T is the left operand as it stands; each table row is written by
-  one block. Where the tiles alone do not fill a GPU the ranges are split: parts in f32, added in order by a second kernel.
-Limits: D 1..512, any M, any V >= 1. A target beyond V gives loss NaN.
-Numerics: bf16 or f32 products, f32 sums; g is rounded to act for the second product. No atomics: the same bits every time.
-Cost: fwd 2 MDV, bwd 4 MDV (1 + chunks) flop: each chunk of dh and of dtable recomputes z. Bound by the exponentials up to
-  D = 64, by the products above.
+Work: the walk of common/softmax.cuh. fwd and dh: a block owns 64 rows and sees a range of items; fwd leaves (max, sum)
+  of its range, dh recomputes z and keeps a chunk of its gradient (128 columns of bf16, 64 of float) in registers.
+  dtable: a block owns 64 items and sees a range of rows; z^T is computed, so that g^T is the left operand as it
+  stands, and each table row is written by one block. Where the tiles alone do not fill a GPU the ranges are split:
+  parts in f32, added in order by a second kernel.
+Limits: any D and M, V >= 1. A target beyond V gives loss NaN.
+Numerics: bf16 or f32 products, f32 sums; g is rounded to act for the second product. No atomics: same bits every time.
+Cost: fwd 2 MDV, bwd 4 MDV (1 + chunks) flop: each chunk of dh and of dtable recomputes z. Compute bound; up to D = 64
+  the exponentials weigh as much as the products.
 */
 #include "common/softmax.cuh"
 
@@ -135,7 +136,8 @@ __device__ __forceinline__ void cross_entropy_dh(const CrossEntropyDhParams& p) 
                      p.resident != 0,                 work.chunk.kept};
   walk(w, work);
   if (p.part)
-    write_chunk(p.part + (i64)blockIdx.z * p.m * p.d, work.chunk, row0, p.m - row0, p.d, false, dloss, (const T*)nullptr, dloss);
+    write_chunk(p.part + (i64)blockIdx.z * p.m * p.d, work.chunk, row0, p.m - row0, p.d, false, dloss,
+                (const T*)nullptr, dloss);
   else
     write_chunk((T*)p.dh, work.chunk, row0, p.m - row0, p.d, p.add != 0, dloss, (const T*)nullptr, dloss);
 }

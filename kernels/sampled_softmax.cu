@@ -1,16 +1,16 @@
 /*
-sampled_softmax: cross-entropy of each scored row against its target and S negatives shared by the batch, with the logQ
-correction (Bengio and Senecal 2008; Yi et al. 2019).
-fwd: z_m0 = <h_m, pos_m> + bias[target_m] - log_q[target_m],   z_ms = <h_m, neg_s> + bias[negative_s] - log_q[negative_s]
+sampled_softmax: cross-entropy of each scored row against its target and S negatives shared by the batch, with the
+logQ correction (Bengio and Senecal 2008; Yi et al. 2019).
+fwd: z_m0 = <h_m, pos_m> + bias[target_m] - log_q[target_m],  z_ms = <h_m, neg_s> + bias[negative_s] - log_q[negative_s]
      negatives equal to the row's target are left out;  loss_m = log sum exp z_m - z_m0
      h, pos (M,D) act   neg (S,D) act   bias, log_q (V) f32   target (M)   negative (S)   loss, lse (M) f32
 bwd: g = dloss (softmax - onehot),  dh = g_0 pos + g_s neg,  dpos = g_0 h,  dneg = g_s^T h,  dpos_bias = g_0,
      dneg_bias = sum_M g_s      dh, dpos (M,D) act   dneg (S,D) act   dpos_bias (M) act   dneg_bias (S) act
 Writes: loss lse | dh dpos dneg dpos_bias dneg_bias by Dst.   Saves for bwd: lse.
-Work: _target takes each row's own logit, a warp a row, as a plain f32 dot product (so dpos and the positive's share of dh
-  are as exact as the row), and each negative's offset. The negatives go the way of cross_entropy's catalogue, with the same
-  walk of common/softmax.cuh, the same split into ranges and the same cross_entropy_combine and _sum.
-Limits: D 1..512, any M and S. S = 0 or only hits: loss 0, zero gradients.
+Work: _target takes each row's own logit, a warp a row, as a plain f32 dot product (so dpos and the positive's share of
+  dh are as exact as the row), and each negative's offset. The negatives go the way of cross_entropy's catalogue: the
+  same walk of common/softmax.cuh, the same split into ranges, the same cross_entropy_combine and cross_entropy_sum.
+Limits: any D, M and S. S = 0 or only hits: loss 0, zero gradients.
 Numerics: bf16 or f32 products with the negatives, f32 sums. No atomics: the same bits every time.
 Cost: as cross_entropy with V = S.
 */
@@ -243,7 +243,8 @@ __device__ __forceinline__ void sampled_softmax_dneg(const SampledSoftmaxDnegPar
   }
   const float one[2] = {1.f, 1.f};
   if (p.part)
-    write_chunk(p.part + (i64)blockIdx.z * p.s * p.d, work.chunk, neg0, p.s - neg0, p.d, false, one, (const T*)nullptr, one);
+    write_chunk(p.part + (i64)blockIdx.z * p.s * p.d, work.chunk, neg0, p.s - neg0, p.d, false, one,
+                (const T*)nullptr, one);
   else if (p.dneg)
     write_chunk((T*)p.dneg, work.chunk, neg0, p.s - neg0, p.d, p.add_dneg != 0, one, (const T*)nullptr, one);
 }

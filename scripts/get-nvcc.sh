@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# The oldest release that knows all the architectures we compile for: what it compiles runs on drivers of CUDA 13.0 (580).
+# What it compiles runs on drivers of CUDA 13.0 (580) and newer; for older drivers set NVCC to a toolkit of their release.
 RELEASE="13.0.*"
 
 if [ -f .cuda/ready ] && [ -x "$(cat .cuda/ready)" ]; then

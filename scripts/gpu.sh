@@ -5,11 +5,13 @@
 #   scripts/gpu.sh [IMPORTED_DATA]        IMPORTED_DATA: a data set made by `mipgpu import` to train on there (MovieLens-1M)
 #   dist/run.sh all                       on the GPU machine; results land in dist/results (or $OUT)
 #
-# dist/run.sh takes the stages one by one as well: check, sanitize, time, train.
+# dist/run.sh takes the stages one by one as well: check, memcheck, racecheck, initcheck, synccheck, time, train.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-if [ -z "${NVCC:-}" ]; then scripts/get-nvcc.sh; fi
+if [ -z "${NVCC:-}" ] && ! command -v nvcc >/dev/null && [ ! -x "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ]; then
+  scripts/get-nvcc.sh
+fi
 cargo build --release --locked
 step=$(cargo bench --bench step --no-run --locked --message-format=json 2>/dev/null |
   sed -n 's/.*"executable":"\([^"]*\/step-[^"]*\)".*/\1/p' | tail -1)
@@ -28,7 +30,7 @@ git diff --quiet HEAD || echo "with uncommitted changes" >> dist/commit
 
 cat > dist/run.sh <<'RUN'
 #!/usr/bin/env bash
-# Proves and times this build on the GPU of this machine. Usage: run.sh [check|sanitize|time|train|all]
+# Proves and times this build on the GPU of this machine. Usage: run.sh [check|memcheck|racecheck|initcheck|synccheck|time|train|all]
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 out=${OUT:-$here/results}
@@ -55,16 +57,19 @@ facts() {
 
 check() {
   say devices.txt mipgpu devices
+  grep -q cuBLASLt "$out/devices.txt" || { echo "== cuBLASLt was not found: products are by our own kernels, timings mean little"; failed=1; }
   say check.txt mipgpu check --device "$device"
+  MIPGPU_GEMM=own say check-own-gemm.txt mipgpu check --device "$device" --only linear
 }
 
-# Whole steps touch every kernel; memcheck takes all cases, the slower tools those.
-sanitize() {
-  local tool
-  say memcheck.txt timeout 240 compute-sanitizer --tool memcheck --error-exitcode 9 mipgpu check --device "$device"
-  for tool in racecheck initcheck synccheck; do
-    say "$tool.txt" timeout 150 compute-sanitizer --tool $tool --error-exitcode 9 mipgpu check --device "$device" --only step
-  done
+# One tool after the other, over every case by our own kernels (products too: MIPGPU_GEMM=own).
+sanitizer() {
+  if ! command -v compute-sanitizer >/dev/null; then
+    echo "== not run: there is no compute-sanitizer on this machine" | tee "$out/$1.txt"
+    failed=1
+    return
+  fi
+  MIPGPU_GEMM=own say "$1.txt" timeout 540 compute-sanitizer --tool "$1" --error-exitcode 9 mipgpu check --device "$device" --largest "${2:-20000}"
 }
 
 # The widths of the comparison: A, B, C.
@@ -82,9 +87,14 @@ train() {
   [ -d "$here/data" ] || { echo "no data was packed: scripts/gpu.sh IMPORTED_DATA"; failed=1; return; }
   say train.txt mipgpu train "$here/data" --device "$device" --out "$out/run"
   cp "$out/run/report.json" "$out/run/metrics.jsonl" "$out/run/timing.jsonl" "$out/" 2>/dev/null
-  # Two runs of the same seed, the second stopped and resumed, end in the same bytes.
-  say again.txt mipgpu train "$here/data" --device "$device" --out "$out/short" --epochs 3
-  say twin.txt mipgpu train "$here/data" --device "$device" --out "$out/twin" --epochs 3
+  # Two runs of the same seed, the second stopped on its way and resumed, end in the same bytes.
+  say short.txt mipgpu train "$here/data" --device "$device" --out "$out/short" --epochs 5 --checkpoint-seconds 0
+  mipgpu -q train "$here/data" --device "$device" --out "$out/twin" --epochs 5 --checkpoint-seconds 0 > "$out/stopped.txt" 2>&1 &
+  local pid=$!
+  while kill -0 $pid 2>/dev/null && [ "$(wc -l < "$out/twin/metrics.jsonl" 2>/dev/null || echo 0)" -lt 2 ]; do sleep 0.1; done
+  kill -KILL $pid 2>/dev/null
+  wait $pid 2>/dev/null
+  say resumed.txt mipgpu train --resume "$out/twin" --device "$device"
   say same-bytes.txt cmp "$out/short/last.safetensors" "$out/twin/last.safetensors"
   rm -rf "$out/run" "$out/short" "$out/twin"
 }
@@ -92,11 +102,12 @@ train() {
 facts
 case ${1:-all} in
   check) check ;;
-  sanitize) sanitize ;;
+  memcheck | initcheck | synccheck) sanitizer "$1" ;;
+  racecheck) sanitizer racecheck 4000 ;;
   time) times ;;
   train) train ;;
-  all) check; sanitize; times; train ;;
-  *) echo "run.sh: check, sanitize, time, train or all" >&2; exit 1 ;;
+  all) check; sanitizer memcheck; sanitizer racecheck 4000; sanitizer initcheck; sanitizer synccheck; times; train ;;
+  *) echo "run.sh: check, memcheck, racecheck, initcheck, synccheck, time, train or all" >&2; exit 1 ;;
 esac
 exit $failed
 RUN

@@ -108,7 +108,8 @@ fn passes(library: &Path, only: &str, order: &str, copies: &str) -> (bool, Strin
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&out.stdout).into_owned();
-    assert!(matches!(out.status.code(), Some(0 | 2)), "{said}{}", String::from_utf8_lossy(&out.stderr));
+    // 1 where the device was lost over it: nothing else can be asked then.
+    assert!(matches!(out.status.code(), Some(0..=2)), "{said}{}", String::from_utf8_lossy(&out.stderr));
     assert_eq!(out.status.success(), !said.contains("FAILED"), "{said}");
     (out.status.success(), said)
 }

@@ -1,21 +1,23 @@
 /*
 The walk over tiles of logits that cross_entropy and sampled_softmax share, forward and backward.
 
-A block of four warps owns 64 rows of one operand ("own", 16 rows a warp) and streams the rows of the other ("far") past
-them, 64 at a time. z = own far^T of a tile stands in registers and is used up there: no logit reaches memory.
-The width D goes through shared memory in slices of 128 bytes a row, so that D = 512 needs no more room than D = 64:
+A block of four warps owns 64 rows of one operand ("own", 16 rows a warp) and streams the rows of the other ("far")
+past them, 64 at a time. z = own far^T of a tile stands in registers and is used up there: no logit reaches memory.
+The width D goes through shared memory in slices of 128 bytes a row, so that no width is too large:
 
   step      = one slice of one far tile: copied by cp.async while the step before it is computed
   resident  = the own rows lie in shared memory whole, once, where they fit; else their slice rides in the step
-  chunk     = the two slices of D (128 columns of bf16, 64 of float: 64 registers more would make the latter spill) whose
-              gradient the block accumulates. They are kept from each far tile until the second product, g far, has used
-              them, and so rotate through one place more than there are slices.
+  chunk     = two slices of D (128 columns of bf16, 64 of float: 32 registers more would make the latter spill), whose
+              gradient the block accumulates. They are kept from each far tile until the second product, g far, has
+              used them, and so rotate through one place more than there are slices.
 
-z is always summed over D in the same order, so that forward and backward agree on its bits: p = exp(z - lse) - 1 of a
-logit that outweighs the rest is right only because the rounding of z cancels that of lse.
-Shared memory: 2 TileColumns (1,536 bytes), then slices of 9,216 bytes: own rows (all, or 2) + kept (chunk's + 1, backward
-only) + 2 for what is not kept, if anything is. The launcher chooses `resident` and keeps the sum within 99 KiB.
-Units: logits are natural; each exponential is 2^((z - top) log2(e)), the difference first, so that z = top gives 1 exactly.
+z is always summed over D in the same order, whichever operand is on the left, so that forward and backward agree on
+its bits: p = exp(z - lse) - 1 of a logit that outweighs the rest is right only because the rounding of z cancels that
+of lse.
+Shared memory: 2 TileColumns (1,536 bytes), then slices of 9,216 bytes: own rows (all, or 2) + kept (the chunk's + 1,
+backward only) + 2 for what is not kept, if anything is. The launcher chooses `resident` and keeps the sum within
+99 KiB. D = 64, 128, 256, 512 in bf16: forward 29, 38, 57, 94 KB, backward 29, 48, 84, 66 KB (512 is not resident).
+Units: logits are natural; each exponential is 2^((z - top) log2(e)), the difference first, so that z = top gives 1.
 */
 #pragma once
 #include "reduce.cuh"
@@ -36,7 +38,7 @@ constexpr int kSlice = 128 / (int)sizeof(T);  // columns
 template <class T>
 constexpr int kSliceLd = tile_ld<T>(kSlice<T>);
 template <class T>
-constexpr int kSliceSize = kTile* kSliceLd<T>;  // elements, with padding
+constexpr int kSliceSize = kTile * kSliceLd<T>;  // elements, with padding
 
 // What belongs to the 64 far rows of a tile; which fields are used, and as what, is the pass's own matter.
 struct TileColumns {
@@ -67,7 +69,7 @@ struct Kept {
   int first;
   int count;
 
-  // Place of slice first + c; `turn` is the tile's number modulo count + 1: each tile starts one place before the last one.
+  // Place of slice first + c. `turn` is the tile's number modulo count + 1: each tile starts one place before the last.
   __device__ __forceinline__ int place(int c, int turn) const { return c >= turn ? c - turn : c - turn + count + 1; }
   __device__ __forceinline__ int places() const { return count > 0 ? count + 1 : 0; }
 };
@@ -84,8 +86,8 @@ struct Walk {
   Kept kept;
 };
 
-// Calls work.load(columns, at, valid) when the copies of far tile [at, at + 64) start, and work.take(z, columns, at, kept,
-// turn) when its product is complete; `kept` are the places of kept slices.
+// Calls work.load(columns, at, valid) when the copies of far tile [at, at + 64) start, and work.take(z, columns, at,
+// kept, turn) when its product is complete; `kept` are the places of kept slices.
 template <class T, class Work>
 __device__ __forceinline__ void walk(const Walk<T>& w, Work& work) {
   DYN_SMEM(smem);
@@ -166,8 +168,8 @@ __device__ __forceinline__ int own_row(int half) { return threadIdx.x / 32 * 16 
 
 // ------------------------------------------------------------------------------------------------------------- forward
 
-// Far rows are candidates: a = their offset, -inf beyond the end. kSampled: id = their item, left out where it is the row's
-// target; else candidate j is item j, and the target's logit is kept.
+// Far rows are candidates: a = their offset, -inf beyond the end. kSampled: id = their item, left out where it is the
+// row's target; else candidate j is item j, and the target's logit is kept.
 // Each lane keeps the maximum and the sum of its own columns: lanes meet once, at the end.
 template <bool kSampled>
 struct LogSumExp {
@@ -336,7 +338,8 @@ __device__ __forceinline__ void put2(Out* p, float x, float y, bool add, bool pa
   if (second) p[1] = from_f32<Out>(y);
 }
 
-// out[row0 + own row][chunk] = or += scale[half] acc (+ extra[half] more[same place]) for the block's `rows` valid rows.
+// out[row0 + own row][chunk] = or += scale[half] acc (+ extra[half] more[same place]), for the block's `rows` valid
+// rows.
 template <class Out, class T>
 __device__ __forceinline__ void write_chunk(Out* out, const Chunk<T>& chunk, i64 row0, int rows, int d, bool add,
                                             const float (&scale)[2], const T* more, const float (&extra)[2]) {

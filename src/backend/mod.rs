@@ -17,9 +17,10 @@ pub use simt::Simt;
 
 use std::{fmt, str::FromStr};
 
+pub use crate::mem::Precision;
 use crate::{
     base::{Error, Result},
-    mem::{Planner, Precision},
+    mem::Planner,
     ops::Backend,
 };
 use simt::{
@@ -118,6 +119,21 @@ pub fn with<W: WithBackend>(device: Device, precision: Precision, code: W) -> W:
     }
 }
 
+/// Opens `device` for a moment.
+///
+/// # Errors
+/// It cannot be used, and why.
+pub fn probe(device: Device, precision: Precision) -> Result<()> {
+    struct Nothing;
+    impl WithBackend for Nothing {
+        type Out = Result<()>;
+        fn call<B: Backend + 'static>(self, open: &dyn Fn(&Planner) -> Result<B>) -> Result<()> {
+            open(&Planner::new()).map(|_| ())
+        }
+    }
+    with(device, precision, Nothing)
+}
+
 /// The CUDA backend on the emulator.
 ///
 /// # Errors
@@ -126,11 +142,15 @@ pub fn emulated(precision: Precision, plan: &Planner) -> Result<Simt> {
     Simt::open(Driver::Emulator, 0, precision, plan, |_| Ok(Box::new(HostGemm::default())))
 }
 
-/// Who multiplies on a GPU: cuBLASLt where it is found, else our own kernels.
+/// Who multiplies on a GPU: cuBLASLt where it is found, else our own kernels (also with MIPGPU_GEMM=own: sanitizers that
+/// look at every access shall look at ours).
 ///
 /// # Errors
 /// cuBLASLt is there but does not start.
 pub fn products(device: &std::sync::Arc<driver::Loaded>) -> Result<Box<dyn Gemm>> {
+    if std::env::var_os("MIPGPU_GEMM").is_some_and(|own| own == "own") {
+        return Ok(Box::new(Own));
+    }
     Ok(match cublas::open(device)? {
         Some(library) => Box::new(library),
         None => Box::new(Own),

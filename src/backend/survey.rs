@@ -96,7 +96,7 @@ fn code_for((major, minor): (i32, i32)) -> String {
         let number: i32 = name.trim_end_matches('a').parse().unwrap_or(0);
         number / 10 == major && if exact { number % 10 == minor } else { number % 10 <= minor }
     };
-    match ARCHITECTURES.iter().filter(fits).next_back() {
+    match ARCHITECTURES.iter().rfind(fits) {
         Some(name) => format!("sm_{name}"),
         None => format!("PTX of compute_{}, compiled by the driver at the first start", ARCHITECTURES[0]),
     }

@@ -2,11 +2,10 @@
 
 use super::thread_pool;
 use crate::{
-    backend::{self, Device},
+    backend::{self, Device, Precision},
     base::{Error, Result},
     cli::printer::Printer,
-    mem::Precision,
-    train::check::{Row, check},
+    train::check::{Row, Selection, check},
 };
 
 /// Runs every case of every operation, forward and backward, and whole training steps on a device and compares with an
@@ -27,16 +26,23 @@ pub struct Args {
     /// Only operations (and steps) whose name contains this
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub only: String,
+    /// Only cases with at most this many numbers, for tools that slow everything down
+    #[arg(long, value_name = "N", default_value_t = usize::MAX, hide_default_value = true)]
+    pub largest: usize,
 }
 
 pub fn run(args: Args, printer: Printer) -> Result<()> {
     let (device, chosen) = backend::choose(args.device);
+    if matches!(device, Device::Cpu | Device::Reference) && args.precision == Some(Precision::Bf16) {
+        return Err(Error::user(format!("--precision bf16: {device} computes in f32")).hint("leave --precision out"));
+    }
     let precisions = match (args.precision, device) {
         (_, Device::Cpu | Device::Reference) => vec![Precision::F32],
         (Some(one), _) => vec![one],
         (None, _) => vec![Precision::F32, Precision::Bf16],
     };
     printer.say(format_args!("device  {chosen}"));
+    let only = Selection { name: &args.only, elements: args.largest };
     let (mut rows, mut cases, mut faults) = (0, 0, 0);
     let mut failed = None;
     for precision in precisions {
@@ -52,7 +58,7 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
             faults += row.fault.is_some() as usize;
             show(&printer, &name, &row);
         };
-        let proved = thread_pool(None)?.install(|| check(device, precision, &args.only, &mut observe));
+        let proved = thread_pool(None)?.install(|| check(device, precision, only, &mut observe));
         if let Err(e) = proved {
             failed = Some(e);
             break;

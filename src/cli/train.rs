@@ -72,6 +72,8 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     let resume = args.resume.is_some();
     let (folder, config, data) = if resume { reopen(&args)? } else { prepare(&args, &printer)? };
     let split = Split::new(&data, config.split)?;
+    // Before anything is written: a device that cannot be used leaves no run behind.
+    backend::probe(args.device, config.settings.precision)?;
     if !resume {
         folder.create(&config, data.item_keys())?;
     }
@@ -191,8 +193,12 @@ fn introduce(
         s.mask_last,
         clap::ValueEnum::to_possible_value(&s.loss).map_or(String::new(), |v| v.get_name().to_string())
     ));
-    let chosen = backend::choose(device).1;
-    printer.say(format_args!("device  {chosen}, {threads} threads"));
+    let (device, chosen) = backend::choose(device);
+    let precision = match device {
+        Device::Cuda(_) | Device::Emulator => format!("{:?}", s.precision).to_lowercase(),
+        _ => "f32".into(),
+    };
+    printer.say(format_args!("device  {chosen}, {precision}, {threads} threads"));
     printer.say(format_args!("run     {}", folder.path.display()));
 }
 

@@ -130,6 +130,9 @@ impl<F: Op, B: Op> Case<F, B> {
 pub trait AnyCase<K> {
     fn name(&self) -> &str;
 
+    /// Numbers in all its arenas.
+    fn elements(&self) -> usize;
+
     /// Largest relative error of the f64 backward pass against central differences; `None` without a backward pass.
     fn gradient_error(&self) -> Option<f64>;
 
@@ -143,6 +146,9 @@ pub trait AnyCase<K> {
 impl<F: Op, B: Op, K: Memory + Run<F> + Run<B>> AnyCase<K> for Case<F, B> {
     fn name(&self) -> &str {
         &self.name
+    }
+    fn elements(&self) -> usize {
+        self.plan.bytes() / 4
     }
     fn gradient_error(&self) -> Option<f64> {
         prove::gradient_error(self)

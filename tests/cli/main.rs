@@ -76,6 +76,8 @@ impl Place {
     fn command(&self, words: &str) -> Command {
         let mut c = Command::new(env!("CARGO_BIN_EXE_mipgpu"));
         c.current_dir(self.0.path()).args(words.split_whitespace()).stdin(Stdio::null());
+        // `auto` shall be the CPU on every machine.
+        c.env("CUDA_VISIBLE_DEVICES", "");
         c
     }
 

@@ -85,6 +85,12 @@ impl Ranges {
     }
 }
 
+/// The most that any batch of up to `m` rows takes: fewer rows are cut into more ranges, so that the largest batch is not
+/// the neediest. Only whole tiles matter, and the last row of each is the worst.
+pub(super) fn over_batches(m: usize, bytes: impl Fn(usize) -> usize) -> usize {
+    (1..=m.div_ceil(TILE)).map(|tiles| bytes((tiles * TILE).min(m))).max().unwrap_or_else(|| bytes(0))
+}
+
 /// Bytes of scratch for arrays of these lengths; each starts at a multiple of 256 bytes.
 pub(super) fn scratch_bytes(lengths: &[usize]) -> usize {
     lengths.iter().map(|n| (4 * n).next_multiple_of(256)).sum()
@@ -153,7 +159,7 @@ impl Run<CrossEntropyFwd> for Simt {
     }
 
     fn need(&self, op: &CrossEntropyFwd) -> Result<usize, String> {
-        Ok(scratch_bytes(&forward(op).1))
+        Ok(over_batches(op.m, |m| scratch_bytes(&forward(&CrossEntropyFwd { m, ..*op }).1)))
     }
 }
 
@@ -226,6 +232,6 @@ impl Run<CrossEntropyBwd> for Simt {
 
     fn need(&self, op: &CrossEntropyBwd) -> Result<usize, String> {
         let walk = Walk::backward(op.d, self.act_bytes());
-        Ok(scratch_bytes(&[backward(op, walk.chunks).2]))
+        Ok(over_batches(op.m, |m| scratch_bytes(&[backward(&CrossEntropyBwd { m, ..*op }, walk.chunks).2])))
     }
 }

@@ -41,6 +41,11 @@ const WORKSPACE_BYTES: usize = 32 << 20;
 /// Finds the library where it is not on the loader's path and loads it by its full name; the search for it by name then
 /// finds it loaded.
 fn preload() -> bool {
+    static FOUND: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *FOUND.get_or_init(look_for_it)
+}
+
+fn look_for_it() -> bool {
     // SAFETY: looks for the library by name.
     if unsafe { sys::is_culib_present() } {
         return true;
@@ -207,6 +212,9 @@ impl CublasLt {
         let ask = || {
             let workspace = WORKSPACE_BYTES;
             set(A::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, (&raw const workspace).cast(), 8)?;
+            // Sums that are split among blocks are put together in f32, never in the type of the result.
+            let scheme = sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
+            set(A::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, (&raw const scheme).cast(), 4)?;
             let [a, b, c] = &key.aligned;
             for (what, bytes) in [
                 (A::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, b),
@@ -263,6 +271,7 @@ impl Gemm for CublasLt {
     }
 
     fn multiply(&mut self, simt: &mut Simt, p: &Product) {
+        use sys::cublasStatus_t::{CUBLAS_STATUS_INVALID_VALUE, CUBLAS_STATUS_NOT_SUPPORTED};
         if p.m == 0 || p.n == 0 {
             return;
         }
@@ -289,21 +298,23 @@ impl Gemm for CublasLt {
         let plan = match self.plans.get(&key) {
             Some(plan) => *plan,
             None => {
-                let plan = self.plan(p, &key).ok();
+                let plan = match self.plan(p, &key) {
+                    Ok(algorithm) => Some(algorithm),
+                    Err(CublasError(CUBLAS_STATUS_NOT_SUPPORTED)) => None,
+                    // A descriptor that is wrong is our bug, not a reason to do without the library.
+                    Err(e) => return simt.fail_with(format!("cublasLtMatmulAlgoGetHeuristic: {e}")),
+                };
                 self.plans.insert(key, plan);
                 plan
             }
         };
         let done = plan.map(|algorithm| self.call(simt, p, &algorithm));
-        use sys::cublasStatus_t::{CUBLAS_STATUS_INVALID_VALUE, CUBLAS_STATUS_NOT_SUPPORTED};
         match done {
             Some(Ok(())) => {}
             None => gemm::own(simt, p),
-            // Refused before anything ran: the algorithm of the rounded size does not take this one.
-            Some(Err(CublasError(CUBLAS_STATUS_NOT_SUPPORTED | CUBLAS_STATUS_INVALID_VALUE))) => {
-                self.plans.insert(key, None);
-                gemm::own(simt, p);
-            }
+            // Refused before anything ran: the algorithm of the rounded size does not take this one. The plan stays: which
+            // product goes where must depend on its own sizes alone, not on what came before.
+            Some(Err(CublasError(CUBLAS_STATUS_NOT_SUPPORTED | CUBLAS_STATUS_INVALID_VALUE))) => gemm::own(simt, p),
             Some(Err(e)) => simt.fail_with(format!("cublasLtMatmul: {e}")),
         }
     }

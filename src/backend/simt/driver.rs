@@ -148,7 +148,7 @@ fn begin(driver: Driver) -> Result<()> {
     // SAFETY: looks for the library by name; loading the driver has no effect on ours.
     if !unsafe { sys::is_culib_present() } {
         return Err(Error::user("no NVIDIA driver: libcuda.so was not found")
-            .hint("install the NVIDIA driver, or train with --device cpu"));
+            .hint("install the NVIDIA driver, or use --device cpu"));
     }
     *in_use = Some(driver);
     Ok(())
@@ -161,7 +161,7 @@ fn begin(driver: Driver) -> Result<()> {
 pub fn machine(driver: Driver) -> Result<Machine> {
     begin(driver)?;
     let failed = |e| Error::user(format!("the CUDA driver does not start: {}", words(e)));
-    let hint = "check the driver with nvidia-smi, or train with --device cpu";
+    let hint = "check the driver with nvidia-smi, or use --device cpu";
     let none = sys::cudaError_enum::CUDA_ERROR_NO_DEVICE;
     let start = result::init().and_then(|()| result::device::get_count());
     let count = match start {
@@ -213,7 +213,8 @@ pub fn obstacle(driver: Driver, machine: &Machine, card: &Card) -> Option<Error>
     }
     // Code of one major version runs on every driver of that version or a later one. The emulator's code passes for 13.0.
     let (have, need) = (machine.driver, if driver == Driver::Emulator { (13, 0) } else { NVCC_VERSION });
-    if have.0 < need.0 {
+    // Before 12.4 a driver could not be asked for the sizes of parameters.
+    if have.0 < need.0 || have < (12, 4) {
         return Some(
             Error::user(format!(
                 "the NVIDIA driver is too old: it knows CUDA {}.{}, the kernels were built by CUDA {}.{}",
@@ -230,7 +231,8 @@ pub fn obstacle(driver: Driver, machine: &Machine, card: &Card) -> Option<Error>
 /// # Errors
 /// No driver, no such device, a device or driver that the kernels do not run on.
 pub fn open(driver: Driver, ordinal: usize) -> Result<Arc<Loaded>> {
-    static OPEN: Mutex<Option<HashMap<(Driver, usize), Arc<Loaded>>>> = Mutex::new(None);
+    type Open = HashMap<(Driver, usize), Arc<Loaded>>;
+    static OPEN: Mutex<Option<Open>> = Mutex::new(None);
     let mut all = OPEN.lock().unwrap_or_else(|e| e.into_inner());
     let all = all.get_or_insert_default();
     if let Some(loaded) = all.get(&(driver, ordinal)) {

@@ -94,6 +94,10 @@ impl Simt {
         let (free, _) = device.context.mem_get_info().unwrap_or((device.card.free_bytes, 0));
         let needed = bytes(plan, precision);
         let refused = |e: DriverError| {
+            if e.0 != cudarc::driver::sys::cudaError_enum::CUDA_ERROR_OUT_OF_MEMORY {
+                let error = format!("{} ({}) gives no memory: {}", driver.name(ordinal), device.card.name, words(e));
+                return Error::user(error).hint("look at nvidia-smi: the device may have failed");
+            }
             let error = format!(
                 "{} ({}): these settings need {:.1} GB of device memory, {:.1} GB are free: {}",
                 driver.name(ordinal),
@@ -181,25 +185,12 @@ impl Simt {
     }
 
     /// Puts a kernel on the stream: `grid` blocks of as many threads as its source says. An empty grid is nothing to do.
-    fn launch<P: Sealed>(&mut self, kernel: Kernel, grid: [usize; 3], shared_bytes: usize, params: P) {
-        let info = kernel.info();
-        self.launch_block(kernel, grid, info.threads, shared_bytes, params);
-    }
-
-    /// The same with fewer threads a block than the source allows.
-    fn launch_block<P: Sealed>(
-        &mut self,
-        kernel: Kernel,
-        grid: [usize; 3],
-        threads: u32,
-        shared_bytes: usize,
-        mut params: P,
-    ) {
+    fn launch<P: Sealed>(&mut self, kernel: Kernel, grid: [usize; 3], shared_bytes: usize, mut params: P) {
         if self.fault.is_some() || grid.contains(&0) {
             return;
         }
         let info = kernel.info();
-        assert!(size_of::<P>() == info.params && threads <= info.threads, "{}: not its parameters", info.symbol);
+        assert!(size_of::<P>() == info.params, "{}: not its parameters", info.symbol);
         assert!(grid[0] < 1 << 31 && grid[1] < 1 << 16 && grid[2] < 1 << 16, "{}: grid {grid:?}", info.symbol);
         let [x, y, z] = grid.map(|n| n as u32);
         let device = &self.device;
@@ -209,7 +200,7 @@ impl Simt {
             // SAFETY: see the head of this file; the driver copies the parameters before it returns.
             unsafe {
                 let stream = device.stream.cu_stream();
-                result::launch_kernel(function, (x, y, z), (threads, 1, 1), shared_bytes as u32, stream, &mut list)
+                result::launch_kernel(function, (x, y, z), (info.threads, 1, 1), shared_bytes as u32, stream, &mut list)
             }
         });
         if let Err(e) = done {
@@ -337,7 +328,7 @@ impl Memory for Simt {
         }
         let Some(fault) = &self.fault else { return Ok(()) };
         let (name, card) = (self.device.driver.name(self.device.card.ordinal), &self.device.card.name);
-        Err(Error::user(format!("{name} ({card}) failed in {fault}"))
+        Err(Error::user(format!("{name} ({card}) failed in {fault}, or in the work before it"))
             .hint("what was saved is intact: look at nvidia-smi, then continue the run with --resume"))
     }
 }

@@ -3,7 +3,7 @@
 
 use super::{
     Simt,
-    cross_entropy::{Ranges, TILE, Walk, scratch_bytes},
+    cross_entropy::{Ranges, TILE, Walk, over_batches, scratch_bytes},
     kernels::*,
 };
 use crate::ops::{Op, Run, SampledSoftmaxBwd, SampledSoftmaxFwd};
@@ -34,6 +34,7 @@ impl Run<SampledSoftmaxFwd> for Simt {
         let walk = Walk::forward(d, self.act_bytes());
         let (ranges, lengths) = forward(op);
         let [max, sum, z, offset] = self.arrays(lengths);
+        // First what needs no tile: the targets' logits and the negatives' offsets.
         let target = SampledSoftmaxTargetParams {
             z,
             offset,
@@ -65,6 +66,7 @@ impl Run<SampledSoftmaxFwd> for Simt {
         // Without negatives the one empty range still says so: maximum of nothing, sum 0.
         let grid = [m.div_ceil(TILE), 1, ranges.count];
         self.launch(self.of(SAMPLED_SOFTMAX_FWD), grid, walk.shared_bytes, params);
+        // The target's logit counts as one more part.
         let combine = CrossEntropyCombineParams {
             loss: self.at(op.loss),
             lse: self.at(op.lse),
@@ -79,7 +81,7 @@ impl Run<SampledSoftmaxFwd> for Simt {
     }
 
     fn need(&self, op: &SampledSoftmaxFwd) -> Result<usize, String> {
-        Ok(scratch_bytes(&forward(op).1))
+        Ok(over_batches(op.m, |m| scratch_bytes(&forward(&SampledSoftmaxFwd { m, ..*op }).1)))
     }
 }
 
@@ -143,6 +145,7 @@ impl Run<SampledSoftmaxBwd> for Simt {
             }
         }
 
+        // Parts take the place of what is wanted, in f32; the sums round once.
         let (dneg, add_dneg) = self.grad(op.dneg);
         let (dneg_bias, add_dneg_bias) = self.grad(op.dneg_bias);
         if dneg != 0 || dneg_bias != 0 {
@@ -182,6 +185,6 @@ impl Run<SampledSoftmaxBwd> for Simt {
 
     fn need(&self, op: &SampledSoftmaxBwd) -> Result<usize, String> {
         let walk = Walk::backward(op.d, self.act_bytes());
-        Ok(scratch_bytes(&backward(op, walk.chunks).2))
+        Ok(over_batches(op.m, |m| scratch_bytes(&backward(&SampledSoftmaxBwd { m, ..*op }, walk.chunks).2)))
     }
 }
