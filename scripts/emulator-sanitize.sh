@@ -73,7 +73,7 @@ prove() {
     cargo build --locked --quiet
     set -- target/debug/mipgpu check --device emu
     # Watching every access of every lane takes some 25 times as long: the small cases of every kernel.
-    [[ $kind == tsan ]] && set -- "$@" --largest 2500
+    [[ $kind == tsan ]] && set -- "$@" --largest 700
   fi
   run "$kind" "$library" "$@"
   echo "emulator-sanitize: $kind found nothing ($((SECONDS - begin)) s): $*"
