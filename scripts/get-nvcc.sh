@@ -15,7 +15,7 @@ rm -rf .cuda
 python3 -m venv .cuda || { echo "get-nvcc: python3 with the venv module is needed (Debian: apt install python3-venv)" >&2; exit 1; }
 .cuda/bin/pip install --quiet --disable-pip-version-check \
   "nvidia-cuda-nvcc==$RELEASE" "nvidia-nvvm==$RELEASE" "nvidia-cuda-crt==$RELEASE" \
-  "nvidia-cuda-runtime==$RELEASE" "nvidia-cuda-cccl==$RELEASE" "nvidia-cuda-cuobjdump==$RELEASE" "nvidia-cuda-nvdisasm==$RELEASE"
+  "nvidia-cuda-runtime==$RELEASE" "nvidia-cuda-cccl==$RELEASE" nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm
 nvcc=$(ls -d "$PWD"/.cuda/lib/python3*/site-packages/nvidia/cu13)/bin/nvcc
 "$nvcc" --version | tail -2 | head -1
 # Last, and whole: a folder without it is an interrupted download, begun anew the next time.
