@@ -2,7 +2,7 @@
 
 For every shape the library is asked once which of its algorithms to take, with the bias as an epilogue and the alignment
 that the operands really have. Packed batches give a new number of rows at every step: plans are made for rows rounded up to
-[`BUCKET`] and used for all numbers of rows up to it, so that the choice depends on the sizes alone (the same run takes the
+`BUCKET` and used for all numbers of rows up to it, so that the choice depends on the sizes alone (the same run takes the
 same algorithms) and a run soon makes no more plans. What the library does not serve goes to our own kernels.
 */
 
