@@ -65,7 +65,7 @@ fn everything() -> (Planner, Cpu, Vec<Call>) {
     let (w, dw, b, db, gamma, dgamma, dbeta) =
         (p.stat(4 * D * D), p.stat(4 * D * D), p.stat(4 * D), p.stat(4 * D), p.stat(D), p.stat(D), p.stat(D));
     let (mean, rstd, lse) = (p.stat(n), p.stat(n), p.stat(H * n));
-    let (loss, loss_lse, dloss, mean_loss, norm, hyper) =
+    let (loss, loss_lse, dloss, mean_loss, norm, ok, hyper) =
         (p.stat(m), p.stat(m), p.stat(m), p.stat(1), p.stat(1), p.stat(3));
     let (w2, m2, v2) = (p.stat(V * D), p.stat(V * D), p.stat(V * D));
     let (cu, step, target, row, item, pos) = (p.index(6), p.index(1), p.index(m), p.index(m), p.index(n), p.index(n));
