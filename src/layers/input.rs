@@ -2,10 +2,7 @@
 
 use crate::{
     mem::{Planner, Span, U32},
-    ops::{
-        Memory,
-        embedding::{Segments, segment},
-    },
+    ops::{Memory, sort_ids::Sorted},
 };
 
 /// The largest batch a plan has room for.
@@ -27,7 +24,7 @@ pub struct Shape {
     pub b: usize,
     pub n: usize,
     pub m: usize,
-    /// Different items and different positions in the batch (segments of the embedding gradient).
+    /// No longer read: gradients are summed by runs of sorted ids, which are found on the device.
     pub items: usize,
     pub positions: usize,
     /// Whether dropout is on.
@@ -45,24 +42,13 @@ pub struct HostInput {
     pub cu: Vec<u32>,
     /// (M) rows to score.
     pub row: Vec<u32>,
-    order: Vec<u32>,
-    start: Vec<u32>,
-    id: Vec<u32>,
 }
 
 impl HostInput {
     /// Room for a capacity, so that filling it allocates nothing.
     pub fn with_capacity(c: &Capacity) -> Self {
         let of = Vec::with_capacity;
-        HostInput {
-            item: of(c.n),
-            pos: of(c.n),
-            cu: of(c.b + 1),
-            row: of(c.m),
-            order: of(c.n),
-            start: of(c.n + 1),
-            id: of(c.n),
-        }
+        HostInput { item: of(c.n), pos: of(c.n), cu: of(c.b + 1), row: of(c.m) }
     }
 
     /// Empties the batch.
@@ -99,8 +85,8 @@ pub struct Input {
     pub row: Span<U32>,
     /// (1) number of the step: what dropout draws are keyed by.
     pub step: Span<U32>,
-    pub by_item: Segments,
-    pub by_pos: Segments,
+    /// Room for the rows sorted by item, which gradients of item tables are summed by.
+    pub by_item: Sorted,
     pub capacity: Capacity,
 }
 
@@ -114,15 +100,14 @@ impl Input {
             cu: p.index(b + 1),
             row: p.index(m),
             step: p.index(1),
-            by_item: Segments::plan(p, n),
-            by_pos: Segments::plan(p, n),
+            by_item: Sorted::plan(p, n),
             capacity,
         }
     }
 
-    /// Writes a batch to the backend; with `training`, also the segments its embedding gradients are summed by.
+    /// Writes a batch to the backend.
     pub fn upload<B: Memory>(&self, b: &mut B, host: &mut HostInput, step: u32, training: bool) -> Shape {
-        let mut shape =
+        let shape =
             Shape { b: host.sequences(), n: host.item.len(), m: host.row.len(), items: 0, positions: 0, training };
         let c = &self.capacity;
         assert!(shape.b <= c.b && shape.n <= c.n && shape.m <= c.m, "a batch of {shape:?} does not fit {c:?}");
@@ -131,18 +116,6 @@ impl Input {
         b.write_ids(self.cu, &host.cu);
         b.write_ids(self.row, &host.row);
         b.write_ids(self.step, &[step]);
-        if training {
-            let HostInput { item, pos, order, start, id, .. } = host;
-            for (ids, spans, count) in
-                [(&*item, &self.by_item, &mut shape.items), (&*pos, &self.by_pos, &mut shape.positions)]
-            {
-                segment(ids, order, start, id);
-                b.write_ids(spans.order, order);
-                b.write_ids(spans.start, start);
-                b.write_ids(spans.id, id);
-                *count = id.len();
-            }
-        }
         shape
     }
 }

@@ -25,20 +25,24 @@ pub mod prove;
 pub mod reduce;
 pub mod rows;
 pub mod sampled_softmax;
+pub mod segment;
+pub mod sort_ids;
 
 pub use adamw::AdamW;
 pub use attention::{AttentionBwd, AttentionFwd};
 pub use cross_entropy::{CrossEntropyBwd, CrossEntropyFwd};
 pub use define::{Access, Spans};
 pub use dropout::{DropoutAddFwd, DropoutBwd, DropoutFwd};
-pub use embedding::{EmbeddingFwd, GatherTable, SegmentSum};
+pub use embedding::{EmbeddingFwd, GatherTable, PositionSum};
 pub use gelu::{GeluBwd, GeluFwd};
 pub use layer_norm::{LayerNormBwd, LayerNormFwd};
 pub use linear::{LinearBwd, LinearFwd};
 pub use mask_items::MaskItems;
 pub use reduce::{GradNorm, Mean};
-pub use rows::{GatherRows, ScatterRows};
+pub use rows::{GatherRows, NO_ROW, ScatterRows};
 pub use sampled_softmax::{SampledSoftmaxBwd, SampledSoftmaxFwd};
+pub use segment::{SegmentRows, SegmentSum};
+pub use sort_ids::{NO_ID, SortIds};
 
 use crate::base;
 pub use crate::mem::{Dst, Mode};
@@ -198,7 +202,7 @@ macro_rules! for_all_ops {
     ($each:ident) => {
         $each! {
             NoOp, AdamW, AttentionFwd, AttentionBwd, CrossEntropyFwd, CrossEntropyBwd, DropoutFwd, DropoutAddFwd,
-            DropoutBwd, EmbeddingFwd, GatherTable, SegmentSum, GeluFwd, GeluBwd, LayerNormFwd, LayerNormBwd, LinearFwd,
+            DropoutBwd, EmbeddingFwd, GatherTable, PositionSum, SegmentRows, SegmentSum, SortIds, GeluFwd, GeluBwd, LayerNormFwd, LayerNormBwd, LinearFwd,
             LinearBwd, MaskItems, Mean, GradNorm, GatherRows, ScatterRows, SampledSoftmaxFwd, SampledSoftmaxBwd
         }
     };
@@ -227,6 +231,7 @@ pub fn all_cases<B: Backend + 'static>() -> Vec<Box<dyn case::AnyCase<B>>> {
         dropout::add_cases(),
         embedding::cases(),
         embedding::gather_cases(),
+        embedding::position_cases(),
         gelu::cases(),
         layer_norm::cases(),
         linear::cases(),
@@ -235,6 +240,9 @@ pub fn all_cases<B: Backend + 'static>() -> Vec<Box<dyn case::AnyCase<B>>> {
         reduce::norm_cases(),
         rows::cases(),
         sampled_softmax::cases(),
+        segment::cases(),
+        segment::rows_cases(),
+        sort_ids::cases(),
     );
     all
 }

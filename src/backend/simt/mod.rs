@@ -29,6 +29,8 @@ mod mask_items;
 mod reduce;
 mod rows;
 mod sampled_softmax;
+mod segment;
+mod sort_ids;
 
 use std::{ffi::c_void, sync::Arc};
 
