@@ -72,6 +72,10 @@ ops! {
     grad_norm: ops::reduce::norm_cases();
     rows: ops::rows::cases();
     sampled_softmax: ops::sampled_softmax::cases();
+    position_sum: ops::embedding::position_cases();
+    segment_sum: ops::segment::cases();
+    segment_rows: ops::segment::rows_cases();
+    sort_ids: ops::sort_ids::cases();
 }
 
 /// Products go to the CPU engine on the emulator; our own kernels, which serve where cuBLASLt does not, are proved beside.

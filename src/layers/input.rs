@@ -10,7 +10,7 @@ rows (item 0), and rows to score behind the last are [`NO_ROW`].
 
 use crate::{
     mem::{Planner, Span, U32},
-    ops::{Memory, NO_ROW},
+    ops::{Memory, NO_ROW, sort_ids::Sorted},
 };
 
 /// The largest batch a plan has room for.
@@ -219,6 +219,8 @@ pub struct Input {
     /// (B) where it starts in the data that the device holds.
     pub first: Span<U32>,
     head: Span<U32>,
+    /// Room for the rows sorted by item, which gradients of item tables are summed by.
+    pub by_item: Sorted,
     pub capacity: Capacity,
 }
 
@@ -227,7 +229,7 @@ impl Input {
         let Capacity { b, n, m, .. } = capacity;
         p.label("input");
         let l = Layout { b };
-        let head = p.index(l.len());
+        let (head, by_item) = (p.index(l.len()), Sorted::plan(p, n));
         Input {
             item: p.index(n),
             pos: p.index(n),
@@ -239,6 +241,7 @@ impl Input {
             user: head.slice(l.user(), b),
             first: head.slice(l.first(), b),
             head,
+            by_item,
             capacity,
         }
     }

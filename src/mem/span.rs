@@ -32,6 +32,8 @@ impl Arena {
 /// An element kind; decides which arenas a span may live in.
 pub trait Element: Copy + Send + Sync + 'static {
     const NAME: &'static str;
+    /// Where an empty span of this kind is taken to lie.
+    const ARENA: Arena;
 }
 
 /// Activations: the backend's activation dtype.
@@ -46,12 +48,15 @@ pub struct U32;
 
 impl Element for Act {
     const NAME: &'static str = "act";
+    const ARENA: Arena = Arena::Act;
 }
 impl Element for F32 {
     const NAME: &'static str = "f32";
+    const ARENA: Arena = Arena::Stat;
 }
 impl Element for U32 {
     const NAME: &'static str = "u32";
+    const ARENA: Arena = Arena::Index;
 }
 
 /// A handle to `len` elements of an arena. It owns nothing and is only meaningful with the memory it was planned for.
@@ -83,6 +88,11 @@ impl<E: Element> Span<E> {
     /// All of the data that a device keeps.
     pub(crate) fn data(len: usize) -> Self {
         Span::new(Arena::Data, 0, len)
+    }
+
+    /// No elements: for a source that an op can do without.
+    pub fn empty() -> Self {
+        Span::new(E::ARENA, 0, 0)
     }
 
     /// Elements in the span.

@@ -26,28 +26,29 @@ pub mod prove;
 pub mod reduce;
 pub mod rows;
 pub mod sampled_softmax;
+pub mod segment;
+pub mod sort_ids;
 
 pub use adamw::{AdamW, Guard};
 pub use attention::{AttentionBwd, AttentionFwd};
 pub use cross_entropy::{CrossEntropyBwd, CrossEntropyFwd};
 pub use define::{Access, Spans};
 pub use dropout::{DropoutAddFwd, DropoutBwd, DropoutFwd};
-pub use embedding::{EmbeddingFwd, GatherTable, SegmentSum};
+pub use embedding::{EmbeddingFwd, GatherTable, PositionSum};
 pub use gather_sequences::GatherSequences;
 pub use gelu::{GeluBwd, GeluFwd};
 pub use layer_norm::{LayerNormBwd, LayerNormFwd};
 pub use linear::{LinearBwd, LinearFwd};
 pub use mask_items::MaskItems;
 pub use reduce::{GradNorm, WeightedMean};
-pub use rows::{GatherRows, ScatterRows};
+pub use rows::{GatherRows, NO_ROW, ScatterRows};
 pub use sampled_softmax::{SampledSoftmaxBwd, SampledSoftmaxFwd};
+pub use segment::{SegmentRows, SegmentSum};
+pub use sort_ids::{NO_ID, SortIds};
 
 use crate::base;
 pub use crate::mem::{Dst, Mode};
 use crate::mem::{F32, HostArenas, Planner, Precision, RawSpan, Scalar, Span, U32};
-
-/// The number that no row and no id has: padding.
-pub const NO_ROW: u32 = u32::MAX;
 
 /// Work of one call: floating-point operations and the bytes that must move at least, with 4-byte elements.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -265,9 +266,10 @@ impl Op for NoOp {
 macro_rules! for_all_ops {
     ($each:ident) => {
         $each! {
-            NoOp, AdamW, Guard, GatherSequences, AttentionFwd, AttentionBwd, CrossEntropyFwd, CrossEntropyBwd, DropoutFwd, DropoutAddFwd,
-            DropoutBwd, EmbeddingFwd, GatherTable, SegmentSum, GeluFwd, GeluBwd, LayerNormFwd, LayerNormBwd, LinearFwd,
-            LinearBwd, MaskItems, WeightedMean, GradNorm, GatherRows, ScatterRows, SampledSoftmaxFwd, SampledSoftmaxBwd
+            NoOp, AdamW, Guard, GatherSequences, AttentionFwd, AttentionBwd, CrossEntropyFwd, CrossEntropyBwd, DropoutFwd,
+            DropoutAddFwd, DropoutBwd, EmbeddingFwd, GatherTable, PositionSum, SegmentRows, SegmentSum, SortIds, GeluFwd,
+            GeluBwd, LayerNormFwd, LayerNormBwd, LinearFwd, LinearBwd, MaskItems, WeightedMean, GradNorm, GatherRows,
+            ScatterRows, SampledSoftmaxFwd, SampledSoftmaxBwd
         }
     };
 }
@@ -296,6 +298,7 @@ pub fn all_cases<B: Backend + 'static>() -> Vec<Box<dyn case::AnyCase<B>>> {
         dropout::add_cases(),
         embedding::cases(),
         embedding::gather_cases(),
+        embedding::position_cases(),
         gather_sequences::cases(),
         gelu::cases(),
         layer_norm::cases(),
@@ -305,6 +308,9 @@ pub fn all_cases<B: Backend + 'static>() -> Vec<Box<dyn case::AnyCase<B>>> {
         reduce::norm_cases(),
         rows::cases(),
         sampled_softmax::cases(),
+        segment::cases(),
+        segment::rows_cases(),
+        sort_ids::cases(),
     );
     all
 }

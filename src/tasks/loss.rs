@@ -12,8 +12,7 @@ use crate::{
     models::Representations,
     ops::{
         Backend, CrossEntropyBwd, CrossEntropyFwd, GatherTable, Memory, SampledSoftmaxBwd, SampledSoftmaxFwd,
-        SegmentSum, WeightedMean,
-        embedding::{Segments, segment},
+        SegmentSum, WeightedMean, sort_ids::Sorted,
     },
 };
 
@@ -48,8 +47,8 @@ struct Sampled {
     dneg_bias: Span<crate::mem::Act>,
     log_q: Span<F32>,
     negative: Span<U32>,
-    by_target: Segments,
-    by_negative: Segments,
+    /// Targets and negatives, sorted together.
+    by: Sorted,
     s: usize,
     popular: bool,
 }
@@ -66,8 +65,6 @@ pub struct Loss {
     pub value: Span<F32>,
     /// (M) items that were hidden. The batch is made with them.
     pub target: Span<U32>,
-    /// No segments at all: what zeroes the gradients of special rows.
-    none: Span<U32>,
     sampled: Option<Sampled>,
     seed: u64,
 }
@@ -76,13 +73,8 @@ pub struct Loss {
 #[derive(Debug, Default)]
 pub struct HostLoss {
     negative: Vec<u32>,
-    order: Vec<u32>,
-    start: Vec<u32>,
-    id: Vec<u32>,
     /// Interactions up to and including each item: what popularity is drawn from.
     cumulative: Vec<u64>,
-    targets: usize,
-    negatives: usize,
 }
 
 impl Loss {
@@ -119,24 +111,13 @@ impl Loss {
                     dneg_bias: p.act(s),
                     log_q: p.stat(r.v),
                     negative: p.index(s),
-                    by_target: Segments::plan(p, m),
-                    by_negative: Segments::plan(p, s),
+                    by: Sorted::plan(p, m + s),
                     s,
                     popular: kind == LossKind::SampledPopularity,
                 })
             }
         };
-        Ok(Loss {
-            loss: p.stat(m),
-            lse: p.stat(m),
-            weight: p.stat(m),
-            value,
-            target: p.index(m),
-            none: p.index(1),
-            sampled,
-            seed,
-            r,
-        })
+        Ok(Loss { loss: p.stat(m), lse: p.stat(m), weight: p.stat(m), value, target: p.index(m), sampled, seed, r })
     }
 
     /// Host scratch; for sampled losses also uploads the log of each item's expected count, from `counts` (V), the
@@ -174,16 +155,6 @@ impl Loss {
                 host.negative.push(host.cumulative.partition_point(|c| *c <= x) as u32);
             }
             b.write_ids(sampled.negative, &host.negative);
-            for (ids, spans, count) in [
-                (target, &sampled.by_target, &mut host.targets),
-                (&host.negative[..], &sampled.by_negative, &mut host.negatives),
-            ] {
-                segment(ids, &mut host.order, &mut host.start, &mut host.id);
-                b.write_ids(spans.order, &host.order);
-                b.write_ids(spans.start, &host.start);
-                b.write_ids(spans.id, &host.id);
-                *count = host.id.len();
-            }
         }
     }
 
@@ -226,7 +197,7 @@ impl Loss {
     }
 
     /// Writes the gradients of the scored rows, the item table (special rows: zero) and the item bias.
-    pub fn backward<B: Backend>(&self, b: &mut B, m: usize, host: &HostLoss) {
+    pub fn backward<B: Backend>(&self, b: &mut B, m: usize) {
         let r = &self.r;
         let (d, v) = (r.d, r.v);
         let Some(s) = &self.sampled else {
@@ -245,17 +216,9 @@ impl Loss {
                 v,
             });
             let special = r.item.shape[0] - v;
-            b.run(&SegmentSum {
-                dtable: Dst::Write(r.item.dw.slice(v * d, special * d)),
-                dy: r.scored.dy,
-                order: self.none,
-                start: self.none,
-                id: self.none,
-                n: 0,
-                d,
-                v: special,
-                s: 0,
-            });
+            // Of no rows: zeros.
+            let (dtable, none) = (Dst::Write(r.item.dw.slice(v * d, special * d)), Sorted::empty());
+            b.run(&SegmentSum::of(dtable, r.scored.dy, &none, [0, d, special]));
             return;
         };
         b.run(&SampledSoftmaxBwd {
@@ -277,25 +240,15 @@ impl Loss {
             d,
             s: s.s,
         });
-        let sides = [
-            (s.pos.dy, s.dpos_bias, &s.by_target, m, host.targets, false),
-            (s.neg.dy, s.dneg_bias, &s.by_negative, s.s, host.negatives, true),
-        ];
-        for (dy, dbias, by, n, count, add) in sides {
-            let dst = |span| if add { Dst::Acc(span) } else { Dst::Write(span) };
-            let sum = SegmentSum {
-                dtable: dst(r.item.dw),
-                dy,
-                order: by.order,
-                start: by.start,
-                id: by.id,
-                n,
-                d,
-                v: r.item.shape[0],
-                s: count,
-            };
-            b.run(&sum);
-            b.run(&SegmentSum { dtable: dst(r.item_bias.dw), dy: dbias, d: 1, v, ..sum });
-        }
+        let rows = r.item.shape[0];
+        b.run(&s.by.sort(&[(self.target, m), (s.negative, s.s)], rows));
+        let sum = SegmentSum {
+            panel: s.neg.dy,
+            s: s.s,
+            ..SegmentSum::of(Dst::Write(r.item.dw), s.pos.dy, &s.by, [m, d, rows])
+        };
+        b.run(&sum);
+        let (dtable, dy, panel) = (Dst::Write(r.item_bias.dw), s.dpos_bias, s.dneg_bias);
+        b.run(&SegmentSum { dtable, dy, panel, d: 1, v, ..sum });
     }
 }

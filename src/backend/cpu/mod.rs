@@ -22,8 +22,10 @@ mod reduce;
 mod rows;
 mod sampled_softmax;
 pub mod scratch;
+mod segment;
 pub mod simd;
 mod softmax_tiles;
+mod sort_ids;
 
 use crate::{
     mem::{Arena, Dst, Element, HostArenas, Planner, RawSpan, Span, U32},

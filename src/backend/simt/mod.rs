@@ -34,6 +34,8 @@ mod mask_items;
 mod reduce;
 mod rows;
 mod sampled_softmax;
+mod segment;
+mod sort_ids;
 mod transfer;
 
 use std::{any::Any, collections::HashMap, ffi::c_void, sync::Arc};
