@@ -183,7 +183,7 @@ fn step(threads: usize, filter: &str) {
     bench.op("", 1, GatherRows { y: scored.y, x: x.y, row, m: M, n, d: D });
     let h = scored.y;
     bench.op("", 1, CrossEntropyFwd { loss, lse: loss_lse, h, table, bias, target, m: M, d: D, v: V });
-    bench.op("", 1, Mean { y: mean_loss, x: loss, n: M });
+    bench.op("", 1, WeightedMean { y: mean_loss, x: loss, w: dloss, n: M });
     let (dh, dt, dbi) = (Dst::Write(scored.dy), Dst::Write(dtable), Dst::Write(dbias));
     let lse2 = loss_lse;
     bench.op(

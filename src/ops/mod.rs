@@ -229,6 +229,21 @@ impl<B: Memory> Memory for &mut B {
     fn sync(&mut self) -> base::Result<()> {
         (**self).sync()
     }
+    fn resident(&mut self, len: usize) -> Option<Span<U32>> {
+        (**self).resident(len)
+    }
+    fn write_ids_ahead(&mut self, span: Span<U32>, values: &[u32]) {
+        (**self).write_ids_ahead(span, values);
+    }
+    fn read_later(&mut self, span: Span<F32>) -> Later {
+        (**self).read_later(span)
+    }
+    fn collect(&mut self, later: Later) -> [f32; 4] {
+        (**self).collect(later)
+    }
+    fn replays(&self) -> bool {
+        (**self).replays()
+    }
 }
 
 /// `Err` naming the first span that is shorter than its shape asks for.
