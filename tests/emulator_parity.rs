@@ -68,8 +68,11 @@ ops! {
     mask_items: ops::mask_items::cases();
     mean: ops::reduce::mean_cases();
     grad_norm: ops::reduce::norm_cases();
+    rank: ops::rank::cases();
     rows: ops::rows::cases();
     sampled_softmax: ops::sampled_softmax::cases();
+    score_items: ops::rank::score_cases();
+    top_k: ops::top_k::cases();
 }
 
 /// Products go to the CPU engine on the emulator; our own kernels, which serve where cuBLASLt does not, are proved beside.

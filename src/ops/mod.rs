@@ -22,9 +22,11 @@ pub mod layer_norm;
 pub mod linear;
 pub mod mask_items;
 pub mod prove;
+pub mod rank;
 pub mod reduce;
 pub mod rows;
 pub mod sampled_softmax;
+pub mod top_k;
 
 pub use adamw::AdamW;
 pub use attention::{AttentionBwd, AttentionFwd};
@@ -36,13 +38,18 @@ pub use gelu::{GeluBwd, GeluFwd};
 pub use layer_norm::{LayerNormBwd, LayerNormFwd};
 pub use linear::{LinearBwd, LinearFwd};
 pub use mask_items::MaskItems;
+pub use rank::{CountAtLeast, ScoreItems};
 pub use reduce::{GradNorm, Mean};
 pub use rows::{GatherRows, ScatterRows};
 pub use sampled_softmax::{SampledSoftmaxBwd, SampledSoftmaxFwd};
+pub use top_k::TopK;
 
 use crate::base;
 pub use crate::mem::{Dst, Mode};
 use crate::mem::{HostArenas, Precision, RawSpan, Scalar, Span, U32};
+
+/// The number that no row and no id has: padding.
+pub const NO_ROW: u32 = u32::MAX;
 
 /// Work of one call: floating-point operations and the bytes that must move at least, with 4-byte elements.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -199,7 +206,8 @@ macro_rules! for_all_ops {
         $each! {
             NoOp, AdamW, AttentionFwd, AttentionBwd, CrossEntropyFwd, CrossEntropyBwd, DropoutFwd, DropoutAddFwd,
             DropoutBwd, EmbeddingFwd, GatherTable, SegmentSum, GeluFwd, GeluBwd, LayerNormFwd, LayerNormBwd, LinearFwd,
-            LinearBwd, MaskItems, Mean, GradNorm, GatherRows, ScatterRows, SampledSoftmaxFwd, SampledSoftmaxBwd
+            LinearBwd, MaskItems, Mean, GradNorm, GatherRows, ScatterRows, SampledSoftmaxFwd, SampledSoftmaxBwd,
+            TopK, CountAtLeast, ScoreItems
         }
     };
 }
@@ -235,6 +243,9 @@ pub fn all_cases<B: Backend + 'static>() -> Vec<Box<dyn case::AnyCase<B>>> {
         reduce::norm_cases(),
         rows::cases(),
         sampled_softmax::cases(),
+        top_k::cases(),
+        rank::cases(),
+        rank::score_cases(),
     );
     all
 }

@@ -17,7 +17,10 @@ use crate::{
     tasks::{Loss, MaskedItem, loss::HostLoss},
 };
 
-use super::settings::Settings;
+use super::{
+    scoring::{Catalogue, Room, Scoring},
+    settings::Settings,
+};
 
 /// What a step reports.
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +43,8 @@ pub struct Engine<M, B> {
     settings: Settings,
     host: HostInput,
     host_loss: HostLoss,
-    r: Representations,
+    pub(super) r: Representations,
+    pub(super) scoring: Scoring,
     /// The batch of the last training step, while it is still on the backend.
     trained_on: Option<Shape>,
 }
@@ -71,6 +75,8 @@ impl<M: Model, B: Backend> Engine<M, B> {
         let model = M::plan(&mut plan, &settings.model(), counts.len(), &input, settings.seed)?;
         let r = model.representations();
         let loss = Loss::plan(&mut plan, &settings.loss(), r.clone(), capacity.m, settings.seed)?;
+        let table = Catalogue { h: r.scored.y, table: r.item.w, bias: r.item_bias.w, d: r.d, v: r.v };
+        let scoring = Scoring::plan(&mut plan, table, Room::new(b, r.v));
         plan.label("optimiser");
         let (hyper, norm) = (plan.stat(3), plan.stat(1));
         let mut backend = open(&plan)?;
@@ -87,6 +93,7 @@ impl<M: Model, B: Backend> Engine<M, B> {
             settings: settings.clone(),
             host_loss,
             r,
+            scoring,
             trained_on: None,
         };
         engine.reserve(&Shape { b, n: b * t, m: capacity.m, items: b * t, positions: t, training: true })?;
@@ -97,6 +104,7 @@ impl<M: Model, B: Backend> Engine<M, B> {
     fn reserve(&mut self, largest: &Shape) -> Result<()> {
         let mut asking = Asking::new(&self.backend);
         passes(&self.model, &self.loss, &mut asking, largest, &self.host_loss);
+        self.scoring.largest(&mut asking);
         asking.run(&self.grad_norm());
         self.plan.params().iter().for_each(|p| asking.run(&self.adamw(p)));
         let Asking { scratch_bytes, refused, .. } = asking;
@@ -223,43 +231,16 @@ impl<M: Model, B: Backend> Engine<M, B> {
         self.plan.params()
     }
 
-    /// Items of the catalogue (V).
-    pub fn items(&self) -> usize {
-        self.r.v
-    }
-
-    /// Width (D).
-    pub fn width(&self) -> usize {
-        self.r.d
-    }
-
-    /// The item table (V,D) and the item bias (V), without special rows.
-    pub fn item_vectors(&mut self) -> (Vec<f32>, Vec<f32>) {
-        let mut table = vec![0.0; self.r.v * self.r.d];
-        let mut bias = vec![0.0; self.r.v];
-        self.backend.read(self.r.item.w.first(table.len()).raw(), &mut table);
-        self.backend.read(self.r.item_bias.w.raw(), &mut bias);
-        (table, bias)
-    }
-
-    /// Appends [MASK] to each history (oldest first; the newest T-1 items count) and writes its vector: `out` (B,D).
-    ///
-    /// # Errors
-    /// The device has failed.
-    pub fn encode(&mut self, histories: &[&[u32]], out: &mut [f32]) -> Result<()> {
-        let (c, d) = (self.input.capacity, self.r.d);
-        assert_eq!(out.len(), histories.len() * d);
+    /// Appends [MASK] to each history (oldest first; the newest T-1 items count), at most a batch of them, and leaves
+    /// their vectors in the first scored rows.
+    pub(super) fn forward_queries(&mut self, histories: &[&[u32]]) {
         self.trained_on = None;
-        for (chunk, out) in histories.chunks(c.b).zip(out.chunks_mut(c.b * d)) {
-            self.host.clear();
-            for history in chunk {
-                MaskedItem::push_query(&mut self.host, history, c.t, self.r.v);
-            }
-            let shape = self.input.upload(&mut self.backend, &mut self.host, 0, false);
-            self.model.forward(&mut self.backend, &shape);
-            self.backend.read(self.r.scored.y.first(out.len()).raw(), out);
+        self.host.clear();
+        for history in histories {
+            MaskedItem::push_query(&mut self.host, history, self.input.capacity.t, self.r.v);
         }
-        self.backend.sync()
+        let shape = self.input.upload(&mut self.backend, &mut self.host, 0, false);
+        self.model.forward(&mut self.backend, &shape);
     }
 
     /// Forward and backward passes of the batch in [`Engine::host_input`], without an update: for tests and profiles.

@@ -17,12 +17,15 @@ mod linear;
 mod mask_items;
 pub mod math;
 pub mod products;
+mod rank;
 mod reduce;
 mod rows;
 mod sampled_softmax;
+mod scores;
 pub mod scratch;
 pub mod simd;
 mod softmax_tiles;
+mod top_k;
 
 use crate::{
     mem::{Arena, Dst, Element, HostArenas, Planner, RawSpan, Span, U32},

@@ -26,9 +26,12 @@ pub mod kernels;
 mod layer_norm;
 mod linear;
 mod mask_items;
+mod rank;
 mod reduce;
 mod rows;
 mod sampled_softmax;
+mod scores;
+mod top_k;
 
 use std::{ffi::c_void, sync::Arc};
 
