@@ -70,6 +70,9 @@ fn everything() -> (Planner, Cpu, Vec<Call>) {
     let (w2, m2, v2) = (p.stat(V * D), p.stat(V * D), p.stat(V * D));
     let (cu, step, target, row, item, pos) = (p.index(6), p.index(1), p.index(m), p.index(m), p.index(n), p.index(n));
     let (order, start, id, negative) = (p.index(n), p.index(n + 1), p.index(n), p.index(S));
+    // Rank counting and lists: a target a row, but 40 of the first; every third item excluded for the last row.
+    let (target_start, excluded, excluded_start) = (p.index(m + 1), p.index(V / 3), p.index(m + 1));
+    let (found, found_score, bad, ranked) = (p.index(m * 10), p.stat(m * 10), p.index(m), p.stat(m));
 
     let mut cpu = Cpu::new(&p);
     for (i, span) in
@@ -92,6 +95,9 @@ fn everything() -> (Planner, Cpu, Vec<Call>) {
     fill(&mut cpu, item, &|i| i * 31 % 97);
     fill(&mut cpu, pos, &|i| i % T);
     fill(&mut cpu, negative, &|i| i * 13 % V);
+    fill(&mut cpu, target_start, &|i| if i == 0 { 0 } else { (i + 39).min(m) });
+    fill(&mut cpu, excluded, &|i| 3 * i);
+    fill(&mut cpu, excluded_start, &|i| if i < m { 0 } else { V / 3 });
     let (mut o, mut s, mut ids) = (Vec::new(), Vec::new(), Vec::new());
     segment(&(0..n).map(|i| (i * 31 % 97) as u32).collect::<Vec<_>>(), &mut o, &mut s, &mut ids);
     let segments = ids.len();
@@ -205,6 +211,39 @@ fn everything() -> (Planner, Cpu, Vec<Call>) {
             d: D,
             s: S,
         }),
+        call(TopK {
+            item: found,
+            score: found_score,
+            bad,
+            h,
+            table,
+            bias,
+            excluded,
+            excluded_start,
+            b: m,
+            d: D,
+            v: V,
+            k: 10,
+            e: V / 3,
+        }),
+        call(CountAtLeast {
+            count: found,
+            score: ranked,
+            bad,
+            h,
+            table,
+            bias,
+            target,
+            target_start,
+            excluded,
+            excluded_start,
+            b: m,
+            d: D,
+            v: V,
+            n: m,
+            e: V / 3,
+        }),
+        call(ScoreItems { score: ranked, h, table, bias, item: target, start: target_start, b: m, d: D, v: V, p: m }),
         call(GradNorm { norm, g: dtable, n: V * D }),
         call(AdamW {
             p: w2,

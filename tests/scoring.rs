@@ -10,10 +10,14 @@ use mipgpu::{
         Result,
         rng::{Purpose, Stream},
     },
-    eval::{Answer, Fault, Query, Ranks, Scored},
+    eval::{Answer, Encoder, Fault, Query, Ranks, Scored},
     mem::{Planner, Precision, round_bf16},
+    models::Bert4Rec,
     ops::{Backend, NO_ROW, Op, Run, case::Case, prove, rank, top_k},
-    train::scoring::{Room, Scoring},
+    train::{
+        Engine, Settings,
+        scoring::{Room, Scoring},
+    },
 };
 
 /// What a case leaves on three backends must be the same to the bit: a rank may not hang on the machine. But NaN is NaN, and
@@ -25,7 +29,9 @@ where
     mipgpu::backend::Simt: Run<O>,
 {
     let one_nan = |bits: Vec<u32>| -> Vec<u32> {
-        bits.into_iter().map(|x| if f32::from_bits(x).is_nan() && x != NO_ROW { f32::NAN.to_bits() } else { x }).collect()
+        bits.into_iter()
+            .map(|x| if f32::from_bits(x).is_nan() && x != NO_ROW { f32::NAN.to_bits() } else { x })
+            .collect()
     };
     for case in cases {
         let plain = one_nan(prove::fingerprint(&case, &|p| Ok(Reference::<f32>::new(p))).unwrap());
@@ -67,8 +73,7 @@ impl Asked {
     fn new(users: usize, v: usize) -> Asked {
         let mut s = Stream::new(31, Purpose::Test, v as u32);
         // Halves: products and sums are exact in f32, and many tie.
-        let mut numbers =
-            |n: usize| (0..n).map(|_| round_bf16(s.below(9) as f32 * 0.5 - 2.0)).collect::<Vec<f32>>();
+        let mut numbers = |n: usize| (0..n).map(|_| round_bf16(s.below(9) as f32 * 0.5 - 2.0)).collect::<Vec<f32>>();
         let (vectors, table, bias) = (numbers(users * D), numbers(v * D), numbers(v));
         let mut some = |share: u64| (0..v as u32).filter(|_| s.below(100) < share).collect::<Vec<u32>>();
         let histories = (0..users).map(|u| some([0, 5, 40, 100][u % 4])).collect();
@@ -201,4 +206,61 @@ fn a_list_too_long_for_the_kernel_is_refused() {
     );
     let Err(Fault::Failed(e)) = answer else { panic!("it is not served") };
     assert!(e.to_string().contains("keeps at most 16384") && e.to_string().contains("hint"), "{e}");
+}
+
+/// A model of random weights, asked for more users than it takes at a time: what it says follows from its own vectors, by the
+/// one arithmetic in plain loops.
+fn a_model_stands_by_its_vectors<B: Backend>(open: impl Fn(&Planner) -> Result<B>) {
+    let (v, k) = (150, 12);
+    let s = Settings { width: 16, heads: 2, blocks: 1, length: 10, batch: 4, init_std: 0.3, ..Settings::default() };
+    let mut engine = Engine::<Bert4Rec, B>::new(&s, &vec![1; v], open).unwrap();
+    let mut draw = Stream::new(6, Purpose::Test, 0);
+    let mut some = |n: u64| {
+        let mut items: Vec<u32> = (0..n).map(|_| draw.below(v as u64) as u32).collect();
+        items.sort_unstable();
+        items.dedup();
+        items
+    };
+    let lists: Vec<[Vec<u32>; 3]> = (0..11).map(|u| [some(u * 2), some(1 + u % 3 * 7), some(20)]).collect();
+    let among: Vec<[Vec<u32>; 1]> = lists.iter().map(|l| [l[2].clone()]).collect();
+    let queries: Vec<Query> = lists
+        .iter()
+        .zip(&among)
+        .map(|(l, among)| Query { history: &l[0], excluded: &l[0], targets: &l[1], among })
+        .collect();
+    let histories: Vec<&[u32]> = queries.iter().map(|q| q.history).collect();
+    let (mut vectors, mut table, mut bias) = (vec![0.0; 11 * 16], vec![0.0; v * 16], vec![0.0; v]);
+    engine.encode(&histories, &mut vectors).unwrap();
+    for items in [0..70, 70..v] {
+        engine.item_vectors(items.clone(), &mut table[items.start * 16..items.end * 16]).unwrap();
+    }
+    engine.item_biases(&mut bias).unwrap();
+    let (ranks, best) = (engine.rank(&queries).unwrap(), engine.top_k(&queries, k).unwrap());
+    for (u, q) in queries.iter().enumerate() {
+        let score = |i: u32| {
+            let mut sum = 0.0f32;
+            for d in 0..16 {
+                sum += vectors[u * 16 + d] * table[i as usize * 16 + d];
+            }
+            sum + bias[i as usize]
+        };
+        let mut candidates: Vec<u32> = (0..v as u32).filter(|i| !q.excluded.contains(i)).collect();
+        let at_least = |among: &[u32], t: u32| among.iter().filter(|i| score(**i) >= score(t)).count();
+        let full: Vec<usize> = q.targets.iter().map(|t| at_least(&candidates, *t)).collect();
+        let sampled: Vec<usize> =
+            q.targets.iter().map(|t| at_least(&q.among[0], *t) + at_least(q.targets, *t)).collect();
+        assert_eq!(ranks[u], Ranks { full, among: vec![sampled] }, "user {u}");
+        candidates.sort_by(|a, b| score(*b).total_cmp(&score(*a)).then(a.cmp(b)));
+        let expected: Vec<Scored> =
+            candidates.iter().take(k).map(|&item| Scored { item, score: score(item) }).collect();
+        assert_eq!(best[u], expected, "user {u}");
+    }
+}
+
+#[test]
+fn models_stand_by_their_vectors_on_every_backend() {
+    a_model_stands_by_its_vectors(|p| Ok(Cpu::new(p)));
+    for precision in [Precision::F32, Precision::Bf16] {
+        a_model_stands_by_its_vectors(|p| emulated(precision, p));
+    }
 }

@@ -24,6 +24,9 @@ pub fn recommend(
     keep_seen: bool,
 ) -> Result<Vec<Vec<Scored>>> {
     check_ks(&[k], encoder.items())?;
+    if histories.is_empty() {
+        return Ok(Vec::new());
+    }
     let of = |history: &&[u32]| if keep_seen { Vec::new() } else { distinct(history) };
     let excluded: Vec<Vec<u32>> = histories.par_iter().map(of).collect();
     let queries: Vec<Query> = histories

@@ -133,7 +133,7 @@ pub fn cases() -> Vec<Case<CountAtLeast>> {
     use Plant::*;
     // The usual: one target. None, and more than what a row of a kernel's tile or a pass of the CPU takes.
     const FEW: &[usize] = &[1];
-    const MIXED: &[usize] = &[3, 0, 1, 8, 9, 40];
+    const MIXED: &[usize] = &[3, 0, 1, 8, 9, 80];
     [
         (0, 8, 5, Whole, FEW),
         (1, 1, 1, Whole, FEW),

@@ -13,7 +13,7 @@ use mipgpu::{
     data::{Dataset, ImportOptions, Vocab, import, split::SplitSpec},
     eval::{Answer, Encoder, Query, Ranks, Scored},
     mem::Planner,
-    ops::{Backend, Memory},
+    ops::Backend,
     train::scoring::{Catalogue, Room, Scoring},
 };
 

@@ -13,7 +13,7 @@ use super::{
 use crate::ops::{CountAtLeast, Op, Run, ScoreItems};
 
 /// Up to this many targets, a pass over the tile for each beats sorting every score in among them.
-const PASSES: usize = 8;
+const PASSES: usize = 64;
 
 /// Pairs that a task scores.
 const PAIRS: usize = 512;
