@@ -9,7 +9,7 @@ pub mod scoring;
 pub mod settings;
 pub mod trained;
 
-pub use engine::Engine;
+pub use engine::{Engine, MemoryPlan, StepReport};
 pub use run::{Event, RunFolder, train};
 pub use settings::{Flags, Settings};
 pub use trained::{Trained, Which};

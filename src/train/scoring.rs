@@ -308,11 +308,12 @@ impl<M: Model, B: Backend> Engine<M, B> {
         mut answer: impl FnMut(&Scoring, &mut B, &[Query]) -> Answer<Vec<T>>,
     ) -> Answer<Vec<T>> {
         let mut answers = Vec::with_capacity(queries.len());
-        let users = self.scoring.users();
+        let users = self.scoring().0.users();
         for (i, queries) in queries.chunks(users).enumerate() {
             let histories: Vec<&[u32]> = queries.iter().map(|q| q.history).collect();
             self.forward_queries(&histories);
-            let said = answer(&self.scoring, &mut self.backend, queries);
+            let (scoring, backend) = self.scoring();
+            let said = answer(scoring, backend, queries);
             answers.extend(said.map_err(|fault| match fault {
                 Fault::NotFinite { query, item } => Fault::NotFinite { query: i * users + query, item },
                 other => other,
@@ -343,7 +344,7 @@ impl<M: Model, B: Backend> Encoder for Engine<M, B> {
     }
 
     fn encode(&mut self, histories: &[&[u32]], out: &mut [f32]) -> Result<()> {
-        let (users, d) = (self.scoring.users(), self.r.d);
+        let (users, d) = (self.scoring().0.users(), self.r.d);
         assert_eq!(out.len(), histories.len() * d);
         for (histories, out) in histories.chunks(users).zip(out.chunks_mut(users * d)) {
             self.forward_queries(histories);

@@ -10,6 +10,7 @@ mod attention;
 mod cross_entropy;
 mod dropout;
 mod embedding;
+mod gather_sequences;
 mod gelu;
 pub mod gemm;
 mod layer_norm;
@@ -23,8 +24,10 @@ mod rows;
 mod sampled_softmax;
 mod scores;
 pub mod scratch;
+mod segment;
 pub mod simd;
 mod softmax_tiles;
+mod sort_ids;
 mod top_k;
 
 use crate::{
