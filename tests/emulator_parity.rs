@@ -70,8 +70,11 @@ ops! {
     mask_items: ops::mask_items::cases();
     weighted_mean: ops::reduce::mean_cases();
     grad_norm: ops::reduce::norm_cases();
+    rank: ops::rank::cases();
     rows: ops::rows::cases();
     sampled_softmax: ops::sampled_softmax::cases();
+    score_items: ops::rank::score_cases();
+    top_k: ops::top_k::cases();
     position_sum: ops::embedding::position_cases();
     segment_sum: ops::segment::cases();
     segment_rows: ops::segment::rows_cases();

@@ -23,11 +23,13 @@ pub mod layer_norm;
 pub mod linear;
 pub mod mask_items;
 pub mod prove;
+pub mod rank;
 pub mod reduce;
 pub mod rows;
 pub mod sampled_softmax;
 pub mod segment;
 pub mod sort_ids;
+pub mod top_k;
 
 pub use adamw::{AdamW, Guard};
 pub use attention::{AttentionBwd, AttentionFwd};
@@ -40,11 +42,13 @@ pub use gelu::{GeluBwd, GeluFwd};
 pub use layer_norm::{LayerNormBwd, LayerNormFwd};
 pub use linear::{LinearBwd, LinearFwd};
 pub use mask_items::MaskItems;
+pub use rank::{CountAtLeast, ScoreItems};
 pub use reduce::{GradNorm, WeightedMean};
 pub use rows::{GatherRows, NO_ROW, ScatterRows};
 pub use sampled_softmax::{SampledSoftmaxBwd, SampledSoftmaxFwd};
 pub use segment::{SegmentRows, SegmentSum};
 pub use sort_ids::{NO_ID, SortIds};
+pub use top_k::TopK;
 
 use crate::base;
 pub use crate::mem::{Dst, Mode};
@@ -284,7 +288,8 @@ macro_rules! for_all_ops {
             NoOp, AdamW, Guard, GatherSequences, AttentionFwd, AttentionBwd, CrossEntropyFwd, CrossEntropyBwd, DropoutFwd,
             DropoutAddFwd, DropoutBwd, EmbeddingFwd, GatherTable, PositionSum, SegmentRows, SegmentSum, SortIds, GeluFwd,
             GeluBwd, LayerNormFwd, LayerNormBwd, LinearFwd, LinearBwd, MaskItems, WeightedMean, GradNorm, GatherRows,
-            ScatterRows, SampledSoftmaxFwd, SampledSoftmaxBwd
+            ScatterRows, SampledSoftmaxFwd, SampledSoftmaxBwd,
+            TopK, CountAtLeast, ScoreItems
         }
     };
 }
@@ -326,6 +331,9 @@ pub fn all_cases<B: Backend + 'static>() -> Vec<Box<dyn case::AnyCase<B>>> {
         segment::cases(),
         segment::rows_cases(),
         sort_ids::cases(),
+        top_k::cases(),
+        rank::cases(),
+        rank::score_cases(),
     );
     all
 }

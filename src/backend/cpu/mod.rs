@@ -18,14 +18,17 @@ mod linear;
 mod mask_items;
 pub mod math;
 pub mod products;
+mod rank;
 mod reduce;
 mod rows;
 mod sampled_softmax;
+mod scores;
 pub mod scratch;
 mod segment;
 pub mod simd;
 mod softmax_tiles;
 mod sort_ids;
+mod top_k;
 
 use crate::{
     mem::{Arena, Dst, Element, HostArenas, Planner, RawSpan, Span, U32},

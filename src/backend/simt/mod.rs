@@ -31,11 +31,14 @@ pub mod kernels;
 mod layer_norm;
 mod linear;
 mod mask_items;
+mod rank;
 mod reduce;
 mod rows;
 mod sampled_softmax;
+mod scores;
 mod segment;
 mod sort_ids;
+mod top_k;
 mod transfer;
 
 use std::{any::Any, collections::HashMap, ffi::c_void, sync::Arc};
