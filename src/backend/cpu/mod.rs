@@ -10,6 +10,7 @@ mod attention;
 mod cross_entropy;
 mod dropout;
 mod embedding;
+mod gather_sequences;
 mod gelu;
 pub mod gemm;
 mod layer_norm;
