@@ -70,6 +70,8 @@ ops! {
     mask_items: ops::mask_items::cases();
     weighted_mean: ops::reduce::mean_cases();
     grad_norm: ops::reduce::norm_cases();
+    catch_up_rows: ops::row_adamw::catch_up_cases();
+    adamw_rows: ops::row_adamw::cases();
     rows: ops::rows::cases();
     sampled_softmax: ops::sampled_softmax::cases();
     position_sum: ops::embedding::position_cases();

@@ -19,6 +19,7 @@ mod mask_items;
 pub mod math;
 pub mod products;
 mod reduce;
+mod row_adamw;
 mod rows;
 mod sampled_softmax;
 pub mod scratch;

@@ -32,6 +32,7 @@ mod layer_norm;
 mod linear;
 mod mask_items;
 mod reduce;
+mod row_adamw;
 mod rows;
 mod sampled_softmax;
 mod segment;
