@@ -85,6 +85,7 @@ fn everything() -> (Planner, Cpu, Vec<Call>) {
         let mut draw = Stream::new(2, Purpose::Test, i as u32);
         cpu.write(span.raw(), &(0..span.len()).map(|_| 0.3 * draw.normal()).collect::<Vec<_>>());
     }
+    cpu.write(ok.raw(), &[1.0]);
     cpu.write(hyper.raw(), &[1e-3, 1.5, 2.5]);
     cpu.write(ok.raw(), &[1.0]);
     let fill = |cpu: &mut Cpu, span: Span<U32>, f: &dyn Fn(usize) -> usize| {

@@ -169,7 +169,10 @@ fn batches_made_on_the_device_are_those_of_the_host() {
         let (mut want, mut want_target) = (HostInput::default(), Vec::new());
         host_task.make_on_host(&on_host, &mut want, &mut want_target);
         let (n, m) = (want.item.len(), want.row.len());
-        assert!(s.n >= n && s.m >= m && s.n.is_multiple_of(64) && s.m.is_multiple_of(16));
+        assert!(
+            s.n >= n && s.m >= m && s.n.is_multiple_of(64) && s.m.is_multiple_of(16),
+            "{s:?} of {n} rows, {m} scored"
+        );
         assert_eq!(ids(&mut device, input.item, n), want.item);
         assert_eq!(ids(&mut device, input.pos, n), want.pos);
         assert_eq!(ids(&mut device, input.cu, want.cu.len()), want.cu);

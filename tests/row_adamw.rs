@@ -48,7 +48,9 @@ impl Training {
         let mut draw = Stream::new(21, Purpose::Test, t);
         let by_chance: Vec<bool> = (0..RANDOM).map(|_| draw.below(40) == 0).collect();
         (0..ROWS - 1)
-            .filter(|r| GAPS.get(*r).map_or_else(|| by_chance[r - GAPS.len()], |gap| (t + 3 * *r as u32) % gap == 0))
+            .filter(|r| {
+                GAPS.get(*r).map_or_else(|| by_chance[r - GAPS.len()], |gap| (t + 3 * *r as u32).is_multiple_of(*gap))
+            })
             .collect()
     }
 

@@ -229,7 +229,7 @@ impl Input {
         let Capacity { b, n, m, .. } = capacity;
         p.label("input");
         let l = Layout { b };
-        let head = p.index(l.len());
+        let (head, by_item) = (p.index(l.len()), Sorted::plan(p, n));
         Input {
             item: p.index(n),
             pos: p.index(n),
@@ -241,7 +241,7 @@ impl Input {
             user: head.slice(l.user(), b),
             first: head.slice(l.first(), b),
             head,
-            by_item: Sorted::plan(p, n),
+            by_item,
             capacity,
         }
     }

@@ -85,14 +85,14 @@ impl<E: Element> Span<E> {
         Span { arena, offset, len, element: PhantomData }
     }
 
-    /// No elements: for a source that an op can do without.
-    pub fn empty() -> Self {
-        Span::new(E::ARENA, 0, 0)
-    }
-
     /// All of the data that a device keeps.
     pub(crate) fn data(len: usize) -> Self {
         Span::new(Arena::Data, 0, len)
+    }
+
+    /// No elements: for a source that an op can do without.
+    pub fn empty() -> Self {
+        Span::new(E::ARENA, 0, 0)
     }
 
     /// Elements in the span.

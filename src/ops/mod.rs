@@ -43,7 +43,7 @@ pub use linear::{LinearBwd, LinearFwd};
 pub use mask_items::MaskItems;
 pub use reduce::{GradNorm, WeightedMean};
 pub use row_adamw::{AdamWRows, CatchUpRows};
-pub use rows::{GatherRows, ScatterRows};
+pub use rows::{GatherRows, NO_ROW, ScatterRows};
 pub use sampled_softmax::{SampledSoftmaxBwd, SampledSoftmaxFwd};
 pub use segment::{SegmentRows, SegmentSum};
 pub use sort_ids::{NO_ID, SortIds};
@@ -51,9 +51,6 @@ pub use sort_ids::{NO_ID, SortIds};
 use crate::base;
 pub use crate::mem::{Dst, Mode};
 use crate::mem::{F32, HostArenas, Planner, Precision, RawSpan, Scalar, Span, U32};
-
-/// The number that no row and no id has: padding.
-pub const NO_ROW: u32 = u32::MAX;
 
 /// Work of one call: floating-point operations and the bytes that must move at least, with 4-byte elements.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -234,6 +231,21 @@ impl<B: Memory> Memory for &mut B {
     fn sync(&mut self) -> base::Result<()> {
         (**self).sync()
     }
+    fn resident(&mut self, len: usize) -> Option<Span<U32>> {
+        (**self).resident(len)
+    }
+    fn write_ids_ahead(&mut self, span: Span<U32>, values: &[u32]) {
+        (**self).write_ids_ahead(span, values);
+    }
+    fn read_later(&mut self, span: Span<F32>) -> Later {
+        (**self).read_later(span)
+    }
+    fn collect(&mut self, later: Later) -> [f32; 4] {
+        (**self).collect(later)
+    }
+    fn replays(&self) -> bool {
+        (**self).replays()
+    }
 }
 
 /// `Err` naming the first span that is shorter than its shape asks for.
@@ -271,9 +283,10 @@ impl Op for NoOp {
 macro_rules! for_all_ops {
     ($each:ident) => {
         $each! {
-            NoOp, AdamW, Guard, GatherSequences, AttentionFwd, AttentionBwd, CrossEntropyFwd, CrossEntropyBwd, DropoutFwd, DropoutAddFwd,
-            DropoutBwd, EmbeddingFwd, GatherTable, PositionSum, SegmentRows, SegmentSum, SortIds, CatchUpRows, AdamWRows, GeluFwd, GeluBwd, LayerNormFwd, LayerNormBwd, LinearFwd,
-            LinearBwd, MaskItems, WeightedMean, GradNorm, GatherRows, ScatterRows, SampledSoftmaxFwd, SampledSoftmaxBwd
+            NoOp, AdamW, Guard, GatherSequences, AttentionFwd, AttentionBwd, CrossEntropyFwd, CrossEntropyBwd, DropoutFwd,
+            DropoutAddFwd, DropoutBwd, EmbeddingFwd, GatherTable, PositionSum, SegmentRows, SegmentSum, SortIds, CatchUpRows,
+            AdamWRows, GeluFwd, GeluBwd, LayerNormFwd, LayerNormBwd, LinearFwd, LinearBwd, MaskItems, WeightedMean, GradNorm,
+            GatherRows, ScatterRows, SampledSoftmaxFwd, SampledSoftmaxBwd
         }
     };
 }

@@ -4,11 +4,14 @@ scatter_rows: dx[row_m] = dy_m, all other rows 0 (Write) or unchanged (Acc)
 Where row_m is [`NO_ROW`] (padding, any number of times), y_m is 0 and dy_m goes nowhere.
 */
 
-use super::{Cost, Dst, NO_ROW, Op, case::Case, fits};
+use super::{Cost, Dst, Op, case::Case, fits};
 use crate::{
     base::rng::{Purpose, Stream},
     mem::{Act, HostArenas, Planner, Scalar, U32},
 };
+
+/// A row that is none: padding.
+pub const NO_ROW: u32 = u32::MAX;
 
 op! {
     /// y = x[row].

@@ -7,14 +7,14 @@ Rows with one id are then neighbours, a *run*, whose first place owns the id: ta
 (`segment.rs`), each table row by one owner in a fixed order, with no atomics and the same bits every time.
 */
 
-use super::{Cost, NO_ROW, Op, case::Case, fits};
+use super::{Cost, Op, case::Case, fits};
 use crate::{
     base::rng::{Purpose, Stream},
     mem::{HostArenas, Planner, Scalar, Span, U32},
 };
 
 /// An id that is none: padding. Gathers give zeros for it, sums skip it, sorting puts it last.
-pub const NO_ID: u32 = NO_ROW;
+pub const NO_ID: u32 = u32::MAX;
 
 op! {
     /// A stable sort of up to three lists of ids, taken as one. Lists that are not there are [`Span::empty`].

@@ -197,7 +197,7 @@ impl Loss {
     }
 
     /// Writes the gradients of the scored rows, the item table (special rows: zero) and the item bias.
-    pub fn backward<B: Backend>(&self, b: &mut B, m: usize, _: &HostLoss) {
+    pub fn backward<B: Backend>(&self, b: &mut B, m: usize) {
         let r = &self.r;
         let (d, v) = (r.d, r.v);
         let Some(s) = &self.sampled else {

@@ -91,17 +91,17 @@ impl<M: Model> Parts<M> {
     }
 
     /// Forward, loss, and back.
-    fn passes<B: Backend>(&self, b: &mut B, s: &Shape, host: &HostLoss) {
+    fn passes<B: Backend>(&self, b: &mut B, s: &Shape) {
         self.model.forward(b, s);
         self.loss.forward(b, s.m);
-        self.loss.backward(b, s.m, host);
+        self.loss.backward(b, s.m);
         self.model.backward(b, s);
     }
 
     /// A whole step, its batch being on its way.
-    fn step<B: Backend>(&self, b: &mut B, s: &Shape, host: &HostLoss) {
+    fn step<B: Backend>(&self, b: &mut B, s: &Shape) {
         self.task.make(b, s);
-        self.passes(b, s, host);
+        self.passes(b, s);
         b.run(&GradNorm { norm: self.norm(), g: self.gradients, n: self.gradients.len() });
         b.run(&Guard { ok: self.ok(), loss: self.loss.value, norm: self.norm() });
         self.updates.iter().for_each(|update| b.run(update));
@@ -205,7 +205,7 @@ impl<M: Model, B: Backend> Engine<M, B> {
     fn reserve(&mut self) -> Result<()> {
         let c = self.input.capacity;
         let mut asking = Asking::new(&self.backend);
-        self.parts.step(&mut asking, &Shape { b: c.b, n: c.n, m: c.m, training: true }, &self.host_loss);
+        self.parts.step(&mut asking, &Shape { b: c.b, n: c.n, m: c.m, training: true });
         let Asking { scratch_bytes, refused, .. } = asking;
         if let Some((op, why)) = refused {
             return Err(Error::user(format!("{op}: {why}")).hint("change the sizes, or use --device cpu"));
@@ -300,8 +300,8 @@ impl<M: Model, B: Backend> Engine<M, B> {
         let bias = |beta: f32| (1.0 / (1.0 - (beta as f64).powf(step as f64))) as f32;
         let hyper = [lr, bias(self.settings.beta1), bias(self.settings.beta2)];
         self.backend.write(self.parts.hyper.raw(), &hyper);
-        let (parts, host_loss) = (&self.parts, &self.host_loss);
-        self.backend.replay(shape.key(), |b| parts.step(b, &shape, host_loss));
+        let parts = &self.parts;
+        self.backend.replay(shape.key(), |b| parts.step(b, &shape));
         let later = self.backend.read_later(self.parts.report);
         self.batches.swap(0, 1);
         let before = self.pending.replace(Pending { step, lr, later });
@@ -380,7 +380,7 @@ impl<M: Model, B: Backend> Engine<M, B> {
         if make {
             self.parts.task.make(&mut checked, shape);
         }
-        self.parts.passes(&mut checked, shape, &self.host_loss);
+        self.parts.passes(&mut checked, shape);
         match checked.first_fault {
             Some((op, span)) => {
                 let layer = self.plan.params().iter().find(|p| p.w.raw() == span || p.dw.raw() == span);
@@ -439,7 +439,7 @@ impl<M: Model, B: Backend> Engine<M, B> {
     pub fn gradients(&mut self, step: u64, training: bool) -> f32 {
         let shape = Shape { training, ..self.upload(step) };
         self.parts.task.make(&mut self.backend, &shape);
-        self.parts.passes(&mut self.backend, &shape, &self.host_loss);
+        self.parts.passes(&mut self.backend, &shape);
         self.read_one(self.parts.loss.value)
     }
 
@@ -449,7 +449,7 @@ impl<M: Model, B: Backend> Engine<M, B> {
         self.backend.write_ids(self.parts.loss.target, target);
         self.backend.write(self.parts.loss.weight.raw(), &vec![1.0 / target.len().max(1) as f32; target.len()]);
         self.parts.loss.upload(&mut self.backend, &mut self.host_loss, step as u32);
-        self.parts.passes(&mut self.backend, &shape, &self.host_loss);
+        self.parts.passes(&mut self.backend, &shape);
         self.read_one(self.parts.loss.value)
     }
 

@@ -36,6 +36,7 @@ impl Table<'_> {
     ///
     /// # Safety
     /// The row lies inside, and no other task has it.
+    #[allow(clippy::mut_from_ref)]
     unsafe fn row(&self, row: usize) -> [&mut [f32]; 3] {
         // SAFETY: the caller's promise.
         [self.p, self.m, self.v].map(|dest| unsafe { dest.at(row, 0).row(self.d) })
