@@ -70,6 +70,7 @@ fn everything() -> (Planner, Cpu, Vec<Call>) {
     let (w2, m2, v2) = (p.stat(V * D), p.stat(V * D), p.stat(V * D));
     let (cu, step, target, row, item, pos) = (p.index(6), p.index(1), p.index(m), p.index(m), p.index(n), p.index(n));
     let (by, by2, negative) = (Sorted::plan(&mut p, n), Sorted::plan(&mut p, n + 2 * m + S), p.index(S));
+    let (last, history) = (p.index(V), p.stat(4 * 90));
     let (pairs, pair_g) = (p.index(2 * m), p.stat(2 * m));
     let rows = p.stat((n + 2 * m + S) * D);
     // Rank counting and lists: a target a row, but 40 of the first; every third item excluded for the last row.
@@ -89,6 +90,7 @@ fn everything() -> (Planner, Cpu, Vec<Call>) {
     }
     cpu.write(ok.raw(), &[1.0]);
     cpu.write(hyper.raw(), &[1e-3, 1.5, 2.5]);
+    cpu.write(ok.raw(), &[1.0]);
     let fill = |cpu: &mut Cpu, span: Span<U32>, f: &dyn Fn(usize) -> usize| {
         cpu.write_ids(span, &(0..span.len()).map(|i| f(i) as u32).collect::<Vec<_>>());
     };
@@ -97,6 +99,10 @@ fn everything() -> (Planner, Cpu, Vec<Call>) {
     fill(&mut cpu, row, &|i| i + i / 2);
     fill(&mut cpu, item, &|i| i * 31 % 97);
     fill(&mut cpu, pos, &|i| i % T);
+    // Rows are up to 80 steps behind.
+    cpu.write(history.raw(), &(0..4 * 90).map(|i| [1e-3, 1.5, 2.5, -0.01][i % 4]).collect::<Vec<_>>());
+    fill(&mut cpu, step, &|_| 80);
+    fill(&mut cpu, last, &|i| i % 80);
     fill(&mut cpu, pairs, &|i| i / 2 * 7919 % V);
     fill(&mut cpu, negative, &|i| i * 13 % V);
     fill(&mut cpu, target_start, &|i| if i == 0 { 0 } else { (i + 39).min(m) });
@@ -260,6 +266,45 @@ fn everything() -> (Planner, Cpu, Vec<Call>) {
             e: V / 3,
         }),
         call(ScoreItems { score: ranked, h, table, bias, item: target, start: target_start, b: m, d: D, v: V, p: m }),
+        call(CatchUpRows {
+            p: w2,
+            m: m2,
+            v: v2,
+            last,
+            key: by2.key,
+            history,
+            ok,
+            step,
+            n: n + S + 2 * m,
+            d: D,
+            rows: V,
+            ring: 90,
+            beta1: 0.9,
+            beta2: 0.99,
+            eps: 1e-8,
+            weight_decay: 0.1,
+            all: false,
+        }),
+        call(AdamWRows {
+            p: w2,
+            m: m2,
+            v: v2,
+            last,
+            g: rows,
+            key: by2.key,
+            norm,
+            ok,
+            hyper,
+            step,
+            n: n + S + 2 * m,
+            d: D,
+            rows: V,
+            beta1: 0.9,
+            beta2: 0.99,
+            eps: 1e-8,
+            weight_decay: 0.1,
+            max_norm: 1.0,
+        }),
         call(GradNorm { norm, g: dtable, n: V * D }),
         call(AdamW {
             p: w2,

@@ -71,6 +71,8 @@ ops! {
     weighted_mean: ops::reduce::mean_cases();
     grad_norm: ops::reduce::norm_cases();
     rank: ops::rank::cases();
+    catch_up_rows: ops::row_adamw::catch_up_cases();
+    adamw_rows: ops::row_adamw::cases();
     rows: ops::rows::cases();
     sampled_softmax: ops::sampled_softmax::cases();
     score_items: ops::rank::score_cases();

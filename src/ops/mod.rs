@@ -25,6 +25,7 @@ pub mod mask_items;
 pub mod prove;
 pub mod rank;
 pub mod reduce;
+pub mod row_adamw;
 pub mod rows;
 pub mod sampled_softmax;
 pub mod segment;
@@ -44,6 +45,7 @@ pub use linear::{LinearBwd, LinearFwd};
 pub use mask_items::MaskItems;
 pub use rank::{CountAtLeast, ScoreItems};
 pub use reduce::{GradNorm, WeightedMean};
+pub use row_adamw::{AdamWRows, CatchUpRows};
 pub use rows::{GatherRows, NO_ROW, ScatterRows};
 pub use sampled_softmax::{SampledSoftmaxBwd, SampledSoftmaxFwd};
 pub use segment::{SegmentRows, SegmentSum};
@@ -286,9 +288,9 @@ macro_rules! for_all_ops {
     ($each:ident) => {
         $each! {
             NoOp, AdamW, Guard, GatherSequences, AttentionFwd, AttentionBwd, CrossEntropyFwd, CrossEntropyBwd, DropoutFwd,
-            DropoutAddFwd, DropoutBwd, EmbeddingFwd, GatherTable, PositionSum, SegmentRows, SegmentSum, SortIds, GeluFwd,
-            GeluBwd, LayerNormFwd, LayerNormBwd, LinearFwd, LinearBwd, MaskItems, WeightedMean, GradNorm, GatherRows,
-            ScatterRows, SampledSoftmaxFwd, SampledSoftmaxBwd,
+            DropoutAddFwd, DropoutBwd, EmbeddingFwd, GatherTable, PositionSum, SegmentRows, SegmentSum, SortIds, CatchUpRows,
+            AdamWRows, GeluFwd, GeluBwd, LayerNormFwd, LayerNormBwd, LinearFwd, LinearBwd, MaskItems, WeightedMean, GradNorm,
+            GatherRows, ScatterRows, SampledSoftmaxFwd, SampledSoftmaxBwd,
             TopK, CountAtLeast, ScoreItems
         }
     };
@@ -326,6 +328,8 @@ pub fn all_cases<B: Backend + 'static>() -> Vec<Box<dyn case::AnyCase<B>>> {
         mask_items::cases(),
         reduce::mean_cases(),
         reduce::norm_cases(),
+        row_adamw::catch_up_cases(),
+        row_adamw::cases(),
         rows::cases(),
         sampled_softmax::cases(),
         segment::cases(),

@@ -20,6 +20,7 @@ pub mod math;
 pub mod products;
 mod rank;
 mod reduce;
+mod row_adamw;
 mod rows;
 mod sampled_softmax;
 mod scores;

@@ -33,6 +33,7 @@ mod linear;
 mod mask_items;
 mod rank;
 mod reduce;
+mod row_adamw;
 mod rows;
 mod sampled_softmax;
 mod scores;
