@@ -58,6 +58,7 @@ ops! {
     adamw: ops::adamw::cases();
     attention: ops::attention::cases();
     cross_entropy: ops::cross_entropy::cases();
+    dilated_conv: ops::dilated_conv::cases();
     dropout: ops::dropout::cases();
     dropout_add: ops::dropout::add_cases();
     embedding: ops::embedding::cases();

@@ -15,6 +15,7 @@ pub mod adamw;
 pub mod attention;
 pub mod case;
 pub mod cross_entropy;
+pub mod dilated_conv;
 pub mod dropout;
 pub mod embedding;
 pub mod gelu;
@@ -30,6 +31,7 @@ pub use adamw::AdamW;
 pub use attention::{AttentionBwd, AttentionFwd};
 pub use cross_entropy::{CrossEntropyBwd, CrossEntropyFwd};
 pub use define::{Access, Spans};
+pub use dilated_conv::{DilatedConvBwd, DilatedConvFwd};
 pub use dropout::{DropoutAddFwd, DropoutBwd, DropoutFwd};
 pub use embedding::{EmbeddingFwd, GatherTable, SegmentSum};
 pub use gelu::{GeluBwd, GeluFwd};
@@ -197,8 +199,8 @@ impl Op for NoOp {
 macro_rules! for_all_ops {
     ($each:ident) => {
         $each! {
-            NoOp, AdamW, AttentionFwd, AttentionBwd, CrossEntropyFwd, CrossEntropyBwd, DropoutFwd, DropoutAddFwd,
-            DropoutBwd, EmbeddingFwd, GatherTable, SegmentSum, GeluFwd, GeluBwd, LayerNormFwd, LayerNormBwd, LinearFwd,
+            NoOp, AdamW, AttentionFwd, AttentionBwd, CrossEntropyFwd, CrossEntropyBwd, DilatedConvFwd,
+            DilatedConvBwd, DropoutFwd, DropoutAddFwd, DropoutBwd, EmbeddingFwd, GatherTable, SegmentSum, GeluFwd, GeluBwd, LayerNormFwd, LayerNormBwd, LinearFwd,
             LinearBwd, MaskItems, Mean, GradNorm, GatherRows, ScatterRows, SampledSoftmaxFwd, SampledSoftmaxBwd
         }
     };
@@ -223,6 +225,7 @@ pub fn all_cases<B: Backend + 'static>() -> Vec<Box<dyn case::AnyCase<B>>> {
         adamw::cases(),
         attention::cases(),
         cross_entropy::cases(),
+        dilated_conv::cases(),
         dropout::cases(),
         dropout::add_cases(),
         embedding::cases(),

@@ -8,6 +8,7 @@ order), and a step in its steady state allocates nothing ([`scratch`] grows once
 mod adamw;
 mod attention;
 mod cross_entropy;
+mod dilated_conv;
 mod dropout;
 mod embedding;
 mod gelu;
@@ -21,6 +22,7 @@ mod reduce;
 mod rows;
 mod sampled_softmax;
 pub mod scratch;
+mod shifted;
 pub mod simd;
 mod softmax_tiles;
 
