@@ -33,6 +33,7 @@ struct DilatedConvFwdParams {
   int b;
   int i;
   int o;
+  float by_o;  // 1/O
   int taps;
   int dilation;
   int lead;
@@ -90,10 +91,10 @@ __device__ __forceinline__ void row_sums(float (&sum)[2][2], float* shared) {
 }
 
 // Of each of a lane's four rows: the mean of its first `columns` columns in the block, and the sum of their squared
-// distances to it. The columns behind are zeros.
+// distances to it; by_columns = 1/columns. The columns behind are zeros.
 template <class T, int COLS>
-__device__ __forceinline__ void row_stats(const float (&acc)[2][ConvTiles<T, COLS>::NB][4], int columns, float* shared,
-                                          float (&mean)[2][2], float (&squares)[2][2]) {
+__device__ __forceinline__ void row_stats(const float (&acc)[2][ConvTiles<T, COLS>::NB][4], int columns, float by_columns,
+                                          float* shared, float (&mean)[2][2], float (&squares)[2][2]) {
   constexpr int NB = ConvTiles<T, COLS>::NB;
 #pragma unroll
   for (int m = 0; m < 2; m++)
@@ -108,7 +109,7 @@ __device__ __forceinline__ void row_stats(const float (&acc)[2][ConvTiles<T, COL
   for (int m = 0; m < 2; m++)
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-      mean[m][half] /= columns;
+      mean[m][half] *= by_columns;
 #pragma unroll
       for (int nb = 0; nb < NB; nb++)
 #pragma unroll
@@ -126,47 +127,58 @@ __device__ __forceinline__ bool row_writer() {
   return threadIdx.x % 4 == 0 && threadIdx.x / 32 % ConvTiles<T, COLS>::kAcross == 0;
 }
 
-// O <= COLS: the block owns whole rows.
-template <class T, int COLS>
-__device__ __forceinline__ void dilated_conv_fwd(const DilatedConvFwdParams& p) {
+// Norm, ReLU and residual on the accumulators. kEven: two columns may be moved at once. `affine`: gamma, then beta.
+template <class T, int COLS, bool kEven>
+__device__ __forceinline__ void finish_rows(const DilatedConvFwdParams& p, const float* affine,
+                                            const float (&acc)[2][ConvTiles<T, COLS>::NB][4], const float (&mean)[2][2],
+                                            const float (&squares)[2][2]) {
   using S = ConvTiles<T, COLS>;
-  constexpr int NB = S::NB;
-  DYN_SMEM(smem);
-  STATIC_SMEM(float, sums, S::kAcross * S::kRows);
-  float acc[2][NB][4], mean[2][2], rstd[2][2];
-  conv_z<T, COLS>(p, 0, smem, acc);
-  row_stats<T, COLS>(acc, p.o, sums, mean, rstd);
-  const i64 row0 = (i64)blockIdx.x * S::kRows;
-  const bool even = even_rows((const T*)p.z, p.o) && even_rows((const T*)p.y, p.o) && even_rows((const T*)p.residual, p.o);
+  affine += conv_col<T, COLS>(0, 0);
+  const int left = p.o - conv_col<T, COLS>(0, 0);  // columns from the lane's first one on
 #pragma unroll
   for (int m = 0; m < 2; m++)
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-      rstd[m][half] = 1.f / sqrtf(rstd[m][half] / p.o + p.eps);
-      const i64 row = row0 + conv_row<T, COLS>(m, 2 * half);
-      if (row < p.n && row_writer<T, COLS>()) p.mean[row] = mean[m][half], p.rstd[row] = rstd[m][half];
-    }
+      const i64 row = (i64)blockIdx.x * S::kRows + conv_row<T, COLS>(m, 2 * half);
+      if (row >= p.n) continue;
+      const float mu = mean[m][half], scale = 1.f / sqrtf(squares[m][half] * p.by_o + p.eps);
+      if (row_writer<T, COLS>()) p.mean[row] = mu, p.rstd[row] = scale;
+      const i64 first = row * p.o + conv_col<T, COLS>(0, 0);
 #pragma unroll
-  for (int nb = 0; nb < NB; nb++) {
-    const int c = conv_col<T, COLS>(nb, 0);
-    const float2 gamma = load_pair(p.gamma, c, p.o, false), beta = load_pair(p.beta, c, p.o, false);
-#pragma unroll
-    for (int m = 0; m < 2; m++)
-#pragma unroll
-      for (int half = 0; half < 2; half++) {
-        const i64 row = row0 + conv_row<T, COLS>(m, 2 * half);
-        if (row >= p.n) continue;
+      for (int nb = 0; nb < S::NB; nb++) {
+        // Volatile: read again for every row, because there are no registers to keep them all.
+        const volatile float *gamma = affine + nb * 8, *beta = gamma + COLS;
         const float zx = acc[m][nb][2 * half], zy = acc[m][nb][2 * half + 1];
-        float yx = relu((zx - mean[m][half]) * rstd[m][half] * gamma.x + beta.x);
-        float yy = relu((zy - mean[m][half]) * rstd[m][half] * gamma.y + beta.y);
+        float yx = relu((zx - mu) * scale * gamma[0] + beta[0]);
+        float yy = relu((zy - mu) * scale * gamma[1] + beta[1]);
         if (p.residual) {
-          const float2 r = load_pair((const T*)p.residual + row * p.o, c, p.o, even);
+          const float2 r = load_pair((const T*)p.residual + first, nb * 8, left, kEven);
           yx += r.x, yy += r.y;
         }
-        store_pair((T*)p.z + row * p.o, c, p.o, even, zx, zy);
-        store_pair((T*)p.y + row * p.o, c, p.o, even, yx, yy);
+        store_pair((T*)p.z + first, nb * 8, left, kEven, zx, zy);
+        store_pair((T*)p.y + first, nb * 8, left, kEven, yx, yy);
       }
+    }
+}
+
+// O <= COLS: the block owns whole rows.
+template <class T, int COLS>
+__device__ __forceinline__ void dilated_conv_fwd(const DilatedConvFwdParams& p) {
+  using S = ConvTiles<T, COLS>;
+  DYN_SMEM(smem);
+  STATIC_SMEM(float, sums, S::kAcross * S::kRows);
+  STATIC_SMEM(float, affine, 2 * COLS);  // gamma, then beta, zeros behind: read at once for every row
+  for (int c = threadIdx.x; c < COLS; c += S::kThreads) {
+    affine[c] = c < p.o ? p.gamma[c] : 0.f;
+    affine[COLS + c] = c < p.o ? p.beta[c] : 0.f;
   }
+  float acc[2][S::NB][4], mean[2][2], squares[2][2];
+  conv_z<T, COLS>(p, 0, smem, acc);
+  row_stats<T, COLS>(acc, p.o, p.by_o, sums, mean, squares);
+  if (even_rows((const T*)p.z, p.o) && even_rows((const T*)p.y, p.o) && even_rows((const T*)p.residual, p.o))
+    finish_rows<T, COLS, true>(p, affine, acc, mean, squares);
+  else
+    finish_rows<T, COLS, false>(p, affine, acc, mean, squares);
 }
 
 // z and statistics of a part of each row, for O > 256: blocks (row tiles, ceil(O/256)).
@@ -179,7 +191,8 @@ __device__ __forceinline__ void dilated_conv_z(const DilatedConvFwdParams& p) {
   const int column0 = blockIdx.y * COLS;
   float acc[2][S::NB][4], mean[2][2], squares[2][2];
   conv_z<T, COLS>(p, column0, smem, acc);
-  row_stats<T, COLS>(acc, min(COLS, p.o - column0), sums, mean, squares);
+  const int columns = min(COLS, p.o - column0);
+  row_stats<T, COLS>(acc, columns, 1.f / columns, sums, mean, squares);
   const bool even = even_rows((const T*)p.z, p.o);
 #pragma unroll
   for (int m = 0; m < 2; m++)
@@ -226,13 +239,14 @@ __device__ __forceinline__ void dilated_conv_norm(const DilatedConvFwdParams& p)
   }
 }
 
-// O at most 64, 128, 256; then z and norm for any.
+// O at most 64, 128, 256; then z and norm for any. Where a number of blocks is given, the compiler aims higher by itself and
+// spills a few registers for it.
 KERNEL(dilated_conv_fwd_c64_bf16, DilatedConvFwdParams, 256) { dilated_conv_fwd<bf16, 64>(p); }
-KERNEL(dilated_conv_fwd_c64_f32, DilatedConvFwdParams, 128) { dilated_conv_fwd<float, 64>(p); }
+KERNEL(dilated_conv_fwd_c64_f32, DilatedConvFwdParams, 128, 4) { dilated_conv_fwd<float, 64>(p); }
 KERNEL(dilated_conv_fwd_c128_bf16, DilatedConvFwdParams, 256) { dilated_conv_fwd<bf16, 128>(p); }
 KERNEL(dilated_conv_fwd_c128_f32, DilatedConvFwdParams, 128) { dilated_conv_fwd<float, 128>(p); }
 KERNEL(dilated_conv_fwd_c256_bf16, DilatedConvFwdParams, 512) { dilated_conv_fwd<bf16, 256>(p); }
-KERNEL(dilated_conv_fwd_c256_f32, DilatedConvFwdParams, 256) { dilated_conv_fwd<float, 256>(p); }
+KERNEL(dilated_conv_fwd_c256_f32, DilatedConvFwdParams, 256, 1) { dilated_conv_fwd<float, 256>(p); }
 KERNEL(dilated_conv_fwd_z_bf16, DilatedConvFwdParams, 512) { dilated_conv_z<bf16>(p); }
 KERNEL(dilated_conv_fwd_z_f32, DilatedConvFwdParams, 256) { dilated_conv_z<float>(p); }
 KERNEL(dilated_conv_fwd_norm_bf16, DilatedConvFwdParams, 256) { dilated_conv_norm<bf16>(p); }

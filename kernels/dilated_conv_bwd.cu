@@ -364,7 +364,7 @@ KERNEL(dilated_conv_bwd_finish, DilatedConvFinishParams, 512) {
   finish_columns<512>(out, p.partial + (i64)kind * p.parts * p.o, p.parts, p.o, add, shared);
 }
 
-// I at most 64, 128; any, by tiles of 256.
+// I at most 64, 128; any, by tiles of 256. Numbers of blocks as in dilated_conv.cu: what spills no registers.
 KERNEL(dilated_conv_bwd_dx_c64_bf16, DilatedConvDxParams, 256) { conv_dx<bf16, 64>(p); }
 KERNEL(dilated_conv_bwd_dx_c64_f32, DilatedConvDxParams, 128) { conv_dx<float, 64>(p); }
 KERNEL(dilated_conv_bwd_dx_c128_bf16, DilatedConvDxParams, 256) { conv_dx<bf16, 128>(p); }

@@ -67,7 +67,12 @@ fn read<B: Memory>(b: &mut B, span: mipgpu::mem::RawSpan) -> Vec<f32> {
 }
 
 /// The same numbers as tests/fixtures/dilated_conv.py, which this test does not run.
-fn beside_pytorch<B: Backend>(name: &str, (taps, dilations): (usize, &[usize]), open: fn(&Planner) -> B, tolerance: f32) {
+fn beside_pytorch<B: Backend>(
+    name: &str,
+    (taps, dilations): (usize, &[usize]),
+    open: fn(&Planner) -> B,
+    tolerance: f32,
+) {
     let path = format!("{}/tests/fixtures/conv-block-{name}.safetensors", env!("CARGO_MANIFEST_DIR"));
     let bytes = std::fs::read(path).unwrap();
     let fixture = SafeTensors::deserialize(&bytes).unwrap();

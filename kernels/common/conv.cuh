@@ -130,7 +130,8 @@ __device__ __forceinline__ void acc_zero2(float (&acc)[2][NB][4]) {
 template <int K, bool kNt, int NB>
 __device__ __forceinline__ void gemm_32(float (&acc)[2][NB][4], const bf16* a, int lda, const bf16* b, int ldb) {
   const int lane = threadIdx.x % 32;
-#pragma unroll
+// One step after the other: fragments loaded ahead would push accumulators out of registers.
+#pragma unroll 1
   for (int k = 0; k < K; k += 16) {
     u32 f[2][4];
 #pragma unroll
@@ -155,7 +156,6 @@ __device__ __forceinline__ void gemm_32(float (&acc)[2][NB][4], const bf16* a, i
 template <int K, int NB>
 __device__ __forceinline__ void gemm_32_tn(float (&acc)[2][NB][4], const bf16* a, int lda, const bf16* b, int ldb) {
   const int lane = threadIdx.x % 32;
-// One step after the other: fragments loaded ahead would push accumulators out of registers.
 #pragma unroll 1
   for (int k = 0; k < K; k += 16) {
     u32 f[2][4];

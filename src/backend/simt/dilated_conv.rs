@@ -154,6 +154,7 @@ impl Run<DilatedConvFwd> for Simt {
             b: op.b as i32,
             i: op.i as i32,
             o: op.o as i32,
+            by_o: 1.0 / op.o as f32,
             taps: op.taps.count as i32,
             dilation: op.taps.dilation.min(i32::MAX as usize) as i32,
             lead: op.taps.lead() as i32,
