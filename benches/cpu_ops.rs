@@ -11,7 +11,7 @@ use mipgpu::{
         },
     },
     mem::{Dst, Planner, Span, U32},
-    ops::{dropout::Drop, embedding::segment, *},
+    ops::{dropout::Drop, sort_ids::Sorted, *},
 };
 use std::time::Instant;
 
@@ -138,10 +138,10 @@ fn step(threads: usize, filter: &str) {
     let (loss, loss_lse, dloss, mean_loss) = (p.stat(M), p.stat(M), p.stat(M), p.stat(1));
     let params = V * (D + 1) + T * D + 2 * 12 * D * D + D * D;
     let flat = [(); 4].map(|_| p.stat(params));
-    let (norm, hyper) = (p.stat(1), p.stat(3));
+    let (norm, ok, hyper) = (p.stat(1), p.stat(1), p.stat(3));
     let (cu, step, target, row, item, pos) =
         (p.index(B + 1), p.index(1), p.index(M), p.index(M), p.index(n), p.index(n));
-    let (order, start, id) = (p.index(n), p.index(n + 1), p.index(n));
+    let by = Sorted::plan(&mut p, n);
 
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
     let mut bench = Bench { cpu: Cpu::new(&p), pool, filter: filter.into(), total: 0.0 };
@@ -162,13 +162,6 @@ fn step(threads: usize, filter: &str) {
     // A fifth of all positions hold the mask item.
     let items: Vec<u32> = (0..n).map(|i| if i % 5 == 0 { 1 } else { (i * 7919 % V) as u32 }).collect();
     cpu.write_ids(item, &items);
-    let (mut o, mut s, mut i) = (Vec::new(), Vec::new(), Vec::new());
-    segment(&items, &mut o, &mut s, &mut i);
-    let segments = i.len();
-    cpu.write_ids(order, &o);
-    cpu.write_ids(start, &s);
-    cpu.write_ids(id, &i);
-
     let drop = Drop { p: 0.1, seed: 1, site: 1 };
     println!("-- {threads} threads");
     bench.op("", 1, EmbeddingFwd { y: x.y, item_table: table, pos_table: table, item, pos, n, d: D, v: V, t: T });
@@ -190,7 +183,7 @@ fn step(threads: usize, filter: &str) {
     bench.op("", 1, GatherRows { y: scored.y, x: x.y, row, m: M, n, d: D });
     let h = scored.y;
     bench.op("", 1, CrossEntropyFwd { loss, lse: loss_lse, h, table, bias, target, m: M, d: D, v: V });
-    bench.op("", 1, Mean { y: mean_loss, x: loss, n: M });
+    bench.op("", 1, WeightedMean { y: mean_loss, x: loss, w: dloss, n: M });
     let (dh, dt, dbi) = (Dst::Write(scored.dy), Dst::Write(dtable), Dst::Write(dbias));
     let lse2 = loss_lse;
     bench.op(
@@ -229,18 +222,17 @@ fn step(threads: usize, filter: &str) {
     bench.op("dropout 0.1", 0, AttentionBwd { drop, ..attention });
     bench.op("causal", 0, AttentionBwd { causal: true, ..attention });
     bench.op("qkv", 2, LinearBwd { dx, dw, db, dy: qkv.dy, x: x.y, w, n, i: D, o: 3 * D });
-    bench.op(
-        "items",
-        1,
-        SegmentSum { dtable: Dst::Acc(dtable), dy: x.dy, order, start, id, n, d: D, v: V, s: segments },
-    );
+    bench.op("items", 1, by.sort(&[(item, n)], V));
+    bench.op("items", 1, SegmentSum::of(Dst::Acc(dtable), x.dy, &by, [n, D, V]));
+    let positions = PositionSum { dtable: Dst::Write(dtable.first(T * D)), dy: x.dy, cu, n, d: D, b: B, t: T };
+    bench.op("", 1, positions);
     let [p, m, v, g] = flat;
     bench.op("", 1, GradNorm { norm, g, n: params });
     let (beta1, beta2) = (0.9, 0.999);
     bench.op(
         "",
         1,
-        AdamW { p, m, v, g, norm, hyper, n: params, beta1, beta2, eps: 1e-8, weight_decay: 0.01, max_norm: 1.0 },
+        AdamW { p, m, v, g, norm, ok, hyper, n: params, beta1, beta2, eps: 1e-8, weight_decay: 0.01, max_norm: 1.0 },
     );
     println!("{:34} {:8.2} ms a step, added up", "", bench.total);
 }

@@ -2,6 +2,7 @@
 rows: pick the scored rows out of all, and put their gradients back.
 gather_rows:  y_m = x[row_m]                    x (N,D) act   y (M,D) act   row (M)
 scatter_rows: dx[row_m] = dy_m (or added)       dx (N,D) act  dy (M,D) act  row (M), all different
+Where row_m is NO_ROW (all bits set: padding), y_m is 0 and dy_m goes nowhere.
 Writes: y | dx by Dst; the launcher sets the other rows of a written dx to zero first.   Saves for bwd: nothing.
 Work: `lanes` threads a row (a power of two, at most 32), eight elements each and time.   Limits: any M, N, D.
 Numerics: exact copies; an addition in f32.   Cost: reads and writes M*D elements (and N*D zeros): memory bound.
@@ -28,15 +29,18 @@ struct ScatterRowsParams {
   int add;
 };
 
+constexpr u32 kNoRow = 0xffffffffu;
+
 template <class T>
 __device__ __forceinline__ void gather_rows(const GatherRowsParams& p) {
   const i64 i = (i64)blockIdx.x * (blockDim.x / p.lanes) + threadIdx.x / p.lanes;
   if (i >= p.m) return;
   const bool vec = rows_aligned(p.x, p.d) && aligned16(p.y);
-  const T* from = (const T*)p.x + (i64)p.row[i] * p.d;
+  const u32 row = p.row[i];
+  const T* from = (const T*)p.x + (i64)row * p.d;
   for (int c = threadIdx.x % p.lanes * 8; c < p.d; c += p.lanes * 8) {
-    float x[8];
-    load_row(x, from, c, p.d, vec);
+    float x[8] = {};
+    if (row != kNoRow) load_row(x, from, c, p.d, vec);
     store_row((T*)p.y + i * p.d, x, c, p.d, vec);
   }
 }
@@ -44,7 +48,7 @@ __device__ __forceinline__ void gather_rows(const GatherRowsParams& p) {
 template <class T>
 __device__ __forceinline__ void scatter_rows(const ScatterRowsParams& p) {
   const i64 i = (i64)blockIdx.x * (blockDim.x / p.lanes) + threadIdx.x / p.lanes;
-  if (i >= p.m) return;
+  if (i >= p.m || p.row[i] == kNoRow) return;
   const bool vec = rows_aligned(p.dx, p.d) && aligned16(p.dy);
   T* to = (T*)p.dx + (i64)p.row[i] * p.d;
   for (int c = threadIdx.x % p.lanes * 8; c < p.d; c += p.lanes * 8) {

@@ -24,7 +24,7 @@ impl Stack {
         let (b, n) = (lengths.len(), lengths.iter().sum());
         let mut plan = Planner::new();
         let t = lengths.iter().copied().max().unwrap();
-        let input = Input::plan(&mut plan, Capacity { b, n, m: 1, t });
+        let input = Input::plan(&mut plan, Capacity { b, n, m: 1, t, rounding: [1, 1] });
         let x = plan.var(n * channels);
         let mut blocks: Vec<ConvBlock> = Vec::new();
         for (i, &dilation) in dilations.iter().enumerate() {
@@ -205,7 +205,7 @@ fn centred_blocks_look_both_ways_but_into_no_other_sequence() {
 fn what_no_sequence_could_use_is_refused() {
     let plan = |t: usize, channels: usize, taps: usize, dilation: usize, causal: bool| {
         let mut p = Planner::new();
-        let input = Input::plan(&mut p, Capacity { b: 2, n: 2 * t, m: 1, t });
+        let input = Input::plan(&mut p, Capacity { b: 2, n: 2 * t, m: 1, t, rounding: [1, 1] });
         let x = p.var(2 * t * channels);
         let config = ConvBlockConfig { channels, taps, dilation, causal, std: 0.1 };
         ConvBlock::plan(&mut p, "block.3", x, &input, &config).map(|_| ()).map_err(|e| e.to_string())

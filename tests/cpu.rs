@@ -5,7 +5,7 @@ use mipgpu::{
     backend::Cpu,
     base::rng::{Purpose, Stream},
     mem::{Arena, Dst, Planner, Span, U32},
-    ops::{dropout::Drop, embedding::segment, *},
+    ops::{dropout::Drop, sort_ids::Sorted, *},
 };
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -65,11 +65,13 @@ fn everything() -> (Planner, Cpu, Vec<Call>) {
     let (w, dw, b, db, gamma, dgamma, dbeta) =
         (p.stat(4 * D * D), p.stat(4 * D * D), p.stat(4 * D), p.stat(4 * D), p.stat(D), p.stat(D), p.stat(D));
     let (mean, rstd, lse) = (p.stat(n), p.stat(n), p.stat(H * n));
-    let (loss, loss_lse, dloss, mean_loss, norm, hyper) =
-        (p.stat(m), p.stat(m), p.stat(m), p.stat(1), p.stat(1), p.stat(3));
+    let (loss, loss_lse, dloss, mean_loss, norm, ok, hyper) =
+        (p.stat(m), p.stat(m), p.stat(m), p.stat(1), p.stat(1), p.stat(1), p.stat(3));
     let (w2, m2, v2) = (p.stat(V * D), p.stat(V * D), p.stat(V * D));
     let (cu, step, target, row, item, pos) = (p.index(6), p.index(1), p.index(m), p.index(m), p.index(n), p.index(n));
-    let (order, start, id, negative) = (p.index(n), p.index(n + 1), p.index(n), p.index(S));
+    let (by, by2, negative) = (Sorted::plan(&mut p, n), Sorted::plan(&mut p, n + 2 * m + S), p.index(S));
+    let (pairs, pair_g) = (p.index(2 * m), p.stat(2 * m));
+    let rows = p.stat((n + 2 * m + S) * D);
 
     let mut cpu = Cpu::new(&p);
     for (i, span) in
@@ -78,10 +80,11 @@ fn everything() -> (Planner, Cpu, Vec<Call>) {
         let mut draw = Stream::new(1, Purpose::Test, i as u32);
         cpu.write(span.raw(), &(0..span.len()).map(|_| draw.normal()).collect::<Vec<_>>());
     }
-    for (i, span) in [table, bias, w, b, gamma, dloss, w2, m2].iter().enumerate() {
+    for (i, span) in [table, bias, w, b, gamma, dloss, w2, m2, pair_g].iter().enumerate() {
         let mut draw = Stream::new(2, Purpose::Test, i as u32);
         cpu.write(span.raw(), &(0..span.len()).map(|_| 0.3 * draw.normal()).collect::<Vec<_>>());
     }
+    cpu.write(ok.raw(), &[1.0]);
     cpu.write(hyper.raw(), &[1e-3, 1.5, 2.5]);
     let fill = |cpu: &mut Cpu, span: Span<U32>, f: &dyn Fn(usize) -> usize| {
         cpu.write_ids(span, &(0..span.len()).map(|i| f(i) as u32).collect::<Vec<_>>());
@@ -91,14 +94,8 @@ fn everything() -> (Planner, Cpu, Vec<Call>) {
     fill(&mut cpu, row, &|i| i + i / 2);
     fill(&mut cpu, item, &|i| i * 31 % 97);
     fill(&mut cpu, pos, &|i| i % T);
+    fill(&mut cpu, pairs, &|i| i / 2 * 7919 % V);
     fill(&mut cpu, negative, &|i| i * 13 % V);
-    let (mut o, mut s, mut ids) = (Vec::new(), Vec::new(), Vec::new());
-    segment(&(0..n).map(|i| (i * 31 % 97) as u32).collect::<Vec<_>>(), &mut o, &mut s, &mut ids);
-    let segments = ids.len();
-    cpu.write_ids(order, &o);
-    cpu.write_ids(start, &s);
-    cpu.write_ids(id, &ids);
-
     let drop = Drop { p: 0.2, seed: 3, site: 4 };
     let (b_, k) = (LENGTHS.len(), D / H);
     let h = scored.y;
@@ -154,7 +151,7 @@ fn everything() -> (Planner, Cpu, Vec<Call>) {
             d: D,
             v: V,
         }),
-        call(Mean { y: mean_loss, x: loss, n: m }),
+        call(WeightedMean { y: mean_loss, x: loss, w: dloss, n: m }),
         call(ScatterRows { dx: Dst::Acc(x.dy), dy: scored.dy, row, m, n, d: D }),
         call(LayerNormBwd {
             dx: Dst::Acc(y.dy),
@@ -169,7 +166,9 @@ fn everything() -> (Planner, Cpu, Vec<Call>) {
             d: D,
         }),
         call(DropoutBwd { dx: Dst::Acc(y.dy), dy: x.dy, step, n: n * D, drop }),
-        call(SegmentSum { dtable: Dst::Acc(dtable), dy: y.dy, order, start, id, n, d: D, v: V, s: segments }),
+        call(by.sort(&[(item, n)], V)),
+        call(SegmentSum::of(Dst::Acc(dtable), y.dy, &by, [n, D, V])),
+        call(PositionSum { dtable: Dst::Write(dtable2.first(T * D)), dy: y.dy, cu, n, d: D, b: b_, t: T }),
         call(GatherTable { y: neg_rows.y, table, id: negative, n: S, d: D, v: V }),
         call(GatherTable { y: pos_rows.y, table, id: target, n: m, d: D, v: V }),
         call(SampledSoftmaxFwd {
@@ -205,6 +204,23 @@ fn everything() -> (Planner, Cpu, Vec<Call>) {
             d: D,
             s: S,
         }),
+        // Items, negatives and, as pairs, targets twice each.
+        call(by2.sort(&[(item, n), (negative, S), (pairs, 2 * m)], V)),
+        call(SegmentRows {
+            rows,
+            dy: y.dy,
+            panel: neg_rows.dy,
+            g: pair_g,
+            h,
+            order: by2.order,
+            key: by2.key,
+            n,
+            s: S,
+            m,
+            p: 2,
+            d: D,
+            v: V,
+        }),
         call(GradNorm { norm, g: dtable, n: V * D }),
         call(AdamW {
             p: w2,
@@ -212,6 +228,7 @@ fn everything() -> (Planner, Cpu, Vec<Call>) {
             v: v2,
             g: dtable,
             norm,
+            ok,
             hyper,
             n: V * D,
             beta1: 0.9,
@@ -221,7 +238,6 @@ fn everything() -> (Planner, Cpu, Vec<Call>) {
             max_norm: 1.0,
         }),
     ];
-    let _ = dtable2;
     (p, cpu, calls)
 }
 

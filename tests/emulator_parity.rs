@@ -56,6 +56,8 @@ macro_rules! ops {
 
 ops! {
     adamw: ops::adamw::cases();
+    guard: ops::adamw::guard_cases();
+    gather_sequences: ops::gather_sequences::cases();
     attention: ops::attention::cases();
     cross_entropy: ops::cross_entropy::cases();
     dilated_conv: ops::dilated_conv::cases();
@@ -67,10 +69,14 @@ ops! {
     layer_norm: ops::layer_norm::cases();
     linear: ops::linear::cases();
     mask_items: ops::mask_items::cases();
-    mean: ops::reduce::mean_cases();
+    weighted_mean: ops::reduce::mean_cases();
     grad_norm: ops::reduce::norm_cases();
     rows: ops::rows::cases();
     sampled_softmax: ops::sampled_softmax::cases();
+    position_sum: ops::embedding::position_cases();
+    segment_sum: ops::segment::cases();
+    segment_rows: ops::segment::rows_cases();
+    sort_ids: ops::sort_ids::cases();
 }
 
 /// Products go to the CPU engine on the emulator; our own kernels, which serve where cuBLASLt does not, are proved beside.

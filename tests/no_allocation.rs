@@ -8,8 +8,11 @@ use std::{
 use mipgpu::{
     backend::Cpu,
     base::rng::{Purpose, Stream},
+    layers::{Capacity, ConvBlock, ConvBlockConfig, Input, Shape},
+    mem::Planner,
     models::Bert4Rec,
-    tasks::{LossKind, MaskSettings, MaskedItem},
+    ops::Memory,
+    tasks::{LossKind, Sequence},
     train::{Engine, Settings},
 };
 
@@ -41,18 +44,16 @@ fn a_step_allocates_nothing() {
         let s = Settings { width: 32, length: 50, batch: 16, attention_dropout: 0.1, loss, ..Settings::default() };
         let counts: Vec<u64> = (0..ITEMS as u64).collect();
         let mut engine = Engine::<Bert4Rec, Cpu>::new(&s, &counts, |p| Ok(Cpu::new(p))).unwrap();
-        let mask = MaskSettings { mask: s.mask, mask_last: s.mask_last, length: s.length, items: ITEMS, seed: 1 };
-        let mut task = MaskedItem::new(mask);
         let mut draw = Stream::new(1, Purpose::Test, 0);
         let users: Vec<Vec<u32>> =
             (0..16).map(|_| (0..60).map(|_| draw.below(ITEMS as u64) as u32).collect()).collect();
         pool.install(|| {
             let mut step = |n: u64| {
-                task.clear(engine.host_input());
+                engine.begin(n as u32);
                 for (u, items) in users.iter().enumerate() {
-                    task.push(engine.host_input(), n as u32, u as u64, items);
+                    engine.push(u as u64, Sequence::Items(items));
                 }
-                engine.step(&task.target, n, 1e-3).unwrap();
+                engine.step(n, 1e-3).unwrap();
             };
             // Scratch grows to its size in the first steps, on every thread.
             (1..=20).for_each(&mut step);
@@ -62,4 +63,26 @@ fn a_step_allocates_nothing() {
             assert_eq!(count, 0, "{count} allocations in ten steps with {loss:?}");
         });
     }
+    // Blocks of convolutions, which no model of the list has.
+    let mut plan = Planner::new();
+    let (b, n, t, channels) = (40, 40 * 25, 25, 48);
+    let input = Input::plan(&mut plan, Capacity { b, n, m: 1, t, rounding: [1, 1] });
+    let x = plan.var(n * channels);
+    let config = ConvBlockConfig { channels, taps: 3, dilation: 2, causal: true, std: 0.1 };
+    let block = ConvBlock::plan(&mut plan, "block", x, &input, &config).unwrap();
+    let mut cpu = Cpu::new(&plan);
+    cpu.write_ids(input.cu, &(0..=b).map(|s| (s * t) as u32).collect::<Vec<_>>());
+    pool.install(|| {
+        let mut steps = |n_steps: usize| {
+            (0..n_steps).for_each(|_| {
+                block.forward(&mut cpu, &Shape { b, n, ..Shape::default() });
+                block.backward(&mut cpu, &Shape { b, n, ..Shape::default() });
+            })
+        };
+        steps(20);
+        let before = COUNT.load(Ordering::Relaxed);
+        steps(10);
+        let count = COUNT.load(Ordering::Relaxed) - before;
+        assert_eq!(count, 0, "{count} allocations in ten steps of a block of convolutions");
+    });
 }

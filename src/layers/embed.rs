@@ -3,7 +3,7 @@
 use super::{Input, Norm, Shape, Sites, when};
 use crate::{
     mem::{Dst, Init, Mode, Param, Planner, Var},
-    ops::{Backend, DropoutBwd, DropoutFwd, EmbeddingFwd, SegmentSum, dropout::Drop},
+    ops::{Backend, DropoutBwd, DropoutFwd, EmbeddingFwd, PositionSum, SegmentSum, dropout::Drop},
 };
 
 /// y = dropout(LN(item[id] + position[pos])), without the norm for pre-norm models.
@@ -12,7 +12,8 @@ use crate::{
 pub struct Embed {
     pub item: Param,
     pub position: Param,
-    sum: Var,
+    /// What the two rows add up to (N,D). Its gradient is that of the rows taken from either table.
+    pub sum: Var,
     norm: Option<Norm>,
     /// The output (N,D).
     pub y: Var,
@@ -70,7 +71,8 @@ impl Embed {
         });
     }
 
-    /// `item`: whether the gradient of the item table is written, or added to what a tied output layer left there.
+    /// `item`: whether the gradient of the item table is written, added to what a tied output layer left there, or left
+    /// to whoever sums `sum.dy` together with the gradients of other rows of that table.
     pub fn backward<B: Backend>(&self, b: &mut B, s: &Shape, item: Mode) {
         b.run(&DropoutBwd {
             dx: Dst::Write(self.before_drop().dy),
@@ -82,22 +84,19 @@ impl Embed {
         if let Some(norm) = &self.norm {
             norm.backward(b, s, Mode::Write);
         }
-        let tables = [
-            (&self.item, &self.input.by_item, s.items, item),
-            (&self.position, &self.input.by_pos, s.positions, Mode::Write),
-        ];
-        for (table, by, count, mode) in tables {
-            b.run(&SegmentSum {
-                dtable: Dst::Write(table.dw).with_mode(mode),
-                dy: self.sum.dy,
-                order: by.order,
-                start: by.start,
-                id: by.id,
-                n: s.n,
-                d: self.d,
-                v: table.shape[0],
-                s: count,
-            });
+        let (dy, by, rows) = (self.sum.dy, &self.input.by_item, self.item.shape[0]);
+        if item != Mode::Skip {
+            b.run(&by.sort(&[(self.input.item, s.n)], rows));
+            b.run(&SegmentSum::of(Dst::Write(self.item.dw).with_mode(item), dy, by, [s.n, self.d, rows]));
         }
+        b.run(&PositionSum {
+            dtable: Dst::Write(self.position.dw),
+            dy,
+            cu: self.input.cu,
+            n: s.n,
+            d: self.d,
+            b: s.b,
+            t: self.position.shape[0],
+        });
     }
 }

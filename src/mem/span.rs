@@ -21,15 +21,19 @@ pub enum Arena {
     Stat,
     /// Ids, offsets, counters: u32.
     Index,
+    /// The interactions of all users, u32, where a device of its own keeps them: not planned, taken from what is left.
+    Data,
 }
 
 impl Arena {
-    pub const COUNT: usize = 7;
+    pub const COUNT: usize = 8;
 }
 
 /// An element kind; decides which arenas a span may live in.
 pub trait Element: Copy + Send + Sync + 'static {
     const NAME: &'static str;
+    /// Where an empty span of this kind is taken to lie.
+    const ARENA: Arena;
 }
 
 /// Activations: the backend's activation dtype.
@@ -44,12 +48,15 @@ pub struct U32;
 
 impl Element for Act {
     const NAME: &'static str = "act";
+    const ARENA: Arena = Arena::Act;
 }
 impl Element for F32 {
     const NAME: &'static str = "f32";
+    const ARENA: Arena = Arena::Stat;
 }
 impl Element for U32 {
     const NAME: &'static str = "u32";
+    const ARENA: Arena = Arena::Index;
 }
 
 /// A handle to `len` elements of an arena. It owns nothing and is only meaningful with the memory it was planned for.
@@ -76,6 +83,16 @@ impl<E: Element> fmt::Debug for Span<E> {
 impl<E: Element> Span<E> {
     pub(super) fn new(arena: Arena, offset: usize, len: usize) -> Self {
         Span { arena, offset, len, element: PhantomData }
+    }
+
+    /// All of the data that a device keeps.
+    pub(crate) fn data(len: usize) -> Self {
+        Span::new(Arena::Data, 0, len)
+    }
+
+    /// No elements: for a source that an op can do without.
+    pub fn empty() -> Self {
+        Span::new(E::ARENA, 0, 0)
     }
 
     /// Elements in the span.

@@ -1,13 +1,19 @@
-/*! embedding: rows of tables by id, and the deterministic way back.
+/*! embedding: rows of tables by id, and the gradient by position.
 embedding_fwd: y_n = item_table[item_n] + pos_table[pos_n]      y (N,D) act   item_table (V,D), pos_table (T,D) f32
 gather_table:  y_n = table[id_n]                                y (N,D) act   table (V,D) f32
-segment_sum:   dtable[id_s] = sum of dy[order_j], j in start_s..start_s+1, in this order; all other rows 0 (Write)
+Rows whose id is `NO_ID` (padding) are zeros.
+position_sum:  dpos_table[p] = sum over sequences b of at least T-p rows of dy[cu_b+1 - (T-p)], b ascending   (T,D) f32
+               dy (N,D) act   cu (B+1): sequence b is rows cu_b..cu_b+1, the last of which stands at position T-1
 
-Segments are made from the ids when the batch is built (`Segments::fill`): positions sorted by id, ties by position.
-Every table row is written by one owner in a fixed order: no atomics, the same bits every time.
+The gradient of the item table is `segment_sum` of `segment.rs`.
 */
 
-use super::{Cost, Dst, Op, case::Case, fits};
+use super::{
+    Cost, Dst, NO_ID, Op, SegmentSum,
+    case::Case,
+    fits,
+    sort_ids::{Sorted, sorted},
+};
 use crate::{
     base::rng::{Purpose, Stream},
     mem::{Act, F32, HostArenas, Planner, Scalar, Span, U32},
@@ -32,45 +38,12 @@ op! {
 }
 
 op! {
-    /// The gradient of any gather from a table: rows of dy summed by id.
-    SegmentSum = "segment_sum" {
-        grad { /** (V,D) */ dtable: F32 }
-        read {
-            /** (N,D) */ dy: Act, /** (N) rows of dy sorted by id */ order: U32,
-            /** (S+1) where each segment starts in `order` */ start: U32, /** (S) its id, ascending */ id: U32
-        }
-        with { n: usize, d: usize, v: usize, /** segments, at most N */ s: usize }
+    /// The gradient of the position table, positions being counted from the end of each sequence.
+    PositionSum = "position_sum" {
+        grad { /** (T,D) */ dtable: F32 }
+        read { /** (N,D) */ dy: Act, /** (B+1) */ cu: U32 }
+        with { n: usize, d: usize, b: usize, t: usize }
     }
-}
-
-/// The spans of a segmentation of at most `n` ids.
-#[derive(Clone, Copy, Debug)]
-pub struct Segments {
-    pub order: Span<U32>,
-    pub start: Span<U32>,
-    pub id: Span<U32>,
-}
-
-impl Segments {
-    pub fn plan(p: &mut Planner, n: usize) -> Self {
-        Segments { order: p.index(n), start: p.index(n + 1), id: p.index(n) }
-    }
-}
-
-/// Host side of [`Segments`]: sorts `ids` into `order`, `start`, `id` (cleared first); allocates only while these grow.
-pub fn segment(ids: &[u32], order: &mut Vec<u32>, start: &mut Vec<u32>, id: &mut Vec<u32>) {
-    order.clear();
-    order.extend(0..ids.len() as u32);
-    order.sort_unstable_by_key(|i| (ids[*i as usize], *i));
-    start.clear();
-    id.clear();
-    for (j, i) in order.iter().enumerate() {
-        if id.last() != Some(&ids[*i as usize]) {
-            start.push(j as u32);
-            id.push(ids[*i as usize]);
-        }
-    }
-    start.push(ids.len() as u32);
 }
 
 impl Op for EmbeddingFwd {
@@ -96,7 +69,10 @@ impl Op for EmbeddingFwd {
         let (item, pos) = (m.ids(self.item), m.ids(self.pos));
         m.compute(Dst::Write(self.y), self.n * d, |at| {
             let (i, k) = (at / d, at % d);
-            items[item[i] as usize * d + k] + positions[pos[i] as usize * d + k]
+            match item[i] {
+                NO_ID => S::zero(),
+                id => items[id as usize * d + k] + positions[pos[i] as usize * d + k],
+            }
         });
     }
 }
@@ -117,55 +93,53 @@ impl Op for GatherTable {
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
         let d = self.d;
         let (table, id) = (m.get(self.table), m.ids(self.id));
-        m.compute(Dst::Write(self.y), self.n * d, |at| table[id[at / d] as usize * d + at % d]);
+        m.compute(Dst::Write(self.y), self.n * d, |at| match id[at / d] {
+            NO_ID => S::zero(),
+            id => table[id as usize * d + at % d],
+        });
     }
 }
 
-impl Op for SegmentSum {
+impl Op for PositionSum {
     fn check(&self) -> Result<(), String> {
-        let (n, d, v, s) = (self.n, self.d, self.v, self.s);
-        fits(&[
-            ("dtable", self.dtable.len_or(v * d), v * d),
-            ("dy", self.dy.len(), n * d),
-            ("order", self.order.len(), n),
-            ("start", self.start.len(), s + 1),
-            ("id", self.id.len(), s),
-        ])
+        let (n, d, td) = (self.n, self.d, self.t * self.d);
+        fits(&[("dtable", self.dtable.len_or(td), td), ("dy", self.dy.len(), n * d), ("cu", self.cu.len(), self.b + 1)])
     }
 
     fn cost(&self) -> Cost {
-        let (nd, vd) = ((self.n * self.d) as f64, (self.v * self.d) as f64);
-        Cost { flop: nd, bytes: 4.0 * (nd + if self.dtable.accumulates() { 2.0 * nd } else { vd }) }
+        let (nd, td) = ((self.n * self.d) as f64, (self.t * self.d) as f64);
+        Cost { flop: nd, bytes: 4.0 * (nd + if self.dtable.accumulates() { 2.0 * td } else { td }) }
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
-        let d = self.d;
-        let (dy, order, start, id) = (m.get(self.dy), m.ids(self.order), m.ids(self.start), m.ids(self.id));
-        let mut sum = vec![S::zero(); self.v * d];
-        for s in 0..self.s {
-            for j in start[s]..start[s + 1] {
+        let (d, t, dy, cu) = (self.d, self.t, m.get(self.dy), m.ids(self.cu));
+        let mut sum = vec![S::zero(); t * d];
+        for bounds in cu[..=self.b].windows(2) {
+            for row in bounds[0] as usize..bounds[1] as usize {
+                let p = t - (bounds[1] as usize - row);
                 for k in 0..d {
-                    sum[id[s] as usize * d + k] += dy[order[j as usize] as usize * d + k];
+                    sum[p * d + k] += dy[row * d + k];
                 }
             }
         }
-        m.compute(self.dtable, self.v * d, |i| sum[i]);
+        m.compute(self.dtable, t * d, |i| sum[i]);
     }
 }
 
 fn ids(n: usize, v: usize, kind: &str) -> Vec<u32> {
     let mut draw = Stream::new(8, Purpose::Test, (n + v) as u32);
     (0..n)
-        .map(|_| match kind {
+        .map(|i| match kind {
             "equal" => (v / 3) as u32,
             "last" => v as u32 - 1,
+            "some none" if i % 3 == 0 => NO_ID,
             _ => draw.below(v as u64) as u32,
         })
         .collect()
 }
 
 /// (rows, width, table rows, which ids).
-const SHAPES: [(usize, usize, usize, &str); 11] = [
+const SHAPES: [(usize, usize, usize, &str); 12] = [
     (0, 8, 3, "any"),
     (1, 1, 1, "any"),
     (3, 7, 5, "any"),
@@ -177,13 +151,21 @@ const SHAPES: [(usize, usize, usize, &str); 11] = [
     (5000, 16, 40, "any"),
     (640, 130, 4, "any"),
     (1500, 1, 20, "any"),
+    (131, 24, 20, "some none"),
 ];
 
-fn segments(case_ids: &[u32], p: &mut Planner) -> (Segments, [Vec<u32>; 3]) {
-    let (mut order, mut start, mut id) = (vec![], vec![], vec![]);
-    segment(case_ids, &mut order, &mut start, &mut id);
-    let spans = Segments { order: p.index(order.len()), start: p.index(start.len()), id: p.index(id.len()) };
-    (spans, [order, start, id])
+/// The gradient of a gather by `ids`, and what its spans hold.
+fn segments(
+    p: &mut Planner,
+    case_ids: &[u32],
+    dtable: Dst<F32>,
+    dy: Span<Act>,
+    d: usize,
+    v: usize,
+) -> (SegmentSum, [Vec<u32>; 2]) {
+    let by = Sorted::plan(p, case_ids.len());
+    let (order, key) = sorted(case_ids, v).into_iter().unzip();
+    (SegmentSum::of(dtable, dy, &by, [case_ids.len(), d, v]), [order, key])
 }
 
 /// Position plus item; the backward pass under test is that of the item table.
@@ -196,29 +178,16 @@ pub fn cases() -> Vec<Case<EmbeddingFwd, SegmentSum>> {
             let (item_table, pos_table, dtable) = (p.weight(v * d), p.weight(t * d), p.stat(v * d));
             let (item, pos) = (p.index(n), p.index(n));
             let ids = ids(n, v, kind);
-            let (seg, [order, start, id]) = segments(&ids, &mut p);
             let fwd = EmbeddingFwd { y: y.y, item_table, pos_table, item, pos, n, d, v, t };
-            let s = id.len();
-            let bwd = SegmentSum {
-                dtable: Dst::Write(dtable),
-                dy: y.dy,
-                order: seg.order,
-                start: seg.start,
-                id: seg.id,
-                n,
-                d,
-                v,
-                s,
-            };
+            let (bwd, [order, key]) = segments(&mut p, &ids, Dst::Write(dtable), y.dy, d, v);
             Case::new(format!("n{n} d{d} v{v} {kind}"), p, fwd, bwd)
                 .input(item_table, 1.0, dtable)
                 .output(y.y, y.dy)
                 .normal(pos_table, 1.0)
                 .ids(item, ids)
                 .ids(pos, (0..n as u32).map(|i| i % t as u32).collect())
-                .ids(seg.order, order)
-                .ids(seg.start, start)
-                .ids(seg.id, id)
+                .ids(bwd.order, order)
+                .ids(bwd.key, key)
         })
         .collect()
 }
@@ -229,29 +198,54 @@ pub fn gather_cases() -> Vec<Case<GatherTable, SegmentSum>> {
         .map(|(n, d, v, kind)| {
             let mut p = Planner::new();
             let y = p.var(n * d);
-            let (table, dtable, id_span) = (p.weight(v * d), p.stat(v * d), p.index(n));
+            let (table, dtable, id) = (p.weight(v * d), p.stat(v * d), p.index(n));
             let ids = ids(n, v, kind);
-            let (seg, [order, start, id]) = segments(&ids, &mut p);
-            let fwd = GatherTable { y: y.y, table, id: id_span, n, d, v };
-            let s = id.len();
-            let bwd = SegmentSum {
-                dtable: Dst::Write(dtable),
-                dy: y.dy,
-                order: seg.order,
-                start: seg.start,
-                id: seg.id,
-                n,
-                d,
-                v,
-                s,
-            };
+            let fwd = GatherTable { y: y.y, table, id, n, d, v };
+            let (bwd, [order, key]) = segments(&mut p, &ids, Dst::Write(dtable), y.dy, d, v);
             Case::new(format!("n{n} d{d} v{v} {kind}"), p, fwd, bwd)
                 .input(table, 1.0, dtable)
                 .output(y.y, y.dy)
-                .ids(id_span, ids)
-                .ids(seg.order, order)
-                .ids(seg.start, start)
-                .ids(seg.id, id)
+                .ids(id, ids)
+                .ids(bwd.order, order)
+                .ids(bwd.key, key)
         })
         .collect()
+}
+
+/// Packed sequences; the backward pass under test is that of the position table.
+pub fn position_cases() -> Vec<Case<EmbeddingFwd, PositionSum>> {
+    // Lengths of the sequences, rows behind them that belong to none, positions, width.
+    let many: Vec<usize> = (0..77).map(|i| i * 31 % 41).collect();
+    [
+        (&[][..], 0, 5, 8),
+        (&[0, 0], 3, 4, 7),
+        (&[1], 0, 1, 1),
+        (&[3, 0, 7, 5], 0, 7, 33),
+        (&[2, 9, 1, 4, 4, 0, 12, 3, 3, 8, 12], 9, 12, 64),
+        (&many, 5, 40, 130),
+        (&many, 0, 200, 2),
+    ]
+    .into_iter()
+    .map(|(lengths, padding, t, d)| {
+        let mut p = Planner::new();
+        let cu: Vec<u32> = (0..=lengths.len()).map(|b| lengths[..b].iter().sum::<usize>() as u32).collect();
+        let packed = lengths.iter().sum::<usize>();
+        let (n, b, v) = (packed + padding, lengths.len(), 3);
+        let y = p.var(n * d);
+        let (item_table, pos_table, dtable) = (p.weight(v * d), p.weight(t * d), p.stat(t * d));
+        let (item, pos, cu_span) = (p.index(n), p.index(n), p.index(b + 1));
+        let fwd = EmbeddingFwd { y: y.y, item_table, pos_table, item, pos, n, d, v, t };
+        let bwd = PositionSum { dtable: Dst::Write(dtable), dy: y.dy, cu: cu_span, n, d, b, t };
+        // Padding has no item, so that it has no gradient.
+        let items = (0..n).map(|i| if i < packed { (i % v) as u32 } else { NO_ID }).collect();
+        let at = lengths.iter().flat_map(|len| t - len..t).chain(vec![0; padding]).map(|p| p as u32).collect();
+        Case::new(format!("b{b} n{packed}+{padding} t{t} d{d}"), p, fwd, bwd)
+            .input(pos_table, 1.0, dtable)
+            .output(y.y, y.dy)
+            .normal(item_table, 1.0)
+            .ids(item, items)
+            .ids(pos, at)
+            .ids(cu_span, cu)
+    })
+    .collect()
 }

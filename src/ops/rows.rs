@@ -1,6 +1,7 @@
 /*! rows: pick the scored rows out of all, and put their gradients back.
 gather_rows:  y_m = x[row_m]                    x (N,D)   y (M,D)   row (M), all different
 scatter_rows: dx[row_m] = dy_m, all other rows 0 (Write) or unchanged (Acc)
+Where row_m is [`NO_ROW`] (padding, any number of times), y_m is 0 and dy_m goes nowhere.
 */
 
 use super::{Cost, Dst, Op, case::Case, fits};
@@ -8,6 +9,9 @@ use crate::{
     base::rng::{Purpose, Stream},
     mem::{Act, HostArenas, Planner, Scalar, U32},
 };
+
+/// A row that is none: padding.
+pub const NO_ROW: u32 = u32::MAX;
 
 op! {
     /// y = x[row].
@@ -22,7 +26,7 @@ op! {
     /// The gradient of [`GatherRows`].
     ScatterRows = "scatter_rows" {
         grad { /** (N,D) */ dx: Act }
-        read { /** (M,D) */ dy: Act, /** (M) all different */ row: U32 }
+        read { /** (M,D) */ dy: Act, /** (M) all different, or NO_ROW */ row: U32 }
         with { m: usize, n: usize, d: usize }
     }
 }
@@ -39,7 +43,10 @@ impl Op for GatherRows {
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
         let (d, x, row) = (self.d, m.get(self.x), m.ids(self.row));
-        m.compute(Dst::Write(self.y), self.m * d, |at| x[row[at / d] as usize * d + at % d]);
+        m.compute(Dst::Write(self.y), self.m * d, |at| match row[at / d] {
+            NO_ROW => S::zero(),
+            row => x[row as usize * d + at % d],
+        });
     }
 }
 
@@ -56,7 +63,7 @@ impl Op for ScatterRows {
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
         let (d, dy, row) = (self.d, m.get(self.dy), m.ids(self.row));
         let mut all = vec![S::zero(); self.n * d];
-        for i in 0..self.m {
+        for i in (0..self.m).filter(|i| row[*i] != NO_ROW) {
             all[row[i] as usize * d..][..d].copy_from_slice(&dy[i * d..][..d]);
         }
         m.compute(self.dx, self.n * d, |i| all[i]);
@@ -64,17 +71,25 @@ impl Op for ScatterRows {
 }
 
 pub fn cases() -> Vec<Case<GatherRows, ScatterRows>> {
-    [(0, 5, 8), (1, 1, 1), (3, 7, 3), (20, 100, 64), (333, 1000, 33)]
-        .into_iter()
-        .map(|(m, n, d)| {
+    let all = [(0, 5, 8), (1, 1, 1), (3, 7, 3), (20, 100, 64), (333, 1000, 33)].map(|sizes| (sizes, usize::MAX));
+    // Every so manieth row is padding.
+    let padded = [((3, 5, 2), 1), ((40, 64, 16), 3), ((257, 300, 7), 2)];
+    all.into_iter()
+        .chain(padded)
+        .map(|((m, n, d), padding)| {
             let mut p = Planner::new();
             let (x, y, row) = (p.var(n * d), p.var(m * d), p.index(m));
             let mut rows: Vec<u32> = (0..n as u32).collect();
             Stream::new(4, Purpose::Test, n as u32).shuffle(&mut rows);
             rows.truncate(m);
+            rows.iter_mut().enumerate().filter(|(i, _)| i % padding == padding - 1).for_each(|(_, row)| *row = NO_ROW);
             let fwd = GatherRows { y: y.y, x: x.y, row, m, n, d };
             let bwd = ScatterRows { dx: Dst::Write(x.dy), dy: y.dy, row, m, n, d };
-            Case::new(format!("m{m} n{n} d{d}"), p, fwd, bwd).input(x.y, 1.0, x.dy).output(y.y, y.dy).ids(row, rows)
+            let padding = if padding < m { format!(" padding {padding}") } else { String::new() };
+            Case::new(format!("m{m} n{n} d{d}{padding}"), p, fwd, bwd)
+                .input(x.y, 1.0, x.dy)
+                .output(y.y, y.dy)
+                .ids(row, rows)
         })
         .collect()
 }

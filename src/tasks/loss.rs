@@ -7,12 +7,12 @@ use crate::{
         Error, Result,
         rng::{Purpose, Stream},
     },
+    layers::Input,
     mem::{Dst, F32, Planner, Span, U32, Var},
     models::Representations,
     ops::{
-        Backend, CrossEntropyBwd, CrossEntropyFwd, GatherTable, Mean, Memory, SampledSoftmaxBwd, SampledSoftmaxFwd,
-        SegmentSum,
-        embedding::{Segments, segment},
+        Backend, CrossEntropyBwd, CrossEntropyFwd, GatherTable, Memory, SampledSoftmaxBwd, SampledSoftmaxFwd,
+        SegmentSum, WeightedMean, sort_ids::Sorted,
     },
 };
 
@@ -47,8 +47,8 @@ struct Sampled {
     dneg_bias: Span<crate::mem::Act>,
     log_q: Span<F32>,
     negative: Span<U32>,
-    by_target: Segments,
-    by_negative: Segments,
+    /// Targets and negatives, sorted together.
+    by: Sorted,
     s: usize,
     popular: bool,
 }
@@ -59,12 +59,12 @@ pub struct Loss {
     r: Representations,
     loss: Span<F32>,
     lse: Span<F32>,
-    dloss: Span<F32>,
+    /// (M) what each scored row counts in the mean: 1/M, or 0 where it is padding. The batch is made with it.
+    pub weight: Span<F32>,
     /// (1) mean loss of the batch.
     pub value: Span<F32>,
-    target: Span<U32>,
-    /// No segments at all: what zeroes the gradients of special rows.
-    none: Span<U32>,
+    /// (M) items that were hidden. The batch is made with them.
+    pub target: Span<U32>,
     sampled: Option<Sampled>,
     seed: u64,
 }
@@ -72,23 +72,25 @@ pub struct Loss {
 /// Host-side scratch of a loss, reused from batch to batch.
 #[derive(Debug, Default)]
 pub struct HostLoss {
-    dloss: Vec<f32>,
     negative: Vec<u32>,
-    order: Vec<u32>,
-    start: Vec<u32>,
-    id: Vec<u32>,
     /// Interactions up to and including each item: what popularity is drawn from.
     cumulative: Vec<u64>,
-    targets: usize,
-    negatives: usize,
 }
 
 impl Loss {
-    /// Over at most `m` scored rows of `r`.
+    /// Over the scored rows of `r`, their mean into `value`.
     ///
     /// # Errors
     /// Sampled losses want at least one negative and a catalogue of two items.
-    pub fn plan(p: &mut Planner, c: &LossSettings, r: Representations, m: usize, seed: u64) -> Result<Self> {
+    pub fn plan(
+        p: &mut Planner,
+        c: &LossSettings,
+        r: Representations,
+        input: &Input,
+        value: Span<F32>,
+        seed: u64,
+    ) -> Result<Self> {
+        let m = input.capacity.m;
         p.label("loss");
         let sampled = match c.kind {
             LossKind::Softmax => None,
@@ -109,24 +111,13 @@ impl Loss {
                     dneg_bias: p.act(s),
                     log_q: p.stat(r.v),
                     negative: p.index(s),
-                    by_target: Segments::plan(p, m),
-                    by_negative: Segments::plan(p, s),
+                    by: Sorted::plan(p, m + s),
                     s,
                     popular: kind == LossKind::SampledPopularity,
                 })
             }
         };
-        Ok(Loss {
-            loss: p.stat(m),
-            lse: p.stat(m),
-            dloss: p.stat(m),
-            value: p.stat(1),
-            target: p.index(m),
-            none: p.index(1),
-            sampled,
-            seed,
-            r,
-        })
+        Ok(Loss { loss: p.stat(m), lse: p.stat(m), weight: p.stat(m), value, target: p.index(m), sampled, seed, r })
     }
 
     /// Host scratch; for sampled losses also uploads the log of each item's expected count, from `counts` (V), the
@@ -153,13 +144,8 @@ impl Loss {
         host
     }
 
-    /// Writes the targets of a batch, draws its negatives (with replacement: stream `step`).
-    pub fn upload<B: Memory>(&self, b: &mut B, host: &mut HostLoss, target: &[u32], step: u32) {
-        let m = target.len();
-        host.dloss.clear();
-        host.dloss.resize(m, 1.0 / m.max(1) as f32);
-        b.write(self.dloss.raw(), &host.dloss);
-        b.write_ids(self.target, target);
+    /// Draws the negatives of a batch (with replacement: stream `step`).
+    pub fn upload<B: Memory>(&self, b: &mut B, host: &mut HostLoss, step: u32) {
         if let Some(sampled) = &self.sampled {
             let mut draw = Stream::new(self.seed, Purpose::Negative, step);
             let total = *host.cumulative.last().expect("prepared");
@@ -169,16 +155,6 @@ impl Loss {
                 host.negative.push(host.cumulative.partition_point(|c| *c <= x) as u32);
             }
             b.write_ids(sampled.negative, &host.negative);
-            for (ids, spans, count) in [
-                (target, &sampled.by_target, &mut host.targets),
-                (&host.negative[..], &sampled.by_negative, &mut host.negatives),
-            ] {
-                segment(ids, &mut host.order, &mut host.start, &mut host.id);
-                b.write_ids(spans.order, &host.order);
-                b.write_ids(spans.start, &host.start);
-                b.write_ids(spans.id, &host.id);
-                *count = host.id.len();
-            }
         }
     }
 
@@ -217,11 +193,11 @@ impl Loss {
                 });
             }
         }
-        b.run(&Mean { y: self.value, x: self.loss, n: m });
+        b.run(&WeightedMean { y: self.value, x: self.loss, w: self.weight, n: m });
     }
 
     /// Writes the gradients of the scored rows, the item table (special rows: zero) and the item bias.
-    pub fn backward<B: Backend>(&self, b: &mut B, m: usize, host: &HostLoss) {
+    pub fn backward<B: Backend>(&self, b: &mut B, m: usize) {
         let r = &self.r;
         let (d, v) = (r.d, r.v);
         let Some(s) = &self.sampled else {
@@ -229,7 +205,7 @@ impl Loss {
                 dh: Dst::Write(r.scored.dy),
                 dtable: Dst::Write(r.item.dw.first(v * d)),
                 dbias: Dst::Write(r.item_bias.dw),
-                dloss: self.dloss,
+                dloss: self.weight,
                 h: r.scored.y,
                 table: r.item.w,
                 bias: r.item_bias.w,
@@ -240,17 +216,9 @@ impl Loss {
                 v,
             });
             let special = r.item.shape[0] - v;
-            b.run(&SegmentSum {
-                dtable: Dst::Write(r.item.dw.slice(v * d, special * d)),
-                dy: r.scored.dy,
-                order: self.none,
-                start: self.none,
-                id: self.none,
-                n: 0,
-                d,
-                v: special,
-                s: 0,
-            });
+            // Of no rows: zeros.
+            let (dtable, none) = (Dst::Write(r.item.dw.slice(v * d, special * d)), Sorted::empty());
+            b.run(&SegmentSum::of(dtable, r.scored.dy, &none, [0, d, special]));
             return;
         };
         b.run(&SampledSoftmaxBwd {
@@ -259,7 +227,7 @@ impl Loss {
             dneg: Dst::Write(s.neg.dy),
             dpos_bias: Dst::Write(s.dpos_bias),
             dneg_bias: Dst::Write(s.dneg_bias),
-            dloss: self.dloss,
+            dloss: self.weight,
             h: r.scored.y,
             pos: s.pos.y,
             neg: s.neg.y,
@@ -272,25 +240,15 @@ impl Loss {
             d,
             s: s.s,
         });
-        let sides = [
-            (s.pos.dy, s.dpos_bias, &s.by_target, m, host.targets, false),
-            (s.neg.dy, s.dneg_bias, &s.by_negative, s.s, host.negatives, true),
-        ];
-        for (dy, dbias, by, n, count, add) in sides {
-            let dst = |span| if add { Dst::Acc(span) } else { Dst::Write(span) };
-            let sum = SegmentSum {
-                dtable: dst(r.item.dw),
-                dy,
-                order: by.order,
-                start: by.start,
-                id: by.id,
-                n,
-                d,
-                v: r.item.shape[0],
-                s: count,
-            };
-            b.run(&sum);
-            b.run(&SegmentSum { dtable: dst(r.item_bias.dw), dy: dbias, d: 1, v, ..sum });
-        }
+        let rows = r.item.shape[0];
+        b.run(&s.by.sort(&[(self.target, m), (s.negative, s.s)], rows));
+        let sum = SegmentSum {
+            panel: s.neg.dy,
+            s: s.s,
+            ..SegmentSum::of(Dst::Write(r.item.dw), s.pos.dy, &s.by, [m, d, rows])
+        };
+        b.run(&sum);
+        let (dtable, dy, panel) = (Dst::Write(r.item_bias.dw), s.dpos_bias, s.dneg_bias);
+        b.run(&SegmentSum { dtable, dy, panel, d: 1, v, ..sum });
     }
 }

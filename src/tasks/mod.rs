@@ -4,4 +4,4 @@ pub mod loss;
 pub mod masked_item;
 
 pub use loss::{Loss, LossKind, LossSettings};
-pub use masked_item::{MaskSettings, MaskedItem};
+pub use masked_item::{Batch, MaskSettings, MaskedItem, Sequence};

@@ -11,6 +11,7 @@ mod cross_entropy;
 mod dilated_conv;
 mod dropout;
 mod embedding;
+mod gather_sequences;
 mod gelu;
 pub mod gemm;
 mod layer_norm;
@@ -22,9 +23,11 @@ mod reduce;
 mod rows;
 mod sampled_softmax;
 pub mod scratch;
+mod segment;
 mod shifted;
 pub mod simd;
 mod softmax_tiles;
+mod sort_ids;
 
 use crate::{
     mem::{Arena, Dst, Element, HostArenas, Planner, RawSpan, Span, U32},

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::{CHUNK, Cpu};
-use crate::ops::{GatherRows, Op, Run, ScatterRows};
+use crate::ops::{GatherRows, NO_ROW, Op, Run, ScatterRows};
 
 impl Run<GatherRows> for Cpu {
     fn run(&mut self, op: &GatherRows) {
@@ -15,8 +15,9 @@ impl Run<GatherRows> for Cpu {
         // SAFETY: disjoint by the assertion, taken once.
         let y = unsafe { self.out(op.y, op.m * d) };
         let (x, row) = (self.get(op.x, op.n * d), self.ids(op.row, op.m));
-        y.par_chunks_mut(d).with_min_len(CHUNK / d + 1).zip(row).for_each(|(y, &row)| {
-            y.copy_from_slice(&x[row as usize * d..][..d]);
+        y.par_chunks_mut(d).with_min_len(CHUNK / d + 1).zip(row).for_each(|(y, &row)| match row {
+            NO_ROW => y.fill(0.0),
+            row => y.copy_from_slice(&x[row as usize * d..][..d]),
         });
     }
 }
@@ -35,6 +36,9 @@ impl Run<ScatterRows> for Cpu {
         }
         // On one thread: M rows are few beside N, and rows named twice could not be written by two.
         for (dy, &row) in self.get(op.dy, op.m * d).chunks_exact(d).zip(self.ids(op.row, op.m)) {
+            if row == NO_ROW {
+                continue;
+            }
             let dx = &mut dx[row as usize * d..][..d];
             match acc {
                 true => dx.iter_mut().zip(dy).for_each(|(x, y)| *x += y),

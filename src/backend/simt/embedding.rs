@@ -1,17 +1,10 @@
 //! Launchers of `kernels/embedding.cu`; a gather from a table is the gather of `kernels/rows.cu`.
 
 use super::{Simt, kernels::*, rows::row_grid};
-use crate::ops::{EmbeddingFwd, GatherTable, Op, Run, SegmentSum};
+use crate::ops::{EmbeddingFwd, GatherTable, Op, PositionSum, Run};
 
-/// Sorted rows that one warp sums, and columns of it.
-const CHUNK: usize = 64;
+/// Columns of a block.
 const COLUMNS: usize = 64;
-
-/// (chunks, tiles of columns, bytes of partial rows, bytes of what is known of crossing runs).
-fn cut(op: &SegmentSum) -> (usize, usize, usize, usize) {
-    let (chunks, tiles) = (op.n.div_ceil(CHUNK), op.d.div_ceil(COLUMNS));
-    (chunks, tiles, chunks * 2 * op.d * 4, chunks * 2 * 4)
-}
 
 impl Run<EmbeddingFwd> for Simt {
     fn run(&mut self, op: &EmbeddingFwd) {
@@ -38,41 +31,15 @@ impl Run<GatherTable> for Simt {
     }
 }
 
-impl Run<SegmentSum> for Simt {
-    fn run(&mut self, op: &SegmentSum) {
+impl Run<PositionSum> for Simt {
+    fn run(&mut self, op: &PositionSum) {
         op.assert_disjoint();
         let (dtable, add) = self.grad(op.dtable);
         if dtable == 0 {
             return;
         }
-        if add == 0 {
-            self.zero(dtable, op.v * op.d * 4);
-        }
-        let (chunks, tiles, partial_bytes, crossing_bytes) = cut(op);
-        let partial = self.scratch(partial_bytes + crossing_bytes);
-        let params = SegmentSumParams {
-            dtable,
-            partial,
-            crossing: partial + partial_bytes as Ptr,
-            dy: self.at(op.dy),
-            order: self.at(op.order),
-            start: self.at(op.start),
-            id: self.at(op.id),
-            n: op.n as i32,
-            s: op.s as i32,
-            d: op.d as i32,
-            add,
-        };
-        // Four warps a block.
-        self.launch(self.of(SEGMENT_SUM), [(chunks * tiles).div_ceil(4), 1, 1], 0, params);
-        self.launch(Kernel::SegmentSumCrossing, [chunks, tiles, 1], 0, params);
-    }
-
-    fn need(&self, op: &SegmentSum) -> Result<usize, String> {
-        if op.n >= 1 << 31 {
-            return Err(format!("{} rows: at most 2^31 - 1 can be summed by segments", op.n));
-        }
-        let (_, _, partial, crossing) = cut(op);
-        Ok(partial + crossing)
+        let (dy, cu) = (self.at(op.dy), self.at(op.cu));
+        let params = PositionSumParams { dtable, dy, cu, b: op.b as i32, d: op.d as i32, t: op.t as i32, add };
+        self.launch(self.of(POSITION_SUM), [op.t, op.d.div_ceil(COLUMNS), 1], 0, params);
     }
 }

@@ -1,0 +1,108 @@
+/*! Ids sorted digit by digit, eight bits at a time from the lowest on. A stable sort has one result, so that neither the
+number of threads nor how the list is cut can show in it.
+
+Each pass counts the digits of every part of the list, adds the counts up in order of digit and part, which tells each part
+where its keys of each digit go, and moves them there.
+*/
+
+use rayon::prelude::*;
+
+use super::{Cpu, scratch};
+use crate::ops::{NO_ID, Op, Run, SortIds};
+
+/// Keys of a part.
+const PART: usize = 16 * 1024;
+const DIGITS: usize = 256;
+
+/// Where the tasks of a pass put keys and their places: no two at the same.
+#[derive(Clone, Copy)]
+struct Shared(*mut u32, *mut u32);
+// SAFETY: plain addresses; a pass gives each of its tasks places of its own.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    /// # Safety
+    /// `at` lies inside both lists, and no other task writes there.
+    unsafe fn put(self, at: usize, order: u32, key: u32) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            *self.0.add(at) = order;
+            *self.1.add(at) = key;
+        }
+    }
+}
+
+/// Moves `n` keys that `get(i)` gives with their places into `order` and `key`, sorted by the digit at `shift`.
+fn pass(
+    counts: &mut [u32],
+    [order, key]: [&mut [u32]; 2],
+    (v, shift): (u32, u32),
+    get: impl Fn(usize) -> (u32, u32) + Sync,
+) {
+    let n = order.len();
+    assert!(key.len() == n && counts.len() == n.div_ceil(PART) * DIGITS);
+    let digit = |key: u32| (key.min(v) >> shift) as usize % DIGITS;
+    let part = |i: usize| i * PART..((i + 1) * PART).min(n);
+    counts.par_chunks_mut(DIGITS).enumerate().for_each(|(i, counts)| {
+        counts.fill(0);
+        part(i).for_each(|j| counts[digit(get(j).1)] += 1);
+    });
+    let mut before = 0;
+    for d in 0..DIGITS {
+        for counts in counts.chunks_mut(DIGITS) {
+            before += std::mem::replace(&mut counts[d], before);
+        }
+    }
+    let to = Shared(order.as_mut_ptr(), key.as_mut_ptr());
+    counts.par_chunks_mut(DIGITS).enumerate().for_each(|(i, next)| {
+        let to = to;
+        for j in part(i) {
+            let (order, key) = get(j);
+            let at = &mut next[digit(key)];
+            // SAFETY: the counts of all digits and parts add up to n, so that each place below n is given out once.
+            unsafe { to.put(*at as usize, order, key) };
+            *at += 1;
+        }
+    });
+}
+
+impl Run<SortIds> for Cpu {
+    fn run(&mut self, op: &SortIds) {
+        op.assert_disjoint();
+        let (n, v) = (op.n(), op.v as u32);
+        let (id0, id1, id2) = (self.ids(op.id0, op.n0), self.ids(op.id1, op.n1), self.ids(op.id2, op.n2));
+        // SAFETY: disjoint by the assertion, each taken once.
+        let (order, key) = unsafe { (self.arenas.ids_mut(op.order.first(n)), self.arenas.ids_mut(op.key.first(n))) };
+        let id = |i: usize| {
+            let id = match i.checked_sub(op.n0) {
+                None => id0[i],
+                Some(i) => *id1.get(i).unwrap_or_else(|| &id2[i - op.n1]),
+            };
+            (i as u32, if id < v { id } else { NO_ID })
+        };
+        // The key that stands for NO_ID is v itself.
+        let passes = (u32::BITS - v.leading_zeros()).div_ceil(8).max(1);
+        let parts = n.div_ceil(PART);
+        let spare = scratch::room(if passes > 1 { n } else { 0 });
+        scratch::borrow(scratch::room(parts * DIGITS) + 2 * spare, |rest| {
+            let mut rest = rest;
+            let counts: &mut [u32] = bytemuck::cast_slice_mut(scratch::split(&mut rest, parts * DIGITS));
+            let [order2, key2] = [(); 2].map(|()| -> &mut [u32] {
+                bytemuck::cast_slice_mut(scratch::split(&mut rest, if passes > 1 { n } else { 0 }))
+            });
+            for i in 0..passes {
+                // The last pass ends in the destinations.
+                let ([from_order, from_key], to) = match (passes - i) % 2 {
+                    1 => ([&*order2, &*key2], [&mut *order, &mut *key]),
+                    _ => ([&*order, &*key], [&mut *order2, &mut *key2]),
+                };
+                match i {
+                    0 => pass(counts, to, (v, 0), id),
+                    _ => pass(counts, to, (v, 8 * i), |j| (from_order[j], from_key[j])),
+                }
+            }
+        });
+    }
+}

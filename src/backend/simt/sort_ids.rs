@@ -1,0 +1,65 @@
+//! Launcher of `kernels/sort_ids.cu`: three launches a digit, between two pairs of lists of which one is scratch.
+
+use super::{Simt, kernels::*};
+use crate::ops::{Op, Run, SortIds};
+
+/// Keys that a block puts in order.
+const TILE: usize = 2048;
+const DIGITS: usize = 256;
+
+/// Digits of the largest key, which is V and stands for NO_ID.
+fn passes(op: &SortIds) -> u32 {
+    (usize::BITS - op.v.leading_zeros()).div_ceil(8).max(1)
+}
+
+/// Bytes of the counts of all tiles, and of one list of scratch.
+fn cut(op: &SortIds) -> (usize, usize) {
+    let tiles = op.n().div_ceil(TILE);
+    (4 * DIGITS * tiles, if passes(op) > 1 { 4 * op.n() } else { 0 })
+}
+
+impl Run<SortIds> for Simt {
+    fn run(&mut self, op: &SortIds) {
+        op.assert_disjoint();
+        let (n, passes, (counts, list)) = (op.n(), passes(op), cut(op));
+        let tiles = n.div_ceil(TILE);
+        let count = self.scratch(counts + 4 * DIGITS + 2 * list);
+        let total = count + counts as Ptr;
+        let spare = total + 4 * DIGITS as Ptr;
+        let [ours, other] = [[self.at(op.order), self.at(op.key)], [spare, spare + list as Ptr]];
+        let mut from = [0, 0];
+        for i in 0..passes {
+            // The last pass ends in the destinations.
+            let to = if (passes - i) % 2 == 1 { ours } else { other };
+            let params = SortIdsParams {
+                order: to[0],
+                key: to[1],
+                count,
+                total,
+                order_in: from[0],
+                key_in: from[1],
+                id0: self.at(op.id0),
+                id1: self.at(op.id1),
+                id2: self.at(op.id2),
+                n0: op.n0 as u32,
+                n1: (op.n0 + op.n1) as u32,
+                n: n as u32,
+                v: op.v as u32,
+                tiles: tiles as u32,
+                shift: 8 * i,
+            };
+            self.launch(Kernel::SortIdsCount, [tiles, 1, 1], 0, params);
+            self.launch(Kernel::SortIdsScan, [if n > 0 { DIGITS } else { 0 }, 1, 1], 0, params);
+            self.launch(Kernel::SortIdsScatter, [tiles, 1, 1], 0, params);
+            from = to;
+        }
+    }
+
+    fn need(&self, op: &SortIds) -> Result<usize, String> {
+        if op.n() >= 1 << 31 {
+            return Err(format!("{} ids: at most 2^31 - 1 can be sorted", op.n()));
+        }
+        let (counts, list) = cut(op);
+        Ok(counts + 4 * DIGITS + 2 * list)
+    }
+}

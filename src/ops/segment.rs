@@ -1,0 +1,305 @@
+/*! segment: the gradient of a table that rows were gathered from, run by run of sorted ids.
+segment_sum:  dtable[id] = sum of the rows whose key is id, in the order of `order`; all other rows 0 (Write)   (V,D)
+segment_rows: rows[j] = the same sum, where a run of one id begins at place j of `key`; all other rows 0        (R,D)
+
+Rows come from up to three sources, taken as one list of R = N + S + M*P:
+  dy (N,D)     the gradients of rows that were gathered one by one
+  panel (S,D)  those of rows that all share, such as negatives
+  pairs        g[j] * h[j / P], j in 0..M*P, h (M,D): the gradient of scores <h, table[id]>, which need not be stored
+An empty dy or panel counts as zeros, an empty h as ones (with D = 1: the gradient of a bias).
+`order` and `key` are what `SortIds` gives for the ids of this list. Keys that are not below V are skipped.
+*/
+
+use super::{
+    Cost, Dst, GatherTable, NO_ID, NoOp, Op,
+    case::Case,
+    fits,
+    sort_ids::{Sorted, sorted},
+};
+use crate::{
+    base::rng::{Purpose, Stream},
+    mem::{Act, F32, HostArenas, Planner, Scalar, Span, U32},
+};
+
+op! {
+    /// The gradient of a table.
+    SegmentSum = "segment_sum" {
+        grad { /** (V,D) */ dtable: F32 }
+        read {
+            /** (N,D) or empty */ dy: Act, /** (S,D) or empty */ panel: Act,
+            /** (M*P) */ g: F32, /** (M,D) or empty */ h: Act,
+            /** (R) rows sorted by id */ order: U32, /** (R) their ids */ key: U32
+        }
+        with { n: usize, s: usize, m: usize, p: usize, d: usize, v: usize }
+    }
+}
+
+op! {
+    /// The gradient of the rows of a table that have one: sums at the places where runs begin.
+    SegmentRows = "segment_rows" {
+        write { /** (R,D) */ rows: F32 }
+        read {
+            /** (N,D) or empty */ dy: Act, /** (S,D) or empty */ panel: Act,
+            /** (M*P) */ g: F32, /** (M,D) or empty */ h: Act,
+            /** (R) rows sorted by id */ order: U32, /** (R) their ids */ key: U32
+        }
+        with { n: usize, s: usize, m: usize, p: usize, d: usize, v: usize }
+    }
+}
+
+/// The rows that are summed; the fields are those of the ops.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sources {
+    pub dy: Span<Act>,
+    pub panel: Span<Act>,
+    pub g: Span<F32>,
+    pub h: Span<Act>,
+    pub order: Span<U32>,
+    pub key: Span<U32>,
+    pub n: usize,
+    pub s: usize,
+    pub m: usize,
+    pub p: usize,
+    pub d: usize,
+    pub v: usize,
+}
+
+macro_rules! sources {
+    ($($op:ident),*) => { $(
+        impl $op {
+            pub(crate) fn sources(&self) -> Sources {
+                let $op { dy, panel, g, h, order, key, n, s, m, p, d, v, .. } = *self;
+                Sources { dy, panel, g, h, order, key, n, s, m, p, d, v }
+            }
+        }
+    )* };
+}
+sources!(SegmentSum, SegmentRows);
+
+impl SegmentSum {
+    /// The sum of `n` rows of dy alone.
+    pub fn of(dtable: Dst<F32>, dy: Span<Act>, by: &Sorted, [n, d, v]: [usize; 3]) -> Self {
+        let (panel, g, h) = (Span::empty(), Span::empty(), Span::empty());
+        SegmentSum { dtable, dy, panel, g, h, order: by.order, key: by.key, n, s: 0, m: 0, p: 0, d, v }
+    }
+}
+
+impl Sources {
+    /// Rows in all (R).
+    pub fn rows(&self) -> usize {
+        self.n + self.s + self.m * self.p
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let (r, d) = (self.rows(), self.d);
+        // What may be empty.
+        let or = |span: Span<Act>, need: usize| if span.is_empty() { need } else { span.len() };
+        fits(&[
+            ("dy", or(self.dy, self.n * d), self.n * d),
+            ("panel", or(self.panel, self.s * d), self.s * d),
+            ("g", self.g.len(), self.m * self.p),
+            ("h", or(self.h, self.m * d), self.m * d),
+            ("order", self.order.len(), r),
+            ("key", self.key.len(), r),
+        ])
+    }
+
+    /// Bytes that are read: a row each, of pairs only the coefficient and each h once.
+    fn bytes(&self) -> f64 {
+        4.0 * ((self.n + self.s + self.m) * self.d + self.m * self.p + 2 * self.rows()) as f64
+    }
+
+    /// Gives `add(place where the run begins, id, k, term)` every term, in order.
+    fn each<S: Scalar>(&self, m: &HostArenas<S>, add: &mut dyn FnMut(usize, usize, usize, S)) {
+        let (dy, panel, g, h) = (m.get(self.dy), m.get(self.panel), m.get(self.g), m.get(self.h));
+        let (order, key, d) = (m.ids(self.order), m.ids(self.key), self.d);
+        let mut begin = 0;
+        for j in 0..self.rows() {
+            if j > 0 && key[j] != key[j - 1] {
+                begin = j;
+            }
+            if key[j] as usize >= self.v {
+                continue;
+            }
+            let row = order[j] as usize;
+            for k in 0..d {
+                let zero_if_empty = |x: &[S], at: usize| if x.is_empty() { S::zero() } else { x[at * d + k] };
+                let term = if row < self.n {
+                    zero_if_empty(dy, row)
+                } else if row < self.n + self.s {
+                    zero_if_empty(panel, row - self.n)
+                } else {
+                    let pair = row - self.n - self.s;
+                    g[pair] * if h.is_empty() { S::one() } else { h[pair / self.p * d + k] }
+                };
+                add(begin, key[j] as usize, k, term);
+            }
+        }
+    }
+}
+
+impl Op for SegmentSum {
+    fn check(&self) -> Result<(), String> {
+        let vd = self.v * self.d;
+        fits(&[("dtable", self.dtable.len_or(vd), vd)])?;
+        self.sources().check()
+    }
+
+    fn cost(&self) -> Cost {
+        let of = self.sources();
+        let (rd, vd) = ((of.rows() * self.d) as f64, (self.v * self.d) as f64);
+        let pairs = (self.m * self.p * self.d) as f64;
+        let written = if self.dtable.accumulates() { 8.0 * rd } else { 4.0 * vd };
+        Cost { flop: rd + pairs, bytes: of.bytes() + written }
+    }
+
+    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+        let mut sum = vec![S::zero(); self.v * self.d];
+        self.sources().each(m, &mut |_, id, k, term| sum[id * self.d + k] += term);
+        m.compute(self.dtable, sum.len(), |i| sum[i]);
+    }
+}
+
+impl Op for SegmentRows {
+    fn check(&self) -> Result<(), String> {
+        let of = self.sources();
+        fits(&[("rows", self.rows.len(), of.rows() * self.d)])?;
+        of.check()
+    }
+
+    fn cost(&self) -> Cost {
+        let of = self.sources();
+        let rd = (of.rows() * self.d) as f64;
+        Cost { flop: rd + (self.m * self.p * self.d) as f64, bytes: of.bytes() + 4.0 * rd }
+    }
+
+    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+        let mut sum = vec![S::zero(); self.sources().rows() * self.d];
+        self.sources().each(m, &mut |begin, _, k, term| sum[begin * self.d + k] += term);
+        m.compute(Dst::Write(self.rows), sum.len(), |i| sum[i]);
+    }
+}
+
+/// [N, S, M, P, D, V], which ids, which sources are empty.
+const SHAPES: [([usize; 6], &str, &str); 17] = [
+    ([0, 0, 0, 1, 8, 3], "any", ""),
+    ([1, 0, 0, 0, 1, 1], "any", ""),
+    ([0, 1, 0, 0, 7, 2], "any", ""),
+    ([0, 0, 1, 1, 3, 2], "any", ""),
+    ([3, 7, 5, 3, 5, 7], "some none", ""),
+    ([64, 0, 0, 0, 8, 5], "equal", ""),
+    ([65, 64, 32, 2, 16, 9], "equal", ""),
+    ([70, 130, 90, 3, 33, 6], "any", ""),
+    ([300, 50, 40, 4, 64, 333], "some none", ""),
+    ([100, 33, 21, 7, 10, 5000], "any", ""),
+    ([0, 600, 200, 1, 130, 4], "any", ""),
+    ([50, 60, 70, 2, 1, 20], "some none", "dy h"),
+    ([50, 60, 70, 1, 12, 20], "any", "panel"),
+    ([200, 60, 70, 2, 1, 20], "any", "dy panel h"),
+    ([90, 20, 30, 2, 24, 40], "none", ""),
+    // A run that goes on for many chunks, between others.
+    ([2500, 300, 400, 2, 8, 50], "hot", ""),
+    ([1500, 300, 400, 1, 1, 50], "hot", "h"),
+];
+
+/// The case of `segment_sum` is the backward pass of a gather of all R rows, whose upstream gradient is put together from
+/// the three sources.
+pub fn cases() -> Vec<Case<GatherTable, SegmentSum>> {
+    SHAPES
+        .into_iter()
+        .map(|(sizes, kind, empty)| {
+            let [n, s, m, p, d, v] = sizes;
+            let mut plan = Planner::new();
+            let rows = n + s + m * p;
+            let (y, table, dtable, id) = (plan.var(rows * d), plan.weight(v * d), plan.stat(v * d), plan.index(rows));
+            let fwd = GatherTable { y: y.y, table, id, n: rows, d, v };
+            let (of, fills) = planned(&mut plan, y.dy, sizes, kind, empty);
+            let Sources { dy, panel, g, h, order, key, .. } = of;
+            let bwd = SegmentSum { dtable: Dst::Write(dtable), dy, panel, g, h, order, key, n, s, m, p, d, v };
+            let case = Case::new(format!("for segment_sum {sizes:?} {kind}, empty: {empty}"), plan, fwd, bwd)
+                .input(table, 1.0, dtable)
+                .output(y.y, y.dy)
+                .ids(id, fills.ids.clone());
+            fills.into(case, &of, y.dy)
+        })
+        .collect()
+}
+
+pub fn rows_cases() -> Vec<Case<SegmentRows>> {
+    SHAPES
+        .into_iter()
+        .map(|(sizes, kind, empty)| {
+            let [n, s, m, p, d, v] = sizes;
+            let mut plan = Planner::new();
+            let r = n + s + m * p;
+            let (dy, rows) = (plan.act(r * d), plan.stat(r * d));
+            let (of, fills) = planned(&mut plan, dy, sizes, kind, empty);
+            let Sources { dy: first, panel, g, h, order, key, .. } = of;
+            let op = SegmentRows { rows, dy: first, panel, g, h, order, key, n, s, m, p, d, v };
+            fills.into(Case::new(format!("{sizes:?} {kind}, empty: {empty}"), plan, op, NoOp), &of, dy)
+        })
+        .collect()
+}
+
+/// What the spans of [`planned`] hold.
+struct Fills {
+    ids: Vec<u32>,
+    dy: Vec<f32>,
+    g: Vec<f32>,
+    h: Vec<f32>,
+    order: Vec<u32>,
+    key: Vec<u32>,
+}
+
+impl Fills {
+    fn into<F: Op, B: Op>(self, case: Case<F, B>, of: &Sources, dy: Span<Act>) -> Case<F, B> {
+        let case = case.values(dy, self.dy).values(of.g, self.g).ids(of.order, self.order).ids(of.key, self.key);
+        if of.h.is_empty() { case } else { case.values(of.h, self.h) }
+    }
+}
+
+/// Sources over `all` (R,D), the gradients of all rows, which are made to equal what the sources say. h are
+/// powers of two and g small numbers, so that their products are exact in bf16 too.
+fn planned(plan: &mut Planner, all: Span<Act>, sizes: [usize; 6], kind: &str, empty: &str) -> (Sources, Fills) {
+    let [n, s, m, p, d, v] = sizes;
+    let (rows, none) = (n + s + m * p, |name: &str| empty.split(' ').any(|e| e == name));
+    let by = Sorted::plan(plan, rows);
+    let part = |name: &str, start: usize, len: usize| if none(name) { Span::empty() } else { all.slice(start, len) };
+    let of = Sources {
+        dy: part("dy", 0, n * d),
+        panel: part("panel", n * d, s * d),
+        g: plan.stat(m * p),
+        h: if none("h") { Span::empty() } else { plan.act(m * d) },
+        order: by.order,
+        key: by.key,
+        n,
+        s,
+        m,
+        p,
+        d,
+        v,
+    };
+    let mut draw = Stream::new(8, Purpose::Test, (rows + v) as u32);
+    let ids: Vec<u32> = (0..rows)
+        .map(|i| match kind {
+            "equal" => (v / 3) as u32,
+            "none" => NO_ID,
+            "some none" if i % 5 == 0 => [NO_ID, v as u32][i / 5 % 2],
+            "hot" if i % 7 < 5 => 17,
+            _ => draw.below(v as u64) as u32,
+        })
+        .collect();
+    let g: Vec<f32> = (0..m * p).map(|_| (draw.below(15) as f32 - 7.0) / 8.0).collect();
+    let h: Vec<f32> = (0..m * d).map(|_| if none("h") { 1.0 } else { 2f32.powi(draw.below(5) as i32 - 2) }).collect();
+    let dy = (0..rows * d)
+        .map(|at| match at / d {
+            row if row < n => draw.normal() * !none("dy") as u8 as f32,
+            row if row < n + s => draw.normal() * !none("panel") as u8 as f32,
+            row => g[row - n - s] * h[(row - n - s) / p * d + at % d],
+        })
+        .collect();
+    let (order, key) = sorted(&ids, v + 1).into_iter().unzip();
+    // A special row that is no part of `dtable` is skipped as NO_ID is; the gather, which has no such row, sees NO_ID.
+    let ids = ids.into_iter().map(|id| if id as usize == v { NO_ID } else { id }).collect();
+    (of, Fills { ids, dy, g, h, order, key })
+}
