@@ -60,6 +60,7 @@ ops! {
     gather_sequences: ops::gather_sequences::cases();
     attention: ops::attention::cases();
     cross_entropy: ops::cross_entropy::cases();
+    dilated_conv: ops::dilated_conv::cases();
     dropout: ops::dropout::cases();
     dropout_add: ops::dropout::add_cases();
     embedding: ops::embedding::cases();

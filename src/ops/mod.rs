@@ -15,6 +15,7 @@ pub mod adamw;
 pub mod attention;
 pub mod case;
 pub mod cross_entropy;
+pub mod dilated_conv;
 pub mod dropout;
 pub mod embedding;
 pub mod gather_sequences;
@@ -36,6 +37,7 @@ pub use adamw::{AdamW, Guard};
 pub use attention::{AttentionBwd, AttentionFwd};
 pub use cross_entropy::{CrossEntropyBwd, CrossEntropyFwd};
 pub use define::{Access, Spans};
+pub use dilated_conv::{DilatedConvBwd, DilatedConvFwd};
 pub use dropout::{DropoutAddFwd, DropoutBwd, DropoutFwd};
 pub use embedding::{EmbeddingFwd, GatherTable, PositionSum};
 pub use gather_sequences::GatherSequences;
@@ -287,11 +289,22 @@ impl Op for NoOp {
 macro_rules! for_all_ops {
     ($each:ident) => {
         $each! {
-            NoOp, AdamW, Guard, GatherSequences, AttentionFwd, AttentionBwd, CrossEntropyFwd, CrossEntropyBwd, DropoutFwd,
-            DropoutAddFwd, DropoutBwd, EmbeddingFwd, GatherTable, PositionSum, SegmentRows, SegmentSum, SortIds, CatchUpRows,
-            AdamWRows, GeluFwd, GeluBwd, LayerNormFwd, LayerNormBwd, LinearFwd, LinearBwd, MaskItems, WeightedMean, GradNorm,
-            GatherRows, ScatterRows, SampledSoftmaxFwd, SampledSoftmaxBwd,
-            TopK, CountAtLeast, ScoreItems
+            NoOp,
+            AdamW, Guard, CatchUpRows, AdamWRows,
+            AttentionFwd, AttentionBwd,
+            CrossEntropyFwd, CrossEntropyBwd,
+            DilatedConvFwd, DilatedConvBwd,
+            DropoutFwd, DropoutAddFwd, DropoutBwd,
+            EmbeddingFwd, GatherTable, PositionSum,
+            GatherRows, ScatterRows,
+            GatherSequences, MaskItems,
+            GeluFwd, GeluBwd,
+            LayerNormFwd, LayerNormBwd,
+            LinearFwd, LinearBwd,
+            SampledSoftmaxFwd, SampledSoftmaxBwd,
+            SortIds, SegmentSum, SegmentRows,
+            TopK, CountAtLeast, ScoreItems,
+            WeightedMean, GradNorm
         }
     };
 }
@@ -316,6 +329,7 @@ pub fn all_cases<B: Backend + 'static>() -> Vec<Box<dyn case::AnyCase<B>>> {
         adamw::guard_cases(),
         attention::cases(),
         cross_entropy::cases(),
+        dilated_conv::cases(),
         dropout::cases(),
         dropout::add_cases(),
         embedding::cases(),

@@ -8,6 +8,7 @@ order), and a step in its steady state allocates nothing ([`scratch`] grows once
 mod adamw;
 mod attention;
 mod cross_entropy;
+mod dilated_conv;
 mod dropout;
 mod embedding;
 mod gather_sequences;
@@ -26,6 +27,7 @@ mod sampled_softmax;
 mod scores;
 pub mod scratch;
 mod segment;
+mod shifted;
 pub mod simd;
 mod softmax_tiles;
 mod sort_ids;

@@ -21,6 +21,7 @@ mod adamw;
 mod attention;
 mod cross_entropy;
 pub mod cublas;
+mod dilated_conv;
 pub mod driver;
 mod dropout;
 mod embedding;
