@@ -219,7 +219,7 @@ impl<M: Model, B: Backend> Engine<M, B> {
         self.backend.reserve(scratch_bytes)
     }
 
-    /// What the backend says of the ops of a full batch.
+    /// What the backend says of the ops of a full batch, and of ranking one.
     fn ask<'b>(backend: &'b B, parts: &Parts<M>, input: &Input) -> Asking<'b, B> {
         let (c, mut asking) = (input.capacity, Asking::new(backend));
         parts.step(&mut asking, &Shape { b: c.b, n: c.n, m: c.m, training: true });

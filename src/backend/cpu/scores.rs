@@ -125,6 +125,8 @@ struct Score<'a> {
 
 impl Kernel for Score<'_> {
     type Out = ();
+    // Plain counters keep the sums in registers.
+    #[allow(clippy::needless_range_loop)]
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let (d, vectors) = (self.users[0].len(), LANES / S::LANES);
