@@ -238,7 +238,7 @@ impl<'a, M: Model, B: Backend> Loop<'a, M, B> {
         let vocabulary = job.data.item_keys().fingerprint();
         let state = if job.resume {
             let Engine { plan, backend, .. } = &mut engine;
-            checkpoint::load(&job.folder.last(), backend, plan.params(), true, &vocabulary)?
+            checkpoint::load(&job.folder.last(), backend, plan, true, &vocabulary)?
         } else {
             State::default()
         };
@@ -419,7 +419,7 @@ impl<'a, M: Model, B: Backend> Loop<'a, M, B> {
             checkpoint::save(
                 &self.job.folder.best(),
                 backend,
-                plan.params(),
+                plan,
                 false,
                 &self.vocabulary,
                 &self.job.config.settings,
@@ -457,7 +457,7 @@ impl<'a, M: Model, B: Backend> Loop<'a, M, B> {
         checkpoint::save(
             &folder.last(),
             backend,
-            plan.params(),
+            plan,
             true,
             &self.vocabulary,
             &self.job.config.settings,

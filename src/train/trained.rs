@@ -72,7 +72,7 @@ impl Trained {
                     return Err(Error::user(format!("{run}: the run has no {name} checkpoint")).hint(hint));
                 }
                 let Engine { plan, backend, .. } = &mut engine;
-                checkpoint::load(&path, backend, plan.params(), false, &items.fingerprint())?;
+                checkpoint::load(&path, backend, plan, false, &items.fingerprint())?;
                 let parameters = engine.params().iter().map(|p| p.w.len()).sum();
                 Ok((Box::new(engine), parameters))
             }
