@@ -73,6 +73,9 @@ fn everything() -> (Planner, Cpu, Vec<Call>) {
     let (last, history) = (p.index(V), p.stat(4 * 90));
     let (pairs, pair_g) = (p.index(2 * m), p.stat(2 * m));
     let rows = p.stat((n + 2 * m + S) * D);
+    // Rank counting and lists: a target a row, but 40 of the first; every third item excluded for the last row.
+    let (target_start, excluded, excluded_start) = (p.index(m + 1), p.index(V / 3), p.index(m + 1));
+    let (found, found_score, bad, ranked) = (p.index(m * 10), p.stat(m * 10), p.index(m), p.stat(m));
 
     let mut cpu = Cpu::new(&p);
     for (i, span) in
@@ -102,6 +105,9 @@ fn everything() -> (Planner, Cpu, Vec<Call>) {
     fill(&mut cpu, last, &|i| i % 80);
     fill(&mut cpu, pairs, &|i| i / 2 * 7919 % V);
     fill(&mut cpu, negative, &|i| i * 13 % V);
+    fill(&mut cpu, target_start, &|i| if i == 0 { 0 } else { (i + 39).min(m) });
+    fill(&mut cpu, excluded, &|i| 3 * i);
+    fill(&mut cpu, excluded_start, &|i| if i < m { 0 } else { V / 3 });
     let drop = Drop { p: 0.2, seed: 3, site: 4 };
     let (b_, k) = (LENGTHS.len(), D / H);
     let h = scored.y;
@@ -227,6 +233,39 @@ fn everything() -> (Planner, Cpu, Vec<Call>) {
             d: D,
             v: V,
         }),
+        call(TopK {
+            item: found,
+            score: found_score,
+            bad,
+            h,
+            table,
+            bias,
+            excluded,
+            excluded_start,
+            b: m,
+            d: D,
+            v: V,
+            k: 10,
+            e: V / 3,
+        }),
+        call(CountAtLeast {
+            count: found,
+            score: ranked,
+            bad,
+            h,
+            table,
+            bias,
+            target,
+            target_start,
+            excluded,
+            excluded_start,
+            b: m,
+            d: D,
+            v: V,
+            n: m,
+            e: V / 3,
+        }),
+        call(ScoreItems { score: ranked, h, table, bias, item: target, start: target_start, b: m, d: D, v: V, p: m }),
         call(CatchUpRows {
             p: w2,
             m: m2,

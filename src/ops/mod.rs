@@ -15,6 +15,7 @@ pub mod adamw;
 pub mod attention;
 pub mod case;
 pub mod cross_entropy;
+pub mod dilated_conv;
 pub mod dropout;
 pub mod embedding;
 pub mod gather_sequences;
@@ -23,17 +24,20 @@ pub mod layer_norm;
 pub mod linear;
 pub mod mask_items;
 pub mod prove;
+pub mod rank;
 pub mod reduce;
 pub mod row_adamw;
 pub mod rows;
 pub mod sampled_softmax;
 pub mod segment;
 pub mod sort_ids;
+pub mod top_k;
 
 pub use adamw::{AdamW, Guard};
 pub use attention::{AttentionBwd, AttentionFwd};
 pub use cross_entropy::{CrossEntropyBwd, CrossEntropyFwd};
 pub use define::{Access, Spans};
+pub use dilated_conv::{DilatedConvBwd, DilatedConvFwd};
 pub use dropout::{DropoutAddFwd, DropoutBwd, DropoutFwd};
 pub use embedding::{EmbeddingFwd, GatherTable, PositionSum};
 pub use gather_sequences::GatherSequences;
@@ -41,12 +45,14 @@ pub use gelu::{GeluBwd, GeluFwd};
 pub use layer_norm::{LayerNormBwd, LayerNormFwd};
 pub use linear::{LinearBwd, LinearFwd};
 pub use mask_items::MaskItems;
+pub use rank::{CountAtLeast, ScoreItems};
 pub use reduce::{GradNorm, WeightedMean};
 pub use row_adamw::{AdamWRows, CatchUpRows};
 pub use rows::{GatherRows, NO_ROW, ScatterRows};
 pub use sampled_softmax::{SampledSoftmaxBwd, SampledSoftmaxFwd};
 pub use segment::{SegmentRows, SegmentSum};
 pub use sort_ids::{NO_ID, SortIds};
+pub use top_k::TopK;
 
 use crate::base;
 pub use crate::mem::{Dst, Mode};
@@ -283,10 +289,22 @@ impl Op for NoOp {
 macro_rules! for_all_ops {
     ($each:ident) => {
         $each! {
-            NoOp, AdamW, Guard, GatherSequences, AttentionFwd, AttentionBwd, CrossEntropyFwd, CrossEntropyBwd, DropoutFwd,
-            DropoutAddFwd, DropoutBwd, EmbeddingFwd, GatherTable, PositionSum, SegmentRows, SegmentSum, SortIds, CatchUpRows,
-            AdamWRows, GeluFwd, GeluBwd, LayerNormFwd, LayerNormBwd, LinearFwd, LinearBwd, MaskItems, WeightedMean, GradNorm,
-            GatherRows, ScatterRows, SampledSoftmaxFwd, SampledSoftmaxBwd
+            NoOp,
+            AdamW, Guard, CatchUpRows, AdamWRows,
+            AttentionFwd, AttentionBwd,
+            CrossEntropyFwd, CrossEntropyBwd,
+            DilatedConvFwd, DilatedConvBwd,
+            DropoutFwd, DropoutAddFwd, DropoutBwd,
+            EmbeddingFwd, GatherTable, PositionSum,
+            GatherRows, ScatterRows,
+            GatherSequences, MaskItems,
+            GeluFwd, GeluBwd,
+            LayerNormFwd, LayerNormBwd,
+            LinearFwd, LinearBwd,
+            SampledSoftmaxFwd, SampledSoftmaxBwd,
+            SortIds, SegmentSum, SegmentRows,
+            TopK, CountAtLeast, ScoreItems,
+            WeightedMean, GradNorm
         }
     };
 }
@@ -311,6 +329,7 @@ pub fn all_cases<B: Backend + 'static>() -> Vec<Box<dyn case::AnyCase<B>>> {
         adamw::guard_cases(),
         attention::cases(),
         cross_entropy::cases(),
+        dilated_conv::cases(),
         dropout::cases(),
         dropout::add_cases(),
         embedding::cases(),
@@ -330,6 +349,9 @@ pub fn all_cases<B: Backend + 'static>() -> Vec<Box<dyn case::AnyCase<B>>> {
         segment::cases(),
         segment::rows_cases(),
         sort_ids::cases(),
+        top_k::cases(),
+        rank::cases(),
+        rank::score_cases(),
     );
     all
 }

@@ -8,6 +8,7 @@ order), and a step in its steady state allocates nothing ([`scratch`] grows once
 mod adamw;
 mod attention;
 mod cross_entropy;
+mod dilated_conv;
 mod dropout;
 mod embedding;
 mod gather_sequences;
@@ -18,15 +19,19 @@ mod linear;
 mod mask_items;
 pub mod math;
 pub mod products;
+mod rank;
 mod reduce;
 mod row_adamw;
 mod rows;
 mod sampled_softmax;
+mod scores;
 pub mod scratch;
 mod segment;
+mod shifted;
 pub mod simd;
 mod softmax_tiles;
 mod sort_ids;
+mod top_k;
 
 use crate::{
     mem::{Arena, Dst, Element, HostArenas, Planner, RawSpan, Span, U32},
