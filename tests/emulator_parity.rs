@@ -58,6 +58,8 @@ ops! {
     adamw: ops::adamw::cases();
     attention: ops::attention::cases();
     cross_entropy: ops::cross_entropy::cases();
+    draw_negatives: ops::draw_negatives::cases();
+    draw_candidates: ops::draw_negatives::candidate_cases();
     dropout: ops::dropout::cases();
     dropout_add: ops::dropout::add_cases();
     embedding: ops::embedding::cases();
@@ -66,6 +68,7 @@ ops! {
     layer_norm: ops::layer_norm::cases();
     linear: ops::linear::cases();
     mask_items: ops::mask_items::cases();
+    negative_loss: ops::negative_loss::cases();
     mean: ops::reduce::mean_cases();
     grad_norm: ops::reduce::norm_cases();
     rows: ops::rows::cases();

@@ -15,12 +15,14 @@ pub mod adamw;
 pub mod attention;
 pub mod case;
 pub mod cross_entropy;
+pub mod draw_negatives;
 pub mod dropout;
 pub mod embedding;
 pub mod gelu;
 pub mod layer_norm;
 pub mod linear;
 pub mod mask_items;
+pub mod negative_loss;
 pub mod prove;
 pub mod reduce;
 pub mod rows;
@@ -32,12 +34,14 @@ pub use adamw::AdamW;
 pub use attention::{AttentionBwd, AttentionFwd};
 pub use cross_entropy::{CrossEntropyBwd, CrossEntropyFwd};
 pub use define::{Access, Spans};
+pub use draw_negatives::{DrawCandidates, DrawNegatives};
 pub use dropout::{DropoutAddFwd, DropoutBwd, DropoutFwd};
 pub use embedding::{EmbeddingFwd, GatherTable, PositionSum};
 pub use gelu::{GeluBwd, GeluFwd};
 pub use layer_norm::{LayerNormBwd, LayerNormFwd};
 pub use linear::{LinearBwd, LinearFwd};
 pub use mask_items::MaskItems;
+pub use negative_loss::{NegativeLossBwd, NegativeLossFwd};
 pub use reduce::{GradNorm, Mean};
 pub use rows::{GatherRows, NO_ROW, ScatterRows};
 pub use sampled_softmax::{SampledSoftmaxBwd, SampledSoftmaxFwd};
@@ -201,9 +205,10 @@ impl Op for NoOp {
 macro_rules! for_all_ops {
     ($each:ident) => {
         $each! {
-            NoOp, AdamW, AttentionFwd, AttentionBwd, CrossEntropyFwd, CrossEntropyBwd, DropoutFwd, DropoutAddFwd,
-            DropoutBwd, EmbeddingFwd, GatherTable, PositionSum, SegmentRows, SegmentSum, SortIds, GeluFwd, GeluBwd, LayerNormFwd, LayerNormBwd, LinearFwd,
-            LinearBwd, MaskItems, Mean, GradNorm, GatherRows, ScatterRows, SampledSoftmaxFwd, SampledSoftmaxBwd
+            NoOp, AdamW, AttentionFwd, AttentionBwd, CrossEntropyFwd, CrossEntropyBwd, DrawNegatives, DrawCandidates,
+            DropoutFwd, DropoutAddFwd, DropoutBwd, EmbeddingFwd, GatherTable, PositionSum, SegmentRows, SegmentSum,
+            SortIds, GeluFwd, GeluBwd, LayerNormFwd, LayerNormBwd, LinearFwd, LinearBwd, MaskItems, NegativeLossFwd,
+            NegativeLossBwd, Mean, GradNorm, GatherRows, ScatterRows, SampledSoftmaxFwd, SampledSoftmaxBwd
         }
     };
 }
@@ -227,6 +232,8 @@ pub fn all_cases<B: Backend + 'static>() -> Vec<Box<dyn case::AnyCase<B>>> {
         adamw::cases(),
         attention::cases(),
         cross_entropy::cases(),
+        draw_negatives::cases(),
+        draw_negatives::candidate_cases(),
         dropout::cases(),
         dropout::add_cases(),
         embedding::cases(),
@@ -236,6 +243,7 @@ pub fn all_cases<B: Backend + 'static>() -> Vec<Box<dyn case::AnyCase<B>>> {
         layer_norm::cases(),
         linear::cases(),
         mask_items::cases(),
+        negative_loss::cases(),
         reduce::mean_cases(),
         reduce::norm_cases(),
         rows::cases(),

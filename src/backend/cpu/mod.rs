@@ -8,6 +8,7 @@ order), and a step in its steady state allocates nothing ([`scratch`] grows once
 mod adamw;
 mod attention;
 mod cross_entropy;
+mod draw_negatives;
 mod dropout;
 mod embedding;
 mod gelu;
@@ -16,6 +17,7 @@ mod layer_norm;
 mod linear;
 mod mask_items;
 pub mod math;
+mod negative_loss;
 pub mod products;
 mod reduce;
 mod rows;
