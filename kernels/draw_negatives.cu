@@ -3,7 +3,8 @@ draw_negatives: the items that targets are compared with.
 draw_negatives:  negative (S), shared by the batch: uniform, by an alias table, or each item at most once
 draw_candidates: id (M,1+S): each scored row's target, then its own negatives, none of them the target or (slots > 0) an
                  item of its sequence; kNoId in the rows of padding, from scored[B] on
-Writes: negative | id.   Saves: nothing.
+mark_own:        own (M,ceil(S/32)), a bit a shared negative: whether it is an item of the row's sequence
+Writes: negative | id | own.   Saves: nothing.
 Draws: Philox stream (seed, Negative, step); src/ops/draw_negatives.rs tells which block makes which draw, and why the
        unique ones are in with probability S/V. The number of a draw depends on its place alone, so any thread makes any.
 Work: draw_negatives, a thread a negative. draw_candidates, a block a sequence: its items go into a hash table in shared
@@ -40,6 +41,18 @@ struct DrawCandidatesParams {
   int s;
   int b;
   int slots;  // of the table of own items: a power of two above twice the longest sequence; 0: own items are not excluded
+};
+
+struct MarkOwnParams {
+  u32* own;             // (M,ceil(S/32))
+  const u32* negative;  // (S)
+  const u32* raw;       // (N) items
+  const u32* cu;        // (B+1)
+  const u32* scored;    // (B+1)
+  int m;
+  int s;
+  int b;
+  int slots;  // of the table of own items
 };
 
 // Purpose::Negative of src/base/rng.rs, the tries of a candidate, and what stands where there is no item.
@@ -100,8 +113,17 @@ struct OwnItems {
     }
   }
 
+  // The items first <= i < end of a sequence, and none else, by all threads of the block.
+  __device__ __forceinline__ void fill(const u32* raw, u32 first, u32 end) const {
+    for (int i = threadIdx.x; i < count; i += blockDim.x) slots[i] = kNoId;
+    __syncthreads();
+    if (count)
+      for (u32 i = first + threadIdx.x; i < end; i += blockDim.x) insert(raw[i]);
+    __syncthreads();
+  }
+
   __device__ __forceinline__ bool has(u32 item) const {
-    if (count == 0) return false;
+    if (count == 0 || item == kNoId) return false;
     for (u32 at = first_place(item);; at = next_place(at)) {
       if (slots[at] == item) return true;
       if (slots[at] == kNoId) return false;
@@ -115,12 +137,7 @@ KERNEL(draw_candidates, DrawCandidatesParams, 128) {
   const OwnItems own = {(u32*)shared, p.slots};
   const int width = 1 + p.s, thread = threadIdx.x, threads = blockDim.x, b = blockIdx.x;
   if (b < p.b) {
-    for (int i = thread; i < p.slots; i += threads) own.slots[i] = kNoId;
-    __syncthreads();
-    if (p.slots)
-      for (u32 i = p.cu[b] + thread; i < p.cu[b + 1]; i += threads) own.insert(p.raw[i]);
-    __syncthreads();
-
+    own.fill(p.raw, p.cu[b], p.cu[b + 1]);
     const Draws draw = {(const uint2*)p.alias, p.v, *p.step, p.seed_lo, p.seed_hi};
     const i64 row0 = p.scored[b];
     const int count = (int)(p.scored[b + 1] - (u32)row0) * width;
@@ -152,4 +169,28 @@ KERNEL(draw_candidates, DrawCandidatesParams, 128) {
   // The rows of padding, by all blocks.
   const i64 all = (i64)p.m * width, stride = (i64)gridDim.x * threads;
   for (i64 i = (i64)p.scored[p.b] * width + (i64)b * threads + thread; i < all; i += stride) p.id[i] = kNoId;
+}
+
+// A block a sequence: its bits once, then the rows that share them.
+KERNEL(mark_own, MarkOwnParams, 128) {
+  DYN_SMEM(shared);
+  const OwnItems own = {(u32*)shared, p.slots};
+  u32* const bits = own.slots + p.slots;
+  const int words = (p.s + 31) / 32, thread = threadIdx.x, threads = blockDim.x, b = blockIdx.x;
+  if (b < p.b) {
+    own.fill(p.raw, p.cu[b], p.cu[b + 1]);
+    for (int word = thread / 32; word < words; word += threads / 32) {
+      const int j = word * 32 + thread % 32;
+      const u32 marked = __ballot_sync(kAllLanes, j < p.s && own.has(p.negative[j]));
+      if (thread % 32 == 0) bits[word] = marked;
+    }
+    __syncthreads();
+    const i64 row0 = p.scored[b];
+    const int count = (int)(p.scored[b + 1] - (u32)row0) * words;
+    for (int i = thread; i < count; i += threads) p.own[row0 * words + i] = bits[i % words];
+  }
+
+  // The rows of padding own nothing.
+  const i64 all = (i64)p.m * words, stride = (i64)gridDim.x * threads;
+  for (i64 i = (i64)p.scored[p.b] * words + (i64)b * threads + thread; i < all; i += stride) p.own[i] = 0;
 }

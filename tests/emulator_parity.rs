@@ -60,6 +60,7 @@ ops! {
     cross_entropy: ops::cross_entropy::cases();
     draw_negatives: ops::draw_negatives::cases();
     draw_candidates: ops::draw_negatives::candidate_cases();
+    mark_own: ops::draw_negatives::own_cases();
     dropout: ops::dropout::cases();
     dropout_add: ops::dropout::add_cases();
     embedding: ops::embedding::cases();

@@ -3,6 +3,7 @@ draw_negatives:  negative (S): shared by the batch
 draw_candidates: id (M,1+S): each scored row's target, then its own S negatives, with replacement, none of them its target
                  or, with `own`, an item of its sequence (rows cu[b] to cu[b+1] of raw); scored rows from scored[b] to
                  scored[b+1] belong to sequence b, and rows from scored[B] on are padding: NO_ID throughout
+mark_own:        own (M,ceil(S/32)), one bit a shared negative: whether it is an item of the row's sequence (padding: none)
 
 *With replacement* the expected count of an item among S negatives is S times its probability. *Unique*: the catalogue is
 turned by a random number of places and cut into S strata, as equal as can be, of which each gives one item: no item comes
@@ -63,6 +64,18 @@ op! {
             /** whether the items of a row's sequence are excluded, not only its target */ own: bool,
             seed: u64, /** longest sequence */ t: usize
         }
+    }
+}
+
+op! {
+    /// Which of the shared negatives are items of a scored row's own sequence.
+    MarkOwn = "mark_own" {
+        write { /** (M,ceil(S/32)) negative j is bit j % 32 of word j / 32 */ own: U32 }
+        read {
+            /** (S) */ negative: U32, /** (N) item ids */ raw: U32, /** (B+1) where each sequence starts in `raw` */ cu: U32,
+            /** (B+1) where its rows start in `own` */ scored: U32
+        }
+        with { m: usize, s: usize, n: usize, b: usize, /** longest sequence */ t: usize }
     }
 }
 
@@ -140,16 +153,19 @@ impl DrawNegatives {
     }
 }
 
-/// What candidates are drawn for.
+/// Which rows belong to which sequence.
 #[derive(Clone, Copy)]
 pub(crate) struct Rows<'a> {
-    pub target: &'a [u32],
     pub raw: &'a [u32],
     pub cu: &'a [u32],
     pub scored: &'a [u32],
 }
 
 impl<'a> Rows<'a> {
+    pub fn new(raw: &'a [u32], cu: &'a [u32], scored: &'a [u32]) -> Self {
+        Rows { raw, cu, scored }
+    }
+
     /// The items of sequence `b`.
     pub fn sequence(&self, b: usize) -> &'a [u32] {
         &self.raw[self.cu[b] as usize..self.cu[b + 1] as usize]
@@ -226,8 +242,7 @@ impl Op for DrawCandidates {
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
         let draws = Draws::new(self.seed, m.ids(self.step)[0], self.v, self.sampling, m.ids(self.alias));
-        let rows =
-            Rows { target: m.ids(self.target), raw: m.ids(self.raw), cu: m.ids(self.cu), scored: m.ids(self.scored) };
+        let (target, rows) = (m.ids(self.target), Rows::new(m.ids(self.raw), m.ids(self.cu), m.ids(self.scored)));
         // SAFETY: destinations and sources of an op are disjoint (`assert_disjoint`).
         let id = unsafe { m.ids_mut(self.id.first(self.m * (1 + self.s))) };
         id.fill(NO_ID);
@@ -235,7 +250,38 @@ impl Op for DrawCandidates {
             let sequence = if self.own { rows.sequence(b) } else { &[] };
             for row in rows.rows(b) {
                 let id = &mut id[row * (1 + self.s)..][..1 + self.s];
-                self.fill(&draws, row, rows.target[row], id, |id| sequence.contains(&id));
+                self.fill(&draws, row, target[row], id, |id| sequence.contains(&id));
+            }
+        }
+    }
+}
+
+impl Op for MarkOwn {
+    fn check(&self) -> Result<(), String> {
+        fits(&[
+            ("own", self.own.len(), self.m * self.s.div_ceil(32)),
+            ("negative", self.negative.len(), self.s),
+            ("raw", self.raw.len(), self.n),
+            ("cu", self.cu.len(), self.b + 1),
+            ("scored", self.scored.len(), self.b + 1),
+        ])
+    }
+
+    fn cost(&self) -> Cost {
+        Cost { flop: 0.0, bytes: 4.0 * (self.m * self.s.div_ceil(32) + self.n + self.s + self.b) as f64 }
+    }
+
+    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+        let (negative, words) = (&m.ids(self.negative)[..self.s], self.s.div_ceil(32));
+        let rows = Rows::new(m.ids(self.raw), m.ids(self.cu), m.ids(self.scored));
+        // SAFETY: destinations and sources of an op are disjoint (`assert_disjoint`).
+        let own = unsafe { m.ids_mut(self.own.first(self.m * words)) };
+        own.fill(0);
+        for b in 0..self.b {
+            for row in rows.rows(b) {
+                for (j, id) in negative.iter().enumerate() {
+                    own[row * words + j / 32] |= (rows.sequence(b).contains(id) as u32) << (j % 32);
+                }
             }
         }
     }
@@ -279,6 +325,29 @@ pub fn cases() -> Vec<Case<DrawNegatives>> {
     .collect()
 }
 
+/// Sequences one after another: where they and their scored rows start, and their items.
+struct Packed {
+    cu: Vec<u32>,
+    scored: Vec<u32>,
+    raw: Vec<u32>,
+}
+
+/// Sequences of (length, scored rows), of items below `v`.
+fn pack(lengths: &[(usize, usize)], v: usize, seed: u64) -> Packed {
+    let (mut cu, mut scored) = (vec![0u32], vec![0u32]);
+    for (length, rows) in lengths {
+        cu.push(cu[cu.len() - 1] + *length as u32);
+        scored.push(scored[scored.len() - 1] + *rows as u32);
+    }
+    let mut draw = Stream::new(seed, Purpose::Test, v as u32);
+    let raw = (0..cu[lengths.len()]).map(|_| draw.below(v as u64) as u32).collect();
+    Packed { cu, scored, raw }
+}
+
+fn longest(lengths: &[(usize, usize)]) -> usize {
+    lengths.iter().map(|l| l.0).max().unwrap_or(1)
+}
+
 pub fn candidate_cases() -> Vec<Case<DrawCandidates>> {
     use Sampling::*;
     // (length of each sequence and its scored rows, rows of padding, S, V, how, whether own items are excluded, seed)
@@ -295,52 +364,84 @@ pub fn candidate_cases() -> Vec<Case<DrawCandidates>> {
         (&[(20, 4), (50, 10), (3, 1)], 1, 100, 26_744, Alias, false, 8),
         (&[(1500, 3)], 0, 5, 4_294_967_294, Uniform, true, 9),
     ];
-    SHAPES
-        .into_iter()
-        .map(|(lengths, padding, s, v, sampling, own, seed)| {
-            let mut p = Planner::new();
-            let (mut cu, mut scored) = (vec![0u32], vec![0u32]);
-            for (length, rows) in lengths {
-                cu.push(cu[cu.len() - 1] + *length as u32);
-                scored.push(scored[scored.len() - 1] + *rows as u32);
+    let case = |(lengths, padding, s, v, sampling, own, seed): Shape| {
+        let mut p = Planner::new();
+        let Packed { cu, scored, raw } = pack(lengths, v, seed);
+        let b = lengths.len();
+        let (n, m) = (raw.len(), scored[b] as usize + padding);
+        // The targets are the first items of the sequence, in order.
+        let mut target = vec![NO_ID; m];
+        for i in 0..b {
+            for row in scored[i]..scored[i + 1] {
+                target[row as usize] = raw[(cu[i] + row - scored[i]) as usize];
             }
-            let b = lengths.len();
-            let (n, m) = (cu[b] as usize, scored[b] as usize + padding);
-            let mut draw = Stream::new(seed, Purpose::Test, v as u32);
-            let raw: Vec<u32> = (0..n).map(|_| draw.below(v as u64) as u32).collect();
-            // The targets are the first items of the sequence, in order.
-            let mut target = vec![NO_ID; m];
-            for i in 0..b {
-                for row in scored[i]..scored[i + 1] {
-                    target[row as usize] = raw[(cu[i] + row - scored[i]) as usize];
-                }
-            }
-            let table = cells(sampling, v);
-            let op = DrawCandidates {
-                id: p.index(m * (1 + s)),
-                target: p.index(m),
-                raw: p.index(n),
-                cu: p.index(b + 1),
-                scored: p.index(b + 1),
-                alias: p.index(table.len()),
-                step: p.index(1),
-                m,
-                s,
-                n,
-                b,
-                v,
-                sampling,
-                own,
-                seed,
-                t: lengths.iter().map(|l| l.0).max().unwrap_or(1),
-            };
-            Case::forward(format!("b{b} m{m} s{s} v{v} {sampling:?} own {own}"), p, op)
-                .ids(op.target, target)
-                .ids(op.raw, raw)
-                .ids(op.cu, cu)
-                .ids(op.scored, scored)
-                .ids(op.alias, table)
-                .ids(op.step, vec![31])
-        })
-        .collect()
+        }
+        let table = cells(sampling, v);
+        let op = DrawCandidates {
+            id: p.index(m * (1 + s)),
+            target: p.index(m),
+            raw: p.index(n),
+            cu: p.index(b + 1),
+            scored: p.index(b + 1),
+            alias: p.index(table.len()),
+            step: p.index(1),
+            m,
+            s,
+            n,
+            b,
+            v,
+            sampling,
+            own,
+            seed,
+            t: longest(lengths),
+        };
+        Case::forward(format!("b{b} m{m} s{s} v{v} {sampling:?} own {own}"), p, op)
+            .ids(op.target, target)
+            .ids(op.raw, raw)
+            .ids(op.cu, cu)
+            .ids(op.scored, scored)
+            .ids(op.alias, table)
+            .ids(op.step, vec![31])
+    };
+    SHAPES.into_iter().map(case).collect()
+}
+
+pub fn own_cases() -> Vec<Case<MarkOwn>> {
+    // (length of each sequence and its scored rows, rows of padding, S, V)
+    type Shape = (&'static [(usize, usize)], usize, usize, usize);
+    const SHAPES: [Shape; 6] = [
+        (&[], 3, 40, 5),
+        (&[(1, 1)], 0, 1, 1),
+        (&[(4, 2), (0, 0), (1, 1)], 5, 31, 9),
+        (&[(7, 3), (40, 8), (33, 1)], 2, 33, 60),
+        (&[(64, 64), (65, 13)], 1, 0, 100),
+        (&[(200, 40), (1, 1), (57, 11), (133, 26)], 50, 1100, 900),
+    ];
+    let case = |(lengths, padding, s, v): Shape| {
+        let mut p = Planner::new();
+        let Packed { cu, scored, raw } = pack(lengths, v, 77);
+        let b = lengths.len();
+        let (n, m) = (raw.len(), scored[b] as usize + padding);
+        let mut draw = Stream::new(78, Purpose::Test, v as u32);
+        // In a batch's own negatives padding is among them.
+        let negative = (0..s).map(|j| if j % 17 == 16 { NO_ID } else { draw.below(v as u64) as u32 }).collect();
+        let op = MarkOwn {
+            own: p.index(m * s.div_ceil(32)),
+            negative: p.index(s),
+            raw: p.index(n),
+            cu: p.index(b + 1),
+            scored: p.index(b + 1),
+            m,
+            s,
+            n,
+            b,
+            t: longest(lengths),
+        };
+        Case::forward(format!("b{b} m{m} s{s} v{v}"), p, op)
+            .ids(op.negative, negative)
+            .ids(op.raw, raw)
+            .ids(op.cu, cu)
+            .ids(op.scored, scored)
+    };
+    SHAPES.into_iter().map(case).collect()
 }

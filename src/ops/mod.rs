@@ -34,7 +34,7 @@ pub use adamw::AdamW;
 pub use attention::{AttentionBwd, AttentionFwd};
 pub use cross_entropy::{CrossEntropyBwd, CrossEntropyFwd};
 pub use define::{Access, Spans};
-pub use draw_negatives::{DrawCandidates, DrawNegatives};
+pub use draw_negatives::{DrawCandidates, DrawNegatives, MarkOwn};
 pub use dropout::{DropoutAddFwd, DropoutBwd, DropoutFwd};
 pub use embedding::{EmbeddingFwd, GatherTable, PositionSum};
 pub use gelu::{GeluBwd, GeluFwd};
@@ -206,7 +206,7 @@ macro_rules! for_all_ops {
     ($each:ident) => {
         $each! {
             NoOp, AdamW, AttentionFwd, AttentionBwd, CrossEntropyFwd, CrossEntropyBwd, DrawNegatives, DrawCandidates,
-            DropoutFwd, DropoutAddFwd, DropoutBwd, EmbeddingFwd, GatherTable, PositionSum, SegmentRows, SegmentSum,
+            MarkOwn, DropoutFwd, DropoutAddFwd, DropoutBwd, EmbeddingFwd, GatherTable, PositionSum, SegmentRows, SegmentSum,
             SortIds, GeluFwd, GeluBwd, LayerNormFwd, LayerNormBwd, LinearFwd, LinearBwd, MaskItems, NegativeLossFwd,
             NegativeLossBwd, Mean, GradNorm, GatherRows, ScatterRows, SampledSoftmaxFwd, SampledSoftmaxBwd
         }
@@ -234,6 +234,7 @@ pub fn all_cases<B: Backend + 'static>() -> Vec<Box<dyn case::AnyCase<B>>> {
         cross_entropy::cases(),
         draw_negatives::cases(),
         draw_negatives::candidate_cases(),
+        draw_negatives::own_cases(),
         dropout::cases(),
         dropout::add_cases(),
         embedding::cases(),

@@ -40,9 +40,9 @@ pub struct LossSettings {
 /// Spans of the sampled loss.
 #[derive(Clone, Debug)]
 struct Sampled {
-    pos: Var,
+    pos: Span<crate::mem::Act>,
     neg: Var,
-    dpos_bias: Span<crate::mem::Act>,
+    g0: Span<F32>,
     dneg_bias: Span<crate::mem::Act>,
     log_q: Span<F32>,
     negative: Span<U32>,
@@ -95,9 +95,9 @@ impl Loss {
             kind => {
                 let (s, d) = (c.negatives, r.d);
                 Some(Sampled {
-                    pos: p.var(m * d),
+                    pos: p.act(m * d),
                     neg: p.var(s * d),
-                    dpos_bias: p.act(m),
+                    g0: p.stat(m),
                     dneg_bias: p.act(s),
                     log_q: p.stat(r.v),
                     negative: p.index(s),
@@ -179,18 +179,19 @@ impl Loss {
             }),
             Some(s) => {
                 let (d, v) = (r.d, r.v);
-                b.run(&GatherTable { y: s.pos.y, table: r.item.w, id: self.target, n: m, d, v });
+                b.run(&GatherTable { y: s.pos, table: r.item.w, id: self.target, n: m, d, v });
                 b.run(&GatherTable { y: s.neg.y, table: r.item.w, id: s.negative, n: s.s, d, v });
                 b.run(&SampledSoftmaxFwd {
                     loss: self.loss,
                     lse: self.lse,
                     h: r.scored.y,
-                    pos: s.pos.y,
+                    pos: s.pos,
                     neg: s.neg.y,
                     bias: r.item_bias.w,
                     log_q: s.log_q,
                     target: self.target,
                     negative: s.negative,
+                    own: Span::empty(),
                     m,
                     d,
                     s: s.s,
@@ -226,33 +227,30 @@ impl Loss {
             return;
         };
         b.run(&SampledSoftmaxBwd {
+            g0: s.g0,
             dh: Dst::Write(r.scored.dy),
-            dpos: Dst::Write(s.pos.dy),
             dneg: Dst::Write(s.neg.dy),
-            dpos_bias: Dst::Write(s.dpos_bias),
             dneg_bias: Dst::Write(s.dneg_bias),
             dloss: self.dloss,
             h: r.scored.y,
-            pos: s.pos.y,
+            pos: s.pos,
             neg: s.neg.y,
             bias: r.item_bias.w,
             log_q: s.log_q,
             target: self.target,
             negative: s.negative,
+            own: Span::empty(),
             lse: self.lse,
             m,
             d,
             s: s.s,
         });
         let rows = r.item.shape[0];
-        b.run(&s.by.sort(&[(self.target, m), (s.negative, s.s)], rows));
-        let sum = SegmentSum {
-            panel: s.neg.dy,
-            s: s.s,
-            ..SegmentSum::of(Dst::Write(r.item.dw), s.pos.dy, &s.by, [m, d, rows])
-        };
+        b.run(&s.by.sort(&[(s.negative, s.s), (self.target, m)], rows));
+        let (h, order, key) = (r.scored.y, s.by.order, s.by.key);
+        let (dtable, dy) = (Dst::Write(r.item.dw), Span::empty());
+        let sum = SegmentSum { dtable, dy, panel: s.neg.dy, g: s.g0, h, order, key, n: 0, s: s.s, m, p: 1, d, v: rows };
         b.run(&sum);
-        let (dtable, dy, panel) = (Dst::Write(r.item_bias.dw), s.dpos_bias, s.dneg_bias);
-        b.run(&SegmentSum { dtable, dy, panel, d: 1, v, ..sum });
+        b.run(&SegmentSum { dtable: Dst::Write(r.item_bias.dw), panel: s.dneg_bias, h: Span::empty(), d: 1, v, ..sum });
     }
 }

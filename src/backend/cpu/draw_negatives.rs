@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::Cpu;
 use crate::ops::{
-    DrawCandidates, DrawNegatives, NO_ID, Op, Run,
+    DrawCandidates, DrawNegatives, MarkOwn, NO_ID, Op, Run,
     draw_negatives::{Draws, Rows},
 };
 
@@ -60,34 +60,32 @@ impl<'a> Set<'a> {
     }
 
     fn has(&self, item: u32) -> bool {
-        self.slots[self.place(item)] == item
+        item != NO_ID && self.slots[self.place(item)] == item
     }
 }
 
-/// The candidates `id` of the rows of some sequences: halved until a task has few.
-fn fill(op: &DrawCandidates, draws: &Draws, rows: Rows, sequences: Range<usize>, id: &mut [u32]) {
-    if sequences.len() > 1 && id.len() > DRAWS {
+/// Calls `work(sequence, its items where they are wanted, its scored rows' part of out)` for each sequence, a row of out being
+/// `width` ids: halved until a task has few.
+fn each_sequence<W>(rows: Rows, wanted: bool, width: usize, sequences: Range<usize>, out: &mut [u32], work: &W)
+where
+    W: Fn(usize, Set, &mut [u32]) + Sync,
+{
+    let count = |b: Range<usize>| (rows.scored[b.end] - rows.scored[b.start]) as usize * width;
+    if sequences.len() > 1 && out.len() > DRAWS {
         let half = sequences.start + sequences.len() / 2;
-        let count = (rows.scored[half] - rows.scored[sequences.start]) as usize;
-        let (first, second) = id.split_at_mut(count * (1 + op.s));
+        let (first, second) = out.split_at_mut(count(sequences.start..half));
         rayon::join(
-            || fill(op, draws, rows, sequences.start..half, first),
-            || fill(op, draws, rows, half..sequences.end, second),
+            || each_sequence(rows, wanted, width, sequences.start..half, first, work),
+            || each_sequence(rows, wanted, width, half..sequences.end, second, work),
         );
         return;
     }
-    let mut id = id.chunks_exact_mut(1 + op.s);
+    let mut rest = out;
     OWN.with_borrow_mut(|room| {
         for b in sequences {
-            let own = op.own.then(|| Set::of(rows.sequence(b), room));
-            for row in rows.rows(b) {
-                let id = id.next().expect("`scored` ascends");
-                let target = rows.target[row];
-                match &own {
-                    Some(own) => op.fill(draws, row, target, id, |id| own.has(id)),
-                    None => op.fill(draws, row, target, id, |_| false),
-                }
-            }
+            let (own, later) = std::mem::take(&mut rest).split_at_mut(count(b..b + 1));
+            rest = later;
+            work(b, Set::of(if wanted { rows.sequence(b) } else { &[] }, room), own);
         }
     });
 }
@@ -96,16 +94,41 @@ impl Run<DrawCandidates> for Cpu {
     fn run(&mut self, op: &DrawCandidates) {
         op.assert_disjoint();
         let draws = Draws::new(op.seed, self.ids(op.step, 1)[0], op.v, op.sampling, self.arenas.ids(op.alias));
-        let rows = Rows {
-            target: self.ids(op.target, op.m),
-            raw: self.ids(op.raw, op.n),
-            cu: self.ids(op.cu, op.b + 1),
-            scored: self.ids(op.scored, op.b + 1),
-        };
+        let (cu, scored) = (self.ids(op.cu, op.b + 1), self.ids(op.scored, op.b + 1));
+        let (target, rows, width) =
+            (self.ids(op.target, op.m), Rows::new(self.ids(op.raw, op.n), cu, scored), 1 + op.s);
         // SAFETY: disjoint by the assertion, taken once.
-        let id = unsafe { self.arenas.ids_mut(op.id.first(op.m * (1 + op.s))) };
-        let (id, padding) = id.split_at_mut(rows.scored[op.b] as usize * (1 + op.s));
-        fill(op, &draws, rows, 0..op.b, id);
+        let id = unsafe { self.arenas.ids_mut(op.id.first(op.m * width)) };
+        let (id, padding) = id.split_at_mut(scored[op.b] as usize * width);
+        each_sequence(rows, op.own, width, 0..op.b, id, &|b, own, id| {
+            for (row, id) in rows.rows(b).zip(id.chunks_exact_mut(width)) {
+                op.fill(&draws, row, target[row], id, |id| own.has(id));
+            }
+        });
         padding.fill(NO_ID);
+    }
+}
+
+impl Run<MarkOwn> for Cpu {
+    fn run(&mut self, op: &MarkOwn) {
+        op.assert_disjoint();
+        let (cu, scored) = (self.ids(op.cu, op.b + 1), self.ids(op.scored, op.b + 1));
+        let (negative, rows, words) =
+            (self.ids(op.negative, op.s), Rows::new(self.ids(op.raw, op.n), cu, scored), op.s.div_ceil(32));
+        // SAFETY: disjoint by the assertion, taken once.
+        let out = unsafe { self.arenas.ids_mut(op.own.first(op.m * words)) };
+        let (out, padding) = out.split_at_mut(scored[op.b] as usize * words);
+        padding.fill(0);
+        if words == 0 {
+            return;
+        }
+        each_sequence(rows, true, words, 0..op.b, out, &|_, own, out| {
+            // All rows of a sequence have the same bits.
+            let Some((first, others)) = out.split_at_mut_checked(words) else { return };
+            for (word, negative) in first.iter_mut().zip(negative.chunks(32)) {
+                *word = negative.iter().enumerate().fold(0, |word, (j, id)| word | (own.has(*id) as u32) << j);
+            }
+            others.chunks_exact_mut(words).for_each(|row| row.copy_from_slice(first));
+        });
     }
 }
