@@ -138,7 +138,7 @@ fn step(threads: usize, filter: &str) {
     let (loss, loss_lse, dloss, mean_loss) = (p.stat(M), p.stat(M), p.stat(M), p.stat(1));
     let params = V * (D + 1) + T * D + 2 * 12 * D * D + D * D;
     let flat = [(); 4].map(|_| p.stat(params));
-    let (norm, hyper) = (p.stat(1), p.stat(3));
+    let (norm, ok, hyper) = (p.stat(1), p.stat(1), p.stat(3));
     let (cu, step, target, row, item, pos) =
         (p.index(B + 1), p.index(1), p.index(M), p.index(M), p.index(n), p.index(n));
     let by = Sorted::plan(&mut p, n);
@@ -183,7 +183,7 @@ fn step(threads: usize, filter: &str) {
     bench.op("", 1, GatherRows { y: scored.y, x: x.y, row, m: M, n, d: D });
     let h = scored.y;
     bench.op("", 1, CrossEntropyFwd { loss, lse: loss_lse, h, table, bias, target, m: M, d: D, v: V });
-    bench.op("", 1, Mean { y: mean_loss, x: loss, n: M });
+    bench.op("", 1, WeightedMean { y: mean_loss, x: loss, w: dloss, n: M });
     let (dh, dt, dbi) = (Dst::Write(scored.dy), Dst::Write(dtable), Dst::Write(dbias));
     let lse2 = loss_lse;
     bench.op(
@@ -232,7 +232,7 @@ fn step(threads: usize, filter: &str) {
     bench.op(
         "",
         1,
-        AdamW { p, m, v, g, norm, hyper, n: params, beta1, beta2, eps: 1e-8, weight_decay: 0.01, max_norm: 1.0 },
+        AdamW { p, m, v, g, norm, ok, hyper, n: params, beta1, beta2, eps: 1e-8, weight_decay: 0.01, max_norm: 1.0 },
     );
     println!("{:34} {:8.2} ms a step, added up", "", bench.total);
 }

@@ -3,6 +3,7 @@ adamw: one step of AdamW over a run of weights, gradients clipped by their globa
 g' = g * min(1, max_norm / (norm + 1e-6))   (max_norm = 0: no clipping)
 m = b1 m + (1-b1) g',  v = b2 v + (1-b2) g'^2,  p = p - lr ( m c1 / (sqrt(v c2) + eps) + wd p )
 p,m,v,g (P) f32   hyper (3) = [lr, c1, c2]   norm (1): both read from memory, so that a captured step can be replayed
+ok (1) f32: where it is 0, nothing changes.   guard: ok = 0 once the loss (1) or the norm (1) of a step is not finite.
 Updates: p m v.   Writes: shadow (P) bf16, the copy of p that tensor cores read (null where activations are f32).
 Work: a thread takes eight weights, two 16-byte loads of each array.   Limits: any P.   Numerics: f32, IEEE division.
 Cost: reads 4P, writes 3P f32 and P bf16, 30 bytes a weight: memory bound.
@@ -16,6 +17,7 @@ struct AdamwParams {
   void* shadow;        // (P) bf16, may be null
   const float* g;      // (P)
   const float* norm;   // (1)
+  const float* ok;     // (1)
   const float* hyper;  // (3)
   i64 n;
   float beta1;
@@ -25,9 +27,15 @@ struct AdamwParams {
   float max_norm;
 };
 
+struct GuardParams {
+  float* ok;          // (1)
+  const float* loss;  // (1)
+  const float* norm;  // (1)
+};
+
 KERNEL(adamw, AdamwParams, 256) {
   const i64 i = ((i64)blockIdx.x * blockDim.x + threadIdx.x) * 8;
-  if (i >= p.n) return;
+  if (i >= p.n || *p.ok == 0.f) return;
   const float lr = p.hyper[0], c1 = p.hyper[1], c2 = p.hyper[2];
   const float clip = p.max_norm > 0.f ? fminf(p.max_norm / (*p.norm + 1e-6f), 1.f) : 1.f;
   float w[8], m[8], v[8], g[8];
@@ -46,4 +54,12 @@ KERNEL(adamw, AdamwParams, 256) {
   store8_tail(p.v, v, i, p.n);
   store8_tail(p.p, w, i, p.n);
   if (p.shadow) store8_tail((bf16*)p.shadow, w, i, p.n);
+}
+
+constexpr float kLargest = 3.402823466e38f;
+
+// One thread.
+KERNEL(guard, GuardParams, 32) {
+  if (threadIdx.x) return;
+  if (!(fabsf(*p.loss) <= kLargest && fabsf(*p.norm) <= kLargest)) *p.ok = 0.f;  // false of NaN too
 }

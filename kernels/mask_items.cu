@@ -1,12 +1,14 @@
 /*
 mask_items: the corruption of masked item prediction.
 item = raw, but some rows of each sequence are hidden: of these 80 % show [MASK] (id `items`), 10 % a random item, 10 %
-the item itself.    row = the hidden rows in order, target = what stood there.    raw,item (N)  row,target (M)
+the item itself.    row = the hidden rows in order, target = what stood there, weight = 1 / their number.
+pos = T - length + place in the sequence.    raw,item,pos (N)  row,target (M)  weight (M) f32
 A share `mask_last` of the sequences hides its last row only, behind [MASK]; the others hide scored[b+1] - scored[b] rows,
-the first ones of a Fisher-Yates shuffle, in order.
-Writes: item row target.   Saves: nothing.
+the first ones of a Fisher-Yates shuffle, in order. A sequence with no such row stays as it is; rows behind scored_B are
+padding: row 2^32-1, target 0, weight 0.
+Writes: item pos row target weight.   Saves: nothing.
 Draws: Philox stream (seed, Mask, epoch) from draw user*2^22 on, as src/ops/mask_items.rs tells.
-Work: a warp takes a sequence. All its draws are computed in parallel, which a counter-based generator allows; only the
+Work: a warp takes a sequence, one more the padding. All its draws are computed in parallel, which a counter-based generator allows; only the
       swaps of the shuffle are one lane's work, in shared memory. The hidden rows are marked and counted by ballots, 32
       positions at a time, which sorts them.
 Limits: sequences of at most T positions, for which 9*T bytes of shared memory are asked.   Numerics: integers, and one
@@ -17,8 +19,10 @@ Cost: reads and writes N + M ids; bound by latency, a few microseconds beside th
 
 struct MaskItemsParams {
   u32* item;          // (N)
+  u32* pos;           // (N)
   u32* row;           // (M)
   u32* target;        // (M)
+  float* weight;      // (M)
   const u32* raw;     // (N)
   const u32* cu;      // (B+1)
   const u32* scored;  // (B+1)
@@ -28,6 +32,8 @@ struct MaskItemsParams {
   float mask_last;
   u32 seed_lo;
   u32 seed_hi;
+  int b;
+  int m;
   int t;
 };
 
@@ -57,17 +63,22 @@ struct MaskDraws {
   }
 };
 
-// A block, one warp, a sequence.
+// A block, one warp, a sequence; the last one pads.
 KERNEL(mask_items, MaskItemsParams, 32) {
   DYN_SMEM(shared);
   u32* position = (u32*)shared;                    // (T) the shuffle
   u32* swap = position + p.t;                      // (T) with whom position i changes places
   unsigned char* hidden = (unsigned char*)(swap + p.t);  // (T)
   const int lane = threadIdx.x, b = blockIdx.x;
+  if (b == p.b) {
+    for (u32 i = p.scored[b] + lane; i < (u32)p.m; i += 32) p.row[i] = 0xffffffffu, p.target[i] = 0, p.weight[i] = 0.f;
+    return;
+  }
   const u32 first = p.cu[b], length = p.cu[b + 1] - first, at = p.scored[b], count = p.scored[b + 1] - at;
   if (length == 0) return;
   const MaskDraws draw = {p.user[b] * kMaskDraws, *p.epoch, p.seed_lo, p.seed_hi};
-  const bool last = draw.uniform(0) < p.mask_last;
+  const bool last = count && draw.uniform(0) < p.mask_last;
+  const float weight = 1.f / (float)p.scored[p.b];
 
   for (u32 i = lane; i < length; i += 32) {
     position[i] = i;
@@ -98,11 +109,13 @@ KERNEL(mask_items, MaskItemsParams, 32) {
     if (hide) {
       p.row[at + k] = first + i;
       p.target[at + k] = was;
+      p.weight[at + k] = weight;
       const u32 draws = 1 + 2 * count + 3 * k;
       const float kind = last ? 0.f : draw.uniform(draws);
       if (kind < 0.8f) shown = p.items;
       else if (kind < 0.9f) shown = draw.below(draws + 1, p.items);
     }
     p.item[first + i] = shown;
+    p.pos[first + i] = p.t - length + i;
   }
 }

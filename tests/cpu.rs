@@ -65,8 +65,8 @@ fn everything() -> (Planner, Cpu, Vec<Call>) {
     let (w, dw, b, db, gamma, dgamma, dbeta) =
         (p.stat(4 * D * D), p.stat(4 * D * D), p.stat(4 * D), p.stat(4 * D), p.stat(D), p.stat(D), p.stat(D));
     let (mean, rstd, lse) = (p.stat(n), p.stat(n), p.stat(H * n));
-    let (loss, loss_lse, dloss, mean_loss, norm, hyper) =
-        (p.stat(m), p.stat(m), p.stat(m), p.stat(1), p.stat(1), p.stat(3));
+    let (loss, loss_lse, dloss, mean_loss, norm, ok, hyper) =
+        (p.stat(m), p.stat(m), p.stat(m), p.stat(1), p.stat(1), p.stat(1), p.stat(3));
     let (w2, m2, v2) = (p.stat(V * D), p.stat(V * D), p.stat(V * D));
     let (cu, step, target, row, item, pos) = (p.index(6), p.index(1), p.index(m), p.index(m), p.index(n), p.index(n));
     let (by, by2, negative) = (Sorted::plan(&mut p, n), Sorted::plan(&mut p, n + 2 * m + S), p.index(S));
@@ -85,6 +85,7 @@ fn everything() -> (Planner, Cpu, Vec<Call>) {
         let mut draw = Stream::new(2, Purpose::Test, i as u32);
         cpu.write(span.raw(), &(0..span.len()).map(|_| 0.3 * draw.normal()).collect::<Vec<_>>());
     }
+    cpu.write(ok.raw(), &[1.0]);
     cpu.write(hyper.raw(), &[1e-3, 1.5, 2.5]);
     let fill = |cpu: &mut Cpu, span: Span<U32>, f: &dyn Fn(usize) -> usize| {
         cpu.write_ids(span, &(0..span.len()).map(|i| f(i) as u32).collect::<Vec<_>>());
@@ -150,7 +151,7 @@ fn everything() -> (Planner, Cpu, Vec<Call>) {
             d: D,
             v: V,
         }),
-        call(Mean { y: mean_loss, x: loss, n: m }),
+        call(WeightedMean { y: mean_loss, x: loss, w: dloss, n: m }),
         call(ScatterRows { dx: Dst::Acc(x.dy), dy: scored.dy, row, m, n, d: D }),
         call(LayerNormBwd {
             dx: Dst::Acc(y.dy),
@@ -270,6 +271,7 @@ fn everything() -> (Planner, Cpu, Vec<Call>) {
             v: v2,
             g: dtable,
             norm,
+            ok,
             hyper,
             n: V * D,
             beta1: 0.9,

@@ -56,6 +56,8 @@ macro_rules! ops {
 
 ops! {
     adamw: ops::adamw::cases();
+    guard: ops::adamw::guard_cases();
+    gather_sequences: ops::gather_sequences::cases();
     attention: ops::attention::cases();
     cross_entropy: ops::cross_entropy::cases();
     draw_negatives: ops::draw_negatives::cases();
@@ -70,7 +72,7 @@ ops! {
     linear: ops::linear::cases();
     mask_items: ops::mask_items::cases();
     negative_loss: ops::negative_loss::cases();
-    mean: ops::reduce::mean_cases();
+    weighted_mean: ops::reduce::mean_cases();
     grad_norm: ops::reduce::norm_cases();
     rows: ops::rows::cases();
     sampled_softmax: ops::sampled_softmax::cases();

@@ -10,7 +10,7 @@ use mipgpu::{
     mem::{Planner, Precision},
     models::Bert4Rec,
     ops::{AdamW, Backend, GatherTable, Memory, Run},
-    tasks::{LossKind, MaskSettings, MaskedItem},
+    tasks::{LossKind, Sequence},
     train::{
         Engine, Settings,
         check::{Selection, check},
@@ -37,18 +37,16 @@ fn settings() -> Settings {
 fn run<B: Backend>(s: &Settings, steps: u64, open: impl FnOnce(&Planner) -> Result<B>) -> (Vec<f32>, Vec<f32>) {
     let counts: Vec<u64> = (0..ITEMS as u64).map(|i| 1 + i % 5).collect();
     let mut engine = Engine::<Bert4Rec, B>::new(s, &counts, open).unwrap();
-    let mask = MaskSettings { mask: s.mask, mask_last: s.mask_last, length: s.length, items: ITEMS, seed: s.seed };
-    let mut task = MaskedItem::new(mask);
     let mut losses = Vec::new();
     for step in 1..=steps {
-        task.clear(engine.host_input());
+        engine.begin(step as u32);
         let mut draw = Stream::new(4, Purpose::Test, step as u32);
         for (user, len) in [20, 1, 7, 18, 11].into_iter().enumerate() {
             let start = draw.below(ITEMS as u64) as u32;
             let items: Vec<u32> = (0..len).map(|i| (start + i) % ITEMS as u32).collect();
-            task.push(engine.host_input(), step as u32, user as u64, &items);
+            engine.push(user as u64, Sequence::Items(&items));
         }
-        losses.push(engine.step(&task.target, step, 3e-3).unwrap().loss);
+        losses.push(engine.step(step, 3e-3).unwrap().loss);
     }
     let mut weights = Vec::new();
     for p in engine.params().to_vec() {
@@ -112,11 +110,9 @@ fn weights_that_are_not_finite_stop_a_step_and_are_named() {
     let mut engine = Engine::<Bert4Rec, Simt>::new(&s, &counts, |p| emulated(Precision::Bf16, p)).unwrap();
     let gamma = engine.params().iter().find(|p| p.name == "block.1.ffn_norm.gamma").unwrap().clone();
     engine.backend.write(gamma.w.raw(), &[f32::NAN; 16]);
-    let mask = MaskSettings { mask: s.mask, mask_last: s.mask_last, length: s.length, items: ITEMS, seed: s.seed };
-    let mut task = MaskedItem::new(mask);
-    task.clear(engine.host_input());
-    task.push(engine.host_input(), 1, 0, &[1, 2, 3, 4, 5]);
-    let error = engine.step(&task.target, 17, 1e-3).unwrap_err().to_string();
+    engine.begin(1);
+    engine.push(0, Sequence::Items(&[1, 2, 3, 4, 5]));
+    let error = engine.step(17, 1e-3).unwrap_err().to_string();
     assert!(error.contains("step 17") && error.contains("layer_norm_fwd of block.1.ffn_norm"), "{error}");
 }
 
@@ -126,13 +122,15 @@ fn the_bf16_copy_follows_the_weights() {
     let (n, d) = (24, 16);
     let mut p = Planner::new();
     let weight = p.weight(n * d);
-    let (m, v, g, norm, hyper) = (p.stat(n * d), p.stat(n * d), p.stat(n * d), p.stat(1), p.stat(3));
+    let (m, v, g) = (p.stat(n * d), p.stat(n * d), p.stat(n * d));
+    let (norm, ok, hyper) = (p.stat(1), p.stat(1), p.stat(3));
     let (y, id) = (p.act(n * d), p.index(n));
     let mut k = emulated(Precision::Bf16, &p).unwrap();
     let start: Vec<f32> = (0..n * d).map(|i| (i as f32 * 0.37).sin()).collect();
     k.write(weight.raw(), &start);
     k.write(g.raw(), &vec![0.5; n * d]);
     k.write(norm.raw(), &[1.0]);
+    k.write(ok.raw(), &[1.0]);
     k.write(hyper.raw(), &[0.25, 10.0, 1000.0]);
     k.write_ids(id, &(0..n as u32).collect::<Vec<_>>());
     let mut gathered = vec![0.0; n * d];
@@ -145,6 +143,7 @@ fn the_bf16_copy_follows_the_weights() {
                 v,
                 g,
                 norm,
+                ok,
                 hyper,
                 n: n * d,
                 beta1,

@@ -8,7 +8,7 @@ use mipgpu::{
     mem::Param,
     models::{self, Model},
     ops::Memory,
-    tasks::{LossKind, MaskSettings, MaskedItem},
+    tasks::{LossKind, Sequence},
     train::{Engine, Settings},
 };
 
@@ -42,24 +42,21 @@ fn counts() -> Vec<u64> {
 }
 
 /// A batch of sequences of lengths 9 (cut from 12), 1, 5 and 3.
-fn fill<M: Model, B: mipgpu::ops::Backend>(engine: &mut Engine<M, B>, s: &Settings) -> Vec<u32> {
-    let settings = MaskSettings { mask: s.mask, mask_last: s.mask_last, length: s.length, items: ITEMS, seed: s.seed };
-    let mut task = MaskedItem::new(settings);
+fn fill<M: Model, B: mipgpu::ops::Backend>(engine: &mut Engine<M, B>) {
     let mut draw = Stream::new(2, Purpose::Test, 0);
-    task.clear(engine.host_input());
+    engine.begin(1);
     for (user, len) in [12, 1, 5, 3].into_iter().enumerate() {
         let items: Vec<u32> = (0..len).map(|_| draw.below(ITEMS as u64) as u32).collect();
-        task.push(engine.host_input(), 1, user as u64, &items);
+        engine.push(user as u64, Sequence::Items(&items));
     }
-    task.target.clone()
 }
 
 fn directional<M: Model>(s: &Settings) {
     let mut e = Engine::<M, _>::new(s, &counts(), |p| Ok(Reference::<f64>::new(p))).unwrap();
-    let target = fill(&mut e, s);
+    fill(&mut e);
     let params: Vec<Param> = e.params().to_vec();
     let start: Vec<Vec<f64>> = params.iter().map(|p| e.backend.values(p.w.raw())).collect();
-    e.gradients(&target, 3, true);
+    e.gradients(3, true);
     let gradient: Vec<Vec<f64>> = params.iter().map(|p| e.backend.values(p.dw.raw())).collect();
     let direction: Vec<Vec<f64>> = params
         .iter()
@@ -79,7 +76,7 @@ fn directional<M: Model>(s: &Settings) {
                 let moved: Vec<f64> = start[*i].iter().zip(&direction[*i]).map(|(w, u)| w + k * u).collect();
                 e.backend.set(params[*i].w.raw(), &moved);
             }
-            e.gradients(&target, 3, true);
+            e.gradients(3, true);
             e.backend.values(loss)[0]
         };
         const STEP: f64 = 1e-5;
@@ -110,8 +107,8 @@ fn overfit<M: Model>(s: &Settings) {
     let mut first = None;
     let mut last = 0.0;
     for step in 1..=150 {
-        let target = fill(&mut e, &s);
-        last = e.step(&target, step, 3e-3).unwrap().loss;
+        fill(&mut e);
+        last = e.step(step, 3e-3).unwrap().loss;
         first.get_or_insert(last);
     }
     let first = first.unwrap();
@@ -130,9 +127,9 @@ fn one_batch_can_be_overfitted() {
 fn one_step<M: Model>(s: &Settings) {
     let mut cpu = Engine::<M, _>::new(s, &counts(), |p| Ok(Cpu::new(p))).unwrap();
     let mut oracle = Engine::<M, _>::new(s, &counts(), |p| Ok(Reference::<f64>::new(p))).unwrap();
-    let target = fill(&mut cpu, s);
-    fill(&mut oracle, s);
-    let (a, b) = (cpu.step(&target, 1, 1e-3).unwrap(), oracle.step(&target, 1, 1e-3).unwrap());
+    fill(&mut cpu);
+    fill(&mut oracle);
+    let (a, b) = (cpu.step(1, 1e-3).unwrap(), oracle.step(1, 1e-3).unwrap());
     assert!((a.loss - b.loss).abs() < 1e-5 * b.loss, "loss {} against {}", a.loss, b.loss);
     assert!((a.norm - b.norm).abs() < 1e-4 * b.norm, "norm {} against {}", a.norm, b.norm);
     for p in cpu.params().to_vec() {
@@ -172,8 +169,8 @@ fn a_loss_that_is_not_finite_names_op_and_layer_and_keeps_the_weights() {
         all
     };
     let before = snapshot(&mut e);
-    let target = fill(&mut e, s);
-    let error = e.step(&target, 17, 1e-3).unwrap_err().to_string();
+    fill(&mut e);
+    let error = e.step(17, 1e-3).unwrap_err().to_string();
     assert!(error.contains("step 17") && error.contains("layer_norm_fwd of block.1.ffn_norm"), "{error}");
     assert_eq!(before, snapshot(&mut e), "the weights are as before the step");
 }
@@ -192,8 +189,8 @@ fn a_fault_of_the_backward_pass_is_named_as_such() {
         values.iter_mut().for_each(|x| *x *= factor);
         e.backend.write(p.w.raw(), &values);
     }
-    let target = fill(&mut e, &s);
-    let error = e.step(&target, 5, 1e-3).unwrap_err().to_string();
+    fill(&mut e);
+    let error = e.step(5, 1e-3).unwrap_err().to_string();
     assert!(error.contains("step 5: loss") && !error.contains("loss NaN") && !error.contains("loss inf"), "{error}");
     assert!(!error.contains("cross_entropy_bwd"), "{error}");
 }
@@ -203,10 +200,10 @@ fn a_fault_of_the_backward_pass_is_named_as_such() {
 fn weights_that_a_step_ruined_are_noticed_before_they_are_saved() {
     let s = Settings { clip: 0.0, ..variants()[0].clone() };
     let mut e = Engine::<models::Bert4Rec, _>::new(&s, &counts(), |p| Ok(Cpu::new(p))).unwrap();
-    let target = fill(&mut e, &s);
-    assert!(e.step(&target, 1, 1e-3).is_ok() && e.check_weights(1).is_ok());
-    let target = fill(&mut e, &s);
-    assert!(e.step(&target, 2, 1e30).is_ok(), "its own loss is still that of good weights");
+    fill(&mut e);
+    assert!(e.step(1, 1e-3).is_ok() && e.check_weights(1).is_ok());
+    fill(&mut e);
+    assert!(e.step(2, 1e30).is_ok(), "its own loss is still that of good weights");
     let error = e.check_weights(2).unwrap_err().to_string();
     assert!(error.contains("after step 2") && error.contains(" of "), "{error}");
 }

@@ -9,7 +9,7 @@ use mipgpu::{
     backend::Cpu,
     base::rng::{Purpose, Stream},
     models::Bert4Rec,
-    tasks::{LossKind, MaskSettings, MaskedItem},
+    tasks::{LossKind, Sequence},
     train::{Engine, Settings},
 };
 
@@ -41,18 +41,16 @@ fn a_step_allocates_nothing() {
         let s = Settings { width: 32, length: 50, batch: 16, attention_dropout: 0.1, loss, ..Settings::default() };
         let counts: Vec<u64> = (0..ITEMS as u64).collect();
         let mut engine = Engine::<Bert4Rec, Cpu>::new(&s, &counts, |p| Ok(Cpu::new(p))).unwrap();
-        let mask = MaskSettings { mask: s.mask, mask_last: s.mask_last, length: s.length, items: ITEMS, seed: 1 };
-        let mut task = MaskedItem::new(mask);
         let mut draw = Stream::new(1, Purpose::Test, 0);
         let users: Vec<Vec<u32>> =
             (0..16).map(|_| (0..60).map(|_| draw.below(ITEMS as u64) as u32).collect()).collect();
         pool.install(|| {
             let mut step = |n: u64| {
-                task.clear(engine.host_input());
+                engine.begin(n as u32);
                 for (u, items) in users.iter().enumerate() {
-                    task.push(engine.host_input(), n as u32, u as u64, items);
+                    engine.push(u as u64, Sequence::Items(items));
                 }
-                engine.step(&task.target, n, 1e-3).unwrap();
+                engine.step(n, 1e-3).unwrap();
             };
             // Scratch grows to its size in the first steps, on every thread.
             (1..=20).for_each(&mut step);

@@ -5,6 +5,7 @@ What the parts of the stand-in driver share: handles, streams, and how a call be
 #include <functional>
 #include <memory>
 #include <set>
+#include <thread>
 #include <vector>
 
 #include "device.h"
@@ -19,7 +20,9 @@ struct Graph {
 };
 struct Stream {
   std::unique_ptr<Graph> capture;
-  bool relaxed = false, spoiled = false;
+  bool spoiled = false;
+  int mode = 0;            // of the capture: 0 global, 1 of this thread, 2 relaxed
+  std::thread::id owner;   // who began it
 };
 // The live objects of one kind: a handle is an address, and only those given out and not yet destroyed are taken.
 template <class T>
@@ -60,7 +63,7 @@ template <class Do>
 int waiting_call(Do what) {
   return call([&](Device& d) -> Result {
     for (Stream* s : capturing)
-      if (!s->relaxed) {
+      if (s->mode == 0 || (s->mode == 1 && s->owner == std::this_thread::get_id())) {
         s->spoiled = true;
         return refuse(kCaptureUnsupported, "the call would wait for the device while a stream is being captured");
       }

@@ -95,7 +95,7 @@ EXPORT int cuStreamBeginCapture_v2(void* stream, int mode) {
     if (s == &default_stream) return refuse(kCaptureUnsupported, "the default stream cannot be captured");
     if (s->capture) return refuse(kIllegalState, "the stream is being captured already");
     s->capture = std::make_unique<Graph>();
-    s->relaxed = mode == 2, s->spoiled = false;
+    s->mode = mode, s->owner = std::this_thread::get_id(), s->spoiled = false;
     capturing.push_back(s);
     return kOk;
   });

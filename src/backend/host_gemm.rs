@@ -1,6 +1,8 @@
 //! The products of the emulator, done by the CPU engine: the emulator's addresses are those of this process, and products
 //! are the one thing that the GPU gets from a library.
 
+use std::sync::{Arc, Mutex};
+
 use half::bf16;
 
 use super::{
@@ -17,7 +19,10 @@ use crate::{mem::Precision, ops::Memory};
 
 /// Matrix products on the host.
 #[derive(Default)]
-pub struct HostGemm {
+pub struct HostGemm(Arc<Mutex<Work>>);
+
+#[derive(Default)]
+struct Work {
     a: Vec<f32>,
     b: Vec<f32>,
     c: Vec<f32>,
@@ -55,6 +60,15 @@ impl Gemm for HostGemm {
 
     fn multiply(&mut self, simt: &mut Simt, p: &Product) {
         let narrow = simt.precision() == Precision::Bf16;
+        let (work, p) = (self.0.clone(), *p);
+        let multiply = move || work.lock().unwrap_or_else(|e| e.into_inner()).multiply(narrow, &p);
+        // At once where nothing is recorded: the emulator's stream is never behind.
+        if simt.is_recording() { simt.on_host(multiply) } else { multiply() }
+    }
+}
+
+impl Work {
+    fn multiply(&mut self, narrow: bool, p: &Product) {
         let (m, n, k) = (p.m, p.n, p.k);
         if m == 0 || n == 0 {
             return;

@@ -166,19 +166,18 @@ fn machine_bytes() -> Option<u64> {
     Some((kb("MemTotal:")? + kb("SwapTotal:").unwrap_or(0)) << 10)
 }
 
-/// Whether the machine has the memory for a plan in f32 and for writing its checkpoints, which copies weights and moments
-/// and serialises the copies.
+/// Whether the machine has the memory for a plan in f32.
 ///
 /// # Errors
 /// It has not.
 pub fn fits_host(plan: &Planner) -> Result<()> {
-    let weights: usize = plan.params().iter().map(|p| p.w.len()).sum();
-    let needed = (plan.bytes() + 24 * weights) as u64;
+    let needed = plan.bytes() as u64;
     match machine_bytes() {
         Some(there) if needed > there => {
             let gb = |bytes: u64| bytes.div_ceil(1 << 30);
             let what = format!("these settings need {} GB of memory, this machine has {}", gb(needed), gb(there));
-            Err(Error::user(what).hint("lower --batch, --length, --width, --blocks or --negatives"))
+            let e = Error::user(what).hint("lower --batch, --length, --width, --blocks or --negatives");
+            Err(Error { room: Some(there), ..e })
         }
         _ => Ok(()),
     }

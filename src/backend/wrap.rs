@@ -32,6 +32,15 @@ macro_rules! pass_memory {
             fn sync(&mut self) -> Result<()> {
                 self.inner.sync()
             }
+            fn resident(&mut self, len: usize) -> Option<Span<U32>> {
+                self.inner.resident(len)
+            }
+            fn write_ids_ahead(&mut self, span: Span<U32>, values: &[u32]) {
+                self.inner.write_ids_ahead(span, values);
+            }
+            fn replays(&self) -> bool {
+                self.inner.replays()
+            }
         }
     };
 }

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Error, Result, error::IoContext};
+use super::{Result, error::IoContext};
 
 /// A file written beside its place; removed again unless [`Aside::put`] is reached.
 pub struct Aside {
@@ -55,16 +55,26 @@ impl Drop for Aside {
 /// # Errors
 /// Whatever `fill` or the file system says; an old file at `path` is then still there, untouched.
 pub fn write_aside(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+    write_file_aside(path, |file| {
+        let mut out = BufWriter::new(file);
+        fill(&mut out)?;
+        out.flush().at_path(path)
+    })
+}
+
+/// [`write_aside`] for who goes back in the file to complete it.
+///
+/// # Errors
+/// As [`write_aside`].
+pub fn write_file_aside(path: &Path, fill: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
     // A link stands for what it points to; a device or a pipe can only be written straight into, never replaced.
     let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     if fs::metadata(path).is_ok_and(|m| !m.is_file() && !m.is_dir()) {
         let mut out = File::options().write(true).open(path).at_path(path)?;
         return fill(&mut out);
     }
-    let (aside, file) = Aside::create(path.to_owned())?;
-    let mut out = BufWriter::new(file);
-    fill(&mut out)?;
-    let file = out.into_inner().map_err(|e| Error::io(path, e.error()))?;
+    let (aside, mut file) = Aside::create(path.to_owned())?;
+    fill(&mut file)?;
     aside.put(&file).map(|_| ())
 }
 

@@ -20,6 +20,8 @@ pub struct Error {
     pub kind: Kind,
     pub what: String,
     pub hint: Option<String>,
+    /// Where memory ran out: bytes that there were. Who knows what they were for can say what would fit.
+    pub room: Option<u64>,
 }
 
 pub type Result<T> = std::result::Result<T, Error>;
@@ -27,12 +29,12 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// A mistake the user can mend.
     pub fn user(what: impl Into<String>) -> Self {
-        Error { kind: Kind::User, what: what.into(), hint: None }
+        Error { kind: Kind::User, what: what.into(), hint: None, room: None }
     }
 
     /// A failure of the program or the machine.
     pub fn internal(what: impl Into<String>) -> Self {
-        Error { kind: Kind::Internal, what: what.into(), hint: None }
+        Error { kind: Kind::Internal, what: what.into(), hint: None, room: None }
     }
 
     /// Adds what to do about it; shown on a line of its own.

@@ -16,7 +16,7 @@ use crate::{
     data::{Dataset, digits, split::Split},
     eval::{EvalOptions, Report, evaluate},
     train::{
-        Event, Flags, RunFolder, Settings, Trained, Which,
+        Event, Flags, MemoryPlan, RunFolder, Settings, Trained, Which,
         checkpoint::{EpochRow, State},
         run::{Job, RunConfig},
         train,
@@ -273,7 +273,7 @@ impl Progress {
 
     fn show(&mut self, event: Event) {
         match event {
-            Event::Ready { parameters, bytes, steps, state } => self.ready(parameters, bytes, steps, &state),
+            Event::Ready { parameters, memory, steps, state } => self.ready(parameters, &memory, steps, &state),
             Event::Step { epoch, loss, interactions, .. } => {
                 let loss = loss as f64;
                 self.loss = if self.loss == 0.0 { loss } else { 0.98 * self.loss + 0.02 * loss };
@@ -295,11 +295,19 @@ impl Progress {
         }
     }
 
-    fn ready(&mut self, parameters: usize, bytes: usize, steps: u64, state: &State) {
+    fn ready(&mut self, parameters: usize, memory: &MemoryPlan, steps: u64, state: &State) {
+        let mb = |bytes: u64| digits(bytes.div_ceil(1 << 20));
+        let data = memory.data.map_or("in its files".to_string(), |bytes| format!("{} MB", mb(bytes)));
         self.printer.say(format_args!(
-            "memory  {} parameters, {} MB planned for weights, optimiser, activations and batch",
+            "memory  {} parameters, {} MB: weights {}, gradients {}, moments {}, activations {}, batch {}, workspace {}; data {data}",
             digits(parameters as u64),
-            digits((bytes >> 20) as u64)
+            mb(memory.total()),
+            mb(memory.weights),
+            mb(memory.gradients),
+            mb(memory.moments),
+            mb(memory.activations),
+            mb(memory.batch),
+            mb(memory.workspace),
         ));
         let total = steps * self.epochs as u64;
         if state.done {
@@ -310,7 +318,7 @@ impl Progress {
         self.printer.say("");
         if self.printer.json {
             self.printer
-                .event(&json!({"event": "ready", "parameters": parameters, "bytes": bytes, "step": state.step}));
+                .event(&json!({"event": "ready", "parameters": parameters, "bytes": memory.total(), "memory": memory, "step": state.step}));
         }
         if self.printer.progress_bar() {
             let bar = ProgressBar::new(total).with_position(state.step);

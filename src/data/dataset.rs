@@ -99,13 +99,14 @@ impl Dataset {
         };
         let (mut shards, mut next_user, mut rows) = (Vec::<Shard>::new(), 0, 0);
         for file in manifest.files.iter().filter(|f| f.kind == "shard") {
-            let shard = Shard::open(&dir.join(&file.name))?;
+            let mut shard = Shard::open(&dir.join(&file.name))?;
             if shard.first_user != next_user
                 || shard.has_times() != manifest.time_unit.is_some()
                 || shard.has_ratings() != manifest.ratings
             {
                 return Err(bad(format!("{} does not continue the shard before it", file.name)));
             }
+            shard.first_row = rows;
             next_user += shard.users();
             rows += shard.items().len() as u64;
             shards.push(shard);
@@ -142,6 +143,37 @@ impl Dataset {
         Ok(())
     }
 
+    /// Whether the files of interactions are what they were when the set was opened: a look at lengths and times, cheap
+    /// enough for every step of a run. They are read in place, so that a file cut short under us would end the process.
+    ///
+    /// # Errors
+    /// One has changed; names it.
+    pub fn unchanged(&self) -> Result<()> {
+        match self.shards.iter().position(|s| !s.unchanged()) {
+            None => Ok(()),
+            Some(n) => {
+                let name = self.manifest.files.iter().filter(|f| f.kind == "shard").nth(n).map_or("", |f| &f.name);
+                let path = self.dir.join(name);
+                Err(Error::user(format!("{}: the file has changed while it was in use", path.display())))
+            }
+        }
+    }
+
+    /// Whether all of these are items of the set: opening a large set reads no interactions.
+    ///
+    /// # Errors
+    /// The first that is not.
+    pub fn check_items(&self, items: &[u32]) -> Result<()> {
+        match items.iter().find(|&&i| i as usize >= self.items()) {
+            None => Ok(()),
+            Some(id) => {
+                let (dir, known) = (self.dir.display(), self.items());
+                Err(Error::user(format!("{dir}: an interaction names item {id}, but there are {known} items"))
+                    .hint("the file was altered or damaged; import the data again with `mipgpu import`"))
+            }
+        }
+    }
+
     /// The folder.
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -166,6 +198,17 @@ impl Dataset {
     fn shard_of(&self, user: usize) -> (&Shard, usize) {
         let shard = &self.shards[self.shards.partition_point(|s| s.first_user <= user) - 1];
         (shard, user - shard.first_user)
+    }
+
+    /// The item ids of all users, one after another, in pieces.
+    pub fn all_items(&self) -> impl Iterator<Item = &[u32]> {
+        self.shards.iter().map(Shard::items)
+    }
+
+    /// Where the item ids of a user start among those of all.
+    pub fn place_of(&self, user: usize) -> u64 {
+        let (shard, local) = self.shard_of(user);
+        shard.first_row + shard.range(local).start as u64
     }
 
     /// The item ids of a user, oldest first.

@@ -6,7 +6,7 @@ read through bytemuck without a copy. What a file claims is checked before anyth
 must parse, name this format and version, and its tensors must tile the rest of the file without holes or overlap.
 */
 
-use std::{collections::HashMap, fs::File, marker::PhantomData, ops::Range, path::Path};
+use std::{collections::HashMap, fs::File, marker::PhantomData, ops::Range, path::Path, time::SystemTime};
 
 use bytemuck::Pod;
 use memmap2::Mmap;
@@ -62,9 +62,20 @@ impl<T: Element> Tensor<T> {
     }
 }
 
+/// Length and time of the last change of a file.
+#[derive(Clone, Copy, PartialEq)]
+struct Stamp(u64, Option<SystemTime>);
+
+impl Stamp {
+    fn of(file: &File) -> std::io::Result<Stamp> {
+        let is = file.metadata()?;
+        Ok(Stamp(is.len(), is.modified().ok()))
+    }
+}
+
 enum Backing {
-    /// A mapped file.
-    File(Mmap),
+    /// A mapped file, still open, and what it was when it was mapped.
+    File(Mmap, File, Stamp),
     /// The same bytes in memory (`u64` for alignment) and how many of them count.
     Memory(Vec<u64>, usize),
 }
@@ -90,7 +101,8 @@ impl Container {
         // SAFETY: the mapping is read-only and private; data files are written once, under another name, and only
         // then renamed into place, so nobody who follows the rules changes the bytes under us.
         let map = unsafe { Mmap::map(&file) }.at_path(path)?;
-        Self::new(Backing::File(map), format)
+        let stamp = Stamp::of(&file).at_path(path)?;
+        Self::new(Backing::File(map, file, stamp), format)
             .map_err(|what| Error::user(format!("{}: {what}", path.display())).hint(IMPORT_AGAIN))
     }
 
@@ -120,8 +132,16 @@ impl Container {
     /// The whole file.
     pub fn bytes(&self) -> &[u8] {
         match &self.backing {
-            Backing::File(map) => map,
+            Backing::File(map, ..) => map,
             Backing::Memory(words, bytes) => &bytemuck::cast_slice(words)[..*bytes],
+        }
+    }
+
+    /// Whether the file is what it was when it was mapped, as far as its length and time of change tell.
+    pub fn unchanged(&self) -> bool {
+        match &self.backing {
+            Backing::File(_, file, stamp) => Stamp::of(file).is_ok_and(|now| now == *stamp),
+            Backing::Memory(..) => true,
         }
     }
 
@@ -248,6 +268,8 @@ pub(crate) fn image(format: &str, meta: &[(&str, String)], tensors: &[(&str, &'s
 pub(crate) struct Shard {
     container: Container,
     pub first_user: usize,
+    /// Interactions in the shards before it, once a data set has put it in its place.
+    pub first_row: u64,
     offsets: Tensor<u64>,
     items: Tensor<u32>,
     times: Option<Tensor<i64>>,
@@ -280,7 +302,12 @@ impl Shard {
         if bounds.first() != Some(&0) || bounds.last() != Some(&(rows as u64)) || !bounds.is_sorted() {
             return Err(format!("its offsets do not rise from 0 to {rows}"));
         }
-        Ok(Shard { container, first_user, offsets, items, times, ratings })
+        Ok(Shard { container, first_user, first_row: 0, offsets, items, times, ratings })
+    }
+
+    /// See [`Container::unchanged`].
+    pub fn unchanged(&self) -> bool {
+        self.container.unchanged()
     }
 
     pub fn users(&self) -> usize {

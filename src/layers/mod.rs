@@ -16,7 +16,7 @@ mod self_attention;
 pub use block::{Block, BlockConfig, NormPlace};
 pub use embed::Embed;
 pub use ffn::Ffn;
-pub use input::{Capacity, HostInput, Input, Shape};
+pub use input::{Capacity, Head, HostInput, Input, Shape};
 pub use linear::Linear;
 pub use norm::Norm;
 pub use self_attention::SelfAttention;

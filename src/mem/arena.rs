@@ -51,7 +51,7 @@ impl<T> Drop for Block<T> {
 
 /// One block of memory for each [`Arena`] of a plan, starting as zeros.
 pub struct HostArenas<S> {
-    real: [Block<S>; Arena::COUNT - 1],
+    real: [Block<S>; Arena::Index as usize],
     index: Block<u32>,
 }
 

@@ -21,10 +21,12 @@ pub enum Arena {
     Stat,
     /// Ids, offsets, counters: u32.
     Index,
+    /// The interactions of all users, u32, where a device of its own keeps them: not planned, taken from what is left.
+    Data,
 }
 
 impl Arena {
-    pub const COUNT: usize = 7;
+    pub const COUNT: usize = 8;
 }
 
 /// An element kind; decides which arenas a span may live in.
@@ -81,6 +83,11 @@ impl<E: Element> fmt::Debug for Span<E> {
 impl<E: Element> Span<E> {
     pub(super) fn new(arena: Arena, offset: usize, len: usize) -> Self {
         Span { arena, offset, len, element: PhantomData }
+    }
+
+    /// All of the data that a device keeps.
+    pub(crate) fn data(len: usize) -> Self {
+        Span::new(Arena::Data, 0, len)
     }
 
     /// No elements: for a source that an op can do without.

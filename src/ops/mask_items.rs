@@ -1,25 +1,31 @@
 /*! mask_items: the corruption of masked item prediction (Sun et al. 2019, after BERT's masked language model).
 item = raw, but some rows of each sequence are hidden: of these 80 % show [MASK] (id `items`), 10 % a random item, 10 %
-the item itself.    row = the hidden rows in order, target = what stood there.    raw,item (N)  row,target (M)
+the item itself.    row = the hidden rows in order, target = what stood there, weight = 1 / their number.
+pos = T - length + place in the sequence: the newest item stands at T-1.    raw,item,pos (N)  row,target,weight (M)
 
 A share `mask_last` of the sequences hides only its last row, always behind [MASK], as the model will meet it when it
 recommends; the others hide as many rows as `scored` says, picked by a partial Fisher-Yates shuffle.
+Padding: a sequence of which `scored` counts no row stays as it is; behind scored_B there is no row to score: row NO_ROW,
+target 0, weight 0.
 Draws: Philox stream (seed, Mask, epoch), from draw user*2^22 on: [last row only?] [two a pick] [kind, two for the random
 item, a hidden row]. A batch is a function of seed, epoch and users, whoever makes it: the task on the host, this op.
 */
 
 use std::ops::Range;
 
-use super::{Cost, Op, case::Case, fits};
+use super::{Cost, NO_ROW, Op, case::Case, fits};
 use crate::{
     base::rng::{Purpose, Stream},
-    mem::{HostArenas, Planner, Scalar, U32},
+    mem::{F32, HostArenas, Planner, Scalar, U32},
 };
 
 op! {
     /// Hides rows of every sequence.
     MaskItems = "mask_items" {
-        write { /** (N) corrupted */ item: U32, /** (M) hidden rows, ascending */ row: U32, /** (M) their items */ target: U32 }
+        write {
+            /** (N) corrupted */ item: U32, /** (N) */ pos: U32, /** (M) hidden rows, ascending */ row: U32,
+            /** (M) their items */ target: U32, /** (M) what each counts in the mean */ weight: F32
+        }
         read {
             /** (N) item ids */ raw: U32, /** (B+1) where each sequence starts */ cu: U32,
             /** (B+1) where its hidden rows start in `row` */ scored: U32, /** (B) */ user: U32, /** (1) */ epoch: U32
@@ -27,7 +33,7 @@ op! {
         with {
             b: usize, n: usize, m: usize, /** of the catalogue; [MASK] is the id after them */ items: usize,
             /** share of sequences that hide their last row only */ mask_last: f32,
-            seed: u64, /** longest sequence */ t: usize
+            seed: u64, /** longest sequence (T) */ t: usize
         }
     }
 }
@@ -108,13 +114,13 @@ pub(crate) struct Batch<'a> {
 }
 
 impl MaskItems {
-    /// Corrupts `sequences` of the batch. `item`, `row` and `target` are their rows alone.
+    /// Corrupts `sequences` of the batch. `item`, `pos`, `row` and `target` are their rows alone.
     pub(crate) fn corrupt(
         &self,
         epoch: u32,
         batch: &Batch,
         sequences: Range<usize>,
-        [item, row, target]: [&mut [u32]; 3],
+        [item, pos, row, target]: [&mut [u32]; 4],
         positions: &mut Vec<u32>,
     ) {
         let masking = Masking { seed: self.seed, epoch, mask_last: self.mask_last, items: self.items };
@@ -123,12 +129,25 @@ impl MaskItems {
         for s in sequences {
             let (start, end) = (batch.cu[s] as usize, batch.cu[s + 1] as usize);
             let usual = (batch.scored[s + 1] - batch.scored[s]) as usize;
+            let places = pos[start - first..end - first].iter_mut().enumerate();
+            places.for_each(|(i, p)| *p = (self.t - (end - start) + i) as u32);
+            if usual == 0 {
+                continue;
+            }
             masking.hide(batch.user[s] as u64, &mut item[start - first..end - first], usual, positions, |p, id| {
                 (row[at], target[at]) = ((start + p) as u32, id);
                 at += 1;
             });
         }
         assert_eq!(at, row.len(), "`scored` counts other rows than are hidden");
+    }
+
+    /// What follows the `real` rows of the batch, and the weights of all.
+    pub(crate) fn pad<S: Scalar>(real: usize, row: &mut [u32], target: &mut [u32], weight: &mut [S]) {
+        row[real..].fill(NO_ROW);
+        target[real..].fill(0);
+        weight[..real].fill(S::one() / S::of(real.max(1) as f64));
+        weight[real..].fill(S::zero());
     }
 }
 
@@ -143,6 +162,8 @@ impl Op for MaskItems {
         }
         fits(&[
             ("item", self.item.len(), n),
+            ("pos", self.pos.len(), n),
+            ("weight", self.weight.len(), m),
             ("row", self.row.len(), m),
             ("target", self.target.len(), m),
             ("raw", self.raw.len(), n),
@@ -154,16 +175,21 @@ impl Op for MaskItems {
     }
 
     fn cost(&self) -> Cost {
-        Cost { flop: 0.0, bytes: 8.0 * (self.n + self.m + self.b) as f64 }
+        Cost { flop: 0.0, bytes: 12.0 * (self.n + self.m + self.b) as f64 }
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
         let batch =
             Batch { raw: m.ids(self.raw), cu: m.ids(self.cu), scored: m.ids(self.scored), user: m.ids(self.user) };
         // SAFETY: destinations and sources of an op are disjoint (`assert_disjoint`).
-        let (item, row, target) = unsafe { (m.ids_mut(self.item), m.ids_mut(self.row), m.ids_mut(self.target)) };
-        let out = [&mut item[..self.n], &mut row[..self.m], &mut target[..self.m]];
+        let (item, pos) = unsafe { (m.ids_mut(self.item), m.ids_mut(self.pos)) };
+        // SAFETY: as above.
+        let (row, target, weight) =
+            unsafe { (m.ids_mut(self.row), m.ids_mut(self.target), m.get_mut(self.weight.first(self.m))) };
+        let real = batch.scored[self.b] as usize;
+        let out = [&mut item[..self.n], &mut pos[..self.n], &mut row[..real], &mut target[..real]];
         self.corrupt(m.ids(self.epoch)[0], &batch, 0..self.b, out, &mut Vec::new());
+        Self::pad(real, &mut row[..self.m], &mut target[..self.m], weight);
     }
 }
 
@@ -171,7 +197,7 @@ impl Op for MaskItems {
 type Shape = (&'static [usize], f32, f32, usize, u64, u32, u32);
 
 pub fn cases() -> Vec<Case<MaskItems>> {
-    const SHAPES: [Shape; 8] = [
+    const SHAPES: [Shape; 9] = [
         (&[], 0.2, 0.1, 9, 1, 0, 0),
         (&[1], 0.2, 0.0, 1, 2, 0, 0),
         (&[1, 2, 3, 4, 5, 6, 7, 8, 9], 0.5, 0.0, 50, 3, 5, 1),
@@ -181,6 +207,8 @@ pub fn cases() -> Vec<Case<MaskItems>> {
         (&[12, 0, 40], 0.3, 0.0, 3, 5, 77, 3),
         (&[200, 1, 57, 200, 200, 133, 20, 200, 3, 96], 0.2, 0.4, 3_706, 42, 6_040, 17),
         (&[1024, 1000, 1500], 0.25, 0.1, 4_000_000_000, 6, 9, 8),
+        // Nothing but padding.
+        (&[40, 3], 0.0, 0.0, 5, 6, 9, 8),
     ];
     SHAPES
         .into_iter()
@@ -193,13 +221,17 @@ pub fn cases() -> Vec<Case<MaskItems>> {
             for (len, user) in lengths.iter().zip(&users) {
                 let usual = ((share * *len as f32).round() as usize).clamp(1, (*len).max(1));
                 cu.push(cu[cu.len() - 1] + *len as u32);
-                scored.push(scored[scored.len() - 1] + masking.scored(*user as u64, *len, usual) as u32);
+                let rows = if share > 0.0 { masking.scored(*user as u64, *len, usual) as u32 } else { 0 };
+                scored.push(scored[scored.len() - 1] + rows);
             }
-            let m = scored[b] as usize;
+            // Some rows of padding where there are many.
+            let m = (scored[b] as usize).next_multiple_of(if n > 20 { 37 } else { 1 });
             let mut draw = Stream::new(seed, Purpose::Test, epoch);
             let raw = (0..n).map(|_| draw.below(items as u64) as u32).collect();
             let op = MaskItems {
                 item: p.index(n),
+                pos: p.index(n),
+                weight: p.stat(m),
                 row: p.index(m),
                 target: p.index(m),
                 raw: p.index(n),

@@ -18,6 +18,7 @@ pub mod cross_entropy;
 pub mod draw_negatives;
 pub mod dropout;
 pub mod embedding;
+pub mod gather_sequences;
 pub mod gelu;
 pub mod layer_norm;
 pub mod linear;
@@ -30,19 +31,20 @@ pub mod sampled_softmax;
 pub mod segment;
 pub mod sort_ids;
 
-pub use adamw::AdamW;
+pub use adamw::{AdamW, Guard};
 pub use attention::{AttentionBwd, AttentionFwd};
 pub use cross_entropy::{CrossEntropyBwd, CrossEntropyFwd};
 pub use define::{Access, Spans};
 pub use draw_negatives::{DrawCandidates, DrawNegatives, MarkOwn};
 pub use dropout::{DropoutAddFwd, DropoutBwd, DropoutFwd};
 pub use embedding::{EmbeddingFwd, GatherTable, PositionSum};
+pub use gather_sequences::GatherSequences;
 pub use gelu::{GeluBwd, GeluFwd};
 pub use layer_norm::{LayerNormBwd, LayerNormFwd};
 pub use linear::{LinearBwd, LinearFwd};
 pub use mask_items::MaskItems;
 pub use negative_loss::{NegativeLossBwd, NegativeLossFwd};
-pub use reduce::{GradNorm, Mean};
+pub use reduce::{GradNorm, WeightedMean};
 pub use rows::{GatherRows, NO_ROW, ScatterRows};
 pub use sampled_softmax::{SampledSoftmaxBwd, SampledSoftmaxFwd};
 pub use segment::{SegmentRows, SegmentSum};
@@ -50,7 +52,7 @@ pub use sort_ids::{NO_ID, SortIds};
 
 use crate::base;
 pub use crate::mem::{Dst, Mode};
-use crate::mem::{HostArenas, Precision, RawSpan, Scalar, Span, U32};
+use crate::mem::{F32, HostArenas, Planner, Precision, RawSpan, Scalar, Span, U32};
 
 /// Work of one call: floating-point operations and the bytes that must move at least, with 4-byte elements.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -119,6 +121,15 @@ pub trait Memory {
     fn write_ids(&mut self, span: Span<U32>, values: &[u32]);
     fn read_ids(&mut self, span: Span<U32>, values: &mut [u32]);
 
+    /// Bytes of memory that a plan takes on this kind of backend, without scratch.
+    fn bytes(plan: &Planner, precision: Precision) -> usize
+    where
+        Self: Sized,
+    {
+        let _ = precision;
+        plan.bytes()
+    }
+
     /// Takes scratch memory for what is to come, so that a step takes none.
     ///
     /// # Errors
@@ -135,6 +146,60 @@ pub trait Memory {
     fn sync(&mut self) -> base::Result<()> {
         Ok(())
     }
+
+    /// Room for `len` interactions in the device's own memory, beside everything planned; `None` where there is no such
+    /// memory, or not enough of it is left.
+    fn resident(&mut self, len: usize) -> Option<Span<U32>> {
+        let _ = len;
+        None
+    }
+
+    /// As [`Memory::write_ids`], for what comes new with every step: may cross while the work before it goes on.
+    fn write_ids_ahead(&mut self, span: Span<U32>, values: &[u32]) {
+        self.write_ids(span, values);
+    }
+
+    /// Begins to read the first four numbers of `span` as the work so far leaves them; [`Memory::collect`] gives them.
+    /// At most four readings may be under way.
+    fn read_later(&mut self, span: Span<F32>) -> Later {
+        let mut values = [0.0; 4];
+        self.read(span.first(4).raw(), &mut values);
+        Later::Now(values)
+    }
+
+    /// What [`Memory::read_later`] read, waiting for it if need be; NaN once the device has failed.
+    fn collect(&mut self, later: Later) -> [f32; 4] {
+        match later {
+            Later::Now(values) => values,
+            Later::Slot(_) | Later::Lost => [f32::NAN; 4],
+        }
+    }
+
+    /// Whether [`Memory::replay`] gains from work that comes again: then sizes are worth rounding up.
+    fn replays(&self) -> bool {
+        false
+    }
+
+    /// Runs `body`, or repeats what it did when it was run under this `key` before: the ops it runs, and with which spans
+    /// and sizes, must follow from the key alone, and it must neither write nor read.
+    fn replay(&mut self, key: u64, body: impl FnOnce(&mut Self))
+    where
+        Self: Sized,
+    {
+        let _ = key;
+        body(self);
+    }
+}
+
+/// Numbers on their way from a device.
+#[derive(Clone, Copy, Debug)]
+pub enum Later {
+    /// They are here.
+    Now([f32; 4]),
+    /// Where the backend finds them.
+    Slot(usize),
+    /// The device has failed.
+    Lost,
 }
 
 impl<O: Op, B: Run<O>> Run<O> for &mut B {
@@ -167,6 +232,21 @@ impl<B: Memory> Memory for &mut B {
     }
     fn sync(&mut self) -> base::Result<()> {
         (**self).sync()
+    }
+    fn resident(&mut self, len: usize) -> Option<Span<U32>> {
+        (**self).resident(len)
+    }
+    fn write_ids_ahead(&mut self, span: Span<U32>, values: &[u32]) {
+        (**self).write_ids_ahead(span, values);
+    }
+    fn read_later(&mut self, span: Span<F32>) -> Later {
+        (**self).read_later(span)
+    }
+    fn collect(&mut self, later: Later) -> [f32; 4] {
+        (**self).collect(later)
+    }
+    fn replays(&self) -> bool {
+        (**self).replays()
     }
 }
 
@@ -205,10 +285,11 @@ impl Op for NoOp {
 macro_rules! for_all_ops {
     ($each:ident) => {
         $each! {
-            NoOp, AdamW, AttentionFwd, AttentionBwd, CrossEntropyFwd, CrossEntropyBwd, DrawNegatives, DrawCandidates,
-            MarkOwn, DropoutFwd, DropoutAddFwd, DropoutBwd, EmbeddingFwd, GatherTable, PositionSum, SegmentRows, SegmentSum,
-            SortIds, GeluFwd, GeluBwd, LayerNormFwd, LayerNormBwd, LinearFwd, LinearBwd, MaskItems, NegativeLossFwd,
-            NegativeLossBwd, Mean, GradNorm, GatherRows, ScatterRows, SampledSoftmaxFwd, SampledSoftmaxBwd
+            NoOp, AdamW, Guard, GatherSequences, AttentionFwd, AttentionBwd, CrossEntropyFwd, CrossEntropyBwd,
+            DrawNegatives, DrawCandidates, MarkOwn, DropoutFwd, DropoutAddFwd, DropoutBwd, EmbeddingFwd, GatherTable,
+            PositionSum, SegmentRows, SegmentSum, SortIds, GeluFwd, GeluBwd, LayerNormFwd, LayerNormBwd, LinearFwd,
+            LinearBwd, MaskItems, NegativeLossFwd, NegativeLossBwd, WeightedMean, GradNorm, GatherRows, ScatterRows,
+            SampledSoftmaxFwd, SampledSoftmaxBwd
         }
     };
 }
@@ -230,6 +311,7 @@ pub fn all_cases<B: Backend + 'static>() -> Vec<Box<dyn case::AnyCase<B>>> {
     }
     add!(
         adamw::cases(),
+        adamw::guard_cases(),
         attention::cases(),
         cross_entropy::cases(),
         draw_negatives::cases(),
@@ -240,6 +322,7 @@ pub fn all_cases<B: Backend + 'static>() -> Vec<Box<dyn case::AnyCase<B>>> {
         embedding::cases(),
         embedding::gather_cases(),
         embedding::position_cases(),
+        gather_sequences::cases(),
         gelu::cases(),
         layer_norm::cases(),
         linear::cases(),

@@ -1,16 +1,16 @@
 /*! reduce: sums over everything, in a fixed order.
-mean:      y = 1/N sum_N x          x (N) f32, y (1) f32; N = 0 gives 0
-grad_norm: norm = sqrt(sum_P g^2)   g (P) f32, norm (1) f32
+weighted_mean: y = sum_N w x            x,w (N) f32, y (1) f32: weights that add up to 1, or to 0 where nothing counts
+grad_norm:     norm = sqrt(sum_P g^2)   g (P) f32, norm (1) f32
 */
 
 use super::{Cost, Dst, Op, case::Case, fits};
 use crate::mem::{F32, HostArenas, Planner, Scalar};
 
 op! {
-    /// y = mean of x.
-    Mean = "mean" {
+    /// y = mean of x, weighted.
+    WeightedMean = "weighted_mean" {
         write { /** (1) */ y: F32 }
-        read { /** (N) */ x: F32 }
+        read { /** (N) */ x: F32, /** (N) */ w: F32 }
         with { n: usize }
     }
 }
@@ -24,18 +24,18 @@ op! {
     }
 }
 
-impl Op for Mean {
+impl Op for WeightedMean {
     fn check(&self) -> Result<(), String> {
-        fits(&[("y", self.y.len(), 1), ("x", self.x.len(), self.n)])
+        fits(&[("y", self.y.len(), 1), ("x", self.x.len(), self.n), ("w", self.w.len(), self.n)])
     }
 
     fn cost(&self) -> Cost {
-        Cost { flop: self.n as f64, bytes: 4.0 * self.n as f64 }
+        Cost { flop: 2.0 * self.n as f64, bytes: 8.0 * self.n as f64 }
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
-        let x = &m.get(self.x)[..self.n];
-        m.compute(Dst::Write(self.y), 1, |_| x.iter().copied().sum::<S>() / S::of(self.n.max(1) as f64));
+        let (x, w) = (&m.get(self.x)[..self.n], m.get(self.w));
+        m.compute(Dst::Write(self.y), 1, |_| x.iter().zip(w).map(|(x, w)| *x * *w).sum());
     }
 }
 
@@ -56,13 +56,13 @@ impl Op for GradNorm {
 
 const SIZES: [usize; 6] = [0, 1, 3, 7, 1000, 100_003];
 
-pub fn mean_cases() -> Vec<Case<Mean>> {
+pub fn mean_cases() -> Vec<Case<WeightedMean>> {
     SIZES
         .into_iter()
         .map(|n| {
             let mut p = Planner::new();
-            let (y, x) = (p.stat(1), p.stat(n));
-            Case::forward(format!("n{n}"), p, Mean { y, x, n }).normal(x, 3.0)
+            let (y, x, w) = (p.stat(1), p.stat(n), p.stat(n));
+            Case::forward(format!("n{n}"), p, WeightedMean { y, x, w, n }).normal(x, 3.0).normal(w, 0.1)
         })
         .collect()
 }

@@ -7,11 +7,12 @@ use crate::{
         Error, Result,
         rng::{Purpose, Stream},
     },
+    layers::Input,
     mem::{Dst, F32, Planner, Span, U32, Var},
     models::Representations,
     ops::{
-        Backend, CrossEntropyBwd, CrossEntropyFwd, GatherTable, Mean, Memory, SampledSoftmaxBwd, SampledSoftmaxFwd,
-        SegmentSum, sort_ids::Sorted,
+        Backend, CrossEntropyBwd, CrossEntropyFwd, GatherTable, Memory, SampledSoftmaxBwd, SampledSoftmaxFwd,
+        SegmentSum, WeightedMean, sort_ids::Sorted,
     },
 };
 
@@ -58,10 +59,12 @@ pub struct Loss {
     r: Representations,
     loss: Span<F32>,
     lse: Span<F32>,
-    dloss: Span<F32>,
+    /// (M) what each scored row counts in the mean: 1/M, or 0 where it is padding. The batch is made with it.
+    pub weight: Span<F32>,
     /// (1) mean loss of the batch.
     pub value: Span<F32>,
-    target: Span<U32>,
+    /// (M) items that were hidden. The batch is made with them.
+    pub target: Span<U32>,
     sampled: Option<Sampled>,
     seed: u64,
 }
@@ -69,18 +72,25 @@ pub struct Loss {
 /// Host-side scratch of a loss, reused from batch to batch.
 #[derive(Debug, Default)]
 pub struct HostLoss {
-    dloss: Vec<f32>,
     negative: Vec<u32>,
     /// Interactions up to and including each item: what popularity is drawn from.
     cumulative: Vec<u64>,
 }
 
 impl Loss {
-    /// Over at most `m` scored rows of `r`.
+    /// Over the scored rows of `r`, their mean into `value`.
     ///
     /// # Errors
     /// Sampled losses want at least one negative and a catalogue of two items.
-    pub fn plan(p: &mut Planner, c: &LossSettings, r: Representations, m: usize, seed: u64) -> Result<Self> {
+    pub fn plan(
+        p: &mut Planner,
+        c: &LossSettings,
+        r: Representations,
+        input: &Input,
+        value: Span<F32>,
+        seed: u64,
+    ) -> Result<Self> {
+        let m = input.capacity.m;
         p.label("loss");
         let sampled = match c.kind {
             LossKind::Softmax => None,
@@ -107,16 +117,7 @@ impl Loss {
                 })
             }
         };
-        Ok(Loss {
-            loss: p.stat(m),
-            lse: p.stat(m),
-            dloss: p.stat(m),
-            value: p.stat(1),
-            target: p.index(m),
-            sampled,
-            seed,
-            r,
-        })
+        Ok(Loss { loss: p.stat(m), lse: p.stat(m), weight: p.stat(m), value, target: p.index(m), sampled, seed, r })
     }
 
     /// Host scratch; for sampled losses also uploads the log of each item's expected count, from `counts` (V), the
@@ -143,13 +144,8 @@ impl Loss {
         host
     }
 
-    /// Writes the targets of a batch, draws its negatives (with replacement: stream `step`).
-    pub fn upload<B: Memory>(&self, b: &mut B, host: &mut HostLoss, target: &[u32], step: u32) {
-        let m = target.len();
-        host.dloss.clear();
-        host.dloss.resize(m, 1.0 / m.max(1) as f32);
-        b.write(self.dloss.raw(), &host.dloss);
-        b.write_ids(self.target, target);
+    /// Draws the negatives of a batch (with replacement: stream `step`).
+    pub fn upload<B: Memory>(&self, b: &mut B, host: &mut HostLoss, step: u32) {
         if let Some(sampled) = &self.sampled {
             let mut draw = Stream::new(self.seed, Purpose::Negative, step);
             let total = *host.cumulative.last().expect("prepared");
@@ -198,11 +194,11 @@ impl Loss {
                 });
             }
         }
-        b.run(&Mean { y: self.value, x: self.loss, n: m });
+        b.run(&WeightedMean { y: self.value, x: self.loss, w: self.weight, n: m });
     }
 
     /// Writes the gradients of the scored rows, the item table (special rows: zero) and the item bias.
-    pub fn backward<B: Backend>(&self, b: &mut B, m: usize, _: &HostLoss) {
+    pub fn backward<B: Backend>(&self, b: &mut B, m: usize) {
         let r = &self.r;
         let (d, v) = (r.d, r.v);
         let Some(s) = &self.sampled else {
@@ -210,7 +206,7 @@ impl Loss {
                 dh: Dst::Write(r.scored.dy),
                 dtable: Dst::Write(r.item.dw.first(v * d)),
                 dbias: Dst::Write(r.item_bias.dw),
-                dloss: self.dloss,
+                dloss: self.weight,
                 h: r.scored.y,
                 table: r.item.w,
                 bias: r.item_bias.w,
@@ -231,7 +227,7 @@ impl Loss {
             dh: Dst::Write(r.scored.dy),
             dneg: Dst::Write(s.neg.dy),
             dneg_bias: Dst::Write(s.dneg_bias),
-            dloss: self.dloss,
+            dloss: self.weight,
             h: r.scored.y,
             pos: s.pos,
             neg: s.neg.y,

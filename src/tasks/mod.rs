@@ -5,5 +5,5 @@ pub mod masked_item;
 pub mod negatives;
 
 pub use loss::{Loss, LossKind, LossSettings};
-pub use masked_item::{MaskSettings, MaskedItem};
+pub use masked_item::{Batch, MaskSettings, MaskedItem, Sequence};
 pub use negatives::{Sampler, SamplerKind, SamplerSettings};

@@ -12,7 +12,7 @@ use crate::{
     mem::{Bf16Products, F32, Planner, Precision, Scalar, Span},
     models::{self, Model, WithModel},
     ops::{self, Backend},
-    tasks::{LossKind, MaskSettings, MaskedItem},
+    tasks::{LossKind, Sequence},
 };
 
 use super::{engine::Engine, settings::Settings};
@@ -157,18 +157,16 @@ fn update_error(s: &Settings, decay: bool, lr: f64, norm: f64, [w, new, g]: [&[f
 fn step<M: Model, B: Backend>(s: &Settings, open: &dyn Fn(&Planner) -> Result<B>) -> Result<(Step, Vec<String>)> {
     let counts: Vec<u64> = (0..ITEMS as u64).map(|i| 1 + i % 5).collect();
     let mut engine = Engine::<M, B>::new(s, &counts, open)?;
-    let settings = MaskSettings { mask: s.mask, mask_last: s.mask_last, length: s.length, items: ITEMS, seed: s.seed };
-    let mut task = MaskedItem::new(settings);
     let mut draw = Stream::new(2, Purpose::Test, 1);
-    task.clear(engine.host_input());
+    engine.begin(1);
     for (user, len) in [30, 1, 5, 24, 17, 8].into_iter().enumerate() {
         let items: Vec<u32> = (0..len).map(|_| draw.below(ITEMS as u64) as u32).collect();
-        task.push(engine.host_input(), 1, user as u64, &items);
+        engine.push(user as u64, Sequence::Items(&items));
     }
     const LR: f32 = 1e-3;
     let params = engine.params().to_vec();
     let before: Vec<Vec<f64>> = params.iter().map(|p| values(&mut engine.backend, p.w)).collect();
-    let report = engine.step(&task.target, 1, LR)?;
+    let report = engine.step(1, LR)?;
     let gradients: Vec<Vec<f64>> = params.iter().map(|p| values(&mut engine.backend, p.dw)).collect();
     let mut update = 0.0f64;
     for ((p, w), g) in params.iter().zip(&before).zip(&gradients) {

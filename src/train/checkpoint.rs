@@ -7,16 +7,21 @@ is a function of the seed and of the epoch, step and user it is for.
 The metadata hold the SHA-256 of the whole file, computed with zeros in its own place: no altered byte goes unnoticed.
 */
 
-use std::{collections::HashMap, fs, path::Path};
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::{Read, Seek, SeekFrom, Write},
+    path::Path,
+};
 
-use bytemuck::cast_slice;
-use safetensors::{Dtype, SafeTensors, View};
+use bytemuck::{cast_slice, cast_slice_mut};
+use safetensors::{Dtype, tensor::TensorInfo};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::settings::Settings;
 use crate::{
-    base::{Error, Result, atomic::write_atomically, error::IoContext},
+    base::{Error, Result, atomic::write_file_aside, error::IoContext},
     data::hex,
     mem::{F32, Param, Span},
     ops::Memory,
@@ -65,6 +70,9 @@ pub struct State {
     pub history: Vec<EpochRow>,
 }
 
+/// The limit of the safetensors format.
+const LONGEST_HEADER: u64 = 100_000_000;
+
 /// Stands where the checksum goes while the checksum is computed.
 const NO_SUM: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
@@ -81,26 +89,6 @@ struct Metadata {
     state: State,
 }
 
-struct Tensor {
-    shape: Vec<usize>,
-    values: Vec<f32>,
-}
-
-impl View for Tensor {
-    fn dtype(&self) -> Dtype {
-        Dtype::F32
-    }
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-    fn data(&self) -> std::borrow::Cow<'_, [u8]> {
-        cast_slice(&self.values).into()
-    }
-    fn data_len(&self) -> usize {
-        self.values.len() * 4
-    }
-}
-
 /// Names and spans that a checkpoint holds: the weights, and with `moments` those of the optimiser.
 fn tensors(params: &[Param], moments: bool) -> impl Iterator<Item = (String, &Param, Span<F32>)> {
     params.iter().flat_map(move |p| {
@@ -113,10 +101,18 @@ fn tensors(params: &[Param], moments: bool) -> impl Iterator<Item = (String, &Pa
     })
 }
 
-/// Writes a checkpoint aside, syncs and renames it.
+/// Numbers read or written at a time: a checkpoint may be larger than what memory is left.
+const PIECE: usize = 1 << 22;
+
+/// The pieces of a span.
+fn pieces(span: Span<F32>) -> impl Iterator<Item = Span<F32>> {
+    (0..span.len()).step_by(PIECE).map(move |at| span.slice(at, PIECE.min(span.len() - at)))
+}
+
+/// Writes a checkpoint aside, piece by piece, syncs and renames it.
 ///
 /// # Errors
-/// The disk's.
+/// The disk's; a failing device's.
 pub fn save(
     path: &Path,
     b: &mut dyn Memory,
@@ -126,15 +122,6 @@ pub fn save(
     settings: &Settings,
     state: &State,
 ) -> Result<()> {
-    let views: Vec<(String, Tensor)> = tensors(params, moments)
-        .map(|(name, p, span)| {
-            let mut values = vec![0.0; span.len()];
-            b.read(span.raw(), &mut values);
-            (name, Tensor { shape: p.shape.clone(), values })
-        })
-        .collect();
-    // What a failed device gave is no checkpoint.
-    b.sync()?;
     let metadata = Metadata {
         version: VERSION,
         sha256: NO_SUM.into(),
@@ -143,29 +130,72 @@ pub fn save(
         state: state.clone(),
     };
     let json = serde_json::to_string(&metadata).map_err(|e| Error::internal(e.to_string()))?;
-    let mut bytes = safetensors::serialize(views, Some(HashMap::from([(KEY.to_string(), json)])))
+    let mut all: Vec<_> = tensors(params, moments).collect();
+    all.sort_by(|a, b| a.0.cmp(&b.0));
+    let mut end = 0;
+    let infos = all.iter().map(|(name, p, span)| {
+        let start = end;
+        end += span.len() * 4;
+        (name.clone(), TensorInfo { dtype: Dtype::F32, shape: p.shape.clone(), data_offsets: (start, end) })
+    });
+    let infos = infos.collect();
+    let header = safetensors::tensor::Metadata::new(Some(HashMap::from([(KEY.to_string(), json)])), infos)
         .map_err(|e| Error::internal(format!("{}: {e}", path.display())))?;
-    let sum = hex(&Sha256::digest(&bytes));
-    let place = place_of(NO_SUM, &bytes).ok_or_else(|| Error::internal("no place for the checksum"))?;
-    bytes[place..place + sum.len()].copy_from_slice(sum.as_bytes());
-    write_atomically(path, |f| f.write_all(&bytes))
+    let mut head = serde_json::to_vec(&header).map_err(|e| Error::internal(e.to_string()))?;
+    head.resize(head.len().next_multiple_of(8), b' ');
+    let mut head = [&(head.len() as u64).to_le_bytes()[..], &head].concat();
+    let place = place_of(NO_SUM, &head).ok_or_else(|| Error::internal("no place for the checksum"))?;
+    write_file_aside(path, |file| {
+        let mut sum = Sha256::new();
+        let mut put = |bytes: &[u8]| {
+            sum.update(bytes);
+            file.write_all(bytes).at_path(path)
+        };
+        put(&head)?;
+        let mut values = Vec::new();
+        for (_, _, span) in &all {
+            for piece in pieces(*span) {
+                values.resize(piece.len(), 0.0f32);
+                b.read(piece.raw(), &mut values);
+                put(cast_slice(&values))?;
+            }
+        }
+        // What a failed device gave is no checkpoint.
+        b.sync()?;
+        head[place..place + NO_SUM.len()].copy_from_slice(hex(&sum.finalize()).as_bytes());
+        file.seek(SeekFrom::Start(0)).and_then(|_| file.write_all(&head)).at_path(path)
+    })
 }
 
-/// Where `sum` stands in the file: its header comes first, so the first place is the one.
+/// Where `sum` stands in the header.
 fn place_of(sum: &str, bytes: &[u8]) -> Option<usize> {
     (sum.len() == NO_SUM.len()).then(|| bytes.windows(sum.len()).position(|w| w == sum.as_bytes()))?
 }
 
-/// Reads a checkpoint into the backend and gives the state it was written in.
+/// Reads a checkpoint into the backend, piece by piece, and gives the state it was written in.
 ///
 /// # Errors
 /// Names the file and what is wrong: not safetensors, not ours, another version, an altered byte, another vocabulary, or
 /// the first tensor that is missing, superfluous or of another shape.
 pub fn load(path: &Path, b: &mut dyn Memory, params: &[Param], moments: bool, vocabulary: &str) -> Result<State> {
-    let mut bytes = fs::read(path).at_path(path)?;
+    let mut file = File::open(path).at_path(path)?;
     let broken = |what: String| Error::user(format!("{}: {what}", path.display()));
-    let (_, header) = SafeTensors::read_metadata(&bytes)
-        .map_err(|e| broken(format!("not a whole safetensors file ({e})")).hint(DAMAGED))?;
+    let foreign = |what: &str| broken(format!("not a whole safetensors file ({what})")).hint(DAMAGED);
+    let size = file.metadata().at_path(path)?.len();
+    let mut length = [0; 8];
+    let begins = file.read_exact(&mut length).is_ok();
+    let length = u64::from_le_bytes(length);
+    if !begins || length > LONGEST_HEADER || 8 + length > size {
+        return Err(foreign("it ends within its header"));
+    }
+    let mut head = vec![0; 8 + length as usize];
+    head[..8].copy_from_slice(&length.to_le_bytes());
+    file.read_exact(&mut head[8..]).at_path(path)?;
+    let header: safetensors::tensor::Metadata =
+        serde_json::from_slice(&head[8..]).map_err(|e| foreign(&e.to_string()))?;
+    if head.len() as u64 + header.data_len() as u64 != size {
+        return Err(foreign(&format!("its header tells of {} bytes, it has {size}", head.len() + header.data_len())));
+    }
     let ours = header.metadata().as_ref().and_then(|m| m.get(KEY));
     let ours = ours.ok_or_else(|| broken("a safetensors file, but not a mipgpu checkpoint".into()))?;
     let metadata: Metadata =
@@ -173,41 +203,52 @@ pub fn load(path: &Path, b: &mut dyn Memory, params: &[Param], moments: bool, vo
     if metadata.version != VERSION {
         return Err(broken(format!("checkpoint version {}, this program reads {VERSION}", metadata.version)));
     }
-    let place = place_of(&metadata.sha256, &bytes);
+    let place = place_of(&metadata.sha256, &head);
     if let Some(at) = place {
-        bytes[at..at + NO_SUM.len()].copy_from_slice(NO_SUM.as_bytes());
+        head[at..at + NO_SUM.len()].copy_from_slice(NO_SUM.as_bytes());
     }
-    if place.is_none() || hex(&Sha256::digest(&bytes)) != metadata.sha256 {
+    let start = head.len() as u64;
+    let mut sum = Sha256::new();
+    sum.update(&head);
+    let mut bytes = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut bytes).at_path(path)? {
+            0 => break,
+            n => sum.update(&bytes[..n]),
+        }
+    }
+    if place.is_none() || hex(&sum.finalize()) != metadata.sha256 {
         return Err(broken("its checksum does not match its contents".into()).hint(DAMAGED));
     }
     if metadata.vocabulary != vocabulary {
         return Err(broken("the checkpoint belongs to another item vocabulary".into())
             .hint("a checkpoint only fits the run folder it was written in, with that folder's items.safetensors"));
     }
-    let file = SafeTensors::deserialize(&bytes).map_err(|e| broken(format!("not a whole safetensors file ({e})")))?;
     // All is checked before anything is written to the backend.
-    let mut values = Vec::new();
+    let mut places = Vec::new();
     for (name, p, span) in tensors(params, moments) {
-        let view = file.tensor(&name).map_err(|_| broken(format!("tensor '{name}' is missing")))?;
-        if view.dtype() != Dtype::F32 || view.shape() != p.shape {
+        let info = header.info(&name).ok_or_else(|| broken(format!("tensor '{name}' is missing")))?;
+        if info.dtype != Dtype::F32 || info.shape != p.shape {
             return Err(broken(format!(
                 "tensor '{name}' is {:?} {:?}, the run's settings make it F32 {:?}",
-                view.dtype(),
-                view.shape(),
-                p.shape
+                info.dtype, info.shape, p.shape
             )));
         }
-        let floats: Vec<f32> =
-            view.data().chunks_exact(4).map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect();
-        values.push((span, floats));
+        places.push((span, start + info.data_offsets.0 as u64));
     }
-    if let Some(name) =
-        file.names().into_iter().find(|n| !n.starts_with("optimizer.") && !params.iter().any(|p| p.name == **n))
-    {
+    let mut names = header.offset_keys();
+    names.retain(|n| !n.starts_with("optimizer.") && !params.iter().any(|p| p.name == *n));
+    if let Some(name) = names.first() {
         return Err(broken(format!("tensor '{name}' is not part of the model the run's settings make")));
     }
-    for (span, floats) in values {
-        b.write(span.raw(), &floats);
+    let mut values = Vec::new();
+    for (span, at) in places {
+        file.seek(SeekFrom::Start(at)).at_path(path)?;
+        for piece in pieces(span) {
+            values.resize(piece.len(), 0.0f32);
+            file.read_exact(cast_slice_mut(&mut values)).at_path(path)?;
+            b.write(piece.raw(), &values);
+        }
     }
     b.sync()?;
     Ok(metadata.state)

@@ -1,7 +1,10 @@
 /*! One planned model with its loss and optimiser on a backend: a training step, and vectors for histories.
 
-A step is forward, loss, backward, gradient norm, guard, AdamW. All memory was planned before; the guard reads the loss and
-the norm and refuses to update the weights when either is not finite.
+A step makes its batch, goes forward and back, takes the gradient norm, and updates the weights unless the guard says no:
+loss and norm must be finite. All of it is ops, with everything that changes from step to step in memory, so that a backend
+may record it once and repeat it ([`Memory::replay`]). The host writes the head of the batch and the learning rate before a
+step, and looks at loss and norm one step late ([`Engine::launch`]): the device never waits for it. A step that was not
+finite has frozen the weights by then, and is repeated op by op to find out where it broke.
 */
 
 use crate::{
@@ -11,10 +14,10 @@ use crate::{
         rng::{Purpose, Stream},
     },
     layers::{Capacity, HostInput, Input, Shape},
-    mem::{F32, Init, Param, Planner, Span},
+    mem::{F32, Init, Param, Planner, Precision, Span},
     models::{Model, Representations},
-    ops::{AdamW, Backend, GradNorm, Run},
-    tasks::{Loss, MaskedItem, loss::HostLoss},
+    ops::{AdamW, Backend, GradNorm, Guard, Later},
+    tasks::{Batch, Loss, MaskSettings, MaskedItem, Sequence, loss::HostLoss},
 };
 
 use super::settings::Settings;
@@ -22,25 +25,105 @@ use super::settings::Settings;
 /// What a step reports.
 #[derive(Clone, Copy, Debug)]
 pub struct StepReport {
+    /// Which step it was, from 1.
+    pub step: u64,
     /// Mean loss of the batch.
     pub loss: f32,
     /// Global norm of the gradients before clipping.
     pub norm: f32,
+    /// Rows that the loss is the mean of.
+    pub scored: usize,
+    pub lr: f32,
+}
+
+/// Bytes by what they are for; of the device's own memory where it has some, else of the machine's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct MemoryPlan {
+    pub weights: u64,
+    pub gradients: u64,
+    /// Both moments of AdamW.
+    pub moments: u64,
+    /// Activations, their gradients and statistics, for the largest batch.
+    pub activations: u64,
+    /// Ids of a batch.
+    pub batch: u64,
+    /// Partial sums.
+    pub workspace: u64,
+    /// Interactions of all users; `None`: they stay in the files and pass by batch by batch.
+    pub data: Option<u64>,
+}
+
+impl MemoryPlan {
+    pub fn total(&self) -> u64 {
+        let MemoryPlan { weights, gradients, moments, activations, batch, workspace, data } = self;
+        weights + gradients + moments + activations + batch + workspace + data.unwrap_or(0)
+    }
+}
+
+/// A step that was launched and not yet looked at.
+struct Pending {
+    step: u64,
+    lr: f32,
+    later: Later,
+}
+
+/// Everything a step runs, and what it runs on.
+struct Parts<M> {
+    model: M,
+    task: MaskedItem,
+    loss: Loss,
+    /// (4) loss, gradient norm, whether all steps so far were finite, nothing.
+    report: Span<F32>,
+    /// (3) learning rate and bias corrections.
+    hyper: Span<F32>,
+    /// Of all parameters.
+    gradients: Span<F32>,
+    updates: Vec<AdamW>,
+}
+
+impl<M: Model> Parts<M> {
+    fn norm(&self) -> Span<F32> {
+        self.report.slice(1, 1)
+    }
+
+    fn ok(&self) -> Span<F32> {
+        self.report.slice(2, 1)
+    }
+
+    /// Forward, loss, and back.
+    fn passes<B: Backend>(&self, b: &mut B, s: &Shape) {
+        self.model.forward(b, s);
+        self.loss.forward(b, s.m);
+        self.loss.backward(b, s.m);
+        self.model.backward(b, s);
+    }
+
+    /// A whole step, its batch being on its way.
+    fn step<B: Backend>(&self, b: &mut B, s: &Shape) {
+        self.task.make(b, s);
+        self.passes(b, s);
+        b.run(&GradNorm { norm: self.norm(), g: self.gradients, n: self.gradients.len() });
+        b.run(&Guard { ok: self.ok(), loss: self.loss.value, norm: self.norm() });
+        self.updates.iter().for_each(|update| b.run(update));
+    }
 }
 
 /// A model on a backend.
 pub struct Engine<M, B> {
     pub plan: Planner,
-    pub model: M,
     pub backend: B,
+    parts: Parts<M>,
     input: Input,
-    loss: Loss,
-    hyper: Span<F32>,
-    norm: Span<F32>,
     settings: Settings,
+    /// The batch to launch next, and the one launched last.
+    batches: [Batch; 2],
     host: HostInput,
     host_loss: HostLoss,
     r: Representations,
+    pending: Option<Pending>,
+    /// Bytes of scratch memory, and of data that the device holds.
+    workspace: usize,
+    data: Option<u64>,
     /// The batch of the last training step, while it is still on the backend.
     trained_on: Option<Shape>,
 }
@@ -63,70 +146,72 @@ impl<M: Model, B: Backend> Engine<M, B> {
     /// As [`Engine::new`].
     pub fn blank(settings: &Settings, counts: &[u64], open: impl FnOnce(&Planner) -> Result<B>) -> Result<Self> {
         settings.check()?;
-        let mut plan = Planner::new();
-        let (b, t) = (settings.batch, settings.length);
-        let m = b * MaskedItem::scored(settings.mask, t);
-        let capacity = Capacity { b, n: b * t, m: m.max(b), t };
-        let input = Input::plan(&mut plan, capacity);
-        let model = M::plan(&mut plan, &settings.model(), counts.len(), &input, settings.seed)?;
-        let r = model.representations();
-        let loss = Loss::plan(&mut plan, &settings.loss(), r.clone(), capacity.m, settings.seed)?;
-        plan.label("optimiser");
-        let (hyper, norm) = (plan.stat(3), plan.stat(1));
-        let mut backend = open(&plan)?;
-        let host_loss = loss.prepare(&mut backend, counts, settings.log_q);
+        let (plan, input, parts) = Self::lay_out(settings, counts.len(), settings.batch)?;
+        let mut backend = open(&plan).map_err(|e| Self::too_large(e, settings, counts.len()))?;
+        let host_loss = parts.loss.prepare(&mut backend, counts, settings.log_q);
+        backend.write(parts.ok().raw(), &[1.0]);
         let mut engine = Engine {
-            host: HostInput::with_capacity(&capacity),
             plan,
-            model,
+            batches: [parts.task.batch(), parts.task.batch()],
+            r: parts.model.representations(),
             backend,
+            parts,
             input,
-            loss,
-            hyper,
-            norm,
             settings: settings.clone(),
+            host: HostInput::default(),
             host_loss,
-            r,
+            pending: None,
+            workspace: 0,
+            data: None,
             trained_on: None,
         };
-        engine.reserve(&Shape { b, n: b * t, m: capacity.m, items: b * t, positions: t, training: true })?;
+        engine.reserve()?;
         Ok(engine)
     }
 
-    /// Asks the backend whether it serves every op of a full batch, and has it take the scratch memory they need.
-    fn reserve(&mut self, largest: &Shape) -> Result<()> {
-        let mut asking = Asking::new(&self.backend);
-        passes(&self.model, &self.loss, &mut asking, largest, &self.host_loss);
-        asking.run(&self.grad_norm());
-        self.plan.params().iter().for_each(|p| asking.run(&self.adamw(p)));
-        let Asking { scratch_bytes, refused, .. } = asking;
-        if let Some((op, why)) = refused {
-            return Err(Error::user(format!("{op}: {why}")).hint("change the sizes, or use --device cpu"));
-        }
-        self.backend.reserve(scratch_bytes)
-    }
-
-    fn grad_norm(&self) -> GradNorm {
-        let g = self.plan.all_gradients();
-        GradNorm { norm: self.norm, g, n: g.len() }
-    }
-
-    fn adamw(&self, p: &Param) -> AdamW {
-        let s = &self.settings;
-        AdamW {
+    /// Plans everything for batches of `batch` sequences.
+    fn lay_out(settings: &Settings, items: usize, batch: usize) -> Result<(Planner, Input, Parts<M>)> {
+        let mut plan = Planner::new();
+        let (s, t) = (settings, settings.length);
+        let m = batch * MaskedItem::scored(s.mask, t);
+        let input = Input::plan(&mut plan, Capacity::new(batch, t, m.max(batch)));
+        let model = M::plan(&mut plan, &s.model(), items, &input, s.seed)?;
+        plan.label("optimiser");
+        let (hyper, report) = (plan.stat(3), plan.stat(4));
+        let loss = Loss::plan(&mut plan, &s.loss(), model.representations(), &input, report.slice(0, 1), s.seed)?;
+        let mask = MaskSettings { mask: s.mask, mask_last: s.mask_last, length: t, items, seed: s.seed };
+        let task = MaskedItem::plan(&mut plan, mask, &input, loss.target, loss.weight);
+        let adamw = |p: &Param| AdamW {
             p: p.w,
             m: p.m,
             v: p.v,
             g: p.dw,
-            norm: self.norm,
-            hyper: self.hyper,
+            norm: report.slice(1, 1),
+            ok: report.slice(2, 1),
+            hyper,
             n: p.w.len(),
             beta1: s.beta1,
             beta2: s.beta2,
             eps: 1e-8,
             weight_decay: if p.decay { s.weight_decay } else { 0.0 },
             max_norm: s.clip,
+        };
+        let updates = plan.params().iter().map(adamw).collect();
+        let gradients = plan.all_gradients();
+        Ok((plan, input, Parts { model, task, loss, report, hyper, gradients, updates }))
+    }
+
+    /// Asks the backend whether it serves every op of a full batch, and has it take the scratch memory they need.
+    fn reserve(&mut self) -> Result<()> {
+        let c = self.input.capacity;
+        let mut asking = Asking::new(&self.backend);
+        self.parts.step(&mut asking, &Shape { b: c.b, n: c.n, m: c.m, training: true });
+        let Asking { scratch_bytes, refused, .. } = asking;
+        if let Some((op, why)) = refused {
+            return Err(Error::user(format!("{op}: {why}")).hint("change the sizes, or use --device cpu"));
         }
+        self.workspace = scratch_bytes;
+        self.backend.reserve(scratch_bytes)
     }
 
     fn draw_weights(&mut self) {
@@ -147,42 +232,121 @@ impl<M: Model, B: Backend> Engine<M, B> {
         }
     }
 
-    /// The batch to fill before [`Engine::step`].
-    pub fn host_input(&mut self) -> &mut HostInput {
-        &mut self.host
-    }
-
-    /// One training step number `step` (from 1) on the batch in [`Engine::host_input`] with its `target`s.
+    /// Keeps `len` interactions in the device's own memory, if it has room: batches are then named by where they start
+    /// ([`Sequence::Held`]). `pieces` gives them in order. False where they stay on the host.
     ///
     /// # Errors
-    /// A loss or gradient norm that is not finite: names the first op and layer; the weights are as before the step.
-    pub fn step(&mut self, target: &[u32], step: u64, lr: f32) -> Result<StepReport> {
-        let shape = self.input.upload(&mut self.backend, &mut self.host, step as u32, true);
-        self.loss.upload(&mut self.backend, &mut self.host_loss, target, step as u32);
-        let bias = |beta: f32| (1.0 / (1.0 - (beta as f64).powf(step as f64))) as f32;
-        let hyper = [lr, bias(self.settings.beta1), bias(self.settings.beta2)];
-        self.backend.write(self.hyper.raw(), &hyper);
-        passes(&self.model, &self.loss, &mut self.backend, &shape, &self.host_loss);
-        self.backend.run(&self.grad_norm());
-        let report = StepReport { loss: self.read_one(self.loss.value), norm: self.read_one(self.norm) };
-        self.backend.sync()?;
-        if !report.loss.is_finite() || !report.norm.is_finite() {
-            let place = self.first_fault(&shape);
-            let (loss, norm) = (report.loss, report.norm);
-            return Err(not_finite(format!("step {step}: loss {loss}, gradient norm {norm}: not finite, {place}")));
+    /// What `pieces` report, and a failing device.
+    pub fn hold<'d>(&mut self, len: u64, pieces: impl Iterator<Item = Result<&'d [u32]>>) -> Result<bool> {
+        // Places are numbered in 32 bits, and the last number means nowhere.
+        let Some(data) =
+            usize::try_from(len).ok().filter(|l| *l < u32::MAX as usize).and_then(|l| self.backend.resident(l))
+        else {
+            return Ok(false);
+        };
+        let mut at = 0;
+        for piece in pieces {
+            let piece = piece?;
+            self.backend.write_ids(data.slice(at, piece.len()), piece);
+            at += piece.len();
         }
-        self.trained_on = Some(shape);
-        for i in 0..self.plan.params().len() {
-            let update = self.adamw(&self.plan.params()[i]);
-            self.backend.run(&update);
-        }
-        Ok(report)
+        assert_eq!(at, data.len(), "the pieces are not the whole");
+        self.parts.task.hold(data);
+        self.data = Some(4 * len);
+        self.batches = [self.parts.task.batch(), self.parts.task.batch()];
+        self.backend.sync().map(|()| true)
     }
 
-    fn read_one(&mut self, span: Span<F32>) -> f32 {
-        let mut x = [0.0];
-        self.backend.read(span.raw(), &mut x);
-        x[0]
+    /// Where the memory goes.
+    pub fn memory_plan(&self) -> MemoryPlan {
+        use crate::mem::Arena::*;
+        let precision = self.backend.precision();
+        let act = if precision == Precision::Bf16 { 2 } else { 4 };
+        let bytes = |arenas: &[crate::mem::Arena]| arenas.iter().map(|a| self.plan.len(*a) as u64 * 4).sum();
+        let shadow = if precision == Precision::Bf16 { self.plan.len(Param) as u64 * 2 } else { 0 };
+        MemoryPlan {
+            weights: bytes(&[Param]) + shadow,
+            gradients: bytes(&[Grad]),
+            moments: bytes(&[Moment1, Moment2]),
+            activations: self.plan.len(Act) as u64 * act + bytes(&[Stat]),
+            batch: bytes(&[Index]),
+            workspace: self.workspace as u64,
+            data: self.data,
+        }
+    }
+
+    /// Begins a batch of an epoch.
+    pub fn begin(&mut self, epoch: u32) {
+        self.parts.task.clear(&mut self.batches[0], epoch);
+    }
+
+    /// Adds a user's sequence to the batch.
+    pub fn push(&mut self, user: u64, sequence: Sequence<'_>) {
+        self.parts.task.push(&mut self.batches[0], user, sequence);
+    }
+
+    /// Rows of the batch so far: interactions that it trains on.
+    pub fn rows(&self) -> usize {
+        self.batches[0].head.n()
+    }
+
+    /// Sets off training step number `step` (from 1) on the batch, and gives what the step before it came to.
+    ///
+    /// # Errors
+    /// The step before: a loss or gradient norm that is not finite. Names the first op and layer; the weights are as before
+    /// that step.
+    pub fn launch(&mut self, step: u64, lr: f32) -> Result<Option<StepReport>> {
+        let shape = self.upload(step);
+        let bias = |beta: f32| (1.0 / (1.0 - (beta as f64).powf(step as f64))) as f32;
+        let hyper = [lr, bias(self.settings.beta1), bias(self.settings.beta2)];
+        self.backend.write(self.parts.hyper.raw(), &hyper);
+        let parts = &self.parts;
+        self.backend.replay(shape.key(), |b| parts.step(b, &shape));
+        let later = self.backend.read_later(self.parts.report);
+        self.batches.swap(0, 1);
+        let before = self.pending.replace(Pending { step, lr, later });
+        // The batch of the step before has made room for this one's, but its head is still in the slot filled next.
+        before.map(|p| self.judge(p, 0)).transpose()
+    }
+
+    /// What the last launched step came to, if it has not been told.
+    ///
+    /// # Errors
+    /// As [`Engine::launch`], for that step.
+    pub fn finish(&mut self) -> Result<Option<StepReport>> {
+        self.pending.take().map(|p| self.judge(p, 1)).transpose()
+    }
+
+    /// [`Engine::launch`] and [`Engine::finish`]: one step, waited for.
+    ///
+    /// # Errors
+    /// As [`Engine::launch`], for this step.
+    pub fn step(&mut self, step: u64, lr: f32) -> Result<StepReport> {
+        self.launch(step, lr)?;
+        self.finish().map(|report| report.expect("a step was launched"))
+    }
+
+    /// Writes the batch, negatives and all.
+    fn upload(&mut self, step: u64) -> Shape {
+        let shape = self.parts.task.upload(&mut self.backend, &mut self.batches[0], step as u32);
+        self.parts.loss.upload(&mut self.backend, &mut self.host_loss, step as u32);
+        self.trained_on = Some(shape);
+        shape
+    }
+
+    fn judge(&mut self, p: Pending, batch: usize) -> Result<StepReport> {
+        let [loss, norm, ok, _] = self.backend.collect(p.later);
+        if ok != 1.0 || !loss.is_finite() || !norm.is_finite() {
+            self.backend.sync()?;
+            self.pending = None;
+            self.batches.swap(0, batch);
+            let shape = self.upload(p.step);
+            let place = self.first_fault(&shape, true);
+            let what = format!("step {}: loss {loss}, gradient norm {norm}: not finite, {place}", p.step);
+            return Err(not_finite(what));
+        }
+        let scored = self.batches[batch].head.m();
+        Ok(StepReport { step: p.step, loss, norm, scored, lr: p.lr })
     }
 
     /// Whether the weights that step `step` left still give a finite loss, on its own batch: the loss of a step is that of
@@ -193,21 +357,30 @@ impl<M: Model, B: Backend> Engine<M, B> {
     /// They do not; names the first op and layer.
     pub fn check_weights(&mut self, step: u64) -> Result<()> {
         let Some(shape) = self.trained_on else { return Ok(()) };
-        self.model.forward(&mut self.backend, &shape);
-        self.loss.forward(&mut self.backend, shape.m);
-        let loss = self.read_one(self.loss.value);
+        self.parts.model.forward(&mut self.backend, &shape);
+        self.parts.loss.forward(&mut self.backend, shape.m);
+        let loss = self.read_one(self.parts.loss.value);
         self.backend.sync()?;
         if loss.is_finite() {
             return Ok(());
         }
-        let place = self.first_fault(&shape);
+        let place = self.first_fault(&shape, false);
         Err(not_finite(format!("after step {step}: loss {loss}: not finite, {place}")))
     }
 
-    /// Repeats a step's passes with every result read back, to name the op and the layer that broke.
-    fn first_fault(&mut self, shape: &Shape) -> String {
+    fn read_one(&mut self, span: Span<F32>) -> f32 {
+        let mut x = [0.0];
+        self.backend.read(span.raw(), &mut x);
+        x[0]
+    }
+
+    /// Repeats a step's passes with every result read back, to name the op and the layer that broke; `make`: its batch too.
+    fn first_fault(&mut self, shape: &Shape, make: bool) -> String {
         let mut checked = Checked::new(&mut self.backend);
-        passes(&self.model, &self.loss, &mut checked, shape, &self.host_loss);
+        if make {
+            self.parts.task.make(&mut checked, shape);
+        }
+        self.parts.passes(&mut checked, shape);
         match checked.first_fault {
             Some((op, span)) => {
                 let layer = self.plan.params().iter().find(|p| p.w.raw() == span || p.dw.raw() == span);
@@ -247,44 +420,64 @@ impl<M: Model, B: Backend> Engine<M, B> {
     /// # Errors
     /// The device has failed.
     pub fn encode(&mut self, histories: &[&[u32]], out: &mut [f32]) -> Result<()> {
-        let (c, d) = (self.input.capacity, self.r.d);
+        let (b, t, d) = (self.settings.batch, self.input.capacity.t, self.r.d);
         assert_eq!(out.len(), histories.len() * d);
         self.trained_on = None;
-        for (chunk, out) in histories.chunks(c.b).zip(out.chunks_mut(c.b * d)) {
+        for (chunk, out) in histories.chunks(b).zip(out.chunks_mut(b * d)) {
             self.host.clear();
             for history in chunk {
-                MaskedItem::push_query(&mut self.host, history, c.t, self.r.v);
+                MaskedItem::push_query(&mut self.host, history, t, self.r.v);
             }
-            let shape = self.input.upload(&mut self.backend, &mut self.host, 0, false);
-            self.model.forward(&mut self.backend, &shape);
+            let shape = self.input.upload(&mut self.backend, &self.host, 0);
+            self.parts.model.forward(&mut self.backend, &shape);
             self.backend.read(self.r.scored.y.first(out.len()).raw(), out);
         }
         self.backend.sync()
     }
 
-    /// Forward and backward passes of the batch in [`Engine::host_input`], without an update: for tests and profiles.
-    pub fn gradients(&mut self, target: &[u32], step: u64, training: bool) -> f32 {
-        let mut shape = self.input.upload(&mut self.backend, &mut self.host, step as u32, true);
-        shape.training = training;
-        self.loss.upload(&mut self.backend, &mut self.host_loss, target, step as u32);
-        passes(&self.model, &self.loss, &mut self.backend, &shape, &self.host_loss);
-        self.read_one(self.loss.value)
+    /// Batch, forward and backward passes of what was pushed, without an update: for tests and profiles. Gives the loss.
+    pub fn gradients(&mut self, step: u64, training: bool) -> f32 {
+        let shape = Shape { training, ..self.upload(step) };
+        self.parts.task.make(&mut self.backend, &shape);
+        self.parts.passes(&mut self.backend, &shape);
+        self.read_one(self.parts.loss.value)
+    }
+
+    /// The same for a batch that is made already: with its `target`s, in training.
+    pub fn gradients_of(&mut self, input: &HostInput, target: &[u32], step: u64) -> f32 {
+        let shape = Shape { training: true, ..self.input.upload(&mut self.backend, input, step as u32) };
+        self.backend.write_ids(self.parts.loss.target, target);
+        self.backend.write(self.parts.loss.weight.raw(), &vec![1.0 / target.len().max(1) as f32; target.len()]);
+        self.parts.loss.upload(&mut self.backend, &mut self.host_loss, step as u32);
+        self.parts.passes(&mut self.backend, &shape);
+        self.read_one(self.parts.loss.value)
     }
 
     /// The span of the mean loss.
     pub fn loss_span(&self) -> Span<F32> {
-        self.loss.value
+        self.parts.loss.value
+    }
+
+    /// `e` where memory ran out, with the largest batch that would have fitted.
+    fn too_large(e: Error, settings: &Settings, items: usize) -> Error {
+        let Some(there) = e.room else { return e };
+        let bytes = |batch: usize| {
+            let plan = Self::lay_out(settings, items, batch).ok()?.0;
+            Some(B::bytes(&plan, settings.precision) as u64)
+        };
+        let fits = |batch: usize| bytes(batch).is_some_and(|b| b <= there);
+        let (mut low, mut high) = (0, settings.batch);
+        while high - low > 1 {
+            let middle = low + (high - low) / 2;
+            if fits(middle) { low = middle } else { high = middle }
+        }
+        match low {
+            0 => e.hint("not even one sequence a step fits: lower --width, --length or --blocks, or use --loss with fewer --negatives"),
+            batch => e.hint(format!("--batch {batch} would fit, or lower --length, --width or --blocks")),
+        }
     }
 }
 
 fn not_finite(what: String) -> Error {
     Error::user(what).hint("lower --lr, raise --warmup or set --clip")
-}
-
-/// Forward, loss, and back.
-fn passes<M: Model, B: Backend>(model: &M, loss: &Loss, b: &mut B, s: &Shape, host: &HostLoss) {
-    model.forward(b, s);
-    loss.forward(b, s.m);
-    loss.backward(b, s.m, host);
-    model.backward(b, s);
 }

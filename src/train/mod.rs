@@ -8,7 +8,7 @@ pub mod schedule;
 pub mod settings;
 pub mod trained;
 
-pub use engine::Engine;
+pub use engine::{Engine, MemoryPlan, StepReport};
 pub use run::{Event, RunFolder, train};
 pub use settings::{Flags, Settings};
 pub use trained::{Trained, Which};

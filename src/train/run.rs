@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     checkpoint::{self, EpochRow, State},
-    engine::Engine,
+    engine::{Engine, MemoryPlan, StepReport},
     schedule::Schedule,
     settings::Settings,
     trained::Snapshot,
@@ -38,7 +38,7 @@ use crate::{
     mem::Planner,
     models::{self, Model, WithModel},
     ops::Backend,
-    tasks::{MaskSettings, MaskedItem},
+    tasks::Sequence,
 };
 
 /// What a run folder remembers (`config.toml`).
@@ -166,8 +166,8 @@ impl RunFolder {
 /// What a run tells while it goes.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// Planned and ready: parameters, bytes of memory, steps of an epoch, the step it starts from.
-    Ready { parameters: usize, bytes: usize, steps: u64, state: State },
+    /// Planned and ready: parameters, memory, steps of an epoch, the state it starts from.
+    Ready { parameters: usize, memory: MemoryPlan, steps: u64, state: State },
     /// A step is done. `interactions`: real ones, trained on so far in this session.
     Step { epoch: u32, step: u64, steps: u64, loss: f32, lr: f32, interactions: u64 },
     /// An epoch is done.
@@ -217,7 +217,10 @@ pub fn train(job: &Job<'_>, observe: &mut dyn FnMut(Event)) -> Result<State> {
 struct Loop<'a, M, B> {
     job: &'a Job<'a>,
     engine: Engine<M, B>,
-    task: MaskedItem,
+    /// Whether the device holds the data.
+    held: bool,
+    /// Steps launched, at most one ahead of those booked in `state`.
+    launched: u64,
     state: State,
     vocabulary: String,
     /// Users with something to train on.
@@ -247,15 +250,22 @@ impl<'a, M: Model, B: Backend> Loop<'a, M, B> {
         // A fixed number of steps would outlast a small run.
         let warmup = s.warmup.min(total / 10);
         let schedule = Schedule { peak: s.lr, warmup, total, end: s.final_lr, decay: s.decay };
-        let task = MaskedItem::new(MaskSettings {
-            mask: s.mask,
-            mask_last: s.mask_last,
-            length: s.length,
-            items: job.data.items(),
-            seed: s.seed,
-        });
-        let now = Instant::now();
-        Ok(Loop { job, engine, task, state, vocabulary, users, schedule, saved: now, started: now, interactions: 0 })
+        let pieces = job.data.all_items().map(|items| job.data.check_items(items).map(|()| items));
+        let held = engine.hold(job.data.interactions(), pieces)?;
+        let (now, launched) = (Instant::now(), state.step);
+        Ok(Loop {
+            job,
+            engine,
+            held,
+            launched,
+            state,
+            vocabulary,
+            users,
+            schedule,
+            saved: now,
+            started: now,
+            interactions: 0,
+        })
     }
 
     fn steps(&self) -> u64 {
@@ -265,7 +275,7 @@ impl<'a, M: Model, B: Backend> Loop<'a, M, B> {
     fn run(mut self, observe: &mut dyn FnMut(Event)) -> Result<State> {
         observe(Event::Ready {
             parameters: self.engine.params().iter().map(|p| p.w.len()).sum(),
-            bytes: self.engine.plan.bytes(),
+            memory: self.engine.memory_plan(),
             steps: self.steps(),
             state: self.state.clone(),
         });
@@ -300,44 +310,80 @@ impl<'a, M: Model, B: Backend> Loop<'a, M, B> {
     /// The rest of the current epoch; false when told to stop.
     fn epoch(&mut self, observe: &mut dyn FnMut(Event)) -> Result<bool> {
         let s = &self.job.config.settings;
-        let (epoch, steps) = (self.state.epoch + 1, self.steps());
+        let epoch = self.state.epoch + 1;
+        self.check_data()?;
         let mut order = self.users.clone();
         Stream::new(s.seed, Purpose::Shuffle, epoch).shuffle(&mut order);
         let batches = order.chunks(s.batch).skip(self.state.step_in_epoch as usize);
         for batch in batches {
             if self.job.stop.load(Ordering::Relaxed) {
+                self.drain(observe)?;
                 return Ok(false);
             }
-            let input = self.engine.host_input();
-            self.task.clear(input);
-            for user in batch {
-                let items = self.job.split.train().items(self.job.data, *user as usize);
-                self.task.push(input, epoch, *user as u64, items);
+            if !self.held {
+                self.check_data()?;
             }
-            self.interactions += input.item.len() as u64;
-            let step = self.state.step + 1;
-            let lr = self.schedule.at(step);
-            let report = self
-                .engine
-                .step(&self.task.target, step, lr)
-                .map_err(|e| self.point_to_last(e.at(format!("epoch {epoch}"))))?;
-            self.state.step = step;
-            self.state.step_in_epoch += 1;
-            self.state.loss_sum += report.loss as f64 * self.task.target.len() as f64;
-            self.state.scored += self.task.target.len() as u64;
-            observe(Event::Step {
-                epoch,
-                step: self.state.step_in_epoch,
-                steps,
-                loss: report.loss,
-                lr,
-                interactions: self.interactions,
-            });
+            self.engine.begin(epoch);
+            let (data, train) = (self.job.data, self.job.split.train());
+            for user in batch {
+                let sequence = match self.held {
+                    true => Sequence::Held {
+                        first: data.place_of(*user as usize) as u32,
+                        len: train.len_of(*user as usize),
+                    },
+                    false => {
+                        let items = train.items(data, *user as usize);
+                        data.check_items(items)?;
+                        Sequence::Items(items)
+                    }
+                };
+                self.engine.push(*user as u64, sequence);
+            }
+            self.interactions += self.engine.rows() as u64;
+            self.launched += 1;
+            let lr = self.schedule.at(self.launched);
+            let before = self.engine.launch(self.launched, lr);
+            self.book(before, epoch, observe)?;
             if s.checkpoint_seconds > 0 && self.saved.elapsed() > Duration::from_secs(s.checkpoint_seconds) {
+                self.drain(observe)?;
                 self.save_last()?;
             }
         }
+        self.drain(observe)?;
         Ok(true)
+    }
+
+    /// Waits for the step that is under way, if there is one.
+    fn drain(&mut self, observe: &mut dyn FnMut(Event)) -> Result<()> {
+        let last = self.engine.finish();
+        self.book(last, self.state.epoch + 1, observe)
+    }
+
+    /// Writes down what a step came to.
+    fn book(&mut self, report: Result<Option<StepReport>>, epoch: u32, observe: &mut dyn FnMut(Event)) -> Result<()> {
+        let Some(report) = report.map_err(|e| self.point_to_last(e.at(format!("epoch {epoch}"))))? else {
+            return Ok(());
+        };
+        self.state.step = report.step;
+        self.state.step_in_epoch += 1;
+        self.state.loss_sum += report.loss as f64 * report.scored as f64;
+        self.state.scored += report.scored as u64;
+        let (step, steps) = (self.state.step_in_epoch, self.steps());
+        let StepReport { loss, lr, .. } = report;
+        observe(Event::Step { epoch, step, steps, loss, lr, interactions: self.interactions });
+        Ok(())
+    }
+
+    /// The files that batches are read from must be those that the run began with.
+    fn check_data(&self) -> Result<()> {
+        self.job.data.unchanged().map_err(|e| {
+            let last = self.job.folder.last();
+            e.hint(format!(
+                "put the data back as it was, then continue with: mipgpu train --resume {}; what was trained is in {}",
+                self.job.folder.path.display(),
+                last.display()
+            ))
+        })
     }
 
     /// Books the finished epoch, validates when it is time to; whether it is the best so far.

@@ -7,7 +7,7 @@ use super::{
     math::{lanes, load, store},
     simd::{Kernel, Simd, dispatch},
 };
-use crate::ops::{AdamW, Op, Run};
+use crate::ops::{AdamW, Guard, Op, Run};
 
 struct Update<'a> {
     p: &'a mut [f32],
@@ -55,6 +55,9 @@ impl Run<AdamW> for Cpu {
         let n = op.n;
         // SAFETY: disjoint by the assertion, each taken once.
         let (p, m, v) = unsafe { (self.out(op.p, n), self.out(op.m, n), self.out(op.v, n)) };
+        if self.get(op.ok, 1)[0] == 0.0 {
+            return;
+        }
         let (g, norm, hyper) = (self.get(op.g, n), self.get(op.norm, 1)[0], self.get(op.hyper, 3));
         let clip = if op.max_norm > 0.0 { (op.max_norm / (norm + 1e-6)).min(1.0) } else { 1.0 };
         let hyper = [hyper[0], hyper[1], hyper[2]];
@@ -62,5 +65,12 @@ impl Run<AdamW> for Cpu {
             .zip(m.par_chunks_mut(CHUNK).zip(v.par_chunks_mut(CHUNK)))
             .zip(g.par_chunks(CHUNK))
             .for_each(|((p, (m, v)), g)| dispatch(Update { p, m, v, g, clip, hyper, op }));
+    }
+}
+
+impl Run<Guard> for Cpu {
+    fn run(&mut self, op: &Guard) {
+        op.assert_disjoint();
+        op.reference(&self.arenas);
     }
 }

@@ -13,21 +13,22 @@ thread_local! {
     static POSITIONS: Cell<Vec<u32>> = const { Cell::new(Vec::new()) };
 }
 
-fn corrupt(op: &MaskItems, epoch: u32, batch: &Batch, sequences: Range<usize>, out: [&mut [u32]; 3]) {
-    let [item, row, target] = out;
+fn corrupt(op: &MaskItems, epoch: u32, batch: &Batch, sequences: Range<usize>, out: [&mut [u32]; 4]) {
+    let [item, pos, row, target] = out;
     if sequences.len() < 2 || item.len() < ROWS {
         let mut positions = POSITIONS.take();
-        op.corrupt(epoch, batch, sequences, [item, row, target], &mut positions);
+        op.corrupt(epoch, batch, sequences, [item, pos, row, target], &mut positions);
         return POSITIONS.set(positions);
     }
     let (start, end) = (sequences.start, sequences.end);
     let half = start + (end - start) / 2;
-    let (item, later_item) = item.split_at_mut((batch.cu[half] - batch.cu[start]) as usize);
+    let rows = (batch.cu[half] - batch.cu[start]) as usize;
+    let ((item, later_item), (pos, later_pos)) = (item.split_at_mut(rows), pos.split_at_mut(rows));
     let scored = (batch.scored[half] - batch.scored[start]) as usize;
     let ((row, later_row), (target, later_target)) = (row.split_at_mut(scored), target.split_at_mut(scored));
     rayon::join(
-        || corrupt(op, epoch, batch, start..half, [item, row, target]),
-        || corrupt(op, epoch, batch, half..end, [later_item, later_row, later_target]),
+        || corrupt(op, epoch, batch, start..half, [item, pos, row, target]),
+        || corrupt(op, epoch, batch, half..end, [later_item, later_pos, later_row, later_target]),
     );
 }
 
@@ -42,9 +43,14 @@ impl Run<MaskItems> for Cpu {
         };
         let m = &self.arenas;
         // SAFETY: disjoint by the assertion, each taken once.
-        let (item, row, target) = unsafe {
-            (m.ids_mut(op.item.first(op.n)), m.ids_mut(op.row.first(op.m)), m.ids_mut(op.target.first(op.m)))
+        let (item, pos) = unsafe { (m.ids_mut(op.item.first(op.n)), m.ids_mut(op.pos.first(op.n))) };
+        // SAFETY: as above.
+        let (row, target, weight) = unsafe {
+            (m.ids_mut(op.row.first(op.m)), m.ids_mut(op.target.first(op.m)), m.get_mut(op.weight.first(op.m)))
         };
-        corrupt(op, self.ids(op.epoch, 1)[0], &batch, 0..op.b, [item, row, target]);
+        let real = batch.scored[op.b] as usize;
+        let out = [item, pos, &mut row[..real], &mut target[..real]];
+        corrupt(op, self.ids(op.epoch, 1)[0], &batch, 0..op.b, out);
+        MaskItems::pad(real, row, target, weight);
     }
 }

@@ -11,6 +11,7 @@ mod cross_entropy;
 mod draw_negatives;
 mod dropout;
 mod embedding;
+mod gather_sequences;
 mod gelu;
 pub mod gemm;
 mod layer_norm;

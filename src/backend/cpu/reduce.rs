@@ -8,7 +8,7 @@ use super::{
     scratch,
     simd::{Kernel, Simd, dispatch},
 };
-use crate::ops::{GradNorm, Mean, Op, Run};
+use crate::ops::{GradNorm, Op, Run, WeightedMean};
 
 /// Elements of one partial sum.
 const PART: usize = 4096;
@@ -53,10 +53,10 @@ impl Kernel for AddRows<'_> {
     }
 }
 
-/// The sum of x or of x^2 over one part.
+/// The sum of x w over one part.
 struct Sum<'a> {
     x: &'a [f32],
-    squares: bool,
+    w: &'a [f32],
 }
 
 impl Kernel for Sum<'_> {
@@ -65,40 +65,42 @@ impl Kernel for Sum<'_> {
     fn run<S: Simd>(self, s: S) -> f32 {
         // Four sums at a time, since one addition waits for the last.
         let mut sums = [s.zero(); 4];
-        let one = s.splat(1.0);
-        let mut quads = self.x.chunks_exact(4 * S::LANES);
-        for quad in &mut quads {
+        assert_eq!(self.x.len(), self.w.len());
+        let mut quads = self.x.chunks_exact(4 * S::LANES).zip(self.w.chunks_exact(4 * S::LANES));
+        for (x, w) in &mut quads {
             for (v, sum) in sums.iter_mut().enumerate() {
-                // SAFETY: the chunk holds four vectors.
-                let x = unsafe { s.load(quad.as_ptr().add(v * S::LANES)) };
-                *sum = s.fma(x, if self.squares { x } else { one }, *sum);
+                // SAFETY: the chunks hold four vectors.
+                let (x, w) = unsafe { (s.load(x.as_ptr().add(v * S::LANES)), s.load(w.as_ptr().add(v * S::LANES))) };
+                *sum = s.fma(x, w, *sum);
             }
         }
-        let rest = quads.remainder();
-        lanes!(S, rest.len(), |i, k| {
-            // SAFETY: i + k is at most the length.
-            let x = unsafe { load(s, rest.as_ptr().add(i), k) };
-            sums[0] = s.fma(x, if self.squares { x } else { one }, sums[0]);
+        let whole = self.x.len() / (4 * S::LANES) * (4 * S::LANES);
+        let (x, w) = (&self.x[whole..], &self.w[whole..]);
+        lanes!(S, x.len(), |i, k| {
+            // SAFETY: i + k is at most the common length.
+            let (x, w) = unsafe { (load(s, x.as_ptr().add(i), k), load(s, w.as_ptr().add(i), k)) };
+            sums[0] = s.fma(x, w, sums[0]);
         });
         s.sum(s.add(s.add(sums[0], sums[2]), s.add(sums[1], sums[3])))
     }
 }
 
-fn sum(x: &[f32], squares: bool) -> f64 {
+/// The sum of x w.
+fn sum(x: &[f32], w: &[f32]) -> f64 {
     scratch::borrow(x.len().div_ceil(PART), |partials| {
         partials
             .par_iter_mut()
             .with_min_len(8)
-            .zip(x.par_chunks(PART))
-            .for_each(|(p, x)| *p = dispatch(Sum { x, squares }));
+            .zip(x.par_chunks(PART).zip(w.par_chunks(PART)))
+            .for_each(|(p, (x, w))| *p = dispatch(Sum { x, w }));
         partials.iter().map(|p| *p as f64).sum()
     })
 }
 
-impl Run<Mean> for Cpu {
-    fn run(&mut self, op: &Mean) {
+impl Run<WeightedMean> for Cpu {
+    fn run(&mut self, op: &WeightedMean) {
         op.assert_disjoint();
-        let mean = sum(self.get(op.x, op.n), false) / op.n.max(1) as f64;
+        let mean = sum(self.get(op.x, op.n), self.get(op.w, op.n));
         // SAFETY: disjoint by the assertion, taken once.
         let y = unsafe { self.out(op.y, 1) };
         y[0] = mean as f32;
@@ -108,7 +110,8 @@ impl Run<Mean> for Cpu {
 impl Run<GradNorm> for Cpu {
     fn run(&mut self, op: &GradNorm) {
         op.assert_disjoint();
-        let squares = sum(self.get(op.g, op.n), true);
+        let g = self.get(op.g, op.n);
+        let squares = sum(g, g);
         // SAFETY: disjoint by the assertion, taken once.
         let norm = unsafe { self.out(op.norm, 1) };
         norm[0] = squares.sqrt() as f32;

@@ -1,7 +1,7 @@
 //! Launcher of `kernels/adamw.cu`: a thread takes eight weights; the bf16 shadow is written on the way.
 
 use super::{Simt, kernels::*};
-use crate::ops::{AdamW, Op, Run};
+use crate::ops::{AdamW, Guard, Op, Run};
 
 /// Weights of a block.
 const BLOCK: usize = 256 * 8;
@@ -16,6 +16,7 @@ impl Run<AdamW> for Simt {
             shadow: self.shadow(op.p.raw()).unwrap_or(0),
             g: self.at(op.g),
             norm: self.at(op.norm),
+            ok: self.at(op.ok),
             hyper: self.at(op.hyper),
             n: op.n as i64,
             beta1: op.beta1,
@@ -25,5 +26,13 @@ impl Run<AdamW> for Simt {
             max_norm: op.max_norm,
         };
         self.launch(Kernel::Adamw, [op.n.div_ceil(BLOCK), 1, 1], 0, params);
+    }
+}
+
+impl Run<Guard> for Simt {
+    fn run(&mut self, op: &Guard) {
+        op.assert_disjoint();
+        let params = GuardParams { ok: self.at(op.ok), loss: self.at(op.loss), norm: self.at(op.norm) };
+        self.launch(Kernel::Guard, [1, 1, 1], 0, params);
     }
 }

@@ -238,7 +238,7 @@ impl CublasLt {
         let d = describe(p, [p.m, p.n, p.k], simt.precision == Precision::Bf16)?;
         let [b, a, c] = d.layouts[..] else { unreachable!("three layouts") };
         let (one, beta) = (1f32, if p.add { 1f32 } else { 0f32 });
-        let stream = &simt.device.stream;
+        let stream = &simt.stream;
         let workspace = self.workspace.device_ptr(stream).0;
         // SAFETY: addresses and sizes are those of a checked op; the workspace has its size; scalars are read at once.
         unsafe {

@@ -1,4 +1,4 @@
-//! Launcher of `kernels/mask_items.cu`: a warp a sequence, its shuffle in shared memory.
+//! Launcher of `kernels/mask_items.cu`: a warp a sequence, its shuffle in shared memory; one more for the padding.
 
 use super::{Simt, kernels::*};
 use crate::ops::{MaskItems, Op, Run};
@@ -12,6 +12,8 @@ impl Run<MaskItems> for Simt {
         op.assert_disjoint();
         let params = MaskItemsParams {
             item: self.at(op.item),
+            pos: self.at(op.pos),
+            weight: self.at(op.weight),
             row: self.at(op.row),
             target: self.at(op.target),
             raw: self.at(op.raw),
@@ -23,9 +25,11 @@ impl Run<MaskItems> for Simt {
             mask_last: op.mask_last,
             seed_lo: op.seed as u32,
             seed_hi: (op.seed >> 32) as u32,
+            b: op.b as i32,
+            m: op.m as i32,
             t: op.t as i32,
         };
-        self.launch(Kernel::MaskItems, [op.b, 1, 1], POSITION_BYTES * op.t, params);
+        self.launch(Kernel::MaskItems, [op.b + 1, 1, 1], POSITION_BYTES * op.t, params);
     }
 
     fn need(&self, op: &MaskItems) -> Result<usize, String> {

@@ -5,6 +5,10 @@ All memory of a plan is taken when the backend opens; scratch for partial sums i
 engine asks what every op of a step needs (`Run::need`). Work goes to one stream, in order. A failed call is kept, what
 follows it is skipped, and [`Memory::sync`] reports it: a device that falls away cannot leave a half-done step unnoticed.
 
+A stretch of work that comes again and again with the same sizes ([`Memory::replay`]) is launched call by call the first
+time, recorded as a CUDA graph the second, and from then on replayed by one call. Copies from and to the host pass beside
+it ([`transfer`]). MIPGPU_GRAPHS=off keeps to single calls, for profilers that show kernels by name.
+
 In bf16, activations are bf16; weights stay f32 and are shadowed by a bf16 copy, which AdamW and `write` keep up to date
 and from which products and gathers read.
 
@@ -21,6 +25,7 @@ mod draw_negatives;
 pub mod driver;
 mod dropout;
 mod embedding;
+mod gather_sequences;
 mod gelu;
 pub mod gemm;
 pub mod kernels;
@@ -33,20 +38,22 @@ mod rows;
 mod sampled_softmax;
 mod segment;
 mod sort_ids;
+mod transfer;
 
-use std::{ffi::c_void, sync::Arc};
+use std::{any::Any, collections::HashMap, ffi::c_void, sync::Arc};
 
-use cudarc::driver::{CudaSlice, DevicePtr, DriverError, result};
+use cudarc::driver::{CudaGraph, CudaSlice, CudaStream, DevicePtr, DriverError, result, sys};
 use half::bf16;
 
 use crate::{
     base::{Error, Result},
     mem::{Arena, Dst, Element, F32, Planner, Precision, RawSpan, Span, U32},
-    ops::{Memory, NoOp, Run},
+    ops::{Later, Memory, NoOp, Run},
 };
 use driver::{Driver, Loaded, words};
 use gemm::Gemm;
 use kernels::{Kernel, Pair, Ptr, Sealed, ShadowParams};
+use transfer::{Ahead, Results, Uploads};
 
 /// Blocks that fill a large GPU about twice: what sums over everything are cut into. A constant, so that results do not
 /// depend on the device.
@@ -55,7 +62,10 @@ pub const BLOCKS: usize = 264;
 /// A backend's memory on one device, and the way to launch on it.
 pub struct Simt {
     device: Arc<Loaded>,
+    /// The order of all its work: its own, so that recording it catches nobody else's.
+    stream: Arc<CudaStream>,
     precision: Precision,
+    /// By [`Arena`]; the last is taken by [`Memory::resident`].
     arenas: Vec<CudaSlice<u8>>,
     /// bf16 copy of [`Arena::Param`], empty in f32.
     shadow: CudaSlice<u8>,
@@ -63,8 +73,36 @@ pub struct Simt {
     /// What a write converts into.
     staging: Vec<bf16>,
     gemm: Option<Box<dyn Gemm>>,
+    graphs: HashMap<u64, Stretch>,
+    replays: bool,
+    /// What a recording must keep alive; there while one is made.
+    recording: Option<Vec<Box<dyn Any + Send>>>,
+    uploads: Uploads,
+    ahead: Option<Ahead>,
+    results: Results,
     /// The first failure, until it is reported.
     fault: Option<String>,
+}
+
+/// What is known of a stretch of work that may come again.
+enum Stretch {
+    /// It was launched once, call by call: what it needs has been made.
+    Seen,
+    Recorded {
+        graph: CudaGraph,
+        /// What its host functions work on.
+        _kept: Vec<Box<dyn Any + Send>>,
+    },
+}
+
+// SAFETY: a graph may be used from any thread, by one at a time, which `&mut Simt` sees to.
+unsafe impl Send for Stretch {}
+
+impl Drop for Simt {
+    fn drop(&mut self) {
+        // Copies may be on their way to memory that goes now.
+        let _ = self.stream.synchronize();
+    }
 }
 
 /// Bytes of an element in an arena.
@@ -73,7 +111,7 @@ fn element_bytes(arena: Arena, precision: Precision) -> usize {
 }
 
 const ARENAS: [Arena; Arena::COUNT] =
-    [Arena::Param, Arena::Grad, Arena::Moment1, Arena::Moment2, Arena::Act, Arena::Stat, Arena::Index];
+    [Arena::Param, Arena::Grad, Arena::Moment1, Arena::Moment2, Arena::Act, Arena::Stat, Arena::Index, Arena::Data];
 
 /// Bytes of device memory that a plan takes, without scratch and the driver's own.
 pub fn bytes(plan: &Planner, precision: Precision) -> usize {
@@ -95,6 +133,12 @@ impl Simt {
     ) -> Result<Simt> {
         let device = driver::open(driver, ordinal)?;
         let gemm = gemm(&device)?;
+        let failed = |e: DriverError| {
+            Error::user(format!("{} ({}) cannot be used: {}", driver.name(ordinal), device.card.name, words(e)))
+                .hint("look at nvidia-smi: the device may have failed")
+        };
+        let stream = device.context.new_stream().map_err(failed)?;
+        let (uploads, results) = (Uploads::new(&device).map_err(failed)?, Results::new(&device).map_err(failed)?);
         let (free, _) = device.context.mem_get_info().unwrap_or((device.card.free_bytes, 0));
         let needed = bytes(plan, precision);
         let refused = |e: DriverError| {
@@ -110,20 +154,93 @@ impl Simt {
                 free as f64 / 1e9,
                 words(e)
             );
-            Error::user(error).hint("lower --batch, --length, --width, --blocks or --negatives, or use --device cpu")
+            let hint = "lower --batch, --length, --width, --blocks or --negatives, or use --device cpu";
+            Error { room: Some(free as u64), ..Error::user(error).hint(hint) }
         };
         // Rounded up so that a vector load of a last element stays inside; never empty, so that every address is real.
-        let take = |bytes: usize| device.stream.alloc_zeros::<u8>(bytes.next_multiple_of(64).max(512)).map_err(refused);
+        let take = |bytes: usize| stream.alloc_zeros::<u8>(bytes.next_multiple_of(64).max(512)).map_err(refused);
         let arenas =
             ARENAS.iter().map(|a| take(plan.len(*a) * element_bytes(*a, precision))).collect::<Result<Vec<_>>>()?;
         let shadow = take(if precision == Precision::Bf16 { plan.len(Arena::Param) * 2 } else { 0 })?;
         let scratch = take(0)?;
-        Ok(Simt { device, precision, arenas, shadow, scratch, staging: Vec::new(), gemm: Some(gemm), fault: None })
+        Ok(Simt {
+            device,
+            stream,
+            precision,
+            arenas,
+            shadow,
+            scratch,
+            staging: Vec::new(),
+            gemm: Some(gemm),
+            graphs: HashMap::new(),
+            replays: std::env::var_os("MIPGPU_GRAPHS").is_none_or(|v| v != "off"),
+            recording: None,
+            uploads,
+            ahead: None,
+            results,
+            fault: None,
+        })
+    }
+
+    /// Whether [`Memory::replay`] records and replays (it does at first), or launches every call.
+    pub fn set_replay(&mut self, on: bool) {
+        self.replays = on;
+    }
+
+    /// Stretches of work that have been recorded.
+    pub fn recorded(&self) -> usize {
+        self.graphs.values().filter(|g| matches!(g, Stretch::Recorded { .. })).count()
+    }
+
+    /// Puts work of the host on the stream, or in the recording that is being made.
+    pub(super) fn on_host(&mut self, work: impl FnMut() + Send + 'static) {
+        type Work = Box<dyn FnMut() + Send>;
+        unsafe extern "C" fn call(work: *mut c_void) {
+            // SAFETY: the address of a `Work` that is kept as long as it may be called, by one thread at a time.
+            unsafe { (*work.cast::<Work>())() };
+        }
+        if self.fault.is_some() {
+            return;
+        }
+        // Boxed twice: the outer box has an address of one word, and keeps it.
+        let mut work: Box<Work> = Box::new(Box::new(work));
+        let at: *mut c_void = (&raw mut *work).cast();
+        // SAFETY: `work` lives until the stream has run it: below, or with the recording.
+        let done = unsafe { result::stream::launch_host_function(self.stream.cu_stream(), call, at) };
+        match &mut self.recording {
+            Some(kept) => kept.push(work),
+            None => drop(self.stream.synchronize()),
+        }
+        if let Err(e) = done {
+            self.fail("work of the host", e);
+        }
+    }
+
+    /// Whether launches are being recorded.
+    pub(super) fn is_recording(&self) -> bool {
+        self.recording.is_some()
+    }
+
+    fn launch_recorded(&mut self, key: u64) {
+        let Some(Stretch::Recorded { graph, .. }) = self.graphs.get(&key) else { return };
+        if let Err(e) = graph.launch() {
+            self.fail("launching a graph", e);
+        }
+    }
+
+    /// Records what `body` launches.
+    fn record(&mut self, body: impl FnOnce(&mut Self)) -> std::result::Result<Option<Stretch>, DriverError> {
+        self.stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)?;
+        self.recording = Some(Vec::new());
+        body(self);
+        let kept = self.recording.take().unwrap_or_default();
+        let graph = self.stream.end_capture(sys::CUgraphInstantiate_flags(0))?;
+        Ok(graph.map(|graph| Stretch::Recorded { graph, _kept: kept }))
     }
 
     /// The device's address of a slice. Nothing is tracked: there is one stream.
     fn base(&self, slice: &CudaSlice<u8>) -> Ptr {
-        slice.device_ptr(&self.device.stream).0
+        slice.device_ptr(&self.stream).0
     }
 
     fn address(&self, span: RawSpan) -> Ptr {
@@ -171,7 +288,9 @@ impl Simt {
     /// Room for partial sums, at least `bytes`; what it holds is lost at the next op.
     fn scratch(&mut self, bytes: usize) -> Ptr {
         if self.scratch.len() < bytes {
-            match self.device.stream.alloc_zeros::<u8>(bytes.next_multiple_of(1 << 20)) {
+            // Recorded work knows the old address.
+            self.graphs.clear();
+            match self.stream.alloc_zeros::<u8>(bytes.next_multiple_of(1 << 20)) {
                 Ok(slice) => self.scratch = slice,
                 Err(e) => self.fail("scratch memory", e),
             }
@@ -203,7 +322,7 @@ impl Simt {
         let done = device.context.bind_to_thread().and_then(|()| {
             // SAFETY: see the head of this file; the driver copies the parameters before it returns.
             unsafe {
-                let stream = device.stream.cu_stream();
+                let stream = self.stream.cu_stream();
                 result::launch_kernel(function, (x, y, z), (info.threads, 1, 1), shared_bytes as u32, stream, &mut list)
             }
         });
@@ -220,7 +339,7 @@ impl Simt {
         let device = &self.device;
         let done = device.context.bind_to_thread().and_then(|()| {
             // SAFETY: callers give spans that `at` has checked.
-            unsafe { result::memset_d8_async(at, 0, bytes, device.stream.cu_stream()) }
+            unsafe { result::memset_d8_async(at, 0, bytes, self.stream.cu_stream()) }
         });
         if let Err(e) = done {
             self.fail("memset", e);
@@ -241,10 +360,12 @@ impl Simt {
         if values.is_empty() || self.fault.is_some() {
             return;
         }
-        let (at, device) = (self.address(span), &self.device);
-        let done = device.context.bind_to_thread().and_then(|()| {
+        debug_assert!(self.recording.is_none(), "a copy from the host would be recorded with what it held");
+        let (at, bytes) = (self.address(span), bytemuck::cast_slice::<T, u8>(values));
+        let done = self.device.context.bind_to_thread().and_then(|()| match bytes.len() <= Uploads::MOST {
+            true => self.uploads.copy(&self.stream, at, bytes),
             // SAFETY: callers check the length. From pageable memory the call returns when the values have been taken.
-            unsafe { result::memcpy_htod_async(at, values, device.stream.cu_stream()) }
+            false => unsafe { result::memcpy_htod_async(at, bytes, self.stream.cu_stream()) },
         });
         if let Err(e) = done {
             self.fail("copy to the device", e);
@@ -260,8 +381,8 @@ impl Simt {
             .context
             .bind_to_thread()
             // SAFETY: callers check the length; the host waits before it reads.
-            .and_then(|()| unsafe { result::memcpy_dtoh_async(values, at, device.stream.cu_stream()) })
-            .and_then(|()| device.stream.synchronize());
+            .and_then(|()| unsafe { result::memcpy_dtoh_async(values, at, self.stream.cu_stream()) })
+            .and_then(|()| self.stream.synchronize());
         if let Err(e) = done {
             self.fail("copy from the device", e);
         }
@@ -275,6 +396,10 @@ impl Run<NoOp> for Simt {
 impl Memory for Simt {
     fn precision(&self) -> Precision {
         self.precision
+    }
+
+    fn bytes(plan: &Planner, precision: Precision) -> usize {
+        bytes(plan, precision)
     }
 
     fn write(&mut self, span: RawSpan, values: &[f32]) {
@@ -324,9 +449,90 @@ impl Memory for Simt {
         self.sync()
     }
 
+    fn resident(&mut self, len: usize) -> Option<Span<U32>> {
+        // What is left is also for the driver, for graphs and for whoever else draws on this device.
+        let (free, total) = self.device.context.mem_get_info().ok()?;
+        let bytes = len.checked_mul(4)?.next_multiple_of(64).max(512);
+        if self.fault.is_some() || bytes > free.saturating_sub(total / 16) {
+            return None;
+        }
+        self.arenas[Arena::Data as usize] = self.stream.alloc_zeros(bytes).ok()?;
+        Some(Span::data(len))
+    }
+
+    fn write_ids_ahead(&mut self, span: Span<U32>, values: &[u32]) {
+        assert!(values.len() <= span.len());
+        if values.is_empty() || self.fault.is_some() {
+            return;
+        }
+        let (at, bytes) = (self.at(span), bytemuck::cast_slice::<u32, u8>(values));
+        let done = self.device.context.bind_to_thread().and_then(|()| {
+            if self.ahead.as_ref().is_none_or(|a| a.room() < bytes.len()) {
+                self.stream.synchronize()?;
+                self.ahead = None;
+                self.ahead = Some(Ahead::new(&self.device, 4 * span.len())?);
+            }
+            self.ahead.as_mut().expect("made above").copy(&self.stream, at, bytes)
+        });
+        if let Err(e) = done {
+            self.fail("copy to the device", e);
+        }
+    }
+
+    fn read_later(&mut self, span: Span<F32>) -> Later {
+        assert!(span.len() >= transfer::NUMBERS && self.recording.is_none());
+        if self.fault.is_some() {
+            return Later::Lost;
+        }
+        let at = self.at(span);
+        match self.device.context.bind_to_thread().and_then(|()| self.results.begin(&self.stream, at)) {
+            Ok(slot) => Later::Slot(slot),
+            Err(e) => {
+                self.fail("copy from the device", e);
+                Later::Lost
+            }
+        }
+    }
+
+    fn collect(&mut self, later: Later) -> [f32; 4] {
+        match later {
+            Later::Now(values) => values,
+            Later::Lost => [f32::NAN; 4],
+            Later::Slot(slot) => self.results.end(slot).unwrap_or_else(|e| {
+                self.fail("waiting for the device", e);
+                [f32::NAN; 4]
+            }),
+        }
+    }
+
+    fn replays(&self) -> bool {
+        true
+    }
+
+    fn replay(&mut self, key: u64, body: impl FnOnce(&mut Self)) {
+        if !self.replays || self.fault.is_some() {
+            return body(self);
+        }
+        match self.graphs.get(&key) {
+            None => {
+                body(self);
+                self.graphs.insert(key, Stretch::Seen);
+            }
+            Some(Stretch::Seen) => match self.record(body) {
+                Ok(Some(recorded)) => {
+                    self.graphs.insert(key, recorded);
+                    self.launch_recorded(key);
+                }
+                Ok(None) => self.fail_with("recording a graph: the driver gave none".into()),
+                Err(e) => self.fail("recording a graph", e),
+            },
+            Some(Stretch::Recorded { .. }) => self.launch_recorded(key),
+        }
+    }
+
     fn sync(&mut self) -> Result<()> {
         if self.fault.is_none()
-            && let Err(e) = self.device.stream.synchronize()
+            && let Err(e) = self.stream.synchronize()
         {
             self.fail("waiting for the device", e);
         }

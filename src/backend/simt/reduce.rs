@@ -1,7 +1,7 @@
 //! Launchers of `kernels/reduce.cu`: one launch where a block is enough, else partial sums and a launch over those.
 
 use super::{BLOCKS, Simt, kernels::*};
-use crate::ops::{GradNorm, Mean, Op, Run};
+use crate::ops::{GradNorm, Op, Run, WeightedMean};
 
 /// Blocks for `n` elements; a function of `n` alone, so that sums are cut the same way everywhere.
 fn blocks(n: usize) -> usize {
@@ -13,27 +13,27 @@ fn scratch(n: usize) -> usize {
 }
 
 impl Simt {
-    /// The sum of x, divided by `count`, or the root of the sum of squares.
-    fn reduce(&mut self, out: Ptr, x: Ptr, n: usize, count: f32, norm: bool) {
-        let (squares, root, blocks) = (norm as i32, norm as i32, blocks(n));
-        let last = ReduceParams { out, x, n: n as i64, count, squares, root };
+    /// The sum of x w, or its root.
+    fn reduce(&mut self, out: Ptr, x: Ptr, w: Ptr, n: usize, root: bool) {
+        let blocks = blocks(n);
+        let last = ReduceParams { out, x, w, n: n as i64, root: root as i32 };
         if blocks == 1 {
             return self.launch(Kernel::Reduce, [1, 1, 1], 0, last);
         }
         let partial = self.scratch(scratch(n));
-        let first = ReduceParams { out: partial, count: 1.0, root: 0, ..last };
+        let first = ReduceParams { out: partial, root: 0, ..last };
         self.launch(Kernel::Reduce, [blocks, 1, 1], 0, first);
-        self.launch(Kernel::Reduce, [1, 1, 1], 0, ReduceParams { x: partial, n: blocks as i64, squares: 0, ..last });
+        self.launch(Kernel::Reduce, [1, 1, 1], 0, ReduceParams { x: partial, w: 0, n: blocks as i64, ..last });
     }
 }
 
-impl Run<Mean> for Simt {
-    fn run(&mut self, op: &Mean) {
+impl Run<WeightedMean> for Simt {
+    fn run(&mut self, op: &WeightedMean) {
         op.assert_disjoint();
-        self.reduce(self.at(op.y), self.at(op.x), op.n, op.n.max(1) as f32, false);
+        self.reduce(self.at(op.y), self.at(op.x), self.at(op.w), op.n, false);
     }
 
-    fn need(&self, op: &Mean) -> Result<usize, String> {
+    fn need(&self, op: &WeightedMean) -> Result<usize, String> {
         Ok(scratch(op.n))
     }
 }
@@ -41,7 +41,7 @@ impl Run<Mean> for Simt {
 impl Run<GradNorm> for Simt {
     fn run(&mut self, op: &GradNorm) {
         op.assert_disjoint();
-        self.reduce(self.at(op.norm), self.at(op.g), op.n, 1.0, true);
+        self.reduce(self.at(op.norm), self.at(op.g), self.at(op.g), op.n, true);
     }
 
     fn need(&self, op: &GradNorm) -> Result<usize, String> {

@@ -1,0 +1,242 @@
+//! Steps that stay on the device, on the emulator: recorded work against single launches, batches made on the device
+//! against batches made on the host, data held against data streamed, all to the same bits; and what happens when a step
+//! breaks while the next one is under way. Needs a C++ compiler (g++) at build time.
+
+use mipgpu::{
+    backend::{Cpu, Simt, emulated},
+    base::rng::{Purpose, Stream},
+    layers::{Capacity, HostInput, Input},
+    mem::{Planner, Precision, Span, U32},
+    models::Bert4Rec,
+    ops::{Backend, Memory, NO_ROW},
+    tasks::{LossKind, MaskSettings, MaskedItem, Sequence},
+    train::{Engine, Settings},
+};
+
+const ITEMS: usize = 300;
+const USERS: usize = 40;
+
+fn settings(loss: LossKind) -> Settings {
+    Settings {
+        width: 16,
+        heads: 2,
+        blocks: 1,
+        length: 12,
+        batch: 8,
+        mask: 0.3,
+        mask_last: 0.2,
+        dropout: 0.1,
+        attention_dropout: 0.1,
+        loss,
+        negatives: 20,
+        ..Settings::default()
+    }
+}
+
+/// Histories of 1 to 30 items.
+fn histories() -> Vec<Vec<u32>> {
+    let mut draw = Stream::new(7, Purpose::Test, 0);
+    let one = |draw: &mut Stream| {
+        let len = 1 + draw.below(30);
+        (0..len).map(|_| draw.below(ITEMS as u64) as u32).collect()
+    };
+    (0..USERS).map(|_| one(&mut draw)).collect()
+}
+
+fn counts() -> Vec<u64> {
+    (0..ITEMS as u64).map(|i| 1 + i % 5).collect()
+}
+
+/// Where the items come from.
+#[derive(Clone, Copy, PartialEq)]
+enum From {
+    Host,
+    Device,
+}
+
+/// Losses of `steps` steps over shuffled users, and all weights after them, as bits.
+fn train<B: Backend>(
+    mut engine: Engine<Bert4Rec, B>,
+    from: From,
+    steps: u64,
+) -> (Vec<u32>, Vec<u32>, Engine<Bert4Rec, B>) {
+    let users = histories();
+    let places: Vec<usize> = users.iter().scan(0, |at, h| Some(std::mem::replace(at, *at + h.len()))).collect();
+    if from == From::Device {
+        let total = users.iter().map(Vec::len).sum::<usize>() as u64;
+        assert!(engine.hold(total, users.iter().map(|h| Ok(&h[..]))).unwrap());
+    }
+    let mut losses = Vec::new();
+    let mut draw = Stream::new(8, Purpose::Test, 0);
+    for step in 1..=steps {
+        engine.begin(step as u32);
+        // Batches of four to eight sequences: sizes that do and do not come again.
+        for _ in 0..4 + draw.below(5) {
+            let user = draw.below(USERS as u64) as usize;
+            let (first, len) = (places[user] as u32, users[user].len());
+            let sequence = match from {
+                From::Host => Sequence::Items(&users[user]),
+                From::Device => Sequence::Held { first, len },
+            };
+            engine.push(user as u64, sequence);
+        }
+        losses.extend(engine.launch(step, 2e-3).unwrap().map(|r| r.loss.to_bits()));
+    }
+    losses.extend(engine.finish().unwrap().map(|r| r.loss.to_bits()));
+    assert_eq!(losses.len() as u64, steps);
+    (losses, weights(&mut engine), engine)
+}
+
+fn weights<B: Backend>(engine: &mut Engine<Bert4Rec, B>) -> Vec<u32> {
+    let mut all = Vec::new();
+    for p in engine.params().to_vec() {
+        let mut values = vec![0.0; p.w.len()];
+        engine.backend.read(p.w.raw(), &mut values);
+        all.extend(values.into_iter().map(f32::to_bits));
+    }
+    all
+}
+
+fn engine(s: &Settings, precision: Precision) -> Engine<Bert4Rec, Simt> {
+    Engine::new(s, &counts(), |p| emulated(precision, p)).unwrap()
+}
+
+#[test]
+fn a_hundred_replayed_steps_are_a_hundred_launched_ones() {
+    for (precision, loss) in [(Precision::F32, LossKind::Softmax), (Precision::Bf16, LossKind::SampledPopularity)] {
+        let s = settings(loss);
+        let (losses, replayed, e) = train(engine(&s, precision), From::Device, 100);
+        assert!((1..=12).contains(&e.backend.recorded()), "{} sizes were recorded", e.backend.recorded());
+        let mut direct = engine(&s, precision);
+        direct.backend.set_replay(false);
+        let (direct_losses, launched, e) = train(direct, From::Device, 100);
+        assert_eq!(e.backend.recorded(), 0);
+        assert_eq!(losses, direct_losses, "{precision:?}");
+        assert_eq!(replayed, launched, "{precision:?}");
+    }
+}
+
+#[test]
+fn streamed_data_trains_to_the_same_bits_as_data_held() {
+    let s = settings(LossKind::Softmax);
+    let (losses, held, _) = train(engine(&s, Precision::Bf16), From::Device, 12);
+    let (streamed_losses, streamed, _) = train(engine(&s, Precision::Bf16), From::Host, 12);
+    assert_eq!((losses, held), (streamed_losses, streamed));
+}
+
+/// Ids of a span.
+fn ids<B: Backend>(b: &mut B, span: Span<U32>, n: usize) -> Vec<u32> {
+    let mut ids = vec![0; n];
+    b.read_ids(span.first(n), &mut ids);
+    ids
+}
+
+/// Batches as the device makes them, padded and out of its own memory, item by item as the host makes them.
+#[test]
+fn batches_made_on_the_device_are_those_of_the_host() {
+    let users = histories();
+    let places: Vec<usize> = users.iter().scan(0, |at, h| Some(std::mem::replace(at, *at + h.len()))).collect();
+    let (t, b) = (12, 8);
+    let c = MaskSettings { mask: 0.3, mask_last: 0.2, length: t, items: ITEMS, seed: 11 };
+    let plan = || {
+        let mut p = Planner::new();
+        let capacity = Capacity::new(b, t, b * MaskedItem::scored(c.mask, t));
+        let input = Input::plan(&mut p, capacity);
+        let (target, weight) = (p.index(capacity.m), p.stat(capacity.m));
+        let task = MaskedItem::plan(&mut p, c, &input, target, weight);
+        (p, input, task, target, weight)
+    };
+    let (p, input, mut task, target, weight) = plan();
+    let host_task = plan().2;
+    let mut device = emulated(Precision::Bf16, &p).unwrap();
+    let total = users.iter().map(Vec::len).sum();
+    let data = device.resident(total).unwrap();
+    device.write_ids(data, &users.concat());
+    task.hold(data);
+    for epoch in 1..=30u32 {
+        let mut draw = Stream::new(3, Purpose::Test, epoch);
+        let (mut batch, mut on_host) = (task.batch(), host_task.batch());
+        task.clear(&mut batch, epoch);
+        host_task.clear(&mut on_host, epoch);
+        for _ in 0..1 + draw.below(b as u64) {
+            let user = draw.below(USERS as u64) as usize;
+            let first = places[user] as u32;
+            task.push(&mut batch, user as u64, Sequence::Held { first, len: users[user].len() });
+            host_task.push(&mut on_host, user as u64, Sequence::Items(&users[user]));
+        }
+        let s = task.upload(&mut device, &mut batch, epoch);
+        task.make(&mut device, &s);
+        let (mut want, mut want_target) = (HostInput::default(), Vec::new());
+        host_task.make_on_host(&on_host, &mut want, &mut want_target);
+        let (n, m) = (want.item.len(), want.row.len());
+        assert!(
+            s.n >= n && s.m >= m && s.n.is_multiple_of(64) && s.m.is_multiple_of(16),
+            "{s:?} of {n} rows, {m} scored"
+        );
+        assert_eq!(ids(&mut device, input.item, n), want.item);
+        assert_eq!(ids(&mut device, input.pos, n), want.pos);
+        assert_eq!(ids(&mut device, input.cu, want.cu.len()), want.cu);
+        let (row, targets) = (ids(&mut device, input.row, s.m), ids(&mut device, target, s.m));
+        assert_eq!((&row[..m], &targets[..m]), (&want.row[..], &want_target[..]));
+        assert!(row[m..].iter().all(|r| *r == NO_ROW) && targets[m..].iter().all(|t| *t == 0));
+        let mut weights = vec![0.0; s.m];
+        device.read(weight.raw(), &mut weights);
+        assert!(weights[..m].iter().all(|w| *w == 1.0 / m as f32) && weights[m..].iter().all(|w| *w == 0.0));
+    }
+}
+
+/// Padding changes nothing but the order of sums.
+#[test]
+fn padded_batches_train_as_the_bare_ones_do() {
+    for loss in [LossKind::Softmax, LossKind::SampledUniform] {
+        // Draws of dropout are numbered by row and place: padding at the end leaves them as they are.
+        let s = settings(loss);
+        let (padded, w, _) = train(engine(&s, Precision::F32), From::Device, 6);
+        let cpu = Engine::new(&s, &counts(), |p| Ok(Cpu::new(p))).unwrap();
+        let (bare, cpu_w, _) = train(cpu, From::Host, 6);
+        for (a, b) in padded.iter().zip(&bare) {
+            let (a, b) = (f32::from_bits(*a), f32::from_bits(*b));
+            assert!((a - b).abs() < 1e-4 * b, "{loss:?}: {a} against {b}");
+        }
+        let difference = |(a, b): (&u32, &u32)| (f32::from_bits(*a) - f32::from_bits(*b)).abs();
+        let mean = w.iter().zip(&cpu_w).map(difference).sum::<f32>() / w.len() as f32;
+        assert!(mean < 3e-5, "{loss:?}: weights differ by {mean} on average");
+    }
+}
+
+/// The host sees a broken step only after it has launched the next: neither may have touched a weight, and the one that
+/// broke is the one that is named.
+#[test]
+fn a_broken_step_freezes_the_weights_until_it_is_seen() {
+    for held in [From::Host, From::Device] {
+        let s = Settings { clip: 0.0, ..settings(LossKind::Softmax) };
+        let (_, _, mut e) = train(engine(&s, Precision::Bf16), held, 3);
+        let users = histories();
+        let push = |e: &mut Engine<Bert4Rec, Simt>, epoch| {
+            e.begin(epoch);
+            for user in 0..4u64 {
+                let items = &users[user as usize];
+                let first = users[..user as usize].iter().map(Vec::len).sum::<usize>() as u32;
+                e.push(
+                    user,
+                    if held == From::Host {
+                        Sequence::Items(items)
+                    } else {
+                        Sequence::Held { first, len: items.len() }
+                    },
+                );
+            }
+        };
+        let gamma = e.params().iter().find(|p| p.name == "block.0.ffn_norm.gamma").unwrap().clone();
+        let mut sound = vec![0.0; gamma.w.len()];
+        e.backend.read(gamma.w.raw(), &mut sound);
+        e.backend.write(gamma.w.raw(), &vec![f32::NAN; sound.len()]);
+        let before = weights(&mut e);
+        push(&mut e, 4);
+        assert!(e.launch(4, 1e-3).unwrap().is_none());
+        push(&mut e, 5);
+        let error = e.launch(5, 1e-3).unwrap_err().to_string();
+        assert!(error.contains("step 4") && error.contains("layer_norm_fwd of block.0.ffn_norm"), "{error}");
+        assert_eq!(before, weights(&mut e));
+    }
+}
