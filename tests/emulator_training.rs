@@ -34,7 +34,7 @@ fn settings() -> Settings {
 }
 
 /// Losses of some steps, each on a batch of its own, and the weights after them.
-fn run<B: Backend>(s: &Settings, steps: u64, open: impl FnOnce(&Planner) -> Result<B>) -> (Vec<f32>, Vec<f32>) {
+fn run<B: Backend>(s: &Settings, steps: u64, open: impl Fn(&Planner) -> Result<B>) -> (Vec<f32>, Vec<f32>) {
     let counts: Vec<u64> = (0..ITEMS as u64).map(|i| 1 + i % 5).collect();
     let mut engine = Engine::<Bert4Rec, B>::new(s, &counts, open).unwrap();
     let mut losses = Vec::new();

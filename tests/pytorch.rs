@@ -11,7 +11,7 @@ use mipgpu::{
 };
 use safetensors::SafeTensors;
 
-fn check<B: Backend>(file: &str, norm: NormPlace, open: impl FnOnce(&Planner) -> B, tolerance: f32) {
+fn check<B: Backend>(file: &str, norm: NormPlace, open: impl Fn(&Planner) -> B, tolerance: f32) {
     let path = format!("{}/tests/fixtures/{file}", env!("CARGO_MANIFEST_DIR"));
     let bytes = std::fs::read(path).unwrap();
     let fixture = SafeTensors::deserialize(&bytes).unwrap();

@@ -134,7 +134,7 @@ impl<M: Model, B: Backend> Engine<M, B> {
     ///
     /// # Errors
     /// Settings that contradict each other, need more memory than there is, or sizes that the backend does not serve.
-    pub fn new(settings: &Settings, counts: &[u64], open: impl FnOnce(&Planner) -> Result<B>) -> Result<Self> {
+    pub fn new(settings: &Settings, counts: &[u64], open: impl Fn(&Planner) -> Result<B>) -> Result<Self> {
         let mut engine = Self::blank(settings, counts, open)?;
         engine.draw_weights();
         Ok(engine)
@@ -144,10 +144,11 @@ impl<M: Model, B: Backend> Engine<M, B> {
     ///
     /// # Errors
     /// As [`Engine::new`].
-    pub fn blank(settings: &Settings, counts: &[u64], open: impl FnOnce(&Planner) -> Result<B>) -> Result<Self> {
+    pub fn blank(settings: &Settings, counts: &[u64], open: impl Fn(&Planner) -> Result<B>) -> Result<Self> {
         settings.check()?;
         let (plan, input, parts) = Self::lay_out(settings, counts.len(), settings.batch)?;
-        let mut backend = open(&plan).map_err(|e| Self::too_large(e, settings, counts.len()))?;
+        let smaller = |e| Self::too_large(e, settings, counts.len(), &open);
+        let mut backend = open(&plan).map_err(smaller)?;
         let host_loss = parts.loss.prepare(&mut backend, counts, settings.log_q);
         backend.write(parts.ok().raw(), &[1.0]);
         let mut engine = Engine {
@@ -165,7 +166,7 @@ impl<M: Model, B: Backend> Engine<M, B> {
             data: None,
             trained_on: None,
         };
-        engine.reserve()?;
+        engine.reserve().map_err(smaller)?;
         Ok(engine)
     }
 
@@ -203,15 +204,19 @@ impl<M: Model, B: Backend> Engine<M, B> {
 
     /// Asks the backend whether it serves every op of a full batch, and has it take the scratch memory they need.
     fn reserve(&mut self) -> Result<()> {
-        let c = self.input.capacity;
-        let mut asking = Asking::new(&self.backend);
-        self.parts.step(&mut asking, &Shape { b: c.b, n: c.n, m: c.m, training: true });
-        let Asking { scratch_bytes, refused, .. } = asking;
+        let Asking { scratch_bytes, refused, .. } = Self::ask(&self.backend, &self.parts, &self.input);
         if let Some((op, why)) = refused {
             return Err(Error::user(format!("{op}: {why}")).hint("change the sizes, or use --device cpu"));
         }
         self.workspace = scratch_bytes;
         self.backend.reserve(scratch_bytes)
+    }
+
+    /// What the backend says of the ops of a full batch.
+    fn ask<'b>(backend: &'b B, parts: &Parts<M>, input: &Input) -> Asking<'b, B> {
+        let (c, mut asking) = (input.capacity, Asking::new(backend));
+        parts.step(&mut asking, &Shape { b: c.b, n: c.n, m: c.m, training: true });
+        asking
     }
 
     fn draw_weights(&mut self) {
@@ -458,22 +463,23 @@ impl<M: Model, B: Backend> Engine<M, B> {
         self.parts.loss.value
     }
 
-    /// `e` where memory ran out, with the largest batch that would have fitted.
-    fn too_large(e: Error, settings: &Settings, items: usize) -> Error {
-        let Some(there) = e.room else { return e };
-        let bytes = |batch: usize| {
-            let plan = Self::lay_out(settings, items, batch).ok()?.0;
-            Some(B::bytes(&plan, settings.precision) as u64)
+    /// `e`, where memory ran out with the largest batch that would have fitted.
+    fn too_large(e: Error, settings: &Settings, items: usize, open: impl Fn(&Planner) -> Result<B>) -> Error {
+        // A bare backend can tell what scratch memory ops would take.
+        let (Some(there), Ok(bare)) = (e.room, open(&Planner::new())) else { return e };
+        let fits = |batch: usize| {
+            let Ok((plan, input, parts)) = Self::lay_out(settings, items, batch) else { return false };
+            let scratch = Self::ask(&bare, &parts, &input).scratch_bytes;
+            (B::bytes(&plan, settings.precision) + scratch.next_multiple_of(1 << 20)) as u64 <= there
         };
-        let fits = |batch: usize| bytes(batch).is_some_and(|b| b <= there);
         let (mut low, mut high) = (0, settings.batch);
         while high - low > 1 {
             let middle = low + (high - low) / 2;
             if fits(middle) { low = middle } else { high = middle }
         }
         match low {
-            0 => e.hint("not even one sequence a step fits: lower --width, --length or --blocks, or use --loss with fewer --negatives"),
-            batch => e.hint(format!("--batch {batch} would fit, or lower --length, --width or --blocks")),
+            0 => e.hint("not even one sequence a step fits: lower --width, --length, --blocks or --negatives"),
+            batch => e.hint(format!("--batch {batch} would fit; or lower --length, --width, --blocks or --negatives")),
         }
     }
 }

@@ -94,6 +94,49 @@ fn devices_and_check_tell_what_there_is() {
     assert_eq!(json["emulator"], true);
     let said = p.well("check --device emu --only gelu");
     assert!(said.contains("gelu_fwd") && said.contains("ok") && !said.contains("FAILED"), "{said}");
-    p.well("check --device cpu --only mean");
+    p.well("check --device cpu --only weighted_mean");
     p.refused("check --device cpu --only nothing-of-the-kind", &["nothing-of-the-kind"]);
+}
+
+/// What `train --json` says of its memory.
+fn memory_of(p: &Place, run: &str, env: &[(&str, &str)]) -> serde_json::Value {
+    let out = p.command(&format!("train data --out {run} --json {EMU}")).envs(env.iter().copied()).output().unwrap();
+    let text = String::from_utf8(out.stdout).unwrap();
+    assert_eq!(out.status.code(), Some(0), "{text} {}", String::from_utf8_lossy(&out.stderr));
+    let ready = text.lines().find(|l| l.contains("\"ready\"")).expect("the run tells when it is ready");
+    let ready: serde_json::Value = serde_json::from_str(ready).unwrap();
+    let parts = ready["memory"].as_object().unwrap();
+    assert_eq!(parts.values().filter_map(|v| v.as_u64()).sum::<u64>(), ready["bytes"].as_u64().unwrap(), "{ready}");
+    ready["memory"].clone()
+}
+
+#[test]
+fn data_that_the_device_cannot_hold_pass_by_batch_by_batch_to_the_same_bytes() {
+    let p = Place::new();
+    let roomy = memory_of(&p, "held", &[]);
+    let rows: u64 = (0..120).map(|u| 6 + u % 30).sum();
+    assert_eq!(roomy["data"].as_u64(), Some(4 * rows), "the interactions are held");
+    // What all else takes, and a little: less than the sixteenth that is left to others.
+    let rest = roomy.as_object().unwrap().iter().filter(|(k, _)| *k != "data").filter_map(|(_, v)| v.as_u64());
+    let memory = (rest.sum::<u64>() + (1 << 20)) * 103 / 100;
+    let tight = memory_of(&p, "streamed", &[("MIPGPU_EMU_MEMORY", &memory.to_string())]);
+    assert!(tight["data"].is_null(), "{tight}");
+    p.assert_same_run("held", "streamed");
+}
+
+#[test]
+fn a_plan_that_does_not_fit_names_the_largest_batch_that_does() {
+    let p = Place::new();
+    let memory = [("MIPGPU_EMU_MEMORY", "6000000")];
+    let line = |batch: &str| format!("train data --out run -q {} --batch {batch}", EMU.replace("--batch 32", ""));
+    let out = p.command(&line("512")).envs(memory).output().unwrap();
+    let err = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.code() == Some(1) && err.contains("GB of device memory"), "{err}");
+    let named = err.split("--batch ").nth(1).expect("a batch is named").split(' ').next().unwrap();
+    let named: usize = named.parse().unwrap_or_else(|_| panic!("{err}"));
+    assert!((2..512).contains(&named), "{err}");
+    // It does fit, scratch and all; twice as much does not.
+    let tried = |batch: usize| p.command(&line(&batch.to_string())).envs(memory).output().unwrap().status.code();
+    assert_eq!((tried(named), tried(2 * named)), (Some(0), Some(1)), "{err}");
+    refused_with(&p, &[("MIPGPU_EMU_MEMORY", "100000")], &line("512"), &["not even one sequence"]);
 }

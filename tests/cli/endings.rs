@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread::sleep,
@@ -211,4 +211,38 @@ fn a_reader_who_leaves_is_a_normal_end() {
         let done = done(child.wait_with_output().unwrap());
         assert_eq!((done.code, done.err.as_str()), (Some(0), ""), "{words}");
     }
+}
+
+/// The files of interactions are read in place while a run goes on: one that is written over must end the run, not teach it
+/// something else.
+#[test]
+fn data_that_changes_during_a_run_ends_it() {
+    let p = Place::new();
+    let line = format!("train data --out run -q {TINY} --epochs 4000 --checkpoint-seconds 0 --eval-every 4000");
+    let mut child = p.command(&line).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let (metrics, start) = (p.path("run/metrics.jsonl"), Instant::now());
+    while fs::read_to_string(&metrics).map_or(0, |t| t.lines().count()) < 2 {
+        assert!(start.elapsed() < Duration::from_secs(120), "no second epoch within two minutes");
+        assert!(child.try_wait().unwrap().is_none(), "the run ended before its data changed");
+        sleep(Duration::from_millis(1));
+    }
+    let shard = p.names("data").into_iter().find(|n| n.contains("shard")).unwrap();
+    let mut file = fs::File::options().append(true).open(p.path("data").join(&shard)).unwrap();
+    file.write_all(&[0]).unwrap();
+    let done = done(child.wait_with_output().unwrap());
+    assert!(done.code == Some(1) && done.err.contains("has changed while it was in use"), "{done:?}");
+    assert!(done.err.contains(&shard) && done.err.contains("--resume"), "{done:?}");
+    assert_no_leftovers(&p.path("run"));
+    // Put back, the run goes on; as it is, it does not.
+    p.refused("train --resume run", &["bytes"]);
+    let length = fs::metadata(p.path("data").join(&shard)).unwrap().len() - 1;
+    file.set_len(length).unwrap();
+    let mut child = p.command("train --resume run -q").stderr(Stdio::piped()).spawn().unwrap();
+    let before = fs::read_to_string(&metrics).unwrap().lines().count();
+    while fs::read_to_string(&metrics).map_or(0, |t| t.lines().count()) <= before {
+        assert!(child.try_wait().unwrap().is_none(), "the run did not go on");
+        sleep(Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
 }

@@ -445,6 +445,17 @@ impl Memory for Simt {
     }
 
     fn reserve(&mut self, bytes: usize) -> Result<()> {
+        let there = self.device.context.mem_get_info().map_or(usize::MAX, |(free, _)| free + self.scratch.len());
+        if bytes.next_multiple_of(1 << 20) > there {
+            let taken = self.arenas.iter().map(CudaSlice::len).sum::<usize>() + self.shadow.len();
+            let (name, card) = (self.device.driver.name(self.device.card.ordinal), &self.device.card.name);
+            let [needed, there] = [taken + bytes, taken + there].map(|b| b as f64 / 1e9);
+            let what = format!(
+                "{name} ({card}): these settings need {needed:.1} GB of device memory, partial sums among it, {there:.1} GB are free"
+            );
+            let e = Error::user(what).hint("lower --batch, --length, --width, --blocks or --negatives");
+            return Err(Error { room: Some((there * 1e9) as u64), ..e });
+        }
         self.scratch(bytes);
         self.sync()
     }
