@@ -93,6 +93,16 @@ impl SamplerSettings {
         }
         Ok(())
     }
+
+    /// What the drawing op is told; `None` in-batch, where nothing is drawn.
+    pub fn sampling(&self) -> Option<Sampling> {
+        match self.kind {
+            SamplerKind::Uniform if self.unique => Some(Sampling::Unique),
+            SamplerKind::Uniform => Some(Sampling::Uniform),
+            SamplerKind::LogUniform | SamplerKind::Popularity => Some(Sampling::Alias),
+            SamplerKind::InBatch => None,
+        }
+    }
 }
 
 /// How negatives are drawn from one catalogue.
@@ -132,14 +142,9 @@ impl Sampler {
         Ok(Sampler { settings, distribution })
     }
 
-    /// What the drawing op is told; `None` in-batch, where nothing is drawn.
+    /// As [`SamplerSettings::sampling`].
     pub fn sampling(&self) -> Option<Sampling> {
-        match self.settings.kind {
-            SamplerKind::Uniform if self.settings.unique => Some(Sampling::Unique),
-            SamplerKind::Uniform => Some(Sampling::Uniform),
-            SamplerKind::LogUniform | SamplerKind::Popularity => Some(Sampling::Alias),
-            SamplerKind::InBatch => None,
-        }
+        self.settings.sampling()
     }
 
     /// Numbers of the table that the drawing op reads, 2V or none: to plan it before the counts are known.
