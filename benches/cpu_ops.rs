@@ -152,6 +152,7 @@ fn step(threads: usize, filter: &str) {
     for span in [table, bias, w, b, dloss, flat[0], flat[3]] {
         cpu.write(span.raw(), &random(span.len()));
     }
+    cpu.write(ok.raw(), &[1.0]);
     let ids = |cpu: &mut Cpu, span: Span<U32>, f: &dyn Fn(usize) -> usize| {
         cpu.write_ids(span, &(0..span.len()).map(|i| f(i) as u32).collect::<Vec<_>>());
     };

@@ -72,7 +72,11 @@ fn everything() -> (Planner, Cpu, Vec<Call>) {
     let (by, by2, negative) = (Sorted::plan(&mut p, n), Sorted::plan(&mut p, n + 2 * m + S), p.index(S));
     let (pairs, pair_g, pair_z, g0) = (p.index(2 * m), p.stat(2 * m), p.stat(2 * m), p.stat(m));
     let (scored_rows, own, no_alias) = (p.index(6), p.index(m * S.div_ceil(32)), Span::empty());
+    let (last, history) = (p.index(V), p.stat(4 * 90));
     let rows = p.stat((n + 2 * m + S) * D);
+    // Rank counting and lists: a target a row, but 40 of the first; every third item excluded for the last row.
+    let (target_start, excluded, excluded_start) = (p.index(m + 1), p.index(V / 3), p.index(m + 1));
+    let (found, found_score, bad, ranked) = (p.index(m * 10), p.stat(m * 10), p.index(m), p.stat(m));
 
     let mut cpu = Cpu::new(&p);
     for (i, span) in
@@ -87,6 +91,7 @@ fn everything() -> (Planner, Cpu, Vec<Call>) {
     }
     cpu.write(ok.raw(), &[1.0]);
     cpu.write(hyper.raw(), &[1e-3, 1.5, 2.5]);
+    cpu.write(ok.raw(), &[1.0]);
     let fill = |cpu: &mut Cpu, span: Span<U32>, f: &dyn Fn(usize) -> usize| {
         cpu.write_ids(span, &(0..span.len()).map(|i| f(i) as u32).collect::<Vec<_>>());
     };
@@ -96,6 +101,13 @@ fn everything() -> (Planner, Cpu, Vec<Call>) {
     fill(&mut cpu, item, &|i| i * 31 % 97);
     fill(&mut cpu, pos, &|i| i % T);
     fill(&mut cpu, scored_rows, &|i| m * i / 5);
+    // Rows are up to 80 steps behind.
+    cpu.write(history.raw(), &(0..4 * 90).map(|i| [1e-3, 1.5, 2.5, -0.01][i % 4]).collect::<Vec<_>>());
+    fill(&mut cpu, step, &|_| 80);
+    fill(&mut cpu, last, &|i| i % 80);
+    fill(&mut cpu, target_start, &|i| if i == 0 { 0 } else { (i + 39).min(m) });
+    fill(&mut cpu, excluded, &|i| 3 * i);
+    fill(&mut cpu, excluded_start, &|i| if i < m { 0 } else { V / 3 });
     let drop = Drop { p: 0.2, seed: 3, site: 4 };
     let (b_, k) = (LENGTHS.len(), D / H);
     let (h, contrast) = (scored.y, negative_loss::Contrast::Bce { beta: 0.4 });
@@ -263,6 +275,78 @@ fn everything() -> (Planner, Cpu, Vec<Call>) {
             p: 2,
             d: D,
             v: V,
+        }),
+        call(TopK {
+            item: found,
+            score: found_score,
+            bad,
+            h,
+            table,
+            bias,
+            excluded,
+            excluded_start,
+            b: m,
+            d: D,
+            v: V,
+            k: 10,
+            e: V / 3,
+        }),
+        call(CountAtLeast {
+            count: found,
+            score: ranked,
+            bad,
+            h,
+            table,
+            bias,
+            target,
+            target_start,
+            excluded,
+            excluded_start,
+            b: m,
+            d: D,
+            v: V,
+            n: m,
+            e: V / 3,
+        }),
+        call(ScoreItems { score: ranked, h, table, bias, item: target, start: target_start, b: m, d: D, v: V, p: m }),
+        call(CatchUpRows {
+            p: w2,
+            m: m2,
+            v: v2,
+            last,
+            key: by2.key,
+            history,
+            ok,
+            step,
+            n: n + S + 2 * m,
+            d: D,
+            rows: V,
+            ring: 90,
+            beta1: 0.9,
+            beta2: 0.99,
+            eps: 1e-8,
+            weight_decay: 0.1,
+            all: false,
+        }),
+        call(AdamWRows {
+            p: w2,
+            m: m2,
+            v: v2,
+            last,
+            g: rows,
+            key: by2.key,
+            norm,
+            ok,
+            hyper,
+            step,
+            n: n + S + 2 * m,
+            d: D,
+            rows: V,
+            beta1: 0.9,
+            beta2: 0.99,
+            eps: 1e-8,
+            weight_decay: 0.1,
+            max_norm: 1.0,
         }),
         call(GradNorm { norm, g: dtable, n: V * D }),
         call(AdamW {

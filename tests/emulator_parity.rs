@@ -60,6 +60,7 @@ ops! {
     gather_sequences: ops::gather_sequences::cases();
     attention: ops::attention::cases();
     cross_entropy: ops::cross_entropy::cases();
+    dilated_conv: ops::dilated_conv::cases();
     draw_negatives: ops::draw_negatives::cases();
     draw_candidates: ops::draw_negatives::candidate_cases();
     mark_own: ops::draw_negatives::own_cases();
@@ -74,8 +75,13 @@ ops! {
     negative_loss: ops::negative_loss::cases();
     weighted_mean: ops::reduce::mean_cases();
     grad_norm: ops::reduce::norm_cases();
+    rank: ops::rank::cases();
+    catch_up_rows: ops::row_adamw::catch_up_cases();
+    adamw_rows: ops::row_adamw::cases();
     rows: ops::rows::cases();
     sampled_softmax: ops::sampled_softmax::cases();
+    score_items: ops::rank::score_cases();
+    top_k: ops::top_k::cases();
     position_sum: ops::embedding::position_cases();
     segment_sum: ops::segment::cases();
     segment_rows: ops::segment::rows_cases();

@@ -8,7 +8,10 @@ use std::{
 use mipgpu::{
     backend::Cpu,
     base::rng::{Purpose, Stream},
+    layers::{Capacity, ConvBlock, ConvBlockConfig, Input, Shape},
+    mem::Planner,
     models::Bert4Rec,
+    ops::Memory,
     tasks::{LossKind, Sequence},
     train::{Engine, Settings},
 };
@@ -69,4 +72,26 @@ fn a_step_allocates_nothing() {
             assert_eq!(count, 0, "{count} allocations in ten steps with {loss:?}");
         });
     }
+    // Blocks of convolutions, which no model of the list has.
+    let mut plan = Planner::new();
+    let (b, n, t, channels) = (40, 40 * 25, 25, 48);
+    let input = Input::plan(&mut plan, Capacity { b, n, m: 1, t, rounding: [1, 1] });
+    let x = plan.var(n * channels);
+    let config = ConvBlockConfig { channels, taps: 3, dilation: 2, causal: true, std: 0.1 };
+    let block = ConvBlock::plan(&mut plan, "block", x, &input, &config).unwrap();
+    let mut cpu = Cpu::new(&plan);
+    cpu.write_ids(input.cu, &(0..=b).map(|s| (s * t) as u32).collect::<Vec<_>>());
+    pool.install(|| {
+        let mut steps = |n_steps: usize| {
+            (0..n_steps).for_each(|_| {
+                block.forward(&mut cpu, &Shape { b, n, ..Shape::default() });
+                block.backward(&mut cpu, &Shape { b, n, ..Shape::default() });
+            })
+        };
+        steps(20);
+        let before = COUNT.load(Ordering::Relaxed);
+        steps(10);
+        let count = COUNT.load(Ordering::Relaxed) - before;
+        assert_eq!(count, 0, "{count} allocations in ten steps of a block of convolutions");
+    });
 }

@@ -23,7 +23,7 @@ use mipgpu::{
         Dataset, Vocab,
         split::{HeldOut, Split, SplitSpec},
     },
-    eval::{EvalOptions, evaluate::evaluate_each, recommend::recommend, score::Scratch},
+    eval::{Answer, EvalOptions, Query, Ranks, Scored, evaluate::evaluate_each, recommend::recommend},
 };
 use parquet::{
     file::reader::{FileReader, SerializedFileReader},
@@ -40,7 +40,7 @@ fn lists_equal_sorting_everything() {
             (0..11u32).map(|h| (0..h).map(|i| (i * 7 + h) % items as u32).collect()).collect();
         let slices: Vec<&[u32]> = histories.iter().map(|h| &h[..]).collect();
         for (k, keep_seen) in [(1, false), (5, false), (5, true), (items, false)] {
-            let lists = recommend(&mut model, &slices, k, keep_seen, &mut Scratch::default()).unwrap();
+            let lists = recommend(&mut model, &slices, k, keep_seen).unwrap();
             for (history, list) in histories.iter().zip(lists) {
                 let scores = model.scores(history);
                 let seen: HashSet<u32> = if keep_seen { HashSet::new() } else { history.iter().copied().collect() };
@@ -298,11 +298,20 @@ fn a_failed_export_leaves_no_trace() {
         fn width(&self) -> usize {
             self.0.width()
         }
-        fn table(&self) -> &[f32] {
-            self.0.table()
+        fn items(&self) -> usize {
+            self.0.items()
         }
-        fn bias(&self) -> &[f32] {
-            self.0.bias()
+        fn item_vectors(&mut self, items: std::ops::Range<usize>, out: &mut [f32]) -> Result<()> {
+            self.0.item_vectors(items, out)
+        }
+        fn item_biases(&mut self, out: &mut [f32]) -> Result<()> {
+            self.0.item_biases(out)
+        }
+        fn rank(&mut self, _: &[Query<'_>]) -> Answer<Vec<Ranks>> {
+            unreachable!("an export ranks nothing")
+        }
+        fn top_k(&mut self, _: &[Query<'_>], _: usize) -> Answer<Vec<Vec<Scored>>> {
+            unreachable!("an export lists nothing")
         }
         fn encode(&mut self, _: &[&[u32]], _: &mut [f32]) -> Result<()> {
             Err(Error::internal("the machine is on fire"))

@@ -98,11 +98,11 @@ pub fn write(run: &mut OpenRun, data: Option<&Dataset>, args: &Args) -> Result<V
     let width = run.encoder.width();
     let mut written = Vec::new();
     if args.what.contains(&What::Items) {
-        let sheet = Sheet { name: "items", keys: &run.item_keys, width, bias: Some(run.encoder.bias()) };
-        let paths = export(sheet, &args.out, &formats, &mut |rows, out| {
-            out.copy_from_slice(&run.encoder.table()[rows.start * width..rows.end * width]);
-            Ok(())
-        })?;
+        let mut bias = vec![0.0; run.item_keys.len()];
+        // The biases stand behind or beside the vectors: they are known before the first block is written.
+        run.encoder.item_biases(&mut bias)?;
+        let sheet = Sheet { name: "items", keys: &run.item_keys, width, bias: Some(&bias) };
+        let paths = export(sheet, &args.out, &formats, &mut |rows, out| run.encoder.item_vectors(rows, out))?;
         written.extend(paths.into_iter().map(|p| (p, run.item_keys.len())));
     }
     if let (true, Some(data)) = (args.what.contains(&What::Users), data) {

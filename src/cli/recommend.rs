@@ -23,7 +23,6 @@ use crate::{
         Encoder, ItemMap,
         evaluate::check_ks,
         recommend::{Scored, recommend},
-        score::Scratch,
     },
 };
 
@@ -133,7 +132,6 @@ pub fn answer(
         keep_seen: args.keep_seen,
         json,
         titles: data.and_then(Titles::of),
-        scratch: Scratch::default(),
         unknown: 0,
         examples: Vec::new(),
         empty: 0,
@@ -240,7 +238,6 @@ struct Desk<'a> {
     keep_seen: bool,
     json: bool,
     titles: Option<Titles<'a>>,
-    scratch: Scratch,
     /// Events of items the model does not know, with a few names of them.
     unknown: usize,
     examples: Vec<String>,
@@ -293,7 +290,7 @@ impl Desk<'_> {
     /// The answers to a batch, as lines to print.
     fn answer(&mut self, requests: &[Request]) -> Result<String> {
         let histories: Vec<&[u32]> = requests.iter().map(|r| &r.history[..]).collect();
-        let lists = recommend(self.encoder, &histories, self.k, self.keep_seen, &mut self.scratch)?;
+        let lists = recommend(self.encoder, &histories, self.k, self.keep_seen)?;
         let mut out = String::new();
         for (request, list) in requests.iter().zip(lists) {
             self.unknown += request.unknown.len();

@@ -1,5 +1,5 @@
-/*! Evaluation in one pass: each user's history is encoded once, the scores go by in tiles, and full ranking, sampled
-rankings, the popularity baseline and the slices are all read off the same pass.
+/*! Evaluation in one pass: each user's history is encoded once and its held-out items ranked where the model is; full
+ranking, sampled rankings, the popularity baseline and the slices are all read off the same pass.
 
 Candidates of a user under full ranking: the whole catalogue, without the items of the history (unless
 [`EvalOptions::keep_seen`]). A held-out item that the history holds too is then excluded with it: no list can show it,
@@ -12,13 +12,12 @@ use rayon::prelude::*;
 use rustc_hash::FxHashSet;
 
 use super::{
-    Encoder, ItemMap,
+    Encoder, ItemMap, Query, Ranks,
     metrics::{MISS, Sums},
     negatives::{Sampler, Sampling, TooFew},
     popularity::Popularity,
-    rank::{Counter, distinct},
+    rank::distinct,
     report::{Protocol, Ranking, Report, Sampled, Slice},
-    score::{NotFinite, Scratch, Table, visit_tiles},
     slices::{self, Band},
 };
 use crate::{
@@ -98,13 +97,15 @@ struct Case<'d> {
     user: u32,
     history: Cow<'d, [u32]>,
     targets: Vec<u32>,
+    /// What full ranking leaves out: ascending, distinct.
+    excluded: Vec<u32>,
     /// Everything the user ever interacted with, held-out items too: what is no negative.
     known: FxHashSet<u32>,
 }
 
 /// Evaluates `encoder` on a part of the data and hands every user's result to `each`, in the order of the data.
 ///
-/// Memory: a batch of vectors, one tile of scores a thread, and the user list.
+/// Memory: the lists of a batch of users.
 ///
 /// # Errors
 /// k = 0 or beyond the catalogue; more negatives than a user has items left; no user to evaluate; a score that is NaN or
@@ -130,9 +131,6 @@ pub fn evaluate_each(
     let popularity = options.baseline.then(|| Popularity::new(counts));
 
     let users = part.users();
-    let width = encoder.width();
-    let mut scratch = Scratch::default();
-    let mut vectors = vec![0.0f32; options.batch.min(users.len()) * width];
     for users in users.chunks(options.batch) {
         let cases: Vec<Case> = users.par_iter().map(|u| case(data, part, options, !samplers.is_empty(), *u)).collect();
         cases.iter().for_each(|c| tally.left_out(c));
@@ -140,52 +138,43 @@ pub fn evaluate_each(
         if cases.is_empty() {
             continue;
         }
-        let histories: Vec<&[u32]> = cases.iter().map(|c| &c.history[..]).collect();
-        let vectors = &mut vectors[..cases.len() * width];
-        encoder.encode(&histories, vectors)?;
-        let table = Table { rows: encoder.table(), bias: encoder.bias(), width };
-
-        let mut counters: Vec<Counter> = cases
-            .par_iter()
-            .zip(vectors.par_chunks(width))
-            .map(|(c, vector)| Counter::new(table, vector, &c.targets, c.excluded(options)))
+        let draw = |c: &Case, sampler: &Sampler| {
+            let drawn = sampler.draw(c.user, options.negatives, &c.known);
+            drawn.map_err(|e| too_few(e, data, c, sampler.sampling, options.negatives))
+        };
+        let negatives: Vec<Vec<Vec<u32>>> =
+            cases.par_iter().map(|c| samplers.iter().map(|s| draw(c, s)).collect()).collect::<Result<_>>()?;
+        let queries: Vec<Query> = cases
+            .iter()
+            .zip(&negatives)
+            .map(|(c, among)| Query { history: &c.history, excluded: &c.excluded, targets: &c.targets, among })
             .collect();
-        visit_tiles(table, vectors, &mut counters, &mut scratch, Counter::visit)
-            .map_err(|at| not_finite(at, data, &cases))?;
+        let user_key = |query: usize| data.user_keys().key(cases[query].user as usize);
+        let whose = |query: usize| format!(" for user '{}'", user_key(query));
+        let ranks = encoder.rank(&queries).map_err(|fault| fault.error(whose))?;
 
-        let results: Result<Vec<UserResult>> = cases
+        let results: Vec<UserResult> = cases
             .par_iter()
-            .zip(vectors.par_chunks(width))
-            .zip(&counters)
-            .map(|((c, vector), counter)| {
-                let excluded = c.excluded(options);
-                let mut ranks = counter.ranks().to_vec();
-                c.miss_excluded(&mut ranks, &excluded);
+            .zip(ranks)
+            .zip(&negatives)
+            .map(|((c, Ranks { full, among }), negatives)| {
                 let baseline = popularity.as_ref().map(|p| {
-                    let mut ranks: Vec<usize> = c.targets.iter().map(|t| p.rank(*t, &excluded)).collect();
-                    c.miss_excluded(&mut ranks, &excluded);
-                    ranks
+                    let ranks = c.targets.iter().map(|t| p.rank(*t, &c.excluded)).collect();
+                    c.miss_excluded(ranks)
                 });
-                let mut sampled = Vec::new();
-                for sampler in &samplers {
-                    let negatives = sampler
-                        .draw(c.user, options.negatives, &c.known)
-                        .map_err(|e| too_few(e, data, c, sampler.sampling, options.negatives))?;
-                    let beside = popularity.as_ref().map(|p| p.ranks_among(&c.targets, &negatives));
-                    sampled.push((counter.ranks_among(table, vector, &negatives), beside));
-                }
-                Ok(UserResult {
+                let beside = negatives.iter().map(|n| popularity.as_ref().map(|p| p.ranks_among(&c.targets, n)));
+                UserResult {
                     user: c.user,
                     history: c.history.len(),
                     targets: c.targets.clone(),
-                    ranks,
+                    ranks: c.miss_excluded(full),
                     baseline,
-                    sampled,
-                })
+                    sampled: among.into_iter().zip(beside).collect(),
+                }
             })
             .collect();
         // Sums are taken in the order of the users, so they do not depend on the threads.
-        for result in results? {
+        for result in results {
             tally.add(&result);
             each(&result)?;
         }
@@ -195,14 +184,7 @@ pub fn evaluate_each(
 
 /// What must fit before anything is computed; gives the catalogue size.
 fn check(encoder: &dyn Encoder, data: &Dataset, options: &EvalOptions<'_>) -> Result<usize> {
-    let catalogue = encoder.bias().len();
-    if encoder.width() == 0 || encoder.table().len() != catalogue * encoder.width() {
-        return Err(Error::internal(format!(
-            "the model's item table holds {} numbers, not {catalogue} x {}",
-            encoder.table().len(),
-            encoder.width()
-        )));
-    }
+    let catalogue = encoder.items();
     let items = options.item_map.map_or(data.items(), |m| m.catalogue);
     if items != catalogue {
         return Err(Error::user(format!("the model has {catalogue} items, the data {items}"))
@@ -238,38 +220,27 @@ fn case<'d>(data: &'d Dataset, part: &dyn HeldOut, options: &EvalOptions<'_>, ne
     let all = data.items_of(user as usize);
     let held = part.held_out(user as usize);
     let map = |items: &'d [u32]| options.item_map.map_or(Cow::Borrowed(items), |m| m.sequence(items));
+    // The history ends where the held-out events begin: nothing after can be in it.
+    let history = map(&all[..held.start]);
     Case {
         user,
-        // The history ends where the held-out events begin: nothing after can be in it.
-        history: map(&all[..held.start]),
+        excluded: if options.keep_seen { Vec::new() } else { distinct(&history) },
+        history,
         targets: distinct(&map(&all[held])),
         known: if negatives { map(all).iter().copied().collect() } else { FxHashSet::default() },
     }
 }
 
 impl Case<'_> {
-    /// What full ranking leaves out: ascending, distinct.
-    fn excluded(&self, options: &EvalOptions<'_>) -> Vec<u32> {
-        if options.keep_seen {
-            return Vec::new();
-        }
-        distinct(&self.history)
-    }
-
-    /// Makes misses of the excluded targets.
-    fn miss_excluded(&self, ranks: &mut [usize], excluded: &[u32]) {
+    /// The ranks with those of excluded targets made misses.
+    fn miss_excluded(&self, mut ranks: Vec<usize>) -> Vec<usize> {
         for (rank, target) in ranks.iter_mut().zip(&self.targets) {
-            if excluded.binary_search(target).is_ok() {
+            if self.excluded.binary_search(target).is_ok() {
                 *rank = MISS;
             }
         }
+        ranks
     }
-}
-
-fn not_finite(at: NotFinite, data: &Dataset, cases: &[Case]) -> Error {
-    let user = data.user_keys().key(cases[at.row].user as usize);
-    Error::user(format!("the model's score of item number {} for user '{user}' is NaN or infinite", at.item))
-        .hint("its training has diverged: use an earlier checkpoint or train with a smaller learning rate")
 }
 
 fn too_few(e: TooFew, data: &Dataset, case: &Case, sampling: Sampling, n: usize) -> Error {

@@ -6,6 +6,7 @@ accumulates into it.
 */
 
 mod block;
+mod conv_block;
 mod embed;
 mod ffn;
 mod input;
@@ -14,6 +15,7 @@ mod norm;
 mod self_attention;
 
 pub use block::{Block, BlockConfig, NormPlace};
+pub use conv_block::{ConvBlock, ConvBlockConfig};
 pub use embed::Embed;
 pub use ffn::Ffn;
 pub use input::{Capacity, Head, HostInput, Input, Shape};

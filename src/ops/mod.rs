@@ -15,6 +15,7 @@ pub mod adamw;
 pub mod attention;
 pub mod case;
 pub mod cross_entropy;
+pub mod dilated_conv;
 pub mod draw_negatives;
 pub mod dropout;
 pub mod embedding;
@@ -25,16 +26,20 @@ pub mod linear;
 pub mod mask_items;
 pub mod negative_loss;
 pub mod prove;
+pub mod rank;
 pub mod reduce;
+pub mod row_adamw;
 pub mod rows;
 pub mod sampled_softmax;
 pub mod segment;
 pub mod sort_ids;
+pub mod top_k;
 
 pub use adamw::{AdamW, Guard};
 pub use attention::{AttentionBwd, AttentionFwd};
 pub use cross_entropy::{CrossEntropyBwd, CrossEntropyFwd};
 pub use define::{Access, Spans};
+pub use dilated_conv::{DilatedConvBwd, DilatedConvFwd};
 pub use draw_negatives::{DrawCandidates, DrawNegatives, MarkOwn};
 pub use dropout::{DropoutAddFwd, DropoutBwd, DropoutFwd};
 pub use embedding::{EmbeddingFwd, GatherTable, PositionSum};
@@ -44,11 +49,14 @@ pub use layer_norm::{LayerNormBwd, LayerNormFwd};
 pub use linear::{LinearBwd, LinearFwd};
 pub use mask_items::MaskItems;
 pub use negative_loss::{NegativeLossBwd, NegativeLossFwd};
+pub use rank::{CountAtLeast, ScoreItems};
 pub use reduce::{GradNorm, WeightedMean};
+pub use row_adamw::{AdamWRows, CatchUpRows};
 pub use rows::{GatherRows, NO_ROW, ScatterRows};
 pub use sampled_softmax::{SampledSoftmaxBwd, SampledSoftmaxFwd};
 pub use segment::{SegmentRows, SegmentSum};
 pub use sort_ids::{NO_ID, SortIds};
+pub use top_k::TopK;
 
 use crate::base;
 pub use crate::mem::{Dst, Mode};
@@ -285,11 +293,24 @@ impl Op for NoOp {
 macro_rules! for_all_ops {
     ($each:ident) => {
         $each! {
-            NoOp, AdamW, Guard, GatherSequences, AttentionFwd, AttentionBwd, CrossEntropyFwd, CrossEntropyBwd,
-            DrawNegatives, DrawCandidates, MarkOwn, DropoutFwd, DropoutAddFwd, DropoutBwd, EmbeddingFwd, GatherTable,
-            PositionSum, SegmentRows, SegmentSum, SortIds, GeluFwd, GeluBwd, LayerNormFwd, LayerNormBwd, LinearFwd,
-            LinearBwd, MaskItems, NegativeLossFwd, NegativeLossBwd, WeightedMean, GradNorm, GatherRows, ScatterRows,
-            SampledSoftmaxFwd, SampledSoftmaxBwd
+            NoOp,
+            AdamW, Guard, CatchUpRows, AdamWRows,
+            AttentionFwd, AttentionBwd,
+            CrossEntropyFwd, CrossEntropyBwd,
+            DilatedConvFwd, DilatedConvBwd,
+            DrawNegatives, DrawCandidates, MarkOwn,
+            DropoutFwd, DropoutAddFwd, DropoutBwd,
+            EmbeddingFwd, GatherTable, PositionSum,
+            GatherRows, ScatterRows,
+            GatherSequences, MaskItems,
+            GeluFwd, GeluBwd,
+            LayerNormFwd, LayerNormBwd,
+            LinearFwd, LinearBwd,
+            NegativeLossFwd, NegativeLossBwd,
+            SampledSoftmaxFwd, SampledSoftmaxBwd,
+            SortIds, SegmentSum, SegmentRows,
+            TopK, CountAtLeast, ScoreItems,
+            WeightedMean, GradNorm
         }
     };
 }
@@ -314,6 +335,7 @@ pub fn all_cases<B: Backend + 'static>() -> Vec<Box<dyn case::AnyCase<B>>> {
         adamw::guard_cases(),
         attention::cases(),
         cross_entropy::cases(),
+        dilated_conv::cases(),
         draw_negatives::cases(),
         draw_negatives::candidate_cases(),
         draw_negatives::own_cases(),
@@ -330,11 +352,16 @@ pub fn all_cases<B: Backend + 'static>() -> Vec<Box<dyn case::AnyCase<B>>> {
         negative_loss::cases(),
         reduce::mean_cases(),
         reduce::norm_cases(),
+        row_adamw::catch_up_cases(),
+        row_adamw::cases(),
         rows::cases(),
         sampled_softmax::cases(),
         segment::cases(),
         segment::rows_cases(),
         sort_ids::cases(),
+        top_k::cases(),
+        rank::cases(),
+        rank::score_cases(),
     );
     all
 }

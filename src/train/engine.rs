@@ -20,7 +20,10 @@ use crate::{
     tasks::{Batch, Loss, MaskSettings, MaskedItem, Sequence},
 };
 
-use super::settings::Settings;
+use super::{
+    scoring::{Catalogue, Room, Scoring},
+    settings::Settings,
+};
 
 /// What a step reports.
 #[derive(Clone, Copy, Debug)]
@@ -79,6 +82,7 @@ struct Parts<M> {
     /// Of all parameters.
     gradients: Span<F32>,
     updates: Vec<AdamW>,
+    scoring: Scoring,
 }
 
 impl<M: Model> Parts<M> {
@@ -125,7 +129,7 @@ pub struct Engine<M, B> {
     /// The batch to launch next, and the one launched last.
     batches: [Batch; 2],
     host: HostInput,
-    r: Representations,
+    pub(super) r: Representations,
     pending: Option<Pending>,
     /// Bytes of scratch memory, and of data that the device holds.
     workspace: usize,
@@ -204,7 +208,10 @@ impl<M: Model, B: Backend> Engine<M, B> {
         };
         let updates = plan.params().iter().map(adamw).collect();
         let gradients = plan.all_gradients();
-        Ok((plan, input, Parts { model, task, loss, report, hyper, gradients, updates }))
+        let r = model.representations();
+        let catalogue = Catalogue { h: r.scored.y, table: r.item.w, bias: r.item_bias.w, d: r.d, v: r.v };
+        let scoring = Scoring::plan(&mut plan, catalogue, Room::new(batch, r.v));
+        Ok((plan, input, Parts { model, task, loss, report, hyper, gradients, updates, scoring }))
     }
 
     /// Asks the backend whether it serves every op of a full batch, and has it take the scratch memory they need.
@@ -217,10 +224,11 @@ impl<M: Model, B: Backend> Engine<M, B> {
         self.backend.reserve(scratch_bytes)
     }
 
-    /// What the backend says of the ops of a full batch.
+    /// What the backend says of the ops of a full batch, and of ranking one.
     fn ask<'b>(backend: &'b B, parts: &Parts<M>, input: &Input) -> Asking<'b, B> {
         let (c, mut asking) = (input.capacity, Asking::new(backend));
         parts.step(&mut asking, &Shape { b: c.b, n: c.n, m: c.m, training: true });
+        parts.scoring.largest(&mut asking);
         asking
     }
 
@@ -405,43 +413,21 @@ impl<M: Model, B: Backend> Engine<M, B> {
         self.plan.params()
     }
 
-    /// Items of the catalogue (V).
-    pub fn items(&self) -> usize {
-        self.r.v
+    /// Ranks and lists, and the backend that they are made on.
+    pub(super) fn scoring(&mut self) -> (&Scoring, &mut B) {
+        (&self.parts.scoring, &mut self.backend)
     }
 
-    /// Width (D).
-    pub fn width(&self) -> usize {
-        self.r.d
-    }
-
-    /// The item table (V,D) and the item bias (V), without special rows.
-    pub fn item_vectors(&mut self) -> (Vec<f32>, Vec<f32>) {
-        let mut table = vec![0.0; self.r.v * self.r.d];
-        let mut bias = vec![0.0; self.r.v];
-        self.backend.read(self.r.item.w.first(table.len()).raw(), &mut table);
-        self.backend.read(self.r.item_bias.w.raw(), &mut bias);
-        (table, bias)
-    }
-
-    /// Appends [MASK] to each history (oldest first; the newest T-1 items count) and writes its vector: `out` (B,D).
-    ///
-    /// # Errors
-    /// The device has failed.
-    pub fn encode(&mut self, histories: &[&[u32]], out: &mut [f32]) -> Result<()> {
-        let (b, t, d) = (self.settings.batch, self.input.capacity.t, self.r.d);
-        assert_eq!(out.len(), histories.len() * d);
+    /// Appends [MASK] to each history (oldest first; the newest T-1 items count), at most a batch of them, and leaves
+    /// their vectors in the first scored rows.
+    pub(super) fn forward_queries(&mut self, histories: &[&[u32]]) {
         self.trained_on = None;
-        for (chunk, out) in histories.chunks(b).zip(out.chunks_mut(b * d)) {
-            self.host.clear();
-            for history in chunk {
-                MaskedItem::push_query(&mut self.host, history, t, self.r.v);
-            }
-            let shape = self.input.upload(&mut self.backend, &self.host, 0);
-            self.parts.model.forward(&mut self.backend, &shape);
-            self.backend.read(self.r.scored.y.first(out.len()).raw(), out);
+        self.host.clear();
+        for history in histories {
+            MaskedItem::push_query(&mut self.host, history, self.input.capacity.t, self.r.v);
         }
-        self.backend.sync()
+        let shape = self.input.upload(&mut self.backend, &self.host, 0);
+        self.parts.model.forward(&mut self.backend, &shape);
     }
 
     /// Batch, forward and backward passes of what was pushed, without an update: for tests and profiles. Gives the loss.

@@ -5,6 +5,7 @@ pub mod checkpoint;
 pub mod engine;
 pub mod run;
 pub mod schedule;
+pub mod scoring;
 pub mod settings;
 pub mod trained;
 

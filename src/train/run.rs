@@ -20,7 +20,6 @@ use super::{
     engine::{Engine, MemoryPlan, StepReport},
     schedule::Schedule,
     settings::Settings,
-    trained::Snapshot,
 };
 use crate::{
     backend::{self, Device, WithBackend},
@@ -399,10 +398,9 @@ impl<'a, M: Model, B: Backend> Loop<'a, M, B> {
         let mut best = false;
         if state.epoch.is_multiple_of(s.eval_every) || state.epoch == s.epochs {
             if self.job.split.summary().valid_users > 0 {
-                let mut encoder = Snapshot::new(&mut self.engine);
                 let valid = self.job.split.valid();
                 let options = EvalOptions { ks: vec![10.min(self.job.data.items())], ..EvalOptions::default() };
-                let report = evaluate(&mut encoder, self.job.data, &valid, &options)?;
+                let report = evaluate(&mut self.engine, self.job.data, &valid, &options)?;
                 let at = report.full.model.at[0];
                 (row.ndcg, row.hit) = (Some(at.ndcg), Some(at.hr));
                 best = self.state.best.is_none_or(|(_, b)| at.ndcg > b);

@@ -26,61 +26,6 @@ pub enum Which {
     Last,
 }
 
-/// An engine as an [`Encoder`], with a copy of the item table as it is now.
-pub struct Snapshot<E> {
-    engine: E,
-    table: Vec<f32>,
-    bias: Vec<f32>,
-    width: usize,
-}
-
-impl<'e, M: Model, B: Backend> Snapshot<&'e mut Engine<M, B>> {
-    pub fn new(engine: &'e mut Engine<M, B>) -> Self {
-        let (table, bias) = engine.item_vectors();
-        Snapshot { width: engine.width(), engine, table, bias }
-    }
-}
-
-impl<M: Model, B: Backend> Snapshot<Engine<M, B>> {
-    fn owning(mut engine: Engine<M, B>) -> Self {
-        let (table, bias) = engine.item_vectors();
-        Snapshot { width: engine.width(), engine, table, bias }
-    }
-}
-
-/// Whoever can turn histories into vectors.
-trait Encode {
-    fn encode(&mut self, histories: &[&[u32]], out: &mut [f32]) -> Result<()>;
-}
-
-impl<M: Model, B: Backend> Encode for Engine<M, B> {
-    fn encode(&mut self, histories: &[&[u32]], out: &mut [f32]) -> Result<()> {
-        Engine::encode(self, histories, out)
-    }
-}
-
-impl<E: Encode> Encode for &mut E {
-    fn encode(&mut self, histories: &[&[u32]], out: &mut [f32]) -> Result<()> {
-        (**self).encode(histories, out)
-    }
-}
-
-#[allow(private_bounds)]
-impl<E: Encode> Encoder for Snapshot<E> {
-    fn width(&self) -> usize {
-        self.width
-    }
-    fn table(&self) -> &[f32] {
-        &self.table
-    }
-    fn bias(&self) -> &[f32] {
-        &self.bias
-    }
-    fn encode(&mut self, histories: &[&[u32]], out: &mut [f32]) -> Result<()> {
-        self.engine.encode(histories, out)
-    }
-}
-
 /// A trained model and what it knows.
 pub struct Trained {
     pub config: RunConfig,
@@ -129,7 +74,7 @@ impl Trained {
                 let Engine { plan, backend, .. } = &mut engine;
                 checkpoint::load(&path, backend, plan.params(), false, &items.fingerprint())?;
                 let parameters = engine.params().iter().map(|p| p.w.len()).sum();
-                Ok((Box::new(Snapshot::owning(engine)), parameters))
+                Ok((Box::new(engine), parameters))
             }
         }
         let folder = RunFolder::new(run);

@@ -1,16 +1,20 @@
 //! What the tests of splits, evaluation and recommendation share: small data sets and models made by hand.
 #![allow(dead_code)] // each test binary uses its own part
 
-use std::path::PathBuf;
+use std::{ops::Range, path::PathBuf};
 
 use mipgpu::{
+    backend::Cpu,
     base::{
         Result,
         rng::{Purpose, Stream},
     },
     cli::opened::OpenRun,
     data::{Dataset, ImportOptions, Vocab, import, split::SplitSpec},
-    eval::Encoder,
+    eval::{Answer, Encoder, Query, Ranks, Scored},
+    mem::Planner,
+    ops::Backend,
+    train::scoring::{Catalogue, Room, Scoring},
 };
 
 /// A data set from (user, item, time) in input order, by way of a log file and its import.
@@ -103,15 +107,54 @@ fn number(s: &mut Stream, fine: bool) -> f32 {
     if fine { s.normal() } else { s.below(7) as f32 - 3.0 }
 }
 
+/// Scores `vectors` against a catalogue on a backend of its own, where `ask` asks for what it wants.
+pub fn on_backend<B: Backend, T>(
+    vectors: &[f32],
+    (table, bias): (&[f32], &[f32]),
+    room: Option<Room>,
+    open: impl FnOnce(&Planner) -> Result<B>,
+    ask: impl FnOnce(&Scoring, &mut B) -> T,
+) -> T {
+    let (mut p, v) = (Planner::new(), bias.len());
+    let d = table.len() / v;
+    let catalogue = Catalogue { h: p.act(vectors.len()), table: p.weight(v * d), bias: p.weight(v), d, v };
+    let room = room.unwrap_or(Room { users: vectors.len() / d, pairs: 10_000, excluded: 10_000.max(v) });
+    let scoring = Scoring::plan(&mut p, catalogue, room);
+    let mut b = open(&p).unwrap();
+    b.write(catalogue.h.raw(), vectors);
+    b.write(catalogue.table.raw(), table);
+    b.write(catalogue.bias.raw(), bias);
+    ask(&scoring, &mut b)
+}
+
+impl Fake {
+    /// Answers on the CPU engine.
+    fn answer<T>(
+        &mut self,
+        queries: &[Query],
+        ask: impl FnOnce(&Scoring, &mut Cpu) -> Answer<Vec<T>>,
+    ) -> Answer<Vec<T>> {
+        let histories: Vec<&[u32]> = queries.iter().map(|q| q.history).collect();
+        let mut vectors = vec![0.0; queries.len() * self.width];
+        self.encode(&histories, &mut vectors)?;
+        on_backend(&vectors, (&self.table, &self.bias), None, |p| Ok(Cpu::new(p)), ask)
+    }
+}
+
 impl Encoder for Fake {
     fn width(&self) -> usize {
         self.width
     }
-    fn table(&self) -> &[f32] {
-        &self.table
+    fn items(&self) -> usize {
+        self.bias.len()
     }
-    fn bias(&self) -> &[f32] {
-        &self.bias
+    fn item_vectors(&mut self, items: Range<usize>, out: &mut [f32]) -> Result<()> {
+        out.copy_from_slice(&self.table[items.start * self.width..items.end * self.width]);
+        Ok(())
+    }
+    fn item_biases(&mut self, out: &mut [f32]) -> Result<()> {
+        out.copy_from_slice(&self.bias);
+        Ok(())
     }
     fn encode(&mut self, histories: &[&[u32]], out: &mut [f32]) -> Result<()> {
         assert_eq!(out.len(), histories.len() * self.width);
@@ -120,6 +163,12 @@ impl Encoder for Fake {
             self.histories.push(history.to_vec());
         }
         Ok(())
+    }
+    fn rank(&mut self, queries: &[Query<'_>]) -> Answer<Vec<Ranks>> {
+        self.answer(queries, |scoring, cpu| scoring.rank(cpu, queries))
+    }
+    fn top_k(&mut self, queries: &[Query<'_>], k: usize) -> Answer<Vec<Vec<Scored>>> {
+        self.answer(queries, |scoring, cpu| scoring.top_k(cpu, queries, k))
     }
 }
 

@@ -9,15 +9,18 @@ use super::{
 };
 use crate::ops::{AdamW, Guard, Op, Run};
 
-struct Update<'a> {
-    p: &'a mut [f32],
-    m: &'a mut [f32],
-    v: &'a mut [f32],
-    g: &'a [f32],
-    clip: f32,
+/// One step over some weights.
+pub(super) struct Update<'a> {
+    pub p: &'a mut [f32],
+    pub m: &'a mut [f32],
+    pub v: &'a mut [f32],
+    pub g: &'a [f32],
+    pub clip: f32,
     /// [lr, 1/(1 - b1^t), 1/(1 - b2^t)]
-    hyper: [f32; 3],
-    op: &'a AdamW,
+    pub hyper: [f32; 3],
+    pub betas: [f32; 2],
+    pub eps: f32,
+    pub weight_decay: f32,
 }
 
 impl Kernel for Update<'_> {
@@ -27,7 +30,7 @@ impl Kernel for Update<'_> {
         let n = self.p.len();
         assert!(self.m.len() == n && self.v.len() == n && self.g.len() == n);
         let (p, m, v, g) = (self.p.as_mut_ptr(), self.m.as_mut_ptr(), self.v.as_mut_ptr(), self.g.as_ptr());
-        let AdamW { beta1, beta2, eps, weight_decay, .. } = *self.op;
+        let ([beta1, beta2], eps, weight_decay) = (self.betas, self.eps, self.weight_decay);
         let [lr, c1, c2] = self.hyper.map(|x| s.splat(x));
         let (b1, b1_rest) = (s.splat(beta1), s.splat(1.0 - beta1));
         let (b2, b2_rest) = (s.splat(beta2), s.splat(1.0 - beta2));
@@ -61,10 +64,11 @@ impl Run<AdamW> for Cpu {
         let (g, norm, hyper) = (self.get(op.g, n), self.get(op.norm, 1)[0], self.get(op.hyper, 3));
         let clip = if op.max_norm > 0.0 { (op.max_norm / (norm + 1e-6)).min(1.0) } else { 1.0 };
         let hyper = [hyper[0], hyper[1], hyper[2]];
+        let (betas, eps, weight_decay) = ([op.beta1, op.beta2], op.eps, op.weight_decay);
         p.par_chunks_mut(CHUNK)
             .zip(m.par_chunks_mut(CHUNK).zip(v.par_chunks_mut(CHUNK)))
             .zip(g.par_chunks(CHUNK))
-            .for_each(|((p, (m, v)), g)| dispatch(Update { p, m, v, g, clip, hyper, op }));
+            .for_each(|((p, (m, v)), g)| dispatch(Update { p, m, v, g, clip, hyper, betas, eps, weight_decay }));
     }
 }
 

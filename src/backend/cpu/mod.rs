@@ -8,6 +8,7 @@ order), and a step in its steady state allocates nothing ([`scratch`] grows once
 mod adamw;
 mod attention;
 mod cross_entropy;
+mod dilated_conv;
 mod draw_negatives;
 mod dropout;
 mod embedding;
@@ -20,14 +21,19 @@ mod mask_items;
 pub mod math;
 mod negative_loss;
 pub mod products;
+mod rank;
 mod reduce;
+mod row_adamw;
 mod rows;
 mod sampled_softmax;
+mod scores;
 pub mod scratch;
 mod segment;
+mod shifted;
 pub mod simd;
 mod softmax_tiles;
 mod sort_ids;
+mod top_k;
 
 use crate::{
     mem::{Arena, Dst, Element, HostArenas, Planner, RawSpan, Span, U32},

@@ -57,7 +57,6 @@ fn pass(
     }
     let to = Shared(order.as_mut_ptr(), key.as_mut_ptr());
     counts.par_chunks_mut(DIGITS).enumerate().for_each(|(i, next)| {
-        let to = to;
         for j in part(i) {
             let (order, key) = get(j);
             let at = &mut next[digit(key)];

@@ -1,0 +1,213 @@
+/*! Dilated convolution: products over shifted rows ([`shifted`](super::shifted)), then norm, ReLU and residual of a block
+of rows while it is in the cache. The backward pass takes dz through the norm into scratch, with column sums by block
+partials added in order, and from there the products.
+*/
+
+use rayon::prelude::*;
+
+use super::{
+    Cpu,
+    gemm::View,
+    math::{lanes, load, store},
+    products::ROWS,
+    reduce::sum_partials,
+    scratch,
+    shifted::{Shifted, Start, packed, weight_gradient},
+    simd::{Kernel, Simd, dispatch},
+};
+use crate::ops::{DilatedConvBwd, DilatedConvFwd, Op, Run};
+
+/// y = relu(LN(z)) (+ residual) for a block of rows.
+struct NormRelu<'a> {
+    y: &'a mut [f32],
+    mean: &'a mut [f32],
+    rstd: &'a mut [f32],
+    z: &'a [f32],
+    residual: Option<&'a [f32]>,
+    gamma: &'a [f32],
+    beta: &'a [f32],
+    eps: f32,
+}
+
+impl Kernel for NormRelu<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let o = self.gamma.len();
+        let (gamma, beta) = (self.gamma.as_ptr(), self.beta[..o].as_ptr());
+        for i in 0..self.mean.len() {
+            let z = self.z[i * o..][..o].as_ptr();
+            let y = self.y[i * o..][..o].as_mut_ptr();
+            let residual = self.residual.map(|r| r[i * o..][..o].as_ptr());
+            // SAFETY: all loads and stores lie in rows of o elements, or in gamma and beta of o elements.
+            unsafe {
+                let mut sum = s.zero();
+                lanes!(S, o, |j, k| sum = s.add(sum, load(s, z.add(j), k)));
+                let mean = s.sum(sum) / o as f32;
+                let mu = s.splat(mean);
+                let mut squares = s.zero();
+                lanes!(S, o, |j, k| {
+                    let mut c = s.sub(load(s, z.add(j), k), mu);
+                    if k < S::LANES {
+                        // The lanes behind the row hold -mean: they do not count.
+                        let mut tail = [0f32; 16];
+                        s.store_first(tail.as_mut_ptr(), c, k);
+                        c = s.load(tail.as_ptr());
+                    }
+                    squares = s.fma(c, c, squares)
+                });
+                let rstd = 1.0 / (s.sum(squares) / o as f32 + self.eps).sqrt();
+                let scale = s.splat(rstd);
+                lanes!(S, o, |j, k| {
+                    let xh = s.mul(s.sub(load(s, z.add(j), k), mu), scale);
+                    let u = s.fma(xh, load(s, gamma.add(j), k), load(s, beta.add(j), k));
+                    // In this order a NaN stays one.
+                    let mut out = s.max(s.zero(), u);
+                    if let Some(r) = residual {
+                        out = s.add(out, load(s, r.add(j), k));
+                    }
+                    store(s, y.add(j), out, k)
+                });
+                self.mean[i] = mean;
+                self.rstd[i] = rstd;
+            }
+        }
+    }
+}
+
+impl Run<DilatedConvFwd> for Cpu {
+    fn run(&mut self, op: &DilatedConvFwd) {
+        op.assert_disjoint();
+        let (n, i, o) = (op.n, op.i, op.o);
+        // SAFETY: disjoint by the assertion, each taken once.
+        let (y, z, mean, rstd) =
+            unsafe { (self.out(op.y, n * o), self.out(op.z, n * o), self.out(op.mean, n), self.out(op.rstd, n)) };
+        let (x, w, bias) = (self.get(op.x, n * i), self.get(op.w, op.taps.count * i * o), self.get(op.bias, o));
+        let (gamma, beta, cu) = (self.get(op.gamma, o), self.get(op.beta, o), self.ids(op.cu, op.b + 1));
+        let residual = (!op.residual.is_empty()).then(|| self.get(op.residual, n * o));
+        packed(
+            op.taps.count,
+            (i, o),
+            |tap| View::dense(&w[tap * i * o..][..i * o], i, o),
+            |packed, zeros| {
+                let start = Start::Bias(bias);
+                let conv = Shifted { x, k: i, n: o, packed, zeros, taps: op.taps, mirrored: false, cu, start };
+                y.par_chunks_mut(ROWS * o)
+                    .zip(z.par_chunks_mut(ROWS * o))
+                    .zip(mean.par_chunks_mut(ROWS).zip(rstd.par_chunks_mut(ROWS)))
+                    .enumerate()
+                    .for_each(|(block, ((y, z), (mean, rstd)))| {
+                        conv.block(z, block * ROWS);
+                        let residual = residual.map(|r| &r[block * ROWS * o..][..z.len()]);
+                        dispatch(NormRelu { y, mean, rstd, z, residual, gamma, beta, eps: op.eps });
+                    });
+            },
+        );
+    }
+}
+
+/// From dy to dz for a block of rows, and the block's column sums.
+struct NormReluBackward<'a> {
+    dz: &'a mut [f32],
+    /// (3,O), cleared here: dgamma, dbeta, db.
+    sums: &'a mut [f32],
+    dy: &'a [f32],
+    z: &'a [f32],
+    gamma: &'a [f32],
+    beta: &'a [f32],
+    mean: &'a [f32],
+    rstd: &'a [f32],
+}
+
+impl Kernel for NormReluBackward<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let o = self.gamma.len();
+        self.sums.fill(0.0);
+        let (dgamma, rest) = self.sums.split_at_mut(o);
+        let (dbeta, db) = rest.split_at_mut(o);
+        let (dgamma, dbeta, db) = (dgamma.as_mut_ptr(), dbeta.as_mut_ptr(), db[..o].as_mut_ptr());
+        for i in 0..self.mean.len() {
+            let row = i * o..(i + 1) * o;
+            let (mean, rstd) = (self.mean[i], self.rstd[i]);
+            let (z, dz) = (&self.z[row.clone()], &mut self.dz[row.clone()]);
+            // The mask in plain code, which the compiler turns into vectors: dz holds g until the row's means are known.
+            let inputs = self.dy[row].iter().zip(z).zip(self.gamma.iter().zip(self.beta));
+            for (g, ((dy, z), (gamma, beta))) in dz.iter_mut().zip(inputs) {
+                let u = (z - mean) * rstd * gamma + beta;
+                *g = if u <= 0.0 { 0.0 } else { *dy };
+            }
+            let (z, dz, gamma) = (z.as_ptr(), dz.as_mut_ptr(), self.gamma.as_ptr());
+            let (mean, rstd) = (s.splat(mean), s.splat(rstd));
+            // SAFETY: all loads and stores lie in rows of o elements (the sums, gamma, one row of z and dz).
+            unsafe {
+                let (mut g_sum, mut gx_sum) = (s.zero(), s.zero());
+                lanes!(S, o, |j, k| {
+                    let g = load(s, dz.add(j), k);
+                    let xh = s.mul(s.sub(load(s, z.add(j), k), mean), rstd);
+                    let g_xh = s.mul(g, xh);
+                    // Lanes behind the row hold zeros in gamma, so they add nothing here.
+                    let w = load(s, gamma.add(j), k);
+                    g_sum = s.fma(g, w, g_sum);
+                    gx_sum = s.fma(g_xh, w, gx_sum);
+                    store(s, dgamma.add(j), s.add(load(s, dgamma.add(j), k), g_xh), k);
+                    store(s, dbeta.add(j), s.add(load(s, dbeta.add(j), k), g), k);
+                });
+                let (a, b) = (s.splat(s.sum(g_sum) / o as f32), s.splat(s.sum(gx_sum) / o as f32));
+                lanes!(S, o, |j, k| {
+                    let g = s.mul(load(s, dz.add(j), k), load(s, gamma.add(j), k));
+                    let xh = s.mul(s.sub(load(s, z.add(j), k), mean), rstd);
+                    let d = s.mul(rstd, s.sub(s.sub(g, a), s.mul(xh, b)));
+                    store(s, dz.add(j), d, k);
+                    store(s, db.add(j), s.add(load(s, db.add(j), k), d), k);
+                });
+            }
+        }
+    }
+}
+
+impl Run<DilatedConvBwd> for Cpu {
+    fn run(&mut self, op: &DilatedConvBwd) {
+        op.assert_disjoint();
+        let (n, i, o, taps) = (op.n, op.i, op.o, op.taps);
+        let weights = taps.count * i * o;
+        // SAFETY: disjoint by the assertion, each taken once.
+        let (dx, dw, db, dgamma, dbeta) = unsafe {
+            let (dx, dw) = (self.grad(op.dx, n * i), self.grad(op.dw, weights));
+            (dx, dw, self.grad(op.db, o), self.grad(op.dgamma, o), self.grad(op.dbeta, o))
+        };
+        let (dy, z, x, w) =
+            (self.get(op.dy, n * o), self.get(op.z, n * o), self.get(op.x, n * i), self.get(op.w, weights));
+        let (gamma, beta) = (self.get(op.gamma, o), self.get(op.beta, o));
+        let (mean, rstd, cu) = (self.get(op.mean, n), self.get(op.rstd, n), self.ids(op.cu, op.b + 1));
+        let blocks = n.div_ceil(ROWS);
+        scratch::borrow(scratch::room(n * o) + blocks * 3 * o, |mut rest| {
+            let dz = scratch::split(&mut rest, n * o);
+            let sums = &mut rest[..blocks * 3 * o];
+            dz.par_chunks_mut(ROWS * o)
+                .zip(sums.par_chunks_mut(3 * o))
+                .zip(dy.par_chunks(ROWS * o).zip(z.par_chunks(ROWS * o)))
+                .zip(mean.par_chunks(ROWS).zip(rstd.par_chunks(ROWS)))
+                .for_each(|(((dz, sums), (dy, z)), (mean, rstd))| {
+                    dispatch(NormReluBackward { dz, sums, dy, z, gamma, beta, mean, rstd });
+                });
+            for (part, to) in [dgamma, dbeta, db].into_iter().enumerate() {
+                // The last partial row of a stride is as long as what is left of it.
+                let sums = sums.get(part * o..).unwrap_or(&[]);
+                sum_partials(to, sums, 3 * o);
+            }
+            if let Some((dx, acc)) = dx {
+                let of = |tap: usize| View::dense(&w[tap * i * o..][..i * o], i, o).t();
+                packed(taps.count, (o, i), of, |packed, zeros| {
+                    let start = if acc { Start::Held } else { Start::Zero };
+                    let conv = Shifted { x: dz, k: o, n: i, packed, zeros, taps, mirrored: true, cu, start };
+                    dx.par_chunks_mut(ROWS * i).enumerate().for_each(|(block, dx)| conv.block(dx, block * ROWS));
+                });
+            }
+            if let Some((dw, acc)) = dw {
+                weight_gradient(dw, acc, x, dz, (n, i, o), taps, cu);
+            }
+        });
+    }
+}

@@ -1,0 +1,100 @@
+//! The best k items: while the tiles go by, a user's destination is a heap of k with the worst kept at its root.
+
+use rayon::prelude::*;
+
+use super::{
+    Cpu,
+    scores::{Catalogue, USERS, none_bad},
+};
+use crate::ops::{NO_ROW, Op, Run, TopK};
+
+/// One user's list.
+struct Heap<'a> {
+    item: &'a mut [u32],
+    score: &'a mut [f32],
+}
+
+impl Heap<'_> {
+    /// Whether the entry at `a` belongs behind that at `b`: a lower score, or of equal scores the larger id.
+    fn worse(&self, a: usize, b: usize) -> bool {
+        self.score[a] < self.score[b] || (self.score[a] == self.score[b] && self.item[a] > self.item[b])
+    }
+
+    /// Lets the entry at the root of the first `n` sink to its place.
+    fn sink(&mut self, n: usize) {
+        let mut at = 0;
+        loop {
+            let (left, right) = (2 * at + 1, 2 * at + 2);
+            let mut least = at;
+            if left < n && self.worse(left, least) {
+                least = left;
+            }
+            if right < n && self.worse(right, least) {
+                least = right;
+            }
+            if least == at {
+                return;
+            }
+            self.item.swap(at, least);
+            self.score.swap(at, least);
+            at = least;
+        }
+    }
+
+    /// Takes in the scores of the items from `first` on; NaN is no candidate.
+    fn take(&mut self, first: usize, scores: &[f32]) {
+        let k = self.item.len();
+        for (i, &score) in scores.iter().enumerate() {
+            // Ids ascend through the tiles, so a score equal to the worst kept never displaces it.
+            if score > self.score[0] {
+                (self.item[0], self.score[0]) = ((first + i) as u32, score);
+                self.sink(k);
+            }
+        }
+    }
+
+    /// Best first: the worst goes to the end, again and again.
+    fn sort(&mut self) {
+        for n in (1..self.item.len()).rev() {
+            self.item.swap(0, n);
+            self.score.swap(0, n);
+            self.sink(n);
+        }
+    }
+}
+
+impl Run<TopK> for Cpu {
+    fn run(&mut self, op: &TopK) {
+        op.assert_disjoint();
+        let (b, d, v, k) = (op.b, op.d, op.v, op.k);
+        let m = &self.arenas;
+        // SAFETY: disjoint by the assertion, each taken once.
+        let (item, score, bad) =
+            unsafe { (m.ids_mut(op.item.first(b * k)), self.out(op.score, b * k), m.ids_mut(op.bad.first(b))) };
+        let catalogue = Catalogue {
+            h: self.get(op.h, b * d),
+            table: self.get(op.table, v * d),
+            bias: self.get(op.bias, v),
+            d,
+            excluded: self.ids(op.excluded, op.e),
+            excluded_start: self.ids(op.excluded_start, b + 1),
+        };
+        // Entries that everything displaces.
+        item.fill(NO_ROW);
+        score.fill(f32::NEG_INFINITY);
+        none_bad(bad);
+        if b == 0 {
+            return;
+        }
+        catalogue.each_tile(|tile| {
+            let lists = item.par_chunks_mut(USERS * k).zip(score.par_chunks_mut(USERS * k));
+            lists.zip(bad.par_chunks_mut(USERS)).enumerate().for_each(|(block, ((item, score), bad))| {
+                tile.score(block * USERS, bad, |u, scores| {
+                    let (item, score) = (&mut item[u * k..][..k], &mut score[u * k..][..k]);
+                    Heap { item, score }.take(tile.first, scores);
+                });
+            });
+        });
+        item.par_chunks_mut(k).zip(score.par_chunks_mut(k)).for_each(|(item, score)| Heap { item, score }.sort());
+    }
+}

@@ -1,0 +1,209 @@
+/*! rank: where given items stand among the candidates of a user, in the arithmetic and with the candidates of
+[`top_k`](super::top_k).
+count_at_least: for each target t of user b: score_t = s_bt, count_t = number of candidates of b with s >= score_t.
+   A target that is a candidate counts itself, so count is its rank with ties against it; of one that is not, count means
+   how many candidates stand at or above it. 0 where score_t is NaN or +inf.
+   target, score, count (N): those of b are target_start_b .. target_start_b+1.   bad (B) as for top_k.
+score_items: score_p = s_bp of the pairs (b, item_p), those of b being start_b .. start_b+1.   item, score (P)
+*/
+
+use super::{
+    Cost, Op,
+    case::Case,
+    fits,
+    top_k::{Plant, Shelf, candidates, check_catalogue, score},
+};
+use crate::{
+    base::rng::{Purpose, Stream},
+    mem::{Act, F32, HostArenas, Planner, Scalar, U32},
+};
+
+op! {
+    /// How many candidates score at least as high as each target.
+    CountAtLeast = "count_at_least" {
+        write { /** (N) */ count: U32, /** (N) of the targets */ score: F32, /** (B) */ bad: U32 }
+        read {
+            /** (B,D) */ h: Act, /** (V,D) */ table: F32, /** (V) */ bias: F32, /** (N) */ target: U32,
+            /** (B+1) */ target_start: U32, /** (E) */ excluded: U32, /** (B+1) */ excluded_start: U32
+        }
+        with { b: usize, d: usize, v: usize, /** targets of all users */ n: usize, /** excluded items */ e: usize }
+    }
+}
+
+op! {
+    /// The scores of chosen items.
+    ScoreItems = "score_items" {
+        write { /** (P) */ score: F32 }
+        read {
+            /** (B,D) */ h: Act, /** (V,D) */ table: F32, /** (V) */ bias: F32, /** (P) */ item: U32,
+            /** (B+1) */ start: U32
+        }
+        with { b: usize, d: usize, v: usize, p: usize }
+    }
+}
+
+impl Op for CountAtLeast {
+    fn check(&self) -> Result<(), String> {
+        let (b, d, v, n) = (self.b, self.d, self.v, self.n);
+        check_catalogue(d, v)?;
+        fits(&[
+            ("count", self.count.len(), n),
+            ("score", self.score.len(), n),
+            ("bad", self.bad.len(), b),
+            ("h", self.h.len(), b * d),
+            ("table", self.table.len(), v * d),
+            ("bias", self.bias.len(), v),
+            ("target", self.target.len(), n),
+            ("target_start", self.target_start.len(), b + 1),
+            ("excluded", self.excluded.len(), self.e),
+            ("excluded_start", self.excluded_start.len(), b + 1),
+        ])
+    }
+
+    fn cost(&self) -> Cost {
+        let (b, d, v) = (self.b as f64, self.d as f64, self.v as f64);
+        Cost { flop: 2.0 * b * d * v, bytes: 4.0 * (b * d + v * (d + 1.0) + 3.0 * self.n as f64) }
+    }
+
+    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+        let (d, v) = (self.d, self.v);
+        let (h, table, bias) = (m.get(self.h), m.get(self.table), m.get(self.bias));
+        let (target, target_start) = (m.ids(self.target), m.ids(self.target_start));
+        let (excluded, start) = (m.ids(self.excluded), m.ids(self.excluded_start));
+        // SAFETY: destinations and sources of an op are disjoint (`assert_disjoint`).
+        let (count, scores, bad) = unsafe { (m.ids_mut(self.count), m.get_mut(self.score), m.ids_mut(self.bad)) };
+        for b in 0..self.b {
+            let (h, excluded) = (&h[b * d..][..d], &excluded[start[b] as usize..start[b + 1] as usize]);
+            let (all, first_bad) = candidates(h, &table[..v * d], &bias[..v], excluded);
+            bad[b] = first_bad;
+            for t in target_start[b] as usize..target_start[b + 1] as usize {
+                let item = target[t] as usize;
+                scores[t] = score(h, &table[item * d..][..d], bias[item]);
+                count[t] = all.iter().filter(|s| **s >= scores[t]).count() as u32;
+            }
+        }
+    }
+}
+
+impl Op for ScoreItems {
+    fn check(&self) -> Result<(), String> {
+        let (b, d, v, p) = (self.b, self.d, self.v, self.p);
+        check_catalogue(d, v)?;
+        fits(&[
+            ("score", self.score.len(), p),
+            ("h", self.h.len(), b * d),
+            ("table", self.table.len(), v * d),
+            ("bias", self.bias.len(), v),
+            ("item", self.item.len(), p),
+            ("start", self.start.len(), b + 1),
+        ])
+    }
+
+    fn cost(&self) -> Cost {
+        let (d, p) = (self.d as f64, self.p as f64);
+        Cost { flop: 2.0 * p * d, bytes: 4.0 * p * (d + 3.0) }
+    }
+
+    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+        let (d, h, table, bias) = (self.d, m.get(self.h), m.get(self.table), m.get(self.bias));
+        let (item, start) = (m.ids(self.item), m.ids(self.start));
+        // SAFETY: destinations and sources of an op are disjoint (`assert_disjoint`).
+        let scores = unsafe { m.get_mut(self.score) };
+        for b in 0..self.b {
+            for p in start[b] as usize..start[b + 1] as usize {
+                let item = item[p] as usize;
+                scores[p] = score(&h[b * d..][..d], &table[item * d..][..d], bias[item]);
+            }
+        }
+    }
+}
+
+/// Lists of items, `lengths` by turns for the users.
+fn lists(b: usize, v: usize, lengths: &[usize]) -> (Vec<u32>, Vec<u32>) {
+    let mut draw = Stream::new(9, Purpose::Test, (b * 10_000 + v) as u32);
+    let (mut item, mut start) = (Vec::new(), vec![0]);
+    for user in 0..b {
+        item.extend((0..lengths[user % lengths.len()]).map(|_| draw.below(v as u64) as u32));
+        start.push(item.len() as u32);
+    }
+    (item, start)
+}
+
+pub fn cases() -> Vec<Case<CountAtLeast>> {
+    use Plant::*;
+    // The usual: one target. None, and more than what a row of a kernel's tile or a pass of the CPU takes.
+    const FEW: &[usize] = &[1];
+    const MIXED: &[usize] = &[3, 0, 1, 8, 9, 80];
+    [
+        (0, 8, 5, Whole, FEW),
+        (1, 1, 1, Whole, FEW),
+        (3, 7, 11, Fine, MIXED),
+        (2, 8, 20, Seen, MIXED),
+        (4, 3, 300, Equal, MIXED),
+        (6, 20, 150, Bad, MIXED),
+        (65, 12, 129, Whole, FEW),
+        (12, 64, 515, Fine, MIXED),
+        (70, 16, 260, Whole, MIXED),
+        (3, 2, 4200, Whole, MIXED),
+        (130, 33, 1031, Whole, FEW),
+    ]
+    .into_iter()
+    .map(|(b, d, v, plant, lengths)| {
+        let mut p = Planner::new();
+        let shelf = Shelf::plan(&mut p, b, d, v, plant);
+        let (target, target_start) = lists(b, v, lengths);
+        let n = target.len();
+        let op = CountAtLeast {
+            count: p.index(n),
+            score: p.stat(n),
+            bad: p.index(b),
+            h: shelf.h,
+            table: shelf.table,
+            bias: shelf.bias,
+            target: p.index(n),
+            target_start: p.index(b + 1),
+            excluded: shelf.excluded,
+            excluded_start: shelf.excluded_start,
+            b,
+            d,
+            v,
+            n,
+            e: shelf.e,
+        };
+        let case = Case::forward(format!("b{b} d{d} v{v} n{n} {plant:?}"), p, op);
+        shelf.fill(case.ids(op.target, target).ids(op.target_start, target_start))
+    })
+    .collect()
+}
+
+pub fn score_cases() -> Vec<Case<ScoreItems>> {
+    [
+        (0, 4, 6, Plant::Whole, &[0][..]),
+        (1, 1, 1, Plant::Whole, &[1]),
+        (5, 7, 30, Plant::Fine, &[0, 1, 19]),
+        (20, 64, 90, Plant::Fine, &[100, 3, 0]),
+        (3, 130, 40, Plant::Whole, &[300]),
+    ]
+    .into_iter()
+    .map(|(b, d, v, plant, lengths)| {
+        let mut p = Planner::new();
+        let shelf = Shelf::plan(&mut p, b, d, v, plant);
+        let (item, start) = lists(b, v, lengths);
+        let n = item.len();
+        let op = ScoreItems {
+            score: p.stat(n),
+            h: shelf.h,
+            table: shelf.table,
+            bias: shelf.bias,
+            item: p.index(n),
+            start: p.index(b + 1),
+            b,
+            d,
+            v,
+            p: n,
+        };
+        let case = Case::forward(format!("b{b} d{d} v{v} p{n} {plant:?}"), p, op);
+        shelf.fill(case.ids(op.item, item).ids(op.start, start))
+    })
+    .collect()
+}
