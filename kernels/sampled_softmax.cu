@@ -2,14 +2,15 @@
 sampled_softmax: cross-entropy of each scored row against its target and S negatives shared by the batch, with the
 logQ correction (Bengio and Senecal 2008; Yi et al. 2019).
 fwd: z_m0 = <h_m, pos_m> + bias[target_m] - log_q[target_m],  z_ms = <h_m, neg_s> + bias[negative_s] - log_q[negative_s]
-     negatives equal to the row's target are left out;  loss_m = log sum exp z_m - z_m0
-     h, pos (M,D) act   neg (S,D) act   bias, log_q (V) f32   target (M)   negative (S)   loss, lse (M) f32
-bwd: g = dloss (softmax - onehot),  dh = g_0 pos + g_s neg,  dpos = g_0 h,  dneg = g_s^T h,  dpos_bias = g_0,
-     dneg_bias = sum_M g_s      dh, dpos (M,D) act   dneg (S,D) act   dpos_bias (M) act   dneg_bias (S) act
-Writes: loss lse | dh dpos dneg dpos_bias dneg_bias by Dst.   Saves for bwd: lse.
-Work: _target takes each row's own logit, a warp a row, as a plain f32 dot product (so dpos and the positive's share of
-  dh are as exact as the row), and each negative's offset. The negatives go the way of cross_entropy's catalogue: the
+     negatives equal to the row's target are left out, and those whose bit in own is set;  loss_m = log sum exp z_m - z_m0
+     h, pos (M,D) act   neg (S,D) act   bias, log_q (V) f32   target (M)   negative (S)   own (M,ceil(S/32))   loss, lse (M) f32
+bwd: g = dloss (softmax - onehot),  dh = g_0 pos + g_s neg,  dneg = g_s^T h,  dneg_bias = sum_M g_s
+     g0 (M) f32   dh (M,D) act   dneg (S,D) act   dneg_bias (S) act
+Writes: loss lse | g0, dh dneg dneg_bias by Dst.   Saves for bwd: lse.
+Work: _target takes each row's own logit, a warp a row, as a plain f32 dot product (so g0 and the positive's share of
+  dh are as exact as the row), and each negative's offset, -inf where it is no item. The negatives go the way of cross_entropy's catalogue: the
   same walk of common/softmax.cuh, the same split into ranges, the same cross_entropy_combine and cross_entropy_sum.
+  Leaving out own items costs two words a row and tile, in kernels of their own (_own): who does not want it pays nothing.
 Limits: any D, M and S. S = 0 or only hits: loss 0, zero gradients.
 Numerics: bf16 or f32 products with the negatives, f32 sums. No atomics: the same bits every time.
 Cost: as cross_entropy with V = S.
@@ -31,12 +32,10 @@ struct SampledSoftmaxTargetParams {
   int s;
 };
 
-// The same grid; what belongs to the target's column alone is finished here.
+// The same grid.
 struct SampledSoftmaxTargetBwdParams {
-  float* g;             // (M) scratch: of the target's column
+  float* g0;            // (M) of the target's column
   float* offset;        // (S) scratch
-  void* dpos;           // (M, D) act, or null
-  void* dpos_bias;      // (M) act, or null
   const float* dloss;   // (M)
   const void* h;        // (M, D) act
   const void* pos;      // (M, D) act
@@ -48,8 +47,6 @@ struct SampledSoftmaxTargetBwdParams {
   int m;
   int d;
   int s;
-  int add_dpos;
-  int add_dpos_bias;
 };
 
 // A range of negatives of each row: grid (row tiles, 1, splits).
@@ -61,6 +58,7 @@ struct SampledSoftmaxFwdParams {
   const float* offset;  // (S)
   const u32* target;    // (M)
   const u32* negative;  // (S)
+  const u32* own;       // (M, ceil(S/32)) bits of what is left out, in the kernels _own
   int m;
   int d;
   int s;
@@ -73,13 +71,14 @@ struct SampledSoftmaxDhParams {
   void* dh;             // (M, D) act; used where part is null
   float* part;          // (splits, M, D) scratch, or null with one split
   const float* dloss;   // (M)
-  const float* g;       // (M)
+  const float* g0;      // (M)
   const void* h;        // (M, D) act
   const void* pos;      // (M, D) act
   const void* neg;      // (S, D) act
   const float* offset;  // (S)
   const u32* target;    // (M)
   const u32* negative;  // (S)
+  const u32* own;       // (M, ceil(S/32)), in the kernels _own
   const float* lse;     // (M)
   int m;
   int d;
@@ -101,6 +100,7 @@ struct SampledSoftmaxDnegParams {
   const float* offset;  // (S)
   const u32* target;    // (M)
   const u32* negative;  // (S)
+  const u32* own;       // (M, ceil(S/32)), in the kernels _own
   const float* lse;     // (M)
   int m;
   int d;
@@ -111,6 +111,14 @@ struct SampledSoftmaxDnegParams {
   int add_dneg_bias;
 };
 
+// What stands where there is no item.
+constexpr u32 kNoId = 0xffffffffu;
+
+template <class Params>
+__device__ __forceinline__ float offset_of(const Params& p, u32 item) {
+  return p.bias[item] - p.log_q[item];
+}
+
 // The row of this warp, or -1; in the blocks after the rows', each thread writes a negative's offset.
 template <class Params>
 __device__ __forceinline__ int target_row(const Params& p) {
@@ -120,7 +128,7 @@ __device__ __forceinline__ int target_row(const Params& p) {
     return row < p.m ? row : -1;
   }
   const i64 k = (i64)(block - row_blocks) * 256 + threadIdx.x;
-  if (k < p.s) p.offset[k] = p.bias[p.negative[k]] - p.log_q[p.negative[k]];
+  if (k < p.s) p.offset[k] = p.negative[k] == kNoId ? -kInfinity : offset_of(p, p.negative[k]);
   return -1;
 }
 
@@ -131,7 +139,7 @@ __device__ __forceinline__ float target_logit(const Params& p, int row) {
   float dot = 0.f;
   for (int k = threadIdx.x % 32; k < p.d; k += 32) dot = fmaf(to_f32(h[k]), to_f32(pos[k]), dot);
   const u32 item = p.target[row];
-  return warp_sum(dot) + (p.bias[item] - p.log_q[item]);
+  return warp_sum(dot) + (item == kNoId ? 0.f : offset_of(p, item));
 }
 
 template <class T>
@@ -144,32 +152,29 @@ __device__ __forceinline__ void sampled_softmax_target(const SampledSoftmaxTarge
 
 template <class T>
 __device__ __forceinline__ void sampled_softmax_target_bwd(const SampledSoftmaxTargetBwdParams& p) {
-  const int row = target_row(p), lane = threadIdx.x % 32;
+  const int row = target_row(p);
   if (row < 0) return;
-  const float g = p.dloss[row] * (exp_of(target_logit<T>(p, row) - p.lse[row]) - 1.f);
-  if (p.dpos) {
-    const T* h = (const T*)p.h + (i64)row * p.d;
-    T* dpos = (T*)p.dpos + (i64)row * p.d;
-    for (int k = lane; k < p.d; k += 32)
-      dpos[k] = from_f32<T>(p.add_dpos ? fmaf(g, to_f32(h[k]), to_f32(dpos[k])) : g * to_f32(h[k]));
-  }
-  if (lane != 0) return;
-  p.g[row] = g;
-  if (p.dpos_bias) {
-    T* to = (T*)p.dpos_bias + row;
-    *to = from_f32<T>(p.add_dpos_bias ? to_f32(*to) + g : g);
-  }
+  const float z = target_logit<T>(p, row);
+  if (threadIdx.x % 32 == 0) p.g0[row] = p.dloss[row] * (exp_of(z - p.lse[row]) - 1.f);
 }
 
-template <class T>
+// What a row leaves out; of rows beyond the end, nothing.
+template <class Params>
+__device__ __forceinline__ LeftOut left_out(const Params& p, int row) {
+  const int words = (p.s + 31) / 32;
+  return {p.own + (i64)row * words, row < p.m ? words : 0};
+}
+
+template <class T, bool kOwn>
 __device__ __forceinline__ void sampled_softmax_fwd(const SampledSoftmaxFwdParams& p) {
   const int row0 = blockIdx.x * kTile, begin = blockIdx.z * p.per_split, end = min(p.s, begin + p.per_split);
-  LogSumExp<true> work;
+  LogSumExp<true, kOwn> work;
   work.offset = p.offset, work.id = p.negative;
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     const int row = row0 + own_row(half);
     work.target[half] = row < p.m ? p.target[row] : kNoRow;
+    if (kOwn) work.own[half] = left_out(p, row);
   }
   const Walk<T> w = {(const T*)p.h + (i64)row0 * p.d, (const T*)p.neg, p.m - row0, begin, end, p.d,
                      p.resident != 0,                 {0, 0}};
@@ -184,16 +189,17 @@ __device__ __forceinline__ void sampled_softmax_fwd(const SampledSoftmaxFwdParam
   }
 }
 
-template <class T>
+template <class T, bool kOwn>
 __device__ __forceinline__ void sampled_softmax_dh(const SampledSoftmaxDhParams& p) {
   const int row0 = blockIdx.x * kTile, begin = blockIdx.z * p.per_split, end = min(p.s, begin + p.per_split);
-  RowGradient<T, true> work;
+  RowGradient<T, true, kOwn> work;
   work.chunk.start(blockIdx.y, p.d, true);
   work.offset = p.offset, work.id = p.negative;
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     const int row = row0 + own_row(half);
     work.target[half] = row < p.m ? p.target[row] : kNoRow;
+    if (kOwn) work.own[half] = left_out(p, row);
     work.lse[half] = row < p.m ? p.lse[row] : kInfinity;
   }
   const Walk<T> w = {(const T*)p.h + (i64)row0 * p.d, (const T*)p.neg, p.m - row0, begin, end, p.d,
@@ -204,7 +210,7 @@ __device__ __forceinline__ void sampled_softmax_dh(const SampledSoftmaxDhParams&
   for (int half = 0; half < 2; half++) {
     const int row = row0 + own_row(half);
     dloss[half] = row < p.m ? p.dloss[row] : 0.f;
-    g[half] = row < p.m ? p.g[row] : 0.f;
+    g[half] = row < p.m ? p.g0[row] : 0.f;
   }
   // The target's share belongs to the first range.
   const T* pos = blockIdx.z == 0 ? (const T*)p.pos : nullptr;
@@ -214,12 +220,17 @@ __device__ __forceinline__ void sampled_softmax_dh(const SampledSoftmaxDhParams&
     write_chunk((T*)p.dh, work.chunk, row0, p.m - row0, p.d, p.add != 0, dloss, pos, g);
 }
 
-template <class T>
+template <class T, bool kOwn>
 __device__ __forceinline__ void sampled_softmax_dneg(const SampledSoftmaxDnegParams& p) {
   const int neg0 = blockIdx.x * kTile, begin = blockIdx.z * p.per_split, end = min(p.m, begin + p.per_split);
-  CandidateGradient<T, true> work;
+  CandidateGradient<T, true, kOwn> work;
   work.chunk.start(blockIdx.y, p.d, p.dneg || p.part);
   work.lse = p.lse, work.dloss = p.dloss, work.target = p.target;
+  if (kOwn) {
+    const int first = neg0 + threadIdx.x / 32 * 16;  // the warp's 16 negatives share a word
+    work.own_words = (p.s + 31) / 32, work.own_bit = first % 32 + own_row(0) % 16, work.rows = p.m;
+    work.own = p.own + min(first / 32, work.own_words - 1);
+  }
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     const int k = neg0 + own_row(half);
@@ -254,11 +265,19 @@ KERNEL(sampled_softmax_target_f32, SampledSoftmaxTargetParams, 256) { sampled_so
 KERNEL(sampled_softmax_target_bwd_bf16, SampledSoftmaxTargetBwdParams, 256) { sampled_softmax_target_bwd<bf16>(p); }
 KERNEL(sampled_softmax_target_bwd_f32, SampledSoftmaxTargetBwdParams, 256) { sampled_softmax_target_bwd<float>(p); }
 // At most 128 registers: four blocks share a multiprocessor. The compiler's own aim is higher, and it spills.
-KERNEL(sampled_softmax_fwd_bf16, SampledSoftmaxFwdParams, 128, 4) { sampled_softmax_fwd<bf16>(p); }
+KERNEL(sampled_softmax_fwd_bf16, SampledSoftmaxFwdParams, 128, 4) { sampled_softmax_fwd<bf16, false>(p); }
 
 // As in cross_entropy.cu.
-KERNEL(sampled_softmax_dh_bf16, SampledSoftmaxDhParams, 128, 3) { sampled_softmax_dh<bf16>(p); }
-KERNEL(sampled_softmax_dneg_bf16, SampledSoftmaxDnegParams, 128, 3) { sampled_softmax_dneg<bf16>(p); }
-KERNEL(sampled_softmax_fwd_f32, SampledSoftmaxFwdParams, 128, 2) { sampled_softmax_fwd<float>(p); }
-KERNEL(sampled_softmax_dh_f32, SampledSoftmaxDhParams, 128, 2) { sampled_softmax_dh<float>(p); }
-KERNEL(sampled_softmax_dneg_f32, SampledSoftmaxDnegParams, 128, 2) { sampled_softmax_dneg<float>(p); }
+KERNEL(sampled_softmax_dh_bf16, SampledSoftmaxDhParams, 128, 3) { sampled_softmax_dh<bf16, false>(p); }
+KERNEL(sampled_softmax_dneg_bf16, SampledSoftmaxDnegParams, 128, 3) { sampled_softmax_dneg<bf16, false>(p); }
+KERNEL(sampled_softmax_fwd_f32, SampledSoftmaxFwdParams, 128, 2) { sampled_softmax_fwd<float, false>(p); }
+KERNEL(sampled_softmax_dh_f32, SampledSoftmaxDhParams, 128, 2) { sampled_softmax_dh<float, false>(p); }
+KERNEL(sampled_softmax_dneg_f32, SampledSoftmaxDnegParams, 128, 2) { sampled_softmax_dneg<float, false>(p); }
+
+// The same, leaving out what the bits say. Their addresses take registers: two blocks of the backward passes.
+KERNEL(sampled_softmax_fwd_own_bf16, SampledSoftmaxFwdParams, 128, 3) { sampled_softmax_fwd<bf16, true>(p); }
+KERNEL(sampled_softmax_dh_own_bf16, SampledSoftmaxDhParams, 128, 2) { sampled_softmax_dh<bf16, true>(p); }
+KERNEL(sampled_softmax_dneg_own_bf16, SampledSoftmaxDnegParams, 128, 2) { sampled_softmax_dneg<bf16, true>(p); }
+KERNEL(sampled_softmax_fwd_own_f32, SampledSoftmaxFwdParams, 128, 2) { sampled_softmax_fwd<float, true>(p); }
+KERNEL(sampled_softmax_dh_own_f32, SampledSoftmaxDhParams, 128, 2) { sampled_softmax_dh<float, true>(p); }
+KERNEL(sampled_softmax_dneg_own_f32, SampledSoftmaxDnegParams, 128, 2) { sampled_softmax_dneg<float, true>(p); }

@@ -58,8 +58,8 @@ fn everything() -> (Planner, Cpu, Vec<Call>) {
     let mut p = Planner::new();
     let (x, y, qkv, wide) = (p.var(n * D), p.var(n * D), p.var(n * 3 * D), p.var(n * 4 * D));
     let (r, wide2, scored, pos_rows, neg_rows) =
-        (p.act(n * D), p.var(n * 4 * D), p.var(m * D), p.var(m * D), p.var(S * D));
-    let (pos_bias, neg_bias) = (p.act(m), p.act(S));
+        (p.act(n * D), p.var(n * 4 * D), p.var(m * D), p.act(m * D), p.var(S * D));
+    let neg_bias = p.act(S);
     let (table, dtable, dtable2, bias, dbias, log_q) =
         (p.stat(V * D), p.stat(V * D), p.stat(V * D), p.stat(V), p.stat(V), p.stat(V));
     let (w, dw, b, db, gamma, dgamma, dbeta) =
@@ -70,8 +70,9 @@ fn everything() -> (Planner, Cpu, Vec<Call>) {
     let (w2, m2, v2) = (p.stat(V * D), p.stat(V * D), p.stat(V * D));
     let (cu, step, target, row, item, pos) = (p.index(6), p.index(1), p.index(m), p.index(m), p.index(n), p.index(n));
     let (by, by2, negative) = (Sorted::plan(&mut p, n), Sorted::plan(&mut p, n + 2 * m + S), p.index(S));
+    let (pairs, pair_g, pair_z, g0) = (p.index(2 * m), p.stat(2 * m), p.stat(2 * m), p.stat(m));
+    let (scored_rows, own, no_alias) = (p.index(6), p.index(m * S.div_ceil(32)), Span::empty());
     let (last, history) = (p.index(V), p.stat(4 * 90));
-    let (pairs, pair_g) = (p.index(2 * m), p.stat(2 * m));
     let rows = p.stat((n + 2 * m + S) * D);
     // Rank counting and lists: a target a row, but 40 of the first; every third item excluded for the last row.
     let (target_start, excluded, excluded_start) = (p.index(m + 1), p.index(V / 3), p.index(m + 1));
@@ -79,7 +80,7 @@ fn everything() -> (Planner, Cpu, Vec<Call>) {
 
     let mut cpu = Cpu::new(&p);
     for (i, span) in
-        [x.y, x.dy, y.y, y.dy, qkv.y, wide.y, wide.dy, r, scored.y, pos_rows.y, neg_rows.y].iter().enumerate()
+        [x.y, x.dy, y.y, y.dy, qkv.y, wide.y, wide.dy, r, scored.y, pos_rows, neg_rows.y].iter().enumerate()
     {
         let mut draw = Stream::new(1, Purpose::Test, i as u32);
         cpu.write(span.raw(), &(0..span.len()).map(|_| draw.normal()).collect::<Vec<_>>());
@@ -99,18 +100,17 @@ fn everything() -> (Planner, Cpu, Vec<Call>) {
     fill(&mut cpu, row, &|i| i + i / 2);
     fill(&mut cpu, item, &|i| i * 31 % 97);
     fill(&mut cpu, pos, &|i| i % T);
+    fill(&mut cpu, scored_rows, &|i| m * i / 5);
     // Rows are up to 80 steps behind.
     cpu.write(history.raw(), &(0..4 * 90).map(|i| [1e-3, 1.5, 2.5, -0.01][i % 4]).collect::<Vec<_>>());
     fill(&mut cpu, step, &|_| 80);
     fill(&mut cpu, last, &|i| i % 80);
-    fill(&mut cpu, pairs, &|i| i / 2 * 7919 % V);
-    fill(&mut cpu, negative, &|i| i * 13 % V);
     fill(&mut cpu, target_start, &|i| if i == 0 { 0 } else { (i + 39).min(m) });
     fill(&mut cpu, excluded, &|i| 3 * i);
     fill(&mut cpu, excluded_start, &|i| if i < m { 0 } else { V / 3 });
     let drop = Drop { p: 0.2, seed: 3, site: 4 };
     let (b_, k) = (LENGTHS.len(), D / H);
-    let h = scored.y;
+    let (h, contrast) = (scored.y, negative_loss::Contrast::Bce { beta: 0.4 });
     let calls = vec![
         call(EmbeddingFwd { y: x.y, item_table: table, pos_table: w2, item, pos, n, d: D, v: V, t: T }),
         call(DropoutFwd { y: y.y, x: x.y, step, n: n * D, drop }),
@@ -181,36 +181,79 @@ fn everything() -> (Planner, Cpu, Vec<Call>) {
         call(by.sort(&[(item, n)], V)),
         call(SegmentSum::of(Dst::Acc(dtable), y.dy, &by, [n, D, V])),
         call(PositionSum { dtable: Dst::Write(dtable2.first(T * D)), dy: y.dy, cu, n, d: D, b: b_, t: T }),
+        call(DrawNegatives {
+            negative,
+            alias: no_alias,
+            step,
+            s: S,
+            v: V,
+            sampling: draw_negatives::Sampling::Unique,
+            seed: 5,
+        }),
+        call(MarkOwn { own, negative, raw: item, cu, scored: scored_rows, m, s: S, n, b: b_, t: T }),
+        call(DrawCandidates {
+            id: pairs,
+            target,
+            raw: item,
+            cu,
+            scored: scored_rows,
+            alias: no_alias,
+            step,
+            m,
+            s: 1,
+            n,
+            b: b_,
+            v: V,
+            sampling: draw_negatives::Sampling::Uniform,
+            own: true,
+            seed: 5,
+            t: T,
+        }),
+        call(NegativeLossFwd { loss, z: pair_z, h, table, bias, log_q, id: pairs, m, d: D, s: 1, v: V, contrast }),
+        call(NegativeLossBwd {
+            g: pair_g,
+            dh: Dst::Write(scored.dy),
+            dloss,
+            z: pair_z,
+            table,
+            id: pairs,
+            m,
+            d: D,
+            s: 1,
+            v: V,
+            contrast,
+        }),
         call(GatherTable { y: neg_rows.y, table, id: negative, n: S, d: D, v: V }),
-        call(GatherTable { y: pos_rows.y, table, id: target, n: m, d: D, v: V }),
+        call(GatherTable { y: pos_rows, table, id: target, n: m, d: D, v: V }),
         call(SampledSoftmaxFwd {
             loss,
             lse: loss_lse,
             h,
-            pos: pos_rows.y,
+            pos: pos_rows,
             neg: neg_rows.y,
             bias,
             log_q,
             target,
             negative,
+            own,
             m,
             d: D,
             s: S,
         }),
         call(SampledSoftmaxBwd {
+            g0,
             dh: Dst::Acc(scored.dy),
-            dpos: Dst::Write(pos_rows.dy),
             dneg: Dst::Write(neg_rows.dy),
-            dpos_bias: Dst::Write(pos_bias),
             dneg_bias: Dst::Write(neg_bias),
             dloss,
             h,
-            pos: pos_rows.y,
+            pos: pos_rows,
             neg: neg_rows.y,
             bias,
             log_q,
             target,
             negative,
+            own,
             lse: loss_lse,
             m,
             d: D,

@@ -61,6 +61,9 @@ ops! {
     attention: ops::attention::cases();
     cross_entropy: ops::cross_entropy::cases();
     dilated_conv: ops::dilated_conv::cases();
+    draw_negatives: ops::draw_negatives::cases();
+    draw_candidates: ops::draw_negatives::candidate_cases();
+    mark_own: ops::draw_negatives::own_cases();
     dropout: ops::dropout::cases();
     dropout_add: ops::dropout::add_cases();
     embedding: ops::embedding::cases();
@@ -69,6 +72,7 @@ ops! {
     layer_norm: ops::layer_norm::cases();
     linear: ops::linear::cases();
     mask_items: ops::mask_items::cases();
+    negative_loss: ops::negative_loss::cases();
     weighted_mean: ops::reduce::mean_cases();
     grad_norm: ops::reduce::norm_cases();
     rank: ops::rank::cases();

@@ -9,7 +9,7 @@ use mipgpu::{
     mem::{Planner, Precision, Span, U32},
     models::Bert4Rec,
     ops::{Backend, Memory, NO_ROW},
-    tasks::{LossKind, MaskSettings, MaskedItem, Sequence},
+    tasks::{LossKind, MaskSettings, MaskedItem, SamplerKind, Sequence},
     train::{Engine, Settings},
 };
 
@@ -103,13 +103,19 @@ fn engine(s: &Settings, precision: Precision) -> Engine<Bert4Rec, Simt> {
 
 #[test]
 fn a_hundred_replayed_steps_are_a_hundred_launched_ones() {
-    for (precision, loss) in [(Precision::F32, LossKind::Softmax), (Precision::Bf16, LossKind::SampledPopularity)] {
-        let s = settings(loss);
-        let (losses, replayed, e) = train(engine(&s, precision), From::Device, 100);
+    let own = Settings { exclude_seen: true, sampler: SamplerKind::LogUniform, ..settings(LossKind::Gbce) };
+    let in_batch = Settings { exclude_seen: true, sampler: SamplerKind::InBatch, ..settings(LossKind::SampledSoftmax) };
+    for (precision, s, steps) in [
+        (Precision::F32, settings(LossKind::Softmax), 100),
+        (Precision::Bf16, settings(LossKind::SampledPopularity), 100),
+        (Precision::Bf16, own, 25),
+        (Precision::F32, in_batch, 25),
+    ] {
+        let (losses, replayed, e) = train(engine(&s, precision), From::Device, steps);
         assert!((1..=12).contains(&e.backend.recorded()), "{} sizes were recorded", e.backend.recorded());
         let mut direct = engine(&s, precision);
         direct.backend.set_replay(false);
-        let (direct_losses, launched, e) = train(direct, From::Device, 100);
+        let (direct_losses, launched, e) = train(direct, From::Device, steps);
         assert_eq!(e.backend.recorded(), 0);
         assert_eq!(losses, direct_losses, "{precision:?}");
         assert_eq!(replayed, launched, "{precision:?}");
@@ -143,7 +149,7 @@ fn batches_made_on_the_device_are_those_of_the_host() {
         let capacity = Capacity::new(b, t, b * MaskedItem::scored(c.mask, t));
         let input = Input::plan(&mut p, capacity);
         let (target, weight) = (p.index(capacity.m), p.stat(capacity.m));
-        let task = MaskedItem::plan(&mut p, c, &input, target, weight);
+        let task = MaskedItem::new(c, &input, target, weight);
         (p, input, task, target, weight)
     };
     let (p, input, mut task, target, weight) = plan();
@@ -188,9 +194,11 @@ fn batches_made_on_the_device_are_those_of_the_host() {
 /// Padding changes nothing but the order of sums.
 #[test]
 fn padded_batches_train_as_the_bare_ones_do() {
-    for loss in [LossKind::Softmax, LossKind::SampledUniform] {
-        // Draws of dropout are numbered by row and place: padding at the end leaves them as they are.
-        let s = settings(loss);
+    let in_batch = Settings { sampler: SamplerKind::InBatch, ..settings(LossKind::SampledSoftmax) };
+    let own = Settings { per_position: true, exclude_seen: true, ..settings(LossKind::SampledPopularity) };
+    for s in [settings(LossKind::Softmax), settings(LossKind::SampledUniform), in_batch, own] {
+        // Draws of dropout and negatives are numbered by row and place: padding at the end leaves them as they are.
+        let loss = (s.loss, s.sampler);
         let (padded, w, _) = train(engine(&s, Precision::F32), From::Device, 6);
         let cpu = Engine::new(&s, &counts(), |p| Ok(Cpu::new(p))).unwrap();
         let (bare, cpu_w, _) = train(cpu, From::Host, 6);

@@ -24,7 +24,7 @@ fn rig(settings: MaskSettings, sequences: usize) -> Rig {
     let capacity = Capacity::new(sequences, t, sequences * MaskedItem::scored(settings.mask, t));
     let input = Input::plan(&mut p, capacity);
     let (target, weight) = (p.index(capacity.m), p.stat(capacity.m));
-    let task = MaskedItem::plan(&mut p, settings, &input, target, weight);
+    let task = MaskedItem::new(settings, &input, target, weight);
     Rig { task, cpu: Cpu::new(&p), input, target, made: Default::default() }
 }
 

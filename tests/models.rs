@@ -8,7 +8,7 @@ use mipgpu::{
     mem::Param,
     models::{self, Model},
     ops::Memory,
-    tasks::{LossKind, Sequence},
+    tasks::{LossKind, SamplerKind, Sequence},
     train::{Engine, Settings},
 };
 
@@ -29,11 +29,24 @@ fn variants() -> Vec<Settings> {
         negatives: 7,
         ..Settings::default()
     };
+    let small = Settings { blocks: 1, dropout: 0.1, attention_dropout: 0.0, ..base.clone() };
     vec![
         base.clone(),
         Settings { norm: NormPlace::Pre, projection: true, ..base.clone() },
         Settings { loss: LossKind::SampledUniform, log_q: false, ..base.clone() },
-        Settings { loss: LossKind::SampledPopularity, projection: true, blocks: 1, ..base },
+        Settings { loss: LossKind::SampledPopularity, projection: true, blocks: 1, exclude_seen: true, ..base.clone() },
+        Settings {
+            loss: LossKind::SampledSoftmax,
+            sampler: SamplerKind::LogUniform,
+            per_position: true,
+            exclude_seen: true,
+            ..small.clone()
+        },
+        Settings { loss: LossKind::SampledSoftmax, sampler: SamplerKind::InBatch, ..small.clone() },
+        Settings { loss: LossKind::SampledSoftmax, unique_negatives: true, ..small.clone() },
+        Settings { loss: LossKind::Bce, negatives: 1, ..small.clone() },
+        Settings { loss: LossKind::Gbce, sampler: SamplerKind::Popularity, ..small.clone() },
+        Settings { loss: LossKind::Bpr, exclude_seen: true, ..small },
     ]
 }
 
@@ -99,14 +112,16 @@ fn the_gradient_of_every_parameter_is_right() {
     mipgpu::for_all_models!(each);
 }
 
-/// 150 steps on one batch without dropout: the loss must all but vanish. Catches gradients that are right in direction
+/// 150 steps on one batch without dropout: the loss must all but vanish. Losses that judge each negative for itself must see
+/// most of the catalogue first, and get twice as many. Catches gradients that are right in direction
 /// but lost on the way to the weights.
 fn overfit<M: Model>(s: &Settings) {
     let s = Settings { dropout: 0.0, attention_dropout: 0.0, clip: 0.0, init_std: 0.1, width: 32, ..s.clone() };
     let mut e = Engine::<M, _>::new(&s, &counts(), |p| Ok(Cpu::new(p))).unwrap();
     let mut first = None;
     let mut last = 0.0;
-    for step in 1..=150 {
+    let steps = if s.loss.pairwise() { 300 } else { 150 };
+    for step in 1..=steps {
         fill(&mut e);
         last = e.step(step, 3e-3).unwrap().loss;
         first.get_or_insert(last);

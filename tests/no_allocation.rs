@@ -40,8 +40,17 @@ static ALLOCATOR: Counting = Counting;
 fn a_step_allocates_nothing() {
     const ITEMS: usize = 500;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
-    for loss in [LossKind::Softmax, LossKind::SampledPopularity] {
-        let s = Settings { width: 32, length: 50, batch: 16, attention_dropout: 0.1, loss, ..Settings::default() };
+    for loss in [LossKind::Softmax, LossKind::SampledPopularity, LossKind::Gbce] {
+        let s = Settings {
+            width: 32,
+            length: 50,
+            batch: 16,
+            attention_dropout: 0.1,
+            loss,
+            exclude_seen: true,
+            negatives: 100,
+            ..Settings::default()
+        };
         let counts: Vec<u64> = (0..ITEMS as u64).collect();
         let mut engine = Engine::<Bert4Rec, Cpu>::new(&s, &counts, |p| Ok(Cpu::new(p))).unwrap();
         let mut draw = Stream::new(1, Purpose::Test, 0);

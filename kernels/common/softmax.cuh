@@ -163,19 +163,32 @@ __device__ __forceinline__ void walk(const Walk<T>& w, Work& work) {
   }
 }
 
+// Negatives that a scored row leaves out: bit j % 32 of word j / 32 of its row of `own`.
+struct LeftOut {
+  const u32* words;  // of the row
+  int count;         // of its words
+
+  // The 64 bits of tile [at, at + 64), at a multiple of 64.
+  __device__ __forceinline__ void tile(u32 (&bits)[2], int at) const {
+#pragma unroll
+    for (int i = 0; i < 2; i++) bits[i] = at / 32 + i < count ? words[at / 32 + i] : 0;
+  }
+};
+
 // The own row of accumulator half 0 or 1, counted in the block.
 __device__ __forceinline__ int own_row(int half) { return threadIdx.x / 32 * 16 + acc_row(threadIdx.x % 32, 2 * half); }
 
 // ------------------------------------------------------------------------------------------------------------- forward
 
 // Far rows are candidates: a = their offset, -inf beyond the end. kSampled: id = their item, left out where it is the
-// row's target; else candidate j is item j, and the target's logit is kept.
+// row's target, and with kOwn where its bit is set; else candidate j is item j, and the target's logit is kept.
 // Each lane keeps the maximum and the sum of its own columns: lanes meet once, at the end.
-template <bool kSampled>
+template <bool kSampled, bool kOwn = false>
 struct LogSumExp {
   const float* offset;
   const u32* id;
   u32 target[2];
+  LeftOut own[2];
   float max[2] = {kLowest, kLowest};
   float sum[2] = {0.f, 0.f};
   float hit[2] = {0.f, 0.f};
@@ -189,6 +202,8 @@ struct LogSumExp {
   __device__ __forceinline__ void take(float (&z)[kTile / 8][4], const TileColumns& c, int at, const T*, int) {
     const int column = threadIdx.x % 4 * 2;
     float top[2] = {max[0], max[1]};
+    u32 out[2][2];
+    if (kOwn) own[0].tile(out[0], at), own[1].tile(out[1], at);
 #pragma unroll
     for (int nb = 0; nb < kTile / 8; nb++)
 #pragma unroll
@@ -196,6 +211,7 @@ struct LogSumExp {
         const int j = nb * 8 + column + i % 2;
         z[nb][i] += c.a[j];
         if (kSampled && c.id[j] == target[i / 2]) z[nb][i] = -kInfinity;
+        if (kOwn && out[i / 2][nb / 4] >> j % 32 & 1) z[nb][i] = -kInfinity;
         top[i / 2] = fmaxf(top[i / 2], z[nb][i]);
       }
 #pragma unroll
@@ -252,13 +268,15 @@ struct Chunk {
   }
 };
 
-// g = softmax - onehot (kSampled: softmax without hits) for own rows that are scored rows; dloss is put on at the end.
-template <class T, bool kSampled>
+// g = softmax - onehot (kSampled: softmax without hits, kOwn: and without what is left out) for own rows that are scored
+// rows; dloss is put on at the end.
+template <class T, bool kSampled, bool kOwn = false>
 struct RowGradient {
   Chunk<T> chunk;
   const float* offset;
   const u32* id;
   u32 target[2];
+  LeftOut own[2];
   float lse[2];
 
   __device__ __forceinline__ void load(TileColumns& c, int at, int valid) {
@@ -268,6 +286,8 @@ struct RowGradient {
 
   __device__ __forceinline__ void take(float (&z)[kTile / 8][4], const TileColumns& c, int at, const T* far, int turn) {
     const int column = threadIdx.x % 4 * 2;
+    u32 out[2][2];
+    if (kOwn) own[0].tile(out[0], at), own[1].tile(out[1], at);
 #pragma unroll
     for (int nb = 0; nb < kTile / 8; nb++)
 #pragma unroll
@@ -275,6 +295,7 @@ struct RowGradient {
         const int j = nb * 8 + column + i % 2;
         z[nb][i] = exp_of(z[nb][i] + c.a[j] - lse[i / 2]);
         if (kSampled && c.id[j] == target[i / 2]) z[nb][i] = 0.f;
+        if (kOwn && out[i / 2][nb / 4] >> j % 32 & 1) z[nb][i] = 0.f;
       }
     if (!kSampled)
 #pragma unroll
@@ -290,13 +311,18 @@ struct RowGradient {
 };
 
 // g^T for own rows that are candidates. Far rows are scored rows: a = lse (+inf beyond the end: g = 0), b = dloss,
-// id = target. Their onehot is part of g unless kSampled; then a hit counts nothing.
-template <class T, bool kSampled>
+// id = target. Their onehot is part of g unless kSampled; then a hit counts nothing. kOwn: nor does what far rows leave out;
+// the 16 own rows of a warp share a word of theirs.
+template <class T, bool kSampled, bool kOwn = false>
 struct CandidateGradient {
   Chunk<T> chunk;
   const float* lse;
   const float* dloss;
   const u32* target;
+  const u32* own;  // that word in the first scored row
+  int own_words;   // of a scored row
+  int own_bit;     // of own row 0; that of own row 1 stands 8 above
+  int rows;        // scored rows
   u32 id[2];
   float offset[2];
   float sum[2] = {0.f, 0.f};  // of g over the lane's columns
@@ -307,18 +333,27 @@ struct CandidateGradient {
     load_column(c.id, target, at, valid, kNoColumn, 64);
   }
 
-  __device__ __forceinline__ void take(float (&z)[kTile / 8][4], const TileColumns& c, int, const T* far, int turn) {
+  __device__ __forceinline__ void take(float (&z)[kTile / 8][4], const TileColumns& c, int at, const T* far, int turn) {
     const int column = threadIdx.x % 4 * 2;
 #pragma unroll
-    for (int nb = 0; nb < kTile / 8; nb++)
+    for (int nb = 0; nb < kTile / 8; nb++) {
+      u32 out[2] = {0, 0};
+      if (kOwn)
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+          const int row = at + nb * 8 + column + i;
+          if (row < rows) out[i] = own[(i64)row * own_words] >> own_bit;
+        }
 #pragma unroll
       for (int i = 0; i < 4; i++) {
         const int j = nb * 8 + column + i % 2;
         float p = exp_of(z[nb][i] + offset[i / 2] - c.a[j]);
         if (c.id[j] == id[i / 2]) p = kSampled ? 0.f : p - 1.f;
+        if (kOwn && out[i % 2] >> 8 * (i / 2) & 1) p = 0.f;
         z[nb][i] = c.b[j] * p;
         sum[i / 2] += z[nb][i];
       }
+    }
     chunk.add(z, far, turn);
   }
 };

@@ -1,5 +1,7 @@
-//! What every other part may use: errors that tell the user what to do, and counter-based random numbers.
+//! What every other part may use: errors that tell the user what to do, counter-based random numbers, distributions to draw
+//! from.
 
+pub mod alias;
 pub mod atomic;
 pub mod error;
 pub mod rng;

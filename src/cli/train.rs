@@ -15,6 +15,7 @@ use crate::{
     base::{Error, Result, atomic::write_atomically},
     data::{Dataset, digits, split::Split},
     eval::{EvalOptions, Report, evaluate},
+    tasks::{LossKind, SamplerKind},
     train::{
         Event, Flags, MemoryPlan, RunFolder, Settings, Trained, Which,
         checkpoint::{EpochRow, State},
@@ -136,6 +137,7 @@ fn prepare(args: &Args, printer: &Printer) -> Result<(RunFolder, RunConfig, Data
     }
     args.flags.apply(&mut settings);
     settings.check()?;
+    settings.loss().check(Some(data.items()))?;
     let split = args.split.spec(&data)?.unwrap_or_default();
     let folder = match &args.out {
         Some(out) => RunFolder::new(out),
@@ -191,7 +193,7 @@ fn introduce(
         "task    masked item prediction, mask {}, mask-last {}, loss {}",
         s.mask,
         s.mask_last,
-        clap::ValueEnum::to_possible_value(&s.loss).map_or(String::new(), |v| v.get_name().to_string())
+        loss_in_words(s)
     ));
     let (device, chosen) = backend::choose(device);
     let precision = match device {
@@ -200,6 +202,31 @@ fn introduce(
     };
     printer.say(format_args!("device  {chosen}, {precision}, {threads} threads"));
     printer.say(format_args!("run     {}", folder.path.display()));
+}
+
+/// `gbce (t 0.75) against 128 uniform negatives of each position, without the user's own items`
+fn loss_in_words(settings: &Settings) -> String {
+    fn name(value: impl clap::ValueEnum) -> String {
+        value.to_possible_value().map_or(String::new(), |v| v.get_name().to_string())
+    }
+    let c = settings.loss();
+    if c.kind == LossKind::Softmax {
+        return name(c.kind);
+    }
+    let mut words = name(c.kind);
+    match c.kind {
+        LossKind::Gbce => words += &format!(" (t {})", c.gbce_t),
+        LossKind::SampledSoftmax if c.log_q => words += " (logQ corrected)",
+        _ => {}
+    }
+    let (n, sampler) = (digits(c.sampler.negatives as u64), name(c.sampler.kind));
+    words += &match (c.sampler.kind, c.sampler.per_row) {
+        (SamplerKind::InBatch, _) => " against the batch's other targets".to_string(),
+        (_, true) => format!(" against {n} {sampler} negatives of each position"),
+        (_, false) if c.sampler.unique => format!(" against {n} different {sampler} negatives of a batch"),
+        (_, false) => format!(" against {n} {sampler} negatives of a batch"),
+    };
+    words + if c.exclude_seen { ", without the user's own items" } else { "" }
 }
 
 /// Evaluates the best weights on the test items, popularity beside them, and keeps the report in the run folder.

@@ -3,7 +3,7 @@
 use super::{Input, Norm, Shape, Sites, when};
 use crate::{
     mem::{Dst, Init, Mode, Param, Planner, Var},
-    ops::{Backend, DropoutBwd, DropoutFwd, EmbeddingFwd, PositionSum, SegmentSum, dropout::Drop},
+    ops::{Backend, DropoutBwd, DropoutFwd, EmbeddingFwd, PositionSum, dropout::Drop},
 };
 
 /// y = dropout(LN(item[id] + position[pos])), without the norm for pre-norm models.
@@ -71,9 +71,9 @@ impl Embed {
         });
     }
 
-    /// `item`: whether the gradient of the item table is written, added to what a tied output layer left there, or left
-    /// to whoever sums `sum.dy` together with the gradients of other rows of that table.
-    pub fn backward<B: Backend>(&self, b: &mut B, s: &Shape, item: Mode) {
+    /// Leaves the gradients of the rows taken from the item table in `sum.dy`: a loss sums them together with those of the
+    /// rows that it takes.
+    pub fn backward<B: Backend>(&self, b: &mut B, s: &Shape) {
         b.run(&DropoutBwd {
             dx: Dst::Write(self.before_drop().dy),
             dy: self.y.dy,
@@ -84,14 +84,9 @@ impl Embed {
         if let Some(norm) = &self.norm {
             norm.backward(b, s, Mode::Write);
         }
-        let (dy, by, rows) = (self.sum.dy, &self.input.by_item, self.item.shape[0]);
-        if item != Mode::Skip {
-            b.run(&by.sort(&[(self.input.item, s.n)], rows));
-            b.run(&SegmentSum::of(Dst::Write(self.item.dw).with_mode(item), dy, by, [s.n, self.d, rows]));
-        }
         b.run(&PositionSum {
             dtable: Dst::Write(self.position.dw),
-            dy,
+            dy: self.sum.dy,
             cu: self.input.cu,
             n: s.n,
             d: self.d,

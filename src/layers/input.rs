@@ -10,7 +10,7 @@ rows (item 0), and rows to score behind the last are [`NO_ROW`].
 
 use crate::{
     mem::{Planner, Span, U32},
-    ops::{Memory, NO_ROW, sort_ids::Sorted},
+    ops::{Memory, NO_ROW},
 };
 
 /// The largest batch a plan has room for.
@@ -203,6 +203,8 @@ impl HostInput {
 /// The planned spans of a batch.
 #[derive(Clone, Copy, Debug)]
 pub struct Input {
+    /// (N) the items as they are, before a task hides any.
+    pub raw: Span<U32>,
     pub item: Span<U32>,
     pub pos: Span<U32>,
     pub row: Span<U32>,
@@ -219,8 +221,6 @@ pub struct Input {
     /// (B) where it starts in the data that the device holds.
     pub first: Span<U32>,
     head: Span<U32>,
-    /// Room for the rows sorted by item, which gradients of item tables are summed by.
-    pub by_item: Sorted,
     pub capacity: Capacity,
 }
 
@@ -229,8 +229,9 @@ impl Input {
         let Capacity { b, n, m, .. } = capacity;
         p.label("input");
         let l = Layout { b };
-        let (head, by_item) = (p.index(l.len()), Sorted::plan(p, n));
+        let head = p.index(l.len());
         Input {
+            raw: p.index(n),
             item: p.index(n),
             pos: p.index(n),
             row: p.index(m),
@@ -241,7 +242,6 @@ impl Input {
             user: head.slice(l.user(), b),
             first: head.slice(l.first(), b),
             head,
-            by_item,
             capacity,
         }
     }

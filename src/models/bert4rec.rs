@@ -127,13 +127,14 @@ impl Model for Bert4Rec {
         for block in self.blocks.iter().rev() {
             block.backward(b, s);
         }
-        self.embed.backward(b, s, Mode::Accumulate);
+        self.embed.backward(b, s);
     }
 
     fn representations(&self) -> Representations {
         Representations {
             item: self.embed.item.clone(),
             item_bias: self.item_bias.clone(),
+            rows: self.embed.sum,
             scored: self.projection.as_ref().map_or(self.gathered, |p| p.norm.y),
             d: self.d,
             v: self.v,

@@ -21,6 +21,8 @@ pub struct Representations {
     pub item: Param,
     /// (V) added to the scores.
     pub item_bias: Param,
+    /// (N,D) the rows that the model took from the item table; only their gradient is meant.
+    pub rows: Var,
     /// (M,D) the scored rows, ready for the product with the item table.
     pub scored: Var,
     /// Width (D).
@@ -40,8 +42,8 @@ pub trait Model: Sized + Send + Sync {
 
     fn forward<B: Backend>(&self, b: &mut B, s: &Shape);
 
-    /// From the gradient of the scored rows to the gradients of all parameters. The task has already *written* its own
-    /// gradient to the item table; the model adds to it.
+    /// From the gradient of the scored rows to the gradients of all parameters but the item table and its bias, which the
+    /// loss sums: the model leaves the gradients of the rows that it took ([`Representations::rows`]).
     fn backward<B: Backend>(&self, b: &mut B, s: &Shape);
 
     fn representations(&self) -> Representations;

@@ -16,6 +16,7 @@ pub mod attention;
 pub mod case;
 pub mod cross_entropy;
 pub mod dilated_conv;
+pub mod draw_negatives;
 pub mod dropout;
 pub mod embedding;
 pub mod gather_sequences;
@@ -23,6 +24,7 @@ pub mod gelu;
 pub mod layer_norm;
 pub mod linear;
 pub mod mask_items;
+pub mod negative_loss;
 pub mod prove;
 pub mod rank;
 pub mod reduce;
@@ -38,6 +40,7 @@ pub use attention::{AttentionBwd, AttentionFwd};
 pub use cross_entropy::{CrossEntropyBwd, CrossEntropyFwd};
 pub use define::{Access, Spans};
 pub use dilated_conv::{DilatedConvBwd, DilatedConvFwd};
+pub use draw_negatives::{DrawCandidates, DrawNegatives, MarkOwn};
 pub use dropout::{DropoutAddFwd, DropoutBwd, DropoutFwd};
 pub use embedding::{EmbeddingFwd, GatherTable, PositionSum};
 pub use gather_sequences::GatherSequences;
@@ -45,6 +48,7 @@ pub use gelu::{GeluBwd, GeluFwd};
 pub use layer_norm::{LayerNormBwd, LayerNormFwd};
 pub use linear::{LinearBwd, LinearFwd};
 pub use mask_items::MaskItems;
+pub use negative_loss::{NegativeLossBwd, NegativeLossFwd};
 pub use rank::{CountAtLeast, ScoreItems};
 pub use reduce::{GradNorm, WeightedMean};
 pub use row_adamw::{AdamWRows, CatchUpRows};
@@ -294,6 +298,7 @@ macro_rules! for_all_ops {
             AttentionFwd, AttentionBwd,
             CrossEntropyFwd, CrossEntropyBwd,
             DilatedConvFwd, DilatedConvBwd,
+            DrawNegatives, DrawCandidates, MarkOwn,
             DropoutFwd, DropoutAddFwd, DropoutBwd,
             EmbeddingFwd, GatherTable, PositionSum,
             GatherRows, ScatterRows,
@@ -301,6 +306,7 @@ macro_rules! for_all_ops {
             GeluFwd, GeluBwd,
             LayerNormFwd, LayerNormBwd,
             LinearFwd, LinearBwd,
+            NegativeLossFwd, NegativeLossBwd,
             SampledSoftmaxFwd, SampledSoftmaxBwd,
             SortIds, SegmentSum, SegmentRows,
             TopK, CountAtLeast, ScoreItems,
@@ -330,6 +336,9 @@ pub fn all_cases<B: Backend + 'static>() -> Vec<Box<dyn case::AnyCase<B>>> {
         attention::cases(),
         cross_entropy::cases(),
         dilated_conv::cases(),
+        draw_negatives::cases(),
+        draw_negatives::candidate_cases(),
+        draw_negatives::own_cases(),
         dropout::cases(),
         dropout::add_cases(),
         embedding::cases(),
@@ -340,6 +349,7 @@ pub fn all_cases<B: Backend + 'static>() -> Vec<Box<dyn case::AnyCase<B>>> {
         layer_norm::cases(),
         linear::cases(),
         mask_items::cases(),
+        negative_loss::cases(),
         reduce::mean_cases(),
         reduce::norm_cases(),
         row_adamw::catch_up_cases(),

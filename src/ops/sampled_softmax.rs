@@ -1,18 +1,20 @@
 /*! sampled_softmax: cross-entropy of each scored row against its target and S negatives shared by the batch, with the
 logQ correction (Bengio and Senecal 2008; Yi et al. 2019).
 fwd: z_m0 = <h_m, pos_m> + bias[target_m] - log_q[target_m],   z_ms = <h_m, neg_s> + bias[negative_s] - log_q[negative_s]
-     negatives equal to the row's target are left out (accidental hits);  loss_m = log sum exp z_m - z_m0
-     h, pos (M,D) act: pos_m is the table row of target_m     neg (S,D) act: the gathered panel
+     left out: negatives equal to the row's target (accidental hits), NO_ID, and those whose bit in `own` is set (items of the
+     row's own sequence, which `MarkOwn` marks);  loss_m = log sum exp z_m - z_m0
+     h, pos (M,D) act: pos_m is the table row of target_m     neg (S,D) act: the gathered panel     own (M,ceil(S/32)) or empty
      log_q (V): log of an item's expected count among the negatives (all zero: no correction)
-bwd: g = dloss (softmax - onehot):  dh, dpos (M,D), dneg (S,D), dpos_bias (M), dneg_bias (S); the caller sums dpos, dneg and
-     the bias gradients into the table by segments (`SegmentSum`)
-S = 0 or only accidental hits: loss 0, zero gradients.
+bwd: g = dloss (softmax - onehot):  dh (M,D), g0 (M) f32 the target's, dneg (S,D), dneg_bias (S); the caller sums dneg and the
+     pairs g0 h into the table, dneg_bias and g0 into the bias, by runs of equal ids (`SegmentSum`)
+S = 0 or nothing but what is left out: loss 0, zero gradients. A target NO_ID is padding: z_m0 = <h_m, pos_m>, nothing to learn
+where dloss is 0.
 */
 
-use super::{Cost, Dst, Op, case::Case, fits};
+use super::{Cost, Dst, NO_ID, Op, case::Case, fits};
 use crate::{
     base::rng::{Purpose, Stream},
-    mem::{Act, F32, HostArenas, Planner, Scalar, U32},
+    mem::{Act, F32, HostArenas, Planner, Scalar, Span, U32},
 };
 
 op! {
@@ -21,7 +23,8 @@ op! {
         write { /** (M) */ loss: F32, /** (M) */ lse: F32 }
         read {
             /** (M,D) */ h: Act, /** (M,D) */ pos: Act, /** (S,D) */ neg: Act, /** (V) */ bias: F32, /** (V) */ log_q: F32,
-            /** (M) */ target: U32, /** (S) */ negative: U32
+            /** (M) */ target: U32, /** (S) */ negative: U32,
+            /** (M,ceil(S/32)) bits: left out, or empty */ own: U32
         }
         with { m: usize, d: usize, s: usize }
     }
@@ -30,37 +33,69 @@ op! {
 op! {
     /// Gradients of [`SampledSoftmaxFwd`], weighted by `dloss`.
     SampledSoftmaxBwd = "sampled_softmax_bwd" {
-        grad {
-            /** (M,D) */ dh: Act, /** (M,D) */ dpos: Act, /** (S,D) */ dneg: Act, /** (M) */ dpos_bias: Act,
-            /** (S) */ dneg_bias: Act
-        }
+        write { /** (M) of the targets' logits */ g0: F32 }
+        grad { /** (M,D) */ dh: Act, /** (S,D) */ dneg: Act, /** (S) */ dneg_bias: Act }
         read {
             /** (M) */ dloss: F32, /** (M,D) */ h: Act, /** (M,D) */ pos: Act, /** (S,D) */ neg: Act, /** (V) */ bias: F32,
-            /** (V) */ log_q: F32, /** (M) */ target: U32, /** (S) */ negative: U32, /** (M) */ lse: F32
+            /** (V) */ log_q: F32, /** (M) */ target: U32, /** (S) */ negative: U32,
+            /** (M,ceil(S/32)) bits: left out, or empty */ own: U32, /** (M) */ lse: F32
         }
         with { m: usize, d: usize, s: usize }
     }
 }
 
-/// z of a row: its target first, then the negatives; -inf where left out.
-fn logits<S: Scalar>(
-    h: &[S],
-    pos: &[S],
-    neg: &[S],
-    offset: &dyn Fn(u32) -> S,
-    target: u32,
-    negative: &[u32],
-) -> Vec<S> {
-    let d = h.len();
-    let dot = |row: &[S]| h.iter().zip(row).map(|(a, b)| *a * *b).sum::<S>();
-    let mut z = vec![dot(pos) + offset(target)];
-    z.extend(
-        negative
-            .iter()
-            .enumerate()
-            .map(|(j, id)| if *id == target { S::neg_infinity() } else { dot(&neg[j * d..][..d]) + offset(*id) }),
-    );
-    z
+/// What the logits of all rows are made of.
+struct Logits<'a, S> {
+    h: &'a [S],
+    pos: &'a [S],
+    neg: &'a [S],
+    bias: &'a [S],
+    log_q: &'a [S],
+    target: &'a [u32],
+    negative: &'a [u32],
+    own: &'a [u32],
+    d: usize,
+}
+
+impl<S: Scalar> Logits<'_, S> {
+    fn offset(&self, id: u32) -> S {
+        if id == NO_ID { S::zero() } else { self.bias[id as usize] - self.log_q[id as usize] }
+    }
+
+    /// z of row `i`: its target first, then the negatives; -inf where left out.
+    fn row(&self, i: usize) -> Vec<S> {
+        let (d, words) = (self.d, self.negative.len().div_ceil(32));
+        let (h, target) = (&self.h[i * d..][..d], self.target[i]);
+        let dot = |row: &[S]| h.iter().zip(row).map(|(a, b)| *a * *b).sum::<S>();
+        let own = |j: usize| self.own.get(i * words + j / 32).is_some_and(|word| word >> (j % 32) & 1 == 1);
+        let mut z = vec![dot(&self.pos[i * d..][..d]) + self.offset(target)];
+        z.extend(self.negative.iter().enumerate().map(|(j, id)| match *id == target || *id == NO_ID || own(j) {
+            true => S::neg_infinity(),
+            false => dot(&self.neg[j * d..][..d]) + self.offset(*id),
+        }));
+        z
+    }
+}
+
+macro_rules! logits {
+    ($op:expr, $m:expr) => {
+        Logits {
+            h: $m.get($op.h),
+            pos: $m.get($op.pos),
+            neg: $m.get($op.neg),
+            bias: $m.get($op.bias),
+            log_q: $m.get($op.log_q),
+            target: $m.ids($op.target),
+            negative: &$m.ids($op.negative)[..$op.s],
+            own: $m.ids($op.own),
+            d: $op.d,
+        }
+    };
+}
+
+/// Length of `own`, or what is needed where it is empty.
+fn own_or(own: Span<U32>, need: usize) -> usize {
+    if own.is_empty() { need } else { own.len() }
 }
 
 impl Op for SampledSoftmaxFwd {
@@ -77,6 +112,7 @@ impl Op for SampledSoftmaxFwd {
             ("log_q", self.log_q.len(), self.bias.len()),
             ("target", self.target.len(), m),
             ("negative", self.negative.len(), s),
+            ("own", own_or(self.own, m * s.div_ceil(32)), m * s.div_ceil(32)),
         ])
     }
 
@@ -86,15 +122,11 @@ impl Op for SampledSoftmaxFwd {
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
-        let d = self.d;
-        let (h, pos, neg) = (m.get(self.h), m.get(self.pos), m.get(self.neg));
-        let (bias, log_q) = (m.get(self.bias), m.get(self.log_q));
-        let (target, negative) = (m.ids(self.target), &m.ids(self.negative)[..self.s]);
-        let offset = |id: u32| bias[id as usize] - log_q[id as usize];
+        let of = logits!(self, m);
         // SAFETY: destinations and sources of an op are disjoint (`assert_disjoint`).
         let (loss, lse) = unsafe { (m.get_mut(self.loss), m.get_mut(self.lse)) };
         for i in 0..self.m {
-            let z = logits(&h[i * d..][..d], &pos[i * d..][..d], neg, &offset, target[i], negative);
+            let z = of.row(i);
             let max = z.iter().copied().fold(S::neg_infinity(), S::max);
             lse[i] = max + z.iter().map(|x| (*x - max).exp()).sum::<S>().ln();
             loss[i] = lse[i] - z[0];
@@ -108,10 +140,9 @@ impl Op for SampledSoftmaxBwd {
     fn check(&self) -> Result<(), String> {
         let (m, d, s) = (self.m, self.d, self.s);
         fits(&[
+            ("g0", self.g0.len(), m),
             ("dh", self.dh.len_or(m * d), m * d),
-            ("dpos", self.dpos.len_or(m * d), m * d),
             ("dneg", self.dneg.len_or(s * d), s * d),
-            ("dpos_bias", self.dpos_bias.len_or(m), m),
             ("dneg_bias", self.dneg_bias.len_or(s), s),
             ("dloss", self.dloss.len(), m),
             ("h", self.h.len(), m * d),
@@ -120,94 +151,122 @@ impl Op for SampledSoftmaxBwd {
             ("log_q", self.log_q.len(), self.bias.len()),
             ("target", self.target.len(), m),
             ("negative", self.negative.len(), s),
+            ("own", own_or(self.own, m * s.div_ceil(32)), m * s.div_ceil(32)),
             ("lse", self.lse.len(), m),
         ])
     }
 
     fn cost(&self) -> Cost {
         let (m, d, s) = (self.m as f64, self.d as f64, self.s as f64);
-        Cost { flop: 6.0 * m * d * (s + 1.0), bytes: 4.0 * (4.0 * m * d + 2.0 * s * d) }
+        Cost { flop: 6.0 * m * d * (s + 1.0), bytes: 4.0 * (3.0 * m * d + 2.0 * s * d) }
     }
 
     fn reference<S: Scalar>(&self, mem: &HostArenas<S>) {
         let (m, d, s) = (self.m, self.d, self.s);
-        let (h, pos, neg) = (mem.get(self.h), mem.get(self.pos), mem.get(self.neg));
-        let (bias, log_q) = (mem.get(self.bias), mem.get(self.log_q));
-        let (target, negative) = (mem.ids(self.target), &mem.ids(self.negative)[..s]);
+        let of = logits!(self, mem);
         let (lse, dloss) = (mem.get(self.lse), mem.get(self.dloss));
-        let offset = |id: u32| bias[id as usize] - log_q[id as usize];
         // g (M, 1+S): dloss * (softmax - onehot).
         let w = s + 1;
         let mut g = vec![S::zero(); m * w];
         for i in 0..m {
-            let z = logits(&h[i * d..][..d], &pos[i * d..][..d], neg, &offset, target[i], negative);
-            for (j, z) in z.iter().enumerate() {
+            for (j, z) in of.row(i).iter().enumerate() {
                 let hit = if j == 0 { S::one() } else { S::zero() };
                 g[i * w + j] = dloss[i] * ((*z - lse[i]).exp() - hit);
             }
         }
+        mem.compute(Dst::Write(self.g0), m, |i| g[i * w]);
         mem.compute(self.dh, m * d, |at| {
             let (i, k) = (at / d, at % d);
-            g[i * w] * pos[at] + (0..s).map(|j| g[i * w + 1 + j] * neg[j * d + k]).sum::<S>()
+            g[i * w] * of.pos[at] + (0..s).map(|j| g[i * w + 1 + j] * of.neg[j * d + k]).sum::<S>()
         });
-        mem.compute(self.dpos, m * d, |at| g[at / d * w] * h[at]);
-        mem.compute(self.dneg, s * d, |at| (0..m).map(|i| g[i * w + 1 + at / d] * h[i * d + at % d]).sum());
-        mem.compute(self.dpos_bias, m, |i| g[i * w]);
+        mem.compute(self.dneg, s * d, |at| (0..m).map(|i| g[i * w + 1 + at / d] * of.h[i * d + at % d]).sum());
         mem.compute(self.dneg_bias, s, |j| (0..m).map(|i| g[i * w + 1 + j]).sum());
     }
 }
 
+/// Ids of a case.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Ids {
+    /// Accidental hits among them.
+    Any,
+    /// Targets 0..M, negatives M..M+S: each bias has one gradient, so that central differences prove those too.
+    Apart,
+    /// Every fifth row and every ninth negative is padding.
+    Padded,
+}
+
 pub fn cases() -> Vec<Case<SampledSoftmaxFwd, SampledSoftmaxBwd>> {
-    // (M, D, S, V): V = 2 makes accidental hits the rule.
+    use Ids::*;
+    // (M, D, S, V, ids, whether own items are left out). V = 2 makes accidental hits the rule.
     [
-        (0, 8, 5, 9),
-        (1, 1, 1, 2),
-        (3, 7, 0, 5),
-        (7, 16, 9, 2),
-        (33, 32, 130, 500),
-        (65, 64, 256, 3000),
-        (130, 24, 33, 40),
+        (0, 8, 5, 9, Any, false),
+        (1, 1, 1, 2, Any, false),
+        (3, 7, 0, 5, Any, true),
+        (7, 16, 9, 2, Any, false),
+        (33, 32, 130, 500, Any, false),
+        (33, 32, 130, 500, Apart, true),
+        (65, 64, 256, 3000, Any, true),
+        (9, 24, 31, 40, Apart, false),
+        (130, 24, 33, 40, Padded, false),
+        (70, 33, 95, 60, Padded, true),
         // A width that kernels take in pieces.
-        (67, 264, 70, 90),
+        (67, 264, 70, 90, Any, false),
+        (67, 264, 70, 190, Apart, true),
     ]
     .into_iter()
-    .map(|(m, d, s, v)| {
+    .map(|(m, d, s, v, ids, excluding)| {
         let mut p = Planner::new();
         let (h, pos, neg) = (p.var(m * d), p.var(m * d), p.var(s * d));
-        let (bias, log_q, loss, lse, dloss) = (p.stat(v), p.stat(v), p.stat(m), p.stat(m), p.stat(m));
-        let (dpos_bias, dneg_bias) = (p.act(m), p.act(s));
+        let (bias, log_q, loss, lse, dloss, g0) = (p.stat(v), p.stat(v), p.stat(m), p.stat(m), p.stat(m), p.stat(m));
+        let dneg_bias = p.act(s);
         let (target, negative) = (p.index(m), p.index(s));
+        let own = if excluding { p.index(m * s.div_ceil(32)) } else { Span::empty() };
         let mut draw = Stream::new(21, Purpose::Test, (m + s) as u32);
+        let mut id = |i: usize, apart: usize, every: usize| match ids {
+            Apart => (apart + i) as u32,
+            Padded if i % every == every - 1 => NO_ID,
+            _ => draw.below(v as u64) as u32,
+        };
+        let targets: Vec<u32> = (0..m).map(|i| id(i, 0, 5)).collect();
+        let negatives: Vec<u32> = (0..s).map(|j| id(j, m, 9)).collect();
+        // About a quarter is left out; the bits behind the last negative must not matter.
+        let bits = (0..own.len()).map(|_| draw.bits() & draw.bits()).collect();
+        let (h_, pos_, neg_) = (h.y, pos.y, neg.y);
         let fwd =
-            SampledSoftmaxFwd { loss, lse, h: h.y, pos: pos.y, neg: neg.y, bias, log_q, target, negative, m, d, s };
+            SampledSoftmaxFwd { loss, lse, h: h_, pos: pos_, neg: neg_, bias, log_q, target, negative, own, m, d, s };
         let bwd = SampledSoftmaxBwd {
+            g0,
             dh: Dst::Write(h.dy),
-            dpos: Dst::Write(pos.dy),
             dneg: Dst::Write(neg.dy),
-            dpos_bias: Dst::Write(dpos_bias),
             dneg_bias: Dst::Write(dneg_bias),
             dloss,
-            h: h.y,
-            pos: pos.y,
-            neg: neg.y,
+            h: h_,
+            pos: pos_,
+            neg: neg_,
             bias,
             log_q,
             target,
             negative,
+            own,
             lse,
             m,
             d,
             s,
         };
-        Case::new(format!("m{m} d{d} s{s} v{v}"), p, fwd, bwd)
+        let case = Case::new(format!("m{m} d{d} s{s} v{v} {ids:?}, own left out: {excluding}"), p, fwd, bwd)
             .input(h.y, 1.0, h.dy)
-            .input(pos.y, 1.0, pos.dy)
+            .normal(pos.y, 1.0)
             .input(neg.y, 1.0, neg.dy)
             .output(loss, dloss)
             .normal(bias, 0.5)
             .normal(log_q, 1.0)
-            .ids(target, (0..m).map(|_| draw.below(v as u64) as u32).collect())
-            .ids(negative, (0..s).map(|_| draw.below(v as u64) as u32).collect())
+            .ids(target, targets)
+            .ids(negative, negatives)
+            .ids(own, bits);
+        match ids {
+            Apart => case.input(bias.slice(0, m), 0.5, g0).input(bias.slice(m, s), 0.5, dneg_bias),
+            _ => case,
+        }
     })
     .collect()
 }

@@ -10,7 +10,7 @@ says which sequences make a batch and how many of their rows are hidden; the row
 use crate::{
     base::rng::{Purpose, Stream},
     layers::{Head, HostInput, Input, Shape},
-    mem::{F32, Planner, Span, U32},
+    mem::{F32, Span, U32},
     ops::{
         Backend, GatherSequences, MaskItems, Memory, NO_ROW,
         mask_items::{DRAWS, Masking},
@@ -62,8 +62,6 @@ pub struct Batch {
 pub struct MaskedItem {
     settings: MaskSettings,
     input: Input,
-    /// (N) items before any is hidden.
-    raw: Span<U32>,
     /// What the device holds, if it does.
     data: Option<Span<U32>>,
     target: Span<U32>,
@@ -75,15 +73,8 @@ impl MaskedItem {
     pub const MAX_LENGTH: usize = 1 << 18;
 
     /// `target` (M) and `weight` (M): where the loss finds what was hidden, and what each scored row counts.
-    pub fn plan(
-        p: &mut Planner,
-        settings: MaskSettings,
-        input: &Input,
-        target: Span<U32>,
-        weight: Span<F32>,
-    ) -> MaskedItem {
-        p.label("batch");
-        MaskedItem { settings, input: *input, raw: p.index(input.capacity.n), data: None, target, weight }
+    pub fn new(settings: MaskSettings, input: &Input, target: Span<U32>, weight: Span<F32>) -> MaskedItem {
+        MaskedItem { settings, input: *input, data: None, target, weight }
     }
 
     /// Takes the sequences of all batches from `data` from here on.
@@ -139,7 +130,7 @@ impl MaskedItem {
         let shape = self.input.begin(b, &mut batch.head);
         if self.data.is_none() {
             batch.raw.resize(shape.n, 0);
-            b.write_ids_ahead(self.raw, &batch.raw);
+            b.write_ids_ahead(self.input.raw, &batch.raw);
         }
         shape
     }
@@ -148,7 +139,7 @@ impl MaskedItem {
     pub fn make<B: Backend>(&self, b: &mut B, s: &Shape) {
         let (c, input) = (&self.settings, &self.input);
         if let Some(data) = self.data {
-            b.run(&GatherSequences { raw: self.raw, data, first: input.first, cu: input.cu, b: s.b, n: s.n });
+            b.run(&GatherSequences { raw: input.raw, data, first: input.first, cu: input.cu, b: s.b, n: s.n });
         }
         b.run(&MaskItems {
             item: input.item,
@@ -156,7 +147,7 @@ impl MaskedItem {
             row: input.row,
             target: self.target,
             weight: self.weight,
-            raw: self.raw,
+            raw: input.raw,
             cu: input.cu,
             scored: input.scored,
             user: input.user,

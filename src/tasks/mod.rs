@@ -2,6 +2,8 @@
 
 pub mod loss;
 pub mod masked_item;
+pub mod negatives;
 
 pub use loss::{Loss, LossKind, LossSettings};
 pub use masked_item::{Batch, MaskSettings, MaskedItem, Sequence};
+pub use negatives::{Sampler, SamplerKind, SamplerSettings};

@@ -12,7 +12,7 @@ use crate::{
     mem::{Bf16Products, F32, Planner, Precision, Scalar, Span},
     models::{self, Model, WithModel},
     ops::{self, Backend},
-    tasks::{LossKind, Sequence},
+    tasks::{LossKind, SamplerKind, Sequence},
 };
 
 use super::{engine::Engine, settings::Settings};
@@ -113,6 +113,7 @@ const ITEMS: usize = 61;
 
 /// Small models with every optional part on somewhere.
 fn variants() -> Vec<(&'static str, Settings)> {
+    use SamplerKind::{InBatch, LogUniform, Popularity};
     let base = Settings {
         width: 32,
         heads: 2,
@@ -129,7 +130,13 @@ fn variants() -> Vec<(&'static str, Settings)> {
     vec![
         ("post-norm, softmax", base.clone()),
         ("pre-norm, projection", Settings { norm: NormPlace::Pre, projection: true, ..base.clone() }),
-        ("sampled softmax", Settings { loss: LossKind::SampledPopularity, ..base }),
+        (
+            "sampled softmax",
+            Settings { loss: LossKind::SampledSoftmax, sampler: Popularity, exclude_seen: true, ..base.clone() },
+        ),
+        ("in-batch negatives", Settings { loss: LossKind::SampledSoftmax, sampler: InBatch, ..base.clone() }),
+        ("gbce", Settings { loss: LossKind::Gbce, sampler: LogUniform, exclude_seen: true, ..base.clone() }),
+        ("bpr", Settings { loss: LossKind::Bpr, negatives: 3, ..base }),
     ]
 }
 

@@ -1,6 +1,6 @@
 /*! One planned model with its loss and optimiser on a backend: a training step, and vectors for histories.
 
-A step makes its batch, goes forward and back, takes the gradient norm, and updates the weights unless the guard says no:
+A step makes its batch and draws its negatives, goes forward and back, takes the gradient norm, and updates the weights unless the guard says no:
 loss and norm must be finite. All of it is ops, with everything that changes from step to step in memory, so that a backend
 may record it once and repeat it ([`Memory::replay`]). The host writes the head of the batch and the learning rate before a
 step, and looks at loss and norm one step late ([`Engine::launch`]): the device never waits for it. A step that was not
@@ -17,7 +17,7 @@ use crate::{
     mem::{F32, Init, Param, Planner, Precision, Span},
     models::{Model, Representations},
     ops::{AdamW, Backend, GradNorm, Guard, Later},
-    tasks::{Batch, Loss, MaskSettings, MaskedItem, Sequence, loss::HostLoss},
+    tasks::{Batch, Loss, MaskSettings, MaskedItem, Sequence},
 };
 
 use super::{
@@ -94,17 +94,24 @@ impl<M: Model> Parts<M> {
         self.report.slice(2, 1)
     }
 
+    /// The batch, and what it is compared with.
+    fn make<B: Backend>(&self, b: &mut B, s: &Shape) {
+        self.task.make(b, s);
+        self.loss.begin(b, s);
+    }
+
     /// Forward, loss, and back.
     fn passes<B: Backend>(&self, b: &mut B, s: &Shape) {
         self.model.forward(b, s);
-        self.loss.forward(b, s.m);
-        self.loss.backward(b, s.m);
+        self.loss.forward(b, s);
+        self.loss.backward(b, s);
         self.model.backward(b, s);
+        self.loss.tables(b, s);
     }
 
     /// A whole step, its batch being on its way.
     fn step<B: Backend>(&self, b: &mut B, s: &Shape) {
-        self.task.make(b, s);
+        self.make(b, s);
         self.passes(b, s);
         b.run(&GradNorm { norm: self.norm(), g: self.gradients, n: self.gradients.len() });
         b.run(&Guard { ok: self.ok(), loss: self.loss.value, norm: self.norm() });
@@ -122,7 +129,6 @@ pub struct Engine<M, B> {
     /// The batch to launch next, and the one launched last.
     batches: [Batch; 2],
     host: HostInput,
-    host_loss: HostLoss,
     pub(super) r: Representations,
     pending: Option<Pending>,
     /// Bytes of scratch memory, and of data that the device holds.
@@ -153,7 +159,7 @@ impl<M: Model, B: Backend> Engine<M, B> {
         let (plan, input, parts) = Self::lay_out(settings, counts.len(), settings.batch)?;
         let smaller = |e| Self::too_large(e, settings, counts.len(), &open);
         let mut backend = open(&plan).map_err(smaller)?;
-        let host_loss = parts.loss.prepare(&mut backend, counts, settings.log_q);
+        parts.loss.prepare(&mut backend, counts)?;
         backend.write(parts.ok().raw(), &[1.0]);
         let mut engine = Engine {
             plan,
@@ -164,7 +170,6 @@ impl<M: Model, B: Backend> Engine<M, B> {
             input,
             settings: settings.clone(),
             host: HostInput::default(),
-            host_loss,
             pending: None,
             workspace: 0,
             data: None,
@@ -185,7 +190,7 @@ impl<M: Model, B: Backend> Engine<M, B> {
         let (hyper, report) = (plan.stat(3), plan.stat(4));
         let loss = Loss::plan(&mut plan, &s.loss(), model.representations(), &input, report.slice(0, 1), s.seed)?;
         let mask = MaskSettings { mask: s.mask, mask_last: s.mask_last, length: t, items, seed: s.seed };
-        let task = MaskedItem::plan(&mut plan, mask, &input, loss.target, loss.weight);
+        let task = MaskedItem::new(mask, &input, loss.target, loss.weight);
         let adamw = |p: &Param| AdamW {
             p: p.w,
             m: p.m,
@@ -339,10 +344,9 @@ impl<M: Model, B: Backend> Engine<M, B> {
         self.finish().map(|report| report.expect("a step was launched"))
     }
 
-    /// Writes the batch, negatives and all.
+    /// Writes the batch.
     fn upload(&mut self, step: u64) -> Shape {
         let shape = self.parts.task.upload(&mut self.backend, &mut self.batches[0], step as u32);
-        self.parts.loss.upload(&mut self.backend, &mut self.host_loss, step as u32);
         self.trained_on = Some(shape);
         shape
     }
@@ -371,7 +375,7 @@ impl<M: Model, B: Backend> Engine<M, B> {
     pub fn check_weights(&mut self, step: u64) -> Result<()> {
         let Some(shape) = self.trained_on else { return Ok(()) };
         self.parts.model.forward(&mut self.backend, &shape);
-        self.parts.loss.forward(&mut self.backend, shape.m);
+        self.parts.loss.forward(&mut self.backend, &shape);
         let loss = self.read_one(self.parts.loss.value);
         self.backend.sync()?;
         if loss.is_finite() {
@@ -391,7 +395,7 @@ impl<M: Model, B: Backend> Engine<M, B> {
     fn first_fault(&mut self, shape: &Shape, make: bool) -> String {
         let mut checked = Checked::new(&mut self.backend);
         if make {
-            self.parts.task.make(&mut checked, shape);
+            self.parts.make(&mut checked, shape);
         }
         self.parts.passes(&mut checked, shape);
         match checked.first_fault {
@@ -429,7 +433,7 @@ impl<M: Model, B: Backend> Engine<M, B> {
     /// Batch, forward and backward passes of what was pushed, without an update: for tests and profiles. Gives the loss.
     pub fn gradients(&mut self, step: u64, training: bool) -> f32 {
         let shape = Shape { training, ..self.upload(step) };
-        self.parts.task.make(&mut self.backend, &shape);
+        self.parts.make(&mut self.backend, &shape);
         self.parts.passes(&mut self.backend, &shape);
         self.read_one(self.parts.loss.value)
     }
@@ -439,7 +443,13 @@ impl<M: Model, B: Backend> Engine<M, B> {
         let shape = Shape { training: true, ..self.input.upload(&mut self.backend, input, step as u32) };
         self.backend.write_ids(self.parts.loss.target, target);
         self.backend.write(self.parts.loss.weight.raw(), &vec![1.0 / target.len().max(1) as f32; target.len()]);
-        self.parts.loss.upload(&mut self.backend, &mut self.host_loss, step as u32);
+        // What negatives may have to keep apart from: the items as they were, and which rows are whose.
+        let mut raw = input.item.clone();
+        input.row.iter().zip(target).for_each(|(row, target)| raw[*row as usize] = *target);
+        let before = |end: &u32| input.row.partition_point(|row| row < end) as u32;
+        self.backend.write_ids(self.input.raw, &raw);
+        self.backend.write_ids(self.input.scored, &input.cu.iter().map(before).collect::<Vec<_>>());
+        self.parts.loss.begin(&mut self.backend, &shape);
         self.parts.passes(&mut self.backend, &shape);
         self.read_one(self.parts.loss.value)
     }

@@ -8,7 +8,7 @@ use crate::{
     layers::NormPlace,
     mem::Precision,
     models::{self, ModelSettings},
-    tasks::{LossKind, LossSettings, MaskedItem},
+    tasks::{LossKind, LossSettings, MaskedItem, SamplerKind, SamplerSettings},
 };
 
 macro_rules! settings {
@@ -71,9 +71,14 @@ settings! {
     "Masked item prediction" {
         mask: f32 = 0.2, "0.2", "Share of a sequence's positions to hide (80 % [MASK], 10 % random item, 10 % unchanged)";
         mask_last: f32 = 0.15, "0.15", "Share of sequences of which only the last item is hidden";
-        loss: LossKind = LossKind::Softmax, "softmax", "Full softmax over the catalogue, or sampled softmax with shared negatives";
-        negatives: usize = 512, "512", "Negatives shared by a batch (sampled losses)";
-        log_q: bool = true, "true", "Correct sampled logits by the log of the expected count (sampled losses)";
+        loss: LossKind = LossKind::Softmax, "softmax", "What scored rows learn: softmax over the whole catalogue, or a loss against negatives";
+        sampler: SamplerKind = SamplerKind::Uniform, "uniform", "Where negatives come from";
+        negatives: usize = 512, "512", "Negatives of a batch; of each scored row with --per-position and bce, gbce, bpr";
+        per_position: bool = false, "false", "Each scored row has negatives of its own (sampled-softmax; bce, gbce and bpr always do)";
+        unique_negatives: bool = false, "false", "No item twice among a batch's negatives (uniform sampler)";
+        log_q: bool = true, "true", "Correct the logits of sampled-softmax by the log of an item's expected count";
+        exclude_seen: bool = false, "false", "Items of a user's own sequence are no negatives";
+        gbce_t: f32 = 0.75, "0.75", "Calibration of gbce: 0 is bce, 1 undoes the sampling wholly";
     }
     "Optimisation" {
         epochs: u32 = 100, "100", "Passes over the users";
@@ -192,6 +197,7 @@ impl Settings {
             return Err(Error::user(format!("{} heads do not divide a width of {}", self.heads, self.width))
                 .hint("choose --width as a multiple of --heads"));
         }
+        self.loss().check(None)?;
         let finite = [
             ("lr", self.lr),
             ("weight-decay", self.weight_decay),
@@ -225,7 +231,19 @@ impl Settings {
 
     /// The part that shapes the loss.
     pub fn loss(&self) -> LossSettings {
-        LossSettings { kind: self.loss, negatives: self.negatives, log_q: self.log_q }
+        let (kind, sampler) = self.loss.resolve(self.sampler);
+        LossSettings {
+            kind,
+            sampler: SamplerSettings {
+                kind: sampler,
+                negatives: self.negatives,
+                per_row: self.per_position || kind.pairwise(),
+                unique: self.unique_negatives,
+            },
+            log_q: self.log_q,
+            exclude_seen: self.exclude_seen,
+            gbce_t: self.gbce_t,
+        }
     }
 }
 
@@ -252,6 +270,41 @@ mod tests {
         let s = Settings { lr: 3e-4, loss: LossKind::SampledPopularity, ..Settings::default() };
         let text = toml::to_string(&s).unwrap();
         assert_eq!(toml::from_str::<Settings>(&text).unwrap(), s);
+    }
+
+    /// A run of an earlier version goes on with the loss that it had.
+    #[test]
+    fn names_of_earlier_versions_are_still_read() {
+        for (old, sampler) in
+            [("sampled-uniform", SamplerKind::Uniform), ("sampled-popularity", SamplerKind::Popularity)]
+        {
+            let s: Settings = toml::from_str(&format!("loss = \"{old}\"\nnegatives = 9\n")).unwrap();
+            let c = s.loss();
+            assert_eq!((c.kind, c.sampler.kind), (LossKind::SampledSoftmax, sampler));
+            assert!(c.log_q && !c.sampler.per_row && c.sampler.negatives == 9);
+        }
+    }
+
+    #[test]
+    fn losses_that_make_no_sense_are_refused_with_advice() {
+        use LossKind::{Bpr, Gbce, SampledSoftmax};
+        let base = || Settings { loss: SampledSoftmax, ..Settings::default() };
+        let in_batch = SamplerKind::InBatch;
+        for (s, what) in [
+            (Settings { negatives: 0, ..base() }, "0 negatives"),
+            (Settings { loss: Gbce, gbce_t: 1.01, ..base() }, "t = 1.01"),
+            (Settings { loss: Gbce, gbce_t: f32::NAN, ..base() }, "t = NaN"),
+            (Settings { loss: Bpr, sampler: in_batch, ..base() }, "none in the batch"),
+            (Settings { sampler: in_batch, per_position: true, ..base() }, "in-batch"),
+            (Settings { sampler: in_batch, unique_negatives: true, ..base() }, "not uniform"),
+            (Settings { sampler: SamplerKind::Popularity, unique_negatives: true, ..base() }, "not uniform"),
+            (Settings { loss: Bpr, unique_negatives: true, ..base() }, "of each row's own"),
+        ] {
+            let error = s.check().expect_err(what);
+            assert!(error.what.contains(what) && error.hint.is_some(), "{error}");
+        }
+        // What is not used is not judged.
+        Settings { negatives: 0, gbce_t: 7.0, ..Settings::default() }.check().unwrap();
     }
 
     #[test]

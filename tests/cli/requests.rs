@@ -132,6 +132,27 @@ fn lists_and_histories_that_cannot_be_are_refused() {
 }
 
 #[test]
+fn losses_that_a_catalogue_cannot_give_are_refused() {
+    let p = Place::new();
+    let mut one = String::from("user,item,timestamp\n");
+    (0..40).for_each(|i| one += &format!("u{},only,{}\n", i % 8, 1_000_000_000 + i));
+    p.write("one.csv", one);
+    p.well("import one.csv --out one -q");
+    for (words, says) in [
+        ("train data --out x --loss bce --negatives 0", "0 negatives"),
+        ("train data --out x --loss gbce --gbce-t 1.5", "t = 1.5"),
+        ("train data --out x --loss sampled-softmax --unique-negatives true --negatives 40", "40 different negatives"),
+        ("train data --out x --loss bpr --sampler in-batch", "none in the batch"),
+        ("train one --out x --loss bpr", "catalogue of 1 items"),
+    ] {
+        p.refused(words, &[says]);
+        p.refused(words, &["hint"]);
+    }
+    // Refused before there is a run.
+    assert!(!p.path("x").exists());
+}
+
+#[test]
 fn short_histories_and_items_without_training_are_counted_not_fatal() {
     let p = Place::new();
     // One user with a single event; an item that only ever stands last.

@@ -1,4 +1,5 @@
-//! Softmax over a row's target and shared negatives, on [`softmax_tiles`](super::softmax_tiles).
+//! Softmax over a row's target and shared negatives, on [`softmax_tiles`](super::softmax_tiles). A negative that is none
+//! has the offset -inf.
 
 use rayon::prelude::*;
 
@@ -9,7 +10,7 @@ use super::{
     simd::dispatch,
     softmax_tiles::{self, Gradients, Kind, Scores},
 };
-use crate::ops::{Op, Run, SampledSoftmaxBwd, SampledSoftmaxFwd};
+use crate::ops::{NO_ID, Op, Run, SampledSoftmaxBwd, SampledSoftmaxFwd};
 
 /// Rows that one task takes.
 const ROWS: usize = 256;
@@ -20,7 +21,8 @@ fn target_logits(z: &mut [f32], h: &[f32], pos: &[f32], d: usize, offset: impl F
         let (first, n) = (block * ROWS, z.len());
         let rows = |x| View::dense(x, target.len(), d).rows(first, n);
         dispatch(super::attention::RowDots(z, rows(h), rows(pos)));
-        z.iter_mut().zip(&target[first..]).for_each(|(z, &t)| *z += offset(t));
+        let real = z.iter_mut().zip(&target[first..]).filter(|(_, t)| **t != NO_ID);
+        real.for_each(|(z, &t)| *z += offset(t));
     });
 }
 
@@ -32,17 +34,18 @@ impl Run<SampledSoftmaxFwd> for Cpu {
         let (loss, lse) = unsafe { (self.out(op.loss, m), self.out(op.lse, m)) };
         let (h, pos, neg) = (self.get(op.h, m * d), self.get(op.pos, m * d), self.get(op.neg, s * d));
         let (bias, log_q) = (self.arenas.get(op.bias), self.arenas.get(op.log_q));
-        let (target, negative) = (self.ids(op.target, m), self.ids(op.negative, s));
+        let (target, negative, own) = (self.ids(op.target, m), self.ids(op.negative, s), self.arenas.ids(op.own));
         let offset = |id: u32| bias[id as usize] - log_q[id as usize];
         scratch::borrow(scratch::room(s) + 2 * scratch::room(m), |mut rest| {
             let offsets = scratch::split(&mut rest, s);
             let (z, unused) = (scratch::split(&mut rest, m), scratch::split(&mut rest, m));
-            offsets.iter_mut().zip(negative).for_each(|(o, &id)| *o = offset(id));
+            fill_offsets(offsets, negative, offset);
             target_logits(z, h, pos, d, offset, target);
             // The destinations hold the running maximum and sum: the target counts first.
             lse.copy_from_slice(z);
             loss.fill(1.0);
-            let scores = Scores { h, candidates: neg, offset: offsets, d, target, kind: Kind::Negatives(negative) };
+            let scores =
+                Scores { h, candidates: neg, offset: offsets, d, target, kind: Kind::Negatives { ids: negative, own } };
             softmax_tiles::log_sum_exp(&scores, lse, loss, unused);
             for ((lse, loss), z) in lse.iter_mut().zip(loss).zip(z) {
                 *lse += loss.ln();
@@ -57,51 +60,43 @@ impl Run<SampledSoftmaxBwd> for Cpu {
         op.assert_disjoint();
         let (m, d, s) = (op.m, op.d, op.s);
         // SAFETY: disjoint by the assertion, each taken once.
-        let (mut dh, dpos, dneg, dpos_bias, dneg_bias) = unsafe {
-            (
-                self.grad(op.dh, m * d),
-                self.grad(op.dpos, m * d),
-                self.grad(op.dneg, s * d),
-                self.grad(op.dpos_bias, m),
-                self.grad(op.dneg_bias, s),
-            )
+        let (g0, mut dh, dneg, dneg_bias) = unsafe {
+            (self.out(op.g0, m), self.grad(op.dh, m * d), self.grad(op.dneg, s * d), self.grad(op.dneg_bias, s))
         };
         let (h, pos, neg) = (self.get(op.h, m * d), self.get(op.pos, m * d), self.get(op.neg, s * d));
         let (bias, log_q) = (self.arenas.get(op.bias), self.arenas.get(op.log_q));
-        let (target, negative) = (self.ids(op.target, m), self.ids(op.negative, s));
+        let (target, negative, own) = (self.ids(op.target, m), self.ids(op.negative, s), self.arenas.ids(op.own));
         let (lse, dloss) = (self.get(op.lse, m), self.get(op.dloss, m));
         let offset = |id: u32| bias[id as usize] - log_q[id as usize];
-        scratch::borrow(scratch::room(s) + scratch::room(m), |mut rest| {
-            let offsets = scratch::split(&mut rest, s);
-            let g = scratch::split(&mut rest, m);
-            offsets.iter_mut().zip(negative).for_each(|(o, &id)| *o = offset(id));
-            let scores = Scores { h, candidates: neg, offset: offsets, d, target, kind: Kind::Negatives(negative) };
+        scratch::borrow(scratch::room(s), |offsets| {
+            let offsets = &mut offsets[..s];
+            fill_offsets(offsets, negative, offset);
+            let kind = Kind::Negatives { ids: negative, own };
+            let scores = Scores { h, candidates: neg, offset: offsets, d, target, kind };
             let shared =
                 Gradients { dh: dh.as_mut().map(|(dh, acc)| (&mut **dh, *acc)), dcandidates: dneg, doffset: dneg_bias };
             softmax_tiles::backward(&scores, lse, dloss, shared);
-            // The target's own column: g = dloss (p - 1).
-            target_logits(g, h, pos, d, offset, target);
-            g.iter_mut().zip(lse.iter().zip(dloss)).for_each(|(g, (lse, dloss))| *g = dloss * ((*g - lse).exp() - 1.0));
-            if let Some((dh, _)) = dh {
-                scale_rows(dh, true, pos, g, d);
-            }
-            if let Some((dpos, acc)) = dpos {
-                scale_rows(dpos, acc, h, g, d);
-            }
-            if let Some((to, acc)) = dpos_bias {
-                to.iter_mut().zip(&*g).for_each(|(to, g)| *to = if acc { *to + g } else { *g });
-            }
         });
+        // The target's own column: g = dloss (p - 1).
+        target_logits(g0, h, pos, d, offset, target);
+        g0.iter_mut().zip(lse.iter().zip(dloss)).for_each(|(g, (lse, dloss))| *g = dloss * ((*g - lse).exp() - 1.0));
+        if let Some((dh, _)) = dh {
+            add_rows(dh, pos, g0, d);
+        }
     }
 }
 
-/// to = or += g_m x_m, row by row.
-fn scale_rows(to: &mut [f32], acc: bool, x: &[f32], g: &[f32], d: usize) {
+/// What is added to each negative's logit.
+fn fill_offsets(to: &mut [f32], negative: &[u32], offset: impl Fn(u32) -> f32) {
+    let each = to.iter_mut().zip(negative);
+    each.for_each(|(to, &id)| *to = if id == NO_ID { f32::NEG_INFINITY } else { offset(id) });
+}
+
+/// to += g_m x_m, row by row.
+fn add_rows(to: &mut [f32], x: &[f32], g: &[f32], d: usize) {
     if d == 0 {
         return;
     }
-    to.par_chunks_mut(d).with_min_len(ROWS).zip(x.par_chunks(d).zip(g)).for_each(|(to, (x, g))| match acc {
-        true => to.iter_mut().zip(x).for_each(|(to, x)| *to += g * x),
-        false => to.iter_mut().zip(x).for_each(|(to, x)| *to = g * x),
-    });
+    let rows = to.par_chunks_mut(d).with_min_len(ROWS).zip(x.par_chunks(d).zip(g));
+    rows.for_each(|(to, (x, g))| to.iter_mut().zip(x).for_each(|(to, x)| *to += g * x));
 }

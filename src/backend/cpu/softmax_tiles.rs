@@ -34,8 +34,9 @@ pub struct Scores<'a> {
 pub enum Kind<'a> {
     /// Candidate j is item j: the target is one of them.
     Catalogue,
-    /// Candidate j is item `negative[j]`; one that equals a row's target is left out for that row.
-    Negatives(&'a [u32]),
+    /// Candidate j is item `ids[j]`; one that equals a row's target is left out for that row, as is one whose bit is set
+    /// in `own` (M,ceil(C/32); or empty).
+    Negatives { ids: &'a [u32], own: &'a [u32] },
 }
 
 /// Rows that are taken past a tile at a time in the forward pass, and columns of that tile: 32 KB.
@@ -57,15 +58,38 @@ impl Scores<'_> {
     /// the target where it is among them.
     #[inline(always)]
     fn mask(&self, i: usize, j0: usize, z: &mut [f32]) -> Option<f32> {
-        let target = self.target[i];
         match self.kind {
-            Kind::Catalogue => z.get((target as usize).wrapping_sub(j0)).copied(),
-            Kind::Negatives(ids) => {
-                for (z, &id) in z.iter_mut().zip(&ids[j0..]) {
-                    *z = if id == target { f32::NEG_INFINITY } else { *z };
-                }
+            Kind::Catalogue => z.get((self.target[i] as usize).wrapping_sub(j0)).copied(),
+            Kind::Negatives { ids, own } => {
+                leave_out(z, f32::NEG_INFINITY, self.target[i], &ids[j0..]);
+                leave_out_own(z, f32::NEG_INFINITY, own, i * ids.len().div_ceil(32), j0);
                 None
             }
+        }
+    }
+}
+
+/// Puts `nothing` where a candidate is the target.
+#[inline(always)]
+fn leave_out(x: &mut [f32], nothing: f32, target: u32, ids: &[u32]) {
+    for (x, &id) in x.iter_mut().zip(ids) {
+        *x = if id == target { nothing } else { *x };
+    }
+}
+
+/// Puts `nothing` where the bit of a candidate is set; the candidates are those from `j0` on, the row's words start at `first`.
+#[inline(always)]
+fn leave_out_own(x: &mut [f32], nothing: f32, own: &[u32], first: usize, j0: usize) {
+    if own.is_empty() || x.is_empty() {
+        return;
+    }
+    for word in j0 / 32..=(j0 + x.len() - 1) / 32 {
+        let mut bits = own[first + word];
+        while bits != 0 {
+            if let Some(x) = x.get_mut((word * 32 + bits.trailing_zeros() as usize).wrapping_sub(j0)) {
+                *x = nothing;
+            }
+            bits &= bits - 1;
         }
     }
 }
@@ -280,10 +304,9 @@ fn owned(
                             *hit -= dloss[first + k];
                         }
                     }
-                    Kind::Negatives(ids) => {
-                        for (g, &id) in g.iter_mut().zip(&ids[j..]) {
-                            *g = if id == target { 0.0 } else { *g };
-                        }
+                    Kind::Negatives { ids, own } => {
+                        leave_out(g, 0.0, target, &ids[j..]);
+                        leave_out_own(g, 0.0, own, (first + k) * ids.len().div_ceil(32), j);
                     }
                 }
             }

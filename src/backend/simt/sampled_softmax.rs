@@ -6,11 +6,19 @@ use super::{
     cross_entropy::{Ranges, TILE, Walk, over_batches, scratch_bytes},
     kernels::*,
 };
-use crate::ops::{Op, Run, SampledSoftmaxBwd, SampledSoftmaxFwd};
+use crate::{
+    mem::{Span, U32},
+    ops::{Op, Run, SampledSoftmaxBwd, SampledSoftmaxFwd},
+};
 
 /// Blocks of the kernels of the target's column: eight rows each, then 256 negatives each.
 fn target_blocks(m: usize, s: usize) -> usize {
     m.div_ceil(8) + s.div_ceil(256)
+}
+
+/// Where the bits of what is left out stand; null: nothing is.
+fn own(simt: &Simt, own: Span<U32>) -> Ptr {
+    if own.is_empty() { 0 } else { simt.at(own) }
 }
 
 /// Ranges of negatives in the forward pass, and the lengths of its scratch: max, sum, z, offset.
@@ -19,12 +27,12 @@ fn forward(op: &SampledSoftmaxFwd) -> (Ranges, [usize; 4]) {
     (ranges, [ranges.count * op.m, ranges.count * op.m, op.m, op.s])
 }
 
-/// Ranges of negatives for dh and of rows for dneg, and the lengths of the scratch: g, offset, parts (used in turn).
-fn backward(op: &SampledSoftmaxBwd, chunks: usize) -> (Ranges, Ranges, [usize; 3]) {
+/// Ranges of negatives for dh and of rows for dneg, and the lengths of the scratch: offset, parts (used in turn).
+fn backward(op: &SampledSoftmaxBwd, chunks: usize) -> (Ranges, Ranges, [usize; 2]) {
     let negatives = Ranges::of_candidates(op.s, op.m.div_ceil(TILE) * chunks);
     let rows = Ranges::of_rows(op.m, op.s.div_ceil(TILE) * chunks);
     let parts = negatives.parts(op.m * op.d).max(rows.parts(op.s * op.d) + rows.parts(op.s));
-    (negatives, rows, [op.m, op.s, parts])
+    (negatives, rows, [op.s, parts])
 }
 
 impl Run<SampledSoftmaxFwd> for Simt {
@@ -49,6 +57,8 @@ impl Run<SampledSoftmaxFwd> for Simt {
             s: s as i32,
         };
         self.launch(self.of(SAMPLED_SOFTMAX_TARGET), [target_blocks(m, s), 1, 1], 0, target);
+        let own = own(self, op.own);
+        let kernel = if own == 0 { SAMPLED_SOFTMAX_FWD } else { SAMPLED_SOFTMAX_FWD_OWN };
         let params = SampledSoftmaxFwdParams {
             max,
             sum,
@@ -57,6 +67,7 @@ impl Run<SampledSoftmaxFwd> for Simt {
             offset,
             target: self.at(op.target),
             negative: self.at(op.negative),
+            own,
             m: m as i32,
             d: d as i32,
             s: s as i32,
@@ -65,7 +76,7 @@ impl Run<SampledSoftmaxFwd> for Simt {
         };
         // Without negatives the one empty range still says so: maximum of nothing, sum 0.
         let grid = [m.div_ceil(TILE), 1, ranges.count];
-        self.launch(self.of(SAMPLED_SOFTMAX_FWD), grid, walk.shared_bytes, params);
+        self.launch(self.of(kernel), grid, walk.shared_bytes, params);
         // The target's logit counts as one more part.
         let combine = CrossEntropyCombineParams {
             loss: self.at(op.loss),
@@ -91,15 +102,13 @@ impl Run<SampledSoftmaxBwd> for Simt {
         let (m, d, s) = (op.m, op.d, op.s);
         let walk = Walk::backward(d, self.act_bytes());
         let (negatives, rows, lengths) = backward(op, walk.chunks);
-        let [g, offset, part] = self.arrays(lengths);
-        let (dpos, add_dpos) = self.grad(op.dpos);
-        let (dpos_bias, add_dpos_bias) = self.grad(op.dpos_bias);
-        // The others need its g and offset, so it runs whatever is skipped.
+        let ([offset, part], own) = (self.arrays(lengths), own(self, op.own));
+        let kernel = |plain, with_own| if own == 0 { plain } else { with_own };
+        // The others need its g0 and offset, so it runs whatever is skipped.
+        let g0 = self.at(op.g0);
         let target = SampledSoftmaxTargetBwdParams {
-            g,
+            g0,
             offset,
-            dpos,
-            dpos_bias,
             dloss: self.at(op.dloss),
             h: self.at(op.h),
             pos: self.at(op.pos),
@@ -111,8 +120,6 @@ impl Run<SampledSoftmaxBwd> for Simt {
             m: m as i32,
             d: d as i32,
             s: s as i32,
-            add_dpos,
-            add_dpos_bias,
         };
         self.launch(self.of(SAMPLED_SOFTMAX_TARGET_BWD), [target_blocks(m, s), 1, 1], 0, target);
 
@@ -123,13 +130,14 @@ impl Run<SampledSoftmaxBwd> for Simt {
                 dh,
                 part: if split { part } else { 0 },
                 dloss: self.at(op.dloss),
-                g,
+                g0,
                 h: self.at(op.h),
                 pos: self.at(op.pos),
                 neg: self.at(op.neg),
                 offset,
                 target: self.at(op.target),
                 negative: self.at(op.negative),
+                own,
                 lse: self.at(op.lse),
                 m: m as i32,
                 d: d as i32,
@@ -139,7 +147,8 @@ impl Run<SampledSoftmaxBwd> for Simt {
                 add,
             };
             let grid = [m.div_ceil(TILE), walk.chunks, negatives.count];
-            self.launch(self.of(SAMPLED_SOFTMAX_DH), grid, walk.shared_bytes, params);
+            let kernel = kernel(SAMPLED_SOFTMAX_DH, SAMPLED_SOFTMAX_DH_OWN);
+            self.launch(self.of(kernel), grid, walk.shared_bytes, params);
             if split {
                 self.sum_parts(self.of(CROSS_ENTROPY_SUM), dh, part, m * d, negatives, add);
             }
@@ -162,6 +171,7 @@ impl Run<SampledSoftmaxBwd> for Simt {
                 offset,
                 target: self.at(op.target),
                 negative: self.at(op.negative),
+                own,
                 lse: self.at(op.lse),
                 m: m as i32,
                 d: d as i32,
@@ -173,7 +183,8 @@ impl Run<SampledSoftmaxBwd> for Simt {
             };
             let chunks = if dneg != 0 { walk.chunks } else { 1 };
             let grid = [s.div_ceil(TILE), chunks, rows.count];
-            self.launch(self.of(SAMPLED_SOFTMAX_DNEG), grid, walk.shared_bytes, params);
+            let kernel = kernel(SAMPLED_SOFTMAX_DNEG, SAMPLED_SOFTMAX_DNEG_OWN);
+            self.launch(self.of(kernel), grid, walk.shared_bytes, params);
             if split && dneg != 0 {
                 self.sum_parts(self.of(CROSS_ENTROPY_SUM), dneg, part, s * d, rows, add_dneg);
             }

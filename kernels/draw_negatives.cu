@@ -1,0 +1,196 @@
+/*
+draw_negatives: the items that targets are compared with.
+draw_negatives:  negative (S), shared by the batch: uniform, by an alias table, or each item at most once
+draw_candidates: id (M,1+S): each scored row's target, then its own negatives, none of them the target or (slots > 0) an
+                 item of its sequence; kNoId in the rows of padding, from scored[B] on
+mark_own:        own (M,ceil(S/32)), a bit a shared negative: whether it is an item of the row's sequence
+Writes: negative | id | own.   Saves: nothing.
+Draws: Philox stream (seed, Negative, step); src/ops/draw_negatives.rs tells which block makes which draw, and why the
+       unique ones are in with probability S/V. The number of a draw depends on its place alone, so any thread makes any.
+Work: draw_negatives, a thread a negative. draw_candidates, a block a sequence: its items go into a hash table in shared
+      memory, at least half empty, so that a draw is checked by one or two reads however long the sequence is; then the
+      threads stride over the candidates of its rows, which lie together.
+Limits: V <= 2^32 - 2; sequences of at most 8,192 items where they are excluded.   Numerics: integers only.
+Cost: writes S or M*(1+S) ids; by alias one random read of 8 bytes a draw, which bounds it.
+*/
+#include "common/philox.cuh"
+
+struct DrawNegativesParams {
+  u32* negative;     // (S)
+  const u32* alias;  // (V,2) threshold and other item of each cell, or null: each item alike
+  const u32* step;   // (1)
+  u32 v;
+  u32 seed_lo;
+  u32 seed_hi;
+  int s;
+  int unique;  // 1: no item twice
+};
+
+struct DrawCandidatesParams {
+  u32* id;            // (M,1+S)
+  const u32* target;  // (M)
+  const u32* raw;     // (N) items
+  const u32* cu;      // (B+1) where each sequence starts in raw
+  const u32* scored;  // (B+1) where its rows start in target
+  const u32* alias;   // (V,2) or null
+  const u32* step;    // (1)
+  u32 v;
+  u32 seed_lo;
+  u32 seed_hi;
+  int m;
+  int s;
+  int b;
+  int slots;  // of the table of own items: a power of two above twice the longest sequence; 0: own items are not excluded
+};
+
+struct MarkOwnParams {
+  u32* own;             // (M,ceil(S/32))
+  const u32* negative;  // (S)
+  const u32* raw;       // (N) items
+  const u32* cu;        // (B+1)
+  const u32* scored;    // (B+1)
+  int m;
+  int s;
+  int b;
+  int slots;  // of the table of own items
+};
+
+// Purpose::Negative of src/base/rng.rs, the tries of a candidate, and what stands where there is no item.
+constexpr u32 kNegativeStream = 5;
+constexpr int kTries = 16;
+constexpr u32 kNoId = 0xffffffffu;
+
+// Uniform in [0, n) from two words: the upper 64 of the 96 bits of their product with n.
+__device__ __forceinline__ u32 below(u32 high, u32 low, u32 n) {
+  return (u32)(((u64)high * n + ((u64)low * n >> 32)) >> 32);
+}
+
+struct Draws {
+  const uint2* alias;
+  u32 v, step, seed_lo, seed_hi;
+
+  __device__ __forceinline__ uint4 words(u64 block) const {
+    return philox(make_uint4((u32)block, (u32)(block >> 32), step, kNegativeStream), seed_lo, seed_hi);
+  }
+
+  // With replacement: a cell, and the item above its threshold where the draw lies there.
+  __device__ __forceinline__ u32 item(u64 block) const {
+    const uint4 w = words(block);
+    const u32 cell = below(w.x, w.y, v);
+    if (!alias) return cell;
+    const uint2 shared = alias[cell];
+    return w.z < shared.x ? cell : shared.y;
+  }
+
+  // Item k of s different ones: one of its stratum, turned as all of this step are.
+  __device__ __forceinline__ u32 unique(u32 k, u32 s) const {
+    const uint4 w = words(k), turn = words(0);
+    const u32 first = (u32)((u64)k * v / s), next = (u32)((u64)(k + 1) * v / s);
+    return (u32)(((u64)first + below(w.x, w.y, next - first) + below(turn.z, turn.w, v)) % v);
+  }
+};
+
+KERNEL(draw_negatives, DrawNegativesParams, 128) {
+  const i64 k = (i64)blockIdx.x * blockDim.x + threadIdx.x;
+  if (k >= p.s) return;
+  const Draws draw = {(const uint2*)p.alias, p.v, *p.step, p.seed_lo, p.seed_hi};
+  p.negative[k] = p.unique ? draw.unique((u32)k, (u32)p.s) : draw.item(k);
+}
+
+// The items of a sequence: a hash table in shared memory, collisions in the next places.
+struct OwnItems {
+  u32* slots;
+  int count;  // 0: none
+
+  __device__ __forceinline__ u32 first_place(u32 item) const { return (item * 0x9E3779B9u) >> (32 - __popc(count - 1)); }
+  __device__ __forceinline__ u32 next_place(u32 at) const { return (at + 1) & (count - 1); }
+
+  // Which item gets which place depends on who comes first; what is in the table does not.
+  __device__ __forceinline__ void insert(u32 item) const {
+    for (u32 at = first_place(item);; at = next_place(at)) {
+      const u32 was = atomicCAS(slots + at, kNoId, item);
+      if (was == kNoId || was == item) return;
+    }
+  }
+
+  // The items first <= i < end of a sequence, and none else, by all threads of the block.
+  __device__ __forceinline__ void fill(const u32* raw, u32 first, u32 end) const {
+    for (int i = threadIdx.x; i < count; i += blockDim.x) slots[i] = kNoId;
+    __syncthreads();
+    if (count)
+      for (u32 i = first + threadIdx.x; i < end; i += blockDim.x) insert(raw[i]);
+    __syncthreads();
+  }
+
+  __device__ __forceinline__ bool has(u32 item) const {
+    if (count == 0 || item == kNoId) return false;
+    for (u32 at = first_place(item);; at = next_place(at)) {
+      if (slots[at] == item) return true;
+      if (slots[at] == kNoId) return false;
+    }
+  }
+};
+
+// A block a sequence.
+KERNEL(draw_candidates, DrawCandidatesParams, 128) {
+  DYN_SMEM(shared);
+  const OwnItems own = {(u32*)shared, p.slots};
+  const int width = 1 + p.s, thread = threadIdx.x, threads = blockDim.x, b = blockIdx.x;
+  if (b < p.b) {
+    own.fill(p.raw, p.cu[b], p.cu[b + 1]);
+    const Draws draw = {(const uint2*)p.alias, p.v, *p.step, p.seed_lo, p.seed_hi};
+    const i64 row0 = p.scored[b];
+    const int count = (int)(p.scored[b + 1] - (u32)row0) * width;
+    for (int i = thread; i < count; i += threads) {
+      const int j = i % width;
+      const i64 row = row0 + i / width;
+      const u32 target = p.target[row];
+      u32 id = target;
+      if (j > 0) {
+        const u64 first = ((u64)row * p.s + j - 1) * kTries;
+        const auto hit = [&](u32 item) { return item == target || own.has(item); };
+        int attempt = 0;
+        do id = draw.item(first + attempt);
+        while (hit(id) && ++attempt < kTries);
+        // All tries met what is excluded: the next item upwards that is not.
+        if (attempt == kTries) {
+          u32 steps = 1;
+          for (; steps < p.v; steps++) {
+            id = id + 1 == p.v ? 0 : id + 1;
+            if (!hit(id)) break;
+          }
+          if (steps >= p.v) id = kNoId;
+        }
+      }
+      p.id[row0 * width + i] = id;
+    }
+  }
+
+  // The rows of padding, by all blocks.
+  const i64 all = (i64)p.m * width, stride = (i64)gridDim.x * threads;
+  for (i64 i = (i64)p.scored[p.b] * width + (i64)b * threads + thread; i < all; i += stride) p.id[i] = kNoId;
+}
+
+// A block a sequence: its bits once, then the rows that share them.
+KERNEL(mark_own, MarkOwnParams, 128) {
+  DYN_SMEM(shared);
+  const OwnItems own = {(u32*)shared, p.slots};
+  u32* const bits = own.slots + p.slots;
+  const int words = (p.s + 31) / 32, thread = threadIdx.x, threads = blockDim.x, b = blockIdx.x;
+  if (b < p.b) {
+    own.fill(p.raw, p.cu[b], p.cu[b + 1]);
+    for (int word = thread / 32; word < words; word += threads / 32) {
+      const int j = word * 32 + thread % 32;
+      const u32 marked = __ballot_sync(kAllLanes, j < p.s && own.has(p.negative[j]));
+      if (thread % 32 == 0) bits[word] = marked;
+    }
+    __syncthreads();
+    const i64 row0 = p.scored[b];
+    const int count = (int)(p.scored[b + 1] - (u32)row0) * words;
+    for (int i = thread; i < count; i += threads) p.own[row0 * words + i] = bits[i % words];
+  }
+
+  // The rows of padding own nothing.
+  const i64 all = (i64)p.m * words, stride = (i64)gridDim.x * threads;
+  for (i64 i = (i64)p.scored[p.b] * words + (i64)b * threads + thread; i < all; i += stride) p.own[i] = 0;
+}

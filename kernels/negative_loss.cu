@@ -1,0 +1,218 @@
+/*
+negative_loss: losses of each scored row over candidates of its own, the target first: binary cross-entropy (generalised by
+beta), BPR, sampled softmax; formulas in src/ops/negative_loss.rs.
+fwd: z_mj = <h_m, table[id_mj]> + bias[id_mj] - log_q[id_mj],  loss_m of z_m
+     h (M,D) act   table (V,D) act   bias, log_q (V) f32   id (M,1+S)   z (M,1+S), loss (M) f32
+bwd: g_mj = dloss_m dloss/dz_mj,  dh_m = sum_j g_mj table[id_mj]          g (M,1+S) f32   dh (M,D) act
+Writes: loss z | g, dh by Dst.   Saves for bwd: z.   Ids from V on are no items: z = g = 0. No target: loss 0.
+Work: bound by the gather of M*(1+S) table rows, which nothing shares. A warp takes a scored row; a group of `lanes` of its
+      lanes takes a candidate, eight elements each and time, so that a table row is one coalesced read of 16-byte (f32: 32)
+      pieces; four candidates of each group are on their way at a time. Narrow rows share the warp: at D = 64 four groups
+      have sixteen reads in flight. Once the row's logits lie in z, lanes stride over them for the loss. The backward pass
+      makes g from z alone and gathers each row once.
+Limits: any M, D, S, V.   Numerics: f32; ln(1 + e^x) as max(x,0) + log1p(e^-|x|): no overflow, no cancellation.
+Cost: reads M*(1+S)*D elements, writes 4 bytes a candidate: memory bound, from L2 where the table fits there.
+No atomics: every sum has one owner and a fixed order.
+*/
+#include "common/rows.cuh"
+
+struct NegativeLossFwdParams {
+  float* loss;         // (M)
+  float* z;            // (M,1+S)
+  const void* h;       // (M,D) act
+  const void* table;   // (V,D) act
+  const float* bias;   // (V)
+  const float* log_q;  // (V), or null: no correction
+  const u32* id;       // (M,1+S)
+  int m;
+  int d;
+  int s;
+  u32 v;
+  int contrast;  // 0: bce, 1: bpr, 2: softmax
+  float beta;    // of bce
+  int lanes;     // that share a table row: a power of two, at most 32
+};
+
+struct NegativeLossBwdParams {
+  float* g;            // (M,1+S)
+  void* dh;            // (M,D) act, or null
+  const float* dloss;  // (M)
+  const float* z;      // (M,1+S)
+  const void* table;   // (V,D) act
+  const u32* id;       // (M,1+S)
+  int m;
+  int d;
+  int s;
+  u32 v;
+  int contrast;
+  float beta;
+  int lanes;
+  int add;  // 1: dh is added to
+};
+
+constexpr int kBce = 0, kBpr = 1;
+constexpr int kFlight = 4;  // candidates of a group on their way
+
+__device__ __forceinline__ float softplus(float x) { return fmaxf(x, 0.f) + log1pf(expf(-fabsf(x))); }
+__device__ __forceinline__ float sigmoid(float x) { return 1.f / (1.f + expf(-x)); }
+
+// What a row's loss and slopes have in common: all lanes of its warp hold the same.
+struct RowSums {
+  float n;       // negatives that are there
+  float z0;      // the target's logit
+  float max;     // softmax: of all logits
+  float target;  // softmax: e^(z_0 - max)
+  float rest;    // softmax: of e^(z - max) over the negatives; else of softplus
+
+  template <class Params>
+  __device__ __forceinline__ RowSums(const Params& p, const float* z, const u32* id, bool with_softplus) {
+    const int lane = threadIdx.x % 32, width = 1 + p.s;
+    const bool softmax = p.contrast > kBpr;
+    n = rest = 0.f, z0 = max = z[0];
+    if (softmax)
+      for (int j = 1 + lane; j < width; j += 32) max = fmaxf(max, id[j] < p.v ? z[j] : max);
+    max = warp_max(max);
+    for (int j = 1 + lane; j < width; j += 32) {
+      if (id[j] >= p.v) continue;
+      n += 1.f;
+      if (softmax) rest += expf(z[j] - max);
+      else if (with_softplus) rest += softplus(p.contrast == kBpr ? z[j] - z0 : z[j]);
+    }
+    n = warp_sum(n), rest = warp_sum(rest);
+    target = expf(z0 - max);
+  }
+};
+
+template <class T>
+__device__ __forceinline__ void negative_loss_fwd(const NegativeLossFwdParams& p) {
+  const int lane = threadIdx.x % 32, member = lane % p.lanes, group = lane / p.lanes, groups = 32 / p.lanes;
+  const i64 row = (i64)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+  if (row >= p.m) return;
+  const int width = 1 + p.s;
+  const u32* id = p.id + row * width;
+  const T* h = (const T*)p.h + row * p.d;
+  float* z = p.z + row * width;
+  const bool vec = rows_aligned(p.table, p.d) && aligned16(p.h);
+
+  float own[8];  // the first columns of h stay; only rows wider than the warp's reach need more
+  load_row(own, h, member * 8, p.d, vec);
+  for (int start = 0; start < width; start += groups * kFlight) {
+    u32 item[kFlight];
+    float dot[kFlight];
+#pragma unroll
+    for (int k = 0; k < kFlight; k++) {
+      const int j = start + k * groups + group;
+      item[k] = j < width ? id[j] : p.v;
+      dot[k] = 0.f;
+    }
+    for (int c = member * 8; c < p.d; c += p.lanes * 8) {
+      float x[kFlight][8];
+#pragma unroll
+      for (int k = 0; k < kFlight; k++) {
+        if (item[k] < p.v) load_row(x[k], (const T*)p.table + (i64)item[k] * p.d, c, p.d, vec);
+        else
+#pragma unroll
+          for (int e = 0; e < 8; e++) x[k][e] = 0.f;
+      }
+      if (c >= p.lanes * 8) load_row(own, h, c, p.d, vec);
+#pragma unroll
+      for (int k = 0; k < kFlight; k++)
+#pragma unroll
+        for (int e = 0; e < 8; e++) dot[k] = fmaf(own[e], x[k][e], dot[k]);
+    }
+    if (p.d > p.lanes * 8) load_row(own, h, member * 8, p.d, vec);
+#pragma unroll
+    for (int k = 0; k < kFlight; k++) {
+      for (int step = p.lanes / 2; step; step /= 2) dot[k] += __shfl_xor_sync(kAllLanes, dot[k], step);
+      const int j = start + k * groups + group;
+      if (member != 0 || j >= width) continue;
+      const bool there = item[k] < p.v;
+      z[j] = there ? dot[k] + p.bias[item[k]] - (p.log_q ? p.log_q[item[k]] : 0.f) : 0.f;
+    }
+  }
+
+  __syncwarp();  // the row's logits are there for all its lanes
+  const RowSums sums(p, z, id, true);
+  if (lane != 0) return;
+  float loss;
+  if (p.contrast == kBce) loss = (p.beta * softplus(-sums.z0) + sums.rest) / (1.f + sums.n);
+  else if (p.contrast == kBpr) loss = sums.n > 0.f ? sums.rest / sums.n : 0.f;
+  else loss = sums.max - sums.z0 + log1pf(sums.rest + (sums.target - 1.f));  // exact where the target outweighs the rest
+  p.loss[row] = id[0] < p.v ? loss : 0.f;
+}
+
+template <class T>
+__device__ __forceinline__ void negative_loss_bwd(const NegativeLossBwdParams& p) {
+  const int lane = threadIdx.x % 32, member = lane % p.lanes, group = lane / p.lanes, groups = 32 / p.lanes;
+  const i64 row = (i64)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+  if (row >= p.m) return;
+  const int width = 1 + p.s;
+  const u32* id = p.id + row * width;
+  const float* z = p.z + row * width;
+  float* g = p.g + row * width;
+
+  // The slopes of the negatives, then that of the target.
+  const bool scored = id[0] < p.v;
+  const float dloss = scored ? p.dloss[row] : 0.f;
+  const RowSums sums(p, z, id, false);
+  const bool softmax = p.contrast > kBpr;
+  float scale = 1.f / (sums.rest + sums.target);
+  if (!softmax) scale = 1.f / (p.contrast == kBce ? 1.f + sums.n : fmaxf(sums.n, 1.f));
+  float total = 0.f;
+  for (int j = 1 + lane; j < width; j += 32) {
+    float slope = 0.f;
+    if (id[j] < p.v && scored)
+      slope = scale * (softmax ? expf(z[j] - sums.max) : sigmoid(p.contrast == kBpr ? z[j] - sums.z0 : z[j]));
+    total += slope;
+    g[j] = dloss * slope;
+  }
+  total = warp_sum(total);
+  if (lane == 0) {
+    // What the negatives pull down, the target is pulled up: of softmax, exact where 1 - p would cancel.
+    const float slope = p.contrast == kBce ? -p.beta * scale * sigmoid(-sums.z0) : -total;
+    g[0] = scored ? dloss * slope : 0.f;
+  }
+  __syncwarp();  // g is there for all lanes
+  if (!p.dh) return;
+
+  T* dh = (T*)p.dh + row * p.d;
+  const bool vec = rows_aligned(p.table, p.d) && aligned16(p.dh);
+  for (int base = 0; base < p.d; base += p.lanes * 8) {
+    const int c = base + member * 8;
+    float sum[8] = {};
+    for (int start = group; start < width; start += groups * kFlight) {
+      float x[kFlight][8], weight[kFlight];
+#pragma unroll
+      for (int k = 0; k < kFlight; k++) {
+        const int j = start + k * groups;
+        const u32 item = j < width ? id[j] : p.v;
+        weight[k] = item < p.v ? g[j] : 0.f;
+        if (item < p.v) load_row(x[k], (const T*)p.table + (i64)item * p.d, c, p.d, vec);
+        else
+#pragma unroll
+          for (int e = 0; e < 8; e++) x[k][e] = 0.f;
+      }
+#pragma unroll
+      for (int k = 0; k < kFlight; k++)
+#pragma unroll
+        for (int e = 0; e < 8; e++) sum[e] = fmaf(weight[k], x[k][e], sum[e]);
+    }
+    // The groups' sums become one.
+#pragma unroll
+    for (int e = 0; e < 8; e++)
+      for (int step = p.lanes; step < 32; step *= 2) sum[e] += __shfl_xor_sync(kAllLanes, sum[e], step);
+    if (group != 0) continue;
+    if (p.add) {
+      float old[8];
+      load_row(old, dh, c, p.d, vec);
+#pragma unroll
+      for (int e = 0; e < 8; e++) sum[e] += old[e];
+    }
+    store_row(dh, sum, c, p.d, vec);
+  }
+}
+
+KERNEL(negative_loss_fwd_bf16, NegativeLossFwdParams, 256) { negative_loss_fwd<bf16>(p); }
+KERNEL(negative_loss_fwd_f32, NegativeLossFwdParams, 256) { negative_loss_fwd<float>(p); }
+KERNEL(negative_loss_bwd_bf16, NegativeLossBwdParams, 256) { negative_loss_bwd<bf16>(p); }
+KERNEL(negative_loss_bwd_f32, NegativeLossBwdParams, 256) { negative_loss_bwd<float>(p); }

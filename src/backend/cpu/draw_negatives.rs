@@ -1,0 +1,134 @@
+//! Negatives: a draw is a few integer operations, so that only the search among a sequence's items is worth a thought.
+
+use std::{cell::RefCell, ops::Range};
+
+use rayon::prelude::*;
+
+use super::Cpu;
+use crate::ops::{
+    DrawCandidates, DrawNegatives, MarkOwn, NO_ID, Op, Run,
+    draw_negatives::{Draws, Rows},
+};
+
+/// Draws that are worth handing to another thread.
+const DRAWS: usize = 1024;
+
+thread_local! {
+    /// The items of the sequence at hand; grows once.
+    static OWN: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Run<DrawNegatives> for Cpu {
+    fn run(&mut self, op: &DrawNegatives) {
+        op.assert_disjoint();
+        let draws = Draws::new(op.seed, self.ids(op.step, 1)[0], op.v, op.sampling, self.arenas.ids(op.alias));
+        // SAFETY: disjoint by the assertion, taken once.
+        let negative = unsafe { self.arenas.ids_mut(op.negative.first(op.s)) };
+        let each = negative.par_iter_mut().with_min_len(DRAWS).enumerate();
+        each.for_each(|(k, id)| *id = op.draw(&draws, k));
+    }
+}
+
+/// A set of items in a table of which at least half is empty.
+struct Set<'a> {
+    slots: &'a mut [u32],
+    shift: u32,
+}
+
+impl<'a> Set<'a> {
+    fn of(items: &[u32], room: &'a mut Vec<u32>) -> Self {
+        let size = (2 * items.len()).next_power_of_two().max(2);
+        if room.len() < size {
+            room.resize(size, NO_ID);
+        }
+        let set = Set { slots: &mut room[..size], shift: 32 - size.trailing_zeros() };
+        set.slots.fill(NO_ID);
+        for item in items {
+            let place = set.place(*item);
+            set.slots[place] = *item;
+        }
+        set
+    }
+
+    /// Where an item stands, or the empty place where it would.
+    fn place(&self, item: u32) -> usize {
+        let mut at = (item.wrapping_mul(0x9E37_79B9) >> self.shift) as usize;
+        while self.slots[at] != item && self.slots[at] != NO_ID {
+            at = (at + 1) % self.slots.len();
+        }
+        at
+    }
+
+    fn has(&self, item: u32) -> bool {
+        item != NO_ID && self.slots[self.place(item)] == item
+    }
+}
+
+/// Calls `work(sequence, its items where they are wanted, its scored rows' part of out)` for each sequence, a row of out being
+/// `width` ids: halved until a task has few.
+fn each_sequence<W>(rows: Rows, wanted: bool, width: usize, sequences: Range<usize>, out: &mut [u32], work: &W)
+where
+    W: Fn(usize, Set, &mut [u32]) + Sync,
+{
+    let count = |b: Range<usize>| (rows.scored[b.end] - rows.scored[b.start]) as usize * width;
+    if sequences.len() > 1 && out.len() > DRAWS {
+        let half = sequences.start + sequences.len() / 2;
+        let (first, second) = out.split_at_mut(count(sequences.start..half));
+        rayon::join(
+            || each_sequence(rows, wanted, width, sequences.start..half, first, work),
+            || each_sequence(rows, wanted, width, half..sequences.end, second, work),
+        );
+        return;
+    }
+    let mut rest = out;
+    OWN.with_borrow_mut(|room| {
+        for b in sequences {
+            let (own, later) = std::mem::take(&mut rest).split_at_mut(count(b..b + 1));
+            rest = later;
+            work(b, Set::of(if wanted { rows.sequence(b) } else { &[] }, room), own);
+        }
+    });
+}
+
+impl Run<DrawCandidates> for Cpu {
+    fn run(&mut self, op: &DrawCandidates) {
+        op.assert_disjoint();
+        let draws = Draws::new(op.seed, self.ids(op.step, 1)[0], op.v, op.sampling, self.arenas.ids(op.alias));
+        let (cu, scored) = (self.ids(op.cu, op.b + 1), self.ids(op.scored, op.b + 1));
+        let (target, rows, width) =
+            (self.ids(op.target, op.m), Rows::new(self.ids(op.raw, op.n), cu, scored), 1 + op.s);
+        // SAFETY: disjoint by the assertion, taken once.
+        let id = unsafe { self.arenas.ids_mut(op.id.first(op.m * width)) };
+        let (id, padding) = id.split_at_mut(scored[op.b] as usize * width);
+        each_sequence(rows, op.own, width, 0..op.b, id, &|b, own, id| {
+            for (row, id) in rows.rows(b).zip(id.chunks_exact_mut(width)) {
+                op.fill(&draws, row, target[row], id, |id| own.has(id));
+            }
+        });
+        padding.fill(NO_ID);
+    }
+}
+
+impl Run<MarkOwn> for Cpu {
+    fn run(&mut self, op: &MarkOwn) {
+        op.assert_disjoint();
+        let (cu, scored) = (self.ids(op.cu, op.b + 1), self.ids(op.scored, op.b + 1));
+        let (negative, rows, words) =
+            (self.ids(op.negative, op.s), Rows::new(self.ids(op.raw, op.n), cu, scored), op.s.div_ceil(32));
+        // SAFETY: disjoint by the assertion, taken once.
+        let out = unsafe { self.arenas.ids_mut(op.own.first(op.m * words)) };
+        let (out, padding) = out.split_at_mut(scored[op.b] as usize * words);
+        padding.fill(0);
+        if words == 0 {
+            return;
+        }
+        each_sequence(rows, true, words, 0..op.b, out, &|_, own, out| {
+            // All rows of a sequence have the same bits.
+            let Some((first, others)) = out.split_at_mut_checked(words) else { return };
+            for (word, negative) in first.iter_mut().zip(negative.chunks(32)) {
+                *word = negative.iter().enumerate().fold(0, |word, (j, id)| word | (own.has(*id) as u32) << j);
+            }
+            others.chunks_exact_mut(words).for_each(|row| row.copy_from_slice(first));
+        });
+    }
+}

@@ -1,0 +1,447 @@
+/*! draw_negatives: the items that targets are compared with, drawn from Philox by one of the ways of [`Sampling`].
+draw_negatives:  negative (S): shared by the batch
+draw_candidates: id (M,1+S): each scored row's target, then its own S negatives, with replacement, none of them its target
+                 or, with `own`, an item of its sequence (rows cu[b] to cu[b+1] of raw); scored rows from scored[b] to
+                 scored[b+1] belong to sequence b, and rows from scored[B] on are padding: NO_ID throughout
+mark_own:        own (M,ceil(S/32)), one bit a shared negative: whether it is an item of the row's sequence (padding: none)
+
+*With replacement* the expected count of an item among S negatives is S times its probability. *Unique*: the catalogue is
+turned by a random number of places and cut into S strata, as equal as can be, of which each gives one item: no item comes
+twice, and each is among them with probability S/V, exactly. (A turn puts each item at each place with probability 1/V; of the
+V places, those of a stratum of n are drawn with probability 1/n each: in all S.)
+
+Draws: Philox stream (seed, Negative, step); draw number i uses block i alone: words 0 and 1 pick a cell or a place, word 2
+is held against the cell's threshold; unique draws are turned by words 2 and 3 of block 0. A candidate has 16 blocks, one a
+try; where all 16 meet what is excluded, the next item upwards that is not (the first item comes after the last), and NO_ID
+where there is none. Integers only: the same ids on every backend.
+*/
+
+use std::ops::Range;
+
+use super::{Cost, NO_ID, Op, case::Case, fits};
+use crate::{
+    base::{
+        alias::AliasTable,
+        rng::{Purpose, Stream, philox},
+    },
+    mem::{HostArenas, Planner, Scalar, U32},
+};
+
+/// How an item is drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sampling {
+    /// Each item alike, with replacement.
+    Uniform,
+    /// By an alias table, with replacement.
+    Alias,
+    /// Each item alike, none twice (shared negatives only).
+    Unique,
+}
+
+/// Draws a candidate may take to miss what is excluded, before the next item upwards is taken.
+pub const TRIES: u64 = 16;
+
+op! {
+    /// Negatives shared by a batch.
+    DrawNegatives = "draw_negatives" {
+        write { /** (S) */ negative: U32 }
+        read { /** (V,2) an [`AliasTable`]'s cells, or empty: not by alias */ alias: U32, /** (1) */ step: U32 }
+        with { s: usize, v: usize, sampling: Sampling, seed: u64 }
+    }
+}
+
+op! {
+    /// Targets and negatives of each scored row.
+    DrawCandidates = "draw_candidates" {
+        write { /** (M,1+S) */ id: U32 }
+        read {
+            /** (M) */ target: U32, /** (N) item ids */ raw: U32, /** (B+1) where each sequence starts in `raw` */ cu: U32,
+            /** (B+1) where its rows start in `target` */ scored: U32,
+            /** (V,2) an [`AliasTable`]'s cells, or empty: not by alias */ alias: U32, /** (1) */ step: U32
+        }
+        with {
+            m: usize, s: usize, n: usize, b: usize, v: usize, sampling: Sampling,
+            /** whether the items of a row's sequence are excluded, not only its target */ own: bool,
+            seed: u64, /** longest sequence */ t: usize
+        }
+    }
+}
+
+op! {
+    /// Which of the shared negatives are items of a scored row's own sequence.
+    MarkOwn = "mark_own" {
+        write { /** (M,ceil(S/32)) negative j is bit j % 32 of word j / 32 */ own: U32 }
+        read {
+            /** (S) */ negative: U32, /** (N) item ids */ raw: U32, /** (B+1) where each sequence starts in `raw` */ cu: U32,
+            /** (B+1) where its rows start in `own` */ scored: U32
+        }
+        with { m: usize, s: usize, n: usize, b: usize, /** longest sequence */ t: usize }
+    }
+}
+
+/// The draws of a step.
+pub(crate) struct Draws<'a> {
+    seed: u64,
+    step: u32,
+    v: u32,
+    /// Empty: each item alike.
+    cells: &'a [u32],
+}
+
+/// Uniform integer in [0, n) from two words, as [`Stream::below`].
+fn below(high: u32, low: u32, n: u64) -> u64 {
+    let wide = (high as u64) << 32 | low as u64;
+    ((wide as u128 * n as u128) >> 64) as u64
+}
+
+impl<'a> Draws<'a> {
+    pub fn new(seed: u64, step: u32, v: usize, sampling: Sampling, alias: &'a [u32]) -> Self {
+        let cells = if sampling == Sampling::Alias { &alias[..2 * v] } else { &[] };
+        Draws { seed, step, v: v as u32, cells }
+    }
+
+    fn words(&self, block: u64) -> [u32; 4] {
+        let counter = [block as u32, (block >> 32) as u32, self.step, Purpose::Negative as u32];
+        philox(counter, [self.seed as u32, (self.seed >> 32) as u32])
+    }
+
+    /// Draw number `block`, with replacement.
+    pub fn item(&self, block: u64) -> u32 {
+        let [high, low, height, _] = self.words(block);
+        let cell = below(high, low, self.v as u64) as u32;
+        match self.cells.get(2 * cell as usize..2 * cell as usize + 2) {
+            Some(shared) if height >= shared[0] => shared[1],
+            _ => cell,
+        }
+    }
+
+    /// Draw number `k` of `s` different items.
+    pub fn unique(&self, k: usize, s: usize) -> u32 {
+        let v = self.v as u64;
+        let place = |k: usize| (k as u128 * v as u128 / s as u128) as u64;
+        let [high, low, ..] = self.words(k as u64);
+        let [_, _, turn_high, turn_low] = self.words(0);
+        let at = place(k) + below(high, low, place(k + 1) - place(k));
+        ((at + below(turn_high, turn_low, v)) % v) as u32
+    }
+
+    /// Candidate number `number` of the batch, that is no `hit`.
+    pub fn candidate(&self, number: u64, hit: impl Fn(u32) -> bool) -> u32 {
+        let mut id = 0;
+        for attempt in 0..TRIES {
+            id = self.item(number * TRIES + attempt);
+            if !hit(id) {
+                return id;
+            }
+        }
+        for _ in 1..self.v {
+            id = if id + 1 == self.v { 0 } else { id + 1 };
+            if !hit(id) {
+                return id;
+            }
+        }
+        NO_ID
+    }
+}
+
+impl DrawNegatives {
+    pub(crate) fn draw(&self, draws: &Draws, k: usize) -> u32 {
+        match self.sampling {
+            Sampling::Unique => draws.unique(k, self.s),
+            _ => draws.item(k as u64),
+        }
+    }
+}
+
+/// Which rows belong to which sequence.
+#[derive(Clone, Copy)]
+pub(crate) struct Rows<'a> {
+    pub raw: &'a [u32],
+    pub cu: &'a [u32],
+    pub scored: &'a [u32],
+}
+
+impl<'a> Rows<'a> {
+    pub fn new(raw: &'a [u32], cu: &'a [u32], scored: &'a [u32]) -> Self {
+        Rows { raw, cu, scored }
+    }
+
+    /// The items of sequence `b`.
+    pub fn sequence(&self, b: usize) -> &'a [u32] {
+        &self.raw[self.cu[b] as usize..self.cu[b + 1] as usize]
+    }
+
+    /// The scored rows of sequence `b`.
+    pub fn rows(&self, b: usize) -> Range<usize> {
+        self.scored[b] as usize..self.scored[b + 1] as usize
+    }
+}
+
+impl DrawCandidates {
+    /// Fills the candidates `id` (1+S) of scored row `row`; `own(id)` says what is excluded beside the target.
+    pub(crate) fn fill(&self, draws: &Draws, row: usize, target: u32, id: &mut [u32], own: impl Fn(u32) -> bool) {
+        id[0] = target;
+        for (j, id) in id[1..].iter_mut().enumerate() {
+            *id = draws.candidate((row * self.s + j) as u64, |id| id == target || own(id));
+        }
+    }
+}
+
+fn check_sampling(sampling: Sampling, v: usize, alias: usize) -> Result<(), String> {
+    if v == 0 || v >= NO_ID as usize {
+        return Err(format!("{v} items: there are 1 to 2^32 - 2"));
+    }
+    match sampling {
+        Sampling::Alias => fits(&[("alias", alias, 2 * v)]),
+        _ => Ok(()),
+    }
+}
+
+impl Op for DrawNegatives {
+    fn check(&self) -> Result<(), String> {
+        check_sampling(self.sampling, self.v, self.alias.len())?;
+        if self.sampling == Sampling::Unique && self.s > self.v {
+            return Err(format!("{} different negatives of {} items", self.s, self.v));
+        }
+        fits(&[("negative", self.negative.len(), self.s), ("step", self.step.len(), 1)])
+    }
+
+    fn cost(&self) -> Cost {
+        let each = if self.sampling == Sampling::Alias { 12.0 } else { 4.0 };
+        Cost { flop: 0.0, bytes: each * self.s as f64 }
+    }
+
+    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+        let draws = Draws::new(self.seed, m.ids(self.step)[0], self.v, self.sampling, m.ids(self.alias));
+        // SAFETY: destinations and sources of an op are disjoint (`assert_disjoint`).
+        let negative = unsafe { m.ids_mut(self.negative.first(self.s)) };
+        negative.iter_mut().enumerate().for_each(|(k, id)| *id = self.draw(&draws, k));
+    }
+}
+
+impl Op for DrawCandidates {
+    fn check(&self) -> Result<(), String> {
+        check_sampling(self.sampling, self.v, self.alias.len())?;
+        if self.sampling == Sampling::Unique {
+            return Err("candidates of a row are drawn with replacement".into());
+        }
+        fits(&[
+            ("id", self.id.len(), self.m * (1 + self.s)),
+            ("target", self.target.len(), self.m),
+            ("raw", self.raw.len(), self.n),
+            ("cu", self.cu.len(), self.b + 1),
+            ("scored", self.scored.len(), self.b + 1),
+            ("step", self.step.len(), 1),
+        ])
+    }
+
+    fn cost(&self) -> Cost {
+        let each = if self.sampling == Sampling::Alias { 12.0 } else { 4.0 };
+        Cost { flop: 0.0, bytes: each * (self.m * self.s) as f64 + 4.0 * (self.n + 2 * self.m) as f64 }
+    }
+
+    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+        let draws = Draws::new(self.seed, m.ids(self.step)[0], self.v, self.sampling, m.ids(self.alias));
+        let (target, rows) = (m.ids(self.target), Rows::new(m.ids(self.raw), m.ids(self.cu), m.ids(self.scored)));
+        // SAFETY: destinations and sources of an op are disjoint (`assert_disjoint`).
+        let id = unsafe { m.ids_mut(self.id.first(self.m * (1 + self.s))) };
+        id.fill(NO_ID);
+        for b in 0..self.b {
+            let sequence = if self.own { rows.sequence(b) } else { &[] };
+            for row in rows.rows(b) {
+                let id = &mut id[row * (1 + self.s)..][..1 + self.s];
+                self.fill(&draws, row, target[row], id, |id| sequence.contains(&id));
+            }
+        }
+    }
+}
+
+impl Op for MarkOwn {
+    fn check(&self) -> Result<(), String> {
+        fits(&[
+            ("own", self.own.len(), self.m * self.s.div_ceil(32)),
+            ("negative", self.negative.len(), self.s),
+            ("raw", self.raw.len(), self.n),
+            ("cu", self.cu.len(), self.b + 1),
+            ("scored", self.scored.len(), self.b + 1),
+        ])
+    }
+
+    fn cost(&self) -> Cost {
+        Cost { flop: 0.0, bytes: 4.0 * (self.m * self.s.div_ceil(32) + self.n + self.s + self.b) as f64 }
+    }
+
+    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+        let (negative, words) = (&m.ids(self.negative)[..self.s], self.s.div_ceil(32));
+        let rows = Rows::new(m.ids(self.raw), m.ids(self.cu), m.ids(self.scored));
+        // SAFETY: destinations and sources of an op are disjoint (`assert_disjoint`).
+        let own = unsafe { m.ids_mut(self.own.first(self.m * words)) };
+        own.fill(0);
+        for b in 0..self.b {
+            for row in rows.rows(b) {
+                for (j, id) in negative.iter().enumerate() {
+                    own[row * words + j / 32] |= (rows.sequence(b).contains(id) as u32) << (j % 32);
+                }
+            }
+        }
+    }
+}
+
+/// Weights from 1 to some thousands, fewer large ones: like the counts of items.
+fn skewed(v: usize) -> Vec<f64> {
+    (0..v).map(|i| 1.0 + (5000 / (1 + i * 7919 % v)) as f64).collect()
+}
+
+/// An alias table of [`skewed`] weights where one is wanted.
+fn cells(sampling: Sampling, v: usize) -> Vec<u32> {
+    if sampling == Sampling::Alias { AliasTable::new(&skewed(v)).cells().to_vec() } else { Vec::new() }
+}
+
+pub fn cases() -> Vec<Case<DrawNegatives>> {
+    use Sampling::*;
+    // (S, V, how, seed, step)
+    [
+        (0, 5, Uniform, 1, 0),
+        (1, 1, Alias, 2, 1),
+        (1, 1, Unique, 2, 1),
+        (7, 3, Uniform, 3, 2),
+        (7, 7, Unique, u64::MAX, u32::MAX),
+        (33, 40, Unique, 1 << 40, 9),
+        (300, 3_706, Alias, 42, 17),
+        (1023, 26_744, Uniform, 5, 400),
+        (1025, 2_050, Alias, 6, 8),
+        (513, 4_294_967_294, Unique, 7, 3),
+        (600, 4_294_967_294, Uniform, 8, 4),
+    ]
+    .into_iter()
+    .map(|(s, v, sampling, seed, step)| {
+        let mut p = Planner::new();
+        let table = cells(sampling, v);
+        let op =
+            DrawNegatives { negative: p.index(s), alias: p.index(table.len()), step: p.index(1), s, v, sampling, seed };
+        let name = format!("s{s} v{v} {sampling:?}");
+        Case::forward(name, p, op).ids(op.alias, table).ids(op.step, vec![step])
+    })
+    .collect()
+}
+
+/// Sequences one after another: where they and their scored rows start, and their items.
+struct Packed {
+    cu: Vec<u32>,
+    scored: Vec<u32>,
+    raw: Vec<u32>,
+}
+
+/// Sequences of (length, scored rows), of items below `v`.
+fn pack(lengths: &[(usize, usize)], v: usize, seed: u64) -> Packed {
+    let (mut cu, mut scored) = (vec![0u32], vec![0u32]);
+    for (length, rows) in lengths {
+        cu.push(cu[cu.len() - 1] + *length as u32);
+        scored.push(scored[scored.len() - 1] + *rows as u32);
+    }
+    let mut draw = Stream::new(seed, Purpose::Test, v as u32);
+    let raw = (0..cu[lengths.len()]).map(|_| draw.below(v as u64) as u32).collect();
+    Packed { cu, scored, raw }
+}
+
+fn longest(lengths: &[(usize, usize)]) -> usize {
+    lengths.iter().map(|l| l.0).max().unwrap_or(1)
+}
+
+pub fn candidate_cases() -> Vec<Case<DrawCandidates>> {
+    use Sampling::*;
+    // (length of each sequence and its scored rows, rows of padding, S, V, how, whether own items are excluded, seed)
+    type Shape = (&'static [(usize, usize)], usize, usize, usize, Sampling, bool, u64);
+    const SHAPES: [Shape; 9] = [
+        (&[], 3, 2, 5, Uniform, true, 1),
+        (&[(1, 1)], 0, 1, 1, Uniform, false, 2),
+        (&[(4, 2), (0, 0), (1, 1)], 5, 7, 2, Uniform, false, 3),
+        // Few items: the tries run out, and some sequences own all there is.
+        (&[(1, 1), (2, 1), (3, 3), (9, 4), (31, 9)], 1, 9, 3, Alias, true, u64::MAX),
+        (&[(7, 3), (40, 8), (33, 1)], 2, 33, 37, Uniform, true, 5),
+        (&[(200, 40), (1, 1), (57, 11), (133, 26)], 50, 64, 3_706, Alias, true, 42),
+        (&[(64, 64), (65, 13)], 0, 0, 100, Uniform, true, 7),
+        (&[(20, 4), (50, 10), (3, 1)], 1, 100, 26_744, Alias, false, 8),
+        (&[(1500, 3)], 0, 5, 4_294_967_294, Uniform, true, 9),
+    ];
+    let case = |(lengths, padding, s, v, sampling, own, seed): Shape| {
+        let mut p = Planner::new();
+        let Packed { cu, scored, raw } = pack(lengths, v, seed);
+        let b = lengths.len();
+        let (n, m) = (raw.len(), scored[b] as usize + padding);
+        // The targets are the first items of the sequence, in order.
+        let mut target = vec![NO_ID; m];
+        for i in 0..b {
+            for row in scored[i]..scored[i + 1] {
+                target[row as usize] = raw[(cu[i] + row - scored[i]) as usize];
+            }
+        }
+        let table = cells(sampling, v);
+        let op = DrawCandidates {
+            id: p.index(m * (1 + s)),
+            target: p.index(m),
+            raw: p.index(n),
+            cu: p.index(b + 1),
+            scored: p.index(b + 1),
+            alias: p.index(table.len()),
+            step: p.index(1),
+            m,
+            s,
+            n,
+            b,
+            v,
+            sampling,
+            own,
+            seed,
+            t: longest(lengths),
+        };
+        Case::forward(format!("b{b} m{m} s{s} v{v} {sampling:?} own {own}"), p, op)
+            .ids(op.target, target)
+            .ids(op.raw, raw)
+            .ids(op.cu, cu)
+            .ids(op.scored, scored)
+            .ids(op.alias, table)
+            .ids(op.step, vec![31])
+    };
+    SHAPES.into_iter().map(case).collect()
+}
+
+pub fn own_cases() -> Vec<Case<MarkOwn>> {
+    // (length of each sequence and its scored rows, rows of padding, S, V)
+    type Shape = (&'static [(usize, usize)], usize, usize, usize);
+    const SHAPES: [Shape; 6] = [
+        (&[], 3, 40, 5),
+        (&[(1, 1)], 0, 1, 1),
+        (&[(4, 2), (0, 0), (1, 1)], 5, 31, 9),
+        (&[(7, 3), (40, 8), (33, 1)], 2, 33, 60),
+        (&[(64, 64), (65, 13)], 1, 0, 100),
+        (&[(200, 40), (1, 1), (57, 11), (133, 26)], 50, 1100, 900),
+    ];
+    let case = |(lengths, padding, s, v): Shape| {
+        let mut p = Planner::new();
+        let Packed { cu, scored, raw } = pack(lengths, v, 77);
+        let b = lengths.len();
+        let (n, m) = (raw.len(), scored[b] as usize + padding);
+        let mut draw = Stream::new(78, Purpose::Test, v as u32);
+        // In a batch's own negatives padding is among them.
+        let negative = (0..s).map(|j| if j % 17 == 16 { NO_ID } else { draw.below(v as u64) as u32 }).collect();
+        let op = MarkOwn {
+            own: p.index(m * s.div_ceil(32)),
+            negative: p.index(s),
+            raw: p.index(n),
+            cu: p.index(b + 1),
+            scored: p.index(b + 1),
+            m,
+            s,
+            n,
+            b,
+            t: longest(lengths),
+        };
+        Case::forward(format!("b{b} m{m} s{s} v{v}"), p, op)
+            .ids(op.negative, negative)
+            .ids(op.raw, raw)
+            .ids(op.cu, cu)
+            .ids(op.scored, scored)
+    };
+    SHAPES.into_iter().map(case).collect()
+}

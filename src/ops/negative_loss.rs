@@ -1,0 +1,255 @@
+/*! negative_loss: losses of each scored row over candidates of its own: the target first, then S negatives.
+z_mj = <h_m, table[id_mj]> + bias[id_mj] - log_q[id_mj]      h (M,D) act   table (V,D) weight   bias, log_q (V) f32   id (M,1+S)
+With n negatives that are there (id < V), and softplus(x) = ln(1 + e^x) = -ln sigma(-x):
+bce:     loss = (beta softplus(-z_0) + sum_j softplus(z_j)) / (1+n)       beta = 1: binary cross-entropy; below: gBCE, whose
+                                             sigma(z_0)^beta undoes what sampling does to probabilities (Petrov & Macdonald 2023)
+bpr:     loss = sum_j softplus(z_j - z_0) / n                             (Rendle et al. 2009)
+softmax: loss = ln(e^z_0 + sum_j e^z_j) - z_0                             sampled softmax
+bwd: g_mj = dloss_m dloss/dz_mj,  dh_m = sum_j g_mj table[id_mj]          g (M,1+S) f32   dh (M,D) act
+     The gradients of table and bias are sums over equal ids of g_mj h_m and g_mj: `SegmentSum` makes them from g, h and id.
+Ids from V on (NO_ID) stand for no item: z = 0, g = 0. A row without a target is padding: loss 0, no gradients.
+*/
+
+use super::{Cost, Dst, NO_ID, Op, case::Case, fits};
+use crate::{
+    base::rng::{Purpose, Stream},
+    mem::{Act, F32, HostArenas, Planner, Scalar, U32},
+};
+
+/// How a row's target is held against its negatives.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Contrast {
+    /// Each candidate for itself, the target's likelihood to the power of `beta`.
+    Bce { beta: f32 },
+    /// Target and negative, pair by pair.
+    Bpr,
+    /// All candidates together.
+    Softmax,
+}
+
+op! {
+    /// Loss of each scored row over its own candidates.
+    NegativeLossFwd = "negative_loss_fwd" {
+        write { /** (M) */ loss: F32, /** (M,1+S) logits, kept for the backward pass */ z: F32 }
+        read {
+            /** (M,D) */ h: Act, /** (V,D) */ table: F32, /** (V) */ bias: F32,
+            /** (V), or empty: no correction */ log_q: F32, /** (M,1+S) */ id: U32
+        }
+        with { m: usize, d: usize, s: usize, v: usize, contrast: Contrast }
+    }
+}
+
+op! {
+    /// Gradients of [`NegativeLossFwd`], weighted by `dloss`.
+    NegativeLossBwd = "negative_loss_bwd" {
+        write { /** (M,1+S) of the logits */ g: F32 }
+        grad { /** (M,D) */ dh: Act }
+        read {
+            /** (M) */ dloss: F32, /** (M,1+S) */ z: F32, /** (V,D) */ table: F32, /** (M,1+S) */ id: U32
+        }
+        with { m: usize, d: usize, s: usize, v: usize, contrast: Contrast }
+    }
+}
+
+fn softplus<S: Scalar>(x: S) -> S {
+    x.max(S::zero()) + (S::one() + (-x.max(-x)).exp()).ln()
+}
+
+fn sigmoid<S: Scalar>(x: S) -> S {
+    S::one() / (S::one() + (-x).exp())
+}
+
+/// The loss of a row and its derivatives with respect to its logits; `there(j)` says whether candidate j is an item.
+fn row<S: Scalar>(z: &[S], there: &dyn Fn(usize) -> bool, contrast: Contrast) -> (S, Vec<S>) {
+    let mut slope = vec![S::zero(); z.len()];
+    if !there(0) {
+        return (S::zero(), slope);
+    }
+    let negatives: Vec<usize> = (1..z.len()).filter(|j| there(*j)).collect();
+    let n = S::of(negatives.len() as f64);
+    let mut loss = S::zero();
+    match contrast {
+        Contrast::Bce { beta } => {
+            let (beta, all) = (S::of(beta as f64), n + S::one());
+            loss = beta * softplus(-z[0]);
+            slope[0] = -beta * sigmoid(-z[0]) / all;
+            for j in negatives {
+                loss += softplus(z[j]);
+                slope[j] = sigmoid(z[j]) / all;
+            }
+            loss = loss / all;
+        }
+        Contrast::Bpr => {
+            for j in negatives {
+                loss += softplus(z[j] - z[0]) / n;
+                slope[j] = sigmoid(z[j] - z[0]) / n;
+                slope[0] = slope[0] - slope[j];
+            }
+        }
+        Contrast::Softmax => {
+            let all = || negatives.iter().map(|j| z[*j]).chain([z[0]]);
+            let max = all().fold(S::neg_infinity(), S::max);
+            let lse = max + all().map(|z| (z - max).exp()).sum::<S>().ln();
+            loss = lse - z[0];
+            slope[0] = (z[0] - lse).exp() - S::one();
+            for j in negatives {
+                slope[j] = (z[j] - lse).exp();
+            }
+        }
+    }
+    (loss, slope)
+}
+
+impl Op for NegativeLossFwd {
+    fn check(&self) -> Result<(), String> {
+        let (m, d, v, w) = (self.m, self.d, self.v, 1 + self.s);
+        let log_q = if self.log_q.is_empty() { 0 } else { v };
+        fits(&[
+            ("loss", self.loss.len(), m),
+            ("z", self.z.len(), m * w),
+            ("h", self.h.len(), m * d),
+            ("table", self.table.len(), v * d),
+            ("bias", self.bias.len(), v),
+            ("log_q", self.log_q.len(), log_q),
+            ("id", self.id.len(), m * w),
+        ])
+    }
+
+    fn cost(&self) -> Cost {
+        let (rows, d) = ((self.m * (1 + self.s)) as f64, self.d as f64);
+        Cost { flop: 2.0 * rows * d, bytes: 4.0 * (rows * (d + 4.0) + self.m as f64 * d) }
+    }
+
+    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+        let (d, w) = (self.d, 1 + self.s);
+        let (h, table, bias, log_q) = (m.get(self.h), m.get(self.table), m.get(self.bias), m.get(self.log_q));
+        let id = m.ids(self.id);
+        // SAFETY: destinations and sources of an op are disjoint (`assert_disjoint`).
+        let (loss, z) = unsafe { (m.get_mut(self.loss), m.get_mut(self.z)) };
+        for i in 0..self.m {
+            let (z, id) = (&mut z[i * w..][..w], &id[i * w..][..w]);
+            for (z, id) in z.iter_mut().zip(id) {
+                let k = *id as usize;
+                *z = S::zero();
+                if k < self.v {
+                    let dot = h[i * d..][..d].iter().zip(&table[k * d..][..d]).map(|(a, b)| *a * *b).sum::<S>();
+                    *z = dot + bias[k] - log_q.get(k).copied().unwrap_or(S::zero());
+                }
+            }
+            loss[i] = row(z, &|j| (id[j] as usize) < self.v, self.contrast).0;
+        }
+    }
+}
+
+impl Op for NegativeLossBwd {
+    fn check(&self) -> Result<(), String> {
+        let (m, d, v, w) = (self.m, self.d, self.v, 1 + self.s);
+        fits(&[
+            ("g", self.g.len(), m * w),
+            ("dh", self.dh.len_or(m * d), m * d),
+            ("dloss", self.dloss.len(), m),
+            ("z", self.z.len(), m * w),
+            ("table", self.table.len(), v * d),
+            ("id", self.id.len(), m * w),
+        ])
+    }
+
+    fn cost(&self) -> Cost {
+        let (rows, d) = ((self.m * (1 + self.s)) as f64, self.d as f64);
+        Cost { flop: 2.0 * rows * d, bytes: 4.0 * (rows * (d + 3.0) + self.m as f64 * d) }
+    }
+
+    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+        let (d, w) = (self.d, 1 + self.s);
+        let (dloss, z, table, id) = (m.get(self.dloss), m.get(self.z), m.get(self.table), m.ids(self.id));
+        // SAFETY: destinations and sources of an op are disjoint (`assert_disjoint`).
+        let g = unsafe { m.get_mut(self.g) };
+        for i in 0..self.m {
+            let (z, id) = (&z[i * w..][..w], &id[i * w..][..w]);
+            let (_, slope) = row(z, &|j| (id[j] as usize) < self.v, self.contrast);
+            g[i * w..][..w].iter_mut().zip(slope).for_each(|(g, slope)| *g = dloss[i] * slope);
+        }
+        let g = &*g;
+        m.compute(self.dh, self.m * d, |at| {
+            let (i, k) = (at / d, at % d);
+            let there = (i * w..(i + 1) * w).filter(|j| (id[*j] as usize) < self.v);
+            there.map(|j| g[j] * table[id[j] as usize * d + k]).sum()
+        });
+    }
+}
+
+/// Which ids a case has.
+#[derive(Clone, Copy, Debug)]
+enum Ids {
+    /// Candidate number i is item i: the gradient of the bias is g, so that central differences prove it too.
+    Own,
+    /// Any, equal ones among them; every seventh negative and every fifth row is not there.
+    Any,
+    /// The negatives all the last item.
+    Last,
+}
+
+pub fn cases() -> Vec<Case<NegativeLossFwd, NegativeLossBwd>> {
+    use Contrast::*;
+    const GBCE: Contrast = Bce { beta: 0.3 };
+    const BCE: Contrast = Bce { beta: 1.0 };
+    // (M, D, S, V (Own: M(1+S)), ids, contrast, size of h)
+    type Shape = (usize, usize, usize, usize, Ids, Contrast, f32);
+    const SHAPES: [Shape; 17] = [
+        (0, 8, 5, 9, Ids::Any, BCE, 1.0),
+        (1, 1, 1, 0, Ids::Own, BCE, 1.0),
+        (3, 7, 0, 0, Ids::Own, GBCE, 1.0),
+        (3, 7, 0, 5, Ids::Any, Bpr, 1.0),
+        (3, 7, 0, 5, Ids::Any, Softmax, 1.0),
+        (7, 16, 9, 0, Ids::Own, GBCE, 1.0),
+        (7, 16, 9, 0, Ids::Own, Bpr, 1.0),
+        (7, 16, 9, 0, Ids::Own, Softmax, 1.0),
+        (33, 64, 1, 0, Ids::Own, BCE, 0.3),
+        (19, 64, 130, 3000, Ids::Any, Bpr, 0.3),
+        (19, 32, 256, 500, Ids::Any, GBCE, 1.0),
+        (21, 24, 65, 40, Ids::Any, Softmax, 0.5),
+        (9, 40, 31, 6, Ids::Last, Softmax, 1.0),
+        (9, 33, 31, 6, Ids::Last, BCE, 1.0),
+        // Wider than a warp takes at once, and logits that saturate.
+        (13, 264, 33, 90, Ids::Any, Softmax, 1.0),
+        (13, 520, 35, 90, Ids::Any, GBCE, 2.0),
+        (10, 256, 40, 90, Ids::Any, Bpr, 4.0),
+    ];
+    let case = |(at, (m, d, s, v, ids, contrast, std)): (usize, Shape)| {
+        let mut p = Planner::new();
+        let w = 1 + s;
+        let v = if let Ids::Own = ids { m * w } else { v };
+        let h = p.var(m * d);
+        // Every other case goes without correction.
+        let log_q = p.stat(if at % 2 == 0 { v } else { 0 });
+        let (table, bias) = (p.weight(v * d), p.stat(v));
+        let (loss, dloss, z, g) = (p.stat(m), p.stat(m), p.stat(m * w), p.stat(m * w));
+        let mut draw = Stream::new(23, Purpose::Test, at as u32);
+        let span = p.index(m * w);
+        let id = (0..m * w).map(|i| match ids {
+            Ids::Own => i as u32,
+            Ids::Last => {
+                if i % w == 0 {
+                    (i / w % 5) as u32
+                } else {
+                    v as u32 - 1
+                }
+            }
+            // Padding comes as NO_ID, absent negatives also as the first id that is none.
+            Ids::Any if i % w == 0 && i / w % 5 == 4 => NO_ID,
+            Ids::Any if i % w % 7 == 6 => [v as u32, NO_ID][i / w % 2],
+            Ids::Any => draw.below(v as u64) as u32,
+        });
+        let id = id.collect();
+        let fwd = NegativeLossFwd { loss, z, h: h.y, table, bias, log_q, id: span, m, d, s, v, contrast };
+        let bwd = NegativeLossBwd { g, dh: Dst::Write(h.dy), dloss, z, table, id: span, m, d, s, v, contrast };
+        let case = Case::new(format!("m{m} d{d} s{s} v{v} {ids:?} {contrast:?}"), p, fwd, bwd)
+            .input(h.y, std, h.dy)
+            .output(loss, dloss)
+            .normal(table, 1.0)
+            .normal(log_q, 1.0)
+            .ids(span, id);
+        if let Ids::Own = ids { case.input(bias, 0.5, g) } else { case.normal(bias, 0.5) }
+    };
+    SHAPES.into_iter().enumerate().map(case).collect()
+}

@@ -1,0 +1,344 @@
+/*! Losses over scored rows: which items a row's target is compared with, and how.
+
+| loss | compared with |
+|---|---|
+| softmax | the whole catalogue |
+| sampled-softmax | negatives that all rows of the batch share, or each row's own |
+| bce, gbce, bpr | negatives of each row's own |
+
+A step draws ([`Loss::begin`]), scores ([`Loss::forward`]), takes the gradients of the scores and of the scored rows
+([`Loss::backward`]), and, when the model has gone back too, sums up what each row of the item table has coming from all
+sides ([`Loss::tables`]): from the input, from shared negatives and from the pairs (gradient of a score, scored row).
+*/
+
+mod per_row;
+mod shared;
+
+use serde::{Deserialize, Serialize};
+
+use super::negatives::{Sampler, SamplerKind, SamplerSettings, gbce_beta};
+use crate::{
+    base::{Error, Result},
+    layers::{Input, Shape},
+    mem::{Act, Dst, F32, Planner, Span, U32},
+    models::Representations,
+    ops::{
+        Backend, CrossEntropyBwd, CrossEntropyFwd, DrawCandidates, Memory, SegmentSum, WeightedMean,
+        draw_negatives::Sampling, negative_loss::Contrast, sort_ids::Sorted,
+    },
+};
+use per_row::PerRow;
+use shared::Shared;
+
+/// How a target is held against the items it is compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum LossKind {
+    /// Cross-entropy over the whole catalogue.
+    Softmax,
+    /// Cross-entropy against negatives.
+    SampledSoftmax,
+    /// Binary cross-entropy of the target and each negative.
+    Bce,
+    /// The same with the target's likelihood to the power of beta (gSASRec).
+    Gbce,
+    /// The target above each negative, pair by pair (Bayesian personalised ranking).
+    Bpr,
+    /// What `sampled-softmax` with `sampler = "uniform"` was called.
+    #[value(hide = true)]
+    SampledUniform,
+    /// What `sampled-softmax` with `sampler = "popularity"` was called.
+    #[value(hide = true)]
+    SampledPopularity,
+}
+
+impl LossKind {
+    /// The kind and sampler that the names of earlier versions stand for.
+    pub fn resolve(self, sampler: SamplerKind) -> (LossKind, SamplerKind) {
+        match self {
+            LossKind::SampledUniform => (LossKind::SampledSoftmax, SamplerKind::Uniform),
+            LossKind::SampledPopularity => (LossKind::SampledSoftmax, SamplerKind::Popularity),
+            kind => (kind, sampler),
+        }
+    }
+
+    /// Whether each row has negatives of its own, whatever is asked for.
+    pub fn pairwise(self) -> bool {
+        matches!(self, LossKind::Bce | LossKind::Gbce | LossKind::Bpr)
+    }
+}
+
+/// The loss and its negatives.
+#[derive(Clone, Copy, Debug)]
+pub struct LossSettings {
+    pub kind: LossKind,
+    pub sampler: SamplerSettings,
+    /// Whether the logits of a sampled softmax are corrected by the log of an item's expected count among the negatives.
+    pub log_q: bool,
+    /// Whether items of a row's own sequence are no negatives.
+    pub exclude_seen: bool,
+    /// Calibration of gBCE.
+    pub gbce_t: f32,
+}
+
+impl LossSettings {
+    /// Whether they make sense over a catalogue of `items`; `None`: of any that is large enough.
+    ///
+    /// # Errors
+    /// They do not; says why.
+    pub fn check(&self, items: Option<usize>) -> Result<()> {
+        if self.kind == LossKind::Gbce {
+            gbce_beta(self.gbce_t, self.sampler.negatives, 2)?;
+        }
+        match self.kind {
+            LossKind::Softmax => Ok(()),
+            kind if kind.pairwise() && self.sampler.kind == SamplerKind::InBatch => {
+                Err(Error::user("bce, gbce and bpr draw negatives of each row's own: there are none in the batch")
+                    .hint("--sampler popularity draws alike, or use --loss sampled-softmax"))
+            }
+            _ => self.sampler.check(items.unwrap_or(u32::MAX as usize - 1)),
+        }
+    }
+}
+
+/// What targets are compared with.
+#[derive(Clone, Debug)]
+enum Against {
+    Catalogue,
+    Shared(Shared),
+    PerRow(PerRow),
+}
+
+/// Candidates of each row, target first, as they are drawn.
+#[derive(Clone, Copy, Debug)]
+struct Candidates {
+    /// (M,1+S) the target and the row's own negatives; NO_ID in the rows of padding.
+    id: Span<U32>,
+    /// (M,1+S) gradients of their scores.
+    g: Span<F32>,
+    /// Negatives of a row's own (S).
+    s: usize,
+    own: bool,
+}
+
+/// The planned loss.
+#[derive(Clone, Debug)]
+pub struct Loss {
+    settings: LossSettings,
+    r: Representations,
+    input: Input,
+    /// (M) of each scored row.
+    loss: Span<F32>,
+    lse: Span<F32>,
+    /// (M) what each scored row counts in the mean: 1/M, or 0 where it is padding. The batch is made with it.
+    pub weight: Span<F32>,
+    /// (1) mean loss of the batch.
+    pub value: Span<F32>,
+    /// (M) items that were hidden. The batch is made with them.
+    pub target: Span<U32>,
+    candidates: Candidates,
+    /// (V,2) what negatives are drawn by, or empty.
+    alias: Span<U32>,
+    /// (V) log of the expected count, or empty.
+    log_q: Span<F32>,
+    against: Against,
+    /// Rows of the item table that have a gradient coming, sorted.
+    by: Sorted,
+    seed: u64,
+}
+
+impl Loss {
+    /// Over the scored rows of `r`, their mean into `value`.
+    ///
+    /// # Errors
+    /// Settings that contradict each other or do not fit the catalogue.
+    pub fn plan(
+        p: &mut Planner,
+        c: &LossSettings,
+        r: Representations,
+        input: &Input,
+        value: Span<F32>,
+        seed: u64,
+    ) -> Result<Self> {
+        c.check(Some(r.v))?;
+        p.label("loss");
+        let (m, n, sampler) = (input.capacity.m, input.capacity.n, &c.sampler);
+        let sampled = c.kind != LossKind::Softmax;
+        let s = if sampled && sampler.per_row { sampler.negatives } else { 0 };
+        let pairs = if sampled { m * (1 + s) } else { 0 };
+        let candidates = Candidates { id: p.index(pairs), g: p.stat(pairs), s, own: c.exclude_seen };
+        let against = match c.kind {
+            LossKind::Softmax => Against::Catalogue,
+            _ if sampler.per_row => Against::PerRow(PerRow::plan(p, contrast(c, r.v)?, pairs)),
+            _ => Against::Shared(Shared::plan(p, c, &r, input)),
+        };
+        let shared = if let Against::Shared(shared) = &against { shared.most(m) } else { 0 };
+        // The kernels of shared negatives always subtract it, those of a row's own where there is one.
+        let corrected = matches!(against, Against::Shared(_)) || c.kind == LossKind::SampledSoftmax && c.log_q;
+        Ok(Loss {
+            settings: *c,
+            input: *input,
+            loss: p.stat(m),
+            lse: p.stat(m),
+            weight: p.stat(m),
+            value,
+            target: p.index(m),
+            candidates,
+            alias: p.index(if sampled { Sampler::cells_len(sampler.kind, r.v) } else { 0 }),
+            log_q: p.stat(if corrected { r.v } else { 0 }),
+            against,
+            by: Sorted::plan(p, n + shared + pairs),
+            seed,
+            r,
+        })
+    }
+
+    /// Writes what negatives are drawn by, from `counts` (V), the training interactions of each item.
+    ///
+    /// # Errors
+    /// As [`Sampler::new`].
+    pub fn prepare<B: Memory>(&self, b: &mut B, counts: &[u64]) -> Result<()> {
+        if matches!(self.against, Against::Catalogue) {
+            return Ok(());
+        }
+        let sampler = Sampler::new(self.settings.sampler, counts)?;
+        b.write_ids(self.alias, sampler.cells());
+        if !self.log_q.is_empty() {
+            let log_q = if self.settings.log_q { sampler.log_q() } else { vec![0.0; self.r.v] };
+            b.write(self.log_q.raw(), &log_q);
+        }
+        Ok(())
+    }
+
+    /// Draws what the batch is compared with; it has been made.
+    pub fn begin<B: Backend>(&self, b: &mut B, s: &Shape) {
+        if matches!(self.against, Against::Catalogue) {
+            return;
+        }
+        let (input, own) = (&self.input, self.candidates);
+        let sampling = self.settings.sampler.sampling();
+        b.run(&DrawCandidates {
+            id: own.id,
+            target: self.target,
+            raw: input.raw,
+            cu: input.cu,
+            scored: input.scored,
+            alias: self.alias,
+            step: input.step,
+            m: s.m,
+            s: own.s,
+            n: s.n,
+            b: s.b,
+            v: self.r.v,
+            // Where negatives are shared these are the targets alone, and nothing is drawn.
+            sampling: sampling.filter(|_| own.s > 0).unwrap_or(Sampling::Uniform),
+            own: own.own && own.s > 0,
+            seed: self.seed,
+            t: input.capacity.t,
+        });
+        if let Against::Shared(shared) = &self.against {
+            shared.draw(b, self, sampling);
+            shared.mark(b, self, s);
+        }
+    }
+
+    /// Mean loss of the scored rows into `value`.
+    pub fn forward<B: Backend>(&self, b: &mut B, s: &Shape) {
+        let r = &self.r;
+        match &self.against {
+            Against::Catalogue => b.run(&CrossEntropyFwd {
+                loss: self.loss,
+                lse: self.lse,
+                h: r.scored.y,
+                table: r.item.w,
+                bias: r.item_bias.w,
+                target: self.target,
+                m: s.m,
+                d: r.d,
+                v: r.v,
+            }),
+            Against::Shared(shared) => shared.forward(b, self, s),
+            Against::PerRow(rows) => rows.forward(b, self, s),
+        }
+        b.run(&WeightedMean { y: self.value, x: self.loss, w: self.weight, n: s.m });
+    }
+
+    /// Writes the gradients of the scored rows and of the scores; full softmax also those of the item table (special rows:
+    /// zero) and the item bias.
+    pub fn backward<B: Backend>(&self, b: &mut B, s: &Shape) {
+        let r = &self.r;
+        let (d, v) = (r.d, r.v);
+        match &self.against {
+            Against::Catalogue => {
+                b.run(&CrossEntropyBwd {
+                    dh: Dst::Write(r.scored.dy),
+                    dtable: Dst::Write(r.item.dw.first(v * d)),
+                    dbias: Dst::Write(r.item_bias.dw),
+                    dloss: self.weight,
+                    h: r.scored.y,
+                    table: r.item.w,
+                    bias: r.item_bias.w,
+                    target: self.target,
+                    lse: self.lse,
+                    m: s.m,
+                    d,
+                    v,
+                });
+                let special = r.item.shape[0] - v;
+                // Of no rows: zeros.
+                let (dtable, none) = (Dst::Write(r.item.dw.slice(v * d, special * d)), Sorted::empty());
+                b.run(&SegmentSum::of(dtable, r.scored.dy, &none, [0, d, special]));
+            }
+            Against::Shared(shared) => shared.backward(b, self, s),
+            Against::PerRow(rows) => rows.backward(b, self, s),
+        }
+    }
+
+    /// Sums the gradients of the item table and the item bias, once the model has left those of the rows that it took.
+    pub fn tables<B: Backend>(&self, b: &mut B, s: &Shape) {
+        let (r, by) = (&self.r, &self.by);
+        let rows = r.item.shape[0];
+        let taken = (self.input.item, s.n);
+        let (negative, panel, dbias) = match &self.against {
+            Against::Catalogue => {
+                b.run(&by.sort(&[taken], rows));
+                b.run(&SegmentSum::of(Dst::Acc(r.item.dw), r.rows.dy, by, [s.n, r.d, rows]));
+                return;
+            }
+            Against::Shared(shared) => (shared.negatives(self, s), shared.dneg, shared.dneg_bias),
+            Against::PerRow(_) => ((Span::empty(), 0), Span::empty(), Span::empty()),
+        };
+        let Candidates { id, g, s: own, .. } = self.candidates;
+        let p = 1 + own;
+        b.run(&by.sort(&[taken, negative, (id, s.m * p)], rows));
+        let sum = SegmentSum {
+            dtable: Dst::Write(r.item.dw),
+            dy: r.rows.dy,
+            panel,
+            g,
+            h: r.scored.y,
+            order: by.order,
+            key: by.key,
+            n: s.n,
+            s: negative.1,
+            m: s.m,
+            p,
+            d: r.d,
+            v: rows,
+        };
+        b.run(&sum);
+        // A bias has no part in the input, and its gradient from a score is that of the score.
+        let (dtable, none): (_, Span<Act>) = (Dst::Write(r.item_bias.dw), Span::empty());
+        b.run(&SegmentSum { dtable, dy: none, panel: dbias, h: none, d: 1, v: r.v, ..sum });
+    }
+}
+
+/// How each row's candidates are held against each other.
+fn contrast(c: &LossSettings, items: usize) -> Result<Contrast> {
+    Ok(match c.kind {
+        LossKind::Bce => Contrast::Bce { beta: 1.0 },
+        LossKind::Gbce => Contrast::Bce { beta: gbce_beta(c.gbce_t, c.sampler.negatives, items)? },
+        LossKind::Bpr => Contrast::Bpr,
+        _ => Contrast::Softmax,
+    })
+}

@@ -1,0 +1,57 @@
+//! Losses against negatives of each row's own: their table rows are read where they stand, no panel is made.
+
+use super::Loss;
+use crate::{
+    layers::Shape,
+    mem::{Dst, F32, Planner, Span},
+    ops::{Backend, NegativeLossBwd, NegativeLossFwd, negative_loss::Contrast},
+};
+
+/// What negatives of a row's own take beside their ids.
+#[derive(Clone, Debug)]
+pub(super) struct PerRow {
+    contrast: Contrast,
+    /// (M,1+S) scores.
+    z: Span<F32>,
+}
+
+impl PerRow {
+    pub fn plan(p: &mut Planner, contrast: Contrast, pairs: usize) -> Self {
+        PerRow { contrast, z: p.stat(pairs) }
+    }
+
+    pub fn forward<B: Backend>(&self, b: &mut B, loss: &Loss, s: &Shape) {
+        let r = &loss.r;
+        b.run(&NegativeLossFwd {
+            loss: loss.loss,
+            z: self.z,
+            h: r.scored.y,
+            table: r.item.w,
+            bias: r.item_bias.w,
+            log_q: loss.log_q,
+            id: loss.candidates.id,
+            m: s.m,
+            d: r.d,
+            s: loss.candidates.s,
+            v: r.v,
+            contrast: self.contrast,
+        });
+    }
+
+    pub fn backward<B: Backend>(&self, b: &mut B, loss: &Loss, s: &Shape) {
+        let r = &loss.r;
+        b.run(&NegativeLossBwd {
+            g: loss.candidates.g,
+            dh: Dst::Write(r.scored.dy),
+            dloss: loss.weight,
+            z: self.z,
+            table: r.item.w,
+            id: loss.candidates.id,
+            m: s.m,
+            d: r.d,
+            s: loss.candidates.s,
+            v: r.v,
+            contrast: self.contrast,
+        });
+    }
+}

@@ -1,0 +1,337 @@
+//! Negatives are what they are said to be: drawn frequencies against exact probabilities by chi-square, the logQ term
+//! against the counts it stands for, no hit where hits are excluded, losses against their papers' formulas.
+
+use mipgpu::{
+    backend::{Cpu, emulated},
+    base::rng::{Purpose, Stream},
+    mem::{Dst, Planner, Precision},
+    ops::{
+        Backend, DrawCandidates, DrawNegatives, NO_ID, NegativeLossBwd, NegativeLossFwd, draw_negatives::Sampling,
+        negative_loss::Contrast,
+    },
+    tasks::{Sampler, SamplerKind, SamplerSettings, negatives::gbce_beta},
+};
+
+/// The settings of the emulator belong to the process.
+static EMULATOR: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
+const SHARED: SamplerSettings =
+    SamplerSettings { kind: SamplerKind::Uniform, negatives: 256, per_row: false, unique: false };
+
+/// Training interactions of `v` items, some without any.
+fn counts(v: usize) -> Vec<u64> {
+    let mut draw = Stream::new(3, Purpose::Test, v as u32);
+    (0..v).map(|i| if i % 13 == 5 { 0 } else { 3 + draw.below(60) }).collect()
+}
+
+/// How often each item is drawn in `steps` batches.
+fn drawn<B: Backend>(open: impl Fn(&Planner) -> B, sampler: &Sampler, s: usize, v: usize, steps: u32) -> Vec<u64> {
+    let mut p = Planner::new();
+    let cells = sampler.cells().to_vec();
+    let op = DrawNegatives {
+        negative: p.index(s),
+        alias: p.index(cells.len()),
+        step: p.index(1),
+        s,
+        v,
+        sampling: sampler.sampling().unwrap(),
+        seed: 11,
+    };
+    let mut b = open(&p);
+    b.write_ids(op.alias, &cells);
+    let (mut count, mut ids) = (vec![0; v], vec![0; s]);
+    for step in 0..steps {
+        b.write_ids(op.step, &[step]);
+        b.run(&op);
+        b.read_ids(op.negative, &mut ids);
+        if op.sampling == Sampling::Unique {
+            let different: std::collections::HashSet<_> = ids.iter().collect();
+            assert_eq!(different.len(), s, "an item came twice");
+        }
+        ids.iter().for_each(|id| count[*id as usize] += 1);
+    }
+    count
+}
+
+/// Chi-square of counts against what was expected, in standard deviations from its mean: below 5 but for one run in millions.
+/// Rare items are taken together. `variance` is that of a count, as a share of what was expected: 1 for independent draws.
+fn deviation(count: &[u64], expected: &[f64], variance: f64) -> f64 {
+    let (mut chi2, mut bins, mut have, mut want) = (0.0, 0.0, 0.0, 0.0);
+    for (c, e) in count.iter().zip(expected) {
+        (have, want) = (have + *c as f64, want + e);
+        if want >= 8.0 {
+            (chi2, bins) = (chi2 + (have - want).powi(2) / (want * variance), bins + 1.0);
+            (have, want) = (0.0, 0.0);
+        }
+    }
+    assert!(bins > 8.0, "too few draws for the test");
+    let freedom = bins - 1.0;
+    // Wilson and Hilferty: the cube root of chi2 / freedom is nearly normal.
+    ((chi2 / freedom).cbrt() - (1.0 - 2.0 / (9.0 * freedom))) / (2.0f64 / (9.0 * freedom)).sqrt()
+}
+
+fn assert_drawn_as_expected<B: Backend>(open: impl Fn(&Planner) -> B, s: usize, v: usize, steps: u32) {
+    for (kind, unique) in [
+        (SamplerKind::Uniform, false),
+        (SamplerKind::Uniform, true),
+        (SamplerKind::LogUniform, false),
+        (SamplerKind::Popularity, false),
+    ] {
+        let settings = SamplerSettings { kind, negatives: s, unique, ..SHARED };
+        let sampler = Sampler::new(settings, &counts(v)).unwrap();
+        let count = drawn(&open, &sampler, s, v, steps);
+        // log q is what an item is expected to be among the negatives of one batch, so it is what the counts are held to.
+        let expected: Vec<f64> = sampler.log_q().iter().map(|q| (*q as f64).exp() * steps as f64).collect();
+        let total: f64 = expected.iter().sum();
+        assert!((total / (s as f64 * steps as f64) - 1.0).abs() < 1e-5, "{kind:?}: log q counts {total}");
+        // An item that is in with probability q or not at all varies by q (1 - q).
+        let variance = if unique { 1.0 - s as f64 / v as f64 } else { 1.0 };
+        let z = deviation(&count, &expected, variance);
+        println!("{kind:?} unique {unique} s {s} v {v}: chi-square {z:+.2} standard deviations");
+        // Nor too even to be by chance.
+        assert!(z.abs() < 5.0, "{kind:?} unique {unique}: {z}");
+    }
+}
+
+#[test]
+fn the_cpu_draws_what_log_q_says() {
+    assert_drawn_as_expected(Cpu::new, 256, 1000, 600);
+    // No stratum of two items is whole here, and S = V - 1.
+    assert_drawn_as_expected(Cpu::new, 12, 13, 40_000);
+    assert_drawn_as_expected(Cpu::new, 65, 97, 1000);
+}
+
+#[test]
+fn so_do_the_kernels() {
+    let _alone = EMULATOR.lock().unwrap_or_else(|e| e.into_inner());
+    assert_drawn_as_expected(|p: &Planner| emulated(Precision::F32, p).unwrap(), 150, 200, 40);
+    assert_drawn_as_expected(|p: &Planner| emulated(Precision::F32, p).unwrap(), 40, 60, 200);
+}
+
+/// The formulas of the samplers, computed here anew.
+#[test]
+fn probabilities_are_those_of_the_formulas() {
+    let counts = [5u64, 0, 9, 5, 100, 0];
+    let p = |kind| Sampler::new(SamplerSettings { kind, ..SHARED }, &counts).unwrap().probabilities();
+    // Ranks by falling count, ties by id: 4, 2, 0, 3, 1, 5.
+    let rank = [2.0, 4.0, 1.0, 3.0, 0.0, 5.0f64];
+    for (i, (l, q)) in p(SamplerKind::LogUniform).iter().zip(p(SamplerKind::Popularity)).enumerate() {
+        let log_uniform = ((rank[i] + 2.0) / (rank[i] + 1.0)).ln() / 7f64.ln();
+        assert!((l - log_uniform).abs() < 1e-9, "item {i}: {l}, should be {log_uniform}");
+        let popularity = (counts[i] + 1) as f64 / 125.0;
+        assert!((q - popularity).abs() < 1e-9, "item {i}: {q}, should be {popularity}");
+    }
+    assert_eq!(p(SamplerKind::Uniform), [1.0 / 6.0; 6]);
+    for (a, b) in p(SamplerKind::InBatch).iter().zip(p(SamplerKind::Popularity)) {
+        assert!((a - b).abs() < 1e-9);
+    }
+}
+
+/// Sequences of `lengths` with scored rows, drawn for a few steps; `seen` gets (own items, target, negatives) of each row.
+fn candidates<B: Backend>(
+    open: impl Fn(&Planner) -> B,
+    sampler: &Sampler,
+    (s, v, own): (usize, usize, bool),
+    sequences: &[Vec<u32>],
+    steps: u32,
+    mut seen: impl FnMut(&[u32], u32, &[u32]),
+) {
+    let mut p = Planner::new();
+    let cells = sampler.cells().to_vec();
+    let (mut cu, mut scored, mut raw, mut target) = (vec![0u32], vec![0u32], vec![], vec![]);
+    for items in sequences {
+        raw.extend_from_slice(items);
+        // Every second item is a target.
+        target.extend(items.iter().step_by(2));
+        cu.push(raw.len() as u32);
+        scored.push(target.len() as u32);
+    }
+    let (rows, padding) = (target.len(), 3);
+    target.extend([NO_ID; 3]);
+    let op = DrawCandidates {
+        id: p.index((rows + padding) * (1 + s)),
+        target: p.index(rows + padding),
+        raw: p.index(raw.len()),
+        cu: p.index(cu.len()),
+        scored: p.index(scored.len()),
+        alias: p.index(cells.len()),
+        step: p.index(1),
+        m: rows + padding,
+        s,
+        n: raw.len(),
+        b: sequences.len(),
+        v,
+        sampling: sampler.sampling().unwrap(),
+        own,
+        seed: 12,
+        t: sequences.iter().map(Vec::len).max().unwrap(),
+    };
+    let mut b = open(&p);
+    for (span, ids) in [(op.target, &target), (op.raw, &raw), (op.cu, &cu), (op.scored, &scored), (op.alias, &cells)] {
+        b.write_ids(span, ids);
+    }
+    let mut id = vec![0; op.id.len()];
+    for step in 0..steps {
+        b.write_ids(op.step, &[step]);
+        b.run(&op);
+        b.read_ids(op.id, &mut id);
+        let mut row = id.chunks_exact(1 + s);
+        for items in sequences {
+            for target in items.iter().step_by(2) {
+                let row = row.next().unwrap();
+                assert_eq!(row[0], *target);
+                seen(items, *target, &row[1..]);
+            }
+        }
+        assert!(row.all(|row| row.iter().all(|id| *id == NO_ID)), "padding is no item");
+    }
+}
+
+/// Every kind, own items excluded or only the target: no hit, and the others as often as their probabilities say.
+fn assert_candidates_as_expected<B: Backend>(open: impl Fn(&Planner) -> B, s: usize, steps: u32) {
+    const V: usize = 80;
+    let mut draw = Stream::new(9, Purpose::Test, 1);
+    let mut sequence = |n: usize| (0..n).map(|_| draw.below(V as u64) as u32).collect::<Vec<u32>>();
+    let sequences = [sequence(11), sequence(1), sequence(24)];
+    for kind in [SamplerKind::Uniform, SamplerKind::LogUniform, SamplerKind::Popularity] {
+        let sampler =
+            Sampler::new(SamplerSettings { kind, negatives: s, per_row: true, unique: false }, &counts(V)).unwrap();
+        let p = sampler.probabilities();
+        for own in [false, true] {
+            let (mut count, mut expected) = (vec![0u64; V], vec![0.0; V]);
+            candidates(&open, &sampler, (s, V, own), &sequences, steps, |items, target, negatives| {
+                let hit = |id: u32| id == target || own && items.contains(&id);
+                assert!(negatives.iter().all(|id| (*id as usize) < V && !hit(*id)), "{kind:?}: an accidental hit");
+                negatives.iter().for_each(|id| count[*id as usize] += 1);
+                let free = |i: &usize| !hit(*i as u32);
+                let rest: f64 = (0..V).filter(free).map(|i| p[i]).sum();
+                (0..V).filter(free).for_each(|i| expected[i] += s as f64 * p[i] / rest);
+            });
+            let z = deviation(&count, &expected, 1.0);
+            println!("{kind:?} of a row's own, own items excluded: {own}: chi-square {z:+.2} standard deviations");
+            assert!(z.abs() < 5.0, "{kind:?} own {own}: {z}");
+        }
+    }
+}
+
+#[test]
+fn candidates_miss_what_is_excluded_and_nothing_else() {
+    assert_candidates_as_expected(Cpu::new, 50, 200);
+}
+
+#[test]
+fn so_do_those_of_the_kernels() {
+    let _alone = EMULATOR.lock().unwrap_or_else(|e| e.into_inner());
+    assert_candidates_as_expected(|p: &Planner| emulated(Precision::F32, p).unwrap(), 20, 20);
+}
+
+#[test]
+fn a_user_of_everything_has_no_negatives() {
+    let settings = SamplerSettings { negatives: 5, per_row: true, ..SHARED };
+    let sampler = Sampler::new(settings, &[1, 2, 3]).unwrap();
+    candidates(Cpu::new, &sampler, (5, 3, true), &[vec![2, 0, 1]], 3, |_, _, ids| assert_eq!(ids, [NO_ID; 5]));
+    // All but one: always this one, whatever the tries meet.
+    candidates(Cpu::new, &sampler, (5, 3, true), &[vec![2, 0, 2]], 3, |_, _, ids| assert_eq!(ids, [1; 5]));
+}
+
+#[test]
+fn what_cannot_be_drawn_is_refused_with_advice() {
+    use SamplerKind::*;
+    let refused = |settings: SamplerSettings, counts: &[u64], what: &str| {
+        let error = Sampler::new(settings, counts).expect_err(what);
+        assert!(error.what.contains(what), "{error}");
+        assert!(error.hint.is_some(), "{error}: no hint");
+    };
+    let three = [4u64, 5, 6];
+    refused(SHARED, &[], "a catalogue of 0 items");
+    refused(SHARED, &[7], "a catalogue of 1 items");
+    refused(SamplerSettings { negatives: 0, ..SHARED }, &three, "0 negatives");
+    refused(SamplerSettings { negatives: 3, unique: true, ..SHARED }, &three, "3 different negatives");
+    refused(SamplerSettings { kind: Popularity, unique: true, ..SHARED }, &three, "not uniform");
+    refused(SamplerSettings { per_row: true, unique: true, negatives: 1, ..SHARED }, &three, "of each row's own");
+    refused(SamplerSettings { kind: InBatch, per_row: true, ..SHARED }, &three, "in-batch");
+    Sampler::new(SamplerSettings { negatives: 2, unique: true, ..SHARED }, &three).unwrap();
+    Sampler::new(SamplerSettings { kind: InBatch, negatives: 0, ..SHARED }, &three).unwrap();
+    assert!(gbce_beta(1.5, 10, 100).is_err() && gbce_beta(f32::NAN, 10, 100).is_err());
+}
+
+#[test]
+fn beta_is_that_of_the_paper() {
+    for (t, s, v) in [(0.75f64, 256usize, 3706usize), (0.0, 1, 50), (1.0, 128, 1001), (0.3, 7, 9)] {
+        let alpha = s as f64 / (v - 1) as f64;
+        let beta = alpha * (t * (1.0 - 1.0 / alpha) + 1.0 / alpha);
+        assert!((gbce_beta(t as f32, s, v).unwrap() as f64 - beta).abs() < 1e-6);
+    }
+}
+
+/// One row with logits of our choice: D = 1, h = 1, and the candidates' weights are the logits.
+fn row_of<B: Backend>(open: impl Fn(&Planner) -> B, logits: &[f32], contrast: Contrast) -> (f32, Vec<f32>) {
+    let mut p = Planner::new();
+    let (w, v) = (logits.len(), logits.len());
+    let (h, table, bias, log_q) = (p.var(1), p.weight(v), p.stat(v), p.stat(0));
+    let (loss, dloss, z, g, id) = (p.stat(1), p.stat(1), p.stat(w), p.stat(w), p.index(w));
+    let (m, d, s) = (1, 1, w - 1);
+    let mut b = open(&p);
+    b.write(h.y.raw(), &[1.0]);
+    b.write(table.raw(), logits);
+    b.write(bias.raw(), &vec![0.0; v]);
+    b.write(dloss.raw(), &[1.0]);
+    b.write_ids(id, &(0..w as u32).collect::<Vec<_>>());
+    b.run(&NegativeLossFwd { loss, z, h: h.y, table, bias, log_q, id, m, d, s, v, contrast });
+    b.run(&NegativeLossBwd { g, dh: Dst::Write(h.dy), dloss, z, table, id, m, d, s, v, contrast });
+    let (mut l, mut slopes) = ([0.0], vec![0.0; w]);
+    b.read(loss.raw(), &mut l);
+    b.read(g.raw(), &mut slopes);
+    (l[0], slopes)
+}
+
+/// The losses as their papers write them, in f64, with sigma and powers of it instead of softplus.
+#[test]
+fn losses_are_those_of_their_papers() {
+    let z = [1.5f32, -0.25, 2.0, 0.0, -3.0];
+    let sigma = |x: f64| 1.0 / (1.0 + (-x).exp());
+    let z64: Vec<f64> = z.iter().map(|x| *x as f64).collect();
+    let beta = 0.35f32;
+    let gbce = -(sigma(z64[0]).powf(beta as f64).ln() + z64[1..].iter().map(|x| (1.0 - sigma(*x)).ln()).sum::<f64>());
+    let bpr: f64 = z64[1..].iter().map(|x| -sigma(z64[0] - x).ln()).sum();
+    let softmax = -(z64[0].exp() / z64.iter().map(|x| x.exp()).sum::<f64>()).ln();
+    let _alone = EMULATOR.lock().unwrap_or_else(|e| e.into_inner());
+    let emulator = |p: &Planner| emulated(Precision::F32, p).unwrap();
+    for (contrast, want) in
+        [(Contrast::Bce { beta }, gbce / 5.0), (Contrast::Bpr, bpr / 4.0), (Contrast::Softmax, softmax)]
+    {
+        for (loss, _) in [row_of(Cpu::new, &z, contrast), row_of(emulator, &z, contrast)] {
+            assert!((loss as f64 - want).abs() < 1e-6, "{contrast:?}: {loss}, should be {want}");
+        }
+    }
+}
+
+/// Logits that overflow e^x, and such that 1 - p cancels: losses stay finite and slopes keep their small numbers.
+#[test]
+fn extreme_logits_keep_their_gradients() {
+    let _alone = EMULATOR.lock().unwrap_or_else(|e| e.into_inner());
+    let emulator = |p: &Planner| emulated(Precision::F32, p).unwrap();
+    for contrast in [Contrast::Bce { beta: 0.5 }, Contrast::Bpr, Contrast::Softmax] {
+        for z in [[300.0f32, -300.0, -299.0], [-300.0, 300.0, 0.0], [20.0, -5.0, -5.0], [0.0, 1e4, -1e4]] {
+            for (loss, g) in [row_of(Cpu::new, &z, contrast), row_of(emulator, &z, contrast)] {
+                assert!(loss.is_finite() && loss >= 0.0 && g.iter().all(|g| g.is_finite()), "{contrast:?} {z:?}");
+            }
+        }
+        // The target wins by 25: its gradient is some 1e-11, far below the last bit of 1.
+        for (loss, g) in
+            [row_of(Cpu::new, &[20.0, -5.0, -5.0], contrast), row_of(emulator, &[20.0, -5.0, -5.0], contrast)]
+        {
+            let tiny = (-25f64).exp();
+            let (want_loss, want) = match contrast {
+                Contrast::Bpr => (tiny, -tiny),
+                Contrast::Softmax => (2.0 * tiny, -2.0 * tiny),
+                Contrast::Bce { beta } => {
+                    let (own, other) = ((-20f64).exp(), (-5f64).exp());
+                    ((beta as f64 * own + 2.0 * other.ln_1p()) / 3.0, -(beta as f64) * own / 3.0)
+                }
+            };
+            assert!((loss as f64 / want_loss - 1.0).abs() < 1e-5, "{contrast:?}: {loss}, should be {want_loss}");
+            assert!((g[0] as f64 / want - 1.0).abs() < 1e-5, "{contrast:?}: {}, should be {want}", g[0]);
+        }
+    }
+}
