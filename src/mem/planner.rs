@@ -150,6 +150,14 @@ impl Planner {
         param
     }
 
+    /// A table: by rows where it is said how many a step touches at most, else as any parameter.
+    pub fn table(&mut self, name: &str, shape: &[usize], init: Init, touched: Option<usize>) -> Param {
+        match touched {
+            Some(most) => self.rows(name, shape, init, most),
+            None => self.param(name, shape, init),
+        }
+    }
+
     /// Has a checkpoint that a run continues from keep this span too.
     pub fn keep(&mut self, name: impl Into<String>, shape: &[usize], span: RawSpan) {
         assert_eq!(shape.iter().product::<usize>(), span.len);
