@@ -10,7 +10,7 @@ use mipgpu::{
     models::Bert4Rec,
     ops::{Backend, Memory, NO_ROW},
     tasks::{LossKind, MaskSettings, MaskedItem, SamplerKind, Sequence},
-    train::{Engine, Settings},
+    train::{Engine, Settings, TableUpdate},
 };
 
 const ITEMS: usize = 300;
@@ -119,6 +119,20 @@ fn a_hundred_replayed_steps_are_a_hundred_launched_ones() {
         assert_eq!(e.backend.recorded(), 0);
         assert_eq!(losses, direct_losses, "{precision:?}");
         assert_eq!(replayed, launched, "{precision:?}");
+    }
+}
+
+/// Tables updated by rows: recorded as launched, in both precisions.
+#[test]
+fn replayed_steps_by_rows_are_launched_ones() {
+    for precision in [Precision::F32, Precision::Bf16] {
+        let s = Settings { table_update: TableUpdate::Rows, ..settings(LossKind::SampledSoftmax) };
+        let (losses, replayed, e) = train(engine(&s, precision), From::Device, 40);
+        assert!(e.backend.recorded() > 0 && e.by_rows());
+        let mut direct = engine(&s, precision);
+        direct.backend.set_replay(false);
+        let (direct_losses, launched, _) = train(direct, From::Device, 40);
+        assert_eq!((losses, replayed), (direct_losses, launched), "{precision:?}");
     }
 }
 

@@ -11,5 +11,5 @@ pub mod trained;
 
 pub use engine::{Engine, MemoryPlan, StepReport};
 pub use run::{Event, RunFolder, train};
-pub use settings::{Flags, Settings};
+pub use settings::{Flags, Settings, TableUpdate};
 pub use trained::{Trained, Which};
