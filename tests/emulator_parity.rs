@@ -14,7 +14,7 @@ use mipgpu::{
     },
     base::Result,
     mem::{Planner, Precision},
-    ops::{self, Op, Run, case::Case},
+    ops::{self, Memory, Op, Run, case::Case},
 };
 
 /// The emulator's settings belong to the process: one op at a time.
@@ -94,4 +94,25 @@ fn linear_by_our_own_gemm() {
     prove_with(ops::linear::cases(), &|precision, plan| {
         Simt::open(Driver::Emulator, 0, precision, plan, |_| Ok(Box::new(Own)))
     });
+}
+
+/// Counts of a digit are added up 256 tiles at a time: more keys than the cases have.
+#[test]
+fn a_sort_of_more_tiles_than_a_block_has_threads() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(|e| e.into_inner());
+    let (n, v) = (2048 * 260 + 77, 200);
+    let mut p = Planner::new();
+    let (by, id) = (ops::sort_ids::Sorted::plan(&mut p, n), p.index(n));
+    let ids: Vec<u32> = (0..n as u32).map(|i| i.wrapping_mul(2_654_435_761) >> 16 & 0xff).collect();
+    let mut device = emulated(Precision::F32, &p).unwrap();
+    device.write_ids(id, &ids);
+    device.run(&by.sort(&[(id, n)], v));
+    let (mut order, mut key) = (vec![0; n], vec![0; n]);
+    device.read_ids(by.order, &mut order);
+    device.read_ids(by.key, &mut key);
+    device.sync().unwrap();
+    let known = |i: &u32| if (ids[*i as usize] as usize) < v { ids[*i as usize] } else { ops::NO_ID };
+    let mut want: Vec<u32> = (0..n as u32).collect();
+    want.sort_by_key(known);
+    assert!(order == want && key.iter().eq(want.iter().map(known).collect::<Vec<_>>().iter()));
 }

@@ -72,7 +72,7 @@ __device__ __forceinline__ void live_taps(const Taps& t, const int2* bounds, int
     const bool any = at.x < at.y;
     const int back = __reduce_max_sync(kAllLanes, any ? (int)threadIdx.x - at.x : kNone);
     const int ahead = __reduce_max_sync(kAllLanes, any ? at.y - 1 - (int)threadIdx.x : kNone);
-    shared[threadIdx.x / 32 * 2] = back, shared[threadIdx.x / 32 * 2 + 1] = ahead;
+    if (threadIdx.x % 32 == 0) shared[threadIdx.x / 16] = back, shared[threadIdx.x / 16 + 1] = ahead;
   }
   __syncthreads();
   int back = kNone, ahead = kNone;

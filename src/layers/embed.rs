@@ -23,11 +23,13 @@ pub struct Embed {
 }
 
 impl Embed {
-    /// `rows`: items plus special ids.
+    /// `rows`: items plus special ids; `touched`: see [`Planner::table`].
+    #[allow(clippy::too_many_arguments)]
     pub fn plan(
         p: &mut Planner,
         input: &Input,
         (rows, d): (usize, usize),
+        touched: Option<usize>,
         norm: bool,
         dropout: f32,
         std: f32,
@@ -35,7 +37,7 @@ impl Embed {
     ) -> Self {
         let (n, t) = (input.capacity.n, input.capacity.t);
         p.label("embedding");
-        let item = p.param("item.weight", &[rows, d], Init::TruncatedNormal(std));
+        let item = p.table("item.weight", &[rows, d], Init::TruncatedNormal(std), touched);
         let position = p.param("position.weight", &[t, d], Init::TruncatedNormal(std));
         let sum = p.var(n * d);
         let norm = norm.then(|| Norm::plan(p, "embedding_norm", sum, n, d));

@@ -7,6 +7,6 @@ mod scalar;
 mod span;
 
 pub use arena::HostArenas;
-pub use planner::{Init, Param, Planner, Var};
+pub use planner::{Init, Kept, Param, Planner, Var};
 pub use scalar::{Bf16Products, Precision, Scalar, round_bf16};
 pub use span::{Act, Arena, Dst, Element, F32, Mode, RawSpan, Span, U32};

@@ -23,10 +23,21 @@ pub struct Param {
     pub dw: Span<F32>,
     pub m: Span<F32>,
     pub v: Span<F32>,
+    /// Of a table that is updated by rows ([`Planner::rows`]): the step that each row stands at (V). Its `dw` then holds the
+    /// gradients of the rows that a batch touches, not those of all.
+    pub last: Option<Span<U32>>,
     /// Whether weight decay applies (matrices: yes; biases and norms: no).
     pub decay: bool,
     /// How it starts.
     pub init: Init,
+}
+
+/// State of an optimiser beside weights and moments.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    pub name: String,
+    pub shape: Vec<usize>,
+    pub span: RawSpan,
 }
 
 /// How a weight starts.
@@ -42,6 +53,7 @@ pub enum Init {
 pub struct Planner {
     len: [usize; Arena::COUNT],
     params: Vec<Param>,
+    kept: Vec<Kept>,
     /// (arena, offset, what was being planned), in order of offset: names a span in an error message.
     labels: Vec<(Arena, usize, String)>,
     label: String,
@@ -108,11 +120,53 @@ impl Planner {
             dw: self.take(Arena::Grad, len),
             m: self.take(Arena::Moment1, len),
             v: self.take(Arena::Moment2, len),
+            last: None,
             decay: shape.len() > 1,
             init,
         };
         self.params.push(param.clone());
         param
+    }
+
+    /// A table (V,...) of which a step touches `most` rows at most: gradients of those alone, and the step that each row
+    /// stands at, which a checkpoint must keep.
+    pub fn rows(&mut self, name: impl Into<String>, shape: &[usize], init: Init, most: usize) -> Param {
+        let (name, rows, len) = (name.into(), shape[0], shape.iter().product::<usize>());
+        assert!(self.params.iter().all(|p| p.name != name), "two parameters are called {name}");
+        let last = self.index(rows);
+        self.keep(format!("optimizer.last.{name}"), &[rows], last.raw());
+        let param = Param {
+            name,
+            shape: shape.to_vec(),
+            w: self.take(Arena::Param, len),
+            dw: self.take(Arena::Grad, most * (len / rows.max(1))),
+            m: self.take(Arena::Moment1, len),
+            v: self.take(Arena::Moment2, len),
+            last: Some(last),
+            decay: shape.len() > 1,
+            init,
+        };
+        self.params.push(param.clone());
+        param
+    }
+
+    /// A table: by rows where it is said how many a step touches at most, else as any parameter.
+    pub fn table(&mut self, name: &str, shape: &[usize], init: Init, touched: Option<usize>) -> Param {
+        match touched {
+            Some(most) => self.rows(name, shape, init, most),
+            None => self.param(name, shape, init),
+        }
+    }
+
+    /// Has a checkpoint that a run continues from keep this span too.
+    pub fn keep(&mut self, name: impl Into<String>, shape: &[usize], span: RawSpan) {
+        assert_eq!(shape.iter().product::<usize>(), span.len);
+        self.kept.push(Kept { name: name.into(), shape: shape.to_vec(), span });
+    }
+
+    /// What [`Planner::keep`] was told of.
+    pub fn kept(&self) -> &[Kept] {
+        &self.kept
     }
 
     /// All parameters in the order they were planned.

@@ -65,7 +65,7 @@ impl Model for Bert4Rec {
         let (d, n, m) = (c.width, input.capacity.n, input.capacity.m);
         let mut sites = Sites::new(seed);
         let pre = c.norm == NormPlace::Pre;
-        let embed = Embed::plan(p, input, (items + 1, d), !pre, c.dropout, c.init_std, &mut sites);
+        let embed = Embed::plan(p, input, (items + 1, d), c.touched, !pre, c.dropout, c.init_std, &mut sites);
         let config = BlockConfig {
             d,
             heads: c.heads,
@@ -92,7 +92,7 @@ impl Model for Bert4Rec {
             Projection { dense, act, norm }
         });
         p.label("output");
-        let item_bias = p.param("item.bias", &[items], Init::Constant(0.0));
+        let item_bias = p.table("item.bias", &[items], Init::Constant(0.0), c.touched);
         Ok(Bert4Rec { embed, blocks, last_norm, gathered, projection, item_bias, input: *input, d, v: items })
     }
 

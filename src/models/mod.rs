@@ -64,6 +64,8 @@ pub struct ModelSettings {
     /// Whether a dense layer with GELU and norm stands between the last block and the item table.
     pub projection: bool,
     pub init_std: f32,
+    /// Rows of the item table that a step touches at most, where the table is updated by rows; `None`: all are updated.
+    pub touched: Option<usize>,
 }
 
 /// Calls a macro with all models.

@@ -199,7 +199,7 @@ const SHAPES: [([usize; 6], &str, &str); 17] = [
     ([90, 20, 30, 2, 24, 40], "none", ""),
     // A run that goes on for many chunks, between others.
     ([2500, 300, 400, 2, 8, 50], "hot", ""),
-    ([1500, 300, 400, 1, 1, 50], "hot", "h"),
+    ([9000, 300, 400, 1, 1, 50], "hot", "h"),
 ];
 
 /// The case of `segment_sum` is the backward pass of a gather of all R rows, whose upstream gradient is put together from

@@ -23,7 +23,7 @@ use super::settings::Settings;
 use crate::{
     base::{Error, Result, atomic::write_file_aside, error::IoContext},
     data::hex,
-    mem::{F32, Param, Span},
+    mem::{Arena, Planner, RawSpan},
     ops::Memory,
 };
 
@@ -89,24 +89,42 @@ struct Metadata {
     state: State,
 }
 
-/// Names and spans that a checkpoint holds: the weights, and with `moments` those of the optimiser.
-fn tensors(params: &[Param], moments: bool) -> impl Iterator<Item = (String, &Param, Span<F32>)> {
-    params.iter().flat_map(move |p| {
-        let all = [
-            (p.name.clone(), p, p.w),
-            (format!("optimizer.m.{}", p.name), p, p.m),
-            (format!("optimizer.v.{}", p.name), p, p.v),
-        ];
-        all.into_iter().take(if moments { 3 } else { 1 })
-    })
+/// A tensor of a checkpoint.
+struct Tensor<'p> {
+    name: String,
+    shape: &'p [usize],
+    span: RawSpan,
+}
+
+impl Tensor<'_> {
+    fn dtype(&self) -> Dtype {
+        if self.span.arena == Arena::Index { Dtype::U32 } else { Dtype::F32 }
+    }
+}
+
+/// What a checkpoint holds: the weights, and with `moments` what the optimiser knows.
+fn tensors(plan: &Planner, moments: bool) -> Vec<Tensor<'_>> {
+    let mut all = Vec::new();
+    for p in plan.params() {
+        all.push(Tensor { name: p.name.clone(), shape: &p.shape, span: p.w.raw() });
+        if moments {
+            all.push(Tensor { name: format!("optimizer.m.{}", p.name), shape: &p.shape, span: p.m.raw() });
+            all.push(Tensor { name: format!("optimizer.v.{}", p.name), shape: &p.shape, span: p.v.raw() });
+        }
+    }
+    if moments {
+        all.extend(plan.kept().iter().map(|k| Tensor { name: k.name.clone(), shape: &k.shape, span: k.span }));
+    }
+    all
 }
 
 /// Numbers read or written at a time: a checkpoint may be larger than what memory is left.
 const PIECE: usize = 1 << 22;
 
 /// The pieces of a span.
-fn pieces(span: Span<F32>) -> impl Iterator<Item = Span<F32>> {
-    (0..span.len()).step_by(PIECE).map(move |at| span.slice(at, PIECE.min(span.len() - at)))
+fn pieces(span: RawSpan) -> impl Iterator<Item = RawSpan> {
+    let piece = move |at| RawSpan { offset: span.offset + at, len: PIECE.min(span.len - at), ..span };
+    (0..span.len).step_by(PIECE).map(piece)
 }
 
 /// Writes a checkpoint aside, piece by piece, syncs and renames it.
@@ -115,8 +133,8 @@ fn pieces(span: Span<F32>) -> impl Iterator<Item = Span<F32>> {
 /// The disk's; a failing device's.
 pub fn save(
     path: &Path,
-    b: &mut dyn Memory,
-    params: &[Param],
+    b: &mut impl Memory,
+    plan: &Planner,
     moments: bool,
     vocabulary: &str,
     settings: &Settings,
@@ -130,13 +148,13 @@ pub fn save(
         state: state.clone(),
     };
     let json = serde_json::to_string(&metadata).map_err(|e| Error::internal(e.to_string()))?;
-    let mut all: Vec<_> = tensors(params, moments).collect();
-    all.sort_by(|a, b| a.0.cmp(&b.0));
+    let mut all = tensors(plan, moments);
+    all.sort_by(|a, b| a.name.cmp(&b.name));
     let mut end = 0;
-    let infos = all.iter().map(|(name, p, span)| {
+    let infos = all.iter().map(|t| {
         let start = end;
-        end += span.len() * 4;
-        (name.clone(), TensorInfo { dtype: Dtype::F32, shape: p.shape.clone(), data_offsets: (start, end) })
+        end += t.span.len * 4;
+        (t.name.clone(), TensorInfo { dtype: t.dtype(), shape: t.shape.to_vec(), data_offsets: (start, end) })
     });
     let infos = infos.collect();
     let header = safetensors::tensor::Metadata::new(Some(HashMap::from([(KEY.to_string(), json)])), infos)
@@ -152,11 +170,15 @@ pub fn save(
             file.write_all(bytes).at_path(path)
         };
         put(&head)?;
-        let mut values = Vec::new();
-        for (_, _, span) in &all {
-            for piece in pieces(*span) {
-                values.resize(piece.len(), 0.0f32);
-                b.read(piece.raw(), &mut values);
+        let (mut values, mut ids) = (Vec::new(), Vec::new());
+        for piece in all.iter().flat_map(|t| pieces(t.span)) {
+            if piece.arena == Arena::Index {
+                ids.resize(piece.len, 0u32);
+                b.read_ids(plan.index_span(piece), &mut ids);
+                put(cast_slice(&ids))?;
+            } else {
+                values.resize(piece.len, 0.0f32);
+                b.read(piece, &mut values);
                 put(cast_slice(&values))?;
             }
         }
@@ -177,7 +199,7 @@ fn place_of(sum: &str, bytes: &[u8]) -> Option<usize> {
 /// # Errors
 /// Names the file and what is wrong: not safetensors, not ours, another version, an altered byte, another vocabulary, or
 /// the first tensor that is missing, superfluous or of another shape.
-pub fn load(path: &Path, b: &mut dyn Memory, params: &[Param], moments: bool, vocabulary: &str) -> Result<State> {
+pub fn load(path: &Path, b: &mut impl Memory, plan: &Planner, moments: bool, vocabulary: &str) -> Result<State> {
     let mut file = File::open(path).at_path(path)?;
     let broken = |what: String| Error::user(format!("{}: {what}", path.display()));
     let foreign = |what: &str| broken(format!("not a whole safetensors file ({what})")).hint(DAMAGED);
@@ -226,28 +248,37 @@ pub fn load(path: &Path, b: &mut dyn Memory, params: &[Param], moments: bool, vo
     }
     // All is checked before anything is written to the backend.
     let mut places = Vec::new();
-    for (name, p, span) in tensors(params, moments) {
-        let info = header.info(&name).ok_or_else(|| broken(format!("tensor '{name}' is missing")))?;
-        if info.dtype != Dtype::F32 || info.shape != p.shape {
+    for t in tensors(plan, moments) {
+        let info = header.info(&t.name).ok_or_else(|| broken(format!("tensor '{}' is missing", t.name)))?;
+        if info.dtype != t.dtype() || info.shape != t.shape {
+            let (dtype, shape) = (info.dtype, &info.shape);
             return Err(broken(format!(
-                "tensor '{name}' is {:?} {:?}, the run's settings make it F32 {:?}",
-                info.dtype, info.shape, p.shape
+                "tensor '{}' is {dtype:?} {shape:?}, the run's settings make it {:?} {:?}",
+                t.name,
+                t.dtype(),
+                t.shape
             )));
         }
-        places.push((span, start + info.data_offsets.0 as u64));
+        places.push((t.span, start + info.data_offsets.0 as u64));
     }
     let mut names = header.offset_keys();
-    names.retain(|n| !n.starts_with("optimizer.") && !params.iter().any(|p| p.name == *n));
+    names.retain(|n| !n.starts_with("optimizer.") && !plan.params().iter().any(|p| p.name == *n));
     if let Some(name) = names.first() {
         return Err(broken(format!("tensor '{name}' is not part of the model the run's settings make")));
     }
-    let mut values = Vec::new();
+    let (mut values, mut ids) = (Vec::new(), Vec::new());
     for (span, at) in places {
         file.seek(SeekFrom::Start(at)).at_path(path)?;
         for piece in pieces(span) {
-            values.resize(piece.len(), 0.0f32);
-            file.read_exact(cast_slice_mut(&mut values)).at_path(path)?;
-            b.write(piece.raw(), &values);
+            if piece.arena == Arena::Index {
+                ids.resize(piece.len, 0u32);
+                file.read_exact(cast_slice_mut(&mut ids)).at_path(path)?;
+                b.write_ids(plan.index_span(piece), &ids);
+            } else {
+                values.resize(piece.len, 0.0f32);
+                file.read_exact(cast_slice_mut(&mut values)).at_path(path)?;
+                b.write(piece, &values);
+            }
         }
     }
     b.sync()?;

@@ -15,8 +15,8 @@ use crate::{
     },
     layers::{Capacity, HostInput, Input, Shape},
     mem::{F32, Init, Param, Planner, Precision, Span},
-    models::{Model, Representations},
-    ops::{AdamW, Backend, GradNorm, Guard, Later},
+    models::{Model, ModelSettings, Representations},
+    ops::{AdamW, AdamWRows, Backend, CatchUpRows, GradNorm, Guard, Later},
     tasks::{Batch, Loss, MaskSettings, MaskedItem, Sequence},
 };
 
@@ -82,7 +82,47 @@ struct Parts<M> {
     /// Of all parameters.
     gradients: Span<F32>,
     updates: Vec<AdamW>,
+    /// Of the tables that are updated by rows.
+    row_updates: Vec<RowUpdate>,
+    rings: Option<Rings>,
     scoring: Scoring,
+}
+
+/// Steps that a row may lag behind; twice as many are remembered.
+const LAG: u64 = 4096;
+
+/// What row-sparse AdamW remembers of the last steps: rings (2*LAG,4), step t at t mod 2*LAG.
+#[derive(Clone, Copy)]
+struct Rings {
+    /// For tables that decay, and for those that do not.
+    decaying: Span<F32>,
+    lasting: Span<F32>,
+}
+
+impl Rings {
+    const LEN: usize = 2 * LAG as usize;
+
+    fn plan(p: &mut Planner) -> Self {
+        p.label("optimiser");
+        let [decaying, lasting] = ["decaying", "lasting"].map(|name| {
+            let ring = p.stat(Self::LEN * 4);
+            p.keep(format!("optimizer.history.{name}"), &[Self::LEN, 4], ring.raw());
+            ring
+        });
+        Rings { decaying, lasting }
+    }
+
+    /// Where step `step` stands.
+    fn at(step: u64, ring: Span<F32>) -> Span<F32> {
+        ring.slice(step as usize % Self::LEN * 4, 4)
+    }
+}
+
+/// How a table is updated by rows; `n` is the batch's.
+#[derive(Clone, Copy)]
+struct RowUpdate {
+    catch_up: CatchUpRows,
+    adamw: AdamWRows,
 }
 
 impl<M: Model> Parts<M> {
@@ -94,10 +134,12 @@ impl<M: Model> Parts<M> {
         self.report.slice(2, 1)
     }
 
-    /// The batch, and what it is compared with.
+    /// The batch, what it is compared with, and the rows of tables that it needs brought to date.
     fn make<B: Backend>(&self, b: &mut B, s: &Shape) {
         self.task.make(b, s);
         self.loss.begin(b, s);
+        let (_, n) = self.loss.keys(s);
+        self.row_updates.iter().for_each(|rows| b.run(&CatchUpRows { n, ..rows.catch_up }));
     }
 
     /// Forward, loss, and back.
@@ -116,6 +158,8 @@ impl<M: Model> Parts<M> {
         b.run(&GradNorm { norm: self.norm(), g: self.gradients, n: self.gradients.len() });
         b.run(&Guard { ok: self.ok(), loss: self.loss.value, norm: self.norm() });
         self.updates.iter().for_each(|update| b.run(update));
+        let (_, n) = self.loss.keys(s);
+        self.row_updates.iter().for_each(|rows| b.run(&AdamWRows { n, ..rows.adamw }));
     }
 }
 
@@ -136,6 +180,8 @@ pub struct Engine<M, B> {
     data: Option<u64>,
     /// The batch of the last training step, while it is still on the backend.
     trained_on: Option<Shape>,
+    /// Sum of ln(1 - lr * weight decay) over the steps since rows were last brought to date.
+    decay: f32,
 }
 
 impl<M: Model, B: Backend> Engine<M, B> {
@@ -174,6 +220,7 @@ impl<M: Model, B: Backend> Engine<M, B> {
             workspace: 0,
             data: None,
             trained_on: None,
+            decay: 0.0,
         };
         engine.reserve().map_err(smaller)?;
         Ok(engine)
@@ -184,8 +231,10 @@ impl<M: Model, B: Backend> Engine<M, B> {
         let mut plan = Planner::new();
         let (s, t) = (settings, settings.length);
         let m = batch * MaskedItem::scored(s.mask, t);
-        let input = Input::plan(&mut plan, Capacity::new(batch, t, m.max(batch)));
-        let model = M::plan(&mut plan, &s.model(), items, &input, s.seed)?;
+        let capacity = Capacity::new(batch, t, m.max(batch));
+        let input = Input::plan(&mut plan, capacity);
+        let touched = Loss::touched(&s.loss(), &capacity).filter(|_| s.by_rows(items));
+        let model = M::plan(&mut plan, &ModelSettings { touched, ..s.model() }, items, &input, s.seed)?;
         plan.label("optimiser");
         let (hyper, report) = (plan.stat(3), plan.stat(4));
         let loss = Loss::plan(&mut plan, &s.loss(), model.representations(), &input, report.slice(0, 1), s.seed)?;
@@ -206,12 +255,63 @@ impl<M: Model, B: Backend> Engine<M, B> {
             weight_decay: if p.decay { s.weight_decay } else { 0.0 },
             max_norm: s.clip,
         };
-        let updates = plan.params().iter().map(adamw).collect();
+        let updates = plan.params().iter().filter(|p| p.last.is_none()).map(adamw).collect();
+        let rings = touched.map(|_| Rings::plan(&mut plan));
+        let by_rows = |p: &Param| {
+            let (last, rings, key) = (p.last?, rings?, loss.keys(&Shape::default()).0);
+            let (n, rows, d) = (0, p.shape[0], p.shape[1..].iter().product());
+            let AdamW { p: w, m, v, g, norm, ok, hyper, beta1, beta2, eps, weight_decay, max_norm, .. } = adamw(p);
+            let (step, ring, all) = (input.step, Rings::LEN, false);
+            let history = if p.decay { rings.decaying } else { rings.lasting };
+            Some(RowUpdate {
+                catch_up: CatchUpRows {
+                    p: w,
+                    m,
+                    v,
+                    last,
+                    key,
+                    history,
+                    ok,
+                    step,
+                    n,
+                    d,
+                    rows,
+                    ring,
+                    beta1,
+                    beta2,
+                    eps,
+                    weight_decay,
+                    all,
+                },
+                adamw: AdamWRows {
+                    p: w,
+                    m,
+                    v,
+                    last,
+                    g,
+                    key,
+                    norm,
+                    ok,
+                    hyper,
+                    step,
+                    n,
+                    d,
+                    rows,
+                    beta1,
+                    beta2,
+                    eps,
+                    weight_decay,
+                    max_norm,
+                },
+            })
+        };
+        let row_updates = plan.params().iter().filter_map(by_rows).collect();
         let gradients = plan.all_gradients();
         let r = model.representations();
         let catalogue = Catalogue { h: r.scored.y, table: r.item.w, bias: r.item_bias.w, d: r.d, v: r.v };
         let scoring = Scoring::plan(&mut plan, catalogue, Room::new(batch, r.v));
-        Ok((plan, input, Parts { model, task, loss, report, hyper, gradients, updates, scoring }))
+        let parts = Parts { model, task, loss, report, hyper, gradients, updates, row_updates, rings, scoring };
+        Ok((plan, input, parts))
     }
 
     /// Asks the backend whether it serves every op of a full batch, and has it take the scratch memory they need.
@@ -233,20 +333,25 @@ impl<M: Model, B: Backend> Engine<M, B> {
     }
 
     fn draw_weights(&mut self) {
+        // In pieces: a table may be larger than what memory is left.
+        const PIECE: usize = 1 << 22;
         let mut values = Vec::new();
         for (i, p) in self.plan.params().iter().enumerate() {
-            values.clear();
             let mut draw = Stream::new(self.settings.seed, Purpose::Init, i as u32);
-            values.extend((0..p.w.len()).map(|_| match p.init {
-                Init::Constant(c) => c,
-                Init::TruncatedNormal(std) => loop {
-                    let x = draw.normal();
-                    if x.abs() <= 2.0 {
-                        break x * std;
-                    }
-                },
-            }));
-            self.backend.write(p.w.raw(), &values);
+            for at in (0..p.w.len()).step_by(PIECE) {
+                let piece = p.w.slice(at, PIECE.min(p.w.len() - at));
+                values.clear();
+                values.extend((0..piece.len()).map(|_| match p.init {
+                    Init::Constant(c) => c,
+                    Init::TruncatedNormal(std) => loop {
+                        let x = draw.normal();
+                        if x.abs() <= 2.0 {
+                            break x * std;
+                        }
+                    },
+                }));
+                self.backend.write(piece.raw(), &values);
+            }
         }
     }
 
@@ -314,10 +419,18 @@ impl<M: Model, B: Backend> Engine<M, B> {
     /// The step before: a loss or gradient norm that is not finite. Names the first op and layer; the weights are as before
     /// that step.
     pub fn launch(&mut self, step: u64, lr: f32) -> Result<Option<StepReport>> {
+        if step % LAG == 1 && step > 1 {
+            self.settle(step - 1);
+        }
         let shape = self.upload(step);
         let bias = |beta: f32| (1.0 / (1.0 - (beta as f64).powf(step as f64))) as f32;
         let hyper = [lr, bias(self.settings.beta1), bias(self.settings.beta2)];
         self.backend.write(self.parts.hyper.raw(), &hyper);
+        if self.parts.rings.is_some() {
+            // Rounded at every step, so that a resumed run adds to what it would have had.
+            self.decay = (self.decay as f64 + (-(lr * self.settings.weight_decay) as f64).ln_1p()) as f32;
+            self.remember(step, hyper);
+        }
         let parts = &self.parts;
         self.backend.replay(shape.key(), |b| parts.step(b, &shape));
         let later = self.backend.read_later(self.parts.report);
@@ -325,6 +438,43 @@ impl<M: Model, B: Backend> Engine<M, B> {
         let before = self.pending.replace(Pending { step, lr, later });
         // The batch of the step before has made room for this one's, but its head is still in the slot filled next.
         before.map(|p| self.judge(p, 0)).transpose()
+    }
+
+    /// Writes what a step was like where rows that catch up look for it.
+    fn remember(&mut self, step: u64, [lr, c1, c2]: [f32; 3]) {
+        if let Some(rings) = self.parts.rings {
+            for (ring, decay) in [(rings.decaying, self.decay), (rings.lasting, 0.0)] {
+                self.backend.write(Rings::at(step, ring).raw(), &[lr, c1, c2, decay]);
+            }
+        }
+    }
+
+    /// Brings every row of every table to step `step`, the last one launched: before weights are read other than by a step.
+    pub fn settle(&mut self, step: u64) {
+        let Some(rings) = self.parts.rings else { return };
+        self.backend.write_ids(self.input.step, &[step as u32 + 1]);
+        for rows in &self.parts.row_updates {
+            self.backend.run(&CatchUpRows { all: true, ..rows.catch_up });
+        }
+        // The sum begins anew, and with it what this step is remembered by.
+        let mut hyper = [0.0; 4];
+        self.backend.read(Rings::at(step, rings.decaying).raw(), &mut hyper);
+        self.decay = 0.0;
+        self.remember(step, [hyper[0], hyper[1], hyper[2]]);
+    }
+
+    /// Goes on after step `step`, whose state has been loaded.
+    pub fn continue_after(&mut self, step: u64) {
+        if let Some(rings) = self.parts.rings {
+            let mut hyper = [0.0; 4];
+            self.backend.read(Rings::at(step, rings.decaying).raw(), &mut hyper);
+            self.decay = hyper[3];
+        }
+    }
+
+    /// Whether tables are updated by rows, so that a checkpoint's weights may lag behind its step.
+    pub fn by_rows(&self) -> bool {
+        self.parts.rings.is_some()
     }
 
     /// What the last launched step came to, if it has not been told.

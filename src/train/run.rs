@@ -238,10 +238,11 @@ impl<'a, M: Model, B: Backend> Loop<'a, M, B> {
         let vocabulary = job.data.item_keys().fingerprint();
         let state = if job.resume {
             let Engine { plan, backend, .. } = &mut engine;
-            checkpoint::load(&job.folder.last(), backend, plan.params(), true, &vocabulary)?
+            checkpoint::load(&job.folder.last(), backend, plan, true, &vocabulary)?
         } else {
             State::default()
         };
+        engine.continue_after(state.step);
         let train = job.split.train();
         let users: Vec<u32> = (0..job.data.users()).filter(|u| train.len_of(*u) > 0).map(|u| u as u32).collect();
         let steps = users.len().div_ceil(s.batch) as u64;
@@ -397,6 +398,7 @@ impl<'a, M: Model, B: Backend> Loop<'a, M, B> {
         let mut row = EpochRow { epoch: state.epoch, step: state.step, loss, ndcg: None, hit: None };
         let mut best = false;
         if state.epoch.is_multiple_of(s.eval_every) || state.epoch == s.epochs {
+            self.engine.settle(state.step);
             if self.job.split.summary().valid_users > 0 {
                 let valid = self.job.split.valid();
                 let options = EvalOptions { ks: vec![10.min(self.job.data.items())], ..EvalOptions::default() };
@@ -419,7 +421,7 @@ impl<'a, M: Model, B: Backend> Loop<'a, M, B> {
             checkpoint::save(
                 &self.job.folder.best(),
                 backend,
-                plan.params(),
+                plan,
                 false,
                 &self.vocabulary,
                 &self.job.config.settings,
@@ -457,7 +459,7 @@ impl<'a, M: Model, B: Backend> Loop<'a, M, B> {
         checkpoint::save(
             &folder.last(),
             backend,
-            plan.params(),
+            plan,
             true,
             &self.vocabulary,
             &self.job.config.settings,

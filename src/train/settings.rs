@@ -91,6 +91,7 @@ settings! {
         beta1: f32 = 0.9, "0.9", "AdamW's first moment decay";
         beta2: f32 = 0.999, "0.999", "AdamW's second moment decay";
         precision: Precision = Precision::Bf16, "bf16", "Type of activations and products on a GPU (sums and weights are f32); the CPU computes in f32";
+        table_update: TableUpdate = TableUpdate::Auto, "auto", "Which rows of the item table a step updates (losses with negatives)";
         clip: f32 = 5.0, "5.0", "Clip gradients to this global norm; 0 = never";
         seed: u64 = 1, "1", "Everything random follows from it";
     }
@@ -99,6 +100,24 @@ settings! {
         patience: u32 = 0, "0", "Stop after so many validations without a better one; 0 = never";
         checkpoint_seconds: u64 = 60, "60", "Write a checkpoint at least this often; 0 = after every epoch";
     }
+}
+
+/// Which rows of the item table AdamW updates at a step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum TableUpdate {
+    /// By rows where a loss with negatives meets a table of more than 2^25 numbers (130 MB), else dense.
+    #[default]
+    Auto,
+    /// All of them.
+    Dense,
+    /// Those of the batch; the others catch up when they are needed next, with the result of dense AdamW.
+    Rows,
+}
+
+impl TableUpdate {
+    /// Numbers of a table up to which `auto` updates all of it.
+    pub const DENSE_MOST: usize = 1 << 25;
 }
 
 /// A probability or share in [0, 1).
@@ -209,6 +228,16 @@ impl Settings {
         if let Some((name, x)) = finite.iter().find(|(_, x)| !x.is_finite() || *x < 0.0) {
             return Err(Error::user(format!("--{name} {x} is out of range")).hint("it must be a number of at least 0"));
         }
+        if self.table_update == TableUpdate::Rows && self.loss == LossKind::Softmax {
+            return Err(Error::user(
+                "--table-update rows: full softmax has a gradient for every row of the item table",
+            )
+            .hint("use --loss sampled-softmax, bce, gbce or bpr, or leave --table-update out"));
+        }
+        if self.table_update != TableUpdate::Dense && self.beta1 * self.beta1 >= self.beta2 {
+            return Err(Error::user(format!("--beta1 {} and --beta2 {}", self.beta1, self.beta2))
+                .hint("the square of beta1 must be below beta2, or rows cannot catch up: add --table-update dense"));
+        }
         share("beta1", self.beta1)?;
         // Not a drop probability: only 1 itself is out.
         if self.beta2 < 1.0 { Ok(()) } else { share("beta2", self.beta2) }
@@ -226,6 +255,18 @@ impl Settings {
             attention_dropout: self.attention_dropout,
             projection: self.projection,
             init_std: self.init_std,
+            touched: None,
+        }
+    }
+
+    /// Whether the table of a catalogue of `items` is updated by rows.
+    pub fn by_rows(&self, items: usize) -> bool {
+        match self.table_update {
+            TableUpdate::Dense => false,
+            TableUpdate::Rows => true,
+            TableUpdate::Auto => {
+                self.loss != LossKind::Softmax && (items + 1).saturating_mul(self.width) > TableUpdate::DENSE_MOST
+            }
         }
     }
 

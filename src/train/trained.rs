@@ -71,8 +71,13 @@ impl Trained {
                     };
                     return Err(Error::user(format!("{run}: the run has no {name} checkpoint")).hint(hint));
                 }
+                // Rows of a table may stand at earlier steps than the checkpoint: they are brought to date.
+                let behind = which == Which::Last && engine.by_rows();
                 let Engine { plan, backend, .. } = &mut engine;
-                checkpoint::load(&path, backend, plan.params(), false, &items.fingerprint())?;
+                let state = checkpoint::load(&path, backend, plan, behind, &items.fingerprint())?;
+                if behind {
+                    engine.settle(state.step);
+                }
                 let parameters = engine.params().iter().map(|p| p.w.len()).sum();
                 Ok((Box::new(engine), parameters))
             }

@@ -105,3 +105,30 @@ impl Run<SortIds> for Cpu {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        mem::Planner,
+        ops::{Memory, sort_ids::Sorted},
+    };
+
+    /// The cases of the op have one part.
+    #[test]
+    fn many_parts() {
+        let (n, v) = (2 * PART + 99, 300);
+        let mut p = Planner::new();
+        let (by, first, second) = (Sorted::plan(&mut p, n), p.index(PART + 5), p.index(n - PART - 5));
+        let ids: Vec<u32> = (0..n as u32).map(|i| i.wrapping_mul(2_654_435_761) >> 20 & 0x1ff).collect();
+        let mut cpu = Cpu::new(&p);
+        cpu.write_ids(first, &ids[..PART + 5]);
+        cpu.write_ids(second, &ids[PART + 5..]);
+        cpu.run(&by.sort(&[(first, PART + 5), (second, n - PART - 5)], v));
+        let known = |i: &u32| if (ids[*i as usize] as usize) < v { ids[*i as usize] } else { NO_ID };
+        let mut want: Vec<u32> = (0..n as u32).collect();
+        want.sort_by_key(known);
+        assert_eq!(cpu.ids(by.order, n), want);
+        assert!(cpu.ids(by.key, n).iter().copied().eq(want.iter().map(known)));
+    }
+}

@@ -19,11 +19,11 @@ use serde::{Deserialize, Serialize};
 use super::negatives::{Sampler, SamplerKind, SamplerSettings, gbce_beta};
 use crate::{
     base::{Error, Result},
-    layers::{Input, Shape},
+    layers::{Capacity, Input, Shape},
     mem::{Act, Dst, F32, Planner, Span, U32},
     models::Representations,
     ops::{
-        Backend, CrossEntropyBwd, CrossEntropyFwd, DrawCandidates, Memory, SegmentSum, WeightedMean,
+        Backend, CrossEntropyBwd, CrossEntropyFwd, DrawCandidates, Memory, SegmentRows, SegmentSum, WeightedMean,
         draw_negatives::Sampling, negative_loss::Contrast, sort_ids::Sorted,
     },
 };
@@ -193,6 +193,28 @@ impl Loss {
         })
     }
 
+    /// Rows of the item table that a batch of capacity `c` touches at most; `None` where it touches all of them.
+    pub fn touched(settings: &LossSettings, c: &Capacity) -> Option<usize> {
+        let sampler = &settings.sampler;
+        match settings.kind {
+            LossKind::Softmax => None,
+            _ if sampler.per_row => Some(c.n + c.m * (1 + sampler.negatives)),
+            _ if sampler.kind == SamplerKind::InBatch => Some(c.n + 2 * c.m),
+            _ => Some(c.n + c.m + sampler.negatives),
+        }
+    }
+
+    /// The sorted ids of the rows that a batch touches, as [`Loss::begin`] leaves them where the table is updated by rows,
+    /// and how many they are.
+    pub fn keys(&self, s: &Shape) -> (Span<U32>, usize) {
+        let shared = if let Against::Shared(shared) = &self.against { shared.most(s.m) } else { 0 };
+        (self.by.key, s.n + shared + s.m * (1 + self.candidates.s))
+    }
+
+    fn by_rows(&self) -> bool {
+        self.r.item.last.is_some()
+    }
+
     /// Writes what negatives are drawn by, from `counts` (V), the training interactions of each item.
     ///
     /// # Errors
@@ -240,6 +262,19 @@ impl Loss {
             shared.draw(b, self, sampling);
             shared.mark(b, self, s);
         }
+        if self.by_rows() {
+            self.sort(b, s);
+        }
+    }
+
+    /// Sorts the ids of all rows of the item table that have a gradient coming: taken by the model, shared, of pairs.
+    fn sort<B: Backend>(&self, b: &mut B, s: &Shape) {
+        let negative = match &self.against {
+            Against::Shared(shared) => shared.negatives(self, s),
+            _ => (Span::empty(), 0),
+        };
+        let pairs = (self.candidates.id, s.m * (1 + self.candidates.s));
+        b.run(&self.by.sort(&[(self.input.item, s.n), negative, pairs], self.r.item.shape[0]));
     }
 
     /// Mean loss of the scored rows into `value`.
@@ -298,19 +333,20 @@ impl Loss {
     pub fn tables<B: Backend>(&self, b: &mut B, s: &Shape) {
         let (r, by) = (&self.r, &self.by);
         let rows = r.item.shape[0];
-        let taken = (self.input.item, s.n);
-        let (negative, panel, dbias) = match &self.against {
+        let (negatives, panel, dbias) = match &self.against {
             Against::Catalogue => {
-                b.run(&by.sort(&[taken], rows));
+                b.run(&by.sort(&[(self.input.item, s.n)], rows));
                 b.run(&SegmentSum::of(Dst::Acc(r.item.dw), r.rows.dy, by, [s.n, r.d, rows]));
                 return;
             }
-            Against::Shared(shared) => (shared.negatives(self, s), shared.dneg, shared.dneg_bias),
-            Against::PerRow(_) => ((Span::empty(), 0), Span::empty(), Span::empty()),
+            Against::Shared(shared) => (shared.most(s.m), shared.dneg, shared.dneg_bias),
+            Against::PerRow(_) => (0, Span::empty(), Span::empty()),
         };
-        let Candidates { id, g, s: own, .. } = self.candidates;
+        if !self.by_rows() {
+            self.sort(b, s);
+        }
+        let Candidates { g, s: own, .. } = self.candidates;
         let p = 1 + own;
-        b.run(&by.sort(&[taken, negative, (id, s.m * p)], rows));
         let sum = SegmentSum {
             dtable: Dst::Write(r.item.dw),
             dy: r.rows.dy,
@@ -320,17 +356,34 @@ impl Loss {
             order: by.order,
             key: by.key,
             n: s.n,
-            s: negative.1,
+            s: negatives,
             m: s.m,
             p,
             d: r.d,
             v: rows,
         };
-        b.run(&sum);
         // A bias has no part in the input, and its gradient from a score is that of the score.
         let (dtable, none): (_, Span<Act>) = (Dst::Write(r.item_bias.dw), Span::empty());
-        b.run(&SegmentSum { dtable, dy: none, panel: dbias, h: none, d: 1, v: r.v, ..sum });
+        let bias = SegmentSum { dtable, dy: none, panel: dbias, h: none, d: 1, v: r.v, ..sum };
+        for sum in [sum, bias] {
+            if self.by_rows() {
+                sum_by_rows(b, &sum);
+            } else {
+                b.run(&sum);
+            }
+        }
     }
+}
+
+/// The same sums where only touched rows have a gradient: at the places where their runs begin, zero elsewhere.
+fn sum_by_rows<B: Backend>(b: &mut B, sum: &SegmentSum) {
+    let SegmentSum { dtable, dy, panel, g, h, order, key, n, s, m, p, d, v } = *sum;
+    let all = dtable.span().expect("a loss trains its table");
+    let used = (n + s + m * p) * d;
+    b.run(&SegmentRows { rows: all.first(used), dy, panel, g, h, order, key, n, s, m, p, d, v });
+    // The gradient norm takes all of it: what a larger batch left behind it goes. Of no rows: zeros.
+    let rest = all.slice(used, all.len() - used);
+    b.run(&SegmentSum::of(Dst::Write(rest), dy, &Sorted::empty(), [0, d, rest.len() / d]));
 }
 
 /// How each row's candidates are held against each other.
