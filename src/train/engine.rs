@@ -613,6 +613,8 @@ impl<M: Model, B: Backend> Engine<M, B> {
     fn too_large(e: Error, settings: &Settings, items: usize, open: impl Fn(&Planner) -> Result<B>) -> Error {
         // A bare backend can tell what scratch memory ops would take.
         let (Some(there), Ok(bare)) = (e.room, open(&Planner::new())) else { return e };
+        // Not to the last byte: copies, graphs and the driver take some too.
+        let there = there - there / 32;
         let fits = |batch: usize| {
             let Ok((plan, input, parts)) = Self::lay_out(settings, items, batch) else { return false };
             let scratch = Self::ask(&bare, &parts, &input).scratch_bytes;

@@ -84,6 +84,23 @@ fn every_kind_of_model_and_loss_trains_and_is_evaluated() {
     }
 }
 
+/// The users walk through the items: what comes next is in the sequence, not in the counts.
+#[test]
+fn losses_with_negatives_learn_what_counts_do_not_tell() {
+    let p = Place::new();
+    for (run, flags) in [
+        ("in-batch", "--loss sampled-softmax --sampler in-batch"),
+        ("own", "--loss sampled-softmax --sampler popularity --per-position true --negatives 10"),
+        ("gbce", "--loss gbce --negatives 4"),
+        ("bpr", "--loss bpr --negatives 4"),
+    ] {
+        p.train(run, &format!("--epochs 150 --lr 0.01 --eval-every 150 {flags}"));
+        let report: Value = serde_json::from_slice(&p.read(&format!("{run}/report.json"))).unwrap();
+        let ndcg = |of: &str| report["full"][of]["at"][1]["ndcg"].as_f64().unwrap();
+        assert!(ndcg("model") > 2.0 * ndcg("popularity"), "{run}: {} against {}", ndcg("model"), ndcg("popularity"));
+    }
+}
+
 #[test]
 fn patience_ends_a_run_that_no_longer_improves() {
     let p = Place::new();

@@ -89,6 +89,14 @@ pub struct Simt {
     fault: Option<String>,
 }
 
+/// Bytes in words.
+fn size(bytes: usize) -> String {
+    match bytes {
+        1_000_000_000.. => format!("{:.1} GB", bytes as f64 / 1e9),
+        _ => format!("{} MB", bytes.div_ceil(1_000_000)),
+    }
+}
+
 /// What is known of a stretch of work that may come again.
 enum Stretch {
     /// It was launched once, call by call: what it needs has been made.
@@ -152,11 +160,11 @@ impl Simt {
                 return Error::user(error).hint("look at nvidia-smi: the device may have failed");
             }
             let error = format!(
-                "{} ({}): these settings need {:.1} GB of device memory, {:.1} GB are free: {}",
+                "{} ({}): these settings need {} of device memory, {} are free: {}",
                 driver.name(ordinal),
                 device.card.name,
-                needed as f64 / 1e9,
-                free as f64 / 1e9,
+                size(needed),
+                size(free),
                 words(e)
             );
             let hint = "lower --batch, --length, --width, --blocks or --negatives, or use --device cpu";
@@ -454,12 +462,13 @@ impl Memory for Simt {
         if bytes.next_multiple_of(1 << 20) > there {
             let taken = self.arenas.iter().map(CudaSlice::len).sum::<usize>() + self.shadow.len();
             let (name, card) = (self.device.driver.name(self.device.card.ordinal), &self.device.card.name);
-            let [needed, there] = [taken + bytes, taken + there].map(|b| b as f64 / 1e9);
             let what = format!(
-                "{name} ({card}): these settings need {needed:.1} GB of device memory, partial sums among it, {there:.1} GB are free"
+                "{name} ({card}): these settings need {} of device memory, partial sums among it, {} are free",
+                size(taken + bytes),
+                size(taken + there)
             );
             let e = Error::user(what).hint("lower --batch, --length, --width, --blocks or --negatives");
-            return Err(Error { room: Some((there * 1e9) as u64), ..e });
+            return Err(Error { room: Some((taken + there) as u64), ..e });
         }
         self.scratch(bytes);
         self.sync()
