@@ -59,6 +59,34 @@ const FAULTS: &[Fault] = &[
         to: "",
         only: "linear",
     },
+    Fault {
+        what: "a dropped __syncwarp: a digit's count moves on before all lanes have read it",
+        file: "sort_ids.cu",
+        from: "    __syncwarp();  // all have read what the first lane of each digit now moves on",
+        to: "",
+        only: "sort_ids",
+    },
+    Fault {
+        what: "a dropped __syncwarp: one lane says where a row stands before the others have read it",
+        file: "row_adamw.cu",
+        from: "  __syncwarp();  // all lanes of the row know where it stands before one says where it will",
+        to: "",
+        only: "catch_up_rows",
+    },
+    Fault {
+        what: "taps that look the wrong way in the backward pass",
+        file: "dilated_conv_bwd.cu",
+        from: "const Taps taps = {p.taps, p.dilation, p.lead, -1};",
+        to: "const Taps taps = {p.taps, p.dilation, p.lead, 1};",
+        only: "dilated_conv",
+    },
+    Fault {
+        what: "negatives that a user has seen",
+        file: "draw_negatives.cu",
+        from: "if (slots[at] == item) return true;",
+        to: "if (slots[at] == item) return false;",
+        only: "draw_candidates",
+    },
 ];
 
 fn kernels() -> PathBuf {
