@@ -15,8 +15,8 @@ use mipgpu::{
     mem::{Planner, Precision},
     models::Bert4Rec,
     ops::Backend,
-    tasks::Sequence,
-    train::{Engine, Settings},
+    tasks::{LossKind, Sequence},
+    train::{Engine, Settings, TableUpdate},
 };
 
 #[derive(Parser)]
@@ -33,6 +33,15 @@ struct Args {
     batch: usize,
     #[arg(long, default_value_t = 3706)]
     items: usize,
+    /// Loss: softmax, sampled-softmax, bce, gbce, bpr
+    #[arg(long, value_enum, default_value = "softmax")]
+    loss: LossKind,
+    /// Negatives of a batch, or of each row
+    #[arg(long, default_value_t = 1024)]
+    negatives: usize,
+    /// Which rows of the item table are updated: auto, dense, rows
+    #[arg(long, value_enum, default_value = "auto")]
+    table_update: TableUpdate,
     /// Where to run: cpu, cuda, cuda:N, emu
     #[arg(long, default_value = "cpu")]
     device: Device,
@@ -123,6 +132,9 @@ fn main() {
         length: a.length,
         batch: a.batch,
         mask_last: 0.0,
+        loss: a.loss,
+        negatives: a.negatives,
+        table_update: a.table_update,
         ..Settings::default()
     };
     let pool = rayon::ThreadPoolBuilder::new().build().expect("threads");

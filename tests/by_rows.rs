@@ -4,9 +4,10 @@
 use mipgpu::{
     backend::Cpu,
     base::rng::{Purpose, Stream},
+    mem::{F32, Span},
     models::Bert4Rec,
     ops::Memory,
-    tasks::{LossKind, Sequence},
+    tasks::{LossKind, SamplerKind, Sequence},
     train::{Engine, Settings, TableUpdate},
 };
 
@@ -76,10 +77,65 @@ fn rows_that_catch_up_are_where_dense_updates_would_have_them() {
 #[test]
 fn large_tables_are_updated_by_rows_and_small_ones_are_not() {
     let auto = settings(LossKind::SampledSoftmax, TableUpdate::Auto);
-    assert!(!auto.by_rows(ITEMS) && auto.by_rows(10_000_000));
-    assert!(!settings(LossKind::Softmax, TableUpdate::Auto).by_rows(10_000_000));
+    assert!(!auto.by_rows(ITEMS, 100) && auto.by_rows(10_000_000, 100_000));
+    assert!(!auto.by_rows(10_000_000, 10_000_000), "their gradients would be larger than those of the table");
+    assert!(!settings(LossKind::Softmax, TableUpdate::Auto).by_rows(10_000_000, 100));
+    let slow = Settings { beta1: 0.9995, beta2: 0.99, ..auto.clone() };
+    assert!(slow.check().is_ok() && !slow.by_rows(10_000_000, 100), "dense serves any betas");
     let refused = settings(LossKind::Softmax, TableUpdate::Rows).check().unwrap_err();
     assert!(refused.what.contains("every row") && refused.hint.is_some(), "{refused}");
-    let refused = Settings { beta1: 0.9995, beta2: 0.99, ..auto }.check().unwrap_err();
+    let refused = Settings { table_update: TableUpdate::Rows, ..slow }.check().unwrap_err();
     assert!(refused.what.contains("beta1"), "{refused}");
+}
+
+/// Rows that no step touches only decay. After more steps than the rings remember, brought to date on the way, they are
+/// where the product of all decays puts them.
+#[test]
+fn rows_that_are_never_touched_decay_as_the_closed_form_says() {
+    let s = Settings {
+        width: 8,
+        heads: 1,
+        length: 3,
+        batch: 1,
+        ffn_ratio: 1,
+        dropout: 0.0,
+        negatives: 1,
+        // Popularity: nothing beyond the first items is ever drawn, or almost: what was drawn is told by its moments.
+        sampler: SamplerKind::Popularity,
+        ..settings(LossKind::SampledSoftmax, TableUpdate::Rows)
+    };
+    let mut counts = vec![0u64; 600];
+    counts[..10].fill(1_000_000);
+    let mut engine = Engine::<Bert4Rec, Cpu>::new(&s, &counts, |p| Ok(Cpu::new(p))).unwrap();
+    let item = engine.params().iter().find(|p| p.name == "item.weight").unwrap().clone();
+    let read = |e: &mut Engine<Bert4Rec, Cpu>, span: Span<F32>| {
+        let mut values = vec![0.0; span.len()];
+        e.backend.read(span.raw(), &mut values);
+        values
+    };
+    let before = read(&mut engine, item.w);
+    let (steps, lr) = (8192 + 100, |step: u64| 1e-3 * (1.0 + (step % 100) as f32 * 0.01));
+    let mut decay = 1.0;
+    for step in 1..=steps {
+        engine.begin(step as u32);
+        engine.push(0, Sequence::Items(&[(step % 10) as u32, (step * 7 % 10) as u32]));
+        engine.launch(step, lr(step)).unwrap();
+        decay *= 1.0 - lr(step) as f64 * s.weight_decay as f64;
+    }
+    engine.finish().unwrap();
+    engine.settle(steps);
+    let (after, moments) = (read(&mut engine, item.w), read(&mut engine, item.v));
+    let mut untouched = 0;
+    for i in 10..600 {
+        let row = i * 8..i * 8 + 8;
+        if moments[row.clone()].iter().any(|v| *v != 0.0) {
+            continue;
+        }
+        untouched += 1;
+        for (a, b) in after[row.clone()].iter().zip(&before[row]) {
+            let want = *b as f64 * decay;
+            assert!((*a as f64 - want).abs() < 1e-4 * want.abs() + 1e-9, "row {i}: {a}, {want} by the closed form");
+        }
+    }
+    assert!(untouched > 100 && (0.3..0.8).contains(&decay), "{untouched} rows, decay {decay}");
 }

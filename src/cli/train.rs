@@ -231,6 +231,7 @@ fn loss_in_words(settings: &Settings) -> String {
 
 /// Evaluates the best weights on the test items, popularity beside them, and keeps the report in the run folder.
 fn final_report(folder: &RunFolder, data: &Dataset, split: &Split, device: Device) -> Result<Report> {
+    data.unchanged()?;
     let mut trained = Trained::open(&folder.path, Which::Best, device)?;
     let mut ks: Vec<usize> = [5, 10, 20].into_iter().filter(|k| *k <= data.items()).collect();
     if ks.is_empty() {

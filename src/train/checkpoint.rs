@@ -249,7 +249,16 @@ pub fn load(path: &Path, b: &mut impl Memory, plan: &Planner, moments: bool, voc
     // All is checked before anything is written to the backend.
     let mut places = Vec::new();
     for t in tensors(plan, moments) {
-        let info = header.info(&t.name).ok_or_else(|| broken(format!("tensor '{}' is missing", t.name)))?;
+        let info = header.info(&t.name).ok_or_else(|| {
+            let missing = broken(format!("tensor '{}' is missing", t.name));
+            match plan.kept().iter().any(|k| k.name == t.name) {
+                true => missing.hint(
+                    "it was written by a run that updates its whole item table: add `table-update = \"dense\"` under \
+                     [settings] in the run's config.toml",
+                ),
+                false => missing,
+            }
+        })?;
         if info.dtype != t.dtype() || info.shape != t.shape {
             let (dtype, shape) = (info.dtype, &info.shape);
             return Err(broken(format!(

@@ -233,7 +233,7 @@ impl<M: Model, B: Backend> Engine<M, B> {
         let m = batch * MaskedItem::scored(s.mask, t);
         let capacity = Capacity::new(batch, t, m.max(batch));
         let input = Input::plan(&mut plan, capacity);
-        let touched = Loss::touched(&s.loss(), &capacity).filter(|_| s.by_rows(items));
+        let touched = Loss::touched(&s.loss(), &capacity).filter(|most| s.by_rows(items, *most));
         let model = M::plan(&mut plan, &ModelSettings { touched, ..s.model() }, items, &input, s.seed)?;
         plan.label("optimiser");
         let (hyper, report) = (plan.stat(3), plan.stat(4));

@@ -226,6 +226,8 @@ struct Loop<'a, M, B> {
     users: Vec<u32>,
     schedule: Schedule,
     saved: Instant,
+    /// How long the last checkpoint took.
+    saving: Duration,
     started: Instant,
     interactions: u64,
 }
@@ -234,7 +236,8 @@ impl<'a, M: Model, B: Backend> Loop<'a, M, B> {
     fn new(job: &'a Job<'a>, open: &dyn Fn(&Planner) -> Result<B>) -> Result<Self> {
         let s = &job.config.settings;
         let counts: Vec<u64> = job.split.train_counts().iter().map(|c| *c as u64).collect();
-        let mut engine = Engine::<M, B>::new(s, &counts, open)?;
+        // What is loaded need not be drawn.
+        let mut engine = if job.resume { Engine::<M, B>::blank } else { Engine::new }(s, &counts, open)?;
         let vocabulary = job.data.item_keys().fingerprint();
         let state = if job.resume {
             let Engine { plan, backend, .. } = &mut engine;
@@ -263,6 +266,7 @@ impl<'a, M: Model, B: Backend> Loop<'a, M, B> {
             users,
             schedule,
             saved: now,
+            saving: Duration::ZERO,
             started: now,
             interactions: 0,
         })
@@ -344,7 +348,9 @@ impl<'a, M: Model, B: Backend> Loop<'a, M, B> {
             let lr = self.schedule.at(self.launched);
             let before = self.engine.launch(self.launched, lr);
             self.book(before, epoch, observe)?;
-            if s.checkpoint_seconds > 0 && self.saved.elapsed() > Duration::from_secs(s.checkpoint_seconds) {
+            // Saving a large table takes its time; a tenth of the run's at most. When a checkpoint comes changes nothing.
+            let wait = Duration::from_secs(s.checkpoint_seconds).max(10 * self.saving);
+            if s.checkpoint_seconds > 0 && self.saved.elapsed() > wait {
                 self.drain(observe)?;
                 self.save_last()?;
             }
@@ -400,6 +406,7 @@ impl<'a, M: Model, B: Backend> Loop<'a, M, B> {
         if state.epoch.is_multiple_of(s.eval_every) || state.epoch == s.epochs {
             self.engine.settle(state.step);
             if self.job.split.summary().valid_users > 0 {
+                self.check_data()?;
                 let valid = self.job.split.valid();
                 let options = EvalOptions { ks: vec![10.min(self.job.data.items())], ..EvalOptions::default() };
                 let report = evaluate(&mut self.engine, self.job.data, &valid, &options)?;
@@ -453,6 +460,7 @@ impl<'a, M: Model, B: Backend> Loop<'a, M, B> {
     }
 
     fn save_last(&mut self) -> Result<()> {
+        let began = Instant::now();
         self.check_weights()?;
         let Engine { plan, backend, .. } = &mut self.engine;
         let folder = self.job.folder;
@@ -466,6 +474,7 @@ impl<'a, M: Model, B: Backend> Loop<'a, M, B> {
             &self.state,
         )?;
         self.write_curve()?;
+        self.saving = began.elapsed();
         self.saved = Instant::now();
         Ok(())
     }

@@ -106,7 +106,8 @@ settings! {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum TableUpdate {
-    /// By rows where a loss with negatives meets a table of more than 2^25 numbers (130 MB), else dense.
+    /// By rows where a loss with negatives meets a table of more than 2^25 numbers (130 MB) and touches fewer rows than it
+    /// has, else dense.
     #[default]
     Auto,
     /// All of them.
@@ -234,7 +235,7 @@ impl Settings {
             )
             .hint("use --loss sampled-softmax, bce, gbce or bpr, or leave --table-update out"));
         }
-        if self.table_update != TableUpdate::Dense && self.beta1 * self.beta1 >= self.beta2 {
+        if self.table_update == TableUpdate::Rows && !self.rows_can_catch_up() {
             return Err(Error::user(format!("--beta1 {} and --beta2 {}", self.beta1, self.beta2))
                 .hint("the square of beta1 must be below beta2, or rows cannot catch up: add --table-update dense"));
         }
@@ -259,13 +260,20 @@ impl Settings {
         }
     }
 
-    /// Whether the table of a catalogue of `items` is updated by rows.
-    pub fn by_rows(&self, items: usize) -> bool {
+    /// What the closed form of missed steps asks of the betas.
+    fn rows_can_catch_up(&self) -> bool {
+        self.beta1 * self.beta1 < self.beta2
+    }
+
+    /// Whether the table of a catalogue of `items` is updated by rows, of which a batch touches `most` at most: their
+    /// gradients take as much room as they are, each time they are touched.
+    pub fn by_rows(&self, items: usize, most: usize) -> bool {
         match self.table_update {
             TableUpdate::Dense => false,
             TableUpdate::Rows => true,
             TableUpdate::Auto => {
-                self.loss != LossKind::Softmax && (items + 1).saturating_mul(self.width) > TableUpdate::DENSE_MOST
+                let large = (items + 1).saturating_mul(self.width) > TableUpdate::DENSE_MOST;
+                self.loss != LossKind::Softmax && large && most < items && self.rows_can_catch_up()
             }
         }
     }

@@ -139,6 +139,8 @@ pub fn open(device: &Arc<Loaded>) -> Result<Option<CublasLt>> {
     // SAFETY: a plain question.
     let version = unsafe { sys::cublasLtGetVersion() };
     let workspace = device.stream.alloc_zeros(WORKSPACE_BYTES).map_err(|e| failed(words(e)))?;
+    // Another stream will use it.
+    device.stream.synchronize().map_err(|e| failed(words(e)))?;
     Ok(Some(CublasLt { handle, plans: HashMap::new(), workspace, version }))
 }
 

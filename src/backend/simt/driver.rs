@@ -272,7 +272,8 @@ pub fn open(driver: Driver, ordinal: usize) -> Result<Arc<Loaded>> {
 
 fn load(driver: Driver, card: &Card) -> std::result::Result<Loaded, DriverError> {
     let context = CudaContext::new(card.ordinal)?;
-    // SAFETY: there is one stream; its order is the order of all work, so slices need no events of their own.
+    // SAFETY: a slice is used on the stream of its backend alone, in its order, so that it needs no events of its own; what
+    // passes between streams waits by hand (`transfer.rs`).
     unsafe { context.disable_event_tracking() };
     let stream = context.new_stream()?;
     let mut modules = Vec::new();

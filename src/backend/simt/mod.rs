@@ -303,6 +303,12 @@ impl Simt {
         if self.scratch.len() < bytes {
             // Recorded work knows the old address.
             self.graphs.clear();
+            assert!(self.recording.is_none(), "scratch memory is taken before work is recorded");
+            // The old block goes first: there may be no room for both.
+            if let Ok(none) = self.stream.alloc_zeros::<u8>(512) {
+                self.scratch = none;
+                let _ = self.stream.synchronize();
+            }
             match self.stream.alloc_zeros::<u8>(bytes.next_multiple_of(1 << 20)) {
                 Ok(slice) => self.scratch = slice,
                 Err(e) => self.fail("scratch memory", e),
@@ -373,7 +379,7 @@ impl Simt {
         if values.is_empty() || self.fault.is_some() {
             return;
         }
-        debug_assert!(self.recording.is_none(), "a copy from the host would be recorded with what it held");
+        assert!(self.recording.is_none(), "a copy from the host would be recorded with what it held");
         let (at, bytes) = (self.address(span), bytemuck::cast_slice::<T, u8>(values));
         let done = self.device.context.bind_to_thread().and_then(|()| match bytes.len() <= Uploads::MOST {
             true => self.uploads.copy(&self.stream, at, bytes),
@@ -458,6 +464,8 @@ impl Memory for Simt {
     }
 
     fn reserve(&mut self, bytes: usize) -> Result<()> {
+        // What was given back lately counts as free only after the device has come to rest.
+        self.sync()?;
         let there = self.device.context.mem_get_info().map_or(usize::MAX, |(free, _)| free + self.scratch.len());
         if bytes.next_multiple_of(1 << 20) > there {
             let taken = self.arenas.iter().map(CudaSlice::len).sum::<usize>() + self.shadow.len();
@@ -475,12 +483,14 @@ impl Memory for Simt {
     }
 
     fn resident(&mut self, len: usize) -> Option<Span<U32>> {
+        self.sync().ok()?;
         // What is left is also for the driver, for graphs and for whoever else draws on this device.
         let (free, total) = self.device.context.mem_get_info().ok()?;
         let bytes = len.checked_mul(4)?.next_multiple_of(64).max(512);
         if self.fault.is_some() || bytes > free.saturating_sub(total / 16) {
             return None;
         }
+        self.graphs.clear();
         self.arenas[Arena::Data as usize] = self.stream.alloc_zeros(bytes).ok()?;
         Some(Span::data(len))
     }
@@ -544,6 +554,8 @@ impl Memory for Simt {
                 self.graphs.insert(key, Stretch::Seen);
             }
             Some(Stretch::Seen) => match self.record(body) {
+                // Half a recording is worth nothing.
+                Ok(Some(_)) if self.fault.is_some() => {}
                 Ok(Some(recorded)) => {
                     self.graphs.insert(key, recorded);
                     self.launch_recorded(key);
