@@ -3,13 +3,15 @@ sampled_softmax: cross-entropy of each scored row against its target and S negat
 logQ correction (Bengio and Senecal 2008; Yi et al. 2019).
 fwd: z_m0 = <h_m, pos_m> + bias[target_m] - log_q[target_m],  z_ms = <h_m, neg_s> + bias[negative_s] - log_q[negative_s]
      negatives equal to the row's target are left out, and those whose bit in own is set;  loss_m = log sum exp z_m - z_m0
-     h, pos (M,D) act   neg (S,D) act   bias, log_q (V) f32   target (M)   negative (S)   own (M,ceil(S/32))   loss, lse (M) f32
+     h, pos (M,D) act   neg (S,D) act   bias, log_q (V) f32   target (M)   negative (S)   own (M,ceil(S/32))
+     loss, lse (M) f32
 bwd: g = dloss (softmax - onehot),  dh = g_0 pos + g_s neg,  dneg = g_s^T h,  dneg_bias = sum_M g_s
      g0 (M) f32   dh (M,D) act   dneg (S,D) act   dneg_bias (S) act
 Writes: loss lse | g0, dh dneg dneg_bias by Dst.   Saves for bwd: lse.
 Work: _target takes each row's own logit, a warp a row, as a plain f32 dot product (so g0 and the positive's share of
-  dh are as exact as the row), and each negative's offset, -inf where it is no item. The negatives go the way of cross_entropy's catalogue: the
-  same walk of common/softmax.cuh, the same split into ranges, the same cross_entropy_combine and cross_entropy_sum.
+  dh are as exact as the row), and each negative's offset, -inf where it is no item. The negatives go the way of
+  cross_entropy's catalogue: the same walk of common/softmax.cuh, the same split into ranges, the same
+  cross_entropy_combine and cross_entropy_sum.
   Leaving out own items costs two words a row and tile, in kernels of their own (_own): who does not want it pays nothing.
 Limits: any D, M and S. S = 0 or only hits: loss 0, zero gradients.
 Numerics: bf16 or f32 products with the negatives, f32 sums. No atomics: the same bits every time.

@@ -1,8 +1,9 @@
 /*! negative_loss: losses of each scored row over candidates of its own: the target first, then S negatives.
-z_mj = <h_m, table[id_mj]> + bias[id_mj] - log_q[id_mj]      h (M,D) act   table (V,D) weight   bias, log_q (V) f32   id (M,1+S)
+z_mj = <h_m, table[id_mj]> + bias[id_mj] - log_q[id_mj]
+                                                h (M,D) act   table (V,D) weight   bias, log_q (V) f32   id (M,1+S)
 With n negatives that are there (id < V), and softplus(x) = ln(1 + e^x) = -ln sigma(-x):
-bce:     loss = (beta softplus(-z_0) + sum_j softplus(z_j)) / (1+n)       beta = 1: binary cross-entropy; below: gBCE, whose
-                                             sigma(z_0)^beta undoes what sampling does to probabilities (Petrov & Macdonald 2023)
+bce:     loss = (beta softplus(-z_0) + sum_j softplus(z_j)) / (1+n)       beta = 1: binary cross-entropy; below: gBCE,
+                     whose sigma(z_0)^beta undoes what sampling does to probabilities (Petrov and Macdonald 2023)
 bpr:     loss = sum_j softplus(z_j - z_0) / n                             (Rendle et al. 2009)
 softmax: loss = ln(e^z_0 + sum_j e^z_j) - z_0                             sampled softmax
 bwd: g_mj = dloss_m dloss/dz_mj,  dh_m = sum_j g_mj table[id_mj]          g (M,1+S) f32   dh (M,D) act

@@ -64,8 +64,8 @@ impl<'a> Set<'a> {
     }
 }
 
-/// Calls `work(sequence, its items where they are wanted, its scored rows' part of out)` for each sequence, a row of out being
-/// `width` ids: halved until a task has few.
+/// Calls `work(sequence, its items where they are wanted, its scored rows' part of out)` for each sequence, a row of out
+/// being `width` ids: halved until a task has few.
 fn each_sequence<W>(rows: Rows, wanted: bool, width: usize, sequences: Range<usize>, out: &mut [u32], work: &W)
 where
     W: Fn(usize, Set, &mut [u32]) + Sync,
