@@ -127,7 +127,7 @@ fn data_that_the_device_cannot_hold_pass_by_batch_by_batch_to_the_same_bytes() {
 #[test]
 fn a_plan_that_does_not_fit_names_the_largest_batch_that_does() {
     let p = Place::new();
-    let memory = [("MIPGPU_EMU_MEMORY", "20000000")];
+    let memory = [("MIPGPU_EMU_MEMORY", "9000000")];
     let line = |batch: &str| format!("train data --out run -q {} --batch {batch}", EMU.replace("--batch 32", ""));
     let out = p.command(&line("512")).envs(memory).output().unwrap();
     let err = String::from_utf8_lossy(&out.stderr).into_owned();
