@@ -136,6 +136,10 @@ fn prepare(args: &Args, printer: &Printer) -> Result<(RunFolder, RunConfig, Data
         settings = settings.read(file)?;
     }
     args.flags.apply(&mut settings);
+    if let (LossKind::Softmax, Some(flag)) = (settings.loss, args.flags.first_of_negatives()) {
+        return Err(Error::user(format!("--{flag} has no effect: full softmax has no negatives"))
+            .hint("add --loss sampled-softmax, bce, gbce or bpr"));
+    }
     settings.check()?;
     settings.loss().check(Some(data.items()))?;
     let split = args.split.spec(&data)?.unwrap_or_default();

@@ -66,7 +66,8 @@ impl SamplerSettings {
         }
         let in_batch = self.kind == SamplerKind::InBatch;
         if self.negatives == 0 && !in_batch {
-            return Err(Error::user("a sampled loss with 0 negatives").hint("say how many: --negatives 512"));
+            return Err(Error::user("a sampled loss with 0 negatives")
+                .hint("say how many: --negatives 512, or 32 where each row has its own"));
         }
         if in_batch && self.per_row {
             return Err(Error::user("in-batch negatives of each row's own: they are the batch's, all rows share them")
@@ -82,7 +83,7 @@ impl SamplerSettings {
         }
         if self.per_row {
             return Err(Error::user("different negatives of each row's own are not drawn")
-                .hint("share them among the rows, or let items come more than once"));
+                .hint("leave --unique-negatives out, or share negatives among the rows: --loss sampled-softmax"));
         }
         if self.negatives >= items {
             let error = format!("{} different negatives of a catalogue of {items} items", self.negatives);

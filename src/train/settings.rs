@@ -40,6 +40,24 @@ macro_rules! settings {
             /// Puts the given flags over `settings`.
             pub fn apply(&self, settings: &mut Settings) {
                 $($(if let Some(value) = &self.$name { settings.$name = value.clone(); })*)*
+                settings.name_sampler();
+                if let Some(sampler) = self.sampler {
+                    settings.sampler = sampler;
+                }
+            }
+
+            /// The first flag that only losses with negatives listen to.
+            pub fn first_of_negatives(&self) -> Option<&'static str> {
+                let given = [
+                    (self.sampler.is_some(), "sampler"),
+                    (self.negatives.is_some(), "negatives"),
+                    (self.per_position.is_some(), "per-position"),
+                    (self.unique_negatives.is_some(), "unique-negatives"),
+                    (self.log_q.is_some(), "log-q"),
+                    (self.exclude_seen.is_some(), "exclude-seen"),
+                    (self.gbce_t.is_some(), "gbce-t"),
+                ];
+                given.iter().find(|(given, _)| *given).map(|(_, name)| *name)
             }
 
             /// The first flag that was given.
@@ -158,9 +176,22 @@ impl Settings {
         }
         let mut all = toml::Table::try_from(self)
             .map_err(|e| Error::internal(format!("settings cannot be written as TOML: {e}")))?;
+        let sampler = given.contains_key("sampler");
         all.extend(given);
-        all.try_into()
-            .map_err(|e: toml::de::Error| Error::user(format!("{}: {}", path.display(), e.to_string().trim_end())))
+        let mut all: Settings = all
+            .try_into()
+            .map_err(|e: toml::de::Error| Error::user(format!("{}: {}", path.display(), e.to_string().trim_end())))?;
+        if all.loss.resolve(all.sampler).0 != all.loss && sampler {
+            let what = format!("{}: this loss names its sampler already, and `sampler` names one too", path.display());
+            return Err(Error::user(what).hint("write loss = \"sampled-softmax\" and keep `sampler`"));
+        }
+        all.name_sampler();
+        Ok(all)
+    }
+
+    /// Spells a loss of earlier versions as its loss and sampler, so that what is kept of a run says what ran.
+    fn name_sampler(&mut self) {
+        (self.loss, self.sampler) = self.loss.resolve(self.sampler);
     }
 
     /// Whether every setting is in range.

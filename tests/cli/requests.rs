@@ -178,3 +178,21 @@ fn a_split_that_leaves_nothing_is_refused() {
     p.refused("train data --out run --split time --cut 1999-01-01", &["2001-09-09"]);
     assert!(!p.path("run").exists());
 }
+
+#[test]
+fn what_negatives_are_told_is_not_ignored() {
+    let p = Place::new();
+    p.refused(&format!("train data --out run {TINY} --sampler popularity"), &["--sampler", "full softmax", "--loss"]);
+    p.write("old.toml", "loss = \"sampled-popularity\"\n");
+    p.write("both.toml", "loss = \"sampled-popularity\"\nsampler = \"uniform\"\n");
+    p.refused(&format!("train data --out run {TINY} --config both.toml"), &["both.toml", "sampled-softmax"]);
+    // The name of earlier versions is kept as what it means; a flag goes over the file.
+    for (run, flag, sampler) in [("a", "", "popularity"), ("b", "--sampler in-batch", "in-batch")] {
+        p.train(run, &format!("--config old.toml --negatives 5 --epochs 1 {flag}"));
+        let kept = String::from_utf8(p.read(&format!("{run}/config.toml"))).unwrap();
+        assert!(
+            kept.contains("loss = \"sampled-softmax\"") && kept.contains(&format!("sampler = \"{sampler}\"")),
+            "{kept}"
+        );
+    }
+}
