@@ -7,7 +7,7 @@ follows it is skipped, and [`Memory::sync`] reports it: a device that falls away
 
 A stretch of work that comes again and again with the same sizes ([`Memory::replay`]) is launched call by call the first
 time, recorded as a CUDA graph the second, and from then on replayed by one call. Copies from and to the host pass beside
-it ([`transfer`]). MIPGPU_GRAPHS=off keeps to single calls, for profilers that show kernels by name.
+it (`transfer.rs`). MIPGPU_GRAPHS=off keeps to single calls, for profilers that show kernels by name.
 
 In bf16, activations are bf16; weights stay f32 and are shadowed by a bf16 copy, which AdamW and `write` keep up to date
 and from which products and gathers read.
