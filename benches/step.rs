@@ -13,7 +13,6 @@ use mipgpu::{
         rng::{Purpose, Stream},
     },
     mem::{Planner, Precision},
-    models::Bert4Rec,
     ops::Backend,
     tasks::{LossKind, Sequence},
     train::{Engine, Settings, TableUpdate},
@@ -63,7 +62,7 @@ struct Args {
 }
 
 /// Median milliseconds of a step.
-fn time<B: Backend>(engine: &mut Engine<Bert4Rec, B>, a: &Args) -> (f64, usize) {
+fn time<B: Backend>(engine: &mut Engine<B>, a: &Args) -> (f64, usize) {
     let mut draw = Stream::new(1, Purpose::Test, 0);
     let zipf =
         |draw: &mut Stream| ((draw.uniform() as f64 * (a.items as f64).ln()).exp() as u32).min(a.items as u32 - 1);

@@ -1,11 +1,12 @@
 /*
 rows: pick the scored rows out of all, and put their gradients back.
 gather_rows:  y_m = x[row_m]                    x (N,D) act   y (M,D) act   row (M)
-scatter_rows: dx[row_m] = dy_m (or added)       dx (N,D) act  dy (M,D) act  row (M), all different
+scatter_rows: dx[r] = sum of dy_m, row_m = r    dx (N,D) act  dy (M,D) act  row (M), equal rows next to each other
 Where row_m is NO_ROW (all bits set: padding), y_m is 0 and dy_m goes nowhere.
 Writes: y | dx by Dst; the launcher sets the other rows of a written dx to zero first.   Saves for bwd: nothing.
 Work: `lanes` threads a row (a power of two, at most 32), eight elements each and time.   Limits: any M, N, D.
-Numerics: exact copies; an addition in f32.   Cost: reads and writes M*D elements (and N*D zeros): memory bound.
+      The first of equal rows takes them all, in order.
+Numerics: exact copies; additions in f32.   Cost: reads and writes M*D elements (and N*D zeros): memory bound.
 gather_rows is also gather_table (y = table[id]), the table being read as act.
 */
 #include "common/rows.cuh"
@@ -48,15 +49,20 @@ __device__ __forceinline__ void gather_rows(const GatherRowsParams& p) {
 template <class T>
 __device__ __forceinline__ void scatter_rows(const ScatterRowsParams& p) {
   const i64 i = (i64)blockIdx.x * (blockDim.x / p.lanes) + threadIdx.x / p.lanes;
-  if (i >= p.m || p.row[i] == kNoRow) return;
+  if (i >= p.m) return;
+  const u32 row = p.row[i];
+  if (row == kNoRow || (i > 0 && p.row[i - 1] == row)) return;
   const bool vec = rows_aligned(p.dx, p.d) && aligned16(p.dy);
-  T* to = (T*)p.dx + (i64)p.row[i] * p.d;
+  T* to = (T*)p.dx + (i64)row * p.d;
   for (int c = threadIdx.x % p.lanes * 8; c < p.d; c += p.lanes * 8) {
-    float x[8], old[8] = {};
-    load_row(x, (const T*)p.dy + i * p.d, c, p.d, vec);
-    if (p.add) load_row(old, to, c, p.d, vec);
+    float x[8] = {};
+    if (p.add) load_row(x, to, c, p.d, vec);
+    for (i64 j = i; j < p.m && p.row[j] == row; j++) {
+      float dy[8];
+      load_row(dy, (const T*)p.dy + j * p.d, c, p.d, vec);
 #pragma unroll
-    for (int k = 0; k < 8; k++) x[k] += old[k];
+      for (int k = 0; k < 8; k++) x[k] += dy[k];
+    }
     store_row(to, x, c, p.d, vec);
   }
 }

@@ -5,7 +5,6 @@ use mipgpu::{
     backend::Cpu,
     base::rng::{Purpose, Stream},
     mem::{F32, Span},
-    models::Bert4Rec,
     ops::Memory,
     tasks::{LossKind, SamplerKind, Sequence},
     train::{Engine, Settings, TableUpdate},
@@ -33,7 +32,7 @@ fn settings(loss: LossKind, table_update: TableUpdate) -> Settings {
 /// Losses of `steps` steps, and the weights with every row at the last step.
 fn train(s: &Settings, steps: u64) -> (Vec<f32>, Vec<f32>) {
     let counts: Vec<u64> = (0..ITEMS as u64).map(|i| 1 + i % 7).collect();
-    let mut engine = Engine::<Bert4Rec, Cpu>::new(s, &counts, |p| Ok(Cpu::new(p))).unwrap();
+    let mut engine = Engine::<Cpu>::new(s, &counts, |p| Ok(Cpu::new(p))).unwrap();
     assert_eq!(engine.by_rows(), s.table_update == TableUpdate::Rows);
     let mut losses = Vec::new();
     for step in 1..=steps {
@@ -106,9 +105,9 @@ fn rows_that_are_never_touched_decay_as_the_closed_form_says() {
     };
     let mut counts = vec![0u64; 600];
     counts[..10].fill(1_000_000);
-    let mut engine = Engine::<Bert4Rec, Cpu>::new(&s, &counts, |p| Ok(Cpu::new(p))).unwrap();
+    let mut engine = Engine::<Cpu>::new(&s, &counts, |p| Ok(Cpu::new(p))).unwrap();
     let item = engine.params().iter().find(|p| p.name == "item.weight").unwrap().clone();
-    let read = |e: &mut Engine<Bert4Rec, Cpu>, span: Span<F32>| {
+    let read = |e: &mut Engine<Cpu>, span: Span<F32>| {
         let mut values = vec![0.0; span.len()];
         e.backend.read(span.raw(), &mut values);
         values

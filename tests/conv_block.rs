@@ -29,7 +29,7 @@ impl Stack {
         let mut blocks: Vec<ConvBlock> = Vec::new();
         for (i, &dilation) in dilations.iter().enumerate() {
             let below = blocks.last().map_or(x, |b| b.y);
-            let config = ConvBlockConfig { channels, taps, dilation, causal, std: 0.4 };
+            let config = ConvBlockConfig { channels, taps, dilation, causal, std: 0.4, patch: None };
             blocks.push(ConvBlock::plan(&mut plan, &format!("block.{i}"), below, &input, &config).unwrap());
         }
         let mut cu = vec![0];
@@ -207,7 +207,7 @@ fn what_no_sequence_could_use_is_refused() {
         let mut p = Planner::new();
         let input = Input::plan(&mut p, Capacity { b: 2, n: 2 * t, m: 1, t, rounding: [1, 1] });
         let x = p.var(2 * t * channels);
-        let config = ConvBlockConfig { channels, taps, dilation, causal, std: 0.1 };
+        let config = ConvBlockConfig { channels, taps, dilation, causal, std: 0.1, patch: None };
         ConvBlock::plan(&mut p, "block.3", x, &input, &config).map(|_| ()).map_err(|e| e.to_string())
     };
     assert!(plan(9, 4, 3, 4, true).is_ok(), "2R = 8 still joins the first row and the last");

@@ -2,14 +2,15 @@
 //! against batches made on the host, data held against data streamed, all to the same bits; and what happens when a step
 //! breaks while the next one is under way. Needs a C++ compiler (g++) at build time.
 
+mod common;
+
 use mipgpu::{
     backend::{Cpu, Simt, emulated},
     base::rng::{Purpose, Stream},
-    layers::{Capacity, HostInput, Input},
+    layers::HostInput,
     mem::{Planner, Precision, Span, U32},
-    models::Bert4Rec,
     ops::{Backend, Memory, NO_ROW},
-    tasks::{LossKind, MaskSettings, MaskedItem, SamplerKind, Sequence},
+    tasks::{LossKind, MaskedItem, SamplerKind, Sequence, Task},
     train::{Engine, Settings, TableUpdate},
 };
 
@@ -55,11 +56,7 @@ enum From {
 }
 
 /// Losses of `steps` steps over shuffled users, and all weights after them, as bits.
-fn train<B: Backend>(
-    mut engine: Engine<Bert4Rec, B>,
-    from: From,
-    steps: u64,
-) -> (Vec<u32>, Vec<u32>, Engine<Bert4Rec, B>) {
+fn train<B: Backend>(mut engine: Engine<B>, from: From, steps: u64) -> (Vec<u32>, Vec<u32>, Engine<B>) {
     let users = histories();
     let places: Vec<usize> = users.iter().scan(0, |at, h| Some(std::mem::replace(at, *at + h.len()))).collect();
     if from == From::Device {
@@ -87,7 +84,7 @@ fn train<B: Backend>(
     (losses, weights(&mut engine), engine)
 }
 
-fn weights<B: Backend>(engine: &mut Engine<Bert4Rec, B>) -> Vec<u32> {
+fn weights<B: Backend>(engine: &mut Engine<B>) -> Vec<u32> {
     let mut all = Vec::new();
     for p in engine.params().to_vec() {
         let mut values = vec![0.0; p.w.len()];
@@ -97,7 +94,7 @@ fn weights<B: Backend>(engine: &mut Engine<Bert4Rec, B>) -> Vec<u32> {
     all
 }
 
-fn engine(s: &Settings, precision: Precision) -> Engine<Bert4Rec, Simt> {
+fn engine(s: &Settings, precision: Precision) -> Engine<Simt> {
     Engine::new(s, &counts(), |p| emulated(precision, p)).unwrap()
 }
 
@@ -157,34 +154,32 @@ fn batches_made_on_the_device_are_those_of_the_host() {
     let users = histories();
     let places: Vec<usize> = users.iter().scan(0, |at, h| Some(std::mem::replace(at, *at + h.len()))).collect();
     let (t, b) = (12, 8);
-    let c = MaskSettings { mask: 0.3, mask_last: 0.2, length: t, items: ITEMS, seed: 11 };
+    let c = common::task_settings(0.3, 0.2, t, 11);
     let plan = || {
         let mut p = Planner::new();
-        let capacity = Capacity::new(b, t, b * MaskedItem::scored(c.mask, t));
-        let input = Input::plan(&mut p, capacity);
-        let (target, weight) = (p.index(capacity.m), p.stat(capacity.m));
-        let task = MaskedItem::new(c, &input, target, weight);
-        (p, input, task, target, weight)
+        let (input, task) = common::task::<MaskedItem>(&mut p, &c, ITEMS, b);
+        (p, input, task)
     };
-    let (p, input, mut task, target, weight) = plan();
+    let (p, input, mut task) = plan();
+    let (target, weight) = (task.loss().target, task.loss().weight);
     let host_task = plan().2;
     let mut device = emulated(Precision::Bf16, &p).unwrap();
     let total = users.iter().map(Vec::len).sum();
     let data = device.resident(total).unwrap();
     device.write_ids(data, &users.concat());
-    task.hold(data);
+    task.batches_mut().hold(data);
     for epoch in 1..=30u32 {
         let mut draw = Stream::new(3, Purpose::Test, epoch);
-        let (mut batch, mut on_host) = (task.batch(), host_task.batch());
-        task.clear(&mut batch, epoch);
-        host_task.clear(&mut on_host, epoch);
+        let (mut batch, mut on_host) = (task.batches().empty(), host_task.batches().empty());
+        task.batches().clear(&mut batch, epoch);
+        host_task.batches().clear(&mut on_host, epoch);
         for _ in 0..1 + draw.below(b as u64) {
             let user = draw.below(USERS as u64) as usize;
             let first = places[user] as u32;
             task.push(&mut batch, user as u64, Sequence::Held { first, len: users[user].len() });
             host_task.push(&mut on_host, user as u64, Sequence::Items(&users[user]));
         }
-        let s = task.upload(&mut device, &mut batch, epoch);
+        let s = task.batches().upload(&mut device, &mut batch, epoch);
         task.make(&mut device, &s);
         let (mut want, mut want_target) = (HostInput::default(), Vec::new());
         host_task.make_on_host(&on_host, &mut want, &mut want_target);
@@ -234,7 +229,7 @@ fn a_broken_step_freezes_the_weights_until_it_is_seen() {
         let s = Settings { clip: 0.0, ..settings(LossKind::Softmax) };
         let (_, _, mut e) = train(engine(&s, Precision::Bf16), held, 3);
         let users = histories();
-        let push = |e: &mut Engine<Bert4Rec, Simt>, epoch| {
+        let push = |e: &mut Engine<Simt>, epoch| {
             e.begin(epoch);
             for user in 0..4u64 {
                 let items = &users[user as usize];

@@ -8,7 +8,6 @@ use mipgpu::{
         rng::{Purpose, Stream},
     },
     mem::{Planner, Precision},
-    models::Bert4Rec,
     ops::{AdamW, Backend, GatherTable, Memory, Run},
     tasks::{LossKind, Sequence},
     train::{
@@ -36,7 +35,7 @@ fn settings() -> Settings {
 /// Losses of some steps, each on a batch of its own, and the weights after them.
 fn run<B: Backend>(s: &Settings, steps: u64, open: impl Fn(&Planner) -> Result<B>) -> (Vec<f32>, Vec<f32>) {
     let counts: Vec<u64> = (0..ITEMS as u64).map(|i| 1 + i % 5).collect();
-    let mut engine = Engine::<Bert4Rec, B>::new(s, &counts, open).unwrap();
+    let mut engine = Engine::<B>::new(s, &counts, open).unwrap();
     let mut losses = Vec::new();
     for step in 1..=steps {
         engine.begin(step as u32);
@@ -107,7 +106,7 @@ fn the_check_of_whole_steps_holds() {
 fn weights_that_are_not_finite_stop_a_step_and_are_named() {
     let s = settings();
     let counts = vec![1; ITEMS];
-    let mut engine = Engine::<Bert4Rec, Simt>::new(&s, &counts, |p| emulated(Precision::Bf16, p)).unwrap();
+    let mut engine = Engine::<Simt>::new(&s, &counts, |p| emulated(Precision::Bf16, p)).unwrap();
     let gamma = engine.params().iter().find(|p| p.name == "block.1.ffn_norm.gamma").unwrap().clone();
     engine.backend.write(gamma.w.raw(), &[f32::NAN; 16]);
     engine.begin(1);

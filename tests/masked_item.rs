@@ -1,11 +1,13 @@
 //! MIP's batches: what is hidden, in which shares, the same whoever makes them, and never changing for a seed.
 
+mod common;
+
 use mipgpu::{
     backend::Cpu,
-    layers::{Capacity, HostInput, Input},
+    layers::{HostInput, Input},
     mem::{Planner, Span, U32},
     ops::Memory,
-    tasks::{MaskSettings, MaskedItem, Sequence},
+    tasks::{MaskedItem, Sequence, Task, TaskSettings},
 };
 
 /// A task over 50 items with its memory.
@@ -18,27 +20,28 @@ struct Rig {
     made: (Vec<u32>, Vec<u32>, Vec<u32>),
 }
 
-fn rig(settings: MaskSettings, sequences: usize) -> Rig {
+fn rig(settings: TaskSettings, sequences: usize) -> Rig {
+    over(50, settings, sequences)
+}
+
+fn over(items: usize, settings: TaskSettings, sequences: usize) -> Rig {
     let mut p = Planner::new();
-    let t = settings.length;
-    let capacity = Capacity::new(sequences, t, sequences * MaskedItem::scored(settings.mask, t));
-    let input = Input::plan(&mut p, capacity);
-    let (target, weight) = (p.index(capacity.m), p.stat(capacity.m));
-    let task = MaskedItem::new(settings, &input, target, weight);
+    let (input, task) = common::task::<MaskedItem>(&mut p, &settings, items, sequences);
+    let target = task.loss().target;
     Rig { task, cpu: Cpu::new(&p), input, target, made: Default::default() }
 }
 
-fn settings(mask: f32, mask_last: f32, length: usize) -> MaskSettings {
-    MaskSettings { mask, mask_last, length, items: 50, seed: 3 }
+fn settings(mask: f32, mask_last: f32, length: usize) -> TaskSettings {
+    common::task_settings(mask, mask_last, length, 3)
 }
 
 impl Rig {
     /// Makes the batch of these users, by ops, and sees that the host makes the same.
     fn make(&mut self, epoch: u32, sequences: &[(u64, &[u32])]) {
-        let mut batch = self.task.batch();
-        self.task.clear(&mut batch, epoch);
+        let mut batch = self.task.batches().empty();
+        self.task.batches().clear(&mut batch, epoch);
         sequences.iter().for_each(|(user, items)| self.task.push(&mut batch, *user, Sequence::Items(items)));
-        let s = self.task.upload(&mut self.cpu, &mut batch, 1);
+        let s = self.task.batches().upload(&mut self.cpu, &mut batch, 1);
         self.task.make(&mut self.cpu, &s);
         let ids = |cpu: &mut Cpu, span: Span<U32>, n| {
             let mut ids = vec![0; n];
@@ -107,8 +110,7 @@ fn a_batch_is_a_function_of_seed_epoch_and_user() {
 /// A resumed run must meet the batches that it would have met: the draws of a sequence never change.
 #[test]
 fn the_batches_of_a_seed_stay_what_they_were() {
-    let settings = MaskSettings { mask: 0.2, mask_last: 0.15, length: 60, items: 977, seed: 0x1234_5678_9abc };
-    let mut rig = rig(settings, 1);
+    let mut rig = over(977, common::task_settings(0.2, 0.15, 60, 0x1234_5678_9abc), 1);
     // What 200 batches of one user give, put together as one batch would have it.
     let mut all = [Vec::new(), Vec::new(), Vec::new()];
     for user in 0..200u64 {
@@ -129,8 +131,9 @@ fn the_batches_of_a_seed_stay_what_they_were() {
 fn a_query_ends_in_mask_at_the_last_position() {
     let mut input = HostInput::default();
     input.clear();
-    MaskedItem::push_query(&mut input, &[1, 2, 3, 4, 5, 6], 4, 50);
-    MaskedItem::push_query(&mut input, &[], 4, 50);
+    let task = rig(settings(0.2, 0.0, 4), 2).task;
+    task.push_query(&mut input, &[1, 2, 3, 4, 5, 6]);
+    task.push_query(&mut input, &[]);
     assert_eq!(input.item, [4, 5, 6, 50, 50]);
     assert_eq!(input.pos, [0, 1, 2, 3, 3]);
     assert_eq!(input.row, [3, 4]);

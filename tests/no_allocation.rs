@@ -10,7 +10,6 @@ use mipgpu::{
     base::rng::{Purpose, Stream},
     layers::{Capacity, ConvBlock, ConvBlockConfig, Input, Shape},
     mem::Planner,
-    models::Bert4Rec,
     ops::Memory,
     tasks::{LossKind, Sequence},
     train::{Engine, Settings},
@@ -52,7 +51,7 @@ fn a_step_allocates_nothing() {
             ..Settings::default()
         };
         let counts: Vec<u64> = (0..ITEMS as u64).collect();
-        let mut engine = Engine::<Bert4Rec, Cpu>::new(&s, &counts, |p| Ok(Cpu::new(p))).unwrap();
+        let mut engine = Engine::<Cpu>::new(&s, &counts, |p| Ok(Cpu::new(p))).unwrap();
         let mut draw = Stream::new(1, Purpose::Test, 0);
         let users: Vec<Vec<u32>> =
             (0..16).map(|_| (0..60).map(|_| draw.below(ITEMS as u64) as u32).collect()).collect();
@@ -77,7 +76,7 @@ fn a_step_allocates_nothing() {
     let (b, n, t, channels) = (40, 40 * 25, 25, 48);
     let input = Input::plan(&mut plan, Capacity { b, n, m: 1, t, rounding: [1, 1] });
     let x = plan.var(n * channels);
-    let config = ConvBlockConfig { channels, taps: 3, dilation: 2, causal: true, std: 0.1 };
+    let config = ConvBlockConfig { channels, taps: 3, dilation: 2, causal: true, std: 0.1, patch: None };
     let block = ConvBlock::plan(&mut plan, "block", x, &input, &config).unwrap();
     let mut cpu = Cpu::new(&plan);
     cpu.write_ids(input.cu, &(0..=b).map(|s| (s * t) as u32).collect::<Vec<_>>());

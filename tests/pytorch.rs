@@ -5,7 +5,6 @@ use mipgpu::{
     backend::{Cpu, Reference},
     layers::{HostInput, NormPlace},
     mem::Planner,
-    models::Bert4Rec,
     ops::Backend,
     train::{Engine, Settings},
 };
@@ -32,7 +31,7 @@ fn check<B: Backend>(file: &str, norm: NormPlace, open: impl Fn(&Planner) -> B, 
         projection: norm == NormPlace::Pre,
         ..Settings::default()
     };
-    let mut engine = Engine::<Bert4Rec, B>::new(&settings, &[1; 37], |p| Ok(open(p))).unwrap();
+    let mut engine = Engine::<B>::new(&settings, &[1; 37], |p| Ok(open(p))).unwrap();
     let params = engine.params().to_vec();
     let weights = fixture.names().into_iter().filter(|n| !n.starts_with("grad.") && !n.starts_with("batch.")).count();
     assert_eq!(params.len(), weights - 1, "the fixture has the model's parameters and the loss");

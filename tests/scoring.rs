@@ -12,7 +12,6 @@ use mipgpu::{
     },
     eval::{Answer, Encoder, Fault, Query, Ranks, Scored},
     mem::{Planner, Precision, round_bf16},
-    models::Bert4Rec,
     ops::{Backend, NO_ROW, Op, Run, case::Case, prove, rank, top_k},
     train::{
         Engine, Settings,
@@ -213,7 +212,7 @@ fn a_list_too_long_for_the_kernel_is_refused() {
 fn a_model_stands_by_its_vectors<B: Backend>(open: impl Fn(&Planner) -> Result<B>) {
     let (v, k) = (150, 12);
     let s = Settings { width: 16, heads: 2, blocks: 1, length: 10, batch: 4, init_std: 0.3, ..Settings::default() };
-    let mut engine = Engine::<Bert4Rec, B>::new(&s, &vec![1; v], open).unwrap();
+    let mut engine = Engine::<B>::new(&s, &vec![1; v], open).unwrap();
     let mut draw = Stream::new(6, Purpose::Test, 0);
     let mut some = |n: u64| {
         let mut items: Vec<u32> = (0..n).map(|_| draw.below(v as u64) as u32).collect();

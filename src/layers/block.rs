@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Ffn, Input, Norm, SelfAttention, Shape, Sites, when};
+use super::{Ffn, Input, Norm, Patch, PatchConfig, PatchPlace, SelfAttention, Shape, Sites, when};
 use crate::{
-    mem::{Dst, Mode, Planner, Var},
+    mem::{Act, Dst, Mode, Planner, Span, Var},
     ops::{Backend, DropoutAddFwd, DropoutBwd, dropout::Drop},
 };
 
@@ -30,6 +30,16 @@ pub struct BlockConfig {
     pub attention_dropout: f32,
     /// Standard deviation of the initial weights.
     pub std: f32,
+    pub patch: Option<PatchConfig>,
+}
+
+/// A patch of a half.
+#[derive(Clone, Debug)]
+struct Patched {
+    patch: Patch,
+    place: PatchPlace,
+    /// (N,D) f + patch(f) of a serial patch, x + patch of a parallel one.
+    sum: Span<Act>,
 }
 
 /// One of the two halves: f is attention or the feed-forward network.
@@ -38,11 +48,15 @@ struct Residual {
     norm: Norm,
     /// What is added to: the block's input, whose gradient span the sum shares.
     x: Var,
+    /// The output of f.
+    branch: Var,
     sum: Var,
     drop: Drop,
+    patched: Option<Patched>,
 }
 
-/// Parameters: `NAME.attention.*`, `NAME.attention_norm.*`, `NAME.ffn.*`, `NAME.ffn_norm.*`.
+/// Parameters: `NAME.attention.*`, `NAME.attention_norm.*`, `NAME.ffn.*`, `NAME.ffn_norm.*`; with patches
+/// `NAME.attention.patch.*`, `NAME.ffn.patch.*`.
 #[derive(Clone, Debug)]
 pub struct Block {
     attention: SelfAttention,
@@ -67,92 +81,136 @@ impl Block {
         };
         let ffn = |p: &mut Planner, x: Var| Ffn::plan(p, &format!("{name}.ffn"), x, n, d, c.f, c.std);
         let (norm1, norm2) = (format!("{name}.attention_norm"), format!("{name}.ffn_norm"));
+        // `from`: the input of f; `half`: 1 or 2.
+        let patched = |p: &mut Planner, half: usize, from: Var, branch: Var, sum: Var| {
+            let config = c.patch.filter(|patch| patch.per_block == 2 || half == 2)?;
+            let name = format!("{name}.{}", if half == 1 { "attention" } else { "ffn" });
+            let (x, dy) = match config.place {
+                PatchPlace::Serial => (branch, branch.dy),
+                PatchPlace::Parallel => (from, sum.dy),
+            };
+            let patch = Patch::plan(p, &name, x, dy, (n, d), config.width);
+            Some(Patched { patch, place: config.place, sum: p.act(n * d) })
+        };
         match c.norm {
             NormPlace::Post => {
                 let attention = attention(p, x, sites);
-                let sum1 = sum_over(p, x);
-                let n1 = Norm::plan(p, &norm1, sum1, n, d);
-                let first = Residual { x, sum: sum1, drop: sites.take(c.dropout), norm: n1 };
-                let ffn = ffn(p, first.norm.y);
-                let sum2 = sum_over(p, first.norm.y);
-                let n2 = Norm::plan(p, &norm2, sum2, n, d);
-                let second = Residual { x: first.norm.y, sum: sum2, drop: sites.take(c.dropout), norm: n2 };
+                let (sum, branch) = (sum_over(p, x), attention.y());
+                let patch = patched(p, 1, x, branch, sum);
+                let norm = Norm::plan(p, &norm1, sum, n, d);
+                let first = Residual { x, branch, sum, drop: sites.take(c.dropout), norm, patched: patch };
+                let x = first.norm.y;
+                let ffn = ffn(p, x);
+                let (sum, branch) = (sum_over(p, x), ffn.y());
+                let patch = patched(p, 2, x, branch, sum);
+                let norm = Norm::plan(p, &norm2, sum, n, d);
+                let second = Residual { x, branch, sum, drop: sites.take(c.dropout), norm, patched: patch };
                 let y = second.norm.y;
                 Block { attention, ffn, first, second, place: c.norm, input: *input, d, y }
             }
             NormPlace::Pre => {
-                let n1 = Norm::plan(p, &norm1, x, n, d);
-                let attention = attention(p, n1.y, sites);
-                let first = Residual { x, sum: sum_over(p, x), drop: sites.take(c.dropout), norm: n1 };
-                let n2 = Norm::plan(p, &norm2, first.sum, n, d);
-                let ffn = ffn(p, n2.y);
-                let second =
-                    Residual { x: first.sum, sum: sum_over(p, first.sum), drop: sites.take(c.dropout), norm: n2 };
+                let norm = Norm::plan(p, &norm1, x, n, d);
+                let attention = attention(p, norm.y, sites);
+                let (sum, branch) = (sum_over(p, x), attention.y());
+                let patch = patched(p, 1, norm.y, branch, sum);
+                let first = Residual { x, branch, sum, drop: sites.take(c.dropout), norm, patched: patch };
+                let x = first.sum;
+                let norm = Norm::plan(p, &norm2, x, n, d);
+                let ffn = ffn(p, norm.y);
+                let (sum, branch) = (sum_over(p, x), ffn.y());
+                let patch = patched(p, 2, norm.y, branch, sum);
+                let second = Residual { x, branch, sum, drop: sites.take(c.dropout), norm, patched: patch };
                 let y = second.sum;
                 Block { attention, ffn, first, second, place: c.norm, input: *input, d, y }
             }
         }
     }
 
-    fn add<B: Backend>(&self, b: &mut B, s: &Shape, half: &Residual, branch: Var) {
-        b.run(&DropoutAddFwd {
-            y: half.sum.y,
-            residual: half.x.y,
-            x: branch.y,
-            step: self.input.step,
-            n: s.n * self.d,
-            drop: when(s.training, half.drop),
-        });
+    /// y = a + b.
+    fn plus(&self, b: &mut dyn Backend, s: &Shape, y: Span<Act>, [residual, x]: [Span<Act>; 2]) {
+        let n = s.n * self.d;
+        b.run(&DropoutAddFwd { y, residual, x, step: self.input.step, n, drop: Drop::NONE });
     }
 
-    fn add_backward<B: Backend>(&self, b: &mut B, s: &Shape, half: &Residual, branch: Var) {
+    /// sum = x + dropout(f), with the patch that f has.
+    fn add(&self, b: &mut dyn Backend, s: &Shape, half: &Residual) {
+        let (mut residual, mut x) = (half.x.y, half.branch.y);
+        if let Some(Patched { patch, place, sum }) = &half.patched {
+            patch.forward(b, s);
+            let other = if *place == PatchPlace::Serial { &mut x } else { &mut residual };
+            self.plus(b, s, *sum, [*other, patch.y()]);
+            *other = *sum;
+        }
+        let (step, n) = (self.input.step, s.n * self.d);
+        b.run(&DropoutAddFwd { y: half.sum.y, residual, x, step, n, drop: when(s.training, half.drop) });
+    }
+
+    /// From the gradient of the sum to that of f.
+    fn add_backward(&self, b: &mut dyn Backend, s: &Shape, half: &Residual) {
         b.run(&DropoutBwd {
-            dx: Dst::Write(branch.dy),
+            dx: Dst::Write(half.branch.dy),
             dy: half.sum.dy,
             step: self.input.step,
             n: s.n * self.d,
             drop: when(s.training, half.drop),
         });
+        if let Some(Patched { patch, place, .. }) = &half.patched {
+            patch.begin_backward(b, s);
+            if *place == PatchPlace::Serial {
+                patch.end_backward(b, s);
+            }
+        }
     }
 
-    pub fn forward<B: Backend>(&self, b: &mut B, s: &Shape) {
+    /// What a parallel patch adds to the gradient of its input, once f has left its own there.
+    fn beside_backward(&self, b: &mut dyn Backend, s: &Shape, half: &Residual) {
+        if let Some(Patched { patch, place: PatchPlace::Parallel, .. }) = &half.patched {
+            patch.end_backward(b, s);
+        }
+    }
+
+    pub fn forward(&self, b: &mut dyn Backend, s: &Shape) {
         match self.place {
             NormPlace::Post => {
                 self.attention.forward(b, s);
-                self.add(b, s, &self.first, self.attention.y());
+                self.add(b, s, &self.first);
                 self.first.norm.forward(b, s);
                 self.ffn.forward(b, s);
-                self.add(b, s, &self.second, self.ffn.y());
+                self.add(b, s, &self.second);
                 self.second.norm.forward(b, s);
             }
             NormPlace::Pre => {
                 self.first.norm.forward(b, s);
                 self.attention.forward(b, s);
-                self.add(b, s, &self.first, self.attention.y());
+                self.add(b, s, &self.first);
                 self.second.norm.forward(b, s);
                 self.ffn.forward(b, s);
-                self.add(b, s, &self.second, self.ffn.y());
+                self.add(b, s, &self.second);
             }
         }
     }
 
     /// From `y.dy` to the gradient of the block's input.
-    pub fn backward<B: Backend>(&self, b: &mut B, s: &Shape) {
+    pub fn backward(&self, b: &mut dyn Backend, s: &Shape) {
         match self.place {
             NormPlace::Post => {
                 self.second.norm.backward(b, s, Mode::Write);
-                self.add_backward(b, s, &self.second, self.ffn.y());
+                self.add_backward(b, s, &self.second);
                 self.ffn.backward(b, s, Mode::Accumulate);
+                self.beside_backward(b, s, &self.second);
                 self.first.norm.backward(b, s, Mode::Write);
-                self.add_backward(b, s, &self.first, self.attention.y());
+                self.add_backward(b, s, &self.first);
                 self.attention.backward(b, s, Mode::Accumulate);
+                self.beside_backward(b, s, &self.first);
             }
             NormPlace::Pre => {
-                self.add_backward(b, s, &self.second, self.ffn.y());
+                self.add_backward(b, s, &self.second);
                 self.ffn.backward(b, s, Mode::Write);
+                self.beside_backward(b, s, &self.second);
                 self.second.norm.backward(b, s, Mode::Accumulate);
-                self.add_backward(b, s, &self.first, self.attention.y());
+                self.add_backward(b, s, &self.first);
                 self.attention.backward(b, s, Mode::Write);
+                self.beside_backward(b, s, &self.first);
                 self.first.norm.backward(b, s, Mode::Accumulate);
             }
         }

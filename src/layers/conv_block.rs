@@ -4,13 +4,17 @@ the second twice as far apart, each with layer norm and ReLU, and the input adde
   h = relu(LN(conv_R(x))),  y = x + relu(LN(conv_2R(h)))
 
 Causal convolutions are NextItNet's; centred ones see both sides, for masked items.
+
+With patches (PeterRec, figure 4), f being a convolution with its norm and ReLU: serial f + patch(f), parallel
+f(x) + patch(x). The published code puts a serial patch between a convolution and its norm; here the two are one op, and
+the patch stands behind the ReLU.
 */
 
-use super::{Input, Shape};
+use super::{Input, Patch, PatchConfig, PatchPlace, Shape};
 use crate::{
     base::{Error, Result},
     mem::{Act, Dst, F32, Init, Mode, Param, Planner, Span, Var},
-    ops::{DilatedConvBwd, DilatedConvFwd, Run, dilated_conv::Taps},
+    ops::{Backend, DilatedConvBwd, DilatedConvFwd, DropoutAddFwd, DropoutBwd, dilated_conv::Taps, dropout::Drop},
 };
 
 /// The shape of a block.
@@ -25,6 +29,7 @@ pub struct ConvBlockConfig {
     pub causal: bool,
     /// Standard deviation of the initial weights.
     pub std: f32,
+    pub patch: Option<PatchConfig>,
 }
 
 /// y = relu(LN(conv(x))) (+ residual).
@@ -72,7 +77,7 @@ impl Conv {
         }
     }
 
-    fn forward<B: Run<DilatedConvFwd>>(&self, b: &mut B, s: &Shape, residual: Span<Act>) {
+    fn forward(&self, b: &mut dyn Backend, s: &Shape, residual: Span<Act>) {
         b.run(&DilatedConvFwd {
             y: self.y.y,
             z: self.z,
@@ -94,13 +99,13 @@ impl Conv {
         });
     }
 
-    fn backward<B: Run<DilatedConvBwd>>(&self, b: &mut B, s: &Shape, dx: Mode) {
+    fn backward(&self, b: &mut dyn Backend, s: &Shape, dx: Mode) {
         b.run(&DilatedConvBwd {
             dx: Dst::Write(self.x.dy).with_mode(dx),
-            dw: Dst::Write(self.w.dw),
-            db: Dst::Write(self.b.dw),
-            dgamma: Dst::Write(self.gamma.dw),
-            dbeta: Dst::Write(self.beta.dw),
+            dw: self.w.grad(),
+            db: self.b.grad(),
+            dgamma: self.gamma.grad(),
+            dbeta: self.beta.grad(),
             dy: self.y.dy,
             z: self.z,
             x: self.x.y,
@@ -119,13 +124,28 @@ impl Conv {
     }
 }
 
-/// Parameters: `NAME.conv1.weight (W,C,C)`, `NAME.conv1.bias (C)`, `NAME.conv1_norm.*`, `NAME.conv2.*`, `NAME.conv2_norm.*`.
+/// A patch of one of the two convolutions.
+#[derive(Clone, Debug)]
+struct Patched {
+    patch: Patch,
+    place: PatchPlace,
+    /// (N,C) what the patch is added to, and the sum.
+    from: Span<Act>,
+    sum: Span<Act>,
+}
+
+/// Parameters: `NAME.conv1.weight (W,C,C)`, `NAME.conv1.bias (C)`, `NAME.conv1_norm.*`, `NAME.conv2.*`, `NAME.conv2_norm.*`;
+/// with patches `NAME.conv1.patch.*`, `NAME.conv2.patch.*`.
 #[derive(Clone, Debug)]
 pub struct ConvBlock {
     first: Conv,
     second: Conv,
+    /// Of the first and the second convolution.
+    patched: [Option<Patched>; 2],
     /// The output (N,C); its gradient is that of the input.
     pub y: Var,
+    input: Input,
+    c: usize,
 }
 
 impl ConvBlock {
@@ -155,25 +175,95 @@ impl ConvBlock {
                 }));
             }
         }
-        let nd = input.capacity.n * c.channels;
+        let (n, d) = (input.capacity.n, c.channels);
+        let nd = n * d;
+        let config = |half: usize| c.patch.filter(|patch| patch.per_block == 2 || half == 2);
         p.label(&format!("{name}.conv1"));
         let h = p.var(nd);
         let first = Conv::plan(p, &format!("{name}.conv1"), (x, h), input, c, c.dilation);
+        let patched = |p: &mut Planner, conv: &str, from: Var, to: Var, config: PatchConfig| {
+            let x = if config.place == PatchPlace::Serial { to } else { from };
+            let patch = Patch::plan(p, &format!("{name}.{conv}"), x, to.dy, (n, d), config.width);
+            Patched { patch, place: config.place, from: to.y, sum: p.act(nd) }
+        };
+        let patch1 = config(1).map(|config| patched(p, "conv1", x, h, config));
+        let h = patch1.as_ref().map_or(h, |patch| Var { y: patch.sum, dy: h.dy });
         p.label(&format!("{name}.conv2"));
         // The sum x + f(x) has memory of its own, its gradient is that of x.
         let y = Var { y: p.act(nd), dy: x.dy };
-        let second = Conv::plan(p, &format!("{name}.conv2"), (h, y), input, c, 2 * c.dilation);
-        Ok(ConvBlock { first, second, y })
+        let (second, patch2) = match config(2) {
+            // f is kept apart from the sum, and so is its gradient.
+            Some(config) if config.place == PatchPlace::Serial => {
+                let f = p.var(nd);
+                let second = Conv::plan(p, &format!("{name}.conv2"), (h, f), input, c, 2 * c.dilation);
+                (second, Some(patched(p, "conv2", h, f, config)))
+            }
+            config => {
+                let second = Conv::plan(p, &format!("{name}.conv2"), (h, y), input, c, 2 * c.dilation);
+                // Added to the residual before the convolution is.
+                let beside = |config| Patched { from: x.y, ..patched(p, "conv2", h, y, config) };
+                (second, config.map(beside))
+            }
+        };
+        Ok(ConvBlock { first, second, patched: [patch1, patch2], y, input: *input, c: d })
     }
 
-    pub fn forward<B: Run<DilatedConvFwd>>(&self, b: &mut B, s: &Shape) {
-        self.first.forward(b, s, self.first.x.y.first(0));
-        self.second.forward(b, s, self.first.x.y);
+    /// y = a + b.
+    fn plus(&self, b: &mut dyn Backend, s: &Shape, y: Span<Act>, [residual, x]: [Span<Act>; 2]) {
+        b.run(&DropoutAddFwd { y, residual, x, step: self.input.step, n: s.n * self.c, drop: Drop::NONE });
+    }
+
+    fn patch(&self, b: &mut dyn Backend, s: &Shape, half: &Patched) {
+        half.patch.forward(b, s);
+        self.plus(b, s, half.sum, [half.from, half.patch.y()]);
+    }
+
+    pub fn forward(&self, b: &mut dyn Backend, s: &Shape) {
+        let x = self.first.x.y;
+        self.first.forward(b, s, x.first(0));
+        if let Some(half) = &self.patched[0] {
+            self.patch(b, s, half);
+        }
+        match &self.patched[1] {
+            None => self.second.forward(b, s, x),
+            Some(half) if half.place == PatchPlace::Serial => {
+                self.second.forward(b, s, x.first(0));
+                self.patch(b, s, half);
+                self.plus(b, s, self.y.y, [x, half.sum]);
+            }
+            Some(half) => {
+                self.patch(b, s, half);
+                self.second.forward(b, s, half.sum);
+            }
+        }
     }
 
     /// From `y.dy` to the gradient of the block's input, which it shares.
-    pub fn backward<B: Run<DilatedConvBwd>>(&self, b: &mut B, s: &Shape) {
-        self.second.backward(b, s, Mode::Write);
+    pub fn backward(&self, b: &mut dyn Backend, s: &Shape) {
+        match &self.patched[1] {
+            None => self.second.backward(b, s, Mode::Write),
+            Some(half) if half.place == PatchPlace::Serial => {
+                let (dx, n) = (Dst::Write(self.second.y.dy), s.n * self.c);
+                b.run(&DropoutBwd { dx, dy: self.y.dy, step: self.input.step, n, drop: Drop::NONE });
+                half.patch.begin_backward(b, s);
+                half.patch.end_backward(b, s);
+                self.second.backward(b, s, Mode::Write);
+            }
+            Some(half) => {
+                half.patch.begin_backward(b, s);
+                self.second.backward(b, s, Mode::Write);
+                half.patch.end_backward(b, s);
+            }
+        }
+        if let Some(half) = &self.patched[0] {
+            half.patch.begin_backward(b, s);
+            if half.place == PatchPlace::Serial {
+                half.patch.end_backward(b, s);
+            }
+        }
         self.first.backward(b, s, Mode::Accumulate);
+        if let Some(half) = self.patched[0].as_ref().filter(|half| half.place == PatchPlace::Parallel) {
+            half.patch.end_backward(b, s);
+        }
     }
 }

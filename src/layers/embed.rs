@@ -1,17 +1,34 @@
-//! Item plus position, normalised, with dropout: the input of a transformer over items.
+//! The input of a sequence model: items, with their positions where the model wants them, normed and with dropout.
 
 use super::{Input, Norm, Shape, Sites, when};
 use crate::{
     mem::{Dst, Init, Mode, Param, Planner, Var},
-    ops::{Backend, DropoutBwd, DropoutFwd, EmbeddingFwd, PositionSum, dropout::Drop},
+    ops::{Backend, DropoutBwd, DropoutFwd, EmbeddingFwd, GatherTable, PositionSum, dropout::Drop},
 };
+
+/// What goes into an input.
+#[derive(Clone, Copy, Debug)]
+pub struct EmbedConfig {
+    /// Items plus special ids.
+    pub rows: usize,
+    /// Width (D).
+    pub d: usize,
+    /// Rows of the item table that a step touches, see [`Planner::table`].
+    pub touched: Option<usize>,
+    /// Whether positions are added.
+    pub positions: bool,
+    pub norm: bool,
+    pub dropout: f32,
+    /// Standard deviation of the initial weights.
+    pub std: f32,
+}
 
 /// y = dropout(LN(item[id] + position[pos])), without the norm for pre-norm models.
 /// Parameters: `item.weight (rows,D)`, `position.weight (T,D)`, `embedding_norm.*`.
 #[derive(Clone, Debug)]
 pub struct Embed {
     pub item: Param,
-    pub position: Param,
+    position: Option<Param>,
     /// What the two rows add up to (N,D). Its gradient is that of the rows taken from either table.
     pub sum: Var,
     norm: Option<Norm>,
@@ -23,44 +40,37 @@ pub struct Embed {
 }
 
 impl Embed {
-    /// `rows`: items plus special ids; `touched`: see [`Planner::table`].
-    #[allow(clippy::too_many_arguments)]
-    pub fn plan(
-        p: &mut Planner,
-        input: &Input,
-        (rows, d): (usize, usize),
-        touched: Option<usize>,
-        norm: bool,
-        dropout: f32,
-        std: f32,
-        sites: &mut Sites,
-    ) -> Self {
-        let (n, t) = (input.capacity.n, input.capacity.t);
+    pub fn plan(p: &mut Planner, input: &Input, c: &EmbedConfig, sites: &mut Sites) -> Self {
+        let (n, t, d) = (input.capacity.n, input.capacity.t, c.d);
         p.label("embedding");
-        let item = p.table("item.weight", &[rows, d], Init::TruncatedNormal(std), touched);
-        let position = p.param("position.weight", &[t, d], Init::TruncatedNormal(std));
+        let item = p.table("item.weight", &[c.rows, d], Init::TruncatedNormal(c.std), c.touched);
+        let position = c.positions.then(|| p.param("position.weight", &[t, d], Init::TruncatedNormal(c.std)));
         let sum = p.var(n * d);
-        let norm = norm.then(|| Norm::plan(p, "embedding_norm", sum, n, d));
+        let norm = c.norm.then(|| Norm::plan(p, "embedding_norm", sum, n, d));
         p.label("embedding");
-        Embed { item, position, sum, norm, y: p.var(n * d), input: *input, d, drop: sites.take(dropout) }
+        Embed { item, position, sum, norm, y: p.var(n * d), input: *input, d, drop: sites.take(c.dropout) }
     }
 
     fn before_drop(&self) -> Var {
         self.norm.as_ref().map_or(self.sum, |norm| norm.y)
     }
 
-    pub fn forward<B: Backend>(&self, b: &mut B, s: &Shape) {
-        b.run(&EmbeddingFwd {
-            y: self.sum.y,
-            item_table: self.item.w,
-            pos_table: self.position.w,
-            item: self.input.item,
-            pos: self.input.pos,
-            n: s.n,
-            d: self.d,
-            v: self.item.shape[0],
-            t: self.position.shape[0],
-        });
+    pub fn forward(&self, b: &mut dyn Backend, s: &Shape) {
+        let (y, item, n, d, v) = (self.sum.y, self.input.item, s.n, self.d, self.item.shape[0]);
+        match &self.position {
+            Some(position) => b.run(&EmbeddingFwd {
+                y,
+                item_table: self.item.w,
+                pos_table: position.w,
+                item,
+                pos: self.input.pos,
+                n,
+                d,
+                v,
+                t: position.shape[0],
+            }),
+            None => b.run(&GatherTable { y, table: self.item.w, id: item, n, d, v }),
+        }
         if let Some(norm) = &self.norm {
             norm.forward(b, s);
         }
@@ -75,7 +85,7 @@ impl Embed {
 
     /// Leaves the gradients of the rows taken from the item table in `sum.dy`: a loss sums them together with those of the
     /// rows that it takes.
-    pub fn backward<B: Backend>(&self, b: &mut B, s: &Shape) {
+    pub fn backward(&self, b: &mut dyn Backend, s: &Shape) {
         b.run(&DropoutBwd {
             dx: Dst::Write(self.before_drop().dy),
             dy: self.y.dy,
@@ -86,14 +96,16 @@ impl Embed {
         if let Some(norm) = &self.norm {
             norm.backward(b, s, Mode::Write);
         }
-        b.run(&PositionSum {
-            dtable: Dst::Write(self.position.dw),
-            dy: self.sum.dy,
-            cu: self.input.cu,
-            n: s.n,
-            d: self.d,
-            b: s.b,
-            t: self.position.shape[0],
-        });
+        if let Some(position) = &self.position {
+            b.run(&PositionSum {
+                dtable: position.grad(),
+                dy: self.sum.dy,
+                cu: self.input.cu,
+                n: s.n,
+                d: self.d,
+                b: s.b,
+                t: position.shape[0],
+            });
+        }
     }
 }

@@ -3,7 +3,7 @@
 use super::{Linear, Shape};
 use crate::{
     mem::{Dst, Mode, Planner, Var},
-    ops::{GeluBwd, GeluFwd, LinearBwd, LinearFwd, Run},
+    ops::{Backend, GeluBwd, GeluFwd},
 };
 
 /// y = W_2 gelu(W_1 x). Parameters: `NAME.up.weight (F,D)`, `NAME.up.bias`, `NAME.down.weight (D,F)`, `NAME.down.bias`.
@@ -28,13 +28,13 @@ impl Ffn {
         self.down.y
     }
 
-    pub fn forward<B: Run<LinearFwd> + Run<GeluFwd>>(&self, b: &mut B, s: &Shape) {
+    pub fn forward(&self, b: &mut dyn Backend, s: &Shape) {
         self.up.forward(b, s);
         b.run(&GeluFwd { y: self.act.y, x: self.up.y.y, n: s.n * self.f });
         self.down.forward(b, s);
     }
 
-    pub fn backward<B: Run<LinearBwd> + Run<GeluBwd>>(&self, b: &mut B, s: &Shape, dx: Mode) {
+    pub fn backward(&self, b: &mut dyn Backend, s: &Shape, dx: Mode) {
         self.down.backward(b, s, Mode::Write);
         b.run(&GeluBwd { dx: Dst::Write(self.up.y.dy), dy: self.act.dy, x: self.up.y.y, n: s.n * self.f });
         self.up.backward(b, s, dx);

@@ -10,7 +10,7 @@ rows (item 0), and rows to score behind the last are [`NO_ROW`].
 
 use crate::{
     mem::{Planner, Span, U32},
-    ops::{Memory, NO_ROW},
+    ops::{Backend, NO_ROW},
 };
 
 /// The largest batch a plan has room for.
@@ -247,7 +247,7 @@ impl Input {
     }
 
     /// Writes the head of a training batch, filled up where the backend repeats work of the same sizes.
-    pub fn begin<B: Memory>(&self, b: &mut B, head: &mut Head) -> Shape {
+    pub fn begin(&self, b: &mut dyn Backend, head: &mut Head) -> Shape {
         let c = &self.capacity;
         let (n, m) = if b.replays() { head.pad(c) } else { (head.n(), head.m()) };
         assert!(head.b() <= c.b && n <= c.n && m <= c.m, "a batch of {n} rows, {m} scored, does not fit {c:?}");
@@ -256,7 +256,7 @@ impl Input {
     }
 
     /// Writes a whole batch.
-    pub fn upload<B: Memory>(&self, b: &mut B, host: &HostInput, step: u32) -> Shape {
+    pub fn upload(&self, b: &mut dyn Backend, host: &HostInput, step: u32) -> Shape {
         let shape = Shape { b: host.cu.len() - 1, n: host.item.len(), m: host.row.len(), training: false };
         let c = &self.capacity;
         assert!(shape.b <= c.b && shape.n <= c.n && shape.m <= c.m, "a batch of {shape:?} does not fit {c:?}");

@@ -3,7 +3,7 @@
 use super::Shape;
 use crate::{
     mem::{Dst, Init, Mode, Param, Planner, Var},
-    ops::{LinearBwd, LinearFwd, Run},
+    ops::{Backend, LinearBwd, LinearFwd},
 };
 
 /// A dense layer over rows. Parameters: `NAME.weight (O,I)`, `NAME.bias (O)`.
@@ -22,15 +22,16 @@ impl Linear {
     /// Over at most `n` rows of `x` (N,I).
     pub fn plan(p: &mut Planner, name: &str, x: Var, n: usize, i: usize, o: usize, std: f32) -> Self {
         p.label(name);
-        Linear {
-            x,
-            y: p.var(n * o),
-            w: p.param(format!("{name}.weight"), &[o, i], Init::TruncatedNormal(std)),
-            b: p.param(format!("{name}.bias"), &[o], Init::Constant(0.0)),
-            i,
-            o,
-            over_scored: false,
-        }
+        let y = p.var(n * o);
+        Self::plan_into(p, name, x, y, [i, o], Init::TruncatedNormal(std))
+    }
+
+    /// The same with a given output `y`.
+    pub fn plan_into(p: &mut Planner, name: &str, x: Var, y: Var, [i, o]: [usize; 2], init: Init) -> Self {
+        p.label(name);
+        let w = p.param(format!("{name}.weight"), &[o, i], init);
+        let b = p.param(format!("{name}.bias"), &[o], Init::Constant(0.0));
+        Linear { x, y, w, b, i, o, over_scored: false }
     }
 
     /// The same layer over the M scored rows instead of all N.
@@ -43,17 +44,17 @@ impl Linear {
         if self.over_scored { s.m } else { s.n }
     }
 
-    pub fn forward<B: Run<LinearFwd>>(&self, b: &mut B, s: &Shape) {
+    pub fn forward(&self, b: &mut dyn Backend, s: &Shape) {
         let (i, o) = (self.i, self.o);
         b.run(&LinearFwd { y: self.y.y, x: self.x.y, w: self.w.w, b: self.b.w, n: self.rows(s), i, o });
     }
 
     /// `dx`: whether the gradient of x is written or, after a residual connection, added to.
-    pub fn backward<B: Run<LinearBwd>>(&self, b: &mut B, s: &Shape, dx: Mode) {
+    pub fn backward(&self, b: &mut dyn Backend, s: &Shape, dx: Mode) {
         b.run(&LinearBwd {
             dx: Dst::Write(self.x.dy).with_mode(dx),
-            dw: Dst::Write(self.w.dw),
-            db: Dst::Write(self.b.dw),
+            dw: self.w.grad(),
+            db: self.b.grad(),
             dy: self.y.dy,
             x: self.x.y,
             w: self.w.w,

@@ -1,5 +1,5 @@
 /*! Building blocks of models: `plan` once, then `forward` and `backward`, which reads as the mirror of forward. A layer
-holds only spans and sizes, is generic over the backend and never names one.
+holds only spans and sizes, runs its ops on whatever backend it is handed and never names one.
 
 Residual connections y = x + f(x) copy nothing: the gradient span of y *is* that of x, and the branch's first layer
 accumulates into it.
@@ -12,18 +12,33 @@ mod ffn;
 mod input;
 mod linear;
 mod norm;
+mod patch;
+mod scored;
 mod self_attention;
+mod transformer;
 
 pub use block::{Block, BlockConfig, NormPlace};
 pub use conv_block::{ConvBlock, ConvBlockConfig};
-pub use embed::Embed;
+pub use embed::{Embed, EmbedConfig};
 pub use ffn::Ffn;
 pub use input::{Capacity, Head, HostInput, Input, Shape};
 pub use linear::Linear;
 pub use norm::Norm;
+pub use patch::{Patch, PatchConfig, PatchPlace};
+pub use scored::ScoredRows;
 pub use self_attention::SelfAttention;
+pub use transformer::Transformer;
 
 use crate::{base::rng::Purpose, ops::dropout::Drop};
+
+/// What a row of a sequence may look at; a task asks for it, a model has it or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum View {
+    /// All rows of its sequence: what is asked stands behind [MASK].
+    Both,
+    /// The rows up to itself: what is asked comes after it.
+    Past,
+}
 
 /// Hands out dropout sites: every dropout of a model draws from its own stream.
 #[derive(Clone, Copy, Debug)]

@@ -3,7 +3,7 @@
 use super::Shape;
 use crate::{
     mem::{Dst, F32, Init, Mode, Param, Planner, Span, Var},
-    ops::{LayerNormBwd, LayerNormFwd, Run},
+    ops::{Backend, LayerNormBwd, LayerNormFwd},
 };
 
 /// y = LN(x) over rows of width D. Parameters: `NAME.gamma (D)`, `NAME.beta (D)`.
@@ -47,7 +47,7 @@ impl Norm {
         if self.over_scored { s.m } else { s.n }
     }
 
-    pub fn forward<B: Run<LayerNormFwd>>(&self, b: &mut B, s: &Shape) {
+    pub fn forward(&self, b: &mut dyn Backend, s: &Shape) {
         b.run(&LayerNormFwd {
             y: self.y.y,
             mean: self.mean,
@@ -61,11 +61,11 @@ impl Norm {
         });
     }
 
-    pub fn backward<B: Run<LayerNormBwd>>(&self, b: &mut B, s: &Shape, dx: Mode) {
+    pub fn backward(&self, b: &mut dyn Backend, s: &Shape, dx: Mode) {
         b.run(&LayerNormBwd {
             dx: Dst::Write(self.x.dy).with_mode(dx),
-            dgamma: Dst::Write(self.gamma.dw),
-            dbeta: Dst::Write(self.beta.dw),
+            dgamma: self.gamma.grad(),
+            dbeta: self.beta.grad(),
             dy: self.y.dy,
             x: self.x.y,
             gamma: self.gamma.w,

@@ -3,7 +3,7 @@
 use super::{Input, Linear, Shape, Sites, when};
 use crate::{
     mem::{Dst, F32, Mode, Planner, Span, Var},
-    ops::{AttentionBwd, AttentionFwd, LinearBwd, LinearFwd, Run, dropout::Drop},
+    ops::{AttentionBwd, AttentionFwd, Backend, dropout::Drop},
 };
 
 /// y = W_o attention(W_qkv x). Parameters: `NAME.qkv.weight (3D,D)`, `NAME.qkv.bias`, `NAME.out.weight (D,D)`, `NAME.out.bias`.
@@ -45,7 +45,7 @@ impl SelfAttention {
         self.out.y
     }
 
-    pub fn forward<B: Run<LinearFwd> + Run<AttentionFwd>>(&self, b: &mut B, s: &Shape) {
+    pub fn forward(&self, b: &mut dyn Backend, s: &Shape) {
         self.qkv.forward(b, s);
         b.run(&AttentionFwd {
             o: self.o.y,
@@ -64,7 +64,7 @@ impl SelfAttention {
         self.out.forward(b, s);
     }
 
-    pub fn backward<B: Run<LinearBwd> + Run<AttentionBwd>>(&self, b: &mut B, s: &Shape, dx: Mode) {
+    pub fn backward(&self, b: &mut dyn Backend, s: &Shape, dx: Mode) {
         self.out.backward(b, s, Mode::Write);
         b.run(&AttentionBwd {
             dqkv: Dst::Write(self.qkv.y.dy),

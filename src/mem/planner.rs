@@ -1,6 +1,6 @@
 //! Lays out all memory of a run before its first step.
 
-use super::span::{Act, Arena, Element, F32, RawSpan, Span, U32};
+use super::span::{Act, Arena, Dst, Element, F32, RawSpan, Span, U32};
 
 /// Spans start on a multiple of this many elements (64 bytes of f32), so that vector loads are aligned.
 const ALIGN: usize = 16;
@@ -30,6 +30,20 @@ pub struct Param {
     pub decay: bool,
     /// How it starts.
     pub init: Init,
+    /// Whether it stays as it is: no gradient, no moments ([`Planner::freeze`]).
+    pub frozen: bool,
+}
+
+impl Param {
+    /// Where its gradient goes.
+    pub fn grad(&self) -> Dst<F32> {
+        self.grad_of(0, self.dw.len())
+    }
+
+    /// Where the gradient of `len` of its numbers goes, from `start` on.
+    pub fn grad_of(&self, start: usize, len: usize) -> Dst<F32> {
+        if self.frozen { Dst::Skip } else { Dst::Write(self.dw.slice(start, len)) }
+    }
 }
 
 /// State of an optimiser beside weights and moments.
@@ -57,11 +71,18 @@ pub struct Planner {
     /// (arena, offset, what was being planned), in order of offset: names a span in an error message.
     labels: Vec<(Arena, usize, String)>,
     label: String,
+    /// Parts of the names of parameters that are trained; `None`: all are.
+    trained: Option<Vec<String>>,
 }
 
 impl Planner {
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// From here on only parameters are trained whose name contains one of these; all others are frozen.
+    pub fn freeze_but(&mut self, parts: &[&str]) {
+        self.trained = Some(parts.iter().map(|part| part.to_string()).collect());
     }
 
     fn take<E: Element>(&mut self, arena: Arena, len: usize) -> Span<E> {
@@ -113,16 +134,19 @@ impl Planner {
     pub fn param(&mut self, name: impl Into<String>, shape: &[usize], init: Init) -> Param {
         let (name, len) = (name.into(), shape.iter().product());
         assert!(self.params.iter().all(|p| p.name != name), "two parameters are called {name}");
+        let frozen = self.trained.as_ref().is_some_and(|parts| !parts.iter().any(|part| name.contains(part)));
+        let trained = if frozen { 0 } else { len };
         let param = Param {
             name,
             shape: shape.to_vec(),
             w: self.take(Arena::Param, len),
-            dw: self.take(Arena::Grad, len),
-            m: self.take(Arena::Moment1, len),
-            v: self.take(Arena::Moment2, len),
+            dw: self.take(Arena::Grad, trained),
+            m: self.take(Arena::Moment1, trained),
+            v: self.take(Arena::Moment2, trained),
             last: None,
             decay: shape.len() > 1,
             init,
+            frozen,
         };
         self.params.push(param.clone());
         param
@@ -145,6 +169,7 @@ impl Planner {
             last: Some(last),
             decay: shape.len() > 1,
             init,
+            frozen: false,
         };
         self.params.push(param.clone());
         param
@@ -152,7 +177,8 @@ impl Planner {
 
     /// A table: by rows where it is said how many a step touches at most, else as any parameter.
     pub fn table(&mut self, name: &str, shape: &[usize], init: Init, touched: Option<usize>) -> Param {
-        match touched {
+        let frozen = self.trained.as_ref().is_some_and(|parts| !parts.iter().any(|part| name.contains(part)));
+        match touched.filter(|_| !frozen) {
             Some(most) => self.rows(name, shape, init, most),
             None => self.param(name, shape, init),
         }

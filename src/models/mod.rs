@@ -1,15 +1,19 @@
 /*! Models, one file each. A model turns a batch of item sequences into [`Representations`]; what it is trained for is the
 business of a task. Being in the list of [`for_all_models!`](crate::for_all_models) gives a model its name on the command
-line, and its gradient, parity and overfit tests.
+line, and its gradient, parity, overfit, resume and transfer tests.
 */
 
 pub mod bert4rec;
+pub mod peterrec;
+pub mod sasrec;
 
 pub use bert4rec::Bert4Rec;
+pub use peterrec::PeterRec;
+pub use sasrec::SasRec;
 
 use crate::{
-    base::Result,
-    layers::{Input, Shape},
+    base::{Error, Result},
+    layers::{BlockConfig, EmbedConfig, Input, NormPlace, PatchConfig, Shape, View},
     mem::{Param, Planner, Var},
     ops::Backend,
 };
@@ -17,12 +21,13 @@ use crate::{
 /// Where models and tasks meet.
 #[derive(Clone, Debug)]
 pub struct Representations {
-    /// (V + special ids, D): the item table, also the output layer.
+    /// (V + special ids, D): the output table; of most models also the input table.
     pub item: Param,
     /// (V) added to the scores.
     pub item_bias: Param,
-    /// (N,D) the rows that the model took from the item table; only their gradient is meant.
-    pub rows: Var,
+    /// (N,D) the rows that the model took from the output table; only their gradient is meant. `None`: its input has a
+    /// table of its own, whose gradient is the model's business.
+    pub rows: Option<Var>,
     /// (M,D) the scored rows, ready for the product with the item table.
     pub scored: Var,
     /// Width (D).
@@ -31,22 +36,74 @@ pub struct Representations {
     pub v: usize,
 }
 
-/// A model over item sequences. Dimensions come from the settings and the data; `plan` lays out parameters and
-/// activations, the rest only runs ops.
-pub trait Model: Sized + Send + Sync {
+/// What a planned model does. `plan` laid out parameters and activations, these only run ops.
+pub trait Network: Send + Sync + std::fmt::Debug {
+    fn forward(&self, b: &mut dyn Backend, s: &Shape);
+
+    /// From the gradient of the scored rows to the gradients of all parameters but the output table and its bias, which the
+    /// loss sums: the model leaves the gradients of the rows that it took ([`Representations::rows`]).
+    fn backward(&self, b: &mut dyn Backend, s: &Shape);
+
+    fn representations(&self) -> Representations;
+}
+
+/// A model over item sequences.
+pub trait Model: Network + Sized + 'static {
+    /// As typed on the command line.
     const NAME: &'static str;
+    /// One line: what it is, and where it comes from.
+    const ABOUT: &'static str;
+    /// The views it has, the one it was made for first.
+    const VIEWS: &'static [View];
 
     /// # Errors
     /// Settings that contradict each other (heads not dividing the width).
-    fn plan(p: &mut Planner, settings: &ModelSettings, items: usize, input: &Input, seed: u64) -> Result<Self>;
+    fn plan(p: &mut Planner, c: &Context) -> Result<Self>;
+}
 
-    fn forward<B: Backend>(&self, b: &mut B, s: &Shape);
+/// What a model is planned for: settings, data, batches, and what the task asks.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
+    pub settings: &'a ModelSettings,
+    /// Items of the catalogue (V).
+    pub items: usize,
+    /// Ids behind the catalogue; the first is [MASK].
+    pub special: usize,
+    pub input: &'a Input,
+    pub view: View,
+    pub seed: u64,
+}
 
-    /// From the gradient of the scored rows to the gradients of all parameters but the item table and its bias, which the
-    /// loss sums: the model leaves the gradients of the rows that it took ([`Representations::rows`]).
-    fn backward<B: Backend>(&self, b: &mut B, s: &Shape);
+impl Context<'_> {
+    /// The usual input of a sequence model.
+    pub fn embed(&self, positions: bool) -> EmbedConfig {
+        let c = self.settings;
+        EmbedConfig {
+            rows: self.items + self.special,
+            d: c.width,
+            touched: c.touched,
+            positions,
+            norm: false,
+            dropout: c.dropout,
+            std: c.init_std,
+        }
+    }
 
-    fn representations(&self) -> Representations;
+    /// The usual transformer block.
+    pub fn block(&self) -> BlockConfig {
+        let c = self.settings;
+        BlockConfig {
+            d: c.width,
+            heads: c.heads,
+            f: c.width * c.ffn_ratio,
+            norm: c.norm,
+            causal: self.view == View::Past,
+            dropout: c.dropout,
+            attention_dropout: c.attention_dropout,
+            std: c.init_std,
+            patch: c.patch,
+        }
+    }
 }
 
 /// What shapes a model, as given on the command line or in a settings file.
@@ -58,12 +115,18 @@ pub struct ModelSettings {
     pub heads: usize,
     /// Feed-forward width as a multiple of D.
     pub ffn_ratio: usize,
-    pub norm: crate::layers::NormPlace,
+    pub norm: NormPlace,
     pub dropout: f32,
     pub attention_dropout: f32,
     /// Whether a dense layer with GELU and norm stands between the last block and the item table.
     pub projection: bool,
     pub init_std: f32,
+    /// Taps of a dilated convolution (W).
+    pub taps: usize,
+    /// Dilations of the blocks of convolutions, over and over.
+    pub dilations: Vec<usize>,
+    /// Patches of a network that is fine-tuned.
+    pub patch: Option<PatchConfig>,
     /// Rows of the item table that a step touches at most, where the table is updated by rows; `None`: all are updated.
     pub touched: Option<usize>,
 }
@@ -72,37 +135,44 @@ pub struct ModelSettings {
 #[macro_export]
 macro_rules! for_all_models {
     ($each:ident) => {
-        $each! { Bert4Rec }
+        $each! { Bert4Rec, SasRec, PeterRec }
     };
 }
 
-macro_rules! names {
+/// A model of the list.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    pub name: &'static str,
+    pub about: &'static str,
+    pub views: &'static [View],
+    /// Plans it; the view is one of its own.
+    pub plan: fn(&mut Planner, &Context) -> Result<Box<dyn Network>>,
+}
+
+macro_rules! list {
     ($($model:ident),*) => {
-        /// The names of all models, as typed on the command line.
-        pub const NAMES: &[&str] = &[$(<$model as Model>::NAME),*];
+        /// All models.
+        pub const ALL: &[Entry] = &[$(Entry {
+            name: $model::NAME,
+            about: $model::ABOUT,
+            views: $model::VIEWS,
+            plan: |p, c| Ok(Box::new($model::plan(p, c)?)),
+        }),*];
     };
 }
-for_all_models!(names);
+for_all_models!(list);
 
-/// Code that is generic over the model, waiting for one.
-pub trait WithModel {
-    type Out;
-    fn call<M: Model + 'static>(self) -> Self::Out;
+/// The names of all models.
+pub fn names() -> Vec<&'static str> {
+    ALL.iter().map(|m| m.name).collect()
 }
 
-macro_rules! by_name {
-    ($($model:ident),*) => {
-        /// Calls `code` with the model called `name`.
-        ///
-        /// # Errors
-        /// There is no such model.
-        pub fn with<W: WithModel>(name: &str, code: W) -> Result<W::Out> {
-            $(if name == <$model as Model>::NAME {
-                return Ok(code.call::<$model>());
-            })*
-            Err(crate::base::Error::user(format!("there is no model '{name}'"))
-                .hint(format!("models: {}", NAMES.join(", "))))
-        }
-    };
+/// The model called `name`.
+///
+/// # Errors
+/// There is no such model.
+pub fn find(name: &str) -> Result<&'static Entry> {
+    ALL.iter().find(|m| m.name == name).ok_or_else(|| {
+        Error::user(format!("there is no model '{name}'")).hint(format!("models: {}", names().join(", ")))
+    })
 }
-for_all_models!(by_name);

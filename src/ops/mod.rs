@@ -25,6 +25,7 @@ pub mod layer_norm;
 pub mod linear;
 pub mod mask_items;
 pub mod negative_loss;
+pub mod next_items;
 pub mod prove;
 pub mod rank;
 pub mod reduce;
@@ -49,6 +50,7 @@ pub use layer_norm::{LayerNormBwd, LayerNormFwd};
 pub use linear::{LinearBwd, LinearFwd};
 pub use mask_items::MaskItems;
 pub use negative_loss::{NegativeLossBwd, NegativeLossFwd};
+pub use next_items::NextItems;
 pub use rank::{CountAtLeast, ScoreItems};
 pub use reduce::{GradNorm, WeightedMean};
 pub use row_adamw::{AdamWRows, CatchUpRows};
@@ -302,7 +304,7 @@ macro_rules! for_all_ops {
             DropoutFwd, DropoutAddFwd, DropoutBwd,
             EmbeddingFwd, GatherTable, PositionSum,
             GatherRows, ScatterRows,
-            GatherSequences, MaskItems,
+            GatherSequences, MaskItems, NextItems,
             GeluFwd, GeluBwd,
             LayerNormFwd, LayerNormBwd,
             LinearFwd, LinearBwd,
@@ -350,6 +352,7 @@ pub fn all_cases<B: Backend + 'static>() -> Vec<Box<dyn case::AnyCase<B>>> {
         linear::cases(),
         mask_items::cases(),
         negative_loss::cases(),
+        next_items::cases(),
         reduce::mean_cases(),
         reduce::norm_cases(),
         row_adamw::catch_up_cases(),

@@ -1,6 +1,6 @@
 /*! rows: pick the scored rows out of all, and put their gradients back.
-gather_rows:  y_m = x[row_m]                    x (N,D)   y (M,D)   row (M), all different
-scatter_rows: dx[row_m] = dy_m, all other rows 0 (Write) or unchanged (Acc)
+gather_rows:  y_m = x[row_m]                    x (N,D)   y (M,D)   row (M), equal rows next to each other
+scatter_rows: dx[r] = sum of dy_m over the m with row_m = r in order, all other rows 0 (Write) or unchanged (Acc)
 Where row_m is [`NO_ROW`] (padding, any number of times), y_m is 0 and dy_m goes nowhere.
 */
 
@@ -26,7 +26,7 @@ op! {
     /// The gradient of [`GatherRows`].
     ScatterRows = "scatter_rows" {
         grad { /** (N,D) */ dx: Act }
-        read { /** (M,D) */ dy: Act, /** (M) all different, or NO_ROW */ row: U32 }
+        read { /** (M,D) */ dy: Act, /** (M) equal rows next to each other, or NO_ROW */ row: U32 }
         with { m: usize, n: usize, d: usize }
     }
 }
@@ -64,7 +64,8 @@ impl Op for ScatterRows {
         let (d, dy, row) = (self.d, m.get(self.dy), m.ids(self.row));
         let mut all = vec![S::zero(); self.n * d];
         for i in (0..self.m).filter(|i| row[*i] != NO_ROW) {
-            all[row[i] as usize * d..][..d].copy_from_slice(&dy[i * d..][..d]);
+            let to = &mut all[row[i] as usize * d..][..d];
+            to.iter_mut().zip(&dy[i * d..][..d]).for_each(|(x, y)| *x = *x + *y);
         }
         m.compute(self.dx, self.n * d, |i| all[i]);
     }
@@ -74,19 +75,23 @@ pub fn cases() -> Vec<Case<GatherRows, ScatterRows>> {
     let all = [(0, 5, 8), (1, 1, 1), (3, 7, 3), (20, 100, 64), (333, 1000, 33)].map(|sizes| (sizes, usize::MAX));
     // Every so manieth row is padding.
     let padded = [((3, 5, 2), 1), ((40, 64, 16), 3), ((257, 300, 7), 2)];
-    all.into_iter()
-        .chain(padded)
-        .map(|((m, n, d), padding)| {
+    // Every row several times.
+    let repeated = [((6, 5, 3), 3), ((299, 120, 17), 5)];
+    let single = all.into_iter().chain(padded).map(|(sizes, padding)| (sizes, padding, 1));
+    single
+        .chain(repeated.map(|(sizes, times)| (sizes, 40, times)))
+        .map(|((m, n, d), padding, times)| {
             let mut p = Planner::new();
             let (x, y, row) = (p.var(n * d), p.var(m * d), p.index(m));
             let mut rows: Vec<u32> = (0..n as u32).collect();
             Stream::new(4, Purpose::Test, n as u32).shuffle(&mut rows);
+            let mut rows: Vec<u32> = rows.into_iter().flat_map(|row| vec![row; times]).collect();
             rows.truncate(m);
             rows.iter_mut().enumerate().filter(|(i, _)| i % padding == padding - 1).for_each(|(_, row)| *row = NO_ROW);
             let fwd = GatherRows { y: y.y, x: x.y, row, m, n, d };
             let bwd = ScatterRows { dx: Dst::Write(x.dy), dy: y.dy, row, m, n, d };
             let padding = if padding < m { format!(" padding {padding}") } else { String::new() };
-            Case::new(format!("m{m} n{n} d{d}{padding}"), p, fwd, bwd)
+            Case::new(format!("m{m} n{n} d{d}{padding} x{times}"), p, fwd, bwd)
                 .input(x.y, 1.0, x.dy)
                 .output(y.y, y.dy)
                 .ids(row, rows)

@@ -1,9 +1,140 @@
-/*! Tasks, one file each: how a batch is made out of sequences, what is scored, and the loss. */
+/*! Tasks, one file each: how a batch of sequences is made into questions, the loss of the answers, and how a trained model
+is asked. Being in the list of [`for_all_tasks!`](crate::for_all_tasks) gives a task its name on the command line, and with
+every model that has its view the tests of a training step.
+*/
 
+pub mod batch;
 pub mod loss;
 pub mod masked_item;
 pub mod negatives;
+pub mod next_item;
 
+pub use batch::{Batch, Batches, Sequence};
 pub use loss::{Loss, LossKind, LossSettings};
-pub use masked_item::{Batch, MaskSettings, MaskedItem, Sequence};
+pub use masked_item::MaskedItem;
 pub use negatives::{Sampler, SamplerKind, SamplerSettings};
+pub use next_item::NextItem;
+
+use crate::{
+    base::{Error, Result},
+    layers::{HostInput, Input, Shape, View},
+    mem::{F32, Planner, Span},
+    models::Representations,
+    ops::Backend,
+};
+
+/// What a planned task does. The engine makes a batch, has the model go forward, the task judge and go back, the model go
+/// back, and at last the task sum up the gradients of tables that both took rows from.
+pub trait Task: Send + Sync + std::fmt::Debug {
+    fn batches(&self) -> &Batches;
+    fn batches_mut(&mut self) -> &mut Batches;
+
+    /// Rows that are scored of a sequence of `len` items.
+    fn scored(&self, epoch: u32, user: u64, len: usize) -> usize;
+
+    /// Makes the questions: `item`, `pos` and `row` of the input out of the head and the sequences that were uploaded.
+    fn make(&self, b: &mut dyn Backend, s: &Shape);
+
+    /// The loss of the scored rows.
+    fn loss(&self) -> &Loss;
+
+    /// Adds a history to be continued, as it is asked about: the newest items of it, and the scored row. The one routine for
+    /// validation, evaluation and recommendation.
+    fn push_query(&self, input: &mut HostInput, history: &[u32]);
+
+    /// Adds the sequence of `user` to a batch: a window of it, where it is too long.
+    fn push(&self, batch: &mut Batch, user: u64, sequence: Sequence<'_>) {
+        let epoch = batch.head.epoch();
+        self.batches().push(batch, user, sequence, |len| self.scored(epoch, user, len));
+    }
+}
+
+/// A task of the list.
+pub trait Kind: Task + Sized + 'static {
+    /// As typed on the command line.
+    const NAME: &'static str;
+    /// One line: what it asks.
+    const ABOUT: &'static str;
+    /// What a model must see to answer.
+    const VIEW: View;
+    /// Ids behind the catalogue; the first is [MASK].
+    const SPECIAL: usize = 1;
+    /// Shortest sequence that it learns from.
+    const SHORTEST: usize = 1;
+
+    /// Rows that are scored of one sequence, at most.
+    fn most_scored(c: &TaskSettings) -> usize;
+
+    /// `value` (1): where the mean loss of a batch goes.
+    ///
+    /// # Errors
+    /// Settings that contradict each other or do not fit the catalogue.
+    fn plan(p: &mut Planner, c: &TaskSettings, r: Representations, input: &Input, value: Span<F32>) -> Result<Self>;
+}
+
+/// What shapes a task, as given on the command line or in a settings file.
+#[derive(Clone, Copy, Debug)]
+pub struct TaskSettings {
+    /// Share of positions to hide: round(share * length), at least 1.
+    pub mask: f32,
+    /// Share of sequences of which only the last position is hidden, always behind [MASK].
+    pub mask_last: f32,
+    /// Items that a row is asked for, where the task asks for the next ones.
+    pub targets: usize,
+    /// Longest sequence (T): of longer ones a random window is taken.
+    pub length: usize,
+    pub loss: LossSettings,
+    pub seed: u64,
+}
+
+/// Calls a macro with all tasks.
+#[macro_export]
+macro_rules! for_all_tasks {
+    ($each:ident) => {
+        $each! { MaskedItem, NextItem }
+    };
+}
+
+/// A task of the list.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    pub name: &'static str,
+    pub about: &'static str,
+    pub view: View,
+    pub special: usize,
+    pub shortest: usize,
+    pub most_scored: fn(&TaskSettings) -> usize,
+    #[allow(clippy::type_complexity)]
+    pub plan: fn(&mut Planner, &TaskSettings, Representations, &Input, Span<F32>) -> Result<Box<dyn Task>>,
+}
+
+macro_rules! list {
+    ($($task:ident),*) => {
+        /// All tasks.
+        pub const ALL: &[Entry] = &[$(Entry {
+            name: $task::NAME,
+            about: $task::ABOUT,
+            view: $task::VIEW,
+            special: $task::SPECIAL,
+            shortest: $task::SHORTEST,
+            most_scored: $task::most_scored,
+            plan: |p, c, r, input, value| Ok(Box::new($task::plan(p, c, r, input, value)?)),
+        }),*];
+    };
+}
+for_all_tasks!(list);
+
+/// The names of all tasks.
+pub fn names() -> Vec<&'static str> {
+    ALL.iter().map(|t| t.name).collect()
+}
+
+/// The task called `name`.
+///
+/// # Errors
+/// There is no such task.
+pub fn find(name: &str) -> Result<&'static Entry> {
+    ALL.iter()
+        .find(|t| t.name == name)
+        .ok_or_else(|| Error::user(format!("there is no task '{name}'")).hint(format!("tasks: {}", names().join(", "))))
+}

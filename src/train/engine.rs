@@ -15,9 +15,9 @@ use crate::{
     },
     layers::{Capacity, HostInput, Input, Shape},
     mem::{F32, Init, Param, Planner, Precision, Span},
-    models::{Model, ModelSettings, Representations},
+    models::{Context, ModelSettings, Network, Representations},
     ops::{AdamW, AdamWRows, Backend, CatchUpRows, GradNorm, Guard, Later},
-    tasks::{Batch, Loss, MaskSettings, MaskedItem, Sequence},
+    tasks::{Batch, Loss, Sequence, Task},
 };
 
 use super::{
@@ -71,10 +71,9 @@ struct Pending {
 }
 
 /// Everything a step runs, and what it runs on.
-struct Parts<M> {
-    model: M,
-    task: MaskedItem,
-    loss: Loss,
+struct Parts {
+    model: Box<dyn Network>,
+    task: Box<dyn Task>,
     /// (4) loss, gradient norm, whether all steps so far were finite, nothing.
     report: Span<F32>,
     /// (3) learning rate and bias corrections.
@@ -125,7 +124,7 @@ struct RowUpdate {
     adamw: AdamWRows,
 }
 
-impl<M: Model> Parts<M> {
+impl Parts {
     fn norm(&self) -> Span<F32> {
         self.report.slice(1, 1)
     }
@@ -135,39 +134,40 @@ impl<M: Model> Parts<M> {
     }
 
     /// The batch, what it is compared with, and the rows of tables that it needs brought to date.
-    fn make<B: Backend>(&self, b: &mut B, s: &Shape) {
+    fn make(&self, b: &mut dyn Backend, s: &Shape) {
         self.task.make(b, s);
-        self.loss.begin(b, s);
-        let (_, n) = self.loss.keys(s);
+        self.task.loss().begin(b, s);
+        let (_, n) = self.task.loss().keys(s);
         self.row_updates.iter().for_each(|rows| b.run(&CatchUpRows { n, ..rows.catch_up }));
     }
 
     /// Forward, loss, and back.
-    fn passes<B: Backend>(&self, b: &mut B, s: &Shape) {
+    fn passes(&self, b: &mut dyn Backend, s: &Shape) {
+        let loss = self.task.loss();
         self.model.forward(b, s);
-        self.loss.forward(b, s);
-        self.loss.backward(b, s);
+        loss.forward(b, s);
+        loss.backward(b, s);
         self.model.backward(b, s);
-        self.loss.tables(b, s);
+        loss.tables(b, s);
     }
 
     /// A whole step, its batch being on its way.
-    fn step<B: Backend>(&self, b: &mut B, s: &Shape) {
+    fn step(&self, b: &mut dyn Backend, s: &Shape) {
         self.make(b, s);
         self.passes(b, s);
         b.run(&GradNorm { norm: self.norm(), g: self.gradients, n: self.gradients.len() });
-        b.run(&Guard { ok: self.ok(), loss: self.loss.value, norm: self.norm() });
+        b.run(&Guard { ok: self.ok(), loss: self.task.loss().value, norm: self.norm() });
         self.updates.iter().for_each(|update| b.run(update));
-        let (_, n) = self.loss.keys(s);
+        let (_, n) = self.task.loss().keys(s);
         self.row_updates.iter().for_each(|rows| b.run(&AdamWRows { n, ..rows.adamw }));
     }
 }
 
 /// A model on a backend.
-pub struct Engine<M, B> {
+pub struct Engine<B> {
     pub plan: Planner,
     pub backend: B,
-    parts: Parts<M>,
+    parts: Parts,
     input: Input,
     settings: Settings,
     /// The batch to launch next, and the one launched last.
@@ -184,7 +184,7 @@ pub struct Engine<M, B> {
     decay: f32,
 }
 
-impl<M: Model, B: Backend> Engine<M, B> {
+impl<B: Backend> Engine<B> {
     /// Plans the model over a catalogue of `counts.len()` items (`counts`: training interactions of each), opens the
     /// backend with `open` and draws the initial weights.
     ///
@@ -205,11 +205,11 @@ impl<M: Model, B: Backend> Engine<M, B> {
         let (plan, input, parts) = Self::lay_out(settings, counts.len(), settings.batch)?;
         let smaller = |e| Self::too_large(e, settings, counts.len(), &open);
         let mut backend = open(&plan).map_err(smaller)?;
-        parts.loss.prepare(&mut backend, counts)?;
+        parts.task.loss().prepare(&mut backend, counts)?;
         backend.write(parts.ok().raw(), &[1.0]);
         let mut engine = Engine {
             plan,
-            batches: [parts.task.batch(), parts.task.batch()],
+            batches: [parts.task.batches().empty(), parts.task.batches().empty()],
             r: parts.model.representations(),
             backend,
             parts,
@@ -227,19 +227,20 @@ impl<M: Model, B: Backend> Engine<M, B> {
     }
 
     /// Plans everything for batches of `batch` sequences.
-    fn lay_out(settings: &Settings, items: usize, batch: usize) -> Result<(Planner, Input, Parts<M>)> {
+    fn lay_out(settings: &Settings, items: usize, batch: usize) -> Result<(Planner, Input, Parts)> {
         let mut plan = Planner::new();
         let (s, t) = (settings, settings.length);
-        let m = batch * MaskedItem::scored(s.mask, t);
+        let (kind, asks) = s.find()?;
+        let m = batch * (asks.most_scored)(&s.task());
         let capacity = Capacity::new(batch, t, m.max(batch));
         let input = Input::plan(&mut plan, capacity);
         let touched = Loss::touched(&s.loss(), &capacity).filter(|most| s.by_rows(items, *most));
-        let model = M::plan(&mut plan, &ModelSettings { touched, ..s.model() }, items, &input, s.seed)?;
+        let shape = ModelSettings { touched, ..s.model() };
+        let (special, view, seed) = (asks.special, asks.view, s.seed);
+        let model = (kind.plan)(&mut plan, &Context { settings: &shape, items, special, input: &input, view, seed })?;
         plan.label("optimiser");
         let (hyper, report) = (plan.stat(3), plan.stat(4));
-        let loss = Loss::plan(&mut plan, &s.loss(), model.representations(), &input, report.slice(0, 1), s.seed)?;
-        let mask = MaskSettings { mask: s.mask, mask_last: s.mask_last, length: t, items, seed: s.seed };
-        let task = MaskedItem::new(mask, &input, loss.target, loss.weight);
+        let task = (asks.plan)(&mut plan, &s.task(), model.representations(), &input, report.slice(0, 1))?;
         let adamw = |p: &Param| AdamW {
             p: p.w,
             m: p.m,
@@ -255,10 +256,10 @@ impl<M: Model, B: Backend> Engine<M, B> {
             weight_decay: if p.decay { s.weight_decay } else { 0.0 },
             max_norm: s.clip,
         };
-        let updates = plan.params().iter().filter(|p| p.last.is_none()).map(adamw).collect();
+        let updates = plan.params().iter().filter(|p| p.last.is_none() && !p.frozen).map(adamw).collect();
         let rings = touched.map(|_| Rings::plan(&mut plan));
         let by_rows = |p: &Param| {
-            let (last, rings, key) = (p.last?, rings?, loss.keys(&Shape::default()).0);
+            let (last, rings, key) = (p.last?, rings?, task.loss().keys(&Shape::default()).0);
             let (n, rows, d) = (0, p.shape[0], p.shape[1..].iter().product());
             let AdamW { p: w, m, v, g, norm, ok, hyper, beta1, beta2, eps, weight_decay, max_norm, .. } = adamw(p);
             let (step, ring, all) = (input.step, Rings::LEN, false);
@@ -310,7 +311,7 @@ impl<M: Model, B: Backend> Engine<M, B> {
         let r = model.representations();
         let catalogue = Catalogue { h: r.scored.y, table: r.item.w, bias: r.item_bias.w, d: r.d, v: r.v };
         let scoring = Scoring::plan(&mut plan, catalogue, Room::new(batch, r.v));
-        let parts = Parts { model, task, loss, report, hyper, gradients, updates, row_updates, rings, scoring };
+        let parts = Parts { model, task, report, hyper, gradients, updates, row_updates, rings, scoring };
         Ok((plan, input, parts))
     }
 
@@ -325,7 +326,7 @@ impl<M: Model, B: Backend> Engine<M, B> {
     }
 
     /// What the backend says of the ops of a full batch, and of ranking one.
-    fn ask<'b>(backend: &'b B, parts: &Parts<M>, input: &Input) -> Asking<'b, B> {
+    fn ask<'b>(backend: &'b B, parts: &Parts, input: &Input) -> Asking<'b, B> {
         let (c, mut asking) = (input.capacity, Asking::new(backend));
         parts.step(&mut asking, &Shape { b: c.b, n: c.n, m: c.m, training: true });
         parts.scoring.largest(&mut asking);
@@ -374,9 +375,9 @@ impl<M: Model, B: Backend> Engine<M, B> {
             at += piece.len();
         }
         assert_eq!(at, data.len(), "the pieces are not the whole");
-        self.parts.task.hold(data);
+        self.parts.task.batches_mut().hold(data);
         self.data = Some(4 * len);
-        self.batches = [self.parts.task.batch(), self.parts.task.batch()];
+        self.batches = [self.parts.task.batches().empty(), self.parts.task.batches().empty()];
         self.backend.sync().map(|()| true)
     }
 
@@ -400,7 +401,7 @@ impl<M: Model, B: Backend> Engine<M, B> {
 
     /// Begins a batch of an epoch.
     pub fn begin(&mut self, epoch: u32) {
-        self.parts.task.clear(&mut self.batches[0], epoch);
+        self.parts.task.batches().clear(&mut self.batches[0], epoch);
     }
 
     /// Adds a user's sequence to the batch.
@@ -496,7 +497,7 @@ impl<M: Model, B: Backend> Engine<M, B> {
 
     /// Writes the batch.
     fn upload(&mut self, step: u64) -> Shape {
-        let shape = self.parts.task.upload(&mut self.backend, &mut self.batches[0], step as u32);
+        let shape = self.parts.task.batches().upload(&mut self.backend, &mut self.batches[0], step as u32);
         self.trained_on = Some(shape);
         shape
     }
@@ -525,8 +526,8 @@ impl<M: Model, B: Backend> Engine<M, B> {
     pub fn check_weights(&mut self, step: u64) -> Result<()> {
         let Some(shape) = self.trained_on else { return Ok(()) };
         self.parts.model.forward(&mut self.backend, &shape);
-        self.parts.loss.forward(&mut self.backend, &shape);
-        let loss = self.read_one(self.parts.loss.value);
+        self.parts.task.loss().forward(&mut self.backend, &shape);
+        let loss = self.read_one(self.loss_span());
         self.backend.sync()?;
         if loss.is_finite() {
             return Ok(());
@@ -568,13 +569,13 @@ impl<M: Model, B: Backend> Engine<M, B> {
         (&self.parts.scoring, &mut self.backend)
     }
 
-    /// Appends [MASK] to each history (oldest first; the newest T-1 items count), at most a batch of them, and leaves
-    /// their vectors in the first scored rows.
+    /// Asks about each history (oldest first; the newest T-1 items count), at most a batch of them, and leaves their vectors
+    /// in the first scored rows.
     pub(super) fn forward_queries(&mut self, histories: &[&[u32]]) {
         self.trained_on = None;
         self.host.clear();
         for history in histories {
-            MaskedItem::push_query(&mut self.host, history, self.input.capacity.t, self.r.v);
+            self.parts.task.push_query(&mut self.host, history);
         }
         let shape = self.input.upload(&mut self.backend, &self.host, 0);
         self.parts.model.forward(&mut self.backend, &shape);
@@ -585,28 +586,29 @@ impl<M: Model, B: Backend> Engine<M, B> {
         let shape = Shape { training, ..self.upload(step) };
         self.parts.make(&mut self.backend, &shape);
         self.parts.passes(&mut self.backend, &shape);
-        self.read_one(self.parts.loss.value)
+        self.read_one(self.loss_span())
     }
 
     /// The same for a batch that is made already: with its `target`s, in training.
     pub fn gradients_of(&mut self, input: &HostInput, target: &[u32], step: u64) -> f32 {
         let shape = Shape { training: true, ..self.input.upload(&mut self.backend, input, step as u32) };
-        self.backend.write_ids(self.parts.loss.target, target);
-        self.backend.write(self.parts.loss.weight.raw(), &vec![1.0 / target.len().max(1) as f32; target.len()]);
+        let (to, weight) = (self.parts.task.loss().target, self.parts.task.loss().weight);
+        self.backend.write_ids(to, target);
+        self.backend.write(weight.raw(), &vec![1.0 / target.len().max(1) as f32; target.len()]);
         // What negatives may have to keep apart from: the items as they were, and which rows are whose.
         let mut raw = input.item.clone();
         input.row.iter().zip(target).for_each(|(row, target)| raw[*row as usize] = *target);
         let before = |end: &u32| input.row.partition_point(|row| row < end) as u32;
         self.backend.write_ids(self.input.raw, &raw);
         self.backend.write_ids(self.input.scored, &input.cu.iter().map(before).collect::<Vec<_>>());
-        self.parts.loss.begin(&mut self.backend, &shape);
+        self.parts.task.loss().begin(&mut self.backend, &shape);
         self.parts.passes(&mut self.backend, &shape);
-        self.read_one(self.parts.loss.value)
+        self.read_one(self.loss_span())
     }
 
     /// The span of the mean loss.
     pub fn loss_span(&self) -> Span<F32> {
-        self.parts.loss.value
+        self.parts.task.loss().value
     }
 
     /// `e`, where memory ran out with the largest batch that would have fitted.

@@ -35,7 +35,6 @@ use crate::{
     },
     eval::{EvalOptions, evaluate},
     mem::Planner,
-    models::{self, Model, WithModel},
     ops::Backend,
     tasks::Sequence,
 };
@@ -191,31 +190,20 @@ pub struct Job<'a> {
 /// # Errors
 /// Settings that contradict each other, a checkpoint that does not fit, a loss that is not finite, the disk's.
 pub fn train(job: &Job<'_>, observe: &mut dyn FnMut(Event)) -> Result<State> {
-    struct OnModel<'j, 'a>(&'j Job<'a>, &'j mut dyn FnMut(Event));
-    struct OnBackend<'j, 'a, M>(OnModel<'j, 'a>, std::marker::PhantomData<M>);
-    impl WithModel for OnModel<'_, '_> {
-        type Out = Result<State>;
-        fn call<M: Model + 'static>(self) -> Self::Out {
-            backend::with(
-                self.0.device,
-                self.0.config.settings.precision,
-                OnBackend(self, std::marker::PhantomData::<M>),
-            )
-        }
-    }
-    impl<M: Model> WithBackend for OnBackend<'_, '_, M> {
+    struct OnBackend<'j, 'a>(&'j Job<'a>, &'j mut dyn FnMut(Event));
+    impl WithBackend for OnBackend<'_, '_> {
         type Out = Result<State>;
         fn call<B: Backend + 'static>(self, open: &dyn Fn(&Planner) -> Result<B>) -> Self::Out {
-            Loop::<M, B>::new(self.0.0, open)?.run(self.0.1)
+            Loop::new(self.0, open)?.run(self.1)
         }
     }
     job.config.settings.check()?;
-    models::with(&job.config.settings.model, OnModel(job, observe))?
+    backend::with(job.device, job.config.settings.precision, OnBackend(job, observe))
 }
 
-struct Loop<'a, M, B> {
+struct Loop<'a, B> {
     job: &'a Job<'a>,
-    engine: Engine<M, B>,
+    engine: Engine<B>,
     /// Whether the device holds the data.
     held: bool,
     /// Steps launched, at most one ahead of those booked in `state`.
@@ -232,12 +220,12 @@ struct Loop<'a, M, B> {
     interactions: u64,
 }
 
-impl<'a, M: Model, B: Backend> Loop<'a, M, B> {
+impl<'a, B: Backend> Loop<'a, B> {
     fn new(job: &'a Job<'a>, open: &dyn Fn(&Planner) -> Result<B>) -> Result<Self> {
         let s = &job.config.settings;
         let counts: Vec<u64> = job.split.train_counts().iter().map(|c| *c as u64).collect();
         // What is loaded need not be drawn.
-        let mut engine = if job.resume { Engine::<M, B>::blank } else { Engine::new }(s, &counts, open)?;
+        let mut engine = if job.resume { Engine::<B>::blank } else { Engine::new }(s, &counts, open)?;
         let vocabulary = job.data.item_keys().fingerprint();
         let state = if job.resume {
             let Engine { plan, backend, .. } = &mut engine;
@@ -247,7 +235,13 @@ impl<'a, M: Model, B: Backend> Loop<'a, M, B> {
         };
         engine.continue_after(state.step);
         let train = job.split.train();
-        let users: Vec<u32> = (0..job.data.users()).filter(|u| train.len_of(*u) > 0).map(|u| u as u32).collect();
+        let shortest = s.find()?.1.shortest;
+        let users = 0..job.data.users() as u32;
+        let users: Vec<u32> = users.filter(|u| train.len_of(*u as usize) >= shortest).collect();
+        if users.is_empty() {
+            return Err(Error::user(format!("no user has {shortest} events to train on, which {} needs", s.task))
+                .hint("the split holds out too many, or the data has no longer histories"));
+        }
         let steps = users.len().div_ceil(s.batch) as u64;
         let total = steps * s.epochs as u64;
         // A fixed number of steps would outlast a small run.

@@ -12,8 +12,7 @@ use crate::{
     base::{Error, Result},
     eval::{Answer, Encoder, Fault, Query, Ranks, Scored, rank::ranks_among},
     mem::{Act, F32, Planner, Span, U32},
-    models::Model,
-    ops::{Backend, CountAtLeast, Memory, NO_ROW, Run, ScoreItems, TopK},
+    ops::{Backend, CountAtLeast, NO_ROW, Run, ScoreItems, TopK},
 };
 
 /// What is scored: vectors against a catalogue.
@@ -92,7 +91,7 @@ fn passes(lists: Vec<&[u32]>, room: usize) -> Vec<Vec<&[u32]>> {
 }
 
 /// Writes lists one after another, and where each starts; gives their length.
-fn upload<B: Memory>(b: &mut B, to: Span<U32>, start_to: Span<U32>, lists: &[&[u32]]) -> usize {
+fn upload(b: &mut dyn Backend, to: Span<U32>, start_to: Span<U32>, lists: &[&[u32]]) -> usize {
     let flat: Vec<u32> = lists.concat();
     let mut start = vec![0];
     lists.iter().for_each(|list| start.push(start[start.len() - 1] + list.len() as u32));
@@ -300,7 +299,7 @@ fn take<'a, T>(rest: &mut &'a [T], n: usize) -> &'a [T] {
     head
 }
 
-impl<M: Model, B: Backend> Engine<M, B> {
+impl<B: Backend> Engine<B> {
     /// Encodes queries batch by batch and has each batch answered where it stands.
     fn answer<T>(
         &mut self,
@@ -323,7 +322,7 @@ impl<M: Model, B: Backend> Engine<M, B> {
     }
 }
 
-impl<M: Model, B: Backend> Encoder for Engine<M, B> {
+impl<B: Backend> Encoder for Engine<B> {
     fn width(&self) -> usize {
         self.r.d
     }

@@ -5,10 +5,10 @@ use serde::{Deserialize, Serialize};
 use super::schedule::Decay;
 use crate::{
     base::{Error, Result, error::nearest},
-    layers::NormPlace,
+    layers::{NormPlace, PatchConfig, PatchPlace},
     mem::Precision,
     models::{self, ModelSettings},
-    tasks::{LossKind, LossSettings, MaskedItem, SamplerKind, SamplerSettings},
+    tasks::{self, LossKind, LossSettings, MaskedItem, SamplerKind, SamplerSettings, TaskSettings},
 };
 
 macro_rules! settings {
@@ -74,9 +74,10 @@ macro_rules! settings {
 
 settings! {
     "Model" {
-        model: String = "bert4rec".into(), "bert4rec", "Which model";
+        model: String = "bert4rec".into(), "bert4rec", "Which model: bert4rec, sasrec, peterrec (NextItNet with --task next-item)";
+        task: String = "auto".into(), "auto", "What it learns: masked-item, next-item; auto: what the model was made for";
         width: usize = 128, "128", "Width of all representations";
-        blocks: usize = 2, "2", "Transformer blocks";
+        blocks: usize = 2, "2", "Transformer blocks, or blocks of two convolutions";
         heads: usize = 4, "4", "Attention heads; must divide the width";
         length: usize = 200, "200", "Longest sequence: of longer ones a random window is trained on, the newest items are used to predict";
         ffn_ratio: usize = 4, "4", "Feed-forward width as a multiple of the width";
@@ -85,10 +86,18 @@ settings! {
         dropout: f32 = 0.1, "0.1", "Dropout after embedding, attention and feed-forward";
         attention_dropout: f32 = 0.0, "0.0", "Dropout of attention probabilities";
         init_std: f32 = 0.02, "0.02", "Standard deviation of the initial weights";
+        taps: usize = 3, "3", "Taps of a dilated convolution (peterrec)";
+        dilations: List = List(vec![1, 4]), "1,4", "Dilations of the blocks, over and over (peterrec); the second convolution of a block has twice as much";
     }
-    "Masked item prediction" {
+    "Model patches (finetune --transfer patch)" {
+        patch: PatchPlace = PatchPlace::Serial, "serial", "Where patches stand: behind the parts of a block, or parallel to them";
+        patches: usize = 2, "2", "Patches of a block: 1 or 2";
+        patch_width: usize = 0, "0", "Width of a patch; 0: an eighth of --width";
+    }
+    "Tasks" {
         mask: f32 = 0.2, "0.2", "Share of a sequence's positions to hide (80 % [MASK], 10 % random item, 10 % unchanged)";
         mask_last: f32 = 0.15, "0.15", "Share of sequences of which only the last item is hidden";
+        targets: usize = 1, "1", "Items that next-item asks each position for (3 in the Caser paper)";
         loss: LossKind = LossKind::Softmax, "softmax", "What scored rows learn: softmax over the whole catalogue, or a loss against negatives";
         sampler: SamplerKind = SamplerKind::Uniform, "uniform", "Where negatives come from";
         negatives: usize = 512, "512", "Negatives of a batch; of each scored row with --per-position and bce, gbce, bpr";
@@ -117,6 +126,35 @@ settings! {
         eval_every: u32 = 5, "5", "Validate every so many epochs (NDCG@10, full ranking)";
         patience: u32 = 0, "0", "Stop after so many validations without a better one; 0 = never";
         checkpoint_seconds: u64 = 60, "60", "Write a checkpoint at least this often; 0 = after every epoch";
+    }
+}
+
+/// Numbers with commas between them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct List(pub Vec<usize>);
+
+impl std::str::FromStr for List {
+    type Err = String;
+    fn from_str(text: &str) -> std::result::Result<List, String> {
+        let numbers: std::result::Result<Vec<usize>, _> = text.split(',').map(|n| n.trim().parse()).collect();
+        match numbers {
+            Ok(numbers) if !numbers.contains(&0) => Ok(List(numbers)),
+            _ => Err(format!("'{text}' is no list of numbers from 1 up, such as 1,4")),
+        }
+    }
+}
+
+impl TryFrom<String> for List {
+    type Error = String;
+    fn try_from(text: String) -> std::result::Result<List, String> {
+        text.parse()
+    }
+}
+
+impl From<List> for String {
+    fn from(list: List) -> String {
+        list.0.iter().map(usize::to_string).collect::<Vec<_>>().join(",")
     }
 }
 
@@ -199,10 +237,7 @@ impl Settings {
     /// # Errors
     /// The first setting that is not, with its range.
     pub fn check(&self) -> Result<()> {
-        if !models::NAMES.contains(&self.model.as_str()) {
-            let e = Error::user(format!("there is no model '{}'", self.model));
-            return Err(e.hint(format!("models: {}", models::NAMES.join(", "))));
-        }
+        self.find()?;
         for (name, x) in [("dropout", self.dropout), ("attention-dropout", self.attention_dropout)] {
             share(name, x)?;
         }
@@ -216,6 +251,8 @@ impl Settings {
             ("heads", self.heads),
             ("ffn-ratio", self.ffn_ratio),
             ("batch", self.batch),
+            ("taps", self.taps),
+            ("targets", self.targets),
             ("epochs", self.epochs as usize),
             ("eval-every", self.eval_every as usize),
         ];
@@ -275,6 +312,53 @@ impl Settings {
         if self.beta2 < 1.0 { Ok(()) } else { share("beta2", self.beta2) }
     }
 
+    /// The model and the task, which fit each other.
+    ///
+    /// # Errors
+    /// There is none of that name; the model does not see what the task asks of it.
+    pub fn find(&self) -> Result<(&'static models::Entry, &'static tasks::Entry)> {
+        let model = models::find(&self.model)?;
+        let fits = |task: &&tasks::Entry| model.views.contains(&task.view);
+        if self.task == "auto" {
+            let natural = tasks::ALL.iter().find(|task| task.view == model.views[0]);
+            return Ok((model, natural.ok_or_else(|| Error::internal(format!("no task for {}", model.name)))?));
+        }
+        let task = tasks::find(&self.task)?;
+        if !fits(&task) {
+            let others: Vec<&str> = tasks::ALL.iter().filter(fits).map(|t| t.name).collect();
+            return Err(Error::user(format!("--model {} cannot learn --task {}", model.name, task.name))
+                .hint(format!("tasks of {}: {}", model.name, others.join(", "))));
+        }
+        Ok((model, task))
+    }
+
+    /// Names the task that `auto` stands for, so that what is kept of a run says what ran.
+    ///
+    /// # Errors
+    /// As [`Settings::find`].
+    pub fn name_task(&mut self) -> Result<()> {
+        self.task = self.find()?.1.name.into();
+        Ok(())
+    }
+
+    /// The part that shapes the task.
+    pub fn task(&self) -> TaskSettings {
+        TaskSettings {
+            mask: self.mask,
+            mask_last: self.mask_last,
+            targets: self.targets,
+            length: self.length,
+            loss: self.loss(),
+            seed: self.seed,
+        }
+    }
+
+    /// The patches that a network gets where it is fine-tuned by them.
+    pub fn patches(&self) -> PatchConfig {
+        let width = if self.patch_width > 0 { self.patch_width } else { self.width.div_ceil(8) };
+        PatchConfig { place: self.patch, per_block: self.patches, width }
+    }
+
     /// The part that shapes the model.
     pub fn model(&self) -> ModelSettings {
         ModelSettings {
@@ -287,6 +371,9 @@ impl Settings {
             attention_dropout: self.attention_dropout,
             projection: self.projection,
             init_std: self.init_std,
+            taps: self.taps,
+            dilations: self.dilations.0.clone(),
+            patch: None,
             touched: None,
         }
     }

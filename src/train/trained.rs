@@ -13,7 +13,6 @@ use crate::{
     data::Vocab,
     eval::Encoder,
     mem::Planner,
-    models::{self, Model, WithModel},
     ops::Backend,
 };
 
@@ -41,21 +40,13 @@ impl Trained {
     /// # Errors
     /// No run there; a checkpoint that does not fit the run's settings or vocabulary.
     pub fn open(run: &Path, which: Which, device: Device) -> Result<Trained> {
-        struct Load<'a>(&'a RunFolder, &'a RunConfig, &'a Vocab, Which, Device);
-        struct On<'a, M>(Load<'a>, std::marker::PhantomData<M>);
-        type Loaded = Result<(Box<dyn Encoder>, usize)>;
-        impl WithModel for Load<'_> {
-            type Out = Loaded;
-            fn call<M: Model + 'static>(self) -> Self::Out {
-                backend::with(self.4, self.1.settings.precision, On(self, std::marker::PhantomData::<M>))
-            }
-        }
-        impl<M: Model + 'static> WithBackend for On<'_, M> {
-            type Out = Loaded;
+        struct Load<'a>(&'a RunFolder, &'a RunConfig, &'a Vocab, Which);
+        impl WithBackend for Load<'_> {
+            type Out = Result<(Box<dyn Encoder>, usize)>;
             fn call<B: Backend + 'static>(self, open: &dyn Fn(&Planner) -> Result<B>) -> Self::Out {
-                let Load(folder, config, items, which, _) = self.0;
+                let Load(folder, config, items, which) = self;
                 // Counts only matter to sampled losses, which are not asked for here.
-                let mut engine = Engine::<M, B>::blank(&config.settings, &vec![1; items.len()], open)?;
+                let mut engine = Engine::<B>::blank(&config.settings, &vec![1; items.len()], open)?;
                 let path = if which == Which::Best { folder.best() } else { folder.last() };
                 if !path.exists() {
                     let run = folder.path.display();
@@ -85,8 +76,8 @@ impl Trained {
         let folder = RunFolder::new(run);
         let config = folder.config()?;
         let items = Vocab::open(&folder.items())?;
-        let load = Load(&folder, &config, &items, which, device);
-        let (encoder, parameters) = models::with(&config.settings.model, load)??;
+        let load = Load(&folder, &config, &items, which);
+        let (encoder, parameters) = backend::with(device, config.settings.precision, load)?;
         Ok(Trained { config, items, encoder, parameters })
     }
 }

@@ -20,6 +20,7 @@ mod linear;
 mod mask_items;
 pub mod math;
 mod negative_loss;
+mod next_items;
 pub mod products;
 mod rank;
 mod reduce;

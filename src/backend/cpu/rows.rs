@@ -40,10 +40,7 @@ impl Run<ScatterRows> for Cpu {
                 continue;
             }
             let dx = &mut dx[row as usize * d..][..d];
-            match acc {
-                true => dx.iter_mut().zip(dy).for_each(|(x, y)| *x += y),
-                false => dx.copy_from_slice(dy),
-            }
+            dx.iter_mut().zip(dy).for_each(|(x, y)| *x += y);
         }
     }
 }

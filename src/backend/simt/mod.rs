@@ -34,6 +34,7 @@ mod layer_norm;
 mod linear;
 mod mask_items;
 mod negative_loss;
+mod next_items;
 mod rank;
 mod reduce;
 mod row_adamw;

@@ -23,7 +23,7 @@ use crate::{
     mem::{Act, Dst, F32, Planner, Span, U32},
     models::Representations,
     ops::{
-        Backend, CrossEntropyBwd, CrossEntropyFwd, DrawCandidates, Memory, SegmentRows, SegmentSum, WeightedMean,
+        Backend, CrossEntropyBwd, CrossEntropyFwd, DrawCandidates, SegmentRows, SegmentSum, WeightedMean,
         draw_negatives::Sampling, negative_loss::Contrast, sort_ids::Sorted,
     },
 };
@@ -162,7 +162,8 @@ impl Loss {
     ) -> Result<Self> {
         c.check(Some(r.v))?;
         p.label("loss");
-        let (m, n, sampler) = (input.capacity.m, input.capacity.n, &c.sampler);
+        let (m, sampler) = (input.capacity.m, &c.sampler);
+        let n = if r.rows.is_some() { input.capacity.n } else { 0 };
         let sampled = c.kind != LossKind::Softmax;
         let s = if sampled && sampler.per_row { sampler.negatives } else { 0 };
         let pairs = if sampled { m * (1 + s) } else { 0 };
@@ -208,7 +209,12 @@ impl Loss {
     /// and how many they are.
     pub fn keys(&self, s: &Shape) -> (Span<U32>, usize) {
         let shared = if let Against::Shared(shared) = &self.against { shared.most(s.m) } else { 0 };
-        (self.by.key, s.n + shared + s.m * (1 + self.candidates.s))
+        (self.by.key, self.input_rows(s) + shared + s.m * (1 + self.candidates.s))
+    }
+
+    /// Rows of the item table that the model took for its input.
+    fn input_rows(&self, s: &Shape) -> usize {
+        if self.r.rows.is_some() { s.n } else { 0 }
     }
 
     fn by_rows(&self) -> bool {
@@ -219,7 +225,7 @@ impl Loss {
     ///
     /// # Errors
     /// As [`Sampler::new`].
-    pub fn prepare<B: Memory>(&self, b: &mut B, counts: &[u64]) -> Result<()> {
+    pub fn prepare(&self, b: &mut dyn Backend, counts: &[u64]) -> Result<()> {
         if matches!(self.against, Against::Catalogue) {
             return Ok(());
         }
@@ -233,7 +239,7 @@ impl Loss {
     }
 
     /// Draws what the batch is compared with; it has been made.
-    pub fn begin<B: Backend>(&self, b: &mut B, s: &Shape) {
+    pub fn begin(&self, b: &mut dyn Backend, s: &Shape) {
         if matches!(self.against, Against::Catalogue) {
             return;
         }
@@ -268,17 +274,18 @@ impl Loss {
     }
 
     /// Sorts the ids of all rows of the item table that have a gradient coming: taken by the model, shared, of pairs.
-    fn sort<B: Backend>(&self, b: &mut B, s: &Shape) {
+    fn sort(&self, b: &mut dyn Backend, s: &Shape) {
         let negative = match &self.against {
             Against::Shared(shared) => shared.negatives(self, s),
             _ => (Span::empty(), 0),
         };
         let pairs = (self.candidates.id, s.m * (1 + self.candidates.s));
-        b.run(&self.by.sort(&[(self.input.item, s.n), negative, pairs], self.r.item.shape[0]));
+        let input = (self.input.item, self.input_rows(s));
+        b.run(&self.by.sort(&[input, negative, pairs], self.r.item.shape[0]));
     }
 
     /// Mean loss of the scored rows into `value`.
-    pub fn forward<B: Backend>(&self, b: &mut B, s: &Shape) {
+    pub fn forward(&self, b: &mut dyn Backend, s: &Shape) {
         let r = &self.r;
         match &self.against {
             Against::Catalogue => b.run(&CrossEntropyFwd {
@@ -300,15 +307,15 @@ impl Loss {
 
     /// Writes the gradients of the scored rows and of the scores; full softmax also those of the item table (special rows:
     /// zero) and the item bias.
-    pub fn backward<B: Backend>(&self, b: &mut B, s: &Shape) {
+    pub fn backward(&self, b: &mut dyn Backend, s: &Shape) {
         let r = &self.r;
         let (d, v) = (r.d, r.v);
         match &self.against {
             Against::Catalogue => {
                 b.run(&CrossEntropyBwd {
                     dh: Dst::Write(r.scored.dy),
-                    dtable: Dst::Write(r.item.dw.first(v * d)),
-                    dbias: Dst::Write(r.item_bias.dw),
+                    dtable: r.item.grad_of(0, v * d),
+                    dbias: r.item_bias.grad(),
                     dloss: self.weight,
                     h: r.scored.y,
                     table: r.item.w,
@@ -321,7 +328,7 @@ impl Loss {
                 });
                 let special = r.item.shape[0] - v;
                 // Of no rows: zeros.
-                let (dtable, none) = (Dst::Write(r.item.dw.slice(v * d, special * d)), Sorted::empty());
+                let (dtable, none) = (r.item.grad_of(v * d, special * d), Sorted::empty());
                 b.run(&SegmentSum::of(dtable, r.scored.dy, &none, [0, d, special]));
             }
             Against::Shared(shared) => shared.backward(b, self, s),
@@ -330,13 +337,15 @@ impl Loss {
     }
 
     /// Sums the gradients of the item table and the item bias, once the model has left those of the rows that it took.
-    pub fn tables<B: Backend>(&self, b: &mut B, s: &Shape) {
+    pub fn tables(&self, b: &mut dyn Backend, s: &Shape) {
         let (r, by) = (&self.r, &self.by);
         let rows = r.item.shape[0];
         let (negatives, panel, dbias) = match &self.against {
             Against::Catalogue => {
-                b.run(&by.sort(&[(self.input.item, s.n)], rows));
-                b.run(&SegmentSum::of(Dst::Acc(r.item.dw), r.rows.dy, by, [s.n, r.d, rows]));
+                if let (Some(input), false) = (r.rows, r.item.frozen) {
+                    b.run(&by.sort(&[(self.input.item, s.n)], rows));
+                    b.run(&SegmentSum::of(Dst::Acc(r.item.dw), input.dy, by, [s.n, r.d, rows]));
+                }
                 return;
             }
             Against::Shared(shared) => (shared.most(s.m), shared.dneg, shared.dneg_bias),
@@ -348,14 +357,14 @@ impl Loss {
         let Candidates { g, s: own, .. } = self.candidates;
         let p = 1 + own;
         let sum = SegmentSum {
-            dtable: Dst::Write(r.item.dw),
-            dy: r.rows.dy,
+            dtable: r.item.grad(),
+            dy: r.rows.map_or(Span::empty(), |rows| rows.dy),
             panel,
             g,
             h: r.scored.y,
             order: by.order,
             key: by.key,
-            n: s.n,
+            n: self.input_rows(s),
             s: negatives,
             m: s.m,
             p,
@@ -363,7 +372,7 @@ impl Loss {
             v: rows,
         };
         // A bias has no part in the input, and its gradient from a score is that of the score.
-        let (dtable, none): (_, Span<Act>) = (Dst::Write(r.item_bias.dw), Span::empty());
+        let (dtable, none): (_, Span<Act>) = (r.item_bias.grad(), Span::empty());
         let bias = SegmentSum { dtable, dy: none, panel: dbias, h: none, d: 1, v: r.v, ..sum };
         for sum in [sum, bias] {
             if self.by_rows() {
@@ -376,7 +385,7 @@ impl Loss {
 }
 
 /// The same sums where only touched rows have a gradient: at the places where their runs begin, zero elsewhere.
-fn sum_by_rows<B: Backend>(b: &mut B, sum: &SegmentSum) {
+fn sum_by_rows(b: &mut dyn Backend, sum: &SegmentSum) {
     let SegmentSum { dtable, dy, panel, g, h, order, key, n, s, m, p, d, v } = *sum;
     let all = dtable.span().expect("a loss trains its table");
     let used = (n + s + m * p) * d;

@@ -20,7 +20,7 @@ impl PerRow {
         PerRow { contrast, z: p.stat(pairs) }
     }
 
-    pub fn forward<B: Backend>(&self, b: &mut B, loss: &Loss, s: &Shape) {
+    pub fn forward(&self, b: &mut dyn Backend, loss: &Loss, s: &Shape) {
         let r = &loss.r;
         b.run(&NegativeLossFwd {
             loss: loss.loss,
@@ -38,7 +38,7 @@ impl PerRow {
         });
     }
 
-    pub fn backward<B: Backend>(&self, b: &mut B, loss: &Loss, s: &Shape) {
+    pub fn backward(&self, b: &mut dyn Backend, loss: &Loss, s: &Shape) {
         let r = &loss.r;
         b.run(&NegativeLossBwd {
             g: loss.candidates.g,

@@ -56,7 +56,7 @@ impl Shared {
         (if self.in_batch { loss.candidates.id } else { self.negative }, self.most(s.m))
     }
 
-    pub fn draw<B: Backend>(&self, b: &mut B, loss: &Loss, sampling: Option<Sampling>) {
+    pub fn draw(&self, b: &mut dyn Backend, loss: &Loss, sampling: Option<Sampling>) {
         if let Some(sampling) = sampling {
             b.run(&DrawNegatives {
                 negative: self.negative,
@@ -71,7 +71,7 @@ impl Shared {
     }
 
     /// Marks each row's own items among the negatives, where they are excluded.
-    pub fn mark<B: Backend>(&self, b: &mut B, loss: &Loss, s: &Shape) {
+    pub fn mark(&self, b: &mut dyn Backend, loss: &Loss, s: &Shape) {
         let (input, (negative, count)) = (&loss.input, self.negatives(loss, s));
         if self.own.is_empty() {
             return;
@@ -90,7 +90,7 @@ impl Shared {
         });
     }
 
-    pub fn forward<B: Backend>(&self, b: &mut B, loss: &Loss, s: &Shape) {
+    pub fn forward(&self, b: &mut dyn Backend, loss: &Loss, s: &Shape) {
         let (r, (negative, count)) = (&loss.r, self.negatives(loss, s));
         let (m, d, v, target) = (s.m, r.d, r.v, loss.candidates.id);
         b.run(&GatherTable { y: self.pos, table: r.item.w, id: target, n: m, d, v });
@@ -114,7 +114,7 @@ impl Shared {
         });
     }
 
-    pub fn backward<B: Backend>(&self, b: &mut B, loss: &Loss, s: &Shape) {
+    pub fn backward(&self, b: &mut dyn Backend, loss: &Loss, s: &Shape) {
         let (r, (negative, count)) = (&loss.r, self.negatives(loss, s));
         b.run(&SampledSoftmaxBwd {
             g0: loss.candidates.g,

@@ -1,0 +1,25 @@
+//! Launcher of `kernels/next_items.cu`: a warp a sequence, one more for the padding.
+
+use super::{Simt, kernels::*};
+use crate::ops::{NextItems, Op, Run};
+
+impl Run<NextItems> for Simt {
+    fn run(&mut self, op: &NextItems) {
+        op.assert_disjoint();
+        let params = NextItemsParams {
+            item: self.at(op.item),
+            pos: self.at(op.pos),
+            row: self.at(op.row),
+            target: self.at(op.target),
+            weight: self.at(op.weight),
+            raw: self.at(op.raw),
+            cu: self.at(op.cu),
+            scored: self.at(op.scored),
+            b: op.b as i32,
+            m: op.m as i32,
+            t: op.t as u32,
+            k: op.k as u32,
+        };
+        self.launch(Kernel::NextItems, [op.b + 1, 1, 1], 0, params);
+    }
+}

@@ -1,0 +1,80 @@
+//! Model patches: small bottlenecks beside or behind the parts of a trained network, which itself stays as it is
+//! (PeterRec, Yuan et al. 2020; adapters, Houlsby et al. 2019).
+
+use serde::{Deserialize, Serialize};
+
+use super::{Linear, Shape};
+use crate::{
+    mem::{Act, Dst, Init, Mode, Planner, Span, Var},
+    ops::{Backend, GeluBwd, GeluFwd},
+};
+
+/// Where a patch stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum PatchPlace {
+    /// f + patch(f), behind a part f.
+    Serial,
+    /// f(x) + patch(x), beside it.
+    Parallel,
+}
+
+/// The patches of a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PatchConfig {
+    pub place: PatchPlace,
+    /// Of a block: 1 (its second half) or 2.
+    pub per_block: usize,
+    /// Width of the bottleneck (C).
+    pub width: usize,
+}
+
+/// patch(x) = W_up gelu(W_down x).
+/// Parameters: `NAME.down.weight (C,D)`, `NAME.down.bias (C)`, `NAME.up.weight (D,C)`, `NAME.up.bias (D)`. The upper weight
+/// starts as zero: a network with new patches is the network without them.
+#[derive(Clone, Debug)]
+pub struct Patch {
+    down: Linear,
+    act: Var,
+    up: Linear,
+    c: usize,
+}
+
+impl Patch {
+    /// What every patch's parameters have in their names.
+    pub const NAME: &'static str = ".patch.";
+
+    /// Of `x` (N,D); its output's gradient stands in `dy`, which another layer writes.
+    pub fn plan(p: &mut Planner, name: &str, x: Var, dy: Span<Act>, (n, d): (usize, usize), c: usize) -> Self {
+        let name = format!("{name}{}", Self::NAME.trim_end_matches('.'));
+        // As in the published code; only the lower weight draws.
+        let std = 0.02;
+        let down = Linear::plan(p, &format!("{name}.down"), x, n, d, c, std);
+        let act = p.var(n * c);
+        let y = Var { y: p.act(n * d), dy };
+        let up = Linear::plan_into(p, &format!("{name}.up"), act, y, [c, d], Init::Constant(0.0));
+        Patch { down, act, up, c }
+    }
+
+    /// The output (N,D).
+    pub fn y(&self) -> Span<Act> {
+        self.up.y.y
+    }
+
+    pub fn forward(&self, b: &mut dyn Backend, s: &Shape) {
+        self.down.forward(b, s);
+        b.run(&GeluFwd { y: self.act.y, x: self.down.y.y, n: s.n * self.c });
+        self.up.forward(b, s);
+    }
+
+    /// Reads the gradient of the output, for the last time.
+    pub fn begin_backward(&self, b: &mut dyn Backend, s: &Shape) {
+        self.up.backward(b, s, Mode::Write);
+        b.run(&GeluBwd { dx: Dst::Write(self.down.y.dy), dy: self.act.dy, x: self.down.y.y, n: s.n * self.c });
+    }
+
+    /// Adds to the gradient of the input.
+    pub fn end_backward(&self, b: &mut dyn Backend, s: &Shape) {
+        self.down.backward(b, s, Mode::Accumulate);
+    }
+}

@@ -1,0 +1,35 @@
+//! The scored rows of a sequence.
+
+use super::{Input, Shape};
+use crate::{
+    mem::{Dst, Planner, Var},
+    ops::{Backend, GatherRows, ScatterRows},
+};
+
+/// y = x[row]: what a loss looks at.
+#[derive(Clone, Debug)]
+pub struct ScoredRows {
+    x: Var,
+    /// (M,D)
+    pub y: Var,
+    input: Input,
+    d: usize,
+}
+
+impl ScoredRows {
+    /// Of `x` (N,D).
+    pub fn plan(p: &mut Planner, x: Var, input: &Input, d: usize) -> Self {
+        p.label("scored rows");
+        ScoredRows { x, y: p.var(input.capacity.m * d), input: *input, d }
+    }
+
+    pub fn forward(&self, b: &mut dyn Backend, s: &Shape) {
+        b.run(&GatherRows { y: self.y.y, x: self.x.y, row: self.input.row, m: s.m, n: s.n, d: self.d });
+    }
+
+    /// Writes the gradient of all of x: zeros where no row is scored.
+    pub fn backward(&self, b: &mut dyn Backend, s: &Shape) {
+        let (dx, row) = (Dst::Write(self.x.dy), self.input.row);
+        b.run(&ScatterRows { dx, dy: self.y.dy, row, m: s.m, n: s.n, d: self.d });
+    }
+}

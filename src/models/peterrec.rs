@@ -1,0 +1,85 @@
+/*! PeterRec and NextItNet: residual blocks of dilated convolutions over item sequences (Yuan et al., SIGIR 2020; Yuan et
+al., WSDM 2019).
+
+x = dropout(E[item])                                       (N,D)
+L blocks, dilations R and 2R each, R as `--dilations` says over and over (1,4 in the papers)      (N,D)
+h = scored rows of the last block                          (M,D)
+score of item v = <h, E[v]> + bias[v]                      the table is tied
+
+Where the task asks what comes next the convolutions are causal and this is NextItNet; where it hides items they are centred
+and see both sides, as PeterRec pre-trains. Order is in the taps: there are no positions. Fine-tuned with
+`--transfer patch` it is PeterRec as published, but for the place of a serial patch (behind the ReLU, see
+[`ConvBlock`]). Departures: the output table is tied (the published code has a second one).
+*/
+
+use super::{Context, Model, Network, Representations};
+use crate::{
+    base::Result,
+    layers::{ConvBlock, ConvBlockConfig, Embed, ScoredRows, Shape, Sites, View},
+    mem::{Init, Param, Planner},
+    ops::Backend,
+};
+
+/// The planned model.
+#[derive(Clone, Debug)]
+pub struct PeterRec {
+    embed: Embed,
+    blocks: Vec<ConvBlock>,
+    scored: ScoredRows,
+    item_bias: Param,
+    d: usize,
+    v: usize,
+}
+
+impl Model for PeterRec {
+    const NAME: &'static str = "peterrec";
+    const ABOUT: &'static str = "dilated convolutions, causal (NextItNet) or centred (Yuan et al. 2019, 2020)";
+    const VIEWS: &'static [View] = &[View::Both, View::Past];
+
+    fn plan(p: &mut Planner, c: &Context) -> Result<Self> {
+        let (s, d) = (c.settings, c.settings.width);
+        let embed = Embed::plan(p, c.input, &c.embed(false), &mut Sites::new(c.seed));
+        let mut blocks: Vec<ConvBlock> = Vec::with_capacity(s.blocks);
+        for (l, dilation) in (0..s.blocks).zip(s.dilations.iter().cycle()) {
+            let x = blocks.last().map_or(embed.y, |b| b.y);
+            let block = ConvBlockConfig {
+                channels: d,
+                taps: s.taps,
+                dilation: *dilation,
+                causal: c.view == View::Past,
+                std: s.init_std,
+                patch: s.patch,
+            };
+            blocks.push(ConvBlock::plan(p, &format!("block.{l}"), x, c.input, &block)?);
+        }
+        let last = blocks.last().map_or(embed.y, |b| b.y);
+        let scored = ScoredRows::plan(p, last, c.input, d);
+        let item_bias = p.table("item.bias", &[c.items], Init::Constant(0.0), s.touched);
+        Ok(PeterRec { embed, blocks, scored, item_bias, d, v: c.items })
+    }
+}
+
+impl Network for PeterRec {
+    fn forward(&self, b: &mut dyn Backend, s: &Shape) {
+        self.embed.forward(b, s);
+        self.blocks.iter().for_each(|block| block.forward(b, s));
+        self.scored.forward(b, s);
+    }
+
+    fn backward(&self, b: &mut dyn Backend, s: &Shape) {
+        self.scored.backward(b, s);
+        self.blocks.iter().rev().for_each(|block| block.backward(b, s));
+        self.embed.backward(b, s);
+    }
+
+    fn representations(&self) -> Representations {
+        Representations {
+            item: self.embed.item.clone(),
+            item_bias: self.item_bias.clone(),
+            rows: Some(self.embed.sum),
+            scored: self.scored.y,
+            d: self.d,
+            v: self.v,
+        }
+    }
+}

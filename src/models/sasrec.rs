@@ -1,0 +1,68 @@
+/*! SASRec: a causal transformer over item sequences (Kang and McAuley, ICDM 2018).
+
+x = dropout(E[item] + P[pos])                              (N,D)
+L causal blocks of self-attention and feed-forward         (N,D)
+h = scored rows of the last block, normed                  (M,D)
+score of item v = <h, E[v]> + bias[v]                      the table is tied
+
+Departures from the paper: pre-norm blocks of today's make (the residual passes the norm by; the published code adds the
+normed input), GELU for ReLU, a bias of each item; the feed-forward layer is as wide as `--ffn-ratio` says (1 in the paper);
+the published code multiplies the item vectors by sqrt(D), here `--init-std` does as much. The loss is the task's: the
+paper's is `--loss bce --negatives 1`, gSASRec's (Petrov and Macdonald 2023) `--loss gbce`, RecTools' the full softmax.
+*/
+
+use super::{Context, Model, Network, Representations};
+use crate::{
+    base::Result,
+    layers::{BlockConfig, NormPlace, ScoredRows, Shape, Sites, Transformer, View},
+    mem::{Init, Param, Planner},
+    ops::Backend,
+};
+
+/// The planned model.
+#[derive(Clone, Debug)]
+pub struct SasRec {
+    body: Transformer,
+    scored: ScoredRows,
+    item_bias: Param,
+    d: usize,
+    v: usize,
+}
+
+impl Model for SasRec {
+    const NAME: &'static str = "sasrec";
+    const ABOUT: &'static str = "causal transformer (Kang and McAuley 2018)";
+    const VIEWS: &'static [View] = &[View::Past];
+
+    fn plan(p: &mut Planner, c: &Context) -> Result<Self> {
+        let (s, d) = (c.settings, c.settings.width);
+        let block = BlockConfig { norm: NormPlace::Pre, ..c.block() };
+        let body = Transformer::plan(p, c.input, &c.embed(true), s.blocks, &block, &mut Sites::new(c.seed))?;
+        let scored = ScoredRows::plan(p, body.y(), c.input, d);
+        let item_bias = p.table("item.bias", &[c.items], Init::Constant(0.0), s.touched);
+        Ok(SasRec { body, scored, item_bias, d, v: c.items })
+    }
+}
+
+impl Network for SasRec {
+    fn forward(&self, b: &mut dyn Backend, s: &Shape) {
+        self.body.forward(b, s);
+        self.scored.forward(b, s);
+    }
+
+    fn backward(&self, b: &mut dyn Backend, s: &Shape) {
+        self.scored.backward(b, s);
+        self.body.backward(b, s);
+    }
+
+    fn representations(&self) -> Representations {
+        Representations {
+            item: self.body.embed.item.clone(),
+            item_bias: self.item_bias.clone(),
+            rows: Some(self.body.embed.sum),
+            scored: self.scored.y,
+            d: self.d,
+            v: self.v,
+        }
+    }
+}

@@ -1,0 +1,183 @@
+/*! next_items: the batch of next item prediction (Hidasi et al. 2016, Kang and McAuley 2018).
+item = raw. A row is asked for the K items that follow it in its sequence, or as many as there are: K rows to score for
+each but the last ones, in order, the nearest target first.
+row = the row that is asked, target = the item asked for, weight = 1 / their number.
+pos = T - length + 1 + place in the sequence, T-1 at most: what is known when the last item is asked for ends at T-1, as
+it does when the model recommends. The last row of a sequence is no context of anything.
+raw,item,pos (N)  row,target,weight (M)
+
+Padding: a sequence of which `scored` counts no row asks nothing; behind scored_B there is no row to score: row NO_ROW,
+target 0, weight 0.
+*/
+
+use super::{Cost, MaskItems, Op, case::Case, fits};
+use crate::{
+    base::rng::{Purpose, Stream},
+    mem::{F32, HostArenas, Planner, Scalar, U32},
+};
+
+op! {
+    /// Asks every row of every sequence what follows.
+    NextItems = "next_items" {
+        write {
+            /** (N) */ item: U32, /** (N) */ pos: U32, /** (M) rows that are asked, ascending */ row: U32,
+            /** (M) what follows them */ target: U32, /** (M) what each counts in the mean */ weight: F32
+        }
+        read {
+            /** (N) item ids */ raw: U32, /** (B+1) where each sequence starts */ cu: U32,
+            /** (B+1) where its rows start in `row` */ scored: U32
+        }
+        with {
+            b: usize, n: usize, m: usize, /** longest sequence (T) */ t: usize, /** items a row is asked for (K) */ k: usize
+        }
+    }
+}
+
+/// Rows to score in a sequence of `len` items that is asked for `k` items a row.
+pub fn asked(len: usize, k: usize) -> usize {
+    // The last k-1 places have fewer than k items behind them.
+    let short = k.min(len);
+    (len - short) * k + short * short.saturating_sub(1) / 2
+}
+
+impl NextItems {
+    /// The questions of one sequence of `len` rows from `first` on: `ask(row, row of its target)`.
+    pub(crate) fn questions(&self, first: usize, len: usize, mut ask: impl FnMut(usize, usize)) {
+        for i in 0..len {
+            (1..=self.k.min(len - 1 - i)).for_each(|step| ask(first + i, first + i + step));
+        }
+    }
+}
+
+impl Op for NextItems {
+    fn check(&self) -> Result<(), String> {
+        let (b, n, m) = (self.b, self.n, self.m);
+        if self.t == 0 || self.k == 0 {
+            return Err(format!("sequences of {} items, {} asked for", self.t, self.k));
+        }
+        fits(&[
+            ("item", self.item.len(), n),
+            ("pos", self.pos.len(), n),
+            ("row", self.row.len(), m),
+            ("target", self.target.len(), m),
+            ("weight", self.weight.len(), m),
+            ("raw", self.raw.len(), n),
+            ("cu", self.cu.len(), b + 1),
+            ("scored", self.scored.len(), b + 1),
+        ])
+    }
+
+    fn cost(&self) -> Cost {
+        Cost { flop: 0.0, bytes: 12.0 * (self.n + self.m + self.b) as f64 }
+    }
+
+    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+        let (raw, cu, scored) = (m.ids(self.raw), m.ids(self.cu), m.ids(self.scored));
+        // SAFETY: destinations and sources of an op are disjoint (`assert_disjoint`).
+        let (item, pos) = unsafe { (m.ids_mut(self.item), m.ids_mut(self.pos)) };
+        // SAFETY: as above.
+        let (row, target, weight) =
+            unsafe { (m.ids_mut(self.row), m.ids_mut(self.target), m.get_mut(self.weight.first(self.m))) };
+        item[..self.n].copy_from_slice(&raw[..self.n]);
+        for b in 0..self.b {
+            let (first, end, mut at) = (cu[b] as usize, cu[b + 1] as usize, scored[b] as usize);
+            let len = end - first;
+            (first..end).for_each(|i| pos[i] = (self.t + 1 + i - first - len).min(self.t - 1) as u32);
+            if scored[b + 1] as usize > at {
+                self.questions(first, len, |asked, answer| {
+                    (row[at], target[at]) = (asked as u32, raw[answer]);
+                    at += 1;
+                });
+            }
+        }
+        MaskItems::pad(scored[self.b] as usize, &mut row[..self.m], &mut target[..self.m], weight);
+    }
+}
+
+pub fn cases() -> Vec<Case<NextItems>> {
+    // (lengths, K, sequences that ask nothing, padded rows to score)
+    const SHAPES: [(&[usize], usize, usize, usize); 8] = [
+        (&[], 1, 0, 0),
+        (&[1], 1, 0, 3),
+        (&[2], 1, 0, 0),
+        (&[1, 2, 3, 4, 5, 6, 7, 8, 9], 1, 0, 0),
+        (&[1, 2, 3, 4, 5, 6, 7, 8, 9], 3, 0, 5),
+        (&[40, 0, 31, 32, 33, 3, 7], 1, 2, 40),
+        (&[200, 1, 57, 200, 133, 64], 2, 1, 0),
+        (&[300, 700], 1, 0, 100),
+    ];
+    SHAPES
+        .into_iter()
+        .map(|(lengths, k, silent, padding)| {
+            let mut p = Planner::new();
+            let (b, n) = (lengths.len(), lengths.iter().sum());
+            let (mut cu, mut scored) = (vec![0], vec![0]);
+            for (i, len) in lengths.iter().enumerate() {
+                cu.push(cu[i] + *len as u32);
+                scored.push(scored[i] + if i + silent < b { asked(*len, k) as u32 } else { 0 });
+            }
+            let m = scored[b] as usize + padding;
+            let mut draw = Stream::new(3, Purpose::Test, n as u32);
+            let raw = (0..n).map(|_| draw.bits()).collect();
+            let op = NextItems {
+                item: p.index(n),
+                pos: p.index(n),
+                row: p.index(m),
+                target: p.index(m),
+                weight: p.stat(m),
+                raw: p.index(n),
+                cu: p.index(b + 1),
+                scored: p.index(b + 1),
+                b,
+                n,
+                m,
+                t: lengths.iter().copied().max().unwrap_or(1).max(1),
+                k,
+            };
+            Case::forward(format!("b{b} n{n} m{m} k{k}"), p, op).ids(op.raw, raw).ids(op.cu, cu).ids(op.scored, scored)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::NO_ROW;
+
+    #[test]
+    fn the_count_of_questions_is_that_of_the_questions() {
+        for (len, k) in (0..12).flat_map(|len| (1..6).map(move |k| (len, k))) {
+            let mut p = Planner::new();
+            let (ids, weight) = (p.index(1), p.stat(1));
+            let op = NextItems {
+                item: ids,
+                pos: ids,
+                row: ids,
+                target: ids,
+                weight,
+                raw: ids,
+                cu: ids,
+                scored: ids,
+                b: 0,
+                n: 0,
+                m: 0,
+                t: 12,
+                k,
+            };
+            let mut count = 0;
+            op.questions(0, len, |from, to| {
+                assert!(from < to && to <= from + k && to < len);
+                count += 1;
+            });
+            assert_eq!(count, asked(len, k), "len {len} k {k}");
+        }
+    }
+
+    #[test]
+    fn rows_of_padding_are_none() {
+        let case = cases().into_iter().find(|c| c.fwd.m > asked(1, 1) && c.fwd.b == 1).unwrap();
+        let m = case.host::<f64>(0.0, crate::mem::Precision::F32);
+        case.fwd.reference(&m);
+        assert!(m.ids(case.fwd.row).iter().all(|r| *r == NO_ROW) && m.get(case.fwd.weight).iter().all(|w| *w == 0.0));
+    }
+}

@@ -1,0 +1,110 @@
+/*! Batches of sequences: which users' items, how they reach the device, and where they stand there before a task asks
+anything about them.
+
+All draws come from Philox streams keyed by (seed, epoch, user): a batch is a function of those, whoever makes it. The host
+says which sequences make a batch and how many of their rows are scored; the rows themselves are gathered by an op
+([`GatherSequences`]), on whatever device the step runs, and made into questions by the ops of a task.
+*/
+
+use crate::{
+    base::rng::{Purpose, Stream},
+    layers::{Head, Input, Shape},
+    mem::{Span, U32},
+    ops::{Backend, GatherSequences, NO_ROW, mask_items::DRAWS},
+};
+
+/// The interactions of a user that are trained on, oldest first, at least one.
+#[derive(Clone, Copy, Debug)]
+pub enum Sequence<'a> {
+    /// On the host.
+    Items(&'a [u32]),
+    /// In the data that the device holds ([`Batches::hold`]).
+    Held { first: u32, len: usize },
+}
+
+impl Sequence<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Sequence::Items(items) => items.len(),
+            Sequence::Held { len, .. } => *len,
+        }
+    }
+}
+
+/// A batch on the host: its head, and its items where the device does not hold them.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    pub head: Head,
+    /// (N) or empty.
+    pub(super) raw: Vec<u32>,
+}
+
+/// Makes batches.
+#[derive(Clone, Debug)]
+pub struct Batches {
+    input: Input,
+    seed: u64,
+    /// What the device holds, if it does.
+    data: Option<Span<U32>>,
+}
+
+impl Batches {
+    pub fn new(input: &Input, seed: u64) -> Self {
+        Batches { input: *input, seed, data: None }
+    }
+
+    /// Takes the sequences of all batches from `data` from here on.
+    pub fn hold(&mut self, data: Span<U32>) {
+        self.data = Some(data);
+    }
+
+    /// An empty batch with room for the largest.
+    pub fn empty(&self) -> Batch {
+        let room = if self.data.is_some() { 0 } else { self.input.capacity.n };
+        Batch { head: Head::new(&self.input.capacity), raw: Vec::with_capacity(room) }
+    }
+
+    /// Empties a batch; `epoch`: what it is drawn by.
+    pub fn clear(&self, batch: &mut Batch, epoch: u32) {
+        batch.head.clear(0, epoch);
+        batch.raw.clear();
+    }
+
+    /// Adds the sequence of `user` to the batch: a random window of it, where it is too long. `scored`: rows to score of so
+    /// many items.
+    pub fn push(&self, batch: &mut Batch, user: u64, sequence: Sequence<'_>, scored: impl FnOnce(usize) -> usize) {
+        let epoch = batch.head.epoch();
+        let spare = sequence.len().saturating_sub(self.input.capacity.t);
+        let window = || Stream::new(self.seed, Purpose::Window, epoch).at(user * DRAWS).below(spare as u64 + 1);
+        let start = if spare == 0 { 0 } else { window() as usize };
+        let len = sequence.len() - spare;
+        let first = match sequence {
+            Sequence::Items(items) => {
+                assert!(self.data.is_none(), "the device holds the data");
+                batch.raw.extend_from_slice(&items[start..start + len]);
+                NO_ROW
+            }
+            Sequence::Held { first, .. } => first + start as u32,
+        };
+        batch.head.push(user as u32, len, scored(len), first);
+    }
+
+    /// Writes the batch of step `step`, for [`Batches::gather`] to go on with.
+    pub fn upload(&self, b: &mut dyn Backend, batch: &mut Batch, step: u32) -> Shape {
+        batch.head.set_step(step);
+        let shape = self.input.begin(b, &mut batch.head);
+        if self.data.is_none() {
+            batch.raw.resize(shape.n, 0);
+            b.write_ids_ahead(self.input.raw, &batch.raw);
+        }
+        shape
+    }
+
+    /// Has the items of the batch in `raw` of the input.
+    pub fn gather(&self, b: &mut dyn Backend, s: &Shape) {
+        let input = &self.input;
+        if let Some(data) = self.data {
+            b.run(&GatherSequences { raw: input.raw, data, first: input.first, cu: input.cu, b: s.b, n: s.n });
+        }
+    }
+}
