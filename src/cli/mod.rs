@@ -8,9 +8,11 @@ pub mod check;
 pub mod devices;
 pub mod evaluate;
 pub mod export;
+pub mod finetune;
 pub mod import;
 pub mod opened;
 pub mod printer;
+pub mod progress;
 pub mod recommend;
 pub mod split_flags;
 pub mod train;
@@ -54,8 +56,10 @@ struct Cli {
 enum Command {
     /// Turn a log of interactions (CSV, TSV, .dat, .inter, Parquet) into memory-mapped shards
     Import(import::Args),
-    /// Pre-train a model by masked item prediction
+    /// Train a model: by masked item prediction, or to predict the next item
     Train(Box<train::Args>),
+    /// Continue from a trained run on other data: none, embedding, model or patch transfer
+    Finetune(Box<finetune::Args>),
     /// Score a trained model: NDCG, recall, MRR; full and sampled ranking; slices
     Eval(evaluate::Args),
     /// Recommend items for users of the data or for any new history
@@ -85,6 +89,7 @@ pub fn main() -> ExitCode {
     ExitCode::from(exit_code(|| match cli.command {
         Command::Import(args) => import::run(args, printer),
         Command::Train(args) => train::run(*args, printer),
+        Command::Finetune(args) => finetune::run(*args, printer),
         Command::Eval(args) => evaluate::run(args, printer),
         Command::Recommend(args) => recommend::run(args, printer),
         Command::Export(args) => export::run(args, printer),

@@ -3,13 +3,12 @@
 use std::{
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use super::{builtin, opened::open_data, printer::Printer, split_flags::SplitFlags};
+use super::{builtin, opened::open_data, printer::Printer, progress::Progress, split_flags::SplitFlags};
 use crate::{
     backend::{self, Device},
     base::{Error, Result, atomic::write_atomically},
@@ -17,8 +16,8 @@ use crate::{
     eval::{EvalOptions, Report, evaluate},
     tasks::{LossKind, SamplerKind},
     train::{
-        Event, Flags, MemoryPlan, RunFolder, Settings, Trained, Which,
-        checkpoint::{EpochRow, State},
+        Flags, Freeze, Patching, RunFolder, Settings, Trained, Which,
+        checkpoint::State,
         run::{Job, RunConfig},
         train,
     },
@@ -62,26 +61,45 @@ pub struct Args {
 static STOP: AtomicBool = AtomicBool::new(false);
 
 pub fn run(args: Args, printer: Printer) -> Result<()> {
+    let (device, threads, resume) = (args.device, args.threads, args.resume.is_some());
+    let (folder, config, data) = if resume { reopen(&args)? } else { prepare(&args, &printer)? };
+    execute(&Planned { folder, config, data, device, threads, resume }, printer)
+}
+
+/// A run that is about to begin or to go on.
+pub struct Planned {
+    pub folder: RunFolder,
+    pub config: RunConfig,
+    pub data: Dataset,
+    pub device: Device,
+    pub threads: Option<usize>,
+    pub resume: bool,
+}
+
+/// Trains to the end and evaluates.
+///
+/// # Errors
+/// What the run reports; that it was stopped.
+pub fn execute(planned: &Planned, printer: Printer) -> Result<()> {
     let started = Instant::now();
-    let pool = super::thread_pool(args.threads)?;
+    let Planned { folder, config, data, device, threads, resume } = planned;
+    let (device, resume) = (*device, *resume);
+    let pool = super::thread_pool(*threads)?;
     // The second Ctrl-C does not wait for the step to end.
     super::on_ctrl_c(|| {
         if STOP.swap(true, Ordering::Relaxed) {
             std::process::exit(1);
         }
     });
-    let resume = args.resume.is_some();
-    let (folder, config, data) = if resume { reopen(&args)? } else { prepare(&args, &printer)? };
-    let split = Split::new(&data, config.split)?;
+    let split = Split::new(data, config.split)?;
     // Before anything is written: a device that cannot be used leaves no run behind.
-    backend::probe(args.device, config.settings.precision)?;
+    backend::probe(device, config.settings.precision)?;
     if !resume {
-        folder.create(&config, data.item_keys())?;
+        folder.create(config, data.item_keys())?;
     }
     let _lock = folder.lock()?;
-    introduce(&printer, &folder, &config, &data, &split, args.device, pool.current_num_threads());
-    let job =
-        Job { config: &config, data: &data, split: &split, folder: &folder, device: args.device, resume, stop: &STOP };
+    introduce(&printer, folder, config, data, &split, device, pool.current_num_threads());
+    let job = Job { config, data, split: &split, folder, device, resume, stop: &STOP };
     let mut progress = Progress::new(printer, &config.settings);
     let trained = pool.install(|| train(&job, &mut |event| progress.show(event)));
     progress.finish();
@@ -98,8 +116,8 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
         ))
         .hint(format!("continue with: mipgpu train --resume {}", folder.path.display())));
     }
-    let report = pool.install(|| final_report(&folder, &data, &split, args.device))?;
-    conclude(&printer, &folder, &state, &report, started)
+    let report = pool.install(|| final_report(folder, data, &split, device))?;
+    conclude(&printer, folder, &state, &report, started)
 }
 
 fn reopen(args: &Args) -> Result<(RunFolder, RunConfig, Dataset)> {
@@ -136,12 +154,11 @@ fn prepare(args: &Args, printer: &Printer) -> Result<(RunFolder, RunConfig, Data
         settings = settings.read(file)?;
     }
     args.flags.apply(&mut settings);
-    if let (LossKind::Softmax, Some(flag)) = (settings.loss, args.flags.first_of_negatives()) {
-        return Err(Error::user(format!("--{flag} has no effect: full softmax has no negatives"))
-            .hint("add --loss sampled-softmax, bce, gbce or bpr"));
+    if settings.patch != Patching::None || settings.freeze != Freeze::None {
+        return Err(Error::user("patches and frozen parts belong to a network that is pre-trained")
+            .hint("use `mipgpu finetune --from RUN --transfer patch`"));
     }
-    settings.check()?;
-    settings.loss().check(Some(data.items()))?;
+    conclude_settings(&args.flags, &mut settings, &data)?;
     let split = args.split.spec(&data)?.unwrap_or_default();
     let folder = match &args.out {
         Some(out) => RunFolder::new(out),
@@ -153,13 +170,28 @@ fn prepare(args: &Args, printer: &Printer) -> Result<(RunFolder, RunConfig, Data
         data: absolute,
         data_fingerprint: data.fingerprint().to_string(),
         split,
+        from: None,
         settings,
     };
     Ok((folder, config, data))
 }
 
+/// Names what was left open and checks settings against each other and the data; `flags` were put over them already.
+///
+/// # Errors
+/// Settings that make no sense together, with what to do.
+pub fn conclude_settings(flags: &Flags, settings: &mut Settings, data: &Dataset) -> Result<()> {
+    if let (LossKind::Softmax, Some(flag)) = (settings.loss, flags.first_of_negatives()) {
+        return Err(Error::user(format!("--{flag} has no effect: full softmax has no negatives"))
+            .hint("add --loss sampled-softmax, bce, gbce or bpr"));
+    }
+    settings.name_task()?;
+    settings.check()?;
+    settings.loss().check(Some(data.items()))
+}
+
 /// The first free `runs/DATA-MODEL-N`.
-fn free_name(data: &Path, model: &str) -> PathBuf {
+pub fn free_name(data: &Path, model: &str) -> PathBuf {
     let data = data.file_name().map_or("data".into(), |n| n.to_string_lossy());
     (1..).map(|n| PathBuf::from(format!("runs/{data}-{model}-{n}"))).find(|p| !p.exists()).expect("numbers do not end")
 }
@@ -194,11 +226,15 @@ fn introduce(
         s.model, s.width, s.blocks, s.heads, s.length, s.dropout
     ));
     printer.say(format_args!(
-        "task    masked item prediction, mask {}, mask-last {}, loss {}",
-        s.mask,
-        s.mask_last,
+        "task    {}{}, loss {}",
+        s.task,
+        if s.task == "masked-item" { format!(", mask {}, mask-last {}", s.mask, s.mask_last) } else { String::new() },
         loss_in_words(s)
     ));
+    if let Some(from) = &config.from {
+        let which = if from.checkpoint == Which::Best { "best" } else { "last" };
+        printer.say(format_args!("from    {}, {which} checkpoint, transfer {}", from.run.display(), from.transfer));
+    }
     let (device, chosen) = backend::choose(device);
     let precision = match device {
         Device::Cuda(_) | Device::Emulator => format!("{:?}", s.precision).to_lowercase(),
@@ -276,128 +312,4 @@ fn conclude(printer: &Printer, folder: &RunFolder, state: &State, report: &Repor
         "\ndone in {seconds:.0} s; next:\n  mipgpu eval {run}\n  mipgpu recommend {run} --all-users --k 10\n  mipgpu export {run} --out vectors"
     ));
     Ok(())
-}
-
-/// Shows a run while it goes: a bar for people, lines where nobody watches, JSON events on request.
-struct Progress {
-    printer: Printer,
-    bar: Option<ProgressBar>,
-    epochs: u32,
-    started: Instant,
-    last_line: Option<Instant>,
-    /// Loss smoothed over about fifty steps.
-    loss: f64,
-    metric: String,
-}
-
-impl Progress {
-    fn new(printer: Printer, settings: &Settings) -> Self {
-        Progress {
-            printer,
-            bar: None,
-            epochs: settings.epochs,
-            started: Instant::now(),
-            last_line: None,
-            loss: 0.0,
-            metric: String::new(),
-        }
-    }
-
-    fn show(&mut self, event: Event) {
-        match event {
-            Event::Ready { parameters, memory, steps, state } => self.ready(parameters, &memory, steps, &state),
-            Event::Step { epoch, loss, interactions, .. } => {
-                let loss = loss as f64;
-                self.loss = if self.loss == 0.0 { loss } else { 0.98 * self.loss + 0.02 * loss };
-                if let Some(bar) = &self.bar {
-                    let rate = interactions as f64 / self.started.elapsed().as_secs_f64();
-                    bar.set_message(format!(
-                        "epoch {epoch}/{} loss {:.3}{} {} interactions/s",
-                        self.epochs,
-                        self.loss,
-                        self.metric,
-                        digits(rate as u64)
-                    ));
-                    bar.inc(1);
-                }
-            }
-            Event::Epoch { row, seconds, interactions_per_s, best } => {
-                self.epoch(&row, seconds, interactions_per_s, best);
-            }
-        }
-    }
-
-    fn ready(&mut self, parameters: usize, memory: &MemoryPlan, steps: u64, state: &State) {
-        let mb = |bytes: u64| digits(bytes.div_ceil(1 << 20));
-        let data = memory.data.map_or("in its files".to_string(), |bytes| format!("{} MB", mb(bytes)));
-        self.printer.say(format_args!(
-            "memory  {} parameters, {} MB: weights {}, gradients {}, moments {}, activations {}, batch {}, workspace {}; data {data}",
-            digits(parameters as u64),
-            mb(memory.total()),
-            mb(memory.weights),
-            mb(memory.gradients),
-            mb(memory.moments),
-            mb(memory.activations),
-            mb(memory.batch),
-            mb(memory.workspace),
-        ));
-        let total = steps * self.epochs as u64;
-        if state.done {
-            self.printer.say("resume  nothing to do: the run had come to its end; here is its evaluation");
-        } else if state.step > 0 {
-            self.printer.say(format_args!("resume  from epoch {}, step {}", state.epoch, state.step));
-        }
-        self.printer.say("");
-        if self.printer.json {
-            self.printer
-                .event(&json!({"event": "ready", "parameters": parameters, "bytes": memory.total(), "memory": memory, "step": state.step}));
-        }
-        if self.printer.progress_bar() {
-            let bar = ProgressBar::new(total).with_position(state.step);
-            let style = ProgressStyle::with_template("{bar:24} {percent:>3}% {msg}, {eta} left");
-            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-            bar.enable_steady_tick(Duration::from_millis(500));
-            bar.reset_eta();
-            self.bar = Some(bar);
-        }
-        self.started = Instant::now();
-    }
-
-    fn epoch(&mut self, row: &EpochRow, seconds: f64, rate: f64, best: bool) {
-        if let Some(ndcg) = row.ndcg {
-            self.metric = format!(" NDCG@10 {ndcg:.4}");
-        }
-        if self.printer.json {
-            let mut event = json!({"event": "epoch"});
-            if let (Some(all), serde_json::Value::Object(row)) = (event.as_object_mut(), json!(row)) {
-                all.extend(row);
-            }
-            event["seconds"] = json!(seconds);
-            event["interactions_per_s"] = json!(rate);
-            event["best"] = json!(best);
-            self.printer.event(&event);
-            return;
-        }
-        // Every validation is worth a line; of other epochs one now and then shows that it lives.
-        let quiet = self.last_line.is_some_and(|t| t.elapsed() < Duration::from_secs(20));
-        if row.ndcg.is_none() && (quiet || self.bar.is_some()) {
-            return;
-        }
-        self.last_line = Some(Instant::now());
-        let mut line = format!("epoch {:>4}  loss {:.4}", row.epoch, row.loss);
-        if let (Some(ndcg), Some(hit)) = (row.ndcg, row.hit) {
-            line += &format!("  valid NDCG@10 {ndcg:.4} HR@10 {hit:.4}{}", if best { " *" } else { "" });
-        }
-        line += &format!("  {} interactions/s  {:.0} s", digits(rate as u64), self.started.elapsed().as_secs_f64());
-        match &self.bar {
-            Some(bar) => bar.println(line),
-            None => self.printer.say(line),
-        }
-    }
-
-    fn finish(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
-    }
 }

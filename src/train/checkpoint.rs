@@ -11,7 +11,7 @@ use std::{
     collections::HashMap,
     fs::File,
     io::{Read, Seek, SeekFrom, Write},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use bytemuck::{cast_slice, cast_slice_mut};
@@ -24,7 +24,7 @@ use crate::{
     base::{Error, Result, atomic::write_file_aside, error::IoContext},
     data::hex,
     mem::{Arena, Planner, RawSpan},
-    ops::Memory,
+    ops::Backend,
 };
 
 /// Version of the layout below; raised when an old file could be misread.
@@ -76,7 +76,7 @@ const LONGEST_HEADER: u64 = 100_000_000;
 /// Stands where the checksum goes while the checksum is computed.
 const NO_SUM: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Metadata {
     version: u32,
@@ -84,6 +84,9 @@ struct Metadata {
     sha256: String,
     /// Fingerprint of the item vocabulary the rows of `item.weight` belong to.
     vocabulary: String,
+    /// SHA-256 of the checkpoint whose frozen tensors complete these, in hex; none: the file is whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    base: Option<String>,
     /// What shaped the model and its training, so that the file explains itself.
     settings: Settings,
     state: State,
@@ -102,10 +105,10 @@ impl Tensor<'_> {
     }
 }
 
-/// What a checkpoint holds: the weights, and with `moments` what the optimiser knows.
+/// What a checkpoint holds: the weights that are trained, and with `moments` what the optimiser knows.
 fn tensors(plan: &Planner, moments: bool) -> Vec<Tensor<'_>> {
     let mut all = Vec::new();
-    for p in plan.params() {
+    for p in plan.params().iter().filter(|p| !p.frozen) {
         all.push(Tensor { name: p.name.clone(), shape: &p.shape, span: p.w.raw() });
         if moments {
             all.push(Tensor { name: format!("optimizer.m.{}", p.name), shape: &p.shape, span: p.m.raw() });
@@ -127,24 +130,34 @@ fn pieces(span: RawSpan) -> impl Iterator<Item = RawSpan> {
     (0..span.len).step_by(PIECE).map(piece)
 }
 
+/// What stands beside the tensors of a checkpoint.
+#[derive(Clone, Copy, Debug)]
+pub struct Beside<'a> {
+    /// Fingerprint of the item vocabulary.
+    pub vocabulary: &'a str,
+    /// SHA-256 of the checkpoint whose frozen tensors complete these.
+    pub base: Option<&'a str>,
+    pub settings: &'a Settings,
+}
+
 /// Writes a checkpoint aside, piece by piece, syncs and renames it.
 ///
 /// # Errors
 /// The disk's; a failing device's.
 pub fn save(
     path: &Path,
-    b: &mut impl Memory,
+    b: &mut dyn Backend,
     plan: &Planner,
     moments: bool,
-    vocabulary: &str,
-    settings: &Settings,
+    beside: Beside<'_>,
     state: &State,
 ) -> Result<()> {
     let metadata = Metadata {
         version: VERSION,
         sha256: NO_SUM.into(),
-        vocabulary: vocabulary.into(),
-        settings: settings.clone(),
+        vocabulary: beside.vocabulary.into(),
+        base: beside.base.map(String::from),
+        settings: beside.settings.clone(),
         state: state.clone(),
     };
     let json = serde_json::to_string(&metadata).map_err(|e| Error::internal(e.to_string()))?;
@@ -194,12 +207,22 @@ fn place_of(sum: &str, bytes: &[u8]) -> Option<usize> {
     (sum.len() == NO_SUM.len()).then(|| bytes.windows(sum.len()).position(|w| w == sum.as_bytes()))?
 }
 
-/// Reads a checkpoint into the backend, piece by piece, and gives the state it was written in.
+/// A checkpoint that has been looked at: whole, ours, of this version.
+#[derive(Debug)]
+pub struct Opened {
+    path: PathBuf,
+    file: File,
+    header: safetensors::tensor::Metadata,
+    metadata: Metadata,
+    /// Where the tensors begin.
+    start: u64,
+}
+
+/// Opens a checkpoint and reads it once to compare its checksum.
 ///
 /// # Errors
-/// Names the file and what is wrong: not safetensors, not ours, another version, an altered byte, another vocabulary, or
-/// the first tensor that is missing, superfluous or of another shape.
-pub fn load(path: &Path, b: &mut impl Memory, plan: &Planner, moments: bool, vocabulary: &str) -> Result<State> {
+/// Names the file and what is wrong: not safetensors, not ours, another version, an altered byte.
+pub fn open(path: &Path) -> Result<Opened> {
     let mut file = File::open(path).at_path(path)?;
     let broken = |what: String| Error::user(format!("{}: {what}", path.display()));
     let foreign = |what: &str| broken(format!("not a whole safetensors file ({what})")).hint(DAMAGED);
@@ -242,6 +265,54 @@ pub fn load(path: &Path, b: &mut impl Memory, plan: &Planner, moments: bool, voc
     if place.is_none() || hex(&sum.finalize()) != metadata.sha256 {
         return Err(broken("its checksum does not match its contents".into()).hint(DAMAGED));
     }
+    Ok(Opened { path: path.into(), file, header, metadata, start })
+}
+
+impl Opened {
+    /// SHA-256 of the file.
+    pub fn sha256(&self) -> &str {
+        &self.metadata.sha256
+    }
+
+    /// Fingerprint of the item vocabulary its rows belong to.
+    pub fn vocabulary(&self) -> &str {
+        &self.metadata.vocabulary
+    }
+
+    /// SHA-256 of the checkpoint that completes it.
+    pub fn base(&self) -> Option<&str> {
+        self.metadata.base.as_deref()
+    }
+
+    /// Names and shapes of its weights.
+    pub fn weights(&self) -> Vec<(String, Vec<usize>)> {
+        let names = self.header.offset_keys().into_iter().filter(|n| !n.starts_with("optimizer."));
+        names.filter_map(|n| self.header.info(&n).map(|info| (n.clone(), info.shape.clone()))).collect()
+    }
+
+    /// The numbers of a weight, all at once.
+    ///
+    /// # Errors
+    /// There is none of that name; the disk's.
+    pub fn weight(&mut self, name: &str) -> Result<Vec<f32>> {
+        let missing = || Error::user(format!("{}: tensor '{name}' is missing", self.path.display()));
+        let info = self.header.info(name).filter(|info| info.dtype == Dtype::F32).ok_or_else(missing)?;
+        let (start, end) = info.data_offsets;
+        let mut values = vec![0.0f32; (end - start) / 4];
+        self.file.seek(SeekFrom::Start(self.start + start as u64)).at_path(&self.path)?;
+        self.file.read_exact(cast_slice_mut(&mut values)).at_path(&self.path)?;
+        Ok(values)
+    }
+}
+
+/// Reads a checkpoint into the backend, piece by piece, and gives the state it was written in.
+///
+/// # Errors
+/// Names the file and what is wrong: as [`open`], another vocabulary, or the first tensor that is missing, superfluous or of
+/// another shape.
+pub fn load(path: &Path, b: &mut dyn Backend, plan: &Planner, moments: bool, vocabulary: &str) -> Result<State> {
+    let Opened { mut file, header, metadata, start, .. } = open(path)?;
+    let broken = |what: String| Error::user(format!("{}: {what}", path.display()));
     if metadata.vocabulary != vocabulary {
         return Err(broken("the checkpoint belongs to another item vocabulary".into())
             .hint("a checkpoint only fits the run folder it was written in, with that folder's items.safetensors"));
@@ -271,7 +342,7 @@ pub fn load(path: &Path, b: &mut impl Memory, plan: &Planner, moments: bool, voc
         places.push((t.span, start + info.data_offsets.0 as u64));
     }
     let mut names = header.offset_keys();
-    names.retain(|n| !n.starts_with("optimizer.") && !plan.params().iter().any(|p| p.name == *n));
+    names.retain(|n| !n.starts_with("optimizer.") && !plan.params().iter().any(|p| p.name == *n && !p.frozen));
     if let Some(name) = names.first() {
         return Err(broken(format!("tensor '{name}' is not part of the model the run's settings make")));
     }

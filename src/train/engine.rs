@@ -230,6 +230,9 @@ impl<B: Backend> Engine<B> {
     fn lay_out(settings: &Settings, items: usize, batch: usize) -> Result<(Planner, Input, Parts)> {
         let mut plan = Planner::new();
         let (s, t) = (settings, settings.length);
+        if let Some(parts) = s.freeze.trained() {
+            plan.freeze_but(parts);
+        }
         let (kind, asks) = s.find()?;
         let m = batch * (asks.most_scored)(&s.task());
         let capacity = Capacity::new(batch, t, m.max(batch));

@@ -1,4 +1,5 @@
-/*! The training loop without autograd: settings, one step, the run with its checkpoints, and a trained model to ask. */
+/*! The training loop without autograd: settings, one step, the run with its checkpoints, what it takes
+over from another run, and a trained model to ask. */
 
 pub mod check;
 pub mod checkpoint;
@@ -8,8 +9,10 @@ pub mod schedule;
 pub mod scoring;
 pub mod settings;
 pub mod trained;
+pub mod transfer;
 
 pub use engine::{Engine, MemoryPlan, StepReport};
 pub use run::{Event, RunFolder, train};
-pub use settings::{Flags, Settings, TableUpdate};
+pub use settings::{Flags, Freeze, Patching, Settings, TableUpdate};
 pub use trained::{Trained, Which};
+pub use transfer::{Carried, FreshItems, Origin, Transfer};

@@ -8,7 +8,7 @@ throughput · `report.json` the evaluation after training.
 use std::{
     fs::{self, File, TryLockError},
     io::{ErrorKind, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
@@ -16,10 +16,12 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    checkpoint::{self, EpochRow, State},
+    checkpoint::{self, Beside, EpochRow, State},
     engine::{Engine, MemoryPlan, StepReport},
     schedule::Schedule,
     settings::Settings,
+    trained::Which,
+    transfer::{self, Base, Carried, Keys, Origin},
 };
 use crate::{
     backend::{self, Device, WithBackend},
@@ -49,6 +51,9 @@ pub struct RunConfig {
     pub data: PathBuf,
     pub data_fingerprint: String,
     pub split: SplitSpec,
+    /// The run that it continues in another domain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Origin>,
     pub settings: Settings,
 }
 
@@ -77,6 +82,37 @@ impl RunFolder {
 
     pub fn items(&self) -> PathBuf {
         self.path.join("items.safetensors")
+    }
+
+    /// The user vocabulary of a run with user vectors.
+    pub fn users(&self) -> PathBuf {
+        self.path.join("users.safetensors")
+    }
+
+    /// The values of side fields of a run with fields.
+    pub fn fields(&self) -> PathBuf {
+        self.path.join("fields.safetensors")
+    }
+
+    /// A checkpoint of the run.
+    ///
+    /// # Errors
+    /// It is not there; says why.
+    pub fn checkpoint(&self, which: Which) -> Result<PathBuf> {
+        let path = if which == Which::Best { self.best() } else { self.last() };
+        if path.exists() {
+            return Ok(path);
+        }
+        let run = self.path.display();
+        let (name, hint) = match which {
+            Which::Best if self.last().exists() => (
+                "best",
+                format!("none was validated yet: take --last, or continue it with: mipgpu train --resume {run}"),
+            ),
+            Which::Best => ("best", "the run ended before it began: start it anew".to_string()),
+            Which::Last => ("last", "a run makes one before its first step: start it anew".to_string()),
+        };
+        Err(Error::user(format!("{run}: the run has no {name} checkpoint")).hint(hint))
     }
 
     pub fn report(&self) -> PathBuf {
@@ -164,6 +200,8 @@ impl RunFolder {
 /// What a run tells while it goes.
 #[derive(Clone, Debug)]
 pub enum Event {
+    /// What it took over from the run it comes from.
+    Carried(Vec<Carried>),
     /// Planned and ready: parameters, memory, steps of an epoch, the state it starts from.
     Ready { parameters: usize, memory: MemoryPlan, steps: u64, state: State },
     /// A step is done. `interactions`: real ones, trained on so far in this session.
@@ -210,6 +248,8 @@ struct Loop<'a, B> {
     launched: u64,
     state: State,
     vocabulary: String,
+    /// What was taken over, until it is told.
+    carried: Option<Vec<Carried>>,
     /// Users with something to train on.
     users: Vec<u32>,
     schedule: Schedule,
@@ -232,6 +272,19 @@ impl<'a, B: Backend> Loop<'a, B> {
             checkpoint::load(&job.folder.last(), backend, plan, true, &vocabulary)?
         } else {
             State::default()
+        };
+        let keys = Keys { items: job.data.item_keys(), users: None, fields: None, side: Some(job.data.item_fields()) };
+        let carried = match &job.config.from {
+            Some(origin) if !job.resume => {
+                let mut base = Base::open(&origin.run, origin.checkpoint)?;
+                transfer::check_base(&base, origin)?;
+                Some(transfer::carry(&mut engine, &mut base, origin, keys, |_| true)?)
+            }
+            Some(origin) if engine.params().iter().any(|p| p.frozen) => {
+                transfer::complete(&mut engine, origin, keys)?;
+                None
+            }
+            _ => None,
         };
         engine.continue_after(state.step);
         let train = job.split.train();
@@ -257,6 +310,7 @@ impl<'a, B: Backend> Loop<'a, B> {
             launched,
             state,
             vocabulary,
+            carried,
             users,
             schedule,
             saved: now,
@@ -271,6 +325,9 @@ impl<'a, B: Backend> Loop<'a, B> {
     }
 
     fn run(mut self, observe: &mut dyn FnMut(Event)) -> Result<State> {
+        if let Some(carried) = self.carried.take() {
+            observe(Event::Carried(carried));
+        }
         observe(Event::Ready {
             parameters: self.engine.params().iter().map(|p| p.w.len()).sum(),
             memory: self.engine.memory_plan(),
@@ -418,16 +475,7 @@ impl<'a, B: Backend> Loop<'a, B> {
         if best {
             self.state.best = ndcg.map(|ndcg| (epoch, ndcg));
             self.state.stale = 0;
-            let Engine { plan, backend, .. } = &mut self.engine;
-            checkpoint::save(
-                &self.job.folder.best(),
-                backend,
-                plan,
-                false,
-                &self.vocabulary,
-                &self.job.config.settings,
-                &self.state,
-            )?;
+            self.save(&self.job.folder.best(), false)?;
         } else if ndcg.is_some() {
             self.state.stale += 1;
             self.state.done = s.patience > 0 && self.state.stale >= s.patience;
@@ -453,20 +501,22 @@ impl<'a, B: Backend> Loop<'a, B> {
         checked.map_err(|e| self.point_to_last(e.at(format!("epoch {epoch}"))))
     }
 
+    fn save(&mut self, path: &Path, moments: bool) -> Result<()> {
+        let Engine { plan, backend, .. } = &mut self.engine;
+        // What is frozen stays where it came from.
+        let origin = self.job.config.from.as_ref().filter(|_| plan.params().iter().any(|p| p.frozen));
+        let beside = Beside {
+            vocabulary: &self.vocabulary,
+            base: origin.map(|o| o.sha256.as_str()),
+            settings: &self.job.config.settings,
+        };
+        checkpoint::save(path, backend, plan, moments, beside, &self.state)
+    }
+
     fn save_last(&mut self) -> Result<()> {
         let began = Instant::now();
         self.check_weights()?;
-        let Engine { plan, backend, .. } = &mut self.engine;
-        let folder = self.job.folder;
-        checkpoint::save(
-            &folder.last(),
-            backend,
-            plan,
-            true,
-            &self.vocabulary,
-            &self.job.config.settings,
-            &self.state,
-        )?;
+        self.save(&self.job.folder.last(), true)?;
         self.write_curve()?;
         self.saving = began.elapsed();
         self.saved = Instant::now();

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::schedule::Decay;
 use crate::{
     base::{Error, Result, error::nearest},
-    layers::{NormPlace, PatchConfig, PatchPlace},
+    layers::{NormPlace, Patch, PatchConfig, PatchPlace},
     mem::Precision,
     models::{self, ModelSettings},
     tasks::{self, LossKind, LossSettings, MaskedItem, SamplerKind, SamplerSettings, TaskSettings},
@@ -89,10 +89,11 @@ settings! {
         taps: usize = 3, "3", "Taps of a dilated convolution (peterrec)";
         dilations: List = List(vec![1, 4]), "1,4", "Dilations of the blocks, over and over (peterrec); the second convolution of a block has twice as much";
     }
-    "Model patches (finetune --transfer patch)" {
-        patch: PatchPlace = PatchPlace::Serial, "serial", "Where patches stand: behind the parts of a block, or parallel to them";
+    "Fine-tuning" {
+        patch: Patching = Patching::None, "none", "Where patches stand: behind the parts of a block, or parallel to them [--transfer patch: serial]";
         patches: usize = 2, "2", "Patches of a block: 1 or 2";
         patch_width: usize = 0, "0", "Width of a patch; 0: an eighth of --width";
+        freeze: Freeze = Freeze::None, "none", "What stays as the base has it [--transfer patch: all, or network where items are new]";
     }
     "Tasks" {
         mask: f32 = 0.2, "0.2", "Share of a sequence's positions to hide (80 % [MASK], 10 % random item, 10 % unchanged)";
@@ -126,6 +127,42 @@ settings! {
         eval_every: u32 = 5, "5", "Validate every so many epochs (NDCG@10, full ranking)";
         patience: u32 = 0, "0", "Stop after so many validations without a better one; 0 = never";
         checkpoint_seconds: u64 = 60, "60", "Write a checkpoint at least this often; 0 = after every epoch";
+    }
+}
+
+/// Whether a network has patches, and where.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Patching {
+    #[default]
+    None,
+    /// Behind the parts of a block.
+    Serial,
+    /// Beside them.
+    Parallel,
+}
+
+/// What is not trained.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Freeze {
+    /// All is trained.
+    #[default]
+    None,
+    /// Layers: tables of items, users and fields are trained, and patches.
+    Network,
+    /// All but patches.
+    All,
+}
+
+impl Freeze {
+    /// Parts of the names of parameters that are trained; `None`: all are.
+    pub fn trained(self) -> Option<&'static [&'static str]> {
+        match self {
+            Freeze::None => None,
+            Freeze::Network => Some(&[Patch::NAME, "item.", "user.", "field."]),
+            Freeze::All => Some(&[Patch::NAME]),
+        }
     }
 }
 
@@ -285,6 +322,12 @@ impl Settings {
             return Err(Error::user(format!("{} heads do not divide a width of {}", self.heads, self.width))
                 .hint("choose --width as a multiple of --heads"));
         }
+        if !(1..=2).contains(&self.patches) {
+            return Err(Error::user(format!("--patches {}", self.patches)).hint("a block has 1 or 2 patches"));
+        }
+        if self.freeze == Freeze::All && self.patch == Patching::None {
+            return Err(Error::user("--freeze all leaves nothing to train").hint("add --patch serial"));
+        }
         self.loss().check(None)?;
         let finite = [
             ("lr", self.lr),
@@ -353,10 +396,15 @@ impl Settings {
         }
     }
 
-    /// The patches that a network gets where it is fine-tuned by them.
-    pub fn patches(&self) -> PatchConfig {
+    /// The patches of the network.
+    fn patches(&self) -> Option<PatchConfig> {
+        let place = match self.patch {
+            Patching::None => return None,
+            Patching::Serial => PatchPlace::Serial,
+            Patching::Parallel => PatchPlace::Parallel,
+        };
         let width = if self.patch_width > 0 { self.patch_width } else { self.width.div_ceil(8) };
-        PatchConfig { place: self.patch, per_block: self.patches, width }
+        Some(PatchConfig { place, per_block: self.patches, width })
     }
 
     /// The part that shapes the model.
@@ -373,7 +421,7 @@ impl Settings {
             init_std: self.init_std,
             taps: self.taps,
             dilations: self.dilations.0.clone(),
-            patch: None,
+            patch: self.patches(),
             touched: None,
         }
     }

@@ -2,14 +2,17 @@
 
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     checkpoint,
     engine::Engine,
     run::{RunConfig, RunFolder},
+    transfer::{self, Keys},
 };
 use crate::{
     backend::{self, Device, WithBackend},
-    base::{Error, Result},
+    base::Result,
     data::Vocab,
     eval::Encoder,
     mem::Planner,
@@ -17,7 +20,8 @@ use crate::{
 };
 
 /// Which checkpoint of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Which {
     /// The weights with the best validation.
     Best,
@@ -47,25 +51,15 @@ impl Trained {
                 let Load(folder, config, items, which) = self;
                 // Counts only matter to sampled losses, which are not asked for here.
                 let mut engine = Engine::<B>::blank(&config.settings, &vec![1; items.len()], open)?;
-                let path = if which == Which::Best { folder.best() } else { folder.last() };
-                if !path.exists() {
-                    let run = folder.path.display();
-                    let (name, hint) = match which {
-                        Which::Best if folder.last().exists() => (
-                            "best",
-                            format!(
-                                "none was validated yet: take --last, or continue it with: mipgpu train --resume {run}"
-                            ),
-                        ),
-                        Which::Best => ("best", "the run ended before it began: start it anew".to_string()),
-                        Which::Last => ("last", "a run makes one before its first step: start it anew".to_string()),
-                    };
-                    return Err(Error::user(format!("{run}: the run has no {name} checkpoint")).hint(hint));
-                }
+                let path = folder.checkpoint(which)?;
                 // Rows of a table may stand at earlier steps than the checkpoint: they are brought to date.
                 let behind = which == Which::Last && engine.by_rows();
                 let Engine { plan, backend, .. } = &mut engine;
                 let state = checkpoint::load(&path, backend, plan, behind, &items.fingerprint())?;
+                if let Some(origin) = config.from.as_ref().filter(|_| engine.params().iter().any(|p| p.frozen)) {
+                    let keys = Keys { items, users: None, fields: None, side: None };
+                    transfer::complete(&mut engine, origin, keys)?;
+                }
                 if behind {
                     engine.settle(state.step);
                 }

@@ -1,0 +1,107 @@
+//! `mipgpu finetune`: from a trained run to a run on other data.
+
+use std::path::PathBuf;
+
+use super::{
+    builtin,
+    opened::open_data,
+    printer::Printer,
+    split_flags::SplitFlags,
+    train::{Planned, conclude_settings, execute, free_name},
+};
+use crate::{
+    backend::Device,
+    base::{Error, Result},
+    train::{Flags, Freeze, FreshItems, Origin, Patching, RunFolder, Transfer, Which, run::RunConfig, transfer::Base},
+};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  mipgpu finetune --from runs/films data/books                         all layers, and rows of shared items
+  mipgpu finetune --from runs/films --transfer patch data/books        small patches on a frozen network
+  mipgpu finetune --from runs/films --fresh-items mean data/films-new  a grown catalogue: new items, expired ones dropped
+  mipgpu finetune --from runs/films --transfer none data/books         the same from scratch, to compare with
+
+Settings are those of the base run, with flags (and --config) over them. Items are matched by key; what was loaded, fresh
+and frozen is listed tensor by tensor. The new run is a run like any other: train --resume, eval, recommend, export.")]
+pub struct Args {
+    /// Data set folder made by `mipgpu import` [default: the built-in MovieLens sample]
+    data: Option<PathBuf>,
+    /// The trained run to start from
+    #[arg(long, value_name = "RUN")]
+    from: PathBuf,
+    /// What is taken over
+    #[arg(long, value_enum, default_value = "model")]
+    transfer: Transfer,
+    /// Take the newest weights of the base instead of the best validated ones
+    #[arg(long)]
+    last: bool,
+    /// How rows start of items that the base does not know
+    #[arg(long, value_enum, default_value_t)]
+    fresh_items: FreshItems,
+    /// Run folder to make [default: runs/DATA-MODEL-N]
+    #[arg(short, long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Settings file (TOML) over those of the base; flags go over it
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where to run: auto, cpu, cuda, cuda:N, emu, reference
+    #[arg(long, value_name = "DEVICE", default_value_t = Device::Auto)]
+    device: Device,
+    /// Threads [default: all cores]
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    #[command(flatten)]
+    split: SplitFlags,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+pub fn run(args: Args, printer: Printer) -> Result<()> {
+    let checkpoint = if args.last { Which::Last } else { Which::Best };
+    let base = Base::open(&args.from, checkpoint)?;
+    let path = match args.data {
+        Some(path) => path,
+        None => builtin::import(&printer)?,
+    };
+    let data = open_data(&path)?;
+    let mut settings = base.settings.clone();
+    if let Some(file) = &args.config {
+        settings = settings.read(file)?;
+    }
+    args.flags.apply(&mut settings);
+    if args.transfer == Transfer::Patch {
+        if settings.patch == Patching::None {
+            settings.patch = Patching::Serial;
+        }
+        if settings.freeze == Freeze::None {
+            settings.freeze = if base.knows_all(data.item_keys()) { Freeze::All } else { Freeze::Network };
+        }
+    } else if settings.patch != Patching::None || args.transfer != Transfer::Model && settings.freeze != Freeze::None {
+        return Err(Error::user(format!("--transfer {} freezes nothing and has no patches", args.transfer))
+            .hint("use --transfer patch, or leave --patch and --freeze out"));
+    }
+    conclude_settings(&args.flags, &mut settings, &data)?;
+    base.check(&settings, args.transfer)?;
+    let split = args.split.spec(&data)?.unwrap_or_default();
+    let folder = args.out.map_or_else(|| RunFolder::new(free_name(&path, &settings.model)), RunFolder::new);
+    let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
+    let origin = Origin {
+        run: absolute(args.from),
+        checkpoint,
+        sha256: base.sha256().into(),
+        transfer: args.transfer,
+        fresh_items: args.fresh_items,
+    };
+    let config = RunConfig {
+        version: RunConfig::VERSION,
+        data: absolute(path),
+        data_fingerprint: data.fingerprint().to_string(),
+        split,
+        from: Some(origin),
+        settings,
+    };
+    let (device, threads) = (args.device, args.threads);
+    execute(&Planned { folder, config, data, device, threads, resume: false }, printer)
+}

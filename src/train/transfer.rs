@@ -1,0 +1,399 @@
+/*! What a run takes over from another one: which tensors, row by row where their rows belong to items, users or values that
+both runs know by the same key.
+
+| transfer | taken over | trained |
+|---|---|---|
+| none | nothing | all |
+| embedding | tables of items, users, fields and positions | all |
+| model | every tensor | all |
+| patch | every tensor | patches, and the tables of a catalogue that has new items |
+
+(Zeng et al. 2021 for the first three, Yuan et al. 2020 for patches.) Rows that the base does not know start fresh. The
+checkpoints of a patched run hold what is trained, and the fingerprint of the checkpoint that completes them.
+*/
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    checkpoint::{self, Opened},
+    engine::Engine,
+    run::RunFolder,
+    settings::Settings,
+    trained::Which,
+};
+use crate::{
+    base::{Error, Result},
+    data::{ItemField, ItemFields, Vocab},
+    layers::Patch,
+    mem::Param,
+    ops::Backend,
+};
+
+/// What is taken over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Transfer {
+    /// Nothing: the same network, to compare with.
+    None,
+    /// Tables of the input: items, users, fields, positions.
+    Embedding,
+    /// Every tensor; all are trained on.
+    Model,
+    /// Every tensor, frozen; small patches are trained in their stead.
+    Patch,
+}
+
+impl fmt::Display for Transfer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Transfer::None => "none",
+            Transfer::Embedding => "embedding",
+            Transfer::Model => "model",
+            Transfer::Patch => "patch",
+        })
+    }
+}
+
+/// How rows start of items that the base does not know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum FreshItems {
+    /// Drawn at random, as in a new run.
+    #[default]
+    Random,
+    /// The mean of the known items' rows, and a random draw.
+    Mean,
+    /// The mean over the item's field values (genres, director, …) of the known items that have them, and a random draw;
+    /// as `mean` where it shares no value with a known item.
+    Content,
+}
+
+/// Where a run comes from (`[from]` of its config.toml).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Origin {
+    /// Folder of the base run.
+    pub run: PathBuf,
+    /// Which of its checkpoints.
+    pub checkpoint: Which,
+    /// SHA-256 of that checkpoint.
+    pub sha256: String,
+    pub transfer: Transfer,
+    pub fresh_items: FreshItems,
+}
+
+/// What became of a parameter.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Carried {
+    pub name: String,
+    pub shape: Vec<usize>,
+    /// Rows taken over; all other ones are fresh.
+    pub rows: usize,
+    /// Rows in all.
+    pub of: usize,
+    pub frozen: bool,
+}
+
+/// A base run, opened.
+#[derive(Debug)]
+pub struct Base {
+    folder: RunFolder,
+    pub settings: Settings,
+    pub items: Vocab,
+    users: Option<Vocab>,
+    fields: Option<Vocab>,
+    file: Opened,
+}
+
+impl Base {
+    /// # Errors
+    /// No run is there, it has no such checkpoint, or it is itself patched.
+    pub fn open(run: &Path, which: Which) -> Result<Base> {
+        let folder = RunFolder::new(run);
+        let config = folder.config()?;
+        let path = folder.checkpoint(which)?;
+        let file = checkpoint::open(&path)?;
+        if let Some(origin) = config.from.filter(|_| file.base().is_some()) {
+            return Err(Error::user(format!("{}: the run consists of patches on another one", run.display()))
+                .hint(format!("start from its base: --from {}", origin.run.display())));
+        }
+        let items = Vocab::open(&folder.items())?;
+        if file.vocabulary() != items.fingerprint() {
+            return Err(Error::user(format!("{}: the checkpoint belongs to another item vocabulary", path.display())));
+        }
+        let optional = |path: PathBuf| path.exists().then(|| Vocab::open(&path)).transpose();
+        let (users, fields) = (optional(folder.users())?, optional(folder.fields())?);
+        Ok(Base { folder, settings: config.settings, items, users, fields, file })
+    }
+
+    /// SHA-256 of the checkpoint.
+    pub fn sha256(&self) -> &str {
+        self.file.sha256()
+    }
+
+    /// Whether it knows all of these items.
+    pub fn knows_all(&self, items: &Vocab) -> bool {
+        items.keys().all(|key| self.items.find(key).is_some())
+    }
+
+    /// Whether a network of `settings` can take over its layers.
+    ///
+    /// # Errors
+    /// It is of another architecture.
+    pub fn check(&self, settings: &Settings, transfer: Transfer) -> Result<()> {
+        let base = &self.settings;
+        let same = base.model == settings.model;
+        if matches!(transfer, Transfer::Model | Transfer::Patch) && !same {
+            return Err(Error::user(format!(
+                "{}: the base is a {}, the new run a {}: their layers do not fit",
+                self.folder.path.display(),
+                base.model,
+                settings.model
+            ))
+            .hint("leave --model out, or carry over tables alone with --transfer embedding"));
+        }
+        if transfer == Transfer::Embedding && base.width != settings.width {
+            return Err(Error::user(format!("the base has width {}, the new run {}", base.width, settings.width))
+                .hint("leave --width out"));
+        }
+        Ok(())
+    }
+}
+
+/// Whose rows a parameter has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rows {
+    Items,
+    Users,
+    Fields,
+    /// Its rows are nobody's: all or nothing.
+    Whole,
+}
+
+fn rows_of(name: &str) -> Rows {
+    match name.split('.').next() {
+        Some("item") => Rows::Items,
+        Some("user") => Rows::Users,
+        Some("field") => Rows::Fields,
+        _ => Rows::Whole,
+    }
+}
+
+fn wanted(name: &str, transfer: Transfer) -> bool {
+    match transfer {
+        Transfer::None => false,
+        Transfer::Embedding => rows_of(name) != Rows::Whole || name.starts_with("position."),
+        Transfer::Model | Transfer::Patch => true,
+    }
+}
+
+/// The keys of a new run's rows.
+#[derive(Clone, Copy)]
+pub struct Keys<'a> {
+    pub items: &'a Vocab,
+    pub users: Option<&'a Vocab>,
+    pub fields: Option<&'a Vocab>,
+    /// The side fields of the items.
+    pub side: Option<&'a ItemFields>,
+}
+
+/// Writes what `base` gives over the parameters of `engine` that `only` names, all of them otherwise fresh; tells what
+/// became of each.
+///
+/// # Errors
+/// A tensor of another shape; a frozen parameter that the base lacks; no shared user where the base's user vectors are
+/// wanted.
+pub fn carry<B: Backend>(
+    engine: &mut Engine<B>,
+    base: &mut Base,
+    origin: &Origin,
+    keys: Keys<'_>,
+    only: impl Fn(&Param) -> bool,
+) -> Result<Vec<Carried>> {
+    let params: Vec<Param> = engine.params().to_vec();
+    let known = base.file.weights();
+    let mut all = Vec::new();
+    for p in params.into_iter().filter(only) {
+        let of = p.shape[0];
+        let found = known.iter().find(|(name, _)| *name == p.name);
+        let rows = match found.filter(|_| wanted(&p.name, origin.transfer)) {
+            Some((_, shape)) => take(engine, base, origin, keys, &p, shape)?,
+            None if p.frozen && !p.name.contains(Patch::NAME) => {
+                return Err(Error::user(format!(
+                    "{}: the base has no '{}', which {} would freeze",
+                    base.folder.path.display(),
+                    p.name,
+                    origin.transfer
+                ))
+                .hint("use --transfer model, which trains what is new"));
+            }
+            None => 0,
+        };
+        all.push(Carried { name: p.name, shape: p.shape, rows, of, frozen: p.frozen });
+    }
+    engine.backend.sync()?;
+    Ok(all)
+}
+
+/// Takes one parameter over; gives the number of its rows that the base knows.
+fn take<B: Backend>(
+    engine: &mut Engine<B>,
+    base: &mut Base,
+    origin: &Origin,
+    keys: Keys<'_>,
+    p: &Param,
+    shape: &[usize],
+) -> Result<usize> {
+    let differs = || {
+        Error::user(format!(
+            "{}: tensor '{}' is {:?} in the base, {:?} in the new run",
+            base.folder.path.display(),
+            p.name,
+            shape,
+            p.shape
+        ))
+        .hint("give the new run the base's settings (leave out what shapes the model), or --transfer embedding or none")
+    };
+    if shape[1..] != p.shape[1..] {
+        return Err(differs());
+    }
+    let none = Vocab::from_keys(Vec::<String>::new());
+    let (mine, theirs) = match rows_of(&p.name) {
+        Rows::Whole if shape != p.shape => return Err(differs()),
+        Rows::Whole => {
+            let values = base.file.weight(&p.name)?;
+            engine.backend.write(p.w.raw(), &values);
+            return Ok(p.shape[0]);
+        }
+        Rows::Items => (keys.items, &base.items),
+        Rows::Users => (keys.users.unwrap_or(&none), base.users.as_ref().unwrap_or(&none)),
+        Rows::Fields => (keys.fields.unwrap_or(&none), base.fields.as_ref().unwrap_or(&none)),
+    };
+    let d: usize = p.shape[1..].iter().product();
+    // Rows of keys first, those of special ids behind them in the same order.
+    let special = |i: usize| Some(theirs.len() + i - mine.len()).filter(|row| *row < shape[0]);
+    let place = |i: usize| if i < mine.len() { theirs.find(mine.key(i)).map(|r| r as usize) } else { special(i) };
+    let values = base.file.weight(&p.name)?;
+    let found = (0..mine.len()).filter(|i| place(*i).is_some()).count();
+    if rows_of(&p.name) == Rows::Users && found == 0 && mine.len() > 0 {
+        return Err(Error::user(format!("no user of the new data is known to the base, which has {}", theirs.len()))
+            .hint(
+                "user vectors are matched by key: give both data sets the same keys, or train without --user-width",
+            ));
+    }
+    let start = Start::new(rows_of(&p.name), origin, keys.side, &values, d, mine, theirs);
+    // In pieces: a table may be larger than what memory is left.
+    let piece = ((1 << 22) / d.max(1)).max(1);
+    let mut rows = Vec::new();
+    for first in (0..p.shape[0]).step_by(piece) {
+        let n = piece.min(p.shape[0] - first);
+        let span = p.w.slice(first * d, n * d).raw();
+        rows.resize(n * d, 0.0);
+        engine.backend.read(span, &mut rows);
+        for (i, row) in rows.chunks_exact_mut(d).enumerate() {
+            match place(first + i) {
+                Some(from) => row.copy_from_slice(&values[from * d..][..d]),
+                None if first + i < mine.len() => start.add_to(row, first + i),
+                None => {}
+            }
+        }
+        engine.backend.write(span, &rows);
+    }
+    Ok((0..p.shape[0]).filter(|i| place(*i).is_some()).count())
+}
+
+/// What is added to the random draw of a fresh row.
+struct Start<'a> {
+    mean: Vec<f32>,
+    /// Of each field: the sum over the known items that have a value, and their number, value by value.
+    values: Vec<(ItemField<'a>, Vec<f32>, Vec<u32>)>,
+}
+
+impl<'a> Start<'a> {
+    fn new(
+        rows: Rows,
+        origin: &Origin,
+        side: Option<&'a ItemFields>,
+        base: &[f32],
+        d: usize,
+        mine: &Vocab,
+        theirs: &Vocab,
+    ) -> Self {
+        let mut start = Start { mean: vec![0.0; d], values: Vec::new() };
+        if rows != Rows::Items || origin.fresh_items == FreshItems::Random || theirs.len() == 0 {
+            return start;
+        }
+        let mut sum = vec![0.0f64; d];
+        for row in base.chunks_exact(d).take(theirs.len()) {
+            sum.iter_mut().zip(row).for_each(|(s, x)| *s += *x as f64);
+        }
+        start.mean = sum.into_iter().map(|s| (s / theirs.len() as f64) as f32).collect();
+        if let (FreshItems::Content, Some(side)) = (origin.fresh_items, side) {
+            for field in side.iter() {
+                let (mut sums, mut counts) = (vec![0.0; field.values() * d], vec![0; field.values()]);
+                for (item, key) in mine.keys().enumerate() {
+                    let Some(row) = theirs.find(key) else { continue };
+                    for value in field.ids_of(item) {
+                        let sum = &mut sums[*value as usize * d..][..d];
+                        sum.iter_mut().zip(&base[row as usize * d..][..d]).for_each(|(s, x)| *s += x);
+                        counts[*value as usize] += 1;
+                    }
+                }
+                start.values.push((field, sums, counts));
+            }
+        }
+        start
+    }
+
+    /// Adds to the row of item `i`.
+    fn add_to(&self, row: &mut [f32], i: usize) {
+        let d = row.len();
+        let (mut sum, mut n) = (vec![0.0f32; d], 0u32);
+        for (field, sums, counts) in &self.values {
+            for value in field.ids_of(i).iter().map(|v| *v as usize).filter(|v| counts[*v] > 0) {
+                let share = 1.0 / counts[value] as f32;
+                sum.iter_mut().zip(&sums[value * d..][..d]).for_each(|(s, x)| *s += x * share);
+                n += 1;
+            }
+        }
+        match n {
+            0 => row.iter_mut().zip(&self.mean).for_each(|(x, mean)| *x += mean),
+            n => row.iter_mut().zip(&sum).for_each(|(x, s)| *x += s / n as f32),
+        }
+    }
+}
+
+/// Reads the frozen parameters of a patched run from its base.
+///
+/// # Errors
+/// The base is gone, or is not the one that the patches were trained on.
+pub fn complete<B: Backend>(engine: &mut Engine<B>, origin: &Origin, keys: Keys<'_>) -> Result<()> {
+    let mut base = Base::open(&origin.run, origin.checkpoint).map_err(|e| {
+        e.hint(format!(
+            "the patches of this run need their base, {}; put it back, or correct `run` under [from] in config.toml",
+            origin.run.display()
+        ))
+    })?;
+    check_base(&base, origin)?;
+    carry(engine, &mut base, origin, keys, |p| p.frozen).map(|_| ())
+}
+
+/// # Errors
+/// `base` is not the checkpoint that the patches were trained on.
+pub fn check_base(base: &Base, origin: &Origin) -> Result<()> {
+    if base.sha256() == origin.sha256 {
+        return Ok(());
+    }
+    Err(Error::user(format!(
+        "{}: these are not the weights that the patches were trained on (SHA-256 {}, not {})",
+        origin.run.display(),
+        &base.sha256()[..12],
+        &origin.sha256[..12.min(origin.sha256.len())]
+    ))
+    .hint("patches fit one base only: give them theirs, or train them anew with `mipgpu finetune --transfer patch`"))
+}
