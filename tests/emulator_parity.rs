@@ -55,6 +55,7 @@ macro_rules! ops {
 }
 
 ops! {
+    activation: ops::activation::cases();
     adamw: ops::adamw::cases();
     guard: ops::adamw::guard_cases();
     gather_sequences: ops::gather_sequences::cases();

@@ -11,6 +11,7 @@ Argument order: destinations, sources, sizes, scalars. Shape letters are those o
 #[macro_use]
 mod define;
 
+pub mod activation;
 pub mod adamw;
 pub mod attention;
 pub mod case;
@@ -35,6 +36,7 @@ pub mod segment;
 pub mod sort_ids;
 pub mod top_k;
 
+pub use activation::{ActivationBwd, ActivationFwd};
 pub use adamw::{AdamW, Guard};
 pub use attention::{AttentionBwd, AttentionFwd};
 pub use cross_entropy::{CrossEntropyBwd, CrossEntropyFwd};
@@ -294,6 +296,7 @@ macro_rules! for_all_ops {
     ($each:ident) => {
         $each! {
             NoOp,
+            ActivationFwd, ActivationBwd,
             AdamW, Guard, CatchUpRows, AdamWRows,
             AttentionFwd, AttentionBwd,
             CrossEntropyFwd, CrossEntropyBwd,
@@ -331,6 +334,7 @@ pub fn all_cases<B: Backend + 'static>() -> Vec<Box<dyn case::AnyCase<B>>> {
         ($($cases:expr),* $(,)?) => { $( all.extend($cases.into_iter().map(|c| Box::new(c) as Box<dyn case::AnyCase<B>>)); )* };
     }
     add!(
+        activation::cases(),
         adamw::cases(),
         adamw::guard_cases(),
         attention::cases(),

@@ -5,6 +5,7 @@ order), and a step in its steady state allocates nothing ([`scratch`] grows once
 `ThreadPool::install`, so that no op pays for handing its work to the pool.
 */
 
+mod activation;
 mod adamw;
 mod attention;
 mod cross_entropy;

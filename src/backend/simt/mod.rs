@@ -17,6 +17,7 @@ the size asked for; sizes are those of the op, whose `check` the plan has passed
 kernels' sources by build.rs and compared with the compiled code when it is loaded.
 */
 
+mod activation;
 mod adamw;
 mod attention;
 mod cross_entropy;
