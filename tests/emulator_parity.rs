@@ -74,6 +74,7 @@ ops! {
     linear: ops::linear::cases();
     mask_items: ops::mask_items::cases();
     negative_loss: ops::negative_loss::cases();
+    point_loss: ops::point_loss::cases();
     weighted_mean: ops::reduce::mean_cases();
     grad_norm: ops::reduce::norm_cases();
     rank: ops::rank::cases();

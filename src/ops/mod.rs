@@ -26,6 +26,7 @@ pub mod layer_norm;
 pub mod linear;
 pub mod mask_items;
 pub mod negative_loss;
+pub mod point_loss;
 pub mod prove;
 pub mod rank;
 pub mod reduce;
@@ -51,6 +52,7 @@ pub use layer_norm::{LayerNormBwd, LayerNormFwd};
 pub use linear::{LinearBwd, LinearFwd};
 pub use mask_items::MaskItems;
 pub use negative_loss::{NegativeLossBwd, NegativeLossFwd};
+pub use point_loss::{PointLossBwd, PointLossFwd};
 pub use rank::{CountAtLeast, ScoreItems};
 pub use reduce::{GradNorm, WeightedMean};
 pub use row_adamw::{AdamWRows, CatchUpRows};
@@ -310,6 +312,7 @@ macro_rules! for_all_ops {
             LayerNormFwd, LayerNormBwd,
             LinearFwd, LinearBwd,
             NegativeLossFwd, NegativeLossBwd,
+            PointLossFwd, PointLossBwd,
             SampledSoftmaxFwd, SampledSoftmaxBwd,
             SortIds, SegmentSum, SegmentRows,
             TopK, CountAtLeast, ScoreItems,
@@ -354,6 +357,7 @@ pub fn all_cases<B: Backend + 'static>() -> Vec<Box<dyn case::AnyCase<B>>> {
         linear::cases(),
         mask_items::cases(),
         negative_loss::cases(),
+        point_loss::cases(),
         reduce::mean_cases(),
         reduce::norm_cases(),
         row_adamw::catch_up_cases(),

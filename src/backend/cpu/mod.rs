@@ -21,6 +21,7 @@ mod linear;
 mod mask_items;
 pub mod math;
 mod negative_loss;
+mod point_loss;
 pub mod products;
 mod rank;
 mod reduce;

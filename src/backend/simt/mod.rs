@@ -35,6 +35,7 @@ mod layer_norm;
 mod linear;
 mod mask_items;
 mod negative_loss;
+mod point_loss;
 mod rank;
 mod reduce;
 mod row_adamw;
