@@ -33,6 +33,7 @@ pub mod reduce;
 pub mod row_adamw;
 pub mod rows;
 pub mod sampled_softmax;
+pub mod scale_rows;
 pub mod segment;
 pub mod sort_ids;
 pub mod top_k;
@@ -58,6 +59,7 @@ pub use reduce::{GradNorm, WeightedMean};
 pub use row_adamw::{AdamWRows, CatchUpRows};
 pub use rows::{GatherRows, NO_ROW, ScatterRows};
 pub use sampled_softmax::{SampledSoftmaxBwd, SampledSoftmaxFwd};
+pub use scale_rows::{ScaleRowsBwd, ScaleRowsFwd};
 pub use segment::{SegmentRows, SegmentSum};
 pub use sort_ids::{NO_ID, SortIds};
 pub use top_k::TopK;
@@ -314,6 +316,7 @@ macro_rules! for_all_ops {
             NegativeLossFwd, NegativeLossBwd,
             PointLossFwd, PointLossBwd,
             SampledSoftmaxFwd, SampledSoftmaxBwd,
+            ScaleRowsFwd, ScaleRowsBwd,
             SortIds, SegmentSum, SegmentRows,
             TopK, CountAtLeast, ScoreItems,
             WeightedMean, GradNorm
@@ -364,6 +367,7 @@ pub fn all_cases<B: Backend + 'static>() -> Vec<Box<dyn case::AnyCase<B>>> {
         row_adamw::cases(),
         rows::cases(),
         sampled_softmax::cases(),
+        scale_rows::cases(),
         segment::cases(),
         segment::rows_cases(),
         sort_ids::cases(),

@@ -41,6 +41,7 @@ mod reduce;
 mod row_adamw;
 mod rows;
 mod sampled_softmax;
+mod scale_rows;
 mod scores;
 mod segment;
 mod sort_ids;
