@@ -70,6 +70,8 @@ ops! {
     embedding: ops::embedding::cases();
     gather_table: ops::embedding::gather_cases();
     gelu: ops::gelu::cases();
+    item_dot: ops::item_dot::cases();
+    item_dot_gradients: ops::item_dot::gradient_cases();
     layer_norm: ops::layer_norm::cases();
     linear: ops::linear::cases();
     mask_items: ops::mask_items::cases();

@@ -22,6 +22,7 @@ pub mod dropout;
 pub mod embedding;
 pub mod gather_sequences;
 pub mod gelu;
+pub mod item_dot;
 pub mod layer_norm;
 pub mod linear;
 pub mod mask_items;
@@ -49,6 +50,7 @@ pub use dropout::{DropoutAddFwd, DropoutBwd, DropoutFwd};
 pub use embedding::{EmbeddingFwd, GatherTable, PositionSum};
 pub use gather_sequences::GatherSequences;
 pub use gelu::{GeluBwd, GeluFwd};
+pub use item_dot::{ItemDotBwd, ItemDotFwd};
 pub use layer_norm::{LayerNormBwd, LayerNormFwd};
 pub use linear::{LinearBwd, LinearFwd};
 pub use mask_items::MaskItems;
@@ -311,6 +313,7 @@ macro_rules! for_all_ops {
             GatherRows, ScatterRows,
             GatherSequences, MaskItems,
             GeluFwd, GeluBwd,
+            ItemDotFwd, ItemDotBwd,
             LayerNormFwd, LayerNormBwd,
             LinearFwd, LinearBwd,
             NegativeLossFwd, NegativeLossBwd,
@@ -356,6 +359,8 @@ pub fn all_cases<B: Backend + 'static>() -> Vec<Box<dyn case::AnyCase<B>>> {
         embedding::position_cases(),
         gather_sequences::cases(),
         gelu::cases(),
+        item_dot::cases(),
+        item_dot::gradient_cases(),
         layer_norm::cases(),
         linear::cases(),
         mask_items::cases(),
