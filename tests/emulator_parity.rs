@@ -55,6 +55,7 @@ macro_rules! ops {
 }
 
 ops! {
+    activation: ops::activation::cases();
     adamw: ops::adamw::cases();
     guard: ops::adamw::guard_cases();
     gather_sequences: ops::gather_sequences::cases();
@@ -69,11 +70,14 @@ ops! {
     embedding: ops::embedding::cases();
     gather_table: ops::embedding::gather_cases();
     gelu: ops::gelu::cases();
+    item_dot: ops::item_dot::cases();
+    item_dot_gradients: ops::item_dot::gradient_cases();
     layer_norm: ops::layer_norm::cases();
     linear: ops::linear::cases();
     mask_items: ops::mask_items::cases();
     negative_loss: ops::negative_loss::cases();
     next_items: ops::next_items::cases();
+    point_loss: ops::point_loss::cases();
     weighted_mean: ops::reduce::mean_cases();
     grad_norm: ops::reduce::norm_cases();
     rank: ops::rank::cases();
@@ -81,6 +85,7 @@ ops! {
     adamw_rows: ops::row_adamw::cases();
     rows: ops::rows::cases();
     sampled_softmax: ops::sampled_softmax::cases();
+    scale_rows: ops::scale_rows::cases();
     score_items: ops::rank::score_cases();
     top_k: ops::top_k::cases();
     position_sum: ops::embedding::position_cases();

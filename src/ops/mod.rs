@@ -11,6 +11,7 @@ Argument order: destinations, sources, sizes, scalars. Shape letters are those o
 #[macro_use]
 mod define;
 
+pub mod activation;
 pub mod adamw;
 pub mod attention;
 pub mod case;
@@ -21,21 +22,25 @@ pub mod dropout;
 pub mod embedding;
 pub mod gather_sequences;
 pub mod gelu;
+pub mod item_dot;
 pub mod layer_norm;
 pub mod linear;
 pub mod mask_items;
 pub mod negative_loss;
 pub mod next_items;
+pub mod point_loss;
 pub mod prove;
 pub mod rank;
 pub mod reduce;
 pub mod row_adamw;
 pub mod rows;
 pub mod sampled_softmax;
+pub mod scale_rows;
 pub mod segment;
 pub mod sort_ids;
 pub mod top_k;
 
+pub use activation::{ActivationBwd, ActivationFwd};
 pub use adamw::{AdamW, Guard};
 pub use attention::{AttentionBwd, AttentionFwd};
 pub use cross_entropy::{CrossEntropyBwd, CrossEntropyFwd};
@@ -46,16 +51,19 @@ pub use dropout::{DropoutAddFwd, DropoutBwd, DropoutFwd};
 pub use embedding::{EmbeddingFwd, GatherTable, PositionSum};
 pub use gather_sequences::GatherSequences;
 pub use gelu::{GeluBwd, GeluFwd};
+pub use item_dot::{ItemDotBwd, ItemDotFwd};
 pub use layer_norm::{LayerNormBwd, LayerNormFwd};
 pub use linear::{LinearBwd, LinearFwd};
 pub use mask_items::MaskItems;
 pub use negative_loss::{NegativeLossBwd, NegativeLossFwd};
 pub use next_items::NextItems;
+pub use point_loss::{PointLossBwd, PointLossFwd};
 pub use rank::{CountAtLeast, ScoreItems};
 pub use reduce::{GradNorm, WeightedMean};
 pub use row_adamw::{AdamWRows, CatchUpRows};
 pub use rows::{GatherRows, NO_ROW, ScatterRows};
 pub use sampled_softmax::{SampledSoftmaxBwd, SampledSoftmaxFwd};
+pub use scale_rows::{ScaleRowsBwd, ScaleRowsFwd};
 pub use segment::{SegmentRows, SegmentSum};
 pub use sort_ids::{NO_ID, SortIds};
 pub use top_k::TopK;
@@ -296,6 +304,7 @@ macro_rules! for_all_ops {
     ($each:ident) => {
         $each! {
             NoOp,
+            ActivationFwd, ActivationBwd,
             AdamW, Guard, CatchUpRows, AdamWRows,
             AttentionFwd, AttentionBwd,
             CrossEntropyFwd, CrossEntropyBwd,
@@ -306,10 +315,13 @@ macro_rules! for_all_ops {
             GatherRows, ScatterRows,
             GatherSequences, MaskItems, NextItems,
             GeluFwd, GeluBwd,
+            ItemDotFwd, ItemDotBwd,
             LayerNormFwd, LayerNormBwd,
             LinearFwd, LinearBwd,
             NegativeLossFwd, NegativeLossBwd,
+            PointLossFwd, PointLossBwd,
             SampledSoftmaxFwd, SampledSoftmaxBwd,
+            ScaleRowsFwd, ScaleRowsBwd,
             SortIds, SegmentSum, SegmentRows,
             TopK, CountAtLeast, ScoreItems,
             WeightedMean, GradNorm
@@ -333,6 +345,7 @@ pub fn all_cases<B: Backend + 'static>() -> Vec<Box<dyn case::AnyCase<B>>> {
         ($($cases:expr),* $(,)?) => { $( all.extend($cases.into_iter().map(|c| Box::new(c) as Box<dyn case::AnyCase<B>>)); )* };
     }
     add!(
+        activation::cases(),
         adamw::cases(),
         adamw::guard_cases(),
         attention::cases(),
@@ -348,17 +361,21 @@ pub fn all_cases<B: Backend + 'static>() -> Vec<Box<dyn case::AnyCase<B>>> {
         embedding::position_cases(),
         gather_sequences::cases(),
         gelu::cases(),
+        item_dot::cases(),
+        item_dot::gradient_cases(),
         layer_norm::cases(),
         linear::cases(),
         mask_items::cases(),
         negative_loss::cases(),
         next_items::cases(),
+        point_loss::cases(),
         reduce::mean_cases(),
         reduce::norm_cases(),
         row_adamw::catch_up_cases(),
         row_adamw::cases(),
         rows::cases(),
         sampled_softmax::cases(),
+        scale_rows::cases(),
         segment::cases(),
         segment::rows_cases(),
         sort_ids::cases(),

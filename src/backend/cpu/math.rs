@@ -1,19 +1,21 @@
-/*! exp, the GELU and their derivatives on vectors, with errors that tests measure.
+/*! exp, the GELU, the logistic function, tanh and softplus on vectors, with errors that tests measure.
 
 exp: x = n ln2 + r with |r| <= ln2/2, a polynomial in r (coefficients of Cephes' expf), and a scaling by 2^n that
 ends in 0, a subnormal or infinity as it must. At most 2 units in the last place off on [-87, 88].
 
 GELU in its tanh form (Hendrycks & Gimpel 2016): 0.5 x (1 + tanh u) with u = sqrt(2/pi) (x + 0.044715 x^3). Since
 0.5 (1 + tanh u) = 1 / (1 + exp(-2u)), one exp and one division do it, without the cancellation of 1 + tanh.
+
+tanh x = -e / (2 + e) with e = exp(-2x) - 1, which the reduction above gives without cancellation (e^r - 1 comes before the
+1 is added), so that small x keep all their digits and no case is told from another.
 */
 
 use super::simd::{Kernel, Simd, dispatch};
 
-/// exp(x), lane by lane. exp(-inf) = 0, exp(inf) = inf, NaN stays NaN.
+/// e^r - 1 and n with x = n ln2 + r. Beyond the limits that n keeps, e^x is 0 or infinity anyway.
 #[inline(always)]
-pub fn exp<S: Simd>(s: S, x: S::V) -> S::V {
-    // Beyond these limits the result is 0 or infinity anyway. The limit comes first: `min` and `max` return their
-    // second operand where one is NaN.
+fn reduced_exp<S: Simd>(s: S, x: S::V) -> (S::V, S::V) {
+    // The limit comes first: `min` and `max` return their second operand where one is NaN.
     let x = s.max(s.splat(-105.0), x);
     let x = s.min(s.splat(89.5), x);
     let n = s.round(s.mul(x, s.splat(std::f32::consts::LOG2_E)));
@@ -24,8 +26,57 @@ pub fn exp<S: Simd>(s: S, x: S::V) -> S::V {
     for c in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.0e-1] {
         p = s.fma(p, r, s.splat(c));
     }
-    let y = s.add(s.fma(p, s.mul(r, r), r), s.splat(1.0));
-    s.scale2(y, n)
+    (s.fma(p, s.mul(r, r), r), n)
+}
+
+/// exp(x), lane by lane. exp(-inf) = 0, exp(inf) = inf, NaN stays NaN.
+#[inline(always)]
+pub fn exp<S: Simd>(s: S, x: S::V) -> S::V {
+    let (less_one, n) = reduced_exp(s, x);
+    s.scale2(s.add(less_one, s.splat(1.0)), n)
+}
+
+/// tanh(x). NaN stays NaN.
+#[inline(always)]
+pub fn tanh<S: Simd>(s: S, x: S::V) -> S::V {
+    // From 9.02 on it is 1 to the last bit, and at 10 nothing overflows yet.
+    let x = s.min(s.splat(10.0), s.max(s.splat(-10.0), x));
+    let (less_one, n) = reduced_exp(s, s.mul(x, s.splat(-2.0)));
+    // e^-2x - 1 = 2^n (e^r - 1) + (2^n - 1); for small x, n is 0 and the second part too.
+    let scale = s.scale2(s.splat(1.0), n);
+    let e = s.fma(less_one, scale, s.sub(scale, s.splat(1.0)));
+    s.div(s.sub(s.zero(), e), s.add(e, s.splat(2.0)))
+}
+
+/// sigma(x) = 1 / (1 + e^-x).
+#[inline(always)]
+pub fn sigmoid<S: Simd>(s: S, x: S::V) -> S::V {
+    let one = s.splat(1.0);
+    s.div(one, s.add(one, exp(s, s.sub(s.zero(), x))))
+}
+
+/// sigma(x) and sigma(-x) = 1 - sigma(x), neither by a subtraction.
+#[inline(always)]
+pub fn sigmoids<S: Simd>(s: S, x: S::V) -> (S::V, S::V) {
+    let one = s.splat(1.0);
+    // Kept finite, so that its product with what is next to 0 is next to 1.
+    let e = s.min(s.splat(1e37), exp(s, s.sub(s.zero(), x)));
+    let up = s.div(one, s.add(one, e));
+    (up, s.mul(e, up))
+}
+
+/// base + ln(1 + e^-|x|), the latter as ln(1 + t) for t in (0, 1]: 2 atanh(t / (2 + t)), whose series needs eight terms at
+/// most 1/3. With base max(x, 0) it is softplus, ln(1 + e^x).
+#[inline(always)]
+pub fn softplus_onto<S: Simd>(s: S, base: S::V, x: S::V) -> S::V {
+    let t = exp(s, s.sub(s.zero(), s.max(x, s.sub(s.zero(), x))));
+    let w = s.div(t, s.add(t, s.splat(2.0)));
+    let w2 = s.mul(w, w);
+    let mut series = s.splat(2.0 / 15.0);
+    for odd in [13.0, 11.0, 9.0, 7.0, 5.0, 3.0, 1.0] {
+        series = s.fma(series, w2, s.splat(2.0 / odd));
+    }
+    s.fma(w, series, base)
 }
 
 /// 2 sqrt(2/pi): the factor of x + 0.044715 x^3 in 2u.
@@ -138,6 +189,24 @@ impl Map for Gelu {
     }
 }
 
+/// [`tanh`] as a [`Map`].
+pub struct Tanh;
+impl Map for Tanh {
+    #[inline(always)]
+    fn at<S: Simd>(&self, s: S, x: S::V) -> S::V {
+        tanh(s, x)
+    }
+}
+
+/// [`sigmoid`] as a [`Map`].
+pub struct Sigmoid;
+impl Map for Sigmoid {
+    #[inline(always)]
+    fn at<S: Simd>(&self, s: S, x: S::V) -> S::V {
+        sigmoid(s, x)
+    }
+}
+
 /// [`gelu_grad`] as a [`Map`].
 pub struct GeluGrad;
 impl Map for GeluGrad {
@@ -201,6 +270,76 @@ mod tests {
             // -95 is a subnormal result, 88.7 just finite, 89 just not.
             assert!(ys[7] > 0.0 && (ys[7] as f64 - (-95f64).exp()).abs() < 1e-45, "{isa:?}: {}", ys[7]);
             assert!(ys[8].is_finite() && ys[9] == f32::INFINITY, "{isa:?}");
+        }
+    }
+
+    /// Grids over the whole range, and powers of two down to where f32 ends.
+    fn everywhere(limit: f32) -> Vec<f32> {
+        let grid = (0..200_001).map(|i| limit * (i as f32 / 100_000.0 - 1.0));
+        let small = (0..=126).flat_map(|k| [1.0, 1.37].map(|x| x * 2f32.powi(-k))).flat_map(|x| [x, -x]);
+        grid.chain(small).collect()
+    }
+
+    #[test]
+    fn tanh_keeps_its_digits_everywhere() {
+        let xs = everywhere(12.0);
+        for isa in Isa::available() {
+            let ys = eval(isa, &xs, Tanh);
+            let worst = xs.iter().zip(&ys).filter(|(x, _)| **x != 0.0).map(|(&x, &y)| ulps(y, (x as f64).tanh()));
+            let worst = worst.fold(0.0, f64::max);
+            println!("tanh {isa:?}: {worst:.2} ulp");
+            assert!(worst <= 4.0, "{isa:?}: {worst} ulp");
+            let ends = eval(isa, &[0.0, 1e30, -1e30, f32::INFINITY, f32::NEG_INFINITY, f32::NAN], Tanh);
+            assert_eq!(ends[..5], [0.0, 1.0, -1.0, 1.0, -1.0], "{isa:?}");
+            assert!(ends[5].is_nan(), "{isa:?}");
+        }
+    }
+
+    /// One of what [`sigmoids`] and [`softplus_onto`] give.
+    enum Part {
+        Up,
+        Down,
+        Tail,
+    }
+    impl Map for Part {
+        #[inline(always)]
+        fn at<S: Simd>(&self, s: S, x: S::V) -> S::V {
+            match self {
+                Part::Up => sigmoids(s, x).0,
+                Part::Down => sigmoids(s, x).1,
+                Part::Tail => softplus_onto(s, s.zero(), x),
+            }
+        }
+    }
+
+    #[test]
+    fn the_logistic_function_and_its_kin_match_f64() {
+        let xs = everywhere(80.0);
+        let sigma = |x: f64| 1.0 / (1.0 + (-x).exp());
+        for isa in Isa::available() {
+            let worst = |got: Vec<f32>, want: &dyn Fn(f64) -> f64| {
+                assert!(got.iter().all(|y| y.is_finite()), "{isa:?}");
+                xs.iter().zip(got).map(|(&x, y)| ulps(y, want(x as f64))).fold(0.0, f64::max)
+            };
+            let all = [
+                worst(eval(isa, &xs, Sigmoid), &sigma),
+                worst(eval(isa, &xs, Part::Up), &sigma),
+                worst(eval(isa, &xs, Part::Down), &|x| sigma(-x)),
+                worst(eval(isa, &xs, Part::Tail), &|x| (-x.abs()).exp().ln_1p()),
+            ];
+            println!("sigma, both sigmas, softplus's tail {isa:?}: {all:.2?} ulp");
+            assert!(all.iter().all(|worst| *worst <= 5.0), "{isa:?}: {all:?} ulp");
+            let ends = [f32::INFINITY, f32::NEG_INFINITY, 1e30, -1e30, f32::NAN];
+            let [one, up, down, tail] = [
+                eval(isa, &ends, Sigmoid),
+                eval(isa, &ends, Part::Up),
+                eval(isa, &ends, Part::Down),
+                eval(isa, &ends, Part::Tail),
+            ];
+            assert_eq!(one[..4], [1.0, 0.0, 1.0, 0.0], "{isa:?}");
+            assert!((0..4).all(|i| (up[i] - one[i]).abs() < 1e-30 && (down[i] + one[i] - 1.0).abs() < 1e-6), "{isa:?}");
+            assert_eq!(tail[..4], [0.0; 4], "{isa:?}");
+            assert!([one, up, down, tail].iter().all(|y| y[4].is_nan()), "{isa:?}");
         }
     }
 

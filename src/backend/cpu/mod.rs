@@ -5,6 +5,7 @@ order), and a step in its steady state allocates nothing ([`scratch`] grows once
 `ThreadPool::install`, so that no op pays for handing its work to the pool.
 */
 
+mod activation;
 mod adamw;
 mod attention;
 mod cross_entropy;
@@ -15,18 +16,21 @@ mod embedding;
 mod gather_sequences;
 mod gelu;
 pub mod gemm;
+mod item_dot;
 mod layer_norm;
 mod linear;
 mod mask_items;
 pub mod math;
 mod negative_loss;
 mod next_items;
+mod point_loss;
 pub mod products;
 mod rank;
 mod reduce;
 mod row_adamw;
 mod rows;
 mod sampled_softmax;
+mod scale_rows;
 mod scores;
 pub mod scratch;
 mod segment;

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::{
     Cpu,
-    math::{Map, exp, lanes, load, store},
+    math::{Map, exp, lanes, load, sigmoid, softplus_onto, store},
     scratch,
     simd::{Kernel, Simd, dispatch},
 };
@@ -17,23 +17,10 @@ const AHEAD: usize = 6;
 /// Vectors of columns whose sums stay in registers in the backward pass.
 const COLUMNS: usize = 4;
 
-/// ln(1 + e^x) and with it ln(1 + t) for t in (0, 1] as 2 atanh(t / (2 + t)), whose series needs eight terms at most 1/3.
+/// ln(1 + e^x).
 #[inline(always)]
 fn softplus<S: Simd>(s: S, x: S::V) -> S::V {
-    let t = exp(s, s.sub(s.zero(), s.max(x, s.sub(s.zero(), x))));
-    let w = s.div(t, s.add(t, s.splat(2.0)));
-    let w2 = s.mul(w, w);
-    let mut series = s.splat(2.0 / 15.0);
-    for odd in [13.0, 11.0, 9.0, 7.0, 5.0, 3.0, 1.0] {
-        series = s.fma(series, w2, s.splat(2.0 / odd));
-    }
-    s.fma(w, series, s.max(x, s.zero()))
-}
-
-#[inline(always)]
-fn sigmoid<S: Simd>(s: S, x: S::V) -> S::V {
-    let one = s.splat(1.0);
-    s.div(one, s.add(one, exp(s, s.sub(s.zero(), x))))
+    softplus_onto(s, s.max(x, s.zero()), x)
 }
 
 /// [`softplus`] and [`sigmoid`] of one number.
@@ -46,7 +33,7 @@ fn sigmoid1(x: f32) -> f32 {
 
 /// Asks for table row `id`, where it is one.
 #[inline(always)]
-fn prefetch<S: Simd>(s: S, table: &[f32], id: Option<&u32>, d: usize) {
+pub(super) fn prefetch<S: Simd>(s: S, table: &[f32], id: Option<&u32>, d: usize) {
     if let Some(row) = id.and_then(|id| table.get(*id as usize * d..)) {
         // Cache lines of 16 elements.
         (0..d.min(row.len())).step_by(16).for_each(|k| s.prefetch(row[k..].as_ptr()));

@@ -17,6 +17,7 @@ the size asked for; sizes are those of the op, whose `check` the plan has passed
 kernels' sources by build.rs and compared with the compiled code when it is loaded.
 */
 
+mod activation;
 mod adamw;
 mod attention;
 mod cross_entropy;
@@ -29,17 +30,20 @@ mod embedding;
 mod gather_sequences;
 mod gelu;
 pub mod gemm;
+mod item_dot;
 pub mod kernels;
 mod layer_norm;
 mod linear;
 mod mask_items;
 mod negative_loss;
 mod next_items;
+mod point_loss;
 mod rank;
 mod reduce;
 mod row_adamw;
 mod rows;
 mod sampled_softmax;
+mod scale_rows;
 mod scores;
 mod segment;
 mod sort_ids;

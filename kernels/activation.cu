@@ -1,0 +1,75 @@
+/*
+activation: relu, sigmoid or tanh, elementwise.
+fwd: y = a(x)                                                                                    x,y (N) act
+bwd: dx = dy where y > 0 | dy y (1-y) | dy (1-y^2)                                              dx,dy,y (N) act
+Writes: y | dx by Dst.   Saves for bwd: y, which the layer keeps anyway.
+Work: a thread takes eight elements, 16 or 32 bytes a load; which function is the same for the whole grid.
+Limits: any N.   Numerics: f32 inside; a NaN stays one, also through relu (fmaxf would lose it).
+Cost: fwd reads and writes N, bwd reads 2N (3N when adding) and writes N: memory bound.
+*/
+#include "common/types.cuh"
+
+struct ActivationFwdParams {
+  void* y;        // (N) act
+  const void* x;  // (N) act
+  i64 n;
+  int kind;  // 0: relu, 1: sigmoid, 2: tanh
+};
+
+struct ActivationBwdParams {
+  void* dx;        // (N) act
+  const void* dy;  // (N) act
+  const void* y;   // (N) act
+  i64 n;
+  int kind;
+  int add;  // 1: dx is added to
+};
+
+constexpr int kRelu = 0, kSigmoid = 1;
+
+template <class T>
+__device__ __forceinline__ void activation_fwd(const ActivationFwdParams& p) {
+  const i64 i = ((i64)blockIdx.x * blockDim.x + threadIdx.x) * 8;
+  if (i >= p.n) return;
+  float x[8];
+  load8_tail(x, (const T*)p.x, i, p.n);
+  // The question stands outside the loops, so that each is eight independent elements.
+  if (p.kind == kRelu) {
+#pragma unroll
+    for (int k = 0; k < 8; k++) x[k] = x[k] < 0.f ? 0.f : x[k];
+  } else if (p.kind == kSigmoid) {
+    // e^-x may become infinite: its reciprocal is the 0 that it should be.
+#pragma unroll
+    for (int k = 0; k < 8; k++) x[k] = 1.f / (1.f + expf(-x[k]));
+  } else {
+#pragma unroll
+    for (int k = 0; k < 8; k++) x[k] = tanhf(x[k]);
+  }
+  store8_tail((T*)p.y, x, i, p.n);
+}
+
+template <class T>
+__device__ __forceinline__ void activation_bwd(const ActivationBwdParams& p) {
+  const i64 i = ((i64)blockIdx.x * blockDim.x + threadIdx.x) * 8;
+  if (i >= p.n) return;
+  float y[8], dy[8], dx[8] = {};
+  load8_tail(y, (const T*)p.y, i, p.n);
+  load8_tail(dy, (const T*)p.dy, i, p.n);
+  if (p.add) load8_tail(dx, (const T*)p.dx, i, p.n);
+  if (p.kind == kRelu) {
+#pragma unroll
+    for (int k = 0; k < 8; k++) dx[k] += y[k] <= 0.f ? 0.f : dy[k];
+  } else if (p.kind == kSigmoid) {
+#pragma unroll
+    for (int k = 0; k < 8; k++) dx[k] += dy[k] * (y[k] * (1.f - y[k]));
+  } else {
+#pragma unroll
+    for (int k = 0; k < 8; k++) dx[k] += dy[k] * (1.f - y[k] * y[k]);
+  }
+  store8_tail((T*)p.dx, dx, i, p.n);
+}
+
+KERNEL(activation_fwd_bf16, ActivationFwdParams, 256) { activation_fwd<bf16>(p); }
+KERNEL(activation_fwd_f32, ActivationFwdParams, 256) { activation_fwd<float>(p); }
+KERNEL(activation_bwd_bf16, ActivationBwdParams, 256) { activation_bwd<bf16>(p); }
+KERNEL(activation_bwd_f32, ActivationBwdParams, 256) { activation_bwd<float>(p); }

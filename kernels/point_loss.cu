@@ -1,0 +1,56 @@
+/*
+point_loss: the loss of a number against a target; formulas in src/ops/point_loss.rs.
+fwd: squared:  loss = (z - t)^2                         z, t, loss (M) f32
+     logistic: loss = softplus(z) - t z
+bwd: dz = dloss * slope,  slope = 2 (z - t) | (1-t) sigma(z) - t sigma(-z)         dz, dloss (M) f32
+Writes: loss | dz by Dst.   Saves for bwd: nothing (z and t are read again).
+Work: a thread a number. M is the scored rows of a batch, so that the launch itself is most of the time.
+Limits: any M.
+Numerics: f32. One exponential e^-|z|, at most 1, serves loss and slope: nothing overflows. The loss is (max(z,0) - t z) +
+          log1p(e^-|z|), whose first part is exactly 0 on the right side of a target of 0 or 1; the slope has no subtraction
+          of nearly equal numbers for such targets.
+Cost: reads 2M, writes M | reads 3M (4M when adding), writes M: latency bound.
+*/
+#include "common/types.cuh"
+
+struct PointLossFwdParams {
+  float* loss;          // (M)
+  const float* z;       // (M)
+  const float* target;  // (M)
+  i64 m;
+  int logistic;  // 0: squared
+};
+
+struct PointLossBwdParams {
+  float* dz;            // (M)
+  const float* dloss;   // (M)
+  const float* z;       // (M)
+  const float* target;  // (M)
+  i64 m;
+  int logistic;
+  int add;  // 1: dz is added to
+};
+
+KERNEL(point_loss_fwd, PointLossFwdParams, 256) {
+  const i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= p.m) return;
+  const float z = p.z[i], t = p.target[i];
+  if (!p.logistic) {
+    p.loss[i] = (z - t) * (z - t);
+    return;
+  }
+  p.loss[i] = fmaf(-t, z, fmaxf(z, 0.f)) + log1pf(expf(-fabsf(z)));
+}
+
+KERNEL(point_loss_bwd, PointLossBwdParams, 256) {
+  const i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= p.m) return;
+  const float z = p.z[i], t = p.target[i];
+  float slope = 2.f * (z - t);
+  if (p.logistic) {
+    const float e = expf(-fabsf(z)), near = 1.f / (1.f + e), far = e * near;  // sigma(|z|), sigma(-|z|)
+    slope = z < 0.f ? (1.f - t) * far - t * near : (1.f - t) * near - t * far;
+  }
+  const float dz = p.dloss[i] * slope;
+  p.dz[i] = p.add ? p.dz[i] + dz : dz;
+}

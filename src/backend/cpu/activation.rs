@@ -1,0 +1,77 @@
+//! ReLU, the logistic function and tanh over chunks of elements; formulas and errors in [`math`](super::math).
+
+use rayon::prelude::*;
+
+use super::{
+    CHUNK, Cpu,
+    math::{self, Map},
+    simd::{Kernel, Simd, dispatch},
+};
+use crate::ops::{ActivationBwd, ActivationFwd, Op, Run, activation::Activation};
+
+/// max(x, 0), of which a NaN comes back: `max` gives its second operand then.
+struct Relu;
+impl Map for Relu {
+    #[inline(always)]
+    fn at<S: Simd>(&self, s: S, x: S::V) -> S::V {
+        s.max(s.zero(), x)
+    }
+}
+
+impl Run<ActivationFwd> for Cpu {
+    fn run(&mut self, op: &ActivationFwd) {
+        op.assert_disjoint();
+        // SAFETY: disjoint by the assertion, taken once.
+        let y = unsafe { self.out(op.y, op.n) };
+        let x = self.get(op.x, op.n);
+        y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| match op.kind {
+            Activation::Relu => math::map(y, x, Relu),
+            Activation::Sigmoid => math::map(y, x, math::Sigmoid),
+            Activation::Tanh => math::map(y, x, math::Tanh),
+        });
+    }
+}
+
+impl Run<ActivationBwd> for Cpu {
+    fn run(&mut self, op: &ActivationBwd) {
+        op.assert_disjoint();
+        // SAFETY: disjoint by the assertion, taken once.
+        let Some((dx, acc)) = (unsafe { self.grad(op.dx, op.n) }) else { return };
+        let (dy, y, kind) = (self.get(op.dy, op.n), self.get(op.y, op.n), op.kind);
+        dx.par_chunks_mut(CHUNK)
+            .zip(dy.par_chunks(CHUNK).zip(y.par_chunks(CHUNK)))
+            .for_each(|(dx, (dy, y))| dispatch(Backward { dx, acc, dy, y, kind }));
+    }
+}
+
+struct Backward<'a> {
+    dx: &'a mut [f32],
+    acc: bool,
+    dy: &'a [f32],
+    y: &'a [f32],
+    kind: Activation,
+}
+
+impl Backward<'_> {
+    /// Plain loops that the compiler makes vectors of: a few products an element, and memory is what they wait for.
+    #[inline(always)]
+    fn each(self, slope: impl Fn(f32, f32) -> f32) {
+        let each = self.dx.iter_mut().zip(self.dy.iter().zip(self.y));
+        match self.acc {
+            true => each.for_each(|(dx, (dy, y))| *dx += slope(*dy, *y)),
+            false => each.for_each(|(dx, (dy, y))| *dx = slope(*dy, *y)),
+        }
+    }
+}
+
+impl Kernel for Backward<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        match self.kind {
+            Activation::Relu => self.each(|dy, y| if y <= 0.0 { 0.0 } else { dy }),
+            Activation::Sigmoid => self.each(|dy, y| dy * (y * (1.0 - y))),
+            Activation::Tanh => self.each(|dy, y| dy * (1.0 - y * y)),
+        }
+    }
+}

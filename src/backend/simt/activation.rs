@@ -1,0 +1,37 @@
+//! Launchers of `kernels/activation.cu`: a thread takes eight elements.
+
+use super::{Simt, kernels::*};
+use crate::ops::{ActivationBwd, ActivationFwd, Op, Run, activation::Activation};
+
+/// Elements of a block.
+const BLOCK: usize = 256 * 8;
+
+/// The kernel's name of a function.
+fn kind(kind: Activation) -> i32 {
+    match kind {
+        Activation::Relu => 0,
+        Activation::Sigmoid => 1,
+        Activation::Tanh => 2,
+    }
+}
+
+impl Run<ActivationFwd> for Simt {
+    fn run(&mut self, op: &ActivationFwd) {
+        op.assert_disjoint();
+        let params = ActivationFwdParams { y: self.at(op.y), x: self.at(op.x), n: op.n as i64, kind: kind(op.kind) };
+        self.launch(self.of(ACTIVATION_FWD), [op.n.div_ceil(BLOCK), 1, 1], 0, params);
+    }
+}
+
+impl Run<ActivationBwd> for Simt {
+    fn run(&mut self, op: &ActivationBwd) {
+        op.assert_disjoint();
+        let (dx, add) = self.grad(op.dx);
+        if dx == 0 {
+            return;
+        }
+        let (dy, y) = (self.at(op.dy), self.at(op.y));
+        let params = ActivationBwdParams { dx, dy, y, n: op.n as i64, kind: kind(op.kind), add };
+        self.launch(self.of(ACTIVATION_BWD), [op.n.div_ceil(BLOCK), 1, 1], 0, params);
+    }
+}

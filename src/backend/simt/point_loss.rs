@@ -1,0 +1,42 @@
+//! Launchers of `kernels/point_loss.cu`: a thread a number.
+
+use super::{Simt, kernels::*};
+use crate::ops::{Op, PointLossBwd, PointLossFwd, Run, point_loss::PointKind};
+
+fn grid(m: usize) -> [usize; 3] {
+    [m.div_ceil(256), 1, 1]
+}
+
+impl Run<PointLossFwd> for Simt {
+    fn run(&mut self, op: &PointLossFwd) {
+        op.assert_disjoint();
+        let params = PointLossFwdParams {
+            loss: self.at(op.loss),
+            z: self.at(op.z),
+            target: self.at(op.target),
+            m: op.m as i64,
+            logistic: (op.kind == PointKind::Logistic) as i32,
+        };
+        self.launch(Kernel::PointLossFwd, grid(op.m), 0, params);
+    }
+}
+
+impl Run<PointLossBwd> for Simt {
+    fn run(&mut self, op: &PointLossBwd) {
+        op.assert_disjoint();
+        let (dz, add) = self.grad(op.dz);
+        if dz == 0 {
+            return;
+        }
+        let params = PointLossBwdParams {
+            dz,
+            dloss: self.at(op.dloss),
+            z: self.at(op.z),
+            target: self.at(op.target),
+            m: op.m as i64,
+            logistic: (op.kind == PointKind::Logistic) as i32,
+            add,
+        };
+        self.launch(Kernel::PointLossBwd, grid(op.m), 0, params);
+    }
+}

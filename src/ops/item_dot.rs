@@ -1,0 +1,211 @@
+/*! item_dot: the score of one item for each row: the prediction of a rating, or of whether there is one.
+fwd: z_m = <h_m, table[id_m]> + bias[id_m] + shift
+     h (M,D) act   table (V,D) weight   bias (V) f32, or empty: none   shift a constant   id (M)   z (M) f32
+bwd: dh_m = dz_m table[id_m]                                                              dh (M,D) act
+     The gradients of table and bias are sums over equal ids of dz_m h_m and dz_m: `SegmentSum` makes them as pairs with one
+     id a row ([`ItemDotFwd::table_gradient`], [`ItemDotFwd::bias_gradient`]).
+Ids from V on (NO_ID) stand for no item: z = 0, dh = 0, whatever dz is.
+*/
+
+use super::{
+    Cost, Dst, NO_ID, Op, SegmentSum,
+    case::Case,
+    fits,
+    sort_ids::{Sorted, sorted},
+};
+use crate::{
+    base::rng::{Purpose, Stream},
+    mem::{Act, F32, HostArenas, Planner, Scalar, Span, U32, Var},
+};
+
+op! {
+    /// Scores of one item a row.
+    ItemDotFwd = "item_dot_fwd" {
+        write { /** (M) */ z: F32 }
+        read {
+            /** (M,D) */ h: Act, /** (V,D) */ table: F32, /** (V), or empty */ bias: F32,
+            /** (M) */ id: U32
+        }
+        with { m: usize, d: usize, v: usize, shift: f32 }
+    }
+}
+
+op! {
+    /// Gradient of the rows of [`ItemDotFwd`].
+    ItemDotBwd = "item_dot_bwd" {
+        grad { /** (M,D) */ dh: Act }
+        read { /** (M) */ dz: F32, /** (V,D) */ table: F32, /** (M) */ id: U32 }
+        with { m: usize, d: usize, v: usize }
+    }
+}
+
+impl ItemDotFwd {
+    /// The gradient of the table into `dtable` (V,D), from that of the scores; `by` holds the sorted ids.
+    pub fn table_gradient(&self, dtable: Dst<F32>, dz: Span<F32>, by: &Sorted) -> SegmentSum {
+        let ItemDotFwd { h, m, d, v, .. } = *self;
+        let (none, Sorted { order, key }) = (Span::empty(), *by);
+        SegmentSum { dtable, dy: none, panel: none, g: dz, h, order, key, n: 0, s: 0, m, p: 1, d, v }
+    }
+
+    /// The gradient of the bias into `dbias` (V), as above.
+    pub fn bias_gradient(&self, dbias: Dst<F32>, dz: Span<F32>, by: &Sorted) -> SegmentSum {
+        SegmentSum { h: Span::empty(), d: 1, ..self.table_gradient(dbias, dz, by) }
+    }
+}
+
+impl Op for ItemDotFwd {
+    fn check(&self) -> Result<(), String> {
+        let (m, d, v) = (self.m, self.d, self.v);
+        fits(&[
+            ("z", self.z.len(), m),
+            ("h", self.h.len(), m * d),
+            ("table", self.table.len(), v * d),
+            ("bias", self.bias.len(), if self.bias.is_empty() { 0 } else { v }),
+            ("id", self.id.len(), m),
+        ])
+    }
+
+    fn cost(&self) -> Cost {
+        let md = (self.m * self.d) as f64;
+        Cost { flop: 2.0 * md, bytes: 8.0 * md + 12.0 * self.m as f64 }
+    }
+
+    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+        let (d, h, table, bias) = (self.d, m.get(self.h), m.get(self.table), m.get(self.bias));
+        let id = m.ids(self.id);
+        m.compute(Dst::Write(self.z), self.m, |i| {
+            let k = id[i] as usize;
+            if k >= self.v {
+                return S::zero();
+            }
+            let dot: S = h[i * d..][..d].iter().zip(&table[k * d..][..d]).map(|(a, b)| *a * *b).sum();
+            dot + bias.get(k).copied().unwrap_or(S::zero()) + S::of(self.shift as f64)
+        });
+    }
+}
+
+impl Op for ItemDotBwd {
+    fn check(&self) -> Result<(), String> {
+        let (m, d) = (self.m, self.d);
+        fits(&[
+            ("dh", self.dh.len_or(m * d), m * d),
+            ("dz", self.dz.len(), m),
+            ("table", self.table.len(), self.v * d),
+            ("id", self.id.len(), m),
+        ])
+    }
+
+    fn cost(&self) -> Cost {
+        let (md, moved) = ((self.m * self.d) as f64, if self.dh.accumulates() { 12.0 } else { 8.0 });
+        Cost { flop: md, bytes: moved * md + 8.0 * self.m as f64 }
+    }
+
+    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+        let (d, dz, table, id) = (self.d, m.get(self.dz), m.get(self.table), m.ids(self.id));
+        m.compute(self.dh, self.m * d, |at| match id[at / d] as usize {
+            k if k < self.v => dz[at / d] * table[k * d + at % d],
+            _ => S::zero(),
+        });
+    }
+}
+
+/// Which ids a case has.
+#[derive(Clone, Copy, Debug)]
+enum Ids {
+    /// Row m has item m: the gradient of the bias is that of z.
+    Own,
+    /// Any; every fifth row has none.
+    Any,
+    /// All the last item.
+    Last,
+    /// None at all.
+    None,
+}
+
+/// (M, D, V, which ids, shift)
+const SHAPES: [(usize, usize, usize, Ids, f32); 13] = [
+    (0, 8, 3, Ids::Any, 1.0),
+    (1, 1, 1, Ids::Own, 0.0),
+    (3, 1, 3, Ids::Own, 3.5),
+    (3, 7, 5, Ids::Any, -1.0),
+    (7, 8, 7, Ids::Own, 3.5),
+    (9, 64, 4, Ids::None, 3.5),
+    (33, 64, 33, Ids::Own, 0.0),
+    (65, 16, 10, Ids::Last, 3.5),
+    (257, 33, 50, Ids::Any, 3.5),
+    (1001, 64, 3000, Ids::Any, 0.0),
+    (130, 128, 20, Ids::Any, 2.5),
+    // Wider than the lanes of a warp take at once.
+    (19, 264, 90, Ids::Any, 3.5),
+    (10, 520, 90, Ids::Any, 0.0),
+];
+
+/// The op of a shape with all it reads planned, the ids it has, and the gradient of its output.
+fn planned(p: &mut Planner, at: usize) -> (ItemDotFwd, Var, Vec<u32>, Span<F32>) {
+    let (m, d, v, ids, shift) = SHAPES[at];
+    let h = p.var(m * d);
+    let (z, dz, id) = (p.stat(m), p.stat(m), p.index(m));
+    // Every third case has no bias, but where its gradient is proved.
+    let bias = if let Ids::Own = ids { v } else { [0, v, v][at % 3] };
+    let fwd = ItemDotFwd { z, h: h.y, table: p.weight(v * d), bias: p.stat(bias), id, m, d, v, shift };
+    let mut draw = Stream::new(29, Purpose::Test, at as u32);
+    let ids = (0..m).map(|i| match ids {
+        Ids::Own => i as u32,
+        // The first id that is none stands for none as NO_ID does.
+        Ids::Any if i % 5 == 3 => [NO_ID, v as u32][i / 5 % 2],
+        Ids::Any => draw.below(v as u64) as u32,
+        Ids::Last => v as u32 - 1,
+        Ids::None => NO_ID,
+    });
+    (fwd, h, ids.collect(), dz)
+}
+
+fn name(at: usize) -> String {
+    let (m, d, v, ids, shift) = SHAPES[at];
+    format!("m{m} d{d} v{v} {ids:?} shift{shift}")
+}
+
+pub fn cases() -> Vec<Case<ItemDotFwd, ItemDotBwd>> {
+    (0..SHAPES.len())
+        .map(|at| {
+            let mut p = Planner::new();
+            let (fwd, h, ids, dz) = planned(&mut p, at);
+            let ItemDotFwd { z, table, bias, id, m, d, v, .. } = fwd;
+            let bwd = ItemDotBwd { dh: Dst::Write(h.dy), dz, table, id, m, d, v };
+            let case =
+                Case::new(name(at), p, fwd, bwd).input(h.y, 1.0, h.dy).output(z, dz).normal(table, 1.0).ids(id, ids);
+            // Central differences of the bias see its gradient where every row has an item of its own.
+            if let Ids::Own = SHAPES[at].3 { case.input(bias, 0.5, dz) } else { case.normal(bias, 0.5) }
+        })
+        .collect()
+}
+
+/// The backward pass under test is that of the table, then that of the bias.
+pub fn gradient_cases() -> Vec<Case<ItemDotFwd, SegmentSum>> {
+    let of_table = (0..SHAPES.len()).map(|at| (at, true));
+    let of_bias = (0..SHAPES.len()).filter(|at| at % 3 != 0).map(|at| (at, false));
+    of_table
+        .chain(of_bias)
+        .map(|(at, of_table)| {
+            let mut p = Planner::new();
+            let (fwd, _, ids, dz) = planned(&mut p, at);
+            let by = Sorted::plan(&mut p, fwd.m);
+            let (order, key) = sorted(&ids, fwd.v).into_iter().unzip();
+            let of = if of_table { fwd.table } else { fwd.bias };
+            let gradient = p.stat(of.len());
+            let to = Dst::Write(gradient);
+            let bwd = if of_table { fwd.table_gradient(to, dz, &by) } else { fwd.bias_gradient(to, dz, &by) };
+            let what = if of_table { "table" } else { "bias" };
+            Case::new(format!("{}, gradient of the {what}", name(at)), p, fwd, bwd)
+                .normal(fwd.h, 1.0)
+                .normal(fwd.table, 1.0)
+                .normal(fwd.bias, 0.5)
+                // Its fill comes last and counts.
+                .input(of, 1.0, gradient)
+                .output(fwd.z, dz)
+                .ids(fwd.id, ids)
+                .ids(by.order, order)
+                .ids(by.key, key)
+        })
+        .collect()
+}

@@ -1,0 +1,144 @@
+/*! point_loss: the loss of a number against a target, such as a predicted rating.
+fwd: squared:  loss_m = (z_m - t_m)^2
+     logistic: loss_m = softplus(z_m) - t_m z_m      the cross-entropy of sigma(z_m), with t_m a probability
+     computed as (max(z,0) - t z) + ln(1 + e^-|z|): nothing overflows, and z far on its target's side leaves exact zeros
+bwd: dz_m = dloss_m slope_m      squared: 2 (z - t)      logistic: sigma(z) - t = (1-t) sigma(z) - t sigma(-z), which keeps
+     small slopes exact where sigma(z) - 1 would cancel
+z, target, loss, dloss, dz (M) f32. A row that does not count has dloss 0.
+*/
+
+use super::{Cost, Dst, Op, case::Case, fits};
+use crate::{
+    base::rng::{Purpose, Stream},
+    mem::{F32, HostArenas, Planner, Scalar},
+};
+
+/// How far a number is from its target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PointKind {
+    /// (z - t)^2.
+    Squared,
+    /// The negative log-likelihood of t under sigma(z).
+    Logistic,
+}
+
+op! {
+    /// Loss of each number.
+    PointLossFwd = "point_loss_fwd" {
+        write { /** (M) */ loss: F32 }
+        read { /** (M) */ z: F32, /** (M) */ target: F32 }
+        with { m: usize, kind: PointKind }
+    }
+}
+
+op! {
+    /// Gradient of [`PointLossFwd`], weighted by `dloss`.
+    PointLossBwd = "point_loss_bwd" {
+        grad { /** (M) */ dz: F32 }
+        read { /** (M) */ dloss: F32, /** (M) */ z: F32, /** (M) */ target: F32 }
+        with { m: usize, kind: PointKind }
+    }
+}
+
+fn sigmoid<S: Scalar>(x: S) -> S {
+    S::one() / (S::one() + (-x).exp())
+}
+
+impl Op for PointLossFwd {
+    fn check(&self) -> Result<(), String> {
+        let m = self.m;
+        fits(&[("loss", self.loss.len(), m), ("z", self.z.len(), m), ("target", self.target.len(), m)])
+    }
+
+    fn cost(&self) -> Cost {
+        Cost { flop: 20.0 * self.m as f64, bytes: 12.0 * self.m as f64 }
+    }
+
+    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+        let (z, target) = (m.get(self.z), m.get(self.target));
+        m.compute(Dst::Write(self.loss), self.m, |i| {
+            let (z, t) = (z[i], target[i]);
+            match self.kind {
+                PointKind::Squared => (z - t) * (z - t),
+                PointKind::Logistic => z.max(S::zero()) - t * z + (S::one() + (-z.max(-z)).exp()).ln(),
+            }
+        });
+    }
+}
+
+impl Op for PointLossBwd {
+    fn check(&self) -> Result<(), String> {
+        let m = self.m;
+        fits(&[
+            ("dz", self.dz.len_or(m), m),
+            ("dloss", self.dloss.len(), m),
+            ("z", self.z.len(), m),
+            ("target", self.target.len(), m),
+        ])
+    }
+
+    fn cost(&self) -> Cost {
+        Cost { flop: 20.0 * self.m as f64, bytes: 16.0 * self.m as f64 }
+    }
+
+    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+        let (dloss, z, target) = (m.get(self.dloss), m.get(self.z), m.get(self.target));
+        m.compute(self.dz, self.m, |i| {
+            let (z, t) = (z[i], target[i]);
+            let slope = match self.kind {
+                PointKind::Squared => S::of(2.0) * (z - t),
+                PointKind::Logistic => (S::one() - t) * sigmoid(z) - t * sigmoid(-z),
+            };
+            dloss[i] * slope
+        });
+    }
+}
+
+/// What the targets of a case are.
+#[derive(Clone, Copy, Debug)]
+enum Targets {
+    /// 0 and 1.
+    Hard,
+    /// Between 0 and 1.
+    Soft,
+    /// Stars, 1 to 5.
+    Stars,
+}
+
+pub fn cases() -> Vec<Case<PointLossFwd, PointLossBwd>> {
+    use {PointKind::*, Targets::*};
+    // (M, kind, targets, size of z)
+    [
+        (0, Squared, Stars, 1.0),
+        (1, Squared, Stars, 1.0),
+        (3, Logistic, Hard, 1.0),
+        (7, Logistic, Soft, 3.0),
+        (8, Squared, Hard, 1.0),
+        (1001, Squared, Stars, 3.0),
+        (1000, Logistic, Hard, 3.0),
+        (4099, Logistic, Soft, 1.0),
+        // Most are far out, on the right side and on the wrong one.
+        (333, Logistic, Hard, 60.0),
+        (333, Logistic, Soft, 400.0),
+        (40_003, Logistic, Soft, 2.0),
+    ]
+    .into_iter()
+    .map(|(m, kind, targets, std)| {
+        let mut p = Planner::new();
+        let [z, dz, target, loss, dloss] = [(); 5].map(|()| p.stat(m));
+        let mut draw = Stream::new(31, Purpose::Test, m as u32);
+        let values = (0..m).map(|_| match targets {
+            Hard => draw.below(2) as f32,
+            Soft => draw.below(101) as f32 / 100.0,
+            Stars => 1.0 + draw.below(9) as f32 / 2.0,
+        });
+        let values = values.collect();
+        let fwd = PointLossFwd { loss, z, target, m, kind };
+        let bwd = PointLossBwd { dz: Dst::Write(dz), dloss, z, target, m, kind };
+        Case::new(format!("{kind:?} m{m} {targets:?} std{std}"), p, fwd, bwd)
+            .input(z, std, dz)
+            .output(loss, dloss)
+            .values(target, values)
+    })
+    .collect()
+}
