@@ -8,6 +8,7 @@ accumulates into it.
 mod block;
 mod conv_block;
 mod embed;
+mod facts;
 mod ffn;
 mod input;
 mod linear;
@@ -20,6 +21,7 @@ mod transformer;
 pub use block::{Block, BlockConfig, NormPlace};
 pub use conv_block::{ConvBlock, ConvBlockConfig};
 pub use embed::{Embed, EmbedConfig};
+pub use facts::Facts;
 pub use ffn::Ffn;
 pub use input::{Capacity, Head, HostInput, Input, Shape};
 pub use linear::Linear;

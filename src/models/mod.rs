@@ -13,7 +13,7 @@ pub use sasrec::SasRec;
 
 use crate::{
     base::{Error, Result},
-    layers::{BlockConfig, EmbedConfig, Input, NormPlace, PatchConfig, Shape, View},
+    layers::{BlockConfig, EmbedConfig, Facts, Input, NormPlace, PatchConfig, Shape, View},
     mem::{Param, Planner, Var},
     ops::Backend,
 };
@@ -45,6 +45,15 @@ pub trait Network: Send + Sync + std::fmt::Debug {
     fn backward(&self, b: &mut dyn Backend, s: &Shape);
 
     fn representations(&self) -> Representations;
+
+    /// Writes what the network must have of the data, once.
+    ///
+    /// # Errors
+    /// Data that it cannot be told of.
+    fn prepare(&self, b: &mut dyn Backend, facts: &Facts) -> Result<()> {
+        let _ = (b, facts);
+        Ok(())
+    }
 }
 
 /// A model over item sequences.
@@ -65,6 +74,7 @@ pub trait Model: Network + Sized + 'static {
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
     pub settings: &'a ModelSettings,
+    pub facts: &'a Facts,
     /// Items of the catalogue (V).
     pub items: usize,
     /// Ids behind the catalogue; the first is [MASK].

@@ -5,7 +5,7 @@ of the sequences hides only the last item, as the model will meet it when it rec
 A query is the newest T-1 items of a history and [MASK], which is the question.
 */
 
-use super::{Batch, Batches, Kind, Loss, Task, TaskSettings};
+use super::{Batch, Batches, Kind, Loss, Objective, Task, TaskSettings};
 use crate::{
     base::Result,
     layers::{HostInput, Input, Shape, View},
@@ -25,6 +25,11 @@ pub struct MaskedItem {
 }
 
 impl MaskedItem {
+    /// The loss over the catalogue.
+    pub fn loss(&self) -> &Loss {
+        &self.loss
+    }
+
     /// Longest sequence whose draws fit their stream.
     pub const MAX_LENGTH: usize = 1 << 18;
 
@@ -84,7 +89,7 @@ impl Task for MaskedItem {
         &mut self.batches
     }
 
-    fn loss(&self) -> &Loss {
+    fn objective(&self) -> &dyn Objective {
         &self.loss
     }
 

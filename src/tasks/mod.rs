@@ -17,11 +17,53 @@ pub use next_item::NextItem;
 
 use crate::{
     base::{Error, Result},
-    layers::{HostInput, Input, Shape, View},
-    mem::{F32, Planner, Span},
+    layers::{Capacity, Facts, HostInput, Input, Shape, View},
+    mem::{F32, Planner, Span, U32},
     models::Representations,
     ops::Backend,
 };
+
+/// A loss: draws what it compares with, judges the scored rows, goes back to them, and sums up the gradients of tables.
+pub trait Objective {
+    /// Writes what it must have of the data, once.
+    ///
+    /// # Errors
+    /// Data that it cannot be told of.
+    fn prepare(&self, b: &mut dyn Backend, facts: &Facts) -> Result<()> {
+        let _ = (b, facts);
+        Ok(())
+    }
+
+    /// Draws what the batch is compared with; it has been made.
+    fn begin(&self, b: &mut dyn Backend, s: &Shape) {
+        let _ = (b, s);
+    }
+
+    /// Mean loss of the scored rows into its value.
+    fn forward(&self, b: &mut dyn Backend, s: &Shape);
+
+    /// Writes the gradients of the scored rows.
+    fn backward(&self, b: &mut dyn Backend, s: &Shape);
+
+    /// Sums the gradients of tables, once the model has left those of the rows that it took.
+    fn tables(&self, b: &mut dyn Backend, s: &Shape) {
+        let _ = (b, s);
+    }
+
+    /// (1) mean loss of the batch.
+    fn value(&self) -> Span<F32>;
+
+    /// The sorted ids of the rows of the item table that a batch touches, where it is updated by rows, and how many they are.
+    fn keys(&self, s: &Shape) -> (Span<U32>, usize) {
+        let _ = s;
+        (Span::empty(), 0)
+    }
+
+    /// (M) the items asked for and (M) what each counts: for a batch that is made elsewhere. `None`: it asks for no items.
+    fn targets(&self) -> Option<(Span<U32>, Span<F32>)> {
+        None
+    }
+}
 
 /// What a planned task does. The engine makes a batch, has the model go forward, the task judge and go back, the model go
 /// back, and at last the task sum up the gradients of tables that both took rows from.
@@ -36,7 +78,7 @@ pub trait Task: Send + Sync + std::fmt::Debug {
     fn make(&self, b: &mut dyn Backend, s: &Shape);
 
     /// The loss of the scored rows.
-    fn loss(&self) -> &Loss;
+    fn objective(&self) -> &dyn Objective;
 
     /// Adds a history to be continued, as it is asked about: the newest items of it, and the scored row. The one routine for
     /// validation, evaluation and recommendation.
@@ -64,6 +106,11 @@ pub trait Kind: Task + Sized + 'static {
 
     /// Rows that are scored of one sequence, at most.
     fn most_scored(c: &TaskSettings) -> usize;
+
+    /// Rows of the item table that a batch touches at most; `None`: all of them.
+    fn touched(c: &TaskSettings, capacity: &Capacity) -> Option<usize> {
+        Loss::touched(&c.loss, capacity)
+    }
 
     /// `value` (1): where the mean loss of a batch goes.
     ///
@@ -104,6 +151,7 @@ pub struct Entry {
     pub special: usize,
     pub shortest: usize,
     pub most_scored: fn(&TaskSettings) -> usize,
+    pub touched: fn(&TaskSettings, &Capacity) -> Option<usize>,
     #[allow(clippy::type_complexity)]
     pub plan: fn(&mut Planner, &TaskSettings, Representations, &Input, Span<F32>) -> Result<Box<dyn Task>>,
 }
@@ -118,6 +166,7 @@ macro_rules! list {
             special: $task::SPECIAL,
             shortest: $task::SHORTEST,
             most_scored: $task::most_scored,
+            touched: $task::touched,
             plan: |p, c, r, input, value| Ok(Box::new($task::plan(p, c, r, input, value)?)),
         }),*];
     };

@@ -5,7 +5,7 @@ A window of T items has T-1 questions: its last item is a target and no context.
 history, its last row the question.
 */
 
-use super::{Batches, Kind, Loss, Task, TaskSettings};
+use super::{Batches, Kind, Loss, Objective, Task, TaskSettings};
 use crate::{
     base::Result,
     layers::{HostInput, Input, Shape, View},
@@ -51,7 +51,7 @@ impl Task for NextItem {
         &mut self.batches
     }
 
-    fn loss(&self) -> &Loss {
+    fn objective(&self) -> &dyn Objective {
         &self.loss
     }
 

@@ -13,11 +13,11 @@ use crate::{
         Error, Result,
         rng::{Purpose, Stream},
     },
-    layers::{Capacity, HostInput, Input, Shape},
+    layers::{Capacity, Facts, HostInput, Input, Shape},
     mem::{F32, Init, Param, Planner, Precision, Span},
     models::{Context, ModelSettings, Network, Representations},
     ops::{AdamW, AdamWRows, Backend, CatchUpRows, GradNorm, Guard, Later},
-    tasks::{Batch, Loss, Sequence, Task},
+    tasks::{Batch, Sequence, Task},
 };
 
 use super::{
@@ -136,14 +136,14 @@ impl Parts {
     /// The batch, what it is compared with, and the rows of tables that it needs brought to date.
     fn make(&self, b: &mut dyn Backend, s: &Shape) {
         self.task.make(b, s);
-        self.task.loss().begin(b, s);
-        let (_, n) = self.task.loss().keys(s);
+        self.task.objective().begin(b, s);
+        let (_, n) = self.task.objective().keys(s);
         self.row_updates.iter().for_each(|rows| b.run(&CatchUpRows { n, ..rows.catch_up }));
     }
 
     /// Forward, loss, and back.
     fn passes(&self, b: &mut dyn Backend, s: &Shape) {
-        let loss = self.task.loss();
+        let loss = self.task.objective();
         self.model.forward(b, s);
         loss.forward(b, s);
         loss.backward(b, s);
@@ -156,9 +156,9 @@ impl Parts {
         self.make(b, s);
         self.passes(b, s);
         b.run(&GradNorm { norm: self.norm(), g: self.gradients, n: self.gradients.len() });
-        b.run(&Guard { ok: self.ok(), loss: self.task.loss().value, norm: self.norm() });
+        b.run(&Guard { ok: self.ok(), loss: self.task.objective().value(), norm: self.norm() });
         self.updates.iter().for_each(|update| b.run(update));
-        let (_, n) = self.task.loss().keys(s);
+        let (_, n) = self.task.objective().keys(s);
         self.row_updates.iter().for_each(|rows| b.run(&AdamWRows { n, ..rows.adamw }));
     }
 }
@@ -185,13 +185,13 @@ pub struct Engine<B> {
 }
 
 impl<B: Backend> Engine<B> {
-    /// Plans the model over a catalogue of `counts.len()` items (`counts`: training interactions of each), opens the
-    /// backend with `open` and draws the initial weights.
+    /// Plans the model for the data that `facts` tell of (of a plain catalogue: the training interactions of each item),
+    /// opens the backend with `open` and draws the initial weights.
     ///
     /// # Errors
     /// Settings that contradict each other, need more memory than there is, or sizes that the backend does not serve.
-    pub fn new(settings: &Settings, counts: &[u64], open: impl Fn(&Planner) -> Result<B>) -> Result<Self> {
-        let mut engine = Self::blank(settings, counts, open)?;
+    pub fn new(settings: &Settings, facts: impl Into<Facts>, open: impl Fn(&Planner) -> Result<B>) -> Result<Self> {
+        let mut engine = Self::blank(settings, facts, open)?;
         engine.draw_weights();
         Ok(engine)
     }
@@ -200,12 +200,14 @@ impl<B: Backend> Engine<B> {
     ///
     /// # Errors
     /// As [`Engine::new`].
-    pub fn blank(settings: &Settings, counts: &[u64], open: impl Fn(&Planner) -> Result<B>) -> Result<Self> {
+    pub fn blank(settings: &Settings, facts: impl Into<Facts>, open: impl Fn(&Planner) -> Result<B>) -> Result<Self> {
+        let facts = facts.into();
         settings.check()?;
-        let (plan, input, parts) = Self::lay_out(settings, counts.len(), settings.batch)?;
-        let smaller = |e| Self::too_large(e, settings, counts.len(), &open);
+        let (plan, input, parts) = Self::lay_out(settings, &facts, settings.batch)?;
+        let smaller = |e| Self::too_large(e, settings, &facts, &open);
         let mut backend = open(&plan).map_err(smaller)?;
-        parts.task.loss().prepare(&mut backend, counts)?;
+        parts.model.prepare(&mut backend, &facts)?;
+        parts.task.objective().prepare(&mut backend, &facts)?;
         backend.write(parts.ok().raw(), &[1.0]);
         let mut engine = Engine {
             plan,
@@ -227,7 +229,8 @@ impl<B: Backend> Engine<B> {
     }
 
     /// Plans everything for batches of `batch` sequences.
-    fn lay_out(settings: &Settings, items: usize, batch: usize) -> Result<(Planner, Input, Parts)> {
+    fn lay_out(settings: &Settings, facts: &Facts, batch: usize) -> Result<(Planner, Input, Parts)> {
+        let items = facts.items();
         let mut plan = Planner::new();
         let (s, t) = (settings, settings.length);
         if let Some(parts) = s.freeze.trained() {
@@ -237,10 +240,11 @@ impl<B: Backend> Engine<B> {
         let m = batch * (asks.most_scored)(&s.task());
         let capacity = Capacity::new(batch, t, m.max(batch));
         let input = Input::plan(&mut plan, capacity);
-        let touched = Loss::touched(&s.loss(), &capacity).filter(|most| s.by_rows(items, *most));
+        let touched = (asks.touched)(&s.task(), &capacity).filter(|most| s.by_rows(items, *most));
         let shape = ModelSettings { touched, ..s.model() };
         let (special, view, seed) = (asks.special, asks.view, s.seed);
-        let model = (kind.plan)(&mut plan, &Context { settings: &shape, items, special, input: &input, view, seed })?;
+        let context = Context { settings: &shape, facts, items, special, input: &input, view, seed };
+        let model = (kind.plan)(&mut plan, &context)?;
         plan.label("optimiser");
         let (hyper, report) = (plan.stat(3), plan.stat(4));
         let task = (asks.plan)(&mut plan, &s.task(), model.representations(), &input, report.slice(0, 1))?;
@@ -262,7 +266,7 @@ impl<B: Backend> Engine<B> {
         let updates = plan.params().iter().filter(|p| p.last.is_none() && !p.frozen).map(adamw).collect();
         let rings = touched.map(|_| Rings::plan(&mut plan));
         let by_rows = |p: &Param| {
-            let (last, rings, key) = (p.last?, rings?, task.loss().keys(&Shape::default()).0);
+            let (last, rings, key) = (p.last?, rings?, task.objective().keys(&Shape::default()).0);
             let (n, rows, d) = (0, p.shape[0], p.shape[1..].iter().product());
             let AdamW { p: w, m, v, g, norm, ok, hyper, beta1, beta2, eps, weight_decay, max_norm, .. } = adamw(p);
             let (step, ring, all) = (input.step, Rings::LEN, false);
@@ -529,7 +533,7 @@ impl<B: Backend> Engine<B> {
     pub fn check_weights(&mut self, step: u64) -> Result<()> {
         let Some(shape) = self.trained_on else { return Ok(()) };
         self.parts.model.forward(&mut self.backend, &shape);
-        self.parts.task.loss().forward(&mut self.backend, &shape);
+        self.parts.task.objective().forward(&mut self.backend, &shape);
         let loss = self.read_one(self.loss_span());
         self.backend.sync()?;
         if loss.is_finite() {
@@ -595,7 +599,7 @@ impl<B: Backend> Engine<B> {
     /// The same for a batch that is made already: with its `target`s, in training.
     pub fn gradients_of(&mut self, input: &HostInput, target: &[u32], step: u64) -> f32 {
         let shape = Shape { training: true, ..self.input.upload(&mut self.backend, input, step as u32) };
-        let (to, weight) = (self.parts.task.loss().target, self.parts.task.loss().weight);
+        let (to, weight) = self.parts.task.objective().targets().expect("the task asks for items");
         self.backend.write_ids(to, target);
         self.backend.write(weight.raw(), &vec![1.0 / target.len().max(1) as f32; target.len()]);
         // What negatives may have to keep apart from: the items as they were, and which rows are whose.
@@ -604,24 +608,24 @@ impl<B: Backend> Engine<B> {
         let before = |end: &u32| input.row.partition_point(|row| row < end) as u32;
         self.backend.write_ids(self.input.raw, &raw);
         self.backend.write_ids(self.input.scored, &input.cu.iter().map(before).collect::<Vec<_>>());
-        self.parts.task.loss().begin(&mut self.backend, &shape);
+        self.parts.task.objective().begin(&mut self.backend, &shape);
         self.parts.passes(&mut self.backend, &shape);
         self.read_one(self.loss_span())
     }
 
     /// The span of the mean loss.
     pub fn loss_span(&self) -> Span<F32> {
-        self.parts.task.loss().value
+        self.parts.task.objective().value()
     }
 
     /// `e`, where memory ran out with the largest batch that would have fitted.
-    fn too_large(e: Error, settings: &Settings, items: usize, open: impl Fn(&Planner) -> Result<B>) -> Error {
+    fn too_large(e: Error, settings: &Settings, facts: &Facts, open: impl Fn(&Planner) -> Result<B>) -> Error {
         // A bare backend can tell what scratch memory ops would take.
         let (Some(there), Ok(bare)) = (e.room, open(&Planner::new())) else { return e };
         // Not to the last byte: copies, graphs and the driver take some too.
         let there = there - there / 32;
         let fits = |batch: usize| {
-            let Ok((plan, input, parts)) = Self::lay_out(settings, items, batch) else { return false };
+            let Ok((plan, input, parts)) = Self::lay_out(settings, facts, batch) else { return false };
             let scratch = Self::ask(&bare, &parts, &input).scratch_bytes;
             (B::bytes(&plan, settings.precision) + scratch.next_multiple_of(1 << 20)) as u64 <= there
         };

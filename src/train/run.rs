@@ -36,6 +36,7 @@ use crate::{
         split::{Split, SplitSpec},
     },
     eval::{EvalOptions, evaluate},
+    layers::Facts,
     mem::Planner,
     ops::Backend,
     tasks::Sequence,
@@ -265,7 +266,8 @@ impl<'a, B: Backend> Loop<'a, B> {
         let s = &job.config.settings;
         let counts: Vec<u64> = job.split.train_counts().iter().map(|c| *c as u64).collect();
         // What is loaded need not be drawn.
-        let mut engine = if job.resume { Engine::<B>::blank } else { Engine::new }(s, &counts, open)?;
+        let facts = Facts::from(&counts);
+        let mut engine = if job.resume { Engine::<B>::blank(s, facts, open) } else { Engine::new(s, facts, open) }?;
         let vocabulary = job.data.item_keys().fingerprint();
         let state = if job.resume {
             let Engine { plan, backend, .. } = &mut engine;

@@ -16,10 +16,13 @@ mod shared;
 
 use serde::{Deserialize, Serialize};
 
-use super::negatives::{Sampler, SamplerKind, SamplerSettings, gbce_beta};
+use super::{
+    Objective,
+    negatives::{Sampler, SamplerKind, SamplerSettings, gbce_beta},
+};
 use crate::{
     base::{Error, Result},
-    layers::{Capacity, Input, Shape},
+    layers::{Capacity, Facts, Input, Shape},
     mem::{Act, Dst, F32, Planner, Span, U32},
     models::Representations,
     ops::{
@@ -205,9 +208,12 @@ impl Loss {
         }
     }
 
-    /// The sorted ids of the rows that a batch touches, as [`Loss::begin`] leaves them where the table is updated by rows,
-    /// and how many they are.
-    pub fn keys(&self, s: &Shape) -> (Span<U32>, usize) {
+    fn by_rows(&self) -> bool {
+        self.r.item.last.is_some()
+    }
+
+    /// The sorted ids of all rows that have a gradient coming, and how many they are.
+    fn sorted_keys(&self, s: &Shape) -> (Span<U32>, usize) {
         let shared = if let Against::Shared(shared) = &self.against { shared.most(s.m) } else { 0 };
         (self.by.key, self.input_rows(s) + shared + s.m * (1 + self.candidates.s))
     }
@@ -217,19 +223,28 @@ impl Loss {
         if self.r.rows.is_some() { s.n } else { 0 }
     }
 
-    fn by_rows(&self) -> bool {
-        self.r.item.last.is_some()
+    /// Sorts the ids of all rows of the item table that have a gradient coming: taken by the model, shared, of pairs.
+    fn sort(&self, b: &mut dyn Backend, s: &Shape) {
+        let negative = match &self.against {
+            Against::Shared(shared) => shared.negatives(self, s),
+            _ => (Span::empty(), 0),
+        };
+        let pairs = (self.candidates.id, s.m * (1 + self.candidates.s));
+        let input = (self.input.item, self.input_rows(s));
+        b.run(&self.by.sort(&[input, negative, pairs], self.r.item.shape[0]));
     }
+}
 
-    /// Writes what negatives are drawn by, from `counts` (V), the training interactions of each item.
+impl Objective for Loss {
+    /// Writes what negatives are drawn by, from the training interactions of each item.
     ///
     /// # Errors
     /// As [`Sampler::new`].
-    pub fn prepare(&self, b: &mut dyn Backend, counts: &[u64]) -> Result<()> {
+    fn prepare(&self, b: &mut dyn Backend, facts: &Facts) -> Result<()> {
         if matches!(self.against, Against::Catalogue) {
             return Ok(());
         }
-        let sampler = Sampler::new(self.settings.sampler, counts)?;
+        let sampler = Sampler::new(self.settings.sampler, &facts.counts)?;
         b.write_ids(self.alias, sampler.cells());
         if !self.log_q.is_empty() {
             let log_q = if self.settings.log_q { sampler.log_q() } else { vec![0.0; self.r.v] };
@@ -239,7 +254,7 @@ impl Loss {
     }
 
     /// Draws what the batch is compared with; it has been made.
-    pub fn begin(&self, b: &mut dyn Backend, s: &Shape) {
+    fn begin(&self, b: &mut dyn Backend, s: &Shape) {
         if matches!(self.against, Against::Catalogue) {
             return;
         }
@@ -273,19 +288,8 @@ impl Loss {
         }
     }
 
-    /// Sorts the ids of all rows of the item table that have a gradient coming: taken by the model, shared, of pairs.
-    fn sort(&self, b: &mut dyn Backend, s: &Shape) {
-        let negative = match &self.against {
-            Against::Shared(shared) => shared.negatives(self, s),
-            _ => (Span::empty(), 0),
-        };
-        let pairs = (self.candidates.id, s.m * (1 + self.candidates.s));
-        let input = (self.input.item, self.input_rows(s));
-        b.run(&self.by.sort(&[input, negative, pairs], self.r.item.shape[0]));
-    }
-
     /// Mean loss of the scored rows into `value`.
-    pub fn forward(&self, b: &mut dyn Backend, s: &Shape) {
+    fn forward(&self, b: &mut dyn Backend, s: &Shape) {
         let r = &self.r;
         match &self.against {
             Against::Catalogue => b.run(&CrossEntropyFwd {
@@ -307,7 +311,7 @@ impl Loss {
 
     /// Writes the gradients of the scored rows and of the scores; full softmax also those of the item table (special rows:
     /// zero) and the item bias.
-    pub fn backward(&self, b: &mut dyn Backend, s: &Shape) {
+    fn backward(&self, b: &mut dyn Backend, s: &Shape) {
         let r = &self.r;
         let (d, v) = (r.d, r.v);
         match &self.against {
@@ -337,7 +341,7 @@ impl Loss {
     }
 
     /// Sums the gradients of the item table and the item bias, once the model has left those of the rows that it took.
-    pub fn tables(&self, b: &mut dyn Backend, s: &Shape) {
+    fn tables(&self, b: &mut dyn Backend, s: &Shape) {
         let (r, by) = (&self.r, &self.by);
         let rows = r.item.shape[0];
         let (negatives, panel, dbias) = match &self.against {
@@ -382,8 +386,19 @@ impl Loss {
             }
         }
     }
-}
 
+    fn value(&self) -> Span<F32> {
+        self.value
+    }
+
+    fn keys(&self, s: &Shape) -> (Span<U32>, usize) {
+        self.sorted_keys(s)
+    }
+
+    fn targets(&self) -> Option<(Span<U32>, Span<F32>)> {
+        Some((self.target, self.weight))
+    }
+}
 /// The same sums where only touched rows have a gradient: at the places where their runs begin, zero elsewhere.
 fn sum_by_rows(b: &mut dyn Backend, sum: &SegmentSum) {
     let SegmentSum { dtable, dy, panel, g, h, order, key, n, s, m, p, d, v } = *sum;
