@@ -69,6 +69,7 @@ ops! {
     embedding: ops::embedding::cases();
     gather_table: ops::embedding::gather_cases();
     gelu: ops::gelu::cases();
+    gru: ops::gru::cases();
     layer_norm: ops::layer_norm::cases();
     linear: ops::linear::cases();
     mask_items: ops::mask_items::cases();

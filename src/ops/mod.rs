@@ -21,6 +21,7 @@ pub mod dropout;
 pub mod embedding;
 pub mod gather_sequences;
 pub mod gelu;
+pub mod gru;
 pub mod layer_norm;
 pub mod linear;
 pub mod mask_items;
@@ -45,6 +46,7 @@ pub use dropout::{DropoutAddFwd, DropoutBwd, DropoutFwd};
 pub use embedding::{EmbeddingFwd, GatherTable, PositionSum};
 pub use gather_sequences::GatherSequences;
 pub use gelu::{GeluBwd, GeluFwd};
+pub use gru::{GruBwd, GruFwd};
 pub use layer_norm::{LayerNormBwd, LayerNormFwd};
 pub use linear::{LinearBwd, LinearFwd};
 pub use mask_items::MaskItems;
@@ -304,6 +306,7 @@ macro_rules! for_all_ops {
             GatherRows, ScatterRows,
             GatherSequences, MaskItems,
             GeluFwd, GeluBwd,
+            GruFwd, GruBwd,
             LayerNormFwd, LayerNormBwd,
             LinearFwd, LinearBwd,
             NegativeLossFwd, NegativeLossBwd,
@@ -346,6 +349,7 @@ pub fn all_cases<B: Backend + 'static>() -> Vec<Box<dyn case::AnyCase<B>>> {
         embedding::position_cases(),
         gather_sequences::cases(),
         gelu::cases(),
+        gru::cases(),
         layer_norm::cases(),
         linear::cases(),
         mask_items::cases(),

@@ -1,7 +1,9 @@
-/*! exp, the GELU and their derivatives on vectors, with errors that tests measure.
+/*! exp, the sigmoid, tanh, the GELU and its derivative on vectors, with errors that tests measure.
 
 exp: x = n ln2 + r with |r| <= ln2/2, a polynomial in r (coefficients of Cephes' expf), and a scaling by 2^n that
 ends in 0, a subnormal or infinity as it must. At most 2 units in the last place off on [-87, 88].
+
+tanh: with e = exp(2x) - 1, e / (e + 2). Taken apart as 2^n (exp(r) - 1) + (2^n - 1), e loses nothing where x is small.
 
 GELU in its tanh form (Hendrycks & Gimpel 2016): 0.5 x (1 + tanh u) with u = sqrt(2/pi) (x + 0.044715 x^3). Since
 0.5 (1 + tanh u) = 1 / (1 + exp(-2u)), one exp and one division do it, without the cancellation of 1 + tanh.
@@ -9,13 +11,9 @@ GELU in its tanh form (Hendrycks & Gimpel 2016): 0.5 x (1 + tanh u) with u = sqr
 
 use super::simd::{Kernel, Simd, dispatch};
 
-/// exp(x), lane by lane. exp(-inf) = 0, exp(inf) = inf, NaN stays NaN.
+/// x = n ln2 + r, as (exp(r) - 1, n); x within the limits of [`exp`].
 #[inline(always)]
-pub fn exp<S: Simd>(s: S, x: S::V) -> S::V {
-    // Beyond these limits the result is 0 or infinity anyway. The limit comes first: `min` and `max` return their
-    // second operand where one is NaN.
-    let x = s.max(s.splat(-105.0), x);
-    let x = s.min(s.splat(89.5), x);
+fn split_exp<S: Simd>(s: S, x: S::V) -> (S::V, S::V) {
     let n = s.round(s.mul(x, s.splat(std::f32::consts::LOG2_E)));
     // ln2 in two parts, the first with few enough bits that n times it is exact.
     let r = s.fma(n, s.splat(-0.693_359_4), x);
@@ -24,8 +22,37 @@ pub fn exp<S: Simd>(s: S, x: S::V) -> S::V {
     for c in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.0e-1] {
         p = s.fma(p, r, s.splat(c));
     }
-    let y = s.add(s.fma(p, s.mul(r, r), r), s.splat(1.0));
-    s.scale2(y, n)
+    (s.fma(p, s.mul(r, r), r), n)
+}
+
+/// exp(x), lane by lane. exp(-inf) = 0, exp(inf) = inf, NaN stays NaN.
+#[inline(always)]
+pub fn exp<S: Simd>(s: S, x: S::V) -> S::V {
+    // Beyond these limits the result is 0 or infinity anyway. The limit comes first: `min` and `max` return their
+    // second operand where one is NaN.
+    let x = s.max(s.splat(-105.0), x);
+    let x = s.min(s.splat(89.5), x);
+    let (p, n) = split_exp(s, x);
+    s.scale2(s.add(p, s.splat(1.0)), n)
+}
+
+/// 1 / (1 + exp(-x)), which ends in 0 and in 1; NaN stays NaN.
+#[inline(always)]
+pub fn sigmoid<S: Simd>(s: S, x: S::V) -> S::V {
+    let one = s.splat(1.0);
+    s.div(one, s.add(one, exp(s, s.sub(s.zero(), x))))
+}
+
+/// tanh(x); NaN stays NaN.
+#[inline(always)]
+pub fn tanh<S: Simd>(s: S, x: S::V) -> S::V {
+    // From 9.02 on the result is 1.
+    let x = s.max(s.splat(-10.0), x);
+    let x = s.min(s.splat(10.0), x);
+    let (p, n) = split_exp(s, s.add(x, x));
+    let power = s.scale2(s.splat(1.0), n);
+    let e = s.fma(power, p, s.sub(power, s.splat(1.0)));
+    s.div(e, s.add(e, s.splat(2.0)))
 }
 
 /// 2 sqrt(2/pi): the factor of x + 0.044715 x^3 in 2u.
@@ -129,6 +156,24 @@ impl Map for Exp {
     }
 }
 
+/// [`sigmoid`] as a [`Map`].
+pub struct Sigmoid;
+impl Map for Sigmoid {
+    #[inline(always)]
+    fn at<S: Simd>(&self, s: S, x: S::V) -> S::V {
+        sigmoid(s, x)
+    }
+}
+
+/// [`tanh`] as a [`Map`].
+pub struct Tanh;
+impl Map for Tanh {
+    #[inline(always)]
+    fn at<S: Simd>(&self, s: S, x: S::V) -> S::V {
+        tanh(s, x)
+    }
+}
+
 /// [`gelu`] as a [`Map`].
 pub struct Gelu;
 impl Map for Gelu {
@@ -201,6 +246,27 @@ mod tests {
             // -95 is a subnormal result, 88.7 just finite, 89 just not.
             assert!(ys[7] > 0.0 && (ys[7] as f64 - (-95f64).exp()).abs() < 1e-45, "{isa:?}: {}", ys[7]);
             assert!(ys[8].is_finite() && ys[9] == f32::INFINITY, "{isa:?}");
+        }
+    }
+
+    #[test]
+    fn sigmoid_and_tanh_are_within_a_few_ulps() {
+        // Both sides of zero, down to the smallest numbers where tanh(x) = x and up to where all ends in 1.
+        let near = (0..200_001).map(|i| -20.0 + i as f32 * (40.0 / 200_000.0));
+        let tiny = (-300..30).map(|e| 1.1f32.powi(e));
+        let xs: Vec<f32> = near.chain(tiny.clone()).chain(tiny.map(|x| -x)).collect();
+        for isa in Isa::available() {
+            let worst = |ys: Vec<f32>, want: fn(f64) -> f64| {
+                xs.iter().zip(&ys).map(|(&x, &y)| ulps(y, want(x as f64))).fold(0.0, f64::max)
+            };
+            let sigmoid = worst(eval(isa, &xs, Sigmoid), |x| 1.0 / (1.0 + (-x).exp()));
+            let tanh = worst(eval(isa, &xs, Tanh), f64::tanh);
+            println!("{isa:?}: sigmoid {sigmoid:.2} ulp, tanh {tanh:.2} ulp");
+            assert!(sigmoid <= 3.0 && tanh <= 4.0, "{isa:?}: sigmoid {sigmoid} ulp, tanh {tanh} ulp");
+            let ends = [f32::NEG_INFINITY, -1e30, f32::INFINITY, 1e30, 0.0, f32::NAN];
+            let (s, t) = (eval(isa, &ends, Sigmoid), eval(isa, &ends, Tanh));
+            assert!(s[..5] == [0.0, 0.0, 1.0, 1.0, 0.5] && s[5].is_nan(), "{isa:?}: {s:?}");
+            assert!(t[..5] == [-1.0, -1.0, 1.0, 1.0, 0.0] && t[5].is_nan(), "{isa:?}: {t:?}");
         }
     }
 

@@ -15,6 +15,7 @@ mod embedding;
 mod gather_sequences;
 mod gelu;
 pub mod gemm;
+mod gru;
 mod layer_norm;
 mod linear;
 mod mask_items;

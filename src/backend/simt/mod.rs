@@ -29,6 +29,7 @@ mod embedding;
 mod gather_sequences;
 mod gelu;
 pub mod gemm;
+mod gru;
 pub mod kernels;
 mod layer_norm;
 mod linear;
