@@ -2,7 +2,7 @@
 next_items: the batch of next item prediction.
 item = raw. A row is asked for the K items that follow it in its sequence, or as many as there are, the nearest first.
 row = the row asked, target = the item asked for, weight = 1 / their number.
-pos = T - length + 1 + place in the sequence, T-1 at most.       raw,item,pos (N)  row,target (M)  weight (M) f32
+pos = T - length + place in the sequence.                         raw,item,pos (N)  row,target (M)  weight (M) f32
 A sequence of which `scored` counts no row asks nothing; rows behind scored_B are padding: row 2^32-1, target 0, weight 0.
 Writes: item pos row target weight.   Saves: nothing.
 Work: a warp takes a sequence, a lane a place; one more warp the padding. Where a place's questions stand follows from the
@@ -36,9 +36,9 @@ KERNEL(next_items, NextItemsParams, 32) {
   const bool asks = p.scored[b + 1] > at;
   const float weight = 1.f / (float)p.scored[p.b];
   for (u32 i = lane; i < length; i += 32) {
-    const u32 behind = length - 1 - i, place = p.t + 1 + i - length;
+    const u32 behind = length - 1 - i;
     p.item[first + i] = p.raw[first + i];
-    p.pos[first + i] = place < p.t ? place : p.t - 1;
+    p.pos[first + i] = p.t - 1 - behind;
     if (!asks) continue;
     // Questions of the places before: K each, but of the `late` ones with fewer than K items behind, whose number falls
     // by one from place to place, `behind + 1` being the last.

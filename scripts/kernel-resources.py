@@ -21,7 +21,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Kernels whose products are meant for tensor cores: bf16 twins of these.
 PRODUCTS = ("attention_", "cross_entropy_fwd", "cross_entropy_dh", "cross_entropy_dtable", "sampled_softmax_fwd",
             "sampled_softmax_dh", "sampled_softmax_dneg", "gemm_", "dilated_conv_fwd_c", "dilated_conv_fwd_z",
-            "dilated_conv_bwd_dx", "dilated_conv_bwd_dw")
+            "dilated_conv_bwd_dx", "dilated_conv_bwd_dw", "gru_fwd", "gru_bwd")
 
 
 def cuobjdump():

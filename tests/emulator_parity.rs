@@ -72,6 +72,7 @@ ops! {
     gelu: ops::gelu::cases();
     item_dot: ops::item_dot::cases();
     item_dot_gradients: ops::item_dot::gradient_cases();
+    gru: ops::gru::cases();
     layer_norm: ops::layer_norm::cases();
     linear: ops::linear::cases();
     mask_items: ops::mask_items::cases();

@@ -53,7 +53,7 @@ fn variants() -> Vec<Settings> {
         for (i, task) in tasks::ALL.iter().filter(|task| model.views.contains(&task.view)).enumerate() {
             let s = Settings { model: model.name.into(), task: task.name.into(), ..base.clone() };
             if i == 0 {
-                all.push(Settings { loss: LossKind::Gbce, targets: 2, ..s.clone() });
+                all.push(Settings { loss: LossKind::Gbce, targets: 2, exclude_seen: true, ..s.clone() });
             }
             all.push(s);
         }

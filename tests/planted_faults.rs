@@ -81,6 +81,13 @@ const FAULTS: &[Fault] = &[
         only: "dilated_conv",
     },
     Fault {
+        what: "a step that begins before all of the state it starts from is there",
+        file: "gru.cu",
+        from: "    __syncthreads();  // the next operand is whole",
+        to: "    // the next operand is whole",
+        only: "gru",
+    },
+    Fault {
         what: "negatives that a user has seen",
         file: "draw_negatives.cu",
         from: "if (slots[at] == item) return true;",

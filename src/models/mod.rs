@@ -4,10 +4,12 @@ line, and its gradient, parity, overfit, resume and transfer tests.
 */
 
 pub mod bert4rec;
+pub mod gru4rec;
 pub mod peterrec;
 pub mod sasrec;
 
 pub use bert4rec::Bert4Rec;
+pub use gru4rec::Gru4Rec;
 pub use peterrec::PeterRec;
 pub use sasrec::SasRec;
 
@@ -145,7 +147,7 @@ pub struct ModelSettings {
 #[macro_export]
 macro_rules! for_all_models {
     ($each:ident) => {
-        $each! { Bert4Rec, SasRec, PeterRec }
+        $each! { Bert4Rec, SasRec, Gru4Rec, PeterRec }
     };
 }
 

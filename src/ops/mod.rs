@@ -22,6 +22,7 @@ pub mod dropout;
 pub mod embedding;
 pub mod gather_sequences;
 pub mod gelu;
+pub mod gru;
 pub mod item_dot;
 pub mod layer_norm;
 pub mod linear;
@@ -51,6 +52,7 @@ pub use dropout::{DropoutAddFwd, DropoutBwd, DropoutFwd};
 pub use embedding::{EmbeddingFwd, GatherTable, PositionSum};
 pub use gather_sequences::GatherSequences;
 pub use gelu::{GeluBwd, GeluFwd};
+pub use gru::{GruBwd, GruFwd};
 pub use item_dot::{ItemDotBwd, ItemDotFwd};
 pub use layer_norm::{LayerNormBwd, LayerNormFwd};
 pub use linear::{LinearBwd, LinearFwd};
@@ -316,6 +318,7 @@ macro_rules! for_all_ops {
             GatherSequences, MaskItems, NextItems,
             GeluFwd, GeluBwd,
             ItemDotFwd, ItemDotBwd,
+            GruFwd, GruBwd,
             LayerNormFwd, LayerNormBwd,
             LinearFwd, LinearBwd,
             NegativeLossFwd, NegativeLossBwd,
@@ -363,6 +366,7 @@ pub fn all_cases<B: Backend + 'static>() -> Vec<Box<dyn case::AnyCase<B>>> {
         gelu::cases(),
         item_dot::cases(),
         item_dot::gradient_cases(),
+        gru::cases(),
         layer_norm::cases(),
         linear::cases(),
         mask_items::cases(),

@@ -2,8 +2,8 @@
 item = raw. A row is asked for the K items that follow it in its sequence, or as many as there are: K rows to score for
 each but the last ones, in order, the nearest target first.
 row = the row that is asked, target = the item asked for, weight = 1 / their number.
-pos = T - length + 1 + place in the sequence, T-1 at most: what is known when the last item is asked for ends at T-1, as
-it does when the model recommends. The last row of a sequence is no context of anything.
+pos = T - length + place in the sequence: the last item stands at T-1. It is a target and no context of anything, so that
+what is known ends at T-2; when the model recommends it must end there too.
 raw,item,pos (N)  row,target,weight (M)
 
 Padding: a sequence of which `scored` counts no row asks nothing; behind scored_B there is no row to score: row NO_ROW,
@@ -82,7 +82,7 @@ impl Op for NextItems {
         for b in 0..self.b {
             let (first, end, mut at) = (cu[b] as usize, cu[b + 1] as usize, scored[b] as usize);
             let len = end - first;
-            (first..end).for_each(|i| pos[i] = (self.t + 1 + i - first - len).min(self.t - 1) as u32);
+            (first..end).for_each(|i| pos[i] = (self.t + i - end) as u32);
             if scored[b + 1] as usize > at {
                 self.questions(first, len, |asked, answer| {
                     (row[at], target[at]) = (asked as u32, raw[answer]);

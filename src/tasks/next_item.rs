@@ -1,8 +1,8 @@
 /*! NIP, next item prediction: every row of a sequence is asked what comes next (Hidasi et al. 2016; Kang and McAuley 2018),
 or for the next K items (Caser, Tang and Wang 2018). For models that look back only.
 
-A window of T items has T-1 questions: its last item is a target and no context. A query is the newest T-1 items of a
-history, its last row the question.
+A window of T items has T-1 questions: its last item, at position T-1, is a target and no context. A query is the newest
+T-1 items of a history, the last of which, at T-2, is the question.
 */
 
 use super::{Batches, Kind, Loss, Objective, Task, TaskSettings};
@@ -85,7 +85,7 @@ impl Task for NextItem {
         let known = &history[history.len().saturating_sub(t - 1)..];
         let start = [self.items as u32];
         let known = if known.is_empty() { &start } else { known };
-        let first = input.push(known, t);
+        let first = input.push(known, t - 1);
         input.row.push((first + known.len() - 1) as u32);
     }
 }

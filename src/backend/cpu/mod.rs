@@ -16,6 +16,7 @@ mod embedding;
 mod gather_sequences;
 mod gelu;
 pub mod gemm;
+mod gru;
 mod item_dot;
 mod layer_norm;
 mod linear;

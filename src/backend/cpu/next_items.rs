@@ -17,8 +17,7 @@ impl Run<NextItems> for Cpu {
         item.copy_from_slice(raw);
         for b in 0..op.b {
             let (first, end, mut at) = (cu[b] as usize, cu[b + 1] as usize, scored[b] as usize);
-            let start = op.t + 1 - (end - first);
-            pos[first..end].iter_mut().enumerate().for_each(|(i, p)| *p = (start + i).min(op.t - 1) as u32);
+            pos[first..end].iter_mut().enumerate().for_each(|(i, p)| *p = (op.t + first + i - end) as u32);
             if scored[b + 1] > scored[b] {
                 op.questions(first, end - first, |asked, answer| {
                     (row[at], target[at]) = (asked as u32, raw[answer]);

@@ -21,7 +21,7 @@ pub const ROWS: usize = 128;
 const DEPTH: usize = 128;
 
 /// The pieces (first, length) that a sum of `k` terms is cut into; an empty sum is one empty piece.
-fn pieces(k: usize) -> impl Iterator<Item = (usize, usize)> {
+pub(super) fn pieces(k: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..k.max(1)).step_by(DEPTH).map(move |start| (start, DEPTH.min(k - start)))
 }
 

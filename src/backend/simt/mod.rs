@@ -30,6 +30,7 @@ mod embedding;
 mod gather_sequences;
 mod gelu;
 pub mod gemm;
+mod gru;
 mod item_dot;
 pub mod kernels;
 mod layer_norm;
