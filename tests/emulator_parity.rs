@@ -85,6 +85,8 @@ ops! {
     position_sum: ops::embedding::position_cases();
     segment_sum: ops::segment::cases();
     segment_rows: ops::segment::rows_cases();
+    pool: ops::sequence_rows::pool_cases();
+    spread: ops::sequence_rows::spread_cases();
     sort_ids: ops::sort_ids::cases();
 }
 

@@ -32,6 +32,7 @@ pub mod row_adamw;
 pub mod rows;
 pub mod sampled_softmax;
 pub mod segment;
+pub mod sequence_rows;
 pub mod sort_ids;
 pub mod top_k;
 
@@ -55,6 +56,7 @@ pub use row_adamw::{AdamWRows, CatchUpRows};
 pub use rows::{GatherRows, NO_ROW, ScatterRows};
 pub use sampled_softmax::{SampledSoftmaxBwd, SampledSoftmaxFwd};
 pub use segment::{SegmentRows, SegmentSum};
+pub use sequence_rows::{PoolBwd, PoolFwd, SpreadBwd, SpreadFwd};
 pub use sort_ids::{NO_ID, SortIds};
 pub use top_k::TopK;
 
@@ -308,6 +310,7 @@ macro_rules! for_all_ops {
             LinearFwd, LinearBwd,
             NegativeLossFwd, NegativeLossBwd,
             SampledSoftmaxFwd, SampledSoftmaxBwd,
+            SpreadFwd, SpreadBwd, PoolFwd, PoolBwd,
             SortIds, SegmentSum, SegmentRows,
             TopK, CountAtLeast, ScoreItems,
             WeightedMean, GradNorm
@@ -358,6 +361,8 @@ pub fn all_cases<B: Backend + 'static>() -> Vec<Box<dyn case::AnyCase<B>>> {
         sampled_softmax::cases(),
         segment::cases(),
         segment::rows_cases(),
+        sequence_rows::spread_cases(),
+        sequence_rows::pool_cases(),
         sort_ids::cases(),
         top_k::cases(),
         rank::cases(),

@@ -29,6 +29,7 @@ mod sampled_softmax;
 mod scores;
 pub mod scratch;
 mod segment;
+mod sequence_rows;
 mod shifted;
 pub mod simd;
 mod softmax_tiles;

@@ -41,6 +41,7 @@ mod rows;
 mod sampled_softmax;
 mod scores;
 mod segment;
+mod sequence_rows;
 mod sort_ids;
 mod top_k;
 mod transfer;
