@@ -59,6 +59,7 @@ ops! {
     guard: ops::adamw::guard_cases();
     gather_sequences: ops::gather_sequences::cases();
     attention: ops::attention::cases();
+    concat: ops::concat::cases();
     cross_entropy: ops::cross_entropy::cases();
     dilated_conv: ops::dilated_conv::cases();
     draw_negatives: ops::draw_negatives::cases();

@@ -14,6 +14,7 @@ mod define;
 pub mod adamw;
 pub mod attention;
 pub mod case;
+pub mod concat;
 pub mod cross_entropy;
 pub mod dilated_conv;
 pub mod draw_negatives;
@@ -38,6 +39,7 @@ pub mod top_k;
 
 pub use adamw::{AdamW, Guard};
 pub use attention::{AttentionBwd, AttentionFwd};
+pub use concat::{ConcatBwd, ConcatFwd};
 pub use cross_entropy::{CrossEntropyBwd, CrossEntropyFwd};
 pub use define::{Access, Spans};
 pub use dilated_conv::{DilatedConvBwd, DilatedConvFwd};
@@ -298,6 +300,7 @@ macro_rules! for_all_ops {
             NoOp,
             AdamW, Guard, CatchUpRows, AdamWRows,
             AttentionFwd, AttentionBwd,
+            ConcatFwd, ConcatBwd,
             CrossEntropyFwd, CrossEntropyBwd,
             DilatedConvFwd, DilatedConvBwd,
             DrawNegatives, DrawCandidates, MarkOwn,
@@ -337,6 +340,7 @@ pub fn all_cases<B: Backend + 'static>() -> Vec<Box<dyn case::AnyCase<B>>> {
         adamw::cases(),
         adamw::guard_cases(),
         attention::cases(),
+        concat::cases(),
         cross_entropy::cases(),
         dilated_conv::cases(),
         draw_negatives::cases(),

@@ -7,6 +7,7 @@ order), and a step in its steady state allocates nothing ([`scratch`] grows once
 
 mod adamw;
 mod attention;
+mod concat;
 mod cross_entropy;
 mod dilated_conv;
 mod draw_negatives;

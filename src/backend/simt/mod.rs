@@ -19,6 +19,7 @@ kernels' sources by build.rs and compared with the compiled code when it is load
 
 mod adamw;
 mod attention;
+mod concat;
 mod cross_entropy;
 pub mod cublas;
 mod dilated_conv;
