@@ -69,6 +69,7 @@ ops! {
     dropout_add: ops::dropout::add_cases();
     embedding: ops::embedding::cases();
     gather_table: ops::embedding::gather_cases();
+    field_bag: ops::field_bag::cases();
     gelu: ops::gelu::cases();
     layer_norm: ops::layer_norm::cases();
     linear: ops::linear::cases();

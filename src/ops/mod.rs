@@ -20,6 +20,7 @@ pub mod dilated_conv;
 pub mod draw_negatives;
 pub mod dropout;
 pub mod embedding;
+pub mod field_bag;
 pub mod gather_sequences;
 pub mod gelu;
 pub mod layer_norm;
@@ -46,6 +47,7 @@ pub use dilated_conv::{DilatedConvBwd, DilatedConvFwd};
 pub use draw_negatives::{DrawCandidates, DrawNegatives, MarkOwn};
 pub use dropout::{DropoutAddFwd, DropoutBwd, DropoutFwd};
 pub use embedding::{EmbeddingFwd, GatherTable, PositionSum};
+pub use field_bag::{BagBwd, BagFwd, BagLists, BagSize};
 pub use gather_sequences::GatherSequences;
 pub use gelu::{GeluBwd, GeluFwd};
 pub use layer_norm::{LayerNormBwd, LayerNormFwd};
@@ -300,6 +302,7 @@ macro_rules! for_all_ops {
             NoOp,
             AdamW, Guard, CatchUpRows, AdamWRows,
             AttentionFwd, AttentionBwd,
+            BagFwd, BagBwd,
             ConcatFwd, ConcatBwd,
             CrossEntropyFwd, CrossEntropyBwd,
             DilatedConvFwd, DilatedConvBwd,
@@ -351,6 +354,7 @@ pub fn all_cases<B: Backend + 'static>() -> Vec<Box<dyn case::AnyCase<B>>> {
         embedding::cases(),
         embedding::gather_cases(),
         embedding::position_cases(),
+        field_bag::cases(),
         gather_sequences::cases(),
         gelu::cases(),
         layer_norm::cases(),

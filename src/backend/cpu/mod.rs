@@ -13,6 +13,7 @@ mod dilated_conv;
 mod draw_negatives;
 mod dropout;
 mod embedding;
+mod field_bag;
 mod gather_sequences;
 mod gelu;
 pub mod gemm;

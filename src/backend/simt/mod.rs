@@ -27,6 +27,7 @@ mod draw_negatives;
 pub mod driver;
 mod dropout;
 mod embedding;
+mod field_bag;
 mod gather_sequences;
 mod gelu;
 pub mod gemm;
