@@ -13,6 +13,7 @@ mod input;
 mod linear;
 mod norm;
 mod self_attention;
+mod side;
 
 pub use block::{Block, BlockConfig, NormPlace};
 pub use conv_block::{ConvBlock, ConvBlockConfig};
@@ -22,6 +23,7 @@ pub use input::{Capacity, Head, HostInput, Input, Shape};
 pub use linear::Linear;
 pub use norm::Norm;
 pub use self_attention::SelfAttention;
+pub use side::{Fields, Join, Side, SideConfig, Users};
 
 use crate::{base::rng::Purpose, ops::dropout::Drop};
 
