@@ -133,7 +133,7 @@ impl BagLists {
     }
 
     pub fn size(&self) -> BagSize {
-        let items = if self.fields == 0 { 0 } else { self.share.len() / self.fields };
+        let items = self.share.len().checked_div(self.fields).unwrap_or(0);
         BagSize { items, fields: self.fields, rows: self.rows, values: self.value.len() }
     }
 }
