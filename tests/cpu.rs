@@ -4,7 +4,7 @@
 use mipgpu::{
     backend::Cpu,
     base::rng::{Purpose, Stream},
-    mem::{Arena, Dst, Planner, Span, U32},
+    mem::{Act, Arena, Dst, F32, Planner, Span, U32, Var},
     ops::{dropout::Drop, sort_ids::Sorted, *},
 };
 use std::{
@@ -78,7 +78,9 @@ fn everything() -> (Planner, Cpu, Vec<Call>) {
     let (target_start, excluded, excluded_start) = (p.index(m + 1), p.index(V / 3), p.index(m + 1));
     let (found, found_score, bad, ranked) = (p.index(m * 10), p.stat(m * 10), p.index(m), p.stat(m));
 
+    let beside = Beside::plan(&mut p, n);
     let mut cpu = Cpu::new(&p);
+    beside.fill(&mut cpu);
     for (i, span) in
         [x.y, x.dy, y.y, y.dy, qkv.y, wide.y, wide.dy, r, scored.y, pos_rows, neg_rows.y].iter().enumerate()
     {
@@ -111,7 +113,7 @@ fn everything() -> (Planner, Cpu, Vec<Call>) {
     let drop = Drop { p: 0.2, seed: 3, site: 4 };
     let (b_, k) = (LENGTHS.len(), D / H);
     let (h, contrast) = (scored.y, negative_loss::Contrast::Bce { beta: 0.4 });
-    let calls = vec![
+    let mut calls = vec![
         call(EmbeddingFwd { y: x.y, item_table: table, pos_table: w2, item, pos, n, d: D, v: V, t: T }),
         call(DropoutFwd { y: y.y, x: x.y, step, n: n * D, drop }),
         call(LayerNormFwd { y: y.y, mean, rstd, x: x.y, gamma, beta: b, n, d: D, eps: 1e-5 }),
@@ -365,7 +367,80 @@ fn everything() -> (Planner, Cpu, Vec<Call>) {
             max_norm: 1.0,
         }),
     ];
+    calls.extend(beside.calls(x, y, cu, item));
     (p, cpu, calls)
+}
+
+/// What the ops of side fields and user vectors have beside the spans of the others.
+struct Beside {
+    lists: BagLists,
+    start: Span<U32>,
+    value: Span<U32>,
+    owner: Span<U32>,
+    key: Span<U32>,
+    share: Span<F32>,
+    bags: Span<Act>,
+    ditem: Span<F32>,
+    dtable: Span<F32>,
+    of: Var,
+    wide: Var,
+    part: Span<Act>,
+    w: Span<F32>,
+    n: usize,
+}
+
+impl Beside {
+    fn plan(p: &mut Planner, n: usize) -> Self {
+        // One value of the second field is that of all items: a run of many parts.
+        let first: Vec<Vec<u32>> = (0..V).map(|i| (0..i % 4).map(|k| (i * (k + 3) % 90) as u32).collect()).collect();
+        let lists = BagLists::new(V, &[90, 2], |item, f| if f == 0 { &first[item] } else { &[1] }).unwrap();
+        let (z, pairs) = (lists.size().values, lists.size().pairs());
+        Beside {
+            start: p.index(pairs + 1),
+            value: p.index(z),
+            owner: p.index(z),
+            key: p.index(z),
+            share: p.stat(pairs),
+            bags: p.act(n * 2 * D),
+            ditem: p.stat(pairs * D),
+            dtable: p.stat(92 * D),
+            of: p.var(LENGTHS.len() * D),
+            wide: p.var(n * 2 * D),
+            part: p.act(n * D),
+            w: p.stat(n),
+            lists,
+            n,
+        }
+    }
+
+    fn fill(&self, cpu: &mut Cpu) {
+        let l = &self.lists;
+        for (span, ids) in [(self.start, &l.start), (self.value, &l.value), (self.owner, &l.owner), (self.key, &l.key)]
+        {
+            cpu.write_ids(span, ids);
+        }
+        cpu.write(self.share.raw(), &l.share);
+        for (i, span) in [self.ditem, self.w, self.dtable].iter().enumerate() {
+            let mut draw = Stream::new(3, Purpose::Test, i as u32);
+            cpu.write(span.raw(), &(0..span.len()).map(|_| draw.normal()).collect::<Vec<_>>());
+        }
+    }
+
+    fn calls(&self, x: Var, y: Var, cu: Span<U32>, item: Span<U32>) -> Vec<Call> {
+        let Beside { start, value, owner, key, share, bags, ditem, dtable, of, wide, part, w, n, .. } = *self;
+        let (b, d, size, widths) = (LENGTHS.len(), D, self.lists.size(), [D, D, 0]);
+        let none = Span::empty();
+        vec![
+            call(BagFwd { y: bags, table: dtable, item, start, value, share, n, size, d }),
+            call(BagBwd { dtable: Dst::Write(dtable), ditem, owner, key, share, size, d }),
+            call(PoolFwd { y: of.y, x: x.y, w, cu, b, n, d }),
+            call(PoolBwd { dx: Dst::Write(part), dy: of.y, w, cu, b, n, d }),
+            call(SpreadBwd { dx: Dst::Write(of.dy), dy: y.dy, cu, b, n, d }),
+            call(SpreadFwd { y: part, x: of.dy, cu, b, n, d }),
+            call(ConcatFwd { y: wide.y, a: x.y, b: part, c: none, n, widths }),
+            call(ConcatBwd { da: Dst::Skip, db: Dst::Write(part), dc: Dst::Skip, dy: wide.y, n, widths }),
+        ]
+    }
 }
 
 fn bits(p: &Planner, cpu: &mut Cpu) -> Vec<u32> {

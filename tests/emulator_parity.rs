@@ -60,6 +60,7 @@ ops! {
     guard: ops::adamw::guard_cases();
     gather_sequences: ops::gather_sequences::cases();
     attention: ops::attention::cases();
+    concat: ops::concat::cases();
     cross_entropy: ops::cross_entropy::cases();
     dilated_conv: ops::dilated_conv::cases();
     draw_negatives: ops::draw_negatives::cases();
@@ -69,6 +70,7 @@ ops! {
     dropout_add: ops::dropout::add_cases();
     embedding: ops::embedding::cases();
     gather_table: ops::embedding::gather_cases();
+    field_bag: ops::field_bag::cases();
     gelu: ops::gelu::cases();
     item_dot: ops::item_dot::cases();
     item_dot_gradients: ops::item_dot::gradient_cases();
@@ -92,6 +94,8 @@ ops! {
     position_sum: ops::embedding::position_cases();
     segment_sum: ops::segment::cases();
     segment_rows: ops::segment::rows_cases();
+    pool: ops::sequence_rows::pool_cases();
+    spread: ops::sequence_rows::spread_cases();
     sort_ids: ops::sort_ids::cases();
 }
 

@@ -94,6 +94,27 @@ const FAULTS: &[Fault] = &[
         to: "if (slots[at] == item) return false;",
         only: "draw_candidates",
     },
+    Fault {
+        what: "a missing barrier: one warp adds up sums that the others have not written yet",
+        file: "sequence_rows.cu",
+        from: "  __syncthreads();",
+        to: "",
+        only: "pool",
+    },
+    Fault {
+        what: "an off-by-one: the first column of one part is taken from the part before",
+        file: "concat.cu",
+        from: "if (col < a + b) return",
+        to: "if (col <= a + b) return",
+        only: "concat",
+    },
+    Fault {
+        what: "a sum of the values of an item instead of their mean",
+        file: "field_bag.cu",
+        from: "share = p.share[o];",
+        to: "share = 1.f;",
+        only: "bag",
+    },
 ];
 
 fn kernels() -> PathBuf {

@@ -17,6 +17,7 @@ mod norm;
 mod patch;
 mod scored;
 mod self_attention;
+mod side;
 mod transformer;
 
 pub use block::{Block, BlockConfig, NormPlace};
@@ -31,6 +32,7 @@ pub use norm::Norm;
 pub use patch::{Patch, PatchConfig, PatchPlace};
 pub use scored::ScoredRows;
 pub use self_attention::SelfAttention;
+pub use side::{Fields, Join, Side, SideConfig, Users};
 pub use transformer::Transformer;
 
 use crate::{base::rng::Purpose, ops::dropout::Drop};

@@ -15,11 +15,13 @@ pub mod activation;
 pub mod adamw;
 pub mod attention;
 pub mod case;
+pub mod concat;
 pub mod cross_entropy;
 pub mod dilated_conv;
 pub mod draw_negatives;
 pub mod dropout;
 pub mod embedding;
+pub mod field_bag;
 pub mod gather_sequences;
 pub mod gelu;
 pub mod gru;
@@ -38,18 +40,21 @@ pub mod rows;
 pub mod sampled_softmax;
 pub mod scale_rows;
 pub mod segment;
+pub mod sequence_rows;
 pub mod sort_ids;
 pub mod top_k;
 
 pub use activation::{ActivationBwd, ActivationFwd};
 pub use adamw::{AdamW, Guard};
 pub use attention::{AttentionBwd, AttentionFwd};
+pub use concat::{ConcatBwd, ConcatFwd};
 pub use cross_entropy::{CrossEntropyBwd, CrossEntropyFwd};
 pub use define::{Access, Spans};
 pub use dilated_conv::{DilatedConvBwd, DilatedConvFwd};
 pub use draw_negatives::{DrawCandidates, DrawNegatives, MarkOwn};
 pub use dropout::{DropoutAddFwd, DropoutBwd, DropoutFwd};
 pub use embedding::{EmbeddingFwd, GatherTable, PositionSum};
+pub use field_bag::{BagBwd, BagFwd, BagLists, BagSize};
 pub use gather_sequences::GatherSequences;
 pub use gelu::{GeluBwd, GeluFwd};
 pub use gru::{GruBwd, GruFwd};
@@ -67,6 +72,7 @@ pub use rows::{GatherRows, NO_ROW, ScatterRows};
 pub use sampled_softmax::{SampledSoftmaxBwd, SampledSoftmaxFwd};
 pub use scale_rows::{ScaleRowsBwd, ScaleRowsFwd};
 pub use segment::{SegmentRows, SegmentSum};
+pub use sequence_rows::{PoolBwd, PoolFwd, SpreadBwd, SpreadFwd};
 pub use sort_ids::{NO_ID, SortIds};
 pub use top_k::TopK;
 
@@ -309,6 +315,8 @@ macro_rules! for_all_ops {
             ActivationFwd, ActivationBwd,
             AdamW, Guard, CatchUpRows, AdamWRows,
             AttentionFwd, AttentionBwd,
+            BagFwd, BagBwd,
+            ConcatFwd, ConcatBwd,
             CrossEntropyFwd, CrossEntropyBwd,
             DilatedConvFwd, DilatedConvBwd,
             DrawNegatives, DrawCandidates, MarkOwn,
@@ -325,6 +333,7 @@ macro_rules! for_all_ops {
             PointLossFwd, PointLossBwd,
             SampledSoftmaxFwd, SampledSoftmaxBwd,
             ScaleRowsFwd, ScaleRowsBwd,
+            SpreadFwd, SpreadBwd, PoolFwd, PoolBwd,
             SortIds, SegmentSum, SegmentRows,
             TopK, CountAtLeast, ScoreItems,
             WeightedMean, GradNorm
@@ -352,6 +361,7 @@ pub fn all_cases<B: Backend + 'static>() -> Vec<Box<dyn case::AnyCase<B>>> {
         adamw::cases(),
         adamw::guard_cases(),
         attention::cases(),
+        concat::cases(),
         cross_entropy::cases(),
         dilated_conv::cases(),
         draw_negatives::cases(),
@@ -362,6 +372,7 @@ pub fn all_cases<B: Backend + 'static>() -> Vec<Box<dyn case::AnyCase<B>>> {
         embedding::cases(),
         embedding::gather_cases(),
         embedding::position_cases(),
+        field_bag::cases(),
         gather_sequences::cases(),
         gelu::cases(),
         item_dot::cases(),
@@ -382,6 +393,8 @@ pub fn all_cases<B: Backend + 'static>() -> Vec<Box<dyn case::AnyCase<B>>> {
         scale_rows::cases(),
         segment::cases(),
         segment::rows_cases(),
+        sequence_rows::spread_cases(),
+        sequence_rows::pool_cases(),
         sort_ids::cases(),
         top_k::cases(),
         rank::cases(),

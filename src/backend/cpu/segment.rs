@@ -19,7 +19,7 @@ const PART: usize = 512;
 
 /// The rows that are summed.
 #[derive(Clone, Copy)]
-struct Rows<'a> {
+pub(super) struct Rows<'a> {
     dy: &'a [f32],
     panel: &'a [f32],
     g: &'a [f32],
@@ -31,6 +31,11 @@ struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
+    /// Rows of `h` (M,D), each times its `g` (M).
+    pub(super) fn scaled(g: &'a [f32], h: &'a [f32], d: usize) -> Self {
+        Rows { dy: &[], panel: &[], g, h, n: 0, s: 0, p: 1, d }
+    }
+
     /// Row `i` of the list is a row of numbers, or ones, times a factor.
     #[inline(always)]
     fn row(&self, i: usize) -> (Option<&'a [f32]>, f32) {
@@ -134,13 +139,7 @@ impl Kernel for Part<'_> {
 impl Cpu {
     /// Sums every run into row `id`, or row `place where it begins`, of `out`; without `acc` the other rows are zeroed.
     fn sum_runs(&self, of: &Sources, out: &mut [f32], acc: bool, by_place: bool) {
-        let (r, d, v) = (of.rows(), of.d, of.v);
-        if !acc {
-            out.par_chunks_mut(CHUNK).for_each(|t| t.fill(0.0));
-        }
-        if d == 0 || r == 0 {
-            return;
-        }
+        let (r, d) = (of.rows(), of.d);
         let some = |span: crate::mem::Span<crate::mem::Act>, len| self.get(span, if span.is_empty() { 0 } else { len });
         let rows = Rows {
             dy: some(of.dy, of.n * d),
@@ -152,39 +151,58 @@ impl Cpu {
             p: of.p,
             d,
         };
-        let (order, key) = (self.ids(of.order, r), self.ids(of.key, r));
-        // In ascending order the runs' ids differ, so no row has two writers.
-        assert!(key.is_sorted(), "keys do not ascend");
-        let to = Dest::new(out, if by_place { r } else { v }, d, d);
-        let parts = r.div_ceil(PART);
-        let bounds = |i: usize| (i * PART, ((i + 1) * PART).min(r));
-        scratch::borrow(2 * parts * d, |partials| {
-            let (heads, tails) = partials.split_at_mut(parts * d);
-            heads.par_chunks_mut(d).zip(tails.par_chunks_mut(d)).enumerate().for_each(|(i, (head, tail))| {
-                let (begin, end) = bounds(i);
-                dispatch(Part { rows: &rows, order, key, begin, end, v, to, acc, by_place, head, tail });
-            });
-            // The part in which a crossing run begins adds it up.
-            let heads = &*heads;
-            tails.par_chunks_mut(d).with_min_len(16).enumerate().for_each(|(i, sum)| {
-                let ((begin, end), goes_on) = (bounds(i), |end: usize, id: u32| key.get(end) == Some(&id));
-                let id = key[end - 1];
-                if id as usize >= v || !goes_on(end, id) || (begin > 0 && key[begin - 1] == id) {
-                    return;
-                }
-                for (j, head) in heads.chunks_exact(d).enumerate().skip(i + 1) {
-                    sum.iter_mut().zip(head).for_each(|(s, h)| *s += h);
-                    if !goes_on(bounds(j).1, id) {
-                        break;
-                    }
-                }
-                let place = begin + key[begin..end].partition_point(|k| *k < id);
-                // SAFETY: as in `Part`: the row of this run is written here alone.
-                let row = unsafe { to.at(if by_place { place } else { id as usize }, 0).row(d) };
-                row.iter_mut().zip(&*sum).for_each(|(to, sum)| *to = if acc { *to + sum } else { *sum });
-            });
-        });
+        sum_sorted(&rows, self.ids(of.order, r), self.ids(of.key, r), of.v, out, acc, by_place);
     }
+}
+
+/// The same of rows at hand: the rows that `order` names, run by run of `key`, of which those below `v` count.
+pub(super) fn sum_sorted(
+    rows: &Rows,
+    order: &[u32],
+    key: &[u32],
+    v: usize,
+    out: &mut [f32],
+    acc: bool,
+    by_place: bool,
+) {
+    let (r, d) = (key.len(), rows.d);
+    if !acc {
+        out.par_chunks_mut(CHUNK).for_each(|t| t.fill(0.0));
+    }
+    if d == 0 || r == 0 {
+        return;
+    }
+    // In ascending order the runs' ids differ, so no row has two writers.
+    assert!(key.is_sorted(), "keys do not ascend");
+    let to = Dest::new(out, if by_place { r } else { v }, d, d);
+    let parts = r.div_ceil(PART);
+    let bounds = |i: usize| (i * PART, ((i + 1) * PART).min(r));
+    scratch::borrow(2 * parts * d, |partials| {
+        let (heads, tails) = partials.split_at_mut(parts * d);
+        heads.par_chunks_mut(d).zip(tails.par_chunks_mut(d)).enumerate().for_each(|(i, (head, tail))| {
+            let (begin, end) = bounds(i);
+            dispatch(Part { rows, order, key, begin, end, v, to, acc, by_place, head, tail });
+        });
+        // The part in which a crossing run begins adds it up.
+        let heads = &*heads;
+        tails.par_chunks_mut(d).with_min_len(16).enumerate().for_each(|(i, sum)| {
+            let ((begin, end), goes_on) = (bounds(i), |end: usize, id: u32| key.get(end) == Some(&id));
+            let id = key[end - 1];
+            if id as usize >= v || !goes_on(end, id) || (begin > 0 && key[begin - 1] == id) {
+                return;
+            }
+            for (j, head) in heads.chunks_exact(d).enumerate().skip(i + 1) {
+                sum.iter_mut().zip(head).for_each(|(s, h)| *s += h);
+                if !goes_on(bounds(j).1, id) {
+                    break;
+                }
+            }
+            let place = begin + key[begin..end].partition_point(|k| *k < id);
+            // SAFETY: as in `Part`: the row of this run is written here alone.
+            let row = unsafe { to.at(if by_place { place } else { id as usize }, 0).row(d) };
+            row.iter_mut().zip(&*sum).for_each(|(to, sum)| *to = if acc { *to + sum } else { *sum });
+        });
+    });
 }
 
 impl Run<SegmentSum> for Cpu {

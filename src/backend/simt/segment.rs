@@ -10,33 +10,29 @@ use crate::{
 const CHUNK: usize = 64;
 const COLUMNS: usize = 64;
 
-/// (chunks, tiles of columns, bytes of partial rows, bytes of what is known of crossing runs).
-fn cut(of: &Sources) -> (usize, usize, usize, usize) {
-    let (chunks, tiles) = (of.rows().div_ceil(CHUNK), of.d.div_ceil(COLUMNS));
-    (chunks, tiles, chunks * 2 * of.d * 4, chunks * 2 * 4)
+/// Of `rows` sorted rows of `d`: (chunks, tiles of columns, bytes of partial rows, bytes of what is known of crossing runs).
+fn cut(rows: usize, d: usize) -> (usize, usize, usize, usize) {
+    let (chunks, tiles) = (rows.div_ceil(CHUNK), d.div_ceil(COLUMNS));
+    (chunks, tiles, chunks * 2 * d * 4, chunks * 2 * 4)
 }
 
-fn need(of: &Sources) -> Result<usize, String> {
-    if of.rows() >= 1 << 31 {
-        return Err(format!("{} rows: at most 2^31 - 1 can be summed by id", of.rows()));
+/// Bytes of scratch for a sum of `rows` rows of `d`.
+pub(super) fn need(rows: usize, d: usize) -> Result<usize, String> {
+    if rows >= 1 << 31 {
+        return Err(format!("{rows} rows: at most 2^31 - 1 can be summed by id"));
     }
-    let (_, _, partial, crossing) = cut(of);
+    let (_, _, partial, crossing) = cut(rows, d);
     Ok(partial + crossing)
 }
 
 impl Simt {
     /// Sums every run into row `id` of `out` (V,D), or into the row of the place where it begins of `out` (R,D).
     fn sum_runs(&mut self, of: &Sources, out: Ptr, add: i32, by_place: bool) {
-        if add == 0 {
-            self.zero(out, if by_place { of.rows() } else { of.v } * of.d * 4);
-        }
-        let (chunks, tiles, partial_bytes, crossing_bytes) = cut(of);
-        let partial = self.scratch(partial_bytes + crossing_bytes);
         let or_null = |span: Span<Act>| if span.is_empty() { 0 } else { self.at(span) };
         let params = SegmentParams {
             out,
-            partial,
-            crossing: partial + partial_bytes as Ptr,
+            partial: 0,
+            crossing: 0,
             dy: or_null(of.dy),
             panel: or_null(of.panel),
             g: self.at(of.g),
@@ -52,8 +48,21 @@ impl Simt {
             by_place: by_place as i32,
             add,
         };
+        self.sum_sorted(self.of(SEGMENT_SUM), params);
+    }
+
+    /// The same of rows at hand; fills in where partial sums go. `kernel`: of the rows' element type.
+    pub(super) fn sum_sorted(&mut self, kernel: Kernel, mut params: SegmentParams) {
+        let (rows, d) = (params.rows as usize, params.d as usize);
+        if params.add == 0 {
+            let all = if params.by_place == 1 { params.rows } else { params.v } as usize;
+            self.zero(params.out, all * d * 4);
+        }
+        let (chunks, tiles, partial_bytes, crossing_bytes) = cut(rows, d);
+        params.partial = self.scratch(partial_bytes + crossing_bytes);
+        params.crossing = params.partial + partial_bytes as Ptr;
         // Four warps a block.
-        self.launch(self.of(SEGMENT_SUM), [(chunks * tiles).div_ceil(4), 1, 1], 0, params);
+        self.launch(kernel, [(chunks * tiles).div_ceil(4), 1, 1], 0, params);
         self.launch(Kernel::SegmentCrossing, [chunks, tiles, 1], 0, params);
     }
 }
@@ -68,7 +77,7 @@ impl Run<SegmentSum> for Simt {
     }
 
     fn need(&self, op: &SegmentSum) -> Result<usize, String> {
-        need(&op.sources())
+        need(op.sources().rows(), op.d)
     }
 }
 
@@ -79,6 +88,6 @@ impl Run<SegmentRows> for Simt {
     }
 
     fn need(&self, op: &SegmentRows) -> Result<usize, String> {
-        need(&op.sources())
+        need(op.sources().rows(), op.d)
     }
 }

@@ -1,0 +1,50 @@
+//! Rows side by side: copies of pieces of rows, chunks of rows in parallel.
+
+use rayon::prelude::*;
+
+use super::{CHUNK, Cpu};
+use crate::ops::{ConcatBwd, ConcatFwd, Op, Run, concat::starts};
+
+impl Run<ConcatFwd> for Cpu {
+    fn run(&mut self, op: &ConcatFwd) {
+        op.assert_disjoint();
+        let d: usize = op.widths.iter().sum();
+        if d == 0 {
+            return;
+        }
+        // SAFETY: disjoint by the assertion, taken once.
+        let y = unsafe { self.out(op.y, op.n * d) };
+        let [wa, wb, wc] = op.widths;
+        let (a, b, c) = (self.get(op.a, op.n * wa), self.get(op.b, op.n * wb), self.get(op.c, op.n * wc));
+        y.par_chunks_mut(d).with_min_len(CHUNK / d + 1).enumerate().for_each(|(i, y)| {
+            let (to_a, rest) = y.split_at_mut(wa);
+            let (to_b, to_c) = rest.split_at_mut(wb);
+            to_a.copy_from_slice(&a[i * wa..][..wa]);
+            to_b.copy_from_slice(&b[i * wb..][..wb]);
+            to_c.copy_from_slice(&c[i * wc..][..wc]);
+        });
+    }
+}
+
+impl Run<ConcatBwd> for Cpu {
+    fn run(&mut self, op: &ConcatBwd) {
+        op.assert_disjoint();
+        let d: usize = op.widths.iter().sum();
+        let dy = self.get(op.dy, op.n * d);
+        // One after another: each reads only the columns that are its own.
+        for ((to, width), start) in [op.da, op.db, op.dc].into_iter().zip(op.widths).zip(starts(op.widths)) {
+            // SAFETY: disjoint by the assertion, each taken once.
+            let Some((to, acc)) = (unsafe { self.grad(to, op.n * width) }) else { continue };
+            if width == 0 {
+                continue;
+            }
+            to.par_chunks_mut(width).with_min_len(CHUNK / width + 1).enumerate().for_each(|(i, to)| {
+                let dy = &dy[i * d + start..][..width];
+                match acc {
+                    true => to.iter_mut().zip(dy).for_each(|(to, dy)| *to += dy),
+                    false => to.copy_from_slice(dy),
+                }
+            });
+        }
+    }
+}

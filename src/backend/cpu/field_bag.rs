@@ -1,0 +1,84 @@
+//! Means of table rows by item and field; their gradient is the sum of sorted rows of `segment`.
+
+use rayon::prelude::*;
+
+use super::{
+    CHUNK, Cpu,
+    math::{lanes, load, store},
+    segment::{Rows, sum_sorted},
+    simd::{Kernel, Simd, dispatch},
+};
+use crate::ops::{BagBwd, BagFwd, Op, Run};
+
+/// Some rows of y.
+struct Bag<'a> {
+    y: &'a mut [f32],
+    item: &'a [u32],
+    table: &'a [f32],
+    start: &'a [u32],
+    value: &'a [u32],
+    share: &'a [f32],
+    /// Fields and width of each.
+    f: usize,
+    d: usize,
+}
+
+impl Kernel for Bag<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let (f, d, items) = (self.f, self.d, self.share.len() / self.f);
+        for (y, &item) in self.y.chunks_exact_mut(f * d).zip(self.item) {
+            if item as usize >= items {
+                y.fill(0.0);
+                continue;
+            }
+            for (field, y) in y.chunks_exact_mut(d).enumerate() {
+                let o = item as usize * f + field;
+                let rows = &self.value[self.start[o] as usize..self.start[o + 1] as usize];
+                let (y, share) = (y.as_mut_ptr(), s.splat(self.share[o]));
+                lanes!(S, d, |j, k| {
+                    let mut sum = s.zero();
+                    for row in rows {
+                        let row = &self.table[*row as usize * d..][..d];
+                        // SAFETY: j + k <= d, of a row that is cut out as a slice.
+                        sum = s.add(sum, unsafe { load(s, row.as_ptr().add(j), k) });
+                    }
+                    // SAFETY: j + k <= d, of a chunk of d.
+                    unsafe { store(s, y.add(j), s.mul(share, sum), k) };
+                });
+            }
+        }
+    }
+}
+
+impl Run<BagFwd> for Cpu {
+    fn run(&mut self, op: &BagFwd) {
+        op.assert_disjoint();
+        let (size, d) = (op.size, op.d);
+        let width = size.fields * d;
+        if width == 0 {
+            return;
+        }
+        // SAFETY: disjoint by the assertion, taken once.
+        let y = unsafe { self.out(op.y, op.n * width) };
+        let (table, share) = (self.get(op.table, size.rows * d), self.get(op.share, size.pairs()));
+        let (start, value) = (self.ids(op.start, size.pairs() + 1), self.ids(op.value, size.values));
+        let rows = CHUNK / width + 1;
+        y.par_chunks_mut(rows * width).zip(self.ids(op.item, op.n).par_chunks(rows)).for_each(|(y, item)| {
+            dispatch(Bag { y, item, table, start, value, share, f: size.fields, d });
+        });
+    }
+}
+
+impl Run<BagBwd> for Cpu {
+    fn run(&mut self, op: &BagBwd) {
+        op.assert_disjoint();
+        let (size, d) = (op.size, op.d);
+        // SAFETY: disjoint by the assertion, taken once.
+        let Some((dtable, acc)) = (unsafe { self.grad(op.dtable, size.rows * d) }) else { return };
+        let rows = Rows::scaled(self.get(op.share, size.pairs()), self.get(op.ditem, size.pairs() * d), d);
+        let (owner, key) = (self.ids(op.owner, size.values), self.ids(op.key, size.values));
+        sum_sorted(&rows, owner, key, size.rows, dtable, acc, false);
+    }
+}

@@ -1,0 +1,144 @@
+//! One row a sequence, spread over its rows, and rows added up to one.
+
+use rayon::prelude::*;
+
+use super::{
+    CHUNK, Cpu,
+    math::{lanes, load, store},
+    simd::{Kernel, Simd, dispatch},
+};
+use crate::ops::{Op, PoolBwd, PoolFwd, Run, SpreadBwd, SpreadFwd};
+
+/// One sequence: the sum of its rows, each times its weight.
+struct Sum<'a> {
+    y: &'a mut [f32],
+    acc: bool,
+    /// The rows, whole ones of as many columns as y.
+    x: &'a [f32],
+    /// One a row, or empty: ones.
+    w: &'a [f32],
+}
+
+impl Sum<'_> {
+    /// W vectors of columns from `j` on (the last has `k` lanes) down all rows, in registers: a row costs W loads that do not
+    /// wait for each other.
+    #[inline(always)]
+    fn columns<S: Simd, const W: usize>(&mut self, s: S, j: usize, k: usize) {
+        let d = self.y.len();
+        assert!(j + (W - 1) * S::LANES + k <= d);
+        let mut sum = [s.zero(); W];
+        for (i, row) in self.x.chunks_exact(d).enumerate() {
+            let by = s.splat(self.w.get(i).copied().unwrap_or(1.0));
+            for (w, sum) in sum.iter_mut().enumerate() {
+                // SAFETY: inside the row, by the assertion. A product with one is exact.
+                *sum = s.fma(by, unsafe { load(s, row.as_ptr().add(j + w * S::LANES), k) }, *sum);
+            }
+        }
+        for (w, sum) in sum.into_iter().enumerate() {
+            // SAFETY: inside the destination by the assertion. The sum is whole before it is added to what was there.
+            unsafe {
+                let to = self.y.as_mut_ptr().add(j + w * S::LANES);
+                store(s, to, if self.acc { s.add(load(s, to, k), sum) } else { sum }, k);
+            }
+        }
+    }
+}
+
+impl Kernel for Sum<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(mut self, s: S) {
+        let (d, mut at) = (self.y.len(), 0);
+        while at + 4 * S::LANES <= d {
+            self.columns::<S, 4>(s, at, S::LANES);
+            at += 4 * S::LANES;
+        }
+        lanes!(S, d - at, |j, k| self.columns::<S, 1>(s, at + j, k));
+    }
+}
+
+impl Cpu {
+    /// y_b = sum of w_n x_n, or added to y_b: a task a sequence.
+    fn pool(&self, y: &mut [f32], acc: bool, x: &[f32], w: &[f32], cu: &[u32], d: usize) {
+        assert!(cu.is_sorted() && cu[cu.len() - 1] as usize * d <= x.len(), "sequences do not follow each other");
+        if d == 0 {
+            return;
+        }
+        y.par_chunks_mut(d).zip(cu.par_windows(2)).for_each(|(y, bounds)| {
+            let (start, end) = (bounds[0] as usize, bounds[1] as usize);
+            let w = if w.is_empty() { w } else { &w[start..end] };
+            dispatch(Sum { y, acc, x: &x[start * d..end * d], w });
+        });
+    }
+
+    /// y_n = w_n x_b, or added to y_n; zeros behind the last sequence.
+    fn spread(&self, y: &mut [f32], acc: bool, x: &[f32], w: &[f32], cu: &[u32], d: usize) {
+        assert!(cu.is_sorted(), "sequences do not follow each other");
+        if d == 0 {
+            return;
+        }
+        // Rows of a task: long enough that the search for its first sequence does not count.
+        let rows = CHUNK / d + 1;
+        y.par_chunks_mut(rows * d).enumerate().for_each(|(task, y)| {
+            let first = task * rows;
+            // The last one that starts at or before the row: those of no rows before it are passed over.
+            let mut s = cu.partition_point(|start| *start as usize <= first).max(1) - 1;
+            for (i, y) in y.chunks_exact_mut(d).enumerate() {
+                while s + 1 < cu.len() && cu[s + 1] as usize <= first + i {
+                    s += 1;
+                }
+                if s + 1 >= cu.len() {
+                    // Behind the last sequence.
+                    if !acc {
+                        y.fill(0.0);
+                    }
+                    continue;
+                }
+                let (x, by) = (&x[s * d..][..d], w.get(first + i).copied().unwrap_or(1.0));
+                match acc {
+                    true => y.iter_mut().zip(x).for_each(|(y, x)| *y += by * x),
+                    false if w.is_empty() => y.copy_from_slice(x),
+                    false => y.iter_mut().zip(x).for_each(|(y, x)| *y = by * x),
+                }
+            }
+        });
+    }
+}
+
+impl Run<SpreadFwd> for Cpu {
+    fn run(&mut self, op: &SpreadFwd) {
+        op.assert_disjoint();
+        // SAFETY: disjoint by the assertion, taken once.
+        let y = unsafe { self.out(op.y, op.n * op.d) };
+        self.spread(y, false, self.get(op.x, op.b * op.d), &[], self.ids(op.cu, op.b + 1), op.d);
+    }
+}
+
+impl Run<SpreadBwd> for Cpu {
+    fn run(&mut self, op: &SpreadBwd) {
+        op.assert_disjoint();
+        // SAFETY: disjoint by the assertion, taken once.
+        let Some((dx, acc)) = (unsafe { self.grad(op.dx, op.b * op.d) }) else { return };
+        self.pool(dx, acc, self.get(op.dy, op.n * op.d), &[], self.ids(op.cu, op.b + 1), op.d);
+    }
+}
+
+impl Run<PoolFwd> for Cpu {
+    fn run(&mut self, op: &PoolFwd) {
+        op.assert_disjoint();
+        // SAFETY: disjoint by the assertion, taken once.
+        let y = unsafe { self.out(op.y, op.b * op.d) };
+        let w = self.get(op.w, op.w.len().min(op.n));
+        self.pool(y, false, self.get(op.x, op.n * op.d), w, self.ids(op.cu, op.b + 1), op.d);
+    }
+}
+
+impl Run<PoolBwd> for Cpu {
+    fn run(&mut self, op: &PoolBwd) {
+        op.assert_disjoint();
+        // SAFETY: disjoint by the assertion, taken once.
+        let Some((dx, acc)) = (unsafe { self.grad(op.dx, op.n * op.d) }) else { return };
+        let w = self.get(op.w, op.w.len().min(op.n));
+        self.spread(dx, acc, self.get(op.dy, op.b * op.d), w, self.ids(op.cu, op.b + 1), op.d);
+    }
+}

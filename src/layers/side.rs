@@ -1,0 +1,304 @@
+/*! What is known beside the items' ids: side fields of items, whose sequence it is, and where both meet the item vectors.
+
+An item's vector in a field is the mean of the vectors of its values ([`Fields`]); a user has a vector that stands beside
+every row of the user's sequence ([`Users`]). [`Side`] takes an input x (N,D) and makes one of the same width of all three:
+concat: y = [x | fields | user] W^T + b        W (D,D+F*Df+Du)
+sum:    y = x + [fields | user] W^T + b        W (D,F*Df+Du): the first with the identity in front of x
+
+Which values an item has, and which user a sequence is of, is data: it is written ([`Fields::write`]) and part of a batch
+(`Input::user`), not planned.
+*/
+
+use serde::{Deserialize, Serialize};
+
+use super::{Input, Linear, Shape};
+use crate::{
+    base::{Error, Result},
+    mem::{Dst, F32, Init, Mode, Param, Planner, Span, U32, Var},
+    ops::{
+        Backend, BagBwd, BagFwd, BagLists, BagSize, ConcatBwd, ConcatFwd, DropoutAddFwd, GatherTable, NO_ID,
+        SegmentSum, SpreadBwd, SpreadFwd, dropout::Drop, sort_ids::Sorted,
+    },
+};
+
+/// The mean of the vectors of an item's values, field by field; zeros for [MASK] and where an item has none.
+/// Parameter: `field.weight (R,D)`, the values of all fields one behind another.
+#[derive(Clone, Debug)]
+pub struct Fields {
+    pub table: Param,
+    /// (N,F*D) the fields of the items of all rows.
+    pub y: Var,
+    size: BagSize,
+    /// Width of a field (D).
+    d: usize,
+    // The lists of `BagLists`.
+    start: Span<U32>,
+    value: Span<U32>,
+    share: Span<F32>,
+    owner: Span<U32>,
+    key: Span<U32>,
+    /// (V,F*D) gradients summed by item.
+    ditem: Span<F32>,
+    by_item: Sorted,
+    input: Input,
+}
+
+impl Fields {
+    /// Of items whose fields have these sizes, `d` wide each.
+    ///
+    /// # Errors
+    /// There are no fields, no values or no width.
+    pub fn plan(p: &mut Planner, input: &Input, size: BagSize, d: usize, std: f32) -> Result<Self> {
+        if size.fields == 0 || size.values == 0 {
+            return Err(Error::user("the items of this data have no side fields")
+                .hint("import them with `mipgpu import --items FILE --item-fields NAME`, or train without them"));
+        }
+        if d == 0 {
+            return Err(Error::user("side fields that are 0 wide").hint("a width is at least 1"));
+        }
+        p.label("fields");
+        let n = input.capacity.n;
+        Ok(Fields {
+            table: p.param("field.weight", &[size.rows, d], Init::TruncatedNormal(std)),
+            y: p.var(n * size.fields * d),
+            size,
+            d,
+            start: p.index(size.pairs() + 1),
+            value: p.index(size.values),
+            share: p.stat(size.pairs()),
+            owner: p.index(size.values),
+            key: p.index(size.values),
+            ditem: p.stat(size.pairs() * d),
+            by_item: Sorted::plan(p, n),
+            input: *input,
+        })
+    }
+
+    /// Columns of the output: F*D.
+    pub fn width(&self) -> usize {
+        self.size.fields * self.d
+    }
+
+    /// Writes which values each item has; once, before the first forward pass.
+    ///
+    /// # Errors
+    /// They are not those that were planned for.
+    pub fn write(&self, b: &mut dyn Backend, lists: &BagLists) -> Result<()> {
+        let (have, want) = (lists.size(), self.size);
+        if have != want {
+            let words = |s: BagSize| format!("{} items, {} fields, {} values", s.items, s.fields, s.rows);
+            return Err(Error::user(format!("side fields of {}, planned were {}", words(have), words(want)))
+                .hint("train and ask with the same data set"));
+        }
+        let ids = [
+            (self.start, &lists.start),
+            (self.value, &lists.value),
+            (self.owner, &lists.owner),
+            (self.key, &lists.key),
+        ];
+        ids.into_iter().for_each(|(span, ids)| b.write_ids(span, ids));
+        b.write(self.share.raw(), &lists.share);
+        Ok(())
+    }
+
+    pub fn forward(&self, b: &mut dyn Backend, s: &Shape) {
+        b.run(&BagFwd {
+            y: self.y.y,
+            table: self.table.w,
+            item: self.input.item,
+            start: self.start,
+            value: self.value,
+            share: self.share,
+            n: s.n,
+            size: self.size,
+            d: self.d,
+        });
+    }
+
+    /// From the gradient of the output to that of the table. Rows are summed by item first: an item comes more than once in
+    /// a batch, and the order in which items make up a value's gradient is then the same at every step.
+    pub fn backward(&self, b: &mut dyn Backend, s: &Shape) {
+        let (by, items) = (&self.by_item, self.size.items);
+        b.run(&by.sort(&[(self.input.item, s.n)], items));
+        b.run(&SegmentSum::of(Dst::Write(self.ditem), self.y.dy, by, [s.n, self.width(), items]));
+        b.run(&BagBwd {
+            dtable: self.table.grad(),
+            ditem: self.ditem,
+            owner: self.owner,
+            key: self.key,
+            share: self.share,
+            size: self.size,
+            d: self.d,
+        });
+    }
+}
+
+/// The vector of the user whose sequence it is, beside every row; zeros for [`Users::NOBODY`].
+/// Parameter: `user.weight (U,D)`.
+#[derive(Clone, Debug)]
+pub struct Users {
+    pub table: Param,
+    /// (N,D) the user's vector at all rows.
+    pub y: Var,
+    /// (B,D) one a sequence.
+    of: Var,
+    by_user: Sorted,
+    input: Input,
+    users: usize,
+    d: usize,
+}
+
+impl Users {
+    /// A user nobody knows: its vector is zero and never trained. What `Input::user` holds of a sequence asked for from
+    /// outside the data.
+    pub const NOBODY: u32 = NO_ID;
+
+    /// Of `users` users, `d` wide.
+    ///
+    /// # Errors
+    /// No users or no width.
+    pub fn plan(p: &mut Planner, input: &Input, users: usize, d: usize, std: f32) -> Result<Self> {
+        if users == 0 || d == 0 || users >= NO_ID as usize {
+            return Err(Error::user(format!("vectors of {users} users, {d} wide"))
+                .hint("a table of users has a row at least, a width of one at least, and less than 2^32 - 1 rows"));
+        }
+        p.label("users");
+        let (n, b) = (input.capacity.n, input.capacity.b);
+        Ok(Users {
+            table: p.param("user.weight", &[users, d], Init::TruncatedNormal(std)),
+            y: p.var(n * d),
+            of: p.var(b * d),
+            by_user: Sorted::plan(p, b),
+            input: *input,
+            users,
+            d,
+        })
+    }
+
+    pub fn forward(&self, b: &mut dyn Backend, s: &Shape) {
+        let (input, d) = (&self.input, self.d);
+        b.run(&GatherTable { y: self.of.y, table: self.table.w, id: input.user, n: s.b, d, v: self.users });
+        b.run(&SpreadFwd { y: self.y.y, x: self.of.y, cu: input.cu, b: s.b, n: s.n, d });
+    }
+
+    /// From the gradient of the output to that of the table. Sequences that only fill up a batch are of user 0; the
+    /// gradients of their rows are zeros.
+    pub fn backward(&self, b: &mut dyn Backend, s: &Shape) {
+        let (input, d, by) = (&self.input, self.d, &self.by_user);
+        b.run(&SpreadBwd { dx: Dst::Write(self.of.dy), dy: self.y.dy, cu: input.cu, b: s.b, n: s.n, d });
+        b.run(&by.sort(&[(input.user, s.b)], self.users));
+        b.run(&SegmentSum::of(self.table.grad(), self.of.dy, by, [s.b, d, self.users]));
+    }
+}
+
+/// How the input and what is beside it become one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Join {
+    /// A dense layer over all of them side by side.
+    #[default]
+    Concat,
+    /// The input as it is, plus a dense layer over the others.
+    Sum,
+}
+
+/// What stands beside the items.
+#[derive(Clone, Copy, Debug)]
+pub struct SideConfig {
+    /// Sizes of the side fields and the width of each; `None`: without.
+    pub fields: Option<(BagSize, usize)>,
+    /// Number of users and the width of their vectors; `None`: without.
+    pub users: Option<(usize, usize)>,
+    pub join: Join,
+    /// Standard deviation of the initial weights.
+    pub std: f32,
+}
+
+/// Input, fields and user in one. Parameters: those of [`Fields`] and [`Users`], `side.weight (D,·)`, `side.bias (D)`.
+#[derive(Clone, Debug)]
+pub struct Side {
+    fields: Option<Fields>,
+    users: Option<Users>,
+    x: Var,
+    join: Join,
+    /// What the dense layer takes, side by side, and how wide each is; where there is but one, the layer takes it as it is.
+    parts: Vec<(Var, usize)>,
+    linear: Linear,
+    /// The output (N,D).
+    pub y: Var,
+    input: Input,
+    d: usize,
+}
+
+impl Side {
+    /// Over an input `x` (N,D).
+    ///
+    /// # Errors
+    /// As [`Fields::plan`] and [`Users::plan`]; or neither is wanted.
+    pub fn plan(p: &mut Planner, x: Var, d: usize, input: &Input, c: &SideConfig) -> Result<Self> {
+        let n = input.capacity.n;
+        let fields = c.fields.map(|(size, width)| Fields::plan(p, input, size, width, c.std)).transpose()?;
+        let users = c.users.map(|(users, width)| Users::plan(p, input, users, width, c.std)).transpose()?;
+        if fields.is_none() && users.is_none() {
+            return Err(Error::user("neither side fields nor users stand beside the items").hint("ask for one of them"));
+        }
+        let mut parts: Vec<(Var, usize)> = Vec::new();
+        parts.extend((c.join == Join::Concat).then_some((x, d)));
+        parts.extend(fields.as_ref().map(|f| (f.y, f.width())));
+        parts.extend(users.as_ref().map(|u| (u.y, u.d)));
+        p.label("side");
+        let width = parts.iter().map(|(_, width)| width).sum();
+        let all = if parts.len() == 1 { parts[0].0 } else { p.var(n * width) };
+        let mut linear = Linear::plan(p, "side", all, n, width, d, c.std);
+        let y = match c.join {
+            Join::Concat => linear.y,
+            Join::Sum => {
+                // The sum has memory of its own; its gradient is that of both.
+                linear.y.dy = x.dy;
+                Var { y: p.act(n * d), dy: x.dy }
+            }
+        };
+        Ok(Side { fields, users, x, join: c.join, parts, linear, y, input: *input, d })
+    }
+
+    /// As [`Fields::write`]; nothing without fields.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn write(&self, b: &mut dyn Backend, lists: &BagLists) -> Result<()> {
+        self.fields.as_ref().map_or(Ok(()), |fields| fields.write(b, lists))
+    }
+
+    /// The parts of the dense layer's input and their widths, empty ones for those that are not there.
+    fn three(&self) -> ([Var; 3], [usize; 3]) {
+        let none = Var { y: Span::empty(), dy: Span::empty() };
+        let part = |i: usize| self.parts.get(i).copied().unwrap_or((none, 0));
+        ([0, 1, 2].map(|i| part(i).0), [0, 1, 2].map(|i| part(i).1))
+    }
+
+    pub fn forward(&self, b: &mut dyn Backend, s: &Shape) {
+        self.fields.iter().for_each(|fields| fields.forward(b, s));
+        self.users.iter().for_each(|users| users.forward(b, s));
+        if self.parts.len() > 1 {
+            let ([x, f, u], widths) = self.three();
+            b.run(&ConcatFwd { y: self.linear.x.y, a: x.y, b: f.y, c: u.y, n: s.n, widths });
+        }
+        self.linear.forward(b, s);
+        if self.join == Join::Sum {
+            let (residual, x, step) = (self.x.y, self.linear.y.y, self.input.step);
+            b.run(&DropoutAddFwd { y: self.y.y, residual, x, step, n: s.n * self.d, drop: Drop::NONE });
+        }
+    }
+
+    /// From `y.dy` to the gradients of the input (written; of a sum it is `y.dy` itself) and of all parameters.
+    pub fn backward(&self, b: &mut dyn Backend, s: &Shape) {
+        self.linear.backward(b, s, Mode::Write);
+        if self.parts.len() > 1 {
+            let ([x, f, u], widths) = self.three();
+            let [da, db, dc] = [x, f, u].map(|part| Dst::Write(part.dy));
+            b.run(&ConcatBwd { da, db, dc, dy: self.linear.x.dy, n: s.n, widths });
+        }
+        self.fields.iter().for_each(|fields| fields.backward(b, s));
+        self.users.iter().for_each(|users| users.backward(b, s));
+    }
+}

@@ -1,0 +1,112 @@
+/*! concat: rows side by side.
+fwd: y = [a | b | c]                         a (N,A)  b (N,B)  c (N,C)  y (N,A+B+C)
+bwd: da, db, dc = the columns of dy that are theirs
+What is not there has width 0 and an empty span.
+*/
+
+use super::{Cost, Dst, Op, case::Case, fits};
+use crate::mem::{Act, HostArenas, Planner, Scalar};
+
+op! {
+    /// y = [a | b | c].
+    ConcatFwd = "concat_fwd" {
+        write { /** (N,A+B+C) */ y: Act }
+        read { /** (N,A) */ a: Act, /** (N,B) */ b: Act, /** (N,C) */ c: Act }
+        with { n: usize, /** A, B, C */ widths: [usize; 3] }
+    }
+}
+
+op! {
+    /// The gradients of [`ConcatFwd`].
+    ConcatBwd = "concat_bwd" {
+        grad { /** (N,A) */ da: Act, /** (N,B) */ db: Act, /** (N,C) */ dc: Act }
+        read { /** (N,A+B+C) */ dy: Act }
+        with { n: usize, /** A, B, C */ widths: [usize; 3] }
+    }
+}
+
+/// Where the columns of each part begin.
+pub(crate) fn starts([a, b, _]: [usize; 3]) -> [usize; 3] {
+    [0, a, a + b]
+}
+
+impl Op for ConcatFwd {
+    fn check(&self) -> Result<(), String> {
+        let (n, [a, b, c]) = (self.n, self.widths);
+        fits(&[
+            ("y", self.y.len(), n * (a + b + c)),
+            ("a", self.a.len(), n * a),
+            ("b", self.b.len(), n * b),
+            ("c", self.c.len(), n * c),
+        ])
+    }
+
+    fn cost(&self) -> Cost {
+        Cost { flop: 0.0, bytes: 8.0 * (self.n * self.widths.iter().sum::<usize>()) as f64 }
+    }
+
+    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+        let d: usize = self.widths.iter().sum();
+        let (parts, starts) = ([m.get(self.a), m.get(self.b), m.get(self.c)], starts(self.widths));
+        m.compute(Dst::Write(self.y), self.n * d, |at| {
+            let (row, col) = (at / d, at % d);
+            // The last part that begins at or before the column and is not empty.
+            let part = (0..3).rfind(|i| col >= starts[*i] && self.widths[*i] > 0).expect("a column of some part");
+            parts[part][row * self.widths[part] + col - starts[part]]
+        });
+    }
+}
+
+impl Op for ConcatBwd {
+    fn check(&self) -> Result<(), String> {
+        let (n, [a, b, c]) = (self.n, self.widths);
+        fits(&[
+            ("da", self.da.len_or(n * a), n * a),
+            ("db", self.db.len_or(n * b), n * b),
+            ("dc", self.dc.len_or(n * c), n * c),
+            ("dy", self.dy.len(), n * (a + b + c)),
+        ])
+    }
+
+    fn cost(&self) -> Cost {
+        let wanted = [self.da, self.db, self.dc].into_iter().zip(self.widths);
+        let moved: usize = wanted.filter(|(dst, _)| dst.span().is_some()).map(|(_, width)| self.n * width).sum();
+        Cost { flop: 0.0, bytes: 8.0 * moved as f64 }
+    }
+
+    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+        let (d, dy) = (self.widths.iter().sum::<usize>(), m.get(self.dy));
+        for ((to, width), start) in [self.da, self.db, self.dc].into_iter().zip(self.widths).zip(starts(self.widths)) {
+            m.compute(to, self.n * width, |at| dy[at / width * d + start + at % width]);
+        }
+    }
+}
+
+pub fn cases() -> Vec<Case<ConcatFwd, ConcatBwd>> {
+    // Rows, widths: whole vectors of eight, parts of them, and parts that are not there.
+    [
+        (0, [8, 8, 8]),
+        (1, [1, 1, 1]),
+        (3, [7, 3, 1]),
+        (40, [64, 32, 8]),
+        (33, [64, 128, 0]),
+        (21, [16, 0, 24]),
+        (5, [0, 8, 0]),
+        (19, [0, 5, 3]),
+        (300, [33, 0, 0]),
+        (257, [10, 6, 16]),
+        (12, [256, 100, 300]),
+        (4, [0, 0, 0]),
+    ]
+    .into_iter()
+    .map(|(n, widths)| {
+        let mut p = Planner::new();
+        let [a, b, c] = widths.map(|w| p.var(n * w));
+        let y = p.var(n * widths.iter().sum::<usize>());
+        let fwd = ConcatFwd { y: y.y, a: a.y, b: b.y, c: c.y, n, widths };
+        let bwd = ConcatBwd { da: Dst::Write(a.dy), db: Dst::Write(b.dy), dc: Dst::Write(c.dy), dy: y.dy, n, widths };
+        let case = Case::new(format!("n{n} {widths:?}"), p, fwd, bwd).output(y.y, y.dy);
+        [a, b, c].into_iter().fold(case, |case, x| case.input(x.y, 1.0, x.dy))
+    })
+    .collect()
+}

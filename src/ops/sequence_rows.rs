@@ -1,0 +1,218 @@
+/*! sequence_rows: one row a sequence, given to each of its rows, and rows added up to one a sequence.
+spread: y_n = x_b                          n in cu_b..cu_b+1        x (B,D)  y (N,D)  cu (B+1)
+        dx_b = sum of dy_n over n in cu_b..cu_b+1                  rows in their order
+pool:   y_b = sum of w_n x_n over the same rows                     x (N,D)  w (N) or empty: ones  y (B,D)
+        dx_n = w_n dy_b
+
+What a user is reaches every row of the user's sequence by the first; the second makes one vector of a sequence: with
+weights that are 1/length, its mean. Empty sequences are allowed: their sums are zeros. Rows behind the last sequence
+(padding) get zeros and are never read, nor are their weights. The weights are no parameters and have no gradient.
+*/
+
+use super::{Cost, Dst, Op, case::Case, fits};
+use crate::mem::{Act, F32, HostArenas, Planner, Scalar, Span, U32};
+
+op! {
+    /// y_n = x of the row's sequence.
+    SpreadFwd = "spread_fwd" {
+        write { /** (N,D) */ y: Act }
+        read { /** (B,D) */ x: Act, /** (B+1) */ cu: U32 }
+        with { b: usize, n: usize, d: usize }
+    }
+}
+
+op! {
+    /// The gradient of [`SpreadFwd`].
+    SpreadBwd = "spread_bwd" {
+        grad { /** (B,D) */ dx: Act }
+        read { /** (N,D) */ dy: Act, /** (B+1) */ cu: U32 }
+        with { b: usize, n: usize, d: usize }
+    }
+}
+
+op! {
+    /// y_b = weighted sum of the sequence's rows.
+    PoolFwd = "pool_fwd" {
+        write { /** (B,D) */ y: Act }
+        read { /** (N,D) */ x: Act, /** (N), or empty: ones */ w: F32, /** (B+1) */ cu: U32 }
+        with { b: usize, n: usize, d: usize }
+    }
+}
+
+op! {
+    /// The gradient of [`PoolFwd`] with respect to the rows.
+    PoolBwd = "pool_bwd" {
+        grad { /** (N,D) */ dx: Act }
+        read { /** (B,D) */ dy: Act, /** (N), or empty: ones */ w: F32, /** (B+1) */ cu: U32 }
+        with { b: usize, n: usize, d: usize }
+    }
+}
+
+/// Moves `N*D` numbers on one side and `B*D` on the other.
+fn cost(b: usize, n: usize, d: usize, flop: f64) -> Cost {
+    let nd = (n * d) as f64;
+    Cost { flop: flop * nd, bytes: 4.0 * (nd + (b * d) as f64) }
+}
+
+/// What an empty span of weights counts as.
+fn weights(w: Span<F32>, n: usize) -> usize {
+    if w.is_empty() { n } else { w.len() }
+}
+
+/// Element (n,k) of the rows: w_n x_b, zero behind the last sequence.
+fn spread<S: Scalar>(
+    m: &HostArenas<S>,
+    to: Dst<Act>,
+    x: Span<Act>,
+    w: Span<F32>,
+    cu: Span<U32>,
+    [b, n, d]: [usize; 3],
+) {
+    let (x, w, cu) = (m.get(x), m.get(w), &m.ids(cu)[..=b]);
+    let mut rows = vec![S::zero(); n * d];
+    for (s, bounds) in cu.windows(2).enumerate() {
+        for row in bounds[0] as usize..bounds[1] as usize {
+            let factor = if w.is_empty() { S::one() } else { w[row] };
+            (0..d).for_each(|k| rows[row * d + k] = factor * x[s * d + k]);
+        }
+    }
+    m.compute(to, n * d, |at| rows[at]);
+}
+
+/// Element (b,k) of the sums: over the rows of the sequence, w_n x_n.
+fn pool<S: Scalar>(m: &HostArenas<S>, to: Dst<Act>, x: Span<Act>, w: Span<F32>, cu: Span<U32>, [b, d]: [usize; 2]) {
+    let (x, w, cu) = (m.get(x), m.get(w), m.ids(cu));
+    m.compute(to, b * d, |at| {
+        let (s, k) = (at / d, at % d);
+        let term = |row: usize| if w.is_empty() { x[row * d + k] } else { w[row] * x[row * d + k] };
+        (cu[s] as usize..cu[s + 1] as usize).map(term).sum()
+    });
+}
+
+impl Op for SpreadFwd {
+    fn check(&self) -> Result<(), String> {
+        let (b, n, d) = (self.b, self.n, self.d);
+        fits(&[("y", self.y.len(), n * d), ("x", self.x.len(), b * d), ("cu", self.cu.len(), b + 1)])
+    }
+
+    fn cost(&self) -> Cost {
+        cost(self.b, self.n, self.d, 0.0)
+    }
+
+    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+        spread(m, Dst::Write(self.y), self.x, Span::empty(), self.cu, [self.b, self.n, self.d]);
+    }
+}
+
+impl Op for SpreadBwd {
+    fn check(&self) -> Result<(), String> {
+        let (b, n, d) = (self.b, self.n, self.d);
+        fits(&[("dx", self.dx.len_or(b * d), b * d), ("dy", self.dy.len(), n * d), ("cu", self.cu.len(), b + 1)])
+    }
+
+    fn cost(&self) -> Cost {
+        cost(self.b, self.n, self.d, 1.0)
+    }
+
+    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+        pool(m, self.dx, self.dy, Span::empty(), self.cu, [self.b, self.d]);
+    }
+}
+
+impl Op for PoolFwd {
+    fn check(&self) -> Result<(), String> {
+        let (b, n, d) = (self.b, self.n, self.d);
+        let w = weights(self.w, n);
+        fits(&[("y", self.y.len(), b * d), ("x", self.x.len(), n * d), ("w", w, n), ("cu", self.cu.len(), b + 1)])
+    }
+
+    fn cost(&self) -> Cost {
+        cost(self.b, self.n, self.d, 2.0)
+    }
+
+    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+        pool(m, Dst::Write(self.y), self.x, self.w, self.cu, [self.b, self.d]);
+    }
+}
+
+impl Op for PoolBwd {
+    fn check(&self) -> Result<(), String> {
+        let (b, n, d) = (self.b, self.n, self.d);
+        let (dx, w) = (self.dx.len_or(n * d), weights(self.w, n));
+        fits(&[("dx", dx, n * d), ("dy", self.dy.len(), b * d), ("w", w, n), ("cu", self.cu.len(), b + 1)])
+    }
+
+    fn cost(&self) -> Cost {
+        cost(self.b, self.n, self.d, 1.0)
+    }
+
+    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+        spread(m, self.dx, self.dy, self.w, self.cu, [self.b, self.n, self.d]);
+    }
+}
+
+/// (lengths of the sequences, rows behind them, width).
+type Shape = (Vec<usize>, usize, usize);
+
+fn shapes() -> Vec<Shape> {
+    // Lengths that go through everything between none and forty, and one sequence longer than all warps of a block take at
+    // once.
+    let many: Vec<usize> = (0..77).map(|i| i * 31 % 41).collect();
+    vec![
+        (vec![], 0, 8),
+        (vec![], 5, 7),
+        (vec![1], 0, 1),
+        (vec![0, 0], 3, 8),
+        (vec![3, 0, 7, 5, 0], 0, 33),
+        (vec![2, 9, 1, 4, 4, 0, 12, 3, 3, 8, 12], 9, 64),
+        (many.clone(), 5, 130),
+        (many, 0, 2),
+        (vec![700, 1, 300], 4, 24),
+        (vec![40, 3], 0, 520),
+    ]
+}
+
+/// Where the sequences start (B+1).
+fn ends(lengths: &[usize]) -> Vec<u32> {
+    (0..=lengths.len()).map(|b| lengths[..b].iter().sum::<usize>() as u32).collect()
+}
+
+pub fn spread_cases() -> Vec<Case<SpreadFwd, SpreadBwd>> {
+    shapes()
+        .into_iter()
+        .map(|(lengths, rest, d)| {
+            let (b, n) = (lengths.len(), lengths.iter().sum::<usize>() + rest);
+            let mut p = Planner::new();
+            let (x, y, cu) = (p.var(b * d), p.var(n * d), p.index(b + 1));
+            let fwd = SpreadFwd { y: y.y, x: x.y, cu, b, n, d };
+            let bwd = SpreadBwd { dx: Dst::Write(x.dy), dy: y.dy, cu, b, n, d };
+            Case::new(format!("b{b} n{}+{rest} d{d}", n - rest), p, fwd, bwd)
+                .input(x.y, 1.0, x.dy)
+                .output(y.y, y.dy)
+                .ids(cu, ends(&lengths))
+        })
+        .collect()
+}
+
+pub fn pool_cases() -> Vec<Case<PoolFwd, PoolBwd>> {
+    shapes()
+        .into_iter()
+        .flat_map(|shape| [(shape.clone(), false), (shape, true)])
+        .map(|((lengths, rest, d), weighted)| {
+            let (b, n) = (lengths.len(), lengths.iter().sum::<usize>() + rest);
+            let mut p = Planner::new();
+            let (x, y, cu) = (p.var(n * d), p.var(b * d), p.index(b + 1));
+            let w = if weighted { p.stat(n) } else { Span::empty() };
+            let fwd = PoolFwd { y: y.y, x: x.y, w, cu, b, n, d };
+            let bwd = PoolBwd { dx: Dst::Write(x.dy), dy: y.dy, w, cu, b, n, d };
+            let name = format!("b{b} n{}+{rest} d{d}{}", n - rest, if weighted { " weighted" } else { "" });
+            let case = Case::new(name, p, fwd, bwd).input(x.y, 1.0, x.dy).output(y.y, y.dy).ids(cu, ends(&lengths));
+            if !weighted {
+                return case;
+            }
+            // What stands behind the last sequence must not get in, not even as a NaN times zero.
+            let values = (0..n).map(|i| if i < n - rest { (i % 7) as f32 / 3.0 - 0.6 } else { f32::NAN });
+            case.values(w, values.collect())
+        })
+        .collect()
+}
