@@ -12,6 +12,7 @@ pub mod import;
 pub mod opened;
 pub mod printer;
 pub mod recommend;
+pub mod split;
 pub mod split_flags;
 pub mod train;
 
@@ -54,6 +55,8 @@ struct Cli {
 enum Command {
     /// Turn a log of interactions (CSV, TSV, .dat, .inter, Parquet) into memory-mapped shards
     Import(import::Args),
+    /// Make two data sets of one: a source to pre-train on and a target to transfer to
+    Split(split::Args),
     /// Pre-train a model by masked item prediction
     Train(Box<train::Args>),
     /// Score a trained model: NDCG, recall, MRR; full and sampled ranking; slices
@@ -84,6 +87,7 @@ pub fn main() -> ExitCode {
     let printer = Printer { quiet: cli.quiet, json: cli.json };
     ExitCode::from(exit_code(|| match cli.command {
         Command::Import(args) => import::run(args, printer),
+        Command::Split(args) => split::run(args, printer),
         Command::Train(args) => train::run(*args, printer),
         Command::Eval(args) => evaluate::run(args, printer),
         Command::Recommend(args) => recommend::run(args, printer),

@@ -23,6 +23,7 @@ use crate::{
         manifest::{FileEntry, Manifest},
         shard::{Container, Shard, Tensor},
         vocab::{Vocab, hex},
+        write::History,
     },
 };
 
@@ -231,6 +232,12 @@ impl Dataset {
         shard.ratings().map(|ratings| &ratings[shard.range(local)])
     }
 
+    /// All columns of a user's interactions.
+    pub(crate) fn history_of(&self, user: usize) -> History<'_> {
+        let (shard, local) = self.shard_of(user);
+        shard.history(local)
+    }
+
     /// Whether interactions carry a time.
     pub fn has_times(&self) -> bool {
         self.manifest.time_unit.is_some()
@@ -271,6 +278,10 @@ impl Dataset {
     /// A hash of the data, in hex: changes when and only when users, items or interactions do.
     pub fn fingerprint(&self) -> &str {
         &self.manifest.fingerprint
+    }
+
+    pub(crate) fn manifest(&self) -> &Manifest {
+        &self.manifest
     }
 
     /// Names of the files that were imported.

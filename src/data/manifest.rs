@@ -92,8 +92,14 @@ impl Manifest {
                 Ok(meta) if meta.is_file() => "this is a file, not an imported data set",
                 Ok(_) => "no data set is in this folder (it has no manifest.json)",
             };
-            return Err(Error::user(format!("{}: {what}", dir.display()))
-                .hint("make a data set with `mipgpu import LOG --out DIR`"));
+            let error = Error::user(format!("{}: {what}", dir.display()));
+            // The folder that `mipgpu split` makes holds two.
+            let (source, target) = (dir.join("source"), dir.join("target"));
+            return Err(if source.join(MANIFEST).exists() && target.join(MANIFEST).exists() {
+                error.hint(format!("two are in folders of it: name {} or {}", source.display(), target.display()))
+            } else {
+                error.hint("make a data set with `mipgpu import LOG --out DIR`")
+            });
         }
         let text = fs::read_to_string(&path).at_path(&path)?;
         Self::parse(&text).map_err(|what| {

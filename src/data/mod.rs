@@ -1,7 +1,8 @@
 /*! Interaction logs: importing them, and reading them back as memory-mapped shards.
 
 [`import`] turns a log (CSV, TSV, `.dat`, `.inter`, Parquet) into a data set folder; [`Dataset`] opens such a folder.
-The folder's files are described byte by byte in `data/README.md`.
+[`domains`] makes two data sets of one, to pre-train on the one and transfer to the other. The folder's files are
+described byte by byte in `data/README.md`.
 
 | file | what it holds |
 |---|---|
@@ -14,12 +15,16 @@ The folder's files are described byte by byte in `data/README.md`.
 
 pub mod cut;
 mod dataset;
+pub mod domains;
 mod fields;
 pub mod import;
 mod manifest;
 mod shard;
+mod spill;
 pub mod split;
+mod staging;
 mod vocab;
+mod write;
 
 pub use dataset::Dataset;
 pub use fields::{ItemField, ItemFields};

@@ -12,7 +12,10 @@ use bytemuck::Pod;
 use memmap2::Mmap;
 use serde_json::{Value, json};
 
-use crate::base::{Error, Result, error::IoContext};
+use crate::{
+    base::{Error, Result, error::IoContext},
+    data::write::History,
+};
 
 #[cfg(target_endian = "big")]
 compile_error!("data files are little-endian and read in place: a big-endian machine would need a copying reader");
@@ -332,6 +335,16 @@ impl Shard {
     pub fn range(&self, local: usize) -> Range<usize> {
         let bounds = self.container.get(&self.offsets);
         bounds[local] as usize..bounds[local + 1] as usize
+    }
+
+    /// The interactions of user `first_user + local`.
+    pub fn history(&self, local: usize) -> History<'_> {
+        let range = self.range(local);
+        History {
+            items: &self.items()[range.clone()],
+            times: self.times().map_or(&[], |t| &t[range.clone()]),
+            ratings: self.ratings().map_or(&[], |r| &r[range]),
+        }
     }
 
     pub fn times(&self) -> Option<&[i64]> {

@@ -12,28 +12,29 @@ use rayon::{iter::IntoParallelIterator, prelude::*};
 
 use crate::{
     base::Result,
-    data::import::{Duplicates, spill::Spill},
+    data::{
+        import::Duplicates,
+        spill::Spill,
+        write::{Has, History},
+    },
 };
 
 /// How a row is laid out in a spill: user u32, item u32, then time i64 and rating f32 where the log has them.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct RowCodec {
-    pub times: bool,
-    pub ratings: bool,
-}
+pub(crate) struct RowCodec(pub Has);
 
 impl RowCodec {
     pub fn width(self) -> usize {
-        8 + if self.times { 8 } else { 0 } + if self.ratings { 4 } else { 0 }
+        8 + if self.0.times { 8 } else { 0 } + if self.0.ratings { 4 } else { 0 }
     }
 
     #[inline]
     pub fn encode(self, user: u32, item: u32, time: i64, rating: f32, out: &mut Vec<u8>) {
         out.extend_from_slice(&(user as u64 | (item as u64) << 32).to_le_bytes());
-        if self.times {
+        if self.0.times {
             out.extend_from_slice(&time.to_le_bytes());
         }
-        if self.ratings {
+        if self.0.ratings {
             out.extend_from_slice(&rating.to_le_bytes());
         }
     }
@@ -41,14 +42,14 @@ impl RowCodec {
     #[inline]
     fn decode(self, row: &[u8]) -> (u32, u32, i64, f32) {
         let word = |at: usize| u32::from_le_bytes(row[at..at + 4].try_into().expect("four bytes"));
-        let time = if self.times { word(8) as u64 | (word(12) as u64) << 32 } else { 0 };
-        let rating = if self.ratings { f32::from_bits(word(self.width() - 4)) } else { 0.0 };
+        let time = if self.0.times { word(8) as u64 | (word(12) as u64) << 32 } else { 0 };
+        let rating = if self.0.ratings { f32::from_bits(word(self.width() - 4)) } else { 0.0 };
         (word(0), word(4), time as i64, rating)
     }
 }
 
-/// Takes one history: item ids, times, ratings (the latter two empty where the log has none).
-pub(crate) type Sink<'a> = &'a mut dyn FnMut(&[u32], &[i64], &[f32]) -> Result<()>;
+/// Takes one history.
+pub(crate) type Sink<'a> = &'a mut dyn FnMut(History) -> Result<()>;
 
 /// Bounds on what grouping holds in memory.
 #[derive(Clone, Copy, Debug)]
@@ -67,7 +68,7 @@ struct Run {
     ratings: Vec<f32>,
 }
 
-/// Groups all rows. `counts` (users): rows of each user. `sink` gets every user in order: items, times, ratings.
+/// Groups all rows. `counts` (users): rows of each user. `sink` gets every user in order.
 /// `check` may stop the work now and then. Gives how many duplicates were dropped.
 pub(crate) fn group(
     mut rows: Spill,
@@ -140,18 +141,18 @@ fn group_run(
     }
     let mut run = Run {
         items: vec![0; total],
-        times: vec![0; if codec.times { total } else { 0 }],
-        ratings: vec![0.0; if codec.ratings { total } else { 0 }],
+        times: vec![0; if codec.0.times { total } else { 0 }],
+        ratings: vec![0.0; if codec.0.ratings { total } else { 0 }],
     };
     rows.for_each(|piece| {
         for row in piece.chunks_exact(codec.width()) {
             let (user, item, time, rating) = codec.decode(row);
             let at = &mut next[user as usize - users.start];
             run.items[*at] = item;
-            if codec.times {
+            if codec.0.times {
                 run.times[*at] = time;
             }
-            if codec.ratings {
+            if codec.0.ratings {
                 run.ratings[*at] = rating;
             }
             *at += 1;
@@ -169,8 +170,8 @@ fn group_run(
         let rows: usize = counts[task.clone()].iter().map(|&c| c as usize).sum();
         let histories = Histories {
             items: items.split_off_mut(..rows).expect("in range"),
-            times: if codec.times { times.split_off_mut(..rows).expect("in range") } else { &mut [] },
-            ratings: if codec.ratings { ratings.split_off_mut(..rows).expect("in range") } else { &mut [] },
+            times: if codec.0.times { times.split_off_mut(..rows).expect("in range") } else { &mut [] },
+            ratings: if codec.0.ratings { ratings.split_off_mut(..rows).expect("in range") } else { &mut [] },
         };
         parts.push((histories, &counts[task]));
     }
@@ -179,9 +180,9 @@ fn group_run(
     let (mut at, mut dropped) = (0, 0);
     for (&count, &kept) in counts.iter().zip(kept.iter().flatten()) {
         let (start, end) = (at, at + kept as usize);
-        let times = if codec.times { &run.times[start..end] } else { &[] };
-        let ratings = if codec.ratings { &run.ratings[start..end] } else { &[] };
-        sink(&run.items[start..end], times, ratings)?;
+        let times = if codec.0.times { &run.times[start..end] } else { &[] };
+        let ratings = if codec.0.ratings { &run.ratings[start..end] } else { &[] };
+        sink(History { items: &run.items[start..end], times, ratings })?;
         dropped += (count - kept) as u64;
         at += count as usize;
     }
@@ -255,11 +256,11 @@ mod tests {
     use super::*;
     use crate::base::rng::{Purpose, Stream};
 
-    type History = Vec<(u32, i64, f32)>;
+    type Rows = Vec<(u32, i64, f32)>;
 
     /// The same by the plainest means: one list a user, sorted by time.
-    fn by_hand(rows: &[(u32, u32, i64, f32)], users: usize, duplicates: Duplicates) -> Vec<History> {
-        let mut all = vec![History::new(); users];
+    fn by_hand(rows: &[(u32, u32, i64, f32)], users: usize, duplicates: Duplicates) -> Vec<Rows> {
+        let mut all = vec![Rows::new(); users];
         rows.iter().for_each(|r| all[r.0 as usize].push((r.1, r.2, r.3)));
         for history in &mut all {
             history.sort_by_key(|r| r.1);
@@ -291,7 +292,7 @@ mod tests {
             .collect();
         let mut counts = vec![0u32; users];
         rows.iter().for_each(|r| counts[r.0 as usize] += 1);
-        let codec = RowCodec { times: true, ratings: true };
+        let codec = RowCodec(Has { times: true, ratings: true });
         for duplicates in [Duplicates::Keep, Duplicates::First, Duplicates::Last] {
             let expected = by_hand(&rows, users, duplicates);
             for run_rows in [1, 50, 700, u64::MAX] {
@@ -303,19 +304,10 @@ mod tests {
                 }
                 let mut got = Vec::new();
                 let limits = GroupLimits { run_rows, buffer_bytes: 100 };
-                let dropped = group(
-                    spill,
-                    codec,
-                    &counts,
-                    duplicates,
-                    limits,
-                    dir.path(),
-                    &|| Ok(()),
-                    &mut |items, times, ratings| {
-                        got.push((0..items.len()).map(|i| (items[i], times[i], ratings[i])).collect::<History>());
-                        Ok(())
-                    },
-                );
+                let dropped = group(spill, codec, &counts, duplicates, limits, dir.path(), &|| Ok(()), &mut |h| {
+                    got.push((0..h.items.len()).map(|i| (h.items[i], h.times[i], h.ratings[i])).collect::<Rows>());
+                    Ok(())
+                });
                 assert_eq!(got, expected, "{duplicates:?}, runs of {run_rows}");
                 let kept: usize = expected.iter().map(Vec::len).sum();
                 assert_eq!(dropped.unwrap(), (rows.len() - kept) as u64);

@@ -13,9 +13,9 @@ use crate::{
             group::RowCodec,
             intern::Interner,
             parquet,
-            spill::Spill,
             text::{self, Block},
         },
+        spill::Spill,
     },
 };
 
