@@ -299,6 +299,20 @@ fn outputs_that_are_taken_are_left_alone() {
 }
 
 #[test]
+fn baskets_stay_baskets() {
+    let desk = Desk(tempfile::tempdir().unwrap());
+    fs::write(desk.path("log.csv"), "user,item,order\nu,a,1\nu,b,1\nu,a,2\nu,b,3\nu,c,3\nu,b,3\nu,a,4\n").unwrap();
+    fs::write(desk.path("items.csv"), "item,kind\na,A\nb,B\nc,B\n").unwrap();
+    let options =
+        ImportOptions { basket_col: Some("order".into()), items: Some(desk.path("items.csv")), ..Default::default() };
+    import(&[desk.path("log.csv")], &desk.path("data"), &options, &mut |_| {}).unwrap();
+    desk.split(&DomainOptions { target_last: Some(3), ..by("kind", &["B"], Which::First) }).unwrap();
+    let [source, target] = desk.made();
+    assert_eq!(source.baskets_of(0).collect::<Vec<_>>(), [0..1, 1..2, 2..3]);
+    assert_eq!(target.baskets_of(0).collect::<Vec<_>>(), [0..3], "the first b has gone, and its basket");
+}
+
+#[test]
 fn data_without_fields_split_at_random_only() {
     let desk = Desk(tempfile::tempdir().unwrap());
     fs::write(desk.path("log.csv"), "a x\na y\nb x\nb z\n").unwrap();

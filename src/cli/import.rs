@@ -46,6 +46,9 @@ pub struct Args {
     /// Column of the rating; `none`: leave ratings out
     #[arg(long, value_name = "COL", help_heading = "Reading")]
     rating_col: Option<String>,
+    /// Column that tells baskets: rows of a user with the same text in it belong together (default: equal times do)
+    #[arg(long, value_name = "COL", help_heading = "Reading")]
+    basket_col: Option<String>,
     /// What separates columns: one character, `::`, tab or space
     #[arg(long, value_name = "SEP", help_heading = "Reading")]
     delimiter: Option<String>,
@@ -102,6 +105,7 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
         item_col: args.item_col,
         time_col: args.time_col,
         rating_col: args.rating_col,
+        basket_col: args.basket_col,
         delimiter: args.delimiter,
         no_header: args.no_header,
         min_rating: args.min_rating,
@@ -156,6 +160,9 @@ fn describe(out: &str, s: &ImportSummary, options: &ImportOptions) -> String {
         line("left out", format!("{} of {below}, in {rounds} to the fix-point", digits(s.dropped_core)));
     }
     line("histories", format!("{} to {}, median {}", s.history[0], digits(s.history[2] as u64), s.history[1]));
+    if let Some(baskets) = s.baskets {
+        line("baskets", format!("{}, {:.1} items each", digits(baskets), s.interactions as f64 / baskets as f64));
+    }
     line(
         "duplicates",
         match options.duplicates {

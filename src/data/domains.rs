@@ -288,7 +288,7 @@ impl Domain<'_> {
         let mut new_id = vec![0u32; data.items()];
         kept.iter().enumerate().for_each(|(id, &item)| new_id[item] = id as u32);
 
-        let columns = Has { times: data.has_times(), ratings: from.ratings };
+        let columns = Has { times: data.has_times(), ratings: from.ratings, baskets: from.baskets };
         let mut writer = ShardWriter::new(dir, "shard", columns, options.shard_interactions.max(1), MEMORY_BYTES);
         let mut gathered = Gathered::default();
         for user in (0..data.users()).filter(|&user| has[user]) {

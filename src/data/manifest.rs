@@ -46,6 +46,9 @@ pub(crate) struct Manifest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time_unit: Option<String>,
     pub ratings: bool,
+    /// Whether the log told baskets apart; absent in data sets of programs that knew none.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub baskets: bool,
     /// How users and items are numbered, in words.
     pub id_order: String,
     /// Names of the imported files, without their folders.

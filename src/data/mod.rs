@@ -7,7 +7,7 @@ described byte by byte in `data/README.md`.
 | file | what it holds |
 |---|---|
 | `manifest.json` | counts, units, and the size and SHA-256 of every other file |
-| `shard-00000.safetensors` … | per user, oldest first: item ids, times, ratings |
+| `shard-00000.safetensors` … | per user, oldest first: item ids, times, ratings, baskets |
 | `users.safetensors`, `items.safetensors` | the external keys ([`Vocab`]) |
 | `item_counts.safetensors` | interactions per item |
 | `item_fields.safetensors` | side fields of the items, where some were imported ([`ItemFields`]) |

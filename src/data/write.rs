@@ -90,6 +90,7 @@ pub(crate) fn write_manifest(dir: &Path, manifest: &mut Manifest) -> Result<()> 
 pub(crate) struct Has {
     pub times: bool,
     pub ratings: bool,
+    pub baskets: bool,
 }
 
 /// Interactions of one user, oldest first; columns that the log does not have are empty.
@@ -98,6 +99,8 @@ pub(crate) struct History<'a> {
     pub items: &'a [u32],
     pub times: &'a [i64],
     pub ratings: &'a [f32],
+    /// Equal numbers next to each other are one basket.
+    pub baskets: &'a [u32],
 }
 
 /// The same, while it is collected.
@@ -106,6 +109,7 @@ pub(crate) struct Gathered {
     pub items: Vec<u32>,
     pub times: Vec<i64>,
     pub ratings: Vec<f32>,
+    pub baskets: Vec<u32>,
 }
 
 impl Gathered {
@@ -113,6 +117,7 @@ impl Gathered {
         self.items.clear();
         self.times.clear();
         self.ratings.clear();
+        self.baskets.clear();
     }
 
     /// Takes interaction `at` of a history, under the item's new id.
@@ -120,10 +125,11 @@ impl Gathered {
         self.items.push(item);
         self.times.extend(from.times.get(at));
         self.ratings.extend(from.ratings.get(at));
+        self.baskets.extend(from.baskets.get(at));
     }
 
     pub fn history(&self) -> History<'_> {
-        History { items: &self.items, times: &self.times, ratings: &self.ratings }
+        History { items: &self.items, times: &self.times, ratings: &self.ratings, baskets: &self.baskets }
     }
 }
 
@@ -149,6 +155,8 @@ pub(crate) struct Shards {
     pub lengths: Vec<u32>,
     /// Earliest and latest time.
     pub times: Option<[i64; 2]>,
+    /// How many baskets there are, where they are told.
+    pub baskets: u64,
 }
 
 impl Shards {
@@ -173,6 +181,7 @@ struct OpenShard {
     times: Spill,
     items: Spill,
     ratings: Spill,
+    baskets: Spill,
 }
 
 impl<'a> ShardWriter<'a> {
@@ -180,15 +189,16 @@ impl<'a> ShardWriter<'a> {
         ShardWriter { dir, prefix, has, cap, memory, open: None, done: Shards::default() }
     }
 
-    /// Appends the next user's history.
+    /// Appends the next user's history. Baskets are numbered anew from 0, without the gaps that filters have left.
     pub fn push(&mut self, history: History) -> Result<()> {
-        let History { items, times, ratings } = history;
+        let History { items, times, ratings, baskets } = history;
         let rows = items.len() as u64;
         if self.open.as_ref().is_some_and(|shard| shard.rows + rows > self.cap) {
             self.close()?;
         }
         let shard = self.open.get_or_insert_with(|| {
-            let width = 4 + if self.has.times { 8 } else { 0 } + if self.has.ratings { 4 } else { 0 };
+            let Has { times, ratings, baskets } = self.has;
+            let width = 4 + 8 * u64::from(times) + 4 * u64::from(ratings) + 4 * u64::from(baskets);
             let spill = |name: &str, record: usize| {
                 let limit = self.memory * record as u64 / width;
                 Spill::new(&self.dir.join(format!("{}{name}.tmp", self.prefix)), record, 1 << 20, limit)
@@ -200,6 +210,7 @@ impl<'a> ShardWriter<'a> {
                 times: spill("times", 8),
                 items: spill("items", 4),
                 ratings: spill("ratings", 4),
+                baskets: spill("baskets", 4),
             }
         });
         shard.items.write(bytemuck::cast_slice(items))?;
@@ -208,6 +219,14 @@ impl<'a> ShardWriter<'a> {
         }
         if self.has.ratings {
             shard.ratings.write(bytemuck::cast_slice(ratings))?;
+        }
+        if self.has.baskets {
+            let mut number = 0u32;
+            for (at, basket) in baskets.iter().enumerate() {
+                number += u32::from(at > 0 && baskets[at - 1] != *basket);
+                shard.baskets.write(&number.to_le_bytes())?;
+            }
+            self.done.baskets += u64::from(number) + 1;
         }
         shard.rows += rows;
         shard.offsets.push(shard.rows);
@@ -228,6 +247,7 @@ impl<'a> ShardWriter<'a> {
             (self.has.times, "times", "I64", &mut shard.times),
             (true, "items", "U32", &mut shard.items),
             (self.has.ratings, "ratings", "F32", &mut shard.ratings),
+            (self.has.baskets, "baskets", "U32", &mut shard.baskets),
         ] {
             if present {
                 tensors.push((name, dtype, rows));
@@ -264,19 +284,25 @@ mod tests {
     #[test]
     fn users_are_never_split_and_shards_keep_to_their_size() {
         let dir = tempfile::tempdir().unwrap();
-        let mut writer = ShardWriter::new(dir.path(), "shard", Has { times: true, ratings: false }, 10, 0);
+        let mut writer =
+            ShardWriter::new(dir.path(), "shard", Has { times: true, ratings: false, baskets: true }, 10, 0);
         for user in 0..9u32 {
             let n = [3, 4, 25, 1, 9, 1, 1, 8, 2][user as usize];
             let (items, times) = (vec![user; n], vec![-(user as i64); n]);
-            writer.push(History { items: &items, times: &times, ratings: &[] }).unwrap();
+            // Any numbers: only whether neighbours are equal counts.
+            let baskets: Vec<u32> = (0..n as u32).map(|i| 90 - 7 * (i / 2)).collect();
+            writer.push(History { items: &items, times: &times, ratings: &[], baskets: &baskets }).unwrap();
         }
-        let entries = writer.finish().unwrap().entries;
+        let done = writer.finish().unwrap();
+        assert_eq!(done.baskets, 2 + 2 + 13 + 1 + 5 + 1 + 1 + 4 + 1);
+        let entries = done.entries;
         let sizes: Vec<_> = entries.iter().map(|e| (e.first_user.unwrap(), e.interactions.unwrap())).collect();
         assert_eq!(sizes, [(0, 7), (2, 25), (3, 10), (5, 10), (8, 2)]);
         let shard = Shard::open(&dir.path().join(&entries[3].name)).unwrap();
         assert_eq!((shard.users(), shard.first_user), (3, 5));
         assert_eq!(&shard.items()[shard.range(2)], [7; 8]);
         assert_eq!(&shard.times().unwrap()[shard.range(1)], [-6]);
+        assert_eq!(&shard.baskets().unwrap()[shard.range(2)], [0, 0, 1, 1, 2, 2, 3, 3]);
     }
 
     /// `/dev/full` refuses every write with "no space left on device".

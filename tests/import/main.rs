@@ -1,6 +1,7 @@
 //! Importing: every format, every filter, every kind of bad input, from the library and from the command line.
 
 mod bad_input;
+mod baskets;
 mod formats;
 
 use std::{

@@ -68,10 +68,12 @@ pub enum Duplicates {
 #[derive(Clone, Debug)]
 pub struct ImportOptions {
     /// Columns by name or by number from 1; `None` = guess. Time and rating may be `none`: not to be read.
+    /// A basket is what rows of one user with the same text in this column make; `None` = told by equal times.
     pub user_col: Option<String>,
     pub item_col: Option<String>,
     pub time_col: Option<String>,
     pub rating_col: Option<String>,
+    pub basket_col: Option<String>,
     /// One character, `::`, `tab`, `comma`, `semicolon`, `pipe` or `space`; `None` = guess.
     pub delimiter: Option<String>,
     /// The first row is data, whatever it looks like.
@@ -105,6 +107,7 @@ impl Default for ImportOptions {
             item_col: None,
             time_col: None,
             rating_col: None,
+            basket_col: None,
             delimiter: None,
             no_header: false,
             min_rating: None,
@@ -141,6 +144,10 @@ pub struct ImportSummary {
     /// Earliest and latest time, in `time_unit`.
     pub times: Option<[i64; 2]>,
     pub time_unit: Option<String>,
+    /// How many baskets a column told apart; `None` where no column did.
+    pub baskets: Option<u64>,
+    /// Baskets of a user that overlap in time: how many times were raised to keep them whole and in order.
+    pub raised_times: u64,
     pub shards: u64,
     pub bytes: u64,
     pub seconds: f64,
@@ -194,7 +201,8 @@ pub fn import(
     let staging = Staging::new(out, DATA_SET, options.force)?;
     let layouts = understand(sources, options, report)?;
     let (_, columns, time_unit) = layouts[0].parts();
-    let has = Has { times: columns.time.is_some(), ratings: columns.rating.is_some() };
+    let has =
+        Has { times: columns.time.is_some(), ratings: columns.rating.is_some(), baskets: columns.basket.is_some() };
     let codec = RowCodec(has);
     let dir = staging.path();
 
@@ -217,15 +225,17 @@ pub fn import(
 
     let held = users.memory() + items.memory() + 4 * counts.len() as u64 + rows.memory();
     let free = options.memory_bytes.saturating_sub(held).max(64 << 10);
-    // 16 bytes a row while sorting. Beyond some 8 million rows a run outgrows the caches and only gets slower.
-    let limits = GroupLimits { run_rows: (free / 4 / 16).min(8 << 20), buffer_bytes: free / 8 };
+    // 16 bytes a row while sorting, 24 with baskets. Beyond some 8 million rows a run outgrows the caches and only gets
+    // slower.
+    let row_bytes = if has.baskets { 24 } else { 16 };
+    let limits = GroupLimits { run_rows: (free / 4 / row_bytes).min(8 << 20), buffer_bytes: free / 8 };
     let shards = |prefix| ShardWriter::new(dir, prefix, has, options.shard_interactions.max(1), free / 4);
     // Pass 2: histories to shards. When a k-core follows, these are only a stage: it needs every count first.
     let filtered = options.min_user > 1 || options.min_item > 1;
     let mut writer = shards(if filtered { "all" } else { "shard" });
     let mut item_counts = vec![0u32; items.len()];
     let check = || cancelled(options);
-    let dropped_duplicates = {
+    let grouped = {
         let mut sink = |history: History| {
             for &id in history.items {
                 let count = &mut item_counts[id as usize];
@@ -236,6 +246,12 @@ pub fn import(
         group::group(rows, codec, &counts, options.duplicates, limits, dir, &check, &mut sink)?
     };
     drop(counts);
+    if grouped.raised > 0 {
+        report(&format!(
+            "baskets of a user overlap in time: {} times were raised to keep baskets whole and times in order",
+            digits(grouped.raised)
+        ));
+    }
     let mut done = writer.finish()?;
     let (mut core_rounds, mut alive) = (0, None);
     let mut dropped_core = 0;
@@ -289,6 +305,7 @@ pub fn import(
         interactions,
         time_unit: time_unit.map(Into::into),
         ratings: has.ratings,
+        baskets: has.baskets,
         id_order: "first appearance in the log, among what the filters kept".into(),
         sources: sources.iter().map(|p| p.file_name().unwrap_or(p.as_os_str()).to_string_lossy().into()).collect(),
         filters: serde_json::json!({
@@ -310,12 +327,14 @@ pub fn import(
         rows: total,
         dropped_bad: bad,
         dropped_rating: below_rating,
-        dropped_duplicates,
+        dropped_duplicates: grouped.dropped,
         dropped_core,
         core_rounds,
         history,
         times: done.times,
         time_unit: manifest.time_unit,
+        baskets: has.baskets.then_some(done.baskets),
+        raised_times: grouped.raised,
         shards: shard_count,
         bytes,
         seconds,
