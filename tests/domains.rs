@@ -161,7 +161,7 @@ fn the_built_in_data_split_as_a_plain_reading_splits_them() {
             source_last: last[0],
             target_last: last[1],
             force: n > 0,
-            shard_interactions: [u64::MAX, 1000, 1][n],
+            shard_interactions: [u64::MAX, 1000, 9000][n],
             ..by("genres", DARK, which)
         };
         let summary = desk.split(&options).unwrap();

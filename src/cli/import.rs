@@ -1,7 +1,7 @@
 //! `mipgpu import`: a log of interactions -> a data set folder.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -121,17 +121,28 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
         ..ImportOptions::default()
     };
     let summary = import(&args.sources, &args.out, &options, &mut |line| printer.say(line))?;
+    finish(&args.out, &summary, &options, "import", &printer)
+}
+
+/// Prints what an import did: in words, or as the JSON object of `event`.
+pub(super) fn finish(
+    out: &Path,
+    summary: &ImportSummary,
+    options: &ImportOptions,
+    event: &str,
+    printer: &Printer,
+) -> Result<()> {
     if printer.json {
-        let summary = serde_json::to_value(&summary).map_err(|e| Error::internal(e.to_string()))?;
-        let mut event = serde_json::json!({ "event": "import", "out": args.out.display().to_string() });
+        let summary = serde_json::to_value(summary).map_err(|e| Error::internal(e.to_string()))?;
+        let mut event = serde_json::json!({ "event": event, "out": out.display().to_string() });
         if let (Some(all), serde_json::Value::Object(summary)) = (event.as_object_mut(), summary) {
             all.extend(summary);
         }
         printer.event(&event);
         return Ok(());
     }
-    printer.raw(describe(&args.out.display().to_string(), &summary, &options));
-    printer.say(format!("next: mipgpu train {}", args.out.display()));
+    printer.raw(describe(&out.display().to_string(), summary, options));
+    printer.say(format!("next: mipgpu train {}", out.display()));
     Ok(())
 }
 

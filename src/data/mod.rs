@@ -1,7 +1,7 @@
 /*! Interaction logs: importing them, and reading them back as memory-mapped shards.
 
 [`import`] turns a log (CSV, TSV, `.dat`, `.inter`, Parquet) into a data set folder; [`Dataset`] opens such a folder.
-[`domains`] makes two data sets of one, to pre-train on the one and transfer to the other. The folder's files are
+[`get`] fetches well-known ones; [`domains`] makes two data sets of one, to pre-train on the one and transfer to the other. The folder's files are
 described byte by byte in `data/README.md`.
 
 | file | what it holds |
@@ -17,7 +17,9 @@ pub mod cut;
 mod dataset;
 pub mod domains;
 mod fields;
+pub mod get;
 pub mod import;
+pub mod known;
 mod manifest;
 mod shard;
 mod spill;

@@ -117,7 +117,8 @@ fn sync_dir(path: &Path) -> Result<()> {
     File::open(path).and_then(|dir| dir.sync_all()).at_path(path)
 }
 
-fn check_free(out: &Path, kind: FolderKind, force: bool) -> Result<()> {
+/// Refuses an output that is taken: by something of another kind, or, unless `force`, at all.
+pub(crate) fn check_free(out: &Path, kind: FolderKind, force: bool) -> Result<()> {
     let Ok(meta) = out.symlink_metadata() else { return Ok(()) };
     let empty = meta.is_dir() && fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_none());
     let ours = meta.is_dir() && out.join(kind.marker).is_file();

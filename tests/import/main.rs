@@ -3,6 +3,7 @@
 mod bad_input;
 mod baskets;
 mod formats;
+mod get;
 
 use std::{
     collections::{HashMap, HashSet},
