@@ -97,7 +97,7 @@ fn title_and_year(text: &str) -> (String, String) {
         let inside = text.get(at + 1..at + 5);
         inside.is_some_and(|y| y.bytes().all(|b| b.is_ascii_digit())) && text.as_bytes().get(at + 5) == Some(&b')')
     };
-    match text.match_indices('(').map(|(at, _)| at).filter(|&at| is_year(at)).last() {
+    match text.match_indices('(').map(|(at, _)| at).rfind(|&at| is_year(at)) {
         Some(at) => {
             let rest = format!("{} {}", text[..at].trim(), text[at + 6..].trim());
             (rest.trim().to_owned(), text[at + 1..at + 5].to_owned())
