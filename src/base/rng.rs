@@ -37,6 +37,7 @@ pub enum Purpose {
     Negative = 5,
     EvalNegative = 6,
     Test = 7,
+    Domain = 8,
     /// Dropout sites take numbers from here upwards, one a site of the model.
     Dropout = 1 << 16,
 }

@@ -1,7 +1,7 @@
 //! `mipgpu import`: a log of interactions -> a data set folder.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -46,6 +46,9 @@ pub struct Args {
     /// Column of the rating; `none`: leave ratings out
     #[arg(long, value_name = "COL", help_heading = "Reading")]
     rating_col: Option<String>,
+    /// Column that tells baskets: rows of a user with the same text in it belong together (default: equal times do)
+    #[arg(long, value_name = "COL", help_heading = "Reading")]
+    basket_col: Option<String>,
     /// What separates columns: one character, `::`, tab or space
     #[arg(long, value_name = "SEP", help_heading = "Reading")]
     delimiter: Option<String>,
@@ -102,6 +105,7 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
         item_col: args.item_col,
         time_col: args.time_col,
         rating_col: args.rating_col,
+        basket_col: args.basket_col,
         delimiter: args.delimiter,
         no_header: args.no_header,
         min_rating: args.min_rating,
@@ -117,17 +121,28 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
         ..ImportOptions::default()
     };
     let summary = import(&args.sources, &args.out, &options, &mut |line| printer.say(line))?;
+    finish(&args.out, &summary, &options, "import", &printer)
+}
+
+/// Prints what an import did: in words, or as the JSON object of `event`.
+pub(super) fn finish(
+    out: &Path,
+    summary: &ImportSummary,
+    options: &ImportOptions,
+    event: &str,
+    printer: &Printer,
+) -> Result<()> {
     if printer.json {
-        let summary = serde_json::to_value(&summary).map_err(|e| Error::internal(e.to_string()))?;
-        let mut event = serde_json::json!({ "event": "import", "out": args.out.display().to_string() });
+        let summary = serde_json::to_value(summary).map_err(|e| Error::internal(e.to_string()))?;
+        let mut event = serde_json::json!({ "event": event, "out": out.display().to_string() });
         if let (Some(all), serde_json::Value::Object(summary)) = (event.as_object_mut(), summary) {
             all.extend(summary);
         }
         printer.event(&event);
         return Ok(());
     }
-    printer.raw(describe(&args.out.display().to_string(), &summary, &options));
-    printer.say(format!("next: mipgpu train {}", args.out.display()));
+    printer.raw(describe(&out.display().to_string(), summary, options));
+    printer.say(format!("next: mipgpu train {}", out.display()));
     Ok(())
 }
 
@@ -156,6 +171,9 @@ fn describe(out: &str, s: &ImportSummary, options: &ImportOptions) -> String {
         line("left out", format!("{} of {below}, in {rounds} to the fix-point", digits(s.dropped_core)));
     }
     line("histories", format!("{} to {}, median {}", s.history[0], digits(s.history[2] as u64), s.history[1]));
+    if let Some(baskets) = s.baskets {
+        line("baskets", format!("{}, {:.1} items each", digits(baskets), s.interactions as f64 / baskets as f64));
+    }
     line(
         "duplicates",
         match options.duplicates {

@@ -5,6 +5,7 @@
 
 mod builtin;
 pub mod check;
+pub mod data;
 pub mod devices;
 pub mod evaluate;
 pub mod export;
@@ -14,6 +15,7 @@ pub mod opened;
 pub mod printer;
 pub mod progress;
 pub mod recommend;
+pub mod split;
 pub mod split_flags;
 pub mod train;
 
@@ -56,6 +58,10 @@ struct Cli {
 enum Command {
     /// Turn a log of interactions (CSV, TSV, .dat, .inter, Parquet) into memory-mapped shards
     Import(import::Args),
+    /// Fetch a well-known data set by its name
+    Data(data::Args),
+    /// Make two data sets of one: a source to pre-train on and a target to transfer to
+    Split(split::Args),
     /// Train a model: by masked item prediction, or to predict the next item
     Train(Box<train::Args>),
     /// Continue from a trained run on other data: none, embedding, model or patch transfer
@@ -88,6 +94,8 @@ pub fn main() -> ExitCode {
     let printer = Printer { quiet: cli.quiet, json: cli.json };
     ExitCode::from(exit_code(|| match cli.command {
         Command::Import(args) => import::run(args, printer),
+        Command::Data(args) => data::run(args, printer),
+        Command::Split(args) => split::run(args, printer),
         Command::Train(args) => train::run(*args, printer),
         Command::Finetune(args) => finetune::run(*args, printer),
         Command::Eval(args) => evaluate::run(args, printer),

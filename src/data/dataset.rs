@@ -9,6 +9,7 @@ milliseconds, so there a flipped byte is always caught.
 use std::{
     fs::File,
     io::Read,
+    ops::Range,
     path::{Path, PathBuf},
 };
 
@@ -23,6 +24,7 @@ use crate::{
         manifest::{FileEntry, Manifest},
         shard::{Container, Shard, Tensor},
         vocab::{Vocab, hex},
+        write::History,
     },
 };
 
@@ -103,6 +105,7 @@ impl Dataset {
             if shard.first_user != next_user
                 || shard.has_times() != manifest.time_unit.is_some()
                 || shard.has_ratings() != manifest.ratings
+                || shard.baskets().is_some() != manifest.baskets
             {
                 return Err(bad(format!("{} does not continue the shard before it", file.name)));
             }
@@ -138,6 +141,12 @@ impl Dataset {
         for (n, shard) in self.shards.iter().enumerate() {
             if let Some(id) = shard.items().iter().find(|&&id| id >= items) {
                 return Err(bad(format!("shard {n:05} holds item id {id}, but there are {items} items")));
+            }
+            let numbered = |b: &[u32]| b.first() == Some(&0) && b.windows(2).all(|w| w[1].wrapping_sub(w[0]) <= 1);
+            if let Some(baskets) = shard.baskets()
+                && !(0..shard.users()).all(|local| numbered(&baskets[shard.range(local)]))
+            {
+                return Err(bad(format!("shard {n:05}: the baskets of a user are not numbered 0, 1, 2, …")));
             }
         }
         Ok(())
@@ -231,6 +240,33 @@ impl Dataset {
         shard.ratings().map(|ratings| &ratings[shard.range(local)])
     }
 
+    /// The baskets of a user, oldest first, as ranges of the user's interactions; together they are all of them. They
+    /// are those of the column that the import was told; else interactions of equal times are one basket, and without
+    /// times each is a basket of its own.
+    pub fn baskets_of(&self, user: usize) -> impl Iterator<Item = Range<usize>> {
+        let History { items, times, baskets, .. } = self.history_of(user);
+        let together = move |at: usize| {
+            let same_basket = !baskets.is_empty() && baskets[at - 1] == baskets[at];
+            same_basket || (baskets.is_empty() && !times.is_empty() && times[at - 1] == times[at])
+        };
+        let mut start = 0;
+        std::iter::from_fn(move || {
+            let end = (start + 1..=items.len()).find(|&at| at == items.len() || !together(at))?;
+            Some(std::mem::replace(&mut start, end)..end)
+        })
+    }
+
+    /// Whether the import was told the baskets by a column.
+    pub fn has_baskets(&self) -> bool {
+        self.manifest.baskets
+    }
+
+    /// All columns of a user's interactions.
+    pub(crate) fn history_of(&self, user: usize) -> History<'_> {
+        let (shard, local) = self.shard_of(user);
+        shard.history(local)
+    }
+
     /// Whether interactions carry a time.
     pub fn has_times(&self) -> bool {
         self.manifest.time_unit.is_some()
@@ -271,6 +307,10 @@ impl Dataset {
     /// A hash of the data, in hex: changes when and only when users, items or interactions do.
     pub fn fingerprint(&self) -> &str {
         &self.manifest.fingerprint
+    }
+
+    pub(crate) fn manifest(&self) -> &Manifest {
+        &self.manifest
     }
 
     /// Names of the files that were imported.

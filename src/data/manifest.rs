@@ -46,6 +46,9 @@ pub(crate) struct Manifest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time_unit: Option<String>,
     pub ratings: bool,
+    /// Whether the log told baskets apart; absent in data sets of programs that knew none.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub baskets: bool,
     /// How users and items are numbered, in words.
     pub id_order: String,
     /// Names of the imported files, without their folders.
@@ -92,8 +95,14 @@ impl Manifest {
                 Ok(meta) if meta.is_file() => "this is a file, not an imported data set",
                 Ok(_) => "no data set is in this folder (it has no manifest.json)",
             };
-            return Err(Error::user(format!("{}: {what}", dir.display()))
-                .hint("make a data set with `mipgpu import LOG --out DIR`"));
+            let error = Error::user(format!("{}: {what}", dir.display()));
+            // The folder that `mipgpu split` makes holds two.
+            let (source, target) = (dir.join("source"), dir.join("target"));
+            return Err(if source.join(MANIFEST).exists() && target.join(MANIFEST).exists() {
+                error.hint(format!("two are in folders of it: name {} or {}", source.display(), target.display()))
+            } else {
+                error.hint("make a data set with `mipgpu import LOG --out DIR`")
+            });
         }
         let text = fs::read_to_string(&path).at_path(&path)?;
         Self::parse(&text).map_err(|what| {

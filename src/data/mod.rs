@@ -1,12 +1,13 @@
 /*! Interaction logs: importing them, and reading them back as memory-mapped shards.
 
 [`import`] turns a log (CSV, TSV, `.dat`, `.inter`, Parquet) into a data set folder; [`Dataset`] opens such a folder.
-The folder's files are described byte by byte in `data/README.md`.
+[`get`] fetches well-known ones; [`domains`] makes two data sets of one, to pre-train on the one and transfer to the other. The folder's files are
+described byte by byte in `data/README.md`.
 
 | file | what it holds |
 |---|---|
 | `manifest.json` | counts, units, and the size and SHA-256 of every other file |
-| `shard-00000.safetensors` … | per user, oldest first: item ids, times, ratings |
+| `shard-00000.safetensors` … | per user, oldest first: item ids, times, ratings, baskets |
 | `users.safetensors`, `items.safetensors` | the external keys ([`Vocab`]) |
 | `item_counts.safetensors` | interactions per item |
 | `item_fields.safetensors` | side fields of the items, where some were imported ([`ItemFields`]) |
@@ -14,12 +15,18 @@ The folder's files are described byte by byte in `data/README.md`.
 
 pub mod cut;
 mod dataset;
+pub mod domains;
 mod fields;
+pub mod get;
 pub mod import;
+pub mod known;
 mod manifest;
 mod shard;
+mod spill;
 pub mod split;
+mod staging;
 mod vocab;
+mod write;
 
 pub use dataset::Dataset;
 pub use fields::{ItemField, ItemFields};

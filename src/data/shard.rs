@@ -12,7 +12,10 @@ use bytemuck::Pod;
 use memmap2::Mmap;
 use serde_json::{Value, json};
 
-use crate::base::{Error, Result, error::IoContext};
+use crate::{
+    base::{Error, Result, error::IoContext},
+    data::write::History,
+};
 
 #[cfg(target_endian = "big")]
 compile_error!("data files are little-endian and read in place: a big-endian machine would need a copying reader");
@@ -274,13 +277,14 @@ pub(crate) struct Shard {
     items: Tensor<u32>,
     times: Option<Tensor<i64>>,
     ratings: Option<Tensor<f32>>,
+    baskets: Option<Tensor<u32>>,
 }
 
 impl Shard {
     pub const FORMAT: &str = "mipgpu.shard";
 
-    /// Maps a shard and checks its shape: `offsets` (U+1) rise from 0 to I, and `items`, `times`, `ratings` have
-    /// length I. Touches the offsets only (8 bytes a user), never the interactions.
+    /// Maps a shard and checks its shape: `offsets` (U+1) rise from 0 to I, and `items`, `times`, `ratings`,
+    /// `baskets` have length I. Touches the offsets only (8 bytes a user), never the interactions.
     pub fn open(path: &Path) -> Result<Self> {
         let container = Container::open(path, Self::FORMAT)?;
         Self::new(container).map_err(|what| Error::user(format!("{}: {what}", path.display())).hint(IMPORT_AGAIN))
@@ -291,9 +295,13 @@ impl Shard {
         let first_user = first_user.ok_or("its metadata lacks first_user")?;
         let (offsets, items) = (container.need::<u64>("offsets")?, container.need::<u32>("items")?);
         let (times, ratings) = (container.find::<i64>("times")?, container.find::<f32>("ratings")?);
+        let baskets = container.find::<u32>("baskets")?;
         let rows = items.len();
-        for (name, len) in [("times", times.as_ref().map(Tensor::len)), ("ratings", ratings.as_ref().map(Tensor::len))]
-        {
+        for (name, len) in [
+            ("times", times.as_ref().map(Tensor::len)),
+            ("ratings", ratings.as_ref().map(Tensor::len)),
+            ("baskets", baskets.as_ref().map(Tensor::len)),
+        ] {
             if len.is_some_and(|len| len != rows) {
                 return Err(format!("'{name}' has another length than 'items' ({rows})"));
             }
@@ -302,7 +310,7 @@ impl Shard {
         if bounds.first() != Some(&0) || bounds.last() != Some(&(rows as u64)) || !bounds.is_sorted() {
             return Err(format!("its offsets do not rise from 0 to {rows}"));
         }
-        Ok(Shard { container, first_user, first_row: 0, offsets, items, times, ratings })
+        Ok(Shard { container, first_user, first_row: 0, offsets, items, times, ratings, baskets })
     }
 
     /// See [`Container::unchanged`].
@@ -334,12 +342,27 @@ impl Shard {
         bounds[local] as usize..bounds[local + 1] as usize
     }
 
+    /// The interactions of user `first_user + local`.
+    pub fn history(&self, local: usize) -> History<'_> {
+        let range = self.range(local);
+        History {
+            items: &self.items()[range.clone()],
+            times: self.times().map_or(&[], |t| &t[range.clone()]),
+            ratings: self.ratings().map_or(&[], |r| &r[range.clone()]),
+            baskets: self.baskets().map_or(&[], |b| &b[range]),
+        }
+    }
+
     pub fn times(&self) -> Option<&[i64]> {
         self.times.as_ref().map(|t| self.container.get(t))
     }
 
     pub fn ratings(&self) -> Option<&[f32]> {
         self.ratings.as_ref().map(|t| self.container.get(t))
+    }
+
+    pub fn baskets(&self) -> Option<&[u32]> {
+        self.baskets.as_ref().map(|t| self.container.get(t))
     }
 }
 

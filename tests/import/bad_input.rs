@@ -36,6 +36,32 @@ fn bad_rows_stop_the_import_and_say_where() {
 }
 
 #[test]
+fn a_header_of_unknown_names_is_taken_for_one_and_told_how_to_name() {
+    let log = "who,what,the day\nanna,tea,2024-05-01\nbob,cup,2024-05-02\n";
+    let error = refusal(log);
+    for word in
+        ["line 1, column 3 (time): 'the day' is not a time", "--user-col who --item-col what --time-col \"the day\""]
+    {
+        assert!(error.contains(word), "{error}");
+    }
+    // What the hint says works, also with one of the names alone; so does its other way.
+    let named = ImportOptions { user_col: Some("who".into()), item_col: Some("what".into()), ..Default::default() };
+    let data = imported(log, ImportOptions { time_col: Some("the day".into()), ..named.clone() }).0;
+    assert_eq!((data.users(), data.interactions()), (2, 2));
+    assert_eq!(imported(log, named).0.users(), 2);
+    assert_eq!(imported(log, ImportOptions { skip_bad: true, ..Default::default() }).0.users(), 2);
+    let told =
+        refusal_of("log.csv", "user,item,time\na,x,9\n", ImportOptions { no_header: true, ..Default::default() });
+    assert!(told.to_string().contains("leave --no-header out"), "{told}");
+    // A first row that is data stays what it is, and a later row is no header.
+    for log in ["a,x,2024-05-0l\nb,y,2024-05-02\n", "a,x,2024-05-01\nwho,what,when\nb,y,2024-05-02\n"] {
+        assert!(refusal(log).contains("mend the row"), "{}", refusal(log));
+    }
+    let error = refusal("me,x\n1,2\n3,4\n");
+    assert!(error.contains("--no-header"), "{error}");
+}
+
+#[test]
 fn bad_files_are_refused_for_what_they_are() {
     for (log, expected) in [
         ("", "the file is empty"),

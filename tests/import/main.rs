@@ -1,7 +1,9 @@
 //! Importing: every format, every filter, every kind of bad input, from the library and from the command line.
 
 mod bad_input;
+mod baskets;
 mod formats;
+mod get;
 
 use std::{
     collections::{HashMap, HashSet},

@@ -38,22 +38,28 @@ pub(crate) enum Role {
     Item,
     Time,
     Rating,
+    /// Never guessed: which rows belong together is for people to say.
+    Basket,
 }
 
 impl Role {
-    pub const ALL: [Role; 4] = [Role::User, Role::Item, Role::Time, Role::Rating];
+    pub const ALL: [Role; 5] = [Role::User, Role::Item, Role::Time, Role::Rating, Role::Basket];
 
     pub fn name(self) -> &'static str {
-        ["user", "item", "time", "rating"][self as usize]
+        ["user", "item", "time", "rating", "basket"][self as usize]
     }
 
     fn synonyms(self) -> &'static [&'static str] {
-        [USER, ITEM, TIME, RATING][self as usize]
+        [USER, ITEM, TIME, RATING, &[]][self as usize]
+    }
+
+    /// The columns that the user named, in the order of the roles.
+    pub fn wishes(o: &ImportOptions) -> [Option<&str>; 5] {
+        [&o.user_col, &o.item_col, &o.time_col, &o.rating_col, &o.basket_col].map(Option::as_deref)
     }
 
     fn wish(self, options: &ImportOptions) -> Option<&str> {
-        let wishes = [&options.user_col, &options.item_col, &options.time_col, &options.rating_col];
-        wishes[self as usize].as_deref()
+        Self::wishes(options)[self as usize]
     }
 }
 
@@ -64,11 +70,12 @@ pub(crate) struct Columns {
     pub item: usize,
     pub time: Option<usize>,
     pub rating: Option<usize>,
+    pub basket: Option<usize>,
 }
 
 impl Columns {
     pub fn of(&self, role: Role) -> Option<usize> {
-        [Some(self.user), Some(self.item), self.time, self.rating][role as usize]
+        [Some(self.user), Some(self.item), self.time, self.rating, self.basket][role as usize]
     }
 }
 
@@ -121,8 +128,8 @@ pub(crate) fn choose(
     sample: &[Vec<String>],
     options: &ImportOptions,
 ) -> Result<Columns> {
-    let mut found = [None; 4];
-    let mut refused = [false; 4];
+    let mut found = [None; 5];
+    let mut refused = [false; 5];
     for role in Role::ALL {
         let flag = format!("--{}-col", role.name());
         match role.wish(options) {
@@ -143,16 +150,30 @@ pub(crate) fn choose(
             found[role as usize] = None;
         }
     }
+    let no_header = "; if the first row is data and holds no names, add --no-header";
     let need = |role: Role| {
         found[role as usize].ok_or_else(|| {
             Error::user(format!("no column looks like the {} (the columns are: {})", role.name(), names.join(", ")))
-                .hint(format!("name it with --{}-col NAME", role.name()))
+                .hint(format!("name it with --{}-col NAME{}", role.name(), if named { no_header } else { "" }))
         })
     };
-    let columns = Columns { user: need(Role::User)?, item: need(Role::Item)?, time: found[2], rating: found[3] };
+    let columns = Columns {
+        user: need(Role::User)?,
+        item: need(Role::Item)?,
+        time: found[2],
+        rating: found[3],
+        basket: found[4],
+    };
     if columns.user == columns.item {
         return Err(Error::user(format!("column '{}' cannot be both user and item", names[columns.user]))
             .hint("name them with --user-col and --item-col"));
+    }
+    for (role, column) in [(Role::User, columns.user), (Role::Item, columns.item)] {
+        if columns.basket == Some(column) {
+            let (name, role) = (&names[column], role.name());
+            return Err(Error::user(format!("column '{name}' cannot be both {role} and basket"))
+                .hint("--basket-col names what is the same in all rows of one basket, such as an order's number"));
+        }
     }
     Ok(columns)
 }
@@ -177,13 +198,14 @@ fn holds_times(sample: &[Vec<String>], c: usize) -> bool {
 /// With names, none of which is known for a time: a free column of dates, or of moments as numbers under a name that
 /// speaks of time (large numbers alone may be anything). To go by the order of the rows although times are there would
 /// be a silent loss, so several such columns are an error.
-fn time_by_content(names: &[String], sample: &[Vec<String>], found: &[Option<usize>; 4]) -> Result<Option<usize>> {
+fn time_by_content(names: &[String], sample: &[Vec<String>], found: &[Option<usize>; 5]) -> Result<Option<usize>> {
     let speaks = |c: usize| {
         let name = normal(&names[c]);
         ["time", "date", "stamp"].iter().any(|word| name.contains(word)) || name.ends_with("at") || name.ends_with("on")
     };
     let dates = |c: usize| matches!(TimeKind::of_sample(cells(sample, c)), TimeKind::Date { .. });
-    let free = (0..names.len()).filter(|c| !found.contains(&Some(*c)));
+    // The time may tell the baskets too.
+    let free = (0..names.len()).filter(|c| !found[..4].contains(&Some(*c)));
     let times: Vec<usize> = free.filter(|&c| holds_times(sample, c) && (dates(c) || speaks(c))).collect();
     if times.len() > 1 {
         let names: Vec<&str> = times.iter().map(|&c| bare(&names[c])).collect();
@@ -195,14 +217,14 @@ fn time_by_content(names: &[String], sample: &[Vec<String>], found: &[Option<usi
 
 /// Without names: the first two free columns are user and item; of the others, the first that holds times is the
 /// time, and the first that holds small numbers is the rating.
-fn by_content(columns: usize, sample: &[Vec<String>], found: &mut [Option<usize>; 4]) {
+fn by_content(columns: usize, sample: &[Vec<String>], found: &mut [Option<usize>; 5]) {
     for role in [Role::User, Role::Item] {
         if found[role as usize].is_none() {
             found[role as usize] = (0..columns).find(|c| !found.contains(&Some(*c)));
         }
     }
     if found[2].is_none() {
-        found[2] = (0..columns).find(|&c| !found.contains(&Some(c)) && holds_times(sample, c));
+        found[2] = (0..columns).find(|&c| !found[..4].contains(&Some(c)) && holds_times(sample, c));
     }
     if found[3].is_none() {
         let number = |cell: &str| cell.parse::<f32>().is_ok_and(|x| x.is_finite() && x.abs() <= 100.0);
@@ -224,7 +246,7 @@ mod tests {
 
     #[test]
     fn names_of_well_known_logs() {
-        let columns = |user, item, time, rating| Columns { user, item, time, rating };
+        let columns = |user, item, time, rating| Columns { user, item, time, rating, basket: None };
         for (header, expected) in [
             ("userId,movieId,rating,timestamp", columns(0, 1, Some(3), Some(2))),
             ("timestamp,visitorid,event,itemid,transactionid", columns(1, 3, Some(0), None)),
@@ -248,6 +270,19 @@ mod tests {
         assert!(error.contains("no column 'whoo'") && error.contains("did you mean --user-col who?"), "{error}");
         let none = ImportOptions { time_col: Some("none".into()), ..Default::default() };
         assert_eq!(chosen("user,item,time", &none).unwrap().time, None);
+    }
+
+    #[test]
+    fn a_basket_is_what_the_user_says_and_may_be_the_time() {
+        let options = |basket: &str| ImportOptions { basket_col: Some(basket.into()), ..Default::default() };
+        let order = chosen("user,order_id,item", &options("order_id")).unwrap();
+        assert_eq!((order.user, order.item, order.basket), (0, 2, Some(1)));
+        let day = choose(&names("user,item,day"), true, &[names("a,x,2024-05-01")], &options("day")).unwrap();
+        assert_eq!((day.time, day.basket), (Some(2), Some(2)));
+        let bare = choose(&names("1,2,3"), false, &[names("a,x,4")], &options("3")).unwrap();
+        assert_eq!((bare.rating, bare.basket), (None, Some(2)), "small numbers, but no ratings");
+        let error = chosen("user,item", &options("item")).unwrap_err().to_string();
+        assert!(error.contains("cannot be both item and basket"), "{error}");
     }
 
     #[test]
@@ -278,10 +313,16 @@ mod tests {
             let numbered: Vec<String> = (1..=n).map(|i| i.to_string()).collect();
             choose(&numbered, false, &sample(rows), &ImportOptions::default()).unwrap()
         };
-        assert_eq!(columns(&["1,2"]), Columns { user: 0, item: 1, time: None, rating: None });
+        assert_eq!(columns(&["1,2"]), Columns { user: 0, item: 1, time: None, rating: None, basket: None });
         assert_eq!(columns(&["1,2,978300760"]).time, Some(2));
         assert_eq!(columns(&["1,2,4.5"]).rating, Some(2));
-        assert_eq!(columns(&["1,2,5,978300760"]), Columns { user: 0, item: 1, time: Some(3), rating: Some(2) });
-        assert_eq!(columns(&["a,b,2020-01-01,3"]), Columns { user: 0, item: 1, time: Some(2), rating: Some(3) });
+        assert_eq!(
+            columns(&["1,2,5,978300760"]),
+            Columns { user: 0, item: 1, time: Some(3), rating: Some(2), basket: None }
+        );
+        assert_eq!(
+            columns(&["a,b,2020-01-01,3"]),
+            Columns { user: 0, item: 1, time: Some(2), rating: Some(3), basket: None }
+        );
     }
 }

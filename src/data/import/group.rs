@@ -1,54 +1,62 @@
 /*! Rows in the order of the log -> histories, user after user, oldest first.
 
 Rows stand in a [`Spill`] with the number of rows of each user known. Runs of users that fit the memory are taken one
-after the other: a counting sort by user, then a stable sort of each history by time, then the duplicates rule. When
-there is more than one run, rows are first dealt out into one spill a run. Both sorts are stable, so rows of equal time
-keep the order of the log, and the result does not depend on how many runs there were.
+after the other: a counting sort by user, then each history is sorted by time, its baskets are brought together, and the
+duplicates rule is applied. When there is more than one run, rows are first dealt out into one spill a run. All sorts are
+stable, so rows of equal time keep the order of the log, and the result does not depend on how many runs there were.
 */
 
 use std::{ops::Range, path::Path};
 
 use rayon::{iter::IntoParallelIterator, prelude::*};
+use rustc_hash::FxHashMap;
 
 use crate::{
     base::Result,
-    data::import::{Duplicates, spill::Spill},
+    data::{
+        import::Duplicates,
+        spill::Spill,
+        write::{Has, History},
+    },
 };
 
-/// How a row is laid out in a spill: user u32, item u32, then time i64 and rating f32 where the log has them.
+/// How a row is laid out in a spill: user u32, item u32, then time i64, basket u64 (a label), rating f32 where the log
+/// has them.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct RowCodec {
-    pub times: bool,
-    pub ratings: bool,
-}
+pub(crate) struct RowCodec(pub Has);
 
 impl RowCodec {
     pub fn width(self) -> usize {
-        8 + if self.times { 8 } else { 0 } + if self.ratings { 4 } else { 0 }
+        8 + 8 * usize::from(self.0.times) + 8 * usize::from(self.0.baskets) + 4 * usize::from(self.0.ratings)
     }
 
     #[inline]
-    pub fn encode(self, user: u32, item: u32, time: i64, rating: f32, out: &mut Vec<u8>) {
+    pub fn encode(self, user: u32, item: u32, time: i64, rating: f32, basket: u64, out: &mut Vec<u8>) {
         out.extend_from_slice(&(user as u64 | (item as u64) << 32).to_le_bytes());
-        if self.times {
+        if self.0.times {
             out.extend_from_slice(&time.to_le_bytes());
         }
-        if self.ratings {
+        if self.0.baskets {
+            out.extend_from_slice(&basket.to_le_bytes());
+        }
+        if self.0.ratings {
             out.extend_from_slice(&rating.to_le_bytes());
         }
     }
 
     #[inline]
-    fn decode(self, row: &[u8]) -> (u32, u32, i64, f32) {
+    fn decode(self, row: &[u8]) -> (u32, u32, i64, f32, u64) {
         let word = |at: usize| u32::from_le_bytes(row[at..at + 4].try_into().expect("four bytes"));
-        let time = if self.times { word(8) as u64 | (word(12) as u64) << 32 } else { 0 };
-        let rating = if self.ratings { f32::from_bits(word(self.width() - 4)) } else { 0.0 };
-        (word(0), word(4), time as i64, rating)
+        let wide = |at: usize| word(at) as u64 | (word(at + 4) as u64) << 32;
+        let time = if self.0.times { wide(8) } else { 0 };
+        let basket = if self.0.baskets { wide(if self.0.times { 16 } else { 8 }) } else { 0 };
+        let rating = if self.0.ratings { f32::from_bits(word(self.width() - 4)) } else { 0.0 };
+        (word(0), word(4), time as i64, rating, basket)
     }
 }
 
-/// Takes one history: item ids, times, ratings (the latter two empty where the log has none).
-pub(crate) type Sink<'a> = &'a mut dyn FnMut(&[u32], &[i64], &[f32]) -> Result<()>;
+/// Takes one history.
+pub(crate) type Sink<'a> = &'a mut dyn FnMut(History) -> Result<()>;
 
 /// Bounds on what grouping holds in memory.
 #[derive(Clone, Copy, Debug)]
@@ -65,10 +73,21 @@ struct Run {
     items: Vec<u32>,
     times: Vec<i64>,
     ratings: Vec<f32>,
+    /// Labels; once a history is sorted, numbers in order of appearance.
+    baskets: Vec<u64>,
 }
 
-/// Groups all rows. `counts` (users): rows of each user. `sink` gets every user in order: items, times, ratings.
-/// `check` may stop the work now and then. Gives how many duplicates were dropped.
+/// What grouping did to the rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Grouped {
+    /// Duplicates that were dropped.
+    pub dropped: u64,
+    /// Times that were raised so that baskets stay whole and times do not fall.
+    pub raised: u64,
+}
+
+/// Groups all rows. `counts` (users): rows of each user. `sink` gets every user in order.
+/// `check` may stop the work now and then.
 pub(crate) fn group(
     mut rows: Spill,
     codec: RowCodec,
@@ -78,7 +97,7 @@ pub(crate) fn group(
     dir: &Path,
     check: &dyn Fn() -> Result<()>,
     sink: Sink,
-) -> Result<u64> {
+) -> Result<Grouped> {
     let runs = cut(counts, limits.run_rows);
     if runs.len() <= 1 {
         let all = 0..counts.len();
@@ -99,13 +118,15 @@ pub(crate) fn group(
         })
     })?;
     drop(rows);
-    let mut dropped = 0;
+    let mut all = Grouped::default();
     for (spill, users) in dealt.into_iter().zip(runs) {
         // Each spill goes when its run is done and gives its disk space back.
         let mut spill = spill;
-        dropped += group_run(&mut spill, codec, counts, users, duplicates, sink)?;
+        let run = group_run(&mut spill, codec, counts, users, duplicates, sink)?;
+        all.dropped += run.dropped;
+        all.raised += run.raised;
     }
-    Ok(dropped)
+    Ok(all)
 }
 
 /// Cuts users into runs of at most `most` rows; a user with more makes a run alone.
@@ -131,7 +152,7 @@ fn group_run(
     users: Range<usize>,
     duplicates: Duplicates,
     sink: Sink,
-) -> Result<u64> {
+) -> Result<Grouped> {
     let mut next = Vec::with_capacity(users.len());
     let mut total = 0;
     for &count in &counts[users.clone()] {
@@ -140,19 +161,23 @@ fn group_run(
     }
     let mut run = Run {
         items: vec![0; total],
-        times: vec![0; if codec.times { total } else { 0 }],
-        ratings: vec![0.0; if codec.ratings { total } else { 0 }],
+        times: vec![0; if codec.0.times { total } else { 0 }],
+        ratings: vec![0.0; if codec.0.ratings { total } else { 0 }],
+        baskets: vec![0; if codec.0.baskets { total } else { 0 }],
     };
     rows.for_each(|piece| {
         for row in piece.chunks_exact(codec.width()) {
-            let (user, item, time, rating) = codec.decode(row);
+            let (user, item, time, rating, basket) = codec.decode(row);
             let at = &mut next[user as usize - users.start];
             run.items[*at] = item;
-            if codec.times {
+            if codec.0.times {
                 run.times[*at] = time;
             }
-            if codec.ratings {
+            if codec.0.ratings {
                 run.ratings[*at] = rating;
+            }
+            if codec.0.baskets {
+                run.baskets[*at] = basket;
             }
             *at += 1;
         }
@@ -164,28 +189,33 @@ fn group_run(
     let tasks = cut(counts, (total as u64 / 256).max(4096));
     let (mut items, mut times, mut ratings) =
         (run.items.as_mut_slice(), run.times.as_mut_slice(), run.ratings.as_mut_slice());
+    let mut baskets = run.baskets.as_mut_slice();
     let mut parts = Vec::with_capacity(tasks.len());
     for task in tasks {
         let rows: usize = counts[task.clone()].iter().map(|&c| c as usize).sum();
         let histories = Histories {
             items: items.split_off_mut(..rows).expect("in range"),
-            times: if codec.times { times.split_off_mut(..rows).expect("in range") } else { &mut [] },
-            ratings: if codec.ratings { ratings.split_off_mut(..rows).expect("in range") } else { &mut [] },
+            times: if codec.0.times { times.split_off_mut(..rows).expect("in range") } else { &mut [] },
+            ratings: if codec.0.ratings { ratings.split_off_mut(..rows).expect("in range") } else { &mut [] },
+            baskets: if codec.0.baskets { baskets.split_off_mut(..rows).expect("in range") } else { &mut [] },
         };
         parts.push((histories, &counts[task]));
     }
-    let kept: Vec<Vec<u32>> =
+    let sorted: Vec<(Vec<u32>, u64)> =
         parts.into_par_iter().map(|(histories, counts)| histories.sort(counts, duplicates)).collect();
-    let (mut at, mut dropped) = (0, 0);
-    for (&count, &kept) in counts.iter().zip(kept.iter().flatten()) {
+    let mut done = Grouped { dropped: 0, raised: sorted.iter().map(|s| s.1).sum() };
+    let (mut at, mut numbers) = (0, Vec::new());
+    for (&count, &kept) in counts.iter().zip(sorted.iter().flat_map(|s| &s.0)) {
         let (start, end) = (at, at + kept as usize);
-        let times = if codec.times { &run.times[start..end] } else { &[] };
-        let ratings = if codec.ratings { &run.ratings[start..end] } else { &[] };
-        sink(&run.items[start..end], times, ratings)?;
-        dropped += (count - kept) as u64;
+        let times = if codec.0.times { &run.times[start..end] } else { &[] };
+        let ratings = if codec.0.ratings { &run.ratings[start..end] } else { &[] };
+        numbers.clear();
+        numbers.extend(run.baskets.get(start..end).unwrap_or_default().iter().map(|&b| b as u32));
+        sink(History { items: &run.items[start..end], times, ratings, baskets: &numbers })?;
+        done.dropped += (count - kept) as u64;
         at += count as usize;
     }
-    Ok(dropped)
+    Ok(done)
 }
 
 /// Histories of neighbouring users, one after the other.
@@ -193,19 +223,22 @@ struct Histories<'a> {
     items: &'a mut [u32],
     times: &'a mut [i64],
     ratings: &'a mut [f32],
+    baskets: &'a mut [u64],
 }
 
 impl Histories<'_> {
-    /// Sorts each history by time and applies the duplicates rule; gives how many rows of each remain (at its front).
-    fn sort(self, counts: &[u32], duplicates: Duplicates) -> Vec<u32> {
-        let (mut start, mut kept) = (0, Vec::with_capacity(counts.len()));
+    /// Sorts each history by time, brings baskets together and applies the duplicates rule; gives how many rows of each
+    /// remain (at its front), and how many times were raised.
+    fn sort(self, counts: &[u32], duplicates: Duplicates) -> (Vec<u32>, u64) {
+        let (mut start, mut kept, mut raised) = (0, Vec::with_capacity(counts.len()), 0);
         let mut order: Vec<u32> = Vec::new();
         for &count in counts {
             let range = start..start + count as usize;
             start = range.end;
             let items = &mut self.items[range.clone()];
             let times: &mut [i64] = if self.times.is_empty() { &mut [] } else { &mut self.times[range.clone()] };
-            let ratings: &mut [f32] = if self.ratings.is_empty() { &mut [] } else { &mut self.ratings[range] };
+            let ratings: &mut [f32] = if self.ratings.is_empty() { &mut [] } else { &mut self.ratings[range.clone()] };
+            let baskets: &mut [u64] = if self.baskets.is_empty() { &mut [] } else { &mut self.baskets[range] };
             // Many logs are in order already.
             if !times.is_sorted() {
                 order.clear();
@@ -213,7 +246,24 @@ impl Histories<'_> {
                 order.sort_by_key(|&i| times[i as usize]);
                 take(items, &order);
                 take(ratings, &order);
+                take(baskets, &order);
                 take(times, &order);
+            }
+            number(baskets);
+            // As a rule a basket's rows are together once they are in order of time. Where baskets overlap in time, the
+            // one that began first comes first, whole; no time may fall, so those behind it are raised to its last.
+            if !baskets.is_sorted() {
+                order.clear();
+                order.extend(0..count);
+                order.sort_by_key(|&i| baskets[i as usize]);
+                take(items, &order);
+                take(ratings, &order);
+                take(times, &order);
+                take(baskets, &order);
+                for at in 1..times.len() {
+                    raised += u64::from(times[at] < times[at - 1]);
+                    times[at] = times[at].max(times[at - 1]);
+                }
             }
             if duplicates == Duplicates::Keep {
                 kept.push(count);
@@ -222,10 +272,26 @@ impl Histories<'_> {
             let keep = distinct(items, duplicates);
             take(items, &keep);
             take(ratings, &keep);
+            take(baskets, &keep);
             take(times, &keep);
             kept.push(keep.len() as u32);
         }
-        kept
+        (kept, raised)
+    }
+}
+
+/// Labels -> numbers in order of first appearance.
+fn number(baskets: &mut [u64]) {
+    let (mut numbers, mut last) = (FxHashMap::default(), None);
+    for basket in baskets {
+        let next = numbers.len() as u64;
+        // Rows of a basket follow each other, nearly always.
+        let number = match last {
+            Some((label, number)) if label == *basket => number,
+            _ => *numbers.entry(*basket).or_insert(next),
+        };
+        last = Some((*basket, number));
+        *basket = number;
     }
 }
 
@@ -255,14 +321,27 @@ mod tests {
     use super::*;
     use crate::base::rng::{Purpose, Stream};
 
-    type History = Vec<(u32, i64, f32)>;
+    /// Item, time, rating, number of the basket.
+    type Rows = Vec<(u32, i64, f32, u32)>;
+    /// User, item, time, rating, basket.
+    type LogRow = (u32, u32, i64, f32, u64);
 
-    /// The same by the plainest means: one list a user, sorted by time.
-    fn by_hand(rows: &[(u32, u32, i64, f32)], users: usize, duplicates: Duplicates) -> Vec<History> {
-        let mut all = vec![History::new(); users];
-        rows.iter().for_each(|r| all[r.0 as usize].push((r.1, r.2, r.3)));
-        for history in &mut all {
-            history.sort_by_key(|r| r.1);
+    /// The same by the plainest means: one list a user, sorted by time, then laid out basket by basket.
+    fn by_hand(rows: &[LogRow], users: usize, duplicates: Duplicates) -> (Vec<Rows>, u64) {
+        let (mut all, mut raised) = (vec![Rows::new(); users], 0);
+        for (user, history) in all.iter_mut().enumerate() {
+            let mut sorted: Vec<LogRow> = rows.iter().filter(|r| r.0 == user as u32).copied().collect();
+            sorted.sort_by_key(|r| r.2);
+            let mut labels: Vec<u64> = Vec::new();
+            sorted.iter().for_each(|r| labels.extend(Some(r.4).filter(|label| !labels.contains(label))));
+            let mut latest = i64::MIN;
+            for (number, label) in labels.iter().enumerate() {
+                for r in sorted.iter().filter(|r| r.4 == *label) {
+                    raised += u64::from(r.2 < latest);
+                    latest = latest.max(r.2);
+                    history.push((r.1, latest, r.3, number as u32));
+                }
+            }
             let whole = history.clone();
             let mut at = 0;
             history.retain(|row| {
@@ -274,7 +353,7 @@ mod tests {
                 }
             });
         }
-        all
+        (all, raised)
     }
 
     #[test]
@@ -283,42 +362,41 @@ mod tests {
         let mut draw = Stream::new(3, Purpose::Test, 0);
         let users = 40;
         // Few distinct times and items: many ties and duplicates. Ratings number the rows.
-        let rows: Vec<(u32, u32, i64, f32)> = (0..3000)
+        let rows: Vec<LogRow> = (0..3000)
             .map(|i| {
                 let user = (draw.below(users as u64) * draw.below(users as u64) / users as u64) as u32;
-                (user, draw.below(30) as u32, draw.below(9) as i64 - 4, i as f32)
+                let time = draw.below(9) as i64 - 4;
+                // Baskets that run on over some moments, so that they overlap.
+                let basket = (time / 3 + draw.below(2) as i64) as u64;
+                (user, draw.below(30) as u32, time, i as f32, basket)
             })
             .collect();
         let mut counts = vec![0u32; users];
         rows.iter().for_each(|r| counts[r.0 as usize] += 1);
-        let codec = RowCodec { times: true, ratings: true };
+        let codec = RowCodec(Has { times: true, ratings: true, baskets: true });
         for duplicates in [Duplicates::Keep, Duplicates::First, Duplicates::Last] {
-            let expected = by_hand(&rows, users, duplicates);
+            let (expected, raised) = by_hand(&rows, users, duplicates);
+            assert!(raised > 100);
             for run_rows in [1, 50, 700, u64::MAX] {
                 let mut spill = Spill::new(&dir.path().join("rows"), codec.width(), 200, 1000);
                 for r in &rows {
                     let mut bytes = Vec::new();
-                    codec.encode(r.0, r.1, r.2, r.3, &mut bytes);
+                    codec.encode(r.0, r.1, r.2, r.3, r.4, &mut bytes);
                     spill.write(&bytes).unwrap();
                 }
                 let mut got = Vec::new();
                 let limits = GroupLimits { run_rows, buffer_bytes: 100 };
-                let dropped = group(
-                    spill,
-                    codec,
-                    &counts,
-                    duplicates,
-                    limits,
-                    dir.path(),
-                    &|| Ok(()),
-                    &mut |items, times, ratings| {
-                        got.push((0..items.len()).map(|i| (items[i], times[i], ratings[i])).collect::<History>());
-                        Ok(())
-                    },
-                );
+                let done = group(spill, codec, &counts, duplicates, limits, dir.path(), &|| Ok(()), &mut |h| {
+                    got.push(
+                        (0..h.items.len())
+                            .map(|i| (h.items[i], h.times[i], h.ratings[i], h.baskets[i]))
+                            .collect::<Rows>(),
+                    );
+                    Ok(())
+                });
                 assert_eq!(got, expected, "{duplicates:?}, runs of {run_rows}");
                 let kept: usize = expected.iter().map(Vec::len).sum();
-                assert_eq!(dropped.unwrap(), (rows.len() - kept) as u64);
+                assert_eq!(done.unwrap(), Grouped { dropped: (rows.len() - kept) as u64, raised });
             }
         }
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "no temporary file is left");

@@ -10,7 +10,11 @@ use std::path::Path;
 
 use crate::{
     base::{Error, Result},
-    data::{import::write::ShardWriter, manifest::FileEntry, shard::Shard},
+    data::{
+        manifest::FileEntry,
+        shard::Shard,
+        write::{Gathered, ShardWriter},
+    },
 };
 
 /// Who is left.
@@ -77,29 +81,26 @@ fn drop_below(alive: &mut [bool], counts: &[u32], min: u32) -> bool {
 /// Writes what is left of `shards` through `writer`, items renumbered in their old order. Gives the item counts.
 pub(crate) fn write(dir: &Path, shards: &[FileEntry], core: &Core, writer: &mut ShardWriter) -> Result<Vec<u32>> {
     let mut new_id = vec![0u32; core.items.len()];
-    let mut left = 0;
+    let mut next = 0;
     for (id, _) in core.items.iter().enumerate().filter(|(_, alive)| **alive) {
-        new_id[id] = left;
-        left += 1;
+        new_id[id] = next;
+        next += 1;
     }
-    let mut counts = vec![0u32; left as usize];
-    let (mut items, mut times, mut ratings) = (Vec::new(), Vec::new(), Vec::new());
+    let mut counts = vec![0u32; next as usize];
+    let mut left = Gathered::default();
     for entry in shards {
         let shard = Shard::open(&dir.join(&entry.name))?;
         for local in (0..shard.users()).filter(|local| core.users[shard.first_user + local]) {
-            items.clear();
-            times.clear();
-            ratings.clear();
-            for at in shard.range(local) {
-                let item = shard.items()[at] as usize;
-                if core.items[item] {
-                    items.push(new_id[item]);
-                    counts[new_id[item] as usize] += 1;
-                    times.extend(shard.times().map(|t| t[at]));
-                    ratings.extend(shard.ratings().map(|r| r[at]));
+            let history = shard.history(local);
+            left.clear();
+            for (at, &item) in history.items.iter().enumerate() {
+                if core.items[item as usize] {
+                    let item = new_id[item as usize];
+                    counts[item as usize] += 1;
+                    left.take(history, at, item);
                 }
             }
-            writer.push(&items, &times, &ratings)?;
+            writer.push(left.history())?;
         }
     }
     if counts.is_empty() {

@@ -13,9 +13,9 @@ use crate::{
             group::RowCodec,
             intern::Interner,
             parquet,
-            spill::Spill,
             text::{self, Block},
         },
+        spill::Spill,
     },
 };
 
@@ -108,7 +108,12 @@ impl<'a> Log<'a> {
             format!("{}: {line} {}{column}: {}", layout.parts().0.display(), digits(row.line), row.reason)
         };
         if let (Some(first), false) = (block.bad.first(), self.options.skip_bad) {
-            return Err(Error::user(place(first)).hint("mend the row, or leave such rows out with --skip-bad"));
+            let header = match layout {
+                Layout::Text(text) if first.line == 1 => text.header_hint(self.options),
+                _ => None,
+            };
+            let mend = || "mend the row, or leave such rows out with --skip-bad".into();
+            return Err(Error::user(place(first)).hint(header.unwrap_or_else(mend)));
         }
         for row in block.bad.iter().take(5usize.saturating_sub(self.bad as usize)) {
             report(&format!("  skipped {}", place(row)));
@@ -131,7 +136,7 @@ impl<'a> Log<'a> {
                 Error::user(format!("user '{key}' has more than {} rows", u32::MAX))
                     .hint("is this the user column? name the right one with --user-col")
             })?;
-            self.codec.encode(user, item, row.time, row.rating, &mut self.encoded);
+            self.codec.encode(user, item, row.time, row.rating, row.basket, &mut self.encoded);
         }
         self.rows.write(&self.encoded)?;
         let keys = self.users.memory() + self.items.memory();

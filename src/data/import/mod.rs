@@ -2,10 +2,10 @@
 
 1. `sniff`/`columns`: what the file is and which column is what, reported for people to check.
 2. `text`/`parquet`: blocks of parsed rows, in the order of the file.
-3. `log`, `intern`: keys become ids in order of first appearance; rows go to a `spill` (memory first, then disk).
+3. `log`, `intern`: keys become ids in order of first appearance; rows go to a spill (memory first, then disk).
 4. `group`: runs of users that fit the memory are sorted by user and time; the duplicates rule is applied.
 5. `kcore`: the k-core, over shards on disk, where one is asked for.
-6. `write`: shards, vocabularies and the manifest, in a staging folder that is renamed when all is synced.
+6. `data/write.rs`: shards, vocabularies and the manifest, in a staging folder that is renamed when all is synced.
 
 Filters apply in this order: bad rows, `min_rating`, duplicates, k-core. The result depends on the log and the filters
 only: not on the budget, the number of threads, or the format the log came in.
@@ -20,10 +20,8 @@ mod log;
 mod parquet;
 mod records;
 mod sniff;
-mod spill;
 mod text;
 mod time;
-mod write;
 
 pub(crate) use self::time::parse_date;
 
@@ -41,17 +39,15 @@ use serde::Serialize;
 use self::{
     group::{GroupLimits, RowCodec},
     log::Log,
-    write::{ShardWriter, Staging, write_file},
 };
 use crate::{
     base::{Error, Result, error::IoContext},
     data::{
-        Vocab,
-        dataset::COUNTS_FORMAT,
-        digits,
-        fields::ItemFields,
-        manifest::{FORMAT, MANIFEST, Manifest},
-        shard::{VERSION, header},
+        Vocab, digits,
+        manifest::{FORMAT, Manifest},
+        shard::VERSION,
+        staging::{DATA_SET, Staging},
+        write::{Has, History, ShardWriter, write_counts, write_fields, write_keys, write_manifest},
     },
 };
 
@@ -72,10 +68,12 @@ pub enum Duplicates {
 #[derive(Clone, Debug)]
 pub struct ImportOptions {
     /// Columns by name or by number from 1; `None` = guess. Time and rating may be `none`: not to be read.
+    /// A basket is what rows of one user with the same text in this column make; `None` = told by equal times.
     pub user_col: Option<String>,
     pub item_col: Option<String>,
     pub time_col: Option<String>,
     pub rating_col: Option<String>,
+    pub basket_col: Option<String>,
     /// One character, `::`, `tab`, `comma`, `semicolon`, `pipe` or `space`; `None` = guess.
     pub delimiter: Option<String>,
     /// The first row is data, whatever it looks like.
@@ -109,6 +107,7 @@ impl Default for ImportOptions {
             item_col: None,
             time_col: None,
             rating_col: None,
+            basket_col: None,
             delimiter: None,
             no_header: false,
             min_rating: None,
@@ -145,6 +144,10 @@ pub struct ImportSummary {
     /// Earliest and latest time, in `time_unit`.
     pub times: Option<[i64; 2]>,
     pub time_unit: Option<String>,
+    /// How many baskets a column told apart; `None` where no column did.
+    pub baskets: Option<u64>,
+    /// Baskets of a user that overlap in time: how many times were raised to keep them whole and in order.
+    pub raised_times: u64,
     pub shards: u64,
     pub bytes: u64,
     pub seconds: f64,
@@ -195,10 +198,12 @@ pub fn import(
     report: &mut dyn FnMut(&str),
 ) -> Result<ImportSummary> {
     let start = Instant::now();
-    let staging = Staging::new(out, options.force)?;
+    let staging = Staging::new(out, DATA_SET, options.force)?;
     let layouts = understand(sources, options, report)?;
     let (_, columns, time_unit) = layouts[0].parts();
-    let codec = RowCodec { times: columns.time.is_some(), ratings: columns.rating.is_some() };
+    let has =
+        Has { times: columns.time.is_some(), ratings: columns.rating.is_some(), baskets: columns.basket.is_some() };
+    let codec = RowCodec(has);
     let dir = staging.path();
 
     // Pass 1: rows to the spill, keys to ids; counts say later how much room each user's history takes.
@@ -220,26 +225,33 @@ pub fn import(
 
     let held = users.memory() + items.memory() + 4 * counts.len() as u64 + rows.memory();
     let free = options.memory_bytes.saturating_sub(held).max(64 << 10);
-    // 16 bytes a row while sorting. Beyond some 8 million rows a run outgrows the caches and only gets slower.
-    let limits = GroupLimits { run_rows: (free / 4 / 16).min(8 << 20), buffer_bytes: free / 8 };
-    let shards =
-        |prefix| ShardWriter::new(dir, prefix, codec.times, codec.ratings, options.shard_interactions.max(1), free / 4);
+    // 16 bytes a row while sorting, 24 with baskets. Beyond some 8 million rows a run outgrows the caches and only gets
+    // slower.
+    let row_bytes = if has.baskets { 24 } else { 16 };
+    let limits = GroupLimits { run_rows: (free / 4 / row_bytes).min(8 << 20), buffer_bytes: free / 8 };
+    let shards = |prefix| ShardWriter::new(dir, prefix, has, options.shard_interactions.max(1), free / 4);
     // Pass 2: histories to shards. When a k-core follows, these are only a stage: it needs every count first.
     let filtered = options.min_user > 1 || options.min_item > 1;
     let mut writer = shards(if filtered { "all" } else { "shard" });
     let mut item_counts = vec![0u32; items.len()];
     let check = || cancelled(options);
-    let dropped_duplicates = {
-        let mut sink = |ids: &[u32], times: &[i64], ratings: &[f32]| {
-            for &id in ids {
+    let grouped = {
+        let mut sink = |history: History| {
+            for &id in history.items {
                 let count = &mut item_counts[id as usize];
                 *count = count.saturating_add(1);
             }
-            writer.push(ids, times, ratings)
+            writer.push(history)
         };
         group::group(rows, codec, &counts, options.duplicates, limits, dir, &check, &mut sink)?
     };
     drop(counts);
+    if grouped.raised > 0 {
+        report(&format!(
+            "baskets of a user overlap in time: {} times were raised to keep baskets whole and times in order",
+            digits(grouped.raised)
+        ));
+    }
     let mut done = writer.finish()?;
     let (mut core_rounds, mut alive) = (0, None);
     let mut dropped_core = 0;
@@ -263,7 +275,7 @@ pub fn import(
     let interactions = done.interactions();
     // Keys of those that are left keep their order, so new ids are old ids with the gaps closed, as in the shards.
     let lives = |alive: Option<&Vec<bool>>, id: usize| alive.is_none_or(|alive| alive[id]);
-    let mut files = done.entries;
+    let mut files = std::mem::take(&mut done.entries);
     let shard_count = files.len() as u64;
     for (interner, kind, alive) in
         [(&users, "users", alive.as_ref().map(|c| &c.users)), (&items, "items", alive.as_ref().map(|c| &c.items))]
@@ -272,36 +284,28 @@ pub fn import(
             // Parsers let only UTF-8 through.
             std::str::from_utf8(interner.key(id)).expect("keys are checked when they are parsed")
         });
-        let (head, columns) = Vocab::file(keys);
-        let path = dir.join(format!("{kind}.safetensors"));
-        files.push(write_file(&path, kind, &[&head, columns.offsets(), columns.order(), &columns.bytes])?);
+        files.push(write_keys(dir, kind, keys)?);
     }
     drop((users, items));
-    let head = header(COUNTS_FORMAT, &[], &[("counts", "U32", item_counts.len())]);
-    let path = dir.join("item_counts.safetensors");
-    files.push(write_file(&path, "item_counts", &[&head, bytemuck::cast_slice(&item_counts)])?);
+    files.push(write_counts(dir, &item_counts)?);
     if let Some(table) = &options.items {
         let keys = Vocab::open(&dir.join("items.safetensors"))?;
         let fields = items::read(table, &keys, options, report)?;
-        let path = dir.join("item_fields.safetensors");
-        files.push(write_file(&path, "item_fields", &[&ItemFields::image(&fields)])?);
+        files.push(write_fields(dir, &fields)?);
     }
 
-    let mut lengths = done.lengths;
-    let user_count = lengths.len() as u64;
-    let middle = lengths.len() / 2;
-    let median = *lengths.select_nth_unstable(middle).1;
-    let history = [*lengths.iter().min().expect("not empty"), median, *lengths.iter().max().expect("not empty")];
+    let history = done.history();
     let bytes = files.iter().map(|f| f.bytes).sum();
     let mut manifest = Manifest {
         format: FORMAT.into(),
         version: VERSION.into(),
         written_by: concat!("mipgpu ", env!("CARGO_PKG_VERSION")).into(),
-        users: user_count,
+        users: done.lengths.len() as u64,
         items: item_counts.len() as u64,
         interactions,
         time_unit: time_unit.map(Into::into),
-        ratings: codec.ratings,
+        ratings: has.ratings,
+        baskets: has.baskets,
         id_order: "first appearance in the log, among what the filters kept".into(),
         sources: sources.iter().map(|p| p.file_name().unwrap_or(p.as_os_str()).to_string_lossy().into()).collect(),
         filters: serde_json::json!({
@@ -312,8 +316,7 @@ pub fn import(
         fingerprint: String::new(),
         manifest_sha256: String::new(),
     };
-    // The manifest is written last: a folder without one is no data set.
-    write_file(&dir.join(MANIFEST), "manifest", &[manifest.text()?.as_bytes()])?;
+    write_manifest(dir, &mut manifest)?;
     cancelled(options)?;
     staging.publish(out, options.force)?;
     let seconds = start.elapsed().as_secs_f64();
@@ -324,12 +327,14 @@ pub fn import(
         rows: total,
         dropped_bad: bad,
         dropped_rating: below_rating,
-        dropped_duplicates,
+        dropped_duplicates: grouped.dropped,
         dropped_core,
         core_rounds,
         history,
         times: done.times,
         time_unit: manifest.time_unit,
+        baskets: has.baskets.then_some(done.baskets),
+        raised_times: grouped.raised,
         shards: shard_count,
         bytes,
         seconds,

@@ -20,7 +20,7 @@ use crate::{
         columns::{self, Columns, Role},
         intern::hash_key,
         sniff::describe_columns,
-        text::{Block, Row, bad_time, check_rating},
+        text::{Block, Row, bad_time, basket_label, check_rating},
         time::TimeKind,
     },
 };
@@ -229,7 +229,7 @@ pub(crate) fn read(layout: &ParquetLayout, min_rating: Option<f32>, out: &SyncSe
         let group = reader.get_row_group(group).map_err(bad)?;
         let leaves = reader.metadata().file_metadata().schema_descr().columns();
         let cells = |c: usize| Ok(Cells::new(group.get_column_reader(c).map_err(bad)?, &leaves[c]));
-        let mut roles: [Option<Cells>; 4] = [None, None, None, None];
+        let mut roles: [Option<Cells>; 5] = [None, None, None, None, None];
         for role in Role::ALL {
             roles[role as usize] = layout.columns.of(role).map(cells).transpose()?;
         }
@@ -241,10 +241,13 @@ pub(crate) fn read(layout: &ParquetLayout, min_rating: Option<f32>, out: &SyncSe
                     return Err(damaged(&layout.path, &ParquetError::General("a column is short of rows".into())));
                 }
             }
-            let [Some(user), Some(item), time, rating] = &roles else { unreachable!("the layout has user and item") };
+            let [Some(user), Some(item), time, rating, basket] = &roles else {
+                unreachable!("the layout has user and item")
+            };
             let mut block = Block::default();
             for i in 0..now {
-                row(layout, min_rating, [user, item], time.as_ref(), rating.as_ref(), i, line + i as u64, &mut block);
+                let optional = [time.as_ref(), rating.as_ref(), basket.as_ref()];
+                row(layout, min_rating, [user, item], optional, i, line + i as u64, &mut block);
             }
             if out.send(Ok(block)).is_err() {
                 return Ok(());
@@ -260,8 +263,7 @@ fn row(
     layout: &ParquetLayout,
     min_rating: Option<f32>,
     keys: [&Cells; 2],
-    time: Option<&Cells>,
-    rating: Option<&Cells>,
+    [time, rating, basket]: [Option<&Cells>; 3],
     i: usize,
     line: u64,
     block: &mut Block,
@@ -301,6 +303,16 @@ fn row(
         }
         _ => 0,
     };
+    let basket = match basket {
+        None => 0,
+        Some(cells) => {
+            let mut text = Vec::new();
+            if !cells.text(i, &mut text) || text.is_empty() {
+                return block.reject(line, column(Role::Basket), "the basket is empty");
+            }
+            basket_label(&text)
+        }
+    };
     let mut places = [(0u32, 0u32); 2];
     for (n, role) in [Role::User, Role::Item].into_iter().enumerate() {
         let start = block.text.len();
@@ -317,5 +329,5 @@ fn row(
         return;
     }
     let (user_hash, item_hash) = (hash_key(block.key(places[0])), hash_key(block.key(places[1])));
-    block.rows.push(Row { user: places[0], item: places[1], user_hash, item_hash, time, rating });
+    block.rows.push(Row { user: places[0], item: places[1], user_hash, item_hash, time, rating, basket });
 }

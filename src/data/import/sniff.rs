@@ -34,6 +34,8 @@ pub(crate) struct TextLayout {
     pub names: Vec<String>,
     pub columns: Columns,
     pub time_kind: Option<TimeKind>,
+    /// Where the file has no header, or none that is known: its first row.
+    first: Vec<String>,
 }
 
 /// What kind of file it is, by its first bytes.
@@ -206,7 +208,7 @@ pub(crate) fn table(path: &Path, gzip: bool, options: &ImportOptions, known: &dy
 pub(crate) fn text_layout(path: &Path, gzip: bool, options: &ImportOptions) -> Result<TextLayout> {
     let at = |e: Error| e.at(path.display());
     // A name that the user gave shows the header too, however odd it is.
-    let wishes = [&options.user_col, &options.item_col, &options.time_col, &options.rating_col];
+    let wishes = Role::wishes(options);
     let wished = |cell: &str| wishes.into_iter().flatten().any(|w| w.eq_ignore_ascii_case(columns::bare(cell)));
     let known = |cell: &str| columns::is_known(cell) || wished(cell);
     let Table { delimiter, header, names, rows } = table(path, gzip, options, &known)?;
@@ -215,10 +217,35 @@ pub(crate) fn text_layout(path: &Path, gzip: bool, options: &ImportOptions) -> R
         return Err(Error::user(format!("{}: has a header and no rows", path.display())));
     }
     let time_kind = columns.time.map(|c| TimeKind::of_sample(rows.iter().filter_map(|r| r.get(c)).map(String::as_str)));
-    Ok(TextLayout { path: path.into(), gzip, delimiter, header, names, columns, time_kind })
+    let first = if header { Vec::new() } else { rows.into_iter().next().unwrap_or_default() };
+    Ok(TextLayout { path: path.into(), gzip, delimiter, header, names, columns, time_kind, first })
 }
 
 impl TextLayout {
+    /// What to do when the first row cannot be used because words stand where the other rows have a time or a rating:
+    /// it will be a header, of names that are not known. `None` where it does not look like one.
+    pub fn header_hint(&self, options: &ImportOptions) -> Option<String> {
+        let is_word = |cell: &&String| cell.starts_with(char::is_alphabetic);
+        let cell = |role: Role| self.columns.of(role).and_then(|c| self.first.get(c));
+        let (time, rating) = (cell(Role::Time), cell(Role::Rating));
+        if !time.iter().chain(&rating).any(is_word) {
+            return None;
+        }
+        if options.no_header {
+            return Some("is line 1 a header? then leave --no-header out".into());
+        }
+        let flags = [Role::User, Role::Item, Role::Time, Role::Rating].into_iter().filter_map(|role| {
+            let name = cell(role).filter(is_word)?;
+            let name = if name.contains(' ') { format!("\"{name}\"") } else { name.clone() };
+            Some(format!(" --{}-col {name}", role.name()))
+        });
+        Some(format!(
+            "is line 1 a header? none of its names is known; say which columns they are:{}; if line 1 is a bad row, \
+             --skip-bad leaves it out",
+            flags.collect::<String>()
+        ))
+    }
+
     /// What was understood, for people to check.
     pub fn describe(&self) -> Vec<String> {
         let header = if self.header { "with a header" } else { "without a header" };
@@ -242,6 +269,7 @@ pub(crate) fn describe_columns(
             Some(c) if named => format!("column {} '{}'", c + 1, names[c]),
             Some(c) => format!("column {}", c + 1),
             None if role == Role::Time => "none: the order of the rows is the order in time".into(),
+            None if role == Role::Basket => continue,
             None => "none".into(),
         };
         let unit = match (role, columns.of(role), time_kind) {

@@ -2,7 +2,12 @@
 the blocks leave in the order of the file, so that what follows does not depend on the number of threads.
 */
 
-use std::{io::Read, mem, sync::mpsc::SyncSender};
+use std::{
+    hash::{DefaultHasher, Hasher},
+    io::Read,
+    mem,
+    sync::mpsc::SyncSender,
+};
 
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 
@@ -28,6 +33,8 @@ pub(crate) struct Row {
     pub item_hash: u64,
     pub time: i64,
     pub rating: f32,
+    /// What [`basket_label`] made of the basket's cell; 0 without one.
+    pub basket: u64,
 }
 
 /// A row that cannot be used, and why.
@@ -243,6 +250,13 @@ impl<'a> Parser<'a> {
             }
             _ => 0,
         };
+        let basket = match columns.basket.map(|c| fields[c]) {
+            None => 0,
+            Some(field) if field.start == field.end => {
+                return block.reject(line, self.column(Role::Basket), "the basket is empty");
+            }
+            Some(field) => basket_label(&field.bytes(text)),
+        };
         // Keys come last: hashing is the dearest part, and rows that are refused before it cost nothing.
         let mut key = |role: Role, c: usize| -> Option<(u32, u32)> {
             let field = fields[c];
@@ -273,8 +287,17 @@ impl<'a> Parser<'a> {
             if start < text.len() { &text[start..end] } else { &extra[start - text.len()..end - text.len()] }
         };
         let (user_hash, item_hash) = (hash_key(bytes(user)), hash_key(bytes(item)));
-        block.rows.push(Row { user, item, user_hash, item_hash, time, rating });
+        block.rows.push(Row { user, item, user_hash, item_hash, time, rating, basket });
     }
+}
+
+/// The label of a basket: 64 bits of SipHash in place of its text, which only has to differ from the other labels of the
+/// same user. A user of 10,000 baskets has two of one label once in 10^11 times; a table of all texts would cost more
+/// memory than all users and items.
+pub(crate) fn basket_label(cell: &[u8]) -> u64 {
+    let mut hash = DefaultHasher::new();
+    hash.write(cell);
+    hash.finish()
 }
 
 #[cold]

@@ -1,0 +1,75 @@
+//! `mipgpu data`: data sets that can be had by name.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use clap::builder::PossibleValuesParser;
+
+use crate::{
+    base::{Error, Result},
+    cli::{import::finish, printer::Printer},
+    data::{
+        ImportOptions,
+        get::{Source, get},
+        known::KNOWN,
+    },
+};
+
+/// The flags of `mipgpu data`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    /// Fetch a well-known data set from its official address, check it and import it with its item fields
+    Get(GetArgs),
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  mipgpu data get ml-1m                          into data/ml-1m
+  mipgpu data get ml-1m --from ~/ml-1m.zip       on a machine without a network")]
+struct GetArgs {
+    /// Which
+    #[arg(value_name = "NAME", value_parser = PossibleValuesParser::new(KNOWN.iter().map(|k| k.name)))]
+    name: String,
+    /// Folder to make [default: data/NAME]
+    #[arg(short, long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Take the zip, or the folder it was unpacked to, from here instead
+    #[arg(long, value_name = "PATH")]
+    from: Option<PathBuf>,
+    /// Fetch it from a mirror instead; checksums hold it to the original
+    #[arg(long, value_name = "URL", conflicts_with = "from")]
+    url: Option<String>,
+    /// Replace a data set that is already there
+    #[arg(long)]
+    force: bool,
+}
+
+/// Runs the command.
+pub fn run(args: Args, printer: Printer) -> Result<()> {
+    let What::Get(args) = args.what;
+    let known = KNOWN.iter().find(|k| k.name == args.name);
+    let known = known.ok_or_else(|| Error::internal(format!("no data set '{}'", args.name)))?;
+    let cancel = Arc::new(AtomicBool::new(false));
+    let flag = cancel.clone();
+    super::on_ctrl_c(move || flag.store(true, Ordering::Relaxed));
+    let out = args.out.unwrap_or_else(|| PathBuf::from("data").join(known.name));
+    let from = match (args.from, args.url) {
+        (Some(path), _) => Source::Path(path),
+        (None, url) => Source::Url(url.unwrap_or_else(|| known.url.into())),
+    };
+    printer.say(format!("{}: {}", known.title, known.terms));
+    let summary = get(known, &from, &out, args.force, Some(cancel), &mut |line| printer.say(line))?;
+    finish(&out, &summary, &ImportOptions::default(), "data", &printer)
+}

@@ -1,0 +1,169 @@
+//! The staging folder in which an output is made: it either becomes the output as a whole or vanishes.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    base::{Error, Result, error::IoContext},
+    data::manifest::MANIFEST,
+};
+
+/// A kind of folder that the program makes: its name in messages, and the file that only such a folder holds.
+#[derive(Clone, Copy)]
+pub(crate) struct FolderKind {
+    pub name: &'static str,
+    pub marker: &'static str,
+}
+
+pub(crate) const DATA_SET: FolderKind = FolderKind { name: "data set", marker: MANIFEST };
+
+/// A folder beside the output in which everything is made. Dropped, it is removed; [`Staging::publish`] renames it.
+pub(crate) struct Staging {
+    path: PathBuf,
+    kind: FolderKind,
+    published: bool,
+}
+
+impl Staging {
+    /// Makes the folder; refuses when `out` is taken. With `force`, an earlier folder of the same kind may be replaced,
+    /// but nothing else: a folder without its marker is not ours to delete.
+    pub fn new(out: &Path, kind: FolderKind, force: bool) -> Result<Staging> {
+        check_free(out, kind, force)?;
+        let name = out.file_name().ok_or_else(|| {
+            Error::user(format!("--out {}: this does not name a folder", out.display()))
+                .hint("give it a name: --out DIR")
+        })?;
+        let parent = parent_of(out);
+        fs::create_dir_all(&parent).at_path(&parent)?;
+        recover(out, kind, force)?;
+        let path = parent.join(format!(".{}.importing-{}", name.to_string_lossy(), std::process::id()));
+        // Left by a killed process that had the same number.
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir(&path).at_path(&path)?;
+        Ok(Staging { path, kind, published: false })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Syncs the folder, and folders in it, and gives it its name, in place of an earlier one if `force`.
+    pub fn publish(mut self, out: &Path, force: bool) -> Result<()> {
+        check_free(out, self.kind, force)?;
+        for entry in fs::read_dir(&self.path).at_path(&self.path)? {
+            let inner = entry.at_path(&self.path)?.path();
+            if inner.is_dir() {
+                sync_dir(&inner)?;
+            }
+        }
+        sync_dir(&self.path)?;
+        // Two renames cannot be one step; between them the old data stand aside, whole, and come back on failure.
+        let aside = aside_of(out);
+        let replaces = out.exists();
+        if replaces {
+            fs::rename(out, &aside).at_path(out)?;
+        }
+        if let Err(e) = fs::rename(&self.path, out) {
+            if replaces {
+                let _ = fs::rename(&aside, out);
+            }
+            return Err(Error::io(out, &e));
+        }
+        self.published = true;
+        if replaces {
+            let _ = fs::remove_dir_all(&aside);
+        }
+        sync_dir(&parent_of(out))
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        if !self.published {
+            let _ = fs::remove_dir_all(&self.path);
+        }
+    }
+}
+
+/// Where an earlier data set stands while the new one takes its name.
+fn aside_of(out: &Path) -> PathBuf {
+    parent_of(out).join(format!(".{}.replaced", out.file_name().unwrap_or_default().to_string_lossy()))
+}
+
+/// Clears up after a process that was killed while it replaced a data set: the old one gets its name back where the new
+/// one had not taken it yet, and is removed where it had.
+fn recover(out: &Path, kind: FolderKind, force: bool) -> Result<()> {
+    let aside = aside_of(out);
+    if !aside.exists() {
+        return Ok(());
+    }
+    if out.exists() {
+        return fs::remove_dir_all(&aside).at_path(&aside);
+    }
+    fs::rename(&aside, out).at_path(out)?;
+    check_free(out, kind, force)
+}
+
+fn parent_of(out: &Path) -> PathBuf {
+    match out.parent() {
+        Some(parent) if parent != Path::new("") => parent.into(),
+        _ => PathBuf::from("."),
+    }
+}
+
+fn sync_dir(path: &Path) -> Result<()> {
+    File::open(path).and_then(|dir| dir.sync_all()).at_path(path)
+}
+
+/// Refuses an output that is taken: by something of another kind, or, unless `force`, at all.
+pub(crate) fn check_free(out: &Path, kind: FolderKind, force: bool) -> Result<()> {
+    let Ok(meta) = out.symlink_metadata() else { return Ok(()) };
+    let empty = meta.is_dir() && fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_none());
+    let ours = meta.is_dir() && out.join(kind.marker).is_file();
+    match (force, ours) {
+        _ if empty => Ok(()),
+        (true, true) => Ok(()),
+        (false, true) => Err(Error::user(format!("{}: a {} is already there", out.display(), kind.name))
+            .hint("choose another --out, or replace it with --force")),
+        (_, false) => {
+            let (out, name) = (out.display(), kind.name);
+            Err(Error::user(format!("{out}: something that is not a {name} is already there"))
+                .hint("choose another --out"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_staging_folder_becomes_the_output_or_vanishes() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("out");
+        let staging = Staging::new(&out, DATA_SET, false).unwrap();
+        fs::write(staging.path().join("x"), "1").unwrap();
+        drop(staging);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        let staging = Staging::new(&out, DATA_SET, false).unwrap();
+        fs::write(staging.path().join(MANIFEST), "1").unwrap();
+        staging.publish(&out, false).unwrap();
+        assert!(Staging::new(&out, DATA_SET, false).err().unwrap().to_string().contains("--force"));
+        let staging = Staging::new(&out, DATA_SET, true).unwrap();
+        fs::write(staging.path().join(MANIFEST), "2").unwrap();
+        staging.publish(&out, true).unwrap();
+        assert_eq!(fs::read_to_string(out.join(MANIFEST)).unwrap(), "2");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn force_never_deletes_what_is_not_a_data_set() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("thesis.tex"), "…").unwrap();
+        let error = Staging::new(dir.path(), DATA_SET, true).err().unwrap();
+        assert!(error.to_string().contains("not a data set"), "{error}");
+        assert!(dir.path().join("thesis.tex").exists());
+    }
+}
