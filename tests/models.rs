@@ -9,7 +9,7 @@ use mipgpu::{
     models,
     ops::Memory,
     tasks::{self, LossKind, SamplerKind, Sequence},
-    train::{Engine, Settings},
+    train::{Engine, Freeze, Patching, Settings},
 };
 
 const ITEMS: usize = 23;
@@ -52,6 +52,12 @@ fn variants() -> Vec<Settings> {
     for model in models::ALL {
         for (i, task) in tasks::ALL.iter().filter(|task| model.views.contains(&task.view)).enumerate() {
             let s = Settings { model: model.name.into(), task: task.name.into(), ..base.clone() };
+            if i == 0 && model.patches {
+                let parallel = Settings { patch: Patching::Parallel, patches: 1, freeze: Freeze::Network, ..s.clone() };
+                all.extend([parallel, Settings { patch: Patching::Serial, patch_width: 3, ..s.clone() }]);
+                let pre = Settings { norm: NormPlace::Pre, loss: LossKind::Bpr, ..s.clone() };
+                all.push(Settings { patch: Patching::Parallel, freeze: Freeze::All, ..pre });
+            }
             if i == 0 {
                 all.push(Settings { loss: LossKind::Gbce, targets: 2, exclude_seen: true, ..s.clone() });
             }
@@ -78,7 +84,13 @@ fn fill<B: mipgpu::ops::Backend>(engine: &mut Engine<B>) {
 fn directional(s: &Settings) {
     let mut e = Engine::<_>::new(s, &counts(), |p| Ok(Reference::<f64>::new(p))).unwrap();
     fill(&mut e);
-    let params: Vec<Param> = e.params().to_vec();
+    // What starts as zero could hide a gradient behind it.
+    for (i, p) in e.params().to_vec().iter().enumerate() {
+        let mut draw = Stream::new(8, Purpose::Test, i as u32);
+        let moved: Vec<f64> = e.backend.values(p.w.raw()).iter().map(|w| w + 0.1 * draw.normal() as f64).collect();
+        e.backend.set(p.w.raw(), &moved);
+    }
+    let params: Vec<Param> = e.params().iter().filter(|p| !p.frozen).cloned().collect();
     let start: Vec<Vec<f64>> = params.iter().map(|p| e.backend.values(p.w.raw())).collect();
     e.gradients(3, true);
     let gradient: Vec<Vec<f64>> = params.iter().map(|p| e.backend.values(p.dw.raw())).collect();
@@ -140,7 +152,7 @@ fn overfit(s: &Settings) {
 
 #[test]
 fn one_batch_can_be_overfitted() {
-    variants().iter().for_each(overfit);
+    variants().iter().filter(|s| s.freeze == Freeze::None).for_each(overfit);
 }
 
 /// One training step on the CPU backend and on the f64 oracle from the same weights: same loss, same new weights.
@@ -153,7 +165,7 @@ fn one_step(s: &Settings) {
     assert!((a.loss - b.loss).abs() < 1e-5 * b.loss, "loss {} against {}", a.loss, b.loss);
     assert!((a.norm - b.norm).abs() < 1e-4 * b.norm, "norm {} against {}", a.norm, b.norm);
     for p in cpu.params().to_vec() {
-        let (mut x, y) = (vec![0.0; p.w.len()], oracle.backend.values(p.dw.raw()));
+        let (mut x, y) = (vec![0.0; p.dw.len()], oracle.backend.values(p.dw.raw()));
         cpu.backend.read(p.dw.raw(), &mut x);
         let largest = y.iter().fold(1e-4f64, |m, v| m.max(v.abs()));
         for (i, (x, y)) in x.iter().zip(&y).enumerate() {
@@ -223,4 +235,29 @@ fn weights_that_a_step_ruined_are_noticed_before_they_are_saved() {
     assert!(e.step(2, 1e30).is_ok(), "its own loss is still that of good weights");
     let error = e.check_weights(2).unwrap_err().to_string();
     assert!(error.contains("after step 2") && error.contains(" of "), "{error}");
+}
+
+/// What is frozen has no gradient, no moments, and stays to the bit; what is not moves.
+#[test]
+fn frozen_weights_stay_and_others_move() {
+    for s in variants().iter().filter(|s| s.freeze != Freeze::None) {
+        let mut e = Engine::<_>::new(s, &counts(), |p| Ok(Cpu::new(p))).unwrap();
+        let read = |e: &mut Engine<Cpu>, p: &Param| {
+            let mut x = vec![0.0; p.w.len()];
+            e.backend.read(p.w.raw(), &mut x);
+            x
+        };
+        let params = e.params().to_vec();
+        let before: Vec<_> = params.iter().map(|p| read(&mut e, p)).collect();
+        for step in 1..=3 {
+            fill(&mut e);
+            e.step(step, 1e-2).unwrap();
+        }
+        for (p, before) in params.iter().zip(&before) {
+            assert_eq!(p.frozen, p.dw.is_empty() && p.m.is_empty() && p.v.is_empty(), "{}", p.name);
+            assert_eq!(p.frozen, read(&mut e, p) == *before, "{} of {}", p.name, s.model);
+        }
+        let trained: usize = params.iter().filter(|p| !p.frozen).map(|p| p.w.len()).sum();
+        assert!(trained > 0 && params.iter().any(|p| p.frozen));
+    }
 }

@@ -66,6 +66,8 @@ pub trait Model: Network + Sized + 'static {
     const ABOUT: &'static str;
     /// The views it has, the one it was made for first.
     const VIEWS: &'static [View];
+    /// Whether its blocks take patches.
+    const PATCHES: bool = false;
 
     /// # Errors
     /// Settings that contradict each other (heads not dividing the width).
@@ -157,6 +159,7 @@ pub struct Entry {
     pub name: &'static str,
     pub about: &'static str,
     pub views: &'static [View],
+    pub patches: bool,
     /// Plans it; the view is one of its own.
     pub plan: fn(&mut Planner, &Context) -> Result<Box<dyn Network>>,
 }
@@ -168,6 +171,7 @@ macro_rules! list {
             name: $model::NAME,
             about: $model::ABOUT,
             views: $model::VIEWS,
+            patches: $model::PATCHES,
             plan: |p, c| Ok(Box::new($model::plan(p, c)?)),
         }),*];
     };

@@ -325,6 +325,11 @@ impl Settings {
         if !(1..=2).contains(&self.patches) {
             return Err(Error::user(format!("--patches {}", self.patches)).hint("a block has 1 or 2 patches"));
         }
+        if self.patch != Patching::None && !models::find(&self.model)?.patches {
+            let patched: Vec<&str> = models::ALL.iter().filter(|m| m.patches).map(|m| m.name).collect();
+            return Err(Error::user(format!("{} has no place for patches", self.model))
+                .hint(format!("models that take patches: {}; others: --transfer model", patched.join(", "))));
+        }
         if self.freeze == Freeze::All && self.patch == Patching::None {
             return Err(Error::user("--freeze all leaves nothing to train").hint("add --patch serial"));
         }
