@@ -15,7 +15,8 @@ use mipgpu::{
         Dataset,
         split::{Split, SplitSpec},
     },
-    tasks::LossKind,
+    models,
+    tasks::{self, LossKind},
     train::{
         Event, RunFolder, Settings, TableUpdate,
         run::{Job, RunConfig},
@@ -134,6 +135,19 @@ fn a_run_stopped_inside_an_epoch_continues_to_the_same_bits() {
     stop_and_go_on(&by_rows);
 }
 
+/// The same of every model, with each task that fits it.
+#[test]
+fn every_model_continues_to_the_same_bits() {
+    for model in models::ALL {
+        for task in ["masked-item", "next-item"].map(|name| tasks::find(name).unwrap()) {
+            let s = Settings { model: model.name.into(), task: task.name.into(), ..Settings::default() };
+            if s.find().is_ok() {
+                stop_and_go_on(&Settings { width: 16, heads: 2, length: 20, batch: 8, epochs: 3, eval_every: 1, ..s });
+            }
+        }
+    }
+}
+
 fn stop_and_go_on(settings: &Settings) {
     let tmp = tempfile::tempdir().unwrap();
     let dir = tmp.path();
@@ -146,6 +160,7 @@ fn stop_and_go_on(settings: &Settings) {
             data: dir.join("data"),
             data_fingerprint: data.fingerprint().into(),
             split: SplitSpec::LeaveOneOut,
+            from: None,
             settings: settings.clone(),
         };
         let folder = RunFolder::new(dir.join(name));

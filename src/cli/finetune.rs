@@ -12,6 +12,7 @@ use super::{
 use crate::{
     backend::Device,
     base::{Error, Result},
+    layers::Facts,
     train::{Flags, Freeze, FreshItems, Origin, Patching, RunFolder, Transfer, Which, run::RunConfig, transfer::Base},
 };
 
@@ -82,8 +83,9 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
         return Err(Error::user(format!("--transfer {} freezes nothing and has no patches", args.transfer))
             .hint("use --transfer patch, or leave --patch and --freeze out"));
     }
+    base.check_model(&settings, args.transfer)?;
     conclude_settings(&args.flags, &mut settings, &data)?;
-    base.check(&settings, args.transfer)?;
+    base.check(&settings, &Facts::from(&vec![1; data.items()]), args.transfer)?;
     let split = args.split.spec(&data)?.unwrap_or_default();
     let folder = args.out.map_or_else(|| RunFolder::new(free_name(&path, &settings.model)), RunFolder::new);
     let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);

@@ -322,6 +322,15 @@ impl<B: Backend> Engine<B> {
         Ok((plan, input, parts))
     }
 
+    /// The parameters that a run of these settings has.
+    ///
+    /// # Errors
+    /// Settings that contradict each other.
+    pub fn parameters(settings: &Settings, facts: &Facts) -> Result<Vec<Param>> {
+        settings.check()?;
+        Ok(Self::lay_out(settings, facts, 1)?.0.params().to_vec())
+    }
+
     /// Asks the backend whether it serves every op of a full batch, and has it take the scratch memory they need.
     fn reserve(&mut self) -> Result<()> {
         let Asking { scratch_bytes, refused, .. } = Self::ask(&self.backend, &self.parts, &self.input);

@@ -2,12 +2,13 @@
 and files.
 
 `requests` flags, settings and data that cannot be · `checkpoints` files that do not fit or were altered · `endings` runs
-that end before their time · `modes` every way to train, and what is printed how.
+that end before their time · `finetune` what runs take over from others · `modes` every way to train, and what is printed how.
 */
 
 mod checkpoints;
 mod devices;
 mod endings;
+mod finetune;
 mod modes;
 mod requests;
 
