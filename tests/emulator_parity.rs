@@ -86,6 +86,8 @@ ops! {
     segment_sum: ops::segment::cases();
     segment_rows: ops::segment::rows_cases();
     sort_ids: ops::sort_ids::cases();
+    vertical_conv: ops::vertical_conv::cases();
+    window_conv: ops::window_conv::cases();
 }
 
 /// Products go to the CPU engine on the emulator; our own kernels, which serve where cuBLASLt does not, are proved beside.

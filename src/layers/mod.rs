@@ -6,6 +6,7 @@ accumulates into it.
 */
 
 mod block;
+mod caser_conv;
 mod conv_block;
 mod embed;
 mod ffn;
@@ -15,6 +16,7 @@ mod norm;
 mod self_attention;
 
 pub use block::{Block, BlockConfig, NormPlace};
+pub use caser_conv::{CaserConv, CaserConvConfig};
 pub use conv_block::{ConvBlock, ConvBlockConfig};
 pub use embed::Embed;
 pub use ffn::Ffn;

@@ -34,6 +34,8 @@ pub mod sampled_softmax;
 pub mod segment;
 pub mod sort_ids;
 pub mod top_k;
+pub mod vertical_conv;
+pub mod window_conv;
 
 pub use adamw::{AdamW, Guard};
 pub use attention::{AttentionBwd, AttentionFwd};
@@ -57,6 +59,8 @@ pub use sampled_softmax::{SampledSoftmaxBwd, SampledSoftmaxFwd};
 pub use segment::{SegmentRows, SegmentSum};
 pub use sort_ids::{NO_ID, SortIds};
 pub use top_k::TopK;
+pub use vertical_conv::{VerticalConvBwd, VerticalConvFwd};
+pub use window_conv::{WindowConvBwd, WindowConvFwd};
 
 use crate::base;
 pub use crate::mem::{Dst, Mode};
@@ -310,7 +314,9 @@ macro_rules! for_all_ops {
             SampledSoftmaxFwd, SampledSoftmaxBwd,
             SortIds, SegmentSum, SegmentRows,
             TopK, CountAtLeast, ScoreItems,
-            WeightedMean, GradNorm
+            VerticalConvFwd, VerticalConvBwd,
+            WeightedMean, GradNorm,
+            WindowConvFwd, WindowConvBwd
         }
     };
 }
@@ -362,6 +368,8 @@ pub fn all_cases<B: Backend + 'static>() -> Vec<Box<dyn case::AnyCase<B>>> {
         top_k::cases(),
         rank::cases(),
         rank::score_cases(),
+        vertical_conv::cases(),
+        window_conv::cases(),
     );
     all
 }
