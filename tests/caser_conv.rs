@@ -150,7 +150,7 @@ fn of_equal_maxima_the_newest_counts_and_places_before_the_start_take_part() {
     let (w, bias) = (p.weight(6), p.stat(l));
     let op = WindowConvFwd { y: y.y, at, x: x.y, w, bias, cu, b: 1, n, d: 1, l, f: 1 };
     let mut b = Cpu::new(&p);
-    // Height 1 is x, height 2 is -x of the newer row, height 3 is x of the oldest row minus 1.
+    // Height 1 is x, height 2 is 0.5 - x of the newer row, height 3 is x of the oldest row minus 1.
     b.write(x.y.raw(), &[2.0, 1.0, 2.0, -5.0]);
     b.write(w.raw(), &[1.0, 0.0, -1.0, 1.0, 0.0, 0.0]);
     b.write(bias.raw(), &[0.0, 0.5, -1.0]);
@@ -159,7 +159,7 @@ fn of_equal_maxima_the_newest_counts_and_places_before_the_start_take_part() {
     let mut rows_back = vec![0; n * l];
     b.read_ids(at, &mut rows_back);
     let maxima = read(&mut b, y.y.raw());
-    assert_eq!(maxima, [2.0, 0.5, 0.0, 2.0, 0.5 * 0.0, 0.0, 2.0, 0.0, 1.0, 2.0, 5.5, 0.0]);
+    assert_eq!(maxima, [2.0, 0.5, 0.0, 2.0, 0.0, 0.0, 2.0, 0.0, 1.0, 2.0, 5.5, 0.0]);
     let want = [0, 1, NO_ROW, 1, NO_ROW, NO_ROW, 0, NO_ROW, 0, 1, 0, NO_ROW];
     assert_eq!(rows_back, want);
 }

@@ -102,9 +102,8 @@ impl Op for VerticalConvBwd {
             let (r, k) = (i / d, i % d);
             // The row that sees r with this tap.
             let seen_by = |tap: usize| Some(r + l - 1 - tap).filter(|t| sequence[r].contains(t));
-            let of = |tap: usize| {
-                seen_by(tap).map(|t| (0..f).map(|j| w[j * l + tap] * dy[(t * f + j) * d + k]).sum::<S>())
-            };
+            let of =
+                |tap: usize| seen_by(tap).map(|t| (0..f).map(|j| w[j * l + tap] * dy[(t * f + j) * d + k]).sum::<S>());
             (0..l).filter_map(of).sum()
         });
         m.compute(self.dw, f * l, |i| {

@@ -162,7 +162,9 @@ impl Op for WindowConvBwd {
             for h in 1..=l {
                 let dc = &dc[(s * l + h - 1) * f..][..f];
                 for k in 0..h {
-                    let Some(row) = (s + k + 1).checked_sub(h).filter(|row| sequence[s].contains(row)) else { continue };
+                    let Some(row) = (s + k + 1).checked_sub(h).filter(|row| sequence[s].contains(row)) else {
+                        continue;
+                    };
                     for i in 0..d {
                         let at = ((taps(h - 1) + k) * d + i) * f;
                         dx[row * d + i] += dc.iter().zip(&w[at..]).map(|(dc, w)| *dc * *w).sum();

@@ -208,7 +208,8 @@ impl Run<WindowConvBwd> for Cpu {
                     packed(h, (f, d), of, |packed, zeros| {
                         // The heights after the first add to what the ones before have left.
                         let start = if *acc || h > 1 { Start::Held } else { Start::Zero };
-                        let conv = Shifted { x: dc, k: f, n: d, packed, zeros, taps: taps_of, mirrored: true, cu, start };
+                        let conv =
+                            Shifted { x: dc, k: f, n: d, packed, zeros, taps: taps_of, mirrored: true, cu, start };
                         dx.par_chunks_mut(ROWS * d).enumerate().for_each(|(block, dx)| conv.block(dx, block * ROWS));
                     });
                 }

@@ -321,13 +321,8 @@ impl Run<DilatedConvBwd> for Simt {
             self.conv_dw(&conv, out, self.at(op.x), dz, cu);
             if parts > 1 {
                 let len = op.taps.count * op.i * op.o;
-                let params = DilatedConvSumParams {
-                    dw,
-                    partial: dw_partial,
-                    len: len as i64,
-                    parts: parts as i32,
-                    add: add_dw,
-                };
+                let params =
+                    DilatedConvSumParams { dw, partial: dw_partial, len: len as i64, parts: parts as i32, add: add_dw };
                 self.launch(Kernel::DilatedConvBwdSum, [len.div_ceil(256), 1, 1], 0, params);
             }
         }

@@ -84,8 +84,7 @@ impl Simt {
     /// The weights of all heights, (L,D,C) at `out`.
     fn expand(&mut self, out: Ptr, w: Ptr, (d, l, f): (usize, usize, usize)) {
         let width = columns(l, f);
-        let params =
-            WindowConvExpandParams { out, w, d: d as i32, l: l as i32, f: f as i32, columns: width as i32 };
+        let params = WindowConvExpandParams { out, w, d: d as i32, l: l as i32, f: f as i32, columns: width as i32 };
         self.launch(self.of(WINDOW_CONV_EXPAND), [(l * d * width).div_ceil(256), 1, 1], 0, params);
     }
 }
