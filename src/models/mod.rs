@@ -4,11 +4,13 @@ line, and its gradient, parity, overfit, resume and transfer tests.
 */
 
 pub mod bert4rec;
+pub mod caser;
 pub mod gru4rec;
 pub mod peterrec;
 pub mod sasrec;
 
 pub use bert4rec::Bert4Rec;
+pub use caser::Caser;
 pub use gru4rec::Gru4Rec;
 pub use peterrec::PeterRec;
 pub use sasrec::SasRec;
@@ -139,6 +141,10 @@ pub struct ModelSettings {
     pub taps: usize,
     /// Dilations of the blocks of convolutions, over and over.
     pub dilations: Vec<usize>,
+    /// Rows of a window (L), horizontal filters of each height and vertical filters (Caser).
+    pub window: usize,
+    pub horizontal: usize,
+    pub vertical: usize,
     /// Patches of a network that is fine-tuned.
     pub patch: Option<PatchConfig>,
     /// Rows of the item table that a step touches at most, where the table is updated by rows; `None`: all are updated.
@@ -149,7 +155,7 @@ pub struct ModelSettings {
 #[macro_export]
 macro_rules! for_all_models {
     ($each:ident) => {
-        $each! { Bert4Rec, SasRec, Gru4Rec, PeterRec }
+        $each! { Bert4Rec, SasRec, Gru4Rec, PeterRec, Caser }
     };
 }
 

@@ -74,7 +74,7 @@ macro_rules! settings {
 
 settings! {
     "Model" {
-        model: String = "bert4rec".into(), "bert4rec", "Which model: bert4rec, sasrec, peterrec (NextItNet with --task next-item)";
+        model: String = "bert4rec".into(), "bert4rec", "Which model: bert4rec, sasrec, gru4rec, peterrec (NextItNet with --task next-item), caser";
         task: String = "auto".into(), "auto", "What it learns: masked-item, next-item; auto: what the model was made for";
         width: usize = 128, "128", "Width of all representations";
         blocks: usize = 2, "2", "Transformer blocks, or blocks of two convolutions";
@@ -88,6 +88,9 @@ settings! {
         init_std: f32 = 0.02, "0.02", "Standard deviation of the initial weights";
         taps: usize = 3, "3", "Taps of a dilated convolution (peterrec)";
         dilations: List = List(vec![1, 4]), "1,4", "Dilations of the blocks, over and over (peterrec); the second convolution of a block has twice as much";
+        window: usize = 5, "5", "Items that a convolution looks at (caser)";
+        horizontal: usize = 16, "16", "Horizontal filters of each height (caser)";
+        vertical: usize = 4, "4", "Vertical filters (caser)";
     }
     "Fine-tuning" {
         patch: Patching = Patching::None, "none", "Where patches stand: behind the parts of a block, or parallel to them [--transfer patch: serial]";
@@ -289,6 +292,9 @@ impl Settings {
             ("ffn-ratio", self.ffn_ratio),
             ("batch", self.batch),
             ("taps", self.taps),
+            ("window", self.window),
+            ("horizontal", self.horizontal),
+            ("vertical", self.vertical),
             ("targets", self.targets),
             ("epochs", self.epochs as usize),
             ("eval-every", self.eval_every as usize),
@@ -426,6 +432,9 @@ impl Settings {
             init_std: self.init_std,
             taps: self.taps,
             dilations: self.dilations.0.clone(),
+            window: self.window,
+            horizontal: self.horizontal,
+            vertical: self.vertical,
             patch: self.patches(),
             touched: None,
         }
