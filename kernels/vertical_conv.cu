@@ -207,10 +207,10 @@ __device__ __forceinline__ void vertical_conv_dw(const VerticalConvDwParams& p) 
   if (bias && tap0 == 0) out[(i64)p.f * p.l + filter] = sum;
 }
 
-KERNEL(vertical_conv_fwd_bf16, VerticalConvFwdParams, 256) { vertical_conv_fwd<bf16>(p); }
-KERNEL(vertical_conv_fwd_f32, VerticalConvFwdParams, 256) { vertical_conv_fwd<float>(p); }
-KERNEL(vertical_conv_dx_bf16, VerticalConvDxParams, 256) { vertical_conv_dx<bf16>(p); }
-KERNEL(vertical_conv_dx_f32, VerticalConvDxParams, 256) { vertical_conv_dx<float>(p); }
+KERNEL(vertical_conv_fwd_bf16, VerticalConvFwdParams, 256, 2) { vertical_conv_fwd<bf16>(p); }
+KERNEL(vertical_conv_fwd_f32, VerticalConvFwdParams, 256, 2) { vertical_conv_fwd<float>(p); }
+KERNEL(vertical_conv_dx_bf16, VerticalConvDxParams, 256, 2) { vertical_conv_dx<bf16>(p); }
+KERNEL(vertical_conv_dx_f32, VerticalConvDxParams, 256, 2) { vertical_conv_dx<float>(p); }
 KERNEL(vertical_conv_dw_bf16, VerticalConvDwParams, 256) { vertical_conv_dw<bf16>(p); }
 KERNEL(vertical_conv_dw_f32, VerticalConvDwParams, 256) { vertical_conv_dw<float>(p); }
 
