@@ -123,6 +123,13 @@ impl Base {
             return Err(Error::user(format!("{}: the run consists of patches on another one", run.display()))
                 .hint(format!("start from its base: --from {}", origin.run.display())));
         }
+        if file.lags() {
+            return Err(Error::user(format!(
+                "{}: rows of this checkpoint's table stand at earlier steps than the rest (its run updates tables by rows)",
+                path.display()
+            ))
+            .hint("take its best checkpoint: leave --last out"));
+        }
         let items = Vocab::open(&folder.items())?;
         if file.vocabulary() != items.fingerprint() {
             return Err(Error::user(format!("{}: the checkpoint belongs to another item vocabulary", path.display())));

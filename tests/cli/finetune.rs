@@ -191,6 +191,8 @@ fn what_does_not_fit_is_refused_before_anything_is_written() {
     p.refused("train data --out new --patch serial", &["mipgpu finetune"]);
     p.refused("train data --out new --model sasrec --task masked-item", &["cannot learn", "next-item"]);
     p.refused("train data --out new --task next", &["no task 'next'", "next-item"]);
+    p.train("rows", "--epochs 1 --loss sampled-softmax --negatives 5 --table-update rows");
+    p.refused("finetune --from rows data --out new --last", &["by rows", "leave --last out"]);
     p.well(&format!("train data --out gru -q --model gru4rec --epochs 1 {TINY}"));
     p.refused("finetune --from gru data --out new --transfer patch", &["no place for patches"]);
 }
