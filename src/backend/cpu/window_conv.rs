@@ -43,13 +43,44 @@ struct Maxima<'a> {
     cu: &'a [u32],
 }
 
-/// Takes what is larger; NaN counts as that, so that it is not lost.
+/// Columns worked on side by side: vectors of any instruction set, in plain code that the compiler turns into them.
+const SIDE: usize = 16;
+
+/// The first columns of a slice, zeros behind them.
 #[inline(always)]
-fn larger(y: &mut [f32], at: &mut [u32], c: &[f32], back: u32) {
-    for ((y, at), c) in y.iter_mut().zip(at).zip(c) {
-        let take = *c > *y || c.is_nan();
-        *y = if take { *c } else { *y };
-        *at = if take { back } else { *at };
+fn side<T: Copy + Default>(x: &[T]) -> [T; SIDE] {
+    x.first_chunk().copied().unwrap_or_else(|| {
+        let mut all = [T::default(); SIDE];
+        all[..x.len()].copy_from_slice(x);
+        all
+    })
+}
+
+/// The maximum so far, and how many rows back it stands.
+struct Best {
+    c: [f32; SIDE],
+    at: [u32; SIDE],
+}
+
+impl Best {
+    /// Takes what is larger; NaN counts as that, so that it is not lost.
+    #[inline(always)]
+    fn meet(&mut self, c: [f32; SIDE], back: u32) {
+        for ((best, at), c) in self.c.iter_mut().zip(&mut self.at).zip(c) {
+            let take = c > *best || c.is_nan();
+            *best = if take { c } else { *best };
+            *at = if take { back } else { *at };
+        }
+    }
+
+    /// Behind the ReLU.
+    #[inline(always)]
+    fn relu(&mut self) {
+        for (best, at) in self.c.iter_mut().zip(&mut self.at) {
+            let off = *best <= 0.0;
+            *best = if off { 0.0 } else { *best };
+            *at = if off { NO_ROW } else { *at };
+        }
     }
 }
 
@@ -62,20 +93,21 @@ impl Kernel for Maxima<'_> {
             for t in from..until {
                 let place = (t - self.first) * self.columns + self.column0;
                 let (y, at) = (&mut self.y[place..][..f], &mut self.at[place..][..f]);
-                let c = |back: usize| &self.c[(t + self.lead - self.first - back) * f..][..f];
-                y.copy_from_slice(c(0));
-                at.fill(0);
-                for back in 1..=self.reach.min(t - start) {
-                    larger(y, at, c(back), back as u32);
-                }
-                // All places before the start are the same: the newest of them stands for all.
-                if self.reach > t - start {
-                    larger(y, at, self.bias, (t - start + 1) as u32);
-                }
-                for (y, at) in y.iter_mut().zip(at) {
-                    let off = *y <= 0.0;
-                    *y = if off { 0.0 } else { *y };
-                    *at = if off { NO_ROW } else { *at };
+                let newest = t + self.lead - self.first;
+                for j in (0..f).step_by(SIDE) {
+                    let c = |back: usize| side(&self.c[(newest - back) * f..][..f][j..]);
+                    let mut best = Best { c: c(0), at: [0; SIDE] };
+                    for back in 1..=self.reach.min(t - start) {
+                        best.meet(c(back), back as u32);
+                    }
+                    // All places before the start are the same: the newest of them stands for all.
+                    if self.reach > t - start {
+                        best.meet(side(&self.bias[j..]), (t - start + 1) as u32);
+                    }
+                    best.relu();
+                    let width = SIDE.min(f - j);
+                    y[j..][..width].copy_from_slice(&best.c[..width]);
+                    at[j..][..width].copy_from_slice(&best.at[..width]);
                 }
             }
         }
@@ -141,12 +173,18 @@ impl Kernel for Route<'_> {
         for [_, end, from, until] in sequences(self.cu, self.first, self.dc.len() / f) {
             for s in from..until {
                 let dc = &mut self.dc[(s - self.first) * f..][..f];
-                for back in 0..=self.reach.min(end - 1 - s) {
-                    let place = (s + back) * self.columns + self.column0;
-                    let (dy, at) = (&self.dy[place..][..f], &self.at[place..][..f]);
-                    for (dc, (dy, at)) in dc.iter_mut().zip(dy.iter().zip(at)) {
-                        *dc += if *at == back as u32 { *dy } else { 0.0 };
+                let (column0, last) = (s * self.columns + self.column0, self.reach.min(end - 1 - s));
+                for j in (0..f).step_by(SIDE) {
+                    let mut sum = [0.0f32; SIDE];
+                    for back in 0..=last {
+                        let place = column0 + back * self.columns;
+                        let (dy, at) = (side(&self.dy[place..][..f][j..]), side(&self.at[place..][..f][j..]));
+                        for (sum, (dy, at)) in sum.iter_mut().zip(dy.into_iter().zip(at)) {
+                            *sum += if at == back as u32 { dy } else { 0.0 };
+                        }
                     }
+                    let width = SIDE.min(f - j);
+                    dc[j..][..width].copy_from_slice(&sum[..width]);
                 }
             }
         }
@@ -180,8 +218,7 @@ impl Run<WindowConvBwd> for Cpu {
         let (n, d, l, f) = (op.n, op.d, op.l, op.f);
         let (columns, weights) = (l * f, taps(l) * d * f);
         // SAFETY: disjoint by the assertion, each taken once.
-        let (mut dx, mut dw, db) =
-            unsafe { (self.grad(op.dx, n * d), self.grad(op.dw, weights), self.grad(op.db, columns)) };
+        let (dx, dw, db) = unsafe { (self.grad(op.dx, n * d), self.grad(op.dw, weights), self.grad(op.db, columns)) };
         let (dy, at) = (self.get(op.dy, n * columns), self.ids(op.at, n * columns));
         let (x, w, cu) = (self.get(op.x, n * d), self.get(op.w, weights), self.ids(op.cu, op.b + 1));
         if db.is_some() {
@@ -195,26 +232,50 @@ impl Run<WindowConvBwd> for Cpu {
         if dx.is_none() && dw.is_none() {
             return;
         }
-        scratch::borrow(n * f, |dc| {
-            for h in 1..=l {
-                let (column0, reach, taps_of) = ((h - 1) * f, l - h, height(h));
+        // dc of each height (N,F), one height after another, so that their rows are contiguous for the products.
+        let matrix = |tap: usize| View::dense(&w[tap * d * f..][..d * f], d, f);
+        let each = (n * f).max(1);
+        scratch::borrow(l * n * f, |dc| {
+            dc.par_chunks_mut(each).enumerate().for_each(|(h, dc)| {
+                let (column0, reach) = (h * f, l - 1 - h);
                 dc.par_chunks_mut(ROWS * f).enumerate().for_each(|(block, dc)| {
                     dispatch(Route { dc, f, first: block * ROWS, dy, at, columns, column0, reach, cu });
                 });
-                let matrices = taps(h - 1) * d * f..taps(h) * d * f;
-                if let Some((dx, acc)) = &mut dx {
-                    let w = &w[matrices.clone()];
-                    let of = |tap: usize| View::dense(&w[tap * d * f..][..d * f], d, f).t();
-                    packed(h, (f, d), of, |packed, zeros| {
-                        // The heights after the first add to what the ones before have left.
-                        let start = if *acc || h > 1 { Start::Held } else { Start::Zero };
-                        let conv =
-                            Shifted { x: dc, k: f, n: d, packed, zeros, taps: taps_of, mirrored: true, cu, start };
-                        dx.par_chunks_mut(ROWS * d).enumerate().for_each(|(block, dx)| conv.block(dx, block * ROWS));
-                    });
-                }
-                if let Some((dw, acc)) = &mut dw {
-                    weight_gradient(&mut dw[matrices], *acc, x, dc, (n, d, f), taps_of, cu);
+            });
+            let dc = &*dc;
+            if let Some((dx, acc)) = dx {
+                let len = gemm::packed_len(f, d);
+                packed(
+                    taps(l),
+                    (f, d),
+                    |tap| matrix(tap).t(),
+                    |packed, zeros| {
+                        dx.par_chunks_mut(ROWS * d).enumerate().for_each(|(block, dx)| {
+                            for (x, h) in dc.chunks(each).zip(1..) {
+                                // The heights after the first add to what the ones before have left.
+                                let start = if acc || h > 1 { Start::Held } else { Start::Zero };
+                                let packed = &packed[taps(h - 1) * len..][..h * len];
+                                let taps = height(h);
+                                let conv = Shifted { x, k: f, n: d, packed, zeros, taps, mirrored: true, cu, start };
+                                conv.block(dx, block * ROWS);
+                            }
+                        });
+                    },
+                );
+            }
+            if let Some((dw, acc)) = dw {
+                for h in 1..=l {
+                    // Without rows there is no dc, but dw is cleared all the same.
+                    let dc = &dc[(h - 1) * n * f..][..n * f];
+                    weight_gradient(
+                        &mut dw[taps(h - 1) * d * f..taps(h) * d * f],
+                        acc,
+                        x,
+                        dc,
+                        (n, d, f),
+                        height(h),
+                        cu,
+                    );
                 }
             }
         });
