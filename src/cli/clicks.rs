@@ -76,7 +76,7 @@ pub struct Args {
     #[arg(short, long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// The smallest rating that is a click
-    #[arg(long, value_name = "X", default_value_t = 1.0, allow_hyphen_values = true)]
+    #[arg(long, value_name = "X", default_value_t = 1.0, allow_negative_numbers = true)]
     positive: f32,
     /// Item vectors to use instead of the run's: safetensors as of `mipgpu export`, or .npy with --vector-keys
     #[arg(long, value_name = "FILE")]
@@ -93,7 +93,7 @@ pub struct Args {
     /// Widths of the hidden layers; 0: none, which is logistic regression
     #[arg(long, value_delimiter = ',', default_value = "128,64", value_name = "H,H,…", help_heading = "Head")]
     hidden: Vec<usize>,
-    #[arg(long, default_value_t = 1e-3, help = "Learning rate", help_heading = "Head")]
+    #[arg(long, default_value_t = 1e-3, allow_negative_numbers = true, help = "Learning rate", help_heading = "Head")]
     lr: f32,
     #[arg(long, default_value_t = 512, help = "Impressions a step", help_heading = "Head")]
     batch: usize,
@@ -106,9 +106,21 @@ pub struct Args {
         help_heading = "Head"
     )]
     patience: u32,
-    #[arg(long, default_value_t = 0.01, help = "AdamW's weight decay of matrices", help_heading = "Head")]
+    #[arg(
+        long,
+        default_value_t = 0.01,
+        allow_negative_numbers = true,
+        help = "AdamW's weight decay of matrices",
+        help_heading = "Head"
+    )]
     weight_decay: f32,
-    #[arg(long, default_value_t = 5.0, help = "Clip gradients to this global norm; 0 = never", help_heading = "Head")]
+    #[arg(
+        long,
+        default_value_t = 5.0,
+        allow_negative_numbers = true,
+        help = "Clip gradients to this global norm; 0 = never",
+        help_heading = "Head"
+    )]
     clip: f32,
     #[arg(
         long,

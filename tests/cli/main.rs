@@ -6,6 +6,7 @@ that end before their time · `modes` every way to train, and what is printed ho
 */
 
 mod checkpoints;
+mod clicks;
 mod devices;
 mod endings;
 mod modes;
