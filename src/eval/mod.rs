@@ -5,6 +5,7 @@ beside a popularity baseline; [`recommend`] keeps the best k of the same scores.
 [`Encoder`]: it ranks and chooses where its item table lies, so that neither the table nor scores come here.
 */
 
+pub mod clicks;
 pub mod evaluate;
 pub mod item_map;
 pub mod metrics;

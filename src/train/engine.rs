@@ -192,7 +192,7 @@ impl<B: Backend> Engine<B> {
     /// Settings that contradict each other, need more memory than there is, or sizes that the backend does not serve.
     pub fn new(settings: &Settings, facts: impl Into<Facts>, open: impl Fn(&Planner) -> Result<B>) -> Result<Self> {
         let mut engine = Self::blank(settings, facts, open)?;
-        engine.draw_weights();
+        draw_weights(&engine.plan, &mut engine.backend, engine.settings.seed);
         Ok(engine)
     }
 
@@ -347,29 +347,6 @@ impl<B: Backend> Engine<B> {
         parts.step(&mut asking, &Shape { b: c.b, n: c.n, m: c.m, training: true });
         parts.scoring.largest(&mut asking);
         asking
-    }
-
-    fn draw_weights(&mut self) {
-        // In pieces: a table may be larger than what memory is left.
-        const PIECE: usize = 1 << 22;
-        let mut values = Vec::new();
-        for (i, p) in self.plan.params().iter().enumerate() {
-            let mut draw = Stream::new(self.settings.seed, Purpose::Init, i as u32);
-            for at in (0..p.w.len()).step_by(PIECE) {
-                let piece = p.w.slice(at, PIECE.min(p.w.len() - at));
-                values.clear();
-                values.extend((0..piece.len()).map(|_| match p.init {
-                    Init::Constant(c) => c,
-                    Init::TruncatedNormal(std) => loop {
-                        let x = draw.normal();
-                        if x.abs() <= 2.0 {
-                            break x * std;
-                        }
-                    },
-                }));
-                self.backend.write(piece.raw(), &values);
-            }
-        }
     }
 
     /// Keeps `len` interactions in the device's own memory, if it has room: batches are then named by where they start
@@ -646,6 +623,30 @@ impl<B: Backend> Engine<B> {
         match low {
             0 => e.hint("not even one sequence a step fits: lower --width, --length, --blocks or --negatives"),
             batch => e.hint(format!("--batch {batch} would fit; or lower --length, --width, --blocks or --negatives")),
+        }
+    }
+}
+
+/// Draws the initial weights of a plan: each parameter from a stream of its own.
+pub(super) fn draw_weights(plan: &Planner, backend: &mut dyn Backend, seed: u64) {
+    // In pieces: a table may be larger than what memory is left.
+    const PIECE: usize = 1 << 22;
+    let mut values = Vec::new();
+    for (i, p) in plan.params().iter().enumerate() {
+        let mut draw = Stream::new(seed, Purpose::Init, i as u32);
+        for at in (0..p.w.len()).step_by(PIECE) {
+            let piece = p.w.slice(at, PIECE.min(p.w.len() - at));
+            values.clear();
+            values.extend((0..piece.len()).map(|_| match p.init {
+                Init::Constant(c) => c,
+                Init::TruncatedNormal(std) => loop {
+                    let x = draw.normal();
+                    if x.abs() <= 2.0 {
+                        break x * std;
+                    }
+                },
+            }));
+            backend.write(piece.raw(), &values);
         }
     }
 }

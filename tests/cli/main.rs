@@ -6,6 +6,7 @@ that end before their time · `finetune` what runs take over from others · `mod
 */
 
 mod checkpoints;
+mod clicks;
 mod devices;
 mod endings;
 mod finetune;
