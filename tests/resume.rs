@@ -146,6 +146,8 @@ fn stop_and_go_on(settings: &Settings) {
             data: dir.join("data"),
             data_fingerprint: data.fingerprint().into(),
             split: SplitSpec::LeaveOneOut,
+            from: None,
+            ratings: None,
             settings: settings.clone(),
         };
         let folder = RunFolder::new(dir.join(name));

@@ -12,12 +12,17 @@ use super::{builtin, opened::open_data, printer::Printer, progress::Progress, sp
 use crate::{
     backend::{self, Device},
     base::{Error, Result, atomic::write_atomically},
-    data::{Dataset, digits, split::Split},
+    data::{
+        Dataset, digits,
+        split::{Split, SplitSpec},
+    },
     eval::{EvalOptions, Report, evaluate},
+    layers::RatingScale,
     tasks::{LossKind, SamplerKind},
     train::{
         Flags, Freeze, Patching, RunFolder, Settings, Trained, Which,
         checkpoint::State,
+        ratings::scale_of,
         run::{Job, RunConfig},
         train,
     },
@@ -160,6 +165,7 @@ fn prepare(args: &Args, printer: &Printer) -> Result<(RunFolder, RunConfig, Data
     }
     conclude_settings(&args.flags, &mut settings, &data)?;
     let split = args.split.spec(&data)?.unwrap_or_default();
+    let ratings = scale(&settings, &data, split)?;
     let folder = match &args.out {
         Some(out) => RunFolder::new(out),
         None => RunFolder::new(free_name(&path, &settings.model)),
@@ -171,6 +177,7 @@ fn prepare(args: &Args, printer: &Printer) -> Result<(RunFolder, RunConfig, Data
         data_fingerprint: data.fingerprint().to_string(),
         split,
         from: None,
+        ratings,
         settings,
     };
     Ok((folder, config, data))
@@ -186,8 +193,23 @@ pub fn conclude_settings(flags: &Flags, settings: &mut Settings, data: &Dataset)
             .hint("add --loss sampled-softmax, bce, gbce or bpr"));
     }
     settings.name_task()?;
+    if let (true, Some(flag)) = (settings.find()?.1.rated, flags.first_of_losses()) {
+        return Err(Error::user(format!("--{flag} has no effect: --task rating has a loss of its own"))
+            .hint("leave it out: the loss is the squared error of the hidden ratings"));
+    }
     settings.check()?;
     settings.loss().check(Some(data.items()))
+}
+
+/// The scale of the data's ratings, where the task is about them.
+///
+/// # Errors
+/// The data have none, or but one.
+pub fn scale(settings: &Settings, data: &Dataset, split: SplitSpec) -> Result<Option<RatingScale>> {
+    if !settings.find()?.1.rated {
+        return Ok(None);
+    }
+    scale_of(data, &Split::new(data, split)?).map(Some)
 }
 
 /// The first free `runs/DATA-MODEL-N`.

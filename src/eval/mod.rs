@@ -39,6 +39,16 @@ pub struct Query<'a> {
     pub among: &'a [Vec<u32>],
 }
 
+/// A rating asked for: what someone who gave these ratings would give to an item.
+#[derive(Clone, Copy, Debug)]
+pub struct Question<'a> {
+    /// Oldest first; may be empty.
+    pub items: &'a [u32],
+    /// Of each of these.
+    pub ratings: &'a [f32],
+    pub item: u32,
+}
+
 /// Why there is no answer.
 #[derive(Debug)]
 pub enum Fault {
@@ -100,6 +110,15 @@ pub trait Encoder {
     /// # Errors
     /// What the model reports.
     fn encode(&mut self, histories: &[&[u32]], out: &mut [f32]) -> Result<()>;
+
+    /// The ratings asked for, as the model predicts them.
+    ///
+    /// # Errors
+    /// The model predicts none; what it reports.
+    fn predict(&mut self, questions: &[Question<'_>]) -> Result<Vec<f32>> {
+        let _ = questions;
+        Err(Error::user("the model predicts no ratings").hint("train one with --task rating"))
+    }
 
     /// The ranks of every query's targets.
     ///

@@ -23,7 +23,7 @@ mod transformer;
 pub use block::{Block, BlockConfig, NormPlace};
 pub use conv_block::{ConvBlock, ConvBlockConfig};
 pub use embed::{Embed, EmbedConfig};
-pub use facts::Facts;
+pub use facts::{Facts, RatingScale};
 pub use ffn::Ffn;
 pub use gru::Gru;
 pub use input::{Capacity, Head, HostInput, Input, Shape};

@@ -15,7 +15,7 @@ pub use sasrec::SasRec;
 
 use crate::{
     base::{Error, Result},
-    layers::{BlockConfig, EmbedConfig, Facts, Input, NormPlace, PatchConfig, Shape, View},
+    layers::{BlockConfig, EmbedConfig, Facts, Input, NormPlace, PatchConfig, RatingScale, Shape, View},
     mem::{Param, Planner, Var},
     ops::Backend,
 };
@@ -66,10 +66,33 @@ pub trait Model: Network + Sized + 'static {
     const ABOUT: &'static str;
     /// The views it has, the one it was made for first.
     const VIEWS: &'static [View];
+    /// What its rows can be.
+    const TAKES: Takes = Takes::Items;
 
     /// # Errors
     /// Settings that contradict each other (heads not dividing the width).
     fn plan(p: &mut Planner, c: &Context) -> Result<Self>;
+}
+
+/// What the rows of a model's input are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takes {
+    /// Items.
+    Items,
+    /// Items with ratings.
+    Ratings,
+    /// Either.
+    Both,
+}
+
+impl Takes {
+    pub fn items(self) -> bool {
+        self != Takes::Ratings
+    }
+
+    pub fn ratings(self) -> bool {
+        self != Takes::Items
+    }
 }
 
 /// What a model is planned for: settings, data, batches, and what the task asks.
@@ -83,6 +106,8 @@ pub struct Context<'a> {
     pub special: usize,
     pub input: &'a Input,
     pub view: View,
+    /// The scale of the ratings that rows come with, where the task is about them.
+    pub ratings: Option<&'a RatingScale>,
     pub seed: u64,
 }
 
@@ -157,6 +182,7 @@ pub struct Entry {
     pub name: &'static str,
     pub about: &'static str,
     pub views: &'static [View],
+    pub takes: Takes,
     /// Plans it; the view is one of its own.
     pub plan: fn(&mut Planner, &Context) -> Result<Box<dyn Network>>,
 }
@@ -168,6 +194,7 @@ macro_rules! list {
             name: $model::NAME,
             about: $model::ABOUT,
             views: $model::VIEWS,
+            takes: $model::TAKES,
             plan: |p, c| Ok(Box::new($model::plan(p, c)?)),
         }),*];
     };

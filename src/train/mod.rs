@@ -4,6 +4,7 @@ over from another run, and a trained model to ask. */
 pub mod check;
 pub mod checkpoint;
 pub mod engine;
+pub mod ratings;
 pub mod run;
 pub mod schedule;
 pub mod scoring;

@@ -36,7 +36,7 @@ use crate::{
         split::{Split, SplitSpec},
     },
     eval::{EvalOptions, evaluate},
-    layers::Facts,
+    layers::{Facts, RatingScale},
     mem::Planner,
     ops::Backend,
     tasks::Sequence,
@@ -55,6 +55,9 @@ pub struct RunConfig {
     /// The run that it continues in another domain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<Origin>,
+    /// The ratings that it predicts, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ratings: Option<RatingScale>,
     pub settings: Settings,
 }
 
@@ -245,6 +248,8 @@ struct Loop<'a, B> {
     engine: Engine<B>,
     /// Whether the device holds the data.
     held: bool,
+    /// Whether it learns ratings.
+    rated: bool,
     /// Steps launched, at most one ahead of those booked in `state`.
     launched: u64,
     state: State,
@@ -266,7 +271,7 @@ impl<'a, B: Backend> Loop<'a, B> {
         let s = &job.config.settings;
         let counts: Vec<u64> = job.split.train_counts().iter().map(|c| *c as u64).collect();
         // What is loaded need not be drawn.
-        let facts = Facts::from(&counts);
+        let facts = Facts { counts, ratings: job.config.ratings.clone() };
         let mut engine = if job.resume { Engine::<B>::blank(s, facts, open) } else { Engine::new(s, facts, open) }?;
         let vocabulary = job.data.item_keys().fingerprint();
         let state = if job.resume {
@@ -309,6 +314,7 @@ impl<'a, B: Backend> Loop<'a, B> {
             job,
             engine,
             held,
+            rated: s.find()?.1.rated,
             launched,
             state,
             vocabulary,
@@ -391,7 +397,10 @@ impl<'a, B: Backend> Loop<'a, B> {
                     false => {
                         let items = train.items(data, *user as usize);
                         data.check_items(items)?;
-                        Sequence::Items(items)
+                        match data.ratings_of(*user as usize).filter(|_| self.rated) {
+                            Some(ratings) => Sequence::Rated { items, ratings: &ratings[..items.len()] },
+                            None => Sequence::Items(items),
+                        }
                     }
                 };
                 self.engine.push(*user as u64, sequence);

@@ -60,6 +60,12 @@ macro_rules! settings {
                 given.iter().find(|(given, _)| *given).map(|(_, name)| *name)
             }
 
+            /// The first flag that only losses over items listen to.
+            pub fn first_of_losses(&self) -> Option<&'static str> {
+                let given = [(self.loss.is_some(), "loss"), (self.targets.is_some(), "targets")];
+                given.iter().find(|(given, _)| *given).map(|(_, name)| *name).or(self.first_of_negatives())
+            }
+
             /// The first flag that was given.
             pub fn first_given(&self) -> Option<&'static str> {
                 $($(if self.$name.is_some() { return Some(stringify!($name)); })*)*
@@ -75,7 +81,7 @@ macro_rules! settings {
 settings! {
     "Model" {
         model: String = "bert4rec".into(), "bert4rec", "Which model: bert4rec, sasrec, peterrec (NextItNet with --task next-item)";
-        task: String = "auto".into(), "auto", "What it learns: masked-item, next-item; auto: what the model was made for";
+        task: String = "auto".into(), "auto", "What it learns: masked-item, next-item, rating; auto: what the model was made for";
         width: usize = 128, "128", "Width of all representations";
         blocks: usize = 2, "2", "Transformer blocks, or blocks of two convolutions";
         heads: usize = 4, "4", "Attention heads; must divide the width";
@@ -346,6 +352,11 @@ impl Settings {
             )
             .hint("use --loss sampled-softmax, bce, gbce or bpr, or leave --table-update out"));
         }
+        let (_, task) = self.find()?;
+        if self.table_update == TableUpdate::Rows && task.rated {
+            return Err(Error::user(format!("--table-update rows: --task {} updates all rows", task.name))
+                .hint("leave --table-update out"));
+        }
         if self.table_update == TableUpdate::Rows && !self.rows_can_catch_up() {
             return Err(Error::user(format!("--beta1 {} and --beta2 {}", self.beta1, self.beta2))
                 .hint("the square of beta1 must be below beta2, or rows cannot catch up: add --table-update dense"));
@@ -361,9 +372,9 @@ impl Settings {
     /// There is none of that name; the model does not see what the task asks of it.
     pub fn find(&self) -> Result<(&'static models::Entry, &'static tasks::Entry)> {
         let model = models::find(&self.model)?;
-        let fits = |task: &&tasks::Entry| model.views.contains(&task.view);
+        let fits = |task: &&tasks::Entry| task.suits(model);
         if self.task == "auto" {
-            let natural = tasks::ALL.iter().find(|task| task.view == model.views[0]);
+            let natural = tasks::ALL.iter().find(|task| fits(task) && task.view == model.views[0]);
             return Ok((model, natural.ok_or_else(|| Error::internal(format!("no task for {}", model.name)))?));
         }
         let task = tasks::find(&self.task)?;
