@@ -15,7 +15,7 @@ pub use sasrec::SasRec;
 
 use crate::{
     base::{Error, Result},
-    layers::{BlockConfig, EmbedConfig, Facts, Input, NormPlace, PatchConfig, RatingScale, Shape, View},
+    layers::{BlockConfig, EmbedConfig, Facts, Input, NormPlace, PatchConfig, RatedConfig, RatingScale, Shape, View},
     mem::{Param, Planner, Var},
     ops::Backend,
 };
@@ -120,6 +120,11 @@ impl Context<'_> {
             d: c.width,
             touched: c.touched,
             positions,
+            rated: self.ratings.map(|scale| RatedConfig {
+                classes: scale.levels.len() + 1,
+                width: c.rating_width,
+                std: c.init_std,
+            }),
             norm: false,
             dropout: c.dropout,
             std: c.init_std,
@@ -162,6 +167,8 @@ pub struct ModelSettings {
     pub taps: usize,
     /// Dilations of the blocks of convolutions, over and over.
     pub dilations: Vec<usize>,
+    /// Width of a rating's vector beside the item's; 0: added to it.
+    pub rating_width: usize,
     /// Patches of a network that is fine-tuned.
     pub patch: Option<PatchConfig>,
     /// Rows of the item table that a step touches at most, where the table is updated by rows; `None`: all are updated.

@@ -94,6 +94,7 @@ settings! {
         init_std: f32 = 0.02, "0.02", "Standard deviation of the initial weights";
         taps: usize = 3, "3", "Taps of a dilated convolution (peterrec)";
         dilations: List = List(vec![1, 4]), "1,4", "Dilations of the blocks, over and over (peterrec); the second convolution of a block has twice as much";
+        rating_width: usize = 32, "32", "Width of a rating's vector beside the item (bert4rec with --task rating); 0: as wide as the item, and added";
     }
     "Fine-tuning" {
         patch: Patching = Patching::None, "none", "Where patches stand: behind the parts of a block, or parallel to them [--transfer patch: serial]";
@@ -312,6 +313,7 @@ impl Settings {
         let floats = sizes.iter().fold(1u128, |all, size| all.saturating_mul(*size as u128));
         for (what, size, most) in [
             ("--width", self.width, 1 << 16),
+            ("--rating-width", self.rating_width, 1 << 16),
             ("--blocks", self.blocks, 1 << 10),
             ("--negatives", self.negatives, 1 << 24),
             ("--batch times --length", rows, 1 << 31),
@@ -432,6 +434,7 @@ impl Settings {
             init_std: self.init_std,
             taps: self.taps,
             dilations: self.dilations.0.clone(),
+            rating_width: self.rating_width,
             patch: self.patches(),
             touched: None,
         }
