@@ -11,6 +11,7 @@ pub mod metrics;
 pub mod negatives;
 pub mod popularity;
 pub mod rank;
+pub mod ratings;
 pub mod recommend;
 pub mod report;
 pub mod slices;
@@ -19,6 +20,7 @@ pub mod vectors;
 pub use evaluate::{EvalOptions, UserResult, evaluate};
 pub use item_map::ItemMap;
 pub use rank::Ranks;
+pub use ratings::{RatingOptions, RatingReport, evaluate_ratings};
 pub use recommend::Scored;
 pub use report::Report;
 

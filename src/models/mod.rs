@@ -4,11 +4,13 @@ line, and its gradient, parity, overfit, resume and transfer tests.
 */
 
 pub mod bert4rec;
+pub mod dacf;
 pub mod gru4rec;
 pub mod peterrec;
 pub mod sasrec;
 
 pub use bert4rec::Bert4Rec;
+pub use dacf::Dacf;
 pub use gru4rec::Gru4Rec;
 pub use peterrec::PeterRec;
 pub use sasrec::SasRec;
@@ -179,7 +181,7 @@ pub struct ModelSettings {
 #[macro_export]
 macro_rules! for_all_models {
     ($each:ident) => {
-        $each! { Bert4Rec, SasRec, Gru4Rec, PeterRec }
+        $each! { Bert4Rec, SasRec, Gru4Rec, PeterRec, Dacf }
     };
 }
 

@@ -35,7 +35,7 @@ use crate::{
         Dataset, Vocab,
         split::{Split, SplitSpec},
     },
-    eval::{EvalOptions, evaluate},
+    eval::{EvalOptions, RatingOptions, evaluate, evaluate_ratings},
     layers::{Facts, RatingScale},
     mem::Planner,
     ops::Backend,
@@ -463,18 +463,26 @@ impl<'a, B: Backend> Loop<'a, B> {
         state.step_in_epoch = 0;
         let loss = state.loss_sum / state.scored.max(1) as f64;
         (state.loss_sum, state.scored) = (0.0, 0);
-        let mut row = EpochRow { epoch: state.epoch, step: state.step, loss, ndcg: None, hit: None };
+        let (epoch, step) = (state.epoch, state.step);
+        let mut row = EpochRow { epoch, step, loss, ndcg: None, hit: None, rmse: None, mae: None };
         let mut best = false;
         if state.epoch.is_multiple_of(s.eval_every) || state.epoch == s.epochs {
             self.engine.settle(state.step);
             if self.job.split.summary().valid_users > 0 {
                 self.check_data()?;
                 let valid = self.job.split.valid();
-                let options = EvalOptions { ks: vec![10.min(self.job.data.items())], ..EvalOptions::default() };
-                let report = evaluate(&mut self.engine, self.job.data, &valid, &options)?;
-                let at = report.full.model.at[0];
-                (row.ndcg, row.hit) = (Some(at.ndcg), Some(at.hr));
-                best = self.state.best.is_none_or(|(_, b)| at.ndcg > b);
+                if let Some(scale) = &self.job.config.ratings {
+                    let options = RatingOptions { range: scale.range(), batch: s.batch, item_map: None };
+                    let report = evaluate_ratings(&mut self.engine, self.job.data, &valid, &options, &mut |_| Ok(()))?;
+                    (row.rmse, row.mae) = (Some(report.model.rmse), Some(report.model.mae));
+                } else {
+                    let options = EvalOptions { ks: vec![10.min(self.job.data.items())], ..EvalOptions::default() };
+                    let report = evaluate(&mut self.engine, self.job.data, &valid, &options)?;
+                    let at = report.full.model.at[0];
+                    (row.ndcg, row.hit) = (Some(at.ndcg), Some(at.hr));
+                }
+                let before = self.state.history.iter().filter_map(EpochRow::goodness).reduce(f64::max);
+                best = before.is_none_or(|b| row.goodness().is_some_and(|now| now > b));
             } else {
                 // Nothing to choose by: the newest weights are the best there are.
                 best = true;
@@ -482,12 +490,12 @@ impl<'a, B: Backend> Loop<'a, B> {
         }
         self.state.history.push(row);
         let epoch = self.state.epoch;
-        let ndcg = self.state.history.last().and_then(|r| r.ndcg);
+        let measure = self.state.history.last().and_then(EpochRow::measure);
         if best {
-            self.state.best = ndcg.map(|ndcg| (epoch, ndcg));
+            self.state.best = measure.map(|measure| (epoch, measure));
             self.state.stale = 0;
             self.save(&self.job.folder.best(), false)?;
-        } else if ndcg.is_some() {
+        } else if measure.is_some() {
             self.state.stale += 1;
             self.state.done = s.patience > 0 && self.state.stale >= s.patience;
         }

@@ -80,7 +80,7 @@ macro_rules! settings {
 
 settings! {
     "Model" {
-        model: String = "bert4rec".into(), "bert4rec", "Which model: bert4rec, sasrec, peterrec (NextItNet with --task next-item)";
+        model: String = "bert4rec".into(), "bert4rec", "Which model: bert4rec, sasrec, peterrec (NextItNet with --task next-item), dacf (ratings)";
         task: String = "auto".into(), "auto", "What it learns: masked-item, next-item, rating; auto: what the model was made for";
         width: usize = 128, "128", "Width of all representations";
         blocks: usize = 2, "2", "Transformer blocks, or blocks of two convolutions";
