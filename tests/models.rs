@@ -4,7 +4,7 @@
 use mipgpu::{
     backend::{Cpu, Reference},
     base::rng::{Purpose, Stream},
-    layers::NormPlace,
+    layers::{Facts, NormPlace, RatingScale},
     mem::Param,
     models,
     ops::Memory,
@@ -50,7 +50,7 @@ fn variants() -> Vec<Settings> {
     ];
     // Every model with every task that fits, and behind the first one a loss of pairs.
     for model in models::ALL {
-        for (i, task) in tasks::ALL.iter().filter(|task| model.views.contains(&task.view)).enumerate() {
+        for (i, task) in tasks::ALL.iter().filter(|task| task.suits(model)).enumerate() {
             let s = Settings { model: model.name.into(), task: task.name.into(), ..base.clone() };
             if i == 0 && model.patches {
                 let parallel = Settings { patch: Patching::Parallel, patches: 1, freeze: Freeze::Network, ..s.clone() };
@@ -58,7 +58,7 @@ fn variants() -> Vec<Settings> {
                 let pre = Settings { norm: NormPlace::Pre, loss: LossKind::Bpr, ..s.clone() };
                 all.push(Settings { patch: Patching::Parallel, freeze: Freeze::All, ..pre });
             }
-            if i == 0 {
+            if i == 0 && !task.rated {
                 all.push(Settings { loss: LossKind::Gbce, targets: 2, exclude_seen: true, ..s.clone() });
             }
             all.push(s);
@@ -67,23 +67,27 @@ fn variants() -> Vec<Settings> {
     all
 }
 
-fn counts() -> Vec<u64> {
-    (0..ITEMS as u64).map(|i| 1 + i % 5).collect()
+fn facts() -> Facts {
+    let counts = (0..ITEMS as u64).map(|i| 1 + i % 5).collect();
+    Facts { counts, ratings: Some(RatingScale { levels: vec![1.0, 2.0, 3.0, 4.5, 5.0], mean: 3.25 }) }
 }
 
 /// A batch of sequences of lengths 9 (cut from 12), 1, 5 and 3.
-fn fill<B: mipgpu::ops::Backend>(engine: &mut Engine<B>) {
+fn fill<B: mipgpu::ops::Backend>(engine: &mut Engine<B>, s: &Settings) {
+    let (levels, rated) = (facts().ratings.unwrap().levels, s.find().unwrap().1.rated);
     let mut draw = Stream::new(2, Purpose::Test, 0);
     engine.begin(1);
     for (user, len) in [12, 1, 5, 3].into_iter().enumerate() {
         let items: Vec<u32> = (0..len).map(|_| draw.below(ITEMS as u64) as u32).collect();
-        engine.push(user as u64, Sequence::Items(&items));
+        let ratings: Vec<f32> = (0..len).map(|i| levels[(user * 3 + i * i) % levels.len()]).collect();
+        let rated = rated.then_some(Sequence::Rated { items: &items, ratings: &ratings });
+        engine.push(user as u64, rated.unwrap_or(Sequence::Items(&items)));
     }
 }
 
 fn directional(s: &Settings) {
-    let mut e = Engine::<_>::new(s, &counts(), |p| Ok(Reference::<f64>::new(p))).unwrap();
-    fill(&mut e);
+    let mut e = Engine::<_>::new(s, facts(), |p| Ok(Reference::<f64>::new(p))).unwrap();
+    fill(&mut e, s);
     // What starts as zero could hide a gradient behind it.
     for (i, p) in e.params().to_vec().iter().enumerate() {
         let mut draw = Stream::new(8, Purpose::Test, i as u32);
@@ -137,12 +141,12 @@ fn the_gradient_of_every_parameter_is_right() {
 /// but lost on the way to the weights.
 fn overfit(s: &Settings) {
     let s = Settings { dropout: 0.0, attention_dropout: 0.0, clip: 0.0, init_std: 0.1, width: 32, ..s.clone() };
-    let mut e = Engine::<_>::new(&s, &counts(), |p| Ok(Cpu::new(p))).unwrap();
+    let mut e = Engine::<_>::new(&s, facts(), |p| Ok(Cpu::new(p))).unwrap();
     let mut first = None;
     let mut last = 0.0;
     let steps = if s.loss.pairwise() { 300 } else { 150 };
     for step in 1..=steps {
-        fill(&mut e);
+        fill(&mut e, &s);
         last = e.step(step, 3e-3).unwrap().loss;
         first.get_or_insert(last);
     }
@@ -157,10 +161,10 @@ fn one_batch_can_be_overfitted() {
 
 /// One training step on the CPU backend and on the f64 oracle from the same weights: same loss, same new weights.
 fn one_step(s: &Settings) {
-    let mut cpu = Engine::<_>::new(s, &counts(), |p| Ok(Cpu::new(p))).unwrap();
-    let mut oracle = Engine::<_>::new(s, &counts(), |p| Ok(Reference::<f64>::new(p))).unwrap();
-    fill(&mut cpu);
-    fill(&mut oracle);
+    let mut cpu = Engine::<_>::new(s, facts(), |p| Ok(Cpu::new(p))).unwrap();
+    let mut oracle = Engine::<_>::new(s, facts(), |p| Ok(Reference::<f64>::new(p))).unwrap();
+    fill(&mut cpu, s);
+    fill(&mut oracle, s);
     let (a, b) = (cpu.step(1, 1e-3).unwrap(), oracle.step(1, 1e-3).unwrap());
     assert!((a.loss - b.loss).abs() < 1e-5 * b.loss, "loss {} against {}", a.loss, b.loss);
     assert!((a.norm - b.norm).abs() < 1e-4 * b.norm, "norm {} against {}", a.norm, b.norm);
@@ -182,7 +186,7 @@ fn a_step_on_the_cpu_is_a_step_on_the_oracle() {
 #[test]
 fn a_loss_that_is_not_finite_names_op_and_layer_and_keeps_the_weights() {
     let s = &variants()[0];
-    let mut e = Engine::<_>::new(s, &counts(), |p| Ok(Cpu::new(p))).unwrap();
+    let mut e = Engine::<_>::new(s, facts(), |p| Ok(Cpu::new(p))).unwrap();
     let gamma = e.params().iter().find(|p| p.name == "block.1.ffn_norm.gamma").unwrap().clone();
     let mut values = vec![0.0; gamma.w.len()];
     e.backend.read(gamma.w.raw(), &mut values);
@@ -198,7 +202,7 @@ fn a_loss_that_is_not_finite_names_op_and_layer_and_keeps_the_weights() {
         all
     };
     let before = snapshot(&mut e);
-    fill(&mut e);
+    fill(&mut e, s);
     let error = e.step(17, 1e-3).unwrap_err().to_string();
     assert!(error.contains("step 17") && error.contains("layer_norm_fwd of block.1.ffn_norm"), "{error}");
     assert_eq!(before, snapshot(&mut e), "the weights are as before the step");
@@ -208,7 +212,7 @@ fn a_loss_that_is_not_finite_names_op_and_layer_and_keeps_the_weights() {
 #[test]
 fn a_fault_of_the_backward_pass_is_named_as_such() {
     let s = Settings { norm: NormPlace::Pre, dropout: 0.0, attention_dropout: 0.0, ..variants()[0].clone() };
-    let mut e = Engine::<_>::new(&s, &counts(), |p| Ok(Cpu::new(p))).unwrap();
+    let mut e = Engine::<_>::new(&s, facts(), |p| Ok(Cpu::new(p))).unwrap();
     // The last norm shrinks its output by as much as the item table blows scores up: logits are small, but the gradient
     // that reaches the norm's scale is 1e30 times a table entry of 1e30.
     for (name, factor) in [("last_norm.gamma", 1e-30), ("item.weight", 1e30)] {
@@ -218,7 +222,7 @@ fn a_fault_of_the_backward_pass_is_named_as_such() {
         values.iter_mut().for_each(|x| *x *= factor);
         e.backend.write(p.w.raw(), &values);
     }
-    fill(&mut e);
+    fill(&mut e, &s);
     let error = e.step(5, 1e-3).unwrap_err().to_string();
     assert!(error.contains("step 5: loss") && !error.contains("loss NaN") && !error.contains("loss inf"), "{error}");
     assert!(!error.contains("cross_entropy_bwd"), "{error}");
@@ -228,10 +232,10 @@ fn a_fault_of_the_backward_pass_is_named_as_such() {
 #[test]
 fn weights_that_a_step_ruined_are_noticed_before_they_are_saved() {
     let s = Settings { clip: 0.0, ..variants()[0].clone() };
-    let mut e = Engine::<_>::new(&s, &counts(), |p| Ok(Cpu::new(p))).unwrap();
-    fill(&mut e);
+    let mut e = Engine::<_>::new(&s, facts(), |p| Ok(Cpu::new(p))).unwrap();
+    fill(&mut e, &s);
     assert!(e.step(1, 1e-3).is_ok() && e.check_weights(1).is_ok());
-    fill(&mut e);
+    fill(&mut e, &s);
     assert!(e.step(2, 1e30).is_ok(), "its own loss is still that of good weights");
     let error = e.check_weights(2).unwrap_err().to_string();
     assert!(error.contains("after step 2") && error.contains(" of "), "{error}");
@@ -241,7 +245,7 @@ fn weights_that_a_step_ruined_are_noticed_before_they_are_saved() {
 #[test]
 fn frozen_weights_stay_and_others_move() {
     for s in variants().iter().filter(|s| s.freeze != Freeze::None) {
-        let mut e = Engine::<_>::new(s, &counts(), |p| Ok(Cpu::new(p))).unwrap();
+        let mut e = Engine::<_>::new(s, facts(), |p| Ok(Cpu::new(p))).unwrap();
         let read = |e: &mut Engine<Cpu>, p: &Param| {
             let mut x = vec![0.0; p.w.len()];
             e.backend.read(p.w.raw(), &mut x);
@@ -250,7 +254,7 @@ fn frozen_weights_stay_and_others_move() {
         let params = e.params().to_vec();
         let before: Vec<_> = params.iter().map(|p| read(&mut e, p)).collect();
         for step in 1..=3 {
-            fill(&mut e);
+            fill(&mut e, s);
             e.step(step, 1e-2).unwrap();
         }
         for (p, before) in params.iter().zip(&before) {

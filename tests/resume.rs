@@ -161,6 +161,7 @@ fn stop_and_go_on(settings: &Settings) {
             data_fingerprint: data.fingerprint().into(),
             split: SplitSpec::LeaveOneOut,
             from: None,
+            ratings: None,
             settings: settings.clone(),
         };
         let folder = RunFolder::new(dir.join(name));

@@ -7,13 +7,16 @@ use super::{
     opened::open_data,
     printer::Printer,
     split_flags::SplitFlags,
-    train::{Planned, conclude_settings, execute, free_name},
+    train::{Planned, conclude_settings, execute, free_name, scale},
 };
 use crate::{
     backend::Device,
     base::{Error, Result},
     layers::Facts,
-    train::{Flags, Freeze, FreshItems, Origin, Patching, RunFolder, Transfer, Which, run::RunConfig, transfer::Base},
+    train::{
+        Flags, Freeze, FreshItems, Origin, Patching, RunFolder, Transfer, Which, ratings::scale_after, run::RunConfig,
+        transfer::Base,
+    },
 };
 
 #[derive(Debug, clap::Args)]
@@ -87,6 +90,12 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     conclude_settings(&args.flags, &mut settings, &data)?;
     base.check(&settings, &Facts::from(&vec![1; data.items()]), args.transfer)?;
     let split = args.split.spec(&data)?.unwrap_or_default();
+    let ratings = match (scale(&settings, &data, split)?, &base.ratings) {
+        (Some(new), Some(known)) if matches!(args.transfer, Transfer::Model | Transfer::Patch) => {
+            Some(scale_after(known, new)?)
+        }
+        (new, _) => new,
+    };
     let folder = args.out.map_or_else(|| RunFolder::new(free_name(&path, &settings.model)), RunFolder::new);
     let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
     let origin = Origin {
@@ -102,6 +111,7 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
         data_fingerprint: data.fingerprint().to_string(),
         split,
         from: Some(origin),
+        ratings,
         settings,
     };
     let (device, threads) = (args.device, args.threads);

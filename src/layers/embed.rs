@@ -1,6 +1,6 @@
 //! The input of a sequence model: items, with their positions where the model wants them, normed and with dropout.
 
-use super::{Input, Norm, Shape, Sites, when};
+use super::{Input, Norm, Rated, RatedConfig, Shape, Sites, when};
 use crate::{
     mem::{Dst, Init, Mode, Param, Planner, Var},
     ops::{Backend, DropoutBwd, DropoutFwd, EmbeddingFwd, GatherTable, PositionSum, dropout::Drop},
@@ -17,6 +17,8 @@ pub struct EmbedConfig {
     pub touched: Option<usize>,
     /// Whether positions are added.
     pub positions: bool,
+    /// What stands for the items' ratings; `None`: nothing does.
+    pub rated: Option<RatedConfig>,
     pub norm: bool,
     pub dropout: f32,
     /// Standard deviation of the initial weights.
@@ -24,13 +26,14 @@ pub struct EmbedConfig {
 }
 
 /// y = dropout(LN(item[id] + position[pos])), without the norm for pre-norm models.
-/// Parameters: `item.weight (rows,D)`, `position.weight (T,D)`, `embedding_norm.*`.
+/// Parameters: `item.weight (rows,D)`, `position.weight (T,D)`, those of [`Rated`], `embedding_norm.*`.
 #[derive(Clone, Debug)]
 pub struct Embed {
     pub item: Param,
     position: Option<Param>,
     /// What the two rows add up to (N,D). Its gradient is that of the rows taken from either table.
     pub sum: Var,
+    rated: Option<Rated>,
     norm: Option<Norm>,
     /// The output (N,D).
     pub y: Var,
@@ -46,13 +49,16 @@ impl Embed {
         let item = p.table("item.weight", &[c.rows, d], Init::TruncatedNormal(c.std), c.touched);
         let position = c.positions.then(|| p.param("position.weight", &[t, d], Init::TruncatedNormal(c.std)));
         let sum = p.var(n * d);
-        let norm = c.norm.then(|| Norm::plan(p, "embedding_norm", sum, n, d));
+        let rated = c.rated.map(|c| Rated::plan(p, sum, d, input, &c));
+        let before_norm = rated.as_ref().map_or(sum, |rated| rated.y);
+        let norm = c.norm.then(|| Norm::plan(p, "embedding_norm", before_norm, n, d));
         p.label("embedding");
-        Embed { item, position, sum, norm, y: p.var(n * d), input: *input, d, drop: sites.take(c.dropout) }
+        Embed { item, position, sum, rated, norm, y: p.var(n * d), input: *input, d, drop: sites.take(c.dropout) }
     }
 
     fn before_drop(&self) -> Var {
-        self.norm.as_ref().map_or(self.sum, |norm| norm.y)
+        let before_norm = self.rated.as_ref().map_or(self.sum, |rated| rated.y);
+        self.norm.as_ref().map_or(before_norm, |norm| norm.y)
     }
 
     pub fn forward(&self, b: &mut dyn Backend, s: &Shape) {
@@ -70,6 +76,9 @@ impl Embed {
                 t: position.shape[0],
             }),
             None => b.run(&GatherTable { y, table: self.item.w, id: item, n, d, v }),
+        }
+        if let Some(rated) = &self.rated {
+            rated.forward(b, s);
         }
         if let Some(norm) = &self.norm {
             norm.forward(b, s);
@@ -95,6 +104,9 @@ impl Embed {
         });
         if let Some(norm) = &self.norm {
             norm.backward(b, s, Mode::Write);
+        }
+        if let Some(rated) = &self.rated {
+            rated.backward(b, s);
         }
         if let Some(position) = &self.position {
             b.run(&PositionSum {

@@ -8,18 +8,20 @@ pub mod loss;
 pub mod masked_item;
 pub mod negatives;
 pub mod next_item;
+pub mod rating;
 
 pub use batch::{Batch, Batches, Sequence};
 pub use loss::{Loss, LossKind, LossSettings};
 pub use masked_item::MaskedItem;
 pub use negatives::{Sampler, SamplerKind, SamplerSettings};
 pub use next_item::NextItem;
+pub use rating::Rating;
 
 use crate::{
     base::{Error, Result},
     layers::{Capacity, Facts, HostInput, Input, Shape, View},
     mem::{F32, Planner, Span, U32},
-    models::Representations,
+    models::{self, Representations},
     ops::Backend,
 };
 
@@ -71,6 +73,16 @@ pub trait Task: Send + Sync + std::fmt::Debug {
     fn batches(&self) -> &Batches;
     fn batches_mut(&mut self) -> &mut Batches;
 
+    /// Takes what it must know of the data, once.
+    fn learn(&mut self, facts: &Facts) {
+        let _ = facts;
+    }
+
+    /// Itself, where it is about ratings: it is asked by these, not by histories alone.
+    fn rating(&self) -> Option<&Rating> {
+        None
+    }
+
     /// Rows that are scored of a sequence of `len` items.
     fn scored(&self, epoch: u32, user: u64, len: usize) -> usize;
 
@@ -89,6 +101,11 @@ pub trait Task: Send + Sync + std::fmt::Debug {
         let epoch = batch.head.epoch();
         self.batches().push(batch, user, sequence, |len| self.scored(epoch, user, len));
     }
+
+    /// Writes the batch of step `step`, for [`Task::make`] to go on with.
+    fn upload(&self, b: &mut dyn Backend, batch: &mut Batch, step: u32) -> Shape {
+        self.batches().upload(b, batch, step)
+    }
 }
 
 /// A task of the list.
@@ -103,6 +120,10 @@ pub trait Kind: Task + Sized + 'static {
     const SPECIAL: usize = 1;
     /// Shortest sequence that it learns from.
     const SHORTEST: usize = 1;
+    /// Whether the device may hold the data and gather batches there; where not, the host makes them.
+    const HOLDS: bool = true;
+    /// Whether it is about ratings: it takes [`Sequence::Rated`] of data that have them.
+    const RATED: bool = false;
 
     /// Rows that are scored of one sequence, at most.
     fn most_scored(c: &TaskSettings) -> usize;
@@ -138,7 +159,7 @@ pub struct TaskSettings {
 #[macro_export]
 macro_rules! for_all_tasks {
     ($each:ident) => {
-        $each! { MaskedItem, NextItem }
+        $each! { MaskedItem, NextItem, Rating }
     };
 }
 
@@ -150,6 +171,8 @@ pub struct Entry {
     pub view: View,
     pub special: usize,
     pub shortest: usize,
+    pub holds: bool,
+    pub rated: bool,
     pub most_scored: fn(&TaskSettings) -> usize,
     pub touched: fn(&TaskSettings, &Capacity) -> Option<usize>,
     #[allow(clippy::type_complexity)]
@@ -165,6 +188,8 @@ macro_rules! list {
             view: $task::VIEW,
             special: $task::SPECIAL,
             shortest: $task::SHORTEST,
+            holds: $task::HOLDS,
+            rated: $task::RATED,
             most_scored: $task::most_scored,
             touched: $task::touched,
             plan: |p, c, r, input, value| Ok(Box::new($task::plan(p, c, r, input, value)?)),
@@ -172,6 +197,13 @@ macro_rules! list {
     };
 }
 for_all_tasks!(list);
+
+impl Entry {
+    /// Whether `model` sees what the task asks of it.
+    pub fn suits(&self, model: &models::Entry) -> bool {
+        model.views.contains(&self.view) && if self.rated { model.takes.ratings() } else { model.takes.items() }
+    }
+}
 
 /// The names of all tasks.
 pub fn names() -> Vec<&'static str> {

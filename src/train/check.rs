@@ -8,7 +8,7 @@ use crate::{
         Result,
         rng::{Purpose, Stream},
     },
-    layers::NormPlace,
+    layers::{Facts, NormPlace, RatingScale},
     mem::{Bf16Products, F32, Planner, Precision, Scalar, Span},
     models,
     ops::{self, Backend},
@@ -130,7 +130,7 @@ fn variants() -> Vec<(String, Settings)> {
     ];
     let mut all: Vec<_> = losses.into_iter().map(|(what, s)| (format!("{} step ({what})", s.model), s)).collect();
     for model in models::ALL {
-        for task in tasks::ALL.iter().filter(|task| model.views.contains(&task.view)) {
+        for task in tasks::ALL.iter().filter(|task| task.suits(model)) {
             let s = Settings { model: model.name.into(), task: task.name.into(), ..base.clone() };
             all.push((format!("{} step ({})", model.name, task.name), s));
         }
@@ -161,12 +161,17 @@ fn update_error(s: &Settings, decay: bool, lr: f64, norm: f64, [w, new, g]: [&[f
 
 fn step<B: Backend>(s: &Settings, open: &dyn Fn(&Planner) -> Result<B>) -> Result<(Step, Vec<String>)> {
     let counts: Vec<u64> = (0..ITEMS as u64).map(|i| 1 + i % 5).collect();
-    let mut engine = Engine::<B>::new(s, &counts, open)?;
+    let ratings = Some(RatingScale { levels: vec![1.0, 2.0, 3.0, 4.5], mean: 2.75 });
+    let mut engine = Engine::<B>::new(s, Facts { counts, ratings: ratings.clone() }, open)?;
+    let rated = s.find()?.1.rated;
     let mut draw = Stream::new(2, Purpose::Test, 1);
     engine.begin(1);
     for (user, len) in [30, 1, 5, 24, 17, 8].into_iter().enumerate() {
         let items: Vec<u32> = (0..len).map(|_| draw.below(ITEMS as u64) as u32).collect();
-        engine.push(user as u64, Sequence::Items(&items));
+        let levels = ratings.iter().flat_map(|scale| scale.levels.iter().copied()).cycle();
+        let ratings: Vec<f32> = levels.skip(user).take(items.len()).collect();
+        let rated = rated.then_some(Sequence::Rated { items: &items, ratings: &ratings });
+        engine.push(user as u64, rated.unwrap_or(Sequence::Items(&items)));
     }
     const LR: f32 = 1e-3;
     let params = engine.params().to_vec();

@@ -13,11 +13,12 @@ use crate::{
         Error, Result,
         rng::{Purpose, Stream},
     },
-    layers::{Capacity, Facts, HostInput, Input, Shape},
+    eval::Question,
+    layers::{Capacity, Facts, HostInput, Input, RatingScale, Shape},
     mem::{F32, Init, Param, Planner, Precision, Span},
     models::{Context, ModelSettings, Network, Representations},
     ops::{AdamW, AdamWRows, Backend, CatchUpRows, GradNorm, Guard, Later},
-    tasks::{Batch, Sequence, Task},
+    tasks::{Batch, Rating, Sequence, Task},
 };
 
 use super::{
@@ -203,7 +204,8 @@ impl<B: Backend> Engine<B> {
     pub fn blank(settings: &Settings, facts: impl Into<Facts>, open: impl Fn(&Planner) -> Result<B>) -> Result<Self> {
         let facts = facts.into();
         settings.check()?;
-        let (plan, input, parts) = Self::lay_out(settings, &facts, settings.batch)?;
+        let (plan, input, mut parts) = Self::lay_out(settings, &facts, settings.batch)?;
+        parts.task.learn(&facts);
         let smaller = |e| Self::too_large(e, settings, &facts, &open);
         let mut backend = open(&plan).map_err(smaller)?;
         parts.model.prepare(&mut backend, &facts)?;
@@ -239,11 +241,16 @@ impl<B: Backend> Engine<B> {
         let (kind, asks) = s.find()?;
         let m = batch * (asks.most_scored)(&s.task());
         let capacity = Capacity::new(batch, t, m.max(batch));
-        let input = Input::plan(&mut plan, capacity);
+        let mut input = Input::plan(&mut plan, capacity);
+        let ratings = facts.ratings.as_ref().filter(|_| asks.rated);
+        if asks.rated {
+            ratings.ok_or_else(|| super::ratings::none(&s.task))?;
+            input = input.with_ratings(&mut plan);
+        }
         let touched = (asks.touched)(&s.task(), &capacity).filter(|most| s.by_rows(items, *most));
         let shape = ModelSettings { touched, ..s.model() };
         let (special, view, seed) = (asks.special, asks.view, s.seed);
-        let context = Context { settings: &shape, facts, items, special, input: &input, view, seed };
+        let context = Context { settings: &shape, facts, items, special, input: &input, view, ratings, seed };
         let model = (kind.plan)(&mut plan, &context)?;
         plan.label("optimiser");
         let (hyper, report) = (plan.stat(3), plan.stat(4));
@@ -355,6 +362,9 @@ impl<B: Backend> Engine<B> {
     /// # Errors
     /// What `pieces` report, and a failing device.
     pub fn hold<'d>(&mut self, len: u64, pieces: impl Iterator<Item = Result<&'d [u32]>>) -> Result<bool> {
+        if !self.settings.find()?.1.holds {
+            return Ok(false);
+        }
         // Places are numbered in 32 bits, and the last number means nowhere.
         let Some(data) =
             usize::try_from(len).ok().filter(|l| *l < u32::MAX as usize).and_then(|l| self.backend.resident(l))
@@ -490,7 +500,7 @@ impl<B: Backend> Engine<B> {
 
     /// Writes the batch.
     fn upload(&mut self, step: u64) -> Shape {
-        let shape = self.parts.task.batches().upload(&mut self.backend, &mut self.batches[0], step as u32);
+        let shape = self.parts.task.upload(&mut self.backend, &mut self.batches[0], step as u32);
         self.trained_on = Some(shape);
         shape
     }
@@ -572,6 +582,27 @@ impl<B: Backend> Engine<B> {
         }
         let shape = self.input.upload(&mut self.backend, &self.host, 0);
         self.parts.model.forward(&mut self.backend, &shape);
+    }
+
+    /// The scale of the ratings that the model predicts, if it does.
+    pub(super) fn scale(&self) -> Option<&RatingScale> {
+        self.parts.task.rating().map(Rating::scale)
+    }
+
+    /// Predicts the ratings asked for, at most a batch of them, and writes them to `out`.
+    pub(super) fn forward_questions(&mut self, questions: &[Question<'_>], out: &mut [f32]) -> Result<()> {
+        let task = self.parts.task.rating().ok_or_else(|| super::ratings::no_model(&self.settings.task))?;
+        self.trained_on = None;
+        self.host.clear();
+        questions.iter().for_each(|q| task.push_question(&mut self.host, q.items, q.ratings, q.item));
+        let shape = self.input.upload(&mut self.backend, &self.host, 0);
+        self.parts.model.forward(&mut self.backend, &shape);
+        let asked: Vec<u32> = questions.iter().map(|q| q.item).collect();
+        let z = task.predict(&mut self.backend, &asked, &shape);
+        self.backend.read(z.first(out.len()).raw(), out);
+        let mean = task.scale().mean;
+        out.iter_mut().for_each(|z| *z += mean);
+        Ok(())
     }
 
     /// Batch, forward and backward passes of what was pushed, without an update: for tests and profiles. Gives the loss.

@@ -5,6 +5,7 @@ pub mod check;
 pub mod checkpoint;
 pub mod clicks;
 pub mod engine;
+pub mod ratings;
 pub mod run;
 pub mod schedule;
 pub mod scoring;

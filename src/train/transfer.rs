@@ -30,7 +30,7 @@ use crate::{
     backend::Cpu,
     base::{Error, Result},
     data::{ItemField, ItemFields, Vocab},
-    layers::{Facts, Patch},
+    layers::{Facts, Patch, RatingScale},
     mem::Param,
     ops::Backend,
 };
@@ -105,6 +105,8 @@ pub struct Carried {
 pub struct Base {
     folder: RunFolder,
     pub settings: Settings,
+    /// The ratings that it predicts, if it does.
+    pub ratings: Option<RatingScale>,
     pub items: Vocab,
     users: Option<Vocab>,
     fields: Option<Vocab>,
@@ -119,7 +121,7 @@ impl Base {
         let config = folder.config()?;
         let path = folder.checkpoint(which)?;
         let file = checkpoint::open(&path)?;
-        if let Some(origin) = config.from.filter(|_| file.base().is_some()) {
+        if let Some(origin) = config.from.as_ref().filter(|_| file.base().is_some()) {
             return Err(Error::user(format!("{}: the run consists of patches on another one", run.display()))
                 .hint(format!("start from its base: --from {}", origin.run.display())));
         }
@@ -136,7 +138,7 @@ impl Base {
         }
         let optional = |path: PathBuf| path.exists().then(|| Vocab::open(&path)).transpose();
         let (users, fields) = (optional(folder.users())?, optional(folder.fields())?);
-        Ok(Base { folder, settings: config.settings, items, users, fields, file })
+        Ok(Base { folder, settings: config.settings, ratings: config.ratings, items, users, fields, file })
     }
 
     /// SHA-256 of the checkpoint.
