@@ -7,7 +7,7 @@ use super::{
     opened::open_data,
     printer::Printer,
     split_flags::SplitFlags,
-    train::{Planned, conclude_settings, execute, free_name},
+    train::{Planned, conclude_settings, execute, free_name, usual_split},
 };
 use crate::{
     backend::Device,
@@ -84,7 +84,7 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     }
     conclude_settings(&args.flags, &mut settings, &data)?;
     base.check(&settings, args.transfer)?;
-    let split = args.split.spec(&data)?.unwrap_or_default();
+    let split = args.split.spec(&data)?.unwrap_or(usual_split(&settings)?);
     let folder = args.out.map_or_else(|| RunFolder::new(free_name(&path, &settings.model)), RunFolder::new);
     let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
     let origin = Origin {

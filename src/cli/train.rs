@@ -12,9 +12,12 @@ use super::{builtin, opened::open_data, printer::Printer, progress::Progress, sp
 use crate::{
     backend::{self, Device},
     base::{Error, Result, atomic::write_atomically},
-    data::{Dataset, digits, split::Split},
+    data::{
+        Dataset, digits,
+        split::{Split, SplitSpec},
+    },
     eval::{EvalOptions, Report, evaluate},
-    tasks::{LossKind, SamplerKind},
+    tasks::{LossKind, Pairs, SamplerKind},
     train::{
         Flags, Freeze, Patching, RunFolder, Settings, Trained, Which,
         checkpoint::State,
@@ -159,7 +162,7 @@ fn prepare(args: &Args, printer: &Printer) -> Result<(RunFolder, RunConfig, Data
             .hint("use `mipgpu finetune --from RUN --transfer patch`"));
     }
     conclude_settings(&args.flags, &mut settings, &data)?;
-    let split = args.split.spec(&data)?.unwrap_or_default();
+    let split = args.split.spec(&data)?.unwrap_or(usual_split(&settings)?);
     let folder = match &args.out {
         Some(out) => RunFolder::new(out),
         None => RunFolder::new(free_name(&path, &settings.model)),
@@ -187,7 +190,18 @@ pub fn conclude_settings(flags: &Flags, settings: &mut Settings, data: &Dataset)
     }
     settings.name_task()?;
     settings.check()?;
+    if settings.find()?.1.baskets {
+        data.check_baskets()?;
+    }
     settings.loss().check(Some(data.items()))
+}
+
+/// How events are split where nothing is said: what the task asks for is held out.
+///
+/// # Errors
+/// As [`Settings::find`].
+pub fn usual_split(settings: &Settings) -> Result<SplitSpec> {
+    Ok(if settings.find()?.1.baskets { SplitSpec::LastBasket } else { SplitSpec::default() })
 }
 
 /// The first free `runs/DATA-MODEL-N`.
@@ -228,9 +242,17 @@ fn introduce(
     printer.say(format_args!(
         "task    {}{}, loss {}",
         s.task,
-        if s.task == "masked-item" { format!(", mask {}, mask-last {}", s.mask, s.mask_last) } else { String::new() },
+        if s.task != "next-item" { format!(", mask {}, mask-last {}", s.mask, s.mask_last) } else { String::new() },
         loss_in_words(s)
     ));
+    if s.find().is_ok_and(|(_, task)| task.baskets) {
+        let with = Pairs::new(data, split.train(), s.seed).users().len();
+        printer.say(format_args!(
+            "        {} users have two baskets or more to learn from; {} have fewer and are not trained on",
+            digits(with as u64),
+            digits((data.users() - with) as u64)
+        ));
+    }
     if let Some(from) = &config.from {
         let which = if from.checkpoint == Which::Best { "best" } else { "last" };
         printer.say(format_args!("from    {}, {which} checkpoint, transfer {}", from.run.display(), from.transfer));

@@ -81,6 +81,8 @@ pub struct Context<'a> {
     pub items: usize,
     /// Ids behind the catalogue; the first is [MASK].
     pub special: usize,
+    /// Segments of a sequence, in the place of positions.
+    pub segments: usize,
     pub input: &'a Input,
     pub view: View,
     pub seed: u64,
@@ -95,6 +97,7 @@ impl Context<'_> {
             d: c.width,
             touched: c.touched,
             positions,
+            segments: self.segments,
             norm: false,
             dropout: c.dropout,
             std: c.init_std,

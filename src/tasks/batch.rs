@@ -6,6 +6,7 @@ says which sequences make a batch and how many of their rows are scored; the row
 ([`GatherSequences`]), on whatever device the step runs, and made into questions by the ops of a task.
 */
 
+use super::next_basket::Made;
 use crate::{
     base::rng::{Purpose, Stream},
     layers::{Head, Input, Shape},
@@ -20,6 +21,8 @@ pub enum Sequence<'a> {
     Items(&'a [u32]),
     /// In the data that the device holds ([`Batches::hold`]).
     Held { first: u32, len: usize },
+    /// Two baskets on the host, at least an item each; `next`: the second followed the first.
+    Baskets { first: &'a [u32], second: &'a [u32], next: bool },
 }
 
 impl Sequence<'_> {
@@ -27,6 +30,7 @@ impl Sequence<'_> {
         match self {
             Sequence::Items(items) => items.len(),
             Sequence::Held { len, .. } => *len,
+            Sequence::Baskets { first, second, .. } => first.len() + second.len(),
         }
     }
 }
@@ -37,6 +41,8 @@ pub struct Batch {
     pub head: Head,
     /// (N) or empty.
     pub(super) raw: Vec<u32>,
+    /// What a task made of it on the host.
+    pub(super) made: Made,
 }
 
 /// Makes batches.
@@ -61,13 +67,14 @@ impl Batches {
     /// An empty batch with room for the largest.
     pub fn empty(&self) -> Batch {
         let room = if self.data.is_some() { 0 } else { self.input.capacity.n };
-        Batch { head: Head::new(&self.input.capacity), raw: Vec::with_capacity(room) }
+        Batch { head: Head::new(&self.input.capacity), raw: Vec::with_capacity(room), made: Made::default() }
     }
 
     /// Empties a batch; `epoch`: what it is drawn by.
     pub fn clear(&self, batch: &mut Batch, epoch: u32) {
         batch.head.clear(0, epoch);
         batch.raw.clear();
+        batch.made.clear();
     }
 
     /// Adds the sequence of `user` to the batch: a random window of it, where it is too long. `scored`: rows to score of so
@@ -85,6 +92,7 @@ impl Batches {
                 NO_ROW
             }
             Sequence::Held { first, .. } => first + start as u32,
+            Sequence::Baskets { .. } => panic!("pairs of baskets are for next-basket"),
         };
         batch.head.push(user as u32, len, scored(len), first);
     }

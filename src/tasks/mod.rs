@@ -3,16 +3,20 @@ is asked. Being in the list of [`for_all_tasks!`](crate::for_all_tasks) gives a 
 every model that has its view the tests of a training step.
 */
 
+pub mod basket_pairs;
 pub mod batch;
 pub mod loss;
 pub mod masked_item;
 pub mod negatives;
+pub mod next_basket;
 pub mod next_item;
 
+pub use basket_pairs::Pairs;
 pub use batch::{Batch, Batches, Sequence};
 pub use loss::{Loss, LossKind, LossSettings};
 pub use masked_item::MaskedItem;
 pub use negatives::{Sampler, SamplerKind, SamplerSettings};
+pub use next_basket::NextBasket;
 pub use next_item::NextItem;
 
 use crate::{
@@ -77,6 +81,16 @@ pub trait Task: Send + Sync + std::fmt::Debug {
     /// Makes the questions: `item`, `pos` and `row` of the input out of the head and the sequences that were uploaded.
     fn make(&self, b: &mut dyn Backend, s: &Shape);
 
+    /// Writes the batch of step `step`, for [`Task::make`] to go on with.
+    fn upload(&self, b: &mut dyn Backend, batch: &mut Batch, step: u32) -> Shape {
+        self.batches().upload(b, batch, step)
+    }
+
+    /// Whether a query is a user's last basket, not all of the history.
+    fn last_basket(&self) -> bool {
+        false
+    }
+
     /// The loss of the scored rows.
     fn objective(&self) -> &dyn Objective;
 
@@ -103,6 +117,12 @@ pub trait Kind: Task + Sized + 'static {
     const SPECIAL: usize = 1;
     /// Shortest sequence that it learns from.
     const SHORTEST: usize = 1;
+    /// Whether the device may hold the data, or batches must pass by.
+    const HOLDS: bool = true;
+    /// Whether it learns from pairs of baskets ([`Pairs`]).
+    const BASKETS: bool = false;
+    /// Segments of a sequence, which take the place of positions: the `pos` of a row is its segment. 0: positions.
+    const SEGMENTS: usize = 0;
 
     /// Rows that are scored of one sequence, at most.
     fn most_scored(c: &TaskSettings) -> usize;
@@ -138,7 +158,7 @@ pub struct TaskSettings {
 #[macro_export]
 macro_rules! for_all_tasks {
     ($each:ident) => {
-        $each! { MaskedItem, NextItem }
+        $each! { MaskedItem, NextItem, NextBasket }
     };
 }
 
@@ -150,6 +170,9 @@ pub struct Entry {
     pub view: View,
     pub special: usize,
     pub shortest: usize,
+    pub holds: bool,
+    pub baskets: bool,
+    pub segments: usize,
     pub most_scored: fn(&TaskSettings) -> usize,
     pub touched: fn(&TaskSettings, &Capacity) -> Option<usize>,
     #[allow(clippy::type_complexity)]
@@ -165,6 +188,9 @@ macro_rules! list {
             view: $task::VIEW,
             special: $task::SPECIAL,
             shortest: $task::SHORTEST,
+            holds: $task::HOLDS,
+            baskets: $task::BASKETS,
+            segments: $task::SEGMENTS,
             most_scored: $task::most_scored,
             touched: $task::touched,
             plan: |p, c, r, input, value| Ok(Box::new($task::plan(p, c, r, input, value)?)),

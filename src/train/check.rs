@@ -166,7 +166,15 @@ fn step<B: Backend>(s: &Settings, open: &dyn Fn(&Planner) -> Result<B>) -> Resul
     engine.begin(1);
     for (user, len) in [30, 1, 5, 24, 17, 8].into_iter().enumerate() {
         let items: Vec<u32> = (0..len).map(|_| draw.below(ITEMS as u64) as u32).collect();
-        engine.push(user as u64, Sequence::Items(&items));
+        let (first, second) = items.split_at(items.len().div_ceil(2));
+        engine.push(
+            user as u64,
+            match engine.task().baskets {
+                true if second.is_empty() => Sequence::Baskets { first, second: first, next: false },
+                true => Sequence::Baskets { first, second, next: user % 2 == 0 },
+                false => Sequence::Items(&items),
+            },
+        );
     }
     const LR: f32 = 1e-3;
     let params = engine.params().to_vec();

@@ -17,7 +17,7 @@ use crate::{
     mem::{F32, Init, Param, Planner, Precision, Span},
     models::{Context, ModelSettings, Network, Representations},
     ops::{AdamW, AdamWRows, Backend, CatchUpRows, GradNorm, Guard, Later},
-    tasks::{Batch, Sequence, Task},
+    tasks::{self, Batch, Sequence, Task},
 };
 
 use super::{
@@ -242,8 +242,8 @@ impl<B: Backend> Engine<B> {
         let input = Input::plan(&mut plan, capacity);
         let touched = (asks.touched)(&s.task(), &capacity).filter(|most| s.by_rows(items, *most));
         let shape = ModelSettings { touched, ..s.model() };
-        let (special, view, seed) = (asks.special, asks.view, s.seed);
-        let context = Context { settings: &shape, facts, items, special, input: &input, view, seed };
+        let (special, segments, view, seed) = (asks.special, asks.segments, asks.view, s.seed);
+        let context = Context { settings: &shape, facts, items, special, segments, input: &input, view, seed };
         let model = (kind.plan)(&mut plan, &context)?;
         plan.label("optimiser");
         let (hyper, report) = (plan.stat(3), plan.stat(4));
@@ -504,7 +504,7 @@ impl<B: Backend> Engine<B> {
 
     /// Writes the batch.
     fn upload(&mut self, step: u64) -> Shape {
-        let shape = self.parts.task.batches().upload(&mut self.backend, &mut self.batches[0], step as u32);
+        let shape = self.parts.task.upload(&mut self.backend, &mut self.batches[0], step as u32);
         self.trained_on = Some(shape);
         shape
     }
@@ -566,6 +566,11 @@ impl<B: Backend> Engine<B> {
         }
     }
 
+    /// What it learns.
+    pub fn task(&self) -> &'static tasks::Entry {
+        self.settings.find().expect("the settings were checked").1
+    }
+
     /// All parameters.
     pub fn params(&self) -> &[Param] {
         self.plan.params()
@@ -574,6 +579,11 @@ impl<B: Backend> Engine<B> {
     /// Ranks and lists, and the backend that they are made on.
     pub(super) fn scoring(&mut self) -> (&Scoring, &mut B) {
         (&self.parts.scoring, &mut self.backend)
+    }
+
+    /// As [`Task::last_basket`].
+    pub(super) fn asks_last_basket(&self) -> bool {
+        self.parts.task.last_basket()
     }
 
     /// Asks about each history (oldest first; the newest T-1 items count), at most a batch of them, and leaves their vectors
