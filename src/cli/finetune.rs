@@ -7,7 +7,7 @@ use super::{
     opened::open_data,
     printer::Printer,
     split_flags::SplitFlags,
-    train::{Planned, conclude_settings, execute, free_name, scale},
+    train::{Planned, conclude_settings, execute, free_name, scale, usual_split},
 };
 use crate::{
     backend::Device,
@@ -89,7 +89,7 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     base.check_model(&settings, args.transfer)?;
     conclude_settings(&args.flags, &mut settings, &data)?;
     base.check(&settings, &Facts::from(&vec![1; data.items()]), args.transfer)?;
-    let split = args.split.spec(&data)?.unwrap_or_default();
+    let split = args.split.spec(&data)?.unwrap_or(usual_split(&settings)?);
     let ratings = match (scale(&settings, &data, split)?, &base.ratings) {
         (Some(new), Some(known)) if matches!(args.transfer, Transfer::Model | Transfer::Patch) => {
             Some(scale_after(known, new)?)

@@ -108,6 +108,11 @@ pub trait Encoder {
     /// The device has failed.
     fn item_biases(&mut self, out: &mut [f32]) -> Result<()>;
 
+    /// Whether it is asked with a user's last basket alone, not with all of the history.
+    fn last_basket(&self) -> bool {
+        false
+    }
+
     /// Appends \[MASK\] to each history and writes its vector; `out` (B, D).
     ///
     /// # Errors

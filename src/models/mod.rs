@@ -110,6 +110,8 @@ pub struct Context<'a> {
     pub items: usize,
     /// Ids behind the catalogue; the first is [MASK].
     pub special: usize,
+    /// Segments of a sequence, in the place of positions.
+    pub segments: usize,
     pub input: &'a Input,
     pub view: View,
     /// The scale of the ratings that rows come with, where the task is about them.
@@ -131,6 +133,7 @@ impl Context<'_> {
                 width: c.rating_width,
                 std: c.init_std,
             }),
+            segments: self.segments,
             norm: false,
             dropout: c.dropout,
             std: c.init_std,

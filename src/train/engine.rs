@@ -18,7 +18,7 @@ use crate::{
     mem::{F32, Init, Param, Planner, Precision, Span},
     models::{Context, ModelSettings, Network, Representations},
     ops::{AdamW, AdamWRows, Backend, CatchUpRows, GradNorm, Guard, Later},
-    tasks::{Batch, Rating, Sequence, Task},
+    tasks::{self, Batch, Rating, Sequence, Task},
 };
 
 use super::{
@@ -249,8 +249,8 @@ impl<B: Backend> Engine<B> {
         }
         let touched = (asks.touched)(&s.task(), &capacity).filter(|most| s.by_rows(items, *most));
         let shape = ModelSettings { touched, ..s.model() };
-        let (special, view, seed) = (asks.special, asks.view, s.seed);
-        let context = Context { settings: &shape, facts, items, special, input: &input, view, ratings, seed };
+        let (special, segments, view, seed) = (asks.special, asks.segments, asks.view, s.seed);
+        let context = Context { settings: &shape, facts, items, special, segments, input: &input, view, ratings, seed };
         let model = (kind.plan)(&mut plan, &context)?;
         plan.label("optimiser");
         let (hyper, report) = (plan.stat(3), plan.stat(4));
@@ -562,6 +562,11 @@ impl<B: Backend> Engine<B> {
         }
     }
 
+    /// What it learns.
+    pub fn task(&self) -> &'static tasks::Entry {
+        self.settings.find().expect("the settings were checked").1
+    }
+
     /// All parameters.
     pub fn params(&self) -> &[Param] {
         self.plan.params()
@@ -570,6 +575,11 @@ impl<B: Backend> Engine<B> {
     /// Ranks and lists, and the backend that they are made on.
     pub(super) fn scoring(&mut self) -> (&Scoring, &mut B) {
         (&self.parts.scoring, &mut self.backend)
+    }
+
+    /// As [`Task::last_basket`].
+    pub(super) fn asks_last_basket(&self) -> bool {
+        self.parts.task.last_basket()
     }
 
     /// Asks about each history (oldest first; the newest T-1 items count), at most a batch of them, and leaves their vectors

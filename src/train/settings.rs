@@ -8,7 +8,7 @@ use crate::{
     layers::{NormPlace, Patch, PatchConfig, PatchPlace},
     mem::Precision,
     models::{self, ModelSettings},
-    tasks::{self, LossKind, LossSettings, MaskedItem, SamplerKind, SamplerSettings, TaskSettings},
+    tasks::{self, LossKind, LossSettings, MaskedItem, NextBasket, SamplerKind, SamplerSettings, TaskSettings},
 };
 
 macro_rules! settings {
@@ -81,7 +81,7 @@ macro_rules! settings {
 settings! {
     "Model" {
         model: String = "bert4rec".into(), "bert4rec", "Which model: bert4rec, sasrec, gru4rec, peterrec (NextItNet with --task next-item), caser, dacf (ratings)";
-        task: String = "auto".into(), "auto", "What it learns: masked-item, next-item, rating; auto: what the model was made for";
+        task: String = "auto".into(), "auto", "What it learns: masked-item, next-item, next-basket, rating; auto: what the model was made for";
         width: usize = 128, "128", "Width of all representations";
         blocks: usize = 2, "2", "Transformer blocks, or blocks of two convolutions";
         heads: usize = 4, "4", "Attention heads; must divide the width";
@@ -107,7 +107,7 @@ settings! {
     }
     "Tasks" {
         mask: f32 = 0.2, "0.2", "Share of a sequence's positions to hide (80 % [MASK], 10 % random item, 10 % unchanged)";
-        mask_last: f32 = 0.15, "0.15", "Share of sequences of which only the last item is hidden";
+        mask_last: f32 = 0.15, "0.15", "Share of sequences of which only the last item is hidden (next-basket: that ask for one item as a query does)";
         targets: usize = 1, "1", "Items that next-item asks each position for (3 in the Caser paper)";
         loss: LossKind = LossKind::Softmax, "softmax", "What scored rows learn: softmax over the whole catalogue, or a loss against negatives";
         sampler: SamplerKind = SamplerKind::Uniform, "uniform", "Where negatives come from";
@@ -170,8 +170,9 @@ impl Freeze {
     pub fn trained(self) -> Option<&'static [&'static str]> {
         match self {
             Freeze::None => None,
-            Freeze::Network => Some(&[Patch::NAME, "item.", "user.", "field."]),
-            Freeze::All => Some(&[Patch::NAME]),
+            // What answers a task is new wherever the task is.
+            Freeze::Network => Some(&[Patch::NAME, ".head.", "item.", "user.", "field."]),
+            Freeze::All => Some(&[Patch::NAME, ".head."]),
         }
     }
 }
@@ -312,6 +313,10 @@ impl Settings {
         if !(2..=MaskedItem::MAX_LENGTH).contains(&self.length) {
             return Err(Error::user(format!("--length {} is out of range", self.length))
                 .hint(format!("a sequence has 2 to {} positions", MaskedItem::MAX_LENGTH)));
+        }
+        if self.find()?.1.baskets && self.length < NextBasket::SHORTEST_LENGTH {
+            return Err(Error::user(format!("--length {} has no room for two baskets", self.length))
+                .hint("give twice the items of a large basket, and two"));
         }
         // Rows are numbered in 32 bits, blocks named in a list; the product is a lower bound of the activations in f32.
         let rows = self.batch.saturating_mul(self.length);
