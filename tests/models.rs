@@ -4,12 +4,12 @@
 use mipgpu::{
     backend::{Cpu, Reference},
     base::rng::{Purpose, Stream},
-    layers::NormPlace,
+    layers::{Facts, Join, NormPlace},
     mem::Param,
     models,
-    ops::Memory,
+    ops::{BagLists, Memory},
     tasks::{self, LossKind, SamplerKind, Sequence},
-    train::{Engine, Settings},
+    train::{Engine, Settings, TableUpdate},
 };
 
 const ITEMS: usize = 23;
@@ -57,12 +57,24 @@ fn variants() -> Vec<Settings> {
             }
             all.push(s);
         }
+        // Beside the items, in either way, with a table that is updated by rows and without.
+        let s =
+            Settings { model: model.name.into(), user_width: 3, fields: "all".into(), field_width: 2, ..base.clone() };
+        all.push(Settings { join: Join::Sum, loss: LossKind::Gbce, table_update: TableUpdate::Rows, ..s.clone() });
+        all.push(s);
     }
     all
 }
 
-fn counts() -> Vec<u64> {
-    (0..ITEMS as u64).map(|i| 1 + i % 5).collect()
+/// Items with no, one or two values in the first field and the same in the second, and one user more than batches have.
+fn facts() -> Facts {
+    let values: Vec<u32> = (0..6).collect();
+    let of = |item: usize, field: usize| match field {
+        0 => &values[item % 4..][..item % 3],
+        _ => &values[1..2],
+    };
+    let counts = (0..ITEMS as u64).map(|i| 1 + i % 5).collect();
+    Facts { counts, users: 5, fields: BagLists::new(ITEMS, &[6, 3], of).unwrap() }
 }
 
 /// A batch of sequences of lengths 9 (cut from 12), 1, 5 and 3.
@@ -76,12 +88,18 @@ fn fill<B: mipgpu::ops::Backend>(engine: &mut Engine<B>) {
 }
 
 fn directional(s: &Settings) {
-    let mut e = Engine::<_>::new(s, &counts(), |p| Ok(Reference::<f64>::new(p))).unwrap();
+    let mut e = Engine::<_>::new(s, facts(), |p| Ok(Reference::<f64>::new(p))).unwrap();
     fill(&mut e);
     let params: Vec<Param> = e.params().to_vec();
     let start: Vec<Vec<f64>> = params.iter().map(|p| e.backend.values(p.w.raw())).collect();
     e.gradients(3, true);
     let gradient: Vec<Vec<f64>> = params.iter().map(|p| e.backend.values(p.dw.raw())).collect();
+    // What the data say reaches the network: else these would be zeros, and no difference of losses would tell.
+    for (asked, table) in [(s.user_width > 0, "user.weight"), (s.fields != "none", "field.weight")] {
+        let found = params.iter().position(|p| p.name == table);
+        assert_eq!(found.is_some(), asked, "{} and its {table}", s.model);
+        assert!(found.is_none_or(|i| gradient[i].iter().any(|g| *g != 0.0)), "{}: nothing reaches {table}", s.model);
+    }
     let direction: Vec<Vec<f64>> = params
         .iter()
         .enumerate()
@@ -125,7 +143,7 @@ fn the_gradient_of_every_parameter_is_right() {
 /// but lost on the way to the weights.
 fn overfit(s: &Settings) {
     let s = Settings { dropout: 0.0, attention_dropout: 0.0, clip: 0.0, init_std: 0.1, width: 32, ..s.clone() };
-    let mut e = Engine::<_>::new(&s, &counts(), |p| Ok(Cpu::new(p))).unwrap();
+    let mut e = Engine::<_>::new(&s, facts(), |p| Ok(Cpu::new(p))).unwrap();
     let mut first = None;
     let mut last = 0.0;
     let steps = if s.loss.pairwise() { 300 } else { 150 };
@@ -145,8 +163,8 @@ fn one_batch_can_be_overfitted() {
 
 /// One training step on the CPU backend and on the f64 oracle from the same weights: same loss, same new weights.
 fn one_step(s: &Settings) {
-    let mut cpu = Engine::<_>::new(s, &counts(), |p| Ok(Cpu::new(p))).unwrap();
-    let mut oracle = Engine::<_>::new(s, &counts(), |p| Ok(Reference::<f64>::new(p))).unwrap();
+    let mut cpu = Engine::<_>::new(s, facts(), |p| Ok(Cpu::new(p))).unwrap();
+    let mut oracle = Engine::<_>::new(s, facts(), |p| Ok(Reference::<f64>::new(p))).unwrap();
     fill(&mut cpu);
     fill(&mut oracle);
     let (a, b) = (cpu.step(1, 1e-3).unwrap(), oracle.step(1, 1e-3).unwrap());
@@ -170,7 +188,7 @@ fn a_step_on_the_cpu_is_a_step_on_the_oracle() {
 #[test]
 fn a_loss_that_is_not_finite_names_op_and_layer_and_keeps_the_weights() {
     let s = &variants()[0];
-    let mut e = Engine::<_>::new(s, &counts(), |p| Ok(Cpu::new(p))).unwrap();
+    let mut e = Engine::<_>::new(s, facts(), |p| Ok(Cpu::new(p))).unwrap();
     let gamma = e.params().iter().find(|p| p.name == "block.1.ffn_norm.gamma").unwrap().clone();
     let mut values = vec![0.0; gamma.w.len()];
     e.backend.read(gamma.w.raw(), &mut values);
@@ -196,7 +214,7 @@ fn a_loss_that_is_not_finite_names_op_and_layer_and_keeps_the_weights() {
 #[test]
 fn a_fault_of_the_backward_pass_is_named_as_such() {
     let s = Settings { norm: NormPlace::Pre, dropout: 0.0, attention_dropout: 0.0, ..variants()[0].clone() };
-    let mut e = Engine::<_>::new(&s, &counts(), |p| Ok(Cpu::new(p))).unwrap();
+    let mut e = Engine::<_>::new(&s, facts(), |p| Ok(Cpu::new(p))).unwrap();
     // The last norm shrinks its output by as much as the item table blows scores up: logits are small, but the gradient
     // that reaches the norm's scale is 1e30 times a table entry of 1e30.
     for (name, factor) in [("last_norm.gamma", 1e-30), ("item.weight", 1e30)] {
@@ -216,7 +234,7 @@ fn a_fault_of_the_backward_pass_is_named_as_such() {
 #[test]
 fn weights_that_a_step_ruined_are_noticed_before_they_are_saved() {
     let s = Settings { clip: 0.0, ..variants()[0].clone() };
-    let mut e = Engine::<_>::new(&s, &counts(), |p| Ok(Cpu::new(p))).unwrap();
+    let mut e = Engine::<_>::new(&s, facts(), |p| Ok(Cpu::new(p))).unwrap();
     fill(&mut e);
     assert!(e.step(1, 1e-3).is_ok() && e.check_weights(1).is_ok());
     fill(&mut e);

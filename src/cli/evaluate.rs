@@ -146,6 +146,16 @@ pub fn measure(run: &mut OpenRun, data: &Dataset, args: &Args) -> Result<(Report
         }
     }
     let map = ItemMap::between(data.item_keys(), &run.item_keys)?;
+    if let Some(users) = &run.user_keys {
+        let unknown = data.user_keys().keys().filter(|key| users.find(key).is_none()).count();
+        if unknown > 0 {
+            notes.push(format!(
+                "{} of the data's {} users have no vector in the model: they are asked for as somebody it does not know",
+                digits(unknown as u64),
+                digits(data.users() as u64)
+            ));
+        }
+    }
     let options = EvalOptions {
         ks,
         keep_seen: args.keep_seen,
@@ -160,6 +170,7 @@ pub fn measure(run: &mut OpenRun, data: &Dataset, args: &Args) -> Result<(Report
         batch: args.batch,
         seed: args.seed,
         item_map: Some(&map),
+        users: run.user_keys.as_ref(),
     };
     let encoder = &mut *run.encoder;
     let report = match &args.per_user {

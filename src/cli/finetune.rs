@@ -12,7 +12,9 @@ use super::{
 use crate::{
     backend::Device,
     base::{Error, Result},
-    train::{Flags, Freeze, FreshItems, Origin, Patching, RunFolder, Transfer, Which, run::RunConfig, transfer::Base},
+    train::{
+        Flags, Freeze, FreshItems, Origin, Patching, RunFolder, Transfer, Which, run::RunConfig, sides, transfer::Base,
+    },
 };
 
 #[derive(Debug, clap::Args)]
@@ -23,7 +25,8 @@ Examples:
   mipgpu finetune --from runs/films --fresh-items mean data/films-new  a grown catalogue: new items, expired ones dropped
   mipgpu finetune --from runs/films --transfer none data/books         the same from scratch, to compare with
 
-Settings are those of the base run, with flags (and --config) over them. Items are matched by key; what was loaded, fresh
+Settings are those of the base run, with flags (and --config) over them. Items, users and values of side fields are matched
+by key; what was loaded, fresh
 and frozen is listed tensor by tensor. The new run is a run like any other: train --resume, eval, recommend, export.")]
 pub struct Args {
     /// Data set folder made by `mipgpu import` [default: the built-in MovieLens sample]
@@ -71,12 +74,17 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
         settings = settings.read(file)?;
     }
     args.flags.apply(&mut settings);
+    // Before the base is asked whether it knows them.
+    sides::name_fields(&mut settings, data.item_fields()).map_err(|e| match &args.flags.fields {
+        None => e.at(format!("{}: its settings are those of the new run", args.from.display())),
+        Some(_) => e,
+    })?;
     if args.transfer == Transfer::Patch {
         if settings.patch == Patching::None {
             settings.patch = Patching::Serial;
         }
         if settings.freeze == Freeze::None {
-            settings.freeze = if base.knows_all(data.item_keys()) { Freeze::All } else { Freeze::Network };
+            settings.freeze = if base.knows_all(&data, &settings) { Freeze::All } else { Freeze::Network };
         }
     } else if settings.patch != Patching::None || args.transfer != Transfer::Model && settings.freeze != Freeze::None {
         return Err(Error::user(format!("--transfer {} freezes nothing and has no patches", args.transfer))

@@ -14,7 +14,7 @@ code does. Special ids follow the catalogue: [MASK] = V. For a task that asks wh
 use super::{Context, Model, Network, Representations};
 use crate::{
     base::Result,
-    layers::{Linear, Norm, ScoredRows, Shape, Sites, Transformer, View},
+    layers::{Facts, Linear, Norm, ScoredRows, Shape, Sites, Transformer, View},
     mem::{Dst, Init, Mode, Param, Planner, Var},
     ops::{Backend, GeluBwd, GeluFwd},
 };
@@ -79,6 +79,10 @@ impl Network for Bert4Rec {
         }
         self.scored.backward(b, s);
         self.body.backward(b, s);
+    }
+
+    fn prepare(&self, b: &mut dyn Backend, facts: &Facts) -> Result<()> {
+        self.body.embed.prepare(b, facts)
     }
 
     fn representations(&self) -> Representations {

@@ -15,7 +15,7 @@ pub use sasrec::SasRec;
 
 use crate::{
     base::{Error, Result},
-    layers::{BlockConfig, EmbedConfig, Facts, Input, NormPlace, PatchConfig, Shape, View},
+    layers::{BlockConfig, EmbedConfig, Facts, Input, Join, NormPlace, PatchConfig, Shape, SideConfig, View},
     mem::{Param, Planner, Var},
     ops::Backend,
 };
@@ -95,10 +95,20 @@ impl Context<'_> {
             d: c.width,
             touched: c.touched,
             positions,
+            side: self.side(),
             norm: false,
             dropout: c.dropout,
             std: c.init_std,
         }
+    }
+
+    /// What stands beside the items.
+    fn side(&self) -> Option<SideConfig> {
+        let (c, facts) = (self.settings, self.facts);
+        let fields = c.fields.then(|| (facts.fields.size(), c.field_width));
+        let users = (c.user_width > 0).then_some((facts.users, c.user_width));
+        let any = fields.is_some() || users.is_some();
+        any.then_some(SideConfig { fields, users, join: c.join, std: c.init_std })
     }
 
     /// The usual transformer block.
@@ -137,6 +147,12 @@ pub struct ModelSettings {
     pub taps: usize,
     /// Dilations of the blocks of convolutions, over and over.
     pub dilations: Vec<usize>,
+    /// Width of user vectors; 0: users have none.
+    pub user_width: usize,
+    /// Whether side fields stand beside the items, and the width of each.
+    pub fields: bool,
+    pub field_width: usize,
+    pub join: Join,
     /// Patches of a network that is fine-tuned.
     pub patch: Option<PatchConfig>,
     /// Rows of the item table that a step touches at most, where the table is updated by rows; `None`: all are updated.

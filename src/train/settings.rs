@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::schedule::Decay;
 use crate::{
     base::{Error, Result, error::nearest},
-    layers::{NormPlace, Patch, PatchConfig, PatchPlace},
+    layers::{Join, NormPlace, Patch, PatchConfig, PatchPlace},
     mem::Precision,
     models::{self, ModelSettings},
     tasks::{self, LossKind, LossSettings, MaskedItem, SamplerKind, SamplerSettings, TaskSettings},
@@ -88,6 +88,12 @@ settings! {
         init_std: f32 = 0.02, "0.02", "Standard deviation of the initial weights";
         taps: usize = 3, "3", "Taps of a dilated convolution (peterrec)";
         dilations: List = List(vec![1, 4]), "1,4", "Dilations of the blocks, over and over (peterrec); the second convolution of a block has twice as much";
+    }
+    "Users and side fields" {
+        user_width: usize = 0, "0", "Width of a vector of each user, beside all items of the user's sequence; 0: users have none";
+        fields: String = "none".into(), "none", "Side fields of the items beside their vectors: names with commas between them, all, none";
+        field_width: usize = 16, "16", "Width of each side field";
+        join: Join = Join::Concat, "concat", "How item, fields and user become one vector";
     }
     "Fine-tuning" {
         patch: Patching = Patching::None, "none", "Where patches stand: behind the parts of a block, or parallel to them [--transfer patch: serial]";
@@ -290,6 +296,7 @@ impl Settings {
             ("batch", self.batch),
             ("taps", self.taps),
             ("targets", self.targets),
+            ("field-width", self.field_width),
             ("epochs", self.epochs as usize),
             ("eval-every", self.eval_every as usize),
         ];
@@ -308,6 +315,8 @@ impl Settings {
             ("--width", self.width, 1 << 16),
             ("--blocks", self.blocks, 1 << 10),
             ("--negatives", self.negatives, 1 << 24),
+            ("--user-width", self.user_width, 1 << 16),
+            ("--field-width", self.field_width, 1 << 16),
             ("--batch times --length", rows, 1 << 31),
         ] {
             if size > most {
@@ -396,6 +405,12 @@ impl Settings {
         }
     }
 
+    /// The names of the side fields that are used; `all` stands for itself.
+    pub fn field_names(&self) -> Vec<&str> {
+        let names = self.fields.split(',').map(str::trim).filter(|name| !name.is_empty());
+        if self.fields.trim() == "none" { Vec::new() } else { names.collect() }
+    }
+
     /// The patches of the network.
     fn patches(&self) -> Option<PatchConfig> {
         let place = match self.patch {
@@ -421,6 +436,10 @@ impl Settings {
             init_std: self.init_std,
             taps: self.taps,
             dilations: self.dilations.0.clone(),
+            user_width: self.user_width,
+            fields: !self.field_names().is_empty(),
+            field_width: self.field_width,
+            join: self.join,
             patch: self.patches(),
             touched: None,
         }
