@@ -4,12 +4,12 @@
 use mipgpu::{
     backend::{Cpu, Reference},
     base::rng::{Purpose, Stream},
-    layers::{Facts, NormPlace, RatingScale},
+    layers::{Facts, Join, NormPlace, RatingScale},
     mem::Param,
     models,
-    ops::Memory,
+    ops::{BagLists, Memory},
     tasks::{self, LossKind, SamplerKind, Sequence},
-    train::{Engine, Freeze, Patching, Settings},
+    train::{Engine, Freeze, Patching, Settings, TableUpdate},
 };
 
 const ITEMS: usize = 23;
@@ -63,13 +63,26 @@ fn variants() -> Vec<Settings> {
             }
             all.push(s);
         }
+        // Beside the items, in either way, with a table that is updated by rows and without.
+        let s =
+            Settings { model: model.name.into(), user_width: 3, fields: "all".into(), field_width: 2, ..base.clone() };
+        all.push(Settings { join: Join::Sum, loss: LossKind::Gbce, table_update: TableUpdate::Rows, ..s.clone() });
+        all.push(s);
     }
     all
 }
 
+/// Items with no, one or two values in the first field and the same in the second, one user more than batches have, and five
+/// ratings.
 fn facts() -> Facts {
+    let values: Vec<u32> = (0..6).collect();
+    let of = |item: usize, field: usize| match field {
+        0 => &values[item % 4..][..item % 3],
+        _ => &values[1..2],
+    };
     let counts = (0..ITEMS as u64).map(|i| 1 + i % 5).collect();
-    Facts { counts, ratings: Some(RatingScale { levels: vec![1.0, 2.0, 3.0, 4.5, 5.0], mean: 3.25 }) }
+    let ratings = Some(RatingScale { levels: vec![1.0, 2.0, 3.0, 4.5, 5.0], mean: 3.25 });
+    Facts { counts, users: 5, fields: BagLists::new(ITEMS, &[6, 3], of).unwrap(), ratings }
 }
 
 /// A batch of sequences (or pairs of baskets) of lengths 9 (cut from 12), 1, 5 and 3.
@@ -106,6 +119,12 @@ fn directional(s: &Settings) {
     let start: Vec<Vec<f64>> = params.iter().map(|p| e.backend.values(p.w.raw())).collect();
     e.gradients(3, true);
     let gradient: Vec<Vec<f64>> = params.iter().map(|p| e.backend.values(p.dw.raw())).collect();
+    // What the data say reaches the network: else these would be zeros, and no difference of losses would tell.
+    for (asked, table) in [(s.user_width > 0, "user.weight"), (s.fields != "none", "field.weight")] {
+        let found = params.iter().position(|p| p.name == table);
+        assert_eq!(found.is_some(), asked, "{} and its {table}", s.model);
+        assert!(found.is_none_or(|i| gradient[i].iter().any(|g| *g != 0.0)), "{}: nothing reaches {table}", s.model);
+    }
     let direction: Vec<Vec<f64>> = params
         .iter()
         .enumerate()

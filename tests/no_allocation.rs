@@ -8,9 +8,9 @@ use std::{
 use mipgpu::{
     backend::Cpu,
     base::rng::{Purpose, Stream},
-    layers::{Capacity, ConvBlock, ConvBlockConfig, Input, Shape},
+    layers::{Capacity, ConvBlock, ConvBlockConfig, Facts, Input, Shape},
     mem::Planner,
-    ops::Memory,
+    ops::{BagLists, Memory},
     tasks::{LossKind, Sequence},
     train::{Engine, Settings},
 };
@@ -48,10 +48,15 @@ fn a_step_allocates_nothing() {
             loss,
             exclude_seen: true,
             negatives: 100,
+            // Users and side fields stand beside the items of the last one.
+            user_width: if loss == LossKind::Gbce { 12 } else { 0 },
+            fields: if loss == LossKind::Gbce { "all" } else { "none" }.into(),
             ..Settings::default()
         };
-        let counts: Vec<u64> = (0..ITEMS as u64).collect();
-        let mut engine = Engine::<Cpu>::new(&s, &counts, |p| Ok(Cpu::new(p))).unwrap();
+        let values: Vec<u32> = (0..7).collect();
+        let fields = BagLists::new(ITEMS, &[7], |item, _| &values[item % 5..][..item % 3]).unwrap();
+        let facts = Facts { counts: (0..ITEMS as u64).collect(), users: 20, fields };
+        let mut engine = Engine::<Cpu>::new(&s, facts, |p| Ok(Cpu::new(p))).unwrap();
         let mut draw = Stream::new(1, Purpose::Test, 0);
         let users: Vec<Vec<u32>> =
             (0..16).map(|_| (0..60).map(|_| draw.below(ITEMS as u64) as u32).collect()).collect();

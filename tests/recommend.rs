@@ -38,7 +38,7 @@ fn lists_equal_sorting_everything() {
         let mut model = Fake::new(items, 4, false);
         let histories: Vec<Vec<u32>> =
             (0..11u32).map(|h| (0..h).map(|i| (i * 7 + h) % items as u32).collect()).collect();
-        let slices: Vec<&[u32]> = histories.iter().map(|h| &h[..]).collect();
+        let slices: Vec<_> = histories.iter().map(|h| (&h[..], None)).collect();
         for (k, keep_seen) in [(1, false), (5, false), (5, true), (items, false)] {
             let lists = recommend(&mut model, &slices, k, keep_seen).unwrap();
             for (history, list) in histories.iter().zip(lists) {
@@ -314,7 +314,7 @@ fn a_failed_export_leaves_no_trace() {
         fn top_k(&mut self, _: &[Query<'_>], _: usize) -> Answer<Vec<Vec<Scored>>> {
             unreachable!("an export lists nothing")
         }
-        fn encode(&mut self, _: &[&[u32]], _: &mut [f32]) -> Result<()> {
+        fn encode(&mut self, _: &[Query<'_>], _: &mut [f32]) -> Result<()> {
             Err(Error::internal("the machine is on fire"))
         }
     }

@@ -34,7 +34,10 @@ fn import(dir: &Path) {
         }
     }
     fs::write(dir.join("log.csv"), text).unwrap();
-    let done = mipgpu().current_dir(dir).args(["-q", "import", "log.csv", "--out", "data"]).status().unwrap();
+    let items: String = (0..40).map(|i| format!("i{i},g{}|g{}\n", i % 5, i % 3)).collect();
+    fs::write(dir.join("items.csv"), format!("item,group\n{items}")).unwrap();
+    let words = ["-q", "import", "log.csv", "--items", "items.csv", "--out", "data"];
+    let done = mipgpu().current_dir(dir).args(words).status().unwrap();
     assert!(done.success());
 }
 
@@ -124,6 +127,7 @@ fn a_run_stopped_inside_an_epoch_continues_to_the_same_bits() {
     let settings =
         Settings { width: 16, heads: 2, length: 20, batch: 8, epochs: 3, eval_every: 1, ..Settings::default() };
     stop_and_go_on(&settings);
+    stop_and_go_on(&Settings { user_width: 5, fields: "group".into(), field_width: 3, ..settings.clone() });
     // Where tables are updated by rows, a checkpoint inside an epoch finds rows that lag behind.
     let by_rows = Settings {
         loss: LossKind::SampledSoftmax,
@@ -166,7 +170,7 @@ fn stop_and_go_on(settings: &Settings) {
         };
         let folder = RunFolder::new(dir.join(name));
         if !resume {
-            folder.create(&config, data.item_keys()).unwrap();
+            folder.create(&config, &data).unwrap();
         }
         let (stop, mut steps) = (AtomicBool::new(false), 0);
         let (config, data, split, folder) = (&config, &data, &split, &folder);

@@ -85,6 +85,7 @@ impl Asked {
         (0..self.histories.len())
             .map(|u| Query {
                 history: &[],
+                user: None,
                 excluded: &self.histories[u],
                 targets: &self.targets[u],
                 among: &self.among[u],
@@ -225,11 +226,10 @@ fn a_model_stands_by_its_vectors<B: Backend>(open: impl Fn(&Planner) -> Result<B
     let queries: Vec<Query> = lists
         .iter()
         .zip(&among)
-        .map(|(l, among)| Query { history: &l[0], excluded: &l[0], targets: &l[1], among })
+        .map(|(l, among)| Query { history: &l[0], user: None, excluded: &l[0], targets: &l[1], among })
         .collect();
-    let histories: Vec<&[u32]> = queries.iter().map(|q| q.history).collect();
     let (mut vectors, mut table, mut bias) = (vec![0.0; 11 * 16], vec![0.0; v * 16], vec![0.0; v]);
-    engine.encode(&histories, &mut vectors).unwrap();
+    engine.encode(&queries, &mut vectors).unwrap();
     for items in [0..70, 70..v] {
         engine.item_vectors(items.clone(), &mut table[items.start * 16..items.end * 16]).unwrap();
     }

@@ -129,8 +129,18 @@ pub fn measure(run: &mut OpenRun, data: &Dataset, args: &Args) -> Result<(Report
     let split = Split::new(data, args.split.spec(data)?.unwrap_or(run.split))?;
     let (valid, test) = (split.valid(), split.test());
     let part: &dyn HeldOut = if args.part == Part::Valid { &valid } else { &test };
-    let notes = check_leaks(run, data, &split, part)?;
+    let mut notes = check_leaks(run, data, &split, part)?;
     let map = ItemMap::between(data.item_keys(), &run.item_keys)?;
+    if let Some(users) = &run.user_keys {
+        let unknown = data.user_keys().keys().filter(|key| users.find(key).is_none()).count();
+        if unknown > 0 {
+            notes.push(format!(
+                "{} of the data's {} users have no vector in the model: they are asked for as somebody it does not know",
+                digits(unknown as u64),
+                digits(data.users() as u64)
+            ));
+        }
+    }
     let options = EvalOptions {
         ks,
         keep_seen: args.keep_seen,
@@ -145,6 +155,7 @@ pub fn measure(run: &mut OpenRun, data: &Dataset, args: &Args) -> Result<(Report
         batch: args.batch,
         seed: args.seed,
         item_map: Some(&map),
+        users: run.user_keys.as_ref(),
     };
     let encoder = &mut *run.encoder;
     let report = match &args.per_user {

@@ -8,7 +8,7 @@ use crate::{
     cli::printer::Printer,
     data::{Dataset, digits},
     eval::{
-        ItemMap,
+        ItemMap, Query,
         vectors::{Format, Sheet, export},
     },
 };
@@ -109,15 +109,17 @@ pub fn write(run: &mut OpenRun, data: Option<&Dataset>, args: &Args) -> Result<V
         let map = ItemMap::between(data.item_keys(), &run.item_keys)?;
         let sheet = Sheet { name: "users", keys: data.user_keys(), width, bias: None };
         let basket = run.encoder.last_basket();
-        let encoder = &mut run.encoder;
+        let (encoder, known) = (&mut run.encoder, &run.user_keys);
         let paths = export(sheet, &args.out, &formats, &mut |rows, out| {
             let users: Vec<usize> = rows.collect();
             for (users, out) in users.chunks(args.batch).zip(out.chunks_mut(args.batch * width)) {
                 let all = |user: usize| data.items_of(user);
                 let events = |user| if basket { data.last_basket_of(user, all(user).len()) } else { all(user) };
                 let sequences: Vec<_> = users.iter().map(|u| map.sequence(events(*u))).collect();
-                let histories: Vec<&[u32]> = sequences.iter().map(|s| &s[..]).collect();
-                encoder.encode(&histories, out)?;
+                let user = |user: &usize| known.as_ref()?.find(data.user_keys().key(*user));
+                let ask = |(history, of): (_, &usize)| Query { history, user: user(of), ..Query::default() };
+                let queries: Vec<Query> = sequences.iter().map(|s| &s[..]).zip(users).map(ask).collect();
+                encoder.encode(&queries, out)?;
             }
             Ok(())
         })?;

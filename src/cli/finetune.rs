@@ -14,7 +14,10 @@ use crate::{
     base::{Error, Result},
     layers::Facts,
     train::{
-        Flags, Freeze, FreshItems, Origin, Patching, RunFolder, Transfer, Which, ratings::scale_after, run::RunConfig,
+        Flags, Freeze, FreshItems, Origin, Patching, RunFolder, Transfer, Which,
+        ratings::scale_after,
+        run::RunConfig,
+        sides::{self, Sides},
         transfer::Base,
     },
 };
@@ -27,7 +30,8 @@ Examples:
   mipgpu finetune --from runs/films --fresh-items mean data/films-new  a grown catalogue: new items, expired ones dropped
   mipgpu finetune --from runs/films --transfer none data/books         the same from scratch, to compare with
 
-Settings are those of the base run, with flags (and --config) over them. Items are matched by key; what was loaded, fresh
+Settings are those of the base run, with flags (and --config) over them. Items, users and values of side fields are matched
+by key; what was loaded, fresh
 and frozen is listed tensor by tensor. The new run is a run like any other: train --resume, eval, recommend, export.")]
 pub struct Args {
     /// Data set folder made by `mipgpu import` [default: the built-in MovieLens sample]
@@ -75,12 +79,17 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
         settings = settings.read(file)?;
     }
     args.flags.apply(&mut settings);
+    // Before the base is asked whether it knows them.
+    sides::name_fields(&mut settings, data.item_fields()).map_err(|e| match &args.flags.fields {
+        None => e.at(format!("{}: its settings are those of the new run", args.from.display())),
+        Some(_) => e,
+    })?;
     if args.transfer == Transfer::Patch {
         if settings.patch == Patching::None {
             settings.patch = Patching::Serial;
         }
         if settings.freeze == Freeze::None {
-            settings.freeze = if base.knows_all(data.item_keys()) { Freeze::All } else { Freeze::Network };
+            settings.freeze = if base.knows_all(&data, &settings) { Freeze::All } else { Freeze::Network };
         }
     } else if settings.patch != Patching::None || args.transfer != Transfer::Model && settings.freeze != Freeze::None {
         return Err(Error::user(format!("--transfer {} freezes nothing and has no patches", args.transfer))
@@ -88,7 +97,6 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     }
     base.check_model(&settings, args.transfer)?;
     conclude_settings(&args.flags, &mut settings, &data)?;
-    base.check(&settings, &Facts::from(&vec![1; data.items()]), args.transfer)?;
     let split = args.split.spec(&data)?.unwrap_or(usual_split(&settings)?);
     let ratings = match (scale(&settings, &data, split)?, &base.ratings) {
         (Some(new), Some(known)) if matches!(args.transfer, Transfer::Model | Transfer::Patch) => {
@@ -96,6 +104,8 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
         }
         (new, _) => new,
     };
+    let facts = Facts { ratings: ratings.clone(), ..Sides::facts_of(&settings, &data)? };
+    base.check(&settings, &facts, args.transfer)?;
     let folder = args.out.map_or_else(|| RunFolder::new(free_name(&path, &settings.model)), RunFolder::new);
     let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
     let origin = Origin {

@@ -18,6 +18,8 @@ pub struct OpenRun {
     pub encoder: Box<dyn Encoder>,
     /// Keys of the model's items, in the order of its table.
     pub item_keys: Vocab,
+    /// Keys of the users who have vectors; `None`: the model knows no users.
+    pub user_keys: Option<Vocab>,
     /// The data it was trained on, and what that data was then.
     pub data: PathBuf,
     pub data_fingerprint: String,
@@ -54,6 +56,7 @@ pub fn open_run(run: &Path, flags: &RunFlags) -> Result<OpenRun> {
         name: format!("{} ({})", run.display(), if last { "last checkpoint" } else { "best checkpoint" }),
         encoder: trained.encoder,
         item_keys: trained.items,
+        user_keys: trained.sides.users,
         data: trained.config.data,
         data_fingerprint: trained.config.data_fingerprint,
         split: trained.config.split,

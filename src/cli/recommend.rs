@@ -100,6 +100,8 @@ pub struct Request {
     pub id: Value,
     /// Items the model knows, oldest first.
     pub history: Vec<u32>,
+    /// Whose it is, where the model has vectors of users and knows this one.
+    pub user: Option<u32>,
     /// Keys it does not know, in order.
     pub unknown: Vec<String>,
 }
@@ -127,6 +129,7 @@ pub fn answer(
     }
     let split = data.map(|data| args.split.spec(data)).transpose()?.flatten().unwrap_or(run.split);
     let basket = run.encoder.last_basket();
+    let users = run.user_keys.as_ref();
     let mut desk = Desk {
         encoder: &mut *run.encoder,
         keys: &run.item_keys,
@@ -141,7 +144,7 @@ pub fn answer(
     };
     if args.of_data() {
         let data = data.ok_or_else(|| Error::internal("users of the data, without the data"))?;
-        let users = wanted_users(data, args)?;
+        let wanted = wanted_users(data, args)?;
         let map = ItemMap::between(data.item_keys(), desk.keys)?;
         let split = match args.hold_out {
             Some(_) => Some(Split::new(data, split)?),
@@ -152,8 +155,8 @@ pub fn answer(
             (Some(split), _) => split.test().held_out(user).start,
             _ => data.items_of(user).len(),
         };
-        for users in users.chunks(args.batch) {
-            let requests: Vec<Request> = users
+        for wanted in wanted.chunks(args.batch) {
+            let requests: Vec<Request> = wanted
                 .iter()
                 .map(|&user| {
                     let (user, end) = (user as usize, end(user as usize));
@@ -162,6 +165,7 @@ pub fn answer(
                     Request {
                         id: data.user_keys().key(user).into(),
                         history: map.sequence(events).into_owned(),
+                        user: users.and_then(|known| known.find(data.user_keys().key(user as usize))),
                         unknown: strange.map(|i| data.item_keys().key(*i as usize).to_owned()).collect(),
                     }
                 })
@@ -258,7 +262,7 @@ impl Desk<'_> {
                 None => unknown.push(key),
             }
         }
-        Request { id, history, unknown }
+        Request { id, history, user: None, unknown }
     }
 
     /// Reads requests to the end of the input. A batch goes out when it is full or when nothing more is waiting, so a
@@ -293,7 +297,7 @@ impl Desk<'_> {
 
     /// The answers to a batch, as lines to print.
     fn answer(&mut self, requests: &[Request]) -> Result<String> {
-        let histories: Vec<&[u32]> = requests.iter().map(|r| &r.history[..]).collect();
+        let histories: Vec<_> = requests.iter().map(|r| (&r.history[..], r.user)).collect();
         let lists = recommend(self.encoder, &histories, self.k, self.keep_seen)?;
         let mut out = String::new();
         for (request, list) in requests.iter().zip(lists) {

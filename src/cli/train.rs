@@ -24,7 +24,7 @@ use crate::{
         checkpoint::State,
         ratings::scale_of,
         run::{Job, RunConfig},
-        train,
+        sides, train,
     },
 };
 
@@ -36,7 +36,8 @@ Examples:
   mipgpu train data/mine --config wide.toml --lr 0.001
   mipgpu train --resume runs/mine
 
-The run folder holds config.toml, items.safetensors (item keys), best.safetensors, last.safetensors, metrics.jsonl,
+The run folder holds config.toml, items.safetensors (item keys; users.safetensors, fields.safetensors with --user-width,
+--fields), best.safetensors, last.safetensors, metrics.jsonl,
 timing.jsonl and report.json. Ctrl-C writes a checkpoint first.")]
 pub struct Args {
     /// Data set folder made by `mipgpu import` [default: the built-in MovieLens sample]
@@ -100,7 +101,7 @@ pub fn execute(planned: &Planned, printer: Printer) -> Result<()> {
     // Before anything is written: a device that cannot be used leaves no run behind.
     backend::probe(device, config.settings.precision)?;
     if !resume {
-        folder.create(config, data.item_keys())?;
+        folder.create(config, data)?;
     }
     let _lock = folder.lock()?;
     introduce(&printer, folder, config, data, &split, device, pool.current_num_threads());
@@ -192,6 +193,14 @@ pub fn conclude_settings(flags: &Flags, settings: &mut Settings, data: &Dataset)
         return Err(Error::user(format!("--{flag} has no effect: full softmax has no negatives"))
             .hint("add --loss sampled-softmax, bce, gbce or bpr"));
     }
+    if settings.field_names().is_empty() && flags.field_width.is_some() {
+        return Err(Error::user("--field-width has no effect: no side fields are used").hint("add --fields NAME,NAME"));
+    }
+    if settings.field_names().is_empty() && settings.user_width == 0 && flags.join.is_some() {
+        return Err(Error::user("--join has no effect: nothing stands beside the items")
+            .hint("add --fields NAME,NAME or --user-width 32"));
+    }
+    sides::name_fields(settings, data.item_fields())?;
     settings.name_task()?;
     if let (true, Some(flag)) = (settings.find()?.1.rated, flags.first_of_losses()) {
         return Err(Error::user(format!("--{flag} has no effect: --task rating has a loss of its own"))
@@ -258,6 +267,16 @@ fn introduce(
         "model   {}, width {}, {} blocks, {} heads, length {}, dropout {}",
         s.model, s.width, s.blocks, s.heads, s.length, s.dropout
     ));
+    let mut beside = Vec::new();
+    if !s.field_names().is_empty() {
+        beside.push(format!("fields {} ({} wide each)", s.field_names().join(", "), s.field_width));
+    }
+    if s.user_width > 0 {
+        beside.push(format!("users {} wide", s.user_width));
+    }
+    if !beside.is_empty() {
+        printer.say(format_args!("beside  {}, joined by {}", beside.join(", "), name(s.join)));
+    }
     printer.say(format_args!(
         "task    {}{}, loss {}",
         s.task,
@@ -285,11 +304,13 @@ fn introduce(
     printer.say(format_args!("run     {}", folder.path.display()));
 }
 
+/// As typed on the command line.
+fn name(value: impl clap::ValueEnum) -> String {
+    value.to_possible_value().map_or(String::new(), |v| v.get_name().to_string())
+}
+
 /// `gbce (t 0.75) against 128 uniform negatives of each position, without the user's own items`
 fn loss_in_words(settings: &Settings) -> String {
-    fn name(value: impl clap::ValueEnum) -> String {
-        value.to_possible_value().map_or(String::new(), |v| v.get_name().to_string())
-    }
     let c = settings.loss();
     if c.kind == LossKind::Softmax {
         return name(c.kind);

@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
+use sha2::{Digest, Sha256};
+
 use crate::{
     base::{Error, Result},
     data::{
         shard::{Container, Tensor, image},
-        vocab::{Columns, Parts},
+        vocab::{Columns, Parts, Vocab, hex},
     },
 };
 
@@ -96,6 +98,37 @@ impl ItemFields {
         image(Self::FORMAT, &[("fields", names.expect("a list of strings is JSON"))], &tensors)
     }
 
+    /// Lays some of the fields out as a file of their own, in the order of `names`.
+    ///
+    /// # Errors
+    /// There is no such field.
+    pub(crate) fn image_of(&self, names: &[&str]) -> Result<Vec<u8>> {
+        let copy = |name: &&str| {
+            let field = self.get(name).ok_or_else(|| Error::user(format!("there is no item field '{name}'")))?;
+            let get = |offsets| field.container.get(offsets);
+            Ok(FieldBuilder {
+                name: field.name().into(),
+                offsets: get(&field.parts.offsets).to_vec(),
+                values: field.container.get(&field.parts.values).to_vec(),
+                keys: (0..field.values()).map(|id| field.value(id).to_owned()).collect(),
+            })
+        };
+        Ok(Self::image(&names.iter().map(copy).collect::<Result<Vec<_>>>()?))
+    }
+
+    /// The values of all fields, one field behind another, as `FIELD<TAB>VALUE`: the keys of a table over all of them.
+    pub fn keys(&self) -> Vocab {
+        let of = |field: ItemField<'_>| -> Vec<String> {
+            (0..field.values()).map(|id| format!("{}\t{}", field.name(), field.value(id))).collect()
+        };
+        Vocab::from_keys(self.iter().flat_map(of))
+    }
+
+    /// SHA-256 of the saved form, in hex.
+    pub fn fingerprint(&self) -> String {
+        hex(&Sha256::digest(self.container.as_ref().map_or(&[][..], Container::bytes)))
+    }
+
     /// Maps the side fields of a data set with `items` items.
     pub(crate) fn open(path: &Path, items: usize) -> Result<Self> {
         let container = Container::open(path, Self::FORMAT)?;
@@ -143,5 +176,11 @@ impl ItemFields {
     /// The field of a name.
     pub fn get(&self, name: &str) -> Option<ItemField<'_>> {
         self.iter().find(|f| f.name() == name)
+    }
+}
+
+impl std::fmt::Debug for ItemFields {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ItemFields({})", self.iter().map(|field| field.name()).collect::<Vec<_>>().join(", "))
     }
 }

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     base::{Error, Result},
-    data::{Dataset, split::HeldOut},
+    data::{Dataset, Vocab, split::HeldOut},
 };
 
 /// What to measure, and how.
@@ -44,6 +44,9 @@ pub struct EvalOptions<'a> {
     pub seed: u64,
     /// From the data's items to the model's; `None` where they are the same by construction.
     pub item_map: Option<&'a ItemMap>,
+    /// The model's users, whom those of the data are found among by key; `None` where they are the same by construction,
+    /// or the model asks for none.
+    pub users: Option<&'a Vocab>,
 }
 
 impl Default for EvalOptions<'_> {
@@ -59,6 +62,7 @@ impl Default for EvalOptions<'_> {
             batch: 256,
             seed: 0,
             item_map: None,
+            users: None,
         }
     }
 }
@@ -153,7 +157,16 @@ pub fn evaluate_each(
         let queries: Vec<Query> = cases
             .iter()
             .zip(&negatives)
-            .map(|(c, among)| Query { history: &c.history, excluded: &c.excluded, targets: &c.targets, among })
+            .map(|(c, among)| Query {
+                history: &c.history,
+                user: match options.users {
+                    Some(users) => users.find(data.user_keys().key(c.user as usize)),
+                    None => Some(c.user),
+                },
+                excluded: &c.excluded,
+                targets: &c.targets,
+                among,
+            })
             .collect();
         let user_key = |query: usize| data.user_keys().key(cases[query].user as usize);
         let whose = |query: usize| format!(" for user '{}'", user_key(query));

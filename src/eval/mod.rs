@@ -34,6 +34,8 @@ use crate::base::{Error, Result};
 pub struct Query<'a> {
     /// Oldest first; may be empty.
     pub history: &'a [u32],
+    /// Whose it is, as the model counts its users; `None`: nobody's whom it knows. Only models with user vectors ask.
+    pub user: Option<u32>,
     /// Items that are no candidates: ascending, distinct.
     pub excluded: &'a [u32],
     /// Items to rank among the candidates, distinct.
@@ -113,11 +115,11 @@ pub trait Encoder {
         false
     }
 
-    /// Appends \[MASK\] to each history and writes its vector; `out` (B, D).
+    /// Asks about the history of each query and writes its vector; `out` (B, D).
     ///
     /// # Errors
     /// What the model reports.
-    fn encode(&mut self, histories: &[&[u32]], out: &mut [f32]) -> Result<()>;
+    fn encode(&mut self, queries: &[Query<'_>], out: &mut [f32]) -> Result<()>;
 
     /// The ratings asked for, as the model predicts them.
     ///

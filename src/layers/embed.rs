@@ -1,7 +1,9 @@
-//! The input of a sequence model: items, with their positions where the model wants them, normed and with dropout.
+//! The input of a sequence model: items, with their positions where the model wants them, with what is known beside them
+//! where there is such a thing, normed and with dropout.
 
-use super::{Input, Norm, Rated, RatedConfig, Shape, Sites, when};
+use super::{Facts, Input, Norm, Rated, RatedConfig, Shape, Side, SideConfig, Sites, when};
 use crate::{
+    base::Result,
     mem::{Dst, Init, Mode, Param, Planner, Var},
     ops::{
         Backend, DropoutBwd, DropoutFwd, EmbeddingFwd, GatherTable, PositionSum, SegmentSum, dropout::Drop,
@@ -24,15 +26,17 @@ pub struct EmbedConfig {
     pub rated: Option<RatedConfig>,
     /// Segments that a row belongs to one of, in the place of positions; 0: none.
     pub segments: usize,
+    /// Side fields and user vectors, where there are any.
+    pub side: Option<SideConfig>,
     pub norm: bool,
     pub dropout: f32,
     /// Standard deviation of the initial weights.
     pub std: f32,
 }
 
-/// y = dropout(LN(item[id] + position[pos])), without the norm for pre-norm models; `pos` may number segments instead.
-/// Parameters: `item.weight (rows,D)`, `position.weight (T,D)` or `segment.weight (2,D)`, those of [`Rated`],
-/// `embedding_norm.*`.
+/// y = dropout(LN(rated(side(item[id] + position[pos])))), without the norm for pre-norm models; `side` ([`Side`]) and `rated`
+/// ([`Rated`]) only where they are asked for; `pos` may number segments instead. Parameters: `item.weight (rows,D)`,
+/// `position.weight (T,D)` or `segment.weight (2,D)`, those of [`Side`] and [`Rated`], `embedding_norm.*`.
 #[derive(Clone, Debug)]
 pub struct Embed {
     pub item: Param,
@@ -43,6 +47,7 @@ pub struct Embed {
     /// What the two rows add up to (N,D). Its gradient is that of the rows taken from either table.
     pub sum: Var,
     rated: Option<Rated>,
+    side: Option<Side>,
     norm: Option<Norm>,
     /// The output (N,D).
     pub y: Var,
@@ -52,7 +57,9 @@ pub struct Embed {
 }
 
 impl Embed {
-    pub fn plan(p: &mut Planner, input: &Input, c: &EmbedConfig, sites: &mut Sites) -> Self {
+    /// # Errors
+    /// As [`Side::plan`].
+    pub fn plan(p: &mut Planner, input: &Input, c: &EmbedConfig, sites: &mut Sites) -> Result<Self> {
         let (n, t, d) = (input.capacity.n, input.capacity.t, c.d);
         p.label("embedding");
         let item = p.table("item.weight", &[c.rows, d], Init::TruncatedNormal(c.std), c.touched);
@@ -61,16 +68,27 @@ impl Embed {
         let position = placed.then(|| p.param(name, &[rows, d], Init::TruncatedNormal(c.std)));
         let by_segment = (c.segments > 0).then(|| Sorted::plan(p, n));
         let sum = p.var(n * d);
-        let rated = c.rated.map(|c| Rated::plan(p, sum, d, input, &c));
-        let before_norm = rated.as_ref().map_or(sum, |rated| rated.y);
+        let side = c.side.map(|c| Side::plan(p, sum, d, input, &c)).transpose()?;
+        let joined = side.as_ref().map_or(sum, |side| side.y);
+        let rated = c.rated.map(|c| Rated::plan(p, joined, d, input, &c));
+        let before_norm = rated.as_ref().map_or(joined, |rated| rated.y);
         let norm = c.norm.then(|| Norm::plan(p, "embedding_norm", before_norm, n, d));
         p.label("embedding");
         let (y, drop) = (p.var(n * d), sites.take(c.dropout));
-        Embed { item, position, by_segment, sum, rated, norm, y, input: *input, d, drop }
+        Ok(Embed { item, position, by_segment, sum, side, rated, norm, y, input: *input, d, drop })
+    }
+
+    /// Writes which values each item has, once.
+    ///
+    /// # Errors
+    /// As [`Side::write`].
+    pub fn prepare(&self, b: &mut dyn Backend, facts: &Facts) -> Result<()> {
+        self.side.as_ref().map_or(Ok(()), |side| side.write(b, &facts.fields))
     }
 
     fn before_drop(&self) -> Var {
-        let before_norm = self.rated.as_ref().map_or(self.sum, |rated| rated.y);
+        let joined = self.side.as_ref().map_or(self.sum, |side| side.y);
+        let before_norm = self.rated.as_ref().map_or(joined, |rated| rated.y);
         self.norm.as_ref().map_or(before_norm, |norm| norm.y)
     }
 
@@ -89,6 +107,9 @@ impl Embed {
                 t: position.shape[0],
             }),
             None => b.run(&GatherTable { y, table: self.item.w, id: item, n, d, v }),
+        }
+        if let Some(side) = &self.side {
+            side.forward(b, s);
         }
         if let Some(rated) = &self.rated {
             rated.forward(b, s);
@@ -120,6 +141,9 @@ impl Embed {
         }
         if let Some(rated) = &self.rated {
             rated.backward(b, s);
+        }
+        if let Some(side) = &self.side {
+            side.backward(b, s);
         }
         if let (Some(segment), Some(by)) = (&self.position, &self.by_segment) {
             let segments = segment.shape[0];

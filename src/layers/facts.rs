@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::ops::BagLists;
+
 /// Sizes and tables of a data set.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
@@ -9,6 +11,10 @@ pub struct Facts {
     pub counts: Vec<u64>,
     /// What ratings there are; `None`: not known, or there are none.
     pub ratings: Option<RatingScale>,
+    /// Users who may have a vector of their own (U); 0 where nobody has.
+    pub users: usize,
+    /// Which values each item has in the side fields that are used; empty where none is.
+    pub fields: BagLists,
 }
 
 impl Facts {
@@ -21,7 +27,7 @@ impl Facts {
 impl<T: AsRef<[u64]>> From<&T> for Facts {
     /// A catalogue, and nothing else.
     fn from(counts: &T) -> Facts {
-        Facts { counts: counts.as_ref().to_vec(), ratings: None }
+        Facts { counts: counts.as_ref().to_vec(), ..Facts::default() }
     }
 }
 

@@ -4,13 +4,13 @@ A batch begins with a head: step, epoch, and of every sequence where it starts, 
 scored. It is one block of ids, so that it reaches a device in one copy. What follows from it (items, positions, rows to
 score) is made on the device by a task's ops while training, or written from the host ([`HostInput`]).
 
-Padding: where sizes are rounded up, so that few sizes come again and again, sequences behind the last real one fill the
-rows (item 0), and rows to score behind the last are [`NO_ROW`].
+Padding: where sizes are rounded up, so that few sizes come again and again, sequences of nobody behind the last real one
+fill the rows (item 0), and rows to score behind the last are [`NO_ROW`].
 */
 
 use crate::{
     mem::{F32, Planner, Span, U32},
-    ops::{Backend, NO_ROW},
+    ops::{Backend, NO_ID, NO_ROW},
 };
 
 /// The largest batch a plan has room for.
@@ -165,7 +165,7 @@ impl Head {
         let (n, m) = (round(self.n(), c.rounding[0]), round(self.m() + self.also, c.rounding[1]));
         assert!(n <= c.n && m <= c.m, "a batch of {n} rows, {m} scored, does not fit {c:?}");
         while self.b < c.b {
-            self.push(0, (n - self.n()).min(c.t), 0, NO_ROW);
+            self.push(NO_ID, (n - self.n()).min(c.t), 0, NO_ROW);
         }
         assert!(self.n() == n, "{} sequences have no room for {n} rows", c.b);
         (n, m)
@@ -187,6 +187,8 @@ pub struct HostInput {
     pub rating: Vec<f32>,
     /// (N) their classes.
     pub class: Vec<u32>,
+    /// Whose the first sequences are; all further ones are nobody's.
+    pub user: Vec<u32>,
 }
 
 impl HostInput {
@@ -197,6 +199,7 @@ impl HostInput {
         self.row.clear();
         self.rating.clear();
         self.class.clear();
+        self.user.clear();
         self.cu.clear();
         self.cu.push(0);
     }
@@ -240,7 +243,7 @@ pub struct Input {
     pub cu: Span<U32>,
     /// (B+1) where the scored rows of each sequence start.
     pub scored: Span<U32>,
-    /// (B) whose sequence it is.
+    /// (B) whose sequence it is, [`NO_ID`] for nobody's.
     pub user: Span<U32>,
     /// (B) where it starts in the data that the device holds.
     pub first: Span<U32>,
@@ -317,6 +320,8 @@ impl Input {
         b.write_ids(self.pos, &host.pos);
         b.write_ids(self.cu, &host.cu);
         b.write_ids(self.row, &host.row);
+        let nobody = std::iter::repeat(&NO_ID);
+        b.write_ids(self.user, &host.user.iter().chain(nobody).take(shape.b).copied().collect::<Vec<_>>());
         b.write_ids(self.step, &[step]);
         if !self.rating.is_empty() {
             self.write_ratings(b, host);

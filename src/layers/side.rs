@@ -181,8 +181,7 @@ impl Users {
         b.run(&SpreadFwd { y: self.y.y, x: self.of.y, cu: input.cu, b: s.b, n: s.n, d });
     }
 
-    /// From the gradient of the output to that of the table. Sequences that only fill up a batch are of user 0; the
-    /// gradients of their rows are zeros.
+    /// From the gradient of the output to that of the table. Sequences that only fill up a batch are nobody's.
     pub fn backward(&self, b: &mut dyn Backend, s: &Shape) {
         let (input, d, by) = (&self.input, self.d, &self.by_user);
         b.run(&SpreadBwd { dx: Dst::Write(self.of.dy), dy: self.y.dy, cu: input.cu, b: s.b, n: s.n, d });
@@ -210,7 +209,7 @@ pub struct SideConfig {
     /// Number of users and the width of their vectors; `None`: without.
     pub users: Option<(usize, usize)>,
     pub join: Join,
-    /// Standard deviation of the initial weights.
+    /// Standard deviation of the initial rows of both tables.
     pub std: f32,
 }
 
@@ -249,7 +248,8 @@ impl Side {
         p.label("side");
         let width = parts.iter().map(|(_, width)| width).sum();
         let all = if parts.len() == 1 { parts[0].0 } else { p.var(n * width) };
-        let mut linear = Linear::plan(p, "side", all, n, width, d, c.std);
+        // What comes out is as large as what went in, however many stand side by side.
+        let mut linear = Linear::plan(p, "side", all, n, width, d, (width as f32).sqrt().recip());
         let y = match c.join {
             Join::Concat => linear.y,
             Join::Sum => {

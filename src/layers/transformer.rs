@@ -20,7 +20,7 @@ impl Transformer {
     /// `blocks` blocks of the shape `c` over what `embed` says; it is normed before post-norm blocks.
     ///
     /// # Errors
-    /// Heads that do not divide the width.
+    /// Heads that do not divide the width; as [`Embed::plan`].
     pub fn plan(
         p: &mut Planner,
         input: &Input,
@@ -34,7 +34,7 @@ impl Transformer {
                 .hint("choose a width that is a multiple of the number of heads, e.g. --width 64 --heads 2"));
         }
         let pre = c.norm == NormPlace::Pre;
-        let embed = Embed::plan(p, input, &EmbedConfig { norm: !pre, ..*embed }, sites);
+        let embed = Embed::plan(p, input, &EmbedConfig { norm: !pre, ..*embed }, sites)?;
         let mut stack: Vec<Block> = Vec::with_capacity(blocks);
         for l in 0..blocks {
             let x = stack.last().map_or(embed.y, |b| b.y);

@@ -16,7 +16,7 @@ a regression head takes the place of the item table (Zeng et al. 2021, whose rat
 use super::{Context, Model, Network, Representations, Takes};
 use crate::{
     base::Result,
-    layers::{Linear, Norm, ScoredRows, Shape, Sites, Transformer, View},
+    layers::{Facts, Linear, Norm, ScoredRows, Shape, Sites, Transformer, View},
     mem::{Dst, Init, Mode, Param, Planner, Var},
     ops::{Backend, GeluBwd, GeluFwd},
 };
@@ -83,6 +83,10 @@ impl Network for Bert4Rec {
         }
         self.scored.backward(b, s);
         self.body.backward(b, s);
+    }
+
+    fn prepare(&self, b: &mut dyn Backend, facts: &Facts) -> Result<()> {
+        self.body.embed.prepare(b, facts)
     }
 
     fn representations(&self) -> Representations {

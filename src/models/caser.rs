@@ -15,7 +15,7 @@ filters alone; users' vectors come in with the items (`--user-width`), not besid
 use super::{Context, Model, Network, Representations};
 use crate::{
     base::Result,
-    layers::{CaserConv, CaserConvConfig, Embed, Linear, ScoredRows, Shape, Sites, View},
+    layers::{CaserConv, CaserConvConfig, Embed, Facts, Linear, ScoredRows, Shape, Sites, View},
     mem::{Dst, Init, Mode, Param, Planner, Span, U32, Var},
     ops::{
         ActivationBwd, ActivationFwd, Backend, DropoutAddFwd, DropoutBwd, DropoutFwd, SegmentSum,
@@ -63,7 +63,7 @@ impl Model for Caser {
         let mut input = c.embed(false);
         // Its own table, whose gradient is summed here.
         (input.touched, input.dropout) = (None, 0.0);
-        let embed = Embed::plan(p, c.input, &input, &mut sites);
+        let embed = Embed::plan(p, c.input, &input, &mut sites)?;
         let (window, horizontal, vertical, std) = (s.window, s.horizontal, s.vertical, s.init_std);
         let config = CaserConvConfig { width: d, window, horizontal, vertical, std };
         let conv = CaserConv::plan(p, "conv", embed.y, c.input, &config)?;
@@ -126,6 +126,10 @@ impl Network for Caser {
             b.run(&self.by.sort(&[(self.ids, s.n)], rows));
             b.run(&SegmentSum::of(table.grad(), self.embed.sum.dy, &self.by, [s.n, self.d, rows]));
         }
+    }
+
+    fn prepare(&self, b: &mut dyn Backend, facts: &Facts) -> Result<()> {
+        self.embed.prepare(b, facts)
     }
 
     fn representations(&self) -> Representations {

@@ -12,7 +12,7 @@ Departures: whole sequences instead of session-parallel steps; the loss is the t
 use super::{Context, Model, Network, Representations};
 use crate::{
     base::{Error, Result},
-    layers::{Embed, Gru, ScoredRows, Shape, Sites, View},
+    layers::{Embed, Facts, Gru, ScoredRows, Shape, Sites, View},
     mem::{Dst, Init, Mode, Param, Planner, Span, U32, Var},
     ops::{Backend, DropoutBwd, DropoutFwd, dropout::Drop},
 };
@@ -54,7 +54,7 @@ impl Model for Gru4Rec {
             return Err(Error::user("gru4rec without a recurrent layer").hint("give --blocks 1 or more"));
         }
         let mut sites = Sites::new(c.seed);
-        let embed = Embed::plan(p, c.input, &c.embed(false), &mut sites);
+        let embed = Embed::plan(p, c.input, &c.embed(false), &mut sites)?;
         let mut layers: Vec<Layer> = Vec::with_capacity(s.blocks);
         for l in 0..s.blocks {
             let x = layers.last().map_or(embed.y, |layer| layer.y);
@@ -87,6 +87,10 @@ impl Network for Gru4Rec {
             layer.gru.backward(b, s, Mode::Write);
         }
         self.embed.backward(b, s);
+    }
+
+    fn prepare(&self, b: &mut dyn Backend, facts: &Facts) -> Result<()> {
+        self.embed.prepare(b, facts)
     }
 
     fn representations(&self) -> Representations {

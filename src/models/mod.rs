@@ -19,7 +19,10 @@ pub use sasrec::SasRec;
 
 use crate::{
     base::{Error, Result},
-    layers::{BlockConfig, EmbedConfig, Facts, Input, NormPlace, PatchConfig, RatedConfig, RatingScale, Shape, View},
+    layers::{
+        BlockConfig, EmbedConfig, Facts, Input, Join, NormPlace, PatchConfig, RatedConfig, RatingScale, Shape,
+        SideConfig, View,
+    },
     mem::{Param, Planner, Var},
     ops::Backend,
 };
@@ -134,10 +137,20 @@ impl Context<'_> {
                 std: c.init_std,
             }),
             segments: self.segments,
+            side: self.side(),
             norm: false,
             dropout: c.dropout,
             std: c.init_std,
         }
+    }
+
+    /// What stands beside the items.
+    fn side(&self) -> Option<SideConfig> {
+        let (c, facts) = (self.settings, self.facts);
+        let fields = c.fields.then(|| (facts.fields.size(), c.field_width));
+        let users = (c.user_width > 0).then_some((facts.users, c.user_width));
+        let any = fields.is_some() || users.is_some();
+        any.then_some(SideConfig { fields, users, join: c.join, std: c.init_std })
     }
 
     /// The usual transformer block.
@@ -182,6 +195,12 @@ pub struct ModelSettings {
     pub vertical: usize,
     /// Width of a rating's vector beside the item's; 0: added to it.
     pub rating_width: usize,
+    /// Width of user vectors; 0: users have none.
+    pub user_width: usize,
+    /// Whether side fields stand beside the items, and the width of each.
+    pub fields: bool,
+    pub field_width: usize,
+    pub join: Join,
     /// Patches of a network that is fine-tuned.
     pub patch: Option<PatchConfig>,
     /// Rows of the item table that a step touches at most, where the table is updated by rows; `None`: all are updated.

@@ -15,7 +15,7 @@ and see both sides, as PeterRec pre-trains. Order is in the taps: there are no p
 use super::{Context, Model, Network, Representations};
 use crate::{
     base::Result,
-    layers::{ConvBlock, ConvBlockConfig, Embed, ScoredRows, Shape, Sites, View},
+    layers::{ConvBlock, ConvBlockConfig, Embed, Facts, ScoredRows, Shape, Sites, View},
     mem::{Init, Param, Planner},
     ops::Backend,
 };
@@ -39,7 +39,7 @@ impl Model for PeterRec {
 
     fn plan(p: &mut Planner, c: &Context) -> Result<Self> {
         let (s, d) = (c.settings, c.settings.width);
-        let embed = Embed::plan(p, c.input, &c.embed(false), &mut Sites::new(c.seed));
+        let embed = Embed::plan(p, c.input, &c.embed(false), &mut Sites::new(c.seed))?;
         let mut blocks: Vec<ConvBlock> = Vec::with_capacity(s.blocks);
         for (l, dilation) in (0..s.blocks).zip(s.dilations.iter().cycle()) {
             let x = blocks.last().map_or(embed.y, |b| b.y);
@@ -71,6 +71,10 @@ impl Network for PeterRec {
         self.scored.backward(b, s);
         self.blocks.iter().rev().for_each(|block| block.backward(b, s));
         self.embed.backward(b, s);
+    }
+
+    fn prepare(&self, b: &mut dyn Backend, facts: &Facts) -> Result<()> {
+        self.embed.prepare(b, facts)
     }
 
     fn representations(&self) -> Representations {

@@ -14,7 +14,7 @@ paper's is `--loss bce --negatives 1`, gSASRec's (Petrov and Macdonald 2023) `--
 use super::{Context, Model, Network, Representations};
 use crate::{
     base::Result,
-    layers::{BlockConfig, NormPlace, ScoredRows, Shape, Sites, Transformer, View},
+    layers::{BlockConfig, Facts, NormPlace, ScoredRows, Shape, Sites, Transformer, View},
     mem::{Init, Param, Planner},
     ops::Backend,
 };
@@ -54,6 +54,10 @@ impl Network for SasRec {
     fn backward(&self, b: &mut dyn Backend, s: &Shape) {
         self.scored.backward(b, s);
         self.body.backward(b, s);
+    }
+
+    fn prepare(&self, b: &mut dyn Backend, facts: &Facts) -> Result<()> {
+        self.body.embed.prepare(b, facts)
     }
 
     fn representations(&self) -> Representations {

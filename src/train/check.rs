@@ -8,10 +8,10 @@ use crate::{
         Result,
         rng::{Purpose, Stream},
     },
-    layers::{Facts, NormPlace, RatingScale},
+    layers::{Facts, Join, NormPlace, RatingScale},
     mem::{Bf16Products, F32, Planner, Precision, Scalar, Span},
     models,
-    ops::{self, Backend},
+    ops::{self, Backend, BagLists},
     tasks::{self, LossKind, SamplerKind, Sequence},
 };
 
@@ -134,8 +134,22 @@ fn variants() -> Vec<(String, Settings)> {
             let s = Settings { model: model.name.into(), task: task.name.into(), ..base.clone() };
             all.push((format!("{} step ({})", model.name, task.name), s));
         }
+        let join = if all.len() % 2 == 0 { Join::Concat } else { Join::Sum };
+        let sides = Settings { fields: "all".into(), field_width: 5, user_width: 9, join, ..base.clone() };
+        all.push((format!("{} step (users and fields)", model.name), Settings { model: model.name.into(), ..sides }));
     }
     all
+}
+
+/// A catalogue whose items have values in two fields, and more users than a batch has.
+fn facts() -> Result<Facts> {
+    let values: Vec<u32> = (0..12).collect();
+    let of = |item: usize, field: usize| match field {
+        0 => &values[item % 7..][..item % 3],
+        _ => &values[..1],
+    };
+    let counts: Vec<u64> = (0..ITEMS as u64).map(|i| 1 + i % 5).collect();
+    Ok(Facts { counts, users: 11, fields: BagLists::new(ITEMS, &[9, 2], of)?, ratings: None })
 }
 
 /// The loss, the gradients by parameter, and the worst error of an updated weight as a share of what is allowed.
@@ -160,9 +174,8 @@ fn update_error(s: &Settings, decay: bool, lr: f64, norm: f64, [w, new, g]: [&[f
 }
 
 fn step<B: Backend>(s: &Settings, open: &dyn Fn(&Planner) -> Result<B>) -> Result<(Step, Vec<String>)> {
-    let counts: Vec<u64> = (0..ITEMS as u64).map(|i| 1 + i % 5).collect();
     let ratings = Some(RatingScale { levels: vec![1.0, 2.0, 3.0, 4.5], mean: 2.75 });
-    let mut engine = Engine::<B>::new(s, Facts { counts, ratings: ratings.clone() }, open)?;
+    let mut engine = Engine::<B>::new(s, Facts { ratings: ratings.clone(), ..facts()? }, open)?;
     let mut draw = Stream::new(2, Purpose::Test, 1);
     engine.begin(1);
     for (user, len) in [30, 1, 5, 24, 17, 8].into_iter().enumerate() {

@@ -99,7 +99,7 @@ struct Metadata {
     version: u32,
     /// Of the whole file, in hex.
     sha256: String,
-    /// Fingerprint of the item vocabulary the rows of `item.weight` belong to.
+    /// Fingerprint of the vocabulary that the rows of `item.weight` belong to, and of users and fields where they have tables.
     vocabulary: String,
     /// SHA-256 of the checkpoint whose frozen tensors complete these, in hex; none: the file is whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -336,7 +336,7 @@ pub fn load(path: &Path, b: &mut dyn Backend, plan: &Planner, moments: bool, voc
     let Opened { mut file, header, metadata, start, .. } = open(path)?;
     let broken = |what: String| Error::user(format!("{}: {what}", path.display()));
     if metadata.vocabulary != vocabulary {
-        return Err(broken("the checkpoint belongs to another item vocabulary".into())
+        return Err(broken("the checkpoint belongs to another vocabulary".into())
             .hint("a checkpoint only fits the run folder it was written in, with that folder's items.safetensors"));
     }
     // All is checked before anything is written to the backend.

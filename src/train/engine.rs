@@ -13,8 +13,8 @@ use crate::{
         Error, Result,
         rng::{Purpose, Stream},
     },
-    eval::Question,
-    layers::{Capacity, Facts, HostInput, Input, RatingScale, Shape},
+    eval::{Query, Question},
+    layers::{Capacity, Facts, HostInput, Input, RatingScale, Shape, Users},
     mem::{F32, Init, Param, Planner, Precision, Span},
     models::{Context, ModelSettings, Network, Representations},
     ops::{AdamW, AdamWRows, Backend, CatchUpRows, GradNorm, Guard, Later},
@@ -252,6 +252,13 @@ impl<B: Backend> Engine<B> {
         let (special, segments, view, seed) = (asks.special, asks.segments, asks.view, s.seed);
         let context = Context { settings: &shape, facts, items, special, segments, input: &input, view, ratings, seed };
         let model = (kind.plan)(&mut plan, &context)?;
+        for (asked, table, flag) in
+            [(shape.user_width > 0, "user.weight", "--user-width"), (shape.fields, "field.weight", "--fields")]
+        {
+            if asked && !plan.params().iter().any(|p| p.name == table) {
+                return Err(Error::user(format!("--model {} has no use for {flag}", kind.name)).hint("leave it out"));
+            }
+        }
         plan.label("optimiser");
         let (hyper, report) = (plan.stat(3), plan.stat(4));
         let task = (asks.plan)(&mut plan, &s.task(), model.representations(), &input, report.slice(0, 1))?;
@@ -582,13 +589,15 @@ impl<B: Backend> Engine<B> {
         self.parts.task.last_basket()
     }
 
-    /// Asks about each history (oldest first; the newest T-1 items count), at most a batch of them, and leaves their vectors
+    /// Asks about each query's history (oldest first; the newest T-1 items count), at most a batch of them, and leaves their
+    /// vectors
     /// in the first scored rows.
-    pub(super) fn forward_queries(&mut self, histories: &[&[u32]]) {
+    pub(super) fn forward_queries(&mut self, queries: &[Query<'_>]) {
         self.trained_on = None;
         self.host.clear();
-        for history in histories {
-            self.parts.task.push_query(&mut self.host, history);
+        for query in queries {
+            self.parts.task.push_query(&mut self.host, query.history);
+            self.host.user.push(query.user.unwrap_or(Users::NOBODY));
         }
         let shape = self.input.upload(&mut self.backend, &self.host, 0);
         self.parts.model.forward(&mut self.backend, &shape);

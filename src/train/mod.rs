@@ -10,11 +10,13 @@ pub mod run;
 pub mod schedule;
 pub mod scoring;
 pub mod settings;
+pub mod sides;
 pub mod trained;
 pub mod transfer;
 
 pub use engine::{Engine, MemoryPlan, StepReport};
 pub use run::{Event, RunFolder, train};
 pub use settings::{Flags, Freeze, Patching, Settings, TableUpdate};
+pub use sides::Sides;
 pub use trained::{Trained, Which};
 pub use transfer::{Carried, FreshItems, Origin, Transfer};

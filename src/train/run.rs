@@ -1,7 +1,8 @@
 /*! A run: the folder it lives in, and the loop from the first step (or from its last checkpoint) to the end.
 
 `RUN/config.toml` what was asked for · `items.safetensors` the item vocabulary · `last.safetensors`, `best.safetensors`
-checkpoints · `metrics.jsonl` the learning curve, a function of settings and data alone · `timing.jsonl` seconds and
+checkpoints · `users.safetensors`, `fields.safetensors` users and side fields, where they have vectors
+· `metrics.jsonl` the learning curve, a function of settings and data alone · `timing.jsonl` seconds and
 throughput · `report.json` the evaluation after training.
 */
 
@@ -20,6 +21,7 @@ use super::{
     engine::{Engine, MemoryPlan, StepReport},
     schedule::Schedule,
     settings::Settings,
+    sides::Sides,
     trained::Which,
     transfer::{self, Base, Carried, Keys, Origin},
 };
@@ -32,7 +34,7 @@ use crate::{
         rng::{Purpose, Stream},
     },
     data::{
-        Dataset, Vocab,
+        Dataset,
         split::{Split, SplitSpec},
     },
     eval::{EvalOptions, RatingOptions, evaluate, evaluate_ratings},
@@ -93,7 +95,7 @@ impl RunFolder {
         self.path.join("users.safetensors")
     }
 
-    /// The values of side fields of a run with fields.
+    /// The side fields of a run with fields: their values, and which items have them.
     pub fn fields(&self) -> PathBuf {
         self.path.join("fields.safetensors")
     }
@@ -131,7 +133,7 @@ impl RunFolder {
     ///
     /// # Errors
     /// The folder exists already and holds a run, or anything else: a data set, say, also has an `items.safetensors`.
-    pub fn create(&self, config: &RunConfig, items: &Vocab) -> Result<()> {
+    pub fn create(&self, config: &RunConfig, data: &Dataset) -> Result<()> {
         let begun = self.config_path().exists();
         if begun && (self.last().exists() || self.best().exists()) {
             return Err(Error::user(format!("{}: a run is there already", self.path.display()))
@@ -149,7 +151,8 @@ impl RunFolder {
         // The config first: a folder with a config and no checkpoint is a run that ended early, and may be replaced.
         let text = toml::to_string(config).map_err(|e| Error::internal(format!("config.toml: {e}")))?;
         write_atomically(&self.config_path(), |f| f.write_all(text.as_bytes()))?;
-        items.save(&self.items())
+        data.item_keys().save(&self.items())?;
+        Sides::keep(&config.settings, data, self)
     }
 
     /// Keeps other processes from training this run at the same time, until the lock is dropped or the process ends.
@@ -272,17 +275,20 @@ impl<'a, B: Backend> Loop<'a, B> {
     fn new(job: &'a Job<'a>, open: &dyn Fn(&Planner) -> Result<B>) -> Result<Self> {
         let s = &job.config.settings;
         let counts: Vec<u64> = job.split.train_counts().iter().map(|c| *c as u64).collect();
+        // From the folder, not from the data: side fields may have been imported anew since.
+        let sides = Sides::open(s, job.folder, job.data.items())?;
+        let facts = sides.facts(counts)?;
         // What is loaded need not be drawn.
-        let facts = Facts { counts, ratings: job.config.ratings.clone() };
+        let facts = Facts { ratings: job.config.ratings.clone(), ..facts };
         let mut engine = if job.resume { Engine::<B>::blank(s, facts, open) } else { Engine::new(s, facts, open) }?;
-        let vocabulary = job.data.item_keys().fingerprint();
+        let vocabulary = sides.fingerprint(job.data.item_keys());
         let state = if job.resume {
             let Engine { plan, backend, .. } = &mut engine;
             checkpoint::load(&job.folder.last(), backend, plan, true, &vocabulary)?
         } else {
             State::default()
         };
-        let keys = Keys { items: job.data.item_keys(), users: None, fields: None, side: Some(job.data.item_fields()) };
+        let keys = Keys { items: job.data.item_keys(), sides: &sides, content: Some(job.data.item_fields()) };
         let carried = match &job.config.from {
             Some(origin) if !job.resume => {
                 let mut base = Base::open(&origin.run, origin.checkpoint)?;

@@ -322,8 +322,7 @@ impl<B: Backend> Engine<B> {
         let mut answers = Vec::with_capacity(queries.len());
         let users = self.scoring().0.users();
         for (i, queries) in queries.chunks(users).enumerate() {
-            let histories: Vec<&[u32]> = queries.iter().map(|q| q.history).collect();
-            self.forward_queries(&histories);
+            self.forward_queries(queries);
             let (scoring, backend) = self.scoring();
             let said = answer(scoring, backend, queries);
             answers.extend(said.map_err(|fault| match fault {
@@ -359,12 +358,12 @@ impl<B: Backend> Encoder for Engine<B> {
         self.asks_last_basket()
     }
 
-    fn encode(&mut self, histories: &[&[u32]], out: &mut [f32]) -> Result<()> {
+    fn encode(&mut self, queries: &[Query<'_>], out: &mut [f32]) -> Result<()> {
         self.needs_lists()?;
         let (users, d) = (self.scoring().0.users(), self.r.d);
-        assert_eq!(out.len(), histories.len() * d);
-        for (histories, out) in histories.chunks(users).zip(out.chunks_mut(users * d)) {
-            self.forward_queries(histories);
+        assert_eq!(out.len(), queries.len() * d);
+        for (queries, out) in queries.chunks(users).zip(out.chunks_mut(users * d)) {
+            self.forward_queries(queries);
             self.backend.read(self.r.scored.y.first(out.len()).raw(), out);
         }
         self.backend.sync()

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::schedule::Decay;
 use crate::{
     base::{Error, Result, error::nearest},
-    layers::{NormPlace, Patch, PatchConfig, PatchPlace},
+    layers::{Join, NormPlace, Patch, PatchConfig, PatchPlace},
     mem::Precision,
     models::{self, ModelSettings},
     tasks::{self, LossKind, LossSettings, MaskedItem, NextBasket, SamplerKind, SamplerSettings, TaskSettings},
@@ -98,6 +98,12 @@ settings! {
         horizontal: usize = 16, "16", "Horizontal filters of each height (caser)";
         vertical: usize = 4, "4", "Vertical filters (caser)";
         rating_width: usize = 32, "32", "Width of a rating's vector beside the item (bert4rec with --task rating); 0: as wide as the item, and added";
+    }
+    "Users and side fields" {
+        user_width: usize = 0, "0", "Width of a vector of each user, beside all items of the user's sequence; 0: users have none";
+        fields: String = "none".into(), "none", "Side fields of the items beside their vectors: names with commas between them, all, none";
+        field_width: usize = 16, "16", "Width of each side field";
+        join: Join = Join::Concat, "concat", "How item, fields and user become one vector";
     }
     "Fine-tuning" {
         patch: Patching = Patching::None, "none", "Where patches stand: behind the parts of a block, or parallel to them [--transfer patch: serial]";
@@ -304,6 +310,7 @@ impl Settings {
             ("horizontal", self.horizontal),
             ("vertical", self.vertical),
             ("targets", self.targets),
+            ("field-width", self.field_width),
             ("epochs", self.epochs as usize),
             ("eval-every", self.eval_every as usize),
         ];
@@ -327,6 +334,8 @@ impl Settings {
             ("--rating-width", self.rating_width, 1 << 16),
             ("--blocks", self.blocks, 1 << 10),
             ("--negatives", self.negatives, 1 << 24),
+            ("--user-width", self.user_width, 1 << 16),
+            ("--field-width", self.field_width, 1 << 16),
             ("--batch times --length", rows, 1 << 31),
         ] {
             if size > most {
@@ -425,6 +434,12 @@ impl Settings {
         }
     }
 
+    /// The names of the side fields that are used; `all` stands for itself.
+    pub fn field_names(&self) -> Vec<&str> {
+        let names = self.fields.split(',').map(str::trim).filter(|name| !name.is_empty());
+        if self.fields.trim() == "none" { Vec::new() } else { names.collect() }
+    }
+
     /// The patches of the network.
     fn patches(&self) -> Option<PatchConfig> {
         let place = match self.patch {
@@ -454,6 +469,10 @@ impl Settings {
             horizontal: self.horizontal,
             vertical: self.vertical,
             rating_width: self.rating_width,
+            user_width: self.user_width,
+            fields: !self.field_names().is_empty(),
+            field_width: self.field_width,
+            join: self.join,
             patch: self.patches(),
             touched: None,
         }

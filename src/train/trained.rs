@@ -8,6 +8,7 @@ use super::{
     checkpoint,
     engine::Engine,
     run::{RunConfig, RunFolder},
+    sides::Sides,
     transfer::{self, Keys},
 };
 use crate::{
@@ -34,6 +35,8 @@ pub enum Which {
 pub struct Trained {
     pub config: RunConfig,
     pub items: Vocab,
+    /// Users and side fields, where they have vectors.
+    pub sides: Sides,
     pub encoder: Box<dyn Encoder>,
     /// Parameters of the model.
     pub parameters: usize,
@@ -45,21 +48,21 @@ impl Trained {
     /// # Errors
     /// No run there; a checkpoint that does not fit the run's settings or vocabulary.
     pub fn open(run: &Path, which: Which, device: Device) -> Result<Trained> {
-        struct Load<'a>(&'a RunFolder, &'a RunConfig, &'a Vocab, Which);
+        struct Load<'a>(&'a RunFolder, &'a RunConfig, (&'a Vocab, &'a Sides), Which);
         impl WithBackend for Load<'_> {
             type Out = Result<(Box<dyn Encoder>, usize)>;
             fn call<B: Backend + 'static>(self, open: &dyn Fn(&Planner) -> Result<B>) -> Self::Out {
-                let Load(folder, config, items, which) = self;
+                let Load(folder, config, (items, sides), which) = self;
                 // Counts only matter to sampled losses, which are not asked for here.
-                let facts = Facts { counts: vec![1; items.len()], ratings: config.ratings.clone() };
+                let facts = Facts { ratings: config.ratings.clone(), ..sides.facts(vec![1; items.len()])? };
                 let mut engine = Engine::<B>::blank(&config.settings, facts, open)?;
                 let path = folder.checkpoint(which)?;
                 // Rows of a table may stand at earlier steps than the checkpoint: they are brought to date.
                 let behind = which == Which::Last && engine.by_rows();
                 let Engine { plan, backend, .. } = &mut engine;
-                let state = checkpoint::load(&path, backend, plan, behind, &items.fingerprint())?;
+                let state = checkpoint::load(&path, backend, plan, behind, &sides.fingerprint(items))?;
                 if let Some(origin) = config.from.as_ref().filter(|_| engine.params().iter().any(|p| p.frozen)) {
-                    let keys = Keys { items, users: None, fields: None, side: None };
+                    let keys = Keys { items, sides, content: None };
                     transfer::complete(&mut engine, origin, keys)?;
                 }
                 if behind {
@@ -72,8 +75,9 @@ impl Trained {
         let folder = RunFolder::new(run);
         let config = folder.config()?;
         let items = Vocab::open(&folder.items())?;
-        let load = Load(&folder, &config, &items, which);
+        let sides = Sides::open(&config.settings, &folder, items.len())?;
+        let load = Load(&folder, &config, (&items, &sides), which);
         let (encoder, parameters) = backend::with(device, config.settings.precision, load)?;
-        Ok(Trained { config, items, encoder, parameters })
+        Ok(Trained { config, items, sides, encoder, parameters })
     }
 }

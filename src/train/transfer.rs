@@ -24,12 +24,13 @@ use super::{
     engine::Engine,
     run::RunFolder,
     settings::Settings,
+    sides::Sides,
     trained::Which,
 };
 use crate::{
     backend::Cpu,
     base::{Error, Result},
-    data::{ItemField, ItemFields, Vocab},
+    data::{Dataset, ItemField, ItemFields, Vocab},
     layers::{Facts, Patch, RatingScale},
     mem::Param,
     ops::Backend,
@@ -108,8 +109,7 @@ pub struct Base {
     /// The ratings that it predicts, if it does.
     pub ratings: Option<RatingScale>,
     pub items: Vocab,
-    users: Option<Vocab>,
-    fields: Option<Vocab>,
+    sides: Sides,
     file: Opened,
 }
 
@@ -133,12 +133,12 @@ impl Base {
             .hint("take its best checkpoint: leave --last out"));
         }
         let items = Vocab::open(&folder.items())?;
-        if file.vocabulary() != items.fingerprint() {
-            return Err(Error::user(format!("{}: the checkpoint belongs to another item vocabulary", path.display())));
+        let sides = Sides::open(&config.settings, &folder, items.len())?;
+        if file.vocabulary() != sides.fingerprint(&items) {
+            return Err(Error::user(format!("{}: the checkpoint belongs to another vocabulary", path.display()))
+                .hint("a checkpoint only fits the run folder it was written in, with that folder's keys"));
         }
-        let optional = |path: PathBuf| path.exists().then(|| Vocab::open(&path)).transpose();
-        let (users, fields) = (optional(folder.users())?, optional(folder.fields())?);
-        Ok(Base { folder, settings: config.settings, ratings: config.ratings, items, users, fields, file })
+        Ok(Base { folder, settings: config.settings, ratings: config.ratings, items, sides, file })
     }
 
     /// SHA-256 of the checkpoint.
@@ -146,9 +146,20 @@ impl Base {
         self.file.sha256()
     }
 
-    /// Whether it knows all of these items.
-    pub fn knows_all(&self, items: &Vocab) -> bool {
-        items.keys().all(|key| self.items.find(key).is_some())
+    /// Whether it knows all items of `data`, and all of its users and values of side fields where `settings` give them
+    /// vectors.
+    pub fn knows_all(&self, data: &Dataset, settings: &Settings) -> bool {
+        let all = |mine: &Vocab, theirs: Option<&Vocab>| {
+            mine.keys().all(|key| theirs.is_some_and(|theirs| theirs.find(key).is_some()))
+        };
+        let known = |field: &ItemField<'_>| {
+            let key = |id| format!("{}\t{}", field.name(), field.value(id));
+            (0..field.values()).all(|id| self.sides.values.as_ref().is_some_and(|v| v.find(&key(id)).is_some()))
+        };
+        let fields = settings.field_names();
+        all(data.item_keys(), Some(&self.items))
+            && (settings.user_width == 0 || all(data.user_keys(), self.sides.users.as_ref()))
+            && data.item_fields().iter().filter(|f| fields.contains(&f.name())).all(|f| known(&f))
     }
 
     /// Whether a network of `settings` can take over its layers.
@@ -248,10 +259,9 @@ fn wanted(name: &str, transfer: Transfer) -> bool {
 #[derive(Clone, Copy)]
 pub struct Keys<'a> {
     pub items: &'a Vocab,
-    pub users: Option<&'a Vocab>,
-    pub fields: Option<&'a Vocab>,
-    /// The side fields of the items.
-    pub side: Option<&'a ItemFields>,
+    pub sides: &'a Sides,
+    /// The side fields of the data: by them rows of new items may start.
+    pub content: Option<&'a ItemFields>,
 }
 
 /// Writes what `base` gives over the parameters of `engine` that `only` names, all of them otherwise fresh; tells what
@@ -299,8 +309,8 @@ fn take<B: Backend>(
             return Ok(p.shape[0]);
         }
         Rows::Items => (keys.items, &base.items),
-        Rows::Users => (keys.users.unwrap_or(&none), base.users.as_ref().unwrap_or(&none)),
-        Rows::Fields => (keys.fields.unwrap_or(&none), base.fields.as_ref().unwrap_or(&none)),
+        Rows::Users => (keys.sides.users.as_ref().unwrap_or(&none), base.sides.users.as_ref().unwrap_or(&none)),
+        Rows::Fields => (keys.sides.values.as_ref().unwrap_or(&none), base.sides.values.as_ref().unwrap_or(&none)),
     };
     let d: usize = p.shape[1..].iter().product();
     // Rows of keys first, those of special ids behind them in the same order.
@@ -314,7 +324,7 @@ fn take<B: Backend>(
                 "user vectors are matched by key: give both data sets the same keys, or train without --user-width",
             ));
     }
-    let start = Start::new(rows_of(&p.name), origin, keys.side, &values, d, mine, theirs);
+    let start = Start::new(rows_of(&p.name), origin, keys.content, &values, d, mine, theirs);
     // In pieces: a table may be larger than what memory is left.
     let piece = ((1 << 22) / d.max(1)).max(1);
     let mut rows = Vec::new();

@@ -108,7 +108,7 @@ fn a_planted_taste_is_learned_and_predictions_follow_from_the_files() {
         let before = rows.iter().filter(|r| r.0 == *user && r.2 && r.3 < *day);
         let history: Vec<u32> = before.map(|r| key(r.1)).collect();
         let mut u = vec![0.0; d];
-        run.encoder.encode(&[&history], &mut u).unwrap();
+        run.encoder.encode(&[mipgpu::eval::Query { history: &history, ..Default::default() }], &mut u).unwrap();
         let v = &table[key(*item) as usize * d..][..d];
         let product = u.iter().zip(v).map(|(u, v)| u * v);
         let x: Vec<f32> = u.iter().chain(v).copied().chain(product).collect();

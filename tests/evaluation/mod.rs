@@ -134,9 +134,8 @@ impl Fake {
         queries: &[Query],
         ask: impl FnOnce(&Scoring, &mut Cpu) -> Answer<Vec<T>>,
     ) -> Answer<Vec<T>> {
-        let histories: Vec<&[u32]> = queries.iter().map(|q| q.history).collect();
         let mut vectors = vec![0.0; queries.len() * self.width];
-        self.encode(&histories, &mut vectors)?;
+        self.encode(queries, &mut vectors)?;
         on_backend(&vectors, (&self.table, &self.bias), None, |p| Ok(Cpu::new(p)), ask)
     }
 }
@@ -156,11 +155,11 @@ impl Encoder for Fake {
         out.copy_from_slice(&self.bias);
         Ok(())
     }
-    fn encode(&mut self, histories: &[&[u32]], out: &mut [f32]) -> Result<()> {
-        assert_eq!(out.len(), histories.len() * self.width);
-        for (history, out) in histories.iter().zip(out.chunks_mut(self.width)) {
-            out.copy_from_slice(&self.vector(history));
-            self.histories.push(history.to_vec());
+    fn encode(&mut self, queries: &[Query<'_>], out: &mut [f32]) -> Result<()> {
+        assert_eq!(out.len(), queries.len() * self.width);
+        for (query, out) in queries.iter().zip(out.chunks_mut(self.width)) {
+            out.copy_from_slice(&self.vector(query.history));
+            self.histories.push(query.history.to_vec());
         }
         Ok(())
     }
@@ -179,6 +178,7 @@ pub fn run_of(encoder: Fake, data: &Dataset) -> OpenRun {
         name: "runs/test (best)".into(),
         encoder: Box::new(encoder),
         item_keys: Vocab::from_keys(data.item_keys().keys()),
+        user_keys: None,
         data: PathBuf::from("data/test"),
         data_fingerprint: data.fingerprint().to_owned(),
         split: SplitSpec::LeaveOneOut,

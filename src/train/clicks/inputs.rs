@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use crate::{
     base::{Error, Result},
     data::impressions::{Impression, Impressions},
-    eval::Encoder,
+    eval::{Encoder, Query},
 };
 
 /// The row of an item that has no vector.
@@ -56,9 +56,11 @@ pub fn encode(encoder: &mut dyn Encoder, impressions: &Impressions, done: &mut d
     vectors.resize(n * d, 0.0);
     for (block, out) in vectors.chunks_mut(BLOCK * d).enumerate() {
         let first = block * BLOCK;
-        let histories: Vec<&[u32]> = (first..first + out.len() / d).map(|h| impressions.history(h)).collect();
-        encoder.encode(&histories, out)?;
-        done(first + histories.len());
+        let asked =
+            (first..first + out.len() / d).map(|h| Query { history: impressions.history(h), ..Query::default() });
+        let queries: Vec<Query> = asked.collect();
+        encoder.encode(&queries, out)?;
+        done(first + queries.len());
     }
     if vectors.iter().any(|x| !x.is_finite()) {
         return Err(Error::user("the run gives vectors that are NaN or infinite")

@@ -1,0 +1,168 @@
+/*! What a run knows beside its items: the users who have vectors, and the side fields. Both are taken from the data when a
+run begins and kept in its folder, so that it can be asked, resumed and carried over where its data are gone or changed.
+
+`users.safetensors` the keys of the rows of `user.weight` · `fields.safetensors` the values whose vectors are the rows of
+`field.weight`, field by field, and which of them each item of the run has.
+*/
+
+use std::{fs, io::ErrorKind, path::Path};
+
+use sha2::{Digest, Sha256};
+
+use super::{run::RunFolder, settings::Settings};
+use crate::{
+    base::{
+        Error, Result,
+        atomic::write_atomically,
+        error::{IoContext, nearest},
+    },
+    data::{Dataset, ItemFields, Vocab, digits, hex},
+    layers::Facts,
+    ops::BagLists,
+};
+
+/// Distinct values of all side fields, at most: their table is updated whole at every step.
+const MOST_VALUES: usize = 1 << 22;
+
+/// What stands beside the items of a run.
+#[derive(Debug, Default)]
+pub struct Sides {
+    /// The users who have vectors, in the order of their table.
+    pub users: Option<Vocab>,
+    pub fields: Option<ItemFields>,
+    /// The values of all fields as `FIELD<TAB>VALUE`, in the order of their table.
+    pub values: Option<Vocab>,
+}
+
+/// Names the side fields that `settings` ask for as the data have them: `all` by what it stands for.
+///
+/// # Errors
+/// The data lack one of them (all that are missing are named); they know more values than a table should have rows.
+pub fn name_fields(settings: &mut Settings, data: &ItemFields) -> Result<()> {
+    let asked = settings.field_names();
+    if asked.is_empty() {
+        settings.fields = "none".into();
+        return Ok(());
+    }
+    let flag = format!("--fields {}", settings.fields);
+    if data.is_empty() {
+        return Err(Error::user(format!("{flag}: the items of this data have no side fields")).hint(
+            "import them with `mipgpu import --items FILE --item-fields NAME,NAME`, or train with --fields none",
+        ));
+    }
+    let known: Vec<&str> = data.iter().map(|field| field.name()).collect();
+    if let Some(name) = known.iter().find(|name| asked == ["all"] && name.contains(',')) {
+        return Err(Error::user(format!("{flag}: the field '{name}' has a comma in its name"))
+            .hint("rename the column and import again, or name the other fields"));
+    }
+    let named = if asked == ["all"] { known.clone() } else { asked };
+    let missing: Vec<&str> = named.iter().copied().filter(|name| !known.contains(name)).collect();
+    if let Some(first) = missing.first() {
+        let what = format!("{flag}: no item field '{}' (there are: {})", missing.join("', '"), known.join(", "));
+        return Err(match nearest(first, known.iter().copied()) {
+            Some(near) => Error::user(what).hint(format!("did you mean '{near}'?")),
+            None => Error::user(what).hint("name fields of this data, or leave --fields out (--fields none)"),
+        });
+    }
+    if let Some(twice) = named.iter().enumerate().find_map(|(i, name)| named[..i].contains(name).then_some(name)) {
+        return Err(Error::user(format!("{flag}: '{twice}' comes twice")).hint("name each field once"));
+    }
+    let values = |name: &&str| data.get(name).map_or(0, |field| field.values());
+    let (all, widest) = (named.iter().map(values).sum::<usize>(), named.iter().max_by_key(|name| values(name)));
+    if let Some(widest) = widest.filter(|_| all > MOST_VALUES) {
+        let others: Vec<&str> = named.iter().copied().filter(|name| name != widest).collect();
+        let others = if others.is_empty() { "none".into() } else { others.join(",") };
+        return Err(Error::user(format!(
+            "{flag}: {} distinct values, {} of them in '{widest}': at most {} have vectors",
+            digits(all as u64),
+            digits(values(widest) as u64),
+            digits(MOST_VALUES as u64)
+        ))
+        .hint(format!("a field with a value for nearly every item says no more than the item: --fields {others}")));
+    }
+    settings.fields = named.join(",");
+    Ok(())
+}
+
+/// Removes what a run that ended early has left.
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(e).at_path(path),
+        _ => Ok(()),
+    }
+}
+
+impl Sides {
+    /// Keeps what `settings` ask for of `data` in the folder of a new run.
+    ///
+    /// # Errors
+    /// The disk's; a field that the data lack.
+    pub fn keep(settings: &Settings, data: &Dataset, folder: &RunFolder) -> Result<()> {
+        remove(&folder.users())?;
+        remove(&folder.fields())?;
+        if settings.user_width > 0 {
+            data.user_keys().save(&folder.users())?;
+        }
+        let names = settings.field_names();
+        if names.is_empty() {
+            return Ok(());
+        }
+        let image = data.item_fields().image_of(&names)?;
+        write_atomically(&folder.fields(), |f| f.write_all(&image))
+    }
+
+    /// What a run with `settings` and so many items has in its folder.
+    ///
+    /// # Errors
+    /// A missing, foreign or damaged file; fields of other items.
+    pub fn open(settings: &Settings, folder: &RunFolder, items: usize) -> Result<Sides> {
+        let hint = "take the file from a copy of the run folder, or train again";
+        let users = (settings.user_width > 0).then(|| Vocab::open(&folder.users())).transpose();
+        let asked = !settings.field_names().is_empty();
+        let fields = asked.then(|| ItemFields::open(&folder.fields(), items)).transpose();
+        let (users, fields) = (users.map_err(|e| e.hint(hint))?, fields.map_err(|e| e.hint(hint))?);
+        let values = fields.as_ref().map(ItemFields::keys);
+        Ok(Sides { users, fields, values })
+    }
+
+    /// With the training interactions of each item, what a plan must know.
+    ///
+    /// # Errors
+    /// As [`BagLists::new`].
+    pub fn facts(&self, counts: Vec<u64>) -> Result<Facts> {
+        let fields: Vec<_> = self.fields.iter().flat_map(ItemFields::iter).collect();
+        let known: Vec<usize> = fields.iter().map(|field| field.values()).collect();
+        let lists = match fields.is_empty() {
+            true => BagLists::default(),
+            false => BagLists::new(counts.len(), &known, |item, f| fields[f].ids_of(item))?,
+        };
+        Ok(Facts { counts, users: self.users.as_ref().map_or(0, Vocab::len), fields: lists, ratings: None })
+    }
+
+    /// What a plan must know of data that a run with `settings` is about to be made of.
+    ///
+    /// # Errors
+    /// As [`BagLists::new`].
+    pub fn facts_of(settings: &Settings, data: &Dataset) -> Result<Facts> {
+        let names = settings.field_names();
+        let fields: Vec<_> = names.iter().filter_map(|name| data.item_fields().get(name)).collect();
+        let known: Vec<usize> = fields.iter().map(|field| field.values()).collect();
+        let lists = match fields.is_empty() {
+            true => BagLists::default(),
+            false => BagLists::new(data.items(), &known, |item, f| fields[f].ids_of(item))?,
+        };
+        let users = if settings.user_width > 0 { data.users() } else { 0 };
+        Ok(Facts { counts: vec![1; data.items()], users, fields: lists, ratings: None })
+    }
+
+    /// Says which rows of its tables a checkpoint belongs to: the fingerprint of the items, and of what stands beside them.
+    pub fn fingerprint(&self, items: &Vocab) -> String {
+        let beside = [self.users.as_ref().map(Vocab::fingerprint), self.fields.as_ref().map(ItemFields::fingerprint)];
+        if beside.iter().all(Option::is_none) {
+            return items.fingerprint();
+        }
+        let parts: Vec<String> =
+            [Some(items.fingerprint())].into_iter().chain(beside).map(Option::unwrap_or_default).collect();
+        hex(&Sha256::digest(parts.join("\n")))
+    }
+}

@@ -1,0 +1,295 @@
+//! User vectors and side fields through the whole program: training, questions, the run folder, transfer, and what is
+//! refused.
+
+use std::{collections::HashMap, fs, path::PathBuf, process::Command};
+
+use mipgpu::{
+    backend::{Cpu, Device},
+    data::{Dataset, ImportOptions, import},
+    eval::{Encoder, Query},
+    layers::Facts,
+    ops::{BagLists, Memory},
+    tasks::Sequence,
+    train::{Engine, Settings, Trained, Which, sides::name_fields},
+};
+use safetensors::SafeTensors;
+
+/// A model that trains in a moment.
+const TINY: &str = "--width 16 --heads 2 --length 20 --blocks 1 --batch 16 --warmup 4 --dropout 0 --epochs 1";
+
+/// A temporary folder with data of 60 users who walk through 40 items; `i7` is of no genre, the others have one or two.
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new() -> Place {
+        let place = Place(tempfile::tempdir().unwrap());
+        let mut log = String::from("user,item,timestamp\n");
+        for u in 0..60 {
+            for t in 0..(12 + u % 10) {
+                log += &format!("u{u},i{},{}\n", (u * 7 + t * (1 + u % 3)) % 40, 1_000_000_000 + u * 600 + t * 86_400);
+            }
+        }
+        let mut items = String::from("item,genres,year\n");
+        for i in 0..40 {
+            let genres = ["Drama", "Action|Drama", "Comedy", "Action", "Crime|Comedy"][i % 5];
+            items += &format!("i{i},{},{}\n", if i == 7 { "" } else { genres }, 1990 + i % 4);
+        }
+        fs::write(place.path("log.csv"), log).unwrap();
+        fs::write(place.path("items.csv"), items).unwrap();
+        place.well("import log.csv --items items.csv --out data -q");
+        place.well("import log.csv --out bare -q");
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn run(&self, words: &str) -> (Option<i32>, String, String) {
+        let mut c = Command::new(env!("CARGO_BIN_EXE_mipgpu"));
+        c.current_dir(self.0.path()).args(words.split_whitespace()).env("CUDA_VISIBLE_DEVICES", "");
+        let output = c.output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    }
+
+    fn well(&self, words: &str) -> String {
+        let (code, out, err) = self.run(words);
+        assert_eq!(code, Some(0), "{words}: {out}{err}");
+        out
+    }
+
+    fn refused(&self, words: &str, says: &[&str]) {
+        let (code, _, err) = self.run(words);
+        assert_eq!(code, Some(1), "{words}: {err}");
+        for word in says {
+            assert!(err.contains(word) && !err.contains("panicked"), "{words}: '{word}' is missing in: {err}");
+        }
+    }
+
+    /// The rows of a table of a run's best checkpoint.
+    fn rows(&self, run: &str, name: &str) -> Vec<Vec<u32>> {
+        let bytes = fs::read(self.path(run).join("best.safetensors")).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let tensor = file.tensor(name).unwrap();
+        let bits: Vec<u32> = tensor.data().chunks_exact(4).map(|c| u32::from_le_bytes(c.try_into().unwrap())).collect();
+        bits.chunks(tensor.shape()[1]).map(<[u32]>::to_vec).collect()
+    }
+
+    fn trained(&self, run: &str) -> Trained {
+        Trained::open(&self.path(run), Which::Best, Device::Cpu).unwrap()
+    }
+
+    /// The vectors of exported users by key.
+    fn exported(&self, folder: &str) -> HashMap<String, Vec<u8>> {
+        let bytes = fs::read(self.path(folder).join("users.safetensors")).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let get = |name: &str| file.tensor(name).unwrap();
+        let at: Vec<usize> = get("key_offsets")
+            .data()
+            .chunks_exact(8)
+            .map(|c| u64::from_le_bytes(c.try_into().unwrap()) as usize)
+            .collect();
+        let (keys, vectors, width) = (get("key_bytes"), get("vector"), 4 * get("vector").shape()[1]);
+        let key = |i: usize| String::from_utf8(keys.data()[at[i]..at[i + 1]].to_vec()).unwrap();
+        (0..at.len() - 1).map(|i| (key(i), vectors.data()[i * width..][..width].to_vec())).collect()
+    }
+}
+
+/// From training over every question to another domain: whose rows are whose is told by keys alone.
+#[test]
+fn the_whole_way_with_users_and_fields() {
+    let p = Place::new();
+    p.well("split data --out domains --field genres --target-values Action,Crime");
+    p.well(&format!("train domains/source --out base -q {TINY} --model sasrec --fields all --user-width 6"));
+    let config = fs::read_to_string(p.path("base/config.toml")).unwrap();
+    assert!(config.contains("fields = \"genres,year\"") && config.contains("user-width = 6"), "{config}");
+
+    // The run answers without its data: what it must know of users and items is in its folder.
+    let source = Dataset::open(&p.path("domains/source")).unwrap();
+    let base = p.trained("base");
+    assert_eq!(base.sides.users.as_ref().unwrap().len(), source.users());
+    let values: Vec<String> = base.sides.values.as_ref().unwrap().keys().map(String::from).collect();
+    assert!(values.contains(&"genres\tDrama".into()) && values.contains(&"year\t1991".into()), "{values:?}");
+    assert_eq!(p.rows("base", "user.weight").len(), source.users());
+    assert_eq!(p.rows("base", "field.weight").len(), values.len());
+    assert!(p.well("eval base --json").contains("\"event\":\"eval\""));
+
+    // A known user is asked for with the user's own vector; the same history of nobody gives other scores.
+    let key = source.user_keys().key(3).to_owned();
+    let history: Vec<&str> = source.items_of(3).iter().map(|i| source.item_keys().key(*i as usize)).collect();
+    let scores = |words: &str| {
+        let line = p.well(words);
+        let answer: serde_json::Value = serde_json::from_str(line.lines().next().unwrap()).unwrap();
+        answer["items"].clone()
+    };
+    let known = scores(&format!("recommend base --users {key} --json"));
+    let nobody = scores(&format!("recommend base --history {} --json", history.join(",")));
+    assert_ne!(known, nobody);
+    p.well("export base --out vectors --what users --format safetensors");
+
+    // The same users under other numbers: answers go by key. One more is unknown, and said to be.
+    let log = fs::read_to_string(p.path("log.csv")).unwrap();
+    let (head, rows) = log.split_once('\n').unwrap();
+    let mut rows: Vec<&str> = rows.lines().collect();
+    rows.sort_by_key(|row| std::cmp::Reverse(row.split(',').next().unwrap().to_owned()));
+    let stranger = history.iter().enumerate().map(|(t, item)| format!("stranger,{item},{t}"));
+    let all: Vec<String> = rows.into_iter().map(String::from).chain(stranger).collect();
+    fs::write(p.path("other.csv"), format!("{head}\n{}\n", all.join("\n"))).unwrap();
+    p.well("import other.csv --out other -q");
+    p.well("export base --data other --out others --what users --format safetensors");
+    let (vectors, others) = (p.exported("vectors"), p.exported("others"));
+    assert!(vectors.len() == source.users() && vectors.iter().all(|(key, vector)| others[key] == *vector));
+    assert_ne!(others["stranger"], others[&key], "one history, of somebody and of nobody");
+    assert_eq!(scores("recommend base --data other --users stranger --json"), nobody);
+    assert_eq!(scores(&format!("recommend base --data other --users {key} --json")), known);
+    let (code, _, err) = p.run("eval base other");
+    assert!(code == Some(0) && err.contains("1 of the data's") && err.contains("have no vector"), "{err}");
+
+    // Into the other domain, with nothing learnt there: rows are the base's, found by key.
+    let finetune = "finetune domains/target --from base --epochs 1 --lr 0";
+    let told = p.well(&format!("{finetune} --out tuned --json"));
+    let tuned = p.trained("tuned");
+    for (table, keys) in [
+        ("user.weight", [&base.sides, &tuned.sides].map(|s| s.users.as_ref().unwrap())),
+        ("field.weight", [&base.sides, &tuned.sides].map(|s| s.values.as_ref().unwrap())),
+    ] {
+        let (old, new) = (p.rows("base", table), p.rows("tuned", table));
+        let shared: Vec<usize> = (0..new.len()).filter(|i| keys[0].find(keys[1].key(*i)).is_some()).collect();
+        assert!(shared.len() > 3, "{table}: {} shared", shared.len());
+        for i in &shared {
+            assert_eq!(new[*i], old[keys[0].find(keys[1].key(*i)).unwrap() as usize], "{table}: {}", keys[1].key(*i));
+        }
+        assert!(
+            told.contains(&format!("\"name\":\"{table}\"")) && told.contains(&format!("\"rows\":{}", shared.len()))
+        );
+    }
+    // "genres\tCrime" is new: patches leave the tables to be trained, and complete themselves from the base.
+    p.well(&format!("{finetune} --out patched --transfer patch -q"));
+    let kept = fs::read(p.path("patched/best.safetensors")).unwrap();
+    let kept = SafeTensors::deserialize(&kept).unwrap();
+    assert!(kept.tensor("user.weight").is_ok() && kept.tensor("side.weight").is_err());
+    assert!(p.well("eval patched --json").contains("\"event\":\"eval\""));
+    p.refused(&format!("{finetune} --out x --fields genres"), &["'side.weight'", "leave out what shapes the model"]);
+}
+
+#[test]
+fn the_built_in_data_train_with_their_genres() {
+    let p = Place(tempfile::tempdir().unwrap());
+    let (code, _, err) = p.run("train --out run --fields genres --user-width 8 --epochs 1 --width 16 --join sum");
+    assert_eq!(code, Some(0), "{err}");
+    assert!(err.contains("beside  fields genres (16 wide each), users 8 wide, joined by sum"), "{err}");
+    p.well("recommend run --users 42 --k 3");
+}
+
+#[test]
+fn what_the_data_do_not_have_is_refused_with_advice() {
+    let p = Place::new();
+    let train = |more: &str| format!("train {more} --out x -q {TINY}");
+    p.refused(&train("bare --fields all"), &["no side fields", "--item-fields"]);
+    p.refused(
+        &train("data --fields genre"),
+        &["no item field 'genre' (there are: genres, year)", "did you mean 'genres'?"],
+    );
+    p.refused(&train("data --fields year,zzz,qqq"), &["no item field 'zzz', 'qqq'", "--fields none"]);
+    p.refused(&train("data --fields year,year"), &["'year' comes twice"]);
+    p.refused(&train("data --field-width 4"), &["--field-width has no effect", "--fields"]);
+    p.refused(&train("data --join sum"), &["--join has no effect"]);
+    p.refused(&train("data --fields year --field-width 0"), &["--field-width 0 makes no sense"]);
+    p.refused(&train("data --user-width 100000"), &["--user-width is 100000", "65536 at most"]);
+    assert!(!p.path("x").exists());
+
+    p.well(&format!("train data --out run -q {TINY} --fields genres --user-width 4"));
+    p.refused("finetune bare --from run --out x", &["run: its settings", "--fields genres", "no side fields"]);
+    // Other people altogether: their vectors cannot be carried over.
+    let log = fs::read_to_string(p.path("log.csv")).unwrap().replace("\nu", "\nv");
+    fs::write(p.path("others.csv"), log).unwrap();
+    p.well("import others.csv --items items.csv --out others -q");
+    p.refused("finetune others --from run --out y", &["no user of the new data is known to the base", "--user-width"]);
+    p.well("eval run others");
+
+    // Files of the run that are missing, cut short, or of another run of the same sizes.
+    for file in ["users", "fields"] {
+        let path = p.path(&format!("run/{file}.safetensors"));
+        let whole = fs::read(&path).unwrap();
+        fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+        p.refused("eval run", &[&format!("{file}.safetensors"), "hint: "]);
+        fs::remove_file(&path).unwrap();
+        p.refused("eval run", &[&format!("{file}.safetensors"), "hint: "]);
+        let text = if file == "users" { ["u41", "u14"] } else { ["Action", "Motion"] };
+        let at = whole.windows(text[0].len()).position(|w| w == text[0].as_bytes()).unwrap();
+        let mut other = whole.clone();
+        other[at..][..text[0].len()].copy_from_slice(text[1].as_bytes());
+        fs::write(&path, other).unwrap();
+        p.refused("eval run", &["belongs to another vocabulary"]);
+        fs::write(&path, whole).unwrap();
+    }
+    p.well("eval run");
+}
+
+#[test]
+fn a_field_with_too_many_values_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let values: String = (0..(1 << 22) + 1).map(|v| format!("{v}|")).collect();
+    fs::write(dir.path().join("log.csv"), "user,item\nu,a\nu,b\n").unwrap();
+    fs::write(dir.path().join("items.csv"), format!("item,tags,year\na,{values},1999\nb,1,2000\n")).unwrap();
+    let options = ImportOptions { items: Some(dir.path().join("items.csv")), ..ImportOptions::default() };
+    import(&[dir.path().join("log.csv")], &dir.path().join("data"), &options, &mut |_| {}).unwrap();
+    let data = Dataset::open(&dir.path().join("data")).unwrap();
+    let mut s = Settings { fields: "all".into(), ..Settings::default() };
+    let e = name_fields(&mut s, data.item_fields()).unwrap_err().to_string();
+    assert!(e.contains("4,194,305 of them in 'tags'") && e.contains("--fields year"), "{e}");
+    s.fields = "year".into();
+    name_fields(&mut s, data.item_fields()).unwrap();
+}
+
+/// What a question depends on: the user's row and no other; of the hidden position not even the fields.
+#[test]
+fn a_user_has_a_vector_and_a_hidden_item_no_fields() {
+    const ITEMS: usize = 12;
+    let values: Vec<u32> = (0..4).collect();
+    let of = |item: usize, _| &values[item % 4..][..1];
+    let facts = || Facts { users: 3, fields: BagLists::new(ITEMS, &[4], of).unwrap(), ..Facts::from(&[1u64; ITEMS]) };
+    let base = Settings {
+        width: 8,
+        heads: 2,
+        blocks: 1,
+        length: 6,
+        batch: 4,
+        init_std: 0.3,
+        user_width: 4,
+        fields: "all".into(),
+        field_width: 3,
+        ..Settings::default()
+    };
+    for model in ["bert4rec", "sasrec"] {
+        let s = Settings { model: model.into(), ..base.clone() };
+        let mut engine = Engine::<Cpu>::new(&s, facts(), |p| Ok(Cpu::new(p))).unwrap();
+        let history = [1, 5, 2];
+        let ask = |engine: &mut Engine<Cpu>, user| {
+            let mut vector = vec![0.0f32; 8];
+            engine.encode(&[Query { history: &history, user, ..Query::default() }], &mut vector).unwrap();
+            vector
+        };
+        let answers = [Some(0), Some(1), Some(2), None].map(|user| ask(&mut engine, user));
+        for (i, a) in answers.iter().enumerate() {
+            assert!(answers[..i].iter().all(|b| a != b), "{model}: {answers:?}");
+        }
+        let table = engine.params().iter().find(|p| p.name == "user.weight").unwrap().w;
+        engine.backend.write(table.slice(4, 4).raw(), &[0.0; 4]);
+        assert_eq!(ask(&mut engine, Some(1)), answers[3], "{model}: a zero vector is nobody's");
+        assert_eq!(ask(&mut engine, Some(2)), answers[2], "{model}");
+    }
+    // One sequence of one item, always behind [MASK]: no field of it can be seen, and none is taught.
+    let s = Settings { mask_last: 1.0, dropout: 0.0, ..base };
+    let mut engine = Engine::<Cpu>::new(&s, facts(), |p| Ok(Cpu::new(p))).unwrap();
+    engine.begin(1);
+    engine.push(0, Sequence::Items(&[7]));
+    engine.gradients(1, true);
+    for (name, taught) in [("field.weight", false), ("user.weight", true)] {
+        let p = engine.params().iter().find(|p| p.name == name).unwrap().clone();
+        let mut gradient = vec![0.0f32; p.dw.len()];
+        engine.backend.read(p.dw.raw(), &mut gradient);
+        assert_eq!(gradient.iter().any(|g| *g != 0.0), taught, "{name}");
+    }
+}
