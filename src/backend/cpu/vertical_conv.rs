@@ -71,9 +71,9 @@ impl Kernel for Forward<'_> {
                                 }
                             }
                         }
-                        for g in 0..SIDE.min(f - f0) {
+                        for (g, acc) in acc.into_iter().enumerate().take(f - f0) {
                             // SAFETY: j..j+k lies in the filter's part of the row.
-                            unsafe { store(s, y.add((f0 + g) * d + j), acc[g], k) }
+                            unsafe { store(s, y.add((f0 + g) * d + j), acc, k) }
                         }
                     }
                 });
@@ -190,8 +190,8 @@ impl Kernel for Weights<'_> {
                         });
                     }
                 }
-                for g in 0..SIDE.min(l - l0) {
-                    self.sums[filter * l + l0 + g] = s.sum(acc[g]);
+                for (g, acc) in acc.into_iter().enumerate().take(l - l0) {
+                    self.sums[filter * l + l0 + g] = s.sum(acc);
                 }
                 // Every group of taps finds the same sum.
                 self.sums[f * l + filter] = s.sum(bias);
