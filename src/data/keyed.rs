@@ -6,13 +6,14 @@ Two formats. *safetensors* in the layout that `mipgpu export` writes (`key_offse
 
 use std::{
     fs,
+    io::{self, ErrorKind},
     path::{Path, PathBuf},
 };
 
 use rustc_hash::FxHashMap;
 use safetensors::{Dtype, SafeTensors};
 
-use crate::base::{Error, Result, error::IoContext};
+use crate::base::{Error, Result};
 
 /// Rows of numbers, each under a key.
 #[derive(Debug)]
@@ -32,13 +33,13 @@ impl KeyedVectors {
     /// # Errors
     /// Neither format, another shape or type, keys that do not fit the rows or come twice, a value that is no number.
     pub fn read(path: &Path, keys: Option<&Path>) -> Result<KeyedVectors> {
-        let bytes = fs::read(path).at_path(path)?;
+        let bytes = fs::read(path).map_err(|e| unread(path, &e))?;
         let wrong = |what: String| Error::user(format!("{}: {what}", path.display()));
         let numpy = bytes.starts_with(b"\x93NUMPY");
         let (keys, [n, width], values) = match (numpy, keys) {
             (true, Some(keys)) => {
                 let (shape, values) = numpy_matrix(&bytes).map_err(|what| wrong(what).hint(NUMPY))?;
-                let text = fs::read_to_string(keys).at_path(keys)?;
+                let text = fs::read_to_string(keys).map_err(|e| unread(keys, &e))?;
                 (text.lines().map(String::from).collect(), shape, values)
             }
             (true, None) => {
@@ -69,6 +70,14 @@ impl KeyedVectors {
     /// The row of a key.
     pub fn find(&self, key: &str) -> Option<u32> {
         self.rows.get(key).copied()
+    }
+}
+
+fn unread(path: &Path, e: &io::Error) -> Error {
+    match e.kind() {
+        ErrorKind::NotFound => Error::user(format!("{}: there is no such file", path.display())),
+        ErrorKind::InvalidData => Error::user(format!("{}: keys are text in UTF-8, one a line", path.display())),
+        _ => Error::io(path, e),
     }
 }
 
