@@ -14,11 +14,13 @@ use crate::{
         split::{HeldOut, Split},
     },
     eval::{
-        EvalOptions, ItemMap, Report, UserResult,
+        EvalOptions, ItemMap, RatingOptions, RatingReport, Report, UserResult,
         evaluate::{check_ks, evaluate_each},
+        evaluate_ratings,
         metrics::{MISS, at_k, reciprocal_rank},
         negatives::Sampling,
     },
+    layers::RatingScale,
 };
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -68,7 +70,7 @@ pub struct Args {
     /// Seed of that draw
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// Write one line a user: held-out items, ranks, metrics (tab-separated)
+    /// Write one line a user: held-out items, ranks, metrics (tab-separated); of a run that predicts ratings, one a rating
     #[arg(long, value_name = "FILE")]
     pub per_user: Option<PathBuf>,
     /// Leave out the slices by history length and popularity
@@ -87,11 +89,17 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     let mut run = open_run(&args.run, &args.from)?;
     let path = args.data.clone().unwrap_or_else(|| run.data.clone());
     let data = open_data(&path)?;
-    let (report, notes) = measure(&mut run, &data, &args)?;
+    let (json, text, lines, notes) = if run.ratings.is_some() {
+        let (report, notes) = measure_ratings(&mut run, &data, &args)?;
+        (report.json(), report.text(), report.ratings, notes)
+    } else {
+        let (report, notes) = measure(&mut run, &data, &args)?;
+        (report.json(), report.text(), report.protocol.users, notes)
+    };
     notes.iter().for_each(|note| printer.warn(note));
     if printer.json {
         let mut object = serde_json::json!({ "event": "eval", "run": run.name, "data": path.display().to_string() });
-        if let (Some(all), serde_json::Value::Object(report)) = (object.as_object_mut(), report.json()) {
+        if let (Some(all), serde_json::Value::Object(report)) = (object.as_object_mut(), json) {
             all.extend(report);
         }
         printer.event(&object);
@@ -104,10 +112,10 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
             digits(data.items() as u64),
             digits(data.interactions())
         ));
-        printer.raw(report.text());
+        printer.raw(text);
     }
     if let Some(file) = &args.per_user {
-        printer.say(format_args!("wrote {} lines to {}", digits(report.protocol.users), file.display()));
+        printer.say(format_args!("wrote {} lines to {}", digits(lines), file.display()));
     }
     Ok(())
 }
@@ -117,34 +125,11 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
 /// # Errors
 /// Flags or data that do not fit; held-out events that the run was trained on.
 pub fn measure(run: &mut OpenRun, data: &Dataset, args: &Args) -> Result<(Report, Vec<String>)> {
-    let mut notes = Vec::new();
     let ks = list_lengths(args.k.as_deref(), run.item_keys.len())?;
-    let spec = args.split.spec(data)?.unwrap_or(run.split);
-    let split = Split::new(data, spec)?;
+    let split = Split::new(data, args.split.spec(data)?.unwrap_or(run.split))?;
     let (valid, test) = (split.valid(), split.test());
     let part: &dyn HeldOut = if args.part == Part::Valid { &valid } else { &test };
-    if data.fingerprint() != run.data_fingerprint {
-        notes.push(
-            "this is not the data the run was trained on: whether its training has seen the held-out events cannot be checked"
-                .to_owned(),
-        );
-    } else if spec != run.split {
-        let (seen, chose) = split.seen_by(&Split::new(data, run.split)?, part);
-        if chose > 0 {
-            notes.push(format!(
-                "{} of the events held out here were validation events of the run: they chose its checkpoint, which flatters it a little",
-                digits(chose)
-            ));
-        }
-        if seen > 0 {
-            return Err(Error::user(format!(
-                "leak: {} of the events held out here were in the training part of the run, which was trained under another split ({})",
-                digits(seen),
-                run.split
-            ))
-            .hint("evaluate under the run's split (leave the split flags out), or train again with this one"));
-        }
-    }
+    let notes = check_leaks(run, data, &split, part)?;
     let map = ItemMap::between(data.item_keys(), &run.item_keys)?;
     let options = EvalOptions {
         ks,
@@ -179,6 +164,76 @@ pub fn measure(run: &mut OpenRun, data: &Dataset, args: &Args) -> Result<(Report
         }
     };
     Ok((report, notes))
+}
+
+/// Looks whether the run has seen what is held out; gives what the user should be warned of.
+///
+/// # Errors
+/// It was trained on it.
+fn check_leaks(run: &OpenRun, data: &Dataset, split: &Split, part: &dyn HeldOut) -> Result<Vec<String>> {
+    let mut notes = Vec::new();
+    if data.fingerprint() != run.data_fingerprint {
+        notes.push(
+            "this is not the data the run was trained on: whether its training has seen the held-out events cannot be checked"
+                .to_owned(),
+        );
+    } else if split.spec() != run.split {
+        let (seen, chose) = split.seen_by(&Split::new(data, run.split)?, part);
+        if chose > 0 {
+            notes.push(format!(
+                "{} of the events held out here were validation events of the run: they chose its checkpoint, which flatters it a little",
+                digits(chose)
+            ));
+        }
+        if seen > 0 {
+            return Err(Error::user(format!(
+                "leak: {} of the events held out here were in the training part of the run, which was trained under another split ({})",
+                digits(seen),
+                run.split
+            ))
+            .hint("evaluate under the run's split (leave the split flags out), or train again with this one"));
+        }
+    }
+    Ok(notes)
+}
+
+/// The same as [`measure`] for a run that predicts ratings.
+///
+/// # Errors
+/// Flags that are for lists of items; else as there.
+pub fn measure_ratings(run: &mut OpenRun, data: &Dataset, args: &Args) -> Result<(RatingReport, Vec<String>)> {
+    let of_lists = [
+        (args.k.is_some(), "--k"),
+        (args.keep_seen, "--keep-seen"),
+        (args.negatives > 0, "--negatives"),
+        (args.no_slices, "--no-slices"),
+    ];
+    if let Some((_, flag)) = of_lists.iter().find(|(given, _)| *given) {
+        return Err(Error::user(format!("{flag} is for lists of items, and this run predicts ratings"))
+            .hint("leave it out: RMSE and MAE of all held-out ratings are told"));
+    }
+    let split = Split::new(data, args.split.spec(data)?.unwrap_or(run.split))?;
+    let (valid, test) = (split.valid(), split.test());
+    let part: &dyn HeldOut = if args.part == Part::Valid { &valid } else { &test };
+    let notes = check_leaks(run, data, &split, part)?;
+    let map = ItemMap::between(data.item_keys(), &run.item_keys)?;
+    let range = run.ratings.as_ref().map_or((0.0, 0.0), RatingScale::range);
+    let options = RatingOptions { range, batch: args.batch, item_map: Some(&map) };
+    let encoder = &mut *run.encoder;
+    let Some(path) = &args.per_user else {
+        return Ok((evaluate_ratings(encoder, data, part, &options, &mut |_| Ok(()))?, notes));
+    };
+    let mut report = None;
+    write_aside(path, |out| {
+        let mut line = |text: String| out.write_all(text.as_bytes()).map_err(|e| Error::io(path, &e));
+        line("user\titem\trating\tpredicted\n".into())?;
+        report = Some(evaluate_ratings(encoder, data, part, &options, &mut |p| {
+            let (user, item) = (data.user_keys().key(p.user as usize), data.item_keys().key(p.item as usize));
+            line(format!("{}\t{}\t{}\t{}\n", escape(user), escape(item), p.rating, p.predicted))
+        })?);
+        Ok(())
+    })?;
+    Ok((report.ok_or_else(|| Error::internal("no report"))?, notes))
 }
 
 /// The k asked for, ascending; by default those of 1, 5, 10, 20 that the catalogue holds.

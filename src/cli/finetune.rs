@@ -7,12 +7,16 @@ use super::{
     opened::open_data,
     printer::Printer,
     split_flags::SplitFlags,
-    train::{Planned, conclude_settings, execute, free_name, usual_split},
+    train::{Planned, conclude_settings, execute, free_name, scale, usual_split},
 };
 use crate::{
     backend::Device,
     base::{Error, Result},
-    train::{Flags, Freeze, FreshItems, Origin, Patching, RunFolder, Transfer, Which, run::RunConfig, transfer::Base},
+    layers::Facts,
+    train::{
+        Flags, Freeze, FreshItems, Origin, Patching, RunFolder, Transfer, Which, ratings::scale_after, run::RunConfig,
+        transfer::Base,
+    },
 };
 
 #[derive(Debug, clap::Args)]
@@ -82,9 +86,16 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
         return Err(Error::user(format!("--transfer {} freezes nothing and has no patches", args.transfer))
             .hint("use --transfer patch, or leave --patch and --freeze out"));
     }
+    base.check_model(&settings, args.transfer)?;
     conclude_settings(&args.flags, &mut settings, &data)?;
-    base.check(&settings, args.transfer)?;
+    base.check(&settings, &Facts::from(&vec![1; data.items()]), args.transfer)?;
     let split = args.split.spec(&data)?.unwrap_or(usual_split(&settings)?);
+    let ratings = match (scale(&settings, &data, split)?, &base.ratings) {
+        (Some(new), Some(known)) if matches!(args.transfer, Transfer::Model | Transfer::Patch) => {
+            Some(scale_after(known, new)?)
+        }
+        (new, _) => new,
+    };
     let folder = args.out.map_or_else(|| RunFolder::new(free_name(&path, &settings.model)), RunFolder::new);
     let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
     let origin = Origin {
@@ -100,6 +111,7 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
         data_fingerprint: data.fingerprint().to_string(),
         split,
         from: Some(origin),
+        ratings,
         settings,
     };
     let (device, threads) = (args.device, args.threads);

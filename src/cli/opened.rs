@@ -7,6 +7,7 @@ use crate::{
     base::{Error, Result},
     data::{Dataset, Vocab, split::SplitSpec},
     eval::Encoder,
+    layers::RatingScale,
     train::{Trained, Which},
 };
 
@@ -22,6 +23,8 @@ pub struct OpenRun {
     pub data_fingerprint: String,
     /// The split it was trained under.
     pub split: SplitSpec,
+    /// The ratings that it predicts; `None`: it continues histories.
+    pub ratings: Option<RatingScale>,
 }
 
 /// How a trained run is opened.
@@ -54,6 +57,7 @@ pub fn open_run(run: &Path, flags: &RunFlags) -> Result<OpenRun> {
         data: trained.config.data,
         data_fingerprint: trained.config.data_fingerprint,
         split: trained.config.split,
+        ratings: trained.config.ratings,
     })
 }
 

@@ -140,6 +140,9 @@ impl Progress {
         if let Some(ndcg) = row.ndcg {
             self.metric = format!(" NDCG@10 {ndcg:.4}");
         }
+        if let Some(rmse) = row.rmse {
+            self.metric = format!(" RMSE {rmse:.4}");
+        }
         if self.printer.json {
             let mut event = json!({"event": "epoch"});
             if let (Some(all), serde_json::Value::Object(row)) = (event.as_object_mut(), json!(row)) {
@@ -153,13 +156,16 @@ impl Progress {
         }
         // Every validation is worth a line; of other epochs one now and then shows that it lives.
         let quiet = self.last_line.is_some_and(|t| t.elapsed() < Duration::from_secs(20));
-        if row.ndcg.is_none() && (quiet || self.bar.is_some()) {
+        if row.measure().is_none() && (quiet || self.bar.is_some()) {
             return;
         }
         self.last_line = Some(Instant::now());
         let mut line = format!("epoch {:>4}  loss {:.4}", row.epoch, row.loss);
         if let (Some(ndcg), Some(hit)) = (row.ndcg, row.hit) {
             line += &format!("  valid NDCG@10 {ndcg:.4} HR@10 {hit:.4}{}", if best { " *" } else { "" });
+        }
+        if let (Some(rmse), Some(mae)) = (row.rmse, row.mae) {
+            line += &format!("  valid RMSE {rmse:.4} MAE {mae:.4}{}", if best { " *" } else { "" });
         }
         line += &format!("  {} interactions/s  {:.0} s", digits(rate as u64), self.started.elapsed().as_secs_f64());
         match &self.bar {

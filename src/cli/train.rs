@@ -16,11 +16,13 @@ use crate::{
         Dataset, digits,
         split::{Split, SplitSpec},
     },
-    eval::{EvalOptions, Report, evaluate},
+    eval::{EvalOptions, RatingOptions, RatingReport, Report, evaluate, evaluate_ratings},
+    layers::RatingScale,
     tasks::{LossKind, Pairs, SamplerKind},
     train::{
         Flags, Freeze, Patching, RunFolder, Settings, Trained, Which,
         checkpoint::State,
+        ratings::scale_of,
         run::{Job, RunConfig},
         train,
     },
@@ -163,6 +165,7 @@ fn prepare(args: &Args, printer: &Printer) -> Result<(RunFolder, RunConfig, Data
     }
     conclude_settings(&args.flags, &mut settings, &data)?;
     let split = args.split.spec(&data)?.unwrap_or(usual_split(&settings)?);
+    let ratings = scale(&settings, &data, split)?;
     let folder = match &args.out {
         Some(out) => RunFolder::new(out),
         None => RunFolder::new(free_name(&path, &settings.model)),
@@ -174,6 +177,7 @@ fn prepare(args: &Args, printer: &Printer) -> Result<(RunFolder, RunConfig, Data
         data_fingerprint: data.fingerprint().to_string(),
         split,
         from: None,
+        ratings,
         settings,
     };
     Ok((folder, config, data))
@@ -189,6 +193,10 @@ pub fn conclude_settings(flags: &Flags, settings: &mut Settings, data: &Dataset)
             .hint("add --loss sampled-softmax, bce, gbce or bpr"));
     }
     settings.name_task()?;
+    if let (true, Some(flag)) = (settings.find()?.1.rated, flags.first_of_losses()) {
+        return Err(Error::user(format!("--{flag} has no effect: --task rating has a loss of its own"))
+            .hint("leave it out: the loss is the squared error of the hidden ratings"));
+    }
     settings.check()?;
     if settings.find()?.1.baskets {
         data.check_baskets()?;
@@ -202,6 +210,17 @@ pub fn conclude_settings(flags: &Flags, settings: &mut Settings, data: &Dataset)
 /// As [`Settings::find`].
 pub fn usual_split(settings: &Settings) -> Result<SplitSpec> {
     Ok(if settings.find()?.1.baskets { SplitSpec::LastBasket } else { SplitSpec::default() })
+}
+
+/// The scale of the data's ratings, where the task is about them.
+///
+/// # Errors
+/// The data have none, or but one.
+pub fn scale(settings: &Settings, data: &Dataset, split: SplitSpec) -> Result<Option<RatingScale>> {
+    if !settings.find()?.1.rated {
+        return Ok(None);
+    }
+    scale_of(data, &Split::new(data, split)?).map(Some)
 }
 
 /// The first free `runs/DATA-MODEL-N`.
@@ -243,7 +262,7 @@ fn introduce(
         "task    {}{}, loss {}",
         s.task,
         if s.task != "next-item" { format!(", mask {}, mask-last {}", s.mask, s.mask_last) } else { String::new() },
-        loss_in_words(s)
+        if config.ratings.is_some() { "squared error of hidden ratings".into() } else { loss_in_words(s) }
     ));
     if s.find().is_ok_and(|(_, task)| task.baskets) {
         let with = Pairs::new(data, split.train(), s.seed).users().len();
@@ -291,10 +310,39 @@ fn loss_in_words(settings: &Settings) -> String {
     words + if c.exclude_seen { ", without the user's own items" } else { "" }
 }
 
-/// Evaluates the best weights on the test items, popularity beside them, and keeps the report in the run folder.
-fn final_report(folder: &RunFolder, data: &Dataset, split: &Split, device: Device) -> Result<Report> {
+/// The evaluation of a run, by what it learned.
+enum Outcome {
+    Ranking(Report),
+    Ratings(RatingReport),
+}
+
+impl Outcome {
+    fn json(&self) -> serde_json::Value {
+        match self {
+            Outcome::Ranking(report) => report.json(),
+            Outcome::Ratings(report) => report.json(),
+        }
+    }
+
+    fn text(&self) -> String {
+        match self {
+            Outcome::Ranking(report) => report.text(),
+            Outcome::Ratings(report) => report.text(),
+        }
+    }
+}
+
+/// Evaluates the best weights on the test items, popularity beside them (on the test ratings, mean ratings beside them), and
+/// keeps the report in the run folder.
+fn final_report(folder: &RunFolder, data: &Dataset, split: &Split, device: Device) -> Result<Outcome> {
     data.unchanged()?;
     let mut trained = Trained::open(&folder.path, Which::Best, device)?;
+    if let Some(scale) = &trained.config.ratings {
+        let options = RatingOptions { range: scale.range(), batch: trained.config.settings.batch, item_map: None };
+        let report = evaluate_ratings(&mut *trained.encoder, data, &split.test(), &options, &mut |_| Ok(()))?;
+        write_atomically(&folder.report(), |f| writeln!(f, "{:#}", report.json()))?;
+        return Ok(Outcome::Ratings(report));
+    }
     let mut ks: Vec<usize> = [5, 10, 20].into_iter().filter(|k| *k <= data.items()).collect();
     if ks.is_empty() {
         ks.push(data.items());
@@ -302,28 +350,39 @@ fn final_report(folder: &RunFolder, data: &Dataset, split: &Split, device: Devic
     let options = EvalOptions { ks, baseline: true, ..EvalOptions::default() };
     let report = evaluate(&mut *trained.encoder, data, &split.test(), &options)?;
     write_atomically(&folder.report(), |f| writeln!(f, "{:#}", report.json()))?;
-    Ok(report)
+    Ok(Outcome::Ranking(report))
 }
 
-fn conclude(printer: &Printer, folder: &RunFolder, state: &State, report: &Report, started: Instant) -> Result<()> {
+fn conclude(printer: &Printer, folder: &RunFolder, state: &State, report: &Outcome, started: Instant) -> Result<()> {
     let seconds = started.elapsed().as_secs_f64();
     let run = folder.path.display();
     if printer.json {
-        let best = state.best.map(|(epoch, ndcg)| json!({"epoch": epoch, "valid_ndcg@10": ndcg}));
+        let best = state.best.map(|(epoch, measure)| match report {
+            Outcome::Ranking(_) => json!({"epoch": epoch, "valid_ndcg@10": measure}),
+            Outcome::Ratings(_) => json!({"epoch": epoch, "valid_rmse": measure}),
+        });
         printer.event(&json!({
             "event": "done", "run": folder.path, "epochs": state.epoch, "best": best, "seconds": seconds,
             "test": report.json(),
         }));
         return Ok(());
     }
-    if let Some((epoch, ndcg)) = state.best {
+    if let Some((epoch, measure)) = state.best {
+        let name = if let Outcome::Ranking(_) = report { "NDCG@10" } else { "RMSE" };
         printer.say(format_args!(
-            "\nbest validation NDCG@10 {ndcg:.4} at epoch {epoch}; the test below uses those weights"
+            "\nbest validation {name} {measure:.4} at epoch {epoch}; the test below uses those weights"
         ));
     } else {
         printer.say("\nno validation: the test below uses the newest weights");
     }
     printer.raw(report.text());
+    let report = match report {
+        Outcome::Ranking(report) => report,
+        Outcome::Ratings(_) => {
+            printer.say(format_args!("\ndone in {seconds:.0} s; next:\n  mipgpu eval {run} --per-user ratings.tsv"));
+            return Ok(());
+        }
+    };
     let (model, baseline) = (report.full.model.at.iter(), report.full.popularity.iter().flat_map(|p| &p.at));
     if let Some((m, b)) = model.zip(baseline).find(|(m, _)| m.k == 10)
         && b.ndcg > 0.0

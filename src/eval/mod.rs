@@ -5,12 +5,14 @@ beside a popularity baseline; [`recommend`] keeps the best k of the same scores.
 [`Encoder`]: it ranks and chooses where its item table lies, so that neither the table nor scores come here.
 */
 
+pub mod clicks;
 pub mod evaluate;
 pub mod item_map;
 pub mod metrics;
 pub mod negatives;
 pub mod popularity;
 pub mod rank;
+pub mod ratings;
 pub mod recommend;
 pub mod report;
 pub mod slices;
@@ -19,6 +21,7 @@ pub mod vectors;
 pub use evaluate::{EvalOptions, UserResult, evaluate};
 pub use item_map::ItemMap;
 pub use rank::Ranks;
+pub use ratings::{RatingOptions, RatingReport, evaluate_ratings};
 pub use recommend::Scored;
 pub use report::Report;
 
@@ -37,6 +40,16 @@ pub struct Query<'a> {
     pub targets: &'a [u32],
     /// Lists of items among which, and themselves, the targets are ranked too.
     pub among: &'a [Vec<u32>],
+}
+
+/// A rating asked for: what someone who gave these ratings would give to an item.
+#[derive(Clone, Copy, Debug)]
+pub struct Question<'a> {
+    /// Oldest first; may be empty.
+    pub items: &'a [u32],
+    /// Of each of these.
+    pub ratings: &'a [f32],
+    pub item: u32,
 }
 
 /// Why there is no answer.
@@ -105,6 +118,15 @@ pub trait Encoder {
     /// # Errors
     /// What the model reports.
     fn encode(&mut self, histories: &[&[u32]], out: &mut [f32]) -> Result<()>;
+
+    /// The ratings asked for, as the model predicts them.
+    ///
+    /// # Errors
+    /// The model predicts none; what it reports.
+    fn predict(&mut self, questions: &[Question<'_>]) -> Result<Vec<f32>> {
+        let _ = questions;
+        Err(Error::user("the model predicts no ratings").hint("train one with --task rating"))
+    }
 
     /// The ranks of every query's targets.
     ///

@@ -1,6 +1,6 @@
 //! The input of a sequence model: items, with their positions where the model wants them, normed and with dropout.
 
-use super::{Input, Norm, Shape, Sites, when};
+use super::{Input, Norm, Rated, RatedConfig, Shape, Sites, when};
 use crate::{
     mem::{Dst, Init, Mode, Param, Planner, Var},
     ops::{
@@ -22,6 +22,8 @@ pub struct EmbedConfig {
     pub positions: bool,
     /// Segments that a row belongs to one of, in the place of positions; 0: none.
     pub segments: usize,
+    /// What stands for the items' ratings; `None`: nothing does.
+    pub rated: Option<RatedConfig>,
     pub norm: bool,
     pub dropout: f32,
     /// Standard deviation of the initial weights.
@@ -29,7 +31,8 @@ pub struct EmbedConfig {
 }
 
 /// y = dropout(LN(item[id] + position[pos])), without the norm for pre-norm models; `pos` may number segments instead.
-/// Parameters: `item.weight (rows,D)`, `position.weight (T,D)` or `segment.weight (2,D)`, `embedding_norm.*`.
+/// Parameters: `item.weight (rows,D)`, `position.weight (T,D)` or `segment.weight (2,D)`, those of [`Rated`],
+/// `embedding_norm.*`.
 #[derive(Clone, Debug)]
 pub struct Embed {
     pub item: Param,
@@ -39,6 +42,7 @@ pub struct Embed {
     by_segment: Option<Sorted>,
     /// What the two rows add up to (N,D). Its gradient is that of the rows taken from either table.
     pub sum: Var,
+    rated: Option<Rated>,
     norm: Option<Norm>,
     /// The output (N,D).
     pub y: Var,
@@ -57,13 +61,17 @@ impl Embed {
         let position = placed.then(|| p.param(name, &[rows, d], Init::TruncatedNormal(c.std)));
         let by_segment = (c.segments > 0).then(|| Sorted::plan(p, n));
         let sum = p.var(n * d);
-        let norm = c.norm.then(|| Norm::plan(p, "embedding_norm", sum, n, d));
+        let rated = c.rated.map(|c| Rated::plan(p, sum, d, input, &c));
+        let before_norm = rated.as_ref().map_or(sum, |rated| rated.y);
+        let norm = c.norm.then(|| Norm::plan(p, "embedding_norm", before_norm, n, d));
         p.label("embedding");
-        Embed { item, position, by_segment, sum, norm, y: p.var(n * d), input: *input, d, drop: sites.take(c.dropout) }
+        let (y, drop) = (p.var(n * d), sites.take(c.dropout));
+        Embed { item, position, by_segment, sum, rated, norm, y, input: *input, d, drop }
     }
 
     fn before_drop(&self) -> Var {
-        self.norm.as_ref().map_or(self.sum, |norm| norm.y)
+        let before_norm = self.rated.as_ref().map_or(self.sum, |rated| rated.y);
+        self.norm.as_ref().map_or(before_norm, |norm| norm.y)
     }
 
     pub fn forward(&self, b: &mut dyn Backend, s: &Shape) {
@@ -81,6 +89,9 @@ impl Embed {
                 t: position.shape[0],
             }),
             None => b.run(&GatherTable { y, table: self.item.w, id: item, n, d, v }),
+        }
+        if let Some(rated) = &self.rated {
+            rated.forward(b, s);
         }
         if let Some(norm) = &self.norm {
             norm.forward(b, s);
@@ -106,6 +117,9 @@ impl Embed {
         });
         if let Some(norm) = &self.norm {
             norm.backward(b, s, Mode::Write);
+        }
+        if let Some(rated) = &self.rated {
+            rated.backward(b, s);
         }
         if let (Some(segment), Some(by)) = (&self.position, &self.by_segment) {
             let segments = segment.shape[0];

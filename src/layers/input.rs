@@ -9,7 +9,7 @@ rows (item 0), and rows to score behind the last are [`NO_ROW`].
 */
 
 use crate::{
-    mem::{Planner, Span, U32},
+    mem::{F32, Planner, Span, U32},
     ops::{Backend, NO_ROW},
 };
 
@@ -183,6 +183,10 @@ pub struct HostInput {
     pub cu: Vec<u32>,
     /// (M) rows to score.
     pub row: Vec<u32>,
+    /// (N) ratings, as [`Input::rating`] has them; empty of a batch without.
+    pub rating: Vec<f32>,
+    /// (N) their classes.
+    pub class: Vec<u32>,
 }
 
 impl HostInput {
@@ -191,8 +195,21 @@ impl HostInput {
         self.item.clear();
         self.pos.clear();
         self.row.clear();
+        self.rating.clear();
+        self.class.clear();
         self.cu.clear();
         self.cu.push(0);
+    }
+
+    /// Fills rows up to those of `s`: item 0 without a rating, and rows to score that are none.
+    fn pad(&mut self, s: &Shape) {
+        self.item.resize(s.n, 0);
+        self.pos.resize(s.n, 0);
+        self.row.resize(s.m, NO_ROW);
+        if !self.rating.is_empty() {
+            self.rating.resize(s.n, 0.0);
+            self.class.resize(s.n, 0);
+        }
     }
 
     /// Adds a sequence of at most `t` items; gives the row of its first item.
@@ -227,6 +244,11 @@ pub struct Input {
     pub user: Span<U32>,
     /// (B) where it starts in the data that the device holds.
     pub first: Span<U32>,
+    /// (N) the rating of each item as far as the model may see it, counted from the mean: 0 where it is hidden. Empty where
+    /// the task is not about ratings ([`Input::with_ratings`]).
+    pub rating: Span<F32>,
+    /// (N) the classes of the same ratings; a hidden one has the class behind all levels.
+    pub class: Span<U32>,
     head: Span<U32>,
     pub capacity: Capacity,
 }
@@ -248,9 +270,17 @@ impl Input {
             scored: head.slice(l.scored(), b + 1),
             user: head.slice(l.user(), b),
             first: head.slice(l.first(), b),
+            rating: Span::empty(),
+            class: Span::empty(),
             head,
             capacity,
         }
+    }
+
+    /// The same with room for ratings.
+    pub fn with_ratings(self, p: &mut Planner) -> Self {
+        p.label("input");
+        Input { rating: p.stat(self.capacity.n), class: p.index(self.capacity.n), ..self }
     }
 
     /// Writes the head of a training batch, filled up where the backend repeats work of the same sizes.
@@ -260,6 +290,22 @@ impl Input {
         assert!(head.b() <= c.b && n <= c.n && m <= c.m, "a batch of {n} rows, {m} scored, does not fit {c:?}");
         b.write_ids(self.head, &head.block);
         Shape { b: head.b(), n, m, training: true }
+    }
+
+    /// Writes the rows of a batch that the host has made, filled up to the sizes `s` of its head, which is there already.
+    pub fn write(&self, b: &mut dyn Backend, host: &mut HostInput, s: &Shape) {
+        host.pad(s);
+        b.write_ids(self.item, &host.item);
+        b.write_ids(self.pos, &host.pos);
+        b.write_ids(self.row, &host.row);
+        self.write_ratings(b, host);
+    }
+
+    fn write_ratings(&self, b: &mut dyn Backend, host: &HostInput) {
+        if !self.rating.is_empty() {
+            b.write(self.rating.raw(), &host.rating);
+            b.write_ids(self.class, &host.class);
+        }
     }
 
     /// Writes a whole batch.
@@ -272,6 +318,11 @@ impl Input {
         b.write_ids(self.cu, &host.cu);
         b.write_ids(self.row, &host.row);
         b.write_ids(self.step, &[step]);
+        if !self.rating.is_empty() {
+            self.write_ratings(b, host);
+            let before = |end: &u32| host.row.partition_point(|row| row < end) as u32;
+            b.write_ids(self.scored, &host.cu.iter().map(before).collect::<Vec<_>>());
+        }
         shape
     }
 }

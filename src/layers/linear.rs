@@ -15,7 +15,18 @@ pub struct Linear {
     b: Param,
     i: usize,
     o: usize,
-    over_scored: bool,
+    over: Over,
+}
+
+/// Which rows a layer is over.
+#[derive(Clone, Copy, Debug)]
+enum Over {
+    /// All (N).
+    All,
+    /// The scored ones (M).
+    Scored,
+    /// One a sequence (B).
+    Sequences,
 }
 
 impl Linear {
@@ -31,17 +42,27 @@ impl Linear {
         p.label(name);
         let w = p.param(format!("{name}.weight"), &[o, i], init);
         let b = p.param(format!("{name}.bias"), &[o], Init::Constant(0.0));
-        Linear { x, y, w, b, i, o, over_scored: false }
+        Linear { x, y, w, b, i, o, over: Over::All }
     }
 
     /// The same layer over the M scored rows instead of all N.
     pub fn over_scored(mut self) -> Self {
-        self.over_scored = true;
+        self.over = Over::Scored;
+        self
+    }
+
+    /// The same layer over B rows, one a sequence.
+    pub fn over_sequences(mut self) -> Self {
+        self.over = Over::Sequences;
         self
     }
 
     fn rows(&self, s: &Shape) -> usize {
-        if self.over_scored { s.m } else { s.n }
+        match self.over {
+            Over::All => s.n,
+            Over::Scored => s.m,
+            Over::Sequences => s.b,
+        }
     }
 
     pub fn forward(&self, b: &mut dyn Backend, s: &Shape) {

@@ -6,6 +6,7 @@ accumulates into it.
 */
 
 mod block;
+mod caser_conv;
 mod conv_block;
 mod embed;
 mod facts;
@@ -15,21 +16,24 @@ mod input;
 mod linear;
 mod norm;
 mod patch;
+mod rated;
 mod scored;
 mod self_attention;
 mod side;
 mod transformer;
 
 pub use block::{Block, BlockConfig, NormPlace};
+pub use caser_conv::{CaserConv, CaserConvConfig};
 pub use conv_block::{ConvBlock, ConvBlockConfig};
 pub use embed::{Embed, EmbedConfig};
-pub use facts::Facts;
+pub use facts::{Facts, RatingScale};
 pub use ffn::Ffn;
 pub use gru::Gru;
 pub use input::{Capacity, Head, HostInput, Input, Shape};
 pub use linear::Linear;
 pub use norm::Norm;
 pub use patch::{Patch, PatchConfig, PatchPlace};
+pub use rated::{Rated, RatedConfig};
 pub use scored::ScoredRows;
 pub use self_attention::SelfAttention;
 pub use side::{Fields, Join, Side, SideConfig, Users};

@@ -8,10 +8,12 @@ score of item v = <h, E[v]> + bias[v]           the table is tied: input and out
 
 Departures from the paper: sequences are packed instead of padded; positions are counted so that the newest item stands at
 T-1, as left padding would have it; GELU in its tanh form; the projection is optional and norms its output as the authors'
-code does. Special ids follow the catalogue: [MASK] = V. For a task that asks what comes next its attention is causal.
+code does. Special ids follow the catalogue: [MASK] = V. For a task that asks what comes next its attention is causal. For
+ratings the input is LN of item, position and rating (`rating.*`, [`Rated`](crate::layers::Rated)), the items are all seen, and
+a regression head takes the place of the item table (Zeng et al. 2021, whose ratings are 128 wide); `item.bias` is not used.
 */
 
-use super::{Context, Model, Network, Representations};
+use super::{Context, Model, Network, Representations, Takes};
 use crate::{
     base::Result,
     layers::{Linear, Norm, ScoredRows, Shape, Sites, Transformer, View},
@@ -42,6 +44,8 @@ impl Model for Bert4Rec {
     const NAME: &'static str = "bert4rec";
     const ABOUT: &'static str = "transformer that sees both sides (Sun et al. 2019)";
     const VIEWS: &'static [View] = &[View::Both, View::Past];
+    const PATCHES: bool = true;
+    const TAKES: Takes = Takes::Both;
 
     fn plan(p: &mut Planner, c: &Context) -> Result<Self> {
         let (s, d, m) = (c.settings, c.settings.width, c.input.capacity.m);

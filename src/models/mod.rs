@@ -4,18 +4,22 @@ line, and its gradient, parity, overfit, resume and transfer tests.
 */
 
 pub mod bert4rec;
+pub mod caser;
+pub mod dacf;
 pub mod gru4rec;
 pub mod peterrec;
 pub mod sasrec;
 
 pub use bert4rec::Bert4Rec;
+pub use caser::Caser;
+pub use dacf::Dacf;
 pub use gru4rec::Gru4Rec;
 pub use peterrec::PeterRec;
 pub use sasrec::SasRec;
 
 use crate::{
     base::{Error, Result},
-    layers::{BlockConfig, EmbedConfig, Facts, Input, NormPlace, PatchConfig, Shape, View},
+    layers::{BlockConfig, EmbedConfig, Facts, Input, NormPlace, PatchConfig, RatedConfig, RatingScale, Shape, View},
     mem::{Param, Planner, Var},
     ops::Backend,
 };
@@ -66,10 +70,35 @@ pub trait Model: Network + Sized + 'static {
     const ABOUT: &'static str;
     /// The views it has, the one it was made for first.
     const VIEWS: &'static [View];
+    /// Whether its blocks take patches.
+    const PATCHES: bool = false;
+    /// What its rows can be.
+    const TAKES: Takes = Takes::Items;
 
     /// # Errors
     /// Settings that contradict each other (heads not dividing the width).
     fn plan(p: &mut Planner, c: &Context) -> Result<Self>;
+}
+
+/// What the rows of a model's input are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takes {
+    /// Items.
+    Items,
+    /// Items with ratings.
+    Ratings,
+    /// Either.
+    Both,
+}
+
+impl Takes {
+    pub fn items(self) -> bool {
+        self != Takes::Ratings
+    }
+
+    pub fn ratings(self) -> bool {
+        self != Takes::Items
+    }
 }
 
 /// What a model is planned for: settings, data, batches, and what the task asks.
@@ -85,6 +114,8 @@ pub struct Context<'a> {
     pub segments: usize,
     pub input: &'a Input,
     pub view: View,
+    /// The scale of the ratings that rows come with, where the task is about them.
+    pub ratings: Option<&'a RatingScale>,
     pub seed: u64,
 }
 
@@ -98,6 +129,11 @@ impl Context<'_> {
             touched: c.touched,
             positions,
             segments: self.segments,
+            rated: self.ratings.map(|scale| RatedConfig {
+                classes: scale.levels.len() + 1,
+                width: c.rating_width,
+                std: c.init_std,
+            }),
             norm: false,
             dropout: c.dropout,
             std: c.init_std,
@@ -140,6 +176,12 @@ pub struct ModelSettings {
     pub taps: usize,
     /// Dilations of the blocks of convolutions, over and over.
     pub dilations: Vec<usize>,
+    /// Rows of a window (L), horizontal filters of each height and vertical filters (Caser).
+    pub window: usize,
+    pub horizontal: usize,
+    pub vertical: usize,
+    /// Width of a rating's vector beside the item's; 0: added to it.
+    pub rating_width: usize,
     /// Patches of a network that is fine-tuned.
     pub patch: Option<PatchConfig>,
     /// Rows of the item table that a step touches at most, where the table is updated by rows; `None`: all are updated.
@@ -150,7 +192,7 @@ pub struct ModelSettings {
 #[macro_export]
 macro_rules! for_all_models {
     ($each:ident) => {
-        $each! { Bert4Rec, SasRec, Gru4Rec, PeterRec }
+        $each! { Bert4Rec, SasRec, Gru4Rec, PeterRec, Caser, Dacf }
     };
 }
 
@@ -160,6 +202,8 @@ pub struct Entry {
     pub name: &'static str,
     pub about: &'static str,
     pub views: &'static [View],
+    pub patches: bool,
+    pub takes: Takes,
     /// Plans it; the view is one of its own.
     pub plan: fn(&mut Planner, &Context) -> Result<Box<dyn Network>>,
 }
@@ -171,6 +215,8 @@ macro_rules! list {
             name: $model::NAME,
             about: $model::ABOUT,
             views: $model::VIEWS,
+            patches: $model::PATCHES,
+            takes: $model::TAKES,
             plan: |p, c| Ok(Box::new($model::plan(p, c)?)),
         }),*];
     };

@@ -62,6 +62,26 @@ impl Masking {
         if len == 0 || self.draws(user).uniform() < self.mask_last { len.min(1) } else { usual }
     }
 
+    /// Which rows of a sequence of `len` items are hidden, ascending: `usual` of them unless only the last is. Tells whether it
+    /// is, and draws that come after.
+    pub fn pick(&self, user: u64, len: usize, usual: usize, positions: &mut Vec<u32>) -> (bool, Stream) {
+        let mut draw = self.draws(user);
+        positions.clear();
+        if draw.uniform() < self.mask_last {
+            positions.extend((0..len as u32).last());
+            return (true, draw);
+        }
+        // A partial Fisher-Yates shuffle picks the positions; sorted, so that rows are scored in order.
+        positions.extend(0..len as u32);
+        for i in 0..usual {
+            let j = i + draw.below((len - i) as u64) as usize;
+            positions.swap(i, j);
+        }
+        positions.truncate(usual);
+        positions.sort_unstable();
+        (false, draw)
+    }
+
     /// Hides rows of one sequence, `usual` of them unless only the last is hidden; `hidden(position, item)` is told of
     /// each in order. `positions` is working memory.
     pub fn hide(
@@ -72,28 +92,18 @@ impl Masking {
         positions: &mut Vec<u32>,
         mut hidden: impl FnMut(usize, u32),
     ) {
-        let (mut draw, mask_id) = (self.draws(user), self.items as u32);
-        let len = sequence.len();
+        let (mask_id, len) = (self.items as u32, sequence.len());
         if len == 0 {
             return;
         }
-        if draw.uniform() < self.mask_last {
-            hidden(len - 1, sequence[len - 1]);
-            sequence[len - 1] = mask_id;
-            return;
-        }
-        // A partial Fisher-Yates shuffle picks the positions; sorted, so that rows are scored in order.
-        positions.clear();
-        positions.extend(0..len as u32);
-        for i in 0..usual {
-            let j = i + draw.below((len - i) as u64) as usize;
-            positions.swap(i, j);
-        }
-        positions.truncate(usual);
-        positions.sort_unstable();
+        let (last, mut draw) = self.pick(user, len, usual, positions);
         for p in positions {
             let item = &mut sequence[*p as usize];
             hidden(*p as usize, *item);
+            if last {
+                *item = mask_id;
+                return;
+            }
             let kind = draw.uniform();
             let random = draw.below(self.items as u64) as u32;
             if kind < 0.8 {

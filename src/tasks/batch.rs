@@ -6,10 +6,12 @@ says which sequences make a batch and how many of their rows are scored; the row
 ([`GatherSequences`]), on whatever device the step runs, and made into questions by the ops of a task.
 */
 
+use std::ops::Range;
+
 use super::next_basket::Made;
 use crate::{
     base::rng::{Purpose, Stream},
-    layers::{Head, Input, Shape},
+    layers::{Head, HostInput, Input, Shape},
     mem::{Span, U32},
     ops::{Backend, GatherSequences, NO_ROW, mask_items::DRAWS},
 };
@@ -19,6 +21,8 @@ use crate::{
 pub enum Sequence<'a> {
     /// On the host.
     Items(&'a [u32]),
+    /// On the host, with what each was rated.
+    Rated { items: &'a [u32], ratings: &'a [f32] },
     /// In the data that the device holds ([`Batches::hold`]).
     Held { first: u32, len: usize },
     /// Two baskets on the host, at least an item each; `next`: the second followed the first.
@@ -28,7 +32,7 @@ pub enum Sequence<'a> {
 impl Sequence<'_> {
     fn len(&self) -> usize {
         match self {
-            Sequence::Items(items) => items.len(),
+            Sequence::Items(items) | Sequence::Rated { items, .. } => items.len(),
             Sequence::Held { len, .. } => *len,
             Sequence::Baskets { first, second, .. } => first.len() + second.len(),
         }
@@ -41,8 +45,14 @@ pub struct Batch {
     pub head: Head,
     /// (N) or empty.
     pub(super) raw: Vec<u32>,
-    /// What a task made of it on the host.
-    pub(super) made: Made,
+    /// The questions, where a task makes them on the host.
+    pub(super) made: HostInput,
+    /// (M) items asked about, what the answers are, and what each counts in the mean, where these are numbers.
+    pub(super) asked: Vec<u32>,
+    pub(super) truth: Vec<f32>,
+    pub(super) weight: Vec<f32>,
+    /// Pairs of baskets.
+    pub(super) pairs: Made,
 }
 
 /// Makes batches.
@@ -67,7 +77,17 @@ impl Batches {
     /// An empty batch with room for the largest.
     pub fn empty(&self) -> Batch {
         let room = if self.data.is_some() { 0 } else { self.input.capacity.n };
-        Batch { head: Head::new(&self.input.capacity), raw: Vec::with_capacity(room), made: Made::default() }
+        let mut made = HostInput::default();
+        made.clear();
+        Batch {
+            head: Head::new(&self.input.capacity),
+            raw: Vec::with_capacity(room),
+            made,
+            asked: Vec::new(),
+            truth: Vec::new(),
+            weight: Vec::new(),
+            pairs: Made::default(),
+        }
     }
 
     /// Empties a batch; `epoch`: what it is drawn by.
@@ -75,23 +95,31 @@ impl Batches {
         batch.head.clear(0, epoch);
         batch.raw.clear();
         batch.made.clear();
+        batch.asked.clear();
+        batch.truth.clear();
+        batch.pairs.clear();
+    }
+
+    /// Which part of a sequence of `len` items is taken: a random window, where it is too long.
+    pub(super) fn window(&self, epoch: u32, user: u64, len: usize) -> Range<usize> {
+        let t = self.input.capacity.t;
+        let draw = || Stream::new(self.seed, Purpose::Window, epoch).at(user * DRAWS).below((len - t) as u64 + 1);
+        let start = if len <= t { 0 } else { draw() as usize };
+        start..start + len.min(t)
     }
 
     /// Adds the sequence of `user` to the batch: a random window of it, where it is too long. `scored`: rows to score of so
     /// many items.
     pub fn push(&self, batch: &mut Batch, user: u64, sequence: Sequence<'_>, scored: impl FnOnce(usize) -> usize) {
-        let epoch = batch.head.epoch();
-        let spare = sequence.len().saturating_sub(self.input.capacity.t);
-        let window = || Stream::new(self.seed, Purpose::Window, epoch).at(user * DRAWS).below(spare as u64 + 1);
-        let start = if spare == 0 { 0 } else { window() as usize };
-        let len = sequence.len() - spare;
+        let window = self.window(batch.head.epoch(), user, sequence.len());
+        let len = window.len();
         let first = match sequence {
-            Sequence::Items(items) => {
+            Sequence::Items(items) | Sequence::Rated { items, .. } => {
                 assert!(self.data.is_none(), "the device holds the data");
-                batch.raw.extend_from_slice(&items[start..start + len]);
+                batch.raw.extend_from_slice(&items[window]);
                 NO_ROW
             }
-            Sequence::Held { first, .. } => first + start as u32,
+            Sequence::Held { first, .. } => first + window.start as u32,
             Sequence::Baskets { .. } => panic!("pairs of baskets are for next-basket"),
         };
         batch.head.push(user as u32, len, scored(len), first);

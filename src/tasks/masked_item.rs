@@ -34,7 +34,7 @@ impl MaskedItem {
     pub const MAX_LENGTH: usize = 1 << 18;
 
     /// Rows to hide of a sequence of `len` items.
-    fn usual(share: f32, len: usize) -> usize {
+    pub(super) fn usual(share: f32, len: usize) -> usize {
         ((share * len as f32).round() as usize).clamp(1, len.max(1))
     }
 

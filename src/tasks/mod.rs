@@ -10,6 +10,7 @@ pub mod masked_item;
 pub mod negatives;
 pub mod next_basket;
 pub mod next_item;
+pub mod rating;
 
 pub use basket_pairs::Pairs;
 pub use batch::{Batch, Batches, Sequence};
@@ -18,12 +19,13 @@ pub use masked_item::MaskedItem;
 pub use negatives::{Sampler, SamplerKind, SamplerSettings};
 pub use next_basket::NextBasket;
 pub use next_item::NextItem;
+pub use rating::Rating;
 
 use crate::{
     base::{Error, Result},
     layers::{Capacity, Facts, HostInput, Input, Shape, View},
     mem::{F32, Planner, Span, U32},
-    models::Representations,
+    models::{self, Representations},
     ops::Backend,
 };
 
@@ -75,16 +77,21 @@ pub trait Task: Send + Sync + std::fmt::Debug {
     fn batches(&self) -> &Batches;
     fn batches_mut(&mut self) -> &mut Batches;
 
+    /// Takes what it must know of the data, once.
+    fn learn(&mut self, facts: &Facts) {
+        let _ = facts;
+    }
+
+    /// Itself, where it is about ratings: it is asked by these, not by histories alone.
+    fn rating(&self) -> Option<&Rating> {
+        None
+    }
+
     /// Rows that are scored of a sequence of `len` items.
     fn scored(&self, epoch: u32, user: u64, len: usize) -> usize;
 
     /// Makes the questions: `item`, `pos` and `row` of the input out of the head and the sequences that were uploaded.
     fn make(&self, b: &mut dyn Backend, s: &Shape);
-
-    /// Writes the batch of step `step`, for [`Task::make`] to go on with.
-    fn upload(&self, b: &mut dyn Backend, batch: &mut Batch, step: u32) -> Shape {
-        self.batches().upload(b, batch, step)
-    }
 
     /// Whether a query is a user's last basket, not all of the history.
     fn last_basket(&self) -> bool {
@@ -103,6 +110,11 @@ pub trait Task: Send + Sync + std::fmt::Debug {
         let epoch = batch.head.epoch();
         self.batches().push(batch, user, sequence, |len| self.scored(epoch, user, len));
     }
+
+    /// Writes the batch of step `step`, for [`Task::make`] to go on with.
+    fn upload(&self, b: &mut dyn Backend, batch: &mut Batch, step: u32) -> Shape {
+        self.batches().upload(b, batch, step)
+    }
 }
 
 /// A task of the list.
@@ -117,8 +129,10 @@ pub trait Kind: Task + Sized + 'static {
     const SPECIAL: usize = 1;
     /// Shortest sequence that it learns from.
     const SHORTEST: usize = 1;
-    /// Whether the device may hold the data, or batches must pass by.
+    /// Whether the device may hold the data and gather batches there; where not, the host makes them.
     const HOLDS: bool = true;
+    /// Whether it is about ratings: it takes [`Sequence::Rated`] of data that have them.
+    const RATED: bool = false;
     /// Whether it learns from pairs of baskets ([`Pairs`]).
     const BASKETS: bool = false;
     /// Segments of a sequence, which take the place of positions: the `pos` of a row is its segment. 0: positions.
@@ -158,7 +172,7 @@ pub struct TaskSettings {
 #[macro_export]
 macro_rules! for_all_tasks {
     ($each:ident) => {
-        $each! { MaskedItem, NextItem, NextBasket }
+        $each! { MaskedItem, NextItem, NextBasket, Rating }
     };
 }
 
@@ -171,6 +185,7 @@ pub struct Entry {
     pub special: usize,
     pub shortest: usize,
     pub holds: bool,
+    pub rated: bool,
     pub baskets: bool,
     pub segments: usize,
     pub most_scored: fn(&TaskSettings) -> usize,
@@ -189,6 +204,7 @@ macro_rules! list {
             special: $task::SPECIAL,
             shortest: $task::SHORTEST,
             holds: $task::HOLDS,
+            rated: $task::RATED,
             baskets: $task::BASKETS,
             segments: $task::SEGMENTS,
             most_scored: $task::most_scored,
@@ -198,6 +214,13 @@ macro_rules! list {
     };
 }
 for_all_tasks!(list);
+
+impl Entry {
+    /// Whether `model` sees what the task asks of it.
+    pub fn suits(&self, model: &models::Entry) -> bool {
+        model.views.contains(&self.view) && if self.rated { model.takes.ratings() } else { model.takes.items() }
+    }
+}
 
 /// The names of all tasks.
 pub fn names() -> Vec<&'static str> {

@@ -266,7 +266,7 @@ impl Task for NextBasket {
             true => [first.len().min(c.length - MARKS - 1), 1],
             false => shares(first.len(), second.len(), c.length - MARKS),
         };
-        let Made { item, segment, row, target, items, positions, .. } = &mut batch.made;
+        let Made { item, segment, row, target, items, positions, .. } = &mut batch.pairs;
         items.clear();
         pick(first, one, &mut draw, items);
         pick(second, two, &mut draw, items);
@@ -295,8 +295,8 @@ impl Task for NextBasket {
         sequence(item, items);
         segment.resize(segment.len() + one + MARKS, 0);
         segment.resize(segment.len() + two, 1);
-        batch.made.next.push(f32::from(next));
-        let scored = batch.made.row.len() - before;
+        batch.pairs.next.push(f32::from(next));
+        let scored = batch.pairs.row.len() - before;
         batch.head.push(user as u32, one + two + MARKS, scored, NO_ROW);
         batch.head.also(1);
     }
@@ -307,7 +307,7 @@ impl Task for NextBasket {
         let s = self.batches.upload(b, batch, step);
         let (input, judge, loss) = (&self.input, &self.judge, &self.judge.items);
         let (starts, ..) = batch.head.sequences();
-        let Made { item, segment, row, target, next, ids, numbers, .. } = &mut batch.made;
+        let Made { item, segment, row, target, next, ids, numbers, .. } = &mut batch.pairs;
         let (hidden, pairs) = (row.len(), next.len());
         item.resize(s.n, 0);
         segment.resize(s.n, 0);

@@ -8,7 +8,7 @@ use crate::{
         Result,
         rng::{Purpose, Stream},
     },
-    layers::NormPlace,
+    layers::{Facts, NormPlace, RatingScale},
     mem::{Bf16Products, F32, Planner, Precision, Scalar, Span},
     models,
     ops::{self, Backend},
@@ -130,7 +130,7 @@ fn variants() -> Vec<(String, Settings)> {
     ];
     let mut all: Vec<_> = losses.into_iter().map(|(what, s)| (format!("{} step ({what})", s.model), s)).collect();
     for model in models::ALL {
-        for task in tasks::ALL.iter().filter(|task| model.views.contains(&task.view)) {
+        for task in tasks::ALL.iter().filter(|task| task.suits(model)) {
             let s = Settings { model: model.name.into(), task: task.name.into(), ..base.clone() };
             all.push((format!("{} step ({})", model.name, task.name), s));
         }
@@ -161,20 +161,22 @@ fn update_error(s: &Settings, decay: bool, lr: f64, norm: f64, [w, new, g]: [&[f
 
 fn step<B: Backend>(s: &Settings, open: &dyn Fn(&Planner) -> Result<B>) -> Result<(Step, Vec<String>)> {
     let counts: Vec<u64> = (0..ITEMS as u64).map(|i| 1 + i % 5).collect();
-    let mut engine = Engine::<B>::new(s, &counts, open)?;
+    let ratings = Some(RatingScale { levels: vec![1.0, 2.0, 3.0, 4.5], mean: 2.75 });
+    let mut engine = Engine::<B>::new(s, Facts { counts, ratings: ratings.clone() }, open)?;
     let mut draw = Stream::new(2, Purpose::Test, 1);
     engine.begin(1);
     for (user, len) in [30, 1, 5, 24, 17, 8].into_iter().enumerate() {
         let items: Vec<u32> = (0..len).map(|_| draw.below(ITEMS as u64) as u32).collect();
+        let levels = ratings.iter().flat_map(|scale| scale.levels.iter().copied()).cycle();
+        let ratings: Vec<f32> = levels.skip(user).take(items.len()).collect();
         let (first, second) = items.split_at(items.len().div_ceil(2));
-        engine.push(
-            user as u64,
-            match engine.task().baskets {
-                true if second.is_empty() => Sequence::Baskets { first, second: first, next: false },
-                true => Sequence::Baskets { first, second, next: user % 2 == 0 },
-                false => Sequence::Items(&items),
-            },
-        );
+        let sequence = match engine.task() {
+            task if task.rated => Sequence::Rated { items: &items, ratings: &ratings },
+            task if task.baskets && second.is_empty() => Sequence::Baskets { first, second: first, next: false },
+            task if task.baskets => Sequence::Baskets { first, second, next: user % 2 == 0 },
+            _ => Sequence::Items(&items),
+        };
+        engine.push(user as u64, sequence);
     }
     const LR: f32 = 1e-3;
     let params = engine.params().to_vec();

@@ -47,6 +47,23 @@ pub struct EpochRow {
     /// HR@10 likewise.
     #[serde(rename = "valid_hr@10", default, skip_serializing_if = "Option::is_none")]
     pub hit: Option<f64>,
+    /// Of a run that learns ratings: errors on the validation ratings.
+    #[serde(rename = "valid_rmse", default, skip_serializing_if = "Option::is_none")]
+    pub rmse: Option<f64>,
+    #[serde(rename = "valid_mae", default, skip_serializing_if = "Option::is_none")]
+    pub mae: Option<f64>,
+}
+
+impl EpochRow {
+    /// What chooses among epochs: the more, the better; `None` where it was not validated.
+    pub fn goodness(&self) -> Option<f64> {
+        self.ndcg.or(self.rmse.map(|rmse| -rmse))
+    }
+
+    /// The same as it is called and told.
+    pub fn measure(&self) -> Option<f64> {
+        self.ndcg.or(self.rmse)
+    }
 }
 
 /// Where a run stands.
@@ -61,7 +78,7 @@ pub struct State {
     /// Sum of the losses and number of scored rows of the unfinished epoch.
     pub loss_sum: f64,
     pub scored: u64,
-    /// Best validation NDCG@10 so far and its epoch.
+    /// Best validation so far, NDCG@10 or, of ratings, RMSE, and its epoch.
     pub best: Option<(u32, f64)>,
     /// Validations since the best one.
     pub stale: u32,
@@ -282,6 +299,11 @@ impl Opened {
     /// SHA-256 of the checkpoint that completes it.
     pub fn base(&self) -> Option<&str> {
         self.metadata.base.as_deref()
+    }
+
+    /// Whether rows of a table stand at earlier steps than the checkpoint.
+    pub fn lags(&self) -> bool {
+        self.header.offset_keys().iter().any(|n| n.starts_with("optimizer.last."))
     }
 
     /// Names and shapes of its weights.

@@ -13,11 +13,12 @@ use crate::{
         Error, Result,
         rng::{Purpose, Stream},
     },
-    layers::{Capacity, Facts, HostInput, Input, Shape},
+    eval::Question,
+    layers::{Capacity, Facts, HostInput, Input, RatingScale, Shape},
     mem::{F32, Init, Param, Planner, Precision, Span},
     models::{Context, ModelSettings, Network, Representations},
     ops::{AdamW, AdamWRows, Backend, CatchUpRows, GradNorm, Guard, Later},
-    tasks::{self, Batch, Sequence, Task},
+    tasks::{self, Batch, Rating, Sequence, Task},
 };
 
 use super::{
@@ -192,7 +193,7 @@ impl<B: Backend> Engine<B> {
     /// Settings that contradict each other, need more memory than there is, or sizes that the backend does not serve.
     pub fn new(settings: &Settings, facts: impl Into<Facts>, open: impl Fn(&Planner) -> Result<B>) -> Result<Self> {
         let mut engine = Self::blank(settings, facts, open)?;
-        engine.draw_weights();
+        draw_weights(&engine.plan, &mut engine.backend, engine.settings.seed);
         Ok(engine)
     }
 
@@ -203,7 +204,8 @@ impl<B: Backend> Engine<B> {
     pub fn blank(settings: &Settings, facts: impl Into<Facts>, open: impl Fn(&Planner) -> Result<B>) -> Result<Self> {
         let facts = facts.into();
         settings.check()?;
-        let (plan, input, parts) = Self::lay_out(settings, &facts, settings.batch)?;
+        let (plan, input, mut parts) = Self::lay_out(settings, &facts, settings.batch)?;
+        parts.task.learn(&facts);
         let smaller = |e| Self::too_large(e, settings, &facts, &open);
         let mut backend = open(&plan).map_err(smaller)?;
         parts.model.prepare(&mut backend, &facts)?;
@@ -239,11 +241,16 @@ impl<B: Backend> Engine<B> {
         let (kind, asks) = s.find()?;
         let m = batch * (asks.most_scored)(&s.task());
         let capacity = Capacity::new(batch, t, m.max(batch));
-        let input = Input::plan(&mut plan, capacity);
+        let mut input = Input::plan(&mut plan, capacity);
+        let ratings = facts.ratings.as_ref().filter(|_| asks.rated);
+        if asks.rated {
+            ratings.ok_or_else(|| super::ratings::none(&s.task))?;
+            input = input.with_ratings(&mut plan);
+        }
         let touched = (asks.touched)(&s.task(), &capacity).filter(|most| s.by_rows(items, *most));
         let shape = ModelSettings { touched, ..s.model() };
         let (special, segments, view, seed) = (asks.special, asks.segments, asks.view, s.seed);
-        let context = Context { settings: &shape, facts, items, special, segments, input: &input, view, seed };
+        let context = Context { settings: &shape, facts, items, special, segments, input: &input, view, ratings, seed };
         let model = (kind.plan)(&mut plan, &context)?;
         plan.label("optimiser");
         let (hyper, report) = (plan.stat(3), plan.stat(4));
@@ -322,6 +329,15 @@ impl<B: Backend> Engine<B> {
         Ok((plan, input, parts))
     }
 
+    /// The parameters that a run of these settings has.
+    ///
+    /// # Errors
+    /// Settings that contradict each other.
+    pub fn parameters(settings: &Settings, facts: &Facts) -> Result<Vec<Param>> {
+        settings.check()?;
+        Ok(Self::lay_out(settings, facts, 1)?.0.params().to_vec())
+    }
+
     /// Asks the backend whether it serves every op of a full batch, and has it take the scratch memory they need.
     fn reserve(&mut self) -> Result<()> {
         let Asking { scratch_bytes, refused, .. } = Self::ask(&self.backend, &self.parts, &self.input);
@@ -340,35 +356,15 @@ impl<B: Backend> Engine<B> {
         asking
     }
 
-    fn draw_weights(&mut self) {
-        // In pieces: a table may be larger than what memory is left.
-        const PIECE: usize = 1 << 22;
-        let mut values = Vec::new();
-        for (i, p) in self.plan.params().iter().enumerate() {
-            let mut draw = Stream::new(self.settings.seed, Purpose::Init, i as u32);
-            for at in (0..p.w.len()).step_by(PIECE) {
-                let piece = p.w.slice(at, PIECE.min(p.w.len() - at));
-                values.clear();
-                values.extend((0..piece.len()).map(|_| match p.init {
-                    Init::Constant(c) => c,
-                    Init::TruncatedNormal(std) => loop {
-                        let x = draw.normal();
-                        if x.abs() <= 2.0 {
-                            break x * std;
-                        }
-                    },
-                }));
-                self.backend.write(piece.raw(), &values);
-            }
-        }
-    }
-
     /// Keeps `len` interactions in the device's own memory, if it has room: batches are then named by where they start
     /// ([`Sequence::Held`]). `pieces` gives them in order. False where they stay on the host.
     ///
     /// # Errors
     /// What `pieces` report, and a failing device.
     pub fn hold<'d>(&mut self, len: u64, pieces: impl Iterator<Item = Result<&'d [u32]>>) -> Result<bool> {
+        if !self.settings.find()?.1.holds {
+            return Ok(false);
+        }
         // Places are numbered in 32 bits, and the last number means nowhere.
         let Some(data) =
             usize::try_from(len).ok().filter(|l| *l < u32::MAX as usize).and_then(|l| self.backend.resident(l))
@@ -598,6 +594,27 @@ impl<B: Backend> Engine<B> {
         self.parts.model.forward(&mut self.backend, &shape);
     }
 
+    /// The scale of the ratings that the model predicts, if it does.
+    pub(super) fn scale(&self) -> Option<&RatingScale> {
+        self.parts.task.rating().map(Rating::scale)
+    }
+
+    /// Predicts the ratings asked for, at most a batch of them, and writes them to `out`.
+    pub(super) fn forward_questions(&mut self, questions: &[Question<'_>], out: &mut [f32]) -> Result<()> {
+        let task = self.parts.task.rating().ok_or_else(|| super::ratings::no_model(&self.settings.task))?;
+        self.trained_on = None;
+        self.host.clear();
+        questions.iter().for_each(|q| task.push_question(&mut self.host, q.items, q.ratings, q.item));
+        let shape = self.input.upload(&mut self.backend, &self.host, 0);
+        self.parts.model.forward(&mut self.backend, &shape);
+        let asked: Vec<u32> = questions.iter().map(|q| q.item).collect();
+        let z = task.predict(&mut self.backend, &asked, &shape);
+        self.backend.read(z.first(out.len()).raw(), out);
+        let mean = task.scale().mean;
+        out.iter_mut().for_each(|z| *z += mean);
+        Ok(())
+    }
+
     /// Batch, forward and backward passes of what was pushed, without an update: for tests and profiles. Gives the loss.
     pub fn gradients(&mut self, step: u64, training: bool) -> f32 {
         let shape = Shape { training, ..self.upload(step) };
@@ -647,6 +664,30 @@ impl<B: Backend> Engine<B> {
         match low {
             0 => e.hint("not even one sequence a step fits: lower --width, --length, --blocks or --negatives"),
             batch => e.hint(format!("--batch {batch} would fit; or lower --length, --width, --blocks or --negatives")),
+        }
+    }
+}
+
+/// Draws the initial weights of a plan: each parameter from a stream of its own.
+pub(super) fn draw_weights(plan: &Planner, backend: &mut dyn Backend, seed: u64) {
+    // In pieces: a table may be larger than what memory is left.
+    const PIECE: usize = 1 << 22;
+    let mut values = Vec::new();
+    for (i, p) in plan.params().iter().enumerate() {
+        let mut draw = Stream::new(seed, Purpose::Init, i as u32);
+        for at in (0..p.w.len()).step_by(PIECE) {
+            let piece = p.w.slice(at, PIECE.min(p.w.len() - at));
+            values.clear();
+            values.extend((0..piece.len()).map(|_| match p.init {
+                Init::Constant(c) => c,
+                Init::TruncatedNormal(std) => loop {
+                    let x = draw.normal();
+                    if x.abs() <= 2.0 {
+                        break x * std;
+                    }
+                },
+            }));
+            backend.write(piece.raw(), &values);
         }
     }
 }

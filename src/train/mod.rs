@@ -3,7 +3,9 @@ over from another run, and a trained model to ask. */
 
 pub mod check;
 pub mod checkpoint;
+pub mod clicks;
 pub mod engine;
+pub mod ratings;
 pub mod run;
 pub mod schedule;
 pub mod scoring;

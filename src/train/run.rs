@@ -35,8 +35,8 @@ use crate::{
         Dataset, Vocab,
         split::{Split, SplitSpec},
     },
-    eval::{EvalOptions, evaluate},
-    layers::Facts,
+    eval::{EvalOptions, RatingOptions, evaluate, evaluate_ratings},
+    layers::{Facts, RatingScale},
     mem::Planner,
     ops::Backend,
     tasks::{Pairs, Sequence},
@@ -55,6 +55,9 @@ pub struct RunConfig {
     /// The run that it continues in another domain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<Origin>,
+    /// The ratings that it predicts, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ratings: Option<RatingScale>,
     pub settings: Settings,
 }
 
@@ -245,6 +248,8 @@ struct Loop<'a, B> {
     engine: Engine<B>,
     /// Whether the device holds the data.
     held: bool,
+    /// Whether it learns ratings.
+    rated: bool,
     /// Steps launched, at most one ahead of those booked in `state`.
     launched: u64,
     state: State,
@@ -268,7 +273,7 @@ impl<'a, B: Backend> Loop<'a, B> {
         let s = &job.config.settings;
         let counts: Vec<u64> = job.split.train_counts().iter().map(|c| *c as u64).collect();
         // What is loaded need not be drawn.
-        let facts = Facts::from(&counts);
+        let facts = Facts { counts, ratings: job.config.ratings.clone() };
         let mut engine = if job.resume { Engine::<B>::blank(s, facts, open) } else { Engine::new(s, facts, open) }?;
         let vocabulary = job.data.item_keys().fingerprint();
         let state = if job.resume {
@@ -314,12 +319,13 @@ impl<'a, B: Backend> Loop<'a, B> {
         let warmup = s.warmup.min(total / 10);
         let schedule = Schedule { peak: s.lr, warmup, total, end: s.final_lr, decay: s.decay };
         let pieces = job.data.all_items().map(|items| job.data.check_items(items).map(|()| items));
-        let held = asks.holds && engine.hold(job.data.interactions(), pieces)?;
+        let held = engine.hold(job.data.interactions(), pieces)?;
         let (now, launched) = (Instant::now(), state.step);
         Ok(Loop {
             job,
             engine,
             held,
+            rated: s.find()?.1.rated,
             launched,
             state,
             vocabulary,
@@ -404,7 +410,10 @@ impl<'a, B: Backend> Loop<'a, B> {
                     (None, false) => {
                         let items = train.items(data, *user as usize);
                         data.check_items(items)?;
-                        Sequence::Items(items)
+                        match data.ratings_of(*user as usize).filter(|_| self.rated) {
+                            Some(ratings) => Sequence::Rated { items, ratings: &ratings[..items.len()] },
+                            None => Sequence::Items(items),
+                        }
                     }
                 };
                 self.engine.push(*user as u64, sequence);
@@ -467,18 +476,26 @@ impl<'a, B: Backend> Loop<'a, B> {
         state.step_in_epoch = 0;
         let loss = state.loss_sum / state.scored.max(1) as f64;
         (state.loss_sum, state.scored) = (0.0, 0);
-        let mut row = EpochRow { epoch: state.epoch, step: state.step, loss, ndcg: None, hit: None };
+        let (epoch, step) = (state.epoch, state.step);
+        let mut row = EpochRow { epoch, step, loss, ndcg: None, hit: None, rmse: None, mae: None };
         let mut best = false;
         if state.epoch.is_multiple_of(s.eval_every) || state.epoch == s.epochs {
             self.engine.settle(state.step);
             if self.job.split.summary().valid_users > 0 {
                 self.check_data()?;
                 let valid = self.job.split.valid();
-                let options = EvalOptions { ks: vec![10.min(self.job.data.items())], ..EvalOptions::default() };
-                let report = evaluate(&mut self.engine, self.job.data, &valid, &options)?;
-                let at = report.full.model.at[0];
-                (row.ndcg, row.hit) = (Some(at.ndcg), Some(at.hr));
-                best = self.state.best.is_none_or(|(_, b)| at.ndcg > b);
+                if let Some(scale) = &self.job.config.ratings {
+                    let options = RatingOptions { range: scale.range(), batch: s.batch, item_map: None };
+                    let report = evaluate_ratings(&mut self.engine, self.job.data, &valid, &options, &mut |_| Ok(()))?;
+                    (row.rmse, row.mae) = (Some(report.model.rmse), Some(report.model.mae));
+                } else {
+                    let options = EvalOptions { ks: vec![10.min(self.job.data.items())], ..EvalOptions::default() };
+                    let report = evaluate(&mut self.engine, self.job.data, &valid, &options)?;
+                    let at = report.full.model.at[0];
+                    (row.ndcg, row.hit) = (Some(at.ndcg), Some(at.hr));
+                }
+                let before = self.state.history.iter().filter_map(EpochRow::goodness).reduce(f64::max);
+                best = before.is_none_or(|b| row.goodness().is_some_and(|now| now > b));
             } else {
                 // Nothing to choose by: the newest weights are the best there are.
                 best = true;
@@ -486,12 +503,12 @@ impl<'a, B: Backend> Loop<'a, B> {
         }
         self.state.history.push(row);
         let epoch = self.state.epoch;
-        let ndcg = self.state.history.last().and_then(|r| r.ndcg);
+        let measure = self.state.history.last().and_then(EpochRow::measure);
         if best {
-            self.state.best = ndcg.map(|ndcg| (epoch, ndcg));
+            self.state.best = measure.map(|measure| (epoch, measure));
             self.state.stale = 0;
             self.save(&self.job.folder.best(), false)?;
-        } else if ndcg.is_some() {
+        } else if measure.is_some() {
             self.state.stale += 1;
             self.state.done = s.patience > 0 && self.state.stale >= s.patience;
         }

@@ -10,7 +10,7 @@ use std::ops::Range;
 use super::engine::Engine;
 use crate::{
     base::{Error, Result},
-    eval::{Answer, Encoder, Fault, Query, Ranks, Scored, rank::ranks_among},
+    eval::{Answer, Encoder, Fault, Query, Question, Ranks, Scored, rank::ranks_among},
     mem::{Act, F32, Planner, Span, U32},
     ops::{Backend, CountAtLeast, NO_ROW, Run, ScoreItems, TopK},
 };
@@ -300,12 +300,25 @@ fn take<'a, T>(rest: &mut &'a [T], n: usize) -> &'a [T] {
 }
 
 impl<B: Backend> Engine<B> {
+    /// # Errors
+    /// The model was trained to predict ratings: it continues no history.
+    fn needs_lists(&self) -> Result<()> {
+        match self.scale() {
+            None => Ok(()),
+            Some(_) => Err(Error::user("this run predicts ratings: it knows nothing of what comes next in a history")
+                .hint(
+                    "`mipgpu eval` judges its predictions; to recommend, train with --task masked-item or next-item",
+                )),
+        }
+    }
+
     /// Encodes queries batch by batch and has each batch answered where it stands.
     fn answer<T>(
         &mut self,
         queries: &[Query],
         mut answer: impl FnMut(&Scoring, &mut B, &[Query]) -> Answer<Vec<T>>,
     ) -> Answer<Vec<T>> {
+        self.needs_lists()?;
         let mut answers = Vec::with_capacity(queries.len());
         let users = self.scoring().0.users();
         for (i, queries) in queries.chunks(users).enumerate() {
@@ -347,6 +360,7 @@ impl<B: Backend> Encoder for Engine<B> {
     }
 
     fn encode(&mut self, histories: &[&[u32]], out: &mut [f32]) -> Result<()> {
+        self.needs_lists()?;
         let (users, d) = (self.scoring().0.users(), self.r.d);
         assert_eq!(out.len(), histories.len() * d);
         for (histories, out) in histories.chunks(users).zip(out.chunks_mut(users * d)) {
@@ -354,6 +368,16 @@ impl<B: Backend> Encoder for Engine<B> {
             self.backend.read(self.r.scored.y.first(out.len()).raw(), out);
         }
         self.backend.sync()
+    }
+
+    fn predict(&mut self, questions: &[Question<'_>]) -> Result<Vec<f32>> {
+        let mut all = vec![0.0; questions.len()];
+        let users = self.scoring().0.users();
+        for (questions, out) in questions.chunks(users).zip(all.chunks_mut(users)) {
+            self.forward_questions(questions, out)?;
+        }
+        self.backend.sync()?;
+        Ok(all)
     }
 
     fn rank(&mut self, queries: &[Query<'_>]) -> Answer<Vec<Ranks>> {

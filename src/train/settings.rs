@@ -60,6 +60,12 @@ macro_rules! settings {
                 given.iter().find(|(given, _)| *given).map(|(_, name)| *name)
             }
 
+            /// The first flag that only losses over items listen to.
+            pub fn first_of_losses(&self) -> Option<&'static str> {
+                let given = [(self.loss.is_some(), "loss"), (self.targets.is_some(), "targets")];
+                given.iter().find(|(given, _)| *given).map(|(_, name)| *name).or(self.first_of_negatives())
+            }
+
             /// The first flag that was given.
             pub fn first_given(&self) -> Option<&'static str> {
                 $($(if self.$name.is_some() { return Some(stringify!($name)); })*)*
@@ -74,8 +80,8 @@ macro_rules! settings {
 
 settings! {
     "Model" {
-        model: String = "bert4rec".into(), "bert4rec", "Which model: bert4rec, sasrec, peterrec (NextItNet with --task next-item)";
-        task: String = "auto".into(), "auto", "What it learns: masked-item, next-item, next-basket; auto: what the model was made for";
+        model: String = "bert4rec".into(), "bert4rec", "Which model: bert4rec, sasrec, gru4rec, peterrec (NextItNet with --task next-item), caser, dacf (ratings)";
+        task: String = "auto".into(), "auto", "What it learns: masked-item, next-item, next-basket, rating; auto: what the model was made for";
         width: usize = 128, "128", "Width of all representations";
         blocks: usize = 2, "2", "Transformer blocks, or blocks of two convolutions";
         heads: usize = 4, "4", "Attention heads; must divide the width";
@@ -88,6 +94,10 @@ settings! {
         init_std: f32 = 0.02, "0.02", "Standard deviation of the initial weights";
         taps: usize = 3, "3", "Taps of a dilated convolution (peterrec)";
         dilations: List = List(vec![1, 4]), "1,4", "Dilations of the blocks, over and over (peterrec); the second convolution of a block has twice as much";
+        window: usize = 5, "5", "Items that a convolution looks at (caser)";
+        horizontal: usize = 16, "16", "Horizontal filters of each height (caser)";
+        vertical: usize = 4, "4", "Vertical filters (caser)";
+        rating_width: usize = 32, "32", "Width of a rating's vector beside the item (bert4rec with --task rating); 0: as wide as the item, and added";
     }
     "Fine-tuning" {
         patch: Patching = Patching::None, "none", "Where patches stand: behind the parts of a block, or parallel to them [--transfer patch: serial]";
@@ -290,6 +300,9 @@ impl Settings {
             ("ffn-ratio", self.ffn_ratio),
             ("batch", self.batch),
             ("taps", self.taps),
+            ("window", self.window),
+            ("horizontal", self.horizontal),
+            ("vertical", self.vertical),
             ("targets", self.targets),
             ("epochs", self.epochs as usize),
             ("eval-every", self.eval_every as usize),
@@ -311,6 +324,7 @@ impl Settings {
         let floats = sizes.iter().fold(1u128, |all, size| all.saturating_mul(*size as u128));
         for (what, size, most) in [
             ("--width", self.width, 1 << 16),
+            ("--rating-width", self.rating_width, 1 << 16),
             ("--blocks", self.blocks, 1 << 10),
             ("--negatives", self.negatives, 1 << 24),
             ("--batch times --length", rows, 1 << 31),
@@ -329,6 +343,11 @@ impl Settings {
         }
         if !(1..=2).contains(&self.patches) {
             return Err(Error::user(format!("--patches {}", self.patches)).hint("a block has 1 or 2 patches"));
+        }
+        if self.patch != Patching::None && !models::find(&self.model)?.patches {
+            let patched: Vec<&str> = models::ALL.iter().filter(|m| m.patches).map(|m| m.name).collect();
+            return Err(Error::user(format!("{} has no place for patches", self.model))
+                .hint(format!("models that take patches: {}; others: --transfer model", patched.join(", "))));
         }
         if self.freeze == Freeze::All && self.patch == Patching::None {
             return Err(Error::user("--freeze all leaves nothing to train").hint("add --patch serial"));
@@ -351,6 +370,11 @@ impl Settings {
             )
             .hint("use --loss sampled-softmax, bce, gbce or bpr, or leave --table-update out"));
         }
+        let (_, task) = self.find()?;
+        if self.table_update == TableUpdate::Rows && task.rated {
+            return Err(Error::user(format!("--table-update rows: --task {} updates all rows", task.name))
+                .hint("leave --table-update out"));
+        }
         if self.table_update == TableUpdate::Rows && !self.rows_can_catch_up() {
             return Err(Error::user(format!("--beta1 {} and --beta2 {}", self.beta1, self.beta2))
                 .hint("the square of beta1 must be below beta2, or rows cannot catch up: add --table-update dense"));
@@ -366,9 +390,9 @@ impl Settings {
     /// There is none of that name; the model does not see what the task asks of it.
     pub fn find(&self) -> Result<(&'static models::Entry, &'static tasks::Entry)> {
         let model = models::find(&self.model)?;
-        let fits = |task: &&tasks::Entry| model.views.contains(&task.view);
+        let fits = |task: &&tasks::Entry| task.suits(model);
         if self.task == "auto" {
-            let natural = tasks::ALL.iter().find(|task| task.view == model.views[0]);
+            let natural = tasks::ALL.iter().find(|task| fits(task) && task.view == model.views[0]);
             return Ok((model, natural.ok_or_else(|| Error::internal(format!("no task for {}", model.name)))?));
         }
         let task = tasks::find(&self.task)?;
@@ -426,6 +450,10 @@ impl Settings {
             init_std: self.init_std,
             taps: self.taps,
             dilations: self.dilations.0.clone(),
+            window: self.window,
+            horizontal: self.horizontal,
+            vertical: self.vertical,
+            rating_width: self.rating_width,
             patch: self.patches(),
             touched: None,
         }

@@ -15,6 +15,7 @@ use crate::{
     base::Result,
     data::Vocab,
     eval::Encoder,
+    layers::Facts,
     mem::Planner,
     ops::Backend,
 };
@@ -50,7 +51,8 @@ impl Trained {
             fn call<B: Backend + 'static>(self, open: &dyn Fn(&Planner) -> Result<B>) -> Self::Out {
                 let Load(folder, config, items, which) = self;
                 // Counts only matter to sampled losses, which are not asked for here.
-                let mut engine = Engine::<B>::blank(&config.settings, &vec![1; items.len()], open)?;
+                let facts = Facts { counts: vec![1; items.len()], ratings: config.ratings.clone() };
+                let mut engine = Engine::<B>::blank(&config.settings, facts, open)?;
                 let path = folder.checkpoint(which)?;
                 // Rows of a table may stand at earlier steps than the checkpoint: they are brought to date.
                 let behind = which == Which::Last && engine.by_rows();

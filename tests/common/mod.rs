@@ -17,6 +17,7 @@ pub fn task_settings(mask: f32, mask_last: f32, length: usize, seed: u64) -> Tas
 pub fn task<T: Kind>(p: &mut Planner, c: &TaskSettings, items: usize, sequences: usize) -> (Input, T) {
     let capacity = Capacity::new(sequences, c.length, sequences * T::most_scored(c));
     let input = Input::plan(p, capacity);
+    let input = if T::RATED { input.with_ratings(p) } else { input };
     let r = Representations {
         item: p.param("item.weight", &[items + T::SPECIAL, 1], Init::Constant(0.0)),
         item_bias: p.param("item.bias", &[items], Init::Constant(0.0)),

@@ -175,6 +175,7 @@ impl Encoder for Fake {
 /// A run of `encoder` on `data`.
 pub fn run_of(encoder: Fake, data: &Dataset) -> OpenRun {
     OpenRun {
+        ratings: None,
         name: "runs/test (best)".into(),
         encoder: Box::new(encoder),
         item_keys: Vocab::from_keys(data.item_keys().keys()),

@@ -1,0 +1,260 @@
+/*! How well ratings are predicted: RMSE and MAE over the held-out events, each predicted from all that its user rated before
+the held-out part, beside what the mean of all ratings and the mean of the item's would have said.
+
+Predictions are brought into the range of the ratings before they are judged, those of the baselines lie in it anyway. Every
+held-out event counts once, however many of them a user has, and is asked alone: what else is held out is not shown.
+*/
+
+use std::fmt::Write;
+
+use serde::Serialize;
+
+use super::{Encoder, ItemMap, Question};
+use crate::{
+    base::{Error, Result},
+    data::{
+        Dataset, digits,
+        split::{HeldOut, SplitSpec, Summary},
+    },
+};
+
+/// What to measure.
+#[derive(Clone, Copy, Debug)]
+pub struct RatingOptions<'a> {
+    /// The least and the greatest rating there is.
+    pub range: (f32, f32),
+    /// Ratings predicted at a time.
+    pub batch: usize,
+    /// From the data's items to the model's; `None` where they are the same by construction.
+    pub item_map: Option<&'a ItemMap>,
+}
+
+/// Errors over a number of ratings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Errors {
+    /// Root of the mean squared error.
+    pub rmse: f64,
+    /// Mean absolute error.
+    pub mae: f64,
+}
+
+/// Sums on the way there.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sums {
+    squared: f64,
+    absolute: f64,
+}
+
+impl Sums {
+    fn add(&mut self, predicted: f64, truth: f32) {
+        let error = predicted - truth as f64;
+        self.squared += error * error;
+        self.absolute += error.abs();
+    }
+
+    fn means(&self, n: u64) -> Errors {
+        Errors { rmse: (self.squared / n as f64).sqrt(), mae: self.absolute / n as f64 }
+    }
+}
+
+/// A held-out rating and its prediction.
+#[derive(Clone, Copy, Debug)]
+pub struct Predicted {
+    /// Index into the data set.
+    pub user: u32,
+    /// Id of the data set.
+    pub item: u32,
+    pub rating: f32,
+    /// Within the range.
+    pub predicted: f32,
+}
+
+/// What was measured, and what came out.
+#[derive(Clone, Debug, Serialize)]
+pub struct RatingReport {
+    /// "test" or "validation".
+    pub part: &'static str,
+    pub split: SplitSpec,
+    pub summary: Summary,
+    /// In words: the events a rating is predicted from.
+    pub history: &'static str,
+    /// Predictions are brought into this range.
+    pub range: (f32, f32),
+    pub users: u64,
+    /// Held-out ratings predicted.
+    pub ratings: u64,
+    /// Held-out ratings of items that the model does not know, left out.
+    pub unknown_items: u64,
+    pub model: Errors,
+    /// What the mean of all training ratings comes to.
+    pub global_mean: Errors,
+    /// What the mean of the item's training ratings comes to; that of all for an item that has none.
+    pub item_mean: Errors,
+}
+
+/// Means over the training part.
+struct Means {
+    all: f64,
+    of_item: Vec<f64>,
+}
+
+impl Means {
+    fn new(data: &Dataset, part: &dyn HeldOut) -> Result<Means> {
+        let (mut sum, mut count) = (vec![0.0f64; data.items()], vec![0u64; data.items()]);
+        for user in 0..data.users() {
+            let items = part.split().train().items(data, user);
+            data.check_items(items)?;
+            for (item, rating) in items.iter().zip(ratings_of(data, user)?) {
+                sum[*item as usize] += *rating as f64;
+                count[*item as usize] += 1;
+            }
+        }
+        let all = sum.iter().sum::<f64>() / count.iter().sum::<u64>().max(1) as f64;
+        let of_item = sum.iter().zip(&count).map(|(s, n)| if *n > 0 { s / *n as f64 } else { all }).collect();
+        Ok(Means { all, of_item })
+    }
+}
+
+fn ratings_of(data: &Dataset, user: usize) -> Result<&[f32]> {
+    data.ratings_of(user).ok_or_else(|| {
+        Error::user(format!("{}: the data have no ratings", data.dir().display()))
+            .hint("import the log with the column that holds them: --rating-col")
+    })
+}
+
+/// Predicts every held-out rating of a part of the data and hands each to `each`, in the order of the data.
+///
+/// # Errors
+/// Data without ratings, or with ratings out of the model's range; nothing to predict; a prediction that is NaN or infinite;
+/// what `encoder` or `each` report.
+pub fn evaluate_ratings(
+    encoder: &mut dyn Encoder,
+    data: &Dataset,
+    part: &dyn HeldOut,
+    options: &RatingOptions<'_>,
+    each: &mut dyn FnMut(Predicted) -> Result<()>,
+) -> Result<RatingReport> {
+    if options.batch == 0 {
+        return Err(Error::user("a batch of 0 ratings").hint("give --batch a number from 1 up"));
+    }
+    let (low, high) = options.range;
+    let means = Means::new(data, part)?;
+    let (mut model, mut by_all, mut by_item) = (Sums::default(), Sums::default(), Sums::default());
+    let (mut users, mut n, mut unknown) = (0u64, 0u64, 0u64);
+    let known = |item: u32| options.item_map.map_or(Some(item), |map| map.item(item));
+    let all = part.users();
+    let mut rest = all.iter().peekable();
+    while rest.peek().is_some() {
+        // Histories in the model's ids, and what is asked of each: (which history, item of the data, item of the model,
+        // rating).
+        let (mut histories, mut asked) = (Vec::new(), Vec::new());
+        while asked.len() < options.batch {
+            let Some(&user) = rest.next() else { break };
+            let (items, ratings) = (data.items_of(user as usize), ratings_of(data, user as usize)?);
+            data.check_items(items)?;
+            if let Some(rating) = ratings.iter().find(|r| !(low..=high).contains(*r)) {
+                return Err(Error::user(format!(
+                    "{}: user '{}' has the rating {rating}, the model's go from {low} to {high}",
+                    data.dir().display(),
+                    data.user_keys().key(user as usize)
+                ))
+                .hint("evaluate on data with the ratings that the model was trained on"));
+            }
+            let held = part.held_out(user as usize);
+            let before = asked.len();
+            for at in held.clone() {
+                match known(items[at]) {
+                    Some(item) => asked.push((histories.len(), items[at], item, ratings[at])),
+                    None => unknown += 1,
+                }
+            }
+            if asked.len() > before {
+                let seen = items[..held.start].iter().zip(ratings).filter_map(|(i, r)| Some((known(*i)?, *r)));
+                histories.push((user, seen.unzip::<u32, f32, Vec<_>, Vec<_>>()));
+            }
+        }
+        users += histories.len() as u64;
+        for asked in asked.chunks(options.batch) {
+            let question = |(history, _, item, _): &(usize, u32, u32, f32)| {
+                let (_, (items, ratings)) = &histories[*history];
+                Question { items, ratings, item: *item }
+            };
+            let predictions = encoder.predict(&asked.iter().map(question).collect::<Vec<_>>())?;
+            for (&(history, item, _, rating), predicted) in asked.iter().zip(predictions) {
+                let user = histories[history].0;
+                if !predicted.is_finite() {
+                    let (user, item) = (data.user_keys().key(user as usize), data.item_keys().key(item as usize));
+                    return Err(Error::user(format!(
+                        "the model's prediction for user '{user}' and item '{item}' is NaN or infinite"
+                    ))
+                    .hint(
+                        "its training has diverged: use an earlier checkpoint or train with a smaller learning rate",
+                    ));
+                }
+                let predicted = predicted.clamp(low, high);
+                model.add(predicted as f64, rating);
+                by_all.add(means.all, rating);
+                by_item.add(means.of_item[item as usize], rating);
+                n += 1;
+                each(Predicted { user, item, rating, predicted })?;
+            }
+        }
+    }
+    if n == 0 {
+        return Err(Error::user(format!("empty split: no user has a {} rating to predict", part.name()))
+            .hint("hold out fewer events or move the cut"));
+    }
+    Ok(RatingReport {
+        part: part.name(),
+        split: part.split().spec(),
+        summary: part.split().summary().clone(),
+        history: part.history_words(),
+        range: options.range,
+        users,
+        ratings: n,
+        unknown_items: unknown,
+        model: model.means(n),
+        global_mean: by_all.means(n),
+        item_mean: by_item.means(n),
+    })
+}
+
+impl RatingReport {
+    /// The report as a JSON object.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::to_value(self).unwrap_or_default()
+    }
+
+    /// The report as text: what was measured, then the errors.
+    pub fn text(&self) -> String {
+        let mut out = String::new();
+        let s = &self.summary;
+        let _ = writeln!(out, "split    {}", self.split);
+        let _ = writeln!(
+            out,
+            "         events: {} train, {} validate, {} test",
+            digits(s.train_events),
+            digits(s.valid_events),
+            digits(s.test_events)
+        );
+        let _ = writeln!(
+            out,
+            "ratings  {} of {} users, their {} events, each from {}",
+            digits(self.ratings),
+            digits(self.users),
+            self.part,
+            self.history
+        );
+        if self.unknown_items > 0 {
+            let n = digits(self.unknown_items);
+            let _ = writeln!(out, "         left out: {n} ratings of items that the model does not know");
+        }
+        let _ = writeln!(out, "range    predictions are brought into {} to {}", self.range.0, self.range.1);
+        let _ = writeln!(out, "\n{:<12}{:>10}{:>14}{:>14}", "", "model", "item mean", "global mean");
+        let (m, i, g) = (self.model, self.item_mean, self.global_mean);
+        for (name, m, i, g) in [("RMSE", m.rmse, i.rmse, g.rmse), ("MAE", m.mae, i.mae, g.mae)] {
+            let _ = writeln!(out, "  {name:<10}{m:>10.4}{i:>14.4}{g:>14.4}");
+        }
+        out
+    }
+}

@@ -1,0 +1,198 @@
+/*! DACF, a deep autoencoder of rating rows for collaborative filtering (Kuchaiev and Ginsburg 2017; with sigmoids, as in the
+code that Zeng et al. 2021 trained).
+
+h1 = sigmoid(sum over the visible ratings of (r - mean) E[item] + b)        (B,D)   the first layer of a sparse row
+hi = sigmoid(h W^T + b), the other hidden layers                            (B,D)   `--blocks` layers in all
+h  = dropout(hi) at the scored rows of its sequence                         (M,D)
+rating of item v = <h, E'[v]> + c[v] + mean                                 the two tables are two
+
+What is hidden adds nothing to the sum, and the loss looks at what is asked for alone: a row of a hundred ratings costs a
+hundred rows of E and of E', whatever the catalogue. With `--mask 0` it is the autoencoder as published: all ratings of a row
+go in, the same come out, and dropout keeps it from copying. Departures: ratings are counted from the mean, so that an item
+without a rating and one with a usual one say alike little; all hidden layers are equally wide; SELU and the second, dense step
+of Kuchaiev and Ginsburg are not there; L2 is AdamW's weight decay. Order means nothing to it.
+*/
+
+use super::{Context, Model, Network, Representations, Takes};
+use crate::{
+    base::{Error, Result},
+    layers::{Facts, Input, Linear, Shape, Sites, View, when},
+    mem::{Act, Dst, Init, Mode, Param, Planner, Span, U32, Var},
+    ops::{
+        ActivationBwd, ActivationFwd, Backend, DropoutAddFwd, DropoutBwd, DropoutFwd, GatherTable, PoolBwd, PoolFwd,
+        SegmentSum, SpreadBwd, SpreadFwd, activation::Activation, dropout::Drop, sort_ids::Sorted,
+    },
+};
+
+/// The first layer: rows of a table, one for each visible rating and as large as it says, and a bias.
+#[derive(Clone, Debug)]
+struct Sparse {
+    table: Param,
+    bias: Param,
+    /// (N,D) the items' rows.
+    rows: Var,
+    /// (B,D) their sums.
+    pooled: Var,
+    /// (B,D) the bias, once a sequence.
+    biases: Span<Act>,
+    /// (B,D) sum and bias; its gradient is that of either.
+    y: Var,
+    /// (B) which bias: there is one.
+    zero: Span<U32>,
+    by_item: Sorted,
+    by_zero: Sorted,
+}
+
+/// The planned model.
+#[derive(Clone, Debug)]
+pub struct Dacf {
+    first: Sparse,
+    /// The dense layers after it.
+    dense: Vec<Linear>,
+    /// (B,D) the activations of all layers.
+    hidden: Vec<Var>,
+    /// (B,D)
+    dropped: Var,
+    drop: Drop,
+    /// (M,D)
+    scored: Var,
+    output: Param,
+    output_bias: Param,
+    input: Input,
+    d: usize,
+    v: usize,
+}
+
+impl Model for Dacf {
+    const NAME: &'static str = "dacf";
+    const ABOUT: &'static str = "deep autoencoder of rating rows (Kuchaiev and Ginsburg 2017)";
+    const VIEWS: &'static [View] = &[View::Both];
+    const TAKES: Takes = Takes::Ratings;
+
+    fn plan(p: &mut Planner, c: &Context) -> Result<Self> {
+        let (s, d, v) = (c.settings, c.settings.width, c.items);
+        if s.blocks == 0 {
+            return Err(Error::user("dacf without a hidden layer").hint("give --blocks 1 or more"));
+        }
+        let (b, n, m) = (c.input.capacity.b, c.input.capacity.n, c.input.capacity.m);
+        let init = Init::TruncatedNormal(s.init_std);
+        p.label("ratings");
+        let pooled = p.var(b * d);
+        let first = Sparse {
+            table: p.param("item.weight", &[v, d], init),
+            bias: p.param("hidden.0.bias", &[d], Init::Constant(0.0)),
+            rows: p.var(n * d),
+            pooled,
+            biases: p.act(b * d),
+            y: Var { y: p.act(b * d), dy: pooled.dy },
+            zero: p.index(b),
+            by_item: Sorted::plan(p, n),
+            by_zero: Sorted::plan(p, b),
+        };
+        let mut hidden = vec![p.var(b * d)];
+        let mut dense = Vec::with_capacity(s.blocks - 1);
+        for l in 1..s.blocks {
+            let layer = Linear::plan(p, &format!("hidden.{l}"), hidden[l - 1], b, d, d, s.init_std);
+            dense.push(layer.over_sequences());
+            hidden.push(p.var(b * d));
+        }
+        p.label("output");
+        Ok(Dacf {
+            first,
+            dense,
+            hidden,
+            dropped: p.var(b * d),
+            drop: Sites::new(c.seed).take(s.dropout),
+            scored: p.var(m * d),
+            output: p.param("item.output.weight", &[v, d], init),
+            output_bias: p.param("item.output.bias", &[v], Init::Constant(0.0)),
+            input: *c.input,
+            d,
+            v,
+        })
+    }
+}
+
+impl Sparse {
+    fn forward(&self, b: &mut dyn Backend, s: &Shape, input: &Input, d: usize) {
+        let (v, step) = (self.table.shape[0], input.step);
+        b.run(&GatherTable { y: self.rows.y, table: self.table.w, id: input.item, n: s.n, d, v });
+        b.run(&PoolFwd { y: self.pooled.y, x: self.rows.y, w: input.rating, cu: input.cu, b: s.b, n: s.n, d });
+        b.run(&GatherTable { y: self.biases, table: self.bias.w, id: self.zero, n: s.b, d, v: 1 });
+        let (residual, x) = (self.pooled.y, self.biases);
+        b.run(&DropoutAddFwd { y: self.y.y, residual, x, step, n: s.b * d, drop: Drop::NONE });
+    }
+
+    fn backward(&self, b: &mut dyn Backend, s: &Shape, input: &Input, d: usize) {
+        let v = self.table.shape[0];
+        if !self.bias.frozen {
+            b.run(&self.by_zero.sort(&[(self.zero, s.b)], 1));
+            b.run(&SegmentSum::of(self.bias.grad(), self.y.dy, &self.by_zero, [s.b, d, 1]));
+        }
+        if !self.table.frozen {
+            let dx = Dst::Write(self.rows.dy);
+            b.run(&PoolBwd { dx, dy: self.y.dy, w: input.rating, cu: input.cu, b: s.b, n: s.n, d });
+            b.run(&self.by_item.sort(&[(input.item, s.n)], v));
+            b.run(&SegmentSum::of(self.table.grad(), self.rows.dy, &self.by_item, [s.n, d, v]));
+        }
+    }
+}
+
+impl Dacf {
+    /// What goes into the activation of layer `l`.
+    fn before(&self, l: usize) -> Var {
+        if l == 0 { self.first.y } else { self.dense[l - 1].y }
+    }
+
+    fn last(&self) -> Var {
+        self.hidden[self.hidden.len() - 1]
+    }
+}
+
+impl Network for Dacf {
+    fn forward(&self, b: &mut dyn Backend, s: &Shape) {
+        let (d, n, input) = (self.d, s.b * self.d, &self.input);
+        for (l, hidden) in self.hidden.iter().enumerate() {
+            match l {
+                0 => self.first.forward(b, s, input, d),
+                l => self.dense[l - 1].forward(b, s),
+            }
+            b.run(&ActivationFwd { y: hidden.y, x: self.before(l).y, n, kind: Activation::Sigmoid });
+        }
+        let (y, x, drop) = (self.dropped.y, self.last().y, when(s.training, self.drop));
+        b.run(&DropoutFwd { y, x, step: input.step, n, drop });
+        b.run(&SpreadFwd { y: self.scored.y, x: y, cu: input.scored, b: s.b, n: s.m, d });
+    }
+
+    fn backward(&self, b: &mut dyn Backend, s: &Shape) {
+        let (d, n, input) = (self.d, s.b * self.d, &self.input);
+        let dx = Dst::Write(self.dropped.dy);
+        b.run(&SpreadBwd { dx, dy: self.scored.dy, cu: input.scored, b: s.b, n: s.m, d });
+        let (dx, drop) = (Dst::Write(self.last().dy), when(s.training, self.drop));
+        b.run(&DropoutBwd { dx, dy: self.dropped.dy, step: input.step, n, drop });
+        for (l, hidden) in self.hidden.iter().enumerate().rev() {
+            let dx = Dst::Write(self.before(l).dy);
+            b.run(&ActivationBwd { dx, dy: hidden.dy, y: hidden.y, n, kind: Activation::Sigmoid });
+            match l {
+                0 => self.first.backward(b, s, input, d),
+                l => self.dense[l - 1].backward(b, s, Mode::Write),
+            }
+        }
+    }
+
+    fn representations(&self) -> Representations {
+        Representations {
+            item: self.output.clone(),
+            item_bias: self.output_bias.clone(),
+            rows: None,
+            scored: self.scored,
+            d: self.d,
+            v: self.v,
+        }
+    }
+
+    fn prepare(&self, b: &mut dyn Backend, _: &Facts) -> Result<()> {
+        b.write_ids(self.first.zero, &vec![0; self.first.zero.len()]);
+        Ok(())
+    }
+}
