@@ -204,14 +204,6 @@ pub fn conclude_settings(flags: &Flags, settings: &mut Settings, data: &Dataset)
     settings.loss().check(Some(data.items()))
 }
 
-/// How events are split where nothing is said: what the task asks for is held out.
-///
-/// # Errors
-/// As [`Settings::find`].
-pub fn usual_split(settings: &Settings) -> Result<SplitSpec> {
-    Ok(if settings.find()?.1.baskets { SplitSpec::LastBasket } else { SplitSpec::default() })
-}
-
 /// The scale of the data's ratings, where the task is about them.
 ///
 /// # Errors
@@ -221,6 +213,14 @@ pub fn scale(settings: &Settings, data: &Dataset, split: SplitSpec) -> Result<Op
         return Ok(None);
     }
     scale_of(data, &Split::new(data, split)?).map(Some)
+}
+
+/// How events are split where nothing is said: what the task asks for is held out.
+///
+/// # Errors
+/// As [`Settings::find`].
+pub fn usual_split(settings: &Settings) -> Result<SplitSpec> {
+    Ok(if settings.find()?.1.baskets { SplitSpec::LastBasket } else { SplitSpec::default() })
 }
 
 /// The first free `runs/DATA-MODEL-N`.

@@ -20,10 +20,10 @@ pub struct EmbedConfig {
     pub touched: Option<usize>,
     /// Whether positions are added.
     pub positions: bool,
-    /// Segments that a row belongs to one of, in the place of positions; 0: none.
-    pub segments: usize,
     /// What stands for the items' ratings; `None`: nothing does.
     pub rated: Option<RatedConfig>,
+    /// Segments that a row belongs to one of, in the place of positions; 0: none.
+    pub segments: usize,
     pub norm: bool,
     pub dropout: f32,
     /// Standard deviation of the initial weights.

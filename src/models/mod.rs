@@ -128,12 +128,12 @@ impl Context<'_> {
             d: c.width,
             touched: c.touched,
             positions,
-            segments: self.segments,
             rated: self.ratings.map(|scale| RatedConfig {
                 classes: scale.levels.len() + 1,
                 width: c.rating_width,
                 std: c.init_std,
             }),
+            segments: self.segments,
             norm: false,
             dropout: c.dropout,
             std: c.init_std,

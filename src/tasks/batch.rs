@@ -51,7 +51,7 @@ pub struct Batch {
     pub(super) asked: Vec<u32>,
     pub(super) truth: Vec<f32>,
     pub(super) weight: Vec<f32>,
-    /// Pairs of baskets.
+    /// What a task made of pairs of baskets.
     pub(super) pairs: Made,
 }
 
@@ -79,14 +79,15 @@ impl Batches {
         let room = if self.data.is_some() { 0 } else { self.input.capacity.n };
         let mut made = HostInput::default();
         made.clear();
+        let (asked, truth, weight, pairs) = (Vec::new(), Vec::new(), Vec::new(), Made::default());
         Batch {
             head: Head::new(&self.input.capacity),
             raw: Vec::with_capacity(room),
             made,
-            asked: Vec::new(),
-            truth: Vec::new(),
-            weight: Vec::new(),
-            pairs: Made::default(),
+            asked,
+            truth,
+            weight,
+            pairs,
         }
     }
 

@@ -170,13 +170,15 @@ fn step<B: Backend>(s: &Settings, open: &dyn Fn(&Planner) -> Result<B>) -> Resul
         let levels = ratings.iter().flat_map(|scale| scale.levels.iter().copied()).cycle();
         let ratings: Vec<f32> = levels.skip(user).take(items.len()).collect();
         let (first, second) = items.split_at(items.len().div_ceil(2));
-        let sequence = match engine.task() {
-            task if task.rated => Sequence::Rated { items: &items, ratings: &ratings },
-            task if task.baskets && second.is_empty() => Sequence::Baskets { first, second: first, next: false },
-            task if task.baskets => Sequence::Baskets { first, second, next: user % 2 == 0 },
-            _ => Sequence::Items(&items),
-        };
-        engine.push(user as u64, sequence);
+        engine.push(
+            user as u64,
+            match engine.task() {
+                task if task.rated => Sequence::Rated { items: &items, ratings: &ratings },
+                task if task.baskets && second.is_empty() => Sequence::Baskets { first, second: first, next: false },
+                task if task.baskets => Sequence::Baskets { first, second, next: user % 2 == 0 },
+                _ => Sequence::Items(&items),
+            },
+        );
     }
     const LR: f32 = 1e-3;
     let params = engine.params().to_vec();
