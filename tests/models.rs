@@ -48,6 +48,12 @@ fn variants() -> Vec<Settings> {
         Settings { loss: LossKind::Gbce, sampler: SamplerKind::Popularity, ..small.clone() },
         Settings { loss: LossKind::Bpr, exclude_seen: true, ..small.clone() },
     ];
+    for s in [
+        Settings { loss: LossKind::SampledSoftmax, sampler: SamplerKind::InBatch, mask_last: 0.5, ..small.clone() },
+        Settings { loss: LossKind::Bpr, exclude_seen: true, projection: true, ..small.clone() },
+    ] {
+        all.push(Settings { task: "next-basket".into(), ..s });
+    }
     // Every model with every task that fits, and behind the first one a loss of pairs.
     for model in models::ALL {
         for (i, task) in tasks::ALL.iter().filter(|task| task.suits(model)).enumerate() {

@@ -25,12 +25,12 @@ use mipgpu::{
 
 const EPOCHS: &str = "8";
 
-/// A small log: 120 users who walk through 40 items.
+/// A small log: 120 users who walk through 40 items, two at a time: baskets.
 fn import(dir: &Path) {
     let mut text = String::from("user,item,timestamp\n");
     for u in 0..120 {
         for t in 0..(6 + u % 30) {
-            text += &format!("u{u},i{},{}\n", (u * 7 + t * (1 + u % 3)) % 40, 1000 + t);
+            text += &format!("u{u},i{},{}\n", (u * 7 + t * (1 + u % 3)) % 40, 1000 + t / 2);
         }
     }
     fs::write(dir.join("log.csv"), text).unwrap();
@@ -143,7 +143,7 @@ fn a_run_stopped_inside_an_epoch_continues_to_the_same_bits() {
 #[test]
 fn every_model_continues_to_the_same_bits() {
     for model in models::ALL {
-        for task in ["masked-item", "next-item"].map(|name| tasks::find(name).unwrap()) {
+        for task in ["masked-item", "next-item", "next-basket"].map(|name| tasks::find(name).unwrap()) {
             let s = Settings { model: model.name.into(), task: task.name.into(), ..Settings::default() };
             if s.find().is_ok() {
                 stop_and_go_on(&Settings { width: 16, heads: 2, length: 20, batch: 8, epochs: 3, eval_every: 1, ..s });

@@ -325,7 +325,7 @@ impl<'a, B: Backend> Loop<'a, B> {
         let warmup = s.warmup.min(total / 10);
         let schedule = Schedule { peak: s.lr, warmup, total, end: s.final_lr, decay: s.decay };
         let pieces = job.data.all_items().map(|items| job.data.check_items(items).map(|()| items));
-        let held = asks.holds && engine.hold(job.data.interactions(), pieces)?;
+        let held = engine.hold(job.data.interactions(), pieces)?;
         let (now, launched) = (Instant::now(), state.step);
         Ok(Loop {
             job,
