@@ -2,13 +2,15 @@
 and files.
 
 `requests` flags, settings and data that cannot be · `checkpoints` files that do not fit or were altered · `endings` runs
-that end before their time · `modes` every way to train, and what is printed how.
+that end before their time · `modes` every way to train, and what is printed how ·
+`ratings` runs that predict ratings.
 */
 
 mod checkpoints;
 mod devices;
 mod endings;
 mod modes;
+mod ratings;
 mod requests;
 
 use std::{
