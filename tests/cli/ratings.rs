@@ -75,11 +75,11 @@ fn models_of_ratings_do_better_than_mean_ratings_and_are_judged_alike_by_eval() 
 }
 
 #[test]
-fn a_stopped_run_of_ratings_ends_in_the_same_bytes() {
+fn patience_ends_a_run_of_ratings_and_a_finished_one_stays_as_it_is() {
     let p = rated();
     p.rate("whole", "--model bert4rec --mask 0.3 --checkpoint-seconds 0");
     p.rate("short", "--model bert4rec --mask 0.3 --checkpoint-seconds 0 --patience 1");
-    // Whatever the patience did, the curves are one as far as both go.
+    // However early the one ended, the curves are one as far as both go.
     let (whole, short) = (p.read("whole/metrics.jsonl"), p.read("short/metrics.jsonl"));
     assert!(whole.starts_with(&short));
     p.well("train --resume whole -q");
