@@ -51,5 +51,5 @@ __device__ __forceinline__ void bag_fwd(const BagFwdParams& p) {
   }
 }
 
-KERNEL(bag_fwd_bf16, BagFwdParams, 256) { bag_fwd<bf16>(p); }
-KERNEL(bag_fwd_f32, BagFwdParams, 256) { bag_fwd<float>(p); }
+KERNEL(bag_fwd_bf16, BagFwdParams, 256, 4) { bag_fwd<bf16>(p); }
+KERNEL(bag_fwd_f32, BagFwdParams, 256, 4) { bag_fwd<float>(p); }

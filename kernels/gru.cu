@@ -323,7 +323,7 @@ __device__ __forceinline__ void gru_bwd(const GruBwdParams& p) {
 
 KERNEL(gru_pack_bf16, GruPackParams, 256) { gru_pack<bf16>(p); }
 KERNEL(gru_pack_f32, GruPackParams, 256) { gru_pack<float>(p); }
-KERNEL(gru_fwd_bf16, GruFwdParams, 256) { gru_fwd<bf16>(p); }
-KERNEL(gru_fwd_f32, GruFwdParams, 256) { gru_fwd<float>(p); }
-KERNEL(gru_bwd_bf16, GruBwdParams, 256) { gru_bwd<bf16>(p); }
-KERNEL(gru_bwd_f32, GruBwdParams, 256) { gru_bwd<float>(p); }
+KERNEL(gru_fwd_bf16, GruFwdParams, 256, 1) { gru_fwd<bf16>(p); }
+KERNEL(gru_fwd_f32, GruFwdParams, 256, 1) { gru_fwd<float>(p); }
+KERNEL(gru_bwd_bf16, GruBwdParams, 256, 1) { gru_bwd<bf16>(p); }
+KERNEL(gru_bwd_f32, GruBwdParams, 256, 1) { gru_bwd<float>(p); }

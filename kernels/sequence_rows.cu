@@ -93,7 +93,7 @@ __device__ __forceinline__ void pool_rows(const PoolRowsParams& p) {
   put2(row, sum, second);
 }
 
-KERNEL(spread_rows_bf16, SpreadRowsParams, 256) { spread_rows<bf16>(p); }
-KERNEL(spread_rows_f32, SpreadRowsParams, 256) { spread_rows<float>(p); }
+KERNEL(spread_rows_bf16, SpreadRowsParams, 256, 4) { spread_rows<bf16>(p); }
+KERNEL(spread_rows_f32, SpreadRowsParams, 256, 4) { spread_rows<float>(p); }
 KERNEL(pool_rows_bf16, PoolRowsParams, 256) { pool_rows<bf16>(p); }
 KERNEL(pool_rows_f32, PoolRowsParams, 256) { pool_rows<float>(p); }

@@ -74,6 +74,7 @@ fn everything() -> (Planner, Cpu, Vec<Call>) {
     let (scored_rows, own, no_alias) = (p.index(6), p.index(m * S.div_ceil(32)), Span::empty());
     let (last, history) = (p.index(V), p.stat(4 * 90));
     let rows = p.stat((n + 2 * m + S) * D);
+    let (windows, at, dx) = (p.var(n * 4 * 12), p.index(n * 4 * 12), p.act(n * D));
     // Rank counting and lists: a target a row, but 40 of the first; every third item excluded for the last row.
     let (target_start, excluded, excluded_start) = (p.index(m + 1), p.index(V / 3), p.index(m + 1));
     let (found, found_score, bad, ranked) = (p.index(m * 10), p.stat(m * 10), p.index(m), p.stat(m));
@@ -351,6 +352,37 @@ fn everything() -> (Planner, Cpu, Vec<Call>) {
             max_norm: 1.0,
         }),
         call(GradNorm { norm, g: dtable, n: V * D }),
+        call(WindowConvFwd { y: windows.y, at, x: x.y, w, bias: b, cu, b: b_, n, d: D, l: 4, f: 12 }),
+        call(WindowConvBwd {
+            dx: Dst::Write(dx),
+            dw: Dst::Write(dw),
+            db: Dst::Write(db),
+            dy: windows.y,
+            at,
+            x: x.y,
+            w,
+            cu,
+            b: b_,
+            n,
+            d: D,
+            l: 4,
+            f: 12,
+        }),
+        call(VerticalConvFwd { y: wide.y, x: x.y, w, bias: b, cu, b: b_, n, d: D, l: 7, f: 4 }),
+        call(VerticalConvBwd {
+            dx: Dst::Acc(dx),
+            dw: Dst::Acc(dw),
+            db: Dst::Acc(db),
+            dy: wide.y,
+            x: x.y,
+            w,
+            cu,
+            b: b_,
+            n,
+            d: D,
+            l: 7,
+            f: 4,
+        }),
         call(AdamW {
             p: w2,
             m: m2,

@@ -97,6 +97,8 @@ ops! {
     pool: ops::sequence_rows::pool_cases();
     spread: ops::sequence_rows::spread_cases();
     sort_ids: ops::sort_ids::cases();
+    vertical_conv: ops::vertical_conv::cases();
+    window_conv: ops::window_conv::cases();
 }
 
 /// Products go to the CPU engine on the emulator; our own kernels, which serve where cuBLASLt does not, are proved beside.

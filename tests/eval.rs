@@ -94,6 +94,7 @@ fn ranks_and_metrics_equal_brute_force() {
         (60, SplitSpec::LeaveOneOut, true),
         (60, SplitSpec::LastN { valid: 2, test: 3 }, false),
         (200, SplitSpec::LastN { valid: 1, test: 15 }, false),
+        (60, SplitSpec::LastBasket, true),
         (200, SplitSpec::Time { cut: 1_000_000_250, valid_cut: None }, false),
         (200, SplitSpec::Time { cut: 1_000_000_100, valid_cut: Some(1_000_000_050) }, true),
     ] {

@@ -115,6 +115,20 @@ const FAULTS: &[Fault] = &[
         to: "share = 1.f;",
         only: "bag",
     },
+    Fault {
+        what: "maxima that reach into the sequence before",
+        file: "window_conv.cu",
+        from: "j <= min(reach, before)",
+        to: "j <= reach && j <= r",
+        only: "window_conv",
+    },
+    Fault {
+        what: "a missing barrier: c is written over tiles that other warps still read",
+        file: "window_conv.cu",
+        from: "  __syncthreads();  // all are done with the stages, whose place c takes",
+        to: "",
+        only: "window_conv",
+    },
 ];
 
 fn kernels() -> PathBuf {

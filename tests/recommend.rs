@@ -87,6 +87,7 @@ fn evaluation_and_recommendation_agree() {
     for (spec, split_words) in [
         (SplitSpec::LeaveOneOut, &[][..]),
         (SplitSpec::LastN { valid: 2, test: 3 }, &["--split", "last-n", "--valid-n", "2", "--test-n", "3"]),
+        (SplitSpec::LastBasket, &["--split", "last-basket"]),
     ] {
         let split = Split::new(&data, spec).unwrap();
         let (valid, test) = (split.valid(), split.test());

@@ -15,7 +15,8 @@ use mipgpu::{
         Dataset,
         split::{Split, SplitSpec},
     },
-    tasks::LossKind,
+    models,
+    tasks::{self, LossKind},
     train::{
         Event, RunFolder, Settings, TableUpdate,
         ratings::scale_of,
@@ -135,6 +136,19 @@ fn a_run_stopped_inside_an_epoch_continues_to_the_same_bits() {
     stop_and_go_on(&by_rows);
     for model in ["dacf", "bert4rec"] {
         stop_and_go_on(&Settings { model: model.into(), task: "rating".into(), ..settings.clone() });
+    }
+}
+
+/// The same of every model, with each task that fits it.
+#[test]
+fn every_model_continues_to_the_same_bits() {
+    for model in models::ALL {
+        for task in ["masked-item", "next-item"].map(|name| tasks::find(name).unwrap()) {
+            let s = Settings { model: model.name.into(), task: task.name.into(), ..Settings::default() };
+            if s.find().is_ok() {
+                stop_and_go_on(&Settings { width: 16, heads: 2, length: 20, batch: 8, epochs: 3, eval_every: 1, ..s });
+            }
+        }
     }
 }
 

@@ -53,6 +53,43 @@ fn last_n_holds_out_what_it_says() {
 }
 
 #[test]
+fn the_last_baskets_are_held_out_whole() {
+    // Equal times are a basket: u has four, v three, w two, x one.
+    let log = [
+        ("u", "a", Some(1)),
+        ("u", "b", Some(1)),
+        ("u", "c", Some(2)),
+        ("u", "d", Some(3)),
+        ("u", "a", Some(3)),
+        ("u", "e", Some(4)),
+        ("u", "b", Some(4)),
+        ("v", "a", Some(1)),
+        ("v", "b", Some(2)),
+        ("v", "c", Some(2)),
+        ("v", "c", Some(3)),
+        ("w", "a", Some(1)),
+        ("w", "b", Some(2)),
+        ("x", "a", Some(1)),
+        ("x", "b", Some(1)),
+    ];
+    let data = dataset(&log);
+    let split = Split::new(&data, SplitSpec::LastBasket).unwrap();
+    assert_eq!(parts(&data, &split, "u"), ["a b c", "d a", "e b"]);
+    assert_eq!(parts(&data, &split, "v"), ["a", "b c", "c"]);
+    assert_eq!(parts(&data, &split, "w"), ["a b", "", ""]);
+    assert_eq!(parts(&data, &split, "x"), ["a b", "", ""]);
+    let s = split.summary();
+    assert_eq!((s.train_events, s.valid_events, s.test_events), (8, 4, 3));
+    assert_eq!((s.test_users, s.train_only_users, s.tied_test_users), (2, 2, Some(0)));
+    // The last basket before any place, cut where the place is.
+    let u = data.user_keys().find("u").unwrap() as usize;
+    let name = |end| data.last_basket_of(u, end).iter().map(|i| data.item_keys().key(*i as usize)).collect::<String>();
+    assert_eq!([0, 1, 2, 3, 4, 5, 7].map(name), ["", "a", "ab", "c", "d", "da", "eb"]);
+    let e = error(&sequences(&["a b c d", "b c"]), SplitSpec::LastBasket);
+    assert!(e.contains("no baskets") && e.contains("--basket-col"), "{e}");
+}
+
+#[test]
 fn a_time_split_cuts_everyone_at_the_same_moment() {
     let log = [
         ("u", "a", Some(10)),
@@ -127,6 +164,7 @@ fn parts_tile_every_user_and_time_splits_do_not_leak() {
     for spec in [
         SplitSpec::LeaveOneOut,
         SplitSpec::LastN { valid: 3, test: 4 },
+        SplitSpec::LastBasket,
         SplitSpec::Time { cut, valid_cut: None },
         SplitSpec::Time { cut, valid_cut: Some(cut) },
     ] {

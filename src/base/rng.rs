@@ -38,6 +38,7 @@ pub enum Purpose {
     EvalNegative = 6,
     Test = 7,
     Domain = 8,
+    Basket = 10,
     /// Dropout sites take numbers from here upwards, one a site of the model.
     Dropout = 1 << 16,
 }

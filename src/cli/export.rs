@@ -108,11 +108,14 @@ pub fn write(run: &mut OpenRun, data: Option<&Dataset>, args: &Args) -> Result<V
     if let (true, Some(data)) = (args.what.contains(&What::Users), data) {
         let map = ItemMap::between(data.item_keys(), &run.item_keys)?;
         let sheet = Sheet { name: "users", keys: data.user_keys(), width, bias: None };
+        let basket = run.encoder.last_basket();
         let encoder = &mut run.encoder;
         let paths = export(sheet, &args.out, &formats, &mut |rows, out| {
             let users: Vec<usize> = rows.collect();
             for (users, out) in users.chunks(args.batch).zip(out.chunks_mut(args.batch * width)) {
-                let sequences: Vec<_> = users.iter().map(|u| map.sequence(data.items_of(*u))).collect();
+                let all = |user: usize| data.items_of(user);
+                let events = |user| if basket { data.last_basket_of(user, all(user).len()) } else { all(user) };
+                let sequences: Vec<_> = users.iter().map(|u| map.sequence(events(*u))).collect();
                 let histories: Vec<&[u32]> = sequences.iter().map(|s| &s[..]).collect();
                 encoder.encode(&histories, out)?;
             }

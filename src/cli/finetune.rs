@@ -7,11 +7,12 @@ use super::{
     opened::open_data,
     printer::Printer,
     split_flags::SplitFlags,
-    train::{Planned, conclude_settings, execute, free_name, scale},
+    train::{Planned, conclude_settings, execute, free_name, scale, usual_split},
 };
 use crate::{
     backend::Device,
     base::{Error, Result},
+    layers::Facts,
     train::{
         Flags, Freeze, FreshItems, Origin, Patching, RunFolder, Transfer, Which, ratings::scale_after, run::RunConfig,
         transfer::Base,
@@ -85,9 +86,10 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
         return Err(Error::user(format!("--transfer {} freezes nothing and has no patches", args.transfer))
             .hint("use --transfer patch, or leave --patch and --freeze out"));
     }
+    base.check_model(&settings, args.transfer)?;
     conclude_settings(&args.flags, &mut settings, &data)?;
-    base.check(&settings, args.transfer)?;
-    let split = args.split.spec(&data)?.unwrap_or_default();
+    base.check(&settings, &Facts::from(&vec![1; data.items()]), args.transfer)?;
+    let split = args.split.spec(&data)?.unwrap_or(usual_split(&settings)?);
     let ratings = match (scale(&settings, &data, split)?, &base.ratings) {
         (Some(new), Some(known)) if matches!(args.transfer, Transfer::Model | Transfer::Patch) => {
             Some(scale_after(known, new)?)

@@ -5,6 +5,7 @@
 
 mod builtin;
 pub mod check;
+pub mod clicks;
 pub mod data;
 pub mod devices;
 pub mod evaluate;
@@ -66,6 +67,8 @@ enum Command {
     Train(Box<train::Args>),
     /// Continue from a trained run on other data: none, embedding, model or patch transfer
     Finetune(Box<finetune::Args>),
+    /// Learn the probability of a click on top of a trained run; AUC and log-loss
+    Clicks(Box<clicks::Args>),
     /// Score a trained model: NDCG, recall, MRR; full and sampled ranking; slices
     Eval(evaluate::Args),
     /// Recommend items for users of the data or for any new history
@@ -98,6 +101,7 @@ pub fn main() -> ExitCode {
         Command::Split(args) => split::run(args, printer),
         Command::Train(args) => train::run(*args, printer),
         Command::Finetune(args) => finetune::run(*args, printer),
+        Command::Clicks(args) => clicks::run(*args, printer),
         Command::Eval(args) => evaluate::run(args, printer),
         Command::Recommend(args) => recommend::run(args, printer),
         Command::Export(args) => export::run(args, printer),

@@ -26,7 +26,7 @@ use crate::{
     },
 };
 
-/// Recommends items that a user has not interacted with yet. Say for whom by one of --users, --all-users, --history or
+/// Recommends items that a user has not interacted with yet (of baskets: any items). Say for whom by one of --users, --all-users, --history or
 /// --stdin.
 #[derive(Clone, Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("whom").required(true).multiple(false))]
@@ -45,7 +45,7 @@ pub struct Args {
     /// Every user of the data
     #[arg(long, group = "whom")]
     pub all_users: bool,
-    /// A new history: item keys, oldest first
+    /// A new history: item keys, oldest first; of a run on --task next-basket: a basket
     #[arg(long, value_delimiter = ',', value_name = "KEY,KEY,…", group = "whom")]
     pub history: Vec<String>,
     /// New histories from standard input, one JSON object a line: {"id": …, "history": [key, …]}
@@ -125,11 +125,14 @@ pub fn answer(
     if args.hold_out.is_some() && !args.of_data() {
         return Err(Error::user("--hold-out is for users of the data").hint("use it with --users or --all-users"));
     }
+    let split = data.map(|data| args.split.spec(data)).transpose()?.flatten().unwrap_or(run.split);
+    let basket = run.encoder.last_basket();
     let mut desk = Desk {
         encoder: &mut *run.encoder,
         keys: &run.item_keys,
         k,
-        keep_seen: args.keep_seen,
+        // As `eval` has it: people buy again what they bought.
+        keep_seen: args.keep_seen || split.repeats() || basket,
         json,
         titles: data.and_then(Titles::of),
         unknown: 0,
@@ -141,7 +144,7 @@ pub fn answer(
         let users = wanted_users(data, args)?;
         let map = ItemMap::between(data.item_keys(), desk.keys)?;
         let split = match args.hold_out {
-            Some(_) => Some(Split::new(data, args.split.spec(data)?.unwrap_or(run.split))?),
+            Some(_) => Some(Split::new(data, split)?),
             None => None,
         };
         let end = |user: usize| match (&split, args.hold_out) {
@@ -153,10 +156,11 @@ pub fn answer(
             let requests: Vec<Request> = users
                 .iter()
                 .map(|&user| {
-                    let events = &data.items_of(user as usize)[..end(user as usize)];
+                    let (user, end) = (user as usize, end(user as usize));
+                    let events = if basket { data.last_basket_of(user, end) } else { &data.items_of(user)[..end] };
                     let strange = events.iter().filter(|i| map.item(**i).is_none());
                     Request {
-                        id: data.user_keys().key(user as usize).into(),
+                        id: data.user_keys().key(user).into(),
                         history: map.sequence(events).into_owned(),
                         unknown: strange.map(|i| data.item_keys().key(*i as usize).to_owned()).collect(),
                     }

@@ -11,6 +11,8 @@ pub enum SplitKind {
     LeaveOneOut,
     /// The last --test-n events test, the --valid-n before them validate
     LastN,
+    /// A user's last basket tests, the one before it validates
+    LastBasket,
     /// Events from --cut on test, those from --valid-cut on validate
     Time,
 }
@@ -18,7 +20,8 @@ pub enum SplitKind {
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Split")]
 pub struct SplitFlags {
-    /// How events are split into training, validation and test [default: leave-one-out, or that of the run]
+    /// How events are split into training, validation and test [default: leave-one-out (last-basket for
+    /// --task next-basket), or that of the run]
     #[arg(long, value_enum)]
     pub split: Option<SplitKind>,
     /// With --split last-n: events a user for the test [default: 1]
@@ -74,6 +77,7 @@ impl SplitFlags {
             Some(SplitKind::LastN) => {
                 Some(SplitSpec::LastN { valid: self.valid_n.unwrap_or(1), test: self.test_n.unwrap_or(1) })
             }
+            Some(SplitKind::LastBasket) => Some(SplitSpec::LastBasket),
             Some(SplitKind::Time) => {
                 let ticks = data.ticks_per_second();
                 let cut = self.cut.as_ref().ok_or_else(|| {

@@ -18,7 +18,7 @@ use crate::{
     },
     eval::{EvalOptions, RatingOptions, RatingReport, Report, evaluate, evaluate_ratings},
     layers::RatingScale,
-    tasks::{LossKind, SamplerKind},
+    tasks::{LossKind, Pairs, SamplerKind},
     train::{
         Flags, Freeze, Patching, RunFolder, Settings, Trained, Which,
         checkpoint::State,
@@ -164,7 +164,7 @@ fn prepare(args: &Args, printer: &Printer) -> Result<(RunFolder, RunConfig, Data
             .hint("use `mipgpu finetune --from RUN --transfer patch`"));
     }
     conclude_settings(&args.flags, &mut settings, &data)?;
-    let split = args.split.spec(&data)?.unwrap_or_default();
+    let split = args.split.spec(&data)?.unwrap_or(usual_split(&settings)?);
     let ratings = scale(&settings, &data, split)?;
     let folder = match &args.out {
         Some(out) => RunFolder::new(out),
@@ -198,6 +198,9 @@ pub fn conclude_settings(flags: &Flags, settings: &mut Settings, data: &Dataset)
             .hint("leave it out: the loss is the squared error of the hidden ratings"));
     }
     settings.check()?;
+    if settings.find()?.1.baskets {
+        data.check_baskets()?;
+    }
     settings.loss().check(Some(data.items()))
 }
 
@@ -210,6 +213,14 @@ pub fn scale(settings: &Settings, data: &Dataset, split: SplitSpec) -> Result<Op
         return Ok(None);
     }
     scale_of(data, &Split::new(data, split)?).map(Some)
+}
+
+/// How events are split where nothing is said: what the task asks for is held out.
+///
+/// # Errors
+/// As [`Settings::find`].
+pub fn usual_split(settings: &Settings) -> Result<SplitSpec> {
+    Ok(if settings.find()?.1.baskets { SplitSpec::LastBasket } else { SplitSpec::default() })
 }
 
 /// The first free `runs/DATA-MODEL-N`.
@@ -253,6 +264,14 @@ fn introduce(
         if s.task != "next-item" { format!(", mask {}, mask-last {}", s.mask, s.mask_last) } else { String::new() },
         if config.ratings.is_some() { "squared error of hidden ratings".into() } else { loss_in_words(s) }
     ));
+    if s.find().is_ok_and(|(_, task)| task.baskets) {
+        let with = Pairs::new(data, split.train(), s.seed).users().len();
+        printer.say(format_args!(
+            "        {} users have two baskets or more to learn from; {} have fewer and are not trained on",
+            digits(with as u64),
+            digits((data.users() - with) as u64)
+        ));
+    }
     if let Some(from) = &config.from {
         let which = if from.checkpoint == Which::Best { "best" } else { "last" };
         printer.say(format_args!("from    {}, {which} checkpoint, transfer {}", from.run.display(), from.transfer));

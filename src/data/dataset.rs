@@ -256,6 +256,31 @@ impl Dataset {
         })
     }
 
+    /// The items of the last of [`baskets_before`](Self::baskets_before); nothing where there is none.
+    pub fn last_basket_of(&self, user: usize, end: usize) -> &[u32] {
+        self.baskets_before(user, end).last().map_or(&[], |basket| &self.items_of(user)[basket])
+    }
+
+    /// The baskets among a user's first `end` interactions, oldest first; of one that `end` cuts, what stands before it.
+    pub fn baskets_before(&self, user: usize, end: usize) -> impl Iterator<Item = Range<usize>> + use<'_> {
+        let whole = self.baskets_of(user).take_while(move |basket| basket.start < end);
+        whole.map(move |basket| basket.start..basket.end.min(end))
+    }
+
+    /// Whether anything makes baskets of the interactions: a column, or equal times.
+    ///
+    /// # Errors
+    /// Nothing does.
+    pub fn check_baskets(&self) -> Result<()> {
+        let together = |user: usize| self.baskets_of(user).any(|basket| basket.len() > 1);
+        if self.has_baskets() || (0..self.users()).any(together) {
+            return Ok(());
+        }
+        let what = "the data have no baskets: no column told them, and no two interactions of a user have one time";
+        Err(Error::user(format!("{}: {what}", self.dir.display()))
+            .hint("import the log again and name the column of the orders: mipgpu import --basket-col COLUMN"))
+    }
+
     /// Whether the import was told the baskets by a column.
     pub fn has_baskets(&self) -> bool {
         self.manifest.baskets

@@ -19,6 +19,8 @@ pub mod domains;
 mod fields;
 pub mod get;
 pub mod import;
+pub mod impressions;
+pub mod keyed;
 pub mod known;
 mod manifest;
 mod shard;

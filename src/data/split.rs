@@ -22,7 +22,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     base::{Error, Result},
-    data::{Dataset, cut::when},
+    data::{
+        Dataset,
+        cut::{latest_tenth, when},
+    },
 };
 
 /// How to split; stored in the run's configuration, so evaluation later repeats it.
@@ -34,6 +37,8 @@ pub enum SplitSpec {
     LeaveOneOut,
     /// The last `test` events of a user are for the test, the `valid` events before them for validation.
     LastN { valid: usize, test: usize },
+    /// A user's last basket is for the test, the one before it for validation.
+    LastBasket,
     /// Events at or after `cut` are for the test, those in `[valid_cut, cut)` for validation. Both in the unit of
     /// the data's timestamps (seconds since 1970 where they were dates). Without a `valid_cut`, the latest tenth of
     /// the events before `cut` validates (see [`Split::new`]).
@@ -44,6 +49,13 @@ pub enum SplitSpec {
     },
 }
 
+impl SplitSpec {
+    /// Whether items of a history are candidates like any other, whatever is asked for: people buy again what they bought.
+    pub fn repeats(self) -> bool {
+        self == SplitSpec::LastBasket
+    }
+}
+
 impl fmt::Display for SplitSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -52,6 +64,9 @@ impl fmt::Display for SplitSpec {
             }
             SplitSpec::LastN { valid, test } => {
                 write!(f, "last-n: a user's last {test} events are for the test, the {valid} before them validate")
+            }
+            SplitSpec::LastBasket => {
+                write!(f, "last-basket: a user's last basket is for the test, the one before it validates")
             }
             SplitSpec::Time { cut, valid_cut: Some(v) } => {
                 write!(f, "time: events from {cut} on are for the test, those before it from {v} on validate")
@@ -106,12 +121,13 @@ pub struct Split {
 impl Split {
     /// Splits `data`.
     ///
-    /// A user with fewer than `valid + test + 1` events stays in training whole under the counted splits. A time split
+    /// A user with fewer than `valid + test + 1` events (of `last-basket`: three baskets) stays in training whole under the
+    /// counted splits. A time split
     /// without a `valid_cut` takes the earliest timestamp at or after which lies at most a tenth of the events before
     /// the cut; events of one timestamp are never torn apart.
     ///
     /// # Errors
-    /// A time split of data without timestamps; a cut outside the data's period; a split under which no user has
+    /// A time split of data without timestamps, baskets of data without any; a cut outside the data's period; a split under which no user has
     /// anything to be tested on; events that are not in time order (they would leak the future into a history).
     pub fn new(data: &Dataset, spec: SplitSpec) -> Result<Split> {
         let users = data.users();
@@ -129,6 +145,7 @@ impl Split {
         match spec {
             SplitSpec::LeaveOneOut => split.last_n(1, 1)?,
             SplitSpec::LastN { valid, test } => split.last_n(valid, test)?,
+            SplitSpec::LastBasket => split.last_baskets(data)?,
             SplitSpec::Time { cut, valid_cut } => split.at_cuts(data, cut, valid_cut)?,
         }
         split.check_leaks(data)?;
@@ -154,6 +171,21 @@ impl Split {
             let held = |k: usize| if enough { n - k as u32 } else { n };
             self.train_end.push(held(valid + test));
             self.valid_end.push(held(test));
+        }
+        Ok(())
+    }
+
+    /// A basket is held out whole, however large.
+    fn last_baskets(&mut self, data: &Dataset) -> Result<()> {
+        data.check_baskets()?;
+        for user in 0..data.users() {
+            let starts: Vec<u32> = data.baskets_of(user).map(|basket| basket.start as u32).collect();
+            let (train, valid) = match starts[..] {
+                [_, .., valid, test] => (valid, test),
+                _ => (self.end[user], self.end[user]),
+            };
+            self.train_end.push(train);
+            self.valid_end.push(valid);
         }
         Ok(())
     }
@@ -401,47 +433,6 @@ fn period(data: &Dataset) -> Result<(i64, i64)> {
     range.ok_or_else(|| Error::user("the data has no events"))
 }
 
-/// The earliest timestamp c > `first` such that at most a tenth of the events before `cut` lie in [c, cut).
-///
-/// Finds the quantile by narrowing histograms, two or three passes over the timestamps in 512 KiB, so that a log of
-/// any size needs no sorted copy.
-fn latest_tenth(data: &Dataset, first: i64, cut: i64) -> i64 {
-    const BUCKETS: usize = 1 << 16;
-    let each = |f: &mut dyn FnMut(i64)| {
-        for user in 0..data.users() {
-            data.times_of(user).unwrap_or_default().iter().filter(|t| **t < cut).for_each(|t| f(*t));
-        }
-    };
-    let mut total = 0u64;
-    each(&mut |_| total += 1);
-    let allowed = total / 10;
-    // Invariant: the answer lies in [lo, hi]; `above` events lie in [hi, cut).
-    let (mut lo, mut hi, mut above) = (first as i128 + 1, cut as i128, 0u64);
-    while lo < hi {
-        let width = ((hi - lo) + BUCKETS as i128 - 1) / BUCKETS as i128;
-        let mut counts = vec![0u64; BUCKETS];
-        each(&mut |t| {
-            let t = t as i128;
-            if lo <= t && t < hi {
-                counts[((t - lo) / width) as usize] += 1;
-            }
-        });
-        // From the top: buckets that fit lower hi; the first that does not holds the answer (or its upper edge does).
-        let used = (((hi - lo) + width - 1) / width) as usize;
-        let mut bucket = used;
-        while bucket > 0 && above + counts[bucket - 1] <= allowed {
-            bucket -= 1;
-            above += counts[bucket];
-            hi = lo + bucket as i128 * width;
-        }
-        if bucket > 0 {
-            // Some of this bucket's timestamps may still fit, but not its lowest one unless it is empty below.
-            lo += (bucket as i128 - 1) * width + 1;
-        }
-    }
-    hi as i64
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -466,6 +457,7 @@ mod tests {
         for spec in [
             SplitSpec::LeaveOneOut,
             SplitSpec::LastN { valid: 2, test: 3 },
+            SplitSpec::LastBasket,
             SplitSpec::Time { cut: 100, valid_cut: None },
             SplitSpec::Time { cut: 100, valid_cut: Some(90) },
         ] {

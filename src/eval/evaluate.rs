@@ -2,7 +2,7 @@
 ranking, sampled rankings, the popularity baseline and the slices are all read off the same pass.
 
 Candidates of a user under full ranking: the whole catalogue, without the items of the history (unless
-[`EvalOptions::keep_seen`]). A held-out item that the history holds too is then excluded with it: no list can show it,
+[`EvalOptions::keep_seen`], or baskets are held out: people buy again what they bought). A held-out item that the history holds too is then excluded with it: no list can show it,
 so it is a [`MISS`] (of full ranking; sampled rankings compare it with their negatives). What is a candidate must not depend on what is held out.
 */
 
@@ -96,6 +96,8 @@ pub fn evaluate(
 struct Case<'d> {
     user: u32,
     history: Cow<'d, [u32]>,
+    /// Events before what is held out, that the model knows; of them the history may be the last basket alone.
+    events: usize,
     targets: Vec<u32>,
     /// What full ranking leaves out: ascending, distinct.
     excluded: Vec<u32>,
@@ -118,6 +120,9 @@ pub fn evaluate_each(
     each: &mut dyn FnMut(&UserResult) -> Result<()>,
 ) -> Result<Report> {
     let catalogue = check(encoder, data, options)?;
+    let basket = encoder.last_basket();
+    let keep_seen = options.keep_seen || basket || part.split().spec().repeats();
+    let options = &EvalOptions { keep_seen, ..options.clone() };
     let counts = match options.item_map {
         Some(map) => map.counts(part.split().train_counts()),
         None => part.split().train_counts().to_vec(),
@@ -132,7 +137,8 @@ pub fn evaluate_each(
 
     let users = part.users();
     for users in users.chunks(options.batch) {
-        let cases: Vec<Case> = users.par_iter().map(|u| case(data, part, options, !samplers.is_empty(), *u)).collect();
+        let of = |user: &u32| case(data, part, options, [basket, !samplers.is_empty()], *user);
+        let cases: Vec<Case> = users.par_iter().map(of).collect();
         cases.iter().for_each(|c| tally.left_out(c));
         let cases: Vec<Case> = cases.into_iter().filter(|c| !c.history.is_empty() && !c.targets.is_empty()).collect();
         if cases.is_empty() {
@@ -165,7 +171,7 @@ pub fn evaluate_each(
                 let beside = negatives.iter().map(|n| popularity.as_ref().map(|p| p.ranks_among(&c.targets, n)));
                 UserResult {
                     user: c.user,
-                    history: c.history.len(),
+                    history: c.events,
                     targets: c.targets.clone(),
                     ranks: c.miss_excluded(full),
                     baseline,
@@ -179,7 +185,11 @@ pub fn evaluate_each(
             each(&result)?;
         }
     }
-    tally.report(data, part, options, catalogue)
+    let mut report = tally.report(data, part, options, catalogue)?;
+    if basket {
+        report.protocol.history = "the last basket before the held-out one";
+    }
+    Ok(report)
 }
 
 /// What must fit before anything is computed; gives the catalogue size.
@@ -216,14 +226,23 @@ pub fn check_ks(ks: &[usize], catalogue: usize) -> Result<()> {
     }
 }
 
-fn case<'d>(data: &'d Dataset, part: &dyn HeldOut, options: &EvalOptions<'_>, negatives: bool, user: u32) -> Case<'d> {
+/// `basket`: the model is asked with the last basket alone; `negatives`: some will be drawn.
+fn case<'d>(
+    data: &'d Dataset,
+    part: &dyn HeldOut,
+    options: &EvalOptions<'_>,
+    [basket, negatives]: [bool; 2],
+    user: u32,
+) -> Case<'d> {
     let all = data.items_of(user as usize);
     let held = part.held_out(user as usize);
     let map = |items: &'d [u32]| options.item_map.map_or(Cow::Borrowed(items), |m| m.sequence(items));
     // The history ends where the held-out events begin: nothing after can be in it.
-    let history = map(&all[..held.start]);
+    let before = &all[..held.start];
+    let history = map(if basket { data.last_basket_of(user as usize, held.start) } else { before });
     Case {
         user,
+        events: if basket { map(before).len() } else { history.len() },
         excluded: if options.keep_seen { Vec::new() } else { distinct(&history) },
         history,
         targets: distinct(&map(&all[held])),

@@ -5,6 +5,7 @@ beside a popularity baseline; [`recommend`] keeps the best k of the same scores.
 [`Encoder`]: it ranks and chooses where its item table lies, so that neither the table nor scores come here.
 */
 
+pub mod clicks;
 pub mod evaluate;
 pub mod item_map;
 pub mod metrics;
@@ -106,6 +107,11 @@ pub trait Encoder {
     /// # Errors
     /// The device has failed.
     fn item_biases(&mut self, out: &mut [f32]) -> Result<()>;
+
+    /// Whether it is asked with a user's last basket alone, not with all of the history.
+    fn last_basket(&self) -> bool {
+        false
+    }
 
     /// Appends \[MASK\] to each history and writes its vector; `out` (B, D).
     ///

@@ -177,7 +177,9 @@ impl Protocol {
             let _ =
                 writeln!(out, "         items of the data unknown to the model: {}", digits(self.unknown_items as u64));
         }
-        let seen = if self.keep_seen {
+        let seen = if self.split.repeats() {
+            "items of the history are ranked too, since baskets repeat"
+        } else if self.keep_seen {
             "items of the history are ranked too (--keep-seen)"
         } else {
             "items of the history are excluded (--keep-seen ranks them too)"

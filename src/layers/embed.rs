@@ -3,7 +3,10 @@
 use super::{Input, Norm, Rated, RatedConfig, Shape, Sites, when};
 use crate::{
     mem::{Dst, Init, Mode, Param, Planner, Var},
-    ops::{Backend, DropoutBwd, DropoutFwd, EmbeddingFwd, GatherTable, PositionSum, dropout::Drop},
+    ops::{
+        Backend, DropoutBwd, DropoutFwd, EmbeddingFwd, GatherTable, PositionSum, SegmentSum, dropout::Drop,
+        sort_ids::Sorted,
+    },
 };
 
 /// What goes into an input.
@@ -19,18 +22,24 @@ pub struct EmbedConfig {
     pub positions: bool,
     /// What stands for the items' ratings; `None`: nothing does.
     pub rated: Option<RatedConfig>,
+    /// Segments that a row belongs to one of, in the place of positions; 0: none.
+    pub segments: usize,
     pub norm: bool,
     pub dropout: f32,
     /// Standard deviation of the initial weights.
     pub std: f32,
 }
 
-/// y = dropout(LN(item[id] + position[pos])), without the norm for pre-norm models.
-/// Parameters: `item.weight (rows,D)`, `position.weight (T,D)`, those of [`Rated`], `embedding_norm.*`.
+/// y = dropout(LN(item[id] + position[pos])), without the norm for pre-norm models; `pos` may number segments instead.
+/// Parameters: `item.weight (rows,D)`, `position.weight (T,D)` or `segment.weight (2,D)`, those of [`Rated`],
+/// `embedding_norm.*`.
 #[derive(Clone, Debug)]
 pub struct Embed {
     pub item: Param,
+    /// Of positions or of segments.
     position: Option<Param>,
+    /// Rows by segment, where there are segments.
+    by_segment: Option<Sorted>,
     /// What the two rows add up to (N,D). Its gradient is that of the rows taken from either table.
     pub sum: Var,
     rated: Option<Rated>,
@@ -47,13 +56,17 @@ impl Embed {
         let (n, t, d) = (input.capacity.n, input.capacity.t, c.d);
         p.label("embedding");
         let item = p.table("item.weight", &[c.rows, d], Init::TruncatedNormal(c.std), c.touched);
-        let position = c.positions.then(|| p.param("position.weight", &[t, d], Init::TruncatedNormal(c.std)));
+        let (name, rows) = if c.segments > 0 { ("segment.weight", c.segments) } else { ("position.weight", t) };
+        let placed = c.positions || c.segments > 0;
+        let position = placed.then(|| p.param(name, &[rows, d], Init::TruncatedNormal(c.std)));
+        let by_segment = (c.segments > 0).then(|| Sorted::plan(p, n));
         let sum = p.var(n * d);
         let rated = c.rated.map(|c| Rated::plan(p, sum, d, input, &c));
         let before_norm = rated.as_ref().map_or(sum, |rated| rated.y);
         let norm = c.norm.then(|| Norm::plan(p, "embedding_norm", before_norm, n, d));
         p.label("embedding");
-        Embed { item, position, sum, rated, norm, y: p.var(n * d), input: *input, d, drop: sites.take(c.dropout) }
+        let (y, drop) = (p.var(n * d), sites.take(c.dropout));
+        Embed { item, position, by_segment, sum, rated, norm, y, input: *input, d, drop }
     }
 
     fn before_drop(&self) -> Var {
@@ -108,7 +121,11 @@ impl Embed {
         if let Some(rated) = &self.rated {
             rated.backward(b, s);
         }
-        if let Some(position) = &self.position {
+        if let (Some(segment), Some(by)) = (&self.position, &self.by_segment) {
+            let segments = segment.shape[0];
+            b.run(&by.sort(&[(self.input.pos, s.n)], segments));
+            b.run(&SegmentSum::of(segment.grad(), self.sum.dy, by, [s.n, self.d, segments]));
+        } else if let Some(position) = &self.position {
             b.run(&PositionSum {
                 dtable: position.grad(),
                 dy: self.sum.dy,

@@ -92,19 +92,21 @@ pub struct Head {
     layout: Layout,
     /// Sequences so far.
     b: usize,
+    /// Rows to score behind those of the sequences.
+    also: usize,
 }
 
 impl Head {
     /// Room for the sequences of a capacity.
     pub fn new(c: &Capacity) -> Self {
         let layout = Layout { b: c.b };
-        Head { block: vec![0; layout.len()], layout, b: 0 }
+        Head { block: vec![0; layout.len()], layout, b: 0, also: 0 }
     }
 
     /// Empties it.
     pub fn clear(&mut self, step: u32, epoch: u32) {
         self.block.fill(0);
-        (self.block[0], self.block[1], self.b) = (step, epoch, 0);
+        (self.block[0], self.block[1], self.b, self.also) = (step, epoch, 0, 0);
     }
 
     pub fn set_step(&mut self, step: u32) {
@@ -131,6 +133,11 @@ impl Head {
         self.b += 1;
     }
 
+    /// Adds rows to score that stand behind those of all sequences: a loss over items takes them for padding.
+    pub fn also(&mut self, rows: usize) {
+        self.also += rows;
+    }
+
     /// Sequences.
     pub fn b(&self) -> usize {
         self.b
@@ -155,7 +162,7 @@ impl Head {
     /// Fills the batch up to rounded sizes; gives them.
     fn pad(&mut self, c: &Capacity) -> (usize, usize) {
         let round = |x: usize, to: usize| x.max(1).next_multiple_of(to);
-        let (n, m) = (round(self.n(), c.rounding[0]), round(self.m(), c.rounding[1]));
+        let (n, m) = (round(self.n(), c.rounding[0]), round(self.m() + self.also, c.rounding[1]));
         assert!(n <= c.n && m <= c.m, "a batch of {n} rows, {m} scored, does not fit {c:?}");
         while self.b < c.b {
             self.push(0, (n - self.n()).min(c.t), 0, NO_ROW);
@@ -279,7 +286,7 @@ impl Input {
     /// Writes the head of a training batch, filled up where the backend repeats work of the same sizes.
     pub fn begin(&self, b: &mut dyn Backend, head: &mut Head) -> Shape {
         let c = &self.capacity;
-        let (n, m) = if b.replays() { head.pad(c) } else { (head.n(), head.m()) };
+        let (n, m) = if b.replays() { head.pad(c) } else { (head.n(), head.m() + head.also) };
         assert!(head.b() <= c.b && n <= c.n && m <= c.m, "a batch of {n} rows, {m} scored, does not fit {c:?}");
         b.write_ids(self.head, &head.block);
         Shape { b: head.b(), n, m, training: true }

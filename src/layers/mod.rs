@@ -6,6 +6,7 @@ accumulates into it.
 */
 
 mod block;
+mod caser_conv;
 mod conv_block;
 mod embed;
 mod facts;
@@ -22,6 +23,7 @@ mod side;
 mod transformer;
 
 pub use block::{Block, BlockConfig, NormPlace};
+pub use caser_conv::{CaserConv, CaserConvConfig};
 pub use conv_block::{ConvBlock, ConvBlockConfig};
 pub use embed::{Embed, EmbedConfig};
 pub use facts::{Facts, RatingScale};

@@ -44,6 +44,7 @@ impl Model for Bert4Rec {
     const NAME: &'static str = "bert4rec";
     const ABOUT: &'static str = "transformer that sees both sides (Sun et al. 2019)";
     const VIEWS: &'static [View] = &[View::Both, View::Past];
+    const PATCHES: bool = true;
     const TAKES: Takes = Takes::Both;
 
     fn plan(p: &mut Planner, c: &Context) -> Result<Self> {

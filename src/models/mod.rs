@@ -4,12 +4,14 @@ line, and its gradient, parity, overfit, resume and transfer tests.
 */
 
 pub mod bert4rec;
+pub mod caser;
 pub mod dacf;
 pub mod gru4rec;
 pub mod peterrec;
 pub mod sasrec;
 
 pub use bert4rec::Bert4Rec;
+pub use caser::Caser;
 pub use dacf::Dacf;
 pub use gru4rec::Gru4Rec;
 pub use peterrec::PeterRec;
@@ -68,6 +70,8 @@ pub trait Model: Network + Sized + 'static {
     const ABOUT: &'static str;
     /// The views it has, the one it was made for first.
     const VIEWS: &'static [View];
+    /// Whether its blocks take patches.
+    const PATCHES: bool = false;
     /// What its rows can be.
     const TAKES: Takes = Takes::Items;
 
@@ -106,6 +110,8 @@ pub struct Context<'a> {
     pub items: usize,
     /// Ids behind the catalogue; the first is [MASK].
     pub special: usize,
+    /// Segments of a sequence, in the place of positions.
+    pub segments: usize,
     pub input: &'a Input,
     pub view: View,
     /// The scale of the ratings that rows come with, where the task is about them.
@@ -127,6 +133,7 @@ impl Context<'_> {
                 width: c.rating_width,
                 std: c.init_std,
             }),
+            segments: self.segments,
             norm: false,
             dropout: c.dropout,
             std: c.init_std,
@@ -169,6 +176,10 @@ pub struct ModelSettings {
     pub taps: usize,
     /// Dilations of the blocks of convolutions, over and over.
     pub dilations: Vec<usize>,
+    /// Rows of a window (L), horizontal filters of each height and vertical filters (Caser).
+    pub window: usize,
+    pub horizontal: usize,
+    pub vertical: usize,
     /// Width of a rating's vector beside the item's; 0: added to it.
     pub rating_width: usize,
     /// Patches of a network that is fine-tuned.
@@ -181,7 +192,7 @@ pub struct ModelSettings {
 #[macro_export]
 macro_rules! for_all_models {
     ($each:ident) => {
-        $each! { Bert4Rec, SasRec, Gru4Rec, PeterRec, Dacf }
+        $each! { Bert4Rec, SasRec, Gru4Rec, PeterRec, Caser, Dacf }
     };
 }
 
@@ -191,6 +202,7 @@ pub struct Entry {
     pub name: &'static str,
     pub about: &'static str,
     pub views: &'static [View],
+    pub patches: bool,
     pub takes: Takes,
     /// Plans it; the view is one of its own.
     pub plan: fn(&mut Planner, &Context) -> Result<Box<dyn Network>>,
@@ -203,6 +215,7 @@ macro_rules! list {
             name: $model::NAME,
             about: $model::ABOUT,
             views: $model::VIEWS,
+            patches: $model::PATCHES,
             takes: $model::TAKES,
             plan: |p, c| Ok(Box::new($model::plan(p, c)?)),
         }),*];

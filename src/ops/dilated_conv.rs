@@ -89,7 +89,7 @@ op! {
 }
 
 /// The rows of every row's sequence; empty behind the last sequence.
-fn sequences(cu: &[u32], n: usize) -> Vec<Range<usize>> {
+pub(super) fn sequences(cu: &[u32], n: usize) -> Vec<Range<usize>> {
     let mut all = vec![0..0; n];
     for bounds in cu.windows(2) {
         let rows = bounds[0] as usize..bounds[1] as usize;

@@ -43,6 +43,8 @@ pub mod segment;
 pub mod sequence_rows;
 pub mod sort_ids;
 pub mod top_k;
+pub mod vertical_conv;
+pub mod window_conv;
 
 pub use activation::{ActivationBwd, ActivationFwd};
 pub use adamw::{AdamW, Guard};
@@ -75,6 +77,8 @@ pub use segment::{SegmentRows, SegmentSum};
 pub use sequence_rows::{PoolBwd, PoolFwd, SpreadBwd, SpreadFwd};
 pub use sort_ids::{NO_ID, SortIds};
 pub use top_k::TopK;
+pub use vertical_conv::{VerticalConvBwd, VerticalConvFwd};
+pub use window_conv::{WindowConvBwd, WindowConvFwd};
 
 use crate::base;
 pub use crate::mem::{Dst, Mode};
@@ -336,7 +340,9 @@ macro_rules! for_all_ops {
             SpreadFwd, SpreadBwd, PoolFwd, PoolBwd,
             SortIds, SegmentSum, SegmentRows,
             TopK, CountAtLeast, ScoreItems,
-            WeightedMean, GradNorm
+            VerticalConvFwd, VerticalConvBwd,
+            WeightedMean, GradNorm,
+            WindowConvFwd, WindowConvBwd
         }
     };
 }
@@ -399,6 +405,8 @@ pub fn all_cases<B: Backend + 'static>() -> Vec<Box<dyn case::AnyCase<B>>> {
         top_k::cases(),
         rank::cases(),
         rank::score_cases(),
+        vertical_conv::cases(),
+        window_conv::cases(),
     );
     all
 }

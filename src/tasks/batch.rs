@@ -8,6 +8,7 @@ says which sequences make a batch and how many of their rows are scored; the row
 
 use std::ops::Range;
 
+use super::next_basket::Made;
 use crate::{
     base::rng::{Purpose, Stream},
     layers::{Head, HostInput, Input, Shape},
@@ -24,6 +25,8 @@ pub enum Sequence<'a> {
     Rated { items: &'a [u32], ratings: &'a [f32] },
     /// In the data that the device holds ([`Batches::hold`]).
     Held { first: u32, len: usize },
+    /// Two baskets on the host, at least an item each; `next`: the second followed the first.
+    Baskets { first: &'a [u32], second: &'a [u32], next: bool },
 }
 
 impl Sequence<'_> {
@@ -31,6 +34,7 @@ impl Sequence<'_> {
         match self {
             Sequence::Items(items) | Sequence::Rated { items, .. } => items.len(),
             Sequence::Held { len, .. } => *len,
+            Sequence::Baskets { first, second, .. } => first.len() + second.len(),
         }
     }
 }
@@ -47,6 +51,8 @@ pub struct Batch {
     pub(super) asked: Vec<u32>,
     pub(super) truth: Vec<f32>,
     pub(super) weight: Vec<f32>,
+    /// What a task made of pairs of baskets.
+    pub(super) pairs: Made,
 }
 
 /// Makes batches.
@@ -73,8 +79,16 @@ impl Batches {
         let room = if self.data.is_some() { 0 } else { self.input.capacity.n };
         let mut made = HostInput::default();
         made.clear();
-        let (asked, truth, weight) = (Vec::new(), Vec::new(), Vec::new());
-        Batch { head: Head::new(&self.input.capacity), raw: Vec::with_capacity(room), made, asked, truth, weight }
+        let (asked, truth, weight, pairs) = (Vec::new(), Vec::new(), Vec::new(), Made::default());
+        Batch {
+            head: Head::new(&self.input.capacity),
+            raw: Vec::with_capacity(room),
+            made,
+            asked,
+            truth,
+            weight,
+            pairs,
+        }
     }
 
     /// Empties a batch; `epoch`: what it is drawn by.
@@ -84,6 +98,7 @@ impl Batches {
         batch.made.clear();
         batch.asked.clear();
         batch.truth.clear();
+        batch.pairs.clear();
     }
 
     /// Which part of a sequence of `len` items is taken: a random window, where it is too long.
@@ -106,6 +121,7 @@ impl Batches {
                 NO_ROW
             }
             Sequence::Held { first, .. } => first + window.start as u32,
+            Sequence::Baskets { .. } => panic!("pairs of baskets are for next-basket"),
         };
         batch.head.push(user as u32, len, scored(len), first);
     }

@@ -3,17 +3,21 @@ is asked. Being in the list of [`for_all_tasks!`](crate::for_all_tasks) gives a 
 every model that has its view the tests of a training step.
 */
 
+pub mod basket_pairs;
 pub mod batch;
 pub mod loss;
 pub mod masked_item;
 pub mod negatives;
+pub mod next_basket;
 pub mod next_item;
 pub mod rating;
 
+pub use basket_pairs::Pairs;
 pub use batch::{Batch, Batches, Sequence};
 pub use loss::{Loss, LossKind, LossSettings};
 pub use masked_item::MaskedItem;
 pub use negatives::{Sampler, SamplerKind, SamplerSettings};
+pub use next_basket::NextBasket;
 pub use next_item::NextItem;
 pub use rating::Rating;
 
@@ -89,6 +93,11 @@ pub trait Task: Send + Sync + std::fmt::Debug {
     /// Makes the questions: `item`, `pos` and `row` of the input out of the head and the sequences that were uploaded.
     fn make(&self, b: &mut dyn Backend, s: &Shape);
 
+    /// Whether a query is a user's last basket, not all of the history.
+    fn last_basket(&self) -> bool {
+        false
+    }
+
     /// The loss of the scored rows.
     fn objective(&self) -> &dyn Objective;
 
@@ -124,6 +133,10 @@ pub trait Kind: Task + Sized + 'static {
     const HOLDS: bool = true;
     /// Whether it is about ratings: it takes [`Sequence::Rated`] of data that have them.
     const RATED: bool = false;
+    /// Whether it learns from pairs of baskets ([`Pairs`]).
+    const BASKETS: bool = false;
+    /// Segments of a sequence, which take the place of positions: the `pos` of a row is its segment. 0: positions.
+    const SEGMENTS: usize = 0;
 
     /// Rows that are scored of one sequence, at most.
     fn most_scored(c: &TaskSettings) -> usize;
@@ -159,7 +172,7 @@ pub struct TaskSettings {
 #[macro_export]
 macro_rules! for_all_tasks {
     ($each:ident) => {
-        $each! { MaskedItem, NextItem, Rating }
+        $each! { MaskedItem, NextItem, NextBasket, Rating }
     };
 }
 
@@ -173,6 +186,8 @@ pub struct Entry {
     pub shortest: usize,
     pub holds: bool,
     pub rated: bool,
+    pub baskets: bool,
+    pub segments: usize,
     pub most_scored: fn(&TaskSettings) -> usize,
     pub touched: fn(&TaskSettings, &Capacity) -> Option<usize>,
     #[allow(clippy::type_complexity)]
@@ -190,6 +205,8 @@ macro_rules! list {
             shortest: $task::SHORTEST,
             holds: $task::HOLDS,
             rated: $task::RATED,
+            baskets: $task::BASKETS,
+            segments: $task::SEGMENTS,
             most_scored: $task::most_scored,
             touched: $task::touched,
             plan: |p, c, r, input, value| Ok(Box::new($task::plan(p, c, r, input, value)?)),

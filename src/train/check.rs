@@ -163,15 +163,22 @@ fn step<B: Backend>(s: &Settings, open: &dyn Fn(&Planner) -> Result<B>) -> Resul
     let counts: Vec<u64> = (0..ITEMS as u64).map(|i| 1 + i % 5).collect();
     let ratings = Some(RatingScale { levels: vec![1.0, 2.0, 3.0, 4.5], mean: 2.75 });
     let mut engine = Engine::<B>::new(s, Facts { counts, ratings: ratings.clone() }, open)?;
-    let rated = s.find()?.1.rated;
     let mut draw = Stream::new(2, Purpose::Test, 1);
     engine.begin(1);
     for (user, len) in [30, 1, 5, 24, 17, 8].into_iter().enumerate() {
         let items: Vec<u32> = (0..len).map(|_| draw.below(ITEMS as u64) as u32).collect();
         let levels = ratings.iter().flat_map(|scale| scale.levels.iter().copied()).cycle();
         let ratings: Vec<f32> = levels.skip(user).take(items.len()).collect();
-        let rated = rated.then_some(Sequence::Rated { items: &items, ratings: &ratings });
-        engine.push(user as u64, rated.unwrap_or(Sequence::Items(&items)));
+        let (first, second) = items.split_at(items.len().div_ceil(2));
+        engine.push(
+            user as u64,
+            match engine.task() {
+                task if task.rated => Sequence::Rated { items: &items, ratings: &ratings },
+                task if task.baskets && second.is_empty() => Sequence::Baskets { first, second: first, next: false },
+                task if task.baskets => Sequence::Baskets { first, second, next: user % 2 == 0 },
+                _ => Sequence::Items(&items),
+            },
+        );
     }
     const LR: f32 = 1e-3;
     let params = engine.params().to_vec();

@@ -301,6 +301,11 @@ impl Opened {
         self.metadata.base.as_deref()
     }
 
+    /// Whether rows of a table stand at earlier steps than the checkpoint.
+    pub fn lags(&self) -> bool {
+        self.header.offset_keys().iter().any(|n| n.starts_with("optimizer.last."))
+    }
+
     /// Names and shapes of its weights.
     pub fn weights(&self) -> Vec<(String, Vec<usize>)> {
         let names = self.header.offset_keys().into_iter().filter(|n| !n.starts_with("optimizer."));

@@ -18,7 +18,7 @@ use crate::{
     mem::{F32, Init, Param, Planner, Precision, Span},
     models::{Context, ModelSettings, Network, Representations},
     ops::{AdamW, AdamWRows, Backend, CatchUpRows, GradNorm, Guard, Later},
-    tasks::{Batch, Rating, Sequence, Task},
+    tasks::{self, Batch, Rating, Sequence, Task},
 };
 
 use super::{
@@ -193,7 +193,7 @@ impl<B: Backend> Engine<B> {
     /// Settings that contradict each other, need more memory than there is, or sizes that the backend does not serve.
     pub fn new(settings: &Settings, facts: impl Into<Facts>, open: impl Fn(&Planner) -> Result<B>) -> Result<Self> {
         let mut engine = Self::blank(settings, facts, open)?;
-        engine.draw_weights();
+        draw_weights(&engine.plan, &mut engine.backend, engine.settings.seed);
         Ok(engine)
     }
 
@@ -249,8 +249,8 @@ impl<B: Backend> Engine<B> {
         }
         let touched = (asks.touched)(&s.task(), &capacity).filter(|most| s.by_rows(items, *most));
         let shape = ModelSettings { touched, ..s.model() };
-        let (special, view, seed) = (asks.special, asks.view, s.seed);
-        let context = Context { settings: &shape, facts, items, special, input: &input, view, ratings, seed };
+        let (special, segments, view, seed) = (asks.special, asks.segments, asks.view, s.seed);
+        let context = Context { settings: &shape, facts, items, special, segments, input: &input, view, ratings, seed };
         let model = (kind.plan)(&mut plan, &context)?;
         plan.label("optimiser");
         let (hyper, report) = (plan.stat(3), plan.stat(4));
@@ -329,6 +329,15 @@ impl<B: Backend> Engine<B> {
         Ok((plan, input, parts))
     }
 
+    /// The parameters that a run of these settings has.
+    ///
+    /// # Errors
+    /// Settings that contradict each other.
+    pub fn parameters(settings: &Settings, facts: &Facts) -> Result<Vec<Param>> {
+        settings.check()?;
+        Ok(Self::lay_out(settings, facts, 1)?.0.params().to_vec())
+    }
+
     /// Asks the backend whether it serves every op of a full batch, and has it take the scratch memory they need.
     fn reserve(&mut self) -> Result<()> {
         let Asking { scratch_bytes, refused, .. } = Self::ask(&self.backend, &self.parts, &self.input);
@@ -345,29 +354,6 @@ impl<B: Backend> Engine<B> {
         parts.step(&mut asking, &Shape { b: c.b, n: c.n, m: c.m, training: true });
         parts.scoring.largest(&mut asking);
         asking
-    }
-
-    fn draw_weights(&mut self) {
-        // In pieces: a table may be larger than what memory is left.
-        const PIECE: usize = 1 << 22;
-        let mut values = Vec::new();
-        for (i, p) in self.plan.params().iter().enumerate() {
-            let mut draw = Stream::new(self.settings.seed, Purpose::Init, i as u32);
-            for at in (0..p.w.len()).step_by(PIECE) {
-                let piece = p.w.slice(at, PIECE.min(p.w.len() - at));
-                values.clear();
-                values.extend((0..piece.len()).map(|_| match p.init {
-                    Init::Constant(c) => c,
-                    Init::TruncatedNormal(std) => loop {
-                        let x = draw.normal();
-                        if x.abs() <= 2.0 {
-                            break x * std;
-                        }
-                    },
-                }));
-                self.backend.write(piece.raw(), &values);
-            }
-        }
     }
 
     /// Keeps `len` interactions in the device's own memory, if it has room: batches are then named by where they start
@@ -576,6 +562,11 @@ impl<B: Backend> Engine<B> {
         }
     }
 
+    /// What it learns.
+    pub fn task(&self) -> &'static tasks::Entry {
+        self.settings.find().expect("the settings were checked").1
+    }
+
     /// All parameters.
     pub fn params(&self) -> &[Param] {
         self.plan.params()
@@ -584,6 +575,11 @@ impl<B: Backend> Engine<B> {
     /// Ranks and lists, and the backend that they are made on.
     pub(super) fn scoring(&mut self) -> (&Scoring, &mut B) {
         (&self.parts.scoring, &mut self.backend)
+    }
+
+    /// As [`Task::last_basket`].
+    pub(super) fn asks_last_basket(&self) -> bool {
+        self.parts.task.last_basket()
     }
 
     /// Asks about each history (oldest first; the newest T-1 items count), at most a batch of them, and leaves their vectors
@@ -668,6 +664,30 @@ impl<B: Backend> Engine<B> {
         match low {
             0 => e.hint("not even one sequence a step fits: lower --width, --length, --blocks or --negatives"),
             batch => e.hint(format!("--batch {batch} would fit; or lower --length, --width, --blocks or --negatives")),
+        }
+    }
+}
+
+/// Draws the initial weights of a plan: each parameter from a stream of its own.
+pub(super) fn draw_weights(plan: &Planner, backend: &mut dyn Backend, seed: u64) {
+    // In pieces: a table may be larger than what memory is left.
+    const PIECE: usize = 1 << 22;
+    let mut values = Vec::new();
+    for (i, p) in plan.params().iter().enumerate() {
+        let mut draw = Stream::new(seed, Purpose::Init, i as u32);
+        for at in (0..p.w.len()).step_by(PIECE) {
+            let piece = p.w.slice(at, PIECE.min(p.w.len() - at));
+            values.clear();
+            values.extend((0..piece.len()).map(|_| match p.init {
+                Init::Constant(c) => c,
+                Init::TruncatedNormal(std) => loop {
+                    let x = draw.normal();
+                    if x.abs() <= 2.0 {
+                        break x * std;
+                    }
+                },
+            }));
+            backend.write(piece.raw(), &values);
         }
     }
 }

@@ -3,6 +3,7 @@ over from another run, and a trained model to ask. */
 
 pub mod check;
 pub mod checkpoint;
+pub mod clicks;
 pub mod engine;
 pub mod ratings;
 pub mod run;

@@ -39,7 +39,7 @@ use crate::{
     layers::{Facts, RatingScale},
     mem::Planner,
     ops::Backend,
-    tasks::Sequence,
+    tasks::{Pairs, Sequence},
 };
 
 /// What a run folder remembers (`config.toml`).
@@ -258,6 +258,8 @@ struct Loop<'a, B> {
     carried: Option<Vec<Carried>>,
     /// Users with something to train on.
     users: Vec<u32>,
+    /// Where the task learns from baskets.
+    pairs: Option<Pairs<'a>>,
     schedule: Schedule,
     saved: Instant,
     /// How long the last checkpoint took.
@@ -295,9 +297,18 @@ impl<'a, B: Backend> Loop<'a, B> {
         };
         engine.continue_after(state.step);
         let train = job.split.train();
-        let shortest = s.find()?.1.shortest;
-        let users = 0..job.data.users() as u32;
-        let users: Vec<u32> = users.filter(|u| train.len_of(*u as usize) >= shortest).collect();
+        let asks = s.find()?.1;
+        let (shortest, users) = (asks.shortest, 0..job.data.users() as u32);
+        let pairs = asks.baskets.then(|| Pairs::new(job.data, train, s.seed));
+        let users: Vec<u32> = match &pairs {
+            Some(pairs) => pairs.users().to_vec(),
+            None => users.filter(|u| train.len_of(*u as usize) >= shortest).collect(),
+        };
+        if users.is_empty() && asks.baskets {
+            return Err(Error::user("no user has two baskets to train on").hint(
+                "a user whose last two baskets are held out needs four in all; --split last-n or time may hold out less",
+            ));
+        }
         if users.is_empty() {
             return Err(Error::user(format!("no user has {shortest} events to train on, which {} needs", s.task))
                 .hint("the split holds out too many, or the data has no longer histories"));
@@ -308,7 +319,7 @@ impl<'a, B: Backend> Loop<'a, B> {
         let warmup = s.warmup.min(total / 10);
         let schedule = Schedule { peak: s.lr, warmup, total, end: s.final_lr, decay: s.decay };
         let pieces = job.data.all_items().map(|items| job.data.check_items(items).map(|()| items));
-        let held = engine.hold(job.data.interactions(), pieces)?;
+        let held = asks.holds && engine.hold(job.data.interactions(), pieces)?;
         let (now, launched) = (Instant::now(), state.step);
         Ok(Loop {
             job,
@@ -320,6 +331,7 @@ impl<'a, B: Backend> Loop<'a, B> {
             vocabulary,
             carried,
             users,
+            pairs,
             schedule,
             saved: now,
             saving: Duration::ZERO,
@@ -389,12 +401,13 @@ impl<'a, B: Backend> Loop<'a, B> {
             self.engine.begin(epoch);
             let (data, train) = (self.job.data, self.job.split.train());
             for user in batch {
-                let sequence = match self.held {
-                    true => Sequence::Held {
+                let sequence = match (&self.pairs, self.held) {
+                    (Some(pairs), _) => pairs.draw(epoch, *user)?,
+                    (None, true) => Sequence::Held {
                         first: data.place_of(*user as usize) as u32,
                         len: train.len_of(*user as usize),
                     },
-                    false => {
+                    (None, false) => {
                         let items = train.items(data, *user as usize);
                         data.check_items(items)?;
                         match data.ratings_of(*user as usize).filter(|_| self.rated) {

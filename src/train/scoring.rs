@@ -355,6 +355,10 @@ impl<B: Backend> Encoder for Engine<B> {
         self.backend.sync()
     }
 
+    fn last_basket(&self) -> bool {
+        self.asks_last_basket()
+    }
+
     fn encode(&mut self, histories: &[&[u32]], out: &mut [f32]) -> Result<()> {
         self.needs_lists()?;
         let (users, d) = (self.scoring().0.users(), self.r.d);

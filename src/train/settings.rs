@@ -8,7 +8,7 @@ use crate::{
     layers::{NormPlace, Patch, PatchConfig, PatchPlace},
     mem::Precision,
     models::{self, ModelSettings},
-    tasks::{self, LossKind, LossSettings, MaskedItem, SamplerKind, SamplerSettings, TaskSettings},
+    tasks::{self, LossKind, LossSettings, MaskedItem, NextBasket, SamplerKind, SamplerSettings, TaskSettings},
 };
 
 macro_rules! settings {
@@ -80,8 +80,8 @@ macro_rules! settings {
 
 settings! {
     "Model" {
-        model: String = "bert4rec".into(), "bert4rec", "Which model: bert4rec, sasrec, peterrec (NextItNet with --task next-item), dacf (ratings)";
-        task: String = "auto".into(), "auto", "What it learns: masked-item, next-item, rating; auto: what the model was made for";
+        model: String = "bert4rec".into(), "bert4rec", "Which model: bert4rec, sasrec, gru4rec, peterrec (NextItNet with --task next-item), caser, dacf (ratings)";
+        task: String = "auto".into(), "auto", "What it learns: masked-item, next-item, next-basket, rating; auto: what the model was made for";
         width: usize = 128, "128", "Width of all representations";
         blocks: usize = 2, "2", "Transformer blocks, or blocks of two convolutions";
         heads: usize = 4, "4", "Attention heads; must divide the width";
@@ -94,6 +94,9 @@ settings! {
         init_std: f32 = 0.02, "0.02", "Standard deviation of the initial weights";
         taps: usize = 3, "3", "Taps of a dilated convolution (peterrec)";
         dilations: List = List(vec![1, 4]), "1,4", "Dilations of the blocks, over and over (peterrec); the second convolution of a block has twice as much";
+        window: usize = 5, "5", "Items that a convolution looks at (caser)";
+        horizontal: usize = 16, "16", "Horizontal filters of each height (caser)";
+        vertical: usize = 4, "4", "Vertical filters (caser)";
         rating_width: usize = 32, "32", "Width of a rating's vector beside the item (bert4rec with --task rating); 0: as wide as the item, and added";
     }
     "Fine-tuning" {
@@ -104,7 +107,7 @@ settings! {
     }
     "Tasks" {
         mask: f32 = 0.2, "0.2", "Share of a sequence's positions to hide (80 % [MASK], 10 % random item, 10 % unchanged)";
-        mask_last: f32 = 0.15, "0.15", "Share of sequences of which only the last item is hidden";
+        mask_last: f32 = 0.15, "0.15", "Share of sequences of which only the last item is hidden (next-basket: that ask for one item as a query does)";
         targets: usize = 1, "1", "Items that next-item asks each position for (3 in the Caser paper)";
         loss: LossKind = LossKind::Softmax, "softmax", "What scored rows learn: softmax over the whole catalogue, or a loss against negatives";
         sampler: SamplerKind = SamplerKind::Uniform, "uniform", "Where negatives come from";
@@ -167,8 +170,9 @@ impl Freeze {
     pub fn trained(self) -> Option<&'static [&'static str]> {
         match self {
             Freeze::None => None,
-            Freeze::Network => Some(&[Patch::NAME, "item.", "user.", "field."]),
-            Freeze::All => Some(&[Patch::NAME]),
+            // What answers a task is new wherever the task is.
+            Freeze::Network => Some(&[Patch::NAME, ".head.", "item.", "user.", "field."]),
+            Freeze::All => Some(&[Patch::NAME, ".head."]),
         }
     }
 }
@@ -296,6 +300,9 @@ impl Settings {
             ("ffn-ratio", self.ffn_ratio),
             ("batch", self.batch),
             ("taps", self.taps),
+            ("window", self.window),
+            ("horizontal", self.horizontal),
+            ("vertical", self.vertical),
             ("targets", self.targets),
             ("epochs", self.epochs as usize),
             ("eval-every", self.eval_every as usize),
@@ -306,6 +313,10 @@ impl Settings {
         if !(2..=MaskedItem::MAX_LENGTH).contains(&self.length) {
             return Err(Error::user(format!("--length {} is out of range", self.length))
                 .hint(format!("a sequence has 2 to {} positions", MaskedItem::MAX_LENGTH)));
+        }
+        if self.find()?.1.baskets && self.length < NextBasket::SHORTEST_LENGTH {
+            return Err(Error::user(format!("--length {} has no room for two baskets", self.length))
+                .hint("give twice the items of a large basket, and two"));
         }
         // Rows are numbered in 32 bits, blocks named in a list; the product is a lower bound of the activations in f32.
         let rows = self.batch.saturating_mul(self.length);
@@ -332,6 +343,11 @@ impl Settings {
         }
         if !(1..=2).contains(&self.patches) {
             return Err(Error::user(format!("--patches {}", self.patches)).hint("a block has 1 or 2 patches"));
+        }
+        if self.patch != Patching::None && !models::find(&self.model)?.patches {
+            let patched: Vec<&str> = models::ALL.iter().filter(|m| m.patches).map(|m| m.name).collect();
+            return Err(Error::user(format!("{} has no place for patches", self.model))
+                .hint(format!("models that take patches: {}; others: --transfer model", patched.join(", "))));
         }
         if self.freeze == Freeze::All && self.patch == Patching::None {
             return Err(Error::user("--freeze all leaves nothing to train").hint("add --patch serial"));
@@ -434,6 +450,9 @@ impl Settings {
             init_std: self.init_std,
             taps: self.taps,
             dilations: self.dilations.0.clone(),
+            window: self.window,
+            horizontal: self.horizontal,
+            vertical: self.vertical,
             rating_width: self.rating_width,
             patch: self.patches(),
             touched: None,

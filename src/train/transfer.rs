@@ -27,9 +27,10 @@ use super::{
     trained::Which,
 };
 use crate::{
+    backend::Cpu,
     base::{Error, Result},
     data::{ItemField, ItemFields, Vocab},
-    layers::{Patch, RatingScale},
+    layers::{Facts, Patch, RatingScale},
     mem::Param,
     ops::Backend,
 };
@@ -124,6 +125,13 @@ impl Base {
             return Err(Error::user(format!("{}: the run consists of patches on another one", run.display()))
                 .hint(format!("start from its base: --from {}", origin.run.display())));
         }
+        if file.lags() {
+            return Err(Error::user(format!(
+                "{}: rows of this checkpoint's table stand at earlier steps than the rest (its run updates tables by rows)",
+                path.display()
+            ))
+            .hint("take its best checkpoint: leave --last out"));
+        }
         let items = Vocab::open(&folder.items())?;
         if file.vocabulary() != items.fingerprint() {
             return Err(Error::user(format!("{}: the checkpoint belongs to another item vocabulary", path.display())));
@@ -147,7 +155,7 @@ impl Base {
     ///
     /// # Errors
     /// It is of another architecture.
-    pub fn check(&self, settings: &Settings, transfer: Transfer) -> Result<()> {
+    pub fn check_model(&self, settings: &Settings, transfer: Transfer) -> Result<()> {
         let base = &self.settings;
         let same = base.model == settings.model;
         if matches!(transfer, Transfer::Model | Transfer::Patch) && !same {
@@ -164,6 +172,48 @@ impl Base {
                 .hint("leave --width out"));
         }
         Ok(())
+    }
+
+    /// Whether the tensors that are taken over fit a run of `settings`.
+    ///
+    /// # Errors
+    /// Names the first that does not, or that would be frozen and is not there.
+    pub fn check(&self, settings: &Settings, facts: &Facts, transfer: Transfer) -> Result<()> {
+        let known = self.file.weights();
+        for p in Engine::<Cpu>::parameters(settings, facts)? {
+            self.find(&known, &p, transfer)?;
+        }
+        Ok(())
+    }
+
+    /// The shape that a parameter has in the base, where it is taken over.
+    fn find<'k>(
+        &self,
+        known: &'k [(String, Vec<usize>)],
+        p: &Param,
+        transfer: Transfer,
+    ) -> Result<Option<&'k [usize]>> {
+        let path = self.folder.path.display();
+        let found = known.iter().find(|(name, _)| *name == p.name).filter(|_| wanted(&p.name, transfer));
+        let Some((_, shape)) = found else {
+            if p.frozen && !p.name.contains(Patch::NAME) {
+                let what = format!("{path}: the base has no '{}', which would be frozen", p.name);
+                return Err(Error::user(what).hint("use --transfer model, which trains what is new"));
+            }
+            return Ok(None);
+        };
+        let whole = rows_of(&p.name) == Rows::Whole;
+        if shape[1..] != p.shape[1..] || whole && *shape != p.shape {
+            let (name, new) = (&p.name, &p.shape);
+            return Err(Error::user(format!(
+                "{path}: tensor '{name}' is {shape:?} in the base, {new:?} in the new run"
+            ))
+            .hint(
+                "give the new run the base's settings (leave out what shapes the model), or use --transfer embedding \
+                     or none",
+            ));
+        }
+        Ok(Some(shape))
     }
 }
 
@@ -222,18 +272,8 @@ pub fn carry<B: Backend>(
     let mut all = Vec::new();
     for p in params.into_iter().filter(only) {
         let of = p.shape[0];
-        let found = known.iter().find(|(name, _)| *name == p.name);
-        let rows = match found.filter(|_| wanted(&p.name, origin.transfer)) {
-            Some((_, shape)) => take(engine, base, origin, keys, &p, shape)?,
-            None if p.frozen && !p.name.contains(Patch::NAME) => {
-                return Err(Error::user(format!(
-                    "{}: the base has no '{}', which {} would freeze",
-                    base.folder.path.display(),
-                    p.name,
-                    origin.transfer
-                ))
-                .hint("use --transfer model, which trains what is new"));
-            }
+        let rows = match base.find(&known, &p, origin.transfer)? {
+            Some(shape) => take(engine, base, origin, keys, &p, shape[0])?,
             None => 0,
         };
         all.push(Carried { name: p.name, shape: p.shape, rows, of, frozen: p.frozen });
@@ -249,24 +289,10 @@ fn take<B: Backend>(
     origin: &Origin,
     keys: Keys<'_>,
     p: &Param,
-    shape: &[usize],
+    base_rows: usize,
 ) -> Result<usize> {
-    let differs = || {
-        Error::user(format!(
-            "{}: tensor '{}' is {:?} in the base, {:?} in the new run",
-            base.folder.path.display(),
-            p.name,
-            shape,
-            p.shape
-        ))
-        .hint("give the new run the base's settings (leave out what shapes the model), or --transfer embedding or none")
-    };
-    if shape[1..] != p.shape[1..] {
-        return Err(differs());
-    }
     let none = Vocab::from_keys(Vec::<String>::new());
     let (mine, theirs) = match rows_of(&p.name) {
-        Rows::Whole if shape != p.shape => return Err(differs()),
         Rows::Whole => {
             let values = base.file.weight(&p.name)?;
             engine.backend.write(p.w.raw(), &values);
@@ -278,7 +304,7 @@ fn take<B: Backend>(
     };
     let d: usize = p.shape[1..].iter().product();
     // Rows of keys first, those of special ids behind them in the same order.
-    let special = |i: usize| Some(theirs.len() + i - mine.len()).filter(|row| *row < shape[0]);
+    let special = |i: usize| Some(theirs.len() + i - mine.len()).filter(|row| *row < base_rows);
     let place = |i: usize| if i < mine.len() { theirs.find(mine.key(i)).map(|r| r as usize) } else { special(i) };
     let values = base.file.weight(&p.name)?;
     let found = (0..mine.len()).filter(|i| place(*i).is_some()).count();

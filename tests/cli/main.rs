@@ -1,14 +1,17 @@
 /*! The program from the outside: every test runs the built binary in a temporary folder and looks at exit codes, output
 and files.
 
-`requests` flags, settings and data that cannot be · `checkpoints` files that do not fit or were altered · `endings` runs
-that end before their time · `modes` every way to train, and what is printed how ·
-`ratings` runs that predict ratings.
+`baskets` from import to recommendation · `requests` flags, settings and data that cannot be · `checkpoints` files that do
+not fit or were altered · `endings` runs that end before their time · `finetune` what runs take over from others · `modes`
+every way to train, and what is printed how · `ratings` runs that predict ratings.
 */
 
+mod baskets;
 mod checkpoints;
+mod clicks;
 mod devices;
 mod endings;
+mod finetune;
 mod modes;
 mod ratings;
 mod requests;

@@ -43,6 +43,8 @@ pub mod simd;
 mod softmax_tiles;
 mod sort_ids;
 mod top_k;
+mod vertical_conv;
+mod window_conv;
 
 use crate::{
     mem::{Arena, Dst, Element, HostArenas, Planner, RawSpan, Span, U32},

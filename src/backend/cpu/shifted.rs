@@ -29,7 +29,7 @@ type Place = (isize, isize);
 const NOWHERE: Place = (-1, -1);
 
 /// The sequences that have rows in `first..first + rows`, cut to them: (start, end, first row, last row + 1).
-fn sequences(cu: &[u32], first: usize, rows: usize) -> impl Iterator<Item = [usize; 4]> {
+pub(super) fn sequences(cu: &[u32], first: usize, rows: usize) -> impl Iterator<Item = [usize; 4]> {
     let at = cu.partition_point(|c| *c as usize <= first).max(1) - 1;
     let last = first + rows;
     cu[at..].windows(2).map(|w| (w[0] as usize, w[1] as usize)).take_while(move |(start, _)| *start < last).filter_map(

@@ -4,7 +4,7 @@
 use super::{BLOCKS, Simt, kernels::*};
 use crate::{
     mem::Precision,
-    ops::{DilatedConvBwd, DilatedConvFwd, Op, Run},
+    ops::{DilatedConvBwd, DilatedConvFwd, Op, Run, dilated_conv::Taps},
 };
 
 /// The kernels whose blocks take up to `most` columns.
@@ -65,11 +65,11 @@ struct DwCut {
 const SPAN: usize = 512;
 
 impl DwCut {
-    fn new(op: &DilatedConvBwd) -> DwCut {
-        let size = if op.i.max(op.o) <= 64 { 64 } else { 128 };
-        let tiles = op.taps.count * op.i.div_ceil(size) * op.o.div_ceil(size);
-        let rows = op.n.div_ceil(DwCut::most(op.n, tiles)).next_multiple_of(SPAN).max(SPAN);
-        DwCut { size, tiles, rows, parts: op.n.div_ceil(rows).max(1) }
+    fn new(c: &Conv) -> DwCut {
+        let size = if c.i.max(c.o) <= 64 { 64 } else { 128 };
+        let tiles = c.taps.count * c.i.div_ceil(size) * c.o.div_ceil(size);
+        let rows = c.n.div_ceil(DwCut::most(c.n, tiles)).next_multiple_of(SPAN).max(SPAN);
+        DwCut { size, tiles, rows, parts: c.n.div_ceil(rows).max(1) }
     }
 
     /// The most parts that any batch of up to `n` rows is cut into.
@@ -81,6 +81,94 @@ impl DwCut {
         let stages = if precision == Precision::Bf16 { 3 } else { 2 };
         stages * 2 * 32 * (self.size * act_bytes + 16)
     }
+}
+
+/// A convolution without what is around it, for the two products of a backward pass.
+#[derive(Clone, Copy)]
+pub(super) struct Conv {
+    pub n: usize,
+    pub b: usize,
+    pub i: usize,
+    pub o: usize,
+    pub taps: Taps,
+}
+
+impl Conv {
+    fn of(op: &DilatedConvBwd) -> Conv {
+        Conv { n: op.n, b: op.b, i: op.i, o: op.o, taps: op.taps }
+    }
+
+    /// Parts that [`Simt::conv_dw`] leaves.
+    pub fn parts(&self) -> usize {
+        DwCut::new(self).parts
+    }
+
+    /// The most parts that any batch of at most as many rows is cut into.
+    pub fn most_parts(&self) -> usize {
+        DwCut::most(self.n, DwCut::new(self).tiles)
+    }
+
+    /// `Err` where row tiles or channels do not fit a grid.
+    pub fn served(&self) -> Result<(), String> {
+        served(self.n, self.i, self.o, self.taps.count)
+    }
+}
+
+impl Simt {
+    /// dx (N,I) = or += the products of dz (N,O) with the weights (W,I,O) of the rows that see it.
+    pub(super) fn conv_dx(&mut self, c: &Conv, (dx, add): (Ptr, i32), dz: Ptr, w: Ptr, cu: Ptr) {
+        let (wide, tiles) = (width(c.i), Tiles::of(self.precision));
+        let params = DilatedConvDxParams {
+            dx,
+            dz,
+            w,
+            cu,
+            n: c.n as i64,
+            b: c.b as i32,
+            i: c.i as i32,
+            o: c.o as i32,
+            taps: c.taps.count as i32,
+            dilation: dilation(c.taps),
+            lead: c.taps.lead() as i32,
+            add,
+        };
+        let bytes = tiles.bytes(wide.most, true, self.act_bytes());
+        self.launch(self.of(wide.dx), [c.n.div_ceil(tiles.rows), c.i.div_ceil(wide.most), 1], bytes, params);
+    }
+
+    /// The parts (parts,W,I,O) of dW; one part may be dW itself, added to with `add`.
+    pub(super) fn conv_dw(&mut self, c: &Conv, (out, add): (Ptr, i32), x: Ptr, dz: Ptr, cu: Ptr) {
+        let cut = DwCut::new(c);
+        let params = DilatedConvDwParams {
+            out,
+            x,
+            dz,
+            cu,
+            n: c.n as i64,
+            rows: cut.rows as i64,
+            b: c.b as i32,
+            i: c.i as i32,
+            o: c.o as i32,
+            taps: c.taps.count as i32,
+            dilation: dilation(c.taps),
+            lead: c.taps.lead() as i32,
+            add,
+        };
+        let pair = if cut.size == 64 { DILATED_CONV_BWD_DW_C64 } else { DILATED_CONV_BWD_DW_C128 };
+        let bytes = cut.bytes(self.precision, self.act_bytes());
+        self.launch(self.of(pair), [cut.tiles, cut.parts, 1], bytes, params);
+    }
+}
+
+/// Of one tap the dilation says nothing, and may be any number.
+fn dilation(taps: Taps) -> i32 {
+    taps.dilation.min(i32::MAX as usize) as i32
+}
+
+/// Shared memory of the forward product's tiles of `columns` and the rows of such a tile.
+pub(super) fn tiles(precision: Precision, columns: usize, act_bytes: usize) -> (usize, usize) {
+    let tiles = Tiles::of(precision);
+    (tiles.bytes(columns, false, act_bytes), tiles.rows)
 }
 
 /// Partial rows of dgamma, of dbeta and of db.
@@ -103,8 +191,7 @@ struct Scratch {
 
 impl Scratch {
     fn new(op: &DilatedConvBwd, act_bytes: usize) -> Scratch {
-        let cut = DwCut::new(op);
-        let parts = DwCut::most(op.n, cut.tiles);
+        let parts = Conv::of(op).most_parts();
         let room = |bytes: usize| bytes.next_multiple_of(256);
         Scratch {
             dz: room(op.n * op.o * act_bytes),
@@ -156,7 +243,7 @@ impl Run<DilatedConvFwd> for Simt {
             o: op.o as i32,
             by_o: 1.0 / op.o as f32,
             taps: op.taps.count as i32,
-            dilation: op.taps.dilation.min(i32::MAX as usize) as i32,
+            dilation: dilation(op.taps),
             lead: op.taps.lead() as i32,
             eps: op.eps,
         };
@@ -193,11 +280,7 @@ impl Run<DilatedConvBwd> for Simt {
         let partial = means + room.means as Ptr;
         let dw_partial = partial + room.partial as Ptr;
         let dz = if products { base } else { 0 };
-        let cu = self.at(op.cu);
-        let (n, b, i, o) = (op.n as i64, op.b as i32, op.i as i32, op.o as i32);
-        // Of one tap the dilation says nothing, and may be any number.
-        let dilation = op.taps.dilation.min(i32::MAX as usize) as i32;
-        let (taps, lead) = (op.taps.count as i32, op.taps.lead() as i32);
+        let (n, o) = (op.n as i64, op.o as i32);
 
         let parts = norm_parts(op.n, op.o);
         let norm = DilatedConvNormParams {
@@ -228,25 +311,18 @@ impl Run<DilatedConvBwd> for Simt {
                 DilatedConvFinishParams { dgamma, dbeta, db, partial, parts, o, add_dgamma, add_dbeta, add_db };
             self.launch(Kernel::DilatedConvBwdFinish, [op.o.div_ceil(32), 3, 1], 0, finish);
         }
+        let (conv, cu) = (Conv::of(op), self.at(op.cu));
         if dx != 0 {
-            let (w, tiles) = (width(op.i), Tiles::of(self.precision));
-            let weights = self.weight(op.w);
-            let params = DilatedConvDxParams { dx, dz, w: weights, cu, n, b, i, o, taps, dilation, lead, add: add_dx };
-            let bytes = tiles.bytes(w.most, true, self.act_bytes());
-            self.launch(self.of(w.dx), [op.n.div_ceil(tiles.rows), op.i.div_ceil(w.most), 1], bytes, params);
+            self.conv_dx(&conv, (dx, add_dx), dz, self.weight(op.w), cu);
         }
         if dw != 0 {
-            let cut = DwCut::new(op);
-            let (out, add) = if cut.parts > 1 { (dw_partial, 0) } else { (dw, add_dw) };
-            let (x, rows) = (self.at(op.x), cut.rows as i64);
-            let params = DilatedConvDwParams { out, x, dz, cu, n, rows, b, i, o, taps, dilation, lead, add };
-            let pair = if cut.size == 64 { DILATED_CONV_BWD_DW_C64 } else { DILATED_CONV_BWD_DW_C128 };
-            let bytes = cut.bytes(self.precision, self.act_bytes());
-            self.launch(self.of(pair), [cut.tiles, cut.parts, 1], bytes, params);
-            if cut.parts > 1 {
+            let parts = conv.parts();
+            let out = if parts > 1 { (dw_partial, 0) } else { (dw, add_dw) };
+            self.conv_dw(&conv, out, self.at(op.x), dz, cu);
+            if parts > 1 {
                 let len = op.taps.count * op.i * op.o;
                 let params =
-                    DilatedConvSumParams { dw, partial: out, len: len as i64, parts: cut.parts as i32, add: add_dw };
+                    DilatedConvSumParams { dw, partial: dw_partial, len: len as i64, parts: parts as i32, add: add_dw };
                 self.launch(Kernel::DilatedConvBwdSum, [len.div_ceil(256), 1, 1], 0, params);
             }
         }

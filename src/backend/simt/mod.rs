@@ -53,6 +53,8 @@ mod sequence_rows;
 mod sort_ids;
 mod top_k;
 mod transfer;
+mod vertical_conv;
+mod window_conv;
 
 use std::{any::Any, collections::HashMap, ffi::c_void, sync::Arc};
 

@@ -1,0 +1,458 @@
+/*! `mipgpu clicks`: the probability of a click, learned on top of a trained run.
+
+What an impression is and what its history holds: [`crate::data::impressions`]; what is held out and what could make the
+numbers too good: [`crate::train::clicks`]; the metrics: [`crate::eval::clicks`]. This file ties them together: opens run and
+data, refuses what cannot be learned from, has the head trained, compares it with its baselines, writes the folder.
+
+`OUT/head.safetensors` weights, `input.mean`, `input.scale`; in its metadata what they belong to · `OUT/report.json` protocol,
+learning curve, test.
+*/
+
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use safetensors::{Dtype, tensor::TensorView};
+use serde_json::{Value, json};
+
+use super::{
+    opened::{OpenRun, RunFlags, open_data, open_run},
+    printer::Printer,
+    split_flags::SplitFlags,
+    train::free_name,
+};
+use crate::{
+    base::{
+        Error, Result,
+        atomic::{write_aside, write_atomically},
+        error::IoContext,
+    },
+    data::{
+        Dataset, digits,
+        impressions::{Impressions, trained_on},
+        keyed::KeyedVectors,
+        split::{HeldOut, Split},
+    },
+    eval::{
+        ItemMap,
+        clicks::{ClickReport, Rates, probability},
+    },
+    train::{
+        RunFolder, Which, checkpoint,
+        clicks::{ClickData, ClickEpoch, ClickSettings, Fitted, Inputs, NO_VECTOR, encode, fit},
+    },
+};
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Missing {
+    /// Stop and name them
+    #[default]
+    Refuse,
+    /// Give them the mean of the training impressions
+    Mean,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  mipgpu import shown.csv --out data/shown                        user, item, time, rating: 1 = clicked, 0 = only shown
+  mipgpu import shown.csv --min-rating 1 --out data/clicked       the clicks among them
+  mipgpu train data/clicked --out runs/clicked
+  mipgpu clicks --from runs/clicked data/shown
+  mipgpu clicks --from runs/films data/films --positive 4         stars: four and more are what is hoped for
+  mipgpu clicks --from runs/clicked data/shown --vectors texts.npy --vector-keys items.txt
+
+An impression's user vector is that of the clicks in the user's earlier baskets (rows of one time are one basket), held-out
+ones included once they are past. AUC and log-loss stand beside the click rates of training, of all items and of each.")]
+pub struct Args {
+    /// Imported log of impressions, with ratings [default: what the run was trained on]
+    data: Option<PathBuf>,
+    /// The trained run whose vectors are used; it stays as it is
+    #[arg(long, value_name = "RUN")]
+    from: PathBuf,
+    /// Folder to make [default: runs/DATA-clicks-N]
+    #[arg(short, long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// The smallest rating that is a click
+    #[arg(long, value_name = "X", default_value_t = 1.0, allow_negative_numbers = true)]
+    positive: f32,
+    /// Item vectors to use instead of the run's: safetensors as of `mipgpu export`, or .npy with --vector-keys
+    #[arg(long, value_name = "FILE")]
+    vectors: Option<PathBuf>,
+    /// Item keys of a .npy file, one a line
+    #[arg(long, value_name = "FILE", requires = "vectors")]
+    vector_keys: Option<PathBuf>,
+    /// What to do with items without a vector
+    #[arg(long, value_enum, default_value_t, value_name = "HOW")]
+    missing_vectors: Missing,
+    /// Write one line a test impression: user, item, clicked, probability (tab-separated)
+    #[arg(long, value_name = "FILE")]
+    predictions: Option<PathBuf>,
+    /// Widths of the hidden layers; 0: none, which is logistic regression
+    #[arg(long, value_delimiter = ',', default_value = "128,64", value_name = "H,H,…", help_heading = "Head")]
+    hidden: Vec<usize>,
+    #[arg(long, default_value_t = 1e-3, allow_negative_numbers = true, help = "Learning rate", help_heading = "Head")]
+    lr: f32,
+    #[arg(long, default_value_t = 512, help = "Impressions a step", help_heading = "Head")]
+    batch: usize,
+    #[arg(long, default_value_t = 20, help = "Passes over the training impressions, at most", help_heading = "Head")]
+    epochs: u32,
+    #[arg(
+        long,
+        default_value_t = 3,
+        help = "End after so many epochs without a better one; 0 = never",
+        help_heading = "Head"
+    )]
+    patience: u32,
+    #[arg(
+        long,
+        default_value_t = 0.01,
+        allow_negative_numbers = true,
+        help = "AdamW's weight decay of matrices",
+        help_heading = "Head"
+    )]
+    weight_decay: f32,
+    #[arg(
+        long,
+        default_value_t = 5.0,
+        allow_negative_numbers = true,
+        help = "Clip gradients to this global norm; 0 = never",
+        help_heading = "Head"
+    )]
+    clip: f32,
+    #[arg(
+        long,
+        default_value_t = 1,
+        help = "Seed of first weights and of the order of impressions",
+        help_heading = "Head"
+    )]
+    seed: u64,
+    #[command(flatten)]
+    run: RunFlags,
+    /// Threads [default: all cores]
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    #[command(flatten)]
+    split: SplitFlags,
+}
+
+pub fn run(args: Args, printer: Printer) -> Result<()> {
+    let pool = super::thread_pool(args.threads)?;
+    pool.install(|| learn(&args, printer))
+}
+
+fn learn(args: &Args, printer: Printer) -> Result<()> {
+    let settings = settings(args)?;
+    let mut run = open_run(&args.from, &args.run)?;
+    let path = args.data.clone().unwrap_or_else(|| run.data.clone());
+    let data = open_data(&path)?;
+    let out = args.out.clone().unwrap_or_else(|| free_name(&path, "clicks"));
+    if fs::read_dir(&out).is_ok_and(|mut entries| entries.next().is_some()) {
+        return Err(
+            Error::user(format!("{}: the folder is not empty", out.display())).hint("choose a new folder with --out")
+        );
+    }
+    let map = ItemMap::between(data.item_keys(), &run.item_keys)?;
+    let impressions = Impressions::read(&data, args.positive, |item| map.item(item))?;
+    let parts = Parts::new(args, &run, &data, &impressions, &printer)?;
+    check_classes(&data, &impressions, &parts.train, args.positive)?;
+    let vectors = ItemVectors::read(args, &mut run, &data, &map)?;
+    if impressions.unknown_clicks > 0 {
+        printer.warn(format_args!(
+            "{} clicks are on items that the run does not know: they are in no history",
+            digits(impressions.unknown_clicks)
+        ));
+    }
+    // Before the work: a folder that cannot be made is known at once.
+    fs::create_dir_all(&out).at_path(&out)?;
+    introduce(&printer, &path, &run, &impressions, &parts);
+    let users = encode(&mut *run.encoder, &impressions, &mut |_| {})?;
+    let widths = [run.encoder.width(), vectors.width];
+    // The model's memory is free before the head takes its own.
+    let OpenRun { name, .. } = run;
+    let ItemVectors { values, row, bias, from, .. } = vectors;
+    let inputs = Inputs::new([users, values], widths, row, &impressions, &parts.train);
+    let Parts { train, valid, test, .. } = &parts;
+    let learned = ClickData { inputs: &inputs, impressions: &impressions, train, valid, test };
+    let fitted = fit(args.run.device, &settings, learned, &mut |epoch| show(&printer, epoch, settings.epochs))?;
+
+    let rows = train.iter().map(|r| &impressions.rows[*r as usize]);
+    let rates = Rates::count(data.items(), rows.map(|r| (r.item, r.clicked)));
+    let report = |part: &'static str, rows: &[u32], logits: &[f64]| {
+        let rows: Vec<_> = rows.iter().map(|r| &impressions.rows[*r as usize]).collect();
+        let (items, clicked): (Vec<u32>, Vec<bool>) = rows.iter().map(|r| (r.item, r.clicked)).unzip();
+        let scores = bias.as_ref().and_then(|bias| {
+            rows.iter().map(|r| Some(inputs.score(r)? + bias[map.item(r.item)? as usize] as f64)).collect()
+        });
+        let scores: Option<Vec<f64>> = scores;
+        ClickReport::new(part, logits, &items, &clicked, &rates, scores.as_deref())
+    };
+    let (on_valid, on_test) = (report("validation", valid, &fitted.logits[0]), report("test", test, &fitted.logits[1]));
+    if on_test.model.auc.is_none() {
+        printer.warn("all impressions of the test have the same label: there is no AUC");
+    }
+    let which = if args.run.last { Which::Last } else { Which::Best };
+    let checkpoint = checkpoint::open(&RunFolder::new(&args.from).checkpoint(which)?)?.sha256().to_string();
+    let belongs = json!({
+        "format": "mipgpu.clicks", "version": 1,
+        "run": std::path::absolute(&args.from).unwrap_or(args.from.clone()), "checkpoint": checkpoint, "vectors": from,
+        "columns": if inputs.product() { "u, v, u*v" } else { "u, v" }, "widths": inputs.widths(),
+        "positive": args.positive, "settings": settings,
+    });
+    write_head(&out.join("head.safetensors"), &belongs, &inputs, &fitted)?;
+    let all = json!({
+        "event": "clicks", "folder": out, "run": name, "data": path, "head": belongs, "protocol": parts.json(&impressions),
+        "best_epoch": fitted.best, "curve": fitted.curve,
+        "validation": if valid.is_empty() { Value::Null } else { json!(on_valid) }, "test": on_test,
+    });
+    write_atomically(&out.join("report.json"), |f| writeln!(f, "{all:#}"))?;
+    if let Some(file) = &args.predictions {
+        write_predictions(file, &data, &impressions, test, &fitted.logits[1])?;
+    }
+    if printer.json {
+        printer.event(&all);
+    } else {
+        printer.raw(on_test.text());
+        printer.result(format_args!(
+            "\nweights of epoch {} in {}",
+            fitted.best,
+            out.join("head.safetensors").display()
+        ));
+    }
+    Ok(())
+}
+
+/// The settings of the flags.
+fn settings(args: &Args) -> Result<ClickSettings> {
+    if !args.positive.is_finite() {
+        return Err(Error::user(format!("--positive {} is not a rating", args.positive)).hint("give it a number"));
+    }
+    let none = args.hidden == [0];
+    let settings = ClickSettings {
+        hidden: if none { Vec::new() } else { args.hidden.clone() },
+        lr: args.lr,
+        batch: args.batch,
+        epochs: args.epochs,
+        patience: args.patience,
+        weight_decay: args.weight_decay,
+        clip: args.clip,
+        seed: args.seed,
+    };
+    settings.check().map(|()| settings)
+}
+
+/// Rows by what they are for.
+struct Parts {
+    split: Split,
+    train: Vec<u32>,
+    valid: Vec<u32>,
+    test: Vec<u32>,
+    /// Users left out of validation and test because the run was trained on rows held out of them; `None`: it could not be
+    /// told.
+    left_out: Option<usize>,
+}
+
+impl Parts {
+    fn new(args: &Args, run: &OpenRun, data: &Dataset, impressions: &Impressions, printer: &Printer) -> Result<Parts> {
+        let split = Split::new(data, args.split.spec(data)?.unwrap_or(run.split))?;
+        let held = |user: usize| split.valid().held_out(user).start..split.test().held_out(user).end;
+        let seen = seen_by_run(run, data, held)?;
+        if seen.is_none() {
+            printer.warn(
+                "whether the run was trained on impressions held out here cannot be told: its data are gone or have \
+                 changed, or the two have no common times",
+            );
+        }
+        let left_out = seen.as_ref().map(|users| users.iter().filter(|seen| **seen).count());
+        let with_held = (0..data.users()).filter(|user| !held(*user).is_empty()).count();
+        // A few users with hardly a click lie on the wrong side of any split; more than that, and the splits do not fit.
+        if let Some(n) = left_out.filter(|n| n * 10 > with_held) {
+            return Err(Error::user(format!(
+                "leak: of {} of {} users the run was trained on impressions held out here (its split: {})",
+                digits(n as u64),
+                digits(with_held as u64),
+                run.split
+            ))
+            .hint("use the run's split (leave the split flags out), or train a run under this one"));
+        }
+        let clean = |user: usize| seen.as_ref().is_none_or(|seen| !seen[user]);
+        let of = |part: &dyn HeldOut| impressions.part(|u| if clean(u) { part.held_out(u) } else { 0..0 });
+        let train = impressions.part(|u| 0..split.train().len_of(u));
+        let (valid, test) = (of(&split.valid()), of(&split.test()));
+        if test.is_empty() {
+            return Err(Error::user("no impression is left to test on")
+                .hint("the run was trained on all that is held out: train one under this split"));
+        }
+        Ok(Parts { split, train, valid, test, left_out })
+    }
+
+    fn json(&self, impressions: &Impressions) -> Value {
+        let part = |rows: &[u32]| json!({ "impressions": rows.len(), "clicks": impressions.clicks_among(rows) });
+        json!({
+            "split": self.split.spec(), "summary": self.split.summary(),
+            "history": "clicks in earlier baskets of the user, held-out ones included once they are past",
+            "train": part(&self.train), "validation": part(&self.valid), "test": part(&self.test),
+            "left_out_users_trained_on": self.left_out,
+        })
+    }
+}
+
+/// Which users the run has seen held-out rows of, where that can be told.
+fn seen_by_run(
+    run: &OpenRun,
+    data: &Dataset,
+    held: impl Fn(usize) -> std::ops::Range<usize>,
+) -> Result<Option<Vec<bool>>> {
+    if data.fingerprint() == run.data_fingerprint {
+        return Ok(trained_on(data, held, data, &Split::new(data, run.split)?));
+    }
+    match Dataset::open(&run.data) {
+        Ok(seen) if seen.fingerprint() == run.data_fingerprint => {
+            Ok(trained_on(data, held, &seen, &Split::new(&seen, run.split)?))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// # Errors
+/// The training impressions are all clicks or all none.
+fn check_classes(data: &Dataset, impressions: &Impressions, train: &[u32], positive: f32) -> Result<()> {
+    let clicks = impressions.clicks_among(train);
+    if clicks > 0 && clicks < train.len() as u64 {
+        return Ok(());
+    }
+    let ratings = (0..data.users()).flat_map(|u| data.ratings_of(u).unwrap_or_default());
+    let (least, most) = ratings.fold((f32::MAX, f32::MIN), |(a, b), r| (a.min(*r), b.max(*r)));
+    let kind = if clicks == 0 { "none of" } else { "all of" };
+    Err(Error::user(format!(
+        "{kind} the {} training impressions are clicks (ratings of {positive} or more; they run from {least} to {most})",
+        digits(train.len() as u64)
+    ))
+    .hint("both kinds are needed: set --positive to the smallest rating that is a click, or import what was shown too"))
+}
+
+/// A vector for every item of the data, or none.
+struct ItemVectors {
+    values: Vec<f32>,
+    width: usize,
+    row: Vec<u32>,
+    /// The run's item biases, where its vectors are used.
+    bias: Option<Vec<f32>>,
+    /// The file they are from.
+    from: Option<PathBuf>,
+}
+
+impl ItemVectors {
+    fn read(args: &Args, run: &mut OpenRun, data: &Dataset, map: &ItemMap) -> Result<ItemVectors> {
+        let keys = data.item_keys();
+        let vectors = match &args.vectors {
+            Some(path) => {
+                let file = KeyedVectors::read(path, args.vector_keys.as_deref())?;
+                let row = keys.keys().map(|key| file.find(key).unwrap_or(NO_VECTOR)).collect();
+                ItemVectors { values: file.values, width: file.width, row, bias: None, from: Some(path.clone()) }
+            }
+            None => {
+                let (width, items) = (run.encoder.width(), run.encoder.items());
+                let (mut values, mut bias) = (vec![0.0; items * width], vec![0.0; items]);
+                run.encoder.item_vectors(0..items, &mut values)?;
+                run.encoder.item_biases(&mut bias)?;
+                let row = (0..keys.len() as u32).map(|item| map.item(item).unwrap_or(NO_VECTOR)).collect();
+                ItemVectors { values, width, row, bias: Some(bias), from: None }
+            }
+        };
+        let missing: Vec<usize> = (0..keys.len()).filter(|item| vectors.row[*item] == NO_VECTOR).collect();
+        let all = missing.len() == keys.len();
+        if !missing.is_empty() && (all || args.missing_vectors == Missing::Refuse) {
+            let names: Vec<String> = missing.iter().take(5).map(|item| format!("'{}'", keys.key(*item))).collect();
+            let whose = vectors.from.as_deref().map_or("the run".to_string(), |path| path.display().to_string());
+            let more = if missing.len() > names.len() { ", …" } else { "" };
+            return Err(Error::user(format!(
+                "{whose} has no vectors for {} of the data's {} items: {}{more}",
+                digits(missing.len() as u64),
+                digits(keys.len() as u64),
+                names.join(", ")
+            ))
+            .hint(match all {
+                true => "vectors are matched by item key: give the keys of the data",
+                false => "give --vectors for all of them, or add --missing-vectors mean",
+            }));
+        }
+        Ok(vectors)
+    }
+}
+
+fn introduce(printer: &Printer, data: &Path, run: &OpenRun, impressions: &Impressions, parts: &Parts) {
+    let part = |rows: &[u32]| {
+        let share = 100.0 * impressions.clicks_among(rows) as f64 / rows.len().max(1) as f64;
+        format!("{} ({share:.2} % clicked)", digits(rows.len() as u64))
+    };
+    printer.say(format_args!("data    {}", data.display()));
+    printer.say(format_args!("from    {}", run.name));
+    printer.say(format_args!("split   {}", parts.split.spec()));
+    printer.say(format_args!(
+        "        impressions: {} train, {} validate, {} test",
+        part(&parts.train),
+        part(&parts.valid),
+        part(&parts.test)
+    ));
+    if let Some(tied) = parts.split.summary().tied_test_users.filter(|n| *n > 0) {
+        printer.say(format_args!(
+            "        for {} users the first test row shares its time with the row before it: a split by time keeps them together",
+            digits(tied as u64)
+        ));
+    }
+    if let Some(n) = parts.left_out.filter(|n| *n > 0) {
+        printer.say(format_args!(
+            "        left out of validation and test: {} users of whom the run was trained on rows held out here",
+            digits(n as u64)
+        ));
+    }
+    printer.say(format_args!("users   {} different histories to encode", digits(impressions.histories() as u64)));
+}
+
+fn show(printer: &Printer, row: &ClickEpoch, epochs: u32) {
+    let valid = row.valid.map_or(String::new(), |v| {
+        let auc = v.auc.map_or("-".into(), |auc| format!("{auc:.4}"));
+        format!("   validation log-loss {:.4}, AUC {auc}", v.log_loss)
+    });
+    printer.say(format_args!("epoch {:>3}/{epochs}   loss {:.4}{valid}", row.epoch, row.loss));
+}
+
+/// Writes weights and what standardises their inputs, as named tensors.
+fn write_head(path: &Path, belongs: &Value, inputs: &Inputs, fitted: &Fitted) -> Result<()> {
+    let columns = vec![inputs.width()];
+    let mut tensors = vec![("input.mean", &columns, &inputs.mean), ("input.scale", &columns, &inputs.scale)];
+    tensors.extend(fitted.weights.iter().map(|(name, shape, values)| (name.as_str(), shape, values)));
+    let broken = |e: safetensors::SafeTensorError| Error::internal(format!("{}: {e}", path.display()));
+    let views: Vec<_> = tensors
+        .into_iter()
+        .map(|(name, shape, values)| {
+            let bytes = bytemuck::cast_slice(values.as_slice());
+            TensorView::new(Dtype::F32, shape.clone(), bytes).map(|view| (name, view))
+        })
+        .collect::<std::result::Result<_, _>>()
+        .map_err(broken)?;
+    let metadata = HashMap::from([("mipgpu".to_string(), belongs.to_string())]);
+    let bytes = safetensors::serialize(views, Some(metadata)).map_err(broken)?;
+    write_aside(path, |out| out.write_all(&bytes).at_path(path))
+}
+
+fn write_predictions(
+    path: &Path,
+    data: &Dataset,
+    impressions: &Impressions,
+    rows: &[u32],
+    logits: &[f64],
+) -> Result<()> {
+    write_aside(path, |out| {
+        let mut line = |text: String| out.write_all(text.as_bytes()).at_path(path);
+        line("user\titem\tclicked\tprobability\n".into())?;
+        rows.iter().zip(logits).try_for_each(|(row, z)| {
+            let r = &impressions.rows[*row as usize];
+            let (user, item) = (data.user_keys().key(r.user as usize), data.item_keys().key(r.item as usize));
+            line(format!("{user}\t{item}\t{}\t{:.6}\n", u8::from(r.clicked), probability(*z)))
+        })
+    })
+}

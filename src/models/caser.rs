@@ -1,0 +1,141 @@
+/*! Caser: convolutions over the newest items as an image (Tang and Wang, WSDM 2018).
+
+x = E[item]                                                   (N,D)
+c = horizontal and vertical filters over the L rows that end at each row      (N,L*F), (N,G*D)
+z = dropout(relu(W [dropout(c)] + b))                          (N,D)
+h = scored rows of z                                           (M,D)
+score of item v = <h, E'[v]> + bias'[v]                        an output table of its own, as in the paper
+
+Asked for the next K items (`--targets 3` in the paper) it is the paper's; where items are hidden, a window ends at the row
+that is asked, behind [MASK]. Windows reach over the start of a sequence into rows of zeros, as the published code pads.
+Departures: windows of one user share their convolutions instead of being cut out one by one; dropout stands behind the
+filters alone; users' vectors come in with the items (`--user-width`), not beside z.
+*/
+
+use super::{Context, Model, Network, Representations};
+use crate::{
+    base::Result,
+    layers::{CaserConv, CaserConvConfig, Embed, Linear, ScoredRows, Shape, Sites, View},
+    mem::{Dst, Init, Mode, Param, Planner, Span, U32, Var},
+    ops::{
+        ActivationBwd, ActivationFwd, Backend, DropoutAddFwd, DropoutBwd, DropoutFwd, SegmentSum,
+        activation::Activation, dropout::Drop, sort_ids::Sorted,
+    },
+};
+
+/// One of the two outputs of the filters, with dropout, and the dense layer over it.
+#[derive(Clone, Debug)]
+struct Part {
+    from: Var,
+    dropped: Var,
+    drop: Drop,
+    width: usize,
+    dense: Linear,
+}
+
+/// The planned model.
+#[derive(Clone, Debug)]
+pub struct Caser {
+    embed: Embed,
+    conv: CaserConv,
+    /// Horizontal, vertical; the gradient of both dense layers is that of their sum.
+    parts: [Part; 2],
+    sum: Var,
+    z: Var,
+    scored: ScoredRows,
+    item: Param,
+    item_bias: Param,
+    by: Sorted,
+    ids: Span<U32>,
+    step: Span<U32>,
+    d: usize,
+    v: usize,
+}
+
+impl Model for Caser {
+    const NAME: &'static str = "caser";
+    const ABOUT: &'static str = "convolutions over a window of items (Tang and Wang 2018)";
+    const VIEWS: &'static [View] = &[View::Past, View::Both];
+
+    fn plan(p: &mut Planner, c: &Context) -> Result<Self> {
+        let (s, d, n) = (c.settings, c.settings.width, c.input.capacity.n);
+        let mut sites = Sites::new(c.seed);
+        let mut input = c.embed(false);
+        // Its own table, whose gradient is summed here.
+        (input.touched, input.dropout) = (None, 0.0);
+        let embed = Embed::plan(p, c.input, &input, &mut sites);
+        let (window, horizontal, vertical, std) = (s.window, s.horizontal, s.vertical, s.init_std);
+        let config = CaserConvConfig { width: d, window, horizontal, vertical, std };
+        let conv = CaserConv::plan(p, "conv", embed.y, c.input, &config)?;
+        p.label("dense");
+        let sum = p.var(n * d);
+        let mut part = |p: &mut Planner, name: &str, from: Var, width: usize| {
+            p.label(name);
+            let dropped = p.var(n * width);
+            let y = Var { y: p.act(n * d), dy: sum.dy };
+            let dense = Linear::plan_into(p, name, dropped, y, [width, d], Init::TruncatedNormal(std));
+            Part { from, dropped, drop: sites.take(s.dropout), width, dense }
+        };
+        let parts = [
+            part(p, "dense.horizontal", conv.horizontal, window * horizontal),
+            part(p, "dense.vertical", conv.vertical, vertical * d),
+        ];
+        p.label("output");
+        let z = p.var(n * d);
+        let scored = ScoredRows::plan(p, z, c.input, d);
+        let rows = c.items + c.special;
+        let item = p.table("item.output.weight", &[rows, d], Init::TruncatedNormal(std), s.touched);
+        let item_bias = p.table("item.output.bias", &[c.items], Init::Constant(0.0), s.touched);
+        let (by, step) = (Sorted::plan(p, n), c.input.step);
+        let (ids, v) = (c.input.item, c.items);
+        Ok(Caser { embed, conv, parts, sum, z, scored, item, item_bias, by, ids, step, d, v })
+    }
+}
+
+impl Network for Caser {
+    fn forward(&self, b: &mut dyn Backend, s: &Shape) {
+        self.embed.forward(b, s);
+        self.conv.forward(b, s);
+        for part in &self.parts {
+            let drop = if s.training { part.drop } else { Drop::NONE };
+            b.run(&DropoutFwd { y: part.dropped.y, x: part.from.y, step: self.step, n: s.n * part.width, drop });
+            part.dense.forward(b, s);
+        }
+        let [residual, x] = [&self.parts[0], &self.parts[1]].map(|part| part.dense.y.y);
+        let n = s.n * self.d;
+        b.run(&DropoutAddFwd { y: self.sum.y, residual, x, step: self.step, n, drop: Drop::NONE });
+        b.run(&ActivationFwd { y: self.z.y, x: self.sum.y, n, kind: Activation::Relu });
+        self.scored.forward(b, s);
+    }
+
+    fn backward(&self, b: &mut dyn Backend, s: &Shape) {
+        self.scored.backward(b, s);
+        let (dx, n) = (Dst::Write(self.sum.dy), s.n * self.d);
+        b.run(&ActivationBwd { dx, dy: self.z.dy, y: self.z.y, n, kind: Activation::Relu });
+        for part in &self.parts {
+            part.dense.backward(b, s, Mode::Write);
+            let drop = if s.training { part.drop } else { Drop::NONE };
+            let (dx, n) = (Dst::Write(part.from.dy), s.n * part.width);
+            b.run(&DropoutBwd { dx, dy: part.dropped.dy, step: self.step, n, drop });
+        }
+        self.conv.backward(b, s, Mode::Write);
+        self.embed.backward(b, s);
+        let table = &self.embed.item;
+        if !table.frozen {
+            let rows = table.shape[0];
+            b.run(&self.by.sort(&[(self.ids, s.n)], rows));
+            b.run(&SegmentSum::of(table.grad(), self.embed.sum.dy, &self.by, [s.n, self.d, rows]));
+        }
+    }
+
+    fn representations(&self) -> Representations {
+        Representations {
+            item: self.item.clone(),
+            item_bias: self.item_bias.clone(),
+            rows: None,
+            scored: self.scored.y,
+            d: self.d,
+            v: self.v,
+        }
+    }
+}

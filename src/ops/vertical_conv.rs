@@ -1,0 +1,168 @@
+/*! vertical_conv: the vertical convolutions of Caser (Tang and Wang 2018): F weighted sums of the L newest rows, each channel
+on its own.
+fwd: y[t,(f,k)] = b_f + sum_{l<L} w[f,l] x[t-L+1+l, k]        x (N,D)  w (F,L)  b (F)  y (N,F*D), filter f at columns f*D ..
+bwd: dx[r,k] = sum_f sum_l w[f,l] dy[r+L-1-l, (f,k)],   dw[f,l] = sum_t sum_k x[t-L+1+l,k] dy[t,(f,k)]
+     db_f = sum_t sum_k dy[t,(f,k)]
+
+The window of a row ends at it and stays inside its sequence (`cu`), the oldest tap first; rows before the sequence's first
+one count as zero vectors. Rows behind the last sequence have no window: y is 0, and they have no part in the gradients.
+
+With F of 4 and L of 5 this is two operations a number moved, so no product of tensor cores: backends compute in f32.
+*/
+
+use super::{Cost, Dst, Op, case::Case, dilated_conv::sequences, fits};
+use crate::mem::{Act, F32, HostArenas, Planner, Scalar, U32};
+
+op! {
+    /// y = F weighted sums of the window of each row.
+    VerticalConvFwd = "vertical_conv_fwd" {
+        write { /** (N,F*D) */ y: Act }
+        read { /** (N,D) */ x: Act, /** (F,L) */ w: F32, /** (F) */ bias: F32, /** (B+1) */ cu: U32 }
+        with { b: usize, n: usize, d: usize, l: usize, f: usize }
+    }
+}
+
+op! {
+    /// Gradients of [`VerticalConvFwd`].
+    VerticalConvBwd = "vertical_conv_bwd" {
+        grad { /** (N,D) */ dx: Act, /** (F,L) */ dw: F32, /** (F) */ db: F32 }
+        read { /** (N,F*D) */ dy: Act, /** (N,D) */ x: Act, /** (F,L) */ w: F32, /** (B+1) */ cu: U32 }
+        with { b: usize, n: usize, d: usize, l: usize, f: usize }
+    }
+}
+
+/// `Err` naming what is out of range. The kernels count rows inside a tile in 32 bits.
+fn sizes(d: usize, l: usize, f: usize) -> Result<(), String> {
+    match d == 0 || f == 0 || l == 0 || l >= 1 << 30 {
+        true => Err(format!("{f} vertical filters over windows of {l} rows of {d}")),
+        false => Ok(()),
+    }
+}
+
+impl Op for VerticalConvFwd {
+    fn check(&self) -> Result<(), String> {
+        let (n, d, l, f) = (self.n, self.d, self.l, self.f);
+        sizes(d, l, f)?;
+        fits(&[
+            ("y", self.y.len(), n * f * d),
+            ("x", self.x.len(), n * d),
+            ("w", self.w.len(), f * l),
+            ("bias", self.bias.len(), f),
+            ("cu", self.cu.len(), self.b + 1),
+        ])
+    }
+
+    fn cost(&self) -> Cost {
+        let (n, d, l, f) = (self.n as f64, self.d as f64, self.l as f64, self.f as f64);
+        Cost { flop: 2.0 * n * f * l * d, bytes: 4.0 * n * d * (1.0 + f) }
+    }
+
+    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+        let (n, d, l, f) = (self.n, self.d, self.l, self.f);
+        let sequence = sequences(&m.ids(self.cu)[..self.b + 1], n);
+        let (x, w, bias) = (m.get(self.x), m.get(self.w), m.get(self.bias));
+        m.compute(Dst::Write(self.y), n * f * d, |i| {
+            let (t, filter, k) = (i / (f * d), i / d % f, i % d);
+            if !sequence[t].contains(&t) {
+                return S::zero();
+            }
+            let row = |tap: usize| (t + 1 + tap).checked_sub(l).filter(|row| sequence[t].contains(row));
+            let of = |tap: usize| row(tap).map(|row| w[filter * l + tap] * x[row * d + k]);
+            bias[filter] + (0..l).filter_map(of).sum()
+        });
+    }
+}
+
+impl Op for VerticalConvBwd {
+    fn check(&self) -> Result<(), String> {
+        let (n, d, l, f) = (self.n, self.d, self.l, self.f);
+        sizes(d, l, f)?;
+        fits(&[
+            ("dx", self.dx.len_or(n * d), n * d),
+            ("dw", self.dw.len_or(f * l), f * l),
+            ("db", self.db.len_or(f), f),
+            ("dy", self.dy.len(), n * f * d),
+            ("x", self.x.len(), n * d),
+            ("w", self.w.len(), f * l),
+            ("cu", self.cu.len(), self.b + 1),
+        ])
+    }
+
+    fn cost(&self) -> Cost {
+        let (n, d, l, f) = (self.n as f64, self.d as f64, self.l as f64, self.f as f64);
+        let wanted = self.dx.span().is_some() as u8 as f64 + self.dw.span().is_some() as u8 as f64;
+        Cost { flop: 2.0 * wanted * n * f * l * d, bytes: 4.0 * n * d * (2.0 + wanted * f) }
+    }
+
+    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+        let (n, d, l, f) = (self.n, self.d, self.l, self.f);
+        let sequence = sequences(&m.ids(self.cu)[..self.b + 1], n);
+        let (dy, x, w) = (m.get(self.dy), m.get(self.x), m.get(self.w));
+        m.compute(self.dx, n * d, |i| {
+            let (r, k) = (i / d, i % d);
+            // The row that sees r with this tap.
+            let seen_by = |tap: usize| Some(r + l - 1 - tap).filter(|t| sequence[r].contains(t));
+            let of =
+                |tap: usize| seen_by(tap).map(|t| (0..f).map(|j| w[j * l + tap] * dy[(t * f + j) * d + k]).sum::<S>());
+            (0..l).filter_map(of).sum()
+        });
+        m.compute(self.dw, f * l, |i| {
+            let (filter, tap) = (i / l, i % l);
+            let pair = |t: usize| (t + 1 + tap).checked_sub(l).filter(|r| sequence[t].contains(r)).map(|r| (t, r));
+            let dot = |(t, r): (usize, usize)| (0..d).map(|k| x[r * d + k] * dy[(t * f + filter) * d + k]).sum::<S>();
+            (0..n).filter_map(pair).map(dot).sum()
+        });
+        m.compute(self.db, f, |filter| {
+            let all = (0..n).filter(|t| sequence[*t].contains(t));
+            all.map(|t| (0..d).map(|k| dy[(t * f + filter) * d + k]).sum::<S>()).sum()
+        });
+    }
+}
+
+pub fn cases() -> Vec<Case<VerticalConvFwd, VerticalConvBwd>> {
+    // Many short sequences, a third of them empty: a tile's rows belong to dozens.
+    let crumbs: Vec<usize> = (0..150).map(|s| [0, 1, 3, 0, 2, 1][s % 6]).collect();
+    // (lengths, rows behind the last sequence, D, L, F)
+    let shapes: [(&[usize], usize, usize, usize, usize); 15] = [
+        (&[1], 0, 1, 1, 1),
+        (&[5, 1, 3], 0, 8, 3, 4),
+        (&[7, 0, 2, 9], 0, 3, 5, 2),
+        (&[12, 1, 1, 15], 3, 7, 4, 3),
+        (&[9, 0, 4], 6, 16, 2, 8),
+        (&[2, 1, 3], 0, 5, 9, 3),
+        (&[], 0, 8, 2, 3),
+        (&[], 5, 8, 2, 3),
+        (&[0, 0], 0, 8, 3, 3),
+        (&[33, 8], 0, 9, 1, 5),
+        (&crumbs, 3, 24, 3, 5),
+        // Several tiles of rows and parts of the sums, several groups of filters and of taps.
+        (&[150, 3, 301, 70], 9, 64, 5, 4),
+        (&[40, 120], 2, 50, 9, 6),
+        (&[70, 20], 0, 130, 20, 9),
+        (&[2100], 0, 8, 33, 1),
+    ];
+    shapes
+        .into_iter()
+        .map(|(lengths, rest, d, l, f)| {
+            let (b, n) = (lengths.len(), lengths.iter().sum::<usize>() + rest);
+            let mut p = Planner::new();
+            let (x, y, cu) = (p.var(n * d), p.var(n * f * d), p.index(b + 1));
+            let (w, dw, bias, db) = (p.weight(f * l), p.stat(f * l), p.weight(f), p.stat(f));
+            let mut ends = vec![0u32];
+            lengths.iter().for_each(|len| ends.push(ends[ends.len() - 1] + *len as u32));
+            let fwd = VerticalConvFwd { y: y.y, x: x.y, w, bias, cu, b, n, d, l, f };
+            let (dx, dw_to, db_to) = (Dst::Write(x.dy), Dst::Write(dw), Dst::Write(db));
+            let bwd = VerticalConvBwd { dx, dw: dw_to, db: db_to, dy: y.dy, x: x.y, w, cu, b, n, d, l, f };
+            let name = match lengths.len() {
+                0..=8 => format!("lengths{lengths:?}+{rest}"),
+                many => format!("{many} sequences +{rest}"),
+            };
+            Case::new(format!("{name} d{d} l{l} f{f}"), p, fwd, bwd)
+                .input(x.y, 1.0, x.dy)
+                .input(w, 0.5, dw)
+                .input(bias, 0.5, db)
+                .output(y.y, y.dy)
+                .ids(cu, ends)
+        })
+        .collect()
+}

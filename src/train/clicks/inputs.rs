@@ -1,0 +1,154 @@
+/*! What the head sees of an impression: x = [u | v | u v], every column standardised.
+
+u (D) is the vector that a trained run gives the history of the impression, v (C) the vector of its item: the run's own, or
+one that came from elsewhere. Where both have one width, their products, element by element, stand beside them: their sum
+is the run's score, which a dense layer of sums could only build up slowly. Nothing here is trained, so all vectors are
+computed once, each different history a single time, and the head learns from numbers at rest.
+
+Vectors of a run may be a hundredth or a hundred in size. Columns are therefore brought to mean 0 and variance 1 over the
+training impressions, which makes one learning rate fit all; a column that never changes there becomes 0. An item without
+a vector has the mean of all impressions, that is 0, in the columns that it would fill.
+*/
+
+use rayon::prelude::*;
+
+use crate::{
+    base::{Error, Result},
+    data::impressions::{Impression, Impressions},
+    eval::Encoder,
+};
+
+/// The row of an item that has no vector.
+pub const NO_VECTOR: u32 = u32::MAX;
+/// Rows summed by one worker; the sums are added in order, so that threads change nothing.
+const CHUNK: usize = 4096;
+
+/// Frozen vectors, and what standardises them.
+pub struct Inputs {
+    /// (R,D) of each history.
+    users: Vec<f32>,
+    d: usize,
+    /// (·,C)
+    items: Vec<f32>,
+    c: usize,
+    /// Row of each item of the data, or [`NO_VECTOR`].
+    row: Vec<u32>,
+    /// (I) of the columns over training.
+    pub mean: Vec<f32>,
+    /// (I) 1 / standard deviation; 0 where there is none.
+    pub scale: Vec<f32>,
+}
+
+/// The vectors of all histories, (R,D).
+///
+/// # Errors
+/// What the model reports; vectors that are NaN or infinite; more of them than memory holds.
+pub fn encode(encoder: &mut dyn Encoder, impressions: &Impressions, done: &mut dyn FnMut(usize)) -> Result<Vec<f32>> {
+    // Large enough to keep a device busy; the encoder cuts it to its own batches.
+    const BLOCK: usize = 2048;
+    let (n, d) = (impressions.histories(), encoder.width());
+    let mut vectors = Vec::new();
+    let bytes = n as u64 * d as u64 * 4;
+    vectors.try_reserve_exact(n * d).map_err(|_| {
+        Error::user(format!("the vectors of {n} histories need {} GB of memory", bytes.div_ceil(1 << 30)))
+            .hint("import a part of the log")
+    })?;
+    vectors.resize(n * d, 0.0);
+    for (block, out) in vectors.chunks_mut(BLOCK * d).enumerate() {
+        let first = block * BLOCK;
+        let histories: Vec<&[u32]> = (first..first + out.len() / d).map(|h| impressions.history(h)).collect();
+        encoder.encode(&histories, out)?;
+        done(first + histories.len());
+    }
+    if vectors.iter().any(|x| !x.is_finite()) {
+        return Err(Error::user("the run gives vectors that are NaN or infinite")
+            .hint("its training has diverged: use an earlier checkpoint or train with a smaller learning rate"));
+    }
+    Ok(vectors)
+}
+
+impl Inputs {
+    /// Of `users` (R,D) and `items` (·,C), of which item i of the data has row `row[i]`; standardised over the training rows.
+    pub fn new(
+        [users, items]: [Vec<f32>; 2],
+        [d, c]: [usize; 2],
+        row: Vec<u32>,
+        impressions: &Impressions,
+        train: &[u32],
+    ) -> Inputs {
+        let mut inputs = Inputs { users, d, items, c, row, mean: Vec::new(), scale: Vec::new() };
+        inputs.standardise(impressions, train);
+        inputs
+    }
+
+    /// Whether u and v have one width, and so products.
+    pub fn product(&self) -> bool {
+        self.d == self.c
+    }
+
+    /// D and C.
+    pub fn widths(&self) -> [usize; 2] {
+        [self.d, self.c]
+    }
+
+    /// Columns, I.
+    pub fn width(&self) -> usize {
+        self.d + self.c + if self.product() { self.d } else { 0 }
+    }
+
+    /// u and v of an impression.
+    fn vectors(&self, r: &Impression) -> (&[f32], Option<&[f32]>) {
+        let row = self.row[r.item as usize];
+        let v = (row != NO_VECTOR).then(|| &self.items[row as usize * self.c..][..self.c]);
+        (&self.users[r.history as usize * self.d..][..self.d], v)
+    }
+
+    /// The run's own score of an impression, without the item's bias; `None` where it has none.
+    pub fn score(&self, r: &Impression) -> Option<f64> {
+        let (u, v) = self.vectors(r);
+        v.filter(|_| self.product()).map(|v| u.iter().zip(v).map(|(u, v)| *u as f64 * *v as f64).sum())
+    }
+
+    /// Calls `put` with every column that the impression fills, as it is.
+    fn columns(&self, r: &Impression, mut put: impl FnMut(usize, f32)) {
+        let (u, v) = self.vectors(r);
+        u.iter().enumerate().for_each(|(k, u)| put(k, *u));
+        let Some(v) = v else { return };
+        v.iter().enumerate().for_each(|(k, v)| put(self.d + k, *v));
+        if self.product() {
+            u.iter().zip(v).enumerate().for_each(|(k, (u, v))| put(self.d + self.c + k, u * v));
+        }
+    }
+
+    /// Mean and deviation of every column over the training rows that fill it: two passes, in f64.
+    fn standardise(&mut self, impressions: &Impressions, train: &[u32]) {
+        let width = self.width();
+        let sums = |term: &(dyn Fn(usize, f32) -> f64 + Sync)| {
+            let part = |rows: &[u32]| {
+                let mut sum = vec![0.0f64; width];
+                rows.iter().for_each(|r| self.columns(&impressions.rows[*r as usize], |k, x| sum[k] += term(k, x)));
+                sum
+            };
+            let parts: Vec<Vec<f64>> = train.par_chunks(CHUNK).map(part).collect();
+            let mut sum = vec![0.0f64; width];
+            parts.iter().for_each(|part| sum.iter_mut().zip(part).for_each(|(s, x)| *s += x));
+            sum
+        };
+        let counts = sums(&|_, _| 1.0);
+        let mean: Vec<f64> = sums(&|_, x| x as f64).iter().zip(&counts).map(|(s, n)| s / n.max(1.0)).collect();
+        let square = sums(&|k, x| (x as f64 - mean[k]).powi(2));
+        let deviation = square.iter().zip(&counts).map(|(s, n)| (s / n.max(1.0)).sqrt());
+        // What rounding alone leaves of a column that does not change is no deviation.
+        let scale = deviation.zip(&mean).map(|(s, m)| if s > 1e-6 * m.abs() && s > 1e-30 { 1.0 / s } else { 0.0 });
+        (self.scale, self.mean) = (scale.map(|x| x as f32).collect(), mean.iter().map(|m| *m as f32).collect());
+    }
+
+    /// Writes x (M,I) of some rows.
+    pub fn fill(&self, impressions: &Impressions, rows: &[u32], out: &mut [f32]) {
+        out.par_chunks_mut(self.width()).zip(rows).for_each(|(x, r)| {
+            x.fill(0.0);
+            let r = &impressions.rows[*r as usize];
+            self.columns(r, |k, value| x[k] = (value - self.mean[k]) * self.scale[k]);
+        });
+    }
+}

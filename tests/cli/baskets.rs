@@ -1,0 +1,111 @@
+//! Baskets through the whole program: import, train, evaluate, recommend, export, go on from another task.
+
+use std::fs;
+
+use serde_json::Value;
+
+use super::Place;
+
+const FLAGS: &str = "--task next-basket --width 16 --length 20 --warmup 4 --batch 16 --epochs 2";
+
+/// A place with `orders`: 90 users of two to seven baskets of one to four items, told by a column, with items' groups in turn.
+fn place() -> Place {
+    let p = Place::new();
+    let mut log = String::from("customer,order,product,time\n");
+    for u in 0..90 {
+        for basket in 0..2 + u % 6 {
+            for i in 0..1 + (u + basket) % 4 {
+                let item = (u + 3 * basket + 7 * i) % 30;
+                log += &format!("c{u},{basket},p{item},{}\n", 1_000_000_000 + basket * 86_400);
+            }
+        }
+    }
+    p.write("orders.csv", log);
+    p.well("import orders.csv --out orders --user-col customer --item-col product --basket-col order -q");
+    p
+}
+
+fn json(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn baskets_are_learned_evaluated_and_recommended() {
+    let p = place();
+    let said = p.run(&format!("train orders --out run {FLAGS} --eval-every 1"));
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let all = said.out + &said.err;
+    // Of the remainders 0 to 5, two to seven baskets less two: those of 4 and more learn, and those of two whole.
+    for word in ["last-basket", "60 users have two baskets or more", "30 have fewer", "since baskets repeat"] {
+        assert!(all.contains(word), "{word} is missing in {all}");
+    }
+    let config = String::from_utf8(p.read("run/config.toml")).unwrap();
+    assert!(config.contains("kind = \"last-basket\"") && config.contains("task = \"next-basket\""), "{config}");
+    let report = json(&p.well("eval run --json --k 5"));
+    let protocol = &report[0]["protocol"];
+    assert_eq!(protocol["history"], "the last basket before the held-out one");
+    assert_eq!((&protocol["keep_seen"], &protocol["seen_held_out"]), (&true.into(), &0.into()));
+    assert_eq!(protocol["users"], 75, "users of three baskets and more");
+    // What eval counts as hit stands in the list.
+    p.well("eval run --k 5 --per-user ranks.tsv -q");
+    let lists = json(&p.well("recommend run --all-users --hold-out test --k 5 --json"));
+    let ranks = String::from_utf8(p.read("ranks.tsv")).unwrap();
+    let mut hits = 0;
+    for line in ranks.lines().skip(1) {
+        let cells: Vec<&str> = line.split('\t').collect();
+        let list = lists.iter().find(|l| l["id"] == cells[0]).unwrap();
+        let items: Vec<&str> = list["items"].as_array().unwrap().iter().map(|i| i["item"].as_str().unwrap()).collect();
+        for (item, rank) in cells[2].split('|').zip(cells[3].split('|')) {
+            assert_eq!(items.contains(&item), rank.parse::<usize>().unwrap() <= 5, "{line}");
+            hits += usize::from(items.contains(&item));
+        }
+    }
+    assert!(hits > 0);
+    // One basket as a new history, in whatever order; its own items may be recommended.
+    let one = json(&p.well("recommend run --history p1,p8,p15 --k 30 --json"));
+    assert_eq!((one[0]["history"].as_u64(), one[0]["items"].as_array().unwrap().len()), (Some(3), 30));
+    p.well("export run --out vectors -q");
+}
+
+#[test]
+fn a_stopped_run_goes_on_to_the_same_bits() {
+    let p = place();
+    let flags = format!("{FLAGS} --checkpoint-seconds 0 --eval-every 1 --mask-last 0.5");
+    p.well(&format!("train orders --out whole -q {flags}"));
+    // As a run that was killed after its first epoch: its checkpoint, with the longer schedule that it began with.
+    p.well(&format!("train orders --out again -q {flags} --threads 1"));
+    p.assert_same_run("whole", "again");
+    fs::remove_file(p.path("again/report.json")).unwrap();
+    p.well("train --resume again -q");
+    p.assert_same_run("whole", "again");
+}
+
+#[test]
+fn other_tasks_meet_baskets_and_lead_to_them() {
+    let p = place();
+    p.well("train orders --out items -q --width 16 --length 20 --warmup 4 --epochs 1 --split last-basket");
+    let carried = p.run(&format!("finetune --from items orders --out fine {FLAGS}"));
+    assert_eq!(carried.code, Some(0), "{carried:?}");
+    let patched = p.run(&format!("finetune --from items orders --out patched --transfer patch {FLAGS}"));
+    assert!(patched.code == Some(1) && patched.err.contains("no 'segment.weight'"), "{patched:?}");
+    p.well("finetune --from fine orders --out patched -q --transfer patch --epochs 1");
+    p.well("eval patched -q");
+    p.well("train orders --out next -q --model sasrec --width 16 --warmup 4 --epochs 1 --split last-basket");
+    let report = json(&p.well("eval next --json --k 5"));
+    assert_eq!(report[0]["protocol"]["keep_seen"], true);
+}
+
+#[test]
+fn data_without_baskets_and_settings_without_room_are_refused() {
+    let p = place();
+    // A walk of a day a step: no two events of a user have one time.
+    for words in [format!("train data --out run {FLAGS}"), "train data --out run --split last-basket".into()] {
+        p.refused(&words, &["no baskets", "--basket-col"]);
+    }
+    p.refused(&format!("train orders --out run {FLAGS} --length 3"), &["two baskets"]);
+    p.refused("train orders --out run --model sasrec --task next-basket", &["sasrec", "next-item"]);
+    assert!(!p.path("run").exists());
+    p.write("few.csv", "u,b,i\na,1,x\na,2,y\na,3,z\nb,1,y\nb,2,x\nb,3,z\n");
+    p.well("import few.csv --out few --user-col u --item-col i --basket-col b -q");
+    p.refused(&format!("train few --out run {FLAGS}"), &["no user has two baskets to train on"]);
+}
