@@ -8,7 +8,7 @@ use std::{
 use mipgpu::{
     backend::Cpu,
     base::rng::{Purpose, Stream},
-    layers::{Capacity, ConvBlock, ConvBlockConfig, Facts, Input, Shape},
+    layers::{Capacity, ConvBlock, ConvBlockConfig, Facts, Input, RatingScale, Shape},
     mem::Planner,
     ops::{BagLists, Memory},
     tasks::{LossKind, Sequence},
@@ -55,7 +55,7 @@ fn a_step_allocates_nothing() {
         };
         let values: Vec<u32> = (0..7).collect();
         let fields = BagLists::new(ITEMS, &[7], |item, _| &values[item % 5..][..item % 3]).unwrap();
-        let facts = Facts { counts: (0..ITEMS as u64).collect(), users: 20, fields };
+        let facts = Facts { counts: (0..ITEMS as u64).collect(), users: 20, fields, ratings: None };
         let mut engine = Engine::<Cpu>::new(&s, facts, |p| Ok(Cpu::new(p))).unwrap();
         let mut draw = Stream::new(1, Purpose::Test, 0);
         let users: Vec<Vec<u32>> =
@@ -74,6 +74,30 @@ fn a_step_allocates_nothing() {
             (21..=30).for_each(&mut step);
             let count = COUNT.load(Ordering::Relaxed) - before;
             assert_eq!(count, 0, "{count} allocations in ten steps with {loss:?}");
+        });
+    }
+    // Ratings, whose batches the host makes.
+    for model in ["bert4rec", "dacf"] {
+        let task = "rating".into();
+        let s = Settings { model: model.into(), task, width: 32, length: 50, batch: 16, ..Settings::default() };
+        let ratings = Some(RatingScale { levels: vec![1.0, 2.0, 3.0], mean: 2.0 });
+        let facts = Facts { counts: vec![1; ITEMS], ratings, ..Facts::default() };
+        let mut engine = Engine::<Cpu>::new(&s, facts, |p| Ok(Cpu::new(p))).unwrap();
+        let items: Vec<u32> = (0..60).map(|i| i * 7 % ITEMS as u32).collect();
+        let ratings: Vec<f32> = (0..60).map(|i| 1.0 + (i % 3) as f32).collect();
+        pool.install(|| {
+            let mut step = |n: u64| {
+                engine.begin(n as u32);
+                for u in 0..16 {
+                    engine.push(u, Sequence::Rated { items: &items[u as usize..], ratings: &ratings[u as usize..] });
+                }
+                engine.step(n, 1e-3).unwrap();
+            };
+            (1..=20).for_each(&mut step);
+            let before = COUNT.load(Ordering::Relaxed);
+            (21..=30).for_each(&mut step);
+            let count = COUNT.load(Ordering::Relaxed) - before;
+            assert_eq!(count, 0, "{count} allocations in ten steps of {model} on ratings");
         });
     }
     // Blocks of convolutions, which no model of the list has.

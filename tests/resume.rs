@@ -19,6 +19,7 @@ use mipgpu::{
     tasks::{self, LossKind},
     train::{
         Event, RunFolder, Settings, TableUpdate,
+        ratings::scale_of,
         run::{Job, RunConfig},
     },
 };
@@ -27,10 +28,10 @@ const EPOCHS: &str = "8";
 
 /// A small log: 120 users who walk through 40 items, two at a time: baskets.
 fn import(dir: &Path) {
-    let mut text = String::from("user,item,timestamp\n");
+    let mut text = String::from("user,item,rating,timestamp\n");
     for u in 0..120 {
         for t in 0..(6 + u % 30) {
-            text += &format!("u{u},i{},{}\n", (u * 7 + t * (1 + u % 3)) % 40, 1000 + t / 2);
+            text += &format!("u{u},i{},{},{}\n", (u * 7 + t * (1 + u % 3)) % 40, 1 + (u + t * t) % 5, 1000 + t / 2);
         }
     }
     fs::write(dir.join("log.csv"), text).unwrap();
@@ -134,9 +135,12 @@ fn a_run_stopped_inside_an_epoch_continues_to_the_same_bits() {
         negatives: 5,
         table_update: TableUpdate::Rows,
         eval_every: 3,
-        ..settings
+        ..settings.clone()
     };
     stop_and_go_on(&by_rows);
+    for model in ["dacf", "bert4rec"] {
+        stop_and_go_on(&Settings { model: model.into(), task: "rating".into(), ..settings.clone() });
+    }
 }
 
 /// The same of every model, with each task that fits it.
@@ -165,7 +169,7 @@ fn stop_and_go_on(settings: &Settings) {
             data_fingerprint: data.fingerprint().into(),
             split: SplitSpec::LeaveOneOut,
             from: None,
-            ratings: None,
+            ratings: settings.find().unwrap().1.rated.then(|| scale_of(&data, &split).unwrap()),
             settings: settings.clone(),
         };
         let folder = RunFolder::new(dir.join(name));

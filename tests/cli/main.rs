@@ -3,7 +3,7 @@ and files.
 
 `baskets` from import to recommendation · `requests` flags, settings and data that cannot be · `checkpoints` files that do
 not fit or were altered · `endings` runs that end before their time · `finetune` what runs take over from others · `modes`
-every way to train, and what is printed how.
+every way to train, and what is printed how · `ratings` runs that predict ratings.
 */
 
 mod baskets;
@@ -13,6 +13,7 @@ mod devices;
 mod endings;
 mod finetune;
 mod modes;
+mod ratings;
 mod requests;
 
 use std::{
