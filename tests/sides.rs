@@ -5,12 +5,12 @@ use std::{collections::HashMap, fs, path::PathBuf, process::Command};
 
 use mipgpu::{
     backend::{Cpu, Device},
-    data::{Dataset, ImportOptions, import},
+    data::Dataset,
     eval::{Encoder, Query},
     layers::Facts,
     ops::{BagLists, Memory},
     tasks::Sequence,
-    train::{Engine, Settings, Trained, Which, sides::name_fields},
+    train::{Engine, Settings, Trained, Which},
 };
 use safetensors::SafeTensors;
 
@@ -225,22 +225,6 @@ fn what_the_data_do_not_have_is_refused_with_advice() {
         fs::write(&path, whole).unwrap();
     }
     p.well("eval run");
-}
-
-#[test]
-fn a_field_with_too_many_values_is_named() {
-    let dir = tempfile::tempdir().unwrap();
-    let values: String = (0..(1 << 22) + 1).map(|v| format!("{v}|")).collect();
-    fs::write(dir.path().join("log.csv"), "user,item\nu,a\nu,b\n").unwrap();
-    fs::write(dir.path().join("items.csv"), format!("item,tags,year\na,{values},1999\nb,1,2000\n")).unwrap();
-    let options = ImportOptions { items: Some(dir.path().join("items.csv")), ..ImportOptions::default() };
-    import(&[dir.path().join("log.csv")], &dir.path().join("data"), &options, &mut |_| {}).unwrap();
-    let data = Dataset::open(&dir.path().join("data")).unwrap();
-    let mut s = Settings { fields: "all".into(), ..Settings::default() };
-    let e = name_fields(&mut s, data.item_fields()).unwrap_err().to_string();
-    assert!(e.contains("4,194,305 of them in 'tags'") && e.contains("--fields year"), "{e}");
-    s.fields = "year".into();
-    name_fields(&mut s, data.item_fields()).unwrap();
 }
 
 /// What a question depends on: the user's row and no other; of the hidden position not even the fields.

@@ -68,20 +68,27 @@ pub fn name_fields(settings: &mut Settings, data: &ItemFields) -> Result<()> {
         return Err(Error::user(format!("{flag}: '{twice}' comes twice")).hint("name each field once"));
     }
     let values = |name: &&str| data.get(name).map_or(0, |field| field.values());
-    let (all, widest) = (named.iter().map(values).sum::<usize>(), named.iter().max_by_key(|name| values(name)));
-    if let Some(widest) = widest.filter(|_| all > MOST_VALUES) {
-        let others: Vec<&str> = named.iter().copied().filter(|name| name != widest).collect();
-        let others = if others.is_empty() { "none".into() } else { others.join(",") };
-        return Err(Error::user(format!(
-            "{flag}: {} distinct values, {} of them in '{widest}': at most {} have vectors",
-            digits(all as u64),
-            digits(values(widest) as u64),
-            digits(MOST_VALUES as u64)
-        ))
-        .hint(format!("a field with a value for nearly every item says no more than the item: --fields {others}")));
-    }
+    check_values(&flag, &named.iter().map(|name| (*name, values(name))).collect::<Vec<_>>())?;
     settings.fields = named.join(",");
     Ok(())
+}
+
+/// Whether a table has room for all values of these fields.
+///
+/// # Errors
+/// It has not; names the widest field.
+fn check_values(flag: &str, fields: &[(&str, usize)]) -> Result<()> {
+    let (all, widest) = (fields.iter().map(|f| f.1).sum::<usize>(), fields.iter().max_by_key(|f| f.1));
+    let Some((widest, values)) = widest.filter(|_| all > MOST_VALUES) else { return Ok(()) };
+    let others: Vec<&str> = fields.iter().map(|f| f.0).filter(|name| name != widest).collect();
+    let others = if others.is_empty() { "none".into() } else { others.join(",") };
+    Err(Error::user(format!(
+        "{flag}: {} distinct values, {} of them in '{widest}': at most {} have vectors",
+        digits(all as u64),
+        digits(*values as u64),
+        digits(MOST_VALUES as u64)
+    ))
+    .hint(format!("a field with a value for nearly every item says no more than the item: --fields {others}")))
 }
 
 /// Removes what a run that ended early has left.
@@ -164,5 +171,18 @@ impl Sides {
         let parts: Vec<String> =
             [Some(items.fingerprint())].into_iter().chain(beside).map(Option::unwrap_or_default).collect();
         hex(&Sha256::digest(parts.join("\n")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_with_too_many_values_is_named() {
+        let check = |tags| check_values("--fields all", &[("tags", tags), ("year", 2)]);
+        check(MOST_VALUES - 2).unwrap();
+        let e = check(MOST_VALUES + 1).unwrap_err().to_string();
+        assert!(e.contains("4,194,305 of them in 'tags'") && e.contains("--fields year"), "{e}");
     }
 }
