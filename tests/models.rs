@@ -51,6 +51,8 @@ fn variants() -> Vec<Settings> {
     for s in [
         Settings { loss: LossKind::SampledSoftmax, sampler: SamplerKind::InBatch, mask_last: 0.5, ..small.clone() },
         Settings { loss: LossKind::Bpr, exclude_seen: true, projection: true, ..small.clone() },
+        Settings { loss: LossKind::Gbce, table_update: TableUpdate::Rows, ..small.clone() },
+        Settings { user_width: 3, fields: "all".into(), field_width: 2, ..small.clone() },
     ] {
         all.push(Settings { task: "next-basket".into(), ..s });
     }

@@ -46,6 +46,7 @@ impl Model for Bert4Rec {
     const VIEWS: &'static [View] = &[View::Both, View::Past];
     const PATCHES: bool = true;
     const TAKES: Takes = Takes::Both;
+    const BASKETS: bool = true;
 
     fn plan(p: &mut Planner, c: &Context) -> Result<Self> {
         let (s, d, m) = (c.settings, c.settings.width, c.input.capacity.m);

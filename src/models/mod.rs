@@ -77,6 +77,9 @@ pub trait Model: Network + Sized + 'static {
     const PATCHES: bool = false;
     /// What its rows can be.
     const TAKES: Takes = Takes::Items;
+    /// Whether it reads baskets: rows in no order, of which the first is asked about all. A window or a recurrence that ends at
+    /// a row, and a convolution that reads an order, do not.
+    const BASKETS: bool = false;
 
     /// # Errors
     /// Settings that contradict each other (heads not dividing the width).
@@ -223,6 +226,7 @@ pub struct Entry {
     pub views: &'static [View],
     pub patches: bool,
     pub takes: Takes,
+    pub baskets: bool,
     /// Plans it; the view is one of its own.
     pub plan: fn(&mut Planner, &Context) -> Result<Box<dyn Network>>,
 }
@@ -236,6 +240,7 @@ macro_rules! list {
             views: $model::VIEWS,
             patches: $model::PATCHES,
             takes: $model::TAKES,
+            baskets: $model::BASKETS,
             plan: |p, c| Ok(Box::new($model::plan(p, c)?)),
         }),*];
     };

@@ -218,7 +218,8 @@ for_all_tasks!(list);
 impl Entry {
     /// Whether `model` sees what the task asks of it.
     pub fn suits(&self, model: &models::Entry) -> bool {
-        model.views.contains(&self.view) && if self.rated { model.takes.ratings() } else { model.takes.items() }
+        let takes = if self.rated { model.takes.ratings() } else { model.takes.items() };
+        model.views.contains(&self.view) && takes && (model.baskets || !self.baskets)
     }
 }
 

@@ -104,6 +104,8 @@ fn data_without_baskets_and_settings_without_room_are_refused() {
     }
     p.refused("train orders --out run --task next-basket --length 3", &["two baskets"]);
     p.refused("train orders --out run --model sasrec --task next-basket", &["sasrec", "next-item"]);
+    // Its windows end at a row: that of [CLS] would see neither basket.
+    p.refused("train orders --out run --model caser --task next-basket", &["caser", "masked-item"]);
     assert!(!p.path("run").exists());
     p.write("few.csv", "u,b,i\na,1,x\na,2,y\na,3,z\nb,1,y\nb,2,x\nb,3,z\n");
     p.well("import few.csv --out few --user-col u --item-col i --basket-col b -q");
