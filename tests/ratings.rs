@@ -35,7 +35,7 @@ fn beside_pytorch<B: Backend>(case: &str, s: Settings, open: impl Fn(&Planner) -
     let floats = |name: &str| -> Vec<f32> { four(name).into_iter().map(f32::from_le_bytes).collect() };
     let ids = |name: &str| -> Vec<u32> { four(name).into_iter().map(u32::from_le_bytes).collect() };
     let s = Settings { task: "rating".into(), width: 8, heads: 2, length: 9, batch: 4, dropout: 0.0, ..s };
-    let facts = Facts { counts: vec![1; 23], ratings: Some(scale()) };
+    let facts = Facts { counts: vec![1; 23], ratings: Some(scale()), ..Facts::default() };
     let mut engine = Engine::<B>::new(&s, facts, |p| Ok(open(p))).unwrap();
     let params = engine.params().to_vec();
     let mine = |n: &&str| n.starts_with(&format!("{case}/")) && !n.contains("grad.");
@@ -88,7 +88,7 @@ fn made(mask: f32, mask_last: f32, epoch: u32, users: &[(u64, usize)]) -> Made {
     let c = common::task_settings(mask, mask_last, 20, 3);
     let mut p = Planner::new();
     let (input, mut task) = common::task::<Rating>(&mut p, &c, 50, users.len());
-    task.learn(&Facts { counts: vec![1; 50], ratings: Some(scale()) });
+    task.learn(&Facts { counts: vec![1; 50], ratings: Some(scale()), ..Facts::default() });
     let mut cpu = Cpu::new(&p);
     let mut batch = task.batches().empty();
     task.batches().clear(&mut batch, epoch);
@@ -141,7 +141,7 @@ fn what_is_hidden_follows_from_seed_epoch_and_user() {
 fn a_question_ends_in_an_item_whose_rating_is_hidden() {
     let c = common::task_settings(0.2, 0.0, 4, 3);
     let (_, mut task) = common::task::<Rating>(&mut Planner::new(), &c, 50, 3);
-    task.learn(&Facts { counts: vec![1; 50], ratings: Some(scale()) });
+    task.learn(&Facts { counts: vec![1; 50], ratings: Some(scale()), ..Facts::default() });
     let mut host = HostInput::default();
     host.clear();
     task.push_question(&mut host, &[1, 2, 3, 4, 5], &[1.0, 2.0, 3.0, 4.5, 5.0], 9);
@@ -169,7 +169,7 @@ impl Encoder for MeanOfShown {
     fn item_biases(&mut self, _: &mut [f32]) -> Result<()> {
         unreachable!()
     }
-    fn encode(&mut self, _: &[&[u32]], _: &mut [f32]) -> Result<()> {
+    fn encode(&mut self, _: &[Query<'_>], _: &mut [f32]) -> Result<()> {
         unreachable!()
     }
     fn rank(&mut self, _: &[Query<'_>]) -> Answer<Vec<Ranks>> {
@@ -202,7 +202,7 @@ fn errors_are_those_worked_out_by_hand() {
     let scale = scale_of(&data, &split).unwrap();
     // Training: a rates w 5 and x 4, b rates x 2 and y 2.
     assert_eq!((&scale.levels[..], scale.mean), (&[1.0, 2.0, 3.0, 4.0, 5.0][..], 3.25));
-    let options = |batch| RatingOptions { range: scale.range(), batch, item_map: None };
+    let options = |batch| RatingOptions { range: scale.range(), batch, item_map: None, users: None };
     let judge = |encoder: &mut MeanOfShown, batch| {
         evaluate_ratings(encoder, &data, &split.test(), &options(batch), &mut |_| Ok(()))
     };
@@ -221,7 +221,7 @@ fn errors_are_those_worked_out_by_hand() {
     near(judge(&mut MeanOfShown(10.0), 2).unwrap().model.mae, 2.0);
     let error = judge(&mut MeanOfShown(f32::NAN), 2).unwrap_err().to_string();
     assert!(error.contains("user 'a' and item 'z'") && error.contains("NaN"), "{error}");
-    let narrow = RatingOptions { range: (1.0, 4.0), batch: 2, item_map: None };
+    let narrow = RatingOptions { range: (1.0, 4.0), batch: 2, item_map: None, users: None };
     let error = evaluate_ratings(&mut MeanOfShown(1.0), &data, &split.test(), &narrow, &mut |_| Ok(())).unwrap_err();
     assert!(error.what.contains("rating 5") && error.hint.is_some(), "{error}");
     // Each is asked about every event that is held out, from what came before all of them.
