@@ -202,7 +202,7 @@ fn errors_are_those_worked_out_by_hand() {
     let scale = scale_of(&data, &split).unwrap();
     // Training: a rates w 5 and x 4, b rates x 2 and y 2.
     assert_eq!((&scale.levels[..], scale.mean), (&[1.0, 2.0, 3.0, 4.0, 5.0][..], 3.25));
-    let options = |batch| RatingOptions { range: scale.range(), batch, item_map: None };
+    let options = |batch| RatingOptions { range: scale.range(), batch, item_map: None, users: None };
     let judge = |encoder: &mut MeanOfShown, batch| {
         evaluate_ratings(encoder, &data, &split.test(), &options(batch), &mut |_| Ok(()))
     };
@@ -221,7 +221,7 @@ fn errors_are_those_worked_out_by_hand() {
     near(judge(&mut MeanOfShown(10.0), 2).unwrap().model.mae, 2.0);
     let error = judge(&mut MeanOfShown(f32::NAN), 2).unwrap_err().to_string();
     assert!(error.contains("user 'a' and item 'z'") && error.contains("NaN"), "{error}");
-    let narrow = RatingOptions { range: (1.0, 4.0), batch: 2, item_map: None };
+    let narrow = RatingOptions { range: (1.0, 4.0), batch: 2, item_map: None, users: None };
     let error = evaluate_ratings(&mut MeanOfShown(1.0), &data, &split.test(), &narrow, &mut |_| Ok(())).unwrap_err();
     assert!(error.what.contains("rating 5") && error.hint.is_some(), "{error}");
     // Each is asked about every event that is held out, from what came before all of them.

@@ -129,18 +129,8 @@ pub fn measure(run: &mut OpenRun, data: &Dataset, args: &Args) -> Result<(Report
     let split = Split::new(data, args.split.spec(data)?.unwrap_or(run.split))?;
     let (valid, test) = (split.valid(), split.test());
     let part: &dyn HeldOut = if args.part == Part::Valid { &valid } else { &test };
-    let mut notes = check_leaks(run, data, &split, part)?;
+    let notes = warnings(run, data, &split, part)?;
     let map = ItemMap::between(data.item_keys(), &run.item_keys)?;
-    if let Some(users) = &run.user_keys {
-        let unknown = data.user_keys().keys().filter(|key| users.find(key).is_none()).count();
-        if unknown > 0 {
-            notes.push(format!(
-                "{} of the data's {} users have no vector in the model: they are asked for as somebody it does not know",
-                digits(unknown as u64),
-                digits(data.users() as u64)
-            ));
-        }
-    }
     let options = EvalOptions {
         ks,
         keep_seen: args.keep_seen,
@@ -177,11 +167,11 @@ pub fn measure(run: &mut OpenRun, data: &Dataset, args: &Args) -> Result<(Report
     Ok((report, notes))
 }
 
-/// Looks whether the run has seen what is held out; gives what the user should be warned of.
+/// What the user should be warned of, such as that the run may have seen what is held out.
 ///
 /// # Errors
 /// It was trained on it.
-fn check_leaks(run: &OpenRun, data: &Dataset, split: &Split, part: &dyn HeldOut) -> Result<Vec<String>> {
+fn warnings(run: &OpenRun, data: &Dataset, split: &Split, part: &dyn HeldOut) -> Result<Vec<String>> {
     let mut notes = Vec::new();
     if data.fingerprint() != run.data_fingerprint {
         notes.push(
@@ -205,6 +195,16 @@ fn check_leaks(run: &OpenRun, data: &Dataset, split: &Split, part: &dyn HeldOut)
             .hint("evaluate under the run's split (leave the split flags out), or train again with this one"));
         }
     }
+    if let Some(users) = &run.user_keys {
+        let unknown = data.user_keys().keys().filter(|key| users.find(key).is_none()).count();
+        if unknown > 0 {
+            notes.push(format!(
+                "{} of the data's {} users have no vector in the model: they are asked for as somebody it does not know",
+                digits(unknown as u64),
+                digits(data.users() as u64)
+            ));
+        }
+    }
     Ok(notes)
 }
 
@@ -226,10 +226,10 @@ pub fn measure_ratings(run: &mut OpenRun, data: &Dataset, args: &Args) -> Result
     let split = Split::new(data, args.split.spec(data)?.unwrap_or(run.split))?;
     let (valid, test) = (split.valid(), split.test());
     let part: &dyn HeldOut = if args.part == Part::Valid { &valid } else { &test };
-    let notes = check_leaks(run, data, &split, part)?;
+    let notes = warnings(run, data, &split, part)?;
     let map = ItemMap::between(data.item_keys(), &run.item_keys)?;
     let range = run.ratings.as_ref().map_or((0.0, 0.0), RatingScale::range);
-    let options = RatingOptions { range, batch: args.batch, item_map: Some(&map) };
+    let options = RatingOptions { range, batch: args.batch, item_map: Some(&map), users: run.user_keys.as_ref() };
     let encoder = &mut *run.encoder;
     let Some(path) = &args.per_user else {
         return Ok((evaluate_ratings(encoder, data, part, &options, &mut |_| Ok(()))?, notes));

@@ -359,7 +359,8 @@ fn final_report(folder: &RunFolder, data: &Dataset, split: &Split, device: Devic
     data.unchanged()?;
     let mut trained = Trained::open(&folder.path, Which::Best, device)?;
     if let Some(scale) = &trained.config.ratings {
-        let options = RatingOptions { range: scale.range(), batch: trained.config.settings.batch, item_map: None };
+        let options =
+            RatingOptions { range: scale.range(), batch: trained.config.settings.batch, item_map: None, users: None };
         let report = evaluate_ratings(&mut *trained.encoder, data, &split.test(), &options, &mut |_| Ok(()))?;
         write_atomically(&folder.report(), |f| writeln!(f, "{:#}", report.json()))?;
         return Ok(Outcome::Ratings(report));

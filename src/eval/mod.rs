@@ -51,6 +51,8 @@ pub struct Question<'a> {
     pub items: &'a [u32],
     /// Of each of these.
     pub ratings: &'a [f32],
+    /// The model's number of the user; `None`: nobody it knows.
+    pub user: Option<u32>,
     pub item: u32,
 }
 

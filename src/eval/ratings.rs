@@ -13,7 +13,7 @@ use super::{Encoder, ItemMap, Question};
 use crate::{
     base::{Error, Result},
     data::{
-        Dataset, digits,
+        Dataset, Vocab, digits,
         split::{HeldOut, SplitSpec, Summary},
     },
 };
@@ -27,6 +27,8 @@ pub struct RatingOptions<'a> {
     pub batch: usize,
     /// From the data's items to the model's; `None` where they are the same by construction.
     pub item_map: Option<&'a ItemMap>,
+    /// The model's users, as in [`EvalOptions`](super::EvalOptions).
+    pub users: Option<&'a Vocab>,
 }
 
 /// Errors over a number of ratings.
@@ -176,8 +178,12 @@ pub fn evaluate_ratings(
         users += histories.len() as u64;
         for asked in asked.chunks(options.batch) {
             let question = |(history, _, item, _): &(usize, u32, u32, f32)| {
-                let (_, (items, ratings)) = &histories[*history];
-                Question { items, ratings, item: *item }
+                let (user, (items, ratings)) = &histories[*history];
+                let user = match options.users {
+                    Some(users) => users.find(data.user_keys().key(*user as usize)),
+                    None => Some(*user),
+                };
+                Question { items, ratings, user, item: *item }
             };
             let predictions = encoder.predict(&asked.iter().map(question).collect::<Vec<_>>())?;
             for (&(history, item, _, rating), predicted) in asked.iter().zip(predictions) {

@@ -74,6 +74,10 @@ impl Model for Dacf {
         if s.blocks == 0 {
             return Err(Error::user("dacf without a hidden layer").hint("give --blocks 1 or more"));
         }
+        if c.embed(false).side.is_some() {
+            return Err(Error::user("dacf sees ratings alone: it has no place for users' vectors or side fields")
+                .hint("leave --user-width and --fields out, or use --model bert4rec --task rating"));
+        }
         let (b, n, m) = (c.input.capacity.b, c.input.capacity.n, c.input.capacity.m);
         let init = Init::TruncatedNormal(s.init_std);
         p.label("ratings");

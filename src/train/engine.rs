@@ -613,7 +613,10 @@ impl<B: Backend> Engine<B> {
         let task = self.parts.task.rating().ok_or_else(|| super::ratings::no_model(&self.settings.task))?;
         self.trained_on = None;
         self.host.clear();
-        questions.iter().for_each(|q| task.push_question(&mut self.host, q.items, q.ratings, q.item));
+        for q in questions {
+            task.push_question(&mut self.host, q.items, q.ratings, q.item);
+            self.host.user.push(q.user.unwrap_or(Users::NOBODY));
+        }
         let shape = self.input.upload(&mut self.backend, &self.host, 0);
         self.parts.model.forward(&mut self.backend, &shape);
         let asked: Vec<u32> = questions.iter().map(|q| q.item).collect();

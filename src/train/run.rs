@@ -491,7 +491,7 @@ impl<'a, B: Backend> Loop<'a, B> {
                 self.check_data()?;
                 let valid = self.job.split.valid();
                 if let Some(scale) = &self.job.config.ratings {
-                    let options = RatingOptions { range: scale.range(), batch: s.batch, item_map: None };
+                    let options = RatingOptions { range: scale.range(), batch: s.batch, item_map: None, users: None };
                     let report = evaluate_ratings(&mut self.engine, self.job.data, &valid, &options, &mut |_| Ok(()))?;
                     (row.rmse, row.mae) = (Some(report.model.rmse), Some(report.model.mae));
                 } else {

@@ -42,6 +42,7 @@ fn models_of_ratings_do_better_than_mean_ratings_and_are_judged_alike_by_eval() 
     for (run, flags) in [
         ("rows", "--model dacf --mask 0.4"),
         ("autoencoder", "--model dacf --mask 0"),
+        ("known", "--model bert4rec --mask 0.3 --user-width 6"),
         ("beside", "--model bert4rec --mask 0.3"),
         ("added", "--model bert4rec --mask 0.3 --rating-width 0 --norm pre --projection true"),
     ] {
@@ -124,6 +125,7 @@ fn what_ratings_cannot_do_is_refused() {
     p.well("import same.csv --out same -q");
     p.refused(&format!("train same --model dacf {flags}"), &["all ratings are 4", "--rating-col"]);
     assert!(!p.path("run").exists(), "nothing was begun");
+    p.refused(&format!("train rated --model dacf --user-width 4 {flags}"), &["users' vectors", "bert4rec"]);
     p.refused(&format!("train rated --model dacf --blocks 0 {flags}"), &["hidden layer", "--blocks 1"]);
     // The task of this model goes without saying.
     p.well(&format!("train rated --model dacf {flags}"));
