@@ -25,14 +25,14 @@ fn a_checkpoint_of_another_vocabulary_is_refused() {
     p.copy("run", "keys");
     p.write("keys/items.safetensors", p.read("strange/items.safetensors"));
     for run in ["weights", "keys"] {
-        let says = [&format!("{run}/best.safetensors"), "another item vocabulary"];
+        let says = [&format!("{run}/best.safetensors"), "another vocabulary"];
         p.refused(&format!("eval {run}"), &says);
         p.refused(&format!("recommend {run} --all-users"), &says);
         p.refused(&format!("export {run} --out vectors"), &says);
     }
     p.copy("run", "resumed");
     p.write("resumed/last.safetensors", p.read("strange/last.safetensors"));
-    p.refused("train --resume resumed -q", &["resumed/last.safetensors", "another item vocabulary"]);
+    p.refused("train --resume resumed -q", &["resumed/last.safetensors", "another vocabulary"]);
 }
 
 #[test]
