@@ -2,7 +2,7 @@
 
 The run is frozen. It gives each impression the vector u of what the user had clicked before ([`crate::data::impressions`]),
 its item table (or a file of contents) gives v, and a small head learns from [u | v | u v] whether it was clicked
-([`inputs`], [`head`]). What was shown and not clicked is real here, unlike the sampled negatives of pre-training.
+(`inputs`, `head`). What was shown and not clicked is real here, unlike the sampled negatives of pre-training.
 
 What is held out is the split's: prefixes of each user's rows train, validation chooses the epoch (least log-loss), the test
 reports. Histories roll on through the parts: a click that is held out is history for what was shown later, as it would
