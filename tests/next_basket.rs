@@ -205,7 +205,7 @@ fn a_pair_is_a_function_of_seed_epoch_and_user() {
 /// The loss from its definition, in plain f64.
 #[test]
 fn the_loss_is_the_sum_of_both_means() {
-    let mut rig = rig(&settings(0.4, 0.2, 20), 3, |p| Reference::<f64>::new(p));
+    let mut rig = rig(&settings(0.4, 0.2, 20), 3, Reference::<f64>::new);
     let pairs: [Pair; 3] =
         [(1, &[1, 2, 3, 4], &[5, 6, 7], true), (2, &[8], &[9], false), (3, &[20, 21], &[30, 31, 32], true)];
     let made = rig.make(4, &pairs);
@@ -226,14 +226,14 @@ fn the_loss_is_the_sum_of_both_means() {
     rig.task.objective().forward(&mut rig.b, &s);
     let got = rig.b.values(rig.task.objective().value().raw())[0];
     let (mut items, mut followed, mut counts) = (0.0, 0.0, [0.0; 2]);
-    for m in 0..s.m {
+    for (m, h) in h.iter().enumerate() {
         if made.id[m] == 0 {
-            let z = h[m] * head + head_bias;
+            let z = h * head + head_bias;
             let p = 1.0 / (1.0 + (-z).exp());
             followed -= if made.next[m] == 1.0 { p.ln() } else { (1.0 - p).ln() };
             counts[1] += 1.0;
         } else {
-            let z = |v: usize| h[m] * table[v] + bias[v];
+            let z = |v: usize| h * table[v] + bias[v];
             let sum: f64 = (0..ITEMS as usize).map(|v| z(v).exp()).sum();
             items += sum.ln() - z(made.target[m] as usize);
             counts[0] += 1.0;
@@ -259,7 +259,7 @@ fn padded_and_recorded_steps_learn_the_same() {
         ..Settings::default()
     };
     let emu = losses(&s, |p| emulated(Precision::F32, p).unwrap());
-    let oracle = losses(&s, |p| Reference::<f64>::new(p));
+    let oracle = losses(&s, Reference::<f64>::new);
     for other in [losses(&s, cpu), emu] {
         assert!(oracle.iter().zip(&other).all(|(a, b)| (a - b).abs() < 1e-4), "{other:?} against {oracle:?}");
     }
@@ -277,7 +277,7 @@ fn losses<B: Backend>(s: &Settings, open: impl Fn(&Planner) -> B) -> Vec<f32> {
         for user in 0..3 + step % 3 {
             let at = (user * 5 + step) as usize;
             let (first, second) = (&all[at..at + 1 + at % 6], &all[at + 20..at + 21 + at % 4]);
-            engine.push(user, Sequence::Baskets { first, second, next: at % 2 == 0 });
+            engine.push(user, Sequence::Baskets { first, second, next: at.is_multiple_of(2) });
         }
         losses.extend(engine.launch(step, 3e-3).unwrap().map(|r| r.loss));
     }

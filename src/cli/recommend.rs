@@ -165,7 +165,7 @@ pub fn answer(
                     Request {
                         id: data.user_keys().key(user).into(),
                         history: map.sequence(events).into_owned(),
-                        user: users.and_then(|known| known.find(data.user_keys().key(user as usize))),
+                        user: users.and_then(|known| known.find(data.user_keys().key(user))),
                         unknown: strange.map(|i| data.item_keys().key(*i as usize).to_owned()).collect(),
                     }
                 })

@@ -65,7 +65,7 @@ impl Op for ScatterRows {
         let mut all = vec![S::zero(); self.n * d];
         for i in (0..self.m).filter(|i| row[*i] != NO_ROW) {
             let to = &mut all[row[i] as usize * d..][..d];
-            to.iter_mut().zip(&dy[i * d..][..d]).for_each(|(x, y)| *x = *x + *y);
+            to.iter_mut().zip(&dy[i * d..][..d]).for_each(|(x, y)| *x += *y);
         }
         m.compute(self.dx, self.n * d, |i| all[i]);
     }
