@@ -14,15 +14,16 @@ use crate::{
         rng::{Purpose, Stream},
     },
     eval::{Query, Question},
-    layers::{Capacity, Facts, HostInput, Input, RatingScale, Shape, Users},
+    layers::{Facts, HostInput, Input, RatingScale, Shape, Users},
     mem::{F32, Init, Param, Planner, Precision, Span},
-    models::{Context, ModelSettings, Network, Representations},
-    ops::{AdamW, AdamWRows, Backend, CatchUpRows, GradNorm, Guard, Later},
-    tasks::{self, Batch, Rating, Sequence, Task},
+    models::Representations,
+    ops::{Backend, CatchUpRows, Later},
+    tasks::{self, Batch, Rating, Sequence},
 };
 
 use super::{
-    scoring::{Catalogue, Room, Scoring},
+    parts::{LAG, Parts, Rings, lay_out},
+    scoring::Scoring,
     settings::Settings,
 };
 
@@ -71,99 +72,6 @@ struct Pending {
     later: Later,
 }
 
-/// Everything a step runs, and what it runs on.
-struct Parts {
-    model: Box<dyn Network>,
-    task: Box<dyn Task>,
-    /// (4) loss, gradient norm, whether all steps so far were finite, nothing.
-    report: Span<F32>,
-    /// (3) learning rate and bias corrections.
-    hyper: Span<F32>,
-    /// Of all parameters.
-    gradients: Span<F32>,
-    updates: Vec<AdamW>,
-    /// Of the tables that are updated by rows.
-    row_updates: Vec<RowUpdate>,
-    rings: Option<Rings>,
-    scoring: Scoring,
-}
-
-/// Steps that a row may lag behind; twice as many are remembered.
-const LAG: u64 = 4096;
-
-/// What row-sparse AdamW remembers of the last steps: rings (2*LAG,4), step t at t mod 2*LAG.
-#[derive(Clone, Copy)]
-struct Rings {
-    /// For tables that decay, and for those that do not.
-    decaying: Span<F32>,
-    lasting: Span<F32>,
-}
-
-impl Rings {
-    const LEN: usize = 2 * LAG as usize;
-
-    fn plan(p: &mut Planner) -> Self {
-        p.label("optimiser");
-        let [decaying, lasting] = ["decaying", "lasting"].map(|name| {
-            let ring = p.stat(Self::LEN * 4);
-            p.keep(format!("optimizer.history.{name}"), &[Self::LEN, 4], ring.raw());
-            ring
-        });
-        Rings { decaying, lasting }
-    }
-
-    /// Where step `step` stands.
-    fn at(step: u64, ring: Span<F32>) -> Span<F32> {
-        ring.slice(step as usize % Self::LEN * 4, 4)
-    }
-}
-
-/// How a table is updated by rows; `n` is the batch's.
-#[derive(Clone, Copy)]
-struct RowUpdate {
-    catch_up: CatchUpRows,
-    adamw: AdamWRows,
-}
-
-impl Parts {
-    fn norm(&self) -> Span<F32> {
-        self.report.slice(1, 1)
-    }
-
-    fn ok(&self) -> Span<F32> {
-        self.report.slice(2, 1)
-    }
-
-    /// The batch, what it is compared with, and the rows of tables that it needs brought to date.
-    fn make(&self, b: &mut dyn Backend, s: &Shape) {
-        self.task.make(b, s);
-        self.task.objective().begin(b, s);
-        let (_, n) = self.task.objective().keys(s);
-        self.row_updates.iter().for_each(|rows| b.run(&CatchUpRows { n, ..rows.catch_up }));
-    }
-
-    /// Forward, loss, and back.
-    fn passes(&self, b: &mut dyn Backend, s: &Shape) {
-        let loss = self.task.objective();
-        self.model.forward(b, s);
-        loss.forward(b, s);
-        loss.backward(b, s);
-        self.model.backward(b, s);
-        loss.tables(b, s);
-    }
-
-    /// A whole step, its batch being on its way.
-    fn step(&self, b: &mut dyn Backend, s: &Shape) {
-        self.make(b, s);
-        self.passes(b, s);
-        b.run(&GradNorm { norm: self.norm(), g: self.gradients, n: self.gradients.len() });
-        b.run(&Guard { ok: self.ok(), loss: self.task.objective().value(), norm: self.norm() });
-        self.updates.iter().for_each(|update| b.run(update));
-        let (_, n) = self.task.objective().keys(s);
-        self.row_updates.iter().for_each(|rows| b.run(&AdamWRows { n, ..rows.adamw }));
-    }
-}
-
 /// A model on a backend.
 pub struct Engine<B> {
     pub plan: Planner,
@@ -204,7 +112,7 @@ impl<B: Backend> Engine<B> {
     pub fn blank(settings: &Settings, facts: impl Into<Facts>, open: impl Fn(&Planner) -> Result<B>) -> Result<Self> {
         let facts = facts.into();
         settings.check()?;
-        let (plan, input, mut parts) = Self::lay_out(settings, &facts, settings.batch)?;
+        let (plan, input, mut parts) = lay_out(settings, &facts, settings.batch)?;
         parts.task.learn(&facts);
         let smaller = |e| Self::too_large(e, settings, &facts, &open);
         let mut backend = open(&plan).map_err(smaller)?;
@@ -230,119 +138,13 @@ impl<B: Backend> Engine<B> {
         Ok(engine)
     }
 
-    /// Plans everything for batches of `batch` sequences.
-    fn lay_out(settings: &Settings, facts: &Facts, batch: usize) -> Result<(Planner, Input, Parts)> {
-        let items = facts.items();
-        let mut plan = Planner::new();
-        let (s, t) = (settings, settings.length);
-        if let Some(parts) = s.freeze.trained() {
-            plan.freeze_but(parts);
-        }
-        let (kind, asks) = s.find()?;
-        let m = batch * (asks.most_scored)(&s.task());
-        let capacity = Capacity::new(batch, t, m.max(batch));
-        let mut input = Input::plan(&mut plan, capacity);
-        let ratings = facts.ratings.as_ref().filter(|_| asks.rated);
-        if asks.rated {
-            ratings.ok_or_else(|| super::ratings::none(&s.task))?;
-            input = input.with_ratings(&mut plan);
-        }
-        let touched = (asks.touched)(&s.task(), &capacity).filter(|most| s.by_rows(items, *most));
-        let shape = ModelSettings { touched, ..s.model() };
-        let (special, segments, view, seed) = (asks.special, asks.segments, asks.view, s.seed);
-        let context = Context { settings: &shape, facts, items, special, segments, input: &input, view, ratings, seed };
-        let model = (kind.plan)(&mut plan, &context)?;
-        for (asked, table, flag) in
-            [(shape.user_width > 0, "user.weight", "--user-width"), (shape.fields, "field.weight", "--fields")]
-        {
-            if asked && !plan.params().iter().any(|p| p.name == table) {
-                return Err(Error::user(format!("--model {} has no use for {flag}", kind.name)).hint("leave it out"));
-            }
-        }
-        plan.label("optimiser");
-        let (hyper, report) = (plan.stat(3), plan.stat(4));
-        let task = (asks.plan)(&mut plan, &s.task(), model.representations(), &input, report.slice(0, 1))?;
-        let adamw = |p: &Param| AdamW {
-            p: p.w,
-            m: p.m,
-            v: p.v,
-            g: p.dw,
-            norm: report.slice(1, 1),
-            ok: report.slice(2, 1),
-            hyper,
-            n: p.w.len(),
-            beta1: s.beta1,
-            beta2: s.beta2,
-            eps: 1e-8,
-            weight_decay: if p.decay { s.weight_decay } else { 0.0 },
-            max_norm: s.clip,
-        };
-        let updates = plan.params().iter().filter(|p| p.last.is_none() && !p.frozen).map(adamw).collect();
-        let rings = touched.map(|_| Rings::plan(&mut plan));
-        let by_rows = |p: &Param| {
-            let (last, rings, key) = (p.last?, rings?, task.objective().keys(&Shape::default()).0);
-            let (n, rows, d) = (0, p.shape[0], p.shape[1..].iter().product());
-            let AdamW { p: w, m, v, g, norm, ok, hyper, beta1, beta2, eps, weight_decay, max_norm, .. } = adamw(p);
-            let (step, ring, all) = (input.step, Rings::LEN, false);
-            let history = if p.decay { rings.decaying } else { rings.lasting };
-            Some(RowUpdate {
-                catch_up: CatchUpRows {
-                    p: w,
-                    m,
-                    v,
-                    last,
-                    key,
-                    history,
-                    ok,
-                    step,
-                    n,
-                    d,
-                    rows,
-                    ring,
-                    beta1,
-                    beta2,
-                    eps,
-                    weight_decay,
-                    all,
-                },
-                adamw: AdamWRows {
-                    p: w,
-                    m,
-                    v,
-                    last,
-                    g,
-                    key,
-                    norm,
-                    ok,
-                    hyper,
-                    step,
-                    n,
-                    d,
-                    rows,
-                    beta1,
-                    beta2,
-                    eps,
-                    weight_decay,
-                    max_norm,
-                },
-            })
-        };
-        let row_updates = plan.params().iter().filter_map(by_rows).collect();
-        let gradients = plan.all_gradients();
-        let r = model.representations();
-        let catalogue = Catalogue { h: r.scored.y, table: r.item.w, bias: r.item_bias.w, d: r.d, v: r.v };
-        let scoring = Scoring::plan(&mut plan, catalogue, Room::new(batch, r.v));
-        let parts = Parts { model, task, report, hyper, gradients, updates, row_updates, rings, scoring };
-        Ok((plan, input, parts))
-    }
-
     /// The parameters that a run of these settings has.
     ///
     /// # Errors
     /// Settings that contradict each other.
     pub fn parameters(settings: &Settings, facts: &Facts) -> Result<Vec<Param>> {
         settings.check()?;
-        Ok(Self::lay_out(settings, facts, 1)?.0.params().to_vec())
+        Ok(lay_out(settings, facts, 1)?.0.params().to_vec())
     }
 
     /// Asks the backend whether it serves every op of a full batch, and has it take the scratch memory they need.
@@ -584,7 +386,7 @@ impl<B: Backend> Engine<B> {
         (&self.parts.scoring, &mut self.backend)
     }
 
-    /// As [`Task::last_basket`].
+    /// As [`crate::tasks::Task::last_basket`].
     pub(super) fn asks_last_basket(&self) -> bool {
         self.parts.task.last_basket()
     }
@@ -664,7 +466,7 @@ impl<B: Backend> Engine<B> {
         // Not to the last byte: copies, graphs and the driver take some too.
         let there = there - there / 32;
         let fits = |batch: usize| {
-            let Ok((plan, input, parts)) = Self::lay_out(settings, facts, batch) else { return false };
+            let Ok((plan, input, parts)) = lay_out(settings, facts, batch) else { return false };
             let scratch = Self::ask(&bare, &parts, &input).scratch_bytes;
             (B::bytes(&plan, settings.precision) + scratch.next_multiple_of(1 << 20)) as u64 <= there
         };

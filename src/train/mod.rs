@@ -5,6 +5,7 @@ pub mod check;
 pub mod checkpoint;
 pub mod clicks;
 pub mod engine;
+mod parts;
 pub mod ratings;
 pub mod run;
 pub mod schedule;
