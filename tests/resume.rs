@@ -148,7 +148,8 @@ fn a_run_stopped_inside_an_epoch_continues_to_the_same_bits() {
 fn every_model_continues_to_the_same_bits() {
     for model in models::ALL {
         for task in ["masked-item", "next-item", "next-basket"].map(|name| tasks::find(name).unwrap()) {
-            let s = Settings { model: model.name.into(), task: task.name.into(), ..Settings::default() };
+            let user_width = if model.users { 8 } else { 0 };
+            let s = Settings { model: model.name.into(), task: task.name.into(), user_width, ..Settings::default() };
             if s.find().is_ok() {
                 stop_and_go_on(&Settings { width: 16, heads: 2, length: 20, batch: 8, epochs: 3, eval_every: 1, ..s });
             }

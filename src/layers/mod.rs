@@ -21,6 +21,7 @@ mod scored;
 mod self_attention;
 mod side;
 mod transformer;
+mod users;
 
 pub use block::{Block, BlockConfig, NormPlace};
 pub use caser_conv::{CaserConv, CaserConvConfig};
@@ -36,8 +37,9 @@ pub use patch::{Patch, PatchConfig, PatchPlace};
 pub use rated::{Rated, RatedConfig};
 pub use scored::ScoredRows;
 pub use self_attention::SelfAttention;
-pub use side::{Fields, Join, Side, SideConfig, Users};
+pub use side::{Fields, Join, Side, SideConfig};
 pub use transformer::Transformer;
+pub use users::{Spread, Users};
 
 use crate::{base::rng::Purpose, ops::dropout::Drop};
 

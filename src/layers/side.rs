@@ -11,13 +11,13 @@ Which values an item has, and which user a sequence is of, is data: it is writte
 
 use serde::{Deserialize, Serialize};
 
-use super::{Input, Linear, Shape};
+use super::{Input, Linear, Shape, Spread, Users};
 use crate::{
     base::{Error, Result},
     mem::{Dst, F32, Init, Mode, Param, Planner, Span, U32, Var},
     ops::{
-        Backend, BagBwd, BagFwd, BagLists, BagSize, ConcatBwd, ConcatFwd, DropoutAddFwd, GatherTable, NO_ID,
-        SegmentSum, SpreadBwd, SpreadFwd, dropout::Drop, sort_ids::Sorted,
+        Backend, BagBwd, BagFwd, BagLists, BagSize, ConcatBwd, ConcatFwd, DropoutAddFwd, SegmentSum, dropout::Drop,
+        sort_ids::Sorted,
     },
 };
 
@@ -133,63 +133,6 @@ impl Fields {
     }
 }
 
-/// The vector of the user whose sequence it is, beside every row; zeros for [`Users::NOBODY`].
-/// Parameter: `user.weight (U,D)`.
-#[derive(Clone, Debug)]
-pub struct Users {
-    pub table: Param,
-    /// (N,D) the user's vector at all rows.
-    pub y: Var,
-    /// (B,D) one a sequence.
-    of: Var,
-    by_user: Sorted,
-    input: Input,
-    users: usize,
-    d: usize,
-}
-
-impl Users {
-    /// A user nobody knows: its vector is zero and never trained. What `Input::user` holds of a sequence asked for from
-    /// outside the data.
-    pub const NOBODY: u32 = NO_ID;
-
-    /// Of `users` users, `d` wide.
-    ///
-    /// # Errors
-    /// No users or no width.
-    pub fn plan(p: &mut Planner, input: &Input, users: usize, d: usize, std: f32) -> Result<Self> {
-        if users == 0 || d == 0 || users >= NO_ID as usize {
-            return Err(Error::user(format!("vectors of {users} users, {d} wide"))
-                .hint("a table of users has a row at least, a width of one at least, and less than 2^32 - 1 rows"));
-        }
-        p.label("users");
-        let (n, b) = (input.capacity.n, input.capacity.b);
-        Ok(Users {
-            table: p.param("user.weight", &[users, d], Init::TruncatedNormal(std)),
-            y: p.var(n * d),
-            of: p.var(b * d),
-            by_user: Sorted::plan(p, b),
-            input: *input,
-            users,
-            d,
-        })
-    }
-
-    pub fn forward(&self, b: &mut dyn Backend, s: &Shape) {
-        let (input, d) = (&self.input, self.d);
-        b.run(&GatherTable { y: self.of.y, table: self.table.w, id: input.user, n: s.b, d, v: self.users });
-        b.run(&SpreadFwd { y: self.y.y, x: self.of.y, cu: input.cu, b: s.b, n: s.n, d });
-    }
-
-    /// From the gradient of the output to that of the table. Sequences that only fill up a batch are nobody's.
-    pub fn backward(&self, b: &mut dyn Backend, s: &Shape) {
-        let (input, d, by) = (&self.input, self.d, &self.by_user);
-        b.run(&SpreadBwd { dx: Dst::Write(self.of.dy), dy: self.y.dy, cu: input.cu, b: s.b, n: s.n, d });
-        b.run(&by.sort(&[(input.user, s.b)], self.users));
-        b.run(&SegmentSum::of(self.table.grad(), self.of.dy, by, [s.b, d, self.users]));
-    }
-}
-
 /// How the input and what is beside it become one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -217,7 +160,8 @@ pub struct SideConfig {
 #[derive(Clone, Debug)]
 pub struct Side {
     fields: Option<Fields>,
-    users: Option<Users>,
+    /// The users' vectors, and these at all rows.
+    users: Option<(Users, Spread)>,
     x: Var,
     join: Join,
     /// What the dense layer takes, side by side, and how wide each is; where there is but one, the layer takes it as it is.
@@ -237,14 +181,19 @@ impl Side {
     pub fn plan(p: &mut Planner, x: Var, d: usize, input: &Input, c: &SideConfig) -> Result<Self> {
         let n = input.capacity.n;
         let fields = c.fields.map(|(size, width)| Fields::plan(p, input, size, width, c.std)).transpose()?;
-        let users = c.users.map(|(users, width)| Users::plan(p, input, users, width, c.std)).transpose()?;
+        let mut user = |(users, width)| {
+            let users = Users::plan(p, input, users, width, c.std)?;
+            let spread = Spread::plan(p, users.y, input, width);
+            Ok::<_, Error>((users, spread))
+        };
+        let users = c.users.map(&mut user).transpose()?;
         if fields.is_none() && users.is_none() {
             return Err(Error::user("neither side fields nor users stand beside the items").hint("ask for one of them"));
         }
         let mut parts: Vec<(Var, usize)> = Vec::new();
         parts.extend((c.join == Join::Concat).then_some((x, d)));
         parts.extend(fields.as_ref().map(|f| (f.y, f.width())));
-        parts.extend(users.as_ref().map(|u| (u.y, u.d)));
+        parts.extend(users.as_ref().map(|(_, spread)| (spread.y, spread.d)));
         p.label("side");
         let width = parts.iter().map(|(_, width)| width).sum();
         let all = if parts.len() == 1 { parts[0].0 } else { p.var(n * width) };
@@ -278,7 +227,10 @@ impl Side {
 
     pub fn forward(&self, b: &mut dyn Backend, s: &Shape) {
         self.fields.iter().for_each(|fields| fields.forward(b, s));
-        self.users.iter().for_each(|users| users.forward(b, s));
+        if let Some((users, spread)) = &self.users {
+            users.forward(b, s);
+            spread.forward(b, s);
+        }
         if self.parts.len() > 1 {
             let ([x, f, u], widths) = self.three();
             b.run(&ConcatFwd { y: self.linear.x.y, a: x.y, b: f.y, c: u.y, n: s.n, widths });
@@ -299,6 +251,9 @@ impl Side {
             b.run(&ConcatBwd { da, db, dc, dy: self.linear.x.dy, n: s.n, widths });
         }
         self.fields.iter().for_each(|fields| fields.backward(b, s));
-        self.users.iter().for_each(|users| users.backward(b, s));
+        if let Some((users, spread)) = &self.users {
+            spread.backward(b, s);
+            users.backward(b, s);
+        }
     }
 }

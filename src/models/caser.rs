@@ -2,23 +2,23 @@
 
 x = E[item]                                                   (N,D)
 c = horizontal and vertical filters over the L rows that end at each row      (N,L*F), (N,G*D)
-z = dropout(relu(W [dropout(c)] + b))                          (N,D)
-h = scored rows of z                                           (M,D)
+z = relu(W [dropout(c)] + b)                                   (N,D)
+h = scored rows of [z | P[user]]                               (M,D+Du)   `--user-width`, 0: z alone
 score of item v = <h, E'[v]> + bias'[v]                        an output table of its own, as in the paper
 
 Asked for the next K items (`--targets 3` in the paper) it is the paper's; where items are hidden, a window ends at the row
 that is asked, behind [MASK]. Windows reach over the start of a sequence into rows of zeros, as the published code pads.
 Departures: windows of one user share their convolutions instead of being cut out one by one; dropout stands behind the
-filters alone; users' vectors come in with the items (`--user-width`), not beside z.
+filters alone.
 */
 
 use super::{Context, Model, Network, Representations};
 use crate::{
     base::Result,
-    layers::{CaserConv, CaserConvConfig, Embed, Facts, Linear, ScoredRows, Shape, Sites, View},
+    layers::{CaserConv, CaserConvConfig, Embed, Facts, Linear, ScoredRows, Shape, Sites, Spread, Users, View},
     mem::{Dst, Init, Mode, Param, Planner, Span, U32, Var},
     ops::{
-        ActivationBwd, ActivationFwd, Backend, DropoutAddFwd, DropoutBwd, DropoutFwd, SegmentSum,
+        ActivationBwd, ActivationFwd, Backend, ConcatBwd, ConcatFwd, DropoutAddFwd, DropoutBwd, DropoutFwd, SegmentSum,
         activation::Activation, dropout::Drop, sort_ids::Sorted,
     },
 };
@@ -33,6 +33,15 @@ struct Part {
     dense: Linear,
 }
 
+/// The user's vector, and where it stands beside z.
+#[derive(Clone, Debug)]
+struct User {
+    users: Users,
+    spread: Spread,
+    /// (N,D+Du) both side by side.
+    both: Var,
+}
+
 /// The planned model.
 #[derive(Clone, Debug)]
 pub struct Caser {
@@ -42,12 +51,14 @@ pub struct Caser {
     parts: [Part; 2],
     sum: Var,
     z: Var,
+    user: Option<User>,
     scored: ScoredRows,
     item: Param,
     item_bias: Param,
     by: Sorted,
     ids: Span<U32>,
     step: Span<U32>,
+    /// Width of z (D).
     d: usize,
     v: usize,
 }
@@ -63,6 +74,8 @@ impl Model for Caser {
         let mut input = c.embed(false);
         // Its own table, whose gradient is summed here.
         (input.touched, input.dropout) = (None, 0.0);
+        let users = input.side.as_mut().and_then(|side| side.users.take());
+        input.side = input.side.filter(|side| side.fields.is_some());
         let embed = Embed::plan(p, c.input, &input, &mut sites)?;
         let (window, horizontal, vertical, std) = (s.window, s.horizontal, s.vertical, s.init_std);
         let config = CaserConvConfig { width: d, window, horizontal, vertical, std };
@@ -82,13 +95,24 @@ impl Model for Caser {
         ];
         p.label("output");
         let z = p.var(n * d);
-        let scored = ScoredRows::plan(p, z, c.input, d);
+        let user = users.map(|(users, width)| User::plan(p, c, users, width)).transpose()?;
+        p.label("output");
+        let (last, wide) = user.as_ref().map_or((z, d), |user| (user.both, d + user.spread.d));
+        let scored = ScoredRows::plan(p, last, c.input, wide);
         let rows = c.items + c.special;
-        let item = p.table("item.output.weight", &[rows, d], Init::TruncatedNormal(std), s.touched);
+        let item = p.table("item.output.weight", &[rows, wide], Init::TruncatedNormal(std), s.touched);
         let item_bias = p.table("item.output.bias", &[c.items], Init::Constant(0.0), s.touched);
         let (by, step) = (Sorted::plan(p, n), c.input.step);
         let (ids, v) = (c.input.item, c.items);
-        Ok(Caser { embed, conv, parts, sum, z, scored, item, item_bias, by, ids, step, d, v })
+        Ok(Caser { embed, conv, parts, sum, z, user, scored, item, item_bias, by, ids, step, d, v })
+    }
+}
+
+impl User {
+    fn plan(p: &mut Planner, c: &Context, users: usize, width: usize) -> Result<Self> {
+        let users = Users::plan(p, c.input, users, width, c.settings.init_std)?;
+        let spread = Spread::plan(p, users.y, c.input, width);
+        Ok(User { users, spread, both: p.var(c.input.capacity.n * (c.settings.width + width)) })
     }
 }
 
@@ -105,11 +129,23 @@ impl Network for Caser {
         let n = s.n * self.d;
         b.run(&DropoutAddFwd { y: self.sum.y, residual, x, step: self.step, n, drop: Drop::NONE });
         b.run(&ActivationFwd { y: self.z.y, x: self.sum.y, n, kind: Activation::Relu });
+        if let Some(User { users, spread, both }) = &self.user {
+            users.forward(b, s);
+            spread.forward(b, s);
+            let (c, widths) = (Span::empty(), [self.d, spread.d, 0]);
+            b.run(&ConcatFwd { y: both.y, a: self.z.y, b: spread.y.y, c, n: s.n, widths });
+        }
         self.scored.forward(b, s);
     }
 
     fn backward(&self, b: &mut dyn Backend, s: &Shape) {
         self.scored.backward(b, s);
+        if let Some(User { users, spread, both }) = &self.user {
+            let (da, db) = (Dst::Write(self.z.dy), Dst::Write(spread.y.dy));
+            b.run(&ConcatBwd { da, db, dc: Dst::Skip, dy: both.dy, n: s.n, widths: [self.d, spread.d, 0] });
+            spread.backward(b, s);
+            users.backward(b, s);
+        }
         let (dx, n) = (Dst::Write(self.sum.dy), s.n * self.d);
         b.run(&ActivationBwd { dx, dy: self.z.dy, y: self.z.y, n, kind: Activation::Relu });
         for part in &self.parts {
@@ -138,7 +174,7 @@ impl Network for Caser {
             item_bias: self.item_bias.clone(),
             rows: None,
             scored: self.scored.y,
-            d: self.d,
+            d: self.item.shape[1],
             v: self.v,
         }
     }

@@ -7,6 +7,7 @@ pub mod bert4rec;
 pub mod caser;
 pub mod dacf;
 pub mod gru4rec;
+pub mod mlp;
 pub mod peterrec;
 pub mod sasrec;
 
@@ -14,6 +15,7 @@ pub use bert4rec::Bert4Rec;
 pub use caser::Caser;
 pub use dacf::Dacf;
 pub use gru4rec::Gru4Rec;
+pub use mlp::Mlp;
 pub use peterrec::PeterRec;
 pub use sasrec::SasRec;
 
@@ -80,6 +82,8 @@ pub trait Model: Network + Sized + 'static {
     /// Whether it reads baskets: rows in no order, of which the first is asked about all. A window or a recurrence that ends at
     /// a row, and a convolution that reads an order, do not.
     const BASKETS: bool = false;
+    /// Whether it knows a sequence by its user alone.
+    const USERS: bool = false;
 
     /// # Errors
     /// Settings that contradict each other (heads not dividing the width).
@@ -214,7 +218,7 @@ pub struct ModelSettings {
 #[macro_export]
 macro_rules! for_all_models {
     ($each:ident) => {
-        $each! { Bert4Rec, SasRec, Gru4Rec, PeterRec, Caser, Dacf }
+        $each! { Bert4Rec, SasRec, Gru4Rec, PeterRec, Caser, Dacf, Mlp }
     };
 }
 
@@ -227,6 +231,7 @@ pub struct Entry {
     pub patches: bool,
     pub takes: Takes,
     pub baskets: bool,
+    pub users: bool,
     /// Plans it; the view is one of its own.
     pub plan: fn(&mut Planner, &Context) -> Result<Box<dyn Network>>,
 }
@@ -241,6 +246,7 @@ macro_rules! list {
             patches: $model::PATCHES,
             takes: $model::TAKES,
             baskets: $model::BASKETS,
+            users: $model::USERS,
             plan: |p, c| Ok(Box::new($model::plan(p, c)?)),
         }),*];
     };

@@ -130,15 +130,16 @@ fn variants() -> Vec<(String, Settings)> {
     ];
     let mut all: Vec<_> = losses.into_iter().map(|(what, s)| (format!("{} step ({what})", s.model), s)).collect();
     for model in models::ALL {
+        let user_width = if model.users { 9 } else { 0 };
         for task in tasks::ALL.iter().filter(|task| task.suits(model)) {
-            let s = Settings { model: model.name.into(), task: task.name.into(), ..base.clone() };
+            let s = Settings { model: model.name.into(), task: task.name.into(), user_width, ..base.clone() };
             all.push((format!("{} step ({})", model.name, task.name), s));
         }
         let join = if all.len() % 2 == 0 { Join::Concat } else { Join::Sum };
         let sides = Settings { fields: "all".into(), field_width: 5, user_width: 9, join, ..base.clone() };
         let sides = Settings { model: model.name.into(), ..sides };
-        // Rating rows have no place for them.
-        if sides.find().is_ok_and(|(_, task)| !task.rated) {
+        // Rating rows have no place for them, and who reads no items has none for fields.
+        if sides.find().is_ok_and(|(_, task)| !task.rated) && !model.users {
             all.push((format!("{} step (users and fields)", model.name), sides));
         }
     }
