@@ -51,9 +51,10 @@ fn brute_rank(scores: &[f64], target: u32, excluded: &HashSet<u32>) -> usize {
     1 + others.filter(|i| scores[*i as usize] >= scores[target as usize]).count()
 }
 
-/// The metrics by definition, written another way than in the library: from the whole ranked relevance vector.
-fn brute_metrics(all: &[Vec<usize>], k: usize) -> (f64, f64, f64, f64) {
-    let (mut ndcg, mut recall, mut hr, mut mrr) = (0.0, 0.0, 0.0, 0.0);
+/// NDCG, recall, HR, MRR and MAP by definition, written another way than in the library: from the whole ranked relevance
+/// vector.
+fn brute_metrics(all: &[Vec<usize>], k: usize) -> [f64; 5] {
+    let (mut ndcg, mut recall, mut hr, mut mrr, mut map) = (0.0, 0.0, 0.0, 0.0, 0.0);
     for ranks in all {
         let (mut dcg, mut ideal, mut hits) = (0.0, 0.0, 0);
         for place in 1..=k {
@@ -68,18 +69,23 @@ fn brute_metrics(all: &[Vec<usize>], k: usize) -> (f64, f64, f64, f64) {
         recall += hits as f64 / ranks.len() as f64;
         hr += if hits > 0 { 1.0 } else { 0.0 };
         mrr += ranks.iter().map(|r| if *r == MISS { 0.0 } else { 1.0 / *r as f64 }).fold(0.0, f64::max);
+        let (mut hits, last) = (0, ranks.iter().filter(|r| **r != MISS).max().copied().unwrap_or(0));
+        for place in 1..=last {
+            for _ in ranks.iter().filter(|r| **r == place) {
+                hits += 1;
+                map += hits as f64 / place as f64 / ranks.len() as f64;
+            }
+        }
     }
-    let n = all.len() as f64;
-    (ndcg / n, recall / n, hr / n, mrr / n)
+    [ndcg, recall, hr, mrr, map].map(|sum| sum / all.len() as f64)
 }
 
 fn assert_metrics(got: &Metrics, all: &[Vec<usize>], what: &str) {
     assert_eq!(got.cases as usize, all.len(), "{what}");
     for m in &got.at {
-        let (ndcg, recall, hr, mrr) = brute_metrics(all, m.k);
-        for (name, a, b) in
-            [("ndcg", m.ndcg, ndcg), ("recall", m.recall, recall), ("hr", m.hr, hr), ("mrr", got.mrr, mrr)]
-        {
+        let names = ["ndcg", "recall", "hr", "mrr", "map"];
+        let got = [m.ndcg, m.recall, m.hr, got.mrr, got.map];
+        for ((name, a), b) in names.into_iter().zip(got).zip(brute_metrics(all, m.k)) {
             assert!((a - b).abs() < 1e-12, "{what}: {name}@{}: {a}, brute force {b}", m.k);
         }
     }
@@ -394,6 +400,7 @@ fn the_command_reports_protocol_and_numbers() {
     assert_eq!(lines.len() - 1, report.full.model.cases as usize);
     assert!((mean("ndcg@10") - report.full.model.at(10).unwrap().ndcg).abs() < 1e-12);
     assert!((mean("mrr") - report.full.model.mrr).abs() < 1e-12);
+    assert!((mean("map") - report.full.model.map).abs() < 1e-12);
     let uniform = column("rank_among_100_uniform");
     let hits = lines[1..].iter().filter(|l| l[uniform].parse::<usize>().unwrap() <= 10).count();
     let sampled = report.sampled[0].ranking.model.at(10).unwrap().hr;

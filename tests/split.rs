@@ -53,6 +53,23 @@ fn last_n_holds_out_what_it_says() {
 }
 
 #[test]
+fn shares_are_of_each_user_and_at_least_one_event() {
+    let data = sequences(&["a b c d e f a b c d", "a b c d e", "a b c", "a b"]);
+    let split = Split::new(&data, SplitSpec::Ratio { valid: 0.1, test: 0.3 }).unwrap();
+    assert_eq!(parts(&data, &split, "u0"), ["a b c d e f", "a", "b c d"]);
+    assert_eq!(parts(&data, &split, "u1"), ["a b c", "d", "e"]);
+    assert_eq!(parts(&data, &split, "u2"), ["a", "b", "c"]);
+    assert_eq!(parts(&data, &split, "u3"), ["a b", "", ""], "one event must stay to train");
+    let none = Split::new(&data, SplitSpec::Ratio { valid: 0.0, test: 0.5 }).unwrap();
+    assert_eq!(parts(&data, &none, "u1"), ["a b c", "", "d e"]);
+    assert!(none.valid().users().is_empty());
+    // 0.29 times 100 is a hair below 29 in floating point.
+    let many = vec!["a"; 100].join(" ");
+    let split = Split::new(&sequences(&[&many]), SplitSpec::Ratio { valid: 0.07, test: 0.29 }).unwrap();
+    assert_eq!((split.summary().valid_events, split.summary().test_events), (7, 29));
+}
+
+#[test]
 fn the_last_baskets_are_held_out_whole() {
     // Equal times are a basket: u has four, v three, w two, x one.
     let log = [
@@ -217,6 +234,10 @@ fn what_cannot_be_split_is_refused() {
     assert!(e.contains("nothing to train on"), "{e}");
     let e = error(&data, SplitSpec::LastN { valid: 1, test: 0 });
     assert!(e.contains("0 test events"), "{e}");
+    for (valid, test) in [(0.1, 0.0), (-0.1, 0.2), (0.5, 0.5), (0.0, 1.0), (f64::NAN, 0.2), (0.1, f64::INFINITY)] {
+        let e = error(&data, SplitSpec::Ratio { valid, test });
+        assert!(e.contains("shares of") && e.contains("--test-share"), "{e}");
+    }
 
     // Everyone's events are on one side of the cut: a test, but nobody to predict from.
     let apart = dataset(&[("u", "a", Some(1)), ("u", "b", Some(2)), ("v", "a", Some(8)), ("v", "b", Some(9))]);

@@ -17,7 +17,7 @@ use crate::{
         EvalOptions, ItemMap, RatingOptions, RatingReport, Report, UserResult,
         evaluate::{check_ks, evaluate_each},
         evaluate_ratings,
-        metrics::{MISS, at_k, reciprocal_rank},
+        metrics::{MISS, at_k, average_precision, reciprocal_rank},
         negatives::Sampling,
     },
     layers::RatingScale,
@@ -271,7 +271,7 @@ fn per_user_head(options: &EvalOptions<'_>) -> String {
     for k in &options.ks {
         columns.extend([format!("ndcg@{k}"), format!("recall@{k}"), format!("hr@{k}")]);
     }
-    columns.push("mrr".into());
+    columns.extend(["mrr", "map"].map(String::from));
     columns.join("\t") + "\n"
 }
 
@@ -293,7 +293,7 @@ fn per_user_line(user: &UserResult, users: &Vocab, items: &Vocab, options: &Eval
         let m = at_k(&user.ranks, k);
         cells.extend([m.ndcg, m.recall, m.hr].map(|x| x.to_string()));
     }
-    cells.push(reciprocal_rank(&user.ranks).to_string());
+    cells.extend([reciprocal_rank(&user.ranks), average_precision(&user.ranks)].map(|x| x.to_string()));
     cells.join("\t") + "\n"
 }
 

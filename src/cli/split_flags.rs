@@ -11,6 +11,8 @@ pub enum SplitKind {
     LeaveOneOut,
     /// The last --test-n events test, the --valid-n before them validate
     LastN,
+    /// The last --test-share of a user's events test, the --valid-share before them validate
+    Ratio,
     /// A user's last basket tests, the one before it validates
     LastBasket,
     /// Events from --cut on test, those from --valid-cut on validate
@@ -30,6 +32,12 @@ pub struct SplitFlags {
     /// With --split last-n: events a user for validation [default: 1]
     #[arg(long, value_name = "N")]
     pub valid_n: Option<usize>,
+    /// With --split ratio: share of a user's events for the test, at least one event [default: 0.1]
+    #[arg(long, value_name = "SHARE")]
+    pub test_share: Option<f64>,
+    /// With --split ratio: share of a user's events for validation; 0: none [default: 0.1]
+    #[arg(long, value_name = "SHARE")]
+    pub valid_share: Option<f64>,
     /// With --split time: the test begins here; a date (UTC) or a number in the unit of the timestamps
     #[arg(long, value_name = "DATE", allow_hyphen_values = true)]
     pub cut: Option<String>,
@@ -45,6 +53,8 @@ impl SplitFlags {
             (self.split.is_some(), "split"),
             (self.test_n.is_some(), "test-n"),
             (self.valid_n.is_some(), "valid-n"),
+            (self.test_share.is_some(), "test-share"),
+            (self.valid_share.is_some(), "valid-share"),
             (self.cut.is_some(), "cut"),
             (self.valid_cut.is_some(), "valid-cut"),
         ];
@@ -67,6 +77,10 @@ impl SplitFlags {
             refuse(self.test_n.is_some(), "--test-n", "last-n")?;
             refuse(self.valid_n.is_some(), "--valid-n", "last-n")?;
         }
+        if self.split != Some(SplitKind::Ratio) {
+            refuse(self.test_share.is_some(), "--test-share", "ratio")?;
+            refuse(self.valid_share.is_some(), "--valid-share", "ratio")?;
+        }
         if self.split != Some(SplitKind::Time) {
             refuse(self.cut.is_some(), "--cut", "time")?;
             refuse(self.valid_cut.is_some(), "--valid-cut", "time")?;
@@ -76,6 +90,9 @@ impl SplitFlags {
             Some(SplitKind::LeaveOneOut) => Some(SplitSpec::LeaveOneOut),
             Some(SplitKind::LastN) => {
                 Some(SplitSpec::LastN { valid: self.valid_n.unwrap_or(1), test: self.test_n.unwrap_or(1) })
+            }
+            Some(SplitKind::Ratio) => {
+                Some(SplitSpec::Ratio { valid: self.valid_share.unwrap_or(0.1), test: self.test_share.unwrap_or(0.1) })
             }
             Some(SplitKind::LastBasket) => Some(SplitSpec::LastBasket),
             Some(SplitKind::Time) => {

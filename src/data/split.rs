@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// How to split; stored in the run's configuration, so evaluation later repeats it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Default, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum SplitSpec {
     /// The last event of a user is the test item, the one before it the validation item.
@@ -37,6 +37,9 @@ pub enum SplitSpec {
     LeaveOneOut,
     /// The last `test` events of a user are for the test, the `valid` events before them for validation.
     LastN { valid: usize, test: usize },
+    /// The last `test` share of a user's events is for the test, the `valid` share before it for validation; at least one
+    /// event of each that is not 0.
+    Ratio { valid: f64, test: f64 },
     /// A user's last basket is for the test, the one before it for validation.
     LastBasket,
     /// Events at or after `cut` are for the test, those in `[valid_cut, cut)` for validation. Both in the unit of
@@ -64,6 +67,14 @@ impl fmt::Display for SplitSpec {
             }
             SplitSpec::LastN { valid, test } => {
                 write!(f, "last-n: a user's last {test} events are for the test, the {valid} before them validate")
+            }
+            SplitSpec::Ratio { valid, test } => {
+                let percent = |share: &f64| (share * 1e4).round() / 100.0;
+                let (test, valid) = (percent(test), percent(valid));
+                write!(
+                    f,
+                    "ratio: the last {test} % of a user's events are for the test, {valid} % before them validate"
+                )
             }
             SplitSpec::LastBasket => {
                 write!(f, "last-basket: a user's last basket is for the test, the one before it validates")
@@ -145,6 +156,7 @@ impl Split {
         match spec {
             SplitSpec::LeaveOneOut => split.last_n(1, 1)?,
             SplitSpec::LastN { valid, test } => split.last_n(valid, test)?,
+            SplitSpec::Ratio { valid, test } => split.last_shares(valid, test)?,
             SplitSpec::LastBasket => split.last_baskets(data)?,
             SplitSpec::Time { cut, valid_cut } => split.at_cuts(data, cut, valid_cut)?,
         }
@@ -165,14 +177,32 @@ impl Split {
         if test == 0 {
             return Err(Error::user("the split holds out 0 test events").hint("give --test-n a number from 1 up"));
         }
+        self.hold_out(|_| (valid, test));
+        Ok(())
+    }
+
+    fn last_shares(&mut self, valid: f64, test: f64) -> Result<()> {
+        let share = |x: f64| (0.0..1.0).contains(&x);
+        if !share(valid) || !share(test) || test == 0.0 || valid + test >= 1.0 {
+            return Err(Error::user(format!("shares of {valid} for validation and {test} for the test"))
+                .hint("give --test-share above 0 and --valid-share from 0 up, together below 1: 0.2 and 0.1, say"));
+        }
+        // A hair more than the product: 0.29 of 100 is 29.
+        let held = |n: usize, share: f64| if share == 0.0 { 0 } else { ((n as f64 * share + 1e-9) as usize).max(1) };
+        self.hold_out(|n| (held(n, valid), held(n, test)));
+        Ok(())
+    }
+
+    /// Holds out the last events of users: of n, so many for validation and so many behind them for the test.
+    fn hold_out(&mut self, of: impl Fn(usize) -> (usize, usize)) {
         for &n in &self.end {
+            let (valid, test) = of(n as usize);
             // One event must stay to train and to predict from.
             let enough = n as usize > valid.saturating_add(test);
             let held = |k: usize| if enough { n - k as u32 } else { n };
-            self.train_end.push(held(valid + test));
+            self.train_end.push(held(valid.saturating_add(test)));
             self.valid_end.push(held(test));
         }
-        Ok(())
     }
 
     /// A basket is held out whole, however large.

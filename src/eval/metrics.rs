@@ -1,4 +1,4 @@
-/*! NDCG, Recall, HR and MRR from the ranks of a user's held-out items.
+/*! NDCG, Recall, HR, MRR and MAP from the ranks of a user's held-out items.
 
 With T distinct held-out items at ranks r_1 < ... (1 = best) in a list of candidates:
 
@@ -8,6 +8,7 @@ With T distinct held-out items at ranks r_1 < ... (1 = best) in a list of candid
 | Recall@k | (number of r_t <= k) / T | = HR@k |
 | NDCG@k | sum over r_t <= k of 1/log2(1 + r_t), divided by sum for i = 1..min(k, T) of 1/log2(1 + i) | 1/log2(1 + r) if r <= k |
 | MRR | 1 / min r_t, not cut at any k | 1/r |
+| MAP | mean over t = 1..T of t / r_t, not cut at any k: the precision at each hit | 1/r |
 
 Each is averaged over users. NDCG: Järvelin & Kekäläinen, "Cumulated gain-based evaluation of IR techniques", TOIS
 2002, with binary gains.
@@ -30,6 +31,7 @@ pub struct Metrics {
     pub cases: u64,
     pub at: Vec<AtK>,
     pub mrr: f64,
+    pub map: f64,
 }
 
 impl Metrics {
@@ -61,12 +63,21 @@ pub fn reciprocal_rank(ranks: &[usize]) -> f64 {
     ranks.iter().filter(|r| **r != MISS).min().map_or(0.0, |r| 1.0 / *r as f64)
 }
 
+/// The mean of the precision at each held-out item, the list not cut: what no list can show counts 0.
+pub fn average_precision(ranks: &[usize]) -> f64 {
+    let mut shown: Vec<usize> = ranks.iter().copied().filter(|r| *r != MISS).collect();
+    shown.sort_unstable();
+    let precision = |(hits, rank): (usize, &usize)| (hits + 1) as f64 / *rank as f64;
+    shown.iter().enumerate().map(precision).fold(0.0, |a, b| a + b) / ranks.len() as f64
+}
+
 /// Running sums towards [`Metrics`]; adding in the same order gives the same bits.
 #[derive(Clone, Debug, Default)]
 pub struct Sums {
     cases: u64,
     at: Vec<AtK>,
     reciprocal: f64,
+    precision: f64,
 }
 
 impl Sums {
@@ -78,6 +89,7 @@ impl Sums {
     pub fn add(&mut self, ranks: &[usize]) {
         self.cases += 1;
         self.reciprocal += reciprocal_rank(ranks);
+        self.precision += average_precision(ranks);
         for sum in &mut self.at {
             let one = at_k(ranks, sum.k);
             sum.ndcg += one.ndcg;
@@ -94,7 +106,8 @@ impl Sums {
     pub fn means(&self) -> Metrics {
         let n = self.cases.max(1) as f64;
         let mean = |s: &AtK| AtK { k: s.k, ndcg: s.ndcg / n, recall: s.recall / n, hr: s.hr / n };
-        Metrics { cases: self.cases, at: self.at.iter().map(mean).collect(), mrr: self.reciprocal / n }
+        let at = self.at.iter().map(mean).collect();
+        Metrics { cases: self.cases, at, mrr: self.reciprocal / n, map: self.precision / n }
     }
 }
 
@@ -124,6 +137,9 @@ mod tests {
         assert!(close(m.ndcg, (1.0 / l3 + 1.0 / l6) / (1.0 + 1.0 / l3 + 0.5)), "{}", m.ndcg);
         assert!(close(m.recall, 2.0 / 3.0) && m.hr == 1.0);
         assert_eq!(reciprocal_rank(&[5, 40, 2]), 0.5);
+        // One of one to rank 2 is 1/2, two of three to rank 5 is 2/5, three to 40.
+        assert!(close(average_precision(&[5, 40, 2]), (0.5 + 0.4 + 3.0 / 40.0) / 3.0));
+        assert!(close(average_precision(&[MISS, 1]), 0.5) && average_precision(&[MISS]) == 0.0);
         // With k below T the ideal list is cut too: ranks 1, 2 of T = 3 at k = 2 are perfect.
         assert!(close(at_k(&[1, 2, 9], 2).ndcg, 1.0));
     }
@@ -138,5 +154,6 @@ mod tests {
         assert_eq!(m.cases, 3);
         assert!(close(m.at(1).unwrap().ndcg, 1.0 / 3.0) && close(m.at(10).unwrap().ndcg, 0.5));
         assert!(close(m.at(10).unwrap().hr, 2.0 / 3.0) && close(m.mrr, (1.0 + 1.0 / 3.0 + 0.01) / 3.0));
+        assert!(close(m.map, m.mrr), "of one item they are the same");
     }
 }

@@ -226,6 +226,9 @@ fn table(out: &mut String, title: &str, ranking: &Ranking, single: bool) {
         }
     }
     row("MRR".into(), ranking.model.mrr, base.map(|b| b.mrr));
+    if !single {
+        row("MAP".into(), ranking.model.map, base.map(|b| b.map));
+    }
 }
 
 /// Slices down; NDCG and HR at the k nearest to 10 across.
