@@ -61,10 +61,10 @@ fn variants() -> Vec<Settings> {
             let user_width = if model.users { 3 } else { 0 };
             let s = Settings { model: model.name.into(), task: task.name.into(), user_width, ..base.clone() };
             if i == 0 && model.patches {
-                let parallel = Settings { patch: Patching::Parallel, patches: 1, freeze: Freeze::Network, ..s.clone() };
+                let parallel = Settings { patch: Patching::Parallel, patches: 1, freeze: Freeze::NETWORK, ..s.clone() };
                 all.extend([parallel, Settings { patch: Patching::Serial, patch_width: 3, ..s.clone() }]);
                 let pre = Settings { norm: NormPlace::Pre, loss: LossKind::Bpr, ..s.clone() };
-                all.push(Settings { patch: Patching::Parallel, freeze: Freeze::All, ..pre });
+                all.push(Settings { patch: Patching::Parallel, freeze: Freeze::ALL, ..pre });
             }
             if i == 0 && !task.rated {
                 all.push(Settings { loss: LossKind::Gbce, targets: 2, exclude_seen: true, ..s.clone() });
@@ -204,7 +204,7 @@ fn overfit(s: &Settings) {
 
 #[test]
 fn one_batch_can_be_overfitted() {
-    variants().iter().filter(|s| s.freeze == Freeze::None).for_each(overfit);
+    variants().iter().filter(|s| s.freeze == Freeze::NONE).for_each(overfit);
 }
 
 /// One training step on the CPU backend and on the f64 oracle from the same weights: same loss, same new weights.
@@ -292,7 +292,7 @@ fn weights_that_a_step_ruined_are_noticed_before_they_are_saved() {
 /// What is frozen has no gradient, no moments, and stays to the bit; what is not moves.
 #[test]
 fn frozen_weights_stay_and_others_move() {
-    for s in variants().iter().filter(|s| s.freeze != Freeze::None) {
+    for s in variants().iter().filter(|s| s.freeze != Freeze::NONE) {
         let mut e = Engine::<_>::new(s, facts(), |p| Ok(Cpu::new(p))).unwrap();
         let read = |e: &mut Engine<Cpu>, p: &Param| {
             let mut x = vec![0.0; p.w.len()];

@@ -21,6 +21,7 @@ use crate::{
         negatives::Sampling,
     },
     layers::RatingScale,
+    train::lineage::{Seen, seen_by_bases},
 };
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -195,6 +196,7 @@ fn warnings(run: &OpenRun, data: &Dataset, split: &Split, part: &dyn HeldOut) ->
             .hint("evaluate under the run's split (leave the split flags out), or train again with this one"));
         }
     }
+    notes.extend(lineage_notes(&seen_by_bases(run.from.as_ref(), data, part)?));
     if let Some(users) = &run.user_keys {
         let unknown = data.user_keys().keys().filter(|key| users.find(key).is_none()).count();
         if unknown > 0 {
@@ -206,6 +208,23 @@ fn warnings(run: &OpenRun, data: &Dataset, split: &Split, part: &dyn HeldOut) ->
         }
     }
     Ok(notes)
+}
+
+/// What the user should be told of what the bases of a run have seen.
+pub fn lineage_notes(bases: &[Seen]) -> Vec<String> {
+    let note = |base: &Seen| match base.users {
+        Some(0) => None,
+        Some(users) => Some(format!(
+            "its base {} was trained on events of {} users that are held out here, which flatters the run",
+            base.run.display(),
+            digits(users as u64)
+        )),
+        None => Some(format!(
+            "whether its base {} has seen the held-out events cannot be checked (its folder or data are gone, or there are no times)",
+            base.run.display()
+        )),
+    };
+    bases.iter().filter_map(note).collect()
 }
 
 /// The same as [`measure`] for a run that predicts ratings.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::{
     builtin,
+    evaluate::lineage_notes,
     opened::open_data,
     printer::Printer,
     split_flags::SplitFlags,
@@ -12,9 +13,11 @@ use super::{
 use crate::{
     backend::Device,
     base::{Error, Result},
+    data::{Dataset, digits, split::Split},
     layers::Facts,
     train::{
-        Flags, Freeze, FreshItems, Origin, Patching, RunFolder, Transfer, Which,
+        Flags, Freeze, FreshRows, Origin, Patching, RunFolder, Settings, Transfer, Which,
+        lineage::seen_by_bases,
         ratings::scale_after,
         run::RunConfig,
         sides::{self, Sides},
@@ -27,7 +30,7 @@ use crate::{
 Examples:
   mipgpu finetune --from runs/films data/books                         all layers, and rows of shared items
   mipgpu finetune --from runs/films --transfer patch data/books        small patches on a frozen network
-  mipgpu finetune --from runs/films --fresh-items mean data/films-new  a grown catalogue: new items, expired ones dropped
+  mipgpu finetune --from runs/films --fresh-rows mean data/films-new   a grown catalogue: new items, expired ones dropped
   mipgpu finetune --from runs/films --transfer none data/books         the same from scratch, to compare with
 
 Settings are those of the base run, with flags (and --config) over them. Items, users and values of side fields are matched
@@ -45,9 +48,9 @@ pub struct Args {
     /// Take the newest weights of the base instead of the best validated ones
     #[arg(long)]
     last: bool,
-    /// How rows start of items that the base does not know
-    #[arg(long, value_enum, default_value_t)]
-    fresh_items: FreshItems,
+    /// How rows start of items, users and field values that the base does not know [default: random]
+    #[arg(long, value_enum, alias = "fresh-items")]
+    fresh_rows: Option<FreshRows>,
     /// Run folder to make [default: runs/DATA-MODEL-N]
     #[arg(short, long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -69,12 +72,12 @@ pub struct Args {
 pub fn run(args: Args, printer: Printer) -> Result<()> {
     let checkpoint = if args.last { Which::Last } else { Which::Best };
     let base = Base::open(&args.from, checkpoint)?;
-    let path = match args.data {
-        Some(path) => path,
+    let path = match &args.data {
+        Some(path) => path.clone(),
         None => builtin::import(&printer)?,
     };
     let data = open_data(&path)?;
-    let mut settings = base.settings.clone();
+    let mut settings = base.config.settings.clone();
     if let Some(file) = &args.config {
         settings = settings.read(file)?;
     }
@@ -84,28 +87,33 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
         None => e.at(format!("{}: its settings are those of the new run", args.from.display())),
         Some(_) => e,
     })?;
+    check_flags(&args, &settings, &data)?;
     if args.transfer == Transfer::Patch {
         if settings.patch == Patching::None {
             settings.patch = Patching::Serial;
         }
-        if settings.freeze == Freeze::None {
-            settings.freeze = if base.knows_all(&data, &settings) { Freeze::All } else { Freeze::Network };
+        if settings.freeze == Freeze::NONE {
+            settings.freeze = base.freezes(&data, &settings);
         }
-    } else if settings.patch != Patching::None || args.transfer != Transfer::Model && settings.freeze != Freeze::None {
-        return Err(Error::user(format!("--transfer {} freezes nothing and has no patches", args.transfer))
-            .hint("use --transfer patch, or leave --patch and --freeze out"));
     }
     base.check_model(&settings, args.transfer)?;
     conclude_settings(&args.flags, &mut settings, &data)?;
-    let split = args.split.spec(&data)?.unwrap_or(usual_split(&settings)?);
-    let ratings = match (scale(&settings, &data, split)?, &base.ratings) {
+    let split = match args.split.spec(&data)? {
+        Some(split) => split,
+        // What the base was not trained on stays what it is judged by.
+        None if base.config.data_fingerprint == data.fingerprint() && base.config.settings.task == settings.task => {
+            base.config.split
+        }
+        None => usual_split(&settings)?,
+    };
+    let ratings = match (scale(&settings, &data, split)?, &base.config.ratings) {
         (Some(new), Some(known)) if matches!(args.transfer, Transfer::Model | Transfer::Patch) => {
             Some(scale_after(known, new)?)
         }
         (new, _) => new,
     };
     let facts = Facts { ratings: ratings.clone(), ..Sides::facts_of(&settings, &data)? };
-    base.check(&settings, &facts, args.transfer)?;
+    base.check(&settings, &facts, &data, args.transfer)?;
     let folder = args.out.map_or_else(|| RunFolder::new(free_name(&path, &settings.model)), RunFolder::new);
     let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
     let origin = Origin {
@@ -113,8 +121,15 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
         checkpoint,
         sha256: base.sha256().into(),
         transfer: args.transfer,
-        fresh_items: args.fresh_items,
+        fresh_rows: args.fresh_rows.unwrap_or_default(),
     };
+    if args.transfer != Transfer::None {
+        printer.say(format_args!("shared  {}", base.shared(&data)));
+    }
+    let held = Split::new(&data, split)?;
+    for warning in seen_warnings(&origin, &data, &held)? {
+        printer.warn(warning);
+    }
     let config = RunConfig {
         version: RunConfig::VERSION,
         data: absolute(path),
@@ -126,4 +141,62 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     };
     let (device, threads) = (args.device, args.threads);
     execute(&Planned { folder, config, data, device, threads, resume: false }, printer)
+}
+
+/// # Errors
+/// A flag without effect.
+fn check_flags(args: &Args, settings: &Settings, data: &Dataset) -> Result<()> {
+    let (transfer, flags) = (args.transfer, &args.flags);
+    let refuse = |flag: &str, why: &str, hint: &str| Err(Error::user(format!("--{flag}: {why}")).hint(hint));
+    let leave = "use --transfer patch, or leave it out";
+    if transfer == Transfer::Patch {
+        if flags.patch == Some(Patching::None) {
+            return refuse("patch none", "--transfer patch trains patches", "use serial or parallel");
+        }
+        if flags.freeze == Some(Freeze::NONE) {
+            return refuse("freeze none", "--transfer patch leaves the network as it is", "use --transfer model");
+        }
+        if settings.blocks == 0 {
+            return refuse("blocks 0", "patches stand in blocks, and there are none", "use --transfer model");
+        }
+    } else {
+        if settings.patch != Patching::None || transfer != Transfer::Model && settings.freeze != Freeze::NONE {
+            let what = format!("--transfer {transfer} freezes nothing and has no patches");
+            return Err(Error::user(what).hint("use --transfer patch, or leave --patch and --freeze out"));
+        }
+        for (given, flag) in [(flags.patches.is_some(), "patches"), (flags.patch_width.is_some(), "patch-width")] {
+            if given {
+                return refuse(flag, "there are no patches", leave);
+            }
+        }
+    }
+    match args.fresh_rows {
+        Some(_) if transfer == Transfer::None => {
+            refuse("fresh-rows", "with --transfer none all rows are fresh, and random", "leave it out")
+        }
+        Some(FreshRows::Content) if data.item_fields().iter().next().is_none() => refuse(
+            "fresh-rows content",
+            "the items of this data have no side fields",
+            "import them with --items FILE --item-fields NAME, or use --fresh-rows mean",
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// What the user should be told of what the base has seen of the test.
+///
+/// # Errors
+/// It is the base's own data under another split: the base was trained on what is held out.
+fn seen_warnings(origin: &Origin, data: &Dataset, split: &Split) -> Result<Vec<String>> {
+    let seen = seen_by_bases(Some(origin), data, &split.test())?;
+    if let Some((base, users)) = seen.iter().find_map(|s| s.users.filter(|n| s.same_data && *n > 0).map(|n| (s, n))) {
+        return Err(Error::user(format!(
+            "leak: {} was trained on events of {} users that this split of its own data holds out ({})",
+            base.run.display(),
+            digits(users as u64),
+            split.spec()
+        ))
+        .hint("leave the split flags out to keep the base's split, or train the base again under this one"));
+    }
+    Ok(lineage_notes(&seen))
 }

@@ -8,7 +8,7 @@ use crate::{
     data::{Dataset, Vocab, split::SplitSpec},
     eval::Encoder,
     layers::RatingScale,
-    train::{Trained, Which},
+    train::{Origin, Trained, Which},
 };
 
 /// A run folder, opened.
@@ -25,6 +25,8 @@ pub struct OpenRun {
     pub data_fingerprint: String,
     /// The split it was trained under.
     pub split: SplitSpec,
+    /// The run that it was fine-tuned from.
+    pub from: Option<Origin>,
     /// The ratings that it predicts; `None`: it continues histories.
     pub ratings: Option<RatingScale>,
 }
@@ -60,6 +62,7 @@ pub fn open_run(run: &Path, flags: &RunFlags) -> Result<OpenRun> {
         data: trained.config.data,
         data_fingerprint: trained.config.data_fingerprint,
         split: trained.config.split,
+        from: trained.config.from,
         ratings: trained.config.ratings,
     })
 }

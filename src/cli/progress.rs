@@ -69,7 +69,9 @@ impl Progress {
     fn carried(&self, rows: &[Carried]) {
         let numbers = |row: &Carried| row.shape.iter().product::<usize>();
         let share = |patch: bool, frozen: Option<bool>| -> usize {
-            let of = |r: &&Carried| r.name.contains(Patch::NAME) == patch && frozen.is_none_or(|f| r.frozen == f);
+            let of = |r: &&Carried| {
+                r.of > 0 && r.name.contains(Patch::NAME) == patch && frozen.is_none_or(|f| r.frozen == f)
+            };
             rows.iter().filter(of).map(numbers).sum()
         };
         let (patches, others, trained) = (share(true, None), share(false, None), share(false, Some(false)));
@@ -84,6 +86,7 @@ impl Progress {
         for row in rows {
             let shape = row.shape.iter().map(usize::to_string).collect::<Vec<_>>().join(" x ");
             let what = match (row.rows, row.of) {
+                (_, 0) => "left behind: the new run has no place for it".to_string(),
                 (0, _) => "fresh".to_string(),
                 (rows, of) if rows == of => "loaded".to_string(),
                 (rows, of) => format!("{} rows loaded, {} fresh", digits(rows as u64), digits((of - rows) as u64)),

@@ -109,6 +109,9 @@ pub fn execute(planned: &Planned, printer: Printer) -> Result<()> {
     let mut progress = Progress::new(printer, &config.settings);
     let trained = pool.install(|| train(&job, &mut |event| progress.show(event)));
     progress.finish();
+    if trained.is_err() && !resume {
+        folder.discard();
+    }
     let state = trained?;
     if !state.done {
         if printer.json {
@@ -128,9 +131,9 @@ pub fn execute(planned: &Planned, printer: Printer) -> Result<()> {
 
 fn reopen(args: &Args) -> Result<(RunFolder, RunConfig, Dataset)> {
     let folder = RunFolder::new(args.resume.clone().unwrap_or_default());
-    let given = args.flags.first_given().or(args.split.first_given());
+    let given = args.flags.given().into_iter().next().or(args.split.first_given().map(str::to_string));
     if let Some(flag) = given {
-        return Err(Error::user(format!("--{} cannot be changed on --resume", flag.replace('_', "-")))
+        return Err(Error::user(format!("--{flag} cannot be changed on --resume"))
             .hint("a resumed run keeps the settings it began with; start a new run to change them"));
     }
     let config = folder.config()?;
@@ -160,7 +163,7 @@ fn prepare(args: &Args, printer: &Printer) -> Result<(RunFolder, RunConfig, Data
         settings = settings.read(file)?;
     }
     args.flags.apply(&mut settings);
-    if settings.patch != Patching::None || settings.freeze != Freeze::None {
+    if settings.patch != Patching::None || settings.freeze != Freeze::NONE {
         return Err(Error::user("patches and frozen parts belong to a network that is pre-trained")
             .hint("use `mipgpu finetune --from RUN --transfer patch`"));
     }
@@ -207,6 +210,15 @@ pub fn conclude_settings(flags: &Flags, settings: &mut Settings, data: &Dataset)
             .hint("leave it out: the loss is the squared error of the hidden ratings"));
     }
     settings.check()?;
+    let found = settings.find()?;
+    if let Some((flag, who)) = flags.first_idle(found) {
+        let (model, task) = (found.0.name, found.1.name);
+        return Err(Error::user(format!("--{flag} has no effect on --model {model} with --task {task}"))
+            .hint(format!("leave it out; who listens to it: {}", who.join(", "))));
+    }
+    if flags.gbce_t.is_some() && settings.loss != LossKind::Gbce {
+        return Err(Error::user("--gbce-t has no effect: only --loss gbce is calibrated").hint("leave it out"));
+    }
     if settings.find()?.1.baskets {
         data.check_baskets()?;
     }
@@ -263,9 +275,12 @@ fn introduce(
         digits(summary.valid_users as u64),
         digits(summary.test_users as u64)
     ));
+    let uses = |name: &str| s.find().is_ok_and(|(model, _)| model.uses.contains(&name));
+    let blocks = if uses("blocks") { format!(", {} blocks", s.blocks) } else { String::new() };
+    let heads = if uses("heads") { format!(", {} heads", s.heads) } else { String::new() };
     printer.say(format_args!(
-        "model   {}, width {}, {} blocks, {} heads, length {}, dropout {}",
-        s.model, s.width, s.blocks, s.heads, s.length, s.dropout
+        "model   {}, width {}{blocks}{heads}, length {}, dropout {}",
+        s.model, s.width, s.length, s.dropout
     ));
     let mut beside = Vec::new();
     if !s.field_names().is_empty() {

@@ -67,6 +67,7 @@ impl Model for Dacf {
     const NAME: &'static str = "dacf";
     const ABOUT: &'static str = "deep autoencoder of rating rows (Kuchaiev and Ginsburg 2017)";
     const VIEWS: &'static [View] = &[View::Both];
+    const USES: &'static [&'static str] = &["blocks"];
     const TAKES: Takes = Takes::Ratings;
 
     fn plan(p: &mut Planner, c: &Context) -> Result<Self> {

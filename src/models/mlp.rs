@@ -50,6 +50,7 @@ impl Model for Mlp {
     const NAME: &'static str = "mlp";
     const ABOUT: &'static str = "dense layers over users' vectors (Hu et al. 2018)";
     const VIEWS: &'static [View] = &[View::Past, View::Both];
+    const USES: &'static [&'static str] = &["blocks"];
     const USERS: bool = true;
 
     fn plan(p: &mut Planner, c: &Context) -> Result<Self> {

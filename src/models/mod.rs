@@ -75,6 +75,8 @@ pub trait Model: Network + Sized + 'static {
     const ABOUT: &'static str;
     /// The views it has, the one it was made for first.
     const VIEWS: &'static [View];
+    /// The settings that it listens to and other models do not.
+    const USES: &'static [&'static str] = &[];
     /// Whether its blocks take patches.
     const PATCHES: bool = false;
     /// What its rows can be.
@@ -228,6 +230,7 @@ pub struct Entry {
     pub name: &'static str,
     pub about: &'static str,
     pub views: &'static [View],
+    pub uses: &'static [&'static str],
     pub patches: bool,
     pub takes: Takes,
     pub baskets: bool,
@@ -243,6 +246,7 @@ macro_rules! list {
             name: $model::NAME,
             about: $model::ABOUT,
             views: $model::VIEWS,
+            uses: $model::USES,
             patches: $model::PATCHES,
             takes: $model::TAKES,
             baskets: $model::BASKETS,

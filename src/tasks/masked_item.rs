@@ -68,6 +68,7 @@ impl Kind for MaskedItem {
     const NAME: &'static str = "masked-item";
     const ABOUT: &'static str = "predict hidden items from both sides (MIP)";
     const VIEW: View = View::Both;
+    const USES: &'static [&'static str] = &["mask", "mask-last"];
 
     fn most_scored(c: &TaskSettings) -> usize {
         Self::usual(c.mask, c.length)

@@ -125,6 +125,8 @@ pub trait Kind: Task + Sized + 'static {
     const ABOUT: &'static str;
     /// What a model must see to answer.
     const VIEW: View;
+    /// The settings that it listens to and other tasks do not.
+    const USES: &'static [&'static str] = &[];
     /// Ids behind the catalogue; the first is [MASK].
     const SPECIAL: usize = 1;
     /// Shortest sequence that it learns from.
@@ -182,6 +184,7 @@ pub struct Entry {
     pub name: &'static str,
     pub about: &'static str,
     pub view: View,
+    pub uses: &'static [&'static str],
     pub special: usize,
     pub shortest: usize,
     pub holds: bool,
@@ -201,6 +204,7 @@ macro_rules! list {
             name: $task::NAME,
             about: $task::ABOUT,
             view: $task::VIEW,
+            uses: $task::USES,
             special: $task::SPECIAL,
             shortest: $task::SHORTEST,
             holds: $task::HOLDS,

@@ -197,6 +197,7 @@ impl Kind for NextBasket {
     const NAME: &'static str = "next-basket";
     const ABOUT: &'static str = "predict the basket after a basket (IERT)";
     const VIEW: View = View::Both;
+    const USES: &'static [&'static str] = &["mask", "mask-last"];
     const SPECIAL: usize = 3;
     const HOLDS: bool = false;
     const BASKETS: bool = true;

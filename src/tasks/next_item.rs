@@ -29,6 +29,7 @@ impl Kind for NextItem {
     const NAME: &'static str = "next-item";
     const ABOUT: &'static str = "predict what follows each item (NIP)";
     const VIEW: View = View::Past;
+    const USES: &'static [&'static str] = &["targets"];
     const SHORTEST: usize = 2;
 
     fn most_scored(c: &TaskSettings) -> usize {

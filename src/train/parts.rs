@@ -113,7 +113,7 @@ pub(super) fn lay_out(settings: &Settings, facts: &Facts, batch: usize) -> Resul
     let mut plan = Planner::new();
     let (s, t) = (settings, settings.length);
     if let Some(parts) = s.freeze.trained() {
-        plan.freeze_but(parts);
+        plan.freeze_but(&parts);
     }
     let (kind, asks) = s.find()?;
     let m = batch * (asks.most_scored)(&s.task());

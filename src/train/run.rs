@@ -155,6 +155,19 @@ impl RunFolder {
         Sides::keep(&config.settings, data, self)
     }
 
+    /// Takes back what [`RunFolder::create`] made, where no checkpoint has come of it: a run that could not begin leaves
+    /// nothing behind.
+    pub fn discard(&self) {
+        if self.last().exists() || self.best().exists() || self.path.join("metrics.jsonl").exists() {
+            return;
+        }
+        for file in [self.items(), self.users(), self.fields(), self.config_path()] {
+            let _ = fs::remove_file(file);
+        }
+        // Only if nothing else is in it.
+        let _ = fs::remove_dir(&self.path);
+    }
+
     /// Keeps other processes from training this run at the same time, until the lock is dropped or the process ends.
     ///
     /// # Errors

@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::schedule::Decay;
+use super::{freeze::Freeze, schedule::Decay};
 use crate::{
     base::{Error, Result, error::nearest},
-    layers::{Join, NormPlace, Patch, PatchConfig, PatchPlace},
+    layers::{Join, NormPlace, PatchConfig, PatchPlace},
     mem::Precision,
     models::{self, ModelSettings},
     tasks::{self, LossKind, LossSettings, MaskedItem, NextBasket, SamplerKind, SamplerSettings, TaskSettings},
@@ -66,10 +66,22 @@ macro_rules! settings {
                 given.iter().find(|(given, _)| *given).map(|(_, name)| *name).or(self.first_of_negatives())
             }
 
-            /// The first flag that was given.
-            pub fn first_given(&self) -> Option<&'static str> {
-                $($(if self.$name.is_some() { return Some(stringify!($name)); })*)*
-                None
+            /// The flags that were given, without their dashes.
+            pub fn given(&self) -> Vec<String> {
+                let mut all = Vec::new();
+                $($(all.extend(self.$name.is_some().then(|| stringify!($name).replace('_', "-")));)*)*
+                all
+            }
+
+            /// The first given flag that other models or tasks listen to, and neither of these does; and who they are.
+            pub fn first_idle(&self, (model, task): (&models::Entry, &tasks::Entry)) -> Option<(String, Vec<&'static str>)> {
+                self.given().into_iter().find_map(|flag| {
+                    let listens = |uses: &[&str]| uses.contains(&flag.as_str());
+                    let models = models::ALL.iter().filter(|m| listens(m.uses)).map(|m| m.name);
+                    let who: Vec<_> =
+                        models.chain(tasks::ALL.iter().filter(|t| listens(t.uses)).map(|t| t.name)).collect();
+                    (!who.is_empty() && !listens(model.uses) && !listens(task.uses)).then_some((flag, who))
+                })
             }
         }
 
@@ -80,7 +92,7 @@ macro_rules! settings {
 
 settings! {
     "Model" {
-        model: String = "bert4rec".into(), "bert4rec", "Which model: bert4rec, sasrec, gru4rec, peterrec (NextItNet with --task next-item), caser, dacf (ratings)";
+        model: String = "bert4rec".into(), "bert4rec", "Which model: bert4rec, sasrec, gru4rec, peterrec (NextItNet with --task next-item), caser, dacf (ratings), mlp (users alone)";
         task: String = "auto".into(), "auto", "What it learns: masked-item, next-item, next-basket, rating; auto: what the model was made for";
         width: usize = 128, "128", "Width of all representations";
         blocks: usize = 2, "2", "Transformer blocks, or blocks of two convolutions";
@@ -109,7 +121,7 @@ settings! {
         patch: Patching = Patching::None, "none", "Where patches stand: behind the parts of a block, or parallel to them [--transfer patch: serial]";
         patches: usize = 2, "2", "Patches of a block: 1 or 2";
         patch_width: usize = 0, "0", "Width of a patch; 0: an eighth of --width";
-        freeze: Freeze = Freeze::None, "none", "What stays as the base has it [--transfer patch: all, or network where items are new]";
+        freeze: Freeze = Freeze::NONE, "none", "What stays as the base has it: none, all, or network and tables (network,items,users,fields) [--transfer patch: the network and each table whose rows the base knows all]";
     }
     "Tasks" {
         mask: f32 = 0.2, "0.2", "Share of a sequence's positions to hide (80 % [MASK], 10 % random item, 10 % unchanged)";
@@ -156,31 +168,6 @@ pub enum Patching {
     Serial,
     /// Beside them.
     Parallel,
-}
-
-/// What is not trained.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Freeze {
-    /// All is trained.
-    #[default]
-    None,
-    /// Layers: tables of items, users and fields are trained, and patches.
-    Network,
-    /// All but patches.
-    All,
-}
-
-impl Freeze {
-    /// Parts of the names of parameters that are trained; `None`: all are.
-    pub fn trained(self) -> Option<&'static [&'static str]> {
-        match self {
-            Freeze::None => None,
-            // What answers a task is new wherever the task is.
-            Freeze::Network => Some(&[Patch::NAME, ".head.", "item.", "user.", "field."]),
-            Freeze::All => Some(&[Patch::NAME, ".head."]),
-        }
-    }
 }
 
 /// Numbers with commas between them.
@@ -346,7 +333,7 @@ impl Settings {
             return Err(Error::user("the activations of these settings need more than 4 TB")
                 .hint("lower --batch, --length, --width, --ffn-ratio or --blocks"));
         }
-        if !self.width.is_multiple_of(self.heads) {
+        if self.find()?.0.uses.contains(&"heads") && !self.width.is_multiple_of(self.heads) {
             return Err(Error::user(format!("{} heads do not divide a width of {}", self.heads, self.width))
                 .hint("choose --width as a multiple of --heads"));
         }
@@ -358,7 +345,7 @@ impl Settings {
             return Err(Error::user(format!("{} has no place for patches", self.model))
                 .hint(format!("models that take patches: {}; others: --transfer model", patched.join(", "))));
         }
-        if self.freeze == Freeze::All && self.patch == Patching::None {
+        if self.freeze == Freeze::ALL && self.patch == Patching::None {
             return Err(Error::user("--freeze all leaves nothing to train").hint("add --patch serial"));
         }
         self.loss().check(None)?;

@@ -4,15 +4,16 @@ both runs know by the same key.
 | transfer | taken over | trained |
 |---|---|---|
 | none | nothing | all |
-| embedding | tables of items, users, fields and positions | all |
+| embedding | tables of items (in and out), users, fields and positions | all |
 | model | every tensor | all |
-| patch | every tensor | patches, and the tables of a catalogue that has new items |
+| patch | every tensor | patches, and each table (items, users, fields) that has new rows |
 
 (Zeng et al. 2021 for the first three, Yuan et al. 2020 for patches.) Rows that the base does not know start fresh. The
 checkpoints of a patched run hold what is trained, and the fingerprint of the checkpoint that completes them.
 */
 
 use std::{
+    collections::HashMap,
     fmt,
     path::{Path, PathBuf},
 };
@@ -22,7 +23,8 @@ use serde::{Deserialize, Serialize};
 use super::{
     checkpoint::{self, Opened},
     engine::Engine,
-    run::RunFolder,
+    freeze::Freeze,
+    run::{RunConfig, RunFolder},
     settings::Settings,
     sides::Sides,
     trained::Which,
@@ -30,8 +32,8 @@ use super::{
 use crate::{
     backend::Cpu,
     base::{Error, Result},
-    data::{Dataset, ItemField, ItemFields, Vocab},
-    layers::{Facts, Patch, RatingScale},
+    data::{Dataset, ItemField, ItemFields, Vocab, digits},
+    layers::{Facts, Patch, View},
     mem::Param,
     ops::Backend,
 };
@@ -42,7 +44,7 @@ use crate::{
 pub enum Transfer {
     /// Nothing: the same network, to compare with.
     None,
-    /// Tables of the input: items, users, fields, positions.
+    /// Tables: items, users, fields, positions.
     Embedding,
     /// Every tensor; all are trained on.
     Model,
@@ -61,17 +63,17 @@ impl fmt::Display for Transfer {
     }
 }
 
-/// How rows start of items that the base does not know.
+/// How rows start of items, users and field values that the base does not know.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
-pub enum FreshItems {
+pub enum FreshRows {
     /// Drawn at random, as in a new run.
     #[default]
     Random,
-    /// The mean of the known items' rows, and a random draw.
+    /// The mean of the known rows (of the same field, where they are values of fields), and a random draw.
     Mean,
-    /// The mean over the item's field values (genres, director, …) of the known items that have them, and a random draw;
-    /// as `mean` where it shares no value with a known item.
+    /// Items: the mean over the item's field values (genres, director, …) of the known items that have them, and a random
+    /// draw. As `mean` where an item shares no value with a known one, and for users and field values.
     Content,
 }
 
@@ -86,7 +88,8 @@ pub struct Origin {
     /// SHA-256 of that checkpoint.
     pub sha256: String,
     pub transfer: Transfer,
-    pub fresh_items: FreshItems,
+    #[serde(alias = "fresh_items")]
+    pub fresh_rows: FreshRows,
 }
 
 /// What became of a parameter.
@@ -96,7 +99,7 @@ pub struct Carried {
     pub shape: Vec<usize>,
     /// Rows taken over; all other ones are fresh.
     pub rows: usize,
-    /// Rows in all.
+    /// Rows in all; 0 of what the base has and the new run has no place for.
     pub of: usize,
     pub frozen: bool,
 }
@@ -105,9 +108,7 @@ pub struct Carried {
 #[derive(Debug)]
 pub struct Base {
     folder: RunFolder,
-    pub settings: Settings,
-    /// The ratings that it predicts, if it does.
-    pub ratings: Option<RatingScale>,
+    pub config: RunConfig,
     pub items: Vocab,
     sides: Sides,
     file: Opened,
@@ -122,8 +123,9 @@ impl Base {
         let path = folder.checkpoint(which)?;
         let file = checkpoint::open(&path)?;
         if let Some(origin) = config.from.as_ref().filter(|_| file.base().is_some()) {
-            return Err(Error::user(format!("{}: the run consists of patches on another one", run.display()))
-                .hint(format!("start from its base: --from {}", origin.run.display())));
+            let what =
+                format!("{}: the run is complete with another one alone, which holds its frozen parts", run.display());
+            return Err(Error::user(what).hint(format!("start from its base: --from {}", origin.run.display())));
         }
         if file.lags() {
             return Err(Error::user(format!(
@@ -138,7 +140,7 @@ impl Base {
             return Err(Error::user(format!("{}: the checkpoint belongs to another vocabulary", path.display()))
                 .hint("a checkpoint only fits the run folder it was written in, with that folder's keys"));
         }
-        Ok(Base { folder, settings: config.settings, ratings: config.ratings, items, sides, file })
+        Ok(Base { folder, config, items, sides, file })
     }
 
     /// SHA-256 of the checkpoint.
@@ -146,9 +148,23 @@ impl Base {
         self.file.sha256()
     }
 
-    /// Whether it knows all items of `data`, and all of its users and values of side fields where `settings` give them
-    /// vectors.
-    pub fn knows_all(&self, data: &Dataset, settings: &Settings) -> bool {
+    /// In words: how many items of `data` it knows, and users, if it knows any.
+    pub fn shared(&self, data: &Dataset) -> String {
+        let count = |what: &str, mine: &Vocab, theirs: &Vocab| {
+            let both = mine.keys().filter(|key| theirs.find(key).is_some()).count();
+            let [both, all, gone] = [both, mine.len(), theirs.len() - both].map(|n| digits(n as u64));
+            format!("{both} of {all} {what} known to the base; {gone} of its own are not in the data")
+        };
+        let mut words = count("items", data.item_keys(), &self.items);
+        if let Some(users) = &self.sides.users {
+            words += &format!(" · {}", count("users", data.user_keys(), users));
+        }
+        words
+    }
+
+    /// What patches leave as it is: the network, and each table of whose rows in `data` it knows all. Tables that `settings`
+    /// do not ask for have none.
+    pub fn freezes(&self, data: &Dataset, settings: &Settings) -> Freeze {
         let all = |mine: &Vocab, theirs: Option<&Vocab>| {
             mine.keys().all(|key| theirs.is_some_and(|theirs| theirs.find(key).is_some()))
         };
@@ -156,43 +172,104 @@ impl Base {
             let key = |id| format!("{}\t{}", field.name(), field.value(id));
             (0..field.values()).all(|id| self.sides.values.as_ref().is_some_and(|v| v.find(&key(id)).is_some()))
         };
-        let fields = settings.field_names();
-        all(data.item_keys(), Some(&self.items))
-            && (settings.user_width == 0 || all(data.user_keys(), self.sides.users.as_ref()))
-            && data.item_fields().iter().filter(|f| fields.contains(&f.name())).all(|f| known(&f))
+        let named = settings.field_names();
+        Freeze {
+            network: true,
+            items: all(data.item_keys(), Some(&self.items)),
+            users: settings.user_width == 0 || all(data.user_keys(), self.sides.users.as_ref()),
+            fields: data.item_fields().iter().filter(|f| named.contains(&f.name())).all(|f| known(&f)),
+        }
     }
 
     /// Whether a network of `settings` can take over its layers.
     ///
     /// # Errors
-    /// It is of another architecture.
+    /// It is of another architecture: another model, or one of the same shapes that computes something else.
     pub fn check_model(&self, settings: &Settings, transfer: Transfer) -> Result<()> {
-        let base = &self.settings;
-        let same = base.model == settings.model;
-        if matches!(transfer, Transfer::Model | Transfer::Patch) && !same {
-            return Err(Error::user(format!(
-                "{}: the base is a {}, the new run a {}: their layers do not fit",
-                self.folder.path.display(),
-                base.model,
-                settings.model
-            ))
-            .hint("leave --model out, or carry over tables alone with --transfer embedding"));
-        }
+        let (base, path) = (&self.config.settings, self.folder.path.display());
         if transfer == Transfer::Embedding && base.width != settings.width {
             return Err(Error::user(format!("the base has width {}, the new run {}", base.width, settings.width))
                 .hint("leave --width out"));
         }
+        if !matches!(transfer, Transfer::Model | Transfer::Patch) {
+            return Ok(());
+        }
+        let tables = "or carry over tables alone with --transfer embedding";
+        if base.model != settings.model {
+            return Err(Error::user(format!(
+                "{path}: the base is a {}, the new run a {}: their layers do not fit",
+                base.model, settings.model
+            ))
+            .hint(format!("leave --model out, {tables}")));
+        }
+        // What no tensor's shape tells.
+        let of = |s: &Settings| {
+            [
+                ("blocks", s.blocks.to_string()),
+                ("heads", s.heads.to_string()),
+                ("norm", format!("{:?}", s.norm).to_lowercase()),
+                ("dilations", String::from(s.dilations.clone())),
+                ("projection", s.projection.to_string()),
+            ]
+        };
+        for ((name, theirs), (_, mine)) in of(base).into_iter().zip(of(settings)) {
+            if theirs != mine {
+                return Err(Error::user(format!("{path}: the base has --{name} {theirs}, the new run {mine}"))
+                    .hint(format!("leave --{name} out: its layers were trained so; {tables}")));
+            }
+        }
+        let (theirs, mine) = (base.field_names(), settings.field_names());
+        let beside = !theirs.is_empty() && !mine.is_empty();
+        if beside && theirs != mine {
+            let (theirs, mine) = (theirs.join(","), mine.join(","));
+            return Err(Error::user(format!("{path}: the base has --fields {theirs}, the new run {mine}"))
+                .hint(format!("fields stand side by side in their order: give --fields {theirs}, {tables}")));
+        }
+        if (beside || base.user_width > 0 && settings.user_width > 0) && base.join != settings.join {
+            return Err(Error::user(format!("{path}: the base and the new run differ in --join")).hint("leave it out"));
+        }
+        let ((_, theirs), (_, mine)) = (base.find()?, settings.find()?);
+        if transfer == Transfer::Patch && theirs.view != mine.view {
+            return Err(Error::user(format!(
+                "{path}: the base was trained for {}, where a row sees {}, the new run for {}: frozen layers would see \
+                 what they were not trained for",
+                theirs.name,
+                if theirs.view == View::Both { "both sides" } else { "the past alone" },
+                mine.name
+            ))
+            .hint(format!("leave --task out, or train the layers on with --transfer model, {tables}")));
+        }
         Ok(())
     }
 
-    /// Whether the tensors that are taken over fit a run of `settings`.
+    /// Whether what is taken over fits a run of `settings` on `data`.
     ///
     /// # Errors
-    /// Names the first that does not, or that would be frozen and is not there.
-    pub fn check(&self, settings: &Settings, facts: &Facts, transfer: Transfer) -> Result<()> {
+    /// Names the first tensor that does not fit, or that would be frozen and is not there, or that a patched network would
+    /// lack; no user of the data is known where the base's users are wanted.
+    pub fn check(&self, settings: &Settings, facts: &Facts, data: &Dataset, transfer: Transfer) -> Result<()> {
         let known = self.file.weights();
-        for p in Engine::<Cpu>::parameters(settings, facts)? {
-            self.find(&known, &p, transfer)?;
+        let params = Engine::<Cpu>::parameters(settings, facts)?;
+        for p in &params {
+            let found = self.find(&known, p, transfer)?;
+            if found.is_some() && rows_of(&p.name) == Rows::Users {
+                let theirs = self.sides.users.as_ref();
+                if !data.user_keys().keys().any(|key| theirs.is_some_and(|t| t.find(key).is_some())) {
+                    return Err(Error::user(format!(
+                        "no user of the new data is known to the base, which has {}",
+                        theirs.map_or(0, Vocab::len)
+                    ))
+                    .hint("user vectors are matched by key: give both data sets the same keys, or train without --user-width"));
+                }
+            }
+        }
+        let missed = left_behind(&known, &params, transfer).find(|(name, _)| !name.contains(".head."));
+        if let (Transfer::Patch, Some((name, _))) = (transfer, missed) {
+            let what =
+                format!("{}: the base has '{name}', the new run has no place for it", self.folder.path.display());
+            return Err(Error::user(what).hint(
+                "patches stand on the whole network: leave out what shapes it, or use --transfer model, which trains it anew",
+            ));
         }
         Ok(())
     }
@@ -226,6 +303,15 @@ impl Base {
         }
         Ok(Some(shape))
     }
+}
+
+/// What a transfer would take over and the new run has no place for.
+fn left_behind<'k>(
+    known: &'k [(String, Vec<usize>)],
+    params: &[Param],
+    transfer: Transfer,
+) -> impl Iterator<Item = &'k (String, Vec<usize>)> {
+    known.iter().filter(move |(name, _)| wanted(name, transfer) && params.iter().all(|p| p.name != *name))
 }
 
 /// Whose rows a parameter has.
@@ -268,8 +354,7 @@ pub struct Keys<'a> {
 /// became of each.
 ///
 /// # Errors
-/// A tensor of another shape; a frozen parameter that the base lacks; no shared user where the base's user vectors are
-/// wanted.
+/// A tensor of another shape; a frozen parameter that the base lacks.
 pub fn carry<B: Backend>(
     engine: &mut Engine<B>,
     base: &mut Base,
@@ -280,7 +365,7 @@ pub fn carry<B: Backend>(
     let params: Vec<Param> = engine.params().to_vec();
     let known = base.file.weights();
     let mut all = Vec::new();
-    for p in params.into_iter().filter(only) {
+    for p in params.iter().filter(|p| only(p)).cloned() {
         let of = p.shape[0];
         let rows = match base.find(&known, &p, origin.transfer)? {
             Some(shape) => take(engine, base, origin, keys, &p, shape[0])?,
@@ -288,6 +373,14 @@ pub fn carry<B: Backend>(
         };
         all.push(Carried { name: p.name, shape: p.shape, rows, of, frozen: p.frozen });
     }
+    let behind = left_behind(&known, &params, origin.transfer);
+    all.extend(behind.map(|(name, shape)| Carried {
+        name: name.clone(),
+        shape: shape.clone(),
+        rows: 0,
+        of: 0,
+        frozen: false,
+    }));
     engine.backend.sync()?;
     Ok(all)
 }
@@ -317,14 +410,8 @@ fn take<B: Backend>(
     let special = |i: usize| Some(theirs.len() + i - mine.len()).filter(|row| *row < base_rows);
     let place = |i: usize| if i < mine.len() { theirs.find(mine.key(i)).map(|r| r as usize) } else { special(i) };
     let values = base.file.weight(&p.name)?;
-    let found = (0..mine.len()).filter(|i| place(*i).is_some()).count();
-    if rows_of(&p.name) == Rows::Users && found == 0 && mine.len() > 0 {
-        return Err(Error::user(format!("no user of the new data is known to the base, which has {}", theirs.len()))
-            .hint(
-                "user vectors are matched by key: give both data sets the same keys, or train without --user-width",
-            ));
-    }
-    let start = Start::new(rows_of(&p.name), origin, keys.content, &values, d, mine, theirs);
+    let kind = rows_of(&p.name);
+    let start = Start::new(kind, origin, keys.content, &values, d, mine, theirs);
     // In pieces: a table may be larger than what memory is left.
     let piece = ((1 << 22) / d.max(1)).max(1);
     let mut rows = Vec::new();
@@ -336,7 +423,7 @@ fn take<B: Backend>(
         for (i, row) in rows.chunks_exact_mut(d).enumerate() {
             match place(first + i) {
                 Some(from) => row.copy_from_slice(&values[from * d..][..d]),
-                None if first + i < mine.len() => start.add_to(row, first + i),
+                None if first + i < mine.len() => start.add_to(row, first + i, group(kind, mine.key(first + i))),
                 None => {}
             }
         }
@@ -347,9 +434,15 @@ fn take<B: Backend>(
 
 /// What is added to the random draw of a fresh row.
 struct Start<'a> {
-    mean: Vec<f32>,
+    /// The mean of the known rows of each group ([`group`]).
+    means: HashMap<&'a str, Vec<f32>>,
     /// Of each field: the sum over the known items that have a value, and their number, value by value.
     values: Vec<(ItemField<'a>, Vec<f32>, Vec<u32>)>,
+}
+
+/// Rows that are alike: values of one field (keys are `FIELD\tVALUE`), all items, all users.
+fn group(rows: Rows, key: &str) -> &str {
+    if rows == Rows::Fields { key.split('\t').next().unwrap_or("") } else { "" }
 }
 
 impl<'a> Start<'a> {
@@ -360,18 +453,21 @@ impl<'a> Start<'a> {
         base: &[f32],
         d: usize,
         mine: &Vocab,
-        theirs: &Vocab,
+        theirs: &'a Vocab,
     ) -> Self {
-        let mut start = Start { mean: vec![0.0; d], values: Vec::new() };
-        if rows != Rows::Items || origin.fresh_items == FreshItems::Random || theirs.len() == 0 {
+        let mut start = Start { means: HashMap::new(), values: Vec::new() };
+        if origin.fresh_rows == FreshRows::Random {
             return start;
         }
-        let mut sum = vec![0.0f64; d];
-        for row in base.chunks_exact(d).take(theirs.len()) {
+        let mut sums: HashMap<&str, (Vec<f64>, f64)> = HashMap::new();
+        for (key, row) in theirs.keys().zip(base.chunks_exact(d)) {
+            let (sum, n) = sums.entry(group(rows, key)).or_insert_with(|| (vec![0.0; d], 0.0));
             sum.iter_mut().zip(row).for_each(|(s, x)| *s += *x as f64);
+            *n += 1.0;
         }
-        start.mean = sum.into_iter().map(|s| (s / theirs.len() as f64) as f32).collect();
-        if let (FreshItems::Content, Some(side)) = (origin.fresh_items, side) {
+        let mean = |(sum, n): (Vec<f64>, f64)| sum.into_iter().map(|s| (s / n) as f32).collect();
+        start.means = sums.into_iter().map(|(key, sum)| (key, mean(sum))).collect();
+        if let (Rows::Items, FreshRows::Content, Some(side)) = (rows, origin.fresh_rows, side) {
             for field in side.iter() {
                 let (mut sums, mut counts) = (vec![0.0; field.values() * d], vec![0; field.values()]);
                 for (item, key) in mine.keys().enumerate() {
@@ -388,8 +484,8 @@ impl<'a> Start<'a> {
         start
     }
 
-    /// Adds to the row of item `i`.
-    fn add_to(&self, row: &mut [f32], i: usize) {
+    /// Adds to row `i`, which is that of `group`.
+    fn add_to(&self, row: &mut [f32], i: usize, group: &str) {
         let d = row.len();
         let (mut sum, mut n) = (vec![0.0f32; d], 0u32);
         for (field, sums, counts) in &self.values {
@@ -399,9 +495,10 @@ impl<'a> Start<'a> {
                 n += 1;
             }
         }
-        match n {
-            0 => row.iter_mut().zip(&self.mean).for_each(|(x, mean)| *x += mean),
-            n => row.iter_mut().zip(&sum).for_each(|(x, s)| *x += s / n as f32),
+        match (n, self.means.get(group)) {
+            (0, Some(mean)) => row.iter_mut().zip(mean).for_each(|(x, mean)| *x += mean),
+            (0, None) => {}
+            (n, _) => row.iter_mut().zip(&sum).for_each(|(x, s)| *x += s / n as f32),
         }
     }
 }
