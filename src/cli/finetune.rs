@@ -14,9 +14,8 @@ use crate::{
     base::{Error, Result},
     layers::Facts,
     train::{
-        Flags, Freeze, FreshItems, Origin, Patching, RunFolder, Transfer, Which,
+        Flags, Freeze, FreshItems, Origin, Patching, RunConfig, RunFolder, Transfer, Which,
         ratings::scale_after,
-        run::RunConfig,
         sides::{self, Sides},
         transfer::Base,
     },

@@ -20,11 +20,8 @@ use crate::{
     layers::RatingScale,
     tasks::{LossKind, Pairs, SamplerKind},
     train::{
-        Flags, Freeze, Patching, RunFolder, Settings, Trained, Which,
-        checkpoint::State,
-        ratings::scale_of,
-        run::{Job, RunConfig},
-        sides, train,
+        Flags, Freeze, Patching, RunConfig, RunFolder, Settings, Trained, Which, checkpoint::State, ratings::scale_of,
+        run::Job, sides, train,
     },
 };
 

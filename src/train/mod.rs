@@ -3,9 +3,12 @@ over from another run, and a trained model to ask. */
 
 pub mod check;
 pub mod checkpoint;
+mod choices;
 pub mod clicks;
 pub mod engine;
+pub mod folder;
 mod parts;
+mod ranges;
 pub mod ratings;
 pub mod run;
 pub mod schedule;
@@ -16,7 +19,8 @@ pub mod trained;
 pub mod transfer;
 
 pub use engine::{Engine, MemoryPlan, StepReport};
-pub use run::{Event, RunFolder, train};
+pub use folder::{RunConfig, RunFolder};
+pub use run::{Event, train};
 pub use settings::{Flags, Freeze, Patching, Settings, TableUpdate};
 pub use sides::Sides;
 pub use trained::{Trained, Which};

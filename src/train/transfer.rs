@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     checkpoint::{self, Opened},
     engine::Engine,
-    run::RunFolder,
+    folder::RunFolder,
     settings::Settings,
     sides::Sides,
     trained::Which,
