@@ -4,7 +4,7 @@ mod evaluation;
 
 use std::collections::HashSet;
 
-use evaluation::{Fake, flags, random_dataset, run_of, sequences};
+use evaluation::{Fake, dataset, flags, random_dataset, run_of, sequences};
 use mipgpu::{
     base::Result,
     cli::evaluate::{Args, measure},
@@ -17,6 +17,7 @@ use mipgpu::{
         evaluate::evaluate_each,
         metrics::{MISS, Metrics},
         negatives::Sampling,
+        report::Ranking,
     },
 };
 
@@ -118,7 +119,7 @@ fn ranks_and_metrics_equal_brute_force() {
             for u in 0..data.users() {
                 split.train().items(&data, u).iter().for_each(|i| popularity[*i as usize] += 1.0);
             }
-            let (mut all, mut baseline) = (Vec::new(), Vec::new());
+            let (mut all, mut baseline, mut own) = (Vec::new(), Vec::new(), Vec::new());
             let mut next = users.iter();
             for u in 0..data.users() {
                 let held = part.held_out(u);
@@ -137,15 +138,24 @@ fn ranks_and_metrics_equal_brute_force() {
                 assert_eq!(got.user as usize, u, "{what}");
                 assert_eq!(got.targets.iter().copied().collect::<HashSet<_>>(), targets, "{what}");
                 let ranks: Vec<usize> = got.targets.iter().map(|t| rank(&scores, *t)).collect();
-                assert_eq!(got.ranks, ranks, "{what}, user {u}");
+                assert_eq!(got.ranks.model, ranks, "{what}, user {u}");
                 let popular: Vec<usize> = got.targets.iter().map(|t| rank(&popularity, *t)).collect();
-                assert_eq!(got.baseline.as_ref(), Some(&popular), "{what}, user {u}");
+                assert_eq!(got.ranks.popularity.as_ref(), Some(&popular), "{what}, user {u}");
+                // Baskets are what has one time here; one of them counts for more than all of training.
+                let times = &data.times_of(u).unwrap()[..history.len()];
+                let bought: HashSet<(i64, u32)> = times.iter().copied().zip(history.iter().copied()).collect();
+                let mut frequent = popularity.clone();
+                bought.iter().for_each(|(_, item)| frequent[*item as usize] += 1e6);
+                let personal: Vec<usize> = got.targets.iter().map(|t| rank(&frequent, *t)).collect();
+                assert_eq!(got.ranks.personal, spec.repeats().then(|| personal.clone()), "{what}, user {u}");
+                own.push(personal);
                 all.push(ranks);
                 baseline.push(popular);
             }
             assert!(next.next().is_none() && all.len() > 20, "{what}: {} users", all.len());
             assert_metrics(&report.full.model, &all, &what);
             assert_metrics(report.full.popularity.as_ref().unwrap(), &baseline, &what);
+            report.full.personal.iter().for_each(|personal| assert_metrics(personal, &own, &what));
 
             // Slices cut the same users (or pairs) up: their weighted means add up to the whole.
             let whole = |slices: &[mipgpu::eval::report::Slice]| {
@@ -177,7 +187,8 @@ fn sampled_ranking_equals_brute_force_over_all_items_left() {
         let counts: Vec<f64> = split.train_counts().iter().map(|c| *c as f64).collect();
         let rank = brute_rank(&model.scores(&events[..3]), target, &known);
         let beside = brute_rank(&counts, target, &known);
-        assert_eq!(got.sampled, vec![(vec![rank], Some(vec![beside])); 2], "user {u}");
+        let ranks = Ranking { model: vec![rank], popularity: Some(vec![beside]), personal: None };
+        assert_eq!(got.sampled, vec![ranks; 2], "user {u}");
         all.push(vec![rank]);
         popular.push(vec![beside]);
     }
@@ -218,6 +229,57 @@ fn a_small_case_by_hand() {
     assert!((report.full.model.mrr - 0.2).abs() < 1e-15);
 }
 
+/// Baskets by hand: what a user's earlier ones had most often, beside the model and popularity.
+#[test]
+fn personal_frequency_by_hand() {
+    let baskets = [["a b", "a c", "b d", "c e"], ["d e", "e", "d", "d f"], ["c", "c d", "e", "a"]];
+    let mut log = Vec::new();
+    for (u, baskets) in baskets.iter().enumerate() {
+        for (t, basket) in baskets.iter().enumerate() {
+            log.extend(basket.split_whitespace().map(|item| (format!("u{u}"), item, Some(t as i64))));
+        }
+    }
+    let data = dataset(&log);
+    let split = Split::new(&data, SplitSpec::LastBasket).unwrap();
+    let (valid, test) = (split.valid(), split.test());
+    let options = EvalOptions { ks: vec![1, 3], baseline: true, slices: true, ..EvalOptions::default() };
+    let ranks = |part: &dyn HeldOut| -> (mipgpu::eval::Report, Vec<Vec<(&str, usize)>>) {
+        let (report, users) = collect(&mut Fake::new(6, 2, false), &data, part, &options).unwrap();
+        let named = |u: &UserResult| {
+            let ranks = u.ranks.personal.clone().unwrap();
+            let keys = u.targets.iter().map(|t| data.item_keys().key(*t as usize));
+            let mut named: Vec<(&str, usize)> = keys.zip(ranks).collect();
+            named.sort_unstable();
+            named
+        };
+        let all = users.iter().map(named).collect();
+        (report, all)
+    };
+    // Trained: a 2, b 1, c 3, d 2, e 2, f 0. Before the test u0 has had a and b twice (a is more popular), c and d once:
+    // c third; e ties with nothing that is left but is behind these four. u1 has had d and e twice, both trained on twice:
+    // d second; f last of six. u2 has had c twice, d and e once, then a.
+    let (report, all) = ranks(&test);
+    assert_eq!(all, [vec![("c", 3), ("e", 5)], vec![("d", 2), ("f", 6)], vec![("a", 4)]]);
+    let personal = report.full.personal.as_ref().unwrap();
+    assert!((personal.mrr - (1.0 / 3.0 + 1.0 / 2.0 + 1.0 / 4.0) / 3.0).abs() < 1e-15);
+    let (ideal, m) = (1.0 + 1.0 / 3f64.log2(), personal.at(3).unwrap());
+    assert!((m.ndcg - (0.5 + 1.0 / 3f64.log2()) / ideal / 3.0).abs() < 1e-15 && (m.hr - 2.0 / 3.0).abs() < 1e-15);
+    // The history of validation ends a basket earlier: u0 has had a twice, b and c once; d, never had, ties with e. u1 has
+    // e twice before d. u2 has c and d; a and e tie behind them.
+    assert_eq!(ranks(&valid).1, [vec![("b", 3), ("d", 5)], vec![("d", 2)], vec![("e", 4)]]);
+    let (text, json) = (report.text(), report.json());
+    assert!(
+        text.contains("popularity    ratio    personal    ratio") && text.contains("personal: items by how many"),
+        "{text}"
+    );
+    assert_eq!(json["full"]["personal_frequency"]["at"][1]["k"], 3);
+    assert!(json["by_history"][0]["personal_frequency"]["mrr"].is_f64());
+    // Of single items there is none.
+    let split = Split::new(&data, SplitSpec::LeaveOneOut).unwrap();
+    let report = evaluate(&mut Fake::new(6, 2, false), &data, &split.test(), &options).unwrap();
+    assert!(report.full.personal.is_none() && !report.text().contains("personal"));
+}
+
 #[test]
 fn a_constant_model_is_last_and_a_repeated_target_is_a_miss() {
     // u0's held-out item a is in its history as well.
@@ -228,7 +290,7 @@ fn a_constant_model_is_last_and_a_repeated_target_is_a_miss() {
     model.bias.fill(1.5);
     let (_, users) = collect(&mut model, &data, &split.test(), &at_one()).unwrap();
     // 6 items; u0 excludes a, its own target: a miss. u1 excludes b c d: 3 candidates. u2 excludes a d e: 3.
-    let ranks: Vec<usize> = users.iter().map(|u| u.ranks[0]).collect();
+    let ranks: Vec<usize> = users.iter().map(|u| u.ranks.model[0]).collect();
     assert_eq!(ranks, [MISS, 3, 3]);
     let report = evaluate(&mut model, &data, &split.test(), &at_one()).unwrap();
     assert_eq!(report.protocol.seen_held_out, 1);
@@ -236,7 +298,7 @@ fn a_constant_model_is_last_and_a_repeated_target_is_a_miss() {
     // Ranked too, it is a candidate among all six.
     let keep = EvalOptions { keep_seen: true, ..at_one() };
     let (_, users) = collect(&mut model, &data, &split.test(), &keep).unwrap();
-    assert_eq!(users.iter().map(|u| u.ranks[0]).collect::<Vec<_>>(), [6, 6, 6]);
+    assert_eq!(users.iter().map(|u| u.ranks.model[0]).collect::<Vec<_>>(), [6, 6, 6]);
 }
 
 fn at_one() -> EvalOptions<'static> {

@@ -102,7 +102,7 @@ fn evaluation_and_recommendation_agree() {
                 let options = EvalOptions { ks: vec![k], ..EvalOptions::default() };
                 let mut model = Fake::new(data.items(), 8, true);
                 evaluate_each(&mut model, &data, part, &options, &mut |user| {
-                    for (target, rank) in user.targets.iter().zip(&user.ranks) {
+                    for (target, rank) in user.targets.iter().zip(&user.ranks.model) {
                         let hit = *rank <= k;
                         let inside = lists[user.user as usize].contains(data.item_keys().key(*target as usize));
                         assert_eq!(hit, inside, "{spec}, {name}, k {k}, user {}", user.user);

@@ -17,11 +17,7 @@ use mipgpu::{
     },
     models,
     tasks::{self, LossKind},
-    train::{
-        Event, RunFolder, Settings, TableUpdate,
-        ratings::scale_of,
-        run::{Job, RunConfig},
-    },
+    train::{Event, RunConfig, RunFolder, Settings, TableUpdate, ratings::scale_of, run::Job},
 };
 
 const EPOCHS: &str = "8";

@@ -15,7 +15,7 @@ use crate::{
     },
     eval::{
         EvalOptions, ItemMap, RatingOptions, RatingReport, Report, UserResult,
-        evaluate::{check_ks, evaluate_each},
+        evaluate::{check_ks, evaluate_each, of_baskets},
         evaluate_ratings,
         metrics::{MISS, at_k, average_precision, reciprocal_rank},
         negatives::Sampling,
@@ -41,7 +41,7 @@ pub enum NegativeSampling {
 }
 
 /// Ranks every held-out item among all items of the catalogue; prints the protocol first, then NDCG, Recall, HR and
-/// MRR beside a popularity baseline.
+/// MRR beside a popularity baseline, and of baskets beside what each user's own earlier baskets had most often.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -149,13 +149,14 @@ pub fn measure(run: &mut OpenRun, data: &Dataset, args: &Args) -> Result<(Report
         users: run.user_keys.as_ref(),
     };
     let encoder = &mut *run.encoder;
+    let baskets = of_baskets(encoder, part);
     let report = match &args.per_user {
         None => evaluate_each(encoder, data, part, &options, &mut |_| Ok(()))?,
         Some(path) => {
             let mut report = None;
             write_aside(path, |out| {
                 let mut line = |text: String| out.write_all(text.as_bytes()).map_err(|e| Error::io(path, &e));
-                line(per_user_head(&options))?;
+                line(per_user_head(&options, baskets))?;
                 let keys = (data.user_keys(), &run.item_keys);
                 report = Some(evaluate_each(encoder, data, part, &options, &mut |user| {
                     line(per_user_line(user, keys.0, keys.1, &options))
@@ -279,8 +280,9 @@ fn list_lengths(asked: Option<&[usize]>, catalogue: usize) -> Result<Vec<usize>>
 }
 
 /// Column names of the per-user file.
-fn per_user_head(options: &EvalOptions<'_>) -> String {
+fn per_user_head(options: &EvalOptions<'_>, baskets: bool) -> String {
     let mut columns: Vec<String> = ["user", "history", "held_out", "rank", "popularity_rank"].map(String::from).into();
+    columns.extend(baskets.then(|| "personal_rank".into()));
     if options.negatives > 0 {
         columns.extend(options.samplings.iter().map(|s| match s {
             Sampling::Uniform => format!("rank_among_{}_uniform", options.negatives),
@@ -304,15 +306,15 @@ fn per_user_line(user: &UserResult, users: &Vocab, items: &Vocab, options: &Eval
         escape(users.key(user.user as usize)),
         user.history.to_string(),
         targets.join("|"),
-        join(&user.ranks),
-        user.baseline.as_deref().map(join).unwrap_or_default(),
+        join(&user.ranks.model),
     ];
-    cells.extend(user.sampled.iter().map(|(ranks, _)| join(ranks)));
+    cells.extend(user.ranks.beside().map(|(_, ranks)| join(ranks)));
+    cells.extend(user.sampled.iter().map(|ranks| join(&ranks.model)));
     for &k in &options.ks {
-        let m = at_k(&user.ranks, k);
+        let m = at_k(&user.ranks.model, k);
         cells.extend([m.ndcg, m.recall, m.hr].map(|x| x.to_string()));
     }
-    cells.extend([reciprocal_rank(&user.ranks), average_precision(&user.ranks)].map(|x| x.to_string()));
+    cells.extend([reciprocal_rank(&user.ranks.model), average_precision(&user.ranks.model)].map(|x| x.to_string()));
     cells.join("\t") + "\n"
 }
 

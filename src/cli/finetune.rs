@@ -16,10 +16,9 @@ use crate::{
     data::{Dataset, digits, split::Split},
     layers::Facts,
     train::{
-        Flags, Freeze, FreshRows, Origin, Patching, RunFolder, Settings, Transfer, Which,
+        Flags, Freeze, FreshRows, Origin, Patching, RunConfig, RunFolder, Settings, Transfer, Which,
         lineage::seen_by_bases,
         ratings::scale_after,
-        run::RunConfig,
         sides::{self, Sides},
         transfer::Base,
     },

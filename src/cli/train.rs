@@ -20,11 +20,8 @@ use crate::{
     layers::RatingScale,
     tasks::{LossKind, Pairs, SamplerKind},
     train::{
-        Flags, Freeze, Patching, RunFolder, Settings, Trained, Which,
-        checkpoint::State,
-        ratings::scale_of,
-        run::{Job, RunConfig},
-        sides, train,
+        Flags, Freeze, Patching, RunConfig, RunFolder, Settings, Trained, Which, checkpoint::State, ratings::scale_of,
+        run::Job, sides, train,
     },
 };
 
@@ -368,7 +365,7 @@ impl Outcome {
     }
 }
 
-/// Evaluates the best weights on the test items, popularity beside them (on the test ratings, mean ratings beside them), and
+/// Evaluates the best weights on the test items, baselines beside them (on the test ratings, mean ratings beside them), and
 /// keeps the report in the run folder.
 fn final_report(folder: &RunFolder, data: &Dataset, split: &Split, device: Device) -> Result<Outcome> {
     data.unchanged()?;
@@ -420,11 +417,14 @@ fn conclude(printer: &Printer, folder: &RunFolder, state: &State, report: &Outco
             return Ok(());
         }
     };
-    let (model, baseline) = (report.full.model.at.iter(), report.full.popularity.iter().flat_map(|p| &p.at));
-    if let Some((m, b)) = model.zip(baseline).find(|(m, _)| m.k == 10)
-        && b.ndcg > 0.0
-    {
-        printer.result(format_args!("\nNDCG@10 is {:.2} times that of popularity", m.ndcg / b.ndcg));
+    let at_10 = report.full.map(|metrics| metrics.at(10).map_or(0.0, |at| at.ndcg));
+    let times: Vec<String> = at_10
+        .beside()
+        .filter(|(_, b)| **b > 0.0)
+        .map(|(name, b)| format!("{:.2} times that of {name}", at_10.model / b))
+        .collect();
+    if !times.is_empty() {
+        printer.result(format_args!("\nNDCG@10 is {}", times.join(", ")));
     }
     printer.say(format_args!(
         "\ndone in {seconds:.0} s; next:\n  mipgpu eval {run}\n  mipgpu recommend {run} --all-users --k 10\n  mipgpu export {run} --out vectors"

@@ -1,5 +1,5 @@
 /*! Evaluation in one pass: each user's history is encoded once and its held-out items ranked where the model is; full
-ranking, sampled rankings, the popularity baseline and the slices are all read off the same pass.
+ranking, sampled rankings, the baselines and the slices are all read off the same pass.
 
 Candidates of a user under full ranking: the whole catalogue, without the items of the history (unless
 [`EvalOptions::keep_seen`], or baskets are held out: people buy again what they bought). A held-out item that the history holds too is then excluded with it: no list can show it,
@@ -15,6 +15,7 @@ use super::{
     Encoder, ItemMap, Query, Ranks,
     metrics::{MISS, Sums},
     negatives::{Sampler, Sampling, TooFew},
+    personal::Personal,
     popularity::Popularity,
     rank::distinct,
     report::{Protocol, Ranking, Report, Sampled, Slice},
@@ -35,7 +36,7 @@ pub struct EvalOptions<'a> {
     /// Also rank among this many negatives, drawn so.
     pub negatives: usize,
     pub samplings: Vec<Sampling>,
-    /// Rank by popularity beside the model.
+    /// Rank by popularity beside the model, and [of baskets](of_baskets) by what each user's earlier baskets had most often.
     pub baseline: bool,
     pub slices: bool,
     /// Users encoded at a time.
@@ -76,11 +77,9 @@ pub struct UserResult {
     pub history: usize,
     /// The distinct held-out items, ids of the model, ascending.
     pub targets: Vec<u32>,
-    pub ranks: Vec<usize>,
-    /// Ranks under the popularity baseline, if asked for.
-    pub baseline: Option<Vec<usize>>,
-    /// Ranks among negatives, of model and baseline, one entry a sampling.
-    pub sampled: Vec<(Vec<usize>, Option<Vec<usize>>)>,
+    pub ranks: Ranking<Vec<usize>>,
+    /// Ranks among negatives, one entry a sampling.
+    pub sampled: Vec<Ranking<Vec<usize>>>,
 }
 
 /// Evaluates `encoder` on a part of the data; see [`evaluate_each`].
@@ -107,6 +106,23 @@ struct Case<'d> {
     excluded: Vec<u32>,
     /// Everything the user ever interacted with, held-out items too: what is no negative.
     known: FxHashSet<u32>,
+    /// Of baskets, where baselines are asked for.
+    personal: Option<Personal>,
+}
+
+/// What is asked of every case.
+#[derive(Clone, Copy)]
+struct Wanted {
+    /// The last basket alone as history.
+    basket: bool,
+    negatives: bool,
+    personal: bool,
+}
+
+/// Whether baskets are evaluated: held out, or all that the model is asked with. Then items of the history are candidates,
+/// and each user's most frequent ones a baseline.
+pub fn of_baskets(encoder: &dyn Encoder, part: &dyn HeldOut) -> bool {
+    encoder.last_basket() || part.split().spec().repeats()
 }
 
 /// Evaluates `encoder` on a part of the data and hands every user's result to `each`, in the order of the data.
@@ -125,8 +141,8 @@ pub fn evaluate_each(
 ) -> Result<Report> {
     let catalogue = check(encoder, data, options)?;
     let basket = encoder.last_basket();
-    let keep_seen = options.keep_seen || basket || part.split().spec().repeats();
-    let options = &EvalOptions { keep_seen, ..options.clone() };
+    let baskets = of_baskets(encoder, part);
+    let options = &EvalOptions { keep_seen: options.keep_seen || baskets, ..options.clone() };
     let counts = match options.item_map {
         Some(map) => map.counts(part.split().train_counts()),
         None => part.split().train_counts().to_vec(),
@@ -136,12 +152,13 @@ pub fn evaluate_each(
     } else {
         Vec::new()
     };
-    let mut tally = Tally::new(options, &counts);
+    let wanted = Wanted { basket, negatives: !samplers.is_empty(), personal: options.baseline && baskets };
+    let mut tally = Tally::new(options, wanted.personal, &counts);
     let popularity = options.baseline.then(|| Popularity::new(counts));
 
     let users = part.users();
     for users in users.chunks(options.batch) {
-        let of = |user: &u32| case(data, part, options, [basket, !samplers.is_empty()], *user);
+        let of = |user: &u32| case(data, part, options, wanted, *user);
         let cases: Vec<Case> = users.par_iter().map(of).collect();
         cases.iter().for_each(|c| tally.left_out(c));
         let cases: Vec<Case> = cases.into_iter().filter(|c| !c.history.is_empty() && !c.targets.is_empty()).collect();
@@ -177,18 +194,27 @@ pub fn evaluate_each(
             .zip(ranks)
             .zip(&negatives)
             .map(|((c, Ranks { full, among }), negatives)| {
-                let baseline = popularity.as_ref().map(|p| {
-                    let ranks = c.targets.iter().map(|t| p.rank(*t, &c.excluded)).collect();
-                    c.miss_excluded(ranks)
-                });
-                let beside = negatives.iter().map(|n| popularity.as_ref().map(|p| p.ranks_among(&c.targets, n)));
+                let popularity = popularity.as_ref();
+                // Both, or none where popularity is not asked for; the personal one of baskets only.
+                let personal = c.personal.as_ref().zip(popularity);
+                let full_ranks =
+                    |rank: &dyn Fn(u32) -> usize| c.miss_excluded(c.targets.iter().map(|t| rank(*t)).collect());
+                let ranks = Ranking {
+                    model: c.miss_excluded(full),
+                    popularity: popularity.map(|p| full_ranks(&|t| p.rank(t, &c.excluded))),
+                    personal: personal.map(|(own, p)| full_ranks(&|t| own.rank(t, &c.excluded, p))),
+                };
+                let beside = |(model, n): (Vec<usize>, &Vec<u32>)| Ranking {
+                    model,
+                    popularity: popularity.map(|p| p.ranks_among(&c.targets, n)),
+                    personal: personal.map(|(own, p)| own.ranks_among(&c.targets, n, p)),
+                };
                 UserResult {
                     user: c.user,
                     history: c.events,
                     targets: c.targets.clone(),
-                    ranks: c.miss_excluded(full),
-                    baseline,
-                    sampled: among.into_iter().zip(beside).collect(),
+                    ranks,
+                    sampled: among.into_iter().zip(negatives).map(beside).collect(),
                 }
             })
             .collect();
@@ -239,27 +265,23 @@ pub fn check_ks(ks: &[usize], catalogue: usize) -> Result<()> {
     }
 }
 
-/// `basket`: the model is asked with the last basket alone; `negatives`: some will be drawn.
-fn case<'d>(
-    data: &'d Dataset,
-    part: &dyn HeldOut,
-    options: &EvalOptions<'_>,
-    [basket, negatives]: [bool; 2],
-    user: u32,
-) -> Case<'d> {
+fn case<'d>(data: &'d Dataset, part: &dyn HeldOut, options: &EvalOptions<'_>, wanted: Wanted, user: u32) -> Case<'d> {
     let all = data.items_of(user as usize);
     let held = part.held_out(user as usize);
     let map = |items: &'d [u32]| options.item_map.map_or(Cow::Borrowed(items), |m| m.sequence(items));
     // The history ends where the held-out events begin: nothing after can be in it.
     let before = &all[..held.start];
-    let history = map(if basket { data.last_basket_of(user as usize, held.start) } else { before });
+    let history = map(if wanted.basket { data.last_basket_of(user as usize, held.start) } else { before });
     Case {
         user,
-        events: if basket { map(before).len() } else { history.len() },
+        events: if wanted.basket { map(before).len() } else { history.len() },
         excluded: if options.keep_seen { Vec::new() } else { distinct(&history) },
         history,
+        personal: wanted
+            .personal
+            .then(|| Personal::new(data.baskets_before(user as usize, held.start).map(|basket| map(&all[basket])))),
         targets: distinct(&map(&all[held])),
-        known: if negatives { map(all).iter().copied().collect() } else { FxHashSet::default() },
+        known: if wanted.negatives { map(all).iter().copied().collect() } else { FxHashSet::default() },
     }
 }
 
@@ -290,12 +312,11 @@ fn too_few(e: TooFew, data: &Dataset, case: &Case, sampling: Sampling, n: usize)
 
 /// Sums on the way to a report.
 struct Tally {
-    model: Sums,
-    baseline: Sums,
-    sampled: Vec<(Sampling, Sums, Sums)>,
-    history: Vec<(Sums, Sums)>,
+    full: Ranking<Sums>,
+    sampled: Vec<(Sampling, Ranking<Sums>)>,
+    history: Vec<Ranking<Sums>>,
     bands: Vec<Band>,
-    by_band: Vec<(Sums, Sums)>,
+    by_band: Vec<Ranking<Sums>>,
     unknown_targets: usize,
     unknown_history: usize,
     /// Held-out items missed because their history holds them.
@@ -303,18 +324,21 @@ struct Tally {
 }
 
 impl Tally {
-    fn new(options: &EvalOptions<'_>, counts: &[u32]) -> Tally {
-        let sums = || Sums::new(&options.ks);
+    fn new(options: &EvalOptions<'_>, personal: bool, counts: &[u32]) -> Tally {
+        let sums = |ks: &[usize]| Ranking {
+            model: Sums::new(ks),
+            popularity: options.baseline.then(|| Sums::new(ks)),
+            personal: personal.then(|| Sums::new(ks)),
+        };
         // Among n negatives every rank is at most n + 1 (for one target): k > n would be a perfect score for nothing.
         let ks: Vec<usize> = options.ks.iter().copied().filter(|k| *k <= options.negatives).collect();
         let samplings: &[Sampling] = if options.negatives > 0 { &options.samplings } else { &[] };
         Tally {
-            model: sums(),
-            baseline: sums(),
-            sampled: samplings.iter().map(|s| (*s, Sums::new(&ks), Sums::new(&ks))).collect(),
-            history: vec![(sums(), sums()); slices::HISTORY_FROM.len()],
+            full: sums(&options.ks),
+            sampled: samplings.iter().map(|s| (*s, sums(&ks))).collect(),
+            history: vec![sums(&options.ks); slices::HISTORY_FROM.len()],
             bands: if options.slices { slices::bands(counts) } else { Vec::new() },
-            by_band: vec![(sums(), sums()); Band::ALL.len()],
+            by_band: vec![sums(&options.ks); Band::ALL.len()],
             unknown_targets: 0,
             unknown_history: 0,
             seen: 0,
@@ -330,52 +354,34 @@ impl Tally {
     }
 
     fn add(&mut self, user: &UserResult) {
-        self.model.add(&user.ranks);
-        self.seen += user.ranks.iter().filter(|r| **r == MISS).count();
-        if let Some(ranks) = &user.baseline {
-            self.baseline.add(ranks);
-        }
-        for (sums, ranks) in self.sampled.iter_mut().zip(&user.sampled) {
-            sums.1.add(&ranks.0);
-            if let Some(ranks) = &ranks.1 {
-                sums.2.add(ranks);
-            }
+        self.full.add(&user.ranks);
+        self.seen += user.ranks.model.iter().filter(|r| **r == MISS).count();
+        for ((_, sums), ranks) in self.sampled.iter_mut().zip(&user.sampled) {
+            sums.add(ranks);
         }
         if self.bands.is_empty() {
             return;
         }
-        let by_length = &mut self.history[slices::history_slice(user.history)];
-        by_length.0.add(&user.ranks);
-        if let Some(ranks) = &user.baseline {
-            by_length.1.add(ranks);
-        }
+        self.history[slices::history_slice(user.history)].add(&user.ranks);
         for (t, target) in user.targets.iter().enumerate() {
-            let by_band = &mut self.by_band[self.bands[*target as usize] as usize];
-            by_band.0.add(&user.ranks[t..=t]);
-            if let Some(ranks) = &user.baseline {
-                by_band.1.add(&ranks[t..=t]);
-            }
+            self.by_band[self.bands[*target as usize] as usize].add(&user.ranks.map(|ranks| vec![ranks[t]]));
         }
     }
 
     fn report(self, data: &Dataset, part: &dyn HeldOut, options: &EvalOptions<'_>, catalogue: usize) -> Result<Report> {
-        if self.model.is_empty() {
+        if self.full.model.is_empty() {
             return Err(Error::user(format!(
                 "empty split: no user has a {} item to rank and a history before it",
                 part.name()
             ))
             .hint("hold out fewer events or move the cut"));
         }
-        let ranking = |model: &Sums, baseline: &Sums| Ranking {
-            model: model.means(),
-            popularity: options.baseline.then(|| baseline.means()),
-        };
-        let slice = |name: String, items: Option<usize>, sums: &(Sums, Sums)| {
-            (!sums.0.is_empty()).then(|| Slice { name, items, ranking: ranking(&sums.0, &sums.1) })
+        let slice = |name: String, items: Option<usize>, sums: &Ranking<Sums>| {
+            (!sums.model.is_empty()).then(|| Slice { name, items, ranking: sums.map(Sums::means) })
         };
         let mut band_sizes: HashMap<usize, usize> = HashMap::new();
         self.bands.iter().for_each(|b| *band_sizes.entry(*b as usize).or_default() += 1);
-        let full = ranking(&self.model, &self.baseline);
+        let full = self.full.map(Sums::means);
         Ok(Report {
             protocol: Protocol {
                 part: part.name(),
@@ -398,11 +404,7 @@ impl Tally {
             sampled: self
                 .sampled
                 .iter()
-                .map(|(s, model, baseline)| Sampled {
-                    sampling: *s,
-                    negatives: options.negatives,
-                    ranking: ranking(model, baseline),
-                })
+                .map(|(s, sums)| Sampled { sampling: *s, negatives: options.negatives, ranking: sums.map(Sums::means) })
                 .collect(),
             by_history: self
                 .history

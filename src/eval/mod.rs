@@ -1,7 +1,7 @@
 /*! How good a model is, and what it recommends: one arithmetic of scores under both, wherever they are computed.
 
 [`evaluate`] ranks every held-out item against the whole catalogue, and in the same pass against sampled negatives and
-beside a popularity baseline; [`recommend`] keeps the best k of the same scores. A model takes part by being an
+beside its baselines; [`recommend`] keeps the best k of the same scores. A model takes part by being an
 [`Encoder`]: it ranks and chooses where its item table lies, so that neither the table nor scores come here.
 */
 
@@ -10,6 +10,7 @@ pub mod evaluate;
 pub mod item_map;
 pub mod metrics;
 pub mod negatives;
+pub mod personal;
 pub mod popularity;
 pub mod rank;
 pub mod ratings;

@@ -8,7 +8,10 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
-use super::{metrics::Metrics, negatives::Sampling};
+use super::{
+    metrics::{Metrics, Sums},
+    negatives::Sampling,
+};
 use crate::data::{
     cut::when,
     digits,
@@ -46,12 +49,45 @@ pub struct Protocol {
     pub seed: u64,
 }
 
-/// Model and baseline under the same ranking.
-#[derive(Clone, Debug, Serialize)]
-pub struct Ranking {
-    pub model: Metrics,
+/// The same of the model and of the baselines beside it, under the same ranking: metrics, or what they are made of.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Ranking<T = Metrics> {
+    pub model: T,
+    /// What occurs most often in training.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub popularity: Option<Metrics>,
+    pub popularity: Option<T>,
+    /// What the user's own earlier baskets had most often, then what is popular; of baskets only.
+    #[serde(rename = "personal_frequency", skip_serializing_if = "Option::is_none")]
+    pub personal: Option<T>,
+}
+
+impl<T> Ranking<T> {
+    /// The same with each part made into something else.
+    pub fn map<U>(&self, f: impl Fn(&T) -> U) -> Ranking<U> {
+        Ranking {
+            model: f(&self.model),
+            popularity: self.popularity.as_ref().map(&f),
+            personal: self.personal.as_ref().map(&f),
+        }
+    }
+
+    /// The baselines there are, each with its name.
+    pub fn beside(&self) -> impl Iterator<Item = (&'static str, &T)> {
+        [("popularity", &self.popularity), ("personal", &self.personal)]
+            .into_iter()
+            .filter_map(|(name, part)| Some((name, part.as_ref()?)))
+    }
+}
+
+impl Ranking<Sums> {
+    /// Adds one user (or, in a slice by item popularity, one held-out item).
+    pub fn add(&mut self, ranks: &Ranking<Vec<usize>>) {
+        self.model.add(&ranks.model);
+        let beside = [(&mut self.popularity, &ranks.popularity), (&mut self.personal, &ranks.personal)];
+        for (sums, ranks) in beside {
+            sums.iter_mut().zip(ranks).for_each(|(sums, ranks)| sums.add(ranks));
+        }
+    }
 }
 
 /// A ranking among sampled negatives. Its numbers are far higher than those of full ranking and not comparable to them.
@@ -102,6 +138,9 @@ impl Report {
         let single = self.full.model.at.iter().all(|m| (m.recall - m.hr).abs() < 1e-12);
         let title = format!("full ranking, catalogue of {}", digits(self.protocol.catalogue as u64));
         table(&mut out, &title, &self.full, single);
+        if self.full.personal.is_some() {
+            out.push_str("personal: items by how many of the user's earlier baskets had them; ties, and all others, by popularity\n");
+        }
         for sampled in &self.sampled {
             let title = format!("SAMPLED: {} negatives, drawn {}", sampled.negatives, sampled.sampling.words());
             table(&mut out, &title, &sampled.ranking, single);
@@ -198,36 +237,38 @@ impl Protocol {
     }
 }
 
-/// One table: metrics down, model and baseline across.
+/// One table: metrics down, model and baselines across.
 fn table(out: &mut String, title: &str, ranking: &Ranking, single: bool) {
     let _ = write!(out, "\n{title:<44}{:>10}", "model");
-    if ranking.popularity.is_some() {
-        let _ = write!(out, "{:>12}{:>9}", "popularity", "ratio");
+    for (name, _) in ranking.beside() {
+        let _ = write!(out, "{name:>12}{:>9}", "ratio");
     }
     out.push('\n');
-    let mut row = |name: String, model: f64, baseline: Option<f64>| {
+    let mut row = |name: String, value: &dyn Fn(&Metrics) -> f64| {
+        let model = value(&ranking.model);
         let _ = write!(out, "  {name:<42}{model:>10.4}");
-        if let Some(b) = baseline {
+        for (_, baseline) in ranking.beside() {
+            let b = value(baseline);
             let _ = write!(out, "{b:>12.4}");
             let _ = if b > 0.0 { write!(out, "{:>9.2}", model / b) } else { write!(out, "{:>9}", "-") };
         }
         out.push('\n');
     };
-    let base = ranking.popularity.as_ref();
-    for (i, m) in ranking.model.at.iter().enumerate() {
-        row(format!("NDCG@{}", m.k), m.ndcg, base.map(|b| b.at[i].ndcg));
+    let ks = || ranking.model.at.iter().map(|m| m.k).enumerate();
+    for (i, k) in ks() {
+        row(format!("NDCG@{k}"), &|m| m.at[i].ndcg);
     }
-    for (i, m) in ranking.model.at.iter().enumerate() {
+    for (i, k) in ks() {
         if single {
-            row(format!("HR@{k} = Recall@{k}", k = m.k), m.hr, base.map(|b| b.at[i].hr));
+            row(format!("HR@{k} = Recall@{k}"), &|m| m.at[i].hr);
         } else {
-            row(format!("Recall@{}", m.k), m.recall, base.map(|b| b.at[i].recall));
-            row(format!("HR@{}", m.k), m.hr, base.map(|b| b.at[i].hr));
+            row(format!("Recall@{k}"), &|m| m.at[i].recall);
+            row(format!("HR@{k}"), &|m| m.at[i].hr);
         }
     }
-    row("MRR".into(), ranking.model.mrr, base.map(|b| b.mrr));
+    row("MRR".into(), &|m| m.mrr);
     if !single {
-        row("MAP".into(), ranking.model.map, base.map(|b| b.map));
+        row("MAP".into(), &|m| m.map);
     }
 }
 
@@ -239,8 +280,8 @@ fn slice_table(out: &mut String, title: &str, cases: &str, slices: &[Slice]) {
     };
     let k = first.ranking.model.at[at].k;
     let _ = write!(out, "\n{title:<36}{cases:>8}{:>10}{:>10}", format!("NDCG@{k}"), format!("HR@{k}"));
-    if first.ranking.popularity.is_some() {
-        let _ = write!(out, "   popularity:{:>8}{:>10}", format!("NDCG@{k}"), format!("HR@{k}"));
+    for (name, _) in first.ranking.beside() {
+        let _ = write!(out, "{name:>13}:{:>8}{:>10}", format!("NDCG@{k}"), format!("HR@{k}"));
     }
     out.push('\n');
     for slice in slices {
@@ -250,8 +291,8 @@ fn slice_table(out: &mut String, title: &str, cases: &str, slices: &[Slice]) {
         };
         let m = &slice.ranking.model;
         let _ = write!(out, "  {name:<34}{:>8}{:>10.4}{:>10.4}", digits(m.cases), m.at[at].ndcg, m.at[at].hr);
-        if let Some(p) = &slice.ranking.popularity {
-            let _ = write!(out, "{:>22.4}{:>10.4}", p.at[at].ndcg, p.at[at].hr);
+        for (_, b) in slice.ranking.beside() {
+            let _ = write!(out, "{:>22.4}{:>10.4}", b.at[at].ndcg, b.at[at].hr);
         }
         out.push('\n');
     }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{
-    run::{RunConfig, RunFolder},
+    folder::{RunConfig, RunFolder},
     transfer::{Origin, Transfer},
 };
 use crate::{

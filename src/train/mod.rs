@@ -3,11 +3,14 @@ over from another run, and a trained model to ask. */
 
 pub mod check;
 pub mod checkpoint;
+mod choices;
 pub mod clicks;
 pub mod engine;
+pub mod folder;
 mod freeze;
 pub mod lineage;
 mod parts;
+mod ranges;
 pub mod ratings;
 pub mod run;
 pub mod schedule;
@@ -18,8 +21,9 @@ pub mod trained;
 pub mod transfer;
 
 pub use engine::{Engine, MemoryPlan, StepReport};
+pub use folder::{RunConfig, RunFolder};
 pub use freeze::Freeze;
-pub use run::{Event, RunFolder, train};
+pub use run::{Event, train};
 pub use settings::{Flags, Patching, Settings, TableUpdate};
 pub use sides::Sides;
 pub use trained::{Trained, Which};

@@ -1,29 +1,20 @@
-/*! A run: the folder it lives in, and the loop from the first step (or from its last checkpoint) to the end.
-
-`RUN/config.toml` what was asked for · `items.safetensors` the item vocabulary · `last.safetensors`, `best.safetensors`
-checkpoints · `users.safetensors`, `fields.safetensors` users and side fields, where they have vectors
-· `metrics.jsonl` the learning curve, a function of settings and data alone · `timing.jsonl` seconds and
-throughput · `report.json` the evaluation after training.
-*/
+//! A run: the loop from the first step (or from its last checkpoint) to the end.
 
 use std::{
-    fs::{self, File, TryLockError},
-    io::{ErrorKind, Write},
-    path::{Path, PathBuf},
+    fs,
+    io::Write,
+    path::Path,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
-use serde::{Deserialize, Serialize};
-
 use super::{
     checkpoint::{self, Beside, EpochRow, State},
     engine::{Engine, MemoryPlan, StepReport},
+    folder::{RunConfig, RunFolder},
     schedule::Schedule,
-    settings::Settings,
     sides::Sides,
-    trained::Which,
-    transfer::{self, Base, Carried, Keys, Origin},
+    transfer::{self, Base, Carried, Keys},
 };
 use crate::{
     backend::{self, Device, WithBackend},
@@ -33,189 +24,13 @@ use crate::{
         error::IoContext,
         rng::{Purpose, Stream},
     },
-    data::{
-        Dataset,
-        split::{Split, SplitSpec},
-    },
+    data::{Dataset, split::Split},
     eval::{EvalOptions, RatingOptions, evaluate, evaluate_ratings},
-    layers::{Facts, RatingScale},
+    layers::Facts,
     mem::Planner,
     ops::Backend,
     tasks::{Pairs, Sequence},
 };
-
-/// What a run folder remembers (`config.toml`).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RunConfig {
-    /// Version of the folder's layout.
-    pub version: u32,
-    /// The data set it was trained on.
-    pub data: PathBuf,
-    pub data_fingerprint: String,
-    pub split: SplitSpec,
-    /// The run that it continues in another domain.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub from: Option<Origin>,
-    /// The ratings that it predicts, if it does.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ratings: Option<RatingScale>,
-    pub settings: Settings,
-}
-
-impl RunConfig {
-    pub const VERSION: u32 = 1;
-}
-
-/// The folder of a run.
-#[derive(Clone, Debug)]
-pub struct RunFolder {
-    pub path: PathBuf,
-}
-
-impl RunFolder {
-    pub fn new(path: impl Into<PathBuf>) -> Self {
-        RunFolder { path: path.into() }
-    }
-
-    pub fn last(&self) -> PathBuf {
-        self.path.join("last.safetensors")
-    }
-
-    pub fn best(&self) -> PathBuf {
-        self.path.join("best.safetensors")
-    }
-
-    pub fn items(&self) -> PathBuf {
-        self.path.join("items.safetensors")
-    }
-
-    /// The user vocabulary of a run with user vectors.
-    pub fn users(&self) -> PathBuf {
-        self.path.join("users.safetensors")
-    }
-
-    /// The side fields of a run with fields: their values, and which items have them.
-    pub fn fields(&self) -> PathBuf {
-        self.path.join("fields.safetensors")
-    }
-
-    /// A checkpoint of the run.
-    ///
-    /// # Errors
-    /// It is not there; says why.
-    pub fn checkpoint(&self, which: Which) -> Result<PathBuf> {
-        let path = if which == Which::Best { self.best() } else { self.last() };
-        if path.exists() {
-            return Ok(path);
-        }
-        let run = self.path.display();
-        let (name, hint) = match which {
-            Which::Best if self.last().exists() => (
-                "best",
-                format!("none was validated yet: take --last, or continue it with: mipgpu train --resume {run}"),
-            ),
-            Which::Best => ("best", "the run ended before it began: start it anew".to_string()),
-            Which::Last => ("last", "a run makes one before its first step: start it anew".to_string()),
-        };
-        Err(Error::user(format!("{run}: the run has no {name} checkpoint")).hint(hint))
-    }
-
-    pub fn report(&self) -> PathBuf {
-        self.path.join("report.json")
-    }
-
-    fn config_path(&self) -> PathBuf {
-        self.path.join("config.toml")
-    }
-
-    /// Makes the folder of a new run. A run that ended before its first checkpoint is replaced: nothing is lost.
-    ///
-    /// # Errors
-    /// The folder exists already and holds a run, or anything else: a data set, say, also has an `items.safetensors`.
-    pub fn create(&self, config: &RunConfig, data: &Dataset) -> Result<()> {
-        let begun = self.config_path().exists();
-        if begun && (self.last().exists() || self.best().exists()) {
-            return Err(Error::user(format!("{}: a run is there already", self.path.display()))
-                .hint("continue it with --resume, or choose another folder with --out"));
-        }
-        if !begun && fs::read_dir(&self.path).is_ok_and(|mut entries| entries.next().is_some()) {
-            return Err(Error::user(format!("{}: the folder is not empty", self.path.display()))
-                .hint("choose a new folder with --out"));
-        }
-        if begun {
-            // It may be about to write its first checkpoint.
-            self.lock()?;
-        }
-        fs::create_dir_all(&self.path).at_path(&self.path)?;
-        // The config first: a folder with a config and no checkpoint is a run that ended early, and may be replaced.
-        let text = toml::to_string(config).map_err(|e| Error::internal(format!("config.toml: {e}")))?;
-        write_atomically(&self.config_path(), |f| f.write_all(text.as_bytes()))?;
-        data.item_keys().save(&self.items())?;
-        Sides::keep(&config.settings, data, self)
-    }
-
-    /// Takes back what [`RunFolder::create`] made, where no checkpoint has come of it: a run that could not begin leaves
-    /// nothing behind.
-    pub fn discard(&self) {
-        if self.last().exists() || self.best().exists() || self.path.join("metrics.jsonl").exists() {
-            return;
-        }
-        for file in [self.items(), self.users(), self.fields(), self.config_path()] {
-            let _ = fs::remove_file(file);
-        }
-        // Only if nothing else is in it.
-        let _ = fs::remove_dir(&self.path);
-    }
-
-    /// Keeps other processes from training this run at the same time, until the lock is dropped or the process ends.
-    ///
-    /// # Errors
-    /// Another process has it.
-    pub fn lock(&self) -> Result<File> {
-        let path = self.config_path();
-        let file = File::open(&path).at_path(&path)?;
-        match file.try_lock() {
-            Ok(()) => Ok(file),
-            Err(TryLockError::WouldBlock) => {
-                Err(Error::user(format!("{}: another process is training this run", self.path.display()))
-                    .hint("wait for it to end, or train into another folder with --out"))
-            }
-            // A file system without locks: better to train than not.
-            Err(TryLockError::Error(_)) => Ok(file),
-        }
-    }
-
-    /// Reads the configuration of an existing run.
-    ///
-    /// # Errors
-    /// No such folder, no run in it, or one of another version.
-    pub fn config(&self) -> Result<RunConfig> {
-        let path = self.config_path();
-        let text = fs::read_to_string(&path).map_err(|e| match e.kind() {
-            ErrorKind::NotFound | ErrorKind::NotADirectory => {
-                Error::user(format!("{}: no run is there (it has no config.toml)", self.path.display()))
-                    .hint("give the folder that `mipgpu train` wrote; it names it at the end")
-            }
-            _ => Error::io(&path, &e),
-        })?;
-        let unreadable = |e: toml::de::Error| Error::user(format!("{}: {}", path.display(), e.to_string().trim_end()));
-        let table: toml::Table = toml::from_str(&text).map_err(unreadable)?;
-        // First of all: what else is wrong may be because of it.
-        let version = table.get("version").and_then(toml::Value::as_integer);
-        if version != Some(RunConfig::VERSION.into()) {
-            let version = version.map_or("unknown version".to_string(), |v| format!("version {v}"));
-            return Err(Error::user(format!(
-                "{}: a run folder of {version}, this program reads version {}",
-                path.display(),
-                RunConfig::VERSION
-            )));
-        }
-        let config: RunConfig = table.try_into().map_err(unreadable)?;
-        config.settings.check().map_err(|e| e.at(path.display()))?;
-        Ok(config)
-    }
-}
 
 /// What a run tells while it goes.
 #[derive(Clone, Debug)]

@@ -9,7 +9,7 @@ use std::{fs, io::ErrorKind, path::Path};
 
 use sha2::{Digest, Sha256};
 
-use super::{run::RunFolder, settings::Settings};
+use super::{folder::RunFolder, settings::Settings};
 use crate::{
     base::{
         Error, Result,

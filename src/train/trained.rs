@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     checkpoint,
     engine::Engine,
-    run::{RunConfig, RunFolder},
+    folder::{RunConfig, RunFolder},
     sides::Sides,
     transfer::{self, Keys},
 };

@@ -23,8 +23,8 @@ use serde::{Deserialize, Serialize};
 use super::{
     checkpoint::{self, Opened},
     engine::Engine,
+    folder::{RunConfig, RunFolder},
     freeze::Freeze,
-    run::{RunConfig, RunFolder},
     settings::Settings,
     sides::Sides,
     trained::Which,

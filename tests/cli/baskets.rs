@@ -36,7 +36,14 @@ fn baskets_are_learned_evaluated_and_recommended() {
     assert_eq!(said.code, Some(0), "{said:?}");
     let all = said.out + &said.err;
     // Two are left in training of four baskets and more, and of two, of which none is held out; of three, one.
-    for word in ["last-basket", "75 users have two baskets or more", "15 have fewer", "since baskets repeat"] {
+    for word in [
+        "last-basket",
+        "75 users have two baskets or more",
+        "15 have fewer",
+        "since baskets repeat",
+        "personal: items by how many of the user's earlier baskets had them",
+        "times that of personal",
+    ] {
         assert!(all.contains(word), "{word} is missing in {all}");
     }
     let config = String::from_utf8(p.read("run/config.toml")).unwrap();
@@ -46,10 +53,16 @@ fn baskets_are_learned_evaluated_and_recommended() {
     assert_eq!(protocol["history"], "the last basket before the held-out one");
     assert_eq!((&protocol["keep_seen"], &protocol["seen_held_out"]), (&true.into(), &0.into()));
     assert_eq!(protocol["users"], 75, "users of three baskets and more");
+    // The list that knows all of a user's baskets, though the model sees the last alone; train's end has the same.
+    let personal = &report[0]["full"]["personal_frequency"]["at"][0];
+    let kept: Value = serde_json::from_slice(&p.read("run/report.json")).unwrap();
+    assert!(personal["ndcg"].as_f64().unwrap() > 0.0);
+    assert_eq!((personal, &personal["k"]), (&kept["full"]["personal_frequency"]["at"][0], &5.into()));
     // What eval counts as hit stands in the list.
     p.well("eval run --k 5 --per-user ranks.tsv -q");
     let lists = json(&p.well("recommend run --all-users --hold-out test --k 5 --json"));
     let ranks = String::from_utf8(p.read("ranks.tsv")).unwrap();
+    assert!(ranks.starts_with("user\thistory\theld_out\trank\tpopularity_rank\tpersonal_rank\tndcg@5\t"), "{ranks}");
     let mut hits = 0;
     for line in ranks.lines().skip(1) {
         let cells: Vec<&str> = line.split('\t').collect();

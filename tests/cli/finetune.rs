@@ -176,7 +176,7 @@ fn patches_fit_their_base_alone() {
 #[test]
 fn what_does_not_fit_is_refused_before_anything_is_written() {
     let p = Place::new();
-    p.train("base", "--epochs 1");
+    p.train("base", "--epochs 1 --blocks 2 --heads 4");
     let tune = |flags: &str, says: &[&str]| {
         p.refused(&format!("finetune --from base data --out new {flags}"), says);
         assert!(!p.path("new").exists(), "{flags}");
@@ -184,8 +184,21 @@ fn what_does_not_fit_is_refused_before_anything_is_written() {
     tune("--model sasrec --transfer model", &["the base is a bert4rec", "--transfer embedding"]);
     tune("--width 32 --transfer embedding", &["width 16", "leave --width out"]);
     tune("--width 32 --transfer model", &["tensor 'item.weight' is [41, 16] in the base, [41, 32] in the new run"]);
-    tune("--blocks 3 --transfer patch", &["the base has no 'block.2.", "frozen"]);
     tune("--transfer none --patch serial", &["freezes nothing"]);
+    // What no shape tells: the same tensors would compute something else.
+    for transfer in ["model", "patch"] {
+        tune(&format!("--transfer {transfer} --blocks 3"), &["--blocks 2, the new run 3", "--transfer embedding"]);
+        tune(&format!("--transfer {transfer} --blocks 1"), &["--blocks 2, the new run 1"]);
+        tune(&format!("--transfer {transfer} --heads 2"), &["--heads 4, the new run 2", "leave --heads out"]);
+        tune(&format!("--transfer {transfer} --norm pre"), &["--norm post, the new run pre"]);
+        tune(&format!("--transfer {transfer} --projection true"), &["--projection false, the new run true"]);
+    }
+    // Flags that would do nothing.
+    tune("--transfer patch --patch none", &["--patch none", "serial or parallel"]);
+    tune("--transfer patch --freeze none", &["--freeze none", "--transfer model"]);
+    tune("--transfer model --patches 1", &["--patches: there are no patches"]);
+    tune("--transfer none --fresh-rows mean", &["--fresh-rows", "random"]);
+    tune("--fresh-rows content", &["no side fields", "--item-fields"]);
     tune("--transfer patch --patches 3", &["1 or 2 patches"]);
     p.refused("finetune --from data data --out new", &["no run is there"]);
     p.refused("train data --out new --patch serial", &["mipgpu finetune"]);
@@ -195,4 +208,88 @@ fn what_does_not_fit_is_refused_before_anything_is_written() {
     p.refused("finetune --from rows data --out new --last", &["by rows", "leave --last out"]);
     p.well(&format!("train data --out gru -q --model gru4rec --epochs 1 {TINY}"));
     p.refused("finetune --from gru data --out new --transfer patch", &["no place for patches"]);
+}
+
+/// The same interactions under the same keys, and one user more who has seen known items.
+fn with_a_newcomer(p: &Place) {
+    let mut log = String::from_utf8(p.read("log.csv")).unwrap();
+    for t in 0..6 {
+        log += &format!("newcomer,i{},{}\n", 3 * t + 1, 1_100_000_000 + t * 86_400);
+    }
+    p.write("more.csv", log);
+    p.well("import more.csv --out more -q");
+}
+
+/// Under patches a table is trained only where it has new rows, whatever the others have.
+#[test]
+fn tables_are_frozen_one_by_one() {
+    let p = Place::new();
+    with_a_newcomer(&p);
+    p.train("base", "--epochs 1 --user-width 4");
+    let out = p.well("finetune --from base more --out patch --json --transfer patch --epochs 1");
+    let (_, tensors) = carried(&out);
+    let of = |name: &str| tensors.iter().find(|t| t.0 == name).unwrap().clone();
+    assert!(["item.weight", "item.bias", "side.weight"].iter().all(|name| of(name).3), "no item is new: {tensors:?}");
+    let (_, rows, all, frozen) = of("user.weight");
+    assert!(!frozen && rows + 1 == all, "one user is new");
+    assert!(p.text("patch/config.toml").contains("freeze = \"network,items,fields\""));
+    p.well("eval patch");
+    // Asked for by the mean, the newcomer's vector starts in the middle of the others.
+    for start in ["random", "mean"] {
+        p.well(&format!("finetune --from base more --out {start} -q --lr 0 --epochs 1 --fresh-rows {start}"));
+    }
+    let [old, random, mean] =
+        ["base", "random", "mean"].map(|run| rows(&p, &format!("{run}/best.safetensors"), "user.weight"));
+    let last = random.len() - 1;
+    for d in 0..4 {
+        let middle = old.iter().map(|row| row[d] as f64).sum::<f64>() / old.len() as f64;
+        assert!((mean[last][d] as f64 - random[last][d] as f64 - middle).abs() < 1e-5);
+        assert!(random[..last].iter().zip(&old).all(|(a, b)| a[d] == b[d]));
+    }
+}
+
+/// A layer that reads side fields reads them by their place.
+#[test]
+fn fields_keep_their_order() {
+    let p = Place::new();
+    let about: String = (0..40).map(|i| format!("i{i},g{},d{}\n", i % 3, i % 5)).collect();
+    p.write("items.csv", format!("item,genre,director\n{about}"));
+    p.well("import log.csv --items items.csv --out rich -q");
+    p.well(&format!("train rich --out base -q {TINY} --epochs 1 --fields genre,director --field-width 4"));
+    let swapped = "finetune --from base rich --out new --fields director,genre";
+    p.refused(&format!("{swapped} --transfer model"), &["--fields genre,director", "in their order"]);
+    p.refused(&format!("{swapped} --transfer patch"), &["--fields genre,director"]);
+    p.refused("finetune --from base rich --out new --transfer patch --fields none", &["the base has 'field.weight'"]);
+    assert!(!p.path("new").exists());
+    // Tables alone stand for themselves; a network that is trained on says what it left.
+    p.well(&format!("{swapped} --transfer embedding --epochs 1 -q"));
+    let out = p.says("finetune --from base rich --out less --transfer model --fields none --epochs 1");
+    assert!(out.contains("field.weight") && out.contains("left behind"), "{out}");
+}
+
+/// The base's test is held out of its continuation too; another split of the same data would test on what it learned.
+#[test]
+fn what_the_base_learned_is_not_tested_on() {
+    let p = Place::new();
+    let day = |d: i64| 1_000_000_000 + d * 86_400;
+    p.well(&format!(
+        "train data --out base -q {TINY} --epochs 1 --split time --cut {} --valid-cut {}",
+        day(10),
+        day(8)
+    ));
+    p.well("finetune --from base data --out same -q --epochs 1");
+    assert!(p.text("same/config.toml").contains("kind = \"time\""), "the base's split is kept");
+    p.train("loo", "--epochs 1");
+    let e = "finetune --from loo data --out new --split last-n --test-n 4";
+    p.refused(e, &["leak", "was trained on events of", "leave the split flags out"]);
+    assert!(!p.path("new").exists());
+    // From scratch there is nothing to leak.
+    p.well(&format!("{e} --transfer none --epochs 1 -q"));
+    // Other data with the same events: told, also when the run is evaluated, and of the base's base too.
+    with_a_newcomer(&p);
+    let told = p.says("finetune --from loo more --out second --split last-n --test-n 4 --epochs 1");
+    assert!(told.contains("its base") && told.contains("held out here"), "{told}");
+    p.well("finetune --from second more --out third --epochs 1 -q");
+    let told = p.says("eval third");
+    assert_eq!(told.matches("was trained on events of").count(), 1, "{told}");
 }

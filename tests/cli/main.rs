@@ -97,6 +97,17 @@ impl Place {
         done.out
     }
 
+    /// The same; gives all that was said.
+    fn says(&self, words: &str) -> String {
+        let done = self.run(words);
+        assert_eq!(done.code, Some(0), "{words}: {done:?}");
+        done.out + &done.err
+    }
+
+    fn text(&self, name: &str) -> String {
+        String::from_utf8(self.read(name)).unwrap()
+    }
+
     /// Runs what must be refused as the user's mistake, saying all of `says`; nothing goes to standard output.
     fn refused(&self, words: &str, says: &[&str]) {
         let done = self.run(words);

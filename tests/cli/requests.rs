@@ -59,10 +59,27 @@ fn settings_out_of_range_are_refused_before_a_folder_is_made() {
         p.refused(&format!("train data --out run {flags}"), &[says]);
         assert!(!p.path("run").exists(), "{flags} left a folder");
     }
-    // Known only when all is planned; the folder that is there by then is free for another try.
+    // Flags that other models, tasks or losses listen to.
+    for (flags, says) in [
+        ("--model sasrec --norm post", "--norm has no effect on --model sasrec"),
+        ("--model sasrec --mask 0.4", "--mask has no effect on --model sasrec with --task next-item"),
+        ("--model gru4rec --heads 2", "who listens to it: bert4rec, sasrec"),
+        ("--model caser --blocks 3", "--blocks has no effect"),
+        ("--window 3", "who listens to it: caser"),
+        ("--targets 3", "who listens to it: next-item"),
+        ("--loss sampled-softmax --gbce-t 0.5", "--gbce-t has no effect"),
+        ("--model mlp", "give --user-width"),
+    ] {
+        p.refused(&format!("train data --out run {flags}"), &[says]);
+        assert!(!p.path("run").exists(), "{flags} left a folder");
+    }
+    p.train("thirty", "--model gru4rec --width 30 --epochs 1");
+    p.train("users", "--model mlp --user-width 8 --epochs 1");
+    // Known only when all is planned: what was begun by then is taken back.
     if std::path::Path::new("/proc/meminfo").exists() {
         let large = "--batch 500000 --length 2000 --width 16 --blocks 2";
         p.refused(&format!("train data --out run -q {large}"), &["GB of memory, this machine has", "--batch"]);
+        assert!(!p.path("run").exists());
         p.train("run", "--epochs 1");
     }
 }

@@ -278,6 +278,22 @@ fn side_fields_of_items_are_joined_by_key() {
     assert!(error.contains("no key in column 'item' is an item of the log"), "{error}");
 }
 
+/// A cell of very many values takes a moment, not the square of their number; each counts once, in order of appearance.
+#[test]
+fn a_cell_may_hold_hundreds_of_thousands_of_values() {
+    let desk = Desk::new();
+    let log = desk.write("log.csv", "user,item\na,x\na,y\nb,z\n");
+    let values: Vec<String> = (0..300_000).map(|v| format!("v{}", v * 7 % 200_000)).collect();
+    let table = format!("item,tags\nx,{}\ny,v7|v0|v7|new\nz,\n", values.join("|"));
+    let options = ImportOptions { items: Some(desk.write("items.csv", table)), ..Default::default() };
+    let (data, ..) = desk.import(&[log], &options).unwrap();
+    let tags = data.item_fields().get("tags").unwrap();
+    let of = |item: &str| tags.values_of(data.item_keys().find(item).unwrap() as usize).collect::<Vec<_>>();
+    // 7 and 200,000 have no common divisor: the first 200,000 are all different, the others repeat them.
+    assert_eq!(of("x"), values[..200_000]);
+    assert_eq!((of("y"), of("z"), tags.values()), (vec!["v7", "v0", "new"], vec![], 200_001));
+}
+
 fn cli(args: &[&str], threads: &str) -> (i32, String, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_mipgpu"))
         .args(args)

@@ -100,6 +100,9 @@ pub(crate) fn read(
         let blanks = names[column].ends_with("_seq");
         let mut field = FieldBuilder { name, offsets: vec![0], values: Vec::new(), keys: Vec::new() };
         let mut ids: HashMap<String, u32> = HashMap::new();
+        // Of each value the item that had it last: to look for it among the item's others would take the square of their
+        // number, and a cell may hold millions.
+        let mut had_by: Vec<u32> = Vec::new();
         let mut covered = 0;
         for item in 0..keys.len() as u32 {
             let cell = row_of.get(&item).and_then(|&n| rows[n].get(column));
@@ -111,9 +114,10 @@ pub(crate) fn read(
                 let next = ids.len() as u32;
                 let id = *ids.entry(value.to_owned()).or_insert_with(|| {
                     field.keys.push(value.to_owned());
+                    had_by.push(u32::MAX);
                     next
                 });
-                if !field.values[before..].contains(&id) {
+                if std::mem::replace(&mut had_by[id as usize], item) != item {
                     field.values.push(id);
                 }
             }

@@ -1,0 +1,178 @@
+//! Which values settings can have, each alone and together.
+
+use super::{
+    freeze::Freeze,
+    settings::{Patching, Settings, TableUpdate},
+};
+use crate::{
+    base::{Error, Result},
+    models,
+    tasks::{LossKind, MaskedItem, NextBasket},
+};
+
+/// A probability or share in [0, 1).
+fn share(name: &str, x: f32) -> Result<()> {
+    // Drop probabilities are rounded to 1/65536: one that rounds to 1 would leave nothing.
+    if (0.0..1.0 - 1.0 / 65536.0).contains(&x) {
+        return Ok(());
+    }
+    Err(Error::user(format!("--{name} {x} is out of range")).hint(format!("--{name} must be at least 0 and below 1")))
+}
+
+impl Settings {
+    /// Whether every setting is in range.
+    ///
+    /// # Errors
+    /// The first setting that is not, with its range.
+    pub fn check(&self) -> Result<()> {
+        self.find()?;
+        for (name, x) in [("dropout", self.dropout), ("attention-dropout", self.attention_dropout)] {
+            share(name, x)?;
+        }
+        for (name, x) in [("mask", self.mask), ("mask-last", self.mask_last), ("final-lr", self.final_lr)] {
+            if !(0.0..=1.0).contains(&x) {
+                return Err(Error::user(format!("--{name} {x} is out of range")).hint("a share lies between 0 and 1"));
+            }
+        }
+        let positive = [
+            ("width", self.width),
+            ("heads", self.heads),
+            ("ffn-ratio", self.ffn_ratio),
+            ("batch", self.batch),
+            ("taps", self.taps),
+            ("window", self.window),
+            ("horizontal", self.horizontal),
+            ("vertical", self.vertical),
+            ("targets", self.targets),
+            ("field-width", self.field_width),
+            ("epochs", self.epochs as usize),
+            ("eval-every", self.eval_every as usize),
+        ];
+        if let Some((name, _)) = positive.iter().find(|(_, x)| *x == 0) {
+            return Err(Error::user(format!("--{name} 0 makes no sense")).hint(format!("--{name} must be at least 1")));
+        }
+        if !(2..=MaskedItem::MAX_LENGTH).contains(&self.length) {
+            return Err(Error::user(format!("--length {} is out of range", self.length))
+                .hint(format!("a sequence has 2 to {} positions", MaskedItem::MAX_LENGTH)));
+        }
+        if self.find()?.1.baskets && self.length < NextBasket::SHORTEST_LENGTH {
+            return Err(Error::user(format!("--length {} has no room for two baskets", self.length))
+                .hint("give twice the items of a large basket, and two"));
+        }
+        // Rows are numbered in 32 bits, blocks named in a list; the product is a lower bound of the activations in f32.
+        let rows = self.batch.saturating_mul(self.length);
+        let sizes = [rows, self.width, self.ffn_ratio.saturating_add(8), self.blocks.saturating_add(1)];
+        let floats = sizes.iter().fold(1u128, |all, size| all.saturating_mul(*size as u128));
+        for (what, size, most) in [
+            ("--width", self.width, 1 << 16),
+            ("--rating-width", self.rating_width, 1 << 16),
+            ("--blocks", self.blocks, 1 << 10),
+            ("--negatives", self.negatives, 1 << 24),
+            ("--user-width", self.user_width, 1 << 16),
+            ("--field-width", self.field_width, 1 << 16),
+            ("--batch times --length", rows, 1 << 31),
+        ] {
+            if size > most {
+                return Err(Error::user(format!("{what} is {size}")).hint(format!("it can be {most} at most")));
+            }
+        }
+        if floats > 1 << 40 {
+            return Err(Error::user("the activations of these settings need more than 4 TB")
+                .hint("lower --batch, --length, --width, --ffn-ratio or --blocks"));
+        }
+        if self.find()?.0.uses.contains(&"heads") && !self.width.is_multiple_of(self.heads) {
+            return Err(Error::user(format!("{} heads do not divide a width of {}", self.heads, self.width))
+                .hint("choose --width as a multiple of --heads"));
+        }
+        if !(1..=2).contains(&self.patches) {
+            return Err(Error::user(format!("--patches {}", self.patches)).hint("a block has 1 or 2 patches"));
+        }
+        if self.patch != Patching::None && !models::find(&self.model)?.patches {
+            let patched: Vec<&str> = models::ALL.iter().filter(|m| m.patches).map(|m| m.name).collect();
+            return Err(Error::user(format!("{} has no place for patches", self.model))
+                .hint(format!("models that take patches: {}; others: --transfer model", patched.join(", "))));
+        }
+        if self.freeze == Freeze::ALL && self.patch == Patching::None {
+            return Err(Error::user("--freeze all leaves nothing to train").hint("add --patch serial"));
+        }
+        self.loss().check(None)?;
+        let finite = [
+            ("lr", self.lr),
+            ("weight-decay", self.weight_decay),
+            ("clip", self.clip),
+            ("init-std", self.init_std),
+            ("beta1", self.beta1),
+            ("beta2", self.beta2),
+        ];
+        if let Some((name, x)) = finite.iter().find(|(_, x)| !x.is_finite() || *x < 0.0) {
+            return Err(Error::user(format!("--{name} {x} is out of range")).hint("it must be a number of at least 0"));
+        }
+        if self.table_update == TableUpdate::Rows && self.loss == LossKind::Softmax {
+            return Err(Error::user(
+                "--table-update rows: full softmax has a gradient for every row of the item table",
+            )
+            .hint("use --loss sampled-softmax, bce, gbce or bpr, or leave --table-update out"));
+        }
+        let (_, task) = self.find()?;
+        if self.table_update == TableUpdate::Rows && task.rated {
+            return Err(Error::user(format!("--table-update rows: --task {} updates all rows", task.name))
+                .hint("leave --table-update out"));
+        }
+        if self.table_update == TableUpdate::Rows && !self.rows_can_catch_up() {
+            return Err(Error::user(format!("--beta1 {} and --beta2 {}", self.beta1, self.beta2))
+                .hint("the square of beta1 must be below beta2, or rows cannot catch up: add --table-update dense"));
+        }
+        share("beta1", self.beta1)?;
+        // Not a drop probability: only 1 itself is out.
+        if self.beta2 < 1.0 { Ok(()) } else { share("beta2", self.beta2) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tasks::SamplerKind;
+
+    #[test]
+    fn losses_that_make_no_sense_are_refused_with_advice() {
+        use LossKind::{Bpr, Gbce, SampledSoftmax};
+        let base = || Settings { loss: SampledSoftmax, ..Settings::default() };
+        let in_batch = SamplerKind::InBatch;
+        for (s, what) in [
+            (Settings { negatives: 0, ..base() }, "0 negatives"),
+            (Settings { loss: Gbce, gbce_t: 1.01, ..base() }, "t = 1.01"),
+            (Settings { loss: Gbce, gbce_t: f32::NAN, ..base() }, "t = NaN"),
+            (Settings { loss: Bpr, sampler: in_batch, ..base() }, "none in the batch"),
+            (Settings { sampler: in_batch, per_position: true, ..base() }, "in-batch"),
+            (Settings { sampler: in_batch, unique_negatives: true, ..base() }, "not uniform"),
+            (Settings { sampler: SamplerKind::Popularity, unique_negatives: true, ..base() }, "not uniform"),
+            (Settings { loss: Bpr, unique_negatives: true, ..base() }, "of each row's own"),
+        ] {
+            let error = s.check().expect_err(what);
+            assert!(error.what.contains(what) && error.hint.is_some(), "{error}");
+        }
+        // What is not used is not judged.
+        Settings { negatives: 0, gbce_t: 7.0, ..Settings::default() }.check().unwrap();
+    }
+
+    #[test]
+    fn out_of_range_settings_are_refused() {
+        let bad = [
+            Settings { heads: 3, ..Settings::default() },
+            Settings { dropout: 1.0, ..Settings::default() },
+            Settings { mask: -0.1, ..Settings::default() },
+            Settings { length: 1, ..Settings::default() },
+            Settings { lr: f32::NAN, ..Settings::default() },
+            Settings { model: "bert5rec".into(), ..Settings::default() },
+            Settings { batch: 0, ..Settings::default() },
+            Settings { batch: usize::MAX, ..Settings::default() },
+            Settings { blocks: usize::MAX, ..Settings::default() },
+            Settings { ffn_ratio: usize::MAX, ..Settings::default() },
+            Settings { width: 1 << 40, ..Settings::default() },
+            Settings { negatives: 1 << 40, ..Settings::default() },
+        ];
+        for s in bad {
+            assert!(s.check().is_err(), "{s:?}");
+        }
+    }
+}
