@@ -230,8 +230,8 @@ fn tables_are_frozen_one_by_one() {
     let (_, tensors) = carried(&out);
     let of = |name: &str| tensors.iter().find(|t| t.0 == name).unwrap().clone();
     assert!(["item.weight", "item.bias", "side.weight"].iter().all(|name| of(name).3), "no item is new: {tensors:?}");
-    let (_, rows, all, frozen) = of("user.weight");
-    assert!(!frozen && rows + 1 == all, "one user is new");
+    let (_, known, all, frozen) = of("user.weight");
+    assert!(!frozen && known + 1 == all, "one user is new");
     assert!(p.text("patch/config.toml").contains("freeze = \"network,items,fields\""));
     p.well("eval patch");
     // Asked for by the mean, the newcomer's vector starts in the middle of the others.
