@@ -20,8 +20,11 @@ use crate::{
     layers::RatingScale,
     tasks::{LossKind, Pairs, SamplerKind},
     train::{
-        Flags, Freeze, Patching, RunConfig, RunFolder, Settings, Trained, Which, checkpoint::State, ratings::scale_of,
-        run::Job, sides, train,
+        Flags, Freeze, Patching, RunConfig, RunFolder, Settings, Trained, Which,
+        checkpoint::State,
+        ratings::scale_of,
+        run::{self, Job},
+        sides, train,
     },
 };
 
@@ -95,9 +98,10 @@ pub fn execute(planned: &Planned, printer: Printer) -> Result<()> {
         }
     });
     let split = Split::new(data, config.split)?;
-    // Before anything is written: a device that cannot be used leaves no run behind.
+    // Before anything is written: a device that cannot be used, or settings that cannot be planned, leave no run behind.
     backend::probe(device, config.settings.precision)?;
     if !resume {
+        run::check(config, data, &split)?;
         folder.create(config, data)?;
     }
     let _lock = folder.lock()?;
