@@ -20,8 +20,11 @@ use crate::{
     layers::RatingScale,
     tasks::{LossKind, Pairs, SamplerKind},
     train::{
-        Flags, Freeze, Patching, RunConfig, RunFolder, Settings, Trained, Which, checkpoint::State, ratings::scale_of,
-        run::Job, sides, train,
+        Flags, Freeze, Patching, RunConfig, RunFolder, Settings, Trained, Which,
+        checkpoint::State,
+        ratings::scale_of,
+        run::{self, Job},
+        sides, train,
     },
 };
 
@@ -95,9 +98,10 @@ pub fn execute(planned: &Planned, printer: Printer) -> Result<()> {
         }
     });
     let split = Split::new(data, config.split)?;
-    // Before anything is written: a device that cannot be used leaves no run behind.
+    // Before anything is written: a device that cannot be used, or settings that cannot be planned, leave no run behind.
     backend::probe(device, config.settings.precision)?;
     if !resume {
+        run::check(config, data, &split)?;
         folder.create(config, data)?;
     }
     let _lock = folder.lock()?;
@@ -345,8 +349,8 @@ fn loss_in_words(settings: &Settings) -> String {
 
 /// The evaluation of a run, by what it learned.
 enum Outcome {
-    Ranking(Report),
-    Ratings(RatingReport),
+    Ranking(Box<Report>),
+    Ratings(Box<RatingReport>),
 }
 
 impl Outcome {
@@ -375,7 +379,7 @@ fn final_report(folder: &RunFolder, data: &Dataset, split: &Split, device: Devic
             RatingOptions { range: scale.range(), batch: trained.config.settings.batch, item_map: None, users: None };
         let report = evaluate_ratings(&mut *trained.encoder, data, &split.test(), &options, &mut |_| Ok(()))?;
         write_atomically(&folder.report(), |f| writeln!(f, "{:#}", report.json()))?;
-        return Ok(Outcome::Ratings(report));
+        return Ok(Outcome::Ratings(Box::new(report)));
     }
     let mut ks: Vec<usize> = [5, 10, 20].into_iter().filter(|k| *k <= data.items()).collect();
     if ks.is_empty() {
@@ -384,7 +388,7 @@ fn final_report(folder: &RunFolder, data: &Dataset, split: &Split, device: Devic
     let options = EvalOptions { ks, baseline: true, ..EvalOptions::default() };
     let report = evaluate(&mut *trained.encoder, data, &split.test(), &options)?;
     write_atomically(&folder.report(), |f| writeln!(f, "{:#}", report.json()))?;
-    Ok(Outcome::Ranking(report))
+    Ok(Outcome::Ranking(Box::new(report)))
 }
 
 fn conclude(printer: &Printer, folder: &RunFolder, state: &State, report: &Outcome, started: Instant) -> Result<()> {
@@ -421,7 +425,8 @@ fn conclude(printer: &Printer, folder: &RunFolder, state: &State, report: &Outco
     let times: Vec<String> = at_10
         .beside()
         .filter(|(_, b)| **b > 0.0)
-        .map(|(name, b)| format!("{:.2} times that of {name}", at_10.model / b))
+        .map(|(name, b)| (if name == "personal" { "personal frequency" } else { name }, at_10.model / b))
+        .map(|(of, times)| format!("{times:.2} times that of {of}"))
         .collect();
     if !times.is_empty() {
         printer.result(format_args!("\nNDCG@10 is {}", times.join(", ")));

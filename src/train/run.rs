@@ -12,7 +12,9 @@ use super::{
     checkpoint::{self, Beside, EpochRow, State},
     engine::{Engine, MemoryPlan, StepReport},
     folder::{RunConfig, RunFolder},
+    parts::lay_out,
     schedule::Schedule,
+    settings::Settings,
     sides::Sides,
     transfer::{self, Base, Carried, Keys},
 };
@@ -74,6 +76,39 @@ pub fn train(job: &Job<'_>, observe: &mut dyn FnMut(Event)) -> Result<State> {
     backend::with(job.device, job.config.settings.precision, OnBackend(job, observe))
 }
 
+/// Whether there is anything to train: a plan of these settings for these data, and users to learn from. Makes nothing, so
+/// that it can be asked before there is a folder; what a device says to the plan is only known on the device.
+///
+/// # Errors
+/// Settings that the model refuses; data that leave nobody to learn from.
+pub fn check(config: &RunConfig, data: &Dataset, split: &Split) -> Result<()> {
+    let s = &config.settings;
+    s.check()?;
+    learners(s, data, split)?;
+    let facts = Facts { ratings: config.ratings.clone(), ..Sides::facts_of(s, data)? };
+    lay_out(s, &facts, s.batch).map(drop)
+}
+
+/// The users with something to train on, and their pairs where the task learns from baskets.
+fn learners<'a>(s: &Settings, data: &'a Dataset, split: &'a Split) -> Result<(Vec<u32>, Option<Pairs<'a>>)> {
+    let (train, asks) = (split.train(), s.find()?.1);
+    if asks.baskets {
+        let pairs = Pairs::new(data, train, s.seed);
+        if pairs.users().is_empty() {
+            return Err(Error::user("no user has two baskets to train on").hint(
+                "a user whose last two baskets are held out needs four in all; --split last-n or time may hold out less",
+            ));
+        }
+        return Ok((pairs.users().to_vec(), Some(pairs)));
+    }
+    let users: Vec<u32> = (0..data.users() as u32).filter(|u| train.len_of(*u as usize) >= asks.shortest).collect();
+    if users.is_empty() {
+        return Err(Error::user(format!("no user has {} events to train on, which {} needs", asks.shortest, s.task))
+            .hint("the split holds out too many, or the data has no longer histories"));
+    }
+    Ok((users, None))
+}
+
 struct Loop<'a, B> {
     job: &'a Job<'a>,
     engine: Engine<B>,
@@ -130,23 +165,7 @@ impl<'a, B: Backend> Loop<'a, B> {
             _ => None,
         };
         engine.continue_after(state.step);
-        let train = job.split.train();
-        let asks = s.find()?.1;
-        let (shortest, users) = (asks.shortest, 0..job.data.users() as u32);
-        let pairs = asks.baskets.then(|| Pairs::new(job.data, train, s.seed));
-        let users: Vec<u32> = match &pairs {
-            Some(pairs) => pairs.users().to_vec(),
-            None => users.filter(|u| train.len_of(*u as usize) >= shortest).collect(),
-        };
-        if users.is_empty() && asks.baskets {
-            return Err(Error::user("no user has two baskets to train on").hint(
-                "a user whose last two baskets are held out needs four in all; --split last-n or time may hold out less",
-            ));
-        }
-        if users.is_empty() {
-            return Err(Error::user(format!("no user has {shortest} events to train on, which {} needs", s.task))
-                .hint("the split holds out too many, or the data has no longer histories"));
-        }
+        let (users, pairs) = learners(s, job.data, job.split)?;
         let steps = users.len().div_ceil(s.batch) as u64;
         let total = steps * s.epochs as u64;
         // A fixed number of steps would outlast a small run.

@@ -42,7 +42,7 @@ fn baskets_are_learned_evaluated_and_recommended() {
         "15 have fewer",
         "since baskets repeat",
         "personal: items by how many of the user's earlier baskets had them",
-        "times that of personal",
+        "times that of personal frequency",
     ] {
         assert!(all.contains(word), "{word} is missing in {all}");
     }

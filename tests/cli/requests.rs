@@ -84,6 +84,29 @@ fn settings_out_of_range_are_refused_before_a_folder_is_made() {
     }
 }
 
+/// What only a model knows of itself, and what only the data tell: both are known before there is a folder.
+#[test]
+fn settings_that_a_plan_refuses_leave_no_folder() {
+    let p = Place::new();
+    let mut log = String::from("user,item,rating,timestamp\n");
+    (0..60).for_each(|i| log += &format!("u{},i{},{},{}\n", i % 6, i % 11, 1 + i % 5, 1_000_000_000 + i));
+    p.write("rated.csv", log);
+    p.write("genres.csv", (0..11).fold("item,genre\n".into(), |text: String, i| text + &format!("i{i},g{}\n", i % 3)));
+    p.write("few.csv", "u,b,i\na,1,x\na,2,y\na,3,z\nb,1,y\nb,2,x\nb,3,z\n");
+    p.well("import rated.csv --out rated -q --items genres.csv");
+    p.well("import few.csv --out few --user-col u --item-col i --basket-col b -q");
+    for (words, says) in [
+        ("rated --model dacf --blocks 0", "--blocks 1 or more"),
+        ("rated --model dacf --user-width 8", "leave --user-width and --fields out"),
+        ("rated --model dacf --fields genre", "leave --user-width and --fields out"),
+        ("few --task next-basket", "no user has two baskets to train on"),
+        ("few --model sasrec --split last-n --test-n 1 --valid-n 1", "no user has 2 events to train on"),
+    ] {
+        p.refused(&format!("train {words} --out run {TINY}"), &[says, "hint"]);
+        assert!(!p.path("run").exists(), "{words} left a folder");
+    }
+}
+
 #[test]
 fn data_and_runs_that_are_not_there_are_told_apart() {
     let p = Place::new();
