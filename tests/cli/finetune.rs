@@ -57,7 +57,7 @@ fn grown(p: &Place) {
 fn a_transfer_without_training_is_the_base() {
     let p = Place::new();
     for (model, patch) in [("bert4rec", true), ("sasrec", true), ("peterrec", true), ("gru4rec", false)] {
-        p.train(model, &format!("--model {model} --epochs 3 --lr 0.01 --heads 2"));
+        p.train(model, &format!("--model {model} --epochs 3 --lr 0.01"));
         let tune = |name: &str, flags: &str| {
             let run = format!("{model}-{name}");
             p.well(&format!("finetune --from {model} data --out {run} --json --lr 0 --epochs 1 {flags}"))
@@ -161,7 +161,7 @@ fn patches_fit_their_base_alone() {
     p.train("base", "--epochs 1");
     p.train("other", "--epochs 1 --seed 2");
     p.well("finetune --from base data --out patch -q --transfer patch --epochs 1");
-    p.refused("finetune --from patch data --out again --transfer model", &["consists of patches", "--from"]);
+    p.refused("finetune --from patch data --out again --transfer model", &["complete with another one alone", "--from"]);
     let moved = |from: &str, to: &str| std::fs::rename(p.path(from), p.path(to)).unwrap();
     moved("base", "kept");
     p.refused("eval patch", &["need their base"]);

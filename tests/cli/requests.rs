@@ -73,7 +73,7 @@ fn settings_out_of_range_are_refused_before_a_folder_is_made() {
         p.refused(&format!("train data --out run {flags}"), &[says]);
         assert!(!p.path("run").exists(), "{flags} left a folder");
     }
-    p.train("thirty", "--model gru4rec --width 30 --epochs 1");
+    p.well("train data --out thirty -q --length 20 --model gru4rec --width 30 --epochs 1");
     p.train("users", "--model mlp --user-width 8 --epochs 1");
     // Known only when all is planned: what was begun by then is taken back.
     if std::path::Path::new("/proc/meminfo").exists() {
