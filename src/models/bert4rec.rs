@@ -37,7 +37,6 @@ pub struct Bert4Rec {
     projection: Option<Projection>,
     item_bias: Param,
     d: usize,
-    v: usize,
 }
 
 impl Model for Bert4Rec {
@@ -62,7 +61,7 @@ impl Model for Bert4Rec {
         });
         p.label("output");
         let item_bias = p.table("item.bias", &[c.items], Init::Constant(0.0), s.touched);
-        Ok(Bert4Rec { body, scored, projection, item_bias, d, v: c.items })
+        Ok(Bert4Rec { body, scored, projection, item_bias, d })
     }
 }
 
@@ -92,13 +91,7 @@ impl Network for Bert4Rec {
     }
 
     fn representations(&self) -> Representations {
-        Representations {
-            item: self.body.embed.item.clone(),
-            item_bias: self.item_bias.clone(),
-            rows: Some(self.body.embed.sum),
-            scored: self.projection.as_ref().map_or(self.scored.y, |p| p.norm.y),
-            d: self.d,
-            v: self.v,
-        }
+        let scored = self.projection.as_ref().map_or(self.scored.y, |p| p.norm.y);
+        Representations::tied(&self.body.embed, &self.item_bias, scored)
     }
 }

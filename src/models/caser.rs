@@ -60,7 +60,6 @@ pub struct Caser {
     step: Span<U32>,
     /// Width of z (D).
     d: usize,
-    v: usize,
 }
 
 impl Model for Caser {
@@ -104,8 +103,8 @@ impl Model for Caser {
         let item = p.table("item.output.weight", &[rows, wide], Init::TruncatedNormal(std), s.touched);
         let item_bias = p.table("item.output.bias", &[c.items], Init::Constant(0.0), s.touched);
         let (by, step) = (Sorted::plan(p, n), c.input.step);
-        let (ids, v) = (c.input.item, c.items);
-        Ok(Caser { embed, conv, parts, sum, z, user, scored, item, item_bias, by, ids, step, d, v })
+        let ids = c.input.item;
+        Ok(Caser { embed, conv, parts, sum, z, user, scored, item, item_bias, by, ids, step, d })
     }
 }
 
@@ -170,13 +169,6 @@ impl Network for Caser {
     }
 
     fn representations(&self) -> Representations {
-        Representations {
-            item: self.item.clone(),
-            item_bias: self.item_bias.clone(),
-            rows: None,
-            scored: self.scored.y,
-            d: self.item.shape[1],
-            v: self.v,
-        }
+        Representations::own(&self.item, &self.item_bias, self.scored.y)
     }
 }

@@ -60,7 +60,6 @@ pub struct Dacf {
     output_bias: Param,
     input: Input,
     d: usize,
-    v: usize,
 }
 
 impl Model for Dacf {
@@ -113,7 +112,6 @@ impl Model for Dacf {
             output_bias: p.param("item.output.bias", &[v], Init::Constant(0.0)),
             input: *c.input,
             d,
-            v,
         })
     }
 }
@@ -186,14 +184,7 @@ impl Network for Dacf {
     }
 
     fn representations(&self) -> Representations {
-        Representations {
-            item: self.output.clone(),
-            item_bias: self.output_bias.clone(),
-            rows: None,
-            scored: self.scored,
-            d: self.d,
-            v: self.v,
-        }
+        Representations::own(&self.output, &self.output_bias, self.scored)
     }
 
     fn prepare(&self, b: &mut dyn Backend, _: &Facts) -> Result<()> {

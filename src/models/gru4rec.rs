@@ -34,7 +34,6 @@ pub struct Gru4Rec {
     item_bias: Param,
     step: Span<U32>,
     d: usize,
-    v: usize,
 }
 
 impl Gru4Rec {
@@ -65,7 +64,7 @@ impl Model for Gru4Rec {
         let last = layers.last().map_or(embed.y, |layer| layer.y);
         let scored = ScoredRows::plan(p, last, c.input, d);
         let item_bias = p.table("item.bias", &[c.items], Init::Constant(0.0), s.touched);
-        Ok(Gru4Rec { embed, layers, scored, item_bias, step: c.input.step, d, v: c.items })
+        Ok(Gru4Rec { embed, layers, scored, item_bias, step: c.input.step, d })
     }
 }
 
@@ -95,13 +94,6 @@ impl Network for Gru4Rec {
     }
 
     fn representations(&self) -> Representations {
-        Representations {
-            item: self.embed.item.clone(),
-            item_bias: self.item_bias.clone(),
-            rows: Some(self.embed.sum),
-            scored: self.scored.y,
-            d: self.d,
-            v: self.v,
-        }
+        Representations::tied(&self.embed, &self.item_bias, self.scored.y)
     }
 }

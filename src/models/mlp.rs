@@ -42,8 +42,6 @@ pub struct Mlp {
     item: Param,
     item_bias: Param,
     step: Span<U32>,
-    d: usize,
-    v: usize,
 }
 
 impl Model for Mlp {
@@ -81,7 +79,7 @@ impl Model for Mlp {
         let init = Init::TruncatedNormal(s.init_std);
         let item = p.table("item.weight", &[c.items + c.special, d], init, s.touched);
         let item_bias = p.table("item.bias", &[c.items], Init::Constant(0.0), s.touched);
-        Ok(Mlp { users, layers, spread, scored, item, item_bias, step: c.input.step, d, v: c.items })
+        Ok(Mlp { users, layers, spread, scored, item, item_bias, step: c.input.step })
     }
 }
 
@@ -117,13 +115,6 @@ impl Network for Mlp {
     }
 
     fn representations(&self) -> Representations {
-        Representations {
-            item: self.item.clone(),
-            item_bias: self.item_bias.clone(),
-            rows: None,
-            scored: self.scored.y,
-            d: self.d,
-            v: self.v,
-        }
+        Representations::own(&self.item, &self.item_bias, self.scored.y)
     }
 }

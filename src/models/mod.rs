@@ -22,7 +22,7 @@ pub use sasrec::SasRec;
 use crate::{
     base::{Error, Result},
     layers::{
-        BlockConfig, EmbedConfig, Facts, Input, Join, NormPlace, PatchConfig, RatedConfig, RatingScale, Shape,
+        BlockConfig, Embed, EmbedConfig, Facts, Input, Join, NormPlace, PatchConfig, RatedConfig, RatingScale, Shape,
         SideConfig, View,
     },
     mem::{Param, Planner, Var},
@@ -45,6 +45,19 @@ pub struct Representations {
     pub d: usize,
     /// Items of the catalogue (V): rows 0..V of the table; special ids follow.
     pub v: usize,
+}
+
+impl Representations {
+    /// Scores by the table that the input takes its rows from.
+    pub fn tied(embed: &Embed, item_bias: &Param, scored: Var) -> Self {
+        Representations { rows: Some(embed.sum), ..Self::own(&embed.item, item_bias, scored) }
+    }
+
+    /// Scores by a table that no input reads.
+    pub fn own(item: &Param, item_bias: &Param, scored: Var) -> Self {
+        let (d, v) = (item.shape[1], item_bias.shape[0]);
+        Representations { item: item.clone(), item_bias: item_bias.clone(), rows: None, scored, d, v }
+    }
 }
 
 /// What a planned model does. `plan` laid out parameters and activations, these only run ops.

@@ -27,8 +27,6 @@ pub struct PeterRec {
     blocks: Vec<ConvBlock>,
     scored: ScoredRows,
     item_bias: Param,
-    d: usize,
-    v: usize,
 }
 
 impl Model for PeterRec {
@@ -57,7 +55,7 @@ impl Model for PeterRec {
         let last = blocks.last().map_or(embed.y, |b| b.y);
         let scored = ScoredRows::plan(p, last, c.input, d);
         let item_bias = p.table("item.bias", &[c.items], Init::Constant(0.0), s.touched);
-        Ok(PeterRec { embed, blocks, scored, item_bias, d, v: c.items })
+        Ok(PeterRec { embed, blocks, scored, item_bias })
     }
 }
 
@@ -79,13 +77,6 @@ impl Network for PeterRec {
     }
 
     fn representations(&self) -> Representations {
-        Representations {
-            item: self.embed.item.clone(),
-            item_bias: self.item_bias.clone(),
-            rows: Some(self.embed.sum),
-            scored: self.scored.y,
-            d: self.d,
-            v: self.v,
-        }
+        Representations::tied(&self.embed, &self.item_bias, self.scored.y)
     }
 }

@@ -25,8 +25,6 @@ pub struct SasRec {
     body: Transformer,
     scored: ScoredRows,
     item_bias: Param,
-    d: usize,
-    v: usize,
 }
 
 impl Model for SasRec {
@@ -42,7 +40,7 @@ impl Model for SasRec {
         let body = Transformer::plan(p, c.input, &c.embed(true), s.blocks, &block, &mut Sites::new(c.seed))?;
         let scored = ScoredRows::plan(p, body.y(), c.input, d);
         let item_bias = p.table("item.bias", &[c.items], Init::Constant(0.0), s.touched);
-        Ok(SasRec { body, scored, item_bias, d, v: c.items })
+        Ok(SasRec { body, scored, item_bias })
     }
 }
 
@@ -62,13 +60,6 @@ impl Network for SasRec {
     }
 
     fn representations(&self) -> Representations {
-        Representations {
-            item: self.body.embed.item.clone(),
-            item_bias: self.item_bias.clone(),
-            rows: Some(self.body.embed.sum),
-            scored: self.scored.y,
-            d: self.d,
-            v: self.v,
-        }
+        Representations::tied(&self.body.embed, &self.item_bias, self.scored.y)
     }
 }

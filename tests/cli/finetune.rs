@@ -161,7 +161,10 @@ fn patches_fit_their_base_alone() {
     p.train("base", "--epochs 1");
     p.train("other", "--epochs 1 --seed 2");
     p.well("finetune --from base data --out patch -q --transfer patch --epochs 1");
-    p.refused("finetune --from patch data --out again --transfer model", &["complete with another one alone", "--from"]);
+    p.refused(
+        "finetune --from patch data --out again --transfer model",
+        &["complete with another one alone", "--from"],
+    );
     let moved = |from: &str, to: &str| std::fs::rename(p.path(from), p.path(to)).unwrap();
     moved("base", "kept");
     p.refused("eval patch", &["need their base"]);
