@@ -13,7 +13,6 @@ checkpoints of a patched run hold what is trained, and the fingerprint of the ch
 */
 
 use std::{
-    collections::HashMap,
     fmt,
     path::{Path, PathBuf},
 };
@@ -25,6 +24,7 @@ use super::{
     engine::Engine,
     folder::{RunConfig, RunFolder},
     freeze::Freeze,
+    fresh::{FreshRows, Start, group},
     settings::Settings,
     sides::Sides,
     trained::Which,
@@ -61,20 +61,6 @@ impl fmt::Display for Transfer {
             Transfer::Patch => "patch",
         })
     }
-}
-
-/// How rows start of items, users and field values that the base does not know.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum FreshRows {
-    /// Drawn at random, as in a new run.
-    #[default]
-    Random,
-    /// The mean of the known rows (of the same field, where they are values of fields), and a random draw.
-    Mean,
-    /// Items: the mean over the item's field values (genres, director, …) of the known items that have them, and a random
-    /// draw. As `mean` where an item shares no value with a known one, and for users and field values.
-    Content,
 }
 
 /// Where a run comes from (`[from]` of its config.toml).
@@ -316,7 +302,7 @@ fn left_behind<'k>(
 
 /// Whose rows a parameter has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Rows {
+pub(super) enum Rows {
     Items,
     Users,
     Fields,
@@ -411,7 +397,7 @@ fn take<B: Backend>(
     let place = |i: usize| if i < mine.len() { theirs.find(mine.key(i)).map(|r| r as usize) } else { special(i) };
     let values = base.file.weight(&p.name)?;
     let kind = rows_of(&p.name);
-    let start = Start::new(kind, origin, keys.content, &values, d, mine, theirs);
+    let start = Start::new(kind, origin.fresh_rows, keys.content, &values, d, mine, theirs);
     // In pieces: a table may be larger than what memory is left.
     let piece = ((1 << 22) / d.max(1)).max(1);
     let mut rows = Vec::new();
@@ -430,77 +416,6 @@ fn take<B: Backend>(
         engine.backend.write(span, &rows);
     }
     Ok((0..p.shape[0]).filter(|i| place(*i).is_some()).count())
-}
-
-/// What is added to the random draw of a fresh row.
-struct Start<'a> {
-    /// The mean of the known rows of each group ([`group`]).
-    means: HashMap<&'a str, Vec<f32>>,
-    /// Of each field: the sum over the known items that have a value, and their number, value by value.
-    values: Vec<(ItemField<'a>, Vec<f32>, Vec<u32>)>,
-}
-
-/// Rows that are alike: values of one field (keys are `FIELD\tVALUE`), all items, all users.
-fn group(rows: Rows, key: &str) -> &str {
-    if rows == Rows::Fields { key.split('\t').next().unwrap_or("") } else { "" }
-}
-
-impl<'a> Start<'a> {
-    fn new(
-        rows: Rows,
-        origin: &Origin,
-        side: Option<&'a ItemFields>,
-        base: &[f32],
-        d: usize,
-        mine: &Vocab,
-        theirs: &'a Vocab,
-    ) -> Self {
-        let mut start = Start { means: HashMap::new(), values: Vec::new() };
-        if origin.fresh_rows == FreshRows::Random {
-            return start;
-        }
-        let mut sums: HashMap<&str, (Vec<f64>, f64)> = HashMap::new();
-        for (key, row) in theirs.keys().zip(base.chunks_exact(d)) {
-            let (sum, n) = sums.entry(group(rows, key)).or_insert_with(|| (vec![0.0; d], 0.0));
-            sum.iter_mut().zip(row).for_each(|(s, x)| *s += *x as f64);
-            *n += 1.0;
-        }
-        let mean = |(sum, n): (Vec<f64>, f64)| sum.into_iter().map(|s| (s / n) as f32).collect();
-        start.means = sums.into_iter().map(|(key, sum)| (key, mean(sum))).collect();
-        if let (Rows::Items, FreshRows::Content, Some(side)) = (rows, origin.fresh_rows, side) {
-            for field in side.iter() {
-                let (mut sums, mut counts) = (vec![0.0; field.values() * d], vec![0; field.values()]);
-                for (item, key) in mine.keys().enumerate() {
-                    let Some(row) = theirs.find(key) else { continue };
-                    for value in field.ids_of(item) {
-                        let sum = &mut sums[*value as usize * d..][..d];
-                        sum.iter_mut().zip(&base[row as usize * d..][..d]).for_each(|(s, x)| *s += x);
-                        counts[*value as usize] += 1;
-                    }
-                }
-                start.values.push((field, sums, counts));
-            }
-        }
-        start
-    }
-
-    /// Adds to row `i`, which is that of `group`.
-    fn add_to(&self, row: &mut [f32], i: usize, group: &str) {
-        let d = row.len();
-        let (mut sum, mut n) = (vec![0.0f32; d], 0u32);
-        for (field, sums, counts) in &self.values {
-            for value in field.ids_of(i).iter().map(|v| *v as usize).filter(|v| counts[*v] > 0) {
-                let share = 1.0 / counts[value] as f32;
-                sum.iter_mut().zip(&sums[value * d..][..d]).for_each(|(s, x)| *s += x * share);
-                n += 1;
-            }
-        }
-        match (n, self.means.get(group)) {
-            (0, Some(mean)) => row.iter_mut().zip(mean).for_each(|(x, mean)| *x += mean),
-            (0, None) => {}
-            (n, _) => row.iter_mut().zip(&sum).for_each(|(x, s)| *x += s / n as f32),
-        }
-    }
 }
 
 /// Reads the frozen parameters of a patched run from its base.

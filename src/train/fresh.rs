@@ -1,0 +1,93 @@
+//! How rows start that a base does not know.
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::transfer::Rows;
+use crate::data::{ItemField, ItemFields, Vocab};
+
+/// How rows start of items, users and field values that the base does not know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum FreshRows {
+    /// Drawn at random, as in a new run.
+    #[default]
+    Random,
+    /// The mean of the known rows (of the same field, where they are values of fields), and a random draw.
+    Mean,
+    /// Items: the mean over the item's field values (genres, director, …) of the known items that have them, and a random
+    /// draw. As `mean` where an item shares no value with a known one, and for users and field values.
+    Content,
+}
+
+/// What is added to the random draw of a fresh row.
+pub(super) struct Start<'a> {
+    /// The mean of the known rows of each group ([`group`]).
+    means: HashMap<&'a str, Vec<f32>>,
+    /// Of each field: the sum over the known items that have a value, and their number, value by value.
+    values: Vec<(ItemField<'a>, Vec<f32>, Vec<u32>)>,
+}
+
+/// Rows that are alike: values of one field (keys are `FIELD\tVALUE`), all items, all users.
+pub(super) fn group(rows: Rows, key: &str) -> &str {
+    if rows == Rows::Fields { key.split('\t').next().unwrap_or("") } else { "" }
+}
+
+impl<'a> Start<'a> {
+    pub(super) fn new(
+        rows: Rows,
+        how: FreshRows,
+        side: Option<&'a ItemFields>,
+        base: &[f32],
+        d: usize,
+        mine: &Vocab,
+        theirs: &'a Vocab,
+    ) -> Self {
+        let mut start = Start { means: HashMap::new(), values: Vec::new() };
+        if how == FreshRows::Random {
+            return start;
+        }
+        let mut sums: HashMap<&str, (Vec<f64>, f64)> = HashMap::new();
+        for (key, row) in theirs.keys().zip(base.chunks_exact(d)) {
+            let (sum, n) = sums.entry(group(rows, key)).or_insert_with(|| (vec![0.0; d], 0.0));
+            sum.iter_mut().zip(row).for_each(|(s, x)| *s += *x as f64);
+            *n += 1.0;
+        }
+        let mean = |(sum, n): (Vec<f64>, f64)| sum.into_iter().map(|s| (s / n) as f32).collect();
+        start.means = sums.into_iter().map(|(key, sum)| (key, mean(sum))).collect();
+        if let (Rows::Items, FreshRows::Content, Some(side)) = (rows, how, side) {
+            for field in side.iter() {
+                let (mut sums, mut counts) = (vec![0.0; field.values() * d], vec![0; field.values()]);
+                for (item, key) in mine.keys().enumerate() {
+                    let Some(row) = theirs.find(key) else { continue };
+                    for value in field.ids_of(item) {
+                        let sum = &mut sums[*value as usize * d..][..d];
+                        sum.iter_mut().zip(&base[row as usize * d..][..d]).for_each(|(s, x)| *s += x);
+                        counts[*value as usize] += 1;
+                    }
+                }
+                start.values.push((field, sums, counts));
+            }
+        }
+        start
+    }
+
+    /// Adds to row `i`, which is that of `group`.
+    pub(super) fn add_to(&self, row: &mut [f32], i: usize, group: &str) {
+        let d = row.len();
+        let (mut sum, mut n) = (vec![0.0f32; d], 0u32);
+        for (field, sums, counts) in &self.values {
+            for value in field.ids_of(i).iter().map(|v| *v as usize).filter(|v| counts[*v] > 0) {
+                let share = 1.0 / counts[value] as f32;
+                sum.iter_mut().zip(&sums[value * d..][..d]).for_each(|(s, x)| *s += x * share);
+                n += 1;
+            }
+        }
+        match (n, self.means.get(group)) {
+            (0, Some(mean)) => row.iter_mut().zip(mean).for_each(|(x, mean)| *x += mean),
+            (0, None) => {}
+            (n, _) => row.iter_mut().zip(&sum).for_each(|(x, s)| *x += s / n as f32),
+        }
+    }
+}
