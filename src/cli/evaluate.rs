@@ -126,7 +126,8 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
 /// Flags or data that do not fit; held-out events that the run was trained on.
 pub fn measure(run: &mut OpenRun, data: &Dataset, args: &Args) -> Result<(Report, Vec<String>)> {
     let ks = list_lengths(args.k.as_deref(), run.item_keys.len())?;
-    let split = Split::new(data, args.split.spec(data)?.unwrap_or(run.split))?;
+    let spec = args.split.spec(data)?.unwrap_or(run.split);
+    let split = Split::for_task(data, spec, run.encoder.last_basket())?;
     let (valid, test) = (split.valid(), split.test());
     let part: &dyn HeldOut = if args.part == Part::Valid { &valid } else { &test };
     let notes = warnings(run, data, &split, part)?;

@@ -304,6 +304,9 @@ impl<'a, B: Backend> Loop<'a, B> {
         engine.continue_after(state.step);
         let train = job.split.train();
         let asks = s.find()?.1;
+        if asks.baskets {
+            job.split.spec().check_whole_baskets()?;
+        }
         let (shortest, users) = (asks.shortest, 0..job.data.users() as u32);
         let pairs = asks.baskets.then(|| Pairs::new(job.data, train, s.seed));
         let users: Vec<u32> = match &pairs {
@@ -311,9 +314,8 @@ impl<'a, B: Backend> Loop<'a, B> {
             None => users.filter(|u| train.len_of(*u as usize) >= shortest).collect(),
         };
         if users.is_empty() && asks.baskets {
-            return Err(Error::user("no user has two baskets to train on").hint(
-                "a user whose last two baskets are held out needs four in all; --split last-n or time may hold out less",
-            ));
+            return Err(Error::user("no user has two baskets to train on")
+                .hint("a user whose last two baskets are held out needs four in all; --split time may hold out less"));
         }
         if users.is_empty() {
             return Err(Error::user(format!("no user has {shortest} events to train on, which {} needs", s.task))

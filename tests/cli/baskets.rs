@@ -80,6 +80,27 @@ fn a_stopped_run_goes_on_to_the_same_bits() {
     p.assert_same_run("whole", "again");
 }
 
+/// What is left of a basket that is cut would stand in the history of what was held out of it, and give it away.
+#[test]
+fn splits_that_cut_baskets_are_refused() {
+    let p = place();
+    p.well(&format!("train orders --out run -q {FLAGS}"));
+    let says = &["cuts baskets", "--split last-basket"];
+    for split in ["leave-one-out", "last-n --test-n 2", "ratio --test-share 0.3"] {
+        p.refused(&format!("train orders --out new {FLAGS} --split {split}"), says);
+        p.refused(&format!("finetune --from run orders --out new --split {split}"), says);
+        p.refused(&format!("eval run --split {split}"), says);
+        p.refused(&format!("recommend run --all-users --hold-out test --split {split}"), says);
+        assert!(!p.path("new").exists(), "{split}");
+    }
+    // A cut in time tears none: here a basket is a day.
+    let cut = "--split time --cut 2001-09-12";
+    p.well(&format!("train orders --out timed -q {FLAGS} {cut}"));
+    p.well("eval timed -q");
+    // Other tasks ask for items, and baskets are not theirs to cut.
+    p.well("train orders --out items -q --width 16 --length 20 --warmup 4 --epochs 1 --split leave-one-out");
+}
+
 #[test]
 fn other_tasks_meet_baskets_and_lead_to_them() {
     let p = place();
