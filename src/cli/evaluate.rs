@@ -196,16 +196,7 @@ fn warnings(run: &OpenRun, data: &Dataset, split: &Split, part: &dyn HeldOut) ->
             .hint("evaluate under the run's split (leave the split flags out), or train again with this one"));
         }
     }
-    if let Some(users) = &run.user_keys {
-        let unknown = data.user_keys().keys().filter(|key| users.find(key).is_none()).count();
-        if unknown > 0 {
-            notes.push(format!(
-                "{} of the data's {} users have no vector in the model: they are asked for as somebody it does not know",
-                digits(unknown as u64),
-                digits(data.users() as u64)
-            ));
-        }
-    }
+    notes.extend(run.strangers(data));
     Ok(notes)
 }
 
