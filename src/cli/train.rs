@@ -264,8 +264,13 @@ fn introduce(
         digits(summary.test_users as u64)
     ));
     printer.say(format_args!(
-        "model   {}, width {}, {} blocks, {} heads, length {}, dropout {}",
-        s.model, s.width, s.blocks, s.heads, s.length, s.dropout
+        "model   {}, width {}, {} blocks{}, length {}, dropout {}",
+        s.model,
+        s.width,
+        s.blocks,
+        if s.find().is_ok_and(|(model, _)| model.heads) { format!(", {} heads", s.heads) } else { String::new() },
+        s.length,
+        s.dropout
     ));
     let mut beside = Vec::new();
     if !s.field_names().is_empty() {

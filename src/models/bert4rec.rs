@@ -45,6 +45,7 @@ impl Model for Bert4Rec {
     const ABOUT: &'static str = "transformer that sees both sides (Sun et al. 2019)";
     const VIEWS: &'static [View] = &[View::Both, View::Past];
     const PATCHES: bool = true;
+    const HEADS: bool = true;
     const TAKES: Takes = Takes::Both;
     const BASKETS: bool = true;
 

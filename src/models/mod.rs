@@ -82,11 +82,13 @@ pub trait Model: Network + Sized + 'static {
     /// Whether it reads baskets: rows in no order, of which the first is asked about all. A window or a recurrence that ends at
     /// a row, and a convolution that reads an order, do not.
     const BASKETS: bool = false;
+    /// Whether it has attention heads, which must divide its width.
+    const HEADS: bool = false;
     /// Whether it knows a sequence by its user alone.
     const USERS: bool = false;
 
     /// # Errors
-    /// Settings that contradict each other (heads not dividing the width).
+    /// Settings that contradict each other.
     fn plan(p: &mut Planner, c: &Context) -> Result<Self>;
 }
 
@@ -231,6 +233,7 @@ pub struct Entry {
     pub patches: bool,
     pub takes: Takes,
     pub baskets: bool,
+    pub heads: bool,
     pub users: bool,
     /// Plans it; the view is one of its own.
     pub plan: fn(&mut Planner, &Context) -> Result<Box<dyn Network>>,
@@ -246,6 +249,7 @@ macro_rules! list {
             patches: $model::PATCHES,
             takes: $model::TAKES,
             baskets: $model::BASKETS,
+            heads: $model::HEADS,
             users: $model::USERS,
             plan: |p, c| Ok(Box::new($model::plan(p, c)?)),
         }),*];

@@ -34,6 +34,7 @@ impl Model for SasRec {
     const ABOUT: &'static str = "causal transformer (Kang and McAuley 2018)";
     const VIEWS: &'static [View] = &[View::Past];
     const PATCHES: bool = true;
+    const HEADS: bool = true;
 
     fn plan(p: &mut Planner, c: &Context) -> Result<Self> {
         let (s, d) = (c.settings, c.settings.width);

@@ -84,7 +84,7 @@ settings! {
         task: String = "auto".into(), "auto", "What it learns: masked-item, next-item, next-basket, rating; auto: what the model was made for";
         width: usize = 128, "128", "Width of all representations";
         blocks: usize = 2, "2", "Transformer blocks, or blocks of two convolutions";
-        heads: usize = 4, "4", "Attention heads; must divide the width";
+        heads: usize = 4, "4", "Attention heads (bert4rec, sasrec); must divide the width";
         length: usize = 200, "200", "Longest sequence: of longer ones a random window is trained on, the newest items are used to predict";
         ffn_ratio: usize = 4, "4", "Feed-forward width as a multiple of the width";
         norm: NormPlace = NormPlace::Post, "post", "Layer norm after (post) or before (pre) each sub-layer";
@@ -357,7 +357,7 @@ impl Settings {
             return Err(Error::user("the activations of these settings need more than 4 TB")
                 .hint("lower --batch, --length, --width, --ffn-ratio or --blocks"));
         }
-        if !self.width.is_multiple_of(self.heads) {
+        if self.find()?.0.heads && !self.width.is_multiple_of(self.heads) {
             return Err(Error::user(format!("{} heads do not divide a width of {}", self.heads, self.width))
                 .hint("choose --width as a multiple of --heads"));
         }
@@ -602,6 +602,16 @@ mod tests {
         let most = Settings { seed: past - 1, targets: usize::MAX / 2, ..Settings::default() };
         most.check().unwrap();
         assert_eq!(toml::from_str::<Settings>(&toml::to_string(&most).unwrap()).unwrap(), most);
+    }
+
+    #[test]
+    fn heads_divide_the_width_of_models_that_have_heads() {
+        for model in models::ALL {
+            let user_width = if model.users { 8 } else { 0 };
+            let s = Settings { model: model.name.into(), width: 10, heads: 4, user_width, ..Settings::default() };
+            assert_eq!(s.check().is_err(), ["bert4rec", "sasrec"].contains(&model.name), "{}", model.name);
+            Settings { heads: 5, ..s }.check().unwrap();
+        }
     }
 
     #[test]
