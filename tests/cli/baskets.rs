@@ -1,10 +1,8 @@
 //! Baskets through the whole program: import, train, evaluate, recommend, export, go on from another task.
 
-use std::fs;
-
 use serde_json::Value;
 
-use super::Place;
+use super::{Place, endings::stop_midway};
 
 const FLAGS: &str = "--task next-basket --width 16 --length 20 --warmup 4 --batch 16 --epochs 2";
 
@@ -70,14 +68,12 @@ fn baskets_are_learned_evaluated_and_recommended() {
 #[test]
 fn a_stopped_run_goes_on_to_the_same_bits() {
     let p = place();
-    let flags = format!("{FLAGS} --checkpoint-seconds 0 --eval-every 1 --mask-last 0.5");
-    p.well(&format!("train orders --out whole -q {flags}"));
-    // As a run that was killed after its first epoch: its checkpoint, with the longer schedule that it began with.
-    p.well(&format!("train orders --out again -q {flags} --threads 1"));
-    p.assert_same_run("whole", "again");
-    fs::remove_file(p.path("again/report.json")).unwrap();
-    p.well("train --resume again -q");
-    p.assert_same_run("whole", "again");
+    let flags = FLAGS.replace("--epochs 2", "--epochs 80 --eval-every 20");
+    let words = |run: &str| format!("train orders --out {run} -q {flags} --checkpoint-seconds 0 --mask-last 0.5");
+    p.well(&words("whole"));
+    stop_midway(&p, &words("stopped"), "stopped");
+    p.well("train --resume stopped -q --threads 1");
+    p.assert_same_run("whole", "stopped");
 }
 
 /// What is left of a basket that is cut would stand in the history of what was held out of it, and give it away.
