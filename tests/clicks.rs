@@ -1,7 +1,7 @@
 //! The head of click-through: its gradient against central differences at f64, overfitting, the closed form of logistic
 //! regression, a step on every backend, and the standardised inputs against plain sums.
 
-use std::{fs, path::Path};
+use std::{fs, ops::Range, path::Path};
 
 use mipgpu::{
     backend::{Cpu, Reference, emulated},
@@ -10,10 +10,10 @@ use mipgpu::{
         rng::{Purpose, Stream},
     },
     data::{Dataset, ImportOptions, import, impressions::Impressions},
-    eval::clicks::log_odds,
+    eval::{Answer, Encoder, Query, Ranks, Scored, clicks::log_odds},
     mem::{Param, Planner, Precision},
     ops::Backend,
-    train::clicks::{ClickSettings, Inputs, Learner, NO_VECTOR},
+    train::clicks::{ClickSettings, Inputs, Learner, NO_VECTOR, encode},
 };
 
 fn settings(hidden: &[usize], batch: usize) -> ClickSettings {
@@ -225,4 +225,60 @@ fn inputs_are_what_plain_sums_make_of_them() {
             }
         }
     }
+}
+
+/// Keeps what it is asked; is asked with baskets, or not.
+struct Asked {
+    baskets: bool,
+    queries: Vec<(Vec<u32>, Option<u32>)>,
+}
+
+impl Encoder for Asked {
+    fn width(&self) -> usize {
+        1
+    }
+    fn items(&self) -> usize {
+        3
+    }
+    fn item_vectors(&mut self, _: Range<usize>, _: &mut [f32]) -> Result<()> {
+        unreachable!()
+    }
+    fn item_biases(&mut self, _: &mut [f32]) -> Result<()> {
+        unreachable!()
+    }
+    fn last_basket(&self) -> bool {
+        self.baskets
+    }
+    fn encode(&mut self, queries: &[Query<'_>], out: &mut [f32]) -> Result<()> {
+        self.queries.extend(queries.iter().map(|q| (q.history.to_vec(), q.user)));
+        out.fill(0.0);
+        Ok(())
+    }
+    fn rank(&mut self, _: &[Query<'_>]) -> Answer<Vec<Ranks>> {
+        unreachable!()
+    }
+    fn top_k(&mut self, _: &[Query<'_>], _: usize) -> Answer<Vec<Vec<Scored>>> {
+        unreachable!()
+    }
+}
+
+/// A model of users is asked for the user, one of baskets with the newest basket that has a click.
+#[test]
+fn a_run_is_asked_as_it_was_taught() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = "user,item,rating,time\nu,a,1,1\nu,b,1,1\nu,c,0,2\nu,c,1,3\nu,a,0,4\nu,b,0,5\nv,b,1,1\nv,a,0,2\n";
+    let data = imported(dir.path(), log);
+    let all = Impressions::read(&data, 1.0, Some).unwrap();
+    let known = [Some(7), None];
+    let asked = |baskets| {
+        let mut encoder = Asked { baskets, queries: Vec::new() };
+        encode(&mut encoder, &all, &known, &mut |_| {}).unwrap();
+        encoder.queries
+    };
+    let query = |history: &[u32], user| (history.to_vec(), user);
+    let (u, v) = (Some(7), None);
+    let want = [query(&[], u), query(&[0, 1], u), query(&[0, 1, 2], u), query(&[], v), query(&[1], v)];
+    assert_eq!(asked(false), want);
+    let want = [query(&[], u), query(&[0, 1], u), query(&[2], u), query(&[], v), query(&[1], v)];
+    assert_eq!(asked(true), want);
 }

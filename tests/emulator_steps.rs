@@ -11,7 +11,7 @@ use mipgpu::{
     mem::{Planner, Precision, Span, U32},
     ops::{Backend, Memory, NO_ROW},
     tasks::{LossKind, MaskedItem, SamplerKind, Sequence, Task},
-    train::{Engine, Settings, TableUpdate},
+    train::{Engine, Freeze, Patching, Settings, TableUpdate},
 };
 
 const ITEMS: usize = 300;
@@ -102,11 +102,17 @@ fn engine(s: &Settings, precision: Precision) -> Engine<Simt> {
 fn a_hundred_replayed_steps_are_a_hundred_launched_ones() {
     let own = Settings { exclude_seen: true, sampler: SamplerKind::LogUniform, ..settings(LossKind::Gbce) };
     let in_batch = Settings { exclude_seen: true, sampler: SamplerKind::InBatch, ..settings(LossKind::SampledSoftmax) };
+    let serial =
+        Settings { patch: Patching::Serial, patch_width: 5, freeze: Freeze::ALL, ..settings(LossKind::Softmax) };
+    let (patch, freeze) = (Patching::Parallel, Freeze::NETWORK);
+    let parallel = Settings { patch, freeze, model: "sasrec".into(), ..settings(LossKind::SampledSoftmax) };
     for (precision, s, steps) in [
         (Precision::F32, settings(LossKind::Softmax), 100),
         (Precision::Bf16, settings(LossKind::SampledPopularity), 100),
         (Precision::Bf16, own, 25),
         (Precision::F32, in_batch, 25),
+        (Precision::Bf16, serial, 25),
+        (Precision::Bf16, parallel, 25),
     ] {
         let (losses, replayed, e) = train(engine(&s, precision), From::Device, steps);
         assert!((1..=12).contains(&e.backend.recorded()), "{} sizes were recorded", e.backend.recorded());

@@ -7,11 +7,11 @@ use mipgpu::{
         Result,
         rng::{Purpose, Stream},
     },
-    mem::{Planner, Precision},
+    mem::{F32, Planner, Precision, Span},
     ops::{AdamW, Backend, GatherTable, Memory, Run},
     tasks::{LossKind, Sequence},
     train::{
-        Engine, Settings,
+        Engine, Freeze, Patching, Settings,
         check::{Selection, check},
     },
 };
@@ -37,6 +37,16 @@ fn run<B: Backend>(s: &Settings, steps: u64, open: impl Fn(&Planner) -> Result<B
     let counts: Vec<u64> = (0..ITEMS as u64).map(|i| 1 + i % 5).collect();
     let mut engine = Engine::<B>::new(s, &counts, open).unwrap();
     let mut losses = Vec::new();
+    let frozen = |engine: &mut Engine<B>| -> Vec<f32> {
+        let frozen: Vec<_> = engine.params().iter().filter(|p| p.frozen).map(|p| p.w).collect();
+        let read = |w: &Span<F32>| {
+            let mut values = vec![0.0; w.len()];
+            engine.backend.read(w.raw(), &mut values);
+            values
+        };
+        frozen.iter().flat_map(read).collect()
+    };
+    let before = frozen(&mut engine);
     for step in 1..=steps {
         engine.begin(step as u32);
         let mut draw = Stream::new(4, Purpose::Test, step as u32);
@@ -47,6 +57,7 @@ fn run<B: Backend>(s: &Settings, steps: u64, open: impl Fn(&Planner) -> Result<B
         }
         losses.push(engine.step(step, 3e-3).unwrap().loss);
     }
+    assert!(before == frozen(&mut engine), "what is frozen has moved");
     let mut weights = Vec::new();
     for p in engine.params().to_vec() {
         let mut values = vec![0.0; p.w.len()];
@@ -63,8 +74,11 @@ fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
 
 #[test]
 fn eight_steps_agree_with_the_cpu_and_the_reference() {
-    for loss in [LossKind::Softmax, LossKind::SampledPopularity] {
-        let s = Settings { loss, negatives: 13, ..settings() };
+    let loss = |loss| Settings { loss, negatives: 13, ..settings() };
+    let serial = Settings { patch: Patching::Serial, patch_width: 5, freeze: Freeze::ALL, ..loss(LossKind::Softmax) };
+    let (patch, freeze) = (Patching::Parallel, Freeze::NETWORK);
+    let parallel = Settings { patch, patches: 1, freeze, model: "sasrec".into(), ..loss(LossKind::SampledPopularity) };
+    for s in [loss(LossKind::Softmax), loss(LossKind::SampledPopularity), serial, parallel] {
         let (emu, w) = run(&s, 8, |p| emulated(Precision::F32, p));
         let (cpu, cpu_w) = run(&s, 8, |p| Ok(Cpu::new(p)));
         let (oracle, _) = run(&s, 8, |p| Ok(Reference::<f64>::new(p)));
@@ -98,7 +112,8 @@ fn the_check_of_whole_steps_holds() {
             assert!(row.fault.is_none(), "{precision:?}: {row:?}");
         })
         .unwrap();
-        assert!(rows >= 3);
+        // Six losses, and patches of three models in two places; the rest is every model with every task.
+        assert!(rows >= 6 + 6 + mipgpu::models::ALL.len());
     }
 }
 

@@ -158,13 +158,15 @@ fn stop_and_go_on(settings: &Settings) {
     let dir = tmp.path();
     import(dir);
     let data = Dataset::open(&dir.join("data")).unwrap();
-    let split = Split::new(&data, SplitSpec::LeaveOneOut).unwrap();
+    let baskets = settings.find().unwrap().1.baskets;
+    let spec = if baskets { SplitSpec::LastBasket } else { SplitSpec::LeaveOneOut };
+    let split = Split::new(&data, spec).unwrap();
     let run = |name: &str, resume: bool, stop_at: Option<u64>| {
         let config = RunConfig {
             version: RunConfig::VERSION,
             data: dir.join("data"),
             data_fingerprint: data.fingerprint().into(),
-            split: SplitSpec::LeaveOneOut,
+            split: spec,
             from: None,
             ratings: settings.find().unwrap().1.rated.then(|| scale_of(&data, &split).unwrap()),
             settings: settings.clone(),

@@ -6,7 +6,7 @@ use evaluation::{dataset, random_dataset, sequences};
 use mipgpu::{
     base::rng::{Purpose, Stream},
     data::{
-        Dataset,
+        Dataset, ImportOptions,
         split::{HeldOut, Split, SplitSpec},
     },
 };
@@ -104,6 +104,59 @@ fn the_last_baskets_are_held_out_whole() {
     assert_eq!([0, 1, 2, 3, 4, 5, 7].map(name), ["", "a", "ab", "c", "d", "da", "eb"]);
     let e = error(&sequences(&["a b c d", "b c"]), SplitSpec::LastBasket);
     assert!(e.contains("no baskets") && e.contains("--basket-col"), "{e}");
+}
+
+/// Baskets whose rows have times of their own: a cut in time that falls inside one goes to its start, one between two stays.
+#[test]
+fn a_cut_in_time_leaves_baskets_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, out) = (dir.path().join("log.csv"), dir.path().join("data"));
+    let rows = [
+        ("u", 1, "a", 10),
+        ("u", 1, "b", 12),
+        ("u", 2, "c", 20),
+        ("u", 2, "d", 32),
+        ("u", 3, "a", 40),
+        ("v", 1, "a", 11),
+        ("v", 2, "b", 29),
+        ("v", 3, "c", 30),
+        ("w", 1, "d", 12),
+        ("w", 1, "b", 31),
+        ("x", 1, "c", 5),
+    ];
+    let text: String = rows.iter().map(|(u, basket, item, t)| format!("{u},{basket},{item},{t}\n")).collect();
+    std::fs::write(&log, format!("user,order,item,time\n{text}")).unwrap();
+    let import = |column: Option<String>| {
+        let options = ImportOptions { basket_col: column, force: true, ..ImportOptions::default() };
+        mipgpu::data::import(std::slice::from_ref(&log), &out, &options, &mut |_| {}).unwrap();
+        Dataset::open(&out).unwrap()
+    };
+    let spec = SplitSpec::Time { cut: 30, valid_cut: Some(12) };
+    let data = import(Some("order".into()));
+    let split = Split::for_task(&data, spec, true).unwrap();
+    assert_eq!(parts(&data, &split, "u"), ["", "a b", "c d a"]);
+    assert_eq!(parts(&data, &split, "v"), ["a", "b", "c"]);
+    assert_eq!(parts(&data, &split, "w"), ["", "", "d b"]);
+    assert_eq!(parts(&data, &split, "x"), ["c", "", ""]);
+    assert_eq!((split.summary().whole_baskets, split.summary().no_history_users), (2, 1));
+    for user in 0..data.users() {
+        let starts: Vec<usize> = data.baskets_of(user).map(|b| b.start).chain([data.items_of(user).len()]).collect();
+        for range in [split.valid().held_out(user), split.test().held_out(user)] {
+            assert!(starts.contains(&range.start) && starts.contains(&range.end), "{range:?} of {starts:?}");
+        }
+    }
+    // Without the column only equal times are baskets, and the cut stays where it is.
+    let data = import(None);
+    let split = Split::for_task(&data, spec, true).unwrap();
+    assert_eq!(parts(&data, &split, "u"), ["a", "b c", "d a"]);
+    assert_eq!(split.summary().whole_baskets, 0);
+    for spec in
+        [SplitSpec::LeaveOneOut, SplitSpec::LastN { valid: 2, test: 2 }, SplitSpec::Ratio { valid: 0.1, test: 0.1 }]
+    {
+        let e = Split::for_task(&data, spec, true).unwrap_err().to_string();
+        assert!(e.contains("cuts baskets") && e.contains("--split last-basket"), "{e}");
+        Split::for_task(&data, spec, false).unwrap();
+    }
 }
 
 #[test]

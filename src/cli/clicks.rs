@@ -65,7 +65,8 @@ Examples:
   mipgpu clicks --from runs/clicked data/shown --vectors texts.npy --vector-keys items.txt
 
 An impression's user vector is that of the clicks in the user's earlier baskets (rows of one time are one basket), held-out
-ones included once they are past. AUC and log-loss stand beside the click rates of training, of all items and of each.")]
+ones included once they are past; of a run on --task next-basket, of those in the last of them. A run with user vectors is
+asked for the user too. AUC and log-loss stand beside the click rates of training, of all items and of each.")]
 pub struct Args {
     /// Imported log of impressions, with ratings [default: what the run was trained on]
     data: Option<PathBuf>,
@@ -165,10 +166,12 @@ fn learn(args: &Args, printer: Printer) -> Result<()> {
             digits(impressions.unknown_clicks)
         ));
     }
+    run.strangers(&data).iter().for_each(|note| printer.warn(note));
     // Before the work: a folder that cannot be made is known at once.
     fs::create_dir_all(&out).at_path(&out)?;
     introduce(&printer, &path, &run, &impressions, &parts);
-    let users = encode(&mut *run.encoder, &impressions, &mut |_| {})?;
+    let known = run.known_users(&data);
+    let users = encode(&mut *run.encoder, &impressions, &known, &mut |_| {})?;
     let widths = [run.encoder.width(), vectors.width];
     // The model's memory is free before the head takes its own.
     let OpenRun { name, .. } = run;

@@ -127,7 +127,8 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
 /// Flags or data that do not fit; held-out events that the run was trained on.
 pub fn measure(run: &mut OpenRun, data: &Dataset, args: &Args) -> Result<(Report, Vec<String>)> {
     let ks = list_lengths(args.k.as_deref(), run.item_keys.len())?;
-    let split = Split::new(data, args.split.spec(data)?.unwrap_or(run.split))?;
+    let spec = args.split.spec(data)?.unwrap_or(run.split);
+    let split = Split::for_task(data, spec, run.encoder.last_basket())?;
     let (valid, test) = (split.valid(), split.test());
     let part: &dyn HeldOut = if args.part == Part::Valid { &valid } else { &test };
     let notes = warnings(run, data, &split, part)?;
@@ -198,16 +199,7 @@ fn warnings(run: &OpenRun, data: &Dataset, split: &Split, part: &dyn HeldOut) ->
         }
     }
     notes.extend(lineage_notes(&seen_by_bases(run.from.as_ref(), data, part)?));
-    if let Some(users) = &run.user_keys {
-        let unknown = data.user_keys().keys().filter(|key| users.find(key).is_none()).count();
-        if unknown > 0 {
-            notes.push(format!(
-                "{} of the data's {} users have no vector in the model: they are asked for as somebody it does not know",
-                digits(unknown as u64),
-                digits(data.users() as u64)
-            ));
-        }
-    }
+    notes.extend(run.strangers(data));
     Ok(notes)
 }
 

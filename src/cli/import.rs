@@ -55,6 +55,9 @@ pub struct Args {
     /// The first row is data, not names
     #[arg(long, help_heading = "Reading")]
     no_header: bool,
+    /// What ratings can be, ends included: a row rated outside is a bad row
+    #[arg(long, value_name = "LEAST,MOST", value_parser = range, allow_hyphen_values = true, help_heading = "Reading")]
+    rating_range: Option<Range>,
     /// Leave bad rows out (counted, the first few shown) instead of stopping at the first
     #[arg(long, help_heading = "Reading")]
     skip_bad: bool,
@@ -87,6 +90,17 @@ pub struct Args {
     memory_mb: u64,
 }
 
+/// Two ratings, the smaller one first.
+type Range = [f32; 2];
+
+fn range(text: &str) -> std::result::Result<Range, String> {
+    let ends: Option<Vec<f32>> = text.split(',').map(|end| end.trim().parse().ok()).collect();
+    match ends.as_deref() {
+        Some(&[least, most]) if least.is_finite() && most.is_finite() && least <= most => Ok([least, most]),
+        _ => Err("write the least rating and the greatest, such as 0.5,5".into()),
+    }
+}
+
 fn at_least_one() -> clap::builder::RangedU64ValueParser<u64> {
     clap::value_parser!(u64).range(1..)
 }
@@ -109,6 +123,7 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
         delimiter: args.delimiter,
         no_header: args.no_header,
         min_rating: args.min_rating,
+        rating_range: args.rating_range,
         duplicates: args.duplicates,
         min_user: args.min_user,
         min_item: args.min_item,
@@ -132,6 +147,12 @@ pub(super) fn finish(
     event: &str,
     printer: &Printer,
 ) -> Result<()> {
+    if let (Some([least, most]), Some(below)) = (summary.ratings, summary.other_ratings_below) {
+        let far = if -least > most { least } else { most };
+        printer.warn(format_args!(
+            "a rating of {far} is far from the others, which are below {below}: if no rating can be that, name what they can be, --rating-range LEAST,MOST"
+        ));
+    }
     if printer.json {
         let summary = serde_json::to_value(summary).map_err(|e| Error::internal(e.to_string()))?;
         let mut event = serde_json::json!({ "event": event, "out": out.display().to_string() });
@@ -171,6 +192,9 @@ fn describe(out: &str, s: &ImportSummary, options: &ImportOptions) -> String {
         line("left out", format!("{} of {below}, in {rounds} to the fix-point", digits(s.dropped_core)));
     }
     line("histories", format!("{} to {}, median {}", s.history[0], digits(s.history[2] as u64), s.history[1]));
+    if let Some([least, most]) = s.ratings {
+        line("ratings", format!("{least} to {most}"));
+    }
     if let Some(baskets) = s.baskets {
         line("baskets", format!("{}, {:.1} items each", digits(baskets), s.interactions as f64 / baskets as f64));
     }

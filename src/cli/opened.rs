@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::{
     backend::Device,
     base::{Error, Result},
-    data::{Dataset, Vocab, split::SplitSpec},
+    data::{Dataset, Vocab, digits, split::SplitSpec},
     eval::Encoder,
     layers::RatingScale,
     train::{Origin, Trained, Which},
@@ -29,6 +29,26 @@ pub struct OpenRun {
     pub from: Option<Origin>,
     /// The ratings that it predicts; `None`: it continues histories.
     pub ratings: Option<RatingScale>,
+}
+
+impl OpenRun {
+    /// The model's number of each user of the data, by key; `None` of nobody it knows, as all are where it has no users.
+    pub fn known_users(&self, data: &Dataset) -> Vec<Option<u32>> {
+        let find = |key| self.user_keys.as_ref()?.find(key);
+        data.user_keys().keys().map(find).collect()
+    }
+
+    /// How many users of the data have no vector in a model of users, in words; `None` where all have one, or nobody has.
+    pub fn strangers(&self, data: &Dataset) -> Option<String> {
+        let unknown = self.known_users(data).iter().filter(|user| user.is_none()).count();
+        (self.user_keys.is_some() && unknown > 0).then(|| {
+            format!(
+                "{} of the data's {} users have no vector in the model: they are asked for as somebody it does not know",
+                digits(unknown as u64),
+                digits(data.users() as u64)
+            )
+        })
+    }
 }
 
 /// How a trained run is opened.

@@ -147,7 +147,7 @@ pub fn answer(
         let wanted = wanted_users(data, args)?;
         let map = ItemMap::between(data.item_keys(), desk.keys)?;
         let split = match args.hold_out {
-            Some(_) => Some(Split::new(data, split)?),
+            Some(_) => Some(Split::for_task(data, split, basket)?),
             None => None,
         };
         let end = |user: usize| match (&split, args.hold_out) {

@@ -15,7 +15,7 @@ pub enum SplitKind {
     Ratio,
     /// A user's last basket tests, the one before it validates
     LastBasket,
-    /// Events from --cut on test, those from --valid-cut on validate
+    /// Events from --cut on test, those from --valid-cut on validate; baskets that a column told stay whole
     Time,
 }
 

@@ -97,7 +97,7 @@ pub fn execute(planned: &Planned, printer: Printer) -> Result<()> {
             std::process::exit(1);
         }
     });
-    let split = Split::new(data, config.split)?;
+    let split = Split::for_task(data, config.split, config.settings.find()?.1.baskets)?;
     // Before anything is written: a device that cannot be used, or settings that cannot be planned, leave no run behind.
     backend::probe(device, config.settings.precision)?;
     if !resume {

@@ -1,4 +1,5 @@
-//! Moments at which a log is cut: dates as people write them, in the unit of the data's timestamps.
+//! Moments at which a log is cut: dates as people write them, in the unit of the data's timestamps; and what would leak
+//! over a cut.
 
 use crate::{
     base::{Error, Result},
@@ -86,9 +87,62 @@ pub fn latest_tenth(data: &Dataset, first: i64, cut: i64) -> i64 {
     hi as i64
 }
 
+/// The first event of a user that leaks, and how: one that is earlier than the event before it (a history would hold
+/// what comes after a held-out event), or, under a time split with its two cuts, one on the wrong side of a cut.
+pub fn leak(
+    times: &[i64],
+    train_end: usize,
+    valid_end: usize,
+    cuts: Option<(i64, i64)>,
+) -> Option<(usize, &'static str)> {
+    for (at, &t) in times.iter().enumerate() {
+        if at > 0 && t < times[at - 1] {
+            return Some((at, "is earlier than the event before it"));
+        }
+        let Some((valid_cut, cut)) = cuts else { continue };
+        if at < train_end && t >= valid_cut.min(cut) {
+            return Some((at, "is in the training part but not before its cut"));
+        }
+        if at < valid_end && t >= cut {
+            return Some((at, "is before the test part but not before the cut"));
+        }
+    }
+    None
+}
+
+/// First and last timestamp of the data.
+pub fn period(data: &Dataset) -> Result<(i64, i64)> {
+    let mut range: Option<(i64, i64)> = None;
+    for user in 0..data.users() {
+        let Some(times) = data.times_of(user) else {
+            return Err(Error::user("a time split needs timestamps, and this data has none")
+                .hint("import with --time-col, or use --split leave-one-out"));
+        };
+        for &t in times {
+            range = Some(range.map_or((t, t), |(lo, hi)| (lo.min(t), hi.max(t))));
+        }
+    }
+    range.ok_or_else(|| Error::user("the data has no events"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn leaks_are_seen() {
+        assert_eq!(leak(&[1, 2, 2, 5], 2, 3, None), None);
+        assert_eq!(leak(&[1, 3, 2, 5], 2, 3, None).unwrap().0, 2);
+        assert_eq!(leak(&[1, 2, 5, 9], 2, 3, Some((5, 9))), None);
+        assert_eq!(
+            leak(&[1, 5, 6, 9], 2, 3, Some((5, 9))),
+            Some((1, "is in the training part but not before its cut"))
+        );
+        assert_eq!(
+            leak(&[1, 2, 9, 9], 2, 3, Some((5, 9))),
+            Some((2, "is before the test part but not before the cut"))
+        );
+    }
 
     #[test]
     fn dates_go_there_and_back() {

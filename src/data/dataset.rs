@@ -267,6 +267,11 @@ impl Dataset {
         whole.map(move |basket| basket.start..basket.end.min(end))
     }
 
+    /// Where the basket of a user's interaction number `at` starts; `at` itself behind the last.
+    pub fn basket_start(&self, user: usize, at: usize) -> usize {
+        self.baskets_of(user).find(|basket| at < basket.end).map_or(at, |basket| basket.start)
+    }
+
     /// Whether anything makes baskets of the interactions: a column, or equal times.
     ///
     /// # Errors

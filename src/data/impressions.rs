@@ -30,8 +30,10 @@ pub struct Impression {
 /// The clicks of a user up to some moment.
 #[derive(Clone, Copy, Debug)]
 struct History {
-    /// Where they start and end among the clicks of all users.
+    user: u32,
+    /// Where they start and end among the clicks of all users, and where those of the newest basket with any start.
     start: u32,
+    last: u32,
     end: u32,
 }
 
@@ -74,11 +76,12 @@ impl Impressions {
                     .hint("import the log with --rating-col COL, the column that says 1 for a click and 0 for none")
             })?;
             let start = all.clicks.len() as u32;
+            let mut last = start;
             for (number, basket) in data.baskets_of(user).enumerate() {
                 let end = all.clicks.len() as u32;
                 // Impressions between two clicks share a history, and so its vector.
                 if number == 0 || all.histories.last().is_none_or(|last| last.end != end) {
-                    all.histories.push(History { start, end });
+                    all.histories.push(History { user: user as u32, start, last, end });
                 }
                 let history = all.histories.len() as u32 - 1;
                 for at in basket {
@@ -90,6 +93,9 @@ impl Impressions {
                             None => all.unknown_clicks += 1,
                         }
                     }
+                }
+                if all.clicks.len() as u32 > end {
+                    last = end;
                 }
             }
             all.starts.push(all.rows.len() as u32);
@@ -104,8 +110,19 @@ impl Impressions {
 
     /// The clicks of a history, oldest first, in the ids of the model; may be empty.
     pub fn history(&self, number: usize) -> &[u32] {
-        let History { start, end } = self.histories[number];
+        let History { start, end, .. } = self.histories[number];
         &self.clicks[start as usize..end as usize]
+    }
+
+    /// The clicks of the newest basket of a history, of those with any: what models of baskets are asked with.
+    pub fn last_basket(&self, number: usize) -> &[u32] {
+        let History { last, end, .. } = self.histories[number];
+        &self.clicks[last as usize..end as usize]
+    }
+
+    /// Whose history it is, in the ids of the data.
+    pub fn whose(&self, number: usize) -> usize {
+        self.histories[number].user as usize
     }
 
     /// The numbers of the rows that `of` names: positions among those of each user.

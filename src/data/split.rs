@@ -4,6 +4,10 @@ Every split here is a *prefix split* of each user's events, oldest first: `train
 `test = [b, n)`. Events with equal timestamps keep the order of the input, so the same log in another order may give
 another test item; [`Summary::tied_test_users`] counts the users it can touch.
 
+What is asked for may be a whole basket. Splits that count events cut through baskets, and what is left of one that is cut
+would stand in the history of what was held out of it: [`Split::for_task`] refuses them there. A cut in time never tears
+equal times, and baskets that a column told are held out whole, from their first event on.
+
 The three parts are three types ([`TrainPart`], [`ValidPart`], [`TestPart`]): a function that tunes something takes
 `&ValidPart`, and handing it the test part does not compile:
 
@@ -24,7 +28,7 @@ use crate::{
     base::{Error, Result},
     data::{
         Dataset,
-        cut::{latest_tenth, when},
+        cut::{latest_tenth, leak, period, when},
     },
 };
 
@@ -56,6 +60,20 @@ impl SplitSpec {
     /// Whether items of a history are candidates like any other, whatever is asked for: people buy again what they bought.
     pub fn repeats(self) -> bool {
         self == SplitSpec::LastBasket
+    }
+
+    /// Whether what it holds out are whole baskets.
+    ///
+    /// # Errors
+    /// It counts events, wherever in a basket they are.
+    pub fn check_whole_baskets(self) -> Result<()> {
+        match self {
+            SplitSpec::LastBasket | SplitSpec::Time { .. } => Ok(()),
+            SplitSpec::LeaveOneOut | SplitSpec::LastN { .. } | SplitSpec::Ratio { .. } => Err(Error::user(format!(
+                "this split cuts baskets, and the task is about whole ones: the rest of a basket would stand in the history of what is held out of it ({self})"
+            ))
+            .hint("use --split last-basket, which is usual for --task next-basket, or --split time")),
+        }
     }
 }
 
@@ -109,6 +127,8 @@ pub struct Summary {
     pub tied_test_users: Option<usize>,
     /// Items that occur only in held-out positions, never in training.
     pub unseen_items: usize,
+    /// Users of whom a cut in time fell inside a basket: it is held out whole, with what it has before the cut.
+    pub whole_baskets: usize,
     /// The cut between training and validation of a time split, given or chosen.
     pub valid_cut: Option<i64>,
     /// Units of the timestamps in a second; `None` where there are none or they are mere numbers.
@@ -171,6 +191,17 @@ impl Split {
             return Err(Error::user(format!("empty split: nothing is left to train on ({spec})")));
         }
         Ok(split)
+    }
+
+    /// As [`Split::new`], for a task that is about whole `baskets`, or not.
+    ///
+    /// # Errors
+    /// As there; [`SplitSpec::check_whole_baskets`].
+    pub fn for_task(data: &Dataset, spec: SplitSpec, baskets: bool) -> Result<Split> {
+        if baskets {
+            spec.check_whole_baskets()?;
+        }
+        Split::new(data, spec)
     }
 
     fn last_n(&mut self, valid: usize, test: usize) -> Result<()> {
@@ -249,8 +280,12 @@ impl Split {
         self.summary.valid_cut = Some(valid_cut);
         for user in 0..data.users() {
             let times = data.times_of(user).unwrap_or_default();
-            self.train_end.push(times.partition_point(|&t| t < valid_cut) as u32);
-            self.valid_end.push(times.partition_point(|&t| t < cut) as u32);
+            let places = [valid_cut, cut].map(|cut| times.partition_point(|&t| t < cut));
+            // Nobody had the rest of an order before the cut: all of it is held out.
+            let whole = places.map(|at| if data.has_baskets() { data.basket_start(user, at) } else { at });
+            self.summary.whole_baskets += usize::from(whole != places);
+            self.train_end.push(whole[0] as u32);
+            self.valid_end.push(whole[1] as u32);
         }
         Ok(())
     }
@@ -430,57 +465,9 @@ impl HeldOut for TestPart<'_> {
     }
 }
 
-/// The first event of a user that leaks, and how: one that is earlier than the event before it (a history would hold
-/// what comes after a held-out event), or, under a time split with its two cuts, one on the wrong side of a cut.
-fn leak(times: &[i64], train_end: usize, valid_end: usize, cuts: Option<(i64, i64)>) -> Option<(usize, &'static str)> {
-    for (at, &t) in times.iter().enumerate() {
-        if at > 0 && t < times[at - 1] {
-            return Some((at, "is earlier than the event before it"));
-        }
-        let Some((valid_cut, cut)) = cuts else { continue };
-        if at < train_end && t >= valid_cut.min(cut) {
-            return Some((at, "is in the training part but not before its cut"));
-        }
-        if at < valid_end && t >= cut {
-            return Some((at, "is before the test part but not before the cut"));
-        }
-    }
-    None
-}
-
-/// First and last timestamp of the data.
-fn period(data: &Dataset) -> Result<(i64, i64)> {
-    let mut range: Option<(i64, i64)> = None;
-    for user in 0..data.users() {
-        let Some(times) = data.times_of(user) else {
-            return Err(Error::user("a time split needs timestamps, and this data has none")
-                .hint("import with --time-col, or use --split leave-one-out"));
-        };
-        for &t in times {
-            range = Some(range.map_or((t, t), |(lo, hi)| (lo.min(t), hi.max(t))));
-        }
-    }
-    range.ok_or_else(|| Error::user("the data has no events"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn leaks_are_seen() {
-        assert_eq!(leak(&[1, 2, 2, 5], 2, 3, None), None);
-        assert_eq!(leak(&[1, 3, 2, 5], 2, 3, None).unwrap().0, 2);
-        assert_eq!(leak(&[1, 2, 5, 9], 2, 3, Some((5, 9))), None);
-        assert_eq!(
-            leak(&[1, 5, 6, 9], 2, 3, Some((5, 9))),
-            Some((1, "is in the training part but not before its cut"))
-        );
-        assert_eq!(
-            leak(&[1, 2, 9, 9], 2, 3, Some((5, 9))),
-            Some((2, "is before the test part but not before the cut"))
-        );
-    }
 
     #[test]
     fn a_spec_survives_json_and_toml() {

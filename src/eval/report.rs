@@ -189,6 +189,13 @@ impl Protocol {
                 digits(s.test_users as u64)
             );
         }
+        if s.whole_baskets > 0 {
+            let _ = writeln!(
+                out,
+                "         for {} users the cut fell inside a basket, which is held out whole",
+                digits(s.whole_baskets as u64)
+            );
+        }
         if s.unseen_items > 0 {
             let _ = writeln!(
                 out,

@@ -101,7 +101,7 @@ pub trait Model: Network + Sized + 'static {
     const USERS: bool = false;
 
     /// # Errors
-    /// Settings that contradict each other (heads not dividing the width).
+    /// Settings that contradict each other.
     fn plan(p: &mut Planner, c: &Context) -> Result<Self>;
 }
 

@@ -8,14 +8,18 @@ use crate::{
         Result,
         rng::{Purpose, Stream},
     },
-    layers::{Facts, Join, NormPlace, RatingScale},
+    layers::{Facts, Join, NormPlace, Patch, RatingScale},
     mem::{Bf16Products, F32, Planner, Precision, Scalar, Span},
     models,
     ops::{self, Backend, BagLists},
     tasks::{self, LossKind, SamplerKind, Sequence},
 };
 
-use super::{engine::Engine, settings::Settings};
+use super::{
+    engine::Engine,
+    freeze::Freeze,
+    settings::{Patching, Settings},
+};
 
 /// How something fared: its worst error as a share of what is allowed, or what is wrong.
 #[derive(Clone, Debug)]
@@ -101,7 +105,8 @@ fn prove_ops<B: Backend + 'static>(
 
 const ITEMS: usize = 61;
 
-/// Small models with every optional part on somewhere: the losses behind one, then every model with every task that fits.
+/// Small models with every optional part on somewhere: the losses behind one, then every model with every task that fits, then
+/// those that are fine-tuned with parts frozen.
 fn variants() -> Vec<(String, Settings)> {
     use SamplerKind::{InBatch, LogUniform, Popularity};
     let base = Settings {
@@ -143,6 +148,32 @@ fn variants() -> Vec<(String, Settings)> {
             all.push((format!("{} step (users and fields)", model.name), sides));
         }
     }
+    all.extend(fine_tuned(&base));
+    all
+}
+
+/// Patches of every model that takes them, in both places, and what is frozen around them; of one, also where something
+/// beside the network is trained or frozen.
+fn fine_tuned(base: &Settings) -> Vec<(String, Settings)> {
+    let serial = Settings { patch: Patching::Serial, patch_width: 5, freeze: Freeze::ALL, ..base.clone() };
+    let negatives = Settings { loss: LossKind::SampledSoftmax, ..base.clone() };
+    let parallel = Settings { patch: Patching::Parallel, patches: 1, freeze: Freeze::NETWORK, ..negatives };
+    let mut all = Vec::new();
+    for model in models::ALL.iter().filter(|model| model.patches) {
+        for (what, s) in [("serial patches, all else frozen", &serial), ("parallel patches, network frozen", &parallel)]
+        {
+            all.push((format!("{} step ({what})", model.name), Settings { model: model.name.into(), ..s.clone() }));
+        }
+    }
+    let sides = |s: &Settings| Settings { fields: "all".into(), field_width: 5, user_width: 9, ..s.clone() };
+    all.extend(
+        [
+            ("patches, all else frozen, next-basket", Settings { task: "next-basket".into(), ..serial.clone() }),
+            ("patches, all else frozen, users and fields", sides(&serial)),
+            ("network frozen, users and fields", Settings { patch: Patching::None, ..sides(&parallel) }),
+        ]
+        .map(|(what, s)| (format!("{} step ({what})", s.model), s)),
+    );
     all
 }
 
@@ -157,7 +188,7 @@ fn facts() -> Result<Facts> {
     Ok(Facts { counts, users: 11, fields: BagLists::new(ITEMS, &[9, 2], of)?, ratings: None })
 }
 
-/// The loss, the gradients by parameter, and the worst error of an updated weight as a share of what is allowed.
+/// The loss, the gradients by parameter (of what is frozen: none), and the worst error of an updated weight as a share of what is allowed.
 struct Step {
     loss: f64,
     gradients: Vec<Vec<f64>>,
@@ -200,13 +231,22 @@ fn step<B: Backend>(s: &Settings, open: &dyn Fn(&Planner) -> Result<B>) -> Resul
     }
     const LR: f32 = 1e-3;
     let params = engine.params().to_vec();
+    // New patches are nothing, and what is below their zeros has no gradient: these have been trained before.
+    for p in params.iter().filter(|p| p.name.contains(Patch::NAME) && p.name.ends_with(".up.weight")) {
+        let values: Vec<f32> = (0..p.w.len()).map(|_| 0.2 * draw.normal()).collect();
+        engine.backend.write(p.w.raw(), &values);
+    }
     let before: Vec<Vec<f64>> = params.iter().map(|p| values(&mut engine.backend, p.w)).collect();
     let report = engine.step(1, LR)?;
     let gradients: Vec<Vec<f64>> = params.iter().map(|p| values(&mut engine.backend, p.dw)).collect();
     let mut update = 0.0f64;
     for ((p, w), g) in params.iter().zip(&before).zip(&gradients) {
         let new = values(&mut engine.backend, p.w);
-        let error = update_error(s, p.decay, LR as f64, report.norm as f64, [w, &new, g]);
+        let error = match p.frozen {
+            true if *w == new => 0.0,
+            true => f64::INFINITY,
+            false => update_error(s, p.decay, LR as f64, report.norm as f64, [w, &new, g]),
+        };
         update = if error.is_nan() { error } else { update.max(error) };
     }
     engine.backend.sync()?;

@@ -26,6 +26,13 @@ impl Settings {
     /// The first setting that is not, with its range.
     pub fn check(&self) -> Result<()> {
         self.find()?;
+        // They are kept as TOML, whose whole numbers have a sign.
+        let kept = serde_json::json!(self);
+        if let Some((name, x)) = kept.as_object().into_iter().flatten().find(|(_, x)| x.is_u64() && !x.is_i64()) {
+            return Err(
+                Error::user(format!("--{name} {x} is out of range")).hint(format!("it can be {} at most", i64::MAX))
+            );
+        }
         for (name, x) in [("dropout", self.dropout), ("attention-dropout", self.attention_dropout)] {
             share(name, x)?;
         }
@@ -70,6 +77,10 @@ impl Settings {
             ("--negatives", self.negatives, 1 << 24),
             ("--user-width", self.user_width, 1 << 16),
             ("--field-width", self.field_width, 1 << 16),
+            ("--patch-width", self.patch_width, 1 << 16),
+            ("--taps", self.taps, 1 << 16),
+            ("--horizontal", self.horizontal, 1 << 16),
+            ("--vertical", self.vertical, 1 << 16),
             ("--batch times --length", rows, 1 << 31),
         ] {
             if size > most {
@@ -173,6 +184,35 @@ mod tests {
         ];
         for s in bad {
             assert!(s.check().is_err(), "{s:?}");
+        }
+    }
+
+    /// What could be written to a run's folder and not be read from it again.
+    #[test]
+    fn numbers_beyond_toml_are_refused() {
+        let past = 1u64 << 63;
+        for (s, name) in [
+            (Settings { seed: past, ..Settings::default() }, "--seed 9223372036854775808"),
+            (Settings { seed: u64::MAX, ..Settings::default() }, "--seed 18446744073709551615"),
+            (Settings { warmup: past, ..Settings::default() }, "--warmup"),
+            (Settings { targets: usize::MAX, ..Settings::default() }, "--targets"),
+            (Settings { checkpoint_seconds: past, ..Settings::default() }, "--checkpoint-seconds"),
+        ] {
+            let error = s.check().unwrap_err();
+            assert!(error.what.contains(name) && error.to_string().contains("9223372036854775807 at most"), "{error}");
+        }
+        let most = Settings { seed: past - 1, targets: usize::MAX / 2, ..Settings::default() };
+        most.check().unwrap();
+        assert_eq!(toml::from_str::<Settings>(&toml::to_string(&most).unwrap()).unwrap(), most);
+    }
+
+    #[test]
+    fn heads_divide_the_width_of_models_that_have_heads() {
+        for model in models::ALL {
+            let user_width = if model.users { 8 } else { 0 };
+            let s = Settings { model: model.name.into(), width: 10, heads: 4, user_width, ..Settings::default() };
+            assert_eq!(s.check().is_err(), ["bert4rec", "sasrec"].contains(&model.name), "{}", model.name);
+            Settings { heads: 5, ..s }.check().unwrap();
         }
     }
 }

@@ -93,11 +93,11 @@ pub fn check(config: &RunConfig, data: &Dataset, split: &Split) -> Result<()> {
 fn learners<'a>(s: &Settings, data: &'a Dataset, split: &'a Split) -> Result<(Vec<u32>, Option<Pairs<'a>>)> {
     let (train, asks) = (split.train(), s.find()?.1);
     if asks.baskets {
+        split.spec().check_whole_baskets()?;
         let pairs = Pairs::new(data, train, s.seed);
         if pairs.users().is_empty() {
-            return Err(Error::user("no user has two baskets to train on").hint(
-                "a user whose last two baskets are held out needs four in all; --split last-n or time may hold out less",
-            ));
+            return Err(Error::user("no user has two baskets to train on")
+                .hint("a user whose last two baskets are held out needs four in all; --split time may hold out less"));
         }
         return Ok((pairs.users().to_vec(), Some(pairs)));
     }

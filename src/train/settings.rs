@@ -97,7 +97,7 @@ settings! {
         task: String = "auto".into(), "auto", "What it learns: masked-item, next-item, next-basket, rating; auto: what the model was made for";
         width: usize = 128, "128", "Width of all representations";
         blocks: usize = 2, "2", "Transformer blocks, or blocks of two convolutions";
-        heads: usize = 4, "4", "Attention heads; must divide the width";
+        heads: usize = 4, "4", "Attention heads (bert4rec, sasrec); must divide the width";
         length: usize = 200, "200", "Longest sequence: of longer ones a random window is trained on, the newest items are used to predict";
         ffn_ratio: usize = 4, "4", "Feed-forward width as a multiple of the width";
         norm: NormPlace = NormPlace::Post, "post", "Layer norm after (post) or before (pre) each sub-layer";

@@ -1,10 +1,8 @@
 //! Baskets through the whole program: import, train, evaluate, recommend, export, go on from another task.
 
-use std::fs;
-
 use serde_json::Value;
 
-use super::Place;
+use super::{Place, endings::stop_midway};
 
 const FLAGS: &str = "--task next-basket --width 16 --length 20 --warmup 4 --batch 16 --epochs 2";
 
@@ -83,14 +81,33 @@ fn baskets_are_learned_evaluated_and_recommended() {
 #[test]
 fn a_stopped_run_goes_on_to_the_same_bits() {
     let p = place();
-    let flags = format!("{FLAGS} --checkpoint-seconds 0 --eval-every 1 --mask-last 0.5");
-    p.well(&format!("train orders --out whole -q {flags}"));
-    // As a run that was killed after its first epoch: its checkpoint, with the longer schedule that it began with.
-    p.well(&format!("train orders --out again -q {flags} --threads 1"));
-    p.assert_same_run("whole", "again");
-    fs::remove_file(p.path("again/report.json")).unwrap();
-    p.well("train --resume again -q");
-    p.assert_same_run("whole", "again");
+    let flags = FLAGS.replace("--epochs 2", "--epochs 80 --eval-every 20");
+    let words = |run: &str| format!("train orders --out {run} -q {flags} --checkpoint-seconds 0 --mask-last 0.5");
+    p.well(&words("whole"));
+    stop_midway(&p, &words("stopped"), "stopped");
+    p.well("train --resume stopped -q --threads 1");
+    p.assert_same_run("whole", "stopped");
+}
+
+/// What is left of a basket that is cut would stand in the history of what was held out of it, and give it away.
+#[test]
+fn splits_that_cut_baskets_are_refused() {
+    let p = place();
+    p.well(&format!("train orders --out run -q {FLAGS}"));
+    let says = &["cuts baskets", "--split last-basket"];
+    for split in ["leave-one-out", "last-n --test-n 2", "ratio --test-share 0.3"] {
+        p.refused(&format!("train orders --out new {FLAGS} --split {split}"), says);
+        p.refused(&format!("finetune --from run orders --out new --split {split}"), says);
+        p.refused(&format!("eval run --split {split}"), says);
+        p.refused(&format!("recommend run --all-users --hold-out test --split {split}"), says);
+        assert!(!p.path("new").exists(), "{split}");
+    }
+    // A cut in time tears none: here a basket is a day.
+    let cut = "--split time --cut 2001-09-12";
+    p.well(&format!("train orders --out timed -q {FLAGS} {cut}"));
+    p.well("eval timed -q");
+    // Other tasks ask for items, and baskets are not theirs to cut.
+    p.well("train orders --out items -q --width 16 --length 20 --warmup 4 --epochs 1 --split leave-one-out");
 }
 
 #[test]

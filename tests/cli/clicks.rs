@@ -169,6 +169,36 @@ fn stars_a_run_of_the_same_data_and_vectors_from_elsewhere() {
     assert!(f["test"]["model"]["auc"].as_f64().unwrap() > 0.65, "{f:#}");
 }
 
+/// A run that knows nothing but its users knows their taste all the same; strangers are counted. One of baskets is asked with
+/// baskets.
+#[test]
+fn runs_of_users_and_of_baskets_give_their_vectors() {
+    let (p, rows) = place();
+    let cut = format!("--split time --cut {}", 1_000_000_000 + CUT * 86_400);
+    let flags = "--epochs 6 --lr 0.003 --batch 128";
+    p.well(&format!(
+        "train clicked --out who -q {TINY} --model mlp --user-width 16 --epochs 40 --lr 0.01 --blocks 1 {cut}"
+    ));
+    let done = p.run(&format!("clicks --from who shown --out a {flags}"));
+    assert!(done.code == Some(0) && !done.err.contains("have no vector"), "{done:?}");
+    let auc = report(&p, "a")["test"]["run_score_auc"].as_f64().unwrap();
+    assert!(auc > 0.65, "{auc}: the users' vectors were not asked for");
+    let mut log = String::from("user,item,rating,time\n");
+    for (user, item, clicked, day) in &rows {
+        // Every eighth user under another name.
+        let name = if user % 8 == 0 { "x" } else { "u" };
+        log += &format!("{name}{user},i{item},{},{}\n", u8::from(*clicked), 1_000_000_000 + day * 86_400);
+    }
+    p.write("renamed.csv", log);
+    p.well("import renamed.csv --out renamed -q");
+    let done = p.run(&format!("clicks --from who renamed --out b {flags}"));
+    assert!(done.code == Some(0) && done.err.contains("20 of the data's 160 users have no vector"), "{done:?}");
+    let strangers = report(&p, "b")["test"]["run_score_auc"].as_f64().unwrap();
+    assert!(strangers < auc, "{strangers} and {auc}");
+    p.well(&format!("train clicked --out pairs -q {TINY} --task next-basket --epochs 2 {cut}"));
+    p.well(&format!("clicks --from pairs shown --out c -q {flags}"));
+}
+
 #[test]
 fn what_cannot_be_learned_from_is_refused() {
     let (p, _) = place();

@@ -79,6 +79,19 @@ fn wait_for_epochs(child: &mut Child, run: &Path, rows: usize) {
     }
 }
 
+/// Runs `words`, which train `run`, and stops it when some epochs are done, wherever it then is.
+pub(super) fn stop_midway(p: &Place, words: &str, run: &str) {
+    let mut child = p.command(words).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    wait_for_epochs(&mut child, &p.path(run), 2);
+    if under_nohup() {
+        child.kill().unwrap();
+    } else {
+        interrupt(&child);
+    }
+    assert_ne!(child.wait().unwrap().code(), Some(0), "the run ended before it was stopped");
+    assert!(p.path(run).join("last.safetensors").exists() && !p.path(run).join("report.json").exists());
+}
+
 #[test]
 fn ctrl_c_writes_a_checkpoint_and_the_run_continues_to_the_same_bytes() {
     if under_nohup() {

@@ -3,7 +3,7 @@
 use safetensors::SafeTensors;
 use serde_json::Value;
 
-use super::{Place, TINY};
+use super::{Place, TINY, endings::stop_midway};
 
 /// The rows of a tensor of a checkpoint.
 fn rows(p: &Place, file: &str, name: &str) -> Vec<Vec<f32>> {
@@ -148,11 +148,35 @@ fn each_transfer_takes_what_it_says() {
         p.well(&format!("eval {transfer}"));
         p.well(&format!("recommend {transfer} --history i30,i50 --k 3"));
     }
-    // A patched run goes on where it stopped, and its own file holds no frozen tensor.
+    // Its own file holds no frozen tensor.
     let bytes = p.read("patch/best.safetensors");
     let file = SafeTensors::deserialize(&bytes).unwrap();
     assert!(file.names().iter().all(|n| n.contains(".patch.") || n.starts_with("item.")), "{:?}", file.names());
-    p.well("train --resume patch -q");
+}
+
+/// What is frozen is not in the checkpoint that a run goes on from: the base completes it, then as at the start.
+#[test]
+fn a_stopped_patched_run_goes_on_to_the_same_bits() {
+    let p = Place::new();
+    grown(&p);
+    p.train("base", "--epochs 2 --lr 0.01");
+    for (data, freeze, flags) in [
+        ("grown", "network", "--fresh-items mean"),
+        ("data", "all", "--patch parallel --patches 1 --attention-dropout 0.1"),
+    ] {
+        let [whole, stopped] = ["whole", "stopped"].map(|run| format!("{run}-{freeze}"));
+        let words = |run: &str| {
+            let often = "--epochs 80 --eval-every 20 --checkpoint-seconds 0";
+            format!("finetune --from base {data} --out {run} -q --transfer patch {often} {flags}")
+        };
+        p.well(&words(&whole));
+        let config = String::from_utf8(p.read(&format!("{whole}/config.toml"))).unwrap();
+        assert!(config.contains(&format!("freeze = \"{freeze}\"")), "{config}");
+        stop_midway(&p, &words(&stopped), &stopped);
+        p.well(&format!("eval {stopped} --last"));
+        p.well(&format!("train --resume {stopped} -q"));
+        p.assert_same_run(&whole, &stopped);
+    }
 }
 
 #[test]

@@ -133,6 +133,19 @@ fn splits_by_time_and_by_number_reach_from_training_to_evaluation() {
     p.refused("eval no-validation --part valid", &["empty split"]);
 }
 
+/// Heads are of attention: models without any take every width.
+#[test]
+fn widths_that_heads_do_not_divide_are_for_models_without_heads() {
+    let p = Place::new();
+    for model in ["gru4rec", "peterrec", "caser", "mlp --user-width 6"] {
+        let name = model.split(' ').next().unwrap();
+        let done = p.run(&format!("train data --out {name} --model {model} --epochs 1 --width 10 --length 20"));
+        assert!(done.code == Some(0) && !done.err.contains("heads"), "{model}: {done:?}");
+        p.well(&format!("eval {name}"));
+    }
+    p.refused("train data --out run --model sasrec --width 10", &["4 heads do not divide a width of 10"]);
+}
+
 #[test]
 fn json_is_one_object_a_line_and_quiet_says_nothing() {
     let p = Place::new();

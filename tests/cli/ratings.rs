@@ -37,6 +37,27 @@ impl Place {
 }
 
 #[test]
+fn a_rating_that_none_can_be_is_warned_of_or_refused() {
+    let p = rated();
+    let log = String::from_utf8(p.read("rated.csv")).unwrap() + "u1,i1,1e30,1500000000\n";
+    p.write("far.csv", &log);
+    let done = p.run("import far.csv --out far");
+    assert!(done.code == Some(0) && done.out.contains("ratings     1 to 1000000"), "{done:?}");
+    assert!(done.err.contains("warning: a rating of 1000000") && done.err.contains("which are below 8"), "{done:?}");
+    p.refused(
+        "import far.csv --out new --rating-range 1,5",
+        &["column 'rating': rating '1e30' is outside", "--skip-bad"],
+    );
+    assert!(!p.path("new").exists());
+    for range in ["5,1", "1", "1,2,3", "a,b", "1,inf"] {
+        p.refused(&format!("import far.csv --out new --rating-range {range}"), &["such as 0.5,5"]);
+    }
+    p.well("import far.csv --out new -q --rating-range -5,5 --skip-bad");
+    let done = p.run("import rated.csv --out usual");
+    assert!(done.code == Some(0) && !done.err.contains("warning"), "{done:?}");
+}
+
+#[test]
 fn models_of_ratings_do_better_than_mean_ratings_and_are_judged_alike_by_eval() {
     let p = rated();
     for (run, flags) in [

@@ -49,6 +49,9 @@ fn settings_out_of_range_are_refused_before_a_folder_is_made() {
         ("--clip nan", "at least 0"),
         ("--model bert5rec", "bert4rec"),
         ("--seed -1", "--seed"),
+        // Numbers that config.toml cannot hold.
+        ("--seed 18446744073709551615", "9223372036854775807 at most"),
+        ("--targets 9223372036854775808", "9223372036854775807 at most"),
         // Sizes that no machine has room for.
         ("--batch 100000000000", "at most"),
         ("--ffn-ratio 99999999999999", "4 TB"),

@@ -174,6 +174,7 @@ impl Encoder for Fake {
 /// A run of `encoder` on `data`.
 pub fn run_of(encoder: Fake, data: &Dataset) -> OpenRun {
     OpenRun {
+        from: None,
         ratings: None,
         name: "runs/test (best)".into(),
         encoder: Box::new(encoder),

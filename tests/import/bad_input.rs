@@ -35,6 +35,31 @@ fn bad_rows_stop_the_import_and_say_where() {
     assert_eq!(imported(b"user,item,title\na,x,Am\xe9lie\n", Default::default()).0.users(), 1);
 }
 
+/// A rating that none can be: with the range it is a bad row like any other, without it a warning, in every format.
+#[test]
+fn ratings_out_of_range_are_refused_or_told() {
+    let stars: String = (0..300).map(|i| format!("u{},i{},{}\n", i % 30, i % 17, 1 + i % 5)).collect();
+    let log = format!("user,item,rating\n{stars}u1,i2,1e30\n");
+    let within = |least, most| ImportOptions { rating_range: Some([least, most]), ..Default::default() };
+    let error = refusal_of("log.csv", &log, within(1.0, 5.0)).to_string();
+    assert!(error.contains("line 302, column 'rating': rating '1e30' is outside --rating-range 1,5"), "{error}");
+    let error = refusal_of("log.csv", &log, within(1.5, 1e38)).to_string();
+    assert!(error.contains("line 2, column 'rating': rating '1' is outside --rating-range 1.5,"), "{error}");
+    let (data, summary, _) = imported(&log, ImportOptions { skip_bad: true, ..within(1.0, 5.0) });
+    assert_eq!((summary.dropped_bad, data.interactions()), (1, 300));
+    assert_eq!((summary.ratings, summary.other_ratings_below), (Some([1.0, 5.0]), None));
+    let (_, summary, _) = imported(&log, Default::default());
+    assert_eq!((summary.ratings, summary.other_ratings_below), (Some([1.0, 1e30]), Some(8.0)));
+    // What --min-rating leaves out is no matter.
+    let (_, summary, _) =
+        imported(log.replace("1e30", "-1e30"), ImportOptions { min_rating: Some(1.0), ..Default::default() });
+    assert_eq!((summary.ratings, summary.other_ratings_below), (Some([1.0, 5.0]), None));
+    let error = refusal_of("log.parquet", parquet_file(&builtin_rows()[..3000]), within(1.0, 4.0)).to_string();
+    assert!(error.contains("row ") && error.contains("rating '5' is outside --rating-range 1,4"), "{error}");
+    let error = refusal_of("l.csv", "user,item\na,b\n", within(1.0, 5.0)).to_string();
+    assert!(error.contains("--rating-range needs a rating"), "{error}");
+}
+
 #[test]
 fn a_header_of_unknown_names_is_taken_for_one_and_told_how_to_name() {
     let log = "who,what,the day\nanna,tea,2024-05-01\nbob,cup,2024-05-02\n";

@@ -13,6 +13,7 @@ use crate::{
             group::RowCodec,
             intern::Interner,
             parquet,
+            ratings::{RatingRule, Sizes},
             text::{self, Block},
         },
         spill::Spill,
@@ -31,6 +32,8 @@ pub(crate) struct Log<'a> {
     pub total: u64,
     pub bad: u64,
     pub below_rating: u64,
+    /// Of the ratings that are taken; of none where the log has none.
+    pub ratings: Sizes,
     /// Of the block in hand: ids of its rows, and the rows as they are stored.
     user_ids: Vec<u32>,
     item_ids: Vec<u32>,
@@ -53,6 +56,7 @@ impl<'a> Log<'a> {
             total: 0,
             bad: 0,
             below_rating: 0,
+            ratings: Sizes::default(),
             user_ids: Vec::new(),
             item_ids: Vec::new(),
             encoded: Vec::new(),
@@ -63,14 +67,14 @@ impl<'a> Log<'a> {
     /// Reads one source to its end, parsing on other threads.
     pub fn read(&mut self, layout: &Layout, report: &mut dyn FnMut(&str), start: Instant) -> Result<()> {
         let block_bytes = (self.options.memory_bytes / 128).clamp(64 << 10, 1 << 20) as usize;
-        let min_rating = self.options.min_rating;
+        let rule = RatingRule { least: self.options.min_rating, range: self.options.rating_range };
         std::thread::scope(|scope| {
             // A few blocks ahead: enough to keep both sides busy, little enough to be no matter for memory.
             let (send, receive) = sync_channel(4);
             let reader = scope.spawn(move || {
                 let done = match layout {
-                    Layout::Text(l) => text::read(l, min_rating, block_bytes, &send),
-                    Layout::Parquet(l) => parquet::read(l, min_rating, &send),
+                    Layout::Text(l) => text::read(l, rule, block_bytes, &send),
+                    Layout::Parquet(l) => parquet::read(l, rule, &send),
                 };
                 if let Err(e) = done {
                     // Nobody listens any more when another error came first.
@@ -123,6 +127,9 @@ impl<'a> Log<'a> {
         self.total += block.rows.len() as u64 + block.bad_rows + block.below_rating;
         self.encoded.clear();
         let rows = &block.rows;
+        if self.codec.0.ratings {
+            rows.iter().for_each(|row| self.ratings.add(row.rating));
+        }
         self.users.intern_all(rows.len(), |i| (block.key(rows[i].user), rows[i].user_hash), &mut self.user_ids)?;
         self.items.intern_all(rows.len(), |i| (block.key(rows[i].item), rows[i].item_hash), &mut self.item_ids)?;
         for ((row, &user), &item) in rows.iter().zip(&self.user_ids).zip(&self.item_ids) {

@@ -18,6 +18,7 @@ mod items;
 mod kcore;
 mod log;
 mod parquet;
+mod ratings;
 mod records;
 mod sniff;
 mod text;
@@ -80,6 +81,8 @@ pub struct ImportOptions {
     pub no_header: bool,
     /// Rows rated below are left out, before anything else is counted.
     pub min_rating: Option<f32>,
+    /// The least rating and the greatest: rows rated outside are bad rows.
+    pub rating_range: Option<[f32; 2]>,
     pub duplicates: Duplicates,
     /// The k-core: every user keeps at least `min_user` interactions and every item `min_item`. 0 and 1: all.
     pub min_user: u32,
@@ -111,6 +114,7 @@ impl Default for ImportOptions {
             delimiter: None,
             no_header: false,
             min_rating: None,
+            rating_range: None,
             duplicates: Duplicates::Keep,
             min_user: 0,
             min_item: 0,
@@ -141,6 +145,10 @@ pub struct ImportSummary {
     pub core_rounds: u64,
     /// Shortest, median and longest history.
     pub history: [u32; 3],
+    /// The smallest and the largest rating.
+    pub ratings: Option<[f32; 2]>,
+    /// Where a few ratings are far larger than all others, whatever their sign: what the others are below.
+    pub other_ratings_below: Option<f32>,
     /// Earliest and latest time, in `time_unit`.
     pub times: Option<[i64; 2]>,
     pub time_unit: Option<String>,
@@ -211,7 +219,7 @@ pub fn import(
     for layout in &layouts {
         log.read(layout, report, start)?;
     }
-    let Log { users, items, rows, counts, total, bad, below_rating, .. } = log;
+    let Log { users, items, rows, counts, total, bad, below_rating, ratings, .. } = log;
     if bad > 0 {
         report(&format!("skipped {} bad rows of {}", digits(bad), digits(total)));
     }
@@ -309,7 +317,7 @@ pub fn import(
         id_order: "first appearance in the log, among what the filters kept".into(),
         sources: sources.iter().map(|p| p.file_name().unwrap_or(p.as_os_str()).to_string_lossy().into()).collect(),
         filters: serde_json::json!({
-            "min_rating": options.min_rating, "duplicates": options.duplicates,
+            "min_rating": options.min_rating, "rating_range": options.rating_range, "duplicates": options.duplicates,
             "min_user": options.min_user, "min_item": options.min_item,
         }),
         files,
@@ -331,6 +339,8 @@ pub fn import(
         dropped_core,
         core_rounds,
         history,
+        ratings: has.ratings.then(|| ratings.range()),
+        other_ratings_below: ratings.others_below(),
         times: done.times,
         time_unit: manifest.time_unit,
         baskets: has.baskets.then_some(done.baskets),
@@ -367,9 +377,11 @@ fn understand(sources: &[PathBuf], options: &ImportOptions, report: &mut dyn FnM
             return Err(Error::user(format!("{} and {} differ in their {what}", first.display(), path.display()))
                 .hint(format!("name the column with {flag}, or leave it out with `{flag} none`")));
         }
-        if options.min_rating.is_some() && columns.rating.is_none() {
+        let asked =
+            [(options.min_rating.is_some(), "--min-rating"), (options.rating_range.is_some(), "--rating-range")];
+        if let (Some((_, flag)), None) = (asked.iter().find(|(asked, _)| *asked), columns.rating) {
             return Err(Error::user(format!(
-                "{}: --min-rating needs a rating, and no column looks like one",
+                "{}: {flag} needs a rating, and no column looks like one",
                 path.display()
             ))
             .hint("name it with --rating-col"));

@@ -19,8 +19,9 @@ use crate::{
         ImportOptions,
         columns::{self, Columns, Role},
         intern::hash_key,
+        ratings::RatingRule,
         sniff::describe_columns,
-        text::{Block, Row, bad_time, basket_label, check_rating},
+        text::{Block, Row, bad_time, basket_label},
         time::TimeKind,
     },
 };
@@ -221,7 +222,7 @@ fn batch<T: DataType, V>(
 }
 
 /// Reads a Parquet log to its end and sends its blocks in order. Ends early, without an error, when nobody listens.
-pub(crate) fn read(layout: &ParquetLayout, min_rating: Option<f32>, out: &SyncSender<Result<Block>>) -> Result<()> {
+pub(crate) fn read(layout: &ParquetLayout, rule: RatingRule, out: &SyncSender<Result<Block>>) -> Result<()> {
     let reader = open(&layout.path)?;
     let bad = |e: ParquetError| damaged(&layout.path, &e);
     let mut line = 1;
@@ -247,7 +248,7 @@ pub(crate) fn read(layout: &ParquetLayout, min_rating: Option<f32>, out: &SyncSe
             let mut block = Block::default();
             for i in 0..now {
                 let optional = [time.as_ref(), rating.as_ref(), basket.as_ref()];
-                row(layout, min_rating, [user, item], optional, i, line + i as u64, &mut block);
+                row(layout, rule, [user, item], optional, i, line + i as u64, &mut block);
             }
             if out.send(Ok(block)).is_err() {
                 return Ok(());
@@ -261,7 +262,7 @@ pub(crate) fn read(layout: &ParquetLayout, min_rating: Option<f32>, out: &SyncSe
 
 fn row(
     layout: &ParquetLayout,
-    min_rating: Option<f32>,
+    rule: RatingRule,
     keys: [&Cells; 2],
     [time, rating, basket]: [Option<&Cells>; 3],
     i: usize,
@@ -277,7 +278,7 @@ fn row(
                 Values::Whole(v) => v[i].map(|x| x as f32),
                 Values::Real(v) => v[i].map(|x| x as f32),
             };
-            match check_rating(number, || number.map_or("null".into(), |x| x.to_string())) {
+            match rule.check(number, || number.map_or("null".into(), |x| x.to_string())) {
                 Ok(rating) => rating,
                 Err(reason) => return block.reject(line, column(Role::Rating), reason),
             }
@@ -324,7 +325,7 @@ fn row(
         }
         places[n] = (start as u32, (block.text.len() - start) as u32);
     }
-    if min_rating.is_some_and(|min| rating < min) {
+    if rule.leaves_out(rating) {
         block.below_rating += 1;
         return;
     }

@@ -16,6 +16,7 @@ use crate::{
     data::import::{
         columns::Role,
         intern::hash_key,
+        ratings::RatingRule,
         records::{Delimiter, End, Field, is_blank, last_record_end, record},
         sniff::{TextLayout, open, read_error},
     },
@@ -133,13 +134,13 @@ impl Cutter<'_> {
 /// Reads a text log to its end and sends its blocks in order. Ends early, without an error, when nobody listens.
 pub(crate) fn read(
     layout: &TextLayout,
-    min_rating: Option<f32>,
+    rule: RatingRule,
     block_bytes: usize,
     out: &SyncSender<Result<Block>>,
 ) -> Result<()> {
     let reader = open(&layout.path, layout.gzip)?;
     let mut cutter = Cutter { reader, layout, size: block_bytes, carry: Vec::new(), line: 1, ended: false };
-    let parser = Parser::new(layout, min_rating);
+    let parser = Parser::new(layout, rule);
     let mut first = true;
     loop {
         // One piece a thread: they are parsed at once, and sent on in their order.
@@ -166,15 +167,15 @@ pub(crate) fn read(
 
 struct Parser<'a> {
     layout: &'a TextLayout,
-    min_rating: Option<f32>,
+    rule: RatingRule,
     /// How many fields of a record are needed.
     most: usize,
 }
 
 impl<'a> Parser<'a> {
-    fn new(layout: &'a TextLayout, min_rating: Option<f32>) -> Self {
+    fn new(layout: &'a TextLayout, rule: RatingRule) -> Self {
         let last = Role::ALL.iter().filter_map(|r| layout.columns.of(*r)).max();
-        Parser { layout, min_rating, most: last.unwrap_or(0) + 1 }
+        Parser { layout, rule, most: last.unwrap_or(0) + 1 }
     }
 
     fn parse(&self, piece: Piece) -> Block {
@@ -235,7 +236,7 @@ impl<'a> Parser<'a> {
         }
         let rating = match columns.rating {
             None => 0.0,
-            Some(c) => match parse_rating(&text[fields[c].start..fields[c].end]) {
+            Some(c) => match parse_rating(&text[fields[c].start..fields[c].end], self.rule) {
                 Ok(rating) => rating,
                 Err(reason) => return block.reject(line, self.column(Role::Rating), reason),
             },
@@ -278,7 +279,7 @@ impl<'a> Parser<'a> {
             Some((field.start as u32, (field.end - field.start) as u32))
         };
         let (Some(user), Some(item)) = (key(Role::User, columns.user), key(Role::Item, columns.item)) else { return };
-        if self.min_rating.is_some_and(|min| rating < min) {
+        if self.rule.leaves_out(rating) {
             block.below_rating += 1;
             return;
         }
@@ -315,23 +316,14 @@ fn shown(cell: &[u8]) -> String {
 }
 
 #[inline]
-fn parse_rating(cell: &[u8]) -> std::result::Result<f32, String> {
+fn parse_rating(cell: &[u8], rule: RatingRule) -> std::result::Result<f32, String> {
     // Most ratings are one digit, or a digit and a half.
-    match cell {
-        [d] if d.is_ascii_digit() => return Ok((d - b'0') as f32),
+    let rating = match cell {
+        [d] if d.is_ascii_digit() => Some((d - b'0') as f32),
         [d, b'.', half @ (b'0' | b'5')] if d.is_ascii_digit() => {
-            return Ok((d - b'0') as f32 + if *half == b'5' { 0.5 } else { 0.0 });
+            Some((d - b'0') as f32 + if *half == b'5' { 0.5 } else { 0.0 })
         }
-        _ => {}
-    }
-    check_rating(std::str::from_utf8(cell).ok().and_then(|text| text.parse().ok()), || shown(cell))
-}
-
-/// A rating must be a finite number.
-pub(crate) fn check_rating(rating: Option<f32>, shown: impl FnOnce() -> String) -> std::result::Result<f32, String> {
-    match rating {
-        Some(rating) if rating.is_finite() => Ok(rating),
-        Some(_) => Err(format!("rating '{}' is not a finite number", shown())),
-        None => Err(format!("'{}' is not a rating (a number)", shown())),
-    }
+        _ => std::str::from_utf8(cell).ok().and_then(|text| text.parse().ok()),
+    };
+    rule.check(rating, || shown(cell))
 }

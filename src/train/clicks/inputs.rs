@@ -1,6 +1,7 @@
 /*! What the head sees of an impression: x = [u | v | u v], every column standardised.
 
-u (D) is the vector that a trained run gives the history of the impression, v (C) the vector of its item: the run's own, or
+u (D) is the vector that a trained run gives the history of the impression and its user (of a run that is asked with baskets:
+the newest one with a click, and the user), v (C) the vector of its item: the run's own, or
 one that came from elsewhere. Where both have one width, their products, element by element, stand beside them: their sum
 is the run's score, which a dense layer of sums could only build up slowly. Nothing here is trained, so all vectors are
 computed once, each different history a single time, and the head learns from numbers at rest.
@@ -39,14 +40,19 @@ pub struct Inputs {
     pub scale: Vec<f32>,
 }
 
-/// The vectors of all histories, (R,D).
+/// The vectors of all histories, (R,D). `known`: the encoder's number of each user of the data, where it has one.
 ///
 /// # Errors
 /// What the model reports; vectors that are NaN or infinite; more of them than memory holds.
-pub fn encode(encoder: &mut dyn Encoder, impressions: &Impressions, done: &mut dyn FnMut(usize)) -> Result<Vec<f32>> {
+pub fn encode(
+    encoder: &mut dyn Encoder,
+    impressions: &Impressions,
+    known: &[Option<u32>],
+    done: &mut dyn FnMut(usize),
+) -> Result<Vec<f32>> {
     // Large enough to keep a device busy; the encoder cuts it to its own batches.
     const BLOCK: usize = 2048;
-    let (n, d) = (impressions.histories(), encoder.width());
+    let (n, d, basket) = (impressions.histories(), encoder.width(), encoder.last_basket());
     let mut vectors = Vec::new();
     let bytes = n as u64 * d as u64 * 4;
     vectors.try_reserve_exact(n * d).map_err(|_| {
@@ -56,8 +62,11 @@ pub fn encode(encoder: &mut dyn Encoder, impressions: &Impressions, done: &mut d
     vectors.resize(n * d, 0.0);
     for (block, out) in vectors.chunks_mut(BLOCK * d).enumerate() {
         let first = block * BLOCK;
-        let asked =
-            (first..first + out.len() / d).map(|h| Query { history: impressions.history(h), ..Query::default() });
+        let asked = (first..first + out.len() / d).map(|h| Query {
+            history: if basket { impressions.last_basket(h) } else { impressions.history(h) },
+            user: known[impressions.whose(h)],
+            ..Query::default()
+        });
         let queries: Vec<Query> = asked.collect();
         encoder.encode(&queries, out)?;
         done(first + queries.len());

@@ -1,7 +1,7 @@
 /*! Click-through: the probability that a user clicks an item shown, from a pre-trained user vector and an item vector.
 
 The run is frozen. It gives each impression the vector u of what the user had clicked before ([`crate::data::impressions`]),
-its item table (or a file of contents) gives v, and a small head learns from [u | v | u v] whether it was clicked
+and of who the user is where it knows users; its item table (or a file of contents) gives v, and a small head learns from [u | v | u v] whether it was clicked
 (`inputs`, `head`). What was shown and not clicked is real here, unlike the sampled negatives of pre-training.
 
 What is held out is the split's: prefixes of each user's rows train, validation chooses the epoch (least log-loss), the test

@@ -1,0 +1,117 @@
+//! Ratings as they are read: which are taken, and whether a few are so much larger than all others that they look like
+//! mistakes.
+
+/// Which ratings are taken.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct RatingRule {
+    /// Rows rated below are left out.
+    pub least: Option<f32>,
+    /// Rows rated outside are bad.
+    pub range: Option<[f32; 2]>,
+}
+
+impl RatingRule {
+    /// A rating must be a finite number, and within the range where there is one; `shown` is the cell.
+    #[inline]
+    pub fn check(self, rating: Option<f32>, shown: impl FnOnce() -> String) -> Result<f32, String> {
+        let Some(rating) = rating else { return Err(format!("'{}' is not a rating (a number)", shown())) };
+        if !rating.is_finite() {
+            return Err(format!("rating '{}' is not a finite number", shown()));
+        }
+        match self.range {
+            Some([least, most]) if !(least..=most).contains(&rating) => {
+                Err(format!("rating '{}' is outside --rating-range {least},{most}", shown()))
+            }
+            _ => Ok(rating),
+        }
+    }
+
+    /// Whether a row of this rating is left out.
+    #[inline]
+    pub fn leaves_out(self, rating: f32) -> bool {
+        self.least.is_some_and(|least| rating < least)
+    }
+}
+
+/// How large ratings are, counted by powers of two: no log is too long for it.
+pub(crate) struct Sizes {
+    /// By the exponent of an f32.
+    counts: [u64; 256],
+    /// The smallest and the largest.
+    range: [f32; 2],
+}
+
+/// Powers of two between all others and what is far from them: more than 32 times as large.
+const FAR: usize = 6;
+
+impl Default for Sizes {
+    fn default() -> Sizes {
+        Sizes { counts: [0; 256], range: [f32::INFINITY, f32::NEG_INFINITY] }
+    }
+}
+
+impl Sizes {
+    #[inline]
+    pub fn add(&mut self, rating: f32) {
+        self.counts[(rating.to_bits() >> 23 & 0xff) as usize] += 1;
+        self.range = [self.range[0].min(rating), self.range[1].max(rating)];
+    }
+
+    /// The smallest rating and the largest.
+    pub fn range(&self) -> [f32; 2] {
+        self.range
+    }
+
+    /// Where one in a hundred at most, or a single one, is far larger than all others (whatever its sign): what these are
+    /// below. Zeros say nothing of a scale: in a log of clicks nearly all may be 0, and the 1 is no mistake.
+    pub fn others_below(&self) -> Option<f32> {
+        let sized = &self.counts[1..];
+        let few = (sized.iter().sum::<u64>() / 100).max(1);
+        let largest = sized.iter().rposition(|n| *n > 0)?;
+        let mut above = 0;
+        let usual = sized.iter().rposition(|n| {
+            above += n;
+            above > few
+        })?;
+        // Band b of `sized` holds what is from 2^(b-126) on and below twice that.
+        (largest >= usual + FAR).then(|| f32::from_bits((usual as u32 + 2) << 23))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn below(ratings: impl IntoIterator<Item = f32>) -> Option<f32> {
+        let mut sizes = Sizes::default();
+        ratings.into_iter().for_each(|r| sizes.add(r));
+        sizes.others_below()
+    }
+
+    #[test]
+    fn a_few_that_are_far_larger_are_seen() {
+        let stars = || (0..300).map(|i| (1 + i % 5) as f32);
+        assert_eq!(below(stars()), None);
+        for far in [1e30, -1e30, 999.0, -9999.0, f32::MAX] {
+            assert_eq!(below(stars().chain([far])), Some(8.0), "{far}");
+            assert_eq!(below(stars().chain([far; 3])), Some(8.0), "{far} in one of a hundred");
+            assert_eq!(below(stars().chain([far; 30])), None, "{far} is usual");
+        }
+        // Nothing far: half stars, a scale of ten, one of a hundred among stars from other times; clicks are rare.
+        assert_eq!(below(stars().map(|s| s / 2.0).chain([10.0, 100.0])), None);
+        assert_eq!(below((0..1000).map(|i| f32::from(u8::from(i == 7)))), None);
+        assert_eq!(below([5.0]), None);
+        assert_eq!(below([]), None);
+        assert_eq!(below([0.01, 0.02, 0.03, 5.0]), Some(0.03125));
+    }
+
+    #[test]
+    fn the_range_includes_its_ends() {
+        let rule = RatingRule { least: None, range: Some([0.5, 5.0]) };
+        for (rating, taken) in [(0.5, true), (5.0, true), (0.0, false), (5.001, false), (1e30, false), (-1.0, false)] {
+            assert_eq!(rule.check(Some(rating), || rating.to_string()).is_ok(), taken, "{rating}");
+        }
+        assert!(rule.check(Some(7.0), || "7".into()).unwrap_err().contains("'7' is outside --rating-range 0.5,5"));
+        assert!(RatingRule::default().check(Some(1e30), String::new).is_ok());
+    }
+}
