@@ -14,7 +14,7 @@ use crate::{
     base::{Error, Result},
     layers::Facts,
     train::{
-        Flags, Freeze, FreshItems, Origin, Patching, RunConfig, RunFolder, Transfer, Which,
+        Flags, Freeze, FreshItems, Origin, Patching, RunConfig, RunFolder, Settings, Transfer, Which,
         ratings::scale_after,
         sides::{self, Sides},
         transfer::Base,
@@ -65,6 +65,14 @@ pub struct Args {
     flags: Flags,
 }
 
+/// The flags that carry tables to a model which cannot learn the task of the base: its own task must be named too.
+fn tables_alone(settings: &Settings) -> Option<String> {
+    let refused = settings.find().is_err();
+    let mut own = Settings { task: "auto".into(), ..settings.clone() };
+    own.name_task().ok().filter(|()| refused)?;
+    Some(format!("--transfer embedding --task {}", own.task))
+}
+
 pub fn run(args: Args, printer: Printer) -> Result<()> {
     let checkpoint = if args.last { Which::Last } else { Which::Best };
     let base = Base::open(&args.from, checkpoint)?;
@@ -94,7 +102,13 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
         return Err(Error::user(format!("--transfer {} freezes nothing and has no patches", args.transfer))
             .hint("use --transfer patch, or leave --patch and --freeze out"));
     }
-    base.check_model(&settings, args.transfer)?;
+    base.check_model(&settings, args.transfer).map_err(|e| match tables_alone(&settings) {
+        // With --transfer embedding nothing but the width is refused there.
+        Some(flags) if args.transfer != Transfer::Embedding => {
+            e.hint(format!("leave --model out, or carry over tables alone with {flags}"))
+        }
+        _ => e,
+    })?;
     conclude_settings(&args.flags, &mut settings, &data)?;
     let split = args.split.spec(&data)?.unwrap_or(usual_split(&settings)?);
     let ratings = match (scale(&settings, &data, split)?, &base.ratings) {
