@@ -147,6 +147,8 @@ fn users_histories_and_lines_get_the_same_list() {
             "no history still gets a list"
         );
         assert!(notes[0].contains("1 event of") && notes[0].contains("nonsense"), "{notes:?}");
+        // JSON or not: a list that was made from nothing is told.
+        assert!(notes.len() == 2 && notes[1].contains("knows: 1 history;"), "{notes:?}");
     }
     let (text, notes) = ask(&mut run, None, &["--stdin", "--k", "2"], false, lines).unwrap();
     assert!(
@@ -247,7 +249,7 @@ fn exported_vectors_give_the_models_scores() {
     let out = dir.path().join("vectors");
     let flags: export::Args = flags(&["runs/test", "--out", out.to_str().unwrap(), "--batch", "2"]);
     let mut run = run_of(Fake::new(data.items(), 3, true), &data);
-    let written = write(&mut run, Some(&data), &flags).unwrap();
+    let written = write(&mut run, Some(&data), "0123abcd", &flags).unwrap();
     let names: Vec<_> = written.iter().map(|(p, n)| (p.file_name().unwrap().to_str().unwrap(), *n)).collect();
     let v = data.items();
     assert_eq!(names, [("items.safetensors", v), ("items.parquet", v), ("users.safetensors", 3), ("users.parquet", 3)]);
@@ -321,13 +323,60 @@ fn a_failed_export_leaves_no_trace() {
     let data = sequences(&["a b c d", "b c d e"]);
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("users.parquet"), "old").unwrap();
-    let flags: export::Args = flags(&["runs/test", "--out", dir.path().to_str().unwrap(), "--what", "users"]);
+    let users: export::Args =
+        flags(&["runs/test", "--out", dir.path().to_str().unwrap(), "--what", "users", "--force"]);
     let mut run = run_of(Fake::new(data.items(), 3, true), &data);
     run.encoder = Box::new(Failing(Fake::new(data.items(), 3, true)));
-    let e = write(&mut run, Some(&data), &flags).unwrap_err();
+    let e = write(&mut run, Some(&data), "0123abcd", &users).unwrap_err();
     assert!(e.to_string().contains("on fire"));
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     assert_eq!(std::fs::read_to_string(dir.path().join("users.parquet")).unwrap(), "old");
+    // Nor does it make a folder, or put the items there that were computed before it failed.
+    for out in ["new", ""] {
+        let out = dir.path().join(out);
+        let both: export::Args = flags(&["runs/test", "--out", out.to_str().unwrap(), "--force"]);
+        assert!(write(&mut run, Some(&data), "0123abcd", &both).unwrap_err().to_string().contains("on fire"));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}
+
+/// Vectors of two checkpoints never come to stand in one folder.
+#[test]
+fn vectors_of_another_checkpoint_are_kept_or_replaced_as_a_whole() {
+    let data = sequences(&["a b c d", "b c d e"]);
+    let dir = tempfile::tempdir().unwrap();
+    let mut run = run_of(Fake::new(data.items(), 3, true), &data);
+    let mut export = |checkpoint: &str, words: &[&str]| {
+        let flags: export::Args = flags(&[&["runs/test", "--out", dir.path().to_str().unwrap()], words].concat());
+        write(&mut run, Some(&data), checkpoint, &flags).map_err(|e| e.to_string())
+    };
+    let names = || {
+        let mut names: Vec<String> =
+            std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    export("one", &["--what", "items"]).unwrap();
+    // The same checkpoint completes and repeats what is there; both formats know whose they are.
+    export("one", &["--what", "users"]).unwrap();
+    export("one", &[]).unwrap();
+    let all = ["items.parquet", "items.safetensors", "users.parquet", "users.safetensors"];
+    assert_eq!(names(), all);
+    let bytes = || all.map(|name| std::fs::read(dir.path().join(name)).unwrap());
+    let before = bytes();
+    for words in [&["--what", "users"][..], &["--format", "parquet"], &[]] {
+        let e = export("two", words).unwrap_err();
+        assert!(e.contains("another run or checkpoint (4 files)") && e.contains("--force"), "{e}");
+        assert!(bytes() == before);
+    }
+    // Items of the old one would say nothing beside users of the new.
+    export("two", &["--what", "users", "--force"]).unwrap();
+    assert_eq!(names(), all[2..]);
+    // What does not say whose it is counts as another's.
+    std::fs::write(dir.path().join("items.parquet"), "anything").unwrap();
+    assert!(export("two", &[]).unwrap_err().contains("items.parquet: the folder holds"));
+    export("two", &["--force"]).unwrap();
+    assert_eq!(names(), all);
 }
 
 /// The built program, from a log to lists, with a real model: eval's per-user ranks and recommend's lists tell the same

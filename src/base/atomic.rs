@@ -6,7 +6,19 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Result, error::IoContext};
+use super::{Error, Result, error::IoContext};
+
+/// Makes a folder and those above it.
+///
+/// # Errors
+/// A file is in the place of one of them; the file system's.
+pub fn make_folder(path: &Path) -> Result<()> {
+    if let Some(file) = path.ancestors().find(|at| at.is_file()) {
+        return Err(Error::user(format!("{}: this is a file, not a folder", file.display()))
+            .hint("name a folder with --out; it is made if it is not there"));
+    }
+    fs::create_dir_all(path).at_path(path)
+}
 
 /// A file written beside its place; removed again unless [`Aside::put`] is reached.
 pub struct Aside {

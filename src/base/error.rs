@@ -85,6 +85,17 @@ impl<T> IoContext<T> for std::io::Result<T> {
     }
 }
 
+/// A word as it is typed in a shell: in quotes where a blank or another sign would mean something there.
+pub fn typed(word: impl AsRef<Path>) -> String {
+    let word = word.as_ref().display().to_string();
+    let plain = |c: char| c.is_alphanumeric() || "-_./:=@%+,~".contains(c);
+    // Not at the start: a shell puts the home folder in its place.
+    if !word.is_empty() && word.chars().all(plain) && !word.starts_with('~') {
+        return word;
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
 /// The candidate nearest in spelling to `word`, for "did you mean" hints; `None` when nothing is close.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     candidates
@@ -103,6 +114,21 @@ mod tests {
     fn hint_stands_on_its_own_line() {
         let e = Error::user("no column 'usr'").at("log.csv").hint("did you mean 'user'?");
         assert_eq!(e.to_string(), "log.csv: no column 'usr'\n  hint: did you mean 'user'?");
+    }
+
+    #[test]
+    fn words_are_quoted_where_a_shell_would_cut_them() {
+        for (word, expected) in [
+            ("data/shop-1", "data/shop-1"),
+            ("data/é", "data/é"),
+            ("data/my shop é", "'data/my shop é'"),
+            ("it's", r"'it'\''s'"),
+            ("a$b", "'a$b'"),
+            ("~x", "'~x'"),
+            ("", "''"),
+        ] {
+            assert_eq!(typed(word), expected);
+        }
     }
 
     #[test]

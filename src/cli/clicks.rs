@@ -26,7 +26,7 @@ use super::{
 use crate::{
     base::{
         Error, Result,
-        atomic::{write_aside, write_atomically},
+        atomic::{make_folder, write_aside, write_atomically},
         error::IoContext,
     },
     data::{
@@ -147,6 +147,10 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
 fn learn(args: &Args, printer: Printer) -> Result<()> {
     let settings = settings(args)?;
     let mut run = open_run(&args.from, &args.run)?;
+    if run.ratings.is_some() {
+        return Err(Error::user(format!("{}: this run predicts ratings and has no vectors of histories", run.name))
+            .hint("give --from a run that was trained on the clicks with --task masked-item or next-item"));
+    }
     let path = args.data.clone().unwrap_or_else(|| run.data.clone());
     let data = open_data(&path)?;
     let out = args.out.clone().unwrap_or_else(|| free_name(&path, "clicks"));
@@ -167,8 +171,8 @@ fn learn(args: &Args, printer: Printer) -> Result<()> {
         ));
     }
     run.strangers(&data).iter().for_each(|note| printer.warn(note));
-    // Before the work: a folder that cannot be made is known at once.
-    fs::create_dir_all(&out).at_path(&out)?;
+    // Before the work: a folder that cannot be made is known at once. Should the work fail, it goes again.
+    let made = Made::new(&out)?;
     introduce(&printer, &path, &run, &impressions, &parts);
     let known = run.known_users(&data);
     let users = encode(&mut *run.encoder, &impressions, &known, &mut |_| {})?;
@@ -205,6 +209,7 @@ fn learn(args: &Args, printer: Printer) -> Result<()> {
         "positive": args.positive, "settings": settings,
     });
     write_head(&out.join("head.safetensors"), &belongs, &inputs, &fitted)?;
+    made.keep();
     let all = json!({
         "event": "clicks", "folder": out, "run": name, "data": path, "head": belongs, "protocol": parts.json(&impressions),
         "best_epoch": fitted.best, "curve": fitted.curve,
@@ -225,6 +230,28 @@ fn learn(args: &Args, printer: Printer) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// A folder made for results; removed again where none came to be.
+struct Made(Option<PathBuf>);
+
+impl Made {
+    fn new(path: &Path) -> Result<Made> {
+        let there = path.exists();
+        make_folder(path)?;
+        Ok(Made((!there).then(|| path.into())))
+    }
+
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        // Nothing but an empty folder is removed by this.
+        let _ = self.0.as_ref().map(fs::remove_dir);
+    }
 }
 
 /// The settings of the flags.
@@ -276,7 +303,7 @@ impl Parts {
                 "leak: of {} of {} users the run was trained on impressions held out here (its split: {})",
                 digits(n as u64),
                 digits(with_held as u64),
-                run.split
+                run.split.words(data.ticks_per_second())
             ))
             .hint("use the run's split (leave the split flags out), or train a run under this one"));
         }
@@ -393,7 +420,8 @@ fn introduce(printer: &Printer, data: &Path, run: &OpenRun, impressions: &Impres
     };
     printer.say(format_args!("data    {}", data.display()));
     printer.say(format_args!("from    {}", run.name));
-    printer.say(format_args!("split   {}", parts.split.spec()));
+    let ticks = parts.split.summary().ticks_per_second;
+    printer.say(format_args!("split   {}", parts.split.spec().words(ticks)));
     printer.say(format_args!(
         "        impressions: {} train, {} validate, {} test",
         part(&parts.train),

@@ -70,6 +70,6 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
         (None, url) => Source::Url(url.unwrap_or_else(|| known.url.into())),
     };
     printer.say(format!("{}: {}", known.title, known.terms));
-    let summary = get(known, &from, &out, args.force, Some(cancel), &mut |line| printer.say(line))?;
+    let summary = get(known, &from, &out, args.force, Some(cancel), &mut |line| printer.talk(line))?;
     finish(&out, &summary, &ImportOptions::default(), "data", &printer)
 }

@@ -193,7 +193,7 @@ fn warnings(run: &OpenRun, data: &Dataset, split: &Split, part: &dyn HeldOut) ->
             return Err(Error::user(format!(
                 "leak: {} of the events held out here were in the training part of the run, which was trained under another split ({})",
                 digits(seen),
-                run.split
+                run.split.words(data.ticks_per_second())
             ))
             .hint("evaluate under the run's split (leave the split flags out), or train again with this one"));
         }

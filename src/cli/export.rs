@@ -1,16 +1,20 @@
 //! `mipgpu export`: item and user vectors with their keys, for other programs.
 
-use std::path::PathBuf;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use super::opened::{OpenRun, RunFlags, open_data, open_run};
 use crate::{
-    base::{Error, Result},
+    base::{Error, Result, atomic::make_folder, error::IoContext},
     cli::printer::Printer,
     data::{Dataset, digits},
     eval::{
         ItemMap, Query,
-        vectors::{Format, Sheet, export},
+        vectors::{Format, Sheet, checkpoint_of, export},
     },
+    train::{RunFolder, Which, checkpoint},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -47,6 +51,9 @@ pub struct Args {
     /// Imported data whose users are written [default: what the run was trained on]
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
+    /// Replace vectors of another run or checkpoint; those of them that are not written anew are removed
+    #[arg(long)]
+    pub force: bool,
     #[command(flatten)]
     pub from: RunFlags,
     /// Users computed at a time
@@ -58,7 +65,9 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     let mut run = open_run(&args.run, &args.from)?;
     let data =
         if args.what.contains(&What::Users) { Some(open_data(args.data.as_ref().unwrap_or(&run.data))?) } else { None };
-    for (path, rows) in write(&mut run, data.as_ref(), &args)? {
+    let which = if args.from.last { Which::Last } else { Which::Best };
+    let checkpoint = checkpoint::open(&RunFolder::new(&args.run).checkpoint(which)?)?;
+    for (path, rows) in write(&mut run, data.as_ref(), checkpoint.sha256(), &args)? {
         if printer.json {
             let width = run.encoder.width();
             let path = path.display().to_string();
@@ -75,11 +84,42 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     Ok(())
 }
 
-/// Writes what the flags ask; gives each file with its number of rows. `data` is needed for users.
+/// Files of vectors in a folder, with the format of each, that are not of this checkpoint: items of one and users of another
+/// have the same shapes and no meaning together.
+fn strangers(out: &Path, checkpoint: &str) -> Vec<PathBuf> {
+    let name = |stem: &str, format: Format| out.join(format!("{stem}.{}", format.extension()));
+    let all = ["items", "users"].into_iter().flat_map(|stem| FORMATS.map(|format| name(stem, format)));
+    all.filter(|path| path.exists() && checkpoint_of(path).as_deref() != Some(checkpoint)).collect()
+}
+
+const FORMATS: [Format; 2] = [Format::Safetensors, Format::Parquet];
+
+/// Writes what the flags ask; gives each file with its number of rows. `data` is needed for users, `checkpoint` is the SHA-256
+/// of the weights. All files get their names when all are whole.
 ///
 /// # Errors
-/// Data of another vocabulary; what the model and the file system report.
-pub fn write(run: &mut OpenRun, data: Option<&Dataset>, args: &Args) -> Result<Vec<(PathBuf, usize)>> {
+/// Vectors of another checkpoint in the folder; data of another vocabulary; what the model and the file system report.
+pub fn write(
+    run: &mut OpenRun,
+    data: Option<&Dataset>,
+    checkpoint: &str,
+    args: &Args,
+) -> Result<Vec<(PathBuf, usize)>> {
+    let made = !args.out.exists();
+    let written = write_into(run, data, checkpoint, args);
+    if made && written.is_err() {
+        // Only if it is empty, and only what was made here.
+        let _ = fs::remove_dir(&args.out);
+    }
+    written
+}
+
+fn write_into(
+    run: &mut OpenRun,
+    data: Option<&Dataset>,
+    checkpoint: &str,
+    args: &Args,
+) -> Result<Vec<(PathBuf, usize)>> {
     if args.batch == 0 {
         return Err(Error::user("a batch of 0 users").hint("give --batch a number from 1 up"));
     }
@@ -90,7 +130,17 @@ pub fn write(run: &mut OpenRun, data: Option<&Dataset>, args: &Args) -> Result<V
                 .hint("choose another folder with --out"));
         }
     }
-    let formats: Vec<Format> = [Format::Safetensors, Format::Parquet]
+    let strangers = strangers(&args.out, checkpoint);
+    if let (Some(first), false) = (strangers.first(), args.force) {
+        return Err(Error::user(format!(
+            "{}: the folder holds vectors of another run or checkpoint ({} files)",
+            first.display(),
+            strangers.len()
+        ))
+        .hint("choose another folder with --out, or replace them with --force"));
+    }
+    make_folder(&args.out)?;
+    let formats: Vec<Format> = FORMATS
         .into_iter()
         .zip([FormatFlag::Safetensors, FormatFlag::Parquet])
         .filter_map(|(format, flag)| args.format.contains(&flag).then_some(format))
@@ -101,16 +151,16 @@ pub fn write(run: &mut OpenRun, data: Option<&Dataset>, args: &Args) -> Result<V
         let mut bias = vec![0.0; run.item_keys.len()];
         // The biases stand behind or beside the vectors: they are known before the first block is written.
         run.encoder.item_biases(&mut bias)?;
-        let sheet = Sheet { name: "items", keys: &run.item_keys, width, bias: Some(&bias) };
-        let paths = export(sheet, &args.out, &formats, &mut |rows, out| run.encoder.item_vectors(rows, out))?;
-        written.extend(paths.into_iter().map(|p| (p, run.item_keys.len())));
+        let sheet = Sheet { name: "items", keys: &run.item_keys, width, bias: Some(&bias), checkpoint };
+        let files = export(sheet, &args.out, &formats, &mut |rows, out| run.encoder.item_vectors(rows, out))?;
+        written.extend(files.into_iter().map(|file| (file, run.item_keys.len())));
     }
     if let (true, Some(data)) = (args.what.contains(&What::Users), data) {
         let map = ItemMap::between(data.item_keys(), &run.item_keys)?;
-        let sheet = Sheet { name: "users", keys: data.user_keys(), width, bias: None };
+        let sheet = Sheet { name: "users", keys: data.user_keys(), width, bias: None, checkpoint };
         let basket = run.encoder.last_basket();
         let (encoder, known) = (&mut run.encoder, &run.user_keys);
-        let paths = export(sheet, &args.out, &formats, &mut |rows, out| {
+        let files = export(sheet, &args.out, &formats, &mut |rows, out| {
             let users: Vec<usize> = rows.collect();
             for (users, out) in users.chunks(args.batch).zip(out.chunks_mut(args.batch * width)) {
                 let all = |user: usize| data.items_of(user);
@@ -123,7 +173,11 @@ pub fn write(run: &mut OpenRun, data: Option<&Dataset>, args: &Args) -> Result<V
             }
             Ok(())
         })?;
-        written.extend(paths.into_iter().map(|p| (p, data.users())));
+        written.extend(files.into_iter().map(|file| (file, data.users())));
     }
-    Ok(written)
+    // From here on no file of the old vectors stands beside one of the new.
+    for path in &strangers {
+        fs::remove_file(path).at_path(path)?;
+    }
+    written.into_iter().map(|(file, rows)| Ok((file.put()?, rows))).collect()
 }

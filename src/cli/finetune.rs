@@ -68,6 +68,14 @@ pub struct Args {
     flags: Flags,
 }
 
+/// The flags that carry tables to a model which cannot learn the task of the base: its own task must be named too.
+fn tables_alone(settings: &Settings) -> Option<String> {
+    let refused = settings.find().is_err();
+    let mut own = Settings { task: "auto".into(), ..settings.clone() };
+    own.name_task().ok().filter(|()| refused)?;
+    Some(format!("--transfer embedding --task {}", own.task))
+}
+
 pub fn run(args: Args, printer: Printer) -> Result<()> {
     let checkpoint = if args.last { Which::Last } else { Which::Best };
     let base = Base::open(&args.from, checkpoint)?;
@@ -95,7 +103,12 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
             settings.freeze = base.freezes(&data, &settings);
         }
     }
-    base.check_model(&settings, args.transfer)?;
+    base.check_model(&settings, args.transfer).map_err(|e| match tables_alone(&settings) {
+        Some(flags) if args.transfer != Transfer::Embedding && settings.model != base.config.settings.model => {
+            e.hint(format!("leave --model out, or carry over tables alone with {flags}"))
+        }
+        _ => e,
+    })?;
     conclude_settings(&args.flags, &mut settings, &data)?;
     let split = match args.split.spec(&data)? {
         Some(split) => split,

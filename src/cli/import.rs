@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    base::{Error, Result},
+    base::{Error, Result, error::typed},
     cli::printer::Printer,
     data::{Duplicates, ImportOptions, ImportSummary, digits, import},
 };
@@ -75,11 +75,12 @@ pub struct Args {
     #[arg(long, default_value_t = 0, value_name = "N", help_heading = "Filters")]
     min_item: u32,
 
-    /// Table of side fields of the items (genres, director, …); several values are separated by `|`
+    /// Table of side fields of the items (genres, director, …), one row an item, several values separated by `|`; the log
+    /// itself where they stand in it
     #[arg(long, value_name = "FILE", help_heading = "Items")]
     items: Option<PathBuf>,
-    /// Which of its columns (default: all)
-    #[arg(long, value_name = "COLS", value_delimiter = ',', requires = "items", help_heading = "Items")]
+    /// Which columns of --items (default: all)
+    #[arg(long, value_name = "COLS", value_delimiter = ',', help_heading = "Items")]
     item_fields: Vec<String>,
 
     /// Replace a data set that is already there
@@ -114,6 +115,12 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     if args.min_rating.is_some_and(f32::is_nan) {
         return Err(Error::user("--min-rating is not a number"));
     }
+    if let (Some(field), None) = (args.item_fields.first(), &args.items) {
+        let log = args.sources.first().map_or_else(|| "FILE".into(), typed);
+        return Err(Error::user(format!("--item-fields {field}: no table of items is given")).hint(format!(
+            "add --items FILE, a table with a row an item; where the columns stand in the log itself: --items {log}"
+        )));
+    }
     let options = ImportOptions {
         user_col: args.user_col,
         item_col: args.item_col,
@@ -135,7 +142,7 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
         cancel: Some(cancel),
         ..ImportOptions::default()
     };
-    let summary = import(&args.sources, &args.out, &options, &mut |line| printer.say(line))?;
+    let summary = import(&args.sources, &args.out, &options, &mut |line| printer.talk(line))?;
     finish(&args.out, &summary, &options, "import", &printer)
 }
 
@@ -163,7 +170,7 @@ pub(super) fn finish(
         return Ok(());
     }
     printer.raw(describe(&out.display().to_string(), summary, options));
-    printer.say(format!("next: mipgpu train {}", out.display()));
+    printer.say(format!("next: mipgpu train {}", typed(out)));
     Ok(())
 }
 
@@ -192,8 +199,8 @@ fn describe(out: &str, s: &ImportSummary, options: &ImportOptions) -> String {
         line("left out", format!("{} of {below}, in {rounds} to the fix-point", digits(s.dropped_core)));
     }
     line("histories", format!("{} to {}, median {}", s.history[0], digits(s.history[2] as u64), s.history[1]));
-    if let Some([least, most]) = s.ratings {
-        line("ratings", format!("{least} to {most}"));
+    if let Some([least, greatest]) = s.ratings {
+        line("ratings", format!("{least} to {greatest}"));
     }
     if let Some(baskets) = s.baskets {
         line("baskets", format!("{}, {:.1} items each", digits(baskets), s.interactions as f64 / baskets as f64));

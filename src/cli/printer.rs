@@ -3,7 +3,10 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use crate::base::{Error, error::Kind};
+use crate::{
+    base::{Error, error::Kind},
+    data::WARNING,
+};
 
 /// How the user wants to be spoken to.
 #[derive(Clone, Copy, Debug, Default)]
@@ -41,6 +44,14 @@ impl Printer {
     pub fn say(&self, line: impl std::fmt::Display) {
         if !self.quiet {
             let _ = writeln!(io::stderr().lock(), "{line}");
+        }
+    }
+
+    /// A line of talk from where nothing is printed: one that begins with `warning: ` is a warning.
+    pub fn talk(&self, line: &str) {
+        match line.strip_prefix(WARNING) {
+            Some(warning) => self.warn(warning),
+            None => self.say(line),
         }
     }
 

@@ -368,8 +368,11 @@ impl Desk<'_> {
                 self.examples.join(", ")
             ));
         }
-        if self.empty > 0 && !self.json {
-            notes.push(format!("without an item that the model knows: {}", count(self.empty, "history", "histories")));
+        if self.empty > 0 {
+            notes.push(format!(
+                "without an item that the model knows: {}; such a list is what anyone might like",
+                count(self.empty, "history", "histories")
+            ));
         }
         notes
     }

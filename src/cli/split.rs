@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    base::{Error, Result},
+    base::{Error, Result, error::typed},
     cli::{opened::open_data, printer::Printer},
     data::{
         Dataset, digits,
@@ -111,7 +111,7 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
         return Ok(());
     }
     printer.raw(describe(&out.to_string(), &options.rule, &summary));
-    printer.say(format!("next: mipgpu train {out}/source"));
+    printer.say(format!("next: mipgpu train {}", typed(format!("{out}/source"))));
     Ok(())
 }
 

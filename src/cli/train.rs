@@ -11,7 +11,7 @@ use serde_json::json;
 use super::{builtin, opened::open_data, printer::Printer, progress::Progress, split_flags::SplitFlags};
 use crate::{
     backend::{self, Device},
-    base::{Error, Result, atomic::write_atomically},
+    base::{Error, Result, atomic::write_atomically, error::typed},
     data::{
         Dataset, digits,
         split::{Split, SplitSpec},
@@ -124,10 +124,10 @@ pub fn execute(planned: &Planned, printer: Printer) -> Result<()> {
             config.settings.epochs,
             folder.last().display()
         ))
-        .hint(format!("continue with: mipgpu train --resume {}", folder.path.display())));
+        .hint(format!("continue with: mipgpu train --resume {}", typed(&folder.path))));
     }
     let report = pool.install(|| final_report(folder, data, &split, device))?;
-    conclude(&printer, folder, &state, &report, started)
+    conclude(&printer, folder, config, &state, &report, started)
 }
 
 fn reopen(args: &Args) -> Result<(RunFolder, RunConfig, Dataset)> {
@@ -271,7 +271,7 @@ fn introduce(
     ));
     printer.say(format_args!(
         "split   {}\n        {} training interactions; {} users validate, {} test",
-        config.split,
+        config.split.words(summary.ticks_per_second),
         digits(summary.train_events),
         digits(summary.valid_users as u64),
         digits(summary.test_users as u64)
@@ -369,6 +369,38 @@ impl Outcome {
     }
 }
 
+/// Most runs that learn more than popularity take more steps than this.
+const FEW_STEPS: u64 = 2000;
+
+/// What may help a run whose lists are worse than the most popular items.
+fn below_popularity(config: &RunConfig, state: &State) -> String {
+    let s = &config.settings;
+    let validated = state.history.iter().rev().find(|row| row.ndcg.is_some()).map(|row| row.epoch);
+    // Of the last fifth of the epochs: a curve that still goes up also goes down a little now and then.
+    let rising = match (state.best, validated) {
+        (Some((best, _)), Some(last)) => best + last / 5 >= last,
+        _ => false,
+    };
+    let few = state.step < FEW_STEPS;
+    let times = FEW_STEPS.div_ceil(state.step.max(1)).clamp(2, 1000) as u32;
+    let curve = match (validated, rising) {
+        (None, _) => "",
+        (_, true) => ", the validation still rising",
+        (_, false) => ", the validation no longer rising",
+    };
+    let mut ways = Vec::new();
+    if few || rising {
+        ways.push(format!("--epochs {}", s.epochs.saturating_mul(times)));
+    }
+    if s.task == "masked-item" && config.from.is_none() {
+        ways.push("--model sasrec, which learns the next item at every position".into());
+    }
+    if ways.is_empty() {
+        ways.push("an import without rare items (--min-item), or another --dropout, --lr or --width".into());
+    }
+    format!("  after {} steps{curve}; try {}", digits(state.step), ways.join(", or "))
+}
+
 /// Evaluates the best weights on the test items, baselines beside them (on the test ratings, mean ratings beside them), and
 /// keeps the report in the run folder.
 fn final_report(folder: &RunFolder, data: &Dataset, split: &Split, device: Device) -> Result<Outcome> {
@@ -391,9 +423,16 @@ fn final_report(folder: &RunFolder, data: &Dataset, split: &Split, device: Devic
     Ok(Outcome::Ranking(Box::new(report)))
 }
 
-fn conclude(printer: &Printer, folder: &RunFolder, state: &State, report: &Outcome, started: Instant) -> Result<()> {
+fn conclude(
+    printer: &Printer,
+    folder: &RunFolder,
+    config: &RunConfig,
+    state: &State,
+    report: &Outcome,
+    started: Instant,
+) -> Result<()> {
     let seconds = started.elapsed().as_secs_f64();
-    let run = folder.path.display();
+    let run = typed(&folder.path);
     if printer.json {
         let best = state.best.map(|(epoch, measure)| match report {
             Outcome::Ranking(_) => json!({"epoch": epoch, "valid_ndcg@10": measure}),
@@ -430,6 +469,9 @@ fn conclude(printer: &Printer, folder: &RunFolder, state: &State, report: &Outco
         .collect();
     if !times.is_empty() {
         printer.result(format_args!("\nNDCG@10 is {}", times.join(", ")));
+    }
+    if at_10.popularity.is_some_and(|popularity| at_10.model < popularity) {
+        printer.say(below_popularity(config, state));
     }
     printer.say(format_args!(
         "\ndone in {seconds:.0} s; next:\n  mipgpu eval {run}\n  mipgpu recommend {run} --all-users --k 10\n  mipgpu export {run} --out vectors"

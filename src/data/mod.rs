@@ -32,6 +32,7 @@ mod write;
 
 pub use dataset::Dataset;
 pub use fields::{ItemField, ItemFields};
+pub(crate) use import::WARNING;
 pub use import::{Duplicates, ImportOptions, ImportSummary, import};
 pub use vocab::Vocab;
 pub(crate) use vocab::hex;

@@ -75,35 +75,41 @@ impl SplitSpec {
             .hint("use --split last-basket, which is usual for --task next-basket, or --split time")),
         }
     }
-}
 
-impl fmt::Display for SplitSpec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// The split in words, with dates for the cuts where `ticks_per_second` of the data's times make a second.
+    pub fn words(self, ticks_per_second: Option<i64>) -> String {
+        let date = |t| when(t, ticks_per_second);
         match self {
             SplitSpec::LeaveOneOut => {
-                write!(f, "leave-one-out: a user's last item is the test item, the one before it validates")
+                "leave-one-out: a user's last item is the test item, the one before it validates".into()
             }
             SplitSpec::LastN { valid, test } => {
-                write!(f, "last-n: a user's last {test} events are for the test, the {valid} before them validate")
+                format!("last-n: a user's last {test} events are for the test, the {valid} before them validate")
             }
             SplitSpec::Ratio { valid, test } => {
-                let percent = |share: &f64| (share * 1e4).round() / 100.0;
+                let percent = |share: f64| (share * 1e4).round() / 100.0;
                 let (test, valid) = (percent(test), percent(valid));
-                write!(
-                    f,
-                    "ratio: the last {test} % of a user's events are for the test, {valid} % before them validate"
-                )
+                format!("ratio: the last {test} % of a user's events are for the test, {valid} % before them validate")
             }
             SplitSpec::LastBasket => {
-                write!(f, "last-basket: a user's last basket is for the test, the one before it validates")
+                "last-basket: a user's last basket is for the test, the one before it validates".into()
             }
             SplitSpec::Time { cut, valid_cut: Some(v) } => {
-                write!(f, "time: events from {cut} on are for the test, those before it from {v} on validate")
+                let (cut, v) = (date(cut), date(v));
+                format!("time: events from {cut} on are for the test, those before it from {v} on validate")
             }
             SplitSpec::Time { cut, valid_cut: None } => {
-                write!(f, "time: events from {cut} on are for the test, the latest tenth of those before it validates")
+                let cut = date(cut);
+                format!("time: events from {cut} on are for the test, the latest tenth of those before it validates")
             }
         }
+    }
+}
+
+/// Without the data at hand, times are numbers.
+impl fmt::Display for SplitSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.words(None))
     }
 }
 
@@ -183,11 +189,13 @@ impl Split {
         split.check_leaks(data)?;
         split.summarise(data);
         if split.summary.test_users == 0 {
+            let spec = spec.words(data.ticks_per_second());
             return Err(Error::user(format!("empty split: no user has an event to test on ({spec})")).hint(
                 "the users have too few events for it, or none before the cut: hold out fewer, move the cut, or filter with `import --min-user`",
             ));
         }
         if split.summary.train_events == 0 {
+            let spec = spec.words(data.ticks_per_second());
             return Err(Error::user(format!("empty split: nothing is left to train on ({spec})")));
         }
         Ok(split)
@@ -468,6 +476,17 @@ impl HeldOut for TestPart<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cuts_are_dates_where_times_are() {
+        let spec = SplitSpec::Time { cut: 1_685_577_600, valid_cut: Some(1_685_491_200) };
+        let words = spec.words(Some(1));
+        assert!(
+            words.contains("from 2023-06-01 (1685577600) on") && words.contains("2023-05-31 (1685491200)"),
+            "{words}"
+        );
+        assert!(spec.to_string().contains("from 1685577600 on") && spec.words(None) == spec.to_string());
+    }
 
     #[test]
     fn a_spec_survives_json_and_toml() {

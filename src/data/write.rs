@@ -155,6 +155,8 @@ pub(crate) struct Shards {
     pub lengths: Vec<u32>,
     /// Earliest and latest time.
     pub times: Option<[i64; 2]>,
+    /// Least and greatest rating.
+    pub ratings: Option<[f32; 2]>,
     /// How many baskets there are, where they are told.
     pub baskets: u64,
 }
@@ -234,6 +236,10 @@ impl<'a> ShardWriter<'a> {
         if let (Some(&first), Some(&last)) = (times.first(), times.last()) {
             let [earliest, latest] = self.done.times.unwrap_or([first, last]);
             self.done.times = Some([earliest.min(first), latest.max(last)]);
+        }
+        for &rating in ratings {
+            let [least, greatest] = self.done.ratings.unwrap_or([rating; 2]);
+            self.done.ratings = Some([least.min(rating), greatest.max(rating)]);
         }
         Ok(())
     }

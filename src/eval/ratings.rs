@@ -235,7 +235,7 @@ impl RatingReport {
     pub fn text(&self) -> String {
         let mut out = String::new();
         let s = &self.summary;
-        let _ = writeln!(out, "split    {}", self.split);
+        let _ = writeln!(out, "split    {}", self.split.words(self.summary.ticks_per_second));
         let _ = writeln!(
             out,
             "         events: {} train, {} validate, {} test",

@@ -169,7 +169,7 @@ impl Protocol {
     fn text(&self) -> String {
         let mut out = String::new();
         let s = &self.summary;
-        let _ = writeln!(out, "split    {}", self.split);
+        let _ = writeln!(out, "split    {}", self.split.words(s.ticks_per_second));
         if let (SplitSpec::Time { cut, .. }, Some(valid_cut)) = (self.split, s.valid_cut) {
             let date = |t| when(t, s.ticks_per_second);
             let _ = writeln!(out, "         validation from {}, test from {}", date(valid_cut), date(cut));

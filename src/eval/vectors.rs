@@ -11,13 +11,16 @@ safetensors, for n rows of width D (`score(user, item) = <user vector, item vect
 
 Parquet: columns `key` (UTF8), `vector` (LIST of FLOAT, D long), and for items `bias` (FLOAT).
 
+Both kinds of file tell which checkpoint their vectors are of, by its SHA-256 under `checkpoint` in the metadata (Parquet:
+`mipgpu.checkpoint`): vectors of two checkpoints have nothing to do with each other, whatever their width.
+
 Rows are written as they are computed, a block at a time, so memory does not grow with the number of users. A file
 is written beside its place, synced, and renamed: whoever finds it finds it whole.
 */
 
 use std::{
-    fs::{self, File},
-    io::{BufWriter, Write},
+    fs::File,
+    io::{BufWriter, Read, Write},
     ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
@@ -26,7 +29,12 @@ use std::{
 use parquet::{
     basic::Compression,
     data_type::{ByteArray, ByteArrayType, FloatType},
-    file::{properties::WriterProperties, writer::SerializedFileWriter},
+    file::{
+        metadata::KeyValue,
+        properties::WriterProperties,
+        reader::{FileReader, SerializedFileReader},
+        writer::SerializedFileWriter,
+    },
     schema::parser::parse_message_type,
 };
 use serde::{Deserialize, Serialize};
@@ -38,6 +46,30 @@ use crate::{
 
 /// Rows computed and written at a time; a Parquet row group each.
 const BLOCK_ROWS: usize = 8192;
+
+/// The key under which a Parquet file tells its checkpoint.
+const CHECKPOINT: &str = "mipgpu.checkpoint";
+
+/// Which checkpoint the vectors of a file are of; `None`: it does not say, or is no file of vectors.
+pub fn checkpoint_of(path: &Path) -> Option<String> {
+    let mut file = File::open(path).ok()?;
+    if path.extension()? == Format::Parquet.extension() {
+        let reader = SerializedFileReader::new(file).ok()?;
+        let told = reader.metadata().file_metadata().key_value_metadata()?;
+        return told.iter().find(|pair| pair.key == CHECKPOINT)?.value.clone();
+    }
+    let mut length = [0; 8];
+    file.read_exact(&mut length).ok()?;
+    let length = u64::from_le_bytes(length);
+    // The limit of the format, and of what a foreign file may make us read.
+    if length > file.metadata().ok()?.len().min(100_000_000) {
+        return None;
+    }
+    let mut header = vec![0; length as usize];
+    file.read_exact(&mut header).ok()?;
+    let header: serde_json::Value = serde_json::from_slice(&header).ok()?;
+    Some(header["__metadata__"]["checkpoint"].as_str()?.to_string())
+}
 
 /// A file format for vectors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,19 +98,35 @@ pub struct Sheet<'a> {
     pub width: usize,
     /// A number of its own for each row (n), for items.
     pub bias: Option<&'a [f32]>,
+    /// SHA-256 of the checkpoint that they are of.
+    pub checkpoint: &'a str,
 }
 
 /// Computes the vectors of a range of rows into (rows, D).
 pub type Fill<'f> = dyn FnMut(Range<usize>, &mut [f32]) -> Result<()> + 'f;
 
-/// Writes `sheet` into the folder `dir` in each of the formats; gives the files' paths. `fill(rows, out)` computes the
-/// vectors of a range of rows, `out` (rows, D); ranges come in order and each once.
+/// A file that is whole and on disk beside its place. Dropped, it is removed.
+pub struct Written {
+    aside: Aside,
+    file: File,
+}
+
+impl Written {
+    /// Moves it into its place; gives its path.
+    ///
+    /// # Errors
+    /// The file system's; a file that stood in the place is then still there.
+    pub fn put(self) -> Result<PathBuf> {
+        self.aside.put(&self.file)
+    }
+}
+
+/// Writes `sheet` beside its places in the folder `dir`, in each of the formats. `fill(rows, out)` computes the vectors of a
+/// range of rows, `out` (rows, D); ranges come in order and each once.
 ///
 /// # Errors
-/// What `fill` reports and what the file system says; no unfinished file stays behind, and a file that stood in the place
-/// before stays until the new one is whole.
-pub fn export(sheet: Sheet<'_>, dir: &Path, formats: &[Format], fill: &mut Fill<'_>) -> Result<Vec<PathBuf>> {
-    fs::create_dir_all(dir).at_path(dir)?;
+/// What `fill` reports and what the file system says; no unfinished file stays behind.
+pub fn export(sheet: Sheet<'_>, dir: &Path, formats: &[Format], fill: &mut Fill<'_>) -> Result<Vec<Written>> {
     let mut writers = Vec::new();
     for &format in formats {
         writers.push(Writer::new(sheet, format, dir)?);
@@ -118,7 +166,9 @@ impl Writer {
                     sheet.name
                 );
                 // Vectors are noise to a dictionary; the byte pages compress a little all the same.
+                let checkpoint = KeyValue::new(CHECKPOINT.to_string(), sheet.checkpoint.to_string());
                 let properties = WriterProperties::builder()
+                    .set_key_value_metadata(Some(vec![checkpoint]))
                     .set_compression(Compression::SNAPPY)
                     .set_dictionary_enabled(false)
                     .set_created_by(concat!("mipgpu ", env!("CARGO_PKG_VERSION")).into())
@@ -138,8 +188,8 @@ impl Writer {
         }
     }
 
-    fn finish(self, sheet: Sheet<'_>) -> Result<PathBuf> {
-        match self {
+    fn finish(self, sheet: Sheet<'_>) -> Result<Written> {
+        let (aside, file) = match self {
             Writer::Safetensors(aside, mut out) => {
                 let mut rest = || -> std::io::Result<()> {
                     put_f32(&mut out, sheet.bias.unwrap_or(&[]))?;
@@ -147,13 +197,15 @@ impl Writer {
                 };
                 rest().at_path(&aside.temporary)?;
                 let file = out.into_inner().map_err(|e| Error::io(&aside.temporary, e.error()))?;
-                aside.put(&file)
+                (aside, file)
             }
             Writer::Parquet(aside, out) => {
                 let file = out.into_inner().map_err(|e| parquet_failed(&aside, &e))?;
-                aside.put(&file)
+                (aside, file)
             }
-        }
+        };
+        file.sync_all().at_path(&aside.path)?;
+        Ok(Written { aside, file })
     }
 }
 
@@ -205,7 +257,9 @@ fn safetensors_head(sheet: Sheet<'_>, out: &mut impl Write) -> std::io::Result<(
     let mut header = serde_json::Map::new();
     header.insert(
         "__metadata__".into(),
-        serde_json::json!({ "format": "mipgpu.vectors", "version": "1", "rows": sheet.name }),
+        serde_json::json!({
+            "format": "mipgpu.vectors", "version": "1", "rows": sheet.name, "checkpoint": sheet.checkpoint,
+        }),
     );
     let mut at = 0usize;
     let mut tensor = |name: &str, dtype: &str, shape: &[usize], size: usize| {

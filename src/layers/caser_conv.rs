@@ -58,8 +58,9 @@ impl CaserConv {
             return Err(Error::user(format!("{name}: {what}")).hint("each is at least 1"));
         }
         if l > t {
-            return Err(Error::user(format!("{name}: windows of {l} rows, and sequences hold at most {t}"))
-                .hint(format!("lower the window to {t} or less, or lengthen the sequences")));
+            return Err(Error::user(format!("{name}: windows of {l} rows, and sequences hold at most {t}")).hint(
+                format!("lower the window to {t} or less (--window {t}), or lengthen the sequences (--length {l})"),
+            ));
         }
         p.label(&format!("{name}.horizontal"));
         let horizontal = p.var(n * l * f);

@@ -16,7 +16,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{settings::Settings, sides::Sides, trained::Which, transfer::Origin};
 use crate::{
-    base::{Error, Result, atomic::write_atomically, error::IoContext},
+    base::{
+        Error, Result,
+        atomic::{make_folder, write_atomically},
+        error::{IoContext, typed},
+    },
     data::{Dataset, split::SplitSpec},
     layers::RatingScale,
 };
@@ -88,10 +92,13 @@ impl RunFolder {
         }
         let run = self.path.display();
         let (name, hint) = match which {
-            Which::Best if self.last().exists() => (
-                "best",
-                format!("none was validated yet: take --last, or continue it with: mipgpu train --resume {run}"),
-            ),
+            Which::Best if self.last().exists() => {
+                let run = typed(&self.path);
+                (
+                    "best",
+                    format!("none was validated yet: take --last, or continue it with: mipgpu train --resume {run}"),
+                )
+            }
             Which::Best => ("best", "the run ended before it began: start it anew".to_string()),
             Which::Last => ("last", "a run makes one before its first step: start it anew".to_string()),
         };
@@ -124,7 +131,7 @@ impl RunFolder {
             // It may be about to write its first checkpoint.
             self.lock()?;
         }
-        fs::create_dir_all(&self.path).at_path(&self.path)?;
+        make_folder(&self.path)?;
         // The config first: a folder with a config and no checkpoint is a run that ended early, and may be replaced.
         let text = toml::to_string(config).map_err(|e| Error::internal(format!("config.toml: {e}")))?;
         write_atomically(&self.config_path(), |f| f.write_all(text.as_bytes()))?;

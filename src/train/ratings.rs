@@ -63,8 +63,10 @@ pub fn scale_after(base: &RatingScale, new: RatingScale) -> Result<RatingScale> 
 }
 
 fn none_in(place: &str) -> Error {
-    Error::user(format!("{place}: the data have no ratings"))
-        .hint("import the log with the column that holds them (--rating-col), or train with --task masked-item")
+    Error::user(format!("{place}: the data have no ratings")).hint(
+        "import the log with the column that holds them (--rating-col), or learn what comes next: --model bert4rec \
+             --task masked-item",
+    )
 }
 
 /// A task of ratings that nobody told the scale.

@@ -23,7 +23,7 @@ use crate::{
     base::{
         Error, Result,
         atomic::write_atomically,
-        error::IoContext,
+        error::{IoContext, typed},
         rng::{Purpose, Stream},
     },
     data::{Dataset, split::Split},
@@ -314,7 +314,7 @@ impl<'a, B: Backend> Loop<'a, B> {
             let last = self.job.folder.last();
             e.hint(format!(
                 "put the data back as it was, then continue with: mipgpu train --resume {}; what was trained is in {}",
-                self.job.folder.path.display(),
+                typed(&self.job.folder.path),
                 last.display()
             ))
         })

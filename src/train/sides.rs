@@ -47,7 +47,7 @@ pub fn name_fields(settings: &mut Settings, data: &ItemFields) -> Result<()> {
     let flag = format!("--fields {}", settings.fields);
     if data.is_empty() {
         return Err(Error::user(format!("{flag}: the items of this data have no side fields")).hint(
-            "import them with `mipgpu import --items FILE --item-fields NAME,NAME`, or train with --fields none",
+            "import them with `mipgpu import --items FILE --item-fields NAME,NAME`, or leave them out with --fields none",
         ));
     }
     let known: Vec<&str> = data.iter().map(|field| field.name()).collect();

@@ -208,7 +208,10 @@ fn what_does_not_fit_is_refused_before_anything_is_written() {
         p.refused(&format!("finetune --from base data --out new {flags}"), says);
         assert!(!p.path("new").exists(), "{flags}");
     };
-    tune("--model sasrec --transfer model", &["the base is a bert4rec", "--transfer embedding"]);
+    let both = "--transfer embedding --task next-item";
+    tune("--model sasrec --transfer model", &["the base is a bert4rec", both]);
+    p.well(&format!("finetune --from base data --out tables -q --model sasrec {both} --epochs 1"));
+    tune("--fields genre", &["no side fields", "or leave them out with --fields none"]);
     tune("--width 32 --transfer embedding", &["width 16", "leave --width out"]);
     tune("--width 32 --transfer model", &["tensor 'item.weight' is [41, 16] in the base, [41, 32] in the new run"]);
     tune("--transfer none --patch serial", &["freezes nothing"]);

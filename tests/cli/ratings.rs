@@ -133,7 +133,8 @@ fn a_run_goes_on_with_other_ratings_of_the_same_scale() {
 fn what_ratings_cannot_do_is_refused() {
     let p = rated();
     let flags = "--width 16 --length 30 --epochs 2 --warmup 2 -q --out run";
-    p.refused(&format!("train data --model dacf {flags}"), &["no ratings", "--rating-col"]);
+    let next = "--model bert4rec --task masked-item";
+    p.refused(&format!("train data --model dacf {flags}"), &["no ratings", "--rating-col", next]);
     p.refused(&format!("train rated --model sasrec --task rating {flags}"), &["sasrec cannot learn", "next-item"]);
     p.refused(&format!("train rated --model dacf --task masked-item {flags}"), &["dacf cannot learn", "rating"]);
     p.refused(&format!("train rated --model dacf --loss bpr {flags}"), &["--loss has no effect", "squared"]);
@@ -154,6 +155,7 @@ fn what_ratings_cannot_do_is_refused() {
         ("recommend run --history i1,i2", ["predicts ratings", "masked-item"]),
         ("recommend run --all-users", ["predicts ratings", "masked-item"]),
         ("export run --out vectors", ["predicts ratings", "masked-item"]),
+        ("clicks --from run rated --positive 4 --out heads", ["has no vectors of histories", "masked-item"]),
         ("eval run --k 10", ["--k is for lists", "RMSE"]),
         ("eval run --negatives 10", ["--negatives is for lists", "RMSE"]),
         ("eval run data", ["no ratings", "--rating-col"]),
@@ -161,5 +163,6 @@ fn what_ratings_cannot_do_is_refused() {
     ] {
         p.refused(words, &says);
     }
+    assert!(!p.path("vectors").exists() && !p.path("heads").exists(), "nothing was begun");
     assert!(p.well("export run --out items --what items").contains("40 vectors of 16"));
 }

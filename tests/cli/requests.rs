@@ -102,6 +102,7 @@ fn settings_that_a_plan_refuses_leave_no_folder() {
         ("rated --model dacf --blocks 0", "--blocks 1 or more"),
         ("rated --model dacf --user-width 8", "leave --user-width and --fields out"),
         ("rated --model dacf --fields genre", "leave --user-width and --fields out"),
+        ("rated --model caser --window 25", "(--window 20), or lengthen the sequences (--length 25)"),
         ("few --task next-basket", "no user has two baskets to train on"),
         ("few --model sasrec --split last-n --test-n 1 --valid-n 1", "no user has 2 events to train on"),
     ] {
@@ -141,6 +142,13 @@ fn a_folder_with_other_things_in_it_is_never_written_into() {
     p.refused("train data --out run", &["a run is there already", "--resume"]);
     p.refused("export run --out data", &["the folder holds a data set"]);
     p.refused("export run --out run", &["the folder holds a run"]);
+    // A file is no folder, and stays.
+    let log = p.read("log.csv");
+    for words in ["export run --out log.csv", "export run --out log.csv/x", &format!("train data --out log.csv {TINY}")]
+    {
+        p.refused(words, &["log.csv: this is a file, not a folder", "--out"]);
+    }
+    assert!(log == p.read("log.csv"));
     assert!(data == p.read("data/items.safetensors") && run == p.read("run/items.safetensors"));
     p.well("eval run");
 }
@@ -238,4 +246,77 @@ fn what_negatives_are_told_is_not_ignored() {
             "{kept}"
         );
     }
+}
+
+#[test]
+fn lists_made_from_nothing_are_counted() {
+    let p = Place::new();
+    p.train("run", "--epochs 1");
+    for flags in ["", " --json"] {
+        let mut child = p.command(&format!("recommend run --stdin --k 3{flags}"));
+        child.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+        let mut child = child.stderr(std::process::Stdio::piped()).spawn().unwrap();
+        let lines = b"{\"history\": [\"zz\", \"yy\"]}\n{\"history\": [\"i1\"]}\n{\"history\": [\"xx\"]}\n";
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), lines).unwrap();
+        let done = super::done(child.wait_with_output().unwrap());
+        assert_eq!(done.code, Some(0), "{done:?}");
+        assert!(done.err.contains("skipped in the histories: 3 events") && done.err.contains("zz, yy, xx"), "{done:?}");
+        assert!(done.err.contains("without an item that the model knows: 2 histories"), "{done:?}");
+    }
+}
+
+#[test]
+fn vectors_of_two_runs_are_not_mixed() {
+    let p = Place::new();
+    p.train("a", "--epochs 1");
+    p.train("b", "--epochs 1 --seed 2");
+    p.well("export a --out vectors --what items");
+    let items = p.read("vectors/items.safetensors");
+    for words in ["export b --out vectors --what users", "export b --out vectors", "export a --last --out vectors"] {
+        p.refused(words, &["vectors of another run or checkpoint (2 files)", "--force"]);
+    }
+    assert!(
+        p.names("vectors") == ["items.parquet", "items.safetensors"] && items == p.read("vectors/items.safetensors")
+    );
+    p.well("export a --out vectors --what users");
+    p.well("export b --out vectors --what users --force");
+    assert_eq!(p.names("vectors"), ["users.parquet", "users.safetensors"]);
+}
+
+/// The end of a run that is worse than popularity says what may help, by what the run was.
+#[test]
+fn a_run_below_popularity_is_told_what_may_help() {
+    let p = Place::new();
+    // Two items that half of the users begin with, and the others end with.
+    let mut log = String::from("user,item,timestamp\n");
+    for u in 0..60 {
+        for t in 0..10 {
+            let popular = if u % 2 == 0 { t < 2 } else { t >= 8 };
+            let item = if popular { t % 2 } else { 2 + (u * 7 + t * 5) % 38 };
+            log += &format!("u{u},i{item},{}\n", 1_000_000_000 + u * 600 + t * 86_400);
+        }
+    }
+    p.write("walk.csv", log);
+    p.well("import walk.csv --out walk -q");
+    let below = |flags: &str| {
+        let done = p.run(&format!("train walk --out run {TINY} --lr 0 --epochs 2 --eval-every 1 {flags}"));
+        std::fs::remove_dir_all(p.path("run")).unwrap();
+        assert_eq!(done.code, Some(0), "{done:?}");
+        done
+    };
+    let done = below("");
+    assert!(done.out.contains("times that of popularity"), "{done:?}");
+    for says in ["after 8 steps, the validation", "try --epochs 500", "--model sasrec, which learns"] {
+        assert!(done.err.contains(says), "'{says}' is missing: {done:?}");
+    }
+    let done = below("--model sasrec");
+    assert!(done.err.contains("try --epochs 500") && !done.err.contains("--model sasrec, which"), "{done:?}");
+}
+
+#[test]
+fn a_split_by_time_is_told_in_dates() {
+    let p = Place::new();
+    let done = p.run(&format!("train data --out run --epochs 1 {TINY} --split time --cut 2001-09-25"));
+    assert!(done.err.contains("time: events from 2001-09-25 (1001376000) on are for the test"), "{done:?}");
+    assert!(done.out.contains("split    time: events from 2001-09-25"), "{done:?}");
 }

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod baskets;
+mod doubts;
 mod formats;
 mod get;
 

@@ -31,6 +31,10 @@ const TIME: &[&str] = &[
 const RATING: &[&str] =
     &["rating", "ratings", "score", "stars", "star", "starrating", "overall", "rate", "reviewscore", "weight", "plays"];
 
+/// Names of a rating of 1 (clicked) or 0 (only shown). They are words that a log of texts may use for anything, so they show
+/// no header and are taken above numbers alone.
+const CLICKED: &[&str] = &["clicked", "isclicked", "click", "isclick", "label"];
+
 /// What a column is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
@@ -142,6 +146,12 @@ pub(crate) fn choose(
     if !named {
         by_content(names.len(), sample, &mut found);
     }
+    if named && found[Role::Rating as usize].is_none() && !refused[Role::Rating as usize] {
+        let number = |cell: &str| cell.parse::<f32>().is_ok();
+        let free = |c: &usize| !found.contains(&Some(*c)) && mostly(sample, *c, &number);
+        let called = |name: &&str| names.iter().position(|n| normal(n) == **name);
+        found[Role::Rating as usize] = CLICKED.iter().find_map(|name| called(&name)).filter(free);
+    }
     if named && found[Role::Time as usize].is_none() && !refused[Role::Time as usize] {
         found[Role::Time as usize] = time_by_content(names, sample, &found)?;
     }
@@ -179,20 +189,20 @@ pub(crate) fn choose(
 }
 
 /// Cells of one column of the sample.
-fn cells(sample: &[Vec<String>], c: usize) -> impl Iterator<Item = &str> + Clone {
+pub(crate) fn cells_of(sample: &[Vec<String>], c: usize) -> impl Iterator<Item = &str> + Clone {
     sample.iter().filter_map(move |row| row.get(c)).map(String::as_str)
 }
 
 /// Half of the cells decide: a broken row is to be reported as such, not to make its column something else.
 fn mostly(sample: &[Vec<String>], c: usize, fits: &dyn Fn(&str) -> bool) -> bool {
-    let count = cells(sample, c).count();
-    count > 0 && 2 * cells(sample, c).filter(|cell| fits(cell)).count() >= count
+    let count = cells_of(sample, c).count();
+    count > 0 && 2 * cells_of(sample, c).filter(|cell| fits(cell)).count() >= count
 }
 
 /// Whether a column holds moments: dates, or numbers of the size that moments have.
 fn holds_times(sample: &[Vec<String>], c: usize) -> bool {
     let time = |cell: &str| TimeKind::of_sample([cell].into_iter()).parse(cell.as_bytes()).is_some();
-    mostly(sample, c, &time) && TimeKind::of_sample(cells(sample, c)) != TimeKind::Number { unit: "unknown" }
+    mostly(sample, c, &time) && TimeKind::of_sample(cells_of(sample, c)) != TimeKind::Number { unit: "unknown" }
 }
 
 /// With names, none of which is known for a time: a free column of dates, or of moments as numbers under a name that
@@ -203,7 +213,7 @@ fn time_by_content(names: &[String], sample: &[Vec<String>], found: &[Option<usi
         let name = normal(&names[c]);
         ["time", "date", "stamp"].iter().any(|word| name.contains(word)) || name.ends_with("at") || name.ends_with("on")
     };
-    let dates = |c: usize| matches!(TimeKind::of_sample(cells(sample, c)), TimeKind::Date { .. });
+    let dates = |c: usize| matches!(TimeKind::of_sample(cells_of(sample, c)), TimeKind::Date { .. });
     // The time may tell the baskets too.
     let free = (0..names.len()).filter(|c| !found[..4].contains(&Some(*c)));
     let times: Vec<usize> = free.filter(|&c| holds_times(sample, c) && (dates(c) || speaks(c))).collect();
@@ -303,6 +313,20 @@ mod tests {
         assert_eq!(time("user,item,timeframe", "a,x,1200").unwrap(), None, "too small for a moment");
         let error = time("user,item,ordered_at,shipped_at", "a,x,2024-05-01,2024-05-02").unwrap_err().to_string();
         assert!(error.contains("ordered_at, shipped_at") && error.contains("--time-col ordered_at"), "{error}");
+    }
+
+    #[test]
+    fn clicks_are_ratings_where_they_are_numbers() {
+        let rating = |header: &str, row: &str| {
+            choose(&names(header), true, &[names(row)], &ImportOptions::default()).unwrap().rating
+        };
+        assert_eq!(rating("user,item,time,clicked", "a,x,5,1"), Some(3));
+        assert_eq!(rating("user,item,label,time", "a,x,0,5"), Some(2));
+        assert_eq!(rating("user,item,label,rating", "a,x,0,5"), Some(3), "the surer name");
+        assert_eq!(rating("user,item,label", "a,x,Tea"), None, "what the item is called");
+        let none = ImportOptions { rating_col: Some("none".into()), ..Default::default() };
+        assert_eq!(choose(&names("user,item,click"), true, &[names("a,x,1")], &none).unwrap().rating, None);
+        assert!(!is_known("click"), "an event of a log without a header");
     }
 
     #[test]

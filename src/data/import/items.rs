@@ -12,6 +12,7 @@ use crate::{
         import::{
             ImportOptions,
             columns::{Role, bare, by_name, by_wish, is_known},
+            doubts::{WARNING, like_names},
             records::{Delimiter, cells},
             sniff::{self, Kind},
         },
@@ -38,7 +39,8 @@ pub(crate) fn read(
     };
     // The overrides speak of the log, not of this table.
     let plain = ImportOptions::default();
-    let known = |cell: &str| is_known(cell) || options.item_fields.iter().any(|f| f == bare(cell));
+    let told = |cell: &str| options.item_fields.iter().chain(&options.item_col).any(|name| name == bare(cell));
+    let known = |cell: &str| is_known(cell) || told(cell);
     let mut table = sniff::table(path, gzip, &plain, &known)?;
     // movies.dat of MovieLens has no header, and everyone knows its columns.
     if table.delimiter == Delimiter::DoubleColon && !table.header && table.names.len() == 3 {
@@ -50,7 +52,7 @@ pub(crate) fn read(
         Some(wish) => by_wish(names, wish, "--item-col").map_err(at)?,
         None => by_name(names, Role::Item).or((!table.header).then_some(0)).ok_or_else(|| {
             at(Error::user(format!("no column looks like the item (the columns are: {})", names.join(", ")))
-                .hint("give the key column the name that it has in the log"))
+                .hint("call the column of the keys `item`, or as --item-col calls it in the log"))
         })?,
     };
     let picked: Vec<usize> = if options.item_fields.is_empty() {
@@ -86,6 +88,19 @@ pub(crate) fn read(
         digits(row_of.len() as u64),
         digits(keys.len() as u64),
     ));
+    // A row of the table has the key of an item of the log, as a rule; a header has none.
+    if let (false, Some((first, below))) = (table.header, table.rows.split_first())
+        && keys.find(&first[key]).is_none()
+        && like_names(first, below)
+    {
+        say(&format!(
+            "{WARNING}{}: line 1 ({}) is read as a row, but may be a header, and no item is called '{}'; if it is one, call \
+             its column of keys `item`",
+            path.display(),
+            first.join(", "),
+            first[key]
+        ));
+    }
     if row_of.is_empty() {
         return Err(Error::user(format!(
             "{}: no key in column '{}' is an item of the log",
@@ -93,6 +108,16 @@ pub(crate) fn read(
             names[key]
         ))
         .hint("name the column that holds the same keys as the log with --item-col"));
+    }
+    if row_of.len() * 10 < keys.len() {
+        say(&format!(
+            "{WARNING}{}: only {} of {} items of the log have a row here: does column '{}' hold the log's item keys? another \
+             one is named with --item-col",
+            path.display(),
+            digits(row_of.len() as u64),
+            digits(keys.len() as u64),
+            names[key]
+        ));
     }
     let mut fields = Vec::new();
     for column in picked {

@@ -15,10 +15,16 @@ use crate::{
             parquet,
             ratings::{RatingRule, Sizes},
             text::{self, Block},
+            time::TimeKind,
         },
         spill::Spill,
     },
 };
+
+/// What to do about a column of times that holds none.
+const NO_TIMES: &str = "none of the first rows has a time there: write times as numbers, or as dates with the year first \
+                        (2015-03-09); or name another column with --time-col, or go by the order of the rows with \
+                        --time-col none";
 
 /// The log as it is read: keys to ids, rows to a spill.
 pub(crate) struct Log<'a> {
@@ -113,6 +119,8 @@ impl<'a> Log<'a> {
         };
         if let (Some(first), false) = (block.bad.first(), self.options.skip_bad) {
             let header = match layout {
+                // To leave such rows out would leave nothing.
+                _ if first.of_time() && layout.time_kind() == Some(TimeKind::Unread) => Some(NO_TIMES.into()),
                 Layout::Text(text) if first.line == 1 => text.header_hint(self.options),
                 _ => None,
             };

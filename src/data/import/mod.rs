@@ -12,6 +12,7 @@ only: not on the budget, the number of threads, or the format the log came in.
 */
 
 mod columns;
+mod doubts;
 mod group;
 mod intern;
 mod items;
@@ -24,7 +25,7 @@ mod sniff;
 mod text;
 mod time;
 
-pub(crate) use self::time::parse_date;
+pub(crate) use self::{doubts::WARNING, time::parse_date};
 
 use std::{
     path::{Path, PathBuf},
@@ -145,13 +146,13 @@ pub struct ImportSummary {
     pub core_rounds: u64,
     /// Shortest, median and longest history.
     pub history: [u32; 3],
-    /// The smallest and the largest rating.
-    pub ratings: Option<[f32; 2]>,
     /// Where a few ratings are far larger than all others, whatever their sign: what the others are below.
     pub other_ratings_below: Option<f32>,
     /// Earliest and latest time, in `time_unit`.
     pub times: Option<[i64; 2]>,
     pub time_unit: Option<String>,
+    /// Least and greatest rating of what is kept.
+    pub ratings: Option<[f32; 2]>,
     /// How many baskets a column told apart; `None` where no column did.
     pub baskets: Option<u64>,
     /// Baskets of a user that overlap in time: how many times were raised to keep them whole and in order.
@@ -184,6 +185,13 @@ impl Layout {
         (path, columns, kind.map(time::TimeKind::unit))
     }
 
+    fn time_kind(&self) -> Option<time::TimeKind> {
+        match self {
+            Layout::Text(l) => l.time_kind,
+            Layout::Parquet(l) => l.time_kind,
+        }
+    }
+
     fn describe(&self) -> Vec<String> {
         match self {
             Layout::Text(l) => l.describe(),
@@ -192,7 +200,8 @@ impl Layout {
     }
 }
 
-/// Imports logs (several are read as one, in the order given) into the folder `out`. `report` gets lines of talk.
+/// Imports logs (several are read as one, in the order given) into the folder `out`. `report` gets lines of talk; those that warn
+/// begin with `warning: `.
 ///
 /// The result appears under its name only when it is whole and on disk; on any error nothing is left behind.
 ///
@@ -339,10 +348,10 @@ pub fn import(
         dropped_core,
         core_rounds,
         history,
-        ratings: has.ratings.then(|| ratings.range()),
         other_ratings_below: ratings.others_below(),
         times: done.times,
         time_unit: manifest.time_unit,
+        ratings: done.ratings,
         baskets: has.baskets.then_some(done.baskets),
         raised_times: grouped.raised,
         shards: shard_count,

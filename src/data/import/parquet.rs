@@ -18,6 +18,7 @@ use crate::{
     data::import::{
         ImportOptions,
         columns::{self, Columns, Role},
+        doubts,
         intern::hash_key,
         ratings::RatingRule,
         sniff::describe_columns,
@@ -36,6 +37,8 @@ pub(crate) struct ParquetLayout {
     pub columns: Columns,
     pub time_kind: Option<TimeKind>,
     pub rows: u64,
+    /// What may have been misunderstood.
+    doubts: Vec<String>,
 }
 
 fn damaged(path: &Path, e: &ParquetError) -> Error {
@@ -85,16 +88,35 @@ pub(crate) fn layout(path: &Path, options: &ImportOptions) -> Result<ParquetLayo
         Some(c) => Some(time_kind(&reader, c, &leaves[c]).map_err(|e| damaged(path, &e))?),
         None => None,
     };
-    Ok(ParquetLayout { path: path.into(), names, columns, time_kind, rows })
+    let times = |c: usize| looks_like_times(&reader, c, &leaves[c]);
+    let doubts = doubts::ignored_times(path, &names, &columns, options, times).into_iter().collect();
+    Ok(ParquetLayout { path: path.into(), names, columns, time_kind, rows, doubts })
 }
 
-/// The unit of a time column: what its type says, or what its first values look like.
-fn time_kind(
-    reader: &SerializedFileReader<File>,
-    column: usize,
-    leaf: &ColumnDescriptor,
-) -> std::result::Result<TimeKind, ParquetError> {
-    let declared = match (leaf.logical_type_ref(), leaf.converted_type(), leaf.physical_type()) {
+/// Whether a column is of a type of times, or its first cells look like times.
+fn looks_like_times(reader: &SerializedFileReader<File>, column: usize, leaf: &ColumnDescriptor) -> bool {
+    if leaf.max_rep_level() > 0 || leaf.converted_type() == ConvertedType::DECIMAL {
+        return false;
+    }
+    if declared_unit(leaf).is_some() {
+        return true;
+    }
+    let cells = || {
+        let mut cells = Cells::new(reader.get_row_group(0).ok()?.get_column_reader(column).ok()?, leaf);
+        let rows = cells.read(200).ok()?;
+        let text = |i: usize| {
+            let mut text = Vec::new();
+            cells.text(i, &mut text).then(|| String::from_utf8_lossy(&text).into_owned())
+        };
+        Some((0..rows).filter_map(text).collect::<Vec<String>>())
+    };
+    // What cannot be read is nobody's business as long as it is ignored.
+    cells().is_some_and(|cells| doubts::all_moments(cells.iter().map(String::as_str)))
+}
+
+/// The unit of a column whose type says that it holds times.
+fn declared_unit(leaf: &ColumnDescriptor) -> Option<&'static str> {
+    match (leaf.logical_type_ref(), leaf.converted_type(), leaf.physical_type()) {
         (Some(LogicalType::Timestamp(t)), ..) => Some(match t.unit {
             TimeUnit::MILLIS => "ms",
             TimeUnit::MICROS => "us",
@@ -105,8 +127,16 @@ fn time_kind(
         (_, ConvertedType::DATE, _) | (Some(LogicalType::Date), ..) => Some("s"),
         (_, _, Type::INT96) => Some("ns"),
         _ => None,
-    };
-    if let Some(unit) = declared {
+    }
+}
+
+/// The unit of a time column: what its type says, or what its first values look like.
+fn time_kind(
+    reader: &SerializedFileReader<File>,
+    column: usize,
+    leaf: &ColumnDescriptor,
+) -> std::result::Result<TimeKind, ParquetError> {
+    if let Some(unit) = declared_unit(leaf) {
         return Ok(TimeKind::Number { unit });
     }
     let mut cells = Cells::new(reader.get_row_group(0)?.get_column_reader(column)?, leaf);
@@ -131,6 +161,7 @@ impl ParquetLayout {
         let rows = crate::data::digits(self.rows);
         let mut lines = vec![format!("{}: Parquet, {rows} rows", self.path.display())];
         lines.extend(describe_columns(&self.names, true, &self.columns, self.time_kind));
+        lines.extend(self.doubts.iter().cloned());
         lines
     }
 }

@@ -37,8 +37,6 @@ impl RatingRule {
 pub(crate) struct Sizes {
     /// By the exponent of an f32.
     counts: [u64; 256],
-    /// The smallest and the largest.
-    range: [f32; 2],
 }
 
 /// Powers of two between all others and what is far from them: more than 32 times as large.
@@ -46,7 +44,7 @@ const FAR: usize = 6;
 
 impl Default for Sizes {
     fn default() -> Sizes {
-        Sizes { counts: [0; 256], range: [f32::INFINITY, f32::NEG_INFINITY] }
+        Sizes { counts: [0; 256] }
     }
 }
 
@@ -54,12 +52,6 @@ impl Sizes {
     #[inline]
     pub fn add(&mut self, rating: f32) {
         self.counts[(rating.to_bits() >> 23 & 0xff) as usize] += 1;
-        self.range = [self.range[0].min(rating), self.range[1].max(rating)];
-    }
-
-    /// The smallest rating and the largest.
-    pub fn range(&self) -> [f32; 2] {
-        self.range
     }
 
     /// Where one in a hundred at most, or a single one, is far larger than all others (whatever its sign): what these are

@@ -14,7 +14,8 @@ use crate::{
     base::{Error, Result, error::IoContext},
     data::import::{
         ImportOptions,
-        columns::{self, Columns, Role},
+        columns::{self, Columns, Role, cells_of},
+        doubts,
         records::{Delimiter, cells},
         time::{TimeKind, parse_number},
     },
@@ -36,6 +37,8 @@ pub(crate) struct TextLayout {
     pub time_kind: Option<TimeKind>,
     /// Where the file has no header, or none that is known: its first row.
     first: Vec<String>,
+    /// What may have been misunderstood.
+    doubts: Vec<String>,
 }
 
 /// What kind of file it is, by its first bytes.
@@ -217,8 +220,13 @@ pub(crate) fn text_layout(path: &Path, gzip: bool, options: &ImportOptions) -> R
         return Err(Error::user(format!("{}: has a header and no rows", path.display())));
     }
     let time_kind = columns.time.map(|c| TimeKind::of_sample(rows.iter().filter_map(|r| r.get(c)).map(String::as_str)));
+    let times = |c: usize| doubts::all_moments(cells_of(&rows, c));
+    let mut doubts: Vec<String> = doubts::ignored_times(path, &names, &columns, options, times).into_iter().collect();
+    if !header {
+        doubts.extend(doubts::header_as_data(path, &rows, &columns, options));
+    }
     let first = if header { Vec::new() } else { rows.into_iter().next().unwrap_or_default() };
-    Ok(TextLayout { path: path.into(), gzip, delimiter, header, names, columns, time_kind, first })
+    Ok(TextLayout { path: path.into(), gzip, delimiter, header, names, columns, time_kind, first, doubts })
 }
 
 impl TextLayout {
@@ -252,6 +260,7 @@ impl TextLayout {
         let gzip = if self.gzip { ", gzip" } else { "" };
         let mut lines = vec![format!("{}: {}, {header}{gzip}", self.path.display(), self.delimiter)];
         lines.extend(describe_columns(&self.names, self.header, &self.columns, self.time_kind));
+        lines.extend(self.doubts.iter().cloned());
         lines
     }
 }

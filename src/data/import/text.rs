@@ -304,9 +304,19 @@ pub(crate) fn basket_label(cell: &[u8]) -> u64 {
 #[cold]
 pub(crate) fn bad_time(cell: &[u8]) -> String {
     if cell.is_empty() {
-        return "the time is empty".into();
+        return NO_TIME.into();
     }
-    format!("'{}' is not a time (a number, or a date like 2015-03-09 18:30:00)", shown(cell))
+    format!("'{}' {BAD_TIME}", shown(cell))
+}
+
+const NO_TIME: &str = "the time is empty";
+const BAD_TIME: &str = "is not a time (a number, or a date like 2015-03-09 18:30:00)";
+
+impl BadRow {
+    /// Whether the time is what is wrong.
+    pub fn of_time(&self) -> bool {
+        self.reason == NO_TIME || self.reason.ends_with(BAD_TIME)
+    }
 }
 
 /// A cell as it may stand in a message.

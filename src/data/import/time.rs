@@ -10,6 +10,8 @@ pub(crate) enum TimeKind {
     Number { unit: &'static str },
     /// `2015-03-09`, `2015-03-09T18:30:00.5Z`, …; kept in seconds, or microseconds where fractions were seen.
     Date { micros: bool },
+    /// Not one cell of the sample is either; should one be met later, it is read as a number.
+    Unread,
 }
 
 impl TimeKind {
@@ -19,6 +21,7 @@ impl TimeKind {
             TimeKind::Number { unit } => unit,
             TimeKind::Date { micros: true } => "us",
             TimeKind::Date { micros: false } => "s",
+            TimeKind::Unread => "unknown",
         }
     }
 
@@ -31,6 +34,7 @@ impl TimeKind {
             TimeKind::Number { unit: "ns" } => "nanoseconds since 1970",
             TimeKind::Number { .. } => "numbers that order the log (too small to be dates)",
             TimeKind::Date { .. } => "dates",
+            TimeKind::Unread => "but no cell looked at is a time",
         }
     }
 
@@ -42,7 +46,7 @@ impl TimeKind {
             let micros = dates.clone().any(|cell| parse_date(cell.as_bytes()).is_some_and(|t| t % 1_000_000 != 0));
             return TimeKind::Date { micros };
         }
-        Self::of_largest(numbers.map(i64::unsigned_abs).max().unwrap_or(0))
+        numbers.map(i64::unsigned_abs).max().map_or(TimeKind::Unread, Self::of_largest)
     }
 
     /// The unit that puts the largest number seen between 1973 and 5138; below it, numbers are mere order.
@@ -61,7 +65,7 @@ impl TimeKind {
     #[inline]
     pub fn parse(self, cell: &[u8]) -> Option<i64> {
         match self {
-            TimeKind::Number { .. } => parse_number(cell),
+            TimeKind::Number { .. } | TimeKind::Unread => parse_number(cell),
             TimeKind::Date { micros: true } => parse_date(cell),
             TimeKind::Date { micros: false } => parse_date(cell).map(|t| t.div_euclid(1_000_000)),
         }
@@ -231,5 +235,6 @@ mod tests {
         assert_eq!(unit(&["978300760000000000"]), "ns");
         assert_eq!(unit(&["2020-01-01", "2020-01-02 10:00:00"]), "s");
         assert_eq!(unit(&["2020-01-01 00:00:00.125"]), "us");
+        assert_eq!(TimeKind::of_sample(["01/02/2023", "web"].into_iter()), TimeKind::Unread);
     }
 }

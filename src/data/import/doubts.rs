@@ -1,0 +1,116 @@
+/*! What may have been misunderstood of a log although nothing in it is wrong: a column of times that nobody reads, a header
+that is taken for data. The import goes on, since both may be meant, but says so; the flag that settles it silences it.
+*/
+
+use std::path::Path;
+
+use crate::{
+    base::error::typed,
+    data::import::{
+        ImportOptions,
+        columns::{Columns, Role, bare},
+        time::parse_date,
+    },
+};
+
+/// What a line of talk begins with that is a warning.
+pub(crate) const WARNING: &str = "warning: ";
+
+/// Numbers that may be moments: from 1973 counted in seconds to 2033 counted in nanoseconds.
+const MOMENTS: std::ops::Range<i64> = 100_000_000..2_000_000_000_000_000_000;
+
+/// Whether every cell is a date, or every cell a whole number of the size of moments; there must be one. Ids of ten digits
+/// pass as well: that is why such columns are named and not taken.
+pub(crate) fn all_moments<'a>(cells: impl Iterator<Item = &'a str> + Clone) -> bool {
+    let number = |cell: &str| cell.parse::<i64>().is_ok_and(|n| MOMENTS.contains(&n));
+    let mut any = cells.clone();
+    any.next().is_some()
+        && (cells.clone().all(number) || cells.clone().all(|cell| parse_date(cell.as_bytes()).is_some()))
+}
+
+/// The log has no column of times and nobody said so, but a column that is ignored looks like one.
+pub(crate) fn ignored_times(
+    path: &Path,
+    names: &[String],
+    columns: &Columns,
+    options: &ImportOptions,
+    looks_like_times: impl Fn(usize) -> bool,
+) -> Option<String> {
+    if columns.time.is_some() || options.time_col.is_some() {
+        return None;
+    }
+    let ignored = |c: &usize| Role::ALL.iter().all(|role| columns.of(*role) != Some(*c));
+    let found: Vec<&str> =
+        (0..names.len()).filter(ignored).filter(|c| looks_like_times(*c)).map(|c| bare(&names[c])).collect();
+    let first = typed(found.first()?);
+    let (them, look) = if found.len() == 1 { ("column", "looks") } else { ("columns", "look") };
+    Some(format!(
+        "{WARNING}{}: {them} '{}' {look} like times and nobody reads them: the order of the rows is taken for the order in \
+         time; add --time-col {first}, or --time-col none if the rows are in order",
+        path.display(),
+        found.join("', '")
+    ))
+}
+
+/// Whether the first row may be names although none of them is known: words without digits, of which none comes again in
+/// its column, as keys of users and items do sooner or later.
+pub(crate) fn like_names(first: &[String], below: &[Vec<String>]) -> bool {
+    let word = |cell: &String| cell.starts_with(char::is_alphabetic) && !cell.contains(char::is_numeric);
+    let alone = |c: usize| below.iter().all(|row| row.get(c) != Some(&first[c]));
+    !below.is_empty() && first.iter().all(word) && (0..first.len()).all(alone)
+}
+
+/// A log was found to have no header, and its first row looks like one. Where it has times or ratings that row will be
+/// refused, with its own hint.
+pub(crate) fn header_as_data(
+    path: &Path,
+    rows: &[Vec<String>],
+    columns: &Columns,
+    options: &ImportOptions,
+) -> Option<String> {
+    let (first, below) = rows.split_first()?;
+    if options.no_header || columns.time.or(columns.rating).is_some() || !like_names(first, below) {
+        return None;
+    }
+    let name = |c: usize| typed(first.get(c).map_or("", String::as_str));
+    Some(format!(
+        "{WARNING}{}: line 1 ({}) is read as data, but may be a header: words that do not come again below; if it is one, \
+         add --user-col {} --item-col {}; if it is data, --no-header",
+        path.display(),
+        first.join(", "),
+        name(columns.user),
+        name(columns.item)
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(text: &str) -> Vec<String> {
+        text.split(',').map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn moments_are_dates_or_numbers_of_their_size_throughout() {
+        for cells in ["1700000000,1700000100", "1700000000123", "2024-05-01,2024-05-02 10:00:00", "978300760000000000"]
+        {
+            assert!(all_moments(cells.split(',')), "{cells}");
+        }
+        for cells in ["1700000000,12", "2024-05-01,soon", "4.5", "", "99999999", "2024-05-01,1700000000"] {
+            assert!(!all_moments(cells.split(',')), "{cells}");
+        }
+        assert!(!all_moments(std::iter::empty()));
+    }
+
+    #[test]
+    fn names_are_words_that_do_not_come_again() {
+        let like = |rows: &[&str]| {
+            let rows: Vec<_> = rows.iter().map(|r| row(r)).collect();
+            like_names(&rows[0], &rows[1..])
+        };
+        assert!(like(&["who,what", "anna,tea", "bob,cup"]) && like(&["who,what", "u1,i1"]));
+        assert!(!like(&["anna,tea", "bob,cup", "anna,cup"]), "a user comes again");
+        assert!(!like(&["u1,tea", "u2,cup"]) && !like(&["who,what"]), "digits; nothing to compare with");
+    }
+}
