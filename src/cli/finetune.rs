@@ -138,7 +138,7 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     if args.transfer != Transfer::None {
         printer.say(format_args!("shared  {}", base.shared(&data)));
     }
-    let held = Split::new(&data, split)?;
+    let held = Split::for_task(&data, split, settings.find()?.1.baskets)?;
     for warning in seen_warnings(&origin, &data, &held)? {
         printer.warn(warning);
     }

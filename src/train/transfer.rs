@@ -159,12 +159,15 @@ impl Base {
             (0..field.values()).all(|id| self.sides.values.as_ref().is_some_and(|v| v.find(&key(id)).is_some()))
         };
         let named = settings.field_names();
-        Freeze {
-            network: true,
-            items: all(data.item_keys(), Some(&self.items)),
-            users: settings.user_width == 0 || all(data.user_keys(), self.sides.users.as_ref()),
-            fields: data.item_fields().iter().filter(|f| named.contains(&f.name())).all(|f| known(&f)),
+        let items = all(data.item_keys(), Some(&self.items));
+        // Of tables that are not there all rows are known, but there is nothing to freeze.
+        let has = (settings.user_width > 0, !named.is_empty());
+        let users = all(data.user_keys(), self.sides.users.as_ref());
+        let fields = data.item_fields().iter().filter(|f| named.contains(&f.name())).all(|f| known(&f));
+        if items && (users || !has.0) && (fields || !has.1) {
+            return Freeze::ALL;
         }
+        Freeze { network: true, items, users: users && has.0, fields: fields && has.1 }
     }
 
     /// Whether a network of `settings` can take over its layers.
