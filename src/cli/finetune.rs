@@ -113,7 +113,9 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     let split = match args.split.spec(&data)? {
         Some(split) => split,
         // What the base was not trained on stays what it is judged by.
-        None if base.config.data_fingerprint == data.fingerprint() && base.config.settings.task == settings.task => {
+        None if base.config.data_fingerprint == data.fingerprint()
+            && (!settings.find()?.1.baskets || base.config.split.check_whole_baskets().is_ok()) =>
+        {
             base.config.split
         }
         None => usual_split(&settings)?,
