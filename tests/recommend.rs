@@ -364,19 +364,25 @@ fn vectors_of_another_checkpoint_are_kept_or_replaced_as_a_whole() {
     assert_eq!(names(), all);
     let bytes = || all.map(|name| std::fs::read(dir.path().join(name)).unwrap());
     let before = bytes();
-    for words in [&["--what", "users"][..], &["--format", "parquet"], &[]] {
+    for words in [&["--what", "users"][..], &["--format", "parquet"]] {
         let e = export("two", words).unwrap_err();
-        assert!(e.contains("another run or checkpoint (4 files)") && e.contains("--force"), "{e}");
+        assert!(e.contains("another run or checkpoint would stand beside") && e.contains("--force"), "{e}");
         assert!(bytes() == before);
     }
+    // All of it written anew is no mixture.
+    export("two", &[]).unwrap();
+    assert!(names() == all && bytes() != before);
+    export("one", &[]).unwrap();
     // Items of the old one would say nothing beside users of the new.
     export("two", &["--what", "users", "--force"]).unwrap();
     assert_eq!(names(), all[2..]);
-    // What does not say whose it is counts as another's.
+    // What is no file of vectors is somebody's, and stays.
     std::fs::write(dir.path().join("items.parquet"), "anything").unwrap();
-    assert!(export("two", &[]).unwrap_err().contains("items.parquet: the folder holds"));
-    export("two", &["--force"]).unwrap();
-    assert_eq!(names(), all);
+    for words in [&["--force"][..], &[], &["--what", "users"]] {
+        let e = export("two", words).unwrap_err();
+        assert!(e.contains("items.parquet") && e.contains("no vectors"), "{e}");
+    }
+    assert_eq!(std::fs::read(dir.path().join("items.parquet")).unwrap(), b"anything");
 }
 
 /// The built program, from a log to lists, with a real model: eval's per-user ranks and recommend's lists tell the same

@@ -18,6 +18,7 @@ use safetensors::{Dtype, tensor::TensorView};
 use serde_json::{Value, json};
 
 use super::{
+    evaluate::lineage_notes,
     opened::{OpenRun, RunFlags, open_data, open_run},
     printer::Printer,
     split_flags::SplitFlags,
@@ -42,6 +43,7 @@ use crate::{
     train::{
         RunFolder, Which, checkpoint,
         clicks::{ClickData, ClickEpoch, ClickSettings, Fitted, Inputs, NO_VECTOR, encode, fit},
+        lineage::seen_by_bases,
     },
 };
 
@@ -169,6 +171,9 @@ fn learn(args: &Args, printer: Printer) -> Result<()> {
             "{} clicks are on items that the run does not know: they are in no history",
             digits(impressions.unknown_clicks)
         ));
+    }
+    if let Some(parent) = args.predictions.as_deref().and_then(Path::parent).filter(|p| *p != Path::new("")) {
+        make_folder(parent)?;
     }
     run.strangers(&data).iter().for_each(|note| printer.warn(note));
     // Before the work: a folder that cannot be made is known at once. Should the work fail, it goes again.
@@ -306,6 +311,10 @@ impl Parts {
                 run.split.words(data.ticks_per_second())
             ))
             .hint("use the run's split (leave the split flags out), or train a run under this one"));
+        }
+        for part in [&split.valid() as &dyn HeldOut, &split.test()] {
+            let bases = seen_by_bases(run.from.as_ref(), data, part)?;
+            lineage_notes(&bases).iter().for_each(|note| printer.warn(format_args!("{}: {note}", part.name())));
         }
         let clean = |user: usize| seen.as_ref().is_none_or(|seen| !seen[user]);
         let of = |part: &dyn HeldOut| impressions.part(|u| if clean(u) { part.held_out(u) } else { 0..0 });

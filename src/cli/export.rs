@@ -84,12 +84,32 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     Ok(())
 }
 
-/// Files of vectors in a folder, with the format of each, that are not of this checkpoint: items of one and users of another
-/// have the same shapes and no meaning together.
-fn strangers(out: &Path, checkpoint: &str) -> Vec<PathBuf> {
-    let name = |stem: &str, format: Format| out.join(format!("{stem}.{}", format.extension()));
-    let all = ["items", "users"].into_iter().flat_map(|stem| FORMATS.map(|format| name(stem, format)));
-    all.filter(|path| path.exists() && checkpoint_of(path).as_deref() != Some(checkpoint)).collect()
+/// Files of vectors in a folder that are not of this checkpoint: items of one and users of another have the same shapes and no
+/// meaning together.
+///
+/// # Errors
+/// A file in the place of vectors that are none.
+fn strangers(out: &Path, checkpoint: &str) -> Result<Vec<PathBuf>> {
+    let mut strangers = Vec::new();
+    for path in ["items", "users"].into_iter().flat_map(|stem| FORMATS.map(|format| place(out, stem, format))) {
+        if !path.exists() {
+            continue;
+        }
+        match checkpoint_of(&path) {
+            Some(theirs) if theirs == checkpoint => {}
+            Some(_) => strangers.push(path),
+            None => {
+                return Err(Error::user(format!("{}: this file holds no vectors of mipgpu", path.display()))
+                    .hint("move it away, or choose another folder with --out"));
+            }
+        }
+    }
+    Ok(strangers)
+}
+
+/// Where vectors of one kind are written.
+fn place(out: &Path, stem: &str, format: Format) -> PathBuf {
+    out.join(format!("{stem}.{}", format.extension()))
 }
 
 const FORMATS: [Format; 2] = [Format::Safetensors, Format::Parquet];
@@ -130,21 +150,27 @@ fn write_into(
                 .hint("choose another folder with --out"));
         }
     }
-    let strangers = strangers(&args.out, checkpoint);
-    if let (Some(first), false) = (strangers.first(), args.force) {
-        return Err(Error::user(format!(
-            "{}: the folder holds vectors of another run or checkpoint ({} files)",
-            first.display(),
-            strangers.len()
-        ))
-        .hint("choose another folder with --out, or replace them with --force"));
-    }
-    make_folder(&args.out)?;
     let formats: Vec<Format> = FORMATS
         .into_iter()
         .zip([FormatFlag::Safetensors, FormatFlag::Parquet])
         .filter_map(|(format, flag)| args.format.contains(&flag).then_some(format))
         .collect();
+    let stems =
+        [(What::Items, "items"), (What::Users, "users")].into_iter().filter(|(what, _)| args.what.contains(what));
+    let written: Vec<PathBuf> =
+        stems.flat_map(|(_, stem)| formats.iter().map(move |format| place(&args.out, stem, *format))).collect();
+    // What is written anew is replaced; beside it nothing of another checkpoint may stay.
+    let strangers: Vec<PathBuf> =
+        strangers(&args.out, checkpoint)?.into_iter().filter(|path| !written.contains(path)).collect();
+    if let (Some(first), false) = (strangers.first(), args.force) {
+        return Err(Error::user(format!(
+            "{}: vectors of another run or checkpoint would stand beside the new ones ({} files)",
+            first.display(),
+            strangers.len()
+        ))
+        .hint("choose another folder with --out, or remove them with --force"));
+    }
+    make_folder(&args.out)?;
     let width = run.encoder.width();
     let mut written = Vec::new();
     if args.what.contains(&What::Items) {

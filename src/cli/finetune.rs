@@ -208,7 +208,7 @@ fn seen_warnings(origin: &Origin, data: &Dataset, split: &Split) -> Result<Vec<S
             "leak: {} was trained on events of {} users that this split of its own data holds out ({})",
             base.run.display(),
             digits(users as u64),
-            split.spec()
+            split.spec().words(data.ticks_per_second())
         ))
         .hint("leave the split flags out to keep the base's split, or train the base again under this one"));
     }

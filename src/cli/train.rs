@@ -100,6 +100,7 @@ pub fn execute(planned: &Planned, printer: Printer) -> Result<()> {
     let split = Split::for_task(data, config.split, config.settings.find()?.1.baskets)?;
     // Before anything is written: a device that cannot be used, or settings that cannot be planned, leave no run behind.
     backend::probe(device, config.settings.precision)?;
+    let made = !folder.path.exists();
     if !resume {
         run::check(config, data, &split)?;
         folder.create(config, data)?;
@@ -111,7 +112,7 @@ pub fn execute(planned: &Planned, printer: Printer) -> Result<()> {
     let trained = pool.install(|| train(&job, &mut |event| progress.show(event)));
     progress.finish();
     if trained.is_err() && !resume {
-        folder.discard();
+        folder.discard(made);
     }
     let state = trained?;
     if !state.done {

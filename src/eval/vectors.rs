@@ -47,16 +47,22 @@ use crate::{
 /// Rows computed and written at a time; a Parquet row group each.
 const BLOCK_ROWS: usize = 8192;
 
+/// What a safetensors file of vectors calls itself.
+const FORMAT: &str = "mipgpu.vectors";
+
 /// The key under which a Parquet file tells its checkpoint.
 const CHECKPOINT: &str = "mipgpu.checkpoint";
 
-/// Which checkpoint the vectors of a file are of; `None`: it does not say, or is no file of vectors.
+/// Which checkpoint the vectors of a file are of, which says nothing in files of earlier versions; `None`: it is no file of
+/// vectors that this program wrote.
 pub fn checkpoint_of(path: &Path) -> Option<String> {
     let mut file = File::open(path).ok()?;
     if path.extension()? == Format::Parquet.extension() {
         let reader = SerializedFileReader::new(file).ok()?;
-        let told = reader.metadata().file_metadata().key_value_metadata()?;
-        return told.iter().find(|pair| pair.key == CHECKPOINT)?.value.clone();
+        let about = reader.metadata().file_metadata();
+        about.created_by().filter(|by| by.starts_with("mipgpu "))?;
+        let told = about.key_value_metadata().into_iter().flatten().find(|pair| pair.key == CHECKPOINT);
+        return Some(told.and_then(|pair| pair.value.clone()).unwrap_or_default());
     }
     let mut length = [0; 8];
     file.read_exact(&mut length).ok()?;
@@ -68,7 +74,9 @@ pub fn checkpoint_of(path: &Path) -> Option<String> {
     let mut header = vec![0; length as usize];
     file.read_exact(&mut header).ok()?;
     let header: serde_json::Value = serde_json::from_slice(&header).ok()?;
-    Some(header["__metadata__"]["checkpoint"].as_str()?.to_string())
+    let about = &header["__metadata__"];
+    about["format"].as_str().filter(|format| *format == FORMAT)?;
+    Some(about["checkpoint"].as_str().unwrap_or_default().to_string())
 }
 
 /// A file format for vectors.
@@ -258,7 +266,7 @@ fn safetensors_head(sheet: Sheet<'_>, out: &mut impl Write) -> std::io::Result<(
     header.insert(
         "__metadata__".into(),
         serde_json::json!({
-            "format": "mipgpu.vectors", "version": "1", "rows": sheet.name, "checkpoint": sheet.checkpoint,
+            "format": FORMAT, "version": "1", "rows": sheet.name, "checkpoint": sheet.checkpoint,
         }),
     );
     let mut at = 0usize;

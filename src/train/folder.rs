@@ -118,12 +118,15 @@ impl RunFolder {
     /// # Errors
     /// The folder exists already and holds a run, or anything else: a data set, say, also has an `items.safetensors`.
     pub fn create(&self, config: &RunConfig, data: &Dataset) -> Result<()> {
-        let begun = self.config_path().exists();
+        // Only what tells of itself as a run, and holds nothing else, may be replaced.
+        let ours = [self.config_path(), self.items(), self.users(), self.fields()];
+        let only_ours = || fs::read_dir(&self.path).into_iter().flatten().flatten().all(|e| ours.contains(&e.path()));
+        let begun = self.config_path().exists() && self.config().is_ok();
         if begun && (self.last().exists() || self.best().exists()) {
             return Err(Error::user(format!("{}: a run is there already", self.path.display()))
                 .hint("continue it with --resume, or choose another folder with --out"));
         }
-        if !begun && fs::read_dir(&self.path).is_ok_and(|mut entries| entries.next().is_some()) {
+        if !(begun && only_ours()) && fs::read_dir(&self.path).is_ok_and(|mut entries| entries.next().is_some()) {
             return Err(Error::user(format!("{}: the folder is not empty", self.path.display()))
                 .hint("choose a new folder with --out"));
         }
@@ -140,16 +143,18 @@ impl RunFolder {
     }
 
     /// Takes back what [`RunFolder::create`] made, where nothing has come of it: a run that could not begin leaves nothing
-    /// behind.
-    pub fn discard(&self) {
+    /// behind. `made`: whether the folder itself was made then.
+    pub fn discard(&self, made: bool) {
         if self.last().exists() || self.best().exists() || self.path.join("metrics.jsonl").exists() {
             return;
         }
         for file in [self.items(), self.users(), self.fields(), self.config_path()] {
             let _ = fs::remove_file(file);
         }
-        // Only if nothing else is in it.
-        let _ = fs::remove_dir(&self.path);
+        if made {
+            // Only if nothing else is in it.
+            let _ = fs::remove_dir(&self.path);
+        }
     }
 
     /// Keeps other processes from training this run at the same time, until the lock is dropped or the process ends.

@@ -86,7 +86,12 @@ pub fn check(config: &RunConfig, data: &Dataset, split: &Split) -> Result<()> {
     s.check()?;
     learners(s, data, split)?;
     let facts = Facts { ratings: config.ratings.clone(), ..Sides::facts_of(s, data)? };
-    lay_out(s, &facts, s.batch).map(drop)
+    let (plan, ..) = lay_out(s, &facts, s.batch)?;
+    if plan.params().iter().all(|p| p.frozen) {
+        return Err(Error::user(format!("--freeze {} leaves nothing to train", s.freeze))
+            .hint("freeze less, or add patches: --patch serial"));
+    }
+    Ok(())
 }
 
 /// The users with something to train on, and their pairs where the task learns from baskets.

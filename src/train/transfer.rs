@@ -202,7 +202,8 @@ impl Base {
             ]
         };
         for ((name, theirs), (_, mine)) in of(base).into_iter().zip(of(settings)) {
-            if theirs != mine {
+            // What the model does not listen to makes no difference.
+            if theirs != mine && settings.find()?.0.uses.contains(&name) {
                 return Err(Error::user(format!("{path}: the base has --{name} {theirs}, the new run {mine}"))
                     .hint(format!("leave --{name} out: its layers were trained so; {tables}")));
             }
@@ -214,7 +215,7 @@ impl Base {
             return Err(Error::user(format!("{path}: the base has --fields {theirs}, the new run {mine}"))
                 .hint(format!("fields stand side by side in their order: give --fields {theirs}, {tables}")));
         }
-        if (beside || base.user_width > 0 && settings.user_width > 0) && base.join != settings.join {
+        if self.file.weights().iter().any(|(name, _)| name == "side.weight") && base.join != settings.join {
             return Err(Error::user(format!("{path}: the base and the new run differ in --join")).hint("leave it out"));
         }
         let ((_, theirs), (_, mine)) = (base.find()?, settings.find()?);
@@ -248,7 +249,7 @@ impl Base {
                         "no user of the new data is known to the base, which has {}",
                         theirs.map_or(0, Vocab::len)
                     ))
-                    .hint("user vectors are matched by key: give both data sets the same keys, or train without --user-width"));
+                    .hint("user vectors are matched by key: give both data sets the same keys, or start without them: --user-width 0 (caser, mlp: --transfer none)"));
                 }
             }
         }

@@ -228,6 +228,7 @@ fn what_does_not_fit_is_refused_before_anything_is_written() {
     tune("--transfer patch --freeze none", &["--freeze none", "--transfer model"]);
     tune("--transfer model --patches 1", &["--patches: there are no patches"]);
     tune("--transfer none --fresh-rows mean", &["--fresh-rows", "random"]);
+    tune("--freeze network,items", &["leaves nothing to train"]);
     tune("--fresh-rows content", &["no side fields", "--item-fields"]);
     tune("--transfer patch --patches 3", &["1 or 2 patches"]);
     p.refused("finetune --from data data --out new", &["no run is there"]);
@@ -308,7 +309,10 @@ fn what_the_base_learned_is_not_tested_on() {
         day(8)
     ));
     p.well("finetune --from base data --out same -q --epochs 1");
-    assert!(p.text("same/config.toml").contains("kind = \"time\""), "the base's split is kept");
+    p.well("finetune --from base data --out other -q --epochs 1 --task next-item");
+    for run in ["same", "other"] {
+        assert!(p.text(&format!("{run}/config.toml")).contains("kind = \"time\""), "the base's split is kept");
+    }
     p.train("loo", "--epochs 1");
     let e = "finetune --from loo data --out new --split last-n --test-n 4";
     p.refused(e, &["leak", "was trained on events of", "leave the split flags out"]);

@@ -139,6 +139,16 @@ fn a_folder_with_other_things_in_it_is_never_written_into() {
     // A data set, a run and exported vectors each have a file called items.safetensors.
     p.refused(&format!("train data --out data {TINY}"), &["the folder is not empty"]);
     p.refused("train data --out .", &["the folder is not empty"]);
+    // A settings file may be called config.toml too, and a start that fails must not take it away.
+    std::fs::create_dir(p.path("exp")).unwrap();
+    p.write("exp/config.toml", "epochs = 1\nwidth = 16\n");
+    for flags in ["", "--batch 500000 --length 2000"] {
+        p.refused(&format!("train data --config exp/config.toml --out exp {flags}"), &["the folder is not empty"]);
+        assert_eq!(p.text("exp/config.toml"), "epochs = 1\nwidth = 16\n");
+    }
+    std::fs::create_dir(p.path("mine")).unwrap();
+    p.refused(&format!("train data --out mine --width 16 --batch 500000 --length 2000"), &["GB of memory"]);
+    assert!(p.names("mine").is_empty(), "an empty folder that was there stays, as it was");
     p.refused("train data --out run", &["a run is there already", "--resume"]);
     p.refused("export run --out data", &["the folder holds a data set"]);
     p.refused("export run --out run", &["the folder holds a run"]);

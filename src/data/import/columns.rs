@@ -32,7 +32,7 @@ const RATING: &[&str] =
     &["rating", "ratings", "score", "stars", "star", "starrating", "overall", "rate", "reviewscore", "weight", "plays"];
 
 /// Names of a rating of 1 (clicked) or 0 (only shown). They are words that a log of texts may use for anything, so they show
-/// no header and are taken above numbers alone.
+/// no header and are taken above zeros and ones alone.
 const CLICKED: &[&str] = &["clicked", "isclicked", "click", "isclick", "label"];
 
 /// What a column is for.
@@ -147,8 +147,8 @@ pub(crate) fn choose(
         by_content(names.len(), sample, &mut found);
     }
     if named && found[Role::Rating as usize].is_none() && !refused[Role::Rating as usize] {
-        let number = |cell: &str| cell.parse::<f32>().is_ok();
-        let free = |c: &usize| !found.contains(&Some(*c)) && mostly(sample, *c, &number);
+        let click = |cell: &str| cell.parse::<f32>().is_ok_and(|x| x == 0.0 || x == 1.0);
+        let free = |c: &usize| !found.contains(&Some(*c)) && mostly(sample, *c, &click);
         let called = |name: &&str| names.iter().position(|n| normal(n) == **name);
         found[Role::Rating as usize] = CLICKED.iter().find_map(|name| called(&name)).filter(free);
     }

@@ -56,6 +56,11 @@ pub(crate) fn read(
         })?,
     };
     let picked: Vec<usize> = if options.item_fields.is_empty() {
+        // The log itself: what stands in an item's first row of it is that row's, which may be held out.
+        if table.header && by_name(names, Role::User).is_some() {
+            return Err(at(Error::user("this table has a column of users, as a log has")
+                .hint("name the columns that say something of the item: --item-fields category,brand")));
+        }
         (0..names.len()).filter(|&c| c != key).collect()
     } else {
         let wishes = options.item_fields.iter();
