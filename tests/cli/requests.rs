@@ -282,8 +282,8 @@ fn vectors_of_two_runs_are_not_mixed() {
     p.train("b", "--epochs 1 --seed 2");
     p.well("export a --out vectors --what items");
     let items = p.read("vectors/items.safetensors");
-    for words in ["export b --out vectors --what users", "export b --out vectors", "export a --last --out vectors"] {
-        p.refused(words, &["vectors of another run or checkpoint (2 files)", "--force"]);
+    for words in ["export b --out vectors --what users", "export a --last --out vectors --what users"] {
+        p.refused(words, &["vectors of another run or checkpoint would stand beside", "(2 files)", "--force"]);
     }
     assert!(
         p.names("vectors") == ["items.parquet", "items.safetensors"] && items == p.read("vectors/items.safetensors")
