@@ -322,15 +322,24 @@ fn a_failed_export_leaves_no_trace() {
     }
     let data = sequences(&["a b c d", "b c d e"]);
     let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("users.parquet"), "old").unwrap();
-    let users: export::Args =
-        flags(&["runs/test", "--out", dir.path().to_str().unwrap(), "--what", "users", "--force"]);
+    let users: export::Args = flags(&[
+        "runs/test",
+        "--out",
+        dir.path().to_str().unwrap(),
+        "--what",
+        "users",
+        "--format",
+        "parquet",
+        "--force",
+    ]);
     let mut run = run_of(Fake::new(data.items(), 3, true), &data);
+    write(&mut run, Some(&data), "old", &users).unwrap();
+    let old = std::fs::read(dir.path().join("users.parquet")).unwrap();
     run.encoder = Box::new(Failing(Fake::new(data.items(), 3, true)));
     let e = write(&mut run, Some(&data), "0123abcd", &users).unwrap_err();
     assert!(e.to_string().contains("on fire"));
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
-    assert_eq!(std::fs::read_to_string(dir.path().join("users.parquet")).unwrap(), "old");
+    assert_eq!(std::fs::read(dir.path().join("users.parquet")).unwrap(), old);
     // Nor does it make a folder, or put the items there that were computed before it failed.
     for out in ["new", ""] {
         let out = dir.path().join(out);
