@@ -147,7 +147,7 @@ fn a_folder_with_other_things_in_it_is_never_written_into() {
         assert_eq!(p.text("exp/config.toml"), "epochs = 1\nwidth = 16\n");
     }
     std::fs::create_dir(p.path("mine")).unwrap();
-    p.refused(&format!("train data --out mine --width 16 --batch 500000 --length 2000"), &["GB of memory"]);
+    p.refused("train data --out mine --width 16 --batch 500000 --length 2000", &["GB of memory"]);
     assert!(p.names("mine").is_empty(), "an empty folder that was there stays, as it was");
     p.refused("train data --out run", &["a run is there already", "--resume"]);
     p.refused("export run --out data", &["the folder holds a data set"]);

@@ -149,8 +149,8 @@ pub(crate) fn choose(
     if named && found[Role::Rating as usize].is_none() && !refused[Role::Rating as usize] {
         let click = |cell: &str| cell.parse::<f32>().is_ok_and(|x| x == 0.0 || x == 1.0);
         let free = |c: &usize| !found.contains(&Some(*c)) && mostly(sample, *c, &click);
-        let called = |name: &&str| names.iter().position(|n| normal(n) == **name);
-        found[Role::Rating as usize] = CLICKED.iter().find_map(|name| called(&name)).filter(free);
+        let called = |name: &str| names.iter().position(|n| normal(n) == name);
+        found[Role::Rating as usize] = CLICKED.iter().find_map(|name| called(name)).filter(free);
     }
     if named && found[Role::Time as usize].is_none() && !refused[Role::Time as usize] {
         found[Role::Time as usize] = time_by_content(names, sample, &found)?;
