@@ -39,6 +39,7 @@ pub enum Purpose {
     Test = 7,
     Domain = 8,
     Basket = 10,
+    Bootstrap = 11,
     /// Dropout sites take numbers from here upwards, one a site of the model.
     Dropout = 1 << 16,
 }

@@ -174,7 +174,7 @@ pub fn measure(run: &mut OpenRun, data: &Dataset, args: &Args) -> Result<(Report
 ///
 /// # Errors
 /// It was trained on it.
-fn warnings(run: &OpenRun, data: &Dataset, split: &Split, part: &dyn HeldOut) -> Result<Vec<String>> {
+pub fn warnings(run: &OpenRun, data: &Dataset, split: &Split, part: &dyn HeldOut) -> Result<Vec<String>> {
     let mut notes = Vec::new();
     if data.fingerprint() != run.data_fingerprint {
         notes.push(

@@ -6,6 +6,7 @@
 mod builtin;
 pub mod check;
 pub mod clicks;
+pub mod compare;
 pub mod data;
 pub mod devices;
 pub mod evaluate;
@@ -71,6 +72,8 @@ enum Command {
     Clicks(Box<clicks::Args>),
     /// Score a trained model: NDCG, recall, MRR; full and sampled ranking; slices
     Eval(evaluate::Args),
+    /// Whether one run is better than another: paired tests over the same users
+    Compare(compare::Args),
     /// Recommend items for users of the data or for any new history
     Recommend(recommend::Args),
     /// Write item and user vectors with their keys
@@ -103,6 +106,7 @@ pub fn main() -> ExitCode {
         Command::Finetune(args) => finetune::run(*args, printer),
         Command::Clicks(args) => clicks::run(*args, printer),
         Command::Eval(args) => evaluate::run(args, printer),
+        Command::Compare(args) => compare::run(args, printer),
         Command::Recommend(args) => recommend::run(args, printer),
         Command::Export(args) => export::run(args, printer),
         Command::Devices(args) => devices::run(args, printer),

@@ -16,6 +16,7 @@ pub mod rank;
 pub mod ratings;
 pub mod recommend;
 pub mod report;
+pub mod significance;
 pub mod slices;
 pub mod vectors;
 

@@ -1,0 +1,311 @@
+//! `mipgpu compare`: whether one run is better than another over the same users, or lucky.
+
+use std::{collections::HashMap, fmt::Write, path::PathBuf};
+
+use serde::Serialize;
+
+use super::{
+    evaluate::{Part, warnings},
+    opened::{OpenRun, RunFlags, open_data, open_run},
+    printer::Printer,
+};
+use crate::{
+    base::{Error, Result},
+    data::{
+        Dataset, digits,
+        split::{HeldOut, Split},
+    },
+    eval::{
+        EvalOptions, ItemMap, RatingOptions,
+        evaluate::{check_ks, evaluate_each},
+        evaluate_ratings,
+        metrics::{at_k, average_precision, reciprocal_rank},
+        significance::{Paired, holm, paired},
+        slices::{HISTORY_FROM, history_name, history_slice},
+    },
+    layers::RatingScale,
+};
+
+/// Compares every run with the first one, user by user: difference, bootstrap interval, paired t-test corrected for the number
+/// of comparisons, effect size; over all users and by the length of the history.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  mipgpu compare runs/scratch runs/tuned
+  mipgpu compare runs/a runs/b runs/c --k 20 --json")]
+pub struct Args {
+    /// Folders of trained runs, of the same data and split; the first is what the others are compared with
+    #[arg(required = true, num_args = 2.., value_name = "RUN")]
+    pub runs: Vec<PathBuf>,
+    /// Which held-out part to compare on
+    #[arg(long, value_enum, default_value_t)]
+    pub part: Part,
+    /// Length of the lists
+    #[arg(long, short, default_value_t = 10)]
+    pub k: usize,
+    /// Rank the items of a user's history too; by default they are excluded
+    #[arg(long)]
+    pub keep_seen: bool,
+    /// Draws of the bootstrap
+    #[arg(long, default_value_t = 10_000, value_name = "N")]
+    pub samples: usize,
+    /// Seed of the bootstrap
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Leave out the slices by history length
+    #[arg(long)]
+    pub no_slices: bool,
+    #[command(flatten)]
+    pub from: RunFlags,
+    /// Users computed at a time
+    #[arg(long, default_value_t = 256)]
+    pub batch: usize,
+}
+
+/// What a run did, user by user.
+struct Outcome {
+    name: String,
+    /// By user: events in the history, and the value of each metric.
+    users: Vec<(u32, usize, Vec<f64>)>,
+}
+
+/// One test.
+#[derive(Clone, Debug, Serialize)]
+struct Row {
+    run: String,
+    metric: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    history: Option<String>,
+    #[serde(flatten)]
+    result: Paired,
+    /// p corrected for all tests of its table.
+    p_holm: Option<f64>,
+}
+
+pub fn run(args: Args, printer: Printer) -> Result<()> {
+    if args.samples < 100 {
+        return Err(Error::user(format!("--samples {}", args.samples)).hint("an interval takes 100 draws at least"));
+    }
+    let mut opened = Vec::with_capacity(args.runs.len());
+    for path in &args.runs {
+        opened.push(open_run(path, &args.from)?);
+    }
+    check_alike(&opened)?;
+    let data = open_data(&opened[0].data)?;
+    let first = &opened[0];
+    if data.fingerprint() != first.data_fingerprint {
+        return Err(Error::user(format!(
+            "{}: the data set has changed since {} was trained",
+            first.data.display(),
+            first.name
+        ))
+        .hint("import the same data again, or train the runs anew"));
+    }
+    let split = Split::for_task(&data, first.split, first.encoder.last_basket())?;
+    let (valid, test) = (split.valid(), split.test());
+    let part: &dyn HeldOut = if args.part == Part::Valid { &valid } else { &test };
+    let rated = first.ratings.is_some();
+    let metrics: Vec<String> = match rated {
+        true => ["squared error", "absolute error"].map(String::from).into(),
+        false => {
+            let k = args.k;
+            let all = [format!("NDCG@{k}"), format!("Recall@{k}"), format!("HR@{k}"), "MRR".into(), "MAP".into()];
+            all.into()
+        }
+    };
+    let mut outcomes = Vec::with_capacity(opened.len());
+    for mut run in opened {
+        for note in warnings(&run, &data, &split, part)? {
+            printer.warn(format_args!("{}: {note}", run.name));
+        }
+        printer.say(format_args!("evaluating {}", run.name));
+        let users =
+            if rated { of_ratings(&mut run, &data, part, &args)? } else { of_lists(&mut run, &data, part, &args)? };
+        outcomes.push(Outcome { name: run.name, users });
+    }
+    let kept = keep_common(&mut outcomes);
+    if kept == 0 {
+        return Err(
+            Error::user("the runs have no user in common to be compared on").hint("compare runs of one catalogue")
+        );
+    }
+    let (whole, slices) = tests(&outcomes, &metrics, &args);
+    if printer.json {
+        printer.event(&serde_json::json!({
+            "event": "compare", "data": data.fingerprint(), "part": part.name(), "split": split.spec(), "users": kept,
+            "keep_seen": args.keep_seen, "samples": args.samples, "seed": args.seed,
+            "baseline": outcomes[0].name, "all": whole, "by_history": slices,
+        }));
+        return Ok(());
+    }
+    let kind = if rated { "errors of ratings, lower is better" } else { "full ranking, higher is better" };
+    printer.result(format_args!(
+        "compare  {} part of {}, {kind}; {} users",
+        part.name(),
+        split.spec().words(data.ticks_per_second()),
+        digits(kept as u64)
+    ));
+    printer.result(format_args!("with     {}", outcomes[0].name));
+    printer.raw(table("all users", &whole));
+    if !slices.is_empty() {
+        printer.raw(table(&format!("by events in the history, {}", metrics[0]), &slices));
+    }
+    Ok(())
+}
+
+/// # Errors
+/// Two runs that were not judged by the same answers.
+fn check_alike(runs: &[OpenRun]) -> Result<()> {
+    let first = &runs[0];
+    for run in &runs[1..] {
+        let refuse = |what: &str, hint: &str| {
+            Err(Error::user(format!("{} and {} {what}", first.name, run.name)).hint(hint.to_string()))
+        };
+        if run.data_fingerprint != first.data_fingerprint {
+            return refuse(
+                "were trained on different data",
+                "compare runs of one data set: the same users must answer for both",
+            );
+        }
+        if run.split != first.split {
+            return refuse(
+                "have different splits",
+                "compare runs of one split: the same events must be held out of both",
+            );
+        }
+        if run.ratings.is_some() != first.ratings.is_some() {
+            return refuse("predict different things", "compare runs that rank items, or runs that predict ratings");
+        }
+    }
+    Ok(())
+}
+
+fn of_lists(run: &mut OpenRun, data: &Dataset, part: &dyn HeldOut, args: &Args) -> Result<Vec<(u32, usize, Vec<f64>)>> {
+    check_ks(&[args.k], run.item_keys.len())?;
+    let map = ItemMap::between(data.item_keys(), &run.item_keys)?;
+    let options = EvalOptions {
+        ks: vec![args.k],
+        keep_seen: args.keep_seen,
+        batch: args.batch,
+        item_map: Some(&map),
+        users: run.user_keys.as_ref(),
+        ..EvalOptions::default()
+    };
+    let mut users = Vec::new();
+    evaluate_each(&mut *run.encoder, data, part, &options, &mut |user| {
+        let (ranks, at) = (&user.ranks.model, at_k(&user.ranks.model, args.k));
+        let values = vec![at.ndcg, at.recall, at.hr, reciprocal_rank(ranks), average_precision(ranks)];
+        users.push((user.user, part.held_out(user.user as usize).start, values));
+        Ok(())
+    })?;
+    Ok(users)
+}
+
+/// Errors of each user's held-out ratings, their means.
+fn of_ratings(
+    run: &mut OpenRun,
+    data: &Dataset,
+    part: &dyn HeldOut,
+    args: &Args,
+) -> Result<Vec<(u32, usize, Vec<f64>)>> {
+    let map = ItemMap::between(data.item_keys(), &run.item_keys)?;
+    let range = run.ratings.as_ref().map_or((0.0, 0.0), RatingScale::range);
+    let options = RatingOptions { range, batch: args.batch, item_map: Some(&map), users: run.user_keys.as_ref() };
+    let mut sums: HashMap<u32, (f64, f64, f64)> = HashMap::new();
+    evaluate_ratings(&mut *run.encoder, data, part, &options, &mut |p| {
+        let error = f64::from(p.predicted) - f64::from(p.rating);
+        let (squared, absolute, n) = sums.entry(p.user).or_default();
+        (*squared, *absolute, *n) = (*squared + error * error, *absolute + error.abs(), *n + 1.0);
+        Ok(())
+    })?;
+    let mean = |(user, (squared, absolute, n)): (u32, (f64, f64, f64))| {
+        (user, part.held_out(user as usize).start, vec![squared / n, absolute / n])
+    };
+    let mut users: Vec<_> = sums.into_iter().map(mean).collect();
+    users.sort_by_key(|(user, ..)| *user);
+    Ok(users)
+}
+
+/// Leaves the users that all runs were asked about; says how many.
+fn keep_common(outcomes: &mut [Outcome]) -> usize {
+    let mut seen: HashMap<u32, usize> = HashMap::new();
+    outcomes.iter().flat_map(|o| &o.users).for_each(|(user, ..)| *seen.entry(*user).or_default() += 1);
+    let all = outcomes.len();
+    outcomes.iter_mut().for_each(|o| o.users.retain(|(user, ..)| seen[user] == all));
+    outcomes[0].users.len()
+}
+
+/// All tests of all users, and those of the first metric by the length of the history.
+fn tests(outcomes: &[Outcome], metrics: &[String], args: &Args) -> (Vec<Row>, Vec<Row>) {
+    let (first, others) = (&outcomes[0], &outcomes[1..]);
+    let test = |other: &Outcome, metric: usize, slice: Option<usize>| {
+        let within = |history: usize| slice.is_none_or(|slice| history_slice(history) == slice);
+        let of = |o: &Outcome| -> Vec<f64> {
+            o.users.iter().filter(|(_, history, _)| within(*history)).map(|(_, _, values)| values[metric]).collect()
+        };
+        let (a, b) = (of(first), of(other));
+        (!a.is_empty()).then(|| Row {
+            run: other.name.clone(),
+            metric: metrics[metric].clone(),
+            history: slice.map(history_name),
+            result: paired(&a, &b, args.samples, args.seed),
+            p_holm: None,
+        })
+    };
+    // Of one held-out item each, recall is the hit rate, and precision the reciprocal rank: the same test is made once.
+    let twice = |m: usize| {
+        let same = |with: usize| first.users.iter().all(|(_, _, v)| v[m] == v[with]);
+        match metrics[m].split('@').next() {
+            Some("Recall") => same(m + 1),
+            Some("MAP") => same(m - 1),
+            _ => false,
+        }
+    };
+    let wanted: Vec<usize> = (0..metrics.len()).filter(|m| !twice(*m)).collect();
+    let mut whole: Vec<Row> = wanted.iter().flat_map(|m| others.iter().filter_map(|o| test(o, *m, None))).collect();
+    let bands = if args.no_slices { 0 } else { HISTORY_FROM.len() };
+    let mut slices: Vec<Row> =
+        (0..bands).flat_map(|band| others.iter().filter_map(|o| test(o, 0, Some(band)))).collect();
+    for rows in [&mut whole, &mut slices] {
+        let p: Vec<f64> = rows.iter().filter_map(|row| row.result.p).collect();
+        let mut corrected = holm(&p).into_iter();
+        rows.iter_mut().filter(|row| row.result.p.is_some()).for_each(|row| row.p_holm = corrected.next());
+    }
+    (whole, slices)
+}
+
+fn table(title: &str, rows: &[Row]) -> String {
+    let mut out = String::new();
+    let named = rows.iter().any(|row| row.history.is_some());
+    let head = if named { "history" } else { "metric" };
+    let wide = rows.iter().map(|row| row.run.chars().count()).max().unwrap_or(0).max(3);
+    let _ = writeln!(
+        out,
+        "\n{title}\n  {head:<16}{:<wide$}{:>9}{:>10}{:>10}{:>11}  {:<22}{:>8}{:>10}{:>8}",
+        "run", "users", "first", "this", "difference", "95 % interval", "t", "p (Holm)", "effect"
+    );
+    let chance = |p: Option<f64>| match p {
+        None => "-".to_string(),
+        Some(p) if p < 1e-4 => "<0.0001".into(),
+        Some(p) => format!("{p:.4}"),
+    };
+    let number = |x: Option<f64>| x.map_or("-".to_string(), |x| format!("{x:.2}"));
+    for row in rows {
+        let r = &row.result;
+        let what = row.history.as_ref().unwrap_or(&row.metric);
+        let interval = format!("[{:+.4}, {:+.4}]", r.interval[0], r.interval[1]);
+        let _ = writeln!(
+            out,
+            "  {what:<16}{:<wide$}{:>9}{:>10.4}{:>10.4}{:>+11.4}  {interval:<22}{:>8}{:>10}{:>8}",
+            row.run,
+            digits(r.n as u64),
+            r.means[0],
+            r.means[1],
+            r.difference,
+            number(r.t),
+            chance(row.p_holm),
+            number(r.effect)
+        );
+    }
+    out
+}
