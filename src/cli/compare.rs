@@ -264,8 +264,9 @@ fn tests(outcomes: &[Outcome], metrics: &[String], args: &Args) -> (Vec<Row>, Ve
     let wanted: Vec<usize> = (0..metrics.len()).filter(|m| !twice(*m)).collect();
     let mut whole: Vec<Row> = wanted.iter().flat_map(|m| others.iter().filter_map(|o| test(o, *m, None))).collect();
     let bands = if args.no_slices { 0 } else { HISTORY_FROM.len() };
+    let test = &test;
     let mut slices: Vec<Row> =
-        (0..bands).flat_map(|band| others.iter().filter_map(|o| test(o, 0, Some(band)))).collect();
+        (0..bands).flat_map(|band| others.iter().filter_map(move |o| test(o, 0, Some(band)))).collect();
     for rows in [&mut whole, &mut slices] {
         let p: Vec<f64> = rows.iter().filter_map(|row| row.result.p).collect();
         let mut corrected = holm(&p).into_iter();

@@ -2,13 +2,14 @@
 and files.
 
 `baskets` from import to recommendation · `requests` flags, settings and data that cannot be · `checkpoints` files that do
-not fit or were altered · `endings` runs that end before their time · `finetune` what runs take over from others · `modes`
-every way to train, and what is printed how · `ratings` runs that predict ratings.
+not fit or were altered · `compare` runs beside each other · `endings` runs that end before their time · `finetune` what
+runs take over from others · `modes` every way to train, and what is printed how · `ratings` runs that predict ratings.
 */
 
 mod baskets;
 mod checkpoints;
 mod clicks;
+mod compare;
 mod devices;
 mod endings;
 mod finetune;
