@@ -152,7 +152,8 @@ mod tests {
 
     #[test]
     fn the_t_distribution_is_that_of_the_tables() {
-        // Two-sided 5 % and 1 % points of Student's t, as printed in tables, to their four digits.
+        // Two-sided 5 % and 1 % points of Student's t, as printed in tables: rounding them to four digits moves p by twice the
+        // density there (below 0.07 and 0.02) times 0.00005.
         for (df, five, one) in [
             (1.0, 12.7062, 63.6567),
             (2.0, 4.3027, 9.9248),
@@ -161,8 +162,8 @@ mod tests {
             (30.0, 2.0423, 2.7500),
             (120.0, 1.9799, 2.6174),
         ] {
-            assert!((two_sided(five, df) - 0.05).abs() < 2e-6, "{df}: {}", two_sided(five, df));
-            assert!((two_sided(one, df) - 0.01).abs() < 1e-6, "{df}: {}", two_sided(one, df));
+            assert!((two_sided(five, df) - 0.05).abs() < 7e-6, "{df}: {}", two_sided(five, df));
+            assert!((two_sided(one, df) - 0.01).abs() < 2e-6, "{df}: {}", two_sided(one, df));
         }
         // Closed forms: df = 1 is Cauchy, df = 2 algebraic.
         for t in [0.1, 1.0, 3.7, 40.0f64] {
