@@ -114,14 +114,14 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
         }
     };
     let mut outcomes = Vec::with_capacity(opened.len());
-    for mut run in opened {
+    for (mut run, path) in opened.into_iter().zip(&args.runs) {
         for note in warnings(&run, &data, &split, part)? {
             printer.warn(format_args!("{}: {note}", run.name));
         }
         printer.say(format_args!("evaluating {}", run.name));
         let users =
             if rated { of_ratings(&mut run, &data, part, &args)? } else { of_lists(&mut run, &data, part, &args)? };
-        outcomes.push(Outcome { name: run.name, users });
+        outcomes.push(Outcome { name: path.display().to_string(), users });
     }
     let kept = keep_common(&mut outcomes);
     if kept == 0 {
