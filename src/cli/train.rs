@@ -292,7 +292,8 @@ fn introduce(
         beside.push(format!("users {} wide", s.user_width));
     }
     if !beside.is_empty() {
-        printer.say(format_args!("beside  {}, joined by {}", beside.join(", "), name(s.join)));
+        let joined = if uses("join") { format!(", joined by {}", name(s.join)) } else { String::new() };
+        printer.say(format_args!("beside  {}{joined}", beside.join(", ")));
     }
     printer.say(format_args!(
         "task    {}{}, loss {}",

@@ -43,7 +43,8 @@ impl Model for Bert4Rec {
     const NAME: &'static str = "bert4rec";
     const ABOUT: &'static str = "transformer that sees both sides (Sun et al. 2019)";
     const VIEWS: &'static [View] = &[View::Both, View::Past];
-    const USES: &'static [&'static str] = &["blocks", "heads", "ffn-ratio", "norm", "projection", "attention-dropout"];
+    const USES: &'static [&'static str] =
+        &["blocks", "heads", "ffn-ratio", "norm", "projection", "attention-dropout", "join"];
     const PATCHES: bool = true;
     const TAKES: Takes = Takes::Both;
     const BASKETS: bool = true;

@@ -66,7 +66,7 @@ impl Model for Caser {
     const NAME: &'static str = "caser";
     const ABOUT: &'static str = "convolutions over a window of items (Tang and Wang 2018)";
     const VIEWS: &'static [View] = &[View::Past, View::Both];
-    const USES: &'static [&'static str] = &["window", "horizontal", "vertical"];
+    const USES: &'static [&'static str] = &["window", "horizontal", "vertical", "join"];
 
     fn plan(p: &mut Planner, c: &Context) -> Result<Self> {
         let (s, d, n) = (c.settings, c.settings.width, c.input.capacity.n);

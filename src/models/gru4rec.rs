@@ -46,7 +46,7 @@ impl Model for Gru4Rec {
     const NAME: &'static str = "gru4rec";
     const ABOUT: &'static str = "gated recurrent units (Hidasi et al. 2016)";
     const VIEWS: &'static [View] = &[View::Past];
-    const USES: &'static [&'static str] = &["blocks"];
+    const USES: &'static [&'static str] = &["blocks", "join"];
 
     fn plan(p: &mut Planner, c: &Context) -> Result<Self> {
         let (s, d, n) = (c.settings, c.settings.width, c.input.capacity.n);

@@ -33,7 +33,7 @@ impl Model for PeterRec {
     const NAME: &'static str = "peterrec";
     const ABOUT: &'static str = "dilated convolutions, causal (NextItNet) or centred (Yuan et al. 2019, 2020)";
     const VIEWS: &'static [View] = &[View::Both, View::Past];
-    const USES: &'static [&'static str] = &["blocks", "taps", "dilations"];
+    const USES: &'static [&'static str] = &["blocks", "taps", "dilations", "join"];
     const PATCHES: bool = true;
 
     fn plan(p: &mut Planner, c: &Context) -> Result<Self> {

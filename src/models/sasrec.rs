@@ -31,7 +31,7 @@ impl Model for SasRec {
     const NAME: &'static str = "sasrec";
     const ABOUT: &'static str = "causal transformer (Kang and McAuley 2018)";
     const VIEWS: &'static [View] = &[View::Past];
-    const USES: &'static [&'static str] = &["blocks", "heads", "ffn-ratio", "attention-dropout"];
+    const USES: &'static [&'static str] = &["blocks", "heads", "ffn-ratio", "attention-dropout", "join"];
     const PATCHES: bool = true;
 
     fn plan(p: &mut Planner, c: &Context) -> Result<Self> {

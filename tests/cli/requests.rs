@@ -72,6 +72,7 @@ fn settings_out_of_range_are_refused_before_a_folder_is_made() {
         ("--targets 3", "who listens to it: next-item"),
         ("--loss sampled-softmax --gbce-t 0.5", "--gbce-t has no effect"),
         ("--model mlp", "give --user-width"),
+        ("--model mlp --user-width 8 --join sum", "--join has no effect"),
     ] {
         p.refused(&format!("train data --out run {flags}"), &[says]);
         assert!(!p.path("run").exists(), "{flags} left a folder");
