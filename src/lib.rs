@@ -24,6 +24,7 @@ pub mod base;
 pub mod cli;
 pub mod data;
 pub mod eval;
+pub mod experiment;
 pub mod layers;
 pub mod mem;
 pub mod models;
