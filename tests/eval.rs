@@ -506,3 +506,32 @@ fn the_command_sees_leaks_and_strange_data() {
     let (report, _) = measure(&mut run, &data, &eval_args(&time)).unwrap();
     assert!(report.text().contains("test from 2001-09-09 01:50:00 (1000000200)"), "{}", report.text());
 }
+
+/// The test predicted from the training events alone, as some published code does it: what validates is neither history nor a
+/// negative, and nothing else changes.
+#[test]
+fn validation_events_can_be_left_out_of_the_history() {
+    let data = random_dataset(80, 60, 8);
+    let split = Split::new(&data, SplitSpec::LastN { valid: 2, test: 3 }).unwrap();
+    let options = EvalOptions { negatives: 20, samplings: vec![Sampling::Uniform], ..EvalOptions::default() };
+    let without = EvalOptions { without_validation: true, ..options.clone() };
+    let run = |options: &EvalOptions| collect(&mut Fake::new(60, 6, false), &data, &split.test(), options).unwrap();
+    let ((report, users), (_, full)) = (run(&without), run(&options));
+    assert_eq!((report.protocol.history, users.len()), ("the training part", full.len()));
+    let mut moved = 0;
+    for (a, b) in users.iter().zip(&full) {
+        assert_eq!((a.user, &a.targets, a.history + 2), (b.user, &b.targets, b.history));
+        moved += usize::from(a.sampled[0].model != b.sampled[0].model);
+        // By definition: the scores after the training events, among all that those leave.
+        let history = split.train().items(&data, a.user as usize);
+        let excluded: HashSet<u32> = history.iter().copied().collect();
+        let scores = Fake::new(60, 6, false).scores(history);
+        let expected: Vec<usize> = a
+            .targets
+            .iter()
+            .map(|t| if excluded.contains(t) { MISS } else { brute_rank(&scores, *t, &excluded) })
+            .collect();
+        assert_eq!(a.ranks.model, expected, "user {}", a.user);
+    }
+    assert!(moved > 10, "the history moves ranks: {moved}");
+}

@@ -12,6 +12,7 @@ mod clicks;
 mod compare;
 mod devices;
 mod endings;
+mod experiment;
 mod finetune;
 mod modes;
 mod ratings;
