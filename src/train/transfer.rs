@@ -175,61 +175,8 @@ impl Base {
     /// # Errors
     /// It is of another architecture: another model, or one of the same shapes that computes something else.
     pub fn check_model(&self, settings: &Settings, transfer: Transfer) -> Result<()> {
-        let (base, path) = (&self.config.settings, self.folder.path.display());
-        if transfer == Transfer::Embedding && base.width != settings.width {
-            return Err(Error::user(format!("the base has width {}, the new run {}", base.width, settings.width))
-                .hint("leave --width out"));
-        }
-        if !matches!(transfer, Transfer::Model | Transfer::Patch) {
-            return Ok(());
-        }
-        let tables = "or carry over tables alone with --transfer embedding";
-        if base.model != settings.model {
-            return Err(Error::user(format!(
-                "{path}: the base is a {}, the new run a {}: their layers do not fit",
-                base.model, settings.model
-            ))
-            .hint(format!("leave --model out, {tables}")));
-        }
-        // What no tensor's shape tells.
-        let of = |s: &Settings| {
-            [
-                ("blocks", s.blocks.to_string()),
-                ("heads", s.heads.to_string()),
-                ("norm", format!("{:?}", s.norm).to_lowercase()),
-                ("dilations", String::from(s.dilations.clone())),
-                ("projection", s.projection.to_string()),
-            ]
-        };
-        for ((name, theirs), (_, mine)) in of(base).into_iter().zip(of(settings)) {
-            // What the model does not listen to makes no difference.
-            if theirs != mine && settings.find()?.0.uses.contains(&name) {
-                return Err(Error::user(format!("{path}: the base has --{name} {theirs}, the new run {mine}"))
-                    .hint(format!("leave --{name} out: its layers were trained so; {tables}")));
-            }
-        }
-        let (theirs, mine) = (base.field_names(), settings.field_names());
-        let beside = !theirs.is_empty() && !mine.is_empty();
-        if beside && theirs != mine {
-            let (theirs, mine) = (theirs.join(","), mine.join(","));
-            return Err(Error::user(format!("{path}: the base has --fields {theirs}, the new run {mine}"))
-                .hint(format!("fields stand side by side in their order: give --fields {theirs}, {tables}")));
-        }
-        if self.file.weights().iter().any(|(name, _)| name == "side.weight") && base.join != settings.join {
-            return Err(Error::user(format!("{path}: the base and the new run differ in --join")).hint("leave it out"));
-        }
-        let ((_, theirs), (_, mine)) = (base.find()?, settings.find()?);
-        if transfer == Transfer::Patch && theirs.view != mine.view {
-            return Err(Error::user(format!(
-                "{path}: the base was trained for {}, where a row sees {}, the new run for {}: frozen layers would see \
-                 what they were not trained for",
-                theirs.name,
-                if theirs.view == View::Both { "both sides" } else { "the past alone" },
-                mine.name
-            ))
-            .hint(format!("leave --task out, or train the layers on with --transfer model, {tables}")));
-        }
-        Ok(())
+        let (path, known) = (self.folder.path.display().to_string(), self.file.weights());
+        check_model(&path, (&self.config.settings, &known), settings, transfer)
     }
 
     /// Whether what is taken over fits a run of `settings` on `data`.
@@ -240,8 +187,9 @@ impl Base {
     pub fn check(&self, settings: &Settings, facts: &Facts, data: &Dataset, transfer: Transfer) -> Result<()> {
         let known = self.file.weights();
         let params = Engine::<Cpu>::parameters(settings, facts)?;
+        let path = self.folder.path.display().to_string();
         for p in &params {
-            let found = self.find(&known, p, transfer)?;
+            let found = find(&path, &known, p, transfer)?;
             if found.is_some() && rows_of(&p.name) == Rows::Users {
                 let theirs = self.sides.users.as_ref();
                 if !data.user_keys().keys().any(|key| theirs.is_some_and(|t| t.find(key).is_some())) {
@@ -263,36 +211,115 @@ impl Base {
         }
         Ok(())
     }
+}
 
-    /// The shape that a parameter has in the base, where it is taken over.
-    fn find<'k>(
-        &self,
-        known: &'k [(String, Vec<usize>)],
-        p: &Param,
-        transfer: Transfer,
-    ) -> Result<Option<&'k [usize]>> {
-        let path = self.folder.path.display();
-        let found = known.iter().find(|(name, _)| *name == p.name).filter(|_| wanted(&p.name, transfer));
-        let Some((_, shape)) = found else {
-            if p.frozen && !p.name.contains(Patch::NAME) {
-                let what = format!("{path}: the base has no '{}', which would be frozen", p.name);
-                return Err(Error::user(what).hint("use --transfer model, which trains what is new"));
-            }
-            return Ok(None);
-        };
-        let whole = rows_of(&p.name) == Rows::Whole;
-        if shape[1..] != p.shape[1..] || whole && *shape != p.shape {
-            let (name, new) = (&p.name, &p.shape);
-            return Err(Error::user(format!(
-                "{path}: tensor '{name}' is {shape:?} in the base, {new:?} in the new run"
-            ))
+/// Whether a network of `settings` can take over the layers of one of `base`'s; `path`: who that is.
+///
+/// # Errors
+/// It is of another architecture: another model, or one of the same shapes that computes something else.
+fn check_model(
+    path: &str,
+    (base, known): (&Settings, &[(String, Vec<usize>)]),
+    settings: &Settings,
+    transfer: Transfer,
+) -> Result<()> {
+    if transfer == Transfer::Embedding && base.width != settings.width {
+        return Err(Error::user(format!("the base has width {}, the new run {}", base.width, settings.width))
+            .hint("leave --width out"));
+    }
+    if !matches!(transfer, Transfer::Model | Transfer::Patch) {
+        return Ok(());
+    }
+    let tables = "or carry over tables alone with --transfer embedding";
+    if base.model != settings.model {
+        return Err(Error::user(format!(
+            "{path}: the base is a {}, the new run a {}: their layers do not fit",
+            base.model, settings.model
+        ))
+        .hint(format!("leave --model out, {tables}")));
+    }
+    // What no tensor's shape tells.
+    let of = |s: &Settings| {
+        [
+            ("blocks", s.blocks.to_string()),
+            ("heads", s.heads.to_string()),
+            ("norm", format!("{:?}", s.norm).to_lowercase()),
+            ("dilations", String::from(s.dilations.clone())),
+            ("projection", s.projection.to_string()),
+        ]
+    };
+    for ((name, theirs), (_, mine)) in of(base).into_iter().zip(of(settings)) {
+        // What the model does not listen to makes no difference.
+        if theirs != mine && settings.find()?.0.uses.contains(&name) {
+            return Err(Error::user(format!("{path}: the base has --{name} {theirs}, the new run {mine}"))
+                .hint(format!("leave --{name} out: its layers were trained so; {tables}")));
+        }
+    }
+    let (theirs, mine) = (base.field_names(), settings.field_names());
+    let beside = !theirs.is_empty() && !mine.is_empty();
+    if beside && theirs != mine {
+        let (theirs, mine) = (theirs.join(","), mine.join(","));
+        return Err(Error::user(format!("{path}: the base has --fields {theirs}, the new run {mine}"))
+            .hint(format!("fields stand side by side in their order: give --fields {theirs}, {tables}")));
+    }
+    if known.iter().any(|(name, _)| name == "side.weight") && base.join != settings.join {
+        return Err(Error::user(format!("{path}: the base and the new run differ in --join")).hint("leave it out"));
+    }
+    let ((_, theirs), (_, mine)) = (base.find()?, settings.find()?);
+    if transfer == Transfer::Patch && theirs.view != mine.view {
+        return Err(Error::user(format!(
+            "{path}: the base was trained for {}, where a row sees {}, the new run for {}: frozen layers would see \
+                 what they were not trained for",
+            theirs.name,
+            if theirs.view == View::Both { "both sides" } else { "the past alone" },
+            mine.name
+        ))
+        .hint(format!("leave --task out, or train the layers on with --transfer model, {tables}")));
+    }
+    Ok(())
+}
+
+/// The shape that a parameter has in the base, where it is taken over.
+fn find<'k>(
+    path: &str,
+    known: &'k [(String, Vec<usize>)],
+    p: &Param,
+    transfer: Transfer,
+) -> Result<Option<&'k [usize]>> {
+    let found = known.iter().find(|(name, _)| *name == p.name).filter(|_| wanted(&p.name, transfer));
+    let Some((_, shape)) = found else {
+        if p.frozen && !p.name.contains(Patch::NAME) {
+            let what = format!("{path}: the base has no '{}', which would be frozen", p.name);
+            return Err(Error::user(what).hint("use --transfer model, which trains what is new"));
+        }
+        return Ok(None);
+    };
+    let whole = rows_of(&p.name) == Rows::Whole;
+    if shape[1..] != p.shape[1..] || whole && *shape != p.shape {
+        let (name, new) = (&p.name, &p.shape);
+        return Err(Error::user(format!("{path}: tensor '{name}' is {shape:?} in the base, {new:?} in the new run"))
             .hint(
                 "give the new run the base's settings (leave out what shapes the model), or use --transfer embedding \
                      or none",
             ));
-        }
-        Ok(Some(shape))
     }
+    Ok(Some(shape))
+}
+
+/// Whether a run of the settings `new` will be able to start from one of `base`, called `name`: before that has been trained.
+///
+/// # Errors
+/// As [`Base::check_model`] and [`Base::check`], of what settings and data tell.
+pub fn check_plans(
+    name: &str,
+    (base, theirs): (&Settings, &Facts),
+    (new, facts): (&Settings, &Facts),
+    transfer: Transfer,
+) -> Result<()> {
+    let known = Engine::<Cpu>::parameters(base, theirs)?;
+    let known: Vec<(String, Vec<usize>)> = known.into_iter().map(|p| (p.name, p.shape)).collect();
+    check_model(name, (base, &known), new, transfer)?;
+    Engine::<Cpu>::parameters(new, facts)?.iter().try_for_each(|p| find(name, &known, p, transfer).map(|_| ()))
 }
 
 /// What a transfer would take over and the new run has no place for.
@@ -353,11 +380,11 @@ pub fn carry<B: Backend>(
     only: impl Fn(&Param) -> bool,
 ) -> Result<Vec<Carried>> {
     let params: Vec<Param> = engine.params().to_vec();
-    let known = base.file.weights();
+    let (path, known) = (base.folder.path.display().to_string(), base.file.weights());
     let mut all = Vec::new();
     for p in params.iter().filter(|p| only(p)).cloned() {
         let of = p.shape[0];
-        let rows = match base.find(&known, &p, origin.transfer)? {
+        let rows = match find(&path, &known, &p, origin.transfer)? {
             Some(shape) => take(engine, base, origin, keys, &p, shape[0])?,
             None => 0,
         };

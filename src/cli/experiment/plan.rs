@@ -28,7 +28,8 @@ use crate::{
         grid::{DataSpec, Grid, RowSpec, TableSpec},
         jobs::Job,
     },
-    train::{Flags, RunConfig, Settings, Transfer, run},
+    layers::Facts,
+    train::{Flags, RunConfig, Settings, Sides, Transfer, run, transfer::check_plans},
 };
 
 /// A data set of the grid.
@@ -153,6 +154,14 @@ impl Plan {
             settings,
         };
         run::check(&config, data, &cut)?;
+        if let Some((base, transfer)) = from {
+            let base = &self.specs[base];
+            let facts = |config: &RunConfig, data: &Dataset| -> Result<Facts> {
+                Ok(Facts { ratings: config.ratings.clone(), ..Sides::facts_of(&config.settings, data)? })
+            };
+            let (theirs, mine) = (facts(&base.config, &self.data[&base.data].data)?, facts(&config, data)?);
+            check_plans(&base.name, (&base.config.settings, &theirs), (&config.settings, &mine), transfer)?;
+        }
         self.specs.push(Spec { name: name.into(), data: data_name.into(), split, from, flags, config, row });
         Ok(())
     }
