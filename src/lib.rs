@@ -13,6 +13,7 @@ The rooms, in layer order (a room may use those before it; `tests/layering.rs` c
 | [`tasks`] | what a model is trained to do: corrupt, score, loss |
 | [`eval`] | ranking, metrics, baselines |
 | [`train`] | the loop, optimiser settings, checkpoints |
+| [`experiment`] | grids of runs, what came out of them, and whether it is more than luck |
 | [`cli`] | the command line: the only room that prints or exits |
 */
 

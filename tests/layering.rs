@@ -14,7 +14,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("tasks", &["base", "mem", "ops", "layers", "models", "data"]),
     ("eval", &["base", "data"]),
     ("train", &["base", "mem", "ops", "backend", "layers", "models", "tasks", "data", "eval"]),
-    ("cli", &["base", "backend", "data", "eval", "train", "layers", "models", "tasks"]),
+    ("experiment", &["base", "data", "eval", "train"]),
+    ("cli", &["base", "backend", "data", "eval", "train", "experiment", "layers", "models", "tasks"]),
 ];
 
 fn sources(dir: &Path, found: &mut Vec<(String, String)>) {

@@ -13,6 +13,7 @@ pub mod evaluate;
 pub mod export;
 pub mod finetune;
 pub mod import;
+pub mod jobs_progress;
 pub mod opened;
 pub mod printer;
 pub mod progress;

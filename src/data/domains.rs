@@ -18,7 +18,7 @@ use std::{
     },
 };
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::{
@@ -41,7 +41,7 @@ const SPLIT: FolderKind = FolderKind { name: "split of a data set", marker: "spl
 const MEMORY_BYTES: u64 = 512 << 20;
 
 /// Which values of an item with several decide.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Which {
     /// The one named first

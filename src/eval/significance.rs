@@ -71,18 +71,29 @@ pub fn paired(first: &[f64], second: &[f64], samples: usize, seed: u64) -> Paire
 /// The 2.5th and the 97.5th percentile of means of users drawn with replacement.
 fn bootstrap(differences: &[f64], samples: usize, seed: u64) -> [f64; 2] {
     let n = differences.len();
-    let samples = samples.min((MOST_DRAWS / n).max(1000)).max(1);
-    let mean_of = |sample: usize| {
+    percentiles(n, samples, seed, |users| users.map(|user| differences[user]).sum::<f64>() / n as f64)
+}
+
+/// The 2.5th and the 97.5th percentile of what `of` says of n users drawn with replacement, over and over: the bootstrap's
+/// interval of any number that is computed from users. Of very many users fewer draws are made, but a thousand at least.
+pub fn percentiles(
+    n: usize,
+    samples: usize,
+    seed: u64,
+    of: impl Fn(&mut dyn Iterator<Item = usize>) -> f64 + Sync,
+) -> [f64; 2] {
+    let samples = samples.min((MOST_DRAWS / n.max(1)).max(1000)).max(1);
+    let value_of = |sample: usize| {
         let mut draw = Stream::new(seed, Purpose::Bootstrap, sample as u32);
-        (0..n).map(|_| differences[draw.below(n as u64) as usize]).sum::<f64>() / n as f64
+        of(&mut (0..n).map(|_| draw.below(n as u64) as usize))
     };
-    let mut means: Vec<f64> = (0..samples).into_par_iter().map(mean_of).collect();
-    means.sort_by(f64::total_cmp);
+    let mut values: Vec<f64> = (0..samples).into_par_iter().map(value_of).collect();
+    values.sort_by(f64::total_cmp);
     // Linear between neighbours, as spreadsheets and numpy have it.
     let at = |share: f64| {
         let place = share * (samples - 1) as f64;
         let (low, part) = (place.floor() as usize, place.fract());
-        means[low] + part * (means[(low + 1).min(samples - 1)] - means[low])
+        values[low] + part * (values[(low + 1).min(samples - 1)] - values[low])
     };
     [at(0.025), at(0.975)]
 }

@@ -1,1 +1,518 @@
+/*! A grid: what is run and what is compared, as a TOML file.
 
+```toml
+name = "transfer"                     # of the folder: runs/transfer
+title = "Does pre-training help in another domain?"
+seeds = 3                             # 1, 2, 3; or a list
+
+[data]
+shop = { path = "data/shop", get = "mipgpu import shop.csv --out data/shop" }
+halves = { split = "shop", random = 0.5 }            # halves/source and halves/target
+
+[settings.small]                      # names of flags of `mipgpu train`, without their dashes
+model = "bert4rec"
+width = 32
+
+[[base]]                              # what rows start from
+name = "pretrained"
+data = "halves/source"
+settings = ["small"]
+
+[[table]]
+name = "next"
+title = "Next item"
+data = "halves/target"
+split = { kind = "leave-one-out" }
+settings = ["small"]
+metrics = ["NDCG@10", "HR@10"]
+columns = ["transfer"]
+rows = [
+    { name = "none", labels = ["none"] },
+    { name = "model", labels = ["model"], from = "pretrained", transfer = "model", against = "none" },
+]
+
+[[finding]]
+says = "Pre-training helps."
+claims = [{ what = "model over none", better = ["model"], than = ["none"] }]
+
+[quick]                               # laid over all of the above by --quick
+seeds = 1
+```
+
+A row's settings are those of its table's groups, its own groups, then `set`, each over the one before; a row with `from` has
+its base's under them.
+*/
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
+
+use serde::Deserialize;
+
+use super::results::Expect;
+use crate::{
+    base::{Error, Result, error::nearest},
+    data::{domains::Which, split::SplitSpec},
+    train::Transfer,
+};
+
+/// The whole file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Grid {
+    pub name: String,
+    pub title: String,
+    /// What one must know to read the numbers, a paragraph each.
+    #[serde(default)]
+    pub notes: Vec<String>,
+    pub seeds: Seeds,
+    pub data: BTreeMap<String, DataSpec>,
+    #[serde(default)]
+    pub settings: BTreeMap<String, toml::Table>,
+    #[serde(default, rename = "base")]
+    pub bases: Vec<BaseSpec>,
+    #[serde(default, rename = "table")]
+    pub tables: Vec<TableSpec>,
+    #[serde(default, rename = "finding")]
+    pub findings: Vec<FindingSpec>,
+    /// What `--quick` lays over the rest.
+    pub quick: Option<toml::Table>,
+}
+
+/// How many, or which.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub enum Seeds {
+    Count(u64),
+    List(Vec<u64>),
+}
+
+impl Seeds {
+    pub fn list(&self) -> Vec<u64> {
+        match self {
+            Seeds::Count(n) => (1..=*n).collect(),
+            Seeds::List(all) => all.clone(),
+        }
+    }
+}
+
+/// Where data come from: a folder, the built-in sample, or two domains made of another.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct DataSpec {
+    /// A folder made by `mipgpu import`.
+    pub path: Option<PathBuf>,
+    /// How to get it, told where it is missing.
+    pub get: Option<String>,
+    #[serde(default)]
+    pub built_in: bool,
+    /// The data that are split in two, `NAME/source` and `NAME/target`: by a field of the items, or at random.
+    pub split: Option<String>,
+    pub field: Option<String>,
+    #[serde(default)]
+    pub target_values: Vec<String>,
+    #[serde(default)]
+    pub which: Which,
+    /// A share of the items, or a number of them.
+    pub random: Option<f64>,
+    pub seed: Option<u64>,
+    pub target_last: Option<usize>,
+    pub source_last: Option<usize>,
+}
+
+/// A run that rows start from.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct BaseSpec {
+    pub name: String,
+    pub data: String,
+    #[serde(default)]
+    pub settings: Vec<String>,
+    #[serde(default)]
+    pub set: toml::Table,
+    #[serde(default)]
+    pub split: SplitSpec,
+}
+
+/// Rows that answer for the same users.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct TableSpec {
+    pub name: String,
+    pub title: String,
+    pub data: String,
+    #[serde(default)]
+    pub split: SplitSpec,
+    #[serde(default)]
+    pub settings: Vec<String>,
+    /// NDCG@k, Recall@k, HR@k, MRR, MAP; or RMSE, MAE.
+    pub metrics: Vec<String>,
+    /// Rank among so many negatives, drawn uniformly; 0: among all items.
+    #[serde(default)]
+    pub negatives: usize,
+    /// Leave validation items out of what the test is predicted from.
+    #[serde(default)]
+    pub without_validation: bool,
+    /// Show numbers in percent.
+    #[serde(default)]
+    pub percent: bool,
+    /// Where published numbers come from.
+    pub published: Option<String>,
+    pub columns: Vec<String>,
+    pub rows: Vec<RowSpec>,
+}
+
+/// A row.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RowSpec {
+    pub name: String,
+    pub labels: Vec<String>,
+    /// The base it starts from; none: it is trained from scratch.
+    pub from: Option<String>,
+    pub transfer: Option<Transfer>,
+    #[serde(default)]
+    pub settings: Vec<String>,
+    #[serde(default)]
+    pub set: toml::Table,
+    #[serde(default)]
+    pub published: Vec<f64>,
+    /// The row that it is tested against.
+    pub against: Option<String>,
+}
+
+/// A statement to be put to the test.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct FindingSpec {
+    pub says: String,
+    pub claims: Vec<ClaimSpec>,
+}
+
+/// One group of rows of a table against another, on the table's first metric.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ClaimSpec {
+    pub what: String,
+    pub better: Vec<String>,
+    pub than: Vec<String>,
+    #[serde(default)]
+    pub expect: Expect,
+    /// Another metric of the table.
+    pub metric: Option<String>,
+}
+
+/// What is asked of held-out events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Metric {
+    Ndcg(usize),
+    Recall(usize),
+    Hr(usize),
+    Mrr,
+    Map,
+    Rmse,
+    Mae,
+}
+
+impl Metric {
+    /// # Errors
+    /// No metric of that name.
+    pub fn parse(text: &str) -> Result<Metric> {
+        let unknown = || {
+            Error::user(format!("there is no metric '{text}'"))
+                .hint("NDCG@k, Recall@k, HR@k, MRR, MAP; of ratings RMSE, MAE")
+        };
+        let (name, k) = text.split_once('@').map_or((text, None), |(name, k)| (name, Some(k)));
+        let at = || k.and_then(|k| k.parse().ok()).filter(|k| *k > 0).ok_or_else(unknown);
+        match (name, k) {
+            ("NDCG", _) => at().map(Metric::Ndcg),
+            ("Recall", _) => at().map(Metric::Recall),
+            ("HR", _) => at().map(Metric::Hr),
+            ("MRR", None) => Ok(Metric::Mrr),
+            ("MAP", None) => Ok(Metric::Map),
+            ("RMSE", None) => Ok(Metric::Rmse),
+            ("MAE", None) => Ok(Metric::Mae),
+            _ => Err(unknown()),
+        }
+    }
+
+    pub fn of_ratings(self) -> bool {
+        matches!(self, Metric::Rmse | Metric::Mae)
+    }
+}
+
+impl Grid {
+    /// Reads a grid; `quick` lays what stands under `[quick]` over it, `set` values of settings (`GROUP.KEY=VALUE`).
+    ///
+    /// # Errors
+    /// TOML that is none; a key, data set, group, row or metric that does not exist, with where.
+    pub fn parse(text: &str, place: &str, quick: bool, set: &[String]) -> Result<Grid> {
+        let unreadable = |e: toml::de::Error| Error::user(format!("{place}: {}", e.to_string().trim_end()));
+        let mut table: toml::Table = toml::from_str(text).map_err(unreadable)?;
+        match (table.remove("quick"), quick) {
+            (Some(toml::Value::Table(over)), true) => lay_over(&mut table, over),
+            (None, true) => {
+                return Err(Error::user(format!("{place}: --quick, but the grid says nothing under [quick]"))
+                    .hint("write what is smaller there: seeds, data, settings"));
+            }
+            _ => {}
+        }
+        for text in set {
+            override_setting(&mut table, text)?;
+        }
+        let grid: Grid = match quick || !set.is_empty() {
+            true => table.try_into().map_err(unreadable)?,
+            // As text, so that an error tells its line.
+            false => toml::from_str(text).map_err(unreadable)?,
+        };
+        grid.check().map_err(|e| e.at(place))?;
+        Ok(grid)
+    }
+
+    /// Whether all names mean something.
+    fn check(&self) -> Result<()> {
+        let plain = |name: &str| {
+            let good = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+            !name.is_empty() && name.chars().all(good) && !name.starts_with('.')
+        };
+        let named = |name: &str, what: &str| match plain(name) {
+            true => Ok(()),
+            false => Err(Error::user(format!("the {what} '{name}' names files"))
+                .hint("use letters, digits, '-', '_' and '.' alone")),
+        };
+        named(&self.name, "name")?;
+        let seeds = self.seeds.list();
+        if seeds.is_empty() || seeds.iter().collect::<BTreeSet<_>>().len() < seeds.len() {
+            return Err(Error::user("seeds: none, or one twice").hint("give a number from 1 up, or a list"));
+        }
+        for (name, data) in &self.data {
+            named(name, "data set")?;
+            self.check_data(name, data).map_err(|e| e.at(format!("data.{name}")))?;
+        }
+        if self.tables.is_empty() {
+            return Err(Error::user("there is no [[table]]: nothing is compared"));
+        }
+        let mut names = BTreeSet::new();
+        let rows = self.tables.iter().flat_map(|t| t.rows.iter().map(|r| &r.name));
+        for name in self.bases.iter().map(|b| &b.name).chain(rows) {
+            named(name, "run")?;
+            if !names.insert(name) {
+                return Err(Error::user(format!("two runs are called '{name}'")));
+            }
+        }
+        for base in &self.bases {
+            self.check_run(&base.data, &base.settings).map_err(|e| e.at(format!("base {}", base.name)))?;
+        }
+        for table in &self.tables {
+            named(&table.name, "table")?;
+            table.check(self).map_err(|e| e.at(format!("table {}", table.name)))?;
+        }
+        for finding in &self.findings {
+            for claim in &finding.claims {
+                self.table_of(claim).map_err(|e| e.at(format!("claim '{}'", claim.what)))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_data(&self, name: &str, data: &DataSpec) -> Result<()> {
+        let ways = [data.path.is_some(), data.built_in, data.split.is_some()];
+        if ways.iter().filter(|way| **way).count() != 1 {
+            return Err(Error::user("give one of path, built-in = true, split"));
+        }
+        let Some(of) = &data.split else { return Ok(()) };
+        match self.data.get(of) {
+            Some(whole) if whole.split.is_none() && of != name => {}
+            Some(_) => return Err(Error::user(format!("'{of}' is split already: split what has a path"))),
+            None => return Err(unknown("data set", of, self.data.keys().map(String::as_str))),
+        }
+        match (&data.field, data.random) {
+            (Some(_), None) if !data.target_values.is_empty() => Ok(()),
+            (None, Some(share)) if share > 0.0 && (share < 1.0 || share.fract() == 0.0) => Ok(()),
+            _ => Err(Error::user("split by what?").hint("field and target-values, or random = 0.3")),
+        }
+    }
+
+    /// The names that runs call data by.
+    pub fn data_names(&self) -> Vec<String> {
+        let of = |(name, data): (&String, &DataSpec)| match data.split {
+            Some(_) => vec![format!("{name}/source"), format!("{name}/target")],
+            None => vec![name.clone()],
+        };
+        self.data.iter().flat_map(of).collect()
+    }
+
+    fn check_run(&self, data: &str, groups: &[String]) -> Result<()> {
+        let all = self.data_names();
+        if !all.iter().any(|name| name == data) {
+            return Err(unknown("data set", data, all.iter().map(String::as_str)));
+        }
+        match groups.iter().find(|group| !self.settings.contains_key(*group)) {
+            Some(group) => Err(unknown("group of settings", group, self.settings.keys().map(String::as_str))),
+            None => Ok(()),
+        }
+    }
+
+    /// The table of a claim's rows.
+    ///
+    /// # Errors
+    /// Rows that do not exist, or of two tables; a metric that the table has not.
+    pub fn table_of(&self, claim: &ClaimSpec) -> Result<&TableSpec> {
+        let mut found: Option<&TableSpec> = None;
+        for name in claim.better.iter().chain(&claim.than) {
+            let table = self.tables.iter().find(|t| t.rows.iter().any(|r| r.name == *name)).ok_or_else(|| {
+                let rows = self.tables.iter().flat_map(|t| t.rows.iter().map(|r| r.name.as_str()));
+                unknown("row", name, rows)
+            })?;
+            if found.is_some_and(|f| f.name != table.name) {
+                return Err(Error::user("its rows are of two tables, whose users and metrics differ"));
+            }
+            found = Some(table);
+        }
+        let table = found.filter(|_| !claim.better.is_empty() && !claim.than.is_empty());
+        let table = table.ok_or_else(|| Error::user("it names no rows on one side"))?;
+        match &claim.metric {
+            Some(metric) if !table.metrics.contains(metric) => {
+                Err(unknown("metric", metric, table.metrics.iter().map(String::as_str)))
+            }
+            _ => Ok(table),
+        }
+    }
+}
+
+impl TableSpec {
+    fn check(&self, grid: &Grid) -> Result<()> {
+        grid.check_run(&self.data, &self.settings)?;
+        let metrics = self.metrics.iter().map(|m| Metric::parse(m)).collect::<Result<Vec<_>>>()?;
+        let Some(first) = metrics.first() else { return Err(Error::user("metrics: none")) };
+        if metrics.iter().any(|m| m.of_ratings() != first.of_ratings()) {
+            return Err(Error::user("metrics of lists and of ratings in one table").hint("make two tables"));
+        }
+        if first.of_ratings() && self.negatives > 0 {
+            return Err(Error::user("negatives are for lists, not for ratings"));
+        }
+        for row in &self.rows {
+            self.check_row(grid, row).map_err(|e| e.at(format!("row {}", row.name)))?;
+        }
+        Ok(())
+    }
+
+    fn check_row(&self, grid: &Grid, row: &RowSpec) -> Result<()> {
+        if row.labels.len() != self.columns.len() {
+            let (n, m) = (row.labels.len(), self.columns.len());
+            return Err(Error::user(format!("{n} labels for {m} columns ({})", self.columns.join(", "))));
+        }
+        if !row.published.is_empty() && row.published.len() != self.metrics.len() {
+            let (n, m) = (row.published.len(), self.metrics.len());
+            return Err(Error::user(format!("{n} published numbers for {m} metrics ({})", self.metrics.join(", "))));
+        }
+        grid.check_run(&self.data, &row.settings)?;
+        match (&row.from, row.transfer) {
+            (Some(from), _) if !grid.bases.iter().any(|b| b.name == *from) => {
+                Err(unknown("base", from, grid.bases.iter().map(|b| b.name.as_str())))
+            }
+            (None, Some(_)) => Err(Error::user("a transfer from nothing").hint("name the base: from = \"...\"")),
+            _ => match &row.against {
+                Some(other) if *other == row.name || !self.rows.iter().any(|r| r.name == *other) => {
+                    Err(unknown("other row of the table", other, self.rows.iter().map(|r| r.name.as_str())))
+                }
+                _ => Ok(()),
+            },
+        }
+    }
+}
+
+fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str> + Clone) -> Error {
+    let e = Error::user(format!("there is no {what} '{name}'"));
+    match nearest(name, known.clone()) {
+        Some(near) => e.hint(format!("did you mean '{near}'?")),
+        None => e.hint(format!("there are: {}", known.collect::<Vec<_>>().join(", "))),
+    }
+}
+
+/// Tables are laid over tables key by key, anything else takes the place of what was there; so does a data set, whose keys
+/// exclude each other.
+fn lay_over(table: &mut toml::Table, over: toml::Table) {
+    for (key, value) in over {
+        match (table.get_mut(&key), value) {
+            (Some(toml::Value::Table(under)), toml::Value::Table(over)) if key != "data" => lay_over(under, over),
+            (Some(toml::Value::Table(under)), toml::Value::Table(over)) => under.extend(over),
+            (_, value) => {
+                table.insert(key, value);
+            }
+        }
+    }
+}
+
+/// `GROUP.KEY=VALUE`.
+fn override_setting(table: &mut toml::Table, text: &str) -> Result<()> {
+    let wrong = || {
+        Error::user(format!("--set {text}"))
+            .hint("write GROUP.KEY=VALUE, with the name of a group under [settings], such as source.epochs=20")
+    };
+    let (place, value) = text.split_once('=').ok_or_else(wrong)?;
+    let (group, key) = place.split_once('.').ok_or_else(wrong)?;
+    let groups = table.get_mut("settings").and_then(toml::Value::as_table_mut).ok_or_else(wrong)?;
+    let names: Vec<String> = groups.keys().cloned().collect();
+    let Some(group) = groups.get_mut(group).and_then(toml::Value::as_table_mut) else {
+        return Err(unknown("group of settings", group, names.iter().map(String::as_str)));
+    };
+    // As TOML where it is some (numbers, true), else a word.
+    let parsed: Option<toml::Table> = toml::from_str(&format!("x = {value}")).ok();
+    let value = parsed.and_then(|mut t| t.remove("x")).unwrap_or_else(|| toml::Value::String(value.into()));
+    group.insert(key.into(), value);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The example of the head comment.
+    fn example() -> String {
+        let file = include_str!("grid.rs");
+        let (_, rest) = file.split_once("```toml\n").unwrap();
+        rest.split_once("```").unwrap().0.to_string()
+    }
+
+    #[test]
+    fn the_example_is_read() {
+        let grid = Grid::parse(&example(), "x.toml", false, &[]).unwrap();
+        assert_eq!((grid.seeds.list(), grid.tables[0].rows.len()), (vec![1, 2, 3], 2));
+        assert_eq!(grid.data_names(), ["halves/source", "halves/target", "shop"]);
+        let quick =
+            Grid::parse(&example(), "x.toml", true, &["small.width=8".into(), "small.norm=pre".into()]).unwrap();
+        let small = &quick.settings["small"];
+        assert_eq!(quick.seeds.list(), [1]);
+        assert_eq!((small["width"].as_integer(), small["norm"].as_str()), (Some(8), Some("pre")));
+    }
+
+    #[test]
+    fn names_that_mean_nothing_are_told_with_their_place() {
+        for (old, new, place, hint) in [
+            ("halves/target\"", "halves/targt\"", "table next", "did you mean 'halves/target'"),
+            ("settings = [\"small\"]\nmetrics", "settings = [\"smal\"]\nmetrics", "table next", "did you mean 'small'"),
+            ("from = \"pretrained\"", "from = \"pretraned\"", "row model", "did you mean 'pretrained'"),
+            ("than = [\"none\"]", "than = [\"nope\"]", "claim 'model over none'", "none"),
+            ("\"HR@10\"", "\"HIT@10\"", "no metric 'HIT@10'", "NDCG@k"),
+            ("against = \"none\"", "against = \"model\"", "row model", "row"),
+            ("labels = [\"none\"]", "labels = []", "row none", "columns"),
+            ("random = 0.5", "random = 1.5", "data.halves", "split by what"),
+            ("split = \"shop\"", "split = \"shp\"", "data.halves", "did you mean 'shop'"),
+            ("seeds = 3 ", "seeds = 0 ", "seeds", "from 1 up"),
+            ("seeds = 3 ", "sedes = 3 ", "x.toml", "sedes"),
+        ] {
+            assert!(example().contains(old), "{old}");
+            let e = Grid::parse(&example().replacen(old, new, 1), "x.toml", false, &[]).unwrap_err().to_string();
+            assert!(e.contains(place) && e.contains(hint), "{new}: {e}");
+        }
+    }
+
+    #[test]
+    fn overrides_that_mean_nothing_are_refused() {
+        let parse = |set: &str| Grid::parse(&example(), "x.toml", false, &[set.into()]).unwrap_err().to_string();
+        assert!(parse("smal.width=8").contains("did you mean 'small'"));
+        assert!(parse("width=8").contains("GROUP.KEY=VALUE") && parse("small").contains("GROUP.KEY"));
+    }
+}

@@ -3,12 +3,39 @@
 A job is a training (`train` or `finetune`) and what is asked of the trained run afterwards (`eval`). Beside its run folder
 stands a record (`NAME.json`) that is written before the job begins and again when it has ended; it holds the key of the
 job, a digest of all that decides its result, so that a changed grid is noticed. A job that was interrupted goes on from its
-last checkpoint. A process whose parent has died sees its standard input end, and stops with a checkpoint.
+last checkpoint. A process whose parent has died sees its standard input end, and stops with a checkpoint
+([`ENDS_WITH_PARENT`]).
 */
 
-use std::path::PathBuf;
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{BufRead, BufReader, Read},
+    path::PathBuf,
+    process::{Child, ChildStdin, Command, ExitStatus, Stdio},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, RecvTimeoutError, Sender},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde::{Deserialize, Serialize};
 
 use super::results::State;
+use crate::{
+    base::{
+        Error, Result,
+        atomic::{make_folder, write_atomically},
+        error::IoContext,
+    },
+    train::RunFolder,
+};
+
+/// Set in the environment of a process that is to stop, as on Ctrl-C, when its standard input ends.
+pub const ENDS_WITH_PARENT: &str = "MIPGPU_ENDS_WITH_PARENT";
 
 /// A training and the questions after it.
 #[derive(Clone, Debug)]
@@ -35,6 +62,10 @@ impl Job {
     pub fn run(&self) -> PathBuf {
         self.folder.join(&self.name)
     }
+
+    fn record_path(&self) -> PathBuf {
+        self.folder.join(format!("{}.json", self.name))
+    }
 }
 
 /// What is told while jobs run.
@@ -54,4 +85,456 @@ pub enum Event {
         state: State,
         seconds: f64,
     },
+}
+
+/// How far a job came, as its record has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Stage {
+    /// Begun; if nobody is at it, it was interrupted.
+    Running,
+    Done,
+    Failed,
+}
+
+/// What stands beside a run folder.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Record {
+    key: String,
+    stage: Stage,
+    /// Why it failed.
+    why: String,
+    /// Seconds of all its processes.
+    pub seconds: f64,
+    /// What began it, for people.
+    train: Vec<String>,
+}
+
+/// The record of a job; `None`: it never began.
+///
+/// # Errors
+/// A record that cannot be read.
+pub fn record_of(job: &Job) -> Result<Option<Record>> {
+    let path = job.record_path();
+    if !path.exists() {
+        return Ok(None);
+    }
+    let text = fs::read_to_string(&path).at_path(&path)?;
+    let record = serde_json::from_str(&text).map_err(|e| {
+        Error::user(format!("{}: {e}", path.display()))
+            .hint(format!("remove it and {} to have this run made again", job.run().display()))
+    })?;
+    Ok(Some(record))
+}
+
+/// Where a job stands when nobody is at it.
+///
+/// # Errors
+/// A record that cannot be read.
+pub fn state_of(job: &Job) -> Result<State> {
+    let Some(record) = record_of(job)? else { return Ok(State::Waiting) };
+    if record.key != job.key {
+        return Ok(State::Stale(changed(&record.train, &job.train)));
+    }
+    Ok(match record.stage {
+        Stage::Done if job.run().join("report.json").exists() => State::Done,
+        Stage::Done | Stage::Running => State::Waiting,
+        Stage::Failed => State::Failed(record.why),
+    })
+}
+
+/// What differs between two commands: `--epochs 3 -> 5`.
+fn changed(old: &[String], new: &[String]) -> String {
+    let flags = |args: &[String]| -> BTreeMap<String, String> {
+        let mut found = BTreeMap::new();
+        for (i, arg) in args.iter().enumerate() {
+            if arg.starts_with("--") {
+                let value = args.get(i + 1).filter(|v| !v.starts_with("--")).cloned();
+                found.insert(arg.clone(), value.unwrap_or_default());
+            }
+        }
+        found
+    };
+    let (old, new) = (flags(old), flags(new));
+    let mut all: Vec<&String> = old.keys().chain(new.keys()).collect();
+    all.sort();
+    all.dedup();
+    let side =
+        |v: Option<&String>| v.map_or("(none)".to_string(), |v| if v.is_empty() { "set".into() } else { v.clone() });
+    let differences: Vec<String> = all
+        .into_iter()
+        .filter(|flag| old.get(*flag) != new.get(*flag))
+        .map(|flag| format!("{flag} {} -> {}", side(old.get(flag)), side(new.get(flag))))
+        .collect();
+    if differences.is_empty() { "its data, its base or its evaluation".into() } else { differences.join(", ") }
+}
+
+/// Takes away what is there of a job, its run folder included.
+///
+/// # Errors
+/// The file system's.
+pub fn forget(job: &Job) -> Result<()> {
+    let (run, record) = (job.run(), job.record_path());
+    if run.exists() {
+        fs::remove_dir_all(&run).at_path(&run)?;
+    }
+    if record.exists() {
+        fs::remove_file(&record).at_path(&record)?;
+    }
+    Ok(())
+}
+
+/// Runs jobs, some at a time.
+pub struct Runner<'a> {
+    /// This program.
+    pub program: PathBuf,
+    /// Jobs at a time.
+    pub at_once: usize,
+    /// Threads of each.
+    pub threads: usize,
+    /// Set when all is to stop: every process then writes a checkpoint and ends.
+    pub stop: &'a AtomicBool,
+    /// Whether failed jobs are tried again, from the beginning.
+    pub retry: bool,
+}
+
+/// What the thread of a job tells.
+enum Told {
+    Epoch {
+        epoch: u32,
+        measure: Option<f64>,
+    },
+    Ended {
+        state: State,
+        seconds: f64,
+    },
+    /// Its record could not be written.
+    Broken(Error),
+}
+
+impl Runner<'_> {
+    /// Runs whatever is not done; gives the state of every job. A job that fails stops only those that start from it.
+    ///
+    /// # Errors
+    /// The file system's: where records cannot be written, nothing would be resumable.
+    pub fn run(&self, jobs: &[Job], observe: &mut dyn FnMut(Event)) -> Result<Vec<State>> {
+        let mut states = jobs.iter().map(state_of).collect::<Result<Vec<_>>>()?;
+        for (job, state) in jobs.iter().zip(&mut states) {
+            make_folder(&job.folder)?;
+            if self.retry && matches!(state, State::Failed(_)) {
+                forget(job)?;
+                *state = State::Waiting;
+            }
+        }
+        let urgency = urgencies(jobs);
+        let (send, receive) = mpsc::channel();
+        let inputs: Mutex<BTreeMap<usize, ChildStdin>> = Mutex::default();
+        let mut running = vec![false; jobs.len()];
+        let mut begun = vec![false; jobs.len()];
+        let mut broken = None;
+        thread::scope(|scope| {
+            loop {
+                skip_orphans(jobs, &mut states, &begun, observe);
+                while running.iter().filter(|r| **r).count() < self.at_once.max(1)
+                    && !self.stopped()
+                    && broken.is_none()
+                {
+                    let ready = |i: &usize| {
+                        !begun[*i]
+                            && states[*i] == State::Waiting
+                            && jobs[*i].after.iter().all(|base| states[*base] == State::Done)
+                    };
+                    let next =
+                        (0..jobs.len()).filter(ready).max_by(|a, b| urgency[*a].total_cmp(&urgency[*b]).then(b.cmp(a)));
+                    let Some(i) = next else { break };
+                    (running[i], begun[i]) = (true, true);
+                    observe(Event::Began { job: i });
+                    let (send, inputs) = (send.clone(), &inputs);
+                    scope.spawn(move || self.work(i, &jobs[i], inputs, &send));
+                }
+                if !running.contains(&true) {
+                    break;
+                }
+                match receive.recv_timeout(Duration::from_millis(100)) {
+                    Ok((job, Told::Epoch { epoch, measure })) => observe(Event::Epoch { job, epoch, measure }),
+                    Ok((job, Told::Ended { state, seconds })) => {
+                        running[job] = false;
+                        states[job] = state.clone();
+                        observe(Event::Ended { job, state, seconds });
+                    }
+                    Ok((job, Told::Broken(e))) => {
+                        running[job] = false;
+                        broken = Some(e);
+                    }
+                    Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+                }
+                if self.stopped() || broken.is_some() {
+                    // Their input ends, and they with it.
+                    inputs.lock().unwrap_or_else(|e| e.into_inner()).clear();
+                }
+            }
+        });
+        broken.map_or(Ok(states), Err)
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// One job, from its record to its record.
+    fn work(&self, i: usize, job: &Job, inputs: &Mutex<BTreeMap<usize, ChildStdin>>, send: &Sender<(usize, Told)>) {
+        let began = Instant::now();
+        let ended = (|| {
+            let before = record_of(job)?.filter(|r| r.key == job.key).map_or(0.0, |r| r.seconds);
+            let mut record = Record {
+                key: job.key.clone(),
+                stage: Stage::Running,
+                why: String::new(),
+                seconds: before,
+                train: job.train.clone(),
+            };
+            write_record(job, &record)?;
+            let state = self.attempt(i, job, inputs, send)?;
+            record.seconds = before + began.elapsed().as_secs_f64();
+            (record.stage, record.why) = match &state {
+                State::Done => (Stage::Done, String::new()),
+                State::Failed(why) if !why.starts_with(KILLED) => (Stage::Failed, why.clone()),
+                _ => (Stage::Running, String::new()),
+            };
+            write_record(job, &record)?;
+            Ok((state, record.seconds))
+        })();
+        let told = ended.map_or_else(Told::Broken, |(state, seconds)| Told::Ended { state, seconds });
+        // Nobody listens any more only if the runner itself has gone.
+        let _ = send.send((i, told));
+    }
+
+    /// Trains (or goes on), then asks.
+    fn attempt(
+        &self,
+        i: usize,
+        job: &Job,
+        inputs: &Mutex<BTreeMap<usize, ChildStdin>>,
+        send: &Sender<(usize, Told)>,
+    ) -> Result<State> {
+        let folder = RunFolder::new(job.run());
+        let first = if folder.last().exists() {
+            // A process that its parent left behind is about to end.
+            let waiting = Instant::now();
+            while folder.lock().is_err() && waiting.elapsed() < PATIENCE && !self.stopped() {
+                thread::sleep(Duration::from_millis(100));
+            }
+            vec!["train".to_string(), "--resume".into(), folder.path.display().to_string()]
+        } else {
+            if folder.path.exists() {
+                // Killed before its first checkpoint.
+                fs::remove_dir_all(&folder.path).at_path(&folder.path)?;
+            }
+            job.train.clone()
+        };
+        for args in std::iter::once(&first).chain(&job.then) {
+            if self.stopped() {
+                return Ok(State::Waiting);
+            }
+            match self.process(i, args, inputs, send)? {
+                State::Done => {}
+                other => return Ok(other),
+            }
+        }
+        Ok(State::Done)
+    }
+
+    /// One process; `Waiting` where it was stopped.
+    fn process(
+        &self,
+        i: usize,
+        args: &[String],
+        inputs: &Mutex<BTreeMap<usize, ChildStdin>>,
+        send: &Sender<(usize, Told)>,
+    ) -> Result<State> {
+        let mut child = Command::new(&self.program)
+            .args(args)
+            .arg("--json")
+            .env("RAYON_NUM_THREADS", self.threads.to_string())
+            .env(ENDS_WITH_PARENT, "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .at_path(&self.program)?;
+        let lock = || inputs.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(input) = child.stdin.take() {
+            lock().insert(i, input);
+        }
+        let (status, errors, stopped) = listen(&mut child, i, send).at_path(&self.program)?;
+        lock().remove(&i);
+        if status.success() {
+            return Ok(State::Done);
+        }
+        if stopped {
+            return Ok(State::Waiting);
+        }
+        if let Some(signal) = signal_of(status) {
+            return Ok(if self.stopped() {
+                State::Waiting
+            } else {
+                State::Failed(format!(
+                    "{KILLED} {signal}{}; the next start goes on from its last checkpoint",
+                    if signal == 9 { ", as a system does that has no memory left" } else { "" }
+                ))
+            });
+        }
+        Ok(State::Failed(errors))
+    }
+}
+
+/// How a state begins that the next start tries to mend.
+const KILLED: &str = "killed by signal";
+
+/// How long a process that was left behind is waited for: it may be in a long step.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Reads what a process says until it has ended; gives its errors, and whether it said that it was stopped.
+fn listen(child: &mut Child, i: usize, send: &Sender<(usize, Told)>) -> std::io::Result<(ExitStatus, String, bool)> {
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    thread::scope(|scope| {
+        let errors = scope.spawn(move || {
+            let mut text = String::new();
+            if let Some(mut stderr) = stderr {
+                let mut bytes = Vec::new();
+                let _ = stderr.read_to_end(&mut bytes);
+                text = String::from_utf8_lossy(&bytes).into_owned();
+            }
+            text
+        });
+        let mut stopped = false;
+        for line in stdout.map(BufReader::new).into_iter().flat_map(BufRead::lines) {
+            let Ok(event) = serde_json::from_str::<serde_json::Value>(&line?) else { continue };
+            match event["event"].as_str() {
+                Some("epoch") => {
+                    let measure = event["ndcg"].as_f64().or(event["rmse"].as_f64());
+                    let epoch = event["epoch"].as_u64().unwrap_or(0) as u32;
+                    let _ = send.send((i, Told::Epoch { epoch, measure }));
+                }
+                Some("stopped") => stopped = true,
+                _ => {}
+            }
+        }
+        let status = child.wait()?;
+        let errors = errors.join().unwrap_or_default();
+        Ok((status, error_in(&errors), stopped))
+    })
+}
+
+/// The error among lines of talk: from where it begins, or the last line.
+fn error_in(stderr: &str) -> String {
+    const ERROR: &str = "mipgpu: error: ";
+    match stderr.rfind(ERROR) {
+        Some(at) => stderr[at + ERROR.len()..].trim().to_string(),
+        None => stderr.trim().lines().last().unwrap_or("it ended without a word").to_string(),
+    }
+}
+
+#[cfg(unix)]
+fn signal_of(status: ExitStatus) -> Option<i32> {
+    std::os::unix::process::ExitStatusExt::signal(&status)
+}
+
+#[cfg(not(unix))]
+fn signal_of(_: ExitStatus) -> Option<i32> {
+    None
+}
+
+fn write_record(job: &Job, record: &Record) -> Result<()> {
+    write_atomically(&job.record_path(), |f| writeln!(f, "{:#}", serde_json::json!(record)))
+}
+
+/// Seconds from the beginning of each job to the end of the longest chain that hangs on it.
+fn urgencies(jobs: &[Job]) -> Vec<f64> {
+    let mut all: Vec<f64> = jobs.iter().map(|job| job.seconds).collect();
+    // Jobs stand behind those that they start from.
+    for i in (0..jobs.len()).rev() {
+        for base in &jobs[i].after {
+            all[*base] = all[*base].max(jobs[*base].seconds + all[i]);
+        }
+    }
+    all
+}
+
+/// Jobs that can no longer begin, because what they start from has failed.
+fn skip_orphans(jobs: &[Job], states: &mut [State], begun: &[bool], observe: &mut dyn FnMut(Event)) {
+    for (i, job) in jobs.iter().enumerate() {
+        if states[i] != State::Waiting || begun[i] {
+            continue;
+        }
+        let lost = job.after.iter().find(|base| matches!(states[**base], State::Failed(_) | State::Stale(_)));
+        if let Some(base) = lost {
+            states[i] = State::Failed(format!("it starts from {}, which has failed", jobs[*base].name));
+            observe(Event::Ended { job: i, state: states[i].clone(), seconds: 0.0 });
+        }
+    }
+}
+
+/// Seconds until all of `jobs` are done, `at_once` at a time, in the order that [`Runner`] takes.
+pub fn seconds_in_all(jobs: &[Job], at_once: usize) -> f64 {
+    let urgency = urgencies(jobs);
+    let mut done = vec![f64::INFINITY; jobs.len()];
+    let mut begun = vec![false; jobs.len()];
+    let mut free = vec![0.0f64; at_once.max(1)];
+    for _ in jobs {
+        let slot = (0..free.len()).min_by(|a, b| free[*a].total_cmp(&free[*b])).unwrap_or(0);
+        let start = |i: usize| jobs[i].after.iter().map(|base| done[*base]).fold(free[slot], f64::max);
+        // Whoever can begin first; of those, the most urgent.
+        let next = (0..jobs.len())
+            .filter(|i| !begun[*i] && start(*i).is_finite())
+            .min_by(|a, b| start(*a).total_cmp(&start(*b)).then(urgency[*b].total_cmp(&urgency[*a])).then(a.cmp(b)));
+        let Some(i) = next else { break };
+        begun[i] = true;
+        done[i] = start(i) + jobs[i].seconds;
+        free[slot] = done[i];
+    }
+    done.into_iter().filter(|t| t.is_finite()).fold(0.0, f64::max)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(name: &str, seconds: f64, after: &[usize]) -> Job {
+        let args = ["train", "d", "--epochs", "3"].map(String::from);
+        Job {
+            name: name.into(),
+            folder: PathBuf::new(),
+            train: args.into(),
+            then: Vec::new(),
+            key: "k".into(),
+            after: after.into(),
+            seconds,
+            epochs: 3,
+        }
+    }
+
+    #[test]
+    fn the_longest_chain_begins_first() {
+        let jobs = [job("short", 1.0, &[]), job("base", 2.0, &[]), job("a", 5.0, &[1]), job("b", 1.0, &[1])];
+        assert_eq!(urgencies(&jobs), [1.0, 7.0, 5.0, 1.0]);
+        // One at a time: the sum. Two: the chain of 2 + 5 beside the two short ones.
+        assert_eq!((seconds_in_all(&jobs, 1), seconds_in_all(&jobs, 2)), (9.0, 7.0));
+        assert_eq!(seconds_in_all(&[], 2), 0.0);
+    }
+
+    #[test]
+    fn what_has_changed_is_named() {
+        let old = ["train", "d", "--epochs", "3", "--lr", "0.1", "--skip"].map(String::from);
+        let new = ["train", "d", "--epochs", "5", "--lr", "0.1", "--width", "8"].map(String::from);
+        assert_eq!(changed(&old, &new), "--epochs 3 -> 5, --skip set -> (none), --width (none) -> 8");
+        assert!(changed(&old, &old).contains("data"));
+    }
+
+    #[test]
+    fn errors_are_found_among_talk() {
+        assert_eq!(error_in("data x\nmipgpu: error: bad\n  hint: mend it\n"), "bad\n  hint: mend it");
+        assert_eq!(error_in("thread panicked\nat line 3\n"), "at line 3");
+        assert_eq!(error_in(""), "it ended without a word");
+    }
 }

@@ -5,6 +5,7 @@ bears, and goes on where it was stopped; [`results`] holds what came out and the
 [`space`] is what a search of settings chooses from, [`trials`] what came of it.
 */
 
+pub mod collect;
 pub mod grid;
 pub mod html;
 pub mod jobs;

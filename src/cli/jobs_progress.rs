@@ -1,0 +1,136 @@
+//! Many runs as people and programs see them while they go: one bar over all and one for each that runs; lines where nobody
+//! watches; JSON events on request.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use serde_json::json;
+
+use super::printer::Printer;
+use crate::experiment::{
+    jobs::{Event, Job},
+    results::State,
+};
+
+/// Shows jobs while they run.
+pub struct JobsProgress<'a> {
+    printer: Printer,
+    jobs: &'a [Job],
+    bars: Option<(MultiProgress, ProgressBar)>,
+    running: BTreeMap<usize, (Option<ProgressBar>, Option<f64>)>,
+    /// Jobs that have ended or need not begin.
+    settled: usize,
+    /// Share of the work of all jobs that this call has to do, and what of it is done.
+    work: f64,
+    worked: f64,
+    started: Instant,
+}
+
+impl<'a> JobsProgress<'a> {
+    /// `states`: where the jobs stand before any of them is begun.
+    pub fn new(printer: Printer, jobs: &'a [Job], states: &[State]) -> Self {
+        let settled = states.iter().filter(|state| **state != State::Waiting).count();
+        let bars = printer.progress_bar().then(|| {
+            let all = MultiProgress::new();
+            let bar = all.add(ProgressBar::new(jobs.len() as u64).with_position(settled as u64));
+            let style = ProgressStyle::with_template("{bar:24} {pos}/{len} runs, {msg}");
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar.enable_steady_tick(Duration::from_millis(500));
+            (all, bar)
+        });
+        let work = jobs.iter().zip(states).filter(|(_, s)| **s == State::Waiting).map(|(job, _)| weight(job)).sum();
+        let running = BTreeMap::new();
+        JobsProgress { printer, jobs, bars, running, settled, work, worked: 0.0, started: Instant::now() }
+    }
+
+    pub fn show(&mut self, event: Event) {
+        match event {
+            Event::Began { job } => {
+                let bar = self.bars.as_ref().map(|(all, _)| {
+                    let bar = all.add(ProgressBar::new(self.jobs[job].epochs.into()));
+                    let style = ProgressStyle::with_template("{bar:24} epoch {pos}/{len} {prefix} {msg}");
+                    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+                    bar.set_prefix(self.jobs[job].name.clone());
+                    bar
+                });
+                self.running.insert(job, (bar, None));
+                if self.printer.json {
+                    self.printer.event(&json!({"event": "began", "run": self.jobs[job].name}));
+                }
+            }
+            Event::Epoch { job, epoch, measure } => {
+                if let Some((bar, last)) = self.running.get_mut(&job) {
+                    *last = measure.or(*last);
+                    if let Some(bar) = bar {
+                        bar.set_position(epoch.into());
+                        bar.set_message(last.map_or(String::new(), |m| format!("valid {m:.4}")));
+                    }
+                }
+            }
+            Event::Ended { job, state, seconds } => self.ended(job, &state, seconds),
+        }
+        if let Some((_, bar)) = &self.bars {
+            bar.set_position(self.settled as u64);
+            bar.set_message(self.left());
+        }
+    }
+
+    fn ended(&mut self, job: usize, state: &State, seconds: f64) {
+        let (bar, measure) = self.running.remove(&job).unwrap_or_default();
+        if let Some(bar) = bar {
+            bar.finish_and_clear();
+        }
+        let name = &self.jobs[job].name;
+        if *state != State::Waiting {
+            self.settled += 1;
+            self.worked += weight(&self.jobs[job]);
+        }
+        if self.printer.json {
+            self.printer.event(&json!({"event": "run", "run": name, "state": state, "seconds": seconds}));
+            return;
+        }
+        let measure = measure.map_or(String::new(), |m| format!(", last validation {m:.4}"));
+        let (done, all) = (self.settled, self.jobs.len());
+        let line = match state {
+            State::Done => format!("[{done}/{all}] {name}: done in {seconds:.0} s{measure}; {}", self.left()),
+            State::Failed(why) => format!("[{done}/{all}] {name}: FAILED: {why}"),
+            State::Waiting | State::Stale(_) => format!("        {name}: stopped; it goes on where it is"),
+        };
+        match &self.bars {
+            Some((_, bar)) => bar.println(line),
+            None => self.printer.say(line),
+        }
+    }
+
+    /// How long the rest may take, by what has been done since the start.
+    fn left(&self) -> String {
+        if self.worked == 0.0 {
+            return "time left not known yet".into();
+        }
+        let left = self.started.elapsed().as_secs_f64() * (self.work - self.worked).max(0.0) / self.worked;
+        format!("about {} left", duration(left))
+    }
+
+    pub fn finish(&self) {
+        if let Some((_, bar)) = &self.bars {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// What a job counts in the time that is left: the seconds it was estimated to take, or as much as any other.
+fn weight(job: &Job) -> f64 {
+    if job.seconds > 0.0 { job.seconds } else { 1.0 }
+}
+
+/// "40 s", "12 min", "3.5 h".
+pub fn duration(seconds: f64) -> String {
+    match seconds {
+        s if s < 90.0 => format!("{s:.0} s"),
+        s if s < 5400.0 => format!("{:.0} min", s / 60.0),
+        s => format!("{:.1} h", s / 3600.0),
+    }
+}

@@ -1,0 +1,424 @@
+/*! From the files of finished runs to [`Results`]: what each user's held-out events came to, means, intervals, tests,
+verdicts.
+
+Of lists a user counts once, whatever was held out of it; of ratings every rating counts once, so that a row's RMSE is that
+of all ratings, and its interval that of users drawn with all their ratings. Tests of ratings pair the users' mean squared
+(absolute) errors.
+*/
+
+use std::{collections::HashMap, fs, path::Path};
+
+use super::{
+    grid::Metric,
+    results::{Against, Claim, Estimate, Outcome, Row, Test},
+};
+use crate::{
+    base::{Error, Result, error::IoContext},
+    eval::{
+        metrics::{MISS, at_k, average_precision, reciprocal_rank},
+        significance::{Paired, holm, paired, percentiles},
+        slices::{HISTORY_FROM, history_name, history_slice},
+    },
+    train::checkpoint::EpochRow,
+};
+
+/// Draws of every bootstrap, and its seed: the same numbers whenever the report is made.
+const DRAWS: usize = 4000;
+const SEED: u64 = 1;
+/// What a claim must be below, corrected.
+const LEVEL: f64 = 0.05;
+
+/// What one run came to, user by user.
+#[derive(Clone, Debug, Default)]
+pub struct Answers {
+    pub users: Vec<String>,
+    /// For each metric a sum for each user, and what it is the sum of so many: one list, or the user's ratings.
+    pub sums: Vec<Vec<f64>>,
+    pub counts: Vec<f64>,
+}
+
+/// Reads what `mipgpu eval --per-user` wrote of lists: ranks among the `negatives`, or of all items where that is 0.
+///
+/// # Errors
+/// A file that is not there or not of that form.
+pub fn read_lists(path: &Path, metrics: &[Metric], negatives: usize) -> Result<Answers> {
+    let text = fs::read_to_string(path).at_path(path)?;
+    let mut lines = text.lines();
+    let head: Vec<&str> = lines.next().unwrap_or("").split('\t').collect();
+    let wanted = if negatives > 0 { format!("rank_among_{negatives}_uniform") } else { "rank".into() };
+    let damaged = |what: String| {
+        Error::user(format!("{}: {what}", path.display())).hint("remove the file; the experiment then makes it again")
+    };
+    let column = head.iter().position(|h| *h == wanted).ok_or_else(|| damaged(format!("no column '{wanted}'")))?;
+    let mut answers = Answers { sums: vec![Vec::new(); metrics.len()], ..Answers::default() };
+    for (i, line) in lines.enumerate() {
+        let cells: Vec<&str> = line.split('\t').collect();
+        let rank = |text: &str| if text == "miss" { Some(MISS) } else { text.parse().ok() };
+        let ranks: Option<Vec<usize>> = cells.get(column).and_then(|cell| cell.split('|').map(rank).collect());
+        let ranks = ranks.ok_or_else(|| damaged(format!("line {} holds no ranks", i + 2)))?;
+        answers.users.push(cells[0].to_string());
+        answers.counts.push(1.0);
+        for (metric, sums) in metrics.iter().zip(&mut answers.sums) {
+            sums.push(match *metric {
+                Metric::Ndcg(k) => at_k(&ranks, k).ndcg,
+                Metric::Recall(k) => at_k(&ranks, k).recall,
+                Metric::Hr(k) => at_k(&ranks, k).hr,
+                Metric::Mrr => reciprocal_rank(&ranks),
+                Metric::Map => average_precision(&ranks),
+                Metric::Rmse | Metric::Mae => f64::NAN,
+            });
+        }
+    }
+    Ok(answers)
+}
+
+/// Reads what `mipgpu eval --per-user` wrote of ratings.
+///
+/// # Errors
+/// A file that is not there or not of that form.
+pub fn read_ratings(path: &Path, metrics: &[Metric]) -> Result<Answers> {
+    let text = fs::read_to_string(path).at_path(path)?;
+    let mut answers = Answers { sums: vec![Vec::new(); metrics.len()], ..Answers::default() };
+    for (i, line) in text.lines().enumerate().skip(1) {
+        let cells: Vec<&str> = line.split('\t').collect();
+        let number = |at: usize| cells.get(at).and_then(|cell| cell.parse::<f64>().ok());
+        let (Some(rating), Some(predicted)) = (number(2), number(3)) else {
+            return Err(Error::user(format!("{}: line {} holds no ratings", path.display(), i + 1))
+                .hint("remove the file; the experiment then makes it again"));
+        };
+        if answers.users.last().is_none_or(|last| last != cells[0]) {
+            answers.users.push(cells[0].to_string());
+            answers.counts.push(0.0);
+            answers.sums.iter_mut().for_each(|sums| sums.push(0.0));
+        }
+        let (user, error) = (answers.users.len() - 1, predicted - rating);
+        answers.counts[user] += 1.0;
+        for (metric, sums) in metrics.iter().zip(&mut answers.sums) {
+            sums[user] += if *metric == Metric::Rmse { error * error } else { error.abs() };
+        }
+    }
+    Ok(answers)
+}
+
+/// The learning curve of a run: epochs and what validation said.
+pub fn read_curve(run: &Path) -> Vec<(u32, f64)> {
+    let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap_or_default();
+    let rows = text.lines().filter_map(|line| serde_json::from_str::<EpochRow>(line).ok());
+    rows.filter_map(|row| Some((row.epoch, row.measure()?))).collect()
+}
+
+/// Answers of all runs of a table, over the users that all of them answered for.
+#[derive(Clone, Debug, Default)]
+pub struct Answered {
+    /// The metrics of the table.
+    pub metrics: Vec<Metric>,
+    pub users: Vec<String>,
+    pub counts: Vec<f64>,
+    /// By row and seed.
+    runs: HashMap<(usize, u64), Vec<Vec<f64>>>,
+}
+
+impl Answered {
+    /// Brings runs together: `(row, seed)` and what it answered.
+    pub fn new(metrics: Vec<Metric>, runs: Vec<((usize, u64), Answers)>) -> Answered {
+        let mut seen: HashMap<&str, usize> = HashMap::new();
+        for (_, answers) in &runs {
+            answers.users.iter().for_each(|user| *seen.entry(user).or_default() += 1);
+        }
+        let Some((_, first)) = runs.first() else { return Answered { metrics, ..Answered::default() } };
+        let kept: Vec<usize> =
+            (0..first.users.len()).filter(|u| seen[first.users[*u].as_str()] == runs.len()).collect();
+        let users: Vec<String> = kept.iter().map(|u| first.users[*u].clone()).collect();
+        let counts = kept.iter().map(|u| first.counts[*u]).collect();
+        let taken = runs
+            .iter()
+            .map(|(run, answers)| {
+                let place: HashMap<&str, usize> =
+                    answers.users.iter().enumerate().map(|(i, u)| (u.as_str(), i)).collect();
+                let order: Vec<usize> = users.iter().map(|user| place[user.as_str()]).collect();
+                (*run, answers.sums.iter().map(|sums| order.iter().map(|at| sums[*at]).collect()).collect())
+            })
+            .collect();
+        Answered { metrics, users, counts, runs: taken }
+    }
+
+    fn seeds_of(&self, rows: &[usize], seeds: &[u64]) -> Vec<u64> {
+        seeds.iter().copied().filter(|s| rows.iter().all(|row| self.runs.contains_key(&(*row, *s)))).collect()
+    }
+
+    /// The sums of some runs, on the way to one number.
+    fn group(&self, rows: &[usize], seeds: &[u64], metric: usize) -> Group<'_> {
+        let runs: Vec<&[f64]> = rows
+            .iter()
+            .flat_map(|row| seeds.iter().filter_map(move |seed| self.runs.get(&(*row, *seed))))
+            .map(|metrics| metrics[metric].as_slice())
+            .collect();
+        let root = self.metrics[metric] == Metric::Rmse;
+        // A mean of means is the mean of the means of users; a mean of roots is not the root of anything.
+        let mean: Vec<f64> =
+            (0..self.users.len()).map(|u| runs.iter().map(|run| run[u]).sum::<f64>() / runs.len() as f64).collect();
+        Group { runs, mean, counts: &self.counts, root }
+    }
+
+    /// The number of a row at a seed.
+    pub fn value(&self, row: usize, seed: u64, metric: usize) -> Option<f64> {
+        self.runs.contains_key(&(row, seed)).then(|| self.group(&[row], &[seed], metric).of_all())
+    }
+
+    /// A row's number over its seeds, of all users or some.
+    pub fn estimate(&self, row: usize, seeds: &[u64], metric: usize, among: Option<&[usize]>) -> Option<Estimate> {
+        let seeds = self.seeds_of(&[row], seeds);
+        let n = among.map_or(self.users.len(), <[usize]>::len);
+        if seeds.is_empty() || n == 0 {
+            return None;
+        }
+        let group = self.group(&[row], &seeds, metric);
+        let user = |u: usize| among.map_or(u, |among| among[u]);
+        let mean = group.of(&mut (0..n).map(user));
+        let interval = percentiles(n, DRAWS, SEED, |users| group.of(&mut users.map(user)));
+        Some(Estimate { mean, interval })
+    }
+
+    /// The second group of rows against the first, over the seeds that all of them have.
+    pub fn test(&self, first: &[usize], second: &[usize], seeds: &[u64], metric: usize) -> Option<Test> {
+        let rows: Vec<usize> = first.iter().chain(second).copied().collect();
+        let seeds = self.seeds_of(&rows, seeds);
+        if seeds.is_empty() || self.users.is_empty() {
+            return None;
+        }
+        let (a, b) = (self.group(first, &seeds, metric), self.group(second, &seeds, metric));
+        let per_user =
+            |group: &Group| -> Vec<f64> { group.mean.iter().zip(&self.counts).map(|(x, n)| x / n).collect() };
+        let result = paired(&per_user(&a), &per_user(&b), DRAWS, SEED);
+        let result = match self.metrics[metric].of_ratings() {
+            false => result,
+            // Of all ratings, not of users: users with many weigh more.
+            true => {
+                let means = [a.of_all(), b.of_all()];
+                let interval = percentiles(self.users.len(), DRAWS, SEED, |users| {
+                    let users: Vec<usize> = users.collect();
+                    b.of(&mut users.iter().copied()) - a.of(&mut users.iter().copied())
+                });
+                Paired { means, difference: means[1] - means[0], interval, ..result }
+            }
+        };
+        let at = |rows: &[usize], seed: u64| self.group(rows, &[seed], metric).of_all();
+        let by_seed = seeds.iter().map(|seed| at(second, *seed) - at(first, *seed)).collect();
+        Some(Test { result, p_holm: None, by_seed })
+    }
+
+    /// Users by the events that each has to train on; `trained` tells how many.
+    pub fn slices(&self, trained: &dyn Fn(&str) -> usize) -> Vec<(String, Vec<usize>)> {
+        let mut slices: Vec<(String, Vec<usize>)> =
+            (0..HISTORY_FROM.len()).map(|slice| (history_name(slice), Vec::new())).collect();
+        for (u, user) in self.users.iter().enumerate() {
+            slices[history_slice(trained(user))].1.push(u);
+        }
+        slices.retain(|(_, users)| !users.is_empty());
+        slices
+    }
+}
+
+/// Runs that make one number together.
+struct Group<'a> {
+    runs: Vec<&'a [f64]>,
+    /// (users) their mean.
+    mean: Vec<f64>,
+    counts: &'a [f64],
+    /// Whether the number is a root.
+    root: bool,
+}
+
+impl Group<'_> {
+    fn of_all(&self) -> f64 {
+        self.of(&mut (0..self.counts.len()))
+    }
+
+    /// Of users, with repetition.
+    fn of(&self, users: &mut dyn Iterator<Item = usize>) -> f64 {
+        let mut n = 0.0;
+        if !self.root {
+            let mut sum = 0.0;
+            users.for_each(|u| (sum, n) = (sum + self.mean[u], n + self.counts[u]));
+            return sum / n;
+        }
+        let mut sums = vec![0.0; self.runs.len()];
+        for u in users {
+            n += self.counts[u];
+            self.runs.iter().zip(&mut sums).for_each(|(run, sum)| *sum += run[u]);
+        }
+        sums.iter().map(|sum| (sum / n).sqrt()).sum::<f64>() / sums.len() as f64
+    }
+}
+
+/// Fills in what rows of a table came to; `against`: for each row, the row it is compared with.
+pub fn fill(
+    rows: &mut [Row],
+    against: &[Option<usize>],
+    answered: &Answered,
+    seeds: &[u64],
+    slices: &[(String, Vec<usize>)],
+) {
+    let metrics = 0..answered.metrics.len();
+    for (i, row) in rows.iter_mut().enumerate() {
+        let estimates: Vec<Estimate> = metrics.clone().filter_map(|m| answered.estimate(i, seeds, m, None)).collect();
+        row.mean = estimates.iter().map(|e| e.mean).collect();
+        row.interval = estimates.iter().map(|e| e.interval).collect();
+        for seed in &mut row.seeds {
+            seed.metrics = metrics.clone().filter_map(|m| answered.value(i, seed.seed, m)).collect();
+        }
+        let done: Vec<&Vec<f64>> = row.seeds.iter().map(|s| &s.metrics).filter(|m| !m.is_empty()).collect();
+        row.deviation = (done.len() > 1).then(|| {
+            let deviation = |m: usize| {
+                let mean = done.iter().map(|x| x[m]).sum::<f64>() / done.len() as f64;
+                (done.iter().map(|x| (x[m] - mean).powi(2)).sum::<f64>() / (done.len() - 1) as f64).sqrt()
+            };
+            metrics.clone().map(deviation).collect()
+        });
+        row.slices = slices.iter().map(|(_, users)| answered.estimate(i, seeds, 0, Some(users))).collect();
+    }
+    let names: Vec<String> = rows.iter().map(|row| row.name.clone()).collect();
+    for (i, row) in rows.iter_mut().enumerate() {
+        row.against = against[i].and_then(|other| {
+            let tests: Option<Vec<Test>> = metrics.clone().map(|m| answered.test(&[other], &[i], seeds, m)).collect();
+            Some(Against { row: names[other].clone(), tests: tests? })
+        });
+    }
+    for m in metrics {
+        correct(rows.iter_mut().filter_map(|row| row.against.as_mut()).map(|against| &mut against.tests[m]).collect());
+    }
+}
+
+/// Holm's correction over a family of tests.
+pub fn correct(mut tests: Vec<&mut Test>) {
+    tests.retain(|test| test.result.p.is_some());
+    let p: Vec<f64> = tests.iter().filter_map(|test| test.result.p).collect();
+    tests.into_iter().zip(holm(&p)).for_each(|(test, p)| test.p_holm = Some(p));
+}
+
+/// What the test of a claim says: a difference counts below 5 %, corrected, where every seed alone has the same sign.
+pub fn outcome(test: &Test, lower: bool) -> Outcome {
+    let difference = test.result.difference;
+    let alike = test.by_seed.iter().all(|d| d.signum() == difference.signum() && *d != 0.0);
+    if test.p_holm.is_none_or(|p| p >= LEVEL) || !alike {
+        Outcome::NoDifference
+    } else if (difference > 0.0) != lower {
+        Outcome::Better
+    } else {
+        Outcome::Worse
+    }
+}
+
+/// What became of a finding's claims together.
+pub fn verdict(claims: &[Claim]) -> super::results::Verdict {
+    use super::results::Verdict::*;
+    let held: Option<Vec<bool>> = claims.iter().map(Claim::holds).collect();
+    match held {
+        None => Open,
+        Some(held) if held.iter().all(|h| *h) => Confirmed,
+        Some(held) if held.iter().any(|h| *h) => InPart,
+        Some(_) => Refuted,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::experiment::results::{Expect, Verdict};
+
+    fn lists(values: &[f64]) -> Answers {
+        let users = (0..values.len()).map(|u| format!("u{u}")).collect();
+        Answers { users, sums: vec![values.to_vec()], counts: vec![1.0; values.len()] }
+    }
+
+    fn near(a: f64, b: f64) -> bool {
+        (a - b).abs() < 1e-12
+    }
+
+    #[test]
+    fn files_of_lists_are_read_as_eval_writes_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.tsv");
+        let head = "user\thistory\theld_out\trank\tpopularity_rank\trank_among_100_uniform\tndcg@10\n";
+        fs::write(&path, format!("{head}a\t3\tx|y\t7|miss\t1|2\t1|3\t0.5\nb\t3\tz\t2\t1\t11\t0\n")).unwrap();
+        let metrics = [Metric::Ndcg(3), Metric::Recall(2), Metric::Mrr];
+        let a = read_lists(&path, &metrics, 100).unwrap();
+        // Ranks 1 and 3 of two held-out items: gains 1 and 1/2, ideal 1 + 1/log2(3).
+        let ndcg = 1.5 / (1.0 + 1.0 / 3f64.log2());
+        assert_eq!(a.users, ["a", "b"]);
+        assert!(near(a.sums[0][0], ndcg) && a.sums[0][1] == 0.0 && a.sums[1] == [0.5, 0.0]);
+        assert!(near(a.sums[2][1], 1.0 / 11.0));
+        let full = read_lists(&path, &metrics, 0).unwrap();
+        assert!(near(full.sums[2][0], 1.0 / 7.0) && full.sums[1] == [0.0, 1.0]);
+        assert!(read_lists(&path, &metrics, 50).unwrap_err().to_string().contains("rank_among_50_uniform"));
+    }
+
+    #[test]
+    fn the_root_is_taken_over_all_ratings() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("r.tsv");
+        fs::write(&path, "user\titem\trating\tpredicted\na\tx\t5\t4\na\ty\t3\t3\nb\tx\t1\t4\n").unwrap();
+        let metrics = vec![Metric::Rmse, Metric::Mae];
+        let a = read_ratings(&path, &metrics).unwrap();
+        assert_eq!((a.sums[0].as_slice(), a.counts.as_slice()), (&[1.0, 9.0][..], &[2.0, 1.0][..]));
+        let answered = Answered::new(metrics, vec![((0, 1), a)]);
+        // Squared errors 1, 0, 9 and absolute ones 1, 0, 3.
+        assert!(near(answered.value(0, 1, 0).unwrap(), (10.0f64 / 3.0).sqrt()));
+        assert!(near(answered.value(0, 1, 1).unwrap(), 4.0 / 3.0));
+        assert_eq!(answered.value(0, 2, 0), None);
+        let both = answered.estimate(0, &[1], 0, Some(&[1])).unwrap();
+        assert_eq!((both.mean, both.interval), (3.0, [3.0, 3.0]));
+    }
+
+    #[test]
+    fn rows_are_means_over_users_and_seeds_and_tested_user_by_user() {
+        let runs = vec![
+            ((0, 1), lists(&[0.0, 0.5, 1.0, 0.2])),
+            ((0, 2), lists(&[0.2, 0.5, 1.0, 0.0])),
+            ((1, 1), lists(&[0.4, 0.5, 1.0, 0.6])),
+            ((1, 2), lists(&[0.2, 0.7, 1.0, 0.4])),
+            // Only one seed so far.
+            ((2, 1), lists(&[1.0; 4])),
+        ];
+        let answered = Answered::new(vec![Metric::Mrr], runs);
+        let row = |name: &str| Row {
+            name: name.into(),
+            seeds: [1, 2].map(|seed| super::super::results::Seed { seed, ..Default::default() }).into(),
+            ..Row::default()
+        };
+        let mut rows = vec![row("a"), row("b"), row("c")];
+        let slices = answered.slices(&|user| if user == "u3" { 30 } else { 2 });
+        assert_eq!(slices.iter().map(|(n, u)| (n.as_str(), u.len())).collect::<Vec<_>>(), [("2-3", 3), ("20-49", 1)]);
+        fill(&mut rows, &[None, Some(0), Some(0)], &answered, &[1, 2], &slices);
+        assert!(near(rows[0].mean[0], 1.7 / 4.0) && near(rows[1].mean[0], 2.4 / 4.0), "{:?}", rows[1].mean);
+        // Seeds of row 1: 0.625 and 0.575; their standard deviation is 0.05 / sqrt 2.
+        assert!(near(rows[1].deviation.as_ref().unwrap()[0], 0.05 / 2f64.sqrt()));
+        assert!(near(rows[0].slices[0].unwrap().mean, 1.6 / 3.0) && near(rows[0].slices[1].unwrap().mean, 0.1));
+        let test = &rows[1].against.as_ref().unwrap().tests[0];
+        assert!(near(test.result.difference, 0.175) && near(test.by_seed[0], 0.2) && near(test.by_seed[1], 0.15));
+        // Differences of users: 0.2, 0.1, 0, 0.4: t = 0.175 / (0.17078 / 2) = 2.0494.
+        assert!((test.result.t.unwrap() - 2.0494).abs() < 1e-4 && test.p_holm.unwrap() > test.result.p.unwrap());
+        // Compared over the seed that both have; one seed has no deviation.
+        assert_eq!(rows[2].against.as_ref().unwrap().tests[0].by_seed.len(), 1);
+        assert!(rows[2].deviation.is_none() && rows[2].seeds[1].metrics.is_empty());
+    }
+
+    #[test]
+    fn verdicts() {
+        let test = |difference: f64, p: f64, by_seed: &[f64]| Test {
+            result: Paired { n: 9, means: [0.0; 2], difference, interval: [0.0; 2], t: None, p: Some(p), effect: None },
+            p_holm: Some(p),
+            by_seed: by_seed.into(),
+        };
+        assert_eq!(outcome(&test(0.1, 0.01, &[0.1, 0.1]), false), Outcome::Better);
+        assert_eq!(outcome(&test(0.1, 0.01, &[0.1, 0.1]), true), Outcome::Worse);
+        assert_eq!(outcome(&test(0.1, 0.05, &[0.1, 0.1]), false), Outcome::NoDifference);
+        assert_eq!(outcome(&test(0.1, 0.01, &[0.3, -0.1]), false), Outcome::NoDifference);
+        let claim = |expect, outcome| Claim { expect, outcome, ..Claim::default() };
+        let (yes, no) = (Some(Outcome::Better), Some(Outcome::NoDifference));
+        assert_eq!(verdict(&[claim(Expect::Better, yes), claim(Expect::NotBetter, no)]), Verdict::Confirmed);
+        assert_eq!(verdict(&[claim(Expect::Better, yes), claim(Expect::NotBetter, yes)]), Verdict::InPart);
+        assert_eq!(verdict(&[claim(Expect::Better, no)]), Verdict::Refuted);
+        assert_eq!(verdict(&[claim(Expect::Better, yes), claim(Expect::Better, None)]), Verdict::Open);
+    }
+}
