@@ -19,6 +19,7 @@ pub mod printer;
 pub mod progress;
 pub mod recommend;
 pub mod search;
+mod search_base;
 pub mod split;
 pub mod split_flags;
 pub mod train;

@@ -128,7 +128,10 @@ impl Space {
 
     /// Draw number `k`.
     fn draw(&self, seed: u64, k: u32) -> Choice {
-        self.0.iter().map(|d| (d.name.clone(), d.draw(Stream::new(seed, Purpose::Search, k).at(place(&d.name))))).collect()
+        self.0
+            .iter()
+            .map(|d| (d.name.clone(), d.draw(Stream::new(seed, Purpose::Search, k).at(place(&d.name)))))
+            .collect()
     }
 
     /// Every listed value and both ends of every range: what each flag must be able to read.
@@ -223,7 +226,9 @@ fn range(name: &str, kind: Kind, low: &str, high: &str) -> Result<Values> {
         let x = x.ok_or_else(|| Error::user(format!("'{text}' is no number")).hint("write LOW..HIGH"))?;
         // Beyond, f64 cannot tell whole numbers apart.
         if kind == Kind::Whole && !(x.fract() == 0.0 && (0.0..9e15).contains(&x)) {
-            return Err(Error::user(format!("'{text}' is no whole number")).hint(format!("--{name} takes whole numbers")));
+            return Err(
+                Error::user(format!("'{text}' is no whole number")).hint(format!("--{name} takes whole numbers"))
+            );
         }
         Ok(x)
     };
@@ -232,7 +237,9 @@ fn range(name: &str, kind: Kind, low: &str, high: &str) -> Result<Values> {
         return Err(Error::user("the range is empty").hint("write the lower end first: LOW..HIGH"));
     }
     if log && low <= 0.0 {
-        return Err(Error::user("a range in the logarithm begins above 0").hint("raise its lower end, or leave :log out"));
+        return Err(
+            Error::user("a range in the logarithm begins above 0").hint("raise its lower end, or leave :log out")
+        );
     }
     Ok(Values::Range { low, high, log, whole: kind == Kind::Whole })
 }

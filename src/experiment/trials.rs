@@ -93,6 +93,8 @@ pub struct Trial {
     pub settings: Choice,
     /// Of a trial that is done.
     pub best: Option<Best>,
+    /// From 1 up; of a search without halving there is one.
+    pub rung: usize,
     /// Asked for; done.
     pub epochs: u32,
     pub epochs_done: u32,
@@ -122,7 +124,7 @@ impl Trial {
     }
 }
 
-/// Best first: the trials of the most epochs that are done, by their measure; then stale ones, failed ones, and who waits.
+/// Best first: the trials of the last rung that are done, by their measure, then those of the rung before; then stale ones, failed ones, and who waits.
 pub fn rank(trials: &mut [Trial]) {
     let group = |t: &Trial| match t.state {
         State::Done => 0,
@@ -131,9 +133,7 @@ pub fn rank(trials: &mut [Trial]) {
         State::Waiting => 3,
     };
     let good = |t: &Trial| t.best.map_or(f64::NEG_INFINITY, |best| best.goodness);
-    trials.sort_by(|a, b| {
-        group(a).cmp(&group(b)).then(b.epochs.cmp(&a.epochs)).then_with(|| good(b).total_cmp(&good(a)))
-    });
+    trials.sort_by(|a, b| group(a).cmp(&group(b)).then(b.rung.cmp(&a.rung)).then_with(|| good(b).total_cmp(&good(a))));
 }
 
 /// What the trials were measured by.
@@ -156,17 +156,57 @@ pub fn measure_of(trials: &[Trial]) -> Result<Option<&'static str>> {
 fn tsv(trials: &[Trial]) -> String {
     let names: Vec<&str> =
         trials.first().map_or(Vec::new(), |t| t.settings.iter().map(|(name, _)| name.as_str()).collect());
-    let mut out = names.join("\t") + "\tmeasure\tvalue\tbest_epoch\tepochs\tepochs_done\tseconds\tstate\trun\n";
+    let mut out = names.join("\t") + "\tmeasure\tvalue\tbest_epoch\trung\tepochs\tepochs_done\tseconds\tstate\trun\n";
     for t in trials {
         let mut cells: Vec<String> = t.settings.iter().map(|(_, value)| value.clone()).collect();
         cells.extend(match t.best {
             Some(best) => [best.measure.to_string(), best.value.to_string(), best.epoch.to_string()],
             None => [const { String::new() }; 3],
         });
-        cells.extend([t.epochs.to_string(), t.epochs_done.to_string(), format!("{:.1}", t.seconds)]);
+        cells.extend([
+            t.rung.to_string(),
+            t.epochs.to_string(),
+            t.epochs_done.to_string(),
+            format!("{:.1}", t.seconds),
+        ]);
         cells.extend([t.stands(), t.run.display().to_string()]);
         out += &(cells.iter().map(|c| c.replace(['\t', '\n'], " ")).collect::<Vec<_>>().join("\t") + "\n");
     }
+    out
+}
+
+/// The table for people, best first.
+pub fn table_text(table: &[Trial]) -> String {
+    let Some(first) = table.first() else { return String::new() };
+    let measure = table.iter().find_map(|t| t.best.map(|best| best.measure)).unwrap_or("NDCG@10");
+    let mut head: Vec<&str> = first.settings.iter().map(|(name, _)| name.as_str()).collect();
+    head.extend([measure, "best epoch", "epochs", "seconds", "state"]);
+    let cells = |t: &Trial| -> Vec<String> {
+        let mut row: Vec<String> = t.settings.iter().map(|(_, value)| value.clone()).collect();
+        row.extend(match t.best {
+            Some(best) => [format!("{:.4}", best.value), best.epoch.to_string()],
+            None => ["-".to_string(), "-".to_string()],
+        });
+        let seconds = if t.seconds > 0.0 { format!("{:.0}", t.seconds) } else { "-".into() };
+        row.extend([t.epochs.to_string(), seconds, t.stands()]);
+        row
+    };
+    let rows: Vec<Vec<String>> = table.iter().map(cells).collect();
+    let wide = |c: usize| rows.iter().map(|row| row[c].chars().count()).max().unwrap_or(0).max(head[c].len());
+    let widths: Vec<usize> = (0..head.len()).map(wide).collect();
+    let settings = first.settings.len();
+    let line = |row: &[&str]| {
+        let cell = |(c, text): (usize, &&str)| match c {
+            c if c < settings || c + 1 == row.len() => format!("{text:<w$}", w = widths[c]),
+            c => format!("{text:>w$}", w = widths[c]),
+        };
+        format!("  {}", row.iter().enumerate().map(cell).collect::<Vec<_>>().join("  ")).trim_end().to_string() + "\n"
+    };
+    let better = if measure == "RMSE" { "lower" } else { "higher" };
+    let rungs = if table.iter().any(|t| t.rung > 1) { ", the last rung first" } else { "" };
+    let mut out = format!("\nbest validation of each trial, {better} is better{rungs}; tests were not looked at\n\n");
+    out += &line(&head);
+    rows.iter().for_each(|row| out += &line(&row.iter().map(String::as_str).collect::<Vec<_>>()));
     out
 }
 
@@ -215,7 +255,8 @@ impl Asked {
         }
         let text = fs::read_to_string(&path).at_path(&path)?;
         let bad = |what: String| {
-            Error::user(format!("{}: {what}", path.display())).hint("choose a new folder with --out, or remove this one")
+            Error::user(format!("{}: {what}", path.display()))
+                .hint("choose a new folder with --out, or remove this one")
         };
         let value: Value = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
         if value["version"] != Asked::VERSION {
@@ -340,25 +381,26 @@ mod tests {
 
     #[test]
     fn done_trials_come_first_the_best_before_the_others() {
-        let trial = |name: &str, epochs, value: Option<f64>, state| Trial {
+        let trial = |name: &str, rung, value: Option<f64>, state| Trial {
             name: name.into(),
             settings: Vec::new(),
             best: value.map(|value| Best { epoch: 1, measure: "NDCG@10", value, goodness: value }),
-            epochs,
-            epochs_done: epochs,
+            rung,
+            epochs: 9,
+            epochs_done: 9,
             seconds: 0.0,
             state,
             run: PathBuf::new(),
             command: String::new(),
         };
         let mut all = [
-            trial("waits", 9, None, State::Waiting),
-            trial("failed", 9, None, State::Failed("why\n  hint: x".into())),
-            trial("short", 3, Some(0.9), State::Done),
-            trial("worse", 9, Some(0.1), State::Done),
-            trial("best", 9, Some(0.2), State::Done),
-            trial("blind", 9, None, State::Done),
-            trial("old", 9, Some(1.0), State::Stale("the data".into())),
+            trial("waits", 2, None, State::Waiting),
+            trial("failed", 2, None, State::Failed("why\n  hint: x".into())),
+            trial("short", 1, Some(0.9), State::Done),
+            trial("worse", 2, Some(0.1), State::Done),
+            trial("best", 2, Some(0.2), State::Done),
+            trial("blind", 2, None, State::Done),
+            trial("old", 2, Some(1.0), State::Stale("the data".into())),
         ];
         rank(&mut all);
         let names: Vec<&str> = all.iter().map(|t| t.name.as_str()).collect();
