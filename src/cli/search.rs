@@ -188,13 +188,15 @@ impl Search {
 
     /// Writes what is asked for, and keeps others from searching in the same folder.
     fn begin(&self) -> Result<Vec<File>> {
-        make_folder(&self.trials())?;
+        make_folder(&self.folder)?;
         let before = self.folder.join("search.json");
         let mut locks = Vec::new();
         if before.exists() {
             locks.push(lock(&before)?);
         }
+        // First of all that is written: a folder with anything else and without it is no search.
         locks.push(lock(&self.asked.write(&self.folder)?)?);
+        make_folder(&self.trials())?;
         Ok(locks)
     }
 
@@ -445,7 +447,7 @@ impl Search {
         let run = typed(&best.run);
         printer.say(format_args!("\nbest: {}\n  {}\nits run:", best.name, best.command));
         printer.say(format_args!("  mipgpu eval {run}"));
-        if let Some(second) = table.get(1).filter(|t| t.state == State::Done) {
+        if let Some(second) = table.get(1).filter(|t| t.state == State::Done && t.rung == best.rung) {
             let second = typed(&second.run);
             printer.say(format_args!("  mipgpu compare {run} {second} --part valid      better, or lucky?"));
         }

@@ -18,7 +18,7 @@ use crate::{
 pub struct Base {
     pub words: Vec<String>,
     /// `None`: the built-in data.
-    data: Option<PathBuf>,
+    pub data: Option<PathBuf>,
     config: Option<PathBuf>,
     from: Option<(PathBuf, Which)>,
     pub flags: Flags,

@@ -247,7 +247,9 @@ impl Asked {
     pub fn read(folder: &Path) -> Result<Option<Asked>> {
         let path = Asked::path(folder);
         if !path.exists() {
-            if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
+            // What a kill left of the first write is nothing.
+            let foreign = |e: fs::DirEntry| e.file_name() != ".search.json.tmp";
+            if fs::read_dir(folder).is_ok_and(|entries| entries.flatten().any(foreign)) {
                 return Err(Error::user(format!("{}: the folder is not empty, and holds no search", folder.display()))
                     .hint("choose a new folder with --out"));
             }

@@ -149,8 +149,8 @@ fn a_search_that_was_stopped_or_killed_goes_on() {
 #[test]
 fn a_trial_that_fails_is_in_its_row_and_one_of_other_data_is_stale() {
     let p = Place::new();
-    let base = format!("train data {SMALL} --epochs 1 --clip 0 --warmup 0");
-    let told = search(&p, "--over lr=1e30,0.003 --over heads=2,3", &base);
+    let base = "train data --width 8 --length 10 --batch 16 --model sasrec --epochs 1 --clip 0 --warmup 0";
+    let told = search(&p, "--over lr=1e30,0.003 --over heads=2,3", base);
     let state = |lr: &str, heads: &str| {
         let of = |r: &&Value| r["settings"]["lr"] == lr && r["settings"]["heads"] == heads;
         let row = rows(&told).iter().find(of).unwrap();
@@ -161,9 +161,9 @@ fn a_trial_that_fails_is_in_its_row_and_one_of_other_data_is_stale() {
     assert!(told["best"] == "heads=2,lr=0.003" && state("0.003", "2").contains("done"), "{told}");
     // Failures are kept as they are, unless they are to be tried again.
     let before = written(&p, "s/trials/heads=2,lr=1e30");
-    search(&p, "--over lr=1e30,0.003 --over heads=2", &base);
+    search(&p, "--over lr=1e30,0.003 --over heads=2", base);
     assert_eq!(before, written(&p, "s/trials/heads=2,lr=1e30"));
-    search(&p, "--over lr=1e30,0.003 --over heads=2 --retry", &base);
+    search(&p, "--over lr=1e30,0.003 --over heads=2 --retry", base);
     assert_ne!(before, written(&p, "s/trials/heads=2,lr=1e30"));
     let bad = p.run(&format!("search --out s --over lr=1e30 -q -- {base}"));
     assert!(
@@ -180,7 +180,7 @@ fn a_trial_that_fails_is_in_its_row_and_one_of_other_data_is_stale() {
     assert!(said.contains("stale: the data set has changed since") && said.contains("--redo-stale"), "{said}");
     assert!(said.contains("best: heads=2,lr=0.004"), "{said}");
     p.refused(&format!("search --out s --over lr=0.003,0.004 -q --halving 2 -- {base}"), &["leave nothing to halve"]);
-    let told = search(&p, &format!("{flags} --redo-stale"), &base);
+    let told = search(&p, &format!("{flags} --redo-stale"), base);
     assert!(rows(&told).iter().all(|r| r["state"]["is"] == "done"), "{told}");
 }
 
@@ -210,6 +210,12 @@ fn halving_lets_the_best_go_on() {
     let said = p.says(&format!("search --out s --dry-run {flags} -- {base}"));
     assert!(said.contains("4 trials, 12 epochs in all") && said.contains("the best 1 anew with 4 epochs"), "{said}");
     assert_eq!(rows(&search(&p, flags, &base)), rows(&told));
+    // Of other data nobody knows who goes on.
+    p.write("more.csv", p.text("log.csv") + "u0,i7,1200000000\n");
+    p.well("import more.csv --out data -q --force");
+    p.refused(&format!("search --out s -q {flags} -- {base}"), &["4 trials were made before", "--redo-stale"]);
+    let anew = search(&p, &format!("{flags} --redo-stale"), &base);
+    assert!(rows(&anew).iter().all(|r| r["state"]["is"] == "done") && rows(&anew).len() == 7, "{anew}");
 }
 
 #[test]
