@@ -71,6 +71,9 @@ pub struct Args {
     /// Seed of that draw
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
+    /// Leave the validation events out of the history that the test is predicted from (as some published code does)
+    #[arg(long, conflicts_with = "part")]
+    pub without_validation: bool,
     /// Write one line a user: held-out items, ranks, metrics (tab-separated); of a run that predicts ratings, one a rating
     #[arg(long, value_name = "FILE")]
     pub per_user: Option<PathBuf>,
@@ -136,6 +139,7 @@ pub fn measure(run: &mut OpenRun, data: &Dataset, args: &Args) -> Result<(Report
     let options = EvalOptions {
         ks,
         keep_seen: args.keep_seen,
+        without_validation: args.without_validation,
         negatives: args.negatives,
         samplings: match args.negative_sampling {
             NegativeSampling::Uniform => vec![Sampling::Uniform],
@@ -230,6 +234,7 @@ pub fn measure_ratings(run: &mut OpenRun, data: &Dataset, args: &Args) -> Result
         (args.keep_seen, "--keep-seen"),
         (args.negatives > 0, "--negatives"),
         (args.no_slices, "--no-slices"),
+        (args.without_validation, "--without-validation"),
     ];
     if let Some((_, flag)) = of_lists.iter().find(|(given, _)| *given) {
         return Err(Error::user(format!("{flag} is for lists of items, and this run predicts ratings"))

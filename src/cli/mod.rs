@@ -10,6 +10,7 @@ pub mod compare;
 pub mod data;
 pub mod devices;
 pub mod evaluate;
+pub mod experiment;
 pub mod export;
 pub mod finetune;
 pub mod import;
@@ -79,6 +80,8 @@ enum Command {
     Eval(evaluate::Args),
     /// Whether one run is better than another: paired tests over the same users
     Compare(compare::Args),
+    /// Run a grid of runs with seeds, intervals and tests: the survey's experiment, or your own
+    Experiment(Box<experiment::Args>),
     /// Recommend items for users of the data or for any new history
     Recommend(recommend::Args),
     /// Write item and user vectors with their keys
@@ -113,6 +116,7 @@ pub fn main() -> ExitCode {
         Command::Clicks(args) => clicks::run(*args, printer),
         Command::Eval(args) => evaluate::run(args, printer),
         Command::Compare(args) => compare::run(args, printer),
+        Command::Experiment(args) => experiment::run(*args, printer),
         Command::Recommend(args) => recommend::run(args, printer),
         Command::Export(args) => export::run(args, printer),
         Command::Devices(args) => devices::run(args, printer),

@@ -61,6 +61,27 @@ impl SplitFlags {
         given.into_iter().find_map(|(given, name)| given.then_some(name))
     }
 
+    /// The flags that ask for `spec`.
+    pub fn args(spec: SplitSpec) -> Vec<String> {
+        let flags: Vec<(&str, String)> = match spec {
+            SplitSpec::LeaveOneOut => vec![("--split", "leave-one-out".into())],
+            SplitSpec::LastN { valid, test } => {
+                vec![("--split", "last-n".into()), ("--valid-n", valid.to_string()), ("--test-n", test.to_string())]
+            }
+            SplitSpec::Ratio { valid, test } => vec![
+                ("--split", "ratio".into()),
+                ("--valid-share", valid.to_string()),
+                ("--test-share", test.to_string()),
+            ],
+            SplitSpec::LastBasket => vec![("--split", "last-basket".into())],
+            SplitSpec::Time { cut, valid_cut } => {
+                let valid = valid_cut.map(|cut| ("--valid-cut", cut.to_string()));
+                [("--split", "time".to_string()), ("--cut", cut.to_string())].into_iter().chain(valid).collect()
+            }
+        };
+        flags.into_iter().flat_map(|(flag, value)| [flag.to_string(), value]).collect()
+    }
+
     /// What was asked for; `None` where no flag says anything. Dates are read in the unit of `data`'s timestamps.
     ///
     /// # Errors

@@ -33,6 +33,8 @@ pub struct EvalOptions<'a> {
     pub ks: Vec<usize>,
     /// Rank the items of the history too.
     pub keep_seen: bool,
+    /// Leave what validates out of the history that the test is predicted from.
+    pub without_validation: bool,
     /// Also rank among this many negatives, drawn so.
     pub negatives: usize,
     pub samplings: Vec<Sampling>,
@@ -56,6 +58,7 @@ impl Default for EvalOptions<'_> {
         EvalOptions {
             ks: vec![10],
             keep_seen: false,
+            without_validation: false,
             negatives: 0,
             samplings: Vec::new(),
             baseline: false,
@@ -227,6 +230,8 @@ pub fn evaluate_each(
     let mut report = tally.report(data, part, options, catalogue)?;
     if basket {
         report.protocol.history = "the last basket before the held-out one";
+    } else if options.without_validation {
+        report.protocol.history = "the training part";
     }
     Ok(report)
 }
@@ -270,8 +275,9 @@ fn case<'d>(data: &'d Dataset, part: &dyn HeldOut, options: &EvalOptions<'_>, wa
     let held = part.held_out(user as usize);
     let map = |items: &'d [u32]| options.item_map.map_or(Cow::Borrowed(items), |m| m.sequence(items));
     // The history ends where the held-out events begin: nothing after can be in it.
-    let before = &all[..held.start];
-    let history = map(if wanted.basket { data.last_basket_of(user as usize, held.start) } else { before });
+    let end = if options.without_validation { part.split().train().len_of(user as usize) } else { held.start };
+    let before = &all[..end.min(held.start)];
+    let history = map(if wanted.basket { data.last_basket_of(user as usize, before.len()) } else { before });
     Case {
         user,
         events: if wanted.basket { map(before).len() } else { history.len() },

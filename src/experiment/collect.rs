@@ -100,11 +100,19 @@ pub fn read_ratings(path: &Path, metrics: &[Metric]) -> Result<Answers> {
     Ok(answers)
 }
 
-/// The learning curve of a run: epochs and what validation said.
-pub fn read_curve(run: &Path) -> Vec<(u32, f64)> {
+/// The learning curve of a run: epochs and what validation said, and the epoch that was best.
+pub fn read_curve(run: &Path) -> (Vec<(u32, f64)>, Option<u32>) {
     let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap_or_default();
-    let rows = text.lines().filter_map(|line| serde_json::from_str::<EpochRow>(line).ok());
-    rows.filter_map(|row| Some((row.epoch, row.measure()?))).collect()
+    let rows: Vec<EpochRow> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let curve = rows.iter().filter_map(|row| Some((row.epoch, row.measure()?))).collect();
+    let mut best: Option<(u32, f64)> = None;
+    for row in &rows {
+        // The first of equals, as the run takes it.
+        if let Some(good) = row.goodness().filter(|good| best.is_none_or(|(_, b)| *good > b)) {
+            best = Some((row.epoch, good));
+        }
+    }
+    (curve, best.map(|(epoch, _)| epoch))
 }
 
 /// Answers of all runs of a table, over the users that all of them answered for.

@@ -35,7 +35,7 @@ rows = [
 says = "Pre-training helps."
 claims = [{ what = "model over none", better = ["model"], than = ["none"] }]
 
-[quick]                               # laid over all of the above by --quick
+[variant.quick]                       # laid over all of the above by --variant quick, or --quick
 seeds = 1
 ```
 
@@ -76,8 +76,9 @@ pub struct Grid {
     pub tables: Vec<TableSpec>,
     #[serde(default, rename = "finding")]
     pub findings: Vec<FindingSpec>,
-    /// What `--quick` lays over the rest.
-    pub quick: Option<toml::Table>,
+    /// What `--variant NAME` lays over the rest.
+    #[serde(default)]
+    pub variant: BTreeMap<String, toml::Table>,
 }
 
 /// How many, or which.
@@ -243,25 +244,27 @@ impl Metric {
 }
 
 impl Grid {
-    /// Reads a grid; `quick` lays what stands under `[quick]` over it, `set` values of settings (`GROUP.KEY=VALUE`).
+    /// Reads a grid; `variant` lays what stands under `[variant.NAME]` over it, `set` values of settings (`GROUP.KEY=VALUE`).
     ///
     /// # Errors
     /// TOML that is none; a key, data set, group, row or metric that does not exist, with where.
-    pub fn parse(text: &str, place: &str, quick: bool, set: &[String]) -> Result<Grid> {
+    pub fn parse(text: &str, place: &str, variant: Option<&str>, set: &[String]) -> Result<Grid> {
         let unreadable = |e: toml::de::Error| Error::user(format!("{place}: {}", e.to_string().trim_end()));
         let mut table: toml::Table = toml::from_str(text).map_err(unreadable)?;
-        match (table.remove("quick"), quick) {
-            (Some(toml::Value::Table(over)), true) => lay_over(&mut table, over),
-            (None, true) => {
-                return Err(Error::user(format!("{place}: --quick, but the grid says nothing under [quick]"))
-                    .hint("write what is smaller there: seeds, data, settings"));
-            }
-            _ => {}
+        if let Some(name) = variant {
+            let variants = table.remove("variant").and_then(|v| v.as_table().cloned()).unwrap_or_default();
+            let Some(toml::Value::Table(over)) = variants.get(name) else {
+                let names: Vec<&str> = variants.keys().map(String::as_str).collect();
+                let there = if names.is_empty() { "none".into() } else { names.join(", ") };
+                return Err(Error::user(format!("{place}: there is no [variant.{name}] in the grid"))
+                    .hint(format!("its variants: {there}")));
+            };
+            lay_over(&mut table, over.clone());
         }
         for text in set {
             override_setting(&mut table, text)?;
         }
-        let grid: Grid = match quick || !set.is_empty() {
+        let grid: Grid = match variant.is_some() || !set.is_empty() {
             true => table.try_into().map_err(unreadable)?,
             // As text, so that an error tells its line.
             false => toml::from_str(text).map_err(unreadable)?,
@@ -478,11 +481,12 @@ mod tests {
 
     #[test]
     fn the_example_is_read() {
-        let grid = Grid::parse(&example(), "x.toml", false, &[]).unwrap();
+        let grid = Grid::parse(&example(), "x.toml", None, &[]).unwrap();
         assert_eq!((grid.seeds.list(), grid.tables[0].rows.len()), (vec![1, 2, 3], 2));
         assert_eq!(grid.data_names(), ["halves/source", "halves/target", "shop"]);
         let quick =
-            Grid::parse(&example(), "x.toml", true, &["small.width=8".into(), "small.norm=pre".into()]).unwrap();
+            Grid::parse(&example(), "x.toml", Some("quick"), &["small.width=8".into(), "small.norm=pre".into()])
+                .unwrap();
         let small = &quick.settings["small"];
         assert_eq!(quick.seeds.list(), [1]);
         assert_eq!((small["width"].as_integer(), small["norm"].as_str()), (Some(8), Some("pre")));
@@ -504,15 +508,17 @@ mod tests {
             ("seeds = 3 ", "sedes = 3 ", "x.toml", "sedes"),
         ] {
             assert!(example().contains(old), "{old}");
-            let e = Grid::parse(&example().replacen(old, new, 1), "x.toml", false, &[]).unwrap_err().to_string();
+            let e = Grid::parse(&example().replacen(old, new, 1), "x.toml", None, &[]).unwrap_err().to_string();
             assert!(e.contains(place) && e.contains(hint), "{new}: {e}");
         }
     }
 
     #[test]
     fn overrides_that_mean_nothing_are_refused() {
-        let parse = |set: &str| Grid::parse(&example(), "x.toml", false, &[set.into()]).unwrap_err().to_string();
+        let parse = |set: &str| Grid::parse(&example(), "x.toml", None, &[set.into()]).unwrap_err().to_string();
         assert!(parse("smal.width=8").contains("did you mean 'small'"));
+        let e = Grid::parse(&example(), "x.toml", Some("tiny"), &[]).unwrap_err().to_string();
+        assert!(e.contains("[variant.tiny]") && e.contains("quick"), "{e}");
         assert!(parse("width=8").contains("GROUP.KEY=VALUE") && parse("small").contains("GROUP.KEY"));
     }
 }

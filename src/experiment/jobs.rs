@@ -48,6 +48,8 @@ pub struct Job {
     pub train: Vec<String>,
     /// Arguments of `mipgpu`, one set a command, of what is asked afterwards.
     pub then: Vec<Vec<String>>,
+    /// Files that those leave behind; without them the questions are asked again.
+    pub leaves: Vec<PathBuf>,
     /// Digest of all that decides what comes out.
     pub key: String,
     /// Jobs (by index) that must be done before.
@@ -137,7 +139,7 @@ pub fn state_of(job: &Job) -> Result<State> {
         return Ok(State::Stale(changed(&record.train, &job.train)));
     }
     Ok(match record.stage {
-        Stage::Done if job.run().join("report.json").exists() => State::Done,
+        Stage::Done if job.run().join("report.json").exists() && job.leaves.iter().all(|f| f.exists()) => State::Done,
         Stage::Done | Stage::Running => State::Waiting,
         Stage::Failed => State::Failed(record.why),
     })
@@ -412,7 +414,7 @@ fn listen(child: &mut Child, i: usize, send: &Sender<(usize, Told)>) -> std::io:
             let Ok(event) = serde_json::from_str::<serde_json::Value>(&line?) else { continue };
             match event["event"].as_str() {
                 Some("epoch") => {
-                    let measure = event["ndcg"].as_f64().or(event["rmse"].as_f64());
+                    let measure = event["valid_ndcg@10"].as_f64().or(event["valid_rmse"].as_f64());
                     let epoch = event["epoch"].as_u64().unwrap_or(0) as u32;
                     let _ = send.send((i, Told::Epoch { epoch, measure }));
                 }
@@ -507,6 +509,7 @@ mod tests {
             folder: PathBuf::new(),
             train: args.into(),
             then: Vec::new(),
+            leaves: Vec::new(),
             key: "k".into(),
             after: after.into(),
             seconds,

@@ -6,6 +6,7 @@ pub mod checkpoint;
 mod choices;
 pub mod clicks;
 pub mod engine;
+pub mod estimate;
 pub mod folder;
 mod freeze;
 mod fresh;

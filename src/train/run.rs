@@ -26,7 +26,10 @@ use crate::{
         error::{IoContext, typed},
         rng::{Purpose, Stream},
     },
-    data::{Dataset, split::Split},
+    data::{
+        Dataset,
+        split::{Split, TrainPart},
+    },
     eval::{EvalOptions, RatingOptions, evaluate, evaluate_ratings},
     layers::Facts,
     mem::Planner,
@@ -95,7 +98,7 @@ pub fn check(config: &RunConfig, data: &Dataset, split: &Split) -> Result<()> {
 }
 
 /// The users with something to train on, and their pairs where the task learns from baskets.
-fn learners<'a>(s: &Settings, data: &'a Dataset, split: &'a Split) -> Result<(Vec<u32>, Option<Pairs<'a>>)> {
+pub(super) fn learners<'a>(s: &Settings, data: &'a Dataset, split: &'a Split) -> Result<(Vec<u32>, Option<Pairs<'a>>)> {
     let (train, asks) = (split.train(), s.find()?.1);
     if asks.baskets {
         split.spec().check_whole_baskets()?;
@@ -112,6 +115,25 @@ fn learners<'a>(s: &Settings, data: &'a Dataset, split: &'a Split) -> Result<(Ve
             .hint("the split holds out too many, or the data has no longer histories"));
     }
     Ok((users, None))
+}
+
+/// What a user's training part gives an epoch to learn from, where the host makes the batches.
+pub(super) fn sequence<'a>(
+    data: &'a Dataset,
+    train: TrainPart<'_>,
+    pairs: Option<&Pairs<'a>>,
+    rated: bool,
+    (epoch, user): (u32, u32),
+) -> Result<Sequence<'a>> {
+    if let Some(pairs) = pairs {
+        return pairs.draw(epoch, user);
+    }
+    let items = train.items(data, user as usize);
+    data.check_items(items)?;
+    Ok(match data.ratings_of(user as usize).filter(|_| rated) {
+        Some(ratings) => Sequence::Rated { items, ratings: &ratings[..items.len()] },
+        None => Sequence::Items(items),
+    })
 }
 
 struct Loop<'a, B> {
@@ -260,19 +282,11 @@ impl<'a, B: Backend> Loop<'a, B> {
             let (data, train) = (self.job.data, self.job.split.train());
             for user in batch {
                 let sequence = match (&self.pairs, self.held) {
-                    (Some(pairs), _) => pairs.draw(epoch, *user)?,
                     (None, true) => Sequence::Held {
                         first: data.place_of(*user as usize) as u32,
                         len: train.len_of(*user as usize),
                     },
-                    (None, false) => {
-                        let items = train.items(data, *user as usize);
-                        data.check_items(items)?;
-                        match data.ratings_of(*user as usize).filter(|_| self.rated) {
-                            Some(ratings) => Sequence::Rated { items, ratings: &ratings[..items.len()] },
-                            None => Sequence::Items(items),
-                        }
-                    }
+                    (pairs, _) => sequence(data, train, pairs.as_ref(), self.rated, (epoch, *user))?,
                 };
                 self.engine.push(*user as u64, sequence);
             }

@@ -1,0 +1,259 @@
+//! `mipgpu experiment`: a grid of runs, with seeds, intervals and tests: run, gone on with, reported.
+
+mod plan;
+mod show;
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use super::{jobs_progress::JobsProgress, printer::Printer};
+use crate::{
+    backend::{self, Device},
+    base::{
+        Error, Result,
+        atomic::{make_folder, write_atomically},
+        error::{IoContext, typed},
+    },
+    experiment::{
+        grid::Grid,
+        html::html,
+        jobs::{self, Runner},
+        results::State,
+        text::text,
+    },
+};
+use plan::Plan;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  mipgpu experiment survey --quick                   all rows on the built-in sample, in minutes
+  mipgpu experiment survey --dry-run                 what would run, and how long it would take
+  mipgpu experiment survey --data ml-1m=data/films   the real thing
+  mipgpu experiment mine.toml --jobs 4               a grid of your own (docs of src/experiment/grid.rs)
+
+The folder holds runs/ (a run folder each), users/ (what each user's held-out items came to), report.txt, report.json and
+report.html. Stopped, or killed, it goes on where it was: give the same command again.")]
+pub struct Args {
+    /// A grid: a TOML file, or the name of a built-in one: survey
+    grid: String,
+    /// Folder of the experiment [default: runs/NAME]
+    #[arg(short, long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// The small version of the grid: --variant quick
+    #[arg(long, conflicts_with = "variant")]
+    quick: bool,
+    /// A variant of the grid: what stands under [variant.NAME] is laid over the rest
+    #[arg(long, value_name = "NAME")]
+    variant: Option<String>,
+    /// List the runs and estimate how long they take; run nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Only report what has been done so far
+    #[arg(long, conflicts_with = "dry_run")]
+    report: bool,
+    /// Where a data set of the grid is
+    #[arg(long, value_name = "NAME=DIR")]
+    data: Vec<String>,
+    /// Change a setting of a group of the grid
+    #[arg(long, value_name = "GROUP.KEY=VALUE")]
+    set: Vec<String>,
+    /// Reproduce quirks of what is reproduced: survey leaves validation items out of what the test is predicted from
+    #[arg(long, value_name = "WHAT")]
+    compat: Option<Compat>,
+    /// Runs at a time [default: as many as there are cores and memory for]
+    #[arg(long, value_name = "N")]
+    jobs: Option<usize>,
+    /// Threads of each run
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    threads: usize,
+    /// Where to run: auto, cpu, cuda, cuda:N, emu, reference
+    #[arg(long, value_name = "DEVICE", default_value_t = Device::Auto)]
+    device: Device,
+    /// Try runs that have failed once more
+    #[arg(long)]
+    retry: bool,
+    /// Make runs of an earlier grid anew; their old results are lost
+    #[arg(long)]
+    redo_stale: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Compat {
+    Survey,
+}
+
+/// Grids that come with the program.
+const BUILT_IN: &[(&str, &str)] = &[("survey", include_str!("survey.toml"))];
+
+/// Set by Ctrl-C; every run then writes a checkpoint and ends.
+static STOP: AtomicBool = AtomicBool::new(false);
+
+pub fn run(args: Args, printer: Printer) -> Result<()> {
+    if args.jobs == Some(0) || args.threads == 0 {
+        return Err(Error::user("--jobs 0 or --threads 0 makes no sense").hint("give numbers from 1 up"));
+    }
+    let grid = read(&args)?;
+    let name = match variant(&args) {
+        Some(variant) => format!("{}-{variant}", grid.name),
+        None => grid.name.clone(),
+    };
+    let out = args.out.clone().unwrap_or_else(|| Path::new("runs").join(name));
+    if args.dry_run {
+        return dry_run(&grid, &args, &out, &printer);
+    }
+    if args.report && !out.exists() {
+        return Err(Error::user(format!("{}: there is nothing to report", out.display()))
+            .hint("leave --report out to begin the experiment, or say where it is: --out DIR"));
+    }
+    make_folder(&out)?;
+    let _lock = lock(&out)?;
+    let mut plan = Plan::new(&grid, &args, &out, &printer)?;
+    let users = out.join("users");
+    make_folder(&users)?;
+    let mut states = plan.jobs.iter().map(jobs::state_of).collect::<Result<Vec<_>>>()?;
+    if !args.report {
+        settle_stale(&plan, &mut states, &args)?;
+        backend::probe(args.device, plan.specs[0].config.settings.precision)?;
+        show::estimate(&mut plan, &args, &states, &printer);
+        let at_once = show::at_once(&plan, &args);
+        show::introduce(&grid, &plan, &states, at_once, &args, &printer);
+        states = go(&plan, &states, at_once, &args, printer)?;
+    }
+    let results = show::results(&grid, &plan, &states, args.device)?;
+    write_atomically(&out.join("report.json"), |f| writeln!(f, "{:#}", serde_json::json!(results)))?;
+    write_atomically(&out.join("report.html"), |f| f.write_all(html(&results).as_bytes()))?;
+    let shown = text(&results);
+    write_atomically(&out.join("report.txt"), |f| f.write_all(shown.as_bytes()))?;
+    if printer.json {
+        let mut event = serde_json::json!({"event": "experiment", "out": out});
+        if let (Some(all), serde_json::Value::Object(rest)) = (event.as_object_mut(), serde_json::json!(results)) {
+            all.extend(rest);
+        }
+        printer.event(&event);
+    } else {
+        printer.raw(shown);
+        printer.say(format_args!("\nreport  {0}/report.html, {0}/report.txt, {0}/report.json", out.display()));
+    }
+    conclude(&states, &out)
+}
+
+fn variant(args: &Args) -> Option<&str> {
+    args.variant.as_deref().or(args.quick.then_some("quick"))
+}
+
+fn read(args: &Args) -> Result<Grid> {
+    let built_in = BUILT_IN.iter().find(|(name, _)| *name == args.grid);
+    let (text, place) = match built_in {
+        Some((name, text)) => (text.to_string(), format!("the grid {name}")),
+        None => {
+            let path = Path::new(&args.grid);
+            let text = fs::read_to_string(path).map_err(|e| {
+                let names: Vec<&str> = BUILT_IN.iter().map(|(name, _)| *name).collect();
+                Error::io(path, &e).hint(format!("give a TOML file, or a grid that is built in: {}", names.join(", ")))
+            })?;
+            (text, args.grid.clone())
+        }
+    };
+    let mut grid = Grid::parse(&text, &place, variant(args), &args.set)?;
+    if args.compat == Some(Compat::Survey) {
+        grid.tables.iter_mut().filter(|t| t.negatives > 0).for_each(|t| t.without_validation = true);
+    }
+    Ok(grid)
+}
+
+/// Keeps others out of the folder.
+fn lock(out: &Path) -> Result<File> {
+    let path = out.join("lock");
+    let file = File::options().create(true).append(true).open(&path).at_path(&path)?;
+    match file.try_lock() {
+        Err(fs::TryLockError::WouldBlock) => {
+            Err(Error::user(format!("{}: another process is running this experiment", out.display()))
+                .hint("wait for it to end, or choose another folder with --out"))
+        }
+        // A file system without locks: better to go on than not.
+        Ok(()) | Err(fs::TryLockError::Error(_)) => Ok(file),
+    }
+}
+
+/// Runs of an earlier grid are made anew if that is wanted, else named.
+fn settle_stale(plan: &Plan, states: &mut [State], args: &Args) -> Result<()> {
+    let stale: Vec<(usize, String)> = states
+        .iter()
+        .enumerate()
+        .filter_map(|(job, state)| match state {
+            State::Stale(what) => Some((job, what.clone())),
+            _ => None,
+        })
+        .collect();
+    if args.redo_stale {
+        for (job, _) in &stale {
+            jobs::forget(&plan.jobs[*job])?;
+            states[*job] = State::Waiting;
+        }
+        return Ok(());
+    }
+    let Some((_, _)) = stale.first() else { return Ok(()) };
+    const SHOWN: usize = 12;
+    let mut lines: Vec<String> =
+        stale.iter().take(SHOWN).map(|(job, what)| format!("\n  {}: {what}", plan.jobs[*job].name)).collect();
+    if stale.len() > SHOWN {
+        lines.push(format!("\n  and {} more", stale.len() - SHOWN));
+    }
+    let what = format!("{} of {} runs were made for an earlier grid:{}", stale.len(), states.len(), lines.concat());
+    Err(Error::user(what).hint(
+        "--redo-stale makes them anew (their results are lost); --out DIR begins elsewhere; --report shows what there is",
+    ))
+}
+
+/// Runs what is not done.
+fn go(plan: &Plan, states: &[State], at_once: usize, args: &Args, printer: Printer) -> Result<Vec<State>> {
+    super::on_ctrl_c(|| {
+        if STOP.swap(true, Ordering::Relaxed) {
+            std::process::exit(1);
+        }
+    });
+    let program = std::env::current_exe().map_err(|e| Error::internal(format!("this program's own file: {e}")))?;
+    let runner = Runner { program, at_once, threads: args.threads, stop: &STOP, retry: args.retry };
+    let mut progress = JobsProgress::new(printer, &plan.jobs, states);
+    let ended = runner.run(&plan.jobs, &mut |event| progress.show(event));
+    progress.finish();
+    ended
+}
+
+fn dry_run(grid: &Grid, args: &Args, out: &Path, printer: &Printer) -> Result<()> {
+    // What has to be made to look at is made aside and taken away again.
+    let aside = std::env::temp_dir().join(format!("mipgpu-dry-run-{}", std::process::id()));
+    let known = out.join("data").exists();
+    let planned = Plan::new(grid, args, if known { out } else { &aside }, printer).and_then(|mut plan| {
+        let mut states = vec![State::Waiting; plan.jobs.len()];
+        if known {
+            states = plan.jobs.iter().map(jobs::state_of).collect::<Result<Vec<_>>>()?;
+        }
+        show::estimate(&mut plan, args, &states, printer);
+        Ok((plan, states))
+    });
+    let _ = fs::remove_dir_all(&aside);
+    let (plan, states) = planned?;
+    show::list(&plan, &states, args, (&aside, out), printer);
+    Ok(())
+}
+
+/// The end of the command, where not all went well.
+fn conclude(states: &[State], out: &Path) -> Result<()> {
+    let count = |of: fn(&State) -> bool| states.iter().filter(|s| of(s)).count();
+    let failed = count(|s| matches!(s, State::Failed(_)));
+    let left = count(|s| *s == State::Waiting);
+    if STOP.load(Ordering::Relaxed) {
+        return Err(Error::user(format!("stopped with {left} of {} runs to go; nothing is lost", states.len()))
+            .hint("the same command goes on"));
+    }
+    if failed > 0 {
+        return Err(Error::user(format!("{failed} of {} runs have failed: see the end of the report", states.len()))
+            .hint(format!("--retry tries them once more; their folders: {}", typed(out.join("runs")))));
+    }
+    Ok(())
+}

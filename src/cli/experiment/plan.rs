@@ -1,0 +1,329 @@
+//! From a grid to jobs: data sets are opened or made, settings checked against them, commands written out.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use clap::Parser;
+use sha2::{Digest, Sha256};
+
+use super::Args;
+use crate::{
+    base::{Error, Result, atomic::write_atomically, error::IoContext},
+    cli::{
+        builtin,
+        opened::open_data,
+        printer::Printer,
+        split_flags::SplitFlags,
+        train::{conclude_settings, scale},
+    },
+    data::{
+        Dataset,
+        domains::{Amount, DomainOptions, Rule, split_domains},
+        split::{Split, SplitSpec},
+    },
+    experiment::{
+        grid::{DataSpec, Grid, RowSpec, TableSpec},
+        jobs::Job,
+    },
+    train::{Flags, RunConfig, Settings, Transfer, run},
+};
+
+/// A data set of the grid.
+pub struct Opened {
+    pub path: PathBuf,
+    pub data: Dataset,
+}
+
+/// A run of the grid, whatever its seed: a base, or a row of a table.
+pub struct Spec {
+    pub name: String,
+    pub data: String,
+    pub split: SplitSpec,
+    /// The spec that it starts from (by index), and what it takes over.
+    pub from: Option<(usize, Transfer)>,
+    /// Flags of its settings, without the seed.
+    pub flags: Vec<String>,
+    /// What it trains with, for its first seed.
+    pub config: RunConfig,
+    /// Table and row, by index; `None`: a base.
+    pub row: Option<(usize, usize)>,
+}
+
+/// All that is to be run.
+pub struct Plan {
+    pub out: PathBuf,
+    pub seeds: Vec<u64>,
+    pub data: BTreeMap<String, Opened>,
+    pub specs: Vec<Spec>,
+    /// Those of one seed after those of another: spec i at seed number k is job k * specs + i.
+    pub jobs: Vec<Job>,
+}
+
+impl Plan {
+    pub fn job(&self, spec: usize, seed: usize) -> usize {
+        seed * self.specs.len() + spec
+    }
+
+    /// Where the answers of a row's users are.
+    pub fn answers(&self, job: usize) -> Option<&PathBuf> {
+        self.jobs[job].leaves.first()
+    }
+
+    /// # Errors
+    /// Data that are missing or cannot be split, settings that mean nothing or do not fit, with the run's name.
+    pub fn new(grid: &Grid, args: &Args, out: &Path, printer: &Printer) -> Result<Plan> {
+        let data = open_all(grid, args, out, printer)?;
+        let mut plan = Plan { out: out.into(), seeds: grid.seeds.list(), data, specs: Vec::new(), jobs: Vec::new() };
+        for base in &grid.bases {
+            let flags = flags_of(grid, &[&base.settings], &base.set);
+            plan.add(&base.name, &base.data, base.split, None, flags, None)
+                .map_err(|e| e.at(format!("base {}", base.name)))?;
+        }
+        for (t, table) in grid.tables.iter().enumerate() {
+            for (r, row) in table.rows.iter().enumerate() {
+                let place = |e: Error| e.at(format!("table {}, row {}", table.name, row.name));
+                plan.add_row(grid, (t, table), (r, row)).map_err(place)?;
+            }
+        }
+        plan.write_jobs(grid, args);
+        Ok(plan)
+    }
+
+    fn add_row(&mut self, grid: &Grid, (t, table): (usize, &TableSpec), (r, row): (usize, &RowSpec)) -> Result<()> {
+        let flags = flags_of(grid, &[&table.settings, &row.settings], &row.set);
+        let from = row.from.as_ref().and_then(|from| {
+            let base = self.specs.iter().position(|s| s.name == *from)?;
+            Some((base, row.transfer.unwrap_or(Transfer::Model)))
+        });
+        self.add(&row.name, &table.data, table.split, from, flags, Some((t, r)))?;
+        let rated = self.specs.last().is_some_and(|s| s.config.ratings.is_some());
+        let wanted = table.metrics.iter().any(|m| m == "RMSE" || m == "MAE");
+        if rated != wanted {
+            let what = if rated {
+                "it predicts ratings, and the table asks for lists"
+            } else {
+                "it makes lists, and the table asks for ratings"
+            };
+            return Err(Error::user(what).hint("a table of RMSE and MAE takes runs with task = \"rating\""));
+        }
+        Ok(())
+    }
+
+    /// Checks a run as `train` or `finetune` will, before anything is begun.
+    fn add(
+        &mut self,
+        name: &str,
+        data_name: &str,
+        split: SplitSpec,
+        from: Option<(usize, Transfer)>,
+        flags: Vec<String>,
+        row: Option<(usize, usize)>,
+    ) -> Result<()> {
+        #[derive(clap::Parser)]
+        #[command(no_binary_name = true, disable_help_flag = true)]
+        struct Only {
+            #[command(flatten)]
+            flags: Flags,
+        }
+        let given = Only::try_parse_from(&flags).map_err(|e| {
+            let text = e.to_string();
+            let what = text.lines().next().unwrap_or("").trim_start_matches("error: ").to_string();
+            Error::user(format!("settings: {what}"))
+                .hint("settings have the names of the flags of `mipgpu train --help`")
+        })?;
+        let opened = &self.data[data_name];
+        let data = &opened.data;
+        let mut settings = match from {
+            Some((base, _)) => Settings { seed: 1, ..self.specs[base].config.settings.clone() },
+            None => Settings::default(),
+        };
+        given.flags.apply(&mut settings);
+        conclude_settings(&given.flags, &mut settings, data)?;
+        let cut = Split::for_task(data, split, settings.find()?.1.baskets)?;
+        let config = RunConfig {
+            version: RunConfig::VERSION,
+            data: opened.path.clone(),
+            data_fingerprint: data.fingerprint().into(),
+            split,
+            from: None,
+            ratings: scale(&settings, data, split)?,
+            settings,
+        };
+        run::check(&config, data, &cut)?;
+        self.specs.push(Spec { name: name.into(), data: data_name.into(), split, from, flags, config, row });
+        Ok(())
+    }
+
+    /// The commands, and the digests that they are known by.
+    fn write_jobs(&mut self, grid: &Grid, args: &Args) {
+        let folder = self.out.join("runs");
+        for (k, seed) in self.seeds.clone().into_iter().enumerate() {
+            for spec in &self.specs {
+                let name = format!("{}-s{seed}", spec.name);
+                let run = folder.join(&name).display().to_string();
+                let opened = &self.data[&spec.data];
+                let base = spec.from.map(|(base, transfer)| (self.job(base, k), transfer));
+                let mut train: Vec<String> = match &base {
+                    None => vec!["train".into()],
+                    Some((base, transfer)) => {
+                        let from = self.jobs[*base].run().display().to_string();
+                        vec!["finetune".into(), "--from".into(), from, "--transfer".into(), transfer.to_string()]
+                    }
+                };
+                train.push(opened.path.display().to_string());
+                let common = [&spec.flags[..], &SplitFlags::args(spec.split)[..]].concat();
+                train.extend(common.iter().cloned());
+                train.extend(["--seed".into(), seed.to_string(), "--device".into(), args.device.to_string()]);
+                train.extend(["--out".into(), run.clone()]);
+                let asked = spec.row.map(|(t, _)| &grid.tables[t]).map(eval_flags);
+                // Named by what is asked: other questions are asked of the same run, which is not trained again.
+                let leaves: Vec<PathBuf> = asked
+                    .iter()
+                    .map(|flags| self.out.join("users").join(format!("{name}-{}.tsv", digest(flags, 6))))
+                    .collect();
+                let then = asked.iter().zip(&leaves).map(|(flags, users)| {
+                    let mut eval = vec!["eval".to_string(), run.clone(), "--device".into(), args.device.to_string()];
+                    eval.extend(flags.iter().cloned());
+                    eval.extend(["--per-user".into(), users.display().to_string()]);
+                    eval
+                });
+                let then = then.collect();
+                let key = serde_json::json!({
+                    "data": opened.data.fingerprint(), "flags": common, "seed": seed,
+                    "from": base.as_ref().map(|(base, transfer)| (&self.jobs[*base].key, transfer)),
+                });
+                let job = Job {
+                    name,
+                    folder: folder.clone(),
+                    train,
+                    then,
+                    leaves,
+                    key: digest(&key, 16),
+                    after: base.iter().map(|(base, _)| *base).collect(),
+                    seconds: 0.0,
+                    epochs: spec.config.settings.epochs,
+                };
+                self.jobs.push(job);
+            }
+        }
+    }
+}
+
+/// Hex digits that tell values apart.
+fn digest(value: &impl serde::Serialize, digits: usize) -> String {
+    let sum = Sha256::digest(serde_json::json!(value).to_string());
+    sum.iter().map(|byte| format!("{byte:02x}")).collect::<String>()[..digits].to_string()
+}
+
+/// What is asked of the run of a row.
+fn eval_flags(table: &TableSpec) -> Vec<String> {
+    let mut flags: Vec<String> = Vec::new();
+    if !table.metrics.iter().any(|m| m == "RMSE" || m == "MAE") {
+        flags.extend(["--no-slices", "--k", "10"].map(String::from));
+    }
+    if table.negatives > 0 {
+        flags.extend([
+            "--negatives".into(),
+            table.negatives.to_string(),
+            "--negative-sampling".into(),
+            "uniform".into(),
+        ]);
+    }
+    if table.without_validation {
+        flags.push("--without-validation".into());
+    }
+    flags
+}
+
+/// Groups of settings, each over the one before, and `set` over all, as flags.
+fn flags_of(grid: &Grid, groups: &[&Vec<String>], set: &toml::Table) -> Vec<String> {
+    let mut all = toml::Table::new();
+    for group in groups.iter().flat_map(|groups| groups.iter()) {
+        all.extend(grid.settings[group].clone());
+    }
+    all.extend(set.clone());
+    let text = |value: &toml::Value| match value {
+        toml::Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    all.iter().flat_map(|(key, value)| [format!("--{key}"), text(value)]).collect()
+}
+
+/// Opens or makes all data sets.
+fn open_all(grid: &Grid, args: &Args, out: &Path, printer: &Printer) -> Result<BTreeMap<String, Opened>> {
+    let mut given = BTreeMap::new();
+    for text in &args.data {
+        let (name, path) = text.split_once('=').ok_or_else(|| {
+            Error::user(format!("--data {text}")).hint("write NAME=DIR, with the name of a data set of the grid")
+        })?;
+        if !grid.data.contains_key(name) {
+            let names: Vec<&str> = grid.data.keys().map(String::as_str).collect();
+            return Err(Error::user(format!("--data {text}: the grid has no data set '{name}'"))
+                .hint(format!("there are: {}", names.join(", "))));
+        }
+        given.insert(name, PathBuf::from(path));
+    }
+    let mut opened = BTreeMap::new();
+    for (name, spec) in grid.data.iter().filter(|(_, spec)| spec.split.is_none()) {
+        let path = match (given.remove(name.as_str()), &spec.path) {
+            (Some(path), _) => path,
+            (None, Some(path)) => path.clone(),
+            (None, None) => builtin::import(printer)?,
+        };
+        let path = std::path::absolute(&path).unwrap_or(path);
+        let data = open_data(&path).map_err(|e| match (&spec.get, path.exists()) {
+            (Some(get), false) => Error::user(format!("{}: the data set '{name}' is not there", path.display()))
+                .hint(format!("{}; or say where it is: --data {name}=DIR", get.trim())),
+            _ => e,
+        })?;
+        opened.insert(name.clone(), Opened { path, data });
+    }
+    for (name, spec) in &grid.data {
+        let Some(whole) = &spec.split else { continue };
+        let folder = std::path::absolute(out.join("data").join(name)).at_path(out)?;
+        divide(spec, &opened[whole].data, &folder, printer).map_err(|e| e.at(format!("data.{name}")))?;
+        for part in ["source", "target"] {
+            let path = folder.join(part);
+            opened.insert(format!("{name}/{part}"), Opened { data: open_data(&path)?, path });
+        }
+    }
+    Ok(opened)
+}
+
+/// Makes two domains, unless they are there already as they are wanted.
+fn divide(spec: &DataSpec, data: &Dataset, folder: &Path, printer: &Printer) -> Result<()> {
+    let note = folder.with_extension("made-by");
+    let wanted = format!("{} {spec:?}", data.fingerprint());
+    if folder.exists() && fs::read_to_string(&note).is_ok_and(|made| made == wanted) {
+        return Ok(());
+    }
+    let rule = match (&spec.field, spec.random) {
+        (Some(field), _) => Rule::Field { field: field.clone(), values: spec.target_values.clone(), which: spec.which },
+        (None, Some(share)) if share < 1.0 => {
+            Rule::Random { amount: Amount::Share(share), seed: spec.seed.unwrap_or(1) }
+        }
+        (None, items) => {
+            Rule::Random { amount: Amount::Items(items.unwrap_or(1.0) as usize), seed: spec.seed.unwrap_or(1) }
+        }
+    };
+    let options = DomainOptions {
+        target_last: spec.target_last,
+        source_last: spec.source_last,
+        force: true,
+        ..DomainOptions::new(rule)
+    };
+    let made = split_domains(data, folder, &options)?;
+    write_atomically(&note, |f| f.write_all(wanted.as_bytes()))?;
+    printer.say(format_args!(
+        "made    {}: source {} items, {} interactions; target {} items, {} interactions",
+        folder.display(),
+        made.source.items,
+        made.source.interactions,
+        made.target.items,
+        made.target.interactions
+    ));
+    Ok(())
+}

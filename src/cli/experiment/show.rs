@@ -1,0 +1,297 @@
+//! What an experiment tells: before it begins, and from the files that its runs have left.
+
+use std::{collections::HashMap, path::Path, time::Duration};
+
+use serde_json::json;
+
+use super::{Args, plan::Plan};
+use crate::{
+    backend::{self, Device},
+    base::{Result, error::typed},
+    cli::{jobs_progress::duration, printer::Printer},
+    data::{Dataset, digits, split::Split},
+    experiment::{
+        collect::{Answered, correct, fill, outcome, read_curve, read_lists, read_ratings, verdict},
+        grid::{Grid, Metric, TableSpec},
+        jobs::{record_of, seconds_in_all},
+        results::{Base, Claim, Finding, Results, Row, Seed, Slice, State, Table},
+    },
+    train::estimate::{Estimate, bytes, estimate as estimate_run},
+};
+
+/// Looks at a few steps of every kind of run, so that the time of each is known about.
+pub fn estimate(plan: &mut Plan, args: &Args, states: &[State], printer: &Printer) {
+    let mut known: HashMap<String, f64> = HashMap::new();
+    if !states.contains(&State::Waiting) {
+        return;
+    }
+    printer.say("timing a few steps of each kind of run ...");
+    for i in 0..plan.specs.len() {
+        let jobs: Vec<usize> = (0..plan.seeds.len()).map(|k| plan.job(i, k)).collect();
+        if jobs.iter().all(|job| states[*job] != State::Waiting) {
+            continue;
+        }
+        let spec = &plan.specs[i];
+        // Runs that differ in nothing that takes time are timed once.
+        let kind = format!("{} {:?} {:?}", spec.data, spec.split, spec.config.settings);
+        let seconds = *known.entry(kind).or_insert_with(|| {
+            let data = &plan.data[&spec.data].data;
+            let timed = Split::new(data, spec.split)
+                .and_then(|split| estimate_run(&spec.config, (data, &split), args.device, args.threads, GLANCE));
+            timed.map_or(0.0, |Estimate { seconds, .. }| seconds)
+        });
+        jobs.into_iter().for_each(|job| plan.jobs[job].seconds = seconds);
+    }
+}
+
+/// How long each kind of run is looked at.
+const GLANCE: Duration = Duration::from_millis(400);
+
+/// As many runs at a time as there are cores and memory for.
+pub fn at_once(plan: &Plan, args: &Args) -> usize {
+    if let Some(n) = args.jobs {
+        return n;
+    }
+    if let (Device::Cuda(_), _) = backend::choose(args.device) {
+        // They share the device, which small models leave idle between kernels.
+        return 4;
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let largest = plan.specs.iter().filter_map(|s| bytes(&s.config, &plan.data[&s.data].data).ok()).max().unwrap_or(0);
+    let room = free_memory().map_or(usize::MAX, |free| (free / 10 * 8 / (largest + PROCESS)) as usize);
+    (cores / args.threads).min(room).max(1)
+}
+
+/// What a process needs beside its plan.
+const PROCESS: u64 = 100 << 20;
+
+/// Bytes of memory that are free, where the system tells.
+fn free_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? * 1024)
+}
+
+/// What is about to happen.
+pub fn introduce(grid: &Grid, plan: &Plan, states: &[State], at_once: usize, args: &Args, printer: &Printer) {
+    let waiting: Vec<usize> = (0..states.len()).filter(|job| states[*job] == State::Waiting).collect();
+    printer.say(format_args!("{}", grid.title));
+    for (name, opened) in &plan.data {
+        printer.say(format_args!("data    {}", data_line(name, &opened.data)));
+    }
+    let done = states.iter().filter(|s| **s == State::Done).count();
+    let total: f64 = left(plan, states, at_once);
+    printer.say(format_args!(
+        "runs    {} in all, {} done, {} to go, {at_once} at a time with {} thread{}: about {}",
+        states.len(),
+        done,
+        waiting.len(),
+        args.threads,
+        if args.threads == 1 { "" } else { "s" },
+        duration(total)
+    ));
+    printer.say(format_args!("folder  {}\n", plan.out.display()));
+}
+
+/// Seconds that the jobs which wait will take.
+fn left(plan: &Plan, states: &[State], at_once: usize) -> f64 {
+    let jobs: Vec<_> = plan
+        .jobs
+        .iter()
+        .zip(states)
+        .map(|(job, state)| {
+            let mut job = job.clone();
+            job.seconds = if *state == State::Waiting { job.seconds } else { 0.0 };
+            job
+        })
+        .collect();
+    seconds_in_all(&jobs, at_once)
+}
+
+fn data_line(name: &str, data: &Dataset) -> String {
+    format!(
+        "{name}: {} users, {} items, {} interactions",
+        digits(data.users() as u64),
+        digits(data.items() as u64),
+        digits(data.interactions())
+    )
+}
+
+/// All runs as commands, with the time that each may take. `places`: a folder in them, and what stands for it.
+pub fn list(plan: &Plan, states: &[State], args: &Args, places: (&Path, &Path), printer: &Printer) {
+    let (from, to) = (places.0.display().to_string(), places.1.display().to_string());
+    let command = |words: &[String]| {
+        let words: Vec<String> = words.iter().map(|w| typed(w.replace(&from, &to))).collect();
+        format!("mipgpu {}", words.join(" "))
+    };
+    let at_once = at_once(plan, args);
+    let total = left(plan, states, at_once);
+    for (job, state) in plan.jobs.iter().zip(states) {
+        if printer.json {
+            let then: Vec<String> = job.then.iter().map(|words| command(words)).collect();
+            printer.event(&json!({
+                "event": "run", "run": job.name, "state": state, "seconds": job.seconds, "command": command(&job.train),
+                "then": then,
+            }));
+            continue;
+        }
+        let what = match state {
+            State::Waiting => format!("about {}", duration(job.seconds)),
+            State::Done => "done".into(),
+            State::Failed(why) => format!("failed: {}", why.lines().next().unwrap_or("")),
+            State::Stale(what) => format!("of an earlier grid: {what}"),
+        };
+        printer.result(format_args!("{}  ({what})\n  {}", job.name, command(&job.train)));
+        job.then.iter().for_each(|words| printer.result(format_args!("  {}", command(words))));
+    }
+    let waiting = states.iter().filter(|s| **s == State::Waiting).count();
+    if printer.json {
+        printer.event(
+            &json!({"event": "dry-run", "runs": states.len(), "to_go": waiting, "at_once": at_once, "seconds": total}),
+        );
+    } else {
+        printer.result(format_args!(
+            "\n{} runs, {waiting} to go, {at_once} at a time with {} thread(s) each: about {}",
+            states.len(),
+            args.threads,
+            duration(total)
+        ));
+    }
+}
+
+/// Everything that the runs have come to so far.
+///
+/// # Errors
+/// Answers that cannot be read.
+pub fn results(grid: &Grid, plan: &Plan, states: &[State], device: Device) -> Result<Results> {
+    let mut results = Results {
+        name: grid.name.clone(),
+        title: grid.title.clone(),
+        notes: grid.notes.clone(),
+        data: plan.data.iter().map(|(name, opened)| data_line(name, &opened.data)).collect(),
+        machine: format!(
+            "mipgpu {}, {}, {} cores",
+            env!("CARGO_PKG_VERSION"),
+            backend::choose(device).1,
+            std::thread::available_parallelism().map_or(1, usize::from)
+        ),
+        done: states.iter().filter(|s| **s == State::Done).count(),
+        runs: states.len(),
+        ..Results::default()
+    };
+    for job in &plan.jobs {
+        results.seconds += record_of(job)?.map_or(0.0, |r| r.seconds);
+    }
+    for (i, spec) in plan.specs.iter().enumerate().filter(|(_, spec)| spec.row.is_none()) {
+        let measure = if spec.config.ratings.is_some() { "RMSE" } else { "NDCG@10" };
+        let seeds = seeds(plan, states, i)?;
+        results.bases.push(Base { name: spec.name.clone(), measure: measure.into(), seeds });
+    }
+    let mut answered = Vec::new();
+    for (t, table) in grid.tables.iter().enumerate() {
+        let (shown, answers) = table_of(plan, states, t, table)?;
+        results.tables.push(shown);
+        answered.push(answers);
+    }
+    results.findings = findings(grid, plan, &results.tables, &answered)?;
+    Ok(results)
+}
+
+fn table_of(plan: &Plan, states: &[State], t: usize, table: &TableSpec) -> Result<(Table, Answered)> {
+    let metrics = table.metrics.iter().map(|m| Metric::parse(m)).collect::<Result<Vec<_>>>()?;
+    let rated = metrics.iter().any(|m| m.of_ratings());
+    let (mut rows, mut runs) = (Vec::new(), Vec::new());
+    for (i, spec) in plan.specs.iter().enumerate() {
+        let Some((_, r)) = spec.row.filter(|(of, _)| *of == t) else { continue };
+        let row = &table.rows[r];
+        for (k, seed) in plan.seeds.iter().enumerate() {
+            let job = plan.job(i, k);
+            let Some(path) = plan.answers(job).filter(|_| states[job] == State::Done) else { continue };
+            let answers =
+                if rated { read_ratings(path, &metrics) } else { read_lists(path, &metrics, table.negatives) };
+            runs.push(((r, *seed), answers?));
+        }
+        let (labels, published) = (row.labels.clone(), row.published.clone());
+        rows.push(Row { name: row.name.clone(), labels, published, seeds: seeds(plan, states, i)?, ..Row::default() });
+    }
+    let place = |name: &String| table.rows.iter().position(|row| row.name == *name);
+    let against: Vec<Option<usize>> = table.rows.iter().map(|row| row.against.as_ref().and_then(place)).collect();
+    let data = &plan.data[&table.data].data;
+    let split = Split::new(data, table.split)?;
+    let answered = Answered::new(metrics, runs);
+    let trained = |user: &str| data.user_keys().find(user).map_or(0, |u| split.train().len_of(u as usize));
+    let slices = answered.slices(&trained);
+    fill(&mut rows, &against, &answered, &plan.seeds, &slices);
+    let among = match (rated, table.negatives) {
+        (true, _) => "every held-out rating".to_string(),
+        (false, 0) => "ranked among all items that the user has not had".into(),
+        (false, n) => {
+            format!("ranked among the user's held-out items and {n} items that the user never had, drawn uniformly")
+        }
+    };
+    let history = if table.without_validation { "; predicted from the training events alone" } else { "" };
+    let shown = Table {
+        name: table.name.clone(),
+        title: table.title.clone(),
+        published: table.published.clone(),
+        columns: table.columns.clone(),
+        metrics: table.metrics.clone(),
+        lower: rated,
+        scale: if table.percent { 100.0 } else { 1.0 },
+        protocol: format!(
+            "{}: {}; {among}{history}; {} users",
+            table.data,
+            table.split.words(data.ticks_per_second()),
+            digits(answered.users.len() as u64)
+        ),
+        rows,
+        slices: slices.iter().map(|(name, users)| Slice { name: name.clone(), users: users.len() }).collect(),
+    };
+    Ok((shown, answered))
+}
+
+/// All seeds of a spec, with what their runs tell of themselves.
+fn seeds(plan: &Plan, states: &[State], spec: usize) -> Result<Vec<Seed>> {
+    let of = |(k, seed): (usize, &u64)| {
+        let job = plan.job(spec, k);
+        let (curve, best) = read_curve(&plan.jobs[job].run());
+        let seconds = record_of(&plan.jobs[job])?.map_or(0.0, |r| r.seconds);
+        Ok(Seed { seed: *seed, state: states[job].clone(), metrics: Vec::new(), curve, best, seconds })
+    };
+    plan.seeds.iter().enumerate().map(of).collect()
+}
+
+fn findings(grid: &Grid, plan: &Plan, tables: &[Table], answered: &[Answered]) -> Result<Vec<Finding>> {
+    let mut findings = Vec::new();
+    for finding in &grid.findings {
+        let mut claims = Vec::new();
+        for claim in &finding.claims {
+            let name = &grid.table_of(claim)?.name;
+            let t = grid.tables.iter().position(|table| table.name == *name).unwrap_or(0);
+            let table = &grid.tables[t];
+            let rows = |names: &[String]| -> Vec<usize> {
+                names.iter().filter_map(|name| table.rows.iter().position(|row| row.name == *name)).collect()
+            };
+            let wanted = claim.metric.as_ref().unwrap_or(&table.metrics[0]);
+            let metric = table.metrics.iter().position(|m| m == wanted).unwrap_or(0);
+            claims.push(Claim {
+                what: claim.what.clone(),
+                metric: wanted.clone(),
+                scale: tables[t].scale,
+                lower: tables[t].lower,
+                expect: claim.expect,
+                test: answered[t].test(&rows(&claim.than), &rows(&claim.better), &plan.seeds, metric),
+                outcome: None,
+            });
+        }
+        findings.push(Finding { says: finding.says.clone(), claims, ..Finding::default() });
+    }
+    correct(findings.iter_mut().flat_map(|f| &mut f.claims).filter_map(|c| c.test.as_mut()).collect());
+    for finding in &mut findings {
+        for claim in &mut finding.claims {
+            claim.outcome = claim.test.as_ref().map(|test| outcome(test, claim.lower));
+        }
+        finding.verdict = verdict(&finding.claims);
+    }
+    Ok(findings)
+}

@@ -1,0 +1,91 @@
+//! How long a run will take, by a few of its steps.
+
+use std::time::{Duration, Instant};
+
+use super::{
+    engine::Engine,
+    folder::RunConfig,
+    parts::lay_out,
+    run::{learners, sequence},
+    sides::Sides,
+};
+use crate::{
+    backend::{self, Device, WithBackend},
+    base::Result,
+    data::{Dataset, split::Split},
+    layers::Facts,
+    mem::Planner,
+    ops::Backend,
+};
+
+/// What a run will take.
+#[derive(Clone, Copy, Debug)]
+pub struct Estimate {
+    /// For one step.
+    pub step: f64,
+    /// For all of it: every epoch and its validations.
+    pub seconds: f64,
+}
+
+/// Bytes of all that the run plans: weights, moments, activations.
+///
+/// # Errors
+/// Settings that contradict each other.
+pub fn bytes(config: &RunConfig, data: &Dataset) -> Result<u64> {
+    let s = &config.settings;
+    let facts = Facts { ratings: config.ratings.clone(), ..Sides::facts_of(s, data)? };
+    let plan = lay_out(s, &facts, s.batch)?.0;
+    use crate::mem::Arena::*;
+    Ok([Param, Grad, Moment1, Moment2, Act, Stat, Index].map(|arena| plan.len(arena) as u64 * 4).iter().sum())
+}
+
+/// Trains for about `budget` on real batches, with `threads` where the device is the CPU, and multiplies. A validation asks
+/// each user once, which is about a third of a training step's work for the user.
+///
+/// # Errors
+/// As a run of it; a step that is not finite.
+pub fn estimate(
+    config: &RunConfig,
+    (data, split): (&Dataset, &Split),
+    device: Device,
+    threads: usize,
+    budget: Duration,
+) -> Result<Estimate> {
+    struct Steps<'a>(&'a RunConfig, &'a Dataset, &'a Split, Duration);
+    impl WithBackend for Steps<'_> {
+        type Out = Result<Estimate>;
+        fn call<B: Backend + 'static>(self, open: &dyn Fn(&Planner) -> Result<B>) -> Self::Out {
+            let Steps(config, data, split, budget) = self;
+            let s = &config.settings;
+            let facts = Facts { ratings: config.ratings.clone(), ..Sides::facts_of(s, data)? };
+            let mut engine = Engine::<B>::new(s, facts, open)?;
+            let (users, pairs) = learners(s, data, split)?;
+            let rated = s.find()?.1.rated;
+            let (began, mut step, mut timed) = (Instant::now(), 0u64, Duration::ZERO);
+            // The first step meets cold caches, and a GPU's recorded graph comes with the third.
+            let warm = 3;
+            // Batches from all over the users, whose sequences differ in length.
+            let batches: Vec<&[u32]> = users.chunks(s.batch).collect();
+            while step < warm + 2 || (began.elapsed() < budget && step < warm + batches.len() as u64) {
+                engine.begin(1);
+                for user in batches[(step as usize * 7) % batches.len()] {
+                    engine.push((*user).into(), sequence(data, split.train(), pairs.as_ref(), rated, (1, *user))?);
+                }
+                step += 1;
+                let at = Instant::now();
+                engine.step(step, 0.0)?;
+                if step > warm {
+                    timed += at.elapsed();
+                }
+            }
+            let of_step = timed.as_secs_f64() / (step - warm) as f64;
+            let epochs = f64::from(s.epochs);
+            let validations = (epochs / f64::from(s.eval_every.max(1))).ceil();
+            let seconds = of_step * batches.len() as f64 * (epochs + validations / 3.0);
+            Ok(Estimate { step: of_step, seconds })
+        }
+    }
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    let pool = pool.map_err(|e| crate::base::Error::internal(format!("no threads: {e}")))?;
+    pool.install(|| backend::with(device, config.settings.precision, Steps(config, data, split, budget)))
+}
