@@ -237,6 +237,7 @@ impl Search {
             folder: self.trials(),
             train,
             then: Vec::new(),
+            leaves: Vec::new(),
             key: digest(key),
             after: Vec::new(),
             seconds: 0.0,
