@@ -40,6 +40,7 @@ pub enum Purpose {
     Domain = 8,
     Basket = 10,
     Bootstrap = 11,
+    Search = 12,
     /// Dropout sites take numbers from here upwards, one a site of the model.
     Dropout = 1 << 16,
 }

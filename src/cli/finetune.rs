@@ -37,35 +37,35 @@ by key; what was loaded, fresh
 and frozen is listed tensor by tensor. The new run is a run like any other: train --resume, eval, recommend, export.")]
 pub struct Args {
     /// Data set folder made by `mipgpu import` [default: the built-in MovieLens sample]
-    data: Option<PathBuf>,
+    pub(super) data: Option<PathBuf>,
     /// The trained run to start from
     #[arg(long, value_name = "RUN")]
-    from: PathBuf,
+    pub(super) from: PathBuf,
     /// What is taken over
     #[arg(long, value_enum, default_value = "model")]
     transfer: Transfer,
     /// Take the newest weights of the base instead of the best validated ones
     #[arg(long)]
-    last: bool,
+    pub(super) last: bool,
     /// How rows start of items, users and field values that the base does not know [default: random]
     #[arg(long, value_enum, alias = "fresh-items")]
     fresh_rows: Option<FreshRows>,
     /// Run folder to make [default: runs/DATA-MODEL-N]
     #[arg(short, long, value_name = "DIR")]
-    out: Option<PathBuf>,
+    pub(super) out: Option<PathBuf>,
     /// Settings file (TOML) over those of the base; flags go over it
     #[arg(short, long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    pub(super) config: Option<PathBuf>,
     /// Where to run: auto, cpu, cuda, cuda:N, emu, reference
     #[arg(long, value_name = "DEVICE", default_value_t = Device::Auto)]
     device: Device,
     /// Threads [default: all cores]
     #[arg(long, value_name = "N")]
-    threads: Option<usize>,
+    pub(super) threads: Option<usize>,
     #[command(flatten)]
     split: SplitFlags,
     #[command(flatten)]
-    flags: Flags,
+    pub(super) flags: Flags,
 }
 
 /// The flags that carry tables to a model which cannot learn the task of the base: its own task must be named too.

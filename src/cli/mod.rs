@@ -19,6 +19,8 @@ pub mod opened;
 pub mod printer;
 pub mod progress;
 pub mod recommend;
+pub mod search;
+mod search_base;
 pub mod split;
 pub mod split_flags;
 pub mod train;
@@ -70,6 +72,8 @@ enum Command {
     Train(Box<train::Args>),
     /// Continue from a trained run on other data: none, embedding, model or patch transfer
     Finetune(Box<finetune::Args>),
+    /// Search settings: a grid, random draws or successive halving, by the validation measure
+    Search(search::Args),
     /// Learn the probability of a click on top of a trained run; AUC and log-loss
     Clicks(Box<clicks::Args>),
     /// Score a trained model: NDCG, recall, MRR; full and sampled ranking; slices
@@ -108,6 +112,7 @@ pub fn main() -> ExitCode {
         Command::Split(args) => split::run(args, printer),
         Command::Train(args) => train::run(*args, printer),
         Command::Finetune(args) => finetune::run(*args, printer),
+        Command::Search(args) => search::run(args, printer),
         Command::Clicks(args) => clicks::run(*args, printer),
         Command::Eval(args) => evaluate::run(args, printer),
         Command::Compare(args) => compare::run(args, printer),

@@ -42,26 +42,26 @@ The run folder holds config.toml, items.safetensors (item keys; users.safetensor
 timing.jsonl and report.json. Ctrl-C writes a checkpoint first.")]
 pub struct Args {
     /// Data set folder made by `mipgpu import` [default: the built-in MovieLens sample]
-    data: Option<PathBuf>,
+    pub(super) data: Option<PathBuf>,
     /// Run folder to make [default: runs/DATA-MODEL-N]
     #[arg(short, long, value_name = "DIR")]
-    out: Option<PathBuf>,
+    pub(super) out: Option<PathBuf>,
     /// Continue this run from its last checkpoint, to the same bits as if it had never stopped
     #[arg(long, value_name = "RUN", conflicts_with_all = ["data", "out", "config"])]
-    resume: Option<PathBuf>,
+    pub(super) resume: Option<PathBuf>,
     /// Settings file (TOML; keys are the long flags below without the dashes); flags go over it
     #[arg(short, long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    pub(super) config: Option<PathBuf>,
     /// Where to run: auto, cpu, cuda, cuda:N, emu (CUDA kernels on the processor, for tests), reference
     #[arg(long, value_name = "DEVICE", default_value_t = Device::Auto)]
     device: Device,
     /// Threads [default: all cores]
     #[arg(long, value_name = "N")]
-    threads: Option<usize>,
+    pub(super) threads: Option<usize>,
     #[command(flatten)]
     split: SplitFlags,
     #[command(flatten)]
-    flags: Flags,
+    pub(super) flags: Flags,
 }
 
 /// Set by Ctrl-C; the run then writes a checkpoint and ends.

@@ -2,7 +2,7 @@
 
 [`grid`] reads what is to be compared (TOML), [`jobs`] runs it, each run a process of its own, as many at a time as the machine
 bears, and goes on where it was stopped; [`results`] holds what came out and the tests on it; [`text`] and [`html`] show it.
-[`space`] is what a search of settings chooses from.
+[`space`] is what a search of settings chooses from, [`trials`] what came of it.
 */
 
 pub mod collect;
@@ -13,3 +13,4 @@ pub mod plot;
 pub mod results;
 pub mod space;
 pub mod text;
+pub mod trials;

@@ -1,1 +1,462 @@
+/*! What a search of settings chooses from, and in which order: pure functions of what was asked for.
 
+`lr=1e-3,3e-4` lists values, `lr=1e-4..1e-2` (`:log`: evenly in the logarithm) is a range. A grid is every combination of
+listed values. Random draws (Bergstra and Bengio 2012) take listed values and ranges alike; a value is a function of the seed,
+the number of the draw and the name of the setting, so that asking for more trials, in another order or over one setting more
+leaves the others as they were. Successive halving (Jamieson and Talwalkar 2016) gives all a few epochs, and more to the best.
+*/
+
+use std::collections::HashSet;
+
+use crate::{
+    base::{
+        Error, Result,
+        error::nearest,
+        rng::{Purpose, Stream},
+    },
+    train::Settings,
+};
+
+/// Settings and the values that they are given, as they are typed.
+pub type Choice = Vec<(String, String)>;
+
+/// More trials than anybody waits for: a range of a grid gone wrong.
+pub const MOST: usize = 10_000;
+
+/// What a setting can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Whole,
+    Real,
+    /// A name, a list, true or false.
+    Word,
+}
+
+/// A setting that is searched.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Dimension {
+    pub name: String,
+    pub values: Values,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Values {
+    Listed(Vec<String>),
+    /// Both ends are in it.
+    Range {
+        low: f64,
+        high: f64,
+        log: bool,
+        whole: bool,
+    },
+}
+
+/// All that is searched.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Space(pub Vec<Dimension>);
+
+impl Space {
+    /// Reads `--over NAME=VALUES`, one each.
+    ///
+    /// # Errors
+    /// No such setting (the nearest is named), one twice, no values, a range of what is no number.
+    pub fn read(over: &[String]) -> Result<Space> {
+        let mut all: Vec<Dimension> = Vec::new();
+        for text in over {
+            let dimension = Dimension::read(text).map_err(|e| e.at(format!("--over {text}")))?;
+            if all.iter().any(|d| d.name == dimension.name) {
+                return Err(Error::user(format!("--over {text}: {} stands in another --over too", dimension.name))
+                    .hint("name all values of a setting in one --over, with commas between them"));
+            }
+            all.push(dimension);
+        }
+        Ok(Space(all))
+    }
+
+    /// How many different choices there are; `None`: a range of real numbers holds no end of them.
+    pub fn size(&self) -> Option<u128> {
+        self.0.iter().try_fold(1u128, |all, d| {
+            let here = match &d.values {
+                Values::Listed(values) => values.len() as u128,
+                Values::Range { low, high, whole: true, .. } => (high - low) as u128 + 1,
+                Values::Range { .. } => return None,
+            };
+            Some(all.saturating_mul(here))
+        })
+    }
+
+    /// Every combination; the last setting changes first.
+    ///
+    /// # Errors
+    /// There is a range, of which nothing says what to take; or they are too many.
+    pub fn grid(&self) -> Result<Vec<Choice>> {
+        let mut all: Vec<Choice> = vec![Vec::new()];
+        for d in &self.0 {
+            let Values::Listed(values) = &d.values else {
+                return Err(Error::user(format!("--over {}: a range is no list of values", d.name))
+                    .hint("add --random N to draw from it, or name its values with commas between them"));
+            };
+            if all.len().saturating_mul(values.len()) > MOST {
+                return Err(Error::user(format!("a grid of more than {MOST} trials"))
+                    .hint("add --random N to draw as many of them as you can wait for"));
+            }
+            let with = |choice: &Choice| {
+                let choice = choice.clone();
+                values.iter().map(move |v| [&choice[..], &[(d.name.clone(), v.clone())]].concat())
+            };
+            all = all.iter().flat_map(with).collect();
+        }
+        Ok(all)
+    }
+
+    /// The first `n` different draws; fewer where there are not so many.
+    pub fn random(&self, n: usize, seed: u64) -> Vec<Choice> {
+        let most = self.size().map_or(n, |size| (n as u128).min(size) as usize);
+        let (mut all, mut seen) = (Vec::new(), HashSet::new());
+        // The rarest of few combinations comes after many others; of a range that rounding has made small, perhaps never.
+        for k in 0..(n as u64).saturating_mul(256).saturating_add(65_536).min(u32::MAX.into()) as u32 {
+            if all.len() >= most {
+                break;
+            }
+            let choice = self.draw(seed, k);
+            if seen.insert(choice.clone()) {
+                all.push(choice);
+            }
+        }
+        all
+    }
+
+    /// Draw number `k`.
+    fn draw(&self, seed: u64, k: u32) -> Choice {
+        self.0
+            .iter()
+            .map(|d| (d.name.clone(), d.draw(Stream::new(seed, Purpose::Search, k).at(place(&d.name)))))
+            .collect()
+    }
+
+    /// Every listed value and both ends of every range: what each flag must be able to read.
+    pub fn ends(&self) -> Choice {
+        let of = |d: &Dimension| match &d.values {
+            Values::Listed(values) => values.clone(),
+            Values::Range { low, high, .. } => vec![shown(*low), shown(*high)],
+        };
+        self.0.iter().flat_map(|d| of(d).into_iter().map(|v| (d.name.clone(), v))).collect()
+    }
+}
+
+impl Dimension {
+    fn read(text: &str) -> Result<Dimension> {
+        let (name, values) = text.split_once('=').ok_or_else(|| {
+            Error::user("no values are named").hint("write --over NAME=VALUE,VALUE, or NAME=LOW..HIGH with --random N")
+        })?;
+        let name = name.trim().trim_start_matches('-');
+        let kind = kind_of(name)?;
+        let ends = values.split_once("..");
+        if let Some((low, high)) = ends {
+            return Ok(Dimension { name: name.into(), values: range(name, kind, low, high)? });
+        }
+        // Values that hold commas have a semicolon between them: dilations=1,4;1,2,4.
+        let between = if values.contains(';') { ';' } else { ',' };
+        let mut listed: Vec<String> = Vec::new();
+        for value in values.split(between).map(str::trim) {
+            if value.is_empty() {
+                return Err(Error::user("a value is empty").hint("write --over NAME=VALUE,VALUE"));
+            }
+            let value = plain(kind, value);
+            if !listed.contains(&value) {
+                listed.push(value);
+            }
+        }
+        Ok(Dimension { name: name.into(), values: Values::Listed(listed) })
+    }
+
+    fn draw(&self, mut from: Stream) -> String {
+        match &self.values {
+            Values::Listed(values) => values[from.below(values.len() as u64) as usize].clone(),
+            Values::Range { low, high, log: false, whole: true } => {
+                format!("{}", *low as u64 + from.below((high - low) as u64 + 1))
+            }
+            Values::Range { low, high, log, whole } => {
+                // A whole number has the half below and above it, those at the ends too.
+                let half = if *whole { 0.5 } else { 0.0 };
+                let (from_, to) = (low - half, high + half);
+                let (from_, to) = if *log { (from_.ln(), to.ln()) } else { (from_, to) };
+                let u = (((from.bits() as u64) << 32 | from.bits() as u64) >> 11) as f64 / (1u64 << 53) as f64;
+                let x = from_ + u * (to - from_);
+                let x = if *log { x.exp() } else { x };
+                let x = if *whole { x.round() } else { four_digits(x) };
+                shown(x.clamp(*low, *high))
+            }
+        }
+    }
+}
+
+/// What the setting of this name can be, by its default.
+fn kind_of(name: &str) -> Result<Kind> {
+    let all = toml::Table::try_from(Settings::default())
+        .map_err(|e| Error::internal(format!("settings cannot be written as TOML: {e}")))?;
+    match all.get(name) {
+        Some(toml::Value::Integer(_)) => Ok(Kind::Whole),
+        Some(toml::Value::Float(_)) => Ok(Kind::Real),
+        Some(_) => Ok(Kind::Word),
+        None => {
+            let e = Error::user(format!("unknown setting '{name}'"));
+            Err(match nearest(name, all.keys().map(String::as_str)) {
+                Some(near) => e.hint(format!("did you mean '{near}'?")),
+                None => e.hint("settings have the names of the flags of `mipgpu train --help`"),
+            })
+        }
+    }
+}
+
+fn range(name: &str, kind: Kind, low: &str, high: &str) -> Result<Values> {
+    if kind == Kind::Word {
+        return Err(Error::user(format!("{name} is no number, and has no range")).hint("name its values"));
+    }
+    let (high, log) = match high.split_once(':') {
+        None => (high, false),
+        Some((high, "log")) => (high, true),
+        Some((_, other)) => {
+            return Err(Error::user(format!("a range cannot be '{other}'")).hint("write LOW..HIGH or LOW..HIGH:log"));
+        }
+    };
+    let end = |text: &str| -> Result<f64> {
+        let text = text.trim();
+        let x = text.parse::<f64>().ok().filter(|x| x.is_finite());
+        let x = x.ok_or_else(|| Error::user(format!("'{text}' is no number")).hint("write LOW..HIGH"))?;
+        // Beyond, f64 cannot tell whole numbers apart.
+        if kind == Kind::Whole && !(x.fract() == 0.0 && (0.0..9e15).contains(&x)) {
+            return Err(
+                Error::user(format!("'{text}' is no whole number")).hint(format!("--{name} takes whole numbers"))
+            );
+        }
+        Ok(x)
+    };
+    let (low, high) = (end(low)?, end(high)?);
+    if low >= high {
+        return Err(Error::user("the range is empty").hint("write the lower end first: LOW..HIGH"));
+    }
+    if log && low <= 0.0 {
+        return Err(
+            Error::user("a range in the logarithm begins above 0").hint("raise its lower end, or leave :log out")
+        );
+    }
+    Ok(Values::Range { low, high, log, whole: kind == Kind::Whole })
+}
+
+/// One spelling a value, so that the same one is known again: `1e-3` is `0.001`.
+fn plain(kind: Kind, value: &str) -> String {
+    let whole = || value.parse::<u64>().ok().map(|x| x.to_string());
+    let real = || value.parse::<f64>().ok().filter(|x| x.is_finite()).map(shown);
+    let spelled = match kind {
+        Kind::Whole => whole(),
+        Kind::Real => real(),
+        Kind::Word => None,
+    };
+    // What is no number the flag itself will refuse.
+    spelled.unwrap_or_else(|| value.to_string())
+}
+
+/// A number as people type it.
+fn shown(x: f64) -> String {
+    if x == 0.0 {
+        "0".into()
+    } else if (1e-5..1e16).contains(&x.abs()) {
+        format!("{x}")
+    } else {
+        format!("{x:e}")
+    }
+}
+
+/// More digits of a drawn number mean nothing, and cannot be read.
+fn four_digits(x: f64) -> f64 {
+    format!("{x:.3e}").parse().unwrap_or(x)
+}
+
+/// Where in the stream of a draw the numbers of a setting stand: by its name (FNV-1a), a block of four a setting.
+fn place(name: &str) -> u64 {
+    let hash = name.bytes().fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
+    u64::from(hash) << 2
+}
+
+/// A round of successive halving.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rung {
+    pub trials: usize,
+    /// Of each.
+    pub epochs: u32,
+}
+
+/// The rungs that end with `epochs` of the best: from one to the next 1/`eta` of the trials go on, with `eta` times the epochs.
+/// As many as leave one trial and one epoch at least; one alone where nothing can be halved.
+pub fn rungs(trials: usize, epochs: u32, eta: u32) -> Vec<Rung> {
+    let mut powers = vec![1u64];
+    let next = |powers: &[u64]| powers[powers.len() - 1].saturating_mul(u64::from(eta.max(2)));
+    while next(&powers) <= (trials as u64).min(epochs.into()) {
+        powers.push(next(&powers));
+    }
+    let rung = |(few, share): (&u64, &u64)| Rung {
+        trials: (trials as u64 / few) as usize,
+        epochs: (u64::from(epochs) / share) as u32,
+    };
+    powers.iter().zip(powers.iter().rev()).map(rung).collect()
+}
+
+/// The `n` best of these, best first, by how good they are; who is not known goes not on, and of equals the first.
+pub fn survivors(goodness: &[Option<f64>], n: usize) -> Vec<usize> {
+    let mut known: Vec<(usize, f64)> = goodness.iter().enumerate().filter_map(|(i, g)| g.map(|g| (i, g))).collect();
+    known.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    known.into_iter().take(n).map(|(i, _)| i).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn space(over: &[&str]) -> Space {
+        Space::read(&over.iter().map(|o| o.to_string()).collect::<Vec<_>>()).unwrap()
+    }
+
+    fn refused(over: &[&str]) -> String {
+        Space::read(&over.iter().map(|o| o.to_string()).collect::<Vec<_>>()).unwrap_err().to_string()
+    }
+
+    fn values(choices: &[Choice], at: usize) -> Vec<f64> {
+        choices.iter().map(|c| c[at].1.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_grid_is_every_combination_once() {
+        let s = space(&["lr=1e-3,3e-4, 0.0010", "--norm=pre,post", "dilations=1,4;1,2,4"]);
+        let words: Vec<String> = s
+            .grid()
+            .unwrap()
+            .iter()
+            .map(|c| c.iter().map(|(n, v)| format!("{n} {v}")).collect::<Vec<_>>().join(" "))
+            .collect();
+        assert_eq!(words.len(), 8);
+        assert_eq!(words[0], "lr 0.001 norm pre dilations 1,4");
+        assert_eq!(words[1], "lr 0.001 norm pre dilations 1,2,4");
+        assert_eq!(words[7], "lr 0.0003 norm post dilations 1,2,4");
+        assert_eq!(s.size(), Some(8));
+        assert!(space(&["lr=0..1"]).grid().unwrap_err().to_string().contains("--random"));
+        let many: Vec<String> = (0..101).map(|i| i.to_string()).collect();
+        let s = space(&[&format!("width={}", many.join(",")), &format!("batch={}", many.join(","))]);
+        assert!(s.grid().unwrap_err().to_string().contains("more than 10000"));
+    }
+
+    #[test]
+    fn what_is_no_search_is_refused() {
+        for (over, says) in [
+            (vec!["dropuot=0.1"], "did you mean 'dropout'?"),
+            (vec!["zzz=1"], "names of the flags"),
+            (vec!["lr"], "no values are named"),
+            (vec!["lr="], "a value is empty"),
+            (vec!["lr=1,,2"], "a value is empty"),
+            (vec!["lr=1", "lr=2"], "another --over"),
+            (vec!["lr=1..x"], "'x' is no number"),
+            (vec!["lr=1..1"], "empty"),
+            (vec!["lr=0..1:log"], "above 0"),
+            (vec!["lr=0..1:ln"], "cannot be 'ln'"),
+            (vec!["lr=0..inf"], "'inf' is no number"),
+            (vec!["width=1.5..4"], "'1.5' is no whole number"),
+            (vec!["width=-3..4"], "'-3' is no whole number"),
+            (vec!["norm=pre..post"], "norm is no number"),
+        ] {
+            let said = refused(&over);
+            assert!(said.contains(says), "{over:?}: {said}");
+        }
+    }
+
+    #[test]
+    fn draws_are_uniform_in_their_range() {
+        let s = space(&["lr=1e-4..1e-2:log", "width=3..6", "dropout=0..0.5", "batch=1..8:log", "norm=pre,post"]);
+        let n = 8000;
+        let all: Vec<Choice> = (0..n).map(|k| s.draw(7, k)).collect();
+        // Means of uniform numbers, within four standard errors.
+        let near = |xs: &[f64], mean: f64, sd: f64| {
+            let m = xs.iter().sum::<f64>() / xs.len() as f64;
+            assert!((m - mean).abs() < 4.0 * sd / (xs.len() as f64).sqrt(), "{m} for {mean}");
+        };
+        let lr = values(&all, 0);
+        assert!(lr.iter().all(|x| (1e-4..=1e-2).contains(x)));
+        near(&lr.iter().map(|x| x.log10()).collect::<Vec<_>>(), -3.0, 2.0 / 12f64.sqrt());
+        let dropout = values(&all, 2);
+        assert!(dropout.iter().all(|x| (0.0..=0.5).contains(x)));
+        near(&dropout, 0.25, 0.5 / 12f64.sqrt());
+        // A tenth of the range has a tenth of the draws: chi-square of 9 degrees, 99.9 %.
+        let mut tenths = [0f64; 10];
+        dropout.iter().for_each(|x| tenths[((x * 20.0) as usize).min(9)] += 1.0);
+        let expected = f64::from(n) / 10.0;
+        let chi: f64 = tenths.iter().map(|t| (t - expected).powi(2) / expected).sum();
+        assert!(chi < 27.9, "{chi}");
+        let width = values(&all, 1);
+        for w in 3..=6 {
+            let share = width.iter().filter(|x| **x == f64::from(w)).count() as f64 / f64::from(n);
+            assert!((share - 0.25).abs() < 4.0 * (0.25 * 0.75 / f64::from(n)).sqrt(), "{w}: {share}");
+        }
+        // Evenly in the logarithm: w has ln((w + 1/2) / (w - 1/2)) of ln(8.5 / 0.5).
+        let batch = values(&all, 3);
+        for w in 1..=8 {
+            let p = ((f64::from(w) + 0.5) / (f64::from(w) - 0.5)).ln() / 17f64.ln();
+            let share = batch.iter().filter(|x| **x == f64::from(w)).count() as f64 / f64::from(n);
+            assert!((share - p).abs() < 4.0 * (p * (1.0 - p) / f64::from(n)).sqrt(), "{w}: {share} for {p}");
+        }
+        let pre = all.iter().filter(|c| c[4].1 == "pre").count() as f64 / f64::from(n);
+        assert!((pre - 0.5).abs() < 0.03, "{pre}");
+        // Settings are drawn on their own: no correlation beyond four standard errors.
+        let mean = |xs: &[f64]| xs.iter().sum::<f64>() / xs.len() as f64;
+        let (a, b) = (lr.iter().map(|x| x.ln()).collect::<Vec<_>>(), dropout);
+        let (ma, mb) = (mean(&a), mean(&b));
+        let cov = a.iter().zip(&b).map(|(x, y)| (x - ma) * (y - mb)).sum::<f64>();
+        let var = |xs: &[f64], m: f64| xs.iter().map(|x| (x - m).powi(2)).sum::<f64>();
+        let r = cov / (var(&a, ma) * var(&b, mb)).sqrt();
+        assert!(r.abs() < 4.0 / f64::from(n).sqrt(), "{r}");
+    }
+
+    #[test]
+    fn a_trial_is_the_same_whatever_is_asked_beside_it() {
+        let s = space(&["lr=1e-4..1e-2:log", "width=32,64"]);
+        let (few, many) = (s.random(5, 3), s.random(50, 3));
+        assert_eq!(few[..], many[..5]);
+        assert_ne!(few, s.random(5, 4));
+        // Another order, and one setting more.
+        let other = space(&["dropout=0..0.5", "width=64,32", "lr=1e-4..1e-2:log"]).random(50, 3);
+        assert!(many.iter().zip(&other).all(|(a, b)| a[0] == b[2]));
+        // All there are, once each, and no more.
+        let s = space(&["width=1..3", "norm=pre,post"]);
+        let all: HashSet<Choice> = s.random(100, 1).into_iter().collect();
+        assert_eq!((all.len(), s.random(100, 1).len()), (6, 6));
+        // Numbers that can be read.
+        assert!(many.iter().all(|c| c[0].1.trim_start_matches("0.").trim_start_matches('0').len() <= 4), "{many:?}");
+    }
+
+    #[test]
+    fn every_setting_has_a_place_of_its_own() {
+        let all = toml::Table::try_from(Settings::default()).unwrap();
+        let places: HashSet<u64> = all.keys().map(|name| place(name)).collect();
+        assert_eq!(places.len(), all.len());
+        assert_eq!(kind_of("lr").unwrap(), Kind::Real);
+        assert_eq!(kind_of("checkpoint-seconds").unwrap(), Kind::Whole);
+        assert_eq!(kind_of("projection").unwrap(), Kind::Word);
+        assert_eq!([plain(Kind::Real, "1e30"), plain(Kind::Real, "-0"), plain(Kind::Whole, "+08")], ["1e30", "0", "8"]);
+    }
+
+    #[test]
+    fn halving_as_by_hand() {
+        let told = |trials, epochs, eta| -> Vec<(usize, u32)> {
+            rungs(trials, epochs, eta).iter().map(|r| (r.trials, r.epochs)).collect()
+        };
+        // The bracket s = 4 of Hyperband's Table 1 (Li et al. 2018).
+        assert_eq!(told(81, 81, 3), [(81, 1), (27, 3), (9, 9), (3, 27), (1, 81)]);
+        assert_eq!(told(9, 81, 3), [(9, 9), (3, 27), (1, 81)]);
+        assert_eq!(told(20, 40, 3), [(20, 4), (6, 13), (2, 40)]);
+        assert_eq!(told(8, 4, 2), [(8, 1), (4, 2), (2, 4)]);
+        assert_eq!(told(10, 100, 4), [(10, 25), (2, 100)]);
+        assert_eq!(told(2, 100, 3), [(2, 100)]);
+        assert_eq!(told(100, 1, 2), [(100, 1)]);
+        let goodness = [Some(0.1), None, Some(0.3), Some(0.3), Some(-1.0)];
+        assert_eq!(survivors(&goodness, 3), [2, 3, 0]);
+        assert_eq!(survivors(&goodness, 9), [2, 3, 0, 4]);
+    }
+}

@@ -53,7 +53,7 @@ fn start(p: &Place, run: &str, flags: &str) -> Child {
 }
 
 /// Whether these tests run with hang-ups ignored, which the program inherits: it then has no handler of Ctrl-C.
-fn under_nohup() -> bool {
+pub fn under_nohup() -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap_or_default();
     let ignored = u64::from_str_radix(mask.trim(), 16).is_ok_and(|mask| mask & 1 == 1);

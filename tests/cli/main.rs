@@ -3,7 +3,8 @@ and files.
 
 `baskets` from import to recommendation · `requests` flags, settings and data that cannot be · `checkpoints` files that do
 not fit or were altered · `compare` runs beside each other · `endings` runs that end before their time · `finetune` what
-runs take over from others · `modes` every way to train, and what is printed how · `ratings` runs that predict ratings.
+runs take over from others · `modes` every way to train, and what is printed how · `ratings` runs that predict ratings
+· `search` trials of many settings.
 */
 
 mod baskets;
@@ -17,6 +18,7 @@ mod finetune;
 mod modes;
 mod ratings;
 mod requests;
+mod search;
 
 use std::{
     fs,
