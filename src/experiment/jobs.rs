@@ -326,7 +326,11 @@ impl Runner<'_> {
             while folder.lock().is_err() && waiting.elapsed() < PATIENCE && !self.stopped() {
                 thread::sleep(Duration::from_millis(100));
             }
-            vec!["train".to_string(), "--resume".into(), folder.path.display().to_string()]
+            let mut resume = vec!["train".to_string(), "--resume".into(), folder.path.display().to_string()];
+            if let Some(at) = job.train.iter().position(|word| word == "--device") {
+                resume.extend(job.train[at..].iter().take(2).cloned());
+            }
+            resume
         } else {
             if folder.path.exists() {
                 // Killed before its first checkpoint.

@@ -45,7 +45,7 @@ name = "next"
 title = "What comes next"
 data = "halves/target"
 split = { kind = "last-n", valid = 1, test = 2 }
-negatives = 9
+negatives = 5
 percent = true
 published = "a paper"
 metrics = ["NDCG@5", "Recall@3", "MRR"]
@@ -122,7 +122,7 @@ fn the_report_is_what_the_runs_came_to_and_a_second_call_does_nothing() {
     // `eval` computes the same numbers by itself.
     let mut mean = 0.0;
     for (k, seed) in [1, 2].into_iter().enumerate() {
-        let flags = "--negatives 9 --negative-sampling uniform --k 3,5 --json -q";
+        let flags = "--negatives 5 --negative-sampling uniform --k 3,5 --json -q";
         let eval: Value = serde_json::from_str(&p.well(&format!("eval {out}/runs/model-s{seed} {flags}"))).unwrap();
         let at = &eval["sampled"][0]["model"];
         let got = &table["rows"][2]["seeds"][k]["metrics"];
@@ -147,7 +147,7 @@ fn the_report_is_what_the_runs_came_to_and_a_second_call_does_nothing() {
     p.well("experiment grid.toml --report -q");
     assert!(kept(&p) == before);
     // Other questions are asked of the same runs, which are not trained again.
-    p.write("asked.toml", GRID.replace("negatives = 9", "negatives = 5"));
+    p.write("asked.toml", GRID.replace("negatives = 5", "negatives = 3"));
     p.well("experiment asked.toml -q");
     let weights = format!("{out}/runs/none-s1/best.safetensors");
     let full = p.path(&weights).display().to_string();
@@ -248,7 +248,7 @@ fn what_cannot_be_run_is_refused_before_anything_begins() {
     p.write(
         "rated.toml",
         GRID.replace("metrics = [\"NDCG@5\", \"Recall@3\", \"MRR\"]", "metrics = [\"RMSE\"]")
-            .replace("negatives = 9", "")
+            .replace("negatives = 5", "")
             .replace(", published = [1, 2, 3]", ""),
     );
     p.refused("experiment rated.toml", &["table next, row none", "ratings"]);

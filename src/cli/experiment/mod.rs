@@ -153,7 +153,11 @@ fn read(args: &Args) -> Result<Grid> {
             let path = Path::new(&args.grid);
             let text = fs::read_to_string(path).map_err(|e| {
                 let names: Vec<&str> = BUILT_IN.iter().map(|(name, _)| *name).collect();
-                Error::io(path, &e).hint(format!("give a TOML file, or a grid that is built in: {}", names.join(", ")))
+                let e = match e.kind() {
+                    std::io::ErrorKind::NotFound => Error::user(format!("{}: there is no such grid", path.display())),
+                    _ => Error::io(path, &e),
+                };
+                e.hint(format!("give a TOML file, or a grid that is built in: {}", names.join(", ")))
             })?;
             (text, args.grid.clone())
         }
