@@ -11,6 +11,7 @@ use std::{collections::HashMap, fs, path::Path};
 use super::{
     grid::Metric,
     results::{Against, Claim, Estimate, Outcome, Row, Test},
+    trials::{best_of, curve_of},
 };
 use crate::{
     base::{Error, Result, error::IoContext},
@@ -19,7 +20,6 @@ use crate::{
         significance::{Paired, holm, paired, percentiles},
         slices::{HISTORY_FROM, history_name, history_slice},
     },
-    train::checkpoint::EpochRow,
 };
 
 /// Draws of every bootstrap, and its seed: the same numbers whenever the report is made.
@@ -101,18 +101,13 @@ pub fn read_ratings(path: &Path, metrics: &[Metric]) -> Result<Answers> {
 }
 
 /// The learning curve of a run: epochs and what validation said, and the epoch that was best.
-pub fn read_curve(run: &Path) -> (Vec<(u32, f64)>, Option<u32>) {
-    let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap_or_default();
-    let rows: Vec<EpochRow> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+///
+/// # Errors
+/// A line of it that is none.
+pub fn read_curve(run: &Path) -> Result<(Vec<(u32, f64)>, Option<u32>)> {
+    let rows = curve_of(run)?;
     let curve = rows.iter().filter_map(|row| Some((row.epoch, row.measure()?))).collect();
-    let mut best: Option<(u32, f64)> = None;
-    for row in &rows {
-        // The first of equals, as the run takes it.
-        if let Some(good) = row.goodness().filter(|good| best.is_none_or(|(_, b)| *good > b)) {
-            best = Some((row.epoch, good));
-        }
-    }
-    (curve, best.map(|(epoch, _)| epoch))
+    Ok((curve, best_of(&rows).map(|best| best.epoch)))
 }
 
 /// Answers of all runs of a table, over the users that all of them answered for.

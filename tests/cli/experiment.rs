@@ -265,16 +265,16 @@ fn the_survey_runs_on_the_built_in_sample() {
     let p = Place::new();
     let text = p.well("experiment survey --quick -q");
     let report = json(&p, "runs/survey-quick/report.json");
-    assert_eq!((report["done"].as_u64(), report["runs"].as_u64()), (Some(34), Some(34)));
+    assert_eq!((report["done"].as_u64(), report["runs"].as_u64()), (Some(44), Some(44)));
     let [lists, ratings] = report["tables"].as_array().unwrap().as_slice() else { panic!("two tables") };
-    assert_eq!((lists["rows"].as_array().unwrap().len(), ratings["rows"].as_array().unwrap().len()), (20, 4));
+    assert_eq!((lists["rows"].as_array().unwrap().len(), ratings["rows"].as_array().unwrap().len()), (26, 4));
     for table in [lists, ratings] {
         for row in table["rows"].as_array().unwrap() {
             assert_eq!(row["mean"].as_array().unwrap().len(), table["metrics"].as_array().unwrap().len(), "{row}");
         }
     }
     let findings = report["findings"].as_array().unwrap();
-    assert_eq!(findings.len(), 5);
+    assert_eq!(findings.len(), 6);
     assert!(findings.iter().all(|f| f["verdict"] != "open"), "{findings:?}");
     let page = p.text("runs/survey-quick/report.html");
     assert!(page.contains("BERT4Rec") && page.contains("<svg") && page.contains("80.64"), "{} bytes", page.len());

@@ -254,7 +254,7 @@ fn table_of(plan: &Plan, states: &[State], t: usize, table: &TableSpec) -> Resul
 fn seeds(plan: &Plan, states: &[State], spec: usize) -> Result<Vec<Seed>> {
     let of = |(k, seed): (usize, &u64)| {
         let job = plan.job(spec, k);
-        let (curve, best) = read_curve(&plan.jobs[job].run());
+        let (curve, best) = read_curve(&plan.jobs[job].run())?;
         let seconds = record_of(&plan.jobs[job])?.map_or(0.0, |r| r.seconds);
         Ok(Seed { seed: *seed, state: states[job].clone(), metrics: Vec::new(), curve, best, seconds })
     };
