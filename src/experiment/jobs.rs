@@ -54,7 +54,7 @@ pub struct Job {
     pub key: String,
     /// Jobs (by index) that must be done before.
     pub after: Vec<usize>,
-    /// Seconds it may take, for the order in which jobs begin and the time that is told; 0: not known.
+    /// Seconds it may take, for the time that is told; 0: not known.
     pub seconds: f64,
     /// Epochs, for the progress.
     pub epochs: u32,
@@ -228,7 +228,6 @@ impl Runner<'_> {
                 *state = State::Waiting;
             }
         }
-        let urgency = urgencies(jobs);
         let (send, receive) = mpsc::channel();
         let inputs: Mutex<BTreeMap<usize, ChildStdin>> = Mutex::default();
         let mut running = vec![false; jobs.len()];
@@ -246,8 +245,8 @@ impl Runner<'_> {
                             && states[*i] == State::Waiting
                             && jobs[*i].after.iter().all(|base| states[*base] == State::Done)
                     };
-                    let next =
-                        (0..jobs.len()).filter(ready).max_by(|a, b| urgency[*a].total_cmp(&urgency[*b]).then(b.cmp(a)));
+                    // In their order: what stands first is whole first.
+                    let next = (0..jobs.len()).find(ready);
                     let Some(i) = next else { break };
                     (running[i], begun[i]) = (true, true);
                     observe(Event::Began { job: i });
@@ -455,18 +454,6 @@ fn write_record(job: &Job, record: &Record) -> Result<()> {
     write_atomically(&job.record_path(), |f| writeln!(f, "{:#}", serde_json::json!(record)))
 }
 
-/// Seconds from the beginning of each job to the end of the longest chain that hangs on it.
-fn urgencies(jobs: &[Job]) -> Vec<f64> {
-    let mut all: Vec<f64> = jobs.iter().map(|job| job.seconds).collect();
-    // Jobs stand behind those that they start from.
-    for i in (0..jobs.len()).rev() {
-        for base in &jobs[i].after {
-            all[*base] = all[*base].max(jobs[*base].seconds + all[i]);
-        }
-    }
-    all
-}
-
 /// Jobs that can no longer begin, because what they start from has failed.
 fn skip_orphans(jobs: &[Job], states: &mut [State], begun: &[bool], observe: &mut dyn FnMut(Event)) {
     for (i, job) in jobs.iter().enumerate() {
@@ -483,17 +470,16 @@ fn skip_orphans(jobs: &[Job], states: &mut [State], begun: &[bool], observe: &mu
 
 /// Seconds until all of `jobs` are done, `at_once` at a time, in the order that [`Runner`] takes.
 pub fn seconds_in_all(jobs: &[Job], at_once: usize) -> f64 {
-    let urgency = urgencies(jobs);
     let mut done = vec![f64::INFINITY; jobs.len()];
     let mut begun = vec![false; jobs.len()];
     let mut free = vec![0.0f64; at_once.max(1)];
     for _ in jobs {
         let slot = (0..free.len()).min_by(|a, b| free[*a].total_cmp(&free[*b])).unwrap_or(0);
         let start = |i: usize| jobs[i].after.iter().map(|base| done[*base]).fold(free[slot], f64::max);
-        // Whoever can begin first; of those, the most urgent.
+        // Whoever can begin first; of those, the first.
         let next = (0..jobs.len())
             .filter(|i| !begun[*i] && start(*i).is_finite())
-            .min_by(|a, b| start(*a).total_cmp(&start(*b)).then(urgency[*b].total_cmp(&urgency[*a])).then(a.cmp(b)));
+            .min_by(|a, b| start(*a).total_cmp(&start(*b)).then(a.cmp(b)));
         let Some(i) = next else { break };
         begun[i] = true;
         done[i] = start(i) + jobs[i].seconds;
@@ -522,10 +508,9 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_chain_begins_first() {
-        let jobs = [job("short", 1.0, &[]), job("base", 2.0, &[]), job("a", 5.0, &[1]), job("b", 1.0, &[1])];
-        assert_eq!(urgencies(&jobs), [1.0, 7.0, 5.0, 1.0]);
-        // One at a time: the sum. Two: the chain of 2 + 5 beside the two short ones.
+    fn time_in_all() {
+        let jobs = [job("base", 2.0, &[]), job("short", 1.0, &[]), job("a", 5.0, &[0]), job("b", 1.0, &[0])];
+        // One at a time: the sum. Two: the chain of 2 + 5 beside the short ones.
         assert_eq!((seconds_in_all(&jobs, 1), seconds_in_all(&jobs, 2)), (9.0, 7.0));
         assert_eq!(seconds_in_all(&[], 2), 0.0);
     }
