@@ -5,10 +5,15 @@ bears, and goes on where it was stopped; [`results`] holds what came out and the
 [`space`] is what a search of settings chooses from.
 */
 
+mod figures;
 pub mod grid;
 pub mod html;
 pub mod jobs;
 pub mod plot;
 pub mod results;
+#[cfg(test)]
+mod sample;
+mod section;
 pub mod space;
 pub mod text;
+mod words;
