@@ -134,9 +134,12 @@ fn headed(group: &str, measure: &str) -> String {
 /// The curves of (short name, name, seeds): each seed lightly, their mean strongly, all of one colour.
 fn learning<'a>(title: &str, y: &str, of: impl Iterator<Item = (String, String, &'a [Seed])>) -> String {
     let mut series = Vec::new();
-    let with_curves = of.filter(|(.., seeds)| seeds.iter().any(|s| !s.curve.is_empty()));
-    for (colour, (short, name, seeds)) in with_curves.enumerate() {
+    // Colours are by place, so that a row has the same one in every plot.
+    for (colour, (short, name, seeds)) in of.enumerate() {
         let curves: Vec<&Seed> = seeds.iter().filter(|s| !s.curve.is_empty()).collect();
+        if curves.is_empty() {
+            continue;
+        }
         for seed in &curves {
             series.push(Series {
                 colour,

@@ -106,9 +106,9 @@ fn findings(out: &mut String, r: &Results) {
         );
         if !finding.claims.is_empty() {
             out.push_str(
-                "<div class=\"scroll\" tabindex=\"0\"><table><thead><tr><th>Claim</th><th>Measure</th><th>Expected</th>\
+                "<div class=\"scroll\" tabindex=\"0\"><table><thead><tr><th>Claim</th><th>Measure</th><th>Expected</th><th>Found</th>\
                  <th class=\"n\">Difference</th><th class=\"n\">95 % interval</th><th class=\"n\">p (Holm)</th>\
-                 <th class=\"n\">Effect</th><th class=\"n\">Seeds</th><th>Found</th></tr></thead><tbody>\n",
+                 <th class=\"n\">Effect</th><th class=\"n\">Seeds</th></tr></thead><tbody>\n",
             );
             finding.claims.iter().for_each(|c| claim(out, c));
             out.push_str("</tbody></table></div>\n");
@@ -127,6 +127,13 @@ fn claim(out: &mut String, c: &Claim) {
         escape(&c.metric),
         words::expectation(c.expect)
     );
+    let (class, as_claimed) = match c.holds() {
+        Some(true) => ("up", ", as expected"),
+        Some(false) => ("down", ", not as expected"),
+        None => ("soft", ""),
+    };
+    let found = if c.holds().is_some() { words::outcome(c.outcome) } else { words::outcome(None) };
+    let _ = write!(out, "<td class=\"{class}\">{found}{as_claimed}</td>");
     let cells = match &c.test {
         Some(test) => [
             words::signed(test.result.difference, c.scale),
@@ -138,22 +145,17 @@ fn claim(out: &mut String, c: &Claim) {
         None => [words::NOTHING; 5].map(String::from),
     };
     cells.iter().for_each(|cell| number(out, cell));
-    let (class, as_claimed) = match c.holds() {
-        Some(true) => ("up", ", as expected"),
-        Some(false) => ("down", ", not as expected"),
-        None => ("soft", ""),
-    };
-    let found = if c.holds().is_some() { words::outcome(c.outcome) } else { words::outcome(None) };
-    let _ = writeln!(out, "<td class=\"{class}\">{found}{as_claimed}</td></tr>");
+    out.push_str("</tr>\n");
 }
 
 /// Plots under one caption, each of which can be moved sideways where the screen is narrow.
 pub(super) fn figure(out: &mut String, caption: &str, plots: &[String]) {
     let _ = writeln!(out, "<figure><figcaption>{caption}</figcaption>");
+    out.push_str("<div class=\"plots\">\n");
     for svg in plots {
         let _ = writeln!(out, "<div class=\"scroll\" tabindex=\"0\">{svg}</div>");
     }
-    out.push_str("</figure>\n");
+    out.push_str("</div></figure>\n");
 }
 
 pub(super) fn reason(what: &str, why: &str) -> String {
@@ -245,7 +247,7 @@ pub(super) fn number(out: &mut String, text: &str) {
     let _ = write!(out, "<td class=\"n\">{}</td>", escape(text));
 }
 
-fn capital(text: &str) -> String {
+pub(super) fn capital(text: &str) -> String {
     let mut chars = text.chars();
     chars.next().map(|c| c.to_uppercase().chain(chars).collect()).unwrap_or_default()
 }

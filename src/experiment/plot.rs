@@ -13,7 +13,7 @@ use super::words;
 pub const STYLE: &str = include_str!("plot.css");
 
 /// Units of a plot's width; the page scales it.
-const WIDTH: f64 = 780.0;
+const WIDTH: f64 = 680.0;
 /// Colours there are; beyond them lines are dashed.
 const COLOURS: usize = 8;
 

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::{
     figures,
-    html::{figure, number, reason},
+    html::{capital, figure, number, reason},
     plot::escape,
     results::{Row, State, Table, Test},
     words::{self, Mark},
@@ -15,18 +15,18 @@ use crate::data::digits;
 pub(super) fn section(out: &mut String, table: &Table, t: usize) {
     let _ = writeln!(out, "<section id=\"t{t}\">\n<h2>{}</h2>", escape(&table.title));
     if !table.protocol.is_empty() {
-        let _ = writeln!(out, "<p class=\"meaning\">{}</p>", escape(&table.protocol));
+        let _ = writeln!(out, "<p class=\"meaning\">{}.</p>", escape(&capital(table.protocol.trim_end_matches('.'))));
     }
-    let percent = if table.scale == 100.0 { "In percent; " } else { "" };
+    let percent = if table.scale == 100.0 { "in percent, " } else { "" };
     let paper = match &table.published {
         Some(source) => format!(" “Paper”: {}.", escape(source)),
         None => String::new(),
     };
     let _ = writeln!(
         out,
-        "<p class=\"meaning\">{percent}{}. A number is the mean over users and seeds, ± half of its 95 % interval (bootstrap over \
+        "<p class=\"meaning\">{}. A number is the mean over users and seeds, ± half of its 95 % interval (bootstrap over \
          users).{paper}</p>",
-        words::direction(table.lower)
+        capital(&format!("{percent}{}", words::direction(table.lower)))
     );
     rows(out, table, t);
     if table.rows.iter().any(|row| row.against.is_some()) {
@@ -136,7 +136,11 @@ fn rows(out: &mut String, table: &Table, t: usize) {
     let mut before: Option<String> = None;
     for (i, row) in table.rows.iter().enumerate() {
         let group = words::labels(row).first().cloned();
-        let undone = words::undone(&row.seeds);
+        let mut undone = words::undone(&row.seeds);
+        if row.mean.is_empty() && words::standing(&row.seeds) == "waiting" {
+            // Said where its numbers would stand.
+            undone.clear();
+        }
         let first = if before != group { "first " } else { "" };
         let told = if undone.is_empty() { "" } else { "told" };
         before = group;

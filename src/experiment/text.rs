@@ -311,7 +311,8 @@ fn findings(out: &mut String, r: &Results) {
             continue;
         }
         let mut grid = Grid { left: vec![0, 1, 2, 9, 10], ..Grid::default() };
-        let heads = ["  claim", "metric", "expected"].into_iter().chain(TEST.into_iter().skip(1).take(6)).chain(["found"]);
+        let heads =
+            ["  claim", "metric", "expected"].into_iter().chain(TEST.into_iter().skip(1).take(6)).chain(["found"]);
         grid.push(heads.map(|head| head.to_string()));
         finding.claims.iter().for_each(|claim| grid.push(claim_cells(claim)));
         grid.write(out);
