@@ -1,0 +1,234 @@
+//! Numbers and states as both the text and the page say them, so that the two never disagree.
+
+use super::results::{Base, Expect, Outcome, Row, Seed, State, Table, Test, Verdict};
+
+/// What stands where there is no number: never "NaN".
+pub const NOTHING: &str = "-";
+/// The chance of a false finding that is borne.
+const LEVEL: f64 = 0.05;
+
+/// Percent to two decimals, all else to four. A scale that nobody set is 1.
+pub fn decimals(scale: f64) -> usize {
+    if scale == 100.0 { 2 } else { 4 }
+}
+
+/// As it is shown: times the scale.
+pub fn scaled(x: f64, scale: f64) -> f64 {
+    if scale == 0.0 || !scale.is_finite() { x } else { x * scale }
+}
+
+pub fn number(x: f64, scale: f64) -> String {
+    plain(scaled(x, scale), decimals(scale))
+}
+
+/// A number that is scaled already.
+pub fn plain(x: f64, decimals: usize) -> String {
+    if x.is_finite() { format!("{x:.decimals$}") } else { NOTHING.into() }
+}
+
+/// With its sign.
+pub fn signed(x: f64, scale: f64) -> String {
+    let (x, decimals) = (scaled(x, scale), decimals(scale));
+    if x.is_finite() { format!("{x:+.decimals$}") } else { NOTHING.into() }
+}
+
+/// Half the interval: `±0.61`. A bootstrap interval need not lie evenly about the mean; both ends are in the JSON.
+pub fn half([low, high]: [f64; 2], scale: f64) -> String {
+    let half = (high - low) / 2.0;
+    if half.is_finite() { format!("±{}", number(half, scale)) } else { String::new() }
+}
+
+/// Both ends of the interval of a difference.
+pub fn interval([low, high]: [f64; 2], scale: f64) -> String {
+    match low.is_finite() && high.is_finite() {
+        true => format!("[{}, {}]", signed(low, scale), signed(high, scale)),
+        false => NOTHING.into(),
+    }
+}
+
+pub fn chance(p: Option<f64>) -> String {
+    match p.filter(|p| p.is_finite()) {
+        None => NOTHING.into(),
+        Some(p) if p < 1e-4 => "<0.0001".into(),
+        Some(p) => format!("{p:.4}"),
+    }
+}
+
+/// t, or an effect.
+pub fn ratio(x: Option<f64>) -> String {
+    x.map_or(NOTHING.into(), |x| plain(x, 2))
+}
+
+/// Seeds whose own difference has the sign of the difference of all, of how many.
+pub fn agreeing(test: &Test) -> (usize, usize) {
+    let sign = |x: f64| x.partial_cmp(&0.0);
+    let same = test.by_seed.iter().filter(|d| sign(**d) == sign(test.result.difference)).count();
+    (same, test.by_seed.len())
+}
+
+pub fn agreement(test: &Test) -> String {
+    match agreeing(test) {
+        (_, 0) => NOTHING.into(),
+        (same, all) => format!("{same}/{all}"),
+    }
+}
+
+/// What a test vouches for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// Better (or worse), at 5 % after Holm's correction, and so on every seed.
+    Sure { better: bool },
+    /// The same, but not on every seed.
+    Mixed { better: bool },
+    /// No difference that the test would vouch for.
+    None,
+}
+
+impl Mark {
+    pub fn of(test: &Test, lower: bool) -> Self {
+        let difference = test.result.difference;
+        if test.p_holm.is_none_or(|p| p.is_nan() || p >= LEVEL) || difference == 0.0 {
+            return Self::None;
+        }
+        let (better, (same, all)) = ((difference > 0.0) != lower, agreeing(test));
+        if same == all { Self::Sure { better } } else { Self::Mixed { better } }
+    }
+
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Sure { better: true } => "better",
+            Self::Sure { better: false } => "worse",
+            Self::Mixed { better: true } => "better, not on every seed",
+            Self::Mixed { better: false } => "worse, not on every seed",
+            Self::None => "no clear difference",
+        }
+    }
+}
+
+pub fn outcome(outcome: Option<Outcome>) -> &'static str {
+    match outcome {
+        Some(Outcome::Better) => "better",
+        Some(Outcome::Worse) => "worse",
+        Some(Outcome::NoDifference) => "no clear difference",
+        None => "open: rows are missing",
+    }
+}
+
+pub fn expectation(expect: Expect) -> &'static str {
+    match expect {
+        Expect::Better => "better",
+        Expect::NotBetter => "not better",
+    }
+}
+
+pub fn verdict(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Confirmed => "confirmed",
+        Verdict::InPart => "confirmed in part",
+        Verdict::Refuted => "not confirmed",
+        Verdict::Open => "open: rows are missing",
+    }
+}
+
+/// Whether less is better, told beside a metric's name.
+pub fn direction(lower: bool) -> &'static str {
+    if lower { "less is better" } else { "more is better" }
+}
+
+/// `45 s`, `12 min`, `3 h 05 min`.
+pub fn duration(seconds: f64) -> String {
+    if !(0.0..1e15).contains(&seconds) {
+        return NOTHING.into();
+    }
+    let minutes = (seconds / 60.0).round() as u64;
+    match seconds {
+        s if s < 10.0 => format!("{s:.1} s"),
+        s if s < 120.0 => format!("{s:.0} s"),
+        s if s < 7200.0 => format!("{minutes} min"),
+        _ => format!("{} h {:02} min", minutes / 60, minutes % 60),
+    }
+}
+
+/// Seeds that are done, of how many.
+pub fn done(seeds: &[Seed]) -> (usize, usize) {
+    (seeds.iter().filter(|s| s.state == State::Done).count(), seeds.len())
+}
+
+fn why(state: &State) -> (&'static str, &str) {
+    match state {
+        State::Done => ("done", ""),
+        State::Waiting => ("waiting", ""),
+        State::Failed(why) => ("failed", why),
+        State::Stale(why) => ("stale", why),
+    }
+}
+
+/// One word for seeds of which none is done: the worst that befell one.
+pub fn standing(seeds: &[Seed]) -> &'static str {
+    let words = |word| seeds.iter().any(|s| why(&s.state).0 == word).then_some(word);
+    words("failed").or(words("stale")).or(words("done")).unwrap_or("waiting")
+}
+
+/// Seeds that are not done, those of one fate together: what became of them, and why.
+pub fn undone(seeds: &[Seed]) -> Vec<(String, String)> {
+    let mut fates: Vec<(&State, Vec<u64>)> = Vec::new();
+    for seed in seeds.iter().filter(|s| s.state != State::Done) {
+        match fates.iter_mut().find(|(state, _)| *state == &seed.state) {
+            Some((_, of)) => of.push(seed.seed),
+            None => fates.push((&seed.state, vec![seed.seed])),
+        }
+    }
+    let told = |(state, of): (&State, Vec<u64>)| {
+        let names: Vec<String> = of.iter().map(u64::to_string).collect();
+        let (word, why) = why(state);
+        (format!("seed{} {} {word}", if of.len() > 1 { "s" } else { "" }, names.join(", ")), why.trim().to_string())
+    };
+    fates.into_iter().map(told).collect()
+}
+
+/// What a row is called where it stands outside of its table.
+pub fn row_name(row: &Row) -> String {
+    if row.labels.iter().all(|l| l.is_empty()) { row.name.clone() } else { row.labels.join(", ") }
+}
+
+/// What the row is called that has this name; the name itself where there is none.
+pub fn name_in(table: &Table, name: &str) -> String {
+    table.rows.iter().find(|row| row.name == name).map_or(name.to_string(), row_name)
+}
+
+/// Every run that failed: whose it is, and the error.
+pub fn failures(results: &super::results::Results) -> Vec<(String, String)> {
+    let bases = results.bases.iter().map(|b: &Base| (b.name.clone(), &b.seeds));
+    let rows = results
+        .tables
+        .iter()
+        .flat_map(|t| t.rows.iter().map(move |r| (format!("{}: {}", t.title, row_name(r)), &r.seeds)));
+    let mut found = Vec::new();
+    for (name, seeds) in bases.chain(rows) {
+        for seed in seeds {
+            if let State::Failed(why) = &seed.state {
+                found.push((format!("{name}, seed {}", seed.seed), why.trim().to_string()));
+            }
+        }
+    }
+    found
+}
+
+/// Mean over the done seeds of what the validation said at the epoch whose weights were taken.
+pub fn best_of(base: &Base) -> Option<f64> {
+    let best = |s: &Seed| s.curve.iter().find(|(epoch, _)| Some(*epoch) == s.best).map(|(_, value)| *value);
+    let all: Vec<f64> = base.seeds.iter().filter(|s| s.state == State::Done).filter_map(best).collect();
+    (!all.is_empty()).then(|| all.iter().sum::<f64>() / all.len() as f64)
+}
+
+/// Labels of a row, or its name where it has none.
+pub fn labels(row: &Row) -> Vec<String> {
+    if row.labels.is_empty() { vec![row.name.clone()] } else { row.labels.clone() }
+}
+
+/// Decimals of published numbers: as many as the one that was printed with most.
+pub fn printed(table: &Table) -> usize {
+    let whole = |x: f64| (x - x.round()).abs() < 1e-6;
+    let needs = |x: &f64| (0..4).find(|d| whole(x * 10f64.powi(*d))).unwrap_or(4) as usize;
+    table.rows.iter().flat_map(|row| &row.published).filter(|x| x.is_finite()).map(needs).max().unwrap_or(0)
+}
