@@ -515,7 +515,7 @@ fn validation_events_can_be_left_out_of_the_history() {
     let split = Split::new(&data, SplitSpec::LastN { valid: 2, test: 3 }).unwrap();
     let options = EvalOptions { negatives: 20, samplings: vec![Sampling::Uniform], ..EvalOptions::default() };
     let without = EvalOptions { without_validation: true, ..options.clone() };
-    let run = |options: &EvalOptions| collect(&mut Fake::new(60, 6, false), &data, &split.test(), options).unwrap();
+    let run = |options: &EvalOptions| collect(&mut Fake::new(data.items(), 6, false), &data, &split.test(), options).unwrap();
     let ((report, users), (_, full)) = (run(&without), run(&options));
     assert_eq!((report.protocol.history, users.len()), ("the training part", full.len()));
     let mut moved = 0;
@@ -525,7 +525,7 @@ fn validation_events_can_be_left_out_of_the_history() {
         // By definition: the scores after the training events, among all that those leave.
         let history = split.train().items(&data, a.user as usize);
         let excluded: HashSet<u32> = history.iter().copied().collect();
-        let scores = Fake::new(60, 6, false).scores(history);
+        let scores = Fake::new(data.items(), 6, false).scores(history);
         let expected: Vec<usize> = a
             .targets
             .iter()
