@@ -515,7 +515,8 @@ fn validation_events_can_be_left_out_of_the_history() {
     let split = Split::new(&data, SplitSpec::LastN { valid: 2, test: 3 }).unwrap();
     let options = EvalOptions { negatives: 20, samplings: vec![Sampling::Uniform], ..EvalOptions::default() };
     let without = EvalOptions { without_validation: true, ..options.clone() };
-    let run = |options: &EvalOptions| collect(&mut Fake::new(data.items(), 6, false), &data, &split.test(), options).unwrap();
+    let run =
+        |options: &EvalOptions| collect(&mut Fake::new(data.items(), 6, false), &data, &split.test(), options).unwrap();
     let ((report, users), (_, full)) = (run(&without), run(&options));
     assert_eq!((report.protocol.history, users.len()), ("the training part", full.len()));
     let mut moved = 0;

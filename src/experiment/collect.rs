@@ -100,11 +100,14 @@ pub fn read_ratings(path: &Path, metrics: &[Metric]) -> Result<Answers> {
     Ok(answers)
 }
 
-/// The learning curve of a run: epochs and what validation said, and the epoch that was best.
+/// Epochs and what validation said.
+pub type Curve = Vec<(u32, f64)>;
+
+/// The learning curve of a run, and the epoch that was best.
 ///
 /// # Errors
 /// A line of it that is none.
-pub fn read_curve(run: &Path) -> Result<(Vec<(u32, f64)>, Option<u32>)> {
+pub fn read_curve(run: &Path) -> Result<(Curve, Option<u32>)> {
     let rows = curve_of(run)?;
     let curve = rows.iter().filter_map(|row| Some((row.epoch, row.measure()?))).collect();
     Ok((curve, best_of(&rows).map(|best| best.epoch)))
