@@ -244,17 +244,17 @@ impl Metric {
 }
 
 impl Grid {
-    /// Reads a grid; `variant` lays what stands under `[variant.NAME]` over it, `set` values of settings (`GROUP.KEY=VALUE`).
+    /// Reads a grid; `variants` lay what stands under `[variant.NAME]` over it, one after another, `set` values of settings (`GROUP.KEY=VALUE`).
     ///
     /// # Errors
     /// TOML that is none; a key, data set, group, row or metric that does not exist, with where.
-    pub fn parse(text: &str, place: &str, variant: Option<&str>, set: &[String]) -> Result<Grid> {
+    pub fn parse(text: &str, place: &str, variants: &[String], set: &[String]) -> Result<Grid> {
         let unreadable = |e: toml::de::Error| Error::user(format!("{place}: {}", e.to_string().trim_end()));
         let mut table: toml::Table = toml::from_str(text).map_err(unreadable)?;
-        if let Some(name) = variant {
-            let variants = table.remove("variant").and_then(|v| v.as_table().cloned()).unwrap_or_default();
-            let Some(toml::Value::Table(over)) = variants.get(name) else {
-                let names: Vec<&str> = variants.keys().map(String::as_str).collect();
+        let known = table.remove("variant").and_then(|v| v.as_table().cloned()).unwrap_or_default();
+        for name in variants {
+            let Some(toml::Value::Table(over)) = known.get(name) else {
+                let names: Vec<&str> = known.keys().map(String::as_str).collect();
                 let there = if names.is_empty() { "none".into() } else { names.join(", ") };
                 return Err(Error::user(format!("{place}: there is no [variant.{name}] in the grid"))
                     .hint(format!("its variants: {there}")));
@@ -264,7 +264,7 @@ impl Grid {
         for text in set {
             override_setting(&mut table, text)?;
         }
-        let grid: Grid = match variant.is_some() || !set.is_empty() {
+        let grid: Grid = match !variants.is_empty() || !set.is_empty() {
             true => table.try_into().map_err(unreadable)?,
             // As text, so that an error tells its line.
             false => toml::from_str(text).map_err(unreadable)?,
@@ -481,11 +481,11 @@ mod tests {
 
     #[test]
     fn the_example_is_read() {
-        let grid = Grid::parse(&example(), "x.toml", None, &[]).unwrap();
+        let grid = Grid::parse(&example(), "x.toml", &[], &[]).unwrap();
         assert_eq!((grid.seeds.list(), grid.tables[0].rows.len()), (vec![1, 2, 3], 2));
         assert_eq!(grid.data_names(), ["halves/source", "halves/target", "shop"]);
         let quick =
-            Grid::parse(&example(), "x.toml", Some("quick"), &["small.width=8".into(), "small.norm=pre".into()])
+            Grid::parse(&example(), "x.toml", &["quick".into()], &["small.width=8".into(), "small.norm=pre".into()])
                 .unwrap();
         let small = &quick.settings["small"];
         assert_eq!(quick.seeds.list(), [1]);
@@ -508,16 +508,16 @@ mod tests {
             ("seeds = 3 ", "sedes = 3 ", "x.toml", "sedes"),
         ] {
             assert!(example().contains(old), "{old}");
-            let e = Grid::parse(&example().replacen(old, new, 1), "x.toml", None, &[]).unwrap_err().to_string();
+            let e = Grid::parse(&example().replacen(old, new, 1), "x.toml", &[], &[]).unwrap_err().to_string();
             assert!(e.contains(place) && e.contains(hint), "{new}: {e}");
         }
     }
 
     #[test]
     fn overrides_that_mean_nothing_are_refused() {
-        let parse = |set: &str| Grid::parse(&example(), "x.toml", None, &[set.into()]).unwrap_err().to_string();
+        let parse = |set: &str| Grid::parse(&example(), "x.toml", &[], &[set.into()]).unwrap_err().to_string();
         assert!(parse("smal.width=8").contains("did you mean 'small'"));
-        let e = Grid::parse(&example(), "x.toml", Some("tiny"), &[]).unwrap_err().to_string();
+        let e = Grid::parse(&example(), "x.toml", &["tiny".into()], &[]).unwrap_err().to_string();
         assert!(e.contains("[variant.tiny]") && e.contains("quick"), "{e}");
         assert!(parse("width=8").contains("GROUP.KEY=VALUE") && parse("small").contains("GROUP.KEY"));
     }

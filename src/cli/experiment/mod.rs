@@ -46,9 +46,9 @@ pub struct Args {
     /// The small version of the grid: --variant quick
     #[arg(long, conflicts_with = "variant")]
     quick: bool,
-    /// A variant of the grid: what stands under [variant.NAME] is laid over the rest
-    #[arg(long, value_name = "NAME")]
-    variant: Option<String>,
+    /// Variants of the grid: what stands under [variant.NAME] is laid over the rest
+    #[arg(long, value_name = "NAME,NAME", value_delimiter = ',')]
+    variant: Vec<String>,
     /// List the runs and estimate how long they take; run nothing
     #[arg(long)]
     dry_run: bool,
@@ -97,10 +97,7 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
         return Err(Error::user("--jobs 0 or --threads 0 makes no sense").hint("give numbers from 1 up"));
     }
     let grid = read(&args)?;
-    let name = match variant(&args) {
-        Some(variant) => format!("{}-{variant}", grid.name),
-        None => grid.name.clone(),
-    };
+    let name = [vec![grid.name.clone()], variants(&args)].concat().join("-");
     let out = args.out.clone().unwrap_or_else(|| Path::new("runs").join(name));
     if args.dry_run {
         return dry_run(&grid, &args, &out, &printer);
@@ -141,8 +138,8 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     conclude(&states, &out)
 }
 
-fn variant(args: &Args) -> Option<&str> {
-    args.variant.as_deref().or(args.quick.then_some("quick"))
+fn variants(args: &Args) -> Vec<String> {
+    if args.quick { vec!["quick".into()] } else { args.variant.clone() }
 }
 
 fn read(args: &Args) -> Result<Grid> {
@@ -162,7 +159,7 @@ fn read(args: &Args) -> Result<Grid> {
             (text, args.grid.clone())
         }
     };
-    let mut grid = Grid::parse(&text, &place, variant(args), &args.set)?;
+    let mut grid = Grid::parse(&text, &place, &variants(args), &args.set)?;
     if args.compat == Some(Compat::Survey) {
         grid.tables.iter_mut().filter(|t| t.negatives > 0).for_each(|t| t.without_validation = true);
     }
