@@ -90,6 +90,8 @@ pub struct Args {
 }
 
 pub fn run(args: Args, printer: Printer) -> Result<()> {
+    // Nothing is lost: files appear whole, at the end.
+    super::end_with_parent(|| std::process::exit(1));
     let mut run = open_run(&args.run, &args.from)?;
     let path = args.data.clone().unwrap_or_else(|| run.data.clone());
     let data = open_data(&path)?;
@@ -316,7 +318,7 @@ fn per_user_line(user: &UserResult, users: &Vocab, items: &Vocab, options: &Eval
 }
 
 /// A key without the characters that divide cells and lists: `\t`, `\n`, `\r`, `\|`, `\\` stand for them.
-fn escape(key: &str) -> String {
+pub fn escape(key: &str) -> String {
     let mut out = String::with_capacity(key.len());
     for c in key.chars() {
         match c {

@@ -33,7 +33,10 @@ use std::{
 
 use clap::{Parser, Subcommand, error::ErrorKind};
 
-use crate::base::{Error, Result};
+use crate::{
+    base::{Error, Result},
+    experiment::jobs::ENDS_WITH_PARENT,
+};
 use printer::Printer;
 
 /// The way through the commands.
@@ -146,6 +149,16 @@ pub(crate) fn on_ctrl_c(handler: impl FnMut() + Send + 'static) {
     if !hang_ups_ignored() {
         // Without a handler Ctrl-C still ends the program, at the last checkpoint or by leaving a staging folder.
         let _ = ctrlc::set_handler(handler);
+    }
+}
+
+/// In a process of an experiment, calls `end` when the experiment has ended, however that came: its standard input ends then.
+pub(crate) fn end_with_parent(end: impl FnOnce() + Send + 'static) {
+    if std::env::var_os(ENDS_WITH_PARENT).is_some() {
+        std::thread::spawn(|| {
+            let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+            end();
+        });
     }
 }
 

@@ -27,7 +27,8 @@ use crate::{
         error::{IoContext, typed},
     },
     experiment::{
-        jobs::{self, Event, Job, Runner, record_of, state_of},
+        jobs::{Event, Job, Runner},
+        record::{forget, record_of, state_of},
         results::State,
         space::{Choice, MOST, Rung, Space, rungs, survivors},
         trials::{
@@ -242,6 +243,7 @@ impl Search {
             after: Vec::new(),
             seconds: 0.0,
             epochs: self.epochs_of(choice, rung),
+            machine: String::new(),
         }
     }
 
@@ -261,7 +263,7 @@ impl Search {
             rung: self.rungs.iter().position(|r| *r == rung).unwrap_or(0) + 1,
             epochs: job.epochs,
             epochs_done: curve.last().map_or(0, |row| row.epoch),
-            seconds: record_of(job)?.map_or(0.0, |record| record.seconds),
+            seconds: record_of(job).ok().flatten().map_or(0.0, |record| record.seconds),
             state,
             run: job.run(),
             command: format!("mipgpu {}", in_a_line(&self.words(choice, rung))),
@@ -351,14 +353,14 @@ impl Search {
         printer: Printer,
     ) -> Result<Vec<Trial>> {
         let jobs: Vec<Job> = choices.iter().map(|c| self.job(c, rung, inputs)).collect();
-        let mut states = jobs.iter().map(state_of).collect::<Result<Vec<_>>>()?;
+        let mut states: Vec<State> = jobs.iter().map(state_of).collect();
         let mut stale = Vec::new();
         for (job, state) in jobs.iter().zip(&mut states) {
             if !matches!(state, State::Stale(_)) {
                 continue;
             }
             if args.redo_stale {
-                jobs::forget(job)?;
+                forget(job)?;
                 *state = State::Waiting;
             } else {
                 *state = State::Stale(why_stale(&job.run(), inputs));

@@ -17,7 +17,6 @@ use crate::{
         split::{Split, SplitSpec},
     },
     eval::{EvalOptions, RatingOptions, RatingReport, Report, evaluate, evaluate_ratings},
-    experiment::jobs::ENDS_WITH_PARENT,
     layers::RatingScale,
     tasks::{LossKind, Pairs, SamplerKind},
     train::{
@@ -98,7 +97,7 @@ pub fn execute(planned: &Planned, printer: Printer) -> Result<()> {
             std::process::exit(1);
         }
     });
-    end_with_parent();
+    super::end_with_parent(|| STOP.store(true, Ordering::Relaxed));
     let split = Split::for_task(data, config.split, config.settings.find()?.1.baskets)?;
     // Before anything is written: a device that cannot be used, or settings that cannot be planned, leave no run behind.
     backend::probe(device, config.settings.precision)?;
@@ -131,16 +130,6 @@ pub fn execute(planned: &Planned, printer: Printer) -> Result<()> {
     }
     let report = pool.install(|| final_report(folder, data, &split, device))?;
     conclude(&printer, folder, config, &state, &report, started)
-}
-
-/// A run of an experiment stops, as on Ctrl-C, when the experiment has ended, however that came: its standard input ends then.
-fn end_with_parent() {
-    if std::env::var_os(ENDS_WITH_PARENT).is_some() {
-        std::thread::spawn(|| {
-            let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
-            STOP.store(true, Ordering::Relaxed);
-        });
-    }
 }
 
 fn reopen(args: &Args) -> Result<(RunFolder, RunConfig, Dataset)> {

@@ -10,6 +10,8 @@ denominator):
 | effect | m / s, Cohen's d of paired differences |
 | Holm | p values of several tests, so corrected that the chance of any false finding stays what one test's would be (Holm 1979) |
 
+Where runs were made with several seeds, [`crossed`] counts both users and seeds as drawn from many.
+
 A p value says how surprising the difference would be were there none; the interval says how large it may be.
 */
 
@@ -71,31 +73,87 @@ pub fn paired(first: &[f64], second: &[f64], samples: usize, seed: u64) -> Paire
 /// The 2.5th and the 97.5th percentile of means of users drawn with replacement.
 fn bootstrap(differences: &[f64], samples: usize, seed: u64) -> [f64; 2] {
     let n = differences.len();
-    percentiles(n, samples, seed, |users| users.map(|user| differences[user]).sum::<f64>() / n as f64)
-}
-
-/// The 2.5th and the 97.5th percentile of what `of` says of n users drawn with replacement, over and over: the bootstrap's
-/// interval of any number that is computed from users. Of very many users fewer draws are made, but a thousand at least.
-pub fn percentiles(
-    n: usize,
-    samples: usize,
-    seed: u64,
-    of: impl Fn(&mut dyn Iterator<Item = usize>) -> f64 + Sync,
-) -> [f64; 2] {
-    let samples = samples.min((MOST_DRAWS / n.max(1)).max(1000)).max(1);
-    let value_of = |sample: usize| {
+    let samples = samples.min((MOST_DRAWS / n).max(1000)).max(1);
+    let mean_of = |sample: usize| {
         let mut draw = Stream::new(seed, Purpose::Bootstrap, sample as u32);
-        of(&mut (0..n).map(|_| draw.below(n as u64) as usize))
+        (0..n).map(|_| differences[draw.below(n as u64) as usize]).sum::<f64>() / n as f64
     };
-    let mut values: Vec<f64> = (0..samples).into_par_iter().map(value_of).collect();
-    values.sort_by(f64::total_cmp);
+    let mut means: Vec<f64> = (0..samples).into_par_iter().map(mean_of).collect();
+    means.sort_by(f64::total_cmp);
     // Linear between neighbours, as spreadsheets and numpy have it.
     let at = |share: f64| {
         let place = share * (samples - 1) as f64;
         let (low, part) = (place.floor() as usize, place.fract());
-        values[low] + part * (values[(low + 1).min(samples - 1)] - values[low])
+        means[low] + part * (means[(low + 1).min(samples - 1)] - means[low])
     };
     [at(0.025), at(0.975)]
+}
+
+/// A mean over users and seeds, both drawn from many.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Crossed {
+    pub mean: f64,
+    /// 95 %, by Student's t.
+    pub interval: [f64; 2],
+    /// Of "the mean is 0", with its two-sided p; `None` where nothing varies, but p is 1 where all is 0.
+    pub t: Option<f64>,
+    pub p: Option<f64>,
+    /// Mean over the standard deviation between users (each user's mean over seeds).
+    pub effect: Option<f64>,
+}
+
+/// The mean of `values`, (seeds) of (users), and how far it may be from that of other users and other seeds: the two-way
+/// random-effects model x = mean + user + seed + rest. With the variances between the users' means v_u, between the seeds'
+/// means v_s and of the rest v_e, of U users and S seeds,
+///
+/// SE^2 = v_u / U + max(0, v_s / S - v_e / (U S)),
+///
+/// with Satterthwaite's degrees of freedom. Of one seed nothing is known of how seeds differ: the first term stands alone.
+///
+/// # Panics
+/// No seed, no user, or seeds of different users.
+pub fn crossed(values: &[Vec<f64>]) -> Crossed {
+    let (seeds, users) = (values.len(), values[0].len());
+    assert!(users > 0 && values.iter().all(|seed| seed.len() == users), "seeds of different users");
+    let (s, u) = (seeds as f64, users as f64);
+    let of_seed: Vec<f64> = values.iter().map(|seed| seed.iter().sum::<f64>() / u).collect();
+    let of_user: Vec<f64> = (0..users).map(|i| values.iter().map(|seed| seed[i]).sum::<f64>() / s).collect();
+    let mean = of_seed.iter().sum::<f64>() / s;
+    let squares = |means: &[f64]| means.iter().map(|m| (m - mean).powi(2)).sum::<f64>();
+    let between_users = squares(&of_user) / (u - 1.0).max(1.0);
+    let first = between_users / u;
+    let mut second = 0.0;
+    if seeds > 1 && users > 1 {
+        let rest = |k: usize, i: usize| (values[k][i] - of_seed[k] - of_user[i] + mean).powi(2);
+        let rest: f64 = (0..seeds).map(|k| (0..users).map(|i| rest(k, i)).sum::<f64>()).sum();
+        let rest = rest / ((s - 1.0) * (u - 1.0));
+        second = (squares(&of_seed) / (s - 1.0) / s - rest / (u * s)).max(0.0);
+    }
+    let variance = first + second;
+    // Rounding leaves a hair where nothing differs.
+    if users < 2 || variance.sqrt() <= 1e-12 * mean.abs().max(1e-300) {
+        let p = values.iter().flatten().all(|x| *x == 0.0).then_some(1.0);
+        return Crossed { mean, interval: [mean; 2], t: None, p, effect: None };
+    }
+    let freedom = variance.powi(2) / (first.powi(2) / (u - 1.0) + second.powi(2) / (s - 1.0).max(1.0));
+    let (t, half) = (mean / variance.sqrt(), quantile(freedom) * variance.sqrt());
+    Crossed {
+        mean,
+        interval: [mean - half, mean + half],
+        t: Some(t),
+        p: Some(two_sided(t, freedom)),
+        effect: (between_users > 0.0).then(|| mean / between_users.sqrt()),
+    }
+}
+
+/// The t that is passed, on either side, with a chance of 5 %.
+fn quantile(df: f64) -> f64 {
+    let (mut low, mut high) = (0.0, 1e4);
+    for _ in 0..200 {
+        let middle = 0.5 * (low + high);
+        if two_sided(middle, df) > 0.05 { low = middle } else { high = middle }
+    }
+    0.5 * (low + high)
 }
 
 /// The chance of a |t| as large or larger under Student's distribution with `df` degrees of freedom.
@@ -231,6 +289,47 @@ mod tests {
         // Skew costs the percentile bootstrap a few in a hundred at this size.
         assert!((1820..=1940).contains(&inside), "{inside} of {worlds} intervals hold the truth");
         assert!((70..=130).contains(&found), "{found} of {worlds} found what is not there");
+    }
+
+    #[test]
+    fn crossed_by_hand() {
+        // Two seeds, three users. Means of users 1, 3, 5, of seeds 2 and 4, of all 3; the rest is 0, -1, 1 and 0, 1, -1.
+        let r = crossed(&[vec![0.0, 1.0, 5.0], vec![2.0, 5.0, 5.0]]);
+        // v_u = 4, v_s = 2, v_e = 4 / 2: SE^2 = 4/3 + max(0, 2/2 - 2/6) = 2.
+        assert!((r.mean - 3.0).abs() < 1e-12 && (r.t.unwrap() - 3.0 / 2f64.sqrt()).abs() < 1e-12, "{r:?}");
+        let freedom = 4.0 / ((16.0 / 9.0) / 2.0 + (4.0 / 9.0) / 1.0);
+        assert!((r.p.unwrap() - two_sided(3.0 / 2f64.sqrt(), freedom)).abs() < 1e-12);
+        assert!((r.effect.unwrap() - 1.5).abs() < 1e-12);
+        assert!((quantile(2.0) - 4.3027).abs() < 1e-4 && (quantile(1e7) - 1.959_964).abs() < 1e-5);
+        // One seed: the test of one sample.
+        let (one, pairs) = (crossed(&[vec![1.0, 2.0, 6.0]]), paired(&[0.0; 3], &[1.0, 2.0, 6.0], 1, 1));
+        assert!((one.t.unwrap() - pairs.t.unwrap()).abs() < 1e-12 && (one.p.unwrap() - pairs.p.unwrap()).abs() < 1e-12);
+        let same = crossed(&[vec![0.0; 4], vec![0.0; 4]]);
+        assert_eq!((same.mean, same.t, same.p), (0.0, None, Some(1.0)));
+    }
+
+    /// 1,000 worlds without any difference, 200 users and 3 seeds, the seeds' share of the variance of the mean none, as much as
+    /// the users', and four times as much. The standard error of a share near 5 % is 0.7 %.
+    #[test]
+    fn seeds_that_differ_are_counted() {
+        for (share, most) in [(0.0, 70), (1.0, 80), (4.0, 80)] {
+            let (worlds, users, seeds) = (1000, 200, 3);
+            let mut found = 0;
+            for world in 0..worlds {
+                let mut draw = Stream::new(6, Purpose::Test, world);
+                let own: Vec<f64> = (0..users).map(|_| f64::from(draw.normal())).collect();
+                let scale = (share / f64::from(users) * f64::from(seeds)).sqrt();
+                let values: Vec<Vec<f64>> = (0..seeds)
+                    .map(|_| {
+                        let seed = scale * f64::from(draw.normal());
+                        own.iter().map(|own| own + seed + 0.5 * f64::from(draw.normal())).collect()
+                    })
+                    .collect();
+                found += i32::from(crossed(&values).p.unwrap() < 0.05);
+            }
+            println!("share {share}: {found} of {worlds}");
+            assert!((15..=most).contains(&found), "share {share}: {found} of {worlds} found what is not there");
+        }
     }
 
     #[test]

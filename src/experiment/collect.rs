@@ -1,30 +1,28 @@
-/*! From the files of finished runs to [`Results`]: what each user's held-out events came to, means, intervals, tests,
-verdicts.
+/*! From the files of finished runs to [`Results`](super::results::Results): what each user's held-out events came to,
+means, intervals, tests, verdicts.
 
-Of lists a user counts once, whatever was held out of it; of ratings every rating counts once, so that a row's RMSE is that
-of all ratings, and its interval that of users drawn with all their ratings. Tests of ratings pair the users' mean squared
-(absolute) errors.
+Of lists a user counts once, whatever was held out of it. Of ratings every rating counts once, so that a row's RMSE is that of
+all ratings; each user's share in it is the number linearised there: with sums S of squared errors and n of ratings, means a
+bar over users, z_u = RMSE + (S_u - RMSE^2 n_u) / (2 RMSE n-bar), whose mean is the RMSE (of absolute errors likewise). From
+there on all metrics are means over users, and rows are compared user by user ([`crossed`]).
 */
 
 use std::{collections::HashMap, fs, path::Path};
 
 use super::{
-    grid::Metric,
-    results::{Against, Claim, Estimate, Outcome, Row, Test},
+    metric::Metric,
+    results::{Against, Claim, Estimate, Expect, Outcome, Row, Test},
     trials::{best_of, curve_of},
 };
 use crate::{
     base::{Error, Result, error::IoContext},
     eval::{
         metrics::{MISS, at_k, average_precision, reciprocal_rank},
-        significance::{Paired, holm, paired, percentiles},
+        significance::{Crossed, Paired, crossed, holm},
         slices::{HISTORY_FROM, history_name, history_slice},
     },
 };
 
-/// Draws of every bootstrap, and its seed: the same numbers whenever the report is made.
-const DRAWS: usize = 4000;
-const SEED: u64 = 1;
 /// What a claim must be below, corrected.
 const LEVEL: f64 = 0.05;
 
@@ -152,65 +150,73 @@ impl Answered {
         seeds.iter().copied().filter(|s| rows.iter().all(|row| self.runs.contains_key(&(*row, *s)))).collect()
     }
 
-    /// The sums of some runs, on the way to one number.
-    fn group(&self, rows: &[usize], seeds: &[u64], metric: usize) -> Group<'_> {
-        let runs: Vec<&[f64]> = rows
-            .iter()
-            .flat_map(|row| seeds.iter().filter_map(move |seed| self.runs.get(&(*row, *seed))))
-            .map(|metrics| metrics[metric].as_slice())
-            .collect();
-        let root = self.metrics[metric] == Metric::Rmse;
-        // A mean of means is the mean of the means of users; a mean of roots is not the root of anything.
-        let mean: Vec<f64> =
-            (0..self.users.len()).map(|u| runs.iter().map(|run| run[u]).sum::<f64>() / runs.len() as f64).collect();
-        Group { runs, mean, counts: &self.counts, root }
+    /// What each of some users adds to the mean of some rows' numbers at a seed.
+    fn shares(&self, rows: &[usize], seed: u64, metric: usize, among: Option<&[usize]>) -> Vec<f64> {
+        let all: Vec<usize>;
+        let users = match among {
+            Some(users) => users,
+            None => {
+                all = (0..self.users.len()).collect();
+                &all
+            }
+        };
+        let counts: f64 = users.iter().map(|u| self.counts[*u]).sum();
+        let mut shares = vec![0.0; users.len()];
+        for run in rows.iter().filter_map(|row| self.runs.get(&(*row, seed))) {
+            let (sums, per_user) = (&run[metric], counts / users.len() as f64);
+            let mean = users.iter().map(|u| sums[*u]).sum::<f64>() / counts;
+            let root = mean.sqrt();
+            for (share, u) in shares.iter_mut().zip(users) {
+                let above = (sums[*u] - mean * self.counts[*u]) / per_user;
+                *share += match self.metrics[metric] {
+                    Metric::Rmse if root > 0.0 => root + above / (2.0 * root),
+                    _ => mean + above,
+                } / rows.len() as f64;
+            }
+        }
+        shares
     }
 
     /// The number of a row at a seed.
     pub fn value(&self, row: usize, seed: u64, metric: usize) -> Option<f64> {
-        self.runs.contains_key(&(row, seed)).then(|| self.group(&[row], &[seed], metric).of_all())
+        self.runs.contains_key(&(row, seed)).then(|| mean(&self.shares(&[row], seed, metric, None)))
     }
 
     /// A row's number over its seeds, of all users or some.
     pub fn estimate(&self, row: usize, seeds: &[u64], metric: usize, among: Option<&[usize]>) -> Option<Estimate> {
         let seeds = self.seeds_of(&[row], seeds);
+        if seeds.is_empty() || among.map_or(self.users.len(), <[usize]>::len) == 0 {
+            return None;
+        }
+        let shares: Vec<Vec<f64>> = seeds.iter().map(|seed| self.shares(&[row], *seed, metric, among)).collect();
+        let Crossed { mean, interval, .. } = crossed(&shares);
+        Some(Estimate { mean, interval })
+    }
+
+    /// The second group of rows against the first, over the seeds that all of them have, of all users or some.
+    pub fn test(
+        &self,
+        (first, second): (&[usize], &[usize]),
+        seeds: &[u64],
+        metric: usize,
+        among: Option<&[usize]>,
+    ) -> Option<Test> {
+        let rows: Vec<usize> = first.iter().chain(second).copied().collect();
+        let seeds = self.seeds_of(&rows, seeds);
         let n = among.map_or(self.users.len(), <[usize]>::len);
         if seeds.is_empty() || n == 0 {
             return None;
         }
-        let group = self.group(&[row], &seeds, metric);
-        let user = |u: usize| among.map_or(u, |among| among[u]);
-        let mean = group.of(&mut (0..n).map(user));
-        let interval = percentiles(n, DRAWS, SEED, |users| group.of(&mut users.map(user)));
-        Some(Estimate { mean, interval })
-    }
-
-    /// The second group of rows against the first, over the seeds that all of them have.
-    pub fn test(&self, first: &[usize], second: &[usize], seeds: &[u64], metric: usize) -> Option<Test> {
-        let rows: Vec<usize> = first.iter().chain(second).copied().collect();
-        let seeds = self.seeds_of(&rows, seeds);
-        if seeds.is_empty() || self.users.is_empty() {
-            return None;
-        }
-        let (a, b) = (self.group(first, &seeds, metric), self.group(second, &seeds, metric));
-        let per_user =
-            |group: &Group| -> Vec<f64> { group.mean.iter().zip(&self.counts).map(|(x, n)| x / n).collect() };
-        let result = paired(&per_user(&a), &per_user(&b), DRAWS, SEED);
-        let result = match self.metrics[metric].of_ratings() {
-            false => result,
-            // Of all ratings, not of users: users with many weigh more.
-            true => {
-                let means = [a.of_all(), b.of_all()];
-                let interval = percentiles(self.users.len(), DRAWS, SEED, |users| {
-                    let users: Vec<usize> = users.collect();
-                    b.of(&mut users.iter().copied()) - a.of(&mut users.iter().copied())
-                });
-                Paired { means, difference: means[1] - means[0], interval, ..result }
-            }
+        let of = |rows: &[usize]| -> Vec<Vec<f64>> {
+            seeds.iter().map(|seed| self.shares(rows, *seed, metric, among)).collect()
         };
-        let at = |rows: &[usize], seed: u64| self.group(rows, &[seed], metric).of_all();
-        let by_seed = seeds.iter().map(|seed| at(second, *seed) - at(first, *seed)).collect();
-        Some(Test { result, p_holm: None, by_seed })
+        let (a, b) = (of(first), of(second));
+        let minus = |(a, b): (&Vec<f64>, &Vec<f64>)| -> Vec<f64> { a.iter().zip(b).map(|(a, b)| b - a).collect() };
+        let differences: Vec<Vec<f64>> = a.iter().zip(&b).map(minus).collect();
+        let of_all = |seeds: &[Vec<f64>]| seeds.iter().map(|seed| mean(seed)).sum::<f64>() / seeds.len() as f64;
+        let Crossed { mean: difference, interval, t, p, effect } = crossed(&differences);
+        let result = Paired { n, means: [of_all(&a), of_all(&b)], difference, interval, t, p, effect };
+        Some(Test { result, p_holm: None, by_seed: differences.iter().map(|seed| mean(seed)).collect() })
     }
 
     /// Users by the events that each has to train on; `trained` tells how many.
@@ -225,36 +231,8 @@ impl Answered {
     }
 }
 
-/// Runs that make one number together.
-struct Group<'a> {
-    runs: Vec<&'a [f64]>,
-    /// (users) their mean.
-    mean: Vec<f64>,
-    counts: &'a [f64],
-    /// Whether the number is a root.
-    root: bool,
-}
-
-impl Group<'_> {
-    fn of_all(&self) -> f64 {
-        self.of(&mut (0..self.counts.len()))
-    }
-
-    /// Of users, with repetition.
-    fn of(&self, users: &mut dyn Iterator<Item = usize>) -> f64 {
-        let mut n = 0.0;
-        if !self.root {
-            let mut sum = 0.0;
-            users.for_each(|u| (sum, n) = (sum + self.mean[u], n + self.counts[u]));
-            return sum / n;
-        }
-        let mut sums = vec![0.0; self.runs.len()];
-        for u in users {
-            n += self.counts[u];
-            self.runs.iter().zip(&mut sums).for_each(|(run, sum)| *sum += run[u]);
-        }
-        sums.iter().map(|sum| (sum / n).sqrt()).sum::<f64>() / sums.len() as f64
-    }
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
 }
 
 /// Fills in what rows of a table came to; `against`: for each row, the row it is compared with.
@@ -286,9 +264,15 @@ pub fn fill(
     let names: Vec<String> = rows.iter().map(|row| row.name.clone()).collect();
     for (i, row) in rows.iter_mut().enumerate() {
         row.against = against[i].and_then(|other| {
-            let tests: Option<Vec<Test>> = metrics.clone().map(|m| answered.test(&[other], &[i], seeds, m)).collect();
-            Some(Against { row: names[other].clone(), tests: tests? })
+            let test = |m: usize, among: Option<&[usize]>| answered.test((&[other], &[i]), seeds, m, among);
+            let tests: Option<Vec<Test>> = metrics.clone().map(|m| test(m, None)).collect();
+            let slices = slices.iter().map(|(_, users)| test(0, Some(users))).collect();
+            Some(Against { row: names[other].clone(), tests: tests?, slices })
         });
+    }
+    for slice in 0..slices.len() {
+        let against = rows.iter_mut().filter_map(|row| row.against.as_mut());
+        correct(against.filter_map(|against| against.slices[slice].as_mut()).collect());
     }
     for m in metrics {
         correct(rows.iter_mut().filter_map(|row| row.against.as_mut()).map(|against| &mut against.tests[m]).collect());
@@ -322,7 +306,8 @@ pub fn verdict(claims: &[Claim]) -> super::results::Verdict {
     match held {
         None => Open,
         Some(held) if held.iter().all(|h| *h) => Confirmed,
-        Some(held) if held.iter().any(|h| *h) => InPart,
+        // That no difference is seen carries no finding alone: seeing too little would.
+        Some(held) if held.iter().zip(claims).any(|(held, claim)| *held && claim.expect == Expect::Better) => InPart,
         Some(_) => Refuted,
     }
 }
@@ -330,7 +315,7 @@ pub fn verdict(claims: &[Claim]) -> super::results::Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::experiment::results::{Expect, Verdict};
+    use crate::experiment::results::Verdict;
 
     fn lists(values: &[f64]) -> Answers {
         let users = (0..values.len()).map(|u| format!("u{u}")).collect();
@@ -372,8 +357,11 @@ mod tests {
         assert!(near(answered.value(0, 1, 0).unwrap(), (10.0f64 / 3.0).sqrt()));
         assert!(near(answered.value(0, 1, 1).unwrap(), 4.0 / 3.0));
         assert_eq!(answered.value(0, 2, 0), None);
-        let both = answered.estimate(0, &[1], 0, Some(&[1])).unwrap();
-        assert_eq!((both.mean, both.interval), (3.0, [3.0, 3.0]));
+        let one = answered.estimate(0, &[1], 0, Some(&[1])).unwrap();
+        assert_eq!((one.mean, one.interval), (3.0, [3.0, 3.0]));
+        // Shares by hand: RMSE r of two users with n-bar 1.5; their mean is r.
+        let (r, shares) = ((10.0f64 / 3.0).sqrt(), answered.shares(&[0], 1, 0, None));
+        assert!(near(shares[0], r + (1.0 - r * r * 2.0) / (2.0 * r * 1.5)) && near(mean(&shares), r));
     }
 
     #[test]
@@ -402,8 +390,12 @@ mod tests {
         assert!(near(rows[0].slices[0].unwrap().mean, 1.6 / 3.0) && near(rows[0].slices[1].unwrap().mean, 0.1));
         let test = &rows[1].against.as_ref().unwrap().tests[0];
         assert!(near(test.result.difference, 0.175) && near(test.by_seed[0], 0.2) && near(test.by_seed[1], 0.15));
-        // Differences of users: 0.2, 0.1, 0, 0.4: t = 0.175 / (0.17078 / 2) = 2.0494.
+        // Differences of users: 0.2, 0.1, 0, 0.4. The seeds' differ by less than the rest would explain, so that only the users
+        // count: t = 0.175 / (0.17078 / 2) = 2.0494.
         assert!((test.result.t.unwrap() - 2.0494).abs() < 1e-4 && test.p_holm.unwrap() > test.result.p.unwrap());
+        // Slices: users 0, 1, 2 alone.
+        let slice = rows[1].against.as_ref().unwrap().slices[0].as_ref().unwrap();
+        assert!(slice.result.n == 3 && near(slice.result.difference, 0.1));
         // Compared over the seed that both have; one seed has no deviation.
         assert_eq!(rows[2].against.as_ref().unwrap().tests[0].by_seed.len(), 1);
         assert!(rows[2].deviation.is_none() && rows[2].seeds[1].metrics.is_empty());
@@ -424,6 +416,8 @@ mod tests {
         let (yes, no) = (Some(Outcome::Better), Some(Outcome::NoDifference));
         assert_eq!(verdict(&[claim(Expect::Better, yes), claim(Expect::NotBetter, no)]), Verdict::Confirmed);
         assert_eq!(verdict(&[claim(Expect::Better, yes), claim(Expect::NotBetter, yes)]), Verdict::InPart);
+        assert_eq!(verdict(&[claim(Expect::Better, yes), claim(Expect::NotBetter, yes)]), Verdict::InPart);
+        assert_eq!(verdict(&[claim(Expect::Better, no), claim(Expect::NotBetter, no)]), Verdict::Refuted);
         assert_eq!(verdict(&[claim(Expect::Better, no)]), Verdict::Refuted);
         assert_eq!(verdict(&[claim(Expect::Better, yes), claim(Expect::Better, None)]), Verdict::Open);
     }

@@ -50,7 +50,11 @@ use std::{
 
 use serde::Deserialize;
 
-use super::results::Expect;
+use super::{
+    metric::Metric,
+    overlay::{lay_over, override_setting},
+    results::Expect,
+};
 use crate::{
     base::{Error, Result, error::nearest},
     data::{domains::Which, split::SplitSpec},
@@ -66,6 +70,8 @@ pub struct Grid {
     /// What one must know to read the numbers, a paragraph each.
     #[serde(default)]
     pub notes: Vec<String>,
+    /// One more, of a variant that leaves the others as they are.
+    pub note: Option<String>,
     pub seeds: Seeds,
     pub data: BTreeMap<String, DataSpec>,
     #[serde(default)]
@@ -83,7 +89,7 @@ pub struct Grid {
 
 /// How many, or which.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "seeds: a number of them from 1 up, or a list such as [1, 2, 3]")]
 pub enum Seeds {
     Count(u64),
     List(Vec<u64>),
@@ -204,45 +210,6 @@ pub struct ClaimSpec {
     pub metric: Option<String>,
 }
 
-/// What is asked of held-out events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Metric {
-    Ndcg(usize),
-    Recall(usize),
-    Hr(usize),
-    Mrr,
-    Map,
-    Rmse,
-    Mae,
-}
-
-impl Metric {
-    /// # Errors
-    /// No metric of that name.
-    pub fn parse(text: &str) -> Result<Metric> {
-        let unknown = || {
-            Error::user(format!("there is no metric '{text}'"))
-                .hint("NDCG@k, Recall@k, HR@k, MRR, MAP; of ratings RMSE, MAE")
-        };
-        let (name, k) = text.split_once('@').map_or((text, None), |(name, k)| (name, Some(k)));
-        let at = || k.and_then(|k| k.parse().ok()).filter(|k| *k > 0).ok_or_else(unknown);
-        match (name, k) {
-            ("NDCG", _) => at().map(Metric::Ndcg),
-            ("Recall", _) => at().map(Metric::Recall),
-            ("HR", _) => at().map(Metric::Hr),
-            ("MRR", None) => Ok(Metric::Mrr),
-            ("MAP", None) => Ok(Metric::Map),
-            ("RMSE", None) => Ok(Metric::Rmse),
-            ("MAE", None) => Ok(Metric::Mae),
-            _ => Err(unknown()),
-        }
-    }
-
-    pub fn of_ratings(self) -> bool {
-        matches!(self, Metric::Rmse | Metric::Mae)
-    }
-}
-
 impl Grid {
     /// Reads a grid; `variants` lay what stands under `[variant.NAME]` over it, one after another, `set` values of settings (`GROUP.KEY=VALUE`).
     ///
@@ -259,17 +226,26 @@ impl Grid {
                 return Err(Error::user(format!("{place}: there is no [variant.{name}] in the grid"))
                     .hint(format!("its variants: {there}")));
             };
+            if let Some(toml::Value::Table(groups)) = over.get("settings") {
+                let there = table.get("settings").and_then(|s| s.as_table().cloned()).unwrap_or_default();
+                if let Some(group) = groups.keys().find(|group| !there.contains_key(*group)) {
+                    let names: Vec<String> = there.keys().cloned().collect();
+                    return Err(unknown("group of settings", group, names.iter().map(String::as_str))
+                        .at(format!("{place}: variant.{name}")));
+                }
+            }
             lay_over(&mut table, over.clone());
         }
         for text in set {
             override_setting(&mut table, text)?;
         }
-        let grid: Grid = match !variants.is_empty() || !set.is_empty() {
+        let mut grid: Grid = match !variants.is_empty() || !set.is_empty() {
             true => table.try_into().map_err(unreadable)?,
             // As text, so that an error tells its line.
             false => toml::from_str(text).map_err(unreadable)?,
         };
         grid.check().map_err(|e| e.at(place))?;
+        grid.notes.extend(grid.note.take());
         Ok(grid)
     }
 
@@ -285,6 +261,9 @@ impl Grid {
                 .hint("use letters, digits, '-', '_' and '.' alone")),
         };
         named(&self.name, "name")?;
+        if matches!(self.seeds, Seeds::Count(n) if n > 10_000) {
+            return Err(Error::user("seeds: more than 10,000"));
+        }
         let seeds = self.seeds.list();
         if seeds.is_empty() || seeds.iter().collect::<BTreeSet<_>>().len() < seeds.len() {
             return Err(Error::user("seeds: none, or one twice").hint("give a number from 1 up, or a list"));
@@ -373,6 +352,9 @@ impl Grid {
             }
             found = Some(table);
         }
+        if let Some(both) = claim.than.iter().find(|name| claim.better.contains(name)) {
+            return Err(Error::user(format!("'{both}' is on both sides")));
+        }
         let table = found.filter(|_| !claim.better.is_empty() && !claim.than.is_empty());
         let table = table.ok_or_else(|| Error::user("it names no rows on one side"))?;
         match &claim.metric {
@@ -385,10 +367,18 @@ impl Grid {
 }
 
 impl TableSpec {
+    /// Whether it is about ratings, not lists.
+    pub fn of_ratings(&self) -> bool {
+        self.metrics.iter().any(|m| Metric::parse(m).is_ok_and(Metric::of_ratings))
+    }
+
     fn check(&self, grid: &Grid) -> Result<()> {
         grid.check_run(&self.data, &self.settings)?;
         let metrics = self.metrics.iter().map(|m| Metric::parse(m)).collect::<Result<Vec<_>>>()?;
         let Some(first) = metrics.first() else { return Err(Error::user("metrics: none")) };
+        if self.rows.is_empty() {
+            return Err(Error::user("rows: none"));
+        }
         if metrics.iter().any(|m| m.of_ratings() != first.of_ratings()) {
             return Err(Error::user("metrics of lists and of ratings in one table").hint("make two tables"));
         }
@@ -426,46 +416,13 @@ impl TableSpec {
     }
 }
 
-fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str> + Clone) -> Error {
+/// A name that there is none of, with the nearest one.
+pub(super) fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str> + Clone) -> Error {
     let e = Error::user(format!("there is no {what} '{name}'"));
     match nearest(name, known.clone()) {
         Some(near) => e.hint(format!("did you mean '{near}'?")),
         None => e.hint(format!("there are: {}", known.collect::<Vec<_>>().join(", "))),
     }
-}
-
-/// Tables are laid over tables key by key, anything else takes the place of what was there; so does a data set, whose keys
-/// exclude each other.
-fn lay_over(table: &mut toml::Table, over: toml::Table) {
-    for (key, value) in over {
-        match (table.get_mut(&key), value) {
-            (Some(toml::Value::Table(under)), toml::Value::Table(over)) if key != "data" => lay_over(under, over),
-            (Some(toml::Value::Table(under)), toml::Value::Table(over)) => under.extend(over),
-            (_, value) => {
-                table.insert(key, value);
-            }
-        }
-    }
-}
-
-/// `GROUP.KEY=VALUE`.
-fn override_setting(table: &mut toml::Table, text: &str) -> Result<()> {
-    let wrong = || {
-        Error::user(format!("--set {text}"))
-            .hint("write GROUP.KEY=VALUE, with the name of a group under [settings], such as source.epochs=20")
-    };
-    let (place, value) = text.split_once('=').ok_or_else(wrong)?;
-    let (group, key) = place.split_once('.').ok_or_else(wrong)?;
-    let groups = table.get_mut("settings").and_then(toml::Value::as_table_mut).ok_or_else(wrong)?;
-    let names: Vec<String> = groups.keys().cloned().collect();
-    let Some(group) = groups.get_mut(group).and_then(toml::Value::as_table_mut) else {
-        return Err(unknown("group of settings", group, names.iter().map(String::as_str)));
-    };
-    // As TOML where it is some (numbers, true), else a word.
-    let parsed: Option<toml::Table> = toml::from_str(&format!("x = {value}")).ok();
-    let value = parsed.and_then(|mut t| t.remove("x")).unwrap_or_else(|| toml::Value::String(value.into()));
-    group.insert(key.into(), value);
-    Ok(())
 }
 
 #[cfg(test)]

@@ -87,8 +87,8 @@ fn findings(out: &mut String, r: &Results) {
     out.push_str(
         "<section id=\"findings\">\n<h2>Findings</h2>\n<p class=\"meaning\">Each claim sets one group of rows against another, user \
          by user. It counts where p &lt; 0.05 after Holm’s correction for all claims and the difference has one sign on every \
-         seed. “Seeds” says on how many seeds the difference has the sign of the whole; the interval is the paired bootstrap’s, \
-         95 %.</p>\n<ol class=\"findings\">\n",
+         seed. “Seeds” says on how many seeds the difference has the sign of the whole; the interval, of 95 %, counts \
+         users and seeds as drawn from many.</p>\n<ol class=\"findings\">\n",
     );
     for (i, finding) in r.findings.iter().enumerate() {
         let (class, sign) = match finding.verdict {

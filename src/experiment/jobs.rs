@@ -1,15 +1,12 @@
 /*! Runs many runs: each a process of this program, so that one that fails, or is killed for want of memory, takes none with it.
 
-A job is a training (`train` or `finetune`) and what is asked of the trained run afterwards (`eval`). Beside its run folder
-stands a record (`NAME.json`) that is written before the job begins and again when it has ended; it holds the key of the
-job, a digest of all that decides its result, so that a changed grid is noticed. A job that was interrupted goes on from its
-last checkpoint. A process whose parent has died sees its standard input end, and stops with a checkpoint
-([`ENDS_WITH_PARENT`]).
+A job is a training (`train` or `finetune`) and what is asked of the trained run afterwards (`eval`). A [record](super::record)
+beside its run folder says how far it came. A job that was interrupted goes on from its last checkpoint. A process whose parent
+has died sees its standard input end; a training then stops with a checkpoint, a question at once ([`ENDS_WITH_PARENT`]).
 */
 
 use std::{
     collections::BTreeMap,
-    fs,
     io::{BufRead, BufReader, Read},
     path::PathBuf,
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
@@ -22,15 +19,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde::{Deserialize, Serialize};
-
-use super::results::State;
+use super::{
+    record::{Record, Stage, is_trained, record_of, remove, state_of, try_again},
+    results::State,
+};
 use crate::{
-    base::{
-        Error, Result,
-        atomic::{make_folder, write_atomically},
-        error::IoContext,
-    },
+    base::{Error, Result, atomic::make_folder, error::IoContext},
     train::RunFolder,
 };
 
@@ -58,6 +52,8 @@ pub struct Job {
     pub seconds: f64,
     /// Epochs, for the progress.
     pub epochs: u32,
+    /// Program and device, for the record.
+    pub machine: String,
 }
 
 impl Job {
@@ -65,7 +61,7 @@ impl Job {
         self.folder.join(&self.name)
     }
 
-    fn record_path(&self) -> PathBuf {
+    pub(super) fn record_path(&self) -> PathBuf {
         self.folder.join(format!("{}.json", self.name))
     }
 }
@@ -87,103 +83,6 @@ pub enum Event {
         state: State,
         seconds: f64,
     },
-}
-
-/// How far a job came, as its record has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Stage {
-    /// Begun; if nobody is at it, it was interrupted.
-    Running,
-    Done,
-    Failed,
-}
-
-/// What stands beside a run folder.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Record {
-    key: String,
-    stage: Stage,
-    /// Why it failed.
-    why: String,
-    /// Seconds of all its processes.
-    pub seconds: f64,
-    /// What began it, for people.
-    train: Vec<String>,
-}
-
-/// The record of a job; `None`: it never began.
-///
-/// # Errors
-/// A record that cannot be read.
-pub fn record_of(job: &Job) -> Result<Option<Record>> {
-    let path = job.record_path();
-    if !path.exists() {
-        return Ok(None);
-    }
-    let text = fs::read_to_string(&path).at_path(&path)?;
-    let record = serde_json::from_str(&text).map_err(|e| {
-        Error::user(format!("{}: {e}", path.display()))
-            .hint(format!("remove it and {} to have this run made again", job.run().display()))
-    })?;
-    Ok(Some(record))
-}
-
-/// Where a job stands when nobody is at it.
-///
-/// # Errors
-/// A record that cannot be read.
-pub fn state_of(job: &Job) -> Result<State> {
-    let Some(record) = record_of(job)? else { return Ok(State::Waiting) };
-    if record.key != job.key {
-        return Ok(State::Stale(changed(&record.train, &job.train)));
-    }
-    Ok(match record.stage {
-        Stage::Done if job.run().join("report.json").exists() && job.leaves.iter().all(|f| f.exists()) => State::Done,
-        Stage::Done | Stage::Running => State::Waiting,
-        Stage::Failed => State::Failed(record.why),
-    })
-}
-
-/// What differs between two commands: `--epochs 3 -> 5`.
-fn changed(old: &[String], new: &[String]) -> String {
-    let flags = |args: &[String]| -> BTreeMap<String, String> {
-        let mut found = BTreeMap::new();
-        for (i, arg) in args.iter().enumerate() {
-            if arg.starts_with("--") {
-                let value = args.get(i + 1).filter(|v| !v.starts_with("--")).cloned();
-                found.insert(arg.clone(), value.unwrap_or_default());
-            }
-        }
-        found
-    };
-    let (old, new) = (flags(old), flags(new));
-    let mut all: Vec<&String> = old.keys().chain(new.keys()).collect();
-    all.sort();
-    all.dedup();
-    let side =
-        |v: Option<&String>| v.map_or("(none)".to_string(), |v| if v.is_empty() { "set".into() } else { v.clone() });
-    let differences: Vec<String> = all
-        .into_iter()
-        .filter(|flag| old.get(*flag) != new.get(*flag))
-        .map(|flag| format!("{flag} {} -> {}", side(old.get(flag)), side(new.get(flag))))
-        .collect();
-    if differences.is_empty() { "its data, its base or its evaluation".into() } else { differences.join(", ") }
-}
-
-/// Takes away what is there of a job, its run folder included.
-///
-/// # Errors
-/// The file system's.
-pub fn forget(job: &Job) -> Result<()> {
-    let (run, record) = (job.run(), job.record_path());
-    if run.exists() {
-        fs::remove_dir_all(&run).at_path(&run)?;
-    }
-    if record.exists() {
-        fs::remove_file(&record).at_path(&record)?;
-    }
-    Ok(())
 }
 
 /// Runs jobs, some at a time.
@@ -220,11 +119,11 @@ impl Runner<'_> {
     /// # Errors
     /// The file system's: where records cannot be written, nothing would be resumable.
     pub fn run(&self, jobs: &[Job], observe: &mut dyn FnMut(Event)) -> Result<Vec<State>> {
-        let mut states = jobs.iter().map(state_of).collect::<Result<Vec<_>>>()?;
+        let mut states: Vec<State> = jobs.iter().map(state_of).collect();
         for (job, state) in jobs.iter().zip(&mut states) {
             make_folder(&job.folder)?;
             if self.retry && matches!(state, State::Failed(_)) {
-                forget(job)?;
+                try_again(job)?;
                 *state = State::Waiting;
             }
         }
@@ -286,23 +185,18 @@ impl Runner<'_> {
     fn work(&self, i: usize, job: &Job, inputs: &Mutex<BTreeMap<usize, ChildStdin>>, send: &Sender<(usize, Told)>) {
         let began = Instant::now();
         let ended = (|| {
-            let before = record_of(job)?.filter(|r| r.key == job.key).map_or(0.0, |r| r.seconds);
-            let mut record = Record {
-                key: job.key.clone(),
-                stage: Stage::Running,
-                why: String::new(),
-                seconds: before,
-                train: job.train.clone(),
-            };
-            write_record(job, &record)?;
+            let before = record_of(job).ok().flatten().filter(|r| r.key == job.key).map_or(0.0, |r| r.seconds);
+            let mut record = Record::begin(job, before);
+            record.write(job)?;
             let state = self.attempt(i, job, inputs, send)?;
             record.seconds = before + began.elapsed().as_secs_f64();
+            record.trained = is_trained(job);
             (record.stage, record.why) = match &state {
                 State::Done => (Stage::Done, String::new()),
-                State::Failed(why) if !why.starts_with(KILLED) => (Stage::Failed, why.clone()),
+                State::Failed(why) if !PASSING.iter().any(|sign| why.starts_with(sign)) => (Stage::Failed, why.clone()),
                 _ => (Stage::Running, String::new()),
             };
-            write_record(job, &record)?;
+            record.write(job)?;
             Ok((state, record.seconds))
         })();
         let told = ended.map_or_else(Told::Broken, |(state, seconds)| Told::Ended { state, seconds });
@@ -319,25 +213,26 @@ impl Runner<'_> {
         send: &Sender<(usize, Told)>,
     ) -> Result<State> {
         let folder = RunFolder::new(job.run());
-        let first = if folder.last().exists() {
-            // A process that its parent left behind is about to end.
-            let waiting = Instant::now();
-            while folder.lock().is_err() && waiting.elapsed() < PATIENCE && !self.stopped() {
-                thread::sleep(Duration::from_millis(100));
+        let mut train = None;
+        if !is_trained(job) {
+            if !self.free(&folder) {
+                return Ok(State::Failed(format!("{BUSY} {}", folder.path.display())));
             }
-            let mut resume = vec!["train".to_string(), "--resume".into(), folder.path.display().to_string()];
-            if let Some(at) = job.train.iter().position(|word| word == "--device") {
-                resume.extend(job.train[at..].iter().take(2).cloned());
-            }
-            resume
-        } else {
-            if folder.path.exists() {
+            train = Some(if folder.last().exists() {
+                let mut resume = vec!["train".to_string(), "--resume".into(), folder.path.display().to_string()];
+                if let Some(at) = job.train.iter().position(|word| word == "--device") {
+                    resume.extend(job.train[at..].iter().take(2).cloned());
+                }
+                resume
+            } else {
                 // Killed before its first checkpoint.
-                fs::remove_dir_all(&folder.path).at_path(&folder.path)?;
-            }
-            job.train.clone()
-        };
-        for args in std::iter::once(&first).chain(&job.then) {
+                if let Err(e) = remove(&folder.path) {
+                    return Ok(State::Failed(e.to_string()));
+                }
+                job.train.clone()
+            });
+        }
+        for args in train.iter().chain(&job.then) {
             if self.stopped() {
                 return Ok(State::Waiting);
             }
@@ -347,6 +242,20 @@ impl Runner<'_> {
             }
         }
         Ok(State::Done)
+    }
+
+    /// Whether nobody is at a run; waits for a process that its parent left behind and that is about to end.
+    fn free(&self, folder: &RunFolder) -> bool {
+        let waiting = Instant::now();
+        loop {
+            if !folder.config_path().exists() || folder.lock().is_ok() {
+                return true;
+            }
+            if waiting.elapsed() > PATIENCE || self.stopped() {
+                return false;
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
     }
 
     /// One process; `Waiting` where it was stopped.
@@ -395,6 +304,8 @@ impl Runner<'_> {
 
 /// How a state begins that the next start tries to mend.
 const KILLED: &str = "killed by signal";
+const BUSY: &str = "another process is still training";
+const PASSING: [&str; 2] = [KILLED, BUSY];
 
 /// How long a process that was left behind is waited for: it may be in a long step.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -450,10 +361,6 @@ fn signal_of(_: ExitStatus) -> Option<i32> {
     None
 }
 
-fn write_record(job: &Job, record: &Record) -> Result<()> {
-    write_atomically(&job.record_path(), |f| writeln!(f, "{:#}", serde_json::json!(record)))
-}
-
 /// Jobs that can no longer begin, because what they start from has failed.
 fn skip_orphans(jobs: &[Job], states: &mut [State], begun: &[bool], observe: &mut dyn FnMut(Event)) {
     for (i, job) in jobs.iter().enumerate() {
@@ -504,6 +411,7 @@ mod tests {
             after: after.into(),
             seconds,
             epochs: 3,
+            machine: String::new(),
         }
     }
 
@@ -513,14 +421,6 @@ mod tests {
         // One at a time: the sum. Two: the chain of 2 + 5 beside the short ones.
         assert_eq!((seconds_in_all(&jobs, 1), seconds_in_all(&jobs, 2)), (9.0, 7.0));
         assert_eq!(seconds_in_all(&[], 2), 0.0);
-    }
-
-    #[test]
-    fn what_has_changed_is_named() {
-        let old = ["train", "d", "--epochs", "3", "--lr", "0.1", "--skip"].map(String::from);
-        let new = ["train", "d", "--epochs", "5", "--lr", "0.1", "--width", "8"].map(String::from);
-        assert_eq!(changed(&old, &new), "--epochs 3 -> 5, --skip set -> (none), --width (none) -> 8");
-        assert!(changed(&old, &old).contains("data"));
     }
 
     #[test]

@@ -11,7 +11,10 @@ mod figures;
 pub mod grid;
 pub mod html;
 pub mod jobs;
+pub mod metric;
+mod overlay;
 pub mod plot;
+pub mod record;
 pub mod results;
 #[cfg(test)]
 mod sample;

@@ -1,10 +1,11 @@
 /*! What came out of an experiment: rows with their seeds, intervals and tests, and what became of its claims.
 
-All of it is read off the held-out users, one value a user, seed and metric. With x_us the value of user u under seed s, a row's
-number is the mean over users of the mean over its seeds; its interval is the bootstrap over users of that. Two rows are
-compared user by user ([`paired`]), each user's mean over seeds standing for the user; whether every seed alone says the same
-is told beside it, since the test takes the seeds as given. A claim compares two groups of rows: the mean of either group's
-rows, user by user.
+All of it is read off the held-out users, one value a user, seed and metric. A row's number is the mean over users and seeds;
+its interval, and the tests of differences between rows, user by user, count both as drawn from many ([`crossed`]). Whether
+every seed alone says the same is told beside. A claim compares two groups of rows: the mean of either group's rows, user by
+user.
+
+[`crossed`]: crate::eval::significance::crossed
 */
 
 use serde::Serialize;
@@ -72,7 +73,7 @@ pub struct Row {
     pub seeds: Vec<Seed>,
     /// One for each metric, not scaled; empty where no seed is done.
     pub mean: Vec<f64>,
-    /// 95 %, by the bootstrap over users.
+    /// 95 %, over users and seeds.
     pub interval: Vec<[f64; 2]>,
     /// Standard deviation between seeds; `None` of one seed.
     pub deviation: Option<Vec<f64>>,
@@ -97,6 +98,8 @@ pub struct Against {
     /// Name of the other row.
     pub row: String,
     pub tests: Vec<Test>,
+    /// The first metric within each slice, corrected over the rows; `None` where nobody is in it.
+    pub slices: Vec<Option<Test>>,
 }
 
 /// A paired test, and what each seed alone says.

@@ -52,7 +52,8 @@ pub fn results() -> Results {
     better.slices = vec![slice(0.35), slice(0.5)];
     let sure = test(0.0278, [0.0201, 0.0355], Some(0.00003), &[0.03, 0.025]);
     let mixed = test(-0.0277, [-0.03, -0.02], Some(0.0123), &[-0.03, 0.001]);
-    better.against = Some(Against { row: "plain".into(), tests: vec![sure.clone(), mixed] });
+    better.against =
+        Some(Against { row: "plain".into(), tests: vec![sure.clone(), mixed], slices: vec![Some(sure.clone()), None] });
 
     let waiting = row("later", &["Caser", "none"], vec![seed(1, State::Waiting, &[]), seed(2, State::Waiting, &[])]);
     let stale = row("old", &["Caser", "model"], vec![seed(1, State::Stale("width: 64 was 32".into()), &[])]);
@@ -75,7 +76,7 @@ pub fn results() -> Results {
     (carried.name, carried.labels) = ("dacf-transfer".into(), vec!["DACF, transfer".into()]);
     carried.mean = vec![0.97];
     let less = test(-0.01772, [-0.02, -0.015], Some(0.001), &[-0.01772]);
-    carried.against = Some(Against { row: "dacf".into(), tests: vec![less.clone()] });
+    carried.against = Some(Against { row: "dacf".into(), tests: vec![less.clone()], slices: Vec::new() });
     let ratings = Table {
         name: "ratings".into(),
         title: "Ratings".into(),
@@ -161,9 +162,12 @@ pub fn crooked() -> Results {
     rows[1].interval.clear();
     rows[1].labels.push("one more".into());
     rows[1].published = vec![f64::NAN, 1.0, 2.0, 3.0];
-    rows[1].against =
-        Some(Against { row: "nobody".into(), tests: vec![test(f64::NAN, [f64::NAN; 2], Some(f64::NAN), &[])] });
-    rows[2].against = Some(Against { row: "later".into(), tests: Vec::new() });
+    rows[1].against = Some(Against {
+        row: "nobody".into(),
+        tests: vec![test(f64::NAN, [f64::NAN; 2], Some(f64::NAN), &[])],
+        slices: Vec::new(),
+    });
+    rows[2].against = Some(Against { row: "later".into(), tests: Vec::new(), slices: vec![None] });
     rows[2].slices = vec![slice_of(f64::NAN); 5];
     rows[3].seeds.clear();
     rows[0].seeds[0].curve = vec![(1, f64::NAN), (2, f64::INFINITY)];

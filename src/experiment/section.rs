@@ -24,16 +24,16 @@ pub(super) fn section(out: &mut String, table: &Table, t: usize) {
     };
     let _ = writeln!(
         out,
-        "<p class=\"meaning\">{}. A number is the mean over users and seeds, ± half of its 95 % interval (bootstrap over \
-         users).{paper}</p>",
-        capital(&format!("{percent}{}", words::direction(table.lower)))
+        "<p class=\"meaning\">{}. A number is the mean over users and seeds, ± half of its 95 % interval, {}.{paper}</p>",
+        capital(&format!("{percent}{}", words::direction(table.lower))),
+        words::drawn(table.rows.iter().map(|row| &row.seeds))
     );
     rows(out, table, t);
     if table.rows.iter().any(|row| row.against.is_some()) {
         out.push_str(
             "<p class=\"legend\">Beside a number, against the row named under “vs”, user by user: <span class=\"up\">▲</span> \
-             better, <span class=\"down\">▼</span> worse, at p &lt; 0.05 (paired t-test, Holm’s correction over the rows of the \
-             table) and on every seed alone; <span class=\"up\">△</span> <span class=\"down\">▽</span> the same, but not on every \
+             better, <span class=\"down\">▼</span> worse, at p &lt; 0.05 (t-test of the users’ differences, Holm’s correction over \
+             the rows of the table) and on every seed alone; <span class=\"up\">△</span> <span class=\"down\">▽</span> the same, but not on every \
              seed; no mark: no difference that the test would vouch for.</p>\n",
         );
     }
@@ -198,13 +198,13 @@ fn value(out: &mut String, table: &Table, row: &Row, m: usize) {
         "<td class=\"n ours\" title=\"{}\">{} <span class=\"half\">{half}</span>{}</td>",
         tip.join("; "),
         words::number(*mean, table.scale),
-        mark(table, row, m)
+        mark(table, row, row.against.as_ref().and_then(|against| against.tests.get(m)))
     );
 }
 
-fn mark(table: &Table, row: &Row, m: usize) -> String {
-    let Some(against) = &row.against else { return "<span class=\"mark\"></span>".into() };
-    let Some(test) = against.tests.get(m) else { return "<span class=\"mark\"></span>".into() };
+/// What the test of a row against another says, as a sign.
+fn mark(table: &Table, row: &Row, test: Option<&Test>) -> String {
+    let (Some(against), Some(test)) = (&row.against, test) else { return "<span class=\"mark\"></span>".into() };
     let mark = Mark::of(test, table.lower);
     let (class, sign) = match mark {
         Mark::Sure { better: true } => ("up", "▲"),
@@ -245,7 +245,9 @@ fn slices(out: &mut String, table: &Table) {
             match row.slices.get(s) {
                 Some(Some(e)) => {
                     let (mean, half) = (words::number(e.mean, table.scale), words::half(e.interval, table.scale));
-                    let _ = write!(out, "<td class=\"n\">{mean} <span class=\"half\">{half}</span></td>");
+                    let test = row.against.as_ref().and_then(|against| against.slices.get(s)?.as_ref());
+                    let mark = mark(table, row, test);
+                    let _ = write!(out, "<td class=\"n\">{mean} <span class=\"half\">{half}</span>{mark}</td>");
                 }
                 _ => number(out, words::NOTHING),
             }

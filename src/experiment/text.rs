@@ -124,6 +124,7 @@ fn table_of_rows(out: &mut String, table: &Table) {
         None => String::new(),
     };
     let meaning = "mean over users and seeds ± half of its 95 % interval";
+    let meaning = format!("{meaning}, {}", words::drawn(table.rows.iter().map(|row| &row.seeds)));
     paragraph(out, "  ", &format!("{percent}{}; {meaning}{beside}", words::direction(table.lower)));
     // As many metrics a block as fit; the blocks alike, so that none is left with a single one.
     let all = table.metrics.len();
@@ -268,6 +269,34 @@ fn table_of_slices(out: &mut String, table: &Table) {
         grid.push(cells);
     }
     let _ = writeln!(out, "\n  {} by the events that a user has to train on", clean(metric));
+    grid.write(out);
+    let tested = |row: &&Row| row.against.as_ref().is_some_and(|against| against.slices.iter().any(Option::is_some));
+    let rows: Vec<&Row> = table.rows.iter().filter(tested).collect();
+    if rows.is_empty() {
+        return;
+    }
+    let mut grid = Grid { left: vec![0, 1], ..Grid::default() };
+    let heads = ["row", "against"].map(String::from).into_iter().chain(table.slices.iter().map(|s| clean(&s.name)));
+    grid.push(heads);
+    for row in rows {
+        let Some(against) = &row.against else { continue };
+        let names = [words::row_name(row), words::name_in(table, &against.row)].map(|name| clean(&name));
+        let cell = |test: &Option<Test>| match test {
+            None => words::NOTHING.to_string(),
+            Some(test) => {
+                let (difference, half) = (test.result.difference, words::half(test.result.interval, table.scale));
+                let sure = matches!(words::Mark::of(test, table.lower), words::Mark::Sure { .. });
+                format!("{} {half}{}", words::signed(difference, table.scale), if sure { "*" } else { " " })
+            }
+        };
+        grid.push(names.into_iter().chain(against.slices.iter().map(cell)));
+    }
+    let _ = writeln!(
+        out,
+        "\n  {}, row minus the one it is set against, by the events that a user has to train on; * p < 0.05, corrected \
+         over the rows, with one sign on every seed",
+        clean(metric)
+    );
     grid.write(out);
 }
 

@@ -32,7 +32,7 @@ pub fn signed(x: f64, scale: f64) -> String {
     if x.is_finite() { format!("{x:+.decimals$}") } else { NOTHING.into() }
 }
 
-/// Half the interval: `±0.61`. A bootstrap interval need not lie evenly about the mean; both ends are in the JSON.
+/// Half the interval: `±0.61`.
 pub fn half([low, high]: [f64; 2], scale: f64) -> String {
     let half = (high - low) / 2.0;
     if half.is_finite() { format!("±{}", number(half, scale)) } else { String::new() }
@@ -70,6 +70,14 @@ pub fn agreement(test: &Test) -> String {
     match agreeing(test) {
         (_, 0) => NOTHING.into(),
         (same, all) => format!("{same}/{all}"),
+    }
+}
+
+/// What intervals and tests count as drawn by chance, of rows with these seeds.
+pub fn drawn<'a>(rows: impl Iterator<Item = &'a Vec<Seed>>) -> &'static str {
+    match rows.map(|seeds| done(seeds).0).max() {
+        Some(0 | 1) | None => "over users alone: one seed tells nothing of how seeds differ",
+        _ => "users and seeds counted as drawn from many",
     }
 }
 

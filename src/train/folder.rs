@@ -109,7 +109,7 @@ impl RunFolder {
         self.path.join("report.json")
     }
 
-    fn config_path(&self) -> PathBuf {
+    pub fn config_path(&self) -> PathBuf {
         self.path.join("config.toml")
     }
 

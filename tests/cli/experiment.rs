@@ -169,6 +169,88 @@ fn the_report_is_what_the_runs_came_to_and_a_second_call_does_nothing() {
     assert_ne!(after["tables"][0]["rows"][2]["seeds"][0]["metrics"], table["rows"][2]["seeds"][0]["metrics"]);
 }
 
+/// The value of the report's first metric for a row's first seed, and what `eval` says of the run itself.
+fn told_and_true(p: &Place, out: &str, negatives: usize) -> [f64; 2] {
+    let report = json(p, &format!("{out}/report.json"));
+    let flags = format!("--negatives {negatives} --negative-sampling uniform --k 3,{negatives} --json -q");
+    let run = p.well(&format!("eval {out}/runs/none-s7 {flags}"));
+    let eval: Value = serde_json::from_str(&run).unwrap();
+    let at = eval["sampled"][0]["model"]["at"].as_array().unwrap();
+    let at_3 = at.iter().find(|at| at["k"] == 3).unwrap();
+    [&report["tables"][0]["rows"][0]["seeds"][0]["metrics"][1], &at_3["recall"]].map(|x| x.as_f64().unwrap())
+}
+
+#[test]
+fn answers_belong_to_the_run_and_the_question_and_are_whole() {
+    let p = Place::new();
+    let grid = |epochs: usize, negatives: usize| {
+        let grid = GRID.replace("epochs = 3", &format!("epochs = {epochs}"));
+        grid.replace("negatives = 5", &format!("negatives = {negatives}"))
+            .replace("MRR", "HR@3")
+            .replace("NDCG@5", "NDCG@3")
+    };
+    let out = "runs/halves-one";
+    let go = |flags: &str| p.well(&format!("experiment grid.toml --variant one -q {flags}"));
+    p.write("grid.toml", grid(3, 5));
+    go("");
+    // Another run, asked another question, then the first question again: its answer is that of the new run.
+    p.write("grid.toml", grid(5, 4));
+    go("--redo-stale");
+    p.write("grid.toml", grid(5, 5));
+    go("");
+    let [told, truth] = told_and_true(&p, out, 5);
+    assert!((told - truth).abs() < 1e-9, "{told} {truth}");
+
+    // More negatives than there are items are refused before anything is asked.
+    p.write("many.toml", grid(5, 50));
+    p.refused("experiment many.toml --variant one", &["table next", "50 negatives", "has left only"]);
+    // Files that were cut, or are gone, are asked for again; a record that cannot be read is told in its row.
+    let users = p.names(&format!("{out}/users"));
+    let file = users.iter().find(|name| name.starts_with("none-s7")).unwrap();
+    for name in users.iter().filter(|name| name.starts_with("none-s7")) {
+        let path = format!("{out}/users/{name}");
+        let cut: Vec<String> = p.text(&path).lines().take(4).map(|l| l.to_string() + "\n").collect();
+        p.write(&path, cut.concat());
+    }
+    let shown = p.well("experiment grid.toml --variant one --report -q");
+    assert!(shown.contains("the answers of 3 users"), "{file}: {shown}");
+    go("");
+    assert_eq!(told_and_true(&p, out, 5), [told, truth]);
+    let record = format!("{out}/runs/model-s7.json");
+    let kept = p.text(&record);
+    p.write(&record, "{");
+    let done = p.run("experiment grid.toml --variant one -q");
+    assert!(
+        done.code == Some(1) && done.err.contains("1 of 4 runs have failed") && done.out.contains("model-s7.json"),
+        "{done:?}"
+    );
+    p.write(&record, kept);
+    go("");
+
+    // A question that fails leaves the training alone, and another question is asked.
+    let weights = format!("{out}/runs/none-s7/best.safetensors");
+    let trained = times(&p.path(&format!("{out}/runs")))[&p.path(&weights).display().to_string()];
+    p.write("grid.toml", grid(5, 3));
+    fs::create_dir(p.path(&format!("{out}/aside"))).unwrap();
+    fs::rename(p.path(&format!("{out}/runs/none-s7/items.safetensors")), p.path(&format!("{out}/aside/items")))
+        .unwrap();
+    let done = p.run("experiment grid.toml --variant one -q");
+    assert!(done.code == Some(1) && done.err.contains("1 of 4 runs have failed"), "{done:?}");
+    fs::rename(p.path(&format!("{out}/aside/items")), p.path(&format!("{out}/runs/none-s7/items.safetensors")))
+        .unwrap();
+    go("--retry");
+    assert_eq!(times(&p.path(&format!("{out}/runs")))[&p.path(&weights).display().to_string()], trained);
+
+    // What only looks changes nothing: other domains are made aside.
+    let data = times(&p.path(&format!("{out}/data")));
+    p.write("grid.toml", grid(5, 3).replace("target-last = 12", "target-last = 11"));
+    p.well("experiment grid.toml --variant one --dry-run -q");
+    p.well("experiment grid.toml --variant one --report -q");
+    p.refused("experiment grid.toml --variant one -q", &["4 of 4 runs", "pre-s7: its data"]);
+    let after = times(&p.path(&format!("{out}/data")));
+    assert!(data.iter().all(|(path, time)| after.get(path) == Some(time)));
+}
+
 #[test]
 fn killed_in_the_middle_it_ends_as_if_it_had_never_been() {
     let p = Place::new();
@@ -243,6 +325,13 @@ fn what_cannot_be_run_is_refused_before_anything_begins() {
     p.refused("experiment grid.toml --report --out none", &["none", "nothing to report"]);
     p.write("bad.toml", GRID.replace("metrics = [\"NDCG@5\"", "metrics = [\"NDCG@five\""));
     p.refused("experiment bad.toml", &["bad.toml", "table next", "NDCG@five"]);
+    p.refused("experiment grid.toml --set tiny.epochs=3 --variant none", &["[variant.none]", "one"]);
+    p.write("spelt.toml", GRID.to_string() + "\n[variant.one.settings.tyni]\nwidth = 8\n");
+    p.refused("experiment spelt.toml --variant one", &["variant.one", "did you mean 'tiny'"]);
+    p.write("seeds.toml", GRID.replacen("seeds = 2", "seeds = \"two\"", 1));
+    p.refused("experiment seeds.toml", &["seeds.toml", "a number of them"]);
+    p.write("sides.toml", GRID.replace("than = [\"none\"]", "than = [\"model\"]"));
+    p.refused("experiment sides.toml", &["'model' is on both sides"]);
     p.write("line.toml", GRID.replace("title = \"What", "title = What"));
     p.refused("experiment line.toml", &["line.toml", "line 3"]);
     p.write(

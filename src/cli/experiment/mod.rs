@@ -20,7 +20,8 @@ use crate::{
     experiment::{
         grid::Grid,
         html::html,
-        jobs::{self, Runner},
+        jobs::Runner,
+        record::{forget, state_of},
         results::State,
         text::text,
     },
@@ -106,21 +107,32 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
         return Err(Error::user(format!("{}: there is nothing to report", out.display()))
             .hint("leave --report out to begin the experiment, or say where it is: --out DIR"));
     }
+    let aside = Aside::new();
+    if args.report {
+        // Beside an experiment that runs as well: it only reads.
+        let plan = Plan::new(&grid, &args, (&out, Some(&aside.0)), &printer)?;
+        let states = plan.jobs.iter().map(state_of).collect();
+        return report(&grid, &plan, states, &out, &printer);
+    }
     make_folder(&out)?;
     let _lock = lock(&out)?;
-    let mut plan = Plan::new(&grid, &args, &out, &printer)?;
-    let users = out.join("users");
-    make_folder(&users)?;
-    let mut states = plan.jobs.iter().map(jobs::state_of).collect::<Result<Vec<_>>>()?;
-    if !args.report {
-        settle_stale(&plan, &mut states, &args)?;
-        backend::probe(args.device, plan.specs[0].config.settings.precision)?;
-        show::estimate(&mut plan, &args, &states, &printer);
-        let at_once = show::at_once(&plan, &args);
-        show::introduce(&grid, &plan, &states, at_once, &args, &printer);
-        states = go(&plan, &states, at_once, &args, printer)?;
-    }
-    let results = show::results(&grid, &plan, &states, args.device)?;
+    let mut plan = Plan::new(&grid, &args, (&out, None), &printer)?;
+    make_folder(&out.join("users"))?;
+    let mut states: Vec<State> = plan.jobs.iter().map(state_of).collect();
+    settle_stale(&plan, &mut states, &args)?;
+    backend::probe(args.device, plan.specs[0].config.settings.precision)?;
+    show::drop_damaged(&grid, &plan, &mut states, &printer)?;
+    show::estimate(&mut plan, &args, &states, &printer);
+    let at_once = show::at_once(&plan, &args);
+    show::introduce(&grid, &plan, &states, at_once, &args, &printer);
+    states = go(&plan, &states, at_once, &args, printer)?;
+    report(&grid, &plan, states.clone(), &out, &printer)?;
+    conclude(&states, &out)
+}
+
+/// Writes and prints what has been done so far.
+fn report(grid: &Grid, plan: &Plan, states: Vec<State>, out: &Path, printer: &Printer) -> Result<()> {
+    let results = show::results(grid, plan, states)?;
     write_atomically(&out.join("report.json"), |f| writeln!(f, "{:#}", serde_json::json!(results)))?;
     write_atomically(&out.join("report.html"), |f| f.write_all(html(&results).as_bytes()))?;
     let shown = text(&results);
@@ -135,7 +147,7 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
         printer.raw(shown);
         printer.say(format_args!("\nreport  {0}/report.html, {0}/report.txt, {0}/report.json", out.display()));
     }
-    conclude(&states, &out)
+    Ok(())
 }
 
 fn variants(args: &Args) -> Vec<String> {
@@ -161,7 +173,7 @@ fn read(args: &Args) -> Result<Grid> {
     };
     let mut grid = Grid::parse(&text, &place, &variants(args), &args.set)?;
     if args.compat == Some(Compat::Survey) {
-        grid.tables.iter_mut().filter(|t| t.negatives > 0).for_each(|t| t.without_validation = true);
+        grid.tables.iter_mut().filter(|t| !t.of_ratings()).for_each(|t| t.without_validation = true);
     }
     Ok(grid)
 }
@@ -192,7 +204,7 @@ fn settle_stale(plan: &Plan, states: &mut [State], args: &Args) -> Result<()> {
         .collect();
     if args.redo_stale {
         for (job, _) in &stale {
-            jobs::forget(&plan.jobs[*job])?;
+            forget(&plan.jobs[*job])?;
             states[*job] = State::Waiting;
         }
         return Ok(());
@@ -226,21 +238,27 @@ fn go(plan: &Plan, states: &[State], at_once: usize, args: &Args, printer: Print
 }
 
 fn dry_run(grid: &Grid, args: &Args, out: &Path, printer: &Printer) -> Result<()> {
-    // What has to be made to look at is made aside and taken away again.
-    let aside = std::env::temp_dir().join(format!("mipgpu-dry-run-{}", std::process::id()));
-    let known = out.join("data").exists();
-    let planned = Plan::new(grid, args, if known { out } else { &aside }, printer).and_then(|mut plan| {
-        let mut states = vec![State::Waiting; plan.jobs.len()];
-        if known {
-            states = plan.jobs.iter().map(jobs::state_of).collect::<Result<Vec<_>>>()?;
-        }
-        show::estimate(&mut plan, args, &states, printer);
-        Ok((plan, states))
-    });
-    let _ = fs::remove_dir_all(&aside);
-    let (plan, states) = planned?;
-    show::list(&plan, &states, args, (&aside, out), printer);
+    let aside = Aside::new();
+    let mut plan = Plan::new(grid, args, (out, Some(&aside.0)), printer)?;
+    let states: Vec<State> = plan.jobs.iter().map(state_of).collect();
+    show::estimate(&mut plan, args, &states, printer);
+    show::list(&plan, &states, args, (&aside.0, out), printer);
     Ok(())
+}
+
+/// A folder for what has to be made to be looked at; removed in the end.
+struct Aside(PathBuf);
+
+impl Aside {
+    fn new() -> Aside {
+        Aside(std::env::temp_dir().join(format!("mipgpu-experiment-{}", std::process::id())))
+    }
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
 }
 
 /// The end of the command, where not all went well.

@@ -1,8 +1,7 @@
 //! From a grid to jobs: data sets are opened or made, settings checked against them, commands written out.
 
 use std::{
-    collections::BTreeMap,
-    fs,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
 
@@ -11,7 +10,8 @@ use sha2::{Digest, Sha256};
 
 use super::Args;
 use crate::{
-    base::{Error, Result, atomic::write_atomically, error::IoContext},
+    backend,
+    base::{Error, Result, error::IoContext},
     cli::{
         builtin,
         opened::open_data,
@@ -22,7 +22,7 @@ use crate::{
     data::{
         Dataset,
         domains::{Amount, DomainOptions, Rule, split_domains},
-        split::{Split, SplitSpec},
+        split::{HeldOut, Split, SplitSpec},
     },
     experiment::{
         grid::{DataSpec, Grid, RowSpec, TableSpec},
@@ -75,8 +75,8 @@ impl Plan {
 
     /// # Errors
     /// Data that are missing or cannot be split, settings that mean nothing or do not fit, with the run's name.
-    pub fn new(grid: &Grid, args: &Args, out: &Path, printer: &Printer) -> Result<Plan> {
-        let data = open_all(grid, args, out, printer)?;
+    pub fn new(grid: &Grid, args: &Args, (out, aside): (&Path, Option<&Path>), printer: &Printer) -> Result<Plan> {
+        let data = open_all(grid, args, (out, aside), printer)?;
         let mut plan = Plan { out: out.into(), seeds: grid.seeds.list(), data, specs: Vec::new(), jobs: Vec::new() };
         for base in &grid.bases {
             let flags = flags_of(grid, &[&base.settings], &base.set);
@@ -84,6 +84,7 @@ impl Plan {
                 .map_err(|e| e.at(format!("base {}", base.name)))?;
         }
         for (t, table) in grid.tables.iter().enumerate() {
+            plan.check_negatives(table).map_err(|e| e.at(format!("table {}", table.name)))?;
             for (r, row) in table.rows.iter().enumerate() {
                 let place = |e: Error| e.at(format!("table {}, row {}", table.name, row.name));
                 plan.add_row(grid, (t, table), (r, row)).map_err(place)?;
@@ -109,6 +110,24 @@ impl Plan {
                 "it makes lists, and the table asks for ratings"
             };
             return Err(Error::user(what).hint("a table of RMSE and MAE takes runs with task = \"rating\""));
+        }
+        Ok(())
+    }
+
+    /// Whether every user of the test leaves as many items as a table wants negatives.
+    fn check_negatives(&self, table: &TableSpec) -> Result<()> {
+        let data = &self.data[&table.data].data;
+        let most = |user: u32| -> usize { data.items_of(user as usize).iter().collect::<BTreeSet<_>>().len() };
+        let split = Split::new(data, table.split)?;
+        let Some(busiest) = split.test().users().into_iter().max_by_key(|user| most(*user)) else { return Ok(()) };
+        let left = data.items() - most(busiest);
+        if table.negatives > left {
+            let key = data.user_keys().key(busiest as usize);
+            return Err(Error::user(format!(
+                "{} negatives, but user '{key}' has left only {left} items",
+                table.negatives
+            ))
+            .hint(format!("ask for at most {left}, or for 0: all items that the user has not had")));
         }
         Ok(())
     }
@@ -169,6 +188,7 @@ impl Plan {
     /// The commands, and the digests that they are known by.
     fn write_jobs(&mut self, grid: &Grid, args: &Args) {
         let folder = self.out.join("runs");
+        let machine = format!("mipgpu {} on {}", env!("CARGO_PKG_VERSION"), backend::choose(args.device).0);
         for (k, seed) in self.seeds.clone().into_iter().enumerate() {
             for spec in &self.specs {
                 let name = format!("{}-s{seed}", spec.name);
@@ -187,12 +207,16 @@ impl Plan {
                 train.extend(common.iter().cloned());
                 train.extend(["--seed".into(), seed.to_string(), "--device".into(), args.device.to_string()]);
                 train.extend(["--out".into(), run.clone()]);
-                let asked = spec.row.map(|(t, _)| &grid.tables[t]).map(eval_flags);
-                // Named by what is asked: other questions are asked of the same run, which is not trained again.
-                let leaves: Vec<PathBuf> = asked
-                    .iter()
-                    .map(|flags| self.out.join("users").join(format!("{name}-{}.tsv", digest(flags, 6))))
-                    .collect();
+                let settings = &spec.config.settings;
+                let key = serde_json::json!({
+                    "data": opened.data.fingerprint(), "settings": settings, "split": spec.split, "seed": seed,
+                    "from": base.as_ref().map(|(base, transfer)| (&self.jobs[*base].key, transfer)),
+                });
+                let key = digest(&key, 16);
+                let asked = spec.row.map(|(t, _)| eval_flags(&grid.tables[t], opened.data.items()));
+                // Named by the run and by what is asked: other questions are asked of the same run, which is not trained again.
+                let file = |flags: &Vec<String>| format!("{name}-{}-{}.tsv", &key[..6], digest(flags, 6));
+                let leaves: Vec<PathBuf> = asked.iter().map(|flags| self.out.join("users").join(file(flags))).collect();
                 let then = asked.iter().zip(&leaves).map(|(flags, users)| {
                     let mut eval = vec!["eval".to_string(), run.clone(), "--device".into(), args.device.to_string()];
                     eval.extend(flags.iter().cloned());
@@ -200,20 +224,17 @@ impl Plan {
                     eval
                 });
                 let then = then.collect();
-                let key = serde_json::json!({
-                    "data": opened.data.fingerprint(), "flags": common, "seed": seed,
-                    "from": base.as_ref().map(|(base, transfer)| (&self.jobs[*base].key, transfer)),
-                });
                 let job = Job {
                     name,
                     folder: folder.clone(),
                     train,
                     then,
                     leaves,
-                    key: digest(&key, 16),
+                    key,
                     after: base.iter().map(|(base, _)| *base).collect(),
                     seconds: 0.0,
-                    epochs: spec.config.settings.epochs,
+                    epochs: settings.epochs,
+                    machine: machine.clone(),
                 };
                 self.jobs.push(job);
             }
@@ -228,10 +249,11 @@ fn digest(value: &impl serde::Serialize, digits: usize) -> String {
 }
 
 /// What is asked of the run of a row.
-fn eval_flags(table: &TableSpec) -> Vec<String> {
+fn eval_flags(table: &TableSpec, items: usize) -> Vec<String> {
     let mut flags: Vec<String> = Vec::new();
     if !table.metrics.iter().any(|m| m == "RMSE" || m == "MAE") {
-        flags.extend(["--no-slices", "--k", "10"].map(String::from));
+        // Lists of any length are computed from the ranks; this one is not looked at.
+        flags.extend(["--no-slices".into(), "--k".into(), items.min(10).to_string()]);
     }
     if table.negatives > 0 {
         flags.extend([
@@ -261,8 +283,13 @@ fn flags_of(grid: &Grid, groups: &[&Vec<String>], set: &toml::Table) -> Vec<Stri
     all.iter().flat_map(|(key, value)| [format!("--{key}"), text(value)]).collect()
 }
 
-/// Opens or makes all data sets.
-fn open_all(grid: &Grid, args: &Args, out: &Path, printer: &Printer) -> Result<BTreeMap<String, Opened>> {
+/// Opens all data sets; makes those that are not there, `aside` where nothing may be written into the experiment.
+fn open_all(
+    grid: &Grid,
+    args: &Args,
+    (out, aside): (&Path, Option<&Path>),
+    printer: &Printer,
+) -> Result<BTreeMap<String, Opened>> {
     let mut given = BTreeMap::new();
     for text in &args.data {
         let (name, path) = text.split_once('=').ok_or_else(|| {
@@ -292,7 +319,14 @@ fn open_all(grid: &Grid, args: &Args, out: &Path, printer: &Printer) -> Result<B
     }
     for (name, spec) in &grid.data {
         let Some(whole) = &spec.split else { continue };
-        let folder = std::path::absolute(out.join("data").join(name)).at_path(out)?;
+        // Named by how it is made: what runs of an earlier grid were trained on stays where it is.
+        let made = digest(&(opened[whole].data.fingerprint(), format!("{spec:?}")), 6);
+        let folder = Path::new("data").join(format!("{name}-{made}"));
+        let there = std::path::absolute(out.join(&folder)).at_path(out)?;
+        let folder = match aside {
+            Some(aside) if !there.exists() => aside.join(&folder),
+            _ => there,
+        };
         divide(spec, &opened[whole].data, &folder, printer).map_err(|e| e.at(format!("data.{name}")))?;
         for part in ["source", "target"] {
             let path = folder.join(part);
@@ -302,11 +336,9 @@ fn open_all(grid: &Grid, args: &Args, out: &Path, printer: &Printer) -> Result<B
     Ok(opened)
 }
 
-/// Makes two domains, unless they are there already as they are wanted.
+/// Makes two domains, unless they are there.
 fn divide(spec: &DataSpec, data: &Dataset, folder: &Path, printer: &Printer) -> Result<()> {
-    let note = folder.with_extension("made-by");
-    let wanted = format!("{} {spec:?}", data.fingerprint());
-    if folder.exists() && fs::read_to_string(&note).is_ok_and(|made| made == wanted) {
+    if folder.exists() {
         return Ok(());
     }
     let rule = match (&spec.field, spec.random) {
@@ -318,14 +350,9 @@ fn divide(spec: &DataSpec, data: &Dataset, folder: &Path, printer: &Printer) -> 
             Rule::Random { amount: Amount::Items(items.unwrap_or(1.0) as usize), seed: spec.seed.unwrap_or(1) }
         }
     };
-    let options = DomainOptions {
-        target_last: spec.target_last,
-        source_last: spec.source_last,
-        force: true,
-        ..DomainOptions::new(rule)
-    };
+    let options =
+        DomainOptions { target_last: spec.target_last, source_last: spec.source_last, ..DomainOptions::new(rule) };
     let made = split_domains(data, folder, &options)?;
-    write_atomically(&note, |f| f.write_all(wanted.as_bytes()))?;
     printer.say(format_args!(
         "made    {}: source {} items, {} interactions; target {} items, {} interactions",
         folder.display(),

@@ -1,20 +1,35 @@
 //! What an experiment tells: before it begins, and from the files that its runs have left.
 
-use std::{collections::HashMap, path::Path, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    path::Path,
+    time::Duration,
+};
 
 use serde_json::json;
 
-use super::{Args, plan::Plan};
+use super::{
+    Args,
+    plan::{Plan, Spec},
+};
 use crate::{
     backend::{self, Device},
-    base::{Result, error::typed},
-    cli::{jobs_progress::duration, printer::Printer},
-    data::{Dataset, digits, split::Split},
+    base::{
+        Error, Result,
+        error::{IoContext, typed},
+    },
+    cli::{evaluate::escape, jobs_progress::duration, printer::Printer},
+    data::{
+        Dataset, digits,
+        split::{HeldOut, Split},
+    },
     experiment::{
-        collect::{Answered, correct, fill, outcome, read_curve, read_lists, read_ratings, verdict},
-        grid::{Grid, Metric, TableSpec},
-        jobs::{record_of, seconds_in_all},
-        results::{Base, Claim, Finding, Results, Row, Seed, Slice, State, Table},
+        collect::{Answered, Answers, correct, fill, outcome, read_curve, read_lists, read_ratings, verdict},
+        grid::{Grid, TableSpec},
+        jobs::seconds_in_all,
+        metric::Metric,
+        record::record_of,
+        results::{Base, Claim, Finding, Results, Row, Seed, Slice, State, Table, Test},
     },
     train::estimate::{Estimate, bytes, estimate as estimate_run},
 };
@@ -109,12 +124,17 @@ fn left(plan: &Plan, states: &[State], at_once: usize) -> f64 {
 }
 
 fn data_line(name: &str, data: &Dataset) -> String {
-    format!(
+    let mut line = format!(
         "{name}: {} users, {} items, {} interactions",
         digits(data.users() as u64),
         digits(data.items() as u64),
         digits(data.interactions())
-    )
+    );
+    for field in data.item_fields().iter() {
+        let with = (0..data.items()).filter(|item| !field.ids_of(*item).is_empty()).count();
+        line += &format!("; {} of {:.1} % of the items", field.name(), 100.0 * with as f64 / data.items() as f64);
+    }
+    line
 }
 
 /// All runs as commands, with the time that each may take. `places`: a folder in them, and what stands for it.
@@ -162,26 +182,29 @@ pub fn list(plan: &Plan, states: &[State], args: &Args, places: (&Path, &Path), 
 /// Everything that the runs have come to so far.
 ///
 /// # Errors
-/// Answers that cannot be read.
-pub fn results(grid: &Grid, plan: &Plan, states: &[State], device: Device) -> Result<Results> {
+/// Data that cannot be split as they were.
+pub fn results(grid: &Grid, plan: &Plan, mut states: Vec<State>) -> Result<Results> {
+    let mut read: HashMap<usize, Answers> = HashMap::new();
+    for (job, answers) in all_answers(grid, plan, &states)? {
+        match answers {
+            Ok(answers) => drop(read.insert(job, answers)),
+            Err(e) => states[job] = State::Failed(format!("{e}; the next start asks it again")),
+        }
+    }
+    let states = &states;
     let mut results = Results {
         name: grid.name.clone(),
         title: grid.title.clone(),
         notes: grid.notes.clone(),
         data: plan.data.iter().map(|(name, opened)| data_line(name, &opened.data)).collect(),
-        machine: format!(
-            "mipgpu {}, {}, {} cores",
-            env!("CARGO_PKG_VERSION"),
-            backend::choose(device).1,
-            std::thread::available_parallelism().map_or(1, usize::from)
-        ),
         done: states.iter().filter(|s| **s == State::Done).count(),
         runs: states.len(),
         ..Results::default()
     };
-    for job in &plan.jobs {
-        results.seconds += record_of(job)?.map_or(0.0, |r| r.seconds);
-    }
+    let records: Vec<_> = plan.jobs.iter().filter_map(|job| record_of(job).ok().flatten()).collect();
+    results.seconds = records.iter().map(|r| r.seconds).sum();
+    let machines: BTreeSet<String> = records.into_iter().map(|r| r.machine).filter(|m| !m.is_empty()).collect();
+    results.machine = machines.into_iter().collect::<Vec<_>>().join("; ");
     for (i, spec) in plan.specs.iter().enumerate().filter(|(_, spec)| spec.row.is_none()) {
         let measure = if spec.config.ratings.is_some() { "RMSE" } else { "NDCG@10" };
         let seeds = seeds(plan, states, i)?;
@@ -189,7 +212,7 @@ pub fn results(grid: &Grid, plan: &Plan, states: &[State], device: Device) -> Re
     }
     let mut answered = Vec::new();
     for (t, table) in grid.tables.iter().enumerate() {
-        let (shown, answers) = table_of(plan, states, t, table)?;
+        let (shown, answers) = table_of(plan, states, (t, table), &mut read)?;
         results.tables.push(shown);
         answered.push(answers);
     }
@@ -197,19 +220,66 @@ pub fn results(grid: &Grid, plan: &Plan, states: &[State], device: Device) -> Re
     Ok(results)
 }
 
-fn table_of(plan: &Plan, states: &[State], t: usize, table: &TableSpec) -> Result<(Table, Answered)> {
+/// Reads the answers of all rows that are done, by job.
+fn all_answers(grid: &Grid, plan: &Plan, states: &[State]) -> Result<Vec<(usize, Result<Answers>)>> {
+    let mut all = Vec::new();
+    for (t, table) in grid.tables.iter().enumerate() {
+        let metrics = table.metrics.iter().map(|m| Metric::parse(m)).collect::<Result<Vec<_>>>()?;
+        let split = Split::new(&plan.data[&table.data].data, table.split)?;
+        let asked = |user: &u32| !table.without_validation || split.train().len_of(*user as usize) > 0;
+        let users = split.test().users().iter().filter(|user| asked(user)).count();
+        let of_table = |spec: &&Spec| spec.row.is_some_and(|(of, _)| of == t);
+        for (i, _) in plan.specs.iter().enumerate().filter(|(_, spec)| of_table(spec)) {
+            for job in (0..plan.seeds.len()).map(|k| plan.job(i, k)).filter(|job| states[*job] == State::Done) {
+                let Some(path) = plan.answers(job) else { continue };
+                let read = match table.of_ratings() {
+                    true => read_ratings(path, &metrics),
+                    false => read_lists(path, &metrics, table.negatives),
+                };
+                let whole = |answers: Answers| match answers.users.len() == users {
+                    true => Ok(answers),
+                    false => Err(Error::user(format!(
+                        "{}: the answers of {} users, and the test has {users}",
+                        path.display(),
+                        answers.users.len()
+                    ))),
+                };
+                all.push((job, read.and_then(whole)));
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// Takes away files of answers that are not whole, so that they are asked for again.
+///
+/// # Errors
+/// One that cannot be removed.
+pub fn drop_damaged(grid: &Grid, plan: &Plan, states: &mut [State], printer: &Printer) -> Result<()> {
+    for (job, answers) in all_answers(grid, plan, states)? {
+        let (Err(e), Some(path)) = (answers, plan.answers(job)) else { continue };
+        printer.warn(format_args!("{}; it is asked for again", e.what));
+        std::fs::remove_file(path).at_path(path)?;
+        states[job] = State::Waiting;
+    }
+    Ok(())
+}
+
+fn table_of(
+    plan: &Plan,
+    states: &[State],
+    (t, table): (usize, &TableSpec),
+    read: &mut HashMap<usize, Answers>,
+) -> Result<(Table, Answered)> {
     let metrics = table.metrics.iter().map(|m| Metric::parse(m)).collect::<Result<Vec<_>>>()?;
-    let rated = metrics.iter().any(|m| m.of_ratings());
+    let rated = table.of_ratings();
     let (mut rows, mut runs) = (Vec::new(), Vec::new());
     for (i, spec) in plan.specs.iter().enumerate() {
         let Some((_, r)) = spec.row.filter(|(of, _)| *of == t) else { continue };
         let row = &table.rows[r];
         for (k, seed) in plan.seeds.iter().enumerate() {
             let job = plan.job(i, k);
-            let Some(path) = plan.answers(job).filter(|_| states[job] == State::Done) else { continue };
-            let answers =
-                if rated { read_ratings(path, &metrics) } else { read_lists(path, &metrics, table.negatives) };
-            runs.push(((r, *seed), answers?));
+            runs.extend(read.remove(&job).map(|answers| ((r, *seed), answers)));
         }
         let (labels, published) = (row.labels.clone(), row.published.clone());
         rows.push(Row { name: row.name.clone(), labels, published, seeds: seeds(plan, states, i)?, ..Row::default() });
@@ -219,7 +289,13 @@ fn table_of(plan: &Plan, states: &[State], t: usize, table: &TableSpec) -> Resul
     let data = &plan.data[&table.data].data;
     let split = Split::new(data, table.split)?;
     let answered = Answered::new(metrics, runs);
-    let trained = |user: &str| data.user_keys().find(user).map_or(0, |u| split.train().len_of(u as usize));
+    let lengths: HashMap<String, usize> = split
+        .test()
+        .users()
+        .into_iter()
+        .map(|u| (escape(data.user_keys().key(u as usize)), split.train().len_of(u as usize)))
+        .collect();
+    let trained = |user: &str| lengths.get(user).copied().unwrap_or(0);
     let slices = answered.slices(&trained);
     fill(&mut rows, &against, &answered, &plan.seeds, &slices);
     let among = match (rated, table.negatives) {
@@ -254,8 +330,8 @@ fn table_of(plan: &Plan, states: &[State], t: usize, table: &TableSpec) -> Resul
 fn seeds(plan: &Plan, states: &[State], spec: usize) -> Result<Vec<Seed>> {
     let of = |(k, seed): (usize, &u64)| {
         let job = plan.job(spec, k);
-        let (curve, best) = read_curve(&plan.jobs[job].run())?;
-        let seconds = record_of(&plan.jobs[job])?.map_or(0.0, |r| r.seconds);
+        let (curve, best) = read_curve(&plan.jobs[job].run()).unwrap_or_default();
+        let seconds = record_of(&plan.jobs[job]).ok().flatten().map_or(0.0, |r| r.seconds);
         Ok(Seed { seed: *seed, state: states[job].clone(), metrics: Vec::new(), curve, best, seconds })
     };
     plan.seeds.iter().enumerate().map(of).collect()
@@ -280,7 +356,7 @@ fn findings(grid: &Grid, plan: &Plan, tables: &[Table], answered: &[Answered]) -
                 scale: tables[t].scale,
                 lower: tables[t].lower,
                 expect: claim.expect,
-                test: answered[t].test(&rows(&claim.than), &rows(&claim.better), &plan.seeds, metric),
+                test: answered[t].test((&rows(&claim.than), &rows(&claim.better)), &plan.seeds, metric, None),
                 outcome: None,
             });
         }
@@ -289,7 +365,9 @@ fn findings(grid: &Grid, plan: &Plan, tables: &[Table], answered: &[Answered]) -
     correct(findings.iter_mut().flat_map(|f| &mut f.claims).filter_map(|c| c.test.as_mut()).collect());
     for finding in &mut findings {
         for claim in &mut finding.claims {
-            claim.outcome = claim.test.as_ref().map(|test| outcome(test, claim.lower));
+            // Not before all seeds are there.
+            let whole = |test: &&Test| test.by_seed.len() == plan.seeds.len();
+            claim.outcome = claim.test.as_ref().filter(whole).map(|test| outcome(test, claim.lower));
         }
         finding.verdict = verdict(&finding.claims);
     }
