@@ -39,8 +39,17 @@ claims = [{ what = "model over none", better = ["model"], than = ["none"] }]
 seeds = 1
 ```
 
-A row's settings are those of its table's groups, its own groups, then `set`, each over the one before; a row with `from` has
-its base's under them.
+A row's settings are those of its table's groups, its own groups, then `set` (a table in the row), each over the one before; a
+row with `from` has its base's under them. Paths are relative to where the command is given.
+
+| where | also |
+|---|---|
+| data | `built-in = true`; `field = "genres"`, `target-values = [...]`, `which = "first"` or `"any"` instead of `random` (a share, or a number of items) with `seed`; `target-last`, `source-last`: the newest interactions of each user |
+| split (of a base or a table) | `{ kind = "leave-one-out" }`, `{ kind = "last-n", valid = 2, test = 3 }`, `{ kind = "ratio", valid = 0.1, test = 0.2 }`, `{ kind = "last-basket" }`, `{ kind = "time", cut = 978300000 }` |
+| table | `negatives = 100` (0: among all items), `percent = true`, `published = "source"` with `published = [...]` in rows, `without-validation = true`, metrics `NDCG@k`, `Recall@k`, `HR@k`, `MRR`, `MAP`, or `RMSE`, `MAE` |
+| row | `transfer = "none"`, `"embedding"`, `"model"` (default), `"patch"` |
+| claim | `expect = "not-better"`, `metric` (default: the table's first) |
+| grid | `notes = [...]`; `note` in a variant |
 */
 
 use std::{
@@ -272,6 +281,10 @@ impl Grid {
             named(name, "data set")?;
             self.check_data(name, data).map_err(|e| e.at(format!("data.{name}")))?;
         }
+        if let Some((group, _)) = self.settings.iter().find(|(_, group)| group.contains_key("seed")) {
+            return Err(Error::user(format!("settings.{group}: seed is not a setting of a group"))
+                .hint("every run is made with each of the grid's seeds"));
+        }
         if self.tables.is_empty() {
             return Err(Error::user("there is no [[table]]: nothing is compared"));
         }
@@ -376,6 +389,9 @@ impl TableSpec {
         grid.check_run(&self.data, &self.settings)?;
         let metrics = self.metrics.iter().map(|m| Metric::parse(m)).collect::<Result<Vec<_>>>()?;
         let Some(first) = metrics.first() else { return Err(Error::user("metrics: none")) };
+        if (1..metrics.len()).any(|m| metrics[..m].contains(&metrics[m])) {
+            return Err(Error::user("metrics: one stands there twice"));
+        }
         if self.rows.is_empty() {
             return Err(Error::user("rows: none"));
         }
@@ -407,8 +423,9 @@ impl TableSpec {
             }
             (None, Some(_)) => Err(Error::user("a transfer from nothing").hint("name the base: from = \"...\"")),
             _ => match &row.against {
-                Some(other) if *other == row.name || !self.rows.iter().any(|r| r.name == *other) => {
-                    Err(unknown("other row of the table", other, self.rows.iter().map(|r| r.name.as_str())))
+                Some(other) if !self.rows.iter().any(|r| r.name == *other && r.name != row.name) => {
+                    let others = self.rows.iter().map(|r| r.name.as_str()).filter(|name| *name != row.name);
+                    Err(unknown("other row of the table", other, others))
                 }
                 _ => Ok(()),
             },

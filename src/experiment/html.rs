@@ -94,7 +94,7 @@ fn findings(out: &mut String, r: &Results) {
         let (class, sign) = match finding.verdict {
             Verdict::Confirmed => ("confirmed", "✓"),
             Verdict::InPart => ("in-part", "◐"),
-            Verdict::Refuted => ("refuted", "✕"),
+            Verdict::NotConfirmed => ("refuted", "✕"),
             Verdict::Open => ("open", "○"),
         };
         let _ = writeln!(

@@ -20,7 +20,7 @@ use std::{
 };
 
 use super::{
-    record::{Record, Stage, is_trained, record_of, remove, state_of, try_again},
+    record::{Record, Stage, forget, is_trained, record_of, remove, state_of, try_again},
     results::State,
 };
 use crate::{
@@ -185,11 +185,19 @@ impl Runner<'_> {
     fn work(&self, i: usize, job: &Job, inputs: &Mutex<BTreeMap<usize, ChildStdin>>, send: &Sender<(usize, Told)>) {
         let began = Instant::now();
         let ended = (|| {
-            let before = record_of(job).ok().flatten().filter(|r| r.key == job.key).map_or(0.0, |r| r.seconds);
+            let before = record_of(job).ok().flatten();
+            if before.as_ref().is_some_and(|before| before.key != job.key) {
+                // What failed for an earlier grid.
+                forget(job)?;
+            }
             let mut record = Record::begin(job, before);
             record.write(job)?;
-            let state = self.attempt(i, job, inputs, send)?;
-            record.seconds = before + began.elapsed().as_secs_f64();
+            let mut warnings = Vec::new();
+            let state = self.attempt(i, job, (inputs, &mut warnings), send)?;
+            warnings.sort();
+            warnings.dedup();
+            record.warnings.extend(warnings);
+            record.seconds += began.elapsed().as_secs_f64();
             record.trained = is_trained(job);
             (record.stage, record.why) = match &state {
                 State::Done => (Stage::Done, String::new()),
@@ -209,7 +217,7 @@ impl Runner<'_> {
         &self,
         i: usize,
         job: &Job,
-        inputs: &Mutex<BTreeMap<usize, ChildStdin>>,
+        (inputs, warnings): (&Mutex<BTreeMap<usize, ChildStdin>>, &mut Vec<String>),
         send: &Sender<(usize, Told)>,
     ) -> Result<State> {
         let folder = RunFolder::new(job.run());
@@ -236,7 +244,7 @@ impl Runner<'_> {
             if self.stopped() {
                 return Ok(State::Waiting);
             }
-            match self.process(i, args, inputs, send)? {
+            match self.process(i, args, (inputs, warnings), send)? {
                 State::Done => {}
                 other => return Ok(other),
             }
@@ -263,7 +271,7 @@ impl Runner<'_> {
         &self,
         i: usize,
         args: &[String],
-        inputs: &Mutex<BTreeMap<usize, ChildStdin>>,
+        (inputs, warnings): (&Mutex<BTreeMap<usize, ChildStdin>>, &mut Vec<String>),
         send: &Sender<(usize, Told)>,
     ) -> Result<State> {
         let mut child = Command::new(&self.program)
@@ -282,6 +290,8 @@ impl Runner<'_> {
         }
         let (status, errors, stopped) = listen(&mut child, i, send).at_path(&self.program)?;
         lock().remove(&i);
+        const WARNING: &str = "mipgpu: warning: ";
+        warnings.extend(errors.lines().filter_map(|line| line.strip_prefix(WARNING)).map(str::to_string));
         if status.success() {
             return Ok(State::Done);
         }
@@ -298,7 +308,7 @@ impl Runner<'_> {
                 ))
             });
         }
-        Ok(State::Failed(errors))
+        Ok(State::Failed(error_in(&errors)))
     }
 }
 
@@ -310,7 +320,7 @@ const PASSING: [&str; 2] = [KILLED, BUSY];
 /// How long a process that was left behind is waited for: it may be in a long step.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Reads what a process says until it has ended; gives its errors, and whether it said that it was stopped.
+/// Reads what a process says until it has ended; gives its talk, and whether it said that it was stopped.
 fn listen(child: &mut Child, i: usize, send: &Sender<(usize, Told)>) -> std::io::Result<(ExitStatus, String, bool)> {
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     thread::scope(|scope| {
@@ -338,7 +348,7 @@ fn listen(child: &mut Child, i: usize, send: &Sender<(usize, Told)>) -> std::io:
         }
         let status = child.wait()?;
         let errors = errors.join().unwrap_or_default();
-        Ok((status, error_in(&errors), stopped))
+        Ok((status, errors, stopped))
     })
 }
 

@@ -34,6 +34,9 @@ pub struct Record {
     asked: String,
     /// Seconds of all its processes that came to an end of their own.
     pub seconds: f64,
+    /// What its processes warned of.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// Program and device.
     #[serde(default)]
     pub machine: String,
@@ -42,9 +45,12 @@ pub struct Record {
 }
 
 impl Record {
-    /// Of a job that begins, which has taken `seconds` before.
-    pub(super) fn begin(job: &Job, seconds: f64) -> Record {
+    /// Of a job that begins, or goes on after what it has recorded `before`.
+    pub(super) fn begin(job: &Job, before: Option<Record>) -> Record {
+        let before = before.filter(|before| before.key == job.key);
+        let (seconds, warnings) = before.map_or((0.0, Vec::new()), |before| (before.seconds, before.warnings));
         Record {
+            warnings,
             key: job.key.clone(),
             stage: Stage::Running,
             why: String::new(),
@@ -94,6 +100,10 @@ pub fn state_of(job: &Job) -> State {
         Ok(Some(record)) => record,
         Err(e) => return State::Failed(e.to_string()),
     };
+    if record.key != job.key && record.stage == Stage::Failed && !record.trained {
+        // Nothing is lost.
+        return State::Waiting;
+    }
     if record.key != job.key {
         return State::Stale(changed(&record.train, &job.train));
     }
@@ -106,11 +116,16 @@ pub fn state_of(job: &Job) -> State {
     }
 }
 
+/// Flags that say where, and decide nothing.
+const PLACES: [&str; 3] = ["--device", "--out", "--from"];
+
 /// What differs between two commands: `--epochs 3 -> 5`.
 fn changed(old: &[String], new: &[String]) -> String {
     let flags = |args: &[String]| -> BTreeMap<String, String> {
         let mut found = BTreeMap::new();
-        for (i, arg) in args.iter().enumerate().filter(|(_, arg)| arg.starts_with("--") && *arg != "--device") {
+        for (i, arg) in
+            args.iter().enumerate().filter(|(_, arg)| arg.starts_with("--") && !PLACES.contains(&arg.as_str()))
+        {
             let value = args.get(i + 1).filter(|v| !v.starts_with("--")).cloned();
             found.insert(arg.clone(), value.unwrap_or_default());
         }

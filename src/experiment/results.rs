@@ -166,8 +166,8 @@ pub enum Verdict {
     Confirmed,
     /// Some did.
     InPart,
-    /// None did.
-    Refuted,
+    /// None did: the opposite, or nothing that the tests would vouch for.
+    NotConfirmed,
     /// Rows are missing.
     #[default]
     Open,

@@ -291,12 +291,10 @@ fn table_of_slices(out: &mut String, table: &Table) {
         };
         grid.push(names.into_iter().chain(against.slices.iter().map(cell)));
     }
-    let _ = writeln!(
-        out,
-        "\n  {}, row minus the one it is set against, by the events that a user has to train on; * p < 0.05, corrected \
-         over the rows, with one sign on every seed",
-        clean(metric)
-    );
+    out.push('\n');
+    let about = "row minus the one it is set against, by the events that a user has to train on; * p < 0.05, corrected over \
+                 the rows, with one sign on every seed";
+    paragraph(out, "  ", &format!("{}, {about}", clean(metric)));
     grid.write(out);
 }
 

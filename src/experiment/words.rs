@@ -133,7 +133,7 @@ pub fn verdict(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Confirmed => "confirmed",
         Verdict::InPart => "confirmed in part",
-        Verdict::Refuted => "not confirmed",
+        Verdict::NotConfirmed => "not confirmed",
         Verdict::Open => "open: rows are missing",
     }
 }

@@ -246,7 +246,7 @@ fn answers_belong_to_the_run_and_the_question_and_are_whole() {
     p.write("grid.toml", grid(5, 3).replace("target-last = 12", "target-last = 11"));
     p.well("experiment grid.toml --variant one --dry-run -q");
     p.well("experiment grid.toml --variant one --report -q");
-    p.refused("experiment grid.toml --variant one -q", &["4 of 4 runs", "pre-s7: its data"]);
+    p.refused("experiment grid.toml --variant one -q", &["3 of 4 runs", "none-s7: its data"]);
     let after = times(&p.path(&format!("{out}/data")));
     assert!(data.iter().all(|(path, time)| after.get(path) == Some(time)));
 }
@@ -326,7 +326,7 @@ fn what_cannot_be_run_is_refused_before_anything_begins() {
     p.write("bad.toml", GRID.replace("metrics = [\"NDCG@5\"", "metrics = [\"NDCG@five\""));
     p.refused("experiment bad.toml", &["bad.toml", "table next", "NDCG@five"]);
     p.refused("experiment grid.toml --set tiny.epochs=3 --variant none", &["[variant.none]", "one"]);
-    p.write("spelt.toml", GRID.to_string() + "\n[variant.one.settings.tyni]\nwidth = 8\n");
+    p.write("spelt.toml", GRID.to_string() + "\n[variant.one.settings.tinny]\nwidth = 8\n");
     p.refused("experiment spelt.toml --variant one", &["variant.one", "did you mean 'tiny'"]);
     p.write("seeds.toml", GRID.replacen("seeds = 2", "seeds = \"two\"", 1));
     p.refused("experiment seeds.toml", &["seeds.toml", "a number of them"]);

@@ -116,6 +116,7 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     }
     make_folder(&out)?;
     let _lock = lock(&out)?;
+    sweep(&out.join("data"));
     let mut plan = Plan::new(&grid, &args, (&out, None), &printer)?;
     make_folder(&out.join("users"))?;
     let mut states: Vec<State> = plan.jobs.iter().map(state_of).collect();
@@ -178,6 +179,15 @@ fn read(args: &Args) -> Result<Grid> {
     Ok(grid)
 }
 
+/// Takes away what a kill has left of data sets in the making; nobody else makes any while the folder is locked.
+fn sweep(data: &Path) {
+    for entry in fs::read_dir(data).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().contains(".importing-") {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 /// Keeps others out of the folder.
 fn lock(out: &Path) -> Result<File> {
     let path = out.join("lock");
@@ -231,7 +241,12 @@ fn go(plan: &Plan, states: &[State], at_once: usize, args: &Args, printer: Print
     });
     let program = std::env::current_exe().map_err(|e| Error::internal(format!("this program's own file: {e}")))?;
     let runner = Runner { program, at_once, threads: args.threads, stop: &STOP, retry: args.retry };
-    let mut progress = JobsProgress::new(printer, &plan.jobs, states);
+    let waits = |state: &State| match state {
+        State::Failed(_) if args.retry => State::Waiting,
+        state => state.clone(),
+    };
+    let states: Vec<State> = states.iter().map(waits).collect();
+    let mut progress = JobsProgress::new(printer, &plan.jobs, &states);
     let ended = runner.run(&plan.jobs, &mut |event| progress.show(event));
     progress.finish();
     ended

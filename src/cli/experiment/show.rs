@@ -1,7 +1,7 @@
 //! What an experiment tells: before it begins, and from the files that its runs have left.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     path::Path,
     time::Duration,
 };
@@ -165,13 +165,15 @@ pub fn list(plan: &Plan, states: &[State], args: &Args, places: (&Path, &Path), 
         job.then.iter().for_each(|words| printer.result(format_args!("  {}", command(words))));
     }
     let waiting = states.iter().filter(|s| **s == State::Waiting).count();
+    let stale = states.iter().filter(|s| matches!(s, State::Stale(_))).count();
+    let anew = if stale > 0 { format!(", {stale} of an earlier grid (--redo-stale)") } else { String::new() };
     if printer.json {
         printer.event(
-            &json!({"event": "dry-run", "runs": states.len(), "to_go": waiting, "at_once": at_once, "seconds": total}),
+            &json!({"event": "dry-run", "runs": states.len(), "to_go": waiting, "stale": stale, "at_once": at_once, "seconds": total}),
         );
     } else {
         printer.result(format_args!(
-            "\n{} runs, {waiting} to go, {at_once} at a time with {} thread(s) each: about {}",
+            "\n{} runs, {waiting} to go{anew}, {at_once} at a time with {} thread(s) each: about {}",
             states.len(),
             args.threads,
             duration(total)
@@ -203,6 +205,9 @@ pub fn results(grid: &Grid, plan: &Plan, mut states: Vec<State>) -> Result<Resul
     };
     let records: Vec<_> = plan.jobs.iter().filter_map(|job| record_of(job).ok().flatten()).collect();
     results.seconds = records.iter().map(|r| r.seconds).sum();
+    let mut warnings: BTreeMap<&String, usize> = BTreeMap::new();
+    records.iter().flat_map(|r| &r.warnings).for_each(|warning| *warnings.entry(warning).or_default() += 1);
+    results.notes.extend(warnings.into_iter().map(|(warning, n)| format!("Warning, of {n} runs: {warning}")));
     let machines: BTreeSet<String> = records.into_iter().map(|r| r.machine).filter(|m| !m.is_empty()).collect();
     results.machine = machines.into_iter().collect::<Vec<_>>().join("; ");
     for (i, spec) in plan.specs.iter().enumerate().filter(|(_, spec)| spec.row.is_none()) {
