@@ -191,11 +191,9 @@ fn block(table: &Table, metrics: std::ops::Range<usize>, told: bool) -> Grid {
         }
         grid.push(cells);
         for (what, why) in words::undone(&row.seeds) {
-            // A row that only waits says so where its numbers would stand.
-            let waits = why.is_empty() && row.mean.is_empty() && words::standing(&row.seeds) == "waiting";
-            if told && !waits {
-                let colon = if why.is_empty() { "" } else { ": " };
-                grid.lines.push(Line::Remark(format!("{what}{colon}{}", clean(&why))));
+            // Seeds that wait are seen by their number.
+            if told && !why.is_empty() {
+                grid.lines.push(Line::Remark(format!("{what}: {}", clean(&why))));
             }
         }
     }

@@ -150,7 +150,7 @@ pub fn list(plan: &Plan, states: &[State], args: &Args, places: (&Path, &Path), 
         if printer.json {
             let then: Vec<String> = job.then.iter().map(|words| command(words)).collect();
             printer.event(&json!({
-                "event": "run", "run": job.name, "state": state, "seconds": job.seconds, "command": command(&job.train),
+                "event": "run", "run": job.name, "key": job.key, "state": state, "seconds": job.seconds, "command": command(&job.train),
                 "then": then,
             }));
             continue;
