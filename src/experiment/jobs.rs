@@ -194,9 +194,9 @@ impl Runner<'_> {
             record.write(job)?;
             let mut warnings = Vec::new();
             let state = self.attempt(i, job, (inputs, &mut warnings), send)?;
-            warnings.sort();
-            warnings.dedup();
             record.warnings.extend(warnings);
+            record.warnings.sort();
+            record.warnings.dedup();
             record.seconds += began.elapsed().as_secs_f64();
             record.trained = is_trained(job);
             (record.stage, record.why) = match &state {

@@ -346,6 +346,9 @@ fn what_cannot_be_run_is_refused_before_anything_begins() {
     let lock = fs::File::create(p.path("held/lock")).unwrap();
     lock.lock().unwrap();
     p.refused("experiment grid.toml --out held", &["held", "another process"]);
+    // But a look at what there is: it is told, and nothing written.
+    assert!(p.well("experiment grid.toml --out held --report -q").contains("0 of 8"));
+    assert_eq!(p.names("held"), ["lock"]);
 }
 
 /// The survey's own grid, on the built-in sample: every row, every test, and the page.

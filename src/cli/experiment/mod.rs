@@ -109,10 +109,11 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     }
     let aside = Aside::new();
     if args.report {
-        // Beside an experiment that runs as well: it only reads.
+        // Beside an experiment that runs as well, which then writes the files in the end.
+        let held = lock(&out);
         let plan = Plan::new(&grid, &args, (&out, Some(&aside.0)), &printer)?;
         let states = plan.jobs.iter().map(state_of).collect();
-        return report(&grid, &plan, states, &out, &printer);
+        return report(&grid, &plan, states, (&out, held.is_ok()), &printer);
     }
     make_folder(&out)?;
     let _lock = lock(&out)?;
@@ -127,17 +128,19 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     let at_once = show::at_once(&plan, &args);
     show::introduce(&grid, &plan, &states, at_once, &args, &printer);
     states = go(&plan, &states, at_once, &args, printer)?;
-    report(&grid, &plan, states.clone(), &out, &printer)?;
+    report(&grid, &plan, states.clone(), (&out, true), &printer)?;
     conclude(&states, &out)
 }
 
-/// Writes and prints what has been done so far.
-fn report(grid: &Grid, plan: &Plan, states: Vec<State>, out: &Path, printer: &Printer) -> Result<()> {
+/// Prints what has been done so far, and writes it, if that is wanted.
+fn report(grid: &Grid, plan: &Plan, states: Vec<State>, (out, write): (&Path, bool), printer: &Printer) -> Result<()> {
     let results = show::results(grid, plan, states)?;
-    write_atomically(&out.join("report.json"), |f| writeln!(f, "{:#}", serde_json::json!(results)))?;
-    write_atomically(&out.join("report.html"), |f| f.write_all(html(&results).as_bytes()))?;
     let shown = text(&results);
-    write_atomically(&out.join("report.txt"), |f| f.write_all(shown.as_bytes()))?;
+    if write {
+        write_atomically(&out.join("report.json"), |f| writeln!(f, "{:#}", serde_json::json!(results)))?;
+        write_atomically(&out.join("report.html"), |f| f.write_all(html(&results).as_bytes()))?;
+        write_atomically(&out.join("report.txt"), |f| f.write_all(shown.as_bytes()))?;
+    }
     if printer.json {
         let mut event = serde_json::json!({"event": "experiment", "out": out});
         if let (Some(all), serde_json::Value::Object(rest)) = (event.as_object_mut(), serde_json::json!(results)) {
@@ -146,6 +149,8 @@ fn report(grid: &Grid, plan: &Plan, states: Vec<State>, out: &Path, printer: &Pr
         printer.event(&event);
     } else {
         printer.raw(shown);
+    }
+    if write && !printer.json {
         printer.say(format_args!("\nreport  {0}/report.html, {0}/report.txt, {0}/report.json", out.display()));
     }
     Ok(())
