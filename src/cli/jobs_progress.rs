@@ -13,6 +13,7 @@ use super::printer::Printer;
 use crate::experiment::{
     jobs::{Event, Job},
     results::State,
+    words::duration,
 };
 
 /// Shows jobs while they run.
@@ -124,13 +125,4 @@ impl<'a> JobsProgress<'a> {
 /// What a job counts in the time that is left: the seconds it was estimated to take, or as much as any other.
 fn weight(job: &Job) -> f64 {
     if job.seconds > 0.0 { job.seconds } else { 1.0 }
-}
-
-/// "40 s", "12 min", "3.5 h".
-pub fn duration(seconds: f64) -> String {
-    match seconds {
-        s if s < 90.0 => format!("{s:.0} s"),
-        s if s < 5400.0 => format!("{:.0} min", s / 60.0),
-        s => format!("{:.1} h", s / 3600.0),
-    }
 }

@@ -23,8 +23,8 @@ use crate::{
     },
 };
 
-/// What a claim must be below, corrected.
-const LEVEL: f64 = 0.05;
+/// What p must be below, corrected: the chance of a false finding that is borne.
+pub const LEVEL: f64 = 0.05;
 
 /// What one run came to, user by user.
 #[derive(Clone, Debug, Default)]

@@ -22,4 +22,4 @@ mod section;
 pub mod space;
 pub mod text;
 pub mod trials;
-mod words;
+pub mod words;

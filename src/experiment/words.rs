@@ -1,11 +1,10 @@
 //! Numbers and states as both the text and the page say them, so that the two never disagree.
 
+use super::collect::LEVEL;
 use super::results::{Base, Expect, Outcome, Row, Seed, State, Table, Test, Verdict};
 
 /// What stands where there is no number: never "NaN".
 pub const NOTHING: &str = "-";
-/// The chance of a false finding that is borne.
-const LEVEL: f64 = 0.05;
 
 /// Percent to two decimals, all else to four. A scale that nobody set is 1.
 pub fn decimals(scale: f64) -> usize {

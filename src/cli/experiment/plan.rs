@@ -6,7 +6,6 @@ use std::{
 };
 
 use clap::Parser;
-use sha2::{Digest, Sha256};
 
 use super::Args;
 use crate::{
@@ -27,6 +26,7 @@ use crate::{
     experiment::{
         grid::{DataSpec, Grid, RowSpec, TableSpec},
         jobs::Job,
+        trials,
     },
     layers::Facts,
     train::{Flags, RunConfig, Settings, Sides, Transfer, run, transfer::check_plans},
@@ -244,8 +244,7 @@ impl Plan {
 
 /// Hex digits that tell values apart.
 fn digest(value: &impl serde::Serialize, digits: usize) -> String {
-    let sum = Sha256::digest(serde_json::json!(value).to_string());
-    sum.iter().map(|byte| format!("{byte:02x}")).collect::<String>()[..digits].to_string()
+    trials::digest(serde_json::json!(value).to_string())[..digits].to_string()
 }
 
 /// What is asked of the run of a row.

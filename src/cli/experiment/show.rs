@@ -18,7 +18,7 @@ use crate::{
         Error, Result,
         error::{IoContext, typed},
     },
-    cli::{evaluate::escape, jobs_progress::duration, printer::Printer},
+    cli::{evaluate::escape, printer::Printer},
     data::{
         Dataset, digits,
         split::{HeldOut, Split},
@@ -30,6 +30,7 @@ use crate::{
         metric::Metric,
         record::record_of,
         results::{Base, Claim, Finding, Results, Row, Seed, Slice, State, Table, Test},
+        words::duration,
     },
     train::estimate::{Estimate, bytes, estimate as estimate_run},
 };
