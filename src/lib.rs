@@ -27,6 +27,7 @@ pub mod data;
 pub mod eval;
 pub mod experiment;
 pub mod layers;
+pub mod measure;
 pub mod mem;
 pub mod models;
 pub mod ops;

@@ -60,6 +60,8 @@ ops! {
     guard: ops::adamw::guard_cases();
     gather_sequences: ops::gather_sequences::cases();
     attention: ops::attention::cases();
+    stream_copy: ops::ceilings::copy_cases();
+    exp_chain: ops::ceilings::exp_cases();
     concat: ops::concat::cases();
     cross_entropy: ops::cross_entropy::cases();
     dilated_conv: ops::dilated_conv::cases();

@@ -15,7 +15,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("eval", &["base", "data"]),
     ("train", &["base", "mem", "ops", "backend", "layers", "models", "tasks", "data", "eval"]),
     ("experiment", &["base", "data", "eval", "train"]),
-    ("cli", &["base", "backend", "data", "eval", "train", "experiment", "layers", "models", "tasks"]),
+    ("measure", &["base", "mem", "ops", "backend", "layers", "models", "tasks", "eval", "train"]),
+    ("cli", &["base", "backend", "data", "eval", "train", "experiment", "measure", "layers", "models", "tasks"]),
 ];
 
 fn sources(dir: &Path, found: &mut Vec<(String, String)>) {

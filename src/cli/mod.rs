@@ -3,6 +3,7 @@
 2 our failure.
 */
 
+pub mod bench;
 mod builtin;
 pub mod check;
 pub mod clicks;
@@ -91,6 +92,8 @@ enum Command {
     Export(export::Args),
     /// What this program can run on here, and what is missing
     Devices(devices::Args),
+    /// Time every operation, forward and backward, beside what the machine can do
+    Bench(Box<bench::Args>),
     /// Prove a device: every operation and whole training steps against an f64 reference
     Check(check::Args),
 }
@@ -123,6 +126,7 @@ pub fn main() -> ExitCode {
         Command::Recommend(args) => recommend::run(args, printer),
         Command::Export(args) => export::run(args, printer),
         Command::Devices(args) => devices::run(args, printer),
+        Command::Bench(args) => bench::run(*args, printer),
         Command::Check(args) => check::run(args, printer),
     }))
 }

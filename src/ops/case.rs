@@ -3,7 +3,10 @@
 
 use super::{Memory, NoOp, Op, Run, prove};
 use crate::{
-    base::rng::{Purpose, Stream},
+    base::{
+        self,
+        rng::{Purpose, Stream},
+    },
     mem::{Arena, Element, HostArenas, Planner, Precision, RawSpan, Scalar, Span, U32, round_bf16},
 };
 
@@ -141,6 +144,12 @@ pub trait AnyCase<K> {
 
     /// The bits that the case leaves on a backend.
     fn fingerprint(&self, open: prove::Open<'_, K>) -> Result<Vec<u32>, String>;
+
+    /// Fills a backend and runs the case on it, forward and backward: for backends that watch.
+    ///
+    /// # Errors
+    /// The device cannot be opened, or fails.
+    fn play(&self, open: prove::Open<'_, K>) -> base::Result<()>;
 }
 
 impl<F: Op, B: Op, K: Memory + Run<F> + Run<B>> AnyCase<K> for Case<F, B> {
@@ -158,5 +167,12 @@ impl<F: Op, B: Op, K: Memory + Run<F> + Run<B>> AnyCase<K> for Case<F, B> {
     }
     fn fingerprint(&self, open: prove::Open<'_, K>) -> Result<Vec<u32>, String> {
         prove::fingerprint(self, open)
+    }
+    fn play(&self, open: prove::Open<'_, K>) -> base::Result<()> {
+        let mut k = open(&self.plan)?;
+        prove::fill(self, &mut k);
+        k.run(&self.fwd);
+        k.run(&self.bwd);
+        k.sync()
     }
 }

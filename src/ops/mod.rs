@@ -9,12 +9,13 @@ Argument order: destinations, sources, sizes, scalars. Shape letters are those o
 */
 
 #[macro_use]
-mod define;
+pub mod define;
 
 pub mod activation;
 pub mod adamw;
 pub mod attention;
 pub mod case;
+pub mod ceilings;
 pub mod concat;
 pub mod cross_entropy;
 pub mod dilated_conv;
@@ -49,6 +50,7 @@ pub mod window_conv;
 pub use activation::{ActivationBwd, ActivationFwd};
 pub use adamw::{AdamW, Guard};
 pub use attention::{AttentionBwd, AttentionFwd};
+pub use ceilings::{ExpChain, StreamCopy};
 pub use concat::{ConcatBwd, ConcatFwd};
 pub use cross_entropy::{CrossEntropyBwd, CrossEntropyFwd};
 pub use define::{Access, Spans};
@@ -295,6 +297,9 @@ pub struct NoOp;
 impl Spans for NoOp {
     const NAME: &'static str = "no_op";
     fn uses(&self, _: &mut dyn FnMut(Access, RawSpan)) {}
+    fn sizes(&self) -> String {
+        String::new()
+    }
     fn with_modes(&self, _: &mut dyn FnMut(usize) -> Mode) -> Self {
         *self
     }
@@ -326,6 +331,7 @@ macro_rules! for_all_ops {
             DrawNegatives, DrawCandidates, MarkOwn,
             DropoutFwd, DropoutAddFwd, DropoutBwd,
             EmbeddingFwd, GatherTable, PositionSum,
+            ExpChain, StreamCopy,
             GatherRows, ScatterRows,
             GatherSequences, MaskItems, NextItems,
             GeluFwd, GeluBwd,
@@ -367,6 +373,8 @@ pub fn all_cases<B: Backend + 'static>() -> Vec<Box<dyn case::AnyCase<B>>> {
         adamw::cases(),
         adamw::guard_cases(),
         attention::cases(),
+        ceilings::copy_cases(),
+        ceilings::exp_cases(),
         concat::cases(),
         cross_entropy::cases(),
         dilated_conv::cases(),

@@ -224,14 +224,7 @@ fn run_on<F: Op, B: Op, K: Memory + Run<F> + Run<B>>(
     }
     let ids = case.plan.index_span(whole(&case.plan, Arena::Index));
     k.write_ids(ids, &vec![BACKGROUND_ID; ids.len()]);
-    for (span, values) in case.inputs_f32(k.precision()) {
-        k.write(span, &values);
-    }
-    for (span, fill) in &case.fills {
-        if let super::case::Fill::Ids(ids) = fill {
-            k.write_ids(case.plan.index_span(*span), ids);
-        }
-    }
+    fill(case, &mut k);
     poison(&case.fwd, &mut |span, x| put(&mut k, &case.plan, span, x));
     let start = snapshot(&mut k, &case.plan);
     k.run(&case.fwd);
@@ -242,6 +235,18 @@ fn run_on<F: Op, B: Op, K: Memory + Run<F> + Run<B>>(
     let end = snapshot(&mut k, &case.plan);
     k.sync().map_err(|e| e.to_string())?;
     Ok([start, forward, middle, end])
+}
+
+/// Writes a case's inputs.
+pub(super) fn fill<F: Op, B: Op, K: Memory>(case: &Case<F, B>, k: &mut K) {
+    for (span, values) in case.inputs_f32(k.precision()) {
+        k.write(span, &values);
+    }
+    for (span, fill) in &case.fills {
+        if let super::case::Fill::Ids(ids) = fill {
+            k.write_ids(case.plan.index_span(*span), ids);
+        }
+    }
 }
 
 fn bits(s: &State<f32>) -> Vec<u32> {

@@ -8,6 +8,7 @@ order), and a step in its steady state allocates nothing ([`scratch`] grows once
 mod activation;
 mod adamw;
 mod attention;
+mod ceilings;
 mod concat;
 mod cross_entropy;
 mod dilated_conv;

@@ -20,6 +20,7 @@ kernels' sources by build.rs and compared with the compiled code when it is load
 mod activation;
 mod adamw;
 mod attention;
+mod ceilings;
 mod concat;
 mod cross_entropy;
 pub mod cublas;

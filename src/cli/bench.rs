@@ -1,0 +1,388 @@
+//! `mipgpu bench`: every operation by itself, beside what the machine can do.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{printer::Printer, thread_pool};
+use crate::{
+    backend::{self, Device, Precision, survey},
+    base::{Error, Result, atomic::write_atomically},
+    measure::{
+        bench::{Event, Plan, Row, bench},
+        ceilings::Ceilings,
+        clock::Patience,
+        shapes::{self, Shape},
+    },
+    train::{Flags, Settings},
+};
+
+/// Times every operation, forward and backward, at the sizes that models have it at, beside ceilings that the program
+/// measures itself: a large copy, a large product, exponentials. `roof` is the least time that the work can take by them as a
+/// share of the median; work that fits a cache can beat memory's ceiling.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  mipgpu bench                                        every shape, on the fastest device there is
+  mipgpu bench --shapes bert4rec-d64,caser-d64 --only attention
+  mipgpu bench --model caser --width 128 --items 50000    a shape of your own: any setting of `mipgpu train`
+  mipgpu bench --out before.json
+  mipgpu bench --compare before.json --fail-below 0.8     exit 2 where an operation lost a fifth of its share of the roof")]
+pub struct Args {
+    /// Where to run: auto, cpu, cuda, cuda:N, emu, reference
+    #[arg(long, value_name = "DEVICE", default_value_t = Device::Auto)]
+    device: Device,
+    /// Threads of the CPU [default: all cores]
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Shapes: names with commas between them, all, none [default: all; none beside a shape of your own]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    shapes: Vec<String>,
+    /// Items of the catalogue, in a shape of your own
+    #[arg(long, value_name = "N", default_value_t = 3706)]
+    items: usize,
+    /// Only operations whose name contains this
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    only: String,
+    /// The cases that prove each operation too: small and odd sizes
+    #[arg(long)]
+    cases: bool,
+    /// Seconds for each operation and size
+    #[arg(long, value_name = "S", default_value_t = 0.2)]
+    seconds: f64,
+    /// Write the result here: .json (all of it, for --compare) or .csv
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Put an earlier result (.json of --out) beside this one
+    #[arg(long, value_name = "FILE")]
+    compare: Option<PathBuf>,
+    /// Fail where the share of the roof is less than this share of the earlier one
+    #[arg(long, value_name = "SHARE", requires = "compare")]
+    fail_below: Option<f64>,
+    /// The same shapes as small as they go, for tests of this command
+    #[arg(long, hide = true)]
+    shrink: bool,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+/// A result, as it is kept.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Kept {
+    program: String,
+    machine: String,
+    device: String,
+    precision: String,
+    threads: usize,
+    ceilings: Ceilings,
+    rows: Vec<Row>,
+}
+
+pub fn run(args: Args, printer: Printer) -> Result<()> {
+    let plan = plan(&args)?;
+    let before = args.compare.as_deref().map(read).transpose()?;
+    let format = args.out.as_deref().map(Format::of).transpose()?;
+    let (device, chosen) = backend::choose(args.device);
+    let precision = match device {
+        Device::Cpu | Device::Reference if args.flags.precision == Some(Precision::Bf16) => {
+            return Err(Error::user(format!("--precision bf16: {device} computes in f32"))
+                .hint("leave --precision out"));
+        }
+        Device::Cpu | Device::Reference => Precision::F32,
+        _ => args.flags.precision.unwrap_or(Precision::Bf16),
+    };
+    let pool = thread_pool(args.threads)?;
+    let mut kept = Kept {
+        program: concat!("mipgpu ", env!("CARGO_PKG_VERSION")).into(),
+        machine: machine(device),
+        device: device.to_string(),
+        precision: format!("{precision:?}").to_lowercase(),
+        threads: pool.current_num_threads(),
+        ceilings: Ceilings { copy: 0.0, products: 0.0, exps: 0.0 },
+        rows: Vec::new(),
+    };
+    printer.say(format_args!("device  {chosen}: {}, {}", kept.machine, kept.precision));
+    printer.say("measuring the ceilings ...");
+    let earlier = before.as_ref().map(Earlier::of);
+    let mut table = Table { printer, shape: String::new(), sum: 0.0 };
+    pool.install(|| {
+        bench(device, precision, &plan, &mut |event| {
+            match event {
+                Event::Ceilings(c) => {
+                    kept.ceilings = c;
+                    table.head(&kept);
+                }
+                Event::Row(row) => {
+                    table.row(row, earlier.as_ref().and_then(|e| e.of_row(row)));
+                    kept.rows.push(row.clone());
+                }
+            }
+            Ok(())
+        })
+    })?;
+    table.end_of_shape();
+    if kept.rows.is_empty() {
+        return Err(Error::user(format!("no operation's name contains '{}'", args.only))
+            .hint("leave --only out to see all"));
+    }
+    if let (Some(path), Some(format)) = (&args.out, format) {
+        format.write(path, &kept)?;
+        printer.say(format_args!("written to {}", path.display()));
+    }
+    match (&earlier, &before) {
+        (Some(earlier), Some(before)) => judge(&printer, earlier, before, &kept, args.fail_below),
+        _ => Ok(()),
+    }
+}
+
+fn plan(args: &Args) -> Result<Plan> {
+    if !(args.seconds > 0.0 && args.seconds.is_finite()) {
+        return Err(Error::user(format!("--seconds {}: not a time", args.seconds)).hint("such as --seconds 0.2"));
+    }
+    // The precision is the device's business.
+    let own = args.flags.given().iter().any(|flag| flag != "precision");
+    let mut shapes = match args.shapes.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] if own => Vec::new(),
+        [] | ["all"] => shapes::all(),
+        ["none"] => Vec::new(),
+        _ => shapes::named(&args.shapes)?,
+    };
+    if own {
+        let mut settings = Settings::default();
+        args.flags.apply(&mut settings);
+        settings.name_task()?;
+        settings.check()?;
+        settings.loss().check(Some(args.items))?;
+        shapes.insert(0, Shape { name: "own".into(), settings, items: args.items });
+    }
+    if shapes.is_empty() && !args.cases {
+        return Err(Error::user("--shapes none: nothing to time").hint("add --cases, or name shapes"));
+    }
+    if args.shrink {
+        shapes = shapes.into_iter().map(Shape::shrunk).collect();
+    }
+    Ok(Plan { shapes, cases: args.cases, only: args.only.clone(), patience: Patience::of(args.seconds) })
+}
+
+/// What the device is, in words.
+fn machine(device: Device) -> String {
+    let s = survey::survey();
+    match (device, &s.gpus) {
+        (Device::Cuda(n), Ok(gpus)) => {
+            gpus.cards.iter().find(|gpu| gpu.card.ordinal == n).map_or("a GPU".into(), |gpu| gpu.card.name.clone())
+        }
+        _ => format!("{}, {}", s.cpu.name, s.cpu.instructions),
+    }
+}
+
+fn read(path: &Path) -> Result<Kept> {
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, &e))?;
+    serde_json::from_str(&text).map_err(|e| {
+        Error::user(format!("{}: not a result of mipgpu bench: {e}", path.display()))
+            .hint("make one by: mipgpu bench --out FILE.json")
+    })
+}
+
+/// How a result is written.
+#[derive(Clone, Copy)]
+enum Format {
+    Json,
+    Csv,
+}
+
+impl Format {
+    fn of(path: &Path) -> Result<Format> {
+        match path.extension().and_then(|e| e.to_str()) {
+            Some("json") => Ok(Format::Json),
+            Some("csv") => Ok(Format::Csv),
+            _ => Err(Error::user(format!("--out {}: neither .json nor .csv", path.display()))
+                .hint("the name says how it is written: result.json or result.csv")),
+        }
+    }
+
+    fn write(self, path: &Path, kept: &Kept) -> Result<()> {
+        match self {
+            Format::Json => write_atomically(path, |f| writeln!(f, "{:#}", serde_json::json!(kept))),
+            Format::Csv => {
+                let mut csv = csv::Writer::from_writer(Vec::new());
+                let mut line = |cells: &[String]| csv.write_record(cells).expect("memory takes all");
+                line(&CSV_HEAD.map(String::from));
+                for r in &kept.rows {
+                    let time = &r.time;
+                    let numbers = [time.median, time.p20, time.p80].map(|s| format!("{:.3}", s * 1e6));
+                    let [median, p20, p80] = numbers;
+                    let rates = [r.bytes, r.flop, r.exps].map(|x| format!("{:.3}", x / time.median / 1e9));
+                    let [gb, gflop, gexp] = rates;
+                    let words = [&kept.device, &kept.precision, &r.shape, &r.part, &r.op, &r.sizes].map(String::clone);
+                    let rest = [
+                        r.calls.to_string(),
+                        median,
+                        p20,
+                        p80,
+                        gb,
+                        gflop,
+                        gexp,
+                        format!("{:.4}", r.roof),
+                        r.bound.word().into(),
+                        r.memory.to_string(),
+                    ];
+                    line(&[&words[..], &rest[..]].concat());
+                }
+                let bytes = csv.into_inner().expect("memory takes all");
+                write_atomically(path, |f| f.write_all(&bytes))
+            }
+        }
+    }
+}
+
+const CSV_HEAD: [&str; 16] = [
+    "device", "precision", "shape", "part", "op", "sizes", "calls", "median_us", "p20_us", "p80_us", "gb_s", "gflop_s",
+    "gexp_s", "roof", "bound", "memory_bytes",
+];
+
+/// An earlier result, to be looked up.
+struct Earlier<'a>(HashMap<[&'a str; 4], &'a Row>);
+
+fn key(row: &Row) -> [&str; 4] {
+    [&row.shape, &row.part, &row.op, &row.sizes]
+}
+
+impl Earlier<'_> {
+    fn of(kept: &Kept) -> Earlier<'_> {
+        Earlier(kept.rows.iter().map(|row| (key(row), row)).collect())
+    }
+
+    fn of_row(&self, row: &Row) -> Option<&Row> {
+        self.0.get(&key(row)).copied()
+    }
+}
+
+/// Says what got slower, and fails where that was asked for.
+fn judge(
+    printer: &Printer,
+    earlier: &Earlier,
+    before: &Kept,
+    kept: &Kept,
+    fail_below: Option<f64>,
+) -> Result<()> {
+    if (&before.machine, &before.precision, before.threads) != (&kept.machine, &kept.precision, kept.threads) {
+        printer.warn(format_args!(
+            "the earlier result is of {} with {} thread(s) in {}: times are not to be compared, shares of the roof may be",
+            before.machine, before.threads, before.precision
+        ));
+    }
+    let pairs: Vec<(&Row, &Row)> = kept.rows.iter().filter_map(|row| Some((earlier.of_row(row)?, row))).collect();
+    let beyond = |slow: &Row, fast: &Row| slow.time.p20 > fast.time.p80;
+    let slower = pairs.iter().filter(|(old, new)| beyond(new, old)).count();
+    let faster = pairs.iter().filter(|(old, new)| beyond(old, new)).count();
+    let (all, missing) = (pairs.len(), before.rows.len().saturating_sub(pairs.len()));
+    printer.say(format_args!(
+        "beside the earlier result: of {all} rows {slower} slower, {faster} faster (beyond the middle three fifths of the \
+         samples); {missing} earlier rows have no twin here"
+    ));
+    let Some(least) = fail_below else { return Ok(()) };
+    let lost: Vec<&(&Row, &Row)> = pairs.iter().filter(|(old, new)| new.roof < least * old.roof).collect();
+    match lost.first() {
+        None => Ok(()),
+        Some((old, new)) => Err(Error::internal(format!(
+            "{} rows fell below {least} of their share of the roof, such as {} ({}, {}): {:.3} then, {:.3} now",
+            lost.len(),
+            new.op,
+            new.shape,
+            new.sizes,
+            old.roof,
+            new.roof
+        ))
+        .hint("the rows above show all; times on a busy machine say little")),
+    }
+}
+
+/// The table as it grows.
+struct Table {
+    printer: Printer,
+    shape: String,
+    /// Seconds of all calls of a training step.
+    sum: f64,
+}
+
+impl Table {
+    fn head(&self, kept: &Kept) {
+        let c = kept.ceilings;
+        if self.printer.json {
+            return self.printer.event(&serde_json::json!({
+                "event": "ceilings", "program": kept.program, "machine": kept.machine, "device": kept.device,
+                "precision": kept.precision, "threads": kept.threads, "copy_bytes_s": c.copy,
+                "products_flop_s": c.products, "exps_s": c.exps,
+            }));
+        }
+        self.printer.result(format_args!(
+            "ceilings  copy {:.1} GB/s, products {:.1} GFLOP/s, exponentials {:.2} G/s   ({}, {} thread(s), {})",
+            c.copy / 1e9,
+            c.products / 1e9,
+            c.exps / 1e9,
+            kept.machine,
+            kept.threads,
+            kept.precision
+        ));
+    }
+
+    fn row(&mut self, row: &Row, before: Option<&Row>) {
+        let ratio = before.map(|b| row.time.median / b.time.median);
+        if self.printer.json {
+            let mut value = serde_json::json!(row);
+            value["event"] = "row".into();
+            value["time_ratio"] = ratio.into();
+            return self.printer.event(&value);
+        }
+        if row.shape != self.shape {
+            self.end_of_shape();
+            self.shape.clone_from(&row.shape);
+            self.printer.result(format_args!(
+                "\n{:<20} {:>6} {:>11} {:>23} {:>8} {:>9} {:>6}  {:<8} {:>8}",
+                row.shape, "calls", "median us", "p20 - p80", "GB/s", "GFLOP/s", "roof", "bound", "memory"
+            ));
+        }
+        if row.part == "train" {
+            self.sum += row.calls as f64 * row.time.median;
+        }
+        let t = &row.time;
+        let beside = match ratio {
+            None => String::new(),
+            Some(r) => format!("  x{r:.2}"),
+        };
+        self.printer.result(format_args!(
+            "{:<20} {:>6} {:>11.1} {:>23} {:>8.1} {:>9.1} {:>5.0}%  {:<8} {:>8}{beside}  {}{}",
+            row.op,
+            row.calls,
+            t.median * 1e6,
+            format!("{:.1} - {:.1}", t.p20 * 1e6, t.p80 * 1e6),
+            row.bytes / t.median / 1e9,
+            row.flop / t.median / 1e9,
+            100.0 * row.roof,
+            row.bound.word(),
+            bytes(row.memory),
+            if row.part == "rank" { "(ranking) " } else { "" },
+            row.sizes,
+        ));
+    }
+
+    fn end_of_shape(&mut self) {
+        let sum = std::mem::take(&mut self.sum);
+        if sum > 0.0 && !self.printer.json {
+            self.printer.result(format_args!("{:<20} {:>18.1} us of operations in a training step", "", sum * 1e6));
+        }
+    }
+}
+
+/// Bytes in the unit that suits them.
+fn bytes(n: u64) -> String {
+    match n {
+        0..10_000 => format!("{n} B"),
+        10_000..10_000_000 => format!("{:.0} kB", n as f64 / 1e3),
+        10_000_000..10_000_000_000 => format!("{:.0} MB", n as f64 / 1e6),
+        _ => format!("{:.1} GB", n as f64 / 1e9),
+    }
+}

@@ -1,0 +1,287 @@
+/*! Every op by itself: how long a call takes at the sizes of models and of the test cases, how many bytes and operations that
+is a second, and what share of the machine's ceiling.
+
+A backend is wrapped ([`Timing each op`](Stopwatch)): when a step of a model reaches an op whose name and sizes are new, the
+op is run again and again where it stands, with the memory and values that it has in the step, and the step goes on. The
+learning rate is 0, so that repeated updates change nothing.
+*/
+
+use std::{cell::RefCell, collections::HashMap, rc::Rc};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    ceilings::{self, Ceilings},
+    clock::{Keys, Patience, Timing, time},
+    roof::{self, Bound},
+    shapes::Shape,
+};
+use crate::{
+    backend::{self, Device, WithBackend},
+    base::{Error, Result},
+    mem::{Planner, Precision, RawSpan, Span, U32},
+    ops::{self, Backend, Cost, Memory, Op, Run, Spans},
+};
+
+/// A call that was timed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Row {
+    /// The shape whose step it is in, or `cases`.
+    pub shape: String,
+    /// `train`, `rank`: where in the shape. Of cases: `case`.
+    pub part: String,
+    pub op: String,
+    pub sizes: String,
+    /// Calls of these sizes in one step, or for one batch of queries.
+    pub calls: u64,
+    /// Seconds a call.
+    #[serde(flatten)]
+    pub time: Timing,
+    pub flop: f64,
+    pub exps: f64,
+    /// Bytes that must move at least.
+    pub bytes: f64,
+    /// Bytes of memory that it works on, its scratch memory with them.
+    pub memory: u64,
+    /// Its least time by the machine's ceilings as a share of the median.
+    pub roof: f64,
+    pub bound: Bound,
+}
+
+/// What is timed.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub shapes: Vec<Shape>,
+    /// The test cases of every op too.
+    pub cases: bool,
+    /// Only ops whose name contains this.
+    pub only: String,
+    pub patience: Patience,
+}
+
+/// What comes of it, as it comes.
+pub enum Event<'a> {
+    Ceilings(Ceilings),
+    Row(&'a Row),
+}
+
+/// Times everything of the plan.
+///
+/// # Errors
+/// The device cannot be opened, does not serve a shape, or fails.
+pub fn bench(
+    device: Device,
+    precision: Precision,
+    plan: &Plan,
+    observe: &mut dyn FnMut(Event<'_>) -> Result<()>,
+) -> Result<()> {
+    struct Work<'a>(&'a Plan, &'a mut dyn FnMut(Event<'_>) -> Result<()>);
+    impl WithBackend for Work<'_> {
+        type Out = Result<()>;
+        fn call<B: Backend + 'static>(self, open: &dyn Fn(&Planner) -> Result<B>) -> Result<()> {
+            let Work(plan, observe) = self;
+            let ceilings = ceilings::measure(open)?;
+            observe(Event::Ceilings(ceilings))?;
+            let log = Rc::new(RefCell::new(Log::new(plan, ceilings)));
+            let watched = |p: &Planner| Ok(Stopwatch { inner: open(p)?, log: log.clone() });
+            for shape in &plan.shapes {
+                run_shape(shape, &watched, &log).map_err(|e| at_shape(e, shape))?;
+                log.borrow_mut().hand_over(observe)?;
+            }
+            if plan.cases {
+                run_cases(&watched, &log)?;
+                log.borrow_mut().hand_over(observe)?;
+            }
+            Ok(())
+        }
+    }
+    backend::with(device, precision, Work(plan, observe))
+}
+
+fn at_shape(e: Error, shape: &Shape) -> Error {
+    let what = format!("shape {}: {}", shape.name, e.what);
+    Error { what, ..e }
+}
+
+/// A step of training, and a batch of queries.
+fn run_shape<B: Backend>(
+    shape: &Shape,
+    open: &impl Fn(&Planner) -> Result<Stopwatch<B>>,
+    log: &RefCell<Log>,
+) -> Result<()> {
+    log.borrow_mut().begin(&shape.name, "prepare");
+    let data = shape.data()?;
+    let (mut engine, held) = data.engine(shape, open)?;
+    for part in ["train", "rank"] {
+        log.borrow_mut().begin(&shape.name, part);
+        match part {
+            "train" => {
+                data.push(&mut engine, held, 1);
+                engine.step(1, 0.0)?;
+            }
+            _ => data.ask(&mut engine)?,
+        }
+    }
+    log.borrow_mut().begin("", "");
+    log.borrow_mut().fault.take().map_or(Ok(()), Err)
+}
+
+fn run_cases<B: Backend + 'static>(
+    open: &impl Fn(&Planner) -> Result<Stopwatch<B>>,
+    log: &RefCell<Log>,
+) -> Result<()> {
+    for case in ops::all_cases::<Stopwatch<B>>() {
+        if case.name().contains(log.borrow().only.as_str()) {
+            log.borrow_mut().begin("cases", "case");
+            case.play(&|p| open(p))?;
+        }
+    }
+    log.borrow_mut().begin("", "");
+    log.borrow_mut().fault.take().map_or(Ok(()), Err)
+}
+
+/// What was measured.
+struct Log {
+    only: String,
+    patience: Patience,
+    ceilings: Ceilings,
+    keys: Keys,
+    shape: String,
+    part: String,
+    /// By name and sizes: the same work is timed once, whatever shapes it is in.
+    known: HashMap<(&'static str, String), Row>,
+    rows: Vec<Row>,
+    fault: Option<Error>,
+}
+
+impl Log {
+    fn new(plan: &Plan, ceilings: Ceilings) -> Log {
+        Log {
+            only: plan.only.clone(),
+            patience: plan.patience,
+            ceilings,
+            keys: Keys::default(),
+            shape: String::new(),
+            part: String::new(),
+            known: HashMap::new(),
+            rows: Vec::new(),
+            fault: None,
+        }
+    }
+
+    fn begin(&mut self, shape: &str, part: &str) {
+        (self.shape, self.part) = (shape.into(), part.into());
+    }
+
+    /// Whether calls of this op are wanted now.
+    fn wants(&self, op: &str) -> bool {
+        let timed = matches!(self.part.as_str(), "train" | "rank" | "case");
+        timed && self.fault.is_none() && op.contains(&self.only) && op != ops::NoOp::NAME
+    }
+
+    fn hand_over(&mut self, observe: &mut dyn FnMut(Event<'_>) -> Result<()>) -> Result<()> {
+        self.rows.drain(..).try_for_each(|row| observe(Event::Row(&row)))
+    }
+}
+
+/// A backend that times every op it meets.
+struct Stopwatch<B> {
+    inner: B,
+    log: Rc<RefCell<Log>>,
+}
+
+impl<B: Memory + Run<O>, O: Op> Run<O> for Stopwatch<B> {
+    fn run(&mut self, op: &O) {
+        self.inner.run(op);
+        let mut log = self.log.borrow_mut();
+        if !log.wants(O::NAME) {
+            return;
+        }
+        let sizes = op.sizes();
+        let Log { shape, part, rows, .. } = &mut *log;
+        if let Some(row) = rows.iter_mut().find(|r| {
+            (&r.shape, &r.part, r.op.as_str(), &r.sizes) == (shape, part, O::NAME, &sizes)
+        }) {
+            row.calls += 1;
+            return;
+        }
+        let key = (O::NAME, sizes.clone());
+        let row = match log.known.get(&key) {
+            Some(row) => row.clone(),
+            None => match measure(&mut self.inner, op, &mut log) {
+                Ok(row) => row,
+                Err(e) => {
+                    log.fault = Some(e);
+                    return;
+                }
+            },
+        };
+        log.known.entry(key).or_insert_with(|| row.clone());
+        let row = Row { shape: log.shape.clone(), part: log.part.clone(), calls: 1, ..row };
+        log.rows.push(row);
+    }
+    fn need(&self, op: &O) -> std::result::Result<usize, String> {
+        self.inner.need(op)
+    }
+}
+
+fn measure<O: Op, B: Memory + Run<O>>(b: &mut B, op: &O, log: &mut Log) -> Result<Row> {
+    b.sync()?;
+    let time = time(b, op, log.patience, &mut log.keys)?;
+    let precision = b.precision();
+    let (cost, (floor, bound)) = (op.cost(), roof::floor(&op.cost(), O::PRODUCTS, precision, &log.ceilings));
+    let Cost { flop, exps, .. } = cost;
+    let mut memory = b.need(op).unwrap_or(0) as u64;
+    op.uses(&mut |_, span| memory += (span.len * bytes_of(span, precision)) as u64);
+    Ok(Row {
+        shape: String::new(),
+        part: String::new(),
+        op: O::NAME.into(),
+        sizes: op.sizes(),
+        calls: 0,
+        time,
+        flop,
+        exps,
+        bytes: cost.moved(precision),
+        memory,
+        roof: floor / time.median,
+        bound,
+    })
+}
+
+fn bytes_of(span: RawSpan, precision: Precision) -> usize {
+    if span.arena == crate::mem::Arena::Act && precision == Precision::Bf16 { 2 } else { 4 }
+}
+
+impl<B: Memory> Memory for Stopwatch<B> {
+    fn precision(&self) -> Precision {
+        self.inner.precision()
+    }
+    fn write(&mut self, span: RawSpan, values: &[f32]) {
+        self.inner.write(span, values);
+    }
+    fn read(&mut self, span: RawSpan, values: &mut [f32]) {
+        self.inner.read(span, values);
+    }
+    fn write_ids(&mut self, span: Span<U32>, values: &[u32]) {
+        self.inner.write_ids(span, values);
+    }
+    fn read_ids(&mut self, span: Span<U32>, values: &mut [u32]) {
+        self.inner.read_ids(span, values);
+    }
+    fn bytes(plan: &Planner, precision: Precision) -> usize {
+        B::bytes(plan, precision)
+    }
+    fn reserve(&mut self, bytes: usize) -> Result<()> {
+        self.inner.reserve(bytes)
+    }
+    fn sync(&mut self) -> Result<()> {
+        self.inner.sync()
+    }
+    fn resident(&mut self, len: usize) -> Option<Span<U32>> {
+        self.inner.resident(len)
+    }
+    fn replays(&self) -> bool {
+        self.inner.replays()
+    }
+}

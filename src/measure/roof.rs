@@ -1,0 +1,56 @@
+//! The time that an op must take at least on a machine, and what it would then be waiting for (the roofline of Williams,
+//! Waterman and Patterson 2009, with a third ceiling for exponentials).
+
+use serde::{Deserialize, Serialize};
+
+use super::ceilings::Ceilings;
+use crate::{mem::Precision, ops::Cost};
+
+/// What a call waits for when nothing else holds it up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Bound {
+    /// Moving bytes.
+    Memory,
+    /// Multiplying and adding in products.
+    Products,
+    /// Exponentials and their like.
+    Exps,
+}
+
+impl Bound {
+    pub fn word(self) -> &'static str {
+        match self {
+            Bound::Memory => "memory",
+            Bound::Products => "products",
+            Bound::Exps => "exps",
+        }
+    }
+}
+
+/// Seconds that a call of this cost takes at least, each kind of work at its ceiling and all of them at once, and which takes
+/// longest. `products`: its floating-point operations are those of products ([`crate::ops::Op::PRODUCTS`]); the few of other
+/// ops are never what they wait for. Data that stay in a cache can be faster than memory is: then a call beats this floor.
+pub fn floor(cost: &Cost, products: bool, precision: Precision, c: &Ceilings) -> (f64, Bound) {
+    let all = [
+        (cost.moved(precision) / c.copy, Bound::Memory),
+        (if products { cost.flop / c.products } else { 0.0 }, Bound::Products),
+        (cost.exps / c.exps, Bound::Exps),
+    ];
+    all.into_iter().max_by(|a, b| a.0.total_cmp(&b.0)).expect("three kinds")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_kind_of_work_is_the_floor() {
+        let c = Ceilings { copy: 1e9, products: 1e12, exps: 1e10 };
+        let cost = Cost { flop: 4e9, exps: 1e7, act: 1e6, bytes: 0.0 };
+        assert_eq!(floor(&cost, true, Precision::F32, &c), (4e-3, Bound::Memory));
+        assert_eq!(floor(&cost, true, Precision::Bf16, &c), (4e-3, Bound::Products));
+        assert_eq!(floor(&cost, false, Precision::Bf16, &c), (2e-3, Bound::Memory));
+        assert_eq!(floor(&Cost { act: 0.0, ..cost }, false, Precision::Bf16, &c), (1e-3, Bound::Exps));
+    }
+}

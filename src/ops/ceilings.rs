@@ -1,0 +1,81 @@
+/*! What a machine can do at most, as work to be timed: no model runs these, `mipgpu bench` and `mipgpu profile` measure all
+other ops against them (the third ceiling, products, is a large `linear_fwd`).
+stream_copy: y = x                                                             x,y (N) f32
+exp_chain:   y = x, and then `rounds` times y = exp(-y)                        x,y (N) f32
+The chain ends near 0.567, the number that is its own exp(-x), whatever it began with: each round shrinks an error to about
+that share of it, so that many rounds are as exact as one.
+*/
+
+use super::{Cost, Dst, Op, case::Case, fits};
+use crate::mem::{F32, HostArenas, Planner, Scalar};
+
+op! {
+    /// y = x: bytes a second from memory to memory.
+    StreamCopy = "stream_copy" {
+        write { /** (N) */ y: F32 }
+        read { /** (N) */ x: F32 }
+        with { n: usize }
+    }
+}
+
+op! {
+    /// y = exp(-exp(-…x)): exponentials a second, next to no memory.
+    ExpChain = "exp_chain" {
+        write { /** (N) */ y: F32 }
+        read { /** (N) */ x: F32 }
+        with { n: usize, rounds: usize }
+    }
+}
+
+impl Op for StreamCopy {
+    fn check(&self) -> Result<(), String> {
+        fits(&[("y", self.y.len(), self.n), ("x", self.x.len(), self.n)])
+    }
+
+    fn cost(&self) -> Cost {
+        Cost { bytes: 8.0 * self.n as f64, ..Cost::default() }
+    }
+
+    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+        let x = m.get(self.x);
+        m.compute(Dst::Write(self.y), self.n, |i| x[i]);
+    }
+}
+
+impl Op for ExpChain {
+    fn check(&self) -> Result<(), String> {
+        fits(&[("y", self.y.len(), self.n), ("x", self.x.len(), self.n)])
+    }
+
+    fn cost(&self) -> Cost {
+        let all = (self.n * self.rounds) as f64;
+        Cost { flop: all, exps: all, bytes: 8.0 * self.n as f64, ..Cost::default() }
+    }
+
+    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+        let x = m.get(self.x);
+        m.compute(Dst::Write(self.y), self.n, |i| (0..self.rounds).fold(x[i], |y, _| (-y).exp()));
+    }
+}
+
+pub fn copy_cases() -> Vec<Case<StreamCopy>> {
+    [0, 1, 3, 7, 8, 2047, 2048, 5001]
+        .into_iter()
+        .map(|n| {
+            let mut p = Planner::new();
+            let (x, y) = (p.stat(n), p.stat(n));
+            Case::forward(format!("n{n}"), p, StreamCopy { y, x, n }).normal(x, 1.0)
+        })
+        .collect()
+}
+
+pub fn exp_cases() -> Vec<Case<ExpChain>> {
+    [(0, 3), (1, 1), (3, 0), (7, 2), (100, 5), (2049, 64)]
+        .into_iter()
+        .map(|(n, rounds)| {
+            let mut p = Planner::new();
+            let (x, y) = (p.stat(n), p.stat(n));
+            Case::forward(format!("n{n} rounds{rounds}"), p, ExpChain { y, x, n, rounds }).normal(x, 1.0)
+        })
+        .collect()
+}
