@@ -88,8 +88,9 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     let (device, chosen) = backend::choose(args.device);
     let precision = match device {
         Device::Cpu | Device::Reference if args.flags.precision == Some(Precision::Bf16) => {
-            return Err(Error::user(format!("--precision bf16: {device} computes in f32"))
-                .hint("leave --precision out"));
+            return Err(
+                Error::user(format!("--precision bf16: {device} computes in f32")).hint("leave --precision out")
+            );
         }
         Device::Cpu | Device::Reference => Precision::F32,
         _ => args.flags.precision.unwrap_or(Precision::Bf16),
@@ -125,8 +126,9 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     })?;
     table.end_of_shape();
     if kept.rows.is_empty() {
-        return Err(Error::user(format!("no operation's name contains '{}'", args.only))
-            .hint("leave --only out to see all"));
+        return Err(
+            Error::user(format!("no operation's name contains '{}'", args.only)).hint("leave --only out to see all")
+        );
     }
     if let (Some(path), Some(format)) = (&args.out, format) {
         format.write(path, &kept)?;
@@ -239,8 +241,22 @@ impl Format {
 }
 
 const CSV_HEAD: [&str; 16] = [
-    "device", "precision", "shape", "part", "op", "sizes", "calls", "median_us", "p20_us", "p80_us", "gb_s", "gflop_s",
-    "gexp_s", "roof", "bound", "memory_bytes",
+    "device",
+    "precision",
+    "shape",
+    "part",
+    "op",
+    "sizes",
+    "calls",
+    "median_us",
+    "p20_us",
+    "p80_us",
+    "gb_s",
+    "gflop_s",
+    "gexp_s",
+    "roof",
+    "bound",
+    "memory_bytes",
 ];
 
 /// An earlier result, to be looked up.
@@ -261,13 +277,7 @@ impl Earlier<'_> {
 }
 
 /// Says what got slower, and fails where that was asked for.
-fn judge(
-    printer: &Printer,
-    earlier: &Earlier,
-    before: &Kept,
-    kept: &Kept,
-    fail_below: Option<f64>,
-) -> Result<()> {
+fn judge(printer: &Printer, earlier: &Earlier, before: &Kept, kept: &Kept, fail_below: Option<f64>) -> Result<()> {
     if (&before.machine, &before.precision, before.threads) != (&kept.machine, &kept.precision, kept.threads) {
         printer.warn(format_args!(
             "the earlier result is of {} with {} thread(s) in {}: times are not to be compared, shares of the roof may be",

@@ -27,6 +27,7 @@ pub mod split_flags;
 pub mod train;
 
 use std::{
+    ffi::OsString,
     io::Write,
     panic::{AssertUnwindSafe, catch_unwind},
     process::ExitCode,
@@ -100,7 +101,12 @@ enum Command {
 
 /// Parses the command line, runs the command, reports its error.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    main_with(std::env::args_os())
+}
+
+/// The same for other words than those of the command line, the program's name first.
+pub fn main_with(words: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(words) {
         Ok(cli) => cli,
         Err(e) => {
             // Help and version go to stdout and are no errors; the rest speaks as our own errors do.

@@ -111,6 +111,35 @@ impl Seeds {
             Seeds::List(all) => all.clone(),
         }
     }
+
+    /// # Errors
+    /// There are none, too many, or one twice.
+    fn check(&self) -> Result<()> {
+        if matches!(self, Seeds::Count(n) if *n > 10_000) {
+            return Err(Error::user("seeds: more than 10,000"));
+        }
+        let seeds = self.list();
+        if seeds.is_empty() || seeds.iter().collect::<BTreeSet<_>>().len() < seeds.len() {
+            return Err(Error::user("seeds: none, or one twice").hint("give a number from 1 up, or a list"));
+        }
+        Ok(())
+    }
+}
+
+impl std::str::FromStr for Seeds {
+    type Err = String;
+    /// A number of them, or with a comma which.
+    fn from_str(text: &str) -> std::result::Result<Seeds, String> {
+        let number =
+            |word: &str| word.trim().parse().map_err(|_| format!("'{text}' is no number and no list such as 4,5"));
+        let seeds = match text.contains(',') {
+            false => Seeds::Count(number(text)?),
+            true => Seeds::List(
+                text.split(',').filter(|w| !w.trim().is_empty()).map(number).collect::<std::result::Result<_, _>>()?,
+            ),
+        };
+        seeds.check().map(|()| seeds).map_err(|e| e.to_string())
+    }
 }
 
 /// Where data come from: a folder, the built-in sample, or two domains made of another.
@@ -270,13 +299,7 @@ impl Grid {
                 .hint("use letters, digits, '-', '_' and '.' alone")),
         };
         named(&self.name, "name")?;
-        if matches!(self.seeds, Seeds::Count(n) if n > 10_000) {
-            return Err(Error::user("seeds: more than 10,000"));
-        }
-        let seeds = self.seeds.list();
-        if seeds.is_empty() || seeds.iter().collect::<BTreeSet<_>>().len() < seeds.len() {
-            return Err(Error::user("seeds: none, or one twice").hint("give a number from 1 up, or a list"));
-        }
+        self.seeds.check()?;
         for (name, data) in &self.data {
             named(name, "data set")?;
             self.check_data(name, data).map_err(|e| e.at(format!("data.{name}")))?;

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     ceilings::{self, Ceilings},
-    clock::{Keys, Patience, Timing, time},
+    clock::{Keys, Patience, Repeats, Timing, time},
     roof::{self, Bound},
     shapes::Shape,
 };
@@ -80,7 +80,8 @@ pub fn bench(
         type Out = Result<()>;
         fn call<B: Backend + 'static>(self, open: &dyn Fn(&Planner) -> Result<B>) -> Result<()> {
             let Work(plan, observe) = self;
-            let ceilings = ceilings::measure(open)?;
+            let open = |p: &Planner| Ok(Box::new(open(p)?) as Box<dyn Repeats>);
+            let ceilings = ceilings::measure(&open)?;
             observe(Event::Ceilings(ceilings))?;
             let log = Rc::new(RefCell::new(Log::new(plan, ceilings)));
             let watched = |p: &Planner| Ok(Stopwatch { inner: open(p)?, log: log.clone() });
@@ -104,11 +105,7 @@ fn at_shape(e: Error, shape: &Shape) -> Error {
 }
 
 /// A step of training, and a batch of queries.
-fn run_shape<B: Backend>(
-    shape: &Shape,
-    open: &impl Fn(&Planner) -> Result<Stopwatch<B>>,
-    log: &RefCell<Log>,
-) -> Result<()> {
+fn run_shape(shape: &Shape, open: &impl Fn(&Planner) -> Result<Stopwatch>, log: &RefCell<Log>) -> Result<()> {
     log.borrow_mut().begin(&shape.name, "prepare");
     let data = shape.data()?;
     let (mut engine, held) = data.engine(shape, open)?;
@@ -126,14 +123,11 @@ fn run_shape<B: Backend>(
     log.borrow_mut().fault.take().map_or(Ok(()), Err)
 }
 
-fn run_cases<B: Backend + 'static>(
-    open: &impl Fn(&Planner) -> Result<Stopwatch<B>>,
-    log: &RefCell<Log>,
-) -> Result<()> {
-    for case in ops::all_cases::<Stopwatch<B>>() {
+fn run_cases(open: &impl Fn(&Planner) -> Result<Stopwatch>, log: &RefCell<Log>) -> Result<()> {
+    for case in ops::all_cases::<Box<dyn Backend>>() {
         if case.name().contains(log.borrow().only.as_str()) {
             log.borrow_mut().begin("cases", "case");
-            case.play(&|p| open(p))?;
+            case.play(&|p| Ok(Box::new(open(p)?)))?;
         }
     }
     log.borrow_mut().begin("", "");
@@ -184,13 +178,17 @@ impl Log {
     }
 }
 
-/// A backend that times every op it meets.
-struct Stopwatch<B> {
-    inner: B,
+/// A backend that times every op it meets. It does not know which one it watches: so it is compiled once, not for each.
+struct Stopwatch {
+    inner: Box<dyn Repeats>,
     log: Rc<RefCell<Log>>,
 }
 
-impl<B: Memory + Run<O>, O: Op> Run<O> for Stopwatch<B> {
+impl<O: Op> Run<O> for Stopwatch
+where
+    for<'a> dyn Repeats + 'a: Run<O>,
+    for<'a> dyn Backend + 'a: Run<O>,
+{
     fn run(&mut self, op: &O) {
         self.inner.run(op);
         let mut log = self.log.borrow_mut();
@@ -199,16 +197,16 @@ impl<B: Memory + Run<O>, O: Op> Run<O> for Stopwatch<B> {
         }
         let sizes = op.sizes();
         let Log { shape, part, rows, .. } = &mut *log;
-        if let Some(row) = rows.iter_mut().find(|r| {
-            (&r.shape, &r.part, r.op.as_str(), &r.sizes) == (shape, part, O::NAME, &sizes)
-        }) {
+        if let Some(row) =
+            rows.iter_mut().find(|r| (&r.shape, &r.part, r.op.as_str(), &r.sizes) == (shape, part, O::NAME, &sizes))
+        {
             row.calls += 1;
             return;
         }
         let key = (O::NAME, sizes.clone());
         let row = match log.known.get(&key) {
             Some(row) => row.clone(),
-            None => match measure(&mut self.inner, op, &mut log) {
+            None => match measure(&mut *self.inner, op, &mut log) {
                 Ok(row) => row,
                 Err(e) => {
                     log.fault = Some(e);
@@ -225,7 +223,11 @@ impl<B: Memory + Run<O>, O: Op> Run<O> for Stopwatch<B> {
     }
 }
 
-fn measure<O: Op, B: Memory + Run<O>>(b: &mut B, op: &O, log: &mut Log) -> Result<Row> {
+fn measure<O: Op>(b: &mut dyn Repeats, op: &O, log: &mut Log) -> Result<Row>
+where
+    for<'a> dyn Repeats + 'a: Run<O>,
+    for<'a> dyn Backend + 'a: Run<O>,
+{
     b.sync()?;
     let time = time(b, op, log.patience, &mut log.keys)?;
     let precision = b.precision();
@@ -253,7 +255,7 @@ fn bytes_of(span: RawSpan, precision: Precision) -> usize {
     if span.arena == crate::mem::Arena::Act && precision == Precision::Bf16 { 2 } else { 4 }
 }
 
-impl<B: Memory> Memory for Stopwatch<B> {
+impl Memory for Stopwatch {
     fn precision(&self) -> Precision {
         self.inner.precision()
     }
@@ -268,9 +270,6 @@ impl<B: Memory> Memory for Stopwatch<B> {
     }
     fn read_ids(&mut self, span: Span<U32>, values: &mut [u32]) {
         self.inner.read_ids(span, values);
-    }
-    fn bytes(plan: &Planner, precision: Precision) -> usize {
-        B::bytes(plan, precision)
     }
     fn reserve(&mut self, bytes: usize) -> Result<()> {
         self.inner.reserve(bytes)

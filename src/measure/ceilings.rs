@@ -2,11 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::clock::{Keys, Patience, time};
+use super::clock::{Keys, Patience, Repeats, time};
 use crate::{
     base::Result,
-    mem::Planner,
-    ops::{Backend, ExpChain, LinearFwd, Memory, Op, Run, StreamCopy},
+    mem::{Planner, RawSpan},
+    ops::{Backend, ExpChain, LinearFwd, Op, Run, StreamCopy},
 };
 
 /// Rates of a device, in a precision.
@@ -28,37 +28,32 @@ const ROUNDS: usize = 256;
 ///
 /// # Errors
 /// The device cannot be opened, or fails.
-pub fn measure<B: Backend>(open: &dyn Fn(&Planner) -> Result<B>) -> Result<Ceilings> {
+pub fn measure(open: &dyn Fn(&Planner) -> Result<Box<dyn Repeats>>) -> Result<Ceilings> {
     let patience = Patience { seconds: 0.1, sample: 5e-3 };
     // Up to 256 MB each way.
     let copy = growing((14..=26).step_by(2), 2e-2, |size| {
         let (mut p, n) = (Planner::new(), 1 << size);
         let op = StreamCopy { y: p.stat(n), x: p.stat(n), n };
-        run(&mut open(&p)?, &op, patience).map(|seconds| (seconds, op.cost().bytes / seconds))
+        run(&mut *open(&p)?, &op, patience).map(|seconds| (seconds, op.cost().bytes / seconds))
     })?;
     let exps = growing((12..=24).step_by(2), 2e-2, |size| {
         let (mut p, n) = (Planner::new(), 1 << size);
         let op = ExpChain { y: p.stat(n), x: p.stat(n), n, rounds: ROUNDS };
-        run(&mut open(&p)?, &op, patience).map(|seconds| (seconds, op.cost().exps / seconds))
+        run(&mut *open(&p)?, &op, patience).map(|seconds| (seconds, op.cost().exps / seconds))
     })?;
     // Up to 8,192 rows, columns and terms.
     let products = growing(7..=13, 5e-2, |size| {
         let (mut p, n) = (Planner::new(), 1 << size);
-        let op = LinearFwd {
-            y: p.act(n * n),
-            x: p.act(n * n),
-            w: p.weight(n * n),
-            b: p.weight(n),
-            n,
-            i: n,
-            o: n,
-        };
-        run(&mut open(&p)?, &op, patience).map(|seconds| (seconds, op.cost().flop / seconds))
+        let op = LinearFwd { y: p.act(n * n), x: p.act(n * n), w: p.weight(n * n), b: p.weight(n), n, i: n, o: n };
+        run(&mut *open(&p)?, &op, patience).map(|seconds| (seconds, op.cost().flop / seconds))
     })?;
     Ok(Ceilings { copy: copy.last, products: products.best, exps: exps.best })
 }
 
-fn run<O: Op, B: Memory + Run<O>>(b: &mut B, op: &O, patience: Patience) -> Result<f64> {
+fn run<O: Op>(b: &mut dyn Repeats, op: &O, patience: Patience) -> Result<f64>
+where
+    for<'a> dyn Backend + 'a: Run<O>,
+{
     // Pages that nobody has touched are one page of zeros, which no memory is read for.
     let mut spans = Vec::new();
     op.uses(&mut |_, span| spans.push(span));
@@ -66,7 +61,7 @@ fn run<O: Op, B: Memory + Run<O>>(b: &mut B, op: &O, patience: Patience) -> Resu
     for span in spans {
         for start in (0..span.len).step_by(values.len()) {
             let len = values.len().min(span.len - start);
-            let piece = crate::mem::RawSpan { offset: span.offset + start, len, ..span };
+            let piece = RawSpan { offset: span.offset + start, len, ..span };
             b.write(piece, &values[..len]);
         }
     }

@@ -6,8 +6,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     base::Result,
-    ops::{Memory, Op, Run},
+    ops::{Backend, Op, Run},
 };
+
+/// A backend of any kind that can repeat work ([`crate::ops::Memory::replay`]).
+pub trait Repeats: Backend {
+    fn repeat(&mut self, key: u64, body: &mut dyn FnMut(&mut dyn Backend));
+}
+
+impl<B: Backend> Repeats for B {
+    fn repeat(&mut self, key: u64, body: &mut dyn FnMut(&mut dyn Backend)) {
+        self.replay(key, |b| body(b));
+    }
+}
 
 /// Seconds a call.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -69,10 +80,13 @@ impl Default for Keys {
 ///
 /// # Errors
 /// The device has failed.
-pub fn time<O: Op, B: Memory + Run<O>>(b: &mut B, op: &O, patience: Patience, keys: &mut Keys) -> Result<Timing> {
+pub fn time<O: Op>(b: &mut dyn Repeats, op: &O, patience: Patience, keys: &mut Keys) -> Result<Timing>
+where
+    for<'a> dyn Backend + 'a: Run<O>,
+{
     let mut sample = |calls: usize, key: u64| -> Result<f64> {
         let start = Instant::now();
-        b.replay(key, |b| (0..calls).for_each(|_| b.run(op)));
+        b.repeat(key, &mut |b| (0..calls).for_each(|_| b.run(op)));
         b.sync()?;
         Ok(start.elapsed().as_secs_f64())
     };

@@ -159,19 +159,16 @@ impl Data {
     /// # Errors
     /// The device has failed.
     pub fn ask<B: Backend>(&self, engine: &mut Engine<B>) -> Result<()> {
-        let last = |items: &Vec<u32>| items.len() - 1;
+        let last = |items: &[u32]| items.len() - 1;
         if engine.task().rated {
-            let question = |items: &'_ Vec<u32>| Question {
-                items: &items[..last(items)],
-                ratings: &self.ratings[..last(items)],
-                user: None,
-                item: items[last(items)],
-            };
-            // The borrow of a closure's argument cannot be named: a loop says the same.
-            let mut questions = Vec::with_capacity(self.users.len());
-            for items in &self.users {
-                questions.push(question(items));
-            }
+            let questions: Vec<Question> = self
+                .users
+                .iter()
+                .map(|items| {
+                    let (n, item) = (last(items), items[last(items)]);
+                    Question { items: &items[..n], ratings: &self.ratings[..n], user: None, item }
+                })
+                .collect();
             return engine.predict(&questions).map(|_| ());
         }
         let seen: Vec<Vec<u32>> = self

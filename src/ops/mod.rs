@@ -234,53 +234,60 @@ pub enum Later {
     Lost,
 }
 
-impl<O: Op, B: Run<O>> Run<O> for &mut B {
-    fn run(&mut self, op: &O) {
-        (**self).run(op);
-    }
-    fn need(&self, op: &O) -> Result<usize, String> {
-        (**self).need(op)
-    }
-}
+/// What points at a backend is one: but what it is asked to repeat it runs.
+macro_rules! pointer_to_backend {
+    ($pointer:ty) => {
+        impl<O: Op, B: Run<O> + ?Sized> Run<O> for $pointer {
+            fn run(&mut self, op: &O) {
+                (**self).run(op);
+            }
+            fn need(&self, op: &O) -> Result<usize, String> {
+                (**self).need(op)
+            }
+        }
 
-impl<B: Memory> Memory for &mut B {
-    fn precision(&self) -> Precision {
-        (**self).precision()
-    }
-    fn write(&mut self, span: RawSpan, values: &[f32]) {
-        (**self).write(span, values);
-    }
-    fn read(&mut self, span: RawSpan, values: &mut [f32]) {
-        (**self).read(span, values);
-    }
-    fn write_ids(&mut self, span: Span<U32>, values: &[u32]) {
-        (**self).write_ids(span, values);
-    }
-    fn read_ids(&mut self, span: Span<U32>, values: &mut [u32]) {
-        (**self).read_ids(span, values);
-    }
-    fn reserve(&mut self, bytes: usize) -> base::Result<()> {
-        (**self).reserve(bytes)
-    }
-    fn sync(&mut self) -> base::Result<()> {
-        (**self).sync()
-    }
-    fn resident(&mut self, len: usize) -> Option<Span<U32>> {
-        (**self).resident(len)
-    }
-    fn write_ids_ahead(&mut self, span: Span<U32>, values: &[u32]) {
-        (**self).write_ids_ahead(span, values);
-    }
-    fn read_later(&mut self, span: Span<F32>) -> Later {
-        (**self).read_later(span)
-    }
-    fn collect(&mut self, later: Later) -> [f32; 4] {
-        (**self).collect(later)
-    }
-    fn replays(&self) -> bool {
-        (**self).replays()
-    }
+        impl<B: Memory + ?Sized> Memory for $pointer {
+            fn precision(&self) -> Precision {
+                (**self).precision()
+            }
+            fn write(&mut self, span: RawSpan, values: &[f32]) {
+                (**self).write(span, values);
+            }
+            fn read(&mut self, span: RawSpan, values: &mut [f32]) {
+                (**self).read(span, values);
+            }
+            fn write_ids(&mut self, span: Span<U32>, values: &[u32]) {
+                (**self).write_ids(span, values);
+            }
+            fn read_ids(&mut self, span: Span<U32>, values: &mut [u32]) {
+                (**self).read_ids(span, values);
+            }
+            fn reserve(&mut self, bytes: usize) -> base::Result<()> {
+                (**self).reserve(bytes)
+            }
+            fn sync(&mut self) -> base::Result<()> {
+                (**self).sync()
+            }
+            fn resident(&mut self, len: usize) -> Option<Span<U32>> {
+                (**self).resident(len)
+            }
+            fn write_ids_ahead(&mut self, span: Span<U32>, values: &[u32]) {
+                (**self).write_ids_ahead(span, values);
+            }
+            fn read_later(&mut self, span: Span<F32>) -> Later {
+                (**self).read_later(span)
+            }
+            fn collect(&mut self, later: Later) -> [f32; 4] {
+                (**self).collect(later)
+            }
+            fn replays(&self) -> bool {
+                (**self).replays()
+            }
+        }
+    };
 }
+pointer_to_backend!(&mut B);
+pointer_to_backend!(Box<B>);
 
 /// `Err` naming the first span that is shorter than its shape asks for.
 pub(crate) fn fits(spans: &[(&str, usize, usize)]) -> Result<(), String> {

@@ -18,7 +18,7 @@ use crate::{
         error::{IoContext, typed},
     },
     experiment::{
-        grid::Grid,
+        grid::{Grid, Seeds},
         html::html,
         jobs::Runner,
         record::{forget, state_of},
@@ -62,6 +62,9 @@ pub struct Args {
     /// Change a setting of a group of the grid
     #[arg(long, value_name = "GROUP.KEY=VALUE")]
     set: Vec<String>,
+    /// Other seeds than the grid's: a number of them (1, 2, ..), or with commas which (7,8,)
+    #[arg(long, value_name = "N|LIST")]
+    seeds: Option<Seeds>,
     /// Reproduce quirks of what is reproduced: survey leaves validation items out of what the test is predicted from
     #[arg(long, value_name = "WHAT")]
     compat: Option<Compat>,
@@ -178,6 +181,9 @@ fn read(args: &Args) -> Result<Grid> {
         }
     };
     let mut grid = Grid::parse(&text, &place, &variants(args), &args.set)?;
+    if let Some(seeds) = &args.seeds {
+        grid.seeds = seeds.clone();
+    }
     if args.compat == Some(Compat::Survey) {
         grid.tables.iter_mut().filter(|t| !t.of_ratings()).for_each(|t| t.without_validation = true);
     }

@@ -1,0 +1,130 @@
+//! `mipgpu bench` from the outside: what is timed, what is kept, and how two results are put beside each other.
+
+use std::{collections::BTreeSet, path::Path, process::Command};
+
+use mipgpu::ops::Spans;
+use serde_json::Value;
+
+/// Runs the command; its output and exit code.
+fn bench(args: &[&str]) -> (String, String, i32) {
+    let out = Command::new(env!("CARGO_BIN_EXE_mipgpu")).arg("bench").args(args).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (text(&out.stdout), text(&out.stderr), out.status.code().unwrap())
+}
+
+fn read(path: &Path) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+fn names() -> BTreeSet<&'static str> {
+    let mut names = BTreeSet::new();
+    macro_rules! add {
+        ($($op:ident),*) => { $( names.insert(<mipgpu::ops::$op as Spans>::NAME); )* };
+    }
+    mipgpu::for_all_ops!(add);
+    names
+}
+
+/// An op that no shape runs would be timed by nobody.
+#[test]
+fn every_op_is_in_some_shape() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("all.json");
+    let (stdout, stderr, code) =
+        bench(&["--shrink", "--seconds", "1e-6", "--device", "cpu", "--out", path.to_str().unwrap()]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.contains("ceilings") && stdout.contains("linear_bwd"), "{stdout}");
+    let kept = read(&path);
+    let rows = kept["rows"].as_array().unwrap();
+    let met: BTreeSet<&str> = rows.iter().map(|r| r["op"].as_str().unwrap()).collect();
+    // The ceilings are what all others are measured by.
+    let mut left = names();
+    left.retain(|name| !met.contains(name) && !["no_op", "stream_copy", "exp_chain"].contains(name));
+    assert!(left.is_empty(), "in no shape: {left:?}");
+    let number = |r: &Value, key: &str| r[key].as_f64().unwrap_or_else(|| panic!("{key} of {r}"));
+    for r in rows {
+        let (p20, median, p80) = (number(r, "p20"), number(r, "median"), number(r, "p80"));
+        assert!(0.0 < p20 && p20 <= median && median <= p80, "{r}");
+        assert!(number(r, "calls") >= 1.0 && number(r, "memory") > 0.0 && number(r, "roof") >= 0.0, "{r}");
+    }
+    for key in ["copy", "products", "exps"] {
+        assert!(number(&kept["ceilings"], key) > 1e6, "{}", kept["ceilings"]);
+    }
+    // Once each: the same work in two places is one row with more calls.
+    let keys: Vec<_> =
+        rows.iter().map(|r| (&r["shape"], &r["part"], &r["op"], &r["sizes"])).map(|k| format!("{k:?}")).collect();
+    assert_eq!(keys.iter().collect::<BTreeSet<_>>().len(), keys.len());
+}
+
+/// What a step runs is known from its settings: two blocks have so many norms, and one update.
+#[test]
+fn calls_are_those_of_a_step() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("own.json");
+    let flags =
+        ["--model", "sasrec", "--width", "16", "--heads", "2", "--blocks", "2", "--length", "10", "--batch", "3"];
+    let rest =
+        ["--items", "50", "--dropout", "0.25", "--seconds", "1e-6", "--device", "cpu", "--out", path.to_str().unwrap()];
+    let (_, stderr, code) = bench(&[&flags[..], &rest[..]].concat());
+    assert_eq!(code, 0, "{stderr}");
+    let kept = read(&path);
+    let rows: Vec<&Value> = kept["rows"].as_array().unwrap().iter().filter(|r| r["part"] == "train").collect();
+    let of = |op: &str| rows.iter().filter(|r| r["op"] == op).copied().collect::<Vec<_>>();
+    assert!(rows.iter().all(|r| r["shape"] == "own"));
+    // 3 sequences of 10, each item but the last predicts the next.
+    let attention = of("attention_fwd");
+    assert_eq!(attention.len(), 1);
+    assert_eq!(attention[0]["calls"], 2);
+    assert_eq!(attention[0]["sizes"], "b 3 n 27 h 2 k 8 t 10 causal");
+    let loss = of("cross_entropy_bwd");
+    assert_eq!((loss.len(), &loss[0]["calls"], &loss[0]["sizes"]), (1, &1.into(), &"m 27 d 16 v 50".into()));
+    let linear: u64 = of("linear_fwd").iter().map(|r| r["calls"].as_u64().unwrap()).sum();
+    assert_eq!(linear, 2 * 4);
+    assert!(of("dropout_fwd").iter().all(|r| r["sizes"].as_str().unwrap().contains("dropout 0.25")));
+    // A product of (27,16) by (16,48) is 2 * 27 * 16 * 48 operations.
+    let qkv = of("linear_fwd").into_iter().find(|r| r["sizes"] == "n 27 i 16 o 48").unwrap();
+    let flop = qkv["flop"].as_f64().unwrap();
+    assert!((41_472.0..=41_472.0 + 27.0 * 48.0).contains(&flop), "{flop}");
+}
+
+#[test]
+fn an_earlier_result_is_put_beside_this_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_string();
+    let base = ["--shrink", "--shapes", "caser-d64", "--only", "linear", "--seconds", "1e-6", "--device", "cpu"];
+    let with = |rest: &[&str]| bench(&[&base[..], rest].concat());
+    assert_eq!(with(&["--out", &path("a.json")]).2, 0);
+    let (stdout, stderr, code) = with(&["--compare", &path("a.json"), "--out", &path("b.csv")]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stderr.contains("beside the earlier result") && stdout.contains("  x"), "{stdout}{stderr}");
+    let csv = std::fs::read_to_string(path("b.csv")).unwrap();
+    let mut lines = csv.lines();
+    let columns = lines.next().unwrap().split(',').count();
+    assert!(lines.all(|l| l.split(',').count() == columns && l.contains("caser-d64")));
+    // A machine a thousand times better then: now all are below.
+    let mut kept = read(Path::new(&path("a.json")));
+    for row in kept["rows"].as_array_mut().unwrap() {
+        row["roof"] = (row["roof"].as_f64().unwrap() * 1000.0 + 1.0).into();
+    }
+    std::fs::write(path("a.json"), kept.to_string()).unwrap();
+    let (_, stderr, code) = with(&["--compare", &path("a.json"), "--fail-below", "0.8"]);
+    assert_eq!(code, 2, "{stderr}");
+    assert!(stderr.contains("fell below 0.8 of their share"), "{stderr}");
+}
+
+#[test]
+fn what_cannot_be_timed_is_told() {
+    for (args, part) in [
+        (&["--shapes", "bert5"][..], "there is no shape 'bert5'"),
+        (&["--shapes", "none"], "nothing to time"),
+        (&["--seconds", "0"], "not a time"),
+        (&["--out", "x.txt"], "neither .json nor .csv"),
+        (&["--compare", "nowhere.json"], "nowhere.json"),
+        (&["--model", "bert4rec", "--heads", "7"], "heads"),
+        (&["--precision", "bf16", "--device", "cpu"], "computes in f32"),
+        (&["--shrink", "--shapes", "mlp-d64", "--device", "cpu", "--only", "nothing_like_it"], "no operation's name"),
+    ] {
+        let (_, stderr, code) = bench(args);
+        assert!(code == 1 && stderr.contains(part), "{args:?}: {code} {stderr}");
+    }
+}
