@@ -10,7 +10,7 @@ use mipgpu::{
             simd::Isa,
         },
     },
-    mem::{Dst, Planner, Span, U32},
+    mem::{Dst, Planner, Precision, Span, U32},
     ops::{dropout::Drop, sort_ids::Sorted, *},
 };
 use std::time::Instant;
@@ -120,7 +120,7 @@ impl Bench {
             "{name:34} {:8.3} ms {:8.1} GFLOP/s {:7.1} GB/s   {calls:2} a step: {:7.2} ms",
             seconds * 1e3,
             cost.flop / seconds * 1e-9,
-            cost.bytes / seconds * 1e-9,
+            cost.moved(Precision::F32) / seconds * 1e-9,
             calls as f64 * seconds * 1e3
         );
     }

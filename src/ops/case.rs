@@ -141,6 +141,10 @@ pub trait AnyCase<K> {
 
     /// The bits that the case leaves on a backend.
     fn fingerprint(&self, open: prove::Open<'_, K>) -> Result<Vec<u32>, String>;
+
+    /// The calls of the case with what they are said to cost.
+    #[cfg(test)]
+    fn prices(&self) -> Vec<super::cost::tests::Price>;
 }
 
 impl<F: Op, B: Op, K: Memory + Run<F> + Run<B>> AnyCase<K> for Case<F, B> {
@@ -158,5 +162,9 @@ impl<F: Op, B: Op, K: Memory + Run<F> + Run<B>> AnyCase<K> for Case<F, B> {
     }
     fn fingerprint(&self, open: prove::Open<'_, K>) -> Result<Vec<u32>, String> {
         prove::fingerprint(self, open)
+    }
+    #[cfg(test)]
+    fn prices(&self) -> Vec<super::cost::tests::Price> {
+        super::cost::tests::prices(self)
     }
 }
