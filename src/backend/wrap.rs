@@ -109,7 +109,7 @@ impl<B: Memory + Run<O>, O: Op> Run<O> for Timed<B> {
             Some((_, calls, total, sum)) => {
                 *calls += 1;
                 *total += time;
-                *sum = Cost { flop: sum.flop + cost.flop, bytes: sum.bytes + cost.bytes };
+                *sum += cost;
             }
             None => self.rows.push((O::NAME, 1, time, cost)),
         }

@@ -167,6 +167,11 @@ impl<E: Element> Dst<E> {
         }
     }
 
+    /// Whether there is a gradient to compute.
+    pub fn wanted(&self) -> bool {
+        self.span().is_some()
+    }
+
     /// Whether the gradient is added to what is there.
     pub fn accumulates(&self) -> bool {
         matches!(self, Dst::Acc(_))

@@ -45,8 +45,14 @@ impl Op for ActivationFwd {
     }
 
     fn cost(&self) -> Cost {
-        let flop = if self.kind == Activation::Relu { 1.0 } else { 20.0 };
-        Cost { flop: flop * self.n as f64, bytes: 8.0 * self.n as f64 }
+        // A sigmoid is 1/2 (1 + tanh(x/2)).
+        let (flop, exps) = match self.kind {
+            Activation::Relu => (1.0, 0.0),
+            Activation::Sigmoid => (3.0, 1.0),
+            Activation::Tanh => (0.0, 1.0),
+        };
+        let n = self.n as f64;
+        Cost::work(flop * n, exps * n).moves(self.y, self.n).moves(self.x, self.n)
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
@@ -67,7 +73,9 @@ impl Op for ActivationBwd {
     }
 
     fn cost(&self) -> Cost {
-        Cost { flop: 3.0 * self.n as f64, bytes: 12.0 * self.n as f64 }
+        let n = self.dx.wanted() as usize * self.n;
+        let flop = if self.kind == Activation::Relu { 1.0 } else { 3.0 };
+        Cost::work(flop * n as f64, 0.0).gradient(self.dx, n).moves(self.dy, n).moves(self.y, n)
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {

@@ -27,13 +27,19 @@ op! {
     }
 }
 
+/// Operations on a weight beside its square root: m 3, v 4, the update 4, p 4, and the clipping.
+pub(super) fn flop(max_norm: f32) -> f64 {
+    if max_norm > 0.0 { 16.0 } else { 15.0 }
+}
+
 impl Op for Guard {
     fn check(&self) -> Result<(), String> {
         fits(&[("ok", self.ok.len(), 1), ("loss", self.loss.len(), 1), ("norm", self.norm.len(), 1)])
     }
 
     fn cost(&self) -> Cost {
-        Cost { flop: 0.0, bytes: 12.0 }
+        // `ok` is touched only once something is wrong.
+        Cost::default().moves(self.loss, 1).moves(self.norm, 1)
     }
 
     fn reference<S: Scalar>(&self, mem: &HostArenas<S>) {
@@ -60,8 +66,17 @@ impl Op for AdamW {
         ])
     }
 
+    /// A bf16 backend also writes the shadow, two bytes a weight, which is not counted: 28 of 30.
     fn cost(&self) -> Cost {
-        Cost { flop: 14.0 * self.n as f64, bytes: 28.0 * self.n as f64 }
+        let n = self.n;
+        Cost::work(flop(self.max_norm) * n as f64, n as f64)
+            .updates(self.p, n)
+            .updates(self.m, n)
+            .updates(self.v, n)
+            .moves(self.g, n)
+            .moves(self.norm, 1)
+            .moves(self.ok, 1)
+            .moves(self.hyper, 3)
     }
 
     fn reference<S: Scalar>(&self, mem: &HostArenas<S>) {

@@ -39,11 +39,11 @@ pub fn drop_row(row: usize, head: usize, h: usize, t: usize) -> u64 {
     (row * h + head) as u64 * t.next_multiple_of(8) as u64
 }
 
-fn cost(b: usize, n: usize, h: usize, k: usize, causal: bool, products: f64, tensors: f64) -> Cost {
-    // The sum of squared lengths is not known here; equal lengths are assumed.
-    let pairs = if b == 0 { 0.0 } else { (n as f64 / b as f64).powi(2) * b as f64 };
-    let share = if causal { 0.5 } else { 1.0 };
-    Cost { flop: 2.0 * products * share * pairs * (h * k) as f64, bytes: 4.0 * tensors * (n * h * k) as f64 }
+/// Scores of all heads: with sequences of equal length, n/b rows each, which gives the fewest there can be
+/// ([`cost`](super::cost) says why lengths are not known).
+fn scores(b: usize, n: usize, h: usize, causal: bool) -> f64 {
+    let square = if b == 0 { 0.0 } else { (n as f64).powi(2) / b as f64 };
+    h as f64 * if causal { (square + n as f64) / 2.0 } else { square }
 }
 
 impl Op for AttentionFwd {
@@ -62,7 +62,15 @@ impl Op for AttentionFwd {
     }
 
     fn cost(&self) -> Cost {
-        cost(self.b, self.n, self.h, self.k, self.causal, 2.0, 4.0)
+        let (n, d) = (self.n, self.h * self.k);
+        let scores = scores(self.b, n, self.h, self.causal);
+        // Two products; an exponential a score, a logarithm a row.
+        Cost::work(4.0 * self.k as f64 * scores, scores + (self.h * n) as f64)
+            .moves(self.o, n * d)
+            .moves(self.lse, self.h * n)
+            .moves(self.qkv, 3 * n * d)
+            .moves(self.cu, self.b + 1)
+            .moves(self.step, 1)
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
@@ -118,7 +126,20 @@ impl Op for AttentionBwd {
     }
 
     fn cost(&self) -> Cost {
-        cost(self.b, self.n, self.h, self.k, self.causal, 5.0, 8.0)
+        if !self.dqkv.wanted() {
+            return Cost::default();
+        }
+        let (n, d) = (self.n, self.h * self.k);
+        let scores = scores(self.b, n, self.h, self.causal);
+        // Five products, scores and their exponentials once: two kernels that both recompute them do more.
+        Cost::work(10.0 * self.k as f64 * scores, scores)
+            .gradient(self.dqkv, 3 * n * d)
+            .moves(self.d_o, n * d)
+            .moves(self.o, n * d)
+            .moves(self.qkv, 3 * n * d)
+            .moves(self.lse, self.h * n)
+            .moves(self.cu, self.b + 1)
+            .moves(self.step, 1)
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {

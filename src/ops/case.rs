@@ -150,6 +150,10 @@ pub trait AnyCase<K> {
     /// # Errors
     /// The device cannot be opened, or fails.
     fn play(&self, open: prove::Open<'_, K>) -> base::Result<()>;
+
+    /// The calls of the case with what they are said to cost.
+    #[cfg(test)]
+    fn prices(&self) -> Vec<super::cost::tests::Price>;
 }
 
 impl<F: Op, B: Op, K: Memory + Run<F> + Run<B>> AnyCase<K> for Case<F, B> {
@@ -174,5 +178,9 @@ impl<F: Op, B: Op, K: Memory + Run<F> + Run<B>> AnyCase<K> for Case<F, B> {
         k.run(&self.fwd);
         k.run(&self.bwd);
         k.sync()
+    }
+    #[cfg(test)]
+    fn prices(&self) -> Vec<super::cost::tests::Price> {
+        super::cost::tests::prices(self)
     }
 }

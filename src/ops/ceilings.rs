@@ -33,7 +33,7 @@ impl Op for StreamCopy {
     }
 
     fn cost(&self) -> Cost {
-        Cost { bytes: 8.0 * self.n as f64, ..Cost::default() }
+        Cost::default().moves(self.x, self.n).moves(self.y, self.n)
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
@@ -49,7 +49,7 @@ impl Op for ExpChain {
 
     fn cost(&self) -> Cost {
         let all = (self.n * self.rounds) as f64;
-        Cost { flop: all, exps: all, bytes: 8.0 * self.n as f64, ..Cost::default() }
+        Cost::work(all, all).moves(self.x, self.n).moves(self.y, self.n)
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {

@@ -42,7 +42,8 @@ impl Op for ConcatFwd {
     }
 
     fn cost(&self) -> Cost {
-        Cost { flop: 0.0, bytes: 8.0 * (self.n * self.widths.iter().sum::<usize>()) as f64 }
+        let (n, [a, b, c]) = (self.n, self.widths);
+        Cost::default().moves(self.y, n * (a + b + c)).moves(self.a, n * a).moves(self.b, n * b).moves(self.c, n * c)
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
@@ -69,9 +70,12 @@ impl Op for ConcatBwd {
     }
 
     fn cost(&self) -> Cost {
-        let wanted = [self.da, self.db, self.dc].into_iter().zip(self.widths);
-        let moved: usize = wanted.filter(|(dst, _)| dst.span().is_some()).map(|(_, width)| self.n * width).sum();
-        Cost { flop: 0.0, bytes: 8.0 * moved as f64 }
+        let parts = [self.da, self.db, self.dc].into_iter().zip(self.widths);
+        let part = |(dst, width): (Dst<Act>, usize)| {
+            let n = dst.wanted() as usize * self.n * width;
+            Cost::default().gradient(dst, n).moves(self.dy, n)
+        };
+        parts.map(part).sum()
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {

@@ -49,8 +49,15 @@ impl Op for CrossEntropyFwd {
     }
 
     fn cost(&self) -> Cost {
-        let (m, d, v) = (self.m as f64, self.d as f64, self.v as f64);
-        Cost { flop: 2.0 * m * d * v, bytes: 4.0 * (m * d + v * d) }
+        let (m, d, v) = (self.m, self.d, self.v);
+        // An exponential a logit, a logarithm a row.
+        Cost::work((2 * m * d * v) as f64, (m * v + m) as f64)
+            .moves(self.loss, m)
+            .moves(self.lse, m)
+            .moves(self.h, m * d)
+            .weights(self.table, v * d)
+            .moves(self.bias, v)
+            .moves(self.target, m)
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
@@ -87,8 +94,20 @@ impl Op for CrossEntropyBwd {
     }
 
     fn cost(&self) -> Cost {
-        let (m, d, v) = (self.m as f64, self.d as f64, self.v as f64);
-        Cost { flop: 6.0 * m * d * v, bytes: 4.0 * (2.0 * m * d + 2.0 * v * d) }
+        let (m, d, v) = (self.m, self.d, self.v);
+        let [dh, dtable, dbias] = [self.dh.wanted(), self.dtable.wanted(), self.dbias.wanted()].map(usize::from);
+        let any = dh | dtable | dbias;
+        // The logits and their exponentials once, whatever asks for them.
+        Cost::work((2 * (any + dh + dtable) * m * d * v) as f64, (any * m * v) as f64)
+            .gradient(self.dh, m * d)
+            .gradient(self.dtable, v * d)
+            .gradient(self.dbias, v)
+            .moves(self.dloss, any * m)
+            .moves(self.h, any * m * d)
+            .weights(self.table, any * v * d)
+            .moves(self.bias, any * v)
+            .moves(self.target, any * m)
+            .moves(self.lse, any * m)
     }
 
     fn reference<S: Scalar>(&self, mem: &HostArenas<S>) {

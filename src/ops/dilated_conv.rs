@@ -21,7 +21,7 @@ pass reads the rows of W_w as they are; and dW_w comes out of x^T dz in this ord
 
 use std::ops::Range;
 
-use super::{Cost, Dst, Op, case::Case, fits};
+use super::{Cost, Dst, Op, case::Case, cost::apart, fits};
 use crate::mem::{Act, F32, HostArenas, Planner, Scalar, U32};
 
 /// Where the taps of a convolution stand.
@@ -45,6 +45,11 @@ impl Taps {
     /// Tap `w` of row t reads row t + offset.
     pub fn offset(&self, w: usize) -> isize {
         (w * self.dilation) as isize - self.lead() as isize
+    }
+
+    /// Taps of all rows that lie inside their sequence ([`cost`](super::cost): as if lengths were equal).
+    fn inside(&self, b: usize, n: usize) -> usize {
+        (0..self.count).map(|w| apart(b, n, self.offset(w).unsigned_abs())).sum()
     }
 
     /// `Err` naming what is out of range. The kernels count rows inside a tile in 32 bits.
@@ -133,9 +138,19 @@ impl Op for DilatedConvFwd {
     }
 
     fn cost(&self) -> Cost {
-        let (n, i, o, w) = (self.n as f64, self.i as f64, self.o as f64, self.taps.count as f64);
-        let outputs = if self.residual.is_empty() { 2.0 } else { 3.0 };
-        Cost { flop: 2.0 * n * w * i * o + 10.0 * n * o, bytes: 4.0 * (n * i + outputs * n * o + w * i * o) }
+        let (n, i, o, w) = (self.n, self.i, self.o, self.taps.count * self.i * self.o);
+        Cost::work((2 * self.taps.inside(self.b, n) * i * o) as f64, n as f64)
+            .moves(self.y, n * o)
+            .moves(self.z, n * o)
+            .moves(self.mean, n)
+            .moves(self.rstd, n)
+            .moves(self.x, n * i)
+            .weights(self.w, w)
+            .moves(self.bias, o)
+            .moves(self.gamma, o)
+            .moves(self.beta, o)
+            .moves(self.residual, n * o)
+            .moves(self.cu, self.b + 1)
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
@@ -197,10 +212,25 @@ impl Op for DilatedConvBwd {
     }
 
     fn cost(&self) -> Cost {
-        let (n, i, o, w) = (self.n as f64, self.i as f64, self.o as f64, self.taps.count as f64);
-        let wanted = self.dx.span().is_some() as u8 as f64 + self.dw.span().is_some() as u8 as f64;
-        let flop = 2.0 * wanted * n * w * i * o + 20.0 * n * o;
-        Cost { flop, bytes: 4.0 * (2.0 * n * i + 2.0 * n * o + wanted * w * i * o) }
+        let (n, i, o, w) = (self.n, self.i, self.o, self.taps.count * self.i * self.o);
+        let norm = self.db.wanted() || self.dgamma.wanted() || self.dbeta.wanted();
+        let [dx, dw, norm] = [self.dx.wanted(), self.dw.wanted(), norm].map(usize::from);
+        let any = dx | dw | norm;
+        Cost::work((2 * (dx + dw) * self.taps.inside(self.b, n) * i * o) as f64, 0.0)
+            .gradient(self.dx, n * i)
+            .gradient(self.dw, w)
+            .gradient(self.db, o)
+            .gradient(self.dgamma, o)
+            .gradient(self.dbeta, o)
+            .moves(self.dy, any * n * o)
+            .moves(self.z, any * n * o)
+            .moves(self.x, dw * n * i)
+            .weights(self.w, dx * w)
+            .moves(self.gamma, any * o)
+            .moves(self.beta, any * o)
+            .moves(self.mean, any * n)
+            .moves(self.rstd, any * n)
+            .moves(self.cu, (dx | dw) * (self.b + 1))
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {

@@ -197,6 +197,11 @@ fn check_sampling(sampling: Sampling, v: usize, alias: usize) -> Result<(), Stri
     }
 }
 
+/// Numbers of an alias table that `draws` draws read, two a cell.
+fn cells_read(sampling: Sampling, draws: usize, v: usize) -> usize {
+    if sampling == Sampling::Alias { 2 * draws.min(v) } else { 0 }
+}
+
 impl Op for DrawNegatives {
     fn check(&self) -> Result<(), String> {
         check_sampling(self.sampling, self.v, self.alias.len())?;
@@ -207,8 +212,10 @@ impl Op for DrawNegatives {
     }
 
     fn cost(&self) -> Cost {
-        let each = if self.sampling == Sampling::Alias { 12.0 } else { 4.0 };
-        Cost { flop: 0.0, bytes: each * self.s as f64 }
+        Cost::default()
+            .moves(self.negative, self.s)
+            .moves(self.alias, cells_read(self.sampling, self.s, self.v))
+            .moves(self.step, 1)
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
@@ -236,8 +243,16 @@ impl Op for DrawCandidates {
     }
 
     fn cost(&self) -> Cost {
-        let each = if self.sampling == Sampling::Alias { 12.0 } else { 4.0 };
-        Cost { flop: 0.0, bytes: each * (self.m * self.s) as f64 + 4.0 * (self.n + 2 * self.m) as f64 }
+        let (m, s, b, own) = (self.m, self.s, self.b, self.own as usize);
+        // One try a negative.
+        Cost::default()
+            .moves(self.id, m * (1 + s))
+            .moves(self.target, m)
+            .moves(self.raw, own * self.n)
+            .moves(self.cu, own * (b + 1))
+            .moves(self.scored, b + 1)
+            .moves(self.alias, cells_read(self.sampling, m * s, self.v))
+            .moves(self.step, 1)
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
@@ -268,7 +283,12 @@ impl Op for MarkOwn {
     }
 
     fn cost(&self) -> Cost {
-        Cost { flop: 0.0, bytes: 4.0 * (self.m * self.s.div_ceil(32) + self.n + self.s + self.b) as f64 }
+        Cost::default()
+            .moves(self.own, self.m * self.s.div_ceil(32))
+            .moves(self.negative, self.s)
+            .moves(self.raw, self.n)
+            .moves(self.cu, self.b + 1)
+            .moves(self.scored, self.b + 1)
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {

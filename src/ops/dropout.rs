@@ -95,7 +95,7 @@ impl Op for DropoutFwd {
     }
 
     fn cost(&self) -> Cost {
-        Cost { flop: self.n as f64, bytes: 8.0 * self.n as f64 }
+        Cost::work(self.n as f64, 0.0).moves(self.y, self.n).moves(self.x, self.n).moves(self.step, 1)
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
@@ -117,7 +117,11 @@ impl Op for DropoutAddFwd {
     }
 
     fn cost(&self) -> Cost {
-        Cost { flop: 2.0 * self.n as f64, bytes: 12.0 * self.n as f64 }
+        Cost::work(2.0 * self.n as f64, 0.0)
+            .moves(self.y, self.n)
+            .moves(self.residual, self.n)
+            .moves(self.x, self.n)
+            .moves(self.step, 1)
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
@@ -133,7 +137,9 @@ impl Op for DropoutBwd {
     }
 
     fn cost(&self) -> Cost {
-        Cost { flop: self.n as f64, bytes: 8.0 * self.n as f64 }
+        let wanted = self.dx.wanted() as usize;
+        let n = wanted * self.n;
+        Cost::work(n as f64, 0.0).gradient(self.dx, n).moves(self.dy, n).moves(self.step, wanted)
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {

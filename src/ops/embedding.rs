@@ -59,8 +59,13 @@ impl Op for EmbeddingFwd {
     }
 
     fn cost(&self) -> Cost {
-        let nd = (self.n * self.d) as f64;
-        Cost { flop: nd, bytes: 12.0 * nd }
+        let (n, d) = (self.n, self.d);
+        Cost::work((n * d) as f64, 0.0)
+            .moves(self.y, n * d)
+            .weights(self.item_table, n.min(self.v) * d)
+            .weights(self.pos_table, n.min(self.t) * d)
+            .moves(self.item, n)
+            .moves(self.pos, n)
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
@@ -87,7 +92,8 @@ impl Op for GatherTable {
     }
 
     fn cost(&self) -> Cost {
-        Cost { flop: 0.0, bytes: 8.0 * (self.n * self.d) as f64 }
+        let (n, d) = (self.n, self.d);
+        Cost::default().moves(self.y, n * d).weights(self.table, n.min(self.v) * d).moves(self.id, n)
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
@@ -107,8 +113,11 @@ impl Op for PositionSum {
     }
 
     fn cost(&self) -> Cost {
-        let (nd, td) = ((self.n * self.d) as f64, (self.t * self.d) as f64);
-        Cost { flop: nd, bytes: 4.0 * (nd + if self.dtable.accumulates() { 2.0 * td } else { td }) }
+        let (n, d, wanted) = (self.n, self.d, self.dtable.wanted() as usize);
+        Cost::work((wanted * n * d) as f64, 0.0)
+            .scatters(self.dtable, n.min(self.t) * d, self.t * d)
+            .moves(self.dy, wanted * n * d)
+            .moves(self.cu, wanted * (self.b + 1))
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {

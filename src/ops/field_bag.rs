@@ -155,10 +155,17 @@ impl Op for BagFwd {
     }
 
     fn cost(&self) -> Cost {
-        // As many values a row as items have on the mean.
-        let pairs = (self.n * self.size.fields) as f64;
-        let values = pairs * self.size.values as f64 / self.size.pairs().max(1) as f64;
-        Cost { flop: (values + pairs) * self.d as f64, bytes: 4.0 * (values + pairs) * (self.d + 1) as f64 }
+        let (n, d, s) = (self.n, self.d, self.size);
+        // As many values a row as items have on the mean. Rows of the same item share what is said of it.
+        let (rows, items) = (n * s.fields, n.min(s.items));
+        let values = (n as f64 * s.values as f64 / s.items.max(1) as f64).ceil() as usize;
+        Cost::work(((values + rows) * d) as f64, 0.0)
+            .moves(self.y, rows * d)
+            .weights(self.table, values.min(s.rows) * d)
+            .moves(self.item, n)
+            .moves(self.start, (items * (s.fields + 1)).min(s.pairs() + 1))
+            .moves(self.value, values.min(s.values))
+            .moves(self.share, items * s.fields)
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
@@ -190,8 +197,17 @@ impl Op for BagBwd {
     }
 
     fn cost(&self) -> Cost {
-        let (zd, rd) = ((self.size.values * self.d) as f64, (self.size.rows * self.d) as f64);
-        Cost { flop: 2.0 * zd, bytes: 4.0 * (zd + rd + 3.0 * self.size.values as f64) }
+        let (s, d) = (self.size, self.d);
+        if !self.dtable.wanted() {
+            return Cost::default();
+        }
+        let pairs = s.values.min(s.pairs());
+        Cost::work((2 * s.values * d) as f64, 0.0)
+            .scatters(self.dtable, s.values.min(s.rows) * d, s.rows * d)
+            .moves(self.ditem, pairs * d)
+            .moves(self.owner, s.values)
+            .moves(self.key, s.values)
+            .moves(self.share, pairs)
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {

@@ -37,7 +37,11 @@ impl Op for GatherSequences {
     }
 
     fn cost(&self) -> Cost {
-        Cost { flop: 0.0, bytes: 8.0 * (self.n + self.b) as f64 }
+        Cost::default()
+            .moves(self.raw, self.n)
+            .moves(self.data, self.n.min(self.data.len()))
+            .moves(self.first, self.b)
+            .moves(self.cu, self.b + 1)
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {

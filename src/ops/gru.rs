@@ -54,12 +54,6 @@ fn sigmoid<S: Scalar>(x: S) -> S {
     S::one() / (S::one() + (-x).exp())
 }
 
-/// Products of all rows with W, and what is done to their elements.
-fn cost(n: usize, h: usize, tensors: usize) -> Cost {
-    let (n, h) = (n as f64, h as f64);
-    Cost { flop: 6.0 * n * h * h + 30.0 * n * h, bytes: 4.0 * (tensors as f64 * n * h + 3.0 * h * h) }
-}
-
 impl Op for GruFwd {
     const PRODUCTS: bool = true;
 
@@ -80,7 +74,15 @@ impl Op for GruFwd {
     }
 
     fn cost(&self) -> Cost {
-        cost(self.n, self.h, 9)
+        let (n, h) = (self.n, self.h);
+        Cost::work((6 * n * h * h) as f64, (3 * n * h) as f64)
+            .moves(self.y, n * h)
+            .moves(self.before, n * h)
+            .moves(self.gates, 4 * n * h)
+            .moves(self.gx, 3 * n * h)
+            .weights(self.w, 3 * h * h)
+            .moves(self.bias, 3 * h)
+            .moves(self.cu, self.b + 1)
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
@@ -136,7 +138,19 @@ impl Op for GruBwd {
     }
 
     fn cost(&self) -> Cost {
-        cost(self.n, self.h, 12)
+        let (n, h) = (self.n, self.h);
+        if !self.dgx.wanted() && !self.dgh.wanted() {
+            return Cost::default();
+        }
+        // The gates are there: no exponentials.
+        Cost::work((6 * n * h * h) as f64, 0.0)
+            .gradient(self.dgx, 3 * n * h)
+            .gradient(self.dgh, 3 * n * h)
+            .moves(self.dy, n * h)
+            .moves(self.before, n * h)
+            .moves(self.gates, 4 * n * h)
+            .weights(self.w, 3 * h * h)
+            .moves(self.cu, self.b + 1)
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {

@@ -66,8 +66,13 @@ impl Op for ItemDotFwd {
     }
 
     fn cost(&self) -> Cost {
-        let md = (self.m * self.d) as f64;
-        Cost { flop: 2.0 * md, bytes: 8.0 * md + 12.0 * self.m as f64 }
+        let (m, d, rows) = (self.m, self.d, self.m.min(self.v));
+        Cost::work((m * (2 * d + 1 + !self.bias.is_empty() as usize)) as f64, 0.0)
+            .moves(self.z, m)
+            .moves(self.h, m * d)
+            .weights(self.table, rows * d)
+            .moves(self.bias, rows)
+            .moves(self.id, m)
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
@@ -96,8 +101,12 @@ impl Op for ItemDotBwd {
     }
 
     fn cost(&self) -> Cost {
-        let (md, moved) = ((self.m * self.d) as f64, if self.dh.accumulates() { 12.0 } else { 8.0 });
-        Cost { flop: md, bytes: moved * md + 8.0 * self.m as f64 }
+        let (m, d) = (self.dh.wanted() as usize * self.m, self.d);
+        Cost::work((m * d) as f64, 0.0)
+            .gradient(self.dh, m * d)
+            .moves(self.dz, m)
+            .weights(self.table, m.min(self.v) * d)
+            .moves(self.id, m)
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {

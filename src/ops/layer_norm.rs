@@ -39,8 +39,15 @@ impl Op for LayerNormFwd {
     }
 
     fn cost(&self) -> Cost {
-        let nd = (self.n * self.d) as f64;
-        Cost { flop: 8.0 * nd, bytes: 8.0 * nd }
+        let (n, d) = (self.n, self.d);
+        // Mean 1, variance 3, output 4.
+        Cost::work((8 * n * d) as f64, n as f64)
+            .moves(self.y, n * d)
+            .moves(self.mean, n)
+            .moves(self.rstd, n)
+            .moves(self.x, n * d)
+            .moves(self.gamma, d)
+            .moves(self.beta, d)
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
@@ -77,8 +84,19 @@ impl Op for LayerNormBwd {
     }
 
     fn cost(&self) -> Cost {
-        let nd = (self.n * self.d) as f64;
-        Cost { flop: 16.0 * nd, bytes: 12.0 * nd }
+        let (n, d) = (self.n, self.d);
+        let [dx, dgamma, dbeta] = [self.dx.wanted(), self.dgamma.wanted(), self.dbeta.wanted()].map(usize::from);
+        // xh 2; g 1, its means 3, dx itself 4; dgamma 2; dbeta 1.
+        let (xh, each) = (dx | dgamma, 8 * dx + 2 * dgamma + dbeta);
+        Cost::work(((2 * xh + each) * n * d) as f64, 0.0)
+            .gradient(self.dx, n * d)
+            .gradient(self.dgamma, d)
+            .gradient(self.dbeta, d)
+            .moves(self.dy, (xh | dbeta) * n * d)
+            .moves(self.x, xh * n * d)
+            .moves(self.gamma, dx * d)
+            .moves(self.mean, xh * n)
+            .moves(self.rstd, xh * n)
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {

@@ -38,8 +38,12 @@ impl Op for LinearFwd {
     }
 
     fn cost(&self) -> Cost {
-        let (n, i, o) = (self.n as f64, self.i as f64, self.o as f64);
-        Cost { flop: 2.0 * n * i * o, bytes: 4.0 * (n * i + n * o + i * o) }
+        let (n, i, o) = (self.n, self.i, self.o);
+        Cost::work((2 * n * i * o) as f64, 0.0)
+            .moves(self.y, n * o)
+            .moves(self.x, n * i)
+            .weights(self.w, o * i)
+            .weights(self.b, o)
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
@@ -68,9 +72,15 @@ impl Op for LinearBwd {
     }
 
     fn cost(&self) -> Cost {
-        let (n, i, o) = (self.n as f64, self.i as f64, self.o as f64);
-        let wanted = self.dx.span().is_some() as u8 + self.dw.span().is_some() as u8;
-        Cost { flop: 2.0 * wanted as f64 * n * i * o, bytes: 4.0 * (2.0 * n * i + n * o + 2.0 * i * o) }
+        let (n, i, o) = (self.n, self.i, self.o);
+        let [dx, dw, db] = [self.dx.wanted(), self.dw.wanted(), self.db.wanted()].map(usize::from);
+        Cost::work(((dx + dw) * 2 * n * i * o) as f64, 0.0)
+            .gradient(self.dx, n * i)
+            .gradient(self.dw, o * i)
+            .gradient(self.db, o)
+            .moves(self.dy, (dx | dw | db) * n * o)
+            .moves(self.x, dw * n * i)
+            .weights(self.w, dx * o * i)
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {

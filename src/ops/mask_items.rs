@@ -185,7 +185,18 @@ impl Op for MaskItems {
     }
 
     fn cost(&self) -> Cost {
-        Cost { flop: 0.0, bytes: 12.0 * (self.n + self.m + self.b) as f64 }
+        let (b, n, m) = (self.b, self.n, self.m);
+        Cost::default()
+            .moves(self.item, n)
+            .moves(self.pos, n)
+            .moves(self.row, m)
+            .moves(self.target, m)
+            .moves(self.weight, m)
+            .moves(self.raw, n)
+            .moves(self.cu, b + 1)
+            .moves(self.scored, b + 1)
+            .moves(self.user, b)
+            .moves(self.epoch, 1)
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {

@@ -17,6 +17,7 @@ pub mod attention;
 pub mod case;
 pub mod ceilings;
 pub mod concat;
+pub mod cost;
 pub mod cross_entropy;
 pub mod dilated_conv;
 pub mod draw_negatives;
@@ -52,6 +53,7 @@ pub use adamw::{AdamW, Guard};
 pub use attention::{AttentionBwd, AttentionFwd};
 pub use ceilings::{ExpChain, StreamCopy};
 pub use concat::{ConcatBwd, ConcatFwd};
+pub use cost::Cost;
 pub use cross_entropy::{CrossEntropyBwd, CrossEntropyFwd};
 pub use define::{Access, Spans};
 pub use dilated_conv::{DilatedConvBwd, DilatedConvFwd};
@@ -86,13 +88,6 @@ use crate::base;
 pub use crate::mem::{Dst, Mode};
 use crate::mem::{F32, HostArenas, Planner, Precision, RawSpan, Scalar, Span, U32};
 
-/// Work of one call: floating-point operations and the bytes that must move at least, with 4-byte elements.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Cost {
-    pub flop: f64,
-    pub bytes: f64,
-}
-
 /// The contract of an operation.
 pub trait Op: Spans + Copy + std::fmt::Debug + Send + Sync + 'static {
     /// Whether the spans are large enough for the sizes and the sizes make sense; the message names the field.
@@ -102,7 +97,7 @@ pub trait Op: Spans + Copy + std::fmt::Debug + Send + Sync + 'static {
     /// the error that a plain implementation makes. All other ops compute in f32 whatever they store.
     const PRODUCTS: bool = false;
 
-    /// Floating-point operations and bytes of this call.
+    /// Work and traffic of this call, by the rules of [`cost`].
     fn cost(&self) -> Cost;
 
     /// The operation in plain loops, in the arithmetic of `S`: the oracle at f64, the naive implementation at f32.

@@ -117,8 +117,23 @@ impl Op for NegativeLossFwd {
     }
 
     fn cost(&self) -> Cost {
-        let (rows, d) = ((self.m * (1 + self.s)) as f64, self.d as f64);
-        Cost { flop: 2.0 * rows * d, bytes: 4.0 * (rows * (d + 4.0) + self.m as f64 * d) }
+        let (m, d, s, v) = (self.m, self.d, self.s, self.v);
+        let all = m * (1 + s);
+        let offsets = 1 + !self.log_q.is_empty() as usize;
+        // softplus: 3 operations, an exponential and a logarithm. The softmax: a logarithm a row.
+        let (flop, exps) = match self.contrast {
+            Contrast::Bce { .. } => (4 * all, 2 * all),
+            Contrast::Bpr => (5 * m * s, 2 * m * s),
+            Contrast::Softmax => (3 * all, all + m),
+        };
+        Cost::work((all * (2 * d + offsets) + flop) as f64, exps as f64)
+            .moves(self.loss, m)
+            .moves(self.z, all)
+            .moves(self.h, m * d)
+            .weights(self.table, all.min(v) * d)
+            .moves(self.bias, all.min(v))
+            .moves(self.log_q, all.min(v))
+            .moves(self.id, all)
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
@@ -156,8 +171,21 @@ impl Op for NegativeLossBwd {
     }
 
     fn cost(&self) -> Cost {
-        let (rows, d) = ((self.m * (1 + self.s)) as f64, self.d as f64);
-        Cost { flop: 2.0 * rows * d, bytes: 4.0 * (rows * (d + 3.0) + self.m as f64 * d) }
+        let (m, d, s, dh) = (self.m, self.d, self.s, self.dh.wanted() as usize);
+        let all = m * (1 + s);
+        // A sigmoid: 3 operations. The exponentials of a softmax give its sum, too.
+        let (flop, exps) = match self.contrast {
+            Contrast::Bce { .. } => (4 * all, all),
+            Contrast::Bpr => (6 * m * s, m * s),
+            Contrast::Softmax => (4 * all, all),
+        };
+        Cost::work((dh * 2 * all * d + flop) as f64, exps as f64)
+            .moves(self.g, all)
+            .gradient(self.dh, m * d)
+            .moves(self.dloss, m)
+            .moves(self.z, all)
+            .weights(self.table, dh * all.min(self.v) * d)
+            .moves(self.id, all)
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {

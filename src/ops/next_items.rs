@@ -68,7 +68,16 @@ impl Op for NextItems {
     }
 
     fn cost(&self) -> Cost {
-        Cost { flop: 0.0, bytes: 12.0 * (self.n + self.m + self.b) as f64 }
+        let (b, n, m) = (self.b, self.n, self.m);
+        Cost::default()
+            .moves(self.item, n)
+            .moves(self.pos, n)
+            .moves(self.row, m)
+            .moves(self.target, m)
+            .moves(self.weight, m)
+            .moves(self.raw, n)
+            .moves(self.cu, b + 1)
+            .moves(self.scored, b + 1)
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {

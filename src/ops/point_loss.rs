@@ -51,7 +51,13 @@ impl Op for PointLossFwd {
     }
 
     fn cost(&self) -> Cost {
-        Cost { flop: 20.0 * self.m as f64, bytes: 12.0 * self.m as f64 }
+        let m = self.m;
+        // softplus takes an exponential and a logarithm.
+        let (flop, exps) = match self.kind {
+            PointKind::Squared => (2.0, 0.0),
+            PointKind::Logistic => (5.0, 2.0),
+        };
+        Cost::work(flop * m as f64, exps * m as f64).moves(self.loss, m).moves(self.z, m).moves(self.target, m)
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
@@ -78,7 +84,17 @@ impl Op for PointLossBwd {
     }
 
     fn cost(&self) -> Cost {
-        Cost { flop: 20.0 * self.m as f64, bytes: 16.0 * self.m as f64 }
+        let m = self.dz.wanted() as usize * self.m;
+        // One exponential makes both sigma(z) and sigma(-z).
+        let (flop, exps) = match self.kind {
+            PointKind::Squared => (3.0, 0.0),
+            PointKind::Logistic => (8.0, 1.0),
+        };
+        Cost::work(flop * m as f64, exps * m as f64)
+            .gradient(self.dz, m)
+            .moves(self.dloss, m)
+            .moves(self.z, m)
+            .moves(self.target, m)
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {

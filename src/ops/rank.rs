@@ -61,8 +61,19 @@ impl Op for CountAtLeast {
     }
 
     fn cost(&self) -> Cost {
-        let (b, d, v) = (self.b as f64, self.d as f64, self.v as f64);
-        Cost { flop: 2.0 * b * d * v, bytes: 4.0 * (b * d + v * (d + 1.0) + 3.0 * self.n as f64) }
+        let (b, d, v, n) = (self.b, self.d, self.v, self.n);
+        // The score of every pair, which is where targets find theirs; a comparison a target and item.
+        Cost::work((b * v * (2 * d + 1) + n * v) as f64, 0.0)
+            .moves(self.count, n)
+            .moves(self.score, n)
+            .moves(self.bad, b)
+            .moves(self.h, b * d)
+            .moves(self.table, v * d)
+            .moves(self.bias, v)
+            .moves(self.target, n)
+            .moves(self.target_start, b + 1)
+            .moves(self.excluded, self.e)
+            .moves(self.excluded_start, b + 1)
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
@@ -100,8 +111,15 @@ impl Op for ScoreItems {
     }
 
     fn cost(&self) -> Cost {
-        let (d, p) = (self.d as f64, self.p as f64);
-        Cost { flop: 2.0 * p * d, bytes: 4.0 * p * (d + 3.0) }
+        let (b, d, p) = (self.b, self.d, self.p);
+        let rows = p.min(self.v);
+        Cost::work((p * (2 * d + 1)) as f64, 0.0)
+            .moves(self.score, p)
+            .moves(self.h, b.min(p) * d)
+            .moves(self.table, rows * d)
+            .moves(self.bias, rows)
+            .moves(self.item, p)
+            .moves(self.start, b + 1)
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {

@@ -30,7 +30,7 @@ impl Op for WeightedMean {
     }
 
     fn cost(&self) -> Cost {
-        Cost { flop: 2.0 * self.n as f64, bytes: 8.0 * self.n as f64 }
+        Cost::work(2.0 * self.n as f64, 0.0).moves(self.y, 1).moves(self.x, self.n).moves(self.w, self.n)
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
@@ -45,7 +45,7 @@ impl Op for GradNorm {
     }
 
     fn cost(&self) -> Cost {
-        Cost { flop: 2.0 * self.n as f64, bytes: 4.0 * self.n as f64 }
+        Cost::work(2.0 * self.n as f64, 1.0).moves(self.norm, 1).moves(self.g, self.n)
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {

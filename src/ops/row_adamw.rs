@@ -190,10 +190,21 @@ impl Op for CatchUpRows {
         ])
     }
 
-    /// As if every place were a row of its own, ten steps behind.
+    /// As if every place were a row of its own, one step behind, which is the least of a row that is behind at all: the
+    /// traffic is the same for any number of missed steps, and outweighs the work of a few.
     fn cost(&self) -> Cost {
-        let nd = (self.places() * self.d) as f64;
-        Cost { flop: 100.0 * nd, bytes: 24.0 * nd }
+        let rows = self.places().min(self.rows);
+        let nd = rows * self.d;
+        // m and v 1 each, the update 4, p 4.
+        Cost::work(10.0 * nd as f64, nd as f64)
+            .updates(self.p, nd)
+            .updates(self.m, nd)
+            .updates(self.v, nd)
+            .updates(self.last, rows)
+            .moves(self.key, if self.all { 0 } else { self.n })
+            .moves(self.history, 4)
+            .moves(self.ok, 1)
+            .moves(self.step, 1)
     }
 
     fn reference<S: Scalar>(&self, mem: &HostArenas<S>) {
@@ -251,9 +262,22 @@ impl Op for AdamWRows {
         ])
     }
 
+    /// As if every place were a row of its own.
     fn cost(&self) -> Cost {
-        let nd = (self.n * self.d) as f64;
-        Cost { flop: 14.0 * nd, bytes: 28.0 * nd }
+        let rows = self.n.min(self.rows);
+        let nd = rows * self.d;
+        Cost::work(super::adamw::flop(self.max_norm) * nd as f64, nd as f64)
+            .updates(self.p, nd)
+            .updates(self.m, nd)
+            .updates(self.v, nd)
+            // Which step a row has stood at is not asked any more.
+            .moves(self.last, rows)
+            .moves(self.g, nd)
+            .moves(self.key, self.n)
+            .moves(self.norm, 1)
+            .moves(self.ok, 1)
+            .moves(self.hyper, 3)
+            .moves(self.step, 1)
     }
 
     fn reference<S: Scalar>(&self, mem: &HostArenas<S>) {

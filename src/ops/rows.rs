@@ -38,7 +38,8 @@ impl Op for GatherRows {
     }
 
     fn cost(&self) -> Cost {
-        Cost { flop: 0.0, bytes: 8.0 * (self.m * self.d) as f64 }
+        let (m, d) = (self.m, self.d);
+        Cost::default().moves(self.y, m * d).moves(self.x, m.min(self.n) * d).moves(self.row, m)
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
@@ -57,7 +58,9 @@ impl Op for ScatterRows {
     }
 
     fn cost(&self) -> Cost {
-        Cost { flop: 0.0, bytes: 4.0 * ((self.m + self.n) * self.d) as f64 }
+        // Rows that come once are moved, not added.
+        let (m, d) = (self.dx.wanted() as usize * self.m, self.d);
+        Cost::default().scatters(self.dx, m.min(self.n) * d, self.n * d).moves(self.dy, m * d).moves(self.row, m)
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {

@@ -117,8 +117,20 @@ impl Op for SampledSoftmaxFwd {
     }
 
     fn cost(&self) -> Cost {
-        let (m, d, s) = (self.m as f64, self.d as f64, self.s as f64);
-        Cost { flop: 2.0 * m * d * (s + 1.0), bytes: 4.0 * (2.0 * m * d + s * d) }
+        let (m, d, s) = (self.m, self.d, self.s);
+        let ids = (m + s).min(self.bias.len());
+        // An exponential a logit, a logarithm a row.
+        Cost::work((2 * m * d * (1 + s)) as f64, (m * (1 + s) + m) as f64)
+            .moves(self.loss, m)
+            .moves(self.lse, m)
+            .moves(self.h, m * d)
+            .moves(self.pos, m * d)
+            .moves(self.neg, s * d)
+            .moves(self.bias, ids)
+            .moves(self.log_q, ids)
+            .moves(self.target, m)
+            .moves(self.negative, s)
+            .moves(self.own, m * s.div_ceil(32))
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
@@ -157,8 +169,26 @@ impl Op for SampledSoftmaxBwd {
     }
 
     fn cost(&self) -> Cost {
-        let (m, d, s) = (self.m as f64, self.d as f64, self.s as f64);
-        Cost { flop: 6.0 * m * d * (s + 1.0), bytes: 4.0 * (3.0 * m * d + 2.0 * s * d) }
+        let (m, d, s) = (self.m, self.d, self.s);
+        let [dh, dneg, dbias] = [self.dh.wanted(), self.dneg.wanted(), self.dneg_bias.wanted()].map(usize::from);
+        // Logits and exponentials once. g0 is always made; alone it asks for the target's logit only.
+        let others = (dh | dneg | dbias) * s;
+        let (logits, ids) = (1 + others, (m + others).min(self.bias.len()));
+        Cost::work((2 * m * d * (logits + dh * (1 + s) + dneg * s)) as f64, (m * logits) as f64)
+            .moves(self.g0, m)
+            .gradient(self.dh, m * d)
+            .gradient(self.dneg, s * d)
+            .gradient(self.dneg_bias, s)
+            .moves(self.dloss, m)
+            .moves(self.h, m * d)
+            .moves(self.pos, m * d)
+            .moves(self.neg, others * d)
+            .moves(self.bias, ids)
+            .moves(self.log_q, ids)
+            .moves(self.target, m)
+            .moves(self.negative, others)
+            .moves(self.own, m * others.div_ceil(32))
+            .moves(self.lse, m)
     }
 
     fn reference<S: Scalar>(&self, mem: &HostArenas<S>) {

@@ -31,8 +31,8 @@ impl Op for ScaleRowsFwd {
     }
 
     fn cost(&self) -> Cost {
-        let nd = (self.n * self.d) as f64;
-        Cost { flop: nd, bytes: 8.0 * nd + 4.0 * self.n as f64 }
+        let nd = self.n * self.d;
+        Cost::work(nd as f64, 0.0).moves(self.y, nd).moves(self.x, nd).moves(self.w, self.n)
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
@@ -48,8 +48,9 @@ impl Op for ScaleRowsBwd {
     }
 
     fn cost(&self) -> Cost {
-        let (nd, moved) = ((self.n * self.d) as f64, if self.dx.accumulates() { 12.0 } else { 8.0 });
-        Cost { flop: nd, bytes: moved * nd + 4.0 * self.n as f64 }
+        let n = self.dx.wanted() as usize * self.n;
+        let nd = n * self.d;
+        Cost::work(nd as f64, 0.0).gradient(self.dx, nd).moves(self.dy, nd).moves(self.w, n)
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {

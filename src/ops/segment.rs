@@ -104,9 +104,22 @@ impl Sources {
         ])
     }
 
-    /// Bytes that are read: a row each, of pairs only the coefficient and each h once.
-    fn bytes(&self) -> f64 {
-        4.0 * ((self.n + self.s + self.m) * self.d + self.m * self.p + 2 * self.rows()) as f64
+    /// Rows that are there: those of empty sources are zeros, which nobody adds.
+    fn given(&self) -> usize {
+        let or_none = |span: Span<Act>, rows: usize| if span.is_empty() { 0 } else { rows };
+        or_none(self.dy, self.n) + or_none(self.panel, self.s) + self.m * self.p
+    }
+
+    /// An addition an element, and a multiplication where pairs have one; each source once. No destination.
+    fn cost(&self) -> Cost {
+        let times = if self.h.is_empty() { 0 } else { self.m * self.p };
+        Cost::work(((self.given() + times) * self.d) as f64, 0.0)
+            .moves(self.dy, self.n * self.d)
+            .moves(self.panel, self.s * self.d)
+            .moves(self.g, self.m * self.p)
+            .moves(self.h, self.m * self.d)
+            .moves(self.order, self.rows())
+            .moves(self.key, self.rows())
     }
 
     /// Gives `add(place where the run begins, id, k, term)` every term, in order.
@@ -147,10 +160,10 @@ impl Op for SegmentSum {
 
     fn cost(&self) -> Cost {
         let of = self.sources();
-        let (rd, vd) = ((of.rows() * self.d) as f64, (self.v * self.d) as f64);
-        let pairs = (self.m * self.p * self.d) as f64;
-        let written = if self.dtable.accumulates() { 8.0 * rd } else { 4.0 * vd };
-        Cost { flop: rd + pairs, bytes: of.bytes() + written }
+        if !self.dtable.wanted() {
+            return Cost::default();
+        }
+        of.cost().scatters(self.dtable, of.given().min(self.v) * self.d, self.v * self.d)
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
@@ -169,8 +182,7 @@ impl Op for SegmentRows {
 
     fn cost(&self) -> Cost {
         let of = self.sources();
-        let rd = (of.rows() * self.d) as f64;
-        Cost { flop: rd + (self.m * self.p * self.d) as f64, bytes: of.bytes() + 4.0 * rd }
+        of.cost().moves(self.rows, of.rows() * self.d)
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {

@@ -48,12 +48,6 @@ op! {
     }
 }
 
-/// Moves `N*D` numbers on one side and `B*D` on the other.
-fn cost(b: usize, n: usize, d: usize, flop: f64) -> Cost {
-    let nd = (n * d) as f64;
-    Cost { flop: flop * nd, bytes: 4.0 * (nd + (b * d) as f64) }
-}
-
 /// What an empty span of weights counts as.
 fn weights(w: Span<F32>, n: usize) -> usize {
     if w.is_empty() { n } else { w.len() }
@@ -96,7 +90,8 @@ impl Op for SpreadFwd {
     }
 
     fn cost(&self) -> Cost {
-        cost(self.b, self.n, self.d, 0.0)
+        let (b, n, d) = (self.b, self.n, self.d);
+        Cost::default().moves(self.y, n * d).moves(self.x, b.min(n) * d).moves(self.cu, b + 1)
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
@@ -111,7 +106,11 @@ impl Op for SpreadBwd {
     }
 
     fn cost(&self) -> Cost {
-        cost(self.b, self.n, self.d, 1.0)
+        let (b, nd, wanted) = (self.b, self.n * self.d, self.dx.wanted() as usize);
+        Cost::work((wanted * nd) as f64, 0.0)
+            .gradient(self.dx, b * self.d)
+            .moves(self.dy, wanted * nd)
+            .moves(self.cu, wanted * (b + 1))
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
@@ -127,7 +126,13 @@ impl Op for PoolFwd {
     }
 
     fn cost(&self) -> Cost {
-        cost(self.b, self.n, self.d, 2.0)
+        let (b, n, d) = (self.b, self.n, self.d);
+        let flop = if self.w.is_empty() { 1 } else { 2 };
+        Cost::work((flop * n * d) as f64, 0.0)
+            .moves(self.y, b * d)
+            .moves(self.x, n * d)
+            .moves(self.w, n)
+            .moves(self.cu, b + 1)
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
@@ -143,7 +148,13 @@ impl Op for PoolBwd {
     }
 
     fn cost(&self) -> Cost {
-        cost(self.b, self.n, self.d, 1.0)
+        let (b, n, d, wanted) = (self.b, self.n, self.d, self.dx.wanted() as usize);
+        let flop = if self.w.is_empty() { 0 } else { wanted };
+        Cost::work((flop * n * d) as f64, 0.0)
+            .gradient(self.dx, n * d)
+            .moves(self.dy, wanted * b.min(n) * d)
+            .moves(self.w, wanted * n)
+            .moves(self.cu, wanted * (b + 1))
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {

@@ -74,7 +74,13 @@ impl Op for SortIds {
     }
 
     fn cost(&self) -> Cost {
-        Cost { flop: 0.0, bytes: 12.0 * self.n() as f64 }
+        let n = self.n();
+        Cost::default()
+            .moves(self.order, n)
+            .moves(self.key, n)
+            .moves(self.id0, self.n0)
+            .moves(self.id1, self.n1)
+            .moves(self.id2, self.n2)
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {

@@ -76,8 +76,17 @@ impl Op for TopK {
     }
 
     fn cost(&self) -> Cost {
-        let (b, d, v, k) = (self.b as f64, self.d as f64, self.v as f64, self.k as f64);
-        Cost { flop: 2.0 * b * d * v, bytes: 4.0 * (b * d + v * (d + 1.0) + 2.0 * b * k) }
+        let (b, d, v, k) = (self.b, self.d, self.v, self.k);
+        // The score of every pair, and one comparison of it.
+        Cost::work((b * v * (2 * d + 2)) as f64, 0.0)
+            .moves(self.item, b * k)
+            .moves(self.score, b * k)
+            .moves(self.bad, b)
+            .moves(self.h, b * d)
+            .moves(self.table, v * d)
+            .moves(self.bias, v)
+            .moves(self.excluded, self.e)
+            .moves(self.excluded_start, b + 1)
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {

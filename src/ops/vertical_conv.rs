@@ -10,7 +10,7 @@ one count as zero vectors. Rows behind the last sequence have no window: y is 0,
 With F of 4 and L of 5 this is two operations a number moved, so no product of tensor cores: backends compute in f32.
 */
 
-use super::{Cost, Dst, Op, case::Case, dilated_conv::sequences, fits};
+use super::{Cost, Dst, Op, case::Case, cost::apart, dilated_conv::sequences, fits};
 use crate::mem::{Act, F32, HostArenas, Planner, Scalar, U32};
 
 op! {
@@ -39,6 +39,11 @@ fn sizes(d: usize, l: usize, f: usize) -> Result<(), String> {
     }
 }
 
+/// Rows inside the windows of all rows ([`cost`](super::cost): as if lengths were equal).
+fn inside(b: usize, n: usize, l: usize) -> usize {
+    (0..l).map(|back| apart(b, n, back)).sum()
+}
+
 impl Op for VerticalConvFwd {
     fn check(&self) -> Result<(), String> {
         let (n, d, l, f) = (self.n, self.d, self.l, self.f);
@@ -53,8 +58,14 @@ impl Op for VerticalConvFwd {
     }
 
     fn cost(&self) -> Cost {
-        let (n, d, l, f) = (self.n as f64, self.d as f64, self.l as f64, self.f as f64);
-        Cost { flop: 2.0 * n * f * l * d, bytes: 4.0 * n * d * (1.0 + f) }
+        let (b, n, d, l, f) = (self.b, self.n, self.d, self.l, self.f);
+        // A multiply-add each, the first onto the bias.
+        Cost::work((2 * inside(b, n, l) * f * d) as f64, 0.0)
+            .moves(self.y, n * f * d)
+            .moves(self.x, n * d)
+            .moves(self.w, f * l)
+            .moves(self.bias, f)
+            .moves(self.cu, b + 1)
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
@@ -89,9 +100,17 @@ impl Op for VerticalConvBwd {
     }
 
     fn cost(&self) -> Cost {
-        let (n, d, l, f) = (self.n as f64, self.d as f64, self.l as f64, self.f as f64);
-        let wanted = self.dx.span().is_some() as u8 as f64 + self.dw.span().is_some() as u8 as f64;
-        Cost { flop: 2.0 * wanted * n * f * l * d, bytes: 4.0 * n * d * (2.0 + wanted * f) }
+        let (b, n, d, l, f) = (self.b, self.n, self.d, self.l, self.f);
+        let [dx, dw, db] = [self.dx.wanted(), self.dw.wanted(), self.db.wanted()].map(usize::from);
+        let any = dx | dw | db;
+        Cost::work(((2 * (dx + dw) * inside(b, n, l) + db * n) * f * d) as f64, 0.0)
+            .gradient(self.dx, n * d)
+            .gradient(self.dw, f * l)
+            .gradient(self.db, f)
+            .moves(self.dy, any * n * f * d)
+            .moves(self.x, dw * n * d)
+            .moves(self.w, dx * f * l)
+            .moves(self.cu, any * (b + 1))
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {

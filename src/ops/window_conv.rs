@@ -16,7 +16,7 @@ A row of c belongs to up to L windows, so that c is computed once a row, not onc
 Rows behind the last sequence have no window: y is 0, `at` NO_ROW.
 */
 
-use super::{Cost, Dst, NO_ROW, Op, case::Case, dilated_conv::sequences, fits};
+use super::{Cost, Dst, NO_ROW, Op, case::Case, cost::apart, dilated_conv::sequences, fits};
 use crate::mem::{Act, F32, HostArenas, Planner, Scalar, U32};
 
 op! {
@@ -47,6 +47,12 @@ pub fn taps(l: usize) -> usize {
     l * (l + 1) / 2
 }
 
+/// Taps of all heights and rows that lie inside their sequence ([`cost`](super::cost): as if lengths were equal): those that
+/// look `back` rows back are of the l - back heights above.
+fn inside(b: usize, n: usize, l: usize) -> usize {
+    (0..l).map(|back| (l - back) * apart(b, n, back)).sum()
+}
+
 /// `Err` naming what is out of range. Rows back are counted in 32 bits.
 fn sizes(d: usize, l: usize, f: usize) -> Result<(), String> {
     match d == 0 || f == 0 || l == 0 || l >= 1 << 15 {
@@ -72,9 +78,14 @@ impl Op for WindowConvFwd {
     }
 
     fn cost(&self) -> Cost {
-        let (n, d, l, f) = (self.n as f64, self.d as f64, self.l as f64, self.f as f64);
-        let weights = l * (l + 1.0) / 2.0 * d * f;
-        Cost { flop: 2.0 * n * weights, bytes: 4.0 * (n * d + 2.0 * n * l * f + weights) }
+        let (b, n, d, l, f) = (self.b, self.n, self.d, self.l, self.f);
+        Cost::work((2 * inside(b, n, l) * d * f) as f64, 0.0)
+            .moves(self.y, n * l * f)
+            .moves(self.at, n * l * f)
+            .moves(self.x, n * d)
+            .weights(self.w, taps(l) * d * f)
+            .moves(self.bias, l * f)
+            .moves(self.cu, b + 1)
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
@@ -136,10 +147,19 @@ impl Op for WindowConvBwd {
     }
 
     fn cost(&self) -> Cost {
-        let (n, d, l, f) = (self.n as f64, self.d as f64, self.l as f64, self.f as f64);
-        let wanted = self.dx.span().is_some() as u8 as f64 + self.dw.span().is_some() as u8 as f64;
-        let weights = l * (l + 1.0) / 2.0 * d * f;
-        Cost { flop: 2.0 * wanted * n * weights, bytes: 4.0 * (2.0 * n * d + 2.0 * n * l * f + wanted * weights) }
+        let (b, n, d, l, f) = (self.b, self.n, self.d, self.l, self.f);
+        let [dx, dw, db] = [self.dx.wanted(), self.dw.wanted(), self.db.wanted()].map(usize::from);
+        let any = dx | dw | db;
+        // As if every maximum were a row's own: sparse as dc may be, it is multiplied whole.
+        Cost::work((2 * (dx + dw) * inside(b, n, l) * d * f) as f64, 0.0)
+            .gradient(self.dx, n * d)
+            .gradient(self.dw, taps(l) * d * f)
+            .gradient(self.db, l * f)
+            .moves(self.dy, any * n * l * f)
+            .moves(self.at, any * n * l * f)
+            .moves(self.x, dw * n * d)
+            .weights(self.w, dx * taps(l) * d * f)
+            .moves(self.cu, (dx | dw) * (b + 1))
     }
 
     fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
