@@ -21,8 +21,8 @@ use crate::{
 };
 
 /// Times every operation, forward and backward, at the sizes that models have it at, beside ceilings that the program
-/// measures itself: a large copy, a large product, exponentials. `roof` is the least time that the work can take by them as a
-/// share of the median; work that fits a cache can beat memory's ceiling.
+/// measures itself: copies, a large product, exponentials. `roof` is the least time that the work can take by them as a share of
+/// the median; work that fits a cache is held against a copy that does.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -102,7 +102,7 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
         device: device.to_string(),
         precision: format!("{precision:?}").to_lowercase(),
         threads: pool.current_num_threads(),
-        ceilings: Ceilings { copy: 0.0, products: 0.0, exps: 0.0 },
+        ceilings: Ceilings::default(),
         rows: Vec::new(),
     };
     printer.say(format_args!("device  {chosen}: {}, {}", kept.machine, kept.precision));
@@ -325,12 +325,13 @@ impl Table {
             return self.printer.event(&serde_json::json!({
                 "event": "ceilings", "program": kept.program, "machine": kept.machine, "device": kept.device,
                 "precision": kept.precision, "threads": kept.threads, "copy_bytes_s": c.copy,
-                "products_flop_s": c.products, "exps_s": c.exps,
+                "cached_bytes_s": c.cached, "products_flop_s": c.products, "exps_s": c.exps,
             }));
         }
         self.printer.result(format_args!(
-            "ceilings  copy {:.1} GB/s, products {:.1} GFLOP/s, exponentials {:.2} G/s   ({}, {} thread(s), {})",
+            "ceilings  copy {:.1} GB/s ({:.1} in caches), products {:.1} GFLOP/s, exponentials {:.2} G/s   ({}, {} thread(s), {})",
             c.copy / 1e9,
+            c.cached.iter().map(|(_, rate)| *rate).fold(0.0, f64::max) / 1e9,
             c.products / 1e9,
             c.exps / 1e9,
             kept.machine,

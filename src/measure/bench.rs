@@ -230,11 +230,13 @@ where
 {
     b.sync()?;
     let time = time(b, op, log.patience, &mut log.keys)?;
-    let precision = b.precision();
-    let (cost, (floor, bound)) = (op.cost(), roof::floor(&op.cost(), O::PRODUCTS, precision, &log.ceilings));
-    let Cost { flop, exps, .. } = cost;
+    let (precision, cost) = (b.precision(), op.cost());
     let mut memory = b.need(op).unwrap_or(0) as u64;
     op.uses(&mut |_, span| memory += (span.len * bytes_of(span, precision)) as u64);
+    // The call before has left in the caches what fits there.
+    let bytes = cost.moved(precision);
+    let (floor, bound) = roof::floor(&cost, O::PRODUCTS, precision, &log.ceilings.warm(bytes));
+    let Cost { flop, exps, .. } = cost;
     Ok(Row {
         shape: String::new(),
         part: String::new(),
@@ -244,7 +246,7 @@ where
         time,
         flop,
         exps,
-        bytes: cost.moved(precision),
+        bytes,
         memory,
         roof: floor / time.median,
         bound,

@@ -10,14 +10,27 @@ use crate::{
 };
 
 /// Rates of a device, in a precision.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Ceilings {
     /// Bytes a second read and written by a copy too large for any cache.
     pub copy: f64,
+    /// The same for smaller copies, again and again: (bytes read and written, rate), ascending; what caches give.
+    pub cached: [(f64, f64); SIZES],
     /// Floating-point operations a second of a large square product.
     pub products: f64,
     /// Exponentials a second.
     pub exps: f64,
+}
+
+/// Sizes of copies.
+const SIZES: usize = 7;
+
+impl Ceilings {
+    /// With memory as fast as it is for data of `bytes` that were used just before.
+    pub fn warm(&self, bytes: f64) -> Ceilings {
+        let fits = self.cached.iter().find(|(size, _)| *size >= bytes);
+        Ceilings { copy: fits.map_or(self.copy, |(_, rate)| *rate), ..*self }
+    }
 }
 
 /// Rounds of the chain of exponentials: then the bytes are no matter.
@@ -31,11 +44,17 @@ const ROUNDS: usize = 256;
 pub fn measure(open: &dyn Fn(&Planner) -> Result<Box<dyn Repeats>>) -> Result<Ceilings> {
     let patience = Patience { seconds: 0.1, sample: 5e-3 };
     // Up to 256 MB each way.
+    let mut cached = [(f64::INFINITY, 0.0); SIZES];
     let copy = growing((14..=26).step_by(2), 2e-2, |size| {
         let (mut p, n) = (Planner::new(), 1 << size);
         let op = StreamCopy { y: p.stat(n), x: p.stat(n), n };
-        run(&mut *open(&p)?, &op, patience).map(|seconds| (seconds, op.cost().bytes / seconds))
+        let seconds = run(&mut *open(&p)?, &op, patience)?;
+        let rate = op.cost().bytes / seconds;
+        cached[(size as usize - 14) / 2] = (op.cost().bytes, rate);
+        Ok((seconds, rate))
     })?;
+    // Where a slow device has been spared the rest.
+    cached.iter_mut().filter(|(_, rate)| *rate == 0.0).for_each(|point| *point = (f64::MAX, copy.last));
     let exps = growing((12..=24).step_by(2), 2e-2, |size| {
         let (mut p, n) = (Planner::new(), 1 << size);
         let op = ExpChain { y: p.stat(n), x: p.stat(n), n, rounds: ROUNDS };
@@ -47,7 +66,7 @@ pub fn measure(open: &dyn Fn(&Planner) -> Result<Box<dyn Repeats>>) -> Result<Ce
         let op = LinearFwd { y: p.act(n * n), x: p.act(n * n), w: p.weight(n * n), b: p.weight(n), n, i: n, o: n };
         run(&mut *open(&p)?, &op, patience).map(|seconds| (seconds, op.cost().flop / seconds))
     })?;
-    Ok(Ceilings { copy: copy.last, products: products.best, exps: exps.best })
+    Ok(Ceilings { copy: copy.last, cached, products: products.best, exps: exps.best })
 }
 
 fn run<O: Op>(b: &mut dyn Repeats, op: &O, patience: Patience) -> Result<f64>
@@ -89,4 +108,18 @@ fn growing(
         }
     }
     Ok(rates)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fits_a_cache_is_held_against_the_cache() {
+        let mut cached = [(f64::MAX, 1.0); SIZES];
+        (cached[0], cached[1]) = ((100.0, 9.0), (400.0, 3.0));
+        let c = Ceilings { copy: 1.0, cached, products: 5.0, exps: 6.0 };
+        assert_eq!([50.0, 100.0, 101.0, 400.0, 401.0].map(|bytes| c.warm(bytes).copy), [9.0, 9.0, 3.0, 3.0, 1.0]);
+        assert_eq!(c.warm(1.0).products, 5.0);
+    }
 }

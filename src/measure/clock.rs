@@ -57,7 +57,7 @@ impl Patience {
     const MOST: usize = 400;
     const LEAST: usize = 5;
     /// Calls of one sample.
-    const CALLS: usize = 2000;
+    const CALLS: usize = 500;
 
     pub fn of(seconds: f64) -> Patience {
         Patience { seconds, sample: (seconds / 100.0).clamp(2e-4, 2e-3) }

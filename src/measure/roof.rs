@@ -30,7 +30,8 @@ impl Bound {
 
 /// Seconds that a call of this cost takes at least, each kind of work at its ceiling and all of them at once, and which takes
 /// longest. `products`: its floating-point operations are those of products ([`crate::ops::Op::PRODUCTS`]); the few of other
-/// ops are never what they wait for. Data that stay in a cache can be faster than memory is: then a call beats this floor.
+/// ops are never what they wait for. Data that stay in a cache can be faster than memory
+/// is: [`Ceilings::warm`] knows how fast.
 pub fn floor(cost: &Cost, products: bool, precision: Precision, c: &Ceilings) -> (f64, Bound) {
     let all = [
         (cost.moved(precision) / c.copy, Bound::Memory),
@@ -46,7 +47,7 @@ mod tests {
 
     #[test]
     fn the_longest_kind_of_work_is_the_floor() {
-        let c = Ceilings { copy: 1e9, products: 1e12, exps: 1e10 };
+        let c = Ceilings { copy: 1e9, cached: Default::default(), products: 1e12, exps: 1e10 };
         let cost = Cost { flop: 4e9, exps: 1e7, act: 1e6, bytes: 0.0 };
         assert_eq!(floor(&cost, true, Precision::F32, &c), (4e-3, Bound::Memory));
         assert_eq!(floor(&cost, true, Precision::Bf16, &c), (4e-3, Bound::Products));
