@@ -1,9 +1,10 @@
 /*! What a call of an op costs at least, whoever runs it: the work and the traffic that a roofline is drawn from.
 
 *Work* is what the formula in the op's head comment asks for, done once. A multiply-add is two operations; a comparison, a
-maximum and a division are one; what happens once a row or once a call, integers (Philox, sorting) and the addition into an
+maximum and a division are one; arithmetic once a row or once a call, integers (Philox, sorting) and the addition into an
 `Acc` destination are not counted. Ops made of products ([`Op::PRODUCTS`](super::Op::PRODUCTS)) count the products alone:
-what is done to their elements runs on other units beside them, and would blur a share of the rate of products.
+what is done to their elements runs on other units beside them, and would blur a share of the rate of products. The
+operations of all other ops are f32 ones, in bf16 mode too: the rate of tensor cores is not theirs.
 
 *Traffic* is every number that must come from memory or go there, once: what two passes over the same data read twice, and
 scratch, are an implementation's own. Sizes alone are known here, not what stands in memory, so that

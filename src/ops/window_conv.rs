@@ -150,7 +150,7 @@ impl Op for WindowConvBwd {
         let (b, n, d, l, f) = (self.b, self.n, self.d, self.l, self.f);
         let [dx, dw, db] = [self.dx.wanted(), self.dw.wanted(), self.db.wanted()].map(usize::from);
         let any = dx | dw | db;
-        // As if every maximum were a row's own: sparse as dc may be, it is multiplied whole.
+        // dc has zeros where a row of c is the maximum of no window; it is multiplied whole.
         Cost::work((2 * (dx + dw) * inside(b, n, l) * d * f) as f64, 0.0)
             .gradient(self.dx, n * d)
             .gradient(self.dw, taps(l) * d * f)
