@@ -90,7 +90,6 @@ ops! {
     adamw_rows: ops::row_adamw::cases();
     rows: ops::rows::cases();
     sampled_softmax: ops::sampled_softmax::cases();
-    scale_rows: ops::scale_rows::cases();
     score_items: ops::rank::score_cases();
     top_k: ops::top_k::cases();
     position_sum: ops::embedding::position_cases();

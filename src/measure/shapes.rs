@@ -40,7 +40,7 @@ pub fn all() -> Vec<Shape> {
     add("bert4rec-d64", 3706, base.clone());
     add("bert4rec-d128", 3706, Settings { width: 128, heads: 4, projection: true, ..base.clone() });
     add("bert4rec-d256", 26_744, Settings { width: 256, heads: 4, ..base.clone() });
-    add("bert4rec-sampled", 200_000, rows(negatives(short.clone())));
+    add("bert4rec-sampled", 200_000, rows(Settings { exclude_seen: true, ..negatives(short.clone()) }));
     let popular = Settings { sampler: SamplerKind::Popularity, exclude_seen: true, ..short.clone() };
     add("sasrec-gbce", 26_744, Settings { loss: LossKind::Gbce, negatives: 256, ..of("sasrec", &popular) });
     let own = Settings { per_position: true, attention_dropout: 0.1, ..negatives(of("sasrec", &short)) };
@@ -82,6 +82,8 @@ pub struct Data {
     /// Users who make a batch, oldest item first.
     users: Vec<Vec<u32>>,
     ratings: Vec<f32>,
+    /// Items that targets are ranked among, a list a user.
+    among: Vec<[Vec<u32>; 1]>,
 }
 
 /// Levels of the ratings.
@@ -104,6 +106,7 @@ impl Shape {
         let mut draw = Stream::new(1, Purpose::Test, 0);
         let mut item = || ((draw.uniform() as f64 * (v as f64).ln()).exp() as u32).min(v as u32 - 1);
         let users: Vec<Vec<u32>> = (0..s.batch).map(|_| (0..s.length).map(|_| item()).collect()).collect();
+        let among = (0..s.batch).map(|_| [(0..100).map(|_| item()).collect()]).collect();
         let counts = (0..v as u64).map(|i| 1 + 1_000_000 / (i + 1)).collect();
         // Genres: one to three of eighteen; makers: one of many.
         let (genres, makers): (Vec<u32>, Vec<u32>) = ((0..18).collect(), (0..v as u32 / 3 + 1).collect());
@@ -118,7 +121,7 @@ impl Shape {
         let users_known = if s.user_width > 0 { 10 * s.batch } else { 0 };
         let scale = RatingScale { levels: LEVELS.into(), mean: 3.5 };
         let facts = Facts { counts, users: users_known, fields, ratings: s.find()?.1.rated.then_some(scale) };
-        Ok(Data { facts, users, ratings: LEVELS.iter().copied().cycle().take(s.length).collect() })
+        Ok(Data { facts, users, ratings: LEVELS.iter().copied().cycle().take(s.length).collect(), among })
     }
 }
 
@@ -185,12 +188,12 @@ impl Data {
         let queries: Vec<Query> = self
             .users
             .iter()
-            .zip(&seen)
-            .map(|(items, excluded)| {
+            .zip(seen.iter().zip(&self.among))
+            .map(|(items, (excluded, among))| {
                 let (history, targets) = items.split_at(last(items));
                 // Of baskets the last is asked about, and it has its marks.
                 let history = &history[history.len().saturating_sub(history.len() / 2)..];
-                Query { history, user: None, excluded, targets, among: &[] }
+                Query { history, user: None, excluded, targets, among }
             })
             .collect();
         let failed = |fault: Fault| fault.error(|_| String::new());

@@ -40,7 +40,6 @@ pub mod reduce;
 pub mod row_adamw;
 pub mod rows;
 pub mod sampled_softmax;
-pub mod scale_rows;
 pub mod segment;
 pub mod sequence_rows;
 pub mod sort_ids;
@@ -76,7 +75,6 @@ pub use reduce::{GradNorm, WeightedMean};
 pub use row_adamw::{AdamWRows, CatchUpRows};
 pub use rows::{GatherRows, NO_ROW, ScatterRows};
 pub use sampled_softmax::{SampledSoftmaxBwd, SampledSoftmaxFwd};
-pub use scale_rows::{ScaleRowsBwd, ScaleRowsFwd};
 pub use segment::{SegmentRows, SegmentSum};
 pub use sequence_rows::{PoolBwd, PoolFwd, SpreadBwd, SpreadFwd};
 pub use sort_ids::{NO_ID, SortIds};
@@ -344,7 +342,6 @@ macro_rules! for_all_ops {
             NegativeLossFwd, NegativeLossBwd,
             PointLossFwd, PointLossBwd,
             SampledSoftmaxFwd, SampledSoftmaxBwd,
-            ScaleRowsFwd, ScaleRowsBwd,
             SpreadFwd, SpreadBwd, PoolFwd, PoolBwd,
             SortIds, SegmentSum, SegmentRows,
             TopK, CountAtLeast, ScoreItems,
@@ -406,7 +403,6 @@ pub fn all_cases<B: Backend + 'static>() -> Vec<Box<dyn case::AnyCase<B>>> {
         row_adamw::cases(),
         rows::cases(),
         sampled_softmax::cases(),
-        scale_rows::cases(),
         segment::cases(),
         segment::rows_cases(),
         sequence_rows::spread_cases(),

@@ -34,7 +34,6 @@ mod reduce;
 mod row_adamw;
 mod rows;
 mod sampled_softmax;
-mod scale_rows;
 mod scores;
 pub mod scratch;
 mod segment;

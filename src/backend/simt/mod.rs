@@ -47,7 +47,6 @@ mod reduce;
 mod row_adamw;
 mod rows;
 mod sampled_softmax;
-mod scale_rows;
 mod scores;
 mod segment;
 mod sequence_rows;
