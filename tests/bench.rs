@@ -37,8 +37,9 @@ fn every_op_is_in_some_shape() {
     let kept = read(&path);
     let rows = kept["rows"].as_array().unwrap();
     let met: BTreeSet<&str> = rows.iter().map(|r| r["op"].as_str().unwrap()).collect();
-    // The ceilings are what all others are measured by; sequences are gathered by devices that hold the data.
-    let elsewhere = ["no_op", "stream_copy", "exp_chain", "gather_sequences"];
+    // The ceilings are what all others are measured by; sequences are gathered by devices that hold the data; rows catch up
+    // once, and again is no work.
+    let elsewhere = ["no_op", "stream_copy", "exp_chain", "gather_sequences", "catch_up_rows"];
     let mut left = names();
     left.retain(|name| !met.contains(name) && !elsewhere.contains(name));
     assert!(left.is_empty(), "in no shape: {left:?}");
@@ -113,12 +114,24 @@ fn an_earlier_result_is_put_beside_this_one() {
     assert!(stderr.contains("fell below 0.8 of their share"), "{stderr}");
 }
 
+/// Backward ops stand in cases that are named by their forward op.
+#[test]
+fn cases_are_timed_by_the_names_of_ops() {
+    let (stdout, stderr, code) =
+        bench(&["--shapes", "none", "--cases", "--only", "gelu_bwd", "--seconds", "1e-6", "--device", "cpu"]);
+    assert_eq!(code, 0, "{stderr}");
+    let rows = stdout.lines().filter(|line| line.starts_with("gelu_bwd")).count();
+    assert!(rows >= 3 && !stdout.contains("gelu_fwd"), "{stdout}");
+}
+
 #[test]
 fn what_cannot_be_timed_is_told() {
     for (args, part) in [
         (&["--shapes", "bert5"][..], "there is no shape 'bert5'"),
         (&["--shapes", "none"], "nothing to time"),
         (&["--seconds", "0"], "not a time"),
+        (&["--items", "50"], "no effect"),
+        (&["--compare", "x.json", "--fail-below", "NaN"], "not a share"),
         (&["--out", "x.txt"], "neither .json nor .csv"),
         (&["--compare", "nowhere.json"], "nowhere.json"),
         (&["--model", "bert4rec", "--heads", "7"], "heads"),

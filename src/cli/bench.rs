@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use serde::{Deserialize, Serialize};
@@ -22,7 +23,7 @@ use crate::{
 
 /// Times every operation, forward and backward, at the sizes that models have it at, beside ceilings that the program
 /// measures itself: copies, a large product, exponentials. `roof` is the least time that the work can take by them as a share of
-/// the median; work that fits a cache is held against a copy that does.
+/// the median; work that fits a cache is held against a copy that does. Batches are full: sequences of the longest length.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -41,9 +42,9 @@ pub struct Args {
     /// Shapes: names with commas between them, all, none [default: all; none beside a shape of your own]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     shapes: Vec<String>,
-    /// Items of the catalogue, in a shape of your own
-    #[arg(long, value_name = "N", default_value_t = 3706)]
-    items: usize,
+    /// Items of the catalogue, in a shape of your own [default: 3706]
+    #[arg(long, value_name = "N")]
+    items: Option<usize>,
     /// Only operations whose name contains this
     #[arg(long, value_name = "TEXT", default_value = "")]
     only: String,
@@ -73,6 +74,10 @@ pub struct Args {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Kept {
     program: String,
+    /// What was typed.
+    command: String,
+    /// Seconds since 1970.
+    time: u64,
     machine: String,
     device: String,
     precision: String,
@@ -98,6 +103,8 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     let pool = thread_pool(args.threads)?;
     let mut kept = Kept {
         program: concat!("mipgpu ", env!("CARGO_PKG_VERSION")).into(),
+        command: std::env::args().skip(1).collect::<Vec<_>>().join(" "),
+        time: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs()),
         machine: machine(device),
         device: device.to_string(),
         precision: format!("{precision:?}").to_lowercase(),
@@ -108,7 +115,7 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     printer.say(format_args!("device  {chosen}: {}, {}", kept.machine, kept.precision));
     printer.say("measuring the ceilings ...");
     let earlier = before.as_ref().map(Earlier::of);
-    let mut table = Table { printer, shape: String::new(), sum: 0.0 };
+    let mut table = Table { printer, shape: String::new(), all: args.only.is_empty(), sum: 0.0 };
     pool.install(|| {
         bench(device, precision, &plan, &mut |event| {
             match event {
@@ -157,8 +164,15 @@ fn plan(args: &Args) -> Result<Plan> {
         args.flags.apply(&mut settings);
         settings.name_task()?;
         settings.check()?;
-        settings.loss().check(Some(args.items))?;
-        shapes.insert(0, Shape { name: "own".into(), settings, items: args.items });
+        let items = args.items.unwrap_or(3706);
+        settings.loss().check(Some(items))?;
+        shapes.insert(0, Shape { name: "own".into(), settings, items });
+    } else if args.items.is_some() {
+        return Err(Error::user("--items has no effect: no shape of your own is timed")
+            .hint("add a setting, such as --model bert4rec"));
+    }
+    if args.fail_below.is_some_and(|share| !(share > 0.0 && share.is_finite())) {
+        return Err(Error::user("--fail-below: not a share").hint("such as --fail-below 0.8"));
     }
     if shapes.is_empty() && !args.cases {
         return Err(Error::user("--shapes none: nothing to time").hint("add --cases, or name shapes"));
@@ -278,13 +292,18 @@ impl Earlier<'_> {
 
 /// Says what got slower, and fails where that was asked for.
 fn judge(printer: &Printer, earlier: &Earlier, before: &Kept, kept: &Kept, fail_below: Option<f64>) -> Result<()> {
-    if (&before.machine, &before.precision, before.threads) != (&kept.machine, &kept.precision, kept.threads) {
+    let place = |k: &Kept| format!("{} ({}) with {} thread(s) in {}", k.device, k.machine, k.threads, k.precision);
+    if place(before) != place(kept) {
         printer.warn(format_args!(
-            "the earlier result is of {} with {} thread(s) in {}: times are not to be compared, shares of the roof may be",
-            before.machine, before.threads, before.precision
+            "the earlier result is of {}: times are not to be compared, shares of the roof may be",
+            place(before)
         ));
     }
     let pairs: Vec<(&Row, &Row)> = kept.rows.iter().filter_map(|row| Some((earlier.of_row(row)?, row))).collect();
+    if pairs.is_empty() {
+        return Err(Error::user("the earlier result has none of these shapes, operations and sizes")
+            .hint("give both runs the same --shapes, --only and settings"));
+    }
     let beyond = |slow: &Row, fast: &Row| slow.time.p20 > fast.time.p80;
     let slower = pairs.iter().filter(|(old, new)| beyond(new, old)).count();
     let faster = pairs.iter().filter(|(old, new)| beyond(old, new)).count();
@@ -314,6 +333,8 @@ fn judge(printer: &Printer, earlier: &Earlier, before: &Kept, kept: &Kept, fail_
 struct Table {
     printer: Printer,
     shape: String,
+    /// Whether it shows all operations.
+    all: bool,
     /// Seconds of all calls of a training step.
     sum: f64,
 }
@@ -353,7 +374,7 @@ impl Table {
             self.shape.clone_from(&row.shape);
             self.printer.result(format_args!(
                 "\n{:<20} {:>6} {:>11} {:>23} {:>8} {:>9} {:>6}  {:<8} {:>8}",
-                row.shape, "calls", "median us", "p20 - p80", "GB/s", "GFLOP/s", "roof", "bound", "memory"
+                row.shape, "calls", "median us", "p20 - p80", "GB/s", "GFLOP/s", "roof", "bound", "spans"
             ));
         }
         if row.part == "train" {
@@ -382,7 +403,7 @@ impl Table {
 
     fn end_of_shape(&mut self) {
         let sum = std::mem::take(&mut self.sum);
-        if sum > 0.0 && !self.printer.json {
+        if sum > 0.0 && self.all && !self.printer.json {
             self.printer.result(format_args!("{:<20} {:>18.1} us of operations in a training step", "", sum * 1e6));
         }
     }

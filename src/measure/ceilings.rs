@@ -26,10 +26,11 @@ pub struct Ceilings {
 const SIZES: usize = 7;
 
 impl Ceilings {
-    /// With memory as fast as it is for data of `bytes` that were used just before.
+    /// With memory as fast as it is for data of `bytes` that were used just before; never slower than for the largest: a small
+    /// copy may say more of how work is begun than of memory, and an op that lives by that is far from its roof.
     pub fn warm(&self, bytes: f64) -> Ceilings {
         let fits = self.cached.iter().find(|(size, _)| *size >= bytes);
-        Ceilings { copy: fits.map_or(self.copy, |(_, rate)| *rate), ..*self }
+        Ceilings { copy: fits.map_or(self.copy, |(_, rate)| rate.max(self.copy)), ..*self }
     }
 }
 
@@ -121,5 +122,7 @@ mod tests {
         let c = Ceilings { copy: 1.0, cached, products: 5.0, exps: 6.0 };
         assert_eq!([50.0, 100.0, 101.0, 400.0, 401.0].map(|bytes| c.warm(bytes).copy), [9.0, 9.0, 3.0, 3.0, 1.0]);
         assert_eq!(c.warm(1.0).products, 5.0);
+        cached[0].1 = 0.5;
+        assert_eq!(Ceilings { cached, ..c }.warm(50.0).copy, 1.0);
     }
 }

@@ -192,7 +192,7 @@ impl Data {
             .map(|(items, (excluded, among))| {
                 let (history, targets) = items.split_at(last(items));
                 // Of baskets the last is asked about, and it has its marks.
-                let history = &history[history.len().saturating_sub(history.len() / 2)..];
+                let history = if engine.task().baskets { &history[history.len().div_ceil(2)..] } else { history };
                 Query { history, user: None, excluded, targets, among }
             })
             .collect();

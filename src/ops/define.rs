@@ -1,6 +1,6 @@
 //! The macro that writes an op's struct and the walk over its spans.
 
-use std::any::Any;
+use std::{any::Any, fmt::Debug};
 
 use super::dropout::Drop;
 use crate::mem::{Mode, RawSpan};
@@ -25,24 +25,33 @@ pub trait Spans: Sized {
     /// Calls `visit` for every span: destinations first.
     fn uses(&self, visit: &mut dyn FnMut(Access, RawSpan));
 
-    /// Its sizes in words, for tables of timings: whole numbers by their names, switches that are on, dropout:
-    /// `b 64 n 12800 h 2 causal`. Calls of the same name and sizes are the same work.
+    /// All that decides how much work it is, in words, for tables of timings: sizes and kinds by their names, switches that are
+    /// on, dropout, gradients that are added to or not wanted, sources that it does without: `b 64 n 12800 h 2 causal`,
+    /// `n 12800 i 64 o 192 +dx no db`. Calls of the same name and words are the same work.
     fn sizes(&self) -> String;
 
     /// The same op with the i-th gradient destination set to `mode(i)`.
     fn with_modes(&self, mode: &mut dyn FnMut(usize) -> Mode) -> Self;
 }
 
-/// One of [`Spans::sizes`]; `None` for what says nothing of the work.
-pub fn size_in_words(name: &str, value: &dyn Any) -> Option<String> {
+/// One of [`Spans::sizes`]; `None` for what says nothing of the work (probabilities, rates, seeds).
+pub fn size_in_words(name: &str, value: &dyn Any, shown: &dyn Debug) -> Option<String> {
     if let Some(n) = value.downcast_ref::<usize>() {
         return Some(format!("{name} {n}"));
     }
-    match (value.downcast_ref::<bool>(), value.downcast_ref::<Drop>()) {
-        (Some(true), _) => Some(name.to_string()),
-        (_, Some(drop)) if drop.p > 0.0 => Some(format!("dropout {}", drop.p)),
-        _ => None,
+    if let Some(on) = value.downcast_ref::<bool>() {
+        return on.then(|| name.to_string());
     }
+    if let Some(drop) = value.downcast_ref::<Drop>() {
+        return (drop.p > 0.0).then(|| format!("dropout {}", drop.p));
+    }
+    if value.is::<f32>() || value.is::<u64>() || value.is::<u32>() {
+        return None;
+    }
+    // Kinds, taps, widths: as they write themselves, without the brackets.
+    let text = format!("{shown:?}");
+    let words = text.split(|c: char| "{}[](),: ".contains(c)).filter(|word| !word.is_empty());
+    Some(format!("{name} {}", words.collect::<Vec<_>>().join(" ")))
 }
 
 /// Defines an op: `write` spans are overwritten, `grad` are [`Dst`], `update` are rewritten in place, `read` are
@@ -88,7 +97,15 @@ macro_rules! op {
             #[allow(unused_mut)]
             fn sizes(&self) -> String {
                 let mut words: Vec<String> = Vec::new();
-                $($(words.extend($crate::ops::define::size_in_words(stringify!($s), &self.$s));)*)?
+                $($(words.extend($crate::ops::define::size_in_words(stringify!($s), &self.$s, &self.$s));)*)?
+                $($(match self.$g {
+                    $crate::mem::Dst::Write(_) => {}
+                    $crate::mem::Dst::Acc(_) => words.push(concat!("+", stringify!($g)).into()),
+                    $crate::mem::Dst::Skip => words.push(concat!("no ", stringify!($g)).into()),
+                })*)?
+                $($(if self.$r.is_empty() {
+                    words.push(concat!("no ", stringify!($r)).into());
+                })*)?
                 words.join(" ")
             }
 
@@ -101,4 +118,27 @@ macro_rules! op {
             }
         }
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        mem::{Dst, Planner},
+        ops::{ConcatFwd, LinearBwd},
+    };
+
+    /// What is not the same work has not the same words.
+    #[test]
+    fn words_tell_work_apart() {
+        let mut p = Planner::new();
+        let (x, y, w, b) = (p.var(12), p.var(20), p.stat(15), p.stat(5));
+        let dx = Dst::Write(x.dy);
+        let op = LinearBwd { dx, dw: Dst::Acc(w), db: Dst::Skip, dy: y.dy, x: x.y, w: p.stat(15), n: 4, i: 3, o: 5 };
+        assert_eq!(op.sizes(), "n 4 i 3 o 5 +dw no db");
+        assert_eq!(LinearBwd { dw: Dst::Write(w), db: Dst::Write(b), ..op }.sizes(), "n 4 i 3 o 5");
+        let (a, c) = (p.act(8), p.act(12));
+        let op = ConcatFwd { y: p.act(20), a, b: c, c: crate::mem::Span::empty(), n: 4, widths: [2, 3, 0] };
+        assert_eq!(op.sizes(), "n 4 widths 2 3 0 no c");
+    }
 }
