@@ -103,15 +103,26 @@ fn an_earlier_result_is_put_beside_this_one() {
     let mut lines = csv.lines();
     let columns = lines.next().unwrap().split(',').count();
     assert!(lines.all(|l| l.split(',').count() == columns && l.contains("caser-d64")));
-    // A machine a thousand times better then: now all are below.
-    let mut kept = read(Path::new(&path("a.json")));
-    for row in kept["rows"].as_array_mut().unwrap() {
-        row["roof"] = (row["roof"].as_f64().unwrap() * 1000.0 + 1.0).into();
+    // All of them a thousand times faster then: now they are below. The same on another machine: by shares of the roof.
+    for (machine, said) in [(None, "of their speed"), (Some("another"), "of their share of the roof")] {
+        let mut kept = read(Path::new(&path("a.json")));
+        for row in kept["rows"].as_array_mut().unwrap() {
+            for key in ["median", "least", "p20", "p80"] {
+                row[key] = (row[key].as_f64().unwrap() / 1000.0).into();
+            }
+            row["roof"] = (row["roof"].as_f64().unwrap() * 1000.0 + 1.0).into();
+        }
+        kept["machine"] = machine.map_or(kept["machine"].clone(), Value::from);
+        std::fs::write(path("c.json"), kept.to_string()).unwrap();
+        let (_, stderr, code) = with(&["--compare", &path("c.json"), "--fail-below", "0.8"]);
+        assert!(code == 2 && stderr.contains(said), "{code} {stderr}");
     }
-    std::fs::write(path("a.json"), kept.to_string()).unwrap();
-    let (_, stderr, code) = with(&["--compare", &path("a.json"), "--fail-below", "0.8"]);
-    assert_eq!(code, 2, "{stderr}");
-    assert!(stderr.contains("fell below 0.8 of their share"), "{stderr}");
+    // Nothing to compare is no success.
+    let mut kept = read(Path::new(&path("a.json")));
+    kept["rows"] = Value::Array(Vec::new());
+    std::fs::write(path("c.json"), kept.to_string()).unwrap();
+    let (_, stderr, code) = with(&["--compare", &path("c.json")]);
+    assert!(code == 1 && stderr.contains("none of these"), "{code} {stderr}");
 }
 
 /// Backward ops stand in cases that are named by their forward op.
@@ -131,6 +142,8 @@ fn what_cannot_be_timed_is_told() {
         (&["--shapes", "none"], "nothing to time"),
         (&["--seconds", "0"], "not a time"),
         (&["--items", "50"], "no effect"),
+        (&["--items", "0", "--model", "caser"], "not a catalogue"),
+        (&["--out", "no/such/folder/x.json"], "there is no folder"),
         (&["--compare", "x.json", "--fail-below", "NaN"], "not a share"),
         (&["--out", "x.txt"], "neither .json nor .csv"),
         (&["--compare", "nowhere.json"], "nowhere.json"),

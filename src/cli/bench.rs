@@ -31,7 +31,7 @@ Examples:
   mipgpu bench --shapes bert4rec-d64,caser-d64 --only attention
   mipgpu bench --model caser --width 128 --items 50000    a shape of your own: any setting of `mipgpu train`
   mipgpu bench --out before.json
-  mipgpu bench --compare before.json --fail-below 0.8     exit 2 where an operation lost a fifth of its share of the roof")]
+  mipgpu bench --compare before.json --fail-below 0.8     exit 2 where an operation lost a fifth of its speed")]
 pub struct Args {
     /// Where to run: auto, cpu, cuda, cuda:N, emu, reference
     #[arg(long, value_name = "DEVICE", default_value_t = Device::Auto)]
@@ -60,7 +60,8 @@ pub struct Args {
     /// Put an earlier result (.json of --out) beside this one
     #[arg(long, value_name = "FILE")]
     compare: Option<PathBuf>,
-    /// Fail where the share of the roof is less than this share of the earlier one
+    /// Fail where the speed is less than this share of the earlier one, beyond the noise; of another machine: the share of the
+    /// roof
     #[arg(long, value_name = "SHARE", requires = "compare")]
     fail_below: Option<f64>,
     /// The same shapes as small as they go, for tests of this command
@@ -90,6 +91,11 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     let plan = plan(&args)?;
     let before = args.compare.as_deref().map(read).transpose()?;
     let format = args.out.as_deref().map(Format::of).transpose()?;
+    // Better now than after all has been measured.
+    let folder = args.out.as_deref().and_then(Path::parent).filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+        return Err(Error::user(format!("--out: there is no folder {}", folder.display())).hint("make it first"));
+    }
     let (device, chosen) = backend::choose(args.device);
     let precision = match device {
         Device::Cpu | Device::Reference if args.flags.precision == Some(Precision::Bf16) => {
@@ -132,6 +138,13 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
         })
     })?;
     table.end_of_shape();
+    let above = kept.rows.iter().filter(|row| row.roof > 1.1 && row.time.median > 1e-5).count();
+    if above > 0 {
+        printer.warn(format_args!(
+            "{above} rows are above what was taken for the roof by a tenth and more: something else was using the machine while \
+             the ceilings were measured, or less while the rows were"
+        ));
+    }
     if kept.rows.is_empty() {
         return Err(
             Error::user(format!("no operation's name contains '{}'", args.only)).hint("leave --only out to see all")
@@ -153,11 +166,12 @@ fn plan(args: &Args) -> Result<Plan> {
     }
     // The precision is the device's business.
     let own = args.flags.given().iter().any(|flag| flag != "precision");
-    let mut shapes = match args.shapes.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+    let names: Vec<&str> = args.shapes.iter().map(|name| name.trim()).filter(|name| !name.is_empty()).collect();
+    let mut shapes = match names[..] {
         [] if own => Vec::new(),
         [] | ["all"] => shapes::all(),
         ["none"] => Vec::new(),
-        _ => shapes::named(&args.shapes)?,
+        _ => shapes::named(&names)?,
     };
     if own {
         let mut settings = Settings::default();
@@ -165,6 +179,9 @@ fn plan(args: &Args) -> Result<Plan> {
         settings.name_task()?;
         settings.check()?;
         let items = args.items.unwrap_or(3706);
+        if !(1..1 << 31).contains(&items) {
+            return Err(Error::user(format!("--items {items}: not a catalogue")).hint("give 1 to 2,147,483,647 items"));
+        }
         settings.loss().check(Some(items))?;
         shapes.insert(0, Shape { name: "own".into(), settings, items });
     } else if args.items.is_some() {
@@ -313,20 +330,34 @@ fn judge(printer: &Printer, earlier: &Earlier, before: &Kept, kept: &Kept, fail_
          samples); {missing} earlier rows have no twin here"
     ));
     let Some(least) = fail_below else { return Ok(()) };
-    let lost: Vec<&(&Row, &Row)> = pairs.iter().filter(|(old, new)| new.roof < least * old.roof).collect();
+    // Ceilings differ from run to run as times do: where times can be compared, they are.
+    let same = place(before) == place(kept);
+    let speed = |row: &Row| if same { 1.0 / row.time.median } else { row.roof };
+    let fell = |old: &Row, new: &Row| speed(new) < least * speed(old) && (!same || beyond(new, old));
+    let lost: Vec<&(&Row, &Row)> = pairs.iter().filter(|(old, new)| fell(old, new)).collect();
     match lost.first() {
         None => Ok(()),
         Some((old, new)) => Err(Error::internal(format!(
-            "{} rows fell below {least} of their share of the roof, such as {} ({}, {}): {:.3} then, {:.3} now",
+            "{} rows fell below {least} of their {}, such as {} ({}, {}): {} us and {:.3} of the roof then, {} us and {:.3} now",
             lost.len(),
+            if same { "speed" } else { "share of the roof" },
             new.op,
             new.shape,
             new.sizes,
+            micro(old.time.median),
             old.roof,
+            micro(new.time.median),
             new.roof
         ))
         .hint("the rows above show all; times on a busy machine say little")),
     }
+}
+
+/// Seconds as microseconds, three digits of them.
+fn micro(seconds: f64) -> String {
+    let us = seconds * 1e6;
+    let decimals = if us > 0.0 { (2 - us.log10().floor() as i32).clamp(0, 4) } else { 0 };
+    format!("{us:.*}", decimals as usize)
 }
 
 /// The table as it grows.
@@ -386,11 +417,11 @@ impl Table {
             Some(r) => format!("  x{r:.2}"),
         };
         self.printer.result(format_args!(
-            "{:<20} {:>6} {:>11.1} {:>23} {:>8.1} {:>9.1} {:>5.0}%  {:<8} {:>8}{beside}  {}{}",
+            "{:<20} {:>6} {:>11} {:>23} {:>8.1} {:>9.1} {:>5.0}%  {:<8} {:>8}{beside}  {}{}",
             row.op,
             row.calls,
-            t.median * 1e6,
-            format!("{:.1} - {:.1}", t.p20 * 1e6, t.p80 * 1e6),
+            micro(t.median),
+            format!("{} - {}", micro(t.p20), micro(t.p80)),
             row.bytes / t.median / 1e9,
             row.flop / t.median / 1e9,
             100.0 * row.roof,
@@ -404,7 +435,7 @@ impl Table {
     fn end_of_shape(&mut self) {
         let sum = std::mem::take(&mut self.sum);
         if sum > 0.0 && self.all && !self.printer.json {
-            self.printer.result(format_args!("{:<20} {:>18.1} us of operations in a training step", "", sum * 1e6));
+            self.printer.result(format_args!("{:<20} {:>18.3} ms of operations in a training step", "", sum * 1e3));
         }
     }
 }

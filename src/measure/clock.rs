@@ -24,6 +24,8 @@ impl<B: Backend> Repeats for B {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Timing {
     pub median: f64,
+    /// The fastest sample.
+    pub least: f64,
     /// A fifth of the samples were faster.
     pub p20: f64,
     /// A fifth of the samples were slower.
@@ -39,7 +41,14 @@ impl Timing {
     pub fn of(mut seconds: Vec<f64>, calls: usize) -> Timing {
         seconds.sort_by(f64::total_cmp);
         let at = |share: f64| seconds[((seconds.len() - 1) as f64 * share).round() as usize] / calls as f64;
-        Timing { median: at(0.5), p20: at(0.2), p80: at(0.8), samples: seconds.len(), per_sample: calls }
+        Timing {
+            median: at(0.5),
+            least: at(0.0),
+            p20: at(0.2),
+            p80: at(0.8),
+            samples: seconds.len(),
+            per_sample: calls,
+        }
     }
 }
 
@@ -119,7 +128,7 @@ mod tests {
     #[test]
     fn quantiles_are_those_of_the_sorted_samples() {
         let t = Timing::of((1..=11).rev().map(|i| i as f64).collect(), 2);
-        assert_eq!((t.p20, t.median, t.p80), (1.5, 3.0, 4.5));
+        assert_eq!((t.least, t.p20, t.median, t.p80), (0.5, 1.5, 3.0, 4.5));
         assert_eq!((t.samples, t.per_sample), (11, 2));
         let one = Timing::of(vec![4.0], 1);
         assert_eq!((one.p20, one.median, one.p80), (4.0, 4.0, 4.0));

@@ -65,9 +65,9 @@ pub fn all() -> Vec<Shape> {
 ///
 /// # Errors
 /// There is none of a name.
-pub fn named(names: &[String]) -> Result<Vec<Shape>> {
+pub fn named(names: &[&str]) -> Result<Vec<Shape>> {
     let all = all();
-    let find = |name: &String| {
+    let find = |name: &&str| {
         all.iter().find(|s| s.name == *name).cloned().ok_or_else(|| {
             let known: Vec<&str> = all.iter().map(|s| s.name.as_str()).collect();
             Error::user(format!("there is no shape '{name}'")).hint(format!("shapes: {}", known.join(", ")))

@@ -62,7 +62,7 @@ pub struct Args {
     /// Change a setting of a group of the grid
     #[arg(long, value_name = "GROUP.KEY=VALUE")]
     set: Vec<String>,
-    /// Other seeds than the grid's: a number of them (1, 2, ..), or with commas which (7,8,)
+    /// Other seeds than the grid's: how many (5: 1 to 5), or with a comma which (7,8)
     #[arg(long, value_name = "N|LIST")]
     seeds: Option<Seeds>,
     /// Reproduce quirks of what is reproduced: survey leaves validation items out of what the test is predicted from
