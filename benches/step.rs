@@ -75,7 +75,7 @@ struct Timing {
     /// Median over the passes of a step's mean.
     ms: f64,
     passes: usize,
-    /// Of all passes, those to warm up too.
+    /// Of the passes that were timed.
     steps: usize,
     /// Items and rows scored of a pass.
     rows: usize,
@@ -84,7 +84,14 @@ struct Timing {
     loss: [f32; 2],
 }
 
-fn time<B: Backend>(engine: &mut Engine<B>, a: &Args, s: &Settings, lengths: &[usize]) -> Result<Timing> {
+/// Warms up, tells `warm`, and times.
+fn time<B: Backend>(
+    engine: &mut Engine<B>,
+    a: &Args,
+    s: &Settings,
+    lengths: &[usize],
+    warm: impl Fn(&mut Engine<B>),
+) -> Result<Timing> {
     let mut draw = Stream::new(1, Purpose::Test, 0);
     let mut zipf = || ((draw.uniform() as f64 * (a.items as f64).ln()).exp() as u32).min(a.items as u32 - 1);
     let users: Vec<Vec<u32>> = lengths.iter().map(|len| (0..*len).map(|_| zipf()).collect()).collect();
@@ -103,6 +110,9 @@ fn time<B: Backend>(engine: &mut Engine<B>, a: &Args, s: &Settings, lengths: &[u
     for pass in 0.. {
         if pass >= 6 && passes.iter().sum::<f64>() >= a.seconds {
             break;
+        }
+        if pass == 3 {
+            warm(engine);
         }
         let clock = Instant::now();
         for batch in 0..a.batches {
@@ -124,7 +134,7 @@ fn time<B: Backend>(engine: &mut Engine<B>, a: &Args, s: &Settings, lengths: &[u
     let loss = [seen[0].loss, seen[seen.len() - 1].loss];
     passes.sort_by(f64::total_cmp);
     let ms = passes[passes.len() / 2] * 1e3 / a.batches as f64;
-    Ok(Timing { ms, passes: passes.len(), steps: seen.len(), rows, scored, loss })
+    Ok(Timing { ms, passes: passes.len(), steps: passes.len() * a.batches, rows, scored, loss })
 }
 
 /// What is timed, waiting for a backend.
@@ -138,7 +148,7 @@ impl WithBackend for Bench {
         let facts = || Facts { counts: vec![1; a.items], users: lengths.len(), ..Facts::default() };
         if a.ops {
             let mut engine = Engine::new(&s, facts(), |plan| Ok(Timed::new(open(plan)?)))?;
-            let t = time(&mut engine, &a, &s, &lengths)?;
+            let t = time(&mut engine, &a, &s, &lengths, |engine| engine.backend.rows.clear())?;
             let mut rows = engine.backend.rows.clone();
             rows.sort_by_key(|r| std::cmp::Reverse(r.2));
             let per_step: Vec<_> = rows
@@ -164,7 +174,7 @@ impl WithBackend for Bench {
             return Ok(());
         }
         let mut engine = Engine::new(&s, facts(), open)?;
-        let t = time(&mut engine, &a, &s, &lengths)?;
+        let t = time(&mut engine, &a, &s, &lengths, |_| ())?;
         let rate = s.batch as f64 / t.ms * 1e3;
         if a.json {
             let sum = |frozen: bool| -> usize {

@@ -46,7 +46,7 @@ job("op-conv-d64-T50", "bert4rec_torch.py", "--model peterrec --task next-item -
 for model, ours in (("bert4rec", "--width 64 --blocks 2 --heads 2 --dropout 0.2 --attention-dropout 0.2 --projection true"),
                     ("caser", "--model caser --task next-item --width 64 --dropout 0.4"),
                     ("nextitnet", "--model peterrec --task next-item --width 64 --blocks 10 --dropout 0")):
-    job(f"recbole-{model}-T50", "recbole_torch.py", f"{ours} --length 50 --batch 64", f"--model {model} --T 50 --batch 2048", recbole=True)
+    job(f"recbole-{model}-T50", "recbole_torch.py", f"{ours} --length 50 --batch 64", f"--model {model} --T 50 --batch 2048 --batches 1", recbole=True)
 # For a GPU: A, B and C.
 for name, d, heads, items in (("a", 64, 2, 3706), ("b", 128, 4, 3706), ("c", 256, 4, 26744)):
     bert4rec(f"gpu-{name}", d, 2, heads, 200, 256, items, device="cuda")
@@ -106,8 +106,8 @@ def compare(name, j, dtype, a):
     if a.no_compile and j.get("ops"): theirs.append("--no-compile")
     sides = {"mipgpu": ours} | {k: theirs + flags for k, flags in opponents(j, a.device).items() if not (a.no_compile and "--compile" in flags)}
     rates, notes, wrong = {k: [] for k in sides}, {}, {}
-    for round in range(a.rounds):
-        order = list(sides)[round % len(sides):] + list(sides)[:round % len(sides)]
+    for turn in range(a.rounds):
+        order = list(sides)[turn % len(sides):] + list(sides)[:turn % len(sides)]
         for side in order:
             if side in wrong: continue
             try:

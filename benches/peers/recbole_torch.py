@@ -52,7 +52,8 @@ def main():
         loss.backward(); opt.step()
         return loss.detach()
 
-    rec = peer.facts(a, model, model=f"RecBole {name}", rows=sum(int(b["item_length"].sum()) for b in every))
+    rec = peer.facts(a, model, model=f"RecBole {name}", rows=sum(int(b["item_length"].sum()) for b in every), settings=own)
+    for k in ("d", "dropout", "opt", "ce", "cheap_dropout", "compile", "bucket"): del rec[k]               # flags that RecBole does not listen to
     peer.timed(a, rec, step, every)
     peer.finish(a, rec)
 
