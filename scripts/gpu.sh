@@ -72,14 +72,13 @@ sanitizer() {
   MIPGPU_GEMM=own say "$1.txt" timeout 540 compute-sanitizer --tool "$1" --error-exitcode 9 mipgpu check --device "$device" --largest "${2:-20000}"
 }
 
-# The widths of the comparison: A, B, C.
+# The widths of the comparison (A, B, C: the gpu- jobs of compare.py), and where a step's time goes.
 times() {
+  say compare.txt python3 "$here/peers/compare.py" --jobs gpu- --step "$here/step" --device cuda --dtypes bf16 --rounds 3 --out "$out/compare.json"
   local shape
-  for shape in "64 2 2 3706" "128 4 2 3706" "256 4 2 26744"; do
+  for shape in "64 2 3706" "128 4 3706" "256 4 26744"; do
     set -- $shape
-    say "step-d$1.txt" python3 "$here/peers/compare.py" --step "$here/step" --device cuda --dtype bf16 --rounds 3 \
-      --width "$1" --heads "$2" --blocks "$3" --items "$4" --batch 256
-    say "ops-d$1.txt" "$here/step" --device "$device" --ops --width "$1" --heads "$2" --blocks "$3" --items "$4" --batch 256
+    say "ops-d$1.txt" "$here/step" --device "$device" --ops --width "$1" --heads "$2" --items "$3" --batch 256
   done
 }
 

@@ -1,16 +1,25 @@
-//! BERT4Rec beside PyTorch: loss and the gradient of every parameter, from committed fixtures (tests/fixtures/bert4rec.py
-//! makes them; this test needs no Python).
+//! Models beside PyTorch: loss and the gradient of every parameter, from committed fixtures (this test needs no Python).
+//! tests/fixtures/bert4rec.py makes those of BERT4Rec, written for it; tests/fixtures/peers.py those of the models that
+//! benches/peers times, out of their own classes: what is timed there computes what ours do.
 
 use mipgpu::{
     backend::{Cpu, Reference},
     layers::{HostInput, NormPlace},
     mem::Planner,
     ops::Backend,
-    train::{Engine, Settings},
+    train::{Engine, Freeze, Patching, Settings, settings::List},
 };
 use safetensors::SafeTensors;
 
-fn check<B: Backend>(file: &str, norm: NormPlace, open: impl Fn(&Planner) -> B, tolerance: f32) {
+fn bert4rec(norm: NormPlace) -> Settings {
+    Settings { heads: 2, mask: 0.5, norm, projection: norm == NormPlace::Pre, ..small() }
+}
+
+fn small() -> Settings {
+    Settings { width: 16, blocks: 2, length: 12, batch: 4, dropout: 0.0, ..Settings::default() }
+}
+
+fn check<B: Backend>(file: &str, settings: Settings, open: impl Fn(&Planner) -> B, tolerance: f32) {
     let path = format!("{}/tests/fixtures/{file}", env!("CARGO_MANIFEST_DIR"));
     let bytes = std::fs::read(path).unwrap();
     let fixture = SafeTensors::deserialize(&bytes).unwrap();
@@ -19,18 +28,6 @@ fn check<B: Backend>(file: &str, norm: NormPlace, open: impl Fn(&Planner) -> B, 
     };
     let floats = |name: &str| -> Vec<f32> { four(name).into_iter().map(f32::from_le_bytes).collect() };
     let ids = |name: &str| -> Vec<u32> { four(name).into_iter().map(u32::from_le_bytes).collect() };
-    let settings = Settings {
-        width: 16,
-        heads: 2,
-        blocks: 2,
-        length: 12,
-        batch: 4,
-        mask: 0.5,
-        dropout: 0.0,
-        norm,
-        projection: norm == NormPlace::Pre,
-        ..Settings::default()
-    };
     let mut engine = Engine::<B>::new(&settings, &[1; 37], |p| Ok(open(p))).unwrap();
     let params = engine.params().to_vec();
     let weights = fixture.names().into_iter().filter(|n| !n.starts_with("grad.") && !n.starts_with("batch.")).count();
@@ -42,8 +39,11 @@ fn check<B: Backend>(file: &str, norm: NormPlace, open: impl Fn(&Planner) -> B, 
     let (item, pos, cu, row) = (ids("batch.item"), ids("batch.pos"), ids("batch.cu"), ids("batch.row"));
     let loss = engine.gradients_of(&HostInput { item, pos, cu, row, ..HostInput::default() }, &ids("batch.target"), 1);
     let want = floats("loss")[0];
-    assert!((loss - want).abs() <= tolerance * want, "loss {loss}, PyTorch {want}");
-    for p in &params {
+    assert!((loss - want).abs() <= tolerance.min(1e-5) * want, "loss {loss}, PyTorch {want}");
+    let trained: Vec<_> = params.iter().filter(|p| !p.frozen).collect();
+    let gradients = fixture.names().into_iter().filter(|n| n.starts_with("grad.")).count();
+    assert_eq!(trained.len(), gradients, "the same parameters are trained");
+    for p in trained {
         let (mut have, want) = (vec![0.0; p.w.len()], floats(&format!("grad.{}", p.name)));
         engine.backend.read(p.dw.raw(), &mut have);
         let largest = want.iter().fold(1e-3f32, |a, x| a.max(x.abs()));
@@ -53,15 +53,41 @@ fn check<B: Backend>(file: &str, norm: NormPlace, open: impl Fn(&Planner) -> B, 
     }
 }
 
+fn both(file: &str, settings: Settings) {
+    // The fixture holds f32 roundings of an f64 computation: the oracle is right to f32's last place or two.
+    check(file, settings.clone(), Reference::<f64>::new, 1e-6);
+    check(file, settings, Cpu::new, 2e-5);
+}
+
 #[test]
 fn post_norm_agrees_with_pytorch() {
-    // The fixture holds f32 roundings of an f64 computation: the oracle is right to f32's last place or two.
-    check("bert4rec-post.safetensors", NormPlace::Post, Reference::<f64>::new, 1e-6);
-    check("bert4rec-post.safetensors", NormPlace::Post, Cpu::new, 2e-5);
+    both("bert4rec-post.safetensors", bert4rec(NormPlace::Post));
 }
 
 #[test]
 fn pre_norm_with_projection_agrees_with_pytorch() {
-    check("bert4rec-pre.safetensors", NormPlace::Pre, Reference::<f64>::new, 1e-6);
-    check("bert4rec-pre.safetensors", NormPlace::Pre, Cpu::new, 2e-5);
+    both("bert4rec-pre.safetensors", bert4rec(NormPlace::Pre));
+}
+
+/// Convolutions that are asked what comes next.
+fn next_item(model: &str) -> Settings {
+    let (window, horizontal, vertical, dilations) = (5, 6, 4, List(vec![1, 4]));
+    let (model, task) = (model.to_string(), "next-item".to_string());
+    Settings { model, task, window, horizontal, vertical, dilations, ..small() }
+}
+
+#[test]
+fn the_caser_that_is_timed_in_pytorch_is_ours() {
+    both("peer-caser.safetensors", next_item("caser"));
+}
+
+#[test]
+fn the_nextitnet_that_is_timed_in_pytorch_is_ours() {
+    both("peer-nextitnet.safetensors", next_item("peterrec"));
+}
+
+#[test]
+fn the_patches_that_are_timed_in_pytorch_are_ours() {
+    let settings = Settings { patch: Patching::Serial, patch_width: 5, freeze: Freeze::ALL, ..next_item("peterrec") };
+    both("peer-peterrec.safetensors", settings);
 }

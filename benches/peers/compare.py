@@ -1,54 +1,179 @@
 #!/usr/bin/env python3
-"""Training steps of mipgpu and of tuned PyTorch (bert4rec_torch.py), interleaved on this machine; medians and the ratio.
+"""The same jobs by mipgpu and by PyTorch, interleaved on this machine; medians and the ratio to the best opponent.
 
-    pip install torch==2.11.0 && cargo bench --bench step --no-run && python benches/peers/compare.py [--rounds 5]
+    pip install torch==2.11.0 && cargo bench --bench step --no-run
+    python benches/peers/compare.py --jobs bert4rec-d64 --dtypes f32,bf16 --lengths LENGTHS --rounds 5 --out step-cpu.json
 
-Both train BERT4Rec on full-length sequences of Zipf-like items: 20 % masked, dropout 0.1, no attention dropout,
-AdamW. PyTorch runs eager and compiled; the better one counts.
+A job is a name or the beginning of some; `all` are those of the device, `list` prints them. Every round runs each side
+once, in an order that turns by one a round: mipgpu, and PyTorch eager and compiled (on CUDA also with CUDA graphs), on
+`-real` jobs each padded and bucketed by length. Both sides say how many items a pass has, how many rows are scored, how many
+parameters there are and what the first loss is; where they differ, the job is no comparison and counts as failed.
 """
-import argparse, glob, json, os, statistics, subprocess, sys
+import argparse, datetime, glob, json, os, platform, statistics, subprocess, sys
 
 here = os.path.dirname(os.path.abspath(__file__))
 root = os.path.dirname(os.path.dirname(here))
 
+# ------------------------------------------------------------------------------------------------ the jobs
+JOBS = {}
 
-def last_json(command):
-    out = subprocess.run(command, capture_output=True, text=True, cwd=root)
-    if out.returncode != 0:
-        sys.exit(f"{' '.join(command)}\n{out.stderr[-2000:]}")
-    return json.loads([line for line in out.stdout.splitlines() if line.startswith("{")][-1])
+
+def job(name, script, ours, theirs, device="cpu", **more):
+    JOBS[name] = dict(script=script, ours=ours.split(), theirs=theirs.split(), device=device, real=name.endswith("-real"), **more)
+
+
+def bert4rec(name, d, blocks, heads, T, batch, items=3706, **more):
+    job(name, "bert4rec_torch.py", f"--width {d} --blocks {blocks} --heads {heads} --length {T} --batch {batch} --items {items}",
+        f"train --d {d} --layers {blocks} --heads {heads} --T {T} --batch {batch} --V {items} --attn-dropout 0", bf16=["--bf16-residual"], **more)
+
+
+# Masked items: a fifth of each sequence, dropout 0.1 (none of attention's probabilities), softmax over the catalogue.
+for d, blocks, heads in ((64, 2, 2), (128, 2, 4), (256, 4, 4)):
+    for T in (200, 50):
+        for lengths in ("full", "real"): bert4rec(f"bert4rec-d{d}-T{T}-{lengths}", d, blocks, heads, T, 64)
+# Next items: all rows but the last of a sequence are asked.
+for T in (200, 50):
+    for lengths in ("full", "real"):
+        job(f"caser-d64-T{T}-{lengths}", "caser_torch.py", f"--model caser --task next-item --width 64 --length {T} --batch 64", f"--d 64 --T {T} --batch 64")
+for lengths in ("full", "real"):
+    shape, theirs = "--width 64 --blocks 2 --length 50 --batch 64", "--d 64 --layers 2 --T 50 --batch 64"
+    job(f"nextitnet-d64-T50-{lengths}", "nextitnet_torch.py", f"--model peterrec --task next-item {shape}", theirs)
+    job(f"peterrec-d64-T50-{lengths}", "nextitnet_torch.py", f"--model peterrec --task next-item {shape} --patch serial --freeze all", f"{theirs} --patch serial --freeze")
+# Operations: forward and backward of one residual block; ours are taken out of a step of one block.
+job("op-conv-d64-T50", "bert4rec_torch.py", "--model peterrec --task next-item --width 64 --blocks 1 --dilations 1 --length 50 --batch 64 --ops",
+    "ops --ops conv --conv-shapes 64x50x64x1", ops=["dilated_conv_fwd", "dilated_conv_bwd"])
+# RecBole's own models at its own defaults; ours the nearest there is (see recbole_torch.py). Samples are sequences.
+for model, ours in (("bert4rec", "--width 64 --blocks 2 --heads 2 --dropout 0.2 --attention-dropout 0.2 --projection true"),
+                    ("caser", "--model caser --task next-item --width 64 --dropout 0.4"),
+                    ("nextitnet", "--model peterrec --task next-item --width 64 --blocks 10 --dropout 0")):
+    job(f"recbole-{model}-T50", "recbole_torch.py", f"{ours} --length 50 --batch 64", f"--model {model} --T 50 --batch 2048 --batches 1", recbole=True)
+# For a GPU: A, B and C.
+for name, d, heads, items in (("a", 64, 2, 3706), ("b", 128, 4, 3706), ("c", 256, 4, 26744)):
+    bert4rec(f"gpu-{name}", d, 2, heads, 200, 256, items, device="cuda")
+job("gpu-caser", "caser_torch.py", "--model caser --task next-item --width 64 --length 50 --batch 256", "--d 64 --T 50 --batch 256", device="cuda")
+job("gpu-nextitnet", "nextitnet_torch.py", "--model peterrec --task next-item --width 64 --length 50 --batch 256", "--d 64 --T 50 --batch 256", device="cuda")
+
+
+def opponents(j, device):
+    """The variants of the opponent: name and flags."""
+    if j.get("recbole") or j.get("ops"): return {"torch": []}            # `ops` runs its own variants
+    how = {"eager": [], "compile": ["--compile"]}
+    if device == "cuda":
+        how["graphs"] = ["--compile", "--compile-mode", "reduce-overhead"]
+        if j["script"] == "nextitnet_torch.py": how["compile+taps"] = ["--compile", "--conv", "taps"]
+    if j["real"]: how |= {f"{name}+bucket": [*flags, "--bucket"] for name, flags in how.items()}
+    return how
+
+
+# ------------------------------------------------------------------------------------------------ running
+class Failed(Exception): pass
+
+
+def records(command):
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root)
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    if done.returncode != 0 or not found: raise Failed(f"{' '.join(command)}\n{done.stderr[-1500:]}")
+    return found
+
+
+def measure(command, j, ours):
+    """Higher is better: sequences/s, or blocks/s of an operation; and what the record says."""
+    found = records(command)
+    if not j.get("ops"): return found[-1]["seq_s"], found[-1]
+    if ours:
+        ms = sum(op["ms"] for op in found[-1]["ops"] if op["op"] in j["ops"])
+        return 1e3 / ms, dict(impl="mipgpu", ms=ms)
+    best = min((r for r in found if r.get("phase") == "fwd+bwd" and r.get("ms")), key=lambda r: r["ms"])
+    return 1e3 / best["ms"], dict(impl=best["impl"], ms=best["ms"])
+
+
+def differences(j, ours, theirs):
+    """What both sides must agree on, where they do not."""
+    if j.get("ops") or j.get("recbole"): return []
+    near = lambda a, b, share: abs(a - b) <= share * abs(a)
+    out = [f"{k}: {ours[k]} here, {theirs[k]} there" for k in ("rows", "scored") if ours[k] != theirs[k]]
+    # The opponent's table may have a row for padding more; at the start every item is about as likely as any other.
+    return out + [f"{k}: {ours[k]} here, {theirs[k]} there" for k, share in (("params", 0.002), ("trained", 0.002), ("loss_first", 0.02)) if not near(ours[k], theirs[k], share)]
+
+
+def compare(name, j, dtype, a):
+    both = ["--seconds", str(a.seconds)] + (["--batches", str(a.batches)] if a.batches else [])
+    both += ["--lengths", os.path.abspath(a.lengths)] if j["real"] else []
+    ours = [a.step, "--json", *j["ours"], "--device", a.device, "--precision", dtype, *both]
+    python = a.recbole if j.get("recbole") else sys.executable
+    theirs = [python, os.path.join(here, j["script"]), *j["theirs"], "--device", a.device, *(["--threads", str(a.threads)] if a.threads else [])]
+    theirs += ["--dtypes", dtype] if j.get("ops") else ["--dtype", dtype, *both, *(j.get("bf16", []) if dtype == "bf16" else [])]
+    if a.no_compile and j.get("ops"): theirs.append("--no-compile")
+    sides = {"mipgpu": ours} | {k: theirs + flags for k, flags in opponents(j, a.device).items() if not (a.no_compile and "--compile" in flags)}
+    rates, notes, wrong = {k: [] for k in sides}, {}, {}
+    for turn in range(a.rounds):
+        order = list(sides)[turn % len(sides):] + list(sides)[:turn % len(sides)]
+        for side in order:
+            if side in wrong: continue
+            try:
+                rate, notes[side] = measure(sides[side], j, side == "mipgpu")
+                rates[side].append(rate)
+            except Failed as e:
+                if side == "mipgpu": raise
+                wrong[side] = str(e)
+    for side in [s for s in notes if s != "mipgpu"]:
+        apart = differences(j, notes["mipgpu"], notes[side])
+        if apart: wrong[side] = "not the same job: " + "; ".join(apart)
+    medians = {k: statistics.median(v) for k, v in rates.items() if v and k not in wrong}
+    rivals = {k: v for k, v in medians.items() if k != "mipgpu"}
+    best = max(rivals, key=rivals.get) if rivals else None
+    return dict(job=name, device=a.device, dtype=dtype, unit="blocks/s" if j.get("ops") else "sequences/s", rates=rates, median=medians, best=best,
+                ratio=round(medians["mipgpu"] / rivals[best], 3) if best else None, wrong=wrong, notes=notes,
+                commands={k: " ".join(c) for k, c in sides.items()}, loadavg=os.getloadavg()[0])
+
+
+def machine(a):
+    text = lambda *command: subprocess.run(command, capture_output=True, text=True, cwd=root).stdout.strip()
+    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.processor()) if os.path.exists("/proc/cpuinfo") else platform.processor()
+    gpu = text("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader") if a.device == "cuda" else None
+    packed = os.path.join(os.path.dirname(here), "commit")
+    if os.path.exists(packed): commit = " ".join(open(packed).read().split("\n")).strip()
+    else: commit = text("git", "rev-parse", "HEAD") + (" with uncommitted changes" if text("git", "status", "--porcelain", "--untracked-files=no") else "")
+    import torch
+    return dict(date=datetime.date.today().isoformat(), cpu=cpu, cores=len(os.sched_getaffinity(0)), gpu=gpu, system=platform.platform(), commit=commit,
+                versions=dict(torch=torch.__version__, python=platform.python_version()), command=" ".join(sys.argv), loadavg=os.getloadavg()[0])
 
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--rounds", type=int, default=5)
-    ap.add_argument("--width", type=int, default=64)
-    ap.add_argument("--heads", type=int, default=2)
-    ap.add_argument("--blocks", type=int, default=2)
-    ap.add_argument("--length", type=int, default=200)
-    ap.add_argument("--batch", type=int, default=64)
-    ap.add_argument("--device", default="cpu", help="cpu, or cuda for both")
-    ap.add_argument("--dtype", default="f32", choices=["f32", "bf16"], help="of both; mipgpu's CPU engine is f32")
-    ap.add_argument("--items", type=int, default=3706)
-    ap.add_argument("--step", help="the built benchmark [default: the newest under target/release/deps]")
-    ap.add_argument("--no-compile", dest="compile", action="store_false")
+    ap.add_argument("--jobs", default="all", help="names or their beginnings, with commas between them; all; list")
+    ap.add_argument("--device", default="cpu", choices=["cpu", "cuda"]); ap.add_argument("--dtypes", default="f32", help="f32,bf16")
+    ap.add_argument("--rounds", type=int, default=5); ap.add_argument("--seconds", type=float, default=5, help="that each side times, in whole passes over its batches")
+    ap.add_argument("--batches", type=int, default=0, help="different batches, all of them a pass [default: 8]; more make buckets of like length closer")
+    ap.add_argument("--lengths", help="for -real jobs: a user's length a line, or a user's items a line")
+    ap.add_argument("--step", help="the built benchmark [default: the newest under target/release/deps]"); ap.add_argument("--threads", type=int, default=0, help="of PyTorch [default: all]")
+    ap.add_argument("--recbole", help="python that has RecBole, for recbole- jobs"); ap.add_argument("--no-compile", action="store_true", help="leaves torch.compile out")
+    ap.add_argument("--out", help="where the JSON goes [default: standard output]")
     a = ap.parse_args()
+    if a.jobs == "list": return print(*JOBS, sep="\n")
+    wanted = [n for n, j in JOBS.items() if (j["device"] == a.device if a.jobs == "all" else any(n.startswith(w) for w in a.jobs.split(",")))]
+    if not wanted: sys.exit(f"--jobs {a.jobs}: there is none; --jobs list names all")
+    for what, given, flag in (("real", a.lengths, "--lengths"), ("recbole", a.recbole, "--recbole")):
+        left = [n for n in wanted if JOBS[n].get(what) and not given]
+        if left: print(f"left out for want of {flag}: {', '.join(left)}", file=sys.stderr)
+        wanted = [n for n in wanted if n not in left]
     benches = [a.step] if a.step else [f for f in glob.glob(os.path.join(root, "target/release/deps/step-*")) if os.access(f, os.X_OK) and not f.endswith(".d")]
-    if not benches:
-        sys.exit("build first: cargo bench --bench step --no-run")
-    ours = [max(benches, key=os.path.getmtime), "--json", "--width", str(a.width), "--heads", str(a.heads), "--blocks", str(a.blocks), "--length", str(a.length), "--batch", str(a.batch),
-            "--items", str(a.items), "--device", a.device, "--precision", a.dtype]
-    theirs = [sys.executable, os.path.join(here, "bert4rec_torch.py"), "train", "--device", a.device, "--d", str(a.width), "--heads", str(a.heads), "--layers", str(a.blocks),
-              "--T", str(a.length), "--batch", str(a.batch), "--dtype", a.dtype, "--V", str(a.items), "--attn-dropout", "0"]
-    rows = {"mipgpu": [], "eager": []} | ({"compile": []} if a.compile else {})
-    for _ in range(a.rounds):
-        rows["mipgpu"].append(last_json(ours)["seq_s"])
-        rows["eager"].append(last_json(theirs)["seq_s"])
-        if a.compile:
-            rows["compile"].append(last_json([*theirs, "--compile"])["seq_s"])
-    medians = {name: statistics.median(values) for name, values in rows.items()}
-    best = max(v for k, v in medians.items() if k != "mipgpu")
-    print(json.dumps({"settings": vars(a), "seq_s": rows, "median_seq_s": medians, "ratio": round(medians["mipgpu"] / best, 3), "loadavg": os.getloadavg()[0]}))
+    if not benches: sys.exit("build first: cargo bench --bench step --no-run")
+    a.step = os.path.abspath(max(benches, key=os.path.getmtime))
+    result, failed = dict(machine(a), jobs=[]), False
+    for name in wanted:
+        for dtype in ["f32"] if JOBS[name].get("recbole") else a.dtypes.split(","):
+            try: one = compare(name, JOBS[name], dtype, a)
+            except Failed as e: one = dict(job=name, device=a.device, dtype=dtype, ratio=None, wrong={"mipgpu": str(e)})
+            result["jobs"].append(one)
+            shown = ", ".join(f"{k} {v:.1f}" for k, v in one.get("median", {}).items())
+            print(f"{name} {dtype}: {one['ratio']} x {one.get('best')} ({shown})", file=sys.stderr, flush=True)
+            for side, why in one["wrong"].items(): print(f"  {side}: {why}", file=sys.stderr)
+            failed |= one["ratio"] is None or any(why.startswith("not the same job") for why in one["wrong"].values())
+            if a.out:                                                  # after every job: what is done stays done
+                with open(a.out, "w") as f: json.dump(result, f, indent=1)
+    if not a.out: print(json.dumps(result))
+    sys.exit(1 if failed else 0)
 
 
 if __name__ == "__main__":
