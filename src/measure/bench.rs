@@ -1,7 +1,7 @@
 /*! Every op by itself: how long a call takes at the sizes of models and of the test cases, how many bytes and operations that
 is a second, and what share of the machine's ceiling.
 
-A backend is wrapped ([`Timing each op`](Stopwatch)): when a step of a model reaches an op whose name and sizes are new, the
+A backend is wrapped (`Stopwatch`): when a step of a model reaches an op whose name and sizes are new, the
 op is run again and again where it stands, with the memory and values that it has in the step, and the step goes on. The
 learning rate is 0, so that repeated updates change nothing.
 */

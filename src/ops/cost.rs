@@ -12,7 +12,7 @@ scratch, are an implementation's own. Sizes alone are known here, not what stand
   that finds a popular row in its cache can seem to beat the roof of such an op;
 - padding (`NO_ID`, `NO_ROW`) counts as if it were none;
 - sequences that lie in N rows, B of them, are taken to be of equal length: exact where they are, else less than the truth,
-  since pairs of rows of a sequence are convex in its length ([`apart`]). Rows behind the last sequence count as part of it.
+  since pairs of rows of a sequence are convex in its length (`apart`). Rows behind the last sequence count as part of it.
 */
 
 use std::{
