@@ -167,7 +167,8 @@ def main():
             except Failed as e: one = dict(job=name, device=a.device, dtype=dtype, ratio=None, wrong={"mipgpu": str(e)})
             result["jobs"].append(one)
             shown = ", ".join(f"{k} {v:.1f}" for k, v in one.get("median", {}).items())
-            print(f"{name} {dtype}: {one['ratio']} x {one.get('best')} ({shown})", file=sys.stderr, flush=True)
+            ran = one.get("notes", {}).get("mipgpu", {}).get("dtype", dtype)   # an engine without bf16 runs f32, and is told from the others
+            print(f"{name} {dtype}: {one['ratio']} x {one.get('best')} ({shown})" + (f"; mipgpu ran {ran}" if ran != dtype else ""), file=sys.stderr, flush=True)
             for side, why in one["wrong"].items(): print(f"  {side}: {why}", file=sys.stderr)
             failed |= one["ratio"] is None or any(why.startswith("not the same job") for why in one["wrong"].values())
             if a.out:                                                  # after every job: what is done stays done
