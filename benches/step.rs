@@ -180,7 +180,7 @@ impl WithBackend for Bench {
             let sum = |frozen: bool| -> usize {
                 engine.params().iter().filter(|p| frozen || !p.frozen).map(|p| p.w.len()).sum()
             };
-            let precision = engine.backend.precision();
+            let precision = engine.backend.products();
             let record = serde_json::json!({
                 "what": "train", "model": s.model, "task": s.task, "dtype": precision, "params": sum(true),
                 "trained": sum(false), "rows": t.rows, "scored": t.scored, "passes": t.passes, "ms_step": t.ms,
@@ -207,7 +207,7 @@ fn run(a: Args) -> Result<()> {
         return Err(Error::user("no batches or no items").hint("--batches and --items are at least 1"));
     }
     let pool = rayon::ThreadPoolBuilder::new().build().expect("threads");
-    let (device, precision) = (a.device, s.precision);
+    let (device, precision) = (a.device, s.precision.on(a.device));
     pool.install(|| backend::with(device, precision, Bench(a, s)))
 }
 

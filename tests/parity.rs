@@ -2,6 +2,7 @@
 
 use mipgpu::{
     backend::{Cpu, Reference, cpu::simd::Isa},
+    mem::Precision,
     ops::all_cases,
 };
 
@@ -15,7 +16,9 @@ fn the_harness_accepts_the_naive_loops() {
 #[test]
 fn the_cpu_backend_agrees_with_the_reference() {
     for case in all_cases::<Cpu>() {
-        case.parity(&|plan| Ok(Cpu::new(plan))).unwrap();
+        for products in [Precision::F32, Precision::Bf16] {
+            case.parity(&|plan| Ok(Cpu::with(plan, products))).unwrap_or_else(|e| panic!("{products:?}: {e}"));
+        }
     }
     println!("proved on {:?}", Isa::current());
 }

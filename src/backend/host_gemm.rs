@@ -82,10 +82,10 @@ impl Work {
             _ => View::dense(&self.b, k, n),
         };
         match p.shape {
-            Shape::Tn => products::product_t(&mut self.c, View::dense(&self.a, k, m), b, false),
+            Shape::Tn => products::product_t::<gemm::Singles>(&mut self.c, View::dense(&self.a, k, m), b, false),
             _ => {
                 self.packed.resize(gemm::packed_len(k, n), 0.0);
-                let b = gemm::pack(&mut self.packed, b);
+                let b = gemm::pack::<gemm::Singles>(&mut self.packed, b);
                 products::product(&mut self.c, View::dense(&self.a, m, k), b, 1.0, false);
             }
         }

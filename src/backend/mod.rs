@@ -109,13 +109,13 @@ pub trait WithBackend {
     fn call<B: Backend + 'static>(self, open: &dyn Fn(&Planner) -> Result<B>) -> Self::Out;
 }
 
-/// Calls `code` with the backend of `device`; a GPU works in `precision`, host backends in f32.
+/// Calls `code` with the backend of `device`: a GPU works in `precision`, the CPU multiplies in it, the reference is f32.
 pub fn with<W: WithBackend>(device: Device, precision: Precision, code: W) -> W::Out {
     match choose(device).0 {
         Device::Cuda(n) => code.call(&|plan| Simt::open(Driver::Cuda, n, precision, plan, products)),
         Device::Emulator => code.call(&|plan| emulated(precision, plan)),
         Device::Reference => code.call(&|plan| fits_host(plan).map(|()| Reference::<f32>::new(plan))),
-        Device::Cpu | Device::Auto => code.call(&|plan| fits_host(plan).map(|()| Cpu::new(plan))),
+        Device::Cpu | Device::Auto => code.call(&|plan| fits_host(plan).map(|()| Cpu::with(plan, precision))),
     }
 }
 

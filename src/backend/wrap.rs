@@ -14,6 +14,9 @@ macro_rules! pass_memory {
             fn precision(&self) -> Precision {
                 self.inner.precision()
             }
+            fn products(&self) -> Precision {
+                self.inner.products()
+            }
             fn write(&mut self, span: RawSpan, values: &[f32]) {
                 self.inner.write(span, values);
             }

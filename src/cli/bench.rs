@@ -18,7 +18,7 @@ use crate::{
         clock::Patience,
         shapes::{self, Shape},
     },
-    train::{Flags, Settings},
+    train::{Flags, Numbers, Settings},
 };
 
 /// Times every operation, forward and backward, at the sizes that models have it at, beside ceilings that the program
@@ -97,15 +97,12 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
         return Err(Error::user(format!("--out: there is no folder {}", folder.display())).hint("make it first"));
     }
     let (device, chosen) = backend::choose(args.device);
-    let precision = match device {
-        Device::Cpu | Device::Reference if args.flags.precision == Some(Precision::Bf16) => {
-            return Err(
-                Error::user(format!("--precision bf16: {device} computes in f32")).hint("leave --precision out")
-            );
-        }
-        Device::Cpu | Device::Reference => Precision::F32,
-        _ => args.flags.precision.unwrap_or(Precision::Bf16),
-    };
+    let wanted = args.flags.precision.unwrap_or_default();
+    let precision = wanted.on(device);
+    if wanted == Numbers::Bf16 && precision == Precision::F32 {
+        let what = format!("--precision bf16: {device} computes in f32");
+        return Err(Error::user(what).hint("leave --precision out"));
+    }
     let pool = thread_pool(args.threads)?;
     let mut kept = Kept {
         program: concat!("mipgpu ", env!("CARGO_PKG_VERSION")).into(),

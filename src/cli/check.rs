@@ -20,7 +20,7 @@ pub struct Args {
     /// What to prove: auto, cpu, cuda, cuda:N, emu, reference
     #[arg(long, value_name = "DEVICE", default_value_t = Device::Auto)]
     pub device: Device,
-    /// Only this precision [default: both on a GPU; the CPU computes in f32]
+    /// Only this precision [default: both]
     #[arg(long, value_enum)]
     pub precision: Option<Precision>,
     /// Only operations (and steps) whose name contains this
@@ -33,11 +33,11 @@ pub struct Args {
 
 pub fn run(args: Args, printer: Printer) -> Result<()> {
     let (device, chosen) = backend::choose(args.device);
-    if matches!(device, Device::Cpu | Device::Reference) && args.precision == Some(Precision::Bf16) {
+    if device == Device::Reference && args.precision == Some(Precision::Bf16) {
         return Err(Error::user(format!("--precision bf16: {device} computes in f32")).hint("leave --precision out"));
     }
     let precisions = match (args.precision, device) {
-        (_, Device::Cpu | Device::Reference) => vec![Precision::F32],
+        (_, Device::Reference) => vec![Precision::F32],
         (Some(one), _) => vec![one],
         (None, _) => vec![Precision::F32, Precision::Bf16],
     };

@@ -100,7 +100,7 @@ pub fn execute(planned: &Planned, printer: Printer) -> Result<()> {
     super::end_with_parent(|| STOP.store(true, Ordering::Relaxed));
     let split = Split::for_task(data, config.split, config.settings.find()?.1.baskets)?;
     // Before anything is written: a device that cannot be used, or settings that cannot be planned, leave no run behind.
-    backend::probe(device, config.settings.precision)?;
+    backend::probe(device, config.settings.precision.on(device))?;
     let made = !folder.path.exists();
     if !resume {
         run::check(config, data, &split)?;
@@ -315,10 +315,7 @@ fn introduce(
         printer.say(format_args!("from    {}, {which} checkpoint, transfer {}", from.run.display(), from.transfer));
     }
     let (device, chosen) = backend::choose(device);
-    let precision = match device {
-        Device::Cuda(_) | Device::Emulator => format!("{:?}", s.precision).to_lowercase(),
-        _ => "f32".into(),
-    };
+    let precision = format!("{:?}", s.precision.on(device)).to_lowercase();
     printer.say(format_args!("device  {chosen}, {precision}, {threads} threads"));
     printer.say(format_args!("run     {}", folder.path.display()));
 }

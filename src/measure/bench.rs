@@ -262,6 +262,9 @@ impl Memory for Stopwatch {
     fn precision(&self) -> Precision {
         self.inner.precision()
     }
+    fn products(&self) -> Precision {
+        self.inner.products()
+    }
     fn write(&mut self, span: RawSpan, values: &[f32]) {
         self.inner.write(span, values);
     }

@@ -141,6 +141,10 @@ pub trait Memory {
     fn precision(&self) -> Precision {
         Precision::F32
     }
+    /// The type of the factors of products; their sums are f32.
+    fn products(&self) -> Precision {
+        self.precision()
+    }
     fn write(&mut self, span: RawSpan, values: &[f32]);
     fn read(&mut self, span: RawSpan, values: &mut [f32]);
     fn write_ids(&mut self, span: Span<U32>, values: &[u32]);
@@ -242,6 +246,9 @@ macro_rules! pointer_to_backend {
         impl<B: Memory + ?Sized> Memory for $pointer {
             fn precision(&self) -> Precision {
                 (**self).precision()
+            }
+            fn products(&self) -> Precision {
+                (**self).products()
             }
             fn write(&mut self, span: RawSpan, values: &[f32]) {
                 (**self).write(span, values);

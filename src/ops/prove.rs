@@ -278,14 +278,14 @@ pub fn parity<F: Op, B: Op, K: Memory + Run<F> + Run<B>>(
         let what = format!("{} (variant {variant})", case.name);
         let said = |e| format!("{what}: {e}");
         let k = open(&case.plan).map_err(|e| said(e.to_string()))?;
-        let precision = k.precision();
+        let (precision, products) = (k.precision(), k.products());
+        let rounded = precision == Precision::Bf16;
         let [start, forward, middle, end] = run_on(case, &bwd, k).map_err(said)?;
         // The backward pass is judged alone: every implementation starts from its own forward results.
         let exact = plain::<f64, F, B>(case, &bwd, precision, false);
-        let naive = match precision {
-            Precision::F32 => plain::<f32, F, B>(case, &bwd, precision, false),
-            Precision::Bf16 if F::PRODUCTS || B::PRODUCTS => plain::<Bf16Products, F, B>(case, &bwd, precision, true),
-            Precision::Bf16 => plain::<f32, F, B>(case, &bwd, precision, true),
+        let naive = match products == Precision::Bf16 && (F::PRODUCTS || B::PRODUCTS) {
+            true => plain::<Bf16Products, F, B>(case, &bwd, precision, rounded),
+            false => plain::<f32, F, B>(case, &bwd, precision, rounded),
         };
         let fwd = compare(&what, &case.fwd, 2.0, precision, [&forward, &start], [&exact[0], &naive[0]])?;
         let back = compare(&what, &bwd, 3.0, precision, [&end, &middle], [&exact[1], &naive[1]])?;

@@ -277,7 +277,7 @@ fn prove_steps<B: Backend>(
         let exact = on_host::<f64>(&s)?;
         // What plain loops in the same precision make of it. Their activations are not rounded to bf16 between ops, those
         // of the device are: hence the larger factor.
-        let (plain, factor) = match open(&Planner::new())?.precision() {
+        let (plain, factor) = match open(&Planner::new())?.products() {
             Precision::F32 => (on_host::<f32>(&s)?, 3.0),
             Precision::Bf16 => (on_host::<Bf16Products>(&s)?, 6.0),
         };

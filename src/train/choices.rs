@@ -2,6 +2,29 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::backend::{self, Device, Precision};
+
+/// What a run multiplies in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Numbers {
+    /// bf16 on a GPU, f32 on the CPU.
+    #[default]
+    Auto,
+    Bf16,
+    F32,
+}
+
+impl Numbers {
+    /// On a device, whose own way `auto` is.
+    pub fn on(self, device: Device) -> Precision {
+        match (self, backend::choose(device).0) {
+            (_, Device::Reference) | (Numbers::Auto, Device::Cpu | Device::Auto) | (Numbers::F32, _) => Precision::F32,
+            (Numbers::Auto | Numbers::Bf16, _) => Precision::Bf16,
+        }
+    }
+}
+
 /// Whether a network has patches, and where.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]

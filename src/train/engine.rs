@@ -468,7 +468,7 @@ impl<B: Backend> Engine<B> {
         let fits = |batch: usize| {
             let Ok((plan, input, parts)) = lay_out(settings, facts, batch) else { return false };
             let scratch = Self::ask(&bare, &parts, &input).scratch_bytes;
-            (B::bytes(&plan, settings.precision) + scratch.next_multiple_of(1 << 20)) as u64 <= there
+            (B::bytes(&plan, bare.precision()) + scratch.next_multiple_of(1 << 20)) as u64 <= there
         };
         let (mut low, mut high) = (0, settings.batch);
         while high - low > 1 {

@@ -87,5 +87,5 @@ pub fn estimate(
     }
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
     let pool = pool.map_err(|e| crate::base::Error::internal(format!("no threads: {e}")))?;
-    pool.install(|| backend::with(device, config.settings.precision, Steps(config, data, split, budget)))
+    pool.install(|| backend::with(device, config.settings.precision.on(device), Steps(config, data, split, budget)))
 }

@@ -27,7 +27,7 @@ pub use folder::{RunConfig, RunFolder};
 pub use freeze::Freeze;
 pub use fresh::FreshRows;
 pub use run::{Event, train};
-pub use settings::{Flags, Patching, Settings, TableUpdate};
+pub use settings::{Flags, Numbers, Patching, Settings, TableUpdate};
 pub use sides::Sides;
 pub use trained::{Trained, Which};
 pub use transfer::{Carried, Origin, Transfer};

@@ -76,7 +76,8 @@ pub fn train(job: &Job<'_>, observe: &mut dyn FnMut(Event)) -> Result<State> {
         }
     }
     job.config.settings.check()?;
-    backend::with(job.device, job.config.settings.precision, OnBackend(job, observe))
+    let precision = job.config.settings.precision.on(job.device);
+    backend::with(job.device, precision, OnBackend(job, observe))
 }
 
 /// Whether there is anything to train: a plan of these settings for these data, and users to learn from. Makes nothing, so

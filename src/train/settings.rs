@@ -2,12 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-pub use super::choices::{List, Patching, TableUpdate};
+pub use super::choices::{List, Numbers, Patching, TableUpdate};
 use super::{freeze::Freeze, schedule::Decay};
 use crate::{
     base::{Error, Result, error::nearest},
     layers::{Join, NormPlace, PatchConfig, PatchPlace},
-    mem::Precision,
     models::{self, ModelSettings},
     tasks::{self, LossKind, LossSettings, SamplerKind, SamplerSettings, TaskSettings},
 };
@@ -147,7 +146,7 @@ settings! {
         weight_decay: f32 = 0.01, "0.01", "Weight decay of matrices (AdamW)";
         beta1: f32 = 0.9, "0.9", "AdamW's first moment decay";
         beta2: f32 = 0.999, "0.999", "AdamW's second moment decay";
-        precision: Precision = Precision::Bf16, "bf16", "Type of activations and products on a GPU (sums and weights are f32); the CPU computes in f32";
+        precision: Numbers = Numbers::Auto, "auto", "What products are of, and on a GPU activations too: bf16 or f32 (sums and weights are f32 always); auto: bf16 on a GPU, f32 on the CPU";
         table_update: TableUpdate = TableUpdate::Auto, "auto", "Which rows of the item table a step updates (losses with negatives)";
         clip: f32 = 5.0, "5.0", "Clip gradients to this global norm; 0 = never";
         seed: u64 = 1, "1", "Everything random follows from it";

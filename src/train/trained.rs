@@ -77,7 +77,7 @@ impl Trained {
         let items = Vocab::open(&folder.items())?;
         let sides = Sides::open(&config.settings, &folder, items.len())?;
         let load = Load(&folder, &config, (&items, &sides), which);
-        let (encoder, parameters) = backend::with(device, config.settings.precision, load)?;
+        let (encoder, parameters) = backend::with(device, config.settings.precision.on(device), load)?;
         Ok(Trained { config, items, sides, encoder, parameters })
     }
 }

@@ -11,7 +11,8 @@ use rayon::prelude::*;
 use super::{
     Cpu,
     dropout::Draws,
-    gemm::{self, Accumulate, Dest, Epilogue, Packed, Store, View},
+    gemm::{self, Accumulate, Dest, Epilogue, Packed, Store, Terms, View},
+    in_precision,
     math::{exp, lanes, load, store},
     scratch,
     simd::{Kernel, Simd, dispatch},
@@ -151,38 +152,50 @@ impl Epilogue for RowScaled<'_> {
 impl Run<AttentionFwd> for Cpu {
     fn run(&mut self, op: &AttentionFwd) {
         op.assert_disjoint();
-        let (n, h, k, d) = (op.n, op.h, op.k, op.h * op.k);
-        // SAFETY: disjoint by the assertion, each taken once.
-        let (o, lse) = unsafe { (self.out(op.o, n * d), self.out(op.lse, h * n)) };
-        let (qkv, cu) = (self.get(op.qkv, 3 * n * d), self.ids(op.cu, op.b + 1));
-        let draws = Draws::new(&op.drop, self.ids(op.step, 1)[0]);
-        let (o, lse) = (Dest::new(o, n, d, d), Dest::new(lse, h, n, n));
-        let scale = 1.0 / (k as f32).sqrt();
-        each_head(cu, (n, h, k, op.t), op.causal, |head| {
-            let len = head.len;
-            let width = score_width(len);
-            let sizes = [gemm::packed_len(k, len), gemm::packed_len(len, k), BLOCK * width, BLOCK, width];
-            scratch::borrow(sizes.iter().map(|&n| scratch::room(n)).sum(), |mut rest| {
-                let [keys, values, p, inverse, factors] = sizes.map(|n| scratch::split(&mut rest, n));
-                let keys = gemm::pack(keys, head.part(qkv, 1, 0, len).t());
-                let values = gemm::pack(values, head.part(qkv, 2, 0, len));
-                for i in (0..len).step_by(BLOCK) {
-                    let rows = BLOCK.min(len - i);
-                    let seen = head.seen(i, rows);
-                    let scores = Dest::new(p, rows, seen, width);
-                    let q = head.part(qkv, 0, i, rows);
-                    gemm::multiply(q, keys.first(k, seen), &mut Store { c: scores, alpha: scale });
-                    // SAFETY: this task alone writes its head's lse of its sequence's rows.
-                    let lse = unsafe { lse.at(head.head, head.start + i).row(rows) };
-                    dispatch(Softmax { p, width, head, i, rows, inverse, lse, draws, factors });
-                    // SAFETY: this task alone writes its head's columns of its sequence's rows.
-                    let c = unsafe { o.at(head.start + i, head.head * k) };
-                    let p = View::new(p, rows, seen, width, 1);
-                    gemm::multiply(p, values.first(seen, k), &mut RowScaled { c, scale: inverse });
-                }
-            });
-        });
+        in_precision!(self, forward(self, op))
     }
+}
+
+fn forward<T: Terms>(cpu: &Cpu, op: &AttentionFwd) {
+    let (n, h, k, d) = (op.n, op.h, op.k, op.h * op.k);
+    // SAFETY: disjoint by the caller's assertion, each taken once.
+    let (o, lse) = unsafe { (cpu.out(op.o, n * d), cpu.out(op.lse, h * n)) };
+    let (qkv, cu) = (cpu.get(op.qkv, 3 * n * d), cpu.ids(op.cu, op.b + 1));
+    let draws = Draws::new(&op.drop, cpu.ids(op.step, 1)[0]);
+    let (o, lse) = (Dest::new(o, n, d, d), Dest::new(lse, h, n, n));
+    let scale = 1.0 / (k as f32).sqrt();
+    each_head(cu, (n, h, k, op.t), op.causal, |head| {
+        let len = head.len;
+        let width = score_width(len);
+        let sizes = [
+            gemm::packed_len(k, len),
+            gemm::packed_len(len, k),
+            BLOCK * width,
+            BLOCK,
+            width,
+            T::room(BLOCK, k),
+            T::room(BLOCK, len),
+        ];
+        scratch::borrow(sizes.iter().map(|&n| scratch::room(n)).sum(), |mut rest| {
+            let [keys, values, p, inverse, factors, queries, weights] = sizes.map(|n| scratch::split(&mut rest, n));
+            let keys = gemm::pack::<T>(keys, head.part(qkv, 1, 0, len).t());
+            let values = gemm::pack::<T>(values, head.part(qkv, 2, 0, len));
+            for i in (0..len).step_by(BLOCK) {
+                let rows = BLOCK.min(len - i);
+                let seen = head.seen(i, rows);
+                let scores = Dest::new(p, rows, seen, width);
+                let q = T::of(queries, head.part(qkv, 0, i, rows));
+                gemm::multiply(q, keys.first(k, seen), &mut Store { c: scores, alpha: scale });
+                // SAFETY: this task alone writes its head's lse of its sequence's rows.
+                let lse = unsafe { lse.at(head.head, head.start + i).row(rows) };
+                dispatch(Softmax { p, width, head, i, rows, inverse, lse, draws, factors });
+                // SAFETY: this task alone writes its head's columns of its sequence's rows.
+                let c = unsafe { o.at(head.start + i, head.head * k) };
+                let p = T::of(weights, View::new(p, rows, seen, width, 1));
+                gemm::multiply(p, values.first(seen, k), &mut RowScaled { c, scale: inverse });
+            }
+        });
+    });
 }
 
 /// p = exp(scale v - lse of the row), and 0 behind the keys that the row sees.
@@ -277,24 +290,28 @@ impl Kernel for DropRows<'_> {
 impl Run<AttentionBwd> for Cpu {
     fn run(&mut self, op: &AttentionBwd) {
         op.assert_disjoint();
-        let (n, h, k, d) = (op.n, op.h, op.k, op.h * op.k);
-        // SAFETY: disjoint by the assertion, taken once.
-        let Some((dqkv, acc)) = (unsafe { self.grad(op.dqkv, 3 * n * d) }) else { return };
-        let (d_o, o, qkv) = (self.get(op.d_o, n * d), self.get(op.o, n * d), self.get(op.qkv, 3 * n * d));
-        let (lse, cu) = (self.get(op.lse, h * n), self.ids(op.cu, op.b + 1));
-        let draws = Draws::new(&op.drop, self.ids(op.step, 1)[0]);
-        let dqkv = Dest::new(dqkv, n, 3 * d, 3 * d);
-        each_head(cu, (n, h, k, op.t), op.causal, |head| {
-            // SAFETY: this task alone writes its head's columns of its sequence's rows.
-            let dest = |part: usize, i: usize| unsafe { dqkv.at(head.start + i, part * d + head.head * k) };
-            let lse = &lse[head.head * n + head.start..][..head.len];
-            backward(head, qkv, d_o, o, lse, draws, &dest, acc);
-        });
+        in_precision!(self, backward(self, op))
     }
 }
 
+fn backward<T: Terms>(cpu: &Cpu, op: &AttentionBwd) {
+    let (n, h, k, d) = (op.n, op.h, op.k, op.h * op.k);
+    // SAFETY: disjoint by the caller's assertion, taken once.
+    let Some((dqkv, acc)) = (unsafe { cpu.grad(op.dqkv, 3 * n * d) }) else { return };
+    let (d_o, o, qkv) = (cpu.get(op.d_o, n * d), cpu.get(op.o, n * d), cpu.get(op.qkv, 3 * n * d));
+    let (lse, cu) = (cpu.get(op.lse, h * n), cpu.ids(op.cu, op.b + 1));
+    let draws = Draws::new(&op.drop, cpu.ids(op.step, 1)[0]);
+    let dqkv = Dest::new(dqkv, n, 3 * d, 3 * d);
+    each_head(cu, (n, h, k, op.t), op.causal, |head| {
+        // SAFETY: this task alone writes its head's columns of its sequence's rows.
+        let dest = |part: usize, i: usize| unsafe { dqkv.at(head.start + i, part * d + head.head * k) };
+        let lse = &lse[head.head * n + head.start..][..head.len];
+        head_backward::<T>(head, qkv, d_o, o, lse, draws, &dest, acc);
+    });
+}
+
 /// One head's dq, dk, dv; `dest(part, i)` is where row `i` of a part goes.
-fn backward(
+fn head_backward<T: Terms>(
     head: Head,
     qkv: &[f32],
     d_o: &[f32],
@@ -320,13 +337,15 @@ fn backward(
         dropout,
         dropout,
         BLOCK,
+        T::room(BLOCK, k),
+        T::room(BLOCK, len).max(T::room(len, BLOCK)),
     ];
     scratch::borrow(sizes.iter().map(|&n| scratch::room(n)).sum(), |mut rest| {
-        let [keys_t, values_t, keys, block, dk, dv, p, ds, factors, dropped, delta] =
+        let [keys_t, values_t, keys, block, dk, dv, p, ds, factors, dropped, delta, rows_of, held] =
             sizes.map(|n| scratch::split(&mut rest, n));
-        let keys_t = gemm::pack(keys_t, head.part(qkv, 1, 0, len).t());
-        let values_t = gemm::pack(values_t, head.part(qkv, 2, 0, len).t());
-        let keys = gemm::pack(keys, head.part(qkv, 1, 0, len));
+        let keys_t = gemm::pack::<T>(keys_t, head.part(qkv, 1, 0, len).t());
+        let values_t = gemm::pack::<T>(values_t, head.part(qkv, 2, 0, len).t());
+        let keys = gemm::pack::<T>(keys, head.part(qkv, 1, 0, len));
         dk.fill(0.0);
         dv.fill(0.0);
         for i in (0..len).step_by(BLOCK) {
@@ -334,8 +353,8 @@ fn backward(
             let seen = head.seen(i, rows);
             let (q, d_o) = (head.part(qkv, 0, i, rows), head.rows(d_o, i, rows));
             dispatch(RowDots(&mut delta[..rows], d_o, head.rows(o, i, rows)));
-            let probabilities = Dest::new(p, rows, seen, width);
-            gemm::multiply(q, keys_t.first(k, seen), &mut Probabilities { p: probabilities, scale, lse: &lse[i..] });
+            let mut probabilities = Probabilities { p: Dest::new(p, rows, seen, width), scale, lse: &lse[i..] };
+            gemm::multiply(T::of(rows_of, q), keys_t.first(k, seen), &mut probabilities);
             if head.causal {
                 for r in 0..rows {
                     p[r * width..][head.row_seen(i + r)..seen].fill(0.0);
@@ -348,9 +367,10 @@ fn backward(
                 }
                 None => &*p,
             };
-            let add = |c: &mut [f32], a: &[f32], b: Packed| {
+            let mut add = |c: &mut [f32], a: &[f32], b: Packed<T>| {
                 let c = Dest::new(c, seen, k, k);
-                gemm::multiply(View::new(a, rows, seen, width, 1).t(), b, &mut Accumulate { c, alpha: 1.0 });
+                let a = T::of(held, View::new(a, rows, seen, width, 1).t());
+                gemm::multiply(a, b, &mut Accumulate { c, alpha: 1.0 });
             };
             add(dv, p_dropped, gemm::pack(block, d_o));
             let mut score_gradients = ScoreGradients {
@@ -360,9 +380,9 @@ fn backward(
                 delta,
                 scale,
             };
-            gemm::multiply(d_o, values_t.first(k, seen), &mut score_gradients);
+            gemm::multiply(T::of(rows_of, d_o), values_t.first(k, seen), &mut score_gradients);
             add(dk, ds, gemm::pack(block, q));
-            let (ds, c) = (View::new(ds, rows, seen, width, 1), dest(0, i));
+            let (ds, c) = (T::of(held, View::new(ds, rows, seen, width, 1)), dest(0, i));
             match acc {
                 true => gemm::multiply(ds, keys.first(seen, k), &mut Accumulate { c, alpha: 1.0 }),
                 false => gemm::multiply(ds, keys.first(seen, k), &mut Store { c, alpha: 1.0 }),

@@ -8,8 +8,8 @@ use rayon::prelude::*;
 
 use super::{
     gemm::{
-        Accumulate, Ahead, Bias, Dest, Packed, Store, View, multiply, multiply_ahead, pack, pack_rows, packed_len,
-        rows_len,
+        Accumulate, Ahead, Bias, Dest, Packed, Store, Terms, View, multiply, multiply_ahead, pack, pack_rows,
+        packed_len, rows_len,
     },
     scratch,
 };
@@ -21,41 +21,41 @@ pub const ROWS: usize = 128;
 const DEPTH: usize = 128;
 
 /// The pieces (first, length) that a sum of `k` terms is cut into; an empty sum is one empty piece.
-pub(super) fn pieces(k: usize) -> impl Iterator<Item = (usize, usize)> {
-    (0..k.max(1)).step_by(DEPTH).map(move |start| (start, DEPTH.min(k - start)))
+pub(super) fn pieces<T: Terms>(k: usize) -> impl Iterator<Item = (usize, usize)> {
+    let depth = DEPTH * T::EACH;
+    (0..k.max(1)).step_by(depth).map(move |start| (start, depth.min(k - start)))
 }
 
-/// C (m, n) = alpha A B in parallel over row blocks, with C dense; `acc` adds to what C holds.
-pub fn product(c: &mut [f32], a: View, b: Packed, alpha: f32, acc: bool) {
+/// Calls `f` with a block of rows of C in parallel, and of A in a form that B multiplies, piece after piece of the sum:
+/// `f(c, a, b, first piece?)`.
+fn blocks<T: Terms>(c: &mut [f32], a: View, b: Packed<T>, f: impl Fn(Dest, View<T>, Packed<T>, bool) + Send + Sync) {
     assert_eq!(c.len(), a.rows * b.n);
     c.par_chunks_mut((ROWS * b.n).max(1)).enumerate().for_each(|(block, c)| {
         let rows = c.len() / b.n;
         let a = a.rows(block * ROWS, rows);
         let c = Dest::new(c, rows, b.n, b.n);
-        for (start, k) in pieces(b.k) {
-            let (a, b) = (a.cols(start, k), b.rows(start, k));
-            match acc || start > 0 {
-                true => multiply(a, b, &mut Accumulate { c, alpha }),
-                false => multiply(a, b, &mut Store { c, alpha }),
+        scratch::borrow(T::room(rows, b.k.min(DEPTH * T::EACH)), |room| {
+            for (start, k) in pieces::<T>(b.k) {
+                f(c, T::of(room, a.cols(start, k)), b.rows(start, k), start == 0);
             }
-        }
+        });
+    });
+}
+
+/// C (m, n) = alpha A B in parallel over row blocks, with C dense; `acc` adds to what C holds.
+pub fn product<T: Terms>(c: &mut [f32], a: View, b: Packed<T>, alpha: f32, acc: bool) {
+    blocks(c, a, b, |c, a, b, first| match acc || !first {
+        true => multiply(a, b, &mut Accumulate { c, alpha }),
+        false => multiply(a, b, &mut Store { c, alpha }),
     });
 }
 
 /// C (m, n) = A B + bias in parallel over row blocks, with C dense.
-pub fn product_bias(c: &mut [f32], a: View, b: Packed, bias: &[f32]) {
-    assert!(c.len() == a.rows * b.n && bias.len() == b.n);
-    c.par_chunks_mut((ROWS * b.n).max(1)).enumerate().for_each(|(block, c)| {
-        let rows = c.len() / b.n;
-        let a = a.rows(block * ROWS, rows);
-        let c = Dest::new(c, rows, b.n, b.n);
-        for (start, k) in pieces(b.k) {
-            let (a, b) = (a.cols(start, k), b.rows(start, k));
-            match start > 0 {
-                true => multiply(a, b, &mut Accumulate { c, alpha: 1.0 }),
-                false => multiply(a, b, &mut Bias { c, bias }),
-            }
-        }
+pub fn product_bias<T: Terms>(c: &mut [f32], a: View, b: Packed<T>, bias: &[f32]) {
+    assert_eq!(bias.len(), b.n);
+    blocks(c, a, b, |c, a, b, first| match first {
+        true => multiply(a, b, &mut Bias { c, bias }),
+        false => multiply(a, b, &mut Accumulate { c, alpha: 1.0 }),
     });
 }
 
@@ -69,7 +69,7 @@ const MC: usize = 256;
 ///
 /// Rows are cut into parts, columns of A into blocks of 256, by the sizes alone: enough pieces for any number of
 /// threads, few partial sums. Each part is summed in order, then the parts are added in order.
-pub fn product_t(c: &mut [f32], a: View, b: View, acc: bool) {
+pub fn product_t<T: Terms>(c: &mut [f32], a: View, b: View, acc: bool) {
     assert!(a.rows == b.rows && c.len() == a.cols * b.cols);
     let (k, m, n) = (a.rows, a.cols, b.cols);
     let blocks = m.div_ceil(MC);
@@ -89,7 +89,7 @@ pub fn product_t(c: &mut [f32], a: View, b: View, acc: bool) {
             let (block, part) = (task / parts, task % parts);
             let (i0, k0) = (block * MC, part * part_rows);
             let (mc, rows) = (MC.min(m - i0), part_rows.min(k - k0));
-            product_t_part(&mut sum[..mc * n], a.cols(i0, mc).rows(k0, rows), b.rows(k0, rows));
+            product_t_part::<T>(&mut sum[..mc * n], a.cols(i0, mc).rows(k0, rows), b.rows(k0, rows));
         });
         // Few elements, so this pass is short; every element adds its parts in order.
         c.par_chunks_mut(MC * n).zip(partials.par_chunks(parts * size)).for_each(|(c, sums)| {
@@ -107,7 +107,7 @@ pub fn product_t(c: &mut [f32], a: View, b: View, acc: bool) {
 }
 
 /// One piece of [`product_t`]: C = A^T B, row chunk after row chunk.
-fn product_t_part(c: &mut [f32], a: View, b: View) {
+fn product_t_part<T: Terms>(c: &mut [f32], a: View, b: View) {
     let (m, n) = (a.cols, b.cols);
     scratch::borrow(scratch::room(packed_len(KC, n)) + rows_len(m, KC), |mut rest| {
         let packed_b = scratch::split(&mut rest, packed_len(KC, n));
@@ -116,8 +116,8 @@ fn product_t_part(c: &mut [f32], a: View, b: View) {
             let next = KC.min(a.rows - k0 - kc);
             // The next rows come from far away: they are fetched while these are multiplied.
             let ahead = Ahead::of(a.rows(k0 + kc, next), b.rows(k0 + kc, next));
-            let b = pack(packed_b, b.rows(k0, kc));
-            let a = pack_rows(rest, a.rows(k0, kc).t());
+            let b = pack::<T>(packed_b, b.rows(k0, kc));
+            let a = pack_rows::<T>(rest, a.rows(k0, kc).t());
             let c = Dest::new(c, m, n, n);
             match k0 {
                 0 => multiply_ahead(a, b, &mut Store { c, alpha: 1.0 }, ahead),
@@ -130,23 +130,27 @@ fn product_t_part(c: &mut [f32], a: View, b: View) {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::gemm::{Store, multiply},
+        super::gemm::{Pairs, Singles, Store, multiply},
         *,
     };
-    use crate::base::rng::{Purpose, Stream};
+    use crate::{
+        base::rng::{Purpose, Stream},
+        mem::round_bf16,
+    };
 
     fn random(len: usize, a: u32) -> Vec<f32> {
         let mut s = Stream::new(5, Purpose::Test, a);
         (0..len).map(|_| s.uniform() * 2.0 - 1.0).collect()
     }
 
-    /// The product in f64, element by element.
-    fn naive(a: View, b: View) -> Vec<f64> {
+    /// The product in f64, element by element, of factors as the terms have them.
+    fn naive<T: Terms>(a: View, b: View) -> Vec<f64> {
+        let term = |x: f32| if T::EACH == 2 { round_bf16(x) as f64 } else { x as f64 };
         let mut c = vec![0.0; a.rows * b.cols];
         for i in 0..a.rows {
             for j in 0..b.cols {
                 for p in 0..a.cols {
-                    c[i * b.cols + j] += a.at(i, p) as f64 * b.at(p, j) as f64;
+                    c[i * b.cols + j] += term(a.at(i, p)) * term(b.at(p, j));
                 }
             }
         }
@@ -163,6 +167,11 @@ mod tests {
 
     #[test]
     fn products_of_ragged_sizes_match_f64() {
+        ragged::<Singles>();
+        ragged::<Pairs>();
+    }
+
+    fn ragged<T: Terms>() {
         for &(m, n, k) in &[
             (1, 1, 1),
             (7, 33, 5),
@@ -179,8 +188,8 @@ mod tests {
                 let av = if ta { View::dense(&a, k, m).t() } else { View::dense(&a, m, k) };
                 let bv = if tb { View::dense(&b, n, k).t() } else { View::dense(&b, k, n) };
                 let mut scratch = vec![f32::NAN; packed_len(k, n)];
-                let packed = pack(&mut scratch, bv);
-                let want = naive(av, bv);
+                let packed = pack::<T>(&mut scratch, bv);
+                let want = naive::<T>(av, bv);
                 // A guard band behind C: nothing may write there.
                 let mut c = vec![f32::NAN; m * n + 64];
                 c[m * n..].fill(7.0);
@@ -200,22 +209,27 @@ mod tests {
 
     #[test]
     fn reductions_over_rows_match_f64_whatever_the_threads() {
+        reductions::<Singles>();
+        reductions::<Pairs>();
+    }
+
+    fn reductions<T: Terms>() {
         for &(k, m, n) in &[(1, 3, 5), (127, 8, 32), (1000, 17, 33), (5000, 64, 40), (0, 4, 4)] {
             let (a, b) = (random(k * m, 1), random(k * n, 2));
             let (av, bv) = (View::dense(&a, k, m), View::dense(&b, k, n));
-            let want = naive(av.t(), bv);
+            let want = naive::<T>(av.t(), bv);
             let runs: Vec<Vec<f32>> = [1, 2, 5]
                 .map(|threads| {
                     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
                     let mut c = vec![f32::NAN; m * n];
-                    pool.install(|| product_t(&mut c, av, bv, false));
+                    pool.install(|| product_t::<T>(&mut c, av, bv, false));
                     c
                 })
                 .into();
             close(&runs[0], &want, k, "product_t");
             assert!(runs[1] == runs[0] && runs[2] == runs[0]);
             let mut twice = runs[0].clone();
-            product_t(&mut twice, av, bv, true);
+            product_t::<T>(&mut twice, av, bv, true);
             let double: Vec<f64> = want.iter().map(|w| 2.0 * w).collect();
             close(&twice, &double, 2 * k, "product_t, accumulated");
         }
@@ -223,14 +237,20 @@ mod tests {
 
     #[test]
     fn strided_parts_of_a_matrix_multiply_too() {
+        strided::<Singles>();
+        strided::<Pairs>();
+    }
+
+    fn strided<T: Terms>() {
         // Columns 5..12 of a (9, 20) matrix, as the heads of a fused projection lie.
         let (a, b) = (random(9 * 20, 1), random(7 * 4, 2));
         let (av, bv) = (View::dense(&a, 9, 20).cols(5, 7), View::dense(&b, 7, 4));
         let mut scratch = vec![0.0; packed_len(7, 4)];
         let mut c = vec![f32::NAN; 9 * 10];
         let dest = Dest::new(&mut c[3..], 9, 4, 10);
-        multiply(av, pack(&mut scratch, bv), &mut Store { c: dest, alpha: 1.0 });
-        let want = naive(av, bv);
+        let mut room = vec![f32::NAN; T::room(9, 7)];
+        multiply(T::of(&mut room, av), pack(&mut scratch, bv), &mut Store { c: dest, alpha: 1.0 });
+        let want = naive::<T>(av, bv);
         for i in 0..9 {
             close(&c[i * 10 + 3..][..4], &want[i * 4..][..4], 7, "strided");
             assert!(c[i * 10..][..3].iter().chain(&c[i * 10 + 7..][..3]).all(|x| x.is_nan()));

@@ -5,8 +5,8 @@ use rayon::prelude::*;
 
 use super::{
     Cpu,
-    gemm::View,
-    scratch,
+    gemm::{Terms, View},
+    in_precision, scratch,
     simd::dispatch,
     softmax_tiles::{self, Gradients, Kind, Scores},
 };
@@ -29,60 +29,67 @@ fn target_logits(z: &mut [f32], h: &[f32], pos: &[f32], d: usize, offset: impl F
 impl Run<SampledSoftmaxFwd> for Cpu {
     fn run(&mut self, op: &SampledSoftmaxFwd) {
         op.assert_disjoint();
-        let (m, d, s) = (op.m, op.d, op.s);
-        // SAFETY: disjoint by the assertion, each taken once.
-        let (loss, lse) = unsafe { (self.out(op.loss, m), self.out(op.lse, m)) };
-        let (h, pos, neg) = (self.get(op.h, m * d), self.get(op.pos, m * d), self.get(op.neg, s * d));
-        let (bias, log_q) = (self.arenas.get(op.bias), self.arenas.get(op.log_q));
-        let (target, negative, own) = (self.ids(op.target, m), self.ids(op.negative, s), self.arenas.ids(op.own));
-        let offset = |id: u32| bias[id as usize] - log_q[id as usize];
-        scratch::borrow(scratch::room(s) + 2 * scratch::room(m), |mut rest| {
-            let offsets = scratch::split(&mut rest, s);
-            let (z, unused) = (scratch::split(&mut rest, m), scratch::split(&mut rest, m));
-            fill_offsets(offsets, negative, offset);
-            target_logits(z, h, pos, d, offset, target);
-            // The destinations hold the running maximum and sum: the target counts first.
-            lse.copy_from_slice(z);
-            loss.fill(1.0);
-            let scores =
-                Scores { h, candidates: neg, offset: offsets, d, target, kind: Kind::Negatives { ids: negative, own } };
-            softmax_tiles::log_sum_exp(&scores, lse, loss, unused);
-            for ((lse, loss), z) in lse.iter_mut().zip(loss).zip(z) {
-                *lse += loss.ln();
-                *loss = *lse - *z;
-            }
-        });
+        in_precision!(self, forward(self, op))
     }
+}
+
+fn forward<T: Terms>(cpu: &Cpu, op: &SampledSoftmaxFwd) {
+    let (m, d, s) = (op.m, op.d, op.s);
+    // SAFETY: disjoint by the caller's assertion, each taken once.
+    let (loss, lse) = unsafe { (cpu.out(op.loss, m), cpu.out(op.lse, m)) };
+    let (h, pos, neg) = (cpu.get(op.h, m * d), cpu.get(op.pos, m * d), cpu.get(op.neg, s * d));
+    let (bias, log_q) = (cpu.arenas.get(op.bias), cpu.arenas.get(op.log_q));
+    let (target, negative, own) = (cpu.ids(op.target, m), cpu.ids(op.negative, s), cpu.arenas.ids(op.own));
+    let offset = |id: u32| bias[id as usize] - log_q[id as usize];
+    scratch::borrow(scratch::room(s) + 2 * scratch::room(m), |mut rest| {
+        let offsets = scratch::split(&mut rest, s);
+        let (z, unused) = (scratch::split(&mut rest, m), scratch::split(&mut rest, m));
+        fill_offsets(offsets, negative, offset);
+        target_logits(z, h, pos, d, offset, target);
+        // The destinations hold the running maximum and sum: the target counts first.
+        lse.copy_from_slice(z);
+        loss.fill(1.0);
+        let scores =
+            Scores { h, candidates: neg, offset: offsets, d, target, kind: Kind::Negatives { ids: negative, own } };
+        softmax_tiles::log_sum_exp::<T>(&scores, lse, loss, unused);
+        for ((lse, loss), z) in lse.iter_mut().zip(loss).zip(z) {
+            *lse += loss.ln();
+            *loss = *lse - *z;
+        }
+    });
 }
 
 impl Run<SampledSoftmaxBwd> for Cpu {
     fn run(&mut self, op: &SampledSoftmaxBwd) {
         op.assert_disjoint();
-        let (m, d, s) = (op.m, op.d, op.s);
-        // SAFETY: disjoint by the assertion, each taken once.
-        let (g0, mut dh, dneg, dneg_bias) = unsafe {
-            (self.out(op.g0, m), self.grad(op.dh, m * d), self.grad(op.dneg, s * d), self.grad(op.dneg_bias, s))
-        };
-        let (h, pos, neg) = (self.get(op.h, m * d), self.get(op.pos, m * d), self.get(op.neg, s * d));
-        let (bias, log_q) = (self.arenas.get(op.bias), self.arenas.get(op.log_q));
-        let (target, negative, own) = (self.ids(op.target, m), self.ids(op.negative, s), self.arenas.ids(op.own));
-        let (lse, dloss) = (self.get(op.lse, m), self.get(op.dloss, m));
-        let offset = |id: u32| bias[id as usize] - log_q[id as usize];
-        scratch::borrow(scratch::room(s), |offsets| {
-            let offsets = &mut offsets[..s];
-            fill_offsets(offsets, negative, offset);
-            let kind = Kind::Negatives { ids: negative, own };
-            let scores = Scores { h, candidates: neg, offset: offsets, d, target, kind };
-            let shared =
-                Gradients { dh: dh.as_mut().map(|(dh, acc)| (&mut **dh, *acc)), dcandidates: dneg, doffset: dneg_bias };
-            softmax_tiles::backward(&scores, lse, dloss, shared);
-        });
-        // The target's own column: g = dloss (p - 1).
-        target_logits(g0, h, pos, d, offset, target);
-        g0.iter_mut().zip(lse.iter().zip(dloss)).for_each(|(g, (lse, dloss))| *g = dloss * ((*g - lse).exp() - 1.0));
-        if let Some((dh, _)) = dh {
-            add_rows(dh, pos, g0, d);
-        }
+        in_precision!(self, backward(self, op))
+    }
+}
+
+fn backward<T: Terms>(cpu: &Cpu, op: &SampledSoftmaxBwd) {
+    let (m, d, s) = (op.m, op.d, op.s);
+    // SAFETY: disjoint by the caller's assertion, each taken once.
+    let (g0, mut dh, dneg, dneg_bias) =
+        unsafe { (cpu.out(op.g0, m), cpu.grad(op.dh, m * d), cpu.grad(op.dneg, s * d), cpu.grad(op.dneg_bias, s)) };
+    let (h, pos, neg) = (cpu.get(op.h, m * d), cpu.get(op.pos, m * d), cpu.get(op.neg, s * d));
+    let (bias, log_q) = (cpu.arenas.get(op.bias), cpu.arenas.get(op.log_q));
+    let (target, negative, own) = (cpu.ids(op.target, m), cpu.ids(op.negative, s), cpu.arenas.ids(op.own));
+    let (lse, dloss) = (cpu.get(op.lse, m), cpu.get(op.dloss, m));
+    let offset = |id: u32| bias[id as usize] - log_q[id as usize];
+    scratch::borrow(scratch::room(s), |offsets| {
+        let offsets = &mut offsets[..s];
+        fill_offsets(offsets, negative, offset);
+        let kind = Kind::Negatives { ids: negative, own };
+        let scores = Scores { h, candidates: neg, offset: offsets, d, target, kind };
+        let shared =
+            Gradients { dh: dh.as_mut().map(|(dh, acc)| (&mut **dh, *acc)), dcandidates: dneg, doffset: dneg_bias };
+        softmax_tiles::backward::<T>(&scores, lse, dloss, shared);
+    });
+    // The target's own column: g = dloss (p - 1).
+    target_logits(g0, h, pos, d, offset, target);
+    g0.iter_mut().zip(lse.iter().zip(dloss)).for_each(|(g, (lse, dloss))| *g = dloss * ((*g - lse).exp() - 1.0));
+    if let Some((dh, _)) = dh {
+        add_rows(dh, pos, g0, d);
     }
 }
 

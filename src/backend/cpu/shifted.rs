@@ -10,7 +10,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::{
-    gemm::{self, View},
+    gemm::{self, Singles, View},
     math::{load, store},
     products::ROWS,
     scratch,
@@ -90,7 +90,7 @@ pub fn packed<'a, R>(
     scratch::borrow(taps * len + k, |room| {
         let (all, zeros) = room.split_at_mut(taps * len);
         all.par_chunks_mut(len).enumerate().for_each(|(tap, to)| {
-            gemm::pack(to, of(tap));
+            gemm::pack::<Singles>(to, of(tap));
         });
         zeros.fill(0.0);
         f(all, zeros)
@@ -260,7 +260,7 @@ pub fn weight_gradient(
                         continue;
                     }
                     let panels = gemm::packed_len(rows, o);
-                    gemm::pack(room, View::dense(&dz[first * o..][..rows * o], rows, o));
+                    gemm::pack::<Singles>(room, View::dense(&dz[first * o..][..rows * o], rows, o));
                     let rows_of = Shift { first, rows, offset: taps.offset(tap), runs };
                     dispatch(Transposed { sum, x, i, c0, channels, o, packed: &room[..panels], of: rows_of });
                 }

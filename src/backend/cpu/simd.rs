@@ -16,6 +16,8 @@ use std::sync::OnceLock;
 /// The instruction sets there are kernels for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isa {
+    /// AVX-512 with products of bf16 pairs.
+    Avx512Bf16,
     Avx512,
     Avx2,
     Portable,
@@ -24,13 +26,14 @@ pub enum Isa {
 impl Isa {
     /// What this processor has, best first.
     pub fn available() -> impl Iterator<Item = Isa> {
-        [Isa::Avx512, Isa::Avx2, Isa::Portable].into_iter().filter(|isa| isa.supported())
+        [Isa::Avx512Bf16, Isa::Avx512, Isa::Avx2, Isa::Portable].into_iter().filter(|isa| isa.supported())
     }
 
     #[cfg(target_arch = "x86_64")]
     fn supported(self) -> bool {
         let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
         match self {
+            Isa::Avx512Bf16 => Isa::Avx512.supported() && is_x86_feature_detected!("avx512bf16"),
             Isa::Avx512 => {
                 avx2 && is_x86_feature_detected!("avx512f")
                     && is_x86_feature_detected!("avx512bw")
@@ -47,12 +50,13 @@ impl Isa {
         self == Isa::Portable
     }
 
-    /// The instruction set in use: the best there is, or the one named by `MIPGPU_ISA` (`avx512`, `avx2`,
-    /// `portable`) when the processor has it. The variable is for tests and for comparing machines.
+    /// The instruction set in use: the best there is, or the one named by `MIPGPU_ISA` (`avx512bf16`, `avx512`,
+    /// `avx2`, `portable`) when the processor has it. The variable is for tests and for comparing machines.
     pub fn current() -> Isa {
         static CURRENT: OnceLock<Isa> = OnceLock::new();
         *CURRENT.get_or_init(|| {
             let wanted = match std::env::var("MIPGPU_ISA").as_deref() {
+                Ok("avx512bf16") => Some(Isa::Avx512Bf16),
                 Ok("avx512") => Some(Isa::Avx512),
                 Ok("avx2") => Some(Isa::Avx2),
                 Ok("portable") => Some(Isa::Portable),
@@ -66,7 +70,7 @@ impl Isa {
     /// f32 lanes of one vector.
     pub fn lanes(self) -> usize {
         match self {
-            Isa::Avx512 => 16,
+            Isa::Avx512Bf16 | Isa::Avx512 => 16,
             Isa::Avx2 => 8,
             Isa::Portable => 4,
         }
@@ -75,7 +79,7 @@ impl Isa {
     /// Rows of a matrix-product tile ([`Simd::MR`]).
     pub fn tile_rows(self) -> usize {
         match self {
-            Isa::Avx512 => 8,
+            Isa::Avx512Bf16 | Isa::Avx512 => 8,
             Isa::Avx2 => 6,
             Isa::Portable => 4,
         }
@@ -95,6 +99,13 @@ pub fn dispatch<K: Kernel>(kernel: K) -> K::Out {
     dispatch_on(Isa::current(), kernel)
 }
 
+/// [`dispatch`] for kernels that multiply pairs of bf16: they alone are compiled for the processors that have
+/// instructions for it.
+#[inline]
+pub fn dispatch_bf16<K: Kernel>(kernel: K) -> K::Out {
+    dispatch_bf16_on(Isa::current(), kernel)
+}
+
 /// Runs a kernel with the given instruction set, which must be available.
 #[inline]
 pub fn dispatch_on<K: Kernel>(isa: Isa, kernel: K) -> K::Out {
@@ -102,13 +113,25 @@ pub fn dispatch_on<K: Kernel>(isa: Isa, kernel: K) -> K::Out {
     #[cfg(target_arch = "x86_64")]
     match isa {
         // SAFETY: the assertion: `current` names only what was detected.
-        Isa::Avx512 => return unsafe { x86::run_avx512(kernel) },
+        Isa::Avx512Bf16 | Isa::Avx512 => return unsafe { x86::run_avx512(kernel) },
         // SAFETY: as above.
         Isa::Avx2 => return unsafe { x86::run_avx2(kernel) },
         Isa::Portable => {}
     }
     let _ = isa;
     kernel.run(Portable(()))
+}
+
+/// [`dispatch_bf16`] with the given instruction set, which must be available.
+#[inline]
+pub fn dispatch_bf16_on<K: Kernel>(isa: Isa, kernel: K) -> K::Out {
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Avx512Bf16 {
+        assert!(isa == Isa::current() || isa.supported(), "this processor has no {isa:?}");
+        // SAFETY: the assertion: `current` names only what was detected.
+        return unsafe { x86::run_avx512_bf16(kernel) };
+    }
+    dispatch_on(isa, kernel)
 }
 
 /// One vector of `LANES` f32 and what kernels do with it. Loads and stores need no alignment.
@@ -149,6 +172,18 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn round(self, a: Self::V) -> Self::V;
     /// a * 2^n for integers n in -252..=254, going to zero, subnormals or infinity as it must.
     fn scale2(self, a: Self::V, n: Self::V) -> Self::V;
+    /// Of lanes that hold two bf16 each: the low ones and the high ones as f32.
+    fn halves(self, pairs: Self::V) -> (Self::V, Self::V);
+    /// Lanes of two bf16 each: `low` and `high` rounded to nearest, ties to even.
+    fn pair(self, low: Self::V, high: Self::V) -> Self::V;
+    /// [`Simd::pair`] of neighbours: 2 LANES numbers in a row, `a` before `b`, become LANES pairs in a row.
+    fn pair_up(self, a: Self::V, b: Self::V) -> Self::V;
+    /// acc + a b of both bf16 in each lane.
+    #[inline(always)]
+    fn dot2(self, a: Self::V, b: Self::V, acc: Self::V) -> Self::V {
+        let ((a0, a1), (b0, b1)) = (self.halves(a), self.halves(b));
+        self.fma(a1, b1, self.fma(a0, b0, acc))
+    }
     /// The sum of all lanes, halves added to each other until one is left.
     fn sum(self, a: Self::V) -> f32;
     /// The largest lane.
@@ -177,6 +212,13 @@ pub trait Simd: Copy + Send + Sync + 'static {
 pub struct Portable(());
 
 const P: usize = 4;
+
+/// The bits of two bf16 in one f32.
+#[inline(always)]
+fn pair_of(low: f32, high: f32) -> f32 {
+    let bits = |x: f32| half::bf16::from_f32(x).to_bits() as u32;
+    f32::from_bits(bits(low) | bits(high) << 16)
+}
 
 impl Simd for Portable {
     type V = [f32; P];
@@ -257,6 +299,19 @@ impl Simd for Portable {
             let n = n[i] as i32;
             a[i] * pow2(n >> 1) * pow2(n - (n >> 1))
         })
+    }
+    #[inline(always)]
+    fn halves(self, pairs: Self::V) -> (Self::V, Self::V) {
+        let bits = pairs.map(f32::to_bits);
+        (bits.map(|x| f32::from_bits(x << 16)), bits.map(|x| f32::from_bits(x & 0xffff_0000)))
+    }
+    #[inline(always)]
+    fn pair(self, low: Self::V, high: Self::V) -> Self::V {
+        std::array::from_fn(|i| pair_of(low[i], high[i]))
+    }
+    #[inline(always)]
+    fn pair_up(self, a: Self::V, b: Self::V) -> Self::V {
+        [pair_of(a[0], a[1]), pair_of(a[2], a[3]), pair_of(b[0], b[1]), pair_of(b[2], b[3])]
     }
     #[inline(always)]
     fn sum(self, a: Self::V) -> f32 {

@@ -11,7 +11,7 @@ order afterwards. Rows go in chunks so that these shares stay within a few megab
 use rayon::prelude::*;
 
 use super::{
-    gemm::{self, Accumulate, Bias, Dest, Epilogue, Packed, Store, View},
+    gemm::{self, Accumulate, Bias, Dest, Epilogue, Packed, Store, Terms, View},
     math::{exp, lanes, load, store},
     reduce, scratch,
     simd::{Kernel, Simd, dispatch},
@@ -144,24 +144,26 @@ impl Kernel for Online<'_> {
 
 /// Carries each row's running maximum and sum of exponentials past all candidates. `max` and `sum` come in with what
 /// was counted before (at least `f32::MIN` and 0); `hit` gets the target's logit where it is a candidate.
-pub fn log_sum_exp(scores: &Scores, max: &mut [f32], sum: &mut [f32], hit: &mut [f32]) {
+pub fn log_sum_exp<T: Terms>(scores: &Scores, max: &mut [f32], sum: &mut [f32], hit: &mut [f32]) {
     let (m, d, count) = (scores.rows(), scores.d, scores.count());
     let h = View::dense(&scores.h[..m * d], m, d);
     let candidates = View::dense(&scores.candidates[..count * d], count, d);
     scratch::borrow(gemm::packed_len(d, PACKED.min(count)), |room| {
         for start in (0..count).step_by(PACKED) {
             let n = PACKED.min(count - start);
-            let packed = gemm::pack_parallel(room, candidates.rows(start, n).t());
+            let packed = gemm::pack_parallel::<T>(room, candidates.rows(start, n).t());
             max.par_chunks_mut(ROWS).zip(sum.par_chunks_mut(ROWS).zip(hit.par_chunks_mut(ROWS))).enumerate().for_each(
                 |(block, (max, (sum, hit)))| {
                     let (i, rows) = (block * ROWS, max.len());
-                    scratch::borrow(ROWS * COLUMNS, |z| {
+                    scratch::borrow(ROWS * COLUMNS + T::room(rows, d), |room| {
+                        let (z, room) = room.split_at_mut(ROWS * COLUMNS);
+                        let h = T::of(room, h.rows(i, rows));
                         for j in (0..n).step_by(COLUMNS) {
                             let columns = COLUMNS.min(n - j);
                             let z = &mut z[..rows * columns];
                             let c = Dest::new(z, rows, columns, columns);
                             let bias = &scores.offset[start + j..][..columns];
-                            gemm::multiply(h.rows(i, rows), packed.columns(j, columns), &mut Bias { c, bias });
+                            gemm::multiply(h, packed.columns(j, columns), &mut Bias { c, bias });
                             dispatch(Online { scores: *scores, z, i, j: start + j, columns, max, sum, hit });
                         }
                     });
@@ -209,7 +211,7 @@ impl Epilogue for Weights<'_> {
 }
 
 /// The gradients of sum_m dloss_m (lse_m - [target's logit, in a catalogue]).
-pub fn backward(scores: &Scores, lse: &[f32], dloss: &[f32], to: Gradients) {
+pub fn backward<T: Terms>(scores: &Scores, lse: &[f32], dloss: &[f32], to: Gradients) {
     let (m, d, count) = (scores.rows(), scores.d, scores.count());
     let (mut dh, mut dc, mut doff) = (to.dh, to.dcandidates, to.doffset);
     // Nothing adds to what is not written below, so Write starts from zeros and everything after that adds.
@@ -237,7 +239,7 @@ pub fn backward(scores: &Scores, lse: &[f32], dloss: &[f32], to: Gradients) {
                     let n = own.min(count - j);
                     // SAFETY: candidates j..j+n are this task's alone.
                     let (dc, doff) = unsafe { (dc.map(|c| c.at(j, 0).row(n * d)), doff.map(|c| c.at(0, j).row(n))) };
-                    owned(scores, lse, dloss, (i, rows), (j, n), share, dc, doff);
+                    owned::<T>(scores, lse, dloss, (i, rows), (j, n), share, dc, doff);
                 };
                 match &mut dh {
                     None => (0..now).into_par_iter().with_max_len(1).for_each(|t| task(t, None)),
@@ -261,7 +263,7 @@ pub fn backward(scores: &Scores, lse: &[f32], dloss: &[f32], to: Gradients) {
 }
 
 /// One task: rows `i..i+rows` against its own candidates `j..j+n`.
-fn owned(
+fn owned<T: Terms>(
     scores: &Scores,
     lse: &[f32],
     dloss: &[f32],
@@ -279,12 +281,14 @@ fn owned(
         if dh.is_some() { gemm::packed_len(n, d) } else { 0 },
         gemm::packed_len(BLOCK, d),
         BLOCK * width,
+        T::room(BLOCK, d),
+        T::room(BLOCK, n).max(T::room(n, BLOCK)),
     ];
     let candidates = View::dense(&scores.candidates[j * d..][..n * d], n, d);
     scratch::borrow(sizes.iter().map(|&n| scratch::room(n)).sum(), |mut rest| {
-        let [across, along, block, g] = sizes.map(|n| scratch::split(&mut rest, n));
-        let across = gemm::pack(across, candidates.t());
-        let along: Option<Packed> = dh.is_some().then(|| gemm::pack(along, candidates));
+        let [across, along, block, g, rows_of_h, factors] = sizes.map(|n| scratch::split(&mut rest, n));
+        let across = gemm::pack::<T>(across, candidates.t());
+        let along: Option<Packed<T>> = dh.is_some().then(|| gemm::pack(along, candidates));
         for r in (0..rows).step_by(BLOCK) {
             let (first, n_rows) = (i + r, BLOCK.min(rows - r));
             let h = View::dense(&scores.h[first * d..][..n_rows * d], n_rows, d);
@@ -294,7 +298,7 @@ fn owned(
                 lse: &lse[first..][..n_rows],
                 dloss: &dloss[first..][..n_rows],
             };
-            gemm::multiply(h, across, &mut weights);
+            gemm::multiply(T::of(rows_of_h, h), across, &mut weights);
             for k in 0..n_rows {
                 let g = &mut g[k * width..][..n];
                 let target = scores.target[first + k];
@@ -316,11 +320,11 @@ fn owned(
             let g = View::new(g, n_rows, n, width, 1);
             if let (Some(dh), Some(along)) = (&mut dh, along) {
                 let c = Dest::new(&mut dh[r * d..][..n_rows * d], n_rows, d, d);
-                gemm::multiply(g, along, &mut Store { c, alpha: 1.0 });
+                gemm::multiply(T::of(factors, g), along, &mut Store { c, alpha: 1.0 });
             }
             if let Some(dc) = &mut dc {
                 let c = Dest::new(dc, n, d, d);
-                gemm::multiply(g.t(), gemm::pack(block, h), &mut Accumulate { c, alpha: 1.0 });
+                gemm::multiply(T::of(factors, g.t()), gemm::pack(block, h), &mut Accumulate { c, alpha: 1.0 });
             }
         }
     });

@@ -125,7 +125,7 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     make_folder(&out.join("users"))?;
     let mut states: Vec<State> = plan.jobs.iter().map(state_of).collect();
     settle_stale(&plan, &mut states, &args)?;
-    backend::probe(args.device, plan.specs[0].config.settings.precision)?;
+    backend::probe(args.device, plan.specs[0].config.settings.precision.on(args.device))?;
     show::drop_damaged(&grid, &plan, &mut states, &printer)?;
     show::estimate(&mut plan, &args, &states, &printer);
     let at_once = show::at_once(&plan, &args);

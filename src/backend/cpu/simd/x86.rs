@@ -8,7 +8,12 @@ use std::arch::x86_64::*;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
 pub unsafe fn run_avx512<K: Kernel>(kernel: K) -> K::Out {
-    kernel.run(Avx512(()))
+    kernel.run(Avx512::<false>(()))
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
+pub unsafe fn run_avx512_bf16<K: Kernel>(kernel: K) -> K::Out {
+    kernel.run(Avx512::<true>(()))
 }
 
 #[target_feature(enable = "avx2,fma")]
@@ -16,15 +21,29 @@ pub unsafe fn run_avx2<K: Kernel>(kernel: K) -> K::Out {
     kernel.run(Avx2(()))
 }
 
+/// With or without instructions for pairs of bf16.
 #[derive(Clone, Copy)]
-pub struct Avx512(());
+pub struct Avx512<const BF16: bool>(());
 
 #[inline(always)]
 fn mask16(n: usize) -> __mmask16 {
     ((1u32 << n) - 1) as __mmask16
 }
 
-impl Simd for Avx512 {
+/// bf16 of each lane in its low half: to nearest, ties to even; a NaN stays one.
+#[inline(always)]
+unsafe fn rounded16(x: __m512) -> __m512i {
+    unsafe {
+        let bits = _mm512_castps_si512(x);
+        let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+        let up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+        let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
+        let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x40_0000));
+        _mm512_srli_epi32::<16>(_mm512_mask_blend_epi32(nan, up, quiet))
+    }
+}
+
+impl<const BF16: bool> Simd for Avx512<BF16> {
     type V = __m512;
     const LANES: usize = 16;
     const MR: usize = 8;
@@ -98,6 +117,51 @@ impl Simd for Avx512 {
         unsafe { _mm512_scalef_ps(a, n) }
     }
     #[inline(always)]
+    fn halves(self, pairs: __m512) -> (__m512, __m512) {
+        unsafe {
+            let bits = _mm512_castps_si512(pairs);
+            let high = _mm512_and_si512(bits, _mm512_set1_epi32(0xffff_0000_u32 as i32));
+            (_mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits)), _mm512_castsi512_ps(high))
+        }
+    }
+    #[inline(always)]
+    fn pair(self, low: __m512, high: __m512) -> __m512 {
+        unsafe {
+            if BF16 {
+                // Each a vector of 16 bf16, widened to the lanes.
+                let low: __m256i = std::mem::transmute(_mm512_cvtneps_pbh(low));
+                let high: __m256i = std::mem::transmute(_mm512_cvtneps_pbh(high));
+                let high = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(high));
+                return _mm512_castsi512_ps(_mm512_or_si512(_mm512_cvtepu16_epi32(low), high));
+            }
+            let high = _mm512_slli_epi32::<16>(rounded16(high));
+            _mm512_castsi512_ps(_mm512_or_si512(rounded16(low), high))
+        }
+    }
+    #[inline(always)]
+    fn pair_up(self, a: __m512, b: __m512) -> __m512 {
+        unsafe {
+            if BF16 {
+                return std::mem::transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(b, a));
+            }
+            // Packing takes a quarter of each in turn: back in order.
+            let quarters = _mm512_packus_epi32(rounded16(a), rounded16(b));
+            let order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+            _mm512_castsi512_ps(_mm512_permutexvar_epi64(order, quarters))
+        }
+    }
+    #[inline(always)]
+    fn dot2(self, a: __m512, b: __m512, acc: __m512) -> __m512 {
+        unsafe {
+            if BF16 {
+                let (a, b): (__m512bh, __m512bh) = (std::mem::transmute(a), std::mem::transmute(b));
+                return _mm512_dpbf16_ps(acc, a, b);
+            }
+        }
+        let ((a0, a1), (b0, b1)) = (self.halves(a), self.halves(b));
+        self.fma(a1, b1, self.fma(a0, b0, acc))
+    }
+    #[inline(always)]
     fn sum(self, a: __m512) -> f32 {
         unsafe {
             let low = _mm512_castps512_ps256(a);
@@ -142,6 +206,19 @@ unsafe fn largest8(a: __m256) -> f32 {
         let s = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
         let s = _mm_max_ps(s, _mm_movehl_ps(s, s));
         _mm_cvtss_f32(_mm_max_ss(s, _mm_shuffle_ps::<1>(s, s)))
+    }
+}
+
+/// As [`rounded16`].
+#[inline(always)]
+unsafe fn rounded8(x: __m256) -> __m256i {
+    unsafe {
+        let bits = _mm256_castps_si256(x);
+        let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+        let up = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+        let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(x, x));
+        let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x40_0000));
+        _mm256_srli_epi32::<16>(_mm256_blendv_epi8(up, quiet, nan))
     }
 }
 
@@ -225,6 +302,28 @@ impl Simd for Avx2 {
             let p = _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(half, bias)));
             let q = _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(rest, bias)));
             _mm256_mul_ps(_mm256_mul_ps(a, p), q)
+        }
+    }
+    #[inline(always)]
+    fn halves(self, pairs: __m256) -> (__m256, __m256) {
+        unsafe {
+            let bits = _mm256_castps_si256(pairs);
+            let high = _mm256_and_si256(bits, _mm256_set1_epi32(0xffff_0000_u32 as i32));
+            (_mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits)), _mm256_castsi256_ps(high))
+        }
+    }
+    #[inline(always)]
+    fn pair(self, low: __m256, high: __m256) -> __m256 {
+        unsafe {
+            let high = _mm256_slli_epi32::<16>(rounded8(high));
+            _mm256_castsi256_ps(_mm256_or_si256(rounded8(low), high))
+        }
+    }
+    #[inline(always)]
+    fn pair_up(self, a: __m256, b: __m256) -> __m256 {
+        unsafe {
+            let halves = _mm256_packus_epi32(rounded8(a), rounded8(b));
+            _mm256_castsi256_ps(_mm256_permute4x64_epi64::<0b11_01_10_00>(halves))
         }
     }
     #[inline(always)]

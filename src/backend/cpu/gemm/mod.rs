@@ -1,0 +1,297 @@
+/*! Products of small and medium matrices: the building block of every op that multiplies.
+
+B is packed once into panels of two vectors' width, `[panel][line][NR]`, zero-padded, so that the inner loop reads it
+in one straight line; a packed weight serves all row tiles of all threads. A is read element by element, broadcast over
+a tile of MR rows by NR columns that stays in registers. What becomes of a finished tile is the business of an
+[`Epilogue`]: store, accumulate, add a bias, take exp(logit - lse), in registers, before anything reaches memory.
+
+Factors are f32 ([`Singles`]) or bf16 ([`Pairs`]): then an element, 32 bits wide like a single, holds two terms of the
+sum that follow each other, an instruction adds both products to an f32 sum, and everything else stays as it is. Both
+kinds are made from f32 matrices by [`pack`] and [`Terms::of`]; singles are read where they lie, with any strides.
+
+A tile sums over k in order, one rounding a step; results depend on the instruction set but on nothing else. Products
+by all threads are in [`products`](super::products).
+*/
+
+mod epilogue;
+mod pack;
+mod terms;
+
+use std::marker::PhantomData;
+
+pub use epilogue::{Accumulate, Bias, Dest, Epilogue, Store};
+pub use pack::{pack, pack_parallel, pack_rows, rows_len};
+pub use terms::{Pairs, Singles, Terms};
+
+use super::simd::{Isa, Kernel, Simd};
+
+/// Columns of a tile, in vectors.
+const NV: usize = 2;
+
+/// A matrix somewhere in memory: element (i, j) is `data[i * rs + j * cs]`, where pairs hold the columns 2j and 2j + 1.
+#[derive(Clone, Copy)]
+pub struct View<'a, T: Terms = Singles> {
+    data: &'a [f32],
+    pub rows: usize,
+    /// In terms.
+    pub cols: usize,
+    rs: usize,
+    cs: usize,
+    /// Copied by [`pack_rows`]: `[tile][line][MR]`.
+    tiled: bool,
+    terms: PhantomData<T>,
+}
+
+impl<'a> View<'a> {
+    /// Panics when an element would lie outside `data`.
+    pub fn new(data: &'a [f32], rows: usize, cols: usize, rs: usize, cs: usize) -> Self {
+        View::over(data, rows, cols, rs, cs)
+    }
+
+    /// Row-major and dense.
+    pub fn dense(data: &'a [f32], rows: usize, cols: usize) -> Self {
+        View::new(data, rows, cols, cols, 1)
+    }
+
+    /// Element (i, j).
+    pub fn at(&self, i: usize, j: usize) -> f32 {
+        assert!(i < self.rows && j < self.cols && !self.tiled);
+        self.data[i * self.rs + j * self.cs]
+    }
+
+    /// Row `i` of a view with contiguous rows.
+    pub fn row(&self, i: usize) -> &'a [f32] {
+        assert!(self.cs == 1 && !self.tiled && i < self.rows);
+        &self.data[i * self.rs..][..self.cols]
+    }
+
+    pub fn t(self) -> Self {
+        assert!(!self.tiled);
+        View { rows: self.cols, cols: self.rows, rs: self.cs, cs: self.rs, ..self }
+    }
+
+    /// `n` rows from row `start` on.
+    pub fn rows(self, start: usize, n: usize) -> Self {
+        assert!(start + n <= self.rows && !self.tiled);
+        let data = if n == 0 { &[] } else { &self.data[start * self.rs..] };
+        View { data, rows: n, ..self }
+    }
+
+    /// `n` columns from column `start` on.
+    pub fn cols(self, start: usize, n: usize) -> Self {
+        self.t().rows(start, n).t()
+    }
+}
+
+impl<'a, T: Terms> View<'a, T> {
+    fn over(data: &'a [f32], rows: usize, cols: usize, rs: usize, cs: usize) -> Self {
+        let lines = cols.div_ceil(T::EACH);
+        let inside = rows == 0 || cols == 0 || (rows - 1) * rs + (lines - 1) * cs < data.len();
+        assert!(inside, "a view of {rows} x {cols} (strides {rs}, {cs}) reaches outside {} elements", data.len());
+        View { data, rows, cols, rs, cs, tiled: false, terms: PhantomData }
+    }
+}
+
+/// B (k, n) in panels. The panel width belongs to the instruction set in use.
+#[derive(Clone, Copy)]
+pub struct Packed<'a, T: Terms = Singles> {
+    data: &'a [f32],
+    /// In terms.
+    pub k: usize,
+    pub n: usize,
+    /// Lines of a panel; those of `k` may be fewer.
+    depth: usize,
+    terms: PhantomData<T>,
+}
+
+impl<T: Terms> Packed<'_, T> {
+    /// The first `k` rows and `n` columns.
+    pub fn first(self, k: usize, n: usize) -> Self {
+        assert!(k <= self.k && n <= self.n);
+        Packed { k, n, ..self }
+    }
+
+    /// `n` rows from row `start` on, which begins a line.
+    pub fn rows(self, start: usize, n: usize) -> Self {
+        assert!(start.is_multiple_of(T::EACH) && start + n <= self.k);
+        Packed { data: &self.data[start / T::EACH * panel()..], k: n, ..self }
+    }
+
+    /// `n` columns from column `start` on, which begins a panel.
+    pub fn columns(self, start: usize, n: usize) -> Self {
+        assert!(start.is_multiple_of(panel()) && start + n <= self.n);
+        Packed { data: &self.data[start * self.depth..], n, ..self }
+    }
+}
+
+/// Columns of a panel.
+pub fn panel() -> usize {
+    NV * Isa::current().lanes()
+}
+
+/// Elements that [`pack`] needs at most for a (k, n) matrix: as many as singles take.
+pub fn packed_len(k: usize, n: usize) -> usize {
+    k * n.next_multiple_of(panel())
+}
+
+/// What the next piece of work will read, asked for while this one computes: up to two blocks of lines, one line of
+/// every row at a time.
+#[derive(Clone, Copy)]
+pub struct Ahead {
+    /// (address, elements between rows, lines of a row)
+    blocks: [(*const f32, usize, usize); 2],
+    at: usize,
+}
+
+impl Ahead {
+    /// Nothing but the next rows of A.
+    pub const NOTHING: Ahead = Ahead { blocks: [(std::ptr::null(), 0, 0); 2], at: 0 };
+
+    /// The rows of two views with contiguous rows.
+    pub fn of(a: View, b: View) -> Self {
+        let block = |x: View| (x.data.as_ptr(), x.rs, if x.rows == 0 { 0 } else { x.cols.div_ceil(16) });
+        Ahead { blocks: [block(a), block(b)], at: 0 }
+    }
+
+    /// Where to ask from next, and the step.
+    #[inline(always)]
+    fn next(&mut self, otherwise: (*const f32, usize)) -> (*const f32, usize) {
+        let [(a, a_step, a_lines), (b, b_step, b_lines)] = self.blocks;
+        let at = self.at;
+        self.at += 1;
+        if at < a_lines {
+            (a.wrapping_add(16 * at), a_step)
+        } else if at < a_lines + b_lines {
+            (b.wrapping_add(16 * (at - a_lines)), b_step)
+        } else {
+            otherwise
+        }
+    }
+}
+
+/// A (m, k) times packed B (k, n), every tile handed to the epilogue.
+pub fn multiply<T: Terms, E: Epilogue>(a: View<T>, b: Packed<T>, e: &mut E) {
+    multiply_ahead(a, b, e, Ahead::NOTHING)
+}
+
+/// [`multiply`], fetching what comes next meanwhile.
+pub fn multiply_ahead<T: Terms, E: Epilogue>(a: View<T>, b: Packed<T>, e: &mut E, ahead: Ahead) {
+    struct Task<'a, 'b, T: Terms, E>(View<'a, T>, Packed<'b, T>, E, Ahead);
+    impl<T: Terms, E: Epilogue> Kernel for Task<'_, '_, T, &mut E> {
+        type Out = ();
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) {
+            let Task(a, b, e, mut ahead) = self;
+            assert_eq!(a.cols, b.k);
+            match S::MR {
+                8 => tiles::<S, T, E, 8>(s, a, b, e, &mut ahead),
+                6 => tiles::<S, T, E, 6>(s, a, b, e, &mut ahead),
+                _ => tiles::<S, T, E, 4>(s, a, b, e, &mut ahead),
+            }
+        }
+    }
+    T::dispatch(Task(a, b, e, ahead))
+}
+
+#[inline(always)]
+fn tiles<S: Simd, T: Terms, E: Epilogue, const MR: usize>(
+    s: S,
+    a: View<T>,
+    b: Packed<T>,
+    e: &mut E,
+    ahead: &mut Ahead,
+) {
+    let nr = NV * S::LANES;
+    for j0 in (0..b.n).step_by(nr) {
+        let panel = &b.data[j0 * b.depth..];
+        // A last panel of at most one vector's width is worked off at half the cost.
+        if b.n - j0 <= S::LANES {
+            column_of_tiles::<S, T, E, MR, 1>(s, a, b, panel, j0, e, ahead);
+        } else {
+            column_of_tiles::<S, T, E, MR, NV>(s, a, b, panel, j0, e, ahead);
+        }
+    }
+}
+
+/// All row tiles against one panel.
+#[inline(always)]
+fn column_of_tiles<S: Simd, T: Terms, E: Epilogue, const MR: usize, const W: usize>(
+    s: S,
+    a: View<T>,
+    b: Packed<T>,
+    panel: &[f32],
+    j0: usize,
+    e: &mut E,
+    ahead: &mut Ahead,
+) {
+    let width = (W * S::LANES).min(b.n - j0);
+    let lines = b.k.div_ceil(T::EACH);
+    assert!(panel.len() >= lines * NV * S::LANES);
+    for i0 in (0..a.rows).step_by(MR) {
+        // A tile at the lower edge reads its last row several times and drops the copies.
+        let rows = MR.min(a.rows - i0);
+        let first = if a.tiled { i0 * lines } else { i0 * a.rs };
+        let mut pointers = [a.data.as_ptr(); MR];
+        for (r, p) in pointers.iter_mut().enumerate() {
+            *p = p.wrapping_add(first + r.min(rows - 1) * a.rs);
+        }
+        // The next tile of A follows this one where rows are contiguous.
+        let next_tile = (pointers[0].wrapping_add(MR * if a.tiled { lines } else { a.rs }), MR);
+        let fetch = ahead.next(next_tile);
+        for r in 0..rows {
+            if let Some(p) = e.address(i0 + r, j0) {
+                s.prefetch_write(p);
+                s.prefetch_write(p.wrapping_add(S::LANES));
+            }
+        }
+        // SAFETY: rows i0..i0+rows lie inside the view, which holds the lines of k columns, as does the panel; the
+        // epilogue gets elements of the product.
+        unsafe {
+            let acc = tile::<S, T, MR, W>(s, lines, &pointers, a.cs, panel.as_ptr(), fetch);
+            for (r, row) in acc.iter().enumerate() {
+                if r < rows {
+                    for (v, &x) in row.iter().enumerate() {
+                        let j = v * S::LANES;
+                        if j < width {
+                            e.take(s, i0 + r, j0 + j, x, S::LANES.min(width - j));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// MR rows of A times W vectors of a panel: MR * W vectors of sums that live in registers.
+///
+/// # Safety
+/// Each row pointer is readable at 0, cs, .., (lines-1) cs; the panel holds as many lines.
+#[inline(always)]
+unsafe fn tile<S: Simd, T: Terms, const MR: usize, const W: usize>(
+    s: S,
+    lines: usize,
+    rows: &[*const f32; MR],
+    cs: usize,
+    panel: *const f32,
+    (fetch, step): (*const f32, usize),
+) -> [[S::V; W]; MR] {
+    let mut acc = [[s.zero(); W]; MR];
+    for p in 0..lines {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let line = panel.add(p * NV * S::LANES);
+            s.prefetch(fetch.wrapping_add(p * step));
+            let mut b = [s.zero(); W];
+            for (v, b) in b.iter_mut().enumerate() {
+                *b = s.load(line.add(v * S::LANES));
+            }
+            for r in 0..MR {
+                let x = s.splat(*rows[r].add(p * cs));
+                for v in 0..W {
+                    acc[r][v] = T::mul_add(s, x, b[v], acc[r][v]);
+                }
+            }
+        }
+    }
+    acc
+}

@@ -1,0 +1,88 @@
+//! What products multiply, and in which form.
+
+use super::{
+    super::simd::{Kernel, Simd, dispatch, dispatch_bf16},
+    View,
+    pack::{pair_columns, pair_rows},
+};
+
+/// A kind of factor. Its elements are 32 bits wide and lie in slices of f32, whatever they mean.
+pub trait Terms: Copy + Send + Sync + 'static {
+    /// Terms of a sum that an element holds.
+    const EACH: usize;
+
+    /// acc + a b, lane by lane, summed over the terms of an element.
+    fn mul_add<S: Simd>(s: S, a: S::V, b: S::V, acc: S::V) -> S::V;
+
+    /// One line of a panel from the rows of B that it holds; `second` is none beyond B's last row.
+    fn line<S: Simd>(s: S, first: S::V, second: S::V) -> S::V;
+
+    /// Runs a kernel with the best instructions there are for these factors.
+    fn dispatch<K: Kernel>(kernel: K) -> K::Out;
+
+    /// Elements that [`Terms::of`] needs for (rows, cols).
+    fn room(rows: usize, cols: usize) -> usize;
+
+    /// `a` as left factor: where it lies if that will do, else copied to `to`. Its rows or its columns are contiguous.
+    fn of<'a>(to: &'a mut [f32], a: View<'a>) -> View<'a, Self>;
+}
+
+/// f32.
+#[derive(Clone, Copy)]
+pub struct Singles;
+
+impl Terms for Singles {
+    const EACH: usize = 1;
+
+    #[inline(always)]
+    fn mul_add<S: Simd>(s: S, a: S::V, b: S::V, acc: S::V) -> S::V {
+        s.fma(a, b, acc)
+    }
+
+    #[inline(always)]
+    fn line<S: Simd>(_: S, first: S::V, _: S::V) -> S::V {
+        first
+    }
+
+    fn dispatch<K: Kernel>(kernel: K) -> K::Out {
+        dispatch(kernel)
+    }
+
+    fn room(_: usize, _: usize) -> usize {
+        0
+    }
+
+    fn of<'a>(_: &'a mut [f32], a: View<'a>) -> View<'a> {
+        a
+    }
+}
+
+/// Two bf16, the earlier term in the low half; rounded to nearest, ties to even. Sums are f32.
+#[derive(Clone, Copy)]
+pub struct Pairs;
+
+impl Terms for Pairs {
+    const EACH: usize = 2;
+
+    #[inline(always)]
+    fn mul_add<S: Simd>(s: S, a: S::V, b: S::V, acc: S::V) -> S::V {
+        s.dot2(a, b, acc)
+    }
+
+    #[inline(always)]
+    fn line<S: Simd>(s: S, first: S::V, second: S::V) -> S::V {
+        s.pair(first, second)
+    }
+
+    fn dispatch<K: Kernel>(kernel: K) -> K::Out {
+        dispatch_bf16(kernel)
+    }
+
+    fn room(rows: usize, cols: usize) -> usize {
+        rows * cols.div_ceil(2)
+    }
+
+    fn of<'a>(to: &'a mut [f32], a: View<'a>) -> View<'a, Pairs> {
+        if a.cs == 1 || a.cols <= 1 { pair_columns(to, a) } else { pair_rows(to, a) }
+    }
+}
