@@ -150,6 +150,40 @@ fn blocks<S: Simd, const MR: usize>(s: S, mut b: Block) {
     }
 }
 
+/// acc + the products of MR rows, as long as the panel has lines, with the panel.
+///
+/// A function of its own, on sums of its own: those of a caller that does other things with them would go through memory
+/// at every line.
+///
+/// # Safety
+/// The rows are readable for as many elements as the panel has lines.
+#[inline(always)]
+unsafe fn add_lines<S: Simd, const MR: usize, const W: usize>(
+    s: S,
+    mut acc: [[S::V; W]; MR],
+    rows: &[*const f32; MR],
+    panel: &[f32],
+) -> [[S::V; W]; MR] {
+    let nr = NV * S::LANES;
+    for p in 0..panel.len() / nr {
+        // SAFETY: the caller's promise; the panel holds the line.
+        unsafe {
+            let line = panel.as_ptr().add(p * nr);
+            let mut w = [s.zero(); W];
+            for (v, w) in w.iter_mut().enumerate() {
+                *w = s.load(line.add(v * S::LANES));
+            }
+            for r in 0..MR {
+                let x = s.splat(*rows[r].add(p));
+                for v in 0..W {
+                    acc[r][v] = s.fma(x, w[v], acc[r][v]);
+                }
+            }
+        }
+    }
+    acc
+}
+
 /// MR rows by W vectors, summed over `lines` of the weights of all taps one after another.
 #[inline(always)]
 fn tile<S: Simd, const MR: usize, const W: usize>(s: S, b: &mut Block, i0: usize, j0: usize, lines: Range<usize>) {
@@ -180,22 +214,9 @@ fn tile<S: Simd, const MR: usize, const W: usize>(s: S, b: &mut Block, i0: usize
         if !any {
             continue;
         }
-        let panel = packed[tap * panel_len + j0 * k + c0 * nr..][..depth * nr].as_ptr();
-        for p in 0..depth {
-            // SAFETY: every pointer is that of a row of k elements, c0 + p < k; the panel holds `depth` lines.
-            unsafe {
-                let mut w = [s.zero(); W];
-                for (v, w) in w.iter_mut().enumerate() {
-                    *w = s.load(panel.add(p * nr + v * S::LANES));
-                }
-                for r in 0..MR {
-                    let x = s.splat(*from[r].add(c0 + p));
-                    for v in 0..W {
-                        acc[r][v] = s.fma(x, w[v], acc[r][v]);
-                    }
-                }
-            }
-        }
+        let panel = &packed[tap * panel_len + j0 * k + c0 * nr..][..depth * nr];
+        // SAFETY: every pointer is that of a row of k elements, c0 + depth <= k.
+        acc = unsafe { add_lines(s, acc, &from.map(|row| row.add(c0)), panel) };
     }
     for (r, acc) in acc.iter().enumerate().take(rows) {
         for (v, acc) in acc.iter().enumerate() {
