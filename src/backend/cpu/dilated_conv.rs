@@ -7,9 +7,10 @@ use rayon::prelude::*;
 
 use super::{
     Cpu,
-    gemm::View,
+    gemm::{Terms, View},
+    in_precision,
     math::{lanes, load, store},
-    products::ROWS,
+    products::{ROWS, held},
     reduce::sum_partials,
     scratch,
     shifted::{Shifted, Start, packed, weight_gradient},
@@ -78,32 +79,33 @@ impl Kernel for NormRelu<'_> {
 impl Run<DilatedConvFwd> for Cpu {
     fn run(&mut self, op: &DilatedConvFwd) {
         op.assert_disjoint();
-        let (n, i, o) = (op.n, op.i, op.o);
-        // SAFETY: disjoint by the assertion, each taken once.
-        let (y, z, mean, rstd) =
-            unsafe { (self.out(op.y, n * o), self.out(op.z, n * o), self.out(op.mean, n), self.out(op.rstd, n)) };
-        let (x, w, bias) = (self.get(op.x, n * i), self.get(op.w, op.taps.count * i * o), self.get(op.bias, o));
-        let (gamma, beta, cu) = (self.get(op.gamma, o), self.get(op.beta, o), self.ids(op.cu, op.b + 1));
-        let residual = (!op.residual.is_empty()).then(|| self.get(op.residual, n * o));
-        packed(
-            op.taps.count,
-            (i, o),
-            |tap| View::dense(&w[tap * i * o..][..i * o], i, o),
-            |packed, zeros| {
-                let start = Start::Bias(bias);
-                let conv = Shifted { x, k: i, n: o, packed, zeros, taps: op.taps, mirrored: false, cu, start };
-                y.par_chunks_mut(ROWS * o)
-                    .zip(z.par_chunks_mut(ROWS * o))
-                    .zip(mean.par_chunks_mut(ROWS).zip(rstd.par_chunks_mut(ROWS)))
-                    .enumerate()
-                    .for_each(|(block, ((y, z), (mean, rstd)))| {
-                        conv.block(z, block * ROWS);
-                        let residual = residual.map(|r| &r[block * ROWS * o..][..z.len()]);
-                        dispatch(NormRelu { y, mean, rstd, z, residual, gamma, beta, eps: op.eps });
-                    });
-            },
-        );
+        in_precision!(self, forward(self, op))
     }
+}
+
+fn forward<T: Terms>(cpu: &Cpu, op: &DilatedConvFwd) {
+    let (n, i, o) = (op.n, op.i, op.o);
+    // SAFETY: disjoint by the caller's assertion, each taken once.
+    let (y, z, mean, rstd) =
+        unsafe { (cpu.out(op.y, n * o), cpu.out(op.z, n * o), cpu.out(op.mean, n), cpu.out(op.rstd, n)) };
+    let (x, w, bias) = (cpu.get(op.x, n * i), cpu.get(op.w, op.taps.count * i * o), cpu.get(op.bias, o));
+    let (gamma, beta, cu) = (cpu.get(op.gamma, o), cpu.get(op.beta, o), cpu.ids(op.cu, op.b + 1));
+    let residual = (!op.residual.is_empty()).then(|| cpu.get(op.residual, n * o));
+    let of = |tap: usize| View::dense(&w[tap * i * o..][..i * o], i, o);
+    packed::<T, _>(op.taps.count, (i, o), of, |packs| {
+        held::<T, _>(x, n, i, |x, k| {
+            let conv = Shifted { x, k, n: o, packs, taps: op.taps, mirrored: false, cu, start: Start::Bias(bias) };
+            y.par_chunks_mut(ROWS * o)
+                .zip(z.par_chunks_mut(ROWS * o))
+                .zip(mean.par_chunks_mut(ROWS).zip(rstd.par_chunks_mut(ROWS)))
+                .enumerate()
+                .for_each(|(block, ((y, z), (mean, rstd)))| {
+                    conv.block(z, block * ROWS);
+                    let residual = residual.map(|r| &r[block * ROWS * o..][..z.len()]);
+                    dispatch(NormRelu { y, mean, rstd, z, residual, gamma, beta, eps: op.eps });
+                });
+        })
+    });
 }
 
 /// From dy to dz for a block of rows, and the block's column sums.
@@ -170,44 +172,49 @@ impl Kernel for NormReluBackward<'_> {
 impl Run<DilatedConvBwd> for Cpu {
     fn run(&mut self, op: &DilatedConvBwd) {
         op.assert_disjoint();
-        let (n, i, o, taps) = (op.n, op.i, op.o, op.taps);
-        let weights = taps.count * i * o;
-        // SAFETY: disjoint by the assertion, each taken once.
-        let (dx, dw, db, dgamma, dbeta) = unsafe {
-            let (dx, dw) = (self.grad(op.dx, n * i), self.grad(op.dw, weights));
-            (dx, dw, self.grad(op.db, o), self.grad(op.dgamma, o), self.grad(op.dbeta, o))
-        };
-        let (dy, z, x, w) =
-            (self.get(op.dy, n * o), self.get(op.z, n * o), self.get(op.x, n * i), self.get(op.w, weights));
-        let (gamma, beta) = (self.get(op.gamma, o), self.get(op.beta, o));
-        let (mean, rstd, cu) = (self.get(op.mean, n), self.get(op.rstd, n), self.ids(op.cu, op.b + 1));
-        let blocks = n.div_ceil(ROWS);
-        scratch::borrow(scratch::room(n * o) + blocks * 3 * o, |mut rest| {
-            let dz = scratch::split(&mut rest, n * o);
-            let sums = &mut rest[..blocks * 3 * o];
-            dz.par_chunks_mut(ROWS * o)
-                .zip(sums.par_chunks_mut(3 * o))
-                .zip(dy.par_chunks(ROWS * o).zip(z.par_chunks(ROWS * o)))
-                .zip(mean.par_chunks(ROWS).zip(rstd.par_chunks(ROWS)))
-                .for_each(|(((dz, sums), (dy, z)), (mean, rstd))| {
-                    dispatch(NormReluBackward { dz, sums, dy, z, gamma, beta, mean, rstd });
-                });
-            for (part, to) in [dgamma, dbeta, db].into_iter().enumerate() {
-                // The last partial row of a stride is as long as what is left of it.
-                let sums = sums.get(part * o..).unwrap_or(&[]);
-                sum_partials(to, sums, 3 * o);
-            }
-            if let Some((dx, acc)) = dx {
-                let of = |tap: usize| View::dense(&w[tap * i * o..][..i * o], i, o).t();
-                packed(taps.count, (o, i), of, |packed, zeros| {
-                    let start = if acc { Start::Held } else { Start::Zero };
-                    let conv = Shifted { x: dz, k: o, n: i, packed, zeros, taps, mirrored: true, cu, start };
-                    dx.par_chunks_mut(ROWS * i).enumerate().for_each(|(block, dx)| conv.block(dx, block * ROWS));
-                });
-            }
-            if let Some((dw, acc)) = dw {
-                weight_gradient(dw, acc, x, dz, (n, i, o), taps, cu);
-            }
-        });
+        in_precision!(self, backward(self, op))
     }
+}
+
+fn backward<T: Terms>(cpu: &Cpu, op: &DilatedConvBwd) {
+    let (n, i, o, taps) = (op.n, op.i, op.o, op.taps);
+    let weights = taps.count * i * o;
+    // SAFETY: disjoint by the caller's assertion, each taken once.
+    let (dx, dw, db, dgamma, dbeta) = unsafe {
+        let (dx, dw) = (cpu.grad(op.dx, n * i), cpu.grad(op.dw, weights));
+        (dx, dw, cpu.grad(op.db, o), cpu.grad(op.dgamma, o), cpu.grad(op.dbeta, o))
+    };
+    let (dy, z, x, w) = (cpu.get(op.dy, n * o), cpu.get(op.z, n * o), cpu.get(op.x, n * i), cpu.get(op.w, weights));
+    let (gamma, beta) = (cpu.get(op.gamma, o), cpu.get(op.beta, o));
+    let (mean, rstd, cu) = (cpu.get(op.mean, n), cpu.get(op.rstd, n), cpu.ids(op.cu, op.b + 1));
+    let blocks = n.div_ceil(ROWS);
+    scratch::borrow(scratch::room(n * o) + blocks * 3 * o, |mut rest| {
+        let dz = scratch::split(&mut rest, n * o);
+        let sums = &mut rest[..blocks * 3 * o];
+        dz.par_chunks_mut(ROWS * o)
+            .zip(sums.par_chunks_mut(3 * o))
+            .zip(dy.par_chunks(ROWS * o).zip(z.par_chunks(ROWS * o)))
+            .zip(mean.par_chunks(ROWS).zip(rstd.par_chunks(ROWS)))
+            .for_each(|(((dz, sums), (dy, z)), (mean, rstd))| {
+                dispatch(NormReluBackward { dz, sums, dy, z, gamma, beta, mean, rstd });
+            });
+        for (part, to) in [dgamma, dbeta, db].into_iter().enumerate() {
+            // The last partial row of a stride is as long as what is left of it.
+            let sums = sums.get(part * o..).unwrap_or(&[]);
+            sum_partials(to, sums, 3 * o);
+        }
+        if let Some((dx, acc)) = dx {
+            let of = |tap: usize| View::dense(&w[tap * i * o..][..i * o], i, o).t();
+            packed::<T, _>(taps.count, (o, i), of, |packs| {
+                let start = if acc { Start::Held } else { Start::Zero };
+                held::<T, _>(dz, n, o, |x, k| {
+                    let conv = Shifted { x, k, n: i, packs, taps, mirrored: true, cu, start };
+                    dx.par_chunks_mut(ROWS * i).enumerate().for_each(|(block, dx)| conv.block(dx, block * ROWS));
+                })
+            });
+        }
+        if let Some((dw, acc)) = dw {
+            weight_gradient::<T>(dw, acc, x, dz, (n, i, o), taps, cu);
+        }
+    });
 }

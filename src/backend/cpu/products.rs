@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::{
     gemm::{
-        Accumulate, Ahead, Bias, Dest, Packed, Store, Terms, View, multiply, multiply_ahead, pack, pack_rows,
+        self, Accumulate, Ahead, Bias, Dest, Packed, Store, Terms, View, multiply, multiply_ahead, pack, pack_rows,
         packed_len, rows_len,
     },
     scratch,
@@ -42,6 +42,21 @@ fn blocks<T: Terms>(c: &mut [f32], a: View, b: Packed<T>, f: impl Fn(Dest, View<
     });
 }
 
+/// Lends x (rows, cols) in a form that products read rows of: `f(x, elements of a row)`.
+pub fn held<T: Terms, R>(x: &[f32], rows: usize, cols: usize, f: impl FnOnce(&[f32], usize) -> R) -> R {
+    let lines = cols.div_ceil(T::EACH);
+    let room = T::room(rows, cols);
+    if room == 0 {
+        return f(x, lines);
+    }
+    scratch::borrow(room, |to| {
+        to.par_chunks_mut(ROWS * lines).zip(x.par_chunks(ROWS * cols)).for_each(|(to, x)| {
+            T::of(to, View::dense(x, x.len() / cols, cols));
+        });
+        f(to, lines)
+    })
+}
+
 /// C (m, n) = alpha A B in parallel over row blocks, with C dense; `acc` adds to what C holds.
 pub fn product<T: Terms>(c: &mut [f32], a: View, b: Packed<T>, alpha: f32, acc: bool) {
     blocks(c, a, b, |c, a, b, first| match acc || !first {
@@ -61,7 +76,7 @@ pub fn product_bias<T: Terms>(c: &mut [f32], a: View, b: Packed<T>, bias: &[f32]
 
 /// Rows that are packed and multiplied at a time in [`product_t`]: a panel of B and a tile of A fit the first-level
 /// cache together.
-const KC: usize = 128;
+const KC: usize = gemm::COLUMNS;
 /// Columns of A that one task of [`product_t`] takes.
 const MC: usize = 256;
 

@@ -5,16 +5,16 @@ has no row reads zeros; the taps of a tile are summed in registers. Rows of diff
 sequences waste nothing. Work is cut by sizes alone: the same bits for any number of threads.
 */
 
-use std::ops::Range;
+use std::{marker::PhantomData, ops::Range};
 
 use rayon::prelude::*;
 
 use super::{
-    gemm::{self, Singles, View},
+    gemm::{self, Accumulate, Dest, Terms, View},
     math::{load, store},
     products::ROWS,
     scratch,
-    simd::{Kernel, Simd, dispatch},
+    simd::{Kernel, Simd},
 };
 use crate::ops::dilated_conv::Taps;
 
@@ -40,6 +40,12 @@ pub(super) fn sequences(cu: &[u32], first: usize, rows: usize) -> impl Iterator<
     )
 }
 
+/// Whether a row has one that a tap at `offset` sees.
+#[inline(always)]
+fn sees((before, after): Place, offset: isize) -> bool {
+    before >= 0 && -before <= offset && offset <= after
+}
+
 /// Where rows `first..` stand in their sequences.
 fn places(to: &mut [Place], cu: &[u32], first: usize) {
     let rows = to.len();
@@ -62,16 +68,14 @@ pub enum Start<'a> {
 
 /// c = or += sum_w x[row + offset(w)] B_w, for every block of rows in parallel.
 #[derive(Clone, Copy)]
-pub struct Shifted<'a> {
-    /// (N,K)
+pub struct Shifted<'a, T> {
+    /// (N,K), as [`held`](super::products::held) lends it.
     pub x: &'a [f32],
+    /// Elements of a row of x: lines of a packed matrix.
     pub k: usize,
     /// Columns of c.
     pub n: usize,
-    /// The packed (K,N) matrices of all taps, one after another.
-    pub packed: &'a [f32],
-    /// (K)
-    pub zeros: &'a [f32],
+    pub packs: Packs<'a, T>,
     pub taps: Taps,
     /// The rows that see a row instead of those that it sees.
     pub mirrored: bool,
@@ -79,34 +83,52 @@ pub struct Shifted<'a> {
     pub start: Start<'a>,
 }
 
-/// Packs the matrices of all taps and lends them with a row of zeros.
-pub fn packed<'a, R>(
+/// The packed (K,N) matrices of all taps, one after another, and a row of x of zeros.
+#[derive(Clone, Copy)]
+pub struct Packs<'a, T> {
+    all: &'a [f32],
+    /// Elements of one matrix.
+    each: usize,
+    zeros: &'a [f32],
+    terms: PhantomData<T>,
+}
+
+impl<T> Packs<'_, T> {
+    /// Those of `count` taps from tap `first` on.
+    pub fn part(self, first: usize, count: usize) -> Self {
+        Packs { all: &self.all[first * self.each..][..count * self.each], ..self }
+    }
+}
+
+/// Packs the matrices of all taps and lends them.
+pub fn packed<'a, T: Terms, R>(
     taps: usize,
     (k, n): (usize, usize),
     of: impl Fn(usize) -> View<'a> + Sync,
-    f: impl FnOnce(&[f32], &[f32]) -> R,
+    f: impl FnOnce(Packs<T>) -> R,
 ) -> R {
-    let len = gemm::packed_len(k, n);
-    scratch::borrow(taps * len + k, |room| {
+    let lines = k.div_ceil(T::EACH);
+    let len = gemm::packed_len(lines, n);
+    scratch::borrow(taps * len + lines, |room| {
         let (all, zeros) = room.split_at_mut(taps * len);
         all.par_chunks_mut(len).enumerate().for_each(|(tap, to)| {
-            gemm::pack::<Singles>(to, of(tap));
+            gemm::pack::<T>(to, of(tap));
         });
         zeros.fill(0.0);
-        f(all, zeros)
+        f(Packs { all, each: len, zeros, terms: PhantomData })
     })
 }
 
 /// One block of rows of [`Shifted`].
-struct Block<'a> {
-    of: Shifted<'a>,
+struct Block<'a, T> {
+    of: Shifted<'a, T>,
     /// (rows, n)
     c: &'a mut [f32],
     first: usize,
     places: &'a [Place],
 }
 
-impl Shifted<'_> {
+impl<T: Terms> Shifted<'_, T> {
     fn offset(&self, tap: usize) -> isize {
         if self.mirrored { -self.taps.offset(tap) } else { self.taps.offset(tap) }
     }
@@ -116,24 +138,24 @@ impl Shifted<'_> {
         let mut places_of = [NOWHERE; ROWS];
         let places_of = &mut places_of[..c.len() / self.n];
         places(places_of, self.cu, first);
-        dispatch(Block { of: *self, c, first, places: places_of });
+        T::dispatch(Block { of: *self, c, first, places: places_of });
     }
 }
 
-impl Kernel for Block<'_> {
+impl<T: Terms> Kernel for Block<'_, T> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         match S::MR {
-            8 => blocks::<S, 8>(s, self),
-            6 => blocks::<S, 6>(s, self),
-            _ => blocks::<S, 4>(s, self),
+            8 => blocks::<S, T, 8>(s, self),
+            6 => blocks::<S, T, 6>(s, self),
+            _ => blocks::<S, T, 4>(s, self),
         }
     }
 }
 
 #[inline(always)]
-fn blocks<S: Simd, const MR: usize>(s: S, mut b: Block) {
+fn blocks<S: Simd, T: Terms, const MR: usize>(s: S, mut b: Block<T>) {
     let n = b.of.n;
     for j0 in (0..n).step_by(NV * S::LANES) {
         for start in (0..b.of.taps.count * b.of.k).step_by(DEPTH) {
@@ -141,9 +163,9 @@ fn blocks<S: Simd, const MR: usize>(s: S, mut b: Block) {
             for i0 in (0..b.places.len()).step_by(MR) {
                 // A last panel of at most one vector's width is worked off at half the cost.
                 if n - j0 <= S::LANES {
-                    tile::<S, MR, 1>(s, &mut b, i0, j0, lines.clone());
+                    tile::<S, T, MR, 1>(s, &mut b, i0, j0, lines.clone());
                 } else {
-                    tile::<S, MR, NV>(s, &mut b, i0, j0, lines.clone());
+                    tile::<S, T, MR, NV>(s, &mut b, i0, j0, lines.clone());
                 }
             }
         }
@@ -158,7 +180,7 @@ fn blocks<S: Simd, const MR: usize>(s: S, mut b: Block) {
 /// # Safety
 /// The rows are readable for as many elements as the panel has lines.
 #[inline(always)]
-unsafe fn add_lines<S: Simd, const MR: usize, const W: usize>(
+unsafe fn add_lines<S: Simd, T: Terms, const MR: usize, const W: usize>(
     s: S,
     mut acc: [[S::V; W]; MR],
     rows: &[*const f32; MR],
@@ -176,7 +198,7 @@ unsafe fn add_lines<S: Simd, const MR: usize, const W: usize>(
             for r in 0..MR {
                 let x = s.splat(*rows[r].add(p));
                 for v in 0..W {
-                    acc[r][v] = s.fma(x, w[v], acc[r][v]);
+                    acc[r][v] = T::mul_add(s, x, w[v], acc[r][v]);
                 }
             }
         }
@@ -186,10 +208,15 @@ unsafe fn add_lines<S: Simd, const MR: usize, const W: usize>(
 
 /// MR rows by W vectors, summed over `lines` of the weights of all taps one after another.
 #[inline(always)]
-fn tile<S: Simd, const MR: usize, const W: usize>(s: S, b: &mut Block, i0: usize, j0: usize, lines: Range<usize>) {
-    let Shifted { x, k, n, packed, zeros, .. } = b.of;
+fn tile<S: Simd, T: Terms, const MR: usize, const W: usize>(
+    s: S,
+    b: &mut Block<T>,
+    i0: usize,
+    j0: usize,
+    lines: Range<usize>,
+) {
+    let Shifted { x, k, n, packs: Packs { all: packed, each: panel_len, zeros, .. }, .. } = b.of;
     let nr = NV * S::LANES;
-    let panel_len = gemm::packed_len(k, n);
     let rows = MR.min(b.places.len() - i0);
     assert!(zeros.len() == k && x.len() >= (b.first + b.places.len()) * k && b.c.len() >= b.places.len() * n);
     assert!(packed.len() >= b.of.taps.count * panel_len);
@@ -203,8 +230,7 @@ fn tile<S: Simd, const MR: usize, const W: usize>(s: S, b: &mut Block, i0: usize
         let mut from = [zeros.as_ptr(); MR];
         let mut any = false;
         for (r, from) in from.iter_mut().take(rows).enumerate() {
-            let (before, after) = b.places[i0 + r];
-            if -before <= offset && offset <= after && before >= 0 {
+            if sees(b.places[i0 + r], offset) {
                 // Inside the row's sequence, so inside x.
                 let row = (b.first + i0 + r).wrapping_add_signed(offset);
                 *from = x[row * k..][..k].as_ptr();
@@ -216,7 +242,7 @@ fn tile<S: Simd, const MR: usize, const W: usize>(s: S, b: &mut Block, i0: usize
         }
         let panel = &packed[tap * panel_len + j0 * k + c0 * nr..][..depth * nr];
         // SAFETY: every pointer is that of a row of k elements, c0 + depth <= k.
-        acc = unsafe { add_lines(s, acc, &from.map(|row| row.add(c0)), panel) };
+        acc = unsafe { add_lines::<S, T, MR, W>(s, acc, &from.map(|row| row.add(c0)), panel) };
     }
     for (r, acc) in acc.iter().enumerate().take(rows) {
         for (v, acc) in acc.iter().enumerate() {
@@ -242,9 +268,12 @@ fn tile<S: Simd, const MR: usize, const W: usize>(s: S, b: &mut Block, i0: usize
 
 /// Channels of x that one task of the weight gradient takes.
 const CHANNELS: usize = 256;
+/// Parts that the rows are cut into, at most.
+const PARTS: usize = 24;
 
-/// dW_w = or += sum_t x[t + offset(w)]^T dz[t], one task a (tap, block of channels, part of the rows).
-pub fn weight_gradient(
+/// dW_w = or += sum_t x[t + offset(w)]^T dz[t], one task a (block of channels, part of the rows): it packs a chunk of dz once
+/// and multiplies it with the rows that each tap sees.
+pub fn weight_gradient<T: Terms>(
     dw: &mut [f32],
     acc: bool,
     x: &[f32],
@@ -260,155 +289,51 @@ pub fn weight_gradient(
         return;
     }
     let blocks = i.div_ceil(CHANNELS);
-    let wanted = 48usize.div_ceil(taps.count * blocks).clamp(1, 16);
-    let part_rows = n.div_ceil(wanted).next_multiple_of(ROWS);
+    let part_rows = n.div_ceil(PARTS.div_ceil(blocks)).next_multiple_of(ROWS);
     let parts = n.div_ceil(part_rows);
-    // Partial sums [tap][block][part][CHANNELS rows of dW_w].
-    let size = scratch::room(CHANNELS.min(i) * o);
-    scratch::borrow(taps.count * blocks * parts * size, |partials| {
-        partials.par_chunks_mut(size).enumerate().for_each(|(task, sum)| {
-            let (part, block, tap) = (task % parts, task / parts % blocks, task / parts / blocks);
+    // Partial sums [block][part][tap][CHANNELS rows of dW_w].
+    let of_tap = scratch::room(CHANNELS.min(i) * o);
+    let size = taps.count * of_tap;
+    scratch::borrow(blocks * parts * size, |partials| {
+        partials.par_chunks_mut(size).enumerate().for_each(|(task, sums)| {
+            let (part, block) = (task % parts, task / parts);
             let (c0, first) = (block * CHANNELS, part * part_rows);
             let (channels, rows) = (CHANNELS.min(i - c0), part_rows.min(n - first));
-            let sum = &mut sum[..channels * o];
-            sum.fill(0.0);
-            scratch::borrow(gemm::packed_len(ROWS, o), |room| {
+            let sizes = [gemm::packed_len(ROWS, o), gemm::rows_len(channels, ROWS), channels];
+            scratch::borrow(sizes.iter().map(|&n| scratch::room(n)).sum(), |mut rest| {
+                let [panels, tiles, zeros] = sizes.map(|n| scratch::split(&mut rest, n));
+                zeros.fill(0.0);
+                sums.fill(0.0);
                 for first in (first..first + rows).step_by(ROWS) {
                     let rows = ROWS.min(n - first);
-                    let mut runs = [(0, 0); ROWS];
-                    let runs = runs_of(&mut runs, cu, (first, rows), taps.offset(tap));
-                    if runs.is_empty() {
-                        continue;
+                    let mut places_of = [NOWHERE; ROWS];
+                    places(&mut places_of[..rows], cu, first);
+                    let dz = gemm::pack::<T>(panels, View::dense(&dz[first * o..][..rows * o], rows, o));
+                    for (tap, sum) in sums.chunks_exact_mut(of_tap).enumerate() {
+                        let offset = taps.offset(tap);
+                        let mut seen = [&zeros[..]; ROWS];
+                        for (r, seen) in seen[..rows].iter_mut().enumerate() {
+                            if sees(places_of[r], offset) {
+                                *seen = &x[(first + r).wrapping_add_signed(offset) * i + c0..][..channels];
+                            }
+                        }
+                        let x = gemm::pack_columns::<T>(tiles, channels, &seen[..rows]);
+                        let c = Dest::new(&mut sum[..channels * o], channels, o, o);
+                        gemm::multiply(x, dz, &mut Accumulate { c, alpha: 1.0 });
                     }
-                    let panels = gemm::packed_len(rows, o);
-                    gemm::pack::<Singles>(room, View::dense(&dz[first * o..][..rows * o], rows, o));
-                    let rows_of = Shift { first, rows, offset: taps.offset(tap), runs };
-                    dispatch(Transposed { sum, x, i, c0, channels, o, packed: &room[..panels], of: rows_of });
                 }
             });
         });
         // Few elements, so this pass is short; every element adds its parts in order.
-        dw.par_chunks_mut(i * o).zip(partials.par_chunks(blocks * parts * size)).for_each(|(dw, sums)| {
-            for (dw, sums) in dw.chunks_mut(CHANNELS * o).zip(sums.chunks(parts * size)) {
+        dw.par_chunks_mut(i * o).enumerate().for_each(|(tap, dw)| {
+            for (dw, sums) in dw.chunks_mut(CHANNELS * o).zip(partials.chunks(parts * size)) {
                 if !acc {
                     dw.fill(0.0);
                 }
                 for sum in sums.chunks(size) {
-                    dw.iter_mut().zip(sum).for_each(|(dw, x)| *dw += x);
+                    dw.iter_mut().zip(&sum[tap * of_tap..]).for_each(|(dw, x)| *dw += x);
                 }
             }
         });
     });
-}
-
-/// The runs (from, to) of rows, counted from `first`, whose tap `offset` lies in their sequence.
-fn runs_of<'a>(
-    to: &'a mut [(usize, usize); ROWS],
-    cu: &[u32],
-    (first, rows): (usize, usize),
-    offset: isize,
-) -> &'a [(usize, usize)] {
-    let mut count = 0;
-    let back = offset.min(0).unsigned_abs();
-    let ahead = offset.max(0).unsigned_abs();
-    for [start, end, from, until] in sequences(cu, first, rows) {
-        let (from, until) = (from.max(start.saturating_add(back)), until.min(end.saturating_sub(ahead)));
-        if from < until {
-            to[count] = (from - first, until - first);
-            count += 1;
-        }
-    }
-    &to[..count]
-}
-
-/// A chunk of rows and the runs of it that have a tap.
-#[derive(Clone, Copy)]
-struct Shift<'a> {
-    first: usize,
-    rows: usize,
-    offset: isize,
-    runs: &'a [(usize, usize)],
-}
-
-/// sum (channels, O) += x[rows + offset]^T dz[rows] over the runs of a chunk.
-struct Transposed<'a> {
-    sum: &'a mut [f32],
-    x: &'a [f32],
-    /// Channels of x.
-    i: usize,
-    c0: usize,
-    channels: usize,
-    o: usize,
-    /// dz of the chunk's rows in panels.
-    packed: &'a [f32],
-    of: Shift<'a>,
-}
-
-impl Kernel for Transposed<'_> {
-    type Out = ();
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        match S::MR {
-            8 => transposed::<S, 8>(s, self),
-            6 => transposed::<S, 6>(s, self),
-            _ => transposed::<S, 4>(s, self),
-        }
-    }
-}
-
-#[inline(always)]
-fn transposed<S: Simd, const MR: usize>(s: S, mut t: Transposed) {
-    for j0 in (0..t.o).step_by(NV * S::LANES) {
-        for i0 in (0..t.channels).step_by(MR) {
-            if t.o - j0 <= S::LANES {
-                transposed_tile::<S, MR, 1>(s, &mut t, i0, j0);
-            } else {
-                transposed_tile::<S, MR, NV>(s, &mut t, i0, j0);
-            }
-        }
-    }
-}
-
-/// MR channels by W vectors, summed over the runs.
-#[inline(always)]
-fn transposed_tile<S: Simd, const MR: usize, const W: usize>(s: S, t: &mut Transposed, i0: usize, j0: usize) {
-    let nr = NV * S::LANES;
-    let channels = MR.min(t.channels - i0);
-    let panel = &t.packed[j0 * t.of.rows..][..t.of.rows * nr];
-    let mut acc = [[s.zero(); W]; MR];
-    for &(from, to) in t.of.runs {
-        let row = (t.of.first + from).wrapping_add_signed(t.of.offset);
-        let x = &t.x[row * t.i..(row + to - from) * t.i];
-        let panel = panel[from * nr..to * nr].as_ptr();
-        // Beyond the last channel the last one is read again, and dropped below.
-        let columns: [*const f32; MR] =
-            std::array::from_fn(|r| x.as_ptr().wrapping_add(t.c0 + i0 + r.min(channels - 1)));
-        for p in 0..to - from {
-            // SAFETY: column c0 + i0 + r of row p of the run; the panel holds a line for each row.
-            unsafe {
-                let mut dz = [s.zero(); W];
-                for (v, dz) in dz.iter_mut().enumerate() {
-                    *dz = s.load(panel.add(p * nr + v * S::LANES));
-                }
-                for r in 0..MR {
-                    let x = s.splat(*columns[r].add(p * t.i));
-                    for v in 0..W {
-                        acc[r][v] = s.fma(x, dz[v], acc[r][v]);
-                    }
-                }
-            }
-        }
-    }
-    for (r, acc) in acc.iter().enumerate().take(channels) {
-        for (v, acc) in acc.iter().enumerate() {
-            let j = j0 + v * S::LANES;
-            if j >= t.o {
-                continue;
-            }
-            let width = S::LANES.min(t.o - j);
-            let c = t.sum[(i0 + r) * t.o + j..][..width].as_mut_ptr();
-            // SAFETY: `width` elements of a row of the sum.
-            unsafe { store(s, c, s.add(*acc, load(s, c, width)), width) }
-        }
-    }
 }

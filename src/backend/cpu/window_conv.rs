@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::{
     Cpu,
-    gemm::{self, View},
+    gemm::{Singles, View},
     products::ROWS,
     reduce::sum_partials,
     scratch,
@@ -123,9 +123,8 @@ impl Run<WindowConvFwd> for Cpu {
         let (y, at) = unsafe { (self.out(op.y, n * columns), self.arenas.ids_mut(op.at.first(n * columns))) };
         let (x, w) = (self.get(op.x, n * d), self.get(op.w, taps(l) * d * f));
         let (bias, cu) = (self.get(op.bias, columns), self.ids(op.cu, op.b + 1));
-        let len = gemm::packed_len(d, f);
         let of = |tap: usize| View::dense(&w[tap * d * f..][..d * f], d, f);
-        packed(taps(l), (d, f), of, |packed, zeros| {
+        packed::<Singles, _>(taps(l), (d, f), of, |packs| {
             let task = |(block, (y, at)): (usize, (&mut [f32], &mut [u32]))| {
                 let first = block * BLOCK;
                 let rows = y.len() / columns;
@@ -134,10 +133,9 @@ impl Run<WindowConvFwd> for Cpu {
                 for h in 1..=l {
                     let (column0, reach) = ((h - 1) * f, l - h);
                     let lead = reach.min(first);
-                    let packed = &packed[taps(h - 1) * len..][..h * len];
                     let bias = &bias[column0..][..f];
-                    let start = Start::Bias(bias);
-                    let conv = Shifted { x, k: d, n: f, packed, zeros, taps: height(h), mirrored: false, cu, start };
+                    let (packs, start) = (packs.part(taps(h - 1), h), Start::Bias(bias));
+                    let conv = Shifted { x, k: d, n: f, packs, taps: height(h), mirrored: false, cu, start };
                     scratch::borrow((rows + lead) * f, |c| {
                         c.chunks_mut(ROWS * f).enumerate().for_each(|(i, c)| conv.block(c, first - lead + i * ROWS));
                         dispatch(Maxima { y, at, columns, column0, c, lead, bias, reach, first, cu });
@@ -244,38 +242,25 @@ impl Run<WindowConvBwd> for Cpu {
             });
             let dc = &*dc;
             if let Some((dx, acc)) = dx {
-                let len = gemm::packed_len(f, d);
-                packed(
-                    taps(l),
-                    (f, d),
-                    |tap| matrix(tap).t(),
-                    |packed, zeros| {
-                        dx.par_chunks_mut(ROWS * d).enumerate().for_each(|(block, dx)| {
-                            for (x, h) in dc.chunks(each).zip(1..) {
-                                // The heights after the first add to what the ones before have left.
-                                let start = if acc || h > 1 { Start::Held } else { Start::Zero };
-                                let packed = &packed[taps(h - 1) * len..][..h * len];
-                                let taps = height(h);
-                                let conv = Shifted { x, k: f, n: d, packed, zeros, taps, mirrored: true, cu, start };
-                                conv.block(dx, block * ROWS);
-                            }
-                        });
-                    },
-                );
+                let of = |tap| matrix(tap).t();
+                packed::<Singles, _>(taps(l), (f, d), of, |packs| {
+                    dx.par_chunks_mut(ROWS * d).enumerate().for_each(|(block, dx)| {
+                        for (x, h) in dc.chunks(each).zip(1..) {
+                            // The heights after the first add to what the ones before have left.
+                            let start = if acc || h > 1 { Start::Held } else { Start::Zero };
+                            let (packs, taps) = (packs.part(taps(h - 1), h), height(h));
+                            let conv = Shifted { x, k: f, n: d, packs, taps, mirrored: true, cu, start };
+                            conv.block(dx, block * ROWS);
+                        }
+                    });
+                });
             }
             if let Some((dw, acc)) = dw {
                 for h in 1..=l {
                     // Without rows there is no dc, but dw is cleared all the same.
                     let dc = &dc[(h - 1) * n * f..][..n * f];
-                    weight_gradient(
-                        &mut dw[taps(h - 1) * d * f..taps(h) * d * f],
-                        acc,
-                        x,
-                        dc,
-                        (n, d, f),
-                        height(h),
-                        cu,
-                    );
+                    let dw = &mut dw[taps(h - 1) * d * f..taps(h) * d * f];
+                    weight_gradient::<Singles>(dw, acc, x, dc, (n, d, f), height(h), cu);
                 }
             }
         });

@@ -20,7 +20,7 @@ mod terms;
 use std::marker::PhantomData;
 
 pub use epilogue::{Accumulate, Bias, Dest, Epilogue, Store};
-pub use pack::{pack, pack_parallel, pack_rows, rows_len};
+pub use pack::{COLUMNS, pack, pack_columns, pack_parallel, pack_rows, rows_len};
 pub use terms::{Pairs, Singles, Terms};
 
 use super::simd::{Isa, Kernel, Simd};

@@ -193,41 +193,50 @@ pub fn pack_parallel<'a, T: Terms>(to: &'a mut [f32], b: View) -> Packed<'a, T> 
     Packed { data: &to[..len], k, n, depth: lines, terms: PhantomData }
 }
 
+/// Columns that [`pack_rows`] copies at most.
+pub const COLUMNS: usize = 128;
+
 /// Copies a matrix whose columns are contiguous (a transposed one) into `[tile][line][MR]`, so that the product
 /// reads it in one straight line. `to` holds at least [`rows_len`] elements.
 pub fn pack_rows<'a, T: Terms>(to: &'a mut [f32], a: View) -> View<'a, T> {
-    struct Task<'a, 'b, T>(&'a mut [f32], View<'b>, PhantomData<T>);
+    assert!(a.rs == 1 && a.cols <= COLUMNS && !a.tiled);
+    let mut columns = [&a.data[..0]; COLUMNS];
+    for (j, column) in columns[..a.cols].iter_mut().enumerate() {
+        *column = &a.data[j * a.cs..][..a.rows];
+    }
+    pack_columns(to, a.rows, &columns[..a.cols])
+}
+
+/// [`pack_rows`] of a matrix of `rows` rows whose columns lie anywhere.
+pub fn pack_columns<'a, T: Terms>(to: &'a mut [f32], rows: usize, columns: &[&[f32]]) -> View<'a, T> {
+    struct Task<'a, 'b, T>(&'a mut [f32], usize, &'b [&'b [f32]], PhantomData<T>);
     impl<T: Terms> Kernel for Task<'_, '_, T> {
         type Out = ();
         #[inline(always)]
         fn run<S: Simd>(self, s: S) {
-            let Task(to, a, _) = self;
-            let lines = a.cols.div_ceil(T::EACH);
-            for (tile, i0) in to.chunks_exact_mut((lines * S::MR).max(1)).zip((0..a.rows).step_by(S::MR)) {
-                let rows = S::MR.min(a.rows - i0);
-                for (p, line) in tile.chunks_exact_mut(S::MR).enumerate() {
-                    if T::EACH == 1 {
-                        let from = &a.data[i0 + p * a.cs..][..rows];
-                        if rows == S::MR {
-                            line.copy_from_slice(&from[..S::MR]);
-                        } else {
-                            line[..rows].copy_from_slice(from);
-                            line[rows..].fill(0.0);
-                        }
-                        continue;
+            let Task(to, rows, columns, _) = self;
+            let lines = columns.len().div_ceil(T::EACH);
+            let tile = lines * S::MR;
+            // As many tiles as a vector has rows for.
+            let abreast = (S::LANES / S::MR).max(1);
+            for (tiles, i0) in to.chunks_mut((abreast * tile).max(1)).zip((0..rows).step_by(abreast * S::MR)) {
+                for (p, columns) in columns.chunks(T::EACH).enumerate() {
+                    let second = columns.get(1).copied().unwrap_or(&[]);
+                    let mut line = [0f32; 16];
+                    // SAFETY: a line has as many elements as any vector.
+                    unsafe { s.store(line.as_mut_ptr(), T::line(s, vector(s, columns[0], i0), vector(s, second, i0))) }
+                    for (to, from) in tiles.chunks_exact_mut(tile).zip(line.chunks_exact(S::MR)) {
+                        to[p * S::MR..][..S::MR].copy_from_slice(from);
                     }
-                    let (first, second) = column_pair(&a, 2 * p);
-                    // SAFETY: MR elements of the line.
-                    unsafe { store(s, line.as_mut_ptr(), s.pair(vector(s, first, i0), vector(s, second, i0)), S::MR) }
                 }
             }
         }
     }
-    assert!(a.rs == 1 && !a.tiled);
-    let len = rows_len(a.rows, a.cols.div_ceil(T::EACH));
-    T::dispatch(Task::<T>(&mut to[..len], a, PhantomData));
+    assert!(columns.iter().all(|column| column.len() == rows));
+    let len = rows_len(rows, columns.len().div_ceil(T::EACH));
+    T::dispatch(Task::<T>(&mut to[..len], rows, columns, PhantomData));
     let cs = Isa::current().tile_rows();
-    View { data: &to[..len], rows: a.rows, cols: a.cols, rs: 1, cs, tiled: true, terms: PhantomData }
+    View { data: &to[..len], rows, cols: columns.len(), rs: 1, cs, tiled: true, terms: PhantomData }
 }
 
 /// Elements that [`pack_rows`] needs at most.
