@@ -4,7 +4,7 @@
 use mipgpu::{
     backend::Cpu,
     base::rng::{Purpose, Stream},
-    mem::{Act, Arena, Dst, F32, Planner, Span, U32, Var},
+    mem::{Act, Arena, Dst, F32, Planner, Precision, Span, U32, Var},
     ops::{dropout::Drop, sort_ids::Sorted, *},
 };
 use std::{
@@ -52,7 +52,7 @@ where
 }
 
 /// A backend with every op's inputs filled, and a call of every op.
-fn everything() -> (Planner, Cpu, Vec<Call>) {
+fn everything(products: Precision) -> (Planner, Cpu, Vec<Call>) {
     let n: usize = LENGTHS.iter().sum();
     let m = 333;
     let mut p = Planner::new();
@@ -80,7 +80,7 @@ fn everything() -> (Planner, Cpu, Vec<Call>) {
     let (found, found_score, bad, ranked) = (p.index(m * 10), p.stat(m * 10), p.index(m), p.stat(m));
 
     let beside = Beside::plan(&mut p, n);
-    let mut cpu = Cpu::new(&p);
+    let mut cpu = Cpu::with(&p, products);
     beside.fill(&mut cpu);
     for (i, span) in
         [x.y, x.dy, y.y, y.dy, qkv.y, wide.y, wide.dy, r, scored.y, pos_rows, neg_rows.y].iter().enumerate()
@@ -490,10 +490,16 @@ fn bits(p: &Planner, cpu: &mut Cpu) -> Vec<u32> {
 /// One test, since the other's allocations would be counted too.
 #[test]
 fn threads_change_no_bit_and_a_second_step_allocates_nothing() {
+    for products in [Precision::F32, Precision::Bf16] {
+        promises(products);
+    }
+}
+
+fn promises(products: Precision) {
     let mut results = Vec::new();
     for threads in [1, 2, 3, 8] {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let (p, mut cpu, calls) = everything();
+        let (p, mut cpu, calls) = everything(products);
         pool.install(|| calls.iter().for_each(|call| call(&mut cpu)));
         results.push(bits(&p, &mut cpu));
         if threads <= 2 {

@@ -90,6 +90,10 @@ fn eight_steps_agree_with_the_cpu_and_the_reference() {
         // bf16 has eight bits; in the mean over a batch most of its rounding cancels.
         let (half, _) = run(&s, 8, |p| emulated(Precision::Bf16, p));
         assert!(largest_difference(&half, &oracle) < 2e-3, "{half:?} against {oracle:?}");
+        let (products, _) = run(&s, 8, |p| Ok(Cpu::with(p, Precision::Bf16)));
+        assert!(largest_difference(&products, &oracle) < 2e-3, "{products:?} against {oracle:?}");
+        // What was asked for has happened.
+        assert_ne!(products, cpu);
     }
 }
 
@@ -105,11 +109,13 @@ fn the_same_steps_give_the_same_bits() {
 /// What `mipgpu check` finds of whole steps.
 #[test]
 fn the_check_of_whole_steps_holds() {
-    for precision in [Precision::F32, Precision::Bf16] {
+    for (device, precision) in
+        [(Device::Emulator, Precision::F32), (Device::Emulator, Precision::Bf16), (Device::Cpu, Precision::Bf16)]
+    {
         let mut rows = 0;
-        check(Device::Emulator, precision, Selection { name: "step", ..Selection::ALL }, &mut |row| {
+        check(device, precision, Selection { name: "step", ..Selection::ALL }, &mut |row| {
             rows += 1;
-            assert!(row.fault.is_none(), "{precision:?}: {row:?}");
+            assert!(row.fault.is_none(), "{device} {precision:?}: {row:?}");
         })
         .unwrap();
         // Six losses, and patches of three models in two places; the rest is every model with every task.
