@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -11,13 +12,14 @@ use serde::{Deserialize, Serialize};
 use super::{printer::Printer, thread_pool};
 use crate::{
     backend::{self, Device, Precision, survey},
-    base::{Error, Result, atomic::write_atomically},
+    base::{Error, Result, atomic::write_atomically, error::nearest},
     measure::{
         bench::{Event, Plan, Row, bench},
         ceilings::Ceilings,
         clock::Patience,
         shapes::{self, Shape},
     },
+    ops,
     train::{Flags, Numbers, Settings},
 };
 
@@ -87,6 +89,9 @@ struct Kept {
     rows: Vec<Row>,
 }
 
+/// Ctrl-C came.
+static STOP: AtomicBool = AtomicBool::new(false);
+
 pub fn run(args: Args, printer: Printer) -> Result<()> {
     let plan = plan(&args)?;
     let before = args.compare.as_deref().map(read).transpose()?;
@@ -117,6 +122,12 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     };
     printer.say(format_args!("device  {chosen}: {}, {}", kept.machine, kept.precision));
     printer.say("measuring the ceilings ...");
+    super::on_ctrl_c(move || {
+        if STOP.swap(true, Relaxed) {
+            std::process::exit(1);
+        }
+        printer.say("stops after this shape; Ctrl-C again ends at once");
+    });
     let earlier = before.as_ref().map(Earlier::of);
     let mut table = Table { printer, shape: String::new(), all: args.only.is_empty(), sum: 0.0 };
     pool.install(|| {
@@ -142,14 +153,18 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
              the ceilings were measured, or less while the rows were"
         ));
     }
-    if kept.rows.is_empty() {
-        return Err(
-            Error::user(format!("no operation's name contains '{}'", args.only)).hint("leave --only out to see all")
-        );
+    let stopped = STOP.load(Relaxed);
+    if kept.rows.is_empty() && !stopped {
+        return Err(Error::user(format!("no operation of these shapes has '{}' in its name", args.only))
+            .hint("name other --shapes, or leave --only out to see all"));
     }
     if let (Some(path), Some(format)) = (&args.out, format) {
         format.write(path, &kept)?;
         printer.say(format_args!("written to {}", path.display()));
+    }
+    if stopped {
+        return Err(Error::user(format!("stopped: {} rows are timed, not all", kept.rows.len()))
+            .hint("name --shapes to time a part of them"));
     }
     match (&earlier, &before) {
         (Some(earlier), Some(before)) => judge(&printer, earlier, before, &kept, args.fail_below),
@@ -191,10 +206,17 @@ fn plan(args: &Args) -> Result<Plan> {
     if shapes.is_empty() && !args.cases {
         return Err(Error::user("--shapes none: nothing to time").hint("add --cases, or name shapes"));
     }
+    if !ops::names().iter().any(|name| name.contains(&args.only)) {
+        let e = Error::user(format!("--only {}: no operation's name contains that", args.only));
+        return Err(match nearest(&args.only, ops::names().iter().copied()) {
+            Some(near) => e.hint(format!("did you mean '{near}'?")),
+            None => e.hint(format!("operations: {}", ops::names().join(", "))),
+        });
+    }
     if args.shrink {
         shapes = shapes.into_iter().map(Shape::shrunk).collect();
     }
-    Ok(Plan { shapes, cases: args.cases, only: args.only.clone(), patience: Patience::of(args.seconds) })
+    Ok(Plan { shapes, cases: args.cases, only: args.only.clone(), stop: &STOP, patience: Patience::of(args.seconds) })
 }
 
 /// What the device is, in words.

@@ -6,7 +6,12 @@ op is run again and again where it stands, with the memory and values that it ha
 learning rate is 0, so that repeated updates change nothing.
 */
 
-use std::{cell::RefCell, collections::HashMap, rc::Rc};
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    rc::Rc,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -59,6 +64,8 @@ pub struct Plan {
     pub cases: bool,
     /// Only ops whose name contains this.
     pub only: String,
+    /// Set: no further shape is begun.
+    pub stop: &'static AtomicBool,
     pub patience: Patience,
 }
 
@@ -88,11 +95,11 @@ pub fn bench(
             observe(Event::Ceilings(ceilings))?;
             let log = Rc::new(RefCell::new(Log::new(plan, ceilings)));
             let watched = |p: &Planner| Ok(Stopwatch { inner: open(p)?, log: log.clone() });
-            for shape in &plan.shapes {
+            for shape in plan.shapes.iter().take_while(|_| !plan.stop.load(Relaxed)) {
                 run_shape(shape, &watched, &log).map_err(|e| at_shape(e, shape))?;
                 log.borrow_mut().hand_over(observe)?;
             }
-            if plan.cases {
+            if plan.cases && !plan.stop.load(Relaxed) {
                 run_cases(&watched, &log)?;
                 log.borrow_mut().hand_over(observe)?;
             }

@@ -368,6 +368,16 @@ macro_rules! backend_of {
 }
 for_all_ops!(backend_of);
 
+macro_rules! names_of {
+    ($($op:ident),*) => {
+        /// The names of all ops.
+        pub fn names() -> &'static [&'static str] {
+            &[$($op::NAME),*]
+        }
+    };
+}
+for_all_ops!(names_of);
+
 /// The cases of every op, ready to prove backend `B`.
 pub fn all_cases<B: Backend + 'static>() -> Vec<Box<dyn case::AnyCase<B>>> {
     let mut all: Vec<Box<dyn case::AnyCase<B>>> = Vec::new();
