@@ -27,18 +27,47 @@ pub(super) fn pieces<T: Terms>(k: usize) -> impl Iterator<Item = (usize, usize)>
 }
 
 /// Calls `f` with a block of rows of C in parallel, and of A in a form that B multiplies, piece after piece of the sum:
-/// `f(c, a, b, first piece?)`.
-fn blocks<T: Terms>(c: &mut [f32], a: View, b: Packed<T>, f: impl Fn(Dest, View<T>, Packed<T>, bool) + Send + Sync) {
+/// `f(c, a, b, first piece?, what comes next)`.
+fn blocks<T: Terms>(
+    c: &mut [f32],
+    a: View,
+    b: Packed<T>,
+    f: impl Fn(Dest, View<T>, Packed<T>, bool, Ahead) + Send + Sync,
+) {
     assert_eq!(c.len(), a.rows * b.n);
     c.par_chunks_mut((ROWS * b.n).max(1)).enumerate().for_each(|(block, c)| {
         let rows = c.len() / b.n;
-        let a = a.rows(block * ROWS, rows);
+        let (here, next) = (a.rows(block * ROWS, rows), (block + 1) * ROWS);
+        let after = a.rows(next.min(a.rows), ROWS.min(a.rows.saturating_sub(next)));
         let c = Dest::new(c, rows, b.n, b.n);
         scratch::borrow(T::room(rows, b.k.min(DEPTH * T::EACH)), |room| {
             for (start, k) in pieces::<T>(b.k) {
-                f(c, T::of(room, a.cols(start, k)), b.rows(start, k), start == 0);
+                // What is copied before it is multiplied is asked for a piece ahead; what is not, the product reads itself.
+                let (rows, from) = if start + k < b.k { (here, start + k) } else { (after, 0) };
+                let ahead = match T::EACH {
+                    1 => Ahead::NOTHING,
+                    _ => Ahead::of(rows.cols(from, (b.k - from).min(DEPTH * T::EACH)), None),
+                };
+                f(c, T::of(room, here.cols(start, k)), b.rows(start, k), start == 0, ahead);
             }
         });
+    });
+}
+
+/// C (m, n) = alpha A B in parallel over row blocks, with C dense; `acc` adds to what C holds.
+pub fn product<T: Terms>(c: &mut [f32], a: View, b: Packed<T>, alpha: f32, acc: bool) {
+    blocks(c, a, b, |c, a, b, first, ahead| match acc || !first {
+        true => multiply_ahead(a, b, &mut Accumulate { c, alpha }, ahead),
+        false => multiply_ahead(a, b, &mut Store { c, alpha }, ahead),
+    });
+}
+
+/// C (m, n) = A B + bias in parallel over row blocks, with C dense.
+pub fn product_bias<T: Terms>(c: &mut [f32], a: View, b: Packed<T>, bias: &[f32]) {
+    assert_eq!(bias.len(), b.n);
+    blocks(c, a, b, |c, a, b, first, ahead| match first {
+        true => multiply_ahead(a, b, &mut Bias { c, bias }, ahead),
+        false => multiply_ahead(a, b, &mut Accumulate { c, alpha: 1.0 }, ahead),
     });
 }
 
@@ -57,26 +86,9 @@ pub fn held<T: Terms, R>(x: &[f32], rows: usize, cols: usize, f: impl FnOnce(&[f
     })
 }
 
-/// C (m, n) = alpha A B in parallel over row blocks, with C dense; `acc` adds to what C holds.
-pub fn product<T: Terms>(c: &mut [f32], a: View, b: Packed<T>, alpha: f32, acc: bool) {
-    blocks(c, a, b, |c, a, b, first| match acc || !first {
-        true => multiply(a, b, &mut Accumulate { c, alpha }),
-        false => multiply(a, b, &mut Store { c, alpha }),
-    });
-}
-
-/// C (m, n) = A B + bias in parallel over row blocks, with C dense.
-pub fn product_bias<T: Terms>(c: &mut [f32], a: View, b: Packed<T>, bias: &[f32]) {
-    assert_eq!(bias.len(), b.n);
-    blocks(c, a, b, |c, a, b, first| match first {
-        true => multiply(a, b, &mut Bias { c, bias }),
-        false => multiply(a, b, &mut Accumulate { c, alpha: 1.0 }),
-    });
-}
-
 /// Rows that are packed and multiplied at a time in [`product_t`]: a panel of B and a tile of A fit the first-level
 /// cache together.
-const KC: usize = gemm::COLUMNS;
+const KC: usize = 128;
 /// Columns of A that one task of [`product_t`] takes.
 const MC: usize = 256;
 
@@ -89,7 +101,7 @@ pub fn product_t<T: Terms>(c: &mut [f32], a: View, b: View, acc: bool) {
     let (k, m, n) = (a.rows, a.cols, b.cols);
     let blocks = m.div_ceil(MC);
     let wanted = 48usize.div_ceil(blocks.max(1)).clamp(1, 16);
-    let part_rows = k.div_ceil(wanted).next_multiple_of(KC).max(KC);
+    let part_rows = k.div_ceil(wanted).next_multiple_of(KC * T::EACH).max(KC * T::EACH);
     let parts = k.div_ceil(part_rows);
     if parts == 0 || c.is_empty() {
         if !acc {
@@ -124,13 +136,14 @@ pub fn product_t<T: Terms>(c: &mut [f32], a: View, b: View, acc: bool) {
 /// One piece of [`product_t`]: C = A^T B, row chunk after row chunk.
 fn product_t_part<T: Terms>(c: &mut [f32], a: View, b: View) {
     let (m, n) = (a.cols, b.cols);
+    let chunk = KC * T::EACH;
     scratch::borrow(scratch::room(packed_len(KC, n)) + rows_len(m, KC), |mut rest| {
         let packed_b = scratch::split(&mut rest, packed_len(KC, n));
-        for k0 in (0..a.rows).step_by(KC) {
-            let kc = KC.min(a.rows - k0);
-            let next = KC.min(a.rows - k0 - kc);
+        for k0 in (0..a.rows).step_by(chunk) {
+            let kc = chunk.min(a.rows - k0);
+            let next = chunk.min(a.rows - k0 - kc);
             // The next rows come from far away: they are fetched while these are multiplied.
-            let ahead = Ahead::of(a.rows(k0 + kc, next), b.rows(k0 + kc, next));
+            let ahead = Ahead::of(a.rows(k0 + kc, next), Some(b.rows(k0 + kc, next)));
             let b = pack::<T>(packed_b, b.rows(k0, kc));
             let a = pack_rows::<T>(rest, a.rows(k0, kc).t());
             let c = Dest::new(c, m, n, n);

@@ -194,7 +194,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
         self.splat(0.0)
     }
 
-    /// Asks for the cache line at `p`, which need not be readable.
+    /// Asks for the cache line at `p`, which need not be readable, as far as the second-level cache: the first holds what is
+    /// being multiplied.
     #[inline(always)]
     fn prefetch(self, p: *const f32) {
         let _ = p;

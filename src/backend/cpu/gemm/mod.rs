@@ -134,38 +134,51 @@ pub fn packed_len(k: usize, n: usize) -> usize {
     k * n.next_multiple_of(panel())
 }
 
-/// What the next piece of work will read, asked for while this one computes: up to two blocks of lines, one line of
-/// every row at a time.
+/// What the next piece of work will read, asked for while this one computes: up to two blocks of rows, some rows of one
+/// cache line's width at a tile.
 #[derive(Clone, Copy)]
 pub struct Ahead {
-    /// (address, elements between rows, lines of a row)
-    blocks: [(*const f32, usize, usize); 2],
-    at: usize,
+    blocks: [Rows; 2],
+    block: usize,
+    line: usize,
+    row: usize,
+}
+
+#[derive(Clone, Copy)]
+struct Rows {
+    first: *const f32,
+    count: usize,
+    /// Elements between rows.
+    step: usize,
+    /// Cache lines of a row.
+    lines: usize,
 }
 
 impl Ahead {
-    /// Nothing but the next rows of A.
-    pub const NOTHING: Ahead = Ahead { blocks: [(std::ptr::null(), 0, 0); 2], at: 0 };
+    const NONE: Rows = Rows { first: std::ptr::null(), count: 0, step: 0, lines: 0 };
 
-    /// The rows of two views with contiguous rows.
-    pub fn of(a: View, b: View) -> Self {
-        let block = |x: View| (x.data.as_ptr(), x.rs, if x.rows == 0 { 0 } else { x.cols.div_ceil(16) });
-        Ahead { blocks: [block(a), block(b)], at: 0 }
+    /// Nothing but the next rows of A.
+    pub const NOTHING: Ahead = Ahead { blocks: [Ahead::NONE; 2], block: 2, line: 0, row: 0 };
+
+    /// The rows of one or two views with contiguous rows.
+    pub fn of(a: View, b: Option<View>) -> Self {
+        let rows = |x: View| Rows { first: x.data.as_ptr(), count: x.rows, step: x.rs, lines: x.cols.div_ceil(16) };
+        Ahead { blocks: [rows(a), b.map_or(Ahead::NONE, rows)], block: 0, line: 0, row: 0 }
     }
 
-    /// Where to ask from next, and the step.
+    /// Where to ask from next, and the step, for a tile that asks `times`.
     #[inline(always)]
-    fn next(&mut self, otherwise: (*const f32, usize)) -> (*const f32, usize) {
-        let [(a, a_step, a_lines), (b, b_step, b_lines)] = self.blocks;
-        let at = self.at;
-        self.at += 1;
-        if at < a_lines {
-            (a.wrapping_add(16 * at), a_step)
-        } else if at < a_lines + b_lines {
-            (b.wrapping_add(16 * (at - a_lines)), b_step)
-        } else {
-            otherwise
+    fn next(&mut self, times: usize, otherwise: (*const f32, usize)) -> (*const f32, usize) {
+        let Some(rows) = self.blocks.get(self.block) else { return otherwise };
+        let from = (rows.first.wrapping_add(self.row * rows.step + 16 * self.line), rows.step);
+        self.line += 1;
+        if self.line >= rows.lines {
+            (self.line, self.row) = (0, self.row + times);
         }
+        if self.row >= rows.count || rows.lines == 0 {
+            (self.block, self.row) = (self.block + 1, 0);
+        }
+        from
     }
 }
 
@@ -237,7 +250,7 @@ fn column_of_tiles<S: Simd, T: Terms, E: Epilogue, const MR: usize, const W: usi
         }
         // The next tile of A follows this one where rows are contiguous.
         let next_tile = (pointers[0].wrapping_add(MR * if a.tiled { lines } else { a.rs }), MR);
-        let fetch = ahead.next(next_tile);
+        let fetch = ahead.next(lines, next_tile);
         for r in 0..rows {
             if let Some(p) = e.address(i0 + r, j0) {
                 s.prefetch_write(p);

@@ -194,7 +194,7 @@ pub fn pack_parallel<'a, T: Terms>(to: &'a mut [f32], b: View) -> Packed<'a, T> 
 }
 
 /// Columns that [`pack_rows`] copies at most.
-pub const COLUMNS: usize = 128;
+pub const COLUMNS: usize = 256;
 
 /// Copies a matrix whose columns are contiguous (a transposed one) into `[tile][line][MR]`, so that the product
 /// reads it in one straight line. `to` holds at least [`rows_len`] elements.
