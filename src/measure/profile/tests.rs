@@ -179,6 +179,7 @@ fn the_page_is_whole_and_says_what_the_text_says() {
         "256 of 1,024 users",
         "as long as 200 steps",
         "no library",
+        "copies 10.0 GB/s (of what fits a cache up to 10.0), products 100 GFLOP/s, exponentials 1.00 G/s",
     ] {
         assert!(text.contains(word), "{word} is missing in:\n{text}");
     }

@@ -43,10 +43,11 @@ pub(super) fn calls(n: f64) -> String {
     if (n - n.round()).abs() < 1e-9 { format!("{n:.0}") } else { format!("{n:.1}") }
 }
 
-/// A rate in three digits or so; nothing where there is none.
+/// A rate, or an amount, in three digits or so; nothing where there is none.
 pub(super) fn rate(x: f64) -> String {
     match x {
         x if !x.is_finite() || x <= 0.0 => NOTHING.into(),
+        x if x < 0.005 => "<0.01".into(),
         x if x < 10.0 => format!("{x:.2}"),
         x if x < 100.0 => format!("{x:.1}"),
         x => format!("{x:.0}"),
@@ -138,6 +139,8 @@ pub(super) fn memory(p: &Profile) -> Vec<(&'static str, Option<u64>)> {
 /// What ran where.
 pub(super) fn facts(p: &Profile) -> Vec<(&'static str, String)> {
     let w = &p.whole;
+    let c = &p.ceilings;
+    let cached = c.cached.iter().fold(c.copy, |best, (_, rate)| best.max(*rate));
     let nvtx = p.nvtx.map_or("no library for ranges was found".into(), |library| format!("ranges through {library}"));
     vec![
         ("Machine", format!("{}, {} threads", p.processor, p.threads)),
@@ -151,6 +154,16 @@ pub(super) fn facts(p: &Profile) -> Vec<(&'static str, String)> {
             ),
         ),
         ("Steps", format!("{} after {} that do not count", digits(p.steps), digits(p.untimed))),
+        (
+            "Roofs",
+            format!(
+                "copies {} GB/s (of what fits a cache up to {}), products {} GFLOP/s, exponentials {} G/s",
+                rate(c.copy * 1e-9),
+                rate(cached * 1e-9),
+                rate(c.products * 1e-9),
+                rate(c.exps * 1e-9)
+            ),
+        ),
         ("NVTX", nvtx),
     ]
 }
