@@ -2,7 +2,10 @@
 
 use std::time::Instant;
 
-use super::{Job, Track, facts, trace::Event};
+use super::{
+    Job, Track, facts,
+    trace::{Event, Told},
+};
 use crate::{
     backend::wrap::{Call, Timed},
     base::Result,
@@ -80,9 +83,13 @@ impl Parts {
                     None => phases.push(Event::new(call.phase.word(), [call.start, end])),
                 }
                 phase = Some(call.phase);
-                let what = [("layer", self.layer(call)), ("sizes", call.sizes.clone())];
-                let work = [("flop", call.cost.flop), ("bytes", call.cost.moved(precision))];
-                ops.push(Event { call: Some((what, work)), ..Event::new(call.op, [call.start, end]) });
+                let told = Told {
+                    layer: self.layer(call),
+                    sizes: call.sizes.clone(),
+                    flop: call.cost.flop,
+                    bytes: call.cost.moved(precision),
+                };
+                ops.push(Event { call: Some(told), ..Event::new(call.op, [call.start, end]) });
             }
         }
         vec![Track::new(of, "host", host.collect()), Track::new(of, "phases", phases), Track::new(of, "ops", ops)]

@@ -197,7 +197,7 @@ fn events_of_a_track_do_not_overlap_in_print() {
         Event::new("a", [0.0, 1.0006e-6]),
         Event::new("b\"", [1.0004e-6, 2e-6]),
         Event {
-            call: Some(([("layer", "x".into()), ("sizes", String::new())], [("flop", 1.0), ("bytes", 2.0)])),
+            call: Some(trace::Told { layer: "x".into(), sizes: String::new(), flop: 1.0, bytes: 2.0 }),
             ..Event::new("c", [2e-6, 2e-6])
         },
     ];

@@ -14,8 +14,17 @@ pub struct Event {
     pub name: &'static str,
     /// Seconds from the beginning of the pass: from, to.
     pub at: [f64; 2],
-    /// Of an op: whose it is and of which sizes, and its work.
-    pub call: Option<([(&'static str, String); 2], [(&'static str, f64); 2])>,
+    /// Of an op.
+    pub call: Option<Told>,
+}
+
+/// What is told of a call: whose it is and of which sizes (where that is known), and its work.
+#[derive(Clone, Debug)]
+pub struct Told {
+    pub layer: String,
+    pub sizes: String,
+    pub flop: f64,
+    pub bytes: f64,
 }
 
 impl Event {
@@ -72,10 +81,10 @@ pub fn write(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
             let to = nanoseconds(event.at[1]).max(from);
             free = to;
             let mut args = serde_json::Map::new();
-            if let Some((told, work)) = &event.call {
-                let told = told.iter().filter(|(_, value)| !value.is_empty());
-                args.extend(told.map(|(key, value)| (key.to_string(), value.as_str().into())));
-                args.extend(work.iter().map(|(key, value)| (key.to_string(), (*value).into())));
+            if let Some(Told { layer, sizes, flop, bytes }) = &event.call {
+                let words = [("layer", layer), ("sizes", sizes)].into_iter().filter(|(_, value)| !value.is_empty());
+                args.extend(words.map(|(key, value)| (key.to_string(), value.as_str().into())));
+                args.extend([("flop", flop), ("bytes", bytes)].map(|(key, value)| (key.to_string(), (*value).into())));
             }
             line(
                 out,
