@@ -147,9 +147,9 @@ impl WithBackend for Bench {
         let lengths = lengths(&a, &s)?;
         let facts = || Facts { counts: vec![1; a.items], users: lengths.len(), ..Facts::default() };
         if a.ops {
-            let mut engine = Engine::new(&s, facts(), |plan| Ok(Timed::new(open(plan)?)))?;
-            let t = time(&mut engine, &a, &s, &lengths, |engine| engine.backend.rows.clear())?;
-            let mut rows = engine.backend.rows.clone();
+            let mut engine = Engine::new(&s, facts(), |plan| Ok(Timed::new(Box::new(open(plan)?))))?;
+            let t = time(&mut engine, &a, &s, &lengths, |engine| drop(engine.backend.take()))?;
+            let mut rows = engine.backend.rows();
             rows.sort_by_key(|r| std::cmp::Reverse(r.2));
             let per_step: Vec<_> = rows
                 .iter()
@@ -166,7 +166,7 @@ impl WithBackend for Bench {
                     .collect();
                 println!("{}", serde_json::json!({"what": "ops", "ms_step": t.ms, "ops": ops}));
             } else {
-                println!("{:.2} ms a step; op by op, each waited for:", t.ms);
+                println!("{:.2} ms a step; op by op:", t.ms);
                 for (name, ms, calls, rate) in per_step {
                     println!("{name:24} {ms:8.3} ms {calls:5.0} calls {rate:8.1} GFLOP/s");
                 }

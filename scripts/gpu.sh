@@ -80,6 +80,11 @@ times() {
     set -- $shape
     say "ops-d$1.txt" "$here/step" --device "$device" --ops --width "$1" --heads "$2" --items "$3" --batch 256
   done
+  # Where the steps of a run go, with the pages and traces that show it.
+  local data=()
+  [ -d "$here/data" ] && data=("$here/data")
+  rm -rf "$out/profile"
+  say profile.txt mipgpu profile ${data[@]+"${data[@]}"} --device "$device" --out "$out/profile"
 }
 
 train() {

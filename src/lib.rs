@@ -13,6 +13,8 @@ The rooms, in layer order (a room may use those before it; `tests/layering.rs` c
 | [`tasks`] | what a model is trained to do: corrupt, score, loss |
 | [`eval`] | ranking, metrics, baselines |
 | [`train`] | the loop, optimiser settings, checkpoints |
+| [`page`] | pages and plots that need nothing else |
+| [`measure`] | how fast it is: ops beside what the machine can do, steps of a run |
 | [`experiment`] | grids of runs, what came out of them, and whether it is more than luck |
 | [`cli`] | the command line: the only room that prints or exits |
 */
@@ -31,5 +33,6 @@ pub mod measure;
 pub mod mem;
 pub mod models;
 pub mod ops;
+pub mod page;
 pub mod tasks;
 pub mod train;

@@ -9,7 +9,7 @@ use mipgpu::{
     base::rng::{Purpose, Stream},
     layers::HostInput,
     mem::{Planner, Precision, Span, U32},
-    ops::{Backend, Memory, NO_ROW},
+    ops::{Backend, MARKS, Mark, Memory, NO_ROW},
     tasks::{LossKind, MaskedItem, SamplerKind, Sequence, Task},
     train::{Engine, Freeze, Patching, Settings, TableUpdate},
 };
@@ -262,4 +262,38 @@ fn a_broken_step_freezes_the_weights_until_it_is_seen() {
         assert!(error.contains("step 4") && error.contains("layer_norm_fwd of block.0.ffn_norm"), "{error}");
         assert_eq!(before, weights(&mut e));
     }
+}
+
+#[test]
+fn marks_are_moments_of_the_device_and_old_ones_are_forgotten() {
+    let mut p = Planner::new();
+    let span = p.stat(64);
+    let mut b = emulated(Precision::F32, &p).unwrap();
+    let marks: Vec<Mark> = (0..4)
+        .map(|i| {
+            b.write(span.raw(), &[i as f32; 64]);
+            b.mark()
+        })
+        .collect();
+    let parts: f64 = marks.windows(2).map(|m| b.seconds_between(&m[0], &m[1])).sum();
+    let whole = b.seconds_between(&marks[0], &marks[3]);
+    // The driver tells milliseconds in f32.
+    assert!(whole > 0.0 && (parts - whole).abs() <= 1e-6 * whole.max(1e-3), "{parts} and {whole}");
+    // The ring goes round once: the first is overwritten, the second is not yet.
+    for _ in 0..MARKS - 3 {
+        b.mark();
+    }
+    let newest = b.mark();
+    assert!(b.seconds_between(&marks[0], &newest).is_nan());
+    b.mark();
+    assert!(b.seconds_between(&newest, &newest) == 0.0 && b.seconds_between(&marks[3], &newest) > 0.0);
+    assert!(b.seconds_between(&marks[1], &newest).is_nan());
+    assert!(b.seconds_between(&Mark::Now(std::time::Instant::now()), &newest).is_nan());
+    b.sync().unwrap();
+    // A backend that is done when it returns takes the clock.
+    let mut cpu = Cpu::new(&p);
+    let first = cpu.mark();
+    std::thread::sleep(std::time::Duration::from_millis(2));
+    let second = cpu.mark();
+    assert!(cpu.seconds_between(&first, &second) >= 2e-3 && cpu.seconds_between(&second, &first) == 0.0);
 }

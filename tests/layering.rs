@@ -14,9 +14,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("tasks", &["base", "mem", "ops", "layers", "models", "data"]),
     ("eval", &["base", "data"]),
     ("train", &["base", "mem", "ops", "backend", "layers", "models", "tasks", "data", "eval"]),
-    ("experiment", &["base", "data", "eval", "train"]),
-    ("measure", &["base", "mem", "ops", "backend", "layers", "models", "tasks", "eval", "train"]),
-    ("cli", &["base", "backend", "data", "eval", "train", "experiment", "measure", "layers", "models", "tasks"]),
+    ("page", &["base"]),
+    ("measure", &["base", "mem", "ops", "backend", "layers", "models", "tasks", "data", "eval", "train", "page"]),
+    ("experiment", &["base", "data", "eval", "train", "page"]),
+    ("cli", &["base", "backend", "data", "eval", "train", "experiment", "layers", "models", "tasks", "measure"]),
 ];
 
 fn sources(dir: &Path, found: &mut Vec<(String, String)>) {

@@ -5,9 +5,11 @@ data, nor each other; only this file knows them all.
 
 pub mod cpu;
 mod host_gemm;
+pub mod nvtx;
 pub mod reference;
 pub mod simt;
 pub mod survey;
+mod timed;
 pub mod wrap;
 
 pub use cpu::Cpu;

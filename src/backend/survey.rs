@@ -1,6 +1,7 @@
 //! What this program can run on here: for `mipgpu devices`.
 
 use super::{
+    Device,
     cpu::simd::Isa,
     products,
     simt::{
@@ -44,15 +45,26 @@ pub struct Gpu {
     pub usable: Result<String>,
 }
 
-/// Looks at the machine. GPUs that can be used are opened for a moment.
-pub fn survey() -> Survey {
+/// The processor of this machine.
+pub fn processor() -> Processor {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = info.lines().find_map(|l| l.strip_prefix("model name")?.split_once(": ")).map_or("unknown", |n| n.1);
-    let cpu = Processor {
+    Processor {
         name: name.to_string(),
         threads: std::thread::available_parallelism().map_or(1, |n| n.get()),
         instructions: format!("{:?}", Isa::current()),
-    };
+    }
+}
+
+/// What a GPU calls itself; `None` of other devices, or where there is none.
+pub fn card(device: Device) -> Option<String> {
+    let Device::Cuda(n) = device else { return None };
+    driver::machine(Driver::Cuda).ok()?.cards.get(n).map(|card| card.name.clone())
+}
+
+/// Looks at the machine. GPUs that can be used are opened for a moment.
+pub fn survey() -> Survey {
+    let cpu = processor();
     let kernels = match FATBINS.len() {
         0 => "none: built without nvcc; run scripts/get-nvcc.sh (or install the CUDA toolkit) and build again".into(),
         n => {

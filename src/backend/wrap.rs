@@ -1,44 +1,44 @@
 //! Backends around a backend: one blanket implementation serves every op.
 
-use std::time::{Duration, Instant};
-
+pub use super::timed::{Call, Timed, Written};
 use crate::{
-    base::Result,
-    mem::{Arena, Precision, RawSpan, Span, U32},
-    ops::{Access, Cost, Memory, Op, Run},
+    mem::{Arena, RawSpan, Span, U32},
+    ops::{Access, Memory, Op, Run},
 };
 
+/// Hands on what a wrapper with a field `inner` has nothing to add to. Work that is repeated stays with the wrapper, which is
+/// to see every op of it.
 macro_rules! pass_memory {
-    ($wrapper:ident) => {
-        impl<B: Memory> Memory for $wrapper<B> {
-            fn precision(&self) -> Precision {
+    ($wrapper:ty $(, of $inner:ident)?) => {
+        impl $(<$inner: $crate::ops::Memory>)? $crate::ops::Memory for $wrapper {
+            fn precision(&self) -> $crate::mem::Precision {
                 self.inner.precision()
             }
-            fn products(&self) -> Precision {
+            fn products(&self) -> $crate::mem::Precision {
                 self.inner.products()
             }
-            fn write(&mut self, span: RawSpan, values: &[f32]) {
+            fn write(&mut self, span: $crate::mem::RawSpan, values: &[f32]) {
                 self.inner.write(span, values);
             }
-            fn read(&mut self, span: RawSpan, values: &mut [f32]) {
+            fn read(&mut self, span: $crate::mem::RawSpan, values: &mut [f32]) {
                 self.inner.read(span, values);
             }
-            fn write_ids(&mut self, span: Span<U32>, values: &[u32]) {
+            fn write_ids(&mut self, span: $crate::mem::Span<$crate::mem::U32>, values: &[u32]) {
                 self.inner.write_ids(span, values);
             }
-            fn read_ids(&mut self, span: Span<U32>, values: &mut [u32]) {
+            fn read_ids(&mut self, span: $crate::mem::Span<$crate::mem::U32>, values: &mut [u32]) {
                 self.inner.read_ids(span, values);
             }
-            fn reserve(&mut self, bytes: usize) -> Result<()> {
+            fn reserve(&mut self, bytes: usize) -> $crate::base::Result<()> {
                 self.inner.reserve(bytes)
             }
-            fn sync(&mut self) -> Result<()> {
+            fn sync(&mut self) -> $crate::base::Result<()> {
                 self.inner.sync()
             }
-            fn resident(&mut self, len: usize) -> Option<Span<U32>> {
+            fn resident(&mut self, len: usize) -> Option<$crate::mem::Span<$crate::mem::U32>> {
                 self.inner.resident(len)
             }
-            fn write_ids_ahead(&mut self, span: Span<U32>, values: &[u32]) {
+            fn write_ids_ahead(&mut self, span: $crate::mem::Span<$crate::mem::U32>, values: &[u32]) {
                 self.inner.write_ids_ahead(span, values);
             }
             fn replays(&self) -> bool {
@@ -47,6 +47,7 @@ macro_rules! pass_memory {
         }
     };
 }
+pub(crate) use pass_memory;
 
 /// Finds the first op that turns finite inputs into a NaN or an infinity. Reads every destination back after every op:
 /// for finding out, not for training.
@@ -86,43 +87,7 @@ impl<B: Memory + Run<O>, O: Op> Run<O> for Checked<B> {
     }
 }
 
-pass_memory!(Checked);
-
-/// Adds up time, calls and cost by op name.
-pub struct Timed<B> {
-    pub inner: B,
-    /// (op, calls, time, cost), in order of first call.
-    pub rows: Vec<(&'static str, u64, Duration, Cost)>,
-}
-
-impl<B> Timed<B> {
-    pub fn new(inner: B) -> Self {
-        Timed { inner, rows: Vec::new() }
-    }
-}
-
-impl<B: Memory + Run<O>, O: Op> Run<O> for Timed<B> {
-    fn run(&mut self, op: &O) {
-        let start = Instant::now();
-        self.inner.run(op);
-        // A device works behind our back; what fails is reported at the end of the step.
-        let _ = self.inner.sync();
-        let (time, cost) = (start.elapsed(), op.cost());
-        match self.rows.iter_mut().find(|r| r.0 == O::NAME) {
-            Some((_, calls, total, sum)) => {
-                *calls += 1;
-                *total += time;
-                *sum += cost;
-            }
-            None => self.rows.push((O::NAME, 1, time, cost)),
-        }
-    }
-    fn need(&self, op: &O) -> std::result::Result<usize, String> {
-        self.inner.need(op)
-    }
-}
-
-pass_memory!(Timed);
+pass_memory!(Checked<B>, of B);
 
 /// Runs nothing: asks the backend behind it whether it serves each op, and how much scratch memory that takes.
 pub struct Asking<'a, B> {

@@ -155,7 +155,7 @@ fn learn(args: &Args, printer: Printer) -> Result<()> {
     }
     let path = args.data.clone().unwrap_or_else(|| run.data.clone());
     let data = open_data(&path)?;
-    let out = args.out.clone().unwrap_or_else(|| free_name(&path, "clicks"));
+    let out = args.out.clone().unwrap_or_else(|| free_name("runs", &path, "clicks"));
     if fs::read_dir(&out).is_ok_and(|mut entries| entries.next().is_some()) {
         return Err(
             Error::user(format!("{}: the folder is not empty", out.display())).hint("choose a new folder with --out")

@@ -128,7 +128,7 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     };
     let facts = Facts { ratings: ratings.clone(), ..Sides::facts_of(&settings, &data)? };
     base.check(&settings, &facts, &data, args.transfer)?;
-    let folder = args.out.map_or_else(|| RunFolder::new(free_name(&path, &settings.model)), RunFolder::new);
+    let folder = args.out.map_or_else(|| RunFolder::new(free_name("runs", &path, &settings.model)), RunFolder::new);
     let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
     let origin = Origin {
         run: absolute(args.from),

@@ -18,6 +18,7 @@ pub mod import;
 pub mod jobs_progress;
 pub mod opened;
 pub mod printer;
+pub mod profile;
 pub mod progress;
 pub mod recommend;
 pub mod search;
@@ -91,6 +92,8 @@ enum Command {
     Recommend(recommend::Args),
     /// Write item and user vectors with their keys
     Export(export::Args),
+    /// Where the time of training goes: steps op by op, memory, what bounds them
+    Profile(Box<profile::Args>),
     /// What this program can run on here, and what is missing
     Devices(devices::Args),
     /// Time every operation, forward and backward, beside what the machine can do
@@ -131,6 +134,7 @@ pub fn main_with(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Experiment(args) => experiment::run(*args, printer),
         Command::Recommend(args) => recommend::run(args, printer),
         Command::Export(args) => export::run(args, printer),
+        Command::Profile(args) => profile::run(*args, printer),
         Command::Devices(args) => devices::run(args, printer),
         Command::Bench(args) => bench::run(*args, printer),
         Command::Check(args) => check::run(args, printer),

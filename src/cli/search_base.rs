@@ -41,9 +41,10 @@ impl Base {
             Command::Train(a) if a.resume.is_some() => return own("--resume", out),
             Command::Train(a) if a.out.is_some() => return own("--out", out),
             Command::Finetune(a) if a.out.is_some() => return own("--out", out),
-            Command::Train(a) if a.threads.is_some() => return own("--threads", threads),
+            Command::Train(a) if a.job.threads.is_some() => return own("--threads", threads),
             Command::Finetune(a) if a.threads.is_some() => return own("--threads", threads),
             Command::Train(a) => {
+                let a = a.job;
                 Base { words: words.into(), data: a.data, config: a.config, from: None, flags: a.flags }
             }
             Command::Finetune(a) => {

@@ -40,20 +40,27 @@ The run folder holds config.toml, items.safetensors (item keys; users.safetensor
 --fields), best.safetensors, last.safetensors, metrics.jsonl,
 timing.jsonl and report.json. Ctrl-C writes a checkpoint first.")]
 pub struct Args {
-    /// Data set folder made by `mipgpu import` [default: the built-in MovieLens sample]
-    pub(super) data: Option<PathBuf>,
     /// Run folder to make [default: runs/DATA-MODEL-N]
     #[arg(short, long, value_name = "DIR")]
     pub(super) out: Option<PathBuf>,
     /// Continue this run from its last checkpoint, to the same bits as if it had never stopped
     #[arg(long, value_name = "RUN", conflicts_with_all = ["data", "out", "config"])]
     pub(super) resume: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) job: JobArgs,
+}
+
+/// What is trained on what, and where: for all who train like `mipgpu train`.
+#[derive(Debug, clap::Args)]
+pub struct JobArgs {
+    /// Data set folder made by `mipgpu import` [default: the built-in MovieLens sample]
+    pub(super) data: Option<PathBuf>,
     /// Settings file (TOML; keys are the long flags below without the dashes); flags go over it
     #[arg(short, long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
     /// Where to run: auto, cpu, cuda, cuda:N, emu (CUDA kernels on the processor, for tests), reference
     #[arg(long, value_name = "DEVICE", default_value_t = Device::Auto)]
-    device: Device,
+    pub(super) device: Device,
     /// Threads [default: all cores]
     #[arg(long, value_name = "N")]
     pub(super) threads: Option<usize>,
@@ -67,8 +74,14 @@ pub struct Args {
 static STOP: AtomicBool = AtomicBool::new(false);
 
 pub fn run(args: Args, printer: Printer) -> Result<()> {
-    let (device, threads, resume) = (args.device, args.threads, args.resume.is_some());
-    let (folder, config, data) = if resume { reopen(&args)? } else { prepare(&args, &printer)? };
+    let (device, threads, resume) = (args.job.device, args.job.threads, args.resume.is_some());
+    let (folder, config, data) = if resume {
+        reopen(&args)?
+    } else {
+        let (config, data) = prepare(&args.job, &printer)?;
+        let out = args.out.unwrap_or_else(|| free_name("runs", &config.data, &config.settings.model));
+        (RunFolder::new(out), config, data)
+    };
     execute(&Planned { folder, config, data, device, threads, resume }, printer)
 }
 
@@ -107,7 +120,8 @@ pub fn execute(planned: &Planned, printer: Printer) -> Result<()> {
         folder.create(config, data)?;
     }
     let _lock = folder.lock()?;
-    introduce(&printer, folder, config, data, &split, device, pool.current_num_threads());
+    introduce(&printer, config, data, &split, device, pool.current_num_threads());
+    printer.say(format_args!("run     {}", folder.path.display()));
     let job = Job { config, data, split: &split, folder, device, resume, stop: &STOP };
     let mut progress = Progress::new(printer, &config.settings);
     let trained = pool.install(|| train(&job, &mut |event| progress.show(event)));
@@ -134,7 +148,7 @@ pub fn execute(planned: &Planned, printer: Printer) -> Result<()> {
 
 fn reopen(args: &Args) -> Result<(RunFolder, RunConfig, Dataset)> {
     let folder = RunFolder::new(args.resume.clone().unwrap_or_default());
-    let given = args.flags.given().into_iter().next().or(args.split.first_given().map(str::to_string));
+    let given = args.job.flags.given().into_iter().next().or(args.job.split.first_given().map(str::to_string));
     if let Some(flag) = given {
         return Err(Error::user(format!("--{flag} cannot be changed on --resume"))
             .hint("a resumed run keeps the settings it began with; start a new run to change them"));
@@ -156,7 +170,11 @@ fn reopen(args: &Args) -> Result<(RunFolder, RunConfig, Dataset)> {
     Ok((folder, config, data))
 }
 
-fn prepare(args: &Args, printer: &Printer) -> Result<(RunFolder, RunConfig, Dataset)> {
+/// What a new run is asked to do, and its data.
+///
+/// # Errors
+/// Data that cannot be opened; settings that contradict each other or the data.
+pub fn prepare(args: &JobArgs, printer: &Printer) -> Result<(RunConfig, Dataset)> {
     let (path, mut settings) = match &args.data {
         Some(path) => (path.clone(), Settings::default()),
         None => (builtin::import(printer)?, builtin::settings()),
@@ -173,10 +191,6 @@ fn prepare(args: &Args, printer: &Printer) -> Result<(RunFolder, RunConfig, Data
     conclude_settings(&args.flags, &mut settings, &data)?;
     let split = args.split.spec(&data)?.unwrap_or(usual_split(&settings)?);
     let ratings = scale(&settings, &data, split)?;
-    let folder = match &args.out {
-        Some(out) => RunFolder::new(out),
-        None => RunFolder::new(free_name(&path, &settings.model)),
-    };
     let absolute = std::path::absolute(&path).unwrap_or(path);
     let config = RunConfig {
         version: RunConfig::VERSION,
@@ -187,7 +201,7 @@ fn prepare(args: &Args, printer: &Printer) -> Result<(RunFolder, RunConfig, Data
         ratings,
         settings,
     };
-    Ok((folder, config, data))
+    Ok((config, data))
 }
 
 /// Names what was left open and checks settings against each other and the data; `flags` were put over them already.
@@ -247,21 +261,17 @@ pub fn usual_split(settings: &Settings) -> Result<SplitSpec> {
     Ok(if settings.find()?.1.baskets { SplitSpec::LastBasket } else { SplitSpec::default() })
 }
 
-/// The first free `runs/DATA-MODEL-N`.
-pub fn free_name(data: &Path, model: &str) -> PathBuf {
+/// The first free `FOLDER/DATA-MODEL-N`.
+pub fn free_name(folder: &str, data: &Path, model: &str) -> PathBuf {
     let data = data.file_name().map_or("data".into(), |n| n.to_string_lossy());
-    (1..).map(|n| PathBuf::from(format!("runs/{data}-{model}-{n}"))).find(|p| !p.exists()).expect("numbers do not end")
+    (1..)
+        .map(|n| PathBuf::from(format!("{folder}/{data}-{model}-{n}")))
+        .find(|p| !p.exists())
+        .expect("numbers do not end")
 }
 
-fn introduce(
-    printer: &Printer,
-    folder: &RunFolder,
-    config: &RunConfig,
-    data: &Dataset,
-    split: &Split,
-    device: Device,
-    threads: usize,
-) {
+/// Says what is about to run, on what and where.
+pub fn introduce(printer: &Printer, config: &RunConfig, data: &Dataset, split: &Split, device: Device, threads: usize) {
     let s = &config.settings;
     let summary = split.summary();
     printer.say(format_args!(
@@ -317,7 +327,6 @@ fn introduce(
     let (device, chosen) = backend::choose(device);
     let precision = format!("{:?}", s.precision.on(device)).to_lowercase();
     printer.say(format_args!("device  {chosen}, {precision}, {threads} threads"));
-    printer.say(format_args!("run     {}", folder.path.display()));
 }
 
 /// As typed on the command line.

@@ -1,10 +1,10 @@
 //! Which plots a table gets, and of what.
 
 use super::{
-    plot::{self, Bar, Frame, Group, Series},
     results::{Base, Row, Seed, Table},
     words,
 };
+use crate::page::plot::{self, Bar, Frame, Group, Series};
 
 /// Rows by their first label, in the order in which it comes first; all together where rows have but one.
 fn groups(table: &Table) -> Vec<(String, Vec<usize>)> {

@@ -8,24 +8,20 @@ use std::fmt::Write;
 
 use super::{
     figures,
-    plot::{self, escape},
     results::{Claim, Results, State, Verdict},
     section::section,
     words,
 };
-use crate::data::digits;
+use crate::{
+    data::digits,
+    page::{self, capital, figure, number, plot::escape},
+};
 
 /// The whole page.
 pub fn html(r: &Results) -> String {
-    let title = escape(if r.title.is_empty() { &r.name } else { &r.title });
-    let mut out = format!(
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta name=\"color-scheme\" content=\"light dark\">\n<title>{title}</title>\n<style>\n{}{}</style>\n</head>\n<body>\n",
-        plot::STYLE,
-        include_str!("page.css")
-    );
-    head(&mut out, r, &title);
+    let title = if r.title.is_empty() { &r.name } else { &r.title };
+    let mut out = page::begin(title);
+    head(&mut out, r, &escape(title));
     out.push_str("<main>\n");
     findings(&mut out, r);
     for (i, table) in r.tables.iter().enumerate() {
@@ -34,7 +30,8 @@ pub fn html(r: &Results) -> String {
     bases(&mut out, r);
     not_done(&mut out, r);
     data(&mut out, r);
-    out.push_str("</main>\n</body>\n</html>\n");
+    out.push_str("</main>\n");
+    out.push_str(page::END);
     out
 }
 
@@ -148,16 +145,6 @@ fn claim(out: &mut String, c: &Claim) {
     out.push_str("</tr>\n");
 }
 
-/// Plots under one caption, each of which can be moved sideways where the screen is narrow.
-pub(super) fn figure(out: &mut String, caption: &str, plots: &[String]) {
-    let _ = writeln!(out, "<figure><figcaption>{caption}</figcaption>");
-    out.push_str("<div class=\"plots\">\n");
-    for svg in plots {
-        let _ = writeln!(out, "<div class=\"scroll\" tabindex=\"0\">{svg}</div>");
-    }
-    out.push_str("</div></figure>\n");
-}
-
 pub(super) fn reason(what: &str, why: &str) -> String {
     format!("{what}{}{}", if why.is_empty() { "" } else { ": " }, escape(why))
 }
@@ -233,23 +220,14 @@ fn not_done(out: &mut String, r: &Results) {
     out.push_str("</tbody></table></div>\n</section>\n");
 }
 
-/// The results themselves. No `<` may stand in a script, or a name could end it; JSON has an escape for it.
+/// The results themselves.
 fn data(out: &mut String, r: &Results) {
-    let json = serde_json::to_string(r).unwrap_or_default().replace('<', "\\u003c");
-    let _ = writeln!(
-        out,
+    out.push_str(
         "<section id=\"data\">\n<h2>The numbers as JSON</h2>\n<p>All of the above, unrounded, stands in this page’s source as JSON, in the \
-         element with the id “results”.</p>\n<script type=\"application/json\" id=\"results\">{json}</script>\n</section>"
+         element with the id “results”.</p>\n",
     );
-}
-
-pub(super) fn number(out: &mut String, text: &str) {
-    let _ = write!(out, "<td class=\"n\">{}</td>", escape(text));
-}
-
-pub(super) fn capital(text: &str) -> String {
-    let mut chars = text.chars();
-    chars.next().map(|c| c.to_uppercase().chain(chars).collect()).unwrap_or_default()
+    page::data(out, "results", r);
+    out.push_str("\n</section>\n");
 }
 
 #[cfg(test)]

@@ -13,7 +13,6 @@ pub mod html;
 pub mod jobs;
 pub mod metric;
 mod overlay;
-pub mod plot;
 pub mod record;
 pub mod results;
 #[cfg(test)]

@@ -4,12 +4,14 @@ use std::fmt::Write;
 
 use super::{
     figures,
-    html::{capital, figure, number, reason},
-    plot::escape,
+    html::reason,
     results::{Row, State, Table, Test},
     words::{self, Mark},
 };
-use crate::data::digits;
+use crate::{
+    data::digits,
+    page::{capital, figure, number, plot::escape},
+};
 
 /// The section of a table, the `t`-th of the page.
 pub(super) fn section(out: &mut String, table: &Table, t: usize) {

@@ -2,9 +2,7 @@
 
 use super::collect::LEVEL;
 use super::results::{Base, Expect, Outcome, Row, Seed, State, Table, Test, Verdict};
-
-/// What stands where there is no number: never "NaN".
-pub const NOTHING: &str = "-";
+pub use crate::page::{NOTHING, duration, plain};
 
 /// Percent to two decimals, all else to four. A scale that nobody set is 1.
 pub fn decimals(scale: f64) -> usize {
@@ -18,11 +16,6 @@ pub fn scaled(x: f64, scale: f64) -> f64 {
 
 pub fn number(x: f64, scale: f64) -> String {
     plain(scaled(x, scale), decimals(scale))
-}
-
-/// A number that is scaled already.
-pub fn plain(x: f64, decimals: usize) -> String {
-    if x.is_finite() { format!("{x:.decimals$}") } else { NOTHING.into() }
 }
 
 /// With its sign.
@@ -140,20 +133,6 @@ pub fn verdict(verdict: Verdict) -> &'static str {
 /// Whether less is better, told beside a metric's name.
 pub fn direction(lower: bool) -> &'static str {
     if lower { "less is better" } else { "more is better" }
-}
-
-/// `45 s`, `12 min`, `3 h 05 min`.
-pub fn duration(seconds: f64) -> String {
-    if !(0.0..1e15).contains(&seconds) {
-        return NOTHING.into();
-    }
-    let minutes = (seconds / 60.0).round() as u64;
-    match seconds {
-        s if s < 10.0 => format!("{s:.1} s"),
-        s if s < 120.0 => format!("{s:.0} s"),
-        s if s < 7200.0 => format!("{minutes} min"),
-        _ => format!("{} h {:02} min", minutes / 60, minutes % 60),
-    }
 }
 
 /// Seeds that are done, of how many.

@@ -22,10 +22,10 @@ use super::{
     shapes::Shape,
 };
 use crate::{
-    backend::{self, Device, WithBackend},
+    backend::{self, Device, WithBackend, wrap::pass_memory},
     base::{Error, Result},
-    mem::{Planner, Precision, RawSpan, Span, U32},
-    ops::{self, Backend, Cost, Memory, Op, Run, Spans},
+    mem::{Planner, Precision, RawSpan},
+    ops::{self, Backend, Cost, Op, Run, Spans},
 };
 
 /// A call that was timed.
@@ -265,35 +265,4 @@ fn bytes_of(span: RawSpan, precision: Precision) -> usize {
     if span.arena == crate::mem::Arena::Act && precision == Precision::Bf16 { 2 } else { 4 }
 }
 
-impl Memory for Stopwatch {
-    fn precision(&self) -> Precision {
-        self.inner.precision()
-    }
-    fn products(&self) -> Precision {
-        self.inner.products()
-    }
-    fn write(&mut self, span: RawSpan, values: &[f32]) {
-        self.inner.write(span, values);
-    }
-    fn read(&mut self, span: RawSpan, values: &mut [f32]) {
-        self.inner.read(span, values);
-    }
-    fn write_ids(&mut self, span: Span<U32>, values: &[u32]) {
-        self.inner.write_ids(span, values);
-    }
-    fn read_ids(&mut self, span: Span<U32>, values: &mut [u32]) {
-        self.inner.read_ids(span, values);
-    }
-    fn reserve(&mut self, bytes: usize) -> Result<()> {
-        self.inner.reserve(bytes)
-    }
-    fn sync(&mut self) -> Result<()> {
-        self.inner.sync()
-    }
-    fn resident(&mut self, len: usize) -> Option<Span<U32>> {
-        self.inner.resident(len)
-    }
-    fn replays(&self) -> bool {
-        self.inner.replays()
-    }
-}
+pass_memory!(Stopwatch);

@@ -1,9 +1,11 @@
 /*! How fast this program is on a machine, beside what the machine can do: ceilings that it measures itself (`ceilings`), the
-time that an op must take at least (`roof`), and every op by itself (`bench`) at the sizes of models (`shapes`).
+time that an op must take at least (`roof`), every op by itself (`bench`) at the sizes of models (`shapes`), and the steps of
+a run (`profile`).
 */
 
 pub mod bench;
 pub mod ceilings;
 pub mod clock;
+pub mod profile;
 pub mod roof;
 pub mod shapes;

@@ -1,5 +1,5 @@
-/*! What a machine can do at most, as work to be timed: no model runs these, `mipgpu bench` measures all other ops
-against them (the third ceiling, products, is a large `linear_fwd`).
+/*! What a machine can do at most, as work to be timed: no model runs these, `mipgpu bench` and `mipgpu profile` hold all
+other ops against them (the third ceiling, products, is a large `linear_fwd`).
 stream_copy: y = x                                                             x,y (N) f32
 exp_chain:   y = x, and then `rounds` times y = exp(-y)                        x,y (N) f32
 The chain ends near 0.567, the number that is its own exp(-x), whatever it began with: each round shrinks an error to about

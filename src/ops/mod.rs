@@ -82,6 +82,8 @@ pub use top_k::TopK;
 pub use vertical_conv::{VerticalConvBwd, VerticalConvFwd};
 pub use window_conv::{WindowConvBwd, WindowConvFwd};
 
+use std::time::Instant;
+
 use crate::base;
 pub use crate::mem::{Dst, Mode};
 use crate::mem::{F32, HostArenas, Planner, Precision, RawSpan, Scalar, Span, U32};
@@ -204,6 +206,26 @@ pub trait Memory {
         }
     }
 
+    /// Says what the work that follows is part of; nobody but a wrapper that watches listens.
+    fn enter(&mut self, phase: Phase) {
+        let _ = phase;
+    }
+
+    /// A moment in the order of the work, for [`Memory::seconds_between`]: when the work so far is done, not when this call
+    /// is. At least the last [`MARKS`] are remembered.
+    fn mark(&mut self) -> Mark {
+        Mark::Now(Instant::now())
+    }
+
+    /// Seconds from one mark to a later one, waiting until the work before it is done; NaN once the device has failed or a
+    /// mark is forgotten.
+    fn seconds_between(&mut self, from: &Mark, to: &Mark) -> f64 {
+        match (from, to) {
+            (Mark::Now(from), Mark::Now(to)) => to.saturating_duration_since(*from).as_secs_f64(),
+            _ => f64::NAN,
+        }
+    }
+
     /// Whether [`Memory::replay`] gains from work that comes again: then sizes are worth rounding up.
     fn replays(&self) -> bool {
         false
@@ -219,6 +241,47 @@ pub trait Memory {
         body(self);
     }
 }
+
+/// Parts of a step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Making the batch: gathering, hiding, drawing negatives.
+    #[default]
+    Batch,
+    Forward,
+    /// Scores, loss, and its way back to the scored rows.
+    Loss,
+    Backward,
+    /// Gradient norm and optimiser.
+    Update,
+}
+
+impl Phase {
+    pub const ALL: [Phase; 5] = [Phase::Batch, Phase::Forward, Phase::Loss, Phase::Backward, Phase::Update];
+
+    pub fn word(self) -> &'static str {
+        match self {
+            Phase::Batch => "batch",
+            Phase::Forward => "forward",
+            Phase::Loss => "loss",
+            Phase::Backward => "backward",
+            Phase::Update => "update",
+        }
+    }
+}
+
+/// A moment in the order of a backend's work.
+#[derive(Clone, Copy, Debug)]
+pub enum Mark {
+    /// Of a backend whose work is done when it returns.
+    Now(Instant),
+    /// The so many-th of a device.
+    Device(u64),
+}
+
+/// Marks that a backend remembers at least.
+pub const MARKS: usize = 1 << 14;
 
 /// Numbers on their way from a device.
 #[derive(Clone, Copy, Debug)]
@@ -279,6 +342,15 @@ macro_rules! pointer_to_backend {
             }
             fn collect(&mut self, later: Later) -> [f32; 4] {
                 (**self).collect(later)
+            }
+            fn enter(&mut self, phase: Phase) {
+                (**self).enter(phase);
+            }
+            fn mark(&mut self) -> Mark {
+                (**self).mark()
+            }
+            fn seconds_between(&mut self, from: &Mark, to: &Mark) -> f64 {
+                (**self).seconds_between(from, to)
             }
             fn replays(&self) -> bool {
                 (**self).replays()

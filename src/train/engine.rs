@@ -15,13 +15,14 @@ use crate::{
     },
     eval::{Query, Question},
     layers::{Facts, HostInput, Input, RatingScale, Shape, Users},
-    mem::{F32, Init, Param, Planner, Precision, Span},
+    mem::{F32, Init, Param, Planner, Span},
     models::Representations,
     ops::{Backend, CatchUpRows, Later},
     tasks::{self, Batch, Rating, Sequence},
 };
 
 use super::{
+    memory::MemoryPlan,
     parts::{LAG, Parts, Rings, lay_out},
     scoring::Scoring,
     settings::Settings,
@@ -41,32 +42,26 @@ pub struct StepReport {
     pub lr: f32,
 }
 
-/// Bytes by what they are for; of the device's own memory where it has some, else of the machine's.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct MemoryPlan {
-    pub weights: u64,
-    pub gradients: u64,
-    /// Both moments of AdamW.
-    pub moments: u64,
-    /// Activations, their gradients and statistics, for the largest batch.
-    pub activations: u64,
-    /// Ids of a batch.
-    pub batch: u64,
-    /// Partial sums.
-    pub workspace: u64,
-    /// Interactions of all users; `None`: they stay in the files and pass by batch by batch.
-    pub data: Option<u64>,
+/// A step whose batch has been sent and that was not launched yet.
+#[must_use]
+#[derive(Debug)]
+pub struct Sent {
+    shape: Shape,
+    step: u64,
+    lr: f32,
 }
 
-impl MemoryPlan {
-    pub fn total(&self) -> u64 {
-        let MemoryPlan { weights, gradients, moments, activations, batch, workspace, data } = self;
-        weights + gradients + moments + activations + batch + workspace + data.unwrap_or(0)
+impl Sent {
+    /// Sequences, rows and scored rows of the batch, padding among them.
+    pub fn sizes(&self) -> [usize; 3] {
+        [self.shape.b, self.shape.n, self.shape.m]
     }
 }
 
 /// A step that was launched and not yet looked at.
-struct Pending {
+#[must_use]
+#[derive(Debug)]
+pub struct Pending {
     step: u64,
     lr: f32,
     later: Later,
@@ -195,19 +190,10 @@ impl<B: Backend> Engine<B> {
 
     /// Where the memory goes.
     pub fn memory_plan(&self) -> MemoryPlan {
-        use crate::mem::Arena::*;
-        let precision = self.backend.precision();
-        let act = if precision == Precision::Bf16 { 2 } else { 4 };
-        let bytes = |arenas: &[crate::mem::Arena]| arenas.iter().map(|a| self.plan.len(*a) as u64 * 4).sum();
-        let shadow = if precision == Precision::Bf16 { self.plan.len(Param) as u64 * 2 } else { 0 };
         MemoryPlan {
-            weights: bytes(&[Param]) + shadow,
-            gradients: bytes(&[Grad]),
-            moments: bytes(&[Moment1, Moment2]),
-            activations: self.plan.len(Act) as u64 * act + bytes(&[Stat]),
-            batch: bytes(&[Index]),
             workspace: self.workspace as u64,
             data: self.data,
+            ..MemoryPlan::of(&self.plan, self.backend.precision())
         }
     }
 
@@ -232,6 +218,13 @@ impl<B: Backend> Engine<B> {
     /// The step before: a loss or gradient norm that is not finite. Names the first op and layer; the weights are as before
     /// that step.
     pub fn launch(&mut self, step: u64, lr: f32) -> Result<Option<StepReport>> {
+        let sent = self.send(step, lr);
+        let before = self.set_off(sent);
+        self.look(before)
+    }
+
+    /// The first part of [`Engine::launch`]: brings the batch, and what is new of the step, to the backend.
+    pub fn send(&mut self, step: u64, lr: f32) -> Sent {
         if step % LAG == 1 && step > 1 {
             self.settle(step - 1);
         }
@@ -244,12 +237,24 @@ impl<B: Backend> Engine<B> {
             self.decay = (self.decay as f64 + (-(lr * self.settings.weight_decay) as f64).ln_1p()) as f32;
             self.remember(step, hyper);
         }
+        Sent { shape, step, lr }
+    }
+
+    /// The second part: the step itself. Gives the one before, which has not been looked at.
+    pub fn set_off(&mut self, Sent { shape, step, lr }: Sent) -> Option<Pending> {
         let parts = &self.parts;
         self.backend.replay(shape.key(), |b| parts.step(b, &shape));
         let later = self.backend.read_later(self.parts.report);
         self.batches.swap(0, 1);
-        let before = self.pending.replace(Pending { step, lr, later });
-        // The batch of the step before has made room for this one's, but its head is still in the slot filled next.
+        self.pending.replace(Pending { step, lr, later })
+    }
+
+    /// The last part: what the step before came to.
+    ///
+    /// # Errors
+    /// As [`Engine::launch`].
+    pub fn look(&mut self, before: Option<Pending>) -> Result<Option<StepReport>> {
+        // Its batch has made room for the one launched last, but its head is still in the slot filled next.
         before.map(|p| self.judge(p, 0)).transpose()
     }
 

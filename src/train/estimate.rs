@@ -2,13 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{
-    engine::Engine,
-    folder::RunConfig,
-    parts::lay_out,
-    run::{learners, sequence},
-    sides::Sides,
-};
+use super::{engine::Engine, feed::Feed, folder::RunConfig, parts::lay_out, sides::Sides};
 use crate::{
     backend::{self, Device, WithBackend},
     base::Result,
@@ -59,18 +53,14 @@ pub fn estimate(
             let s = &config.settings;
             let facts = Facts { ratings: config.ratings.clone(), ..Sides::facts_of(s, data)? };
             let mut engine = Engine::<B>::new(s, facts, open)?;
-            let (users, pairs) = learners(s, data, split)?;
-            let rated = s.find()?.1.rated;
+            let feed = Feed::new(s, data, split)?;
             let (began, mut step, mut timed) = (Instant::now(), 0u64, Duration::ZERO);
             // The first step meets cold caches, and a GPU's recorded graph comes with the third.
             let warm = 3;
             // Batches from all over the users, whose sequences differ in length.
-            let batches: Vec<&[u32]> = users.chunks(s.batch).collect();
+            let batches: Vec<&[u32]> = feed.users().chunks(s.batch).collect();
             while step < warm + 2 || (began.elapsed() < budget && step < warm + batches.len() as u64) {
-                engine.begin(1);
-                for user in batches[(step as usize * 7) % batches.len()] {
-                    engine.push((*user).into(), sequence(data, split.train(), pairs.as_ref(), rated, (1, *user))?);
-                }
+                feed.fill(&mut engine, 1, batches[(step as usize * 7) % batches.len()])?;
                 step += 1;
                 let at = Instant::now();
                 engine.step(step, 0.0)?;

@@ -5,7 +5,7 @@ use crate::{
     layers::{Capacity, Facts, Input, Shape},
     mem::{F32, Param, Planner, Span},
     models::{Context, ModelSettings, Network},
-    ops::{AdamW, AdamWRows, Backend, CatchUpRows, GradNorm, Guard},
+    ops::{AdamW, AdamWRows, Backend, CatchUpRows, GradNorm, Guard, Phase},
     tasks::Task,
 };
 
@@ -79,6 +79,7 @@ impl Parts {
 
     /// The batch, what it is compared with, and the rows of tables that it needs brought to date.
     pub fn make(&self, b: &mut dyn Backend, s: &Shape) {
+        b.enter(Phase::Batch);
         self.task.make(b, s);
         self.task.objective().begin(b, s);
         let (_, n) = self.task.objective().keys(s);
@@ -88,9 +89,12 @@ impl Parts {
     /// Forward, loss, and back.
     pub fn passes(&self, b: &mut dyn Backend, s: &Shape) {
         let loss = self.task.objective();
+        b.enter(Phase::Forward);
         self.model.forward(b, s);
+        b.enter(Phase::Loss);
         loss.forward(b, s);
         loss.backward(b, s);
+        b.enter(Phase::Backward);
         self.model.backward(b, s);
         loss.tables(b, s);
     }
@@ -99,6 +103,7 @@ impl Parts {
     pub fn step(&self, b: &mut dyn Backend, s: &Shape) {
         self.make(b, s);
         self.passes(b, s);
+        b.enter(Phase::Update);
         b.run(&GradNorm { norm: self.norm(), g: self.gradients, n: self.gradients.len() });
         b.run(&Guard { ok: self.ok(), loss: self.task.objective().value(), norm: self.norm() });
         self.updates.iter().for_each(|update| b.run(update));

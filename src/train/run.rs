@@ -10,11 +10,12 @@ use std::{
 
 use super::{
     checkpoint::{self, Beside, EpochRow, State},
-    engine::{Engine, MemoryPlan, StepReport},
+    engine::{Engine, StepReport},
+    feed::Feed,
     folder::{RunConfig, RunFolder},
+    memory::MemoryPlan,
     parts::lay_out,
     schedule::Schedule,
-    settings::Settings,
     sides::Sides,
     transfer::{self, Base, Carried, Keys},
 };
@@ -24,17 +25,15 @@ use crate::{
         Error, Result,
         atomic::write_atomically,
         error::{IoContext, typed},
-        rng::{Purpose, Stream},
     },
     data::{
         Dataset,
-        split::{Split, TrainPart},
+        split::{Split, ValidPart},
     },
-    eval::{EvalOptions, RatingOptions, evaluate, evaluate_ratings},
+    eval::{Encoder, EvalOptions, RatingOptions, evaluate::evaluate_each, evaluate_ratings},
     layers::Facts,
     mem::Planner,
     ops::Backend,
-    tasks::{Pairs, Sequence},
 };
 
 /// What a run tells while it goes.
@@ -88,7 +87,7 @@ pub fn train(job: &Job<'_>, observe: &mut dyn FnMut(Event)) -> Result<State> {
 pub fn check(config: &RunConfig, data: &Dataset, split: &Split) -> Result<()> {
     let s = &config.settings;
     s.check()?;
-    learners(s, data, split)?;
+    Feed::new(s, data, split)?;
     let facts = Facts { ratings: config.ratings.clone(), ..Sides::facts_of(s, data)? };
     let (plan, ..) = lay_out(s, &facts, s.batch)?;
     if plan.params().iter().all(|p| p.frozen) {
@@ -98,62 +97,46 @@ pub fn check(config: &RunConfig, data: &Dataset, split: &Split) -> Result<()> {
     Ok(())
 }
 
-/// The users with something to train on, and their pairs where the task learns from baskets.
-pub(super) fn learners<'a>(s: &Settings, data: &'a Dataset, split: &'a Split) -> Result<(Vec<u32>, Option<Pairs<'a>>)> {
-    let (train, asks) = (split.train(), s.find()?.1);
-    if asks.baskets {
-        split.spec().check_whole_baskets()?;
-        let pairs = Pairs::new(data, train, s.seed);
-        if pairs.users().is_empty() {
-            return Err(Error::user("no user has two baskets to train on")
-                .hint("a user whose last two baskets are held out needs four in all; --split time may hold out less"));
-        }
-        return Ok((pairs.users().to_vec(), Some(pairs)));
-    }
-    let users: Vec<u32> = (0..data.users() as u32).filter(|u| train.len_of(*u as usize) >= asks.shortest).collect();
-    if users.is_empty() {
-        return Err(Error::user(format!("no user has {} events to train on, which {} needs", asks.shortest, s.task))
-            .hint("the split holds out too many, or the data has no longer histories"));
-    }
-    Ok((users, None))
+/// What a validation found.
+#[derive(Clone, Copy, Debug)]
+pub enum Validated {
+    Ranking { ndcg: f64, hit: f64 },
+    Ratings { rmse: f64, mae: f64 },
 }
 
-/// What a user's training part gives an epoch to learn from, where the host makes the batches.
-pub(super) fn sequence<'a>(
-    data: &'a Dataset,
-    train: TrainPart<'_>,
-    pairs: Option<&Pairs<'a>>,
-    rated: bool,
-    (epoch, user): (u32, u32),
-) -> Result<Sequence<'a>> {
-    if let Some(pairs) = pairs {
-        return pairs.draw(epoch, user);
+/// Asks `encoder` for what validates, as a run does; `each` is told of every user (of every rating, where those are learned) and
+/// may end it with an error.
+///
+/// # Errors
+/// As [`evaluate_each`] and [`evaluate_ratings`].
+pub fn validate(
+    encoder: &mut dyn Encoder,
+    config: &RunConfig,
+    data: &Dataset,
+    valid: &ValidPart<'_>,
+    each: &mut dyn FnMut(u32) -> Result<()>,
+) -> Result<Validated> {
+    if let Some(scale) = &config.ratings {
+        let options = RatingOptions { range: scale.range(), batch: config.settings.batch, item_map: None, users: None };
+        let report = evaluate_ratings(encoder, data, valid, &options, &mut |r| each(r.user))?;
+        return Ok(Validated::Ratings { rmse: report.model.rmse, mae: report.model.mae });
     }
-    let items = train.items(data, user as usize);
-    data.check_items(items)?;
-    Ok(match data.ratings_of(user as usize).filter(|_| rated) {
-        Some(ratings) => Sequence::Rated { items, ratings: &ratings[..items.len()] },
-        None => Sequence::Items(items),
-    })
+    let options = EvalOptions { ks: vec![10.min(data.items())], ..EvalOptions::default() };
+    let report = evaluate_each(encoder, data, valid, &options, &mut |r| each(r.user))?;
+    let at = report.full.model.at[0];
+    Ok(Validated::Ranking { ndcg: at.ndcg, hit: at.hr })
 }
 
 struct Loop<'a, B> {
     job: &'a Job<'a>,
     engine: Engine<B>,
-    /// Whether the device holds the data.
-    held: bool,
-    /// Whether it learns ratings.
-    rated: bool,
+    feed: Feed<'a>,
     /// Steps launched, at most one ahead of those booked in `state`.
     launched: u64,
     state: State,
     vocabulary: String,
     /// What was taken over, until it is told.
     carried: Option<Vec<Carried>>,
-    /// Users with something to train on.
-    users: Vec<u32>,
-    /// Where the task learns from baskets.
-    pairs: Option<Pairs<'a>>,
     schedule: Schedule,
     saved: Instant,
     /// How long the last checkpoint took.
@@ -193,36 +176,24 @@ impl<'a, B: Backend> Loop<'a, B> {
             _ => None,
         };
         engine.continue_after(state.step);
-        let (users, pairs) = learners(s, job.data, job.split)?;
-        let steps = users.len().div_ceil(s.batch) as u64;
-        let total = steps * s.epochs as u64;
-        // A fixed number of steps would outlast a small run.
-        let warmup = s.warmup.min(total / 10);
-        let schedule = Schedule { peak: s.lr, warmup, total, end: s.final_lr, decay: s.decay };
-        let pieces = job.data.all_items().map(|items| job.data.check_items(items).map(|()| items));
-        let held = engine.hold(job.data.interactions(), pieces)?;
+        let mut feed = Feed::new(s, job.data, job.split)?;
+        let schedule = feed.schedule(s);
+        feed.hold(&mut engine)?;
         let (now, launched) = (Instant::now(), state.step);
         Ok(Loop {
             job,
             engine,
-            held,
-            rated: s.find()?.1.rated,
+            feed,
             launched,
             state,
             vocabulary,
             carried,
-            users,
-            pairs,
             schedule,
             saved: now,
             saving: Duration::ZERO,
             started: now,
             interactions: 0,
         })
-    }
-
-    fn steps(&self) -> u64 {
-        self.users.len().div_ceil(self.job.config.settings.batch) as u64
     }
 
     fn run(mut self, observe: &mut dyn FnMut(Event)) -> Result<State> {
@@ -232,7 +203,7 @@ impl<'a, B: Backend> Loop<'a, B> {
         observe(Event::Ready {
             parameters: self.engine.params().iter().map(|p| p.w.len()).sum(),
             memory: self.engine.memory_plan(),
-            steps: self.steps(),
+            steps: self.feed.steps(),
             state: self.state.clone(),
         });
         if self.job.resume {
@@ -268,29 +239,17 @@ impl<'a, B: Backend> Loop<'a, B> {
         let s = &self.job.config.settings;
         let epoch = self.state.epoch + 1;
         self.check_data()?;
-        let mut order = self.users.clone();
-        Stream::new(s.seed, Purpose::Shuffle, epoch).shuffle(&mut order);
+        let order = self.feed.order(epoch);
         let batches = order.chunks(s.batch).skip(self.state.step_in_epoch as usize);
         for batch in batches {
             if self.job.stop.load(Ordering::Relaxed) {
                 self.drain(observe)?;
                 return Ok(false);
             }
-            if !self.held {
+            if !self.feed.held() {
                 self.check_data()?;
             }
-            self.engine.begin(epoch);
-            let (data, train) = (self.job.data, self.job.split.train());
-            for user in batch {
-                let sequence = match (&self.pairs, self.held) {
-                    (None, true) => Sequence::Held {
-                        first: data.place_of(*user as usize) as u32,
-                        len: train.len_of(*user as usize),
-                    },
-                    (pairs, _) => sequence(data, train, pairs.as_ref(), self.rated, (epoch, *user))?,
-                };
-                self.engine.push(*user as u64, sequence);
-            }
+            self.feed.fill(&mut self.engine, epoch, batch)?;
             self.interactions += self.engine.rows() as u64;
             self.launched += 1;
             let lr = self.schedule.at(self.launched);
@@ -322,7 +281,7 @@ impl<'a, B: Backend> Loop<'a, B> {
         self.state.step_in_epoch += 1;
         self.state.loss_sum += report.loss as f64 * report.scored as f64;
         self.state.scored += report.scored as u64;
-        let (step, steps) = (self.state.step_in_epoch, self.steps());
+        let (step, steps) = (self.state.step_in_epoch, self.feed.steps());
         let StepReport { loss, lr, .. } = report;
         observe(Event::Step { epoch, step, steps, loss, lr, interactions: self.interactions });
         Ok(())
@@ -356,16 +315,10 @@ impl<'a, B: Backend> Loop<'a, B> {
             self.engine.settle(state.step);
             if self.job.split.summary().valid_users > 0 {
                 self.check_data()?;
-                let valid = self.job.split.valid();
-                if let Some(scale) = &self.job.config.ratings {
-                    let options = RatingOptions { range: scale.range(), batch: s.batch, item_map: None, users: None };
-                    let report = evaluate_ratings(&mut self.engine, self.job.data, &valid, &options, &mut |_| Ok(()))?;
-                    (row.rmse, row.mae) = (Some(report.model.rmse), Some(report.model.mae));
-                } else {
-                    let options = EvalOptions { ks: vec![10.min(self.job.data.items())], ..EvalOptions::default() };
-                    let report = evaluate(&mut self.engine, self.job.data, &valid, &options)?;
-                    let at = report.full.model.at[0];
-                    (row.ndcg, row.hit) = (Some(at.ndcg), Some(at.hr));
+                let (config, valid) = (self.job.config, self.job.split.valid());
+                match validate(&mut self.engine, config, self.job.data, &valid, &mut |_| Ok(()))? {
+                    Validated::Ranking { ndcg, hit } => (row.ndcg, row.hit) = (Some(ndcg), Some(hit)),
+                    Validated::Ratings { rmse, mae } => (row.rmse, row.mae) = (Some(rmse), Some(mae)),
                 }
                 let before = self.state.history.iter().filter_map(EpochRow::goodness).reduce(f64::max);
                 best = before.is_none_or(|b| row.goodness().is_some_and(|now| now > b));

@@ -3,7 +3,8 @@ and files.
 
 `baskets` from import to recommendation · `requests` flags, settings and data that cannot be · `checkpoints` files that do
 not fit or were altered · `compare` runs beside each other · `endings` runs that end before their time · `finetune` what
-runs take over from others · `modes` every way to train, and what is printed how · `ratings` runs that predict ratings
+runs take over from others · `modes` every way to train, and what is printed how · `profile` where the time of steps goes
+· `ratings` runs that predict ratings
 · `search` trials of many settings.
 */
 
@@ -16,6 +17,7 @@ mod endings;
 mod experiment;
 mod finetune;
 mod modes;
+mod profile;
 mod ratings;
 mod requests;
 mod search;

@@ -8,8 +8,8 @@ use rayon::prelude::*;
 
 use super::{
     gemm::{
-        self, Accumulate, Ahead, Bias, Dest, Packed, Store, Terms, View, multiply, multiply_ahead, pack, pack_rows,
-        packed_len, rows_len,
+        Accumulate, Ahead, Bias, Dest, Packed, Store, Terms, View, multiply_ahead, pack, pack_rows, packed_len,
+        rows_len,
     },
     scratch,
 };

@@ -64,12 +64,12 @@ use half::bf16;
 use crate::{
     base::{Error, Result},
     mem::{Arena, Dst, Element, F32, Planner, Precision, RawSpan, Span, U32},
-    ops::{Later, Memory, NoOp, Run},
+    ops::{Later, Mark, Memory, NoOp, Run},
 };
 use driver::{Driver, Loaded, words};
 use gemm::Gemm;
 use kernels::{Kernel, Pair, Ptr, Sealed, ShadowParams};
-use transfer::{Ahead, Results, Uploads};
+use transfer::{Ahead, Moments, Results, Uploads};
 
 /// Blocks that fill a large GPU about twice: what sums over everything are cut into. A constant, so that results do not
 /// depend on the device.
@@ -96,6 +96,7 @@ pub struct Simt {
     uploads: Uploads,
     ahead: Option<Ahead>,
     results: Results,
+    moments: Moments,
     /// The first failure, until it is reported.
     fault: Option<String>,
 }
@@ -202,6 +203,7 @@ impl Simt {
             uploads,
             ahead: None,
             results,
+            moments: Moments::default(),
             fault: None,
         })
     }
@@ -549,6 +551,33 @@ impl Memory for Simt {
                 [f32::NAN; 4]
             }),
         }
+    }
+
+    fn mark(&mut self) -> Mark {
+        assert!(self.recording.is_none(), "a moment would be recorded, and replayed");
+        // No mark is so late: it stands for one that was never made.
+        let never = Mark::Device(u64::MAX);
+        if self.fault.is_some() {
+            return never;
+        }
+        match self.device.context.bind_to_thread().and_then(|()| self.moments.mark(&self.stream)) {
+            Ok(mark) => Mark::Device(mark),
+            Err(e) => {
+                self.fail("marking a moment", e);
+                never
+            }
+        }
+    }
+
+    fn seconds_between(&mut self, from: &Mark, to: &Mark) -> f64 {
+        let (Mark::Device(from), Mark::Device(to)) = (from, to) else { return f64::NAN };
+        if self.fault.is_some() {
+            return f64::NAN;
+        }
+        self.moments.between(*from, *to).unwrap_or_else(|e| {
+            self.fail("waiting for the device", e);
+            f64::NAN
+        })
     }
 
     fn replays(&self) -> bool {

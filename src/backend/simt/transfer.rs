@@ -9,9 +9,11 @@ use std::{ffi::c_void, sync::Arc};
 use cudarc::driver::{
     CudaContext, CudaEvent, CudaSlice, CudaStream, DevicePtr, DriverError,
     result::{self},
+    sys,
 };
 
 use super::{driver::Loaded, kernels::Ptr};
+use crate::ops::MARKS;
 
 type Done = Result<(), DriverError>;
 
@@ -189,5 +191,38 @@ impl Results {
         bytemuck::cast_slice_mut::<f32, u8>(&mut values)
             .copy_from_slice(self.memory.bytes(slot * NUMBERS * 4, NUMBERS * 4));
         Ok(values)
+    }
+}
+
+/// Moments of a stream, in a ring of events that are made as they are needed and used again and again.
+#[derive(Default)]
+pub(super) struct Moments {
+    events: Vec<CudaEvent>,
+    next: u64,
+}
+
+impl Moments {
+    /// Marks what stands on the stream so far.
+    pub fn mark(&mut self, stream: &Arc<CudaStream>) -> Result<u64, DriverError> {
+        let at = (self.next % MARKS as u64) as usize;
+        if self.events.len() <= at {
+            // An event that takes the time: all others here do not, which costs less.
+            self.events.push(stream.context().new_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT))?);
+        }
+        self.events[at].record(stream)?;
+        self.next += 1;
+        Ok(self.next - 1)
+    }
+
+    /// The event of a mark that is still remembered.
+    fn event(&self, mark: u64) -> Option<&CudaEvent> {
+        let remembered = mark < self.next && self.next - mark <= MARKS as u64;
+        remembered.then(|| &self.events[(mark % MARKS as u64) as usize])
+    }
+
+    /// Seconds between two marks, waiting for them.
+    pub fn between(&self, from: u64, to: u64) -> Result<f64, DriverError> {
+        let (Some(from), Some(to)) = (self.event(from), self.event(to)) else { return Ok(f64::NAN) };
+        from.elapsed_ms(to).map(|ms| ms as f64 * 1e-3)
     }
 }

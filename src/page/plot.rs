@@ -7,7 +7,7 @@ tables.
 
 use std::fmt::Write;
 
-use super::words;
+use super::plain;
 
 /// What the page must hold once for all plots.
 pub const STYLE: &str = include_str!("plot.css");
@@ -15,7 +15,7 @@ pub const STYLE: &str = include_str!("plot.css");
 /// Units of a plot's width; the page scales it.
 const WIDTH: f64 = 680.0;
 /// Colours there are; beyond them lines are dashed.
-const COLOURS: usize = 8;
+pub(super) const COLOURS: usize = 8;
 
 /// A horizontal bar, or why there is none.
 #[derive(Clone, Debug, Default)]
@@ -126,7 +126,7 @@ impl Axis {
     /// As many decimals as the step needs.
     fn label(&self, x: f64) -> String {
         let decimals = (-(self.step.log10() + 1e-9).floor()).max(0.0) as usize;
-        words::plain(if x.abs() < self.step * 1e-6 { 0.0 } else { x }, decimals)
+        plain(if x.abs() < self.step * 1e-6 { 0.0 } else { x }, decimals)
     }
 
     /// Where a value stands between two places.
@@ -135,10 +135,10 @@ impl Axis {
     }
 }
 
-fn begin(title: &str, height: f64) -> String {
+pub(super) fn begin(title: &str, [width, height]: [f64; 2]) -> String {
     let title = escape(title);
     format!(
-        "<svg class=\"plot\" viewBox=\"0 0 {WIDTH:.0} {height:.0}\" width=\"{WIDTH:.0}\" height=\"{height:.0}\" role=\"img\" aria-label=\"{title}\">"
+        "<svg class=\"plot\" viewBox=\"0 0 {width:.0} {height:.0}\" width=\"{width:.0}\" height=\"{height:.0}\" role=\"img\" aria-label=\"{title}\">"
     )
 }
 
@@ -147,12 +147,12 @@ fn line(out: &mut String, class: &str, [x1, y1, x2, y2]: [f64; 4]) {
 }
 
 /// `anchor`: start, middle or end.
-fn label(out: &mut String, class: &str, anchor: &str, [x, y]: [f64; 2], text: &str) {
+pub(super) fn label(out: &mut String, class: &str, anchor: &str, [x, y]: [f64; 2], text: &str) {
     let text = escape(text);
     let _ = write!(out, "<text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{text}</text>");
 }
 
-fn cut(text: &str, most: usize) -> String {
+pub(super) fn cut(text: &str, most: usize) -> String {
     if text.chars().count() <= most { text.into() } else { text.chars().take(most - 1).chain(['…']).collect() }
 }
 
@@ -209,7 +209,7 @@ pub fn bars(title: &str, measure: &str, groups: &[Group]) -> String {
         label(&mut body, "soft", "start", [left + 18.0, y + 8.0], "published");
         y += 18.0;
     }
-    format!("{}{body}</svg>", begin(title, y + 4.0))
+    format!("{}{body}</svg>", begin(title, [WIDTH, y + 4.0]))
 }
 
 fn one_bar(out: &mut String, bar: &Bar, axis: Option<&Axis>, [left, right, y]: [f64; 3], zoom: bool) {
@@ -315,7 +315,7 @@ pub fn lines(frame: &Frame, series: &[Series]) -> String {
         out.push_str("</g>");
     }
     let height = legend(&mut out, series, &frame.ring, bottom + 60.0);
-    format!("{}{out}</svg>", begin(&frame.title, height))
+    format!("{}{out}</svg>", begin(&frame.title, [WIDTH, height]))
 }
 
 fn curve(s: &Series) -> String {
@@ -352,7 +352,7 @@ fn legend(out: &mut String, series: &[Series], ring: &str, top: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::sample, *};
+    use super::{super::sound, *};
 
     #[test]
     fn ticks_are_round_and_cover_the_values() {
@@ -395,12 +395,12 @@ mod tests {
                 svg.contains("a&lt;b") && svg.contains("&quot;tip&quot; &amp; more") && svg.contains(">published<")
             );
             assert_eq!(svg.matches("class=\"paper\"").count(), 3, "two values and the legend");
-            assert_eq!(sample::faults(&svg), Vec::<String>::new());
-            assert!(!sample::says_nan(&svg));
+            assert_eq!(sound::faults(&svg), Vec::<String>::new());
+            assert!(!sound::says_nan(&svg));
         }
         // Nothing to draw but a word on why.
         let none = of(vec![Bar { label: "x".into(), says: "failed".into(), ..Bar::default() }]);
-        assert!(none.contains(">failed<") && sample::faults(&none).is_empty() && !sample::says_nan(&none));
+        assert!(none.contains(">failed<") && sound::faults(&none).is_empty() && !sound::says_nan(&none));
     }
 
     #[test]
@@ -427,8 +427,8 @@ mod tests {
         assert_eq!(svg.matches("<g class=\"c1\">").count(), 3, "two lines and the legend");
         assert!(svg.contains("MIP &amp; NIP") && svg.contains(">best<") && svg.contains(">epoch<"));
         assert_eq!(svg.matches("class=\"ring\"").count(), 2);
-        assert_eq!(sample::faults(&svg), Vec::<String>::new());
-        assert!(!sample::says_nan(&svg));
+        assert_eq!(sound::faults(&svg), Vec::<String>::new());
+        assert!(!sound::says_nan(&svg));
         assert_eq!(lines(&frame, &[]), "");
         // Slices: names below, whiskers up.
         let named = Frame { names: vec!["few".into(), "many".into()], ..frame };

@@ -1,0 +1,221 @@
+//! A backend that writes down when each op ran.
+
+use std::time::{Duration, Instant};
+
+use super::nvtx;
+use crate::{
+    base::Result,
+    mem::{Arena, F32, Precision, RawSpan, Span, U32},
+    ops::{Backend, Cost, Later, MARKS, Mark, Memory, Op, Phase, Run},
+};
+
+/// One call of an op.
+#[derive(Clone, Debug)]
+pub struct Call {
+    pub op: &'static str,
+    pub phase: Phase,
+    /// Seconds from [`Timed::begin`] to its beginning.
+    pub start: f64,
+    /// How long it took.
+    pub seconds: f64,
+    pub cost: Cost,
+    /// Whether it is made of products ([`Op::PRODUCTS`]).
+    pub products: bool,
+    /// Its sizes in words.
+    pub sizes: String,
+    /// The span that tells whose call it is ([`crate::mem::Planner::owner`]).
+    pub of: RawSpan,
+}
+
+/// What the host wrote.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Written {
+    pub calls: u64,
+    pub bytes: u64,
+    pub seconds: f64,
+}
+
+/// Writes down every call of an op: when it began and how long it took by the clock of whoever runs it (marks in the order of
+/// its work, so that a device is not waited for in between), what it costs and what it is part of. Calls are named to NVIDIA's
+/// profilers on the way. It does not know which backend it watches: so it is compiled once, not for each.
+pub struct Timed {
+    inner: Box<dyn Backend>,
+    pub written: Written,
+    phase: Phase,
+    /// Whether a range of a phase is open.
+    open: bool,
+    done: Vec<Call>,
+    /// Calls whose marks have not been looked at.
+    pending: Vec<(Call, Mark, Mark)>,
+    /// A mark, and the seconds from the beginning to it.
+    last: (Mark, f64),
+}
+
+impl Timed {
+    pub fn new(mut inner: Box<dyn Backend>) -> Self {
+        let last = (inner.mark(), 0.0);
+        let (phase, written) = (Phase::default(), Written::default());
+        Timed { inner, written, phase, open: false, done: Vec::new(), pending: Vec::new(), last }
+    }
+
+    /// Forgets all calls and counts time from here on; the moment by the host's clock.
+    ///
+    /// # Errors
+    /// The device has failed.
+    pub fn begin(&mut self) -> Result<Instant> {
+        self.inner.sync()?;
+        self.done.clear();
+        self.pending.clear();
+        self.written = Written::default();
+        self.last = (self.inner.mark(), 0.0);
+        Ok(Instant::now())
+    }
+
+    /// The calls since [`Timed::begin`], or since they were taken last; waits for them.
+    pub fn take(&mut self) -> Vec<Call> {
+        self.look();
+        std::mem::take(&mut self.done)
+    }
+
+    /// (op, calls, time, cost) of all calls that were not taken, in the order of first calls.
+    pub fn rows(&mut self) -> Vec<(&'static str, u64, Duration, Cost)> {
+        self.look();
+        let mut rows: Vec<(&'static str, u64, Duration, Cost)> = Vec::new();
+        for call in &self.done {
+            let time = Duration::from_secs_f64(call.seconds);
+            match rows.iter_mut().find(|row| row.0 == call.op) {
+                Some((_, calls, total, sum)) => {
+                    *calls += 1;
+                    *total += time;
+                    *sum += call.cost;
+                }
+                None => rows.push((call.op, 1, time, call.cost)),
+            }
+        }
+        rows
+    }
+
+    /// Turns marks into seconds.
+    fn look(&mut self) {
+        for (call, from, to) in self.pending.drain(..) {
+            let mut between = |a: &Mark, b: &Mark| self.inner.seconds_between(a, b).max(0.0);
+            let start = self.last.1 + between(&self.last.0, &from);
+            let seconds = between(&from, &to);
+            self.last = (to, start + seconds);
+            self.done.push(Call { start, seconds, ..call });
+        }
+    }
+
+    fn close(&mut self) {
+        if std::mem::take(&mut self.open) {
+            nvtx::pop();
+        }
+    }
+
+    fn write_with(&mut self, numbers: usize, write: impl FnOnce(&mut dyn Backend)) {
+        let start = Instant::now();
+        write(&mut *self.inner);
+        self.written.calls += 1;
+        self.written.bytes += 4 * numbers as u64;
+        self.written.seconds += start.elapsed().as_secs_f64();
+    }
+}
+
+/// Whose call it is: the owner of its newest activation. A layer plans its outputs, and their gradients, behind what it takes
+/// from others, so that this holds on the way back too; ops without activations belong to where they write.
+fn owner<O: Op>(op: &O) -> RawSpan {
+    let mut first = None;
+    let mut newest: Option<RawSpan> = None;
+    op.uses(&mut |_, span| {
+        first.get_or_insert(span);
+        if span.arena == Arena::Act && newest.is_none_or(|n| n.offset < span.offset) {
+            newest = Some(span);
+        }
+    });
+    newest.or(first).unwrap_or(RawSpan { arena: Arena::Stat, offset: 0, len: 0 })
+}
+
+impl<O: Op> Run<O> for Timed
+where
+    dyn Backend: Run<O>,
+{
+    fn run(&mut self, op: &O) {
+        nvtx::push(O::NAME);
+        let from = self.inner.mark();
+        self.inner.run(op);
+        let to = self.inner.mark();
+        nvtx::pop();
+        let call = Call {
+            op: O::NAME,
+            phase: self.phase,
+            start: 0.0,
+            seconds: 0.0,
+            cost: op.cost(),
+            products: O::PRODUCTS,
+            sizes: op.sizes(),
+            of: owner(op),
+        };
+        self.pending.push((call, from, to));
+        // Before marks are forgotten.
+        if 4 * self.pending.len() >= MARKS {
+            self.look();
+        }
+    }
+    fn need(&self, op: &O) -> std::result::Result<usize, String> {
+        self.inner.need(op)
+    }
+}
+
+impl Memory for Timed {
+    fn precision(&self) -> Precision {
+        self.inner.precision()
+    }
+    fn products(&self) -> Precision {
+        self.inner.products()
+    }
+    fn write(&mut self, span: RawSpan, values: &[f32]) {
+        self.write_with(values.len(), |b| b.write(span, values));
+    }
+    fn read(&mut self, span: RawSpan, values: &mut [f32]) {
+        self.inner.read(span, values);
+    }
+    fn write_ids(&mut self, span: Span<U32>, values: &[u32]) {
+        self.write_with(values.len(), |b| b.write_ids(span, values));
+    }
+    fn read_ids(&mut self, span: Span<U32>, values: &mut [u32]) {
+        self.inner.read_ids(span, values);
+    }
+    fn reserve(&mut self, bytes: usize) -> Result<()> {
+        self.inner.reserve(bytes)
+    }
+    fn sync(&mut self) -> Result<()> {
+        self.inner.sync()
+    }
+    fn resident(&mut self, len: usize) -> Option<Span<U32>> {
+        self.inner.resident(len)
+    }
+    fn write_ids_ahead(&mut self, span: Span<U32>, values: &[u32]) {
+        self.write_with(values.len(), |b| b.write_ids_ahead(span, values));
+    }
+    fn read_later(&mut self, span: Span<F32>) -> Later {
+        self.close();
+        self.inner.read_later(span)
+    }
+    fn collect(&mut self, later: Later) -> [f32; 4] {
+        self.inner.collect(later)
+    }
+    fn enter(&mut self, phase: Phase) {
+        self.close();
+        nvtx::push(phase.word());
+        (self.phase, self.open) = (phase, true);
+    }
+    fn mark(&mut self) -> Mark {
+        self.inner.mark()
+    }
+    fn seconds_between(&mut self, from: &Mark, to: &Mark) -> f64 {
+        self.inner.seconds_between(from, to)
+    }
+    fn replays(&self) -> bool {
+        self.inner.replays()
+    }
+}

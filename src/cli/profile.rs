@@ -1,0 +1,111 @@
+//! `mipgpu profile`: where the time of a training run's steps goes.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    printer::Printer,
+    train::{JobArgs, free_name, introduce, prepare},
+};
+use crate::{
+    backend,
+    base::{
+        Error, Result,
+        atomic::{make_folder, write_atomically},
+    },
+    data::split::Split,
+    measure::profile::{Job, Profile, Stage, page, profile, text, trace},
+    train::run,
+};
+
+/// Runs steps of a training run, keeps nothing of them, and tells where their time goes: whole steps as training runs them,
+/// then op by op. The ways to say what runs are those of `mipgpu train`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  mipgpu profile                                    the built-in sample
+  mipgpu profile data/mine --model sasrec --batch 64 --steps 50 --out profiles/mine
+  MIPGPU_GRAPHS=off nsys profile mipgpu profile data/mine --device cuda
+
+The folder holds profile.json, profile.txt, profile.html (a page that needs nothing else) and trace.json (open it in
+ui.perfetto.dev or chrome://tracing). Where NVIDIA's NVTX library is found, phases and ops are named to its profilers.")]
+pub struct Args {
+    /// Steps that count
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    steps: u64,
+    /// Steps before them that do not count: caches are cold, and a GPU records its graphs
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    untimed: u64,
+    /// Folder to make [default: profiles/DATA-MODEL-N]
+    #[arg(short, long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    job: JobArgs,
+}
+
+/// More steps tell no more, and their trace would be too large to look at.
+const MOST: u64 = 10_000;
+
+pub fn run(args: Args, printer: Printer) -> Result<()> {
+    let Args { steps, untimed, out, job: asked } = args;
+    for (flag, given, least) in [("steps", steps, 1), ("untimed", untimed, 0)] {
+        if !(least..=MOST).contains(&given) {
+            return Err(Error::user(format!("--{flag} {given} makes no sense"))
+                .hint(format!("give it a number from {least} to {MOST}")));
+        }
+    }
+    // Before anything is computed.
+    out.as_deref().map_or(Ok(()), check_free)?;
+    let (config, data) = prepare(&asked, &printer)?;
+    let pool = super::thread_pool(asked.threads)?;
+    let split = Split::for_task(&data, config.split, config.settings.find()?.1.baskets)?;
+    backend::probe(asked.device, config.settings.precision.on(asked.device))?;
+    run::check(&config, &data, &split)?;
+    let threads = pool.current_num_threads();
+    introduce(&printer, &config, &data, &split, asked.device, threads);
+    let job = Job { config: &config, data: &data, split: &split, device: asked.device, steps, untimed, threads };
+    let mut tell = |stage| {
+        printer.say(match stage {
+            Stage::Whole => "timing  whole steps",
+            Stage::Validation => "timing  validation",
+            Stage::OpByOp => "timing  op by op",
+            Stage::Ceilings => "timing  what the machine can do",
+        });
+    };
+    let found = pool.install(|| profile(&job, &mut tell))?;
+    let out = out.unwrap_or_else(|| free_name("profiles", &config.data, &config.settings.model));
+    write(&out, &found)?;
+    if printer.json {
+        printer.event(&found.json());
+    } else {
+        printer.raw(text::text(&found));
+    }
+    printer.say(format_args!("\n{} holds profile.json, profile.txt, profile.html and trace.json", out.display()));
+    Ok(())
+}
+
+/// Whether a folder can be made there without touching anybody's files.
+fn check_free(out: &Path) -> Result<()> {
+    if let Some(file) = out.ancestors().find(|at| at.is_file()) {
+        return Err(Error::user(format!("{}: this is a file, not a folder", file.display()))
+            .hint("choose a new folder with --out"));
+    }
+    if fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some()) {
+        return Err(
+            Error::user(format!("{}: the folder is not empty", out.display())).hint("choose a new folder with --out")
+        );
+    }
+    Ok(())
+}
+
+/// All files of the folder, the page last: where it stands, all do.
+fn write(out: &Path, found: &Profile) -> Result<()> {
+    check_free(out)?;
+    make_folder(out)?;
+    write_atomically(&out.join("profile.json"), |f| writeln!(f, "{:#}", found.json()))?;
+    write_atomically(&out.join("profile.txt"), |f| f.write_all(text::text(found).as_bytes()))?;
+    write_atomically(&out.join("trace.json"), |f| trace::write(found, f))?;
+    write_atomically(&out.join("profile.html"), |f| f.write_all(page::html(found).as_bytes()))
+}

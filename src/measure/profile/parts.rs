@@ -1,0 +1,102 @@
+//! The second pass: steps op by op.
+
+use std::time::Instant;
+
+use super::{
+    Job, Track, facts,
+    trace::{Event, Told},
+};
+use crate::{
+    backend::wrap::{Call, Timed},
+    base::Result,
+    measure::clock::Repeats,
+    mem::{Planner, Precision},
+    train::{Engine, Feed},
+};
+
+/// A step: the host's seconds from the beginning, and the calls.
+pub(super) struct Step {
+    /// When loading, sending and computing began, and when the last ended.
+    pub at: [f64; 4],
+    pub upload_bytes: u64,
+    pub calls: Vec<Call>,
+}
+
+pub(super) struct Parts {
+    pub plan: Planner,
+    pub steps: Vec<Step>,
+}
+
+pub(super) fn steps(job: &Job<'_>, open: &dyn Fn(&Planner) -> Result<Box<dyn Repeats>>) -> Result<Parts> {
+    let s = &job.config.settings;
+    let mut engine = Engine::new(s, facts(job)?, |plan| Ok(Timed::new(open(plan)?)))?;
+    let mut feed = Feed::new(s, job.data, job.split)?;
+    feed.hold(&mut engine)?;
+    let schedule = feed.schedule(s);
+    let (mut steps, mut done, mut zero) = (Vec::new(), 0, Instant::now());
+    'epochs: for epoch in 1.. {
+        for users in feed.order(epoch).chunks(s.batch) {
+            if done == job.untimed + job.steps {
+                break 'epochs;
+            }
+            if done == job.untimed {
+                zero = engine.backend.begin()?;
+            }
+            done += 1;
+            let mut at = [zero.elapsed().as_secs_f64(); 4];
+            feed.fill(&mut engine, epoch, users)?;
+            at[1] = zero.elapsed().as_secs_f64();
+            engine.backend.written = Default::default();
+            let sent = engine.send(done, schedule.at(done));
+            at[2] = zero.elapsed().as_secs_f64();
+            let upload_bytes = engine.backend.written.bytes;
+            let before = engine.set_off(sent);
+            engine.look(before)?;
+            // Step by step: the next one's batch shall not hide behind it.
+            engine.finish()?;
+            at[3] = zero.elapsed().as_secs_f64();
+            let calls = engine.backend.take();
+            if done > job.untimed {
+                steps.push(Step { at, upload_bytes, calls });
+            }
+        }
+    }
+    Ok(Parts { plan: engine.plan, steps })
+}
+
+impl Parts {
+    pub fn tracks(&self, precision: Precision) -> Vec<Track> {
+        let of = "op by op";
+        let host = self.steps.iter().flat_map(|s| {
+            ["load batch", "upload", "compute"]
+                .into_iter()
+                .enumerate()
+                .map(|(i, name)| Event::new(name, [s.at[i], s.at[i + 1]]))
+        });
+        let (mut phases, mut ops): (Vec<Event>, Vec<Event>) = (Vec::new(), Vec::new());
+        for step in &self.steps {
+            let mut phase = None;
+            for call in &step.calls {
+                let end = call.start + call.seconds;
+                match phases.last_mut().filter(|_| phase == Some(call.phase)) {
+                    Some(event) => event.at[1] = end,
+                    None => phases.push(Event::new(call.phase.word(), [call.start, end])),
+                }
+                phase = Some(call.phase);
+                let told = Told {
+                    layer: self.layer(call),
+                    sizes: call.sizes.clone(),
+                    flop: call.cost.flop,
+                    bytes: call.cost.moved(precision),
+                };
+                ops.push(Event { call: Some(told), ..Event::new(call.op, [call.start, end]) });
+            }
+        }
+        vec![Track::new(of, "host", host.collect()), Track::new(of, "phases", phases), Track::new(of, "ops", ops)]
+    }
+
+    /// Whose call it is.
+    pub fn layer(&self, call: &Call) -> String {
+        self.plan.owner(call.of).to_string()
+    }
+}

@@ -1,0 +1,249 @@
+//! A profile as text.
+
+use std::fmt::Write;
+
+use super::{Profile, Row};
+use crate::{
+    data::digits,
+    page::{NOTHING, plain},
+};
+
+/// A share in percent, with one decimal where it is small.
+pub(super) fn percent(share: f64) -> String {
+    match share * 100.0 {
+        x if !x.is_finite() => NOTHING.into(),
+        x if x > 0.0 && x < 0.1 => "<0.1 %".into(),
+        x if x < 10.0 => format!("{x:.1} %"),
+        x => format!("{x:.0} %"),
+    }
+}
+
+/// Milliseconds to three digits or so.
+pub(super) fn ms(seconds: f64) -> String {
+    match seconds * 1e3 {
+        x if !x.is_finite() => NOTHING.into(),
+        x if x < 10.0 => format!("{x:.3}"),
+        x if x < 100.0 => format!("{x:.2}"),
+        x => format!("{x:.1}"),
+    }
+}
+
+pub(super) fn size(bytes: f64) -> String {
+    match bytes {
+        b if !b.is_finite() => NOTHING.into(),
+        b if b >= 1e9 => format!("{:.2} GB", b / 1e9),
+        b if b >= 1e6 => format!("{:.1} MB", b / 1e6),
+        b if b >= 1e3 => format!("{:.1} KB", b / 1e3),
+        b => format!("{b:.0} B"),
+    }
+}
+
+/// Calls a step: whole where every step has as many.
+pub(super) fn calls(n: f64) -> String {
+    if (n - n.round()).abs() < 1e-9 { format!("{n:.0}") } else { format!("{n:.1}") }
+}
+
+/// A rate, or an amount, in three digits or so; nothing where there is none.
+pub(super) fn rate(x: f64) -> String {
+    match x {
+        x if !x.is_finite() || x <= 0.0 => NOTHING.into(),
+        x if x < 0.005 => "<0.01".into(),
+        x if x < 10.0 => format!("{x:.2}"),
+        x if x < 100.0 => format!("{x:.1}"),
+        x => format!("{x:.0}"),
+    }
+}
+
+/// What whole steps are made of, in the order in which it comes: name, seconds, and a word on it.
+pub(super) fn pieces(p: &Profile) -> Vec<(&'static str, super::Spread, String)> {
+    let w = &p.whole;
+    let mut pieces = vec![
+        ("load batch", w.load, "the host reads the sequences of a batch".to_string()),
+        ("upload", w.upload, format!("{} from the host", size(p.op_by_op.upload_bytes))),
+    ];
+    match w.hidden {
+        None => {
+            pieces.push(("compute", w.busy, "all ops".into()));
+            pieces.push(("look", w.wait, "loss and gradient norm".into()));
+        }
+        Some(hidden) => {
+            pieces.push(("set off", w.launch, "the host launches the step".into()));
+            pieces.push(("wait", w.wait, "the host waits for the step before".into()));
+            let says = format!(
+                "the device computes; {} a step it does not; of loading and uploading, {} is hidden behind it",
+                ms(w.not_hidden) + " ms",
+                percent(hidden)
+            );
+            pieces.push(("device", w.busy, says));
+        }
+    }
+    pieces
+}
+
+/// What op by op comes to beside whole steps.
+pub(super) fn beside(p: &Profile) -> String {
+    let (w, o) = (&p.whole, &p.op_by_op);
+    let than = match o.ops / w.busy.mean {
+        r if r > 1.05 => format!("{} more than", percent(r - 1.0)),
+        r if r < 0.95 => format!("{} less than", percent(1.0 - r)),
+        _ => "as much as".into(),
+    };
+    let mut says = format!(
+        "Op by op, {} calls a step take {} ms, {than} the {} ms of a whole step; {} ms pass between them.",
+        calls(o.calls),
+        ms(o.ops),
+        ms(w.busy.mean),
+        ms(o.idle)
+    );
+    if w.wall.p80 > UNEVEN * w.wall.p20 {
+        let _ = write!(
+            says,
+            " Whole steps differ widely (p80 is {:.1} times p20): other work on this machine, or batches of different lengths.",
+            w.wall.p80 / w.wall.p20
+        );
+    }
+    says
+}
+
+/// Steps that differ by more than this are told of: one run of them says little.
+const UNEVEN: f64 = 1.25;
+
+/// What was asked of the validation.
+pub(super) fn validation(p: &Profile) -> Option<String> {
+    let v = p.validation?;
+    let all = v.seconds / v.users.max(1) as f64 * v.all as f64;
+    let asked = match v.users < v.all {
+        true => format!("{} of {} users in {} ms; all of them take", digits(v.users), digits(v.all), ms(v.seconds)),
+        false => format!("{} users take", digits(v.all)),
+    };
+    let (steps, epoch) = (plain(all / p.whole.wall.mean, 0), digits(p.epoch_steps));
+    Some(format!("Validation: {asked} about {} ms, as long as {steps} steps (an epoch has {epoch}).", ms(all)))
+}
+
+/// (what for, bytes).
+pub(super) fn memory(p: &Profile) -> Vec<(&'static str, Option<u64>)> {
+    let m = &p.memory.plan;
+    vec![
+        ("weights", Some(m.weights)),
+        ("gradients", Some(m.gradients)),
+        ("moments", Some(m.moments)),
+        ("activations", Some(m.activations)),
+        ("ids of a batch", Some(m.batch)),
+        ("partial sums", Some(m.workspace)),
+        ("data", m.data),
+        ("planned in all", Some(m.total())),
+        ("process, at most", p.memory.peak_process_bytes),
+    ]
+}
+
+/// What ran where.
+pub(super) fn facts(p: &Profile) -> Vec<(&'static str, String)> {
+    let w = &p.whole;
+    let c = &p.ceilings;
+    let cached = c.cached.iter().fold(c.copy, |best, (_, rate)| best.max(*rate));
+    let nvtx = p.nvtx.map_or("no library for ranges was found".into(), |library| format!("ranges through {library}"));
+    vec![
+        ("Machine", format!("{}, {} threads", p.processor, p.threads)),
+        ("Device", format!("{}, {}", p.device, format!("{:?}", p.products).to_lowercase())),
+        ("Model", format!("{}, {} parameters, task {}", p.settings.model, digits(p.parameters), p.settings.task)),
+        (
+            "Batch",
+            format!(
+                "{} sequences, {:.0} interactions in {:.0} rows, {:.0} scored; {} sizes came",
+                p.settings.batch, w.interactions, w.rows, w.scored, w.shapes
+            ),
+        ),
+        ("Steps", format!("{} after {} that do not count", digits(p.steps), digits(p.untimed))),
+        (
+            "Roofs",
+            format!(
+                "copies {} GB/s (of what fits a cache up to {}), products {} GFLOP/s, exponentials {} G/s",
+                rate(c.copy * 1e-9),
+                rate(cached * 1e-9),
+                rate(c.products * 1e-9),
+                rate(c.exps * 1e-9)
+            ),
+        ),
+        ("NVTX", nvtx),
+    ]
+}
+
+/// The whole of it.
+pub fn text(p: &Profile) -> String {
+    let mut out = String::new();
+    let w = &p.whole;
+    let _ = writeln!(out, "{}\n\n{}\n", p.title(), p.verdict);
+    facts(p).iter().for_each(|(name, value)| {
+        let _ = writeln!(out, "{name:<9}{value}");
+    });
+    out.push('\n');
+    let _ =
+        writeln!(out, "{:<14}{:>10}{:>10}{:>10}{:>10}{:>7}", "whole steps", "median ms", "p20", "p80", "mean", "share");
+    let mut row = |name: &str, s: super::Spread, says: &str| {
+        let share = percent(s.mean / w.wall.mean);
+        let _ = writeln!(
+            out,
+            "{name:<14}{:>10}{:>10}{:>10}{:>10}{share:>9}  {says}",
+            ms(s.median),
+            ms(s.p20),
+            ms(s.p80),
+            ms(s.mean)
+        );
+    };
+    let rates = format!(
+        "{} interactions/s, {} sequences/s",
+        digits(w.interactions_per_s as u64),
+        digits(w.sequences_per_s as u64)
+    );
+    row("step", w.wall, &rates);
+    pieces(p).iter().for_each(|(name, spread, says)| row(&format!("  {name}"), *spread, says));
+    let _ = writeln!(out, "\n{}", beside(p));
+    let _ = writeln!(out, "Shuffling the users takes {} ms an epoch.", ms(w.shuffle));
+    if let Some(says) = validation(p) {
+        let _ = writeln!(out, "{says}");
+    }
+    let _ = writeln!(out, "\n{}", COLUMNS.join("\n"));
+    table(&mut out, "phase", &p.phases, |r| r.phase.map_or("", |p| p.word()).to_string());
+    table(&mut out, "op", &p.ops, |r| r.op.clone());
+    table(&mut out, "layer", &p.layers, |r| r.layer.clone());
+    let _ = writeln!(out, "\n{:<22}{:>12}", "memory", "bytes");
+    for (name, bytes) in memory(p) {
+        let _ = writeln!(out, "{name:<22}{:>12}", bytes.map_or(NOTHING.into(), |b| size(b as f64)));
+    }
+    out
+}
+
+/// What the columns of the tables mean.
+pub(super) const COLUMNS: [&str; 3] = [
+    "Idle: time right before these calls in which none ran.",
+    "MFLOP and MB: operations of a step, and bytes that it must move at least.",
+    "Roof: the least time that this machine’s ceilings allow, as a share of the time taken.",
+];
+
+fn table(out: &mut String, what: &str, rows: &[Row], name: impl Fn(&Row) -> String) {
+    let wide = rows.iter().map(|r| name(r).chars().count()).max().unwrap_or(0).max(14) + 1;
+    let _ = writeln!(
+        out,
+        "\n{what:<wide$}{:>7}{:>10}{:>9}{:>9}{:>9}{:>8}{:>9}{:>8}  roof",
+        "calls", "ms/step", "share", "idle ms", "MFLOP", "MB", "GFLOP/s", "GB/s"
+    );
+    for r in rows {
+        let roof = match (r.roof, r.bound) {
+            (Some(roof), Some(bound)) => format!("{} of {}", percent(roof), bound.word()),
+            _ => NOTHING.into(),
+        };
+        let _ = writeln!(
+            out,
+            "{:<wide$}{:>7}{:>10}{:>9}{:>9}{:>9}{:>8}{:>9}{:>8}  {roof}",
+            name(r),
+            calls(r.calls),
+            ms(r.seconds),
+            percent(r.share),
+            ms(r.idle),
+            rate(r.flop * 1e-6),
+            rate(r.bytes * 1e-6),
+            rate(r.gflops),
+            rate(r.gbps)
+        );
+    }
+}

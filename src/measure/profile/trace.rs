@@ -1,0 +1,99 @@
+/*! A trace in the JSON of Chrome's `about:tracing`, which Perfetto (ui.perfetto.dev) reads: complete events (`ph` X) in
+microseconds on named tracks. Events of a track follow one another and never overlap.
+*/
+
+use std::io::{self, Write};
+
+use serde_json::json;
+
+use super::Profile;
+
+/// A stretch of time.
+#[derive(Clone, Debug)]
+pub struct Event {
+    pub name: &'static str,
+    /// Seconds from the beginning of the pass: from, to.
+    pub at: [f64; 2],
+    /// Of an op.
+    pub call: Option<Told>,
+}
+
+/// What is told of a call: whose it is and of which sizes (where that is known), and its work.
+#[derive(Clone, Debug)]
+pub struct Told {
+    pub layer: String,
+    pub sizes: String,
+    pub flop: f64,
+    pub bytes: f64,
+}
+
+impl Event {
+    pub(super) fn new(name: &'static str, at: [f64; 2]) -> Self {
+        Event { name, at, call: None }
+    }
+}
+
+/// Events that follow one another.
+#[derive(Clone, Debug)]
+pub struct Track {
+    /// The pass that they are of.
+    pub pass: &'static str,
+    pub name: &'static str,
+    pub events: Vec<Event>,
+}
+
+impl Track {
+    pub(super) fn new(pass: &'static str, name: &'static str, events: Vec<Event>) -> Self {
+        Track { pass, name, events }
+    }
+}
+
+/// Writes the trace, an event a line.
+///
+/// # Errors
+/// Those of `out`.
+pub fn write(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
+    let other = json!({ "program": profile.program, "profile": profile.title(), "device": profile.device });
+    write!(out, "{{\"displayTimeUnit\":\"ms\",\"otherData\":{other},\"traceEvents\":[")?;
+    let mut passes: Vec<&str> = Vec::new();
+    let mut first = true;
+    let mut line = |out: &mut dyn Write, event: serde_json::Value| {
+        write!(out, "{}{event}", if std::mem::take(&mut first) { "\n" } else { ",\n" })
+    };
+    for (tid, track) in profile.tracks.iter().enumerate() {
+        let pid = passes.iter().position(|p| *p == track.pass).unwrap_or_else(|| {
+            passes.push(track.pass);
+            passes.len() - 1
+        });
+        let (pid, tid) = (pid + 1, tid + 1);
+        for (what, name) in [("process_name", track.pass), ("thread_name", track.name)] {
+            line(out, json!({ "name": what, "ph": "M", "pid": pid, "tid": tid, "args": { "name": name } }))?;
+        }
+        line(
+            out,
+            json!({ "name": "thread_sort_index", "ph": "M", "pid": pid, "tid": tid, "args": { "sort_index": tid } }),
+        )?;
+        // Both ends are rounded, so that what does not overlap does not overlap in print.
+        let nanoseconds = |seconds: f64| (seconds * 1e9).round();
+        let mut free = f64::NEG_INFINITY;
+        for event in &track.events {
+            let from = nanoseconds(event.at[0]).max(free);
+            let to = nanoseconds(event.at[1]).max(from);
+            free = to;
+            let mut args = serde_json::Map::new();
+            if let Some(Told { layer, sizes, flop, bytes }) = &event.call {
+                let words = [("layer", layer), ("sizes", sizes)].into_iter().filter(|(_, value)| !value.is_empty());
+                args.extend(words.map(|(key, value)| (key.to_string(), value.as_str().into())));
+                args.extend([("flop", flop), ("bytes", bytes)].map(|(key, value)| (key.to_string(), (*value).into())));
+            }
+            line(
+                out,
+                json!({
+                    "name": event.name, "cat": track.name, "ph": "X", "pid": pid, "tid": tid,
+                    "ts": from / 1e3, "dur": (to - from) / 1e3, "args": args,
+                }),
+            )?;
+        }
+    }
+    out.write_all(b"\n]}\n")
+}

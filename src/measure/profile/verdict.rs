@@ -1,0 +1,56 @@
+//! What bounds a run, in words.
+
+use super::{Bound, Profile, text};
+
+/// `62 % of the step is linear_bwd at 71 % of this machine's product rate: bound by products; loading data is 0.4 %.`
+pub(super) fn verdict(p: &Profile) -> String {
+    let percent = |share: f64| text::percent(share).replace('<', "under ");
+    let (w, o) = (&p.whole, &p.op_by_op);
+    let wall = w.wall.mean;
+    let of_step = |seconds: f64| percent(seconds / wall);
+    let loading = match w.hidden {
+        None => format!("loading data is {}", of_step(w.load.mean)),
+        Some(hidden) => {
+            format!("loading data is {}, hidden behind the device to {}", of_step(w.load.mean), percent(hidden))
+        }
+    };
+    // Where no op runs for most of the step, no op is what holds it up.
+    if w.not_hidden > 0.5 * wall {
+        let works =
+            [("loading batches", w.load.mean), ("sending them", w.upload.mean), ("launching work", w.launch.mean)];
+        let (what, seconds) = works.into_iter().max_by(|a, b| a.1.total_cmp(&b.1)).expect("three");
+        return format!(
+            "Bound by the host: no op runs for {} of the step; {what} takes {}.",
+            of_step(w.not_hidden),
+            of_step(seconds)
+        );
+    }
+    let Some(top) = p.ops.first() else { return format!("No op ran; {loading}.") };
+    // Of the time that ops take, scaled to the part of the step in which they run.
+    let share = top.share * (w.busy.mean / wall).min(1.0);
+    let how = match (top.roof, top.bound) {
+        (Some(roof), Some(bound)) => {
+            let (rate, by) = match bound {
+                Bound::Memory => ("copy rate", "memory"),
+                Bound::Products => ("product rate", "products"),
+                Bound::Exps => ("rate of exponentials", "exponentials"),
+            };
+            match roof {
+                r if r < 0.15 => format!(
+                    " at {} of this machine’s {rate}: far from its roof, held up by what the roof does not count \
+                     (small sizes, latency, one core’s work)",
+                    percent(r)
+                ),
+                r if r > 1.0 => format!(" faster than this machine’s {rate}: its data stay in caches"),
+                r => format!(" at {} of this machine’s {rate}: bound by {by}", percent(r)),
+            }
+        }
+        _ => format!(" at {:.1} GFLOP/s and {:.1} GB/s", top.gflops, top.gbps),
+    };
+    let gaps = o.idle / (o.ops + o.idle);
+    let gaps = match gaps > 0.2 {
+        true => format!("; op by op, {} of the time is between calls", percent(gaps)),
+        false => String::new(),
+    };
+    format!("{} of the step is {}{how}{gaps}; {loading}.", percent(share), top.op)
+}

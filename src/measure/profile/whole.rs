@@ -1,0 +1,188 @@
+//! The first pass: whole steps as training runs them.
+
+use std::{collections::HashSet, time::Instant};
+
+use super::{Job, Spread, Stage, Track, Validation, Whole, facts, trace::Event};
+use crate::{
+    backend::nvtx,
+    base::{Error, Result},
+    data::split::HeldOut,
+    eval::Encoder,
+    mem::{Planner, Precision},
+    ops::{Backend, Mark},
+    train::{Engine, Feed, MemoryPlan, run::validate},
+};
+
+/// What the pass found.
+pub(super) struct Found {
+    pub whole: Whole,
+    pub precision: Precision,
+    pub products: Precision,
+    pub parameters: u64,
+    pub epoch_steps: u64,
+    pub memory: MemoryPlan,
+    pub validation: Option<Validation>,
+    pub tracks: Vec<Track>,
+}
+
+/// A step by the host's clock, seconds from the beginning: loading, sending, setting off and waiting follow one another.
+struct Step {
+    /// When each began, and when the last ended.
+    at: [f64; 5],
+    /// When whoever computes began and ended, once that is known.
+    busy: [f64; 2],
+    marks: [Mark; 2],
+    interactions: usize,
+    sizes: [usize; 3],
+}
+
+pub(super) fn steps<B: Backend>(
+    job: &Job<'_>,
+    tell: &mut dyn FnMut(Stage),
+    open: &dyn Fn(&Planner) -> Result<B>,
+) -> Result<Found> {
+    let s = &job.config.settings;
+    let mut engine = Engine::<B>::new(s, facts(job)?, open)?;
+    let mut feed = Feed::new(s, job.data, job.split)?;
+    feed.hold(&mut engine)?;
+    let schedule = feed.schedule(s);
+    let (mut steps, mut shuffle, mut done): (Vec<Step>, f64, u64) = (Vec::new(), 0.0, 0);
+    // Both clocks begin when the device is at rest.
+    engine.backend.sync()?;
+    let (mut last, zero) = ((engine.backend.mark(), 0.0), Instant::now());
+    'epochs: for epoch in 1.. {
+        let began = Instant::now();
+        let order = feed.order(epoch);
+        shuffle = began.elapsed().as_secs_f64();
+        for users in order.chunks(s.batch) {
+            if done == job.untimed + job.steps {
+                break 'epochs;
+            }
+            done += 1;
+            nvtx::push("step");
+            let mut at = [zero.elapsed().as_secs_f64(); 5];
+            feed.fill(&mut engine, epoch, users)?;
+            let interactions = engine.rows();
+            at[1] = zero.elapsed().as_secs_f64();
+            let sent = engine.send(done, schedule.at(done));
+            let sizes = sent.sizes();
+            at[2] = zero.elapsed().as_secs_f64();
+            let from = engine.backend.mark();
+            let before = engine.set_off(sent);
+            let marks = [from, engine.backend.mark()];
+            at[3] = zero.elapsed().as_secs_f64();
+            engine.look(before)?;
+            at[4] = zero.elapsed().as_secs_f64();
+            nvtx::pop();
+            // The step before is done: it was waited for.
+            if let Some(step) = steps.last_mut() {
+                time(&mut engine.backend, step, &mut last);
+            }
+            steps.push(Step { at, busy: [0.0; 2], marks, interactions, sizes });
+        }
+    }
+    engine.finish()?;
+    engine.backend.sync()?;
+    if let Some(step) = steps.last_mut() {
+        time(&mut engine.backend, step, &mut last);
+    }
+    let device = matches!(last.0, Mark::Device(_));
+    steps.drain(..job.untimed as usize);
+    let whole = sum(&steps, device, shuffle, s.batch as f64);
+    tell(Stage::Validation);
+    Ok(Found {
+        whole,
+        precision: engine.backend.precision(),
+        products: engine.backend.products(),
+        parameters: engine.params().iter().map(|p| p.w.len() as u64).sum(),
+        epoch_steps: feed.steps(),
+        memory: engine.memory_plan(),
+        validation: validation(job, &mut engine)?,
+        tracks: tracks(&steps, device),
+    })
+}
+
+/// Turns the marks of a step that is done into seconds; `last` is a mark and its place in time.
+fn time(b: &mut dyn Backend, step: &mut Step, last: &mut (Mark, f64)) {
+    let [from, to] = step.marks;
+    let start = last.1 + b.seconds_between(&last.0, &from);
+    let end = start + b.seconds_between(&from, &to);
+    step.busy = [start, end];
+    *last = (to, end);
+}
+
+fn sum(steps: &[Step], device: bool, shuffle: f64, batch: f64) -> Whole {
+    let n = steps.len() as f64;
+    let part = |i: usize| Spread::of(steps.iter().map(|s| s.at[i + 1] - s.at[i]));
+    let mean = |of: &dyn Fn(&Step) -> usize| steps.iter().map(of).sum::<usize>() as f64 / n;
+    let wall = Spread::of(steps.iter().map(|s| s.at[4] - s.at[0]));
+    let busy = Spread::of(steps.iter().map(|s| s.busy[1] - s.busy[0]));
+    let (load, upload) = (part(0), part(1));
+    let not_hidden = (wall.mean - busy.mean).max(0.0);
+    let host = load.mean + upload.mean;
+    let interactions = mean(&|s| s.interactions);
+    let shapes: HashSet<[usize; 3]> = steps.iter().map(|s| s.sizes).collect();
+    Whole {
+        wall,
+        load,
+        upload,
+        launch: part(2),
+        wait: part(3),
+        busy,
+        not_hidden,
+        hidden: device.then(|| 1.0 - (not_hidden / host).min(1.0)),
+        shuffle,
+        sequences_per_s: batch / wall.mean,
+        interactions_per_s: interactions / wall.mean,
+        interactions,
+        rows: mean(&|s| s.sizes[1]),
+        scored: mean(&|s| s.sizes[2]),
+        shapes: shapes.len(),
+        walls: steps.iter().map(|s| s.at[4] - s.at[0]).collect(),
+    }
+}
+
+fn tracks(steps: &[Step], device: bool) -> Vec<Track> {
+    let zero = steps[0].at[0];
+    let event = |name, at: [f64; 2]| Event::new(name, at.map(|t| t - zero));
+    let host = steps.iter().flat_map(|s| {
+        let parts = ["load batch", "upload", "set off", "wait"].into_iter().enumerate();
+        parts.map(|(i, name)| event(name, [s.at[i], s.at[i + 1]]))
+    });
+    let mut tracks = vec![Track::new("whole steps", "host", host.collect())];
+    if device {
+        let busy = steps.iter().map(|s| event("step", s.busy)).collect();
+        tracks.push(Track::new("whole steps", "device", busy));
+    }
+    tracks
+}
+
+/// At least one batch of users, then as many as a second allows.
+fn validation(job: &Job<'_>, encoder: &mut dyn Encoder) -> Result<Option<Validation>> {
+    const SECONDS: f64 = 1.0;
+    /// Users between two looks at the clock, at least: no batch is larger.
+    const BATCH: u64 = 256;
+    let valid = job.split.valid();
+    let all = valid.users().len() as u64;
+    if all == 0 {
+        return Ok(None);
+    }
+    let (began, mut users, mut last, mut enough) = (Instant::now(), 0, None, None);
+    let asked = validate(encoder, job.config, job.data, &valid, &mut |user| {
+        // Ratings come one by one.
+        if last.replace(user) != Some(user) {
+            users += 1;
+        }
+        let seconds = began.elapsed().as_secs_f64();
+        if users % BATCH == 0 && seconds > SECONDS {
+            enough = Some(seconds);
+            return Err(Error::internal("enough users"));
+        }
+        Ok(())
+    });
+    match (asked, enough) {
+        (_, Some(seconds)) => Ok(Some(Validation { users, seconds, all })),
+        (Ok(_), None) => Ok(Some(Validation { users, seconds: began.elapsed().as_secs_f64(), all })),
+        (Err(e), None) => Err(e),
+    }
+}

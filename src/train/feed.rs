@@ -1,0 +1,140 @@
+//! What a run trains on: who, in which order, and how a batch of them comes to the engine.
+
+use super::{engine::Engine, schedule::Schedule, settings::Settings};
+use crate::{
+    base::{
+        Error, Result,
+        rng::{Purpose, Stream},
+    },
+    data::{
+        Dataset,
+        split::{Split, TrainPart},
+    },
+    ops::Backend,
+    tasks::{Pairs, Sequence},
+};
+
+/// The users of a data set who train, and their parts of it.
+pub struct Feed<'a> {
+    data: &'a Dataset,
+    train: TrainPart<'a>,
+    /// Users with something to train on.
+    users: Vec<u32>,
+    /// Where the task learns from baskets.
+    pairs: Option<Pairs<'a>>,
+    /// Whether it learns ratings.
+    rated: bool,
+    /// Whether the device holds the data.
+    held: bool,
+    batch: usize,
+    seed: u64,
+}
+
+impl<'a> Feed<'a> {
+    /// # Errors
+    /// Nobody has what the task learns from.
+    pub fn new(s: &Settings, data: &'a Dataset, split: &'a Split) -> Result<Self> {
+        let (train, asks) = (split.train(), s.find()?.1);
+        let mut feed = Feed {
+            data,
+            train,
+            users: Vec::new(),
+            pairs: None,
+            rated: asks.rated,
+            held: false,
+            batch: s.batch,
+            seed: s.seed,
+        };
+        if asks.baskets {
+            split.spec().check_whole_baskets()?;
+            let pairs = Pairs::new(data, train, s.seed);
+            if pairs.users().is_empty() {
+                return Err(Error::user("no user has two baskets to train on").hint(
+                    "a user whose last two baskets are held out needs four in all; --split time may hold out less",
+                ));
+            }
+            feed.users = pairs.users().to_vec();
+            feed.pairs = Some(pairs);
+            return Ok(feed);
+        }
+        feed.users = (0..data.users() as u32).filter(|u| train.len_of(*u as usize) >= asks.shortest).collect();
+        if feed.users.is_empty() {
+            return Err(Error::user(format!(
+                "no user has {} events to train on, which {} needs",
+                asks.shortest, s.task
+            ))
+            .hint("the split holds out too many, or the data has no longer histories"));
+        }
+        Ok(feed)
+    }
+
+    /// Brings the data into the device's own memory, if it has room.
+    ///
+    /// # Errors
+    /// Damaged data, and a failing device.
+    pub fn hold<B: Backend>(&mut self, engine: &mut Engine<B>) -> Result<()> {
+        let data = self.data;
+        let pieces = data.all_items().map(|items| data.check_items(items).map(|()| items));
+        self.held = engine.hold(data.interactions(), pieces)?;
+        Ok(())
+    }
+
+    /// Whether the device holds the data.
+    pub fn held(&self) -> bool {
+        self.held
+    }
+
+    /// Users with something to train on.
+    pub fn users(&self) -> &[u32] {
+        &self.users
+    }
+
+    /// Steps of an epoch.
+    pub fn steps(&self) -> u64 {
+        self.users.len().div_ceil(self.batch) as u64
+    }
+
+    /// The learning rates of a run.
+    pub fn schedule(&self, s: &Settings) -> Schedule {
+        let total = self.steps() * s.epochs as u64;
+        // A fixed number of steps would outlast a small run.
+        let warmup = s.warmup.min(total / 10);
+        Schedule { peak: s.lr, warmup, total, end: s.final_lr, decay: s.decay }
+    }
+
+    /// The users in the order in which an epoch (from 1) takes them.
+    pub fn order(&self, epoch: u32) -> Vec<u32> {
+        let mut order = self.users.clone();
+        Stream::new(self.seed, Purpose::Shuffle, epoch).shuffle(&mut order);
+        order
+    }
+
+    /// Makes these users the engine's next batch.
+    ///
+    /// # Errors
+    /// Damaged data.
+    pub fn fill<B: Backend>(&self, engine: &mut Engine<B>, epoch: u32, users: &[u32]) -> Result<()> {
+        engine.begin(epoch);
+        for user in users {
+            engine.push(*user as u64, self.sequence(epoch, *user)?);
+        }
+        Ok(())
+    }
+
+    /// What a user's training part gives an epoch to learn from.
+    fn sequence(&self, epoch: u32, user: u32) -> Result<Sequence<'a>> {
+        let (data, u) = (self.data, user as usize);
+        if let Some(pairs) = &self.pairs {
+            return pairs.draw(epoch, user);
+        }
+        if self.held {
+            return Ok(Sequence::Held { first: data.place_of(u) as u32, len: self.train.len_of(u) });
+        }
+        let items = self.train.items(data, u);
+        data.check_items(items)?;
+        Ok(match data.ratings_of(u).filter(|_| self.rated) {
+            Some(ratings) => Sequence::Rated { items, ratings: &ratings[..items.len()] },
+            None => Sequence::Items(items),
+        })
+    }
+}
