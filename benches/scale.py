@@ -162,7 +162,9 @@ def room():
 
 
 def machine(a):
-    text = lambda *command: subprocess.run(command, capture_output=True, text=True, cwd=root).stdout.strip()
+    def text(*command):
+        try: return subprocess.run(command, capture_output=True, text=True, cwd=root).stdout.strip()
+        except OSError: return ""
     cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.processor()) if os.path.exists("/proc/cpuinfo") else platform.processor()
     gpu = text("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader") if a.device == "cuda" else None
     packed = os.path.join(os.path.dirname(here), "commit")

@@ -7,6 +7,7 @@ import html, math, os
 root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 WIDTH, LEFT, RIGHT, TOP, BOTTOM = 680, 66, 664, 30, 330
 MORE = """svg.plot .ref { stroke: var(--soft); stroke-width: 1.25; fill: none; }
+figcaption { font-weight: 600; color: var(--ink); }
 svg.plot .faint { stroke: var(--line); stroke-width: 1; stroke-opacity: .55; }
 ul.told { padding-left: 1.2rem; } ul.told li { margin: .35rem 0; }
 """
@@ -98,8 +99,8 @@ def plot(title, x_name, y_name, series, refs=(), xs=None, unit=""):
         label("", "start", x + 34, y + 4, name)
         out.append("</g>")
     tall = BOTTOM + 62 + (len(names) - 1) // columns * 20 + 14
-    return (f'<div class="scroll"><svg class="plot" viewBox="0 0 {WIDTH} {tall}" width="{WIDTH}" height="{tall}" role="img" aria-label="{html.escape(title)}">'
-            f'{"".join(out)}</svg></div>')
+    return (f'<figure><figcaption>{html.escape(title)}</figcaption><div class="scroll"><svg class="plot" viewBox="0 0 {WIDTH} {tall}" width="{WIDTH}" height="{tall}" role="img" aria-label="{html.escape(title)}">'
+            f'{"".join(out)}</svg></div></figure>')
 
 
 def table(heads, rows):
@@ -157,9 +158,9 @@ def catalogue(r):
         plots.append(plot("Time of a step by items", "items of the catalogue", "ms a step", [o.line("full", "ms", "full softmax", 0), o.line("sampled", "ms", "1,024 negatives, table by rows", 1)], refs, unit=" ms"))
         plots.append(plot("Peak memory by items", "items of the catalogue", "MB", [
             o.line("full", "peak", "full softmax, peak", 0, MB), o.line("sampled", "peak", "1,024 negatives, peak", 1, MB),
-            o.made("full", lambda p: tables_of(p) * MB, "its tables alone: weights, gradients, moments", 0, dash="d2", dots=False),
-            o.made("sampled", lambda p: tables_of(p) * MB, "its tables alone: weights, moments", 1, dash="d2", dots=False),
-            o.made("full", lambda p: logits_of(p, p["x"]) * MB, "logits of full softmax, never stored", 6, dash="d1", dots=False)], unit=" MB"))
+            o.made("full", lambda p: tables_of(p) * MB, "tables of full softmax: weights, gradients, moments", 0, dash="d2", dots=False),
+            o.made("sampled", lambda p: tables_of(p) * MB, "tables updated by rows: weights, moments", 1, dash="d2", dots=False),
+            o.made("full", lambda p: logits_of(p, p["x"]) * MB, "logits of full softmax, were they stored", 6, dash="d1", dots=False)], unit=" MB"))
     for series, points in (("full softmax", full), ("1,024 negatives", sampled)):
         for p in points:
             m = p["median"]
@@ -167,15 +168,15 @@ def catalogue(r):
                          f"{m['peak'] * MB:,.0f}", f"{m['planned'] * MB:,.0f}", f"{tables_of(p) * MB:,.1f}", f"{logits_of(p, p['x']) * MB:,.0f}" if series == "full softmax" else ""])
     heads = [("items", ""), ("loss", ""), ("rows scored", "a step"), ("step", "ms"), ("least–most", "ms"), ("slope", "from the row above"), ("rate", "sequences/s"), ("an interaction", "µs"),
              ("peak", "MB"), ("planned", "MB"), ("tables alone", "MB"), ("logits would be", "MB")]
-    body = "".join(f"<figure>{p}</figure>" for p in plots if p)
+    body = "".join(plots)
     under = table(heads, rows)
     if scored:
         items = scored[0]["items"]
-        body += "<figure>" + plot("Peak memory by rows scored", "sequences a step", f"MB, over {count(items)} items", [
+        body += plot("Peak memory by sequences", "sequences a step (10 rows scored of each)", f"MB, over {count(items)} items", [
             s.line("full", "peak", "full softmax, peak", 0, MB), s.made("full", lambda p: items * p["width"] * 4 * p["tables"] * MB, "its tables alone", 0, dash="d2", dots=False),
-            s.made("full", lambda p: logits_of(p, items) * MB, "logits, never stored", 6, dash="d1", dots=False)], unit=" MB") + "</figure>"
-        body += "<figure>" + plot("Time of a step by sequences", "sequences a step", f"ms a step, over {count(items)} items", [s.line("full", "ms", "full softmax", 0)],
-                                  [("linear", 1, anchor(scored, "ms"), "d1")], unit=" ms") + "</figure>"
+            s.made("full", lambda p: logits_of(p, items) * MB, "logits, were they stored", 6, dash="d1", dots=False)], unit=" MB")
+        body += plot("Time of a step by sequences", "sequences a step", f"ms a step, over {count(items)} items", [s.line("full", "ms", "full softmax", 0)],
+                                  [("linear", 1, anchor(scored, "ms"), "d1")], unit=" ms")
         under += f"<h3>More rows scored, {count(items)} items</h3>" + table(
             [("sequences", "a step"), ("rows scored", "a step"), ("step", "ms"), ("least–most", "ms"), ("slope", "from the row above"), ("peak", "MB"), ("planned", "MB"), ("tables alone", "MB"), ("logits would be", "MB")],
             [[f"{p['x']:,}", f"{p['median']['scored']:,.0f}", digits(p["median"]["ms"]), spread(p, "ms"), steepness(scored, p, "ms"), f"{p['median']['peak'] * MB:,.0f}", f"{p['median']['planned'] * MB:,.0f}",
@@ -190,8 +191,8 @@ def catalogue(r):
         told.append(f"With 1,024 negatives and a table that is updated by rows, a step over {count(b['x'])} items takes {b['median']['ms'] / a['median']['ms']:.1f} times as long as one over {count(a['x'])}.")
     if len(scored) > 1:
         a, b = scored[0]["median"], scored[-1]["median"]
-        told.append(f"Over {count(scored[0]['items'])} items, memory grows by {(b['peak'] - a['peak']) / (b['scored'] - a['scored']) / 1e3:.1f} kB a scored row (a row of logits: {scored[0]['items'] * 4 / 1e3:,.0f} kB), the activations of its sequence among it.")
-    return "Catalogue", "Items of the catalogue; everything else stays as it is. Peak of the process, and what the program planned before the first step. Pages of moments that no batch has touched yet are not in the peak of a table updated by rows.", told, body, under
+        told.append(f"Over {count(scored[0]['items'])} items, peak memory grows by {(b['peak'] - a['peak']) / (b['tokens'] - a['tokens']) / 1e3:.0f} kB an interaction of the batch, its activations among it; every {b['tokens'] / b['scored']:.0f}th is scored, and a row of logits would be {scored[0]['items'] * 4 / 1e3:,.0f} kB.")
+    return "Catalogue", "Items of the catalogue; everything else stays as it is. Peak is that of the process, planned what the program counted before the first step; tables are (items, width) in f32.", told, body, under
 
 
 def interactions(r):
@@ -212,19 +213,19 @@ def interactions(r):
         if a is not b:
             users = b["median"]["users"] - a["median"]["users"]
             told.append(f"From {count(a['x'])} to {count(b['x'])} interactions the memory that training has of its own grows from {a['median']['own'] * MB:,.0f} to {b['median']['own'] * MB:,.0f} MB: "
-                        f"{(b['median']['own'] - a['median']['own']) / users:.0f} bytes a user, none an interaction. Mapped pages that were touched ({b['median']['mapped'] * MB:,.0f} MB) are the system's to take back.")
+                        f"{(b['median']['own'] - a['median']['own']) / users:.0f} bytes a user. Mapped pages that were touched ({b['median']['mapped'] * MB:,.0f} MB) are the system's to take back.")
         under += "<h3>Training from it</h3>" + table(
             [("interactions", ""), ("files", ""), ("users", ""), ("opening", "ms"), ("splitting", "ms"), ("step", "ms"), ("least–most", "ms"), ("loading", "ms a step"), ("share", "%"), ("an interaction", "µs"), ("peak", "MB"), ("own", "MB"), ("mapped", "MB")],
             [[count(p["x"]), {"warm": "in memory", "cold": "from disk"}[p["series"]], f"{m['users']:,.0f}", digits(m["open_ms"]), digits(m["split_ms"]), digits(m["ms"]), spread(p, "ms"), digits(m["load_ms"]), digits(share(p), 2),
               digits(m["ms"] * 1e3 / m["tokens"]), f"{m['peak'] * MB:,.0f}", f"{m['own'] * MB:,.0f}", f"{m['mapped'] * MB:,.0f}"] for p in warm + cold for m in [p["median"]]])
     if imports:
         each = [p["median"]["wall_s"] / p["x"] * 1e9 for p in imports]
-        told.insert(0, f"Import takes {digits(each[-1])} ns an interaction at {count(imports[-1]['x'])} ({digits(max(each))} at most), at a peak of {imports[-1]['median']['peak'] * MB:,.0f} MB.")
+        told.insert(0, f"Import takes {digits(each[-1])} ns an interaction at {count(imports[-1]['x'])} ({digits(imports[-1]['median']['cpu_s'] / imports[-1]['x'] * 1e9)} ns of CPU time), at a peak of {imports[-1]['median']['peak'] * MB:,.0f} MB.")
         under = "<h3>Import</h3>" + table([("interactions", ""), ("time", "s"), ("least–most", "s"), ("CPU time", "s"), ("an interaction", "ns"), ("slope", "from the row above"), ("peak", "MB"), ("log", "MB"), ("data set", "MB"), ("runs", "")],
                                           [[count(p["x"]), digits(m["wall_s"]), spread(p, "wall_s"), digits(m["cpu_s"]), digits(m["wall_s"] / p["x"] * 1e9), steepness(imports, p, "wall_s"), f"{m['peak'] * MB:,.0f}", f"{m['log_bytes'] * MB:,.1f}", f"{m['data_bytes'] * MB:,.1f}",
                                             len(p["runs"])] for p in imports for m in [p["median"]]]) + under
-    meaning = "A generated log: 100 interactions a user, 1,000 different histories over 10,000 items, in order of time. The step reads its batches from the files of the imported data set, other users at every step; from disk: the system was told to forget the files before the run."
-    return "Interactions", meaning, told, "".join(f"<figure>{p}</figure>" for p in plots if p), under
+    meaning = "A generated log: 100 interactions a user, 1,000 different histories over 10,000 items, in order of time. The step reads its batches from the files of the imported data set, other users at every step; from disk: the system was told to forget the files before the run. Splitting looks at every user's events and so reads the whole set once: loading then finds it in memory. Opening also verifies sets below 64 MiB, byte by byte. The memory of an import is bounded by --memory-mb (2,048 MiB by default)."
+    return "Interactions", meaning, told, "".join(plots), under
 
 
 def length(r):
@@ -246,14 +247,14 @@ def length(r):
         rows = []
         for p in steps:
             q, m = next((q for q in ops if q["x"] == p["x"]), None), p["median"]
-            rows.append([p["x"], f"{m['batch']:,.0f}", digits(m["ms"]), spread(p, "ms"), digits(m["ms"] * 1e3 / m["tokens"]), digits(m["seq_s"]),
+            rows.append([f"{p['x']:,}", f"{m['batch']:,.0f}", digits(m["ms"]), spread(p, "ms"), digits(m["ms"] * 1e3 / m["tokens"]), digits(m["seq_s"]),
                          *([digits(q["median"]["attention_ms"]), f"{100 * q['median']['attention_ms'] / q['median']['all_ms']:.0f}", steepness(ops, q, "attention_ms")] if q else ["", "", ""]), f"{m['peak'] * MB:,.0f}"])
         under = table(heads, rows)
     share = lambda p: 100 * p["median"]["attention_ms"] / p["median"]["all_ms"]
     if ops: told.append(f"Attention takes {share(ops[0]):.0f} % of a step's operations at T = {ops[0]['x']} and {share(ops[-1]):.0f} % at {ops[-1]['x']:,}.")
     if len(ops) > 1: told.append(f"For the same interactions a batch it grows with the power {slope(anchor(ops, 'attention_ms', -2), anchor(ops, 'attention_ms')):.2f} of T between {ops[-2]['x']} and {ops[-1]['x']:,} (1 would be quadratic for a sequence).")
     if len(steps) > 1: told.append(f"An interaction costs {digits(steps[0]['median']['ms'] * 1e3 / steps[0]['median']['tokens'])} µs at T = {steps[0]['x']} and {digits(steps[-1]['median']['ms'] * 1e3 / steps[-1]['median']['tokens'])} µs at {steps[-1]['x']:,}.")
-    return "Length", "All sequences of full length. Attention is timed by itself in runs of their own (--ops), and so is all else.", told, "".join(f"<figure>{p}</figure>" for p in plots if p), under
+    return "Length", "All sequences of full length. Attention is timed by itself in runs of their own (--ops), and so is all else.", told, "".join(plots), under
 
 
 def width(r):
@@ -268,7 +269,7 @@ def width(r):
                    for p in points for m in [p["median"]]])
     told = [f"From width {points[-2]['x']} to {points[-1]['x']} the time of a step grows with the power {slope(anchor(points, 'ms', -2), anchor(points, 'ms')):.2f}, "
             f"from {points[0]['x']} to {points[1]['x']} with {slope(anchor(points, 'ms', 0), anchor(points, 'ms', 1)):.2f}."] if len(points) > 1 else []
-    return "Width", "Two blocks, heads of 32 columns, sequences of 200, 3,706 items.", told, "".join(f"<figure>{p}</figure>" for p in plots if p), under
+    return "Width", "Two blocks, heads of 32 columns, sequences of 200, 3,706 items.", told, "".join(plots), under
 
 
 def page(r):
