@@ -2,7 +2,8 @@
 //!
 //! The other side of benches/peers: what a run does with a batch, on sequences of Zipf-like items, of full length or as long
 //! as `--lengths` says. All flags of `mipgpu train` that shape a step are taken; without them it is BERT4Rec of width 64 with
-//! 2 heads on 64 sequences, a fifth of whose items are hidden. `--ops` says where the time goes.
+//! 2 heads on 64 sequences, a fifth of whose items are hidden. `--ops` says where the time goes. `--data` takes the batches out
+//! of a data set's mapped files as a run does, and says what opening it and loading a batch cost (benches/scale.py).
 
 use std::{path::PathBuf, time::Instant};
 
@@ -12,6 +13,10 @@ use mipgpu::{
     base::{
         Error, Result,
         rng::{Purpose, Stream},
+    },
+    data::{
+        Dataset,
+        split::{Split, SplitSpec},
     },
     layers::Facts,
     mem::Planner,
@@ -27,6 +32,9 @@ struct Args {
     /// Lengths of sequences: a user's length a line, or a user's sequence a line [default: all of --length]
     #[arg(long)]
     lengths: Option<PathBuf>,
+    /// Train on this data set's users instead, shuffled: every batch is read from its files
+    #[arg(long, conflicts_with_all = ["lengths", "items"])]
+    data: Option<PathBuf>,
     /// Different batches; all of them are a pass
     #[arg(long, default_value_t = 8)]
     batches: usize,
@@ -70,6 +78,87 @@ fn lengths(a: &Args, s: &Settings) -> Result<Vec<usize>> {
     Ok((0..n).map(|i| every[i * 7919 % every.len()].clamp(2, s.length)).collect())
 }
 
+/// Where sequences come from.
+enum Source {
+    /// Made, and where each starts among all.
+    Made { users: Vec<Vec<u32>>, starts: Vec<u32> },
+    /// The training parts of a data set's users, in the order in which an epoch takes them.
+    Mapped { data: Box<Dataset>, split: Box<Split>, order: Vec<u32>, open_ms: f64, split_ms: f64 },
+}
+
+impl Source {
+    fn made(lengths: &[usize], items: usize) -> Self {
+        let mut draw = Stream::new(1, Purpose::Test, 0);
+        let mut zipf = || ((draw.uniform() as f64 * (items as f64).ln()).exp() as u32).min(items as u32 - 1);
+        let users: Vec<Vec<u32>> = lengths.iter().map(|len| (0..*len).map(|_| zipf()).collect()).collect();
+        let starts = users.iter().scan(0, |at, u| {
+            *at += u.len() as u32;
+            Some(*at - u.len() as u32)
+        });
+        Source::Made { starts: starts.collect(), users }
+    }
+
+    fn mapped(dir: &std::path::Path, seed: u64) -> Result<Self> {
+        let clock = Instant::now();
+        let data = Box::new(Dataset::open(dir)?);
+        let open_ms = clock.elapsed().as_secs_f64() * 1e3;
+        let clock = Instant::now();
+        let split = Box::new(Split::new(&data, SplitSpec::default())?);
+        let split_ms = clock.elapsed().as_secs_f64() * 1e3;
+        let mut order: Vec<u32> = (0..data.users() as u32).filter(|u| split.train().len_of(*u as usize) >= 2).collect();
+        if order.is_empty() {
+            return Err(Error::user(format!("{}: no user has two events to train on", dir.display())));
+        }
+        Stream::new(seed, Purpose::Shuffle, 1).shuffle(&mut order);
+        Ok(Source::Mapped { data, split, order, open_ms, split_ms })
+    }
+
+    /// Puts the interactions in the device's memory, where it has some.
+    fn hold<B: Backend>(&self, engine: &mut Engine<B>) -> Result<bool> {
+        match self {
+            Source::Made { users, .. } => {
+                engine.hold(users.iter().map(|u| u.len() as u64).sum(), users.iter().map(|u| Ok(&u[..])))
+            }
+            Source::Mapped { data, .. } => engine.hold(data.interactions(), data.all_items().map(Ok)),
+        }
+    }
+
+    /// Adds sequence `n` of all that are ever taken to the batch.
+    fn push<B: Backend>(&self, engine: &mut Engine<B>, n: usize, held: bool) -> Result<()> {
+        let (user, first, items) = match self {
+            Source::Made { users, starts } => {
+                let u = n % users.len();
+                (u, starts[u], &users[u][..])
+            }
+            Source::Mapped { data, split, order, .. } => {
+                let u = order[n % order.len()] as usize;
+                // What the device holds is not read again.
+                if held {
+                    let (first, len) = (data.place_of(u) as u32, split.train().len_of(u));
+                    engine.push(u as u64, Sequence::Held { first, len });
+                    return Ok(());
+                }
+                let items = split.train().items(data, u);
+                data.check_items(items)?;
+                (u, 0, items)
+            }
+        };
+        engine
+            .push(user as u64, if held { Sequence::Held { first, len: items.len() } } else { Sequence::Items(items) });
+        Ok(())
+    }
+}
+
+/// What of this process is in memory, in KiB: at most so far, and now of its own and of mapped files; 0 where the system does
+/// not tell.
+fn resident() -> [u64; 3] {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    ["VmHWM:", "RssAnon:", "RssFile:"].map(|name| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+    })
+}
+
 /// What was timed.
 struct Timing {
     /// Median over the passes of a step's mean.
@@ -80,6 +169,8 @@ struct Timing {
     /// Items and rows scored of a pass.
     rows: usize,
     scored: usize,
+    /// Median over the passes of what naming and packing a batch takes of a step, in milliseconds.
+    load_ms: f64,
     /// Loss of the first and of the last step.
     loss: [f32; 2],
 }
@@ -89,23 +180,12 @@ fn time<B: Backend>(
     engine: &mut Engine<B>,
     a: &Args,
     s: &Settings,
-    lengths: &[usize],
+    source: &Source,
     warm: impl Fn(&mut Engine<B>),
 ) -> Result<Timing> {
-    let mut draw = Stream::new(1, Purpose::Test, 0);
-    let mut zipf = || ((draw.uniform() as f64 * (a.items as f64).ln()).exp() as u32).min(a.items as u32 - 1);
-    let users: Vec<Vec<u32>> = lengths.iter().map(|len| (0..*len).map(|_| zipf()).collect()).collect();
-    let starts: Vec<u32> = users
-        .iter()
-        .scan(0, |at, u| {
-            *at += u.len() as u32;
-            Some(*at - u.len() as u32)
-        })
-        .collect();
-    let rows = lengths.iter().sum();
     // In the device's memory, as in a run.
-    let held = engine.hold(rows as u64, users.iter().map(|u| Ok(&u[..])))?;
-    let (mut passes, mut seen, mut n) = (Vec::new(), Vec::new(), 0u64);
+    let held = source.hold(engine)?;
+    let (mut passes, mut loads, mut seen, mut n, mut rows) = (Vec::new(), Vec::new(), Vec::new(), 0u64, 0);
     // A GPU records the graph of a size when it meets it for the second time.
     for pass in 0.. {
         if pass >= 6 && passes.iter().sum::<f64>() >= a.seconds {
@@ -114,27 +194,40 @@ fn time<B: Backend>(
         if pass == 3 {
             warm(engine);
         }
-        let clock = Instant::now();
-        for batch in 0..a.batches {
+        let (clock, mut load) = (Instant::now(), 0.0);
+        for _ in 0..a.batches {
+            let loading = Instant::now();
+            if let Source::Mapped { data, .. } = source
+                && !held
+            {
+                data.unchanged()?;
+            }
+            engine.begin(n as u32 + 1);
+            for u in 0..s.batch {
+                source.push(engine, n as usize * s.batch + u, held)?;
+            }
             n += 1;
-            engine.begin(n as u32);
-            for u in batch * s.batch..(batch + 1) * s.batch {
-                let held_at = Sequence::Held { first: starts[u], len: users[u].len() };
-                engine.push(u as u64, if held { held_at } else { Sequence::Items(&users[u]) });
+            load += loading.elapsed().as_secs_f64();
+            if pass == 0 {
+                rows += engine.rows();
             }
             // Waits for the step before: the device is never idle in between.
             seen.extend(engine.launch(n, 1e-3)?);
         }
         if pass >= 3 {
             passes.push(clock.elapsed().as_secs_f64());
+            loads.push(load);
         }
     }
     seen.extend(engine.finish()?);
     let scored = seen[..a.batches].iter().map(|r| r.scored).sum();
     let loss = [seen[0].loss, seen[seen.len() - 1].loss];
-    passes.sort_by(f64::total_cmp);
-    let ms = passes[passes.len() / 2] * 1e3 / a.batches as f64;
-    Ok(Timing { ms, passes: passes.len(), steps: passes.len() * a.batches, rows, scored, loss })
+    let steps = passes.len() * a.batches;
+    let median = |mut seconds: Vec<f64>| {
+        seconds.sort_by(f64::total_cmp);
+        seconds[seconds.len() / 2] * 1e3 / a.batches as f64
+    };
+    Ok(Timing { passes: passes.len(), ms: median(passes), load_ms: median(loads), steps, rows, scored, loss })
 }
 
 /// What is timed, waiting for a backend.
@@ -144,11 +237,21 @@ impl WithBackend for Bench {
     type Out = Result<()>;
     fn call<B: Backend + 'static>(self, open: &dyn Fn(&Planner) -> Result<B>) -> Result<()> {
         let Bench(a, s) = self;
-        let lengths = lengths(&a, &s)?;
-        let facts = || Facts { counts: vec![1; a.items], users: lengths.len(), ..Facts::default() };
+        let source = match &a.data {
+            Some(dir) => Source::mapped(dir, s.seed)?,
+            None => Source::made(&lengths(&a, &s)?, a.items),
+        };
+        let facts = || match &source {
+            Source::Made { users, .. } => Facts { counts: vec![1; a.items], users: users.len(), ..Facts::default() },
+            Source::Mapped { data, split, .. } => Facts {
+                counts: split.train_counts().iter().map(|c| *c as u64).collect(),
+                users: data.users(),
+                ..Facts::default()
+            },
+        };
         if a.ops {
             let mut engine = Engine::new(&s, facts(), |plan| Ok(Timed::new(Box::new(open(plan)?))))?;
-            let t = time(&mut engine, &a, &s, &lengths, |engine| drop(engine.backend.take()))?;
+            let t = time(&mut engine, &a, &s, &source, |engine| drop(engine.backend.take()))?;
             let mut rows = engine.backend.rows();
             rows.sort_by_key(|r| std::cmp::Reverse(r.2));
             let per_step: Vec<_> = rows
@@ -174,18 +277,28 @@ impl WithBackend for Bench {
             return Ok(());
         }
         let mut engine = Engine::new(&s, facts(), open)?;
-        let t = time(&mut engine, &a, &s, &lengths, |_| ())?;
+        let t = time(&mut engine, &a, &s, &source, |_| ())?;
         let rate = s.batch as f64 / t.ms * 1e3;
         if a.json {
             let sum = |frozen: bool| -> usize {
                 engine.params().iter().filter(|p| frozen || !p.frozen).map(|p| p.w.len()).sum()
             };
             let precision = engine.backend.products();
-            let record = serde_json::json!({
+            let plan = engine.memory_plan();
+            let [peak, own, mapped] = resident();
+            let mut record = serde_json::json!({
                 "what": "train", "model": s.model, "task": s.task, "dtype": precision, "params": sum(true),
                 "trained": sum(false), "rows": t.rows, "scored": t.scored, "passes": t.passes, "ms_step": t.ms,
-                "seq_s": rate, "loss_first": t.loss[0], "loss_last": t.loss[1],
+                "seq_s": rate, "load_ms": t.load_ms, "loss_first": t.loss[0], "loss_last": t.loss[1],
+                "plan": plan, "plan_total": plan.total(),
+                "resident_kib": {"peak": peak, "own": own, "mapped": mapped},
             });
+            if let Source::Mapped { data, order, open_ms, split_ms, .. } = &source {
+                record["data"] = serde_json::json!({
+                    "users": data.users(), "items": data.items(), "interactions": data.interactions(),
+                    "learners": order.len(), "open_ms": open_ms, "split_ms": split_ms,
+                });
+            }
             println!("{record}");
         } else {
             println!("{:.2} ms a step, {rate:.1} sequences/s (median of {} passes)", t.ms, t.passes);

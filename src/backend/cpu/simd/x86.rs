@@ -129,8 +129,8 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         unsafe {
             if BF16 {
                 // Each a vector of 16 bf16, widened to the lanes.
-                let low: __m256i = std::mem::transmute(_mm512_cvtneps_pbh(low));
-                let high: __m256i = std::mem::transmute(_mm512_cvtneps_pbh(high));
+                let low = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(low));
+                let high = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(high));
                 let high = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(high));
                 return _mm512_castsi512_ps(_mm512_or_si512(_mm512_cvtepu16_epi32(low), high));
             }
@@ -154,7 +154,8 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     fn dot2(self, a: __m512, b: __m512, acc: __m512) -> __m512 {
         unsafe {
             if BF16 {
-                let (a, b): (__m512bh, __m512bh) = (std::mem::transmute(a), std::mem::transmute(b));
+                let a = std::mem::transmute::<__m512, __m512bh>(a);
+                let b = std::mem::transmute::<__m512, __m512bh>(b);
                 return _mm512_dpbf16_ps(acc, a, b);
             }
         }

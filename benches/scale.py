@@ -1,0 +1,256 @@
+#!/usr/bin/env python3
+"""How cost grows: time and memory of a training step by catalogue, interactions, length and width, measured and drawn.
+
+    cargo build --release && cargo bench --bench step --no-run
+    python benches/scale.py --rounds 5 --out benches/results/scale
+
+Writes scale.json and scale.html into the folder of --out. Every round runs every point once, in an order of its own, so that a
+machine that slows down does so for all; a point is the median of its rounds, with the least and the most beside it. --only
+takes sweeps or points by the beginnings of their names, `--only list` prints them; --quick leaves the largest out and runs one
+round, to see that all works; --page draws a result again.
+
+Peak memory on the CPU is what the system says of a process that has ended (ru_maxrss), on CUDA the plan of the device's memory.
+The log of `interactions` is generated (--scratch, up to 5 GB at 10^8 interactions) and deleted at the end.
+"""
+import argparse, collections, datetime, glob, json, os, platform, random, shutil, statistics, subprocess, sys, tempfile, time
+
+sys.dont_write_bytecode = True                                              # no __pycache__ beside the sources
+import scale_page
+
+here = os.path.dirname(os.path.abspath(__file__))
+root = os.path.dirname(here)
+
+# ------------------------------------------------------------------------------------------------ the points
+POINTS = []
+
+
+def point(sweep, series, x, flags, quick=True, rounds=None, **more):
+    """`flags` of the step, {n} for its batch (a GPU wants larger ones); `rounds`: no more than so many."""
+    POINTS.append(dict(name=f"{sweep}/{series}/{x}", sweep=sweep, series=series, x=x, flags=flags, quick=quick, rounds=rounds, **more))
+
+
+BATCH = {"catalogue": dict(cpu=64, cuda=1024), "interactions": dict(cpu=64, cuda=1024), "width": dict(cpu=16, cuda=256)}
+TOKENS = dict(cpu=12_800, cuda=102_400)                                    # of a batch in the sweep of lengths
+SMALL = "--width 64 --heads 2 --blocks 2 --length 50"
+# Catalogue. All items of a full softmax have a gradient: one batch over and over costs what others would. Rows that a sampled
+# loss touches differ from batch to batch. `tables`: arrays as large as the item table (weights, gradients, two moments).
+for v in (10**3, 10**4, 10**5, 10**6):
+    point("catalogue", "full", v, f"{SMALL} --batch {{n}} --items {v} --batches 1", quick=v < 10**6, tables=4, width=64)
+for v in (10**4, 10**5, 10**6, 10**7):
+    sampled = "--loss sampled-softmax --negatives 1024 --table-update rows"
+    point("catalogue", "sampled", v, f"{SMALL} --batch {{n}} --items {v} --batches 8 {sampled}", quick=v < 10**7, rounds=3 if v == 10**7 else None, tables=3, width=64)
+# The same catalogue, more rows scored: what a batch adds.
+for batch in (16, 64, 256, 1024):
+    point("scored", "full", batch, f"{SMALL} --batch {batch} --items {10**5} --batches 1", quick=batch < 1024, tables=4, width=64, items=10**5)
+# Interactions: the step reads its batches from the mapped files of an imported log, which are in the system's cache, or are not.
+for n in (10**5, 10**6, 10**7, 10**8):
+    for series in ("import", "warm", "cold"):
+        point("interactions", series, n, f"{SMALL} --batch {{n}}", quick=n < 10**7, rounds=1 if series == "import" and n == 10**8 else None)
+# Length, at the same number of interactions a batch.
+for length in (20, 50, 100, 200, 400, 1024):
+    for series in ("step", "ops"):
+        point("length", series, length, f"--width 64 --heads 2 --blocks 2 --length {length} --batch {{tokens}} --batches 2" + (" --ops" if series == "ops" else ""))
+# Width: heads of 32 columns.
+for d in (32, 64, 128, 256, 512):
+    point("width", "step", d, f"--width {d} --heads {d // 32} --blocks 2 --length 200 --batch {{n}} --batches 2", quick=d < 512)
+
+# The log: users of EVENTS events each, of HISTORIES different histories over ITEMS items; in order of time, so that a user's
+# rows stand in PARTS places of it.
+EVENTS, HISTORIES, ITEMS, PARTS = 100, 1_000, 10_000, 10
+
+
+def generate(path, interactions):
+    draw, each = random.Random(1), EVENTS // PARTS
+    popular = lambda: min(int(ITEMS ** draw.random()), ITEMS - 1)
+    # Every item is somebody's first.
+    pieces = [[b"".join(b"U,%d,%d\n" % (h * PARTS + part if e == 0 else popular(), part * each + e) for e in range(each)) for h in range(HISTORIES)]
+              for part in range(PARTS)]
+    with open(path, "wb", buffering=1 << 20) as f:
+        f.write(b"user,item,time\n")
+        for part in pieces:
+            for user in range(interactions // EVENTS): f.write(part[user % HISTORIES].replace(b"U", b"%d" % user))
+
+
+# ------------------------------------------------------------------------------------------------ running
+class Failed(Exception): pass
+
+
+def run(command):
+    """The last JSON line of a command, and what the system says of it."""
+    with tempfile.TemporaryFile() as err:
+        clock = time.monotonic()
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=err, cwd=root)
+        out = child.stdout.read().decode()
+        # Of this child alone. It begins as a copy of this process, whose own few megabytes are the least that it can say.
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        wall = time.monotonic() - clock
+        found = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+        if child.returncode != 0 or not found:
+            err.seek(0)
+            raise Failed(f"exit code {child.returncode}: {' '.join(command)}\n{err.read().decode(errors='replace')[-1500:]}")
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return found[-1], dict(wall_s=round(wall, 3), cpu_s=round(usage.ru_utime + usage.ru_stime, 3), peak=usage.ru_maxrss * unit)
+
+
+def command(p, a):
+    batch = BATCH.get(p["sweep"], {}).get(a.device)
+    flags = p["flags"].format(n=batch, tokens=TOKENS[a.device] // p["x"]).split()
+    if a.precision: flags += ["--precision", a.precision]
+    return [a.step, "--json", "--device", a.device, "--seconds", str(a.seconds), *flags]
+
+
+def folder(p, a): return os.path.join(a.scratch, f"data-{p['x']}")
+
+
+def size(path): return sum(e.stat().st_size for e in os.scandir(path))
+
+
+def forget(path):
+    """Has the system drop its copies of the files: they are read from the disk next time."""
+    if not hasattr(os, "posix_fadvise"): raise Failed("this system cannot be told to forget files")
+    for entry in os.scandir(path):
+        fd = os.open(entry.path, os.O_RDONLY)
+        os.fsync(fd)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(fd)
+
+
+def import_once(p, a):
+    log = os.path.join(a.scratch, f"log-{p['x']}.csv")
+    if not os.path.exists(log): generate(log, p["x"])
+    _, seen = run([a.mipgpu, "import", log, "--out", folder(p, a), "--force", "--json", "--quiet"])
+    return dict(seen, log_bytes=os.path.getsize(log), data_bytes=size(folder(p, a)))
+
+
+def measure(p, a):
+    """One run of a point."""
+    if p["series"] == "import": return import_once(p, a)
+    more = []
+    if p["sweep"] == "interactions":
+        more = ["--data", folder(p, a)]
+        if p["series"] == "cold": forget(folder(p, a))
+    record, seen = run(command(p, a) + more)
+    if record["what"] == "ops":
+        attention = [op for op in record["ops"] if op["op"].startswith("attention")]
+        if not attention: raise Failed("no operation is called attention")
+        # The ops' own times add up to less than the step that they are timed in.
+        return dict(seen, ms=record["ms_step"], all_ms=sum(op["ms"] for op in record["ops"]), attention_ms=sum(op["ms"] for op in attention), ops=record["ops"])
+    steps = 1e3 / record["ms_step"]
+    batch = round(record["seq_s"] / steps)
+    batches = 8 if "--batches" not in p["flags"] else int(p["flags"].split("--batches ")[1].split()[0])
+    out = dict(seen, ms=record["ms_step"], seq_s=record["seq_s"], batch=batch, tokens=record["rows"] / batches, scored=record["scored"] / batches, params=record["params"],
+               dtype=record["dtype"], load_ms=record["load_ms"], plan=record["plan"], planned=record["plan_total"],
+               own=1024 * record["resident_kib"]["own"], mapped=1024 * record["resident_kib"]["mapped"])
+    if a.device.startswith("cuda"): out["host_peak"], out["peak"] = out["peak"], record["plan_total"]
+    if "data" in record: out |= record["data"]
+    return out
+
+
+def summary(p):
+    """Median, least and most of every number of a point's runs."""
+    keys = [k for k, v in p["runs"][0].items() if isinstance(v, (int, float))]
+    of = lambda k: [r[k] for r in p["runs"]]
+    p["median"] = {k: statistics.median(of(k)) for k in keys}
+    p["spread"] = {k: [min(of(k)), max(of(k))] for k in keys}
+
+
+def room():
+    """Bytes of memory that are free; None where the system does not tell."""
+    try: return next(int(line.split()[1]) * 1024 for line in open("/proc/meminfo") if line.startswith("MemAvailable"))
+    except (OSError, StopIteration): return None
+
+
+def machine(a):
+    def text(*command):
+        try: return subprocess.run(command, capture_output=True, text=True, cwd=root).stdout.strip()
+        except OSError: return ""
+    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.processor()) if os.path.exists("/proc/cpuinfo") else platform.processor()
+    gpu = text("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader") if a.device == "cuda" else None
+    packed = os.path.join(os.path.dirname(here), "commit")
+    if os.path.exists(packed): commit = " ".join(open(packed).read().split("\n")).strip()
+    else: commit = text("git", "rev-parse", "HEAD") + (" with uncommitted changes" if text("git", "status", "--porcelain", "--untracked-files=no") else "")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    own = {"--scratch", "--step", "--mipgpu"}                                # where files lie is no part of what was measured
+    said = [w for i, w in enumerate(sys.argv[1:]) if w not in own and sys.argv[i] not in own]
+    return dict(date=datetime.date.today().isoformat(), device=a.device, cpu=cpu, cores=len(os.sched_getaffinity(0)), memory=memory, gpu=gpu, system=platform.platform(),
+                commit=commit, command=" ".join(["python", "benches/scale.py", *said]), rounds=a.rounds, seconds=a.seconds, loadavg=[os.getloadavg()[0]] * 2)
+
+
+def newest(pattern):
+    return max((f for f in glob.glob(os.path.join(root, pattern)) if os.access(f, os.X_OK) and not f.endswith(".d")), key=os.path.getmtime, default=None)
+
+
+def save(result, a):
+    """After every run: what is done stays done."""
+    done = dict(result, points=[p for p in result["points"] if p["runs"] or p.get("wrong")])
+    with open(os.path.join(a.out, "scale.json"), "w") as f: json.dump(done, f, indent=1)
+    with open(os.path.join(a.out, "scale.html"), "w") as f: f.write(scale_page.page(done))
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("--only", default="", help="sweeps, series or points by the beginnings of their names (catalogue/sampled), with commas between them; list")
+    ap.add_argument("--device", default="cpu", choices=["cpu", "cuda"]); ap.add_argument("--precision", choices=["f32", "bf16"], help="[default: the device's]")
+    ap.add_argument("--rounds", type=int, default=5); ap.add_argument("--seconds", type=float, default=2, help="that a run of a point times, at least three passes over its batches")
+    ap.add_argument("--quick", action="store_true", help="one round without the largest points")
+    ap.add_argument("--step", help="the built benchmark [default: the newest under target/release/deps]"); ap.add_argument("--mipgpu", help="[default: target/release/mipgpu]")
+    ap.add_argument("--scratch", help="where the generated log and its import go [default: the temporary folder]")
+    ap.add_argument("--out", default="scale", help="folder for scale.json and scale.html"); ap.add_argument("--page", help="draws scale.json in this folder again, and measures nothing")
+    a = ap.parse_args()
+    if a.page:
+        with open(os.path.join(a.page, "scale.json")) as f: text = scale_page.page(json.load(f))
+        with open(os.path.join(a.page, "scale.html"), "w") as f: f.write(text)
+        return
+    wanted = [p for p in POINTS if (not a.only or any(p["name"].startswith(w) for w in a.only.split(",")) or a.only == "list") and (p["quick"] or not a.quick)]
+    # What is trained on must have been imported.
+    sizes = {p["x"] for p in wanted if p["sweep"] == "interactions"}
+    wanted += [p for p in POINTS if p["series"] == "import" and p["x"] in sizes and p not in wanted]
+    if a.only == "list": return print(*[p["name"] for p in wanted], sep="\n")
+    if not wanted: sys.exit(f"--only {a.only}: there is none; --only list names all")
+    if a.quick: a.rounds, a.seconds = 1, min(a.seconds, 0.5)
+    a.step, a.mipgpu = a.step or newest("target/release/deps/step-*"), a.mipgpu or newest("target/release/mipgpu")
+    if not a.step: sys.exit("build first: cargo bench --bench step --no-run")
+    if sizes and not a.mipgpu: sys.exit("build first: cargo build --release")
+    a.step, a.mipgpu = os.path.abspath(a.step), a.mipgpu and os.path.abspath(a.mipgpu)
+    os.makedirs(a.out, exist_ok=True)
+    a.scratch = tempfile.mkdtemp(prefix="mipgpu-scale-", dir=a.scratch)
+    result = dict(machine(a), points=[dict(p, runs=[]) for p in wanted])
+    for p in result["points"]: p["command"] = " ".join(["step", *command(p, a)[1:]]) if p["series"] != "import" else "mipgpu import log.csv --out data"
+    try: rounds(result, a)
+    finally: shutil.rmtree(a.scratch, ignore_errors=True)
+    sys.exit(1 if any(p.get("wrong") for p in result["points"]) else 0)
+
+
+def rounds(result, a):
+    kinds = collections.defaultdict(list)
+    for p in result["points"]: kinds[p["series"] == "import"].append(p)
+    # Imports first, size by size: a log is deleted once it has been imported for the last time.
+    turns = [(turn, p) for p in kinds[True] for turn in range(a.rounds)]
+    for turn in range(a.rounds):
+        order = kinds[False][:]
+        random.Random(turn).shuffle(order)
+        turns += [(turn, p) for p in order]
+    for turn, p in turns:
+        if p.get("wrong"): continue
+        if turn < (p["rounds"] or a.rounds):
+            need, free = p["x"] * p.get("width", 0) * 4 * p.get("tables", 0) * 1.25, room()
+            try:
+                if p["sweep"] == "catalogue" and a.device == "cpu" and free and need > free: raise Failed(f"needs some {need / 1e9:.1f} GB of memory, {free / 1e9:.1f} are free")
+                p["runs"].append(measure(p, a))
+                summary(p)
+                m = p["median"]
+                print(f"{turn + 1}/{a.rounds} {p['name']}: " + (f"{m['ms']:.2f} ms a step" if "ms" in m else f"{m['wall_s']:.2f} s") + f", peak {m['peak'] / 1e6:,.0f} MB ({p['runs'][-1]['wall_s']:.0f} s)",
+                      file=sys.stderr, flush=True)
+            except Failed as e:
+                p["wrong"] = str(e)
+                print(f"{p['name']}: {e}", file=sys.stderr, flush=True)
+            low, high, now = *result["loadavg"], os.getloadavg()[0]
+            result["loadavg"] = [min(low, now), max(high, now)]
+            save(result, a)
+        log = os.path.join(a.scratch, f"log-{p['x']}.csv")
+        if p["series"] == "import" and turn == a.rounds - 1 and os.path.exists(log): os.remove(log)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,375 @@
+"""The page of benches/scale.py: plots with two logarithmic axes, written by hand, and the tables beneath; no script, no network.
+
+Colours and type are those of the program's own reports (src/experiment/plot.css and page.css).
+"""
+import html, math, os
+
+root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+WIDTH, LEFT, RIGHT, TOP, BOTTOM = 680, 66, 664, 30, 330
+MORE = """svg.plot .ref { stroke: var(--soft); stroke-width: 1.25; fill: none; }
+figcaption { font-weight: 600; color: var(--ink); }
+svg.plot .faint { stroke: var(--line); stroke-width: 1; stroke-opacity: .55; }
+ul.told { padding-left: 1.2rem; } ul.told li { margin: .35rem 0; }
+"""
+
+
+# ------------------------------------------------------------------------------------------------ numbers
+def power(n): return "10" + str(n).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def count(x):
+    """A size: 10⁶ where it is a power of ten, else with commas."""
+    n = round(math.log10(x)) if x > 0 else 0
+    return power(n) if x >= 1000 and x == 10 ** n else f"{x:,.0f}"
+
+
+def digits(x, most=3):
+    """About so many digits that count."""
+    if x == 0: return "0"
+    return f"{x:,.{max(0, most - 1 - math.floor(math.log10(abs(x)) + 1e-9))}f}"
+
+
+def tick(x):
+    if x >= 1e6 or x < 1e-3: return power(round(math.log10(x)))
+    return f"{x:,.0f}" if x >= 1 else f"{x:g}"
+
+
+def slope(a, b): return math.log(b[1] / a[1]) / math.log(b[0] / a[0])
+
+
+# ------------------------------------------------------------------------------------------------ a plot
+def plot(title, x_name, y_name, series, refs=(), xs=None, unit=""):
+    """`series`: name, colour, points (x, median, least, most), dashes, whether points are drawn. `refs`: name, slope, a point of
+    the line, dashes. Frames are what the series need."""
+    series = [dict(dict(dash="", dots=True), **s) for s in series if s["points"]]
+    if not series: return ""
+    all_x = sorted({p[0] for s in series for p in s["points"]})
+    all_y = [v for s in series for p in s["points"] for v in p[1:] if v > 0]
+    x0, x1 = math.log10(all_x[0]), math.log10(all_x[-1])
+    if x1 - x0 < 0.1: x0, x1 = x0 - 0.3, x1 + 0.3
+    x0, x1 = x0 - 0.04 * (x1 - x0), x1 + 0.04 * (x1 - x0)
+    fine = math.log10(max(all_y) / min(all_y)) < 1.6
+    marks = sorted(m * 10.0 ** e for e in range(-9, 16) for m in ((1, 2, 5) if fine else (1,)))
+    low = max(m for m in marks if m <= min(all_y) * 1.0001)
+    high = min(m for m in marks if m >= max(all_y) * 0.9999 and m > low)
+    y0, y1 = math.log10(low), math.log10(high)
+    px = lambda x: LEFT + (math.log10(x) - x0) / (x1 - x0) * (RIGHT - LEFT)
+    py = lambda y: BOTTOM - (math.log10(y) - y0) / (y1 - y0) * (BOTTOM - TOP)
+    line = lambda kind, a, b, c, d: out.append(f'<line class="{kind}" x1="{a:.1f}" y1="{b:.1f}" x2="{c:.1f}" y2="{d:.1f}"/>')
+    label = lambda kind, anchor, x, y, text: out.append(f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{html.escape(text)}</text>')
+    out = []
+    label("soft", "start", 0, 14, y_name)
+    for m in (m for m in marks if low <= m <= high):
+        line("grid", LEFT, py(m), RIGHT, py(m))
+        label("soft", "end", LEFT - 8, py(m) + 4, tick(m))
+    for x in xs or all_x:
+        line("faint", px(x), TOP, px(x), BOTTOM)
+        line("rest", px(x), BOTTOM, px(x), BOTTOM + 4)
+        label("soft", "middle", px(x), BOTTOM + 18, count(x))
+    line("rest", LEFT, BOTTOM, RIGHT, BOTTOM)
+    label("soft", "middle", (LEFT + RIGHT) / 2, BOTTOM + 36, x_name)
+    for name, steep, (ax, ay), dash in refs:
+        # Cut to the frame, in logarithms.
+        ends = [x0, x1]
+        at = lambda lx: math.log10(ay) + steep * (lx - math.log10(ax))
+        if steep:
+            crossing = sorted(math.log10(ax) + (y - math.log10(ay)) / steep for y in (y0, y1))
+            ends = [max(x0, crossing[0]), min(x1, crossing[1])]
+        elif not y0 <= at(x0) <= y1: continue
+        if ends[0] < ends[1]: line(f"ref {dash}", px(10 ** ends[0]), py(10 ** at(ends[0])), px(10 ** ends[1]), py(10 ** at(ends[1])))
+    for s in series:
+        points = [(p[0], *(max(v, low) for v in p[1:])) for p in s["points"]]
+        out.append(f'<g class="c{s["colour"]}">')
+        if len(points) > 1:
+            path = " ".join(f"{px(p[0]):.1f},{py(p[1]):.1f}" for p in points)
+            out.append(f'<polyline class="curve {s["dash"]}" points="{path}"/>')
+        for p in points if s["dots"] else ():
+            if len(p) == 4 and p[3] > p[2]: line("spread", px(p[0]), py(p[2]), px(p[0]), py(p[3]))
+            told = f"{s['name']}, {count(p[0])}: {digits(p[1])}{unit}" + (f" ({digits(p[2])} to {digits(p[3])})" if len(p) == 4 and p[3] > p[2] else "")
+            out.append(f'<circle class="dot" cx="{px(p[0]):.1f}" cy="{py(p[1]):.1f}" r="3.5"><title>{html.escape(told)}</title></circle>')
+        out.append("</g>")
+    # Legend: names beside samples of their lines, in as many columns as fit.
+    names = [(f"curve {s['dash']}", f"c{s['colour']}", s["name"], s["dots"]) for s in series] + [(f"ref {r[3]}", "", r[0], False) for r in refs]
+    columns = max(1, int(WIDTH // (52 + 6.9 * max(len(n[2]) for n in names))))
+    for i, (kind, colour, name, dots) in enumerate(names):
+        x, y = i % columns * WIDTH / columns, BOTTOM + 62 + i // columns * 20
+        out.append(f'<g class="{colour}">')
+        line(kind, x, y, x + 26, y)
+        if dots: out.append(f'<circle class="dot" cx="{x + 13:.1f}" cy="{y:.1f}" r="3.5"/>')
+        label("", "start", x + 34, y + 4, name)
+        out.append("</g>")
+    tall = BOTTOM + 62 + (len(names) - 1) // columns * 20 + 14
+    title = html.escape(title)
+    head = f'<svg class="plot" viewBox="0 0 {WIDTH} {tall}" width="{WIDTH}" height="{tall}" role="img" aria-label="{title}">'
+    return f'<figure><figcaption>{title}</figcaption><div class="scroll">{head}{"".join(out)}</svg></div></figure>'
+
+
+def table(rows, columns):
+    """`columns`: name, unit, what stands there of a row."""
+    if not rows: return ""
+    head = "".join(f'<th class="n">{html.escape(name)}<small>{html.escape(unit) or "&nbsp;"}</small></th>' for name, unit, _ in columns)
+    cells = lambda row: "".join(f'<td class="n">{html.escape(str(cell(row)))}</td>' for _, _, cell in columns)
+    body = "".join(f"<tr>{cells(row)}</tr>" for row in rows)
+    return f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+# ------------------------------------------------------------------------------------------------ what is drawn of a result
+MB = 1e-6
+
+
+class Of:
+    """The points of a sweep that were measured."""
+
+    def __init__(self, result, sweep):
+        self.all = [p for p in result["points"] if p["sweep"] == sweep and p["runs"]]
+
+    def of(self, series): return [p for p in self.all if p["series"] == series]
+
+    def line(self, series, key, name, colour, scale=1.0, **more):
+        """Median, least and most of a number, against the size."""
+        points = [(p["x"], p["median"][key] * scale, *(v * scale for v in p["spread"][key])) for p in self.of(series) if p["median"].get(key)]
+        return dict(name=name, colour=colour, points=points, **more)
+
+    def made(self, series, value, name, colour, **more):
+        """A number that is computed from a point."""
+        return dict(name=name, colour=colour, points=[(p["x"], value(p)) for p in self.of(series)], **more)
+
+
+def anchor(points, key, at=-1, scale=1.0): return (points[at]["x"], points[at]["median"][key] * scale)
+
+
+# Columns of tables.
+def shown(name, unit, key, scale=1.0): return (name, unit, lambda p: digits(p["median"][key] * scale))
+
+
+def whole(name, unit, key, scale=1.0): return (name, unit, lambda p: f"{p['median'][key] * scale:,.0f}")
+
+
+def spread(unit, key):
+    def cell(p):
+        low, high = map(digits, p["spread"][key])
+        return f"{low}–{high}" if low != high else ""
+    return ("least–most", unit, cell)
+
+
+def steepness(points, key, name="slope"):
+    """The power from the point of the same series before."""
+    def cell(p):
+        before = [q for q in points if q["series"] == p["series"] and q["x"] < p["x"]]
+        return f"{slope(anchor(before, key), anchor([p], key)):.2f}" if before else ""
+    return (name, "from the row above", cell)
+
+
+def computed(name, unit, value): return (name, unit, value)
+
+
+EACH = computed("an interaction", "µs", lambda p: digits(p["median"]["ms"] * 1e3 / p["median"]["tokens"]))
+PEAK, PLANNED = whole("peak", "MB", "peak", MB), whole("planned", "MB", "planned", MB)
+
+
+def items_of(p): return p.get("items", p["x"])
+def tables_of(p): return items_of(p) * p["width"] * 4 * p["tables"] * MB
+def logits_of(p): return p["median"]["scored"] * items_of(p) * 4 * MB
+
+
+def catalogue(r):
+    o, s = Of(r, "catalogue"), Of(r, "scored")
+    full, sampled, scored = o.of("full"), o.of("sampled"), s.of("full")
+    if not o.all and not s.all: return None
+    told, plots, under = [], [], ""
+    if o.all:
+        plots.append(plot("Time of a step by items", "items of the catalogue", "ms a step", [
+            o.line("full", "ms", "full softmax", 0),
+            o.line("sampled", "ms", "1,024 negatives, table by rows", 1),
+        ], [("linear", 1, anchor(full, "ms"), "d1")] if full else [], unit=" ms"))
+        plots.append(plot("Peak memory by items", "items of the catalogue", "MB", [
+            o.line("full", "peak", "full softmax, peak", 0, MB),
+            o.line("sampled", "peak", "1,024 negatives, peak", 1, MB),
+            o.made("full", tables_of, "tables of full softmax: weights, gradients, moments", 0, dash="d2", dots=False),
+            o.made("sampled", tables_of, "tables updated by rows: weights, moments", 1, dash="d2", dots=False),
+            o.made("full", logits_of, "logits of full softmax, were they stored", 6, dash="d1", dots=False),
+        ], unit=" MB"))
+        under += table(full + sampled, [
+            computed("items", "", lambda p: count(p["x"])),
+            computed("loss", "", lambda p: {"full": "full softmax", "sampled": "1,024 negatives"}[p["series"]]),
+            whole("rows scored", "a step", "scored"), shown("step", "ms", "ms"), spread("ms", "ms"), steepness(full + sampled, "ms"),
+            shown("rate", "sequences/s", "seq_s"), EACH, PEAK, PLANNED,
+            computed("tables alone", "MB", lambda p: f"{tables_of(p):,.1f}"),
+            computed("logits would be", "MB", lambda p: f"{logits_of(p):,.0f}" if p["series"] == "full" else ""),
+        ])
+    if scored:
+        over = f"over {count(items_of(scored[0]))} items"
+        plots.append(plot("Peak memory by sequences", "sequences a step (10 rows scored of each)", f"MB, {over}", [
+            s.line("full", "peak", "full softmax, peak", 0, MB),
+            s.made("full", tables_of, "its tables alone", 0, dash="d2", dots=False),
+            s.made("full", logits_of, "logits, were they stored", 6, dash="d1", dots=False),
+        ], unit=" MB"))
+        plots.append(plot("Time of a step by sequences", "sequences a step", f"ms a step, {over}", [s.line("full", "ms", "full softmax", 0)],
+                          [("linear", 1, anchor(scored, "ms"), "d1")], unit=" ms"))
+        under += f"<h3>More rows scored, {over}</h3>" + table(scored, [
+            computed("sequences", "a step", lambda p: f"{p['x']:,}"), whole("rows scored", "a step", "scored"),
+            shown("step", "ms", "ms"), spread("ms", "ms"), steepness(scored, "ms"), PEAK, PLANNED,
+            computed("tables alone", "MB", lambda p: f"{tables_of(p):,.1f}"), computed("logits would be", "MB", lambda p: f"{logits_of(p):,.0f}"),
+        ])
+    if full:
+        p, m = full[-1], full[-1]["median"]
+        told.append(f"Full softmax over {count(p['x'])} items: {digits(m['ms'])} ms a step, peak {m['peak'] * MB:,.0f} MB. "
+                    f"The tables alone take {tables_of(p):,.0f} MB; the logits of the {m['scored']:,.0f} scored rows, "
+                    f"which are never stored, would take {logits_of(p):,.0f} MB.")
+    if len(full) > 1:
+        told.append(f"Its time grows with the power {slope(anchor(full, 'ms', -2), anchor(full, 'ms')):.2f} of the catalogue "
+                    f"from {count(full[-2]['x'])} to {count(full[-1]['x'])} items.")
+    if len(sampled) > 1:
+        a, b = sampled[0], sampled[-1]
+        told.append(f"With 1,024 negatives and a table that is updated by rows, a step over {count(b['x'])} items takes "
+                    f"{b['median']['ms'] / a['median']['ms']:.1f} times as long as one over {count(a['x'])}.")
+    if len(scored) > 1:
+        a, b = scored[0]["median"], scored[-1]["median"]
+        told.append(f"Over {count(items_of(scored[0]))} items, peak memory grows by {(b['peak'] - a['peak']) / (b['tokens'] - a['tokens']) / 1e3:.0f} kB "
+                    f"an interaction of the batch, its activations among it; every {b['tokens'] / b['scored']:.0f}th is scored, "
+                    f"and a row of logits would be {items_of(scored[0]) * 4 / 1e3:,.0f} kB.")
+    meaning = ("Items of the catalogue; everything else stays as it is. Peak is that of the process, planned what the program counted before the "
+               "first step; tables are (items, width) in f32.")
+    return "Catalogue", meaning, told, plots, under
+
+
+def interactions(r):
+    o = Of(r, "interactions")
+    imports, warm, cold = (o.of(s) for s in ("import", "warm", "cold"))
+    if not o.all: return None
+    share = lambda p: 100 * p["median"]["load_ms"] / p["median"]["ms"]
+    told, under = [], ""
+    plots = [
+        plot("Time by interactions", "interactions", "s", [
+            o.line("import", "wall_s", "import of the log", 0),
+            o.line("warm", "open_ms", "opening, files in memory", 1, 1e-3), o.line("warm", "split_ms", "splitting, files in memory", 2, 1e-3),
+            o.line("cold", "open_ms", "opening, from disk", 1, 1e-3, dash="d1"), o.line("cold", "split_ms", "splitting, from disk", 2, 1e-3, dash="d1"),
+        ], [("linear", 1, anchor(imports, "wall_s"), "d1")] if imports else [], unit=" s"),
+        plot("Peak memory by interactions", "interactions", "MB", [
+            o.line("import", "peak", "import, peak", 0, MB), o.line("warm", "peak", "training, peak", 1, MB),
+            o.line("warm", "own", "training, its own memory", 2, MB), o.line("warm", "mapped", "training, mapped files touched", 4, MB),
+            o.line("import", "data_bytes", "files of the data set", 7, MB, dash="d1", dots=False),
+        ], unit=" MB"),
+        plot("Loading and step by interactions", "interactions", "ms", [
+            o.line("warm", "ms", "a step", 0), o.line("warm", "load_ms", "loading its batch, files in memory", 1),
+            o.line("cold", "load_ms", "loading its batch, from disk", 1, dash="d1"),
+        ], unit=" ms"),
+    ]
+    if imports:
+        m, n = imports[-1]["median"], imports[-1]["x"]
+        told.append(f"Import takes {digits(m['wall_s'] / n * 1e9)} ns an interaction at {count(n)} ({digits(m['cpu_s'] / n * 1e9)} ns of CPU time), "
+                    f"at a peak of {m['peak'] * MB:,.0f} MB.")
+        under += "<h3>Import</h3>" + table(imports, [
+            computed("interactions", "", lambda p: count(p["x"])), shown("time", "s", "wall_s"), spread("s", "wall_s"), shown("CPU time", "s", "cpu_s"),
+            computed("an interaction", "ns", lambda p: digits(p["median"]["wall_s"] / p["x"] * 1e9)), steepness(imports, "wall_s"), PEAK,
+            shown("log", "MB", "log_bytes", MB), shown("data set", "MB", "data_bytes", MB), computed("runs", "", lambda p: len(p["runs"])),
+        ])
+    if warm:
+        disk = f" ({digits(max(map(share, cold)), 2)} % at most where the files came from disk)" if cold else ""
+        told.append(f"Loading a batch takes {digits(min(map(share, warm)), 2)} to {digits(max(map(share, warm)), 2)} % of a step{disk}.")
+    if len(warm) > 1:
+        a, b = warm[0], warm[-1]
+        each = (b["median"]["own"] - a["median"]["own"]) / (b["median"]["users"] - a["median"]["users"])
+        told.append(f"From {count(a['x'])} to {count(b['x'])} interactions the memory that training has of its own grows from "
+                    f"{a['median']['own'] * MB:,.0f} to {b['median']['own'] * MB:,.0f} MB: {each:.0f} bytes a user. "
+                    f"Mapped pages that were touched ({b['median']['mapped'] * MB:,.0f} MB) are the system's to take back.")
+    if warm or cold:
+        under += "<h3>Training from it</h3>" + table(warm + cold, [
+            computed("interactions", "", lambda p: count(p["x"])), computed("files", "", lambda p: {"warm": "in memory", "cold": "from disk"}[p["series"]]),
+            whole("users", "", "users"), shown("opening", "ms", "open_ms"), shown("splitting", "ms", "split_ms"), shown("step", "ms", "ms"), spread("ms", "ms"),
+            shown("loading", "ms a step", "load_ms"), computed("share", "%", lambda p: digits(share(p), 2)), EACH, PEAK,
+            whole("own", "MB", "own", MB), whole("mapped", "MB", "mapped", MB),
+        ])
+    meaning = ("A generated log: 100 interactions a user, 1,000 different histories over 10,000 items, in order of time. The step reads its batches from the "
+               "files of the imported data set, other users at every step; from disk: the system was told to forget the files before the run. Splitting "
+               "looks at every user's events and so reads the whole set once: loading then finds it in memory. Opening also verifies sets below 64 MiB, "
+               "byte by byte. The memory of an import is bounded by --memory-mb (2,048 MiB by default).")
+    return "Interactions", meaning, told, plots, under
+
+
+def length(r):
+    o = Of(r, "length")
+    steps, ops = o.of("step"), o.of("ops")
+    if not o.all: return None
+    for p in ops:
+        p["median"]["rest_ms"] = p["median"]["all_ms"] - p["median"]["attention_ms"]
+        p["spread"]["rest_ms"] = [p["median"]["rest_ms"]] * 2
+    share = lambda p: 100 * p["median"]["attention_ms"] / p["median"]["all_ms"]
+    xs = sorted({p["x"] for p in o.all})
+    told, under = [], ""
+    plots = [plot("Time of a step by length", "T, longest sequence (the same interactions a batch)", "ms a step", [
+        o.line("step", "ms", "a step", 0), o.line("ops", "attention_ms", "attention, forward and backward", 1), o.line("ops", "rest_ms", "all other operations", 2),
+    ], [("linear: quadratic in T for a sequence", 1, anchor(ops, "attention_ms"), "d1")] if ops else [], xs, " ms")]
+    if steps:
+        batch = {p["x"]: p["median"]["batch"] for p in steps}
+        each = dict(name="a sequence", colour=0, points=[(p["x"], *(v / batch[p["x"]] for v in (p["median"]["ms"], *p["spread"]["ms"]))) for p in steps])
+        alone = dict(name="its attention", colour=1, points=[(p["x"], p["median"]["attention_ms"] / batch[p["x"]]) for p in ops if p["x"] in batch])
+        refs = [("linear", 1, each["points"][0][:2], "d1")] + [("quadratic", 2, point, "d2") for point in alone["points"][-1:]]
+        plots.append(plot("Time of a sequence by length", "T, longest sequence", "ms a sequence", [each, alone], refs, xs, " ms"))
+        # Of the runs of --ops at the same length, where there are any.
+        of_ops = lambda cell: lambda p: next((cell(q) for q in ops if q["x"] == p["x"]), "")
+        under = table(steps, [
+            computed("T", "", lambda p: f"{p['x']:,}"), whole("sequences", "a step", "batch"), shown("step", "ms", "ms"), spread("ms", "ms"), EACH,
+            shown("rate", "sequences/s", "seq_s"), computed("attention", "ms", of_ops(lambda q: digits(q["median"]["attention_ms"]))),
+            computed("share", "%", of_ops(lambda q: f"{share(q):.0f}")),
+            computed("attention's slope", "from the row above", of_ops(steepness(ops, "attention_ms")[2])), PEAK,
+        ])
+    if ops: told.append(f"Attention takes {share(ops[0]):.0f} % of a step's operations at T = {ops[0]['x']} and {share(ops[-1]):.0f} % at {ops[-1]['x']:,}.")
+    if len(ops) > 1:
+        told.append(f"For the same interactions a batch it grows with the power {slope(anchor(ops, 'attention_ms', -2), anchor(ops, 'attention_ms')):.2f} of T "
+                    f"between {ops[-2]['x']} and {ops[-1]['x']:,} (1 is quadratic for a sequence).")
+    if len(steps) > 1:
+        told.append(f"An interaction costs {EACH[2](steps[0])} µs at T = {steps[0]['x']} and {EACH[2](steps[-1])} µs at {steps[-1]['x']:,}.")
+    return "Length", "All sequences of full length. Attention is timed by itself in runs of their own (--ops), and so is all else.", told, plots, under
+
+
+def width(r):
+    o = Of(r, "width")
+    points = o.of("step")
+    if not points: return None
+    xs = [p["x"] for p in points]
+    plots = [
+        plot("Time of a step by width", "width", "ms a step", [o.line("step", "ms", "a step", 0)],
+             [("linear", 1, anchor(points, "ms", 0), "d1"), ("quadratic", 2, anchor(points, "ms"), "d2")], xs, " ms"),
+        plot("Peak memory by width", "width", "MB", [o.line("step", "peak", "peak", 0, MB), o.line("step", "planned", "planned", 2, MB, dash="d1")],
+             [("linear", 1, anchor(points, "peak", -1, MB), "d2")], xs, " MB"),
+    ]
+    under = table(points, [
+        computed("width", "", lambda p: p["x"]), whole("parameters", "", "params"), whole("sequences", "a step", "batch"), shown("step", "ms", "ms"),
+        spread("ms", "ms"), steepness(points, "ms"), shown("rate", "sequences/s", "seq_s"), EACH, PEAK, PLANNED,
+    ])
+    between = lambda i, j: slope(anchor(points, "ms", i), anchor(points, "ms", j))
+    told = [f"From width {points[0]['x']} to {points[1]['x']} the time of a step grows with the power {between(0, 1):.2f}, "
+            f"from {points[-2]['x']} to {points[-1]['x']} with {between(-2, -1):.2f}."] if len(points) > 1 else []
+    return "Width", "Two blocks, heads of 32 columns, sequences of 200, 3,706 items.", told, plots, under
+
+
+def page(r):
+    style = "".join(open(os.path.join(root, "src/experiment", name)).read() for name in ("plot.css", "page.css")) + MORE
+    sections = [s for s in (f(r) for f in (catalogue, interactions, length, width)) if s]
+    ran = sorted({p["runs"][0]["dtype"] for p in r["points"] if p["runs"] and "dtype" in p["runs"][0]})
+    low, high = r["loadavg"]
+    facts = [
+        ("machine", f"{r['gpu'] + ', ' if r['gpu'] else ''}{r['cpu']}, {r['cores']} cores, {r['memory'] / 2**30:.0f} GiB; {r['system']}"),
+        ("date", r["date"]), ("commit", r["commit"]), ("command", r["command"]),
+        ("measured", f"on {r['device']} in {' and '.join(ran)}; a point is the median of its runs, at most {r['rounds']}; whiskers from the least to the most"),
+        ("load average", f"{low:.1f} to {high:.1f}, what was measured among it"),
+    ]
+    listed = lambda lines: '<ul class="told">' + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>\n"
+    out = [
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<meta name="color-scheme" content="light dark">\n<title>mipgpu: how cost grows</title>\n<style>\n{style}</style>\n</head>\n<body>\n'
+        "<h1>How the cost of a training step grows</h1>\n<p>Time and memory of mipgpu by catalogue, interactions, length and width. Both axes of every "
+        "plot are logarithmic: a straight line is a power, and parallel to a dashed grey line it is the power that the line names. Numbers stand in the "
+        "tables beneath.</p>\n"
+        '<dl class="facts">' + "".join(f"<dt>{name}</dt><dd>{html.escape(value)}</dd>" for name, value in facts) + "</dl>\n"
+        "<nav>" + "".join(f'<a href="#{s[0].lower()}">{s[0]}</a>' for s in sections) + "</nav>\n"
+    ]
+    for name, meaning, told, plots, under in sections:
+        out.append(f'<h2 id="{name.lower()}">{name}</h2>\n<p class="meaning">{html.escape(meaning)}</p>\n{listed(told)}')
+        out.append(f'<div class="plots">{"".join(plots)}</div>\n{under}\n')
+    wrong = [f"{p['name']}: {p['wrong']}" for p in r["points"] if p.get("wrong")]
+    if wrong: out.append(f'<h2 id="wrong">Not measured</h2>\n{listed(wrong)}')
+    commands = "".join(f'<p class="error">{html.escape(p["name"])}: {html.escape(p["command"])}</p>' for p in r["points"])
+    out.append(f"<details><summary>Commands</summary>{commands}</details>\n</body>\n</html>\n")
+    return "".join(out)
