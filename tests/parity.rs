@@ -3,7 +3,11 @@
 use mipgpu::{
     backend::{Cpu, Reference, cpu::simd::Isa},
     mem::Precision,
-    ops::all_cases,
+    ops::{
+        Access, Memory, Op, Run, all_cases,
+        case::{Case, Fill},
+        cross_entropy, dilated_conv, linear, sampled_softmax,
+    },
 };
 
 #[test]
@@ -21,6 +25,49 @@ fn the_cpu_backend_agrees_with_the_reference() {
         }
     }
     println!("proved on {:?}", Isa::current());
+}
+
+/// Runs the forward passes in both kinds of products, from inputs that bf16 holds exactly.
+fn the_same_in_both<F: Op, B: Op>(cases: Vec<Case<F, B>>)
+where
+    Cpu: Run<F>,
+{
+    for case in cases {
+        let outcome = |products| {
+            let mut cpu = Cpu::with(&case.plan, products);
+            case.inputs_f32(Precision::Bf16).iter().for_each(|(span, values)| cpu.write(*span, values));
+            for (span, fill) in &case.fills {
+                if let Fill::Ids(ids) = fill {
+                    cpu.write_ids(case.plan.index_span(*span), ids);
+                }
+            }
+            cpu.run(&case.fwd);
+            let mut all = Vec::new();
+            case.fwd.uses(&mut |access, span| {
+                if access == Access::Write {
+                    let mut values = vec![0.0; span.len];
+                    cpu.read(span, &mut values);
+                    all.push(values);
+                }
+            });
+            all
+        };
+        for (single, pairs) in outcome(Precision::F32).into_iter().zip(outcome(Precision::Bf16)) {
+            let largest = single.iter().fold(0f32, |a, x| a.max(x.abs()));
+            for (i, (x, y)) in single.iter().zip(&pairs).enumerate() {
+                assert!((x - y).abs() <= 1e-5 * largest, "{}: [{i}] is {x} in f32, {y} in bf16", case.name);
+            }
+        }
+    }
+}
+
+/// Only factors are rounded: sums, biases, norms and losses keep their digits.
+#[test]
+fn factors_that_bf16_holds_give_what_f32_gives() {
+    the_same_in_both(linear::cases());
+    the_same_in_both(dilated_conv::cases());
+    the_same_in_both(cross_entropy::cases());
+    the_same_in_both(sampled_softmax::cases());
 }
 
 /// The instruction set is chosen once a process, so each other one is proved in a process of its own.

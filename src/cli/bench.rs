@@ -86,6 +86,9 @@ struct Kept {
     precision: String,
     threads: usize,
     ceilings: Ceilings,
+    /// Ctrl-C came before all was timed.
+    #[serde(default)]
+    stopped: bool,
     rows: Vec<Row>,
 }
 
@@ -118,6 +121,7 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
         precision: format!("{precision:?}").to_lowercase(),
         threads: pool.current_num_threads(),
         ceilings: Ceilings::default(),
+        stopped: false,
         rows: Vec::new(),
     };
     printer.say(format_args!("device  {chosen}: {}, {}", kept.machine, kept.precision));
@@ -158,7 +162,10 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
         return Err(Error::user(format!("no operation of these shapes has '{}' in its name", args.only))
             .hint("name other --shapes, or leave --only out to see all"));
     }
-    if let (Some(path), Some(format)) = (&args.out, format) {
+    kept.stopped = stopped;
+    if let (Some(path), Some(format)) = (&args.out, format)
+        && !kept.rows.is_empty()
+    {
         format.write(path, &kept)?;
         printer.say(format_args!("written to {}", path.display()));
     }
@@ -334,6 +341,9 @@ fn judge(printer: &Printer, earlier: &Earlier, before: &Kept, kept: &Kept, fail_
             "the earlier result is of {}: times are not to be compared, shares of the roof may be",
             place(before)
         ));
+    }
+    if before.stopped {
+        printer.warn("the earlier result was stopped before all was timed");
     }
     let pairs: Vec<(&Row, &Row)> = kept.rows.iter().filter_map(|row| Some((earlier.of_row(row)?, row))).collect();
     if pairs.is_empty() {

@@ -155,6 +155,8 @@ pub fn cases() -> Vec<Case<CrossEntropyFwd, CrossEntropyBwd>> {
         // Widths that kernels take in pieces.
         (66, 200, 70, Nothing),
         (5, 521, 65, LastItem),
+        // A catalogue that is packed in pieces.
+        (3, 4, 4200, Nothing),
     ]
     .into_iter()
     .map(|(m, d, v, plant)| {

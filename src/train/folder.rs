@@ -45,7 +45,17 @@ pub struct RunConfig {
 }
 
 impl RunConfig {
-    pub const VERSION: u32 = 1;
+    pub const VERSION: u32 = 2;
+}
+
+/// What a folder of version 1 says, as version 2 says it: `bf16` was what a GPU computed in, and the CPU in f32 all the same.
+fn since_version_1(config: &mut toml::Table) {
+    config.insert("version".into(), toml::Value::Integer(RunConfig::VERSION.into()));
+    let settings = config.get_mut("settings").and_then(toml::Value::as_table_mut);
+    let precision = settings.and_then(|settings| settings.get_mut("precision"));
+    if let Some(precision) = precision.filter(|precision| precision.as_str() == Some("bf16")) {
+        *precision = toml::Value::String("auto".into());
+    }
 }
 
 /// The folder of a run.
@@ -189,13 +199,15 @@ impl RunFolder {
             _ => Error::io(&path, &e),
         })?;
         let unreadable = |e: toml::de::Error| Error::user(format!("{}: {}", path.display(), e.to_string().trim_end()));
-        let table: toml::Table = toml::from_str(&text).map_err(unreadable)?;
+        let mut table: toml::Table = toml::from_str(&text).map_err(unreadable)?;
         // First of all: what else is wrong may be because of it.
         let version = table.get("version").and_then(toml::Value::as_integer);
-        if version != Some(RunConfig::VERSION.into()) {
+        if version == Some(1) {
+            since_version_1(&mut table);
+        } else if version != Some(RunConfig::VERSION.into()) {
             let version = version.map_or("unknown version".to_string(), |v| format!("version {v}"));
             return Err(Error::user(format!(
-                "{}: a run folder of {version}, this program reads version {}",
+                "{}: a run folder of {version}, this program reads versions 1 to {}",
                 path.display(),
                 RunConfig::VERSION
             )));

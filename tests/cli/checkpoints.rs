@@ -47,13 +47,31 @@ fn settings_that_make_another_model_name_the_tensor() {
         ("length = 20", "length = 30", "tensor 'position.weight'"),
         ("heads = 4", "heads = 3", "config.toml: 3 heads do not divide"),
         ("width = 16", "widht = 16", "widht"),
-        ("version = 1", "version = 9", "a run folder of version 9, this program reads version 1"),
-        ("version = 1\n", "", "unknown version"),
+        ("version = 2", "version = 9", "a run folder of version 9, this program reads versions 1 to 2"),
+        ("version = 2\n", "", "unknown version"),
     ] {
         assert!(config.contains(from), "{config}");
         p.write("run/config.toml", config.replace(from, to));
         p.refused("eval run", &["run/", says]);
     }
+}
+
+/// There `bf16` was the default, and the CPU computed in f32 all the same.
+#[test]
+fn a_run_of_the_first_version_computes_as_it_did() {
+    let p = Place::new();
+    p.train("run", "--epochs 1");
+    let config = String::from_utf8(p.read("run/config.toml")).unwrap();
+    assert!(config.contains("version = 2") && config.contains("precision = \"auto\""), "{config}");
+    // Scores with all their digits.
+    let scores = |version: &str, precision: &str| {
+        let config = config.replace("version = 2", version).replace("precision = \"auto\"", precision);
+        p.write("run/config.toml", config);
+        p.well("recommend run --all-users --k 3 --json --device cpu")
+    };
+    let now = scores("version = 2", "precision = \"auto\"");
+    assert_eq!(scores("version = 1", "precision = \"bf16\""), now);
+    assert_ne!(scores("version = 2", "precision = \"bf16\""), now);
 }
 
 #[test]

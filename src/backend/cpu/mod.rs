@@ -1,7 +1,7 @@
 /*! The CPU backend: rayon over rows, SIMD inside.
 
 Everything is kept in f32. In bf16 the factors of the products that most of a step's time goes to (dense layers,
-attention, convolutions, scores over the catalogue) are rounded as they are packed, and summed in f32: processors with
+attention, dilated convolutions, scores over the catalogue) are rounded as they are packed, and summed in f32: processors with
 instructions for it multiply twice as fast, and what is not a product keeps its digits.
 
 Promises: a result does not depend on the number of threads (work is cut by sizes, partial sums are added in a fixed

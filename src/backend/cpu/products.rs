@@ -242,7 +242,7 @@ mod tests {
     }
 
     fn reductions<T: Terms>() {
-        for &(k, m, n) in &[(1, 3, 5), (127, 8, 32), (1000, 17, 33), (5000, 64, 40), (0, 4, 4)] {
+        for &(k, m, n) in &[(1, 3, 5), (127, 8, 32), (1000, 17, 33), (5000, 64, 40), (300, 261, 9), (0, 4, 4)] {
             let (a, b) = (random(k * m, 1), random(k * n, 2));
             let (av, bv) = (View::dense(&a, k, m), View::dense(&b, k, n));
             let want = naive::<T>(av.t(), bv);

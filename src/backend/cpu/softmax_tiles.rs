@@ -157,6 +157,7 @@ pub fn log_sum_exp<T: Terms>(scores: &Scores, max: &mut [f32], sum: &mut [f32], 
                     let (i, rows) = (block * ROWS, max.len());
                     scratch::borrow(ROWS * COLUMNS + T::room(rows, d), |room| {
                         let (z, room) = room.split_at_mut(ROWS * COLUMNS);
+                        // Again for each 4096 candidates: next to what comes of it, that is little.
                         let h = T::of(room, h.rows(i, rows));
                         for j in (0..n).step_by(COLUMNS) {
                             let columns = COLUMNS.min(n - j);

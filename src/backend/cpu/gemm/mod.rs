@@ -105,15 +105,16 @@ pub struct Packed<'a, T: Terms = Singles> {
 }
 
 impl<T: Terms> Packed<'_, T> {
-    /// The first `k` rows and `n` columns.
+    /// The first `k` rows, in whole lines unless it is all of them, and `n` columns.
     pub fn first(self, k: usize, n: usize) -> Self {
-        assert!(k <= self.k && n <= self.n);
+        assert!(k <= self.k && n <= self.n && (k == self.k || k.is_multiple_of(T::EACH)));
         Packed { k, n, ..self }
     }
 
-    /// `n` rows from row `start` on, which begins a line.
+    /// `n` rows from row `start` on, which begins a line; they end with a line or with the last row.
     pub fn rows(self, start: usize, n: usize) -> Self {
         assert!(start.is_multiple_of(T::EACH) && start + n <= self.k);
+        assert!(start + n == self.k || n.is_multiple_of(T::EACH));
         Packed { data: &self.data[start / T::EACH * panel()..], k: n, ..self }
     }
 
@@ -160,22 +161,28 @@ impl Ahead {
     /// Nothing but the next rows of A.
     pub const NOTHING: Ahead = Ahead { blocks: [Ahead::NONE; 2], block: 2, line: 0, row: 0 };
 
-    /// The rows of one or two views with contiguous rows.
+    /// The rows of one or two views; none of views whose rows are not contiguous.
     pub fn of(a: View, b: Option<View>) -> Self {
-        let rows = |x: View| Rows { first: x.data.as_ptr(), count: x.rows, step: x.rs, lines: x.cols.div_ceil(16) };
+        let rows = |x: View| match x.cs {
+            1 => Rows { first: x.data.as_ptr(), count: x.rows, step: x.rs, lines: x.cols.div_ceil(16) },
+            _ => Ahead::NONE,
+        };
         Ahead { blocks: [rows(a), b.map_or(Ahead::NONE, rows)], block: 0, line: 0, row: 0 }
     }
 
     /// Where to ask from next, and the step, for a tile that asks `times`.
     #[inline(always)]
     fn next(&mut self, times: usize, otherwise: (*const f32, usize)) -> (*const f32, usize) {
+        while self.blocks.get(self.block).is_some_and(|rows| rows.count == 0 || rows.lines == 0) {
+            self.block += 1;
+        }
         let Some(rows) = self.blocks.get(self.block) else { return otherwise };
         let from = (rows.first.wrapping_add(self.row * rows.step + 16 * self.line), rows.step);
         self.line += 1;
         if self.line >= rows.lines {
             (self.line, self.row) = (0, self.row + times);
         }
-        if self.row >= rows.count || rows.lines == 0 {
+        if self.row >= rows.count {
             (self.block, self.row) = (self.block + 1, 0);
         }
         from

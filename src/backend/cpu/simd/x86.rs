@@ -1,7 +1,7 @@
 //! The vectors of AVX-512 and of AVX2 with FMA.
 //!
-//! SAFETY of all intrinsics here: the tokens are made by `run_avx512` and `run_avx2` only, which are entered after the
-//! instruction set was detected; memory is touched as far as the callers of load and store promise.
+//! SAFETY of all intrinsics here: the tokens are made by `run_avx512`, `run_avx512_bf16` (`Avx512<true>`, by it alone) and
+//! `run_avx2` only, which are entered after the instruction set was detected; memory is touched as far as the callers of load and store promise.
 
 use super::{Kernel, Simd};
 use std::arch::x86_64::*;
