@@ -10,7 +10,7 @@ use std::{marker::PhantomData, ops::Range};
 use rayon::prelude::*;
 
 use super::{
-    gemm::{self, Accumulate, Dest, Terms, View},
+    gemm::{self, Accumulate, Dest, NV, Terms, View},
     math::{load, store},
     products::ROWS,
     scratch,
@@ -18,8 +18,6 @@ use super::{
 };
 use crate::ops::dilated_conv::Taps;
 
-/// Vectors of a panel of packed weights, as [`gemm::pack`] lays them out.
-const NV: usize = 2;
 /// Lines of packed weights that are worked off before the next panel: they stay in the first-level cache.
 const DEPTH: usize = 192;
 

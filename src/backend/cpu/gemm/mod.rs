@@ -26,7 +26,7 @@ pub use terms::{Pairs, Singles, Terms};
 use super::simd::{Isa, Kernel, Simd};
 
 /// Columns of a tile, in vectors.
-const NV: usize = 2;
+pub(super) const NV: usize = 2;
 
 /// A matrix somewhere in memory: element (i, j) is `data[i * rs + j * cs]`, where pairs hold the columns 2j and 2j + 1.
 #[derive(Clone, Copy)]
