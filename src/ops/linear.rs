@@ -99,29 +99,31 @@ impl Op for LinearBwd {
 }
 
 pub fn cases() -> Vec<Case<LinearFwd, LinearBwd>> {
-    [(1, 1, 1), (1, 8, 3), (7, 3, 5), (33, 16, 48), (65, 64, 192), (130, 31, 67), (1100, 32, 40), (19, 256, 64), (140, 33, 290), (140, 290, 33)]
-        .into_iter()
-        .map(|(n, i, o)| {
-            let mut p = Planner::new();
-            let (x, y) = (p.var(n * i), p.var(n * o));
-            let (w, b, dw, db) = (p.weight(o * i), p.weight(o), p.stat(o * i), p.stat(o));
-            let fwd = LinearFwd { y: y.y, x: x.y, w, b, n, i, o };
-            let bwd = LinearBwd {
-                dx: Dst::Write(x.dy),
-                dw: Dst::Write(dw),
-                db: Dst::Write(db),
-                dy: y.dy,
-                x: x.y,
-                w,
-                n,
-                i,
-                o,
-            };
-            Case::new(format!("n{n} i{i} o{o}"), p, fwd, bwd)
-                .input(x.y, 1.0, x.dy)
-                .input(w, 0.5, dw)
-                .input(b, 0.5, db)
-                .output(y.y, y.dy)
-        })
-        .collect()
+    [
+        (1, 1, 1),
+        (1, 8, 3),
+        (7, 3, 5),
+        (33, 16, 48),
+        (65, 64, 192),
+        (130, 31, 67),
+        (1100, 32, 40),
+        (19, 256, 64),
+        (140, 33, 290),
+        (140, 290, 33),
+    ]
+    .into_iter()
+    .map(|(n, i, o)| {
+        let mut p = Planner::new();
+        let (x, y) = (p.var(n * i), p.var(n * o));
+        let (w, b, dw, db) = (p.weight(o * i), p.weight(o), p.stat(o * i), p.stat(o));
+        let fwd = LinearFwd { y: y.y, x: x.y, w, b, n, i, o };
+        let bwd =
+            LinearBwd { dx: Dst::Write(x.dy), dw: Dst::Write(dw), db: Dst::Write(db), dy: y.dy, x: x.y, w, n, i, o };
+        Case::new(format!("n{n} i{i} o{o}"), p, fwd, bwd)
+            .input(x.y, 1.0, x.dy)
+            .input(w, 0.5, dw)
+            .input(b, 0.5, db)
+            .output(y.y, y.dy)
+    })
+    .collect()
 }
