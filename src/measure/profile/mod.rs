@@ -193,6 +193,9 @@ pub struct Profile {
     pub products: Precision,
     pub processor: String,
     pub threads: usize,
+    /// Of the machine before the first step, over 1, 5 and 15 minutes: a busy one spoils all times. `None`: the system does not
+    /// tell.
+    pub load_average: Option<[f64; 3]>,
     pub parameters: u64,
     pub epoch_steps: u64,
     pub steps: u64,
@@ -272,6 +275,8 @@ fn both<B: Backend + 'static>(
     open: &dyn Fn(&Planner) -> Result<B>,
 ) -> Result<Profile> {
     tell(Stage::Whole);
+    // Before this program's own work is part of it.
+    let load_average = survey::load();
     let whole = whole::steps(job, tell, open)?;
     let peak_process_bytes = peak_process_bytes();
     tell(Stage::OpByOp);
@@ -292,6 +297,7 @@ fn both<B: Backend + 'static>(
         products: whole.products,
         processor: processor.name,
         threads: job.threads,
+        load_average,
         parameters: whole.parameters,
         epoch_steps: whole.epoch_steps,
         steps: job.steps,

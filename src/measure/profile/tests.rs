@@ -50,6 +50,7 @@ fn sample() -> Profile {
         products: Precision::F32,
         processor: "one & only".into(),
         threads: 2,
+        load_average: Some([0.25, 1.5, 2.0]),
         parameters: 1234,
         epoch_steps: 7,
         steps: 3,
@@ -228,11 +229,15 @@ fn the_page_is_whole_and_says_what_the_text_says() {
         "as long as 200 steps",
         "no library",
         "31.5 sequences, ",
+        "0.25 over the last minute, 1.50 over 5, 2.00 over 15",
         "copies 10.0 GB/s (of what fits a cache up to 10.0), products 100 GFLOP/s, exponentials 1.00 G/s",
     ] {
         assert!(text.contains(word), "{word} is missing in:\n{text}");
     }
-    assert!(seen.contains("31.5 sequences, "));
+    assert!(seen.contains("31.5 sequences, ") && seen.contains("0.25 over the last minute"));
+    // A system that does not tell.
+    p.load_average = None;
+    assert!(!text::text(&p).contains("over the last minute"));
     // Numbers that are none are dashes.
     p.whole.wall = spread(f64::NAN);
     p.ops[0].gflops = f64::INFINITY;

@@ -145,7 +145,11 @@ pub(super) fn facts(p: &Profile) -> Vec<(&'static str, String)> {
     let c = &p.ceilings;
     let cached = c.cached.iter().fold(c.copy, |best, (_, rate)| best.max(*rate));
     let nvtx = p.nvtx.map_or("no library for ranges was found".into(), |library| format!("ranges through {library}"));
-    vec![
+    let load = p.load_average.map(|load| {
+        let [one, five, fifteen] = load.map(|l| format!("{l:.2}"));
+        ("Load", format!("{one} over the last minute, {five} over 5, {fifteen} over 15, before the first step"))
+    });
+    let mut facts = vec![
         ("Machine", format!("{}, {} threads", p.processor, p.threads)),
         ("Device", format!("{}, {}", p.device, format!("{:?}", p.products).to_lowercase())),
         ("Model", format!("{}, {} parameters, task {}", p.settings.model, digits(p.parameters), p.settings.task)),
@@ -172,7 +176,9 @@ pub(super) fn facts(p: &Profile) -> Vec<(&'static str, String)> {
             ),
         ),
         ("NVTX", nvtx),
-    ]
+    ];
+    facts.splice(1..1, load);
+    facts
 }
 
 /// The whole of it.
