@@ -56,6 +56,13 @@ pub fn processor() -> Processor {
     }
 }
 
+/// How many threads wanted to run on this machine, over the last 1, 5 and 15 minutes; `None`: the system does not tell.
+pub fn load() -> Option<[f64; 3]> {
+    let told = std::fs::read_to_string("/proc/loadavg").ok()?;
+    let mut numbers = told.split_whitespace().map_while(|n| n.parse().ok());
+    Some([numbers.next()?, numbers.next()?, numbers.next()?])
+}
+
 /// What a GPU calls itself; `None` of other devices, or where there is none.
 pub fn card(device: Device) -> Option<String> {
     let Device::Cuda(n) = device else { return None };

@@ -163,7 +163,8 @@ impl Dataset {
             Some(n) => {
                 let name = self.manifest.files.iter().filter(|f| f.kind == "shard").nth(n).map_or("", |f| &f.name);
                 let path = self.dir.join(name);
-                Err(Error::user(format!("{}: the file has changed while it was in use", path.display())))
+                Err(Error::user(format!("{}: the file has changed while it was in use", path.display()))
+                    .hint("put the data back as it was"))
             }
         }
     }

@@ -112,8 +112,12 @@ impl<'a> Feed<'a> {
     /// Makes these users the engine's next batch.
     ///
     /// # Errors
-    /// Damaged data.
+    /// Damaged data; data that are not those that were opened.
     pub fn fill<B: Backend>(&self, engine: &mut Engine<B>, epoch: u32, users: &[u32]) -> Result<()> {
+        // What the device holds cannot change under it.
+        if !self.held {
+            self.data.unchanged()?;
+        }
         engine.begin(epoch);
         for user in users {
             engine.push(*user as u64, self.sequence(epoch, *user)?);

@@ -246,10 +246,7 @@ impl<'a, B: Backend> Loop<'a, B> {
                 self.drain(observe)?;
                 return Ok(false);
             }
-            if !self.feed.held() {
-                self.check_data()?;
-            }
-            self.feed.fill(&mut self.engine, epoch, batch)?;
+            self.feed.fill(&mut self.engine, epoch, batch).map_err(|e| self.point_to_resume(e))?;
             self.interactions += self.engine.rows() as u64;
             self.launched += 1;
             let lr = self.schedule.at(self.launched);
@@ -289,14 +286,14 @@ impl<'a, B: Backend> Loop<'a, B> {
 
     /// The files that batches are read from must be those that the run began with.
     fn check_data(&self) -> Result<()> {
-        self.job.data.unchanged().map_err(|e| {
-            let last = self.job.folder.last();
-            e.hint(format!(
-                "put the data back as it was, then continue with: mipgpu train --resume {}; what was trained is in {}",
-                typed(&self.job.folder.path),
-                last.display()
-            ))
-        })
+        self.job.data.unchanged().map_err(|e| self.point_to_resume(e))
+    }
+
+    /// An error of the data, with how to go on once they are mended.
+    fn point_to_resume(&self, e: Error) -> Error {
+        let (run, last) = (typed(&self.job.folder.path), self.job.folder.last());
+        let mend = e.hint.as_ref().map_or(String::new(), |hint| format!("{hint}, then "));
+        e.hint(format!("{mend}continue with: mipgpu train --resume {run}; what was trained is in {}", last.display()))
     }
 
     /// Books the finished epoch, validates when it is time to; whether it is the best so far.

@@ -80,7 +80,7 @@ impl Spread {
 /// Whole steps, as training runs them. Seconds a step.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Whole {
-    /// From one step to the next.
+    /// From the beginning of a step to the beginning of the next.
     pub wall: Spread,
     /// The host reads the sequences of a batch.
     pub load: Spread,
@@ -90,6 +90,8 @@ pub struct Whole {
     pub launch: Spread,
     /// The host waits for the step before.
     pub wait: Spread,
+    /// What lies between a step and the next: where an epoch ends, users are shuffled.
+    pub between: Spread,
     /// Whoever computes works on the step.
     pub busy: Spread,
     /// Seconds of a step, on average, that whoever computes does not: what is not hidden of the host's work.
@@ -101,7 +103,8 @@ pub struct Whole {
     pub sequences_per_s: f64,
     /// Real ones: padding is no work.
     pub interactions_per_s: f64,
-    /// Interactions, rows that are computed (padding among them) and rows that are scored, on average.
+    /// Sequences (an epoch's last batch may have fewer than others), interactions, rows that are computed (padding among them) and rows that are scored, on average.
+    pub sequences: f64,
     pub interactions: f64,
     pub rows: f64,
     pub scored: f64,
@@ -190,6 +193,9 @@ pub struct Profile {
     pub products: Precision,
     pub processor: String,
     pub threads: usize,
+    /// Of the machine before the first step, over 1, 5 and 15 minutes: a busy one spoils all times. `None`: the system does not
+    /// tell.
+    pub load_average: Option<[f64; 3]>,
     pub parameters: u64,
     pub epoch_steps: u64,
     pub steps: u64,
@@ -269,6 +275,8 @@ fn both<B: Backend + 'static>(
     open: &dyn Fn(&Planner) -> Result<B>,
 ) -> Result<Profile> {
     tell(Stage::Whole);
+    // Before this program's own work is part of it.
+    let load_average = survey::load();
     let whole = whole::steps(job, tell, open)?;
     let peak_process_bytes = peak_process_bytes();
     tell(Stage::OpByOp);
@@ -289,6 +297,7 @@ fn both<B: Backend + 'static>(
         products: whole.products,
         processor: processor.name,
         threads: job.threads,
+        load_average,
         parameters: whole.parameters,
         epoch_steps: whole.epoch_steps,
         steps: job.steps,

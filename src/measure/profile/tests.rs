@@ -3,12 +3,12 @@
 use super::{
     parts::{Parts, Step},
     verdict::verdict,
-    *,
+    whole, *,
 };
 use crate::{
     backend::wrap::Call,
     mem::{Arena, RawSpan},
-    ops::Cost,
+    ops::{Cost, Mark},
     page::sound::{faults, says_nan},
 };
 
@@ -50,6 +50,7 @@ fn sample() -> Profile {
         products: Precision::F32,
         processor: "one & only".into(),
         threads: 2,
+        load_average: Some([0.25, 1.5, 2.0]),
         parameters: 1234,
         epoch_steps: 7,
         steps: 3,
@@ -62,6 +63,7 @@ fn sample() -> Profile {
             wait: spread(0.0),
             busy: spread(9.9e-3),
             not_hidden: 0.1e-3,
+            sequences: 31.5,
             walls: vec![9e-3, 10e-3, 11e-3],
             ..Whole::default()
         },
@@ -85,6 +87,41 @@ fn a_spread_is_that_of_the_sorted_values() {
     assert_eq!(spread, Spread { median: 6.0, p20: 3.0, p80: 9.0, mean: 6.0 });
     assert_eq!(Spread::of(std::iter::empty()), Spread::default());
     assert!(cfg!(not(target_os = "linux")) || peak_process_bytes().unwrap() > 1 << 20);
+}
+
+#[test]
+fn whole_steps_count_what_they_hold_and_what_lies_between_them() {
+    // 33 users at a batch of 32, twice: the steps of 32 take 8 ms to where the next begins, those of 1 take 2 ms, and 1 ms of
+    // each step is neither loading, sending, setting off nor waiting.
+    let now = Mark::Now(std::time::Instant::now());
+    let step = |from: f64, long: f64, sequences| whole::Step {
+        at: [0.0, 0.1e-3, 0.2e-3, long - 1.1e-3, long - 1e-3, long].map(|at| from + at),
+        busy: [from + 0.2e-3, from + long - 1.2e-3],
+        marks: [now; 2],
+        sequences,
+        interactions: 10 * sequences,
+        sizes: [sequences, 12 * sequences, 3],
+    };
+    let steps = [step(0.0, 8e-3, 32), step(8e-3, 2e-3, 1), step(10e-3, 8e-3, 32), step(18e-3, 2e-3, 1)];
+    let w = whole::sum(&steps, false, 0.0);
+    let near = |a: f64, b: f64| assert!((a - b).abs() < 1e-9 * b.abs(), "{a} and {b}");
+    let told = [(w.wall.mean, 5e-3), (w.between.mean, 1e-3), (w.busy.mean, 3.6e-3), (w.not_hidden, 1.4e-3)];
+    told.into_iter().for_each(|(found, expected)| near(found, expected));
+    // 66 users in 20 ms.
+    let rates = [(w.sequences, 16.5), (w.sequences_per_s, 3300.0), (w.interactions_per_s, 33_000.0), (w.rows, 198.0)];
+    rates.into_iter().for_each(|(found, expected)| near(found, expected));
+    assert_eq!((w.shapes, w.walls.len(), w.hidden), (2, 4, None));
+    // On a device, 1.4 ms of a step that it does not compute are more than the 0.2 ms that could be hidden.
+    assert_eq!(whole::sum(&steps, true, 0.0).hidden, Some(0.0));
+}
+
+#[test]
+fn the_clock_is_looked_at_between_batches() {
+    assert_eq!(whole::between_looks(None), 256);
+    // Every multiple of it is one of the batch.
+    for (batch, users) in [(1, 256), (32, 256), (100, 300), (256, 256), (300, 300), (4096, 4096)] {
+        assert_eq!(whole::between_looks(Some(batch)), users);
+    }
 }
 
 #[test]
@@ -151,6 +188,17 @@ fn the_sentence_names_what_bounds_the_run() {
         (p.whole.load, p.whole.launch) = (spread(6e-3), spread(1e-3));
     });
     assert_eq!(starved, "Bound by the host: no op runs for 70 % of the step; loading batches takes 60 %.");
+    // On the processor, setting a step off is computing it, which is nobody's fault.
+    let host = |load, between| {
+        with(&|p| {
+            assert_eq!(p.whole.hidden, None);
+            (p.whole.launch, p.whole.busy, p.whole.not_hidden) = (spread(4.5e-3), spread(4.5e-3), 5.5e-3);
+            (p.whole.load, p.whole.between) = (spread(load), spread(between));
+        })
+    };
+    let says = "Bound by the host: no op runs for 55 % of the step; ";
+    assert_eq!(host(4e-3, 1e-3), format!("{says}loading batches takes 40 %."));
+    assert_eq!(host(1e-3, 4e-3), format!("{says}what lies between steps takes 40 %."));
     let hidden = with(&|p| p.whole.hidden = Some(1.0));
     assert!(hidden.ends_with("loading data is 0.4 %, hidden behind the device to 100 %."), "{hidden}");
     assert_eq!(with(&|p| p.ops.clear()), "No op ran; loading data is 0.4 %.");
@@ -180,10 +228,16 @@ fn the_page_is_whole_and_says_what_the_text_says() {
         "256 of 1,024 users",
         "as long as 200 steps",
         "no library",
+        "31.5 sequences, ",
+        "0.25 over the last minute, 1.50 over 5, 2.00 over 15",
         "copies 10.0 GB/s (of what fits a cache up to 10.0), products 100 GFLOP/s, exponentials 1.00 G/s",
     ] {
         assert!(text.contains(word), "{word} is missing in:\n{text}");
     }
+    assert!(seen.contains("31.5 sequences, ") && seen.contains("0.25 over the last minute"));
+    // A system that does not tell.
+    p.load_average = None;
+    assert!(!text::text(&p).contains("over the last minute"));
     // Numbers that are none are dashes.
     p.whole.wall = spread(f64::NAN);
     p.ops[0].gflops = f64::INFINITY;

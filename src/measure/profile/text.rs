@@ -38,7 +38,7 @@ pub(super) fn size(bytes: f64) -> String {
     }
 }
 
-/// Calls a step: whole where every step has as many.
+/// Calls or sequences a step: whole where every step has as many.
 pub(super) fn calls(n: f64) -> String {
     if (n - n.round()).abs() < 1e-9 { format!("{n:.0}") } else { format!("{n:.1}") }
 }
@@ -57,6 +57,7 @@ pub(super) fn rate(x: f64) -> String {
 /// What whole steps are made of, in the order in which it comes: name, seconds, and a word on it.
 pub(super) fn pieces(p: &Profile) -> Vec<(&'static str, super::Spread, String)> {
     let w = &p.whole;
+    let between = ("between", w.between, "from there to the next step: an epoch’s end, its shuffling".to_string());
     let mut pieces = vec![
         ("load batch", w.load, "the host reads the sequences of a batch".to_string()),
         ("upload", w.upload, format!("{} from the host", size(p.op_by_op.upload_bytes))),
@@ -65,10 +66,12 @@ pub(super) fn pieces(p: &Profile) -> Vec<(&'static str, super::Spread, String)> 
         None => {
             pieces.push(("compute", w.busy, "all ops".into()));
             pieces.push(("look", w.wait, "loss and gradient norm".into()));
+            pieces.push(between);
         }
         Some(hidden) => {
             pieces.push(("set off", w.launch, "the host launches the step".into()));
             pieces.push(("wait", w.wait, "the host waits for the step before".into()));
+            pieces.push(between);
             let says = format!(
                 "the device computes; {} a step it does not; of loading and uploading, {} is hidden behind it",
                 ms(w.not_hidden) + " ms",
@@ -142,7 +145,11 @@ pub(super) fn facts(p: &Profile) -> Vec<(&'static str, String)> {
     let c = &p.ceilings;
     let cached = c.cached.iter().fold(c.copy, |best, (_, rate)| best.max(*rate));
     let nvtx = p.nvtx.map_or("no library for ranges was found".into(), |library| format!("ranges through {library}"));
-    vec![
+    let load = p.load_average.map(|load| {
+        let [one, five, fifteen] = load.map(|l| format!("{l:.2}"));
+        ("Load", format!("{one} over the last minute, {five} over 5, {fifteen} over 15, before the first step"))
+    });
+    let mut facts = vec![
         ("Machine", format!("{}, {} threads", p.processor, p.threads)),
         ("Device", format!("{}, {}", p.device, format!("{:?}", p.products).to_lowercase())),
         ("Model", format!("{}, {} parameters, task {}", p.settings.model, digits(p.parameters), p.settings.task)),
@@ -150,7 +157,11 @@ pub(super) fn facts(p: &Profile) -> Vec<(&'static str, String)> {
             "Batch",
             format!(
                 "{} sequences, {:.0} interactions in {:.0} rows, {:.0} scored; {} sizes came",
-                p.settings.batch, w.interactions, w.rows, w.scored, w.shapes
+                calls(w.sequences),
+                w.interactions,
+                w.rows,
+                w.scored,
+                w.shapes
             ),
         ),
         ("Steps", format!("{} after {} that do not count", digits(p.steps), digits(p.untimed))),
@@ -165,7 +176,9 @@ pub(super) fn facts(p: &Profile) -> Vec<(&'static str, String)> {
             ),
         ),
         ("NVTX", nvtx),
-    ]
+    ];
+    facts.splice(1..1, load);
+    facts
 }
 
 /// The whole of it.

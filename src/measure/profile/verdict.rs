@@ -16,9 +16,15 @@ pub(super) fn verdict(p: &Profile) -> String {
     };
     // Where no op runs for most of the step, no op is what holds it up.
     if w.not_hidden > 0.5 * wall {
-        let works =
-            [("loading batches", w.load.mean), ("sending them", w.upload.mean), ("launching work", w.launch.mean)];
-        let (what, seconds) = works.into_iter().max_by(|a, b| a.1.total_cmp(&b.1)).expect("three");
+        // Where the host computes itself, launching is computing.
+        let launching = w.hidden.map(|_| ("launching work", w.launch.mean));
+        let works = [
+            ("loading batches", w.load.mean),
+            ("sending them", w.upload.mean),
+            ("what lies between steps", w.between.mean),
+        ];
+        let works = works.into_iter().chain(launching);
+        let (what, seconds) = works.max_by(|a, b| a.1.total_cmp(&b.1)).expect("three at least");
         return format!(
             "Bound by the host: no op runs for {} of the step; {what} takes {}.",
             of_step(w.not_hidden),

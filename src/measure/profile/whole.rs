@@ -9,7 +9,7 @@ use crate::{
     data::split::HeldOut,
     eval::Encoder,
     mem::{Planner, Precision},
-    ops::{Backend, Mark},
+    ops::{Backend, MARKS, Mark},
     train::{Engine, Feed, MemoryPlan, run::validate},
 };
 
@@ -25,16 +25,26 @@ pub(super) struct Found {
     pub tracks: Vec<Track>,
 }
 
-/// A step by the host's clock, seconds from the beginning: loading, sending, setting off and waiting follow one another.
-struct Step {
-    /// When each began, and when the last ended.
-    at: [f64; 5],
+/// A step by the host's clock, seconds from the beginning: loading, sending, setting off, waiting, and what lies between this
+/// step and the next follow one another.
+pub(super) struct Step {
+    /// When each began, and when the next step did.
+    pub at: [f64; 6],
     /// When whoever computes began and ended, once that is known.
-    busy: [f64; 2],
-    marks: [Mark; 2],
-    interactions: usize,
-    sizes: [usize; 3],
+    pub busy: [f64; 2],
+    pub marks: [Mark; 2],
+    /// The last batch of an epoch may have fewer.
+    pub sequences: usize,
+    pub interactions: usize,
+    pub sizes: [usize; 3],
 }
+
+/// Names of the parts of a step.
+const PARTS: [&str; 5] = ["load batch", "upload", "set off", "wait", "between"];
+
+/// Steps whose marks are read together: reading takes microseconds on a device, which are no step's. Each has two marks, and a
+/// backend remembers no more than [`MARKS`].
+const TOGETHER: usize = MARKS / 4;
 
 pub(super) fn steps<B: Backend>(
     job: &Job<'_>,
@@ -46,7 +56,7 @@ pub(super) fn steps<B: Backend>(
     let mut feed = Feed::new(s, job.data, job.split)?;
     feed.hold(&mut engine)?;
     let schedule = feed.schedule(s);
-    let (mut steps, mut shuffle, mut done): (Vec<Step>, f64, u64) = (Vec::new(), 0.0, 0);
+    let (mut steps, mut shuffle, mut done, mut read): (Vec<Step>, f64, u64, usize) = (Vec::new(), 0.0, 0, 0);
     // Both clocks begin when the device is at rest.
     engine.backend.sync()?;
     let (mut last, zero) = ((engine.backend.mark(), 0.0), Instant::now());
@@ -55,12 +65,16 @@ pub(super) fn steps<B: Backend>(
         let order = feed.order(epoch);
         shuffle = began.elapsed().as_secs_f64();
         for users in order.chunks(s.batch) {
+            let now = zero.elapsed().as_secs_f64();
+            if let Some(before) = steps.last_mut() {
+                before.at[5] = now;
+            }
             if done == job.untimed + job.steps {
                 break 'epochs;
             }
             done += 1;
             nvtx::push("step");
-            let mut at = [zero.elapsed().as_secs_f64(); 5];
+            let mut at = [now; 6];
             feed.fill(&mut engine, epoch, users)?;
             let interactions = engine.rows();
             at[1] = zero.elapsed().as_secs_f64();
@@ -74,21 +88,21 @@ pub(super) fn steps<B: Backend>(
             engine.look(before)?;
             at[4] = zero.elapsed().as_secs_f64();
             nvtx::pop();
-            // The step before is done: it was waited for.
-            if let Some(step) = steps.last_mut() {
-                time(&mut engine.backend, step, &mut last);
+            // All but the newest are done: they were waited for.
+            if steps.len() - read == TOGETHER {
+                time(&mut engine.backend, &mut steps[read..], &mut last);
+                read = steps.len();
             }
-            steps.push(Step { at, busy: [0.0; 2], marks, interactions, sizes });
+            let sequences = users.len();
+            steps.push(Step { at, busy: [0.0; 2], marks, sequences, interactions, sizes });
         }
     }
     engine.finish()?;
     engine.backend.sync()?;
-    if let Some(step) = steps.last_mut() {
-        time(&mut engine.backend, step, &mut last);
-    }
+    time(&mut engine.backend, &mut steps[read..], &mut last);
     let device = matches!(last.0, Mark::Device(_));
     steps.drain(..job.untimed as usize);
-    let whole = sum(&steps, device, shuffle, s.batch as f64);
+    let whole = sum(&steps, device, shuffle);
     tell(Stage::Validation);
     Ok(Found {
         whole,
@@ -102,25 +116,28 @@ pub(super) fn steps<B: Backend>(
     })
 }
 
-/// Turns the marks of a step that is done into seconds; `last` is a mark and its place in time.
-fn time(b: &mut dyn Backend, step: &mut Step, last: &mut (Mark, f64)) {
-    let [from, to] = step.marks;
-    let start = last.1 + b.seconds_between(&last.0, &from);
-    let end = start + b.seconds_between(&from, &to);
-    step.busy = [start, end];
-    *last = (to, end);
+/// Turns the marks of steps that are done into seconds; `last` is a mark and its place in time.
+fn time(b: &mut dyn Backend, steps: &mut [Step], last: &mut (Mark, f64)) {
+    for step in steps {
+        let [from, to] = step.marks;
+        let start = last.1 + b.seconds_between(&last.0, &from);
+        let end = start + b.seconds_between(&from, &to);
+        step.busy = [start, end];
+        *last = (to, end);
+    }
 }
 
-fn sum(steps: &[Step], device: bool, shuffle: f64, batch: f64) -> Whole {
+pub(super) fn sum(steps: &[Step], device: bool, shuffle: f64) -> Whole {
     let n = steps.len() as f64;
     let part = |i: usize| Spread::of(steps.iter().map(|s| s.at[i + 1] - s.at[i]));
     let mean = |of: &dyn Fn(&Step) -> usize| steps.iter().map(of).sum::<usize>() as f64 / n;
-    let wall = Spread::of(steps.iter().map(|s| s.at[4] - s.at[0]));
+    let walls: Vec<f64> = steps.iter().map(|s| s.at[5] - s.at[0]).collect();
+    let wall = Spread::of(walls.iter().copied());
     let busy = Spread::of(steps.iter().map(|s| s.busy[1] - s.busy[0]));
     let (load, upload) = (part(0), part(1));
     let not_hidden = (wall.mean - busy.mean).max(0.0);
     let host = load.mean + upload.mean;
-    let interactions = mean(&|s| s.interactions);
+    let (sequences, interactions) = (mean(&|s| s.sequences), mean(&|s| s.interactions));
     let shapes: HashSet<[usize; 3]> = steps.iter().map(|s| s.sizes).collect();
     Whole {
         wall,
@@ -128,27 +145,28 @@ fn sum(steps: &[Step], device: bool, shuffle: f64, batch: f64) -> Whole {
         upload,
         launch: part(2),
         wait: part(3),
+        between: part(4),
         busy,
         not_hidden,
         hidden: device.then(|| 1.0 - (not_hidden / host).min(1.0)),
         shuffle,
-        sequences_per_s: batch / wall.mean,
+        sequences_per_s: sequences / wall.mean,
         interactions_per_s: interactions / wall.mean,
+        sequences,
         interactions,
         rows: mean(&|s| s.sizes[1]),
         scored: mean(&|s| s.sizes[2]),
         shapes: shapes.len(),
-        walls: steps.iter().map(|s| s.at[4] - s.at[0]).collect(),
+        walls,
     }
 }
 
 fn tracks(steps: &[Step], device: bool) -> Vec<Track> {
     let zero = steps[0].at[0];
     let event = |name, at: [f64; 2]| Event::new(name, at.map(|t| t - zero));
-    let host = steps.iter().flat_map(|s| {
-        let parts = ["load batch", "upload", "set off", "wait"].into_iter().enumerate();
-        parts.map(|(i, name)| event(name, [s.at[i], s.at[i + 1]]))
-    });
+    let parts =
+        |s: &Step| PARTS.iter().enumerate().map(|(i, name)| event(name, [s.at[i], s.at[i + 1]])).collect::<Vec<_>>();
+    let host = steps.iter().flat_map(parts);
     let mut tracks = vec![Track::new("whole steps", "host", host.collect())];
     if device {
         let busy = steps.iter().map(|s| event("step", s.busy)).collect();
@@ -160,13 +178,12 @@ fn tracks(steps: &[Step], device: bool) -> Vec<Track> {
 /// At least one batch of users, then as many as a second allows.
 fn validation(job: &Job<'_>, encoder: &mut dyn Encoder) -> Result<Option<Validation>> {
     const SECONDS: f64 = 1.0;
-    /// Users between two looks at the clock, at least: no batch is larger.
-    const BATCH: u64 = 256;
     let valid = job.split.valid();
     let all = valid.users().len() as u64;
     if all == 0 {
         return Ok(None);
     }
+    let between = between_looks(job.config.ratings.as_ref().map(|_| job.config.settings.batch));
     let (began, mut users, mut last, mut enough) = (Instant::now(), 0, None, None);
     let asked = validate(encoder, job.config, job.data, &valid, &mut |user| {
         // Ratings come one by one.
@@ -174,7 +191,7 @@ fn validation(job: &Job<'_>, encoder: &mut dyn Encoder) -> Result<Option<Validat
             users += 1;
         }
         let seconds = began.elapsed().as_secs_f64();
-        if users % BATCH == 0 && seconds > SECONDS {
+        if users % between == 0 && seconds > SECONDS {
             enough = Some(seconds);
             return Err(Error::internal("enough users"));
         }
@@ -185,4 +202,11 @@ fn validation(job: &Job<'_>, encoder: &mut dyn Encoder) -> Result<Option<Validat
         (Ok(_), None) => Ok(Some(Validation { users, seconds: began.elapsed().as_secs_f64(), all })),
         (Err(e), None) => Err(e),
     }
+}
+
+/// Users between two looks at the clock: whole batches, since what a batch takes is known when all of it is done. Those of
+/// rankings have 256 users, those of ratings as many ratings as are given here, of as many users where each has one.
+pub(super) fn between_looks(ratings: Option<usize>) -> u64 {
+    const USERS: u64 = 256;
+    ratings.map_or(USERS, |batch| USERS.next_multiple_of(batch as u64))
 }
