@@ -4,21 +4,25 @@
     cargo build --release && cargo bench --bench step --no-run
     python benches/scale.py --rounds 5 --out benches/results/scale
 
-Writes scale.json and scale.html into the folder of --out. Every round runs every point once, in an order of its own, so that a
-machine that slows down does so for all; a point is the median of its rounds, with the least and the most beside it. --only
-takes sweeps or points by the beginnings of their names, `--only list` prints them; --quick leaves the largest out and runs one
-round, to see that all works; --page draws a result again.
+Writes scale.json and scale.html into the folder of --out, after every run. Every round runs every point once, in an order of its
+own, so that a machine that slows down does so for all; a point is the median of its rounds, with the least and the most beside
+it. --only takes sweeps or points by the beginnings of their names, `--only list` prints them; --quick leaves the largest out and
+runs one round, to see that all works; --page draws a result again.
 
 Peak memory on the CPU is what the system says of a process that has ended (ru_maxrss), on CUDA the plan of the device's memory.
-The log of `interactions` is generated (--scratch, up to 5 GB at 10^8 interactions) and deleted at the end.
+The log of `interactions` is generated (--scratch, up to 5 GB at 10^8 interactions) and deleted at the end. Before a run of
+its `cold` points the system is told to forget the files of the data set, so that opening and splitting read them from the disk.
+Splitting reads them all: batches are loaded from memory in every run, and of a cold one nothing but opening and splitting is
+kept. Not all systems forget: a cold point whose process met no more major page faults than with files in memory is marked as
+not cold. On tmpfs forgetting does nothing: there cold points are refused, and the default --scratch avoids it.
 """
-import argparse, collections, datetime, glob, json, os, platform, random, shutil, statistics, subprocess, sys, tempfile, time
+import argparse, collections, glob, json, os, platform, random, shutil, statistics, subprocess, sys, tempfile, time
 
 sys.dont_write_bytecode = True                                              # no __pycache__ beside the sources
-import scale_page
-
 here = os.path.dirname(os.path.abspath(__file__))
 root = os.path.dirname(here)
+sys.path += [here, os.path.join(here, "peers")]
+import compare, scale_page
 
 # ------------------------------------------------------------------------------------------------ the points
 POINTS = []
@@ -42,10 +46,11 @@ for v in (10**4, 10**5, 10**6, 10**7):
 # The same catalogue, more rows scored: what a batch adds.
 for batch in (16, 64, 256, 1024):
     point("scored", "full", batch, f"{SMALL} --batch {batch} --items {10**5} --batches 1", quick=batch < 1024, tables=4, width=64, items=10**5)
-# Interactions: the step reads its batches from the mapped files of an imported log, which are in the system's cache, or are not.
+# Interactions: the step reads its batches from the mapped files of an imported log. `cold`: what opening and splitting take where
+# the system's cache has none of them; the steps after it say nothing that `warm` does not, and are few.
 for n in (10**5, 10**6, 10**7, 10**8):
     for series in ("import", "warm", "cold"):
-        point("interactions", series, n, f"{SMALL} --batch {{n}}", quick=n < 10**7, rounds=1 if series == "import" and n == 10**8 else None)
+        point("interactions", series, n, f"{SMALL} --batch {{n}}" + (" --batches 1" if series == "cold" else ""), quick=n < 10**7, rounds=1 if series == "import" and n == 10**8 else None)
 # Length, at the same number of interactions a batch.
 for length in (20, 50, 100, 200, 400, 1024):
     for series in ("step", "ops"):
@@ -90,14 +95,14 @@ def run(command):
             err.seek(0)
             raise Failed(f"exit code {child.returncode}: {' '.join(command)}\n{err.read().decode(errors='replace')[-1500:]}")
     unit = 1 if platform.system() == "Darwin" else 1024
-    return found[-1], dict(wall_s=round(wall, 3), cpu_s=round(usage.ru_utime + usage.ru_stime, 3), peak=usage.ru_maxrss * unit)
+    return found[-1], dict(wall_s=round(wall, 3), cpu_s=round(usage.ru_utime + usage.ru_stime, 3), peak=usage.ru_maxrss * unit, major_faults=usage.ru_majflt)
 
 
 def command(p, a):
     batch = BATCH.get(p["sweep"], {}).get(a.device)
     flags = p["flags"].format(n=batch, tokens=TOKENS[a.device] // p["x"]).split()
     if a.precision: flags += ["--precision", a.precision]
-    return [a.step, "--json", "--device", a.device, "--seconds", str(a.seconds), *flags]
+    return [a.step, "--json", "--device", a.device, "--seconds", "0" if p["series"] == "cold" else str(a.seconds), *flags]
 
 
 def folder(p, a): return os.path.join(a.scratch, f"data-{p['x']}")
@@ -106,8 +111,30 @@ def folder(p, a): return os.path.join(a.scratch, f"data-{p['x']}")
 def size(path): return sum(e.stat().st_size for e in os.scandir(path))
 
 
+def file_system(path):
+    """Type of the file system of a path; empty where the system does not tell."""
+    path, found = os.path.realpath(path), ("", "")
+    try: mounts = [line.split()[1:3] for line in open("/proc/self/mounts")]
+    except OSError: return ""
+    for place, kind in mounts:
+        place = place.replace("\\040", " ")
+        # The deepest, and of several on one place the last, which hides the others.
+        if (path + "/").startswith(place.rstrip("/") + "/") and len(place) >= len(found[0]): found = (place, kind)
+    return found[1]
+
+
+def in_memory(path): return file_system(path) in ("tmpfs", "ramfs", "devtmpfs")
+
+
+def default_scratch():
+    """The temporary folder, or another that does not lie in memory."""
+    places = [tempfile.gettempdir(), "/var/tmp", os.path.join(root, "target")]
+    return next((p for p in places if os.path.isdir(p) and os.access(p, os.W_OK) and not in_memory(p)), places[0])
+
+
 def forget(path):
     """Has the system drop its copies of the files: they are read from the disk next time."""
+    if in_memory(path): raise Failed(f"the files lie in memory ({file_system(path)}) and cannot be forgotten: --scratch takes a folder on a disk")
     if not hasattr(os, "posix_fadvise"): raise Failed("this system cannot be told to forget files")
     for entry in os.scandir(path):
         fd = os.open(entry.path, os.O_RDONLY)
@@ -131,6 +158,7 @@ def measure(p, a):
         more = ["--data", folder(p, a)]
         if p["series"] == "cold": forget(folder(p, a))
     record, seen = run(command(p, a) + more)
+    if p["series"] == "cold": return dict(seen, **record["data"])
     if record["what"] == "ops":
         attention = [op for op in record["ops"] if op["op"].startswith("attention")]
         if not attention: raise Failed("no operation is called attention")
@@ -161,31 +189,34 @@ def room():
     except (OSError, StopIteration): return None
 
 
-def machine(a):
-    def text(*command):
-        try: return subprocess.run(command, capture_output=True, text=True, cwd=root).stdout.strip()
-        except OSError: return ""
-    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.processor()) if os.path.exists("/proc/cpuinfo") else platform.processor()
-    gpu = text("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader") if a.device == "cuda" else None
-    packed = os.path.join(os.path.dirname(here), "commit")
-    if os.path.exists(packed): commit = " ".join(open(packed).read().split("\n")).strip()
-    else: commit = text("git", "rev-parse", "HEAD") + (" with uncommitted changes" if text("git", "status", "--porcelain", "--untracked-files=no") else "")
+def about(a):
+    """What stands over the points."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    own = {"--scratch", "--step", "--mipgpu"}                                # where files lie is no part of what was measured
-    said = [w for i, w in enumerate(sys.argv[1:]) if w not in own and sys.argv[i] not in own]
-    return dict(date=datetime.date.today().isoformat(), device=a.device, cpu=cpu, cores=len(os.sched_getaffinity(0)), memory=memory, gpu=gpu, system=platform.platform(),
-                commit=commit, command=" ".join(["python", "benches/scale.py", *said]), rounds=a.rounds, seconds=a.seconds, loadavg=[os.getloadavg()[0]] * 2)
+    own = {"--scratch", "--step", "--mipgpu", "--out"}                       # where files lie is no part of what was measured
+    said = [w for i, w in enumerate(sys.argv[1:]) if w.split("=")[0] not in own and sys.argv[i] not in own]
+    return dict(compare.machine(a.device), device=a.device, memory=memory, files=file_system(a.scratch), rounds=a.rounds, seconds=a.seconds,
+                command=" ".join(["python", "benches/scale.py", *said]), loadavg=[os.getloadavg()[0]] * 2)
 
 
 def newest(pattern):
     return max((f for f in glob.glob(os.path.join(root, pattern)) if os.access(f, os.X_OK) and not f.endswith(".d")), key=os.path.getmtime, default=None)
 
 
-def save(result, a):
-    """After every run: what is done stays done."""
+def write(path, text):
+    """All of it or nothing, whenever this ends."""
+    with open(path + ".new", "w", encoding="utf-8") as f: f.write(text)
+    os.replace(path + ".new", path)
+
+
+def save(result, folder):
+    """After every run: what is done stays done. Whether the page could be drawn; the numbers are safe by then."""
     done = dict(result, points=[p for p in result["points"] if p["runs"] or p.get("wrong")])
-    with open(os.path.join(a.out, "scale.json"), "w") as f: json.dump(done, f, indent=1)
-    with open(os.path.join(a.out, "scale.html"), "w") as f: f.write(scale_page.page(done))
+    write(os.path.join(folder, "scale.json"), json.dumps(done, indent=1))
+    try: write(os.path.join(folder, "scale.html"), scale_page.page(done))
+    except Exception as e:
+        print(f"the page cannot be drawn ({type(e).__name__}: {e}); what was measured is in scale.json", file=sys.stderr, flush=True)
+        return False
+    return True
 
 
 def main():
@@ -195,13 +226,12 @@ def main():
     ap.add_argument("--rounds", type=int, default=5); ap.add_argument("--seconds", type=float, default=2, help="that a run of a point times, at least three passes over its batches")
     ap.add_argument("--quick", action="store_true", help="one round without the largest points")
     ap.add_argument("--step", help="the built benchmark [default: the newest under target/release/deps]"); ap.add_argument("--mipgpu", help="[default: target/release/mipgpu]")
-    ap.add_argument("--scratch", help="where the generated log and its import go [default: the temporary folder]")
+    ap.add_argument("--scratch", help="where the generated log and its import go, on a disk [default: the temporary folder, or one that is no tmpfs]")
     ap.add_argument("--out", default="scale", help="folder for scale.json and scale.html"); ap.add_argument("--page", help="draws scale.json in this folder again, and measures nothing")
     a = ap.parse_args()
     if a.page:
-        with open(os.path.join(a.page, "scale.json")) as f: text = scale_page.page(json.load(f))
-        with open(os.path.join(a.page, "scale.html"), "w") as f: f.write(text)
-        return
+        with open(os.path.join(a.page, "scale.json"), encoding="utf-8") as f: text = scale_page.page(json.load(f))
+        return write(os.path.join(a.page, "scale.html"), text)
     wanted = [p for p in POINTS if (not a.only or any(p["name"].startswith(w) for w in a.only.split(",")) or a.only == "list") and (p["quick"] or not a.quick)]
     # What is trained on must have been imported.
     sizes = {p["x"] for p in wanted if p["sweep"] == "interactions"}
@@ -214,16 +244,17 @@ def main():
     if sizes and not a.mipgpu: sys.exit("build first: cargo build --release")
     a.step, a.mipgpu = os.path.abspath(a.step), a.mipgpu and os.path.abspath(a.mipgpu)
     os.makedirs(a.out, exist_ok=True)
-    a.scratch = tempfile.mkdtemp(prefix="mipgpu-scale-", dir=a.scratch)
-    result = dict(machine(a), points=[dict(p, runs=[]) for p in wanted])
+    a.scratch = tempfile.mkdtemp(prefix="mipgpu-scale-", dir=a.scratch or default_scratch())
+    result = dict(about(a), points=[dict(p, runs=[]) for p in wanted])
     for p in result["points"]: p["command"] = " ".join(["step", *command(p, a)[1:]]) if p["series"] != "import" else "mipgpu import log.csv --out data"
-    try: rounds(result, a)
+    try: drawn = rounds(result, a)
     finally: shutil.rmtree(a.scratch, ignore_errors=True)
-    sys.exit(1 if any(p.get("wrong") for p in result["points"]) else 0)
+    sys.exit(1 if not drawn or any(p.get("wrong") for p in result["points"]) else 0)
 
 
 def rounds(result, a):
-    kinds = collections.defaultdict(list)
+    """Measures; whether all is drawn."""
+    kinds, drawn = collections.defaultdict(list), False
     for p in result["points"]: kinds[p["series"] == "import"].append(p)
     # Imports first, size by size: a log is deleted once it has been imported for the last time.
     turns = [(turn, p) for p in kinds[True] for turn in range(a.rounds)]
@@ -247,9 +278,10 @@ def rounds(result, a):
                 print(f"{p['name']}: {e}", file=sys.stderr, flush=True)
             low, high, now = *result["loadavg"], os.getloadavg()[0]
             result["loadavg"] = [min(low, now), max(high, now)]
-            save(result, a)
+            drawn = save(result, a.out)
         log = os.path.join(a.scratch, f"log-{p['x']}.csv")
         if p["series"] == "import" and turn == a.rounds - 1 and os.path.exists(log): os.remove(log)
+    return drawn
 
 
 if __name__ == "__main__":

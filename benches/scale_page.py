@@ -1,6 +1,6 @@
 """The page of benches/scale.py: plots with two logarithmic axes, written by hand, and the tables beneath; no script, no network.
 
-Colours and type are those of the program's own reports (src/experiment/plot.css and page.css).
+Colours and type are those of the program's own reports (src/page/plot.css and page.css).
 """
 import html, math, os
 
@@ -125,10 +125,10 @@ class Of:
 
     def of(self, series): return [p for p in self.all if p["series"] == series]
 
-    def line(self, series, key, name, colour, scale=1.0, **more):
+    def line(self, series, key, name, colour, scale=1.0, only=lambda p: True, **more):
         """Median, least and most of a number, against the size."""
-        points = [(p["x"], p["median"][key] * scale, *(v * scale for v in p["spread"][key])) for p in self.of(series) if p["median"].get(key)]
-        return dict(name=name, colour=colour, points=points, **more)
+        of = [p for p in self.of(series) if p["median"].get(key) and only(p)]
+        return dict(name=name, colour=colour, points=[(p["x"], p["median"][key] * scale, *(v * scale for v in p["spread"][key])) for p in of], **more)
 
     def made(self, series, value, name, colour, **more):
         """A number that is computed from a point."""
@@ -233,17 +233,24 @@ def catalogue(r):
     return "Catalogue", meaning, told, plots, under
 
 
+def is_cold(p, warm):
+    """Whether every run of a cold point read more pages from the disk than is usual with files in memory."""
+    usual = [q["median"].get("major_faults", 0) for q in warm if q["x"] == p["x"]]
+    return p["spread"].get("major_faults", [0])[0] > max(usual, default=0)
+
+
 def interactions(r):
     o = Of(r, "interactions")
     imports, warm, cold = (o.of(s) for s in ("import", "warm", "cold"))
     if not o.all: return None
     share = lambda p: 100 * p["median"]["load_ms"] / p["median"]["ms"]
+    from_disk = lambda p: is_cold(p, warm)
     told, under = [], ""
     plots = [
         plot("Time by interactions", "interactions", "s", [
             o.line("import", "wall_s", "import of the log", 0),
             o.line("warm", "open_ms", "opening, files in memory", 1, 1e-3), o.line("warm", "split_ms", "splitting, files in memory", 2, 1e-3),
-            o.line("cold", "open_ms", "opening, from disk", 1, 1e-3, dash="d1"), o.line("cold", "split_ms", "splitting, from disk", 2, 1e-3, dash="d1"),
+            o.line("cold", "open_ms", "opening, from disk", 1, 1e-3, from_disk, dash="d1"), o.line("cold", "split_ms", "splitting, from disk", 2, 1e-3, from_disk, dash="d1"),
         ], [("linear", 1, anchor(imports, "wall_s"), "d1")] if imports else [], unit=" s"),
         plot("Peak memory by interactions", "interactions", "MB", [
             o.line("import", "peak", "import, peak", 0, MB), o.line("warm", "peak", "training, peak", 1, MB),
@@ -251,8 +258,7 @@ def interactions(r):
             o.line("import", "data_bytes", "files of the data set", 7, MB, dash="d1", dots=False),
         ], unit=" MB"),
         plot("Loading and step by interactions", "interactions", "ms", [
-            o.line("warm", "ms", "a step", 0), o.line("warm", "load_ms", "loading its batch, files in memory", 1),
-            o.line("cold", "load_ms", "loading its batch, from disk", 1, dash="d1"),
+            o.line("warm", "ms", "a step", 0), o.line("warm", "load_ms", "loading its batch, from memory", 1),
         ], unit=" ms"),
     ]
     if imports:
@@ -265,25 +271,42 @@ def interactions(r):
             shown("log", "MB", "log_bytes", MB), shown("data set", "MB", "data_bytes", MB), computed("runs", "", lambda p: len(p["runs"])),
         ])
     if warm:
-        disk = f" ({digits(max(map(share, cold)), 2)} % at most where the files came from disk)" if cold else ""
-        told.append(f"Loading a batch takes {digits(min(map(share, warm)), 2)} to {digits(max(map(share, warm)), 2)} % of a step{disk}.")
+        told.append(f"Loading a batch takes {digits(min(map(share, warm)), 2)} to {digits(max(map(share, warm)), 2)} % of a step, from memory: splitting has read every file by then.")
     if len(warm) > 1:
         a, b = warm[0], warm[-1]
         each = (b["median"]["own"] - a["median"]["own"]) / (b["median"]["users"] - a["median"]["users"])
         told.append(f"From {count(a['x'])} to {count(b['x'])} interactions the memory that training has of its own grows from "
                     f"{a['median']['own'] * MB:,.0f} to {b['median']['own'] * MB:,.0f} MB: {each:.0f} bytes a user. "
                     f"Mapped pages that were touched ({b['median']['mapped'] * MB:,.0f} MB) are the system's to take back.")
+    proven = [p for p in cold if from_disk(p)]
+    if proven:
+        p, ms = proven[-1], lambda p: p["median"]["open_ms"] + p["median"]["split_ms"]
+        beside = next((f", {digits(ms(q) / 1e3)} s where they are in memory" for q in warm if q["x"] == p["x"]), "")
+        told.append(f"Opening and splitting {count(p['x'])} interactions takes {digits(ms(p) / 1e3)} s where the files come from disk "
+                    f"({p['median']['major_faults']:,.0f} major page faults){beside}.")
+    left = [count(p["x"]) for p in cold if not from_disk(p)]
+    if left:
+        told.append(f"Not cold: {', '.join(left)} interactions, where the system had been told to forget the files, but no more major page faults were "
+                    "counted than with files in memory. Their times are in the table, and are not drawn.")
     if warm or cold:
-        under += "<h3>Training from it</h3>" + table(warm + cold, [
-            computed("interactions", "", lambda p: count(p["x"])), computed("files", "", lambda p: {"warm": "in memory", "cold": "from disk"}[p["series"]]),
-            whole("users", "", "users"), shown("opening", "ms", "open_ms"), shown("splitting", "ms", "split_ms"), shown("step", "ms", "ms"), spread("ms", "ms"),
-            shown("loading", "ms a step", "load_ms"), computed("share", "%", lambda p: digits(share(p), 2)), EACH, PEAK,
+        under += "<h3>Opening and splitting</h3>" + table(warm + cold, [
+            computed("interactions", "", lambda p: count(p["x"])),
+            computed("files", "", lambda p: "in memory" if p["series"] == "warm" else "from disk" if from_disk(p) else "not cold"),
+            computed("major page faults", "", lambda p: f"{p['median']['major_faults']:,.0f}" if "major_faults" in p["median"] else "not counted"),
+            whole("users", "", "users"), shown("opening", "ms", "open_ms"), spread("ms", "open_ms"), shown("splitting", "ms", "split_ms"), spread("ms", "split_ms"),
+        ])
+    if warm:
+        under += "<h3>Training from it</h3>" + table(warm, [
+            computed("interactions", "", lambda p: count(p["x"])), whole("users", "", "users"), shown("step", "ms", "ms"), spread("ms", "ms"),
+            shown("loading", "ms a step, from memory", "load_ms"), computed("share", "%", lambda p: digits(share(p), 2)), EACH, PEAK,
             whole("own", "MB", "own", MB), whole("mapped", "MB", "mapped", MB),
         ])
+    held = ", which the device's own memory holds by then" if any(p["median"].get("held") for p in warm) else ""
     meaning = ("A generated log: 100 interactions a user, 1,000 different histories over 10,000 items, in order of time. The step reads its batches from the "
-               "files of the imported data set, other users at every step; from disk: the system was told to forget the files before the run. Splitting "
-               "looks at every user's events and so reads the whole set once: loading then finds it in memory. Opening also verifies sets below 64 MiB, "
-               "byte by byte. The memory of an import is bounded by --memory-mb (2,048 MiB by default).")
+               f"files of the imported data set{held}, other users at every step. From disk: the system was told to forget the files before the run, and the "
+               "process met more major page faults, pages that had to be read, than with files in memory. That is opening and splitting alone: splitting "
+               "looks at every user's events and so reads the whole set, and loading finds it in memory in every run. Opening also verifies sets below "
+               "64 MiB, byte by byte. The memory of an import is bounded by --memory-mb (2,048 MiB by default).")
     return "Interactions", meaning, told, plots, under
 
 
@@ -291,14 +314,12 @@ def length(r):
     o = Of(r, "length")
     steps, ops = o.of("step"), o.of("ops")
     if not o.all: return None
-    for p in ops:
-        p["median"]["rest_ms"] = p["median"]["all_ms"] - p["median"]["attention_ms"]
-        p["spread"]["rest_ms"] = [p["median"]["rest_ms"]] * 2
+    rest = lambda p: p["median"]["all_ms"] - p["median"]["attention_ms"]
     share = lambda p: 100 * p["median"]["attention_ms"] / p["median"]["all_ms"]
     xs = sorted({p["x"] for p in o.all})
     told, under = [], ""
     plots = [plot("Time of a step by length", "T, longest sequence (the same interactions a batch)", "ms a step", [
-        o.line("step", "ms", "a step", 0), o.line("ops", "attention_ms", "attention, forward and backward", 1), o.line("ops", "rest_ms", "all other operations", 2),
+        o.line("step", "ms", "a step", 0), o.line("ops", "attention_ms", "attention, forward and backward", 1), o.made("ops", rest, "all other operations", 2),
     ], [("linear: quadratic in T for a sequence", 1, anchor(ops, "attention_ms"), "d1")] if ops else [], xs, " ms")]
     if steps:
         batch = {p["x"]: p["median"]["batch"] for p in steps}
@@ -344,8 +365,13 @@ def width(r):
     return "Width", "Two blocks, heads of 32 columns, sequences of 200, 3,706 items.", told, plots, under
 
 
+def read(path):
+    with open(path, encoding="utf-8") as f: return f.read()
+
+
 def page(r):
-    style = "".join(open(os.path.join(root, "src/experiment", name)).read() for name in ("plot.css", "page.css")) + MORE
+    """The page of a result, which stays as it is."""
+    style = "".join(read(os.path.join(root, "src/page", name)) for name in ("plot.css", "page.css")) + MORE
     sections = [s for s in (f(r) for f in (catalogue, interactions, length, width)) if s]
     ran = sorted({p["runs"][0]["dtype"] for p in r["points"] if p["runs"] and "dtype" in p["runs"][0]})
     low, high = r["loadavg"]
@@ -353,6 +379,7 @@ def page(r):
         ("machine", f"{r['gpu'] + ', ' if r['gpu'] else ''}{r['cpu']}, {r['cores']} cores, {r['memory'] / 2**30:.0f} GiB; {r['system']}"),
         ("date", r["date"]), ("commit", r["commit"]), ("command", r["command"]),
         ("measured", f"on {r['device']} in {' and '.join(ran)}; a point is the median of its runs, at most {r['rounds']}; whiskers from the least to the most"),
+        *([("files", f"on {r['files']}")] if r.get("files") else []),
         ("load average", f"{low:.1f} to {high:.1f}, what was measured among it"),
     ]
     listed = lambda lines: '<ul class="told">' + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>\n"

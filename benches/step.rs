@@ -3,7 +3,7 @@
 //! The other side of benches/peers: what a run does with a batch, on sequences of Zipf-like items, of full length or as long
 //! as `--lengths` says. All flags of `mipgpu train` that shape a step are taken; without them it is BERT4Rec of width 64 with
 //! 2 heads on 64 sequences, a fifth of whose items are hidden. `--ops` says where the time goes. `--data` takes the batches out
-//! of a data set's mapped files as a run does, and says what opening it and loading a batch cost (benches/scale.py).
+//! of a data set as a run does, and says what opening it and loading a batch cost (benches/scale.py): ratings and baskets too.
 
 use std::{path::PathBuf, time::Instant};
 
@@ -22,7 +22,7 @@ use mipgpu::{
     mem::Planner,
     ops::Backend,
     tasks::Sequence,
-    train::{Engine, Flags, Settings},
+    train::{Engine, Feed, Flags, Settings, Sides, ratings, sides},
 };
 
 #[derive(Parser)]
@@ -32,7 +32,7 @@ struct Args {
     /// Lengths of sequences: a user's length a line, or a user's sequence a line [default: all of --length]
     #[arg(long)]
     lengths: Option<PathBuf>,
-    /// Train on this data set's users instead, shuffled: every batch is read from its files
+    /// Train on this data set's users instead, shuffled: every batch is read from its files, unless the device holds them
     #[arg(long, conflicts_with_all = ["lengths", "items"])]
     data: Option<PathBuf>,
     /// Different batches; all of them are a pass
@@ -78,15 +78,44 @@ fn lengths(a: &Args, s: &Settings) -> Result<Vec<usize>> {
     Ok((0..n).map(|i| every[i * 7919 % every.len()].clamp(2, s.length)).collect())
 }
 
-/// Where sequences come from.
-enum Source {
-    /// Made, and where each starts among all.
-    Made { users: Vec<Vec<u32>>, starts: Vec<u32> },
-    /// The training parts of a data set's users, in the order in which an epoch takes them.
-    Mapped { data: Box<Dataset>, split: Box<Split>, order: Vec<u32>, open_ms: f64, split_ms: f64 },
+/// A data set, and what it took to get at it.
+struct Opened {
+    data: Dataset,
+    split: Split,
+    open_ms: f64,
+    split_ms: f64,
 }
 
-impl Source {
+impl Opened {
+    fn new(dir: &std::path::Path, s: &Settings) -> Result<Self> {
+        // What is held out is part of a shape only in so far as a basket stays whole.
+        let spec = if s.find()?.1.baskets { SplitSpec::LastBasket } else { SplitSpec::default() };
+        let clock = Instant::now();
+        let data = Dataset::open(dir)?;
+        let open_ms = clock.elapsed().as_secs_f64() * 1e3;
+        let clock = Instant::now();
+        let split = Split::new(&data, spec)?;
+        let split_ms = clock.elapsed().as_secs_f64() * 1e3;
+        Ok(Opened { data, split, open_ms, split_ms })
+    }
+
+    /// As a run knows them.
+    fn facts(&self, s: &Settings) -> Result<Facts> {
+        let counts = self.split.train_counts().iter().map(|c| *c as u64).collect();
+        let ratings = if s.find()?.1.rated { Some(ratings::scale_of(&self.data, &self.split)?) } else { None };
+        Ok(Facts { counts, ratings, ..Sides::facts_of(s, &self.data)? })
+    }
+}
+
+/// Where sequences come from.
+enum Source<'a> {
+    /// Made; where each starts among all, and whether the device holds them.
+    Made { users: Vec<Vec<u32>>, starts: Vec<u32>, held: bool },
+    /// A data set's users, in the order in which the first epoch takes them.
+    Fed { feed: Feed<'a>, order: Vec<u32> },
+}
+
+impl<'a> Source<'a> {
     fn made(lengths: &[usize], items: usize) -> Self {
         let mut draw = Stream::new(1, Purpose::Test, 0);
         let mut zipf = || ((draw.uniform() as f64 * (items as f64).ln()).exp() as u32).min(items as u32 - 1);
@@ -95,57 +124,44 @@ impl Source {
             *at += u.len() as u32;
             Some(*at - u.len() as u32)
         });
-        Source::Made { starts: starts.collect(), users }
+        Source::Made { starts: starts.collect(), users, held: false }
     }
 
-    fn mapped(dir: &std::path::Path, seed: u64) -> Result<Self> {
-        let clock = Instant::now();
-        let data = Box::new(Dataset::open(dir)?);
-        let open_ms = clock.elapsed().as_secs_f64() * 1e3;
-        let clock = Instant::now();
-        let split = Box::new(Split::new(&data, SplitSpec::default())?);
-        let split_ms = clock.elapsed().as_secs_f64() * 1e3;
-        let mut order: Vec<u32> = (0..data.users() as u32).filter(|u| split.train().len_of(*u as usize) >= 2).collect();
-        if order.is_empty() {
-            return Err(Error::user(format!("{}: no user has two events to train on", dir.display())));
-        }
-        Stream::new(seed, Purpose::Shuffle, 1).shuffle(&mut order);
-        Ok(Source::Mapped { data, split, order, open_ms, split_ms })
+    fn fed(s: &Settings, opened: &'a Opened) -> Result<Self> {
+        let feed = Feed::new(s, &opened.data, &opened.split)?;
+        Ok(Source::Fed { order: feed.order(1), feed })
     }
 
     /// Puts the interactions in the device's memory, where it has some.
-    fn hold<B: Backend>(&self, engine: &mut Engine<B>) -> Result<bool> {
+    fn hold<B: Backend>(&mut self, engine: &mut Engine<B>) -> Result<()> {
         match self {
-            Source::Made { users, .. } => {
-                engine.hold(users.iter().map(|u| u.len() as u64).sum(), users.iter().map(|u| Ok(&u[..])))
+            Source::Made { users, held, .. } => {
+                *held = engine.hold(users.iter().map(|u| u.len() as u64).sum(), users.iter().map(|u| Ok(&u[..])))?;
             }
-            Source::Mapped { data, .. } => engine.hold(data.interactions(), data.all_items().map(Ok)),
+            Source::Fed { feed, .. } => feed.hold(engine)?,
         }
+        Ok(())
     }
 
-    /// Adds sequence `n` of all that are ever taken to the batch.
-    fn push<B: Backend>(&self, engine: &mut Engine<B>, n: usize, held: bool) -> Result<()> {
-        let (user, first, items) = match self {
-            Source::Made { users, starts } => {
-                let u = n % users.len();
-                (u, starts[u], &users[u][..])
-            }
-            Source::Mapped { data, split, order, .. } => {
-                let u = order[n % order.len()] as usize;
-                // What the device holds is not read again.
-                if held {
-                    let (first, len) = (data.place_of(u) as u32, split.train().len_of(u));
-                    engine.push(u as u64, Sequence::Held { first, len });
-                    return Ok(());
+    /// Makes batch number `n` (from 0) of all that are ever taken the engine's next; each draws anew what an epoch draws.
+    fn fill<B: Backend>(&self, engine: &mut Engine<B>, n: usize, batch: usize) -> Result<()> {
+        let (epoch, taken) = (n as u32 + 1, n * batch..(n + 1) * batch);
+        match self {
+            Source::Made { users, starts, held } => {
+                engine.begin(epoch);
+                for u in taken.map(|i| i % users.len()) {
+                    let (first, items) = (starts[u], &users[u][..]);
+                    let sequence =
+                        if *held { Sequence::Held { first, len: items.len() } } else { Sequence::Items(items) };
+                    engine.push(u as u64, sequence);
                 }
-                let items = split.train().items(data, u);
-                data.check_items(items)?;
-                (u, 0, items)
+                Ok(())
             }
-        };
-        engine
-            .push(user as u64, if held { Sequence::Held { first, len: items.len() } } else { Sequence::Items(items) });
-        Ok(())
+            Source::Fed { feed, order } => {
+                let users: Vec<u32> = taken.map(|i| order[i % order.len()]).collect();
+                feed.fill(engine, epoch, &users)
+            }
+        }
     }
 }
 
@@ -180,11 +196,11 @@ fn time<B: Backend>(
     engine: &mut Engine<B>,
     a: &Args,
     s: &Settings,
-    source: &Source,
+    source: &mut Source<'_>,
     warm: impl Fn(&mut Engine<B>),
 ) -> Result<Timing> {
     // In the device's memory, as in a run.
-    let held = source.hold(engine)?;
+    source.hold(engine)?;
     let (mut passes, mut loads, mut seen, mut n, mut rows) = (Vec::new(), Vec::new(), Vec::new(), 0u64, 0);
     // A GPU records the graph of a size when it meets it for the second time.
     for pass in 0.. {
@@ -197,15 +213,7 @@ fn time<B: Backend>(
         let (clock, mut load) = (Instant::now(), 0.0);
         for _ in 0..a.batches {
             let loading = Instant::now();
-            if let Source::Mapped { data, .. } = source
-                && !held
-            {
-                data.unchanged()?;
-            }
-            engine.begin(n as u32 + 1);
-            for u in 0..s.batch {
-                source.push(engine, n as usize * s.batch + u, held)?;
-            }
+            source.fill(engine, n as usize, s.batch)?;
             n += 1;
             load += loading.elapsed().as_secs_f64();
             if pass == 0 {
@@ -236,22 +244,22 @@ struct Bench(Args, Settings);
 impl WithBackend for Bench {
     type Out = Result<()>;
     fn call<B: Backend + 'static>(self, open: &dyn Fn(&Planner) -> Result<B>) -> Result<()> {
-        let Bench(a, s) = self;
-        let source = match &a.data {
-            Some(dir) => Source::mapped(dir, s.seed)?,
-            None => Source::made(&lengths(&a, &s)?, a.items),
-        };
-        let facts = || match &source {
-            Source::Made { users, .. } => Facts { counts: vec![1; a.items], users: users.len(), ..Facts::default() },
-            Source::Mapped { data, split, .. } => Facts {
-                counts: split.train_counts().iter().map(|c| *c as u64).collect(),
-                users: data.users(),
-                ..Facts::default()
-            },
+        let Bench(a, mut s) = self;
+        let opened = a.data.as_ref().map(|dir| Opened::new(dir, &s)).transpose()?;
+        if let Some(opened) = &opened {
+            sides::name_fields(&mut s, opened.data.item_fields())?;
+        }
+        let (mut source, facts) = match &opened {
+            Some(opened) => (Source::fed(&s, opened)?, opened.facts(&s)?),
+            None => {
+                let lengths = lengths(&a, &s)?;
+                let facts = Facts { counts: vec![1; a.items], users: lengths.len(), ..Facts::default() };
+                (Source::made(&lengths, a.items), facts)
+            }
         };
         if a.ops {
-            let mut engine = Engine::new(&s, facts(), |plan| Ok(Timed::new(Box::new(open(plan)?))))?;
-            let t = time(&mut engine, &a, &s, &source, |engine| drop(engine.backend.take()))?;
+            let mut engine = Engine::new(&s, facts, |plan| Ok(Timed::new(Box::new(open(plan)?))))?;
+            let t = time(&mut engine, &a, &s, &mut source, |engine| drop(engine.backend.take()))?;
             let mut rows = engine.backend.rows();
             rows.sort_by_key(|r| std::cmp::Reverse(r.2));
             let per_step: Vec<_> = rows
@@ -276,8 +284,8 @@ impl WithBackend for Bench {
             }
             return Ok(());
         }
-        let mut engine = Engine::new(&s, facts(), open)?;
-        let t = time(&mut engine, &a, &s, &source, |_| ())?;
+        let mut engine = Engine::new(&s, facts, open)?;
+        let t = time(&mut engine, &a, &s, &mut source, |_| ())?;
         let rate = s.batch as f64 / t.ms * 1e3;
         if a.json {
             let sum = |frozen: bool| -> usize {
@@ -293,10 +301,10 @@ impl WithBackend for Bench {
                 "plan": plan, "plan_total": plan.total(),
                 "resident_kib": {"peak": peak, "own": own, "mapped": mapped},
             });
-            if let Source::Mapped { data, order, open_ms, split_ms, .. } = &source {
+            if let (Some(Opened { data, open_ms, split_ms, .. }), Source::Fed { feed, .. }) = (&opened, &source) {
                 record["data"] = serde_json::json!({
                     "users": data.users(), "items": data.items(), "interactions": data.interactions(),
-                    "learners": order.len(), "open_ms": open_ms, "split_ms": split_ms,
+                    "learners": feed.users().len(), "held": feed.held(), "open_ms": open_ms, "split_ms": split_ms,
                 });
             }
             println!("{record}");
@@ -312,9 +320,10 @@ fn run(a: Args) -> Result<()> {
     a.flags.apply(&mut s);
     s.name_task()?;
     let (_, task) = s.find()?;
-    if task.rated || task.baskets {
-        return Err(Error::user(format!("--task {} learns from more than sequences of items", task.name))
-            .hint("masked-item and next-item can be timed here"));
+    if a.data.is_none() && (task.rated || task.baskets) {
+        let what = if task.rated { "ratings" } else { "baskets" };
+        return Err(Error::user(format!("--task {} learns from {what}, and none are made here", task.name))
+            .hint("--data takes a data set that has them"));
     }
     if a.batches == 0 || a.items == 0 {
         return Err(Error::user("no batches or no items").hint("--batches and --items are at least 1"));

@@ -127,16 +127,18 @@ def compare(name, j, dtype, a):
                 commands={k: " ".join(c) for k, c in sides.items()}, loadavg=os.getloadavg()[0])
 
 
-def machine(a):
-    text = lambda *command: subprocess.run(command, capture_output=True, text=True, cwd=root).stdout.strip()
+def machine(device):
+    """Where and on what is measured; benches/scale.py says the same of itself."""
+    def text(*command):
+        try: return subprocess.run(command, capture_output=True, text=True, cwd=root).stdout.strip()
+        except OSError: return ""
     cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.processor()) if os.path.exists("/proc/cpuinfo") else platform.processor()
-    gpu = text("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader") if a.device == "cuda" else None
+    gpu = text("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader") if device == "cuda" else None
     packed = os.path.join(os.path.dirname(here), "commit")
     if os.path.exists(packed): commit = " ".join(open(packed).read().split("\n")).strip()
     else: commit = text("git", "rev-parse", "HEAD") + (" with uncommitted changes" if text("git", "status", "--porcelain", "--untracked-files=no") else "")
-    import torch
     return dict(date=datetime.date.today().isoformat(), cpu=cpu, cores=len(os.sched_getaffinity(0)), gpu=gpu, system=platform.platform(), commit=commit,
-                versions=dict(torch=torch.__version__, python=platform.python_version()), command=" ".join(sys.argv), loadavg=os.getloadavg()[0])
+                command=" ".join(sys.argv), loadavg=os.getloadavg()[0])
 
 
 def main():
@@ -160,7 +162,9 @@ def main():
     benches = [a.step] if a.step else [f for f in glob.glob(os.path.join(root, "target/release/deps/step-*")) if os.access(f, os.X_OK) and not f.endswith(".d")]
     if not benches: sys.exit("build first: cargo bench --bench step --no-run")
     a.step = os.path.abspath(max(benches, key=os.path.getmtime))
-    result, failed = dict(machine(a), jobs=[]), False
+    import torch
+    versions = dict(torch=torch.__version__, python=platform.python_version())
+    result, failed = dict(machine(a.device), versions=versions, jobs=[]), False
     for name in wanted:
         for dtype in ["f32"] if JOBS[name].get("recbole") else a.dtypes.split(","):
             try: one = compare(name, JOBS[name], dtype, a)
