@@ -1,15 +1,18 @@
 //! `mipgpu profile`: what it finds adds up, its files are whole, and nothing of it is left in a training.
 
-use std::{collections::HashMap, path::Path, process::Command};
+use std::{collections::HashMap, io::Write, path::Path, process::Command};
 
 use serde_json::Value;
 
 use super::{Place, TINY, assert_no_leftovers};
 use mipgpu::{
     backend::{Cpu, wrap::Timed},
-    data::Dataset,
+    data::{
+        Dataset,
+        split::{Split, SplitSpec},
+    },
     tasks::Sequence,
-    train::{Engine, Settings},
+    train::{Engine, Feed, Settings},
 };
 
 const FILES: [&str; 4] = ["profile.html", "profile.json", "profile.txt", "trace.json"];
@@ -37,9 +40,9 @@ fn check(p: &Place, folder: &str, steps: u64, tracks: &[&str]) -> Value {
     assert_no_leftovers(&p.path(folder));
     let v = json(&p.read(&format!("{folder}/profile.json")));
     assert_eq!((v["version"].as_u64(), v["steps"].as_u64()), (Some(1), Some(steps)));
-    // Steps op by op: ops are in the step, and most of it.
+    // Steps op by op: ops are in the step. How much of it they are is the machine's affair, and that of who else uses it.
     let (wall, ops) = (at(&v, "op_by_op.wall"), at(&v, "op_by_op.ops"));
-    assert!(ops <= wall && ops >= 0.5 * wall, "{ops} s of ops in {wall} s");
+    assert!(0.0 < ops && ops <= wall, "{ops} s of ops in {wall} s");
     // Events are told in f32.
     let rest: f64 = ["idle", "load", "upload"].iter().map(|part| at(&v, &format!("op_by_op.{part}"))).sum();
     assert!(ops + rest <= wall * (1.0 + 1e-5), "{ops} s of ops and {rest} s beside them in {wall} s");
@@ -67,11 +70,16 @@ fn check(p: &Place, folder: &str, steps: u64, tracks: &[&str]) -> Value {
     {
         assert!(named("layers", "layer").iter().any(|l| l == layer), "no {layer} in {:?}", named("layers", "layer"));
     }
-    // Whole steps: their parts follow one another without a gap.
-    let parts: f64 = ["load", "upload", "launch", "wait"].iter().map(|k| at(&v, &format!("whole.{k}.mean"))).sum();
-    assert_near(parts, at(&v, "whole.wall.mean"), "parts of a step");
-    assert_eq!(v["whole"]["walls"].as_array().unwrap().len() as u64, steps);
-    assert!(at(&v, "whole.busy.mean") > 0.0 && at(&v, "whole.interactions_per_s") > 0.0);
+    // Rates are of what the steps held, in the time that they took.
+    for held in ["sequences", "interactions"] {
+        let rate = at(&v, &format!("whole.{held}_per_s"));
+        assert_near(rate * at(&v, "whole.wall.mean"), at(&v, &format!("whole.{held}")), held);
+    }
+    assert!(at(&v, "whole.sequences") <= at(&v, "settings.batch"));
+    // Whoever computes begins and ends while the host sets the step off, where that is the same processor.
+    assert!(at(&v, "whole.busy.mean") > 0.0);
+    assert!(!v["whole"]["hidden"].is_null() || at(&v, "whole.busy.mean") <= at(&v, "whole.launch.mean"));
+    assert!(cfg!(not(target_os = "linux")) || v["load_average"].as_array().unwrap().len() == 3);
     assert!(at(&v, "memory.plan.weights") >= 4.0 * at(&v, "parameters") && at(&v, "parameters") > 0.0);
     assert!(cfg!(not(target_os = "linux")) || at(&v, "memory.peak_process_bytes") > 1e6);
     assert!(["copy", "products", "exps"].iter().all(|c| at(&v, &format!("ceilings.{c}")) > 0.0));
@@ -88,8 +96,31 @@ fn check(p: &Place, folder: &str, steps: u64, tracks: &[&str]) -> Value {
     let inside = page.split("id=\"profile\">").nth(1).unwrap().split("</script>").next().unwrap();
     assert!(json(inside.as_bytes()) == v, "the page holds other numbers than the file");
     assert!(page.contains("prefers-color-scheme: dark") && page.matches("<svg class=\"plot\"").count() >= 2);
-    trace(&json(&p.read(&format!("{folder}/trace.json"))), &v, tracks);
+    let events = json(&p.read(&format!("{folder}/trace.json")));
+    trace(&events, &v, tracks);
+    host(&events, &v, steps as usize);
     v
+}
+
+/// The host's track of whole steps is the steps of the profile, part by part and without a gap.
+fn host(trace: &Value, v: &Value, steps: usize) {
+    let events = trace["traceEvents"].as_array().unwrap();
+    let track: Vec<&Value> = events.iter().filter(|e| e["ph"] == "X" && e["pid"] == 1 && e["tid"] == 1).collect();
+    let names: Vec<&str> = track.iter().map(|e| e["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["load batch", "upload", "set off", "wait", "between"].repeat(steps));
+    let (from, long) = (|e: &Value| at(e, "ts") * 1e-6, |e: &Value| at(e, "dur") * 1e-6);
+    // Each end is rounded to a nanosecond.
+    let near = |a: f64, b: f64, what: &str| assert!((a - b).abs() < 3e-9 + 1e-9 * b, "{what}: {a} and {b}");
+    track.windows(2).for_each(|e| near(from(e[1]), from(e[0]) + long(e[0]), "a gap"));
+    let walls = v["whole"]["walls"].as_array().unwrap();
+    assert_eq!(walls.len(), steps);
+    for (step, wall) in track.chunks(5).zip(walls) {
+        near(from(step[4]) + long(step[4]) - from(step[0]), wall.as_f64().unwrap(), "a step");
+    }
+    for (i, part) in ["load", "upload", "launch", "wait", "between"].iter().enumerate() {
+        let mean = track.iter().skip(i).step_by(5).map(|e| long(e)).sum::<f64>() / steps as f64;
+        near(mean, at(v, &format!("whole.{part}.mean")), part);
+    }
 }
 
 /// Events follow one another on every track, and those of ops are the calls of the profile.
@@ -149,7 +180,28 @@ fn a_profile_adds_up_and_leaves_no_mark_on_training() {
     assert_eq!(line.lines().count(), 1);
     let told = json(line.as_bytes());
     assert!(told == json(&p.read("again/profile.json")), "told is not what is kept");
-    assert!(at(&told, "epoch_steps") < 20.0);
+    // 120 users are seven steps of 16 and one of 8: two epochs and four steps come to 304.
+    assert_eq!((at(&told, "epoch_steps"), at(&told, "whole.sequences")), (8.0, 15.2));
+}
+
+#[test]
+fn whoever_fills_a_batch_is_told_of_data_that_changed() {
+    let p = Place::new();
+    let data = Dataset::open(&p.path("data")).unwrap();
+    let split = Split::new(&data, SplitSpec::default()).unwrap();
+    let s = Settings { width: 16, length: 20, batch: 16, ..Settings::default() };
+    let mut engine = Engine::new(&s, &vec![1; data.items()], |plan| Ok(Cpu::new(plan))).unwrap();
+    let mut feed = Feed::new(&s, &data, &split).unwrap();
+    feed.hold(&mut engine).unwrap();
+    assert!(!feed.held(), "the processor reads in place");
+    feed.fill(&mut engine, 1, &feed.users()[..16]).unwrap();
+    let shard = p.names("data").into_iter().find(|n| n.contains("shard")).unwrap();
+    std::fs::File::options().append(true).open(p.path("data").join(&shard)).unwrap().write_all(&[0]).unwrap();
+    let told = feed.fill(&mut engine, 1, &feed.users()[..16]).unwrap_err().to_string();
+    assert!(
+        told.contains(&shard) && told.contains("has changed") && told.contains("hint: put the data back"),
+        "{told}"
+    );
 }
 
 #[test]

@@ -103,7 +103,8 @@ pub struct Whole {
     pub sequences_per_s: f64,
     /// Real ones: padding is no work.
     pub interactions_per_s: f64,
-    /// Sequences (an epoch's last batch may have fewer than others), interactions, rows that are computed (padding among them) and rows that are scored, on average.
+    /// On average: sequences (an epoch's last batch may have fewer than others), interactions, rows that are computed (padding
+    /// among them) and rows that are scored.
     pub sequences: f64,
     pub interactions: f64,
     pub rows: f64,
