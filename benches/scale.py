@@ -13,8 +13,8 @@ Peak memory on the CPU is what the system says of a process that has ended (ru_m
 The log of `interactions` is generated (--scratch, up to 5 GB at 10^8 interactions) and deleted at the end. Before a run of
 its `cold` points the system is told to forget the files of the data set, so that opening and splitting read them from the disk.
 Splitting reads them all: batches are loaded from memory in every run, and of a cold one nothing but opening and splitting is
-kept. Not all systems forget: a cold point whose process met no more major page faults than with files in memory is marked as
-not cold. On tmpfs forgetting does nothing: there cold points are refused, and the default --scratch avoids it.
+kept. Not all systems forget: a cold point of whose runs one read less than half of the files' bytes from a disk (ru_inblock; small
+files are read without page faults, ru_majflt) is marked as not cold. On tmpfs forgetting does nothing: there cold points are refused, and the default --scratch avoids it.
 """
 import argparse, collections, glob, json, os, platform, random, shutil, statistics, subprocess, sys, tempfile, time
 
@@ -95,7 +95,7 @@ def run(command):
             err.seek(0)
             raise Failed(f"exit code {child.returncode}: {' '.join(command)}\n{err.read().decode(errors='replace')[-1500:]}")
     unit = 1 if platform.system() == "Darwin" else 1024
-    return found[-1], dict(wall_s=round(wall, 3), cpu_s=round(usage.ru_utime + usage.ru_stime, 3), peak=usage.ru_maxrss * unit, major_faults=usage.ru_majflt)
+    return found[-1], dict(wall_s=round(wall, 3), cpu_s=round(usage.ru_utime + usage.ru_stime, 3), peak=usage.ru_maxrss * unit, major_faults=usage.ru_majflt, disk_bytes=usage.ru_inblock * 512)
 
 
 def command(p, a):
@@ -158,7 +158,7 @@ def measure(p, a):
         more = ["--data", folder(p, a)]
         if p["series"] == "cold": forget(folder(p, a))
     record, seen = run(command(p, a) + more)
-    if p["series"] == "cold": return dict(seen, **record["data"])
+    if p["series"] == "cold": return dict(seen, data_bytes=size(folder(p, a)), **record["data"])
     if record["what"] == "ops":
         attention = [op for op in record["ops"] if op["op"].startswith("attention")]
         if not attention: raise Failed("no operation is called attention")

@@ -233,10 +233,9 @@ def catalogue(r):
     return "Catalogue", meaning, told, plots, under
 
 
-def is_cold(p, warm):
-    """Whether every run of a cold point read more pages from the disk than is usual with files in memory."""
-    usual = [q["median"].get("major_faults", 0) for q in warm if q["x"] == p["x"]]
-    return p["spread"].get("major_faults", [0])[0] > max(usual, default=0)
+def is_cold(p):
+    """Whether every run of a cold point read at least half of the data set from a disk."""
+    return p["spread"].get("disk_bytes", [0])[0] >= p["median"].get("data_bytes", math.inf) / 2
 
 
 def interactions(r):
@@ -244,13 +243,12 @@ def interactions(r):
     imports, warm, cold = (o.of(s) for s in ("import", "warm", "cold"))
     if not o.all: return None
     share = lambda p: 100 * p["median"]["load_ms"] / p["median"]["ms"]
-    from_disk = lambda p: is_cold(p, warm)
     told, under = [], ""
     plots = [
         plot("Time by interactions", "interactions", "s", [
             o.line("import", "wall_s", "import of the log", 0),
             o.line("warm", "open_ms", "opening, files in memory", 1, 1e-3), o.line("warm", "split_ms", "splitting, files in memory", 2, 1e-3),
-            o.line("cold", "open_ms", "opening, from disk", 1, 1e-3, from_disk, dash="d1"), o.line("cold", "split_ms", "splitting, from disk", 2, 1e-3, from_disk, dash="d1"),
+            o.line("cold", "open_ms", "opening, from disk", 1, 1e-3, is_cold, dash="d1"), o.line("cold", "split_ms", "splitting, from disk", 2, 1e-3, is_cold, dash="d1"),
         ], [("linear", 1, anchor(imports, "wall_s"), "d1")] if imports else [], unit=" s"),
         plot("Peak memory by interactions", "interactions", "MB", [
             o.line("import", "peak", "import, peak", 0, MB), o.line("warm", "peak", "training, peak", 1, MB),
@@ -278,20 +276,21 @@ def interactions(r):
         told.append(f"From {count(a['x'])} to {count(b['x'])} interactions the memory that training has of its own grows from "
                     f"{a['median']['own'] * MB:,.0f} to {b['median']['own'] * MB:,.0f} MB: {each:.0f} bytes a user. "
                     f"Mapped pages that were touched ({b['median']['mapped'] * MB:,.0f} MB) are the system's to take back.")
-    proven = [p for p in cold if from_disk(p)]
+    proven = [p for p in cold if is_cold(p)]
     if proven:
         p, ms = proven[-1], lambda p: p["median"]["open_ms"] + p["median"]["split_ms"]
         beside = next((f", {digits(ms(q) / 1e3)} s where they are in memory" for q in warm if q["x"] == p["x"]), "")
         told.append(f"Opening and splitting {count(p['x'])} interactions takes {digits(ms(p) / 1e3)} s where the files come from disk "
-                    f"({p['median']['major_faults']:,.0f} major page faults){beside}.")
-    left = [count(p["x"]) for p in cold if not from_disk(p)]
+                    f"({p['median']['disk_bytes'] * MB:,.0f} MB are read){beside}.")
+    left = [count(p["x"]) for p in cold if not is_cold(p)]
     if left:
-        told.append(f"Not cold: {', '.join(left)} interactions, where the system had been told to forget the files, but no more major page faults were "
-                    "counted than with files in memory. Their times are in the table, and are not drawn.")
+        told.append(f"Not cold: {', '.join(left)} interactions, where the system had been told to forget the files, but a run is not known to "
+                    "have read even half of them from a disk. Their times are in the table, and are not drawn.")
     if warm or cold:
         under += "<h3>Opening and splitting</h3>" + table(warm + cold, [
             computed("interactions", "", lambda p: count(p["x"])),
-            computed("files", "", lambda p: "in memory" if p["series"] == "warm" else "from disk" if from_disk(p) else "not cold"),
+            computed("files", "", lambda p: "in memory" if p["series"] == "warm" else "from disk" if is_cold(p) else "not cold"),
+            computed("read from a disk", "MB", lambda p: digits(p["median"]["disk_bytes"] * MB) if "disk_bytes" in p["median"] else "not counted"),
             computed("major page faults", "", lambda p: f"{p['median']['major_faults']:,.0f}" if "major_faults" in p["median"] else "not counted"),
             whole("users", "", "users"), shown("opening", "ms", "open_ms"), spread("ms", "open_ms"), shown("splitting", "ms", "split_ms"), spread("ms", "split_ms"),
         ])
@@ -304,7 +303,7 @@ def interactions(r):
     held = ", which the device's own memory holds by then" if any(p["median"].get("held") for p in warm) else ""
     meaning = ("A generated log: 100 interactions a user, 1,000 different histories over 10,000 items, in order of time. The step reads its batches from the "
                f"files of the imported data set{held}, other users at every step. From disk: the system was told to forget the files before the run, and the "
-               "process met more major page faults, pages that had to be read, than with files in memory. That is opening and splitting alone: splitting "
+               "process read at least half of their bytes from a disk. That is opening and splitting alone: splitting "
                "looks at every user's events and so reads the whole set, and loading finds it in memory in every run. Opening also verifies sets below "
                "64 MiB, byte by byte. The memory of an import is bounded by --memory-mb (2,048 MiB by default).")
     return "Interactions", meaning, told, plots, under

@@ -41,7 +41,7 @@ fn result() -> Value {
     let mut points = Vec::new();
     let step = |ms: f64| {
         json!({
-            "wall_s": 2.0, "cpu_s": 3.0, "peak": 9e7, "planned": 8e7, "major_faults": 0, "ms": ms, "seq_s": 64e3 / ms, "batch": 64,
+            "wall_s": 2.0, "cpu_s": 3.0, "peak": 9e7, "planned": 8e7, "major_faults": 0, "disk_bytes": 0, "ms": ms, "seq_s": 64e3 / ms, "batch": 64,
             "tokens": 100.0 * ms, "scored": 640, "params": 70_000, "load_ms": 0.25, "own": 8e7, "mapped": 1e7, "users": 100.0 * ms,
             "open_ms": 2.0, "split_ms": 4.0,
         })
@@ -62,7 +62,7 @@ fn result() -> Value {
         points.push(point("interactions", "import", x, imported, json!({})));
         points.push(point("interactions", "warm", x, step(4.0 * ms), json!({})));
         // The smaller one came from memory after all.
-        let cold = json!({"wall_s": 1.0, "cpu_s": 1.0, "peak": 9e7, "major_faults": 7 * i, "open_ms": 30.0 * ms, "split_ms": 60.0 * ms, "users": 1000});
+        let cold = json!({"wall_s": 1.0, "cpu_s": 1.0, "peak": 9e7, "major_faults": 0, "disk_bytes": 7_000_000 * i, "data_bytes": 7e6, "open_ms": 30.0 * ms, "split_ms": 60.0 * ms, "users": 1000});
         points.push(point("interactions", "cold", x, cold, json!({})));
         let length = [50, 200][i];
         points.push(point("length", "step", length, step(5.0 * ms), json!({})));
@@ -141,10 +141,10 @@ fn what_came_from_memory_is_not_called_cold() {
     succeeded(&out);
     let page = std::fs::read_to_string(html).unwrap();
     assert!(page.contains("Not cold: 10³ interactions"));
-    assert!(!page.contains("from disk, 10³"), "a point without page faults is drawn as cold");
-    for (size, files, faults) in [("10³", "in memory", 0), ("10³", "not cold", 0), ("10⁴", "from disk", 7)] {
-        let cells = [size, files, &faults.to_string()].map(|cell| format!("<td class=\"n\">{cell}</td>")).concat();
-        assert!(page.contains(&format!("<tr>{cells}")), "{size}, {files}, {faults} page faults");
+    assert!(!page.contains("from disk, 10³"), "a point that read nothing is drawn as cold");
+    for (size, files, read) in [("10³", "in memory", "0"), ("10³", "not cold", "0"), ("10⁴", "from disk", "7.00")] {
+        let cells = [size, files, read].map(|cell| format!("<td class=\"n\">{cell}</td>")).concat();
+        assert!(page.contains(&format!("<tr>{cells}")), "{size}, {files}, {read} MB read");
     }
 }
 
