@@ -12,14 +12,13 @@ use serde::{Deserialize, Serialize};
 use super::{printer::Printer, thread_pool};
 use crate::{
     backend::{self, Device, Precision, survey},
-    base::{Error, Result, atomic::write_atomically, error::nearest},
+    base::{Error, Result, atomic::write_atomically},
     measure::{
-        bench::{Event, Plan, Row, bench},
+        bench::{Event, Plan, Row, bench, operations},
         ceilings::Ceilings,
         clock::Patience,
         shapes::{self, Shape},
     },
-    ops,
     train::{Flags, Numbers, Settings},
 };
 
@@ -166,6 +165,10 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     if let (Some(path), Some(format)) = (&args.out, format)
         && !kept.rows.is_empty()
     {
+        // What was measured to its end is not lost to a part.
+        let extension = path.extension().unwrap_or_default().to_string_lossy();
+        let beside = path.with_extension(format!("part.{extension}"));
+        let path = if stopped && path.exists() { &beside } else { path };
         format.write(path, &kept)?;
         printer.say(format_args!("written to {}", path.display()));
     }
@@ -213,12 +216,9 @@ fn plan(args: &Args) -> Result<Plan> {
     if shapes.is_empty() && !args.cases {
         return Err(Error::user("--shapes none: nothing to time").hint("add --cases, or name shapes"));
     }
-    if !ops::names().iter().any(|name| name.contains(&args.only)) {
-        let e = Error::user(format!("--only {}: no operation's name contains that", args.only));
-        return Err(match nearest(&args.only, ops::names().iter().copied()) {
-            Some(near) => e.hint(format!("did you mean '{near}'?")),
-            None => e.hint(format!("operations: {}", ops::names().join(", "))),
-        });
+    if !operations().iter().any(|name| name.contains(&args.only)) {
+        return Err(Error::user(format!("--only {}: no operation's name contains that", args.only))
+            .hint(format!("operations: {}", operations().join(", "))));
     }
     if args.shrink {
         shapes = shapes.into_iter().map(Shape::shrunk).collect();

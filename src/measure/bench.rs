@@ -109,6 +109,11 @@ pub fn bench(
     backend::with(device, precision, Work(plan, observe))
 }
 
+/// The names of all operations.
+pub fn operations() -> &'static [&'static str] {
+    ops::names()
+}
+
 fn at_shape(e: Error, shape: &Shape) -> Error {
     let what = format!("shape {}: {}", shape.name, e.what);
     Error { what, ..e }
