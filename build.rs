@@ -334,8 +334,13 @@ fn rust_side(files: &[PathBuf], shared: &str) -> String {
         let Some(base) = symbol.strip_suffix("_bf16") else { continue };
         let f32 = format!("{base}_f32");
         assert!(kernels.iter().any(|k| k.0 == f32), "{symbol} has no twin {f32}");
+        let wgmma = format!("{base}_wgmma");
+        let wgmma = match kernels.iter().any(|k| k.0 == wgmma) {
+            true => format!("Some(Kernel::{})", camel(&wgmma)),
+            false => "None".into(),
+        };
         text += &format!(
-            "pub const {}: Pair = Pair {{ bf16: Kernel::{}, f32: Kernel::{} }};\n",
+            "pub const {}: Pair = Pair {{ bf16: Kernel::{}, f32: Kernel::{}, wgmma: {wgmma} }};\n",
             base.to_uppercase(),
             camel(symbol),
             camel(&f32)

@@ -91,8 +91,9 @@ struct CrossEntropySumParams {
   int add;
 };
 
-template <class T>
+template <class E>
 __device__ __forceinline__ void cross_entropy_fwd(const CrossEntropyFwdParams& p) {
+  using T = typename E::T;
   const int row0 = blockIdx.x * kTile, begin = blockIdx.z * p.per_split, end = min(p.v, begin + p.per_split);
   LogSumExp<false> work;
   work.offset = p.bias;
@@ -101,7 +102,7 @@ __device__ __forceinline__ void cross_entropy_fwd(const CrossEntropyFwdParams& p
     const int row = row0 + own_row(half);
     work.target[half] = row < p.m ? p.target[row] : kNoRow;
   }
-  const Walk<T> w = {(const T*)p.h + (i64)row0 * p.d, (const T*)p.table, p.m - row0, begin, end, p.d,
+  const Walk<E> w = {(const T*)p.h + (i64)row0 * p.d, (const T*)p.table, p.m - row0, begin, end, p.d,
                      p.resident != 0,                  {0, 0}};
   walk(w, work);
   work.finish();
@@ -118,10 +119,11 @@ __device__ __forceinline__ void cross_entropy_fwd(const CrossEntropyFwdParams& p
   }
 }
 
-template <class T>
+template <class E>
 __device__ __forceinline__ void cross_entropy_dh(const CrossEntropyDhParams& p) {
+  using T = typename E::T;
   const int row0 = blockIdx.x * kTile, begin = blockIdx.z * p.per_split, end = min(p.v, begin + p.per_split);
-  RowGradient<T, false> work;
+  RowGradient<E, false> work;
   work.chunk.start(blockIdx.y, p.d, true);
   work.offset = p.bias;
   float dloss[2];
@@ -132,7 +134,7 @@ __device__ __forceinline__ void cross_entropy_dh(const CrossEntropyDhParams& p) 
     work.lse[half] = row < p.m ? p.lse[row] : kInfinity;
     dloss[half] = row < p.m ? p.dloss[row] : 0.f;
   }
-  const Walk<T> w = {(const T*)p.h + (i64)row0 * p.d, (const T*)p.table, p.m - row0, begin, end, p.d,
+  const Walk<E> w = {(const T*)p.h + (i64)row0 * p.d, (const T*)p.table, p.m - row0, begin, end, p.d,
                      p.resident != 0,                 work.chunk.kept};
   walk(w, work);
   if (p.part)
@@ -142,10 +144,11 @@ __device__ __forceinline__ void cross_entropy_dh(const CrossEntropyDhParams& p) 
     write_chunk((T*)p.dh, work.chunk, row0, p.m - row0, p.d, p.add != 0, dloss, (const T*)nullptr, dloss);
 }
 
-template <class T>
+template <class E>
 __device__ __forceinline__ void cross_entropy_dtable(const CrossEntropyDtableParams& p) {
+  using T = typename E::T;
   const int item0 = blockIdx.x * kTile, begin = blockIdx.z * p.per_split, end = min(p.m, begin + p.per_split);
-  CandidateGradient<T, false> work;
+  CandidateGradient<E, false> work;
   work.chunk.start(blockIdx.y, p.d, p.dtable != nullptr);
   work.lse = p.lse, work.dloss = p.dloss, work.target = p.target;
 #pragma unroll
@@ -154,7 +157,7 @@ __device__ __forceinline__ void cross_entropy_dtable(const CrossEntropyDtablePar
     work.id[half] = item < p.v ? item : kNoRow;
     work.offset[half] = item < p.v ? p.bias[item] : -kInfinity;
   }
-  const Walk<T> w = {(const T*)p.table + (i64)item0 * p.d, (const T*)p.h,  p.v - item0, begin, end, p.d,
+  const Walk<E> w = {(const T*)p.table + (i64)item0 * p.d, (const T*)p.h,  p.v - item0, begin, end, p.d,
                      p.resident != 0,                      work.chunk.kept};
   walk(w, work);
 #pragma unroll
@@ -195,16 +198,21 @@ __device__ __forceinline__ void sum_parts(const CrossEntropySumParams& p) {
   *out = from_f32<T>(sum);
 }
 
-KERNEL(cross_entropy_fwd_bf16, CrossEntropyFwdParams, 128) { cross_entropy_fwd<bf16>(p); }
-KERNEL(cross_entropy_fwd_f32, CrossEntropyFwdParams, 128) { cross_entropy_fwd<float>(p); }
+KERNEL(cross_entropy_fwd_bf16, CrossEntropyFwdParams, 128) { cross_entropy_fwd<Warps<bf16>>(p); }
+KERNEL(cross_entropy_fwd_f32, CrossEntropyFwdParams, 128) { cross_entropy_fwd<Warps<float>>(p); }
 KERNEL(cross_entropy_combine, CrossEntropyCombineParams, 256) { combine_parts(p); }
 KERNEL(cross_entropy_sum_bf16, CrossEntropySumParams, 256) { sum_parts<bf16>(p); }
 KERNEL(cross_entropy_sum_f32, CrossEntropySumParams, 256) { sum_parts<float>(p); }
 
 // At most 168 registers: three blocks hide each other's exponentials and copies.
-KERNEL(cross_entropy_dh_bf16, CrossEntropyDhParams, 128, 3) { cross_entropy_dh<bf16>(p); }
-KERNEL(cross_entropy_dtable_bf16, CrossEntropyDtableParams, 128, 3) { cross_entropy_dtable<bf16>(p); }
+KERNEL(cross_entropy_dh_bf16, CrossEntropyDhParams, 128, 3) { cross_entropy_dh<Warps<bf16>>(p); }
+KERNEL(cross_entropy_dtable_bf16, CrossEntropyDtableParams, 128, 3) { cross_entropy_dtable<Warps<bf16>>(p); }
 
 // Left alone, the compiler spills a few registers of these to make room for a third block.
-KERNEL(cross_entropy_dh_f32, CrossEntropyDhParams, 128, 2) { cross_entropy_dh<float>(p); }
-KERNEL(cross_entropy_dtable_f32, CrossEntropyDtableParams, 128, 2) { cross_entropy_dtable<float>(p); }
+KERNEL(cross_entropy_dh_f32, CrossEntropyDhParams, 128, 2) { cross_entropy_dh<Warps<float>>(p); }
+KERNEL(cross_entropy_dtable_f32, CrossEntropyDtableParams, 128, 2) { cross_entropy_dtable<Warps<float>>(p); }
+
+// Twins for Hopper.
+KERNEL(cross_entropy_fwd_wgmma, CrossEntropyFwdParams, 128) { HOPPER(cross_entropy_fwd<Group>(p)); }
+KERNEL(cross_entropy_dh_wgmma, CrossEntropyDhParams, 128, 3) { HOPPER(cross_entropy_dh<Group>(p)); }
+KERNEL(cross_entropy_dtable_wgmma, CrossEntropyDtableParams, 128, 3) { HOPPER(cross_entropy_dtable<Group>(p)); }

@@ -167,8 +167,9 @@ __device__ __forceinline__ LeftOut left_out(const Params& p, int row) {
   return {p.own + (i64)row * words, row < p.m ? words : 0};
 }
 
-template <class T, bool kOwn>
+template <class E, bool kOwn>
 __device__ __forceinline__ void sampled_softmax_fwd(const SampledSoftmaxFwdParams& p) {
+  using T = typename E::T;
   const int row0 = blockIdx.x * kTile, begin = blockIdx.z * p.per_split, end = min(p.s, begin + p.per_split);
   LogSumExp<true, kOwn> work;
   work.offset = p.offset, work.id = p.negative;
@@ -178,7 +179,7 @@ __device__ __forceinline__ void sampled_softmax_fwd(const SampledSoftmaxFwdParam
     work.target[half] = row < p.m ? p.target[row] : kNoRow;
     if (kOwn) work.own[half] = left_out(p, row);
   }
-  const Walk<T> w = {(const T*)p.h + (i64)row0 * p.d, (const T*)p.neg, p.m - row0, begin, end, p.d,
+  const Walk<E> w = {(const T*)p.h + (i64)row0 * p.d, (const T*)p.neg, p.m - row0, begin, end, p.d,
                      p.resident != 0,                 {0, 0}};
   walk(w, work);
   work.finish();
@@ -191,10 +192,11 @@ __device__ __forceinline__ void sampled_softmax_fwd(const SampledSoftmaxFwdParam
   }
 }
 
-template <class T, bool kOwn>
+template <class E, bool kOwn>
 __device__ __forceinline__ void sampled_softmax_dh(const SampledSoftmaxDhParams& p) {
+  using T = typename E::T;
   const int row0 = blockIdx.x * kTile, begin = blockIdx.z * p.per_split, end = min(p.s, begin + p.per_split);
-  RowGradient<T, true, kOwn> work;
+  RowGradient<E, true, kOwn> work;
   work.chunk.start(blockIdx.y, p.d, true);
   work.offset = p.offset, work.id = p.negative;
 #pragma unroll
@@ -204,7 +206,7 @@ __device__ __forceinline__ void sampled_softmax_dh(const SampledSoftmaxDhParams&
     if (kOwn) work.own[half] = left_out(p, row);
     work.lse[half] = row < p.m ? p.lse[row] : kInfinity;
   }
-  const Walk<T> w = {(const T*)p.h + (i64)row0 * p.d, (const T*)p.neg, p.m - row0, begin, end, p.d,
+  const Walk<E> w = {(const T*)p.h + (i64)row0 * p.d, (const T*)p.neg, p.m - row0, begin, end, p.d,
                      p.resident != 0,                 work.chunk.kept};
   walk(w, work);
   float dloss[2], g[2];
@@ -222,10 +224,11 @@ __device__ __forceinline__ void sampled_softmax_dh(const SampledSoftmaxDhParams&
     write_chunk((T*)p.dh, work.chunk, row0, p.m - row0, p.d, p.add != 0, dloss, pos, g);
 }
 
-template <class T, bool kOwn>
+template <class E, bool kOwn>
 __device__ __forceinline__ void sampled_softmax_dneg(const SampledSoftmaxDnegParams& p) {
+  using T = typename E::T;
   const int neg0 = blockIdx.x * kTile, begin = blockIdx.z * p.per_split, end = min(p.m, begin + p.per_split);
-  CandidateGradient<T, true, kOwn> work;
+  CandidateGradient<E, true, kOwn> work;
   work.chunk.start(blockIdx.y, p.d, p.dneg || p.part);
   work.lse = p.lse, work.dloss = p.dloss, work.target = p.target;
   if (kOwn) {
@@ -239,7 +242,7 @@ __device__ __forceinline__ void sampled_softmax_dneg(const SampledSoftmaxDnegPar
     work.id[half] = k < p.s ? p.negative[k] : kNoRow;
     work.offset[half] = k < p.s ? p.offset[k] : -kInfinity;
   }
-  const Walk<T> w = {(const T*)p.neg + (i64)neg0 * p.d, (const T*)p.h,  p.s - neg0, begin, end, p.d,
+  const Walk<E> w = {(const T*)p.neg + (i64)neg0 * p.d, (const T*)p.h,  p.s - neg0, begin, end, p.d,
                      p.resident != 0,                   work.chunk.kept};
   walk(w, work);
 #pragma unroll
@@ -267,19 +270,27 @@ KERNEL(sampled_softmax_target_f32, SampledSoftmaxTargetParams, 256) { sampled_so
 KERNEL(sampled_softmax_target_bwd_bf16, SampledSoftmaxTargetBwdParams, 256) { sampled_softmax_target_bwd<bf16>(p); }
 KERNEL(sampled_softmax_target_bwd_f32, SampledSoftmaxTargetBwdParams, 256) { sampled_softmax_target_bwd<float>(p); }
 // At most 128 registers: four blocks share a multiprocessor. The compiler's own aim is higher, and it spills.
-KERNEL(sampled_softmax_fwd_bf16, SampledSoftmaxFwdParams, 128, 4) { sampled_softmax_fwd<bf16, false>(p); }
+KERNEL(sampled_softmax_fwd_bf16, SampledSoftmaxFwdParams, 128, 4) { sampled_softmax_fwd<Warps<bf16>, false>(p); }
 
 // As in cross_entropy.cu.
-KERNEL(sampled_softmax_dh_bf16, SampledSoftmaxDhParams, 128, 3) { sampled_softmax_dh<bf16, false>(p); }
-KERNEL(sampled_softmax_dneg_bf16, SampledSoftmaxDnegParams, 128, 3) { sampled_softmax_dneg<bf16, false>(p); }
-KERNEL(sampled_softmax_fwd_f32, SampledSoftmaxFwdParams, 128, 2) { sampled_softmax_fwd<float, false>(p); }
-KERNEL(sampled_softmax_dh_f32, SampledSoftmaxDhParams, 128, 2) { sampled_softmax_dh<float, false>(p); }
-KERNEL(sampled_softmax_dneg_f32, SampledSoftmaxDnegParams, 128, 2) { sampled_softmax_dneg<float, false>(p); }
+KERNEL(sampled_softmax_dh_bf16, SampledSoftmaxDhParams, 128, 3) { sampled_softmax_dh<Warps<bf16>, false>(p); }
+KERNEL(sampled_softmax_dneg_bf16, SampledSoftmaxDnegParams, 128, 3) { sampled_softmax_dneg<Warps<bf16>, false>(p); }
+KERNEL(sampled_softmax_fwd_f32, SampledSoftmaxFwdParams, 128, 2) { sampled_softmax_fwd<Warps<float>, false>(p); }
+KERNEL(sampled_softmax_dh_f32, SampledSoftmaxDhParams, 128, 2) { sampled_softmax_dh<Warps<float>, false>(p); }
+KERNEL(sampled_softmax_dneg_f32, SampledSoftmaxDnegParams, 128, 2) { sampled_softmax_dneg<Warps<float>, false>(p); }
 
 // The same, leaving out what the bits say. Their addresses take registers: two blocks of the backward passes.
-KERNEL(sampled_softmax_fwd_own_bf16, SampledSoftmaxFwdParams, 128, 3) { sampled_softmax_fwd<bf16, true>(p); }
-KERNEL(sampled_softmax_dh_own_bf16, SampledSoftmaxDhParams, 128, 2) { sampled_softmax_dh<bf16, true>(p); }
-KERNEL(sampled_softmax_dneg_own_bf16, SampledSoftmaxDnegParams, 128, 2) { sampled_softmax_dneg<bf16, true>(p); }
-KERNEL(sampled_softmax_fwd_own_f32, SampledSoftmaxFwdParams, 128, 2) { sampled_softmax_fwd<float, true>(p); }
-KERNEL(sampled_softmax_dh_own_f32, SampledSoftmaxDhParams, 128, 2) { sampled_softmax_dh<float, true>(p); }
-KERNEL(sampled_softmax_dneg_own_f32, SampledSoftmaxDnegParams, 128, 2) { sampled_softmax_dneg<float, true>(p); }
+KERNEL(sampled_softmax_fwd_own_bf16, SampledSoftmaxFwdParams, 128, 3) { sampled_softmax_fwd<Warps<bf16>, true>(p); }
+KERNEL(sampled_softmax_dh_own_bf16, SampledSoftmaxDhParams, 128, 2) { sampled_softmax_dh<Warps<bf16>, true>(p); }
+KERNEL(sampled_softmax_dneg_own_bf16, SampledSoftmaxDnegParams, 128, 2) { sampled_softmax_dneg<Warps<bf16>, true>(p); }
+KERNEL(sampled_softmax_fwd_own_f32, SampledSoftmaxFwdParams, 128, 2) { sampled_softmax_fwd<Warps<float>, true>(p); }
+KERNEL(sampled_softmax_dh_own_f32, SampledSoftmaxDhParams, 128, 2) { sampled_softmax_dh<Warps<float>, true>(p); }
+KERNEL(sampled_softmax_dneg_own_f32, SampledSoftmaxDnegParams, 128, 2) { sampled_softmax_dneg<Warps<float>, true>(p); }
+
+// Twins for Hopper.
+KERNEL(sampled_softmax_fwd_wgmma, SampledSoftmaxFwdParams, 128, 4) { HOPPER(sampled_softmax_fwd<Group, false>(p)); }
+KERNEL(sampled_softmax_dh_wgmma, SampledSoftmaxDhParams, 128, 3) { HOPPER(sampled_softmax_dh<Group, false>(p)); }
+KERNEL(sampled_softmax_dneg_wgmma, SampledSoftmaxDnegParams, 128, 3) { HOPPER(sampled_softmax_dneg<Group, false>(p)); }
+KERNEL(sampled_softmax_fwd_own_wgmma, SampledSoftmaxFwdParams, 128, 3) { HOPPER(sampled_softmax_fwd<Group, true>(p)); }
+KERNEL(sampled_softmax_dh_own_wgmma, SampledSoftmaxDhParams, 128, 2) { HOPPER(sampled_softmax_dh<Group, true>(p)); }
+KERNEL(sampled_softmax_dneg_own_wgmma, SampledSoftmaxDnegParams, 128, 2) { HOPPER(sampled_softmax_dneg<Group, true>(p)); }

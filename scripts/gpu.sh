@@ -55,11 +55,18 @@ facts() {
   cat "$out/facts.txt"
 }
 
+hopper() {
+  mipgpu devices | grep -q 'compute capability 9\.0'
+}
+
 check() {
   say devices.txt mipgpu devices
   grep -q cuBLASLt "$out/devices.txt" || { echo "== cuBLASLt was not found: products are by our own kernels, timings mean little"; failed=1; }
   say check.txt mipgpu check --device "$device"
   MIPGPU_GEMM=own say check-own-gemm.txt mipgpu check --device "$device" --only linear
+  if hopper; then
+    MIPGPU_WGMMA=1 say check-wgmma.txt mipgpu check --device "$device" --precision bf16
+  fi
 }
 
 # One tool after the other, over every case by our own kernels (products too: MIPGPU_GEMM=own).
@@ -79,6 +86,9 @@ times() {
   for shape in "64 2 3706" "128 4 3706" "256 4 26744"; do
     set -- $shape
     say "ops-d$1.txt" "$here/step" --device "$device" --ops --width "$1" --heads "$2" --items "$3" --batch 256
+    if hopper; then
+      MIPGPU_WGMMA=1 say "ops-d$1-wgmma.txt" "$here/step" --device "$device" --ops --width "$1" --heads "$2" --items "$3" --batch 256
+    fi
   done
   # Where the steps of a run go, with the pages and traces that show it.
   local data=()

@@ -4,7 +4,7 @@
 Usage: scripts/kernel-resources.py [FATBIN_DIR] [--arch sm_90a] > benches/results/kernel-resources.md
 
 Reads the fatbins that the last build left under target/mipgpu-kernels with cuobjdump (from .cuda/, CUDA_HOME or the
-PATH). Ends with 1 when a kernel spills, or when one that is meant for tensor cores has no HMMA instruction.
+PATH). Ends with 1 when a kernel spills, or when one that is meant for tensor cores has no HMMA (wgmma: no HGMMA) instruction.
 """
 
 import argparse
@@ -83,15 +83,17 @@ def main():
             shared = max(v[2] for v in by_arch.values())
             local = max(v[3] for v in by_arch.values())
             c = counts[name]
-            rows.append((source, name, regs, shared, local, c["HMMA"], c["LDSM"], c["LDGSTS"], sum(c.values())))
+            rows.append((source, name, regs, shared, local, c["HMMA"], c["HGMMA"], c["LDSM"], c["LDGSTS"], sum(c.values())))
             if local:
                 faults.append(f"{name} spills {local} bytes")
+            if name.endswith("_wgmma") and args.arch == "sm_90a" and not c["HGMMA"]:
+                faults.append(f"{name} has no HGMMA")
             if name.endswith("_bf16") and name.startswith(PRODUCTS) and not c["HMMA"]:
                 faults.append(f"{name} has no HMMA")
     print(f"Registers a thread by architecture ({', '.join(archs)}), static shared and local (spilled) bytes, and "
           f"instructions of {args.arch}.\n")
-    print("| source | kernel | registers | shared | spilled | HMMA | LDSM | LDGSTS | all |")
-    print("|---|---|---|---:|---:|---:|---:|---:|---:|")
+    print("| source | kernel | registers | shared | spilled | HMMA | HGMMA | LDSM | LDGSTS | all |")
+    print("|---|---|---|---:|---:|---:|---:|---:|---:|---:|")
     for row in rows:
         print("| " + " | ".join(str(x) for x in row) + " |")
     for fault in faults:

@@ -31,8 +31,18 @@ fn prove_with<F: Op, B: Op>(cases: Vec<Case<F, B>>, open: &dyn Fn(Precision, &Pl
 where
     Simt: Run<F> + Run<B>,
 {
+    prove_in(&[Precision::F32, Precision::Bf16], cases, open);
+}
+
+fn prove_in<F: Op, B: Op>(
+    precisions: &[Precision],
+    cases: Vec<Case<F, B>>,
+    open: &dyn Fn(Precision, &Planner) -> Result<Simt>,
+) where
+    Simt: Run<F> + Run<B>,
+{
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(|e| e.into_inner());
-    for precision in [Precision::F32, Precision::Bf16] {
+    for &precision in precisions {
         let open = |plan: &Planner| open(precision, plan);
         for case in &cases {
             emulate(Emulation::default()).unwrap();
@@ -108,6 +118,23 @@ fn linear_by_our_own_gemm() {
     prove_with(ops::linear::cases(), &|precision, plan| {
         Simt::open(Driver::Emulator, 0, precision, plan, |_| Ok(Box::new(Own)))
     });
+}
+
+/// The twins of Hopper, on a model of wgmma that has none of the hardware's timing and all of its addresses.
+fn wgmma(precision: Precision, plan: &Planner) -> Result<Simt> {
+    let mut simt = emulated(precision, plan)?;
+    simt.set_wgmma(true);
+    Ok(simt)
+}
+
+#[test]
+fn cross_entropy_by_wgmma() {
+    prove_in(&[Precision::Bf16], ops::cross_entropy::cases(), &wgmma);
+}
+
+#[test]
+fn sampled_softmax_by_wgmma() {
+    prove_in(&[Precision::Bf16], ops::sampled_softmax::cases(), &wgmma);
 }
 
 /// Counts of a digit are added up 256 tiles at a time: more keys than the cases have.

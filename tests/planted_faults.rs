@@ -7,7 +7,8 @@ use std::{
     process::Command,
 };
 
-/// One alteration of a source, and the operations whose cases must fail by it.
+/// One alteration of a source (of `common/group.cuh`: where cross_entropy.cu includes it, and Hopper's twins run), and the
+/// operations whose cases must fail by it.
 struct Fault {
     what: &'static str,
     file: &'static str,
@@ -129,7 +130,30 @@ const FAULTS: &[Fault] = &[
         to: "",
         only: "window_conv",
     },
+    Fault {
+        what: "a dropped fence: wgmma may not see what was copied",
+        file: "common/group.cuh",
+        from: "{ fence_async(); }",
+        to: "{}",
+        only: "cross_entropy",
+    },
+    Fault {
+        what: "a dropped wait: accumulators are used before wgmma has written them",
+        file: "common/group.cuh",
+        from: "y + k * 2);  // 16 columns are 32 bytes\n  wgmma_wait();",
+        to: "y + k * 2);",
+        only: "cross_entropy",
+    },
+    Fault {
+        what: "a descriptor that goes on by eight rows where sixteen were read",
+        file: "common/group.cuh",
+        from: "y + k * 128",
+        to: "y + k * 64",
+        only: "cross_entropy",
+    },
 ];
+
+const HOPPER: &str = "common/group.cuh";
 
 fn kernels() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels")
@@ -139,24 +163,25 @@ fn kernels() -> PathBuf {
 fn plant(fault: &Fault, folder: &Path) -> PathBuf {
     let text = fs::read_to_string(kernels().join(fault.file)).unwrap();
     assert!(text.contains(fault.from), "{}: `{}` is not there any more: plant it anew", fault.file, fault.from);
-    let (source, object, library) = (folder.join(fault.file), folder.join("altered.o"), folder.join("emu.so"));
-    fs::write(&source, text.replace(fault.from, fault.to)).unwrap();
+    let unit = if fault.file == HOPPER { "cross_entropy.cu" } else { fault.file };
+    let (source, object, library) = (folder.join(unit), folder.join("altered.o"), folder.join("emu.so"));
+    // What a source includes is looked for beside it.
+    fs::create_dir(folder.join("common")).unwrap();
+    std::os::unix::fs::symlink(kernels().join("emu"), folder.join("emu")).unwrap();
+    for header in fs::read_dir(kernels().join("common")).unwrap() {
+        let header = header.unwrap();
+        fs::copy(header.path(), folder.join("common").join(header.file_name())).unwrap();
+    }
+    fs::copy(kernels().join(unit), &source).unwrap();
+    fs::write(folder.join(fault.file), text.replace(fault.from, fault.to)).unwrap();
     let mut words = env!("MIPGPU_EMU_COMPILE").split_whitespace();
     let cxx = words.next().unwrap();
     let run = |c: &mut Command| {
         let out = c.output().unwrap_or_else(|e| panic!("{cxx} (a C++ compiler) is needed: {e}"));
         assert!(out.status.success(), "{}: {}", fault.what, String::from_utf8_lossy(&out.stderr));
     };
-    run(Command::new(cxx)
-        .args(words)
-        .arg("-O1")
-        .arg("-I")
-        .arg(kernels())
-        .args(["-c", "-x", "c++"])
-        .arg(&source)
-        .arg("-o")
-        .arg(&object));
-    let stem = fault.file.trim_end_matches(".cu");
+    run(Command::new(cxx).args(words).arg("-O1").args(["-c", "-x", "c++"]).arg(&source).arg("-o").arg(&object));
+    let stem = unit.trim_end_matches(".cu");
     let ours = |o: &&str| Path::new(o).file_name().unwrap().to_str().unwrap().rsplit_once('-').unwrap().0 != stem;
     let rest: Vec<&str> = env!("MIPGPU_EMU_OBJECTS").split(':').filter(ours).collect();
     assert_eq!(rest.len() + 1, env!("MIPGPU_EMU_OBJECTS").split(':').count());
@@ -170,11 +195,12 @@ fn plant(fault: &Fault, folder: &Path) -> PathBuf {
 }
 
 /// Whether `mipgpu check` passes on this emulator in some order of threads and copies.
-fn passes(library: &Path, only: &str, order: &str, copies: &str) -> (bool, String) {
+fn passes(library: &Path, fault: &Fault, order: &str, copies: &str) -> (bool, String) {
     let out = Command::new(env!("CARGO_BIN_EXE_mipgpu"))
-        .args(["check", "--device", "emu", "--only", only])
+        .args(["check", "--device", "emu", "--only", fault.only])
         .env("MIPGPU_EMU_LIB", library)
         .envs([("MIPGPU_EMU_ORDER", order), ("MIPGPU_EMU_COPY", copies)])
+        .env("MIPGPU_WGMMA", if fault.file == HOPPER { "1" } else { "" })
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&out.stdout).into_owned();
@@ -191,7 +217,7 @@ fn every_planted_fault_is_caught() {
         let library = plant(fault, folder.path());
         // A fault of order shows in one order or the other, which is why parity runs in all of them.
         let orders = [("forward", "wait"), ("backward", "issue"), ("random", "random")];
-        let caught = orders.iter().any(|(order, copies)| !passes(&library, fault.only, order, copies).0);
+        let caught = orders.iter().any(|(order, copies)| !passes(&library, fault, order, copies).0);
         assert!(caught, "not caught: {} ({})", fault.what, fault.file);
     }
 }

@@ -11,15 +11,18 @@ The width D goes through shared memory in slices of 128 bytes a row, so that no 
               gradient the block accumulates. They are kept from each far tile until the second product, g far, has
               used them, and so rotate through one place more than there are slices.
 
+Products are those of Warps (tile.cuh), or on Hopper, where asked for, of Group (group.cuh): E in the templates.
+
 z is always summed over D in the same order, whichever operand is on the left, so that forward and backward agree on
 its bits: p = exp(z - lse) - 1 of a logit that outweighs the rest is right only because the rounding of z cancels that
 of lse.
-Shared memory: 2 TileColumns (1,536 bytes), then slices of 9,216 bytes: own rows (all, or 2) + kept (the chunk's + 1,
+Shared memory: 2 TileColumns (1,536 bytes), then slices of 9,216 bytes (8,192 swizzled, from byte 2,048 on): own rows (all, or 2) + kept (the chunk's + 1,
 backward only) + 2 for what is not kept, if anything is. The launcher chooses `resident` and keeps the sum within
 99 KiB. D = 64, 128, 256, 512 in bf16: forward 29, 38, 57, 94 KB, backward 29, 48, 84, 66 KB (512 is not resident).
 Units: logits are natural; each exponential is 2^((z - top) log2(e)), the difference first, so that z = top gives 1.
 */
 #pragma once
+#include "group.cuh"
 #include "reduce.cuh"
 #include "tile.cuh"
 
@@ -33,19 +36,60 @@ constexpr float kLowest = -1e38f;
 // Ids that match nothing: of far columns and of own rows beyond the end. They differ, so they do not match each other.
 constexpr u32 kNoColumn = 0xffffffffu, kNoRow = 0xfffffffeu;
 
-template <class T>
-constexpr int kSlice = 128 / (int)sizeof(T);  // columns
-template <class T>
-constexpr int kSliceLd = tile_ld<T>(kSlice<T>);
-template <class T>
-constexpr int kSliceSize = kTile * kSliceLd<T>;  // elements, with padding
-
 // What belongs to the 64 far rows of a tile; which fields are used, and as what, is the pass's own matter.
 struct TileColumns {
   float a[kTile];
   float b[kTile];
   u32 id[kTile];
 };
+
+// How slices lie in shared memory and how they are multiplied. Both have: T, the element; kSlice, columns of a slice;
+// kSize, elements of its place; kHead, bytes before the first; at(), where an element lies; ready(), between the wait for
+// copies and the barrier; scores(), z += own far^T of a slice; add(), acc += g far.
+
+// By warps, on any GPU: padded rows.
+template <class Element>
+struct Warps {
+  using T = Element;
+  static constexpr int kSlice = 128 / (int)sizeof(T), kLd = tile_ld<T>(kSlice), kSize = kTile * kLd;
+  static constexpr int kHead = 2 * sizeof(TileColumns);
+  static __device__ __forceinline__ int at(int row, int column) { return row * kLd + column; }
+  static __device__ __forceinline__ void ready() {}
+  static __device__ __forceinline__ void scores(float (&z)[kTile / 8][4], const T* own, const T* far) {
+    gemm_nt<kSlice>(z, own + threadIdx.x / 32 * 16 * kLd, kLd, far, kLd);
+  }
+  // `slice(c)` is the place of slice c.
+  template <class Slice>
+  static __device__ __forceinline__ void add(float (&acc)[kChunkSlices][kSlice / 8][4], int count,
+                                             const float (&g)[kTile / 8][4], Slice slice) {
+#pragma unroll
+    for (int c = 0; c < kChunkSlices; c++)
+      if (c < count) gemm_rn<kTile>(acc[c], g, slice(c), kLd);
+  }
+};
+
+#if defined(HAS_WGMMA)
+// By the block's warpgroup (sm_90a): rows of 128 bytes, swizzled.
+struct Group {
+  using T = bf16;
+  static constexpr int kSlice = 64, kSize = kGroupTile;
+  static constexpr int kHead = 2048;  // tiles lie at multiples of 1,024
+  static __device__ __forceinline__ int at(int row, int column) { return group_at(row, column); }
+  static __device__ __forceinline__ void ready() { group_ready(); }
+  static __device__ __forceinline__ void scores(float (&z)[kTile / 8][4], const T* own, const T* far) {
+    group_nt(z, own, far);
+  }
+  template <class Slice>
+  static __device__ __forceinline__ void add(float (&acc)[kChunkSlices][kSlice / 8][4], int count,
+                                             const float (&g)[kTile / 8][4], Slice slice) {
+    u32 left[4][4];
+    group_left(left, g);
+#pragma unroll
+    for (int c = 0; c < kChunkSlices; c++)
+      if (c < count) group_rn(acc[c], left, slice(c));
+  }
+};
+#endif
 
 __device__ __forceinline__ float exp_of(float difference) { return exp2_fast(difference * kLog2e); }
 
@@ -74,8 +118,9 @@ struct Kept {
   __device__ __forceinline__ int places() const { return count > 0 ? count + 1 : 0; }
 };
 
-template <class T>
+template <class E>
 struct Walk {
+  using T = typename E::T;
   const T* own;  // first own row of the block
   const T* far;  // (far rows, D) from row 0
   int own_rows;  // of 64, inside the matrix
@@ -88,13 +133,14 @@ struct Walk {
 
 // Calls work.load(columns, at, valid) when the copies of far tile [at, at + 64) start, and work.take(z, columns, at,
 // kept, turn) when its product is complete; `kept` are the places of kept slices.
-template <class T, class Work>
-__device__ __forceinline__ void walk(const Walk<T>& w, Work& work) {
+template <class E, class Work>
+__device__ __forceinline__ void walk(const Walk<E>& w, Work& work) {
+  using T = typename E::T;
   DYN_SMEM(smem);
   TileColumns* const columns = (TileColumns*)smem;
-  T* const own = (T*)(smem + 2 * sizeof(TileColumns));
-  const int slices = (w.d + kSlice<T> - 1) / kSlice<T>, passing = slices - w.kept.count;
-  T* const far = own + (w.resident ? slices : 2) * kSliceSize<T>;
+  T* const own = (T*)(smem + E::kHead);
+  const int slices = (w.d + E::kSlice - 1) / E::kSlice, passing = slices - w.kept.count;
+  T* const far = own + (w.resident ? slices : 2) * E::kSize;
   const int tiles = w.end > w.begin ? (w.end - w.begin + kTile - 1) / kTile : 0;
   if (tiles == 0) return;
 
@@ -103,27 +149,27 @@ __device__ __forceinline__ void walk(const Walk<T>& w, Work& work) {
   // Where a slice of a far tile lies: kept ones rotate, the others take turns with two places.
   const auto far_slice = [&](int tile, int turn, int slice) {
     const int c = slice - w.kept.first;
-    if (c >= 0 && c < w.kept.count) return far + w.kept.place(c, turn) * kSliceSize<T>;
+    if (c >= 0 && c < w.kept.count) return far + w.kept.place(c, turn) * E::kSize;
     const int number = tile * passing + (c < 0 ? slice : slice - w.kept.count);
-    return far + (w.kept.places() + number % 2) * kSliceSize<T>;
+    return far + (w.kept.places() + number % 2) * E::kSize;
   };
   // As load_tile, but rolled where it does not matter: registers are what limits these kernels.
   const auto copy_slice = [&](T* to, const T* from, int rows, int slice) {
-    constexpr int kVec = kChunk<T>, kRow = kSlice<T> / kVec, kStep = kWalkThreads / kRow;
-    const int columns = w.d - slice * kSlice<T>;
-    from += slice * kSlice<T>;
+    constexpr int kVec = kChunk<T>, kRow = E::kSlice / kVec, kStep = kWalkThreads / kRow;
+    const int columns = w.d - slice * E::kSlice;
+    from += slice * E::kSlice;
     if (aligned) {
       const int r = threadIdx.x / kRow, c = threadIdx.x % kRow * kVec;
 #pragma unroll 1
       for (int row = r; row < kTile; row += kStep) {
         const bool inside = row < rows && c < columns;
-        cp_async16(to + row * kSliceLd<T> + c, inside ? from + (i64)row * w.d + c : from, inside);
+        cp_async16(to + E::at(row, c), inside ? from + (i64)row * w.d + c : from, inside);
       }
     } else {
 #pragma unroll 1
-      for (int i = threadIdx.x; i < kTile * kSlice<T>; i += kWalkThreads) {
-        const int row = i / kSlice<T>, c = i % kSlice<T>;
-        to[row * kSliceLd<T> + c] = row < rows && c < columns ? from[(i64)row * w.d + c] : from_f32<T>(0.f);
+      for (int i = threadIdx.x; i < kTile * E::kSlice; i += kWalkThreads) {
+        const int row = i / E::kSlice, c = i % E::kSlice;
+        to[E::at(row, c)] = row < rows && c < columns ? from[(i64)row * w.d + c] : from_f32<T>(0.f);
       }
     }
   };
@@ -131,15 +177,14 @@ __device__ __forceinline__ void walk(const Walk<T>& w, Work& work) {
     const int at = w.begin + tile * kTile;
     if (slice == 0) work.load(columns[tile % 2], at, w.end - at);
     copy_slice(far_slice(tile, turn, slice), w.far + (i64)at * w.d, w.end - at, slice);
-    if (!w.resident) copy_slice(own + (tile * slices + slice) % 2 * kSliceSize<T>, w.own, w.own_rows, slice);
+    if (!w.resident) copy_slice(own + (tile * slices + slice) % 2 * E::kSize, w.own, w.own_rows, slice);
     cp_async_commit();
   };
 
   if (w.resident)
 #pragma unroll 1
-    for (int slice = 0; slice < slices; slice++) copy_slice(own + slice * kSliceSize<T>, w.own, w.own_rows, slice);
+    for (int slice = 0; slice < slices; slice++) copy_slice(own + slice * E::kSize, w.own, w.own_rows, slice);
   start_step(0, 0, 0);
-  const int warp_row = threadIdx.x / 32 * 16 * kSliceLd<T>;
   int turn = 0;
 #pragma unroll 1
   for (int tile = 0; tile < tiles; tile++) {
@@ -149,14 +194,15 @@ __device__ __forceinline__ void walk(const Walk<T>& w, Work& work) {
 #pragma unroll 1
     for (int slice = 0; slice < slices; slice++) {
       cp_async_wait<0>();
+      E::ready();
       // The step's data is there for all; and all are done with the step before, whose place the next one may take.
       __syncthreads();
       if (slice + 1 < slices)
         start_step(tile, turn, slice + 1);
       else if (tile + 1 < tiles)
         start_step(tile + 1, next_turn, 0);
-      const T* a = own + (w.resident ? slice : (tile * slices + slice) % 2) * kSliceSize<T> + warp_row;
-      gemm_nt<kSlice<T>>(z, a, kSliceLd<T>, far_slice(tile, turn, slice), kSliceLd<T>);
+      const T* a = own + (w.resident ? slice : (tile * slices + slice) % 2) * E::kSize;
+      E::scores(z, a, far_slice(tile, turn, slice));
     }
     work.take(z, columns[tile % 2], w.begin + tile * kTile, far, turn);
     turn = next_turn;
@@ -248,31 +294,31 @@ struct LogSumExp {
 // ------------------------------------------------------------------------------------------------------------ backward
 
 // acc (16 rows a warp, the chunk) += g (16,64) far[tile, chunk]: the second product of a tile.
-template <class T>
+template <class E>
 struct Chunk {
-  float acc[kChunkSlices][kSlice<T> / 8][4];
+  using T = typename E::T;
+  float acc[kChunkSlices][E::kSlice / 8][4];
   Kept kept;  // the chunk's slices; none where no product is wanted
 
   // Chunk `index` of width d.
   __device__ __forceinline__ void start(int index, int d, bool wanted) {
     kept.first = index * kChunkSlices;
-    kept.count = wanted ? min(kChunkSlices, (d + kSlice<T> - 1) / kSlice<T> - kept.first) : 0;
+    kept.count = wanted ? min(kChunkSlices, (d + E::kSlice - 1) / E::kSlice - kept.first) : 0;
 #pragma unroll
     for (int c = 0; c < kChunkSlices; c++) acc_zero(acc[c]);
   }
 
   __device__ __forceinline__ void add(const float (&g)[kTile / 8][4], const T* far, int turn) {
-#pragma unroll
-    for (int c = 0; c < kChunkSlices; c++)
-      if (c < kept.count) gemm_rn<kTile>(acc[c], g, far + kept.place(c, turn) * kSliceSize<T>, kSliceLd<T>);
+    E::add(acc, kept.count, g, [&](int c) { return far + kept.place(c, turn) * E::kSize; });
   }
 };
 
 // g = softmax - onehot (kSampled: softmax without hits, kOwn: and without what is left out) for own rows that are scored
 // rows; dloss is put on at the end.
-template <class T, bool kSampled, bool kOwn = false>
+template <class E, bool kSampled, bool kOwn = false>
 struct RowGradient {
-  Chunk<T> chunk;
+  using T = typename E::T;
+  Chunk<E> chunk;
   const float* offset;
   const u32* id;
   u32 target[2];
@@ -313,9 +359,10 @@ struct RowGradient {
 // g^T for own rows that are candidates. Far rows are scored rows: a = lse (+inf beyond the end: g = 0), b = dloss,
 // id = target. Their onehot is part of g unless kSampled; then a hit counts nothing. kOwn: nor does what far rows leave out;
 // the 16 own rows of a warp share a word of theirs.
-template <class T, bool kSampled, bool kOwn = false>
+template <class E, bool kSampled, bool kOwn = false>
 struct CandidateGradient {
-  Chunk<T> chunk;
+  using T = typename E::T;
+  Chunk<E> chunk;
   const float* lse;
   const float* dloss;
   const u32* target;
@@ -375,17 +422,18 @@ __device__ __forceinline__ void put2(Out* p, float x, float y, bool add, bool pa
 
 // out[row0 + own row][chunk] = or += scale[half] acc (+ extra[half] more[same place]), for the block's `rows` valid
 // rows.
-template <class Out, class T>
-__device__ __forceinline__ void write_chunk(Out* out, const Chunk<T>& chunk, i64 row0, int rows, int d, bool add,
-                                            const float (&scale)[2], const T* more, const float (&extra)[2]) {
+template <class Out, class E>
+__device__ __forceinline__ void write_chunk(Out* out, const Chunk<E>& chunk, i64 row0, int rows, int d, bool add,
+                                            const float (&scale)[2], const typename E::T* more,
+                                            const float (&extra)[2]) {
   const bool pair = d % 2 == 0 && (uintptr_t)out % (2 * sizeof(Out)) == 0;
 #pragma unroll
   for (int c = 0; c < kChunkSlices; c++)
 #pragma unroll
-    for (int nb = 0; nb < kSlice<T> / 8; nb++)
+    for (int nb = 0; nb < E::kSlice / 8; nb++)
 #pragma unroll
       for (int half = 0; half < 2; half++) {
-        const int column = (chunk.kept.first + c) * kSlice<T> + acc_col(threadIdx.x % 32, nb, 0);
+        const int column = (chunk.kept.first + c) * E::kSlice + acc_col(threadIdx.x % 32, nb, 0);
         if (c >= chunk.kept.count || own_row(half) >= rows || column >= d) continue;
         const i64 at = (row0 + own_row(half)) * d + column;
         float x = scale[half] * chunk.acc[c][nb][2 * half], y = scale[half] * chunk.acc[c][nb][2 * half + 1];

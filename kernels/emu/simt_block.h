@@ -95,6 +95,14 @@ struct Fiber : SimtThread {
   std::vector<SimtCopyJob> copies;
   size_t copies_done = 0;
   unsigned groups = 0;  // committed
+  // wgmma: products that wait; how many there were; whether registers may be used by one.
+  std::vector<SimtGroupJob> products;
+  size_t products_done = 0;
+  unsigned product_count = 0;
+  bool fenced = false;
+  // Copies: on their way; and how far those that came are on the way to being seen by wgmma.
+  bool copying = false;
+  enum : uint8_t { SEEN, LANDED, FENCED } copied = SEEN;
   void* sanitizer = nullptr;
 };
 

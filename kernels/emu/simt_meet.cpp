@@ -81,6 +81,7 @@ void simt_syncthreads(int predicate, int* count, int* threads, SimtAt at) {
   if (++b.arrived == b.live) b.complete_barrier(b.current);
   else b.wait(SIMT_SYNCTHREADS, at);
   TSAN(if (b.watched) __tsan_acquire(order);)
+  if (b.current->copied == Fiber::FENCED) b.current->copied = Fiber::SEEN;
   if (count) *count = b.last_truths, *threads = b.last_arrived;
 }
 
@@ -133,8 +134,57 @@ void simt_threadfence() {
 
 bool simt_copy_now() {
   Block& b = *running;
+  b.current->copying = true;
   return b.config().async_copy == SIMT_AT_ISSUE || (b.config().async_copy == SIMT_RANDOM_TIME && b.draw() % 2);
 }
+// Copies for the next step may be on their way while wgmma reads what the step before has brought.
+void simt_copy_waited() {
+  Fiber& f = *running->current;
+  if (f.copying) f.copying = false, f.copied = Fiber::LANDED;
+}
+void simt_group_fence_copies() {
+  Fiber& f = *running->current;
+  if (f.copied == Fiber::LANDED) f.copied = Fiber::FENCED;
+}
+void simt_group_fence_registers() { running->current->fenced = true; }
+
+// When a product happens is as open as when a copy does; but all lanes of a warp must think the same of it.
+bool simt_group_push(const SimtGroupJob& job) {
+  Block& b = *running;
+  Fiber& f = *b.current;
+  if (b.threads % 128) b.fail(&job.at, "wgmma in a block that has no whole warpgroups");
+  if (!f.fenced) b.fail(&job.at, "wgmma without a wgmma.fence since its registers were free to use");
+  if (f.copied == Fiber::LANDED) b.fail(&job.at, "wgmma reads what was copied without a fence.proxy.async after the wait");
+  if (f.copied == Fiber::FENCED) b.fail(&job.at, "wgmma reads what was copied without a barrier after fence.proxy.async");
+  const uint64_t number = b.config().seed + (uint64_t)f.linear / 32 * 977 + f.product_count++;
+  const bool waits = f.products_done < f.products.size();
+  if (!waits && (b.config().async_copy == SIMT_AT_ISSUE ||
+                 (b.config().async_copy == SIMT_RANDOM_TIME && number * 0x9e3779b97f4a7c15ull >> 63)))
+    return true;
+  const Quiet quiet;
+  SimtGroupJob kept = job;
+  kept.first = true;
+  for (size_t i = f.products_done; i < f.products.size(); i++) kept.first &= f.products[i].d != job.d;
+  if (kept.first)
+    for (int i = 0; i < kGroupAccumulators; i++) kept.before[i] = job.d[i], job.d[i] = __builtin_nanf("");
+  f.products.push_back(kept);
+  return false;
+}
+
+// The next product in order.
+bool simt_group_pop(SimtGroupJob* job) {
+  Fiber& f = *running->current;
+  f.fenced = false;
+  if (f.products_done == f.products.size()) {
+    f.products.clear(), f.products_done = 0;
+    return false;
+  }
+  *job = f.products[f.products_done++];
+  if (job->first)
+    for (int i = 0; i < kGroupAccumulators; i++) job->d[i] = job->before[i];
+  return true;
+}
+
 void simt_copy_push(void* to, const void* from, unsigned size, unsigned bytes) {
   const Quiet quiet;
   Fiber& f = *running->current;

@@ -19,11 +19,12 @@ pub struct Info {
     pub params: usize,
 }
 
-/// The two element types of one kernel.
+/// The two element types of one kernel, and its bf16 twin for Hopper's wgmma, where it has one.
 #[derive(Clone, Copy, Debug)]
 pub struct Pair {
     pub bf16: Kernel,
     pub f32: Kernel,
+    pub wgmma: Option<Kernel>,
 }
 
 impl Kernel {

@@ -81,6 +81,7 @@ pub struct Simt {
     /// The order of all its work: its own, so that recording it catches nobody else's.
     stream: Arc<CudaStream>,
     precision: Precision,
+    wgmma: bool,
     /// By [`Arena`]; the last is taken by [`Memory::resident`].
     arenas: Vec<CudaSlice<u8>>,
     /// bf16 copy of [`Arena::Param`], empty in f32.
@@ -158,6 +159,12 @@ impl Simt {
     ) -> Result<Simt> {
         let device = driver::open(driver, ordinal)?;
         let gemm = gemm(&device)?;
+        let wgmma = std::env::var_os("MIPGPU_WGMMA").is_some_and(|v| v == "1");
+        if wgmma && driver == Driver::Cuda && device.card.capability != (9, 0) {
+            let (major, minor) = device.card.capability;
+            let error = format!("MIPGPU_WGMMA=1: {} has compute capability {major}.{minor}", device.card.name);
+            return Err(Error::user(error).hint("wgmma is of Hopper (9.0) alone: unset MIPGPU_WGMMA"));
+        }
         let failed = |e: DriverError| {
             Error::user(format!("{} ({}) cannot be used: {}", driver.name(ordinal), device.card.name, words(e)))
                 .hint("look at nvidia-smi: the device may have failed")
@@ -192,6 +199,7 @@ impl Simt {
             device,
             stream,
             precision,
+            wgmma,
             arenas,
             shadow,
             scratch,
@@ -211,6 +219,13 @@ impl Simt {
     /// Whether [`Memory::replay`] records and replays (it does at first), or launches every call.
     pub fn set_replay(&mut self, on: bool) {
         self.replays = on;
+    }
+
+    /// Whether kernels that have a twin for Hopper's wgmma run as that (at first: where MIPGPU_WGMMA=1 asks for it). Of a
+    /// GPU or emulator that has it.
+    pub fn set_wgmma(&mut self, on: bool) {
+        self.graphs.clear();
+        self.wgmma = on;
     }
 
     /// Stretches of work that have been recorded.
@@ -301,7 +316,7 @@ impl Simt {
 
     fn of(&self, pair: Pair) -> Kernel {
         match self.precision {
-            Precision::Bf16 => pair.bf16,
+            Precision::Bf16 => pair.wgmma.filter(|_| self.wgmma).unwrap_or(pair.bf16),
             Precision::F32 => pair.f32,
         }
     }

@@ -2,7 +2,8 @@
 
 use super::{Bound, Profile, text};
 
-/// `62 % of the step is linear_bwd at 71 % of this machine's product rate: bound by products; loading data is 0.4 %.`
+/// `62 % of the step is linear_bwd at 71 % of this machine's product rate: bound by products; loading data is 0.4 %.`, and
+/// after it what speaks against the numbers.
 pub(super) fn verdict(p: &Profile) -> String {
     let percent = |share: f64| text::percent(share).replace('<', "under ");
     let (w, o) = (&p.whole, &p.op_by_op);
@@ -58,5 +59,21 @@ pub(super) fn verdict(p: &Profile) -> String {
         true => format!("; op by op, {} of the time is between calls", percent(gaps)),
         false => String::new(),
     };
-    format!("{} of the step is {}{how}{gaps}; {loading}.", percent(share), top.op)
+    format!("{} of the step is {}{how}{gaps}; {loading}.{}", percent(share), top.op, doubt(p))
+}
+
+/// Where two of the measurements contradict each other by half, what to think of all of them: on the processor, steps op by
+/// op take what whole steps take, and a mean is far from its median only where some steps waited for something.
+fn doubt(p: &Profile) -> String {
+    let (w, o) = (&p.whole, &p.op_by_op);
+    let apart = |a: f64, b: f64| a > 1.5 * b || b > 1.5 * a;
+    let what = if apart(w.wall.mean, w.wall.median) {
+        format!("steps took {} ms on average, but {} in the middle", text::ms(w.wall.mean), text::ms(w.wall.median))
+    } else if w.hidden.is_none() && apart(o.ops + o.idle, w.busy.mean) {
+        let (parts, whole) = (text::ms(o.ops + o.idle), text::ms(w.busy.mean));
+        format!("op by op the calls of a step took {parts} ms, in whole steps {whole}")
+    } else {
+        return String::new();
+    };
+    format!(" The machine was busy with something else: {what}. Measure again when it is idle.")
 }
