@@ -69,13 +69,19 @@ prove() {
   local kind=$1 library begin=$SECONDS
   shift
   library=$(build "$kind")
+  local twins=()
   if ((!$#)); then
+    twins=(cross_entropy sampled_softmax)
     cargo build --locked --quiet
     set -- target/debug/mipgpu check --device emu
     # Watching every access of every lane takes some 25 times as long: the small cases of every kernel.
     [[ $kind == tsan ]] && set -- "$@" --largest 700
   fi
   run "$kind" "$library" "$@"
+  # The twins for Hopper.
+  for op in "${twins[@]}"; do
+    MIPGPU_WGMMA=1 run "$kind" "$library" "$@" --precision bf16 --only "$op"
+  done
   echo "emulator-sanitize: $kind found nothing ($((SECONDS - begin)) s): $*"
 }
 

@@ -56,7 +56,9 @@ facts() {
 }
 
 hopper() {
-  mipgpu devices | grep -q 'compute capability 9\.0'
+  mipgpu devices | grep -q "^ *$device .*compute capability 9\.0" && return
+  echo "== $device is not of compute capability 9.0: wgmma is not run"
+  return 1
 }
 
 check() {

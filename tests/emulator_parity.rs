@@ -120,7 +120,7 @@ fn linear_by_our_own_gemm() {
     });
 }
 
-/// The twins of Hopper, on a model of wgmma that has none of the hardware's timing and all of its addresses.
+/// The twins of Hopper, on the emulator's model of wgmma.
 fn wgmma(precision: Precision, plan: &Planner) -> Result<Simt> {
     let mut simt = emulated(precision, plan)?;
     simt.set_wgmma(true);

@@ -33,10 +33,12 @@ __device__ __forceinline__ void group_ready() { fence_async(); }
 // acc (64,64) += A (64,64) B (64,64)^T, tiles with the summed index along their rows.
 __device__ __forceinline__ void group_nt(float (&acc)[8][4], const bf16* a, const bf16* b) {
   const u64 x = group_operand(a), y = group_operand(b);
+  wgmma_hold(acc);
   wgmma_fence();
 #pragma unroll
   for (int k = 0; k < 4; k++) wgmma_nt(acc, x + k * 2, y + k * 2);  // 16 columns are 32 bytes
   wgmma_wait();
+  wgmma_hold(acc);
 }
 
 // The left operand of group_rn, from accumulators of an earlier product.
@@ -50,9 +52,11 @@ __device__ __forceinline__ void group_left(u32 (&left)[4][4], const float (&p)[8
 // acc (64,64) += P (64,64) B (64,64), P in registers, the summed index down B's rows.
 __device__ __forceinline__ void group_rn(float (&acc)[8][4], const u32 (&left)[4][4], const bf16* b) {
   const u64 y = group_operand(b);
+  wgmma_hold(acc);
   wgmma_fence();
 #pragma unroll
   for (int k = 0; k < 4; k++) wgmma_rn(acc, left[k], y + k * 128);  // 16 rows are 2,048 bytes
   wgmma_wait();
+  wgmma_hold(acc);
 }
 #endif

@@ -80,6 +80,15 @@ __device__ __forceinline__ void fence_async() { asm volatile("fence.proxy.async.
 // Before the first product after registers of its accumulators or left operand were touched.
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 
+// The compiler leaves accumulators alone here. Around every series of products: it takes them for finished where the
+// instruction stands.
+__device__ __forceinline__ void wgmma_hold(float (&d)[8][4]) {
+#pragma unroll
+  for (int nb = 0; nb < 8; nb++)
+#pragma unroll
+    for (int i = 0; i < 4; i++) asm volatile("" : "+f"(d[nb][i])::"memory");
+}
+
 // Closes the products so far and waits for their end: not before may the registers be touched.
 __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.commit_group.sync.aligned;\n wgmma.wait_group.sync.aligned 0;" ::: "memory");
@@ -88,9 +97,9 @@ __device__ __forceinline__ void wgmma_wait() {
 // d (64,64) f32 += A (64,16) B (64,16)^T, bf16 in shared memory, the summed index contiguous in both.
 __device__ __forceinline__ void wgmma_nt(float (&d)[8][4], uint64_t a, uint64_t b) {
   asm volatile(
-      "{ .reg .pred add; setp.eq.u32 add, 0, 0;\n"
+      "{ .reg .pred p; setp.eq.u32 p, 0, 0;\n"
       "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15,"
-      " %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, %32, %33, add, 1, 1, 0, 0; }"
+      " %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, %32, %33, p, 1, 1, 0, 0; }"
       : "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]), "+f"(d[1][0]), "+f"(d[1][1]), "+f"(d[1][2]), "+f"(d[1][3]),
         "+f"(d[2][0]), "+f"(d[2][1]), "+f"(d[2][2]), "+f"(d[2][3]), "+f"(d[3][0]), "+f"(d[3][1]), "+f"(d[3][2]), "+f"(d[3][3]),
         "+f"(d[4][0]), "+f"(d[4][1]), "+f"(d[4][2]), "+f"(d[4][3]), "+f"(d[5][0]), "+f"(d[5][1]), "+f"(d[5][2]), "+f"(d[5][3]),
@@ -98,13 +107,13 @@ __device__ __forceinline__ void wgmma_nt(float (&d)[8][4], uint64_t a, uint64_t 
       : "l"(a), "l"(b));
 }
 
-// d (64,64) f32 += A (64,16) B (16,64): A in registers, as the left fragments of four mma.m16n8k16; B in shared memory, its
+// d (64,64) f32 += A (64,16) B (16,64): A in registers, as the left fragments of an mma.m16n8k16 a warp; B in shared memory, its
 // columns contiguous.
 __device__ __forceinline__ void wgmma_rn(float (&d)[8][4], const uint32_t (&a)[4], uint64_t b) {
   asm volatile(
-      "{ .reg .pred add; setp.eq.u32 add, 0, 0;\n"
+      "{ .reg .pred p; setp.eq.u32 p, 0, 0;\n"
       "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15,"
-      " %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, {%32, %33, %34, %35}, %36, add, 1, 1, 1; }"
+      " %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, {%32, %33, %34, %35}, %36, p, 1, 1, 1; }"
       : "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]), "+f"(d[1][0]), "+f"(d[1][1]), "+f"(d[1][2]), "+f"(d[1][3]),
         "+f"(d[2][0]), "+f"(d[2][1]), "+f"(d[2][2]), "+f"(d[2][3]), "+f"(d[3][0]), "+f"(d[3][1]), "+f"(d[3][2]), "+f"(d[3][3]),
         "+f"(d[4][0]), "+f"(d[4][1]), "+f"(d[4][2]), "+f"(d[4][3]), "+f"(d[5][0]), "+f"(d[5][1]), "+f"(d[5][2]), "+f"(d[5][3]),

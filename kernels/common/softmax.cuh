@@ -16,9 +16,10 @@ Products are those of Warps (tile.cuh), or on Hopper, where asked for, of Group 
 z is always summed over D in the same order, whichever operand is on the left, so that forward and backward agree on
 its bits: p = exp(z - lse) - 1 of a logit that outweighs the rest is right only because the rounding of z cancels that
 of lse.
-Shared memory: 2 TileColumns (1,536 bytes), then slices of 9,216 bytes (8,192 swizzled, from byte 2,048 on): own rows (all, or 2) + kept (the chunk's + 1,
-backward only) + 2 for what is not kept, if anything is. The launcher chooses `resident` and keeps the sum within
-99 KiB. D = 64, 128, 256, 512 in bf16: forward 29, 38, 57, 94 KB, backward 29, 48, 84, 66 KB (512 is not resident).
+Shared memory: 2 TileColumns (1,536 bytes), then slices of 9,216 bytes (swizzled: 2,048 and 8,192): own rows (all, or 2)
++ kept (the chunk's + 1, backward only) + 2 for what is not kept, if anything is. The launcher chooses `resident` and keeps
+the sum within 99 KiB. D = 64, 128, 256, 512 in bf16: forward 29, 38, 57, 94 KB, backward 29, 48, 84, 66 KB (512 is not
+resident); swizzled 27, 35, 51, 84 and 27, 43, 76, 59.
 Units: logits are natural; each exponential is 2^((z - top) log2(e)), the difference first, so that z = top gives 1.
 */
 #pragma once
@@ -74,6 +75,7 @@ struct Group {
   using T = bf16;
   static constexpr int kSlice = 64, kSize = kGroupTile;
   static constexpr int kHead = 2048;  // tiles lie at multiples of 1,024
+  static_assert(kHead >= 2 * sizeof(TileColumns) && kHead % 1024 == 0 && kSize * sizeof(T) % 1024 == 0);
   static __device__ __forceinline__ int at(int row, int column) { return group_at(row, column); }
   static __device__ __forceinline__ void ready() { group_ready(); }
   static __device__ __forceinline__ void scores(float (&z)[kTile / 8][4], const T* own, const T* far) {

@@ -155,6 +155,9 @@ pub fn cases() -> Vec<Case<CrossEntropyFwd, CrossEntropyBwd>> {
         // Widths that kernels take in pieces.
         (66, 200, 70, Nothing),
         (5, 521, 65, LastItem),
+        // Three tiles of a catalogue where two slices of the width are kept, and a block's rows that do not stay.
+        (70, 128, 200, Nothing),
+        (5, 520, 140, Nothing),
         // A catalogue that is packed in pieces.
         (3, 4, 4200, Nothing),
     ]

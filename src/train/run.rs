@@ -387,9 +387,12 @@ impl<'a, B: Backend> Loop<'a, B> {
 
     fn note_timing(&self, row: &EpochRow, seconds: f64, rate: f64) -> Result<()> {
         let path = self.job.folder.path.join("timing.jsonl");
+        // A run may be resumed on another device: each epoch says where it was.
+        let (device, _) = backend::choose(self.job.device);
         let line = serde_json::json!({
             "epoch": row.epoch, "train_s": seconds, "interactions_per_s": rate,
             "elapsed_s": self.started.elapsed().as_secs_f64(),
+            "device": device.to_string(), "precision": self.job.config.settings.precision.on(device),
         });
         let mut file = fs::OpenOptions::new().create(true).append(true).open(&path).at_path(&path)?;
         writeln!(file, "{line}").at_path(&path)

@@ -75,6 +75,9 @@ fn a_device_that_falls_away_leaves_the_last_checkpoint_and_any_device_goes_on_fr
     };
     let (emu, cpu) = (loss("lost"), loss("copy"));
     assert!((emu - cpu).abs() < 0.02 * emu, "second epoch: loss {emu} on the emulator in bf16, {cpu} on the CPU");
+    let told: Vec<_> = p.text("copy/timing.jsonl").lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let of = |row: &serde_json::Value| [row["device"].clone(), row["precision"].clone()];
+    assert_eq!(told.iter().map(of).collect::<Vec<_>>(), [["emu", "bf16"], ["cpu", "f32"]]);
 }
 
 #[test]

@@ -8,15 +8,23 @@ use crate::ops::{CrossEntropyBwd, CrossEntropyFwd, Op, Run};
 /// Rows and candidates of a tile.
 pub(super) const TILE: usize = 64;
 
-/// Bytes of a row that a step of the walk takes, and of a slice of 64 rows with its padding.
+/// Bytes of a row that a step of the walk takes.
 const SLICE: usize = 128;
-const SLICE_PLACE: usize = TILE * (SLICE + 16);
 
 /// Slices of a chunk of gradient columns.
 const CHUNK: usize = 2;
 
-/// Two `TileColumns`.
-const COLUMNS: usize = 2 * 3 * 4 * TILE;
+/// How the walk lays out shared memory, in bytes: what stands before its slices, and the place of a slice of 64 rows.
+struct Layout {
+    head: usize,
+    place: usize,
+}
+
+/// `Warps`: two `TileColumns`, padded rows.
+const WARPS: Layout = Layout { head: 2 * 3 * 4 * TILE, place: TILE * (SLICE + 16) };
+
+/// `Group`: swizzled rows, every slice at a multiple of 1,024.
+const GROUP: Layout = Layout { head: 2048, place: TILE * SLICE };
 
 /// Shared memory that every supported GPU gives to a block.
 const SHARED: usize = 99 << 10;
@@ -31,19 +39,20 @@ pub(super) struct Walk {
 }
 
 impl Walk {
-    pub fn forward(d: usize, act_bytes: usize) -> Walk {
-        Walk::new((d * act_bytes).div_ceil(SLICE), 0)
+    pub fn forward(d: usize, simt: &Simt) -> Walk {
+        Walk::new((d * simt.act_bytes()).div_ceil(SLICE), 0, simt)
     }
 
-    pub fn backward(d: usize, act_bytes: usize) -> Walk {
-        let slices = (d * act_bytes).div_ceil(SLICE);
-        Walk::new(slices, slices.min(CHUNK))
+    pub fn backward(d: usize, simt: &Simt) -> Walk {
+        let slices = (d * simt.act_bytes()).div_ceil(SLICE);
+        Walk::new(slices, slices.min(CHUNK), simt)
     }
 
     /// Of `slices`, `kept` outlive their step.
-    fn new(slices: usize, kept: usize) -> Walk {
+    fn new(slices: usize, kept: usize, simt: &Simt) -> Walk {
+        let layout = if simt.twins() { GROUP } else { WARPS };
         let far = if kept > 0 { kept + 1 } else { 0 } + if slices > kept { 2 } else { 0 };
-        let bytes = |own: usize| COLUMNS + (own + far) * SLICE_PLACE;
+        let bytes = |own: usize| layout.head + (own + far) * layout.place;
         let resident = bytes(slices) <= SHARED;
         Walk {
             chunks: slices.div_ceil(CHUNK),
@@ -126,7 +135,7 @@ fn backward(op: &CrossEntropyBwd, chunks: usize) -> (Ranges, Ranges, usize) {
 impl Run<CrossEntropyFwd> for Simt {
     fn run(&mut self, op: &CrossEntropyFwd) {
         op.assert_disjoint();
-        let (m, walk) = (op.m, Walk::forward(op.d, self.act_bytes()));
+        let (m, walk) = (op.m, Walk::forward(op.d, self));
         let (ranges, lengths) = forward(op);
         let [max, sum, hit] = self.arrays(lengths);
         let params = CrossEntropyFwdParams {
@@ -167,7 +176,7 @@ impl Run<CrossEntropyBwd> for Simt {
     fn run(&mut self, op: &CrossEntropyBwd) {
         op.assert_disjoint();
         let (m, d, v) = (op.m, op.d, op.v);
-        let walk = Walk::backward(d, self.act_bytes());
+        let walk = Walk::backward(d, self);
         let (items, rows, parts) = backward(op, walk.chunks);
         let [part] = self.arrays([parts]);
         let (dh, add) = self.grad(op.dh);
@@ -231,7 +240,7 @@ impl Run<CrossEntropyBwd> for Simt {
     }
 
     fn need(&self, op: &CrossEntropyBwd) -> Result<usize, String> {
-        let walk = Walk::backward(op.d, self.act_bytes());
+        let walk = Walk::backward(op.d, self);
         Ok(over_batches(op.m, |m| scratch_bytes(&[backward(&CrossEntropyBwd { m, ..*op }, walk.chunks).2])))
     }
 }

@@ -15,7 +15,7 @@ use cudarc::{
     nvrtc::Ptx,
 };
 
-use super::kernels::{FATBINS, FILES, KERNELS, NVCC_VERSION};
+use super::kernels::{ARCHITECTURES, FATBINS, FILES, KERNELS, NVCC_VERSION};
 use crate::base::{Error, Result};
 
 /// Which driver library stands behind the calls.
@@ -69,6 +69,13 @@ pub struct Loaded {
     pub stream: Arc<CudaStream>,
     /// In the order of [`KERNELS`].
     pub functions: Vec<CudaFunction>,
+}
+
+impl Loaded {
+    /// Whether kernels with wgmma run: on Hopper by code for sm_90a, and on the emulator.
+    pub fn has_wgmma(&self) -> bool {
+        self.driver == Driver::Emulator || (self.card.capability == (9, 0) && ARCHITECTURES.contains(&"90a"))
+    }
 }
 
 /// A driver error in words.

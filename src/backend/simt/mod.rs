@@ -160,10 +160,11 @@ impl Simt {
         let device = driver::open(driver, ordinal)?;
         let gemm = gemm(&device)?;
         let wgmma = std::env::var_os("MIPGPU_WGMMA").is_some_and(|v| v == "1");
-        if wgmma && driver == Driver::Cuda && device.card.capability != (9, 0) {
+        if wgmma && !device.has_wgmma() {
             let (major, minor) = device.card.capability;
             let error = format!("MIPGPU_WGMMA=1: {} has compute capability {major}.{minor}", device.card.name);
-            return Err(Error::user(error).hint("wgmma is of Hopper (9.0) alone: unset MIPGPU_WGMMA"));
+            let hint = "wgmma is of 9.0 (Hopper) alone, in a build whose nvcc knows sm_90a: unset MIPGPU_WGMMA";
+            return Err(Error::user(error).hint(hint));
         }
         let failed = |e: DriverError| {
             Error::user(format!("{} ({}) cannot be used: {}", driver.name(ordinal), device.card.name, words(e)))
@@ -221,9 +222,12 @@ impl Simt {
         self.replays = on;
     }
 
-    /// Whether kernels that have a twin for Hopper's wgmma run as that (at first: where MIPGPU_WGMMA=1 asks for it). Of a
-    /// GPU or emulator that has it.
+    /// Whether kernels that have a twin for Hopper's wgmma run as that (at first: where MIPGPU_WGMMA=1 asks for it).
+    ///
+    /// # Panics
+    /// The device has none.
     pub fn set_wgmma(&mut self, on: bool) {
+        assert!(!on || self.device.has_wgmma(), "{} has no wgmma", self.device.card.name);
         self.graphs.clear();
         self.wgmma = on;
     }
@@ -316,9 +320,14 @@ impl Simt {
 
     fn of(&self, pair: Pair) -> Kernel {
         match self.precision {
-            Precision::Bf16 => pair.wgmma.filter(|_| self.wgmma).unwrap_or(pair.bf16),
+            Precision::Bf16 => pair.wgmma.filter(|_| self.twins()).unwrap_or(pair.bf16),
             Precision::F32 => pair.f32,
         }
+    }
+
+    /// Whether kernels that have a twin for wgmma run as that.
+    fn twins(&self) -> bool {
+        self.wgmma && self.precision == Precision::Bf16
     }
 
     /// Bytes of an activation.

@@ -39,7 +39,7 @@ impl Run<SampledSoftmaxFwd> for Simt {
     fn run(&mut self, op: &SampledSoftmaxFwd) {
         op.assert_disjoint();
         let (m, d, s) = (op.m, op.d, op.s);
-        let walk = Walk::forward(d, self.act_bytes());
+        let walk = Walk::forward(d, self);
         let (ranges, lengths) = forward(op);
         let [max, sum, z, offset] = self.arrays(lengths);
         // First what needs no tile: the targets' logits and the negatives' offsets.
@@ -100,7 +100,7 @@ impl Run<SampledSoftmaxBwd> for Simt {
     fn run(&mut self, op: &SampledSoftmaxBwd) {
         op.assert_disjoint();
         let (m, d, s) = (op.m, op.d, op.s);
-        let walk = Walk::backward(d, self.act_bytes());
+        let walk = Walk::backward(d, self);
         let (negatives, rows, lengths) = backward(op, walk.chunks);
         let ([offset, part], own) = (self.arrays(lengths), own(self, op.own));
         let kernel = |plain, with_own| if own == 0 { plain } else { with_own };
@@ -195,7 +195,7 @@ impl Run<SampledSoftmaxBwd> for Simt {
     }
 
     fn need(&self, op: &SampledSoftmaxBwd) -> Result<usize, String> {
-        let walk = Walk::backward(op.d, self.act_bytes());
+        let walk = Walk::backward(op.d, self);
         Ok(over_batches(op.m, |m| scratch_bytes(&backward(&SampledSoftmaxBwd { m, ..*op }, walk.chunks).2)))
     }
 }

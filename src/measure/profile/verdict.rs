@@ -62,18 +62,17 @@ pub(super) fn verdict(p: &Profile) -> String {
     format!("{} of the step is {}{how}{gaps}; {loading}.{}", percent(share), top.op, doubt(p))
 }
 
-/// Where two of the measurements contradict each other by half, what to think of all of them: on the processor, steps op by
-/// op take what whole steps take, and a mean is far from its median only where some steps waited for something.
+/// Where two measurements contradict each other by half, what to think of both: on the processor, steps op by op take what
+/// whole steps take, unless they are over before the clock is read.
 fn doubt(p: &Profile) -> String {
     let (w, o) = (&p.whole, &p.op_by_op);
-    let apart = |a: f64, b: f64| a > 1.5 * b || b > 1.5 * a;
-    let what = if apart(w.wall.mean, w.wall.median) {
-        format!("steps took {} ms on average, but {} in the middle", text::ms(w.wall.mean), text::ms(w.wall.median))
-    } else if w.hidden.is_none() && apart(o.ops + o.idle, w.busy.mean) {
-        let (parts, whole) = (text::ms(o.ops + o.idle), text::ms(w.busy.mean));
-        format!("op by op the calls of a step took {parts} ms, in whole steps {whole}")
-    } else {
+    let (parts, whole) = (o.ops + o.idle, w.busy.mean);
+    if w.hidden.is_some() || whole < 1e-3 || (parts < 1.5 * whole && whole < 1.5 * parts) {
         return String::new();
-    };
-    format!(" The machine was busy with something else: {what}. Measure again when it is idle.")
+    }
+    let (parts, whole) = (text::ms(parts), text::ms(whole));
+    format!(
+        " Something else may have kept the machine busy: op by op the calls of a step took {parts} ms, in whole steps \
+         {whole}. Measure again when it is idle."
+    )
 }
