@@ -1,7 +1,7 @@
 //! The staging folder in which an output is made: it either becomes the output as a whole or vanishes.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, TryLockError},
     path::{Path, PathBuf},
 };
 
@@ -24,6 +24,8 @@ pub(crate) struct Staging {
     path: PathBuf,
     kind: FolderKind,
     published: bool,
+    /// Held while the folder is at work, so that others can tell it from one that a killed process left.
+    _lock: File,
 }
 
 impl Staging {
@@ -37,12 +39,13 @@ impl Staging {
         })?;
         let parent = parent_of(out);
         fs::create_dir_all(&parent).at_path(&parent)?;
-        recover(out, kind, force)?;
         let path = parent.join(format!(".{}.importing-{}", name.to_string_lossy(), std::process::id()));
-        // Left by a killed process that had the same number.
-        let _ = fs::remove_dir_all(&path);
-        fs::create_dir(&path).at_path(&path)?;
-        Ok(Staging { path, kind, published: false })
+        let lock = claim(out, &parent, &path)?;
+        let staging = Staging { path, kind, published: false, _lock: lock };
+        recover(out, kind, force)?;
+        // Another process may have been done in the meantime.
+        check_free(out, kind, force)?;
+        Ok(staging)
     }
 
     pub fn path(&self) -> &Path {
@@ -85,6 +88,37 @@ impl Drop for Staging {
             let _ = fs::remove_dir_all(&self.path);
         }
     }
+}
+
+/// Makes the staging folder `path` and locks it. Only one at a time works at an output: a second one is refused, and what a
+/// killed process left is removed. The system gives up the lock of a process that dies.
+fn claim(out: &Path, parent: &Path, path: &Path) -> Result<File> {
+    // Nobody else looks for such folders or makes one meanwhile.
+    let gate = File::open(parent).at_path(parent)?;
+    // File systems without locks go without this protection.
+    let _ = gate.lock();
+    let name = out.file_name().unwrap_or_default().to_string_lossy();
+    let prefix = format!(".{name}.importing-");
+    for entry in fs::read_dir(parent).at_path(parent)? {
+        let other = entry.at_path(parent)?.path();
+        let other_name = other.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let Some(process) = other_name.strip_prefix(&prefix) else { continue };
+        // It may be done and gone by now.
+        let Ok(folder) = File::open(&other) else { continue };
+        match folder.try_lock() {
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::user(format!("{}: process {process} is making it right now", out.display()))
+                    .hint("wait until it is done, or choose another --out"));
+            }
+            // Without locks only the own number is known to be free.
+            Err(TryLockError::Error(_)) if other != path => {}
+            Err(TryLockError::Error(_)) | Ok(()) => fs::remove_dir_all(&other).at_path(&other)?,
+        }
+    }
+    fs::create_dir(path).at_path(path)?;
+    let lock = File::open(path).at_path(path)?;
+    let _ = lock.try_lock();
+    Ok(lock)
 }
 
 /// Where an earlier data set stands while the new one takes its name.

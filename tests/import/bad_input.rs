@@ -111,8 +111,10 @@ fn bad_files_are_refused_for_what_they_are() {
     let missing = desk.dir.path().join("nowhere.csv");
     let error = desk.import(&[missing], &Default::default()).unwrap_err().to_string();
     assert!(error.contains("nowhere.csv") && error.contains("check the path"), "{error}");
-    let folder = desk.dir.path().to_path_buf();
-    assert!(desk.import(&[folder], &Default::default()).unwrap_err().to_string().contains("this is a folder"));
+    let folder = desk.dir.path().join("empty");
+    fs::create_dir(&folder).unwrap();
+    let error = desk.import(&[folder], &Default::default()).unwrap_err().to_string();
+    assert!(error.contains("there is no file with data in this folder"), "{error}");
 }
 
 #[test]

@@ -5,13 +5,14 @@ mod baskets;
 mod doubts;
 mod formats;
 mod get;
+mod sources;
 
 use std::{
     collections::{HashMap, HashSet},
     fs,
     io::Read,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use flate2::read::GzDecoder;
@@ -296,9 +297,14 @@ fn a_cell_may_hold_hundreds_of_thousands_of_values() {
 }
 
 fn cli(args: &[&str], threads: &str) -> (i32, String, String) {
+    cli_fed(args, threads, Stdio::null())
+}
+
+fn cli_fed(args: &[&str], threads: &str, input: Stdio) -> (i32, String, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_mipgpu"))
         .args(args)
         .env("RAYON_NUM_THREADS", threads)
+        .stdin(input)
         .output()
         .expect("the program runs");
     let text = |bytes| String::from_utf8(bytes).unwrap();

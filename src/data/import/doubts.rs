@@ -2,13 +2,12 @@
 that is taken for data. The import goes on, since both may be meant, but says so; the flag that settles it silences it.
 */
 
-use std::path::Path;
-
 use crate::{
     base::error::typed,
     data::import::{
         ImportOptions,
         columns::{Columns, Role, bare},
+        source::Source,
         time::parse_date,
     },
 };
@@ -30,7 +29,7 @@ pub(crate) fn all_moments<'a>(cells: impl Iterator<Item = &'a str> + Clone) -> b
 
 /// The log has no column of times and nobody said so, but a column that is ignored looks like one.
 pub(crate) fn ignored_times(
-    path: &Path,
+    source: &Source,
     names: &[String],
     columns: &Columns,
     options: &ImportOptions,
@@ -47,7 +46,7 @@ pub(crate) fn ignored_times(
     Some(format!(
         "{WARNING}{}: {them} '{}' {look} like times and nobody reads them: the order of the rows is taken for the order in \
          time; add --time-col {first}, or --time-col none if the rows are in order",
-        path.display(),
+        source.display(),
         found.join("', '")
     ))
 }
@@ -63,7 +62,7 @@ pub(crate) fn like_names(first: &[String], below: &[Vec<String>]) -> bool {
 /// A log was found to have no header, and its first row looks like one. Where it has times or ratings that row will be
 /// refused, with its own hint.
 pub(crate) fn header_as_data(
-    path: &Path,
+    source: &Source,
     rows: &[Vec<String>],
     columns: &Columns,
     options: &ImportOptions,
@@ -76,7 +75,7 @@ pub(crate) fn header_as_data(
     Some(format!(
         "{WARNING}{}: line 1 ({}) is read as data, but may be a header: words that do not come again below; if it is one, \
          add --user-col {} --item-col {}; if it is data, --no-header",
-        path.display(),
+        source.display(),
         first.join(", "),
         name(columns.user),
         name(columns.item)

@@ -2,7 +2,7 @@
 Cells may hold several values, separated by `|` (or by blanks in RecBole's `token_seq` columns).
 */
 
-use std::{collections::HashMap, path::Path};
+use std::{collections::HashMap, io::Read as _};
 
 use crate::{
     base::{Error, Result},
@@ -14,34 +14,29 @@ use crate::{
             columns::{Role, bare, by_name, by_wish, is_known},
             doubts::{WARNING, like_names},
             records::{Delimiter, cells},
-            sniff::{self, Kind},
+            sniff,
+            source::Source,
         },
     },
 };
 
-use std::io::Read as _;
-
-/// Reads `path` and collects the fields of the items in `keys`; `say` gets what was understood, and the coverage.
+/// Reads a table and collects the fields of the items in `keys`; `say` gets what was understood, and the coverage.
 pub(crate) fn read(
-    path: &Path,
+    source: &Source,
     keys: &Vocab,
     options: &ImportOptions,
     say: &mut dyn FnMut(&str),
 ) -> Result<Vec<FieldBuilder>> {
-    let at = |e: Error| e.at(path.display());
-    let gzip = match sniff::kind_of(path)? {
-        Kind::Gzip => true,
-        Kind::Plain => false,
-        Kind::Parquet => {
-            return Err(Error::user(format!("{}: item fields are not read from Parquet", path.display()))
-                .hint("save the item table as CSV"));
-        }
-    };
+    let at = |e: Error| e.at(source.display());
+    if source.parquet {
+        return Err(Error::user(format!("{}: item fields are not read from Parquet", source.display()))
+            .hint("save the item table as CSV"));
+    }
     // The overrides speak of the log, not of this table.
     let plain = ImportOptions::default();
     let told = |cell: &str| options.item_fields.iter().chain(&options.item_col).any(|name| name == bare(cell));
     let known = |cell: &str| is_known(cell) || told(cell);
-    let mut table = sniff::table(path, gzip, &plain, &known)?;
+    let mut table = sniff::table(source, &plain, &known)?;
     // movies.dat of MovieLens has no header, and everyone knows its columns.
     if table.delimiter == Delimiter::DoubleColon && !table.header && table.names.len() == 3 {
         table.names = ["movieId", "title", "genres"].map(str::to_owned).to_vec();
@@ -67,8 +62,7 @@ pub(crate) fn read(
         wishes.map(|wish| by_wish(names, wish, "--item-fields").map_err(at)).collect::<Result<_>>()?
     };
     let mut bytes = Vec::new();
-    let mut reader = sniff::open(path, gzip)?;
-    reader.read_to_end(&mut bytes).map_err(|e| sniff::read_error(path, gzip, &e))?;
+    source.open()?.read_to_end(&mut bytes).map_err(|e| source.read_error(&e))?;
     let bytes = bytes.strip_prefix(&[0xef, 0xbb, 0xbf]).unwrap_or(&bytes);
     let (text, latin1) = match std::str::from_utf8(bytes) {
         Ok(text) => (text.to_owned(), false),
@@ -86,7 +80,7 @@ pub(crate) fn read(
     }
     say(&format!(
         "{}: {}, item column '{}'{}; {} of {} items found",
-        path.display(),
+        source.display(),
         table.delimiter,
         names[key],
         if latin1 { ", not UTF-8: read as Latin-1" } else { "" },
@@ -101,7 +95,7 @@ pub(crate) fn read(
         say(&format!(
             "{WARNING}{}: line 1 ({}) is read as a row, but may be a header, and no item is called '{}'; if it is one, call \
              its column of keys `item`",
-            path.display(),
+            source.display(),
             first.join(", "),
             first[key]
         ));
@@ -109,7 +103,7 @@ pub(crate) fn read(
     if row_of.is_empty() {
         return Err(Error::user(format!(
             "{}: no key in column '{}' is an item of the log",
-            path.display(),
+            source.display(),
             names[key]
         ))
         .hint("name the column that holds the same keys as the log with --item-col"));
@@ -118,7 +112,7 @@ pub(crate) fn read(
         say(&format!(
             "{WARNING}{}: only {} of {} items of the log have a row here: does column '{}' hold the log's item keys? another \
              one is named with --item-col",
-            path.display(),
+            source.display(),
             digits(row_of.len() as u64),
             digits(keys.len() as u64),
             names[key]

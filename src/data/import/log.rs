@@ -9,9 +9,10 @@ use crate::{
     data::{
         digits,
         import::{
-            ImportOptions, Layout, cancelled,
+            ImportOptions, cancelled,
             group::RowCodec,
             intern::Interner,
+            layouts::Layout,
             parquet,
             ratings::{RatingRule, Sizes},
             text::{self, Block},
@@ -104,7 +105,7 @@ impl<'a> Log<'a> {
             ended.map_err(|_| {
                 Error::user(format!(
                     "{}: the file is damaged in a way its reader cannot handle",
-                    layout.parts().0.display()
+                    layout.source().display()
                 ))
                 .hint("copy or download the file again")
             })
@@ -115,7 +116,7 @@ impl<'a> Log<'a> {
         let place = |row: &text::BadRow| {
             let line = if matches!(layout, Layout::Text(_)) { "line" } else { "row" };
             let column = if row.column.is_empty() { String::new() } else { format!(", column {}", row.column) };
-            format!("{}: {line} {}{column}: {}", layout.parts().0.display(), digits(row.line), row.reason)
+            format!("{}: {line} {}{column}: {}", layout.source().display(), digits(row.line), row.reason)
         };
         if let (Some(first), false) = (block.bad.first(), self.options.skip_bad) {
             let header = match layout {

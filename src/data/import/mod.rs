@@ -1,11 +1,12 @@
 /*! Importing a log: any supported file -> a data set folder, in memory bounded by a stated budget.
 
-1. `sniff`/`columns`: what the file is and which column is what, reported for people to check.
-2. `text`/`parquet`: blocks of parsed rows, in the order of the file.
-3. `log`, `intern`: keys become ids in order of first appearance; rows go to a spill (memory first, then disk).
-4. `group`: runs of users that fit the memory are sorted by user and time; the duplicates rule is applied.
-5. `kcore`: the k-core, over shards on disk, where one is asked for.
-6. `data/write.rs`: shards, vocabularies and the manifest, in a staging folder that is renamed when all is synced.
+1. `source`/`folder`: files, pipes and folders of parts.
+2. `sniff`/`columns`/`layouts`: what each file is and which column is what, reported for people to check.
+3. `text`/`parquet`: blocks of parsed rows, in the order of the file.
+4. `log`, `intern`: keys become ids in order of first appearance; rows go to a spill (memory first, then disk).
+5. `group`: runs of users that fit the memory are sorted by user and time; the duplicates rule is applied.
+6. `kcore`: the k-core, over shards on disk, where one is asked for.
+7. `data/write.rs`: shards, vocabularies and the manifest, in a staging folder that is renamed when all is synced.
 
 Filters apply in this order: bad rows, `min_rating`, duplicates, k-core. The result depends on the log and the filters
 only: not on the budget, the number of threads, or the format the log came in.
@@ -13,15 +14,18 @@ only: not on the budget, the number of threads, or the format the log came in.
 
 mod columns;
 mod doubts;
+mod folder;
 mod group;
 mod intern;
 mod items;
 mod kcore;
+mod layouts;
 mod log;
 mod parquet;
 mod ratings;
 mod records;
 mod sniff;
+mod source;
 mod text;
 mod time;
 
@@ -40,7 +44,9 @@ use serde::Serialize;
 
 use self::{
     group::{GroupLimits, RowCodec},
+    layouts::understand,
     log::Log,
+    source::Source,
 };
 use crate::{
     base::{Error, Result, error::IoContext},
@@ -163,43 +169,6 @@ pub struct ImportSummary {
     pub rows_per_s: f64,
 }
 
-/// One understood source.
-enum Layout {
-    Text(sniff::TextLayout),
-    Parquet(parquet::ParquetLayout),
-}
-
-impl Layout {
-    fn of(path: &Path, options: &ImportOptions) -> Result<Layout> {
-        Ok(match sniff::kind_of(path)? {
-            sniff::Kind::Parquet => Layout::Parquet(parquet::layout(path, options)?),
-            kind => Layout::Text(sniff::text_layout(path, kind == sniff::Kind::Gzip, options)?),
-        })
-    }
-
-    fn parts(&self) -> (&Path, &columns::Columns, Option<&'static str>) {
-        let (path, columns, kind) = match self {
-            Layout::Text(l) => (&l.path, &l.columns, l.time_kind),
-            Layout::Parquet(l) => (&l.path, &l.columns, l.time_kind),
-        };
-        (path, columns, kind.map(time::TimeKind::unit))
-    }
-
-    fn time_kind(&self) -> Option<time::TimeKind> {
-        match self {
-            Layout::Text(l) => l.time_kind,
-            Layout::Parquet(l) => l.time_kind,
-        }
-    }
-
-    fn describe(&self) -> Vec<String> {
-        match self {
-            Layout::Text(l) => l.describe(),
-            Layout::Parquet(l) => l.describe(),
-        }
-    }
-}
-
 /// Imports logs (several are read as one, in the order given) into the folder `out`. `report` gets lines of talk; those that warn
 /// begin with `warning: `.
 ///
@@ -216,12 +185,12 @@ pub fn import(
 ) -> Result<ImportSummary> {
     let start = Instant::now();
     let staging = Staging::new(out, DATA_SET, options.force)?;
-    let layouts = understand(sources, options, report)?;
-    let (_, columns, time_unit) = layouts[0].parts();
+    let dir = staging.path();
+    let layouts = understand(sources, dir, options, report)?;
+    let (columns, time_unit) = (layouts[0].columns(), layouts[0].time_unit());
     let has =
         Has { times: columns.time.is_some(), ratings: columns.rating.is_some(), baskets: columns.basket.is_some() };
     let codec = RowCodec(has);
-    let dir = staging.path();
 
     // Pass 1: rows to the spill, keys to ids; counts say later how much room each user's history takes.
     let mut log = Log::new(dir, codec, options);
@@ -307,7 +276,10 @@ pub fn import(
     files.push(write_counts(dir, &item_counts)?);
     if let Some(table) = &options.items {
         let keys = Vocab::open(&dir.join("items.safetensors"))?;
-        let fields = items::read(table, &keys, options, report)?;
+        // A pipe that is the log too was read already: its copy is the table.
+        let copied = layouts.iter().map(layouts::Layout::source).find(|s| s.is_copy_of(table)).cloned();
+        let table = copied.map_or_else(|| Source::new(table, dir, "items", options), Ok)?;
+        let fields = items::read(&table, &keys, options, report)?;
         files.push(write_fields(dir, &fields)?);
     }
 
@@ -333,6 +305,9 @@ pub fn import(
         fingerprint: String::new(),
         manifest_sha256: String::new(),
     };
+    // Copies of pipes are no part of the data set.
+    drop(layouts);
+    source::remove_copies(dir)?;
     write_manifest(dir, &mut manifest)?;
     cancelled(options)?;
     staging.publish(out, options.force)?;
@@ -368,33 +343,4 @@ fn cancelled(options: &ImportOptions) -> Result<()> {
         }
         _ => Ok(()),
     }
-}
-
-/// Understands all sources, reports what was understood, and checks that they make one log.
-fn understand(sources: &[PathBuf], options: &ImportOptions, report: &mut dyn FnMut(&str)) -> Result<Vec<Layout>> {
-    if sources.is_empty() {
-        return Err(Error::user("no log given").hint("name at least one file to import"));
-    }
-    let layouts = sources.iter().map(|path| Layout::of(path, options)).collect::<Result<Vec<_>>>()?;
-    layouts.iter().flat_map(Layout::describe).for_each(|line| report(&line));
-    let (first, first_columns, first_unit) = layouts[0].parts();
-    for layout in &layouts {
-        let (path, columns, unit) = layout.parts();
-        let unit_differs = unit != first_unit;
-        if unit_differs || columns.rating.is_some() != first_columns.rating.is_some() {
-            let (what, flag) = if unit_differs { ("times", "--time-col") } else { ("ratings", "--rating-col") };
-            return Err(Error::user(format!("{} and {} differ in their {what}", first.display(), path.display()))
-                .hint(format!("name the column with {flag}, or leave it out with `{flag} none`")));
-        }
-        let asked =
-            [(options.min_rating.is_some(), "--min-rating"), (options.rating_range.is_some(), "--rating-range")];
-        if let (Some((_, flag)), None) = (asked.iter().find(|(asked, _)| *asked), columns.rating) {
-            return Err(Error::user(format!(
-                "{}: {flag} needs a rating, and no column looks like one",
-                path.display()
-            ))
-            .hint("name it with --rating-col"));
-        }
-    }
-    Ok(layouts)
 }

@@ -2,7 +2,7 @@
 rows at a time. Keys of any scalar type become text, as a CSV of the same table would hold them.
 */
 
-use std::{fs::File, path::Path, path::PathBuf, sync::mpsc::SyncSender};
+use std::{fs::File, sync::mpsc::SyncSender};
 
 use parquet::{
     basic::{ConvertedType, LogicalType, TimeUnit, Type},
@@ -14,7 +14,7 @@ use parquet::{
 };
 
 use crate::{
-    base::{Error, Result, error::IoContext},
+    base::{Error, Result},
     data::import::{
         ImportOptions,
         columns::{self, Columns, Role},
@@ -22,6 +22,7 @@ use crate::{
         intern::hash_key,
         ratings::RatingRule,
         sniff::describe_columns,
+        source::Source,
         text::{Block, Row, bad_time, basket_label},
         time::TimeKind,
     },
@@ -32,7 +33,7 @@ const BATCH: usize = 32 << 10;
 
 /// What was understood of a Parquet file.
 pub(crate) struct ParquetLayout {
-    pub path: PathBuf,
+    pub source: Source,
     pub names: Vec<String>,
     pub columns: Columns,
     pub time_kind: Option<TimeKind>,
@@ -41,27 +42,26 @@ pub(crate) struct ParquetLayout {
     doubts: Vec<String>,
 }
 
-fn damaged(path: &Path, e: &ParquetError) -> Error {
-    Error::user(format!("{}: this Parquet file cannot be read ({e})", path.display()))
+fn damaged(source: &Source, e: &ParquetError) -> Error {
+    Error::user(format!("{}: this Parquet file cannot be read ({e})", source.display()))
         .hint("the file was cut short or damaged; copy or download it again")
 }
 
-fn open(path: &Path) -> Result<SerializedFileReader<File>> {
-    let file = File::open(path).at_path(path)?;
-    SerializedFileReader::new(file).map_err(|e| damaged(path, &e))
+fn open(source: &Source) -> Result<SerializedFileReader<File>> {
+    SerializedFileReader::new(source.file()?).map_err(|e| damaged(source, &e))
 }
 
 /// Understands a Parquet log.
-pub(crate) fn layout(path: &Path, options: &ImportOptions) -> Result<ParquetLayout> {
-    let reader = open(path)?;
+pub(crate) fn layout(source: Source, options: &ImportOptions) -> Result<Option<ParquetLayout>> {
+    let reader = open(&source)?;
     let meta = reader.metadata().file_metadata();
     let leaves = meta.schema_descr().columns();
     let names: Vec<String> = leaves.iter().map(|c| c.path().string()).collect();
-    let at = |e: Error| e.at(path.display());
+    let at = |e: Error| e.at(source.display());
     let columns = columns::choose(&names, true, &[], options).map_err(at)?;
     let rows = u64::try_from(meta.num_rows()).unwrap_or(0);
     if rows == 0 {
-        return Err(Error::user(format!("{}: the file has no rows", path.display())));
+        return Ok(None);
     }
     for role in Role::ALL {
         let Some(c) = columns.of(role) else { continue };
@@ -80,17 +80,17 @@ pub(crate) fn layout(path: &Path, options: &ImportOptions) -> Result<ParquetLayo
                 (_, true) => "of type DECIMAL".into(),
                 _ => format!("of type {}", leaf.physical_type()),
             };
-            return Err(Error::user(format!("{}: column '{}' is {kind}", path.display(), names[c]))
+            return Err(Error::user(format!("{}: column '{}' is {kind}", source.display(), names[c]))
                 .hint(format!("the {} must be a column of text or numbers, one row an interaction", role.name())));
         }
     }
     let time_kind = match columns.time {
-        Some(c) => Some(time_kind(&reader, c, &leaves[c]).map_err(|e| damaged(path, &e))?),
+        Some(c) => Some(time_kind(&reader, c, &leaves[c]).map_err(|e| damaged(&source, &e))?),
         None => None,
     };
     let times = |c: usize| looks_like_times(&reader, c, &leaves[c]);
-    let doubts = doubts::ignored_times(path, &names, &columns, options, times).into_iter().collect();
-    Ok(ParquetLayout { path: path.into(), names, columns, time_kind, rows, doubts })
+    let doubts = doubts::ignored_times(&source, &names, &columns, options, times).into_iter().collect();
+    Ok(Some(ParquetLayout { source, names, columns, time_kind, rows, doubts }))
 }
 
 /// Whether a column is of a type of times, or its first cells look like times.
@@ -159,7 +159,7 @@ impl ParquetLayout {
     /// What was understood, for people to check.
     pub fn describe(&self) -> Vec<String> {
         let rows = crate::data::digits(self.rows);
-        let mut lines = vec![format!("{}: Parquet, {rows} rows", self.path.display())];
+        let mut lines = vec![format!("{}: Parquet, {rows} rows", self.source.display())];
         lines.extend(describe_columns(&self.names, true, &self.columns, self.time_kind));
         lines.extend(self.doubts.iter().cloned());
         lines
@@ -254,8 +254,8 @@ fn batch<T: DataType, V>(
 
 /// Reads a Parquet log to its end and sends its blocks in order. Ends early, without an error, when nobody listens.
 pub(crate) fn read(layout: &ParquetLayout, rule: RatingRule, out: &SyncSender<Result<Block>>) -> Result<()> {
-    let reader = open(&layout.path)?;
-    let bad = |e: ParquetError| damaged(&layout.path, &e);
+    let reader = open(&layout.source)?;
+    let bad = |e: ParquetError| damaged(&layout.source, &e);
     let mut line = 1;
     for group in 0..reader.num_row_groups() {
         let group = reader.get_row_group(group).map_err(bad)?;
@@ -270,7 +270,7 @@ pub(crate) fn read(layout: &ParquetLayout, rule: RatingRule, out: &SyncSender<Re
             let now = left.min(BATCH);
             for cells in roles.iter_mut().flatten() {
                 if cells.read(now).map_err(bad)? != now {
-                    return Err(damaged(&layout.path, &ParquetError::General("a column is short of rows".into())));
+                    return Err(damaged(&layout.source, &ParquetError::General("a column is short of rows".into())));
                 }
             }
             let [Some(user), Some(item), time, rating, basket] = &roles else {

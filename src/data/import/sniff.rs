@@ -2,21 +2,16 @@
 ties; content decides, so a `.csv` that holds tabs is read as what it is.
 */
 
-use std::{
-    fs::File,
-    io::{BufReader, Read},
-    path::{Path, PathBuf},
-};
-
-use flate2::bufread::MultiGzDecoder;
+use std::io::Read;
 
 use crate::{
-    base::{Error, Result, error::IoContext},
+    base::{Error, Result},
     data::import::{
         ImportOptions,
         columns::{self, Columns, Role, cells_of},
-        doubts,
+        doubts::{self, WARNING},
         records::{Delimiter, cells},
+        source::{Packing, Source},
         time::{TimeKind, parse_number},
     },
 };
@@ -28,10 +23,13 @@ const SAMPLE_ROWS: usize = 200;
 /// What was understood of a text file.
 #[derive(Clone, Debug)]
 pub(crate) struct TextLayout {
-    pub path: PathBuf,
-    pub gzip: bool,
+    pub source: Source,
     pub delimiter: Delimiter,
+    /// The first record holds names.
     pub header: bool,
+    /// Columns have names: from the header, from the file before, or from the path.
+    pub named: bool,
+    /// The columns of the file, then those of its path.
     pub names: Vec<String>,
     pub columns: Columns,
     pub time_kind: Option<TimeKind>,
@@ -41,65 +39,17 @@ pub(crate) struct TextLayout {
     doubts: Vec<String>,
 }
 
-/// What kind of file it is, by its first bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Parquet,
-    Gzip,
-    Plain,
-}
-
-pub(crate) fn kind_of(path: &Path) -> Result<Kind> {
-    let meta = path.metadata().map_err(|e| {
-        let error = Error::io(path, &e);
-        if e.kind() == std::io::ErrorKind::NotFound { error.hint("check the path of the log") } else { error }
-    })?;
-    if meta.is_dir() {
-        return Err(Error::user(format!("{}: this is a folder, not a log", path.display()))
-            .hint("name the files in it; several are read as one log, in the order given"));
-    }
-    let mut start = Vec::new();
-    File::open(path).and_then(|f| f.take(8).read_to_end(&mut start)).at_path(path)?;
-    let archive = [("PK\x03\x04", "zip"), ("7z\u{bc}", "7z"), ("BZh", "bzip2"), ("\u{28}\u{b5}", "zstd")];
-    for (magic, name) in archive {
-        let magic: Vec<u8> = magic.chars().map(|c| c as u8).collect();
-        if start.starts_with(&magic) && (name != "bzip2" || start.get(4) == Some(&b'1')) {
-            return Err(Error::user(format!("{}: this is a {name} archive", path.display())).hint("unpack it first"));
-        }
-    }
-    Ok(match start.as_slice() {
-        [] => return Err(Error::user(format!("{}: the file is empty", path.display()))),
-        [b'P', b'A', b'R', b'1', ..] => Kind::Parquet,
-        [0x1f, 0x8b, ..] => Kind::Gzip,
-        _ => Kind::Plain,
-    })
-}
-
-/// Opens a text file, unpacking gzip on the way.
-pub(crate) fn open(path: &Path, gzip: bool) -> Result<Box<dyn Read + Send>> {
-    let file = BufReader::with_capacity(256 << 10, File::open(path).at_path(path)?);
-    Ok(if gzip { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) })
-}
-
-/// An error while reading: for gzip, what the decoder says is put in words.
-pub(crate) fn read_error(path: &Path, gzip: bool, e: &std::io::Error) -> Error {
-    use std::io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
-    match e.kind() {
-        UnexpectedEof if gzip => Error::user(format!("{}: the gzip data end early", path.display()))
-            .hint("the file was cut short; copy or download it again"),
-        InvalidInput | InvalidData if gzip => {
-            Error::user(format!("{}: the gzip data are damaged ({e})", path.display()))
-                .hint("copy or download the file again")
-        }
-        _ => Error::io(path, e),
-    }
+/// What a file without a header takes from the one before it, where both have as many columns.
+pub(crate) struct Inherited {
+    delimiter: Delimiter,
+    names: Vec<String>,
 }
 
 /// The first part of a text file, without a byte-order mark, up to its last whole line.
-fn sample(path: &Path, gzip: bool) -> Result<Vec<u8>> {
+fn sample(source: &Source) -> Result<Vec<u8>> {
     let mut text = Vec::new();
-    open(path, gzip)?.take(SAMPLE_BYTES).read_to_end(&mut text).map_err(|e| read_error(path, gzip, &e))?;
-    let bad = |what: &str| Error::user(format!("{}: {what}", path.display()));
+    source.open()?.take(SAMPLE_BYTES).read_to_end(&mut text).map_err(|e| source.read_error(&e))?;
+    let bad = |what: &str| Error::user(format!("{}: {what}", source.display()));
     if text.starts_with(&[0xff, 0xfe]) || text.starts_with(&[0xfe, 0xff]) {
         return Err(bad("this is UTF-16 text").hint("save it as UTF-8, e.g. with `iconv -f UTF-16 -t UTF-8`"));
     }
@@ -122,7 +72,7 @@ fn sample(path: &Path, gzip: bool) -> Result<Vec<u8>> {
 }
 
 /// The delimiter a file uses: the one that cuts its first lines into the same number of fields, the most fields first.
-fn delimiter_of(text: &[u8], path: &Path, options: &ImportOptions) -> Result<Delimiter> {
+fn delimiter_of(text: &[u8], source: &Source, options: &ImportOptions) -> Result<Delimiter> {
     if let Some(wish) = &options.delimiter {
         return match wish.as_str() {
             "tab" | "\\t" | "\t" => Ok(Delimiter::Byte(b'\t')),
@@ -162,7 +112,7 @@ fn delimiter_of(text: &[u8], path: &Path, options: &ImportOptions) -> Result<Del
         }
     }
     if best.0 == 0.0 {
-        return Err(Error::user(format!("{}: cannot tell what separates the columns", path.display()))
+        return Err(Error::user(format!("{}: cannot tell what separates the columns", source.display()))
             .hint("name it with --delimiter (one character, `::`, tab or space)"));
     }
     Ok(best.1)
@@ -179,16 +129,16 @@ pub(crate) struct Table {
 }
 
 /// Looks at the first part of a text file. `known`: whether a first-row cell shows that the row is a header.
-pub(crate) fn table(path: &Path, gzip: bool, options: &ImportOptions, known: &dyn Fn(&str) -> bool) -> Result<Table> {
-    let text = sample(path, gzip)?;
-    let delimiter = delimiter_of(&text, path, options)?;
+pub(crate) fn table(source: &Source, options: &ImportOptions, known: &dyn Fn(&str) -> bool) -> Result<Table> {
+    let text = sample(source)?;
+    let delimiter = delimiter_of(&text, source, options)?;
     let mut rows: Vec<Vec<String>> = cells(&text, delimiter)
         .into_iter()
         .take(SAMPLE_ROWS)
         .map(|row| row.iter().map(|cell| String::from_utf8_lossy(cell).into_owned()).collect())
         .collect();
     if rows.is_empty() {
-        return Err(Error::user(format!("{}: nothing but blank lines", path.display()))
+        return Err(Error::user(format!("{}: nothing but blank lines", source.display()))
             .hint("a log has a row for each interaction: user, item and, as a rule, a time"));
     }
     let number = |cell: &str| parse_number(cell.as_bytes()).is_some() || cell.parse::<f64>().is_ok();
@@ -208,28 +158,73 @@ pub(crate) fn table(path: &Path, gzip: bool, options: &ImportOptions, known: &dy
 }
 
 /// Understands a text log.
-pub(crate) fn text_layout(path: &Path, gzip: bool, options: &ImportOptions) -> Result<TextLayout> {
-    let at = |e: Error| e.at(path.display());
+pub(crate) fn text_layout(
+    source: Source,
+    options: &ImportOptions,
+    above: Option<&Inherited>,
+) -> Result<Option<TextLayout>> {
+    let at = |e: Error| e.at(source.display());
     // A name that the user gave shows the header too, however odd it is.
     let wishes = Role::wishes(options);
     let wished = |cell: &str| wishes.into_iter().flatten().any(|w| w.eq_ignore_ascii_case(columns::bare(cell)));
     let known = |cell: &str| columns::is_known(cell) || wished(cell);
-    let Table { delimiter, header, names, rows } = table(path, gzip, options, &known)?;
-    let columns = columns::choose(&names, header, &rows, options).map_err(at)?;
+    let Table { delimiter, header, mut names, mut rows } = table(&source, options, &known)?;
+    let mut named = header;
+    let mut doubts = Vec::new();
+    // The first of several pieces of a file has its header, the others have none.
+    if let (false, false, Some(above)) = (header, options.no_header, above)
+        && above.delimiter == delimiter
+        && above.names.len() == names.len()
+    {
+        names.clone_from(&above.names);
+        named = true;
+        doubts.push(format!(
+            "{WARNING}{}: has no header: its columns are taken to be those of the file before ({}); if they are not, \
+             import it alone",
+            source.display(),
+            names.join(", ")
+        ));
+    }
+    add_partition(&source, &mut names, &mut rows);
+    let columns = columns::choose(&names, named, &rows, options).map_err(at)?;
     if rows.is_empty() {
-        return Err(Error::user(format!("{}: has a header and no rows", path.display())));
+        return Ok(None);
     }
     let time_kind = columns.time.map(|c| TimeKind::of_sample(rows.iter().filter_map(|r| r.get(c)).map(String::as_str)));
     let times = |c: usize| doubts::all_moments(cells_of(&rows, c));
-    let mut doubts: Vec<String> = doubts::ignored_times(path, &names, &columns, options, times).into_iter().collect();
-    if !header {
-        doubts.extend(doubts::header_as_data(path, &rows, &columns, options));
+    doubts.extend(doubts::ignored_times(&source, &names, &columns, options, times));
+    if !named {
+        doubts.extend(doubts::header_as_data(&source, &rows, &columns, options));
     }
     let first = if header { Vec::new() } else { rows.into_iter().next().unwrap_or_default() };
-    Ok(TextLayout { path: path.into(), gzip, delimiter, header, names, columns, time_kind, first, doubts })
+    Ok(Some(TextLayout { source, delimiter, header, named, names, columns, time_kind, first, doubts }))
+}
+
+/// Adds the columns that the path names. A column of the file comes before one of the path with the same name.
+pub(crate) fn add_partition(source: &Source, names: &mut Vec<String>, rows: &mut [Vec<String>]) {
+    let width = names.len();
+    for (key, value) in &source.partition {
+        rows.iter_mut().for_each(|row| {
+            row.resize(names.len(), String::new());
+            row.push(value.clone());
+        });
+        names.push(key.clone());
+    }
+    debug_assert_eq!(names.len(), width + source.partition.len());
 }
 
 impl TextLayout {
+    /// What a file after this one may take over.
+    pub fn inherited(&self) -> Option<Inherited> {
+        let own = self.names.len() - self.source.partition.len();
+        self.header.then(|| Inherited { delimiter: self.delimiter, names: self.names[..own].to_vec() })
+    }
+
+    /// The format in words.
+    pub fn kind(&self) -> String {
+        self.delimiter.to_string()
+    }
+
     /// What to do when the first row cannot be used because words stand where the other rows have a time or a rating:
     /// it will be a header, of names that are not known. `None` where it does not look like one.
     pub fn header_hint(&self, options: &ImportOptions) -> Option<String> {
@@ -257,9 +252,12 @@ impl TextLayout {
     /// What was understood, for people to check.
     pub fn describe(&self) -> Vec<String> {
         let header = if self.header { "with a header" } else { "without a header" };
-        let gzip = if self.gzip { ", gzip" } else { "" };
-        let mut lines = vec![format!("{}: {}, {header}{gzip}", self.path.display(), self.delimiter)];
-        lines.extend(describe_columns(&self.names, self.header, &self.columns, self.time_kind));
+        let packing = match self.source.packing {
+            Packing::None => String::new(),
+            packing => format!(", {}", packing.name()),
+        };
+        let mut lines = vec![format!("{}: {}, {header}{packing}", self.source.display(), self.delimiter)];
+        lines.extend(describe_columns(&self.names, self.named, &self.columns, self.time_kind));
         lines.extend(self.doubts.iter().cloned());
         lines
     }

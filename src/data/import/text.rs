@@ -18,7 +18,7 @@ use crate::{
         intern::hash_key,
         ratings::RatingRule,
         records::{Delimiter, End, Field, is_blank, last_record_end, record},
-        sniff::{TextLayout, open, read_error},
+        sniff::TextLayout,
     },
 };
 
@@ -102,7 +102,7 @@ impl Cutter<'_> {
             if !self.ended {
                 let before = text.len();
                 let more = (&mut self.reader).take(self.size as u64).read_to_end(&mut text);
-                more.map_err(|e| read_error(&self.layout.path, self.layout.gzip, &e))?;
+                more.map_err(|e| self.layout.source.read_error(&e))?;
                 self.ended = text.len() == before;
             }
             if self.ended {
@@ -116,7 +116,7 @@ impl Cutter<'_> {
             if text.len() > LONGEST_RECORD_BYTES {
                 return Err(Error::user(format!(
                     "{}: line {}: no end of the record within 64 MiB",
-                    self.layout.path.display(),
+                    self.layout.source.display(),
                     self.line
                 ))
                 .hint("a quote that is opened and never closed does this; or the file is not a log"));
@@ -138,7 +138,7 @@ pub(crate) fn read(
     block_bytes: usize,
     out: &SyncSender<Result<Block>>,
 ) -> Result<()> {
-    let reader = open(&layout.path, layout.gzip)?;
+    let reader = layout.source.open()?;
     let mut cutter = Cutter { reader, layout, size: block_bytes, carry: Vec::new(), line: 1, ended: false };
     let parser = Parser::new(layout, rule);
     let mut first = true;
@@ -170,17 +170,22 @@ struct Parser<'a> {
     rule: RatingRule,
     /// How many fields of a record are needed.
     most: usize,
+    /// Columns of the file itself; those of its path follow.
+    own: usize,
 }
 
 impl<'a> Parser<'a> {
     fn new(layout: &'a TextLayout, rule: RatingRule) -> Self {
-        let last = Role::ALL.iter().filter_map(|r| layout.columns.of(*r)).max();
-        Parser { layout, rule, most: last.unwrap_or(0) + 1 }
+        let own = layout.names.len() - layout.source.partition.len();
+        let last = Role::ALL.iter().filter_map(|r| layout.columns.of(*r)).filter(|c| *c < own).max();
+        Parser { layout, rule, most: last.map_or(0, |c| c + 1), own }
     }
 
     fn parse(&self, piece: Piece) -> Block {
-        let Piece { text, mut line } = piece;
+        let Piece { mut text, mut line } = piece;
         let first_line = line;
+        let constants = self.append_partition(&mut text);
+        let length = text.len() - constants.iter().map(|f| f.end - f.start).sum::<usize>();
         let quotes = matches!(self.layout.delimiter, Delimiter::Byte(_)) && text.contains(&b'"');
         let utf8 = std::str::from_utf8(&text).is_ok();
         let mut block = Block::default();
@@ -189,9 +194,14 @@ impl<'a> Parser<'a> {
         let (mut pos, mut fields) = (0, Vec::with_capacity(self.most));
         // The header is the first record of the file that is not blank.
         let mut header = self.layout.header && first_line == 1;
-        while pos < text.len() {
-            let (next, end) = record(&text, pos, self.layout.delimiter, quotes, self.most, &mut fields);
+        while pos < length {
+            let (next, end) =
+                record(&text[..length], pos, self.layout.delimiter, quotes, self.most.max(1), &mut fields);
             if !is_blank(&fields) && !mem::take(&mut header) {
+                if !constants.is_empty() && fields.len() >= self.most {
+                    fields.resize(self.own, Field { start: 0, end: 0, escaped: false });
+                    fields.extend(&constants);
+                }
                 self.row(&text, &fields, end, line, utf8, &mut extra, &mut block);
             }
             line += if quotes { text[pos..next].iter().filter(|&&b| b == b'\n').count() as u64 } else { 1 };
@@ -202,14 +212,22 @@ impl<'a> Parser<'a> {
         block
     }
 
+    /// Writes what the path of the file says behind the text; gives where.
+    fn append_partition(&self, text: &mut Vec<u8>) -> Vec<Field> {
+        let partition = self.layout.source.partition.iter();
+        partition
+            .map(|(_, value)| {
+                let start = text.len();
+                text.extend_from_slice(value.as_bytes());
+                Field { start, end: text.len(), escaped: false }
+            })
+            .collect()
+    }
+
     /// Which column a role stands in, for messages.
     fn column(&self, role: Role) -> String {
         let at = self.layout.columns.of(role).expect("the role has a column");
-        if self.layout.header {
-            format!("'{}'", self.layout.names[at])
-        } else {
-            format!("{} ({})", at + 1, role.name())
-        }
+        if self.layout.named { format!("'{}'", self.layout.names[at]) } else { format!("{} ({})", at + 1, role.name()) }
     }
 
     #[inline]

@@ -1,0 +1,229 @@
+//! All sources of one log, understood: what each is, what is said of it, and whether they fit together.
+
+use std::path::{Path, PathBuf};
+
+use crate::{
+    base::{Error, Result},
+    data::{
+        digits,
+        import::{
+            ImportOptions,
+            columns::{Columns, bare},
+            doubts::WARNING,
+            folder, parquet,
+            sniff::{self, Inherited},
+            source::Source,
+            time::TimeKind,
+        },
+    },
+};
+
+/// One understood source.
+pub(crate) enum Layout {
+    Text(sniff::TextLayout),
+    Parquet(parquet::ParquetLayout),
+}
+
+impl Layout {
+    /// `None`: the file has no rows. `above`: what a file without a header may take from the one before it.
+    fn of(source: Source, options: &ImportOptions, above: Option<&Inherited>) -> Result<Option<Layout>> {
+        Ok(if source.parquet {
+            parquet::layout(source, options)?.map(Layout::Parquet)
+        } else {
+            sniff::text_layout(source, options, above)?.map(Layout::Text)
+        })
+    }
+
+    pub fn source(&self) -> &Source {
+        match self {
+            Layout::Text(l) => &l.source,
+            Layout::Parquet(l) => &l.source,
+        }
+    }
+
+    pub fn columns(&self) -> &Columns {
+        match self {
+            Layout::Text(l) => &l.columns,
+            Layout::Parquet(l) => &l.columns,
+        }
+    }
+
+    fn names(&self) -> &[String] {
+        match self {
+            Layout::Text(l) => &l.names,
+            Layout::Parquet(l) => &l.names,
+        }
+    }
+
+    pub fn time_kind(&self) -> Option<TimeKind> {
+        match self {
+            Layout::Text(l) => l.time_kind,
+            Layout::Parquet(l) => l.time_kind,
+        }
+    }
+
+    fn set_time_kind(&mut self, kind: TimeKind) {
+        match self {
+            Layout::Text(l) => l.time_kind = Some(kind),
+            Layout::Parquet(l) => l.time_kind = Some(kind),
+        }
+    }
+
+    pub fn time_unit(&self) -> Option<&'static str> {
+        self.time_kind().map(TimeKind::unit)
+    }
+
+    /// What kind of file it is, as far as parts of one folder have to be alike.
+    fn kind(&self) -> String {
+        match self {
+            Layout::Text(l) => l.kind(),
+            Layout::Parquet(_) => "Parquet".into(),
+        }
+    }
+
+    fn describe(&self) -> Vec<String> {
+        match self {
+            Layout::Text(l) => l.describe(),
+            Layout::Parquet(l) => l.describe(),
+        }
+    }
+}
+
+/// The sources that the paths name, one after the other: files, pipes, and the parts of folders.
+fn gather(paths: &[PathBuf], dir: &Path, options: &ImportOptions) -> Result<Vec<(Source, Option<usize>)>> {
+    let mut found = Vec::new();
+    for (n, path) in paths.iter().enumerate() {
+        if path != Path::new("-") && path.is_dir() {
+            for part in folder::parts(path)? {
+                let mut source = Source::new(&part.path, dir, &format!("source-{}", found.len()), options)?;
+                source.partition = part.partition;
+                found.push((source, Some(n)));
+            }
+        } else {
+            found.push((Source::new(path, dir, &format!("source-{}", found.len()), options)?, None));
+        }
+    }
+    Ok(found)
+}
+
+/// Understands all sources, reports what was understood, and checks that they make one log. Pipes are copied to `dir`.
+///
+/// # Errors
+/// A source that cannot be understood, sources without a row, parts of a folder that are not alike, sources that differ in
+/// what they have, filters that need what there is not.
+pub(crate) fn understand(
+    paths: &[PathBuf],
+    dir: &Path,
+    options: &ImportOptions,
+    report: &mut dyn FnMut(&str),
+) -> Result<Vec<Layout>> {
+    if paths.is_empty() {
+        return Err(Error::user("no log given").hint("name at least one file to import"));
+    }
+    let sources = gather(paths, dir, options)?;
+    let mut layouts: Vec<Layout> = Vec::new();
+    let mut folders: Vec<Option<usize>> = Vec::new();
+    let (mut above, mut empty) = (None, Vec::new());
+    for (source, folder) in sources {
+        let shown = source.display().to_string();
+        match Layout::of(source, options, above.as_ref())? {
+            None => empty.push(shown),
+            Some(layout) => {
+                if let Layout::Text(text) = &layout {
+                    above = text.inherited().or(above);
+                }
+                layouts.push(layout);
+                folders.push(folder);
+            }
+        }
+    }
+    let Some(first) = layouts.first() else {
+        return Err(Error::user(format!("{}: has a header and no rows", empty[0]))
+            .hint("a log has a row for each interaction: user, item and, as a rule, a time"));
+    };
+    alike_in_folders(&layouts, &folders)?;
+    // Dates are kept in microseconds if the first rows of any source have fractions of a second.
+    let micros = TimeKind::Date { micros: true };
+    let dates = |l: &Layout| matches!(l.time_kind(), Some(TimeKind::Date { .. }));
+    if dates(first) && layouts.iter().any(|l| l.time_kind() == Some(micros)) {
+        layouts.iter_mut().filter(|l| dates(l)).for_each(|l| l.set_time_kind(micros));
+    }
+    describe(&layouts, report);
+    if !empty.is_empty() {
+        report(&format!("{} of {} files hold no rows: {}", empty.len(), empty.len() + layouts.len(), few(&empty)));
+    }
+    fit_together(&layouts, options)?;
+    Ok(layouts)
+}
+
+/// The first few names of many.
+fn few(names: &[String]) -> String {
+    let more = if names.len() > 3 { format!(" and {} more", names.len() - 3) } else { String::new() };
+    format!("{}{more}", names[..names.len().min(3)].join(", "))
+}
+
+/// A folder is one table in parts: of one format, with the same columns.
+fn alike_in_folders(layouts: &[Layout], folders: &[Option<usize>]) -> Result<()> {
+    let columns = |l: &Layout| {
+        let mut names: Vec<String> = l.names().iter().map(|n| bare(n).to_owned()).collect();
+        names.sort();
+        names
+    };
+    for (n, layout) in layouts.iter().enumerate() {
+        let Some(m) = folders[..n].iter().position(|f| f.is_some() && *f == folders[n]) else { continue };
+        let first = &layouts[m];
+        let (what, a, b) = if first.kind() != layout.kind() {
+            ("format", first.kind(), layout.kind())
+        } else if columns(first) != columns(layout) {
+            ("columns", first.names().join(", "), layout.names().join(", "))
+        } else {
+            continue;
+        };
+        return Err(Error::user(format!(
+            "{} ({a}) and {} ({b}) are files of one folder and differ in their {what}",
+            first.source().display(),
+            layout.source().display()
+        ))
+        .hint("a folder is read as one table in parts; name the files that belong to the log instead"));
+    }
+    Ok(())
+}
+
+/// Says what was understood of each source; of sources that are alike, once.
+fn describe(layouts: &[Layout], report: &mut dyn FnMut(&str)) {
+    let mut last: Vec<String> = Vec::new();
+    let mut alike = 0;
+    for layout in layouts {
+        let (doubts, lines): (Vec<String>, Vec<String>) =
+            layout.describe().into_iter().partition(|line| line.starts_with(WARNING));
+        if last == lines[1..] && doubts.is_empty() {
+            alike += 1;
+            continue;
+        }
+        lines.iter().chain(&doubts).for_each(|line| report(line));
+        last = lines[1..].to_vec();
+    }
+    if alike > 0 {
+        report(&format!("  {} more file{} with the same columns", digits(alike), if alike == 1 { "" } else { "s" }));
+    }
+}
+
+fn fit_together(layouts: &[Layout], options: &ImportOptions) -> Result<()> {
+    let first = &layouts[0];
+    for layout in layouts {
+        let path = layout.source().display();
+        let unit_differs = layout.time_unit() != first.time_unit();
+        if unit_differs || layout.columns().rating.is_some() != first.columns().rating.is_some() {
+            let (what, flag) = if unit_differs { ("times", "--time-col") } else { ("ratings", "--rating-col") };
+            return Err(Error::user(format!("{} and {path} differ in their {what}", first.source().display()))
+                .hint(format!("name the column with {flag}, or leave it out with `{flag} none`")));
+        }
+        let asked =
+            [(options.min_rating.is_some(), "--min-rating"), (options.rating_range.is_some(), "--rating-range")];
+        if let (Some((_, flag)), None) = (asked.iter().find(|(asked, _)| *asked), layout.columns().rating) {
+            return Err(Error::user(format!("{path}: {flag} needs a rating, and no column looks like one"))
+                .hint("name it with --rating-col"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,255 @@
+/*! Where a log comes from. A source is a file that can be opened again and again: what is looked at first is read once more
+from its start. Standard input and other pipes give their bytes only once, so they are copied into the staging folder and
+read from there.
+*/
+
+use std::{
+    fs::{self, File},
+    io::{self, BufReader, ErrorKind, IsTerminal, Read, Write},
+    path::{Path, PathBuf},
+};
+
+use flate2::bufread::MultiGzDecoder;
+
+use crate::{
+    base::{Error, Result, error::IoContext, error::typed},
+    data::import::{ImportOptions, cancelled},
+};
+
+/// How the text of a file is packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Packing {
+    None,
+    Gzip,
+    Zstd,
+}
+
+impl Packing {
+    pub fn name(self) -> &'static str {
+        ["plain", "gzip", "zstd"][self as usize]
+    }
+}
+
+/// A file to be read.
+#[derive(Clone, Debug)]
+pub(crate) struct Source {
+    /// As the user knows it.
+    shown: PathBuf,
+    /// What is opened: the file, or the copy of a pipe.
+    path: PathBuf,
+    pub packing: Packing,
+    pub parquet: bool,
+    /// Columns that the path of a part names: `day=2024-05-01`.
+    pub partition: Vec<(String, String)>,
+}
+
+/// What standard input is called in messages and in the manifest.
+const STDIN: &str = "standard input";
+
+/// What the names of copies of pipes end with.
+const COPY: &str = ".copy.tmp";
+
+/// Files that are no logs, by their first bytes: what they are, and what to do about it.
+#[rustfmt::skip]
+const FOREIGN: &[(&[u8], &str, &str)] = &[
+    (b"ARROW1", "an Arrow file (Feather)", "save it as Parquet: pandas.read_feather(FILE).to_parquet(OUT)"),
+    (b"FEA1", "a Feather file", "save it as Parquet: pandas.read_feather(FILE).to_parquet(OUT)"),
+    (b"\xff\xff\xff\xff", "an Arrow stream", "save it as Parquet: pyarrow.ipc.open_stream(FILE).read_all(), then \
+        pyarrow.parquet.write_table"),
+    (b"ORC", "an ORC file", "save it as Parquet: pandas.read_orc(FILE).to_parquet(OUT)"),
+    (b"Obj\x01", "an Avro file", "save it as Parquet or CSV, e.g. with Spark or DuckDB"),
+    (b"PARE", "an encrypted Parquet file", "write it without encryption"),
+    (b"SQLite format 3\0", "an SQLite database", "export the table: sqlite3 -header -csv FILE 'SELECT * FROM TABLE' | mipgpu \
+        import - --out DIR"),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Excel workbook", "save the sheet as CSV"),
+    (b"\x89HDF\r\n", "an HDF5 file", "save it as Parquet: pandas.read_hdf(FILE).to_parquet(OUT)"),
+    (b"\x93NUMPY", "a NumPy array", "save it as CSV or Parquet with a column for the user and one for the item"),
+    (b"\x80\x03", "a Python pickle", "save it as Parquet: pandas.read_pickle(FILE).to_parquet(OUT)"),
+    (b"\x80\x04", "a Python pickle", "save it as Parquet: pandas.read_pickle(FILE).to_parquet(OUT)"),
+    (b"\x80\x05", "a Python pickle", "save it as Parquet: pandas.read_pickle(FILE).to_parquet(OUT)"),
+    (b"7z\xbc\xaf", "a 7z archive", "unpack it first: 7z x FILE"),
+    (b"\xfd7zXZ\0", "packed with xz", "unpack it: xz -dc FILE | mipgpu import - --out DIR"),
+    (b"\x04\x22\x4d\x18", "packed with lz4", "unpack it: lz4 -dc FILE | mipgpu import - --out DIR"),
+    (b"Rar!", "a rar archive", "unpack it first"),
+    (b"%PDF", "a PDF file", "export the table as CSV"),
+    (b"version https://git-lfs", "a pointer of Git LFS, not the file itself", "fetch the file: git lfs pull"),
+];
+
+impl Source {
+    /// The source that `path` names; `-` is standard input. A pipe is copied to `dir` under a name made of `name`.
+    pub fn new(path: &Path, dir: &Path, name: &str, options: &ImportOptions) -> Result<Source> {
+        let stdin = path == Path::new("-");
+        if stdin {
+            if io::stdin().is_terminal() {
+                return Err(Error::user("-: standard input is a terminal, not a log")
+                    .hint("pipe a log into it: cat LOG | mipgpu import - --out DIR"));
+            }
+            let copy = dir.join(format!("{name}{COPY}"));
+            copied(&mut io::stdin().lock(), Path::new(STDIN), &copy, options)?;
+            return Source::at(PathBuf::from(STDIN), copy);
+        }
+        let meta = path.metadata().map_err(|e| {
+            let error = Error::io(path, &e);
+            if e.kind() == ErrorKind::NotFound { error.hint("check the path of the log") } else { error }
+        })?;
+        if meta.is_dir() {
+            return Err(
+                Error::user(format!("{}: this is a folder, not a file", path.display())).hint("name a file in it")
+            );
+        }
+        if meta.is_file() {
+            return Source::at(path.into(), path.into());
+        }
+        let copy = dir.join(format!("{name}{COPY}"));
+        copied(&mut File::open(path).at_path(path)?, path, &copy, options)?;
+        Source::at(path.into(), copy)
+    }
+
+    /// A file that can be opened again, by its first bytes.
+    fn at(shown: PathBuf, path: PathBuf) -> Result<Source> {
+        let mut start = Vec::new();
+        File::open(&path).and_then(|f| f.take(4 << 10).read_to_end(&mut start)).at_path(&path)?;
+        let mut source = Source { shown, path, packing: Packing::None, parquet: false, partition: Vec::new() };
+        match start.as_slice() {
+            [] => return Err(Error::user(format!("{}: the file is empty", source.display()))),
+            [b'P', b'A', b'R', b'1', ..] => source.parquet = true,
+            [0x1f, 0x8b, ..] => source.packing = Packing::Gzip,
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => source.packing = Packing::Zstd,
+            _ => {}
+        }
+        source.refuse_foreign(&start)?;
+        if source.packing != Packing::None {
+            source.refuse_foreign_inside()?;
+        }
+        Ok(source)
+    }
+
+    /// Packed files hold text: a Parquet file or an archive inside is named for what it is.
+    fn refuse_foreign_inside(&self) -> Result<()> {
+        let mut start = Vec::new();
+        self.open()?.take(4 << 10).read_to_end(&mut start).map_err(|e| self.read_error(&e))?;
+        let unpack = if self.packing == Packing::Gzip { "gzip" } else { "zstd" };
+        let inside = |what: &str, hint: String| {
+            Err(Error::user(format!("{}: this is {what} packed with {}", self.display(), self.packing.name()))
+                .hint(hint))
+        };
+        if start.starts_with(b"PAR1") {
+            let pipe = format!("unpack it: {unpack} -dc {} | mipgpu import - --out DIR", typed(&self.shown));
+            return inside("a Parquet file", pipe);
+        }
+        if start.get(257..262) == Some(b"ustar") {
+            return inside("a tar archive", "unpack it first: tar -xf FILE".into());
+        }
+        self.refuse_foreign(&start)
+    }
+
+    fn refuse_foreign(&self, start: &[u8]) -> Result<()> {
+        let foreign = |what: &str, hint: &str| {
+            Err(Error::user(format!("{}: this is {what}", self.display()))
+                .hint(hint.replace("FILE", &typed(&self.shown))))
+        };
+        if let Some((_, what, hint)) = FOREIGN.iter().find(|(magic, ..)| start.starts_with(magic)) {
+            return foreign(what, hint);
+        }
+        let holds = |word: &[u8]| start.windows(word.len()).any(|w| w == word);
+        if start.starts_with(b"PK\x03\x04") {
+            let office = holds(b"[Content_Types].xml") || holds(b"xl/");
+            return if office {
+                foreign("an Excel workbook", "save the sheet as CSV")
+            } else {
+                foreign("a zip archive", "unpack it first: unzip FILE")
+            };
+        }
+        // The digits of pi, which begin a block of bzip2.
+        if start.starts_with(b"BZh") && start.get(4..10) == Some(b"\x31\x41\x59\x26\x53\x59") {
+            return foreign("packed with bzip2", "unpack it: bzip2 -dc FILE | mipgpu import - --out DIR");
+        }
+        if start.get(257..262) == Some(b"ustar") {
+            return foreign("a tar archive", "unpack it first: tar -xf FILE");
+        }
+        if start.get(8..12) == Some(b"DUCK") {
+            return foreign(
+                "a DuckDB database",
+                "export the table: duckdb FILE -c \"COPY TABLE TO 'log.parquet'\", then import that",
+            );
+        }
+        let first = start.trim_ascii_start();
+        let page = [&b"<!doctype html"[..], b"<html", b"<?xml"];
+        if page.iter().any(|word| first.get(..word.len()).is_some_and(|f| f.eq_ignore_ascii_case(word))) {
+            return foreign("a web page or XML, not a log", "was the download refused? open the file to see");
+        }
+        Ok(())
+    }
+
+    /// Whether this is the copy of the pipe `path`.
+    pub fn is_copy_of(&self, path: &Path) -> bool {
+        let name = if path == Path::new("-") { Path::new(STDIN) } else { path };
+        self.shown == name && self.path != self.shown
+    }
+
+    /// The name for messages.
+    pub fn display(&self) -> std::path::Display<'_> {
+        self.shown.display()
+    }
+
+    pub fn file(&self) -> Result<File> {
+        File::open(&self.path).map_err(|e| Error::io(&self.shown, &e))
+    }
+
+    /// Opens the text, unpacked on the way.
+    pub fn open(&self) -> Result<Box<dyn Read + Send>> {
+        let file = BufReader::with_capacity(256 << 10, self.file()?);
+        Ok(match self.packing {
+            Packing::None => Box::new(file),
+            Packing::Gzip => Box::new(MultiGzDecoder::new(file)),
+            Packing::Zstd => {
+                let decoder = zstd::Decoder::with_buffer(file).map_err(|e| self.read_error(&e))?;
+                Box::new(decoder)
+            }
+        })
+    }
+
+    /// An error while reading; for packed text, what the decoder says is put in words.
+    pub fn read_error(&self, e: &io::Error) -> Error {
+        let (path, packing) = (self.display(), self.packing.name());
+        if self.packing == Packing::None {
+            return Error::io(&self.shown, e);
+        }
+        match e.kind() {
+            ErrorKind::UnexpectedEof => Error::user(format!("{path}: the {packing} data end early"))
+                .hint("the file was cut short; copy or download it again"),
+            // zstd gives its own errors as of kind Other.
+            ErrorKind::InvalidInput | ErrorKind::InvalidData | ErrorKind::Other => {
+                Error::user(format!("{path}: the {packing} data are damaged ({e})"))
+                    .hint("copy or download the file again")
+            }
+            _ => Error::io(&self.shown, e),
+        }
+    }
+}
+
+/// Copies a stream to its end.
+fn copied(from: &mut dyn Read, shown: &Path, to: &Path, options: &ImportOptions) -> Result<()> {
+    let mut file = File::create(to).at_path(to)?;
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        cancelled(options)?;
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(n) => file.write_all(&buffer[..n]).at_path(to)?,
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) => return Err(Error::io(shown, &e)),
+        }
+    }
+}
+
+/// Removes the copies of pipes.
+pub(crate) fn remove_copies(dir: &Path) -> Result<()> {
+    for entry in fs::read_dir(dir).at_path(dir)? {
+        let path = entry.at_path(dir)?.path();
+        if path.to_string_lossy().ends_with(COPY) {
+            fs::remove_file(&path).at_path(&path)?;
+        }
+    }
+    Ok(())
+}
