@@ -1,8 +1,8 @@
 /*! How fast an import is, and how much memory it takes: writes a log of the size asked for, imports it, opens and
 verifies the result, prints times and the process's peak memory, and deletes both.
 
-`cargo bench --bench import -- ROWS [DIR] [MEMORY_MB] [MIN_USER MIN_ITEM]`, by default one million rows in the temporary
-folder and no k-core. The log is a CSV with a header, numeric keys and timestamps: about 10 000 users and 1 000 items a
+`cargo bench --bench import -- [jsonl] ROWS [DIR] [MEMORY_MB] [MIN_USER MIN_ITEM]`, by default one million rows in the
+temporary folder and no k-core. The log is a CSV, or the same rows as JSON lines, with a header, numeric keys and timestamps: about 10 000 users and 1 000 items a
 million rows, users drawn uniformly, items with a long tail, rows in no order of user.
 */
 
@@ -21,17 +21,19 @@ use mipgpu::{
 fn main() {
     // Cargo itself adds --bench; `cargo test --all-targets` does not, and gets a run of no size to speak of.
     let timed = std::env::args().any(|a| a == "--bench");
-    let args: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
+    let mut args: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
+    let json = args.first().is_some_and(|a| a == "jsonl");
+    args.drain(..usize::from(json));
     let rows = args.first().map_or(if timed { 1_000_000 } else { 10_000 }, |a| a.parse().expect("ROWS is a number"));
     let dir =
         args.get(1).map_or_else(std::env::temp_dir, Into::into).join(format!("mipgpu-bench-{}", std::process::id()));
     let memory_mb: u64 = args.get(2).map_or(2048, |a| a.parse().expect("MEMORY_MB is a number"));
     let min = |at: usize| args.get(at).map_or(0, |a| a.parse().expect("MIN_USER and MIN_ITEM are numbers"));
     fs::create_dir_all(&dir).expect("the folder can be made");
-    let (log, out) = (dir.join("log.csv"), dir.join("out"));
+    let (log, out) = (dir.join(if json { "log.jsonl" } else { "log.csv" }), dir.join("out"));
 
     let start = Instant::now();
-    let bytes = generate(&log, rows).expect("the log can be written");
+    let bytes = generate(&log, rows, json).expect("the log can be written");
     println!("log        {} rows, {:.2} GB, written in {:.1} s", digits(rows), bytes as f64 / 1e9, seconds(start));
 
     let options =
@@ -61,6 +63,7 @@ fn main() {
     println!("verify     {:.2} s", seconds(start));
     let start = Instant::now();
     let sum: u64 = (0..data.users()).flat_map(|u| data.items_of(u)).map(|&i| i as u64).sum();
+    println!("hash       {}", data.fingerprint());
     println!("read all   {:.2} s (sum of item ids {sum})", seconds(start));
     println!("core       {} rows dropped in {} rounds", digits(summary.dropped_core), summary.core_rounds);
     assert_eq!(data.interactions() + summary.dropped_core, rows);
@@ -81,10 +84,12 @@ fn cpu_seconds() -> f64 {
 }
 
 /// Writes the log; gives its size in bytes.
-fn generate(path: &Path, rows: u64) -> std::io::Result<u64> {
+fn generate(path: &Path, rows: u64, json: bool) -> std::io::Result<u64> {
     let (users, items) = ((rows / 100).max(10), (rows / 1000).max(10));
     let mut out = BufWriter::with_capacity(1 << 20, File::create(path)?);
-    writeln!(out, "user_id,item_id,timestamp")?;
+    if !json {
+        writeln!(out, "user_id,item_id,timestamp")?;
+    }
     for row in 0..rows {
         let [a, b, c, _] = philox([row as u32, (row >> 32) as u32, 0, 0], [7, 0]);
         let user = (a as u64 * users) >> 32;
@@ -93,7 +98,11 @@ fn generate(path: &Path, rows: u64) -> std::io::Result<u64> {
         let item = (tail * items as f64) as u64;
         // Ten years of seconds.
         let time = 1_262_304_000 + ((c as u64 * 315_360_000) >> 32);
-        writeln!(out, "{user},{item},{time}")?;
+        if json {
+            writeln!(out, "{{\"user_id\": {user}, \"item_id\": {item}, \"timestamp\": {time}}}")?;
+        } else {
+            writeln!(out, "{user},{item},{time}")?;
+        }
     }
     out.flush()?;
     Ok(path.metadata()?.len())

@@ -11,7 +11,7 @@ use std::{
 use crate::{
     base::{Error, Result, error::typed},
     cli::printer::Printer,
-    data::{Duplicates, ImportOptions, ImportSummary, digits, import},
+    data::{Duplicates, ImportOptions, ImportSummary, Where, digits, import},
 };
 
 /// The flags of `mipgpu import`.
@@ -20,14 +20,17 @@ use crate::{
 Examples:
   mipgpu import ratings.csv --out data/mine
   mipgpu import clicks.parquet --out data/clicks --min-user 5 --min-item 5
+  mipgpu import events.csv --where event=addtocart,transaction --out data/shop
+  zcat events.jsonl.gz | mipgpu import - --item-col product.id --out data/shop
   mipgpu import log.txt.gz --no-header --user-col 2 --item-col 1 --time-col 4 --out data/log
   mipgpu import ml-1m/ratings.dat --items ml-1m/movies.dat --item-fields genres --out data/ml-1m
 
-Formats: CSV, TSV and the like, MovieLens .dat, RecBole .inter, plain `user item` lines, each also as .gz; Parquet.
+Formats: CSV, TSV and the like, MovieLens .dat, RecBole .inter, plain `user item` lines, JSON lines, lines of a user and
+all their items; each also as .gz or .zst; Parquet. A folder is read as the parts in it; `-` is standard input.
 Times may be numbers (s, ms, us, ns since 1970) or ISO 8601 dates. Without times, the order of the rows counts.
-Filters apply in this order: bad rows, --min-rating, --duplicates, --min-user/--min-item.")]
+Filters apply in this order: --where, bad rows, --min-rating, --duplicates, --min-user/--min-item.")]
 pub struct Args {
-    /// The log; several files are read as one log, in this order
+    /// The log: a file, a folder of parts, or `-` for standard input; several are read as one log, in this order
     #[arg(required = true, value_name = "LOG")]
     sources: Vec<PathBuf>,
     /// Folder to make; it must not exist yet (see --force)
@@ -43,6 +46,12 @@ pub struct Args {
     /// Column of the time; `none`: go by the order of the rows
     #[arg(long, value_name = "COL", help_heading = "Reading")]
     time_col: Option<String>,
+    /// How dates are written, as in strptime: '%m/%d/%Y %H:%M' (default: ISO 8601, such as 2015-03-09 18:30)
+    #[arg(long, value_name = "FORMAT", help_heading = "Reading")]
+    time_format: Option<String>,
+    /// Zone of dates that name none, such as Europe/Berlin (default: UTC)
+    #[arg(long, value_name = "ZONE", help_heading = "Reading")]
+    time_zone: Option<String>,
     /// Column of the rating; `none`: leave ratings out
     #[arg(long, value_name = "COL", help_heading = "Reading")]
     rating_col: Option<String>,
@@ -52,6 +61,10 @@ pub struct Args {
     /// What separates columns: one character, `::`, tab or space
     #[arg(long, value_name = "SEP", help_heading = "Reading")]
     delimiter: Option<String>,
+    /// Rows hold whole histories, oldest first, with this between their items: one character, space, comma or tab; `none`:
+    /// they hold none (default: guessed where it can be nothing else)
+    #[arg(long, value_name = "SEP", help_heading = "Reading")]
+    list_sep: Option<String>,
     /// The first row is data, not names
     #[arg(long, help_heading = "Reading")]
     no_header: bool,
@@ -62,6 +75,9 @@ pub struct Args {
     #[arg(long, help_heading = "Reading")]
     skip_bad: bool,
 
+    /// Read only rows whose column has one of the values, such as event=purchase,addtocart; repeated: all must hold
+    #[arg(long = "where", value_name = "COL=VALUES", help_heading = "Filters")]
+    wheres: Vec<Where>,
     /// Leave out rows rated below this
     #[arg(long, value_name = "X", help_heading = "Filters")]
     min_rating: Option<f32>,
@@ -128,6 +144,10 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
         rating_col: args.rating_col,
         basket_col: args.basket_col,
         delimiter: args.delimiter,
+        list_sep: args.list_sep,
+        time_format: args.time_format,
+        time_zone: args.time_zone,
+        wheres: args.wheres,
         no_header: args.no_header,
         min_rating: args.min_rating,
         rating_range: args.rating_range,
@@ -186,6 +206,7 @@ fn describe(out: &str, s: &ImportSummary, options: &ImportOptions) -> String {
     line("rows read", digits(s.rows));
     for (count, what) in [
         (s.dropped_bad, "bad rows"),
+        (s.dropped_where, "not of --where"),
         (s.dropped_rating, "rated below --min-rating"),
         (s.dropped_duplicates, "duplicates"),
     ] {

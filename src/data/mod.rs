@@ -33,7 +33,7 @@ mod write;
 pub use dataset::Dataset;
 pub use fields::{ItemField, ItemFields};
 pub(crate) use import::WARNING;
-pub use import::{Duplicates, ImportOptions, ImportSummary, import};
+pub use import::{Duplicates, ImportOptions, ImportSummary, Where, import};
 pub use vocab::Vocab;
 pub(crate) use vocab::hex;
 

@@ -21,11 +21,15 @@ pub fn gzip(bytes: &[u8]) -> Vec<u8> {
 /// A Parquet file of the rows: text users, whole items, real ratings, typed times, several row groups and a null-able
 /// column.
 pub fn parquet_file(rows: &[Record]) -> Vec<u8> {
+    parquet_with(rows, WriterProperties::default())
+}
+
+pub fn parquet_with(rows: &[Record], properties: WriterProperties) -> Vec<u8> {
     let schema = "message log { required binary user_id (UTF8); optional int64 item_id; \
                   required double rating; required int64 timestamp; required int64 other; }";
     let mut bytes = Vec::new();
     let schema = Arc::new(parse_message_type(schema).unwrap());
-    let mut writer = SerializedFileWriter::new(&mut bytes, schema, Arc::new(WriterProperties::default())).unwrap();
+    let mut writer = SerializedFileWriter::new(&mut bytes, schema, Arc::new(properties)).unwrap();
     for part in rows.chunks(1700) {
         let mut group = writer.next_row_group().unwrap();
         let users: Vec<ByteArray> = part.iter().map(|r| r.0.as_str().into()).collect();

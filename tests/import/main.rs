@@ -3,9 +3,14 @@
 mod bad_input;
 mod baskets;
 mod doubts;
+mod filter;
 mod formats;
+mod forms;
 mod get;
+mod jsonl;
+mod sequences;
 mod sources;
+mod times;
 
 use std::{
     collections::{HashMap, HashSet},

@@ -220,6 +220,36 @@ fn what_a_path_names_is_a_column() {
     assert_eq!(histories(&data)[1], ("u2".into(), vec!["x".into()]));
 }
 
+#[test]
+fn parts_of_parquet_and_json_have_the_columns_of_their_paths_too() {
+    let rows: Vec<_> = crate::builtin_rows().into_iter().take(300).collect();
+    let desk = Desk::new();
+    let folder = desk.dir.path().join("log");
+    let mut csv = String::from("user,item,rating,day\n");
+    for (n, part) in rows.chunks(100).enumerate() {
+        let day = format!("2024-05-0{}", 3 - n);
+        fs::create_dir_all(folder.join(format!("day={day}"))).unwrap();
+        fs::write(folder.join(format!("day={day}/0.parquet")), parquet_file(part)).unwrap();
+    }
+    // The order of the paths is that of the days.
+    for (n, part) in rows.chunks(100).enumerate().collect::<Vec<_>>().into_iter().rev() {
+        part.iter().for_each(|r| csv += &format!("{},{},{},2024-05-0{}\n", r.0, r.1, r.2, 3 - n));
+    }
+    let options = ImportOptions { time_col: Some("day".into()), ..Default::default() };
+    let (data, _, talk) = desk.import(&[folder], &options).unwrap();
+    assert_eq!(data.fingerprint(), imported(&csv, options.clone()).0.fingerprint(), "{talk}");
+    let json = write_parts(
+        &desk.dir.path().join("json"),
+        &[
+            ("day=2024-05-02/0.json", "{\"user\":\"a\",\"item\":\"\\u0079\"}\n"),
+            ("day=2024-05-01/0.json", "{\"item\":\"x\",\"user\":\"a\"}\n"),
+        ],
+    );
+    let wheres = vec!["day=2024-05-01,2024-05-02".parse().unwrap()];
+    let (data, ..) = desk.import(&[json], &ImportOptions { force: true, wheres, ..options }).unwrap();
+    assert_eq!(histories(&data), [("a".to_owned(), vec!["x".to_owned(), "y".to_owned()])]);
+}
+
 /// Pieces of one file, as `split` makes them: the header stands in the first alone, and its columns are in no usual order.
 #[test]
 fn pieces_without_a_header_take_the_columns_of_the_first() {

@@ -88,7 +88,7 @@ pub(crate) fn bare(name: &str) -> &str {
     name.split_once(':').map_or(name, |(bare, _)| bare)
 }
 
-fn normal(name: &str) -> String {
+pub(crate) fn normal(name: &str) -> String {
     bare(name).chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
 }
 
@@ -102,6 +102,32 @@ pub(crate) fn is_known(cell: &str) -> bool {
 pub(crate) fn by_name(names: &[String], role: Role) -> Option<usize> {
     let normal: Vec<String> = names.iter().map(|n| normal(n)).collect();
     role.synonyms().iter().find_map(|s| normal.iter().position(|n| n == s))
+}
+
+/// Names of lists of items that do not come from the name of an item.
+const HISTORIES: &[&str] = &["sequence", "history", "itemhistory", "seq"];
+
+/// What a list of it would be called: `item_id_list`, `items`, `movie_ids` for an item.
+fn is_list_of(name: &str, role: Role) -> bool {
+    let name = normal(name);
+    let ends = ["list", "lists", "seq", "sequence", "array", "s"];
+    ends.iter().filter_map(|end| name.strip_suffix(end)).any(|one| role.synonyms().contains(&one))
+        || role == Role::Item && HISTORIES.contains(&name.as_str())
+}
+
+/// Whether a list of items is called so.
+pub(crate) fn is_list_name(name: &str) -> bool {
+    is_list_of(name, Role::Item)
+}
+
+/// Whether most cells of a column have several elements, or brackets around them.
+fn holds_lists(sample: &[Vec<String>], c: usize) -> bool {
+    let several = |cell: &str| {
+        let cell = cell.trim();
+        cell.starts_with('[') && cell.ends_with(']')
+            || [' ', ',', '|', ';'].iter().any(|s| cell.split(*s).filter(|e| !e.is_empty()).count() > 1)
+    };
+    mostly(sample, c, &several)
 }
 
 /// The column that the user named: by name, or by number from 1.
@@ -141,6 +167,14 @@ pub(crate) fn choose(
             Some(wish) => found[role as usize] = Some(by_wish(names, wish, &flag)?),
             None if named => found[role as usize] = by_name(names, role),
             None => {}
+        }
+    }
+    // Where no column is an item, a list of items is one, and then a list of times the time.
+    for role in [Role::Item, Role::Time, Role::Rating] {
+        let list = |c: &usize| is_list_of(&names[*c], role) && !found.contains(&Some(*c)) && holds_lists(sample, *c);
+        let wanted = role == Role::Item || found[Role::Item as usize].is_some_and(|c| holds_lists(sample, c));
+        if named && found[role as usize].is_none() && !refused[role as usize] && wanted {
+            found[role as usize] = (0..names.len()).find(list);
         }
     }
     if !named {

@@ -10,6 +10,7 @@ use crate::{
             ImportOptions,
             columns::{Columns, bare},
             doubts::WARNING,
+            filter::{Tally, Where},
             folder, parquet,
             sniff::{self, Inherited},
             source::Source,
@@ -62,6 +63,14 @@ impl Layout {
         }
     }
 
+    /// What to do where no cell of the column is a time.
+    pub fn time_hint(&self) -> Option<&String> {
+        match self {
+            Layout::Text(l) => l.time_hint.as_ref(),
+            Layout::Parquet(l) => l.time_hint.as_ref(),
+        }
+    }
+
     fn set_time_kind(&mut self, kind: TimeKind) {
         match self {
             Layout::Text(l) => l.time_kind = Some(kind),
@@ -78,6 +87,14 @@ impl Layout {
         match self {
             Layout::Text(l) => l.kind(),
             Layout::Parquet(_) => "Parquet".into(),
+        }
+    }
+
+    /// What to tell of the filter once all is read.
+    pub fn filter_doubts(&self, wheres: &[Where], tally: &Tally) -> Vec<String> {
+        match self {
+            Layout::Text(l) => l.filter.doubts(&l.names, wheres, tally),
+            Layout::Parquet(l) => l.filter.doubts(&l.names, wheres, tally),
         }
     }
 
@@ -143,10 +160,13 @@ pub(crate) fn understand(
     };
     alike_in_folders(&layouts, &folders)?;
     // Dates are kept in microseconds if the first rows of any source have fractions of a second.
-    let micros = TimeKind::Date { micros: true };
-    let dates = |l: &Layout| matches!(l.time_kind(), Some(TimeKind::Date { .. }));
-    if dates(first) && layouts.iter().any(|l| l.time_kind() == Some(micros)) {
-        layouts.iter_mut().filter(|l| dates(l)).for_each(|l| l.set_time_kind(micros));
+    let first_in_micros = first.time_kind().map(TimeKind::in_micros);
+    if first_in_micros.is_some() && layouts.iter().any(|l| l.time_kind() == first_in_micros) {
+        for layout in &mut layouts {
+            if let Some(kind) = layout.time_kind() {
+                layout.set_time_kind(kind.in_micros());
+            }
+        }
     }
     describe(&layouts, report);
     if !empty.is_empty() {

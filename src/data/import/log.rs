@@ -10,6 +10,7 @@ use crate::{
         digits,
         import::{
             ImportOptions, cancelled,
+            filter::Tally,
             group::RowCodec,
             intern::Interner,
             layouts::Layout,
@@ -24,7 +25,7 @@ use crate::{
 
 /// What to do about a column of times that holds none.
 const NO_TIMES: &str = "none of the first rows has a time there: write times as numbers, or as dates with the year first \
-                        (2015-03-09); or name another column with --time-col, or go by the order of the rows with \
+                        (2015-03-09); or name their layout with --time-format; or name another column with --time-col, or go by the order of the rows with \
                         --time-col none";
 
 /// The log as it is read: keys to ids, rows to a spill.
@@ -39,6 +40,7 @@ pub(crate) struct Log<'a> {
     pub total: u64,
     pub bad: u64,
     pub below_rating: u64,
+    pub tally: Tally,
     /// Of the ratings that are taken; of none where the log has none.
     pub ratings: Sizes,
     /// Of the block in hand: ids of its rows, and the rows as they are stored.
@@ -63,6 +65,7 @@ impl<'a> Log<'a> {
             total: 0,
             bad: 0,
             below_rating: 0,
+            tally: Tally::default(),
             ratings: Sizes::default(),
             user_ids: Vec::new(),
             item_ids: Vec::new(),
@@ -121,7 +124,9 @@ impl<'a> Log<'a> {
         if let (Some(first), false) = (block.bad.first(), self.options.skip_bad) {
             let header = match layout {
                 // To leave such rows out would leave nothing.
-                _ if first.of_time() && layout.time_kind() == Some(TimeKind::Unread) => Some(NO_TIMES.into()),
+                _ if first.of_time() && layout.time_kind() == Some(TimeKind::Unread) => {
+                    Some(layout.time_hint().map_or_else(|| NO_TIMES.into(), |hint| format!("{hint}; or: {NO_TIMES}")))
+                }
                 Layout::Text(text) if first.line == 1 => text.header_hint(self.options),
                 _ => None,
             };
@@ -133,7 +138,8 @@ impl<'a> Log<'a> {
         }
         self.bad += block.bad_rows;
         self.below_rating += block.below_rating;
-        self.total += block.rows.len() as u64 + block.bad_rows + block.below_rating;
+        self.tally.add(&block.tally);
+        self.total += block.rows.len() as u64 + block.bad_rows + block.below_rating + block.tally.left_out;
         self.encoded.clear();
         let rows = &block.rows;
         if self.codec.0.ratings {

@@ -8,27 +8,33 @@
 6. `kcore`: the k-core, over shards on disk, where one is asked for.
 7. `data/write.rs`: shards, vocabularies and the manifest, in a staging folder that is renamed when all is synced.
 
-Filters apply in this order: bad rows, `min_rating`, duplicates, k-core. The result depends on the log and the filters
+Filters apply in this order: `wheres`, bad rows, `min_rating`, duplicates, k-core. The result depends on the log and the filters
 only: not on the budget, the number of threads, or the format the log came in.
 */
 
+mod clock;
 mod columns;
 mod doubts;
+mod filter;
 mod folder;
 mod group;
 mod intern;
 mod items;
+mod jsonl;
 mod kcore;
 mod layouts;
 mod log;
+mod nested;
 mod parquet;
 mod ratings;
 mod records;
+mod sequences;
 mod sniff;
 mod source;
 mod text;
 mod time;
 
+pub use self::filter::Where;
 pub(crate) use self::{doubts::WARNING, time::parse_date};
 
 use std::{
@@ -84,8 +90,16 @@ pub struct ImportOptions {
     pub basket_col: Option<String>,
     /// One character, `::`, `tab`, `comma`, `semicolon`, `pipe` or `space`; `None` = guess.
     pub delimiter: Option<String>,
+    /// What separates the elements of a list: as for `delimiter`; `none`: there are no lists; `None` = guess.
+    pub list_sep: Option<String>,
+    /// How dates are written, as in strptime; `None` = ISO 8601.
+    pub time_format: Option<String>,
+    /// The zone of dates that name none; `None` = UTC.
+    pub time_zone: Option<String>,
     /// The first row is data, whatever it looks like.
     pub no_header: bool,
+    /// Only rows that have one of the values in each of these columns are read, before all other filters.
+    pub wheres: Vec<Where>,
     /// Rows rated below are left out, before anything else is counted.
     pub min_rating: Option<f32>,
     /// The least rating and the greatest: rows rated outside are bad rows.
@@ -119,6 +133,10 @@ impl Default for ImportOptions {
             rating_col: None,
             basket_col: None,
             delimiter: None,
+            list_sep: None,
+            time_format: None,
+            time_zone: None,
+            wheres: Vec::new(),
             no_header: false,
             min_rating: None,
             rating_range: None,
@@ -146,6 +164,8 @@ pub struct ImportSummary {
     pub rows: u64,
     pub dropped_bad: u64,
     pub dropped_rating: u64,
+    /// Rows that `wheres` left out.
+    pub dropped_where: u64,
     pub dropped_duplicates: u64,
     pub dropped_core: u64,
     /// Passes of the k-core that removed somebody.
@@ -197,12 +217,15 @@ pub fn import(
     for layout in &layouts {
         log.read(layout, report, start)?;
     }
-    let Log { users, items, rows, counts, total, bad, below_rating, ratings, .. } = log;
+    let Log { users, items, rows, counts, total, bad, below_rating, tally, ratings, .. } = log;
+    layouts[0].filter_doubts(&options.wheres, &tally).iter().for_each(|doubt| report(doubt));
     if bad > 0 {
         report(&format!("skipped {} bad rows of {}", digits(bad), digits(total)));
     }
     if counts.is_empty() {
-        return Err(if below_rating > 0 {
+        return Err(if bad + below_rating == 0 && tally.left_out > 0 {
+            filter::nothing_left(&options.wheres)
+        } else if below_rating > 0 {
             Error::user("nothing is left: every row is rated below --min-rating").hint("lower --min-rating")
         } else {
             Error::user("no row of the log can be used").hint("the first reasons are above; is the delimiter right?")
@@ -259,6 +282,14 @@ pub fn import(
     }
 
     let interactions = done.interactions();
+    // The net under all guesses: what is read as a table of interactions may be a list of histories.
+    if done.history()[2] == 1 && done.lengths.len() >= 20 && options.list_sep.is_none() && !filtered {
+        report(&format!(
+            "{WARNING}each of the {} users has one interaction: if a row holds a whole history, say what separates its items \
+             with --list-sep; if another column is the user, name it with --user-col; if that is how it is, --list-sep none",
+            digits(done.lengths.len() as u64)
+        ));
+    }
     // Keys of those that are left keep their order, so new ids are old ids with the gaps closed, as in the shards.
     let lives = |alive: Option<&Vec<bool>>, id: usize| alive.is_none_or(|alive| alive[id]);
     let mut files = std::mem::take(&mut done.entries);
@@ -299,7 +330,7 @@ pub fn import(
         sources: sources.iter().map(|p| p.file_name().unwrap_or(p.as_os_str()).to_string_lossy().into()).collect(),
         filters: serde_json::json!({
             "min_rating": options.min_rating, "rating_range": options.rating_range, "duplicates": options.duplicates,
-            "min_user": options.min_user, "min_item": options.min_item,
+            "min_user": options.min_user, "min_item": options.min_item, "where": options.wheres,
         }),
         files,
         fingerprint: String::new(),
@@ -319,6 +350,7 @@ pub fn import(
         rows: total,
         dropped_bad: bad,
         dropped_rating: below_rating,
+        dropped_where: tally.left_out,
         dropped_duplicates: grouped.dropped,
         dropped_core,
         core_rounds,

@@ -2,26 +2,30 @@
 rows at a time. Keys of any scalar type become text, as a CSV of the same table would hold them.
 */
 
-use std::{fs::File, sync::mpsc::SyncSender};
+use std::{borrow::Cow, fs::File, sync::mpsc::SyncSender};
 
 use parquet::{
     basic::{ConvertedType, LogicalType, TimeUnit, Type},
-    column::reader::ColumnReader,
+    column::reader::{ColumnReader, ColumnReaderImpl},
     data_type::DataType,
     errors::ParquetError,
     file::reader::{FileReader, SerializedFileReader},
-    schema::types::ColumnDescriptor,
+    schema::types::{ColumnDescPtr, ColumnDescriptor},
 };
 
 use crate::{
     base::{Error, Result},
     data::import::{
         ImportOptions,
+        clock::{self, Clock},
         columns::{self, Columns, Role},
         doubts,
+        filter::Filter,
         intern::hash_key,
+        nested,
         ratings::RatingRule,
-        sniff::describe_columns,
+        sequences,
+        sniff::{add_partition, describe_columns},
         source::Source,
         text::{Block, Row, bad_time, basket_label},
         time::TimeKind,
@@ -31,6 +35,9 @@ use crate::{
 /// Rows read at a time.
 const BATCH: usize = 32 << 10;
 
+/// Records with lists read at a time.
+const LIST_BATCH: usize = 512;
+
 /// What was understood of a Parquet file.
 pub(crate) struct ParquetLayout {
     pub source: Source,
@@ -38,11 +45,20 @@ pub(crate) struct ParquetLayout {
     pub columns: Columns,
     pub time_kind: Option<TimeKind>,
     pub rows: u64,
+    /// Where rows hold lists, what is said of it.
+    lists: &'static str,
+    pub filter: Filter,
+    /// What to do where no cell of the time is a time.
+    pub time_hint: Option<String>,
     /// What may have been misunderstood.
     doubts: Vec<String>,
 }
 
 fn damaged(source: &Source, e: &ParquetError) -> Error {
+    if matches!(e, ParquetError::NYI(_)) {
+        return Error::user(format!("{}: this Parquet file uses what is not read ({e})", source.display()))
+            .hint("write it again with the usual settings, compressed with zstd or snappy");
+    }
     Error::user(format!("{}: this Parquet file cannot be read ({e})", source.display()))
         .hint("the file was cut short or damaged; copy or download it again")
 }
@@ -56,27 +72,36 @@ pub(crate) fn layout(source: Source, options: &ImportOptions) -> Result<Option<P
     let reader = open(&source)?;
     let meta = reader.metadata().file_metadata();
     let leaves = meta.schema_descr().columns();
-    let names: Vec<String> = leaves.iter().map(|c| c.path().string()).collect();
+    let mut names: Vec<String> = leaves.iter().map(|c| nested::name_of(c)).collect();
     let at = |e: Error| e.at(source.display());
-    let columns = columns::choose(&names, true, &[], options).map_err(at)?;
+    // Columns are known by their types; of cells, only lists have to show.
+    let list = |c: &usize| leaves.get(*c).is_some_and(|leaf| leaf.max_rep_level() > 0);
+    let kinds = (0..leaves.len()).map(|c| if list(&c) { "[]".to_owned() } else { String::new() }).collect();
+    let mut sample = vec![kinds];
+    add_partition(&source, &mut names, &mut sample);
+    let columns = columns::choose(&names, true, &sample, options).map_err(at)?;
     let rows = u64::try_from(meta.num_rows()).unwrap_or(0);
     if rows == 0 {
         return Ok(None);
     }
     for role in Role::ALL {
         let Some(c) = columns.of(role) else { continue };
-        let leaf = &leaves[c];
+        let Some(leaf) = leaves.get(c) else { continue };
         let decimal = leaf.converted_type() == ConvertedType::DECIMAL;
         let supported = match leaf.physical_type() {
-            _ if decimal => false,
+            _ if decimal => !matches!(role, Role::Time),
             Type::BYTE_ARRAY => true,
             Type::INT96 => role == Role::Time,
             Type::INT32 | Type::INT64 | Type::FLOAT | Type::DOUBLE => true,
             Type::BOOLEAN | Type::FIXED_LEN_BYTE_ARRAY => false,
         };
-        if leaf.max_rep_level() > 0 || !supported {
-            let kind = match (leaf.max_rep_level() > 0, decimal) {
-                (true, _) => "a list".into(),
+        // Items may be a list, and then times and ratings too.
+        let listable = matches!(role, Role::Item | Role::Time | Role::Rating) && list(&columns.item);
+        let fits = leaf.max_rep_level() == 0 || leaf.max_rep_level() == 1 && listable;
+        if !fits || !supported {
+            let kind = match (leaf.max_rep_level(), decimal) {
+                (2.., _) => "a list of lists".into(),
+                (1, _) if !fits => "a list".into(),
                 (_, true) => "of type DECIMAL".into(),
                 _ => format!("of type {}", leaf.physical_type()),
             };
@@ -84,13 +109,46 @@ pub(crate) fn layout(source: Source, options: &ImportOptions) -> Result<Option<P
                 .hint(format!("the {} must be a column of text or numbers, one row an interaction", role.name())));
         }
     }
-    let time_kind = match columns.time {
-        Some(c) => Some(time_kind(&reader, c, &leaves[c]).map_err(|e| damaged(&source, &e))?),
-        None => None,
+    let filter = Filter::new(&names, true, &sample, &columns, &options.wheres).map_err(at)?;
+    for c in filter.columns().filter(|c| *c < leaves.len()) {
+        let leaf = &leaves[c];
+        let text = !matches!(leaf.physical_type(), Type::INT96 | Type::FIXED_LEN_BYTE_ARRAY);
+        if list(&c) || !text && leaf.converted_type() != ConvertedType::DECIMAL {
+            return Err(Error::user(format!("{}: column '{}' holds no plain values", source.display(), names[c]))
+                .hint("--where takes a column of text or numbers"));
+        }
+    }
+    let clock = Clock::of(options)?;
+    if let (Some(_), None) = (clock, columns.time) {
+        return Err(clock::no_times().at(source.display()));
+    }
+    let (time_kind, time_hint) = match columns.time {
+        None => (None, None),
+        Some(c) if c >= leaves.len() => {
+            let cell = std::iter::once(sample[0][c].as_str());
+            (Some(TimeKind::of_column(cell, clock).map_err(at)?), None)
+        }
+        Some(c) => match first_times(&reader, c, &leaves[c]).map_err(|e| damaged(&source, &e))? {
+            FirstTimes::Text(cells) => {
+                let cells = cells.iter().map(String::as_str);
+                let kind = TimeKind::of_column(cells.clone(), clock).map_err(at)?;
+                (Some(kind), (kind == TimeKind::Unread).then(|| clock::hint(cells)).flatten())
+            }
+            FirstTimes::Kind(_) if clock.is_some() => {
+                return Err(at(Error::user(format!("column '{}' holds moments, not text", names[c]))
+                    .hint("leave --time-format and --time-zone out")));
+            }
+            FirstTimes::Kind(kind) => (Some(kind), None),
+        },
     };
-    let times = |c: usize| looks_like_times(&reader, c, &leaves[c]);
-    let doubts = doubts::ignored_times(&source, &names, &columns, options, times).into_iter().collect();
-    Ok(Some(ParquetLayout { source, names, columns, time_kind, rows, doubts }))
+    let times = |c: usize| leaves.get(c).is_some_and(|leaf| looks_like_times(&reader, c, leaf));
+    let mut doubts: Vec<String> =
+        doubts::ignored_times(&source, &names, &columns, options, times).into_iter().collect();
+    let lists = if list(&columns.item) { ", a list, oldest first" } else { "" };
+    if lists.is_empty() {
+        doubts.extend(sequences::ignored_lists(&source, &names, (0..leaves.len()).filter(list), &columns));
+    }
+    Ok(Some(ParquetLayout { source, names, columns, time_kind, rows, lists, filter, time_hint, doubts }))
 }
 
 /// Whether a column is of a type of times, or its first cells look like times.
@@ -102,7 +160,7 @@ fn looks_like_times(reader: &SerializedFileReader<File>, column: usize, leaf: &C
         return true;
     }
     let cells = || {
-        let mut cells = Cells::new(reader.get_row_group(0).ok()?.get_column_reader(column).ok()?, leaf);
+        let mut cells = Cells::new(reader.get_row_group(0).ok()?.get_column_reader(column).ok()?, leaf, None);
         let rows = cells.read(200).ok()?;
         let text = |i: usize| {
             let mut text = Vec::new();
@@ -130,29 +188,33 @@ fn declared_unit(leaf: &ColumnDescriptor) -> Option<&'static str> {
     }
 }
 
-/// The unit of a time column: what its type says, or what its first values look like.
-fn time_kind(
+/// The first cells of a time column, where they are text, or the unit that its type or its first numbers show.
+enum FirstTimes {
+    Text(Vec<String>),
+    Kind(TimeKind),
+}
+
+fn first_times(
     reader: &SerializedFileReader<File>,
     column: usize,
     leaf: &ColumnDescriptor,
-) -> std::result::Result<TimeKind, ParquetError> {
+) -> std::result::Result<FirstTimes, ParquetError> {
     if let Some(unit) = declared_unit(leaf) {
-        return Ok(TimeKind::Number { unit });
+        return Ok(FirstTimes::Kind(TimeKind::Number { unit }));
     }
-    let mut cells = Cells::new(reader.get_row_group(0)?.get_column_reader(column)?, leaf);
+    let schema = reader.metadata().file_metadata().schema_descr();
+    let element = (leaf.max_rep_level() > 0).then(|| nested::element_level(schema, leaf));
+    let mut cells = Cells::new(reader.get_row_group(0)?.get_column_reader(column)?, leaf, element);
     cells.read(1000)?;
-    Ok(match &cells.values {
+    let largest = match &cells.values {
         Values::Text(texts) => {
-            let texts: Vec<String> = texts.iter().flatten().map(|t| String::from_utf8_lossy(t).into_owned()).collect();
-            TimeKind::of_sample(texts.iter().map(String::as_str))
+            let texts = texts.iter().flatten().map(|t| String::from_utf8_lossy(t).into_owned());
+            return Ok(FirstTimes::Text(texts.collect()));
         }
-        Values::Whole(numbers) => {
-            TimeKind::of_largest(numbers.iter().flatten().map(|x| x.unsigned_abs()).max().unwrap_or(0))
-        }
-        Values::Real(numbers) => {
-            TimeKind::of_largest(numbers.iter().flatten().map(|x| x.abs() as u64).max().unwrap_or(0))
-        }
-    })
+        Values::Whole(numbers) => numbers.iter().flatten().map(|x| x.unsigned_abs()).max(),
+        Values::Real(numbers) => numbers.iter().flatten().map(|x| x.abs() as u64).max(),
+    };
+    Ok(FirstTimes::Kind(TimeKind::of_largest(largest.unwrap_or(0))))
 }
 
 impl ParquetLayout {
@@ -161,6 +223,9 @@ impl ParquetLayout {
         let rows = crate::data::digits(self.rows);
         let mut lines = vec![format!("{}: Parquet, {rows} rows", self.source.display())];
         lines.extend(describe_columns(&self.names, true, &self.columns, self.time_kind));
+        if let Some(line) = lines.iter_mut().find(|l| l.trim_start().starts_with(Role::Item.name())) {
+            line.push_str(self.lists);
+        }
         lines.extend(self.doubts.iter().cloned());
         lines
     }
@@ -174,44 +239,122 @@ enum Values {
 }
 
 struct Cells {
-    reader: ColumnReader,
+    /// `None`: a column that the path names, of one value.
+    reader: Option<ColumnReader>,
     nullable: i16,
+    /// Of a list, the definition level of its elements.
+    element: Option<i16>,
     /// Multiplies whole numbers: days of a date column become seconds.
     scale: i64,
     /// Whole numbers are unsigned, stored as if they were not.
     unsigned: bool,
+    /// Digits behind the point of a DECIMAL.
+    decimals: Option<u32>,
     values: Values,
+    /// Of a list, how many elements each record of the batch has.
+    lengths: Vec<u32>,
 }
 
 impl Cells {
-    fn new(reader: ColumnReader, leaf: &ColumnDescriptor) -> Self {
+    fn new(reader: ColumnReader, leaf: &ColumnDescriptor, element: Option<i16>) -> Self {
         let date =
             leaf.converted_type() == ConvertedType::DATE || matches!(leaf.logical_type_ref(), Some(LogicalType::Date));
         let scale = if date { 86_400 } else { 1 };
         let unsigned = matches!(leaf.converted_type(), ConvertedType::UINT_32 | ConvertedType::UINT_64);
-        Cells { reader, nullable: leaf.max_def_level(), scale, unsigned, values: Values::Whole(Vec::new()) }
+        let decimal = leaf.converted_type() == ConvertedType::DECIMAL;
+        Cells {
+            reader: Some(reader),
+            nullable: leaf.max_def_level(),
+            element,
+            scale,
+            unsigned,
+            decimals: decimal.then(|| leaf.type_scale().max(0) as u32),
+            values: Values::Whole(Vec::new()),
+            lengths: Vec::new(),
+        }
     }
 
-    /// Reads up to `rows` cells; gives how many.
+    fn constant(value: &str) -> Self {
+        Cells {
+            reader: None,
+            nullable: 0,
+            element: None,
+            scale: 1,
+            unsigned: false,
+            decimals: None,
+            values: Values::Text(vec![Some(value.as_bytes().to_vec())]),
+            lengths: Vec::new(),
+        }
+    }
+
+    /// Reads up to `rows` records; gives how many.
     fn read(&mut self, rows: usize) -> std::result::Result<usize, ParquetError> {
-        let (nullable, scale, unsigned) = (self.nullable, self.scale, self.unsigned);
+        let (scale, unsigned) = (self.scale, self.unsigned);
+        let Some(reader) = &mut self.reader else {
+            let Values::Text(cells) = &mut self.values else { unreachable!("a constant is text") };
+            let value = cells[0].clone();
+            cells.resize(rows, value);
+            cells.truncate(rows.max(1));
+            return Ok(rows);
+        };
+        let mut batch = Batch { rows, nullable: self.nullable, element: self.element, lengths: &mut self.lengths };
         let widen = |x: &i32| if unsigned { *x as u32 as i64 } else { *x as i64 * scale };
-        self.values = match &mut self.reader {
-            ColumnReader::Int32ColumnReader(r) => Values::Whole(batch(r, rows, nullable, widen)?),
-            ColumnReader::Int64ColumnReader(r) => Values::Whole(batch(r, rows, nullable, |x| *x)?),
-            ColumnReader::Int96ColumnReader(r) => Values::Whole(batch(r, rows, nullable, |x| x.to_nanos())?),
-            ColumnReader::FloatColumnReader(r) => Values::Real(batch(r, rows, nullable, |x| *x as f64)?),
-            ColumnReader::DoubleColumnReader(r) => Values::Real(batch(r, rows, nullable, |x| *x)?),
-            ColumnReader::ByteArrayColumnReader(r) => Values::Text(batch(r, rows, nullable, |x| x.data().to_vec())?),
-            ColumnReader::BoolColumnReader(_) | ColumnReader::FixedLenByteArrayColumnReader(_) => {
+        let digits = self.decimals;
+        self.values = match (reader, digits) {
+            (ColumnReader::Int32ColumnReader(r), None) => Values::Whole(batch.read(r, widen)?),
+            (ColumnReader::Int64ColumnReader(r), None) => Values::Whole(batch.read(r, |x| *x)?),
+            (ColumnReader::Int32ColumnReader(r), Some(d)) => Values::Text(batch.read(r, |x| decimal(*x as i128, d))?),
+            (ColumnReader::Int64ColumnReader(r), Some(d)) => Values::Text(batch.read(r, |x| decimal(*x as i128, d))?),
+            (ColumnReader::FixedLenByteArrayColumnReader(r), Some(d)) => {
+                Values::Text(batch.read(r, |x| decimal(big_endian(x.data()), d))?)
+            }
+            (ColumnReader::ByteArrayColumnReader(r), Some(d)) => {
+                Values::Text(batch.read(r, |x| decimal(big_endian(x.data()), d))?)
+            }
+            (ColumnReader::Int96ColumnReader(r), _) => Values::Whole(batch.read(r, |x| x.to_nanos())?),
+            (ColumnReader::FloatColumnReader(r), _) => Values::Real(batch.read(r, |x| *x as f64)?),
+            (ColumnReader::DoubleColumnReader(r), _) => Values::Real(batch.read(r, |x| *x)?),
+            (ColumnReader::ByteArrayColumnReader(r), _) => Values::Text(batch.read(r, |x| x.data().to_vec())?),
+            (ColumnReader::BoolColumnReader(r), _) => Values::Whole(batch.read(r, |x| i64::from(*x))?),
+            (ColumnReader::FixedLenByteArrayColumnReader(_), _) => {
                 return Err(ParquetError::General("a column type that the layout check refuses".into()));
             }
         };
-        Ok(match &self.values {
+        let cells = match &self.values {
             Values::Text(v) => v.len(),
             Values::Whole(v) => v.len(),
             Values::Real(v) => v.len(),
-        })
+        };
+        Ok(if self.element.is_some() { self.lengths.len() } else { cells })
+    }
+
+    /// Drops the elements of the records that are kept with none.
+    fn drop_records(&mut self, kept: &[u32]) {
+        let mut keep: Vec<bool> = Vec::new();
+        for (&length, &kept) in self.lengths.iter().zip(kept) {
+            keep.resize(keep.len() + length as usize, kept > 0);
+        }
+        fn retain<V>(cells: &mut Vec<V>, keep: &[bool]) {
+            let mut keep = keep.iter();
+            cells.retain(|_| keep.next().is_some_and(|k| *k));
+        }
+        match &mut self.values {
+            Values::Text(v) => retain(v, &keep),
+            Values::Whole(v) => retain(v, &keep),
+            Values::Real(v) => retain(v, &keep),
+        }
+    }
+
+    /// Repeats each cell as often as `lengths` says: of a column beside a list.
+    fn spread(&mut self, lengths: &[u32]) {
+        fn spread<V: Clone>(cells: &[V], lengths: &[u32]) -> Vec<V> {
+            cells.iter().zip(lengths).flat_map(|(v, &n)| std::iter::repeat_n(v.clone(), n as usize)).collect()
+        }
+        self.values = match &self.values {
+            Values::Text(v) => Values::Text(spread(v, lengths)),
+            Values::Whole(v) => Values::Whole(spread(v, lengths)),
+            Values::Real(v) => Values::Real(spread(v, lengths)),
+        };
     }
 
     /// Writes cell `i` as text behind `out`; `false` for null.
@@ -228,58 +371,114 @@ impl Cells {
     }
 }
 
-fn batch<T: DataType, V>(
-    reader: &mut parquet::column::reader::ColumnReaderImpl<T>,
+/// What is to be read of a column.
+struct Batch<'a> {
     rows: usize,
     nullable: i16,
-    convert: impl Fn(&T::T) -> V,
-) -> std::result::Result<Vec<Option<V>>, ParquetError> {
-    let (mut values, mut levels) = (Vec::new(), Vec::new());
-    let mut records = 0;
-    // One call may stop at a page; a short batch is not yet the end.
-    while records < rows {
-        let (read, _, _) = reader.read_records(rows - records, Some(&mut levels), None, &mut values)?;
-        if read == 0 {
-            break;
+    element: Option<i16>,
+    lengths: &'a mut Vec<u32>,
+}
+
+impl Batch<'_> {
+    fn read<T: DataType, V>(
+        &mut self,
+        reader: &mut ColumnReaderImpl<T>,
+        convert: impl Fn(&T::T) -> V,
+    ) -> std::result::Result<Vec<Option<V>>, ParquetError> {
+        let (rows, nullable) = (self.rows, self.nullable);
+        if let Some(element) = self.element {
+            let elements = nested::read(reader, rows, element, nullable, convert)?;
+            *self.lengths = elements.lengths;
+            return Ok(elements.values);
         }
-        records += read;
+        let (mut values, mut levels) = (Vec::new(), Vec::new());
+        let mut records = 0;
+        // One call may stop at a page; a short batch is not yet the end.
+        while records < rows {
+            let (read, _, _) = reader.read_records(rows - records, Some(&mut levels), None, &mut values)?;
+            if read == 0 {
+                break;
+            }
+            records += read;
+        }
+        if nullable == 0 {
+            return Ok(values.iter().map(|x| Some(convert(x))).collect());
+        }
+        // Values are packed: nulls take a level but no value.
+        let mut present = values.iter();
+        Ok(levels.iter().map(|&l| if l == nullable { present.next().map(&convert) } else { None }).collect())
     }
-    if nullable == 0 {
-        return Ok(values.iter().map(|x| Some(convert(x))).collect());
+}
+
+/// A big-endian number of two's complement; longer ones than a DECIMAL of 38 digits lose their upper part.
+fn big_endian(bytes: &[u8]) -> i128 {
+    let start = if bytes.first().is_some_and(|b| b & 0x80 != 0) { -1 } else { 0 };
+    bytes.iter().fold(start, |x, &b| x << 8 | b as i128)
+}
+
+/// A DECIMAL as text. Whole ones are written without a point, as reals are.
+fn decimal(value: i128, digits: u32) -> Vec<u8> {
+    let one = 10i128.checked_pow(digits).unwrap_or(i128::MAX);
+    let (whole, rest) = (value.unsigned_abs() / one as u128, value.unsigned_abs() % one as u128);
+    let sign = if value < 0 { "-" } else { "" };
+    if rest == 0 {
+        return format!("{sign}{whole}").into_bytes();
     }
-    // Values are packed: nulls take a level but no value.
-    let mut present = values.iter();
-    Ok(levels.iter().map(|&l| if l == nullable { present.next().map(&convert) } else { None }).collect())
+    let rest = format!("{rest:0width$}", width = digits as usize);
+    format!("{sign}{whole}.{}", rest.trim_end_matches('0')).into_bytes()
 }
 
 /// Reads a Parquet log to its end and sends its blocks in order. Ends early, without an error, when nobody listens.
 pub(crate) fn read(layout: &ParquetLayout, rule: RatingRule, out: &SyncSender<Result<Block>>) -> Result<()> {
     let reader = open(&layout.source)?;
     let bad = |e: ParquetError| damaged(&layout.source, &e);
+    let schema = reader.metadata().file_metadata().schema_descr();
+    let leaves = schema.columns();
+    let element = |c: usize| leaves[c].max_rep_level().gt(&0).then(|| nested::element_level(schema, &leaves[c]));
+    let listed = element_of(leaves, layout.columns.item);
     let mut line = 1;
     for group in 0..reader.num_row_groups() {
         let group = reader.get_row_group(group).map_err(bad)?;
-        let leaves = reader.metadata().file_metadata().schema_descr().columns();
-        let cells = |c: usize| Ok(Cells::new(group.get_column_reader(c).map_err(bad)?, &leaves[c]));
+        let cells = |c: usize| match c.checked_sub(leaves.len()) {
+            Some(n) => Ok(Cells::constant(&layout.source.partition[n].1)),
+            None => Ok(Cells::new(group.get_column_reader(c).map_err(bad)?, &leaves[c], element(c))),
+        };
         let mut roles: [Option<Cells>; 5] = [None, None, None, None, None];
         for role in Role::ALL {
             roles[role as usize] = layout.columns.of(role).map(cells).transpose()?;
         }
+        let mut filtered = layout.filter.columns().map(|c| Ok((c, cells(c)?))).collect::<Result<Vec<_>>>()?;
         let mut left = usize::try_from(group.metadata().num_rows()).unwrap_or(0);
         while left > 0 {
-            let now = left.min(BATCH);
-            for cells in roles.iter_mut().flatten() {
+            let now = left.min(if listed { LIST_BATCH } else { BATCH });
+            for cells in roles.iter_mut().flatten().chain(filtered.iter_mut().map(|(_, c)| c)) {
                 if cells.read(now).map_err(bad)? != now {
                     return Err(damaged(&layout.source, &ParquetError::General("a column is short of rows".into())));
                 }
             }
+            let mut block = Block::default();
+            let lines: Vec<u64> = if listed {
+                let lengths = unrolled(layout, &mut roles, &mut filtered, line, &mut block);
+                let each = |(n, &length): (usize, &u32)| std::iter::repeat_n(line + n as u64, length as usize);
+                lengths.iter().enumerate().flat_map(each).collect()
+            } else {
+                (line..line + now as u64).collect()
+            };
             let [Some(user), Some(item), time, rating, basket] = &roles else {
                 unreachable!("the layout has user and item")
             };
-            let mut block = Block::default();
-            for i in 0..now {
+            let cell = |c: usize, i: usize| {
+                let mut text = Vec::new();
+                // Null is empty.
+                filtered.iter().find(|(at, _)| *at == c).map(|(_, cells)| cells.text(i, &mut text));
+                Cow::Owned(text)
+            };
+            let filter = &layout.filter;
+            for (i, &line) in lines.iter().enumerate() {
                 let optional = [time.as_ref(), rating.as_ref(), basket.as_ref()];
-                row(layout, rule, [user, item], optional, i, line + i as u64, &mut block);
+                if filter.is_none() || filter.takes(|c| cell(c, i), &mut block.tally) {
+                    row(layout, rule, [user, item], optional, i, line, &mut block);
+                }
             }
             if out.send(Ok(block)).is_err() {
                 return Ok(());
@@ -289,6 +488,47 @@ pub(crate) fn read(layout: &ParquetLayout, rule: RatingRule, out: &SyncSender<Re
         }
     }
     Ok(())
+}
+
+fn element_of(leaves: &[ColumnDescPtr], c: usize) -> bool {
+    leaves.get(c).is_some_and(|leaf| leaf.max_rep_level() > 0)
+}
+
+/// Makes rows of records that hold lists: a row for each element, with all else repeated. Records whose lists are empty or
+/// differ in length are bad and give none. Gives how many rows each record became.
+fn unrolled(
+    layout: &ParquetLayout,
+    roles: &mut [Option<Cells>; 5],
+    filtered: &mut [(usize, Cells)],
+    line: u64,
+    block: &mut Block,
+) -> Vec<u32> {
+    let name = |role: Role| format!("'{}'", layout.names[layout.columns.of(role).expect("the role has a column")]);
+    let items = roles[Role::Item as usize].as_ref().expect("the layout has an item").lengths.clone();
+    let mut kept = items.clone();
+    for (n, &length) in items.iter().enumerate() {
+        if length == 0 {
+            block.reject(line + n as u64, name(Role::Item), "the list is empty");
+            continue;
+        }
+        let other = [Role::Time, Role::Rating].into_iter().find_map(|role| {
+            let cells = roles[role as usize].as_ref().filter(|c| c.element.is_some())?;
+            (cells.lengths[n] != length).then(|| (role, cells.lengths[n]))
+        });
+        if let Some((role, other)) = other {
+            let reason = format!("the list has {other} elements, that of the items {length}");
+            block.reject(line + n as u64, name(role), reason);
+            kept[n] = 0;
+        }
+    }
+    for cells in roles.iter_mut().flatten().chain(filtered.iter_mut().map(|(_, c)| c)) {
+        if cells.element.is_none() {
+            cells.spread(&kept);
+        } else {
+            cells.drop_records(&kept);
+        }
+    }
+    kept
 }
 
 fn row(

@@ -14,6 +14,8 @@ pub(crate) enum Delimiter {
     DoubleColon,
     /// Any run of spaces and tabs.
     Whitespace,
+    /// One JSON object a line; its values are found by their keys.
+    Json,
 }
 
 impl fmt::Display for Delimiter {
@@ -25,6 +27,7 @@ impl fmt::Display for Delimiter {
             Delimiter::Byte(byte) => write!(f, "separated by '{}'", char::from(*byte)),
             Delimiter::DoubleColon => f.write_str("separated by '::'"),
             Delimiter::Whitespace => f.write_str("separated by spaces"),
+            Delimiter::Json => f.write_str("JSON lines"),
         }
     }
 }
@@ -81,13 +84,13 @@ pub(crate) fn record(
     fields.clear();
     match delimiter {
         Delimiter::Byte(byte) => separated(text, pos, byte, quotes, most, fields),
-        Delimiter::DoubleColon | Delimiter::Whitespace => {
+        Delimiter::DoubleColon | Delimiter::Whitespace | Delimiter::Json => {
             let line = text[pos..].iter().position(|&b| b == b'\n');
             let (end, next) = line.map_or((text.len(), text.len()), |n| (pos + n, pos + n + 1));
-            if delimiter == Delimiter::Whitespace {
-                words(text, pos, end, fields)
-            } else {
-                colons(text, pos, end, fields)
+            match delimiter {
+                Delimiter::Whitespace => words(text, pos, end, fields),
+                Delimiter::Json => push(text, pos, end, fields),
+                _ => colons(text, pos, end, fields),
             }
             (next, if line.is_some() { End::Line } else { End::Text })
         }

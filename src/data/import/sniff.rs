@@ -8,9 +8,13 @@ use crate::{
     base::{Error, Result},
     data::import::{
         ImportOptions,
+        clock::{self, Clock},
         columns::{self, Columns, Role, cells_of},
         doubts::{self, WARNING},
+        filter::Filter,
+        jsonl::{self, Wanted},
         records::{Delimiter, cells},
+        sequences::{self, Asked, Lists},
         source::{Packing, Source},
         time::{TimeKind, parse_number},
     },
@@ -18,7 +22,7 @@ use crate::{
 
 /// How much of a file is looked at.
 const SAMPLE_BYTES: u64 = 256 << 10;
-const SAMPLE_ROWS: usize = 200;
+pub(crate) const SAMPLE_ROWS: usize = 200;
 
 /// What was understood of a text file.
 #[derive(Clone, Debug)]
@@ -33,10 +37,36 @@ pub(crate) struct TextLayout {
     pub names: Vec<String>,
     pub columns: Columns,
     pub time_kind: Option<TimeKind>,
+    /// Lines before the first record that are comments.
+    pub preamble: u64,
+    /// Where rows hold lists, which.
+    pub lists: Option<Lists>,
+    /// Of JSON lines, which values are read.
+    pub json: Option<Wanted>,
+    pub filter: Filter,
+    /// What to do where no cell of the time is a time.
+    pub time_hint: Option<String>,
     /// Where the file has no header, or none that is known: its first row.
     first: Vec<String>,
     /// What may have been misunderstood.
     doubts: Vec<String>,
+}
+
+/// Comments stand before the first record: lines that begin with `#` or `%` and a blank, as graphs of KONECT and SNAP have
+/// them, and the `sep=,` of spreadsheets. Gives how many lines there are, and the text after them.
+fn after_comments(text: &[u8]) -> (u64, &[u8]) {
+    let (mut lines, mut rest) = (0, text);
+    while let Some(end) = rest.iter().position(|&b| b == b'\n') {
+        let line = rest[..end].trim_ascii();
+        let comment = matches!(line, [b'#' | b'%'] | [b'#' | b'%', b' ' | b'\t' | b'%' | b'#', ..])
+            || line.len() == 5 && line.starts_with(b"sep=");
+        if !comment {
+            break;
+        }
+        (lines, rest) = (lines + 1, &rest[end + 1..]);
+    }
+    // A file of nothing else is not one of comments.
+    if rest.trim_ascii().is_empty() { (0, text) } else { (lines, rest) }
 }
 
 /// What a file without a header takes from the one before it, where both have as many columns.
@@ -112,8 +142,10 @@ fn delimiter_of(text: &[u8], source: &Source, options: &ImportOptions) -> Result
         }
     }
     if best.0 == 0.0 {
-        return Err(Error::user(format!("{}: cannot tell what separates the columns", source.display()))
-            .hint("name it with --delimiter (one character, `::`, tab or space)"));
+        return Err(Error::user(format!("{}: cannot tell what separates the columns", source.display())).hint(
+            "name it with --delimiter (one character, `::`, tab or space); where a line is a user and all items of \
+                 theirs, name what separates them with --list-sep (space, comma, tab)",
+        ));
     }
     Ok(best.1)
 }
@@ -132,7 +164,17 @@ pub(crate) struct Table {
 pub(crate) fn table(source: &Source, options: &ImportOptions, known: &dyn Fn(&str) -> bool) -> Result<Table> {
     let text = sample(source)?;
     let delimiter = delimiter_of(&text, source, options)?;
-    let mut rows: Vec<Vec<String>> = cells(&text, delimiter)
+    rows_of(&text, delimiter, source, options, known)
+}
+
+fn rows_of(
+    text: &[u8],
+    delimiter: Delimiter,
+    source: &Source,
+    options: &ImportOptions,
+    known: &dyn Fn(&str) -> bool,
+) -> Result<Table> {
+    let mut rows: Vec<Vec<String>> = cells(text, delimiter)
         .into_iter()
         .take(SAMPLE_ROWS)
         .map(|row| row.iter().map(|cell| String::from_utf8_lossy(cell).into_owned()).collect())
@@ -168,13 +210,43 @@ pub(crate) fn text_layout(
     let wishes = Role::wishes(options);
     let wished = |cell: &str| wishes.into_iter().flatten().any(|w| w.eq_ignore_ascii_case(columns::bare(cell)));
     let known = |cell: &str| columns::is_known(cell) || wished(cell);
-    let Table { delimiter, header, mut names, mut rows } = table(&source, options, &known)?;
+    let text = sample(&source)?;
+    let (preamble, text) = after_comments(&text);
+    let asked = Asked::of(options.list_sep.as_deref())?;
+    let json = jsonl::sample(text, &source)?;
+    let mut lists = None;
+    let mut listed = Vec::new();
+    let Table { delimiter, header, mut names, mut rows } = match json {
+        Some(json) => {
+            listed = json.lists;
+            Table { delimiter: Delimiter::Json, header: true, names: json.names, rows: json.rows }
+        }
+        None => {
+            let guess = delimiter_of(text, &source, options);
+            if options.delimiter.is_some()
+                && let Err(e) = guess
+            {
+                return Err(e);
+            }
+            match sequences::whole_lines(text, guess.as_ref().ok().copied(), asked, &source)? {
+                Some(delimiter) => {
+                    lists = Some(Lists::of_whole_lines(delimiter, 1));
+                    let mut table = rows_of(text, delimiter, &source, options, &known)?;
+                    table.names.resize(2, "items".into());
+                    table.rows.iter_mut().for_each(|row| row.truncate(2));
+                    table
+                }
+                None => rows_of(text, guess?, &source, options, &known)?,
+            }
+        }
+    };
     let mut named = header;
     let mut doubts = Vec::new();
     // The first of several pieces of a file has its header, the others have none.
     if let (false, false, Some(above)) = (header, options.no_header, above)
         && above.delimiter == delimiter
         && above.names.len() == names.len()
+        && lists.is_none()
     {
         names.clone_from(&above.names);
         named = true;
@@ -186,18 +258,60 @@ pub(crate) fn text_layout(
         ));
     }
     add_partition(&source, &mut names, &mut rows);
-    let columns = columns::choose(&names, named, &rows, options).map_err(at)?;
+    let columns = match &lists {
+        Some(_) => sequences::columns_of_lines(options).map_err(at)?,
+        None => columns::choose(&names, named, &rows, options).map_err(at)?,
+    };
     if rows.is_empty() {
         return Ok(None);
     }
-    let time_kind = columns.time.map(|c| TimeKind::of_sample(rows.iter().filter_map(|r| r.get(c)).map(String::as_str)));
+    if delimiter == Delimiter::Json {
+        doubts.extend(sequences::ignored_lists(
+            &source,
+            &names,
+            listed.into_iter().filter(|c| columns::is_list_name(&names[*c])),
+            &columns,
+        ));
+    } else if lists.is_none() {
+        lists = Lists::in_cells(&names, &mut rows, &columns, asked, &source)?;
+        let declared = (0..names.len()).filter(|c| names[*c].ends_with("_seq"));
+        doubts.extend(sequences::ignored_lists(&source, &names, declared, &columns));
+    }
+    let filter = Filter::new(&names, named, &rows, &columns, &options.wheres).map_err(at)?;
+    let json = (delimiter == Delimiter::Json).then(|| {
+        let own = |c: &usize| *c < names.len() - source.partition.len();
+        let needed = Role::ALL.into_iter().filter_map(|role| columns.of(role)).filter(own).collect();
+        Wanted::new(&names, needed, filter.columns().filter(own))
+    });
+    let clock = Clock::of(options)?;
+    if let (Some(_), None) = (clock, columns.time) {
+        return Err(clock::no_times().at(source.display()));
+    }
+    let time_kind = columns.time.map(|c| TimeKind::of_column(cells_of(&rows, c), clock)).transpose().map_err(at)?;
+    let time_hint = columns.time.filter(|_| time_kind == Some(TimeKind::Unread));
+    let time_hint = time_hint.and_then(|c| clock::hint(cells_of(&rows, c)));
     let times = |c: usize| doubts::all_moments(cells_of(&rows, c));
     doubts.extend(doubts::ignored_times(&source, &names, &columns, options, times));
     if !named {
         doubts.extend(doubts::header_as_data(&source, &rows, &columns, options));
     }
     let first = if header { Vec::new() } else { rows.into_iter().next().unwrap_or_default() };
-    Ok(Some(TextLayout { source, delimiter, header, named, names, columns, time_kind, first, doubts }))
+    Ok(Some(TextLayout {
+        source,
+        delimiter,
+        header,
+        named,
+        names,
+        columns,
+        time_kind,
+        preamble,
+        lists,
+        json,
+        filter,
+        time_hint,
+        first,
+        doubts,
+    }))
 }
 
 /// Adds the columns that the path names. A column of the file comes before one of the path with the same name.
@@ -251,13 +365,29 @@ impl TextLayout {
 
     /// What was understood, for people to check.
     pub fn describe(&self) -> Vec<String> {
-        let header = if self.header { "with a header" } else { "without a header" };
+        let header = match (self.delimiter, self.header) {
+            (Delimiter::Json, _) => "one object a line",
+            (_, true) => "with a header",
+            (_, false) => "without a header",
+        };
         let packing = match self.source.packing {
             Packing::None => String::new(),
             packing => format!(", {}", packing.name()),
         };
         let mut lines = vec![format!("{}: {}, {header}{packing}", self.source.display(), self.delimiter)];
         lines.extend(describe_columns(&self.names, self.named, &self.columns, self.time_kind));
+        if let Some(lists) = &self.lists
+            && let Some(line) = lines.iter_mut().find(|l| l.trim_start().starts_with(Role::Item.name()))
+        {
+            line.push_str(&lists.describe());
+        }
+        if self.preamble > 0 {
+            lines.push(format!(
+                "  skipped {} comment line{}",
+                self.preamble,
+                if self.preamble == 1 { "" } else { "s" }
+            ));
+        }
         lines.extend(self.doubts.iter().cloned());
         lines
     }

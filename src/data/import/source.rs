@@ -192,6 +192,11 @@ impl Source {
         self.shown.display()
     }
 
+    /// The name as it is typed in a shell.
+    pub fn typed(&self) -> String {
+        typed(&self.shown)
+    }
+
     pub fn file(&self) -> Result<File> {
         File::open(&self.path).map_err(|e| Error::io(&self.shown, &e))
     }

@@ -3,6 +3,7 @@ the blocks leave in the order of the file, so that what follows does not depend 
 */
 
 use std::{
+    borrow::Cow,
     hash::{DefaultHasher, Hasher},
     io::Read,
     mem,
@@ -15,7 +16,9 @@ use crate::{
     base::{Error, Result},
     data::import::{
         columns::Role,
+        filter::Tally,
         intern::hash_key,
+        jsonl::{Line, Wanted},
         ratings::RatingRule,
         records::{Delimiter, End, Field, is_blank, last_record_end, record},
         sniff::TextLayout,
@@ -59,6 +62,8 @@ pub(crate) struct Block {
     pub bad_rows: u64,
     /// Rows left out by `--min-rating`.
     pub below_rating: u64,
+    /// What `--where` saw and left out.
+    pub tally: Tally,
 }
 
 /// How many bad rows of a block are described; the rest are counted.
@@ -96,6 +101,18 @@ struct Piece {
 }
 
 impl Cutter<'_> {
+    /// Skips the first lines, which are few.
+    fn skip_lines(&mut self, lines: u64) -> Result<()> {
+        let mut byte = [0];
+        while self.line <= lines {
+            match self.reader.read(&mut byte).map_err(|e| self.layout.source.read_error(&e))? {
+                0 => return Ok(()),
+                _ => self.line += u64::from(byte[0] == b'\n'),
+            }
+        }
+        Ok(())
+    }
+
     fn next(&mut self) -> Result<Option<Piece>> {
         let mut text = mem::take(&mut self.carry);
         loop {
@@ -140,6 +157,7 @@ pub(crate) fn read(
 ) -> Result<()> {
     let reader = layout.source.open()?;
     let mut cutter = Cutter { reader, layout, size: block_bytes, carry: Vec::new(), line: 1, ended: false };
+    cutter.skip_lines(layout.preamble)?;
     let parser = Parser::new(layout, rule);
     let mut first = true;
     loop {
@@ -170,6 +188,8 @@ struct Parser<'a> {
     rule: RatingRule,
     /// How many fields of a record are needed.
     most: usize,
+    /// How many are split off.
+    split: usize,
     /// Columns of the file itself; those of its path follow.
     own: usize,
 }
@@ -177,8 +197,12 @@ struct Parser<'a> {
 impl<'a> Parser<'a> {
     fn new(layout: &'a TextLayout, rule: RatingRule) -> Self {
         let own = layout.names.len() - layout.source.partition.len();
-        let last = Role::ALL.iter().filter_map(|r| layout.columns.of(*r)).filter(|c| *c < own).max();
-        Parser { layout, rule, most: last.map_or(0, |c| c + 1), own }
+        let roles = || Role::ALL.iter().filter_map(|r| layout.columns.of(*r));
+        let count = |columns: &mut dyn Iterator<Item = usize>| columns.filter(|c| *c < own).max().map_or(0, |c| c + 1);
+        let most = count(&mut roles().chain(layout.filter.needed()));
+        let read = count(&mut roles().chain(layout.filter.columns()));
+        let all = layout.lists.as_ref().is_some_and(|l| l.whole_lines);
+        Parser { layout, rule, most, split: if all { usize::MAX } else { read.max(1) }, own }
     }
 
     fn parse(&self, piece: Piece) -> Block {
@@ -193,16 +217,27 @@ impl<'a> Parser<'a> {
         let mut extra = Vec::new();
         let (mut pos, mut fields) = (0, Vec::with_capacity(self.most));
         // The header is the first record of the file that is not blank.
-        let mut header = self.layout.header && first_line == 1;
+        let mut header = self.layout.header && first_line == self.layout.preamble + 1;
+        if let Some(wanted) = &self.layout.json {
+            self.json(wanted, &mut text[..], length, &constants, line, utf8, &mut extra, &mut block);
+            block.text = text;
+            block.text.append(&mut extra);
+            return block;
+        }
         while pos < length {
-            let (next, end) =
-                record(&text[..length], pos, self.layout.delimiter, quotes, self.most.max(1), &mut fields);
+            let (next, end) = record(&text[..length], pos, self.layout.delimiter, quotes, self.split, &mut fields);
             if !is_blank(&fields) && !mem::take(&mut header) {
                 if !constants.is_empty() && fields.len() >= self.most {
                     fields.resize(self.own, Field { start: 0, end: 0, escaped: false });
                     fields.extend(&constants);
                 }
-                self.row(&text, &fields, end, line, utf8, &mut extra, &mut block);
+                match &self.layout.lists {
+                    None => self.row(&text, &fields, end, line, utf8, &mut extra, &mut block),
+                    Some(lists) => {
+                        let lists = lists.of_record(&mut text, &fields);
+                        self.unroll(&text, &mut fields, &lists, end, line, utf8, &mut extra, &mut block);
+                    }
+                }
             }
             line += if quotes { text[pos..next].iter().filter(|&&b| b == b'\n').count() as u64 } else { 1 };
             pos = next;
@@ -210,6 +245,89 @@ impl<'a> Parser<'a> {
         block.text = text;
         block.text.append(&mut extra);
         block
+    }
+
+    /// The rows of a piece of JSON lines.
+    fn json(
+        &self,
+        wanted: &Wanted,
+        text: &mut [u8],
+        length: usize,
+        constants: &[Field],
+        mut line: u64,
+        utf8: bool,
+        extra: &mut Vec<u8>,
+        block: &mut Block,
+    ) {
+        let (mut pos, mut found) = (0, Line::default());
+        while pos < length {
+            let end = memchr::memchr(b'\n', &text[pos..length]).map_or(length, |n| pos + n);
+            if !text[pos..end].trim_ascii().is_empty() {
+                match wanted.read(text, pos, end, &mut found) {
+                    Err((column, reason)) => {
+                        let column = column.map_or(String::new(), |c| format!("'{}'", self.layout.names[c]));
+                        block.reject(line, column, reason);
+                    }
+                    Ok(()) => {
+                        let Line { fields, lists, missing, .. } = &mut found;
+                        fields.truncate(self.own);
+                        fields.extend(constants);
+                        // Events of other kinds may have other keys.
+                        let asked = || self.layout.filter.asks_for(|c| cell_of(text, fields, c));
+                        if let Some(column) = *missing {
+                            if asked() {
+                                let name = &self.layout.names[column];
+                                block.reject(line, format!("'{name}'"), format!("the object has no '{name}'"));
+                            } else {
+                                block.tally.left_out += 1;
+                            }
+                        } else if lists.is_empty() {
+                            self.row(text, fields, End::Line, line, utf8, extra, block);
+                        } else {
+                            self.unroll(text, fields, lists, End::Line, line, utf8, extra, block);
+                        }
+                    }
+                }
+            }
+            line += 1;
+            pos = end + 1;
+        }
+    }
+
+    /// One row for each element of the lists of a record; all else is the same in all of them.
+    fn unroll(
+        &self,
+        text: &[u8],
+        fields: &mut Vec<Field>,
+        lists: &[(usize, Vec<Field>)],
+        end: End,
+        line: u64,
+        utf8: bool,
+        extra: &mut Vec<u8>,
+        block: &mut Block,
+    ) {
+        let items = self.layout.columns.item;
+        let name = |c: usize| {
+            let role = Role::ALL.into_iter().find(|role| self.layout.columns.of(*role) == Some(c));
+            role.map_or_else(String::new, |role| self.column(role))
+        };
+        if end == End::OpenQuote || fields.len() < self.most && !lists.iter().any(|(_, list)| list.is_empty()) {
+            return self.row(text, fields, end, line, utf8, extra, block);
+        }
+        let Some((_, list)) = lists.iter().find(|(c, _)| *c == items) else {
+            return block.reject(line, name(lists[0].0), "the value is a list, and the item is none");
+        };
+        if list.is_empty() {
+            return block.reject(line, name(items), "the list is empty");
+        }
+        if let Some((c, other)) = lists.iter().find(|(_, other)| other.len() != list.len()) {
+            let reason = format!("the list has {} elements, that of the items {}", other.len(), list.len());
+            return block.reject(line, name(*c), reason);
+        }
+        for n in 0..list.len() {
+            lists.iter().for_each(|(c, list)| fields[*c] = list[n]);
+            self.row(text, fields, end, line, utf8, extra, block);
+        }
     }
 
     /// Writes what the path of the file says behind the text; gives where.
@@ -251,6 +369,10 @@ impl<'a> Parser<'a> {
                 if end == End::Text { "; it is the last line and has no line end: was the file cut?" } else { "" };
             let reason = format!("the row has {} of {} needed columns{cut}", fields.len(), self.most);
             return block.reject(line, missing.map_or(String::new(), |r| self.column(r)), reason);
+        }
+        let filter = &self.layout.filter;
+        if !filter.is_none() && !filter.takes(|c| cell_of(text, fields, c), &mut block.tally) {
+            return;
         }
         let rating = match columns.rating {
             None => 0.0,
@@ -308,6 +430,11 @@ impl<'a> Parser<'a> {
         let (user_hash, item_hash) = (hash_key(bytes(user)), hash_key(bytes(item)));
         block.rows.push(Row { user, item, user_hash, item_hash, time, rating, basket });
     }
+}
+
+/// The text of a column of a record; nothing where the record has no such column.
+fn cell_of<'a>(text: &'a [u8], fields: &[Field], c: usize) -> Cow<'a, [u8]> {
+    fields.get(c).map_or(Cow::Borrowed(&[]), |field| field.bytes(text))
 }
 
 /// The label of a basket: 64 bits of SipHash in place of its text, which only has to differ from the other labels of the

@@ -3,6 +3,8 @@
 A log's unit is kept as it is and noted in the manifest: dividing milliseconds down to seconds would make ties.
 */
 
+use crate::data::import::clock::Clock;
+
 /// How the time column of a log is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TimeKind {
@@ -10,6 +12,8 @@ pub(crate) enum TimeKind {
     Number { unit: &'static str },
     /// `2015-03-09`, `2015-03-09T18:30:00.5Z`, …; kept in seconds, or microseconds where fractions were seen.
     Date { micros: bool },
+    /// Dates of a layout or a zone that the user named; in seconds or microseconds, as above.
+    Clock { clock: &'static Clock, micros: bool },
     /// Not one cell of the sample is either; should one be met later, it is read as a number.
     Unread,
 }
@@ -19,15 +23,16 @@ impl TimeKind {
     pub fn unit(self) -> &'static str {
         match self {
             TimeKind::Number { unit } => unit,
-            TimeKind::Date { micros: true } => "us",
-            TimeKind::Date { micros: false } => "s",
+            TimeKind::Date { micros: true } | TimeKind::Clock { micros: true, .. } => "us",
+            TimeKind::Date { micros: false } | TimeKind::Clock { micros: false, .. } => "s",
             TimeKind::Unread => "unknown",
         }
     }
 
     /// The unit in words.
-    pub fn describe(self) -> &'static str {
-        match self {
+    pub fn describe(self) -> String {
+        let text = match self {
+            TimeKind::Clock { clock, .. } => return clock.describe(),
             TimeKind::Number { unit: "s" } => "seconds since 1970",
             TimeKind::Number { unit: "ms" } => "milliseconds since 1970",
             TimeKind::Number { unit: "us" } => "microseconds since 1970",
@@ -35,6 +40,31 @@ impl TimeKind {
             TimeKind::Number { .. } => "numbers that order the log (too small to be dates)",
             TimeKind::Date { .. } => "dates",
             TimeKind::Unread => "but no cell looked at is a time",
+        };
+        text.into()
+    }
+
+    /// What a column of text holds, by its first cells and by what the user said of it.
+    pub fn of_column<'a>(
+        cells: impl Iterator<Item = &'a str> + Clone,
+        clock: Option<&'static Clock>,
+    ) -> crate::base::Result<TimeKind> {
+        let kind = TimeKind::of_sample(cells.clone());
+        let Some(clock) = clock else { return Ok(kind) };
+        if clock.reads_iso() && matches!(kind, TimeKind::Number { .. }) {
+            return Err(crate::base::Error::user("--time-zone is for dates, and the times are numbers")
+                .hint("numbers count from 1970 UTC wherever they were written; leave --time-zone out"));
+        }
+        let micros = cells.filter_map(|cell| clock.micros(cell.as_bytes())).any(|t| t % 1_000_000 != 0);
+        Ok(TimeKind::Clock { clock, micros })
+    }
+
+    /// The same times in microseconds, where they are dates.
+    pub fn in_micros(self) -> TimeKind {
+        match self {
+            TimeKind::Date { .. } => TimeKind::Date { micros: true },
+            TimeKind::Clock { clock, .. } => TimeKind::Clock { clock, micros: true },
+            other => other,
         }
     }
 
@@ -68,6 +98,8 @@ impl TimeKind {
             TimeKind::Number { .. } | TimeKind::Unread => parse_number(cell),
             TimeKind::Date { micros: true } => parse_date(cell),
             TimeKind::Date { micros: false } => parse_date(cell).map(|t| t.div_euclid(1_000_000)),
+            TimeKind::Clock { clock, micros: true } => clock.micros(cell),
+            TimeKind::Clock { clock, micros: false } => clock.micros(cell).map(|t| t.div_euclid(1_000_000)),
         }
     }
 }

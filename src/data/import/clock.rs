@@ -1,0 +1,208 @@
+/*! Dates in layouts of their own (`--time-format '%m/%d/%Y %H:%M'`) and clocks of a place (`--time-zone Europe/Berlin`).
+
+A layout is never guessed: `04/05/2023` is in April or in May. Where all first cells fit one of the usual layouts, the hint
+names the flag. When clocks are set back, an hour comes twice: its times are those of the first. When they are set forward,
+an hour is missing: its times are as much later as the hour is long.
+*/
+
+use jiff::{
+    Timestamp,
+    civil::{DateTime, Time},
+    fmt::strtime::BrokenDownTime,
+    tz::TimeZone,
+};
+
+use crate::{
+    base::{Error, Result, error::nearest, error::typed},
+    data::import::{ImportOptions, time::parse_date},
+};
+
+/// Layouts that logs have, the surer ones first.
+#[rustfmt::skip]
+const USUAL: &[&str] = &[
+    "%m/%d/%Y %H:%M", "%d/%m/%Y %H:%M", "%m/%d/%Y %H:%M:%S", "%d/%m/%Y %H:%M:%S", "%m/%d/%Y %I:%M %p", "%d/%m/%Y %I:%M %p",
+    "%m/%d/%Y %I:%M:%S %p", "%d/%m/%Y %I:%M:%S %p", "%m/%d/%Y", "%d/%m/%Y", "%m/%d/%y %H:%M", "%d/%m/%y %H:%M", "%m/%d/%y",
+    "%d/%m/%y", "%d.%m.%Y %H:%M", "%d.%m.%Y %H:%M:%S", "%d.%m.%Y", "%d-%m-%Y %H:%M", "%m-%d-%Y %H:%M", "%d-%m-%Y %H:%M:%S",
+    "%m-%d-%Y %H:%M:%S", "%d-%m-%Y", "%m-%d-%Y", "%d-%b-%Y %H:%M:%S", "%d-%b-%Y", "%d/%b/%Y:%H:%M:%S %z", "%d/%b/%Y %H:%M:%S",
+    "%a %b %d %H:%M:%S %z %Y", "%a, %d %b %Y %H:%M:%S %z", "%b %d, %Y %H:%M:%S", "%b %d, %Y", "%m %d, %Y", "%Y.%m.%d %H:%M:%S",
+    "%Y.%m.%d",
+];
+
+/// How dates are read where the user said it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Clock {
+    /// `None`: ISO 8601.
+    layout: Option<String>,
+    zone: TimeZone,
+}
+
+impl Clock {
+    /// What the flags say; `None` where they say nothing. It lives as long as the program: kinds of times stay plain values,
+    /// and there is one a source.
+    ///
+    /// # Errors
+    /// A zone that is not known, a layout that no date can have.
+    pub fn of(options: &ImportOptions) -> Result<Option<&'static Clock>> {
+        if options.time_format.is_none() && options.time_zone.is_none() {
+            return Ok(None);
+        }
+        let zone = match &options.time_zone {
+            None => TimeZone::UTC,
+            Some(name) => TimeZone::get(name).map_err(|_| {
+                let known: Vec<String> = jiff::tz::db().available().map(|n| n.to_string()).collect();
+                let error = Error::user(format!("--time-zone {name}: no such time zone"));
+                match nearest(name, known.iter().map(String::as_str)) {
+                    Some(near) => error.hint(format!("did you mean --time-zone {near}?")),
+                    None => error.hint("name one as Europe/Berlin, America/New_York or UTC"),
+                }
+            })?,
+        };
+        let clock = Clock { layout: options.time_format.clone(), zone };
+        if let Some(layout) = &clock.layout {
+            // A moment written in the layout has to be read again.
+            let moment = jiff::civil::date(2021, 11, 27).at(15, 48, 59, 0).to_zoned(TimeZone::UTC);
+            let written = moment.ok().and_then(|m| BrokenDownTime::from(&m).to_string(layout).ok());
+            if written.as_deref().and_then(|text| clock.micros(text.as_bytes())).is_none() {
+                return Err(Error::user(format!("--time-format '{layout}': this is no layout of a date")).hint(
+                    "as in strptime: %Y year, %m month, %d day, %H hour, %M minute, %S second, %z offset, %b Jan",
+                ));
+            }
+        }
+        Ok(Some(Box::leak(Box::new(clock))))
+    }
+
+    /// A cell in microseconds since 1970 UTC.
+    pub fn micros(&self, cell: &[u8]) -> Option<i64> {
+        let Some(layout) = &self.layout else {
+            let micros = parse_date(cell)?;
+            if names_zone(cell) {
+                return Some(micros);
+            }
+            let local = Timestamp::from_microsecond(micros).ok()?.to_zoned(TimeZone::UTC).datetime();
+            return self.place(local);
+        };
+        let read = BrokenDownTime::parse(layout, cell).ok()?;
+        if let Ok(moment) = read.to_timestamp() {
+            return Some(moment.as_microsecond());
+        }
+        let time = if read.hour().is_some() { read.to_time().ok()? } else { Time::midnight() };
+        self.place(read.to_date().ok()?.to_datetime(time))
+    }
+
+    fn place(&self, local: DateTime) -> Option<i64> {
+        Some(self.zone.to_ambiguous_timestamp(local).compatible().ok()?.as_microsecond())
+    }
+
+    pub fn reads_iso(&self) -> bool {
+        self.layout.is_none()
+    }
+
+    pub fn describe(&self) -> String {
+        let layout = self.layout.as_ref().map_or(String::new(), |l| format!(" as '{l}'"));
+        let zone = self.zone.iana_name().unwrap_or("UTC");
+        format!("dates{layout}, in {zone} where they name no zone")
+    }
+}
+
+/// The error where the flags have no times to speak of.
+pub(crate) fn no_times() -> Error {
+    Error::user("--time-format and --time-zone need a time, and no column looks like one")
+        .hint("name it with --time-col")
+}
+
+/// Whether an ISO date ends with a zone.
+fn names_zone(cell: &[u8]) -> bool {
+    let clock = cell.get(16..).unwrap_or_default();
+    clock.iter().any(|b| matches!(b, b'Z' | b'z' | b'U' | b'+' | b'-'))
+}
+
+/// The flags of the usual layouts that all cells fit; `None` where there is none.
+pub(crate) fn hint<'a>(cells: impl Iterator<Item = &'a str> + Clone) -> Option<String> {
+    cells.clone().next()?;
+    let fits = |layout: &&&str| {
+        let clock = Clock { layout: Some(layout.to_string()), zone: TimeZone::UTC };
+        cells.clone().all(|cell| clock.micros(cell.trim().as_bytes()).is_some())
+    };
+    let found: Vec<String> =
+        USUAL.iter().filter(fits).map(|layout| format!("--time-format {}", typed(layout))).collect();
+    match found.as_slice() {
+        [] => None,
+        [only] => Some(format!("the times fit one layout; add {only}")),
+        // Whoever wrote them knows whether the day or the month comes first.
+        several => Some(format!("the times fit several layouts; add the right one: {}", several.join(" or "))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seconds(layout: Option<&str>, zone: Option<&str>, cell: &str) -> Option<i64> {
+        let options = ImportOptions {
+            time_format: layout.map(Into::into),
+            time_zone: zone.map(Into::into),
+            ..ImportOptions::default()
+        };
+        Some(Clock::of(&options).unwrap().unwrap().micros(cell.as_bytes())?.div_euclid(1_000_000))
+    }
+
+    #[test]
+    fn known_moments() {
+        // 2009-02-13 23:31:30 UTC is 1,234,567,890.
+        for (layout, cell) in [
+            ("%m/%d/%Y %H:%M:%S", "02/13/2009 23:31:30"),
+            ("%d.%m.%Y %H:%M:%S", "13.02.2009 23:31:30"),
+            ("%d/%b/%Y:%H:%M:%S %z", "14/Feb/2009:00:31:30 +0100"),
+            ("%m/%d/%Y %I:%M:%S %p", "2/13/2009 11:31:30 PM"),
+            ("%a %b %d %H:%M:%S %z %Y", "Fri Feb 13 23:31:30 +0000 2009"),
+        ] {
+            assert_eq!(seconds(Some(layout), None, cell), Some(1_234_567_890), "{cell}");
+        }
+        // Days are 86,400 s; 14,288 of them lie before 2009-02-13.
+        assert_eq!(seconds(Some("%m %d, %Y"), None, "02 13, 2009"), Some(14_288 * 86_400));
+        assert_eq!(seconds(Some("%m/%d/%Y"), None, "13/02/2009"), None);
+        assert_eq!(seconds(Some("%m/%d/%Y"), None, "02/13/2009 23:31"), None, "what is left over is not dropped");
+    }
+
+    #[test]
+    fn clocks_of_a_place() {
+        let berlin = Some("Europe/Berlin");
+        assert_eq!(seconds(None, berlin, "2009-02-14 00:31:30"), Some(1_234_567_890));
+        assert_eq!(seconds(None, berlin, "2009-02-13T23:31:30Z"), Some(1_234_567_890), "a zone of its own counts");
+        assert_eq!(seconds(None, berlin, "2009-02-13T15:31:30-0800"), Some(1_234_567_890));
+        // 2023-10-29 03:00 went back to 02:00: the first 02:30 is at 00:30 UTC, 1,698,539,400.
+        assert_eq!(seconds(None, berlin, "2023-10-29 02:30:00"), Some(1_698_539_400));
+        // 2023-03-26 02:00 went forward to 03:00: 02:30 is read as 03:30, 01:30 UTC, 1,679,794,200.
+        assert_eq!(seconds(None, berlin, "2023-03-26 02:30"), Some(1_679_794_200));
+        assert_eq!(seconds(Some("%d.%m.%Y %H:%M"), berlin, "26.03.2023 02:30"), Some(1_679_794_200));
+    }
+
+    #[test]
+    fn hints_name_what_fits_and_never_choose_between_day_and_month() {
+        let said = |cells: &[&'static str]| hint(cells.iter().copied());
+        assert_eq!(
+            said(&["11/14/2023 22:13"]).unwrap(),
+            "the times fit one layout; add --time-format '%m/%d/%Y %H:%M'"
+        );
+        let both = said(&["04/05/2023", "05/04/2023"]).unwrap();
+        assert!(both.contains("--time-format %m/%d/%Y or --time-format %d/%m/%Y"), "{both}");
+        assert!(said(&["04/05/2023", "14/04/2023"]).unwrap().ends_with("add --time-format %d/%m/%Y"));
+        assert!(said(&["14.11.2023"]).unwrap().ends_with("%d.%m.%Y"));
+        assert!(said(&["14/Nov/2023:10:00:00 +0000"]).is_some());
+        assert_eq!(said(&["soon", "later"]), None);
+        assert_eq!(said(&[]), None);
+    }
+
+    #[test]
+    fn flags_that_mean_nothing_are_refused() {
+        let error = |options: ImportOptions| Clock::of(&options).err().unwrap().to_string();
+        let zone = error(ImportOptions { time_zone: Some("Europe/Berlinn".into()), ..Default::default() });
+        assert!(zone.contains("did you mean --time-zone Europe/Berlin?"), "{zone}");
+        for layout in ["%Y", "yyyy-mm-dd", "%m/%d", ""] {
+            assert!(
+                error(ImportOptions { time_format: Some(layout.into()), ..Default::default() }).contains("no layout")
+            );
+        }
+        assert!(Clock::of(&ImportOptions::default()).unwrap().is_none());
+    }
+}

@@ -1,0 +1,211 @@
+/*! Which rows are read: `--where COLUMN=VALUE,VALUE`. Without it, a column of kinds of events that nobody reads is warned of:
+views and purchases would become one history.
+*/
+
+use serde::Serialize;
+
+use crate::{
+    base::{Error, Result, error::typed},
+    data::{
+        digits,
+        import::{
+            columns::{Columns, Role, bare, by_wish, cells_of, normal},
+            doubts::WARNING,
+        },
+    },
+};
+
+/// Names of columns that hold kinds of events.
+#[rustfmt::skip]
+const EVENTS: &[&str] = &[
+    "event", "eventtype", "eventname", "behavior", "behaviour", "behaviortype", "behaviourtype", "action", "actiontype",
+    "interactiontype",
+];
+
+/// Kinds of events: where a file has no names, a column of nothing else holds them.
+#[rustfmt::skip]
+const WORDS: &[&str] = &[
+    "view", "pv", "click", "cart", "addtocart", "fav", "favorite", "buy", "purchase", "transaction", "order", "remove",
+    "removefromcart", "like", "share", "impression", "play", "skip", "rate", "comment", "search", "detail", "wishlist",
+];
+
+/// As many kinds at most; more are no kinds.
+const MOST: usize = 20;
+
+/// Rows of which a column has one of some values.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Where {
+    pub column: String,
+    pub values: Vec<String>,
+}
+
+impl std::str::FromStr for Where {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Where, String> {
+        match text.split_once('=') {
+            Some((column, values)) if !column.trim().is_empty() => Ok(Where {
+                column: column.trim().to_owned(),
+                values: values.split(',').map(|v| v.trim().to_owned()).collect(),
+            }),
+            _ => Err("write the column and its values, such as event=purchase,addtocart".into()),
+        }
+    }
+}
+
+/// The filter of one source.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Filter {
+    /// Column and values.
+    wheres: Vec<(usize, Vec<Vec<u8>>)>,
+    /// A column of kinds of events that is not read.
+    watched: Option<usize>,
+}
+
+/// What a filter saw.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Tally {
+    /// Rows left out.
+    pub left_out: u64,
+    /// Rows with each value of each `--where`.
+    with: Vec<Vec<u64>>,
+    /// Values of the watched column and their rows.
+    seen: Vec<(Vec<u8>, u64)>,
+    /// There are more values than count as kinds.
+    many: bool,
+}
+
+impl Tally {
+    pub fn add(&mut self, other: &Tally) {
+        self.left_out += other.left_out;
+        self.with.resize(self.with.len().max(other.with.len()), Vec::new());
+        for (mine, theirs) in self.with.iter_mut().zip(&other.with) {
+            mine.resize(mine.len().max(theirs.len()), 0);
+            mine.iter_mut().zip(theirs).for_each(|(a, b)| *a += b);
+        }
+        self.many |= other.many;
+        other.seen.iter().for_each(|(value, rows)| self.see(value, *rows));
+    }
+
+    #[inline]
+    fn see(&mut self, value: &[u8], rows: u64) {
+        if self.many {
+            return;
+        }
+        if let Some((_, count)) = self.seen.iter_mut().find(|(v, _)| v == value) {
+            *count += rows;
+        } else if self.seen.len() < MOST && value.len() <= 64 {
+            self.seen.push((value.to_vec(), rows));
+        } else {
+            self.many = true;
+        }
+    }
+}
+
+impl Filter {
+    /// The filter for a table of these columns.
+    ///
+    /// # Errors
+    /// A `--where` of a column that is not there.
+    pub fn new(
+        names: &[String],
+        named: bool,
+        rows: &[Vec<String>],
+        columns: &Columns,
+        wheres: &[Where],
+    ) -> Result<Filter> {
+        let mut filter = Filter::default();
+        for wish in wheres {
+            let column = by_wish(names, &wish.column, "--where")?;
+            filter.wheres.push((column, wish.values.iter().map(|v| v.as_bytes().to_vec()).collect()));
+        }
+        let free = |c: &usize| {
+            Role::ALL.iter().all(|role| columns.of(*role) != Some(*c)) && filter.wheres.iter().all(|(at, _)| at != c)
+        };
+        filter.watched = (0..names.len()).filter(free).find(|&c| {
+            let word = |cell: &str| WORDS.contains(&normal(cell).as_str());
+            let mut cells = cells_of(rows, c).peekable();
+            if named { EVENTS.contains(&normal(&names[c]).as_str()) } else { cells.peek().is_some() && cells.all(word) }
+        });
+        Ok(filter)
+    }
+
+    /// The columns that are looked at.
+    pub fn columns(&self) -> impl Iterator<Item = usize> {
+        self.needed().chain(self.watched)
+    }
+
+    /// Those that a row has to have.
+    pub fn needed(&self) -> impl Iterator<Item = usize> {
+        self.wheres.iter().map(|(c, _)| *c)
+    }
+
+    /// Whether a row is asked for, without counting it.
+    pub fn asks_for<'a>(&self, cell: impl Fn(usize) -> std::borrow::Cow<'a, [u8]>) -> bool {
+        self.wheres.iter().all(|(column, values)| values.iter().any(|v| v[..] == cell(*column)[..]))
+    }
+
+    pub fn is_none(&self) -> bool {
+        self.wheres.is_empty() && self.watched.is_none()
+    }
+
+    /// Whether a row is read; `is`: whether a column has a value, `cell`: a column's value.
+    #[inline]
+    pub fn takes<'a>(&self, cell: impl Fn(usize) -> std::borrow::Cow<'a, [u8]>, tally: &mut Tally) -> bool {
+        let mut taken = true;
+        tally.with.resize(self.wheres.len(), Vec::new());
+        for ((column, values), with) in self.wheres.iter().zip(&mut tally.with) {
+            with.resize(values.len(), 0);
+            let cell = cell(*column);
+            match values.iter().position(|v| v[..] == cell[..]) {
+                Some(n) => with[n] += 1,
+                None => taken = false,
+            }
+        }
+        if !taken {
+            tally.left_out += 1;
+        } else if let Some(column) = self.watched {
+            tally.see(&cell(column), 1);
+        }
+        taken
+    }
+
+    /// What people should know once all rows were read.
+    pub fn doubts(&self, names: &[String], wheres: &[Where], tally: &Tally) -> Vec<String> {
+        let mut doubts = Vec::new();
+        for (n, wish) in wheres.iter().enumerate() {
+            for (m, value) in wish.values.iter().enumerate() {
+                if tally.with.get(n).and_then(|with| with.get(m)).is_none_or(|rows| *rows == 0) {
+                    doubts.push(format!(
+                        "{WARNING}no row has {}={value}: is the value of --where spelled as in the log?",
+                        wish.column
+                    ));
+                }
+            }
+        }
+        let mut seen = tally.seen.clone();
+        if let (Some(column), false, true) = (self.watched, tally.many, seen.len() > 1) {
+            seen.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+            let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
+            let list = |values: &[(Vec<u8>, u64)]| values.iter().map(|(v, _)| text(v)).collect::<Vec<_>>().join(",");
+            let counts: Vec<String> = seen.iter().map(|(v, n)| format!("{} ({})", text(v), digits(*n))).collect();
+            let name = bare(&names[column]);
+            let flag = |values: &[(Vec<u8>, u64)]| format!("--where {}", typed(format!("{name}={}", list(values))));
+            doubts.push(format!(
+                "{WARNING}column '{name}' is ignored and holds {}, counted over all rows: all become one history; to read \
+                 some of them only: {}; if all are meant: {}",
+                counts.join(", "),
+                flag(&seen[1..]),
+                flag(&seen)
+            ));
+        }
+        doubts
+    }
+}
+
+/// The error where no row is left.
+pub(crate) fn nothing_left(wheres: &[Where]) -> Error {
+    let all: Vec<String> = wheres.iter().map(|w| format!("{}={}", w.column, w.values.join(","))).collect();
+    Error::user(format!("nothing is left: no row is of --where {}", all.join(" and --where ")))
+        .hint("values are compared as they are written in the log; several --where must all hold")
+}

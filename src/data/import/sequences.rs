@@ -1,0 +1,506 @@
+/*! Lists: rows that hold the whole history of a user, oldest first.
+
+Three shapes: a line is a user and their items (`user item item item`); a cell is a list (`user<TAB>item item item`, RecBole's
+`token_seq`, `[3, 4, 5]`), perhaps with a list of times of equal length beside it; a value of JSON or Parquet is a list. A list
+is read as such where it can be nothing else, or where `--list-sep` says so; where it may be either, the import stops and
+asks. It never becomes histories of one without a word.
+*/
+
+use std::collections::HashSet;
+
+use crate::{
+    base::{Error, Result},
+    data::import::{
+        ImportOptions,
+        columns::{Columns, Role, bare, is_list_name},
+        doubts::WARNING,
+        records::{Delimiter, Field, cells},
+        sniff::SAMPLE_ROWS,
+        source::Source,
+        time::{TimeKind, parse_number},
+    },
+};
+
+/// So many rows of the sample show that a file is a list of sequences.
+const ENOUGH: usize = 20;
+
+/// What stands between the elements of a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Separator {
+    Blanks,
+    Byte(u8),
+}
+
+impl Separator {
+    fn delimiter(self) -> Delimiter {
+        match self {
+            Separator::Blanks => Delimiter::Whitespace,
+            Separator::Byte(byte) => Delimiter::Byte(byte),
+        }
+    }
+
+    fn of_delimiter(delimiter: Delimiter) -> Option<Separator> {
+        match delimiter {
+            Delimiter::Whitespace => Some(Separator::Blanks),
+            Delimiter::Byte(byte) => Some(Separator::Byte(byte)),
+            _ => None,
+        }
+    }
+
+    /// As the flag takes it.
+    fn word(self) -> String {
+        match self {
+            Separator::Blanks => "space".into(),
+            Separator::Byte(b'\t') => "tab".into(),
+            Separator::Byte(b',') => "comma".into(),
+            Separator::Byte(b';') => "semicolon".into(),
+            Separator::Byte(b'|') => "pipe".into(),
+            Separator::Byte(byte) => char::from(byte).to_string(),
+        }
+    }
+
+    fn describe(self) -> String {
+        match self {
+            Separator::Blanks => "blanks".into(),
+            Separator::Byte(byte) => format!("'{}'", char::from(byte)),
+        }
+    }
+
+    fn split(self, text: &str) -> Vec<&str> {
+        match self {
+            Separator::Blanks => text.split_ascii_whitespace().collect(),
+            Separator::Byte(byte) => {
+                let mut parts: Vec<&str> = text.split(char::from(byte)).map(str::trim).collect();
+                while parts.last().is_some_and(|last| last.is_empty()) {
+                    parts.pop();
+                }
+                parts
+            }
+        }
+    }
+}
+
+/// What `--list-sep` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// Nothing.
+    Guess,
+    /// There are no lists.
+    Table,
+    Lists(Separator),
+}
+
+impl Asked {
+    pub fn of(flag: Option<&str>) -> Result<Asked> {
+        Ok(match flag {
+            None => Asked::Guess,
+            Some("none") => Asked::Table,
+            Some("space" | " " | "blank" | "blanks") => Asked::Lists(Separator::Blanks),
+            Some("tab" | "\\t" | "\t") => Asked::Lists(Separator::Byte(b'\t')),
+            Some("comma") => Asked::Lists(Separator::Byte(b',')),
+            Some("semicolon") => Asked::Lists(Separator::Byte(b';')),
+            Some("pipe") => Asked::Lists(Separator::Byte(b'|')),
+            Some(one) if one.len() == 1 && !one.contains(['"', '\n', '\r']) => {
+                Asked::Lists(Separator::Byte(one.as_bytes()[0]))
+            }
+            Some(other) => {
+                return Err(Error::user(format!("--list-sep '{other}' is not one character"))
+                    .hint("it may be one ASCII character, or space, comma, pipe, semicolon, tab, none"));
+            }
+        })
+    }
+}
+
+/// How lists stand in a text file.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Lists {
+    separator: Separator,
+    /// A line is a user and their items: the list is the column of the item and all behind it.
+    pub whole_lines: bool,
+    /// The columns that are lists; the first one is the item's.
+    columns: Vec<usize>,
+}
+
+/// Whether each line is a user and their items, and what then separates them. `guess`: what a table would be separated by.
+///
+/// # Errors
+/// The lines may be either.
+pub(crate) fn whole_lines(
+    text: &[u8],
+    guess: Option<Delimiter>,
+    asked: Asked,
+    source: &Source,
+) -> Result<Option<Delimiter>> {
+    let candidates = match (asked, guess) {
+        (Asked::Table, _) => return Ok(None),
+        (Asked::Lists(separator), guess) => {
+            let delimiter = separator.delimiter();
+            // Quoted cells that hold the separator are lists of their own.
+            let in_cells = |byte: u8| cells(text, delimiter).iter().flatten().any(|cell| cell.contains(&byte));
+            let whole = guess.is_none_or(|g| g == delimiter)
+                && !matches!(separator, Separator::Byte(byte) if guess.is_some() && in_cells(byte));
+            return Ok(whole.then_some(delimiter));
+        }
+        (Asked::Guess, Some(guess)) => vec![guess],
+        (Asked::Guess, None) => [b' ', b'\t', b',', b';', b'|']
+            .map(|b| if b == b' ' { Delimiter::Whitespace } else { Delimiter::Byte(b) })
+            .to_vec(),
+    };
+    let text = String::from_utf8_lossy(text);
+    for delimiter in candidates {
+        let Some(separator) = Separator::of_delimiter(delimiter) else { continue };
+        let lines = text.lines().map(|l| separator.split(l)).filter(|l| !l.is_empty());
+        let rows: Vec<Vec<&str>> = lines.take(SAMPLE_ROWS).collect();
+        match look_at_lines(&rows, guess.is_some()) {
+            Lines::Table => {}
+            Lines::Lists if separator == Separator::Blanks || separator == Separator::Byte(b'\t') => {
+                return Ok(Some(delimiter));
+            }
+            Lines::Lists | Lines::Either => {
+                let widths = || rows.iter().map(Vec::len);
+                let (least, most) = (widths().min().unwrap_or(0), widths().max().unwrap_or(0));
+                let many = if least == most { format!("{most}") } else { format!("{least} to {most}") };
+                return Err(Error::user(format!(
+                    "{}: lines of {many} keys each: a line may be a user and their items, or a row of a table",
+                    source.display()
+                ))
+                .hint(format!(
+                    "say which: --list-sep {} reads a line as a user and all their items, oldest first; --list-sep none \
+                     reads it as one interaction",
+                    separator.word()
+                )));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// The columns of lines of a user and their items.
+///
+/// # Errors
+/// Another column is asked for.
+pub(crate) fn columns_of_lines(options: &ImportOptions) -> Result<Columns> {
+    let wishes = Role::wishes(options);
+    for role in [Role::Time, Role::Rating, Role::Basket] {
+        if let Some(wish) = wishes[role as usize].filter(|wish| *wish != "none") {
+            let name = role.name();
+            return Err(Error::user(format!(
+                "--{name}-col {wish}: each line is a user and their items, without a {name}"
+            ))
+            .hint("leave it out; or --list-sep none, if it is a table"));
+        }
+    }
+    Ok(Columns { user: 0, item: 1, time: None, rating: None, basket: None })
+}
+
+#[derive(Debug, PartialEq)]
+enum Lines {
+    Table,
+    Lists,
+    Either,
+}
+
+/// What lines, split at a separator, may be.
+fn look_at_lines(rows: &[Vec<&str>], table_fits: bool) -> Lines {
+    let number = |cell: &&str| !cell.is_empty() && cell.bytes().all(|b| b.is_ascii_digit());
+    // A row of names stands above numbers.
+    let header = rows.first().is_some_and(|first| !first.iter().any(number));
+    let rows =
+        if header && rows.len() > 1 && rows[1..].iter().all(|r| r.iter().all(number)) { &rows[1..] } else { rows };
+    if header && rows.len() > 1 && table_fits {
+        return Lines::Table;
+    }
+    if rows.is_empty() || rows.iter().any(|r| r.len() < 2) {
+        return Lines::Table;
+    }
+    let numbers = rows.iter().all(|r| r.iter().all(number));
+    // Keys of one kind: whole numbers, or the same letters before digits.
+    let shape = |cell: &str| {
+        let letters = cell.find(|c: char| c.is_ascii_digit())?;
+        cell[..letters].chars().all(char::is_alphabetic).then(|| cell[..letters].to_owned())
+    };
+    let shapes: HashSet<Option<String>> = rows.iter().flat_map(|r| r[1..].iter().map(|c| shape(c))).collect();
+    let alike = shapes.len() == 1 && !shapes.contains(&None);
+    if !alike {
+        return Lines::Table;
+    }
+    let distinct = rows.len() > 1 && rows.iter().map(|r| r[0]).collect::<HashSet<_>>().len() == rows.len();
+    let mut widths: Vec<usize> = rows.iter().map(Vec::len).collect();
+    widths.sort_unstable();
+    let (usual, same) =
+        widths.chunk_by(|a, b| a == b).map(|w| (w[0], w.len())).max_by_key(|(_, n)| *n).expect("there are rows");
+    // In a table some columns hold moments, in a list all items or none look like that.
+    let column = |c: usize| rows.iter().filter_map(move |r| r.get(c).copied());
+    let moments =
+        |c: usize| !matches!(TimeKind::of_sample(column(c)), TimeKind::Number { unit: "unknown" } | TimeKind::Unread);
+    let timed = (1..usual).filter(|&c| moments(c)).count();
+    if timed > 0 && timed + 1 < usual || usual == 2 && timed == 1 {
+        return Lines::Table;
+    }
+    if same < rows.len() {
+        let most = *widths.last().expect("there are rows");
+        return match (most > 2 && numbers && distinct && rows.len() >= ENOUGH, table_fits && usual < 4) {
+            // One row in twenty may be broken.
+            (true, _) if 20 * same < 19 * rows.len() || usual > 3 => Lines::Lists,
+            (_, true) => Lines::Table,
+            _ if most > 2 => Lines::Either,
+            _ => Lines::Table,
+        };
+    }
+    // Columns of one kind reach equally far; a rating does not reach as far as an item's number.
+    let top = |c: usize| column(c).filter_map(|cell| parse_number(shape_digits(cell).as_bytes())).max().unwrap_or(0);
+    let tops = (1..usual).map(top);
+    let even = tops.clone().max().unwrap_or(0) <= 4 * tops.min().unwrap_or(0);
+    let many = if distinct && rows.len() > 2 { 4 } else { 5 };
+    if even && usual >= many { Lines::Either } else { Lines::Table }
+}
+
+fn shape_digits(cell: &str) -> &str {
+    cell.trim_start_matches(char::is_alphabetic)
+}
+
+impl Lists {
+    pub fn of_whole_lines(delimiter: Delimiter, item: usize) -> Lists {
+        let separator =
+            Separator::of_delimiter(delimiter).expect("lines of lists have a separator of one byte or blanks");
+        Lists { separator, whole_lines: true, columns: vec![item] }
+    }
+
+    /// Lists in cells of a table, if there are such. In `rows` each list becomes its first element, so that what looks at
+    /// cells sees elements.
+    ///
+    /// # Errors
+    /// The cells may be lists or names.
+    pub fn in_cells(
+        names: &[String],
+        rows: &mut [Vec<String>],
+        columns: &Columns,
+        asked: Asked,
+        source: &Source,
+    ) -> Result<Option<Lists>> {
+        let declared = |c: usize| names[c].ends_with("_seq");
+        let separator = match asked {
+            Asked::Table => return Ok(None),
+            Asked::Lists(separator) => separator,
+            Asked::Guess if declared(columns.item) => Separator::Blanks,
+            Asked::Guess => match look_at_cells(rows, columns, source, &names[columns.item])? {
+                Some(separator) => separator,
+                None => return Ok(None),
+            },
+        };
+        let mut lists = Lists { separator, whole_lines: false, columns: vec![columns.item] };
+        let length = |row: &Vec<String>, c: usize| row.get(c).map_or(0, |cell| lists.split(cell).len());
+        // Times and ratings are lists where most have as many elements as the items.
+        let also = [Role::Time, Role::Rating].into_iter().filter_map(|role| columns.of(role)).filter(|&c| {
+            let longer = || rows.iter().filter(|r| length(r, columns.item) > 1);
+            let same = || longer().filter(|r| length(r, c) == length(r, columns.item)).count();
+            declared(c) || same() > 0 && 2 * same() >= longer().count()
+        });
+        let also: Vec<usize> = also.collect();
+        lists.columns.extend(also);
+        for row in rows {
+            for &c in &lists.columns {
+                if let Some(cell) = row.get_mut(c) {
+                    let first = lists.split(cell).first().map_or(String::new(), |f| f.to_string());
+                    *cell = first;
+                }
+            }
+        }
+        Ok(Some(lists))
+    }
+
+    fn split<'a>(&self, cell: &'a str) -> Vec<&'a str> {
+        let mut fields = Vec::new();
+        self.elements(cell.as_bytes(), Field { start: 0, end: cell.len(), escaped: false }, &mut fields);
+        fields.iter().map(|f| &cell[f.start..f.end]).collect()
+    }
+
+    /// The lists of one record; escaped quotes in them are written out plainly in their own place.
+    pub fn of_record(&self, text: &mut [u8], fields: &[Field]) -> Vec<(usize, Vec<Field>)> {
+        let item = self.columns[0];
+        if self.whole_lines {
+            let mut all = fields.get(item..).unwrap_or_default().to_vec();
+            while all.last().is_some_and(|f| f.start == f.end) {
+                all.pop();
+            }
+            return vec![(item, all)];
+        }
+        let mut lists = Vec::new();
+        for &c in &self.columns {
+            let Some(&(mut field)) = fields.get(c) else { continue };
+            if field.escaped {
+                let plain = field.bytes(text).into_owned();
+                text[field.start..field.start + plain.len()].copy_from_slice(&plain);
+                field = Field { start: field.start, end: field.start + plain.len(), escaped: false };
+            }
+            let mut elements = Vec::new();
+            self.elements(text, field, &mut elements);
+            lists.push((c, elements));
+        }
+        lists
+    }
+
+    /// The elements of one list, without brackets around it and quotes around them.
+    fn elements(&self, text: &[u8], field: Field, out: &mut Vec<Field>) {
+        let trimmed = |mut start: usize, mut end: usize| {
+            while start < end && text[start].is_ascii_whitespace() {
+                start += 1;
+            }
+            while start < end && text[end - 1].is_ascii_whitespace() {
+                end -= 1;
+            }
+            (start, end)
+        };
+        let (mut start, mut end) = trimmed(field.start, field.end);
+        let mut separator = self.separator;
+        if end - start >= 2 && matches!((text[start], text[end - 1]), (b'[', b']') | (b'(', b')')) {
+            (start, end) = (start + 1, end - 1);
+            if separator == Separator::Blanks && text[start..end].contains(&b',') {
+                separator = Separator::Byte(b',');
+            }
+        }
+        let mut push = |from: usize, to: usize| {
+            let (mut from, mut to) = trimmed(from, to);
+            if to - from >= 2 && matches!(text[from], b'"' | b'\'') && text[to - 1] == text[from] {
+                (from, to) = (from + 1, to - 1);
+            }
+            out.push(Field { start: from, end: to, escaped: false });
+        };
+        let mut from = start;
+        for at in start..end {
+            let cut = match separator {
+                Separator::Blanks => text[at].is_ascii_whitespace(),
+                Separator::Byte(byte) => text[at] == byte,
+            };
+            if cut {
+                if separator != Separator::Blanks || from < at {
+                    push(from, at);
+                }
+                from = at + 1;
+            }
+        }
+        if from < end {
+            push(from, end);
+        }
+    }
+
+    /// What stands behind the column of the item in the description.
+    pub fn describe(&self) -> String {
+        let place = if self.whole_lines { " and all behind it" } else { "" };
+        format!("{place}, a list separated by {}, oldest first", self.separator.describe())
+    }
+}
+
+/// Whether the cells of the item are lists.
+fn look_at_cells(rows: &[Vec<String>], columns: &Columns, source: &Source, name: &str) -> Result<Option<Separator>> {
+    let cells: Vec<&str> = rows.iter().filter_map(|r| r.get(columns.item)).map(|c| c.trim()).collect();
+    let users: HashSet<&String> = rows.iter().filter_map(|r| r.get(columns.user)).collect();
+    let once = users.len() == cells.len() && cells.len() >= ENOUGH;
+    let ask = |example: &str, separator: Separator| {
+        let short: String = example.chars().take(40).collect();
+        Err(Error::user(format!("{}: the item '{short}' (column {name}) may be a list or one name", source.display()))
+            .hint(format!(
+                "say which: --list-sep {} reads it as a list of items, oldest first; --list-sep none as one item",
+                separator.word()
+            )))
+    };
+    let bracketed = |cell: &&&str| cell.starts_with('[') && cell.ends_with(']');
+    if 2 * cells.iter().filter(bracketed).count() > cells.len() {
+        let comma = cells.iter().filter(bracketed).any(|cell| cell.contains(','));
+        let separator = if comma { Separator::Byte(b',') } else { Separator::Blanks };
+        return ask(cells.iter().find(bracketed).expect("there are several"), separator);
+    }
+    for separator in [Separator::Blanks, Separator::Byte(b','), Separator::Byte(b'|'), Separator::Byte(b';')] {
+        let lists: Vec<Vec<&str>> = cells.iter().map(|c| separator.split(c)).collect();
+        let several = lists.iter().filter(|l| l.len() > 1).count();
+        if cells.is_empty() || 2 * several <= cells.len() {
+            continue;
+        }
+        let numbers = lists.iter().flatten().all(|e| !e.is_empty() && e.bytes().all(|b| b.is_ascii_digit()));
+        if numbers && once && columns.time.is_none() {
+            return Ok(Some(separator));
+        }
+        // Words may be titles. No key of an item is several numbers.
+        if numbers || once && columns.time.is_none() {
+            return ask(cells.iter().find(|c| separator.split(c).len() > 1).expect("there are several"), separator);
+        }
+    }
+    Ok(None)
+}
+
+/// A list of items that is ignored because the item is another column.
+pub(crate) fn ignored_lists(
+    source: &Source,
+    names: &[String],
+    lists: impl Iterator<Item = usize>,
+    columns: &Columns,
+) -> Option<String> {
+    let unused = |c: &usize| Role::ALL.iter().all(|role| columns.of(*role) != Some(*c));
+    let ignored: Vec<&str> = lists.filter(unused).map(|c| bare(&names[c])).collect();
+    let first = ignored.iter().find(|n| is_list_name(n)).or(ignored.first())?;
+    Some(format!(
+        "{WARNING}{}: the list{} {} {} ignored: only '{}' is read as the item; for the list: --item-col {first}",
+        source.display(),
+        if ignored.len() == 1 { "" } else { "s" },
+        ignored.iter().map(|n| format!("'{n}'")).collect::<Vec<_>>().join(", "),
+        if ignored.len() == 1 { "is" } else { "are" },
+        bare(&names[columns.item])
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(text: &str, separator: Separator, table_fits: bool) -> Lines {
+        let rows: Vec<Vec<&str>> = text.lines().map(|l| separator.split(l)).collect();
+        look_at_lines(&rows, table_fits)
+    }
+
+    fn many(line: impl Fn(usize) -> String) -> String {
+        (0..25).map(|n| line(n) + "\n").collect()
+    }
+
+    #[test]
+    fn ragged_lines_of_numbers_are_lists_and_equal_ones_may_be_either() {
+        let list = |n: usize, length: usize| {
+            format!("{n} {}", (0..length).map(|i| (n * 7 + i * 5 + 20).to_string()).collect::<Vec<_>>().join(" "))
+        };
+        assert_eq!(lines(&many(|n| list(n, 3 + n % 4)), Separator::Blanks, false), Lines::Lists);
+        // Most lines are cut at the same length.
+        assert_eq!(lines(&many(|n| list(n, if n % 5 == 0 { 4 } else { 9 })), Separator::Blanks, true), Lines::Lists);
+        assert_eq!(lines(&many(|n| list(n, 6)), Separator::Blanks, true), Lines::Either);
+        assert_eq!(lines(&many(|n| list(n / 2, 6)), Separator::Blanks, true), Lines::Either, "sessions of users");
+        assert_eq!(lines("1 20 30 25\n2 21 22\n3 25 26 27 28\n", Separator::Blanks, false), Lines::Either, "too few");
+        assert_eq!(
+            lines(&many(|n| format!("u{n} i{} i{} i{}", n % 9 + 9, n % 7 + 9, n % 8 + 9)), Separator::Blanks, true),
+            Lines::Either
+        );
+    }
+
+    #[test]
+    fn tables_stay_tables() {
+        for line in [
+            |n: usize| format!("{n} {}", n * 7 % 100),
+            |n: usize| format!("{n} {} {}", n * 7 % 100 + 9, n % 5 + 1),
+            |n: usize| format!("{n} {} {} {}", n * 7 % 100 + 9, n % 5 + 1, 978_300_760 + n),
+            |n: usize| format!("{n} {} {} {}", n * 7 % 100 + 9, n % 5 + 1, 12_000 + n),
+            |n: usize| if n == 7 { "7 8".into() } else { format!("{n} {} {}", n * 7 % 100 + 9, n % 5 + 1) },
+        ] {
+            assert_eq!(lines(&many(line), Separator::Blanks, true), Lines::Table, "{}", line(3));
+        }
+    }
+
+    #[test]
+    fn lists_are_taken_apart_without_brackets_and_quotes() {
+        let lists = |separator| Lists { separator, whole_lines: false, columns: vec![0] };
+        let (comma, blanks) = (lists(Separator::Byte(b',')), lists(Separator::Blanks));
+        assert_eq!(comma.split("3, 4,5"), ["3", "4", "5"]);
+        assert_eq!(comma.split("['a b', \"c\"]"), ["a b", "c"]);
+        assert_eq!(comma.split("a,,b,"), ["a", "", "b"]);
+        assert_eq!(comma.split("[]"), [""; 0]);
+        assert_eq!(blanks.split("[3, 4]"), ["3", "4"]);
+        assert_eq!(blanks.split("[ 3  4\n 5]"), ["3", "4", "5"]);
+        assert_eq!(blanks.split(""), [""; 0]);
+    }
+}
