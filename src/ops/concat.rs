@@ -5,7 +5,7 @@ What is not there has width 0 and an empty span.
 */
 
 use super::{Cost, Dst, Op, case::Case, fits};
-use crate::mem::{Act, HostArenas, Planner, Scalar};
+use crate::mem::{Act, Lent, Planner, Scalar};
 
 op! {
     /// y = [a | b | c].
@@ -46,7 +46,7 @@ impl Op for ConcatFwd {
         Cost::default().moves(self.y, n * (a + b + c)).moves(self.a, n * a).moves(self.b, n * b).moves(self.c, n * c)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let d: usize = self.widths.iter().sum();
         let (parts, starts) = ([m.get(self.a), m.get(self.b), m.get(self.c)], starts(self.widths));
         m.compute(Dst::Write(self.y), self.n * d, |at| {
@@ -78,7 +78,7 @@ impl Op for ConcatBwd {
         parts.map(part).sum()
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (d, dy) = (self.widths.iter().sum::<usize>(), m.get(self.dy));
         for ((to, width), start) in [self.da, self.db, self.dc].into_iter().zip(self.widths).zip(starts(self.widths)) {
             m.compute(to, self.n * width, |at| dy[at / width * d + start + at % width]);

@@ -3,20 +3,7 @@
 use std::{any::Any, fmt::Debug};
 
 use super::dropout::Drop;
-use crate::mem::{Mode, RawSpan};
-
-/// What an op does with a span.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// Only read.
-    Read,
-    /// Overwritten whatever it held.
-    Write,
-    /// Added to.
-    Accumulate,
-    /// Read and rewritten in place (optimiser state).
-    Update,
-}
+use crate::mem::{Access, Mode, RawSpan};
 
 /// The walk over an op's spans, written by [`op!`](macro@crate::op).
 pub trait Spans: Sized {

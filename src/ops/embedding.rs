@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     base::rng::{Purpose, Stream},
-    mem::{Act, F32, HostArenas, Planner, Scalar, Span, U32},
+    mem::{Act, F32, Lent, Planner, Scalar, Span, U32},
 };
 
 op! {
@@ -68,7 +68,7 @@ impl Op for EmbeddingFwd {
             .moves(self.pos, n)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let d = self.d;
         let (items, positions) = (m.get(self.item_table), m.get(self.pos_table));
         let (item, pos) = (m.ids(self.item), m.ids(self.pos));
@@ -96,7 +96,7 @@ impl Op for GatherTable {
         Cost::default().moves(self.y, n * d).weights(self.table, n.min(self.v) * d).moves(self.id, n)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let d = self.d;
         let (table, id) = (m.get(self.table), m.ids(self.id));
         m.compute(Dst::Write(self.y), self.n * d, |at| match id[at / d] {
@@ -120,7 +120,7 @@ impl Op for PositionSum {
             .moves(self.cu, wanted * (self.b + 1))
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (d, t, dy, cu) = (self.d, self.t, m.get(self.dy), m.ids(self.cu));
         let mut sum = vec![S::zero(); t * d];
         for bounds in cu[..=self.b].windows(2) {

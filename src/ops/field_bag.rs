@@ -19,7 +19,7 @@ use crate::{
         Error, Result as Outcome,
         rng::{Purpose, Stream},
     },
-    mem::{Act, F32, HostArenas, Planner, Scalar, U32},
+    mem::{Act, F32, Lent, Planner, Scalar, U32},
 };
 
 op! {
@@ -168,7 +168,7 @@ impl Op for BagFwd {
             .moves(self.share, items * s.fields)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (d, fields) = (self.d, self.size.fields);
         let (table, share) = (m.get(self.table), m.get(self.share));
         let (item, start, value) = (m.ids(self.item), m.ids(self.start), m.ids(self.value));
@@ -210,7 +210,7 @@ impl Op for BagBwd {
             .moves(self.share, pairs)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (d, s) = (self.d, self.size);
         let (ditem, share) = (m.get(self.ditem), m.get(self.share));
         let (owner, key) = (m.ids(self.owner), m.ids(self.key));

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     base::rng::{Purpose, Stream},
-    mem::{Act, F32, HostArenas, Planner, Scalar, Span, U32, Var},
+    mem::{Act, F32, Lent, Planner, Scalar, Span, U32, Var},
 };
 
 op! {
@@ -75,7 +75,7 @@ impl Op for ItemDotFwd {
             .moves(self.id, m)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (d, h, table, bias) = (self.d, m.get(self.h), m.get(self.table), m.get(self.bias));
         let id = m.ids(self.id);
         m.compute(Dst::Write(self.z), self.m, |i| {
@@ -109,7 +109,7 @@ impl Op for ItemDotBwd {
             .moves(self.id, m)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (d, dz, table, id) = (self.d, m.get(self.dz), m.get(self.table), m.ids(self.id));
         m.compute(self.dh, self.m * d, |at| match id[at / d] as usize {
             k if k < self.v => dz[at / d] * table[k * d + at % d],

@@ -5,7 +5,7 @@ bwd: dx = rstd*(g - mean_D(g) - xh*mean_D(g*xh)),  g = dy*gamma, xh = (x-mean)*r
 */
 
 use super::{Cost, Dst, Op, case::Case, fits};
-use crate::mem::{Act, F32, HostArenas, Planner, Scalar};
+use crate::mem::{Act, F32, Lent, Planner, Scalar};
 
 op! {
     /// y = (x - mean)*rstd*gamma + beta, row by row.
@@ -50,11 +50,10 @@ impl Op for LayerNormFwd {
             .moves(self.beta, d)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (n, d) = (self.n, self.d);
         let (x, gamma, beta) = (m.get(self.x), m.get(self.gamma), m.get(self.beta));
-        // SAFETY: destinations and sources of an op are disjoint (`assert_disjoint`).
-        let (y, mean, rstd) = unsafe { (m.get_mut(self.y), m.get_mut(self.mean), m.get_mut(self.rstd)) };
+        let (y, mean, rstd) = (m.get_mut(self.y), m.get_mut(self.mean), m.get_mut(self.rstd));
         for i in 0..n {
             let row = &x[i * d..][..d];
             let mu = row.iter().copied().sum::<S>() / S::of(d as f64);
@@ -99,7 +98,7 @@ impl Op for LayerNormBwd {
             .moves(self.rstd, xh * n)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (n, d) = (self.n, self.d);
         let (dy, x, gamma) = (m.get(self.dy), m.get(self.x), m.get(self.gamma));
         let (mean, rstd) = (m.get(self.mean), m.get(self.rstd));

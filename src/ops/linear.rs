@@ -4,7 +4,7 @@ bwd: dx = dy W,  dW = dy^T x,  db = sum_N dy
 */
 
 use super::{Cost, Dst, Op, case::Case, fits};
-use crate::mem::{Act, F32, HostArenas, Planner, Scalar};
+use crate::mem::{Act, F32, Lent, Planner, Scalar};
 
 op! {
     /// y = x W^T + b.
@@ -46,12 +46,12 @@ impl Op for LinearFwd {
             .weights(self.b, o)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (n, i, o) = (self.n, self.i, self.o);
         let (x, w, b) = (m.get(self.x), m.get(self.w), m.get(self.b));
         m.compute(Dst::Write(self.y), n * o, |at| {
             let (r, c) = (at / o, at % o);
-            (0..i).map(|k| x[r * i + k] * w[c * i + k]).sum::<S>() + b[c]
+            (0..i).map(|k| x[r * i + k].product(w[c * i + k])).sum::<S>() + b[c]
         });
     }
 }
@@ -83,16 +83,16 @@ impl Op for LinearBwd {
             .weights(self.w, dx * o * i)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (n, i, o) = (self.n, self.i, self.o);
         let (dy, x, w) = (m.get(self.dy), m.get(self.x), m.get(self.w));
         m.compute(self.dx, n * i, |at| {
             let (r, k) = (at / i, at % i);
-            (0..o).map(|c| dy[r * o + c] * w[c * i + k]).sum()
+            (0..o).map(|c| dy[r * o + c].product(w[c * i + k])).sum()
         });
         m.compute(self.dw, o * i, |at| {
             let (c, k) = (at / i, at % i);
-            (0..n).map(|r| dy[r * o + c] * x[r * i + k]).sum()
+            (0..n).map(|r| dy[r * o + c].product(x[r * i + k])).sum()
         });
         m.compute(self.db, o, |c| (0..n).map(|r| dy[r * o + c]).sum());
     }

@@ -14,7 +14,7 @@ Ids from V on (NO_ID) stand for no item: z = 0, g = 0. A row without a target is
 use super::{Cost, Dst, NO_ID, Op, case::Case, fits};
 use crate::{
     base::rng::{Purpose, Stream},
-    mem::{Act, F32, HostArenas, Planner, Scalar, U32},
+    mem::{Act, F32, Lent, Planner, Scalar, U32},
 };
 
 /// How a row's target is held against its negatives.
@@ -136,12 +136,11 @@ impl Op for NegativeLossFwd {
             .moves(self.id, all)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (d, w) = (self.d, 1 + self.s);
         let (h, table, bias, log_q) = (m.get(self.h), m.get(self.table), m.get(self.bias), m.get(self.log_q));
         let id = m.ids(self.id);
-        // SAFETY: destinations and sources of an op are disjoint (`assert_disjoint`).
-        let (loss, z) = unsafe { (m.get_mut(self.loss), m.get_mut(self.z)) };
+        let (loss, z) = (m.get_mut(self.loss), m.get_mut(self.z));
         for i in 0..self.m {
             let (z, id) = (&mut z[i * w..][..w], &id[i * w..][..w]);
             for (z, id) in z.iter_mut().zip(id) {
@@ -188,11 +187,10 @@ impl Op for NegativeLossBwd {
             .moves(self.id, all)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (d, w) = (self.d, 1 + self.s);
         let (dloss, z, table, id) = (m.get(self.dloss), m.get(self.z), m.get(self.table), m.ids(self.id));
-        // SAFETY: destinations and sources of an op are disjoint (`assert_disjoint`).
-        let g = unsafe { m.get_mut(self.g) };
+        let g = m.get_mut(self.g);
         for i in 0..self.m {
             let (z, id) = (&z[i * w..][..w], &id[i * w..][..w]);
             let (_, slope) = row(z, &|j| (id[j] as usize) < self.v, self.contrast);

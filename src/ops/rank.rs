@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     base::rng::{Purpose, Stream},
-    mem::{Act, F32, HostArenas, Planner, Scalar, U32},
+    mem::{Act, F32, Lent, Planner, Scalar, U32},
 };
 
 op! {
@@ -76,13 +76,12 @@ impl Op for CountAtLeast {
             .moves(self.excluded_start, b + 1)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (d, v) = (self.d, self.v);
         let (h, table, bias) = (m.get(self.h), m.get(self.table), m.get(self.bias));
         let (target, target_start) = (m.ids(self.target), m.ids(self.target_start));
         let (excluded, start) = (m.ids(self.excluded), m.ids(self.excluded_start));
-        // SAFETY: destinations and sources of an op are disjoint (`assert_disjoint`).
-        let (count, scores, bad) = unsafe { (m.ids_mut(self.count), m.get_mut(self.score), m.ids_mut(self.bad)) };
+        let (count, scores, bad) = (m.ids_mut(self.count), m.get_mut(self.score), m.ids_mut(self.bad));
         for b in 0..self.b {
             let (h, excluded) = (&h[b * d..][..d], &excluded[start[b] as usize..start[b + 1] as usize]);
             let (all, first_bad) = candidates(h, &table[..v * d], &bias[..v], excluded);
@@ -122,11 +121,10 @@ impl Op for ScoreItems {
             .moves(self.start, b + 1)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (d, h, table, bias) = (self.d, m.get(self.h), m.get(self.table), m.get(self.bias));
         let (item, start) = (m.ids(self.item), m.ids(self.start));
-        // SAFETY: destinations and sources of an op are disjoint (`assert_disjoint`).
-        let scores = unsafe { m.get_mut(self.score) };
+        let scores = m.get_mut(self.score);
         for b in 0..self.b {
             for p in start[b] as usize..start[b + 1] as usize {
                 let item = item[p] as usize;

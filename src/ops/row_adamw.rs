@@ -28,7 +28,7 @@ rows are brought to date (`all`), after which the sum may start anew.
 use super::{Cost, GatherTable, NO_ID, Op, case::Case, fits, sort_ids::sorted};
 use crate::{
     base::rng::{Purpose, Stream},
-    mem::{F32, HostArenas, Planner, Scalar, U32},
+    mem::{F32, Lent, Planner, Scalar, U32},
 };
 
 /// Missed steps that are taken one by one.
@@ -207,14 +207,12 @@ impl Op for CatchUpRows {
             .moves(self.step, 1)
     }
 
-    fn reference<S: Scalar>(&self, mem: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, mem: &Lent<'_, S>) {
         if mem.get(self.ok)[0] == S::zero() {
             return;
         }
         let (key, history, step) = (mem.ids(self.key), mem.get(self.history), mem.ids(self.step)[0]);
-        // SAFETY: destinations and sources of an op are disjoint (`assert_disjoint`).
-        let (p, m, v, last) =
-            unsafe { (mem.get_mut(self.p), mem.get_mut(self.m), mem.get_mut(self.v), mem.ids_mut(self.last)) };
+        let (p, m, v, last) = (mem.get_mut(self.p), mem.get_mut(self.m), mem.get_mut(self.v), mem.ids_mut(self.last));
         let of = |x: f32| S::of(x as f64);
         for row in (0..self.places()).filter_map(|i| self.row(key, i)) {
             let missed = step.saturating_sub(last[row] + 1);
@@ -280,15 +278,13 @@ impl Op for AdamWRows {
             .moves(self.step, 1)
     }
 
-    fn reference<S: Scalar>(&self, mem: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, mem: &Lent<'_, S>) {
         if mem.get(self.ok)[0] == S::zero() {
             return;
         }
         let (g, norm, hyper) = (mem.get(self.g), mem.get(self.norm)[0], mem.get(self.hyper));
         let (key, step, d) = (mem.ids(self.key), mem.ids(self.step)[0], self.d);
-        // SAFETY: destinations and sources of an op are disjoint (`assert_disjoint`).
-        let (p, m, v, last) =
-            unsafe { (mem.get_mut(self.p), mem.get_mut(self.m), mem.get_mut(self.v), mem.ids_mut(self.last)) };
+        let (p, m, v, last) = (mem.get_mut(self.p), mem.get_mut(self.m), mem.get_mut(self.v), mem.ids_mut(self.last));
         let of = |x: f32| S::of(x as f64);
         let clip =
             if self.max_norm > 0.0 { (of(self.max_norm) / (norm + S::of(1e-6))).min(S::one()) } else { S::one() };

@@ -7,7 +7,7 @@ Where row_m is [`NO_ROW`] (padding, any number of times), y_m is 0 and dy_m goes
 use super::{Cost, Dst, Op, case::Case, fits};
 use crate::{
     base::rng::{Purpose, Stream},
-    mem::{Act, HostArenas, Planner, Scalar, U32},
+    mem::{Act, Lent, Planner, Scalar, U32},
 };
 
 /// A row that is none: padding.
@@ -42,7 +42,7 @@ impl Op for GatherRows {
         Cost::default().moves(self.y, m * d).moves(self.x, m.min(self.n) * d).moves(self.row, m)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (d, x, row) = (self.d, m.get(self.x), m.ids(self.row));
         m.compute(Dst::Write(self.y), self.m * d, |at| match row[at / d] {
             NO_ROW => S::zero(),
@@ -63,7 +63,7 @@ impl Op for ScatterRows {
         Cost::default().scatters(self.dx, m.min(self.n) * d, self.n * d).moves(self.dy, m * d).moves(self.row, m)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (d, dy, row) = (self.d, m.get(self.dy), m.ids(self.row));
         let mut all = vec![S::zero(); self.n * d];
         for i in (0..self.m).filter(|i| row[*i] != NO_ROW) {

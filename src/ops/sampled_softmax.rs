@@ -14,7 +14,7 @@ where dloss is 0.
 use super::{Cost, Dst, NO_ID, Op, case::Case, fits};
 use crate::{
     base::rng::{Purpose, Stream},
-    mem::{Act, F32, HostArenas, Planner, Scalar, Span, U32},
+    mem::{Act, F32, Lent, Planner, Scalar, Span, U32},
 };
 
 op! {
@@ -66,7 +66,7 @@ impl<S: Scalar> Logits<'_, S> {
     fn row(&self, i: usize) -> Vec<S> {
         let (d, words) = (self.d, self.negative.len().div_ceil(32));
         let (h, target) = (&self.h[i * d..][..d], self.target[i]);
-        let dot = |row: &[S]| h.iter().zip(row).map(|(a, b)| *a * *b).sum::<S>();
+        let dot = |row: &[S]| h.iter().zip(row).map(|(a, b)| a.product(*b)).sum::<S>();
         let own = |j: usize| self.own.get(i * words + j / 32).is_some_and(|word| word >> (j % 32) & 1 == 1);
         let mut z = vec![dot(&self.pos[i * d..][..d]) + self.offset(target)];
         z.extend(self.negative.iter().enumerate().map(|(j, id)| match *id == target || *id == NO_ID || own(j) {
@@ -133,10 +133,9 @@ impl Op for SampledSoftmaxFwd {
             .moves(self.own, m * s.div_ceil(32))
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let of = logits!(self, m);
-        // SAFETY: destinations and sources of an op are disjoint (`assert_disjoint`).
-        let (loss, lse) = unsafe { (m.get_mut(self.loss), m.get_mut(self.lse)) };
+        let (loss, lse) = (m.get_mut(self.loss), m.get_mut(self.lse));
         for i in 0..self.m {
             let z = of.row(i);
             let max = z.iter().copied().fold(S::neg_infinity(), S::max);
@@ -191,7 +190,7 @@ impl Op for SampledSoftmaxBwd {
             .moves(self.lse, m)
     }
 
-    fn reference<S: Scalar>(&self, mem: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, mem: &Lent<'_, S>) {
         let (m, d, s) = (self.m, self.d, self.s);
         let of = logits!(self, mem);
         let (lse, dloss) = (mem.get(self.lse), mem.get(self.dloss));
@@ -207,9 +206,9 @@ impl Op for SampledSoftmaxBwd {
         mem.compute(Dst::Write(self.g0), m, |i| g[i * w]);
         mem.compute(self.dh, m * d, |at| {
             let (i, k) = (at / d, at % d);
-            g[i * w] * of.pos[at] + (0..s).map(|j| g[i * w + 1 + j] * of.neg[j * d + k]).sum::<S>()
+            g[i * w].product(of.pos[at]) + (0..s).map(|j| g[i * w + 1 + j].product(of.neg[j * d + k])).sum::<S>()
         });
-        mem.compute(self.dneg, s * d, |at| (0..m).map(|i| g[i * w + 1 + at / d] * of.h[i * d + at % d]).sum());
+        mem.compute(self.dneg, s * d, |at| (0..m).map(|i| g[i * w + 1 + at / d].product(of.h[i * d + at % d])).sum());
         mem.compute(self.dneg_bias, s, |j| (0..m).map(|i| g[i * w + 1 + j]).sum());
     }
 }

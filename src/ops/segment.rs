@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     base::rng::{Purpose, Stream},
-    mem::{Act, F32, HostArenas, Planner, Scalar, Span, U32},
+    mem::{Act, F32, Lent, Planner, Scalar, Span, U32},
 };
 
 op! {
@@ -123,7 +123,7 @@ impl Sources {
     }
 
     /// Gives `add(place where the run begins, id, k, term)` every term, in order.
-    fn each<S: Scalar>(&self, m: &HostArenas<S>, add: &mut dyn FnMut(usize, usize, usize, S)) {
+    fn each<S: Scalar>(&self, m: &Lent<'_, S>, add: &mut dyn FnMut(usize, usize, usize, S)) {
         let (dy, panel, g, h) = (m.get(self.dy), m.get(self.panel), m.get(self.g), m.get(self.h));
         let (order, key, d) = (m.ids(self.order), m.ids(self.key), self.d);
         let mut begin = 0;
@@ -166,7 +166,7 @@ impl Op for SegmentSum {
         of.cost().scatters(self.dtable, of.given().min(self.v) * self.d, self.v * self.d)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let mut sum = vec![S::zero(); self.v * self.d];
         self.sources().each(m, &mut |_, id, k, term| sum[id * self.d + k] += term);
         m.compute(self.dtable, sum.len(), |i| sum[i]);
@@ -185,7 +185,7 @@ impl Op for SegmentRows {
         of.cost().moves(self.rows, of.rows() * self.d)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let mut sum = vec![S::zero(); self.sources().rows() * self.d];
         self.sources().each(m, &mut |begin, _, k, term| sum[begin * self.d + k] += term);
         m.compute(Dst::Write(self.rows), sum.len(), |i| sum[i]);

@@ -10,7 +10,7 @@ weights that are 1/length, its mean. Empty sequences are allowed: their sums are
 */
 
 use super::{Cost, Dst, Op, case::Case, fits};
-use crate::mem::{Act, F32, HostArenas, Planner, Scalar, Span, U32};
+use crate::mem::{Act, F32, Lent, Planner, Scalar, Span, U32};
 
 op! {
     /// y_n = x of the row's sequence.
@@ -54,14 +54,7 @@ fn weights(w: Span<F32>, n: usize) -> usize {
 }
 
 /// Element (n,k) of the rows: w_n x_b, zero behind the last sequence.
-fn spread<S: Scalar>(
-    m: &HostArenas<S>,
-    to: Dst<Act>,
-    x: Span<Act>,
-    w: Span<F32>,
-    cu: Span<U32>,
-    [b, n, d]: [usize; 3],
-) {
+fn spread<S: Scalar>(m: &Lent<'_, S>, to: Dst<Act>, x: Span<Act>, w: Span<F32>, cu: Span<U32>, [b, n, d]: [usize; 3]) {
     let (x, w, cu) = (m.get(x), m.get(w), &m.ids(cu)[..=b]);
     let mut rows = vec![S::zero(); n * d];
     for (s, bounds) in cu.windows(2).enumerate() {
@@ -74,7 +67,7 @@ fn spread<S: Scalar>(
 }
 
 /// Element (b,k) of the sums: over the rows of the sequence, w_n x_n.
-fn pool<S: Scalar>(m: &HostArenas<S>, to: Dst<Act>, x: Span<Act>, w: Span<F32>, cu: Span<U32>, [b, d]: [usize; 2]) {
+fn pool<S: Scalar>(m: &Lent<'_, S>, to: Dst<Act>, x: Span<Act>, w: Span<F32>, cu: Span<U32>, [b, d]: [usize; 2]) {
     let (x, w, cu) = (m.get(x), m.get(w), m.ids(cu));
     m.compute(to, b * d, |at| {
         let (s, k) = (at / d, at % d);
@@ -94,7 +87,7 @@ impl Op for SpreadFwd {
         Cost::default().moves(self.y, n * d).moves(self.x, b.min(n) * d).moves(self.cu, b + 1)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         spread(m, Dst::Write(self.y), self.x, Span::empty(), self.cu, [self.b, self.n, self.d]);
     }
 }
@@ -113,7 +106,7 @@ impl Op for SpreadBwd {
             .moves(self.cu, wanted * (b + 1))
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         pool(m, self.dx, self.dy, Span::empty(), self.cu, [self.b, self.d]);
     }
 }
@@ -135,7 +128,7 @@ impl Op for PoolFwd {
             .moves(self.cu, b + 1)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         pool(m, Dst::Write(self.y), self.x, self.w, self.cu, [self.b, self.d]);
     }
 }
@@ -157,7 +150,7 @@ impl Op for PoolBwd {
             .moves(self.cu, wanted * (b + 1))
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         spread(m, self.dx, self.dy, self.w, self.cu, [self.b, self.n, self.d]);
     }
 }

@@ -15,7 +15,7 @@ are what the model gives, bf16 or f32, taken exactly.
 use super::{Cost, NO_ROW, Op, case::Case, fits};
 use crate::{
     base::rng::{Purpose, Stream},
-    mem::{Act, F32, HostArenas, Planner, Scalar, Span, U32},
+    mem::{Act, F32, Lent, Planner, Scalar, Span, U32},
 };
 
 op! {
@@ -89,12 +89,11 @@ impl Op for TopK {
             .moves(self.excluded_start, b + 1)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (d, v, k) = (self.d, self.v, self.k);
         let (h, table, bias) = (m.get(self.h), m.get(self.table), m.get(self.bias));
         let (excluded, start) = (m.ids(self.excluded), m.ids(self.excluded_start));
-        // SAFETY: destinations and sources of an op are disjoint (`assert_disjoint`).
-        let (item, score, bad) = unsafe { (m.ids_mut(self.item), m.get_mut(self.score), m.ids_mut(self.bad)) };
+        let (item, score, bad) = (m.ids_mut(self.item), m.get_mut(self.score), m.ids_mut(self.bad));
         for b in 0..self.b {
             let excluded = &excluded[start[b] as usize..start[b + 1] as usize];
             let (scores, first_bad) = candidates(&h[b * d..][..d], &table[..v * d], &bias[..v], excluded);

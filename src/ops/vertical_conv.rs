@@ -11,7 +11,7 @@ With F of 4 and L of 5 this is two operations a number moved, so no product of t
 */
 
 use super::{Cost, Dst, Op, case::Case, cost::apart, dilated_conv::sequences, fits};
-use crate::mem::{Act, F32, HostArenas, Planner, Scalar, U32};
+use crate::mem::{Act, F32, Lent, Planner, Scalar, U32};
 
 op! {
     /// y = F weighted sums of the window of each row.
@@ -68,7 +68,7 @@ impl Op for VerticalConvFwd {
             .moves(self.cu, b + 1)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (n, d, l, f) = (self.n, self.d, self.l, self.f);
         let sequence = sequences(&m.ids(self.cu)[..self.b + 1], n);
         let (x, w, bias) = (m.get(self.x), m.get(self.w), m.get(self.bias));
@@ -113,7 +113,7 @@ impl Op for VerticalConvBwd {
             .moves(self.cu, any * (b + 1))
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (n, d, l, f) = (self.n, self.d, self.l, self.f);
         let sequence = sequences(&m.ids(self.cu)[..self.b + 1], n);
         let (dy, x, w) = (m.get(self.dy), m.get(self.x), m.get(self.w));

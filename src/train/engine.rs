@@ -144,12 +144,8 @@ impl<B: Backend> Engine<B> {
 
     /// Asks the backend whether it serves every op of a full batch, and has it take the scratch memory they need.
     fn reserve(&mut self) -> Result<()> {
-        let Asking { scratch_bytes, refused, .. } = Self::ask(&self.backend, &self.parts, &self.input);
-        if let Some((op, why)) = refused {
-            return Err(Error::user(format!("{op}: {why}")).hint("change the sizes, or use --device cpu"));
-        }
-        self.workspace = scratch_bytes;
-        self.backend.reserve(scratch_bytes)
+        self.workspace = Self::ask(&self.backend, &self.parts, &self.input).answer(self.plan.owners())?;
+        self.backend.reserve(self.workspace)
     }
 
     /// What the backend says of the ops of a full batch, and of ranking one.
@@ -472,7 +468,7 @@ impl<B: Backend> Engine<B> {
         let there = there - there / 32;
         let fits = |batch: usize| {
             let Ok((plan, input, parts)) = lay_out(settings, facts, batch) else { return false };
-            let scratch = Self::ask(&bare, &parts, &input).scratch_bytes;
+            let Ok(scratch) = Self::ask(&bare, &parts, &input).answer(plan.owners()) else { return false };
             (B::bytes(&plan, bare.precision()) + scratch.next_multiple_of(1 << 20)) as u64 <= there
         };
         let (mut low, mut high) = (0, settings.batch);
