@@ -117,6 +117,12 @@ impl<E: Element> Span<E> {
         self.slice(0, len)
     }
 
+    /// What `change` makes of the span, taken to be of the same kind.
+    pub(crate) fn changed(&self, change: &mut dyn FnMut(RawSpan) -> RawSpan) -> Self {
+        let RawSpan { arena, offset, len } = change(self.raw());
+        Span::new(arena, offset, len)
+    }
+
     /// The span without its element kind, for code that treats all alike.
     pub fn raw(&self) -> RawSpan {
         RawSpan { arena: self.arena, offset: self.offset, len: self.len }
@@ -168,6 +174,11 @@ impl RawSpan {
     pub fn slice(&self, start: usize, len: usize) -> Self {
         assert!(start <= self.len && len <= self.len - start, "{start}+{len} is outside a span of {}", self.len);
         RawSpan { offset: self.offset + start, len, ..*self }
+    }
+
+    /// A span of `len` elements that begins where this one does.
+    pub(crate) fn stretched(&self, len: usize) -> Self {
+        RawSpan { len, ..*self }
     }
 
     /// Whether the two share an element.

@@ -1,7 +1,7 @@
 //! A case: one concrete call of an op (and of its backward pass), with its memory plan and how its inputs are filled.
 //! The same cases serve the gradient tests and parity between backends.
 
-use super::{Memory, NoOp, Op, Run, Valid, prove};
+use super::{Memory, NoOp, Op, Run, Valid, misuse, prove};
 use crate::{
     base::{
         self,
@@ -149,6 +149,12 @@ pub trait AnyCase<K> {
     /// The device cannot be opened, or fails.
     fn play(&self, open: prove::Open<'_, K>) -> base::Result<()>;
 
+    /// What the checks of the case's ops say of ops with a wrong span.
+    fn misuses(&self) -> Vec<misuse::Tried>;
+
+    /// Hands ops with a wrong span to backends made by `open`, which must refuse them; gives how many.
+    fn refused(&self, open: prove::Open<'_, K>) -> Result<usize, String>;
+
     /// The calls of the case with what they are said to cost.
     #[cfg(test)]
     fn prices(&self) -> Vec<super::cost::tests::Price>;
@@ -176,6 +182,12 @@ impl<F: Op, B: Op, K: Memory + Run<F> + Run<B>> AnyCase<K> for Case<F, B> {
         k.run(&self.fwd);
         k.run(&self.bwd);
         k.sync()
+    }
+    fn misuses(&self) -> Vec<misuse::Tried> {
+        [misuse::tried(&self.fwd), misuse::tried(&self.bwd)].concat()
+    }
+    fn refused(&self, open: prove::Open<'_, K>) -> Result<usize, String> {
+        Ok(misuse::refused(&self.fwd, &self.plan, open)? + misuse::refused(&self.bwd, &self.plan, open)?)
     }
     #[cfg(test)]
     fn prices(&self) -> Vec<super::cost::tests::Price> {

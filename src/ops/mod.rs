@@ -31,6 +31,7 @@ pub mod item_dot;
 pub mod layer_norm;
 pub mod linear;
 pub mod mask_items;
+pub mod misuse;
 pub mod negative_loss;
 pub mod next_items;
 pub mod point_loss;
@@ -389,6 +390,9 @@ impl Spans for NoOp {
         String::new()
     }
     fn with_modes(&self, _: &mut dyn FnMut(usize) -> Mode) -> Self {
+        *self
+    }
+    fn with_spans(&self, _: &mut dyn FnMut(RawSpan) -> RawSpan) -> Self {
         *self
     }
 }

@@ -99,8 +99,10 @@ pub struct Simt {
     results: Results,
     moments: Moments,
     owners: Owners,
-    /// The first failure, until it is reported.
+    /// The first failure of the device.
     fault: Option<Error>,
+    /// Why an op was refused: nothing is launched from then on, but memory can be read.
+    refused: Option<Error>,
 }
 
 /// Bytes in words.
@@ -216,6 +218,7 @@ impl Simt {
             moments: Moments::default(),
             owners: plan.owners().clone(),
             fault: None,
+            refused: None,
         })
     }
 
@@ -469,11 +472,11 @@ impl Memory for Simt {
     }
 
     fn refuse(&mut self, why: &Invalid) {
-        self.fault.get_or_insert_with(|| why.error(&self.owners));
+        self.refused.get_or_insert_with(|| why.error(&self.owners));
     }
 
     fn failed(&self) -> bool {
-        self.fault.is_some()
+        self.fault.is_some() || self.refused.is_some()
     }
 
     fn write(&mut self, span: RawSpan, values: &[f32]) {
@@ -571,7 +574,7 @@ impl Memory for Simt {
 
     fn read_later(&mut self, span: Span<F32>) -> Later {
         assert!(span.len() >= transfer::NUMBERS && self.recording.is_none());
-        if self.fault.is_some() {
+        if self.failed() {
             return Later::Lost;
         }
         let at = self.at(span);
@@ -627,7 +630,7 @@ impl Memory for Simt {
     }
 
     fn replay(&mut self, key: u64, body: impl FnOnce(&mut Self)) {
-        if !self.replays || self.fault.is_some() {
+        if !self.replays || self.failed() {
             return body(self);
         }
         match self.graphs.get(&key) {
@@ -637,7 +640,7 @@ impl Memory for Simt {
             }
             Some(Stretch::Seen) => match self.record(body) {
                 // Half a recording is worth nothing.
-                Ok(Some(_)) if self.fault.is_some() => {}
+                Ok(Some(_)) if self.failed() => {}
                 Ok(Some(recorded)) => {
                     self.graphs.insert(key, recorded);
                     self.launch_recorded(key);
@@ -655,6 +658,6 @@ impl Memory for Simt {
         {
             self.fail("waiting for the device", e);
         }
-        self.fault.clone().map_or(Ok(()), Err)
+        self.fault.clone().or_else(|| self.refused.clone()).map_or(Ok(()), Err)
     }
 }
