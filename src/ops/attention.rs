@@ -10,7 +10,7 @@ Dropout of p_ij is element ((row*H + h)*t8 + j) of its site, row the packed row 
 t8 = `t` rounded up to 8.
 */
 
-use super::{Cost, Dst, Op, case::Case, dropout::Drop, fits};
+use super::{Cost, Dst, Op, area, case::Case, dropout::Drop, fits};
 use crate::mem::{Act, F32, Lent, Planner, Scalar, U32};
 
 op! {
@@ -51,12 +51,12 @@ impl Op for AttentionFwd {
 
     fn check(&self) -> Result<(), String> {
         self.drop.check()?;
-        let (n, d) = (self.n, self.h * self.k);
+        let (n, d) = (self.n, area([self.h, self.k]));
         fits(&[
-            ("o", self.o.len(), n * d),
-            ("lse", self.lse.len(), self.h * n),
-            ("qkv", self.qkv.len(), 3 * n * d),
-            ("cu", self.cu.len(), self.b + 1),
+            ("o", self.o.len(), area([n, d])),
+            ("lse", self.lse.len(), area([self.h, n])),
+            ("qkv", self.qkv.len(), area([3, n, d])),
+            ("cu", self.cu.len(), self.b.saturating_add(1)),
             ("step", self.step.len(), 1),
         ])
     }
@@ -113,14 +113,14 @@ impl Op for AttentionBwd {
 
     fn check(&self) -> Result<(), String> {
         self.drop.check()?;
-        let (n, d) = (self.n, self.h * self.k);
+        let (n, d) = (self.n, area([self.h, self.k]));
         fits(&[
-            ("dqkv", self.dqkv.len_or(3 * n * d), 3 * n * d),
-            ("d_o", self.d_o.len(), n * d),
-            ("o", self.o.len(), n * d),
-            ("lse", self.lse.len(), self.h * n),
-            ("qkv", self.qkv.len(), 3 * n * d),
-            ("cu", self.cu.len(), self.b + 1),
+            ("dqkv", self.dqkv.len_or(area([3, n, d])), area([3, n, d])),
+            ("d_o", self.d_o.len(), area([n, d])),
+            ("o", self.o.len(), area([n, d])),
+            ("lse", self.lse.len(), area([self.h, n])),
+            ("qkv", self.qkv.len(), area([3, n, d])),
+            ("cu", self.cu.len(), self.b.saturating_add(1)),
             ("step", self.step.len(), 1),
         ])
     }

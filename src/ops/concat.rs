@@ -4,7 +4,7 @@ bwd: da, db, dc = the columns of dy that are theirs
 What is not there has width 0 and an empty span.
 */
 
-use super::{Cost, Dst, Op, case::Case, fits};
+use super::{Cost, Dst, Op, area, case::Case, fits};
 use crate::mem::{Act, Lent, Planner, Scalar};
 
 op! {
@@ -34,10 +34,10 @@ impl Op for ConcatFwd {
     fn check(&self) -> Result<(), String> {
         let (n, [a, b, c]) = (self.n, self.widths);
         fits(&[
-            ("y", self.y.len(), n * (a + b + c)),
-            ("a", self.a.len(), n * a),
-            ("b", self.b.len(), n * b),
-            ("c", self.c.len(), n * c),
+            ("y", self.y.len(), area([n, a.saturating_add(b).saturating_add(c)])),
+            ("a", self.a.len(), area([n, a])),
+            ("b", self.b.len(), area([n, b])),
+            ("c", self.c.len(), area([n, c])),
         ])
     }
 
@@ -62,10 +62,10 @@ impl Op for ConcatBwd {
     fn check(&self) -> Result<(), String> {
         let (n, [a, b, c]) = (self.n, self.widths);
         fits(&[
-            ("da", self.da.len_or(n * a), n * a),
-            ("db", self.db.len_or(n * b), n * b),
-            ("dc", self.dc.len_or(n * c), n * c),
-            ("dy", self.dy.len(), n * (a + b + c)),
+            ("da", self.da.len_or(area([n, a])), area([n, a])),
+            ("db", self.db.len_or(area([n, b])), area([n, b])),
+            ("dc", self.dc.len_or(area([n, c])), area([n, c])),
+            ("dy", self.dy.len(), area([n, a.saturating_add(b).saturating_add(c)])),
         ])
     }
 

@@ -6,7 +6,7 @@ bwd: g_mv = dloss_m (exp(z_mv - lse_m) - [v = target_m]),  dh = g table,  dtable
 Exact ties and a single item are fine (V = 1 gives loss 0 and zero gradients).
 */
 
-use super::{Cost, Dst, Op, case::Case, fits};
+use super::{Cost, Dst, Op, area, case::Case, fits};
 use crate::{
     base::rng::{Purpose, Stream},
     mem::{Act, F32, Lent, Planner, Scalar, U32},
@@ -41,8 +41,8 @@ impl Op for CrossEntropyFwd {
         fits(&[
             ("loss", self.loss.len(), m),
             ("lse", self.lse.len(), m),
-            ("h", self.h.len(), m * d),
-            ("table", self.table.len(), v * d),
+            ("h", self.h.len(), area([m, d])),
+            ("table", self.table.len(), area([v, d])),
             ("bias", self.bias.len(), v),
             ("target", self.target.len(), m),
         ])
@@ -80,12 +80,12 @@ impl Op for CrossEntropyBwd {
     fn check(&self) -> Result<(), String> {
         let (m, d, v) = (self.m, self.d, self.v);
         fits(&[
-            ("dh", self.dh.len_or(m * d), m * d),
-            ("dtable", self.dtable.len_or(v * d), v * d),
+            ("dh", self.dh.len_or(area([m, d])), area([m, d])),
+            ("dtable", self.dtable.len_or(area([v, d])), area([v, d])),
             ("dbias", self.dbias.len_or(v), v),
             ("dloss", self.dloss.len(), m),
-            ("h", self.h.len(), m * d),
-            ("table", self.table.len(), v * d),
+            ("h", self.h.len(), area([m, d])),
+            ("table", self.table.len(), area([v, d])),
             ("bias", self.bias.len(), v),
             ("target", self.target.len(), m),
             ("lse", self.lse.len(), m),

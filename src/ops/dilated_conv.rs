@@ -21,7 +21,7 @@ pass reads the rows of W_w as they are; and dW_w comes out of x^T dz in this ord
 
 use std::ops::Range;
 
-use super::{Cost, Dst, Op, case::Case, cost::apart, fits};
+use super::{Cost, Dst, Op, area, case::Case, cost::apart, fits};
 use crate::mem::{Act, F32, Lent, Planner, Scalar, U32};
 
 /// Where the taps of a convolution stand.
@@ -118,17 +118,17 @@ impl Op for DilatedConvFwd {
             return Err(format!("a convolution from {i} to {o} channels"));
         }
         fits(&[
-            ("y", self.y.len(), n * o),
-            ("z", self.z.len(), n * o),
+            ("y", self.y.len(), area([n, o])),
+            ("z", self.z.len(), area([n, o])),
             ("mean", self.mean.len(), n),
             ("rstd", self.rstd.len(), n),
-            ("x", self.x.len(), n * i),
-            ("w", self.w.len(), self.taps.count * i * o),
+            ("x", self.x.len(), area([n, i])),
+            ("w", self.w.len(), area([self.taps.count, i, o])),
             ("bias", self.bias.len(), o),
             ("gamma", self.gamma.len(), o),
             ("beta", self.beta.len(), o),
-            ("residual", self.residual.len(), if self.residual.is_empty() { 0 } else { n * o }),
-            ("cu", self.cu.len(), self.b + 1),
+            ("residual", self.residual.len(), if self.residual.is_empty() { 0 } else { area([n, o]) }),
+            ("cu", self.cu.len(), self.b.saturating_add(1)),
         ])
     }
 
@@ -182,25 +182,25 @@ impl Op for DilatedConvBwd {
 
     fn check(&self) -> Result<(), String> {
         self.taps.check()?;
-        let (n, i, o, w) = (self.n, self.i, self.o, self.taps.count * self.i * self.o);
+        let (n, i, o, w) = (self.n, self.i, self.o, area([self.taps.count, self.i, self.o]));
         if i == 0 || o == 0 {
             return Err(format!("a convolution from {i} to {o} channels"));
         }
         fits(&[
-            ("dx", self.dx.len_or(n * i), n * i),
+            ("dx", self.dx.len_or(area([n, i])), area([n, i])),
             ("dw", self.dw.len_or(w), w),
             ("db", self.db.len_or(o), o),
             ("dgamma", self.dgamma.len_or(o), o),
             ("dbeta", self.dbeta.len_or(o), o),
-            ("dy", self.dy.len(), n * o),
-            ("z", self.z.len(), n * o),
-            ("x", self.x.len(), n * i),
+            ("dy", self.dy.len(), area([n, o])),
+            ("z", self.z.len(), area([n, o])),
+            ("x", self.x.len(), area([n, i])),
             ("w", self.w.len(), w),
             ("gamma", self.gamma.len(), o),
             ("beta", self.beta.len(), o),
             ("mean", self.mean.len(), n),
             ("rstd", self.rstd.len(), n),
-            ("cu", self.cu.len(), self.b + 1),
+            ("cu", self.cu.len(), self.b.saturating_add(1)),
         ])
     }
 

@@ -18,7 +18,7 @@ where there is none. Integers only: the same ids on every backend.
 
 use std::ops::Range;
 
-use super::{Cost, NO_ID, Op, case::Case, fits};
+use super::{Cost, NO_ID, Op, area, case::Case, fits};
 use crate::{
     base::{
         alias::AliasTable,
@@ -232,11 +232,11 @@ impl Op for DrawCandidates {
             return Err("candidates of a row are drawn with replacement".into());
         }
         fits(&[
-            ("id", self.id.len(), self.m * (1 + self.s)),
+            ("id", self.id.len(), area([self.m, self.s.saturating_add(1)])),
             ("target", self.target.len(), self.m),
             ("raw", self.raw.len(), self.n),
-            ("cu", self.cu.len(), self.b + 1),
-            ("scored", self.scored.len(), self.b + 1),
+            ("cu", self.cu.len(), self.b.saturating_add(1)),
+            ("scored", self.scored.len(), self.b.saturating_add(1)),
             ("step", self.step.len(), 1),
         ])
     }
@@ -272,11 +272,11 @@ impl Op for DrawCandidates {
 impl Op for MarkOwn {
     fn check(&self) -> Result<(), String> {
         fits(&[
-            ("own", self.own.len(), self.m * self.s.div_ceil(32)),
+            ("own", self.own.len(), area([self.m, self.s.div_ceil(32)])),
             ("negative", self.negative.len(), self.s),
             ("raw", self.raw.len(), self.n),
-            ("cu", self.cu.len(), self.b + 1),
-            ("scored", self.scored.len(), self.b + 1),
+            ("cu", self.cu.len(), self.b.saturating_add(1)),
+            ("scored", self.scored.len(), self.b.saturating_add(1)),
         ])
     }
 

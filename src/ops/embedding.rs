@@ -9,7 +9,7 @@ The gradient of the item table is `segment_sum` of `segment.rs`.
 */
 
 use super::{
-    Cost, Dst, NO_ID, Op, SegmentSum,
+    Cost, Dst, NO_ID, Op, SegmentSum, area,
     case::Case,
     fits,
     sort_ids::{Sorted, sorted},
@@ -50,9 +50,9 @@ impl Op for EmbeddingFwd {
     fn check(&self) -> Result<(), String> {
         let (n, d) = (self.n, self.d);
         fits(&[
-            ("y", self.y.len(), n * d),
-            ("item_table", self.item_table.len(), self.v * d),
-            ("pos_table", self.pos_table.len(), self.t * d),
+            ("y", self.y.len(), area([n, d])),
+            ("item_table", self.item_table.len(), area([self.v, d])),
+            ("pos_table", self.pos_table.len(), area([self.t, d])),
             ("item", self.item.len(), n),
             ("pos", self.pos.len(), n),
         ])
@@ -85,8 +85,8 @@ impl Op for EmbeddingFwd {
 impl Op for GatherTable {
     fn check(&self) -> Result<(), String> {
         fits(&[
-            ("y", self.y.len(), self.n * self.d),
-            ("table", self.table.len(), self.v * self.d),
+            ("y", self.y.len(), area([self.n, self.d])),
+            ("table", self.table.len(), area([self.v, self.d])),
             ("id", self.id.len(), self.n),
         ])
     }
@@ -108,8 +108,12 @@ impl Op for GatherTable {
 
 impl Op for PositionSum {
     fn check(&self) -> Result<(), String> {
-        let (n, d, td) = (self.n, self.d, self.t * self.d);
-        fits(&[("dtable", self.dtable.len_or(td), td), ("dy", self.dy.len(), n * d), ("cu", self.cu.len(), self.b + 1)])
+        let (n, d, td) = (self.n, self.d, area([self.t, self.d]));
+        fits(&[
+            ("dtable", self.dtable.len_or(td), td),
+            ("dy", self.dy.len(), area([n, d])),
+            ("cu", self.cu.len(), self.b.saturating_add(1)),
+        ])
     }
 
     fn cost(&self) -> Cost {

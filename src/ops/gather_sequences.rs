@@ -33,7 +33,11 @@ impl Op for GatherSequences {
         if self.data.len() > NO_ROW as usize {
             return Err(format!("{} interactions: at most 2^32 - 1 are told apart", self.data.len()));
         }
-        fits(&[("raw", self.raw.len(), self.n), ("first", self.first.len(), self.b), ("cu", self.cu.len(), self.b + 1)])
+        fits(&[
+            ("raw", self.raw.len(), self.n),
+            ("first", self.first.len(), self.b),
+            ("cu", self.cu.len(), self.b.saturating_add(1)),
+        ])
     }
 
     fn cost(&self) -> Cost {

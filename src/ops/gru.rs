@@ -18,7 +18,7 @@ as a matrix of its own, because the gradients of W and b are then those of a den
 dy = `dgh`.
 */
 
-use super::{Cost, Dst, Op, case::Case, fits};
+use super::{Cost, Dst, Op, area, case::Case, fits};
 use crate::mem::{Act, F32, Lent, Planner, Scalar, U32};
 
 op! {
@@ -58,13 +58,13 @@ impl Op for GruFwd {
             return Err("a GRU of 0 columns".into());
         }
         fits(&[
-            ("y", self.y.len(), n * h),
-            ("before", self.before.len(), n * h),
-            ("gates", self.gates.len(), 4 * n * h),
-            ("gx", self.gx.len(), 3 * n * h),
-            ("w", self.w.len(), 3 * h * h),
-            ("bias", self.bias.len(), 3 * h),
-            ("cu", self.cu.len(), self.b + 1),
+            ("y", self.y.len(), area([n, h])),
+            ("before", self.before.len(), area([n, h])),
+            ("gates", self.gates.len(), area([4, n, h])),
+            ("gx", self.gx.len(), area([3, n, h])),
+            ("w", self.w.len(), area([3, h, h])),
+            ("bias", self.bias.len(), area([3, h])),
+            ("cu", self.cu.len(), self.b.saturating_add(1)),
         ])
     }
 
@@ -121,13 +121,13 @@ impl Op for GruBwd {
             return Err("a GRU of 0 columns".into());
         }
         fits(&[
-            ("dgx", self.dgx.len_or(3 * n * h), 3 * n * h),
-            ("dgh", self.dgh.len_or(3 * n * h), 3 * n * h),
-            ("dy", self.dy.len(), n * h),
-            ("before", self.before.len(), n * h),
-            ("gates", self.gates.len(), 4 * n * h),
-            ("w", self.w.len(), 3 * h * h),
-            ("cu", self.cu.len(), self.b + 1),
+            ("dgx", self.dgx.len_or(area([3, n, h])), area([3, n, h])),
+            ("dgh", self.dgh.len_or(area([3, n, h])), area([3, n, h])),
+            ("dy", self.dy.len(), area([n, h])),
+            ("before", self.before.len(), area([n, h])),
+            ("gates", self.gates.len(), area([4, n, h])),
+            ("w", self.w.len(), area([3, h, h])),
+            ("cu", self.cu.len(), self.b.saturating_add(1)),
         ])
     }
 

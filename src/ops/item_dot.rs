@@ -8,7 +8,7 @@ Ids from V on (NO_ID) stand for no item: z = 0, dh = 0, whatever dz is.
 */
 
 use super::{
-    Cost, Dst, NO_ID, Op, SegmentSum,
+    Cost, Dst, NO_ID, Op, SegmentSum, area,
     case::Case,
     fits,
     sort_ids::{Sorted, sorted},
@@ -58,8 +58,8 @@ impl Op for ItemDotFwd {
         let (m, d, v) = (self.m, self.d, self.v);
         fits(&[
             ("z", self.z.len(), m),
-            ("h", self.h.len(), m * d),
-            ("table", self.table.len(), v * d),
+            ("h", self.h.len(), area([m, d])),
+            ("table", self.table.len(), area([v, d])),
             ("bias", self.bias.len(), if self.bias.is_empty() { 0 } else { v }),
             ("id", self.id.len(), m),
         ])
@@ -93,9 +93,9 @@ impl Op for ItemDotBwd {
     fn check(&self) -> Result<(), String> {
         let (m, d) = (self.m, self.d);
         fits(&[
-            ("dh", self.dh.len_or(m * d), m * d),
+            ("dh", self.dh.len_or(area([m, d])), area([m, d])),
             ("dz", self.dz.len(), m),
-            ("table", self.table.len(), self.v * d),
+            ("table", self.table.len(), area([self.v, d])),
             ("id", self.id.len(), m),
         ])
     }

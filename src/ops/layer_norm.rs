@@ -4,7 +4,7 @@ bwd: dx = rstd*(g - mean_D(g) - xh*mean_D(g*xh)),  g = dy*gamma, xh = (x-mean)*r
      dgamma = sum_N dy*xh,  dbeta = sum_N dy
 */
 
-use super::{Cost, Dst, Op, case::Case, fits};
+use super::{Cost, Dst, Op, area, case::Case, fits};
 use crate::mem::{Act, F32, Lent, Planner, Scalar};
 
 op! {
@@ -29,10 +29,10 @@ impl Op for LayerNormFwd {
     fn check(&self) -> Result<(), String> {
         let (n, d) = (self.n, self.d);
         fits(&[
-            ("y", self.y.len(), n * d),
+            ("y", self.y.len(), area([n, d])),
             ("mean", self.mean.len(), n),
             ("rstd", self.rstd.len(), n),
-            ("x", self.x.len(), n * d),
+            ("x", self.x.len(), area([n, d])),
             ("gamma", self.gamma.len(), d),
             ("beta", self.beta.len(), d),
         ])
@@ -71,11 +71,11 @@ impl Op for LayerNormBwd {
     fn check(&self) -> Result<(), String> {
         let (n, d) = (self.n, self.d);
         fits(&[
-            ("dx", self.dx.len_or(n * d), n * d),
+            ("dx", self.dx.len_or(area([n, d])), area([n, d])),
             ("dgamma", self.dgamma.len_or(d), d),
             ("dbeta", self.dbeta.len_or(d), d),
-            ("dy", self.dy.len(), n * d),
-            ("x", self.x.len(), n * d),
+            ("dy", self.dy.len(), area([n, d])),
+            ("x", self.x.len(), area([n, d])),
             ("gamma", self.gamma.len(), d),
             ("mean", self.mean.len(), n),
             ("rstd", self.rstd.len(), n),

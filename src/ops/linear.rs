@@ -3,7 +3,7 @@ fwd: y (N,O) = x (N,I) W (O,I)^T + b (O)
 bwd: dx = dy W,  dW = dy^T x,  db = sum_N dy
 */
 
-use super::{Cost, Dst, Op, case::Case, fits};
+use super::{Cost, Dst, Op, area, case::Case, fits};
 use crate::mem::{Act, F32, Lent, Planner, Scalar};
 
 op! {
@@ -30,9 +30,9 @@ impl Op for LinearFwd {
     fn check(&self) -> Result<(), String> {
         let (n, i, o) = (self.n, self.i, self.o);
         fits(&[
-            ("y", self.y.len(), n * o),
-            ("x", self.x.len(), n * i),
-            ("w", self.w.len(), o * i),
+            ("y", self.y.len(), area([n, o])),
+            ("x", self.x.len(), area([n, i])),
+            ("w", self.w.len(), area([o, i])),
             ("b", self.b.len(), o),
         ])
     }
@@ -62,12 +62,12 @@ impl Op for LinearBwd {
     fn check(&self) -> Result<(), String> {
         let (n, i, o) = (self.n, self.i, self.o);
         fits(&[
-            ("dx", self.dx.len_or(n * i), n * i),
-            ("dw", self.dw.len_or(o * i), o * i),
+            ("dx", self.dx.len_or(area([n, i])), area([n, i])),
+            ("dw", self.dw.len_or(area([o, i])), area([o, i])),
             ("db", self.db.len_or(o), o),
-            ("dy", self.dy.len(), n * o),
-            ("x", self.x.len(), n * i),
-            ("w", self.w.len(), o * i),
+            ("dy", self.dy.len(), area([n, o])),
+            ("x", self.x.len(), area([n, i])),
+            ("w", self.w.len(), area([o, i])),
         ])
     }
 

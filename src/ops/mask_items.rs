@@ -177,8 +177,8 @@ impl Op for MaskItems {
             ("row", self.row.len(), m),
             ("target", self.target.len(), m),
             ("raw", self.raw.len(), n),
-            ("cu", self.cu.len(), b + 1),
-            ("scored", self.scored.len(), b + 1),
+            ("cu", self.cu.len(), b.saturating_add(1)),
+            ("scored", self.scored.len(), b.saturating_add(1)),
             ("user", self.user.len(), b),
             ("epoch", self.epoch.len(), 1),
         ])

@@ -379,6 +379,11 @@ pub(crate) fn fits(spans: &[(&str, usize, usize)]) -> Result<(), String> {
     }
 }
 
+/// The product of some sizes, for a shape check: `usize::MAX`, which no span has, where it is too large for a number.
+pub(crate) fn area<const N: usize>(sizes: [usize; N]) -> usize {
+    sizes.into_iter().fold(1, usize::saturating_mul)
+}
+
 /// An op that does nothing: the backward pass of ops that have none.
 #[derive(Clone, Copy, Debug)]
 pub struct NoOp;

@@ -62,8 +62,8 @@ impl Op for NextItems {
             ("target", self.target.len(), m),
             ("weight", self.weight.len(), m),
             ("raw", self.raw.len(), n),
-            ("cu", self.cu.len(), b + 1),
-            ("scored", self.scored.len(), b + 1),
+            ("cu", self.cu.len(), b.saturating_add(1)),
+            ("scored", self.scored.len(), b.saturating_add(1)),
         ])
     }
 

@@ -8,7 +8,7 @@ score_items: score_p = s_bp of the pairs (b, item_p), those of b being start_b .
 */
 
 use super::{
-    Cost, Op,
+    Cost, Op, area,
     case::Case,
     fits,
     top_k::{Plant, Shelf, candidates, check_catalogue, score},
@@ -50,13 +50,13 @@ impl Op for CountAtLeast {
             ("count", self.count.len(), n),
             ("score", self.score.len(), n),
             ("bad", self.bad.len(), b),
-            ("h", self.h.len(), b * d),
-            ("table", self.table.len(), v * d),
+            ("h", self.h.len(), area([b, d])),
+            ("table", self.table.len(), area([v, d])),
             ("bias", self.bias.len(), v),
             ("target", self.target.len(), n),
-            ("target_start", self.target_start.len(), b + 1),
+            ("target_start", self.target_start.len(), b.saturating_add(1)),
             ("excluded", self.excluded.len(), self.e),
-            ("excluded_start", self.excluded_start.len(), b + 1),
+            ("excluded_start", self.excluded_start.len(), b.saturating_add(1)),
         ])
     }
 
@@ -101,11 +101,11 @@ impl Op for ScoreItems {
         check_catalogue(d, v)?;
         fits(&[
             ("score", self.score.len(), p),
-            ("h", self.h.len(), b * d),
-            ("table", self.table.len(), v * d),
+            ("h", self.h.len(), area([b, d])),
+            ("table", self.table.len(), area([v, d])),
             ("bias", self.bias.len(), v),
             ("item", self.item.len(), p),
-            ("start", self.start.len(), b + 1),
+            ("start", self.start.len(), b.saturating_add(1)),
         ])
     }
 

@@ -25,7 +25,7 @@ this one, from any start. No row may lag by more than R steps: every so often, a
 rows are brought to date (`all`), after which the sum may start anew.
 */
 
-use super::{Cost, GatherTable, NO_ID, Op, case::Case, fits, sort_ids::sorted};
+use super::{Cost, GatherTable, NO_ID, Op, area, case::Case, fits, sort_ids::sorted};
 use crate::{
     base::rng::{Purpose, Stream},
     mem::{F32, Lent, Planner, Scalar, U32},
@@ -177,14 +177,14 @@ impl Op for CatchUpRows {
         if self.ring == 0 {
             return Err("a history of no steps".into());
         }
-        let vd = self.rows * self.d;
+        let vd = area([self.rows, self.d]);
         fits(&[
             ("p", self.p.len(), vd),
             ("m", self.m.len(), vd),
             ("v", self.v.len(), vd),
             ("last", self.last.len(), self.rows),
             ("key", self.key.len(), if self.all { 0 } else { self.n }),
-            ("history", self.history.len(), 4 * self.ring),
+            ("history", self.history.len(), area([4, self.ring])),
             ("ok", self.ok.len(), 1),
             ("step", self.step.len(), 1),
         ])
@@ -245,13 +245,13 @@ impl Op for CatchUpRows {
 
 impl Op for AdamWRows {
     fn check(&self) -> Result<(), String> {
-        let vd = self.rows * self.d;
+        let vd = area([self.rows, self.d]);
         fits(&[
             ("p", self.p.len(), vd),
             ("m", self.m.len(), vd),
             ("v", self.v.len(), vd),
             ("last", self.last.len(), self.rows),
-            ("g", self.g.len(), self.n * self.d),
+            ("g", self.g.len(), area([self.n, self.d])),
             ("key", self.key.len(), self.n),
             ("norm", self.norm.len(), 1),
             ("ok", self.ok.len(), 1),

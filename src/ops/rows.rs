@@ -4,7 +4,7 @@ scatter_rows: dx[r] = sum of dy_m over the m with row_m = r in order, all other 
 Where row_m is [`NO_ROW`] (padding, any number of times), y_m is 0 and dy_m goes nowhere.
 */
 
-use super::{Cost, Dst, Op, case::Case, fits};
+use super::{Cost, Dst, Op, area, case::Case, fits};
 use crate::{
     base::rng::{Purpose, Stream},
     mem::{Act, Lent, Planner, Scalar, U32},
@@ -34,7 +34,11 @@ op! {
 impl Op for GatherRows {
     fn check(&self) -> Result<(), String> {
         let d = self.d;
-        fits(&[("y", self.y.len(), self.m * d), ("x", self.x.len(), self.n * d), ("row", self.row.len(), self.m)])
+        fits(&[
+            ("y", self.y.len(), area([self.m, d])),
+            ("x", self.x.len(), area([self.n, d])),
+            ("row", self.row.len(), self.m),
+        ])
     }
 
     fn cost(&self) -> Cost {
@@ -53,7 +57,7 @@ impl Op for GatherRows {
 
 impl Op for ScatterRows {
     fn check(&self) -> Result<(), String> {
-        let (nd, md) = (self.n * self.d, self.m * self.d);
+        let (nd, md) = (area([self.n, self.d]), area([self.m, self.d]));
         fits(&[("dx", self.dx.len_or(nd), nd), ("dy", self.dy.len(), md), ("row", self.row.len(), self.m)])
     }
 

@@ -11,7 +11,7 @@ S = 0 or nothing but what is left out: loss 0, zero gradients. A target NO_ID is
 where dloss is 0.
 */
 
-use super::{Cost, Dst, NO_ID, Op, case::Case, fits};
+use super::{Cost, Dst, NO_ID, Op, area, case::Case, fits};
 use crate::{
     base::rng::{Purpose, Stream},
     mem::{Act, F32, Lent, Planner, Scalar, Span, U32},
@@ -106,13 +106,13 @@ impl Op for SampledSoftmaxFwd {
         fits(&[
             ("loss", self.loss.len(), m),
             ("lse", self.lse.len(), m),
-            ("h", self.h.len(), m * d),
-            ("pos", self.pos.len(), m * d),
-            ("neg", self.neg.len(), s * d),
+            ("h", self.h.len(), area([m, d])),
+            ("pos", self.pos.len(), area([m, d])),
+            ("neg", self.neg.len(), area([s, d])),
             ("log_q", self.log_q.len(), self.bias.len()),
             ("target", self.target.len(), m),
             ("negative", self.negative.len(), s),
-            ("own", own_or(self.own, m * s.div_ceil(32)), m * s.div_ceil(32)),
+            ("own", own_or(self.own, area([m, s.div_ceil(32)])), area([m, s.div_ceil(32)])),
         ])
     }
 
@@ -152,17 +152,17 @@ impl Op for SampledSoftmaxBwd {
         let (m, d, s) = (self.m, self.d, self.s);
         fits(&[
             ("g0", self.g0.len(), m),
-            ("dh", self.dh.len_or(m * d), m * d),
-            ("dneg", self.dneg.len_or(s * d), s * d),
+            ("dh", self.dh.len_or(area([m, d])), area([m, d])),
+            ("dneg", self.dneg.len_or(area([s, d])), area([s, d])),
             ("dneg_bias", self.dneg_bias.len_or(s), s),
             ("dloss", self.dloss.len(), m),
-            ("h", self.h.len(), m * d),
-            ("pos", self.pos.len(), m * d),
-            ("neg", self.neg.len(), s * d),
+            ("h", self.h.len(), area([m, d])),
+            ("pos", self.pos.len(), area([m, d])),
+            ("neg", self.neg.len(), area([s, d])),
             ("log_q", self.log_q.len(), self.bias.len()),
             ("target", self.target.len(), m),
             ("negative", self.negative.len(), s),
-            ("own", own_or(self.own, m * s.div_ceil(32)), m * s.div_ceil(32)),
+            ("own", own_or(self.own, area([m, s.div_ceil(32)])), area([m, s.div_ceil(32)])),
             ("lse", self.lse.len(), m),
         ])
     }

@@ -11,7 +11,7 @@ An empty dy or panel counts as zeros, an empty h as ones (with D = 1: the gradie
 */
 
 use super::{
-    Cost, Dst, GatherTable, NO_ID, NoOp, Op,
+    Cost, Dst, GatherTable, NO_ID, NoOp, Op, area,
     case::Case,
     fits,
     sort_ids::{Sorted, sorted},
@@ -87,7 +87,7 @@ impl SegmentSum {
 impl Sources {
     /// Rows in all (R).
     pub fn rows(&self) -> usize {
-        self.n + self.s + self.m * self.p
+        self.n.saturating_add(self.s).saturating_add(area([self.m, self.p]))
     }
 
     fn check(&self) -> Result<(), String> {
@@ -95,10 +95,10 @@ impl Sources {
         // What may be empty.
         let or = |span: Span<Act>, need: usize| if span.is_empty() { need } else { span.len() };
         fits(&[
-            ("dy", or(self.dy, self.n * d), self.n * d),
-            ("panel", or(self.panel, self.s * d), self.s * d),
-            ("g", self.g.len(), self.m * self.p),
-            ("h", or(self.h, self.m * d), self.m * d),
+            ("dy", or(self.dy, area([self.n, d])), area([self.n, d])),
+            ("panel", or(self.panel, area([self.s, d])), area([self.s, d])),
+            ("g", self.g.len(), area([self.m, self.p])),
+            ("h", or(self.h, area([self.m, d])), area([self.m, d])),
             ("order", self.order.len(), r),
             ("key", self.key.len(), r),
         ])
@@ -153,7 +153,7 @@ impl Sources {
 
 impl Op for SegmentSum {
     fn check(&self) -> Result<(), String> {
-        let vd = self.v * self.d;
+        let vd = area([self.v, self.d]);
         fits(&[("dtable", self.dtable.len_or(vd), vd)])?;
         self.sources().check()
     }
@@ -176,7 +176,7 @@ impl Op for SegmentSum {
 impl Op for SegmentRows {
     fn check(&self) -> Result<(), String> {
         let of = self.sources();
-        fits(&[("rows", self.rows.len(), of.rows() * self.d)])?;
+        fits(&[("rows", self.rows.len(), area([of.rows(), self.d]))])?;
         of.check()
     }
 

@@ -9,7 +9,7 @@ weights that are 1/length, its mean. Empty sequences are allowed: their sums are
 (padding) get zeros and are never read, nor are their weights. The weights are no parameters and have no gradient.
 */
 
-use super::{Cost, Dst, Op, case::Case, fits};
+use super::{Cost, Dst, Op, area, case::Case, fits};
 use crate::mem::{Act, F32, Lent, Planner, Scalar, Span, U32};
 
 op! {
@@ -79,7 +79,11 @@ fn pool<S: Scalar>(m: &Lent<'_, S>, to: Dst<Act>, x: Span<Act>, w: Span<F32>, cu
 impl Op for SpreadFwd {
     fn check(&self) -> Result<(), String> {
         let (b, n, d) = (self.b, self.n, self.d);
-        fits(&[("y", self.y.len(), n * d), ("x", self.x.len(), b * d), ("cu", self.cu.len(), b + 1)])
+        fits(&[
+            ("y", self.y.len(), area([n, d])),
+            ("x", self.x.len(), area([b, d])),
+            ("cu", self.cu.len(), b.saturating_add(1)),
+        ])
     }
 
     fn cost(&self) -> Cost {
@@ -95,7 +99,11 @@ impl Op for SpreadFwd {
 impl Op for SpreadBwd {
     fn check(&self) -> Result<(), String> {
         let (b, n, d) = (self.b, self.n, self.d);
-        fits(&[("dx", self.dx.len_or(b * d), b * d), ("dy", self.dy.len(), n * d), ("cu", self.cu.len(), b + 1)])
+        fits(&[
+            ("dx", self.dx.len_or(area([b, d])), area([b, d])),
+            ("dy", self.dy.len(), area([n, d])),
+            ("cu", self.cu.len(), b.saturating_add(1)),
+        ])
     }
 
     fn cost(&self) -> Cost {
@@ -115,7 +123,12 @@ impl Op for PoolFwd {
     fn check(&self) -> Result<(), String> {
         let (b, n, d) = (self.b, self.n, self.d);
         let w = weights(self.w, n);
-        fits(&[("y", self.y.len(), b * d), ("x", self.x.len(), n * d), ("w", w, n), ("cu", self.cu.len(), b + 1)])
+        fits(&[
+            ("y", self.y.len(), area([b, d])),
+            ("x", self.x.len(), area([n, d])),
+            ("w", w, n),
+            ("cu", self.cu.len(), b.saturating_add(1)),
+        ])
     }
 
     fn cost(&self) -> Cost {
@@ -136,8 +149,13 @@ impl Op for PoolFwd {
 impl Op for PoolBwd {
     fn check(&self) -> Result<(), String> {
         let (b, n, d) = (self.b, self.n, self.d);
-        let (dx, w) = (self.dx.len_or(n * d), weights(self.w, n));
-        fits(&[("dx", dx, n * d), ("dy", self.dy.len(), b * d), ("w", w, n), ("cu", self.cu.len(), b + 1)])
+        let (dx, w) = (self.dx.len_or(area([n, d])), weights(self.w, n));
+        fits(&[
+            ("dx", dx, area([n, d])),
+            ("dy", self.dy.len(), area([b, d])),
+            ("w", w, n),
+            ("cu", self.cu.len(), b.saturating_add(1)),
+        ])
     }
 
     fn cost(&self) -> Cost {

@@ -28,7 +28,7 @@ op! {
 impl SortIds {
     /// Ids in all lists (N).
     pub fn n(&self) -> usize {
-        self.n0 + self.n1 + self.n2
+        self.n0.saturating_add(self.n1).saturating_add(self.n2)
     }
 }
 

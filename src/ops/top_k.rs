@@ -12,7 +12,7 @@ multiply-add, for the same reason: not every processor has it. The table is the 
 are what the model gives, bf16 or f32, taken exactly.
 */
 
-use super::{Cost, NO_ROW, Op, case::Case, fits};
+use super::{Cost, NO_ROW, Op, area, case::Case, fits};
 use crate::{
     base::rng::{Purpose, Stream},
     mem::{Act, F32, Lent, Planner, Scalar, Span, U32},
@@ -64,14 +64,14 @@ impl Op for TopK {
             return Err("the best 0 items".into());
         }
         fits(&[
-            ("item", self.item.len(), b * k),
-            ("score", self.score.len(), b * k),
+            ("item", self.item.len(), area([b, k])),
+            ("score", self.score.len(), area([b, k])),
             ("bad", self.bad.len(), b),
-            ("h", self.h.len(), b * d),
-            ("table", self.table.len(), v * d),
+            ("h", self.h.len(), area([b, d])),
+            ("table", self.table.len(), area([v, d])),
             ("bias", self.bias.len(), v),
             ("excluded", self.excluded.len(), self.e),
-            ("excluded_start", self.excluded_start.len(), b + 1),
+            ("excluded_start", self.excluded_start.len(), b.saturating_add(1)),
         ])
     }
 

@@ -16,7 +16,7 @@ A row of c belongs to up to L windows, so that c is computed once a row, not onc
 Rows behind the last sequence have no window: y is 0, `at` NO_ROW.
 */
 
-use super::{Cost, Dst, NO_ROW, Op, case::Case, cost::apart, dilated_conv::sequences, fits};
+use super::{Cost, Dst, NO_ROW, Op, area, case::Case, cost::apart, dilated_conv::sequences, fits};
 use crate::mem::{Act, F32, Lent, Planner, Scalar, U32};
 
 op! {
@@ -44,7 +44,7 @@ op! {
 
 /// Taps of all heights up to `l`.
 pub fn taps(l: usize) -> usize {
-    l * (l + 1) / 2
+    area([l, l.saturating_add(1)]) / 2
 }
 
 /// Taps of all heights and rows that lie inside their sequence ([`cost`](super::cost): as if lengths were equal): those that
@@ -68,12 +68,12 @@ impl Op for WindowConvFwd {
         let (n, d, l, f) = (self.n, self.d, self.l, self.f);
         sizes(d, l, f)?;
         fits(&[
-            ("y", self.y.len(), n * l * f),
-            ("at", self.at.len(), n * l * f),
-            ("x", self.x.len(), n * d),
-            ("w", self.w.len(), taps(l) * d * f),
-            ("bias", self.bias.len(), l * f),
-            ("cu", self.cu.len(), self.b + 1),
+            ("y", self.y.len(), area([n, l, f])),
+            ("at", self.at.len(), area([n, l, f])),
+            ("x", self.x.len(), area([n, d])),
+            ("w", self.w.len(), area([taps(l), d, f])),
+            ("bias", self.bias.len(), area([l, f])),
+            ("cu", self.cu.len(), self.b.saturating_add(1)),
         ])
     }
 
@@ -132,16 +132,16 @@ impl Op for WindowConvBwd {
     fn check(&self) -> Result<(), String> {
         let (n, d, l, f) = (self.n, self.d, self.l, self.f);
         sizes(d, l, f)?;
-        let weights = taps(l) * d * f;
+        let weights = area([taps(l), d, f]);
         fits(&[
-            ("dx", self.dx.len_or(n * d), n * d),
+            ("dx", self.dx.len_or(area([n, d])), area([n, d])),
             ("dw", self.dw.len_or(weights), weights),
-            ("db", self.db.len_or(l * f), l * f),
-            ("dy", self.dy.len(), n * l * f),
-            ("at", self.at.len(), n * l * f),
-            ("x", self.x.len(), n * d),
+            ("db", self.db.len_or(area([l, f])), area([l, f])),
+            ("dy", self.dy.len(), area([n, l, f])),
+            ("at", self.at.len(), area([n, l, f])),
+            ("x", self.x.len(), area([n, d])),
             ("w", self.w.len(), weights),
-            ("cu", self.cu.len(), self.b + 1),
+            ("cu", self.cu.len(), self.b.saturating_add(1)),
         ])
     }
 
