@@ -45,7 +45,7 @@ fn normal(len: usize, which: u32) -> Vec<f32> {
 }
 
 fn read<B: Memory>(b: &mut B, span: RawSpan) -> Vec<f32> {
-    let mut values = vec![0.0; span.len];
+    let mut values = vec![0.0; span.len()];
     b.read(span, &mut values);
     values
 }

@@ -480,7 +480,7 @@ fn bits(p: &Planner, cpu: &mut Cpu) -> Vec<u32> {
         .iter()
         .flat_map(|&arena| {
             let mut values = vec![0.0; p.len(arena)];
-            cpu.read(mipgpu::mem::RawSpan { arena, offset: 0, len: values.len() }, &mut values);
+            cpu.read(p.whole(arena), &mut values);
             values
         })
         .map(f32::to_bits)

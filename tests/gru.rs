@@ -71,7 +71,7 @@ fn normal(len: usize, which: u32) -> Vec<f32> {
 }
 
 fn read<B: Memory>(b: &mut B, span: RawSpan) -> Vec<f32> {
-    let mut values = vec![0.0; span.len];
+    let mut values = vec![0.0; span.len()];
     b.read(span, &mut values);
     values
 }
@@ -128,7 +128,7 @@ fn the_gradient_of_a_stack_is_right() {
     let mut spans = vec![(stack.x.y.raw(), stack.x.dy.raw(), "x".to_string())];
     spans.extend(stack.params().iter().map(|p| (p.w.raw(), p.dw.raw(), p.name.clone())));
     for (i, (span, ..)) in spans.iter().enumerate() {
-        b.set(*span, &wide(normal(span.len, i as u32)));
+        b.set(*span, &wide(normal(span.len(), i as u32)));
     }
     let dy = wide(normal(stack.y().dy.len(), 99));
     stack.forward(&mut b);
@@ -137,7 +137,7 @@ fn the_gradient_of_a_stack_is_right() {
     let gradients: Vec<Vec<f64>> = spans.iter().map(|(_, g, _)| b.values(*g)).collect();
     let start: Vec<Vec<f64>> = spans.iter().map(|(s, ..)| b.values(*s)).collect();
     let direction: Vec<Vec<f64>> =
-        spans.iter().enumerate().map(|(i, (s, ..))| wide(normal(s.len, 200 + i as u32))).collect();
+        spans.iter().enumerate().map(|(i, (s, ..))| wide(normal(s.len(), 200 + i as u32))).collect();
     let mut sets: Vec<Vec<usize>> = (0..spans.len()).map(|i| vec![i]).collect();
     sets.push((0..spans.len()).collect());
     for set in sets {

@@ -45,7 +45,7 @@ where
             let mut all = Vec::new();
             case.fwd.uses(&mut |access, span| {
                 if access == Access::Write {
-                    let mut values = vec![0.0; span.len];
+                    let mut values = vec![0.0; span.len()];
                     cpu.read(span, &mut values);
                     all.push(values);
                 }
@@ -97,12 +97,18 @@ fn every_op_of_the_list_is_run_by_a_case() {
     where
         Cpu: Run<O>,
     {
-        fn run(&mut self, op: &O) {
+        fn execute(&mut self, op: &Valid<'_, O>) {
             self.ran.borrow_mut().insert(O::NAME);
-            self.inner.run(op);
+            self.inner.execute(op);
         }
     }
     impl Memory for Recorder {
+        fn refuse(&mut self, why: &Invalid) {
+            self.inner.refuse(why);
+        }
+        fn failed(&self) -> bool {
+            self.inner.failed()
+        }
         fn write(&mut self, span: mipgpu::mem::RawSpan, values: &[f32]) {
             self.inner.write(span, values);
         }

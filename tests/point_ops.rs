@@ -118,7 +118,7 @@ fn loss<B: Backend>(open: &dyn Fn(&Planner) -> B, kind: PointKind, [x, t, g]: [&
 }
 
 fn read<B: Backend>(b: &mut B, span: mipgpu::mem::RawSpan) -> Vec<f32> {
-    let mut values = vec![f32::NAN; span.len];
+    let mut values = vec![f32::NAN; span.len()];
     b.read(span, &mut values);
     values
 }

@@ -13,7 +13,7 @@ fn capacity(b: usize, n: usize) -> Capacity {
 }
 
 fn read<B: Memory>(b: &mut B, span: RawSpan) -> Vec<f32> {
-    let mut values = vec![0.0; span.len];
+    let mut values = vec![0.0; span.len()];
     b.read(span, &mut values);
     values
 }

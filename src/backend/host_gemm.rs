@@ -31,25 +31,33 @@ struct Work {
 }
 
 /// Reads `n` elements of device memory that is host memory.
-fn read(to: &mut Vec<f32>, at: u64, n: usize, narrow: bool) {
+///
+/// # Safety
+/// `at` is the address of `n` elements (bf16 where `narrow`, else f32) that nothing writes to meanwhile.
+unsafe fn read(to: &mut Vec<f32>, at: u64, n: usize, narrow: bool) {
     to.clear();
-    // SAFETY: the address is that of a span of this many elements, which `Simt` has checked; the stream is idle: the
-    // emulator works while it is called.
-    match narrow {
-        true => to.extend(unsafe { std::slice::from_raw_parts(at as *const bf16, n) }.iter().map(|x| x.to_f32())),
-        false => to.extend(unsafe { std::slice::from_raw_parts(at as *const f32, n) }),
+    if narrow {
+        // SAFETY: the caller's promise.
+        let from = unsafe { std::slice::from_raw_parts(at as *const bf16, n) };
+        to.extend(from.iter().map(|x| x.to_f32()));
+    } else {
+        // SAFETY: the caller's promise.
+        to.extend_from_slice(unsafe { std::slice::from_raw_parts(at as *const f32, n) });
     }
 }
 
-fn write(from: &[f32], at: u64, narrow: bool) {
-    // SAFETY: as for `read`, and a product's destination overlaps none of its sources.
-    match narrow {
-        true => {
-            let to = unsafe { std::slice::from_raw_parts_mut(at as *mut bf16, from.len()) };
-            to.iter_mut().zip(from).for_each(|(t, f)| *t = bf16::from_f32(*f));
-        }
-        // SAFETY: as above.
-        false => unsafe { std::slice::from_raw_parts_mut(at as *mut f32, from.len()) }.copy_from_slice(from),
+/// Writes to device memory that is host memory.
+///
+/// # Safety
+/// `at` is the address of as many elements (bf16 where `narrow`, else f32) that nobody else uses meanwhile.
+unsafe fn write(from: &[f32], at: u64, narrow: bool) {
+    if narrow {
+        // SAFETY: the caller's promise.
+        let to = unsafe { std::slice::from_raw_parts_mut(at as *mut bf16, from.len()) };
+        to.iter_mut().zip(from).for_each(|(t, f)| *t = bf16::from_f32(*f));
+    } else {
+        // SAFETY: the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(at as *mut f32, from.len()) }.copy_from_slice(from);
     }
 }
 
@@ -73,8 +81,12 @@ impl Work {
         if m == 0 || n == 0 {
             return;
         }
-        read(&mut self.a, p.a, m * k, narrow);
-        read(&mut self.b, p.b, k * n, narrow);
+        // SAFETY: the addresses are those of an op's spans of these sizes, which `Simt` has checked; the stream is idle: the
+        // emulator works while it is called.
+        unsafe {
+            read(&mut self.a, p.a, m * k, narrow);
+            read(&mut self.b, p.b, k * n, narrow);
+        }
         self.c.clear();
         self.c.resize(m * n, 0.0);
         let b = match p.shape {
@@ -90,14 +102,17 @@ impl Work {
             }
         }
         if p.bias != 0 {
-            read(&mut self.bias, p.bias, n, narrow);
+            // SAFETY: as above.
+            unsafe { read(&mut self.bias, p.bias, n, narrow) };
             self.c.chunks_mut(n).for_each(|row| row.iter_mut().zip(&self.bias).for_each(|(c, b)| *c += b));
         }
         let narrow = narrow && !p.f32_out;
         if p.add {
-            read(&mut self.a, p.c, m * n, narrow);
+            // SAFETY: as above.
+            unsafe { read(&mut self.a, p.c, m * n, narrow) };
             self.c.iter_mut().zip(&self.a).for_each(|(c, old)| *c += old);
         }
-        write(&self.c, p.c, narrow);
+        // SAFETY: as above, and an op's destination overlaps none of its sources.
+        unsafe { write(&self.c, p.c, narrow) };
     }
 }

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use super::nvtx;
 use crate::{
     base::Result,
-    mem::{Arena, F32, Precision, RawSpan, Span, U32},
-    ops::{Backend, Cost, Later, MARKS, Mark, Memory, Op, Phase, Run},
+    mem::{F32, Precision, RawSpan, Span, U32},
+    ops::{Backend, Cost, Invalid, Later, MARKS, Mark, Memory, Op, Phase, Run, Valid, valid::owner},
 };
 
 /// One call of an op.
@@ -121,28 +121,14 @@ impl Timed {
     }
 }
 
-/// Whose call it is: the owner of its newest activation. A layer plans its outputs, and their gradients, behind what it takes
-/// from others, so that this holds on the way back too; ops without activations belong to where they write.
-fn owner<O: Op>(op: &O) -> RawSpan {
-    let mut first = None;
-    let mut newest: Option<RawSpan> = None;
-    op.uses(&mut |_, span| {
-        first.get_or_insert(span);
-        if span.arena == Arena::Act && newest.is_none_or(|n| n.offset < span.offset) {
-            newest = Some(span);
-        }
-    });
-    newest.or(first).unwrap_or(RawSpan { arena: Arena::Stat, offset: 0, len: 0 })
-}
-
 impl<O: Op> Run<O> for Timed
 where
     dyn Backend: Run<O>,
 {
-    fn run(&mut self, op: &O) {
+    fn execute(&mut self, op: &Valid<'_, O>) {
         nvtx::push(O::NAME);
         let from = self.inner.mark();
-        self.inner.run(op);
+        self.inner.execute(op);
         let to = self.inner.mark();
         nvtx::pop();
         let call = Call {
@@ -153,7 +139,7 @@ where
             cost: op.cost(),
             products: O::PRODUCTS,
             sizes: op.sizes(),
-            of: owner(op),
+            of: owner(&**op),
         };
         self.pending.push((call, from, to));
         // Before marks are forgotten.
@@ -172,6 +158,12 @@ impl Memory for Timed {
     }
     fn products(&self) -> Precision {
         self.inner.products()
+    }
+    fn refuse(&mut self, why: &Invalid) {
+        self.inner.refuse(why);
+    }
+    fn failed(&self) -> bool {
+        self.inner.failed()
     }
     fn write(&mut self, span: RawSpan, values: &[f32]) {
         self.write_with(values.len(), |b| b.write(span, values));

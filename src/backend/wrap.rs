@@ -2,8 +2,9 @@
 
 pub use super::timed::{Call, Timed, Written};
 use crate::{
-    mem::{Arena, RawSpan, Span, U32},
-    ops::{Access, Memory, Op, Run},
+    base::{Error, Result},
+    mem::{Arena, Owners, RawSpan, Span, U32},
+    ops::{Access, Invalid, Memory, Op, Run, Valid},
 };
 
 /// Hands on what a wrapper with a field `inner` has nothing to add to. Work that is repeated stays with the wrapper, which is
@@ -16,6 +17,12 @@ macro_rules! pass_memory {
             }
             fn products(&self) -> $crate::mem::Precision {
                 self.inner.products()
+            }
+            fn refuse(&mut self, why: &$crate::ops::Invalid) {
+                self.inner.refuse(why);
+            }
+            fn failed(&self) -> bool {
+                self.inner.failed()
             }
             fn write(&mut self, span: $crate::mem::RawSpan, values: &[f32]) {
                 self.inner.write(span, values);
@@ -65,17 +72,17 @@ impl<B> Checked<B> {
 }
 
 impl<B: Memory + Run<O>, O: Op> Run<O> for Checked<B> {
-    fn run(&mut self, op: &O) {
-        self.inner.run(op);
+    fn execute(&mut self, op: &Valid<'_, O>) {
+        self.inner.execute(op);
         if self.first_fault.is_some() {
             return;
         }
         let (inner, scratch, fault) = (&mut self.inner, &mut self.scratch, &mut self.first_fault);
         op.uses(&mut |access, span| {
-            if access == Access::Read || span.arena == Arena::Index || fault.is_some() {
+            if access == Access::Read || span.arena() == Arena::Index || fault.is_some() {
                 return;
             }
-            scratch.resize(span.len, 0.0);
+            scratch.resize(span.len(), 0.0);
             inner.read(span, scratch);
             if scratch.iter().any(|x| !x.is_finite()) {
                 *fault = Some((O::NAME, span));
@@ -89,33 +96,55 @@ impl<B: Memory + Run<O>, O: Op> Run<O> for Checked<B> {
 
 pass_memory!(Checked<B>, of B);
 
-/// Runs nothing: asks the backend behind it whether it serves each op, and how much scratch memory that takes.
+/// Runs nothing: checks each op, asks the backend behind it whether it serves the op, and how much scratch memory that takes.
 pub struct Asking<'a, B> {
     pub inner: &'a B,
     /// The largest need so far.
-    pub scratch_bytes: usize,
+    scratch_bytes: usize,
+    /// The first op that fails its check.
+    invalid: Option<Invalid>,
     /// The first op that is not served: its name and what is.
-    pub refused: Option<(&'static str, String)>,
+    unserved: Option<(&'static str, String)>,
 }
 
 impl<'a, B> Asking<'a, B> {
     pub fn new(inner: &'a B) -> Self {
-        Asking { inner, scratch_bytes: 0, refused: None }
+        Asking { inner, scratch_bytes: 0, invalid: None, unserved: None }
+    }
+
+    /// Bytes of scratch memory that the ops take.
+    ///
+    /// # Errors
+    /// An op that fails its check (its layer is named by `owners`), or that the backend does not serve.
+    pub fn answer(self, owners: &Owners) -> Result<usize> {
+        if let Some(invalid) = self.invalid {
+            return Err(invalid.error(owners));
+        }
+        match self.unserved {
+            Some((op, why)) => Err(Error::user(format!("{op}: {why}")).hint("change the sizes, or use --device cpu")),
+            None => Ok(self.scratch_bytes),
+        }
     }
 }
 
 impl<B: Run<O>, O: Op> Run<O> for Asking<'_, B> {
-    fn run(&mut self, op: &O) {
+    fn execute(&mut self, op: &Valid<'_, O>) {
         match self.inner.need(op) {
             Ok(bytes) => self.scratch_bytes = self.scratch_bytes.max(bytes),
             Err(why) => {
-                self.refused.get_or_insert((O::NAME, why));
+                self.unserved.get_or_insert((O::NAME, why));
             }
         }
     }
 }
 
 impl<B> Memory for Asking<'_, B> {
+    fn refuse(&mut self, why: &Invalid) {
+        self.invalid.get_or_insert_with(|| why.clone());
+    }
+    fn failed(&self) -> bool {
+        self.invalid.is_some()
+    }
     fn write(&mut self, _: RawSpan, _: &[f32]) {}
     fn read(&mut self, _: RawSpan, _: &mut [f32]) {}
     fn write_ids(&mut self, _: Span<U32>, _: &[u32]) {}

@@ -25,7 +25,7 @@ use crate::{
     backend::{self, Device, WithBackend, wrap::pass_memory},
     base::{Error, Result},
     mem::{Planner, Precision, RawSpan},
-    ops::{self, Backend, Cost, Op, Run, Spans},
+    ops::{self, Backend, Cost, Op, Run, Spans, Valid},
 };
 
 /// A call that was timed.
@@ -202,8 +202,8 @@ where
     for<'a> dyn Repeats + 'a: Run<O>,
     for<'a> dyn Backend + 'a: Run<O>,
 {
-    fn run(&mut self, op: &O) {
-        self.inner.run(op);
+    fn execute(&mut self, op: &Valid<'_, O>) {
+        self.inner.execute(op);
         let mut log = self.log.borrow_mut();
         if !log.wants(O::NAME) {
             return;
@@ -219,7 +219,7 @@ where
         let key = (O::NAME, sizes.clone());
         let row = match log.known.get(&key) {
             Some(row) => row.clone(),
-            None => match measure(&mut *self.inner, op, &mut log) {
+            None => match measure(&mut *self.inner, &**op, &mut log) {
                 Ok(row) => row,
                 Err(e) => {
                     log.fault = Some(e);
@@ -245,7 +245,7 @@ where
     let time = time(b, op, log.patience, &mut log.keys)?;
     let (precision, cost) = (b.precision(), op.cost());
     let mut memory = b.need(op).unwrap_or(0) as u64;
-    op.uses(&mut |_, span| memory += (span.len * bytes_of(span, precision)) as u64);
+    op.uses(&mut |_, span| memory += (span.len() * bytes_of(span, precision)) as u64);
     // The call before has left in the caches what fits there.
     let bytes = cost.moved(precision);
     let (floor, bound) = roof::floor(&cost, O::PRODUCTS, precision, &log.ceilings.warm(bytes));
@@ -267,7 +267,7 @@ where
 }
 
 fn bytes_of(span: RawSpan, precision: Precision) -> usize {
-    if span.arena == crate::mem::Arena::Act && precision == Precision::Bf16 { 2 } else { 4 }
+    if span.arena() == crate::mem::Arena::Act && precision == Precision::Bf16 { 2 } else { 4 }
 }
 
 pass_memory!(Stopwatch);

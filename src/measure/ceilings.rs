@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::clock::{Keys, Patience, Repeats, time};
 use crate::{
     base::Result,
-    mem::{Planner, RawSpan},
+    mem::Planner,
     ops::{Backend, ExpChain, LinearFwd, Op, Run, StreamCopy},
 };
 
@@ -79,10 +79,9 @@ where
     op.uses(&mut |_, span| spans.push(span));
     let values: Vec<f32> = (0..1 << 16).map(|i| (i % 251) as f32 / 251.0 - 0.5).collect();
     for span in spans {
-        for start in (0..span.len).step_by(values.len()) {
-            let len = values.len().min(span.len - start);
-            let piece = RawSpan { offset: span.offset + start, len, ..span };
-            b.write(piece, &values[..len]);
+        for start in (0..span.len()).step_by(values.len()) {
+            let len = values.len().min(span.len() - start);
+            b.write(span.slice(start, len), &values[..len]);
         }
     }
     // What else the machine does can only lower what is seen of it.

@@ -5,8 +5,10 @@ mod arena;
 mod planner;
 mod scalar;
 mod span;
+mod uses;
 
-pub use arena::HostArenas;
-pub use planner::{Init, Kept, Param, Planner, Var};
+pub use arena::{HostArenas, Lent};
+pub use planner::{Init, Kept, Owners, Param, Planner, Var};
 pub use scalar::{Bf16Products, Precision, Scalar, round_bf16};
 pub use span::{Act, Arena, Dst, Element, F32, Mode, RawSpan, Span, U32};
+pub use uses::{Access, Uses};

@@ -62,14 +62,34 @@ pub enum Init {
     Constant(f32),
 }
 
+/// Which layer a span was planned for: names it in an error message.
+#[derive(Clone, Debug, Default)]
+pub struct Owners {
+    /// (arena, offset, what was being planned), in order of offset.
+    labels: Vec<(Arena, usize, String)>,
+}
+
+impl Owners {
+    /// The layer a span was planned for; empty where it is not known.
+    pub fn of(&self, span: RawSpan) -> &str {
+        let holds = |l: &&(Arena, usize, String)| l.0 == span.arena() && l.1 <= span.offset();
+        self.labels.iter().rev().find(holds).map_or("", |l| &l.2)
+    }
+}
+
+/// Elements of a shape.
+fn elements(shape: &[usize]) -> usize {
+    let product = shape.iter().try_fold(1usize, |all, n| all.checked_mul(*n));
+    product.unwrap_or_else(|| panic!("a tensor of {shape:?}: no memory is that large"))
+}
+
 /// Hands out spans; afterwards tells how large each arena must be.
 #[derive(Clone, Debug, Default)]
 pub struct Planner {
     len: [usize; Arena::COUNT],
     params: Vec<Param>,
     kept: Vec<Kept>,
-    /// (arena, offset, what was being planned), in order of offset: names a span in an error message.
-    labels: Vec<(Arena, usize, String)>,
+    owners: Owners,
     label: String,
     /// Parts of the names of parameters that are trained; `None`: all are.
     trained: Option<Vec<String>>,
@@ -87,11 +107,13 @@ impl Planner {
 
     fn take<E: Element>(&mut self, arena: Arena, len: usize) -> Span<E> {
         let offset = self.len[arena as usize];
-        if self.labels.iter().rev().find(|l| l.0 == arena).is_none_or(|l| l.2 != self.label) {
-            self.labels.push((arena, offset, self.label.clone()));
+        let labels = &mut self.owners.labels;
+        if labels.iter().rev().find(|l| l.0 == arena).is_none_or(|l| l.2 != self.label) {
+            labels.push((arena, offset, self.label.clone()));
         }
-        self.len[arena as usize] = (offset + len).next_multiple_of(ALIGN);
-        Span::new(arena, offset, len)
+        let span = Span::new(arena, offset, len);
+        self.len[arena as usize] = (offset + len).checked_next_multiple_of(ALIGN).expect("the plan is too large");
+        span
     }
 
     /// Names what is planned from here on: `block.0.attention`.
@@ -101,8 +123,17 @@ impl Planner {
 
     /// The layer a span was planned for.
     pub fn owner(&self, span: RawSpan) -> &str {
-        let of = |l: &&(Arena, usize, String)| l.0 == span.arena && l.1 <= span.offset;
-        self.labels.iter().rev().find(of).map_or("", |l| &l.2)
+        self.owners.of(span)
+    }
+
+    /// The layers of all spans.
+    pub fn owners(&self) -> &Owners {
+        &self.owners
+    }
+
+    /// All of an arena.
+    pub fn whole(&self, arena: Arena) -> RawSpan {
+        Span::<U32>::new(arena, 0, self.len(arena)).raw()
     }
 
     /// An activation without a gradient.
@@ -132,7 +163,7 @@ impl Planner {
 
     /// A weight, its gradient and its moments, with `decay` for matrices.
     pub fn param(&mut self, name: impl Into<String>, shape: &[usize], init: Init) -> Param {
-        let (name, len) = (name.into(), shape.iter().product());
+        let (name, len) = (name.into(), elements(shape));
         assert!(self.params.iter().all(|p| p.name != name), "two parameters are called {name}");
         let frozen = self.trained.as_ref().is_some_and(|parts| !parts.iter().any(|part| name.contains(part)));
         let trained = if frozen { 0 } else { len };
@@ -155,7 +186,7 @@ impl Planner {
     /// A table (V,...) of which a step touches `most` rows at most: gradients of those alone, and the step that each row
     /// stands at, which a checkpoint must keep.
     pub fn rows(&mut self, name: impl Into<String>, shape: &[usize], init: Init, most: usize) -> Param {
-        let (name, rows, len) = (name.into(), shape[0], shape.iter().product::<usize>());
+        let (name, rows, len) = (name.into(), shape[0], elements(shape));
         assert!(self.params.iter().all(|p| p.name != name), "two parameters are called {name}");
         let last = self.index(rows);
         self.keep(format!("optimizer.last.{name}"), &[rows], last.raw());
@@ -163,7 +194,7 @@ impl Planner {
             name,
             shape: shape.to_vec(),
             w: self.take(Arena::Param, len),
-            dw: self.take(Arena::Grad, most * (len / rows.max(1))),
+            dw: self.take(Arena::Grad, elements(&[most, len / rows.max(1)])),
             m: self.take(Arena::Moment1, len),
             v: self.take(Arena::Moment2, len),
             last: Some(last),
@@ -186,7 +217,7 @@ impl Planner {
 
     /// Has a checkpoint that a run continues from keep this span too.
     pub fn keep(&mut self, name: impl Into<String>, shape: &[usize], span: RawSpan) {
-        assert_eq!(shape.iter().product::<usize>(), span.len);
+        assert_eq!(elements(shape), span.len());
         self.kept.push(Kept { name: name.into(), shape: shape.to_vec(), span });
     }
 
@@ -212,8 +243,8 @@ impl Planner {
 
     /// An index span with its kind restored.
     pub fn index_span(&self, raw: RawSpan) -> Span<U32> {
-        assert!(raw.arena == Arena::Index && raw.offset + raw.len <= self.len(Arena::Index));
-        Span::new(Arena::Index, raw.offset, raw.len)
+        assert!(self.whole(Arena::Index).contains(&raw), "{raw:?} is no span of ids of this plan");
+        Span::new(Arena::Index, raw.offset(), raw.len())
     }
 
     /// Bytes of all arenas with 4-byte elements.

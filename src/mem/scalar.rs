@@ -54,6 +54,11 @@ pub trait Scalar:
     fn neg_infinity() -> Self {
         Self::of(f64::NEG_INFINITY)
     }
+    /// self * other as a product of tensor cores: of both factors rounded to bf16 where the type stands for that
+    /// ([`Bf16Products`]), else plain. References write it where an engine that works in bf16 rounds its factors.
+    fn product(self, other: Self) -> Self {
+        self * other
+    }
     fn exp(self) -> Self;
     fn ln(self) -> Self;
     fn sqrt(self) -> Self;
@@ -95,17 +100,10 @@ macro_rules! float {
 
 float!(f32, f64);
 
-/// f32 of which every product rounds both factors to bf16 first, as tensor cores take them; sums stay f32.
+/// f32 whose [`Scalar::product`] rounds both factors to bf16 first, as tensor cores take them; all else is plain f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd)]
 #[repr(transparent)]
 pub struct Bf16Products(f32);
-
-impl Mul for Bf16Products {
-    type Output = Self;
-    fn mul(self, other: Self) -> Self {
-        Bf16Products(round_bf16(self.0) * round_bf16(other.0))
-    }
-}
 
 macro_rules! pass_on {
     ($($trait:ident $function:ident),*) => { $(
@@ -118,7 +116,7 @@ macro_rules! pass_on {
     )* };
 }
 
-pass_on!(Add add, Sub sub, Div div);
+pass_on!(Add add, Sub sub, Mul mul, Div div);
 
 impl Neg for Bf16Products {
     type Output = Self;
@@ -146,6 +144,9 @@ impl Scalar for Bf16Products {
     fn f64(self) -> f64 {
         self.0 as f64
     }
+    fn product(self, other: Self) -> Self {
+        Bf16Products(round_bf16(self.0) * round_bf16(other.0))
+    }
     fn exp(self) -> Self {
         Bf16Products(self.0.exp())
     }
@@ -163,5 +164,22 @@ impl Scalar for Bf16Products {
     }
     fn min(self, other: Self) -> Self {
         Bf16Products(self.0.min(other.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 1 + 1/256 lies halfway between two bf16 and goes to the even one, 1; 1 + 3/256 goes up to 1 + 1/64.
+    #[test]
+    fn only_what_is_called_a_product_rounds() {
+        let [a, b] = [1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0];
+        let [x, y] = [a, b].map(Bf16Products::of);
+        assert_eq!(x.product(y).f64(), 1.0 + 1.0 / 64.0);
+        assert_eq!((x * y).f64(), (a as f32 * b as f32) as f64);
+        assert_eq!((x + y).f64(), a + b);
+        assert_eq!(a.product(b), a * b);
+        assert_eq!((a as f32).product(b as f32), a as f32 * b as f32);
     }
 }

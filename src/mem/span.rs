@@ -1,6 +1,6 @@
 //! Copy handles to planned memory: which arena, where, how many elements.
 
-use std::{fmt, marker::PhantomData};
+use std::{fmt, marker::PhantomData, ops::Range};
 
 /// The blocks of memory of a plan. Those up to `Moment2` have the same layout: a parameter, its gradient and its
 /// two Adam moments stand at the same offset in their arenas.
@@ -76,12 +76,14 @@ impl<E> Copy for Span<E> {}
 
 impl<E: Element> fmt::Debug for Span<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}[{}..{}]", self.arena, self.offset, self.offset + self.len)
+        self.raw().fmt(f)
     }
 }
 
 impl<E: Element> Span<E> {
+    /// The end of a span is a number too: nothing that is computed from offset and length wraps.
     pub(super) fn new(arena: Arena, offset: usize, len: usize) -> Self {
+        assert!(len <= usize::MAX - offset, "{len} elements from {offset} on: no memory is that large");
         Span { arena, offset, len, element: PhantomData }
     }
 
@@ -106,13 +108,19 @@ impl<E: Element> Span<E> {
 
     /// The `len` elements from `start` on. Panics when they do not lie inside.
     pub fn slice(&self, start: usize, len: usize) -> Self {
-        assert!(start <= self.len && len <= self.len - start, "{start}+{len} is outside a span of {}", self.len);
-        Span::new(self.arena, self.offset + start, len)
+        let RawSpan { arena, offset, len } = self.raw().slice(start, len);
+        Span::new(arena, offset, len)
     }
 
     /// The first `len` elements. Panics when there are fewer.
     pub fn first(&self, len: usize) -> Self {
         self.slice(0, len)
+    }
+
+    /// What `change` makes of the span, taken to be of the same kind.
+    pub(crate) fn changed(&self, change: &mut dyn FnMut(RawSpan) -> RawSpan) -> Self {
+        let RawSpan { arena, offset, len } = change(self.raw());
+        Span::new(arena, offset, len)
     }
 
     /// The span without its element kind, for code that treats all alike.
@@ -122,21 +130,70 @@ impl<E: Element> Span<E> {
 }
 
 /// A span that has forgotten its element kind (the arena tells it).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RawSpan {
-    pub arena: Arena,
-    pub offset: usize,
-    pub len: usize,
+    arena: Arena,
+    offset: usize,
+    len: usize,
+}
+
+impl fmt::Debug for RawSpan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}[{}..{}]", self.arena, self.offset, self.offset + self.len)
+    }
 }
 
 impl RawSpan {
+    /// No elements.
+    pub const NOWHERE: RawSpan = RawSpan { arena: Arena::Index, offset: 0, len: 0 };
+
+    pub fn arena(&self) -> Arena {
+        self.arena
+    }
+
+    /// Elements of its arena in front of it.
+    pub fn offset(&self) -> usize {
+        self.offset
+    }
+
+    /// Elements in the span.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The elements of its arena that it is.
+    pub fn range(&self) -> Range<usize> {
+        self.offset..self.offset + self.len
+    }
+
+    /// As [`Span::slice`].
+    pub fn slice(&self, start: usize, len: usize) -> Self {
+        assert!(start <= self.len && len <= self.len - start, "{start}+{len} is outside a span of {}", self.len);
+        RawSpan { offset: self.offset + start, len, ..*self }
+    }
+
+    /// A span of `len` elements that begins where this one does.
+    pub(crate) fn stretched(&self, len: usize) -> Self {
+        RawSpan { len, ..*self }
+    }
+
     /// Whether the two share an element.
     pub fn overlaps(&self, other: &RawSpan) -> bool {
+        // Subtracted from the later start, which is at least the earlier one.
+        let (first, second) = if self.offset <= other.offset { (self, other) } else { (other, self) };
+        self.arena == other.arena && second.len > 0 && second.offset - first.offset < first.len
+    }
+
+    /// Whether all elements of the other are elements of this one.
+    pub fn contains(&self, other: &RawSpan) -> bool {
         self.arena == other.arena
-            && self.len > 0
-            && other.len > 0
-            && self.offset < other.offset + other.len
-            && other.offset < self.offset + self.len
+            && self.offset <= other.offset
+            && other.offset - self.offset <= self.len
+            && other.len <= self.len - (other.offset - self.offset)
     }
 }
 

@@ -8,7 +8,7 @@ A NaN stays one, so that a step gone wrong is seen.
 use super::{Cost, Dst, Op, case::Case, fits};
 use crate::{
     base::rng::{Purpose, Stream},
-    mem::{Act, HostArenas, Planner, Scalar},
+    mem::{Act, Lent, Planner, Scalar},
 };
 
 /// Which function.
@@ -55,7 +55,7 @@ impl Op for ActivationFwd {
         Cost::work(flop * n, exps * n).moves(self.y, self.n).moves(self.x, self.n)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let x = m.get(self.x);
         m.compute(Dst::Write(self.y), self.n, |i| match self.kind {
             // `max` would make 0 of a NaN.
@@ -78,7 +78,7 @@ impl Op for ActivationBwd {
         Cost::work(flop * n as f64, 0.0).gradient(self.dx, n).moves(self.dy, n).moves(self.y, n)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (dy, y) = (m.get(self.dy), m.get(self.y));
         m.compute(self.dx, self.n, |i| match self.kind {
             Activation::Relu if y[i] <= S::zero() => S::zero(),

@@ -8,7 +8,7 @@ found out why: no step after a broken one touches the weights.
 */
 
 use super::{Cost, Op, case::Case, fits};
-use crate::mem::{F32, HostArenas, Planner, Scalar};
+use crate::mem::{F32, Lent, Planner, Scalar};
 
 op! {
     /// One optimiser step over `n` consecutive weights.
@@ -42,11 +42,10 @@ impl Op for Guard {
         Cost::default().moves(self.loss, 1).moves(self.norm, 1)
     }
 
-    fn reference<S: Scalar>(&self, mem: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, mem: &Lent<'_, S>) {
         let finite = |span| mem.get(span)[0].f64().is_finite();
         if !finite(self.loss) || !finite(self.norm) {
-            // SAFETY: destinations and sources of an op are disjoint (`assert_disjoint`).
-            let ok = unsafe { mem.get_mut(self.ok) };
+            let ok = mem.get_mut(self.ok);
             ok[0] = S::zero();
         }
     }
@@ -79,10 +78,9 @@ impl Op for AdamW {
             .moves(self.hyper, 3)
     }
 
-    fn reference<S: Scalar>(&self, mem: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, mem: &Lent<'_, S>) {
         let (g, norm, hyper) = (mem.get(self.g), mem.get(self.norm)[0], mem.get(self.hyper));
-        // SAFETY: destinations and sources of an op are disjoint (`assert_disjoint`).
-        let (p, m, v) = unsafe { (mem.get_mut(self.p), mem.get_mut(self.m), mem.get_mut(self.v)) };
+        let (p, m, v) = (mem.get_mut(self.p), mem.get_mut(self.m), mem.get_mut(self.v));
         if mem.get(self.ok)[0] == S::zero() {
             return;
         }

@@ -10,8 +10,8 @@ Dropout of p_ij is element ((row*H + h)*t8 + j) of its site, row the packed row 
 t8 = `t` rounded up to 8.
 */
 
-use super::{Cost, Dst, Op, case::Case, dropout::Drop, fits};
-use crate::mem::{Act, F32, HostArenas, Planner, Scalar, U32};
+use super::{Cost, Dst, Op, area, case::Case, dropout::Drop, fits};
+use crate::mem::{Act, F32, Lent, Planner, Scalar, U32};
 
 op! {
     /// o = softmax(scale q k^T) v for every sequence and head.
@@ -51,12 +51,12 @@ impl Op for AttentionFwd {
 
     fn check(&self) -> Result<(), String> {
         self.drop.check()?;
-        let (n, d) = (self.n, self.h * self.k);
+        let (n, d) = (self.n, area([self.h, self.k]));
         fits(&[
-            ("o", self.o.len(), n * d),
-            ("lse", self.lse.len(), self.h * n),
-            ("qkv", self.qkv.len(), 3 * n * d),
-            ("cu", self.cu.len(), self.b + 1),
+            ("o", self.o.len(), area([n, d])),
+            ("lse", self.lse.len(), area([self.h, n])),
+            ("qkv", self.qkv.len(), area([3, n, d])),
+            ("cu", self.cu.len(), self.b.saturating_add(1)),
             ("step", self.step.len(), 1),
         ])
     }
@@ -73,11 +73,10 @@ impl Op for AttentionFwd {
             .moves(self.step, 1)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (h, k, d) = (self.h, self.k, self.h * self.k);
         let (qkv, cu, step) = (m.get(self.qkv), m.ids(self.cu), m.ids(self.step)[0]);
-        // SAFETY: destinations and sources of an op are disjoint (`assert_disjoint`).
-        let (o, lse) = unsafe { (m.get_mut(self.o), m.get_mut(self.lse)) };
+        let (o, lse) = (m.get_mut(self.o), m.get_mut(self.lse));
         let scale = S::of(1.0 / (k as f64).sqrt());
         for b in 0..self.b {
             let (start, end) = (cu[b] as usize, cu[b + 1] as usize);
@@ -88,7 +87,7 @@ impl Op for AttentionFwd {
                     let s: Vec<S> = (start..last)
                         .map(|j| {
                             let key = &qkv[j * 3 * d + d + head * k..][..k];
-                            scale * q.iter().zip(key).map(|(a, b)| *a * *b).sum::<S>()
+                            scale * q.iter().zip(key).map(|(a, b)| a.product(*b)).sum::<S>()
                         })
                         .collect();
                     let max = s.iter().copied().fold(S::neg_infinity(), S::max);
@@ -98,7 +97,8 @@ impl Op for AttentionFwd {
                         o[i * d + head * k + c] = (start..last)
                             .map(|j| {
                                 let keep = self.drop.factor(step, drop_row(i, head, h, self.t) + (j - start) as u64);
-                                (s[j - start] - row).exp() * S::of(keep) * qkv[j * 3 * d + 2 * d + head * k + c]
+                                ((s[j - start] - row).exp() * S::of(keep))
+                                    .product(qkv[j * 3 * d + 2 * d + head * k + c])
                             })
                             .sum();
                     }
@@ -113,14 +113,14 @@ impl Op for AttentionBwd {
 
     fn check(&self) -> Result<(), String> {
         self.drop.check()?;
-        let (n, d) = (self.n, self.h * self.k);
+        let (n, d) = (self.n, area([self.h, self.k]));
         fits(&[
-            ("dqkv", self.dqkv.len_or(3 * n * d), 3 * n * d),
-            ("d_o", self.d_o.len(), n * d),
-            ("o", self.o.len(), n * d),
-            ("lse", self.lse.len(), self.h * n),
-            ("qkv", self.qkv.len(), 3 * n * d),
-            ("cu", self.cu.len(), self.b + 1),
+            ("dqkv", self.dqkv.len_or(area([3, n, d])), area([3, n, d])),
+            ("d_o", self.d_o.len(), area([n, d])),
+            ("o", self.o.len(), area([n, d])),
+            ("lse", self.lse.len(), area([self.h, n])),
+            ("qkv", self.qkv.len(), area([3, n, d])),
+            ("cu", self.cu.len(), self.b.saturating_add(1)),
             ("step", self.step.len(), 1),
         ])
     }
@@ -142,7 +142,7 @@ impl Op for AttentionBwd {
             .moves(self.step, 1)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (h, k, d) = (self.h, self.k, self.h * self.k);
         let (qkv, lse, cu, step) = (m.get(self.qkv), m.get(self.lse), m.ids(self.cu), m.ids(self.step)[0]);
         let (d_o, o) = (m.get(self.d_o), m.get(self.o));
@@ -156,16 +156,16 @@ impl Op for AttentionBwd {
                     let last = if self.causal { i + 1 } else { end };
                     let delta: S = (0..k).map(|c| d_o[i * d + head * k + c] * o[i * d + head * k + c]).sum();
                     for j in start..last {
-                        let s = scale * (0..k).map(|c| qkv[at(i, 0, c)] * qkv[at(j, 1, c)]).sum::<S>();
+                        let s = scale * (0..k).map(|c| qkv[at(i, 0, c)].product(qkv[at(j, 1, c)])).sum::<S>();
                         let p = (s - lse[head * self.n + i]).exp();
                         let keep = self.drop.factor(step, drop_row(i, head, h, self.t) + (j - start) as u64);
                         let keep = S::of(keep);
-                        let dp = keep * (0..k).map(|c| d_o[i * d + head * k + c] * qkv[at(j, 2, c)]).sum::<S>();
+                        let dp = keep * (0..k).map(|c| d_o[i * d + head * k + c].product(qkv[at(j, 2, c)])).sum::<S>();
                         let ds = p * (dp - delta) * scale;
                         for c in 0..k {
-                            dqkv[at(i, 0, c)] += ds * qkv[at(j, 1, c)];
-                            dqkv[at(j, 1, c)] += ds * qkv[at(i, 0, c)];
-                            dqkv[at(j, 2, c)] += keep * p * d_o[i * d + head * k + c];
+                            dqkv[at(i, 0, c)] += ds.product(qkv[at(j, 1, c)]);
+                            dqkv[at(j, 1, c)] += ds.product(qkv[at(i, 0, c)]);
+                            dqkv[at(j, 2, c)] += (keep * p).product(d_o[i * d + head * k + c]);
                         }
                     }
                 }

@@ -1,7 +1,7 @@
 //! A case: one concrete call of an op (and of its backward pass), with its memory plan and how its inputs are filled.
 //! The same cases serve the gradient tests and parity between backends.
 
-use super::{Memory, NoOp, Op, Run, prove};
+use super::{Memory, NoOp, Op, Run, Valid, misuse, prove};
 use crate::{
     base::{
         self,
@@ -45,11 +45,10 @@ impl<F: Op> Case<F> {
 impl<F: Op, B: Op> Case<F, B> {
     pub fn new(name: impl Into<String>, plan: Planner, fwd: F, bwd: B) -> Self {
         let name = format!("{} {}", F::NAME, name.into());
-        if let Err(e) = fwd.check().and_then(|()| bwd.check()) {
-            panic!("case {name}: {e}");
+        let (first, second) = (Valid::of(&fwd).err(), Valid::of(&bwd).err());
+        if let Some(invalid) = first.or(second) {
+            panic!("case {name}: {}", invalid.why);
         }
-        fwd.assert_disjoint();
-        bwd.assert_disjoint();
         Case { name, plan, fills: Vec::new(), fwd, bwd, inputs: Vec::new(), outputs: Vec::new() }
     }
 
@@ -95,13 +94,13 @@ impl<F: Op, B: Op> Case<F, B> {
             .filter_map(|(i, (span, fill))| match fill {
                 Fill::Normal(std) => {
                     let mut draw = Stream::new(seed, Purpose::Test, i as u32);
-                    Some((*span, (0..span.len).map(|_| draw.normal() * std).collect()))
+                    Some((*span, (0..span.len()).map(|_| draw.normal() * std).collect()))
                 }
                 Fill::Values(v) => Some((*span, v.clone())),
                 Fill::Ids(_) => None,
             })
             .map(|(span, mut values)| {
-                if precision == Precision::Bf16 && matches!(span.arena, Arena::Act | Arena::Param) {
+                if precision == Precision::Bf16 && matches!(span.arena(), Arena::Act | Arena::Param) {
                     values.iter_mut().for_each(|x| *x = round_bf16(*x));
                 }
                 (span, values)
@@ -117,12 +116,11 @@ impl<F: Op, B: Op> Case<F, B> {
             m.arena_mut(a).fill(S::of(background));
         }
         for (span, values) in self.inputs_f32(precision) {
-            let dst = &mut m.arena_mut(span.arena)[span.offset..span.offset + span.len];
-            dst.iter_mut().zip(&values).for_each(|(d, v)| *d = S::of(*v as f64));
+            m.get_mut(span).iter_mut().zip(&values).for_each(|(d, v)| *d = S::of(*v as f64));
         }
         for (span, fill) in &self.fills {
             if let Fill::Ids(ids) = fill {
-                m.index_mut()[span.offset..span.offset + span.len].copy_from_slice(ids);
+                m.ids_mut(*span).copy_from_slice(ids);
             }
         }
         m
@@ -151,6 +149,12 @@ pub trait AnyCase<K> {
     /// The device cannot be opened, or fails.
     fn play(&self, open: prove::Open<'_, K>) -> base::Result<()>;
 
+    /// What the checks of the case's ops say of ops with a wrong span.
+    fn misuses(&self) -> Vec<misuse::Tried>;
+
+    /// Hands ops with a wrong span to backends made by `open`, which must refuse them; gives how many.
+    fn refused(&self, open: prove::Open<'_, K>) -> Result<usize, String>;
+
     /// The calls of the case with what they are said to cost.
     #[cfg(test)]
     fn prices(&self) -> Vec<super::cost::tests::Price>;
@@ -178,6 +182,12 @@ impl<F: Op, B: Op, K: Memory + Run<F> + Run<B>> AnyCase<K> for Case<F, B> {
         k.run(&self.fwd);
         k.run(&self.bwd);
         k.sync()
+    }
+    fn misuses(&self) -> Vec<misuse::Tried> {
+        [misuse::tried(&self.fwd), misuse::tried(&self.bwd)].concat()
+    }
+    fn refused(&self, open: prove::Open<'_, K>) -> Result<usize, String> {
+        Ok(misuse::refused(&self.fwd, &self.plan, open)? + misuse::refused(&self.bwd, &self.plan, open)?)
     }
     #[cfg(test)]
     fn prices(&self) -> Vec<super::cost::tests::Price> {

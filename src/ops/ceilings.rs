@@ -7,7 +7,7 @@ that share of it, so that many rounds are as exact as one.
 */
 
 use super::{Cost, Dst, Op, case::Case, fits};
-use crate::mem::{F32, HostArenas, Planner, Scalar};
+use crate::mem::{F32, Lent, Planner, Scalar};
 
 op! {
     /// y = x: bytes a second from memory to memory.
@@ -36,7 +36,7 @@ impl Op for StreamCopy {
         Cost::default().moves(self.x, self.n).moves(self.y, self.n)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let x = m.get(self.x);
         m.compute(Dst::Write(self.y), self.n, |i| x[i]);
     }
@@ -52,7 +52,7 @@ impl Op for ExpChain {
         Cost::work(0.0, all).moves(self.x, self.n).moves(self.y, self.n)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let x = m.get(self.x);
         m.compute(Dst::Write(self.y), self.n, |i| (0..self.rounds).fold(x[i], |y, _| (-y).exp()));
     }

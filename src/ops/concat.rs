@@ -4,8 +4,8 @@ bwd: da, db, dc = the columns of dy that are theirs
 What is not there has width 0 and an empty span.
 */
 
-use super::{Cost, Dst, Op, case::Case, fits};
-use crate::mem::{Act, HostArenas, Planner, Scalar};
+use super::{Cost, Dst, Op, area, case::Case, fits};
+use crate::mem::{Act, Lent, Planner, Scalar};
 
 op! {
     /// y = [a | b | c].
@@ -34,10 +34,10 @@ impl Op for ConcatFwd {
     fn check(&self) -> Result<(), String> {
         let (n, [a, b, c]) = (self.n, self.widths);
         fits(&[
-            ("y", self.y.len(), n * (a + b + c)),
-            ("a", self.a.len(), n * a),
-            ("b", self.b.len(), n * b),
-            ("c", self.c.len(), n * c),
+            ("y", self.y.len(), area([n, a.saturating_add(b).saturating_add(c)])),
+            ("a", self.a.len(), area([n, a])),
+            ("b", self.b.len(), area([n, b])),
+            ("c", self.c.len(), area([n, c])),
         ])
     }
 
@@ -46,7 +46,7 @@ impl Op for ConcatFwd {
         Cost::default().moves(self.y, n * (a + b + c)).moves(self.a, n * a).moves(self.b, n * b).moves(self.c, n * c)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let d: usize = self.widths.iter().sum();
         let (parts, starts) = ([m.get(self.a), m.get(self.b), m.get(self.c)], starts(self.widths));
         m.compute(Dst::Write(self.y), self.n * d, |at| {
@@ -62,10 +62,10 @@ impl Op for ConcatBwd {
     fn check(&self) -> Result<(), String> {
         let (n, [a, b, c]) = (self.n, self.widths);
         fits(&[
-            ("da", self.da.len_or(n * a), n * a),
-            ("db", self.db.len_or(n * b), n * b),
-            ("dc", self.dc.len_or(n * c), n * c),
-            ("dy", self.dy.len(), n * (a + b + c)),
+            ("da", self.da.len_or(area([n, a])), area([n, a])),
+            ("db", self.db.len_or(area([n, b])), area([n, b])),
+            ("dc", self.dc.len_or(area([n, c])), area([n, c])),
+            ("dy", self.dy.len(), area([n, a.saturating_add(b).saturating_add(c)])),
         ])
     }
 
@@ -78,7 +78,7 @@ impl Op for ConcatBwd {
         parts.map(part).sum()
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (d, dy) = (self.widths.iter().sum::<usize>(), m.get(self.dy));
         for ((to, width), start) in [self.da, self.db, self.dc].into_iter().zip(self.widths).zip(starts(self.widths)) {
             m.compute(to, self.n * width, |at| dy[at / width * d + start + at % width]);

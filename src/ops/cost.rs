@@ -67,7 +67,7 @@ impl Cost {
 
     /// With `n` weights read, by an op whose kernels read the bf16 shadow where there is one.
     pub fn weights(self, span: Span<F32>, n: usize) -> Cost {
-        match span.raw().arena {
+        match span.raw().arena() {
             Arena::Param => Cost { act: self.act + n as f64, ..self },
             _ => self.moves(span, n),
         }

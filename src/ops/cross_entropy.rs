@@ -6,10 +6,10 @@ bwd: g_mv = dloss_m (exp(z_mv - lse_m) - [v = target_m]),  dh = g table,  dtable
 Exact ties and a single item are fine (V = 1 gives loss 0 and zero gradients).
 */
 
-use super::{Cost, Dst, Op, case::Case, fits};
+use super::{Cost, Dst, Op, area, case::Case, fits};
 use crate::{
     base::rng::{Purpose, Stream},
-    mem::{Act, F32, HostArenas, Planner, Scalar, U32},
+    mem::{Act, F32, Lent, Planner, Scalar, U32},
 };
 
 op! {
@@ -41,8 +41,8 @@ impl Op for CrossEntropyFwd {
         fits(&[
             ("loss", self.loss.len(), m),
             ("lse", self.lse.len(), m),
-            ("h", self.h.len(), m * d),
-            ("table", self.table.len(), v * d),
+            ("h", self.h.len(), area([m, d])),
+            ("table", self.table.len(), area([v, d])),
             ("bias", self.bias.len(), v),
             ("target", self.target.len(), m),
         ])
@@ -60,14 +60,13 @@ impl Op for CrossEntropyFwd {
             .moves(self.target, m)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (d, v) = (self.d, self.v);
         let (h, table, bias, target) = (m.get(self.h), m.get(self.table), m.get(self.bias), m.ids(self.target));
-        // SAFETY: destinations and sources of an op are disjoint (`assert_disjoint`).
-        let (loss, lse) = unsafe { (m.get_mut(self.loss), m.get_mut(self.lse)) };
+        let (loss, lse) = (m.get_mut(self.loss), m.get_mut(self.lse));
         for i in 0..self.m {
             let z: Vec<S> =
-                (0..v).map(|j| (0..d).map(|k| h[i * d + k] * table[j * d + k]).sum::<S>() + bias[j]).collect();
+                (0..v).map(|j| (0..d).map(|k| h[i * d + k].product(table[j * d + k])).sum::<S>() + bias[j]).collect();
             let max = z.iter().copied().fold(S::neg_infinity(), S::max);
             lse[i] = max + z.iter().map(|x| (*x - max).exp()).sum::<S>().ln();
             loss[i] = lse[i] - z[target[i] as usize];
@@ -81,12 +80,12 @@ impl Op for CrossEntropyBwd {
     fn check(&self) -> Result<(), String> {
         let (m, d, v) = (self.m, self.d, self.v);
         fits(&[
-            ("dh", self.dh.len_or(m * d), m * d),
-            ("dtable", self.dtable.len_or(v * d), v * d),
+            ("dh", self.dh.len_or(area([m, d])), area([m, d])),
+            ("dtable", self.dtable.len_or(area([v, d])), area([v, d])),
             ("dbias", self.dbias.len_or(v), v),
             ("dloss", self.dloss.len(), m),
-            ("h", self.h.len(), m * d),
-            ("table", self.table.len(), v * d),
+            ("h", self.h.len(), area([m, d])),
+            ("table", self.table.len(), area([v, d])),
             ("bias", self.bias.len(), v),
             ("target", self.target.len(), m),
             ("lse", self.lse.len(), m),
@@ -110,20 +109,20 @@ impl Op for CrossEntropyBwd {
             .moves(self.lse, any * m)
     }
 
-    fn reference<S: Scalar>(&self, mem: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, mem: &Lent<'_, S>) {
         let (m, d, v) = (self.m, self.d, self.v);
         let (h, table, bias, target) = (mem.get(self.h), mem.get(self.table), mem.get(self.bias), mem.ids(self.target));
         let (lse, dloss) = (mem.get(self.lse), mem.get(self.dloss));
         let mut g = vec![S::zero(); m * v];
         for i in 0..m {
             for j in 0..v {
-                let z = (0..d).map(|k| h[i * d + k] * table[j * d + k]).sum::<S>() + bias[j];
+                let z = (0..d).map(|k| h[i * d + k].product(table[j * d + k])).sum::<S>() + bias[j];
                 let hit = if target[i] as usize == j { S::one() } else { S::zero() };
                 g[i * v + j] = dloss[i] * ((z - lse[i]).exp() - hit);
             }
         }
-        mem.compute(self.dh, m * d, |at| (0..v).map(|j| g[at / d * v + j] * table[j * d + at % d]).sum());
-        mem.compute(self.dtable, v * d, |at| (0..m).map(|i| g[i * v + at / d] * h[i * d + at % d]).sum());
+        mem.compute(self.dh, m * d, |at| (0..v).map(|j| g[at / d * v + j].product(table[j * d + at % d])).sum());
+        mem.compute(self.dtable, v * d, |at| (0..m).map(|i| g[i * v + at / d].product(h[i * d + at % d])).sum());
         mem.compute(self.dbias, v, |j| (0..m).map(|i| g[i * v + j]).sum());
     }
 }

@@ -3,20 +3,7 @@
 use std::{any::Any, fmt::Debug};
 
 use super::dropout::Drop;
-use crate::mem::{Mode, RawSpan};
-
-/// What an op does with a span.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// Only read.
-    Read,
-    /// Overwritten whatever it held.
-    Write,
-    /// Added to.
-    Accumulate,
-    /// Read and rewritten in place (optimiser state).
-    Update,
-}
+use crate::mem::{Access, Mode, RawSpan};
 
 /// The walk over an op's spans, written by [`op!`](macro@crate::op).
 pub trait Spans: Sized {
@@ -32,6 +19,10 @@ pub trait Spans: Sized {
 
     /// The same op with the i-th gradient destination set to `mode(i)`.
     fn with_modes(&self, mode: &mut dyn FnMut(usize) -> Mode) -> Self;
+
+    /// The same op with each span replaced by what `change` makes of it, in the order of [`Spans::uses`]: for tests of
+    /// checks.
+    fn with_spans(&self, change: &mut dyn FnMut(RawSpan) -> RawSpan) -> Self;
 }
 
 /// One of [`Spans::sizes`]; `None` for what says nothing of the work (probabilities, rates, seeds).
@@ -114,6 +105,19 @@ macro_rules! op {
                 let mut op = *self;
                 let mut i = 0;
                 $($(op.$g = op.$g.with_mode(mode(i)); i += 1;)*)?
+                op
+            }
+
+            fn with_spans(&self, change: &mut dyn FnMut($crate::mem::RawSpan) -> $crate::mem::RawSpan) -> Self {
+                let mut op = *self;
+                $($(op.$w = op.$w.changed(change);)*)?
+                $($(op.$g = match op.$g {
+                    $crate::mem::Dst::Write(s) => $crate::mem::Dst::Write(s.changed(change)),
+                    $crate::mem::Dst::Acc(s) => $crate::mem::Dst::Acc(s.changed(change)),
+                    $crate::mem::Dst::Skip => $crate::mem::Dst::Skip,
+                };)*)?
+                $($(op.$u = op.$u.changed(change);)*)?
+                $($(op.$r = op.$r.changed(change);)*)?
                 op
             }
         }

@@ -21,8 +21,8 @@ pass reads the rows of W_w as they are; and dW_w comes out of x^T dz in this ord
 
 use std::ops::Range;
 
-use super::{Cost, Dst, Op, case::Case, cost::apart, fits};
-use crate::mem::{Act, F32, HostArenas, Planner, Scalar, U32};
+use super::{Cost, Dst, Op, area, case::Case, cost::apart, fits};
+use crate::mem::{Act, F32, Lent, Planner, Scalar, U32};
 
 /// Where the taps of a convolution stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,11 +108,6 @@ fn shifted(sequence: &Range<usize>, row: usize, offset: isize) -> Option<usize> 
     row.checked_add_signed(offset).filter(|at| sequence.contains(at))
 }
 
-/// Elementwise, so never a product of tensor cores: not rounded where those are.
-fn times<S: Scalar>(a: S, b: S) -> S {
-    S::of(a.f64() * b.f64())
-}
-
 impl Op for DilatedConvFwd {
     const PRODUCTS: bool = true;
 
@@ -123,17 +118,17 @@ impl Op for DilatedConvFwd {
             return Err(format!("a convolution from {i} to {o} channels"));
         }
         fits(&[
-            ("y", self.y.len(), n * o),
-            ("z", self.z.len(), n * o),
+            ("y", self.y.len(), area([n, o])),
+            ("z", self.z.len(), area([n, o])),
             ("mean", self.mean.len(), n),
             ("rstd", self.rstd.len(), n),
-            ("x", self.x.len(), n * i),
-            ("w", self.w.len(), self.taps.count * i * o),
+            ("x", self.x.len(), area([n, i])),
+            ("w", self.w.len(), area([self.taps.count, i, o])),
             ("bias", self.bias.len(), o),
             ("gamma", self.gamma.len(), o),
             ("beta", self.beta.len(), o),
-            ("residual", self.residual.len(), if self.residual.is_empty() { 0 } else { n * o }),
-            ("cu", self.cu.len(), self.b + 1),
+            ("residual", self.residual.len(), if self.residual.is_empty() { 0 } else { area([n, o]) }),
+            ("cu", self.cu.len(), self.b.saturating_add(1)),
         ])
     }
 
@@ -153,14 +148,12 @@ impl Op for DilatedConvFwd {
             .moves(self.cu, self.b + 1)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (n, i, o) = (self.n, self.i, self.o);
         let sequence = sequences(&m.ids(self.cu)[..self.b + 1], n);
         let (x, w, bias, residual) = (m.get(self.x), m.get(self.w), m.get(self.bias), m.get(self.residual));
         let (gamma, beta) = (m.get(self.gamma), m.get(self.beta));
-        // SAFETY: destinations and sources of an op are disjoint (`assert_disjoint`).
-        let (y, z, mean, rstd) =
-            unsafe { (m.get_mut(self.y), m.get_mut(self.z), m.get_mut(self.mean), m.get_mut(self.rstd)) };
+        let (y, z, mean, rstd) = (m.get_mut(self.y), m.get_mut(self.z), m.get_mut(self.mean), m.get_mut(self.rstd));
         for t in 0..n {
             let z = &mut z[t * o..][..o];
             z.copy_from_slice(&bias[..o]);
@@ -168,16 +161,16 @@ impl Op for DilatedConvFwd {
                 let Some(at) = shifted(&sequence[t], t, self.taps.offset(tap)) else { continue };
                 for c in 0..i {
                     let (x, w) = (x[at * i + c], &w[(tap * i + c) * o..][..o]);
-                    z.iter_mut().zip(w).for_each(|(z, w)| *z += x * *w);
+                    z.iter_mut().zip(w).for_each(|(z, w)| *z += x.product(*w));
                 }
             }
             let by_o = S::one() / S::of(o as f64);
-            mean[t] = times(z.iter().copied().sum::<S>(), by_o);
-            let var = times(z.iter().map(|z| times(*z - mean[t], *z - mean[t])).sum::<S>(), by_o);
+            mean[t] = z.iter().copied().sum::<S>() * by_o;
+            let var = z.iter().map(|z| (*z - mean[t]) * (*z - mean[t])).sum::<S>() * by_o;
             rstd[t] = S::one() / (var + S::of(self.eps as f64)).sqrt();
             for j in 0..o {
-                let xh = times(z[j] - mean[t], rstd[t]);
-                let relu = S::zero().max(times(xh, gamma[j]) + beta[j]);
+                let xh = (z[j] - mean[t]) * rstd[t];
+                let relu = S::zero().max(xh * gamma[j] + beta[j]);
                 y[t * o + j] = if residual.is_empty() { relu } else { relu + residual[t * o + j] };
             }
         }
@@ -189,25 +182,25 @@ impl Op for DilatedConvBwd {
 
     fn check(&self) -> Result<(), String> {
         self.taps.check()?;
-        let (n, i, o, w) = (self.n, self.i, self.o, self.taps.count * self.i * self.o);
+        let (n, i, o, w) = (self.n, self.i, self.o, area([self.taps.count, self.i, self.o]));
         if i == 0 || o == 0 {
             return Err(format!("a convolution from {i} to {o} channels"));
         }
         fits(&[
-            ("dx", self.dx.len_or(n * i), n * i),
+            ("dx", self.dx.len_or(area([n, i])), area([n, i])),
             ("dw", self.dw.len_or(w), w),
             ("db", self.db.len_or(o), o),
             ("dgamma", self.dgamma.len_or(o), o),
             ("dbeta", self.dbeta.len_or(o), o),
-            ("dy", self.dy.len(), n * o),
-            ("z", self.z.len(), n * o),
-            ("x", self.x.len(), n * i),
+            ("dy", self.dy.len(), area([n, o])),
+            ("z", self.z.len(), area([n, o])),
+            ("x", self.x.len(), area([n, i])),
             ("w", self.w.len(), w),
             ("gamma", self.gamma.len(), o),
             ("beta", self.beta.len(), o),
             ("mean", self.mean.len(), n),
             ("rstd", self.rstd.len(), n),
-            ("cu", self.cu.len(), self.b + 1),
+            ("cu", self.cu.len(), self.b.saturating_add(1)),
         ])
     }
 
@@ -233,22 +226,22 @@ impl Op for DilatedConvBwd {
             .moves(self.cu, (dx | dw) * (self.b + 1))
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (n, i, o) = (self.n, self.i, self.o);
         let sequence = sequences(&m.ids(self.cu)[..self.b + 1], n);
         let (dy, z, x, w) = (m.get(self.dy), m.get(self.z), m.get(self.x), m.get(self.w));
         let (gamma, beta, mean, rstd) = (m.get(self.gamma), m.get(self.beta), m.get(self.mean), m.get(self.rstd));
-        let xh: Vec<S> = (0..n * o).map(|at| times(z[at] - mean[at / o], rstd[at / o])).collect();
-        let on = |at: usize| times(xh[at], gamma[at % o]) + beta[at % o] > S::zero();
+        let xh: Vec<S> = (0..n * o).map(|at| (z[at] - mean[at / o]) * rstd[at / o]).collect();
+        let on = |at: usize| xh[at] * gamma[at % o] + beta[at % o] > S::zero();
         let g: Vec<S> = (0..n * o).map(|at| if on(at) { dy[at] } else { S::zero() }).collect();
         let by_o = S::one() / S::of(o as f64);
         let mut dz = vec![S::zero(); n * o];
         for t in 0..n {
-            let gg = |j: usize| times(g[t * o + j], gamma[j]);
-            let mean_g = times((0..o).map(gg).sum::<S>(), by_o);
-            let mean_gx = times((0..o).map(|j| times(gg(j), xh[t * o + j])).sum::<S>(), by_o);
+            let gg = |j: usize| g[t * o + j] * gamma[j];
+            let mean_g = (0..o).map(gg).sum::<S>() * by_o;
+            let mean_gx = (0..o).map(|j| gg(j) * xh[t * o + j]).sum::<S>() * by_o;
             for j in 0..o {
-                dz[t * o + j] = times(rstd[t], gg(j) - mean_g - times(xh[t * o + j], mean_gx));
+                dz[t * o + j] = rstd[t] * (gg(j) - mean_g - xh[t * o + j] * mean_gx);
             }
         }
         let mut dx = vec![S::zero(); n * i];
@@ -259,16 +252,16 @@ impl Op for DilatedConvBwd {
                 let dz = &dz[t * o..][..o];
                 for c in 0..i {
                     let row = (tap * i + c) * o;
-                    dx[at * i + c] += dz.iter().zip(&w[row..]).map(|(dz, w)| *dz * *w).sum();
+                    dx[at * i + c] += dz.iter().zip(&w[row..]).map(|(dz, w)| dz.product(*w)).sum();
                     let x = x[at * i + c];
-                    dw[row..][..o].iter_mut().zip(dz).for_each(|(dw, dz)| *dw += x * *dz);
+                    dw[row..][..o].iter_mut().zip(dz).for_each(|(dw, dz)| *dw += x.product(*dz));
                 }
             }
         }
         m.compute(self.dx, n * i, |at| dx[at]);
         m.compute(self.dw, dw.len(), |at| dw[at]);
         m.compute(self.db, o, |j| (0..n).map(|t| dz[t * o + j]).sum());
-        m.compute(self.dgamma, o, |j| (0..n).map(|t| times(g[t * o + j], xh[t * o + j])).sum());
+        m.compute(self.dgamma, o, |j| (0..n).map(|t| g[t * o + j] * xh[t * o + j]).sum());
         m.compute(self.dbeta, o, |j| (0..n).map(|t| g[t * o + j]).sum());
     }
 }

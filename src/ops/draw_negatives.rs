@@ -18,13 +18,13 @@ where there is none. Integers only: the same ids on every backend.
 
 use std::ops::Range;
 
-use super::{Cost, NO_ID, Op, case::Case, fits};
+use super::{Cost, NO_ID, Op, area, case::Case, fits};
 use crate::{
     base::{
         alias::AliasTable,
         rng::{Purpose, Stream, philox},
     },
-    mem::{HostArenas, Planner, Scalar, U32},
+    mem::{Lent, Planner, Scalar, U32},
 };
 
 /// How an item is drawn.
@@ -218,10 +218,9 @@ impl Op for DrawNegatives {
             .moves(self.step, 1)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let draws = Draws::new(self.seed, m.ids(self.step)[0], self.v, self.sampling, m.ids(self.alias));
-        // SAFETY: destinations and sources of an op are disjoint (`assert_disjoint`).
-        let negative = unsafe { m.ids_mut(self.negative.first(self.s)) };
+        let negative = m.ids_mut(self.negative.first(self.s));
         negative.iter_mut().enumerate().for_each(|(k, id)| *id = self.draw(&draws, k));
     }
 }
@@ -233,11 +232,11 @@ impl Op for DrawCandidates {
             return Err("candidates of a row are drawn with replacement".into());
         }
         fits(&[
-            ("id", self.id.len(), self.m * (1 + self.s)),
+            ("id", self.id.len(), area([self.m, self.s.saturating_add(1)])),
             ("target", self.target.len(), self.m),
             ("raw", self.raw.len(), self.n),
-            ("cu", self.cu.len(), self.b + 1),
-            ("scored", self.scored.len(), self.b + 1),
+            ("cu", self.cu.len(), self.b.saturating_add(1)),
+            ("scored", self.scored.len(), self.b.saturating_add(1)),
             ("step", self.step.len(), 1),
         ])
     }
@@ -255,11 +254,10 @@ impl Op for DrawCandidates {
             .moves(self.step, 1)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let draws = Draws::new(self.seed, m.ids(self.step)[0], self.v, self.sampling, m.ids(self.alias));
         let (target, rows) = (m.ids(self.target), Rows::new(m.ids(self.raw), m.ids(self.cu), m.ids(self.scored)));
-        // SAFETY: destinations and sources of an op are disjoint (`assert_disjoint`).
-        let id = unsafe { m.ids_mut(self.id.first(self.m * (1 + self.s))) };
+        let id = m.ids_mut(self.id.first(self.m * (1 + self.s)));
         id.fill(NO_ID);
         for b in 0..self.b {
             let sequence = if self.own { rows.sequence(b) } else { &[] };
@@ -274,11 +272,11 @@ impl Op for DrawCandidates {
 impl Op for MarkOwn {
     fn check(&self) -> Result<(), String> {
         fits(&[
-            ("own", self.own.len(), self.m * self.s.div_ceil(32)),
+            ("own", self.own.len(), area([self.m, self.s.div_ceil(32)])),
             ("negative", self.negative.len(), self.s),
             ("raw", self.raw.len(), self.n),
-            ("cu", self.cu.len(), self.b + 1),
-            ("scored", self.scored.len(), self.b + 1),
+            ("cu", self.cu.len(), self.b.saturating_add(1)),
+            ("scored", self.scored.len(), self.b.saturating_add(1)),
         ])
     }
 
@@ -291,11 +289,10 @@ impl Op for MarkOwn {
             .moves(self.scored, self.b + 1)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (negative, words) = (&m.ids(self.negative)[..self.s], self.s.div_ceil(32));
         let rows = Rows::new(m.ids(self.raw), m.ids(self.cu), m.ids(self.scored));
-        // SAFETY: destinations and sources of an op are disjoint (`assert_disjoint`).
-        let own = unsafe { m.ids_mut(self.own.first(self.m * words)) };
+        let own = m.ids_mut(self.own.first(self.m * words));
         own.fill(0);
         for b in 0..self.b {
             for row in rows.rows(b) {

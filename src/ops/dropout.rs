@@ -9,7 +9,7 @@ words giving eight draws, low half first. Nothing is stored: the backward pass d
 use super::{Cost, Dst, Op, case::Case, fits};
 use crate::{
     base::rng::philox,
-    mem::{Act, HostArenas, Planner, Scalar, U32},
+    mem::{Act, Lent, Planner, Scalar, U32},
 };
 
 /// Where dropout draws come from: site and probability are fixed by the plan, the step is read from memory, so that a
@@ -98,7 +98,7 @@ impl Op for DropoutFwd {
         Cost::work(self.n as f64, 0.0).moves(self.y, self.n).moves(self.x, self.n).moves(self.step, 1)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (x, step) = (m.get(self.x), m.ids(self.step)[0]);
         m.compute(Dst::Write(self.y), self.n, |i| x[i] * S::of(self.drop.factor(step, i as u64)));
     }
@@ -124,7 +124,7 @@ impl Op for DropoutAddFwd {
             .moves(self.step, 1)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (r, x, step) = (m.get(self.residual), m.get(self.x), m.ids(self.step)[0]);
         m.compute(Dst::Write(self.y), self.n, |i| r[i] + x[i] * S::of(self.drop.factor(step, i as u64)));
     }
@@ -142,7 +142,7 @@ impl Op for DropoutBwd {
         Cost::work(n as f64, 0.0).gradient(self.dx, n).moves(self.dy, n).moves(self.step, wanted)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (dy, step) = (m.get(self.dy), m.ids(self.step)[0]);
         m.compute(self.dx, self.n, |i| dy[i] * S::of(self.drop.factor(step, i as u64)));
     }

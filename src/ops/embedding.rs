@@ -9,14 +9,14 @@ The gradient of the item table is `segment_sum` of `segment.rs`.
 */
 
 use super::{
-    Cost, Dst, NO_ID, Op, SegmentSum,
+    Cost, Dst, NO_ID, Op, SegmentSum, area,
     case::Case,
     fits,
     sort_ids::{Sorted, sorted},
 };
 use crate::{
     base::rng::{Purpose, Stream},
-    mem::{Act, F32, HostArenas, Planner, Scalar, Span, U32},
+    mem::{Act, F32, Lent, Planner, Scalar, Span, U32},
 };
 
 op! {
@@ -50,9 +50,9 @@ impl Op for EmbeddingFwd {
     fn check(&self) -> Result<(), String> {
         let (n, d) = (self.n, self.d);
         fits(&[
-            ("y", self.y.len(), n * d),
-            ("item_table", self.item_table.len(), self.v * d),
-            ("pos_table", self.pos_table.len(), self.t * d),
+            ("y", self.y.len(), area([n, d])),
+            ("item_table", self.item_table.len(), area([self.v, d])),
+            ("pos_table", self.pos_table.len(), area([self.t, d])),
             ("item", self.item.len(), n),
             ("pos", self.pos.len(), n),
         ])
@@ -68,7 +68,7 @@ impl Op for EmbeddingFwd {
             .moves(self.pos, n)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let d = self.d;
         let (items, positions) = (m.get(self.item_table), m.get(self.pos_table));
         let (item, pos) = (m.ids(self.item), m.ids(self.pos));
@@ -85,8 +85,8 @@ impl Op for EmbeddingFwd {
 impl Op for GatherTable {
     fn check(&self) -> Result<(), String> {
         fits(&[
-            ("y", self.y.len(), self.n * self.d),
-            ("table", self.table.len(), self.v * self.d),
+            ("y", self.y.len(), area([self.n, self.d])),
+            ("table", self.table.len(), area([self.v, self.d])),
             ("id", self.id.len(), self.n),
         ])
     }
@@ -96,7 +96,7 @@ impl Op for GatherTable {
         Cost::default().moves(self.y, n * d).weights(self.table, n.min(self.v) * d).moves(self.id, n)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let d = self.d;
         let (table, id) = (m.get(self.table), m.ids(self.id));
         m.compute(Dst::Write(self.y), self.n * d, |at| match id[at / d] {
@@ -108,8 +108,12 @@ impl Op for GatherTable {
 
 impl Op for PositionSum {
     fn check(&self) -> Result<(), String> {
-        let (n, d, td) = (self.n, self.d, self.t * self.d);
-        fits(&[("dtable", self.dtable.len_or(td), td), ("dy", self.dy.len(), n * d), ("cu", self.cu.len(), self.b + 1)])
+        let (n, d, td) = (self.n, self.d, area([self.t, self.d]));
+        fits(&[
+            ("dtable", self.dtable.len_or(td), td),
+            ("dy", self.dy.len(), area([n, d])),
+            ("cu", self.cu.len(), self.b.saturating_add(1)),
+        ])
     }
 
     fn cost(&self) -> Cost {
@@ -120,7 +124,7 @@ impl Op for PositionSum {
             .moves(self.cu, wanted * (self.b + 1))
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (d, t, dy, cu) = (self.d, self.t, m.get(self.dy), m.ids(self.cu));
         let mut sum = vec![S::zero(); t * d];
         for bounds in cu[..=self.b].windows(2) {

@@ -13,13 +13,13 @@ share is one long run of equal keys, which `segment` cuts into parts of equal le
 the whole catalogue, and that all Z values are walked at every step.
 */
 
-use super::{Cost, Dst, NO_ID, Op, case::Case, fits};
+use super::{Cost, Dst, NO_ID, Op, area, case::Case, fits};
 use crate::{
     base::{
         Error, Result as Outcome,
         rng::{Purpose, Stream},
     },
-    mem::{Act, F32, HostArenas, Planner, Scalar, U32},
+    mem::{Act, F32, Lent, Planner, Scalar, U32},
 };
 
 op! {
@@ -62,7 +62,7 @@ pub struct BagSize {
 impl BagSize {
     /// Pairs of an item and a field (V*F).
     pub fn pairs(&self) -> usize {
-        self.items * self.fields
+        area([self.items, self.fields])
     }
 }
 
@@ -145,10 +145,10 @@ impl Op for BagFwd {
             return Err(format!("{} items with {} fields: their pairs have 32 bits", s.items, s.fields));
         }
         fits(&[
-            ("y", self.y.len(), n * s.fields * d),
-            ("table", self.table.len(), s.rows * d),
+            ("y", self.y.len(), area([n, s.fields, d])),
+            ("table", self.table.len(), area([s.rows, d])),
             ("item", self.item.len(), n),
-            ("start", self.start.len(), s.pairs() + 1),
+            ("start", self.start.len(), s.pairs().saturating_add(1)),
             ("value", self.value.len(), s.values),
             ("share", self.share.len(), s.pairs()),
         ])
@@ -168,7 +168,7 @@ impl Op for BagFwd {
             .moves(self.share, items * s.fields)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (d, fields) = (self.d, self.size.fields);
         let (table, share) = (m.get(self.table), m.get(self.share));
         let (item, start, value) = (m.ids(self.item), m.ids(self.start), m.ids(self.value));
@@ -188,8 +188,8 @@ impl Op for BagBwd {
     fn check(&self) -> Result<(), String> {
         let (d, s) = (self.d, self.size);
         fits(&[
-            ("dtable", self.dtable.len_or(s.rows * d), s.rows * d),
-            ("ditem", self.ditem.len(), s.pairs() * d),
+            ("dtable", self.dtable.len_or(area([s.rows, d])), area([s.rows, d])),
+            ("ditem", self.ditem.len(), area([s.pairs(), d])),
             ("owner", self.owner.len(), s.values),
             ("key", self.key.len(), s.values),
             ("share", self.share.len(), s.pairs()),
@@ -210,7 +210,7 @@ impl Op for BagBwd {
             .moves(self.share, pairs)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (d, s) = (self.d, self.size);
         let (ditem, share) = (m.get(self.ditem), m.get(self.share));
         let (owner, key) = (m.ids(self.owner), m.ids(self.key));

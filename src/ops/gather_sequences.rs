@@ -6,7 +6,7 @@ data (I)  first (B)  cu (B+1)  raw (N), N = cu_B
 use super::{Cost, NO_ROW, Op, case::Case, fits};
 use crate::{
     base::rng::{Purpose, Stream},
-    mem::{HostArenas, Planner, Scalar, U32},
+    mem::{Lent, Planner, Scalar, U32},
 };
 
 op! {
@@ -33,7 +33,11 @@ impl Op for GatherSequences {
         if self.data.len() > NO_ROW as usize {
             return Err(format!("{} interactions: at most 2^32 - 1 are told apart", self.data.len()));
         }
-        fits(&[("raw", self.raw.len(), self.n), ("first", self.first.len(), self.b), ("cu", self.cu.len(), self.b + 1)])
+        fits(&[
+            ("raw", self.raw.len(), self.n),
+            ("first", self.first.len(), self.b),
+            ("cu", self.cu.len(), self.b.saturating_add(1)),
+        ])
     }
 
     fn cost(&self) -> Cost {
@@ -44,10 +48,9 @@ impl Op for GatherSequences {
             .moves(self.cu, self.b + 1)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (data, first, cu) = (m.ids(self.data), m.ids(self.first), m.ids(self.cu));
-        // SAFETY: destinations and sources of an op are disjoint (`assert_disjoint`).
-        let raw = unsafe { m.ids_mut(self.raw) };
+        let raw = m.ids_mut(self.raw);
         for s in 0..self.b {
             Self::copy(data, first[s], &mut raw[cu[s] as usize..cu[s + 1] as usize]);
         }

@@ -4,7 +4,7 @@ bwd: dx = dy (1/2 (1 + t) + x/2 (1 - t^2) c (1 + 3*0.044715 x^2)),  t the tanh a
 */
 
 use super::{Cost, Dst, Op, case::Case, fits};
-use crate::mem::{Act, HostArenas, Planner, Scalar};
+use crate::mem::{Act, Lent, Planner, Scalar};
 
 op! {
     /// y = gelu(x), elementwise.
@@ -39,7 +39,7 @@ impl Op for GeluFwd {
         Cost::work(8.0 * self.n as f64, self.n as f64).moves(self.y, self.n).moves(self.x, self.n)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let x = m.get(self.x);
         m.compute(Dst::Write(self.y), self.n, |i| {
             let (t, _, _) = tanh_part(x[i]);
@@ -59,7 +59,7 @@ impl Op for GeluBwd {
         Cost::work(18.0 * n as f64, n as f64).gradient(self.dx, n).moves(self.dy, n).moves(self.x, n)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (dy, x) = (m.get(self.dy), m.get(self.x));
         m.compute(self.dx, self.n, |i| {
             let (t, c, a) = tanh_part(x[i]);

@@ -18,8 +18,8 @@ as a matrix of its own, because the gradients of W and b are then those of a den
 dy = `dgh`.
 */
 
-use super::{Cost, Dst, Op, case::Case, fits};
-use crate::mem::{Act, F32, HostArenas, Planner, Scalar, U32};
+use super::{Cost, Dst, Op, area, case::Case, fits};
+use crate::mem::{Act, F32, Lent, Planner, Scalar, U32};
 
 op! {
     /// y = GRU(gx), sequence by sequence.
@@ -45,11 +45,6 @@ op! {
     }
 }
 
-/// Elementwise, so never a product of tensor cores: not rounded where those are.
-fn times<S: Scalar>(a: S, b: S) -> S {
-    S::of(a.f64() * b.f64())
-}
-
 fn sigmoid<S: Scalar>(x: S) -> S {
     S::one() / (S::one() + (-x).exp())
 }
@@ -63,13 +58,13 @@ impl Op for GruFwd {
             return Err("a GRU of 0 columns".into());
         }
         fits(&[
-            ("y", self.y.len(), n * h),
-            ("before", self.before.len(), n * h),
-            ("gates", self.gates.len(), 4 * n * h),
-            ("gx", self.gx.len(), 3 * n * h),
-            ("w", self.w.len(), 3 * h * h),
-            ("bias", self.bias.len(), 3 * h),
-            ("cu", self.cu.len(), self.b + 1),
+            ("y", self.y.len(), area([n, h])),
+            ("before", self.before.len(), area([n, h])),
+            ("gates", self.gates.len(), area([4, n, h])),
+            ("gx", self.gx.len(), area([3, n, h])),
+            ("w", self.w.len(), area([3, h, h])),
+            ("bias", self.bias.len(), area([3, h])),
+            ("cu", self.cu.len(), self.b.saturating_add(1)),
         ])
     }
 
@@ -85,11 +80,10 @@ impl Op for GruFwd {
             .moves(self.cu, self.b + 1)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (n, h) = (self.n, self.h);
         let (gx, w, bias, cu) = (m.get(self.gx), m.get(self.w), m.get(self.bias), &m.ids(self.cu)[..self.b + 1]);
-        // SAFETY: destinations and sources of an op are disjoint (`assert_disjoint`).
-        let (y, before, gates) = unsafe { (m.get_mut(self.y), m.get_mut(self.before), m.get_mut(self.gates)) };
+        let (y, before, gates) = (m.get_mut(self.y), m.get_mut(self.before), m.get_mut(self.gates));
         y[..n * h].fill(S::zero());
         before[..n * h].fill(S::zero());
         gates[..4 * n * h].fill(S::zero());
@@ -99,18 +93,18 @@ impl Op for GruFwd {
                 before[t * h..][..h].copy_from_slice(&state);
                 let of_state = |part: usize, j: usize| {
                     let w = &w[(part * h + j) * h..][..h];
-                    state.iter().zip(w).map(|(a, b)| *a * *b).sum::<S>() + bias[part * h + j]
+                    state.iter().zip(w).map(|(a, b)| a.product(*b)).sum::<S>() + bias[part * h + j]
                 };
                 let row = |j: usize| {
                     let x = &gx[t * 3 * h..][..3 * h];
                     let (r, z, q) =
                         (sigmoid(x[j] + of_state(0, j)), sigmoid(x[h + j] + of_state(1, j)), of_state(2, j));
-                    [r, z, (x[2 * h + j] + times(r, q)).tanh(), q]
+                    [r, z, (x[2 * h + j] + r * q).tanh(), q]
                 };
                 let all: Vec<[S; 4]> = (0..h).map(row).collect();
                 for (j, [r, z, new, q]) in all.into_iter().enumerate() {
                     [r, z, new, q].into_iter().enumerate().for_each(|(g, x)| gates[(t * 4 + g) * h + j] = x);
-                    state[j] = times(S::one() - z, new) + times(z, state[j]);
+                    state[j] = (S::one() - z) * new + z * state[j];
                 }
                 y[t * h..][..h].copy_from_slice(&state);
             }
@@ -127,13 +121,13 @@ impl Op for GruBwd {
             return Err("a GRU of 0 columns".into());
         }
         fits(&[
-            ("dgx", self.dgx.len_or(3 * n * h), 3 * n * h),
-            ("dgh", self.dgh.len_or(3 * n * h), 3 * n * h),
-            ("dy", self.dy.len(), n * h),
-            ("before", self.before.len(), n * h),
-            ("gates", self.gates.len(), 4 * n * h),
-            ("w", self.w.len(), 3 * h * h),
-            ("cu", self.cu.len(), self.b + 1),
+            ("dgx", self.dgx.len_or(area([3, n, h])), area([3, n, h])),
+            ("dgh", self.dgh.len_or(area([3, n, h])), area([3, n, h])),
+            ("dy", self.dy.len(), area([n, h])),
+            ("before", self.before.len(), area([n, h])),
+            ("gates", self.gates.len(), area([4, n, h])),
+            ("w", self.w.len(), area([3, h, h])),
+            ("cu", self.cu.len(), self.b.saturating_add(1)),
         ])
     }
 
@@ -153,7 +147,7 @@ impl Op for GruBwd {
             .moves(self.cu, self.b + 1)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (n, h) = (self.n, self.h);
         let (dy, before, gates, w) = (m.get(self.dy), m.get(self.before), m.get(self.gates), m.get(self.w));
         let one = S::one();
@@ -165,16 +159,16 @@ impl Op for GruBwd {
                 for j in 0..h {
                     let [r, z, new, q] = [0, 1, 2, 3].map(|g| gates[(t * 4 + g) * h + j]);
                     let d = dy[t * h + j] + passed[j];
-                    let dn = times(times(d, one - z), one - times(new, new));
-                    let dr = times(times(dn, q), times(r, one - r));
-                    let dz = times(times(d, before[t * h + j] - new), times(z, one - z));
-                    d_pre[t * h + j] = [dr, dz, dn, times(dn, r)];
-                    passed[j] = times(d, z);
+                    let dn = d * (one - z) * (one - new * new);
+                    let dr = dn * q * (r * (one - r));
+                    let dz = d * (before[t * h + j] - new) * (z * (one - z));
+                    d_pre[t * h + j] = [dr, dz, dn, dn * r];
+                    passed[j] = d * z;
                 }
                 for (part, g) in [0, 1, 3].into_iter().enumerate() {
                     for i in 0..h {
                         let (d, w) = (d_pre[t * h + i][g], &w[(part * h + i) * h..][..h]);
-                        passed.iter_mut().zip(w).for_each(|(p, w)| *p += d * *w);
+                        passed.iter_mut().zip(w).for_each(|(p, w)| *p += d.product(*w));
                     }
                 }
             }

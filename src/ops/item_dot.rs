@@ -8,14 +8,14 @@ Ids from V on (NO_ID) stand for no item: z = 0, dh = 0, whatever dz is.
 */
 
 use super::{
-    Cost, Dst, NO_ID, Op, SegmentSum,
+    Cost, Dst, NO_ID, Op, SegmentSum, area,
     case::Case,
     fits,
     sort_ids::{Sorted, sorted},
 };
 use crate::{
     base::rng::{Purpose, Stream},
-    mem::{Act, F32, HostArenas, Planner, Scalar, Span, U32, Var},
+    mem::{Act, F32, Lent, Planner, Scalar, Span, U32, Var},
 };
 
 op! {
@@ -58,8 +58,8 @@ impl Op for ItemDotFwd {
         let (m, d, v) = (self.m, self.d, self.v);
         fits(&[
             ("z", self.z.len(), m),
-            ("h", self.h.len(), m * d),
-            ("table", self.table.len(), v * d),
+            ("h", self.h.len(), area([m, d])),
+            ("table", self.table.len(), area([v, d])),
             ("bias", self.bias.len(), if self.bias.is_empty() { 0 } else { v }),
             ("id", self.id.len(), m),
         ])
@@ -75,7 +75,7 @@ impl Op for ItemDotFwd {
             .moves(self.id, m)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (d, h, table, bias) = (self.d, m.get(self.h), m.get(self.table), m.get(self.bias));
         let id = m.ids(self.id);
         m.compute(Dst::Write(self.z), self.m, |i| {
@@ -93,9 +93,9 @@ impl Op for ItemDotBwd {
     fn check(&self) -> Result<(), String> {
         let (m, d) = (self.m, self.d);
         fits(&[
-            ("dh", self.dh.len_or(m * d), m * d),
+            ("dh", self.dh.len_or(area([m, d])), area([m, d])),
             ("dz", self.dz.len(), m),
-            ("table", self.table.len(), self.v * d),
+            ("table", self.table.len(), area([self.v, d])),
             ("id", self.id.len(), m),
         ])
     }
@@ -109,7 +109,7 @@ impl Op for ItemDotBwd {
             .moves(self.id, m)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (d, dz, table, id) = (self.d, m.get(self.dz), m.get(self.table), m.ids(self.id));
         m.compute(self.dh, self.m * d, |at| match id[at / d] as usize {
             k if k < self.v => dz[at / d] * table[k * d + at % d],

@@ -4,8 +4,8 @@ bwd: dx = rstd*(g - mean_D(g) - xh*mean_D(g*xh)),  g = dy*gamma, xh = (x-mean)*r
      dgamma = sum_N dy*xh,  dbeta = sum_N dy
 */
 
-use super::{Cost, Dst, Op, case::Case, fits};
-use crate::mem::{Act, F32, HostArenas, Planner, Scalar};
+use super::{Cost, Dst, Op, area, case::Case, fits};
+use crate::mem::{Act, F32, Lent, Planner, Scalar};
 
 op! {
     /// y = (x - mean)*rstd*gamma + beta, row by row.
@@ -29,10 +29,10 @@ impl Op for LayerNormFwd {
     fn check(&self) -> Result<(), String> {
         let (n, d) = (self.n, self.d);
         fits(&[
-            ("y", self.y.len(), n * d),
+            ("y", self.y.len(), area([n, d])),
             ("mean", self.mean.len(), n),
             ("rstd", self.rstd.len(), n),
-            ("x", self.x.len(), n * d),
+            ("x", self.x.len(), area([n, d])),
             ("gamma", self.gamma.len(), d),
             ("beta", self.beta.len(), d),
         ])
@@ -50,11 +50,10 @@ impl Op for LayerNormFwd {
             .moves(self.beta, d)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (n, d) = (self.n, self.d);
         let (x, gamma, beta) = (m.get(self.x), m.get(self.gamma), m.get(self.beta));
-        // SAFETY: destinations and sources of an op are disjoint (`assert_disjoint`).
-        let (y, mean, rstd) = unsafe { (m.get_mut(self.y), m.get_mut(self.mean), m.get_mut(self.rstd)) };
+        let (y, mean, rstd) = (m.get_mut(self.y), m.get_mut(self.mean), m.get_mut(self.rstd));
         for i in 0..n {
             let row = &x[i * d..][..d];
             let mu = row.iter().copied().sum::<S>() / S::of(d as f64);
@@ -72,11 +71,11 @@ impl Op for LayerNormBwd {
     fn check(&self) -> Result<(), String> {
         let (n, d) = (self.n, self.d);
         fits(&[
-            ("dx", self.dx.len_or(n * d), n * d),
+            ("dx", self.dx.len_or(area([n, d])), area([n, d])),
             ("dgamma", self.dgamma.len_or(d), d),
             ("dbeta", self.dbeta.len_or(d), d),
-            ("dy", self.dy.len(), n * d),
-            ("x", self.x.len(), n * d),
+            ("dy", self.dy.len(), area([n, d])),
+            ("x", self.x.len(), area([n, d])),
             ("gamma", self.gamma.len(), d),
             ("mean", self.mean.len(), n),
             ("rstd", self.rstd.len(), n),
@@ -99,7 +98,7 @@ impl Op for LayerNormBwd {
             .moves(self.rstd, xh * n)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (n, d) = (self.n, self.d);
         let (dy, x, gamma) = (m.get(self.dy), m.get(self.x), m.get(self.gamma));
         let (mean, rstd) = (m.get(self.mean), m.get(self.rstd));

@@ -3,8 +3,8 @@ fwd: y (N,O) = x (N,I) W (O,I)^T + b (O)
 bwd: dx = dy W,  dW = dy^T x,  db = sum_N dy
 */
 
-use super::{Cost, Dst, Op, case::Case, fits};
-use crate::mem::{Act, F32, HostArenas, Planner, Scalar};
+use super::{Cost, Dst, Op, area, case::Case, fits};
+use crate::mem::{Act, F32, Lent, Planner, Scalar};
 
 op! {
     /// y = x W^T + b.
@@ -30,9 +30,9 @@ impl Op for LinearFwd {
     fn check(&self) -> Result<(), String> {
         let (n, i, o) = (self.n, self.i, self.o);
         fits(&[
-            ("y", self.y.len(), n * o),
-            ("x", self.x.len(), n * i),
-            ("w", self.w.len(), o * i),
+            ("y", self.y.len(), area([n, o])),
+            ("x", self.x.len(), area([n, i])),
+            ("w", self.w.len(), area([o, i])),
             ("b", self.b.len(), o),
         ])
     }
@@ -46,12 +46,12 @@ impl Op for LinearFwd {
             .weights(self.b, o)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (n, i, o) = (self.n, self.i, self.o);
         let (x, w, b) = (m.get(self.x), m.get(self.w), m.get(self.b));
         m.compute(Dst::Write(self.y), n * o, |at| {
             let (r, c) = (at / o, at % o);
-            (0..i).map(|k| x[r * i + k] * w[c * i + k]).sum::<S>() + b[c]
+            (0..i).map(|k| x[r * i + k].product(w[c * i + k])).sum::<S>() + b[c]
         });
     }
 }
@@ -62,12 +62,12 @@ impl Op for LinearBwd {
     fn check(&self) -> Result<(), String> {
         let (n, i, o) = (self.n, self.i, self.o);
         fits(&[
-            ("dx", self.dx.len_or(n * i), n * i),
-            ("dw", self.dw.len_or(o * i), o * i),
+            ("dx", self.dx.len_or(area([n, i])), area([n, i])),
+            ("dw", self.dw.len_or(area([o, i])), area([o, i])),
             ("db", self.db.len_or(o), o),
-            ("dy", self.dy.len(), n * o),
-            ("x", self.x.len(), n * i),
-            ("w", self.w.len(), o * i),
+            ("dy", self.dy.len(), area([n, o])),
+            ("x", self.x.len(), area([n, i])),
+            ("w", self.w.len(), area([o, i])),
         ])
     }
 
@@ -83,16 +83,16 @@ impl Op for LinearBwd {
             .weights(self.w, dx * o * i)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (n, i, o) = (self.n, self.i, self.o);
         let (dy, x, w) = (m.get(self.dy), m.get(self.x), m.get(self.w));
         m.compute(self.dx, n * i, |at| {
             let (r, k) = (at / i, at % i);
-            (0..o).map(|c| dy[r * o + c] * w[c * i + k]).sum()
+            (0..o).map(|c| dy[r * o + c].product(w[c * i + k])).sum()
         });
         m.compute(self.dw, o * i, |at| {
             let (c, k) = (at / i, at % i);
-            (0..n).map(|r| dy[r * o + c] * x[r * i + k]).sum()
+            (0..n).map(|r| dy[r * o + c].product(x[r * i + k])).sum()
         });
         m.compute(self.db, o, |c| (0..n).map(|r| dy[r * o + c]).sum());
     }

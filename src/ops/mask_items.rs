@@ -16,7 +16,7 @@ use std::ops::Range;
 use super::{Cost, NO_ROW, Op, case::Case, fits};
 use crate::{
     base::rng::{Purpose, Stream},
-    mem::{F32, HostArenas, Planner, Scalar, U32},
+    mem::{F32, Lent, Planner, Scalar, U32},
 };
 
 op! {
@@ -177,8 +177,8 @@ impl Op for MaskItems {
             ("row", self.row.len(), m),
             ("target", self.target.len(), m),
             ("raw", self.raw.len(), n),
-            ("cu", self.cu.len(), b + 1),
-            ("scored", self.scored.len(), b + 1),
+            ("cu", self.cu.len(), b.saturating_add(1)),
+            ("scored", self.scored.len(), b.saturating_add(1)),
             ("user", self.user.len(), b),
             ("epoch", self.epoch.len(), 1),
         ])
@@ -199,14 +199,11 @@ impl Op for MaskItems {
             .moves(self.epoch, 1)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let batch =
             Batch { raw: m.ids(self.raw), cu: m.ids(self.cu), scored: m.ids(self.scored), user: m.ids(self.user) };
-        // SAFETY: destinations and sources of an op are disjoint (`assert_disjoint`).
-        let (item, pos) = unsafe { (m.ids_mut(self.item), m.ids_mut(self.pos)) };
-        // SAFETY: as above.
-        let (row, target, weight) =
-            unsafe { (m.ids_mut(self.row), m.ids_mut(self.target), m.get_mut(self.weight.first(self.m))) };
+        let (item, pos) = (m.ids_mut(self.item), m.ids_mut(self.pos));
+        let (row, target, weight) = (m.ids_mut(self.row), m.ids_mut(self.target), m.get_mut(self.weight.first(self.m)));
         let real = batch.scored[self.b] as usize;
         let out = [&mut item[..self.n], &mut pos[..self.n], &mut row[..real], &mut target[..real]];
         self.corrupt(m.ids(self.epoch)[0], &batch, 0..self.b, out, &mut Vec::new());

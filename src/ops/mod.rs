@@ -31,6 +31,7 @@ pub mod item_dot;
 pub mod layer_norm;
 pub mod linear;
 pub mod mask_items;
+pub mod misuse;
 pub mod negative_loss;
 pub mod next_items;
 pub mod point_loss;
@@ -44,6 +45,7 @@ pub mod segment;
 pub mod sequence_rows;
 pub mod sort_ids;
 pub mod top_k;
+pub mod valid;
 pub mod vertical_conv;
 pub mod window_conv;
 
@@ -54,7 +56,7 @@ pub use ceilings::{ExpChain, StreamCopy};
 pub use concat::{ConcatBwd, ConcatFwd};
 pub use cost::Cost;
 pub use cross_entropy::{CrossEntropyBwd, CrossEntropyFwd};
-pub use define::{Access, Spans};
+pub use define::Spans;
 pub use dilated_conv::{DilatedConvBwd, DilatedConvFwd};
 pub use draw_negatives::{DrawCandidates, DrawNegatives, MarkOwn};
 pub use dropout::{DropoutAddFwd, DropoutBwd, DropoutFwd};
@@ -79,14 +81,15 @@ pub use segment::{SegmentRows, SegmentSum};
 pub use sequence_rows::{PoolBwd, PoolFwd, SpreadBwd, SpreadFwd};
 pub use sort_ids::{NO_ID, SortIds};
 pub use top_k::TopK;
+pub use valid::{Invalid, Valid};
 pub use vertical_conv::{VerticalConvBwd, VerticalConvFwd};
 pub use window_conv::{WindowConvBwd, WindowConvFwd};
 
 use std::time::Instant;
 
 use crate::base;
-pub use crate::mem::{Dst, Mode};
-use crate::mem::{F32, HostArenas, Planner, Precision, RawSpan, Scalar, Span, U32};
+pub use crate::mem::{Access, Dst, Mode};
+use crate::mem::{F32, Lent, Planner, Precision, RawSpan, Scalar, Span, U32};
 
 /// The contract of an operation.
 pub trait Op: Spans + Copy + std::fmt::Debug + Send + Sync + 'static {
@@ -100,32 +103,27 @@ pub trait Op: Spans + Copy + std::fmt::Debug + Send + Sync + 'static {
     /// Work and traffic of this call, by the rules of [`cost`].
     fn cost(&self) -> Cost;
 
-    /// The operation in plain loops, in the arithmetic of `S`: the oracle at f64, the naive implementation at f32.
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>);
-
-    /// Panics when a destination overlaps another destination or a source: what makes handing out slices sound.
-    fn assert_disjoint(&self) {
-        let mut spans: [(Access, RawSpan); 24] =
-            [(Access::Read, RawSpan { arena: crate::mem::Arena::Index, offset: 0, len: 0 }); 24];
-        let mut n = 0;
-        self.uses(&mut |access, span| {
-            spans[n] = (access, span);
-            n += 1;
-        });
-        for (i, (access, span)) in spans[..n].iter().enumerate() {
-            if *access == Access::Read {
-                continue;
-            }
-            for (j, (_, other)) in spans[..n].iter().enumerate() {
-                assert!(i == j || !span.overlaps(other), "{}: {span:?} overlaps {other:?}", Self::NAME);
-            }
-        }
-    }
+    /// The operation in plain loops, in the arithmetic of `S`: the oracle at f64, the naive implementation at f32. `m` is what
+    /// [`HostArenas::lend`](crate::mem::HostArenas::lend) gives for this op.
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>);
 }
 
-/// A backend that can run `O`. Failures of a device are kept, and reported by [`Memory::sync`].
-pub trait Run<O: Op> {
-    fn run(&mut self, op: &O);
+/// A backend that can run `O`. Failures are kept, and reported by [`Memory::sync`].
+pub trait Run<O: Op>: Memory {
+    /// Runs an op that was checked.
+    fn execute(&mut self, op: &Valid<'_, O>);
+
+    /// Checks an op and runs it. One that fails its check is not run, and neither is anything after it: see
+    /// [`Memory::refuse`].
+    fn run(&mut self, op: &O) {
+        if self.failed() {
+            return;
+        }
+        match Valid::of(op) {
+            Ok(op) => self.execute(&op),
+            Err(why) => self.refuse(&why),
+        }
+    }
 
     /// Bytes of scratch memory that `op` takes.
     ///
@@ -147,6 +145,12 @@ pub trait Memory {
     fn products(&self) -> Precision {
         self.precision()
     }
+
+    /// Fails for good, because an op is not valid: runs nothing from here on, and says why at the next [`Memory::sync`].
+    fn refuse(&mut self, why: &Invalid);
+    /// Whether a failure is waiting to be reported.
+    fn failed(&self) -> bool;
+
     fn write(&mut self, span: RawSpan, values: &[f32]);
     fn read(&mut self, span: RawSpan, values: &mut [f32]);
     fn write_ids(&mut self, span: Span<U32>, values: &[u32]);
@@ -173,7 +177,7 @@ pub trait Memory {
     /// Waits until all work is done.
     ///
     /// # Errors
-    /// The device has failed since the backend was opened; what was read since then is worth nothing.
+    /// The device has failed since the backend was opened, or an op was refused; what was read since then is worth nothing.
     fn sync(&mut self) -> base::Result<()> {
         Ok(())
     }
@@ -298,8 +302,8 @@ pub enum Later {
 macro_rules! pointer_to_backend {
     ($pointer:ty) => {
         impl<O: Op, B: Run<O> + ?Sized> Run<O> for $pointer {
-            fn run(&mut self, op: &O) {
-                (**self).run(op);
+            fn execute(&mut self, op: &Valid<'_, O>) {
+                (**self).execute(op);
             }
             fn need(&self, op: &O) -> Result<usize, String> {
                 (**self).need(op)
@@ -312,6 +316,12 @@ macro_rules! pointer_to_backend {
             }
             fn products(&self) -> Precision {
                 (**self).products()
+            }
+            fn refuse(&mut self, why: &Invalid) {
+                (**self).refuse(why);
+            }
+            fn failed(&self) -> bool {
+                (**self).failed()
             }
             fn write(&mut self, span: RawSpan, values: &[f32]) {
                 (**self).write(span, values);
@@ -369,6 +379,11 @@ pub(crate) fn fits(spans: &[(&str, usize, usize)]) -> Result<(), String> {
     }
 }
 
+/// The product of some sizes, for a shape check: `usize::MAX`, which no span has, where it is too large for a number.
+pub(crate) fn area<const N: usize>(sizes: [usize; N]) -> usize {
+    sizes.into_iter().fold(1, usize::saturating_mul)
+}
+
 /// An op that does nothing: the backward pass of ops that have none.
 #[derive(Clone, Copy, Debug)]
 pub struct NoOp;
@@ -382,6 +397,9 @@ impl Spans for NoOp {
     fn with_modes(&self, _: &mut dyn FnMut(usize) -> Mode) -> Self {
         *self
     }
+    fn with_spans(&self, _: &mut dyn FnMut(RawSpan) -> RawSpan) -> Self {
+        *self
+    }
 }
 
 impl Op for NoOp {
@@ -391,7 +409,7 @@ impl Op for NoOp {
     fn cost(&self) -> Cost {
         Cost::default()
     }
-    fn reference<S: Scalar>(&self, _: &HostArenas<S>) {}
+    fn reference<S: Scalar>(&self, _: &Lent<'_, S>) {}
 }
 
 /// The one list of ops. `$each` is a macro that is called with all of them.

@@ -11,10 +11,10 @@ bwd: g_mj = dloss_m dloss/dz_mj,  dh_m = sum_j g_mj table[id_mj]          g (M,1
 Ids from V on (NO_ID) stand for no item: z = 0, g = 0. A row without a target is padding: loss 0, no gradients.
 */
 
-use super::{Cost, Dst, NO_ID, Op, case::Case, fits};
+use super::{Cost, Dst, NO_ID, Op, area, case::Case, fits};
 use crate::{
     base::rng::{Purpose, Stream},
-    mem::{Act, F32, HostArenas, Planner, Scalar, U32},
+    mem::{Act, F32, Lent, Planner, Scalar, U32},
 };
 
 /// How a row's target is held against its negatives.
@@ -103,16 +103,16 @@ fn row<S: Scalar>(z: &[S], there: &dyn Fn(usize) -> bool, contrast: Contrast) ->
 
 impl Op for NegativeLossFwd {
     fn check(&self) -> Result<(), String> {
-        let (m, d, v, w) = (self.m, self.d, self.v, 1 + self.s);
+        let (m, d, v, w) = (self.m, self.d, self.v, self.s.saturating_add(1));
         let log_q = if self.log_q.is_empty() { 0 } else { v };
         fits(&[
             ("loss", self.loss.len(), m),
-            ("z", self.z.len(), m * w),
-            ("h", self.h.len(), m * d),
-            ("table", self.table.len(), v * d),
+            ("z", self.z.len(), area([m, w])),
+            ("h", self.h.len(), area([m, d])),
+            ("table", self.table.len(), area([v, d])),
             ("bias", self.bias.len(), v),
             ("log_q", self.log_q.len(), log_q),
-            ("id", self.id.len(), m * w),
+            ("id", self.id.len(), area([m, w])),
         ])
     }
 
@@ -136,12 +136,11 @@ impl Op for NegativeLossFwd {
             .moves(self.id, all)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (d, w) = (self.d, 1 + self.s);
         let (h, table, bias, log_q) = (m.get(self.h), m.get(self.table), m.get(self.bias), m.get(self.log_q));
         let id = m.ids(self.id);
-        // SAFETY: destinations and sources of an op are disjoint (`assert_disjoint`).
-        let (loss, z) = unsafe { (m.get_mut(self.loss), m.get_mut(self.z)) };
+        let (loss, z) = (m.get_mut(self.loss), m.get_mut(self.z));
         for i in 0..self.m {
             let (z, id) = (&mut z[i * w..][..w], &id[i * w..][..w]);
             for (z, id) in z.iter_mut().zip(id) {
@@ -159,14 +158,14 @@ impl Op for NegativeLossFwd {
 
 impl Op for NegativeLossBwd {
     fn check(&self) -> Result<(), String> {
-        let (m, d, v, w) = (self.m, self.d, self.v, 1 + self.s);
+        let (m, d, v, w) = (self.m, self.d, self.v, self.s.saturating_add(1));
         fits(&[
-            ("g", self.g.len(), m * w),
-            ("dh", self.dh.len_or(m * d), m * d),
+            ("g", self.g.len(), area([m, w])),
+            ("dh", self.dh.len_or(area([m, d])), area([m, d])),
             ("dloss", self.dloss.len(), m),
-            ("z", self.z.len(), m * w),
-            ("table", self.table.len(), v * d),
-            ("id", self.id.len(), m * w),
+            ("z", self.z.len(), area([m, w])),
+            ("table", self.table.len(), area([v, d])),
+            ("id", self.id.len(), area([m, w])),
         ])
     }
 
@@ -188,11 +187,10 @@ impl Op for NegativeLossBwd {
             .moves(self.id, all)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (d, w) = (self.d, 1 + self.s);
         let (dloss, z, table, id) = (m.get(self.dloss), m.get(self.z), m.get(self.table), m.ids(self.id));
-        // SAFETY: destinations and sources of an op are disjoint (`assert_disjoint`).
-        let g = unsafe { m.get_mut(self.g) };
+        let g = m.get_mut(self.g);
         for i in 0..self.m {
             let (z, id) = (&z[i * w..][..w], &id[i * w..][..w]);
             let (_, slope) = row(z, &|j| (id[j] as usize) < self.v, self.contrast);

@@ -13,7 +13,7 @@ target 0, weight 0.
 use super::{Cost, MaskItems, Op, case::Case, fits};
 use crate::{
     base::rng::{Purpose, Stream},
-    mem::{F32, HostArenas, Planner, Scalar, U32},
+    mem::{F32, Lent, Planner, Scalar, U32},
 };
 
 op! {
@@ -62,8 +62,8 @@ impl Op for NextItems {
             ("target", self.target.len(), m),
             ("weight", self.weight.len(), m),
             ("raw", self.raw.len(), n),
-            ("cu", self.cu.len(), b + 1),
-            ("scored", self.scored.len(), b + 1),
+            ("cu", self.cu.len(), b.saturating_add(1)),
+            ("scored", self.scored.len(), b.saturating_add(1)),
         ])
     }
 
@@ -80,13 +80,10 @@ impl Op for NextItems {
             .moves(self.scored, b + 1)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (raw, cu, scored) = (m.ids(self.raw), m.ids(self.cu), m.ids(self.scored));
-        // SAFETY: destinations and sources of an op are disjoint (`assert_disjoint`).
-        let (item, pos) = unsafe { (m.ids_mut(self.item), m.ids_mut(self.pos)) };
-        // SAFETY: as above.
-        let (row, target, weight) =
-            unsafe { (m.ids_mut(self.row), m.ids_mut(self.target), m.get_mut(self.weight.first(self.m))) };
+        let (item, pos) = (m.ids_mut(self.item), m.ids_mut(self.pos));
+        let (row, target, weight) = (m.ids_mut(self.row), m.ids_mut(self.target), m.get_mut(self.weight.first(self.m)));
         item[..self.n].copy_from_slice(&raw[..self.n]);
         for b in 0..self.b {
             let (first, end, mut at) = (cu[b] as usize, cu[b + 1] as usize, scored[b] as usize);
@@ -185,8 +182,11 @@ mod tests {
     #[test]
     fn rows_of_padding_are_none() {
         let case = cases().into_iter().find(|c| c.fwd.m > asked(1, 1) && c.fwd.b == 1).unwrap();
-        let m = case.host::<f64>(0.0, crate::mem::Precision::F32);
-        case.fwd.reference(&m);
-        assert!(m.ids(case.fwd.row).iter().all(|r| *r == NO_ROW) && m.get(case.fwd.weight).iter().all(|w| *w == 0.0));
+        let mut m = case.host::<f64>(0.0, crate::mem::Precision::F32);
+        crate::ops::prove::reference(&case.fwd, &mut m);
+        assert!(
+            m.ids(case.fwd.row.raw()).iter().all(|r| *r == NO_ROW)
+                && m.get(case.fwd.weight.raw()).iter().all(|w| *w == 0.0)
+        );
     }
 }

@@ -10,7 +10,7 @@ z, target, loss, dloss, dz (M) f32. A row that does not count has dloss 0.
 use super::{Cost, Dst, Op, case::Case, fits};
 use crate::{
     base::rng::{Purpose, Stream},
-    mem::{F32, HostArenas, Planner, Scalar},
+    mem::{F32, Lent, Planner, Scalar},
 };
 
 /// How far a number is from its target.
@@ -60,7 +60,7 @@ impl Op for PointLossFwd {
         Cost::work(flop * m as f64, exps * m as f64).moves(self.loss, m).moves(self.z, m).moves(self.target, m)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (z, target) = (m.get(self.z), m.get(self.target));
         m.compute(Dst::Write(self.loss), self.m, |i| {
             let (z, t) = (z[i], target[i]);
@@ -97,7 +97,7 @@ impl Op for PointLossBwd {
             .moves(self.target, m)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (dloss, z, target) = (m.get(self.dloss), m.get(self.z), m.get(self.target));
         m.compute(self.dz, self.m, |i| {
             let (z, t) = (z[i], target[i]);

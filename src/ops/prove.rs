@@ -5,7 +5,7 @@ activations rounded to bf16; ids exactly. Destinations start as NaN (write; ids 
 else may change, and the same input gives the same bits twice.
 */
 
-use super::{Access, Memory, Mode, Op, Run, case::Case};
+use super::{Access, Memory, Mode, Op, Run, Valid, case::Case};
 use crate::{
     base::{
         self,
@@ -21,8 +21,10 @@ pub struct Parity {
     pub backward: f64,
 }
 
-fn slice<S: Scalar>(m: &HostArenas<S>, s: RawSpan) -> &[S] {
-    &m.arena(s.arena)[s.offset..s.offset + s.len]
+/// Runs the reference of an op that is known to be valid.
+pub(super) fn reference<S: Scalar, O: Op>(op: &O, m: &mut HostArenas<S>) {
+    let valid = Valid::of(op).unwrap_or_else(|invalid| panic!("{}: {}", invalid.op, invalid.why));
+    op.reference(&m.lend(valid.spans()));
 }
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {
@@ -36,26 +38,25 @@ pub fn gradient_error<F: Op, B: Op>(case: &Case<F, B>) -> Option<f64> {
     }
     const STEP: f64 = 1e-5;
     let mut m = case.host::<f64>(0.0, Precision::F32);
-    let loss = |m: &HostArenas<f64>| {
-        case.fwd.reference(m);
-        case.outputs.iter().map(|(y, dy)| dot(slice(m, *y), slice(m, *dy))).sum::<f64>()
+    let loss = |m: &mut HostArenas<f64>| {
+        reference(&case.fwd, m);
+        case.outputs.iter().map(|(y, dy)| dot(m.get(*y), m.get(*dy))).sum::<f64>()
     };
-    loss(&m);
-    case.bwd.with_modes(&mut |_| Mode::Write).reference(&m);
+    loss(&mut m);
+    reference(&case.bwd.with_modes(&mut |_| Mode::Write), &mut m);
     let mut worst = 0.0f64;
     for (i, (x, dx)) in case.inputs.iter().enumerate() {
-        if x.len == 0 {
+        if x.is_empty() {
             continue;
         }
-        let gradient = slice(&m, *dx).to_vec();
-        let start = slice(&m, *x).to_vec();
+        let gradient = m.get(*dx).to_vec();
+        let start = m.get(*x).to_vec();
         for direction in 0..4 {
             let mut draw = Stream::new(11, Purpose::Test, (i * 4 + direction) as u32);
-            let u: Vec<f64> = (0..x.len).map(|_| draw.normal() as f64).collect();
+            let u: Vec<f64> = (0..x.len()).map(|_| draw.normal() as f64).collect();
             let mut at = |k: f64| {
-                let xs = &mut m.arena_mut(x.arena)[x.offset..x.offset + x.len];
-                xs.iter_mut().zip(start.iter().zip(&u)).for_each(|(x, (s, u))| *x = s + k * u);
-                loss(&m)
+                m.get_mut(*x).iter_mut().zip(start.iter().zip(&u)).for_each(|(x, (s, u))| *x = s + k * u);
+                loss(&mut m)
             };
             let numeric = (at(STEP) - at(-STEP)) / (2.0 * STEP);
             at(0.0);
@@ -76,10 +77,6 @@ const BACKGROUND: f32 = -7.25;
 /// The same for ids.
 const BACKGROUND_ID: u32 = 0xA5A5_A5A5;
 
-fn whole(plan: &Planner, arena: Arena) -> RawSpan {
-    RawSpan { arena, offset: 0, len: plan.len(arena) }
-}
-
 /// What all arenas hold.
 struct State<T> {
     /// In the order of [`REAL`].
@@ -90,12 +87,12 @@ struct State<T> {
 fn snapshot<K: Memory>(k: &mut K, plan: &Planner) -> State<f32> {
     let real = |a: &Arena| {
         let mut v = vec![0.0; plan.len(*a)];
-        k.read(whole(plan, *a), &mut v);
+        k.read(plan.whole(*a), &mut v);
         v
     };
     let real = REAL.iter().map(real).collect();
     let mut index = vec![0; plan.len(Arena::Index)];
-    k.read_ids(plan.index_span(whole(plan, Arena::Index)), &mut index);
+    k.read_ids(plan.index_span(plan.whole(Arena::Index)), &mut index);
     State { real, index }
 }
 
@@ -111,37 +108,33 @@ fn poison<O: Op>(op: &O, write: &mut dyn FnMut(RawSpan, f32)) {
 
 /// Fills a span of a backend with `x`, ids with `u32::MAX`.
 fn put<K: Memory>(k: &mut K, plan: &Planner, span: RawSpan, x: f32) {
-    match span.arena {
-        Arena::Index => k.write_ids(plan.index_span(span), &vec![u32::MAX; span.len]),
-        _ => k.write(span, &vec![x; span.len]),
+    match span.arena() {
+        Arena::Index => k.write_ids(plan.index_span(span), &vec![u32::MAX; span.len()]),
+        _ => k.write(span, &vec![x; span.len()]),
     }
 }
 
 /// Runs the references in the arithmetic of `S`. With `rounded`, what they write to activations is rounded to bf16.
 fn plain<S: Scalar, F: Op, B: Op>(case: &Case<F, B>, bwd: &B, precision: Precision, rounded: bool) -> [State<f64>; 2] {
     let mut m = case.host::<S>(BACKGROUND as f64, precision);
-    let fill = |m: &mut HostArenas<S>, span: RawSpan, x: f32| {
-        let part = span.offset..span.offset + span.len;
-        match span.arena {
-            Arena::Index => m.index_mut()[part].fill(u32::MAX),
-            _ => m.arena_mut(span.arena)[part].fill(S::of(x as f64)),
-        }
+    let fill = |m: &mut HostArenas<S>, span: RawSpan, x: f32| match span.arena() {
+        Arena::Index => m.ids_mut(span).fill(u32::MAX),
+        _ => m.get_mut(span).fill(S::of(x as f64)),
     };
     let round = |m: &mut HostArenas<S>, access: Access, span: RawSpan| {
-        if rounded && access != Access::Read && span.arena == Arena::Act {
-            let values = &mut m.arena_mut(span.arena)[span.offset..span.offset + span.len];
-            values.iter_mut().for_each(|x| *x = S::of(round_bf16(x.f64() as f32) as f64));
+        if rounded && access != Access::Read && span.arena() == Arena::Act {
+            m.get_mut(span).iter_mut().for_each(|x| *x = S::of(round_bf16(x.f64() as f32) as f64));
         }
     };
     let all = |m: &mut HostArenas<S>| State {
         real: REAL.iter().map(|a| m.arena(*a).iter().map(|x| x.f64()).collect()).collect(),
         index: m.index_mut().to_vec(),
     };
-    case.fwd.reference(&m);
+    reference(&case.fwd, &mut m);
     case.fwd.uses(&mut |access, span| round(&mut m, access, span));
     let forward = all(&mut m);
     poison(bwd, &mut |span, x| fill(&mut m, span, x));
-    bwd.reference(&m);
+    reference(bwd, &mut m);
     bwd.uses(&mut |access, span| round(&mut m, access, span));
     [forward, all(&mut m)]
 }
@@ -163,12 +156,12 @@ fn compare<O: Op>(
     });
     let mut worst = 0.0f64;
     for span in &touched {
-        let (part, arena) = (span.offset..span.offset + span.len, span.arena as usize);
-        if span.arena == Arena::Index {
+        let (part, arena) = (span.range(), span.arena() as usize);
+        if span.arena() == Arena::Index {
             // Ids are right or wrong.
             if let Some(i) = part.clone().find(|i| got.index[*i] != exact.index[*i]) {
                 let (have, want) = (got.index[i], exact.index[i]);
-                return Err(format!("{what}: {span:?}[{}] is {have}, should be {want}", i - span.offset));
+                return Err(format!("{what}: {span:?}[{}] is {have}, should be {want}", i - span.offset()));
             }
             continue;
         }
@@ -179,7 +172,7 @@ fn compare<O: Op>(
         let naive_error = want.iter().zip(plain).fold(0.0f64, |a, (w, p)| a.max((w - p).abs()));
         // A lucky naive run must not shut out honest rounding: a few units in the last place of the largest value; of a
         // bf16 value half a unit, which every rounding may cost.
-        let rounding = match precision == Precision::Bf16 && span.arena == Arena::Act {
+        let rounding = match precision == Precision::Bf16 && span.arena() == Arena::Act {
             true => 1.0 / 512.0,
             false => 8.0 * f32::EPSILON as f64,
         };
@@ -195,8 +188,7 @@ fn compare<O: Op>(
             }
         }
     }
-    let inside =
-        |arena: Arena, i: usize| touched.iter().any(|s| s.arena == arena && (s.offset..s.offset + s.len).contains(&i));
+    let inside = |arena: Arena, i: usize| touched.iter().any(|s| s.arena() == arena && s.range().contains(&i));
     for (a, arena) in REAL.iter().enumerate() {
         for (i, (b, g)) in before.real[a].iter().zip(&got.real[a]).enumerate() {
             if b.to_bits() != g.to_bits() && !inside(*arena, i) {
@@ -220,9 +212,9 @@ fn run_on<F: Op, B: Op, K: Memory + Run<F> + Run<B>>(
 ) -> Result<[State<f32>; 4], String> {
     for a in REAL {
         let n = case.plan.len(a);
-        k.write(whole(&case.plan, a), &vec![BACKGROUND; n]);
+        k.write(case.plan.whole(a), &vec![BACKGROUND; n]);
     }
-    let ids = case.plan.index_span(whole(&case.plan, Arena::Index));
+    let ids = case.plan.index_span(case.plan.whole(Arena::Index));
     k.write_ids(ids, &vec![BACKGROUND_ID; ids.len()]);
     fill(case, &mut k);
     poison(&case.fwd, &mut |span, x| put(&mut k, &case.plan, span, x));

@@ -8,14 +8,14 @@ score_items: score_p = s_bp of the pairs (b, item_p), those of b being start_b .
 */
 
 use super::{
-    Cost, Op,
+    Cost, Op, area,
     case::Case,
     fits,
     top_k::{Plant, Shelf, candidates, check_catalogue, score},
 };
 use crate::{
     base::rng::{Purpose, Stream},
-    mem::{Act, F32, HostArenas, Planner, Scalar, U32},
+    mem::{Act, F32, Lent, Planner, Scalar, U32},
 };
 
 op! {
@@ -50,13 +50,13 @@ impl Op for CountAtLeast {
             ("count", self.count.len(), n),
             ("score", self.score.len(), n),
             ("bad", self.bad.len(), b),
-            ("h", self.h.len(), b * d),
-            ("table", self.table.len(), v * d),
+            ("h", self.h.len(), area([b, d])),
+            ("table", self.table.len(), area([v, d])),
             ("bias", self.bias.len(), v),
             ("target", self.target.len(), n),
-            ("target_start", self.target_start.len(), b + 1),
+            ("target_start", self.target_start.len(), b.saturating_add(1)),
             ("excluded", self.excluded.len(), self.e),
-            ("excluded_start", self.excluded_start.len(), b + 1),
+            ("excluded_start", self.excluded_start.len(), b.saturating_add(1)),
         ])
     }
 
@@ -76,13 +76,12 @@ impl Op for CountAtLeast {
             .moves(self.excluded_start, b + 1)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (d, v) = (self.d, self.v);
         let (h, table, bias) = (m.get(self.h), m.get(self.table), m.get(self.bias));
         let (target, target_start) = (m.ids(self.target), m.ids(self.target_start));
         let (excluded, start) = (m.ids(self.excluded), m.ids(self.excluded_start));
-        // SAFETY: destinations and sources of an op are disjoint (`assert_disjoint`).
-        let (count, scores, bad) = unsafe { (m.ids_mut(self.count), m.get_mut(self.score), m.ids_mut(self.bad)) };
+        let (count, scores, bad) = (m.ids_mut(self.count), m.get_mut(self.score), m.ids_mut(self.bad));
         for b in 0..self.b {
             let (h, excluded) = (&h[b * d..][..d], &excluded[start[b] as usize..start[b + 1] as usize]);
             let (all, first_bad) = candidates(h, &table[..v * d], &bias[..v], excluded);
@@ -102,11 +101,11 @@ impl Op for ScoreItems {
         check_catalogue(d, v)?;
         fits(&[
             ("score", self.score.len(), p),
-            ("h", self.h.len(), b * d),
-            ("table", self.table.len(), v * d),
+            ("h", self.h.len(), area([b, d])),
+            ("table", self.table.len(), area([v, d])),
             ("bias", self.bias.len(), v),
             ("item", self.item.len(), p),
-            ("start", self.start.len(), b + 1),
+            ("start", self.start.len(), b.saturating_add(1)),
         ])
     }
 
@@ -122,11 +121,10 @@ impl Op for ScoreItems {
             .moves(self.start, b + 1)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (d, h, table, bias) = (self.d, m.get(self.h), m.get(self.table), m.get(self.bias));
         let (item, start) = (m.ids(self.item), m.ids(self.start));
-        // SAFETY: destinations and sources of an op are disjoint (`assert_disjoint`).
-        let scores = unsafe { m.get_mut(self.score) };
+        let scores = m.get_mut(self.score);
         for b in 0..self.b {
             for p in start[b] as usize..start[b + 1] as usize {
                 let item = item[p] as usize;

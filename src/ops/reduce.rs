@@ -4,7 +4,7 @@ grad_norm:     norm = sqrt(sum_P g^2)   g (P) f32, norm (1) f32
 */
 
 use super::{Cost, Dst, Op, case::Case, fits};
-use crate::mem::{F32, HostArenas, Planner, Scalar};
+use crate::mem::{F32, Lent, Planner, Scalar};
 
 op! {
     /// y = mean of x, weighted.
@@ -33,7 +33,7 @@ impl Op for WeightedMean {
         Cost::work(2.0 * self.n as f64, 0.0).moves(self.y, 1).moves(self.x, self.n).moves(self.w, self.n)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (x, w) = (&m.get(self.x)[..self.n], m.get(self.w));
         m.compute(Dst::Write(self.y), 1, |_| x.iter().zip(w).map(|(x, w)| *x * *w).sum());
     }
@@ -48,7 +48,7 @@ impl Op for GradNorm {
         Cost::work(2.0 * self.n as f64, 1.0).moves(self.norm, 1).moves(self.g, self.n)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let g = &m.get(self.g)[..self.n];
         m.compute(Dst::Write(self.norm), 1, |_| g.iter().map(|x| *x * *x).sum::<S>().sqrt());
     }

@@ -25,10 +25,10 @@ this one, from any start. No row may lag by more than R steps: every so often, a
 rows are brought to date (`all`), after which the sum may start anew.
 */
 
-use super::{Cost, GatherTable, NO_ID, Op, case::Case, fits, sort_ids::sorted};
+use super::{Cost, GatherTable, NO_ID, Op, area, case::Case, fits, sort_ids::sorted};
 use crate::{
     base::rng::{Purpose, Stream},
-    mem::{F32, HostArenas, Planner, Scalar, U32},
+    mem::{F32, Lent, Planner, Scalar, U32},
 };
 
 /// Missed steps that are taken one by one.
@@ -177,14 +177,14 @@ impl Op for CatchUpRows {
         if self.ring == 0 {
             return Err("a history of no steps".into());
         }
-        let vd = self.rows * self.d;
+        let vd = area([self.rows, self.d]);
         fits(&[
             ("p", self.p.len(), vd),
             ("m", self.m.len(), vd),
             ("v", self.v.len(), vd),
             ("last", self.last.len(), self.rows),
             ("key", self.key.len(), if self.all { 0 } else { self.n }),
-            ("history", self.history.len(), 4 * self.ring),
+            ("history", self.history.len(), area([4, self.ring])),
             ("ok", self.ok.len(), 1),
             ("step", self.step.len(), 1),
         ])
@@ -207,14 +207,12 @@ impl Op for CatchUpRows {
             .moves(self.step, 1)
     }
 
-    fn reference<S: Scalar>(&self, mem: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, mem: &Lent<'_, S>) {
         if mem.get(self.ok)[0] == S::zero() {
             return;
         }
         let (key, history, step) = (mem.ids(self.key), mem.get(self.history), mem.ids(self.step)[0]);
-        // SAFETY: destinations and sources of an op are disjoint (`assert_disjoint`).
-        let (p, m, v, last) =
-            unsafe { (mem.get_mut(self.p), mem.get_mut(self.m), mem.get_mut(self.v), mem.ids_mut(self.last)) };
+        let (p, m, v, last) = (mem.get_mut(self.p), mem.get_mut(self.m), mem.get_mut(self.v), mem.ids_mut(self.last));
         let of = |x: f32| S::of(x as f64);
         for row in (0..self.places()).filter_map(|i| self.row(key, i)) {
             let missed = step.saturating_sub(last[row] + 1);
@@ -247,13 +245,13 @@ impl Op for CatchUpRows {
 
 impl Op for AdamWRows {
     fn check(&self) -> Result<(), String> {
-        let vd = self.rows * self.d;
+        let vd = area([self.rows, self.d]);
         fits(&[
             ("p", self.p.len(), vd),
             ("m", self.m.len(), vd),
             ("v", self.v.len(), vd),
             ("last", self.last.len(), self.rows),
-            ("g", self.g.len(), self.n * self.d),
+            ("g", self.g.len(), area([self.n, self.d])),
             ("key", self.key.len(), self.n),
             ("norm", self.norm.len(), 1),
             ("ok", self.ok.len(), 1),
@@ -280,15 +278,13 @@ impl Op for AdamWRows {
             .moves(self.step, 1)
     }
 
-    fn reference<S: Scalar>(&self, mem: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, mem: &Lent<'_, S>) {
         if mem.get(self.ok)[0] == S::zero() {
             return;
         }
         let (g, norm, hyper) = (mem.get(self.g), mem.get(self.norm)[0], mem.get(self.hyper));
         let (key, step, d) = (mem.ids(self.key), mem.ids(self.step)[0], self.d);
-        // SAFETY: destinations and sources of an op are disjoint (`assert_disjoint`).
-        let (p, m, v, last) =
-            unsafe { (mem.get_mut(self.p), mem.get_mut(self.m), mem.get_mut(self.v), mem.ids_mut(self.last)) };
+        let (p, m, v, last) = (mem.get_mut(self.p), mem.get_mut(self.m), mem.get_mut(self.v), mem.ids_mut(self.last));
         let of = |x: f32| S::of(x as f64);
         let clip =
             if self.max_norm > 0.0 { (of(self.max_norm) / (norm + S::of(1e-6))).min(S::one()) } else { S::one() };

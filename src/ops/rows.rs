@@ -4,10 +4,10 @@ scatter_rows: dx[r] = sum of dy_m over the m with row_m = r in order, all other 
 Where row_m is [`NO_ROW`] (padding, any number of times), y_m is 0 and dy_m goes nowhere.
 */
 
-use super::{Cost, Dst, Op, case::Case, fits};
+use super::{Cost, Dst, Op, area, case::Case, fits};
 use crate::{
     base::rng::{Purpose, Stream},
-    mem::{Act, HostArenas, Planner, Scalar, U32},
+    mem::{Act, Lent, Planner, Scalar, U32},
 };
 
 /// A row that is none: padding.
@@ -34,7 +34,11 @@ op! {
 impl Op for GatherRows {
     fn check(&self) -> Result<(), String> {
         let d = self.d;
-        fits(&[("y", self.y.len(), self.m * d), ("x", self.x.len(), self.n * d), ("row", self.row.len(), self.m)])
+        fits(&[
+            ("y", self.y.len(), area([self.m, d])),
+            ("x", self.x.len(), area([self.n, d])),
+            ("row", self.row.len(), self.m),
+        ])
     }
 
     fn cost(&self) -> Cost {
@@ -42,7 +46,7 @@ impl Op for GatherRows {
         Cost::default().moves(self.y, m * d).moves(self.x, m.min(self.n) * d).moves(self.row, m)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (d, x, row) = (self.d, m.get(self.x), m.ids(self.row));
         m.compute(Dst::Write(self.y), self.m * d, |at| match row[at / d] {
             NO_ROW => S::zero(),
@@ -53,7 +57,7 @@ impl Op for GatherRows {
 
 impl Op for ScatterRows {
     fn check(&self) -> Result<(), String> {
-        let (nd, md) = (self.n * self.d, self.m * self.d);
+        let (nd, md) = (area([self.n, self.d]), area([self.m, self.d]));
         fits(&[("dx", self.dx.len_or(nd), nd), ("dy", self.dy.len(), md), ("row", self.row.len(), self.m)])
     }
 
@@ -63,7 +67,7 @@ impl Op for ScatterRows {
         Cost::default().scatters(self.dx, m.min(self.n) * d, self.n * d).moves(self.dy, m * d).moves(self.row, m)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (d, dy, row) = (self.d, m.get(self.dy), m.ids(self.row));
         let mut all = vec![S::zero(); self.n * d];
         for i in (0..self.m).filter(|i| row[*i] != NO_ROW) {

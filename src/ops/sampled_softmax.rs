@@ -11,10 +11,10 @@ S = 0 or nothing but what is left out: loss 0, zero gradients. A target NO_ID is
 where dloss is 0.
 */
 
-use super::{Cost, Dst, NO_ID, Op, case::Case, fits};
+use super::{Cost, Dst, NO_ID, Op, area, case::Case, fits};
 use crate::{
     base::rng::{Purpose, Stream},
-    mem::{Act, F32, HostArenas, Planner, Scalar, Span, U32},
+    mem::{Act, F32, Lent, Planner, Scalar, Span, U32},
 };
 
 op! {
@@ -66,7 +66,7 @@ impl<S: Scalar> Logits<'_, S> {
     fn row(&self, i: usize) -> Vec<S> {
         let (d, words) = (self.d, self.negative.len().div_ceil(32));
         let (h, target) = (&self.h[i * d..][..d], self.target[i]);
-        let dot = |row: &[S]| h.iter().zip(row).map(|(a, b)| *a * *b).sum::<S>();
+        let dot = |row: &[S]| h.iter().zip(row).map(|(a, b)| a.product(*b)).sum::<S>();
         let own = |j: usize| self.own.get(i * words + j / 32).is_some_and(|word| word >> (j % 32) & 1 == 1);
         let mut z = vec![dot(&self.pos[i * d..][..d]) + self.offset(target)];
         z.extend(self.negative.iter().enumerate().map(|(j, id)| match *id == target || *id == NO_ID || own(j) {
@@ -106,13 +106,13 @@ impl Op for SampledSoftmaxFwd {
         fits(&[
             ("loss", self.loss.len(), m),
             ("lse", self.lse.len(), m),
-            ("h", self.h.len(), m * d),
-            ("pos", self.pos.len(), m * d),
-            ("neg", self.neg.len(), s * d),
+            ("h", self.h.len(), area([m, d])),
+            ("pos", self.pos.len(), area([m, d])),
+            ("neg", self.neg.len(), area([s, d])),
             ("log_q", self.log_q.len(), self.bias.len()),
             ("target", self.target.len(), m),
             ("negative", self.negative.len(), s),
-            ("own", own_or(self.own, m * s.div_ceil(32)), m * s.div_ceil(32)),
+            ("own", own_or(self.own, area([m, s.div_ceil(32)])), area([m, s.div_ceil(32)])),
         ])
     }
 
@@ -133,10 +133,9 @@ impl Op for SampledSoftmaxFwd {
             .moves(self.own, m * s.div_ceil(32))
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let of = logits!(self, m);
-        // SAFETY: destinations and sources of an op are disjoint (`assert_disjoint`).
-        let (loss, lse) = unsafe { (m.get_mut(self.loss), m.get_mut(self.lse)) };
+        let (loss, lse) = (m.get_mut(self.loss), m.get_mut(self.lse));
         for i in 0..self.m {
             let z = of.row(i);
             let max = z.iter().copied().fold(S::neg_infinity(), S::max);
@@ -153,17 +152,17 @@ impl Op for SampledSoftmaxBwd {
         let (m, d, s) = (self.m, self.d, self.s);
         fits(&[
             ("g0", self.g0.len(), m),
-            ("dh", self.dh.len_or(m * d), m * d),
-            ("dneg", self.dneg.len_or(s * d), s * d),
+            ("dh", self.dh.len_or(area([m, d])), area([m, d])),
+            ("dneg", self.dneg.len_or(area([s, d])), area([s, d])),
             ("dneg_bias", self.dneg_bias.len_or(s), s),
             ("dloss", self.dloss.len(), m),
-            ("h", self.h.len(), m * d),
-            ("pos", self.pos.len(), m * d),
-            ("neg", self.neg.len(), s * d),
+            ("h", self.h.len(), area([m, d])),
+            ("pos", self.pos.len(), area([m, d])),
+            ("neg", self.neg.len(), area([s, d])),
             ("log_q", self.log_q.len(), self.bias.len()),
             ("target", self.target.len(), m),
             ("negative", self.negative.len(), s),
-            ("own", own_or(self.own, m * s.div_ceil(32)), m * s.div_ceil(32)),
+            ("own", own_or(self.own, area([m, s.div_ceil(32)])), area([m, s.div_ceil(32)])),
             ("lse", self.lse.len(), m),
         ])
     }
@@ -191,7 +190,7 @@ impl Op for SampledSoftmaxBwd {
             .moves(self.lse, m)
     }
 
-    fn reference<S: Scalar>(&self, mem: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, mem: &Lent<'_, S>) {
         let (m, d, s) = (self.m, self.d, self.s);
         let of = logits!(self, mem);
         let (lse, dloss) = (mem.get(self.lse), mem.get(self.dloss));
@@ -207,9 +206,9 @@ impl Op for SampledSoftmaxBwd {
         mem.compute(Dst::Write(self.g0), m, |i| g[i * w]);
         mem.compute(self.dh, m * d, |at| {
             let (i, k) = (at / d, at % d);
-            g[i * w] * of.pos[at] + (0..s).map(|j| g[i * w + 1 + j] * of.neg[j * d + k]).sum::<S>()
+            g[i * w].product(of.pos[at]) + (0..s).map(|j| g[i * w + 1 + j].product(of.neg[j * d + k])).sum::<S>()
         });
-        mem.compute(self.dneg, s * d, |at| (0..m).map(|i| g[i * w + 1 + at / d] * of.h[i * d + at % d]).sum());
+        mem.compute(self.dneg, s * d, |at| (0..m).map(|i| g[i * w + 1 + at / d].product(of.h[i * d + at % d])).sum());
         mem.compute(self.dneg_bias, s, |j| (0..m).map(|i| g[i * w + 1 + j]).sum());
     }
 }

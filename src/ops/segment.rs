@@ -11,14 +11,14 @@ An empty dy or panel counts as zeros, an empty h as ones (with D = 1: the gradie
 */
 
 use super::{
-    Cost, Dst, GatherTable, NO_ID, NoOp, Op,
+    Cost, Dst, GatherTable, NO_ID, NoOp, Op, area,
     case::Case,
     fits,
     sort_ids::{Sorted, sorted},
 };
 use crate::{
     base::rng::{Purpose, Stream},
-    mem::{Act, F32, HostArenas, Planner, Scalar, Span, U32},
+    mem::{Act, F32, Lent, Planner, Scalar, Span, U32},
 };
 
 op! {
@@ -87,7 +87,7 @@ impl SegmentSum {
 impl Sources {
     /// Rows in all (R).
     pub fn rows(&self) -> usize {
-        self.n + self.s + self.m * self.p
+        self.n.saturating_add(self.s).saturating_add(area([self.m, self.p]))
     }
 
     fn check(&self) -> Result<(), String> {
@@ -95,10 +95,10 @@ impl Sources {
         // What may be empty.
         let or = |span: Span<Act>, need: usize| if span.is_empty() { need } else { span.len() };
         fits(&[
-            ("dy", or(self.dy, self.n * d), self.n * d),
-            ("panel", or(self.panel, self.s * d), self.s * d),
-            ("g", self.g.len(), self.m * self.p),
-            ("h", or(self.h, self.m * d), self.m * d),
+            ("dy", or(self.dy, area([self.n, d])), area([self.n, d])),
+            ("panel", or(self.panel, area([self.s, d])), area([self.s, d])),
+            ("g", self.g.len(), area([self.m, self.p])),
+            ("h", or(self.h, area([self.m, d])), area([self.m, d])),
             ("order", self.order.len(), r),
             ("key", self.key.len(), r),
         ])
@@ -123,7 +123,7 @@ impl Sources {
     }
 
     /// Gives `add(place where the run begins, id, k, term)` every term, in order.
-    fn each<S: Scalar>(&self, m: &HostArenas<S>, add: &mut dyn FnMut(usize, usize, usize, S)) {
+    fn each<S: Scalar>(&self, m: &Lent<'_, S>, add: &mut dyn FnMut(usize, usize, usize, S)) {
         let (dy, panel, g, h) = (m.get(self.dy), m.get(self.panel), m.get(self.g), m.get(self.h));
         let (order, key, d) = (m.ids(self.order), m.ids(self.key), self.d);
         let mut begin = 0;
@@ -153,7 +153,7 @@ impl Sources {
 
 impl Op for SegmentSum {
     fn check(&self) -> Result<(), String> {
-        let vd = self.v * self.d;
+        let vd = area([self.v, self.d]);
         fits(&[("dtable", self.dtable.len_or(vd), vd)])?;
         self.sources().check()
     }
@@ -166,7 +166,7 @@ impl Op for SegmentSum {
         of.cost().scatters(self.dtable, of.given().min(self.v) * self.d, self.v * self.d)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let mut sum = vec![S::zero(); self.v * self.d];
         self.sources().each(m, &mut |_, id, k, term| sum[id * self.d + k] += term);
         m.compute(self.dtable, sum.len(), |i| sum[i]);
@@ -176,7 +176,7 @@ impl Op for SegmentSum {
 impl Op for SegmentRows {
     fn check(&self) -> Result<(), String> {
         let of = self.sources();
-        fits(&[("rows", self.rows.len(), of.rows() * self.d)])?;
+        fits(&[("rows", self.rows.len(), area([of.rows(), self.d]))])?;
         of.check()
     }
 
@@ -185,7 +185,7 @@ impl Op for SegmentRows {
         of.cost().moves(self.rows, of.rows() * self.d)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let mut sum = vec![S::zero(); self.sources().rows() * self.d];
         self.sources().each(m, &mut |begin, _, k, term| sum[begin * self.d + k] += term);
         m.compute(Dst::Write(self.rows), sum.len(), |i| sum[i]);

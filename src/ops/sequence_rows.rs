@@ -9,8 +9,8 @@ weights that are 1/length, its mean. Empty sequences are allowed: their sums are
 (padding) get zeros and are never read, nor are their weights. The weights are no parameters and have no gradient.
 */
 
-use super::{Cost, Dst, Op, case::Case, fits};
-use crate::mem::{Act, F32, HostArenas, Planner, Scalar, Span, U32};
+use super::{Cost, Dst, Op, area, case::Case, fits};
+use crate::mem::{Act, F32, Lent, Planner, Scalar, Span, U32};
 
 op! {
     /// y_n = x of the row's sequence.
@@ -54,14 +54,7 @@ fn weights(w: Span<F32>, n: usize) -> usize {
 }
 
 /// Element (n,k) of the rows: w_n x_b, zero behind the last sequence.
-fn spread<S: Scalar>(
-    m: &HostArenas<S>,
-    to: Dst<Act>,
-    x: Span<Act>,
-    w: Span<F32>,
-    cu: Span<U32>,
-    [b, n, d]: [usize; 3],
-) {
+fn spread<S: Scalar>(m: &Lent<'_, S>, to: Dst<Act>, x: Span<Act>, w: Span<F32>, cu: Span<U32>, [b, n, d]: [usize; 3]) {
     let (x, w, cu) = (m.get(x), m.get(w), &m.ids(cu)[..=b]);
     let mut rows = vec![S::zero(); n * d];
     for (s, bounds) in cu.windows(2).enumerate() {
@@ -74,7 +67,7 @@ fn spread<S: Scalar>(
 }
 
 /// Element (b,k) of the sums: over the rows of the sequence, w_n x_n.
-fn pool<S: Scalar>(m: &HostArenas<S>, to: Dst<Act>, x: Span<Act>, w: Span<F32>, cu: Span<U32>, [b, d]: [usize; 2]) {
+fn pool<S: Scalar>(m: &Lent<'_, S>, to: Dst<Act>, x: Span<Act>, w: Span<F32>, cu: Span<U32>, [b, d]: [usize; 2]) {
     let (x, w, cu) = (m.get(x), m.get(w), m.ids(cu));
     m.compute(to, b * d, |at| {
         let (s, k) = (at / d, at % d);
@@ -86,7 +79,11 @@ fn pool<S: Scalar>(m: &HostArenas<S>, to: Dst<Act>, x: Span<Act>, w: Span<F32>, 
 impl Op for SpreadFwd {
     fn check(&self) -> Result<(), String> {
         let (b, n, d) = (self.b, self.n, self.d);
-        fits(&[("y", self.y.len(), n * d), ("x", self.x.len(), b * d), ("cu", self.cu.len(), b + 1)])
+        fits(&[
+            ("y", self.y.len(), area([n, d])),
+            ("x", self.x.len(), area([b, d])),
+            ("cu", self.cu.len(), b.saturating_add(1)),
+        ])
     }
 
     fn cost(&self) -> Cost {
@@ -94,7 +91,7 @@ impl Op for SpreadFwd {
         Cost::default().moves(self.y, n * d).moves(self.x, b.min(n) * d).moves(self.cu, b + 1)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         spread(m, Dst::Write(self.y), self.x, Span::empty(), self.cu, [self.b, self.n, self.d]);
     }
 }
@@ -102,7 +99,11 @@ impl Op for SpreadFwd {
 impl Op for SpreadBwd {
     fn check(&self) -> Result<(), String> {
         let (b, n, d) = (self.b, self.n, self.d);
-        fits(&[("dx", self.dx.len_or(b * d), b * d), ("dy", self.dy.len(), n * d), ("cu", self.cu.len(), b + 1)])
+        fits(&[
+            ("dx", self.dx.len_or(area([b, d])), area([b, d])),
+            ("dy", self.dy.len(), area([n, d])),
+            ("cu", self.cu.len(), b.saturating_add(1)),
+        ])
     }
 
     fn cost(&self) -> Cost {
@@ -113,7 +114,7 @@ impl Op for SpreadBwd {
             .moves(self.cu, wanted * (b + 1))
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         pool(m, self.dx, self.dy, Span::empty(), self.cu, [self.b, self.d]);
     }
 }
@@ -122,7 +123,12 @@ impl Op for PoolFwd {
     fn check(&self) -> Result<(), String> {
         let (b, n, d) = (self.b, self.n, self.d);
         let w = weights(self.w, n);
-        fits(&[("y", self.y.len(), b * d), ("x", self.x.len(), n * d), ("w", w, n), ("cu", self.cu.len(), b + 1)])
+        fits(&[
+            ("y", self.y.len(), area([b, d])),
+            ("x", self.x.len(), area([n, d])),
+            ("w", w, n),
+            ("cu", self.cu.len(), b.saturating_add(1)),
+        ])
     }
 
     fn cost(&self) -> Cost {
@@ -135,7 +141,7 @@ impl Op for PoolFwd {
             .moves(self.cu, b + 1)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         pool(m, Dst::Write(self.y), self.x, self.w, self.cu, [self.b, self.d]);
     }
 }
@@ -143,8 +149,13 @@ impl Op for PoolFwd {
 impl Op for PoolBwd {
     fn check(&self) -> Result<(), String> {
         let (b, n, d) = (self.b, self.n, self.d);
-        let (dx, w) = (self.dx.len_or(n * d), weights(self.w, n));
-        fits(&[("dx", dx, n * d), ("dy", self.dy.len(), b * d), ("w", w, n), ("cu", self.cu.len(), b + 1)])
+        let (dx, w) = (self.dx.len_or(area([n, d])), weights(self.w, n));
+        fits(&[
+            ("dx", dx, area([n, d])),
+            ("dy", self.dy.len(), area([b, d])),
+            ("w", w, n),
+            ("cu", self.cu.len(), b.saturating_add(1)),
+        ])
     }
 
     fn cost(&self) -> Cost {
@@ -157,7 +168,7 @@ impl Op for PoolBwd {
             .moves(self.cu, wanted * (b + 1))
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         spread(m, self.dx, self.dy, self.w, self.cu, [self.b, self.n, self.d]);
     }
 }

@@ -10,7 +10,7 @@ Rows with one id are then neighbours, a *run*, whose first place owns the id: ta
 use super::{Cost, Op, case::Case, fits};
 use crate::{
     base::rng::{Purpose, Stream},
-    mem::{HostArenas, Planner, Scalar, Span, U32},
+    mem::{Lent, Planner, Scalar, Span, U32},
 };
 
 /// An id that is none: padding. Gathers give zeros for it, sums skip it, sorting puts it last.
@@ -28,7 +28,7 @@ op! {
 impl SortIds {
     /// Ids in all lists (N).
     pub fn n(&self) -> usize {
-        self.n0 + self.n1 + self.n2
+        self.n0.saturating_add(self.n1).saturating_add(self.n2)
     }
 }
 
@@ -83,11 +83,10 @@ impl Op for SortIds {
             .moves(self.id2, self.n2)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let lists = [m.ids(self.id0.first(self.n0)), m.ids(self.id1.first(self.n1)), m.ids(self.id2.first(self.n2))];
         let sorted = sorted(&lists.concat(), self.v);
-        // SAFETY: an op's destinations are disjoint from each other and from its sources (`Op::assert_disjoint`).
-        let (order, key) = unsafe { (m.ids_mut(self.order.first(self.n())), m.ids_mut(self.key.first(self.n()))) };
+        let (order, key) = (m.ids_mut(self.order.first(self.n())), m.ids_mut(self.key.first(self.n())));
         for (i, (o, k)) in sorted.into_iter().enumerate() {
             (order[i], key[i]) = (o, k);
         }

@@ -12,10 +12,10 @@ multiply-add, for the same reason: not every processor has it. The table is the 
 are what the model gives, bf16 or f32, taken exactly.
 */
 
-use super::{Cost, NO_ROW, Op, case::Case, fits};
+use super::{Cost, NO_ROW, Op, area, case::Case, fits};
 use crate::{
     base::rng::{Purpose, Stream},
-    mem::{Act, F32, HostArenas, Planner, Scalar, Span, U32},
+    mem::{Act, F32, Lent, Planner, Scalar, Span, U32},
 };
 
 op! {
@@ -64,14 +64,14 @@ impl Op for TopK {
             return Err("the best 0 items".into());
         }
         fits(&[
-            ("item", self.item.len(), b * k),
-            ("score", self.score.len(), b * k),
+            ("item", self.item.len(), area([b, k])),
+            ("score", self.score.len(), area([b, k])),
             ("bad", self.bad.len(), b),
-            ("h", self.h.len(), b * d),
-            ("table", self.table.len(), v * d),
+            ("h", self.h.len(), area([b, d])),
+            ("table", self.table.len(), area([v, d])),
             ("bias", self.bias.len(), v),
             ("excluded", self.excluded.len(), self.e),
-            ("excluded_start", self.excluded_start.len(), b + 1),
+            ("excluded_start", self.excluded_start.len(), b.saturating_add(1)),
         ])
     }
 
@@ -89,12 +89,11 @@ impl Op for TopK {
             .moves(self.excluded_start, b + 1)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (d, v, k) = (self.d, self.v, self.k);
         let (h, table, bias) = (m.get(self.h), m.get(self.table), m.get(self.bias));
         let (excluded, start) = (m.ids(self.excluded), m.ids(self.excluded_start));
-        // SAFETY: destinations and sources of an op are disjoint (`assert_disjoint`).
-        let (item, score, bad) = unsafe { (m.ids_mut(self.item), m.get_mut(self.score), m.ids_mut(self.bad)) };
+        let (item, score, bad) = (m.ids_mut(self.item), m.get_mut(self.score), m.ids_mut(self.bad));
         for b in 0..self.b {
             let excluded = &excluded[start[b] as usize..start[b + 1] as usize];
             let (scores, first_bad) = candidates(&h[b * d..][..d], &table[..v * d], &bias[..v], excluded);

@@ -10,8 +10,8 @@ one count as zero vectors. Rows behind the last sequence have no window: y is 0,
 With F of 4 and L of 5 this is two operations a number moved, so no product of tensor cores: backends compute in f32.
 */
 
-use super::{Cost, Dst, Op, case::Case, cost::apart, dilated_conv::sequences, fits};
-use crate::mem::{Act, F32, HostArenas, Planner, Scalar, U32};
+use super::{Cost, Dst, Op, area, case::Case, cost::apart, dilated_conv::sequences, fits};
+use crate::mem::{Act, F32, Lent, Planner, Scalar, U32};
 
 op! {
     /// y = F weighted sums of the window of each row.
@@ -49,11 +49,11 @@ impl Op for VerticalConvFwd {
         let (n, d, l, f) = (self.n, self.d, self.l, self.f);
         sizes(d, l, f)?;
         fits(&[
-            ("y", self.y.len(), n * f * d),
-            ("x", self.x.len(), n * d),
-            ("w", self.w.len(), f * l),
+            ("y", self.y.len(), area([n, f, d])),
+            ("x", self.x.len(), area([n, d])),
+            ("w", self.w.len(), area([f, l])),
             ("bias", self.bias.len(), f),
-            ("cu", self.cu.len(), self.b + 1),
+            ("cu", self.cu.len(), self.b.saturating_add(1)),
         ])
     }
 
@@ -68,7 +68,7 @@ impl Op for VerticalConvFwd {
             .moves(self.cu, b + 1)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (n, d, l, f) = (self.n, self.d, self.l, self.f);
         let sequence = sequences(&m.ids(self.cu)[..self.b + 1], n);
         let (x, w, bias) = (m.get(self.x), m.get(self.w), m.get(self.bias));
@@ -89,13 +89,13 @@ impl Op for VerticalConvBwd {
         let (n, d, l, f) = (self.n, self.d, self.l, self.f);
         sizes(d, l, f)?;
         fits(&[
-            ("dx", self.dx.len_or(n * d), n * d),
-            ("dw", self.dw.len_or(f * l), f * l),
+            ("dx", self.dx.len_or(area([n, d])), area([n, d])),
+            ("dw", self.dw.len_or(area([f, l])), area([f, l])),
             ("db", self.db.len_or(f), f),
-            ("dy", self.dy.len(), n * f * d),
-            ("x", self.x.len(), n * d),
-            ("w", self.w.len(), f * l),
-            ("cu", self.cu.len(), self.b + 1),
+            ("dy", self.dy.len(), area([n, f, d])),
+            ("x", self.x.len(), area([n, d])),
+            ("w", self.w.len(), area([f, l])),
+            ("cu", self.cu.len(), self.b.saturating_add(1)),
         ])
     }
 
@@ -113,7 +113,7 @@ impl Op for VerticalConvBwd {
             .moves(self.cu, any * (b + 1))
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (n, d, l, f) = (self.n, self.d, self.l, self.f);
         let sequence = sequences(&m.ids(self.cu)[..self.b + 1], n);
         let (dy, x, w) = (m.get(self.dy), m.get(self.x), m.get(self.w));

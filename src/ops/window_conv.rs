@@ -16,8 +16,8 @@ A row of c belongs to up to L windows, so that c is computed once a row, not onc
 Rows behind the last sequence have no window: y is 0, `at` NO_ROW.
 */
 
-use super::{Cost, Dst, NO_ROW, Op, case::Case, cost::apart, dilated_conv::sequences, fits};
-use crate::mem::{Act, F32, HostArenas, Planner, Scalar, U32};
+use super::{Cost, Dst, NO_ROW, Op, area, case::Case, cost::apart, dilated_conv::sequences, fits};
+use crate::mem::{Act, F32, Lent, Planner, Scalar, U32};
 
 op! {
     /// y = the maximum over its window of each convolution.
@@ -44,7 +44,7 @@ op! {
 
 /// Taps of all heights up to `l`.
 pub fn taps(l: usize) -> usize {
-    l * (l + 1) / 2
+    area([l, l.saturating_add(1)]) / 2
 }
 
 /// Taps of all heights and rows that lie inside their sequence ([`cost`](super::cost): as if lengths were equal): those that
@@ -68,12 +68,12 @@ impl Op for WindowConvFwd {
         let (n, d, l, f) = (self.n, self.d, self.l, self.f);
         sizes(d, l, f)?;
         fits(&[
-            ("y", self.y.len(), n * l * f),
-            ("at", self.at.len(), n * l * f),
-            ("x", self.x.len(), n * d),
-            ("w", self.w.len(), taps(l) * d * f),
-            ("bias", self.bias.len(), l * f),
-            ("cu", self.cu.len(), self.b + 1),
+            ("y", self.y.len(), area([n, l, f])),
+            ("at", self.at.len(), area([n, l, f])),
+            ("x", self.x.len(), area([n, d])),
+            ("w", self.w.len(), area([taps(l), d, f])),
+            ("bias", self.bias.len(), area([l, f])),
+            ("cu", self.cu.len(), self.b.saturating_add(1)),
         ])
     }
 
@@ -88,12 +88,11 @@ impl Op for WindowConvFwd {
             .moves(self.cu, b + 1)
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (n, d, l, f) = (self.n, self.d, self.l, self.f);
         let sequence = sequences(&m.ids(self.cu)[..self.b + 1], n);
         let (x, w, bias) = (m.get(self.x), m.get(self.w), m.get(self.bias));
-        // SAFETY: destinations and sources of an op are disjoint (`assert_disjoint`).
-        let (y, at) = unsafe { (m.get_mut(self.y), m.ids_mut(self.at)) };
+        let (y, at) = (m.get_mut(self.y), m.ids_mut(self.at));
         let mut c = vec![S::zero(); f];
         for (t, rows) in sequence.iter().enumerate() {
             for h in 1..=l {
@@ -113,7 +112,7 @@ impl Op for WindowConvFwd {
                         };
                         for i in 0..d {
                             let (x, w) = (x[row * d + i], &w[((taps(h - 1) + k) * d + i) * f..][..f]);
-                            c.iter_mut().zip(w).for_each(|(c, w)| *c += x * *w);
+                            c.iter_mut().zip(w).for_each(|(c, w)| *c += x.product(*w));
                         }
                     }
                     for (j, c) in c.iter().enumerate() {
@@ -133,16 +132,16 @@ impl Op for WindowConvBwd {
     fn check(&self) -> Result<(), String> {
         let (n, d, l, f) = (self.n, self.d, self.l, self.f);
         sizes(d, l, f)?;
-        let weights = taps(l) * d * f;
+        let weights = area([taps(l), d, f]);
         fits(&[
-            ("dx", self.dx.len_or(n * d), n * d),
+            ("dx", self.dx.len_or(area([n, d])), area([n, d])),
             ("dw", self.dw.len_or(weights), weights),
-            ("db", self.db.len_or(l * f), l * f),
-            ("dy", self.dy.len(), n * l * f),
-            ("at", self.at.len(), n * l * f),
-            ("x", self.x.len(), n * d),
+            ("db", self.db.len_or(area([l, f])), area([l, f])),
+            ("dy", self.dy.len(), area([n, l, f])),
+            ("at", self.at.len(), area([n, l, f])),
+            ("x", self.x.len(), area([n, d])),
             ("w", self.w.len(), weights),
-            ("cu", self.cu.len(), self.b + 1),
+            ("cu", self.cu.len(), self.b.saturating_add(1)),
         ])
     }
 
@@ -162,7 +161,7 @@ impl Op for WindowConvBwd {
             .moves(self.cu, (dx | dw) * (b + 1))
     }
 
-    fn reference<S: Scalar>(&self, m: &HostArenas<S>) {
+    fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (n, d, l, f) = (self.n, self.d, self.l, self.f);
         let columns = l * f;
         let sequence = sequences(&m.ids(self.cu)[..self.b + 1], n);
@@ -186,9 +185,9 @@ impl Op for WindowConvBwd {
                     };
                     for i in 0..d {
                         let at = ((taps(h - 1) + k) * d + i) * f;
-                        dx[row * d + i] += dc.iter().zip(&w[at..]).map(|(dc, w)| *dc * *w).sum();
+                        dx[row * d + i] += dc.iter().zip(&w[at..]).map(|(dc, w)| dc.product(*w)).sum();
                         let x = x[row * d + i];
-                        dw[at..][..f].iter_mut().zip(dc).for_each(|(dw, dc)| *dw += x * *dc);
+                        dw[at..][..f].iter_mut().zip(dc).for_each(|(dw, dc)| *dw += x.product(*dc));
                     }
                 }
             }

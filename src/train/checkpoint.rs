@@ -118,7 +118,7 @@ struct Tensor<'p> {
 
 impl Tensor<'_> {
     fn dtype(&self) -> Dtype {
-        if self.span.arena == Arena::Index { Dtype::U32 } else { Dtype::F32 }
+        if self.span.arena() == Arena::Index { Dtype::U32 } else { Dtype::F32 }
     }
 }
 
@@ -143,8 +143,8 @@ const PIECE: usize = 1 << 22;
 
 /// The pieces of a span.
 fn pieces(span: RawSpan) -> impl Iterator<Item = RawSpan> {
-    let piece = move |at| RawSpan { offset: span.offset + at, len: PIECE.min(span.len - at), ..span };
-    (0..span.len).step_by(PIECE).map(piece)
+    let piece = move |at| span.slice(at, PIECE.min(span.len() - at));
+    (0..span.len()).step_by(PIECE).map(piece)
 }
 
 /// What stands beside the tensors of a checkpoint.
@@ -183,7 +183,7 @@ pub fn save(
     let mut end = 0;
     let infos = all.iter().map(|t| {
         let start = end;
-        end += t.span.len * 4;
+        end += t.span.len() * 4;
         (t.name.clone(), TensorInfo { dtype: t.dtype(), shape: t.shape.to_vec(), data_offsets: (start, end) })
     });
     let infos = infos.collect();
@@ -202,12 +202,12 @@ pub fn save(
         put(&head)?;
         let (mut values, mut ids) = (Vec::new(), Vec::new());
         for piece in all.iter().flat_map(|t| pieces(t.span)) {
-            if piece.arena == Arena::Index {
-                ids.resize(piece.len, 0u32);
+            if piece.arena() == Arena::Index {
+                ids.resize(piece.len(), 0u32);
                 b.read_ids(plan.index_span(piece), &mut ids);
                 put(cast_slice(&ids))?;
             } else {
-                values.resize(piece.len, 0.0f32);
+                values.resize(piece.len(), 0.0f32);
                 b.read(piece, &mut values);
                 put(cast_slice(&values))?;
             }
@@ -372,12 +372,12 @@ pub fn load(path: &Path, b: &mut dyn Backend, plan: &Planner, moments: bool, voc
     for (span, at) in places {
         file.seek(SeekFrom::Start(at)).at_path(path)?;
         for piece in pieces(span) {
-            if piece.arena == Arena::Index {
-                ids.resize(piece.len, 0u32);
+            if piece.arena() == Arena::Index {
+                ids.resize(piece.len(), 0u32);
                 file.read_exact(cast_slice_mut(&mut ids)).at_path(path)?;
                 b.write_ids(plan.index_span(piece), &ids);
             } else {
-                values.resize(piece.len, 0.0f32);
+                values.resize(piece.len(), 0.0f32);
                 file.read_exact(cast_slice_mut(&mut values)).at_path(path)?;
                 b.write(piece, &values);
             }

@@ -17,7 +17,7 @@ use crate::{
     layers::{Facts, HostInput, Input, RatingScale, Shape, Users},
     mem::{F32, Init, Param, Planner, Span},
     models::Representations,
-    ops::{Backend, CatchUpRows, Later},
+    ops::{Backend, Later},
     tasks::{self, Batch, Rating, Sequence},
 };
 
@@ -142,21 +142,26 @@ impl<B: Backend> Engine<B> {
         Ok(lay_out(settings, facts, 1)?.0.params().to_vec())
     }
 
-    /// Asks the backend whether it serves every op of a full batch, and has it take the scratch memory they need.
+    /// Has every op of a full batch checked, asks the backend whether it serves them all, and has it take the scratch memory
+    /// they need. Each call is checked again when it runs ([`crate::ops::Run::run`]), for the sizes of its batch.
     fn reserve(&mut self) -> Result<()> {
-        let Asking { scratch_bytes, refused, .. } = Self::ask(&self.backend, &self.parts, &self.input);
-        if let Some((op, why)) = refused {
-            return Err(Error::user(format!("{op}: {why}")).hint("change the sizes, or use --device cpu"));
-        }
-        self.workspace = scratch_bytes;
-        self.backend.reserve(scratch_bytes)
+        self.workspace = Self::ask(&self.backend, &self.parts, &self.input).answer(self.plan.owners())?;
+        self.backend.reserve(self.workspace)?;
+        self.backend.sync()
     }
 
-    /// What the backend says of the ops of a full batch, and of ranking one.
+    /// What the backend says of the ops of a full batch: a step, rows brought to date, and histories encoded, ranked and rated.
     fn ask<'b>(backend: &'b B, parts: &Parts, input: &Input) -> Asking<'b, B> {
         let (c, mut asking) = (input.capacity, Asking::new(backend));
         parts.step(&mut asking, &Shape { b: c.b, n: c.n, m: c.m, training: true });
+        parts.settle(&mut asking);
+        let users = parts.scoring.users();
+        let histories = Shape { b: users, n: c.n, m: users, training: false };
+        parts.model.forward(&mut asking, &histories);
         parts.scoring.largest(&mut asking);
+        if let Some(task) = parts.task.rating() {
+            task.predict(&mut asking, &[], &histories);
+        }
         asking
     }
 
@@ -271,9 +276,7 @@ impl<B: Backend> Engine<B> {
     pub fn settle(&mut self, step: u64) {
         let Some(rings) = self.parts.rings else { return };
         self.backend.write_ids(self.input.step, &[step as u32 + 1]);
-        for rows in &self.parts.row_updates {
-            self.backend.run(&CatchUpRows { all: true, ..rows.catch_up });
-        }
+        self.parts.settle(&mut self.backend);
         // The sum begins anew, and with it what this step is remembered by.
         let mut hyper = [0.0; 4];
         self.backend.read(Rings::at(step, rings.decaying).raw(), &mut hyper);
@@ -472,7 +475,7 @@ impl<B: Backend> Engine<B> {
         let there = there - there / 32;
         let fits = |batch: usize| {
             let Ok((plan, input, parts)) = lay_out(settings, facts, batch) else { return false };
-            let scratch = Self::ask(&bare, &parts, &input).scratch_bytes;
+            let Ok(scratch) = Self::ask(&bare, &parts, &input).answer(plan.owners()) else { return false };
             (B::bytes(&plan, bare.precision()) + scratch.next_multiple_of(1 << 20)) as u64 <= there
         };
         let (mut low, mut high) = (0, settings.batch);

@@ -99,6 +99,11 @@ impl Parts {
         loss.tables(b, s);
     }
 
+    /// Brings every row of every table that is updated by rows to the step before the one that is written.
+    pub fn settle(&self, b: &mut dyn Backend) {
+        self.row_updates.iter().for_each(|rows| b.run(&CatchUpRows { all: true, ..rows.catch_up }));
+    }
+
     /// A whole step, its batch being on its way.
     pub fn step(&self, b: &mut dyn Backend, s: &Shape) {
         self.make(b, s);

@@ -7,7 +7,7 @@ use super::{
     math::{self, Map},
     simd::{Kernel, Simd, dispatch},
 };
-use crate::ops::{ActivationBwd, ActivationFwd, Op, Run, activation::Activation};
+use crate::ops::{ActivationBwd, ActivationFwd, Run, Valid, activation::Activation};
 
 /// max(x, 0), of which a NaN comes back: `max` gives its second operand then.
 struct Relu;
@@ -19,11 +19,10 @@ impl Map for Relu {
 }
 
 impl Run<ActivationFwd> for Cpu {
-    fn run(&mut self, op: &ActivationFwd) {
-        op.assert_disjoint();
-        // SAFETY: disjoint by the assertion, taken once.
-        let y = unsafe { self.out(op.y, op.n) };
-        let x = self.get(op.x, op.n);
+    fn execute(&mut self, op: &Valid<'_, ActivationFwd>) {
+        let mem = self.lend(op);
+        let y = mem.out(op.y, op.n);
+        let x = mem.get(op.x, op.n);
         y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| match op.kind {
             Activation::Relu => math::map(y, x, Relu),
             Activation::Sigmoid => math::map(y, x, math::Sigmoid),
@@ -33,11 +32,10 @@ impl Run<ActivationFwd> for Cpu {
 }
 
 impl Run<ActivationBwd> for Cpu {
-    fn run(&mut self, op: &ActivationBwd) {
-        op.assert_disjoint();
-        // SAFETY: disjoint by the assertion, taken once.
-        let Some((dx, acc)) = (unsafe { self.grad(op.dx, op.n) }) else { return };
-        let (dy, y, kind) = (self.get(op.dy, op.n), self.get(op.y, op.n), op.kind);
+    fn execute(&mut self, op: &Valid<'_, ActivationBwd>) {
+        let mem = self.lend(op);
+        let Some((dx, acc)) = mem.grad(op.dx, op.n) else { return };
+        let (dy, y, kind) = (mem.get(op.dy, op.n), mem.get(op.y, op.n), op.kind);
         dx.par_chunks_mut(CHUNK)
             .zip(dy.par_chunks(CHUNK).zip(y.par_chunks(CHUNK)))
             .for_each(|(dx, (dy, y))| dispatch(Backward { dx, acc, dy, y, kind }));

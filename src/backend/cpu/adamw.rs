@@ -7,7 +7,7 @@ use super::{
     math::{lanes, load, store},
     simd::{Kernel, Simd, dispatch},
 };
-use crate::ops::{AdamW, Guard, Op, Run};
+use crate::ops::{AdamW, Guard, Op, Run, Valid};
 
 /// One step over some weights.
 pub(super) struct Update<'a> {
@@ -53,15 +53,14 @@ impl Kernel for Update<'_> {
 }
 
 impl Run<AdamW> for Cpu {
-    fn run(&mut self, op: &AdamW) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, AdamW>) {
+        let mem = self.lend(op);
         let n = op.n;
-        // SAFETY: disjoint by the assertion, each taken once.
-        let (p, m, v) = unsafe { (self.out(op.p, n), self.out(op.m, n), self.out(op.v, n)) };
-        if self.get(op.ok, 1)[0] == 0.0 {
+        let (p, m, v) = (mem.out(op.p, n), mem.out(op.m, n), mem.out(op.v, n));
+        if mem.get(op.ok, 1)[0] == 0.0 {
             return;
         }
-        let (g, norm, hyper) = (self.get(op.g, n), self.get(op.norm, 1)[0], self.get(op.hyper, 3));
+        let (g, norm, hyper) = (mem.get(op.g, n), mem.get(op.norm, 1)[0], mem.get(op.hyper, 3));
         let clip = if op.max_norm > 0.0 { (op.max_norm / (norm + 1e-6)).min(1.0) } else { 1.0 };
         let hyper = [hyper[0], hyper[1], hyper[2]];
         let (betas, eps, weight_decay) = ([op.beta1, op.beta2], op.eps, op.weight_decay);
@@ -73,8 +72,8 @@ impl Run<AdamW> for Cpu {
 }
 
 impl Run<Guard> for Cpu {
-    fn run(&mut self, op: &Guard) {
-        op.assert_disjoint();
-        op.reference(&self.arenas);
+    fn execute(&mut self, op: &Valid<'_, Guard>) {
+        let mem = self.lend(op);
+        op.reference(&mem.lent);
     }
 }

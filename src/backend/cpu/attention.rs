@@ -9,7 +9,7 @@ Causal blocks see only the keys up to their last query.
 use rayon::prelude::*;
 
 use super::{
-    Cpu,
+    Cpu, Work,
     dropout::Draws,
     gemm::{self, Accumulate, Dest, Epilogue, Packed, Store, Terms, View},
     in_precision,
@@ -17,7 +17,7 @@ use super::{
     scratch,
     simd::{Kernel, Simd, dispatch},
 };
-use crate::ops::{AttentionBwd, AttentionFwd, Op, Run, attention::drop_row};
+use crate::ops::{AttentionBwd, AttentionFwd, Run, Valid, attention::drop_row};
 
 /// Queries of a block.
 const BLOCK: usize = 64;
@@ -150,18 +150,17 @@ impl Epilogue for RowScaled<'_> {
 }
 
 impl Run<AttentionFwd> for Cpu {
-    fn run(&mut self, op: &AttentionFwd) {
-        op.assert_disjoint();
-        in_precision!(self, forward(self, op))
+    fn execute(&mut self, op: &Valid<'_, AttentionFwd>) {
+        let mem = self.lend(op);
+        in_precision!(mem, forward(&mem, op))
     }
 }
 
-fn forward<T: Terms>(cpu: &Cpu, op: &AttentionFwd) {
+fn forward<T: Terms>(mem: &Work<'_>, op: &AttentionFwd) {
     let (n, h, k, d) = (op.n, op.h, op.k, op.h * op.k);
-    // SAFETY: disjoint by the caller's assertion, each taken once.
-    let (o, lse) = unsafe { (cpu.out(op.o, n * d), cpu.out(op.lse, h * n)) };
-    let (qkv, cu) = (cpu.get(op.qkv, 3 * n * d), cpu.ids(op.cu, op.b + 1));
-    let draws = Draws::new(&op.drop, cpu.ids(op.step, 1)[0]);
+    let (o, lse) = (mem.out(op.o, n * d), mem.out(op.lse, h * n));
+    let (qkv, cu) = (mem.get(op.qkv, 3 * n * d), mem.ids(op.cu, op.b + 1));
+    let draws = Draws::new(&op.drop, mem.ids(op.step, 1)[0]);
     let (o, lse) = (Dest::new(o, n, d, d), Dest::new(lse, h, n, n));
     let scale = 1.0 / (k as f32).sqrt();
     each_head(cu, (n, h, k, op.t), op.causal, |head| {
@@ -288,19 +287,18 @@ impl Kernel for DropRows<'_> {
 }
 
 impl Run<AttentionBwd> for Cpu {
-    fn run(&mut self, op: &AttentionBwd) {
-        op.assert_disjoint();
-        in_precision!(self, backward(self, op))
+    fn execute(&mut self, op: &Valid<'_, AttentionBwd>) {
+        let mem = self.lend(op);
+        in_precision!(mem, backward(&mem, op))
     }
 }
 
-fn backward<T: Terms>(cpu: &Cpu, op: &AttentionBwd) {
+fn backward<T: Terms>(mem: &Work<'_>, op: &AttentionBwd) {
     let (n, h, k, d) = (op.n, op.h, op.k, op.h * op.k);
-    // SAFETY: disjoint by the caller's assertion, taken once.
-    let Some((dqkv, acc)) = (unsafe { cpu.grad(op.dqkv, 3 * n * d) }) else { return };
-    let (d_o, o, qkv) = (cpu.get(op.d_o, n * d), cpu.get(op.o, n * d), cpu.get(op.qkv, 3 * n * d));
-    let (lse, cu) = (cpu.get(op.lse, h * n), cpu.ids(op.cu, op.b + 1));
-    let draws = Draws::new(&op.drop, cpu.ids(op.step, 1)[0]);
+    let Some((dqkv, acc)) = mem.grad(op.dqkv, 3 * n * d) else { return };
+    let (d_o, o, qkv) = (mem.get(op.d_o, n * d), mem.get(op.o, n * d), mem.get(op.qkv, 3 * n * d));
+    let (lse, cu) = (mem.get(op.lse, h * n), mem.ids(op.cu, op.b + 1));
+    let draws = Draws::new(&op.drop, mem.ids(op.step, 1)[0]);
     let dqkv = Dest::new(dqkv, n, 3 * d, 3 * d);
     each_head(cu, (n, h, k, op.t), op.causal, |head| {
         // SAFETY: this task alone writes its head's columns of its sequence's rows.

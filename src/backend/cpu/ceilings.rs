@@ -7,14 +7,13 @@ use super::{
     math::{self, lanes, load, store},
     simd::{Kernel, Simd, dispatch},
 };
-use crate::ops::{ExpChain, Op, Run, StreamCopy};
+use crate::ops::{ExpChain, Run, StreamCopy, Valid};
 
 impl Run<StreamCopy> for Cpu {
-    fn run(&mut self, op: &StreamCopy) {
-        op.assert_disjoint();
-        // SAFETY: disjoint by the assertion, taken once.
-        let y = unsafe { self.out(op.y, op.n) };
-        let x = self.get(op.x, op.n);
+    fn execute(&mut self, op: &Valid<'_, StreamCopy>) {
+        let mem = self.lend(op);
+        let y = mem.out(op.y, op.n);
+        let x = mem.get(op.x, op.n);
         // One long piece a core: that is what the system's copy is fastest at.
         let piece = op.n.div_ceil(rayon::current_num_threads()).max(CHUNK);
         y.par_chunks_mut(piece).zip(x.par_chunks(piece)).for_each(|(y, x)| y.copy_from_slice(x));
@@ -22,11 +21,10 @@ impl Run<StreamCopy> for Cpu {
 }
 
 impl Run<ExpChain> for Cpu {
-    fn run(&mut self, op: &ExpChain) {
-        op.assert_disjoint();
-        // SAFETY: disjoint by the assertion, taken once.
-        let y = unsafe { self.out(op.y, op.n) };
-        let x = self.get(op.x, op.n);
+    fn execute(&mut self, op: &Valid<'_, ExpChain>) {
+        let mem = self.lend(op);
+        let y = mem.out(op.y, op.n);
+        let x = mem.get(op.x, op.n);
         let rounds = op.rounds;
         y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| dispatch(Chain { y, x, rounds }));
     }

@@ -3,19 +3,18 @@
 use rayon::prelude::*;
 
 use super::{CHUNK, Cpu};
-use crate::ops::{ConcatBwd, ConcatFwd, Op, Run, concat::starts};
+use crate::ops::{ConcatBwd, ConcatFwd, Run, Valid, concat::starts};
 
 impl Run<ConcatFwd> for Cpu {
-    fn run(&mut self, op: &ConcatFwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, ConcatFwd>) {
+        let mem = self.lend(op);
         let d: usize = op.widths.iter().sum();
         if d == 0 {
             return;
         }
-        // SAFETY: disjoint by the assertion, taken once.
-        let y = unsafe { self.out(op.y, op.n * d) };
+        let y = mem.out(op.y, op.n * d);
         let [wa, wb, wc] = op.widths;
-        let (a, b, c) = (self.get(op.a, op.n * wa), self.get(op.b, op.n * wb), self.get(op.c, op.n * wc));
+        let (a, b, c) = (mem.get(op.a, op.n * wa), mem.get(op.b, op.n * wb), mem.get(op.c, op.n * wc));
         y.par_chunks_mut(d).with_min_len(CHUNK / d + 1).enumerate().for_each(|(i, y)| {
             let (to_a, rest) = y.split_at_mut(wa);
             let (to_b, to_c) = rest.split_at_mut(wb);
@@ -27,14 +26,13 @@ impl Run<ConcatFwd> for Cpu {
 }
 
 impl Run<ConcatBwd> for Cpu {
-    fn run(&mut self, op: &ConcatBwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, ConcatBwd>) {
+        let mem = self.lend(op);
         let d: usize = op.widths.iter().sum();
-        let dy = self.get(op.dy, op.n * d);
+        let dy = mem.get(op.dy, op.n * d);
         // One after another: each reads only the columns that are its own.
         for ((to, width), start) in [op.da, op.db, op.dc].into_iter().zip(op.widths).zip(starts(op.widths)) {
-            // SAFETY: disjoint by the assertion, each taken once.
-            let Some((to, acc)) = (unsafe { self.grad(to, op.n * width) }) else { continue };
+            let Some((to, acc)) = mem.grad(to, op.n * width) else { continue };
             if width == 0 {
                 continue;
             }

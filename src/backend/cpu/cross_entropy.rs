@@ -1,30 +1,29 @@
 //! Softmax cross-entropy over the whole catalogue, on [`softmax_tiles`](super::softmax_tiles).
 
 use super::{
-    Cpu,
+    Cpu, Work,
     gemm::Terms,
     in_precision, scratch,
     softmax_tiles::{self, Gradients, Kind, Scores},
 };
-use crate::ops::{CrossEntropyBwd, CrossEntropyFwd, Op, Run};
+use crate::ops::{CrossEntropyBwd, CrossEntropyFwd, Run, Valid};
 
 impl Run<CrossEntropyFwd> for Cpu {
-    fn run(&mut self, op: &CrossEntropyFwd) {
-        op.assert_disjoint();
-        in_precision!(self, forward(self, op))
+    fn execute(&mut self, op: &Valid<'_, CrossEntropyFwd>) {
+        let mem = self.lend(op);
+        in_precision!(mem, forward(&mem, op))
     }
 }
 
-fn forward<T: Terms>(cpu: &Cpu, op: &CrossEntropyFwd) {
+fn forward<T: Terms>(mem: &Work<'_>, op: &CrossEntropyFwd) {
     let (m, d, v) = (op.m, op.d, op.v);
-    // SAFETY: disjoint by the caller's assertion, each taken once.
-    let (loss, lse) = unsafe { (cpu.out(op.loss, m), cpu.out(op.lse, m)) };
+    let (loss, lse) = (mem.out(op.loss, m), mem.out(op.lse, m));
     let scores = Scores {
-        h: cpu.get(op.h, m * d),
-        candidates: cpu.get(op.table, v * d),
-        offset: cpu.get(op.bias, v),
+        h: mem.get(op.h, m * d),
+        candidates: mem.get(op.table, v * d),
+        offset: mem.get(op.bias, v),
         d,
-        target: cpu.ids(op.target, m),
+        target: mem.ids(op.target, m),
         kind: Kind::Catalogue,
     };
     assert!(scores.target.iter().all(|&t| (t as usize) < v), "cross_entropy: a target is beyond the table");
@@ -41,29 +40,26 @@ fn forward<T: Terms>(cpu: &Cpu, op: &CrossEntropyFwd) {
 }
 
 impl Run<CrossEntropyBwd> for Cpu {
-    fn run(&mut self, op: &CrossEntropyBwd) {
-        op.assert_disjoint();
-        in_precision!(self, backward(self, op))
+    fn execute(&mut self, op: &Valid<'_, CrossEntropyBwd>) {
+        let mem = self.lend(op);
+        in_precision!(mem, backward(&mem, op))
     }
 }
 
-fn backward<T: Terms>(cpu: &Cpu, op: &CrossEntropyBwd) {
+fn backward<T: Terms>(mem: &Work<'_>, op: &CrossEntropyBwd) {
     let (m, d, v) = (op.m, op.d, op.v);
-    // SAFETY: disjoint by the caller's assertion, each taken once.
-    let to = unsafe {
-        Gradients {
-            dh: cpu.grad(op.dh, m * d),
-            dcandidates: cpu.grad(op.dtable, v * d),
-            doffset: cpu.grad(op.dbias, v),
-        }
+    let to = Gradients {
+        dh: mem.grad(op.dh, m * d),
+        dcandidates: mem.grad(op.dtable, v * d),
+        doffset: mem.grad(op.dbias, v),
     };
     let scores = Scores {
-        h: cpu.get(op.h, m * d),
-        candidates: cpu.get(op.table, v * d),
-        offset: cpu.get(op.bias, v),
+        h: mem.get(op.h, m * d),
+        candidates: mem.get(op.table, v * d),
+        offset: mem.get(op.bias, v),
         d,
-        target: cpu.ids(op.target, m),
+        target: mem.ids(op.target, m),
         kind: Kind::Catalogue,
     };
-    softmax_tiles::backward::<T>(&scores, cpu.get(op.lse, m), cpu.get(op.dloss, m), to);
+    softmax_tiles::backward::<T>(&scores, mem.get(op.lse, m), mem.get(op.dloss, m), to);
 }

@@ -6,7 +6,7 @@ partials added in order, and from there the products.
 use rayon::prelude::*;
 
 use super::{
-    Cpu,
+    Cpu, Work,
     gemm::{Terms, View},
     in_precision,
     math::{lanes, load, store},
@@ -16,7 +16,7 @@ use super::{
     shifted::{Shifted, Start, packed, weight_gradient},
     simd::{Kernel, Simd, dispatch},
 };
-use crate::ops::{DilatedConvBwd, DilatedConvFwd, Op, Run};
+use crate::ops::{DilatedConvBwd, DilatedConvFwd, Run, Valid};
 
 /// y = relu(LN(z)) (+ residual) for a block of rows.
 struct NormRelu<'a> {
@@ -77,20 +77,18 @@ impl Kernel for NormRelu<'_> {
 }
 
 impl Run<DilatedConvFwd> for Cpu {
-    fn run(&mut self, op: &DilatedConvFwd) {
-        op.assert_disjoint();
-        in_precision!(self, forward(self, op))
+    fn execute(&mut self, op: &Valid<'_, DilatedConvFwd>) {
+        let mem = self.lend(op);
+        in_precision!(mem, forward(&mem, op))
     }
 }
 
-fn forward<T: Terms>(cpu: &Cpu, op: &DilatedConvFwd) {
+fn forward<T: Terms>(mem: &Work<'_>, op: &DilatedConvFwd) {
     let (n, i, o) = (op.n, op.i, op.o);
-    // SAFETY: disjoint by the caller's assertion, each taken once.
-    let (y, z, mean, rstd) =
-        unsafe { (cpu.out(op.y, n * o), cpu.out(op.z, n * o), cpu.out(op.mean, n), cpu.out(op.rstd, n)) };
-    let (x, w, bias) = (cpu.get(op.x, n * i), cpu.get(op.w, op.taps.count * i * o), cpu.get(op.bias, o));
-    let (gamma, beta, cu) = (cpu.get(op.gamma, o), cpu.get(op.beta, o), cpu.ids(op.cu, op.b + 1));
-    let residual = (!op.residual.is_empty()).then(|| cpu.get(op.residual, n * o));
+    let (y, z, mean, rstd) = (mem.out(op.y, n * o), mem.out(op.z, n * o), mem.out(op.mean, n), mem.out(op.rstd, n));
+    let (x, w, bias) = (mem.get(op.x, n * i), mem.get(op.w, op.taps.count * i * o), mem.get(op.bias, o));
+    let (gamma, beta, cu) = (mem.get(op.gamma, o), mem.get(op.beta, o), mem.ids(op.cu, op.b + 1));
+    let residual = (!op.residual.is_empty()).then(|| mem.get(op.residual, n * o));
     let of = |tap: usize| View::dense(&w[tap * i * o..][..i * o], i, o);
     packed::<T, _>(op.taps.count, (i, o), of, |packs| {
         held::<T, _>(x, n, i, |x, k| {
@@ -170,23 +168,20 @@ impl Kernel for NormReluBackward<'_> {
 }
 
 impl Run<DilatedConvBwd> for Cpu {
-    fn run(&mut self, op: &DilatedConvBwd) {
-        op.assert_disjoint();
-        in_precision!(self, backward(self, op))
+    fn execute(&mut self, op: &Valid<'_, DilatedConvBwd>) {
+        let mem = self.lend(op);
+        in_precision!(mem, backward(&mem, op))
     }
 }
 
-fn backward<T: Terms>(cpu: &Cpu, op: &DilatedConvBwd) {
+fn backward<T: Terms>(mem: &Work<'_>, op: &DilatedConvBwd) {
     let (n, i, o, taps) = (op.n, op.i, op.o, op.taps);
     let weights = taps.count * i * o;
-    // SAFETY: disjoint by the caller's assertion, each taken once.
-    let (dx, dw, db, dgamma, dbeta) = unsafe {
-        let (dx, dw) = (cpu.grad(op.dx, n * i), cpu.grad(op.dw, weights));
-        (dx, dw, cpu.grad(op.db, o), cpu.grad(op.dgamma, o), cpu.grad(op.dbeta, o))
-    };
-    let (dy, z, x, w) = (cpu.get(op.dy, n * o), cpu.get(op.z, n * o), cpu.get(op.x, n * i), cpu.get(op.w, weights));
-    let (gamma, beta) = (cpu.get(op.gamma, o), cpu.get(op.beta, o));
-    let (mean, rstd, cu) = (cpu.get(op.mean, n), cpu.get(op.rstd, n), cpu.ids(op.cu, op.b + 1));
+    let (dx, dw, db) = (mem.grad(op.dx, n * i), mem.grad(op.dw, weights), mem.grad(op.db, o));
+    let (dgamma, dbeta) = (mem.grad(op.dgamma, o), mem.grad(op.dbeta, o));
+    let (dy, z, x, w) = (mem.get(op.dy, n * o), mem.get(op.z, n * o), mem.get(op.x, n * i), mem.get(op.w, weights));
+    let (gamma, beta) = (mem.get(op.gamma, o), mem.get(op.beta, o));
+    let (mean, rstd, cu) = (mem.get(op.mean, n), mem.get(op.rstd, n), mem.ids(op.cu, op.b + 1));
     let blocks = n.div_ceil(ROWS);
     scratch::borrow(scratch::room(n * o) + blocks * 3 * o, |mut rest| {
         let dz = scratch::split(&mut rest, n * o);

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::Cpu;
 use crate::ops::{
-    DrawCandidates, DrawNegatives, MarkOwn, NO_ID, Op, Run,
+    DrawCandidates, DrawNegatives, MarkOwn, NO_ID, Run, Valid,
     draw_negatives::{Draws, Rows},
 };
 
@@ -19,11 +19,10 @@ thread_local! {
 }
 
 impl Run<DrawNegatives> for Cpu {
-    fn run(&mut self, op: &DrawNegatives) {
-        op.assert_disjoint();
-        let draws = Draws::new(op.seed, self.ids(op.step, 1)[0], op.v, op.sampling, self.arenas.ids(op.alias));
-        // SAFETY: disjoint by the assertion, taken once.
-        let negative = unsafe { self.arenas.ids_mut(op.negative.first(op.s)) };
+    fn execute(&mut self, op: &Valid<'_, DrawNegatives>) {
+        let mem = self.lend(op);
+        let draws = Draws::new(op.seed, mem.ids(op.step, 1)[0], op.v, op.sampling, mem.lent.ids(op.alias));
+        let negative = mem.lent.ids_mut(op.negative.first(op.s));
         let each = negative.par_iter_mut().with_min_len(DRAWS).enumerate();
         each.for_each(|(k, id)| *id = op.draw(&draws, k));
     }
@@ -91,14 +90,12 @@ where
 }
 
 impl Run<DrawCandidates> for Cpu {
-    fn run(&mut self, op: &DrawCandidates) {
-        op.assert_disjoint();
-        let draws = Draws::new(op.seed, self.ids(op.step, 1)[0], op.v, op.sampling, self.arenas.ids(op.alias));
-        let (cu, scored) = (self.ids(op.cu, op.b + 1), self.ids(op.scored, op.b + 1));
-        let (target, rows, width) =
-            (self.ids(op.target, op.m), Rows::new(self.ids(op.raw, op.n), cu, scored), 1 + op.s);
-        // SAFETY: disjoint by the assertion, taken once.
-        let id = unsafe { self.arenas.ids_mut(op.id.first(op.m * width)) };
+    fn execute(&mut self, op: &Valid<'_, DrawCandidates>) {
+        let mem = self.lend(op);
+        let draws = Draws::new(op.seed, mem.ids(op.step, 1)[0], op.v, op.sampling, mem.lent.ids(op.alias));
+        let (cu, scored) = (mem.ids(op.cu, op.b + 1), mem.ids(op.scored, op.b + 1));
+        let (target, rows, width) = (mem.ids(op.target, op.m), Rows::new(mem.ids(op.raw, op.n), cu, scored), 1 + op.s);
+        let id = mem.lent.ids_mut(op.id.first(op.m * width));
         let (id, padding) = id.split_at_mut(scored[op.b] as usize * width);
         each_sequence(rows, op.own, width, 0..op.b, id, &|b, own, id| {
             for (row, id) in rows.rows(b).zip(id.chunks_exact_mut(width)) {
@@ -110,13 +107,12 @@ impl Run<DrawCandidates> for Cpu {
 }
 
 impl Run<MarkOwn> for Cpu {
-    fn run(&mut self, op: &MarkOwn) {
-        op.assert_disjoint();
-        let (cu, scored) = (self.ids(op.cu, op.b + 1), self.ids(op.scored, op.b + 1));
+    fn execute(&mut self, op: &Valid<'_, MarkOwn>) {
+        let mem = self.lend(op);
+        let (cu, scored) = (mem.ids(op.cu, op.b + 1), mem.ids(op.scored, op.b + 1));
         let (negative, rows, words) =
-            (self.ids(op.negative, op.s), Rows::new(self.ids(op.raw, op.n), cu, scored), op.s.div_ceil(32));
-        // SAFETY: disjoint by the assertion, taken once.
-        let out = unsafe { self.arenas.ids_mut(op.own.first(op.m * words)) };
+            (mem.ids(op.negative, op.s), Rows::new(mem.ids(op.raw, op.n), cu, scored), op.s.div_ceil(32));
+        let out = mem.lent.ids_mut(op.own.first(op.m * words));
         let (out, padding) = out.split_at_mut(scored[op.b] as usize * words);
         padding.fill(0);
         if words == 0 {

@@ -11,7 +11,7 @@ use super::{
     math::{lanes, load, store},
     simd::{Kernel, Simd, dispatch},
 };
-use crate::ops::{DropoutAddFwd, DropoutBwd, DropoutFwd, Op, Run, dropout::Drop};
+use crate::ops::{DropoutAddFwd, DropoutBwd, DropoutFwd, Run, Valid, dropout::Drop};
 
 /// A site's draws at one step.
 #[derive(Clone, Copy)]
@@ -149,30 +149,27 @@ fn apply(y: &mut [f32], acc: bool, residual: Option<&[f32]>, x: &[f32], draws: O
 }
 
 impl Run<DropoutFwd> for Cpu {
-    fn run(&mut self, op: &DropoutFwd) {
-        op.assert_disjoint();
-        // SAFETY: disjoint by the assertion, taken once.
-        let y = unsafe { self.out(op.y, op.n) };
-        apply(y, false, None, self.get(op.x, op.n), Draws::new(&op.drop, self.ids(op.step, 1)[0]));
+    fn execute(&mut self, op: &Valid<'_, DropoutFwd>) {
+        let mem = self.lend(op);
+        let y = mem.out(op.y, op.n);
+        apply(y, false, None, mem.get(op.x, op.n), Draws::new(&op.drop, mem.ids(op.step, 1)[0]));
     }
 }
 
 impl Run<DropoutAddFwd> for Cpu {
-    fn run(&mut self, op: &DropoutAddFwd) {
-        op.assert_disjoint();
-        // SAFETY: disjoint by the assertion, taken once.
-        let y = unsafe { self.out(op.y, op.n) };
-        let (residual, x) = (self.get(op.residual, op.n), self.get(op.x, op.n));
-        apply(y, false, Some(residual), x, Draws::new(&op.drop, self.ids(op.step, 1)[0]));
+    fn execute(&mut self, op: &Valid<'_, DropoutAddFwd>) {
+        let mem = self.lend(op);
+        let y = mem.out(op.y, op.n);
+        let (residual, x) = (mem.get(op.residual, op.n), mem.get(op.x, op.n));
+        apply(y, false, Some(residual), x, Draws::new(&op.drop, mem.ids(op.step, 1)[0]));
     }
 }
 
 impl Run<DropoutBwd> for Cpu {
-    fn run(&mut self, op: &DropoutBwd) {
-        op.assert_disjoint();
-        // SAFETY: disjoint by the assertion, taken once.
-        let Some((dx, acc)) = (unsafe { self.grad(op.dx, op.n) }) else { return };
-        apply(dx, acc, None, self.get(op.dy, op.n), Draws::new(&op.drop, self.ids(op.step, 1)[0]));
+    fn execute(&mut self, op: &Valid<'_, DropoutBwd>) {
+        let mem = self.lend(op);
+        let Some((dx, acc)) = mem.grad(op.dx, op.n) else { return };
+        apply(dx, acc, None, mem.get(op.dy, op.n), Draws::new(&op.drop, mem.ids(op.step, 1)[0]));
     }
 }
 

@@ -7,19 +7,18 @@ use super::{
     math::{lanes, load, store},
     simd::{Kernel, Simd, dispatch},
 };
-use crate::ops::{EmbeddingFwd, GatherTable, NO_ID, Op, PositionSum, Run};
+use crate::ops::{EmbeddingFwd, GatherTable, NO_ID, PositionSum, Run, Valid};
 
 impl Run<EmbeddingFwd> for Cpu {
-    fn run(&mut self, op: &EmbeddingFwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, EmbeddingFwd>) {
+        let mem = self.lend(op);
         let (n, d) = (op.n, op.d);
         if d == 0 {
             return;
         }
-        // SAFETY: disjoint by the assertion, taken once.
-        let y = unsafe { self.out(op.y, n * d) };
-        let (items, positions) = (self.get(op.item_table, op.v * d), self.get(op.pos_table, op.t * d));
-        let ids = self.ids(op.item, n).par_iter().zip(self.ids(op.pos, n));
+        let y = mem.out(op.y, n * d);
+        let (items, positions) = (mem.get(op.item_table, op.v * d), mem.get(op.pos_table, op.t * d));
+        let ids = mem.ids(op.item, n).par_iter().zip(mem.ids(op.pos, n));
         y.par_chunks_mut(d).with_min_len(CHUNK / d + 1).zip(ids).for_each(|(y, (&item, &pos))| {
             if item == NO_ID {
                 return y.fill(0.0);
@@ -31,16 +30,15 @@ impl Run<EmbeddingFwd> for Cpu {
 }
 
 impl Run<GatherTable> for Cpu {
-    fn run(&mut self, op: &GatherTable) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, GatherTable>) {
+        let mem = self.lend(op);
         let (n, d) = (op.n, op.d);
         if d == 0 {
             return;
         }
-        // SAFETY: disjoint by the assertion, taken once.
-        let y = unsafe { self.out(op.y, n * d) };
-        let table = self.get(op.table, op.v * d);
-        y.par_chunks_mut(d).with_min_len(CHUNK / d + 1).zip(self.ids(op.id, n)).for_each(|(y, &id)| match id {
+        let y = mem.out(op.y, n * d);
+        let table = mem.get(op.table, op.v * d);
+        y.par_chunks_mut(d).with_min_len(CHUNK / d + 1).zip(mem.ids(op.id, n)).for_each(|(y, &id)| match id {
             NO_ID => y.fill(0.0),
             id => y.copy_from_slice(&table[id as usize * d..][..d]),
         });
@@ -83,15 +81,14 @@ impl Kernel for Position<'_> {
 }
 
 impl Run<PositionSum> for Cpu {
-    fn run(&mut self, op: &PositionSum) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, PositionSum>) {
+        let mem = self.lend(op);
         let (d, t) = (op.d, op.t);
-        // SAFETY: disjoint by the assertion, taken once.
-        let Some((dtable, acc)) = (unsafe { self.grad(op.dtable, t * d) }) else { return };
+        let Some((dtable, acc)) = mem.grad(op.dtable, t * d) else { return };
         if d == 0 {
             return;
         }
-        let (dy, cu) = (self.get(op.dy, op.n * d), self.ids(op.cu, op.b + 1));
+        let (dy, cu) = (mem.get(op.dy, op.n * d), mem.ids(op.cu, op.b + 1));
         assert!(cu.is_sorted(), "sequences do not follow each other");
         dtable.par_chunks_mut(d).enumerate().for_each(|(p, row)| {
             dispatch(Position { row, acc, dy, cu, back: (t - p) as u32 });

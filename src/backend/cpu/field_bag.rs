@@ -8,7 +8,7 @@ use super::{
     segment::{Rows, sum_sorted},
     simd::{Kernel, Simd, dispatch},
 };
-use crate::ops::{BagBwd, BagFwd, Op, Run};
+use crate::ops::{BagBwd, BagFwd, Run, Valid};
 
 /// Some rows of y.
 struct Bag<'a> {
@@ -53,32 +53,30 @@ impl Kernel for Bag<'_> {
 }
 
 impl Run<BagFwd> for Cpu {
-    fn run(&mut self, op: &BagFwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, BagFwd>) {
+        let mem = self.lend(op);
         let (size, d) = (op.size, op.d);
         let width = size.fields * d;
         if width == 0 {
             return;
         }
-        // SAFETY: disjoint by the assertion, taken once.
-        let y = unsafe { self.out(op.y, op.n * width) };
-        let (table, share) = (self.get(op.table, size.rows * d), self.get(op.share, size.pairs()));
-        let (start, value) = (self.ids(op.start, size.pairs() + 1), self.ids(op.value, size.values));
+        let y = mem.out(op.y, op.n * width);
+        let (table, share) = (mem.get(op.table, size.rows * d), mem.get(op.share, size.pairs()));
+        let (start, value) = (mem.ids(op.start, size.pairs() + 1), mem.ids(op.value, size.values));
         let rows = CHUNK / width + 1;
-        y.par_chunks_mut(rows * width).zip(self.ids(op.item, op.n).par_chunks(rows)).for_each(|(y, item)| {
+        y.par_chunks_mut(rows * width).zip(mem.ids(op.item, op.n).par_chunks(rows)).for_each(|(y, item)| {
             dispatch(Bag { y, item, table, start, value, share, f: size.fields, d });
         });
     }
 }
 
 impl Run<BagBwd> for Cpu {
-    fn run(&mut self, op: &BagBwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, BagBwd>) {
+        let mem = self.lend(op);
         let (size, d) = (op.size, op.d);
-        // SAFETY: disjoint by the assertion, taken once.
-        let Some((dtable, acc)) = (unsafe { self.grad(op.dtable, size.rows * d) }) else { return };
-        let rows = Rows::scaled(self.get(op.share, size.pairs()), self.get(op.ditem, size.pairs() * d), d);
-        let (owner, key) = (self.ids(op.owner, size.values), self.ids(op.key, size.values));
+        let Some((dtable, acc)) = mem.grad(op.dtable, size.rows * d) else { return };
+        let rows = Rows::scaled(mem.get(op.share, size.pairs()), mem.get(op.ditem, size.pairs() * d), d);
+        let (owner, key) = (mem.ids(op.owner, size.values), mem.ids(op.key, size.values));
         sum_sorted(&rows, owner, key, size.rows, dtable, acc, false);
     }
 }

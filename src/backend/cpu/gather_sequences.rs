@@ -1,11 +1,11 @@
 //! Sequences packed one after another: plain copies, a few KB each.
 
 use super::Cpu;
-use crate::ops::{GatherSequences, Op, Run};
+use crate::ops::{GatherSequences, Op, Run, Valid};
 
 impl Run<GatherSequences> for Cpu {
-    fn run(&mut self, op: &GatherSequences) {
-        op.assert_disjoint();
-        op.reference(&self.arenas);
+    fn execute(&mut self, op: &Valid<'_, GatherSequences>) {
+        let mem = self.lend(op);
+        op.reference(&mem.lent);
     }
 }

@@ -7,24 +7,22 @@ use super::{
     math::{self, gelu_grad, lanes, load, store},
     simd::{Kernel, Simd, dispatch},
 };
-use crate::ops::{GeluBwd, GeluFwd, Op, Run};
+use crate::ops::{GeluBwd, GeluFwd, Run, Valid};
 
 impl Run<GeluFwd> for Cpu {
-    fn run(&mut self, op: &GeluFwd) {
-        op.assert_disjoint();
-        // SAFETY: disjoint by the assertion, taken once.
-        let y = unsafe { self.out(op.y, op.n) };
-        let x = self.get(op.x, op.n);
+    fn execute(&mut self, op: &Valid<'_, GeluFwd>) {
+        let mem = self.lend(op);
+        let y = mem.out(op.y, op.n);
+        let x = mem.get(op.x, op.n);
         y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| math::map(y, x, math::Gelu));
     }
 }
 
 impl Run<GeluBwd> for Cpu {
-    fn run(&mut self, op: &GeluBwd) {
-        op.assert_disjoint();
-        // SAFETY: disjoint by the assertion, taken once.
-        let Some((dx, acc)) = (unsafe { self.grad(op.dx, op.n) }) else { return };
-        let (dy, x) = (self.get(op.dy, op.n), self.get(op.x, op.n));
+    fn execute(&mut self, op: &Valid<'_, GeluBwd>) {
+        let mem = self.lend(op);
+        let Some((dx, acc)) = mem.grad(op.dx, op.n) else { return };
+        let (dy, x) = (mem.get(op.dy, op.n), mem.get(op.x, op.n));
         dx.par_chunks_mut(CHUNK)
             .zip(dy.par_chunks(CHUNK).zip(x.par_chunks(CHUNK)))
             .for_each(|(dx, (dy, x))| dispatch(Backward { dx, acc, dy, x }));

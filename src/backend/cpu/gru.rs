@@ -21,7 +21,7 @@ use super::{
     scratch,
     simd::{Isa, Kernel, Simd, dispatch},
 };
-use crate::ops::{GruBwd, GruFwd, Op, Run};
+use crate::ops::{GruBwd, GruFwd, Run, Valid};
 
 /// Sequences of a task at most: beyond, the state and the gates of a step leave the nearest caches.
 const MOST: usize = 64;
@@ -126,14 +126,12 @@ impl Kernel for Forward<'_> {
 }
 
 impl Run<GruFwd> for Cpu {
-    fn run(&mut self, op: &GruFwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, GruFwd>) {
+        let mem = self.lend(op);
         let (n, h) = (op.n, op.h);
-        // SAFETY: disjoint by the assertion, each taken once.
-        let (y, before, gates) =
-            unsafe { (self.out(op.y, n * h), self.out(op.before, n * h), self.out(op.gates, 4 * n * h)) };
-        let (gx, w, bias) = (self.get(op.gx, 3 * n * h), self.get(op.w, 3 * h * h), self.get(op.bias, 3 * h));
-        let cu = self.ids(op.cu, op.b + 1);
+        let (y, before, gates) = (mem.out(op.y, n * h), mem.out(op.before, n * h), mem.out(op.gates, 4 * n * h));
+        let (gx, w, bias) = (mem.get(op.gx, 3 * n * h), mem.get(op.w, 3 * h * h), mem.get(op.bias, 3 * h));
+        let cu = mem.ids(op.cu, op.b + 1);
         let used = cu[op.b] as usize;
         y[used * h..].fill(0.0);
         before[used * h..].fill(0.0);
@@ -230,13 +228,12 @@ impl Kernel for Backward<'_> {
 }
 
 impl Run<GruBwd> for Cpu {
-    fn run(&mut self, op: &GruBwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, GruBwd>) {
+        let mem = self.lend(op);
         let (n, h) = (op.n, op.h);
-        let cu = self.ids(op.cu, op.b + 1);
+        let cu = mem.ids(op.cu, op.b + 1);
         let used = cu[op.b] as usize;
-        // SAFETY: disjoint by the assertion, each taken once.
-        let [dgx, dgh] = [op.dgx, op.dgh].map(|dst| unsafe { self.grad(dst, 3 * n * h) }).map(|grad| {
+        let [dgx, dgh] = [op.dgx, op.dgh].map(|dst| mem.grad(dst, 3 * n * h)).map(|grad| {
             grad.map(|(to, add)| {
                 if !add {
                     to[used * 3 * h..].fill(0.0);
@@ -247,8 +244,8 @@ impl Run<GruBwd> for Cpu {
         if dgx.is_none() && dgh.is_none() {
             return;
         }
-        let (dy, before, gates) = (self.get(op.dy, n * h), self.get(op.before, n * h), self.get(op.gates, 4 * n * h));
-        let w = self.get(op.w, 3 * h * h);
+        let (dy, before, gates) = (mem.get(op.dy, n * h), mem.get(op.before, n * h), mem.get(op.gates, 4 * n * h));
+        let w = mem.get(op.w, 3 * h * h);
         scratch::borrow(gemm::packed_len(3 * h, h), |room| {
             let w = gemm::pack_parallel(room, View::dense(w, 3 * h, h));
             each_group(cu, n, |group| {

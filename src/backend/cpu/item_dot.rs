@@ -8,7 +8,7 @@ use super::{
     negative_loss::prefetch,
     simd::{Kernel, Simd, dispatch},
 };
-use crate::ops::{ItemDotBwd, ItemDotFwd, Op, Run};
+use crate::ops::{ItemDotBwd, ItemDotFwd, Run, Valid};
 
 /// Rows that one task takes.
 const ROWS: usize = 256;
@@ -84,13 +84,12 @@ impl Kernel for Backward<'_> {
 }
 
 impl Run<ItemDotFwd> for Cpu {
-    fn run(&mut self, op: &ItemDotFwd) {
-        op.assert_disjoint();
-        let ItemDotFwd { m, d, v, shift, .. } = *op;
-        // SAFETY: disjoint by the assertion, taken once.
-        let z = unsafe { self.out(op.z, m) };
-        let (h, table, bias) = (self.get(op.h, m * d), self.get(op.table, v * d), self.arenas.get(op.bias));
-        let blocks = z.par_chunks_mut(ROWS).zip(self.ids(op.id, m).par_chunks(ROWS)).enumerate();
+    fn execute(&mut self, op: &Valid<'_, ItemDotFwd>) {
+        let mem = self.lend(op);
+        let ItemDotFwd { m, d, v, shift, .. } = **op;
+        let z = mem.out(op.z, m);
+        let (h, table, bias) = (mem.get(op.h, m * d), mem.get(op.table, v * d), mem.lent.get(op.bias));
+        let blocks = z.par_chunks_mut(ROWS).zip(mem.ids(op.id, m).par_chunks(ROWS)).enumerate();
         blocks.for_each(|(block, (z, id))| {
             let h = &h[block * ROWS * d..][..id.len() * d];
             dispatch(Forward { z, h, id, table, bias, d, v, shift });
@@ -99,15 +98,14 @@ impl Run<ItemDotFwd> for Cpu {
 }
 
 impl Run<ItemDotBwd> for Cpu {
-    fn run(&mut self, op: &ItemDotBwd) {
-        op.assert_disjoint();
-        let ItemDotBwd { m, d, v, .. } = *op;
-        // SAFETY: disjoint by the assertion, taken once.
-        let Some((dh, acc)) = (unsafe { self.grad(op.dh, m * d) }) else { return };
+    fn execute(&mut self, op: &Valid<'_, ItemDotBwd>) {
+        let mem = self.lend(op);
+        let ItemDotBwd { m, d, v, .. } = **op;
+        let Some((dh, acc)) = mem.grad(op.dh, m * d) else { return };
         if d == 0 {
             return;
         }
-        let (dz, table, id) = (self.get(op.dz, m), self.get(op.table, v * d), self.ids(op.id, m));
+        let (dz, table, id) = (mem.get(op.dz, m), mem.get(op.table, v * d), mem.ids(op.id, m));
         dh.par_chunks_mut(ROWS * d)
             .zip(dz.par_chunks(ROWS).zip(id.par_chunks(ROWS)))
             .for_each(|(dh, (dz, id))| dispatch(Backward { dh, acc, dz, id, table, d, v }));

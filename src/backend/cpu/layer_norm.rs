@@ -8,7 +8,7 @@ use super::{
     scratch,
     simd::{Kernel, Simd, dispatch},
 };
-use crate::ops::{LayerNormBwd, LayerNormFwd, Op, Run};
+use crate::ops::{LayerNormBwd, LayerNormFwd, Run, Valid};
 
 /// Rows that one task takes; also the rows of one partial sum of dgamma and dbeta.
 const ROWS: usize = 256;
@@ -75,15 +75,14 @@ unsafe fn centred<S: Simd>(s: S, x: *const f32, mean: S::V, k: usize) -> S::V {
 }
 
 impl Run<LayerNormFwd> for Cpu {
-    fn run(&mut self, op: &LayerNormFwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, LayerNormFwd>) {
+        let mem = self.lend(op);
         let (n, d) = (op.n, op.d);
         if n * d == 0 {
             return;
         }
-        // SAFETY: disjoint by the assertion, each taken once.
-        let (y, mean, rstd) = unsafe { (self.out(op.y, n * d), self.out(op.mean, n), self.out(op.rstd, n)) };
-        let (x, gamma, beta) = (self.get(op.x, n * d), self.get(op.gamma, d), self.get(op.beta, d));
+        let (y, mean, rstd) = (mem.out(op.y, n * d), mem.out(op.mean, n), mem.out(op.rstd, n));
+        let (x, gamma, beta) = (mem.get(op.x, n * d), mem.get(op.gamma, d), mem.get(op.beta, d));
         y.par_chunks_mut(ROWS * d)
             .zip(mean.par_chunks_mut(ROWS).zip(rstd.par_chunks_mut(ROWS)))
             .zip(x.par_chunks(ROWS * d))
@@ -149,13 +148,12 @@ impl Kernel for Backward<'_> {
 }
 
 impl Run<LayerNormBwd> for Cpu {
-    fn run(&mut self, op: &LayerNormBwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, LayerNormBwd>) {
+        let mem = self.lend(op);
         let (n, d) = (op.n, op.d);
-        // SAFETY: disjoint by the assertion, each taken once.
-        let (dx, dgamma, dbeta) = unsafe { (self.grad(op.dx, n * d), self.grad(op.dgamma, d), self.grad(op.dbeta, d)) };
-        let (dy, x, gamma) = (self.get(op.dy, n * d), self.get(op.x, n * d), self.get(op.gamma, d));
-        let (mean, rstd) = (self.get(op.mean, n), self.get(op.rstd, n));
+        let (dx, dgamma, dbeta) = (mem.grad(op.dx, n * d), mem.grad(op.dgamma, d), mem.grad(op.dbeta, d));
+        let (dy, x, gamma) = (mem.get(op.dy, n * d), mem.get(op.x, n * d), mem.get(op.gamma, d));
+        let (mean, rstd) = (mem.get(op.mean, n), mem.get(op.rstd, n));
         if d == 0 {
             return;
         }

@@ -1,24 +1,23 @@
 //! Dense layers as packed matrix products.
 
 use super::{
-    Cpu,
+    Cpu, Work,
     gemm::{self, Terms, View},
     in_precision, products, reduce, scratch,
 };
-use crate::ops::{LinearBwd, LinearFwd, Op, Run};
+use crate::ops::{LinearBwd, LinearFwd, Run, Valid};
 
 impl Run<LinearFwd> for Cpu {
-    fn run(&mut self, op: &LinearFwd) {
-        op.assert_disjoint();
-        in_precision!(self, forward(self, op))
+    fn execute(&mut self, op: &Valid<'_, LinearFwd>) {
+        let mem = self.lend(op);
+        in_precision!(mem, forward(&mem, op))
     }
 }
 
-fn forward<T: Terms>(m: &Cpu, op: &LinearFwd) {
+fn forward<T: Terms>(mem: &Work<'_>, op: &LinearFwd) {
     let (n, i, o) = (op.n, op.i, op.o);
-    // SAFETY: disjoint by the caller's assertion, taken once.
-    let y = unsafe { m.out(op.y, n * o) };
-    let (x, w, b) = (m.get(op.x, n * i), m.get(op.w, o * i), m.get(op.b, o));
+    let y = mem.out(op.y, n * o);
+    let (x, w, b) = (mem.get(op.x, n * i), mem.get(op.w, o * i), mem.get(op.b, o));
     scratch::borrow(gemm::packed_len(i, o), |room| {
         let w = gemm::pack::<T>(room, View::dense(w, o, i).t());
         products::product_bias(y, View::dense(x, n, i), w, b);
@@ -26,17 +25,16 @@ fn forward<T: Terms>(m: &Cpu, op: &LinearFwd) {
 }
 
 impl Run<LinearBwd> for Cpu {
-    fn run(&mut self, op: &LinearBwd) {
-        op.assert_disjoint();
-        in_precision!(self, backward(self, op))
+    fn execute(&mut self, op: &Valid<'_, LinearBwd>) {
+        let mem = self.lend(op);
+        in_precision!(mem, backward(&mem, op))
     }
 }
 
-fn backward<T: Terms>(m: &Cpu, op: &LinearBwd) {
+fn backward<T: Terms>(mem: &Work<'_>, op: &LinearBwd) {
     let (n, i, o) = (op.n, op.i, op.o);
-    // SAFETY: disjoint by the caller's assertion, each taken once.
-    let (dx, dw, db) = unsafe { (m.grad(op.dx, n * i), m.grad(op.dw, o * i), m.grad(op.db, o)) };
-    let (dy, x, w) = (m.get(op.dy, n * o), m.get(op.x, n * i), m.get(op.w, o * i));
+    let (dx, dw, db) = (mem.grad(op.dx, n * i), mem.grad(op.dw, o * i), mem.grad(op.db, o));
+    let (dy, x, w) = (mem.get(op.dy, n * o), mem.get(op.x, n * i), mem.get(op.w, o * i));
     if let Some((dx, acc)) = dx {
         scratch::borrow(gemm::packed_len(o, i), |room| {
             let w = gemm::pack::<T>(room, View::dense(w, o, i));

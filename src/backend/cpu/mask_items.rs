@@ -3,7 +3,7 @@
 use std::{cell::Cell, ops::Range};
 
 use super::Cpu;
-use crate::ops::{MaskItems, Op, Run, mask_items::Batch};
+use crate::ops::{MaskItems, Run, Valid, mask_items::Batch};
 
 /// Rows that are worth handing to another thread.
 const ROWS: usize = 4096;
@@ -33,24 +33,23 @@ fn corrupt(op: &MaskItems, epoch: u32, batch: &Batch, sequences: Range<usize>, o
 }
 
 impl Run<MaskItems> for Cpu {
-    fn run(&mut self, op: &MaskItems) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, MaskItems>) {
+        let mem = self.lend(op);
         let batch = Batch {
-            raw: self.ids(op.raw, op.n),
-            cu: self.ids(op.cu, op.b + 1),
-            scored: self.ids(op.scored, op.b + 1),
-            user: self.ids(op.user, op.b),
+            raw: mem.ids(op.raw, op.n),
+            cu: mem.ids(op.cu, op.b + 1),
+            scored: mem.ids(op.scored, op.b + 1),
+            user: mem.ids(op.user, op.b),
         };
-        let m = &self.arenas;
-        // SAFETY: disjoint by the assertion, each taken once.
-        let (item, pos) = unsafe { (m.ids_mut(op.item.first(op.n)), m.ids_mut(op.pos.first(op.n))) };
-        // SAFETY: as above.
-        let (row, target, weight) = unsafe {
-            (m.ids_mut(op.row.first(op.m)), m.ids_mut(op.target.first(op.m)), m.get_mut(op.weight.first(op.m)))
-        };
+        let (item, pos) = (mem.lent.ids_mut(op.item.first(op.n)), mem.lent.ids_mut(op.pos.first(op.n)));
+        let (row, target, weight) = (
+            mem.lent.ids_mut(op.row.first(op.m)),
+            mem.lent.ids_mut(op.target.first(op.m)),
+            mem.lent.get_mut(op.weight.first(op.m)),
+        );
         let real = batch.scored[op.b] as usize;
         let out = [item, pos, &mut row[..real], &mut target[..real]];
-        corrupt(op, self.ids(op.epoch, 1)[0], &batch, 0..op.b, out);
+        corrupt(op, mem.ids(op.epoch, 1)[0], &batch, 0..op.b, out);
         MaskItems::pad(real, row, target, weight);
     }
 }

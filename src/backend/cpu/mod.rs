@@ -51,8 +51,9 @@ mod vertical_conv;
 mod window_conv;
 
 use crate::{
-    mem::{Arena, Dst, Element, HostArenas, Planner, Precision, RawSpan, Span, U32},
-    ops::{Memory, NoOp, Run},
+    base::{Error, Result},
+    mem::{Dst, Element, F32, HostArenas, Lent, Planner, Precision, RawSpan, Span, U32},
+    ops::{Invalid, Later, Memory, NoOp, Op, Run, Valid},
 };
 
 /// Elements of an elementwise op that one task takes: long enough to be worth handing over, and a multiple of the
@@ -63,12 +64,20 @@ const CHUNK: usize = 16 * 1024;
 pub struct Cpu {
     arenas: HostArenas<f32>,
     products: Precision,
+    /// Why an op was refused.
+    refused: Option<Error>,
+}
+
+/// What one op works on.
+struct Work<'a> {
+    lent: Lent<'a, f32>,
+    products: Precision,
 }
 
 /// `f(args)` with the factors of the backend's precision: `f::<Singles>` or `f::<Pairs>`.
 macro_rules! in_precision {
-    ($cpu:expr, $f:ident($($arg:expr),*)) => {
-        match $cpu.products {
+    ($work:expr, $f:ident($($arg:expr),*)) => {
+        match $work.products {
             $crate::mem::Precision::F32 => $f::<$crate::backend::cpu::gemm::Singles>($($arg),*),
             $crate::mem::Precision::Bf16 => $f::<$crate::backend::cpu::gemm::Pairs>($($arg),*),
         }
@@ -84,41 +93,41 @@ impl Cpu {
 
     /// [`Cpu::new`] with products of a precision.
     pub fn with(plan: &Planner, products: Precision) -> Self {
-        Cpu { arenas: HostArenas::new(plan), products }
+        Cpu { arenas: HostArenas::new(plan), products, refused: None }
     }
 
+    /// The memory of an op.
+    fn lend<'a, O: Op>(&'a mut self, op: &'a Valid<'_, O>) -> Work<'a> {
+        Work { lent: self.arenas.lend(op.spans()), products: self.products }
+    }
+}
+
+impl<'a> Work<'a> {
     /// The first `n` elements of a source.
-    fn get<E: Element>(&self, span: Span<E>, n: usize) -> &[f32] {
-        self.arenas.get(span.first(n))
+    fn get<E: Element>(&self, span: Span<E>, n: usize) -> &'a [f32] {
+        self.lent.get(span.first(n))
     }
 
-    /// The first `n` elements of a destination.
-    ///
-    /// # Safety
-    /// As [`HostArenas::get_mut`]: the op has passed `assert_disjoint`, and each destination is taken once.
+    /// The first `n` elements of a destination, which can be taken once.
     #[allow(clippy::mut_from_ref)]
-    unsafe fn out<E: Element>(&self, span: Span<E>, n: usize) -> &mut [f32] {
-        // SAFETY: the caller's promise.
-        unsafe { self.arenas.get_mut(span.first(n)) }
+    fn out<E: Element>(&self, span: Span<E>, n: usize) -> &'a mut [f32] {
+        self.lent.get_mut(span.first(n))
     }
 
     /// The first `n` elements of a gradient and whether to add to them; `None` where it is not wanted.
-    ///
-    /// # Safety
-    /// As [`Cpu::out`].
     #[allow(clippy::mut_from_ref)]
-    unsafe fn grad<E: Element>(&self, dst: Dst<E>, n: usize) -> Option<(&mut [f32], bool)> {
-        // SAFETY: the caller's promise.
-        dst.span().map(|span| (unsafe { self.out(span, n) }, dst.accumulates()))
+    fn grad<E: Element>(&self, dst: Dst<E>, n: usize) -> Option<(&'a mut [f32], bool)> {
+        dst.span().map(|span| (self.out(span, n), dst.accumulates()))
     }
 
-    fn ids(&self, span: Span<U32>, n: usize) -> &[u32] {
-        self.arenas.ids(span.first(n))
+    /// The first `n` ids of a source.
+    fn ids(&self, span: Span<U32>, n: usize) -> &'a [u32] {
+        self.lent.ids(span.first(n))
     }
 }
 
 impl Run<NoOp> for Cpu {
-    fn run(&mut self, _: &NoOp) {}
+    fn execute(&mut self, _: &Valid<'_, NoOp>) {}
 }
 
 impl Memory for Cpu {
@@ -126,23 +135,40 @@ impl Memory for Cpu {
         self.products
     }
 
+    fn refuse(&mut self, why: &Invalid) {
+        self.refused.get_or_insert_with(|| why.error(self.arenas.owners()));
+    }
+
+    fn failed(&self) -> bool {
+        self.refused.is_some()
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        self.refused.clone().map_or(Ok(()), Err)
+    }
+
+    fn read_later(&mut self, span: Span<F32>) -> Later {
+        if self.failed() {
+            return Later::Lost;
+        }
+        let mut values = [0.0; 4];
+        self.read(span.first(4).raw(), &mut values);
+        Later::Now(values)
+    }
+
     fn write(&mut self, span: RawSpan, values: &[f32]) {
-        assert!(values.len() <= span.len);
-        self.arenas.arena_mut(span.arena)[span.offset..][..values.len()].copy_from_slice(values);
+        self.arenas.get_mut(span.slice(0, values.len())).copy_from_slice(values);
     }
 
     fn read(&mut self, span: RawSpan, values: &mut [f32]) {
-        assert!(values.len() <= span.len);
-        values.copy_from_slice(&self.arenas.arena(span.arena)[span.offset..][..values.len()]);
+        values.copy_from_slice(self.arenas.get(span.slice(0, values.len())));
     }
 
     fn write_ids(&mut self, span: Span<U32>, values: &[u32]) {
-        let raw = span.raw();
-        assert!(raw.arena == Arena::Index && values.len() <= raw.len);
-        self.arenas.index_mut()[raw.offset..][..values.len()].copy_from_slice(values);
+        self.arenas.ids_mut(span.first(values.len()).raw()).copy_from_slice(values);
     }
 
     fn read_ids(&mut self, span: Span<U32>, values: &mut [u32]) {
-        values.copy_from_slice(&self.arenas.ids(span)[..values.len()]);
+        values.copy_from_slice(self.arenas.ids(span.first(values.len()).raw()));
     }
 }

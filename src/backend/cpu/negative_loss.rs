@@ -8,7 +8,7 @@ use super::{
     scratch,
     simd::{Kernel, Simd, dispatch},
 };
-use crate::ops::{NegativeLossBwd, NegativeLossFwd, Op, Run, negative_loss::Contrast};
+use crate::ops::{NegativeLossBwd, NegativeLossFwd, Run, Valid, negative_loss::Contrast};
 
 /// Scored rows that one task takes.
 const ROWS: usize = 8;
@@ -234,13 +234,12 @@ fn mix<S: Simd>(s: S, to: &mut [f32], acc: bool, g: &[f32], ids: &[u32], table: 
 }
 
 impl Run<NegativeLossFwd> for Cpu {
-    fn run(&mut self, op: &NegativeLossFwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, NegativeLossFwd>) {
+        let mem = self.lend(op);
         let (m, d, s, v, w) = (op.m, op.d, op.s, op.v, 1 + op.s);
-        // SAFETY: disjoint by the assertion, each taken once.
-        let (loss, z) = unsafe { (self.out(op.loss, m), self.out(op.z, m * w)) };
-        let (h, table, bias) = (self.get(op.h, m * d), self.get(op.table, v * d), self.get(op.bias, v));
-        let (log_q, id) = (self.arenas.get(op.log_q), self.ids(op.id, m * w));
+        let (loss, z) = (mem.out(op.loss, m), mem.out(op.z, m * w));
+        let (h, table, bias) = (mem.get(op.h, m * d), mem.get(op.table, v * d), mem.get(op.bias, v));
+        let (log_q, id) = (mem.lent.get(op.log_q), mem.ids(op.id, m * w));
         let blocks = loss.par_chunks_mut(ROWS).zip(z.par_chunks_mut(ROWS * w)).enumerate();
         blocks.for_each(|(block, (loss, z))| {
             let (first, contrast) = (block * ROWS, op.contrast);
@@ -254,13 +253,12 @@ impl Run<NegativeLossFwd> for Cpu {
 }
 
 impl Run<NegativeLossBwd> for Cpu {
-    fn run(&mut self, op: &NegativeLossBwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, NegativeLossBwd>) {
+        let mem = self.lend(op);
         let (m, d, s, v, w) = (op.m, op.d, op.s, op.v, 1 + op.s);
-        // SAFETY: disjoint by the assertion, each taken once.
-        let (g, dh) = unsafe { (self.out(op.g, m * w), self.grad(op.dh, m * d)) };
-        let (dloss, z) = (self.get(op.dloss, m), self.get(op.z, m * w));
-        let (table, id) = (self.get(op.table, v * d), self.ids(op.id, m * w));
+        let (g, dh) = (mem.out(op.g, m * w), mem.grad(op.dh, m * d));
+        let (dloss, z) = (mem.get(op.dloss, m), mem.get(op.z, m * w));
+        let (table, id) = (mem.get(op.table, v * d), mem.ids(op.id, m * w));
         let task = |block: usize, g: &mut [f32], dh: Option<(&mut [f32], bool)>| {
             let (first, contrast) = (block * ROWS, op.contrast);
             let (dloss, z) = (&dloss[first..][..g.len() / w], &z[first * w..][..g.len()]);

@@ -7,7 +7,7 @@ use super::{
     math::{lanes, load, sigmoids, softplus_onto, store},
     simd::{Kernel, Simd, dispatch},
 };
-use crate::ops::{Op, PointLossBwd, PointLossFwd, Run, point_loss::PointKind};
+use crate::ops::{PointLossBwd, PointLossFwd, Run, Valid, point_loss::PointKind};
 
 struct Forward<'a> {
     loss: &'a mut [f32],
@@ -78,12 +78,11 @@ impl Kernel for Backward<'_> {
 }
 
 impl Run<PointLossFwd> for Cpu {
-    fn run(&mut self, op: &PointLossFwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, PointLossFwd>) {
+        let mem = self.lend(op);
         let (m, kind) = (op.m, op.kind);
-        // SAFETY: disjoint by the assertion, taken once.
-        let loss = unsafe { self.out(op.loss, m) };
-        let (z, target) = (self.get(op.z, m), self.get(op.target, m));
+        let loss = mem.out(op.loss, m);
+        let (z, target) = (mem.get(op.z, m), mem.get(op.target, m));
         loss.par_chunks_mut(CHUNK)
             .zip(z.par_chunks(CHUNK).zip(target.par_chunks(CHUNK)))
             .for_each(|(loss, (z, target))| dispatch(Forward { loss, z, target, kind }));
@@ -91,12 +90,11 @@ impl Run<PointLossFwd> for Cpu {
 }
 
 impl Run<PointLossBwd> for Cpu {
-    fn run(&mut self, op: &PointLossBwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, PointLossBwd>) {
+        let mem = self.lend(op);
         let (m, kind) = (op.m, op.kind);
-        // SAFETY: disjoint by the assertion, taken once.
-        let Some((dz, acc)) = (unsafe { self.grad(op.dz, m) }) else { return };
-        let (dloss, z, target) = (self.get(op.dloss, m), self.get(op.z, m), self.get(op.target, m));
+        let Some((dz, acc)) = mem.grad(op.dz, m) else { return };
+        let (dloss, z, target) = (mem.get(op.dloss, m), mem.get(op.z, m), mem.get(op.target, m));
         let sources = dloss.par_chunks(CHUNK).zip(z.par_chunks(CHUNK).zip(target.par_chunks(CHUNK)));
         dz.par_chunks_mut(CHUNK)
             .zip(sources)

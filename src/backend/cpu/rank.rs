@@ -10,7 +10,7 @@ use super::{
     scratch,
     simd::dispatch,
 };
-use crate::ops::{CountAtLeast, Op, Run, ScoreItems};
+use crate::ops::{CountAtLeast, Run, ScoreItems, Valid};
 
 /// Up to this many targets, a pass over the tile for each beats sorting every score in among them.
 const PASSES: usize = 64;
@@ -102,23 +102,21 @@ impl Counting<'_> {
 }
 
 impl Run<CountAtLeast> for Cpu {
-    fn run(&mut self, op: &CountAtLeast) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, CountAtLeast>) {
+        let mem = self.lend(op);
         let (b, d, v, n) = (op.b, op.d, op.v, op.n);
-        let m = &self.arenas;
-        // SAFETY: disjoint by the assertion, each taken once.
         let (count, score, bad) =
-            unsafe { (m.ids_mut(op.count.first(n)), self.out(op.score, n), m.ids_mut(op.bad.first(b))) };
+            (mem.lent.ids_mut(op.count.first(n)), mem.out(op.score, n), mem.lent.ids_mut(op.bad.first(b)));
         let catalogue = Catalogue {
-            h: self.get(op.h, b * d),
-            table: self.get(op.table, v * d),
-            bias: self.get(op.bias, v),
+            h: mem.get(op.h, b * d),
+            table: mem.get(op.table, v * d),
+            bias: mem.get(op.bias, v),
             d,
-            excluded: self.ids(op.excluded, op.e),
-            excluded_start: self.ids(op.excluded_start, b + 1),
+            excluded: mem.ids(op.excluded, op.e),
+            excluded_start: mem.ids(op.excluded_start, b + 1),
         };
-        let start = self.ids(op.target_start, b + 1);
-        score_pairs(&catalogue, self.ids(op.target, n), start, score);
+        let start = mem.ids(op.target_start, b + 1);
+        score_pairs(&catalogue, mem.ids(op.target, n), start, score);
         count.fill(0);
         none_bad(bad);
         if b == 0 {
@@ -144,18 +142,17 @@ impl Run<CountAtLeast> for Cpu {
 }
 
 impl Run<ScoreItems> for Cpu {
-    fn run(&mut self, op: &ScoreItems) {
-        op.assert_disjoint();
-        // SAFETY: disjoint by the assertion, taken once.
-        let score = unsafe { self.out(op.score, op.p) };
+    fn execute(&mut self, op: &Valid<'_, ScoreItems>) {
+        let mem = self.lend(op);
+        let score = mem.out(op.score, op.p);
         let catalogue = Catalogue {
-            h: self.get(op.h, op.b * op.d),
-            table: self.get(op.table, op.v * op.d),
-            bias: self.get(op.bias, op.v),
+            h: mem.get(op.h, op.b * op.d),
+            table: mem.get(op.table, op.v * op.d),
+            bias: mem.get(op.bias, op.v),
             d: op.d,
             excluded: &[],
             excluded_start: &[],
         };
-        score_pairs(&catalogue, self.ids(op.item, op.p), self.ids(op.start, op.b + 1), score);
+        score_pairs(&catalogue, mem.ids(op.item, op.p), mem.ids(op.start, op.b + 1), score);
     }
 }

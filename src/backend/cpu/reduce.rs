@@ -8,7 +8,7 @@ use super::{
     scratch,
     simd::{Kernel, Simd, dispatch},
 };
-use crate::ops::{GradNorm, Op, Run, WeightedMean};
+use crate::ops::{GradNorm, Run, Valid, WeightedMean};
 
 /// Elements of one partial sum.
 const PART: usize = 4096;
@@ -98,22 +98,20 @@ fn sum(x: &[f32], w: &[f32]) -> f64 {
 }
 
 impl Run<WeightedMean> for Cpu {
-    fn run(&mut self, op: &WeightedMean) {
-        op.assert_disjoint();
-        let mean = sum(self.get(op.x, op.n), self.get(op.w, op.n));
-        // SAFETY: disjoint by the assertion, taken once.
-        let y = unsafe { self.out(op.y, 1) };
+    fn execute(&mut self, op: &Valid<'_, WeightedMean>) {
+        let mem = self.lend(op);
+        let mean = sum(mem.get(op.x, op.n), mem.get(op.w, op.n));
+        let y = mem.out(op.y, 1);
         y[0] = mean as f32;
     }
 }
 
 impl Run<GradNorm> for Cpu {
-    fn run(&mut self, op: &GradNorm) {
-        op.assert_disjoint();
-        let g = self.get(op.g, op.n);
+    fn execute(&mut self, op: &Valid<'_, GradNorm>) {
+        let mem = self.lend(op);
+        let g = mem.get(op.g, op.n);
         let squares = sum(g, g);
-        // SAFETY: disjoint by the assertion, taken once.
-        let norm = unsafe { self.out(op.norm, 1) };
+        let norm = mem.out(op.norm, 1);
         norm[0] = squares.sqrt() as f32;
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use rayon::prelude::*;
 
 use super::{
-    Cpu,
+    Cpu, Work,
     adamw::Update,
     gemm::Dest,
     math::{lanes, load, store},
@@ -14,7 +14,7 @@ use super::{
 use crate::{
     mem::{F32, Span, U32},
     ops::{
-        AdamWRows, CatchUpRows, Op, Run,
+        AdamWRows, CatchUpRows, Run, Valid,
         row_adamw::{Closed, EXACT, owned},
     },
 };
@@ -43,16 +43,13 @@ impl Table<'_> {
     }
 }
 
-impl Cpu {
-    /// # Safety
-    /// As [`Cpu::out`]: the op has passed `assert_disjoint`, and this is called once.
-    unsafe fn table(&self, [p, m, v]: [Span<F32>; 3], last: Span<U32>, rows: usize, d: usize) -> Table<'_> {
-        // SAFETY: the caller's promise; atomics have the layout of the numbers they hold.
-        let (dest, last) = unsafe {
-            let last: *mut [u32] = self.arenas.ids_mut(last.first(rows));
-            ([p, m, v].map(|span| Dest::new(self.out(span, rows * d), rows, d, d)), &*(last as *const [AtomicU32]))
-        };
-        let [p, m, v] = dest;
+impl Work<'_> {
+    /// The table of an op that updates rows; takes all its destinations.
+    fn table(&self, [p, m, v]: [Span<F32>; 3], last: Span<U32>, rows: usize, d: usize) -> Table<'_> {
+        let [p, m, v] = [p, m, v].map(|span| Dest::new(self.out(span, rows * d), rows, d, d));
+        let last: *mut [u32] = self.lent.ids_mut(last.first(rows));
+        // SAFETY: the slice is exclusive, and atomics have the layout of the numbers they hold.
+        let last = unsafe { &*(last as *const [AtomicU32]) };
         Table { p, m, v, last, d }
     }
 }
@@ -108,15 +105,14 @@ impl Kernel for CatchUp<'_> {
 }
 
 impl Run<CatchUpRows> for Cpu {
-    fn run(&mut self, op: &CatchUpRows) {
-        op.assert_disjoint();
-        if self.get(op.ok, 1)[0] == 0.0 {
+    fn execute(&mut self, op: &Valid<'_, CatchUpRows>) {
+        let mem = self.lend(op);
+        if mem.get(op.ok, 1)[0] == 0.0 {
             return;
         }
-        // SAFETY: disjoint by the assertion, taken once.
-        let table = unsafe { self.table([op.p, op.m, op.v], op.last, op.rows, op.d) };
-        let key = self.ids(op.key, if op.all { 0 } else { op.n });
-        let (history, step) = (self.get(op.history, 4 * op.ring), self.ids(op.step, 1)[0]);
+        let table = mem.table([op.p, op.m, op.v], op.last, op.rows, op.d);
+        let key = mem.ids(op.key, if op.all { 0 } else { op.n });
+        let (history, step) = (mem.get(op.history, 4 * op.ring), mem.ids(op.step, 1)[0]);
         // In ascending order the runs' ids differ, so no row has two owners.
         assert!(key.is_sorted(), "keys do not ascend");
         (0..op.places()).into_par_iter().with_min_len(PLACES).for_each(|i| {
@@ -138,15 +134,14 @@ impl Run<CatchUpRows> for Cpu {
 }
 
 impl Run<AdamWRows> for Cpu {
-    fn run(&mut self, op: &AdamWRows) {
-        op.assert_disjoint();
-        if self.get(op.ok, 1)[0] == 0.0 {
+    fn execute(&mut self, op: &Valid<'_, AdamWRows>) {
+        let mem = self.lend(op);
+        if mem.get(op.ok, 1)[0] == 0.0 {
             return;
         }
-        // SAFETY: disjoint by the assertion, taken once.
-        let table = unsafe { self.table([op.p, op.m, op.v], op.last, op.rows, op.d) };
-        let (key, step) = (self.ids(op.key, op.n), self.ids(op.step, 1)[0]);
-        let (g, norm, hyper) = (self.get(op.g, op.n * op.d), self.get(op.norm, 1)[0], self.get(op.hyper, 3));
+        let table = mem.table([op.p, op.m, op.v], op.last, op.rows, op.d);
+        let (key, step) = (mem.ids(op.key, op.n), mem.ids(op.step, 1)[0]);
+        let (g, norm, hyper) = (mem.get(op.g, op.n * op.d), mem.get(op.norm, 1)[0], mem.get(op.hyper, 3));
         let clip = if op.max_norm > 0.0 { (op.max_norm / (norm + 1e-6)).min(1.0) } else { 1.0 };
         let (hyper, betas) = ([hyper[0], hyper[1], hyper[2]], [op.beta1, op.beta2]);
         // In ascending order the runs' ids differ, so no row has two owners.

@@ -3,18 +3,17 @@
 use rayon::prelude::*;
 
 use super::{CHUNK, Cpu};
-use crate::ops::{GatherRows, NO_ROW, Op, Run, ScatterRows};
+use crate::ops::{GatherRows, NO_ROW, Run, ScatterRows, Valid};
 
 impl Run<GatherRows> for Cpu {
-    fn run(&mut self, op: &GatherRows) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, GatherRows>) {
+        let mem = self.lend(op);
         let d = op.d;
         if d == 0 {
             return;
         }
-        // SAFETY: disjoint by the assertion, taken once.
-        let y = unsafe { self.out(op.y, op.m * d) };
-        let (x, row) = (self.get(op.x, op.n * d), self.ids(op.row, op.m));
+        let y = mem.out(op.y, op.m * d);
+        let (x, row) = (mem.get(op.x, op.n * d), mem.ids(op.row, op.m));
         y.par_chunks_mut(d).with_min_len(CHUNK / d + 1).zip(row).for_each(|(y, &row)| match row {
             NO_ROW => y.fill(0.0),
             row => y.copy_from_slice(&x[row as usize * d..][..d]),
@@ -23,11 +22,10 @@ impl Run<GatherRows> for Cpu {
 }
 
 impl Run<ScatterRows> for Cpu {
-    fn run(&mut self, op: &ScatterRows) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, ScatterRows>) {
+        let mem = self.lend(op);
         let d = op.d;
-        // SAFETY: disjoint by the assertion, taken once.
-        let Some((dx, acc)) = (unsafe { self.grad(op.dx, op.n * d) }) else { return };
+        let Some((dx, acc)) = mem.grad(op.dx, op.n * d) else { return };
         if !acc {
             dx.par_chunks_mut(CHUNK).for_each(|dx| dx.fill(0.0));
         }
@@ -35,7 +33,7 @@ impl Run<ScatterRows> for Cpu {
             return;
         }
         // On one thread: M rows are few beside N, and rows named twice could not be written by two.
-        for (dy, &row) in self.get(op.dy, op.m * d).chunks_exact(d).zip(self.ids(op.row, op.m)) {
+        for (dy, &row) in mem.get(op.dy, op.m * d).chunks_exact(d).zip(mem.ids(op.row, op.m)) {
             if row == NO_ROW {
                 continue;
             }

@@ -4,13 +4,13 @@
 use rayon::prelude::*;
 
 use super::{
-    Cpu,
+    Cpu, Work,
     gemm::{Terms, View},
     in_precision, scratch,
     simd::dispatch,
     softmax_tiles::{self, Gradients, Kind, Scores},
 };
-use crate::ops::{NO_ID, Op, Run, SampledSoftmaxBwd, SampledSoftmaxFwd};
+use crate::ops::{NO_ID, Run, SampledSoftmaxBwd, SampledSoftmaxFwd, Valid};
 
 /// Rows that one task takes.
 const ROWS: usize = 256;
@@ -27,19 +27,18 @@ fn target_logits(z: &mut [f32], h: &[f32], pos: &[f32], d: usize, offset: impl F
 }
 
 impl Run<SampledSoftmaxFwd> for Cpu {
-    fn run(&mut self, op: &SampledSoftmaxFwd) {
-        op.assert_disjoint();
-        in_precision!(self, forward(self, op))
+    fn execute(&mut self, op: &Valid<'_, SampledSoftmaxFwd>) {
+        let mem = self.lend(op);
+        in_precision!(mem, forward(&mem, op))
     }
 }
 
-fn forward<T: Terms>(cpu: &Cpu, op: &SampledSoftmaxFwd) {
+fn forward<T: Terms>(mem: &Work<'_>, op: &SampledSoftmaxFwd) {
     let (m, d, s) = (op.m, op.d, op.s);
-    // SAFETY: disjoint by the caller's assertion, each taken once.
-    let (loss, lse) = unsafe { (cpu.out(op.loss, m), cpu.out(op.lse, m)) };
-    let (h, pos, neg) = (cpu.get(op.h, m * d), cpu.get(op.pos, m * d), cpu.get(op.neg, s * d));
-    let (bias, log_q) = (cpu.arenas.get(op.bias), cpu.arenas.get(op.log_q));
-    let (target, negative, own) = (cpu.ids(op.target, m), cpu.ids(op.negative, s), cpu.arenas.ids(op.own));
+    let (loss, lse) = (mem.out(op.loss, m), mem.out(op.lse, m));
+    let (h, pos, neg) = (mem.get(op.h, m * d), mem.get(op.pos, m * d), mem.get(op.neg, s * d));
+    let (bias, log_q) = (mem.lent.get(op.bias), mem.lent.get(op.log_q));
+    let (target, negative, own) = (mem.ids(op.target, m), mem.ids(op.negative, s), mem.lent.ids(op.own));
     let offset = |id: u32| bias[id as usize] - log_q[id as usize];
     scratch::borrow(scratch::room(s) + 2 * scratch::room(m), |mut rest| {
         let offsets = scratch::split(&mut rest, s);
@@ -60,21 +59,20 @@ fn forward<T: Terms>(cpu: &Cpu, op: &SampledSoftmaxFwd) {
 }
 
 impl Run<SampledSoftmaxBwd> for Cpu {
-    fn run(&mut self, op: &SampledSoftmaxBwd) {
-        op.assert_disjoint();
-        in_precision!(self, backward(self, op))
+    fn execute(&mut self, op: &Valid<'_, SampledSoftmaxBwd>) {
+        let mem = self.lend(op);
+        in_precision!(mem, backward(&mem, op))
     }
 }
 
-fn backward<T: Terms>(cpu: &Cpu, op: &SampledSoftmaxBwd) {
+fn backward<T: Terms>(mem: &Work<'_>, op: &SampledSoftmaxBwd) {
     let (m, d, s) = (op.m, op.d, op.s);
-    // SAFETY: disjoint by the caller's assertion, each taken once.
     let (g0, mut dh, dneg, dneg_bias) =
-        unsafe { (cpu.out(op.g0, m), cpu.grad(op.dh, m * d), cpu.grad(op.dneg, s * d), cpu.grad(op.dneg_bias, s)) };
-    let (h, pos, neg) = (cpu.get(op.h, m * d), cpu.get(op.pos, m * d), cpu.get(op.neg, s * d));
-    let (bias, log_q) = (cpu.arenas.get(op.bias), cpu.arenas.get(op.log_q));
-    let (target, negative, own) = (cpu.ids(op.target, m), cpu.ids(op.negative, s), cpu.arenas.ids(op.own));
-    let (lse, dloss) = (cpu.get(op.lse, m), cpu.get(op.dloss, m));
+        (mem.out(op.g0, m), mem.grad(op.dh, m * d), mem.grad(op.dneg, s * d), mem.grad(op.dneg_bias, s));
+    let (h, pos, neg) = (mem.get(op.h, m * d), mem.get(op.pos, m * d), mem.get(op.neg, s * d));
+    let (bias, log_q) = (mem.lent.get(op.bias), mem.lent.get(op.log_q));
+    let (target, negative, own) = (mem.ids(op.target, m), mem.ids(op.negative, s), mem.lent.ids(op.own));
+    let (lse, dloss) = (mem.get(op.lse, m), mem.get(op.dloss, m));
     let offset = |id: u32| bias[id as usize] - log_q[id as usize];
     scratch::borrow(scratch::room(s), |offsets| {
         let offsets = &mut offsets[..s];

@@ -6,13 +6,13 @@ in order.
 use rayon::prelude::*;
 
 use super::{
-    CHUNK, Cpu,
+    CHUNK, Cpu, Work,
     gemm::Dest,
     math::{load, store},
     scratch,
     simd::{Kernel, Simd, dispatch},
 };
-use crate::ops::{Op, Run, SegmentRows, SegmentSum, segment::Sources};
+use crate::ops::{Run, SegmentRows, SegmentSum, Valid, segment::Sources};
 
 /// Sorted places of a part.
 const PART: usize = 512;
@@ -136,7 +136,7 @@ impl Kernel for Part<'_> {
     }
 }
 
-impl Cpu {
+impl Work<'_> {
     /// Sums every run into row `id`, or row `place where it begins`, of `out`; without `acc` the other rows are zeroed.
     fn sum_runs(&self, of: &Sources, out: &mut [f32], acc: bool, by_place: bool) {
         let (r, d) = (of.rows(), of.d);
@@ -206,20 +206,18 @@ pub(super) fn sum_sorted(
 }
 
 impl Run<SegmentSum> for Cpu {
-    fn run(&mut self, op: &SegmentSum) {
-        op.assert_disjoint();
-        // SAFETY: disjoint by the assertion, taken once.
-        let Some((dtable, acc)) = (unsafe { self.grad(op.dtable, op.v * op.d) }) else { return };
-        self.sum_runs(&op.sources(), dtable, acc, false);
+    fn execute(&mut self, op: &Valid<'_, SegmentSum>) {
+        let mem = self.lend(op);
+        let Some((dtable, acc)) = mem.grad(op.dtable, op.v * op.d) else { return };
+        mem.sum_runs(&op.sources(), dtable, acc, false);
     }
 }
 
 impl Run<SegmentRows> for Cpu {
-    fn run(&mut self, op: &SegmentRows) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, SegmentRows>) {
+        let mem = self.lend(op);
         let of = op.sources();
-        // SAFETY: disjoint by the assertion, taken once.
-        let rows = unsafe { self.out(op.rows, of.rows() * op.d) };
-        self.sum_runs(&of, rows, false, true);
+        let rows = mem.out(op.rows, of.rows() * op.d);
+        mem.sum_runs(&of, rows, false, true);
     }
 }

@@ -3,11 +3,11 @@
 use rayon::prelude::*;
 
 use super::{
-    CHUNK, Cpu,
+    CHUNK, Cpu, Work,
     math::{lanes, load, store},
     simd::{Kernel, Simd, dispatch},
 };
-use crate::ops::{Op, PoolBwd, PoolFwd, Run, SpreadBwd, SpreadFwd};
+use crate::ops::{PoolBwd, PoolFwd, Run, SpreadBwd, SpreadFwd, Valid};
 
 /// One sequence: the sum of its rows, each times its weight.
 struct Sum<'a> {
@@ -57,7 +57,7 @@ impl Kernel for Sum<'_> {
     }
 }
 
-impl Cpu {
+impl Work<'_> {
     /// y_b = sum of w_n x_n, or added to y_b: a task a sequence.
     fn pool(&self, y: &mut [f32], acc: bool, x: &[f32], w: &[f32], cu: &[u32], d: usize) {
         assert!(cu.is_sorted() && cu[cu.len() - 1] as usize * d <= x.len(), "sequences do not follow each other");
@@ -106,39 +106,35 @@ impl Cpu {
 }
 
 impl Run<SpreadFwd> for Cpu {
-    fn run(&mut self, op: &SpreadFwd) {
-        op.assert_disjoint();
-        // SAFETY: disjoint by the assertion, taken once.
-        let y = unsafe { self.out(op.y, op.n * op.d) };
-        self.spread(y, false, self.get(op.x, op.b * op.d), &[], self.ids(op.cu, op.b + 1), op.d);
+    fn execute(&mut self, op: &Valid<'_, SpreadFwd>) {
+        let mem = self.lend(op);
+        let y = mem.out(op.y, op.n * op.d);
+        mem.spread(y, false, mem.get(op.x, op.b * op.d), &[], mem.ids(op.cu, op.b + 1), op.d);
     }
 }
 
 impl Run<SpreadBwd> for Cpu {
-    fn run(&mut self, op: &SpreadBwd) {
-        op.assert_disjoint();
-        // SAFETY: disjoint by the assertion, taken once.
-        let Some((dx, acc)) = (unsafe { self.grad(op.dx, op.b * op.d) }) else { return };
-        self.pool(dx, acc, self.get(op.dy, op.n * op.d), &[], self.ids(op.cu, op.b + 1), op.d);
+    fn execute(&mut self, op: &Valid<'_, SpreadBwd>) {
+        let mem = self.lend(op);
+        let Some((dx, acc)) = mem.grad(op.dx, op.b * op.d) else { return };
+        mem.pool(dx, acc, mem.get(op.dy, op.n * op.d), &[], mem.ids(op.cu, op.b + 1), op.d);
     }
 }
 
 impl Run<PoolFwd> for Cpu {
-    fn run(&mut self, op: &PoolFwd) {
-        op.assert_disjoint();
-        // SAFETY: disjoint by the assertion, taken once.
-        let y = unsafe { self.out(op.y, op.b * op.d) };
-        let w = self.get(op.w, op.w.len().min(op.n));
-        self.pool(y, false, self.get(op.x, op.n * op.d), w, self.ids(op.cu, op.b + 1), op.d);
+    fn execute(&mut self, op: &Valid<'_, PoolFwd>) {
+        let mem = self.lend(op);
+        let y = mem.out(op.y, op.b * op.d);
+        let w = mem.get(op.w, op.w.len().min(op.n));
+        mem.pool(y, false, mem.get(op.x, op.n * op.d), w, mem.ids(op.cu, op.b + 1), op.d);
     }
 }
 
 impl Run<PoolBwd> for Cpu {
-    fn run(&mut self, op: &PoolBwd) {
-        op.assert_disjoint();
-        // SAFETY: disjoint by the assertion, taken once.
-        let Some((dx, acc)) = (unsafe { self.grad(op.dx, op.n * op.d) }) else { return };
-        let w = self.get(op.w, op.w.len().min(op.n));
-        self.spread(dx, acc, self.get(op.dy, op.b * op.d), w, self.ids(op.cu, op.b + 1), op.d);
+    fn execute(&mut self, op: &Valid<'_, PoolBwd>) {
+        let mem = self.lend(op);
+        let Some((dx, acc)) = mem.grad(op.dx, op.n * op.d) else { return };
+        let w = mem.get(op.w, op.w.len().min(op.n));
+        mem.spread(dx, acc, mem.get(op.dy, op.b * op.d), w, mem.ids(op.cu, op.b + 1), op.d);
     }
 }

@@ -8,7 +8,7 @@ where its keys of each digit go, and moves them there.
 use rayon::prelude::*;
 
 use super::{Cpu, scratch};
-use crate::ops::{NO_ID, Op, Run, SortIds};
+use crate::ops::{NO_ID, Run, SortIds, Valid};
 
 /// Keys of a part.
 const PART: usize = 16 * 1024;
@@ -68,12 +68,11 @@ fn pass(
 }
 
 impl Run<SortIds> for Cpu {
-    fn run(&mut self, op: &SortIds) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, SortIds>) {
+        let mem = self.lend(op);
         let (n, v) = (op.n(), op.v as u32);
-        let (id0, id1, id2) = (self.ids(op.id0, op.n0), self.ids(op.id1, op.n1), self.ids(op.id2, op.n2));
-        // SAFETY: disjoint by the assertion, each taken once.
-        let (order, key) = unsafe { (self.arenas.ids_mut(op.order.first(n)), self.arenas.ids_mut(op.key.first(n))) };
+        let (id0, id1, id2) = (mem.ids(op.id0, op.n0), mem.ids(op.id1, op.n1), mem.ids(op.id2, op.n2));
+        let (order, key) = (mem.lent.ids_mut(op.order.first(n)), mem.lent.ids_mut(op.key.first(n)));
         let id = |i: usize| {
             let id = match i.checked_sub(op.n0) {
                 None => id0[i],
@@ -110,7 +109,7 @@ impl Run<SortIds> for Cpu {
 mod tests {
     use super::*;
     use crate::{
-        mem::Planner,
+        mem::{Planner, Span, U32},
         ops::{Memory, sort_ids::Sorted},
     };
 
@@ -128,7 +127,12 @@ mod tests {
         let known = |i: &u32| if (ids[*i as usize] as usize) < v { ids[*i as usize] } else { NO_ID };
         let mut want: Vec<u32> = (0..n as u32).collect();
         want.sort_by_key(known);
-        assert_eq!(cpu.ids(by.order, n), want);
-        assert!(cpu.ids(by.key, n).iter().copied().eq(want.iter().map(known)));
+        let mut read = |span: Span<U32>| {
+            let mut ids = vec![0; n];
+            cpu.read_ids(span, &mut ids);
+            ids
+        };
+        assert_eq!(read(by.order), want);
+        assert!(read(by.key).into_iter().eq(want.iter().map(known)));
     }
 }

@@ -6,7 +6,7 @@ use super::{
     Cpu,
     scores::{Catalogue, USERS, none_bad},
 };
-use crate::ops::{NO_ROW, Op, Run, TopK};
+use crate::ops::{NO_ROW, Run, TopK, Valid};
 
 /// One user's list.
 struct Heap<'a> {
@@ -64,20 +64,18 @@ impl Heap<'_> {
 }
 
 impl Run<TopK> for Cpu {
-    fn run(&mut self, op: &TopK) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, TopK>) {
+        let mem = self.lend(op);
         let (b, d, v, k) = (op.b, op.d, op.v, op.k);
-        let m = &self.arenas;
-        // SAFETY: disjoint by the assertion, each taken once.
         let (item, score, bad) =
-            unsafe { (m.ids_mut(op.item.first(b * k)), self.out(op.score, b * k), m.ids_mut(op.bad.first(b))) };
+            (mem.lent.ids_mut(op.item.first(b * k)), mem.out(op.score, b * k), mem.lent.ids_mut(op.bad.first(b)));
         let catalogue = Catalogue {
-            h: self.get(op.h, b * d),
-            table: self.get(op.table, v * d),
-            bias: self.get(op.bias, v),
+            h: mem.get(op.h, b * d),
+            table: mem.get(op.table, v * d),
+            bias: mem.get(op.bias, v),
             d,
-            excluded: self.ids(op.excluded, op.e),
-            excluded_start: self.ids(op.excluded_start, b + 1),
+            excluded: mem.ids(op.excluded, op.e),
+            excluded_start: mem.ids(op.excluded_start, b + 1),
         };
         // Entries that everything displaces.
         item.fill(NO_ROW);

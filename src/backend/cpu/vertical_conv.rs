@@ -13,7 +13,7 @@ use super::{
     shifted::sequences,
     simd::{Kernel, Simd, dispatch},
 };
-use crate::ops::{Op, Run, VerticalConvBwd, VerticalConvFwd};
+use crate::ops::{Run, Valid, VerticalConvBwd, VerticalConvFwd};
 
 /// Sums that are worked on side by side.
 const SIDE: usize = 4;
@@ -83,13 +83,12 @@ impl Kernel for Forward<'_> {
 }
 
 impl Run<VerticalConvFwd> for Cpu {
-    fn run(&mut self, op: &VerticalConvFwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, VerticalConvFwd>) {
+        let mem = self.lend(op);
         let (n, d, l, f) = (op.n, op.d, op.l, op.f);
-        // SAFETY: disjoint by the assertion, taken once.
-        let y = unsafe { self.out(op.y, n * f * d) };
-        let (x, w, bias) = (self.get(op.x, n * d), self.get(op.w, f * l), self.get(op.bias, f));
-        let cu = self.ids(op.cu, op.b + 1);
+        let y = mem.out(op.y, n * f * d);
+        let (x, w, bias) = (mem.get(op.x, n * d), mem.get(op.w, f * l), mem.get(op.bias, f));
+        let cu = mem.ids(op.cu, op.b + 1);
         y.par_chunks_mut(ROWS * f * d).enumerate().for_each(|(block, y)| {
             dispatch(Forward { y, x, w, bias, of: Rows { d, l, f, cu, first: block * ROWS } });
         });
@@ -201,13 +200,12 @@ impl Kernel for Weights<'_> {
 }
 
 impl Run<VerticalConvBwd> for Cpu {
-    fn run(&mut self, op: &VerticalConvBwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, VerticalConvBwd>) {
+        let mem = self.lend(op);
         let (n, d, l, f) = (op.n, op.d, op.l, op.f);
-        // SAFETY: disjoint by the assertion, each taken once.
-        let (dx, dw, db) = unsafe { (self.grad(op.dx, n * d), self.grad(op.dw, f * l), self.grad(op.db, f)) };
-        let (dy, x, w) = (self.get(op.dy, n * f * d), self.get(op.x, n * d), self.get(op.w, f * l));
-        let cu = self.ids(op.cu, op.b + 1);
+        let (dx, dw, db) = (mem.grad(op.dx, n * d), mem.grad(op.dw, f * l), mem.grad(op.db, f));
+        let (dy, x, w) = (mem.get(op.dy, n * f * d), mem.get(op.x, n * d), mem.get(op.w, f * l));
+        let cu = mem.ids(op.cu, op.b + 1);
         let of = |block: usize| Rows { d, l, f, cu, first: block * ROWS };
         if let Some((dx, acc)) = dx {
             dx.par_chunks_mut(ROWS * d).enumerate().for_each(|(block, dx)| {

@@ -15,7 +15,7 @@ use super::{
     shifted::{Shifted, Start, packed, sequences, weight_gradient},
     simd::{Kernel, Simd, dispatch},
 };
-use crate::ops::{NO_ROW, Op, Run, WindowConvBwd, WindowConvFwd, dilated_conv::Taps, window_conv::taps};
+use crate::ops::{NO_ROW, Run, Valid, WindowConvBwd, WindowConvFwd, dilated_conv::Taps, window_conv::taps};
 
 /// Rows of a task: enough that the rows before them, whose c is computed again, are few beside them.
 const BLOCK: usize = 2 * ROWS;
@@ -115,14 +115,13 @@ impl Kernel for Maxima<'_> {
 }
 
 impl Run<WindowConvFwd> for Cpu {
-    fn run(&mut self, op: &WindowConvFwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, WindowConvFwd>) {
+        let mem = self.lend(op);
         let (n, d, l, f) = (op.n, op.d, op.l, op.f);
         let columns = l * f;
-        // SAFETY: disjoint by the assertion, each taken once.
-        let (y, at) = unsafe { (self.out(op.y, n * columns), self.arenas.ids_mut(op.at.first(n * columns))) };
-        let (x, w) = (self.get(op.x, n * d), self.get(op.w, taps(l) * d * f));
-        let (bias, cu) = (self.get(op.bias, columns), self.ids(op.cu, op.b + 1));
+        let (y, at) = (mem.out(op.y, n * columns), mem.lent.ids_mut(op.at.first(n * columns)));
+        let (x, w) = (mem.get(op.x, n * d), mem.get(op.w, taps(l) * d * f));
+        let (bias, cu) = (mem.get(op.bias, columns), mem.ids(op.cu, op.b + 1));
         let of = |tap: usize| View::dense(&w[tap * d * f..][..d * f], d, f);
         packed::<Singles, _>(taps(l), (d, f), of, |packs| {
             let task = |(block, (y, at)): (usize, (&mut [f32], &mut [u32]))| {
@@ -211,14 +210,13 @@ impl Kernel for Seen<'_> {
 }
 
 impl Run<WindowConvBwd> for Cpu {
-    fn run(&mut self, op: &WindowConvBwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, WindowConvBwd>) {
+        let mem = self.lend(op);
         let (n, d, l, f) = (op.n, op.d, op.l, op.f);
         let (columns, weights) = (l * f, taps(l) * d * f);
-        // SAFETY: disjoint by the assertion, each taken once.
-        let (dx, dw, db) = unsafe { (self.grad(op.dx, n * d), self.grad(op.dw, weights), self.grad(op.db, columns)) };
-        let (dy, at) = (self.get(op.dy, n * columns), self.ids(op.at, n * columns));
-        let (x, w, cu) = (self.get(op.x, n * d), self.get(op.w, weights), self.ids(op.cu, op.b + 1));
+        let (dx, dw, db) = (mem.grad(op.dx, n * d), mem.grad(op.dw, weights), mem.grad(op.db, columns));
+        let (dy, at) = (mem.get(op.dy, n * columns), mem.ids(op.at, n * columns));
+        let (x, w, cu) = (mem.get(op.x, n * d), mem.get(op.w, weights), mem.ids(op.cu, op.b + 1));
         if db.is_some() {
             scratch::borrow(n.div_ceil(BLOCK) * columns, |sums| {
                 sums.par_chunks_mut(columns)

@@ -1,7 +1,7 @@
 //! Launchers of `kernels/activation.cu`: a thread takes eight elements.
 
 use super::{Simt, kernels::*};
-use crate::ops::{ActivationBwd, ActivationFwd, Op, Run, activation::Activation};
+use crate::ops::{ActivationBwd, ActivationFwd, Run, Valid, activation::Activation};
 
 /// Elements of a block.
 const BLOCK: usize = 256 * 8;
@@ -16,16 +16,14 @@ fn kind(kind: Activation) -> i32 {
 }
 
 impl Run<ActivationFwd> for Simt {
-    fn run(&mut self, op: &ActivationFwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, ActivationFwd>) {
         let params = ActivationFwdParams { y: self.at(op.y), x: self.at(op.x), n: op.n as i64, kind: kind(op.kind) };
         self.launch(self.of(ACTIVATION_FWD), [op.n.div_ceil(BLOCK), 1, 1], 0, params);
     }
 }
 
 impl Run<ActivationBwd> for Simt {
-    fn run(&mut self, op: &ActivationBwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, ActivationBwd>) {
         let (dx, add) = self.grad(op.dx);
         if dx == 0 {
             return;

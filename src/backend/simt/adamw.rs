@@ -1,14 +1,13 @@
 //! Launcher of `kernels/adamw.cu`: a thread takes eight weights; the bf16 shadow is written on the way.
 
 use super::{Simt, kernels::*};
-use crate::ops::{AdamW, Guard, Op, Run};
+use crate::ops::{AdamW, Guard, Run, Valid};
 
 /// Weights of a block.
 const BLOCK: usize = 256 * 8;
 
 impl Run<AdamW> for Simt {
-    fn run(&mut self, op: &AdamW) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, AdamW>) {
         let params = AdamwParams {
             p: self.at(op.p),
             m: self.at(op.m),
@@ -30,8 +29,7 @@ impl Run<AdamW> for Simt {
 }
 
 impl Run<Guard> for Simt {
-    fn run(&mut self, op: &Guard) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, Guard>) {
         let params = GuardParams { ok: self.at(op.ok), loss: self.at(op.loss), norm: self.at(op.norm) };
         self.launch(Kernel::Guard, [1, 1, 1], 0, params);
     }

@@ -4,7 +4,7 @@
 use super::{Simt, kernels::*};
 use crate::{
     mem::Precision,
-    ops::{AttentionBwd, AttentionFwd, Op, Run},
+    ops::{AttentionBwd, AttentionFwd, Run, Valid},
 };
 
 /// The kernels for heads of up to `most` columns.
@@ -73,8 +73,7 @@ fn served(b: usize, h: usize, k: usize, t: usize) -> Result<(), String> {
 }
 
 impl Run<AttentionFwd> for Simt {
-    fn run(&mut self, op: &AttentionFwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, AttentionFwd>) {
         let w = width(op.k).expect("`need` has been asked");
         let tiles = Tiles::fwd(w.most);
         let params = AttentionFwdParams {
@@ -101,8 +100,7 @@ impl Run<AttentionFwd> for Simt {
 }
 
 impl Run<AttentionBwd> for Simt {
-    fn run(&mut self, op: &AttentionBwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, AttentionBwd>) {
         let (dqkv, add) = self.grad(op.dqkv);
         if dqkv == 0 {
             return;

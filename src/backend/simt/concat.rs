@@ -1,11 +1,10 @@
 //! Launchers of `kernels/concat.cu`: the grid of rows of all columns.
 
 use super::{Simt, kernels::*, rows::row_grid};
-use crate::ops::{ConcatBwd, ConcatFwd, Op, Run};
+use crate::ops::{ConcatBwd, ConcatFwd, Run, Valid};
 
 impl Run<ConcatFwd> for Simt {
-    fn run(&mut self, op: &ConcatFwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, ConcatFwd>) {
         let (lanes, grid) = row_grid(op.n, op.widths.iter().sum());
         let params = ConcatFwdParams {
             y: self.at(op.y),
@@ -23,8 +22,7 @@ impl Run<ConcatFwd> for Simt {
 }
 
 impl Run<ConcatBwd> for Simt {
-    fn run(&mut self, op: &ConcatBwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, ConcatBwd>) {
         let [(da, a_add), (db, b_add), (dc, c_add)] = [op.da, op.db, op.dc].map(|dst| self.grad(dst));
         if [da, db, dc] == [0; 3] {
             return;

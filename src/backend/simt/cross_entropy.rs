@@ -3,7 +3,7 @@
 */
 
 use super::{BLOCKS, Simt, kernels::*};
-use crate::ops::{CrossEntropyBwd, CrossEntropyFwd, Op, Run};
+use crate::ops::{CrossEntropyBwd, CrossEntropyFwd, Run, Valid};
 
 /// Rows and candidates of a tile.
 pub(super) const TILE: usize = 64;
@@ -133,8 +133,7 @@ fn backward(op: &CrossEntropyBwd, chunks: usize) -> (Ranges, Ranges, usize) {
 }
 
 impl Run<CrossEntropyFwd> for Simt {
-    fn run(&mut self, op: &CrossEntropyFwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, CrossEntropyFwd>) {
         let (m, walk) = (op.m, Walk::forward(op.d, self));
         let (ranges, lengths) = forward(op);
         let [max, sum, hit] = self.arrays(lengths);
@@ -173,8 +172,7 @@ impl Run<CrossEntropyFwd> for Simt {
 }
 
 impl Run<CrossEntropyBwd> for Simt {
-    fn run(&mut self, op: &CrossEntropyBwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, CrossEntropyBwd>) {
         let (m, d, v) = (op.m, op.d, op.v);
         let walk = Walk::backward(d, self);
         let (items, rows, parts) = backward(op, walk.chunks);

@@ -4,7 +4,7 @@
 use super::{BLOCKS, Simt, kernels::*};
 use crate::{
     mem::Precision,
-    ops::{DilatedConvBwd, DilatedConvFwd, Op, Run, dilated_conv::Taps},
+    ops::{DilatedConvBwd, DilatedConvFwd, Run, Valid, dilated_conv::Taps},
 };
 
 /// The kernels whose blocks take up to `most` columns.
@@ -221,8 +221,7 @@ fn served(n: usize, i: usize, o: usize, taps: usize) -> Result<(), String> {
 }
 
 impl Run<DilatedConvFwd> for Simt {
-    fn run(&mut self, op: &DilatedConvFwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, DilatedConvFwd>) {
         let tiles = Tiles::of(self.precision);
         let params = DilatedConvFwdParams {
             y: self.at(op.y),
@@ -265,8 +264,7 @@ impl Run<DilatedConvFwd> for Simt {
 }
 
 impl Run<DilatedConvBwd> for Simt {
-    fn run(&mut self, op: &DilatedConvBwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, DilatedConvBwd>) {
         let ((dx, add_dx), (dw, add_dw)) = (self.grad(op.dx), self.grad(op.dw));
         let ((dgamma, add_dgamma), (dbeta, add_dbeta), (db, add_db)) =
             (self.grad(op.dgamma), self.grad(op.dbeta), self.grad(op.db));

@@ -1,7 +1,7 @@
 //! Launchers of `kernels/draw_negatives.cu`: a thread a shared negative; a block a sequence, its items in shared memory.
 
 use super::{Simt, kernels::*};
-use crate::ops::{DrawCandidates, DrawNegatives, MarkOwn, Op, Run, draw_negatives::Sampling};
+use crate::ops::{DrawCandidates, DrawNegatives, MarkOwn, Run, Valid, draw_negatives::Sampling};
 
 /// The longest sequence whose items find room in shared memory on every GPU.
 const MOST: usize = 8 * 1024;
@@ -20,8 +20,7 @@ fn mark_words(op: &MarkOwn) -> usize {
 }
 
 impl Run<DrawNegatives> for Simt {
-    fn run(&mut self, op: &DrawNegatives) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, DrawNegatives>) {
         let params = DrawNegativesParams {
             negative: self.at(op.negative),
             alias: if op.sampling == Sampling::Alias { self.at(op.alias) } else { 0 },
@@ -37,8 +36,7 @@ impl Run<DrawNegatives> for Simt {
 }
 
 impl Run<DrawCandidates> for Simt {
-    fn run(&mut self, op: &DrawCandidates) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, DrawCandidates>) {
         let slots = if op.own { slots(op.t) } else { 0 };
         let params = DrawCandidatesParams {
             id: self.at(op.id),
@@ -73,8 +71,7 @@ impl Run<DrawCandidates> for Simt {
 }
 
 impl Run<MarkOwn> for Simt {
-    fn run(&mut self, op: &MarkOwn) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, MarkOwn>) {
         let params = MarkOwnParams {
             own: self.at(op.own),
             negative: self.at(op.negative),

@@ -1,7 +1,7 @@
 //! Launchers of `kernels/dropout.cu`: the three ops are one kernel with different bases to add to.
 
 use super::{Simt, kernels::*};
-use crate::ops::{DropoutAddFwd, DropoutBwd, DropoutFwd, Op, Run, dropout};
+use crate::ops::{DropoutAddFwd, DropoutBwd, DropoutFwd, Run, Valid, dropout};
 
 /// Elements of a block.
 const BLOCK: usize = 256 * 8;
@@ -25,24 +25,21 @@ impl Simt {
 }
 
 impl Run<DropoutFwd> for Simt {
-    fn run(&mut self, op: &DropoutFwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, DropoutFwd>) {
         let (y, x, step) = (self.at(op.y), self.at(op.x), self.at(op.step));
         self.dropout(op.n, DropoutParams { y, x, base: 0, step, n: 0, drop: op.drop.into() });
     }
 }
 
 impl Run<DropoutAddFwd> for Simt {
-    fn run(&mut self, op: &DropoutAddFwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, DropoutAddFwd>) {
         let (y, x, step) = (self.at(op.y), self.at(op.x), self.at(op.step));
         self.dropout(op.n, DropoutParams { y, x, base: self.at(op.residual), step, n: 0, drop: op.drop.into() });
     }
 }
 
 impl Run<DropoutBwd> for Simt {
-    fn run(&mut self, op: &DropoutBwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, DropoutBwd>) {
         let (dx, add) = self.grad(op.dx);
         if dx == 0 {
             return;

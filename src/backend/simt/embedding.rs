@@ -1,14 +1,13 @@
 //! Launchers of `kernels/embedding.cu`; a gather from a table is the gather of `kernels/rows.cu`.
 
 use super::{Simt, kernels::*, rows::row_grid};
-use crate::ops::{EmbeddingFwd, GatherTable, Op, PositionSum, Run};
+use crate::ops::{EmbeddingFwd, GatherTable, PositionSum, Run, Valid};
 
 /// Columns of a block.
 const COLUMNS: usize = 64;
 
 impl Run<EmbeddingFwd> for Simt {
-    fn run(&mut self, op: &EmbeddingFwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, EmbeddingFwd>) {
         let (lanes, grid) = row_grid(op.n, op.d);
         let params = EmbeddingFwdParams {
             y: self.at(op.y),
@@ -25,15 +24,13 @@ impl Run<EmbeddingFwd> for Simt {
 }
 
 impl Run<GatherTable> for Simt {
-    fn run(&mut self, op: &GatherTable) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, GatherTable>) {
         self.gather(self.at(op.y), self.weight(op.table), self.at(op.id), op.n, op.d);
     }
 }
 
 impl Run<PositionSum> for Simt {
-    fn run(&mut self, op: &PositionSum) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, PositionSum>) {
         let (dtable, add) = self.grad(op.dtable);
         if dtable == 0 {
             return;

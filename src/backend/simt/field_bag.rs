@@ -1,11 +1,10 @@
 //! Launcher of `kernels/field_bag.cu`; the gradient is a sum of sorted rows by `kernels/segment.cu`.
 
 use super::{Simt, kernels::*, rows::row_grid, segment};
-use crate::ops::{BagBwd, BagFwd, Op, Run};
+use crate::ops::{BagBwd, BagFwd, Run, Valid};
 
 impl Run<BagFwd> for Simt {
-    fn run(&mut self, op: &BagFwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, BagFwd>) {
         let pairs = op.n * op.size.fields;
         let (lanes, grid) = row_grid(pairs, op.d);
         let params = BagFwdParams {
@@ -26,8 +25,7 @@ impl Run<BagFwd> for Simt {
 }
 
 impl Run<BagBwd> for Simt {
-    fn run(&mut self, op: &BagBwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, BagBwd>) {
         let (dtable, add) = self.grad(op.dtable);
         if dtable == 0 {
             return;

@@ -1,11 +1,10 @@
 //! Launcher of `kernels/gather_sequences.cu`: a block a sequence.
 
 use super::{Simt, kernels::*};
-use crate::ops::{GatherSequences, Op, Run};
+use crate::ops::{GatherSequences, Run, Valid};
 
 impl Run<GatherSequences> for Simt {
-    fn run(&mut self, op: &GatherSequences) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, GatherSequences>) {
         let params = GatherSequencesParams {
             raw: self.at(op.raw),
             data: self.at(op.data),

@@ -1,22 +1,20 @@
 //! Launchers of `kernels/gelu.cu`: a thread takes eight elements.
 
 use super::{Simt, kernels::*};
-use crate::ops::{GeluBwd, GeluFwd, Op, Run};
+use crate::ops::{GeluBwd, GeluFwd, Run, Valid};
 
 /// Elements of a block.
 const BLOCK: usize = 256 * 8;
 
 impl Run<GeluFwd> for Simt {
-    fn run(&mut self, op: &GeluFwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, GeluFwd>) {
         let params = GeluFwdParams { y: self.at(op.y), x: self.at(op.x), n: op.n as i64 };
         self.launch(self.of(GELU_FWD), [op.n.div_ceil(BLOCK), 1, 1], 0, params);
     }
 }
 
 impl Run<GeluBwd> for Simt {
-    fn run(&mut self, op: &GeluBwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, GeluBwd>) {
         let (dx, add) = self.grad(op.dx);
         if dx == 0 {
             return;

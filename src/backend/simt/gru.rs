@@ -3,7 +3,7 @@
 use super::{Simt, kernels::*};
 use crate::{
     mem::{F32, Precision, Span},
-    ops::{GruBwd, GruFwd, Op, Run},
+    ops::{GruBwd, GruFwd, Run, Valid},
 };
 
 /// Sequences of a block: kRows of `GruTiles`.
@@ -72,8 +72,7 @@ impl Simt {
 }
 
 impl Run<GruFwd> for Simt {
-    fn run(&mut self, op: &GruFwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, GruFwd>) {
         if op.n == 0 {
             return;
         }
@@ -99,8 +98,7 @@ impl Run<GruFwd> for Simt {
 }
 
 impl Run<GruBwd> for Simt {
-    fn run(&mut self, op: &GruBwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, GruBwd>) {
         let ((dgx, add_dgx), (dgh, add_dgh)) = (self.grad(op.dgx), self.grad(op.dgh));
         if op.n == 0 || (dgx == 0 && dgh == 0) {
             return;

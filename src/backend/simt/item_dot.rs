@@ -1,11 +1,10 @@
 //! Launchers of `kernels/item_dot.cu`: `lanes` threads a row.
 
 use super::{Simt, kernels::*, rows::row_grid};
-use crate::ops::{ItemDotBwd, ItemDotFwd, Op, Run};
+use crate::ops::{ItemDotBwd, ItemDotFwd, Run, Valid};
 
 impl Run<ItemDotFwd> for Simt {
-    fn run(&mut self, op: &ItemDotFwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, ItemDotFwd>) {
         let (lanes, grid) = row_grid(op.m, op.d);
         let params = ItemDotFwdParams {
             z: self.at(op.z),
@@ -24,8 +23,7 @@ impl Run<ItemDotFwd> for Simt {
 }
 
 impl Run<ItemDotBwd> for Simt {
-    fn run(&mut self, op: &ItemDotBwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, ItemDotBwd>) {
         let (dh, add) = self.grad(op.dh);
         if dh == 0 {
             return;

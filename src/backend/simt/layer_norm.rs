@@ -1,7 +1,7 @@
 //! Launchers of `kernels/layer_norm.cu`: which kernel holds a row of D in registers.
 
 use super::{BLOCKS, Simt, kernels::*};
-use crate::ops::{LayerNormBwd, LayerNormFwd, Op, Run};
+use crate::ops::{LayerNormBwd, LayerNormFwd, Run, Valid};
 
 /// The kernels of rows up to some width.
 struct Width {
@@ -41,8 +41,7 @@ fn parts(n: usize, d: usize) -> usize {
 }
 
 impl Run<LayerNormFwd> for Simt {
-    fn run(&mut self, op: &LayerNormFwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, LayerNormFwd>) {
         let w = width(op.d);
         let params = LayerNormFwdParams {
             y: self.at(op.y),
@@ -61,8 +60,7 @@ impl Run<LayerNormFwd> for Simt {
 }
 
 impl Run<LayerNormBwd> for Simt {
-    fn run(&mut self, op: &LayerNormBwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, LayerNormBwd>) {
         let (w, parts) = (width(op.d), parts(op.n, op.d));
         let (dx, add_dx) = self.grad(op.dx);
         let (dgamma, add_dgamma) = self.grad(op.dgamma);

@@ -5,7 +5,7 @@ use super::{
     gemm::{Product, Shape},
     kernels::*,
 };
-use crate::ops::{LinearBwd, LinearFwd, Op, Run};
+use crate::ops::{LinearBwd, LinearFwd, Run, Valid};
 
 /// What the rows of a column sum are cut into; a function of the sizes alone.
 fn parts(n: usize, o: usize) -> usize {
@@ -37,8 +37,7 @@ impl Simt {
 }
 
 impl Run<LinearFwd> for Simt {
-    fn run(&mut self, op: &LinearFwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, LinearFwd>) {
         self.multiply(&Product {
             shape: Shape::Nt,
             c: self.at(op.y),
@@ -55,8 +54,7 @@ impl Run<LinearFwd> for Simt {
 }
 
 impl Run<LinearBwd> for Simt {
-    fn run(&mut self, op: &LinearBwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, LinearBwd>) {
         let (n, i, o) = (op.n, op.i, op.o);
         let dy = self.at(op.dy);
         let (dx, add) = self.grad(op.dx);

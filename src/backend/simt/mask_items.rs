@@ -1,15 +1,14 @@
 //! Launcher of `kernels/mask_items.cu`: a warp a sequence, its shuffle in shared memory; one more for the padding.
 
 use super::{Simt, kernels::*};
-use crate::ops::{MaskItems, Op, Run};
+use crate::ops::{MaskItems, Run, Valid};
 
 /// Shared memory of one position, and the longest sequence that it is there for on every GPU.
 const POSITION_BYTES: usize = 9;
 const MOST: usize = 8 * 1024;
 
 impl Run<MaskItems> for Simt {
-    fn run(&mut self, op: &MaskItems) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, MaskItems>) {
         let params = MaskItemsParams {
             item: self.at(op.item),
             pos: self.at(op.pos),

@@ -13,8 +13,8 @@ In bf16, activations are bf16; weights stay f32 and are shadowed by a bf16 copy,
 and from which products and gathers read.
 
 SAFETY, for every launch in this room: addresses come from spans that were checked against their arenas, or from scratch of
-the size asked for; sizes are those of the op, whose `check` the plan has passed; parameter structs are made from the
-kernels' sources by build.rs and compared with the compiled code when it is loaded.
+the size asked for; sizes are those of the op, which is [`Valid`]: its spans are large enough for them and do not overlap;
+parameter structs are made from the kernels' sources by build.rs and compared with the compiled code when it is loaded.
 */
 
 mod activation;
@@ -63,8 +63,8 @@ use half::bf16;
 
 use crate::{
     base::{Error, Result},
-    mem::{Arena, Dst, Element, F32, Planner, Precision, RawSpan, Span, U32},
-    ops::{Later, Mark, Memory, NoOp, Run},
+    mem::{Arena, Dst, Element, F32, Owners, Planner, Precision, RawSpan, Span, U32},
+    ops::{Invalid, Later, Mark, Memory, NoOp, Run, Valid},
 };
 use driver::{Driver, Loaded, words};
 use gemm::Gemm;
@@ -98,8 +98,11 @@ pub struct Simt {
     ahead: Option<Ahead>,
     results: Results,
     moments: Moments,
-    /// The first failure, until it is reported.
-    fault: Option<String>,
+    owners: Owners,
+    /// The first failure of the device.
+    fault: Option<Error>,
+    /// Why an op was refused: nothing is launched from then on, but memory can be read.
+    refused: Option<Error>,
 }
 
 /// Bytes in words.
@@ -213,7 +216,9 @@ impl Simt {
             ahead: None,
             results,
             moments: Moments::default(),
+            owners: plan.owners().clone(),
             fault: None,
+            refused: None,
         })
     }
 
@@ -289,9 +294,13 @@ impl Simt {
     }
 
     fn address(&self, span: RawSpan) -> Ptr {
-        let (slice, bytes) = (&self.arenas[span.arena as usize], element_bytes(span.arena, self.precision));
-        assert!((span.offset + span.len) * bytes <= slice.len(), "{span:?} lies outside its arena");
-        self.base(slice) + (span.offset * bytes) as Ptr
+        let (slice, bytes) = (&self.arenas[span.arena() as usize], element_bytes(span.arena(), self.precision));
+        let room = slice.len() / bytes;
+        assert!(
+            span.offset() <= room && span.len() <= room - span.offset(),
+            "{span:?} lies outside its arena of {room}"
+        );
+        self.base(slice) + (span.offset() * bytes) as Ptr
     }
 
     /// Where a span stands.
@@ -314,8 +323,8 @@ impl Simt {
 
     /// The bf16 copy of a span, where there is one.
     fn shadow(&self, span: RawSpan) -> Option<Ptr> {
-        (span.arena == Arena::Param && self.precision == Precision::Bf16)
-            .then(|| self.base(&self.shadow) + 2 * span.offset as Ptr)
+        (span.arena() == Arena::Param && self.precision == Precision::Bf16)
+            .then(|| self.base(&self.shadow) + 2 * span.offset() as Ptr)
     }
 
     fn of(&self, pair: Pair) -> Kernel {
@@ -360,7 +369,11 @@ impl Simt {
     }
 
     fn fail_with(&mut self, what: String) {
-        self.fault.get_or_insert(what);
+        let (name, card) = (self.device.driver.name(self.device.card.ordinal), &self.device.card.name);
+        self.fault.get_or_insert_with(|| {
+            Error::user(format!("{name} ({card}) failed in {what}, or in the work before it"))
+                .hint("what was saved is intact: look at nvidia-smi, then continue the run with --resume")
+        });
     }
 
     /// Puts a kernel on the stream: `grid` blocks of as many threads as its source says. An empty grid is nothing to do.
@@ -446,7 +459,7 @@ impl Simt {
 }
 
 impl Run<NoOp> for Simt {
-    fn run(&mut self, _: &NoOp) {}
+    fn execute(&mut self, _: &Valid<'_, NoOp>) {}
 }
 
 impl Memory for Simt {
@@ -458,9 +471,17 @@ impl Memory for Simt {
         bytes(plan, precision)
     }
 
+    fn refuse(&mut self, why: &Invalid) {
+        self.refused.get_or_insert_with(|| why.error(&self.owners));
+    }
+
+    fn failed(&self) -> bool {
+        self.fault.is_some() || self.refused.is_some()
+    }
+
     fn write(&mut self, span: RawSpan, values: &[f32]) {
-        assert!(values.len() <= span.len);
-        if element_bytes(span.arena, self.precision) == 2 {
+        assert!(values.len() <= span.len());
+        if element_bytes(span.arena(), self.precision) == 2 {
             let mut staging = std::mem::take(&mut self.staging);
             staging.clear();
             staging.extend(values.iter().map(|x| bf16::from_f32(*x)));
@@ -477,8 +498,8 @@ impl Memory for Simt {
     }
 
     fn read(&mut self, span: RawSpan, values: &mut [f32]) {
-        assert!(values.len() <= span.len);
-        if element_bytes(span.arena, self.precision) == 2 {
+        assert!(values.len() <= span.len());
+        if element_bytes(span.arena(), self.precision) == 2 {
             let mut staging = std::mem::take(&mut self.staging);
             staging.clear();
             staging.resize(values.len(), bf16::ZERO);
@@ -553,7 +574,7 @@ impl Memory for Simt {
 
     fn read_later(&mut self, span: Span<F32>) -> Later {
         assert!(span.len() >= transfer::NUMBERS && self.recording.is_none());
-        if self.fault.is_some() {
+        if self.failed() {
             return Later::Lost;
         }
         let at = self.at(span);
@@ -609,7 +630,7 @@ impl Memory for Simt {
     }
 
     fn replay(&mut self, key: u64, body: impl FnOnce(&mut Self)) {
-        if !self.replays || self.fault.is_some() {
+        if !self.replays || self.failed() {
             return body(self);
         }
         match self.graphs.get(&key) {
@@ -619,7 +640,7 @@ impl Memory for Simt {
             }
             Some(Stretch::Seen) => match self.record(body) {
                 // Half a recording is worth nothing.
-                Ok(Some(_)) if self.fault.is_some() => {}
+                Ok(Some(_)) if self.failed() => {}
                 Ok(Some(recorded)) => {
                     self.graphs.insert(key, recorded);
                     self.launch_recorded(key);
@@ -637,9 +658,6 @@ impl Memory for Simt {
         {
             self.fail("waiting for the device", e);
         }
-        let Some(fault) = &self.fault else { return Ok(()) };
-        let (name, card) = (self.device.driver.name(self.device.card.ordinal), &self.device.card.name);
-        Err(Error::user(format!("{name} ({card}) failed in {fault}, or in the work before it"))
-            .hint("what was saved is intact: look at nvidia-smi, then continue the run with --resume"))
+        self.fault.clone().or_else(|| self.refused.clone()).map_or(Ok(()), Err)
     }
 }

@@ -1,7 +1,7 @@
 //! Launchers of `kernels/negative_loss.cu`: a warp a scored row, `lanes` of it a candidate.
 
 use super::{Simt, kernels::*, rows::row_grid};
-use crate::ops::{NegativeLossBwd, NegativeLossFwd, Op, Run, negative_loss::Contrast};
+use crate::ops::{NegativeLossBwd, NegativeLossFwd, Run, Valid, negative_loss::Contrast};
 
 /// The kernel's name of a contrast, and beta.
 fn contrast(contrast: Contrast) -> (i32, f32) {
@@ -18,8 +18,7 @@ fn grid(m: usize) -> [usize; 3] {
 }
 
 impl Run<NegativeLossFwd> for Simt {
-    fn run(&mut self, op: &NegativeLossFwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, NegativeLossFwd>) {
         let (contrast, beta) = contrast(op.contrast);
         let params = NegativeLossFwdParams {
             loss: self.at(op.loss),
@@ -42,8 +41,7 @@ impl Run<NegativeLossFwd> for Simt {
 }
 
 impl Run<NegativeLossBwd> for Simt {
-    fn run(&mut self, op: &NegativeLossBwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, NegativeLossBwd>) {
         let (contrast, beta) = contrast(op.contrast);
         let (dh, add) = self.grad(op.dh);
         let params = NegativeLossBwdParams {

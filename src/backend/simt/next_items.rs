@@ -1,11 +1,10 @@
 //! Launcher of `kernels/next_items.cu`: a warp a sequence, one more for the padding.
 
 use super::{Simt, kernels::*};
-use crate::ops::{NextItems, Op, Run};
+use crate::ops::{NextItems, Run, Valid};
 
 impl Run<NextItems> for Simt {
-    fn run(&mut self, op: &NextItems) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, NextItems>) {
         let params = NextItemsParams {
             item: self.at(op.item),
             pos: self.at(op.pos),

@@ -1,15 +1,14 @@
 //! Launchers of `kernels/point_loss.cu`: a thread a number.
 
 use super::{Simt, kernels::*};
-use crate::ops::{Op, PointLossBwd, PointLossFwd, Run, point_loss::PointKind};
+use crate::ops::{PointLossBwd, PointLossFwd, Run, Valid, point_loss::PointKind};
 
 fn grid(m: usize) -> [usize; 3] {
     [m.div_ceil(256), 1, 1]
 }
 
 impl Run<PointLossFwd> for Simt {
-    fn run(&mut self, op: &PointLossFwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, PointLossFwd>) {
         let params = PointLossFwdParams {
             loss: self.at(op.loss),
             z: self.at(op.z),
@@ -22,8 +21,7 @@ impl Run<PointLossFwd> for Simt {
 }
 
 impl Run<PointLossBwd> for Simt {
-    fn run(&mut self, op: &PointLossBwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, PointLossBwd>) {
         let (dz, add) = self.grad(op.dz);
         if dz == 0 {
             return;

@@ -6,7 +6,7 @@ use super::{
     kernels::*,
     scores::{ITEMS, PANELS, ROWS, Ranges, row_len, served},
 };
-use crate::ops::{CountAtLeast, Op, Run, ScoreItems};
+use crate::ops::{CountAtLeast, Run, ScoreItems, Valid};
 
 /// Targets of a row.
 const TARGETS: usize = 8;
@@ -26,9 +26,8 @@ fn lengths(op: &CountAtLeast) -> [usize; 3] {
 }
 
 impl Run<CountAtLeast> for Simt {
-    fn run(&mut self, op: &CountAtLeast) {
-        op.assert_disjoint();
-        let CountAtLeast { h, table, bias, b, d, v, n, .. } = *op;
+    fn execute(&mut self, op: &Valid<'_, CountAtLeast>) {
+        let CountAtLeast { h, table, bias, b, d, v, n, .. } = **op;
         if b == 0 {
             return;
         }

@@ -1,7 +1,7 @@
 //! Launchers of `kernels/reduce.cu`: one launch where a block is enough, else partial sums and a launch over those.
 
 use super::{BLOCKS, Simt, kernels::*};
-use crate::ops::{GradNorm, Op, Run, WeightedMean};
+use crate::ops::{GradNorm, Run, Valid, WeightedMean};
 
 /// Blocks for `n` elements; a function of `n` alone, so that sums are cut the same way everywhere.
 fn blocks(n: usize) -> usize {
@@ -28,8 +28,7 @@ impl Simt {
 }
 
 impl Run<WeightedMean> for Simt {
-    fn run(&mut self, op: &WeightedMean) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, WeightedMean>) {
         self.reduce(self.at(op.y), self.at(op.x), self.at(op.w), op.n, false);
     }
 
@@ -39,8 +38,7 @@ impl Run<WeightedMean> for Simt {
 }
 
 impl Run<GradNorm> for Simt {
-    fn run(&mut self, op: &GradNorm) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, GradNorm>) {
         self.reduce(self.at(op.norm), self.at(op.g), self.at(op.g), op.n, true);
     }
 

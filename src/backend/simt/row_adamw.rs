@@ -1,7 +1,7 @@
 //! Launchers of `kernels/row_adamw.cu`.
 
 use super::{Simt, kernels::*, rows::row_grid};
-use crate::ops::{AdamWRows, CatchUpRows, Op, Run};
+use crate::ops::{AdamWRows, CatchUpRows, Run, Valid};
 
 /// Places are counted in 32 bits.
 fn counted(n: usize) -> Result<usize, String> {
@@ -12,8 +12,7 @@ fn counted(n: usize) -> Result<usize, String> {
 }
 
 impl Run<CatchUpRows> for Simt {
-    fn run(&mut self, op: &CatchUpRows) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, CatchUpRows>) {
         let places = op.places();
         let (lanes, grid) = row_grid(places, op.d);
         let (b1, b2) = (op.beta1 as f64, op.beta2 as f64);
@@ -52,8 +51,7 @@ impl Run<CatchUpRows> for Simt {
 }
 
 impl Run<AdamWRows> for Simt {
-    fn run(&mut self, op: &AdamWRows) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, AdamWRows>) {
         let (lanes, grid) = row_grid(op.n, op.d);
         let params = AdamwRowsParams {
             p: self.at(op.p),

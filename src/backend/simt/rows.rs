@@ -1,7 +1,7 @@
 //! Launchers of `kernels/rows.cu`, and the grid of all row-wise kernels.
 
 use super::{Simt, kernels::*};
-use crate::ops::{GatherRows, Op, Run, ScatterRows};
+use crate::ops::{GatherRows, Run, ScatterRows, Valid};
 
 /// Lanes that share a row of `d`, eight elements each and time, and blocks of 256 threads for `n` such rows.
 pub(super) fn row_grid(n: usize, d: usize) -> (i32, [usize; 3]) {
@@ -18,15 +18,13 @@ impl Simt {
 }
 
 impl Run<GatherRows> for Simt {
-    fn run(&mut self, op: &GatherRows) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, GatherRows>) {
         self.gather(self.at(op.y), self.at(op.x), self.at(op.row), op.m, op.d);
     }
 }
 
 impl Run<ScatterRows> for Simt {
-    fn run(&mut self, op: &ScatterRows) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, ScatterRows>) {
         let (dx, add) = self.grad(op.dx);
         if dx == 0 {
             return;

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     mem::{Span, U32},
-    ops::{Op, Run, SampledSoftmaxBwd, SampledSoftmaxFwd},
+    ops::{Run, SampledSoftmaxBwd, SampledSoftmaxFwd, Valid},
 };
 
 /// Blocks of the kernels of the target's column: eight rows each, then 256 negatives each.
@@ -36,8 +36,7 @@ fn backward(op: &SampledSoftmaxBwd, chunks: usize) -> (Ranges, Ranges, [usize; 2
 }
 
 impl Run<SampledSoftmaxFwd> for Simt {
-    fn run(&mut self, op: &SampledSoftmaxFwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, SampledSoftmaxFwd>) {
         let (m, d, s) = (op.m, op.d, op.s);
         let walk = Walk::forward(d, self);
         let (ranges, lengths) = forward(op);
@@ -97,8 +96,7 @@ impl Run<SampledSoftmaxFwd> for Simt {
 }
 
 impl Run<SampledSoftmaxBwd> for Simt {
-    fn run(&mut self, op: &SampledSoftmaxBwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, SampledSoftmaxBwd>) {
         let (m, d, s) = (op.m, op.d, op.s);
         let walk = Walk::backward(d, self);
         let (negatives, rows, lengths) = backward(op, walk.chunks);

@@ -4,7 +4,7 @@
 use super::{BLOCKS, Simt, kernels::*};
 use crate::{
     mem::{Act, Span},
-    ops::{Op, Run, ScoreItems},
+    ops::{Run, ScoreItems, Valid},
 };
 
 /// Rows and items of a tile.
@@ -54,8 +54,7 @@ impl Simt {
 }
 
 impl Run<ScoreItems> for Simt {
-    fn run(&mut self, op: &ScoreItems) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, ScoreItems>) {
         let params = ScoreItemsParams {
             score: self.at(op.score),
             h: self.at(op.h),

@@ -3,7 +3,7 @@
 use super::{Simt, kernels::*};
 use crate::{
     mem::{Act, Span},
-    ops::{Op, Run, SegmentRows, SegmentSum, segment::Sources},
+    ops::{Run, SegmentRows, SegmentSum, Valid, segment::Sources},
 };
 
 /// Sorted rows that one warp sums, and columns of it.
@@ -68,8 +68,7 @@ impl Simt {
 }
 
 impl Run<SegmentSum> for Simt {
-    fn run(&mut self, op: &SegmentSum) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, SegmentSum>) {
         let (dtable, add) = self.grad(op.dtable);
         if dtable != 0 {
             self.sum_runs(&op.sources(), dtable, add, false);
@@ -82,8 +81,7 @@ impl Run<SegmentSum> for Simt {
 }
 
 impl Run<SegmentRows> for Simt {
-    fn run(&mut self, op: &SegmentRows) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, SegmentRows>) {
         self.sum_runs(&op.sources(), self.at(op.rows), 0, true);
     }
 

@@ -3,7 +3,7 @@
 use super::{BLOCKS, Simt, kernels::*, rows::row_grid};
 use crate::{
     mem::{F32, Span},
-    ops::{Op, PoolBwd, PoolFwd, Run, SpreadBwd, SpreadFwd},
+    ops::{PoolBwd, PoolFwd, Run, SpreadBwd, SpreadFwd, Valid},
 };
 
 /// Columns of a block that sums.
@@ -28,16 +28,14 @@ impl Simt {
 }
 
 impl Run<SpreadFwd> for Simt {
-    fn run(&mut self, op: &SpreadFwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, SpreadFwd>) {
         let (y, x, cu) = (self.at(op.y), self.at(op.x), self.at(op.cu));
         self.spread(y, 0, x, Span::empty(), cu, [op.b, op.n, op.d]);
     }
 }
 
 impl Run<SpreadBwd> for Simt {
-    fn run(&mut self, op: &SpreadBwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, SpreadBwd>) {
         let (dx, add) = self.grad(op.dx);
         if dx != 0 {
             let (dy, cu) = (self.at(op.dy), self.at(op.cu));
@@ -47,16 +45,14 @@ impl Run<SpreadBwd> for Simt {
 }
 
 impl Run<PoolFwd> for Simt {
-    fn run(&mut self, op: &PoolFwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, PoolFwd>) {
         let (y, x, cu) = (self.at(op.y), self.at(op.x), self.at(op.cu));
         self.pool(y, 0, x, op.w, cu, [op.b, op.d]);
     }
 }
 
 impl Run<PoolBwd> for Simt {
-    fn run(&mut self, op: &PoolBwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, PoolBwd>) {
         let (dx, add) = self.grad(op.dx);
         if dx != 0 {
             let (dy, cu) = (self.at(op.dy), self.at(op.cu));

@@ -1,7 +1,7 @@
 //! Launcher of `kernels/sort_ids.cu`: three launches a digit, between two pairs of lists of which one is scratch.
 
 use super::{Simt, kernels::*};
-use crate::ops::{Op, Run, SortIds};
+use crate::ops::{Run, SortIds, Valid};
 
 /// Keys that a block puts in order.
 const TILE: usize = 2048;
@@ -19,8 +19,7 @@ fn cut(op: &SortIds) -> (usize, usize) {
 }
 
 impl Run<SortIds> for Simt {
-    fn run(&mut self, op: &SortIds) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, SortIds>) {
         let (n, passes, (counts, list)) = (op.n(), passes(op), cut(op));
         let tiles = n.div_ceil(TILE);
         let count = self.scratch(counts + 4 * DIGITS + 2 * list);

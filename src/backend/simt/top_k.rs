@@ -6,7 +6,7 @@ use super::{
     kernels::*,
     scores::{ITEMS, PANELS, ROWS, Ranges, row_len, served},
 };
-use crate::ops::{Op, Run, TopK};
+use crate::ops::{Run, TopK, Valid};
 
 /// The longest list: beyond it, merging would be slower than sorting all scores.
 const MOST: usize = 16 * 1024;
@@ -29,8 +29,7 @@ fn lengths(op: &TopK) -> [usize; 4] {
 }
 
 impl Run<TopK> for Simt {
-    fn run(&mut self, op: &TopK) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, TopK>) {
         let (b, ranges) = (op.b, ranges(op));
         let [part, spare, part_bad, x] = self.arrays(lengths(op));
         self.score_rows(x, op.h, 0, b, op.d);

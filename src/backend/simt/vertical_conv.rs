@@ -1,7 +1,7 @@
 //! Launchers of `kernels/vertical_conv.cu`: tiles of 32 rows, and the parts that the sums over all rows are cut into.
 
 use super::{BLOCKS, Simt, kernels::*};
-use crate::ops::{Op, Run, VerticalConvBwd, VerticalConvFwd};
+use crate::ops::{Run, Valid, VerticalConvBwd, VerticalConvFwd};
 
 /// Rows of a tile (kTile); filters and taps that a block of the weight gradient takes (kFilters, kTaps).
 const TILE: usize = 32;
@@ -29,8 +29,7 @@ fn served(n: usize, f: usize, l: usize) -> Result<(), String> {
 }
 
 impl Run<VerticalConvFwd> for Simt {
-    fn run(&mut self, op: &VerticalConvFwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, VerticalConvFwd>) {
         let params = VerticalConvFwdParams {
             y: self.at(op.y),
             x: self.at(op.x),
@@ -52,8 +51,7 @@ impl Run<VerticalConvFwd> for Simt {
 }
 
 impl Run<VerticalConvBwd> for Simt {
-    fn run(&mut self, op: &VerticalConvBwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, VerticalConvBwd>) {
         let ((dx, add), (dw, add_dw), (db, add_db)) = (self.grad(op.dx), self.grad(op.dw), self.grad(op.db));
         let (dy, cu, n) = (self.at(op.dy), self.at(op.cu), op.n as i64);
         let (b, d, l, f) = (op.b as i32, op.d as i32, op.l as i32, op.f as i32);

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     mem::Precision,
-    ops::{Op, Run, WindowConvBwd, WindowConvFwd, dilated_conv::Taps, window_conv::taps},
+    ops::{Run, Valid, WindowConvBwd, WindowConvFwd, dilated_conv::Taps, window_conv::taps},
 };
 
 /// The longest window: a tile of f32 has 64 rows, of which L-1 only serve the windows of the rows behind them.
@@ -90,8 +90,7 @@ impl Simt {
 }
 
 impl Run<WindowConvFwd> for Simt {
-    fn run(&mut self, op: &WindowConvFwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, WindowConvFwd>) {
         let width = columns(op.l, op.f);
         let (pair, most) = if width <= 64 { (WINDOW_CONV_FWD_C64, 64) } else { (WINDOW_CONV_FWD_C128, 128) };
         let (bytes, rows) = shared(self.precision, most, self.act_bytes());
@@ -129,8 +128,7 @@ fn shared(precision: Precision, columns: usize, act_bytes: usize) -> (usize, usi
 }
 
 impl Run<WindowConvBwd> for Simt {
-    fn run(&mut self, op: &WindowConvBwd) {
-        op.assert_disjoint();
+    fn execute(&mut self, op: &Valid<'_, WindowConvBwd>) {
         let ((dx, add_dx), (dw, add_dw), (db, add_db)) = (self.grad(op.dx), self.grad(op.dw), self.grad(op.db));
         let (sums, products) = (db != 0, dx != 0 || dw != 0);
         if !sums && !products {

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     backend::wrap::Call,
-    mem::{Arena, RawSpan},
+    mem::RawSpan,
     ops::{Cost, Mark},
     page::sound::{faults, says_nan},
 };
@@ -134,7 +134,7 @@ fn calls_are_summed_with_the_gaps_before_them() {
         cost: Cost { flop, bytes: 1e6, ..Cost::default() },
         products: flop > 0.0,
         sizes: "n 1".into(),
-        of: RawSpan { arena: Arena::Stat, offset: 0, len: 0 },
+        of: RawSpan::NOWHERE,
     };
     // 10 ms: 1 to load, 1 to send, then ops for 6 with a gap of 1 before `b`.
     let step = |at: f64| Step {

@@ -10,7 +10,7 @@ use std::{
 
 use super::*;
 use crate::{
-    mem::{Mode, Planner, RawSpan, Scalar, U32},
+    mem::{HostArenas, Mode, Planner, RawSpan, Scalar, U32},
     ops::{dilated_conv::Taps, dropout::Drop, *},
 };
 
@@ -125,14 +125,14 @@ fn price<O: Op>(op: &O, wanted: Wanted, done: [f64; 2]) -> Price {
 
 /// The calls of a case: forward, then backward in all ways that gradients can be wanted.
 pub fn prices<F: Op, B: Op>(case: &case::Case<F, B>) -> Vec<Price> {
-    let memory = case.host::<Counted>(1.0, Precision::F32);
-    let count = |run: &dyn Fn()| {
+    let mut memory = case.host::<Counted>(1.0, Precision::F32);
+    let mut count = |run: &dyn Fn(&mut HostArenas<Counted>)| {
         DONE.set([0.0; 2]);
-        run();
+        run(&mut memory);
         DONE.get()
     };
-    let forward = count(&|| case.fwd.reference(&memory));
-    let backward = count(&|| case.bwd.reference(&memory));
+    let forward = count(&|m| prove::reference(&case.fwd, m));
+    let backward = count(&|m| prove::reference(&case.bwd, m));
     let mut gradients = 0;
     case.bwd.with_modes(&mut |i| {
         gradients = i + 1;
@@ -156,10 +156,14 @@ pub fn prices<F: Op, B: Op>(case: &case::Case<F, B>) -> Vec<Price> {
 struct Nobody;
 
 impl<O: Op> Run<O> for Nobody {
-    fn run(&mut self, _: &O) {}
+    fn execute(&mut self, _: &Valid<'_, O>) {}
 }
 
 impl Memory for Nobody {
+    fn refuse(&mut self, _: &Invalid) {}
+    fn failed(&self) -> bool {
+        false
+    }
     fn write(&mut self, _: RawSpan, _: &[f32]) {}
     fn read(&mut self, _: RawSpan, _: &mut [f32]) {}
     fn write_ids(&mut self, _: Span<U32>, _: &[u32]) {}
@@ -213,9 +217,9 @@ fn the_traffic_is_that_of_the_spans() {
             let mut either = 0.0;
             for (access, span) in spans {
                 let times = if matches!(access, Access::Accumulate | Access::Update) { 2.0 } else { 1.0 };
-                let n = times * span.len as f64;
-                *if span.arena == Arena::Act { &mut act } else { &mut other } += n;
-                either += if span.arena == Arena::Param && *access == Access::Read { n } else { 0.0 };
+                let n = times * span.len() as f64;
+                *if span.arena() == Arena::Act { &mut act } else { &mut other } += n;
+                either += if span.arena() == Arena::Param && *access == Access::Read { n } else { 0.0 };
                 written += if *access == Access::Write { n } else { 0.0 };
             }
             assert!([cost.flop, cost.exps].iter().all(|x| x.is_finite() && *x >= 0.0), "{what}");
@@ -251,7 +255,7 @@ fn a_gradient_that_is_not_wanted_costs_nothing_and_one_that_is_added_to_costs_mo
             match wanted {
                 Wanted::But(_, Mode::Skip) => assert!(all_less(*cost, written), "{what}"),
                 Wanted::But(i, _) if !SPARSE.contains(op) => {
-                    let more = 4.0 * gradients[*i].len as f64;
+                    let more = 4.0 * gradients[*i].len() as f64;
                     assert_eq!(cost.moved(Precision::F32) - written.moved(Precision::F32), more, "{what}");
                     assert_eq!((cost.flop, cost.exps), (written.flop, written.exps), "{what}");
                 }

@@ -112,11 +112,7 @@ impl<B: Backend> Learner<B> {
         let mut backend = open(&plan)?;
         let mut asking = Asking::new(&backend);
         head.step(&mut asking, settings.batch);
-        let Asking { scratch_bytes, refused, .. } = asking;
-        if let Some((op, why)) = refused {
-            return Err(Error::user(format!("{op}: {why}")).hint("change the sizes, or use --device cpu"));
-        }
-        backend.reserve(scratch_bytes)?;
+        backend.reserve(asking.answer(plan.owners())?)?;
         head.prepare(&mut backend);
         draw_weights(&plan, &mut backend, settings.seed);
         Ok(Learner { plan, backend, head, settings: settings.clone(), step: 0, pending: None })

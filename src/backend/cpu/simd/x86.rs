@@ -3,6 +3,9 @@
 //! SAFETY of all intrinsics here: the tokens are made by `run_avx512`, `run_avx512_bf16` (`Avx512<true>`, by it alone) and
 //! `run_avx2` only, which are entered after the instruction set was detected; memory is touched as far as the callers of load and store promise.
 
+// One reason for all, above.
+#![allow(clippy::undocumented_unsafe_blocks)]
+
 use super::{Kernel, Simd};
 use std::arch::x86_64::*;
 
