@@ -199,7 +199,7 @@ fn sampled_ranking_equals_brute_force_over_all_items_left() {
     }
 }
 
-/// A user who has had everything has no negatives: left out of the sampled ranking, counted, and ranked in full all the same.
+/// A user who has had everything has no negatives: left out of the sampled ranking, counted, and ranked in full.
 #[test]
 fn who_has_seen_everything_does_not_end_it_for_the_others() {
     let data = sequences(&["a b c d e f g h i", "a b c d", "c d e f", "a b c d e f g h", "e f g h", "g h i a"]);
@@ -235,7 +235,7 @@ fn who_has_seen_everything_does_not_end_it_for_the_others() {
 /// What of the held-out items a ranking can hit, counted by hand.
 #[test]
 fn held_out_items_that_cannot_be_hit_are_counted() {
-    // Test: u0 repeats a; u1 gets e, which nobody trained on; u2 gets a new item that was trained on; u3 has no history.
+    // Test: u0 repeats a; u1 gets e and u2 gets d, which nobody trained on; u3 has no history.
     let data = sequences(&["a b c a", "b c d e", "a b c d", "a"]);
     let split = Split::new(&data, SplitSpec::LeaveOneOut).unwrap();
     // Trained: a b, b c, a b, a. Validation: c after a b (trained by u1); d after b c (nowhere); c after a b.

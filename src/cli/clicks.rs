@@ -182,6 +182,12 @@ fn learn(args: &Args, printer: Printer) -> Result<()> {
     let impressions = Impressions::read(&data, args.positive, |item| map.item(item))?;
     let parts = Parts::new(args, &run, &data, &impressions, &printer)?;
     check_classes(&data, &impressions, &parts.train, args.positive)?;
+    if parts.valid.is_empty() {
+        printer.warn("nothing is held out for validation: --patience has no effect, and the newest weights are taken");
+    }
+    if args.lr == 0.0 {
+        printer.warn("--lr 0 changes no weight: nothing is learned");
+    }
     let vectors = ItemVectors::read(args, &mut run, &data, &map)?;
     if impressions.unknown_clicks > 0 {
         printer.warn(format_args!(

@@ -117,8 +117,8 @@ fn slow_softmax(config: &RunConfig, data: &Dataset, split: &Split, device: Devic
     let rate = cpu_products()?;
     let seconds = operations / rate;
     Ok(Some(format!(
-        "full softmax over {} items on the CPU: the loss alone takes about {} an epoch, {} in all ({:.1} GFLOP an epoch, \
-         products at {:.0} GFLOP/s here); a sampled loss does not grow with the catalogue: \
+        "full softmax over {} items on the CPU: the loss alone takes about {} an epoch, {} in all \
+         ({:.1} GFLOP an epoch, products at {:.0} GFLOP/s here); a sampled loss does not grow with the catalogue: \
          --loss sampled-softmax --sampler popularity --negatives 512",
         digits(data.items() as u64),
         duration(seconds),
@@ -153,7 +153,8 @@ pub fn after(printer: &Printer, config: &RunConfig, state: &State, data: &Datase
         false => String::new(),
     };
     printer.warn(format_args!(
-        "the validation was 0 at every one of {} times: it could choose nothing, and the newest weights are used{advice}",
+        "the validation was 0 at every one of {} times: it could choose nothing, and the newest weights are used\
+         {advice}",
         measures.len()
     ));
     Ok(())

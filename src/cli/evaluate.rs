@@ -62,8 +62,8 @@ pub struct Args {
     /// Rank the items of a user's history too, or exclude them [default: as the run's validation did]
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub keep_seen: Option<bool>,
-    /// Rank the held-out item also among this many sampled items, 0 for none; users with fewer items left to draw from are
-    /// left out of that ranking, and counted
+    /// Rank the held-out item also among this many sampled items, 0 for none; users with fewer items left to draw from
+    /// are left out of that ranking, and counted
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub negatives: usize,
     /// How those are drawn
@@ -273,7 +273,7 @@ pub fn measure_ratings(run: &mut OpenRun, data: &Dataset, args: &Args) -> Result
     Ok((report.ok_or_else(|| Error::internal("no report"))?, notes))
 }
 
-/// The k asked for, ascending, and a word if some were shortened; by default those of 1, 5, 10, 20 that the catalogue holds.
+/// The k asked for, ascending, and a word if some were cut; by default those of 1, 5, 10, 20 that the catalogue holds.
 fn list_lengths(asked: Option<&[usize]>, catalogue: usize) -> Result<(Vec<usize>, Option<String>)> {
     let (mut ks, shortened) = match asked {
         Some(ks) => shorten(ks, catalogue),

@@ -141,7 +141,8 @@ pub fn main_with(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     }))
 }
 
-/// The words with `--keep-seen` alone written as `--keep-seen=true`: the word behind it is its value only where it is one.
+/// The words with `--keep-seen` alone written as `--keep-seen=true`: the word behind it is its value only where it is
+/// `true` or `false`.
 fn with_values(words: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut words = words.into_iter().peekable();
     let mut all = Vec::new();

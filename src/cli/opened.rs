@@ -125,8 +125,8 @@ pub fn open_data(path: &Path) -> Result<Dataset> {
     Ok(data)
 }
 
-/// Opens the data that were named, or else those that the run was trained on; `moved` says how the command is told where
-/// these are now.
+/// Opens the data that were named, or else those that the run was trained on; `moved` says how the command is told
+/// where these are now.
 ///
 /// # Errors
 /// As [`open_data`].

@@ -11,8 +11,8 @@ use std::{
 use super::printer::{self, Printer};
 use crate::{base::Error, experiment::jobs::ENDS_WITH_PARENT};
 
-/// Signals this soon after the first one are the same request: `timeout` signals its child and then the process group of
-/// the child, and a terminal sends Ctrl-C to everything in front of it while a parent may pass it on.
+/// Signals this soon after the first one are the same request: `timeout` signals its child and then the process group
+/// of the child, and a terminal sends Ctrl-C to everything in front of it while a parent may pass it on.
 const SAME_REQUEST: Duration = Duration::from_secs(2);
 
 /// Installs the handler. The first signal calls `stop` and prints `then`, what happens now; one that comes later than

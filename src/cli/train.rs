@@ -8,7 +8,13 @@ use std::{
 
 use serde_json::json;
 
-use super::{builtin, doubts, opened::open_data, printer::Printer, progress::Progress, split_flags::SplitFlags};
+use super::{
+    builtin, doubts,
+    opened::open_data,
+    printer::{self, Printer},
+    progress::Progress,
+    split_flags::SplitFlags,
+};
 use crate::{
     backend::{self, Device},
     base::{Error, Result, atomic::write_atomically, error::typed},
@@ -73,6 +79,9 @@ pub struct JobArgs {
 /// Set by Ctrl-C; the run then writes a checkpoint and ends.
 static STOP: AtomicBool = AtomicBool::new(false);
 
+/// Set when the last checkpoint is written: what follows can be done again.
+static TRAINED: AtomicBool = AtomicBool::new(false);
+
 pub fn run(args: Args, printer: Printer) -> Result<()> {
     let (device, threads, resume) = (args.job.device, args.job.threads, args.resume.is_some());
     let (folder, config, data) = if resume {
@@ -104,10 +113,16 @@ pub fn execute(planned: &Planned, printer: Printer) -> Result<()> {
     let Planned { folder, config, data, device, threads, resume } = planned;
     let (device, resume) = (*device, *resume);
     let pool = super::thread_pool(*threads)?;
-    let stop = || STOP.store(true, Ordering::Relaxed);
-    let run = folder.clone();
+    let (run, again) = (folder.clone(), typed(&folder.path));
+    let stop = move || {
+        STOP.store(true, Ordering::Relaxed);
+        if TRAINED.load(Ordering::Relaxed) {
+            let e = Error::user("stopped while the test was evaluated; the run is trained, and nothing is lost");
+            std::process::exit(printer::report(&e.hint(format!("evaluate it: mipgpu train --resume {again}"))).into());
+        }
+    };
     super::stop::on_signal(printer, "the run writes a checkpoint after this step", stop, move || ended_at_once(&run));
-    super::stop::end_with_parent(stop);
+    super::stop::end_with_parent(|| STOP.store(true, Ordering::Relaxed));
     let split = Split::for_task(data, config.split, config.settings.find()?.1.baskets)?;
     // Before anything is written: a device that cannot be used, or settings that cannot be planned, leave no run behind.
     backend::probe(device, config.settings.precision.on(device))?;
@@ -141,6 +156,7 @@ pub fn execute(planned: &Planned, printer: Printer) -> Result<()> {
         .hint(format!("continue with: mipgpu train --resume {}", typed(&folder.path))));
     }
     pool.install(|| doubts::after(&printer, config, &state, data, &split))?;
+    TRAINED.store(true, Ordering::Relaxed);
     let report = pool.install(|| final_report(folder, data, &split, device))?;
     conclude(&printer, folder, config, &state, &report, started)
 }

@@ -133,8 +133,8 @@ pub fn of_baskets(encoder: &dyn Encoder, part: &dyn HeldOut) -> bool {
 /// Memory: the lists of a batch of users.
 ///
 /// # Errors
-/// k = 0 or beyond the catalogue; more negatives than any user has items left; no user to evaluate; a score that is NaN or
-/// infinite; a model and data that do not fit; what `encoder` or `each` report.
+/// k = 0 or beyond the catalogue; more negatives than any user has items left; no user to evaluate; a score that is NaN
+/// or infinite; a model and data that do not fit; what `encoder` or `each` report.
 pub fn evaluate_each(
     encoder: &mut dyn Encoder,
     data: &Dataset,

@@ -12,7 +12,9 @@ use crate::{
 };
 
 macro_rules! settings {
-    ($($group:literal { $($(#[$flag:meta])* $name:ident: $type:ty = $default:expr, $shown:literal, $help:literal;)* })*) => {
+    ($($group:literal {
+        $($(#[$flag:meta])* $name:ident: $type:ty = $default:expr, $shown:literal, $help:literal;)*
+    })*) => {
         /// The settings of a run, as stored in its folder (`config.toml`). Keys are the flags without the dashes.
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
         #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]

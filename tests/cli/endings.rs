@@ -121,8 +121,8 @@ fn ctrl_c_writes_a_checkpoint_and_the_run_continues_to_the_same_bytes() {
     p.assert_same_run("whole", "stopped");
 }
 
-/// `timeout` signals its child and then its child's process group, so the child gets two at once; Ctrl-C may come with a
-/// SIGTERM of a supervisor. Two in a moment are one request.
+/// `timeout` signals its child and then its child's process group, so the child gets two at once; Ctrl-C may come with
+/// a SIGTERM of a supervisor. Two in a moment are one request.
 #[test]
 fn two_signals_in_a_moment_end_with_a_checkpoint() {
     if under_nohup() {
@@ -169,8 +169,8 @@ fn two_signals_in_a_moment_end_with_a_checkpoint() {
     }
 }
 
-/// A run that cannot go on, because nobody reads its output: the first signal asks, one that comes later ends at once and
-/// says what is lost.
+/// A run that cannot go on, because nobody reads its output: the first signal asks, one that comes later ends at once
+/// and says what is lost.
 #[test]
 fn a_later_signal_ends_at_once() {
     use std::os::unix::fs::OpenOptionsExt;

@@ -92,7 +92,7 @@ fn a_run_is_validated_and_judged_by_the_protocol_it_was_given() {
     );
     assert_eq!(eval("old")["protocol"]["keep_seen"], false);
 
-    // Lists: the held-out item first as often as `eval` says, under the run's protocol; none of the history under the other.
+    // Lists: the held-out item first as often as `eval` says, under the run's protocol; no hit under the other.
     let lists = |flags: &str| -> Vec<Value> {
         let out = p.well(&format!("recommend kept --all-users --hold-out test --k 1 --json {flags}"));
         out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
