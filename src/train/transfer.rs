@@ -327,7 +327,7 @@ pub fn check_plans(
     params.iter().try_for_each(fits).map_err(|e| unlike(e, base, new, transfer))
 }
 
-/// An error of tensors that do not fit, with the flags to leave out: settings that shape tensors and are not the base's.
+/// An error of tensors that do not fit, with the flags to leave out: settings that shape tensors, unlike the base's.
 fn unlike(e: Error, base: &Settings, new: &Settings, transfer: Transfer) -> Error {
     let all = |s: &Settings| serde_json::json!(s);
     let (theirs, mine) = (all(base), all(new));
