@@ -17,6 +17,7 @@ use mipgpu::{
         evaluate::evaluate_each,
         metrics::{MISS, Metrics},
         negatives::Sampling,
+        reach::Reach,
         report::Ranking,
     },
 };
@@ -188,7 +189,7 @@ fn sampled_ranking_equals_brute_force_over_all_items_left() {
         let rank = brute_rank(&model.scores(&events[..3]), target, &known);
         let beside = brute_rank(&counts, target, &known);
         let ranks = Ranking { model: vec![rank], popularity: Some(vec![beside]), personal: None };
-        assert_eq!(got.sampled, vec![ranks; 2], "user {u}");
+        assert_eq!(got.sampled, vec![Some(ranks); 2], "user {u}");
         all.push(vec![rank]);
         popular.push(vec![beside]);
     }
@@ -196,6 +197,76 @@ fn sampled_ranking_equals_brute_force_over_all_items_left() {
         assert_metrics(&sampled.ranking.model, &all, "sampled");
         assert_metrics(sampled.ranking.popularity.as_ref().unwrap(), &popular, "sampled popularity");
     }
+}
+
+/// A user who has had everything has no negatives: left out of the sampled ranking, counted, and ranked in full.
+#[test]
+fn who_has_seen_everything_does_not_end_it_for_the_others() {
+    let data = sequences(&["a b c d e f g h i", "a b c d", "c d e f", "a b c d e f g h", "e f g h", "g h i a"]);
+    let split = Split::new(&data, SplitSpec::LeaveOneOut).unwrap();
+    let mut model = Fake::new(9, 5, false);
+    let options = EvalOptions { negatives: 5, samplings: vec![Sampling::Uniform], ks: vec![1, 5], ..everything() };
+    let (report, users) = collect(&mut model, &data, &split.test(), &options).unwrap();
+    let mut all = Vec::new();
+    for (u, got) in users.iter().enumerate() {
+        let events = data.items_of(u);
+        let (history, target) = events.split_at(events.len() - 1);
+        // Of nine items, users 0 and 3 leave none and one; five are all that the others leave.
+        let rank = brute_rank(&model.scores(history), target[0], &history.iter().copied().collect());
+        let sampled = got.sampled[0].as_ref().map(|ranks| ranks.model.clone());
+        assert_eq!(sampled, (![0, 3].contains(&u)).then(|| vec![rank]), "user {u}");
+        all.extend(sampled);
+        assert_eq!(got.ranks.model, [rank]);
+    }
+    assert_eq!((report.full.model.cases, report.sampled[0].left_out), (6, 2));
+    assert_metrics(&report.sampled[0].ranking.model, &all, "sampled");
+    assert!(report.text().contains("2 of 6 users are left out here: fewer than 5 items"), "{}", report.text());
+    assert_eq!(report.json()["sampled"][0]["left_out"], 2);
+    // Their cells are empty in the per-user file, and nobody else's.
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("users.tsv");
+    let words = ["--negatives", "5", "--negative-sampling", "uniform", "--per-user", file.to_str().unwrap()];
+    measure(&mut run_of(Fake::new(9, 5, false), &data), &data, &eval_args(&words)).unwrap();
+    let lines = std::fs::read_to_string(&file).unwrap();
+    let empty = lines.lines().skip(1).map(|line| line.split('\t').nth(5).unwrap().is_empty());
+    assert_eq!(empty.collect::<Vec<_>>(), [true, false, false, true, false, false]);
+}
+
+/// What of the held-out items a ranking can hit, counted by hand.
+#[test]
+fn held_out_items_that_cannot_be_hit_are_counted() {
+    // Test: u0 repeats a; u1 gets e and u2 gets d, which nobody trained on; u3 has no history.
+    let data = sequences(&["a b c a", "b c d e", "a b c d", "a"]);
+    let split = Split::new(&data, SplitSpec::LeaveOneOut).unwrap();
+    // Trained: a b, b c, a b, a. Validation: c after a b (trained by u1); d after b c (nowhere); c after a b.
+    assert_eq!(Reach::of(&data, &split.valid()), Reach { items: 3, seen: 0, untrained: 1 });
+    assert_eq!(Reach::of(&data, &split.test()), Reach { items: 3, seen: 1, untrained: 2 });
+    // Several at a time count once each: of "c a b b" after "a b", a and b are seen.
+    let data = sequences(&["a b c a b b", "c a a a a a"]);
+    let split = Split::new(&data, SplitSpec::LastN { valid: 0, test: 4 }).unwrap();
+    let reach = Reach::of(&data, &split.test());
+    assert_eq!(reach, Reach { items: 4, seen: 3, untrained: 0 });
+    assert_eq!(reach.share_seen(), 0.75);
+}
+
+/// Keys that differ in how a number is written are named, not dropped without a word.
+#[test]
+fn keys_written_another_way_are_named() {
+    let data = sequences(&["TEA CUP POT x", "CUP POT TEA x"]);
+    let mut run = run_of(Fake::new(4, 2, false), &data);
+    run.item_keys = Vocab::from_keys(["tea", "cup", "pot", "x"]);
+    run.data_fingerprint = "another".into();
+    let e = measure(&mut run, &data, &eval_args(&[])).unwrap_err().to_string();
+    assert!(e.contains("the model knows none of them"), "{e}");
+    let data = sequences(&["TEA x y x", "CUP y x y"]);
+    run.item_keys = Vocab::from_keys(["tea", "cup", "x", "y"]);
+    let (_, notes) = measure(&mut run, &data, &eval_args(&[])).unwrap();
+    let note =
+        "2 items of the data are not matched because their keys are written another way: 'TEA' in the data, 'tea'";
+    assert!(notes.iter().any(|n| n.contains(note)), "{notes:?}");
+    let numbers = [Vocab::from_keys(["1.0", "2.0"]), Vocab::from_keys(["1", "2"])];
+    let none = ItemMap::between(&numbers[0], &numbers[1]).unwrap_err().to_string();
+    assert!(none.contains("the model has '1' where the data have '1.0'"), "{none}");
 }
 
 /// One-dimensional models: the table is the score. Everything by hand.
@@ -399,8 +470,11 @@ fn bad_requests_are_refused() {
     refuse(&|o| o.ks = vec![5, 7], &["k = 7", "6 items"]);
     refuse(&|o| o.batch = 0, &["batch of 0"]);
     refuse(&|o| o.negatives = 7, &["7 negatives", "6 items"]);
-    refuse(&|o| o.negatives = 3, &["3 negatives", "user 'u0'", "only 2 items"]);
-    refuse(&|o| o.samplings = vec![Sampling::Popularity], &["2 negatives", "items that occur in training"]);
+    refuse(&|o| o.negatives = 3, &["3 negatives", "no user has more than 2 items", "at most 2 with --negatives"]);
+    refuse(
+        &|o| (o.negatives, o.samplings) = (3, vec![Sampling::Popularity]),
+        &["3 negatives", "no user has more than 2 items that occur in training"],
+    );
     let e = evaluate(&mut Fake::new(5, 2, false), &data, &split.test(), &everything()).unwrap_err().to_string();
     assert!(e.contains("model has 5 items, the data 6"), "{e}");
     for poison in [f32::NAN, f32::INFINITY] {
@@ -497,11 +571,15 @@ fn the_command_sees_leaks_and_strange_data() {
         (&["--split", "time", "--cut", "soon"], "no date"),
         (&["--split", "time", "--cut", "1999-01-01"], "leaves nothing on one side"),
         (&["--k", "0"], "k = 0"),
-        (&["--k", "5000"], "k = 5000"),
     ] {
         let e = measure(&mut run, &data, &eval_args(words)).unwrap_err().to_string();
         assert!(e.contains(says), "{words:?}: {e}");
     }
+    // More than there are: a list of all of them, and a word.
+    let (report, notes) = measure(&mut run, &data, &eval_args(&["--k", "5,5000,6000"])).unwrap();
+    let note = format!("--k 5000,6000: more than the {} items of the catalogue", data.items());
+    assert!(notes.iter().any(|n| n.contains(&note)), "{notes:?}");
+    assert_eq!(report.full.model.at.iter().map(|at| at.k).collect::<Vec<_>>(), [5, data.items()]);
     let time = ["--split", "time", "--cut", "2001-09-09T01:50:00", "--part", "valid", "--k", "5"];
     let (report, _) = measure(&mut run, &data, &eval_args(&time)).unwrap();
     assert!(report.text().contains("test from 2001-09-09 01:50:00 (1000000200)"), "{}", report.text());
@@ -522,7 +600,7 @@ fn validation_events_can_be_left_out_of_the_history() {
     let mut moved = 0;
     for (a, b) in users.iter().zip(&full) {
         assert_eq!((a.user, &a.targets, a.history + 2), (b.user, &b.targets, b.history));
-        moved += usize::from(a.sampled[0].model != b.sampled[0].model);
+        moved += usize::from(a.sampled[0] != b.sampled[0]);
         // By definition: the scores after the training events, among all that those leave.
         let history = split.train().items(&data, a.user as usize);
         let excluded: HashSet<u32> = history.iter().copied().collect();

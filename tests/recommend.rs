@@ -8,7 +8,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use evaluation::{Fake, flags, random_dataset, run_of, sequences};
+use evaluation::{Fake, dataset, flags, random_dataset, run_of, sequences};
 use mipgpu::{
     base::{
         Error, Result,
@@ -173,6 +173,78 @@ fn seen_items_come_only_when_asked() {
     assert_eq!(list(&objects(&out)[0]).len(), 3, "the default k shrinks to a small catalogue");
 }
 
+/// Lists shorter than asked for say why; one longer than the catalogue is cut to it.
+#[test]
+fn short_lists_have_their_reason() {
+    let data = sequences(&["a b c d e f", "a b c"]);
+    let mut run = run_of(Fake::new(data.items(), 4, true), &data);
+    let all = "the history holds 6 of the 6 items, which are not recommended again (--keep-seen)";
+    let (out, notes) = ask(&mut run, Some(&data), &["--all-users", "--k", "5"], true, "").unwrap();
+    let lists = objects(&out);
+    assert_eq!((&lists[0]["short"], list(&lists[0]).len()), (&all.into(), 0));
+    assert!(lists[1]["short"].as_str().unwrap().contains("holds 3 of the 6 items") && notes.is_empty(), "{out}");
+    let (text, _) = ask(&mut run, Some(&data), &["--all-users", "--k", "5"], false, "").unwrap();
+    assert!(text.contains(&format!("no items: {all}\n")) && text.contains("no more: the history holds 3"), "{text}");
+    let (out, notes) = ask(&mut run, None, &["--history", "a", "--k", "9", "--keep-seen"], true, "").unwrap();
+    assert_eq!(list(&objects(&out)[0]).len(), 6);
+    assert!(notes[0].contains("--k 9: more than the 6 items of the catalogue"), "{notes:?}");
+    let (out, _) = ask(&mut run, None, &["--history", "a", "--k", "3"], true, "").unwrap();
+    assert!(objects(&out)[0]["short"].is_null(), "{out}");
+}
+
+/// What the run was validated by is what it recommends by, unless the flag says otherwise.
+#[test]
+fn a_run_recommends_under_its_own_protocol() {
+    let data = sequences(&["a b c d e f", "a b c"]);
+    let mut run = run_of(Fake::new(data.items(), 4, true), &data);
+    let mut length = |keep_seen: bool, words: &[&str]| {
+        run.keep_seen = keep_seen;
+        let words = [&["--users", "u1", "--k", "6"], words].concat();
+        list(&objects(&ask(&mut run, Some(&data), &words, true, "").unwrap().0)[0]).len()
+    };
+    assert_eq!([length(false, &[]), length(true, &[])], [3, 6]);
+    assert_eq!([length(false, &["--keep-seen"]), length(true, &["--keep-seen", "false"])], [6, 3]);
+}
+
+/// Keys that hold commas, in a list and in a file, and keys that the catalogue writes another way.
+#[test]
+fn keys_are_read_as_they_are() {
+    let mut log = Vec::new();
+    for u in 0..2 {
+        for (t, item) in ["Tea, green", "Cup", "3", "Pot"].into_iter().enumerate() {
+            log.push((format!("u, {u}"), item, Some(t as i64)));
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (items, users) = (dir.path().join("items.txt"), dir.path().join("users.txt"));
+    std::fs::write(&items, "Tea, green\r\nCup\r\n").unwrap();
+    std::fs::write(&users, "u, 1\nu, 0\n").unwrap();
+    let quoted: Vec<(String, String, Option<i64>)> =
+        log.iter().map(|(u, i, t)| (format!("\"{u}\""), format!("\"{i}\""), *t)).collect();
+    let data = dataset(&quoted);
+    let mut run = run_of(Fake::new(data.items(), 4, true), &data);
+    let mut first = |words: &[&str]| {
+        let (out, notes) = ask(&mut run, Some(&data), &[words, &["--keep-seen"]].concat(), true, "").unwrap();
+        let all = objects(&out);
+        (all[0]["history"].as_u64().unwrap(), all[0]["items"].clone(), all[0]["id"].clone(), all.len(), notes)
+    };
+    let by_list = first(&["--history", r#"["Tea, green", "Cup"]"#]);
+    let by_file = first(&["--history-file", items.to_str().unwrap()]);
+    assert_eq!((by_list.0, by_list.4.len()), (2, 0));
+    assert_eq!((by_list.0, by_list.1), (by_file.0, by_file.1));
+    // As a whole, where its parts are nobody's.
+    assert_eq!(first(&["--history", "Tea, green", "--history", "Cup,3"]).0, 3);
+    for words in [&["--users-file", users.to_str().unwrap()][..], &["--users", r#"["u, 1","u, 0"]"#]] {
+        let (_, _, id, n, _) = first(words);
+        assert_eq!((id, n), (Value::from("u, 1"), 2), "{words:?}");
+    }
+    let notes = first(&["--history", "Tea, green,3.0,Pot"]).4;
+    assert!(notes[0].contains("Tea, green") && notes[0].contains("3.0 (the model has '3')"), "{notes:?}");
+    assert!(notes[0].contains("keys that hold commas are given as a JSON list"), "{notes:?}");
+    let e = ask(&mut run, None, &["--history", "3.0"], true, "").unwrap_err().to_string();
+    assert!(e.contains("the model has '3' where '3.0' was typed"), "{e}");
+}
+
 #[test]
 fn bad_requests_say_what_to_do() {
     let data = sequences(&["apple pear plum fig", "pear plum fig apple"]);
@@ -185,7 +257,8 @@ fn bad_requests_say_what_to_do() {
     refuse(None, &["--history", "aple,pera"], "", &["none of the 2 items", "did you mean 'apple'"]);
     refuse(None, &["--history", "1234"], "", &["none of the 1 items", "look like 'apple'"]);
     refuse(None, &["--history", "apple", "--k", "0"], "", &["k = 0"]);
-    refuse(None, &["--history", "apple", "--k", "5"], "", &["k = 5", "4 items"]);
+    refuse(None, &["--history", "[apple]"], "", &["--history: not a JSON list", "'[\"key\",\"key\"]'"]);
+    refuse(Some(&data), &["--users", ","], "", &["no users are named", "--all-users"]);
     refuse(None, &["--history", "apple", "--hold-out", "test"], "", &["--hold-out is for users of the data"]);
     refuse(None, &["--stdin", "--batch", "0"], "", &["batch of 0"]);
     refuse(None, &["--stdin"], "{\"history\": [\"apple\"]}\nhello", &["line 2", "not JSON"]);
@@ -373,15 +446,16 @@ fn vectors_of_another_checkpoint_are_kept_or_replaced_as_a_whole() {
     assert_eq!(names(), all);
     let bytes = || all.map(|name| std::fs::read(dir.path().join(name)).unwrap());
     let before = bytes();
-    for words in [&["--what", "users"][..], &["--format", "parquet"]] {
+    // Also where all of it would be written anew: the vectors of the first are somebody's.
+    for words in [&["--what", "users"][..], &["--format", "parquet"], &[]] {
         let e = export("two", words).unwrap_err();
-        assert!(e.contains("another run or checkpoint would stand beside") && e.contains("--force"), "{e}");
+        assert!(e.contains("another run or checkpoint are in the folder") && e.contains("--force"), "{e}");
         assert!(bytes() == before);
     }
-    // All of it written anew is no mixture.
-    export("two", &[]).unwrap();
+    export("two", &["--force"]).unwrap();
     assert!(names() == all && bytes() != before);
-    export("one", &[]).unwrap();
+    export("one", &["--force"]).unwrap();
+    assert!(bytes() == before);
     // Items of the old one would say nothing beside users of the new.
     export("two", &["--what", "users", "--force"]).unwrap();
     assert_eq!(names(), all[2..]);

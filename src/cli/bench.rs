@@ -125,11 +125,9 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     };
     printer.say(format_args!("device  {chosen}: {}, {}", kept.machine, kept.precision));
     printer.say("measuring the ceilings ...");
-    super::on_ctrl_c(move || {
-        if STOP.swap(true, Relaxed) {
-            std::process::exit(1);
-        }
-        printer.say("stops after this shape; Ctrl-C again ends at once");
+    let stop = || STOP.store(true, Relaxed);
+    super::stop::on_signal(printer, "the bench ends after this shape", stop, || {
+        Error::user("ended at once: nothing is kept of what was measured").hint("name fewer --shapes to be done sooner")
     });
     let earlier = before.as_ref().map(Earlier::of);
     let mut table = Table { printer, shape: String::new(), all: args.only.is_empty(), sum: 0.0 };

@@ -12,6 +12,7 @@ use std::{
     collections::HashMap,
     fs,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use safetensors::{Dtype, tensor::TensorView};
@@ -19,7 +20,7 @@ use serde_json::{Value, json};
 
 use super::{
     evaluate::lineage_notes,
-    opened::{OpenRun, RunFlags, open_data, open_run},
+    opened::{OpenRun, RunFlags, data_of, open_run},
     printer::Printer,
     split_flags::SplitFlags,
     train::free_name,
@@ -28,7 +29,7 @@ use crate::{
     base::{
         Error, Result,
         atomic::{make_folder, write_aside, write_atomically},
-        error::IoContext,
+        error::{IoContext, typed},
     },
     data::{
         Dataset, digits,
@@ -134,16 +135,31 @@ pub struct Args {
     seed: u64,
     #[command(flatten)]
     run: RunFlags,
-    /// Threads [default: all cores]
-    #[arg(long, value_name = "N")]
-    threads: Option<usize>,
     #[command(flatten)]
     split: SplitFlags,
 }
 
 pub fn run(args: Args, printer: Printer) -> Result<()> {
-    let pool = super::thread_pool(args.threads)?;
-    pool.install(|| learn(&args, printer))
+    super::stop::on_signal(
+        printer,
+        "the head is given up after this epoch",
+        || STOP.store(true, Ordering::Relaxed),
+        || Error::user("ended at once: nothing was kept").hint("the same command begins anew"),
+    );
+    super::thread_pool(args.run.threads)?.install(|| learn(&args, printer))
+}
+
+/// Set by the first signal.
+static STOP: AtomicBool = AtomicBool::new(false);
+
+/// # Errors
+/// A signal has come: a head has no checkpoints, and half of one is no use.
+fn go_on(epochs: u32) -> Result<()> {
+    if STOP.load(Ordering::Relaxed) {
+        return Err(Error::user(format!("stopped after {epochs} epochs: nothing was kept"))
+            .hint("the same command begins anew"));
+    }
+    Ok(())
 }
 
 fn learn(args: &Args, printer: Printer) -> Result<()> {
@@ -154,7 +170,8 @@ fn learn(args: &Args, printer: Printer) -> Result<()> {
             .hint("give --from a run that was trained on the clicks with --task masked-item or next-item"));
     }
     let path = args.data.clone().unwrap_or_else(|| run.data.clone());
-    let data = open_data(&path)?;
+    let moved = format!("mipgpu clicks --from {} DATA", typed(&args.from));
+    let data = data_of(&run, args.data.as_deref(), &moved)?;
     let out = args.out.clone().unwrap_or_else(|| free_name("runs", &path, "clicks"));
     if fs::read_dir(&out).is_ok_and(|mut entries| entries.next().is_some()) {
         return Err(
@@ -165,6 +182,12 @@ fn learn(args: &Args, printer: Printer) -> Result<()> {
     let impressions = Impressions::read(&data, args.positive, |item| map.item(item))?;
     let parts = Parts::new(args, &run, &data, &impressions, &printer)?;
     check_classes(&data, &impressions, &parts.train, args.positive)?;
+    if parts.valid.is_empty() {
+        printer.warn("nothing is held out for validation: --patience has no effect, and the newest weights are taken");
+    }
+    if args.lr == 0.0 {
+        printer.warn("--lr 0 changes no weight: nothing is learned");
+    }
     let vectors = ItemVectors::read(args, &mut run, &data, &map)?;
     if impressions.unknown_clicks > 0 {
         printer.warn(format_args!(
@@ -188,7 +211,11 @@ fn learn(args: &Args, printer: Printer) -> Result<()> {
     let inputs = Inputs::new([users, values], widths, row, &impressions, &parts.train);
     let Parts { train, valid, test, .. } = &parts;
     let learned = ClickData { inputs: &inputs, impressions: &impressions, train, valid, test };
-    let fitted = fit(args.run.device, &settings, learned, &mut |epoch| show(&printer, epoch, settings.epochs))?;
+    go_on(0)?;
+    let fitted = fit(args.run.device, &settings, learned, &mut |epoch| {
+        show(&printer, epoch, settings.epochs);
+        go_on(epoch.epoch)
+    })?;
 
     let rows = train.iter().map(|r| &impressions.rows[*r as usize]);
     let rates = Rates::count(data.items(), rows.map(|r| (r.item, r.clicked)));

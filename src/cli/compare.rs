@@ -5,8 +5,8 @@ use std::{collections::HashMap, fmt::Write, path::PathBuf};
 use serde::Serialize;
 
 use super::{
-    evaluate::{Part, warnings},
-    opened::{OpenRun, RunFlags, open_data, open_run},
+    evaluate::{Part, shorten, warnings},
+    opened::{OpenRun, RunFlags, data_of, open_run},
     printer::Printer,
 };
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
     },
     eval::{
         EvalOptions, ItemMap, RatingOptions,
-        evaluate::{check_ks, evaluate_each},
+        evaluate::{check_ks, evaluate_each, of_baskets},
         evaluate_ratings,
         metrics::{at_k, average_precision, reciprocal_rank},
         significance::{Paired, holm, paired},
@@ -40,12 +40,12 @@ pub struct Args {
     /// Which held-out part to compare on
     #[arg(long, value_enum, default_value_t)]
     pub part: Part,
-    /// Length of the lists
+    /// Length of the lists, at most the catalogue
     #[arg(long, short, default_value_t = 10)]
     pub k: usize,
-    /// Rank the items of a user's history too; by default they are excluded
-    #[arg(long)]
-    pub keep_seen: bool,
+    /// Rank the items of a user's history too, or exclude them [default: as the runs' validation did]
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub keep_seen: Option<bool>,
     /// Draws of the bootstrap
     #[arg(long, default_value_t = 10_000, value_name = "N")]
     pub samples: usize,
@@ -83,6 +83,10 @@ struct Row {
 }
 
 pub fn run(args: Args, printer: Printer) -> Result<()> {
+    super::thread_pool(args.from.threads)?.install(|| compare(args, printer))
+}
+
+fn compare(mut args: Args, printer: Printer) -> Result<()> {
     if args.samples < 100 {
         return Err(Error::user(format!("--samples {}", args.samples)).hint("an interval takes 100 draws at least"));
     }
@@ -90,9 +94,9 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     for path in &args.runs {
         opened.push(open_run(path, &args.from)?);
     }
-    check_alike(&opened)?;
-    let data = open_data(&opened[0].data)?;
+    check_alike(&opened, args.keep_seen)?;
     let first = &opened[0];
+    let data = data_of(first, None, &format!("`data` in {}/config.toml", args.runs[0].display()))?;
     if data.fingerprint() != first.data_fingerprint {
         return Err(Error::user(format!(
             "{}: the data set has changed since {} was trained",
@@ -105,6 +109,15 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     let (valid, test) = (split.valid(), split.test());
     let part: &dyn HeldOut = if args.part == Part::Valid { &valid } else { &test };
     let rated = first.ratings.is_some();
+    if rated && args.keep_seen.is_some() {
+        return Err(
+            Error::user("--keep-seen is for lists of items, and these runs predict ratings").hint("leave it out")
+        );
+    }
+    let keep_seen = first.keeps_seen(args.keep_seen, of_baskets(&*first.encoder, part))?;
+    let (ks, shortened) = shorten(&[args.k], first.item_keys.len());
+    args.k = ks[0];
+    shortened.iter().for_each(|note| printer.warn(note));
     let metrics: Vec<String> = match rated {
         true => ["squared error", "absolute error"].map(String::from).into(),
         false => {
@@ -119,8 +132,11 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
             printer.warn(format_args!("{}: {note}", run.name));
         }
         printer.say(format_args!("evaluating {}", run.name));
-        let users =
-            if rated { of_ratings(&mut run, &data, part, &args)? } else { of_lists(&mut run, &data, part, &args)? };
+        let users = if rated {
+            of_ratings(&mut run, &data, part, &args)?
+        } else {
+            of_lists(&mut run, &data, part, keep_seen, &args)?
+        };
         outcomes.push(Outcome { name: path.display().to_string(), users });
     }
     let kept = keep_common(&mut outcomes);
@@ -133,7 +149,7 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     if printer.json {
         printer.event(&serde_json::json!({
             "event": "compare", "data": data.fingerprint(), "part": part.name(), "split": split.spec(), "users": kept,
-            "keep_seen": args.keep_seen, "samples": args.samples, "seed": args.seed,
+            "keep_seen": keep_seen, "samples": args.samples, "seed": args.seed,
             "baseline": outcomes[0].name, "all": whole, "by_history": slices,
         }));
         return Ok(());
@@ -146,6 +162,10 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
         digits(kept as u64)
     ));
     printer.result(format_args!("with     {}", outcomes[0].name));
+    if !rated {
+        let seen = if keep_seen { "ranked too" } else { "excluded" };
+        printer.result(format_args!("ranking  items of the history are {seen}"));
+    }
     printer.raw(table("all users", &whole));
     if !slices.is_empty() {
         printer.raw(table(&format!("by events in the history, {}", metrics[0]), &slices));
@@ -155,7 +175,7 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
 
 /// # Errors
 /// Two runs that were not judged by the same answers.
-fn check_alike(runs: &[OpenRun]) -> Result<()> {
+fn check_alike(runs: &[OpenRun], keep_seen: Option<bool>) -> Result<()> {
     let first = &runs[0];
     for run in &runs[1..] {
         let refuse = |what: &str, hint: &str| {
@@ -173,6 +193,12 @@ fn check_alike(runs: &[OpenRun]) -> Result<()> {
                 "compare runs of one split: the same events must be held out of both",
             );
         }
+        if keep_seen.is_none() && run.keep_seen != first.keep_seen {
+            return refuse(
+                "were validated under different protocols: one ranks the items of the history, the other does not",
+                "say how both are judged here: --keep-seen true or --keep-seen false",
+            );
+        }
         if run.ratings.is_some() != first.ratings.is_some() {
             return refuse("predict different things", "compare runs that rank items, or runs that predict ratings");
         }
@@ -180,12 +206,18 @@ fn check_alike(runs: &[OpenRun]) -> Result<()> {
     Ok(())
 }
 
-fn of_lists(run: &mut OpenRun, data: &Dataset, part: &dyn HeldOut, args: &Args) -> Result<Vec<(u32, usize, Vec<f64>)>> {
+fn of_lists(
+    run: &mut OpenRun,
+    data: &Dataset,
+    part: &dyn HeldOut,
+    keep_seen: bool,
+    args: &Args,
+) -> Result<Vec<(u32, usize, Vec<f64>)>> {
     check_ks(&[args.k], run.item_keys.len())?;
     let map = ItemMap::between(data.item_keys(), &run.item_keys)?;
     let options = EvalOptions {
         ks: vec![args.k],
-        keep_seen: args.keep_seen,
+        keep_seen,
         batch: args.batch,
         item_map: Some(&map),
         users: run.user_keys.as_ref(),

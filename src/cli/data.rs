@@ -1,12 +1,6 @@
 //! `mipgpu data`: data sets that can be had by name.
 
-use std::{
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::path::PathBuf;
 
 use clap::builder::PossibleValuesParser;
 
@@ -61,9 +55,7 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     let What::Get(args) = args.what;
     let known = KNOWN.iter().find(|k| k.name == args.name);
     let known = known.ok_or_else(|| Error::internal(format!("no data set '{}'", args.name)))?;
-    let cancel = Arc::new(AtomicBool::new(false));
-    let flag = cancel.clone();
-    super::on_ctrl_c(move || flag.store(true, Ordering::Relaxed));
+    let cancel = super::stop::cancel_on_signal(printer);
     let out = args.out.unwrap_or_else(|| PathBuf::from("data").join(known.name));
     let from = match (args.from, args.url) {
         (Some(path), _) => Source::Path(path),

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use super::{
-    opened::{OpenRun, RunFlags, open_data, open_run},
+    opened::{OpenRun, RunFlags, data_of, open_run},
     split_flags::SplitFlags,
 };
 use crate::{
-    base::{Error, Result, atomic::write_aside},
+    base::{Error, Result, atomic::write_aside, error::typed},
     cli::printer::Printer,
     data::{
         Dataset, Vocab, digits,
@@ -56,13 +56,14 @@ pub struct Args {
     /// Which held-out part to rank
     #[arg(long, value_enum, default_value_t)]
     pub part: Part,
-    /// Lengths of the list to judge [default: 1,5,10,20]
+    /// Lengths of the list to judge, at most the catalogue [default: 1,5,10,20]
     #[arg(long, short, value_delimiter = ',', value_name = "K,K,…")]
     pub k: Option<Vec<usize>>,
-    /// Rank the items of a user's history too; by default they are excluded
-    #[arg(long)]
-    pub keep_seen: bool,
-    /// Rank the held-out item also among this many sampled items, 0 for none
+    /// Rank the items of a user's history too, or exclude them [default: as the run's validation did]
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub keep_seen: Option<bool>,
+    /// Rank the held-out item also among this many sampled items, 0 for none; users with fewer items left to draw from
+    /// are left out of that ranking, and counted
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub negatives: usize,
     /// How those are drawn
@@ -91,15 +92,19 @@ pub struct Args {
 
 pub fn run(args: Args, printer: Printer) -> Result<()> {
     // Nothing is lost: files appear whole, at the end.
-    super::end_with_parent(|| std::process::exit(1));
+    super::stop::end_with_parent(|| std::process::exit(1));
+    super::thread_pool(args.from.threads)?.install(|| report(&args, printer))
+}
+
+fn report(args: &Args, printer: Printer) -> Result<()> {
     let mut run = open_run(&args.run, &args.from)?;
     let path = args.data.clone().unwrap_or_else(|| run.data.clone());
-    let data = open_data(&path)?;
+    let data = data_of(&run, args.data.as_deref(), &format!("mipgpu eval {} DATA", typed(&args.run)))?;
     let (json, text, lines, notes) = if run.ratings.is_some() {
-        let (report, notes) = measure_ratings(&mut run, &data, &args)?;
+        let (report, notes) = measure_ratings(&mut run, &data, args)?;
         (report.json(), report.text(), report.ratings, notes)
     } else {
-        let (report, notes) = measure(&mut run, &data, &args)?;
+        let (report, notes) = measure(&mut run, &data, args)?;
         (report.json(), report.text(), report.protocol.users, notes)
     };
     notes.iter().for_each(|note| printer.warn(note));
@@ -131,16 +136,18 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
 /// # Errors
 /// Flags or data that do not fit; held-out events that the run was trained on.
 pub fn measure(run: &mut OpenRun, data: &Dataset, args: &Args) -> Result<(Report, Vec<String>)> {
-    let ks = list_lengths(args.k.as_deref(), run.item_keys.len())?;
+    let (ks, shortened) = list_lengths(args.k.as_deref(), run.item_keys.len())?;
     let spec = args.split.spec(data)?.unwrap_or(run.split);
     let split = Split::for_task(data, spec, run.encoder.last_basket())?;
     let (valid, test) = (split.valid(), split.test());
     let part: &dyn HeldOut = if args.part == Part::Valid { &valid } else { &test };
-    let notes = warnings(run, data, &split, part)?;
+    let mut notes = warnings(run, data, &split, part)?;
+    notes.extend(shortened);
     let map = ItemMap::between(data.item_keys(), &run.item_keys)?;
+    notes.extend(map.written_otherwise(data.item_keys(), &run.item_keys));
     let options = EvalOptions {
         ks,
-        keep_seen: args.keep_seen,
+        keep_seen: run.keeps_seen(args.keep_seen, of_baskets(&*run.encoder, part))?,
         without_validation: args.without_validation,
         negatives: args.negatives,
         samplings: match args.negative_sampling {
@@ -233,7 +240,7 @@ pub fn lineage_notes(bases: &[Seen]) -> Vec<String> {
 pub fn measure_ratings(run: &mut OpenRun, data: &Dataset, args: &Args) -> Result<(RatingReport, Vec<String>)> {
     let of_lists = [
         (args.k.is_some(), "--k"),
-        (args.keep_seen, "--keep-seen"),
+        (args.keep_seen.is_some(), "--keep-seen"),
         (args.negatives > 0, "--negatives"),
         (args.no_slices, "--no-slices"),
         (args.without_validation, "--without-validation"),
@@ -266,16 +273,25 @@ pub fn measure_ratings(run: &mut OpenRun, data: &Dataset, args: &Args) -> Result
     Ok((report.ok_or_else(|| Error::internal("no report"))?, notes))
 }
 
-/// The k asked for, ascending; by default those of 1, 5, 10, 20 that the catalogue holds.
-fn list_lengths(asked: Option<&[usize]>, catalogue: usize) -> Result<Vec<usize>> {
-    let mut ks = match asked {
-        Some(ks) => ks.to_vec(),
-        None => [1, 5, 10, 20].into_iter().filter(|k| *k <= catalogue.max(1)).collect(),
+/// The k asked for, ascending, and a word if some were cut; by default those of 1, 5, 10, 20 that the catalogue holds.
+fn list_lengths(asked: Option<&[usize]>, catalogue: usize) -> Result<(Vec<usize>, Option<String>)> {
+    let (mut ks, shortened) = match asked {
+        Some(ks) => shorten(ks, catalogue),
+        None => ([1, 5, 10, 20].into_iter().filter(|k| *k <= catalogue.max(1)).collect(), None),
     };
     ks.sort_unstable();
     ks.dedup();
     check_ks(&ks, catalogue)?;
-    Ok(ks)
+    Ok((ks, shortened))
+}
+
+/// The lengths of lists with those beyond the catalogue cut to it, and a word that says so.
+pub fn shorten(ks: &[usize], catalogue: usize) -> (Vec<usize>, Option<String>) {
+    let beyond: Vec<String> = ks.iter().filter(|k| **k > catalogue).map(usize::to_string).collect();
+    let note = (!beyond.is_empty()).then(|| {
+        format!("--k {}: more than the {} items of the catalogue; lists are that long", beyond.join(","), catalogue)
+    });
+    (ks.iter().map(|k| (*k).min(catalogue)).collect(), note)
 }
 
 /// Column names of the per-user file.
@@ -296,7 +312,8 @@ fn per_user_head(options: &EvalOptions<'_>, baskets: bool) -> String {
 }
 
 /// One line of the per-user file. Several held-out items, and their ranks in the same order, are joined by `|`; the rank
-/// of one that is excluded with the history is `miss`.
+/// of one that is excluded with the history is `miss`. A user without enough items to draw has an empty cell for ranks
+/// among them.
 fn per_user_line(user: &UserResult, users: &Vocab, items: &Vocab, options: &EvalOptions<'_>) -> String {
     let rank = |r: &usize| if *r == MISS { "miss".to_string() } else { r.to_string() };
     let join = |ranks: &[usize]| ranks.iter().map(rank).collect::<Vec<_>>().join("|");
@@ -308,7 +325,7 @@ fn per_user_line(user: &UserResult, users: &Vocab, items: &Vocab, options: &Eval
         join(&user.ranks.model),
     ];
     cells.extend(user.ranks.beside().map(|(_, ranks)| join(ranks)));
-    cells.extend(user.sampled.iter().map(|ranks| join(&ranks.model)));
+    cells.extend(user.sampled.iter().map(|ranks| ranks.as_ref().map_or(String::new(), |ranks| join(&ranks.model))));
     for &k in &options.ks {
         let m = at_k(&user.ranks.model, k);
         cells.extend([m.ndcg, m.recall, m.hr].map(|x| x.to_string()));

@@ -5,9 +5,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::opened::{OpenRun, RunFlags, open_data, open_run};
+use super::opened::{OpenRun, RunFlags, data_of, open_run};
 use crate::{
-    base::{Error, Result, atomic::make_folder, error::IoContext},
+    base::{
+        Error, Result,
+        atomic::make_folder,
+        error::{IoContext, typed},
+    },
     cli::printer::Printer,
     data::{Dataset, digits},
     eval::{
@@ -62,12 +66,17 @@ pub struct Args {
 }
 
 pub fn run(args: Args, printer: Printer) -> Result<()> {
+    super::thread_pool(args.from.threads)?.install(|| put(&args, printer))
+}
+
+fn put(args: &Args, printer: Printer) -> Result<()> {
     let mut run = open_run(&args.run, &args.from)?;
-    let data =
-        if args.what.contains(&What::Users) { Some(open_data(args.data.as_ref().unwrap_or(&run.data))?) } else { None };
+    let moved = format!("mipgpu export {} --data DIR", typed(&args.run));
+    let users = args.what.contains(&What::Users);
+    let data = users.then(|| data_of(&run, args.data.as_deref(), &moved)).transpose()?;
     let which = if args.from.last { Which::Last } else { Which::Best };
     let checkpoint = checkpoint::open(&RunFolder::new(&args.run).checkpoint(which)?)?;
-    for (path, rows) in write(&mut run, data.as_ref(), checkpoint.sha256(), &args)? {
+    for (path, rows) in write(&mut run, data.as_ref(), checkpoint.sha256(), args)? {
         if printer.json {
             let width = run.encoder.width();
             let path = path.display().to_string();
@@ -159,17 +168,17 @@ fn write_into(
         [(What::Items, "items"), (What::Users, "users")].into_iter().filter(|(what, _)| args.what.contains(what));
     let written: Vec<PathBuf> =
         stems.flat_map(|(_, stem)| formats.iter().map(move |format| place(&args.out, stem, *format))).collect();
-    // What is written anew is replaced; beside it nothing of another checkpoint may stay.
-    let strangers: Vec<PathBuf> =
-        strangers(&args.out, checkpoint)?.into_iter().filter(|path| !written.contains(path)).collect();
+    let mut strangers = strangers(&args.out, checkpoint)?;
     if let (Some(first), false) = (strangers.first(), args.force) {
         return Err(Error::user(format!(
-            "{}: vectors of another run or checkpoint would stand beside the new ones ({} files)",
+            "{}: vectors of another run or checkpoint are in the folder ({} files)",
             first.display(),
             strangers.len()
         ))
-        .hint("choose another folder with --out, or remove them with --force"));
+        .hint("choose another folder with --out, or replace them with --force"));
     }
+    // What is written anew is replaced; beside it nothing of another checkpoint may stay.
+    strangers.retain(|path| !written.contains(path));
     make_folder(&args.out)?;
     let width = run.encoder.width();
     let mut written = Vec::new();

@@ -1,12 +1,6 @@
 //! `mipgpu import`: a log of interactions -> a data set folder.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::path::{Path, PathBuf};
 
 use crate::{
     base::{Error, Result, error::typed},
@@ -124,10 +118,7 @@ fn at_least_one() -> clap::builder::RangedU64ValueParser<u64> {
 
 /// Runs the import.
 pub fn run(args: Args, printer: Printer) -> Result<()> {
-    let cancel = Arc::new(AtomicBool::new(false));
-    let flag = cancel.clone();
-    // The import notices between two blocks, clears up and ends with an error.
-    super::on_ctrl_c(move || flag.store(true, Ordering::Relaxed));
+    let cancel = super::stop::cancel_on_signal(printer);
     if args.min_rating.is_some_and(f32::is_nan) {
         return Err(Error::user("--min-rating is not a number"));
     }

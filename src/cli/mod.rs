@@ -10,12 +10,14 @@ pub mod clicks;
 pub mod compare;
 pub mod data;
 pub mod devices;
+mod doubts;
 pub mod evaluate;
 pub mod experiment;
 pub mod export;
 pub mod finetune;
 pub mod import;
 pub mod jobs_progress;
+pub mod keys;
 pub mod opened;
 pub mod printer;
 pub mod profile;
@@ -25,6 +27,7 @@ pub mod search;
 mod search_base;
 pub mod split;
 pub mod split_flags;
+pub(crate) mod stop;
 pub mod train;
 
 use std::{
@@ -36,10 +39,7 @@ use std::{
 
 use clap::{Parser, Subcommand, error::ErrorKind};
 
-use crate::{
-    base::{Error, Result},
-    experiment::jobs::ENDS_WITH_PARENT,
-};
+use crate::base::{Error, Result};
 use printer::Printer;
 
 /// The way through the commands.
@@ -109,7 +109,7 @@ pub fn main() -> ExitCode {
 
 /// The same for other words than those of the command line, the program's name first.
 pub fn main_with(words: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(words) {
+    let cli = match Cli::try_parse_from(with_values(words)) {
         Ok(cli) => cli,
         Err(e) => {
             // Help and version go to stdout and are no errors; the rest speaks as our own errors do.
@@ -141,6 +141,18 @@ pub fn main_with(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     }))
 }
 
+/// The words with `--keep-seen` alone written as `--keep-seen=true`: the word behind it is its value only where it is
+/// `true` or `false`.
+fn with_values(words: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut words = words.into_iter().peekable();
+    let mut all = Vec::new();
+    while let Some(word) = words.next() {
+        let alone = word == "--keep-seen" && words.peek().is_none_or(|next| next != "true" && next != "false");
+        all.push(if alone { "--keep-seen=true".into() } else { word });
+    }
+    all
+}
+
 /// Runs a command and reports its error; gives the exit code. A panic is our failure as well.
 fn exit_code(command: impl FnOnce() -> Result<()>) -> u8 {
     let done = catch_unwind(AssertUnwindSafe(command)).unwrap_or_else(|_| {
@@ -158,36 +170,21 @@ pub(crate) fn thread_pool(threads: Option<usize>) -> Result<rayon::ThreadPool> {
     pool.build().map_err(|e| Error::internal(format!("no threads: {e}")))
 }
 
-/// Calls `handler` on Ctrl-C, SIGTERM and a hang-up; on none of them where hang-ups are ignored.
-pub(crate) fn on_ctrl_c(handler: impl FnMut() + Send + 'static) {
-    if !hang_ups_ignored() {
-        // Without a handler Ctrl-C still ends the program, at the last checkpoint or by leaving a staging folder.
-        let _ = ctrlc::set_handler(handler);
-    }
-}
-
-/// In a process of an experiment, calls `end` when the experiment has ended, however that came: its standard input ends then.
-pub(crate) fn end_with_parent(end: impl FnOnce() + Send + 'static) {
-    if std::env::var_os(ENDS_WITH_PARENT).is_some() {
-        std::thread::spawn(|| {
-            let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
-            end();
-        });
-    }
-}
-
-/// Whether hang-ups are ignored, as under `nohup`: a run that is to outlive its terminal. The handler of Ctrl-C would
-/// take a hang-up for Ctrl-C and end it, so such a run has none and `kill` ends it at its last checkpoint.
-fn hang_ups_ignored() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    // A mask in hex; SIGHUP is signal 1, its lowest bit.
-    ignored.is_some_and(|mask| u64::from_str_radix(mask.trim(), 16).is_ok_and(|mask| mask & 1 == 1))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keep_seen_alone_takes_no_other_word_for_its_value() {
+        let spelled = |text: &str| {
+            let words = with_values(text.split(' ').map(OsString::from));
+            words.into_iter().map(|w| w.into_string().unwrap()).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(spelled("eval --keep-seen run"), "eval --keep-seen=true run");
+        assert_eq!(spelled("eval run --keep-seen"), "eval run --keep-seen=true");
+        assert_eq!(spelled("train --keep-seen false data"), "train --keep-seen false data");
+        assert_eq!(spelled("search -- train --keep-seen --lr 1"), "search -- train --keep-seen=true --lr 1");
+    }
 
     #[test]
     fn exit_codes_tell_whose_fault_it_is() {

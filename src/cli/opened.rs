@@ -29,9 +29,24 @@ pub struct OpenRun {
     pub from: Option<Origin>,
     /// The ratings that it predicts; `None`: it continues histories.
     pub ratings: Option<RatingScale>,
+    /// Whether its validation ranked the items of a history too.
+    pub keep_seen: bool,
 }
 
 impl OpenRun {
+    /// Whether items of a history are ranked: what the flag says, else what the run was validated by. Of baskets they
+    /// always are.
+    ///
+    /// # Errors
+    /// The flag excludes them where baskets repeat.
+    pub fn keeps_seen(&self, flag: Option<bool>, baskets: bool) -> Result<bool> {
+        if flag == Some(false) && baskets {
+            return Err(Error::user("--keep-seen false has no effect on baskets: people buy again what they bought")
+                .hint("leave it out"));
+        }
+        Ok(baskets || flag.unwrap_or(self.keep_seen))
+    }
+
     /// The model's number of each user of the data, by key; `None` of nobody it knows, as all are where it has no users.
     pub fn known_users(&self, data: &Dataset) -> Vec<Option<u32>> {
         let find = |key| self.user_keys.as_ref()?.find(key);
@@ -60,6 +75,9 @@ pub struct RunFlags {
     /// Where to run: auto, cpu, cuda, cuda:N, emu (CUDA kernels on the processor, for tests), reference
     #[arg(long, value_name = "DEVICE", default_value_t = Device::Auto)]
     pub device: Device,
+    /// Threads [default: all cores]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
 }
 
 /// Opens the best checkpoint of a run, or the last.
@@ -73,7 +91,11 @@ pub fn open_run(run: &Path, flags: &RunFlags) -> Result<OpenRun> {
             .hint("give the folder that `mipgpu train` wrote; it names it at the end"));
     }
     let which = if last { Which::Last } else { Which::Best };
-    let trained = Trained::open(run, which, flags.device)?;
+    let trained = Trained::open(run, which, flags.device).map_err(|e| match e.room {
+        // The hint of a training, which can have smaller batches.
+        Some(_) => e.hint("the run's model needs that much: use a machine with more memory, or --device cpu"),
+        None => e,
+    })?;
     Ok(OpenRun {
         name: format!("{} ({})", run.display(), if last { "last checkpoint" } else { "best checkpoint" }),
         encoder: trained.encoder,
@@ -84,6 +106,7 @@ pub fn open_run(run: &Path, flags: &RunFlags) -> Result<OpenRun> {
         split: trained.config.split,
         from: trained.config.from,
         ratings: trained.config.ratings,
+        keep_seen: trained.config.settings.keep_seen,
     })
 }
 
@@ -94,11 +117,25 @@ pub fn open_run(run: &Path, flags: &RunFlags) -> Result<OpenRun> {
 /// No data set there, or a damaged one.
 pub fn open_data(path: &Path) -> Result<Dataset> {
     if !path.exists() {
-        return Err(Error::user(format!("{}: there is no such folder", path.display())).hint(
-            "make one with `mipgpu import`; if a run's data have moved, say where: `eval RUN DATA`, `--data DIR`",
-        ));
+        return Err(Error::user(format!("{}: there is no such folder", path.display()))
+            .hint("give the folder of a data set; make one with `mipgpu import LOG --out DIR`"));
     }
     let data = Dataset::open(path)?;
     data.verify()?;
     Ok(data)
+}
+
+/// Opens the data that were named, or else those that the run was trained on; `moved` says how the command is told
+/// where these are now.
+///
+/// # Errors
+/// As [`open_data`].
+pub fn data_of(run: &OpenRun, named: Option<&Path>, moved: &str) -> Result<Dataset> {
+    match named {
+        None if !run.data.exists() => {
+            let what = format!("{}: the data that the run was trained on are no longer there", run.data.display());
+            Err(Error::user(what).hint(format!("put them back, or say where they are: {moved}")))
+        }
+        named => open_data(named.unwrap_or(&run.data)),
+    }
 }

@@ -1,6 +1,7 @@
 //! `mipgpu recommend`: the best items for users of the data, or for any new history.
 
 use std::{
+    collections::BTreeSet,
     io::{BufRead, BufReader, IsTerminal, Read},
     path::PathBuf,
 };
@@ -8,12 +9,16 @@ use std::{
 use serde_json::{Value, json};
 
 use super::{
-    evaluate::Part,
-    opened::{OpenRun, RunFlags, open_data, open_run},
+    evaluate::{Part, shorten},
+    keys::{key_of, keys_in, keys_of},
+    opened::{OpenRun, RunFlags, data_of, open_run},
     split_flags::SplitFlags,
 };
 use crate::{
-    base::{Error, Result, error::nearest},
+    base::{
+        Error, Result,
+        error::{nearest, typed},
+    },
     cli::printer::Printer,
     data::{
         Dataset, ItemField, Vocab, digits,
@@ -22,6 +27,7 @@ use crate::{
     eval::{
         Encoder, ItemMap,
         evaluate::check_ks,
+        item_map::alike,
         recommend::{Scored, recommend},
     },
 };
@@ -34,32 +40,39 @@ use crate::{
 Examples:
   mipgpu recommend runs/mine --users 42,108 --k 5
   mipgpu recommend runs/mine --history 318,858,296
+  mipgpu recommend runs/mine --history '[\"Tea, green\",\"Cup\"]'        keys that hold commas
   mipgpu recommend runs/mine --all-users --json > lists.jsonl
   echo '{\"id\": \"me\", \"history\": [318, 858]}' | mipgpu recommend runs/mine --stdin --json")]
 pub struct Args {
     /// Folder of the trained run
     pub run: PathBuf,
-    /// Keys of users of the data
-    #[arg(long, value_delimiter = ',', value_name = "KEY,KEY,…", group = "whom")]
+    /// Keys of users of the data, or a JSON list of them
+    #[arg(long, value_name = "KEY,KEY,…", group = "whom")]
     pub users: Vec<String>,
+    /// Users of the data from a file, a key a line
+    #[arg(long, value_name = "FILE", group = "whom")]
+    pub users_file: Option<PathBuf>,
     /// Every user of the data
     #[arg(long, group = "whom")]
     pub all_users: bool,
-    /// A new history: item keys, oldest first; of a run on --task next-basket: a basket
-    #[arg(long, value_delimiter = ',', value_name = "KEY,KEY,…", group = "whom")]
+    /// A new history: item keys, oldest first, or a JSON list of them; of a run on --task next-basket: a basket
+    #[arg(long, value_name = "KEY,KEY,…", group = "whom")]
     pub history: Vec<String>,
+    /// A new history from a file, an item key a line, oldest first
+    #[arg(long, value_name = "FILE", group = "whom")]
+    pub history_file: Option<PathBuf>,
     /// New histories from standard input, one JSON object a line: {"id": …, "history": [key, …]}
     #[arg(long, group = "whom")]
     pub stdin: bool,
     /// Imported data whose users are meant [default: what the run was trained on]
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// Items to recommend [default: 10]
+    /// Items to recommend, at most the catalogue [default: 10]
     #[arg(long, short)]
     pub k: Option<usize>,
-    /// Recommend items of the history too
-    #[arg(long)]
-    pub keep_seen: bool,
+    /// Recommend items of the history too, or not [default: as the run's validation ranked them]
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub keep_seen: Option<bool>,
     /// For users of the data: hide what the split holds out, so the lists are those that `eval` judges
     #[arg(long, value_enum, value_name = "PART")]
     pub hold_out: Option<Part>,
@@ -73,15 +86,19 @@ pub struct Args {
 }
 
 pub fn run(args: Args, printer: Printer) -> Result<()> {
+    super::thread_pool(args.from.threads)?.install(|| serve(&args, printer))
+}
+
+fn serve(args: &Args, printer: Printer) -> Result<()> {
     let mut run = open_run(&args.run, &args.from)?;
-    let path = args.data.as_ref().unwrap_or(&run.data);
     // New histories need no data; where it is at hand, the items' titles come from it.
     let needed = args.of_data() || args.data.is_some();
-    let data = if needed { Some(open_data(path)?) } else { Dataset::open(path).ok() };
+    let moved = format!("mipgpu recommend {} --data DIR", typed(&args.run));
+    let data = if needed { Some(data_of(&run, args.data.as_deref(), &moved)?) } else { Dataset::open(&run.data).ok() };
     if args.stdin && std::io::stdin().is_terminal() {
         printer.say("reading histories from the keyboard, one JSON object a line; end with Ctrl-D");
     }
-    let notes = answer(&mut run, data.as_ref(), &args, printer.json, std::io::stdin(), &mut |text| printer.raw(text))?;
+    let notes = answer(&mut run, data.as_ref(), args, printer.json, std::io::stdin(), &mut |text| printer.raw(text))?;
     notes.iter().for_each(|note| printer.warn(note));
     Ok(())
 }
@@ -89,7 +106,7 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
 impl Args {
     /// Whether users of the data are meant, not new histories.
     fn of_data(&self) -> bool {
-        self.all_users || !self.users.is_empty()
+        self.all_users || !self.users.is_empty() || self.users_file.is_some()
     }
 }
 
@@ -119,8 +136,10 @@ pub fn answer(
     input: impl Read,
     print: &mut dyn FnMut(&str),
 ) -> Result<Vec<String>> {
-    let k = args.k.unwrap_or(10.min(run.item_keys.len()));
-    check_ks(&[k], run.item_keys.len())?;
+    let catalogue = run.item_keys.len();
+    let (k, shortened) = shorten(&[args.k.unwrap_or(10.min(catalogue))], catalogue);
+    let k = k[0];
+    check_ks(&[k], catalogue)?;
     if args.batch == 0 {
         return Err(Error::user("a batch of 0 histories").hint("give --batch a number from 1 up"));
     }
@@ -129,23 +148,26 @@ pub fn answer(
     }
     let split = data.map(|data| args.split.spec(data)).transpose()?.flatten().unwrap_or(run.split);
     let basket = run.encoder.last_basket();
+    // As `eval` has it: people buy again what they bought.
+    let keep_seen = run.keeps_seen(args.keep_seen, split.repeats() || basket)?;
     let users = run.user_keys.as_ref();
     let mut desk = Desk {
         encoder: &mut *run.encoder,
         keys: &run.item_keys,
         k,
-        // As `eval` has it: people buy again what they bought.
-        keep_seen: args.keep_seen || split.repeats() || basket,
+        keep_seen,
         json,
         titles: data.and_then(Titles::of),
         unknown: 0,
         examples: Vec::new(),
         empty: 0,
+        notes: shortened.into_iter().collect(),
     };
     if args.of_data() {
         let data = data.ok_or_else(|| Error::internal("users of the data, without the data"))?;
         let wanted = wanted_users(data, args)?;
         let map = ItemMap::between(data.item_keys(), desk.keys)?;
+        desk.notes.extend(map.written_otherwise(data.item_keys(), desk.keys));
         let split = match args.hold_out {
             Some(_) => Some(Split::for_task(data, split, basket)?),
             None => None,
@@ -175,24 +197,31 @@ pub fn answer(
     } else if args.stdin {
         desk.stream(BufReader::new(input), args.batch, print)?;
     } else {
-        let keys = args.history.iter().map(|key| key.trim().to_owned()).filter(|key| !key.is_empty());
-        let request = desk.request(Value::Null, keys.collect());
+        let keys = match &args.history_file {
+            Some(file) => keys_in(file)?,
+            None => keys_of("--history", &args.history, desk.keys)?,
+        };
+        let request = desk.request(Value::Null, keys);
         if request.history.is_empty() {
-            return Err(nothing_known(&request.unknown, desk.keys));
+            return Err(nothing_known(&request.unknown, desk.keys, args.history_file.is_some()));
         }
         print(&desk.answer(&[request])?);
     }
     Ok(desk.notes())
 }
 
-fn nothing_known(unknown: &[String], keys: &Vocab) -> Error {
+fn nothing_known(unknown: &[String], keys: &Vocab, file: bool) -> Error {
     let Some(first) = unknown.first() else {
-        return Error::user("the history is empty").hint("give item keys: --history a,b,c");
+        return Error::user("the history is empty").hint(match file {
+            true => "write item keys into the file, one a line",
+            false => "give item keys: --history a,b,c",
+        });
     };
     let e = Error::user(format!("the model knows none of the {} items of the history ('{first}' …)", unknown.len()));
-    match nearest(first, keys.keys()) {
-        Some(close) => e.hint(format!("did you mean '{close}'?")),
-        None => e.hint(format!("its item keys look like '{}'", keys.key(0))),
+    match (alike(first, keys), nearest(first, keys.keys())) {
+        (Some(known), _) => e.hint(format!("the model has '{known}' where '{first}' was typed")),
+        (None, Some(close)) => e.hint(format!("did you mean '{close}'?")),
+        (None, None) => e.hint(format!("its item keys look like '{}'", keys.key(0))),
     }
 }
 
@@ -201,16 +230,25 @@ fn wanted_users(data: &Dataset, args: &Args) -> Result<Vec<u32>> {
     if args.all_users {
         return Ok((0..data.users() as u32).collect());
     }
+    let known = data.user_keys();
     let find = |key: &String| {
-        data.user_keys().find(key).ok_or_else(|| {
+        known.find(key).ok_or_else(|| {
             let e = Error::user(format!("no user '{key}' in the data"));
-            match nearest(key, data.user_keys().keys()) {
-                Some(close) => e.hint(format!("did you mean '{close}'?")),
-                None => e.hint("for someone who is not in the data, give the items: --history a,b,c"),
+            match (alike(key, known), nearest(key, known.keys())) {
+                (Some(same), _) => e.hint(format!("the data have '{same}' where '{key}' was typed")),
+                (None, Some(close)) => e.hint(format!("did you mean '{close}'?")),
+                (None, None) => e.hint("for someone who is not in the data, give the items: --history a,b,c"),
             }
         })
     };
-    args.users.iter().map(find).collect()
+    let keys = match &args.users_file {
+        Some(file) => keys_in(file)?,
+        None => keys_of("--users", &args.users, known)?,
+    };
+    if keys.is_empty() {
+        return Err(Error::user("no users are named").hint("give their keys, or take them all: --all-users"));
+    }
+    keys.iter().map(find).collect()
 }
 
 /// What items are called, if a side field of the data says it.
@@ -251,6 +289,8 @@ struct Desk<'a> {
     examples: Vec<String>,
     /// Requests without one known item.
     empty: usize,
+    /// What else the user should be warned of.
+    notes: Vec<String>,
 }
 
 impl Desk<'_> {
@@ -304,16 +344,30 @@ impl Desk<'_> {
             self.unknown += request.unknown.len();
             self.examples.extend(request.unknown.iter().take(5 - self.examples.len().min(5)).cloned());
             self.empty += usize::from(request.history.is_empty());
+            let short = self.short(request, list.len());
             if self.json {
-                out.push_str(&self.json_line(request, &list));
+                out.push_str(&self.json_line(request, &list, short));
             } else {
-                self.text_block(request, &list, &mut out);
+                self.text_block(request, &list, short, &mut out);
             }
         }
         Ok(out)
     }
 
-    fn json_line(&self, request: &Request, list: &[Scored]) -> String {
+    /// Why a list of `n` items is shorter than was asked for.
+    fn short(&self, request: &Request, n: usize) -> Option<String> {
+        if n >= self.k {
+            return None;
+        }
+        let (had, all) = (request.history.iter().collect::<BTreeSet<_>>().len(), self.keys.len());
+        Some(if self.keep_seen {
+            format!("the catalogue has {}", count(all, "item", "items"))
+        } else {
+            format!("the history holds {had} of the {all} items, which are not recommended again (--keep-seen)")
+        })
+    }
+
+    fn json_line(&self, request: &Request, list: &[Scored], short: Option<String>) -> String {
         let item = |s: &Scored| {
             let key = self.keys.key(s.item as usize);
             // By way of the shortest text: an f32 widened to f64 would print digits that are not there.
@@ -325,16 +379,19 @@ impl Desk<'_> {
             item
         };
         let items: Vec<Value> = list.iter().map(item).collect();
-        let line = json!({
+        let mut line = json!({
             "id": request.id,
             "history": request.history.len(),
             "unknown": request.unknown,
             "items": items,
         });
+        if let Some(why) = short {
+            line["short"] = why.into();
+        }
         format!("{line}\n")
     }
 
-    fn text_block(&self, request: &Request, list: &[Scored], out: &mut String) {
+    fn text_block(&self, request: &Request, list: &[Scored], short: Option<String>, out: &mut String) {
         match &request.id {
             Value::Null => {}
             Value::String(id) => out.push_str(&format!("{id}: ")),
@@ -356,16 +413,28 @@ impl Desk<'_> {
             out.push_str(line.trim_end());
             out.push('\n');
         }
+        if let Some(why) = short {
+            let none = if list.is_empty() { "no items" } else { "no more" };
+            out.push_str(&format!("       {none}: {why}\n"));
+        }
     }
 
     fn notes(self) -> Vec<String> {
-        let mut notes = Vec::new();
+        let mut notes = self.notes;
         if self.unknown > 0 {
             let more = if self.unknown > self.examples.len() { ", …" } else { "" };
+            let named = |key: &String| match alike(key, self.keys) {
+                Some(known) => format!("{key} (the model has '{known}')"),
+                None => key.clone(),
+            };
+            let commas = match self.keys.keys().any(|key| key.contains(',')) {
+                true => "; keys that hold commas are given as a JSON list, or a line each in --history-file",
+                false => "",
+            };
             notes.push(format!(
-                "skipped in the histories: {} of items that the model does not know: {}{more}",
+                "skipped in the histories: {} of items that the model does not know: {}{more}{commas}",
                 count(self.unknown, "event", "events"),
-                self.examples.join(", ")
+                self.examples.iter().map(named).collect::<Vec<_>>().join(", ")
             ));
         }
         if self.empty > 0 {
@@ -391,10 +460,5 @@ fn parse_request(line: &str) -> Result<(Value, Vec<String>)> {
     let Some(history) = value.get("history").and_then(Value::as_array) else {
         return Err(Error::user("no list called \"history\"").hint(hint));
     };
-    let key = |v: &Value| match v {
-        Value::String(s) => Ok(s.clone()),
-        Value::Number(n) if n.is_i64() || n.is_u64() => Ok(n.to_string()),
-        other => Err(Error::user(format!("{other} is no item key")).hint("keys are strings or whole numbers")),
-    };
-    Ok((id, history.iter().map(key).collect::<Result<_>>()?))
+    Ok((id, history.iter().map(key_of).collect::<Result<_>>()?))
 }

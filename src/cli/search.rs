@@ -101,10 +101,10 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     // Before anything is made: data or a base that are missing leave no folder behind.
     let inputs = search.base.inputs(&printer)?;
     let _lock = search.begin()?;
-    super::on_ctrl_c(|| {
-        if STOP.swap(true, Ordering::Relaxed) {
-            std::process::exit(1);
-        }
+    let stop = || STOP.store(true, Ordering::Relaxed);
+    super::stop::on_signal(printer, "the trials write checkpoints and end", stop, || {
+        Error::user("ended at once: trials under way may lose what came after their last checkpoint")
+            .hint("the same command goes on where it is")
     });
     search.execute(&args, &inputs, printer)
 }
@@ -137,6 +137,12 @@ impl Search {
             if base.flags.given().contains(&d.name) {
                 return Err(Error::user(format!("--{} is searched, and stands behind -- too", d.name))
                     .hint("leave it out there, or leave the --over out"));
+            }
+            if d.name == "keep-seen" {
+                return Err(Error::user(
+                    "--over keep-seen: trials are ranked by their validation, which it is a rule of",
+                )
+                .hint("give --keep-seen true or false behind --, the same for all trials"));
             }
             if d.name == "epochs" && args.halving.is_some() {
                 return Err(Error::user("--over epochs: --halving chooses the epochs")

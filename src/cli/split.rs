@@ -1,12 +1,6 @@
 //! `mipgpu split`: one data set -> a source and a target domain.
 
-use std::{
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::path::PathBuf;
 
 use crate::{
     base::{Error, Result, error::typed},
@@ -90,9 +84,7 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
         (None, Some(amount)) => Rule::Random { amount, seed: args.seed },
         (None, None) => return Err(Error::user("split by what?").hint("give --field and --target-values, or --random")),
     };
-    let cancel = Arc::new(AtomicBool::new(false));
-    let flag = cancel.clone();
-    super::on_ctrl_c(move || flag.store(true, Ordering::Relaxed));
+    let cancel = super::stop::cancel_on_signal(printer);
     let options = DomainOptions {
         target_last: args.target_last,
         source_last: args.source_last,

@@ -8,7 +8,13 @@ use std::{
 
 use serde_json::json;
 
-use super::{builtin, opened::open_data, printer::Printer, progress::Progress, split_flags::SplitFlags};
+use super::{
+    builtin, doubts,
+    opened::open_data,
+    printer::{self, Printer},
+    progress::Progress,
+    split_flags::SplitFlags,
+};
 use crate::{
     backend::{self, Device},
     base::{Error, Result, atomic::write_atomically, error::typed},
@@ -73,6 +79,9 @@ pub struct JobArgs {
 /// Set by Ctrl-C; the run then writes a checkpoint and ends.
 static STOP: AtomicBool = AtomicBool::new(false);
 
+/// Set when the last checkpoint is written: what follows can be done again.
+static TRAINED: AtomicBool = AtomicBool::new(false);
+
 pub fn run(args: Args, printer: Printer) -> Result<()> {
     let (device, threads, resume) = (args.job.device, args.job.threads, args.resume.is_some());
     let (folder, config, data) = if resume {
@@ -104,13 +113,16 @@ pub fn execute(planned: &Planned, printer: Printer) -> Result<()> {
     let Planned { folder, config, data, device, threads, resume } = planned;
     let (device, resume) = (*device, *resume);
     let pool = super::thread_pool(*threads)?;
-    // The second Ctrl-C does not wait for the step to end.
-    super::on_ctrl_c(|| {
-        if STOP.swap(true, Ordering::Relaxed) {
-            std::process::exit(1);
+    let (run, again) = (folder.clone(), typed(&folder.path));
+    let stop = move || {
+        STOP.store(true, Ordering::Relaxed);
+        if TRAINED.load(Ordering::Relaxed) {
+            let e = Error::user("stopped while the test was evaluated; the run is trained, and nothing is lost");
+            std::process::exit(printer::report(&e.hint(format!("evaluate it: mipgpu train --resume {again}"))).into());
         }
-    });
-    super::end_with_parent(|| STOP.store(true, Ordering::Relaxed));
+    };
+    super::stop::on_signal(printer, "the run writes a checkpoint after this step", stop, move || ended_at_once(&run));
+    super::stop::end_with_parent(|| STOP.store(true, Ordering::Relaxed));
     let split = Split::for_task(data, config.split, config.settings.find()?.1.baskets)?;
     // Before anything is written: a device that cannot be used, or settings that cannot be planned, leave no run behind.
     backend::probe(device, config.settings.precision.on(device))?;
@@ -122,6 +134,7 @@ pub fn execute(planned: &Planned, printer: Printer) -> Result<()> {
     let _lock = folder.lock()?;
     introduce(&printer, config, data, &split, device, pool.current_num_threads());
     printer.say(format_args!("run     {}", folder.path.display()));
+    pool.install(|| doubts::before(&printer, config, (data, &split), device, resume))?;
     let job = Job { config, data, split: &split, folder, device, resume, stop: &STOP };
     let mut progress = Progress::new(printer, &config.settings);
     let trained = pool.install(|| train(&job, &mut |event| progress.show(event)));
@@ -142,8 +155,19 @@ pub fn execute(planned: &Planned, printer: Printer) -> Result<()> {
         ))
         .hint(format!("continue with: mipgpu train --resume {}", typed(&folder.path))));
     }
+    pool.install(|| doubts::after(&printer, config, &state, data, &split))?;
+    TRAINED.store(true, Ordering::Relaxed);
     let report = pool.install(|| final_report(folder, data, &split, device))?;
     conclude(&printer, folder, config, &state, &report, started)
+}
+
+/// What a second signal loses.
+fn ended_at_once(folder: &RunFolder) -> Error {
+    let what = "ended at once: what was trained since the last checkpoint is lost";
+    match folder.last().exists() {
+        true => Error::user(what).hint(format!("continue with: mipgpu train --resume {}", typed(&folder.path))),
+        false => Error::user("ended at once: there was no checkpoint yet").hint("the same command begins anew"),
+    }
 }
 
 fn reopen(args: &Args) -> Result<(RunFolder, RunConfig, Dataset)> {
@@ -185,8 +209,9 @@ pub fn prepare(args: &JobArgs, printer: &Printer) -> Result<(RunConfig, Dataset)
     }
     args.flags.apply(&mut settings);
     if settings.patch != Patching::None || settings.freeze != Freeze::NONE {
+        let flags = if settings.patch != Patching::None { "--transfer patch" } else { "--freeze network" };
         return Err(Error::user("patches and frozen parts belong to a network that is pre-trained")
-            .hint("use `mipgpu finetune --from RUN --transfer patch`"));
+            .hint(format!("start from a trained run: mipgpu finetune --from RUN {flags} DATA")));
     }
     conclude_settings(&args.flags, &mut settings, &data)?;
     let split = args.split.spec(&data)?.unwrap_or(usual_split(&settings)?);
@@ -211,7 +236,7 @@ pub fn prepare(args: &JobArgs, printer: &Printer) -> Result<(RunConfig, Dataset)
 pub fn conclude_settings(flags: &Flags, settings: &mut Settings, data: &Dataset) -> Result<()> {
     if let (LossKind::Softmax, Some(flag)) = (settings.loss, flags.first_of_negatives()) {
         return Err(Error::user(format!("--{flag} has no effect: full softmax has no negatives"))
-            .hint("add --loss sampled-softmax, bce, gbce or bpr"));
+            .hint("use --loss sampled-softmax, bce, gbce or bpr"));
     }
     if settings.field_names().is_empty() && flags.field_width.is_some() {
         return Err(Error::user("--field-width has no effect: no side fields are used").hint("add --fields NAME,NAME"));
@@ -228,6 +253,22 @@ pub fn conclude_settings(flags: &Flags, settings: &mut Settings, data: &Dataset)
     }
     settings.check()?;
     let found = settings.find()?;
+    if let Some(keep) = flags.keep_seen {
+        let refuse =
+            |why: &str| Err(Error::user(format!("--keep-seen {keep} has no effect: {why}")).hint("leave it out"));
+        match () {
+            () if found.1.rated => return refuse("ratings are predicted, and nothing is ranked"),
+            () if found.1.baskets && !keep => return refuse("people buy again what they bought"),
+            () => {}
+        }
+    }
+    if found.1.uses.contains(&"mask") && !found.1.rated && settings.mask == 0.0 {
+        return Err(Error::user(format!(
+            "--mask 0 would hide nothing, and --task {} learns what is hidden",
+            settings.task
+        ))
+        .hint("give a share above 0, such as --mask 0.2; of the last item alone: --mask-last 1"));
+    }
     if let Some((flag, who)) = flags.first_idle(found) {
         let (model, task) = (found.0.name, found.1.name);
         return Err(Error::user(format!("--{flag} has no effect on --model {model} with --task {task}"))
@@ -386,8 +427,10 @@ fn below_popularity(config: &RunConfig, state: &State) -> String {
     let s = &config.settings;
     let validated = state.history.iter().rev().find(|row| row.ndcg.is_some()).map(|row| row.epoch);
     // Of the last fifth of the epochs: a curve that still goes up also goes down a little now and then.
-    let rising = match (state.best, validated) {
-        (Some((best, _)), Some(last)) => best + last / 5 >= last,
+    // The first epoch of the best: of equal ones the newest is kept, which is no rise.
+    let first = state.best.and_then(|(_, best)| state.history.iter().find(|row| row.ndcg == Some(best)));
+    let rising = match (first, validated) {
+        (Some(row), Some(last)) => row.epoch + last / 5 >= last,
         _ => false,
     };
     let few = state.step < FEW_STEPS;
@@ -426,7 +469,8 @@ fn final_report(folder: &RunFolder, data: &Dataset, split: &Split, device: Devic
     if ks.is_empty() {
         ks.push(data.items());
     }
-    let options = EvalOptions { ks, baseline: true, ..EvalOptions::default() };
+    let keep_seen = trained.config.settings.keep_seen;
+    let options = EvalOptions { ks, keep_seen, baseline: true, ..EvalOptions::default() };
     let report = evaluate(&mut *trained.encoder, data, &split.test(), &options)?;
     write_atomically(&folder.report(), |f| writeln!(f, "{:#}", report.json()))?;
     Ok(Outcome::Ranking(Box::new(report)))

@@ -191,12 +191,19 @@ impl Split {
         if split.summary.test_users == 0 {
             let spec = spec.words(data.ticks_per_second());
             return Err(Error::user(format!("empty split: no user has an event to test on ({spec})")).hint(
-                "the users have too few events for it, or none before the cut: hold out fewer, move the cut, or filter with `import --min-user`",
+                match split.spec {
+                    SplitSpec::Time { .. } => "no user has events on both sides of the cut: move it with --cut",
+                    SplitSpec::LeaveOneOut => {
+                        "a user needs three events to hold out two: the log has no longer histories"
+                    }
+                    _ => "the users have too few events: hold out fewer",
+                },
             ));
         }
         if split.summary.train_events == 0 {
             let spec = spec.words(data.ticks_per_second());
-            return Err(Error::user(format!("empty split: nothing is left to train on ({spec})")));
+            return Err(Error::user(format!("empty split: nothing is left to train on ({spec})"))
+                .hint("hold out fewer events, or move the cut of a split by time"));
         }
         Ok(split)
     }
@@ -273,14 +280,16 @@ impl Split {
                     "the validation cut {} comes after the test cut {}",
                     date(v),
                     date(cut)
-                )));
+                ))
+                .hint("give --valid-cut a time before --cut"));
             }
             Some(v) if v <= first => {
                 return Err(Error::user(format!(
                     "the validation cut {} leaves nothing to train on: {}",
                     date(v),
                     place()
-                )));
+                ))
+                .hint("give --valid-cut a time after the first events"));
             }
             Some(v) => v,
             None => latest_tenth(data, first, cut),

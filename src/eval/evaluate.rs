@@ -81,8 +81,8 @@ pub struct UserResult {
     /// The distinct held-out items, ids of the model, ascending.
     pub targets: Vec<u32>,
     pub ranks: Ranking<Vec<usize>>,
-    /// Ranks among negatives, one entry a sampling.
-    pub sampled: Vec<Ranking<Vec<usize>>>,
+    /// Ranks among negatives, one entry a sampling; `None` where the user has too few items left to draw from.
+    pub sampled: Vec<Option<Ranking<Vec<usize>>>>,
 }
 
 /// Evaluates `encoder` on a part of the data; see [`evaluate_each`].
@@ -133,8 +133,8 @@ pub fn of_baskets(encoder: &dyn Encoder, part: &dyn HeldOut) -> bool {
 /// Memory: the lists of a batch of users.
 ///
 /// # Errors
-/// k = 0 or beyond the catalogue; more negatives than a user has items left; no user to evaluate; a score that is NaN or
-/// infinite; a model and data that do not fit; what `encoder` or `each` report.
+/// k = 0 or beyond the catalogue; more negatives than any user has items left; no user to evaluate; a score that is NaN
+/// or infinite; a model and data that do not fit; what `encoder` or `each` report.
 pub fn evaluate_each(
     encoder: &mut dyn Encoder,
     data: &Dataset,
@@ -168,12 +168,13 @@ pub fn evaluate_each(
         if cases.is_empty() {
             continue;
         }
-        let draw = |c: &Case, sampler: &Sampler| {
-            let drawn = sampler.draw(c.user, options.negatives, &c.known);
-            drawn.map_err(|e| too_few(e, data, c, sampler.sampling, options.negatives))
-        };
+        let draw =
+            |c: &Case| -> Vec<_> { samplers.iter().map(|s| s.draw(c.user, options.negatives, &c.known)).collect() };
+        let drawn: Vec<Vec<std::result::Result<Vec<u32>, TooFew>>> = cases.par_iter().map(draw).collect();
+        drawn.iter().for_each(|of_user| tally.drawn(of_user));
+        // A user with too few is ranked among none here, and left out of the sampled ranking.
         let negatives: Vec<Vec<Vec<u32>>> =
-            cases.par_iter().map(|c| samplers.iter().map(|s| draw(c, s)).collect()).collect::<Result<_>>()?;
+            drawn.iter().map(|all| all.iter().map(|d| d.clone().unwrap_or_default()).collect()).collect();
         let queries: Vec<Query> = cases
             .iter()
             .zip(&negatives)
@@ -207,10 +208,12 @@ pub fn evaluate_each(
                     popularity: popularity.map(|p| full_ranks(&|t| p.rank(t, &c.excluded))),
                     personal: personal.map(|(own, p)| full_ranks(&|t| own.rank(t, &c.excluded, p))),
                 };
-                let beside = |(model, n): (Vec<usize>, &Vec<u32>)| Ranking {
-                    model,
-                    popularity: popularity.map(|p| p.ranks_among(&c.targets, n)),
-                    personal: personal.map(|(own, p)| own.ranks_among(&c.targets, n, p)),
+                let beside = |(model, n): (Vec<usize>, &Vec<u32>)| {
+                    (n.len() == options.negatives).then(|| Ranking {
+                        model,
+                        popularity: popularity.map(|p| p.ranks_among(&c.targets, n)),
+                        personal: personal.map(|(own, p)| own.ranks_among(&c.targets, n, p)),
+                    })
                 };
                 UserResult {
                     user: c.user,
@@ -303,23 +306,24 @@ impl Case<'_> {
     }
 }
 
-fn too_few(e: TooFew, data: &Dataset, case: &Case, sampling: Sampling, n: usize) -> Error {
+/// No user has as many items left as negatives are asked for.
+fn too_few(sampling: Sampling, most: usize, n: usize) -> Error {
     let among = match sampling {
         Sampling::Uniform => "items",
         Sampling::Popularity => "items that occur in training",
     };
-    Error::user(format!(
-        "{n} negatives asked for, but for user '{}' only {} {among} are left to draw from",
-        data.user_keys().key(case.user as usize),
-        e.available
-    ))
-    .hint(format!("ask for at most {} with --negatives", e.available))
+    let hint = match most {
+        0 => "leave --negatives out: full ranking needs none".to_string(),
+        most => format!("ask for at most {most} with --negatives"),
+    };
+    Error::user(format!("{n} negatives asked for, but no user has more than {most} {among} left to draw from"))
+        .hint(hint)
 }
 
 /// Sums on the way to a report.
 struct Tally {
     full: Ranking<Sums>,
-    sampled: Vec<(Sampling, Ranking<Sums>)>,
+    sampled: Vec<Among>,
     history: Vec<Ranking<Sums>>,
     bands: Vec<Band>,
     by_band: Vec<Ranking<Sums>>,
@@ -327,6 +331,15 @@ struct Tally {
     unknown_history: usize,
     /// Held-out items missed because their history holds them.
     seen: usize,
+}
+
+/// A sampled ranking on the way.
+struct Among {
+    sampling: Sampling,
+    sums: Ranking<Sums>,
+    /// Users with too few items left, and the most that one of them has.
+    left_out: u64,
+    most: usize,
 }
 
 impl Tally {
@@ -341,7 +354,7 @@ impl Tally {
         let samplings: &[Sampling] = if options.negatives > 0 { &options.samplings } else { &[] };
         Tally {
             full: sums(&options.ks),
-            sampled: samplings.iter().map(|s| (*s, sums(&ks))).collect(),
+            sampled: samplings.iter().map(|s| Among { sampling: *s, sums: sums(&ks), left_out: 0, most: 0 }).collect(),
             history: vec![sums(&options.ks); slices::HISTORY_FROM.len()],
             bands: if options.slices { slices::bands(counts) } else { Vec::new() },
             by_band: vec![sums(&options.ks); Band::ALL.len()],
@@ -359,11 +372,21 @@ impl Tally {
         }
     }
 
+    /// What was drawn for a user, one entry a sampling.
+    fn drawn(&mut self, drawn: &[std::result::Result<Vec<u32>, TooFew>]) {
+        for (among, drawn) in self.sampled.iter_mut().zip(drawn) {
+            if let Err(few) = drawn {
+                among.left_out += 1;
+                among.most = among.most.max(few.available);
+            }
+        }
+    }
+
     fn add(&mut self, user: &UserResult) {
         self.full.add(&user.ranks);
         self.seen += user.ranks.model.iter().filter(|r| **r == MISS).count();
-        for ((_, sums), ranks) in self.sampled.iter_mut().zip(&user.sampled) {
-            sums.add(ranks);
+        for (among, ranks) in self.sampled.iter_mut().zip(&user.sampled) {
+            ranks.iter().for_each(|ranks| among.sums.add(ranks));
         }
         if self.bands.is_empty() {
             return;
@@ -380,7 +403,13 @@ impl Tally {
                 "empty split: no user has a {} item to rank and a history before it",
                 part.name()
             ))
-            .hint("hold out fewer events or move the cut"));
+            .hint(match self.unknown_targets + self.unknown_history {
+                0 => "hold out fewer events, or move the cut of a split by time",
+                _ => "the model knows none of them: give the data it was trained on, or data with the same item keys",
+            }));
+        }
+        if let Some(among) = self.sampled.iter().find(|among| among.sums.model.is_empty()) {
+            return Err(too_few(among.sampling, among.most, options.negatives));
         }
         let slice = |name: String, items: Option<usize>, sums: &Ranking<Sums>| {
             (!sums.model.is_empty()).then(|| Slice { name, items, ranking: sums.map(Sums::means) })
@@ -410,7 +439,12 @@ impl Tally {
             sampled: self
                 .sampled
                 .iter()
-                .map(|(s, sums)| Sampled { sampling: *s, negatives: options.negatives, ranking: sums.map(Sums::means) })
+                .map(|among| Sampled {
+                    sampling: among.sampling,
+                    negatives: options.negatives,
+                    left_out: among.left_out,
+                    ranking: among.sums.map(Sums::means),
+                })
                 .collect(),
             by_history: self
                 .history

@@ -36,10 +36,29 @@ impl ItemMap {
                 example(data),
                 example(model)
             ))
-            .hint("give the data the model was trained on, or data with the same item keys"));
+            .hint(match otherwise(data, model).next() {
+                Some((theirs, ours)) => format!(
+                    "the model has '{ours}' where the data have '{theirs}': import the data with the keys as they were"
+                ),
+                None => "give the data the model was trained on, or data with the same item keys".into(),
+            }));
         }
         let identity = data.len() == model.len() && to_model.iter().enumerate().all(|(i, to)| i as u32 == *to);
         Ok(ItemMap { to_model, catalogue: model.len(), known, identity })
+    }
+
+    /// A word on items that are unknown only because their keys are written another way, if there are any.
+    pub fn written_otherwise(&self, data: &Vocab, model: &Vocab) -> Option<String> {
+        if self.unknown() == 0 {
+            return None;
+        }
+        let mut others = otherwise(data, model);
+        let (theirs, ours) = others.next()?;
+        Some(format!(
+            "{} items of the data are not matched because their keys are written another way: '{theirs}' in the data, \
+             '{ours}' in the model",
+            1 + others.count()
+        ))
     }
 
     /// Items of the dataset that the model does not know.
@@ -69,5 +88,46 @@ impl ItemMap {
             }
         }
         mapped
+    }
+}
+
+/// Keys of `data` that `model` does not have, with the key that it has for the same written another way.
+fn otherwise<'v>(data: &'v Vocab, model: &'v Vocab) -> impl Iterator<Item = (&'v str, &'v str)> {
+    data.keys().filter(|key| model.find(key).is_none()).filter_map(|key| Some((key, alike(key, model)?)))
+}
+
+/// The key of `vocab` that says the same as `key` written another way: `3` for `3.0` and `03`, `Tea` for ` tea`.
+pub fn alike<'v>(key: &str, vocab: &'v Vocab) -> Option<&'v str> {
+    let bare = key.trim();
+    let mut forms = vec![bare.to_string(), bare.to_lowercase(), bare.to_uppercase()];
+    // Beyond, f64 cannot tell whole numbers apart.
+    if let Some(x) = bare.parse::<f64>().ok().filter(|x| x.fract() == 0.0 && x.abs() < 9e15) {
+        forms.extend([format!("{x}"), format!("{x:.1}")]);
+    }
+    let known = forms.iter().filter(|form| *form != key).find_map(|form| vocab.find(form));
+    known.map(|id| vocab.key(id as usize))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_key_written_another_way_is_found() {
+        let vocab = Vocab::from_keys(["3", "17.0", "tea", "a,b"]);
+        for (key, known) in [
+            ("3.0", Some("3")),
+            ("03", Some("3")),
+            (" 3", Some("3")),
+            ("17", Some("17.0")),
+            ("Tea", Some("tea")),
+            ("3", None),
+            ("4.0", None),
+            ("3.5", None),
+            ("nan", None),
+            ("inf", None),
+        ] {
+            assert_eq!(alike(key, &vocab), known, "{key}");
+        }
     }
 }

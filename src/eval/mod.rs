@@ -14,6 +14,7 @@ pub mod personal;
 pub mod popularity;
 pub mod rank;
 pub mod ratings;
+pub mod reach;
 pub mod recommend;
 pub mod report;
 pub mod significance;

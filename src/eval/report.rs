@@ -95,6 +95,8 @@ impl Ranking<Sums> {
 pub struct Sampled {
     pub sampling: Sampling,
     pub negatives: usize,
+    /// Users left out of it alone: they have had so many items that fewer than `negatives` are left to draw from.
+    pub left_out: u64,
     #[serde(flatten)]
     pub ranking: Ranking,
 }
@@ -144,6 +146,15 @@ impl Report {
         for sampled in &self.sampled {
             let title = format!("SAMPLED: {} negatives, drawn {}", sampled.negatives, sampled.sampling.words());
             table(&mut out, &title, &sampled.ranking, single);
+            if sampled.left_out > 0 {
+                let _ = writeln!(
+                    out,
+                    "  {} of {} users are left out here: fewer than {} items are left to draw for them",
+                    digits(sampled.left_out),
+                    digits(self.protocol.users),
+                    digits(sampled.negatives as u64)
+                );
+            }
         }
         if !self.sampled.is_empty() {
             if self.protocol.seen_held_out > 0 {

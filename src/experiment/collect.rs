@@ -51,6 +51,10 @@ pub fn read_lists(path: &Path, metrics: &[Metric], negatives: usize) -> Result<A
     let mut answers = Answers { sums: vec![Vec::new(); metrics.len()], ..Answers::default() };
     for (i, line) in lines.enumerate() {
         let cells: Vec<&str> = line.split('\t').collect();
+        // The user had too few items left to draw negatives from.
+        if cells.get(column).is_some_and(|cell| cell.is_empty()) {
+            continue;
+        }
         let rank = |text: &str| if text == "miss" { Some(MISS) } else { text.parse().ok() };
         let ranks: Option<Vec<usize>> = cells.get(column).and_then(|cell| cell.split('|').map(rank).collect());
         let ranks = ranks.ok_or_else(|| damaged(format!("line {} holds no ranks", i + 2)))?;

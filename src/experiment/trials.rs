@@ -76,13 +76,13 @@ pub fn curve_of(run: &Path) -> Result<Vec<EpochRow>> {
     text.lines().enumerate().map(row).collect()
 }
 
-/// The first epoch of the best validation, as the run itself chose it; `None` where nothing was validated.
+/// The newest epoch of the best validation, as the run itself chose it; `None` where nothing was validated.
 pub fn best_of(curve: &[EpochRow]) -> Option<Best> {
     let all = curve.iter().filter_map(|row| {
         let measure = if row.ndcg.is_some() { "NDCG@10" } else { "RMSE" };
         Some(Best { epoch: row.epoch, measure, value: row.measure()?, goodness: row.goodness()? })
     });
-    all.reduce(|best, row| if row.goodness > best.goodness { row } else { best })
+    all.reduce(|best, row| if row.goodness >= best.goodness { row } else { best })
 }
 
 /// A row of the table.
@@ -360,11 +360,11 @@ mod tests {
     }
 
     #[test]
-    fn the_best_epoch_is_the_first_of_the_best() {
+    fn the_best_epoch_is_the_newest_of_the_best() {
         let row = |epoch, ndcg, rmse| EpochRow { epoch, step: 1, loss: 1.0, ndcg, hit: None, rmse, mae: None };
         let curve = [row(1, Some(0.1), None), row(2, None, None), row(3, Some(0.3), None), row(4, Some(0.3), None)];
         let best = best_of(&curve).unwrap();
-        assert_eq!((best.epoch, best.value, best.measure), (3, 0.3, "NDCG@10"));
+        assert_eq!((best.epoch, best.value, best.measure), (4, 0.3, "NDCG@10"));
         let best = best_of(&[row(1, None, Some(1.2)), row(2, None, Some(0.9)), row(3, None, Some(1.0))]).unwrap();
         assert_eq!((best.epoch, best.value, best.measure), (2, 0.9, "RMSE"));
         assert_eq!(best_of(&[row(1, None, None)]), None);

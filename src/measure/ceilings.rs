@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::clock::{Keys, Patience, Repeats, time};
 use crate::{
+    backend::Cpu,
     base::Result,
     mem::Planner,
     ops::{Backend, ExpChain, LinearFwd, Op, Run, StreamCopy},
@@ -34,6 +35,9 @@ impl Ceilings {
     }
 }
 
+/// How long each is looked at.
+const PATIENCE: Patience = Patience { seconds: 0.1, sample: 5e-3 };
+
 /// Rounds of the chain of exponentials: then the bytes are no matter.
 const ROUNDS: usize = 256;
 
@@ -43,13 +47,12 @@ const ROUNDS: usize = 256;
 /// # Errors
 /// The device cannot be opened, or fails.
 pub fn measure(open: &dyn Fn(&Planner) -> Result<Box<dyn Repeats>>) -> Result<Ceilings> {
-    let patience = Patience { seconds: 0.1, sample: 5e-3 };
     // Up to 256 MB each way.
     let mut cached = [(f64::INFINITY, 0.0); SIZES];
     let copy = growing((14..=26).step_by(2), 2e-2, |size| {
         let (mut p, n) = (Planner::new(), 1 << size);
         let op = StreamCopy { y: p.stat(n), x: p.stat(n), n };
-        let seconds = run(&mut *open(&p)?, &op, patience)?;
+        let seconds = run(&mut *open(&p)?, &op, PATIENCE)?;
         let rate = op.cost().bytes / seconds;
         cached[(size as usize - 14) / 2] = (op.cost().bytes, rate);
         Ok((seconds, rate))
@@ -59,15 +62,26 @@ pub fn measure(open: &dyn Fn(&Planner) -> Result<Box<dyn Repeats>>) -> Result<Ce
     let exps = growing((12..=24).step_by(2), 2e-2, |size| {
         let (mut p, n) = (Planner::new(), 1 << size);
         let op = ExpChain { y: p.stat(n), x: p.stat(n), n, rounds: ROUNDS };
-        run(&mut *open(&p)?, &op, patience).map(|seconds| (seconds, op.cost().exps / seconds))
+        run(&mut *open(&p)?, &op, PATIENCE).map(|seconds| (seconds, op.cost().exps / seconds))
     })?;
-    // Up to 8,192 rows, columns and terms.
-    let products = growing(7..=13, 5e-2, |size| {
+    Ok(Ceilings { copy: copy.last, cached, products: products(open)?.best, exps: exps.best })
+}
+
+/// Operations a second of a large product on the CPU, in f32: half a second.
+///
+/// # Errors
+/// Memory for it.
+pub fn cpu_products() -> Result<f64> {
+    products(&|p| Ok(Box::new(Cpu::new(p)))).map(|rates| rates.best)
+}
+
+/// Products of up to 8,192 rows, columns and terms.
+fn products(open: &dyn Fn(&Planner) -> Result<Box<dyn Repeats>>) -> Result<Rates> {
+    growing(7..=13, 5e-2, |size| {
         let (mut p, n) = (Planner::new(), 1 << size);
         let op = LinearFwd { y: p.act(n * n), x: p.act(n * n), w: p.weight(n * n), b: p.weight(n), n, i: n, o: n };
-        run(&mut *open(&p)?, &op, patience).map(|seconds| (seconds, op.cost().flop / seconds))
-    })?;
-    Ok(Ceilings { copy: copy.last, cached, products: products.best, exps: exps.best })
+        run(&mut *open(&p)?, &op, PATIENCE).map(|seconds| (seconds, op.cost().flop / seconds))
+    })
 }
 
 fn run<O: Op>(b: &mut dyn Repeats, op: &O, patience: Patience) -> Result<f64>

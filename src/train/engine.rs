@@ -18,7 +18,7 @@ use crate::{
     mem::{F32, Init, Param, Planner, Span},
     models::Representations,
     ops::{Backend, Later},
-    tasks::{self, Batch, Rating, Sequence},
+    tasks::{self, Batch, LossKind, Rating, Sequence},
 };
 
 use super::{
@@ -483,9 +483,10 @@ impl<B: Backend> Engine<B> {
             let middle = low + (high - low) / 2;
             if fits(middle) { low = middle } else { high = middle }
         }
+        let negatives = if settings.loss == LossKind::Softmax { "" } else { ", --negatives" };
         match low {
-            0 => e.hint("not even one sequence a step fits: lower --width, --length, --blocks or --negatives"),
-            batch => e.hint(format!("--batch {batch} would fit; or lower --length, --width, --blocks or --negatives")),
+            0 => e.hint(format!("not even one sequence a step fits: lower --width, --length{negatives} or --blocks")),
+            batch => e.hint(format!("--batch {batch} would fit; or lower --length, --width{negatives} or --blocks")),
         }
     }
 }
@@ -515,5 +516,5 @@ pub(super) fn draw_weights(plan: &Planner, backend: &mut dyn Backend, seed: u64)
 }
 
 fn not_finite(what: String) -> Error {
-    Error::user(what).hint("lower --lr, raise --warmup or set --clip")
+    Error::user(what).hint("lower --lr, raise --warmup or lower --clip (0 clips nothing)")
 }

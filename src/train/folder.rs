@@ -133,8 +133,10 @@ impl RunFolder {
         let only_ours = || fs::read_dir(&self.path).into_iter().flatten().flatten().all(|e| ours.contains(&e.path()));
         let begun = self.config_path().exists() && self.config().is_ok();
         if begun && (self.last().exists() || self.best().exists()) {
-            return Err(Error::user(format!("{}: a run is there already", self.path.display()))
-                .hint("continue it with --resume, or choose another folder with --out"));
+            return Err(Error::user(format!("{}: a run is there already", self.path.display())).hint(format!(
+                "continue it with: mipgpu train --resume {}; or choose another folder with --out",
+                typed(&self.path)
+            )));
         }
         if !(begun && only_ours()) && fs::read_dir(&self.path).is_ok_and(|mut entries| entries.next().is_some()) {
             return Err(Error::user(format!("{}: the folder is not empty", self.path.display()))
@@ -178,7 +180,7 @@ impl RunFolder {
             Ok(()) => Ok(file),
             Err(TryLockError::WouldBlock) => {
                 Err(Error::user(format!("{}: another process is training this run", self.path.display()))
-                    .hint("wait for it to end, or train into another folder with --out"))
+                    .hint("wait for it to end, or start a new run in another folder: --out DIR"))
             }
             // A file system without locks: better to train than not.
             Err(TryLockError::Error(_)) => Ok(file),

@@ -121,7 +121,8 @@ pub fn validate(
         let report = evaluate_ratings(encoder, data, valid, &options, &mut |r| each(r.user))?;
         return Ok(Validated::Ratings { rmse: report.model.rmse, mae: report.model.mae });
     }
-    let options = EvalOptions { ks: vec![10.min(data.items())], ..EvalOptions::default() };
+    let keep_seen = config.settings.keep_seen;
+    let options = EvalOptions { ks: vec![10.min(data.items())], keep_seen, ..EvalOptions::default() };
     let report = evaluate_each(encoder, data, valid, &options, &mut |r| each(r.user))?;
     let at = report.full.model.at[0];
     Ok(Validated::Ranking { ndcg: at.ndcg, hit: at.hr })
@@ -296,7 +297,8 @@ impl<'a, B: Backend> Loop<'a, B> {
         e.hint(format!("{mend}continue with: mipgpu train --resume {run}; what was trained is in {}", last.display()))
     }
 
-    /// Books the finished epoch, validates when it is time to; whether it is the best so far.
+    /// Books the finished epoch, validates when it is time to; whether it is the best so far. Of equal validations the
+    /// newest is: it has learned longer. It is no better one, though, and `patience` counts it.
     fn close_epoch(&mut self) -> Result<bool> {
         self.check_weights()?;
         let s = &self.job.config.settings;
@@ -307,7 +309,7 @@ impl<'a, B: Backend> Loop<'a, B> {
         (state.loss_sum, state.scored) = (0.0, 0);
         let (epoch, step) = (state.epoch, state.step);
         let mut row = EpochRow { epoch, step, loss, ndcg: None, hit: None, rmse: None, mae: None };
-        let mut best = false;
+        let (mut best, mut better) = (false, false);
         if state.epoch.is_multiple_of(s.eval_every) || state.epoch == s.epochs {
             self.engine.settle(state.step);
             if self.job.split.summary().valid_users > 0 {
@@ -318,10 +320,13 @@ impl<'a, B: Backend> Loop<'a, B> {
                     Validated::Ratings { rmse, mae } => (row.rmse, row.mae) = (Some(rmse), Some(mae)),
                 }
                 let before = self.state.history.iter().filter_map(EpochRow::goodness).reduce(f64::max);
-                best = before.is_none_or(|b| row.goodness().is_some_and(|now| now > b));
+                let above = |than: fn(&f64, &f64) -> bool| {
+                    before.is_none_or(|before| row.goodness().is_some_and(|now| than(&now, &before)))
+                };
+                (best, better) = (above(f64::ge), above(f64::gt));
             } else {
                 // Nothing to choose by: the newest weights are the best there are.
-                best = true;
+                (best, better) = (true, true);
             }
         }
         self.state.history.push(row);
@@ -329,11 +334,15 @@ impl<'a, B: Backend> Loop<'a, B> {
         let measure = self.state.history.last().and_then(EpochRow::measure);
         if best {
             self.state.best = measure.map(|measure| (epoch, measure));
+        }
+        if better {
             self.state.stale = 0;
-            self.save(&self.job.folder.best(), false)?;
         } else if measure.is_some() {
             self.state.stale += 1;
             self.state.done = s.patience > 0 && self.state.stale >= s.patience;
+        }
+        if best {
+            self.save(&self.job.folder.best(), false)?;
         }
         self.state.done |= epoch == s.epochs;
         if best || self.state.done || s.checkpoint_seconds == 0 {

@@ -271,7 +271,8 @@ impl Scoring {
             Fault::Failed(Error::user(why).hint("ask for fewer with --k; --device cpu may serve more than a GPU"))
         };
         if k > pairs {
-            return Err(refused(format!("the best {k} items: at most {pairs} are listed")));
+            let e = Error::user(format!("the best {k} items: at most {pairs} are listed"));
+            return Err(Fault::Failed(e.hint(format!("ask for at most {pairs} with --k"))));
         }
         let mut lists = Vec::with_capacity(queries.len());
         for range in cut(queries.iter().map(|q| [k, q.excluded.len()]), users, [pairs, excluded]) {

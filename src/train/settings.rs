@@ -12,7 +12,9 @@ use crate::{
 };
 
 macro_rules! settings {
-    ($($group:literal { $($name:ident: $type:ty = $default:expr, $shown:literal, $help:literal;)* })*) => {
+    ($($group:literal {
+        $($(#[$flag:meta])* $name:ident: $type:ty = $default:expr, $shown:literal, $help:literal;)*
+    })*) => {
         /// The settings of a run, as stored in its folder (`config.toml`). Keys are the flags without the dashes.
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
         #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -32,6 +34,7 @@ macro_rules! settings {
             $($(
                 #[arg(long, help_heading = $group, allow_negative_numbers = true)]
                 #[arg(help = concat!($help, " [default: ", $shown, "]"))]
+                $(#[$flag])*
                 pub $name: Option<$type>,
             )*)*
         }
@@ -152,8 +155,10 @@ settings! {
         seed: u64 = 1, "1", "Everything random follows from it";
     }
     "Validation and checkpoints" {
+        #[arg(num_args = 0..=1, default_missing_value = "true")]
+        keep_seen: bool = false, "false", "Rank the items of a user's history too, in validation and by default in eval, recommend and compare: for logs whose users repeat items (with baskets it is always so)";
         eval_every: u32 = 5, "5", "Validate every so many epochs (NDCG@10, full ranking)";
-        patience: u32 = 0, "0", "Stop after so many validations without a better one; 0 = never";
+        patience: u32 = 0, "0", "Stop after so many validations without a better one (an equal one is not better); 0 = never";
         checkpoint_seconds: u64 = 60, "60", "Write a checkpoint at least this often; 0 = after every epoch";
     }
 }

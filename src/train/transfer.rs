@@ -189,7 +189,8 @@ impl Base {
         let params = Engine::<Cpu>::parameters(settings, facts)?;
         let path = self.folder.path.display().to_string();
         for p in &params {
-            let found = find(&path, &known, p, transfer)?;
+            let found =
+                find(&path, &known, p, transfer).map_err(|e| unlike(e, &self.config.settings, settings, transfer))?;
             if found.is_some() && rows_of(&p.name) == Rows::Users {
                 let theirs = self.sides.users.as_ref();
                 if !data.user_keys().keys().any(|key| theirs.is_some_and(|t| t.find(key).is_some())) {
@@ -297,11 +298,13 @@ fn find<'k>(
     let whole = rows_of(&p.name) == Rows::Whole;
     if shape[1..] != p.shape[1..] || whole && *shape != p.shape {
         let (name, new) = (&p.name, &p.shape);
+        // What takes less over.
+        let less = match wanted(name, Transfer::Embedding) {
+            true => "--transfer none",
+            false => "--transfer embedding or none",
+        };
         return Err(Error::user(format!("{path}: tensor '{name}' is {shape:?} in the base, {new:?} in the new run"))
-            .hint(
-                "give the new run the base's settings (leave out what shapes the model), or use --transfer embedding \
-                     or none",
-            ));
+            .hint(format!("give the new run the base's settings, or use {less}")));
     }
     Ok(Some(shape))
 }
@@ -319,8 +322,44 @@ pub fn check_plans(
     let known = Engine::<Cpu>::parameters(base, theirs)?;
     let known: Vec<(String, Vec<usize>)> = known.into_iter().map(|p| (p.name, p.shape)).collect();
     check_model(name, (base, &known), new, transfer)?;
-    Engine::<Cpu>::parameters(new, facts)?.iter().try_for_each(|p| find(name, &known, p, transfer).map(|_| ()))
+    let params = Engine::<Cpu>::parameters(new, facts)?;
+    let fits = |p: &Param| find(name, &known, p, transfer).map(|_| ());
+    params.iter().try_for_each(fits).map_err(|e| unlike(e, base, new, transfer))
 }
+
+/// An error of tensors that do not fit, with the flags to leave out: settings that shape tensors, unlike the base's.
+fn unlike(e: Error, base: &Settings, new: &Settings, transfer: Transfer) -> Error {
+    let all = |s: &Settings| serde_json::json!(s);
+    let (theirs, mine) = (all(base), all(new));
+    // Tables alone may stand under other layers.
+    let of_layers = |name: &str| ["blocks", "ffn-ratio", "taps", "join"].contains(&name);
+    let unlike = |name: &&&str| theirs[**name] != mine[**name] && !(transfer == Transfer::Embedding && of_layers(name));
+    let flags: Vec<String> = SHAPING.iter().filter(unlike).map(|name| format!("--{name}")).collect();
+    match (&e.hint, flags.is_empty()) {
+        (Some(hint), false) => {
+            let hint = hint.replace("give the new run the base's settings", &format!("leave {} out", flags.join(", ")));
+            e.hint(hint)
+        }
+        _ => e,
+    }
+}
+
+/// Settings that shape tensors.
+const SHAPING: &[&str] = &[
+    "width",
+    "length",
+    "blocks",
+    "ffn-ratio",
+    "taps",
+    "window",
+    "horizontal",
+    "vertical",
+    "rating-width",
+    "user-width",
+    "fields",
+    "field-width",
+    "join",
+];
 
 /// What a transfer would take over and the new run has no place for.
 fn left_behind<'k>(

@@ -65,8 +65,14 @@ pub fn under_nohup() -> bool {
 
 /// What Ctrl-C does.
 fn interrupt(child: &Child) {
-    let sent = Command::new("sh").args(["-c", &format!("kill -INT {}", child.id())]).status().unwrap();
-    assert!(sent.success());
+    signal(child, "INT");
+}
+
+/// Sends signals to a process, one right after the other.
+fn signal(child: &Child, names: &str) {
+    let id = child.id();
+    let kills: Vec<String> = names.split(' ').map(|name| format!("kill -{name} {id}")).collect();
+    assert!(Command::new("sh").args(["-c", &kills.join("; ")]).status().unwrap().success());
 }
 
 /// Waits until a run has written `rows` lines of its learning curve.
@@ -113,6 +119,130 @@ fn ctrl_c_writes_a_checkpoint_and_the_run_continues_to_the_same_bytes() {
     p.well("eval stopped --last");
     p.well("train --resume stopped -q");
     p.assert_same_run("whole", "stopped");
+}
+
+/// `timeout` signals its child and then its child's process group, so the child gets two at once; Ctrl-C may come with
+/// a SIGTERM of a supervisor. Two in a moment are one request.
+#[test]
+fn two_signals_in_a_moment_end_with_a_checkpoint() {
+    if under_nohup() {
+        return;
+    }
+    let p = Place::new();
+    let flags = "--epochs 3000 --eval-every 3000 --blocks 1";
+    for (run, signals) in [("terms", "TERM TERM"), ("mixed", "INT TERM"), ("many", "TERM INT INT TERM")] {
+        let mut child = start(&p, run, &format!("{flags} --checkpoint-seconds 0"));
+        wait_for_epochs(&mut child, &p.path(run), 2);
+        signal(&child, signals);
+        let stopped = done(child.wait_with_output().unwrap());
+        assert_eq!(stopped.code, Some(1), "{signals}: {stopped:?}");
+        assert!(stopped.err.contains("mipgpu train --resume") && stopped.err.contains("of 3000 epochs"), "{stopped:?}");
+        p.well(&format!("eval {run} --last"));
+    }
+    // Without frequent checkpoints too: where it stopped is where it goes on.
+    let mut child = start(&p, "rare", &format!("{flags} --checkpoint-seconds 3600"));
+    let mut lines = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    while !line.contains(r#""epoch":2,"#) {
+        line.clear();
+        assert!(lines.read_line(&mut line).unwrap() > 0, "the run ended");
+    }
+    signal(&child, "TERM TERM");
+    let rest: Vec<String> = lines.lines().map(|l| l.unwrap()).collect();
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    let stopped: serde_json::Value = serde_json::from_str(rest.last().unwrap()).unwrap();
+    assert!(stopped["event"] == "stopped" && stopped["epochs"].as_u64().unwrap() >= 2, "{rest:?}");
+    let rows = p.text("rare/metrics.jsonl").lines().count() as u64;
+    assert_eq!(Some(rows), stopped["epochs"].as_u64(), "the curve goes as far as the checkpoint");
+    // By `timeout` itself, where it is: it signals the child and the group.
+    let words = format!("train data --out timed -q {TINY} {flags} --checkpoint-seconds 3600");
+    let binary = env!("CARGO_BIN_EXE_mipgpu");
+    let mut timeout = Command::new("timeout");
+    timeout.args(["5", binary]).args(words.split_whitespace()).current_dir(p.path("."));
+    match timeout.stderr(Stdio::piped()).stdout(Stdio::null()).output() {
+        Ok(output) => {
+            let stopped = done(output);
+            assert_eq!(stopped.code, Some(124), "{stopped:?}");
+            assert!(stopped.err.contains("everything up to here is in timed/last.safetensors"), "{stopped:?}");
+        }
+        Err(_) => eprintln!("skipped: there is no `timeout` here"),
+    }
+}
+
+/// A run that cannot go on, because nobody reads its output: the first signal asks, one that comes later ends at once
+/// and says what is lost.
+#[test]
+fn a_later_signal_ends_at_once() {
+    use std::os::unix::fs::OpenOptionsExt;
+    if under_nohup() || !cfg!(target_os = "linux") {
+        return;
+    }
+    let p = Place::new();
+    for (i, (words, ready, says)) in [
+        ("train data --out run --json --width 16 --epochs 2", "run/items.safetensors", "there was no checkpoint yet"),
+        ("train --resume half --json", "", "mipgpu train --resume half"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        if i == 1 {
+            stop_midway(&p, &format!("train data --out half -q {TINY} --epochs 300 --checkpoint-seconds 0"), "half");
+        }
+        let pipe = p.path(&format!("pipe{i}"));
+        assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        // O_NONBLOCK: filled to the brim, so that the first line of results waits for a reader who does not come.
+        let mut full = fs::File::options().read(true).write(true).custom_flags(0o4000).open(&pipe).unwrap();
+        while full.write(&[b' '; 4096]).is_ok() {}
+        let mut command = p.command(words);
+        command.stdout(fs::File::options().read(true).write(true).open(&pipe).unwrap()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let begun = Instant::now();
+        while (!ready.is_empty() && !p.path(ready).exists()) || begun.elapsed() < Duration::from_secs(2) {
+            assert!(begun.elapsed() < Duration::from_secs(120), "{words}: it did not begin");
+            sleep(Duration::from_millis(20));
+        }
+        signal(&child, "INT INT");
+        sleep(Duration::from_millis(2500));
+        assert!(child.try_wait().unwrap().is_none(), "{words}: two at once are one, and it waits");
+        signal(&child, "INT");
+        let ended = done(child.wait_with_output().unwrap());
+        assert_eq!(ended.code, Some(1), "{words}: {ended:?}");
+        assert!(ended.err.contains("stopping: the run writes a checkpoint"), "{words}: {ended:?}");
+        assert!(ended.err.contains("mipgpu: error: ended at once") && ended.err.contains(says), "{words}: {ended:?}");
+    }
+    p.well("train --resume half -q");
+}
+
+/// A head on clicks has no checkpoints: it says that nothing is kept, and leaves nothing.
+#[test]
+fn a_stopped_head_leaves_nothing() {
+    if under_nohup() {
+        return;
+    }
+    let p = Place::new();
+    let mut log = String::from("user,item,timestamp,rating\n");
+    for u in 0..200 {
+        (0..40).for_each(|t| log += &format!("u{u},i{},{},{}\n", (u * 7 + t * 3) % 40, 1_000_000_000 + t, (u + t) % 2));
+    }
+    p.write("shown.csv", log);
+    p.well("import shown.csv --out shown -q");
+    p.train("run", "--epochs 1");
+    let mut child = p
+        .command("clicks --from run shown --out head --epochs 100000 --patience 0 --hidden 128,128")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut talk = BufReader::new(child.stderr.take().unwrap());
+    let mut text = String::new();
+    while !text.contains("epoch") {
+        assert!(talk.read_line(&mut text).unwrap() > 0, "{text}");
+    }
+    signal(&child, "TERM TERM");
+    std::io::Read::read_to_string(&mut talk, &mut text).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(1), "{text}");
+    assert!(text.contains("stopped after ") && text.contains("nothing was kept"), "{text}");
+    assert!(!p.path("head").exists());
 }
 
 /// `nohup mipgpu train &`, and the terminal is closed.

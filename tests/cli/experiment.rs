@@ -203,7 +203,7 @@ fn answers_belong_to_the_run_and_the_question_and_are_whole() {
 
     // More negatives than there are items are refused before anything is asked.
     p.write("many.toml", grid(5, 50));
-    p.refused("experiment many.toml --variant one", &["table next", "50 negatives", "has left only"]);
+    p.refused("experiment many.toml --variant one", &["table next", "50 negatives", "no user has more than"]);
     // Files that were cut, or are gone, are asked for again; a record that cannot be read is told in its row.
     let users = p.names(&format!("{out}/users"));
     let file = users.iter().find(|name| name.starts_with("none-s7")).unwrap();

@@ -3,9 +3,9 @@ and files.
 
 `baskets` from import to recommendation · `requests` flags, settings and data that cannot be · `checkpoints` files that do
 not fit or were altered · `compare` runs beside each other · `endings` runs that end before their time · `finetune` what
-runs take over from others · `modes` every way to train, and what is printed how · `profile` where the time of steps goes
-· `ratings` runs that predict ratings
-· `search` trials of many settings.
+runs take over from others · `hints` advice that fits · `modes` every way to train, and what is printed how · `profile`
+where the time of steps goes · `ratings` runs that predict ratings · `repeats` users who come back to the same items ·
+`search` trials of many settings.
 */
 
 mod baskets;
@@ -16,9 +16,11 @@ mod devices;
 mod endings;
 mod experiment;
 mod finetune;
+mod hints;
 mod modes;
 mod profile;
 mod ratings;
+mod repeats;
 mod requests;
 mod search;
 

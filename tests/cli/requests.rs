@@ -180,7 +180,6 @@ fn lists_and_histories_that_cannot_be_are_refused() {
     p.train("run", "--epochs 1");
     for (words, says) in [
         ("eval run --k 0", "k = 0"),
-        ("eval run --k 41", "at most 40"),
         ("eval run --negatives 1000", "catalogue has 40 items"),
         ("eval run --batch 0", "--batch"),
         ("eval run --split last-n --test-n 3", "leak"),
@@ -284,8 +283,10 @@ fn vectors_of_two_runs_are_not_mixed() {
     p.well("export a --out vectors --what items");
     let items = p.read("vectors/items.safetensors");
     for words in ["export b --out vectors --what users", "export a --last --out vectors --what users"] {
-        p.refused(words, &["vectors of another run or checkpoint would stand beside", "(2 files)", "--force"]);
+        p.refused(words, &["vectors of another run or checkpoint are in the folder", "(2 files)", "--force"]);
     }
+    // Nor is one overwritten by the other.
+    p.refused("export b --out vectors --what items", &["vectors/items.safetensors", "are in the folder", "--force"]);
     assert!(
         p.names("vectors") == ["items.parquet", "items.safetensors"] && items == p.read("vectors/items.safetensors")
     );

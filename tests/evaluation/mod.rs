@@ -183,6 +183,7 @@ pub fn run_of(encoder: Fake, data: &Dataset) -> OpenRun {
         data: PathBuf::from("data/test"),
         data_fingerprint: data.fingerprint().to_owned(),
         split: SplitSpec::LeaveOneOut,
+        keep_seen: false,
     }
 }
 

@@ -245,10 +245,10 @@ fn settle_stale(plan: &Plan, states: &mut [State], args: &Args) -> Result<()> {
 
 /// Runs what is not done.
 fn go(plan: &Plan, states: &[State], at_once: usize, args: &Args, printer: Printer) -> Result<Vec<State>> {
-    super::on_ctrl_c(|| {
-        if STOP.swap(true, Ordering::Relaxed) {
-            std::process::exit(1);
-        }
+    let stop = || STOP.store(true, Ordering::Relaxed);
+    super::stop::on_signal(printer, "every run writes a checkpoint and ends", stop, || {
+        Error::user("ended at once: runs under way may lose what came after their last checkpoint")
+            .hint("the same command goes on")
     });
     let program = std::env::current_exe().map_err(|e| Error::internal(format!("this program's own file: {e}")))?;
     let runner = Runner { program, at_once, threads: args.threads, stop: &STOP, retry: args.retry };

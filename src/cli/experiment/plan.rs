@@ -84,7 +84,7 @@ impl Plan {
                 .map_err(|e| e.at(format!("base {}", base.name)))?;
         }
         for (t, table) in grid.tables.iter().enumerate() {
-            plan.check_negatives(table).map_err(|e| e.at(format!("table {}", table.name)))?;
+            plan.check_negatives(table, printer).map_err(|e| e.at(format!("table {}", table.name)))?;
             for (r, row) in table.rows.iter().enumerate() {
                 let place = |e: Error| e.at(format!("table {}, row {}", table.name, row.name));
                 plan.add_row(grid, (t, table), (r, row)).map_err(place)?;
@@ -111,23 +111,41 @@ impl Plan {
             };
             return Err(Error::user(what).hint("a table of RMSE and MAE takes runs with task = \"rating\""));
         }
+        let keeps = |spec: &Spec| spec.config.settings.keep_seen;
+        let here = self.specs.last().map(keeps);
+        let first = self.specs.iter().find(|spec| spec.row.is_some_and(|(table, _)| table == t));
+        if let Some(first) = first.filter(|first| Some(keeps(first)) != here) {
+            let what =
+                format!("its keep-seen is not that of row {}: their numbers answer different questions", first.name);
+            return Err(Error::user(what).hint("give all rows of a table the same keep-seen"));
+        }
         Ok(())
     }
 
-    /// Whether every user of the test leaves as many items as a table wants negatives.
-    fn check_negatives(&self, table: &TableSpec) -> Result<()> {
+    /// Whether users of the test leave as many items as a table wants negatives; those who do not are left out of it.
+    ///
+    /// # Errors
+    /// None does.
+    fn check_negatives(&self, table: &TableSpec, printer: &Printer) -> Result<()> {
         let data = &self.data[&table.data].data;
-        let most = |user: u32| -> usize { data.items_of(user as usize).iter().collect::<BTreeSet<_>>().len() };
+        let had = |user: u32| data.items_of(user as usize).iter().collect::<BTreeSet<_>>().len();
         let split = Split::new(data, table.split)?;
-        let Some(busiest) = split.test().users().into_iter().max_by_key(|user| most(*user)) else { return Ok(()) };
-        let left = data.items() - most(busiest);
-        if table.negatives > left {
-            let key = data.user_keys().key(busiest as usize);
+        let left: Vec<usize> = split.test().users().into_iter().map(|user| data.items() - had(user)).collect();
+        let (few, most) = (left.iter().filter(|n| **n < table.negatives).count(), left.iter().max().unwrap_or(&0));
+        if few > 0 && few == left.len() {
             return Err(Error::user(format!(
-                "{} negatives, but user '{key}' has left only {left} items",
+                "{} negatives, but no user has more than {most} items left to draw from",
                 table.negatives
             ))
-            .hint(format!("ask for at most {left}, or for 0: all items that the user has not had")));
+            .hint(format!("ask for at most {most}, or for 0: all items that the user has not had")));
+        }
+        if few > 0 {
+            printer.warn(format_args!(
+                "table {}: {few} of {} users have fewer than {} items left to draw negatives from: they are left out",
+                table.name,
+                left.len(),
+                table.negatives
+            ));
         }
         Ok(())
     }
@@ -208,8 +226,13 @@ impl Plan {
                 train.extend(["--seed".into(), seed.to_string(), "--device".into(), args.device.to_string()]);
                 train.extend(["--out".into(), run.clone()]);
                 let settings = &spec.config.settings;
+                let mut kept = serde_json::json!(settings);
+                if let Some(kept) = kept.as_object_mut().filter(|_| !settings.keep_seen) {
+                    // Runs of versions without this setting are what it leaves them by default.
+                    kept.remove("keep-seen");
+                }
                 let key = serde_json::json!({
-                    "data": opened.data.fingerprint(), "settings": settings, "split": spec.split, "seed": seed,
+                    "data": opened.data.fingerprint(), "settings": kept, "split": spec.split, "seed": seed,
                     "from": base.as_ref().map(|(base, transfer)| (&self.jobs[*base].key, transfer)),
                 });
                 let key = digest(&key, 16);

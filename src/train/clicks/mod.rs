@@ -229,7 +229,7 @@ pub struct Fitted {
     pub logits: [Vec<f64>; 2],
 }
 
-/// Trains a head on `device`; `observe` is told of every epoch.
+/// Trains a head on `device`; `observe` is told of every epoch, and may end it with an error.
 ///
 /// # Errors
 /// Settings out of range; the device's; a loss that is not finite.
@@ -237,9 +237,9 @@ pub fn fit(
     device: Device,
     settings: &ClickSettings,
     data: ClickData<'_>,
-    observe: &mut dyn FnMut(&ClickEpoch),
+    observe: &mut dyn FnMut(&ClickEpoch) -> Result<()>,
 ) -> Result<Fitted> {
-    struct OnBackend<'a, 'o>(&'a ClickSettings, ClickData<'a>, &'o mut dyn FnMut(&ClickEpoch));
+    struct OnBackend<'a, 'o>(&'a ClickSettings, ClickData<'a>, &'o mut dyn FnMut(&ClickEpoch) -> Result<()>);
     impl WithBackend for OnBackend<'_, '_> {
         type Out = Result<Fitted>;
         fn call<B: Backend + 'static>(self, open: &dyn Fn(&Planner) -> Result<B>) -> Self::Out {
@@ -255,7 +255,7 @@ pub fn fit(
 fn run<B: Backend>(
     mut learner: Learner<B>,
     data: ClickData<'_>,
-    observe: &mut dyn FnMut(&ClickEpoch),
+    observe: &mut dyn FnMut(&ClickEpoch) -> Result<()>,
 ) -> Result<Fitted> {
     let settings = learner.settings.clone();
     let labels =
@@ -270,7 +270,7 @@ fn run<B: Backend>(
             rows => Some(ClickMetrics::of(&predict(&mut learner, data, rows)?, &valid_labels)),
         };
         let row = ClickEpoch { epoch, loss, valid };
-        observe(&row);
+        observe(&row)?;
         curve.push(row);
         // Without a validation the newest weights are taken.
         let better = |valid: &ClickMetrics| best.as_ref().is_none_or(|(_, least, _)| valid.log_loss < *least);

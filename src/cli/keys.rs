@@ -1,0 +1,90 @@
+//! Keys as they are typed: with commas between them, as a JSON list, or a line each in a file.
+
+use std::{fs, path::Path};
+
+use serde_json::Value;
+
+use crate::{
+    base::{Error, Result, error::IoContext},
+    data::Vocab,
+};
+
+/// The keys that the values of a flag name. A value that begins with `[` is a JSON list, whose keys may hold commas;
+/// any other one is cut at its commas, unless it is a key of `vocab` as a whole and its parts are not.
+///
+/// # Errors
+/// A list that is not JSON.
+pub fn keys_of(flag: &str, values: &[String], vocab: &Vocab) -> Result<Vec<String>> {
+    let mut keys = Vec::new();
+    for value in values {
+        let text = value.trim();
+        if text.starts_with('[') {
+            keys.extend(json_list(text).map_err(|e| e.at(flag))?);
+            continue;
+        }
+        let parts: Vec<&str> = text.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
+        let known = |key: &&str| vocab.find(key).is_some();
+        match known(&text) && !parts.iter().all(|part| known(part)) {
+            true => keys.push(text.to_string()),
+            false => keys.extend(parts.into_iter().map(String::from)),
+        }
+    }
+    Ok(keys)
+}
+
+fn json_list(text: &str) -> Result<Vec<String>> {
+    let value: Value = serde_json::from_str(text).map_err(|e| {
+        Error::user(format!("not a JSON list: {e}"))
+            .hint(r#"write '["key","key"]'; a key that begins with [ stands in such a list too"#)
+    })?;
+    value.as_array().map(Vec::as_slice).unwrap_or_default().iter().map(key_of).collect()
+}
+
+/// The key that a JSON value is.
+///
+/// # Errors
+/// It is neither a string nor a whole number.
+pub fn key_of(value: &Value) -> Result<String> {
+    match value {
+        Value::String(key) => Ok(key.clone()),
+        Value::Number(n) if n.is_i64() || n.is_u64() => Ok(n.to_string()),
+        other => Err(Error::user(format!("{other} is no item key"))
+            .hint("keys are strings or whole numbers; a key such as 1.50 stands in quotes")),
+    }
+}
+
+/// The keys of a file, a line each, as they stand there; empty lines are none.
+///
+/// # Errors
+/// The file's; it is not UTF-8 text.
+pub fn keys_in(path: &Path) -> Result<Vec<String>> {
+    let bytes = fs::read(path).at_path(path)?;
+    let text = String::from_utf8(bytes).map_err(|_| {
+        Error::user(format!("{}: not UTF-8 text", path.display())).hint("write the keys as UTF-8, one a line")
+    })?;
+    let lines = text.strip_prefix('\u{feff}').unwrap_or(&text).lines();
+    Ok(lines.filter(|line| !line.trim().is_empty()).map(String::from).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_with_commas_can_be_named() {
+        let vocab = Vocab::from_keys(["a", "b", "a,b", "New York, NY", "7"]);
+        let keys = |values: &[&str]| {
+            let values: Vec<String> = values.iter().map(|v| v.to_string()).collect();
+            keys_of("--history", &values, &vocab).map_err(|e| e.to_string())
+        };
+        assert_eq!(keys(&["a,b", " 7 ,"]).unwrap(), ["a", "b", "7"]);
+        assert_eq!(keys(&[r#"["a,b", 7, "New York, NY"]"#]).unwrap(), ["a,b", "7", "New York, NY"]);
+        assert_eq!(keys(&["New York, NY", "a"]).unwrap(), ["New York, NY", "a"], "known as a whole alone");
+        assert!(keys(&["[a,b]"]).unwrap_err().contains("--history: not a JSON list"));
+        assert!(keys(&["[1.5]"]).unwrap_err().contains("1.5 is no item key"));
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("keys.txt");
+        fs::write(&file, "\u{feff}a,b\r\n\n New York, NY\n7").unwrap();
+        assert_eq!(keys_in(&file).unwrap(), ["a,b", " New York, NY", "7"]);
+    }
+}

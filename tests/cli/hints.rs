@@ -1,0 +1,150 @@
+//! Hints fit the command that was typed, and settings that do nothing are not passed over.
+
+use super::{Place, TINY};
+
+/// Runs what is refused; gives the hint.
+fn hint(p: &Place, words: &str) -> String {
+    let done = p.run(words);
+    assert_eq!(done.code, Some(1), "{words}: {done:?}");
+    let at = done.err.find("hint: ").unwrap_or_else(|| panic!("{words}: no hint: {done:?}"));
+    done.err[at..].trim().to_string()
+}
+
+#[test]
+fn data_that_are_not_there_are_answered_by_who_asks() {
+    let p = Place::new();
+    p.train("run", "--epochs 1");
+    p.write("grid.toml", "");
+    for words in [
+        "train gone",
+        "finetune --from run gone",
+        "split gone --random 0.3 --out two",
+        "profile gone",
+        "search --out s --over lr=1,2 -- train gone",
+        "eval run gone",
+        "recommend run --all-users --data gone",
+        "export run --out v --data gone",
+        "clicks --from run gone",
+    ] {
+        let hint = hint(&p, words);
+        assert!(hint.contains("mipgpu import LOG --out DIR") && !hint.contains("RUN"), "{words}: {hint}");
+    }
+    // The run's own data have moved: each command says how it is told where they are.
+    std::fs::rename(p.path("data"), p.path("moved")).unwrap();
+    for (words, says, again) in [
+        ("eval run", "mipgpu eval run DATA", "eval run moved"),
+        ("recommend run --all-users", "mipgpu recommend run --data DIR", "recommend run --all-users --data moved"),
+        ("export run --out v", "mipgpu export run --data DIR", "export run --out v --data moved"),
+        ("clicks --from run", "mipgpu clicks --from run DATA", ""),
+        ("compare run run", "`data` in run/config.toml", ""),
+        ("train --resume run", "config.toml", ""),
+    ] {
+        let hint = hint(&p, words);
+        assert!(hint.contains(says), "{words}: {hint}");
+        if !again.is_empty() {
+            p.well(again);
+        }
+    }
+}
+
+#[test]
+fn a_transfer_that_does_not_fit_names_what_to_leave_out() {
+    let p = Place::new();
+    p.train("base", "--epochs 1");
+    for (flags, says, never) in [
+        // Tables alone are what was asked for: they are no way out.
+        ("--transfer embedding --length 10", "leave --length out, or use --transfer none", "--transfer embedding"),
+        ("--transfer model --length 10", "leave --length out, or use --transfer none", "embedding"),
+        ("--transfer model --ffn-ratio 2", "leave --ffn-ratio out, or use --transfer embedding or none", "--length"),
+        ("--transfer embedding --width 32", "leave --width out", "--transfer embedding"),
+        ("--transfer patch --length 10", "leave --length out", "--width"),
+    ] {
+        let hint = hint(&p, &format!("finetune --from base data --out new {flags}"));
+        assert!(hint.contains(says) && !hint.contains(never), "{flags}: {hint}");
+    }
+    // What the hints say works.
+    p.well("finetune --from base data --out a -q --epochs 1 --transfer none --length 10");
+    p.well("finetune --from base data --out b -q --epochs 1 --transfer embedding --ffn-ratio 2");
+    // `--resume` belongs to `train`.
+    let again = hint(&p, "finetune --from base data --out a");
+    assert!(again.contains("mipgpu train --resume a"), "{again}");
+    let frozen = hint(&p, "train data --out new --freeze network");
+    assert!(frozen.contains("finetune --from RUN --freeze network"), "{frozen}");
+}
+
+#[test]
+fn settings_that_do_nothing_are_told() {
+    let p = Place::new();
+    p.refused(&format!("train data --out run {TINY} --mask 0"), &["--mask 0 would hide nothing", "--mask-last 1"]);
+    let says = |flags: &str, says: &[&str]| {
+        let done = p.run(&format!("train data --out run {TINY} --epochs 2 --eval-every 1 {flags}"));
+        assert_eq!(done.code, Some(0), "{flags}: {done:?}");
+        std::fs::remove_dir_all(p.path("run")).unwrap();
+        says.iter().for_each(|word| assert!(done.err.contains(word), "{flags}: '{word}' is missing: {}", done.err));
+        done.err
+    };
+    says("--lr 0", &["warning: --lr 0 changes no weight"]);
+    says("--patience 2", &["warning: --patience 2 cannot end this run early", "2 validations"]);
+    let none = "--split last-n --valid-n 0 --patience 3";
+    says(none, &["warning: --patience 3 has no effect: the split holds out nothing for validation"]);
+    let quiet = says("--patience 1", &[]);
+    assert!(!quiet.contains("warning: --"), "{quiet}");
+    p.train("rated", "--epochs 1");
+    for (words, says) in [
+        ("eval rated --threads 0", "--threads 0"),
+        ("recommend rated --all-users --threads 0", "--threads 0"),
+        ("compare rated rated --threads 0", "--threads 0"),
+        ("export rated --out v --threads 0", "--threads 0"),
+    ] {
+        p.refused(words, &[says]);
+    }
+    // Results do not depend on the threads.
+    for words in ["eval rated --json", "recommend rated --all-users --json", "compare rated rated --json"] {
+        assert_eq!(p.well(&format!("{words} --threads 1")), p.well(&format!("{words} --threads 2")), "{words}");
+    }
+    p.well("export rated --out one --threads 1");
+    p.well("export rated --out two --threads 2");
+    assert!(p.read("one/users.safetensors") == p.read("two/users.safetensors"));
+}
+
+#[test]
+fn lists_longer_than_the_catalogue_are_cut_with_a_word() {
+    let p = Place::new();
+    p.train("run", "--epochs 1");
+    let word = "--k 41: more than the 40 items of the catalogue";
+    for (words, length) in [
+        ("eval run --k 41 --json", "\"k\":40"),
+        ("compare run run --k 41 --json", "NDCG@40"),
+        ("recommend run --history i1 --k 41 --keep-seen --json", "\"short\""),
+    ] {
+        let done = p.run(words);
+        assert!(done.code == Some(0) && done.err.contains(word), "{words}: {done:?}");
+        assert_eq!(done.out.contains(length), !words.starts_with("recommend"), "{words}: {done:?}");
+    }
+}
+
+/// The numbers of the estimate, worked out by hand.
+#[test]
+fn a_large_catalogue_is_told_what_the_full_softmax_costs() {
+    let p = Place::new();
+    let mut log = String::from("user,item,timestamp\n");
+    for i in 0..100_100u32 {
+        log += &format!("u{},i{i},{}\n", i % 1001, 1_000_000_000 + i);
+    }
+    p.write("many.csv", log);
+    p.well("import many.csv --out many -q");
+    let small = "--width 8 --heads 2 --length 20 --blocks 1 --epochs 1 --batch 128";
+    let done = p.run(&format!("train many --out full {small}"));
+    assert_eq!(done.code, Some(0), "{done:?}");
+    // 1,001 users with 98 events to train on, of which 20 are read: 4 hidden of them in 85 % of the sequences, else 1.
+    let flop = 8.0 * 1001.0 * (0.85 * 4.0 + 0.15) * 100_100.0 * 8.0 / 1e9;
+    for says in [
+        "full softmax over 100,100 items on the CPU".to_string(),
+        format!("({flop:.1} GFLOP an epoch"),
+        "--loss sampled-softmax --sampler popularity --negatives 512".into(),
+    ] {
+        assert!(done.err.contains(&says), "'{says}' is missing: {}", done.err);
+    }
+    let sampled = p.run(&format!("train many --out sampled {small} --loss sampled-softmax --negatives 64"));
+    assert!(sampled.code == Some(0) && !sampled.err.contains("full softmax over"), "{sampled:?}");
+}
