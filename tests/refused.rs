@@ -14,8 +14,9 @@ use mipgpu::{
     },
 };
 
-/// Tables that ids pick rows out of: how many rows they must have is in the ids, not in the sizes.
-const BY_ID: [(&str, usize); 0] = [];
+/// The interactions of all users, and the biases of all items, out of which ids pick: how many there must be is in the ids, not
+/// in the sizes.
+const BY_ID: [(&str, usize); 3] = [("gather_sequences", 1), ("sampled_softmax_bwd", 8), ("sampled_softmax_fwd", 5)];
 
 /// A check that forgot a span would let the op write or read behind it.
 #[test]
@@ -32,25 +33,25 @@ fn every_check_covers_every_span() {
     }
     let forgotten: BTreeSet<_> = short.iter().filter(|(_, refused)| !**refused).map(|(which, _)| *which).collect();
     assert_eq!(forgotten, BTreeSet::from(BY_ID));
-    assert!(short.len() > 300, "{} spans were tried", short.len());
+    assert!(short.len() > 250, "{} spans were tried", short.len());
 }
 
-/// The smallest case of each op is enough: what is compared is all memory, once for each of its spans.
+/// One case of each op is enough, a small one that can be misused in most ways: what is compared is all memory, each time.
 fn refuses<B: Backend + 'static>(what: &str, open: &dyn Fn(&Planner) -> Result<B>) {
-    let mut smallest: BTreeMap<String, Box<dyn AnyCase<B>>> = BTreeMap::new();
+    let ways = |case: &dyn AnyCase<B>| case.misuses().iter().filter(|tried| tried.refused).count();
+    let mut chosen: BTreeMap<&str, Box<dyn AnyCase<B>>> = BTreeMap::new();
     for case in all_cases::<B>() {
-        let op = case.misuses().first().map_or(String::new(), |tried| tried.op.to_string());
-        if smallest.get(&op).is_none_or(|old| case.elements() < old.elements())
-            && case.misuses().iter().any(|t| t.refused)
-        {
-            smallest.insert(op, case);
+        let Some(op) = case.misuses().iter().map(|tried| tried.op).next() else { continue };
+        let rank = |case: &dyn AnyCase<B>| (ways(case), std::cmp::Reverse(case.elements()));
+        if chosen.get(op).is_none_or(|old| rank(&*case) > rank(&**old)) {
+            chosen.insert(op, case);
         }
     }
-    let refused: usize = smallest
-        .values()
-        .map(|case| case.refused(open).unwrap_or_else(|e| panic!("{what}: {}: {e}", case.name())))
-        .sum();
-    assert!(refused > 400, "{what}: {refused} ops were refused");
+    let expected: usize = chosen.values().map(|case| ways(&**case)).sum();
+    let refused: usize =
+        chosen.values().map(|case| case.refused(open).unwrap_or_else(|e| panic!("{what}: {}: {e}", case.name()))).sum();
+    assert_eq!(refused, expected, "{what}");
+    assert!(refused > 290, "{what}: {refused} ops were refused");
 }
 
 #[test]

@@ -22,8 +22,6 @@ pub enum Misuse {
 pub struct Tried {
     pub op: &'static str,
     pub misuse: Misuse,
-    /// The access of the span that was changed.
-    pub access: Access,
     pub refused: bool,
 }
 
@@ -43,25 +41,22 @@ fn changed<O: Op>(op: &O, misuse: Misuse) -> O {
 }
 
 /// All that can be wrong with the spans of an op.
-fn misuses<O: Op>(op: &O) -> Vec<(Misuse, Access)> {
+fn misuses<O: Op>(op: &O) -> Vec<Misuse> {
     let mut spans = Vec::new();
     op.uses(&mut |access, span| spans.push((access, span)));
     let mut all = Vec::new();
     for (i, (access, span)) in spans.iter().enumerate().filter(|(_, (_, span))| !span.is_empty()) {
-        all.push((Misuse::Short(i), *access));
+        all.push(Misuse::Short(i));
         let written = *access != Access::Read;
         let other = spans.iter().position(|(_, s)| s != span && s.arena() == span.arena() && !s.is_empty());
-        all.extend(other.filter(|_| written).map(|j| (Misuse::Onto(i, j), *access)));
+        all.extend(other.filter(|_| written).map(|j| Misuse::Onto(i, j)));
     }
     all
 }
 
 /// Tries everything that can be wrong with an op.
 pub(super) fn tried<O: Op>(op: &O) -> Vec<Tried> {
-    let tried = |(misuse, access)| {
-        let refused = Valid::of(&changed(op, misuse)).is_err();
-        Tried { op: O::NAME, misuse, access, refused }
-    };
+    let tried = |misuse| Tried { op: O::NAME, misuse, refused: Valid::of(&changed(op, misuse)).is_err() };
     misuses(op).into_iter().map(tried).collect()
 }
 
@@ -71,7 +66,7 @@ pub(super) fn tried<O: Op>(op: &O) -> Vec<Tried> {
 /// # Errors
 /// What is wrong with the backend.
 pub(super) fn refused<O: Op, K: Memory + Run<O>>(op: &O, plan: &Planner, open: Open<'_, K>) -> Result<usize, String> {
-    let wrong: Vec<(Misuse, O)> = misuses(op).into_iter().map(|(misuse, _)| (misuse, changed(op, misuse))).collect();
+    let wrong: Vec<(Misuse, O)> = misuses(op).into_iter().map(|misuse| (misuse, changed(op, misuse))).collect();
     let wrong: Vec<_> = wrong.iter().filter(|(_, op)| Valid::of(op).is_err()).collect();
     for (misuse, bad) in &wrong {
         let said = |what: String| format!("{} with {misuse:?}: {what}", O::NAME);
