@@ -139,6 +139,9 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     };
     if args.transfer != Transfer::None {
         printer.say(format_args!("shared  {}", base.shared(&data)));
+        if let Some(warning) = base.other_forms(&data) {
+            printer.warn(warning);
+        }
     }
     let held = Split::for_task(&data, split, settings.find()?.1.baskets)?;
     for warning in seen_warnings(&origin, &data, &held)? {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::{
     base::{Error, Result, error::typed},
     cli::printer::Printer,
-    data::{Duplicates, ImportOptions, ImportSummary, Where, digits, import},
+    data::{Duplicates, Encoding, ImportOptions, ImportSummary, Missing, Quotes, Where, digits, import},
 };
 
 /// The flags of `mipgpu import`.
@@ -59,12 +59,35 @@ pub struct Args {
     /// they hold none (default: guessed where it can be nothing else)
     #[arg(long, value_name = "SEP", help_heading = "Reading")]
     list_sep: Option<String>,
+    /// What quotes mean; with auto, a row is bad where it is not clear which text its quotes enclose
+    #[arg(long, value_enum, default_value_t, value_name = "RULE", help_heading = "Reading")]
+    quotes: Quotes,
+    /// How text is encoded
+    #[arg(long, value_enum, default_value_t, value_name = "NAME", help_heading = "Reading")]
+    encoding: Encoding,
     /// The first row is data, not names
     #[arg(long, help_heading = "Reading")]
     no_header: bool,
     /// What ratings can be, ends included: a row rated outside is a bad row
     #[arg(long, value_name = "LEAST,MOST", value_parser = range, allow_hyphen_values = true, help_heading = "Reading")]
     rating_range: Option<Range>,
+    /// What times can be, ends included, as dates or as numbers in the log's unit: a row outside is a bad row
+    #[arg(
+        long,
+        value_name = "FROM,TO",
+        value_delimiter = ',',
+        num_args = 1,
+        allow_hyphen_values = true,
+        help_heading = "Reading"
+    )]
+    time_range: Vec<String>,
+    /// Rows without a user or an item: an empty cell, a null, or a word like NA, nan, None, null, \N [default: warn where a
+    /// word holds rows as no key does]
+    #[arg(long, value_enum, value_name = "RULE", help_heading = "Reading")]
+    missing: Option<Missing>,
+    /// Read keys like 3.0 as 3
+    #[arg(long, help_heading = "Reading")]
+    whole_keys: bool,
     /// Leave bad rows out (counted, the first few shown) instead of stopping at the first
     #[arg(long, help_heading = "Reading")]
     skip_bad: bool,
@@ -112,6 +135,15 @@ fn range(text: &str) -> std::result::Result<Range, String> {
     }
 }
 
+fn times(ends: Vec<String>) -> Result<Option<[String; 2]>> {
+    match <[String; 2]>::try_from(ends) {
+        Ok(ends) => Ok(Some(ends)),
+        Err(ends) if ends.is_empty() => Ok(None),
+        Err(_) => Err(Error::user("--time-range takes two times")
+            .hint("write the earliest and the latest: --time-range 2000-01-01,2030-01-01")),
+    }
+}
+
 fn at_least_one() -> clap::builder::RangedU64ValueParser<u64> {
     clap::value_parser!(u64).range(1..)
 }
@@ -139,6 +171,8 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
         time_format: args.time_format,
         time_zone: args.time_zone,
         wheres: args.wheres,
+        quotes: args.quotes,
+        encoding: args.encoding,
         no_header: args.no_header,
         min_rating: args.min_rating,
         rating_range: args.rating_range,
@@ -147,6 +181,9 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
         min_item: args.min_item,
         items: args.items,
         item_fields: args.item_fields,
+        time_range: times(args.time_range)?,
+        missing: args.missing,
+        whole_keys: args.whole_keys,
         skip_bad: args.skip_bad,
         force: args.force,
         memory_bytes: args.memory_mb.saturating_mul(1 << 20),
@@ -199,6 +236,7 @@ fn describe(out: &str, s: &ImportSummary, options: &ImportOptions) -> String {
         (s.dropped_bad, "bad rows"),
         (s.dropped_where, "not of --where"),
         (s.dropped_rating, "rated below --min-rating"),
+        (s.dropped_missing, "rows without a user or an item"),
         (s.dropped_duplicates, "duplicates"),
     ] {
         if count > 0 {

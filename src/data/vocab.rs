@@ -197,6 +197,17 @@ impl std::fmt::Debug for Vocab {
     }
 }
 
+/// The other way to write a key that is a whole number: `3` for `3.0` and `3.0` for `3`. Tables with gaps hold whole numbers as
+/// reals, and some programs write them so.
+pub(crate) fn number_twin(key: &[u8]) -> Option<Vec<u8>> {
+    let whole = key.strip_suffix(b".0").unwrap_or(key);
+    let digits = whole.strip_prefix(b"-").unwrap_or(whole);
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    Some(if whole.len() < key.len() { whole.to_vec() } else { [key, b".0"].concat() })
+}
+
 /// Bytes as lower-case hex.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {

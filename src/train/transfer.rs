@@ -32,7 +32,7 @@ use super::{
 use crate::{
     backend::Cpu,
     base::{Error, Result},
-    data::{Dataset, ItemField, ItemFields, Vocab, digits},
+    data::{Dataset, ItemField, ItemFields, Vocab, digits, number_twin},
     layers::{Facts, Patch, View},
     mem::Param,
     ops::Backend,
@@ -146,6 +146,30 @@ impl Base {
             words += &format!(" · {}", count("users", data.user_keys(), users));
         }
         words
+    }
+
+    /// A warning where keys of `data` are unknown to the base and the same whole numbers in their other form (3 and 3.0) are
+    /// not.
+    pub fn other_forms(&self, data: &Dataset) -> Option<String> {
+        let count = |mine: &Vocab, theirs: &Vocab| {
+            let twin = |key: &str| String::from_utf8(number_twin(key.as_bytes())?).ok();
+            let other = |key: &&str| theirs.find(key).is_none() && twin(key).is_some_and(|t| theirs.find(&t).is_some());
+            mine.keys().filter(other).count()
+        };
+        let items = count(data.item_keys(), &self.items);
+        let users = self.sides.users.as_ref().map_or(0, |users| count(data.user_keys(), users));
+        let parts: Vec<String> = [(items, "items"), (users, "users")]
+            .into_iter()
+            .filter(|(n, _)| *n > 0)
+            .map(|(n, what)| format!("{} {what}", digits(n as u64)))
+            .collect();
+        (!parts.is_empty()).then(|| {
+            format!(
+                "{} of the data are known to the base in the other form of a whole number (3 for 3.0, or 3.0 for 3), and are \
+                 taken for new ones: import the data whose keys end in .0 again with --whole-keys",
+                parts.join(" and ")
+            )
+        })
     }
 
     /// What patches leave as it is: the network, and each table of whose rows in `data` it knows all. Tables that `settings`

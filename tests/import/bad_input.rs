@@ -80,7 +80,7 @@ fn a_header_of_unknown_names_is_taken_for_one_and_told_how_to_name() {
     assert!(told.to_string().contains("leave --no-header out"), "{told}");
     // A first row that is data stays what it is, and a later row is no header.
     for log in ["a,x,2024-05-0l\nb,y,2024-05-02\n", "a,x,2024-05-01\nwho,what,when\nb,y,2024-05-02\n"] {
-        assert!(refusal(log).contains("mend the row"), "{}", refusal(log));
+        assert!(refusal(log).contains("correct the row"), "{}", refusal(log));
     }
     let error = refusal("me,x\n1,2\n3,4\n");
     assert!(error.contains("--no-header"), "{error}");

@@ -2,12 +2,16 @@
 
 mod bad_input;
 mod baskets;
+mod columns;
 mod doubts;
 mod filter;
 mod formats;
 mod forms;
 mod get;
 mod jsonl;
+mod keys;
+mod moments;
+mod quotes;
 mod sequences;
 mod sources;
 mod times;

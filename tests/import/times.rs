@@ -30,7 +30,7 @@ fn dates_of_a_named_layout_are_read() {
     );
     assert_eq!(
         (summary.time_unit.as_deref(), data.times_of(0).unwrap()[1] - data.times_of(0).unwrap()[0]),
-        (Some("us"), 250_000)
+        (Some("ms"), 250)
     );
 }
 

@@ -1,8 +1,14 @@
 //! Which column is the user, the item, the time, the rating: by the user's word, by name, by content.
 
+use std::collections::HashSet;
+
 use crate::{
     base::{Error, Result, error::nearest},
-    data::import::{ImportOptions, time::TimeKind},
+    data::import::{
+        ImportOptions,
+        ratings::{boolean, boolean_word},
+        time::{TimeKind, parse_date},
+    },
 };
 
 /// Names by which columns are known, lower case without `_`, `-`, blanks; the first match in this order wins, so the
@@ -32,8 +38,27 @@ const RATING: &[&str] =
     &["rating", "ratings", "score", "stars", "star", "starrating", "overall", "rate", "reviewscore", "weight", "plays"];
 
 /// Names of a rating of 1 (clicked) or 0 (only shown). They are words that a log of texts may use for anything, so they show
-/// no header and are taken above zeros and ones alone.
-const CLICKED: &[&str] = &["clicked", "isclicked", "click", "isclick", "label"];
+/// no header and are taken above True and False, yes and no, or zeros and ones alone.
+const CLICKED: &[&str] = &[
+    "clicked",
+    "isclicked",
+    "click",
+    "isclick",
+    "clicks",
+    "label",
+    "islabel",
+    "target",
+    "liked",
+    "isliked",
+    "like",
+    "islike",
+    "converted",
+    "isconverted",
+    "conversion",
+    "purchased",
+    "ispurchased",
+    "bought",
+];
 
 /// What a column is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +87,7 @@ impl Role {
         [&o.user_col, &o.item_col, &o.time_col, &o.rating_col, &o.basket_col].map(Option::as_deref)
     }
 
-    fn wish(self, options: &ImportOptions) -> Option<&str> {
+    pub fn wish(self, options: &ImportOptions) -> Option<&str> {
         Self::wishes(options)[self as usize]
     }
 }
@@ -75,6 +100,8 @@ pub(crate) struct Columns {
     pub time: Option<usize>,
     pub rating: Option<usize>,
     pub basket: Option<usize>,
+    /// The rating is written as True and False, yes and no, ….
+    pub words: bool,
 }
 
 impl Columns {
@@ -178,10 +205,10 @@ pub(crate) fn choose(
         }
     }
     if !named {
-        by_content(names.len(), sample, &mut found);
+        by_content(names.len(), sample, &mut found)?;
     }
     if named && found[Role::Rating as usize].is_none() && !refused[Role::Rating as usize] {
-        let click = |cell: &str| cell.parse::<f32>().is_ok_and(|x| x == 0.0 || x == 1.0);
+        let click = |cell: &str| boolean(cell).is_some();
         let free = |c: &usize| !found.contains(&Some(*c)) && mostly(sample, *c, &click);
         let called = |name: &str| names.iter().position(|n| normal(n) == name);
         found[Role::Rating as usize] = CLICKED.iter().find_map(|name| called(name)).filter(free);
@@ -207,6 +234,7 @@ pub(crate) fn choose(
         time: found[2],
         rating: found[3],
         basket: found[4],
+        words: found[3].is_some_and(|c| mostly(sample, c, &|cell| boolean_word(cell).is_some())),
     };
     if columns.user == columns.item {
         return Err(Error::user(format!("column '{}' cannot be both user and item", names[columns.user]))
@@ -259,21 +287,119 @@ fn time_by_content(names: &[String], sample: &[Vec<String>], found: &[Option<usi
     Ok(times.first().copied())
 }
 
-/// Without names: the first two free columns are user and item; of the others, the first that holds times is the
-/// time, and the first that holds small numbers is the rating.
-fn by_content(columns: usize, sample: &[Vec<String>], found: &mut [Option<usize>; 5]) {
+/// Whether a column holds dates.
+fn holds_dates(sample: &[Vec<String>], c: usize) -> bool {
+    mostly(sample, c, &|cell| parse_date(cell.as_bytes()).is_some())
+}
+
+/// Whether a column of numbers is one of times rather than of keys: numbers that are moments between 1990 and 2040 in seconds
+/// or a finer unit, and that hardly ever come again, or are all midnights. Keys of users and sessions come again.
+fn like_moments(sample: &[Vec<String>], c: usize) -> bool {
+    let second = |cell: &str| {
+        let number = cell.parse::<f64>().ok()?;
+        [1.0, 1e3, 1e6, 1e9].iter().map(|unit| number / unit).find(|s| (631_152_000.0..2_208_988_800.0).contains(s))
+    };
+    let midnight = |cell: &str| second(cell).is_some_and(|s| s % 86_400.0 == 0.0);
+    let distinct: HashSet<&str> = cells_of(sample, c).collect();
+    mostly(sample, c, &|cell| second(cell).is_some())
+        && (mostly(sample, c, &midnight) || 2 * distinct.len() > cells_of(sample, c).count())
+}
+
+/// Whether a column holds numbers with fractions, such as coordinates, which are no keys.
+fn holds_fractions(sample: &[Vec<String>], c: usize) -> bool {
+    mostly(sample, c, &|cell| cell.parse::<f64>().is_ok_and(|x| x.is_finite() && x.fract() != 0.0))
+}
+
+/// Without names: the first two free columns are user and item, but for those that hold times or numbers with fractions; of
+/// the others, the first that holds times is the time, and the first that holds small numbers is the rating.
+///
+/// # Errors
+/// Too few columns are left for the keys, or it is not clear which column of large numbers is the time.
+fn by_content(columns: usize, sample: &[Vec<String>], found: &mut [Option<usize>; 5]) -> Result<()> {
+    let dates: Vec<usize> = (0..columns).filter(|&c| holds_dates(sample, c)).collect();
+    let numbers: Vec<usize> = (0..columns).filter(|&c| like_moments(sample, c)).collect();
+    let free =
+        |found: &[Option<usize>; 5]| -> Vec<usize> { (0..columns).filter(|c| !found.contains(&Some(*c))).collect() };
+    let wanted = [Role::User, Role::Item].into_iter().filter(|role| found[*role as usize].is_none()).count();
+    let all = free(found);
+    // Where dates or a named column are the time, large numbers are keys.
+    let timed = !dates.is_empty() || found[Role::Time as usize].is_some();
+    let in_front = numbers.iter().any(|c| all.iter().take(wanted).any(|first| first == c));
+    let mut keys: Vec<usize> = all.iter().copied().filter(|c| !dates.contains(c)).collect();
+    if !timed && in_front {
+        let left: Vec<usize> = keys.iter().copied().filter(|c| !numbers.contains(c)).collect();
+        let sound = left.iter().filter(|&&c| !holds_fractions(sample, c)).count();
+        if numbers.len() > 1 && sound + numbers.len() > 2 {
+            let list: Vec<String> = numbers.iter().map(|c| (c + 1).to_string()).collect();
+            return Err(Error::user(format!("columns {} all hold numbers of the size of times", list.join(", ")))
+                .hint(
+                    "say which columns are the user, the item and the time: --user-col 1 --item-col 2 --time-col 3",
+                ));
+        }
+        // A log of two columns is one of users and items, whatever they look like.
+        if sound >= wanted {
+            keys = left;
+        }
+    }
+    let whole: Vec<usize> = keys.iter().copied().filter(|&c| !holds_fractions(sample, c)).collect();
+    let keys = if whole.len() >= wanted { whole } else { keys };
+    if keys.len() < wanted && !dates.is_empty() {
+        let list: Vec<String> = dates.iter().map(|c| (c + 1).to_string()).collect();
+        return Err(Error::user(format!(
+            "cannot tell user and item: of {columns} columns, {} holds times",
+            list.join(" and ")
+        ))
+        .hint("name the columns: --user-col N --item-col N --time-col N"));
+    }
+    let mut keys = keys.into_iter();
     for role in [Role::User, Role::Item] {
         if found[role as usize].is_none() {
-            found[role as usize] = (0..columns).find(|c| !found.contains(&Some(*c)));
+            found[role as usize] = keys.next();
         }
     }
     if found[2].is_none() {
         found[2] = (0..columns).find(|&c| !found[..4].contains(&Some(c)) && holds_times(sample, c));
     }
     if found[3].is_none() {
-        let number = |cell: &str| cell.parse::<f32>().is_ok_and(|x| x.is_finite() && x.abs() <= 100.0);
+        let number = |cell: &str| {
+            cell.parse::<f32>().is_ok_and(|x| x.is_finite() && x.abs() <= 100.0) || boolean_word(cell).is_some()
+        };
         found[3] = (0..columns).find(|&c| !found.contains(&Some(c)) && mostly(sample, c, &number));
     }
+    Ok(())
+}
+
+/// Without names: what is read otherwise than by the usual order (user, item, …), because times stand before the keys.
+pub(crate) fn moved_keys(columns: &Columns, sample: &[Vec<String>], options: &ImportOptions) -> Option<String> {
+    let wished = [Role::User, Role::Item, Role::Time].map(|role| role.wish(options).is_some());
+    let role_of = |c: usize| Role::ALL.into_iter().find(|role| columns.of(*role) == Some(c));
+    let last = [columns.user, columns.item].into_iter().zip(wished).filter(|(_, w)| !w).map(|(c, _)| c).max()?;
+    let key = |c: usize| matches!(role_of(c), Some(Role::User | Role::Item));
+    let skipped: Vec<usize> = (0..last).filter(|&c| !key(c)).collect();
+    let large = |c: usize| like_moments(sample, c) || holds_dates(sample, c);
+    let doubtful = [(columns.user, "user", wished[0]), (columns.item, "item", wished[1])];
+    if let Some((c, role, _)) = doubtful.into_iter().find(|(c, _, wished)| !wished && large(*c)) {
+        let n = c + 1;
+        return Some(format!(
+            "column {n} holds numbers of the size of times and is read as the {role}; if it is the time, \
+                             name the columns: --user-col N --item-col N --time-col {n}; if not, --{role}-col {n}"
+        ));
+    }
+    let (user, item) = (columns.user + 1, columns.item + 1);
+    let what = |c: usize| match role_of(c) {
+        Some(Role::Time) => format!("column {} is read as the time", c + 1),
+        _ if large(c) => format!("column {} holds times and is ignored", c + 1),
+        _ => format!("column {} is not taken for a key", c + 1),
+    };
+    if skipped.is_empty() || skipped.iter().all(|&c| role_of(c).is_some_and(|r| r.wish(options).is_some())) {
+        return None;
+    }
+    let list: Vec<String> = skipped.into_iter().map(what).collect();
+    Some(format!(
+        "{}: column {user} is read as the user and column {item} as the item; if that is right, say so: --user-col {user} \
+         --item-col {item}; if not, name others",
+        list.join(", ")
+    ))
 }
 
 #[cfg(test)]
@@ -290,7 +416,7 @@ mod tests {
 
     #[test]
     fn names_of_well_known_logs() {
-        let columns = |user, item, time, rating| Columns { user, item, time, rating, basket: None };
+        let columns = |user, item, time, rating| Columns { user, item, time, rating, basket: None, words: false };
         for (header, expected) in [
             ("userId,movieId,rating,timestamp", columns(0, 1, Some(3), Some(2))),
             ("timestamp,visitorid,event,itemid,transactionid", columns(1, 3, Some(0), None)),
@@ -371,16 +497,19 @@ mod tests {
             let numbered: Vec<String> = (1..=n).map(|i| i.to_string()).collect();
             choose(&numbered, false, &sample(rows), &ImportOptions::default()).unwrap()
         };
-        assert_eq!(columns(&["1,2"]), Columns { user: 0, item: 1, time: None, rating: None, basket: None });
+        assert_eq!(
+            columns(&["1,2"]),
+            Columns { user: 0, item: 1, time: None, rating: None, basket: None, words: false }
+        );
         assert_eq!(columns(&["1,2,978300760"]).time, Some(2));
         assert_eq!(columns(&["1,2,4.5"]).rating, Some(2));
         assert_eq!(
             columns(&["1,2,5,978300760"]),
-            Columns { user: 0, item: 1, time: Some(3), rating: Some(2), basket: None }
+            Columns { user: 0, item: 1, time: Some(3), rating: Some(2), basket: None, words: false }
         );
         assert_eq!(
             columns(&["a,b,2020-01-01,3"]),
-            Columns { user: 0, item: 1, time: Some(2), rating: Some(3), basket: None }
+            Columns { user: 0, item: 1, time: Some(2), rating: Some(3), basket: None, words: false }
         );
     }
 }

@@ -3,10 +3,11 @@ that is taken for data. The import goes on, since both may be meant, but says so
 */
 
 use crate::{
-    base::error::typed,
+    base::{Error, Result, error::typed},
+    data::digits,
     data::import::{
         ImportOptions,
-        columns::{Columns, Role, bare},
+        columns::{Columns, Role, bare, cells_of, moved_keys},
         source::Source,
         time::parse_date,
     },
@@ -51,12 +52,97 @@ pub(crate) fn ignored_times(
     ))
 }
 
+/// Rows that were shown and not clicked are events like the others.
+pub(crate) fn zeros([zeros, all]: [u64; 2]) -> String {
+    format!(
+        "{WARNING}all ratings are 0 or 1, and {} of {} rows are rated 0 (shown, not clicked): they are events like the others; \
+         --min-rating 1 keeps only the clicks, --min-rating 0 keeps all",
+        digits(zeros),
+        digits(all)
+    )
+}
+
+/// A list of keys in one cell: `[3, 4, 5]`.
+pub(crate) fn is_list(cell: &[u8]) -> bool {
+    let inside = match cell {
+        [b'[', inside @ .., b']'] | [b'(', inside @ .., b')'] | [b'{', inside @ .., b'}'] => inside,
+        _ => return false,
+    };
+    let number = |word: &[u8]| std::str::from_utf8(word).is_ok_and(|word| word.parse::<f64>().is_ok());
+    inside.contains(&b',') || inside.split(u8::is_ascii_whitespace).all(number)
+}
+
+/// Several whole numbers in one cell, not enclosed: `3 4 5` or `3|4|5`.
+fn is_bare_list(cell: &str) -> bool {
+    [' ', '|', ';', ','].iter().any(|&separator| {
+        let mut words = cell.split(separator).filter(|word| !word.is_empty());
+        cell.contains(separator) && words.clone().count() > 1 && words.all(|word| word.parse::<i64>().is_ok())
+    })
+}
+
+/// Refuses keys that are lists; lists that are not enclosed may be keys, and are warned of.
+///
+/// # Errors
+/// Half of the first keys, or more, are lists.
+pub(crate) fn lists(
+    source: &Source,
+    names: &[String],
+    columns: &Columns,
+    rows: &[Vec<String>],
+) -> Result<Option<String>> {
+    for (role, c) in [(Role::User, columns.user), (Role::Item, columns.item)] {
+        let count = |is: &dyn Fn(&str) -> bool| cells_of(rows, c).filter(|cell| is(cell)).count();
+        let (all, name) = (cells_of(rows, c).count(), bare(&names[c]));
+        let enclosed = |cell: &str| is_list(cell.as_bytes());
+        if 2 * count(&enclosed) >= all.max(1) {
+            let first = cells_of(rows, c).find(|cell| enclosed(cell)).unwrap_or_default();
+            let shown: String = first.chars().take(40).collect();
+            return Err(Error::user(format!(
+                "{}: column '{name}' holds lists, such as '{shown}', not one {} a row",
+                source.display(),
+                role.name()
+            ))
+            .hint("write one row for each entry of a list (in pandas: explode), or name another column"));
+        }
+        if 2 * count(&is_bare_list) >= all.max(1) {
+            let first = cells_of(rows, c).find(|cell| is_bare_list(cell)).unwrap_or_default();
+            return Ok(Some(format!(
+                "{WARNING}{}: column '{name}' looks like lists ('{first}'), and each is read as one {}: if they are lists, write \
+                 one row for each entry",
+                source.display(),
+                role.name()
+            )));
+        }
+    }
+    Ok(None)
+}
+
+/// Rows have more fields than the file has columns: a delimiter in an unquoted text shifts the columns behind it.
+pub(crate) fn wide_rows(path: &str, line: u64, count: u64) -> String {
+    format!(
+        "{WARNING}{path}: line {} has more fields than columns{}: a delimiter in an unquoted text shifts the columns behind it; \
+         put such texts in quotes, or write the log with another delimiter",
+        digits(line),
+        if count > 1 { format!(", and {} more lines", digits(count - 1)) } else { String::new() }
+    )
+}
+
 /// Whether the first row may be names although none of them is known: words without digits, of which none comes again in
 /// its column, as keys of users and items do sooner or later.
 pub(crate) fn like_names(first: &[String], below: &[Vec<String>]) -> bool {
     let word = |cell: &String| cell.starts_with(char::is_alphabetic) && !cell.contains(char::is_numeric);
     let alone = |c: usize| below.iter().all(|row| row.get(c) != Some(&first[c]));
     !below.is_empty() && first.iter().all(word) && (0..first.len()).all(alone)
+}
+
+/// A log without a header has times where the user or the item stands as a rule.
+pub(crate) fn keys_by_content(
+    source: &Source,
+    columns: &Columns,
+    rows: &[Vec<String>],
+    options: &ImportOptions,
+) -> Option<String> {
+    moved_keys(columns, rows, options).map(|what| format!("{WARNING}{}: {what}", source.display()))
 }
 
 /// A log was found to have no header, and its first row looks like one. Where it has times or ratings that row will be

@@ -14,7 +14,7 @@ use rustc_hash::FxHashMap;
 use crate::{
     base::Result,
     data::{
-        import::Duplicates,
+        import::{Duplicates, moments::Decimals},
         spill::Spill,
         write::{Has, History},
     },
@@ -41,6 +41,14 @@ impl RowCodec {
         }
         if self.0.ratings {
             out.extend_from_slice(&rating.to_le_bytes());
+        }
+    }
+
+    /// Changes the time of a row.
+    pub fn map_time(self, row: &mut [u8], f: impl Fn(i64) -> i64) {
+        if self.0.times {
+            let time = i64::from_le_bytes(row[8..16].try_into().expect("eight bytes"));
+            row[8..16].copy_from_slice(&f(time).to_le_bytes());
         }
     }
 
@@ -86,11 +94,12 @@ pub(crate) struct Grouped {
     pub raised: u64,
 }
 
-/// Groups all rows. `counts` (users): rows of each user. `sink` gets every user in order.
+/// Groups all rows, whose times get the decimals of `decimals`. `counts` (users): rows of each user. `sink` gets every user in order.
 /// `check` may stop the work now and then.
 pub(crate) fn group(
     mut rows: Spill,
     codec: RowCodec,
+    mut decimals: Decimals,
     counts: &[u32],
     duplicates: Duplicates,
     limits: GroupLimits,
@@ -101,7 +110,7 @@ pub(crate) fn group(
     let runs = cut(counts, limits.run_rows);
     if runs.len() <= 1 {
         let all = 0..counts.len();
-        return group_run(&mut rows, codec, counts, all, duplicates, sink);
+        return group_run(&mut rows, codec, decimals, counts, all, duplicates, sink);
     }
     let mut run_of = vec![0u32; counts.len()];
     for (n, run) in runs.iter().enumerate() {
@@ -110,9 +119,10 @@ pub(crate) fn group(
     let chunk = (limits.buffer_bytes / runs.len() as u64).clamp(4 << 10, 1 << 20) as usize;
     let mut dealt: Vec<Spill> =
         (0..runs.len()).map(|n| Spill::new(&dir.join(format!("run-{n:05}.tmp")), codec.width(), chunk, 0)).collect();
+    let mut buffer = Vec::new();
     rows.for_each(|piece| {
         check()?;
-        piece.chunks_exact(codec.width()).try_for_each(|row| {
+        decimals.level(piece, codec, &mut buffer).chunks_exact(codec.width()).try_for_each(|row| {
             let user = u32::from_le_bytes(row[..4].try_into().expect("four bytes"));
             dealt[run_of[user as usize] as usize].write(row)
         })
@@ -122,7 +132,7 @@ pub(crate) fn group(
     for (spill, users) in dealt.into_iter().zip(runs) {
         // Each spill goes when its run is done and gives its disk space back.
         let mut spill = spill;
-        let run = group_run(&mut spill, codec, counts, users, duplicates, sink)?;
+        let run = group_run(&mut spill, codec, Decimals::default(), counts, users, duplicates, sink)?;
         all.dropped += run.dropped;
         all.raised += run.raised;
     }
@@ -148,6 +158,7 @@ fn cut(counts: &[u32], most: u64) -> Vec<Range<usize>> {
 fn group_run(
     rows: &mut Spill,
     codec: RowCodec,
+    mut decimals: Decimals,
     counts: &[u32],
     users: Range<usize>,
     duplicates: Duplicates,
@@ -165,8 +176,9 @@ fn group_run(
         ratings: vec![0.0; if codec.0.ratings { total } else { 0 }],
         baskets: vec![0; if codec.0.baskets { total } else { 0 }],
     };
+    let mut buffer = Vec::new();
     rows.for_each(|piece| {
-        for row in piece.chunks_exact(codec.width()) {
+        for row in decimals.level(piece, codec, &mut buffer).chunks_exact(codec.width()) {
             let (user, item, time, rating, basket) = codec.decode(row);
             let at = &mut next[user as usize - users.start];
             run.items[*at] = item;
@@ -183,7 +195,7 @@ fn group_run(
         }
         Ok(())
     })?;
-    drop(next);
+    drop((next, buffer));
     // Some hundred tasks balance well and cost nothing.
     let counts = &counts[users];
     let tasks = cut(counts, (total as u64 / 256).max(4096));
@@ -386,14 +398,24 @@ mod tests {
                 }
                 let mut got = Vec::new();
                 let limits = GroupLimits { run_rows, buffer_bytes: 100 };
-                let done = group(spill, codec, &counts, duplicates, limits, dir.path(), &|| Ok(()), &mut |h| {
-                    got.push(
-                        (0..h.items.len())
-                            .map(|i| (h.items[i], h.times[i], h.ratings[i], h.baskets[i]))
-                            .collect::<Rows>(),
-                    );
-                    Ok(())
-                });
+                let done = group(
+                    spill,
+                    codec,
+                    Decimals::default(),
+                    &counts,
+                    duplicates,
+                    limits,
+                    dir.path(),
+                    &|| Ok(()),
+                    &mut |h| {
+                        got.push(
+                            (0..h.items.len())
+                                .map(|i| (h.items[i], h.times[i], h.ratings[i], h.baskets[i]))
+                                .collect::<Rows>(),
+                        );
+                        Ok(())
+                    },
+                );
                 assert_eq!(got, expected, "{duplicates:?}, runs of {run_rows}");
                 let kept: usize = expected.iter().map(Vec::len).sum();
                 assert_eq!(done.unwrap(), Grouped { dropped: (rows.len() - kept) as u64, raised });

@@ -79,6 +79,20 @@ impl Interner {
         }
     }
 
+    /// The id of a key, if it was seen.
+    pub fn find(&self, key: &[u8]) -> Option<u32> {
+        let (mask, hash) = (self.slots.len() - 1, hash_key(key));
+        let mut at = Self::home(hash) & mask;
+        while self.slots[at] != 0 {
+            let id = self.slots[at] as u32 - 1;
+            if self.key(id as usize) == key {
+                return Some(id);
+            }
+            at = (at + 1) & mask;
+        }
+        None
+    }
+
     /// The ids of `n` keys, in their order, into `ids`. Beyond the caches every look-up waits for memory three times
     /// (slot, end, key); done in rounds over a batch, the waits of its keys overlap.
     pub fn intern_all<'k>(
@@ -170,7 +184,9 @@ mod tests {
         assert_eq!(interner.len(), plain.len());
         for (key, id) in plain {
             assert_eq!(interner.key(id as usize), key.as_bytes());
+            assert_eq!(interner.find(key.as_bytes()), Some(id));
         }
+        assert_eq!(interner.find(b"-1"), None);
     }
 
     #[test]

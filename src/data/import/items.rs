@@ -12,9 +12,10 @@ use crate::{
         import::{
             ImportOptions,
             columns::{Role, bare, by_name, by_wish, is_known},
+            decode::Encoding,
             doubts::{WARNING, like_names},
-            records::{Delimiter, cells},
-            sniff,
+            records::{Cells, Delimiter, cells},
+            sniff::{self, BROKEN_QUOTE, QUOTES_HINT},
             source::Source,
         },
     },
@@ -32,8 +33,11 @@ pub(crate) fn read(
         return Err(Error::user(format!("{}: item fields are not read from Parquet", source.display()))
             .hint("save the item table as CSV"));
     }
-    // The overrides speak of the log, not of this table.
-    let plain = ImportOptions::default();
+    // The overrides speak of the log, not of this table, but for what quotes mean. Latin-1 is seen below.
+    let plain = ImportOptions { quotes: options.quotes, ..ImportOptions::default() };
+    let mut source = source.clone();
+    source.encoding = Encoding::Utf8;
+    let source = &source;
     let told = |cell: &str| options.item_fields.iter().chain(&options.item_col).any(|name| name == bare(cell));
     let known = |cell: &str| is_known(cell) || told(cell);
     let mut table = sniff::table(source, &plain, &known)?;
@@ -69,7 +73,14 @@ pub(crate) fn read(
         // Old tables (movies.dat) are Latin-1, where each byte is the character of that number.
         Err(_) => (bytes.iter().map(|&b| char::from(b)).collect(), true),
     };
-    let rows = cells(text.as_bytes(), table.delimiter);
+    let Cells { rows, broken } = cells(text.as_bytes(), table.delimiter, options.quotes, true);
+    if let Some(&line) = broken.first() {
+        let place = format!("{}: line {}: {BROKEN_QUOTE}", source.display(), digits(line as u64));
+        if !options.skip_bad {
+            return Err(Error::user(place).hint(QUOTES_HINT));
+        }
+        say(&format!("{WARNING}{place}; {} rows of items left out", digits(broken.len() as u64)));
+    }
     // Which row holds each item; the first one counts.
     let mut row_of: HashMap<u32, usize> = HashMap::new();
     for (n, row) in rows.iter().enumerate().skip(usize::from(table.header)) {

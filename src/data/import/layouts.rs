@@ -71,14 +71,7 @@ impl Layout {
         }
     }
 
-    fn set_time_kind(&mut self, kind: TimeKind) {
-        match self {
-            Layout::Text(l) => l.time_kind = Some(kind),
-            Layout::Parquet(l) => l.time_kind = Some(kind),
-        }
-    }
-
-    pub fn time_unit(&self) -> Option<&'static str> {
+    fn time_unit(&self) -> Option<&'static str> {
         self.time_kind().map(TimeKind::unit)
     }
 
@@ -154,20 +147,11 @@ pub(crate) fn understand(
             }
         }
     }
-    let Some(first) = layouts.first() else {
+    if layouts.is_empty() {
         return Err(Error::user(format!("{}: has a header and no rows", empty[0]))
             .hint("a log has a row for each interaction: user, item and, as a rule, a time"));
-    };
-    alike_in_folders(&layouts, &folders)?;
-    // Dates are kept in microseconds if the first rows of any source have fractions of a second.
-    let first_in_micros = first.time_kind().map(TimeKind::in_micros);
-    if first_in_micros.is_some() && layouts.iter().any(|l| l.time_kind() == first_in_micros) {
-        for layout in &mut layouts {
-            if let Some(kind) = layout.time_kind() {
-                layout.set_time_kind(kind.in_micros());
-            }
-        }
     }
+    alike_in_folders(&layouts, &folders)?;
     describe(&layouts, report);
     if !empty.is_empty() {
         report(&format!("{} of {} files hold no rows: {}", empty.len(), empty.len() + layouts.len(), few(&empty)));
@@ -237,6 +221,10 @@ fn fit_together(layouts: &[Layout], options: &ImportOptions) -> Result<()> {
             let (what, flag) = if unit_differs { ("times", "--time-col") } else { ("ratings", "--rating-col") };
             return Err(Error::user(format!("{} and {path} differ in their {what}", first.source().display()))
                 .hint(format!("name the column with {flag}, or leave it out with `{flag} none`")));
+        }
+        if let (Some(_), None) = (&options.time_range, layout.columns().time) {
+            return Err(Error::user(format!("{path}: --time-range needs a time, and no column looks like one"))
+                .hint("name it with --time-col"));
         }
         let asked =
             [(options.min_rating.is_some(), "--min-rating"), (options.rating_range.is_some(), "--rating-range")];

@@ -14,8 +14,10 @@ use crate::{
             group::RowCodec,
             intern::Interner,
             layouts::Layout,
+            moments::{Decimals, Times},
             parquet,
-            ratings::{RatingRule, Sizes},
+            ratings::Sizes,
+            rules::Rules,
             text::{self, Block},
             time::TimeKind,
         },
@@ -41,8 +43,13 @@ pub(crate) struct Log<'a> {
     pub bad: u64,
     pub below_rating: u64,
     pub tally: Tally,
+    pub missing: u64,
+    /// Rows with more fields than columns: the file and line of the first, and how many.
+    pub wide: Option<(String, u64, u64)>,
     /// Of the ratings that are taken; of none where the log has none.
     pub ratings: Sizes,
+    pub times: Times,
+    pub decimals: Decimals,
     /// Of the block in hand: ids of its rows, and the rows as they are stored.
     user_ids: Vec<u32>,
     item_ids: Vec<u32>,
@@ -66,7 +73,11 @@ impl<'a> Log<'a> {
             bad: 0,
             below_rating: 0,
             tally: Tally::default(),
+            missing: 0,
+            wide: None,
             ratings: Sizes::default(),
+            times: Times::default(),
+            decimals: Decimals::default(),
             user_ids: Vec::new(),
             item_ids: Vec::new(),
             encoded: Vec::new(),
@@ -77,14 +88,14 @@ impl<'a> Log<'a> {
     /// Reads one source to its end, parsing on other threads.
     pub fn read(&mut self, layout: &Layout, report: &mut dyn FnMut(&str), start: Instant) -> Result<()> {
         let block_bytes = (self.options.memory_bytes / 128).clamp(64 << 10, 1 << 20) as usize;
-        let rule = RatingRule { least: self.options.min_rating, range: self.options.rating_range };
+        let rule = Rules::of(self.options, layout.columns(), layout.time_kind())?;
         std::thread::scope(|scope| {
             // A few blocks ahead: enough to keep both sides busy, little enough to be no matter for memory.
             let (send, receive) = sync_channel(4);
             let reader = scope.spawn(move || {
                 let done = match layout {
-                    Layout::Text(l) => text::read(l, rule, block_bytes, &send),
-                    Layout::Parquet(l) => parquet::read(l, rule, &send),
+                    Layout::Text(l) => text::read(l, &rule, block_bytes, &send),
+                    Layout::Parquet(l) => parquet::read(l, &rule, &send),
                 };
                 if let Err(e) = done {
                     // Nobody listens any more when another error came first.
@@ -130,8 +141,7 @@ impl<'a> Log<'a> {
                 Layout::Text(text) if first.line == 1 => text.header_hint(self.options),
                 _ => None,
             };
-            let mend = || "mend the row, or leave such rows out with --skip-bad".into();
-            return Err(Error::user(place(first)).hint(header.unwrap_or_else(mend)));
+            return Err(Error::user(place(first)).hint(header.unwrap_or_else(|| first.hint().into())));
         }
         for row in block.bad.iter().take(5usize.saturating_sub(self.bad as usize)) {
             report(&format!("  skipped {}", place(row)));
@@ -139,9 +149,18 @@ impl<'a> Log<'a> {
         self.bad += block.bad_rows;
         self.below_rating += block.below_rating;
         self.tally.add(&block.tally);
-        self.total += block.rows.len() as u64 + block.bad_rows + block.below_rating + block.tally.left_out;
+        self.missing += block.missing;
+        if block.wide > 0 {
+            self.wide.get_or_insert((layout.source().display().to_string(), block.first_wide, 0)).2 += block.wide;
+        }
+        let left_out = block.bad_rows + block.below_rating + block.tally.left_out + block.missing;
+        self.total += block.rows.len() as u64 + left_out;
         self.encoded.clear();
         let rows = &block.rows;
+        if self.codec.0.times && !rows.is_empty() {
+            self.times.add(&block.times);
+            self.decimals.push(rows.len() as u64, block.decimals);
+        }
         if self.codec.0.ratings {
             rows.iter().for_each(|row| self.ratings.add(row.rating));
         }

@@ -14,6 +14,7 @@ only: not on the budget, the number of threads, or the format the log came in.
 
 mod clock;
 mod columns;
+mod decode;
 mod doubts;
 mod filter;
 mod folder;
@@ -22,19 +23,24 @@ mod intern;
 mod items;
 mod jsonl;
 mod kcore;
+mod keys;
 mod layouts;
 mod log;
+mod moments;
 mod nested;
 mod parquet;
+mod quotes;
 mod ratings;
 mod records;
+mod rules;
 mod sequences;
 mod sniff;
 mod source;
 mod text;
+mod ties;
 mod time;
 
-pub use self::filter::Where;
+pub use self::{decode::Encoding, filter::Where, keys::Missing, quotes::Quotes};
 pub(crate) use self::{doubts::WARNING, time::parse_date};
 
 use std::{
@@ -96,6 +102,10 @@ pub struct ImportOptions {
     pub time_format: Option<String>,
     /// The zone of dates that name none; `None` = UTC.
     pub time_zone: Option<String>,
+    /// What quotes mean in delimited text.
+    pub quotes: Quotes,
+    /// How text is encoded.
+    pub encoding: Encoding,
     /// The first row is data, whatever it looks like.
     pub no_header: bool,
     /// Only rows that have one of the values in each of these columns are read, before all other filters.
@@ -112,6 +122,13 @@ pub struct ImportOptions {
     pub items: Option<PathBuf>,
     /// Which of its columns; empty = all.
     pub item_fields: Vec<String>,
+    /// The earliest time and the latest, as numbers in the log's unit or as dates: rows outside are bad rows.
+    pub time_range: Option<[String; 2]>,
+    /// What to do with rows without a user or an item; `None`: words like NA are keys, and warned of where they hold rows as
+    /// no key does.
+    pub missing: Option<Missing>,
+    /// Keys like `3.0` are read as `3`.
+    pub whole_keys: bool,
     /// Leave bad rows out instead of stopping at the first.
     pub skip_bad: bool,
     /// Replace an earlier data set at the output.
@@ -137,6 +154,8 @@ impl Default for ImportOptions {
             time_format: None,
             time_zone: None,
             wheres: Vec::new(),
+            quotes: Quotes::Auto,
+            encoding: Encoding::Utf8,
             no_header: false,
             min_rating: None,
             rating_range: None,
@@ -145,6 +164,9 @@ impl Default for ImportOptions {
             min_item: 0,
             items: None,
             item_fields: Vec::new(),
+            time_range: None,
+            missing: None,
+            whole_keys: false,
             skip_bad: false,
             force: false,
             memory_bytes: 2048 << 20,
@@ -166,6 +188,8 @@ pub struct ImportSummary {
     pub dropped_rating: u64,
     /// Rows that `wheres` left out.
     pub dropped_where: u64,
+    /// Rows without a user or an item.
+    pub dropped_missing: u64,
     pub dropped_duplicates: u64,
     pub dropped_core: u64,
     /// Passes of the k-core that removed somebody.
@@ -207,7 +231,7 @@ pub fn import(
     let staging = Staging::new(out, DATA_SET, options.force)?;
     let dir = staging.path();
     let layouts = understand(sources, dir, options, report)?;
-    let (columns, time_unit) = (layouts[0].columns(), layouts[0].time_unit());
+    let (columns, time_kind) = (layouts[0].columns(), layouts[0].time_kind());
     let has =
         Has { times: columns.time.is_some(), ratings: columns.rating.is_some(), baskets: columns.basket.is_some() };
     let codec = RowCodec(has);
@@ -217,10 +241,31 @@ pub fn import(
     for layout in &layouts {
         log.read(layout, report, start)?;
     }
-    let Log { users, items, rows, counts, total, bad, below_rating, tally, ratings, .. } = log;
+    let Log {
+        users,
+        items,
+        rows,
+        counts,
+        total,
+        bad,
+        below_rating,
+        missing,
+        tally,
+        wide,
+        ratings,
+        times,
+        mut decimals,
+        ..
+    } = log;
     layouts[0].filter_doubts(&options.wheres, &tally).iter().for_each(|doubt| report(doubt));
     if bad > 0 {
         report(&format!("skipped {} bad rows of {}", digits(bad), digits(total)));
+    }
+    if let (Some(zeros), None) = (ratings.zeros_beside_ones(), options.min_rating) {
+        report(&doubts::zeros(zeros));
+    }
+    if let Some((path, line, count)) = wide {
+        report(&doubts::wide_rows(&path, line, count));
     }
     if counts.is_empty() {
         return Err(if bad + below_rating == 0 && tally.left_out > 0 {
@@ -232,6 +277,12 @@ pub fn import(
         });
     }
 
+    let time_unit = time_kind.map(|kind| {
+        times.doubts(kind).iter().for_each(|line| report(line));
+        let (kept, unit) = kind.kept(times.needed, times.room);
+        decimals.settle(kept);
+        unit
+    });
     let held = users.memory() + items.memory() + 4 * counts.len() as u64 + rows.memory();
     let free = options.memory_bytes.saturating_sub(held).max(64 << 10);
     // 16 bytes a row while sorting, 24 with baskets. Beyond some 8 million rows a run outgrows the caches and only gets
@@ -252,8 +303,11 @@ pub fn import(
             }
             writer.push(history)
         };
-        group::group(rows, codec, &counts, options.duplicates, limits, dir, &check, &mut sink)?
+        group::group(rows, codec, decimals, &counts, options.duplicates, limits, dir, &check, &mut sink)?
     };
+    for (keys, counts, role) in [(&users, &counts, "user"), (&items, &item_counts, "item")] {
+        keys::doubts(keys, counts, role, options.missing).iter().for_each(|line| report(line));
+    }
     drop(counts);
     if grouped.raised > 0 {
         report(&format!(
@@ -330,6 +384,7 @@ pub fn import(
         sources: sources.iter().map(|p| p.file_name().unwrap_or(p.as_os_str()).to_string_lossy().into()).collect(),
         filters: serde_json::json!({
             "min_rating": options.min_rating, "rating_range": options.rating_range, "duplicates": options.duplicates,
+            "time_range": options.time_range, "missing": options.missing, "whole_keys": options.whole_keys,
             "min_user": options.min_user, "min_item": options.min_item, "where": options.wheres,
         }),
         files,
@@ -351,6 +406,7 @@ pub fn import(
         dropped_bad: bad,
         dropped_rating: below_rating,
         dropped_where: tally.left_out,
+        dropped_missing: missing,
         dropped_duplicates: grouped.dropped,
         dropped_core,
         core_rounds,

@@ -2,7 +2,11 @@
 rows at a time. Keys of any scalar type become text, as a CSV of the same table would hold them.
 */
 
-use std::{borrow::Cow, fs::File, sync::mpsc::SyncSender};
+use std::{
+    borrow::Cow,
+    fs::File,
+    sync::{Arc, mpsc::SyncSender},
+};
 
 use parquet::{
     basic::{ConvertedType, LogicalType, TimeUnit, Type},
@@ -23,12 +27,13 @@ use crate::{
         filter::Filter,
         intern::hash_key,
         nested,
-        ratings::RatingRule,
+        rules::Rules,
         sequences,
-        sniff::{add_partition, describe_columns},
+        sniff::{SAMPLE_ROWS, add_partition, describe_columns},
         source::Source,
-        text::{Block, Row, bad_time, basket_label},
-        time::TimeKind,
+        text::{Block, NOT_UTF8, Row, bad_time, basket_label, outside, parse_rating},
+        ties,
+        time::{Moment, TimeKind, iso},
     },
 };
 
@@ -44,6 +49,8 @@ pub(crate) struct ParquetLayout {
     pub names: Vec<String>,
     pub columns: Columns,
     pub time_kind: Option<TimeKind>,
+    /// Whole numbers in the time column to its unit: a column of a type of times is read in seconds.
+    ticks: i64,
     pub rows: u64,
     /// Where rows hold lists, what is said of it.
     lists: &'static str,
@@ -74,10 +81,8 @@ pub(crate) fn layout(source: Source, options: &ImportOptions) -> Result<Option<P
     let leaves = meta.schema_descr().columns();
     let mut names: Vec<String> = leaves.iter().map(|c| nested::name_of(c)).collect();
     let at = |e: Error| e.at(source.display());
-    // Columns are known by their types; of cells, only lists have to show.
     let list = |c: &usize| leaves.get(*c).is_some_and(|leaf| leaf.max_rep_level() > 0);
-    let kinds = (0..leaves.len()).map(|c| if list(&c) { "[]".to_owned() } else { String::new() }).collect();
-    let mut sample = vec![kinds];
+    let mut sample = sample(&reader, leaves);
     add_partition(&source, &mut names, &mut sample);
     let columns = columns::choose(&names, true, &sample, options).map_err(at)?;
     let rows = u64::try_from(meta.num_rows()).unwrap_or(0);
@@ -93,7 +98,8 @@ pub(crate) fn layout(source: Source, options: &ImportOptions) -> Result<Option<P
             Type::BYTE_ARRAY => true,
             Type::INT96 => role == Role::Time,
             Type::INT32 | Type::INT64 | Type::FLOAT | Type::DOUBLE => true,
-            Type::BOOLEAN | Type::FIXED_LEN_BYTE_ARRAY => false,
+            Type::BOOLEAN => role == Role::Rating,
+            Type::FIXED_LEN_BYTE_ARRAY => false,
         };
         // Items may be a list, and then times and ratings too.
         let listable = matches!(role, Role::Item | Role::Time | Role::Rating) && list(&columns.item);
@@ -141,35 +147,65 @@ pub(crate) fn layout(source: Source, options: &ImportOptions) -> Result<Option<P
             FirstTimes::Kind(kind) => (Some(kind), None),
         },
     };
-    let times = |c: usize| leaves.get(c).is_some_and(|leaf| looks_like_times(&reader, c, leaf));
+    let times = |c: usize| doubts::all_moments(columns::cells_of(&sample, c).filter(|cell| !cell.is_empty()));
     let mut doubts: Vec<String> =
         doubts::ignored_times(&source, &names, &columns, options, times).into_iter().collect();
     let lists = if list(&columns.item) { ", a list, oldest first" } else { "" };
     if lists.is_empty() {
         doubts.extend(sequences::ignored_lists(&source, &names, (0..leaves.len()).filter(list), &columns));
+        doubts.extend(doubts::lists(&source, &names, &columns, &sample)?);
+        doubts.extend(ties::unused_order(&source, &names, &columns, time_kind, &sample, options));
     }
-    Ok(Some(ParquetLayout { source, names, columns, time_kind, rows, lists, filter, time_hint, doubts }))
+    let ticks = columns.time.and_then(|c| leaves.get(c)).map_or(1, |leaf| ticks_of(leaf));
+    Ok(Some(ParquetLayout { source, names, columns, time_kind, ticks, rows, lists, filter, time_hint, doubts }))
 }
 
-/// Whether a column is of a type of times, or its first cells look like times.
-fn looks_like_times(reader: &SerializedFileReader<File>, column: usize, leaf: &ColumnDescriptor) -> bool {
-    if leaf.max_rep_level() > 0 || leaf.converted_type() == ConvertedType::DECIMAL {
-        return false;
-    }
-    if declared_unit(leaf).is_some() {
-        return true;
-    }
-    let cells = || {
-        let mut cells = Cells::new(reader.get_row_group(0).ok()?.get_column_reader(column).ok()?, leaf, None);
-        let rows = cells.read(200).ok()?;
+/// The first rows as text, as a CSV of the same table would hold them; of a column of lists, that it is one. What cannot be
+/// read is left empty.
+fn sample(reader: &SerializedFileReader<File>, leaves: &[Arc<ColumnDescriptor>]) -> Vec<Vec<String>> {
+    let column = |c: usize| -> Option<Vec<String>> {
+        let leaf = &leaves[c];
+        if leaf.max_rep_level() > 0 {
+            return None;
+        }
+        let boolean = leaf.physical_type() == Type::BOOLEAN;
+        let mut cells = Cells::new(reader.get_row_group(0).ok()?.get_column_reader(c).ok()?, leaf, None);
+        let rows = cells.read(SAMPLE_ROWS).ok()?;
         let text = |i: usize| {
             let mut text = Vec::new();
-            cells.text(i, &mut text).then(|| String::from_utf8_lossy(&text).into_owned())
+            cells.text(i, &mut text);
+            let text = String::from_utf8_lossy(&text).into_owned();
+            match (declared_unit(leaf).is_some(), boolean, text.as_str()) {
+                (_, _, "") => text,
+                (true, ..) => {
+                    let moment = text.parse().ok().map(|n| Moment::of_ticks(n, ticks_of(leaf)));
+                    moment.and_then(iso).unwrap_or_else(|| "9999-12-31".into())
+                }
+                (_, true, "0") => "False".into(),
+                (_, true, _) => "True".into(),
+                _ => text,
+            }
         };
-        Some((0..rows).filter_map(text).collect::<Vec<String>>())
+        Some((0..rows).map(text).collect())
     };
-    // What cannot be read is nobody's business as long as it is ignored.
-    cells().is_some_and(|cells| doubts::all_moments(cells.iter().map(String::as_str)))
+    let columns: Vec<Option<Vec<String>>> = (0..leaves.len()).map(column).collect();
+    let rows = columns.iter().flatten().map(Vec::len).max().unwrap_or(1).max(1);
+    let cell = |c: usize, row: usize| match &columns[c] {
+        Some(cells) => cells.get(row).cloned().unwrap_or_default(),
+        None if leaves[c].max_rep_level() > 0 => "[]".into(),
+        None => String::new(),
+    };
+    (0..rows).map(|row| (0..leaves.len()).map(|c| cell(c, row)).collect()).collect()
+}
+
+/// How many of a column's numbers make its unit: of a column whose type says that it holds times, a second.
+fn ticks_of(leaf: &ColumnDescriptor) -> i64 {
+    match declared_unit(leaf) {
+        Some("ms") => 1_000,
+        Some("us") => 1_000_000,
+        Some("ns") => 1_000_000_000,
+        _ => 1,
+    }
 }
 
 /// The unit of a column whose type says that it holds times.
@@ -199,8 +235,8 @@ fn first_times(
     column: usize,
     leaf: &ColumnDescriptor,
 ) -> std::result::Result<FirstTimes, ParquetError> {
-    if let Some(unit) = declared_unit(leaf) {
-        return Ok(FirstTimes::Kind(TimeKind::Number { unit }));
+    if declared_unit(leaf).is_some() {
+        return Ok(FirstTimes::Kind(TimeKind::Date));
     }
     let schema = reader.metadata().file_metadata().schema_descr();
     let element = (leaf.max_rep_level() > 0).then(|| nested::element_level(schema, leaf));
@@ -312,7 +348,7 @@ impl Cells {
                 Values::Text(batch.read(r, |x| decimal(big_endian(x.data()), d))?)
             }
             (ColumnReader::Int96ColumnReader(r), _) => Values::Whole(batch.read(r, |x| x.to_nanos())?),
-            (ColumnReader::FloatColumnReader(r), _) => Values::Real(batch.read(r, |x| *x as f64)?),
+            (ColumnReader::FloatColumnReader(r), _) => Values::Real(batch.read(r, |x| plainly(*x))?),
             (ColumnReader::DoubleColumnReader(r), _) => Values::Real(batch.read(r, |x| *x)?),
             (ColumnReader::ByteArrayColumnReader(r), _) => Values::Text(batch.read(r, |x| x.data().to_vec())?),
             (ColumnReader::BoolColumnReader(r), _) => Values::Whole(batch.read(r, |x| i64::from(*x))?),
@@ -369,6 +405,11 @@ impl Cells {
         };
         done.is_some()
     }
+}
+
+/// The double of the decimal form of a single, which is what a CSV of the same table holds: 0.1, not 0.10000000149.
+fn plainly(x: f32) -> f64 {
+    if x.fract() == 0.0 { x as f64 } else { x.to_string().parse().unwrap_or(x as f64) }
 }
 
 /// What is to be read of a column.
@@ -429,7 +470,7 @@ fn decimal(value: i128, digits: u32) -> Vec<u8> {
 }
 
 /// Reads a Parquet log to its end and sends its blocks in order. Ends early, without an error, when nobody listens.
-pub(crate) fn read(layout: &ParquetLayout, rule: RatingRule, out: &SyncSender<Result<Block>>) -> Result<()> {
+pub(crate) fn read(layout: &ParquetLayout, rules: &Rules, out: &SyncSender<Result<Block>>) -> Result<()> {
     let reader = open(&layout.source)?;
     let bad = |e: ParquetError| damaged(&layout.source, &e);
     let schema = reader.metadata().file_metadata().schema_descr();
@@ -477,9 +518,10 @@ pub(crate) fn read(layout: &ParquetLayout, rule: RatingRule, out: &SyncSender<Re
             for (i, &line) in lines.iter().enumerate() {
                 let optional = [time.as_ref(), rating.as_ref(), basket.as_ref()];
                 if filter.is_none() || filter.takes(|c| cell(c, i), &mut block.tally) {
-                    row(layout, rule, [user, item], optional, i, line, &mut block);
+                    row(layout, rules, [user, item], optional, i, line, &mut block);
                 }
             }
+            block.close(layout.time_kind);
             if out.send(Ok(block)).is_err() {
                 return Ok(());
             }
@@ -533,7 +575,7 @@ fn unrolled(
 
 fn row(
     layout: &ParquetLayout,
-    rule: RatingRule,
+    rules: &Rules,
     keys: [&Cells; 2],
     [time, rating, basket]: [Option<&Cells>; 3],
     i: usize,
@@ -541,15 +583,16 @@ fn row(
     block: &mut Block,
 ) {
     let column = |role: Role| format!("'{}'", layout.names[layout.columns.of(role).expect("the role has a column")]);
+    let rule = rules.rating;
     let rating = match rating.map(|r| &r.values) {
         None => 0.0,
         Some(values) => {
             let number = match values {
-                Values::Text(v) => v[i].as_deref().and_then(|t| std::str::from_utf8(t).ok()?.trim().parse().ok()),
-                Values::Whole(v) => v[i].map(|x| x as f32),
-                Values::Real(v) => v[i].map(|x| x as f32),
+                Values::Text(v) => v[i].as_deref().map(|t| parse_rating(t.trim_ascii(), rule)),
+                Values::Whole(v) => v[i].map(|x| rule.check(Some(x as f32), || x.to_string())),
+                Values::Real(v) => v[i].map(|x| rule.check(Some(x as f32), || x.to_string())),
             };
-            match rule.check(number, || number.map_or("null".into(), |x| x.to_string())) {
+            match number.unwrap_or_else(|| rule.check(None, || "null".into())) {
                 Ok(rating) => rating,
                 Err(reason) => return block.reject(line, column(Role::Rating), reason),
             }
@@ -557,23 +600,26 @@ fn row(
     };
     let time = match (time.map(|t| &t.values), layout.time_kind) {
         (Some(values), Some(kind)) => {
-            let (number, shown) = match values {
+            let (moment, shown) = match values {
                 Values::Text(v) => {
                     let cell = v[i].as_deref().unwrap_or_default().trim_ascii();
                     (kind.parse(cell), cell.to_vec())
                 }
-                Values::Whole(v) => (v[i], Vec::new()),
+                Values::Whole(v) => (v[i].map(|x| Moment::of_ticks(x, layout.ticks)), Vec::new()),
                 Values::Real(v) => {
-                    let fits = v[i].filter(|x| x.is_finite() && x.abs() < (1i64 << 62) as f64);
-                    (fits.map(|x| x.floor() as i64), v[i].map_or(Vec::new(), |x| x.to_string().into_bytes()))
+                    (v[i].and_then(Moment::of_real), v[i].map_or(Vec::new(), |x| x.to_string().into_bytes()))
                 }
             };
-            match number {
+            match moment {
+                Some(time) if rules.refuses(time) => {
+                    let shown = if shown.is_empty() { time.whole.to_string().into_bytes() } else { shown };
+                    return block.reject(line, column(Role::Time), outside(&shown));
+                }
                 Some(time) => time,
                 None => return block.reject(line, column(Role::Time), bad_time(&shown)),
             }
         }
-        _ => 0,
+        _ => Moment { whole: 0, fraction: 0 },
     };
     let basket = match basket {
         None => 0,
@@ -588,11 +634,18 @@ fn row(
     let mut places = [(0u32, 0u32); 2];
     for (n, role) in [Role::User, Role::Item].into_iter().enumerate() {
         let start = block.text.len();
-        if !keys[n].text(i, &mut block.text) || block.text.len() == start {
+        let found = keys[n].text(i, &mut block.text);
+        if rules.misses(&block.text[start..]) {
+            block.missing += 1;
+            return;
+        }
+        let length = rules.length(&block.text[start..]);
+        block.text.truncate(start + length);
+        if !found || block.text.len() == start {
             return block.reject(line, column(role), format!("the {} is empty", role.name()));
         }
         if std::str::from_utf8(&block.text[start..]).is_err() {
-            return block.reject(line, column(role), format!("the {} is not UTF-8 text", role.name()));
+            return block.reject(line, column(role), format!("the {} is {NOT_UTF8}", role.name()));
         }
         places[n] = (start as u32, (block.text.len() - start) as u32);
     }
@@ -601,5 +654,6 @@ fn row(
         return;
     }
     let (user_hash, item_hash) = (hash_key(block.key(places[0])), hash_key(block.key(places[1])));
-    block.rows.push(Row { user: places[0], item: places[1], user_hash, item_hash, time, rating, basket });
+    let row = Row { user: places[0], item: places[1], user_hash, item_hash, time: time.whole, rating, basket };
+    block.push(row, time.fraction);
 }

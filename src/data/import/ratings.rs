@@ -1,6 +1,9 @@
 //! Ratings as they are read: which are taken, and whether a few are so much larger than all others that they look like
 //! mistakes.
 
+/// Why a cell is refused that holds no number.
+pub(crate) const BAD_RATING: &str = "is not a rating (a number)";
+
 /// Which ratings are taken.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct RatingRule {
@@ -8,13 +11,34 @@ pub(crate) struct RatingRule {
     pub least: Option<f32>,
     /// Rows rated outside are bad.
     pub range: Option<[f32; 2]>,
+    /// `True` is 1 and `False` is 0.
+    pub words: bool,
+}
+
+/// A word that means yes or no.
+pub(crate) fn boolean_word(cell: &str) -> Option<bool> {
+    let is = |words: &[&str]| words.iter().any(|word| cell.eq_ignore_ascii_case(word));
+    match cell {
+        _ if is(&["true", "yes", "t", "y"]) => Some(true),
+        _ if is(&["false", "no", "f", "n"]) => Some(false),
+        _ => None,
+    }
+}
+
+/// A word or a number that means yes or no.
+pub(crate) fn boolean(cell: &str) -> Option<bool> {
+    boolean_word(cell).or_else(|| match cell.parse::<f32>().ok()? {
+        0.0 => Some(false),
+        1.0 => Some(true),
+        _ => None,
+    })
 }
 
 impl RatingRule {
     /// A rating must be a finite number, and within the range where there is one; `shown` is the cell.
     #[inline]
     pub fn check(self, rating: Option<f32>, shown: impl FnOnce() -> String) -> Result<f32, String> {
-        let Some(rating) = rating else { return Err(format!("'{}' is not a rating (a number)", shown())) };
+        let Some(rating) = rating else { return Err(format!("'{}' {BAD_RATING}", shown())) };
         if !rating.is_finite() {
             return Err(format!("rating '{}' is not a finite number", shown()));
         }
@@ -37,6 +61,7 @@ impl RatingRule {
 pub(crate) struct Sizes {
     /// By the exponent of an f32.
     counts: [u64; 256],
+    ones: u64,
 }
 
 /// Powers of two between all others and what is far from them: more than 32 times as large.
@@ -44,7 +69,7 @@ const FAR: usize = 6;
 
 impl Default for Sizes {
     fn default() -> Sizes {
-        Sizes { counts: [0; 256] }
+        Sizes { counts: [0; 256], ones: 0 }
     }
 }
 
@@ -52,6 +77,13 @@ impl Sizes {
     #[inline]
     pub fn add(&mut self, rating: f32) {
         self.counts[(rating.to_bits() >> 23 & 0xff) as usize] += 1;
+        self.ones += u64::from(rating == 1.0);
+    }
+
+    /// Where all ratings are 0 or 1: how many zeros, and how many in all.
+    pub fn zeros_beside_ones(&self) -> Option<[u64; 2]> {
+        let (zeros, all) = (self.counts[0], self.counts.iter().sum::<u64>());
+        (zeros > 0 && zeros + self.ones == all).then_some([zeros, all])
     }
 
     /// Where one in a hundred at most, or a single one, is far larger than all others (whatever its sign): what these are
@@ -99,7 +131,7 @@ mod tests {
 
     #[test]
     fn the_range_includes_its_ends() {
-        let rule = RatingRule { least: None, range: Some([0.5, 5.0]) };
+        let rule = RatingRule { range: Some([0.5, 5.0]), ..Default::default() };
         for (rating, taken) in [(0.5, true), (5.0, true), (0.0, false), (5.001, false), (1e30, false), (-1.0, false)] {
             assert_eq!(rule.check(Some(rating), || rating.to_string()).is_ok(), taken, "{rating}");
         }

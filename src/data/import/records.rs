@@ -1,10 +1,13 @@
-/*! Splitting text into records and fields: one pass over the bytes, no allocation a record.
-
-Quotes follow RFC 4180 as spreadsheets write it: a field that begins with `"` runs to the closing `"`, `""` inside
-stands for one quote, and line ends inside belong to the field. Only files with a one-byte delimiter have quotes.
+/*! Splitting text into records and fields: one pass over the bytes, no allocation a record. What quotes mean is in
+`quotes.rs`; only files with a one-byte delimiter have them. Line ends are LF or CRLF here; `decode.rs` makes LF of CR.
 */
 
 use std::{borrow::Cow, fmt};
+
+use super::{
+    quotes::{Quoted, Quotes, quoted},
+    time::TimeKind,
+};
 
 /// What stands between fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +62,46 @@ impl Field {
     }
 }
 
+/// How a file is split, and what its rows look like.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Grammar {
+    pub delimiter: Delimiter,
+    pub quotes: Quotes,
+    /// Fields of a row; 0: not known.
+    pub width: usize,
+    /// Columns of the user and the item, where they are known.
+    pub keys: Option<[usize; 2]>,
+    pub time: Option<(usize, TimeKind)>,
+    pub rating: Option<usize>,
+}
+
+impl Grammar {
+    /// A table of which only the delimiter is known.
+    pub fn of(delimiter: Delimiter, quotes: Quotes) -> Grammar {
+        Grammar { delimiter, quotes, width: 0, keys: None, time: None, rating: None }
+    }
+
+    /// Whether quotes can mean anything in `text`.
+    pub fn has_quotes(&self, text: &[u8]) -> bool {
+        self.quotes != Quotes::None && matches!(self.delimiter, Delimiter::Byte(_)) && text.contains(&b'"')
+    }
+
+    /// Whether a line is a row by itself.
+    pub fn is_row(&self, line: &[u8]) -> bool {
+        let mut fields = Vec::new();
+        let plain = Grammar { quotes: Quotes::Line, ..*self };
+        let split = record(line, 0, &plain, true, usize::MAX, true, &mut fields);
+        if split.end == End::Broken || fields.len() != self.width {
+            return false;
+        }
+        let cell = |c: usize| fields[c].bytes(line);
+        let number = |c: usize| std::str::from_utf8(&cell(c)).is_ok_and(|text| text.parse::<f64>().is_ok());
+        self.keys.is_none_or(|keys| keys.iter().all(|&c| !cell(c).is_empty()))
+            && self.time.is_none_or(|(c, kind)| kind.parse(&cell(c)).is_some())
+            && self.rating.is_none_or(number)
+    }
+}
+
 /// How a record ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
@@ -66,33 +109,47 @@ pub(crate) enum End {
     Line,
     /// The text ended first.
     Text,
-    /// The text ended inside quotes.
-    OpenQuote,
+    /// It holds a quote of which it cannot be known what it encloses; it ends with the line of that quote.
+    Broken,
+    /// More text is needed to know where it ends.
+    More,
+}
+
+/// A record that was split.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Split {
+    /// Where the next record begins.
+    pub next: usize,
+    pub end: End,
+    /// How many fields the record has, those included that were not asked for.
+    pub count: usize,
 }
 
 /// Splits the record at `pos`: its fields, trimmed of blanks around them, go to `fields` (at most `most` of them; the
-/// rest of the record is skipped). Gives the position after the record and how it ended. `quotes`: whether the text
-/// holds any quote at all; without, the rest of a line is skipped faster.
+/// rest of the record is skipped). `quotes`: whether the text holds any quote that matters; without, the rest of a line is
+/// skipped faster. `ended`: the text is not cut off at its end.
 pub(crate) fn record(
     text: &[u8],
     pos: usize,
-    delimiter: Delimiter,
+    grammar: &Grammar,
     quotes: bool,
     most: usize,
+    ended: bool,
     fields: &mut Vec<Field>,
-) -> (usize, End) {
+) -> Split {
     fields.clear();
-    match delimiter {
-        Delimiter::Byte(byte) => separated(text, pos, byte, quotes, most, fields),
+    match grammar.delimiter {
+        Delimiter::Byte(byte) if quotes => with_quotes(text, pos, byte, grammar, most, ended, fields),
+        Delimiter::Byte(byte) => separated(text, pos, byte, most, fields),
         Delimiter::DoubleColon | Delimiter::Whitespace | Delimiter::Json => {
             let line = text[pos..].iter().position(|&b| b == b'\n');
             let (end, next) = line.map_or((text.len(), text.len()), |n| (pos + n, pos + n + 1));
-            match delimiter {
+            match grammar.delimiter {
                 Delimiter::Whitespace => words(text, pos, end, fields),
                 Delimiter::Json => push(text, pos, end, fields),
                 _ => colons(text, pos, end, fields),
             }
-            (next, if line.is_some() { End::Line } else { End::Text })
+            Split { next, end: if line.is_some() { End::Line } else { End::Text }, count: fields.len() }
         }
     }
 }
@@ -108,65 +165,77 @@ fn push(text: &[u8], mut start: usize, mut end: usize, fields: &mut Vec<Field>) 
     fields.push(Field { start, end, escaped: false });
 }
 
-fn separated(
+fn separated(text: &[u8], mut pos: usize, byte: u8, most: usize, fields: &mut Vec<Field>) -> Split {
+    loop {
+        let start = pos;
+        while pos < text.len() && text[pos] != byte && text[pos] != b'\n' {
+            pos += 1;
+        }
+        push(text, start, pos, fields);
+        match text.get(pos) {
+            None => return Split { next: pos, end: End::Text, count: fields.len() },
+            Some(b'\n') => return Split { next: pos + 1, end: End::Line, count: fields.len() },
+            Some(_) => pos += 1,
+        }
+        if fields.len() == most {
+            let line = text[pos..].iter().position(|&b| b == b'\n');
+            let rest = &text[pos..line.map_or(text.len(), |n| pos + n)];
+            let count = most + 1 + rest.iter().filter(|&&b| b == byte).count();
+            return match line {
+                Some(n) => Split { next: pos + n + 1, end: End::Line, count },
+                None => Split { next: text.len(), end: End::Text, count },
+            };
+        }
+    }
+}
+
+fn with_quotes(
     text: &[u8],
     mut pos: usize,
     byte: u8,
-    quotes: bool,
+    grammar: &Grammar,
     most: usize,
+    ended: bool,
     fields: &mut Vec<Field>,
-) -> (usize, End) {
+) -> Split {
+    let mut count = 0;
     loop {
         let start = pos;
-        if quotes && text.get(pos) == Some(&b'"') {
-            // To the closing quote.
-            let mut escaped = false;
-            pos += 1;
-            loop {
-                match text.get(pos) {
-                    None => {
-                        fields.push(Field { start: start + 1, end: pos, escaped });
-                        return (pos, End::OpenQuote);
-                    }
-                    Some(b'"') if text.get(pos + 1) == Some(&b'"') => (escaped, pos) = (true, pos + 2),
-                    Some(b'"') => break,
-                    Some(_) => pos += 1,
+        let blank = |b: &u8| matches!(b, b' ' | b'\t') && *b != byte;
+        let open = start + text[start..].iter().take_while(|b| blank(b)).count();
+        let meaning = match text.get(open) {
+            Some(b'"') => quoted(text, open, grammar, ended),
+            _ => Quoted::Plain,
+        };
+        count += 1;
+        match meaning {
+            Quoted::Closed { from, to, escaped, next } => {
+                if fields.len() < most {
+                    fields.push(Field { start: from, end: to, escaped });
+                }
+                pos = next;
+            }
+            Quoted::Plain => {
+                while pos < text.len() && text[pos] != byte && text[pos] != b'\n' {
+                    pos += 1;
+                }
+                if fields.len() < most {
+                    push(text, start, pos, fields);
                 }
             }
-            let pushed = fields.len() < most;
-            if pushed {
-                fields.push(Field { start: start + 1, end: pos, escaped });
+            Quoted::Broken => {
+                return match text[open..].iter().position(|&b| b == b'\n') {
+                    Some(n) => Split { next: open + n + 1, end: End::Broken, count },
+                    None if ended => Split { next: text.len(), end: End::Broken, count },
+                    None => Split { next: text.len(), end: End::More, count },
+                };
             }
-            pos += 1;
-            let closed = pos;
-            while pos < text.len() && text[pos] != byte && text[pos] != b'\n' {
-                pos += 1;
-            }
-            // Blanks after the closing quote mean nothing. Anything else does: the field is then taken as it stands,
-            // quotes and all, so that no two keys become one by a dropped end.
-            let rest = text[closed..pos].trim_ascii_end();
-            if pushed && !rest.is_empty() {
-                let last = fields.len() - 1;
-                fields[last] = Field { start, end: closed + rest.len(), escaped: false };
-            }
-        } else {
-            while pos < text.len() && text[pos] != byte && text[pos] != b'\n' {
-                pos += 1;
-            }
-            if fields.len() < most {
-                push(text, start, pos, fields);
-            }
+            Quoted::More => return Split { next: text.len(), end: End::More, count },
         }
         match text.get(pos) {
-            None => return (pos, End::Text),
-            Some(b'\n') => return (pos + 1, End::Line),
+            None => return Split { next: pos, end: End::Text, count },
+            Some(b'\n') => return Split { next: pos + 1, end: End::Line, count },
             Some(_) => pos += 1,
-        }
-        if fields.len() == most && !quotes {
-            return match text[pos..].iter().position(|&b| b == b'\n') {
-                Some(n) => (pos + n + 1, End::Line),
-                None => (text.len(), End::Text),
-            };
         }
     }
 }
@@ -201,33 +270,59 @@ fn words(text: &[u8], pos: usize, end: usize, fields: &mut Vec<Field>) {
     }
 }
 
-/// Where the last whole record of a text ends; `None` when it holds none.
-pub(crate) fn last_record_end(text: &[u8], delimiter: Delimiter) -> Option<usize> {
-    if !matches!(delimiter, Delimiter::Byte(_)) || !text.contains(&b'"') {
+/// Where the last record ends of which the end is known, although the text is cut off; `None` when there is none.
+pub(crate) fn last_record_end(text: &[u8], grammar: &Grammar) -> Option<usize> {
+    if !grammar.has_quotes(text) {
         return text.iter().rposition(|&b| b == b'\n').map(|at| at + 1);
     }
     let (mut pos, mut last, mut fields) = (0, None, Vec::new());
     while pos < text.len() {
-        let (next, end) = record(text, pos, delimiter, true, usize::MAX, &mut fields);
-        if end == End::Line {
-            last = Some(next);
+        let split = record(text, pos, grammar, true, 0, false, &mut fields);
+        match split.end {
+            End::Line | End::Broken => last = Some(split.next),
+            End::Text | End::More => break,
         }
-        pos = next;
+        pos = split.next;
     }
     last
 }
 
-/// Splits a whole text into records of text cells; blank lines are left out. For samples and small files.
-pub(crate) fn cells(text: &[u8], delimiter: Delimiter) -> Vec<Vec<Cow<'_, [u8]>>> {
-    let (mut pos, mut fields, mut rows) = (0, Vec::new(), Vec::new());
+/// A text split into records of text cells.
+#[derive(Default)]
+pub(crate) struct Cells<'a> {
+    /// All but blank lines and broken rows.
+    pub rows: Vec<Vec<Cow<'a, [u8]>>>,
+    /// Lines of broken rows, from 1.
+    pub broken: Vec<usize>,
+}
+
+/// Splits a whole text. For samples and small files. A text that is cut off (`ended` is false) loses its last record where
+/// its end is not known. The first record tells the width.
+pub(crate) fn cells(text: &[u8], delimiter: Delimiter, quotes: Quotes, ended: bool) -> Cells<'_> {
+    let mut grammar = Grammar::of(delimiter, quotes);
+    let has_quotes = grammar.has_quotes(text);
+    let (mut pos, mut fields, mut cells, mut line) = (0, Vec::new(), Cells::default(), 1);
     while pos < text.len() {
-        let (next, _) = record(text, pos, delimiter, true, usize::MAX, &mut fields);
-        if !is_blank(&fields) {
-            rows.push(fields.iter().map(|f| f.bytes(text)).collect());
+        let mut split = record(text, pos, &grammar, has_quotes, usize::MAX, ended, &mut fields);
+        if grammar.width == 0 && text[pos..split.next].iter().filter(|&&b| b == b'\n').count() > 1 {
+            // The first record goes over several lines: are they rows of its own width?
+            let known = Grammar { width: split.count, ..grammar };
+            split = record(text, pos, &known, has_quotes, usize::MAX, ended, &mut fields);
         }
-        pos = next;
+        match split.end {
+            End::More => break,
+            End::Broken => cells.broken.push(line),
+            End::Line | End::Text => {
+                if !is_blank(&fields) {
+                    cells.rows.push(fields.iter().map(|f| f.bytes(text)).collect());
+                    grammar.width = if grammar.width == 0 { fields.len() } else { grammar.width };
+                }
+            }
+        }
+        line += text[pos..split.next].iter().filter(|&&b| b == b'\n').count();
+        pos = split.next;
     }
-    rows
+    cells
 }
 
 /// Whether a record is a blank line.
@@ -245,7 +340,7 @@ mod tests {
     use super::*;
 
     fn split(text: &str, delimiter: Delimiter) -> Vec<Vec<String>> {
-        let rows = cells(text.as_bytes(), delimiter);
+        let rows = cells(text.as_bytes(), delimiter, Quotes::Auto, true).rows;
         rows.iter().map(|r| r.iter().map(|c| String::from_utf8_lossy(c).into_owned()).collect()).collect()
     }
 
@@ -274,7 +369,7 @@ mod tests {
 
     #[test]
     fn records_are_cut_at_line_ends_outside_quotes() {
-        let comma = Delimiter::Byte(b',');
+        let comma = &Grammar::of(Delimiter::Byte(b','), Quotes::Auto);
         assert_eq!(last_record_end(b"a,b\nc,\"d\ne", comma), Some(4));
         assert_eq!(last_record_end(b"a,\"b\nc\"\nd", comma), Some(8));
         assert_eq!(last_record_end(b"a,b", comma), None);
@@ -285,9 +380,10 @@ mod tests {
     fn fields_past_those_needed_are_skipped_quotes_and_all() {
         let text = b"1,2,\"a\nb\",4\n5,6";
         let mut fields = Vec::new();
-        let (next, end) = record(text, 0, Delimiter::Byte(b','), true, 2, &mut fields);
-        assert_eq!((next, end, fields.len()), (12, End::Line, 2));
-        let (next, end) = record(text, 12, Delimiter::Byte(b','), true, 2, &mut fields);
-        assert_eq!((next, end, fields.len()), (text.len(), End::Text, 2));
+        let comma = Grammar::of(Delimiter::Byte(b','), Quotes::Auto);
+        let split = record(text, 0, &comma, true, 2, true, &mut fields);
+        assert_eq!((split.next, split.end, fields.len(), split.count), (12, End::Line, 2, 4));
+        let split = record(text, 12, &comma, true, 2, true, &mut fields);
+        assert_eq!((split.next, split.end, fields.len(), split.count), (text.len(), End::Text, 2, 2));
     }
 }

@@ -14,6 +14,7 @@ use crate::{
         ImportOptions,
         columns::{Columns, Role, bare, is_list_name},
         doubts::WARNING,
+        quotes::Quotes,
         records::{Delimiter, Field, cells},
         sniff::SAMPLE_ROWS,
         source::Source,
@@ -136,7 +137,9 @@ pub(crate) fn whole_lines(
         (Asked::Lists(separator), guess) => {
             let delimiter = separator.delimiter();
             // Quoted cells that hold the separator are lists of their own.
-            let in_cells = |byte: u8| cells(text, delimiter).iter().flatten().any(|cell| cell.contains(&byte));
+            let in_cells = |byte: u8| {
+                cells(text, delimiter, Quotes::Auto, true).rows.iter().flatten().any(|cell| cell.contains(&byte))
+            };
             let whole = guess.is_none_or(|g| g == delimiter)
                 && !matches!(separator, Separator::Byte(byte) if guess.is_some() && in_cells(byte));
             return Ok(whole.then_some(delimiter));
@@ -190,7 +193,7 @@ pub(crate) fn columns_of_lines(options: &ImportOptions) -> Result<Columns> {
             .hint("leave it out; or --list-sep none, if it is a table"));
         }
     }
-    Ok(Columns { user: 0, item: 1, time: None, rating: None, basket: None })
+    Ok(Columns { user: 0, item: 1, time: None, rating: None, basket: None, words: false })
 }
 
 #[derive(Debug, PartialEq)]
@@ -248,7 +251,9 @@ fn look_at_lines(rows: &[Vec<&str>], table_fits: bool) -> Lines {
         };
     }
     // Columns of one kind reach equally far; a rating does not reach as far as an item's number.
-    let top = |c: usize| column(c).filter_map(|cell| parse_number(shape_digits(cell).as_bytes())).max().unwrap_or(0);
+    let top = |c: usize| {
+        column(c).filter_map(|cell| parse_number(shape_digits(cell).as_bytes())).map(|m| m.whole).max().unwrap_or(0)
+    };
     let tops = (1..usual).map(top);
     let even = tops.clone().max().unwrap_or(0) <= 4 * tops.min().unwrap_or(0);
     let many = if distinct && rows.len() > 2 { 4 } else { 5 };

@@ -13,9 +13,10 @@ use crate::{
         doubts::{self, WARNING},
         filter::Filter,
         jsonl::{self, Wanted},
-        records::{Delimiter, cells},
+        records::{Delimiter, Grammar, cells},
         sequences::{self, Asked, Lists},
         source::{Packing, Source},
+        ties,
         time::{TimeKind, parse_number},
     },
 };
@@ -28,7 +29,7 @@ pub(crate) const SAMPLE_ROWS: usize = 200;
 #[derive(Clone, Debug)]
 pub(crate) struct TextLayout {
     pub source: Source,
-    pub delimiter: Delimiter,
+    pub grammar: Grammar,
     /// The first record holds names.
     pub header: bool,
     /// Columns have names: from the header, from the file before, or from the path.
@@ -75,14 +76,15 @@ pub(crate) struct Inherited {
     names: Vec<String>,
 }
 
-/// The first part of a text file, without a byte-order mark, up to its last whole line.
-fn sample(source: &Source) -> Result<Vec<u8>> {
+/// The first part of a text file, without a byte-order mark, up to its last whole line; and whether that is all of it.
+fn sample(source: &Source) -> Result<(Vec<u8>, bool)> {
     let mut text = Vec::new();
     source.open()?.take(SAMPLE_BYTES).read_to_end(&mut text).map_err(|e| source.read_error(&e))?;
     let bad = |what: &str| Error::user(format!("{}: {what}", source.display()));
     if text.starts_with(&[0xff, 0xfe]) || text.starts_with(&[0xfe, 0xff]) {
         return Err(bad("this is UTF-16 text").hint("save it as UTF-8, e.g. with `iconv -f UTF-16 -t UTF-8`"));
     }
+    let whole = (text.len() as u64) < SAMPLE_BYTES;
     if text.starts_with(&[0xef, 0xbb, 0xbf]) {
         text.drain(..3);
     }
@@ -90,19 +92,17 @@ fn sample(source: &Source) -> Result<Vec<u8>> {
         return Err(bad("this is not text (it holds zero bytes)")
             .hint("logs are CSV, TSV, MovieLens .dat, RecBole .inter or Parquet"));
     }
-    if text.len() as u64 >= SAMPLE_BYTES - 3
-        && let Some(end) = text.iter().rposition(|&b| b == b'\n')
-    {
+    if !whole && let Some(end) = text.iter().rposition(|&b| b == b'\n') {
         text.truncate(end + 1);
     }
     if text.trim_ascii().is_empty() {
         return Err(bad("the file is empty"));
     }
-    Ok(text)
+    Ok((text, whole))
 }
 
 /// The delimiter a file uses: the one that cuts its first lines into the same number of fields, the most fields first.
-fn delimiter_of(text: &[u8], source: &Source, options: &ImportOptions) -> Result<Delimiter> {
+fn delimiter_of(text: &[u8], whole: bool, source: &Source, options: &ImportOptions) -> Result<Delimiter> {
     if let Some(wish) = &options.delimiter {
         return match wish.as_str() {
             "tab" | "\\t" | "\t" => Ok(Delimiter::Byte(b'\t')),
@@ -126,7 +126,7 @@ fn delimiter_of(text: &[u8], source: &Source, options: &ImportOptions) -> Result
     ];
     let mut best = (0.0, Delimiter::Byte(b','));
     for delimiter in candidates {
-        let rows = cells(text, delimiter);
+        let rows = cells(text, delimiter, options.quotes, whole).rows;
         let rows = &rows[..rows.len().min(SAMPLE_ROWS)];
         let width = rows.first().map_or(0, Vec::len);
         if width < 2 {
@@ -160,21 +160,35 @@ pub(crate) struct Table {
     pub rows: Vec<Vec<String>>,
 }
 
+/// What is wrong with a quote, and what settles it.
+pub(crate) const BROKEN_QUOTE: &str =
+    "a quote is opened and never closed before a delimiter or line end, or only after other rows";
+pub(crate) const QUOTES_HINT: &str = "say what quotes mean: --quotes line (a quoted text ends on its line, all other quotes \
+                                      are ordinary characters), --quotes csv (quoted texts go over several lines), --quotes \
+                                      none (all are ordinary characters); or leave such rows out with --skip-bad";
+
 /// Looks at the first part of a text file. `known`: whether a first-row cell shows that the row is a header.
 pub(crate) fn table(source: &Source, options: &ImportOptions, known: &dyn Fn(&str) -> bool) -> Result<Table> {
-    let text = sample(source)?;
-    let delimiter = delimiter_of(&text, source, options)?;
-    rows_of(&text, delimiter, source, options, known)
+    let (text, whole) = sample(source)?;
+    let delimiter = delimiter_of(&text, whole, source, options)?;
+    rows_of(&text, whole, delimiter, source, options, known)
 }
 
 fn rows_of(
     text: &[u8],
+    whole: bool,
     delimiter: Delimiter,
     source: &Source,
     options: &ImportOptions,
     known: &dyn Fn(&str) -> bool,
 ) -> Result<Table> {
-    let mut rows: Vec<Vec<String>> = cells(text, delimiter)
+    let cells = cells(text, delimiter, options.quotes, whole);
+    // What stands in the first row decides how all others are read.
+    if cells.broken.first() == Some(&1) {
+        return Err(Error::user(format!("{}: line 1: {BROKEN_QUOTE}", source.display())).hint(QUOTES_HINT));
+    }
+    let mut rows: Vec<Vec<String>> = cells
+        .rows
         .into_iter()
         .take(SAMPLE_ROWS)
         .map(|row| row.iter().map(|cell| String::from_utf8_lossy(cell).into_owned()).collect())
@@ -210,7 +224,7 @@ pub(crate) fn text_layout(
     let wishes = Role::wishes(options);
     let wished = |cell: &str| wishes.into_iter().flatten().any(|w| w.eq_ignore_ascii_case(columns::bare(cell)));
     let known = |cell: &str| columns::is_known(cell) || wished(cell);
-    let text = sample(&source)?;
+    let (text, whole) = sample(&source)?;
     let (preamble, text) = after_comments(&text);
     let asked = Asked::of(options.list_sep.as_deref())?;
     let json = jsonl::sample(text, &source)?;
@@ -222,7 +236,7 @@ pub(crate) fn text_layout(
             Table { delimiter: Delimiter::Json, header: true, names: json.names, rows: json.rows }
         }
         None => {
-            let guess = delimiter_of(text, &source, options);
+            let guess = delimiter_of(text, whole, &source, options);
             if options.delimiter.is_some()
                 && let Err(e) = guess
             {
@@ -231,12 +245,12 @@ pub(crate) fn text_layout(
             match sequences::whole_lines(text, guess.as_ref().ok().copied(), asked, &source)? {
                 Some(delimiter) => {
                     lists = Some(Lists::of_whole_lines(delimiter, 1));
-                    let mut table = rows_of(text, delimiter, &source, options, &known)?;
+                    let mut table = rows_of(text, whole, delimiter, &source, options, &known)?;
                     table.names.resize(2, "items".into());
                     table.rows.iter_mut().for_each(|row| row.truncate(2));
                     table
                 }
-                None => rows_of(text, guess?, &source, options, &known)?,
+                None => rows_of(text, whole, guess?, &source, options, &known)?,
             }
         }
     };
@@ -277,6 +291,9 @@ pub(crate) fn text_layout(
         let declared = (0..names.len()).filter(|c| names[*c].ends_with("_seq"));
         doubts.extend(sequences::ignored_lists(&source, &names, declared, &columns));
     }
+    if lists.is_none() && asked != Asked::Table {
+        doubts.extend(doubts::lists(&source, &names, &columns, &rows)?);
+    }
     let filter = Filter::new(&names, named, &rows, &columns, &options.wheres).map_err(at)?;
     let json = (delimiter == Delimiter::Json).then(|| {
         let own = |c: &usize| *c < names.len() - source.partition.len();
@@ -292,13 +309,31 @@ pub(crate) fn text_layout(
     let time_hint = time_hint.and_then(|c| clock::hint(cells_of(&rows, c)));
     let times = |c: usize| doubts::all_moments(cells_of(&rows, c));
     doubts.extend(doubts::ignored_times(&source, &names, &columns, options, times));
+    if lists.is_none() {
+        doubts.extend(ties::unused_order(&source, &names, &columns, time_kind, &rows, options));
+    }
     if !named {
+        doubts.extend(doubts::keys_by_content(&source, &columns, &rows, options));
         doubts.extend(doubts::header_as_data(&source, &rows, &columns, options));
     }
+    let width = match &lists {
+        Some(lists) if lists.whole_lines => 0,
+        // Most rows decide: a few may be broken.
+        _ if delimiter == Delimiter::Json => 0,
+        _ => usual_width(&rows).saturating_sub(source.partition.len()),
+    };
+    let own = |c: &usize| *c < width;
+    let grammar = Grammar {
+        width,
+        keys: Some([columns.user, columns.item]).filter(|keys| keys.iter().all(own)),
+        time: columns.time.filter(own).zip(time_kind),
+        rating: columns.rating.filter(own),
+        ..Grammar::of(delimiter, options.quotes)
+    };
     let first = if header { Vec::new() } else { rows.into_iter().next().unwrap_or_default() };
     Ok(Some(TextLayout {
         source,
-        delimiter,
+        grammar,
         header,
         named,
         names,
@@ -312,6 +347,13 @@ pub(crate) fn text_layout(
         first,
         doubts,
     }))
+}
+
+/// How many cells most rows have.
+fn usual_width(rows: &[Vec<String>]) -> usize {
+    let mut widths: Vec<usize> = rows.iter().map(Vec::len).collect();
+    widths.sort_unstable();
+    widths.chunk_by(|a, b| a == b).max_by_key(|same| same.len()).map_or(0, |same| same[0])
 }
 
 /// Adds the columns that the path names. A column of the file comes before one of the path with the same name.
@@ -331,12 +373,12 @@ impl TextLayout {
     /// What a file after this one may take over.
     pub fn inherited(&self) -> Option<Inherited> {
         let own = self.names.len() - self.source.partition.len();
-        self.header.then(|| Inherited { delimiter: self.delimiter, names: self.names[..own].to_vec() })
+        self.header.then(|| Inherited { delimiter: self.grammar.delimiter, names: self.names[..own].to_vec() })
     }
 
     /// The format in words.
     pub fn kind(&self) -> String {
-        self.delimiter.to_string()
+        self.grammar.delimiter.to_string()
     }
 
     /// What to do when the first row cannot be used because words stand where the other rows have a time or a rating:
@@ -365,7 +407,7 @@ impl TextLayout {
 
     /// What was understood, for people to check.
     pub fn describe(&self) -> Vec<String> {
-        let header = match (self.delimiter, self.header) {
+        let header = match (self.grammar.delimiter, self.header) {
             (Delimiter::Json, _) => "one object a line",
             (_, true) => "with a header",
             (_, false) => "without a header",
@@ -374,7 +416,7 @@ impl TextLayout {
             Packing::None => String::new(),
             packing => format!(", {}", packing.name()),
         };
-        let mut lines = vec![format!("{}: {}, {header}{packing}", self.source.display(), self.delimiter)];
+        let mut lines = vec![format!("{}: {}, {header}{packing}", self.source.display(), self.grammar.delimiter)];
         lines.extend(describe_columns(&self.names, self.named, &self.columns, self.time_kind));
         if let Some(lists) = &self.lists
             && let Some(line) = lines.iter_mut().find(|l| l.trim_start().starts_with(Role::Item.name()))

@@ -13,7 +13,10 @@ use flate2::bufread::MultiGzDecoder;
 
 use crate::{
     base::{Error, Result, error::IoContext, error::typed},
-    data::import::{ImportOptions, cancelled},
+    data::import::{
+        ImportOptions, cancelled,
+        decode::{Decoded, Encoding},
+    },
 };
 
 /// How the text of a file is packed.
@@ -41,6 +44,8 @@ pub(crate) struct Source {
     pub parquet: bool,
     /// Columns that the path of a part names: `day=2024-05-01`.
     pub partition: Vec<(String, String)>,
+    /// How its text is encoded.
+    pub encoding: Encoding,
 }
 
 /// What standard input is called in messages and in the manifest.
@@ -86,7 +91,7 @@ impl Source {
             }
             let copy = dir.join(format!("{name}{COPY}"));
             copied(&mut io::stdin().lock(), Path::new(STDIN), &copy, options)?;
-            return Source::at(PathBuf::from(STDIN), copy);
+            return Source::at(PathBuf::from(STDIN), copy, options);
         }
         let meta = path.metadata().map_err(|e| {
             let error = Error::io(path, &e);
@@ -98,18 +103,25 @@ impl Source {
             );
         }
         if meta.is_file() {
-            return Source::at(path.into(), path.into());
+            return Source::at(path.into(), path.into(), options);
         }
         let copy = dir.join(format!("{name}{COPY}"));
         copied(&mut File::open(path).at_path(path)?, path, &copy, options)?;
-        Source::at(path.into(), copy)
+        Source::at(path.into(), copy, options)
     }
 
     /// A file that can be opened again, by its first bytes.
-    fn at(shown: PathBuf, path: PathBuf) -> Result<Source> {
+    fn at(shown: PathBuf, path: PathBuf, options: &ImportOptions) -> Result<Source> {
         let mut start = Vec::new();
         File::open(&path).and_then(|f| f.take(4 << 10).read_to_end(&mut start)).at_path(&path)?;
-        let mut source = Source { shown, path, packing: Packing::None, parquet: false, partition: Vec::new() };
+        let mut source = Source {
+            shown,
+            path,
+            packing: Packing::None,
+            parquet: false,
+            partition: Vec::new(),
+            encoding: options.encoding,
+        };
         match start.as_slice() {
             [] => return Err(Error::user(format!("{}: the file is empty", source.display()))),
             [b'P', b'A', b'R', b'1', ..] => source.parquet = true,
@@ -127,7 +139,7 @@ impl Source {
     /// Packed files hold text: a Parquet file or an archive inside is named for what it is.
     fn refuse_foreign_inside(&self) -> Result<()> {
         let mut start = Vec::new();
-        self.open()?.take(4 << 10).read_to_end(&mut start).map_err(|e| self.read_error(&e))?;
+        self.unpacked()?.take(4 << 10).read_to_end(&mut start).map_err(|e| self.read_error(&e))?;
         let unpack = if self.packing == Packing::Gzip { "gzip" } else { "zstd" };
         let inside = |what: &str, hint: String| {
             Err(Error::user(format!("{}: this is {what} packed with {}", self.display(), self.packing.name()))
@@ -201,8 +213,12 @@ impl Source {
         File::open(&self.path).map_err(|e| Error::io(&self.shown, &e))
     }
 
-    /// Opens the text, unpacked on the way.
+    /// Opens the text, unpacked and decoded on the way.
     pub fn open(&self) -> Result<Box<dyn Read + Send>> {
+        Ok(Box::new(Decoded::new(self.unpacked()?, self.encoding)))
+    }
+
+    fn unpacked(&self) -> Result<Box<dyn Read + Send>> {
         let file = BufReader::with_capacity(256 << 10, self.file()?);
         Ok(match self.packing {
             Packing::None => Box::new(file),

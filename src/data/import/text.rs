@@ -19,13 +19,16 @@ use crate::{
         filter::Tally,
         intern::hash_key,
         jsonl::{Line, Wanted},
-        ratings::RatingRule,
-        records::{Delimiter, End, Field, is_blank, last_record_end, record},
-        sniff::TextLayout,
+        moments::Times,
+        ratings::{BAD_RATING, RatingRule, boolean_word},
+        records::{End, Field, is_blank, last_record_end, record},
+        rules::Rules,
+        sniff::{BROKEN_QUOTE, QUOTES_HINT, TextLayout},
+        time::{Moment, TimeKind},
     },
 };
 
-/// A record longer than this is taken for a file that is no log (or a quote that never closes).
+/// A record longer than this is taken for a file that is no log.
 const LONGEST_RECORD_BYTES: usize = 64 << 20;
 
 /// One parsed row; keys lie in the block's text.
@@ -64,6 +67,16 @@ pub(crate) struct Block {
     pub below_rating: u64,
     /// What `--where` saw and left out.
     pub tally: Tally,
+    /// Rows left out because a key is missing.
+    pub missing: u64,
+    /// Rows with more fields than the file has columns, and the line of the first.
+    pub wide: u64,
+    pub first_wide: u64,
+    /// Rows whose time has a fraction, and that.
+    fractions: Vec<(u32, u64)>,
+    pub times: Times,
+    /// Decimals that the rows' times have.
+    pub decimals: u8,
 }
 
 /// How many bad rows of a block are described; the rest are counted.
@@ -76,6 +89,23 @@ impl Block {
         if self.bad.len() < BAD_SHOWN {
             self.bad.push(BadRow { line, column: column.into(), reason: reason.into() });
         }
+    }
+
+    /// Takes a row whose time is whole units, and the fraction behind them.
+    #[inline]
+    pub fn push(&mut self, row: Row, fraction: u64) {
+        if fraction > 0 {
+            self.fractions.push((self.rows.len() as u32, fraction));
+        }
+        self.rows.push(row);
+    }
+
+    /// All rows are there: their times get as many decimals as they need.
+    pub fn close(&mut self, kind: Option<TimeKind>) {
+        if let Some(kind) = kind {
+            (self.times, self.decimals) = Times::of_block(&mut self.rows, &self.fractions, kind);
+        }
+        self.fractions = Vec::new();
     }
 
     pub fn key(&self, at: (u32, u32)) -> &[u8] {
@@ -126,7 +156,7 @@ impl Cutter<'_> {
                 // What is left is the last record, with or without a line end.
                 break;
             }
-            if let Some(end) = last_record_end(&text, self.layout.delimiter) {
+            if let Some(end) = last_record_end(&text, &self.layout.grammar) {
                 self.carry = text.split_off(end);
                 break;
             }
@@ -136,7 +166,7 @@ impl Cutter<'_> {
                     self.layout.source.display(),
                     self.line
                 ))
-                .hint("a quote that is opened and never closed does this; or the file is not a log"));
+                .hint("is the file a log?"));
             }
         }
         if text.is_empty() {
@@ -151,14 +181,14 @@ impl Cutter<'_> {
 /// Reads a text log to its end and sends its blocks in order. Ends early, without an error, when nobody listens.
 pub(crate) fn read(
     layout: &TextLayout,
-    rule: RatingRule,
+    rules: &Rules,
     block_bytes: usize,
     out: &SyncSender<Result<Block>>,
 ) -> Result<()> {
     let reader = layout.source.open()?;
     let mut cutter = Cutter { reader, layout, size: block_bytes, carry: Vec::new(), line: 1, ended: false };
     cutter.skip_lines(layout.preamble)?;
-    let parser = Parser::new(layout, rule);
+    let parser = Parser::new(layout, rules);
     let mut first = true;
     loop {
         // One piece a thread: they are parsed at once, and sent on in their order.
@@ -185,7 +215,7 @@ pub(crate) fn read(
 
 struct Parser<'a> {
     layout: &'a TextLayout,
-    rule: RatingRule,
+    rules: &'a Rules,
     /// How many fields of a record are needed.
     most: usize,
     /// How many are split off.
@@ -195,14 +225,14 @@ struct Parser<'a> {
 }
 
 impl<'a> Parser<'a> {
-    fn new(layout: &'a TextLayout, rule: RatingRule) -> Self {
+    fn new(layout: &'a TextLayout, rules: &'a Rules) -> Self {
         let own = layout.names.len() - layout.source.partition.len();
         let roles = || Role::ALL.iter().filter_map(|r| layout.columns.of(*r));
         let count = |columns: &mut dyn Iterator<Item = usize>| columns.filter(|c| *c < own).max().map_or(0, |c| c + 1);
         let most = count(&mut roles().chain(layout.filter.needed()));
         let read = count(&mut roles().chain(layout.filter.columns()));
         let all = layout.lists.as_ref().is_some_and(|l| l.whole_lines);
-        Parser { layout, rule, most, split: if all { usize::MAX } else { read.max(1) }, own }
+        Parser { layout, rules, most, split: if all { usize::MAX } else { read.max(1) }, own }
     }
 
     fn parse(&self, piece: Piece) -> Block {
@@ -210,7 +240,8 @@ impl<'a> Parser<'a> {
         let first_line = line;
         let constants = self.append_partition(&mut text);
         let length = text.len() - constants.iter().map(|f| f.end - f.start).sum::<usize>();
-        let quotes = matches!(self.layout.delimiter, Delimiter::Byte(_)) && text.contains(&b'"');
+        let grammar = &self.layout.grammar;
+        let quotes = grammar.has_quotes(&text);
         let utf8 = std::str::from_utf8(&text).is_ok();
         let mut block = Block::default();
         // Keys with doubled quotes are written out plainly behind the text.
@@ -222,11 +253,21 @@ impl<'a> Parser<'a> {
             self.json(wanted, &mut text[..], length, &constants, line, utf8, &mut extra, &mut block);
             block.text = text;
             block.text.append(&mut extra);
+            block.close(self.layout.time_kind);
             return block;
         }
         while pos < length {
-            let (next, end) = record(&text[..length], pos, self.layout.delimiter, quotes, self.split, &mut fields);
-            if !is_blank(&fields) && !mem::take(&mut header) {
+            let split = record(&text[..length], pos, grammar, quotes, self.split, true, &mut fields);
+            let (next, end) = (split.next, split.end);
+            if end == End::Broken {
+                // The line where the quote opened, which may be a later one than that where the row begins.
+                let open = text[pos..next].trim_ascii_end().iter().filter(|&&b| b == b'\n').count() as u64;
+                block.reject(line + open, "", BROKEN_QUOTE);
+            } else if !is_blank(&fields) && !mem::take(&mut header) {
+                if split.count > grammar.width && grammar.width > 0 {
+                    block.first_wide = if block.wide == 0 { line } else { block.first_wide };
+                    block.wide += 1;
+                }
                 if !constants.is_empty() && fields.len() >= self.most {
                     fields.resize(self.own, Field { start: 0, end: 0, escaped: false });
                     fields.extend(&constants);
@@ -244,6 +285,7 @@ impl<'a> Parser<'a> {
         }
         block.text = text;
         block.text.append(&mut extra);
+        block.close(self.layout.time_kind);
         block
     }
 
@@ -275,7 +317,10 @@ impl<'a> Parser<'a> {
                         // Events of other kinds may have other keys.
                         let asked = || self.layout.filter.asks_for(|c| cell_of(text, fields, c));
                         if let Some(column) = *missing {
-                            if asked() {
+                            let keys = [self.layout.columns.user, self.layout.columns.item];
+                            if asked() && keys.contains(&column) && self.rules.misses(b"") {
+                                block.missing += 1;
+                            } else if asked() {
                                 let name = &self.layout.names[column];
                                 block.reject(line, format!("'{name}'"), format!("the object has no '{name}'"));
                             } else {
@@ -311,7 +356,7 @@ impl<'a> Parser<'a> {
             let role = Role::ALL.into_iter().find(|role| self.layout.columns.of(*role) == Some(c));
             role.map_or_else(String::new, |role| self.column(role))
         };
-        if end == End::OpenQuote || fields.len() < self.most && !lists.iter().any(|(_, list)| list.is_empty()) {
+        if fields.len() < self.most && !lists.iter().any(|(_, list)| list.is_empty()) {
             return self.row(text, fields, end, line, utf8, extra, block);
         }
         let Some((_, list)) = lists.iter().find(|(c, _)| *c == items) else {
@@ -360,9 +405,6 @@ impl<'a> Parser<'a> {
         block: &mut Block,
     ) {
         let columns = &self.layout.columns;
-        if end == End::OpenQuote {
-            return block.reject(line, "", "a quote is opened and never closed");
-        }
         if fields.len() < self.most {
             let missing = Role::ALL.into_iter().find(|r| columns.of(*r).is_some_and(|c| c >= fields.len()));
             let cut =
@@ -376,7 +418,7 @@ impl<'a> Parser<'a> {
         }
         let rating = match columns.rating {
             None => 0.0,
-            Some(c) => match parse_rating(&text[fields[c].start..fields[c].end], self.rule) {
+            Some(c) => match parse_rating(&text[fields[c].start..fields[c].end], self.rules.rating) {
                 Ok(rating) => rating,
                 Err(reason) => return block.reject(line, self.column(Role::Rating), reason),
             },
@@ -385,11 +427,14 @@ impl<'a> Parser<'a> {
             (Some(c), Some(kind)) => {
                 let cell = &text[fields[c].start..fields[c].end];
                 match kind.parse(cell) {
+                    Some(time) if self.rules.refuses(time) => {
+                        return block.reject(line, self.column(Role::Time), outside(cell));
+                    }
                     Some(time) => time,
                     None => return block.reject(line, self.column(Role::Time), bad_time(cell)),
                 }
             }
-            _ => 0,
+            _ => Moment { whole: 0, fraction: 0 },
         };
         let basket = match columns.basket.map(|c| fields[c]) {
             None => 0,
@@ -400,13 +445,19 @@ impl<'a> Parser<'a> {
         };
         // Keys come last: hashing is the dearest part, and rows that are refused before it cost nothing.
         let mut key = |role: Role, c: usize| -> Option<(u32, u32)> {
-            let field = fields[c];
+            let mut field = fields[c];
+            let raw = &text[field.start..field.end];
+            if self.rules.misses(raw) {
+                block.missing += 1;
+                return None;
+            }
+            field.end = field.start + self.rules.length(raw);
             if field.start == field.end {
                 block.reject(line, self.column(role), format!("the {} is empty", role.name()));
                 return None;
             }
             if !utf8 && std::str::from_utf8(&text[field.start..field.end]).is_err() {
-                let reason = format!("the {} is not UTF-8 text", role.name());
+                let reason = format!("the {} is {NOT_UTF8}", role.name());
                 block.reject(line, self.column(role), reason);
                 return None;
             }
@@ -419,7 +470,7 @@ impl<'a> Parser<'a> {
             Some((field.start as u32, (field.end - field.start) as u32))
         };
         let (Some(user), Some(item)) = (key(Role::User, columns.user), key(Role::Item, columns.item)) else { return };
-        if self.rule.leaves_out(rating) {
+        if self.rules.rating.leaves_out(rating) {
             block.below_rating += 1;
             return;
         }
@@ -428,7 +479,7 @@ impl<'a> Parser<'a> {
             if start < text.len() { &text[start..end] } else { &extra[start - text.len()..end - text.len()] }
         };
         let (user_hash, item_hash) = (hash_key(bytes(user)), hash_key(bytes(item)));
-        block.rows.push(Row { user, item, user_hash, item_hash, time, rating, basket });
+        block.push(Row { user, item, user_hash, item_hash, time: time.whole, rating, basket }, time.fraction);
     }
 }
 
@@ -454,13 +505,38 @@ pub(crate) fn bad_time(cell: &[u8]) -> String {
     format!("'{}' {BAD_TIME}", shown(cell))
 }
 
+/// Why a key of other bytes is refused.
+pub(crate) const NOT_UTF8: &str = "not UTF-8 text; if the file is Latin-1, --encoding latin1 reads it";
 const NO_TIME: &str = "the time is empty";
+
+/// Why a time outside --time-range is refused.
+#[cold]
+pub(crate) fn outside(cell: &[u8]) -> String {
+    format!("time '{}' is outside --time-range", shown(cell))
+}
+
 const BAD_TIME: &str = "is not a time (a number, or a date like 2015-03-09 18:30:00)";
 
 impl BadRow {
     /// Whether the time is what is wrong.
     pub fn of_time(&self) -> bool {
         self.reason == NO_TIME || self.reason.ends_with(BAD_TIME)
+    }
+
+    /// What to do about such a row, other than to correct it.
+    pub fn hint(&self) -> &'static str {
+        if self.reason == BROKEN_QUOTE {
+            QUOTES_HINT
+        } else if self.reason.ends_with(NOT_UTF8) {
+            "read the file as Latin-1 with --encoding latin1; another encoding is converted first, e.g. with `iconv -f \
+             WINDOWS-1251 -t UTF-8`; --skip-bad would leave all such rows out"
+        } else if self.reason.ends_with(BAD_RATING) {
+            "leave such rows out with --skip-bad, or keep them as events without ratings: --rating-col none"
+        } else if ["the user is empty", "the item is empty"].contains(&self.reason.as_str()) {
+            "correct the row, or leave rows without a user or an item out with --missing drop, all bad rows with --skip-bad"
+        } else {
+            "correct the row, or leave such rows out with --skip-bad"
+        }
     }
 }
 
@@ -471,14 +547,192 @@ fn shown(cell: &[u8]) -> String {
 }
 
 #[inline]
-fn parse_rating(cell: &[u8], rule: RatingRule) -> std::result::Result<f32, String> {
+pub(crate) fn parse_rating(cell: &[u8], rule: RatingRule) -> std::result::Result<f32, String> {
     // Most ratings are one digit, or a digit and a half.
     let rating = match cell {
         [d] if d.is_ascii_digit() => Some((d - b'0') as f32),
         [d, b'.', half @ (b'0' | b'5')] if d.is_ascii_digit() => {
             Some((d - b'0') as f32 + if *half == b'5' { 0.5 } else { 0.0 })
         }
-        _ => std::str::from_utf8(cell).ok().and_then(|text| text.parse().ok()),
+        _ => std::str::from_utf8(cell).ok().and_then(|text| {
+            let word = || boolean_word(text).filter(|_| rule.words).map(|yes| f32::from(u8::from(yes)));
+            text.parse().ok().or_else(word)
+        }),
     };
     rule.check(rating, || shown(cell))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::sync_channel;
+
+    use super::*;
+    use crate::{
+        base::rng::{Purpose, Stream},
+        data::import::{ImportOptions, Quotes, sniff::text_layout, source::Source},
+    };
+
+    /// User, item and time of the rows, and the lines of the bad ones.
+    type Read = (Vec<[String; 3]>, Vec<u64>);
+
+    fn read_in_blocks(layout: &TextLayout, size: usize) -> Read {
+        let (send, receive) = sync_channel(1 << 16);
+        read(layout, &Rules::default(), size, &send).unwrap();
+        drop(send);
+        let mut all = Read::default();
+        for block in receive {
+            let block = block.unwrap();
+            let key = |at| String::from_utf8(block.key(at).to_vec()).unwrap();
+            all.0.extend(block.rows.iter().map(|r| [key(r.user), key(r.item), r.time.to_string()]));
+            all.1.extend(block.bad.iter().map(|b| b.line));
+            // Of a block only the first bad rows are described.
+            all.1.extend((block.bad.len() as u64..block.bad_rows).map(|_| u64::MAX));
+        }
+        all
+    }
+
+    /// One field at the beginning of `rest`, read as the rule says, and how many bytes it takes; `None`: broken.
+    fn field(rest: &str, delimiter: char, quotes: Quotes) -> Option<(String, usize)> {
+        let plain = || {
+            let end = rest.find([delimiter, '\n']).unwrap_or(rest.len());
+            Some((rest[..end].trim_matches(' ').to_owned(), end))
+        };
+        let Some(body) = rest.trim_start_matches(' ').strip_prefix('"').filter(|_| quotes != Quotes::None) else {
+            return plain();
+        };
+        let before = rest.len() - body.len();
+        let broken = || if quotes == Quotes::Line { plain() } else { None };
+        // Doubled quotes are set aside; what quote is left closes the field.
+        let aside = body.replace("\"\"", "\u{1}\u{1}");
+        let Some(close) = aside.find('"') else { return broken() };
+        let (raw, after) = (&aside[..close], &aside[close + 1..]);
+        let blanks = after.len() - after.trim_start_matches(' ').len();
+        let lines = raw.matches('\n').count();
+        if !(after[blanks..].is_empty() || after[blanks..].starts_with([delimiter, '\n'])) {
+            return if raw.contains([delimiter, '\n']) { broken() } else { plain() };
+        }
+        let swallows = |line: &str| split(line, delimiter, Quotes::Line).is_some_and(|(row, _)| is_row(&row));
+        if lines > 0 && quotes == Quotes::Line
+            || quotes == Quotes::Auto && rest.split('\n').skip(1).take(lines).any(swallows)
+        {
+            return broken();
+        }
+        Some((raw.replace("\u{1}\u{1}", "\""), before + close + 1 + blanks))
+    }
+
+    fn is_row(row: &[String]) -> bool {
+        row.len() == 4 && !row[0].is_empty() && !row[1].is_empty() && row[3].parse::<i64>().is_ok()
+    }
+
+    /// The fields of the record at the beginning of `rest` and its length; `None`: broken.
+    fn split(rest: &str, delimiter: char, quotes: Quotes) -> Option<(Vec<String>, usize)> {
+        let (mut row, mut at) = (Vec::new(), 0);
+        loop {
+            let (value, length) = field(&rest[at..], delimiter, quotes)?;
+            row.push(value);
+            at += length;
+            match rest[at..].chars().next() {
+                Some('\n') => return Some((row, at + 1)),
+                Some(_) => at += 1,
+                None => return Some((row, at)),
+            }
+        }
+    }
+
+    /// The whole file by the plainest means.
+    fn by_hand(text: &str, delimiter: char, quotes: Quotes) -> Read {
+        let (mut rest, mut line, mut all) = (text, 1, Read::default());
+        while !rest.is_empty() {
+            let mut length = 0;
+            match split(rest, delimiter, quotes) {
+                Some((row, end)) => {
+                    length = end;
+                    if line > 1 && is_row(&row) {
+                        all.0.push([&row[0], &row[1], &row[3]].map(Clone::clone));
+                    } else if line > 1 && row != [""] {
+                        all.1.push(line);
+                    }
+                }
+                // It ends with the first line whose quote is not closed.
+                None => loop {
+                    length += rest[length..].find('\n').map_or(rest.len() - length, |n| n + 1);
+                    let open = rest[..length].matches('\n').count();
+                    if length == rest.len() || split_to(rest, delimiter, quotes) < length {
+                        all.1.push(line + open as u64 - u64::from(rest[..length].ends_with('\n')));
+                        break;
+                    }
+                },
+            }
+            line += rest[..length].matches('\n').count() as u64;
+            rest = &rest[length..];
+        }
+        all
+    }
+
+    /// Where the first broken field of a record begins.
+    fn split_to(rest: &str, delimiter: char, quotes: Quotes) -> usize {
+        let mut at = 0;
+        while let Some((_, length)) = field(&rest[at..], delimiter, quotes) {
+            at += length + 1;
+        }
+        at
+    }
+
+    #[test]
+    fn quotes_mean_the_same_whatever_the_block_size() {
+        let texts = [
+            "tea",
+            "\"\"",
+            "\"tea\"",
+            "\"tea# cup\"",
+            "\"two\nlines\"",
+            "\"a#b\nc#d#e\n\"",
+            "\"lone",
+            "lone\"",
+            "5\" disk",
+            "\"say \"\"hi\"\"\"",
+            "\"Heroes\" live",
+            "\"a# b\" c",
+            " \"pad\" ",
+            "\"",
+            "\"\"\"",
+            "",
+            "\"x\n\n\ny\"",
+        ];
+        let dir = tempfile::tempdir().unwrap();
+        let mut draw = Stream::new(5, Purpose::Test, 0);
+        let mut seen = [0; 3];
+        for (round, delimiter) in [',', '\t', ';', '|'].into_iter().cycle().take(240).enumerate() {
+            let mut text = "user#item#text#time\n".to_owned();
+            // The first rows are good, so that the columns can be told.
+            (0..8).for_each(|i| text += &format!("u{i}#i{i}#tea#{}\n", 1_700_000_000 + i));
+            for i in 0..25 {
+                let odd = draw.below(3) == 0;
+                let words = if odd { texts[draw.below(texts.len() as u64) as usize] } else { "cup" };
+                let user = if draw.below(12) == 0 { "\"u\"\"9\"".into() } else { format!("u{i}") };
+                text += &format!("{user}#i{i}#{words}#{}\n", 1_700_000_000 + i);
+            }
+            if round % 2 == 1 {
+                text.pop();
+            }
+            let text = text.replace('#', &delimiter.to_string());
+            let path = dir.path().join("log.csv");
+            std::fs::write(&path, &text).unwrap();
+            for quotes in [Quotes::Auto, Quotes::Csv, Quotes::Line, Quotes::None] {
+                let options = ImportOptions { quotes, ..ImportOptions::default() };
+                let source = Source::new(&path, dir.path(), "log", &options).unwrap();
+                let layout = text_layout(source, &options, None).unwrap().unwrap();
+                let expected = by_hand(&text, delimiter, quotes);
+                seen[0] += expected.0.len();
+                seen[1] += expected.1.len();
+                seen[2] += usize::from(expected.1.is_empty());
+                for size in [1, 2, 3, 7, 16, 31, 64, 100, 200, 333, 500, 1 << 20] {
+                    let mut found = read_in_blocks(&layout, size);
+                    found.1.iter_mut().zip(&expected.1).filter(|(f, _)| **f == u64::MAX).for_each(|(f, e)| *f = *e);
+                    assert_eq!(found, expected, "{quotes:?}, blocks of {size}:\n{text}");
+                }
+            }
+        }
+        assert!(seen.iter().all(|&n| n > 50), "good rows, bad rows and whole files: {seen:?}");
+    }
 }

@@ -1,31 +1,93 @@
 /*! Times in logs: numbers (seconds, milliseconds, … since 1970) and ISO 8601 dates and date-times.
 
-A log's unit is kept as it is and noted in the manifest: dividing milliseconds down to seconds would make ties.
+A log's unit is kept as it is and noted in the manifest: dividing milliseconds down to seconds would make ties. Fractions
+are kept too, in a finer unit of the whole log: parsers give whole units and the fraction behind them (a [`Moment`]), and how
+many decimals the log needs is known when all of it is read.
 */
 
 use crate::data::import::clock::Clock;
+
+/// A time as it is written: whole units, rounded down, and the fraction behind them in 10^-18 of a unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Moment {
+    pub whole: i64,
+    pub fraction: u64,
+}
+
+/// 10^18: the parts of a unit that fractions count.
+pub(crate) const PARTS: u64 = 1_000_000_000_000_000_000;
+
+/// Decimals of a fraction: as many as [`PARTS`] has zeros.
+pub(crate) const MOST_DECIMALS: u8 = 18;
+
+impl Moment {
+    fn of(whole: i64) -> Moment {
+        Moment { whole, fraction: 0 }
+    }
+
+    /// A number of `ticks` of which `per_unit` make a unit.
+    pub fn of_ticks(ticks: i64, per_unit: i64) -> Moment {
+        let rest = ticks.rem_euclid(per_unit) as u64;
+        Moment { whole: ticks.div_euclid(per_unit), fraction: rest * (PARTS / per_unit as u64) }
+    }
+
+    /// A real number, as its shortest decimal form has it.
+    pub fn of_real(x: f64) -> Option<Moment> {
+        // Beyond 2^62 an f64 no longer tells neighbouring times apart, and near 2^63 it would saturate.
+        if !x.is_finite() || x.abs() >= (1i64 << 62) as f64 {
+            None
+        } else if x.fract() == 0.0 {
+            Some(Moment::of(x as i64))
+        } else {
+            parse_decimal(x.to_string().as_bytes())
+        }
+    }
+}
 
 /// How the time column of a log is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TimeKind {
     /// Numbers, in `unit`.
     Number { unit: &'static str },
-    /// `2015-03-09`, `2015-03-09T18:30:00.5Z`, …; kept in seconds, or microseconds where fractions were seen.
-    Date { micros: bool },
-    /// Dates of a layout or a zone that the user named; in seconds or microseconds, as above.
-    Clock { clock: &'static Clock, micros: bool },
+    /// `2015-03-09`, `2015-03-09T18:30:00.5Z`, …, in seconds.
+    Date,
+    /// Dates of a layout or a zone that the user named, in seconds.
+    Clock { clock: &'static Clock },
     /// Not one cell of the sample is either; should one be met later, it is read as a number.
     Unread,
 }
 
+/// Units from which finer ones follow by factors of 1,000.
+const UNITS: [&str; 4] = ["s", "ms", "us", "ns"];
+
 impl TimeKind {
-    /// The unit as the manifest writes it.
+    /// The unit of whole numbers.
     pub fn unit(self) -> &'static str {
         match self {
             TimeKind::Number { unit } => unit,
-            TimeKind::Date { micros: true } | TimeKind::Clock { micros: true, .. } => "us",
-            TimeKind::Date { micros: false } | TimeKind::Clock { micros: false, .. } => "s",
+            TimeKind::Date | TimeKind::Clock { .. } => "s",
             TimeKind::Unread => "unknown",
+        }
+    }
+
+    fn place(self) -> Option<usize> {
+        UNITS.iter().position(|unit| *unit == self.unit())
+    }
+
+    /// The decimals that can be kept at all: down to nanoseconds.
+    pub fn most_decimals(self) -> u8 {
+        self.place().map_or(MOST_DECIMALS, |place| 9 - 3 * place as u8)
+    }
+
+    /// How many decimals a log keeps of which `needed` were seen and for `room` of which 64 bits suffice, and the unit that
+    /// its times then have, as the manifest writes it: known units go down by factors of 1,000.
+    pub fn kept(self, needed: u8, room: u8) -> (u8, &'static str) {
+        match self.place() {
+            Some(place) => {
+                let kept = (needed.div_ceil(3) * 3).min(self.most_decimals()).min(room / 3 * 3);
+                (kept, UNITS[place + kept as usize / 3])
+            }
+            None => (needed.min(room), "unknown"),
         }
     }
 
@@ -38,7 +100,7 @@ impl TimeKind {
             TimeKind::Number { unit: "us" } => "microseconds since 1970",
             TimeKind::Number { unit: "ns" } => "nanoseconds since 1970",
             TimeKind::Number { .. } => "numbers that order the log (too small to be dates)",
-            TimeKind::Date { .. } => "dates",
+            TimeKind::Date => "dates",
             TimeKind::Unread => "but no cell looked at is a time",
         };
         text.into()
@@ -55,28 +117,22 @@ impl TimeKind {
             return Err(crate::base::Error::user("--time-zone is for dates, and the times are numbers")
                 .hint("numbers count from 1970 UTC wherever they were written; leave --time-zone out"));
         }
-        let micros = cells.filter_map(|cell| clock.micros(cell.as_bytes())).any(|t| t % 1_000_000 != 0);
-        Ok(TimeKind::Clock { clock, micros })
+        Ok(TimeKind::Clock { clock })
     }
 
-    /// The same times in microseconds, where they are dates.
-    pub fn in_micros(self) -> TimeKind {
-        match self {
-            TimeKind::Date { .. } => TimeKind::Date { micros: true },
-            TimeKind::Clock { clock, .. } => TimeKind::Clock { clock, micros: true },
-            other => other,
-        }
+    /// Whether the times are dates.
+    pub fn is_dates(self) -> bool {
+        matches!(self, TimeKind::Date | TimeKind::Clock { .. })
     }
 
     /// What most cells of a sample look like.
     pub fn of_sample<'a>(cells: impl Iterator<Item = &'a str> + Clone) -> TimeKind {
         let numbers = cells.clone().filter_map(|cell| parse_number(cell.as_bytes()));
-        let dates = cells.filter(|cell| parse_date(cell.as_bytes()).is_some());
-        if dates.clone().count() > numbers.clone().count() {
-            let micros = dates.clone().any(|cell| parse_date(cell.as_bytes()).is_some_and(|t| t % 1_000_000 != 0));
-            return TimeKind::Date { micros };
+        let dates = cells.filter(|cell| parse_moment(cell.as_bytes()).is_some());
+        if dates.count() > numbers.clone().count() {
+            return TimeKind::Date;
         }
-        numbers.map(i64::unsigned_abs).max().map_or(TimeKind::Unread, Self::of_largest)
+        numbers.map(|n| n.whole.unsigned_abs()).max().map_or(TimeKind::Unread, Self::of_largest)
     }
 
     /// The unit that puts the largest number seen between 1973 and 5138; below it, numbers are mere order.
@@ -93,20 +149,18 @@ impl TimeKind {
 
     /// A cell in this kind's unit.
     #[inline]
-    pub fn parse(self, cell: &[u8]) -> Option<i64> {
+    pub fn parse(self, cell: &[u8]) -> Option<Moment> {
         match self {
             TimeKind::Number { .. } | TimeKind::Unread => parse_number(cell),
-            TimeKind::Date { micros: true } => parse_date(cell),
-            TimeKind::Date { micros: false } => parse_date(cell).map(|t| t.div_euclid(1_000_000)),
-            TimeKind::Clock { clock, micros: true } => clock.micros(cell),
-            TimeKind::Clock { clock, micros: false } => clock.micros(cell).map(|t| t.div_euclid(1_000_000)),
+            TimeKind::Date => parse_moment(cell),
+            TimeKind::Clock { clock } => clock.micros(cell).map(|t| Moment::of_ticks(t, 1_000_000)),
         }
     }
 }
 
-/// A whole number, or a decimal one rounded down (`978300760.0`, `9.7e8`).
+/// A number: `978300760`, `978300760.25`, `9.7e8`.
 #[inline]
-pub(crate) fn parse_number(cell: &[u8]) -> Option<i64> {
+pub(crate) fn parse_number(cell: &[u8]) -> Option<Moment> {
     let (negative, digits) = match cell {
         [b'-', rest @ ..] => (true, rest),
         _ => (false, cell),
@@ -116,25 +170,63 @@ pub(crate) fn parse_number(cell: &[u8]) -> Option<i64> {
         return parse_decimal(cell);
     }
     let value = digits.iter().fold(0i64, |value, digit| value * 10 + (digit - b'0') as i64);
-    Some(if negative { -value } else { value })
+    Some(Moment::of(if negative { -value } else { value }))
 }
 
 #[cold]
-fn parse_decimal(cell: &[u8]) -> Option<i64> {
+fn parse_decimal(cell: &[u8]) -> Option<Moment> {
     let text = std::str::from_utf8(cell).ok()?;
     if let Ok(whole) = text.parse::<i64>() {
-        return Some(whole);
+        return Some(Moment::of(whole));
     }
-    // Words that f64 knows ("inf", "nan") are no times.
-    let number = text.starts_with(|c: char| c.is_ascii_digit() || "+-.".contains(c)).then(|| text.parse::<f64>())?;
-    let floor = number.ok()?.floor();
-    // Beyond 2^62 an f64 no longer tells neighbouring times apart, and near 2^63 it would saturate.
-    (floor.abs() < (1i64 << 62) as f64).then_some(floor as i64)
+    let (negative, digits) = match text.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    if digits.contains(['e', 'E']) {
+        // Words that f64 knows ("inf", "nan") hold no digit; what it prints has no exponent.
+        let number = digits.starts_with(|c: char| c.is_ascii_digit() || c == '.').then(|| text.parse::<f64>())?;
+        return Moment::of_real(number.ok()?);
+    }
+    let (whole, decimals) = digits.split_once('.')?;
+    if whole.len() + decimals.len() == 0 || !whole.bytes().chain(decimals.bytes()).all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let whole = if whole.is_empty() { 0 } else { whole.parse::<i64>().ok().filter(|n| *n < 1 << 62)? };
+    let fraction = fraction_of(decimals.as_bytes());
+    // Rounded down, so that the fraction is never negative.
+    Some(match (negative, fraction) {
+        (false, _) => Moment { whole, fraction },
+        (true, 0) => Moment::of(-whole),
+        (true, _) => Moment { whole: -whole - 1, fraction: PARTS - fraction },
+    })
 }
 
-/// An ISO 8601 date or date-time in microseconds since 1970-01-01 UTC. Accepted: `YYYY-MM-DD` (or `/`), then
-/// optionally `T` or a space, `HH:MM[:SS[.fraction]]`, then optionally ` UTC`, `Z` or `±HH[:]MM`. Without a zone: UTC.
+/// The digits behind a decimal point; those beyond 18 are dropped.
+fn fraction_of(digits: &[u8]) -> u64 {
+    (0..MOST_DECIMALS as usize).fold(0, |n, i| n * 10 + digits.get(i).map_or(0, |d| (d - b'0') as u64))
+}
+
+/// How many decimals a fraction needs.
+pub(crate) fn decimals_of(mut fraction: u64) -> u8 {
+    if fraction == 0 {
+        return 0;
+    }
+    let mut decimals = MOST_DECIMALS;
+    while fraction % 10 == 0 {
+        (fraction, decimals) = (fraction / 10, decimals - 1);
+    }
+    decimals
+}
+
+/// A date in microseconds since 1970-01-01 UTC.
 pub(crate) fn parse_date(cell: &[u8]) -> Option<i64> {
+    parse_moment(cell).map(|m| m.whole * 1_000_000 + (m.fraction / 1_000_000_000_000) as i64)
+}
+
+/// An ISO 8601 date or date-time in seconds since 1970-01-01 UTC. Accepted: `YYYY-MM-DD` (or `/`), then
+/// optionally `T` or a space, `HH:MM[:SS[.fraction]]`, then optionally ` UTC`, `Z` or `±HH[:]MM`. Without a zone: UTC.
+pub(crate) fn parse_moment(cell: &[u8]) -> Option<Moment> {
     let number = |from: usize, to: usize| -> Option<i64> {
         let digits = cell.get(from..to)?;
         digits.iter().try_fold(0, |n, d| d.is_ascii_digit().then(|| n * 10 + (d - b'0') as i64))
@@ -151,7 +243,7 @@ pub(crate) fn parse_date(cell: &[u8]) -> Option<i64> {
     }
     let midnight = days_from_1970(year, month, day) * 86_400;
     if cell.len() == 10 {
-        return Some(midnight * 1_000_000);
+        return Some(Moment::of(midnight));
     }
     if !matches!(cell[10], b'T' | b't' | b' ') || cell.get(13) != Some(&b':') {
         return None;
@@ -164,15 +256,13 @@ pub(crate) fn parse_date(cell: &[u8]) -> Option<i64> {
     if hour > 23 || minute > 59 || second > 60 {
         return None;
     }
-    let mut micros = 0;
+    let mut fraction = 0;
     if let Some(b'.' | b',') = cell.get(at) {
         let digits = cell[at + 1..].iter().take_while(|d| d.is_ascii_digit()).count();
         if digits == 0 {
             return None;
         }
-        for i in 0..6 {
-            micros = micros * 10 + if i < digits { (cell[at + 1 + i] - b'0') as i64 } else { 0 };
-        }
+        fraction = fraction_of(&cell[at + 1..at + 1 + digits]);
         at += 1 + digits;
     }
     let east = match cell[at..].trim_ascii() {
@@ -188,7 +278,23 @@ pub(crate) fn parse_date(cell: &[u8]) -> Option<i64> {
         }
         _ => return None,
     };
-    Some((midnight + hour * 3600 + minute * 60 + second - east) * 1_000_000 + micros)
+    Some(Moment { whole: midnight + hour * 3600 + minute * 60 + second - east, fraction })
+}
+
+/// A moment counted in seconds, as a date-time; `None` outside the years 0 to 9999.
+pub(crate) fn iso(moment: Moment) -> Option<String> {
+    let (days, second) = (moment.whole.div_euclid(86_400), moment.whole.rem_euclid(86_400));
+    // Never later than the year looked for.
+    let mut year = 1970 + days.div_euclid(if days < 0 { 365 } else { 366 }).max(-1970);
+    while days_from_1970(year + 1, 1, 1) <= days && year < 10_000 {
+        year += 1;
+    }
+    let month = (1..=12).rev().find(|&month| days_from_1970(year, month, 1) <= days)?;
+    let day = days - days_from_1970(year, month, 1) + 1;
+    (0..10_000).contains(&year).then(|| {
+        let clock = format!("{:02}:{:02}:{:02}", second / 3600, second / 60 % 60, second % 60);
+        format!("{year:04}-{month:02}-{day:02}T{clock}.{:018}", moment.fraction)
+    })
 }
 
 /// Days from 1970-01-01 to a date of the proleptic Gregorian calendar, counting years from March so that the leap day
@@ -204,7 +310,7 @@ mod tests {
     use super::*;
 
     fn seconds(text: &str) -> Option<i64> {
-        TimeKind::Date { micros: false }.parse(text.as_bytes())
+        TimeKind::Date.parse(text.as_bytes()).map(|m| m.whole)
     }
 
     #[test]
@@ -234,6 +340,10 @@ mod tests {
                 }
             }
         }
+        for seconds in [-1, 0, 951_782_399, 951_782_400, 1_709_251_199, 4_102_444_800, -62_000_000_000] {
+            let moment = Moment { whole: seconds, fraction: PARTS / 8 };
+            assert_eq!(iso(moment).and_then(|text| parse_moment(text.as_bytes())), Some(moment), "{seconds}");
+        }
         // 400 Gregorian years are 146,097 days.
         assert_eq!(expected - parse_date(b"1800-01-01").unwrap() / 86_400_000_000, 146_097);
     }
@@ -247,14 +357,41 @@ mod tests {
 
     #[test]
     fn numbers_whole_decimal_and_neither() {
-        assert_eq!(parse_number(b"978300760"), Some(978_300_760));
-        assert_eq!(parse_number(b"-5"), Some(-5));
-        assert_eq!(parse_number(b"978300760.9"), Some(978_300_760));
-        assert_eq!(parse_number(b"9.7e8"), Some(970_000_000));
-        assert_eq!(parse_number(b"9223372036854775807"), Some(i64::MAX));
-        for bad in ["", "-", "12a", "nan", "inf", "1e30", "99999999999999999999", "0x10"] {
-            assert_eq!(parse_number(bad.as_bytes()), None, "{bad}");
+        let parts = |text: &str| parse_number(text.as_bytes()).map(|m| (m.whole, m.fraction));
+        for (text, whole, fraction) in [
+            ("978300760", 978_300_760, 0),
+            ("-5", -5, 0),
+            ("978300760.0", 978_300_760, 0),
+            ("978300760.9", 978_300_760, 900_000_000_000_000_000),
+            ("-0.25", -1, 750_000_000_000_000_000),
+            (".5", 0, 500_000_000_000_000_000),
+            ("0.1234567890123456789", 0, 123_456_789_012_345_678),
+            ("9.7e8", 970_000_000, 0),
+            ("1.5e-3", 0, 1_500_000_000_000_000),
+            ("9223372036854775807", i64::MAX, 0),
+        ] {
+            assert_eq!(parts(text), Some((whole, fraction)), "{text}");
         }
+        for bad in ["", "-", ".", "12a", "nan", "inf", "1e30", "99999999999999999999", "0x10", "1.2.3", "1.-5", "-inf"]
+        {
+            assert_eq!(parts(bad), None, "{bad}");
+        }
+        // A double is what its text is.
+        for x in [0.1, 1_700_000_000.123, -17_532.843217592593, 1e-9, 3.0] {
+            assert_eq!(Moment::of_real(x), parse_number(x.to_string().as_bytes()), "{x}");
+        }
+        assert_eq!(Moment::of_real(f64::NAN), None);
+        assert_eq!(Moment::of_ticks(-1, 1000), Moment { whole: -1, fraction: 999 * (PARTS / 1000) });
+        assert_eq!([0, PARTS / 10, PARTS / 8, 1].map(decimals_of), [0, 1, 3, 18]);
+    }
+
+    #[test]
+    fn finer_units_keep_fractions() {
+        let kept = |unit, needed, room| TimeKind::Number { unit }.kept(needed, room);
+        assert_eq!([kept("s", 0, 8), kept("s", 1, 8), kept("s", 4, 8)], [(0, "s"), (3, "ms"), (6, "us")]);
+        assert_eq!([kept("s", 12, 8), kept("ms", 1, 5), kept("ns", 3, 0)], [(6, "us"), (3, "us"), (0, "ns")]);
+        assert_eq!([kept("unknown", 4, 17), kept("unknown", 18, 13)], [(4, "unknown"), (13, "unknown")]);
+        assert_eq!(TimeKind::Date.kept(9, 9), (9, "ns"));
     }
 
     #[test]
@@ -266,7 +403,7 @@ mod tests {
         assert_eq!(unit(&["978300760000000"]), "us");
         assert_eq!(unit(&["978300760000000000"]), "ns");
         assert_eq!(unit(&["2020-01-01", "2020-01-02 10:00:00"]), "s");
-        assert_eq!(unit(&["2020-01-01 00:00:00.125"]), "us");
+        assert_eq!(unit(&["2020-01-01 00:00:00.125"]), "s");
         assert_eq!(TimeKind::of_sample(["01/02/2023", "web"].into_iter()), TimeKind::Unread);
     }
 }

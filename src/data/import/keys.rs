@@ -1,0 +1,125 @@
+/*! Keys as they are written: those that stand for a missing one, those of whole numbers written as reals, and lists. What a key
+stands for can be told only beside all others, so this is looked at when the log is read.
+*/
+
+use serde::Serialize;
+
+use super::{doubts::WARNING, doubts::is_list, intern::Interner};
+use crate::data::{digits, vocab::number_twin};
+
+/// What to do with rows whose user or item is missing: an empty cell, a null, or a word like NA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Missing {
+    /// Leave such rows out, and count them
+    Drop,
+    /// The words are keys like others; an empty key is a bad row
+    Keep,
+}
+
+/// How programs write a missing value.
+const MISSING: &[&[u8]] = &[
+    b"NA",
+    b"N/A",
+    b"n/a",
+    b"#N/A",
+    b"NaN",
+    b"nan",
+    b"-nan",
+    b"NaT",
+    b"None",
+    b"none",
+    b"NONE",
+    b"null",
+    b"Null",
+    b"NULL",
+    b"(null)",
+    b"nil",
+    b"undefined",
+    b"<NA>",
+    b"\\N",
+];
+
+/// Whether a key spells a missing value.
+pub(crate) fn is_missing(key: &[u8]) -> bool {
+    key.len() <= 9 && MISSING.contains(&key)
+}
+
+/// A key that spells a missing value and holds more than this many times the rows of any other is none.
+const FAR_MORE: u64 = 2;
+
+/// What looks wrong about the keys of users or items. `counts`: rows of each.
+pub(crate) fn doubts(keys: &Interner, counts: &[u32], role: &str, missing: Option<Missing>) -> Vec<String> {
+    let mut lines: Vec<String> = match missing {
+        None => missing_keys(keys, counts, role).into_iter().collect(),
+        Some(_) => Vec::new(),
+    };
+    lines.extend(whole_numbers(keys, role));
+    let mut lists = (0..keys.len()).map(|id| keys.key(id)).filter(|key| is_list(key));
+    if let Some(first) = lists.next() {
+        lines.push(format!(
+            "{WARNING}{} of {} {role}s look like lists, such as '{}': write one row for each entry",
+            digits(1 + lists.count() as u64),
+            digits(keys.len() as u64),
+            String::from_utf8_lossy(first).chars().take(40).collect::<String>()
+        ));
+    }
+    lines
+}
+
+/// Keys that spell a missing value and stand for one: they hold far more rows than any other key, or all other keys have a
+/// digit. An artist called "nan" among other names is neither.
+fn missing_keys(keys: &Interner, counts: &[u32], role: &str) -> Option<String> {
+    let spelled: Vec<usize> = MISSING.iter().filter_map(|word| keys.find(word)).map(|id| id as usize).collect();
+    if spelled.is_empty() || spelled.len() == keys.len() {
+        return None;
+    }
+    let others = || (0..keys.len()).filter(|id| !spelled.contains(id));
+    let most = others().map(|id| counts[id]).max().unwrap_or(0) as u64;
+    let numbered = others().all(|id| keys.key(id).iter().any(u8::is_ascii_digit));
+    let sum: u64 = spelled.iter().map(|&id| counts[id] as u64).sum();
+    if !numbered && (sum <= FAR_MORE * most || sum < 3) {
+        return None;
+    }
+    let all: u64 = counts.iter().map(|&n| n as u64).sum();
+    let words: Vec<_> = spelled.iter().map(|&id| format!("'{}'", String::from_utf8_lossy(keys.key(id)))).collect();
+    Some(format!(
+        "{WARNING}{} of {} rows ({:.1} %) have the {role} {}, which looks like a missing one, and are read as one {role}: \
+         --missing drop leaves such rows out, --missing keep takes them as they are",
+        digits(sum),
+        digits(all),
+        100.0 * sum as f64 / all.max(1) as f64,
+        words.join(" or ")
+    ))
+}
+
+/// Whole numbers written as reals (`3.0`): beside the same number written as such they are two keys, and in other data they
+/// may be written as such.
+fn whole_numbers(keys: &Interner, role: &str) -> Option<String> {
+    let real = |id: &usize| keys.key(*id).ends_with(b".0") && number_twin(keys.key(*id)).is_some();
+    let reals = (0..keys.len()).filter(real).count();
+    if reals == 0 {
+        return None;
+    }
+    let twin = |id: &usize| number_twin(keys.key(*id)).is_some_and(|twin| keys.find(&twin).is_some());
+    let twins: Vec<usize> = (0..keys.len()).filter(real).filter(twin).collect();
+    let settle = "--whole-keys reads 3.0 as 3 in both columns of keys";
+    if let Some(&first) = twins.first() {
+        let key = String::from_utf8_lossy(keys.key(first));
+        return Some(format!(
+            "{WARNING}{} {role}s stand in the log twice, as whole numbers and as reals, such as '{}' and '{key}', and are two \
+             {role}s each: {settle}",
+            digits(twins.len() as u64),
+            key.trim_end_matches(".0")
+        ));
+    }
+    (2 * reals > keys.len()).then(|| {
+        format!(
+            "{WARNING}{} of {} {role}s are whole numbers written as reals, such as '{}': other data may write them without \
+             the '.0', and keys are compared as text; {settle}",
+            digits(reals as u64),
+            digits(keys.len() as u64),
+            (0..keys.len()).find(real).map_or("".into(), |id| String::from_utf8_lossy(keys.key(id)))
+        )
+    })
+}
