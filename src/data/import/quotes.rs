@@ -107,3 +107,184 @@ pub(crate) fn quoted(text: &[u8], open: usize, grammar: &Grammar, ended: bool) -
     }
     closed
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::sync_channel;
+
+    use super::*;
+    use crate::{
+        base::rng::{Purpose, Stream},
+        data::import::{
+            ImportOptions,
+            rules::Rules,
+            sniff::{TextLayout, text_layout},
+            source::Source,
+            text::read,
+        },
+    };
+
+    /// User, item and time of the rows, and the lines of the bad ones.
+    type Read = (Vec<[String; 3]>, Vec<u64>);
+
+    fn read_in_blocks(layout: &TextLayout, size: usize) -> Read {
+        let (send, receive) = sync_channel(1 << 16);
+        read(layout, &Rules::default(), size, &send).unwrap();
+        drop(send);
+        let mut all = Read::default();
+        for block in receive {
+            let block = block.unwrap();
+            let key = |at| String::from_utf8(block.key(at).to_vec()).unwrap();
+            all.0.extend(block.rows.iter().map(|r| [key(r.user), key(r.item), r.time.to_string()]));
+            all.1.extend(block.bad.iter().map(|b| b.line));
+            // Of a block only the first bad rows are described.
+            all.1.extend((block.bad.len() as u64..block.bad_rows).map(|_| u64::MAX));
+        }
+        all
+    }
+
+    /// One field at the beginning of `rest`, read as the rule says, and how many bytes it takes; `None`: broken.
+    fn field(rest: &str, delimiter: char, quotes: Quotes) -> Option<(String, usize)> {
+        let plain = || {
+            let end = rest.find([delimiter, '\n']).unwrap_or(rest.len());
+            Some((rest[..end].trim_matches(' ').to_owned(), end))
+        };
+        let Some(body) = rest.trim_start_matches(' ').strip_prefix('"').filter(|_| quotes != Quotes::None) else {
+            return plain();
+        };
+        let before = rest.len() - body.len();
+        let broken = || if quotes == Quotes::Line { plain() } else { None };
+        // Doubled quotes are set aside; what quote is left closes the field.
+        let aside = body.replace("\"\"", "\u{1}\u{1}");
+        let Some(close) = aside.find('"') else { return broken() };
+        let (raw, after) = (&aside[..close], &aside[close + 1..]);
+        let blanks = after.len() - after.trim_start_matches(' ').len();
+        let lines = raw.matches('\n').count();
+        if !(after[blanks..].is_empty() || after[blanks..].starts_with([delimiter, '\n'])) {
+            return if raw.contains([delimiter, '\n']) { broken() } else { plain() };
+        }
+        let swallows = |line: &str| split(line, delimiter, Quotes::Line).is_some_and(|(row, _)| is_row(&row));
+        if lines > 0 && quotes == Quotes::Line
+            || quotes == Quotes::Auto && rest.split('\n').skip(1).take(lines).any(swallows)
+        {
+            return broken();
+        }
+        Some((raw.replace("\u{1}\u{1}", "\""), before + close + 1 + blanks))
+    }
+
+    fn is_row(row: &[String]) -> bool {
+        row.len() == 4 && !row[0].is_empty() && !row[1].is_empty() && row[3].parse::<i64>().is_ok()
+    }
+
+    /// The fields of the record at the beginning of `rest` and its length; `None`: broken.
+    fn split(rest: &str, delimiter: char, quotes: Quotes) -> Option<(Vec<String>, usize)> {
+        let (mut row, mut at) = (Vec::new(), 0);
+        loop {
+            let (value, length) = field(&rest[at..], delimiter, quotes)?;
+            row.push(value);
+            at += length;
+            match rest[at..].chars().next() {
+                Some('\n') => return Some((row, at + 1)),
+                Some(_) => at += 1,
+                None => return Some((row, at)),
+            }
+        }
+    }
+
+    /// The whole file by the plainest means.
+    fn by_hand(text: &str, delimiter: char, quotes: Quotes) -> Read {
+        let (mut rest, mut line, mut all) = (text, 1, Read::default());
+        while !rest.is_empty() {
+            let mut length = 0;
+            match split(rest, delimiter, quotes) {
+                Some((row, end)) => {
+                    length = end;
+                    if line > 1 && is_row(&row) {
+                        all.0.push([&row[0], &row[1], &row[3]].map(Clone::clone));
+                    } else if line > 1 && row != [""] {
+                        all.1.push(line);
+                    }
+                }
+                // It ends with the first line whose quote is not closed.
+                None => loop {
+                    length += rest[length..].find('\n').map_or(rest.len() - length, |n| n + 1);
+                    let open = rest[..length].matches('\n').count();
+                    if length == rest.len() || split_to(rest, delimiter, quotes) < length {
+                        all.1.push(line + open as u64 - u64::from(rest[..length].ends_with('\n')));
+                        break;
+                    }
+                },
+            }
+            line += rest[..length].matches('\n').count() as u64;
+            rest = &rest[length..];
+        }
+        all
+    }
+
+    /// Where the first broken field of a record begins.
+    fn split_to(rest: &str, delimiter: char, quotes: Quotes) -> usize {
+        let mut at = 0;
+        while let Some((_, length)) = field(&rest[at..], delimiter, quotes) {
+            at += length + 1;
+        }
+        at
+    }
+
+    #[test]
+    fn quotes_mean_the_same_whatever_the_block_size() {
+        let texts = [
+            "tea",
+            "\"\"",
+            "\"tea\"",
+            "\"tea# cup\"",
+            "\"two\nlines\"",
+            "\"a#b\nc#d#e\n\"",
+            "\"lone",
+            "lone\"",
+            "5\" disk",
+            "\"say \"\"hi\"\"\"",
+            "\"Heroes\" live",
+            "\"a# b\" c",
+            " \"pad\" ",
+            "\"",
+            "\"\"\"",
+            "",
+            "\"x\n\n\ny\"",
+        ];
+        let dir = tempfile::tempdir().unwrap();
+        let mut draw = Stream::new(5, Purpose::Test, 0);
+        let mut seen = [0; 3];
+        for (round, delimiter) in [',', '\t', ';', '|'].into_iter().cycle().take(240).enumerate() {
+            let mut text = "user#item#text#time\n".to_owned();
+            // The first rows are good, so that the columns can be told.
+            (0..8).for_each(|i| text += &format!("u{i}#i{i}#tea#{}\n", 1_700_000_000 + i));
+            for i in 0..25 {
+                let odd = draw.below(3) == 0;
+                let words = if odd { texts[draw.below(texts.len() as u64) as usize] } else { "cup" };
+                let user = if draw.below(12) == 0 { "\"u\"\"9\"".into() } else { format!("u{i}") };
+                text += &format!("{user}#i{i}#{words}#{}\n", 1_700_000_000 + i);
+            }
+            if round % 2 == 1 {
+                text.pop();
+            }
+            let text = text.replace('#', &delimiter.to_string());
+            let path = dir.path().join("log.csv");
+            std::fs::write(&path, &text).unwrap();
+            for quotes in [Quotes::Auto, Quotes::Csv, Quotes::Line, Quotes::None] {
+                let options = ImportOptions { quotes, ..ImportOptions::default() };
+                let source = Source::new(&path, dir.path(), "log", &options).unwrap();
+                let layout = text_layout(source, &options, None).unwrap().unwrap();
+                let expected = by_hand(&text, delimiter, quotes);
+                seen[0] += expected.0.len();
+                seen[1] += expected.1.len();
+                seen[2] += usize::from(expected.1.is_empty());
+                for size in [1, 2, 3, 7, 16, 31, 64, 100, 200, 333, 500, 1 << 20] {
+                    let mut found = read_in_blocks(&layout, size);
+                    found.1.iter_mut().zip(&expected.1).filter(|(f, _)| **f == u64::MAX).for_each(|(f, e)| *f = *e);
+                    assert_eq!(found, expected, "{quotes:?}, blocks of {size}:\n{text}");
+                }
+            }
+        }
+        assert!(seen.iter().all(|&n| n > 50), "good rows, bad rows and whole files: {seen:?}");
+    }
+}
