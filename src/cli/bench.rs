@@ -198,6 +198,8 @@ fn plan(args: &Args) -> Result<Plan> {
         args.flags.apply(&mut settings);
         settings.name_task()?;
         settings.check()?;
+        refuse_untimed(&args.flags)?;
+        settings.refuse_idle(&args.flags.given(), None)?;
         let items = args.items.unwrap_or(3706);
         if !(1..1 << 31).contains(&items) {
             return Err(Error::user(format!("--items {items}: not a catalogue")).hint("give 1 to 2,147,483,647 items"));
@@ -222,6 +224,31 @@ fn plan(args: &Args) -> Result<Plan> {
         shapes = shapes.into_iter().map(Shape::shrunk).collect();
     }
     Ok(Plan { shapes, cases: args.cases, only: args.only.clone(), stop: &STOP, patience: Patience::of(args.seconds) })
+}
+
+/// # Errors
+/// A setting that no operation's time hangs on: batches are made up, and a step is repeated with a learning rate of 0.
+fn refuse_untimed(flags: &Flags) -> Result<()> {
+    const UNTIMED: &[&str] = &[
+        "epochs",
+        "lr",
+        "warmup",
+        "decay",
+        "final-lr",
+        "weight-decay",
+        "beta1",
+        "beta2",
+        "init-std",
+        "eval-every",
+        "patience",
+        "checkpoint-seconds",
+    ];
+    match flags.given().into_iter().find(|name| UNTIMED.contains(&name.as_str())) {
+        Some(name) => {
+            Err(Error::user(format!("--{name} has no effect: it changes no operation's time")).hint("leave it out"))
+        }
+        None => Ok(()),
+    }
 }
 
 /// What the device is, in words.

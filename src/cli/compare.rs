@@ -40,9 +40,9 @@ pub struct Args {
     /// Which held-out part to compare on
     #[arg(long, value_enum, default_value_t)]
     pub part: Part,
-    /// Length of the lists, at most the catalogue
-    #[arg(long, short, default_value_t = 10)]
-    pub k: usize,
+    /// Length of the lists, at most the catalogue [default: 10]
+    #[arg(long, short)]
+    pub k: Option<usize>,
     /// Rank the items of a user's history too, or exclude them [default: as the runs' validation did]
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub keep_seen: Option<bool>,
@@ -60,6 +60,12 @@ pub struct Args {
     /// Users computed at a time
     #[arg(long, default_value_t = 256)]
     pub batch: usize,
+}
+
+impl Args {
+    fn list_length(&self) -> usize {
+        self.k.unwrap_or(10)
+    }
 }
 
 /// What a run did, user by user.
@@ -109,19 +115,19 @@ fn compare(mut args: Args, printer: Printer) -> Result<()> {
     let (valid, test) = (split.valid(), split.test());
     let part: &dyn HeldOut = if args.part == Part::Valid { &valid } else { &test };
     let rated = first.ratings.is_some();
-    if rated && args.keep_seen.is_some() {
-        return Err(
-            Error::user("--keep-seen is for lists of items, and these runs predict ratings").hint("leave it out")
-        );
+    let for_lists = [(args.k.is_some(), "--k"), (args.keep_seen.is_some(), "--keep-seen")];
+    if let Some((_, flag)) = for_lists.iter().find(|(given, _)| *given && rated) {
+        return Err(Error::user(format!("{flag} is for lists of items, and these runs predict ratings"))
+            .hint("leave it out: the errors of all held-out ratings are compared"));
     }
     let keep_seen = first.keeps_seen(args.keep_seen, of_baskets(&*first.encoder, part))?;
-    let (ks, shortened) = shorten(&[args.k], first.item_keys.len());
-    args.k = ks[0];
+    let (ks, shortened) = shorten(&[args.list_length()], first.item_keys.len());
+    args.k = Some(ks[0]);
     shortened.iter().for_each(|note| printer.warn(note));
     let metrics: Vec<String> = match rated {
         true => ["squared error", "absolute error"].map(String::from).into(),
         false => {
-            let k = args.k;
+            let k = args.list_length();
             let all = [format!("NDCG@{k}"), format!("Recall@{k}"), format!("HR@{k}"), "MRR".into(), "MAP".into()];
             all.into()
         }
@@ -213,10 +219,11 @@ fn of_lists(
     keep_seen: bool,
     args: &Args,
 ) -> Result<Vec<(u32, usize, Vec<f64>)>> {
-    check_ks(&[args.k], run.item_keys.len())?;
+    let k = args.list_length();
+    check_ks(&[k], run.item_keys.len())?;
     let map = ItemMap::between(data.item_keys(), &run.item_keys)?;
     let options = EvalOptions {
-        ks: vec![args.k],
+        ks: vec![k],
         keep_seen,
         batch: args.batch,
         item_map: Some(&map),
@@ -225,7 +232,7 @@ fn of_lists(
     };
     let mut users = Vec::new();
     evaluate_each(&mut *run.encoder, data, part, &options, &mut |user| {
-        let (ranks, at) = (&user.ranks.model, at_k(&user.ranks.model, args.k));
+        let (ranks, at) = (&user.ranks.model, at_k(&user.ranks.model, k));
         let values = vec![at.ndcg, at.recall, at.hr, reciprocal_rank(ranks), average_precision(ranks)];
         users.push((user.user, part.held_out(user.user as usize).start, values));
         Ok(())
@@ -326,7 +333,7 @@ fn table(title: &str, rows: &[Row]) -> String {
     for row in rows {
         let r = &row.result;
         let what = row.history.as_ref().unwrap_or(&row.metric);
-        let interval = format!("[{:+.4}, {:+.4}]", r.interval[0], r.interval[1]);
+        let interval = r.interval.map_or("unknown".into(), |[low, high]| format!("[{low:+.4}, {high:+.4}]"));
         let _ = writeln!(
             out,
             "  {what:<16}{:<wide$}{:>9}{:>10.4}{:>10.4}{:>+11.4}  {interval:<22}{:>8}{:>10}{:>8}",

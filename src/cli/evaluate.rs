@@ -66,12 +66,12 @@ pub struct Args {
     /// are left out of that ranking, and counted
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub negatives: usize,
-    /// How those are drawn
-    #[arg(long, value_enum, default_value_t)]
-    pub negative_sampling: NegativeSampling,
-    /// Seed of that draw
-    #[arg(long, default_value_t = 1)]
-    pub seed: u64,
+    /// How those are drawn [default: both]
+    #[arg(long, value_enum)]
+    pub negative_sampling: Option<NegativeSampling>,
+    /// Seed of that draw [default: 1]
+    #[arg(long)]
+    pub seed: Option<u64>,
     /// Leave the validation events out of the history that the test is predicted from (as some published code does)
     #[arg(long, conflicts_with = "part")]
     pub without_validation: bool,
@@ -88,6 +88,14 @@ pub struct Args {
     pub batch: usize,
     #[command(flatten)]
     pub split: SplitFlags,
+}
+
+impl Args {
+    /// A flag that only sampled negatives use.
+    fn of_negatives(&self) -> Option<&'static str> {
+        let given = [(self.negative_sampling.is_some(), "--negative-sampling"), (self.seed.is_some(), "--seed")];
+        given.into_iter().find_map(|(given, flag)| given.then_some(flag))
+    }
 }
 
 pub fn run(args: Args, printer: Printer) -> Result<()> {
@@ -136,6 +144,10 @@ fn report(args: &Args, printer: Printer) -> Result<()> {
 /// # Errors
 /// Flags or data that do not fit; held-out events that the run was trained on.
 pub fn measure(run: &mut OpenRun, data: &Dataset, args: &Args) -> Result<(Report, Vec<String>)> {
+    if let (0, Some(flag)) = (args.negatives, args.of_negatives()) {
+        return Err(Error::user(format!("{flag} has no effect: no negatives are sampled"))
+            .hint("add --negatives 100, or leave it out"));
+    }
     let (ks, shortened) = list_lengths(args.k.as_deref(), run.item_keys.len())?;
     let spec = args.split.spec(data)?.unwrap_or(run.split);
     let split = Split::for_task(data, spec, run.encoder.last_basket())?;
@@ -150,7 +162,7 @@ pub fn measure(run: &mut OpenRun, data: &Dataset, args: &Args) -> Result<(Report
         keep_seen: run.keeps_seen(args.keep_seen, of_baskets(&*run.encoder, part))?,
         without_validation: args.without_validation,
         negatives: args.negatives,
-        samplings: match args.negative_sampling {
+        samplings: match args.negative_sampling.unwrap_or_default() {
             NegativeSampling::Uniform => vec![Sampling::Uniform],
             NegativeSampling::Popularity => vec![Sampling::Popularity],
             NegativeSampling::Both => vec![Sampling::Uniform, Sampling::Popularity],
@@ -158,7 +170,7 @@ pub fn measure(run: &mut OpenRun, data: &Dataset, args: &Args) -> Result<(Report
         baseline: true,
         slices: !args.no_slices,
         batch: args.batch,
-        seed: args.seed,
+        seed: args.seed.unwrap_or(1),
         item_map: Some(&map),
         users: run.user_keys.as_ref(),
     };
@@ -242,6 +254,8 @@ pub fn measure_ratings(run: &mut OpenRun, data: &Dataset, args: &Args) -> Result
         (args.k.is_some(), "--k"),
         (args.keep_seen.is_some(), "--keep-seen"),
         (args.negatives > 0, "--negatives"),
+        (args.negative_sampling.is_some(), "--negative-sampling"),
+        (args.seed.is_some(), "--seed"),
         (args.no_slices, "--no-slices"),
         (args.without_validation, "--without-validation"),
     ];

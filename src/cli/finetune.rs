@@ -1,17 +1,17 @@
 //! `mipgpu finetune`: from a trained run to a run on other data.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{
     builtin,
     evaluate::lineage_notes,
     opened::open_data,
     printer::Printer,
+    settings_file::SettingsFile,
     split_flags::SplitFlags,
-    train::{Planned, conclude_settings, execute, free_name, scale, usual_split},
+    train::{PlaceFlags, Planned, check_precision, conclude_settings, execute, free_name, scale, usual_split},
 };
 use crate::{
-    backend::Device,
     base::{Error, Result},
     data::{Dataset, digits, split::Split},
     layers::Facts,
@@ -38,34 +38,94 @@ and frozen is listed tensor by tensor. The new run is a run like any other: trai
 pub struct Args {
     /// Data set folder made by `mipgpu import` [default: the built-in MovieLens sample]
     pub(super) data: Option<PathBuf>,
-    /// The trained run to start from
-    #[arg(long, value_name = "RUN")]
-    pub(super) from: PathBuf,
-    /// What is taken over
-    #[arg(long, value_enum, default_value = "model")]
-    transfer: Transfer,
-    /// Take the newest weights of the base instead of the best validated ones
-    #[arg(long)]
-    pub(super) last: bool,
-    /// How rows start of items, users and field values that the base does not know [default: random]
-    #[arg(long, value_enum, alias = "fresh-items")]
-    fresh_rows: Option<FreshRows>,
+    #[command(flatten)]
+    pub(super) start: StartFlags,
     /// Run folder to make [default: runs/DATA-MODEL-N]
     #[arg(short, long, value_name = "DIR")]
     pub(super) out: Option<PathBuf>,
-    /// Settings file (TOML) over those of the base; flags go over it
+    /// Settings file over the settings of the base: TOML whose keys are the long flags of this command without the
+    /// dashes, or the config.toml of a fine-tuned run, to make that run again; flags go over it
     #[arg(short, long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
-    /// Where to run: auto, cpu, cuda, cuda:N, emu, reference
-    #[arg(long, value_name = "DEVICE", default_value_t = Device::Auto)]
-    device: Device,
-    /// Threads [default: all cores]
-    #[arg(long, value_name = "N")]
-    pub(super) threads: Option<usize>,
+    #[command(flatten)]
+    pub(super) place: PlaceFlags,
     #[command(flatten)]
     split: SplitFlags,
     #[command(flatten)]
     pub(super) flags: Flags,
+}
+
+/// What a run starts from.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct StartFlags {
+    /// The trained run to start from
+    #[arg(long, value_name = "RUN")]
+    from: Option<PathBuf>,
+    /// What is taken over [default: model]
+    #[arg(long, value_enum)]
+    transfer: Option<Transfer>,
+    /// Take the newest weights of the base instead of the best validated ones
+    #[arg(long)]
+    last: bool,
+    /// How rows start of items, users and field values that the base does not know [default: random]
+    #[arg(long, value_enum, alias = "fresh-items")]
+    fresh_rows: Option<FreshRows>,
+}
+
+impl StartFlags {
+    /// The first flag that was given, without its dashes.
+    pub(super) fn first_given(&self) -> Option<&'static str> {
+        let given = [
+            (self.from.is_some(), "from"),
+            (self.transfer.is_some(), "transfer"),
+            (self.last, "last"),
+            (self.fresh_rows.is_some(), "fresh-rows"),
+        ];
+        given.into_iter().find_map(|(given, name)| given.then_some(name))
+    }
+
+    /// These flags over those of a settings file.
+    ///
+    /// # Errors
+    /// Neither names a run; a flag that the transfer does not use.
+    pub(super) fn over(&self, file: &StartFlags) -> Result<Start> {
+        let from = self
+            .from
+            .clone()
+            .or_else(|| file.from.clone())
+            .ok_or_else(|| Error::user("no run to start from").hint("name one: mipgpu finetune --from RUN DATA"))?;
+        let transfer = self.transfer.or(file.transfer).unwrap_or(Transfer::Model);
+        let refuse = |given: bool, flag: &str, why: &str| match given && transfer == Transfer::None {
+            true => {
+                Err(Error::user(format!("--{flag} has no effect: with --transfer none {why}")).hint("leave it out"))
+            }
+            false => Ok(()),
+        };
+        refuse(self.fresh_rows.is_some(), "fresh-rows", "all rows are fresh, and random")?;
+        refuse(self.last, "last", "no weights are taken over")?;
+        let which = if self.last || file.last { Which::Last } else { Which::Best };
+        Ok(Start { from, transfer, which, fresh_rows: self.fresh_rows.or(file.fresh_rows) })
+    }
+}
+
+/// The same, settled.
+pub(super) struct Start {
+    pub(super) from: PathBuf,
+    pub(super) transfer: Transfer,
+    pub(super) which: Which,
+    fresh_rows: Option<FreshRows>,
+}
+
+impl Args {
+    /// The settings file, and what the run starts from.
+    ///
+    /// # Errors
+    /// As [`SettingsFile::read`] and [`StartFlags::over`].
+    pub(super) fn file(&self) -> Result<(SettingsFile, Start)> {
+        let file = SettingsFile::read(self.config.as_deref())?;
+        let start = self.start.over(&file.start)?;
+        Ok((file, start))
+    }
 }
 
 /// The flags that carry tables to a model which cannot learn the task of the base: its own task must be named too.
@@ -77,40 +137,75 @@ fn tables_alone(settings: &Settings) -> Option<String> {
 }
 
 pub fn run(args: Args, printer: Printer) -> Result<()> {
-    let checkpoint = if args.last { Which::Last } else { Which::Best };
-    let base = Base::open(&args.from, checkpoint)?;
-    let path = match &args.data {
+    execute(&plan(args, &printer)?, printer)
+}
+
+/// What a new run is asked to do; says what it shares with its base.
+///
+/// # Errors
+/// Data or a base that cannot be opened, settings that contradict each other or these; held-out events that the base
+/// has seen.
+pub fn plan(args: Args, printer: &Printer) -> Result<Planned> {
+    let (file, start) = args.file()?;
+    let base = Base::open(&start.from, start.which)?;
+    let path = match args.data.as_ref().or(file.data.as_ref()) {
         Some(path) => path.clone(),
-        None => builtin::import(&printer)?,
+        None => builtin::import(printer)?,
     };
     let data = open_data(&path)?;
-    let mut settings = base.config.settings.clone();
-    if let Some(file) = &args.config {
-        settings = settings.read(file)?;
+    let config = config_of(&args, &file, &start, &base, (&path, &data))?;
+    if start.transfer != Transfer::None {
+        printer.say(format_args!("shared  {}", base.shared(&data)));
+        if let Some(warning) = base.other_forms(&data) {
+            printer.warn(warning);
+        }
     }
-    args.flags.apply(&mut settings);
+    for warning in seen_warnings(&config, &data)? {
+        printer.warn(warning);
+    }
+    let model = &config.settings.model;
+    let folder = args.out.map_or_else(|| RunFolder::new(free_name("runs", &path, model)), RunFolder::new);
+    let (device, threads) = args.place.over(&file.place);
+    check_precision(args.flags.precision.or(file.settings.precision), device)?;
+    Ok(Planned { folder, config, data, device, threads, resume: false })
+}
+
+/// What is trained on opened data, from an opened base.
+///
+/// # Errors
+/// Settings that contradict each other, the data or the base.
+pub(super) fn config_of(
+    args: &Args,
+    file: &SettingsFile,
+    start: &Start,
+    base: &Base,
+    (path, data): (&Path, &Dataset),
+) -> Result<RunConfig> {
+    let Start { from, transfer, which: checkpoint, fresh_rows } = start;
+    let (transfer, fresh_rows) = (*transfer, *fresh_rows);
+    let mut settings = file.settings(&args.flags, &base.config.settings)?;
     // Before the base is asked whether it knows them.
     sides::name_fields(&mut settings, data.item_fields()).map_err(|e| match &args.flags.fields {
-        None => e.at(format!("{}: its settings are those of the new run", args.from.display())),
+        None => e.at(format!("{}: its settings are those of the new run", from.display())),
         Some(_) => e,
     })?;
-    check_flags(&args, &settings, &data)?;
-    if args.transfer == Transfer::Patch {
+    check_flags(&args.flags, transfer, fresh_rows, &settings, data)?;
+    if transfer == Transfer::Patch {
         if settings.patch == Patching::None {
             settings.patch = Patching::Serial;
         }
         if settings.freeze == Freeze::NONE {
-            settings.freeze = base.freezes(&data, &settings);
+            settings.freeze = base.freezes(data, &settings);
         }
     }
-    base.check_model(&settings, args.transfer).map_err(|e| match tables_alone(&settings) {
-        Some(flags) if args.transfer != Transfer::Embedding && settings.model != base.config.settings.model => {
+    base.check_model(&settings, transfer).map_err(|e| match tables_alone(&settings) {
+        Some(flags) if transfer != Transfer::Embedding && settings.model != base.config.settings.model => {
             e.hint(format!("leave --model out, or carry over tables alone with {flags}"))
         }
         _ => e,
     })?;
-    conclude_settings(&args.flags, &mut settings, &data)?;
-    let split = match args.split.spec(&data)? {
+    settings.find()?;
+    let split = match args.split.over(&file.split).spec(data)? {
         Some(split) => split,
         // What the base was not trained on stays what it is judged by.
         None if base.config.data_fingerprint == data.fingerprint()
@@ -120,52 +215,44 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
         }
         None => usual_split(&settings)?,
     };
-    let ratings = match (scale(&settings, &data, split)?, &base.config.ratings) {
-        (Some(new), Some(known)) if matches!(args.transfer, Transfer::Model | Transfer::Patch) => {
+    conclude_settings(&args.flags, &mut settings, data, Some(transfer))?;
+    file.refuse_idle(&settings, &base.config.settings, Some(transfer))?;
+    let ratings = match (scale(&settings, data, split)?, &base.config.ratings) {
+        (Some(new), Some(known)) if matches!(transfer, Transfer::Model | Transfer::Patch) => {
             Some(scale_after(known, new)?)
         }
         (new, _) => new,
     };
-    let facts = Facts { ratings: ratings.clone(), ..Sides::facts_of(&settings, &data)? };
-    base.check(&settings, &facts, &data, args.transfer)?;
-    let folder = args.out.map_or_else(|| RunFolder::new(free_name("runs", &path, &settings.model)), RunFolder::new);
-    let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
-    let origin = Origin {
-        run: absolute(args.from),
-        checkpoint,
-        sha256: base.sha256().into(),
-        transfer: args.transfer,
-        fresh_rows: args.fresh_rows.unwrap_or_default(),
-    };
-    if args.transfer != Transfer::None {
-        printer.say(format_args!("shared  {}", base.shared(&data)));
-        if let Some(warning) = base.other_forms(&data) {
-            printer.warn(warning);
-        }
-    }
-    let held = Split::for_task(&data, split, settings.find()?.1.baskets)?;
-    for warning in seen_warnings(&origin, &data, &held)? {
-        printer.warn(warning);
-    }
-    let config = RunConfig {
+    let facts = Facts { ratings: ratings.clone(), ..Sides::facts_of(&settings, data)? };
+    base.check(&settings, &facts, data, transfer)?;
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or(path.into());
+    Ok(RunConfig {
         version: RunConfig::VERSION,
         data: absolute(path),
         data_fingerprint: data.fingerprint().to_string(),
         split,
-        from: Some(origin),
+        from: Some(Origin {
+            run: absolute(from),
+            checkpoint: *checkpoint,
+            sha256: base.sha256().into(),
+            transfer,
+            fresh_rows: fresh_rows.unwrap_or_default(),
+        }),
         ratings,
         settings,
-    };
-    let (device, threads) = (args.device, args.threads);
-    execute(&Planned { folder, config, data, device, threads, resume: false }, printer)
+    })
 }
 
 /// # Errors
 /// A flag without effect.
-fn check_flags(args: &Args, settings: &Settings, data: &Dataset) -> Result<()> {
-    let (transfer, flags) = (args.transfer, &args.flags);
+fn check_flags(
+    flags: &Flags,
+    transfer: Transfer,
+    fresh_rows: Option<FreshRows>,
+    settings: &Settings,
+    data: &Dataset,
+) -> Result<()> {
     let refuse = |flag: &str, why: &str, hint: &str| Err(Error::user(format!("--{flag}: {why}")).hint(hint));
-    let leave = "use --transfer patch, or leave it out";
     if transfer == Transfer::Patch {
         if flags.patch == Some(Patching::None) {
             return refuse("patch none", "--transfer patch trains patches", "use serial or parallel");
@@ -176,21 +263,11 @@ fn check_flags(args: &Args, settings: &Settings, data: &Dataset) -> Result<()> {
         if settings.blocks == 0 {
             return refuse("blocks 0", "patches stand in blocks, and there are none", "use --transfer model");
         }
-    } else {
-        if settings.patch != Patching::None || transfer != Transfer::Model && settings.freeze != Freeze::NONE {
-            let what = format!("--transfer {transfer} freezes nothing and has no patches");
-            return Err(Error::user(what).hint("use --transfer patch, or leave --patch and --freeze out"));
-        }
-        for (given, flag) in [(flags.patches.is_some(), "patches"), (flags.patch_width.is_some(), "patch-width")] {
-            if given {
-                return refuse(flag, "there are no patches", leave);
-            }
-        }
+    } else if settings.patch != Patching::None || transfer != Transfer::Model && settings.freeze != Freeze::NONE {
+        let what = format!("--transfer {transfer} freezes nothing and has no patches");
+        return Err(Error::user(what).hint("use --transfer patch, or leave --patch and --freeze out"));
     }
-    match args.fresh_rows {
-        Some(_) if transfer == Transfer::None => {
-            refuse("fresh-rows", "with --transfer none all rows are fresh, and random", "leave it out")
-        }
+    match fresh_rows {
         Some(FreshRows::Content) if data.item_fields().iter().next().is_none() => refuse(
             "fresh-rows content",
             "the items of this data have no side fields",
@@ -204,8 +281,9 @@ fn check_flags(args: &Args, settings: &Settings, data: &Dataset) -> Result<()> {
 ///
 /// # Errors
 /// It is the base's own data under another split: the base was trained on what is held out.
-fn seen_warnings(origin: &Origin, data: &Dataset, split: &Split) -> Result<Vec<String>> {
-    let seen = seen_by_bases(Some(origin), data, &split.test())?;
+fn seen_warnings(config: &RunConfig, data: &Dataset) -> Result<Vec<String>> {
+    let split = Split::for_task(data, config.split, config.settings.find()?.1.baskets)?;
+    let seen = seen_by_bases(config.from.as_ref(), data, &split.test())?;
     if let Some((base, users)) = seen.iter().find_map(|s| s.users.filter(|n| s.same_data && *n > 0).map(|n| (s, n))) {
         return Err(Error::user(format!(
             "leak: {} was trained on events of {} users that this split of its own data holds out ({})",

@@ -12,6 +12,7 @@ pub mod data;
 pub mod devices;
 mod doubts;
 pub mod evaluate;
+mod expected;
 pub mod experiment;
 pub mod export;
 pub mod finetune;
@@ -25,6 +26,7 @@ pub mod progress;
 pub mod recommend;
 pub mod search;
 mod search_base;
+pub mod settings_file;
 pub mod split;
 pub mod split_flags;
 pub(crate) mod stop;
@@ -117,6 +119,9 @@ pub fn main_with(words: impl IntoIterator<Item = OsString>) -> ExitCode {
                 let _ = write!(std::io::stderr(), "mipgpu: ");
             }
             let _ = e.print();
+            if let Some(right) = expected::expected(&e) {
+                let _ = writeln!(std::io::stderr(), "  hint: {right}");
+            }
             return ExitCode::from(u8::from(e.use_stderr()));
         }
     };
@@ -151,6 +156,23 @@ fn with_values(words: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
         all.push(if alone { "--keep-seen=true".into() } else { word });
     }
     all
+}
+
+/// What the parser has against words that are no command line, as an error of ours.
+fn clap_error(e: &clap::Error) -> Error {
+    if !e.use_stderr() || e.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return Error::user("it asks for help or the version, not for a run");
+    }
+    let text = e.render().to_string();
+    let mut lines = text.lines().map(str::trim).filter(|l| !l.is_empty());
+    let what = lines.next().unwrap_or_default().trim_start_matches("error: ").to_string();
+    let rest: Vec<&str> = lines.filter(|l| !l.starts_with("Usage") && !l.starts_with("For more")).collect();
+    let right = expected::expected(e);
+    let e = Error::user(what);
+    if let Some(right) = right {
+        return e.hint(right);
+    }
+    if rest.is_empty() { e } else { e.hint(rest.join(" ").trim_start_matches("tip: ").to_string()) }
 }
 
 /// Runs a command and reports its error; gives the exit code. A panic is our failure as well.

@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     printer::Printer,
-    train::{JobArgs, free_name, introduce, prepare},
+    train::{JobArgs, Prepared, free_name, introduce, prepare},
 };
 use crate::{
     backend,
@@ -58,14 +58,14 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     }
     // Before anything is computed.
     out.as_deref().map_or(Ok(()), check_free)?;
-    let (config, data) = prepare(&asked, &printer)?;
-    let pool = super::thread_pool(asked.threads)?;
+    let Prepared { config, data, device, threads } = prepare(&asked, &printer)?;
+    let pool = super::thread_pool(threads)?;
     let split = Split::for_task(&data, config.split, config.settings.find()?.1.baskets)?;
-    backend::probe(asked.device, config.settings.precision.on(asked.device))?;
+    backend::probe(device, config.settings.precision.on(device))?;
     run::check(&config, &data, &split)?;
     let threads = pool.current_num_threads();
-    introduce(&printer, &config, &data, &split, asked.device, threads);
-    let job = Job { config: &config, data: &data, split: &split, device: asked.device, steps, untimed, threads };
+    introduce(&printer, &config, &data, &split, device, threads);
+    let job = Job { config: &config, data: &data, split: &split, device, steps, untimed, threads };
     let mut tell = |stage| {
         printer.say(match stage {
             Stage::Whole => "timing  whole steps",

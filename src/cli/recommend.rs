@@ -61,7 +61,8 @@ pub struct Args {
     /// A new history from a file, an item key a line, oldest first
     #[arg(long, value_name = "FILE", group = "whom")]
     pub history_file: Option<PathBuf>,
-    /// New histories from standard input, one JSON object a line: {"id": …, "history": [key, …]}
+    /// New histories from standard input, one JSON object a line: {"id": …, "history": [key, …]}. A line that is none
+    /// is answered with its error, and the exit code is 1 at the end
     #[arg(long, group = "whom")]
     pub stdin: bool,
     /// Imported data whose users are meant [default: what the run was trained on]
@@ -145,6 +146,10 @@ pub fn answer(
     }
     if args.hold_out.is_some() && !args.of_data() {
         return Err(Error::user("--hold-out is for users of the data").hint("use it with --users or --all-users"));
+    }
+    if let (None, Some(flag)) = (args.hold_out, args.split.first_given()) {
+        return Err(Error::user(format!("--{flag} has no effect: nothing is held out"))
+            .hint("add --hold-out test (with --users or --all-users), or leave it out"));
     }
     let split = data.map(|data| args.split.spec(data)).transpose()?.flatten().unwrap_or(run.split);
     let basket = run.encoder.last_basket();
@@ -306,22 +311,29 @@ impl Desk<'_> {
     }
 
     /// Reads requests to the end of the input. A batch goes out when it is full or when nothing more is waiting, so a
-    /// program that writes a line and waits for the answer gets it.
+    /// program that writes a line and waits for the answer gets it. A line that is no request is answered with what
+    /// is wrong about it, and the next one is read.
+    ///
+    /// # Errors
+    /// At the end: the first line that was no request.
     fn stream(&mut self, mut input: BufReader<impl Read>, batch: usize, print: &mut dyn FnMut(&str)) -> Result<()> {
-        let (mut line, mut number, mut requests) = (String::new(), 0u64, Vec::new());
+        let (mut line, mut number, mut requests) = (Vec::new(), 0u64, Vec::new());
+        let (mut bad, mut first) = (0u64, None);
         loop {
             line.clear();
             number += 1;
-            let read = input.read_line(&mut line).map_err(|e| {
-                Error::user(format!("standard input, line {number}: {e}")).hint("the lines must be UTF-8 text")
-            })?;
-            if !line.trim().is_empty() {
+            let read =
+                input.read_until(b'\n', &mut line).map_err(|e| Error::internal(format!("standard input: {e}")))?;
+            if !line.trim_ascii().is_empty() {
                 match parse_request(&line) {
                     Ok((id, keys)) => requests.push(self.request(id, keys)),
-                    Err(e) => {
+                    Err((id, e)) => {
                         // What was asked before the bad line is answered first.
                         print(&self.answer(&requests)?);
-                        return Err(e.at(format!("standard input, line {number}")));
+                        requests.clear();
+                        print(&self.bad_line(number, &id, &e));
+                        bad += 1;
+                        first.get_or_insert((number, e));
                     }
                 }
             }
@@ -330,8 +342,24 @@ impl Desk<'_> {
                 requests.clear();
             }
             if read == 0 {
-                return Ok(());
+                break;
             }
+        }
+        let Some((number, e)) = first else { return Ok(()) };
+        let others =
+            if bad > 1 { format!(", and {} more lines were no requests", digits(bad - 1)) } else { String::new() };
+        Err(Error { what: format!("standard input, line {number}: {}{others}", e.what), ..e })
+    }
+
+    /// The answer to a line that is no request.
+    fn bad_line(&self, number: u64, id: &Value, e: &Error) -> String {
+        if self.json {
+            return format!("{}\n", json!({ "id": id, "line": number, "error": e.what, "hint": e.hint }));
+        }
+        match id {
+            Value::Null => format!("line {number}: error: {}\n", e.what),
+            Value::String(id) => format!("{id}: error: {}\n", e.what),
+            id => format!("{id}: error: {}\n", e.what),
         }
     }
 
@@ -453,12 +481,42 @@ fn count(n: usize, one: &str, many: &str) -> String {
 }
 
 /// `{"id": …, "history": [key, …]}`; keys and id are strings or whole numbers, the id may be left out.
-fn parse_request(line: &str) -> Result<(Value, Vec<String>)> {
+///
+/// # Errors
+/// Anything else, with the id, if there is one.
+fn parse_request(line: &[u8]) -> std::result::Result<(Value, Vec<String>), (Value, Error)> {
     let hint = r#"write {"id": "anyone", "history": ["key", "key"]}"#;
-    let value: Value = serde_json::from_str(line).map_err(|e| Error::user(format!("not JSON: {e}")).hint(hint))?;
+    let no_json = |e: String| (Value::Null, Error::user(format!("not JSON: {e}")).hint(hint));
+    let text = std::str::from_utf8(line).map_err(|_| no_json("the line is not UTF-8 text".into()))?;
+    let value: Value = serde_json::from_str(text).map_err(|e| no_json(e.to_string()))?;
     let id = value.get("id").cloned().unwrap_or(Value::Null);
+    history_of(&value, hint).map(|keys| (id.clone(), keys)).map_err(|e| (id, e))
+}
+
+/// The keys of a request.
+fn history_of(value: &Value, hint: &str) -> Result<Vec<String>> {
+    let names = ["id", "history"];
+    let unknown =
+        value.as_object().into_iter().flatten().map(|(name, _)| name).find(|name| !names.contains(&name.as_str()));
     let Some(history) = value.get("history").and_then(Value::as_array) else {
-        return Err(Error::user("no list called \"history\"").hint(hint));
+        let near = unknown.filter(|name| nearest(name, ["history"]).is_some());
+        let instead = near.map_or(String::new(), |name| format!("it is called '{name}' here: "));
+        return Err(Error::user("no list called \"history\"").hint(format!("{instead}{hint}")));
     };
-    Ok((id, history.iter().map(key_of).collect::<Result<_>>()?))
+    if let Some(name) = unknown {
+        let e = Error::user(format!("unknown field '{name}' in the request"));
+        return Err(match name.as_str() {
+            "k" => e.hint("one number holds for all requests: --k N"),
+            "keep_seen" | "keep-seen" => e.hint("it holds for all requests: --keep-seen"),
+            name => match nearest(name, names) {
+                Some(near) => e.hint(format!("did you mean '{near}'?")),
+                None => e.hint(hint),
+            },
+        });
+    }
+    let id = value.get("id").is_none_or(|id| id.is_null() || id.is_string() || id.is_i64() || id.is_u64());
+    if !id {
+        return Err(Error::user(format!("{} is no id", value["id"])).hint("an id is a string or a whole number"));
+    }
+    history.iter().map(key_of).collect()
 }

@@ -18,7 +18,7 @@ use super::{
     jobs_progress::JobsProgress,
     opened::open_data,
     printer::Printer,
-    search_base::{Base, Inputs, drop_flag, in_a_line, parse, why_stale},
+    search_base::{Base, Inputs, drop_flag, in_a_line, parse, refusals, why_stale},
 };
 use crate::{
     base::{
@@ -64,9 +64,9 @@ pub struct Args {
     /// Successive halving: from one rung to the next the best 1/ETA go on, with ETA times the epochs
     #[arg(long, value_name = "ETA")]
     halving: Option<u32>,
-    /// Seed of --random; trial k is the same whatever N is
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
+    /// Seed of --random; trial k is the same whatever N is [default: 1]
+    #[arg(long, requires = "random")]
+    seed: Option<u64>,
     /// Trials at a time
     #[arg(long, value_name = "N", default_value_t = 1)]
     jobs: usize,
@@ -100,6 +100,7 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     }
     // Before anything is made: data or a base that are missing leave no folder behind.
     let inputs = search.base.inputs(&printer)?;
+    search.look_ahead(&printer)?;
     let _lock = search.begin()?;
     let stop = || STOP.store(true, Ordering::Relaxed);
     super::stop::on_signal(printer, "the trials write checkpoints and end", stop, || {
@@ -153,7 +154,7 @@ impl Search {
             let words = [&base.words[..], &[format!("--{name}"), value.clone()]].concat();
             parse(&words).map_err(|e| e.at(format!("--over {name}={value}")))?;
         }
-        let choices = args.random.map_or_else(|| space.grid(), |n| Ok(space.random(n, args.seed)))?;
+        let choices = args.random.map_or_else(|| space.grid(), |n| Ok(space.random(n, args.seed.unwrap_or(1))))?;
         let epochs = base.settings()?.epochs;
         let one = vec![Rung { trials: choices.len(), epochs }];
         let rungs = args.halving.map_or(one, |eta| rungs(choices.len(), epochs, eta));
@@ -174,7 +175,7 @@ impl Search {
             over: args.over.clone(),
             random: args.random,
             halving: args.halving,
-            seed: args.seed,
+            seed: args.seed.unwrap_or(1),
         };
         let search = Search { folder: args.out.clone(), asked, base, choices, rungs };
         search.choices.iter().try_for_each(|c| parse(&search.words(c, search.rungs[0])).map(|_| ()))?;
@@ -205,6 +206,26 @@ impl Search {
         locks.push(lock(&self.asked.write(&self.folder)?)?);
         make_folder(&self.trials())?;
         Ok(locks)
+    }
+
+    /// Says which trials will be refused, before any is begun.
+    ///
+    /// # Errors
+    /// All are.
+    fn look_ahead(&self, printer: &Printer) -> Result<()> {
+        let commands: Vec<Vec<String>> = self.choices.iter().map(|c| self.words(c, self.rungs[0])).collect();
+        let refused: Vec<(String, Error)> = refusals(&self.base, &commands, printer)?
+            .into_iter()
+            .zip(&self.choices)
+            .filter_map(|(e, choice)| Some((self.name(choice, self.rungs[0]), e?)))
+            .collect();
+        let Some((name, e)) = refused.first() else { return Ok(()) };
+        if refused.len() == commands.len() {
+            return Err(e.clone().at(format!("every trial is refused; {name}")));
+        }
+        let (n, all) = (refused.len(), commands.len());
+        printer.warn(format_args!("{n} of {all} trials will be refused; the first one, {name}: {}", e.what));
+        Ok(())
     }
 
     fn trials(&self) -> PathBuf {
@@ -426,6 +447,17 @@ impl Search {
         Ok(rows)
     }
 
+    /// # Errors
+    /// A trial has failed: what calls this program should know that its answer is of the others alone.
+    fn refuse_failed(&self, table: &[Trial]) -> Result<()> {
+        let failed: Vec<&str> =
+            table.iter().filter(|t| matches!(t.state, State::Failed(_))).map(|t| t.name.as_str()).collect();
+        let Some(first) = failed.first() else { return Ok(()) };
+        let (n, all) = (failed.len(), table.len());
+        Err(Error::user(format!("{n} of {all} trials have failed, such as {first}: see the table"))
+            .hint("the best is that of the others; --retry tries failed ones once more"))
+    }
+
     /// The table, the best trial, and how to make it again.
     fn conclude(&self, table: &[Trial], others: &[String], printer: &Printer) -> Result<()> {
         let stopped = STOP.load(Ordering::Relaxed);
@@ -460,7 +492,7 @@ impl Search {
             let second = typed(&second.run);
             printer.say(format_args!("  mipgpu compare {run} {second} --part valid      better, or lucky?"));
         }
-        Ok(())
+        self.refuse_failed(table)
     }
 }
 

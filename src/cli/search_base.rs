@@ -2,16 +2,20 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Parser, error::ErrorKind};
+use clap::Parser;
 
-use super::{Cli, Command, builtin, opened::open_data, printer::Printer};
+use super::{
+    Cli, Command, builtin, clap_error, finetune, opened::open_data, printer::Printer, settings_file::SettingsFile,
+    train,
+};
 use crate::{
     base::{
         Error, Result,
         error::{IoContext, typed},
     },
+    data::{Dataset, split::Split},
     experiment::trials::digest,
-    train::{Flags, RunFolder, Settings, Which, checkpoint},
+    train::{Flags, RunFolder, Settings, Which, checkpoint, run, transfer},
 };
 
 /// The command that every trial is, read as the program itself will read it.
@@ -20,6 +24,7 @@ pub struct Base {
     /// `None`: the built-in data.
     pub data: Option<PathBuf>,
     config: Option<PathBuf>,
+    file: SettingsFile,
     from: Option<(PathBuf, Which)>,
     pub flags: Flags,
 }
@@ -41,15 +46,18 @@ impl Base {
             Command::Train(a) if a.resume.is_some() => return own("--resume", out),
             Command::Train(a) if a.out.is_some() => return own("--out", out),
             Command::Finetune(a) if a.out.is_some() => return own("--out", out),
-            Command::Train(a) if a.job.threads.is_some() => return own("--threads", threads),
-            Command::Finetune(a) if a.threads.is_some() => return own("--threads", threads),
+            Command::Train(a) if a.job.place.threads.is_some() => return own("--threads", threads),
+            Command::Finetune(a) if a.place.threads.is_some() => return own("--threads", threads),
             Command::Train(a) => {
-                let a = a.job;
-                Base { words: words.into(), data: a.data, config: a.config, from: None, flags: a.flags }
+                let (file, a) = (a.job.file()?, a.job);
+                let data = a.data.or_else(|| file.data.clone());
+                Base { words: words.into(), data, config: a.config, file, from: None, flags: a.flags }
             }
             Command::Finetune(a) => {
-                let from = Some((a.from, if a.last { Which::Last } else { Which::Best }));
-                Base { words: words.into(), data: a.data, config: a.config, from, flags: a.flags }
+                let (file, start) = a.file()?;
+                let data = a.data.or_else(|| file.data.clone());
+                let from = Some((start.from, start.which));
+                Base { words: words.into(), data, config: a.config, file, from, flags: a.flags }
             }
             _ => {
                 return Err(Error::user(format!("`{}` cannot be searched", words[0]))
@@ -64,16 +72,12 @@ impl Base {
     /// # Errors
     /// A base run or a settings file that cannot be read.
     pub fn settings(&self) -> Result<Settings> {
-        let mut settings = match &self.from {
+        let start = match &self.from {
             Some((run, _)) => RunFolder::new(run).config()?.settings,
             None if self.data.is_none() => builtin::settings(),
             None => Settings::default(),
         };
-        if let Some(file) = &self.config {
-            settings = settings.read(file)?;
-        }
-        self.flags.apply(&mut settings);
-        Ok(settings)
+        self.file.settings(&self.flags, &start)
     }
 
     /// What decides the result beside the words: a digest of the data, of the settings file, of the base.
@@ -98,6 +102,33 @@ impl Base {
     }
 }
 
+/// Why trials cannot be, before any is begun: data and base are opened once, and each command is read and planned as
+/// its process will.
+///
+/// # Errors
+/// Data or a base that cannot be opened.
+pub fn refusals(base: &Base, commands: &[Vec<String>], printer: &Printer) -> Result<Vec<Option<Error>>> {
+    let path = match &base.data {
+        Some(path) => path.clone(),
+        None => builtin::import(printer)?,
+    };
+    let data = Dataset::open(&path)?;
+    let from = base.from.as_ref().map(|(run, which)| transfer::Base::open(run, *which)).transpose()?;
+    let usual = if base.data.is_none() { builtin::settings() } else { Settings::default() };
+    let refused = |words: &Vec<String>| -> Result<()> {
+        let config = match (parse(words)?.command, &from) {
+            (Command::Train(a), _) => train::config_of(&a.job, &base.file, &usual, (&path, &data))?,
+            (Command::Finetune(a), Some(from)) => {
+                let (file, start) = a.file()?;
+                finetune::config_of(&a, &file, &start, from, (&path, &data))?
+            }
+            _ => return Ok(()),
+        };
+        run::check(&config, &data, &Split::for_task(&data, config.split, config.settings.find()?.1.baskets)?)
+    };
+    Ok(commands.iter().map(|words| refused(words).err()).collect())
+}
+
 /// What trials are made of, beside their settings.
 pub struct Inputs {
     pub data: String,
@@ -110,17 +141,7 @@ pub struct Inputs {
 /// # Errors
 /// What is no command, with what the parser suggests.
 pub fn parse(words: &[String]) -> Result<Cli> {
-    Cli::try_parse_from(std::iter::once("mipgpu").chain(words.iter().map(String::as_str))).map_err(|e| {
-        let text = e.render().to_string();
-        let mut lines = text.lines().map(str::trim).filter(|l| !l.is_empty());
-        let what = lines.next().unwrap_or_default().trim_start_matches("error: ").to_string();
-        if !e.use_stderr() || e.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-            return Error::user("it asks for help or the version, not for a run");
-        }
-        let rest: Vec<&str> = lines.filter(|l| !l.starts_with("Usage") && !l.starts_with("For more")).collect();
-        let e = Error::user(what);
-        if rest.is_empty() { e } else { e.hint(rest.join(" ").trim_start_matches("tip: ").to_string()) }
-    })
+    Cli::try_parse_from(std::iter::once("mipgpu").chain(words.iter().map(String::as_str))).map_err(|e| clap_error(&e))
 }
 
 /// What has changed since a trial was made.

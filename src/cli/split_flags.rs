@@ -61,6 +61,25 @@ impl SplitFlags {
         given.into_iter().find_map(|(given, name)| given.then_some(name))
     }
 
+    /// These flags over those of a settings file. A kind of split that is named here leaves behind what the file says
+    /// of another kind.
+    pub fn over(&self, file: &SplitFlags) -> SplitFlags {
+        let fits = |kind| self.split.is_none_or(|own| own == kind);
+        fn pick<T: Clone>(own: &Option<T>, file: &Option<T>, fits: bool) -> Option<T> {
+            own.clone().or_else(|| file.clone().filter(|_| fits))
+        }
+        let [last_n, ratio, time] = [SplitKind::LastN, SplitKind::Ratio, SplitKind::Time].map(fits);
+        SplitFlags {
+            split: self.split.or(file.split),
+            test_n: pick(&self.test_n, &file.test_n, last_n),
+            valid_n: pick(&self.valid_n, &file.valid_n, last_n),
+            test_share: pick(&self.test_share, &file.test_share, ratio),
+            valid_share: pick(&self.valid_share, &file.valid_share, ratio),
+            cut: pick(&self.cut, &file.cut, time),
+            valid_cut: pick(&self.valid_cut, &file.valid_cut, time),
+        }
+    }
+
     /// The flags that ask for `spec`.
     pub fn args(spec: SplitSpec) -> Vec<String> {
         let flags: Vec<(&str, String)> = match spec {

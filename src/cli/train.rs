@@ -13,10 +13,11 @@ use super::{
     opened::open_data,
     printer::{self, Printer},
     progress::Progress,
+    settings_file::SettingsFile,
     split_flags::SplitFlags,
 };
 use crate::{
-    backend::{self, Device},
+    backend::{self, Device, Precision},
     base::{Error, Result, atomic::write_atomically, error::typed},
     data::{
         Dataset, digits,
@@ -26,7 +27,7 @@ use crate::{
     layers::RatingScale,
     tasks::{LossKind, Pairs, SamplerKind},
     train::{
-        Flags, Freeze, Patching, RunConfig, RunFolder, Settings, Trained, Which,
+        Flags, Freeze, Numbers, Patching, RunConfig, RunFolder, Settings, Trained, Transfer, Which,
         checkpoint::State,
         ratings::scale_of,
         run::{self, Job},
@@ -61,19 +62,45 @@ pub struct Args {
 pub struct JobArgs {
     /// Data set folder made by `mipgpu import` [default: the built-in MovieLens sample]
     pub(super) data: Option<PathBuf>,
-    /// Settings file (TOML; keys are the long flags below without the dashes); flags go over it
+    /// Settings file: TOML whose keys are the long flags of this command without the dashes, or the config.toml of a
+    /// run, to make that run again; flags go over it
     #[arg(short, long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
-    /// Where to run: auto, cpu, cuda, cuda:N, emu (CUDA kernels on the processor, for tests), reference
-    #[arg(long, value_name = "DEVICE", default_value_t = Device::Auto)]
-    pub(super) device: Device,
-    /// Threads [default: all cores]
-    #[arg(long, value_name = "N")]
-    pub(super) threads: Option<usize>,
+    #[command(flatten)]
+    pub(super) place: PlaceFlags,
     #[command(flatten)]
     split: SplitFlags,
     #[command(flatten)]
     pub(super) flags: Flags,
+}
+
+/// Where it is trained.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct PlaceFlags {
+    /// Where to run: auto, cpu, cuda, cuda:N, emu (CUDA kernels on the processor, for tests), reference [default: auto]
+    #[arg(long, value_name = "DEVICE")]
+    pub(super) device: Option<Device>,
+    /// Threads [default: all cores]
+    #[arg(long, value_name = "N")]
+    pub(super) threads: Option<usize>,
+}
+
+impl PlaceFlags {
+    /// These flags over those of a file.
+    pub(super) fn over(&self, file: &PlaceFlags) -> (Device, Option<usize>) {
+        (self.device.or(file.device).unwrap_or(Device::Auto), self.threads.or(file.threads))
+    }
+}
+
+impl JobArgs {
+    /// The settings file, which says nothing of what a run from scratch does not do.
+    ///
+    /// # Errors
+    /// As [`SettingsFile::read`].
+    pub(super) fn file(&self) -> Result<SettingsFile> {
+        let file = SettingsFile::read(self.config.as_deref())?;
+        file.check_from_scratch().map(|()| file)
+    }
 }
 
 /// Set by Ctrl-C; the run then writes a checkpoint and ends.
@@ -83,15 +110,14 @@ static STOP: AtomicBool = AtomicBool::new(false);
 static TRAINED: AtomicBool = AtomicBool::new(false);
 
 pub fn run(args: Args, printer: Printer) -> Result<()> {
-    let (device, threads, resume) = (args.job.device, args.job.threads, args.resume.is_some());
-    let (folder, config, data) = if resume {
-        reopen(&args)?
-    } else {
-        let (config, data) = prepare(&args.job, &printer)?;
-        let out = args.out.unwrap_or_else(|| free_name("runs", &config.data, &config.settings.model));
-        (RunFolder::new(out), config, data)
-    };
-    execute(&Planned { folder, config, data, device, threads, resume }, printer)
+    if args.resume.is_some() {
+        let (folder, config, data) = reopen(&args)?;
+        let (device, threads) = args.job.place.over(&PlaceFlags::default());
+        return execute(&Planned { folder, config, data, device, threads, resume: true }, printer);
+    }
+    let Prepared { config, data, device, threads } = prepare(&args.job, &printer)?;
+    let out = args.out.unwrap_or_else(|| free_name("runs", &config.data, &config.settings.model));
+    execute(&Planned { folder: RunFolder::new(out), config, data, device, threads, resume: false }, printer)
 }
 
 /// A run that is about to begin or to go on.
@@ -194,88 +220,94 @@ fn reopen(args: &Args) -> Result<(RunFolder, RunConfig, Dataset)> {
     Ok((folder, config, data))
 }
 
-/// What a new run is asked to do, and its data.
+/// What a new run is asked to do, its data, and where it is trained.
+pub struct Prepared {
+    pub config: RunConfig,
+    pub data: Dataset,
+    pub device: Device,
+    pub threads: Option<usize>,
+}
+
+/// Reads what a new run is asked to do.
 ///
 /// # Errors
 /// Data that cannot be opened; settings that contradict each other or the data.
-pub fn prepare(args: &JobArgs, printer: &Printer) -> Result<(RunConfig, Dataset)> {
-    let (path, mut settings) = match &args.data {
+pub fn prepare(args: &JobArgs, printer: &Printer) -> Result<Prepared> {
+    let file = args.file()?;
+    let (path, start) = match args.data.as_ref().or(file.data.as_ref()) {
         Some(path) => (path.clone(), Settings::default()),
         None => (builtin::import(printer)?, builtin::settings()),
     };
     let data = open_data(&path)?;
-    if let Some(file) = &args.config {
-        settings = settings.read(file)?;
+    let config = config_of(args, &file, &start, (&path, &data))?;
+    let (device, threads) = args.place.over(&file.place);
+    check_precision(args.flags.precision.or(file.settings.precision), device)?;
+    Ok(Prepared { config, data, device, threads })
+}
+
+/// # Errors
+/// Products in bf16 were asked for, and the device has none.
+pub(super) fn check_precision(given: Option<Numbers>, device: Device) -> Result<()> {
+    if given == Some(Numbers::Bf16) && Numbers::Bf16.on(device) == Precision::F32 {
+        return Err(Error::user(format!("--precision bf16 has no effect: {device} computes in f32"))
+            .hint("leave it out, or choose another --device"));
     }
-    args.flags.apply(&mut settings);
+    Ok(())
+}
+
+/// What is trained on opened data. Settings begin with `start`, those of the file and the flags over them.
+///
+/// # Errors
+/// Settings that contradict each other or the data.
+pub(super) fn config_of(
+    args: &JobArgs,
+    file: &SettingsFile,
+    start: &Settings,
+    (path, data): (&Path, &Dataset),
+) -> Result<RunConfig> {
+    let mut settings = file.settings(&args.flags, start)?;
     if settings.patch != Patching::None || settings.freeze != Freeze::NONE {
         let flags = if settings.patch != Patching::None { "--transfer patch" } else { "--freeze network" };
         return Err(Error::user("patches and frozen parts belong to a network that is pre-trained")
             .hint(format!("start from a trained run: mipgpu finetune --from RUN {flags} DATA")));
     }
-    conclude_settings(&args.flags, &mut settings, &data)?;
-    let split = args.split.spec(&data)?.unwrap_or(usual_split(&settings)?);
-    let ratings = scale(&settings, &data, split)?;
-    let absolute = std::path::absolute(&path).unwrap_or(path);
-    let config = RunConfig {
+    settings.find()?;
+    let split = args.split.over(&file.split).spec(data)?.unwrap_or(usual_split(&settings)?);
+    conclude_settings(&args.flags, &mut settings, data, None)?;
+    file.refuse_idle(&settings, start, None)?;
+    let ratings = scale(&settings, data, split)?;
+    Ok(RunConfig {
         version: RunConfig::VERSION,
-        data: absolute,
+        data: std::path::absolute(path).unwrap_or(path.into()),
         data_fingerprint: data.fingerprint().to_string(),
         split,
         from: None,
         ratings,
         settings,
-    };
-    Ok((config, data))
+    })
 }
 
 /// Names what was left open and checks settings against each other and the data; `flags` were put over them already.
 ///
 /// # Errors
-/// Settings that make no sense together, with what to do.
-pub fn conclude_settings(flags: &Flags, settings: &mut Settings, data: &Dataset) -> Result<()> {
-    if let (LossKind::Softmax, Some(flag)) = (settings.loss, flags.first_of_negatives()) {
-        return Err(Error::user(format!("--{flag} has no effect: full softmax has no negatives"))
-            .hint("use --loss sampled-softmax, bce, gbce or bpr"));
-    }
-    if settings.field_names().is_empty() && flags.field_width.is_some() {
-        return Err(Error::user("--field-width has no effect: no side fields are used").hint("add --fields NAME,NAME"));
-    }
-    if settings.field_names().is_empty() && settings.user_width == 0 && flags.join.is_some() {
-        return Err(Error::user("--join has no effect: nothing stands beside the items")
-            .hint("add --fields NAME,NAME or --user-width 32"));
-    }
+/// Settings that make no sense together or flags without effect, with what to do.
+pub fn conclude_settings(
+    flags: &Flags,
+    settings: &mut Settings,
+    data: &Dataset,
+    transfer: Option<Transfer>,
+) -> Result<()> {
     sides::name_fields(settings, data.item_fields())?;
     settings.name_task()?;
-    if let (true, Some(flag)) = (settings.find()?.1.rated, flags.first_of_losses()) {
-        return Err(Error::user(format!("--{flag} has no effect: --task rating has a loss of its own"))
-            .hint("leave it out: the loss is the squared error of the hidden ratings"));
-    }
     settings.check()?;
-    let found = settings.find()?;
-    if let Some(keep) = flags.keep_seen {
-        let refuse =
-            |why: &str| Err(Error::user(format!("--keep-seen {keep} has no effect: {why}")).hint("leave it out"));
-        match () {
-            () if found.1.rated => return refuse("ratings are predicted, and nothing is ranked"),
-            () if found.1.baskets && !keep => return refuse("people buy again what they bought"),
-            () => {}
-        }
-    }
-    if found.1.uses.contains(&"mask") && !found.1.rated && settings.mask == 0.0 {
+    settings.refuse_idle(&flags.given(), transfer)?;
+    let task = settings.find()?.1;
+    if task.uses.contains(&"mask") && !task.rated && settings.mask == 0.0 {
         return Err(Error::user(format!(
             "--mask 0 would hide nothing, and --task {} learns what is hidden",
             settings.task
         ))
         .hint("give a share above 0, such as --mask 0.2; of the last item alone: --mask-last 1"));
-    }
-    if let Some((flag, who)) = flags.first_idle(found) {
-        let (model, task) = (found.0.name, found.1.name);
-        return Err(Error::user(format!("--{flag} has no effect on --model {model} with --task {task}"))
-            .hint(format!("leave it out; who listens to it: {}", who.join(", "))));
-    }
-    if flags.gbce_t.is_some() && settings.loss != LossKind::Gbce {
-        return Err(Error::user("--gbce-t has no effect: only --loss gbce is calibrated").hint("leave it out"));
     }
     if settings.find()?.1.baskets {
         data.check_baskets()?;

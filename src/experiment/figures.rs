@@ -49,7 +49,7 @@ pub fn bars(table: &Table) -> Option<String> {
         Bar {
             label: short(row),
             value: row.mean.first().map(|x| scaled(*x)),
-            interval: interval.map(|i| i.map(scaled)),
+            interval: interval.copied().flatten().map(|i| i.map(scaled)),
             published,
             tip: format!("{name}: {says}{beside}"),
             says,
@@ -82,7 +82,7 @@ pub fn slices(table: &Table) -> Vec<String> {
                 name: short(row),
                 colour: at,
                 points: there.iter().map(|(s, e)| (*s as f64 + aside, scaled(e.mean))).collect(),
-                intervals: there.iter().map(|(_, e)| e.interval.map(scaled)).collect(),
+                intervals: there.iter().map(|(_, e)| e.interval.unwrap_or([f64::NAN; 2]).map(scaled)).collect(),
                 tip: words::row_name(row),
                 ..Series::default()
             });

@@ -63,11 +63,12 @@ use super::{
     metric::Metric,
     overlay::{lay_over, override_setting},
     results::Expect,
+    typos,
 };
 use crate::{
     base::{Error, Result, error::nearest},
     data::{domains::Which, split::SplitSpec},
-    train::Transfer,
+    train::{Settings, Transfer},
 };
 
 /// The whole file.
@@ -254,37 +255,74 @@ impl Grid {
     /// # Errors
     /// TOML that is none; a key, data set, group, row or metric that does not exist, with where.
     pub fn parse(text: &str, place: &str, variants: &[String], set: &[String]) -> Result<Grid> {
-        let unreadable = |e: toml::de::Error| Error::user(format!("{place}: {}", e.to_string().trim_end()));
+        let unreadable = |e: toml::de::Error| typos::unreadable(text, place, &e);
         let mut table: toml::Table = toml::from_str(text).map_err(unreadable)?;
         let known = table.remove("variant").and_then(|v| v.as_table().cloned()).unwrap_or_default();
         for name in variants {
             let Some(toml::Value::Table(over)) = known.get(name) else {
                 let names: Vec<&str> = known.keys().map(String::as_str).collect();
                 let there = if names.is_empty() { "none".into() } else { names.join(", ") };
+                let near = nearest(name, names).map_or(String::new(), |near| format!("did you mean '{near}'? "));
                 return Err(Error::user(format!("{place}: there is no [variant.{name}] in the grid"))
-                    .hint(format!("its variants: {there}")));
+                    .hint(format!("{near}its variants: {there}")));
             };
             if let Some(toml::Value::Table(groups)) = over.get("settings") {
                 let there = table.get("settings").and_then(|s| s.as_table().cloned()).unwrap_or_default();
                 if let Some(group) = groups.keys().find(|group| !there.contains_key(*group)) {
                     let names: Vec<String> = there.keys().cloned().collect();
-                    return Err(unknown("group of settings", group, names.iter().map(String::as_str))
-                        .at(format!("{place}: variant.{name}")));
+                    let e = unknown("group of settings", group, names.iter().map(String::as_str));
+                    return Err(typos::at_line(text, place, e.at(format!("variant.{name}"))));
                 }
             }
             lay_over(&mut table, over.clone());
         }
-        for text in set {
-            override_setting(&mut table, text)?;
+        for change in set {
+            override_setting(&mut table, change)?;
         }
         let mut grid: Grid = match !variants.is_empty() || !set.is_empty() {
             true => table.try_into().map_err(unreadable)?,
             // As text, so that an error tells its line.
             false => toml::from_str(text).map_err(unreadable)?,
         };
-        grid.check().map_err(|e| e.at(place))?;
+        grid.check().map_err(|e| typos::at_line(text, place, e))?;
+        for change in set {
+            grid.check_used(change)?;
+        }
         grid.notes.extend(grid.note.take());
         Ok(grid)
+    }
+
+    /// Whether a run takes the group of settings that `--set GROUP.KEY=VALUE` changes.
+    fn check_used(&self, change: &str) -> Result<()> {
+        let group = change.split('.').next().unwrap_or_default();
+        let rows = self.tables.iter().flat_map(|t| t.rows.iter().map(|r| &r.settings));
+        let of_tables = self.tables.iter().map(|t| &t.settings);
+        let mut taken = self.bases.iter().map(|b| &b.settings).chain(of_tables).chain(rows);
+        if taken.any(|groups| groups.iter().any(|taken| taken == group)) {
+            return Ok(());
+        }
+        Err(Error::user(format!("--set {change} has no effect: no run takes the group '{group}'"))
+            .hint("change a group that bases, tables or rows name in their `settings`"))
+    }
+
+    /// Whether the settings of a group, or of a run, have the names of flags.
+    fn check_settings(settings: &toml::Table) -> Result<()> {
+        if settings.contains_key("seed") {
+            return Err(Error::user("'seed' is not a setting of a group or a run")
+                .hint("every run is made with each of the grid's seeds"));
+        }
+        let all = serde_json::json!(Settings::default());
+        let known = || all.as_object().into_iter().flat_map(|all| all.keys().map(String::as_str));
+        match settings.keys().find(|key| !known().any(|name| name == *key)) {
+            Some(key) => {
+                let near = nearest(key, known())
+                    .map_or("settings have the names of the flags of `mipgpu train --help`".into(), |near| {
+                        format!("did you mean '{near}'?")
+                    });
+                Err(Error::user(format!("there is no setting '{key}'")).hint(near))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Whether all names mean something.
@@ -304,9 +342,8 @@ impl Grid {
             named(name, "data set")?;
             self.check_data(name, data).map_err(|e| e.at(format!("data.{name}")))?;
         }
-        if let Some((group, _)) = self.settings.iter().find(|(_, group)| group.contains_key("seed")) {
-            return Err(Error::user(format!("settings.{group}: seed is not a setting of a group"))
-                .hint("every run is made with each of the grid's seeds"));
+        for (name, group) in &self.settings {
+            Grid::check_settings(group).map_err(|e| e.at(format!("settings.{name}")))?;
         }
         if self.tables.is_empty() {
             return Err(Error::user("there is no [[table]]: nothing is compared"));
@@ -320,7 +357,8 @@ impl Grid {
             }
         }
         for base in &self.bases {
-            self.check_run(&base.data, &base.settings).map_err(|e| e.at(format!("base {}", base.name)))?;
+            let checked = Grid::check_settings(&base.set).and_then(|()| self.check_run(&base.data, &base.settings));
+            checked.map_err(|e| e.at(format!("base {}", base.name)))?;
         }
         for table in &self.tables {
             named(&table.name, "table")?;
@@ -439,6 +477,7 @@ impl TableSpec {
             let (n, m) = (row.published.len(), self.metrics.len());
             return Err(Error::user(format!("{n} published numbers for {m} metrics ({})", self.metrics.join(", "))));
         }
+        Grid::check_settings(&row.set)?;
         grid.check_run(&self.data, &row.settings)?;
         match (&row.from, row.transfer) {
             (Some(from), _) if !grid.bases.iter().any(|b| b.name == *from) => {
@@ -502,7 +541,18 @@ mod tests {
             ("random = 0.5", "random = 1.5", "data.halves", "split by what"),
             ("split = \"shop\"", "split = \"shp\"", "data.halves", "did you mean 'shop'"),
             ("seeds = 3 ", "seeds = 0 ", "seeds", "from 1 up"),
-            ("seeds = 3 ", "sedes = 3 ", "x.toml", "sedes"),
+            ("seeds = 3 ", "sedes = 3 ", "line 3", "did you mean 'seeds'?"),
+            ("width = 32", "widht = 32", "line 11: settings.small", "did you mean 'width'?"),
+            ("metrics = [", "metrix = [", "line 24", "did you mean 'metrics'?"),
+            ("transfer = \"model\", against", "transfer = \"modle\", against", "line 28", "did you mean 'model'?"),
+            ("from = \"pretrained\"", "form = \"pretrained\"", "line 28", "did you mean 'from'?"),
+            ("kind = \"leave-one-out\"", "kind = \"leave-one\"", "line 22", "did you mean 'leave-one-out'?"),
+            ("better = [\"model\"]", "beter = [\"model\"]", "line 33", "did you mean 'better'?"),
+            ("better = [\"model\"]", "better = [\"modle\"]", "line 33: claim", "did you mean 'model'?"),
+            ("\"HR@10\"", "\"NDGC@5\"", "line 24", "did you mean 'NDCG@5'?"),
+            ("\"HR@10\"", "\"recal@5\"", "line 24", "did you mean 'Recall@5'?"),
+            ("\"HR@10\"", "\"ndcg@5\"", "line 24", "did you mean 'NDCG@5'?"),
+            ("labels = [\"none\"] }", "labels = [\"none\"], set = { lrr = 1 } }", "line 27", "did you mean 'lr'?"),
         ] {
             assert!(example().contains(old), "{old}");
             let e = Grid::parse(&example().replacen(old, new, 1), "x.toml", &[], &[]).unwrap_err().to_string();
@@ -517,5 +567,15 @@ mod tests {
         let e = Grid::parse(&example(), "x.toml", &["tiny".into()], &[]).unwrap_err().to_string();
         assert!(e.contains("[variant.tiny]") && e.contains("quick"), "{e}");
         assert!(parse("width=8").contains("GROUP.KEY=VALUE") && parse("small").contains("GROUP.KEY"));
+        assert!(parse("small.widht=8").contains("did you mean 'width'?"));
+        let e = Grid::parse(&example(), "x.toml", &["quik".into()], &[]).unwrap_err().to_string();
+        assert!(e.contains("did you mean 'quick'?"), "{e}");
+        let spare = example().replacen("[[base]]", "[settings.spare]\nwidth = 8\n\n[[base]]", 1);
+        let e = Grid::parse(&spare, "x.toml", &[], &["spare.width=4".into()]).unwrap_err().to_string();
+        assert!(e.contains("--set spare.width=4 has no effect"), "{e}");
+        // Laid over by a variant, the reader knows no lines any more: the name does.
+        let wrong = example().replacen("metrics = [", "metrix = [", 1);
+        let e = Grid::parse(&wrong, "x.toml", &["quick".into()], &[]).unwrap_err().to_string();
+        assert!(e.contains("line 24") && e.contains("did you mean 'metrics'?"), "{e}");
     }
 }

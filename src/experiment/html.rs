@@ -85,8 +85,12 @@ fn findings(out: &mut String, r: &Results) {
         "<section id=\"findings\">\n<h2>Findings</h2>\n<p class=\"meaning\">Each claim sets one group of rows against another, user \
          by user. It counts where p &lt; 0.05 after Holm’s correction for all claims and the difference has one sign on every \
          seed. “Seeds” says on how many seeds the difference has the sign of the whole; the interval, of 95 %, counts \
-         users and seeds as drawn from many.</p>\n<ol class=\"findings\">\n",
+         users and seeds as drawn from many.</p>\n",
     );
+    if let Some(caution) = r.tables.iter().find_map(|t| t.caution.as_ref()) {
+        let _ = writeln!(out, "<p class=\"meaning\">{}</p>", escape(caution));
+    }
+    out.push_str("<ol class=\"findings\">\n");
     for (i, finding) in r.findings.iter().enumerate() {
         let (class, sign) = match finding.verdict {
             Verdict::Confirmed => ("confirmed", "✓"),
@@ -232,7 +236,13 @@ fn data(out: &mut String, r: &Results) {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::sample, *};
+    use super::{
+        super::{
+            results::{Estimate, Seed},
+            sample,
+        },
+        *,
+    };
 
     fn must_hold(page: &str, parts: &[&str]) {
         for part in parts {
@@ -249,6 +259,48 @@ mod tests {
             text.push(' ');
         }
         text
+    }
+
+    /// Text, page and JSON of two seeds say that the tests find too much; those of one and of three do not.
+    #[test]
+    fn two_seeds_are_cautioned_about() {
+        let of = |done: u64| {
+            let mut r = sample::results();
+            for row in &mut r.tables[0].rows {
+                row.seeds = (1..=done).map(|seed| Seed { seed, state: State::Done, ..Seed::default() }).collect();
+            }
+            let rows = &r.tables[0].rows;
+            r.tables[0].caution = words::caution(rows.iter().map(|row| &row.seeds)).map(str::to_string);
+            r
+        };
+        let says = "With two seeds the tests find too much";
+        for (done, cautioned) in [(1, false), (2, true), (3, false)] {
+            let r = of(done);
+            let text = super::super::text::text(&r).split_whitespace().collect::<Vec<_>>().join(" ");
+            assert_eq!(text.matches(says).count(), if cautioned { 2 } else { 0 }, "{text}");
+            assert_eq!(seen(&html(&r)).matches(says).count(), if cautioned { 2 } else { 0 });
+            assert_eq!(serde_json::json!(r)["tables"][0]["caution"].is_string(), cautioned);
+        }
+    }
+
+    /// An interval of one user is unknown, and said to be; in JSON it is null.
+    #[test]
+    fn the_interval_of_one_user_is_unknown_everywhere() {
+        let mut r = sample::results();
+        let row = &mut r.tables[0].rows[1];
+        row.interval[0] = None;
+        row.slices[0] = Some(Estimate { mean: 0.35, interval: None });
+        row.against.as_mut().unwrap().tests[0].result.interval = None;
+        let (text, page) = (super::super::text::text(&r), html(&r));
+        assert_eq!(sample::faults(&page), Vec::<String>::new());
+        for shown in [&text, &seen(&page)] {
+            assert!(shown.contains("± unknown") && !shown.contains("±0.00") && !sample::says_nan(shown), "{shown}");
+        }
+        assert!(text.contains("45.12 ± unknown") && text.contains("35.00 ± unknown"), "{text}");
+        let json = serde_json::json!(r);
+        let row = &json["tables"][0]["rows"][1];
+        assert!(row["interval"][0].is_null() && row["slices"][0]["interval"].is_null(), "{row}");
+        assert!(row["against"]["tests"][0]["interval"].is_null(), "{row}");
     }
 
     #[test]

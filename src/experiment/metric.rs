@@ -1,6 +1,6 @@
 //! The metrics of a table.
 
-use crate::base::{Error, Result};
+use crate::base::{Error, Result, error::nearest};
 
 /// What is asked of held-out events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,11 +18,24 @@ impl Metric {
     /// # Errors
     /// No metric of that name.
     pub fn parse(text: &str) -> Result<Metric> {
-        let unknown = || {
-            Error::user(format!("there is no metric '{text}'"))
-                .hint("NDCG@k, Recall@k, HR@k, MRR, MAP; of ratings RMSE, MAE")
-        };
+        const ALL: &str = "NDCG@k, Recall@k, HR@k, MRR, MAP; of ratings RMSE, MAE";
         let (name, k) = text.split_once('@').map_or((text, None), |(name, k)| (name, Some(k)));
+        let unknown = || {
+            let e = Error::user(format!("there is no metric '{text}'"));
+            let at = |name: &str| match name {
+                "NDCG" | "Recall" | "HR" => {
+                    let k = k.filter(|k| k.parse::<usize>().is_ok_and(|k| k > 0)).unwrap_or("10");
+                    format!("{name}@{k}")
+                }
+                name => name.into(),
+            };
+            // Small and capital letters are told apart by no one but us.
+            let known = ["NDCG", "Recall", "HR", "MRR", "MAP", "RMSE", "MAE"];
+            let small = known.map(str::to_lowercase);
+            let near = nearest(&name.to_lowercase(), small.iter().map(String::as_str))
+                .and_then(|near| small.iter().position(|name| name == near));
+            e.hint(near.map_or(ALL.into(), |near| format!("did you mean '{}'? There are: {ALL}", at(known[near]))))
+        };
         let at = || k.and_then(|k| k.parse().ok()).filter(|k| *k > 0).ok_or_else(unknown);
         match (name, k) {
             ("NDCG", _) => at().map(Metric::Ndcg),

@@ -21,4 +21,5 @@ mod section;
 pub mod space;
 pub mod text;
 pub mod trials;
+mod typos;
 pub mod words;

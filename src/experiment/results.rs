@@ -52,6 +52,8 @@ pub struct Table {
     pub scale: f64,
     /// In words: split, candidates, users.
     pub protocol: String,
+    /// What is to be known of the tests: with two seeds they find too much.
+    pub caution: Option<String>,
     pub rows: Vec<Row>,
     /// Names of the slices, by events of a user to train on; those of rows stand in this order.
     pub slices: Vec<Slice>,
@@ -73,8 +75,8 @@ pub struct Row {
     pub seeds: Vec<Seed>,
     /// One for each metric, not scaled; empty where no seed is done.
     pub mean: Vec<f64>,
-    /// 95 %, over users and seeds.
-    pub interval: Vec<[f64; 2]>,
+    /// 95 %, over users and seeds; `None` where there is but one user.
+    pub interval: Vec<Option<[f64; 2]>>,
     /// Standard deviation between seeds; `None` of one seed.
     pub deviation: Option<Vec<f64>>,
     /// As published, scaled already: as it is printed there.
@@ -89,7 +91,8 @@ pub struct Row {
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Estimate {
     pub mean: f64,
-    pub interval: [f64; 2],
+    /// `None` of one user: unknown.
+    pub interval: Option<[f64; 2]>,
 }
 
 /// How a row compares with another, metric by metric.

@@ -1,6 +1,6 @@
 //! Results made by hand for the tests of what shows them, with names that would break a careless page.
 
-use super::results::*;
+use super::{results::*, words};
 use crate::eval::significance::Paired;
 pub use crate::page::sound::{faults, says_nan};
 
@@ -12,7 +12,7 @@ pub fn test(difference: f64, interval: [f64; 2], p_holm: Option<f64>, by_seed: &
         n: 6040,
         means: [0.4, 0.4 + difference],
         difference,
-        interval,
+        interval: Some(interval),
         t: p_holm.map(|_| 7.081),
         p: p_holm.map(|p| p / 2.0),
         effect: p_holm.map(|_| 0.0912),
@@ -41,14 +41,14 @@ pub fn results() -> Results {
     let of_seed = |s: u64| [0.42 + s as f64 / 1000.0, 0.77];
     let three = || (1..=3).map(|s| seed(s, State::Done, &of_seed(s))).collect::<Vec<_>>();
     let mut base = row("plain", &["BERT4Rec", "none"], three());
-    (base.mean, base.interval) = (vec![0.4234, 0.7787], vec![[0.4173, 0.4295], [0.77, 0.7874]]);
+    (base.mean, base.interval) = (vec![0.4234, 0.7787], vec![Some([0.4173, 0.4295]), Some([0.77, 0.7874])]);
     (base.deviation, base.published) = (Some(vec![0.0012, 0.002]), vec![42.34, 77.9]);
-    let slice = |mean| Some(Estimate { mean, interval: [mean - 0.01, mean + 0.01] });
+    let slice = |mean| Some(Estimate { mean, interval: Some([mean - 0.01, mean + 0.01]) });
     base.slices = vec![slice(0.3), None];
 
     let mut better = row("tuned", &["BERT4Rec", NASTY], three());
     better.seeds[2] = seed(3, State::Failed("out of memory: <16 GiB>\nasked for 17".into()), &[]);
-    (better.mean, better.interval) = (vec![0.4512, 0.8064], vec![[0.445, 0.4574], [0.8, 0.8128]]);
+    (better.mean, better.interval) = (vec![0.4512, 0.8064], vec![Some([0.445, 0.4574]), Some([0.8, 0.8128])]);
     better.published = vec![45.12];
     better.slices = vec![slice(0.35), slice(0.5)];
     let sure = test(0.0278, [0.0201, 0.0355], Some(0.00003), &[0.03, 0.025]);
@@ -58,7 +58,9 @@ pub fn results() -> Results {
 
     let waiting = row("later", &["Caser", "none"], vec![seed(1, State::Waiting, &[]), seed(2, State::Waiting, &[])]);
     let stale = row("old", &["Caser", "model"], vec![seed(1, State::Stale("width: 64 was 32".into()), &[])]);
+    let rows = vec![base, better, waiting, stale];
     let items = Table {
+        caution: words::caution(rows.iter().map(|row| &row.seeds)).map(str::to_string),
         name: "items".into(),
         title: "Next items & more".into(),
         published: Some("Zeng et al., Table 2".into()),
@@ -66,13 +68,13 @@ pub fn results() -> Results {
         metrics: vec!["NDCG@3".into(), "Recall@10".into()],
         scale: 100.0,
         protocol: "3 items held out, 100 negatives".into(),
-        rows: vec![base, better, waiting, stale],
+        rows,
         slices: vec![Slice { name: "1 event".into(), users: 1234 }, Slice { name: "2-3 events".into(), users: 56 }],
         ..Table::default()
     };
 
     let mut one = row("dacf", &["DACF"], vec![seed(7, State::Done, &[0.98765])]);
-    (one.mean, one.interval) = (vec![0.98765], vec![[0.97765, 0.99765]]);
+    (one.mean, one.interval) = (vec![0.98765], vec![Some([0.97765, 0.99765])]);
     let mut carried = one.clone();
     (carried.name, carried.labels) = ("dacf-transfer".into(), vec!["DACF, transfer".into()]);
     carried.mean = vec![0.97];
@@ -157,7 +159,7 @@ pub fn crooked() -> Results {
     let mut r = results();
     let rows = &mut r.tables[0].rows;
     rows[0].mean = vec![f64::NAN];
-    rows[0].interval = vec![[f64::NAN, f64::INFINITY]];
+    rows[0].interval = vec![Some([f64::NAN, f64::INFINITY])];
     rows[0].deviation = Some(Vec::new());
     rows[0].labels.clear();
     rows[1].interval.clear();
@@ -183,5 +185,5 @@ pub fn crooked() -> Results {
 }
 
 fn slice_of(mean: f64) -> Option<Estimate> {
-    Some(Estimate { mean, interval: [mean, mean] })
+    Some(Estimate { mean, interval: Some([mean, mean]) })
 }

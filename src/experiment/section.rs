@@ -38,6 +38,9 @@ pub(super) fn section(out: &mut String, table: &Table, t: usize) {
              the rows of the table) and on every seed alone; <span class=\"up\">△</span> <span class=\"down\">▽</span> the same, but not on every \
              seed; no mark: no difference that the test would vouch for.</p>\n",
         );
+        if let Some(caution) = &table.caution {
+            let _ = writeln!(out, "<p class=\"legend\">{}</p>", escape(caution));
+        }
     }
     if let (Some(svg), Some(metric)) = (figures::bars(table), table.metrics.first()) {
         figure(out, &format!("{} of each row, with its 95 % interval.", escape(metric)), &[svg]);
@@ -188,7 +191,7 @@ fn value(out: &mut String, table: &Table, row: &Row, m: usize) {
         return;
     };
     let mut tip = Vec::new();
-    if let Some([low, high]) = row.interval.get(m) {
+    if let Some(Some([low, high])) = row.interval.get(m) {
         tip.push(format!("95 %: {} to {}", words::number(*low, table.scale), words::number(*high, table.scale)));
     }
     if let Some(deviation) = row.deviation.as_ref().and_then(|d| d.get(m)) {

@@ -237,6 +237,7 @@ fn table_of_tests(out: &mut String, table: &Table) {
     if grid.lines.len() > 1 {
         let _ = writeln!(out, "\n  {}, row minus the one it is set against, user by user", clean(metric));
         grid.write(out);
+        table.caution.iter().for_each(|caution| paragraph(out, "  ", &clean(caution)));
     }
 }
 
@@ -325,6 +326,11 @@ fn findings(out: &mut String, r: &Results) {
         "  ",
         "a claim counts at p < 0.05, corrected for all claims (Holm), where the difference has one sign on every seed",
     );
+    r.tables
+        .iter()
+        .find_map(|t| t.caution.as_ref())
+        .into_iter()
+        .for_each(|caution| paragraph(out, "  ", &clean(caution)));
     for (i, finding) in r.findings.iter().enumerate() {
         out.push('\n');
         paragraph(
@@ -464,7 +470,7 @@ mod tests {
         table.metrics = ["NDCG@3", "NDCG@5", "NDCG@10", "Recall@3", "Recall@5", "Recall@10"].map(String::from).into();
         for row in table.rows.iter_mut().take(2) {
             row.mean = vec![0.5; 6];
-            row.interval = vec![[0.49, 0.51]; 6];
+            row.interval = vec![Some([0.49, 0.51]); 6];
             row.labels = ["BERT4Rec", "embedding", "MIP", "yes"].map(String::from).into();
         }
         let text = text(&r);

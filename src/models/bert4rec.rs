@@ -44,7 +44,7 @@ impl Model for Bert4Rec {
     const ABOUT: &'static str = "transformer that sees both sides (Sun et al. 2019)";
     const VIEWS: &'static [View] = &[View::Both, View::Past];
     const USES: &'static [&'static str] =
-        &["blocks", "heads", "ffn-ratio", "norm", "projection", "attention-dropout", "join"];
+        &["blocks", "heads", "ffn-ratio", "norm", "projection", "attention-dropout", "join", "rating-width"];
     const PATCHES: bool = true;
     const TAKES: Takes = Takes::Both;
     const BASKETS: bool = true;

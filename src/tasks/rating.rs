@@ -81,7 +81,7 @@ impl Kind for Rating {
     const NAME: &'static str = "rating";
     const ABOUT: &'static str = "predict hidden ratings from the others";
     const VIEW: View = View::Both;
-    const USES: &'static [&'static str] = &["mask", "mask-last", "rating-width"];
+    const USES: &'static [&'static str] = &["mask", "mask-last"];
     const HOLDS: bool = false;
     const RATED: bool = true;
 

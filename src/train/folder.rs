@@ -9,7 +9,7 @@ throughput · `report.json` the evaluation after training.
 use std::{
     fs::{self, File, TryLockError},
     io::ErrorKind,
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
@@ -46,6 +46,30 @@ pub struct RunConfig {
 
 impl RunConfig {
     pub const VERSION: u32 = 2;
+}
+
+impl RunConfig {
+    /// Reads a config.toml; `path` is where it was found.
+    ///
+    /// # Errors
+    /// Bad TOML, another version, an unknown key.
+    pub fn parse(text: &str, path: &Path) -> Result<RunConfig> {
+        let unreadable = |e: toml::de::Error| Error::user(format!("{}: {}", path.display(), e.to_string().trim_end()));
+        let mut table: toml::Table = toml::from_str(text).map_err(unreadable)?;
+        // First of all: what else is wrong may be because of it.
+        let version = table.get("version").and_then(toml::Value::as_integer);
+        if version == Some(1) {
+            since_version_1(&mut table);
+        } else if version != Some(RunConfig::VERSION.into()) {
+            let version = version.map_or("unknown version".to_string(), |v| format!("version {v}"));
+            return Err(Error::user(format!(
+                "{}: a run folder of {version}, this program reads versions 1 to {}",
+                path.display(),
+                RunConfig::VERSION
+            )));
+        }
+        table.try_into().map_err(unreadable)
+    }
 }
 
 /// What a folder of version 1 says, as version 2 says it: `bf16` was what a GPU computed in, and the CPU in f32 all the same.
@@ -200,21 +224,7 @@ impl RunFolder {
             }
             _ => Error::io(&path, &e),
         })?;
-        let unreadable = |e: toml::de::Error| Error::user(format!("{}: {}", path.display(), e.to_string().trim_end()));
-        let mut table: toml::Table = toml::from_str(&text).map_err(unreadable)?;
-        // First of all: what else is wrong may be because of it.
-        let version = table.get("version").and_then(toml::Value::as_integer);
-        if version == Some(1) {
-            since_version_1(&mut table);
-        } else if version != Some(RunConfig::VERSION.into()) {
-            let version = version.map_or("unknown version".to_string(), |v| format!("version {v}"));
-            return Err(Error::user(format!(
-                "{}: a run folder of {version}, this program reads versions 1 to {}",
-                path.display(),
-                RunConfig::VERSION
-            )));
-        }
-        let config: RunConfig = table.try_into().map_err(unreadable)?;
+        let config = RunConfig::parse(&text, &path)?;
         config.settings.check().map_err(|e| e.at(path.display()))?;
         Ok(config)
     }

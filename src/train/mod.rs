@@ -23,6 +23,7 @@ pub mod settings;
 pub mod sides;
 pub mod trained;
 pub mod transfer;
+pub mod uses;
 
 pub use engine::{Engine, StepReport};
 pub use feed::Feed;

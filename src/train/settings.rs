@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 pub use super::choices::{List, Numbers, Patching, TableUpdate};
 use super::{freeze::Freeze, schedule::Decay};
 use crate::{
-    base::{Error, Result, error::nearest},
+    base::{Error, Result},
     layers::{Join, NormPlace, PatchConfig, PatchPlace},
     models::{self, ModelSettings},
     tasks::{self, LossKind, LossSettings, SamplerKind, SamplerSettings, TaskSettings},
@@ -40,6 +40,19 @@ macro_rules! settings {
         }
 
         impl Flags {
+            /// Whether they agree.
+            ///
+            /// # Errors
+            /// A loss of earlier versions that names its sampler, and a sampler beside it.
+            pub fn check(&self) -> Result<()> {
+                let named = self.loss.filter(|loss| loss.resolve(SamplerKind::Uniform).0 != *loss);
+                if named.is_some() && self.sampler.is_some() {
+                    return Err(Error::user("--sampler: this loss names its sampler already")
+                        .hint("write sampled-softmax as the loss and keep the sampler"));
+                }
+                Ok(())
+            }
+
             /// Puts the given flags over `settings`.
             pub fn apply(&self, settings: &mut Settings) {
                 $($(if let Some(value) = &self.$name { settings.$name = value.clone(); })*)*
@@ -49,47 +62,13 @@ macro_rules! settings {
                 }
             }
 
-            /// The first flag that only losses with negatives listen to.
-            pub fn first_of_negatives(&self) -> Option<&'static str> {
-                let given = [
-                    (self.sampler.is_some(), "sampler"),
-                    (self.negatives.is_some(), "negatives"),
-                    (self.per_position.is_some(), "per-position"),
-                    (self.unique_negatives.is_some(), "unique-negatives"),
-                    (self.log_q.is_some(), "log-q"),
-                    (self.exclude_seen.is_some(), "exclude-seen"),
-                    (self.gbce_t.is_some(), "gbce-t"),
-                ];
-                given.iter().find(|(given, _)| *given).map(|(_, name)| *name)
-            }
-
-            /// The first flag that only losses over items listen to.
-            pub fn first_of_losses(&self) -> Option<&'static str> {
-                let given = [(self.loss.is_some(), "loss"), (self.targets.is_some(), "targets")];
-                given.iter().find(|(given, _)| *given).map(|(_, name)| *name).or(self.first_of_negatives())
-            }
-
             /// The flags that were given, without their dashes.
             pub fn given(&self) -> Vec<String> {
                 let mut all = Vec::new();
                 $($(all.extend(self.$name.is_some().then(|| stringify!($name).replace('_', "-")));)*)*
                 all
             }
-
-            /// The first given flag that other models or tasks listen to, and neither of these does; and who they are.
-            pub fn first_idle(&self, (model, task): (&models::Entry, &tasks::Entry)) -> Option<(String, Vec<&'static str>)> {
-                self.given().into_iter().find_map(|flag| {
-                    let listens = |uses: &[&str]| uses.contains(&flag.as_str());
-                    let models = models::ALL.iter().filter(|m| listens(m.uses)).map(|m| m.name);
-                    let who: Vec<_> =
-                        models.chain(tasks::ALL.iter().filter(|t| listens(t.uses)).map(|t| t.name)).collect();
-                    (!who.is_empty() && !listens(model.uses) && !listens(task.uses)).then_some((flag, who))
-                })
-            }
         }
-
-        /// All setting names, as in the struct.
-        const NAMES: &[&str] = &[$($(stringify!($name),)*)*];
     };
 }
 
@@ -164,46 +143,6 @@ settings! {
 }
 
 impl Settings {
-    /// Reads a TOML file over these settings.
-    ///
-    /// # Errors
-    /// A missing file, bad TOML, or an unknown key (the nearest name is suggested).
-    pub fn read(&self, path: &std::path::Path) -> Result<Settings> {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, &e))?;
-        let given: toml::Table = toml::from_str(&text)
-            .map_err(|e| Error::user(format!("{}: {}", path.display(), e.to_string().trim_end())))?;
-        let keys: Vec<String> = NAMES.iter().map(|n| n.replace('_', "-")).collect();
-        if given.get("settings").is_some_and(toml::Value::is_table) {
-            return Err(Error::user(format!(
-                "{}: this is the config.toml of a run, not a file of settings",
-                path.display()
-            ))
-            .hint("copy what stands under [settings] into a file of its own and give its [split] by flags"));
-        }
-        for key in given.keys() {
-            if !keys.contains(key) {
-                let e = Error::user(format!("{}: unknown setting '{key}'", path.display()));
-                return Err(match nearest(key, keys.iter().map(String::as_str)) {
-                    Some(near) => e.hint(format!("did you mean '{near}'?")),
-                    None => e.hint("settings have the names of the flags of `mipgpu train --help`"),
-                });
-            }
-        }
-        let mut all = toml::Table::try_from(self)
-            .map_err(|e| Error::internal(format!("settings cannot be written as TOML: {e}")))?;
-        let sampler = given.contains_key("sampler");
-        all.extend(given);
-        let mut all: Settings = all
-            .try_into()
-            .map_err(|e: toml::de::Error| Error::user(format!("{}: {}", path.display(), e.to_string().trim_end())))?;
-        if all.loss.resolve(all.sampler).0 != all.loss && sampler {
-            let what = format!("{}: this loss names its sampler already, and `sampler` names one too", path.display());
-            return Err(Error::user(what).hint("write loss = \"sampled-softmax\" and keep `sampler`"));
-        }
-        all.name_sampler();
-        Ok(all)
-    }
-
     /// Spells a loss of earlier versions as its loss and sampler, so that what is kept of a run says what ran.
     fn name_sampler(&mut self) {
         (self.loss, self.sampler) = self.loss.resolve(self.sampler);
@@ -333,20 +272,6 @@ impl Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_file_overrides_defaults_and_unknown_keys_are_named() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("s.toml");
-        std::fs::write(&path, "width = 64\nmask-last = 0.5\nnorm = \"pre\"\n").unwrap();
-        let s = Settings::default().read(&path).unwrap();
-        assert_eq!((s.width, s.mask_last, s.norm, s.blocks), (64, 0.5, NormPlace::Pre, 2));
-        std::fs::write(&path, "dropuot = 0.3\n").unwrap();
-        let e = Settings::default().read(&path).unwrap_err();
-        assert!(e.to_string().contains("did you mean 'dropout'?"), "{e}");
-        std::fs::write(&path, "width = \"wide\"\n").unwrap();
-        assert!(Settings::default().read(&path).unwrap_err().what.contains("width"));
-    }
 
     #[test]
     fn settings_survive_their_file() {

@@ -251,6 +251,51 @@ fn answers_belong_to_the_run_and_the_question_and_are_whole() {
     assert!(data.iter().all(|(path, time)| after.get(path) == Some(time)));
 }
 
+/// --dry-run prints every command before there are data, with the estimates that data are needed for left out;
+/// settings are checked all the same.
+#[test]
+fn a_dry_run_needs_no_data() {
+    let p = Place::new();
+    p.write("grid.toml", GRID);
+    let there = p.well("experiment grid.toml --dry-run -q");
+    let commands = |text: &str| -> Vec<String> {
+        text.lines().filter(|l| l.starts_with("  mipgpu ")).map(str::to_string).collect()
+    };
+    fs::rename(p.path("data"), p.path("aside")).unwrap();
+    let said = p.run("experiment grid.toml --dry-run");
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(
+        said.err.contains("log: not there yet") && said.err.contains("mipgpu import log.csv --out data"),
+        "{said:?}"
+    );
+    assert!(
+        said.out.contains("8 runs, 8 to go") && said.out.contains("without 8 runs whose data are not there"),
+        "{said:?}"
+    );
+    assert!(said.out.contains("pre-s1  (its data are not there yet)"), "{said:?}");
+    // The same commands, but for the names that data made of others get by a digest of these, and that of the run's
+    // key.
+    let plain = |commands: Vec<String>| -> Vec<String> {
+        let word = |w: &str| match (w.contains("/halves-"), w.ends_with(".tsv")) {
+            (true, _) => w.rsplit('/').next().unwrap().to_string(),
+            (_, true) => "TSV".into(),
+            _ => w.to_string(),
+        };
+        commands.iter().map(|c| c.split(' ').map(word).collect::<Vec<_>>().join(" ")).collect()
+    };
+    assert_eq!(plain(commands(&said.out)), plain(commands(&there)));
+    assert!(!p.path("runs").exists());
+    let events = p.well("experiment grid.toml --dry-run --json -q");
+    let first: Value = serde_json::from_str(events.lines().next().unwrap()).unwrap();
+    assert!(first["seconds"].is_null() && first["command"].as_str().unwrap().starts_with("mipgpu train "), "{first}");
+    p.write("wrong.toml", GRID.replace("heads = 2", "heads = 3"));
+    p.refused("experiment wrong.toml --dry-run -q", &["base pre", "3 heads do not divide"]);
+    p.write("wrong.toml", GRID.replace("heads = 2", "haeds = 2"));
+    p.refused("experiment wrong.toml --dry-run -q", &["wrong.toml: line", "settings.tiny", "did you mean 'heads'?"]);
+    // To run it, the data must be there.
+    p.refused("experiment grid.toml -q", &["the data set 'log' is not there", "mipgpu import"]);
+}
+
 #[test]
 fn killed_in_the_middle_it_ends_as_if_it_had_never_been() {
     let p = Place::new();
@@ -317,7 +362,7 @@ fn what_cannot_be_run_is_refused_before_anything_begins() {
     p.refused("experiment survey", &["data/ml-1m", "mipgpu data get ml-1m", "--data ml-1m=DIR"]);
     p.refused("experiment grid.toml --data log=nowhere", &["nowhere", "mipgpu import log.csv --out data"]);
     p.refused("experiment grid.toml --data lag=data", &["no data set 'lag'", "log"]);
-    p.refused("experiment grid.toml --set tiny.widht=8", &["base pre", "--widht"]);
+    p.refused("experiment grid.toml --set tiny.widht=8", &["settings.tiny", "'widht'", "did you mean 'width'"]);
     p.refused("experiment grid.toml --set tiny.width=7", &["base pre", "width", "heads"]);
     p.refused("experiment grid.toml --set tiny.fields=colour", &["base pre", "colour"]);
     p.refused("experiment grid.toml --variant big", &["[variant.big]", "one"]);

@@ -226,8 +226,12 @@ fn what_does_not_fit_is_refused_before_anything_is_written() {
     // Flags that would do nothing.
     tune("--transfer patch --patch none", &["--patch none", "serial or parallel"]);
     tune("--transfer patch --freeze none", &["--freeze none", "--transfer model"]);
-    tune("--transfer model --patches 1", &["--patches: there are no patches"]);
+    tune("--transfer model --patches 1", &["--patches has no effect: there are no patches"]);
     tune("--transfer none --fresh-rows mean", &["--fresh-rows", "random"]);
+    tune("--transfer none --last", &["--last has no effect", "no weights are taken over"]);
+    tune("--transfer embedding --patch-width 4", &["--patch-width has no effect"]);
+    tune("--task next-item --mask 0.3", &["--mask has no effect on --model bert4rec with --task next-item"]);
+    p.refused("finetune data --out new", &["no run to start from", "--from"]);
     tune("--freeze network,items", &["leaves nothing to train"]);
     tune("--fresh-rows content", &["no side fields", "--item-fields"]);
     tune("--transfer patch --patches 3", &["1 or 2 patches"]);

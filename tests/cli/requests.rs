@@ -18,7 +18,9 @@ fn unknown_flags_and_settings_are_answered_with_the_nearest() {
         ("width = -1", "width"),
         ("width", "TOML"),
         ("heads = 3", "3 heads do not divide"),
-        ("version = 1\n[settings]\nwidth = 8", "copy what stands under [settings]"),
+        ("version = 2\n[settings]\nwidth = 8", "missing field `data`"),
+        ("resume = \"run\"", "'resume' cannot stand in a settings file"),
+        ("transfer = \"model\"", "a setting of `mipgpu finetune`"),
     ] {
         p.write("bad.toml", text);
         p.refused("train data --out run --config bad.toml", &[says]);
@@ -66,11 +68,21 @@ fn settings_out_of_range_are_refused_before_a_folder_is_made() {
     for (flags, says) in [
         ("--model sasrec --norm post", "--norm has no effect on --model sasrec"),
         ("--model sasrec --mask 0.4", "--mask has no effect on --model sasrec with --task next-item"),
-        ("--model gru4rec --heads 2", "who listens to it: bert4rec, sasrec"),
+        ("--model gru4rec --heads 2", "used by: bert4rec, sasrec"),
         ("--model caser --blocks 3", "--blocks has no effect"),
-        ("--window 3", "who listens to it: caser"),
-        ("--targets 3", "who listens to it: next-item"),
+        ("--window 3", "used by: caser"),
+        ("--targets 3", "used by: next-item"),
         ("--loss sampled-softmax --gbce-t 0.5", "--gbce-t has no effect"),
+        ("--loss bce --log-q false", "--log-q has no effect: only --loss sampled-softmax"),
+        ("--loss bpr --per-position true", "--per-position has no effect"),
+        ("--loss sampled-softmax --sampler in-batch --negatives 9", "--negatives has no effect"),
+        ("--exclude-seen true", "--exclude-seen has no effect: full softmax"),
+        ("--table-update dense", "--table-update has no effect: full softmax"),
+        ("--decay constant --final-lr 0.1", "--final-lr has no effect"),
+        ("--mask-last 1 --mask 0.3", "--mask has no effect"),
+        ("--patch-width 4", "--patch-width has no effect"),
+        ("--device reference --precision bf16", "--precision bf16 has no effect: reference computes in f32"),
+        ("--rating-width 4", "--rating-width has no effect"),
         ("--model mlp", "give --user-width"),
         ("--model mlp --user-width 8 --join sum", "--join has no effect"),
     ] {
@@ -79,6 +91,21 @@ fn settings_out_of_range_are_refused_before_a_folder_is_made() {
     }
     p.well("train data --out thirty -q --length 20 --model gru4rec --width 30 --epochs 1");
     p.train("users", "--model mlp --user-width 8 --epochs 1");
+    for (words, says) in [
+        ("eval users --seed 3", "--seed has no effect: no negatives"),
+        ("eval users --negative-sampling uniform", "--negative-sampling has no effect"),
+        ("recommend users --all-users --split last-n --test-n 2", "--split has no effect: nothing is held out"),
+        ("recommend users --history i1 --test-n 2", "--test-n has no effect: nothing is held out"),
+        ("bench --model sasrec --mask 0.3", "--mask has no effect on --model sasrec"),
+        ("bench --model sasrec --epochs 3", "--epochs has no effect: it changes no operation's time"),
+        ("profile data --model sasrec --mask 0.3", "--mask has no effect on --model sasrec"),
+        ("search --out s --seed 3 --over lr=0.1,0.2 -- train data", "--random"),
+        ("experiment survey --report --retry", "cannot be used with"),
+        ("search --out s --over mask=0.2,0.3 -- train data --model sasrec", "every trial is refused"),
+    ] {
+        p.refused(words, &[says]);
+    }
+    assert!(!p.path("s").exists());
     // Known only when all is planned: what was begun by then is taken back.
     if std::path::Path::new("/proc/meminfo").exists() {
         let large = "--batch 500000 --length 2000 --width 16 --blocks 2";
@@ -256,6 +283,52 @@ fn what_negatives_are_told_is_not_ignored() {
             "{kept}"
         );
     }
+}
+
+/// A line that is no request is answered with its fault, the ones behind it are read, and the exit code tells of it.
+#[test]
+fn bad_lines_are_answered_and_the_stream_goes_on() {
+    let p = Place::new();
+    p.train("run", "--epochs 1");
+    let lines = r#"{"id": 1, "history": ["i1"]}
+hello
+{"id": 2, "history": ["i2"], "k": 3}
+{"id": 3, "histroy": ["i1"]}
+{"id": 4, "history": ["i3"], "keys": 1}
+{"id": 5, "history": ["i4"]}
+"#;
+    p.write("lines.jsonl", lines);
+    let ask = |flags: &str| {
+        let mut c = p.command(&format!("recommend run --stdin --k 3 {flags}"));
+        c.stdin(std::fs::File::open(p.path("lines.jsonl")).unwrap());
+        super::done(c.output().unwrap())
+    };
+    for flags in ["--json", "--json --batch 1"] {
+        let done = ask(flags);
+        assert_eq!(done.code, Some(1), "{done:?}");
+        let said: Vec<serde_json::Value> = done.out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        assert_eq!(said.len(), 6, "{done:?}");
+        for (at, id) in [(0, 1), (5, 5)] {
+            assert!(said[at]["id"] == id && said[at]["items"].as_array().unwrap().len() == 3, "{}", said[at]);
+        }
+        for (at, id, says, hint) in [
+            (1, serde_json::Value::Null, "not JSON", "history"),
+            (2, 2.into(), "unknown field 'k'", "--k"),
+            (3, 3.into(), "no list called \"history\"", "histroy"),
+            (4, 4.into(), "unknown field 'keys'", "write"),
+        ] {
+            let line = &said[at];
+            assert!(line["id"] == id && line["line"] == at + 1 && line["items"].is_null(), "{line}");
+            assert!(line["error"].as_str().unwrap().contains(says), "{line}");
+            assert!(line["hint"].as_str().unwrap().contains(hint), "{line}");
+        }
+        assert!(done.err.contains("line 2: not JSON") && done.err.contains("3 more lines"), "{done:?}");
+    }
+    let done = ask("");
+    assert!(
+        done.code == Some(1) && done.out.contains("line 2: error: not JSON") && done.out.contains("2: error: unknown")
+    );
+    assert!(done.out.contains("5: from a history of 1 item\n"), "{done:?}");
 }
 
 #[test]

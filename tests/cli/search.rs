@@ -35,6 +35,13 @@ fn best_of(p: &Place, run: &str, measure: &str) -> (u64, f64) {
     values.reduce(|best, new| if better(best.1, new.1) { new } else { best }).unwrap()
 }
 
+/// A search of which trials fail: its table, and exit code 1 that says so.
+fn failing(p: &Place, flags: &str, command: &str) -> Value {
+    let done = p.run(&format!("search --out s --json -q {flags} -- {command}"));
+    assert!(done.code == Some(1) && done.err.contains("trials have failed, such as "), "{done:?}");
+    table(&done.out)
+}
+
 fn search(p: &Place, flags: &str, command: &str) -> Value {
     table(&p.well(&format!("search --out s --json -q {flags} -- {command}")))
 }
@@ -150,7 +157,7 @@ fn a_search_that_was_stopped_or_killed_goes_on() {
 fn a_trial_that_fails_is_in_its_row_and_one_of_other_data_is_stale() {
     let p = Place::new();
     let base = "train data --width 8 --length 10 --batch 16 --model sasrec --epochs 1 --clip 0 --warmup 0";
-    let told = search(&p, "--over lr=1e30,0.003 --over heads=2,3", base);
+    let told = failing(&p, "--over lr=1e30,0.003 --over heads=2,3", base);
     let state = |lr: &str, heads: &str| {
         let of = |r: &&Value| r["settings"]["lr"] == lr && r["settings"]["heads"] == heads;
         let row = rows(&told).iter().find(of).unwrap();
@@ -161,9 +168,9 @@ fn a_trial_that_fails_is_in_its_row_and_one_of_other_data_is_stale() {
     assert!(told["best"] == "heads=2,lr=0.003" && state("0.003", "2").contains("done"), "{told}");
     // Failures are kept as they are, unless they are to be tried again.
     let before = written(&p, "s/trials/heads=2,lr=1e30");
-    search(&p, "--over lr=1e30,0.003 --over heads=2", base);
+    failing(&p, "--over lr=1e30,0.003 --over heads=2", base);
     assert_eq!(before, written(&p, "s/trials/heads=2,lr=1e30"));
-    search(&p, "--over lr=1e30,0.003 --over heads=2 --retry", base);
+    failing(&p, "--over lr=1e30,0.003 --over heads=2 --retry", base);
     assert_ne!(before, written(&p, "s/trials/heads=2,lr=1e30"));
     let bad = p.run(&format!("search --out s --over lr=1e30 -q -- {base}"));
     assert!(

@@ -54,7 +54,7 @@ pub struct Args {
     #[arg(long)]
     dry_run: bool,
     /// Only report what has been done so far
-    #[arg(long, conflicts_with = "dry_run")]
+    #[arg(long, conflicts_with_all = ["dry_run", "jobs", "retry", "redo_stale"])]
     report: bool,
     /// Where a data set of the grid is
     #[arg(long, value_name = "NAME=DIR")]
@@ -184,6 +184,11 @@ fn read(args: &Args) -> Result<Grid> {
     if let Some(seeds) = &args.seeds {
         grid.seeds = seeds.clone();
     }
+    if args.compat == Some(Compat::Survey) && grid.tables.iter().all(|t| t.of_ratings()) {
+        return Err(
+            Error::user("--compat survey has no effect: no table of the grid is about lists").hint("leave it out")
+        );
+    }
     if args.compat == Some(Compat::Survey) {
         grid.tables.iter_mut().filter(|t| !t.of_ratings()).for_each(|t| t.without_validation = true);
     }
@@ -266,7 +271,9 @@ fn go(plan: &Plan, states: &[State], at_once: usize, args: &Args, printer: Print
 fn dry_run(grid: &Grid, args: &Args, out: &Path, printer: &Printer) -> Result<()> {
     let aside = Aside::new();
     let mut plan = Plan::new(grid, args, (out, Some(&aside.0)), printer)?;
-    let states: Vec<State> = plan.jobs.iter().map(state_of).collect();
+    // Without its data nobody knows what a run was made of.
+    let state = |(i, job)| if plan.has_data(i) { state_of(job) } else { State::Waiting };
+    let states: Vec<State> = plan.jobs.iter().enumerate().map(state).collect();
     show::estimate(&mut plan, args, &states, printer);
     show::list(&plan, &states, args, (&aside.0, out), printer);
     Ok(())

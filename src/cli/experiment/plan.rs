@@ -12,7 +12,7 @@ use crate::{
     backend,
     base::{Error, Result, error::IoContext},
     cli::{
-        builtin,
+        builtin, clap_error,
         opened::open_data,
         printer::Printer,
         split_flags::SplitFlags,
@@ -28,14 +28,27 @@ use crate::{
         jobs::Job,
         trials,
     },
-    layers::Facts,
+    layers::{Facts, RatingScale},
     train::{Flags, RunConfig, Settings, Sides, Transfer, run, transfer::check_plans},
 };
 
 /// A data set of the grid.
 pub struct Opened {
     pub path: PathBuf,
-    pub data: Dataset,
+    /// `None`: it is not there, and only commands are asked for.
+    there: Option<Dataset>,
+}
+
+impl Opened {
+    pub fn there(&self) -> Option<&Dataset> {
+        self.there.as_ref()
+    }
+
+    /// # Panics
+    /// It is not there.
+    pub fn data(&self) -> &Dataset {
+        self.there.as_ref().expect("data of a plan that is run are opened")
+    }
 }
 
 /// A run of the grid, whatever its seed: a base, or a row of a table.
@@ -66,6 +79,11 @@ pub struct Plan {
 impl Plan {
     pub fn job(&self, spec: usize, seed: usize) -> usize {
         seed * self.specs.len() + spec
+    }
+
+    /// Whether the data of a job are there.
+    pub fn has_data(&self, job: usize) -> bool {
+        self.data[&self.specs[job % self.specs.len()].data].there().is_some()
     }
 
     /// Where the answers of a row's users are.
@@ -127,7 +145,7 @@ impl Plan {
     /// # Errors
     /// None does.
     fn check_negatives(&self, table: &TableSpec, printer: &Printer) -> Result<()> {
-        let data = &self.data[&table.data].data;
+        let Some(data) = self.data[&table.data].there() else { return Ok(()) };
         let had = |user: u32| data.items_of(user as usize).iter().collect::<BTreeSet<_>>().len();
         let split = Split::new(data, table.split)?;
         let left: Vec<usize> = split.test().users().into_iter().map(|user| data.items() - had(user)).collect();
@@ -166,37 +184,51 @@ impl Plan {
             #[command(flatten)]
             flags: Flags,
         }
-        let given = Only::try_parse_from(&flags).map_err(|e| {
-            let text = e.to_string();
-            let what = text.lines().next().unwrap_or("").trim_start_matches("error: ").to_string();
-            Error::user(format!("settings: {what}"))
-                .hint("settings have the names of the flags of `mipgpu train --help`")
+        let given = Only::try_parse_from(&flags).map_err(|e| match clap_error(&e).at("settings") {
+            e if e.hint.is_some() => e,
+            e => e.hint("settings have the names and values of the flags of `mipgpu train --help`"),
         })?;
         let opened = &self.data[data_name];
-        let data = &opened.data;
         let mut settings = match from {
             Some((base, _)) => Settings { seed: 1, ..self.specs[base].config.settings.clone() },
             None => Settings::default(),
         };
+        given.flags.check()?;
         given.flags.apply(&mut settings);
-        conclude_settings(&given.flags, &mut settings, data)?;
-        let cut = Split::for_task(data, split, settings.find()?.1.baskets)?;
+        let transfer = from.map(|(_, transfer)| transfer);
+        let (data_fingerprint, ratings) = match opened.there() {
+            Some(data) => {
+                conclude_settings(&given.flags, &mut settings, data, transfer)?;
+                (data.fingerprint().into(), scale(&settings, data, split)?)
+            }
+            None => {
+                settings.name_task()?;
+                settings.check()?;
+                settings.refuse_idle(&given.flags.given(), transfer)?;
+                (String::new(), settings.find()?.1.rated.then(RatingScale::default))
+            }
+        };
         let config = RunConfig {
             version: RunConfig::VERSION,
             data: opened.path.clone(),
-            data_fingerprint: data.fingerprint().into(),
+            data_fingerprint,
             split,
             from: None,
-            ratings: scale(&settings, data, split)?,
+            ratings,
             settings,
         };
-        run::check(&config, data, &cut)?;
-        if let Some((base, transfer)) = from {
+        if let Some(data) = opened.there() {
+            run::check(&config, data, &Split::for_task(data, split, config.settings.find()?.1.baskets)?)?;
+        }
+        let of_base = from.and_then(|(base, transfer)| {
             let base = &self.specs[base];
+            Some((base, transfer, self.data[&base.data].there()?, opened.there()?))
+        });
+        if let Some((base, transfer, base_data, data)) = of_base {
             let facts = |config: &RunConfig, data: &Dataset| -> Result<Facts> {
                 Ok(Facts { ratings: config.ratings.clone(), ..Sides::facts_of(&config.settings, data)? })
             };
-            let (theirs, mine) = (facts(&base.config, &self.data[&base.data].data)?, facts(&config, data)?);
+            let (theirs, mine) = (facts(&base.config, base_data)?, facts(&config, data)?);
             check_plans(&base.name, (&base.config.settings, &theirs), (&config.settings, &mine), transfer)?;
         }
         self.specs.push(Spec { name: name.into(), data: data_name.into(), split, from, flags, config, row });
@@ -232,11 +264,12 @@ impl Plan {
                     kept.remove("keep-seen");
                 }
                 let key = serde_json::json!({
-                    "data": opened.data.fingerprint(), "settings": kept, "split": spec.split, "seed": seed,
+                    "data": spec.config.data_fingerprint, "settings": kept, "split": spec.split, "seed": seed,
                     "from": base.as_ref().map(|(base, transfer)| (&self.jobs[*base].key, transfer)),
                 });
                 let key = digest(&key, 16);
-                let asked = spec.row.map(|(t, _)| eval_flags(&grid.tables[t], opened.data.items()));
+                let asked =
+                    spec.row.map(|(t, _)| eval_flags(&grid.tables[t], opened.there().map_or(10, Dataset::items)));
                 // Named by the run and by what is asked: other questions are asked of the same run, which is not trained again.
                 let file = |flags: &Vec<String>| format!("{name}-{}-{}.tsv", &key[..6], digest(flags, 6));
                 let leaves: Vec<PathBuf> = asked.iter().map(|flags| self.out.join("users").join(file(flags))).collect();
@@ -305,7 +338,8 @@ fn flags_of(grid: &Grid, groups: &[&Vec<String>], set: &toml::Table) -> Vec<Stri
     all.iter().flat_map(|(key, value)| [format!("--{key}"), text(value)]).collect()
 }
 
-/// Opens all data sets; makes those that are not there, `aside` where nothing may be written into the experiment.
+/// Opens all data sets; makes those that are not there, `aside` where nothing may be written into the experiment. For
+/// --dry-run what has to be got first may be missing.
 fn open_all(
     grid: &Grid,
     args: &Args,
@@ -332,27 +366,41 @@ fn open_all(
             (None, None) => builtin::import(printer)?,
         };
         let path = std::path::absolute(&path).unwrap_or(path);
+        if args.dry_run && !path.exists() {
+            let get = spec.get.as_ref().map_or(String::new(), |get| format!("; {}", get.trim()));
+            printer.say(format_args!("data    {name}: not there yet ({}){get}", path.display()));
+            opened.insert(name.clone(), Opened { path, there: None });
+            continue;
+        }
         let data = open_data(&path).map_err(|e| match (&spec.get, path.exists()) {
             (Some(get), false) => Error::user(format!("{}: the data set '{name}' is not there", path.display()))
                 .hint(format!("{}; or say where it is: --data {name}=DIR", get.trim())),
             _ => e,
         })?;
-        opened.insert(name.clone(), Opened { path, data });
+        opened.insert(name.clone(), Opened { path, there: Some(data) });
     }
     for (name, spec) in &grid.data {
         let Some(whole) = &spec.split else { continue };
+        let Some(data) = opened[whole].there() else {
+            // Its name holds a digest of the data.
+            let folder = out.join("data").join(format!("{name}-DIGEST"));
+            for part in ["source", "target"] {
+                opened.insert(format!("{name}/{part}"), Opened { path: folder.join(part), there: None });
+            }
+            continue;
+        };
         // Named by how it is made: what runs of an earlier grid were trained on stays where it is.
-        let made = digest(&(opened[whole].data.fingerprint(), format!("{spec:?}")), 6);
+        let made = digest(&(data.fingerprint(), format!("{spec:?}")), 6);
         let folder = Path::new("data").join(format!("{name}-{made}"));
         let there = std::path::absolute(out.join(&folder)).at_path(out)?;
         let folder = match aside {
             Some(aside) if !there.exists() => aside.join(&folder),
             _ => there,
         };
-        divide(spec, &opened[whole].data, &folder, printer).map_err(|e| e.at(format!("data.{name}")))?;
+        divide(spec, data, &folder, printer).map_err(|e| e.at(format!("data.{name}")))?;
         for part in ["source", "target"] {
             let path = folder.join(part);
-            opened.insert(format!("{name}/{part}"), Opened { data: open_data(&path)?, path });
+            opened.insert(format!("{name}/{part}"), Opened { there: Some(open_data(&path)?), path });
         }
     }
     Ok(opened)

@@ -30,7 +30,7 @@ use crate::{
         metric::Metric,
         record::record_of,
         results::{Base, Claim, Finding, Results, Row, Seed, Slice, State, Table, Test},
-        words::duration,
+        words::{self, duration},
     },
     train::estimate::{Estimate, bytes, estimate as estimate_run},
 };
@@ -48,10 +48,10 @@ pub fn estimate(plan: &mut Plan, args: &Args, states: &[State], printer: &Printe
             continue;
         }
         let spec = &plan.specs[i];
+        let Some(data) = plan.data[&spec.data].there() else { continue };
         // Runs that differ in nothing that takes time are timed once.
         let kind = format!("{} {:?} {:?}", spec.data, spec.split, spec.config.settings);
         let seconds = *known.entry(kind).or_insert_with(|| {
-            let data = &plan.data[&spec.data].data;
             let timed = Split::new(data, spec.split)
                 .and_then(|split| estimate_run(&spec.config, (data, &split), args.device, args.threads, GLANCE));
             timed.map_or(0.0, |Estimate { seconds, .. }| seconds)
@@ -73,7 +73,8 @@ pub fn at_once(plan: &Plan, args: &Args) -> usize {
         return 4;
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let largest = plan.specs.iter().filter_map(|s| bytes(&s.config, &plan.data[&s.data].data).ok()).max().unwrap_or(0);
+    let largest =
+        plan.specs.iter().filter_map(|s| bytes(&s.config, plan.data[&s.data].there()?).ok()).max().unwrap_or(0);
     let room = free_memory().map_or(usize::MAX, |free| (free / 10 * 8 / (largest + PROCESS)) as usize);
     (cores / args.threads).min(room).max(1)
 }
@@ -93,7 +94,7 @@ pub fn introduce(grid: &Grid, plan: &Plan, states: &[State], at_once: usize, arg
     let waiting: Vec<usize> = (0..states.len()).filter(|job| states[*job] == State::Waiting).collect();
     printer.say(format_args!("{}", grid.title));
     for (name, opened) in &plan.data {
-        printer.say(format_args!("data    {}", data_line(name, &opened.data)));
+        printer.say(format_args!("data    {}", data_line(name, opened.data())));
     }
     let done = states.iter().filter(|s| **s == State::Done).count();
     let total: f64 = left(plan, states, at_once);
@@ -147,16 +148,19 @@ pub fn list(plan: &Plan, states: &[State], args: &Args, places: (&Path, &Path), 
     };
     let at_once = at_once(plan, args);
     let total = left(plan, states, at_once);
-    for (job, state) in plan.jobs.iter().zip(states) {
+    let missing: Vec<bool> = (0..plan.jobs.len()).map(|job| !plan.has_data(job)).collect();
+    for (i, (job, state)) in plan.jobs.iter().zip(states).enumerate() {
         if printer.json {
             let then: Vec<String> = job.then.iter().map(|words| command(words)).collect();
             printer.event(&json!({
-                "event": "run", "run": job.name, "key": job.key, "state": state, "seconds": job.seconds, "command": command(&job.train),
+                "event": "run", "run": job.name, "key": job.key, "state": state,
+                "seconds": (!missing[i]).then_some(job.seconds), "command": command(&job.train),
                 "then": then,
             }));
             continue;
         }
         let what = match state {
+            _ if missing[i] => "its data are not there yet".into(),
             State::Waiting => format!("about {}", duration(job.seconds)),
             State::Done => "done".into(),
             State::Failed(why) => format!("failed: {}", why.lines().next().unwrap_or("")),
@@ -168,13 +172,18 @@ pub fn list(plan: &Plan, states: &[State], args: &Args, places: (&Path, &Path), 
     let waiting = states.iter().filter(|s| **s == State::Waiting).count();
     let stale = states.iter().filter(|s| matches!(s, State::Stale(_))).count();
     let anew = if stale > 0 { format!(", {stale} of an earlier grid (--redo-stale)") } else { String::new() };
+    let unknown = match missing.iter().filter(|missing| **missing).count() {
+        0 => String::new(),
+        n => format!(", without {n} runs whose data are not there yet"),
+    };
     if printer.json {
-        printer.event(
-            &json!({"event": "dry-run", "runs": states.len(), "to_go": waiting, "stale": stale, "at_once": at_once, "seconds": total}),
-        );
+        printer.event(&json!({
+            "event": "dry-run", "without_data": missing.iter().filter(|m| **m).count(), "runs": states.len(),
+            "to_go": waiting, "stale": stale, "at_once": at_once, "seconds": total,
+        }));
     } else {
         printer.result(format_args!(
-            "\n{} runs, {waiting} to go{anew}, {at_once} at a time with {} thread(s) each: about {}",
+            "\n{} runs, {waiting} to go{anew}, {at_once} at a time with {} thread(s) each: about {}{unknown}",
             states.len(),
             args.threads,
             duration(total)
@@ -199,7 +208,7 @@ pub fn results(grid: &Grid, plan: &Plan, mut states: Vec<State>) -> Result<Resul
         name: grid.name.clone(),
         title: grid.title.clone(),
         notes: grid.notes.clone(),
-        data: plan.data.iter().map(|(name, opened)| data_line(name, &opened.data)).collect(),
+        data: plan.data.iter().map(|(name, opened)| data_line(name, opened.data())).collect(),
         done: states.iter().filter(|s| **s == State::Done).count(),
         runs: states.len(),
         ..Results::default()
@@ -231,7 +240,7 @@ fn all_answers(grid: &Grid, plan: &Plan, states: &[State]) -> Result<Vec<(usize,
     let mut all = Vec::new();
     for (t, table) in grid.tables.iter().enumerate() {
         let metrics = table.metrics.iter().map(|m| Metric::parse(m)).collect::<Result<Vec<_>>>()?;
-        let split = Split::new(&plan.data[&table.data].data, table.split)?;
+        let split = Split::new(plan.data[&table.data].data(), table.split)?;
         let asked = |user: &u32| !table.without_validation || split.train().len_of(*user as usize) > 0;
         let users = split.test().users().iter().filter(|user| asked(user)).count();
         let of_table = |spec: &&Spec| spec.row.is_some_and(|(of, _)| of == t);
@@ -292,7 +301,7 @@ fn table_of(
     }
     let place = |name: &String| table.rows.iter().position(|row| row.name == *name);
     let against: Vec<Option<usize>> = table.rows.iter().map(|row| row.against.as_ref().and_then(place)).collect();
-    let data = &plan.data[&table.data].data;
+    let data = plan.data[&table.data].data();
     let split = Split::new(data, table.split)?;
     let answered = Answered::new(metrics, runs);
     let lengths: HashMap<String, usize> = split
@@ -326,6 +335,7 @@ fn table_of(
             table.split.words(data.ticks_per_second()),
             digits(answered.users.len() as u64)
         ),
+        caution: words::caution(rows.iter().map(|row| &row.seeds)).map(str::to_string),
         rows,
         slices: slices.iter().map(|(name, users)| Slice { name: name.clone(), users: users.len() }).collect(),
     };

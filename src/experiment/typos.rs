@@ -1,0 +1,65 @@
+//! What is wrong in a grid file: the line where it stands, and the name that was probably meant.
+
+use crate::base::{Error, error::nearest};
+
+/// An error of the TOML reader: an unknown key or word gets the nearest one that there is.
+pub(super) fn unreadable(text: &str, place: &str, e: &toml::de::Error) -> Error {
+    let message = e.to_string();
+    let error = Error::user(format!("{place}: {}", message.trim_end()));
+    // "unknown field `sedes`, expected one of `name`, `title`": names stand in backticks, the wrong one first.
+    let said = e.message();
+    let names: Vec<&str> = said.split('`').skip(1).step_by(2).collect();
+    let Some((wrong, known)) = names.split_first().filter(|_| said.starts_with("unknown ")) else { return error };
+    // Read out of a table that variants were laid over, the message has no line.
+    let line = line_of(text, wrong).filter(|_| !message.contains(" line "));
+    let error = match line {
+        Some(line) => Error::user(format!("{place}: line {line}: {}", message.trim_end())),
+        None => error,
+    };
+    match nearest(wrong, known.iter().copied()) {
+        Some(near) => error.hint(format!("did you mean '{near}'?")),
+        None => error,
+    }
+}
+
+/// Puts the place in front of an error about a name in quotes, with the line where that name stands, if it stands in
+/// one line alone.
+pub(super) fn at_line(text: &str, place: &str, e: Error) -> Error {
+    let line = e.what.rsplit('\'').nth(1).and_then(|name| line_of(text, name));
+    match line {
+        Some(line) => e.at(format!("{place}: line {line}")),
+        None => e.at(place),
+    }
+}
+
+/// The line, counted from 1, that alone has `name` as a string or as a key.
+fn line_of(text: &str, name: &str) -> Option<usize> {
+    let quoted = [format!("\"{name}\""), format!("'{name}'")];
+    let has = |line: &str| {
+        let line = line.split('#').next().unwrap_or_default();
+        let key = |part: &str| part.trim_end().strip_suffix(name).is_some_and(ends_a_word);
+        quoted.iter().any(|q| line.contains(q)) || line.match_indices('=').any(|(at, _)| key(&line[..at]))
+    };
+    let mut lines = text.lines().enumerate().filter(|(_, line)| has(line)).map(|(at, _)| at + 1);
+    let first = lines.next()?;
+    lines.next().is_none().then_some(first)
+}
+
+/// Whether what follows this text is not the rest of a longer key.
+fn ends_a_word(before: &str) -> bool {
+    before.chars().next_back().is_none_or(|c| !(c.is_alphanumeric() || "-_".contains(c)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_found_where_it_stands_alone() {
+        let text = "name = \"a\"\n# wide = 3\n[t]\nwide = 2\nrows = [{ name = \"b\", from = 'c' }]\n";
+        assert_eq!(line_of(text, "wide"), Some(4));
+        assert_eq!((line_of(text, "b"), line_of(text, "c"), line_of(text, "from")), (Some(5), Some(5), Some(5)));
+        assert_eq!(line_of(text, "name"), None, "in two lines");
+        assert_eq!((line_of(text, "ide"), line_of(text, "zz")), (None, None));
+    }
+}
