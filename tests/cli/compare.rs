@@ -94,7 +94,6 @@ fn what_cannot_be_compared_is_refused() {
     p.refused("compare a b", &["different splits", "same events"]);
     p.refused("compare a nowhere", &["no such run folder"]);
     p.refused("compare a a --samples 3", &["--samples 3"]);
-    p.refused("compare a a --k 41", &["at most 40"]);
     p.write("more.csv", p.text("log.csv") + "u0,i7,1200000000\n");
     p.well("import more.csv --out more -q");
     p.well(&format!("train more --out c -q {TINY} --epochs 1"));

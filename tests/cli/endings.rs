@@ -210,7 +210,7 @@ fn a_later_signal_ends_at_once() {
         assert!(ended.err.contains("stopping: the run writes a checkpoint"), "{words}: {ended:?}");
         assert!(ended.err.contains("mipgpu: error: ended at once") && ended.err.contains(says), "{words}: {ended:?}");
     }
-    p.well("train --resume half -q");
+    p.well("eval half --last");
 }
 
 /// A head on clicks has no checkpoints: it says that nothing is kept, and leaves nothing.

@@ -104,10 +104,11 @@ fn losses_with_negatives_learn_what_counts_do_not_tell() {
 #[test]
 fn patience_ends_a_run_that_no_longer_improves() {
     let p = Place::new();
-    // Without a learning rate nothing ever improves: the first validation stays the best.
+    // Without a learning rate nothing ever improves: all validations are equal, none is better than the first, and the
+    // newest is kept.
     let out = p.train("run", "--epochs 30 --lr 0 --eval-every 1 --patience 3 --json");
     let last: Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
-    assert_eq!((&last["epochs"], &last["best"]["epoch"]), (&4.into(), &1.into()));
+    assert_eq!((&last["epochs"], &last["best"]["epoch"]), (&4.into(), &4.into()));
     assert_eq!(curve(&p, "run").len(), 4);
 }
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::Place;
 
 /// A model that learns such a log in seconds.
-const MODEL: &str = "--width 32 --blocks 1 --length 24 --warmup 4 --batch 32 --lr 0.01 --epochs 12 --eval-every 1";
+const MODEL: &str = "--model sasrec --width 32 --blocks 1 --length 24 --warmup 4 --batch 32 --lr 0.01 --eval-every 1";
 
 /// 160 users with three items of their own each among 60, of which one comes back three times out of four. Gives the
 /// items of each user, oldest first.
@@ -60,7 +60,7 @@ fn a_run_is_validated_and_judged_by_the_protocol_it_was_given() {
     let users = repeats(&p);
     let best = best_hit_rate(&users);
     assert!(best > 0.65, "{best}");
-    let done = p.run(&format!("train repeats --out kept --keep-seen --json {MODEL}"));
+    let done = p.run(&format!("train repeats --out kept --keep-seen --json {MODEL} --epochs 12"));
     assert_eq!(done.code, Some(0), "{done:?}");
     assert!(done.err.contains("held-out items in their user's history: validation 100 %, test 100 %; ranked like any"));
     assert!(!done.err.contains("misses whatever"), "{}", done.err);
@@ -124,7 +124,7 @@ fn a_run_is_validated_and_judged_by_the_protocol_it_was_given() {
 fn a_validation_that_cannot_hit_says_so_and_leaves_the_newest_weights() {
     let p = Place::new();
     let users = repeats(&p);
-    let done = p.run(&format!("train repeats --out blind --json {MODEL}"));
+    let done = p.run(&format!("train repeats --out blind --json {MODEL} --epochs 12"));
     assert_eq!(done.code, Some(0), "{done:?}");
     for says in [
         "held-out items in their user's history: validation 100 %, test 100 %; never ranked",
@@ -141,7 +141,7 @@ fn a_validation_that_cannot_hit_says_so_and_leaves_the_newest_weights() {
     let best = best_hit_rate(&users);
     assert!((hr_at_1(&report) - best).abs() < 0.05, "{} beside {best}", hr_at_1(&report));
     // An equal validation is no better one: three in a row end the run.
-    let out = p.well(&format!("train repeats --out early --json -q {MODEL} --patience 3"));
+    let out = p.well(&format!("train repeats --out early --json -q {MODEL} --epochs 12 --patience 3"));
     let early = json(&out);
     assert_eq!((&early["epochs"], &early["best"]["epoch"]), (&4.into(), &4.into()));
 }
@@ -180,6 +180,7 @@ seeds = [1]
 [data]
 log = {{ path = "repeats" }}
 [settings.tiny]
+model = "sasrec"
 width = 32
 heads = 4
 blocks = 1
