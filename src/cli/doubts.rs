@@ -26,16 +26,10 @@ const SMALL_CATALOGUE: usize = 100_000;
 ///
 /// # Errors
 /// The device's, which is timed where an estimate is given.
-pub fn before(
-    printer: &Printer,
-    config: &RunConfig,
-    (data, split): (&Dataset, &Split),
-    device: Device,
-    resume: bool,
-) -> Result<()> {
+pub fn before(printer: &Printer, config: &RunConfig, (data, split): (&Dataset, &Split), device: Device) -> Result<()> {
     let s = &config.settings;
     if config.ratings.is_none() {
-        reach(printer, s, data, split, resume)?;
+        reach(printer, s, data, split)?;
     }
     if s.lr == 0.0 {
         printer.warn("--lr 0 changes no weight: nothing is learned");
@@ -59,7 +53,7 @@ pub fn before(
 }
 
 /// Which held-out items no list can show, and which no model can have learned.
-fn reach(printer: &Printer, s: &Settings, data: &Dataset, split: &Split, resume: bool) -> Result<()> {
+fn reach(printer: &Printer, s: &Settings, data: &Dataset, split: &Split) -> Result<()> {
     let kept = keeps(s, split)?;
     let (valid, test) = (split.valid(), split.test());
     let parts: Vec<(&str, Reach)> = [&valid as &dyn HeldOut, &test]
@@ -81,10 +75,9 @@ fn reach(printer: &Printer, s: &Settings, data: &Dataset, split: &Split, resume:
         printer.say(format_args!("        held-out items that occur nowhere in training: {shares}"));
     }
     if !kept && parts.iter().any(|(_, reach)| reach.share_seen() >= MANY_SEEN) {
-        let begin = if resume { "start a new run with" } else { "train with" };
         printer.warn(format_args!(
             "held-out items in their user's own history ({}) are misses whatever the model learns: where people come \
-             back to the same items, {begin} --keep-seen, which ranks them in validation, eval, recommend and compare",
+             back to the same items, train with --keep-seen, which ranks them in validation, eval, recommend and compare",
             shares(Reach::share_seen)
         ));
     }

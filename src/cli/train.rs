@@ -160,7 +160,7 @@ pub fn execute(planned: &Planned, printer: Printer) -> Result<()> {
     let _lock = folder.lock()?;
     introduce(&printer, config, data, &split, device, pool.current_num_threads());
     printer.say(format_args!("run     {}", folder.path.display()));
-    pool.install(|| doubts::before(&printer, config, (data, &split), device, resume))?;
+    pool.install(|| doubts::before(&printer, config, (data, &split), device))?;
     let job = Job { config, data, split: &split, folder, device, resume, stop: &STOP };
     let mut progress = Progress::new(printer, &config.settings);
     let trained = pool.install(|| train(&job, &mut |event| progress.show(event)));
