@@ -72,49 +72,24 @@ pub(crate) fn is_list(cell: &[u8]) -> bool {
     inside.contains(&b',') || inside.split(u8::is_ascii_whitespace).all(number)
 }
 
-/// Several whole numbers in one cell, not enclosed: `3 4 5` or `3|4|5`.
-fn is_bare_list(cell: &str) -> bool {
-    [' ', '|', ';', ','].iter().any(|&separator| {
-        let mut words = cell.split(separator).filter(|word| !word.is_empty());
-        cell.contains(separator) && words.clone().count() > 1 && words.all(|word| word.parse::<i64>().is_ok())
-    })
-}
-
-/// Refuses keys that are lists; lists that are not enclosed may be keys, and are warned of.
+/// Refuses keys that are lists and are not read as such.
 ///
 /// # Errors
 /// Half of the first keys, or more, are lists.
-pub(crate) fn lists(
-    source: &Source,
-    names: &[String],
-    columns: &Columns,
-    rows: &[Vec<String>],
-) -> Result<Option<String>> {
+pub(crate) fn lists(source: &Source, names: &[String], columns: &Columns, rows: &[Vec<String>]) -> Result<()> {
     for (role, c) in [(Role::User, columns.user), (Role::Item, columns.item)] {
-        let count = |is: &dyn Fn(&str) -> bool| cells_of(rows, c).filter(|cell| is(cell)).count();
-        let (all, name) = (cells_of(rows, c).count(), bare(&names[c]));
-        let enclosed = |cell: &str| is_list(cell.as_bytes());
-        if 2 * count(&enclosed) >= all.max(1) {
-            let first = cells_of(rows, c).find(|cell| enclosed(cell)).unwrap_or_default();
-            let shown: String = first.chars().take(40).collect();
-            return Err(Error::user(format!(
-                "{}: column '{name}' holds lists, such as '{shown}', not one {} a row",
-                source.display(),
-                role.name()
-            ))
-            .hint("write one row for each entry of a list (in pandas: explode), or name another column"));
-        }
-        if 2 * count(&is_bare_list) >= all.max(1) {
-            let first = cells_of(rows, c).find(|cell| is_bare_list(cell)).unwrap_or_default();
-            return Ok(Some(format!(
-                "{WARNING}{}: column '{name}' looks like lists ('{first}'), and each is read as one {}: if they are lists, write \
-                 one row for each entry",
-                source.display(),
-                role.name()
-            )));
-        }
+        let lists = || cells_of(rows, c).filter(|cell| is_list(cell.as_bytes()));
+        let Some(first) = lists().next().filter(|_| 2 * lists().count() >= cells_of(rows, c).count()) else { continue };
+        let shown: String = first.chars().take(40).collect();
+        return Err(Error::user(format!(
+            "{}: column '{}' holds lists, such as '{shown}', not one {} a row",
+            source.display(),
+            bare(&names[c]),
+            role.name()
+        ))
+        .hint("write one row for each entry of a list (in pandas: explode), or name another column"));
     }
-    Ok(None)
+    Ok(())
 }
 
 /// Rows have more fields than the file has columns: a delimiter in an unquoted text shifts the columns behind it.

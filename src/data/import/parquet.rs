@@ -153,7 +153,7 @@ pub(crate) fn layout(source: Source, options: &ImportOptions) -> Result<Option<P
     let lists = if list(&columns.item) { ", a list, oldest first" } else { "" };
     if lists.is_empty() {
         doubts.extend(sequences::ignored_lists(&source, &names, (0..leaves.len()).filter(list), &columns));
-        doubts.extend(doubts::lists(&source, &names, &columns, &sample)?);
+        doubts::lists(&source, &names, &columns, &sample)?;
         doubts.extend(ties::unused_order(&source, &names, &columns, time_kind, &sample, options));
     }
     let ticks = columns.time.and_then(|c| leaves.get(c)).map_or(1, |leaf| ticks_of(leaf));

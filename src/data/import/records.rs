@@ -287,6 +287,9 @@ pub(crate) fn last_record_end(text: &[u8], grammar: &Grammar) -> Option<usize> {
     last
 }
 
+/// A record of a sample longer than this is not waited for.
+const LONG: usize = 32 << 10;
+
 /// A text split into records of text cells.
 #[derive(Default)]
 pub(crate) struct Cells<'a> {
@@ -308,6 +311,10 @@ pub(crate) fn cells(text: &[u8], delimiter: Delimiter, quotes: Quotes, ended: bo
             // The first record goes over several lines: are they rows of its own width?
             let known = Grammar { width: split.count, ..grammar };
             split = record(text, pos, &known, has_quotes, usize::MAX, ended, &mut fields);
+        }
+        if split.end == End::More && text.len() - pos > LONG {
+            // Most likely a lone quote: what follows still shows what the file is.
+            split = record(text, pos, &grammar, has_quotes, usize::MAX, true, &mut fields);
         }
         match split.end {
             End::More => break,

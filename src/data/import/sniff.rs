@@ -292,7 +292,7 @@ pub(crate) fn text_layout(
         doubts.extend(sequences::ignored_lists(&source, &names, declared, &columns));
     }
     if lists.is_none() && asked != Asked::Table {
-        doubts.extend(doubts::lists(&source, &names, &columns, &rows)?);
+        doubts::lists(&source, &names, &columns, &rows)?;
     }
     let filter = Filter::new(&names, named, &rows, &columns, &options.wheres).map_err(at)?;
     let json = (delimiter == Delimiter::Json).then(|| {
