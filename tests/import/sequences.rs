@@ -72,6 +72,8 @@ fn equal_lines_may_be_a_table_and_are_asked_for() {
     assert_eq!((histories(&data), summary.rows), (expected(true), 180));
     let (data, ..) = imported(sequences(" ", " ", true), sep("none"));
     assert_eq!((data.interactions(), data.items_of(0).len()), (30, 1), "as a table, since it was said so");
+    let colons: String = (0..25).map(|n| format!("{n}:{},{},{}\n", n + 5, n + 9, n + 7)).collect();
+    assert!(refusal(&colons).contains("a ':' stands between the user and the items"), "{}", refusal(&colons));
     // Few lines show nothing for certain; words do not either.
     assert!(refusal("1 20 30 25\n2 21 22\n3 25 26 27 28\n").contains("--list-sep space"));
     assert!(refusal("u1 i20 i30 i25\nu2 i21 i22\nu3 i25 i26 i27 i28\n").contains("--list-sep space"));
@@ -124,6 +126,17 @@ fn lists_of_times_and_ratings_go_with_that_of_the_items() {
     assert_eq!(histories(&data)[1].1, ["q", "3"]);
     let error = refusal_of("log.csv", log.replace("[1, 2]", "[1]"), sep("comma")).to_string();
     assert!(error.contains("line 3, column 'timestamps': the list has 1 elements, that of the items 2"), "{error}");
+    // In a file without names they are named, and read when asked for.
+    let bare: String = (0..25).map(|n| format!("u{n}\t{} {}\t1700000200 1700000100\n", n + 5, n + 9)).collect();
+    let (data, _, talk) = imported(&bare, Default::default());
+    assert!(talk.contains("column '3' holds a list of times") && talk.contains("--time-col 3"), "{talk}");
+    assert_eq!(histories(&data)[0].1, ["5", "9"]);
+    let (data, _, talk) = imported(&bare, ImportOptions { time_col: Some("3".into()), ..Default::default() });
+    assert_eq!(
+        (&*histories(&data)[0].1, data.times_of(0).unwrap()[0]),
+        (&["9".to_owned(), "5".into()][..], 1_700_000_100)
+    );
+    assert!(!talk.contains("warning"), "{talk}");
     // Without the flag it is asked, whether users come again or not.
     for log in ["user,item\na,\"[3, 4]\"\na,\"[5, 6]\"\n", "user\titem\nu1\t[3 4]\nu2\t[5]\n"] {
         let error = refusal(log);

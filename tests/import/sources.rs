@@ -4,6 +4,10 @@ use std::{
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
 };
 
@@ -294,6 +298,24 @@ fn of_two_imports_into_one_folder_one_wins_and_the_other_says_so() {
         assert_eq!(Dataset::open(&out).unwrap().interactions(), 2);
         assert_eq!(fs::read_dir(desk.dir.path()).unwrap().count(), 2, "the pipe and the data set");
     }
+}
+
+/// Nobody writes into the pipe: Ctrl-C ends the import all the same.
+#[test]
+fn waiting_for_a_pipe_can_be_interrupted() {
+    let desk = Desk::new();
+    let fifo = desk.dir.path().join("fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let cancel = Arc::new(AtomicBool::new(false));
+    let options = ImportOptions { cancel: Some(cancel.clone()), ..Default::default() };
+    let out = desk.out();
+    let import = thread::spawn(move || desk.import(&[fifo], &options).map(|_| ()).unwrap_err().to_string());
+    // The staging folder shows that it is at work.
+    while fs::read_dir(out.parent().unwrap()).map_or(0, Iterator::count) == 0 {
+        thread::yield_now();
+    }
+    cancel.store(true, Ordering::Relaxed);
+    assert!(import.join().unwrap().contains("interrupted"));
 }
 
 #[test]

@@ -9,11 +9,11 @@ asks. It never becomes histories of one without a word.
 use std::collections::HashSet;
 
 use crate::{
-    base::{Error, Result},
+    base::{Error, Result, error::typed},
     data::import::{
         ImportOptions,
         columns::{Columns, Role, bare, is_list_name},
-        doubts::WARNING,
+        doubts::{WARNING, all_moments},
         quotes::Quotes,
         records::{Delimiter, Field, cells},
         sniff::SAMPLE_ROWS,
@@ -140,6 +140,9 @@ pub(crate) fn whole_lines(
             let in_cells = |byte: u8| {
                 cells(text, delimiter, Quotes::Auto, true).rows.iter().flatten().any(|cell| cell.contains(&byte))
             };
+            let lossy = String::from_utf8_lossy(text);
+            let lines = lossy.lines().map(|l| separator.split(l)).filter(|l| !l.is_empty());
+            refuse_colon(&lines.take(SAMPLE_ROWS).collect::<Vec<_>>(), separator, source)?;
             let whole = guess.is_none_or(|g| g == delimiter)
                 && !matches!(separator, Separator::Byte(byte) if guess.is_some() && in_cells(byte));
             return Ok(whole.then_some(delimiter));
@@ -154,7 +157,11 @@ pub(crate) fn whole_lines(
         let Some(separator) = Separator::of_delimiter(delimiter) else { continue };
         let lines = text.lines().map(|l| separator.split(l)).filter(|l| !l.is_empty());
         let rows: Vec<Vec<&str>> = lines.take(SAMPLE_ROWS).collect();
-        match look_at_lines(&rows, guess.is_some()) {
+        let found = look_at_lines(&rows, guess.is_some());
+        if found != Lines::Table {
+            refuse_colon(&rows, separator, source)?;
+        }
+        match found {
             Lines::Table => {}
             Lines::Lists if separator == Separator::Blanks || separator == Separator::Byte(b'\t') => {
                 return Ok(Some(delimiter));
@@ -203,6 +210,20 @@ enum Lines {
     Either,
 }
 
+/// `user:item,item` has another separator behind the user.
+fn refuse_colon(rows: &[Vec<&str>], separator: Separator, source: &Source) -> Result<()> {
+    let after_user = |row: &&Vec<&str>| row[0].split(':').filter(|part| !part.is_empty()).count() == 2;
+    let elsewhere = rows.iter().flat_map(|r| &r[1..]).any(|cell| cell.contains(':'));
+    if elsewhere || 2 * rows.iter().filter(after_user).count() <= rows.len() {
+        return Ok(());
+    }
+    let sign = if let Separator::Byte(byte) = separator { char::from(byte) } else { ' ' };
+    let command =
+        format!("sed 's/:/{sign}/' {} | mipgpu import - --list-sep {} --out DIR", source.typed(), separator.word());
+    Err(Error::user(format!("{}: a ':' stands between the user and the items", source.display()))
+        .hint(format!("put what separates the items there: {command}")))
+}
+
 /// What lines, split at a separator, may be.
 fn look_at_lines(rows: &[Vec<&str>], table_fits: bool) -> Lines {
     let number = |cell: &&str| !cell.is_empty() && cell.bytes().all(|b| b.is_ascii_digit());
@@ -219,7 +240,7 @@ fn look_at_lines(rows: &[Vec<&str>], table_fits: bool) -> Lines {
     let numbers = rows.iter().all(|r| r.iter().all(number));
     // Keys of one kind: whole numbers, or the same letters before digits.
     let shape = |cell: &str| {
-        let letters = cell.find(|c: char| c.is_ascii_digit())?;
+        let letters = cell.find(|c: char| c.is_ascii_digit()).filter(|_| !cell.contains(char::is_whitespace))?;
         cell[..letters].chars().all(char::is_alphabetic).then(|| cell[..letters].to_owned())
     };
     let shapes: HashSet<Option<String>> = rows.iter().flat_map(|r| r[1..].iter().map(|c| shape(c))).collect();
@@ -314,6 +335,36 @@ impl Lists {
         Ok(Some(lists))
     }
 
+    /// A list of times that goes with that of the items and is not read.
+    pub fn ignored_times(
+        &self,
+        source: &Source,
+        names: &[String],
+        rows: &[Vec<String>],
+        columns: &Columns,
+        options: &ImportOptions,
+    ) -> Option<String> {
+        if columns.time.is_some() || options.time_col.is_some() || self.whole_lines {
+            return None;
+        }
+        let list = |row: &Vec<String>, c: usize| row.get(c).map_or(Vec::new(), |cell| own(self.split(cell)));
+        let unused = |c: &usize| Role::ALL.iter().all(|role| columns.of(*role) != Some(*c));
+        let found = (0..names.len()).filter(unused).find(|&c| {
+            rows.iter().any(|r| list(r, c).len() > 1)
+                && rows.iter().all(|r| {
+                    let times = list(r, c);
+                    times.len() == list(r, columns.item).len() && all_moments(times.iter().map(String::as_str))
+                })
+        })?;
+        Some(format!(
+            "{WARNING}{}: column '{}' holds a list of times for each list of items and is ignored: add --time-col {}, or \
+             --time-col none if the lists are in order",
+            source.display(),
+            bare(&names[found]),
+            typed(bare(&names[found]))
+        ))
+    }
+
     fn split<'a>(&self, cell: &'a str) -> Vec<&'a str> {
         let mut fields = Vec::new();
         self.elements(cell.as_bytes(), Field { start: 0, end: cell.len(), escaped: false }, &mut fields);
@@ -394,6 +445,10 @@ impl Lists {
         let place = if self.whole_lines { " and all behind it" } else { "" };
         format!("{place}, a list separated by {}, oldest first", self.separator.describe())
     }
+}
+
+fn own(cells: Vec<&str>) -> Vec<String> {
+    cells.into_iter().map(str::to_owned).collect()
 }
 
 /// Whether the cells of the item are lists.

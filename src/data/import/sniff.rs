@@ -287,7 +287,10 @@ pub(crate) fn text_layout(
             &columns,
         ));
     } else if lists.is_none() {
+        let lines = rows.clone();
         lists = Lists::in_cells(&names, &mut rows, &columns, asked, &source)?;
+        let unread = lists.as_ref().and_then(|l| l.ignored_times(&source, &names, &lines, &columns, options));
+        doubts.extend(unread);
         let declared = (0..names.len()).filter(|c| names[*c].ends_with("_seq"));
         doubts.extend(sequences::ignored_lists(&source, &names, declared, &columns));
     }
@@ -312,7 +315,7 @@ pub(crate) fn text_layout(
     if lists.is_none() {
         doubts.extend(ties::unused_order(&source, &names, &columns, time_kind, &rows, options));
     }
-    if !named {
+    if !named && lists.is_none() {
         doubts.extend(doubts::keys_by_content(&source, &columns, &rows, options));
         doubts.extend(doubts::header_as_data(&source, &rows, &columns, options));
     }

@@ -7,6 +7,9 @@ use std::{
     fs::{self, File},
     io::{self, BufReader, ErrorKind, IsTerminal, Read, Write},
     path::{Path, PathBuf},
+    sync::mpsc::{RecvTimeoutError, sync_channel},
+    thread,
+    time::Duration,
 };
 
 use flate2::bufread::MultiGzDecoder;
@@ -90,7 +93,7 @@ impl Source {
                     .hint("pipe a log into it: cat LOG | mipgpu import - --out DIR"));
             }
             let copy = dir.join(format!("{name}{COPY}"));
-            copied(&mut io::stdin().lock(), Path::new(STDIN), &copy, options)?;
+            copied(|| Ok(Box::new(io::stdin())), Path::new(STDIN), &copy, options)?;
             return Source::at(PathBuf::from(STDIN), copy, options);
         }
         let meta = path.metadata().map_err(|e| {
@@ -106,7 +109,8 @@ impl Source {
             return Source::at(path.into(), path.into(), options);
         }
         let copy = dir.join(format!("{name}{COPY}"));
-        copied(&mut File::open(path).at_path(path)?, path, &copy, options)?;
+        let pipe = path.to_path_buf();
+        copied(|| Ok(Box::new(File::open(pipe)?)), path, &copy, options)?;
         Source::at(path.into(), copy, options)
     }
 
@@ -249,17 +253,45 @@ impl Source {
     }
 }
 
-/// Copies a stream to its end.
-fn copied(from: &mut dyn Read, shown: &Path, to: &Path, options: &ImportOptions) -> Result<()> {
+type Stream = io::Result<Box<dyn Read + Send>>;
+
+/// Copies a stream to its end. A thread of its own waits for it: whoever writes may never come, and Ctrl-C has to work.
+fn copied(
+    open: impl FnOnce() -> Stream + Send + 'static,
+    shown: &Path,
+    to: &Path,
+    options: &ImportOptions,
+) -> Result<()> {
     let mut file = File::create(to).at_path(to)?;
-    let mut buffer = vec![0; 1 << 20];
+    let (send, receive) = sync_channel(4);
+    thread::spawn(move || {
+        let read = || -> io::Result<()> {
+            let mut from = open()?;
+            loop {
+                let mut buffer = vec![0; 128 << 10];
+                match from.read(&mut buffer) {
+                    Ok(0) => return Ok(()),
+                    Ok(n) => buffer.truncate(n),
+                    Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+                    Err(e) => return Err(e),
+                }
+                // Nobody listens any more when the import ended.
+                if send.send(Ok(buffer)).is_err() {
+                    return Ok(());
+                }
+            }
+        };
+        if let Err(e) = read() {
+            let _ = send.send(Err(e));
+        }
+    });
     loop {
         cancelled(options)?;
-        match from.read(&mut buffer) {
-            Ok(0) => return Ok(()),
-            Ok(n) => file.write_all(&buffer[..n]).at_path(to)?,
-            Err(e) if e.kind() == ErrorKind::Interrupted => {}
-            Err(e) => return Err(Error::io(shown, &e)),
+        match receive.recv_timeout(Duration::from_millis(100)) {
+            Ok(Ok(bytes)) => file.write_all(&bytes).at_path(to)?,
+            Ok(Err(e)) => return Err(Error::io(shown, &e)),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
         }
     }
 }
