@@ -277,6 +277,7 @@ enum Values {
 struct Cells {
     /// `None`: a column that the path names, of one value.
     reader: Option<ColumnReader>,
+    constant: Vec<u8>,
     nullable: i16,
     /// Of a list, the definition level of its elements.
     element: Option<i16>,
@@ -300,6 +301,7 @@ impl Cells {
         let decimal = leaf.converted_type() == ConvertedType::DECIMAL;
         Cells {
             reader: Some(reader),
+            constant: Vec::new(),
             nullable: leaf.max_def_level(),
             element,
             scale,
@@ -313,12 +315,13 @@ impl Cells {
     fn constant(value: &str) -> Self {
         Cells {
             reader: None,
+            constant: value.as_bytes().to_vec(),
             nullable: 0,
             element: None,
             scale: 1,
             unsigned: false,
             decimals: None,
-            values: Values::Text(vec![Some(value.as_bytes().to_vec())]),
+            values: Values::Text(Vec::new()),
             lengths: Vec::new(),
         }
     }
@@ -327,10 +330,7 @@ impl Cells {
     fn read(&mut self, rows: usize) -> std::result::Result<usize, ParquetError> {
         let (scale, unsigned) = (self.scale, self.unsigned);
         let Some(reader) = &mut self.reader else {
-            let Values::Text(cells) = &mut self.values else { unreachable!("a constant is text") };
-            let value = cells[0].clone();
-            cells.resize(rows, value);
-            cells.truncate(rows.max(1));
+            self.values = Values::Text(vec![Some(self.constant.clone()); rows]);
             return Ok(rows);
         };
         let mut batch = Batch { rows, nullable: self.nullable, element: self.element, lengths: &mut self.lengths };
