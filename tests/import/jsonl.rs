@@ -125,13 +125,13 @@ fn random_objects_give_what_a_csv_gives() {
     let mut draw = Stream::new(21, Purpose::Test, 0);
     for round in 0..12 {
         let (mut json, mut csv) = (String::new(), csv::Writer::from_writer(Vec::new()));
-        csv.write_record(["user", "item", "rating", "timestamp"]).unwrap();
+        csv.write_record(["item", "rating", "timestamp", "user"]).unwrap();
         for n in 0..1500u64 {
             let user = format!("{}{}", words[draw.below(12) as usize], draw.below(40));
             let item = draw.below(300);
             let (rating, time) = (draw.below(5) + 1, 1_500_000_000 + n);
             // Quoted by hand, so that blanks around a key stay.
-            csv.write_record([&user, &item.to_string(), &rating.to_string(), &time.to_string()]).unwrap();
+            csv.write_record([&item.to_string(), &rating.to_string(), &time.to_string(), &user]).unwrap();
             let mut pairs = vec![
                 format!("\"user\": {}", serde_json::to_string(&user).unwrap()),
                 format!("\"item\":{}", if n % 2 == 0 { item.to_string() } else { format!("\"{item}\"") }),

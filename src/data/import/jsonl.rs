@@ -120,6 +120,16 @@ fn flatten<'a>(
     }
 }
 
+/// Puts the first element of each list in its place, so that what looks at cells sees elements.
+pub(crate) fn first_elements(rows: &mut [Vec<String>], lists: &[usize]) {
+    for row in rows {
+        for &c in lists {
+            let elements: Vec<Value> = serde_json::from_str(&row[c]).unwrap_or_default();
+            row[c] = elements.first().map_or(String::new(), cell);
+        }
+    }
+}
+
 fn cell(value: &Value) -> String {
     match value {
         Value::Null => String::new(),

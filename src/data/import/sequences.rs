@@ -477,7 +477,10 @@ fn look_at_cells(rows: &[Vec<String>], columns: &Columns, source: &Source, name:
             continue;
         }
         let numbers = lists.iter().flatten().all(|e| !e.is_empty() && e.bytes().all(|b| b.is_ascii_digit()));
-        if numbers && once && columns.time.is_none() {
+        // Lists of times go with those of the items; one time for each makes the row an event.
+        let count = |row: &Vec<String>, c: usize| row.get(c).map_or(0, |cell| separator.split(cell).len());
+        let timed = columns.time.is_some_and(|c| rows.iter().any(|row| count(row, c) != count(row, columns.item)));
+        if numbers && once && !timed {
             return Ok(Some(separator));
         }
         // Words may be titles. No key of an item is several numbers.

@@ -280,6 +280,7 @@ pub(crate) fn text_layout(
         return Ok(None);
     }
     if delimiter == Delimiter::Json {
+        jsonl::first_elements(&mut rows, &listed);
         doubts.extend(sequences::ignored_lists(
             &source,
             &names,
