@@ -3,14 +3,16 @@ draw_negatives: the items that targets are compared with.
 draw_negatives:  negative (S), shared by the batch: uniform, by an alias table, or each item at most once
 draw_candidates: id (M,1+S): each scored row's target, then its own negatives, none of them the target or (slots > 0) an
                  item of its sequence; kNoId in the rows of padding, from scored[B] on
+                 free (M): ln of the probability that a draw misses what the row excludes; 0 in the rows of padding
 mark_own:        own (M,ceil(S/32)), a bit a shared negative: whether it is an item of the row's sequence
-Writes: negative | id | own.   Saves: nothing.
+Writes: negative | id, free | own.   Saves: nothing.
 Draws: Philox stream (seed, Negative, step); src/ops/draw_negatives.rs tells which block makes which draw, and why the
        unique ones are in with probability S/V. The number of a draw depends on its place alone, so any thread makes any.
 Work: draw_negatives, a thread a negative. draw_candidates, a block a sequence: its items go into a hash table in shared
       memory, at least half empty, so that a draw is checked by one or two reads however long the sequence is; then the
       threads stride over the candidates of its rows, which lie together.
-Limits: V <= 2^32 - 2; sequences of at most 8,192 items where they are excluded.   Numerics: integers only.
+Limits: V <= 2^32 - 2; sequences of at most 8,192 items where they are excluded.   Numerics: integers; free is the
+        logarithm of a sum of integers, the same whatever the order of the threads.
 Cost: writes S or M*(1+S) ids; by alias one random read of 8 bytes a draw, which bounds it.
 */
 #include "common/philox.cuh"
@@ -28,11 +30,13 @@ struct DrawNegativesParams {
 
 struct DrawCandidatesParams {
   u32* id;            // (M,1+S)
+  float* free;        // (M) or null: not wanted
   const u32* target;  // (M)
   const u32* raw;     // (N) items
   const u32* cu;      // (B+1) where each sequence starts in raw
   const u32* scored;  // (B+1) where its rows start in target
   const u32* alias;   // (V,2) or null
+  const u32* mass;    // (V,2) what each item weighs, or null: each alike, or free is not wanted
   const u32* step;    // (1)
   u32 v;
   u32 seed_lo;
@@ -57,7 +61,8 @@ struct MarkOwnParams {
 
 // Purpose::Negative of src/base/rng.rs, the tries of a candidate, and what stands where there is no item.
 constexpr u32 kNegativeStream = 5;
-constexpr int kTries = 16;
+constexpr int kTries = 64;
+constexpr u64 kCell = 1ull << 32;  // the mass of a cell, and of an item where each is drawn alike
 constexpr u32 kNoId = 0xffffffffu;
 
 // Uniform in [0, n) from two words: the upper 64 of the 96 bits of their product with n.
@@ -89,6 +94,31 @@ struct Draws {
     return (u32)(((u64)first + below(w.x, w.y, next - first) + below(turn.z, turn.w, v)) % v);
   }
 };
+
+// Draw number `block` from all that is no hit, in proportion to its mass in the table; kNoId where nothing is left. Two
+// walks: what is left in all, then to the place drawn.
+template <class Hit>
+__device__ u32 draw_of_the_rest(const Draws& draw, u64 block, const Hit& hit) {
+  u64 all = 0, at = 0;
+  for (int walk = 0; walk < 2; walk++) {
+    for (u32 cell = 0; cell < draw.v; cell++) {
+      uint2 shared = {0u, cell};
+      if (draw.alias) shared = draw.alias[cell];
+      const u64 own = draw.alias ? (u64)shared.x : kCell;
+      for (int half = 0; half < 2; half++) {
+        const u32 item = half ? shared.y : cell;
+        const u64 mass = half ? kCell - own : own;
+        if (mass == 0 || hit(item)) continue;
+        if (walk == 0) all += mass;
+        else if (at < mass) return item;
+        else at -= mass;
+      }
+    }
+    const uint4 w = draw.words(block);
+    at = __umul64hi((u64)w.x << 32 | w.y, all);
+  }
+  return kNoId;
+}
 
 KERNEL(draw_negatives, DrawNegativesParams, 128) {
   const i64 k = (i64)blockIdx.x * blockDim.x + threadIdx.x;
@@ -131,13 +161,40 @@ struct OwnItems {
   }
 };
 
+// What an item weighs; nothing where it is none.
+__device__ __forceinline__ u64 mass_of(const DrawCandidatesParams& p, u32 item) {
+  if (item >= p.v) return 0;
+  return p.mass ? (u64)p.mass[2 * (i64)item + 1] << 32 | p.mass[2 * (i64)item] : kCell;
+}
+
+// free of the rows of sequence b. The table of own items holds each once; masses are integers, so that the order in
+// which threads come changes nothing.
+__device__ __forceinline__ void write_free(const DrawCandidatesParams& p, const OwnItems& own, u64* sums, int b) {
+  const int thread = threadIdx.x, threads = blockDim.x;
+  u64 sum = 0;
+  for (int i = thread; i < own.count; i += threads)
+    if (own.slots[i] != kNoId) sum += mass_of(p, own.slots[i]);
+  sums[thread] = sum;
+  __syncthreads();
+  u64 excluded = 0;
+  for (int i = 0; i < threads; i++) excluded += sums[i];
+  const u64 all = (u64)p.v * kCell;
+  for (u32 row = p.scored[b] + thread; row < p.scored[b + 1]; row += threads) {
+    const u32 target = p.target[row];
+    const u64 gone = excluded + (own.has(target) ? 0 : mass_of(p, target));
+    p.free[row] = gone < all ? logf((float)((double)(all - gone) / (double)all)) : 0.f;
+  }
+}
+
 // A block a sequence.
 KERNEL(draw_candidates, DrawCandidatesParams, 128) {
   DYN_SMEM(shared);
-  const OwnItems own = {(u32*)shared, p.slots};
+  u64* const sums = (u64*)shared;  // one a thread
+  const OwnItems own = {(u32*)(sums + 128), p.slots};
   const int width = 1 + p.s, thread = threadIdx.x, threads = blockDim.x, b = blockIdx.x;
   if (b < p.b) {
     own.fill(p.raw, p.cu[b], p.cu[b + 1]);
+    if (p.free) write_free(p, own, sums, b);
     const Draws draw = {(const uint2*)p.alias, p.v, *p.step, p.seed_lo, p.seed_hi};
     const i64 row0 = p.scored[b];
     const int count = (int)(p.scored[b + 1] - (u32)row0) * width;
@@ -151,16 +208,8 @@ KERNEL(draw_candidates, DrawCandidatesParams, 128) {
         const auto hit = [&](u32 item) { return item == target || own.has(item); };
         int attempt = 0;
         do id = draw.item(first + attempt);
-        while (hit(id) && ++attempt < kTries);
-        // All tries met what is excluded: the next item upwards that is not.
-        if (attempt == kTries) {
-          u32 steps = 1;
-          for (; steps < p.v; steps++) {
-            id = id + 1 == p.v ? 0 : id + 1;
-            if (!hit(id)) break;
-          }
-          if (steps >= p.v) id = kNoId;
-        }
+        while (hit(id) && ++attempt < kTries - 1);
+        if (attempt == kTries - 1) id = draw_of_the_rest(draw, first + attempt, hit);
       }
       p.id[row0 * width + i] = id;
     }
@@ -169,6 +218,8 @@ KERNEL(draw_candidates, DrawCandidatesParams, 128) {
   // The rows of padding, by all blocks.
   const i64 all = (i64)p.m * width, stride = (i64)gridDim.x * threads;
   for (i64 i = (i64)p.scored[p.b] * width + (i64)b * threads + thread; i < all; i += stride) p.id[i] = kNoId;
+  if (p.free)
+    for (i64 i = (i64)p.scored[p.b] + (i64)b * threads + thread; i < p.m; i += stride) p.free[i] = 0.f;
 }
 
 // A block a sequence: its bits once, then the rows that share them.

@@ -1,8 +1,8 @@
 /*
 negative_loss: losses of each scored row over candidates of its own, the target first: binary cross-entropy (generalised by
 beta), BPR, sampled softmax; formulas in src/ops/negative_loss.rs.
-fwd: z_mj = <h_m, table[id_mj]> + bias[id_mj] - log_q[id_mj],  loss_m of z_m
-     h (M,D) act   table (V,D) act   bias, log_q (V) f32   id (M,1+S)   z (M,1+S), loss (M) f32
+fwd: z_mj = <h_m, table[id_mj]> + bias[id_mj], of negatives (j > 0) - (log_q[id_mj] - free[m]),  loss_m of z_m
+     h (M,D) act   table (V,D) act   bias, log_q (V), free (M) f32   id (M,1+S)   z (M,1+S), loss (M) f32
 bwd: g_mj = dloss_m dloss/dz_mj,  dh_m = sum_j g_mj table[id_mj]          g (M,1+S) f32   dh (M,D) act
 Writes: loss z | g, dh by Dst.   Saves for bwd: z.   Ids from V on are no items: z = g = 0. No target: loss 0.
 Work: bound by the gather of M*(1+S) table rows, which nothing shares. A warp takes a scored row; a group of `lanes` of its
@@ -23,6 +23,7 @@ struct NegativeLossFwdParams {
   const void* table;   // (V,D) act
   const float* bias;   // (V)
   const float* log_q;  // (V), or null: no correction
+  const float* free;   // (M), where log_q is there
   const u32* id;       // (M,1+S)
   int m;
   int d;
@@ -129,7 +130,8 @@ __device__ __forceinline__ void negative_loss_fwd(const NegativeLossFwdParams& p
       const int j = start + k * groups + group;
       if (member != 0 || j >= width) continue;
       const bool there = item[k] < p.v;
-      z[j] = there ? dot[k] + p.bias[item[k]] - (p.log_q ? p.log_q[item[k]] : 0.f) : 0.f;
+      const float log_q = there && p.log_q && j > 0 ? p.log_q[item[k]] - p.free[row] : 0.f;
+      z[j] = there ? dot[k] + p.bias[item[k]] - log_q : 0.f;
     }
   }
 

@@ -1,7 +1,8 @@
 /*
 sampled_softmax: cross-entropy of each scored row against its target and S negatives shared by the batch, with the
 logQ correction (Bengio and Senecal 2008; Yi et al. 2019).
-fwd: z_m0 = <h_m, pos_m> + bias[target_m] - log_q[target_m],  z_ms = <h_m, neg_s> + bias[negative_s] - log_q[negative_s]
+fwd: z_m0 = <h_m, pos_m> + bias[target_m],  z_ms = <h_m, neg_s> + bias[negative_s] - log_q[negative_s] - ln(others)
+     others: 1, or of in-batch negatives targets - 1, at least 1
      negatives equal to the row's target are left out, and those whose bit in own is set;  loss_m = log sum exp z_m - z_m0
      h, pos (M,D) act   neg (S,D) act   bias, log_q (V) f32   target (M)   negative (S)   own (M,ceil(S/32))
      loss, lse (M) f32
@@ -22,11 +23,12 @@ Cost: as cross_entropy with V = S.
 // grid (ceil(M/8) + ceil(S/256)): the first blocks take eight rows each, the others 256 negatives.
 struct SampledSoftmaxTargetParams {
   float* z;             // (M) scratch: the target's logit
-  float* offset;        // (S) scratch: bias - log_q of each negative
+  float* offset;        // (S) scratch: bias - log_q - ln(others) of each negative
   const void* h;        // (M, D) act
   const void* pos;      // (M, D) act
   const float* bias;    // (V)
   const float* log_q;   // (V)
+  const u32* targets;   // (1) how many targets of the batch the negatives are, or null: they are drawn
   const u32* target;    // (M)
   const u32* negative;  // (S)
   int m;
@@ -43,6 +45,7 @@ struct SampledSoftmaxTargetBwdParams {
   const void* pos;      // (M, D) act
   const float* bias;    // (V)
   const float* log_q;   // (V)
+  const u32* targets;   // (1) how many targets of the batch the negatives are, or null: they are drawn
   const u32* target;    // (M)
   const u32* negative;  // (S)
   const float* lse;     // (M)
@@ -116,9 +119,11 @@ struct SampledSoftmaxDnegParams {
 // What stands where there is no item.
 constexpr u32 kNoId = 0xffffffffu;
 
+// Of a negative; a target has its bias alone.
 template <class Params>
 __device__ __forceinline__ float offset_of(const Params& p, u32 item) {
-  return p.bias[item] - p.log_q[item];
+  const float others = p.targets && *p.targets > 2 ? logf((float)(*p.targets - 1)) : 0.f;
+  return p.bias[item] - p.log_q[item] - others;
 }
 
 // The row of this warp, or -1; in the blocks after the rows', each thread writes a negative's offset.
@@ -141,7 +146,7 @@ __device__ __forceinline__ float target_logit(const Params& p, int row) {
   float dot = 0.f;
   for (int k = threadIdx.x % 32; k < p.d; k += 32) dot = fmaf(to_f32(h[k]), to_f32(pos[k]), dot);
   const u32 item = p.target[row];
-  return warp_sum(dot) + (item == kNoId ? 0.f : offset_of(p, item));
+  return warp_sum(dot) + (item == kNoId ? 0.f : p.bias[item]);
 }
 
 template <class T>

@@ -72,6 +72,7 @@ fn everything(products: Precision) -> (Planner, Cpu, Vec<Call>) {
     let (by, by2, negative) = (Sorted::plan(&mut p, n), Sorted::plan(&mut p, n + 2 * m + S), p.index(S));
     let (pairs, pair_g, pair_z, g0) = (p.index(2 * m), p.stat(2 * m), p.stat(2 * m), p.stat(m));
     let (scored_rows, own, no_alias) = (p.index(6), p.index(m * S.div_ceil(32)), Span::empty());
+    let (free, one) = (p.stat(m), p.index(1));
     let (last, history) = (p.index(V), p.stat(4 * 90));
     let rows = p.stat((n + 2 * m + S) * D);
     let (windows, at, dx) = (p.var(n * 4 * 12), p.index(n * 4 * 12), p.act(n * D));
@@ -196,6 +197,8 @@ fn everything(products: Precision) -> (Planner, Cpu, Vec<Call>) {
         call(MarkOwn { own, negative, raw: item, cu, scored: scored_rows, m, s: S, n, b: b_, t: T }),
         call(DrawCandidates {
             id: pairs,
+            free,
+            mass: no_alias,
             target,
             raw: item,
             cu,
@@ -212,7 +215,21 @@ fn everything(products: Precision) -> (Planner, Cpu, Vec<Call>) {
             seed: 5,
             t: T,
         }),
-        call(NegativeLossFwd { loss, z: pair_z, h, table, bias, log_q, id: pairs, m, d: D, s: 1, v: V, contrast }),
+        call(NegativeLossFwd {
+            loss,
+            z: pair_z,
+            h,
+            table,
+            bias,
+            log_q,
+            free,
+            id: pairs,
+            m,
+            d: D,
+            s: 1,
+            v: V,
+            contrast,
+        }),
         call(NegativeLossBwd {
             g: pair_g,
             dh: Dst::Write(scored.dy),
@@ -239,6 +256,7 @@ fn everything(products: Precision) -> (Planner, Cpu, Vec<Call>) {
             target,
             negative,
             own,
+            targets: one,
             m,
             d: D,
             s: S,
@@ -257,6 +275,7 @@ fn everything(products: Precision) -> (Planner, Cpu, Vec<Call>) {
             target,
             negative,
             own,
+            targets: one,
             lse: loss_lse,
             m,
             d: D,

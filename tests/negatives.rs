@@ -4,10 +4,10 @@
 use mipgpu::{
     backend::{Cpu, emulated},
     base::rng::{Purpose, Stream},
-    mem::{Dst, Planner, Precision},
+    mem::{Dst, Planner, Precision, Span},
     ops::{
-        Backend, DrawCandidates, DrawNegatives, NO_ID, NegativeLossBwd, NegativeLossFwd, draw_negatives::Sampling,
-        negative_loss::Contrast,
+        Backend, DrawCandidates, DrawNegatives, GatherTable, MarkOwn, NO_ID, NegativeLossBwd, NegativeLossFwd,
+        SampledSoftmaxBwd, SampledSoftmaxFwd, draw_negatives::Sampling, negative_loss::Contrast,
     },
     tasks::{Sampler, SamplerKind, SamplerSettings, negatives::gbce_beta},
 };
@@ -131,10 +131,22 @@ fn probabilities_are_those_of_the_formulas() {
 fn candidates<B: Backend>(
     open: impl Fn(&Planner) -> B,
     sampler: &Sampler,
-    (s, v, own): (usize, usize, bool),
+    sizes: (usize, usize, bool),
     sequences: &[Vec<u32>],
     steps: u32,
     mut seen: impl FnMut(&[u32], u32, &[u32]),
+) {
+    candidates_of(open, sampler, sizes, sequences, steps, |items, target, ids, _| seen(items, target, ids));
+}
+
+/// The same with ln of the probability that a draw misses what the row excludes.
+fn candidates_of<B: Backend>(
+    open: impl Fn(&Planner) -> B,
+    sampler: &Sampler,
+    (s, v, own): (usize, usize, bool),
+    sequences: &[Vec<u32>],
+    steps: u32,
+    mut seen: impl FnMut(&[u32], u32, &[u32], f32),
 ) {
     let mut p = Planner::new();
     let cells = sampler.cells().to_vec();
@@ -148,7 +160,10 @@ fn candidates<B: Backend>(
     }
     let (rows, padding) = (target.len(), 3);
     target.extend([NO_ID; 3]);
+    let masses = sampler.masses();
     let op = DrawCandidates {
+        free: p.stat(rows + padding),
+        mass: p.index(masses.len()),
         id: p.index((rows + padding) * (1 + s)),
         target: p.index(rows + padding),
         raw: p.index(raw.len()),
@@ -167,23 +182,33 @@ fn candidates<B: Backend>(
         t: sequences.iter().map(Vec::len).max().unwrap(),
     };
     let mut b = open(&p);
-    for (span, ids) in [(op.target, &target), (op.raw, &raw), (op.cu, &cu), (op.scored, &scored), (op.alias, &cells)] {
+    for (span, ids) in [
+        (op.target, &target),
+        (op.raw, &raw),
+        (op.cu, &cu),
+        (op.scored, &scored),
+        (op.alias, &cells),
+        (op.mass, &masses),
+    ] {
         b.write_ids(span, ids);
     }
-    let mut id = vec![0; op.id.len()];
+    let (mut id, mut free) = (vec![0; op.id.len()], vec![0.0; op.free.len()]);
     for step in 0..steps {
         b.write_ids(op.step, &[step]);
         b.run(&op);
         b.read_ids(op.id, &mut id);
+        b.read(op.free.raw(), &mut free);
         let mut row = id.chunks_exact(1 + s);
+        let mut left = free.iter();
         for items in sequences {
             for target in items.iter().step_by(2) {
                 let row = row.next().unwrap();
                 assert_eq!(row[0], *target);
-                seen(items, *target, &row[1..]);
+                seen(items, *target, &row[1..], *left.next().unwrap());
             }
         }
         assert!(row.all(|row| row.iter().all(|id| *id == NO_ID)), "padding is no item");
+        assert!(left.all(|free| *free == 0.0), "padding excludes nothing");
     }
 }
 
@@ -268,7 +293,7 @@ fn beta_is_that_of_the_paper() {
 fn row_of<B: Backend>(open: impl Fn(&Planner) -> B, logits: &[f32], contrast: Contrast) -> (f32, Vec<f32>) {
     let mut p = Planner::new();
     let (w, v) = (logits.len(), logits.len());
-    let (h, table, bias, log_q) = (p.var(1), p.weight(v), p.stat(v), p.stat(0));
+    let (h, table, bias, log_q, free) = (p.var(1), p.weight(v), p.stat(v), p.stat(0), p.stat(0));
     let (loss, dloss, z, g, id) = (p.stat(1), p.stat(1), p.stat(w), p.stat(w), p.index(w));
     let (m, d, s) = (1, 1, w - 1);
     let mut b = open(&p);
@@ -277,7 +302,7 @@ fn row_of<B: Backend>(open: impl Fn(&Planner) -> B, logits: &[f32], contrast: Co
     b.write(bias.raw(), &vec![0.0; v]);
     b.write(dloss.raw(), &[1.0]);
     b.write_ids(id, &(0..w as u32).collect::<Vec<_>>());
-    b.run(&NegativeLossFwd { loss, z, h: h.y, table, bias, log_q, id, m, d, s, v, contrast });
+    b.run(&NegativeLossFwd { loss, z, h: h.y, table, bias, log_q, free, id, m, d, s, v, contrast });
     b.run(&NegativeLossBwd { g, dh: Dst::Write(h.dy), dloss, z, table, id, m, d, s, v, contrast });
     let (mut l, mut slopes) = ([0.0], vec![0.0; w]);
     b.read(loss.raw(), &mut l);
@@ -333,5 +358,239 @@ fn extreme_logits_keep_their_gradients() {
             assert!((loss as f64 / want_loss - 1.0).abs() < 1e-5, "{contrast:?}: {loss}, should be {want_loss}");
             assert!((g[0] as f64 / want - 1.0).abs() < 1e-5, "{contrast:?}: {}, should be {want}", g[0]);
         }
+    }
+}
+
+/// Training interactions of which the first item has nearly half: a popular target excludes much of what is drawn.
+fn lopsided(v: usize) -> Vec<u64> {
+    (0..v).map(|i| if i == 0 { 1_000 } else { 10 + (i as u64 * 7) % 40 }).collect()
+}
+
+/// Among the negatives of a row's own an item comes exp(log q) / (1 - m) times, m being the mass of what the row
+/// excludes, summed up here anew; and the op says ln(1 - m).
+#[test]
+fn counts_of_a_rows_own_negatives_are_the_closed_form() {
+    const V: usize = 40;
+    let s = 40;
+    // The popular item as the target, among its own items, not there at all; repeated items; nearly all there is.
+    let sequences: Vec<Vec<u32>> = vec![vec![0], vec![5, 0, 7, 0, 5], vec![9, 3, 9], (0..37).rev().collect()];
+    for (kind, counts) in [
+        (SamplerKind::Uniform, counts(V)),
+        (SamplerKind::LogUniform, lopsided(V)),
+        (SamplerKind::Popularity, lopsided(V)),
+    ] {
+        let sampler =
+            Sampler::new(SamplerSettings { kind, negatives: s, per_row: true, unique: false }, &counts).unwrap();
+        let (p, log_q) = (sampler.probabilities(), sampler.log_q());
+        if kind == SamplerKind::Popularity {
+            assert!(p[0] > 0.45 && p[0] < 0.5, "{}", p[0]);
+        }
+        for own in [false, true] {
+            let mut rows: Vec<(Vec<f64>, Vec<u64>)> = Vec::new();
+            let steps = 3000;
+            let mut at = 0;
+            let each = |items: &[u32], target: u32, negatives: &[u32], free: f32| {
+                let gone = |id: usize| id as u32 == target || own && items.contains(&(id as u32));
+                let mass: f64 = (0..V).filter(|id| gone(*id)).map(|id| p[id]).sum();
+                assert!((free as f64 - (-mass).ln_1p()).abs() < 2e-6, "{kind:?}: {free} for {mass}");
+                let per_row = sequences.iter().map(|s| s.len().div_ceil(2)).sum::<usize>();
+                if rows.len() < per_row {
+                    let count = |id: usize| if gone(id) { 0.0 } else { (log_q[id] as f64).exp() / (1.0 - mass) };
+                    rows.push(((0..V).map(count).collect(), vec![0; V]));
+                }
+                negatives.iter().for_each(|id| rows[at % per_row].1[*id as usize] += 1);
+                at += 1;
+            };
+            candidates_of(Cpu::new, &sampler, (s, V, own), &sequences, steps, each);
+            let mut all = (vec![0.0; V], vec![0u64; V]);
+            for (expected, count) in &rows {
+                assert!((expected.iter().sum::<f64>() / s as f64 - 1.0).abs() < 1e-5);
+                for id in 0..V {
+                    let (want, have) = (expected[id] * steps as f64, count[id] as f64);
+                    // Poisson at most: five standard deviations.
+                    assert!((have - want).abs() <= 5.0 * want.sqrt() + 1e-9, "{kind:?} own {own} {id}: {have}, {want}");
+                    (all.0[id], all.1[id]) = (all.0[id] + want, all.1[id] + count[id]);
+                }
+            }
+            let z = deviation(&all.1, &all.0, 1.0);
+            println!("{kind:?} own {own}: chi-square {z:+.2} standard deviations");
+            assert!(z.abs() < 5.0, "{kind:?} own {own}: {z}");
+        }
+    }
+}
+
+/// Logits of a row and what it is about: D = 1, h = 1, and an item's vector is its logit.
+struct Row {
+    z: Vec<f64>,
+    target: u32,
+    items: Vec<u32>,
+}
+
+impl Row {
+    /// Gradients of the logits under the softmax over the target and all that is not excluded, and its loss.
+    fn full(&self, own: bool) -> (f64, Vec<f64>) {
+        let there = |k: usize| k as u32 == self.target || !(own && self.items.contains(&(k as u32)));
+        let all: f64 = (0..self.z.len()).filter(|k| there(*k)).map(|k| self.z[k].exp()).sum();
+        let p = |k: usize| if there(k) { self.z[k].exp() / all } else { 0.0 };
+        let slope = (0..self.z.len()).map(|k| p(k) - f64::from(u8::from(k as u32 == self.target)));
+        (all.ln() - self.z[self.target as usize], slope.collect())
+    }
+
+    /// The same as estimated from `s` negatives by the loss of the settings, and summed by item.
+    fn sampled(&self, settings: SamplerSettings, counts: &[u64], own: bool, log_q: bool, seed: u64) -> (f64, Vec<f64>) {
+        let (v, s) = (self.z.len(), settings.negatives);
+        let sampler = Sampler::new(settings, counts).unwrap();
+        let (cells, masses) = (sampler.cells().to_vec(), sampler.masses());
+        let mut p = Planner::new();
+        let (h, table, bias, q) = (p.var(1), p.weight(v), p.stat(v), p.stat(v));
+        let (loss, lse, dloss, free, z) = (p.stat(1), p.stat(1), p.stat(1), p.stat(1), p.stat(1 + s));
+        let (g, g0, pos, neg, dbias) = (p.stat(1 + s), p.stat(1), p.act(1), p.var(s), p.act(s));
+        let (alias, mass, step) = (p.index(cells.len()), p.index(masses.len()), p.index(1));
+        let (target, raw, cu, scored) = (p.index(1), p.index(self.items.len()), p.index(2), p.index(2));
+        let (id, negative, marks) = (p.index(1 + s), p.index(s), p.index(s.div_ceil(32)));
+        let mut cpu = Cpu::new(&p);
+        let b: &mut dyn Backend = &mut cpu;
+        let z32: Vec<f32> = self.z.iter().map(|z| *z as f32).collect();
+        b.write(h.y.raw(), &[1.0]);
+        b.write(dloss.raw(), &[1.0]);
+        b.write(table.raw(), &z32);
+        b.write(q.raw(), &if log_q { sampler.log_q() } else { vec![0.0; v] });
+        let ids =
+            [(alias, &cells), (mass, &masses), (step, &vec![7]), (target, &vec![self.target]), (raw, &self.items)];
+        ids.into_iter().for_each(|(span, ids)| b.write_ids(span, ids));
+        b.write_ids(cu, &[0, self.items.len() as u32]);
+        b.write_ids(scored, &[0, 1]);
+        let (m, d, n, t) = (1, 1, self.items.len(), self.items.len());
+        let sampling = sampler.sampling().unwrap();
+        let mut slopes = vec![0.0; v];
+        let mut found = vec![0; s];
+        if settings.per_row {
+            b.run(&DrawCandidates {
+                id,
+                free,
+                target,
+                raw,
+                cu,
+                scored,
+                alias,
+                mass,
+                step,
+                m,
+                s,
+                n,
+                b: 1,
+                v,
+                sampling,
+                own,
+                seed,
+                t,
+            });
+            let contrast = Contrast::Softmax;
+            b.run(&NegativeLossFwd { loss, z, h: h.y, table, bias, log_q: q, free, id, m, d, s, v, contrast });
+            b.run(&NegativeLossBwd { g, dh: Dst::Write(h.dy), dloss, z, table, id, m, d, s, v, contrast });
+            let (mut ids, mut gradient) = (vec![0; 1 + s], vec![0.0; 1 + s]);
+            b.read_ids(id, &mut ids);
+            b.read(g.raw(), &mut gradient);
+            ids.iter().zip(&gradient).for_each(|(id, g)| slopes[*id as usize] += *g as f64);
+        } else {
+            b.run(&DrawNegatives { negative, alias, step, s, v, sampling, seed });
+            b.run(&MarkOwn { own: marks, negative, raw, cu, scored, m, s, n, b: 1, t });
+            let own = if own { marks } else { Span::empty() };
+            b.run(&GatherTable { y: pos, table, id: target, n: 1, d, v });
+            b.run(&GatherTable { y: neg.y, table, id: negative, n: s, d, v });
+            let (log_q, targets) = (q, Span::empty());
+            b.run(&SampledSoftmaxFwd {
+                loss,
+                lse,
+                h: h.y,
+                pos,
+                neg: neg.y,
+                bias,
+                log_q,
+                target,
+                negative,
+                own,
+                targets,
+                m,
+                d,
+                s,
+            });
+            let (dneg, dneg_bias) = (Dst::Skip, Dst::Write(dbias));
+            b.run(&SampledSoftmaxBwd {
+                g0,
+                dh: Dst::Skip,
+                dneg,
+                dneg_bias,
+                dloss,
+                h: h.y,
+                pos,
+                neg: neg.y,
+                bias,
+                log_q,
+                target,
+                negative,
+                own,
+                targets,
+                lse,
+                m,
+                d,
+                s,
+            });
+            let (mut gradient, mut first) = (vec![0.0; s], [0.0]);
+            b.read_ids(negative, &mut found);
+            b.read(dbias.raw(), &mut gradient);
+            b.read(g0.raw(), &mut first);
+            found.iter().zip(&gradient).for_each(|(id, g)| slopes[*id as usize] += *g as f64);
+            slopes[self.target as usize] += first[0] as f64;
+        }
+        let mut value = [0.0];
+        b.read(loss.raw(), &mut value);
+        (value[0] as f64, slopes)
+    }
+}
+
+/// With the correction, loss and gradient of every sampler go to those of the full softmax as negatives are added, like
+/// one over the root of their number; without it they stay where they are.
+#[test]
+fn the_correction_leads_to_the_full_softmax() {
+    const V: usize = 60;
+    let mut draw = Stream::new(31, Purpose::Test, 5);
+    let z: Vec<f64> = (0..V).map(|i| if i == 0 { 1.0 } else { 3.0 * draw.uniform() as f64 - 1.5 }).collect();
+    let popular = Row { z: z.clone(), target: 0, items: vec![0, 4, 9, 4, 30, 31, 32, 33] };
+    let rare = Row { z, target: 9, items: vec![0, 4, 9, 4, 30, 31, 32, 33] };
+    let counts = lopsided(V);
+    let apart = |(loss, slopes): (f64, Vec<f64>), (full, want): (f64, Vec<f64>)| {
+        let worst = slopes.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        worst.max((loss - full).abs())
+    };
+    for row in [&popular, &rare] {
+        for (kind, per_row) in [SamplerKind::Uniform, SamplerKind::LogUniform, SamplerKind::Popularity]
+            .into_iter()
+            .flat_map(|kind| [(kind, false), (kind, true)])
+        {
+            for own in [false, true] {
+                let error = |s: usize, log_q: bool| {
+                    let settings = SamplerSettings { kind, negatives: s, per_row, unique: false };
+                    let all = (0..8).map(|seed| apart(row.sampled(settings, &counts, own, log_q, seed), row.full(own)));
+                    all.sum::<f64>() / 8.0
+                };
+                let [few, some, many] = [64, 1024, 65_536].map(|s| error(s, true));
+                let what = format!("{kind:?} per row {per_row} own {own} target {}: {few} {some} {many}", row.target);
+                println!("{what}");
+                assert!(some < few && many < some / 3.0 && many < 0.02, "{what}");
+                assert!(error(65_536, false) > 0.1, "{what}: without a correction");
+            }
+        }
+        // Different negatives: all but the one that the turn leaves out, and of those the target is no negative.
+        let settings = |s| SamplerSettings { kind: SamplerKind::Uniform, negatives: s, per_row: false, unique: true };
+        let error = |s: usize| {
+            (0..64)
+                .map(|seed| apart(row.sampled(settings(s), &counts, false, true, seed), row.full(false)))
+                .sum::<f64>()
+                / 64.0
+        };
+        let (few, all) = (error(8), error(V - 1));
+        println!("unique target {}: {few} {all}", row.target);
+        assert!(all < 0.03 && all < few / 5.0, "unique: {few} {all}");
     }
 }

@@ -203,6 +203,8 @@ fn what_the_data_do_not_have_is_refused_with_advice() {
 
     p.well(&format!("train data --out run -q {TINY} --fields genres --user-width 4"));
     p.refused("finetune bare --from run --out x", &["run: its settings", "--fields genres", "no side fields"]);
+    p.well("finetune bare --from run --out hinted -q --epochs 1 --fields none");
+    p.well("eval hinted");
     // Other people altogether: their vectors cannot be carried over.
     let log = fs::read_to_string(p.path("log.csv")).unwrap().replace("\nu", "\nv");
     fs::write(p.path("others.csv"), log).unwrap();
@@ -278,4 +280,156 @@ fn a_user_has_a_vector_and_a_hidden_item_no_fields() {
         engine.backend.read(p.dw.raw(), &mut gradient);
         assert_eq!(gradient.iter().any(|g| *g != 0.0), taught, "{name}");
     }
+}
+
+/// A model that has seen something, in one step an epoch.
+const SMALL: &str = "--width 16 --length 20 --batch 64 --warmup 0 --dropout 0 --lr 0.01";
+
+/// The scores of all items after a few histories of known users and of nobody.
+fn scores(p: &Place, run: &str, users: &[&str]) -> Vec<f32> {
+    let Trained { mut encoder, sides, items, .. } = p.trained(run);
+    let (d, v) = (encoder.width(), encoder.items());
+    let (mut table, mut bias) = (vec![0.0; v * d], vec![0.0; v]);
+    encoder.item_vectors(0..v, &mut table).unwrap();
+    encoder.item_biases(&mut bias).unwrap();
+    let id = |key: &str| items.find(key).unwrap();
+    let histories =
+        [vec![id("i3"), id("i7"), id("i11")], vec![id("i20")], (0..15).map(|i| id(&format!("i{i}"))).collect()];
+    let mut all = Vec::new();
+    for history in &histories {
+        for user in users {
+            let user = sides.users.as_ref().and_then(|known| known.find(user));
+            let mut h = vec![0.0; d];
+            encoder.encode(&[Query { history, user, ..Query::default() }], &mut h).unwrap();
+            let score = |i: usize| table[i * d..][..d].iter().zip(&h).map(|(a, b)| a * b).sum::<f32>() + bias[i];
+            // In the order of keys: data sets may number their items otherwise.
+            all.extend((0..v).map(|i| score(id(&format!("i{i}")) as usize)));
+        }
+    }
+    all
+}
+
+/// Equal but for the roundings of f32.
+fn assert_close(a: &[f32], b: &[f32], what: &str) {
+    let largest = a.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+    assert!(a.len() == b.len() && largest > 0.01, "{what}: {largest}");
+    for (a, b) in a.iter().zip(b) {
+        assert!((a - b).abs() <= 4e-6 * largest, "{what}: {a} and {b}");
+    }
+}
+
+/// Whatever a fine-tune adds beside the items, the run starts as its base, and what was added learns.
+#[test]
+fn what_is_added_begins_as_nothing_and_learns() {
+    let p = Place::new();
+    for model in ["bert4rec", "sasrec", "gru4rec", "peterrec", "caser"] {
+        p.well(&format!("train data --out {model} -q {SMALL} --model {model} --epochs 6"));
+        let base = scores(&p, model, &["u3", "nobody"]);
+        for (join, what, flags) in ["concat", "sum"].into_iter().flat_map(|join| {
+            let users = "--user-width 6";
+            let fields = "--fields all --field-width 4";
+            [
+                (join, "users", users.to_string()),
+                (join, "fields", fields.into()),
+                (join, "both", format!("{users} {fields}")),
+            ]
+        }) {
+            let run = |name: &str| format!("{model}-{join}-{what}-{name}");
+            let tune = |name: &str, rest: &str| {
+                p.well(&format!("finetune --from {model} data --out {} {flags} --join {join} {rest}", run(name)))
+            };
+            let told = tune("start", "--json --epochs 1 --lr 0");
+            assert_close(&base, &scores(&p, &run("start"), &["u3", "nobody"]), &run("start"));
+            // Before training it is worth what the base was worth.
+            let start = told.lines().find(|line| line.contains("\"event\":\"start\"")).expect("a start is told");
+            let start: serde_json::Value = serde_json::from_str(start).unwrap();
+            let curve = fs::read_to_string(p.path(model).join("metrics.jsonl")).unwrap();
+            let rows: Vec<serde_json::Value> = curve.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+            let best = rows.iter().filter_map(|row| row["valid_ndcg@10"].as_f64()).fold(0.0, f64::max);
+            assert!((start["valid_ndcg@10"].as_f64().unwrap() - best).abs() < 1e-9, "{start} and {best}");
+            // A step moves the columns for what was added, the next one what they read.
+            let (table, first) = match (model, what) {
+                ("caser", "users") => ("item.output.weight", 16),
+                _ => ("side.weight", if join == "concat" { 16 } else { 0 }),
+            };
+            tune("one", "-q --epochs 1");
+            let columns = p.rows(&run("one"), table);
+            let moved =
+                columns.iter().filter(|row| row[first..].iter().any(|bits| f32::from_bits(*bits) != 0.0)).count();
+            assert!(moved * 2 > columns.len(), "{}: {moved} of {} rows", run("one"), columns.len());
+            tune("two", "-q --epochs 2");
+            for (added, name) in [(what != "fields", "user.weight"), (what != "users", "field.weight")] {
+                assert!(!added || p.rows(&run("two"), name) != p.rows(&run("start"), name), "{}: {name}", run("two"));
+            }
+        }
+    }
+}
+
+/// More fields and users beside those that the base has: known columns are the base's, new ones begin at zero.
+#[test]
+fn more_is_added_to_what_is_there() {
+    let p = Place::new();
+    for (model, join) in [("sasrec", "concat"), ("gru4rec", "sum"), ("caser", "concat")] {
+        let train = format!("train data --out {model} -q {SMALL} --model {model} --epochs 6 --join {join}");
+        p.well(&format!("{train} --fields genres --field-width 4"));
+        let base = scores(&p, model, &["u3", "nobody"]);
+        let tune = format!("finetune --from {model} data -q --epochs 1 --lr 0");
+        for (name, flags) in [
+            ("users", "--user-width 6"),
+            ("year", "--fields genres,year"),
+            ("all", "--fields year,genres --user-width 3"),
+        ] {
+            let out = format!("{model}-{name}");
+            p.well(&format!("{tune} --out {out} {flags}"));
+            assert_close(&base, &scores(&p, &out, &["u3", "nobody"]), &out);
+        }
+        // Frozen, new columns would stay at zero for ever.
+        p.refused(&format!("{tune} --out x --user-width 6 --freeze network,items"), &["frozen", "leave --freeze out"]);
+        if model == "sasrec" {
+            p.refused(&format!("{tune} --out x --user-width 6 --transfer patch"), &["frozen", "--transfer model"]);
+            p.well(&format!("{tune} --out x --user-width 6 --transfer model"));
+        }
+    }
+}
+
+/// Onto other people, by what the refusal says: without their vectors the run answers as its base does of strangers.
+#[test]
+fn onto_other_users_by_the_hinted_command() {
+    let p = Place::new();
+    let log = fs::read_to_string(p.path("log.csv")).unwrap().replace("\nu", "\nv");
+    fs::write(p.path("others.csv"), log).unwrap();
+    p.well("import others.csv --items items.csv --out others -q");
+    let mut n = 0;
+    for (model, flags, same) in [
+        ("sasrec", "--user-width 6 --fields all", true),
+        ("sasrec", "--user-width 6", true),
+        ("gru4rec", "--user-width 6 --join sum", true),
+        ("peterrec", "--user-width 6 --fields all --join sum", true),
+        ("bert4rec", "--user-width 6 --fields genres", true),
+        ("caser", "--user-width 6", true),
+        ("caser", "--user-width 6 --fields year", true),
+        ("mlp", "--user-width 6", false),
+    ] {
+        n += 1;
+        let base = format!("base{n}");
+        p.well(&format!("train data --out {base} -q {SMALL} --model {model} --epochs 6 {flags}"));
+        let mut transfers = vec!["model", "embedding"];
+        transfers.extend((!["caser", "mlp", "gru4rec"].contains(&model)).then_some("patch"));
+        for transfer in transfers {
+            let tune = format!("finetune --from {base} others --transfer {transfer} -q --epochs 1 --lr 0");
+            let (code, _, err) = p.run(&format!("{tune} --out x"));
+            assert!(code == Some(1) && err.contains("no user of the new data is known to the base"), "{err}");
+            let hint = err.lines().find_map(|l| l.split_once("start without them: ")).expect("a hint").1.trim();
+            let kept =
+                if hint.contains("--transfer") { tune.replace(&format!("--transfer {transfer} "), "") } else { tune };
+            let out = format!("{base}-{transfer}");
+            p.well(&format!("{kept} --out {out} {hint}"));
+            if same && transfer != "embedding" {
+                assert_close(&scores(&p, &base, &["nobody"]), &scores(&p, &out, &["nobody"]), &out);
+            }
+        }
+    }
+    // And on from there: users again.
+    p.well("finetune --from base2-model data -q --epochs 1 --lr 0 --user-width 5 --out again");
+    assert_close(&scores(&p, "base2", &["nobody"]), &scores(&p, "again", &["u3"]), "again");
 }

@@ -50,15 +50,24 @@ impl AliasTable {
         &self.cells
     }
 
+    /// (V,2) the mass of each item in parts of 2^-32 of a cell, low word first: all together V * 2^32.
+    pub fn masses(&self) -> Vec<u32> {
+        self.mass().into_iter().flat_map(|m| [m as u32, (m >> 32) as u32]).collect()
+    }
+
     /// (V) how likely each item is: exact to the last bits of f64.
     pub fn probabilities(&self) -> Vec<f64> {
-        let v = self.cells.len() / 2;
-        let mut mass = vec![0u64; v];
+        let mass = self.mass();
+        mass.iter().map(|m| *m as f64 / (CELL as f64 * mass.len() as f64)).collect()
+    }
+
+    fn mass(&self) -> Vec<u64> {
+        let mut mass = vec![0u64; self.cells.len() / 2];
         for (i, cell) in self.cells.chunks_exact(2).enumerate() {
             mass[i] += cell[0] as u64;
             mass[cell[1] as usize] += CELL - cell[0] as u64;
         }
-        mass.iter().map(|m| *m as f64 / (CELL as f64 * v as f64)).collect()
+        mass
     }
 }
 

@@ -308,6 +308,8 @@ fn settings(args: &Args) -> Result<ClickSettings> {
 /// Rows by what they are for.
 struct Parts {
     split: Split,
+    /// Whether it cuts where the run's own split cuts the run's data.
+    along: bool,
     train: Vec<u32>,
     valid: Vec<u32>,
     test: Vec<u32>,
@@ -318,9 +320,17 @@ struct Parts {
 
 impl Parts {
     fn new(args: &Args, run: &OpenRun, data: &Dataset, impressions: &Impressions, printer: &Printer) -> Result<Parts> {
-        let split = Split::new(data, args.split.spec(data)?.unwrap_or(run.split))?;
+        let given = args.split.spec(data)?;
+        let seen_data = own_data(run, data);
+        let (split, along) = match (given, &seen_data) {
+            (Some(spec), _) => (Split::new(data, spec)?, false),
+            (None, Some(seen)) if comparable(data, seen) => {
+                (Split::along(data, seen, &Split::new(seen, run.split)?)?, true)
+            }
+            (None, _) => (Split::new(data, run.split)?, false),
+        };
         let held = |user: usize| split.valid().held_out(user).start..split.test().held_out(user).end;
-        let seen = seen_by_run(run, data, held)?;
+        let seen = seen_by_run(run, data, seen_data.as_ref(), held)?;
         if seen.is_none() {
             printer.warn(
                 "whether the run was trained on impressions held out here cannot be told: its data are gone or have \
@@ -337,7 +347,12 @@ impl Parts {
                 digits(with_held as u64),
                 run.split.words(data.ticks_per_second())
             ))
-            .hint("use the run's split (leave the split flags out), or train a run under this one"));
+            .hint(match given {
+                Some(_) => {
+                    "leave the split flags out: impressions are then cut where the run's own data were; or train a run under this split"
+                }
+                None => "train a run under another split, by time for instance, and give that: --split time --cut DATE",
+            }));
         }
         for part in [&split.valid() as &dyn HeldOut, &split.test()] {
             let bases = seen_by_bases(run.from.as_ref(), data, part)?;
@@ -351,13 +366,13 @@ impl Parts {
             return Err(Error::user("no impression is left to test on")
                 .hint("the run was trained on all that is held out: train one under this split"));
         }
-        Ok(Parts { split, train, valid, test, left_out })
+        Ok(Parts { split, along, train, valid, test, left_out })
     }
 
     fn json(&self, impressions: &Impressions) -> Value {
         let part = |rows: &[u32]| json!({ "impressions": rows.len(), "clicks": impressions.clicks_among(rows) });
         json!({
-            "split": self.split.spec(), "summary": self.split.summary(),
+            "split": self.split.spec(), "cut_where_the_run_was": self.along, "summary": self.split.summary(),
             "history": "clicks in earlier baskets of the user, held-out ones included once they are past",
             "train": part(&self.train), "validation": part(&self.valid), "test": part(&self.test),
             "left_out_users_trained_on": self.left_out,
@@ -365,20 +380,32 @@ impl Parts {
     }
 }
 
-/// Which users the run has seen held-out rows of, where that can be told.
+/// The run's own data as they were when it was trained, where they are other data than `data` and still there.
+fn own_data(run: &OpenRun, data: &Dataset) -> Option<Dataset> {
+    if data.fingerprint() == run.data_fingerprint {
+        return None;
+    }
+    Dataset::open(&run.data).ok().filter(|seen| seen.fingerprint() == run.data_fingerprint)
+}
+
+/// Whether times of the one mean something in the other.
+fn comparable(data: &Dataset, seen: &Dataset) -> bool {
+    data.has_times() && seen.has_times() && data.ticks_per_second() == seen.ticks_per_second()
+}
+
+/// Which users the run has seen held-out rows of, where that can be told; `own` as [`own_data`].
 fn seen_by_run(
     run: &OpenRun,
     data: &Dataset,
+    own: Option<&Dataset>,
     held: impl Fn(usize) -> std::ops::Range<usize>,
 ) -> Result<Option<Vec<bool>>> {
-    if data.fingerprint() == run.data_fingerprint {
-        return Ok(trained_on(data, held, data, &Split::new(data, run.split)?));
-    }
-    match Dataset::open(&run.data) {
-        Ok(seen) if seen.fingerprint() == run.data_fingerprint => {
-            Ok(trained_on(data, held, &seen, &Split::new(&seen, run.split)?))
+    match own {
+        _ if data.fingerprint() == run.data_fingerprint => {
+            Ok(trained_on(data, held, data, &Split::new(data, run.split)?))
         }
-        _ => Ok(None),
+        Some(seen) => Ok(trained_on(data, held, seen, &Split::new(seen, run.split)?)),
+        None => Ok(None),
     }
 }
 
@@ -457,7 +484,8 @@ fn introduce(printer: &Printer, data: &Path, run: &OpenRun, impressions: &Impres
     printer.say(format_args!("data    {}", data.display()));
     printer.say(format_args!("from    {}", run.name));
     let ticks = parts.split.summary().ticks_per_second;
-    printer.say(format_args!("split   {}", parts.split.spec().words(ticks)));
+    let along = if parts.along { "; counted in the run's own data, impressions are cut at the same times" } else { "" };
+    printer.say(format_args!("split   {}{along}", parts.split.spec().words(ticks)));
     printer.say(format_args!(
         "        impressions: {} train, {} validate, {} test",
         part(&parts.train),

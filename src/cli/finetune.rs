@@ -14,7 +14,7 @@ use super::{
 use crate::{
     base::{Error, Result},
     data::{Dataset, digits, split::Split},
-    layers::Facts,
+    layers::{Facts, Join},
     train::{
         Flags, Freeze, FreshRows, Origin, Patching, RunConfig, RunFolder, Settings, Transfer, Which,
         lineage::seen_by_bases,
@@ -156,7 +156,7 @@ pub fn plan(args: Args, printer: &Printer) -> Result<Planned> {
     let config = config_of(&args, &file, &start, &base, (&path, &data))?;
     if start.transfer != Transfer::None {
         printer.say(format_args!("shared  {}", base.shared(&data)));
-        if let Some(warning) = base.other_forms(&data) {
+        for warning in base.key_doubts(&data) {
             printer.warn(warning);
         }
     }
@@ -183,13 +183,19 @@ pub(super) fn config_of(
 ) -> Result<RunConfig> {
     let Start { from, transfer, which: checkpoint, fresh_rows } = start;
     let (transfer, fresh_rows) = (*transfer, *fresh_rows);
-    let mut settings = file.settings(&args.flags, &base.config.settings)?;
+    // What was frozen is decided anew; patches stay where layers do.
+    let mut theirs = Settings { freeze: Freeze::NONE, keep_side: false, ..base.config.settings.clone() };
+    if !transfer.layers() {
+        theirs.patch = Patching::None;
+    }
+    let mut settings = file.settings(&args.flags, &theirs)?;
+    settings.keep_side = false;
     // Before the base is asked whether it knows them.
     sides::name_fields(&mut settings, data.item_fields()).map_err(|e| match &args.flags.fields {
         None => e.at(format!("{}: its settings are those of the new run", from.display())),
         Some(_) => e,
     })?;
-    check_flags(&args.flags, transfer, fresh_rows, &settings, data)?;
+    check_flags(&args.flags, base, transfer, fresh_rows, &settings, data)?;
     if transfer == Transfer::Patch {
         if settings.patch == Patching::None {
             settings.patch = Patching::Serial;
@@ -224,6 +230,9 @@ pub(super) fn config_of(
         (new, _) => new,
     };
     let facts = Facts { ratings: ratings.clone(), ..Sides::facts_of(&settings, data)? };
+    if base.leaves_side(&settings, &facts, transfer)? {
+        (settings.keep_side, settings.join) = (true, Join::Concat);
+    }
     base.check(&settings, &facts, data, transfer)?;
     let absolute = |path: &Path| std::path::absolute(path).unwrap_or(path.into());
     Ok(RunConfig {
@@ -247,6 +256,7 @@ pub(super) fn config_of(
 /// A flag without effect.
 fn check_flags(
     flags: &Flags,
+    base: &Base,
     transfer: Transfer,
     fresh_rows: Option<FreshRows>,
     settings: &Settings,
@@ -263,10 +273,21 @@ fn check_flags(
         if settings.blocks == 0 {
             return refuse("blocks 0", "patches stand in blocks, and there are none", "use --transfer model");
         }
-    } else if settings.patch != Patching::None || transfer != Transfer::Model && settings.freeze != Freeze::NONE {
+        return check_fresh_rows(fresh_rows, data);
+    }
+    // A base with patches keeps them: they are part of its network.
+    let kept = transfer == Transfer::Model && settings.patch == base.config.settings.patch;
+    if settings.patch != Patching::None && !kept || transfer != Transfer::Model && settings.freeze != Freeze::NONE {
         let what = format!("--transfer {transfer} freezes nothing and has no patches");
         return Err(Error::user(what).hint("use --transfer patch, or leave --patch and --freeze out"));
     }
+    check_fresh_rows(fresh_rows, data)
+}
+
+/// # Errors
+/// Rows by content of data without any.
+fn check_fresh_rows(fresh_rows: Option<FreshRows>, data: &Dataset) -> Result<()> {
+    let refuse = |flag: &str, why: &str, hint: &str| Err(Error::user(format!("--{flag}: {why}")).hint(hint));
     match fresh_rows {
         Some(FreshRows::Content) if data.item_fields().iter().next().is_none() => refuse(
             "fresh-rows content",

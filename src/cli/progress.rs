@@ -12,6 +12,7 @@ use crate::{
     train::{
         Carried, Event, MemoryPlan, Settings,
         checkpoint::{EpochRow, State},
+        run::Validated,
     },
 };
 
@@ -44,6 +45,7 @@ impl Progress {
         match event {
             Event::Carried(rows) => self.carried(&rows),
             Event::Ready { parameters, memory, steps, state } => self.ready(parameters, &memory, steps, &state),
+            Event::Start(found) => self.start(found),
             Event::Step { epoch, loss, interactions, .. } => {
                 let loss = loss as f64;
                 self.loss = if self.loss == 0.0 { loss } else { 0.98 * self.loss + 0.02 * loss };
@@ -87,12 +89,14 @@ impl Progress {
             let shape = row.shape.iter().map(usize::to_string).collect::<Vec<_>>().join(" x ");
             let what = match (row.rows, row.of) {
                 (_, 0) => "left behind: the new run has no place for it".to_string(),
+                (0, _) if row.begins.is_some() => "new".to_string(),
                 (0, _) => "fresh".to_string(),
                 (rows, of) if rows == of => "loaded".to_string(),
                 (rows, of) => format!("{} rows loaded, {} fresh", digits(rows as u64), digits((of - rows) as u64)),
             };
             let frozen = if row.frozen { ", frozen" } else { "" };
-            self.printer.say(format_args!("  {:name$}  {shape:>12}  {what}{frozen}", row.name));
+            let begins = row.begins.as_ref().map_or(String::new(), |how| format!(", begins: {how}"));
+            self.printer.say(format_args!("  {:name$}  {shape:>12}  {what}{begins}{frozen}", row.name));
         }
         let (all, train) = (digits(others as u64), digits((patches + trained) as u64));
         let mut line = format!("from    {all} parameters");
@@ -101,6 +105,30 @@ impl Progress {
             line += &format!(", {} new ones in patches ({share:.1} %)", digits(patches as u64));
         }
         self.printer.say(format_args!("{line}; {train} are trained"));
+    }
+
+    /// Validation before the first step.
+    fn start(&self, found: Validated) {
+        if self.printer.json {
+            self.printer.event(&match found {
+                Validated::Ranking { ndcg, hit } => {
+                    json!({"event": "start", "epoch": 0, "valid_ndcg@10": ndcg, "valid_hr@10": hit})
+                }
+                Validated::Ratings { rmse, mae } => {
+                    json!({"event": "start", "epoch": 0, "valid_rmse": rmse, "valid_mae": mae})
+                }
+            });
+            return;
+        }
+        let line = match found {
+            Validated::Ranking { ndcg, hit } => format!("valid NDCG@10 {ndcg:.4} HR@10 {hit:.4}"),
+            Validated::Ratings { rmse, mae } => format!("valid RMSE {rmse:.4} MAE {mae:.4}"),
+        };
+        let line = format!("epoch    0  before training  {line}");
+        match &self.bar {
+            Some(bar) => bar.println(line),
+            None => self.printer.say(line),
+        }
     }
 
     fn ready(&mut self, parameters: usize, memory: &MemoryPlan, steps: u64, state: &State) {

@@ -266,7 +266,7 @@ pub(super) fn config_of(
     (path, data): (&Path, &Dataset),
 ) -> Result<RunConfig> {
     let mut settings = file.settings(&args.flags, start)?;
-    if settings.patch != Patching::None || settings.freeze != Freeze::NONE {
+    if settings.patch != Patching::None || settings.freeze != Freeze::NONE || settings.keep_side {
         let flags = if settings.patch != Patching::None { "--transfer patch" } else { "--freeze network" };
         return Err(Error::user("patches and frozen parts belong to a network that is pre-trained")
             .hint(format!("start from a trained run: mipgpu finetune --from RUN {flags} DATA")));

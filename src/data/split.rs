@@ -156,6 +156,44 @@ pub struct Split {
 }
 
 impl Split {
+    /// Splits `data` where `trained` splits `seen`: other data of the same events and more, as the impressions among
+    /// which the events of `seen` were clicks. A user's parts end with the last event that `trained` trains on, and the
+    /// last that it validates with; of a user who is not in `seen`, as many events are held out as its rule says. Cuts
+    /// in time are those of `trained`.
+    ///
+    /// # Errors
+    /// As [`Split::new`]; one of the two has no times.
+    pub fn along(data: &Dataset, seen: &Dataset, trained: &Split) -> Result<Split> {
+        let spec = match trained.spec {
+            SplitSpec::Time { cut, .. } => SplitSpec::Time { cut, valid_cut: trained.summary.valid_cut },
+            spec => spec,
+        };
+        let mut split = Split::by_rule(data, spec)?;
+        split.spec = trained.spec;
+        for user in (0..data.users()).filter(|_| !matches!(spec, SplitSpec::Time { .. })) {
+            let Some(there) = seen.user_keys().find(data.user_keys().key(user)).map(|there| there as usize) else {
+                continue;
+            };
+            let (Some(mine), Some(theirs)) = (data.times_of(user), seen.times_of(there)) else {
+                return Err(Error::user("one of two data sets has no times to cut the other by")
+                    .hint("import both with their column of times: --time-col COL"));
+            };
+            // From behind a click to behind another: a part that began with a click would hold too many of them.
+            let place = |end: usize| match end {
+                0 => 0,
+                end if end == theirs.len() => mine.len(),
+                end => {
+                    let at = mine.partition_point(|t| *t <= theirs[end - 1]);
+                    let torn = |basket: &Range<usize>| data.has_baskets() && basket.start < at && at < basket.end;
+                    data.baskets_of(user).find(torn).map_or(at, |basket| basket.end)
+                }
+            };
+            let [a, b] = [trained.train_end[there], trained.valid_end[there]].map(|end| place(end as usize) as u32);
+            (split.train_end[user], split.valid_end[user]) = (a, b.max(a));
+        }
+        split.complete(data)
+    }
+
     /// Splits `data`.
     ///
     /// A user with fewer than `valid + test + 1` events (of `last-basket`: three baskets) stays in training whole under the
@@ -167,6 +205,11 @@ impl Split {
     /// A time split of data without timestamps, baskets of data without any; a cut outside the data's period; a split under which no user has
     /// anything to be tested on; events that are not in time order (they would leak the future into a history).
     pub fn new(data: &Dataset, spec: SplitSpec) -> Result<Split> {
+        Split::by_rule(data, spec)?.complete(data)
+    }
+
+    /// The boundaries that the rule sets, with nothing counted yet.
+    fn by_rule(data: &Dataset, spec: SplitSpec) -> Result<Split> {
         let users = data.users();
         if users == 0 {
             return Err(Error::user("the data has no users: nothing to split").hint("check the import's filters"));
@@ -186,26 +229,30 @@ impl Split {
             SplitSpec::LastBasket => split.last_baskets(data)?,
             SplitSpec::Time { cut, valid_cut } => split.at_cuts(data, cut, valid_cut)?,
         }
-        split.check_leaks(data)?;
-        split.summarise(data);
-        if split.summary.test_users == 0 {
+        Ok(split)
+    }
+
+    /// Counts what the boundaries did.
+    fn complete(mut self, data: &Dataset) -> Result<Split> {
+        self.check_leaks(data)?;
+        self.summarise(data);
+        let spec = self.spec;
+        if self.summary.test_users == 0 {
             let spec = spec.words(data.ticks_per_second());
-            return Err(Error::user(format!("empty split: no user has an event to test on ({spec})")).hint(
-                match split.spec {
-                    SplitSpec::Time { .. } => "no user has events on both sides of the cut: move it with --cut",
-                    SplitSpec::LeaveOneOut => {
-                        "a user needs three events to hold out two: the log has no longer histories"
-                    }
-                    _ => "the users have too few events: hold out fewer",
-                },
-            ));
+            return Err(Error::user(format!("empty split: no user has an event to test on ({spec})")).hint(match self
+                .spec
+            {
+                SplitSpec::Time { .. } => "no user has events on both sides of the cut: move it with --cut",
+                SplitSpec::LeaveOneOut => "a user needs three events to hold out two: the log has no longer histories",
+                _ => "the users have too few events: hold out fewer",
+            }));
         }
-        if split.summary.train_events == 0 {
+        if self.summary.train_events == 0 {
             let spec = spec.words(data.ticks_per_second());
             return Err(Error::user(format!("empty split: nothing is left to train on ({spec})"))
                 .hint("hold out fewer events, or move the cut of a split by time"));
         }
-        Ok(split)
+        Ok(self)
     }
 
     /// As [`Split::new`], for a task that is about whole `baskets`, or not.

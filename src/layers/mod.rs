@@ -23,6 +23,10 @@ mod side;
 mod transformer;
 mod users;
 
+/// What the columns of an input are called that stands in front of what is beside it: where a run that starts from
+/// another one adds what is beside it, these columns begin as the identity.
+pub const INPUT: &str = "input";
+
 pub use block::{Block, BlockConfig, NormPlace};
 pub use caser_conv::{CaserConv, CaserConvConfig};
 pub use conv_block::{ConvBlock, ConvBlockConfig};

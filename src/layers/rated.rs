@@ -1,6 +1,6 @@
 //! What an item was rated, beside the item: ratings are a kind of input, embedded by class.
 
-use super::{Input, Linear, Shape};
+use super::{INPUT, Input, Linear, Shape};
 use crate::{
     mem::{Dst, Init, Mode, Param, Planner, Span, Var},
     ops::{Backend, ConcatBwd, ConcatFwd, DropoutAddFwd, GatherTable, SegmentSum, dropout::Drop, sort_ids::Sorted},
@@ -46,9 +46,11 @@ impl Rated {
         let (of, join, y) = if c.width > 0 {
             let (of, all) = (p.var(n * width), p.var(n * (d + width)));
             let join = Linear::plan(p, "rating.join", all, n, d + width, d, c.std);
+            p.columns("rating.join.weight", vec![(INPUT.into(), d), ("rating".into(), width)]);
             let y = join.y;
             (of, Some(join), y)
         } else {
+            p.columns("rating.weight", vec![("rating".into(), width)]);
             // The gradient of a sum is that of both.
             let (of, y) = (p.act(n * width), p.act(n * d));
             (Var { y: of, dy: x.dy }, None, Var { y, dy: x.dy })

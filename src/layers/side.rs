@@ -4,6 +4,8 @@ An item's vector in a field is the mean of the vectors of its values ([`Fields`]
 every row of the user's sequence ([`Users`]). [`Side`] takes an input x (N,D) and makes one of the same width of all three:
 concat: y = [x | fields | user] W^T + b        W (D,D+F*Df+Du)
 sum:    y = x + [fields | user] W^T + b        W (D,F*Df+Du): the first with the identity in front of x
+In a run from scratch W is random. In a run that starts from another one, parts that the other run lacks begin as nothing
+(`train::transfer`): the identity in front of x, zeros behind it.
 
 Which values an item has, and which user a sequence is of, is data: it is written ([`Fields::write`]) and part of a batch
 (`Input::user`), not planned.
@@ -11,7 +13,7 @@ Which values an item has, and which user a sequence is of, is data: it is writte
 
 use serde::{Deserialize, Serialize};
 
-use super::{Input, Linear, Shape, Spread, Users};
+use super::{INPUT, Input, Linear, Shape, Spread, Users};
 use crate::{
     base::{Error, Result},
     mem::{Dst, F32, Init, Mode, Param, Planner, Span, U32, Var},
@@ -174,10 +176,11 @@ pub struct Side {
 }
 
 impl Side {
-    /// Over an input `x` (N,D).
+    /// Over an input `x` (N,D). Without fields and users it is the dense layer over `x` alone, which keeps what a run
+    /// has learned that had them.
     ///
     /// # Errors
-    /// As [`Fields::plan`] and [`Users::plan`]; or neither is wanted.
+    /// As [`Fields::plan`] and [`Users::plan`]; or neither is wanted, and nothing is left to add.
     pub fn plan(p: &mut Planner, x: Var, d: usize, input: &Input, c: &SideConfig) -> Result<Self> {
         let n = input.capacity.n;
         let fields = c.fields.map(|(size, width)| Fields::plan(p, input, size, width, c.std)).transpose()?;
@@ -187,7 +190,7 @@ impl Side {
             Ok::<_, Error>((users, spread))
         };
         let users = c.users.map(&mut user).transpose()?;
-        if fields.is_none() && users.is_none() {
+        if fields.is_none() && users.is_none() && c.join == Join::Sum {
             return Err(Error::user("neither side fields nor users stand beside the items").hint("ask for one of them"));
         }
         let mut parts: Vec<(Var, usize)> = Vec::new();
@@ -199,6 +202,13 @@ impl Side {
         let all = if parts.len() == 1 { parts[0].0 } else { p.var(n * width) };
         // What comes out is as large as what went in, however many stand side by side.
         let mut linear = Linear::plan(p, "side", all, n, width, d, (width as f32).sqrt().recip());
+        let mut columns = Vec::new();
+        columns.extend((c.join == Join::Concat).then(|| (INPUT.to_string(), d)));
+        if let Some((size, width)) = c.fields {
+            columns.extend((0..size.fields).map(|f| (Self::field(f), width)));
+        }
+        columns.extend(c.users.map(|(_, width)| ("user".to_string(), width)));
+        p.columns("side.weight", columns);
         let y = match c.join {
             Join::Concat => linear.y,
             Join::Sum => {
@@ -208,6 +218,11 @@ impl Side {
             }
         };
         Ok(Side { fields, users, x, join: c.join, parts, linear, y, input: *input, d })
+    }
+
+    /// What the columns of side field number `f` are called.
+    pub fn field(f: usize) -> String {
+        format!("field {f}")
     }
 
     /// As [`Fields::write`]; nothing without fields.

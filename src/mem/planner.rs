@@ -19,6 +19,9 @@ pub struct Param {
     pub name: String,
     /// Row-major shape.
     pub shape: Vec<usize>,
+    /// Which part of its input each run of columns is for, and how many they are ([`Planner::columns`]); empty: all
+    /// columns are one part.
+    pub columns: Vec<(String, usize)>,
     pub w: Span<F32>,
     pub dw: Span<F32>,
     pub m: Span<F32>,
@@ -170,6 +173,7 @@ impl Planner {
         let param = Param {
             name,
             shape: shape.to_vec(),
+            columns: Vec::new(),
             w: self.take(Arena::Param, len),
             dw: self.take(Arena::Grad, trained),
             m: self.take(Arena::Moment1, trained),
@@ -193,6 +197,7 @@ impl Planner {
         let param = Param {
             name,
             shape: shape.to_vec(),
+            columns: Vec::new(),
             w: self.take(Arena::Param, len),
             dw: self.take(Arena::Grad, elements(&[most, len / rows.max(1)])),
             m: self.take(Arena::Moment1, len),
@@ -213,6 +218,19 @@ impl Planner {
             Some(most) => self.rows(name, shape, init, most),
             None => self.param(name, shape, init),
         }
+    }
+
+    /// Names the parts of the input that the columns of parameter `name` are for. A run that starts from another one
+    /// takes over columns by these names; columns of parts that the other run lacks begin at zero.
+    pub fn columns(&mut self, name: &str, parts: Vec<(String, usize)>) {
+        let p = self.params.iter_mut().find(|p| p.name == name);
+        let p = p.unwrap_or_else(|| panic!("no parameter is called {name}"));
+        assert_eq!(
+            parts.iter().map(|(_, width)| width).sum::<usize>(),
+            p.shape[1..].iter().product::<usize>(),
+            "{name}"
+        );
+        p.columns = parts;
     }
 
     /// Has a checkpoint that a run continues from keep this span too.

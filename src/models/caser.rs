@@ -15,7 +15,7 @@ filters alone.
 use super::{Context, Model, Network, Representations};
 use crate::{
     base::Result,
-    layers::{CaserConv, CaserConvConfig, Embed, Facts, Linear, ScoredRows, Shape, Sites, Spread, Users, View},
+    layers::{CaserConv, CaserConvConfig, Embed, Facts, INPUT, Linear, ScoredRows, Shape, Sites, Spread, Users, View},
     mem::{Dst, Init, Mode, Param, Planner, Span, U32, Var},
     ops::{
         ActivationBwd, ActivationFwd, Backend, ConcatBwd, ConcatFwd, DropoutAddFwd, DropoutBwd, DropoutFwd, SegmentSum,
@@ -75,7 +75,7 @@ impl Model for Caser {
         // Its own table, whose gradient is summed here.
         (input.touched, input.dropout) = (None, 0.0);
         let users = input.side.as_mut().and_then(|side| side.users.take());
-        input.side = input.side.filter(|side| side.fields.is_some());
+        input.side = input.side.filter(|side| side.fields.is_some() || s.keep_side);
         let embed = Embed::plan(p, c.input, &input, &mut sites)?;
         let (window, horizontal, vertical, std) = (s.window, s.horizontal, s.vertical, s.init_std);
         let config = CaserConvConfig { width: d, window, horizontal, vertical, std };
@@ -101,6 +101,8 @@ impl Model for Caser {
         let scored = ScoredRows::plan(p, last, c.input, wide);
         let rows = c.items + c.special;
         let item = p.table("item.output.weight", &[rows, wide], Init::TruncatedNormal(std), s.touched);
+        let beside = user.as_ref().map(|user| ("user".to_string(), user.spread.d));
+        p.columns("item.output.weight", [(INPUT.to_string(), d)].into_iter().chain(beside).collect());
         let item_bias = p.table("item.output.bias", &[c.items], Init::Constant(0.0), s.touched);
         let (by, step) = (Sorted::plan(p, n), c.input.step);
         let ids = c.input.item;

@@ -171,7 +171,7 @@ impl Context<'_> {
         let (c, facts) = (self.settings, self.facts);
         let fields = c.fields.then(|| (facts.fields.size(), c.field_width));
         let users = (c.user_width > 0).then_some((facts.users, c.user_width));
-        let any = fields.is_some() || users.is_some();
+        let any = fields.is_some() || users.is_some() || c.keep_side;
         any.then_some(SideConfig { fields, users, join: c.join, std: c.init_std })
     }
 
@@ -223,6 +223,8 @@ pub struct ModelSettings {
     pub fields: bool,
     pub field_width: usize,
     pub join: Join,
+    /// Whether the dense layer of both stands there without them.
+    pub keep_side: bool,
     /// Patches of a network that is fine-tuned.
     pub patch: Option<PatchConfig>,
     /// Rows of the item table that a step touches at most, where the table is updated by rows; `None`: all are updated.

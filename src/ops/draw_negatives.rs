@@ -3,6 +3,8 @@ draw_negatives:  negative (S): shared by the batch
 draw_candidates: id (M,1+S): each scored row's target, then its own S negatives, with replacement, none of them its target
                  or, with `own`, an item of its sequence (rows cu[b] to cu[b+1] of raw); scored rows from scored[b] to
                  scored[b+1] belong to sequence b, and rows from scored[B] on are padding: NO_ID throughout
+                 free (M) f32: ln of the probability that one draw misses what the row excludes; 0 where nothing is left
+                 and in the rows of padding
 mark_own:        own (M,ceil(S/32)), one bit a shared negative: whether it is an item of the row's sequence (padding: none)
 
 *With replacement* the expected count of an item among S negatives is S times its probability. *Unique*: the catalogue is
@@ -10,10 +12,14 @@ turned by a random number of places and cut into S strata, as equal as can be, o
 twice, and each is among them with probability S/V, exactly. (A turn puts each item at each place with probability 1/V; of the
 V places, those of a stratum of n are drawn with probability 1/n each: in all S.)
 
-Draws: Philox stream (seed, Negative, step); draw number i uses block i alone: words 0 and 1 pick a cell or a place, word 2
-is held against the cell's threshold; unique draws are turned by words 2 and 3 of block 0. A candidate has 16 blocks, one a
-try; where all 16 meet what is excluded, the next item upwards that is not (the first item comes after the last), and NO_ID
-where there is none. Integers only: the same ids on every backend.
+Draws: Philox stream (seed, Negative, step); draw number i uses block i alone: words 0 and 1 pick a cell or a place,
+word 2 is held against the cell's threshold; unique draws are turned by words 2 and 3 of block 0. A candidate has 64
+blocks: 63 tries, and, where all of them meet what is excluded, one draw from what is left, by a walk over the table;
+NO_ID where nothing is left. Ids are integers only: the same on every backend.
+
+A try is drawn from the table whatever is excluded, and the last draw in proportion to the masses of the table, so that
+a candidate is item j with probability p_j / (1 - m) exactly, where m is the mass of what its row excludes: among S
+negatives j comes S p_j / (1 - m) times on average. `free` is ln(1 - m).
 */
 
 use std::ops::Range;
@@ -24,7 +30,7 @@ use crate::{
         alias::AliasTable,
         rng::{Purpose, Stream, philox},
     },
-    mem::{Lent, Planner, Scalar, U32},
+    mem::{F32, Lent, Planner, Scalar, U32},
 };
 
 /// How an item is drawn.
@@ -38,8 +44,8 @@ pub enum Sampling {
     Unique,
 }
 
-/// Draws a candidate may take to miss what is excluded, before the next item upwards is taken.
-pub const TRIES: u64 = 16;
+/// Blocks of a candidate: all but the last are tries to miss what is excluded.
+pub const TRIES: u64 = 64;
 
 op! {
     /// Negatives shared by a batch.
@@ -53,11 +59,14 @@ op! {
 op! {
     /// Targets and negatives of each scored row.
     DrawCandidates = "draw_candidates" {
-        write { /** (M,1+S) */ id: U32 }
+        write {
+            /** (M,1+S) */ id: U32, /** (M) ln of the probability to miss what is excluded, or empty: not wanted */ free: F32
+        }
         read {
             /** (M) */ target: U32, /** (N) item ids */ raw: U32, /** (B+1) where each sequence starts in `raw` */ cu: U32,
             /** (B+1) where its rows start in `target` */ scored: U32,
-            /** (V,2) an [`AliasTable`]'s cells, or empty: not by alias */ alias: U32, /** (1) */ step: U32
+            /** (V,2) an [`AliasTable`]'s cells, or empty: not by alias */ alias: U32,
+            /** (V,2) its masses, where it is drawn by and `free` is wanted */ mass: U32, /** (1) */ step: U32
         }
         with {
             m: usize, s: usize, n: usize, b: usize, v: usize, sampling: Sampling,
@@ -127,20 +136,65 @@ impl<'a> Draws<'a> {
 
     /// Candidate number `number` of the batch, that is no `hit`.
     pub fn candidate(&self, number: u64, hit: impl Fn(u32) -> bool) -> u32 {
-        let mut id = 0;
-        for attempt in 0..TRIES {
-            id = self.item(number * TRIES + attempt);
-            if !hit(id) {
-                return id;
-            }
+        let first = number * TRIES;
+        let tries = (first..first + TRIES - 1).map(|block| self.item(block));
+        let found = tries.into_iter().find(|id| !hit(*id));
+        found.unwrap_or_else(|| self.of_the_rest(first + TRIES - 1, hit))
+    }
+
+    /// The items of a cell and their masses in it.
+    fn cell(&self, cell: u32) -> [(u32, u64); 2] {
+        match self.cells.get(2 * cell as usize..2 * cell as usize + 2) {
+            Some(shared) => [(cell, shared[0] as u64), (shared[1], CELL - shared[0] as u64)],
+            None => [(cell, CELL), (cell, 0)],
         }
-        for _ in 1..self.v {
-            id = if id + 1 == self.v { 0 } else { id + 1 };
-            if !hit(id) {
+    }
+
+    /// Draw number `block` from all that is no `hit`.
+    fn of_the_rest(&self, block: u64, hit: impl Fn(u32) -> bool) -> u32 {
+        let free = || (0..self.v).flat_map(|cell| self.cell(cell)).filter(|(id, _)| !hit(*id));
+        let all: u64 = free().map(|(_, mass)| mass).sum();
+        let [high, low, ..] = self.words(block);
+        let mut at = below(high, low, all);
+        for (id, mass) in free() {
+            if at < mass {
                 return id;
             }
+            at -= mass;
         }
         NO_ID
+    }
+}
+
+/// The mass of a cell of an alias table, and of an item where each is drawn alike.
+const CELL: u64 = 1 << 32;
+
+/// What each item weighs in one draw.
+#[derive(Clone, Copy)]
+pub(crate) struct Masses<'a> {
+    /// (V,2) or empty: each item alike.
+    table: &'a [u32],
+    v: usize,
+}
+
+impl<'a> Masses<'a> {
+    pub fn new(v: usize, sampling: Sampling, table: &'a [u32]) -> Self {
+        Masses { table: if sampling == Sampling::Alias { table } else { &[] }, v }
+    }
+
+    /// Nothing for what is no item.
+    pub fn of(&self, id: u32) -> u64 {
+        match self.table.get(2 * id as usize..2 * id as usize + 2) {
+            _ if id as usize >= self.v => 0,
+            Some(words) => words[0] as u64 | (words[1] as u64) << 32,
+            None => CELL,
+        }
+    }
+
+    /// The probability that a draw misses items of this mass in all; 1 where they are all there is.
+    pub fn share_left(&self, excluded: u64) -> f64 {
+        let all = self.v as u64 * CELL;
+        if excluded < all { (all - excluded) as f64 / all as f64 } else { 1.0 }
     }
 }
 
@@ -231,7 +285,10 @@ impl Op for DrawCandidates {
         if self.sampling == Sampling::Unique {
             return Err("candidates of a row are drawn with replacement".into());
         }
+        let masses = if self.sampling == Sampling::Alias && !self.free.is_empty() { area([2, self.v]) } else { 0 };
         fits(&[
+            ("free", self.free.len(), if self.free.is_empty() { 0 } else { self.m }),
+            ("mass", self.mass.len(), masses),
             ("id", self.id.len(), area([self.m, self.s.saturating_add(1)])),
             ("target", self.target.len(), self.m),
             ("raw", self.raw.len(), self.n),
@@ -243,8 +300,11 @@ impl Op for DrawCandidates {
 
     fn cost(&self) -> Cost {
         let (m, s, b, own) = (self.m, self.s, self.b, self.own as usize);
-        // One try a negative.
-        Cost::default()
+        let free = !self.free.is_empty() as usize;
+        // One try a negative; the masses of targets and, where they are excluded, of the items.
+        Cost::work(0.0, (free * m) as f64)
+            .moves(self.free, m)
+            .moves(self.mass, 2 * (free * (m + own * self.n)).min(self.v))
             .moves(self.id, m * (1 + s))
             .moves(self.target, m)
             .moves(self.raw, own * self.n)
@@ -257,11 +317,20 @@ impl Op for DrawCandidates {
     fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let draws = Draws::new(self.seed, m.ids(self.step)[0], self.v, self.sampling, m.ids(self.alias));
         let (target, rows) = (m.ids(self.target), Rows::new(m.ids(self.raw), m.ids(self.cu), m.ids(self.scored)));
-        let id = m.ids_mut(self.id.first(self.m * (1 + self.s)));
+        let masses = Masses::new(self.v, self.sampling, m.ids(self.mass));
+        let (id, free) = (m.ids_mut(self.id.first(self.m * (1 + self.s))), m.get_mut(self.free));
         id.fill(NO_ID);
+        free.fill(S::zero());
         for b in 0..self.b {
             let sequence = if self.own { rows.sequence(b) } else { &[] };
+            let different = (0..sequence.len()).filter(|i| !sequence[..*i].contains(&sequence[*i]));
+            let mass: u64 = different.map(|i| masses.of(sequence[i])).sum();
             for row in rows.rows(b) {
+                if let Some(free) = free.get_mut(row) {
+                    let alone = !sequence.contains(&target[row]);
+                    let excluded = mass + if alone { masses.of(target[row]) } else { 0 };
+                    *free = S::of(masses.share_left(excluded)).ln();
+                }
                 let id = &mut id[row * (1 + self.s)..][..1 + self.s];
                 self.fill(&draws, row, target[row], id, |id| sequence.contains(&id));
             }
@@ -312,6 +381,11 @@ fn skewed(v: usize) -> Vec<f64> {
 /// An alias table of [`skewed`] weights where one is wanted.
 fn cells(sampling: Sampling, v: usize) -> Vec<u32> {
     if sampling == Sampling::Alias { AliasTable::new(&skewed(v)).cells().to_vec() } else { Vec::new() }
+}
+
+/// The masses of such a table.
+fn masses(sampling: Sampling, v: usize) -> Vec<u32> {
+    if sampling == Sampling::Alias { AliasTable::new(&skewed(v)).masses() } else { Vec::new() }
 }
 
 pub fn cases() -> Vec<Case<DrawNegatives>> {
@@ -394,7 +468,12 @@ pub fn candidate_cases() -> Vec<Case<DrawCandidates>> {
             }
         }
         let table = cells(sampling, v);
+        // Without `own` every other case asks for ids alone.
+        let wanted = own || s % 2 == 0;
+        let masses = if wanted { masses(sampling, v) } else { Vec::new() };
         let op = DrawCandidates {
+            free: p.stat(if wanted { m } else { 0 }),
+            mass: p.index(masses.len()),
             id: p.index(m * (1 + s)),
             target: p.index(m),
             raw: p.index(n),
@@ -418,6 +497,7 @@ pub fn candidate_cases() -> Vec<Case<DrawCandidates>> {
             .ids(op.cu, cu)
             .ids(op.scored, scored)
             .ids(op.alias, table)
+            .ids(op.mass, masses)
             .ids(op.step, vec![31])
     };
     SHAPES.into_iter().map(case).collect()

@@ -1,6 +1,8 @@
 /*! negative_loss: losses of each scored row over candidates of its own: the target first, then S negatives.
-z_mj = <h_m, table[id_mj]> + bias[id_mj] - log_q[id_mj]
-                                                h (M,D) act   table (V,D) weight   bias, log_q (V) f32   id (M,1+S)
+z_mj = <h_m, table[id_mj]> + bias[id_mj], of negatives (j > 0) less log_q[id_mj] - free[m] where there is a correction
+                                                h (M,D) act   table (V,D) weight   bias, log_q (V), free (M) f32   id (M,1+S)
+log_q: ln of an item's expected count among S draws. free: ln of the probability that a draw misses what the row
+     excludes, so that log_q - free is ln of its expected count among the row's negatives. The target is there once: ln 1 = 0.
 With n negatives that are there (id < V), and softplus(x) = ln(1 + e^x) = -ln sigma(-x):
 bce:     loss = (beta softplus(-z_0) + sum_j softplus(z_j)) / (1+n)       beta = 1: binary cross-entropy; below: gBCE,
                      whose sigma(z_0)^beta undoes what sampling does to probabilities (Petrov and Macdonald 2023)
@@ -34,7 +36,8 @@ op! {
         write { /** (M) */ loss: F32, /** (M,1+S) logits, kept for the backward pass */ z: F32 }
         read {
             /** (M,D) */ h: Act, /** (V,D) */ table: F32, /** (V) */ bias: F32,
-            /** (V), or empty: no correction */ log_q: F32, /** (M,1+S) */ id: U32
+            /** (V), or empty: no correction */ log_q: F32, /** (M), or empty like `log_q` */ free: F32,
+            /** (M,1+S) */ id: U32
         }
         with { m: usize, d: usize, s: usize, v: usize, contrast: Contrast }
     }
@@ -104,7 +107,7 @@ fn row<S: Scalar>(z: &[S], there: &dyn Fn(usize) -> bool, contrast: Contrast) ->
 impl Op for NegativeLossFwd {
     fn check(&self) -> Result<(), String> {
         let (m, d, v, w) = (self.m, self.d, self.v, self.s.saturating_add(1));
-        let log_q = if self.log_q.is_empty() { 0 } else { v };
+        let (log_q, free) = if self.log_q.is_empty() { (0, 0) } else { (v, m) };
         fits(&[
             ("loss", self.loss.len(), m),
             ("z", self.z.len(), area([m, w])),
@@ -112,6 +115,7 @@ impl Op for NegativeLossFwd {
             ("table", self.table.len(), area([v, d])),
             ("bias", self.bias.len(), v),
             ("log_q", self.log_q.len(), log_q),
+            ("free", self.free.len(), free),
             ("id", self.id.len(), area([m, w])),
         ])
     }
@@ -119,36 +123,40 @@ impl Op for NegativeLossFwd {
     fn cost(&self) -> Cost {
         let (m, d, s, v) = (self.m, self.d, self.s, self.v);
         let all = m * (1 + s);
-        let offsets = 1 + !self.log_q.is_empty() as usize;
+        let corrected = 2 * m * s * !self.log_q.is_empty() as usize;
         // softplus: 3 operations, an exponential and a logarithm. The softmax: a logarithm a row.
         let (flop, exps) = match self.contrast {
             Contrast::Bce { .. } => (4 * all, 2 * all),
             Contrast::Bpr => (5 * m * s, 2 * m * s),
             Contrast::Softmax => (3 * all, all + m),
         };
-        Cost::work((all * (2 * d + offsets) + flop) as f64, exps as f64)
+        Cost::work((all * (2 * d + 1) + corrected + flop) as f64, exps as f64)
             .moves(self.loss, m)
             .moves(self.z, all)
             .moves(self.h, m * d)
             .weights(self.table, all.min(v) * d)
             .moves(self.bias, all.min(v))
-            .moves(self.log_q, all.min(v))
+            .moves(self.log_q, (m * s).min(v))
+            .moves(self.free, m)
             .moves(self.id, all)
     }
 
     fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (d, w) = (self.d, 1 + self.s);
         let (h, table, bias, log_q) = (m.get(self.h), m.get(self.table), m.get(self.bias), m.get(self.log_q));
-        let id = m.ids(self.id);
+        let (id, free) = (m.ids(self.id), m.get(self.free));
         let (loss, z) = (m.get_mut(self.loss), m.get_mut(self.z));
         for i in 0..self.m {
             let (z, id) = (&mut z[i * w..][..w], &id[i * w..][..w]);
-            for (z, id) in z.iter_mut().zip(id) {
+            for (j, (z, id)) in z.iter_mut().zip(id).enumerate() {
                 let k = *id as usize;
                 *z = S::zero();
                 if k < self.v {
                     let dot = h[i * d..][..d].iter().zip(&table[k * d..][..d]).map(|(a, b)| *a * *b).sum::<S>();
-                    *z = dot + bias[k] - log_q.get(k).copied().unwrap_or(S::zero());
+                    *z = dot + bias[k];
+                    if let (1.., Some(log_q)) = (j, log_q.get(k)) {
+                        *z = *z - (*log_q - free[i]);
+                    }
                 }
             }
             loss[i] = row(z, &|j| (id[j] as usize) < self.v, self.contrast).0;
@@ -248,7 +256,7 @@ pub fn cases() -> Vec<Case<NegativeLossFwd, NegativeLossBwd>> {
         let v = if let Ids::Own = ids { m * w } else { v };
         let h = p.var(m * d);
         // Every other case goes without correction.
-        let log_q = p.stat(if at % 2 == 0 { v } else { 0 });
+        let [log_q, free] = [v, m].map(|n| p.stat(if at % 2 == 0 { n } else { 0 }));
         let (table, bias) = (p.weight(v * d), p.stat(v));
         let (loss, dloss, z, g) = (p.stat(m), p.stat(m), p.stat(m * w), p.stat(m * w));
         let mut draw = Stream::new(23, Purpose::Test, at as u32);
@@ -268,13 +276,14 @@ pub fn cases() -> Vec<Case<NegativeLossFwd, NegativeLossBwd>> {
             Ids::Any => draw.below(v as u64) as u32,
         });
         let id = id.collect();
-        let fwd = NegativeLossFwd { loss, z, h: h.y, table, bias, log_q, id: span, m, d, s, v, contrast };
+        let fwd = NegativeLossFwd { loss, z, h: h.y, table, bias, log_q, free, id: span, m, d, s, v, contrast };
         let bwd = NegativeLossBwd { g, dh: Dst::Write(h.dy), dloss, z, table, id: span, m, d, s, v, contrast };
         let case = Case::new(format!("m{m} d{d} s{s} v{v} {ids:?} {contrast:?}"), p, fwd, bwd)
             .input(h.y, std, h.dy)
             .output(loss, dloss)
             .normal(table, 1.0)
             .normal(log_q, 1.0)
+            .normal(free, 1.0)
             .ids(span, id);
         if let Ids::Own = ids { case.input(bias, 0.5, g) } else { case.normal(bias, 0.5) }
     };

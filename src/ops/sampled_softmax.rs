@@ -1,10 +1,12 @@
 /*! sampled_softmax: cross-entropy of each scored row against its target and S negatives shared by the batch, with the
 logQ correction (Bengio and Senecal 2008; Yi et al. 2019).
-fwd: z_m0 = <h_m, pos_m> + bias[target_m] - log_q[target_m],   z_ms = <h_m, neg_s> + bias[negative_s] - log_q[negative_s]
+fwd: z_m0 = <h_m, pos_m> + bias[target_m],   z_ms = <h_m, neg_s> + bias[negative_s] - log_q[negative_s] - ln(others)
      left out: negatives equal to the row's target (accidental hits), NO_ID, and those whose bit in `own` is set (items of the
      row's own sequence, which `MarkOwn` marks);  loss_m = log sum exp z_m - z_m0
      h, pos (M,D) act: pos_m is the table row of target_m     neg (S,D) act: the gathered panel     own (M,ceil(S/32)) or empty
-     log_q (V): log of an item's expected count among the negatives (all zero: no correction)
+     log_q (V): ln of an item's expected count among the negatives (all zero: no correction). The target is there once, and
+     ln 1 = 0. others: where the negatives are the targets of the batch, of which a row's own is left out, log_q is of one
+     draw, and `targets` (1) is how many there are: others = max(targets - 1, 1); empty: 1.
 bwd: g = dloss (softmax - onehot):  dh (M,D), g0 (M) f32 the target's, dneg (S,D), dneg_bias (S); the caller sums dneg and the
      pairs g0 h into the table, dneg_bias and g0 into the bias, by runs of equal ids (`SegmentSum`)
 S = 0 or nothing but what is left out: loss 0, zero gradients. A target NO_ID is padding: z_m0 = <h_m, pos_m>, nothing to learn
@@ -24,7 +26,8 @@ op! {
         read {
             /** (M,D) */ h: Act, /** (M,D) */ pos: Act, /** (S,D) */ neg: Act, /** (V) */ bias: F32, /** (V) */ log_q: F32,
             /** (M) */ target: U32, /** (S) */ negative: U32,
-            /** (M,ceil(S/32)) bits: left out, or empty */ own: U32
+            /** (M,ceil(S/32)) bits: left out, or empty */ own: U32,
+            /** (1) how many targets of the batch the negatives are, or empty: they are drawn */ targets: U32
         }
         with { m: usize, d: usize, s: usize }
     }
@@ -38,7 +41,8 @@ op! {
         read {
             /** (M) */ dloss: F32, /** (M,D) */ h: Act, /** (M,D) */ pos: Act, /** (S,D) */ neg: Act, /** (V) */ bias: F32,
             /** (V) */ log_q: F32, /** (M) */ target: U32, /** (S) */ negative: U32,
-            /** (M,ceil(S/32)) bits: left out, or empty */ own: U32, /** (M) */ lse: F32
+            /** (M,ceil(S/32)) bits: left out, or empty */ own: U32,
+            /** (1) as [`SampledSoftmaxFwd::targets`] */ targets: U32, /** (M) */ lse: F32
         }
         with { m: usize, d: usize, s: usize }
     }
@@ -54,12 +58,19 @@ struct Logits<'a, S> {
     target: &'a [u32],
     negative: &'a [u32],
     own: &'a [u32],
+    /// ln(others)
+    log_others: S,
     d: usize,
+}
+
+/// ln of how many negatives each row has among the batch's targets; 0 where they are drawn.
+pub(crate) fn log_others(targets: &[u32]) -> f64 {
+    targets.first().map_or(0.0, |n| (*n).saturating_sub(1).max(1) as f64).max(1.0).ln()
 }
 
 impl<S: Scalar> Logits<'_, S> {
     fn offset(&self, id: u32) -> S {
-        if id == NO_ID { S::zero() } else { self.bias[id as usize] - self.log_q[id as usize] }
+        self.bias[id as usize] - self.log_q[id as usize] - self.log_others
     }
 
     /// z of row `i`: its target first, then the negatives; -inf where left out.
@@ -68,7 +79,8 @@ impl<S: Scalar> Logits<'_, S> {
         let (h, target) = (&self.h[i * d..][..d], self.target[i]);
         let dot = |row: &[S]| h.iter().zip(row).map(|(a, b)| a.product(*b)).sum::<S>();
         let own = |j: usize| self.own.get(i * words + j / 32).is_some_and(|word| word >> (j % 32) & 1 == 1);
-        let mut z = vec![dot(&self.pos[i * d..][..d]) + self.offset(target)];
+        let bias = if target == NO_ID { S::zero() } else { self.bias[target as usize] };
+        let mut z = vec![dot(&self.pos[i * d..][..d]) + bias];
         z.extend(self.negative.iter().enumerate().map(|(j, id)| match *id == target || *id == NO_ID || own(j) {
             true => S::neg_infinity(),
             false => dot(&self.neg[j * d..][..d]) + self.offset(*id),
@@ -88,6 +100,7 @@ macro_rules! logits {
             target: $m.ids($op.target),
             negative: &$m.ids($op.negative)[..$op.s],
             own: $m.ids($op.own),
+            log_others: S::of(log_others($m.ids($op.targets))),
             d: $op.d,
         }
     };
@@ -113,6 +126,7 @@ impl Op for SampledSoftmaxFwd {
             ("target", self.target.len(), m),
             ("negative", self.negative.len(), s),
             ("own", own_or(self.own, area([m, s.div_ceil(32)])), area([m, s.div_ceil(32)])),
+            ("targets", own_or(self.targets, 1), 1),
         ])
     }
 
@@ -127,10 +141,11 @@ impl Op for SampledSoftmaxFwd {
             .moves(self.pos, m * d)
             .moves(self.neg, s * d)
             .moves(self.bias, ids)
-            .moves(self.log_q, ids)
+            .moves(self.log_q, s.min(self.bias.len()))
             .moves(self.target, m)
             .moves(self.negative, s)
             .moves(self.own, m * s.div_ceil(32))
+            .moves(self.targets, 1)
     }
 
     fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
@@ -163,6 +178,7 @@ impl Op for SampledSoftmaxBwd {
             ("target", self.target.len(), m),
             ("negative", self.negative.len(), s),
             ("own", own_or(self.own, area([m, s.div_ceil(32)])), area([m, s.div_ceil(32)])),
+            ("targets", own_or(self.targets, 1), 1),
             ("lse", self.lse.len(), m),
         ])
     }
@@ -183,10 +199,11 @@ impl Op for SampledSoftmaxBwd {
             .moves(self.pos, m * d)
             .moves(self.neg, others * d)
             .moves(self.bias, ids)
-            .moves(self.log_q, ids)
+            .moves(self.log_q, others.min(self.bias.len()))
             .moves(self.target, m)
             .moves(self.negative, others)
             .moves(self.own, m * others.div_ceil(32))
+            .moves(self.targets, others.min(1))
             .moves(self.lse, m)
     }
 
@@ -251,19 +268,35 @@ pub fn cases() -> Vec<Case<SampledSoftmaxFwd, SampledSoftmaxBwd>> {
         let dneg_bias = p.act(s);
         let (target, negative) = (p.index(m), p.index(s));
         let own = if excluding { p.index(m * s.div_ceil(32)) } else { Span::empty() };
+        // Every other width: as if the negatives were the targets of a batch.
+        let targets = p.index(usize::from(d % 2 == 1));
         let mut draw = Stream::new(21, Purpose::Test, (m + s) as u32);
         let mut id = |i: usize, apart: usize, every: usize| match ids {
             Apart => (apart + i) as u32,
             Padded if i % every == every - 1 => NO_ID,
             _ => draw.below(v as u64) as u32,
         };
-        let targets: Vec<u32> = (0..m).map(|i| id(i, 0, 5)).collect();
+        let ids_of_targets: Vec<u32> = (0..m).map(|i| id(i, 0, 5)).collect();
         let negatives: Vec<u32> = (0..s).map(|j| id(j, m, 9)).collect();
         // About a quarter is left out; the bits behind the last negative must not matter.
         let bits = (0..own.len()).map(|_| draw.bits() & draw.bits()).collect();
         let (h_, pos_, neg_) = (h.y, pos.y, neg.y);
-        let fwd =
-            SampledSoftmaxFwd { loss, lse, h: h_, pos: pos_, neg: neg_, bias, log_q, target, negative, own, m, d, s };
+        let fwd = SampledSoftmaxFwd {
+            loss,
+            lse,
+            h: h_,
+            pos: pos_,
+            neg: neg_,
+            bias,
+            log_q,
+            target,
+            negative,
+            own,
+            targets,
+            m,
+            d,
+            s,
+        };
         let bwd = SampledSoftmaxBwd {
             g0,
             dh: Dst::Write(h.dy),
@@ -278,6 +311,7 @@ pub fn cases() -> Vec<Case<SampledSoftmaxFwd, SampledSoftmaxBwd>> {
             target,
             negative,
             own,
+            targets,
             lse,
             m,
             d,
@@ -290,9 +324,10 @@ pub fn cases() -> Vec<Case<SampledSoftmaxFwd, SampledSoftmaxBwd>> {
             .output(loss, dloss)
             .normal(bias, 0.5)
             .normal(log_q, 1.0)
-            .ids(target, targets)
+            .ids(target, ids_of_targets)
             .ids(negative, negatives)
-            .ids(own, bits);
+            .ids(own, bits)
+            .ids(targets, vec![m as u32; targets.len()]);
         match ids {
             Apart => case.input(bias.slice(0, m), 0.5, g0).input(bias.slice(m, s), 0.5, dneg_bias),
             _ => case,

@@ -11,10 +11,23 @@ the very table that is drawn from, not an estimate of it:
 | uniform, unique | each item at most once | ln(S/V), the probability to be among them |
 | log-uniform | ln((r+2)/(r+1)) / ln(V+1) at popularity rank r (0 the most popular, ties by id) | ln(S p) |
 | popularity | (interactions + 1) / sum | ln(S p) |
-| in-batch | the other targets of the batch: by popularity, as far as the batch is a fair sample | ln p |
+| in-batch | the other targets of the batch: by popularity, as far as the batch is a fair sample | ln((B-1) p) |
 
-Negatives of a row's own are drawn again where they meet its target (or an item of its sequence): of the others each is
-drawn 1/(1 - what is excluded) times as often, a factor of the whole row, which a softmax does not see.
+**Why the target has none.** The softmax over the catalogue has the denominator Z = sum over all k of e^z_k. Let C_k be
+how often item k is among the candidates of a row, the target included, and E[C_k] the expectation over the draws. Then
+sum_k C_k e^z_k / E[C_k] has the expectation Z, term by term: each candidate's logit is lowered by ln E[C_k]. The target
+is a candidate once, whatever is drawn, because draws that hit it are left out (shared) or made again (a row's own):
+E[C_0] = 1, so ln E[C_0] = 0. Of a negative E[C_k] is
+- S p_k where negatives are shared: they are drawn without regard to the row, and what the row excludes is left out;
+- S p_k / (1 - m) where they are the row's own and drawn again until they miss what it excludes, of mass m in all (the target;
+  with `--exclude-seen` all items of its sequence): `free` of [`crate::ops::DrawCandidates`] is ln(1 - m), computed for
+  each row from the very table that is drawn from;
+- (B - 1) p_k in-batch, with B targets, where they are a fair sample of p: the one estimate here.
+With more and more draws the loss and its gradient go to those of the softmax over the target and all that is not
+excluded; at any number of them the denominator is right in the mean. To lower the target's logit by ln(S p_0) as well,
+as Yi et al. 2019 write it, gives the target the weight 1/(S p_0) in the denominator: too much of a rare one, next to
+nothing of a popular one, and no number of draws mends it (Khrylchenko et al. 2025 derive the same for in-batch
+negatives).
 */
 
 use serde::{Deserialize, Serialize};
@@ -161,6 +174,14 @@ impl Sampler {
         }
     }
 
+    /// (V,2) what each item weighs in that table, or nothing.
+    pub fn masses(&self) -> Vec<u32> {
+        match &self.distribution {
+            Distribution::Table(table) => table.masses(),
+            _ => Vec::new(),
+        }
+    }
+
     /// (V) the probability of each item in one draw.
     pub fn probabilities(&self) -> Vec<f64> {
         match &self.distribution {
@@ -171,7 +192,7 @@ impl Sampler {
     }
 
     /// (V) ln of each item's expected count among S negatives; unique: of its probability to be among them; in-batch: of its
-    /// share of the targets, since S changes from batch to batch, and a term that all logits have makes no difference.
+    /// share of the targets: their number, which changes from batch to batch, is added on the device.
     pub fn log_q(&self) -> Vec<f32> {
         let s = if self.settings.kind == SamplerKind::InBatch { 1.0 } else { self.settings.negatives as f64 };
         self.probabilities().into_iter().map(|p| (s * p).ln() as f32).collect()

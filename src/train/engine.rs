@@ -384,6 +384,10 @@ impl<B: Backend> Engine<B> {
         self.settings.find().expect("the settings were checked").1
     }
 
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
     /// All parameters.
     pub fn params(&self) -> &[Param] {
         self.plan.params()

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::transfer::Rows;
+use super::base::Rows;
 use crate::data::{ItemField, ItemFields, Vocab};
 
 /// How rows start of items, users and field values that the base does not know.

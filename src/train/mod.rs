@@ -1,10 +1,12 @@
 /*! The training loop without autograd: settings, one step, the run with its checkpoints, what it takes
 over from another run, and a trained model to ask. */
 
+pub mod base;
 pub mod check;
 pub mod checkpoint;
 mod choices;
 pub mod clicks;
+mod columns;
 pub mod engine;
 pub mod estimate;
 mod feed;

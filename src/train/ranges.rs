@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     base::{Error, Result},
+    layers::Join,
     models,
     tasks::{LossKind, MaskedItem, NextBasket},
 };
@@ -102,6 +103,10 @@ impl Settings {
             let patched: Vec<&str> = models::ALL.iter().filter(|m| m.patches).map(|m| m.name).collect();
             return Err(Error::user(format!("{} has no place for patches", self.model))
                 .hint(format!("models that take patches: {}; others: --transfer model", patched.join(", "))));
+        }
+        if self.keep_side && (self.join == Join::Sum || models::find(&self.model)?.users) {
+            return Err(Error::user("--keep-side true: a dense layer over the items is not part of this network")
+                .hint("leave it out: `mipgpu finetune` sets it where the base has such a layer"));
         }
         if self.freeze == Freeze::ALL && self.patch == Patching::None {
             return Err(Error::user("--freeze all leaves nothing to train").hint("add --patch serial"));

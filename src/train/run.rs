@@ -17,7 +17,7 @@ use super::{
     parts::lay_out,
     schedule::Schedule,
     sides::Sides,
-    transfer::{self, Base, Carried, Keys},
+    transfer::{self, Base, Carried, Keys, Transfer},
 };
 use crate::{
     backend::{self, Device, WithBackend},
@@ -43,6 +43,8 @@ pub enum Event {
     Carried(Vec<Carried>),
     /// Planned and ready: parameters, memory, steps of an epoch, the state it starts from.
     Ready { parameters: usize, memory: MemoryPlan, steps: u64, state: State },
+    /// What a run that starts from another one is worth before its first step.
+    Start(Validated),
     /// A step is done. `interactions`: real ones, trained on so far in this session.
     Step { epoch: u32, step: u64, steps: u64, loss: f32, lr: f32, interactions: u64 },
     /// An epoch is done.
@@ -214,6 +216,9 @@ impl<'a, B: Backend> Loop<'a, B> {
             // From here on the run can be resumed whenever it ends, and a disk without room is noticed at once.
             self.save_last()?;
         }
+        if let Some(found) = self.validate_start()? {
+            observe(Event::Start(found));
+        }
         let epochs = self.job.config.settings.epochs;
         while self.state.epoch < epochs && !self.state.done {
             let (time, before) = (Instant::now(), self.interactions);
@@ -233,6 +238,17 @@ impl<'a, B: Backend> Loop<'a, B> {
             self.save_last()?;
         }
         Ok(self.state)
+    }
+
+    /// Validates what was taken over, before anything is trained: where it is worth much less than its base, something
+    /// was lost on the way.
+    fn validate_start(&mut self) -> Result<Option<Validated>> {
+        let (config, split) = (self.job.config, self.job.split);
+        let taken = config.from.as_ref().is_some_and(|origin| origin.transfer != Transfer::None);
+        if self.job.resume || !taken || split.summary().valid_users == 0 {
+            return Ok(None);
+        }
+        validate(&mut self.engine, config, self.job.data, &split.valid(), &mut |_| Ok(())).map(Some)
     }
 
     /// The rest of the current epoch; false when told to stop.

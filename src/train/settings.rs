@@ -100,6 +100,7 @@ settings! {
         join: Join = Join::Concat, "concat", "How item, fields and user become one vector";
     }
     "Fine-tuning" {
+        keep_side: bool = false, "false", "Keep the base's dense layer over items, users and fields where the new run has neither users nor fields [finetune sets it]";
         patch: Patching = Patching::None, "none", "Where patches stand: behind the parts of a block, or parallel to them [--transfer patch: serial]";
         patches: usize = 2, "2", "Patches of a block: 1 or 2";
         patch_width: usize = 0, "0", "Width of a patch; 0: an eighth of --width";
@@ -228,6 +229,7 @@ impl Settings {
             fields: !self.field_names().is_empty(),
             field_width: self.field_width,
             join: self.join,
+            keep_side: self.keep_side,
             patch: self.patches(),
             touched: None,
         }

@@ -9,31 +9,31 @@ both runs know by the same key.
 | patch | every tensor | patches, and each table (items, users, fields) that has new rows |
 
 (Zeng et al. 2021 for the first three, Yuan et al. 2020 for patches.) Rows that the base does not know start fresh. The
-checkpoints of a patched run hold what is trained, and the fingerprint of the checkpoint that completes them.
+checkpoints of a patched run hold what is trained, and the fingerprint of the checkpoint that completes them. A run that
+starts from a patched one takes over its patches too.
+
+What the new run adds between the tables and blocks of its base (users, fields, ratings) begins as nothing: see
+[`columns`].
+
+[`columns`]: super::columns
 */
 
-use std::{
-    fmt,
-    path::{Path, PathBuf},
-};
+use std::{fmt, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub use super::base::{Base, check_plans};
 use super::{
-    checkpoint::{self, Opened},
+    base::{Known, Rows, find, keys_of, left_behind, rows_of},
+    columns::{Columns, Place, added, beginning, laid_out, named_columns},
     engine::Engine,
-    folder::{RunConfig, RunFolder},
-    freeze::Freeze,
     fresh::{FreshRows, Start, group},
-    settings::Settings,
     sides::Sides,
     trained::Which,
 };
 use crate::{
-    backend::Cpu,
     base::{Error, Result},
-    data::{Dataset, ItemField, ItemFields, Vocab, digits, number_twin},
-    layers::{Facts, Patch, View},
+    data::{ItemFields, Vocab},
     mem::Param,
     ops::Backend,
 };
@@ -50,6 +50,13 @@ pub enum Transfer {
     Model,
     /// Every tensor, frozen; small patches are trained in their stead.
     Patch,
+}
+
+impl Transfer {
+    /// Whether layers are taken over, not only tables.
+    pub fn layers(self) -> bool {
+        matches!(self, Transfer::Model | Transfer::Patch)
+    }
 }
 
 impl fmt::Display for Transfer {
@@ -88,337 +95,9 @@ pub struct Carried {
     /// Rows in all; 0 of what the base has and the new run has no place for.
     pub of: usize,
     pub frozen: bool,
-}
-
-/// A base run, opened.
-#[derive(Debug)]
-pub struct Base {
-    folder: RunFolder,
-    pub config: RunConfig,
-    pub items: Vocab,
-    sides: Sides,
-    file: Opened,
-}
-
-impl Base {
-    /// # Errors
-    /// No run is there, it has no such checkpoint, or it is itself patched.
-    pub fn open(run: &Path, which: Which) -> Result<Base> {
-        let folder = RunFolder::new(run);
-        let config = folder.config()?;
-        let path = folder.checkpoint(which)?;
-        let file = checkpoint::open(&path)?;
-        if let Some(origin) = config.from.as_ref().filter(|_| file.base().is_some()) {
-            let what =
-                format!("{}: the run is complete with another one alone, which holds its frozen parts", run.display());
-            return Err(Error::user(what).hint(format!("start from its base: --from {}", origin.run.display())));
-        }
-        if file.lags() {
-            return Err(Error::user(format!(
-                "{}: rows of this checkpoint's table stand at earlier steps than the rest (its run updates tables by rows)",
-                path.display()
-            ))
-            .hint("take its best checkpoint: leave --last out"));
-        }
-        let items = Vocab::open(&folder.items())?;
-        let sides = Sides::open(&config.settings, &folder, items.len())?;
-        if file.vocabulary() != sides.fingerprint(&items) {
-            return Err(Error::user(format!("{}: the checkpoint belongs to another vocabulary", path.display()))
-                .hint("a checkpoint only fits the run folder it was written in, with that folder's keys"));
-        }
-        Ok(Base { folder, config, items, sides, file })
-    }
-
-    /// SHA-256 of the checkpoint.
-    pub fn sha256(&self) -> &str {
-        self.file.sha256()
-    }
-
-    /// In words: how many items of `data` it knows, and users, if it knows any.
-    pub fn shared(&self, data: &Dataset) -> String {
-        let count = |what: &str, mine: &Vocab, theirs: &Vocab| {
-            let both = mine.keys().filter(|key| theirs.find(key).is_some()).count();
-            let [both, all, gone] = [both, mine.len(), theirs.len() - both].map(|n| digits(n as u64));
-            format!("{both} of {all} {what} known to the base; {gone} of its own are not in the data")
-        };
-        let mut words = count("items", data.item_keys(), &self.items);
-        if let Some(users) = &self.sides.users {
-            words += &format!(" · {}", count("users", data.user_keys(), users));
-        }
-        words
-    }
-
-    /// A warning where keys of `data` are unknown to the base and the same whole numbers in their other form (3 and 3.0) are
-    /// not.
-    pub fn other_forms(&self, data: &Dataset) -> Option<String> {
-        let count = |mine: &Vocab, theirs: &Vocab| {
-            let twin = |key: &str| String::from_utf8(number_twin(key.as_bytes())?).ok();
-            let other = |key: &&str| theirs.find(key).is_none() && twin(key).is_some_and(|t| theirs.find(&t).is_some());
-            mine.keys().filter(other).count()
-        };
-        let items = count(data.item_keys(), &self.items);
-        let users = self.sides.users.as_ref().map_or(0, |users| count(data.user_keys(), users));
-        let parts: Vec<String> = [(items, "items"), (users, "users")]
-            .into_iter()
-            .filter(|(n, _)| *n > 0)
-            .map(|(n, what)| format!("{} {what}", digits(n as u64)))
-            .collect();
-        (!parts.is_empty()).then(|| {
-            format!(
-                "{} of the data are known to the base in the other form of a whole number (3 for 3.0, or 3.0 for 3), and are \
-                 taken for new ones: import the data whose keys end in .0 again with --whole-keys",
-                parts.join(" and ")
-            )
-        })
-    }
-
-    /// What patches leave as it is: the network, and each table of whose rows in `data` it knows all. Tables that `settings`
-    /// do not ask for have none.
-    pub fn freezes(&self, data: &Dataset, settings: &Settings) -> Freeze {
-        let all = |mine: &Vocab, theirs: Option<&Vocab>| {
-            mine.keys().all(|key| theirs.is_some_and(|theirs| theirs.find(key).is_some()))
-        };
-        let known = |field: &ItemField<'_>| {
-            let key = |id| format!("{}\t{}", field.name(), field.value(id));
-            (0..field.values()).all(|id| self.sides.values.as_ref().is_some_and(|v| v.find(&key(id)).is_some()))
-        };
-        let named = settings.field_names();
-        let items = all(data.item_keys(), Some(&self.items));
-        // Of tables that are not there all rows are known, but there is nothing to freeze.
-        let has = (settings.user_width > 0, !named.is_empty());
-        let users = all(data.user_keys(), self.sides.users.as_ref());
-        let fields = data.item_fields().iter().filter(|f| named.contains(&f.name())).all(|f| known(&f));
-        if items && (users || !has.0) && (fields || !has.1) {
-            return Freeze::ALL;
-        }
-        Freeze { network: true, items, users: users && has.0, fields: fields && has.1 }
-    }
-
-    /// Whether a network of `settings` can take over its layers.
-    ///
-    /// # Errors
-    /// It is of another architecture: another model, or one of the same shapes that computes something else.
-    pub fn check_model(&self, settings: &Settings, transfer: Transfer) -> Result<()> {
-        let (path, known) = (self.folder.path.display().to_string(), self.file.weights());
-        check_model(&path, (&self.config.settings, &known), settings, transfer)
-    }
-
-    /// Whether what is taken over fits a run of `settings` on `data`.
-    ///
-    /// # Errors
-    /// Names the first tensor that does not fit, or that would be frozen and is not there, or that a patched network would
-    /// lack; no user of the data is known where the base's users are wanted.
-    pub fn check(&self, settings: &Settings, facts: &Facts, data: &Dataset, transfer: Transfer) -> Result<()> {
-        let known = self.file.weights();
-        let params = Engine::<Cpu>::parameters(settings, facts)?;
-        let path = self.folder.path.display().to_string();
-        for p in &params {
-            let found =
-                find(&path, &known, p, transfer).map_err(|e| unlike(e, &self.config.settings, settings, transfer))?;
-            if found.is_some() && rows_of(&p.name) == Rows::Users {
-                let theirs = self.sides.users.as_ref();
-                if !data.user_keys().keys().any(|key| theirs.is_some_and(|t| t.find(key).is_some())) {
-                    return Err(Error::user(format!(
-                        "no user of the new data is known to the base, which has {}",
-                        theirs.map_or(0, Vocab::len)
-                    ))
-                    .hint("user vectors are matched by key: give both data sets the same keys, or start without them: --user-width 0 (caser, mlp: --transfer none)"));
-                }
-            }
-        }
-        let missed = left_behind(&known, &params, transfer).find(|(name, _)| !name.contains(".head."));
-        if let (Transfer::Patch, Some((name, _))) = (transfer, missed) {
-            let what =
-                format!("{}: the base has '{name}', the new run has no place for it", self.folder.path.display());
-            return Err(Error::user(what).hint(
-                "patches stand on the whole network: leave out what shapes it, or use --transfer model, which trains it anew",
-            ));
-        }
-        Ok(())
-    }
-}
-
-/// Whether a network of `settings` can take over the layers of one of `base`'s; `path`: who that is.
-///
-/// # Errors
-/// It is of another architecture: another model, or one of the same shapes that computes something else.
-fn check_model(
-    path: &str,
-    (base, known): (&Settings, &[(String, Vec<usize>)]),
-    settings: &Settings,
-    transfer: Transfer,
-) -> Result<()> {
-    if transfer == Transfer::Embedding && base.width != settings.width {
-        return Err(Error::user(format!("the base has width {}, the new run {}", base.width, settings.width))
-            .hint("leave --width out"));
-    }
-    if !matches!(transfer, Transfer::Model | Transfer::Patch) {
-        return Ok(());
-    }
-    let tables = "or carry over tables alone with --transfer embedding";
-    if base.model != settings.model {
-        return Err(Error::user(format!(
-            "{path}: the base is a {}, the new run a {}: their layers do not fit",
-            base.model, settings.model
-        ))
-        .hint(format!("leave --model out, {tables}")));
-    }
-    // What no tensor's shape tells.
-    let of = |s: &Settings| {
-        [
-            ("blocks", s.blocks.to_string()),
-            ("heads", s.heads.to_string()),
-            ("norm", format!("{:?}", s.norm).to_lowercase()),
-            ("dilations", String::from(s.dilations.clone())),
-            ("projection", s.projection.to_string()),
-        ]
-    };
-    for ((name, theirs), (_, mine)) in of(base).into_iter().zip(of(settings)) {
-        // What the model does not listen to makes no difference.
-        if theirs != mine && settings.find()?.0.uses.contains(&name) {
-            return Err(Error::user(format!("{path}: the base has --{name} {theirs}, the new run {mine}"))
-                .hint(format!("leave --{name} out: its layers were trained so; {tables}")));
-        }
-    }
-    let (theirs, mine) = (base.field_names(), settings.field_names());
-    let beside = !theirs.is_empty() && !mine.is_empty();
-    if beside && theirs != mine {
-        let (theirs, mine) = (theirs.join(","), mine.join(","));
-        return Err(Error::user(format!("{path}: the base has --fields {theirs}, the new run {mine}"))
-            .hint(format!("fields stand side by side in their order: give --fields {theirs}, {tables}")));
-    }
-    if known.iter().any(|(name, _)| name == "side.weight") && base.join != settings.join {
-        return Err(Error::user(format!("{path}: the base and the new run differ in --join")).hint("leave it out"));
-    }
-    let ((_, theirs), (_, mine)) = (base.find()?, settings.find()?);
-    if transfer == Transfer::Patch && theirs.view != mine.view {
-        return Err(Error::user(format!(
-            "{path}: the base was trained for {}, where a row sees {}, the new run for {}: frozen layers would see \
-                 what they were not trained for",
-            theirs.name,
-            if theirs.view == View::Both { "both sides" } else { "the past alone" },
-            mine.name
-        ))
-        .hint(format!("leave --task out, or train the layers on with --transfer model, {tables}")));
-    }
-    Ok(())
-}
-
-/// The shape that a parameter has in the base, where it is taken over.
-fn find<'k>(
-    path: &str,
-    known: &'k [(String, Vec<usize>)],
-    p: &Param,
-    transfer: Transfer,
-) -> Result<Option<&'k [usize]>> {
-    let found = known.iter().find(|(name, _)| *name == p.name).filter(|_| wanted(&p.name, transfer));
-    let Some((_, shape)) = found else {
-        if p.frozen && !p.name.contains(Patch::NAME) {
-            let what = format!("{path}: the base has no '{}', which would be frozen", p.name);
-            return Err(Error::user(what).hint("use --transfer model, which trains what is new"));
-        }
-        return Ok(None);
-    };
-    let whole = rows_of(&p.name) == Rows::Whole;
-    if shape[1..] != p.shape[1..] || whole && *shape != p.shape {
-        let (name, new) = (&p.name, &p.shape);
-        // What takes less over.
-        let less = match wanted(name, Transfer::Embedding) {
-            true => "--transfer none",
-            false => "--transfer embedding or none",
-        };
-        return Err(Error::user(format!("{path}: tensor '{name}' is {shape:?} in the base, {new:?} in the new run"))
-            .hint(format!("give the new run the base's settings, or use {less}")));
-    }
-    Ok(Some(shape))
-}
-
-/// Whether a run of the settings `new` will be able to start from one of `base`, called `name`: before that has been trained.
-///
-/// # Errors
-/// As [`Base::check_model`] and [`Base::check`], of what settings and data tell.
-pub fn check_plans(
-    name: &str,
-    (base, theirs): (&Settings, &Facts),
-    (new, facts): (&Settings, &Facts),
-    transfer: Transfer,
-) -> Result<()> {
-    let known = Engine::<Cpu>::parameters(base, theirs)?;
-    let known: Vec<(String, Vec<usize>)> = known.into_iter().map(|p| (p.name, p.shape)).collect();
-    check_model(name, (base, &known), new, transfer)?;
-    let params = Engine::<Cpu>::parameters(new, facts)?;
-    let fits = |p: &Param| find(name, &known, p, transfer).map(|_| ());
-    params.iter().try_for_each(fits).map_err(|e| unlike(e, base, new, transfer))
-}
-
-/// An error of tensors that do not fit, with the flags to leave out: settings that shape tensors, unlike the base's.
-fn unlike(e: Error, base: &Settings, new: &Settings, transfer: Transfer) -> Error {
-    let all = |s: &Settings| serde_json::json!(s);
-    let (theirs, mine) = (all(base), all(new));
-    // Tables alone may stand under other layers.
-    let of_layers = |name: &str| ["blocks", "ffn-ratio", "taps", "join"].contains(&name);
-    let unlike = |name: &&&str| theirs[**name] != mine[**name] && !(transfer == Transfer::Embedding && of_layers(name));
-    let flags: Vec<String> = SHAPING.iter().filter(unlike).map(|name| format!("--{name}")).collect();
-    match (&e.hint, flags.is_empty()) {
-        (Some(hint), false) => {
-            let hint = hint.replace("give the new run the base's settings", &format!("leave {} out", flags.join(", ")));
-            e.hint(hint)
-        }
-        _ => e,
-    }
-}
-
-/// Settings that shape tensors.
-const SHAPING: &[&str] = &[
-    "width",
-    "length",
-    "blocks",
-    "ffn-ratio",
-    "taps",
-    "window",
-    "horizontal",
-    "vertical",
-    "rating-width",
-    "user-width",
-    "fields",
-    "field-width",
-    "join",
-];
-
-/// What a transfer would take over and the new run has no place for.
-fn left_behind<'k>(
-    known: &'k [(String, Vec<usize>)],
-    params: &[Param],
-    transfer: Transfer,
-) -> impl Iterator<Item = &'k (String, Vec<usize>)> {
-    known.iter().filter(move |(name, _)| wanted(name, transfer) && params.iter().all(|p| p.name != *name))
-}
-
-/// Whose rows a parameter has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Rows {
-    Items,
-    Users,
-    Fields,
-    /// Its rows are nobody's: all or nothing.
-    Whole,
-}
-
-fn rows_of(name: &str) -> Rows {
-    match name.split('.').next() {
-        Some("item") => Rows::Items,
-        Some("user") => Rows::Users,
-        Some("field") => Rows::Fields,
-        _ => Rows::Whole,
-    }
-}
-
-fn wanted(name: &str, transfer: Transfer) -> bool {
-    match transfer {
-        Transfer::None => false,
-        Transfer::Embedding => rows_of(name) != Rows::Whole || name.starts_with("position."),
-        Transfer::Model | Transfer::Patch => true,
-    }
+    /// How it begins, or some of its columns, where that is not at random: so that the run starts as its base.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub begins: Option<String>,
 }
 
 /// The keys of a new run's rows.
@@ -443,54 +122,57 @@ pub fn carry<B: Backend>(
     only: impl Fn(&Param) -> bool,
 ) -> Result<Vec<Carried>> {
     let params: Vec<Param> = engine.params().to_vec();
-    let (path, known) = (base.folder.path.display().to_string(), base.file.weights());
+    let path = base.folder.path.display().to_string();
     let mut all = Vec::new();
     for p in params.iter().filter(|p| only(p)).cloned() {
-        let of = p.shape[0];
-        let rows = match find(&path, &known, &p, origin.transfer)? {
-            Some(shape) => take(engine, base, origin, keys, &p, shape[0])?,
-            None => 0,
+        let columns = named_columns(&p, engine.settings());
+        let found = find(&path, &base.known, (&p, &columns), origin.transfer)?.cloned();
+        let (rows, begins) = match found {
+            Some(known) => take(engine, base, origin, keys, (&p, &columns), &known)?,
+            None if origin.transfer.layers() && !columns.is_empty() => {
+                engine.backend.write(p.w.raw(), &beginning(p.shape[0], &columns));
+                (0, Some("as nothing: the network starts as its base".to_string()))
+            }
+            None => (0, None),
         };
-        all.push(Carried { name: p.name, shape: p.shape, rows, of, frozen: p.frozen });
+        all.push(Carried { name: p.name, rows, of: p.shape[0], shape: p.shape, frozen: p.frozen, begins });
     }
-    let behind = left_behind(&known, &params, origin.transfer);
-    all.extend(behind.map(|(name, shape)| Carried {
-        name: name.clone(),
-        shape: shape.clone(),
+    let behind = left_behind(&base.known, &params, origin.transfer);
+    all.extend(behind.map(|k| Carried {
+        name: k.name.clone(),
+        shape: k.shape.clone(),
         rows: 0,
         of: 0,
         frozen: false,
+        begins: None,
     }));
     engine.backend.sync()?;
     Ok(all)
 }
 
-/// Takes one parameter over; gives the number of its rows that the base knows.
+/// Takes one parameter over; gives the number of its rows that the base knows, and how its new columns begin.
 fn take<B: Backend>(
     engine: &mut Engine<B>,
     base: &mut Base,
     origin: &Origin,
     keys: Keys<'_>,
-    p: &Param,
-    base_rows: usize,
-) -> Result<usize> {
-    let none = Vocab::from_keys(Vec::<String>::new());
-    let (mine, theirs) = match rows_of(&p.name) {
-        Rows::Whole => {
-            let values = base.file.weight(&p.name)?;
-            engine.backend.write(p.w.raw(), &values);
-            return Ok(p.shape[0]);
-        }
-        Rows::Items => (keys.items, &base.items),
-        Rows::Users => (keys.sides.users.as_ref().unwrap_or(&none), base.sides.users.as_ref().unwrap_or(&none)),
-        Rows::Fields => (keys.sides.values.as_ref().unwrap_or(&none), base.sides.values.as_ref().unwrap_or(&none)),
-    };
-    let d: usize = p.shape[1..].iter().product();
-    // Rows of keys first, those of special ids behind them in the same order.
-    let special = |i: usize| Some(theirs.len() + i - mine.len()).filter(|row| *row < base_rows);
-    let place = |i: usize| if i < mine.len() { theirs.find(mine.key(i)).map(|r| r as usize) } else { special(i) };
-    let values = base.file.weight(&p.name)?;
+    (p, columns): (&Param, &Columns),
+    known: &Known,
+) -> Result<(usize, Option<String>)> {
+    let values = laid_out(base.weight(&p.name)?, columns, &known.columns);
+    let new = added(columns, &known.columns);
+    let count: usize = new.iter().map(std::ops::Range::len).sum();
+    let begins = (count > 0).then(|| format!("{count} new columns at zero"));
     let kind = rows_of(&p.name);
+    if kind == Rows::Whole {
+        engine.backend.write(p.w.raw(), &values);
+        return Ok((p.shape[0], begins));
+    }
+    let none = Vocab::from_keys(Vec::<String>::new());
+    let mine = keys_of(kind, keys.items, keys.sides).unwrap_or(&none);
+    let theirs = keys_of(kind, &base.items, &base.sides).unwrap_or(&none);
+    let d: usize = p.shape[1..].iter().product();
+    let place = Place::new(Some(mine), Some(theirs), known.shape[0]);
     let start = Start::new(kind, origin.fresh_rows, keys.content, &values, d, mine, theirs);
     // In pieces: a table may be larger than what memory is left.
     let piece = ((1 << 22) / d.max(1)).max(1);
@@ -501,15 +183,31 @@ fn take<B: Backend>(
         rows.resize(n * d, 0.0);
         engine.backend.read(span, &mut rows);
         for (i, row) in rows.chunks_exact_mut(d).enumerate() {
-            match place(first + i) {
+            match place.of(first + i) {
                 Some(from) => row.copy_from_slice(&values[from * d..][..d]),
                 None if first + i < mine.len() => start.add_to(row, first + i, group(kind, mine.key(first + i))),
                 None => {}
             }
+            new.iter().for_each(|columns| row[columns.clone()].fill(0.0));
         }
         engine.backend.write(span, &rows);
     }
-    Ok((0..p.shape[0]).filter(|i| place(*i).is_some()).count())
+    Ok(((0..p.shape[0]).filter(|i| place.of(*i).is_some()).count(), begins))
+}
+
+/// Opens the run that another one comes from, which it needs to be whole.
+///
+/// # Errors
+/// It is gone, or is not the one that the patches were trained on.
+pub(super) fn open_origin(origin: &Origin) -> Result<Base> {
+    let base = Base::open(&origin.run, origin.checkpoint).map_err(|e| {
+        e.hint(format!(
+            "the patches of this run need their base, {}; put it back, or correct `run` under [from] in config.toml",
+            origin.run.display()
+        ))
+    })?;
+    check_base(&base, origin)?;
+    Ok(base)
 }
 
 /// Reads the frozen parameters of a patched run from its base.
@@ -517,13 +215,7 @@ fn take<B: Backend>(
 /// # Errors
 /// The base is gone, or is not the one that the patches were trained on.
 pub fn complete<B: Backend>(engine: &mut Engine<B>, origin: &Origin, keys: Keys<'_>) -> Result<()> {
-    let mut base = Base::open(&origin.run, origin.checkpoint).map_err(|e| {
-        e.hint(format!(
-            "the patches of this run need their base, {}; put it back, or correct `run` under [from] in config.toml",
-            origin.run.display()
-        ))
-    })?;
-    check_base(&base, origin)?;
+    let mut base = open_origin(origin)?;
     carry(engine, &mut base, origin, keys, |p| p.frozen).map(|_| ())
 }
 

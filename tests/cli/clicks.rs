@@ -234,3 +234,52 @@ fn what_cannot_be_learned_from_is_refused() {
     p.refused("clicks --from base other -q --split last-n", &["knows none of the data's 3 items"]);
     assert!(!p.path("runs").exists(), "nothing was written");
 }
+
+/// A run that counted events of the clicks: the impressions are cut at the same times, without a flag, and nothing that
+/// it was trained on is held out.
+#[test]
+fn impressions_are_cut_where_the_run_cut_its_clicks() {
+    let (p, rows) = place();
+    for (name, flags, held) in [
+        ("ratio", "--split ratio --test-share 0.2 --valid-share 0.1", None),
+        ("last-n", "--split last-n --test-n 3 --valid-n 2", Some((2, 3))),
+        ("loo", "", Some((1, 1))),
+        ("basket", "--task next-basket --split last-basket", None),
+    ] {
+        p.well(&format!("train clicked --out {name} -q {TINY} --epochs 1 {flags}"));
+        p.well(&format!("clicks --from {name} shown --out {name}-clicks -q --epochs 1"));
+        let all = report(&p, &format!("{name}-clicks"));
+        let number =
+            |path: &str| all.pointer(path).and_then(Value::as_f64).unwrap_or_else(|| panic!("{path}: {all:#}"));
+        assert_eq!(number("/protocol/left_out_users_trained_on"), 0.0, "{name}");
+        assert_eq!(all["protocol"]["cut_where_the_run_was"], true);
+        if name == "basket" {
+            continue;
+        }
+        // Again from the log: of n clicks a share or a number is held out, and the parts end with a click.
+        let (mut want, mut clicked) = ([0u64; 3], [0u64; 3]);
+        for user in 0..USERS {
+            let days: Vec<u64> = rows.iter().filter(|r| r.0 == user && r.2).map(|r| r.3).collect();
+            let n = days.len();
+            let (valid, test) = held.unwrap_or(((n / 10).max(1), (n / 5).max(1)));
+            // Of a user with too few clicks nothing is held out.
+            let end = |rest: usize| if n > valid + test { days[n - rest - 1] } else { DAYS };
+            let ends = [end(valid + test), end(test)];
+            for row in rows.iter().filter(|r| r.0 == user) {
+                let part = ends.iter().filter(|end| row.3 > **end).count();
+                want[part] += 1;
+                clicked[part] += u64::from(row.2);
+            }
+        }
+        for (i, part) in ["train", "validation", "test"].into_iter().enumerate() {
+            assert_eq!(number(&format!("/protocol/{part}/impressions")), want[i] as f64, "{name} {part}");
+            assert_eq!(number(&format!("/protocol/{part}/clicks")), clicked[i] as f64, "{name} {part}");
+        }
+    }
+    // Flags that hold out what the run was trained on are refused, and what the hint says works.
+    p.refused(
+        "clicks --from ratio shown --split last-n --test-n 30 --out x -q",
+        &["leak", "leave the split flags out"],
+    );
+    p.well("clicks --from ratio shown --out x -q --epochs 1");
+}

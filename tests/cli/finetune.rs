@@ -185,10 +185,6 @@ fn patches_fit_their_base_alone() {
     p.train("base", "--epochs 1");
     p.train("other", "--epochs 1 --seed 2");
     p.well("finetune --from base data --out patch -q --transfer patch --epochs 1");
-    p.refused(
-        "finetune --from patch data --out again --transfer model",
-        &["complete with another one alone", "--from"],
-    );
     let moved = |from: &str, to: &str| std::fs::rename(p.path(from), p.path(to)).unwrap();
     moved("base", "kept");
     p.refused("eval patch", &["need their base"]);
@@ -330,4 +326,124 @@ fn what_the_base_learned_is_not_tested_on() {
     p.well("finetune --from second more --out third --epochs 1 -q");
     let told = p.says("eval third");
     assert_eq!(told.matches("was trained on events of").count(), 1, "{told}");
+}
+
+/// A run of patches is a base like any other: its own base completes it, and its patches are taken over and trained on.
+#[test]
+fn a_patched_run_is_a_base_too() {
+    let p = Place::new();
+    grown(&p);
+    p.train("base", "--epochs 2 --lr 0.01");
+    p.well("finetune --from base data --out patch -q --transfer patch --epochs 3 --lr 0.02");
+    assert_ne!(report(&p, "base")["full"], report(&p, "patch")["full"]);
+    for transfer in ["model", "patch"] {
+        let out = p.well(&format!(
+            "finetune --from patch data --out on-{transfer} --json --transfer {transfer} --epochs 1 --lr 0"
+        ));
+        let (_, tensors) = carried(&out);
+        assert!(tensors.iter().any(|(name, ..)| name.contains(".patch.")));
+        for (name, rows, of, frozen) in &tensors {
+            assert!(rows == of, "{name}: {rows} of {of}");
+            assert_eq!(*frozen, transfer == "patch" && !name.contains(".patch."), "{name}");
+        }
+        assert_eq!(report(&p, "patch")["full"], report(&p, &format!("on-{transfer}"))["full"], "{transfer}");
+    }
+    // A third link, onto a grown catalogue: rows that only the first run knows come through the second.
+    let out = p.well("finetune --from on-patch grown --out third --json --transfer patch --epochs 1 --lr 0.01");
+    let (_, tensors) = carried(&out);
+    assert!(tensors.contains(&("item.weight".into(), 21, 41, false)), "{tensors:?}");
+    assert!(p.text("third/config.toml").contains("freeze = \"network\""));
+    p.well("eval third");
+    p.well("recommend third --history i30,i50 --k 3");
+    let start = p.well("finetune --from third grown --out fourth --json --transfer patch --epochs 1 --lr 0");
+    assert!(carried(&start).1.iter().all(|(_, rows, of, _)| rows == of));
+    assert_eq!(report(&p, "third")["full"], report(&p, "fourth")["full"]);
+    // Tables alone leave the patches behind; nothing leaves all.
+    for (transfer, rows) in [("embedding", 41), ("none", 0)] {
+        let out =
+            p.well(&format!("finetune --from patch data --out {transfer} --json --transfer {transfer} --epochs 1"));
+        let (_, tensors) = carried(&out);
+        assert!(tensors.iter().all(|(name, ..)| !name.contains(".patch.")), "{tensors:?}");
+        assert_eq!(tensors.iter().find(|t| t.0 == "item.weight").unwrap().1, rows);
+    }
+    p.refused(
+        "finetune --from patch data --out x --transfer patch --patch parallel",
+        &["patches of its own", "leave --patch"],
+    );
+    // The chain is whole or refused.
+    std::fs::rename(p.path("base"), p.path("elsewhere")).unwrap();
+    for words in ["eval third", "finetune --from patch data --out x", "train --resume third"] {
+        p.refused(words, &["need their base"]);
+    }
+}
+
+/// Keys that differ in how whole numbers are written are other keys: said, with what to do.
+#[test]
+fn numbers_written_otherwise_are_told() {
+    let p = Place::new();
+    let log = |whole: &str, user: &str| {
+        let mut log = String::from("user,item,timestamp\n");
+        for u in 0..60 {
+            for t in 0..12 {
+                log += &format!("{u}{user},{}{whole},{}\n", 1 + (u * 5 + t * 3) % 40, 1_000_000_000 + t * 86_400);
+            }
+        }
+        log
+    };
+    for (name, whole, user) in [("ints", "", ""), ("floats", ".0", ""), ("both", ".00", ".0")] {
+        p.write(&format!("{name}.csv"), log(whole, user));
+        p.well(&format!("import {name}.csv --out {name} -q"));
+    }
+    p.well(&format!("train ints --out base -q {TINY} --epochs 1 --user-width 4"));
+    let same = p.says("finetune --from base ints --out a --epochs 1");
+    assert!(!same.contains("how a whole number is written"), "{same}");
+    let items = p.says("finetune --from base floats --out b --epochs 1");
+    let told = "40 of the data's 40 item keys are the base's but for how a whole number is written";
+    assert!(items.contains(told) && items.contains(".0' here") && items.contains("import again"), "{items}");
+    assert!(!items.contains("user keys are the base's but"), "{items}");
+    // No user is known by key: refused as such, and the keys are named as the likely reason.
+    p.refused("finetune --from base both --out c --epochs 1", &["no user of the new data is known", "whole number"]);
+    let both = p.says("finetune --from base both --out c --epochs 1 --user-width 0");
+    assert!(both.contains(told), "{both}");
+    // Values of side fields, field by field.
+    for (name, year) in [("then", ""), ("now", ".0")] {
+        let table: String = (1..41).map(|i| format!("{i},g{},{}{year}\n", i % 30, 1990 + i % 4)).collect();
+        p.write(&format!("{name}.csv"), format!("item,genre,year\n{table}"));
+        p.well(&format!("import ints.csv --items {name}.csv --out {name} -q"));
+    }
+    p.well(&format!("train then --out fields -q {TINY} --epochs 1 --fields genre,year"));
+    let years = p.says("finetune --from fields now --out e --epochs 1");
+    assert!(years.contains("4 of the data's 4 'year' value keys are the base's but"), "{years}");
+    assert!(!years.contains("'genre' value"), "{years}");
+    // The other way round.
+    p.well(&format!("train floats --out other -q {TINY} --epochs 1"));
+    assert!(p.says("finetune --from other ints --out d --epochs 1").contains(told));
+}
+
+/// Ratings beside the items of a base that knew none begin as nothing: the identity in front of the item, zeros behind it;
+/// where they are added to the item, their vectors begin at zero.
+#[test]
+fn ratings_begin_as_nothing() {
+    let p = Place::new();
+    let mut log = String::from("user,item,rating,timestamp\n");
+    for u in 0..60 {
+        for t in 0..12 {
+            log += &format!("u{u},i{},{},{}\n", (u * 5 + t * 3) % 40, 1 + (u + t) % 5, 1_000_000_000 + t * 86_400);
+        }
+    }
+    p.write("rated.csv", log);
+    p.well("import rated.csv --out rated -q");
+    p.well(&format!("train rated --out base -q {TINY} --epochs 1"));
+    p.well("finetune --from base rated --out joined -q --task rating --epochs 1 --lr 0 --rating-width 4");
+    for (i, row) in rows(&p, "joined/best.safetensors", "rating.join.weight").iter().enumerate() {
+        assert_eq!(row.len(), 20);
+        assert!(row.iter().enumerate().all(|(j, x)| *x == f32::from(u8::from(i == j))), "row {i}: {row:?}");
+    }
+    assert!(rows(&p, "joined/best.safetensors", "rating.weight").iter().flatten().any(|x| *x != 0.0));
+    p.well("finetune --from base rated --out added -q --task rating --epochs 1 --lr 0 --rating-width 0");
+    assert!(rows(&p, "added/best.safetensors", "rating.weight").iter().flatten().all(|x| *x == 0.0));
+    // They learn.
+    p.well("finetune --from base rated --out learned -q --task rating --epochs 2 --lr 0.01 --rating-width 4");
+    let moved = rows(&p, "learned/best.safetensors", "rating.join.weight");
+    assert!(moved.iter().all(|row| row[16..].iter().any(|x| *x != 0.0)), "{moved:?}");
 }

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::Cpu;
 use crate::ops::{
     DrawCandidates, DrawNegatives, MarkOwn, NO_ID, Run, Valid,
-    draw_negatives::{Draws, Rows},
+    draw_negatives::{Draws, Masses, Rows},
 };
 
 /// Draws that are worth handing to another thread.
@@ -49,6 +49,11 @@ impl<'a> Set<'a> {
         set
     }
 
+    /// The items, each once.
+    fn items(&self) -> impl Iterator<Item = u32> + '_ {
+        self.slots.iter().copied().filter(|id| *id != NO_ID)
+    }
+
     /// Where an item stands, or the empty place where it would.
     fn place(&self, item: u32) -> usize {
         let mut at = (item.wrapping_mul(0x9E37_79B9) >> self.shift) as usize;
@@ -65,9 +70,10 @@ impl<'a> Set<'a> {
 
 /// Calls `work(sequence, its items where they are wanted, its scored rows' part of out)` for each sequence, a row of out
 /// being `width` ids: halved until a task has few.
-fn each_sequence<W>(rows: Rows, wanted: bool, width: usize, sequences: Range<usize>, out: &mut [u32], work: &W)
+fn each_sequence<T, W>(rows: Rows, wanted: bool, width: usize, sequences: Range<usize>, out: &mut [T], work: &W)
 where
-    W: Fn(usize, Set, &mut [u32]) + Sync,
+    T: Send,
+    W: Fn(usize, Set, &mut [T]) + Sync,
 {
     let count = |b: Range<usize>| (rows.scored[b.end] - rows.scored[b.start]) as usize * width;
     if sequences.len() > 1 && out.len() > DRAWS {
@@ -103,6 +109,20 @@ impl Run<DrawCandidates> for Cpu {
             }
         });
         padding.fill(NO_ID);
+        if op.free.is_empty() {
+            return;
+        }
+        let masses = Masses::new(op.v, op.sampling, mem.lent.ids(op.mass));
+        let free = mem.out(op.free, op.m);
+        let (free, padding) = free.split_at_mut(scored[op.b] as usize);
+        each_sequence(rows, op.own, 1, 0..op.b, free, &|b, own, free| {
+            let mass: u64 = own.items().map(|id| masses.of(id)).sum();
+            for (row, free) in rows.rows(b).zip(free) {
+                let alone = if own.has(target[row]) { 0 } else { masses.of(target[row]) };
+                *free = (masses.share_left(mass + alone) as f32).ln();
+            }
+        });
+        padding.fill(0.0);
     }
 }
 

@@ -99,6 +99,8 @@ struct Forward<'a> {
     table: &'a [f32],
     bias: &'a [f32],
     log_q: &'a [f32],
+    /// Of these rows, or empty.
+    free: &'a [f32],
     d: usize,
     s: usize,
     v: usize,
@@ -113,6 +115,7 @@ impl Kernel for Forward<'_> {
         for (i, loss) in self.loss.iter_mut().enumerate() {
             let (z, id) = (&mut self.z[i * w..][..w], &self.id[i * w..][..w]);
             let h = self.h[i * d..][..d].as_ptr();
+            let free = self.free.get(i).copied().unwrap_or(0.0);
             for j in 0..w {
                 prefetch(s, self.table, id.get(j + AHEAD), d);
                 let k = id[j] as usize;
@@ -124,7 +127,8 @@ impl Kernel for Forward<'_> {
                 let mut sum = s.zero();
                 // SAFETY: both rows hold d elements.
                 unsafe { lanes!(S, d, |c, n| sum = s.fma(load(s, h.add(c), n), load(s, row.add(c), n), sum)) }
-                z[j] = s.sum(sum) + self.bias[k] - self.log_q.get(k).copied().unwrap_or(0.0);
+                z[j] =
+                    s.sum(sum) + self.bias[k] - if j == 0 { 0.0 } else { self.log_q.get(k).map_or(0.0, |q| q - free) };
             }
             let (n, z0) = (spread(x, z, id, self.v), z[0]);
             *loss = match self.contrast {
@@ -239,14 +243,15 @@ impl Run<NegativeLossFwd> for Cpu {
         let (m, d, s, v, w) = (op.m, op.d, op.s, op.v, 1 + op.s);
         let (loss, z) = (mem.out(op.loss, m), mem.out(op.z, m * w));
         let (h, table, bias) = (mem.get(op.h, m * d), mem.get(op.table, v * d), mem.get(op.bias, v));
-        let (log_q, id) = (mem.lent.get(op.log_q), mem.ids(op.id, m * w));
+        let (log_q, free, id) = (mem.lent.get(op.log_q), mem.lent.get(op.free), mem.ids(op.id, m * w));
         let blocks = loss.par_chunks_mut(ROWS).zip(z.par_chunks_mut(ROWS * w)).enumerate();
         blocks.for_each(|(block, (loss, z))| {
             let (first, contrast) = (block * ROWS, op.contrast);
             let (h, id) = (&h[first * d..][..loss.len() * d], &id[first * w..][..z.len()]);
+            let free = free.get(first..first + loss.len()).unwrap_or_default();
             scratch::borrow(scratch::room(s), |x| {
                 let x = &mut x[..scratch::room(s)];
-                dispatch(Forward { loss, z, x, h, id, table, bias, log_q, d, s, v, contrast });
+                dispatch(Forward { loss, z, x, h, id, table, bias, log_q, free, d, s, v, contrast });
             });
         });
     }

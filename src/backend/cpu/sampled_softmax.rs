@@ -10,19 +10,19 @@ use super::{
     simd::dispatch,
     softmax_tiles::{self, Gradients, Kind, Scores},
 };
-use crate::ops::{NO_ID, Run, SampledSoftmaxBwd, SampledSoftmaxFwd, Valid};
+use crate::ops::{NO_ID, Run, SampledSoftmaxBwd, SampledSoftmaxFwd, Valid, sampled_softmax::log_others};
 
 /// Rows that one task takes.
 const ROWS: usize = 256;
 
-/// z of each row's target: <h, pos> + bias - log q.
-fn target_logits(z: &mut [f32], h: &[f32], pos: &[f32], d: usize, offset: impl Fn(u32) -> f32 + Sync, target: &[u32]) {
+/// z of each row's target: <h, pos> + bias.
+fn target_logits(z: &mut [f32], h: &[f32], pos: &[f32], d: usize, bias: &[f32], target: &[u32]) {
     z.par_chunks_mut(ROWS).enumerate().for_each(|(block, z)| {
         let (first, n) = (block * ROWS, z.len());
         let rows = |x| View::dense(x, target.len(), d).rows(first, n);
         dispatch(super::attention::RowDots(z, rows(h), rows(pos)));
         let real = z.iter_mut().zip(&target[first..]).filter(|(_, t)| **t != NO_ID);
-        real.for_each(|(z, &t)| *z += offset(t));
+        real.for_each(|(z, &t)| *z += bias[t as usize]);
     });
 }
 
@@ -39,12 +39,13 @@ fn forward<T: Terms>(mem: &Work<'_>, op: &SampledSoftmaxFwd) {
     let (h, pos, neg) = (mem.get(op.h, m * d), mem.get(op.pos, m * d), mem.get(op.neg, s * d));
     let (bias, log_q) = (mem.lent.get(op.bias), mem.lent.get(op.log_q));
     let (target, negative, own) = (mem.ids(op.target, m), mem.ids(op.negative, s), mem.lent.ids(op.own));
-    let offset = |id: u32| bias[id as usize] - log_q[id as usize];
+    let others = log_others(mem.lent.ids(op.targets)) as f32;
+    let offset = |id: u32| bias[id as usize] - log_q[id as usize] - others;
     scratch::borrow(scratch::room(s) + 2 * scratch::room(m), |mut rest| {
         let offsets = scratch::split(&mut rest, s);
         let (z, unused) = (scratch::split(&mut rest, m), scratch::split(&mut rest, m));
         fill_offsets(offsets, negative, offset);
-        target_logits(z, h, pos, d, offset, target);
+        target_logits(z, h, pos, d, bias, target);
         // The destinations hold the running maximum and sum: the target counts first.
         lse.copy_from_slice(z);
         loss.fill(1.0);
@@ -73,7 +74,8 @@ fn backward<T: Terms>(mem: &Work<'_>, op: &SampledSoftmaxBwd) {
     let (bias, log_q) = (mem.lent.get(op.bias), mem.lent.get(op.log_q));
     let (target, negative, own) = (mem.ids(op.target, m), mem.ids(op.negative, s), mem.lent.ids(op.own));
     let (lse, dloss) = (mem.get(op.lse, m), mem.get(op.dloss, m));
-    let offset = |id: u32| bias[id as usize] - log_q[id as usize];
+    let others = log_others(mem.lent.ids(op.targets)) as f32;
+    let offset = |id: u32| bias[id as usize] - log_q[id as usize] - others;
     scratch::borrow(scratch::room(s), |offsets| {
         let offsets = &mut offsets[..s];
         fill_offsets(offsets, negative, offset);
@@ -84,7 +86,7 @@ fn backward<T: Terms>(mem: &Work<'_>, op: &SampledSoftmaxBwd) {
         softmax_tiles::backward::<T>(&scores, lse, dloss, shared);
     });
     // The target's own column: g = dloss (p - 1).
-    target_logits(g0, h, pos, d, offset, target);
+    target_logits(g0, h, pos, d, bias, target);
     g0.iter_mut().zip(lse.iter().zip(dloss)).for_each(|(g, (lse, dloss))| *g = dloss * ((*g - lse).exp() - 1.0));
     if let Some((dh, _)) = dh {
         add_rows(dh, pos, g0, d);

@@ -11,6 +11,9 @@ fn slots(t: usize) -> usize {
     (2 * t).next_power_of_two().max(2)
 }
 
+/// Bytes that the threads of a block of `draw_candidates` sum masses in.
+const SUMS: usize = 8 * 128;
+
 /// Bytes of shared memory that every supported GPU gives to a block.
 const SHARED: usize = 99 << 10;
 
@@ -44,7 +47,9 @@ impl Run<DrawCandidates> for Simt {
             raw: self.at(op.raw),
             cu: self.at(op.cu),
             scored: self.at(op.scored),
+            free: if op.free.is_empty() { 0 } else { self.at(op.free) },
             alias: if op.sampling == Sampling::Alias { self.at(op.alias) } else { 0 },
+            mass: if op.sampling == Sampling::Alias && !op.free.is_empty() { self.at(op.mass) } else { 0 },
             step: self.at(op.step),
             v: op.v as u32,
             seed_lo: op.seed as u32,
@@ -55,7 +60,7 @@ impl Run<DrawCandidates> for Simt {
             slots: slots as i32,
         };
         // Without a sequence one block still fills the padding.
-        self.launch(Kernel::DrawCandidates, [op.b.max(1), 1, 1], 4 * slots, params);
+        self.launch(Kernel::DrawCandidates, [op.b.max(1), 1, 1], SUMS + 4 * slots, params);
     }
 
     fn need(&self, op: &DrawCandidates) -> Result<usize, String> {

@@ -27,6 +27,7 @@ impl Run<NegativeLossFwd> for Simt {
             table: self.weight(op.table),
             bias: self.at(op.bias),
             log_q: if op.log_q.is_empty() { 0 } else { self.at(op.log_q) },
+            free: if op.free.is_empty() { 0 } else { self.at(op.free) },
             id: self.at(op.id),
             m: op.m as i32,
             d: op.d as i32,

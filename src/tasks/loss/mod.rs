@@ -119,6 +119,8 @@ struct Candidates {
     id: Span<U32>,
     /// (M,1+S) gradients of their scores.
     g: Span<F32>,
+    /// (M) ln of the probability that a draw misses what the row excludes, or empty: nothing is corrected by it.
+    free: Span<F32>,
     /// Negatives of a row's own (S).
     s: usize,
     own: bool,
@@ -142,6 +144,8 @@ pub struct Loss {
     candidates: Candidates,
     /// (V,2) what negatives are drawn by, or empty.
     alias: Span<U32>,
+    /// (V,2) what each item weighs in `alias`, or empty.
+    mass: Span<U32>,
     /// (V) log of the expected count, or empty.
     log_q: Span<F32>,
     against: Against,
@@ -170,7 +174,9 @@ impl Loss {
         let sampled = c.kind != LossKind::Softmax;
         let s = if sampled && sampler.per_row { sampler.negatives } else { 0 };
         let pairs = if sampled { m * (1 + s) } else { 0 };
-        let candidates = Candidates { id: p.index(pairs), g: p.stat(pairs), s, own: c.exclude_seen };
+        let by_row = sampled && sampler.per_row && c.kind == LossKind::SampledSoftmax && c.log_q;
+        let free = p.stat(if by_row { m } else { 0 });
+        let candidates = Candidates { id: p.index(pairs), g: p.stat(pairs), free, s, own: c.exclude_seen };
         let against = match c.kind {
             LossKind::Softmax => Against::Catalogue,
             _ if sampler.per_row => Against::PerRow(PerRow::plan(p, contrast(c, r.v)?, pairs)),
@@ -189,6 +195,7 @@ impl Loss {
             target: p.index(m),
             candidates,
             alias: p.index(if sampled { Sampler::cells_len(sampler.kind, r.v) } else { 0 }),
+            mass: p.index(if by_row { Sampler::cells_len(sampler.kind, r.v) } else { 0 }),
             log_q: p.stat(if corrected { r.v } else { 0 }),
             against,
             by: Sorted::plan(p, n + shared + pairs),
@@ -246,6 +253,9 @@ impl Objective for Loss {
         }
         let sampler = Sampler::new(self.settings.sampler, &facts.counts)?;
         b.write_ids(self.alias, sampler.cells());
+        if !self.mass.is_empty() {
+            b.write_ids(self.mass, &sampler.masses());
+        }
         if !self.log_q.is_empty() {
             let log_q = if self.settings.log_q { sampler.log_q() } else { vec![0.0; self.r.v] };
             b.write(self.log_q.raw(), &log_q);
@@ -262,6 +272,8 @@ impl Objective for Loss {
         let sampling = self.settings.sampler.sampling();
         b.run(&DrawCandidates {
             id: own.id,
+            free: own.free,
+            mass: self.mass,
             target: self.target,
             raw: input.raw,
             cu: input.cu,

@@ -29,6 +29,7 @@ impl PerRow {
             table: r.item.w,
             bias: r.item_bias.w,
             log_q: loss.log_q,
+            free: loss.candidates.free,
             id: loss.candidates.id,
             m: s.m,
             d: r.d,

@@ -56,6 +56,13 @@ impl Shared {
         (if self.in_batch { loss.candidates.id } else { self.negative }, self.most(s.m))
     }
 
+    /// How many targets of the batch the negatives are, where they are that and their number is taken off: rows of
+    /// padding stand behind those of the last sequence.
+    fn targets(&self, loss: &Loss, s: &Shape) -> Span<U32> {
+        let counted = self.in_batch && loss.settings.log_q;
+        if counted { loss.input.scored.slice(s.b, 1) } else { Span::empty() }
+    }
+
     pub fn draw(&self, b: &mut dyn Backend, loss: &Loss, sampling: Option<Sampling>) {
         if let Some(sampling) = sampling {
             b.run(&DrawNegatives {
@@ -108,6 +115,7 @@ impl Shared {
             target,
             negative,
             own: self.own,
+            targets: self.targets(loss, s),
             m,
             d,
             s: count,
@@ -130,6 +138,7 @@ impl Shared {
             target: loss.candidates.id,
             negative,
             own: self.own,
+            targets: self.targets(loss, s),
             lse: loss.lse,
             m: s.m,
             d: r.d,

@@ -1,0 +1,541 @@
+//! The run that another one starts from: opened, and held against what the new run would be.
+
+use std::{collections::HashMap, path::Path};
+
+use super::{
+    checkpoint::{self, Opened},
+    columns::{Columns, Place, named_columns, width_of},
+    engine::Engine,
+    folder::{RunConfig, RunFolder},
+    freeze::Freeze,
+    settings::{Patching, Settings},
+    sides::Sides,
+    trained::Which,
+    transfer::{Transfer, open_origin},
+};
+use crate::{
+    backend::Cpu,
+    base::{Error, Result},
+    data::{Dataset, ItemField, Vocab, digits},
+    layers::{Facts, Patch, View},
+    mem::Param,
+};
+
+/// The dense layer over items, users and fields.
+const SIDE: &str = "side.weight";
+
+/// A base run, opened.
+#[derive(Debug)]
+pub struct Base {
+    pub(super) folder: RunFolder,
+    pub config: RunConfig,
+    pub items: Vocab,
+    pub(super) sides: Sides,
+    file: Opened,
+    /// Of a patched run: the run that holds its frozen parts.
+    below: Option<Box<Base>>,
+    /// All of its tensors, those of `below` among them.
+    pub(super) known: Vec<Known>,
+}
+
+/// A tensor of a base.
+#[derive(Clone, Debug)]
+pub(super) struct Known {
+    pub name: String,
+    pub shape: Vec<usize>,
+    /// As [`named_columns`].
+    pub columns: Columns,
+}
+
+impl Base {
+    /// Of a patched run the run below it is opened too, down to one that is whole.
+    ///
+    /// # Errors
+    /// No run is there, it has no such checkpoint, or the run that completes it is gone or another one.
+    pub fn open(run: &Path, which: Which) -> Result<Base> {
+        let folder = RunFolder::new(run);
+        let config = folder.config()?;
+        let path = folder.checkpoint(which)?;
+        let file = checkpoint::open(&path)?;
+        let below = match config.from.as_ref().filter(|_| file.base().is_some()) {
+            Some(origin) => Some(Box::new(open_origin(origin)?)),
+            None => None,
+        };
+        if file.lags() {
+            return Err(Error::user(format!(
+                "{}: rows of this checkpoint's table stand at earlier steps than the rest (its run updates tables by rows)",
+                path.display()
+            ))
+            .hint("take its best checkpoint: leave --last out"));
+        }
+        let items = Vocab::open(&folder.items())?;
+        let sides = Sides::open(&config.settings, &folder, items.len())?;
+        if file.vocabulary() != sides.fingerprint(&items) {
+            return Err(Error::user(format!("{}: the checkpoint belongs to another vocabulary", path.display()))
+                .hint("a checkpoint only fits the run folder it was written in, with that folder's keys"));
+        }
+        let facts = Facts { ratings: config.ratings.clone(), ..sides.facts(vec![1; items.len()])? };
+        let own = file.weights();
+        let known = Engine::<Cpu>::parameters(&config.settings, &facts)?.into_iter().filter_map(|p| {
+            let columns = named_columns(&p, &config.settings);
+            let shape = own.iter().find(|(name, _)| *name == p.name).map(|(_, shape)| shape.clone());
+            let shape = shape.or_else(|| below.is_some().then_some(p.shape))?;
+            Some(Known { name: p.name, shape, columns })
+        });
+        let known = known.collect();
+        Ok(Base { folder, config, items, sides, file, below, known })
+    }
+
+    /// Whether its checkpoint holds patches alone, and another run the rest.
+    pub fn patched(&self) -> bool {
+        self.below.is_some()
+    }
+
+    /// The numbers of a tensor, in rows of this run.
+    ///
+    /// # Errors
+    /// There is none of that name; the disk's; rows that no run of the chain was trained on.
+    pub(super) fn weight(&mut self, name: &str) -> Result<Vec<f32>> {
+        let below = match &mut self.below {
+            Some(below) if self.file.weights().iter().all(|(own, _)| own != name) => below,
+            _ => return self.file.weight(name),
+        };
+        let values = below.weight(name)?;
+        let mine = self.known.iter().find(|k| k.name == name);
+        let (Some(mine), kind) = (mine, rows_of(name)) else { return Ok(values) };
+        if kind == Rows::Whole {
+            return Ok(values);
+        }
+        let theirs = below.known.iter().find(|k| k.name == name).map_or(0, |k| k.shape[0]);
+        let place =
+            Place::new(keys_of(kind, &self.items, &self.sides), keys_of(kind, &below.items, &below.sides), theirs);
+        let d: usize = mine.shape[1..].iter().product();
+        let mut rows = Vec::with_capacity(mine.shape[0] * d);
+        for i in 0..mine.shape[0] {
+            let from = place.of(i).ok_or_else(|| {
+                Error::user(format!(
+                    "{}: '{name}' is frozen there and has rows that its own base, {}, does not know",
+                    self.folder.path.display(),
+                    below.folder.path.display()
+                ))
+                .hint(format!("start from that base: --from {}", below.folder.path.display()))
+            })?;
+            rows.extend_from_slice(&values[from * d..][..d]);
+        }
+        Ok(rows)
+    }
+
+    /// SHA-256 of the checkpoint.
+    pub fn sha256(&self) -> &str {
+        self.file.sha256()
+    }
+
+    /// In words: how many items of `data` it knows, and users, if it knows any.
+    pub fn shared(&self, data: &Dataset) -> String {
+        let count = |what: &str, mine: &Vocab, theirs: &Vocab| {
+            let both = mine.keys().filter(|key| theirs.find(key).is_some()).count();
+            let [both, all, gone] = [both, mine.len(), theirs.len() - both].map(|n| digits(n as u64));
+            format!("{both} of {all} {what} known to the base; {gone} of its own are not in the data")
+        };
+        let mut words = count("items", data.item_keys(), &self.items);
+        if let Some(users) = &self.sides.users {
+            words += &format!(" · {}", count("users", data.user_keys(), users));
+        }
+        words
+    }
+
+    /// Where keys of `data` are unknown to the base, and would be known if whole numbers were written alike (`3.0` as
+    /// `3`): what to say of it.
+    pub fn key_doubts(&self, data: &Dataset) -> Vec<String> {
+        let users = self.sides.users.as_ref().map(|theirs| ("user", data.user_keys(), theirs));
+        let all = [Some(("item", data.item_keys(), &self.items)), users];
+        let mut doubts: Vec<String> =
+            all.into_iter().flatten().filter_map(|(what, mine, theirs)| key_doubt(what, mine, theirs)).collect();
+        let Some(theirs) = &self.sides.values else { return doubts };
+        // Field by field: names of genres that are the same say nothing of years.
+        doubts.extend(data.item_fields().iter().filter_map(|field| {
+            let values = (0..field.values()).map(|id| format!("{}\t{}", field.name(), field.value(id)));
+            key_doubt(&format!("'{}' value", field.name()), &Vocab::from_keys(values), theirs)
+        }));
+        doubts
+    }
+
+    /// What patches leave as it is: the network, and each table of whose rows in `data` it knows all. Tables that
+    /// `settings` do not ask for have none.
+    pub fn freezes(&self, data: &Dataset, settings: &Settings) -> Freeze {
+        let all = |mine: &Vocab, theirs: Option<&Vocab>| {
+            mine.keys().all(|key| theirs.is_some_and(|theirs| theirs.find(key).is_some()))
+        };
+        let known = |field: &ItemField<'_>| {
+            let key = |id| format!("{}\t{}", field.name(), field.value(id));
+            (0..field.values()).all(|id| self.sides.values.as_ref().is_some_and(|v| v.find(&key(id)).is_some()))
+        };
+        let named = settings.field_names();
+        let items = all(data.item_keys(), Some(&self.items));
+        // Of tables that are not there all rows are known, but there is nothing to freeze.
+        let has = (settings.user_width > 0, !named.is_empty());
+        let users = all(data.user_keys(), self.sides.users.as_ref());
+        let fields = data.item_fields().iter().filter(|f| named.contains(&f.name())).all(|f| known(&f));
+        if items && (users || !has.0) && (fields || !has.1) {
+            return Freeze::ALL;
+        }
+        Freeze { network: true, items, users: users && has.0, fields: fields && has.1 }
+    }
+
+    /// Whether a network of `settings` can take over its layers.
+    ///
+    /// # Errors
+    /// It is of another architecture: another model, or one of the same shapes that computes something else.
+    pub fn check_model(&self, settings: &Settings, transfer: Transfer) -> Result<()> {
+        let path = self.folder.path.display().to_string();
+        check_model(&path, (&self.config.settings, &self.known), settings, transfer)
+    }
+
+    /// Whether its blocks stand behind a dense layer over users and fields, and a run of `settings` would have none:
+    /// the layer then stays without them ([`Settings::keep_side`]).
+    ///
+    /// # Errors
+    /// As [`Engine::parameters`].
+    pub fn leaves_side(&self, settings: &Settings, facts: &Facts, transfer: Transfer) -> Result<bool> {
+        let has = |name: &str| name == SIDE;
+        let theirs = transfer.layers() && self.known.iter().any(|k| has(&k.name));
+        Ok(theirs && !Engine::<Cpu>::parameters(settings, facts)?.iter().any(|p| has(&p.name)))
+    }
+
+    /// Whether what is taken over fits a run of `settings` on `data`.
+    ///
+    /// # Errors
+    /// Names the first tensor that does not fit, or that would be frozen and is not there, or that a patched network
+    /// would lack; no user of the data is known where the base's users are wanted.
+    pub fn check(&self, settings: &Settings, facts: &Facts, data: &Dataset, transfer: Transfer) -> Result<()> {
+        let params = Engine::<Cpu>::parameters(settings, facts)?;
+        let path = self.folder.path.display().to_string();
+        for p in &params {
+            let found = find(&path, &self.known, (p, &named_columns(p, settings)), transfer)
+                .map_err(|e| unlike(e, &self.config.settings, settings, transfer))?;
+            if found.is_some() && rows_of(&p.name) == Rows::Users {
+                let theirs = self.sides.users.as_ref();
+                if !data.user_keys().keys().any(|key| theirs.is_some_and(|t| t.find(key).is_some())) {
+                    let doubt = theirs.and_then(|theirs| key_doubt("user", data.user_keys(), theirs));
+                    return Err(Error::user(format!(
+                        "no user of the new data is known to the base, which has {}{}",
+                        theirs.map_or(0, Vocab::len),
+                        doubt.map_or(String::new(), |doubt| format!(": {doubt}"))
+                    ))
+                    .hint(format!(
+                        "user vectors are matched by key: give both data sets the same keys, or start without them: {}",
+                        without_users(settings, transfer)
+                    )));
+                }
+            }
+        }
+        let missed = left_behind(&self.known, &params, transfer).find(|k| !k.name.contains(".head."));
+        if let (Transfer::Patch, Some(Known { name, .. })) = (transfer, missed) {
+            let what =
+                format!("{}: the base has '{name}', the new run has no place for it", self.folder.path.display());
+            return Err(Error::user(what).hint(
+                "patches stand on the whole network: leave out what shapes it, or use --transfer model, which trains it anew",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Whether a network of `settings` can take over the layers of one of `base`'s; `path`: who that is.
+///
+/// # Errors
+/// It is of another architecture: another model, or one of the same shapes that computes something else.
+fn check_model(
+    path: &str,
+    (base, known): (&Settings, &[Known]),
+    settings: &Settings,
+    transfer: Transfer,
+) -> Result<()> {
+    if transfer == Transfer::Embedding && base.width != settings.width {
+        return Err(Error::user(format!("the base has width {}, the new run {}", base.width, settings.width))
+            .hint("leave --width out"));
+    }
+    if !matches!(transfer, Transfer::Model | Transfer::Patch) {
+        return Ok(());
+    }
+    let tables = "or carry over tables alone with --transfer embedding";
+    if base.model != settings.model {
+        return Err(Error::user(format!(
+            "{path}: the base is a {}, the new run a {}: their layers do not fit",
+            base.model, settings.model
+        ))
+        .hint(format!("leave --model out, {tables}")));
+    }
+    // What no tensor's shape tells.
+    let of = |s: &Settings| {
+        [
+            ("blocks", s.blocks.to_string()),
+            ("heads", s.heads.to_string()),
+            ("norm", format!("{:?}", s.norm).to_lowercase()),
+            ("dilations", String::from(s.dilations.clone())),
+            ("projection", s.projection.to_string()),
+        ]
+    };
+    for ((name, theirs), (_, mine)) in of(base).into_iter().zip(of(settings)) {
+        // What the model does not listen to makes no difference.
+        if theirs != mine && settings.find()?.0.uses.contains(&name) {
+            return Err(Error::user(format!("{path}: the base has --{name} {theirs}, the new run {mine}"))
+                .hint(format!("leave --{name} out: its layers were trained so; {tables}")));
+        }
+    }
+    let patches = |s: &Settings| (s.patch, s.patches, s.patch_width);
+    if base.patch != Patching::None && patches(base) != patches(settings) {
+        return Err(Error::user(format!("{path}: the base has patches of its own, and the new run would have others"))
+            .hint("leave --patch, --patches and --patch-width out: the base's patches are trained on"));
+    }
+    let (theirs, mine) = (base.field_names(), settings.field_names());
+    let beside = !theirs.is_empty() && !mine.is_empty();
+    // More fields may come in between; those of the base keep their order.
+    let mut rest = mine.iter();
+    if beside && !theirs.iter().all(|name| rest.any(|mine| mine == name)) {
+        let (theirs, mine) = (theirs.join(","), mine.join(","));
+        return Err(Error::user(format!("{path}: the base has --fields {theirs}, the new run {mine}")).hint(format!(
+            "fields stand side by side in their order: give --fields {theirs} and others behind them, leave all out with \
+             --fields none, {tables}"
+        )));
+    }
+    let none = mine.is_empty() && settings.user_width == 0;
+    if known.iter().any(|k| k.name == SIDE) && base.join != settings.join && !none {
+        return Err(Error::user(format!("{path}: the base and the new run differ in --join")).hint("leave it out"));
+    }
+    let ((_, theirs), (_, mine)) = (base.find()?, settings.find()?);
+    if transfer == Transfer::Patch && theirs.view != mine.view {
+        return Err(Error::user(format!(
+            "{path}: the base was trained for {}, where a row sees {}, the new run for {}: frozen layers would see \
+                 what they were not trained for",
+            theirs.name,
+            if theirs.view == View::Both { "both sides" } else { "the past alone" },
+            mine.name
+        ))
+        .hint(format!("leave --task out, or train the layers on with --transfer model, {tables}")));
+    }
+    Ok(())
+}
+
+/// The tensor that a parameter has in the base, where it is taken over.
+pub(super) fn find<'k>(
+    path: &str,
+    known: &'k [Known],
+    (p, columns): (&Param, &Columns),
+    transfer: Transfer,
+) -> Result<Option<&'k Known>> {
+    let thaw = match transfer {
+        Transfer::Patch => "use --transfer model, which trains what is new",
+        _ => "leave --freeze out: what is new must be trained",
+    };
+    let found = known.iter().find(|k| k.name == p.name).filter(|_| wanted(&p.name, transfer));
+    let Some(found) = found else {
+        if p.frozen && !p.name.contains(Patch::NAME) {
+            let what = format!("{path}: the base has no '{}', which would be frozen", p.name);
+            return Err(Error::user(what).hint(thaw));
+        }
+        return Ok(None);
+    };
+    let same_columns = match columns.is_empty() || found.columns.is_empty() {
+        true => found.shape[1..] == p.shape[1..],
+        false => columns.iter().all(|(name, width)| width_of(&found.columns, name).is_none_or(|w| w == *width)),
+    };
+    if !same_columns || rows_of(&p.name) == Rows::Whole && found.shape[0] != p.shape[0] {
+        let (name, shape, new) = (&p.name, &found.shape, &p.shape);
+        // What takes less over.
+        let less = match wanted(name, Transfer::Embedding) {
+            true => "--transfer none",
+            false => "--transfer embedding or none",
+        };
+        return Err(Error::user(format!("{path}: tensor '{name}' is {shape:?} in the base, {new:?} in the new run"))
+            .hint(format!("give the new run the base's settings, or use {less}")));
+    }
+    let new = columns.iter().find(|(name, _)| width_of(&found.columns, name).is_none());
+    if let (true, Some((new, _))) = (p.frozen, new.filter(|_| !found.columns.is_empty())) {
+        let what = format!("{path}: the columns of '{}' for '{new}' are new, and would be frozen at zero", p.name);
+        return Err(Error::user(what).hint(thaw));
+    }
+    Ok(Some(found))
+}
+
+/// A key as it would be if whole numbers were written alike: `3` for `3.0`. Values of fields have the field's name and a tab
+/// in front.
+fn plain(key: &str) -> &str {
+    let whole = key.rsplit_once('.').filter(|(digits, zeros)| {
+        let digits = digits.rsplit('\t').next().unwrap_or(digits);
+        let digits = digits.strip_prefix('-').unwrap_or(digits);
+        !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) && zeros.bytes().all(|b| b == b'0')
+    });
+    whole.map_or(key, |(digits, _)| digits)
+}
+
+fn key_doubt(what: &str, mine: &Vocab, theirs: &Vocab) -> Option<String> {
+    let numbers: HashMap<&str, &str> = theirs.keys().map(|key| (plain(key), key)).collect();
+    let literally = mine.keys().filter(|key| theirs.find(key).is_some()).count();
+    let alike = || {
+        let unknown = mine.keys().filter(|key| theirs.find(key).is_none());
+        unknown.filter_map(|key| numbers.get(plain(key)).map(|other| (key, *other)))
+    };
+    let more = alike().count();
+    let (here, there) = alike().next()?;
+    let shown = |key: &str| key.rsplit('\t').next().unwrap_or(key).to_string();
+    let (here, there) = (shown(here), shown(there));
+    Some(format!(
+        "{} of the data's {} {what} keys are the base's but for how a whole number is written ('{here}' here, \
+         '{there}' there), and {} are the same: those {} start as new {what}s; write the column as the base's data do \
+         and import again (--whole-keys takes 3.0 for 3)",
+        digits(more as u64),
+        digits(mine.len() as u64),
+        digits(literally as u64),
+        digits(more as u64),
+    ))
+}
+
+/// The flags that start without the users of the base.
+fn without_users(settings: &Settings, transfer: Transfer) -> &'static str {
+    match transfer {
+        // It knows nothing but users.
+        _ if settings.find().is_ok_and(|(model, _)| model.users) => "--transfer none",
+        Transfer::Patch => "--transfer model --user-width 0",
+        _ => "--user-width 0",
+    }
+}
+
+/// Whether a run of the settings `new` will be able to start from one of `base`, called `name`: before that has been
+/// trained.
+///
+/// # Errors
+/// As [`Base::check_model`] and [`Base::check`], of what settings and data tell.
+pub fn check_plans(
+    name: &str,
+    (base, theirs): (&Settings, &Facts),
+    (new, facts): (&Settings, &Facts),
+    transfer: Transfer,
+) -> Result<()> {
+    let known = Engine::<Cpu>::parameters(base, theirs)?.into_iter().map(|p| {
+        let columns = named_columns(&p, base);
+        Known { name: p.name, shape: p.shape, columns }
+    });
+    let known: Vec<Known> = known.collect();
+    check_model(name, (base, &known), new, transfer)?;
+    let params = Engine::<Cpu>::parameters(new, facts)?;
+    let fits = |p: &Param| find(name, &known, (p, &named_columns(p, new)), transfer).map(|_| ());
+    params.iter().try_for_each(fits).map_err(|e| unlike(e, base, new, transfer))
+}
+
+/// An error of tensors that do not fit, with the flags to leave out: settings that shape tensors, unlike the base's.
+fn unlike(e: Error, base: &Settings, new: &Settings, transfer: Transfer) -> Error {
+    let all = |s: &Settings| serde_json::json!(s);
+    let (theirs, mine) = (all(base), all(new));
+    // Tables alone may stand under other layers.
+    let of_layers = |name: &str| ["blocks", "ffn-ratio", "taps", "join"].contains(&name);
+    // Users and fields may come and go.
+    let both = |has: fn(&Settings) -> bool| has(base) && has(new);
+    let comes_or_goes = |name: &str| match name {
+        "user-width" => !both(|s| s.user_width > 0),
+        "fields" | "field-width" => !both(|s| !s.field_names().is_empty()),
+        "join" => !both(|s| s.user_width > 0 || !s.field_names().is_empty()),
+        _ => false,
+    };
+    let unlike = |name: &&&str| {
+        let stands = transfer == Transfer::Embedding && of_layers(name) || comes_or_goes(name);
+        theirs[**name] != mine[**name] && !stands
+    };
+    let flags: Vec<String> = SHAPING.iter().filter(unlike).map(|name| format!("--{name}")).collect();
+    match (&e.hint, flags.is_empty()) {
+        (Some(hint), false) => {
+            let hint = hint.replace("give the new run the base's settings", &format!("leave {} out", flags.join(", ")));
+            e.hint(hint)
+        }
+        _ => e,
+    }
+}
+
+/// Settings that shape tensors.
+const SHAPING: &[&str] = &[
+    "width",
+    "length",
+    "blocks",
+    "ffn-ratio",
+    "taps",
+    "window",
+    "horizontal",
+    "vertical",
+    "rating-width",
+    "user-width",
+    "fields",
+    "field-width",
+    "join",
+];
+
+/// What a transfer would take over and the new run has no place for.
+pub(super) fn left_behind<'k>(
+    known: &'k [Known],
+    params: &[Param],
+    transfer: Transfer,
+) -> impl Iterator<Item = &'k Known> {
+    known.iter().filter(move |k| wanted(&k.name, transfer) && params.iter().all(|p| p.name != k.name))
+}
+
+/// Whose rows a parameter has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rows {
+    Items,
+    Users,
+    Fields,
+    /// Its rows are nobody's: all or nothing.
+    Whole,
+}
+
+pub(super) fn rows_of(name: &str) -> Rows {
+    match name.split('.').next() {
+        Some("item") => Rows::Items,
+        Some("user") => Rows::Users,
+        Some("field") => Rows::Fields,
+        _ => Rows::Whole,
+    }
+}
+
+fn wanted(name: &str, transfer: Transfer) -> bool {
+    match transfer {
+        Transfer::None => false,
+        Transfer::Embedding => rows_of(name) != Rows::Whole || name.starts_with("position."),
+        Transfer::Model | Transfer::Patch => true,
+    }
+}
+
+/// The keys of the rows of a table; none of a tensor whose rows are nobody's.
+pub(super) fn keys_of<'a>(kind: Rows, items: &'a Vocab, sides: &'a Sides) -> Option<&'a Vocab> {
+    match kind {
+        Rows::Items => Some(items),
+        Rows::Users => sides.users.as_ref(),
+        Rows::Fields => sides.values.as_ref(),
+        Rows::Whole => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_numbers_are_written_alike() {
+        for (key, want) in [("3.0", "3"), ("-12.000", "-12"), ("3.", "3"), ("3", "3"), ("3.5", "3.5"), ("v3.0", "v3.0")]
+        {
+            assert_eq!(plain(key), want);
+        }
+        assert_eq!(plain(".0"), ".0");
+        assert_eq!(plain("year\t1990.0"), "year\t1990");
+        assert_eq!(plain("1.2.0"), "1.2.0");
+    }
+
+    #[test]
+    fn keys_that_are_the_same_are_no_doubt() {
+        let [ints, floats] = [["1", "2", "3"], ["1.0", "2.0", "3"]].map(Vocab::from_keys);
+        assert!(key_doubt("item", &ints, &ints).is_none());
+        let told = key_doubt("item", &floats, &ints).unwrap();
+        assert!(told.starts_with("2 of the data's 3 item keys") && told.contains("'1.0' here, '1' there"), "{told}");
+        let other = Vocab::from_keys(["4", "2", "5.0"]);
+        assert!(key_doubt("item", &other, &ints).is_none());
+    }
+}
