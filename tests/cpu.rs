@@ -260,6 +260,7 @@ fn everything(products: Precision) -> (Planner, Cpu, Vec<Call>) {
             m,
             d: D,
             s: S,
+            in_batch: true,
         }),
         call(SampledSoftmaxBwd {
             g0,
@@ -280,6 +281,7 @@ fn everything(products: Precision) -> (Planner, Cpu, Vec<Call>) {
             m,
             d: D,
             s: S,
+            in_batch: true,
         }),
         // Items, negatives and, as pairs, targets twice each.
         call(by2.sort(&[(item, n), (negative, S), (pairs, 2 * m)], V)),

@@ -514,6 +514,7 @@ impl Row {
                 m,
                 d,
                 s,
+                in_batch: false,
             });
             let (dneg, dneg_bias) = (Dst::Skip, Dst::Write(dbias));
             b.run(&SampledSoftmaxBwd {
@@ -535,6 +536,7 @@ impl Row {
                 m,
                 d,
                 s,
+                in_batch: false,
             });
             let (mut gradient, mut first) = (vec![0.0; s], [0.0]);
             b.read_ids(negative, &mut found);

@@ -29,7 +29,7 @@ op! {
             /** (M,ceil(S/32)) bits: left out, or empty */ own: U32,
             /** (1) how many targets of the batch the negatives are, or empty: they are drawn */ targets: U32
         }
-        with { m: usize, d: usize, s: usize }
+        with { m: usize, d: usize, s: usize, /** whether the negatives are the batch's targets */ in_batch: bool }
     }
 }
 
@@ -44,7 +44,7 @@ op! {
             /** (M,ceil(S/32)) bits: left out, or empty */ own: U32,
             /** (1) as [`SampledSoftmaxFwd::targets`] */ targets: U32, /** (M) */ lse: F32
         }
-        with { m: usize, d: usize, s: usize }
+        with { m: usize, d: usize, s: usize, /** whether the negatives are the batch's targets */ in_batch: bool }
     }
 }
 
@@ -100,7 +100,7 @@ macro_rules! logits {
             target: $m.ids($op.target),
             negative: &$m.ids($op.negative)[..$op.s],
             own: $m.ids($op.own),
-            log_others: S::of(log_others($m.ids($op.targets))),
+            log_others: S::of(if $op.in_batch { log_others($m.ids($op.targets)) } else { 0.0 }),
             d: $op.d,
         }
     };
@@ -126,7 +126,7 @@ impl Op for SampledSoftmaxFwd {
             ("target", self.target.len(), m),
             ("negative", self.negative.len(), s),
             ("own", own_or(self.own, area([m, s.div_ceil(32)])), area([m, s.div_ceil(32)])),
-            ("targets", own_or(self.targets, 1), 1),
+            ("targets", self.targets.len(), self.in_batch as usize),
         ])
     }
 
@@ -145,7 +145,7 @@ impl Op for SampledSoftmaxFwd {
             .moves(self.target, m)
             .moves(self.negative, s)
             .moves(self.own, m * s.div_ceil(32))
-            .moves(self.targets, 1)
+            .moves(self.targets, self.in_batch as usize)
     }
 
     fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
@@ -178,7 +178,7 @@ impl Op for SampledSoftmaxBwd {
             ("target", self.target.len(), m),
             ("negative", self.negative.len(), s),
             ("own", own_or(self.own, area([m, s.div_ceil(32)])), area([m, s.div_ceil(32)])),
-            ("targets", own_or(self.targets, 1), 1),
+            ("targets", self.targets.len(), self.in_batch as usize),
             ("lse", self.lse.len(), m),
         ])
     }
@@ -203,7 +203,7 @@ impl Op for SampledSoftmaxBwd {
             .moves(self.target, m)
             .moves(self.negative, others)
             .moves(self.own, m * others.div_ceil(32))
-            .moves(self.targets, others.min(1))
+            .moves(self.targets, others.min(self.in_batch as usize))
             .moves(self.lse, m)
     }
 
@@ -269,7 +269,8 @@ pub fn cases() -> Vec<Case<SampledSoftmaxFwd, SampledSoftmaxBwd>> {
         let (target, negative) = (p.index(m), p.index(s));
         let own = if excluding { p.index(m * s.div_ceil(32)) } else { Span::empty() };
         // Every other width: as if the negatives were the targets of a batch.
-        let targets = p.index(usize::from(d % 2 == 1));
+        let in_batch = d % 2 == 1;
+        let targets = p.index(usize::from(in_batch));
         let mut draw = Stream::new(21, Purpose::Test, (m + s) as u32);
         let mut id = |i: usize, apart: usize, every: usize| match ids {
             Apart => (apart + i) as u32,
@@ -296,6 +297,7 @@ pub fn cases() -> Vec<Case<SampledSoftmaxFwd, SampledSoftmaxBwd>> {
             m,
             d,
             s,
+            in_batch,
         };
         let bwd = SampledSoftmaxBwd {
             g0,
@@ -316,6 +318,7 @@ pub fn cases() -> Vec<Case<SampledSoftmaxFwd, SampledSoftmaxBwd>> {
             m,
             d,
             s,
+            in_batch,
         };
         let case = Case::new(format!("m{m} d{d} s{s} v{v} {ids:?}, own left out: {excluding}"), p, fwd, bwd)
             .input(h.y, 1.0, h.dy)

@@ -39,7 +39,7 @@ fn forward<T: Terms>(mem: &Work<'_>, op: &SampledSoftmaxFwd) {
     let (h, pos, neg) = (mem.get(op.h, m * d), mem.get(op.pos, m * d), mem.get(op.neg, s * d));
     let (bias, log_q) = (mem.lent.get(op.bias), mem.lent.get(op.log_q));
     let (target, negative, own) = (mem.ids(op.target, m), mem.ids(op.negative, s), mem.lent.ids(op.own));
-    let others = log_others(mem.lent.ids(op.targets)) as f32;
+    let others = if op.in_batch { log_others(mem.lent.ids(op.targets)) as f32 } else { 0.0 };
     let offset = |id: u32| bias[id as usize] - log_q[id as usize] - others;
     scratch::borrow(scratch::room(s) + 2 * scratch::room(m), |mut rest| {
         let offsets = scratch::split(&mut rest, s);
@@ -74,7 +74,7 @@ fn backward<T: Terms>(mem: &Work<'_>, op: &SampledSoftmaxBwd) {
     let (bias, log_q) = (mem.lent.get(op.bias), mem.lent.get(op.log_q));
     let (target, negative, own) = (mem.ids(op.target, m), mem.ids(op.negative, s), mem.lent.ids(op.own));
     let (lse, dloss) = (mem.get(op.lse, m), mem.get(op.dloss, m));
-    let others = log_others(mem.lent.ids(op.targets)) as f32;
+    let others = if op.in_batch { log_others(mem.lent.ids(op.targets)) as f32 } else { 0.0 };
     let offset = |id: u32| bias[id as usize] - log_q[id as usize] - others;
     scratch::borrow(scratch::room(s), |offsets| {
         let offsets = &mut offsets[..s];

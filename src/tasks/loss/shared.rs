@@ -56,11 +56,14 @@ impl Shared {
         (if self.in_batch { loss.candidates.id } else { self.negative }, self.most(s.m))
     }
 
-    /// How many targets of the batch the negatives are, where they are that and their number is taken off: rows of
-    /// padding stand behind those of the last sequence.
+    /// Whether their number is that of the batch's targets, and to be taken off.
+    fn counted(&self, loss: &Loss) -> bool {
+        self.in_batch && loss.settings.log_q
+    }
+
+    /// How many targets the batch has: rows of padding stand behind those of the last sequence.
     fn targets(&self, loss: &Loss, s: &Shape) -> Span<U32> {
-        let counted = self.in_batch && loss.settings.log_q;
-        if counted { loss.input.scored.slice(s.b, 1) } else { Span::empty() }
+        if self.counted(loss) { loss.input.scored.slice(s.b, 1) } else { Span::empty() }
     }
 
     pub fn draw(&self, b: &mut dyn Backend, loss: &Loss, sampling: Option<Sampling>) {
@@ -119,6 +122,7 @@ impl Shared {
             m,
             d,
             s: count,
+            in_batch: self.counted(loss),
         });
     }
 
@@ -143,6 +147,7 @@ impl Shared {
             m: s.m,
             d: r.d,
             s: count,
+            in_batch: self.counted(loss),
         });
     }
 }
