@@ -128,7 +128,7 @@ mod tests {
     type Read = (Vec<[String; 3]>, Vec<u64>);
 
     fn read_in_blocks(layout: &TextLayout, size: usize) -> Read {
-        let (send, receive) = sync_channel(1 << 16);
+        let (send, receive) = sync_channel(256);
         read(layout, &Rules::default(), size, &send).unwrap();
         drop(send);
         let mut all = Read::default();
