@@ -29,6 +29,9 @@ pub struct Args {
     /// Only cases with at most this many numbers, for tools that slow everything down
     #[arg(long, value_name = "N", default_value_t = usize::MAX, hide_default_value = true)]
     pub largest: usize,
+    /// How often, each time with other random inputs
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub seeds: u64,
 }
 
 pub fn run(args: Args, printer: Printer) -> Result<()> {
@@ -42,31 +45,19 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
         (None, _) => vec![Precision::F32, Precision::Bf16],
     };
     printer.say(format_args!("device  {chosen}"));
-    let only = Selection { name: &args.only, elements: args.largest };
+    let only = Selection { name: &args.only, elements: args.largest, seeds: args.seeds };
     let (mut rows, mut cases, mut faults) = (0, 0, 0);
-    let mut failed = None;
-    for precision in precisions {
-        let name = format!("{precision:?}").to_lowercase();
-        let mut first = true;
-        let mut observe = |row: Row| {
-            if std::mem::take(&mut first) && !printer.json {
-                let head = format!("{name:<46} {:>5}  {:>8} {:>9}", "cases", "forward", "gradient");
-                printer.result(format_args!("{head}   worst error, share of what is allowed"));
-            }
-            rows += 1;
-            cases += row.cases;
-            faults += row.fault.is_some() as usize;
-            show(&printer, &name, &row);
-        };
-        let proved = thread_pool(None)?.install(|| check(device, precision, only, &mut observe));
-        if let Err(e) = proved {
-            failed = Some(e);
-            break;
+    let mut observe = |row: Row| {
+        if rows == 0 && !printer.json {
+            let head = format!("{:<46} {:<5} {:>5}  {:>8} {:>9}", "", "", "cases", "forward", "gradient");
+            printer.result(format_args!("{head}   worst error, share of what is allowed"));
         }
-    }
-    if let Some(e) = failed {
-        return Err(e);
-    }
+        rows += 1;
+        cases += row.cases;
+        faults += row.fault.is_some() as usize;
+        show(&printer, &row);
+    };
+    thread_pool(None)?.install(|| check(device, &precisions, only, &mut observe))?;
     if rows == 0 {
         return Err(
             Error::user(format!("no operation's name contains '{}'", args.only)).hint("leave --only out to see all")
@@ -80,15 +71,16 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     Ok(())
 }
 
-fn show(printer: &Printer, precision: &str, row: &Row) {
+fn show(printer: &Printer, row: &Row) {
+    let Row { what, cases, worst: (forward, gradient), fault, .. } = row;
+    let precision = format!("{:?}", row.precision).to_lowercase();
     if printer.json {
         printer.event(&serde_json::json!({
-            "precision": precision, "what": row.what, "cases": row.cases, "ok": row.fault.is_none(),
-            "worst_forward": row.worst.0, "worst_gradient": row.worst.1, "fault": row.fault,
+            "precision": precision, "what": what, "cases": cases, "ok": fault.is_none(),
+            "worst_forward": forward, "worst_gradient": gradient, "fault": fault,
         }));
         return;
     }
-    let verdict = row.fault.as_ref().map_or("ok".to_string(), |f| format!("FAILED\n    {f}"));
-    let Row { what, cases, worst: (forward, gradient), .. } = row;
-    printer.result(format_args!("  {what:<44} {cases:>5}  {forward:>8.2} {gradient:>9.2}   {verdict}"));
+    let verdict = fault.as_ref().map_or("ok".to_string(), |f| format!("FAILED\n    {f}"));
+    printer.result(format_args!("  {what:<44} {precision:<5} {cases:>5}  {forward:>8.2} {gradient:>9.2}   {verdict}"));
 }

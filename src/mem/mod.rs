@@ -5,10 +5,12 @@ mod arena;
 mod planner;
 mod scalar;
 mod span;
+mod traced;
 mod uses;
 
 pub use arena::{HostArenas, Lent};
 pub use planner::{Init, Kept, Owners, Param, Planner, Var};
 pub use scalar::{Bf16Products, Precision, Scalar, round_bf16};
 pub use span::{Act, Arena, Dst, Element, F32, Mode, RawSpan, Span, U32};
+pub use traced::Traced;
 pub use uses::{Access, Uses};

@@ -259,6 +259,11 @@ impl Planner {
         Span::new(Arena::Grad, 0, self.len(Arena::Grad))
     }
 
+    /// Makes every arena at least as large as that of `other`, so that one backend serves the spans of both.
+    pub fn cover(&mut self, other: &Planner) {
+        self.len.iter_mut().zip(other.len).for_each(|(len, other)| *len = other.max(*len));
+    }
+
     /// An index span with its kind restored.
     pub fn index_span(&self, raw: RawSpan) -> Span<U32> {
         assert!(self.whole(Arena::Index).contains(&raw), "{raw:?} is no span of ids of this plan");

@@ -59,6 +59,18 @@ pub trait Scalar:
     fn product(self, other: Self) -> Self {
         self * other
     }
+    /// Itself above zero, and zero below; NaN stays.
+    fn relu(self) -> Self {
+        if self < Self::zero() { Self::zero() } else { self }
+    }
+    /// Itself where `by` is above zero, else zero.
+    fn gate(self, by: Self) -> Self {
+        if by <= Self::zero() { Self::zero() } else { self }
+    }
+    /// Whether it is larger.
+    fn beats(self, other: Self) -> bool {
+        self > other
+    }
     fn exp(self) -> Self;
     fn ln(self) -> Self;
     fn sqrt(self) -> Self;

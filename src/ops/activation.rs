@@ -58,9 +58,7 @@ impl Op for ActivationFwd {
     fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let x = m.get(self.x);
         m.compute(Dst::Write(self.y), self.n, |i| match self.kind {
-            // `max` would make 0 of a NaN.
-            Activation::Relu if x[i] < S::zero() => S::zero(),
-            Activation::Relu => x[i],
+            Activation::Relu => x[i].relu(),
             Activation::Sigmoid => S::one() / (S::one() + (-x[i]).exp()),
             Activation::Tanh => x[i].tanh(),
         });
@@ -81,8 +79,7 @@ impl Op for ActivationBwd {
     fn reference<S: Scalar>(&self, m: &Lent<'_, S>) {
         let (dy, y) = (m.get(self.dy), m.get(self.y));
         m.compute(self.dx, self.n, |i| match self.kind {
-            Activation::Relu if y[i] <= S::zero() => S::zero(),
-            Activation::Relu => dy[i],
+            Activation::Relu => dy[i].gate(y[i]),
             Activation::Sigmoid => dy[i] * (y[i] * (S::one() - y[i])),
             Activation::Tanh => dy[i] * (S::one() - y[i] * y[i]),
         });

@@ -25,6 +25,8 @@ pub enum Fill {
 #[derive(Clone, Debug)]
 pub struct Case<F, B = NoOp> {
     pub name: String,
+    /// Other numbers for [`Fill::Normal`], same shapes: which of many.
+    pub seed: u64,
     pub plan: Planner,
     pub fills: Vec<(RawSpan, Fill)>,
     pub fwd: F,
@@ -49,7 +51,7 @@ impl<F: Op, B: Op> Case<F, B> {
         if let Some(invalid) = first.or(second) {
             panic!("case {name}: {}", invalid.why);
         }
-        Case { name, plan, fills: Vec::new(), fwd, bwd, inputs: Vec::new(), outputs: Vec::new() }
+        Case { name, seed: 0, plan, fills: Vec::new(), fwd, bwd, inputs: Vec::new(), outputs: Vec::new() }
     }
 
     pub fn normal<E: Element>(mut self, span: Span<E>, std: f32) -> Self {
@@ -87,7 +89,7 @@ impl<F: Op, B: Op> Case<F, B> {
     /// The inputs as f32, one entry a fill, the same for every backend of this precision: what a bf16 backend stores as
     /// bf16 (activations, and the weights its products read) is rounded already.
     pub fn inputs_f32(&self, precision: Precision) -> Vec<(RawSpan, Vec<f32>)> {
-        let seed = self.name.bytes().fold(0u64, |h, b| h.wrapping_mul(31).wrapping_add(b as u64));
+        let seed = self.name.bytes().fold(self.seed, |h, b| h.wrapping_mul(31).wrapping_add(b as u64));
         self.fills
             .iter()
             .enumerate()
@@ -108,15 +110,15 @@ impl<F: Op, B: Op> Case<F, B> {
             .collect()
     }
 
-    /// Host memory of the case in the arithmetic of `S`, inputs filled, all else `background`.
-    pub fn host<S: Scalar>(&self, background: f64, precision: Precision) -> HostArenas<S> {
+    /// Host memory of the case in the arithmetic of `S`, with these inputs ([`Case::inputs_f32`]), all else `background`.
+    pub fn host<S: Scalar>(&self, background: f64, inputs: &[(RawSpan, Vec<f32>)]) -> HostArenas<S> {
         let mut m = HostArenas::<S>::new(&self.plan);
         use Arena::*;
         for a in [Param, Grad, Moment1, Moment2, Act, Stat] {
             m.arena_mut(a).fill(S::of(background));
         }
-        for (span, values) in self.inputs_f32(precision) {
-            m.get_mut(span).iter_mut().zip(&values).for_each(|(d, v)| *d = S::of(*v as f64));
+        for (span, values) in inputs {
+            m.get_mut(*span).iter_mut().zip(values).for_each(|(d, v)| *d = S::of(*v as f64));
         }
         for (span, fill) in &self.fills {
             if let Fill::Ids(ids) = fill {
@@ -128,8 +130,13 @@ impl<F: Op, B: Op> Case<F, B> {
 }
 
 /// A case whose op types are forgotten, to prove backend `K` with.
-pub trait AnyCase<K> {
+pub trait AnyCase<K>: Send + Sync {
     fn name(&self) -> &str;
+
+    fn plan(&self) -> &Planner;
+
+    /// Other inputs of the same shapes: which of many, 0 at first.
+    fn reseed(&mut self, seed: u64);
 
     /// Numbers in all its arenas.
     fn elements(&self) -> usize;
@@ -137,7 +144,13 @@ pub trait AnyCase<K> {
     /// Largest relative error of the f64 backward pass against central differences; `None` without a backward pass.
     fn gradient_error(&self) -> Option<f64>;
 
-    /// Runs the case on backends made by `open` and compares with the f64 reference; `Err` says what is off.
+    /// What the case should come to on backends of these kinds.
+    fn expected(&self, kinds: &[prove::Kind]) -> Vec<prove::Expected>;
+
+    /// Runs the case on a backend and compares with what is expected on its kind; `Err` says what is off.
+    fn parity_on(&self, expected: &prove::Expected, k: &mut K) -> Result<prove::Parity, String>;
+
+    /// [`AnyCase::parity_on`] on a backend made by `open`.
     fn parity(&self, open: prove::Open<'_, K>) -> Result<prove::Parity, String>;
 
     /// The bits that the case leaves on a backend.
@@ -164,11 +177,23 @@ impl<F: Op, B: Op, K: Memory + Run<F> + Run<B>> AnyCase<K> for Case<F, B> {
     fn name(&self) -> &str {
         &self.name
     }
+    fn plan(&self) -> &Planner {
+        &self.plan
+    }
+    fn reseed(&mut self, seed: u64) {
+        self.seed = seed;
+    }
     fn elements(&self) -> usize {
         self.plan.bytes() / 4
     }
     fn gradient_error(&self) -> Option<f64> {
         prove::gradient_error(self)
+    }
+    fn expected(&self, kinds: &[prove::Kind]) -> Vec<prove::Expected> {
+        prove::expected(self, kinds)
+    }
+    fn parity_on(&self, expected: &prove::Expected, k: &mut K) -> Result<prove::Parity, String> {
+        prove::parity_on(self, expected, k)
     }
     fn parity(&self, open: prove::Open<'_, K>) -> Result<prove::Parity, String> {
         prove::parity(self, open)
@@ -178,7 +203,7 @@ impl<F: Op, B: Op, K: Memory + Run<F> + Run<B>> AnyCase<K> for Case<F, B> {
     }
     fn play(&self, open: prove::Open<'_, K>) -> base::Result<()> {
         let mut k = open(&self.plan)?;
-        prove::fill(self, &mut k);
+        prove::fill(self, &self.inputs_f32(k.precision()), &mut k);
         k.run(&self.fwd);
         k.run(&self.bwd);
         k.sync()

@@ -232,8 +232,8 @@ impl Op for DilatedConvBwd {
         let (dy, z, x, w) = (m.get(self.dy), m.get(self.z), m.get(self.x), m.get(self.w));
         let (gamma, beta, mean, rstd) = (m.get(self.gamma), m.get(self.beta), m.get(self.mean), m.get(self.rstd));
         let xh: Vec<S> = (0..n * o).map(|at| (z[at] - mean[at / o]) * rstd[at / o]).collect();
-        let on = |at: usize| xh[at] * gamma[at % o] + beta[at % o] > S::zero();
-        let g: Vec<S> = (0..n * o).map(|at| if on(at) { dy[at] } else { S::zero() }).collect();
+        let before = |at: usize| xh[at] * gamma[at % o] + beta[at % o];
+        let g: Vec<S> = (0..n * o).map(|at| dy[at].gate(before(at))).collect();
         let by_o = S::one() / S::of(o as f64);
         let mut dz = vec![S::zero(); n * o];
         for t in 0..n {

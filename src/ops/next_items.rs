@@ -182,7 +182,7 @@ mod tests {
     #[test]
     fn rows_of_padding_are_none() {
         let case = cases().into_iter().find(|c| c.fwd.m > asked(1, 1) && c.fwd.b == 1).unwrap();
-        let mut m = case.host::<f64>(0.0, crate::mem::Precision::F32);
+        let mut m = case.host::<f64>(0.0, &case.inputs_f32(crate::mem::Precision::F32));
         crate::ops::prove::reference(&case.fwd, &mut m);
         assert!(
             m.ids(case.fwd.row.raw()).iter().all(|r| *r == NO_ROW)

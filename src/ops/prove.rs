@@ -5,13 +5,15 @@ activations rounded to bf16; ids exactly. Destinations start as NaN (write; ids 
 else may change, and the same input gives the same bits twice.
 */
 
+use std::sync::Arc;
+
 use super::{Access, Memory, Mode, Op, Run, Valid, case::Case};
 use crate::{
     base::{
         self,
         rng::{Purpose, Stream},
     },
-    mem::{Arena, Bf16Products, HostArenas, Planner, Precision, RawSpan, Scalar, round_bf16},
+    mem::{Arena, Bf16Products, HostArenas, Planner, Precision, RawSpan, Scalar, Traced, round_bf16},
 };
 
 /// Worst error over budget of a parity run: at most 1 when it passed.
@@ -37,7 +39,7 @@ pub fn gradient_error<F: Op, B: Op>(case: &Case<F, B>) -> Option<f64> {
         return None;
     }
     const STEP: f64 = 1e-5;
-    let mut m = case.host::<f64>(0.0, Precision::F32);
+    let mut m = case.host::<f64>(0.0, &case.inputs_f32(Precision::F32));
     let loss = |m: &mut HostArenas<f64>| {
         reference(&case.fwd, m);
         case.outputs.iter().map(|(y, dy)| dot(m.get(*y), m.get(*dy))).sum::<f64>()
@@ -114,9 +116,46 @@ fn put<K: Memory>(k: &mut K, plan: &Planner, span: RawSpan, x: f32) {
     }
 }
 
-/// Runs the references in the arithmetic of `S`. With `rounded`, what they write to activations is rounded to bf16.
-fn plain<S: Scalar, F: Op, B: Op>(case: &Case<F, B>, bwd: &B, precision: Precision, rounded: bool) -> [State<f64>; 2] {
-    let mut m = case.host::<S>(BACKGROUND as f64, precision);
+/// What a backend computes with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kind {
+    /// Activations.
+    pub stored: Precision,
+    /// The factors of products.
+    pub products: Precision,
+}
+
+impl Kind {
+    pub fn of(k: &impl Memory) -> Self {
+        Kind { stored: k.precision(), products: k.products() }
+    }
+}
+
+/// What a call should leave where it writes.
+struct Outcome(Vec<(RawSpan, Want)>);
+
+enum Want {
+    Ids(Vec<u32>),
+    /// And how far each may be off.
+    Real(Vec<f64>, f64),
+}
+
+/// What the real spans that are read hold at first.
+type Inputs = Vec<(RawSpan, Vec<f32>)>;
+
+/// What a case should come to on backends of one kind.
+pub struct Expected {
+    /// Drawing them again for every run would take longer than the runs.
+    inputs: Arc<Inputs>,
+    fwd: Outcome,
+    /// Gradients written, and added to what was there.
+    bwd: [Outcome; 2],
+}
+
+/// The references of a case, run in the arithmetic of `S`: after the forward pass, and after a backward pass that writes
+/// or adds. With `rounded`, what they write to activations is rounded to bf16.
+fn plain<S: Scalar, F: Op, B: Op>(case: &Case<F, B>, inputs: &Inputs, rounded: bool) -> [State<S>; 3] {
+    let mut m = case.host::<S>(BACKGROUND as f64, inputs);
     let fill = |m: &mut HostArenas<S>, span: RawSpan, x: f32| match span.arena() {
         Arena::Index => m.ids_mut(span).fill(u32::MAX),
         _ => m.get_mut(span).fill(S::of(x as f64)),
@@ -127,27 +166,96 @@ fn plain<S: Scalar, F: Op, B: Op>(case: &Case<F, B>, bwd: &B, precision: Precisi
         }
     };
     let all = |m: &mut HostArenas<S>| State {
-        real: REAL.iter().map(|a| m.arena(*a).iter().map(|x| x.f64()).collect()).collect(),
+        real: REAL.iter().map(|a| m.arena(*a).to_vec()).collect(),
         index: m.index_mut().to_vec(),
     };
     reference(&case.fwd, &mut m);
     case.fwd.uses(&mut |access, span| round(&mut m, access, span));
     let forward = all(&mut m);
-    poison(bwd, &mut |span, x| fill(&mut m, span, x));
-    reference(bwd, &mut m);
-    bwd.uses(&mut |access, span| round(&mut m, access, span));
-    [forward, all(&mut m)]
+    // A backward pass reads nothing that it writes, so that the second is not led astray by the first.
+    let backward = [Mode::Write, Mode::Accumulate].map(|mode| {
+        let bwd = case.bwd.with_modes(&mut |_| mode);
+        poison(&bwd, &mut |span, x| fill(&mut m, span, x));
+        reference(&bwd, &mut m);
+        bwd.uses(&mut |access, span| round(&mut m, access, span));
+        all(&mut m)
+    });
+    let [write, add] = backward;
+    [forward, write, add]
 }
 
-/// Compares what `op` wrote on the backend (before -> after) with the two references.
-fn compare<O: Op>(
-    what: &str,
-    op: &O,
-    factor: f64,
-    precision: Precision,
-    [got, before]: [&State<f32>; 2],
-    [exact, naive]: [&State<f64>; 2],
-) -> Result<f64, String> {
+/// Works out what a case should come to, once for all kinds of backends. The backward pass is judged alone: every
+/// implementation starts from its own forward results.
+pub fn expected<F: Op, B: Op>(case: &Case<F, B>, kinds: &[Kind]) -> Vec<Expected> {
+    let mut exact: Option<(Precision, Arc<Inputs>, [State<Traced>; 3])> = None;
+    let one = |kind: &Kind| {
+        // The inputs follow from what activations are.
+        if exact.as_ref().is_none_or(|(stored, ..)| *stored != kind.stored) {
+            let inputs = Arc::new(case.inputs_f32(kind.stored));
+            let outcome = plain::<Traced, F, B>(case, &inputs, false);
+            exact = Some((kind.stored, inputs, outcome));
+        }
+        let (_, inputs, exact) = exact.as_ref().expect("it was just made");
+        let rounded = kind.stored == Precision::Bf16;
+        let products = F::PRODUCTS || B::PRODUCTS;
+        match kind.products == Precision::Bf16 && products {
+            true => outcomes(case, *kind, inputs, exact, &plain::<Bf16Products, F, B>(case, inputs, rounded)),
+            false => {
+                let kind = Kind { products: Precision::F32, ..*kind };
+                outcomes(case, kind, inputs, exact, &plain::<f32, F, B>(case, inputs, rounded))
+            }
+        }
+    };
+    kinds.iter().map(one).collect()
+}
+
+fn outcomes<S: Scalar, F: Op, B: Op>(
+    case: &Case<F, B>,
+    kind: Kind,
+    inputs: &Arc<Inputs>,
+    exact: &[State<Traced>; 3],
+    naive: &[State<S>; 3],
+) -> Expected {
+    let back = |mode: Mode, i: usize| outcome(&case.bwd.with_modes(&mut |_| mode), 3.0, kind, &exact[i], &naive[i]);
+    Expected {
+        inputs: inputs.clone(),
+        fwd: outcome(&case.fwd, 2.0, kind, &exact[0], &naive[0]),
+        bwd: [back(Mode::Write, 1), back(Mode::Accumulate, 2)],
+    }
+}
+
+/// What `op` should leave: the exact values, and `factor` times the error of the naive ones as what is allowed, but no less
+/// than honest rounding may cost.
+fn outcome<S: Scalar, O: Op>(op: &O, factor: f64, kind: Kind, exact: &State<Traced>, naive: &State<S>) -> Outcome {
+    let mut all = Vec::new();
+    op.uses(&mut |access, span| {
+        if access == Access::Read {
+            return;
+        }
+        let (part, arena) = (span.range(), span.arena() as usize);
+        if span.arena() == Arena::Index {
+            return all.push((span, Want::Ids(exact.index[part].to_vec())));
+        }
+        let (want, plain) = (&exact.real[arena][part.clone()], &naive.real[arena][part]);
+        let worst = |of: &mut dyn Iterator<Item = f64>| of.fold(0.0, f64::max);
+        // An infinity that belongs there must not make room for errors beside it.
+        let largest = worst(&mut want.iter().map(|x| x.f64().abs()).filter(|x| x.is_finite()));
+        let naive_error = worst(&mut want.iter().zip(plain).map(|(w, p)| (w.f64() - p.f64()).abs()));
+        // A few units in the last place of the largest value; of a bf16 value half a unit, which every rounding may cost.
+        let rounding = match kind.stored == Precision::Bf16 && span.arena() == Arena::Act {
+            true => 1.0 / 512.0,
+            false => 8.0 * f32::EPSILON as f64,
+        };
+        // A lucky naive run must not shut out honest rounding, nor a value that is small because its terms cancel.
+        let honest = worst(&mut want.iter().map(|x| Traced::allowed(&[*x], kind.products)));
+        let budget = (factor * naive_error + rounding * largest).max(honest) + 1e-30;
+        all.push((span, Want::Real(want.iter().map(|x| x.f64()).collect(), budget)));
+    });
+    Outcome(all)
+}
+
+/// Compares what `op` wrote on the backend (before -> after) with what it should have written.
+fn compare<O: Op>(what: &str, op: &O, outcome: &Outcome, [got, before]: [&State<f32>; 2]) -> Result<f64, String> {
     let mut touched: Vec<RawSpan> = Vec::new();
     op.uses(&mut |access, span| {
         if access != Access::Read {
@@ -155,36 +263,29 @@ fn compare<O: Op>(
         }
     });
     let mut worst = 0.0f64;
-    for span in &touched {
-        let (part, arena) = (span.range(), span.arena() as usize);
-        if span.arena() == Arena::Index {
+    // What a mode leaves out is not touched.
+    for (span, want) in outcome.0.iter().filter(|(span, _)| touched.contains(span)) {
+        let part = span.range();
+        match want {
             // Ids are right or wrong.
-            if let Some(i) = part.clone().find(|i| got.index[*i] != exact.index[*i]) {
-                let (have, want) = (got.index[i], exact.index[i]);
-                return Err(format!("{what}: {span:?}[{}] is {have}, should be {want}", i - span.offset()));
+            Want::Ids(ids) => {
+                let have = &got.index[part];
+                if let Some(i) = (0..ids.len()).find(|i| have[*i] != ids[*i]) {
+                    return Err(format!("{what}: {span:?}[{i}] is {}, should be {}", have[i], ids[i]));
+                }
             }
-            continue;
-        }
-        let (want, plain) = (&exact.real[arena][part.clone()], &naive.real[arena][part.clone()]);
-        let have = &got.real[arena][part];
-        // An infinity that belongs there must not make room for errors beside it.
-        let largest = want.iter().filter(|x| x.is_finite()).fold(0.0f64, |a, x| a.max(x.abs()));
-        let naive_error = want.iter().zip(plain).fold(0.0f64, |a, (w, p)| a.max((w - p).abs()));
-        // A lucky naive run must not shut out honest rounding: a few units in the last place of the largest value; of a
-        // bf16 value half a unit, which every rounding may cost.
-        let rounding = match precision == Precision::Bf16 && span.arena() == Arena::Act {
-            true => 1.0 / 512.0,
-            false => 8.0 * f32::EPSILON as f64,
-        };
-        let budget = factor * naive_error + rounding * largest + 1e-30;
-        for (i, (w, h)) in want.iter().zip(have).enumerate() {
-            let error = (w - *h as f64).abs();
-            let same = (w.is_nan() && h.is_nan()) || *w == *h as f64;
-            if !same && (error.is_nan() || error > budget) {
-                return Err(format!("{what}: {span:?}[{i}] is {h}, should be {w} (error {error:.2e} > {budget:.2e})"));
-            }
-            if !same {
-                worst = worst.max(error / budget);
+            Want::Real(values, budget) => {
+                for (i, (w, h)) in values.iter().zip(&got.real[span.arena() as usize][part]).enumerate() {
+                    let error = (w - *h as f64).abs();
+                    let same = (w.is_nan() && h.is_nan()) || *w == *h as f64;
+                    if !same && (error.is_nan() || error > *budget) {
+                        let size = format!("error {error:.2e} > {budget:.2e}");
+                        return Err(format!("{what}: {span:?}[{i}] is {h}, should be {w} ({size})"));
+                    }
+                    if !same {
+                        worst = worst.max(error / budget);
+                    }
+                }
             }
         }
     }
@@ -204,11 +305,13 @@ fn compare<O: Op>(
     Ok(worst)
 }
 
-/// A case on a fresh backend: the state before and after the forward pass, before and after the backward pass.
+/// A case on a backend: the state before and after the forward pass, before and after the backward pass. Nothing is left
+/// of what the backend did before.
 fn run_on<F: Op, B: Op, K: Memory + Run<F> + Run<B>>(
     case: &Case<F, B>,
     bwd: &B,
-    mut k: K,
+    inputs: &Inputs,
+    k: &mut K,
 ) -> Result<[State<f32>; 4], String> {
     for a in REAL {
         let n = case.plan.len(a);
@@ -216,23 +319,23 @@ fn run_on<F: Op, B: Op, K: Memory + Run<F> + Run<B>>(
     }
     let ids = case.plan.index_span(case.plan.whole(Arena::Index));
     k.write_ids(ids, &vec![BACKGROUND_ID; ids.len()]);
-    fill(case, &mut k);
-    poison(&case.fwd, &mut |span, x| put(&mut k, &case.plan, span, x));
-    let start = snapshot(&mut k, &case.plan);
+    fill(case, inputs, k);
+    poison(&case.fwd, &mut |span, x| put(k, &case.plan, span, x));
+    let start = snapshot(k, &case.plan);
     k.run(&case.fwd);
-    let forward = snapshot(&mut k, &case.plan);
-    poison(bwd, &mut |span, x| put(&mut k, &case.plan, span, x));
-    let middle = snapshot(&mut k, &case.plan);
+    let forward = snapshot(k, &case.plan);
+    poison(bwd, &mut |span, x| put(k, &case.plan, span, x));
+    let middle = snapshot(k, &case.plan);
     k.run(bwd);
-    let end = snapshot(&mut k, &case.plan);
+    let end = snapshot(k, &case.plan);
     k.sync().map_err(|e| e.to_string())?;
     Ok([start, forward, middle, end])
 }
 
 /// Writes a case's inputs.
-pub(super) fn fill<F: Op, B: Op, K: Memory>(case: &Case<F, B>, k: &mut K) {
-    for (span, values) in case.inputs_f32(k.precision()) {
-        k.write(span, &values);
+pub(super) fn fill<F: Op, B: Op, K: Memory>(case: &Case<F, B>, inputs: &[(RawSpan, Vec<f32>)], k: &mut K) {
+    for (span, values) in inputs {
+        k.write(*span, values);
     }
     for (span, fill) in &case.fills {
         if let super::case::Fill::Ids(ids) = fill {
@@ -248,10 +351,20 @@ fn bits(s: &State<f32>) -> Vec<u32> {
 /// How a backend is opened for a plan.
 pub type Open<'a, K> = &'a dyn Fn(&Planner) -> base::Result<K>;
 
-/// A case on a backend, in every mode of its gradients.
+/// A case on a backend made by `open`, in every mode of its gradients.
 pub fn parity<F: Op, B: Op, K: Memory + Run<F> + Run<B>>(
     case: &Case<F, B>,
     open: Open<'_, K>,
+) -> Result<Parity, String> {
+    let mut k = open(&case.plan).map_err(|e| format!("{}: {e}", case.name))?;
+    parity_on(case, &expected(case, &[Kind::of(&k)])[0], &mut k)
+}
+
+/// A case on a backend, in every mode of its gradients.
+pub fn parity_on<F: Op, B: Op, K: Memory + Run<F> + Run<B>>(
+    case: &Case<F, B>,
+    expected: &Expected,
+    k: &mut K,
 ) -> Result<Parity, String> {
     let mut gradients = 0;
     case.bwd.with_modes(&mut |i| {
@@ -269,21 +382,11 @@ pub fn parity<F: Op, B: Op, K: Memory + Run<F> + Run<B>>(
         });
         let what = format!("{} (variant {variant})", case.name);
         let said = |e| format!("{what}: {e}");
-        let k = open(&case.plan).map_err(|e| said(e.to_string()))?;
-        let (precision, products) = (k.precision(), k.products());
-        let rounded = precision == Precision::Bf16;
-        let [start, forward, middle, end] = run_on(case, &bwd, k).map_err(said)?;
-        // The backward pass is judged alone: every implementation starts from its own forward results.
-        let exact = plain::<f64, F, B>(case, &bwd, precision, false);
-        let naive = match products == Precision::Bf16 && (F::PRODUCTS || B::PRODUCTS) {
-            true => plain::<Bf16Products, F, B>(case, &bwd, precision, rounded),
-            false => plain::<f32, F, B>(case, &bwd, precision, rounded),
-        };
-        let fwd = compare(&what, &case.fwd, 2.0, precision, [&forward, &start], [&exact[0], &naive[0]])?;
-        let back = compare(&what, &bwd, 3.0, precision, [&end, &middle], [&exact[1], &naive[1]])?;
+        let [start, forward, middle, end] = run_on(case, &bwd, &expected.inputs, k).map_err(said)?;
+        let fwd = compare(&what, &case.fwd, &expected.fwd, [&forward, &start])?;
+        let back = compare(&what, &bwd, &expected.bwd[(variant == 1) as usize], [&end, &middle])?;
         worst = Parity { forward: worst.forward.max(fwd), backward: worst.backward.max(back) };
-        let k = open(&case.plan).map_err(|e| said(e.to_string()))?;
-        let again = run_on(case, &bwd, k).map_err(said)?;
+        let again = run_on(case, &bwd, &expected.inputs, k).map_err(said)?;
         if bits(&again[3]) != bits(&end) {
             return Err(format!("{what}: the same input gave other bits"));
         }
@@ -300,6 +403,6 @@ pub fn fingerprint<F: Op, B: Op, K: Memory + Run<F> + Run<B>>(
     open: Open<'_, K>,
 ) -> Result<Vec<u32>, String> {
     let bwd = case.bwd.with_modes(&mut |_| Mode::Write);
-    let k = open(&case.plan).map_err(|e| e.to_string())?;
-    Ok(bits(&run_on(case, &bwd, k)?[3]))
+    let mut k = open(&case.plan).map_err(|e| e.to_string())?;
+    Ok(bits(&run_on(case, &bwd, &case.inputs_f32(k.precision()), &mut k)?[3]))
 }

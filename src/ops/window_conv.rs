@@ -116,7 +116,7 @@ impl Op for WindowConvFwd {
                         }
                     }
                     for (j, c) in c.iter().enumerate() {
-                        if *c > y[j] {
+                        if c.beats(y[j]) {
                             (y[j], at[j]) = (*c, back as u32);
                         }
                     }

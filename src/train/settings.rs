@@ -129,7 +129,7 @@ settings! {
         weight_decay: f32 = 0.01, "0.01", "Weight decay of matrices (AdamW)";
         beta1: f32 = 0.9, "0.9", "AdamW's first moment decay";
         beta2: f32 = 0.999, "0.999", "AdamW's second moment decay";
-        precision: Numbers = Numbers::Auto, "auto", "What products are of, and on a GPU activations too: bf16 or f32 (sums and weights are f32 always); auto: bf16 on a GPU, f32 on the CPU";
+        precision: Numbers = Numbers::Auto, "auto", "What products are of, and on a GPU activations too: bf16 or f32 (sums and weights are f32 always); auto: bf16 on a GPU, f32 on the CPU, where bf16 is faster with AMX or AMD's AVX512_BF16 alone";
         table_update: TableUpdate = TableUpdate::Auto, "auto", "Which rows of the item table a step updates (losses with negatives)";
         clip: f32 = 5.0, "5.0", "Clip gradients to this global norm; 0 = never";
         seed: u64 = 1, "1", "Everything random follows from it";

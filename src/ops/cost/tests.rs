@@ -125,7 +125,7 @@ fn price<O: Op>(op: &O, wanted: Wanted, done: [f64; 2]) -> Price {
 
 /// The calls of a case: forward, then backward in all ways that gradients can be wanted.
 pub fn prices<F: Op, B: Op>(case: &case::Case<F, B>) -> Vec<Price> {
-    let mut memory = case.host::<Counted>(1.0, Precision::F32);
+    let mut memory = case.host::<Counted>(1.0, &case.inputs_f32(Precision::F32));
     let mut count = |run: &dyn Fn(&mut HostArenas<Counted>)| {
         DONE.set([0.0; 2]);
         run(&mut memory);

@@ -1,0 +1,288 @@
+/*! What rounding may cost: f64 numbers that carry how far a computation in f32, or with bf16 factors, may end from them.
+
+Every operation of a computation in f32 is off by at most half a unit in the last place of its result (2^-24 of it, at most), and
+a product of bf16 factors by half a unit of each factor (2^-8 of it, at most; numbers of bf16 have 8 bits). Such an error is
+spread evenly, so that its variance is a third of the square of that half unit, and goes on by the derivative of what is
+computed from it. The variances are added up as if the errors were independent (Higham and Mary, A new approach to
+probabilistic rounding error analysis, SISC 2019); a sum of many stays within six standard deviations but for 2 in 10^9.
+
+They belong to the terms that are added, not to their sum: where large terms cancel, the result is small and what their rounding
+costs is not. One run of plain loops may be exact by luck; these numbers are not a matter of luck.
+
+A derivative says nothing across a bend: where a number is closer to it than its own error, honest computations may end on
+either side. [`Scalar::gate`] counts the whole of what it lets through or not as an error then; [`Scalar::beats`] is told apart by
+[`Traced::close_calls`].
+*/
+
+use std::{
+    cell::Cell,
+    cmp::Ordering,
+    iter::Sum,
+    ops::{Add, AddAssign, Div, Mul, Neg, Sub},
+};
+
+use super::scalar::{Precision, Scalar};
+
+/// Standard deviations that an honest error stays within.
+const SURE: f64 = 6.0;
+/// Half units in the last place that functions for vectors may be off by (`backend/cpu/math.rs` proves it).
+const EXP: f64 = 4.0;
+const TANH: f64 = 8.0;
+
+/// An f64 with the variance of what rounding has cost so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Traced {
+    x: f64,
+    /// Of results rounded to f32.
+    singles: f64,
+    /// Of factors rounded to bf16.
+    factors: f64,
+}
+
+thread_local! {
+    static CLOSE: Cell<usize> = const { Cell::new(0) };
+}
+
+/// The largest power of two in a number.
+fn binade(x: f64) -> f64 {
+    f64::from_bits(x.to_bits() & 0x7ff0_0000_0000_0000)
+}
+
+/// The variance of rounding to f32, off by at most `halves` half units.
+fn single(x: f64, halves: f64) -> f64 {
+    (halves * binade(x) * 2f64.powi(-24)).powi(2) / 3.0
+}
+
+/// The variance of rounding to bf16: none for what bf16 holds.
+fn factor(x: f64) -> f64 {
+    let held = x.to_bits() & ((1 << 45) - 1) == 0;
+    if held { 0.0 } else { (binade(x) * 2f64.powi(-8)).powi(2) / 3.0 }
+}
+
+impl Traced {
+    /// A result whose inputs have cost this much; its own rounding comes to it.
+    fn made(x: f64, singles: f64, factors: f64, halves: f64) -> Self {
+        // An infinity (a score that is masked out) has no error, and must not make room for any.
+        let finite = |v: f64| if v.is_finite() { v } else { 0.0 };
+        Traced { x, singles: finite(singles + single(x, halves)), factors: finite(factors) }
+    }
+
+    /// f(x) with the derivative of f at x.
+    fn through(self, y: f64, slope: f64, halves: f64) -> Self {
+        let square = slope * slope;
+        Self::made(y, square * self.singles, square * self.factors, halves)
+    }
+
+    /// The error that rounding may leave in these numbers, taken together (Euclidean), in a computation of this precision.
+    pub fn allowed(numbers: &[Traced], products: Precision) -> f64 {
+        let sum = |of: fn(&Traced) -> f64| numbers.iter().map(of).sum::<f64>();
+        let factors = if products == Precision::Bf16 { sum(|t| t.factors) } else { 0.0 };
+        SURE * (sum(|t| t.singles) + factors).sqrt()
+    }
+
+    /// How often on this thread, since it was last asked, a comparison ([`Scalar::beats`]) was closer than f32 can tell.
+    pub fn close_calls() -> usize {
+        CLOSE.take()
+    }
+}
+
+impl Add for Traced {
+    type Output = Self;
+    fn add(self, b: Self) -> Self {
+        Self::made(self.x + b.x, self.singles + b.singles, self.factors + b.factors, 1.0)
+    }
+}
+
+impl Sub for Traced {
+    type Output = Self;
+    fn sub(self, b: Self) -> Self {
+        Self::made(self.x - b.x, self.singles + b.singles, self.factors + b.factors, 1.0)
+    }
+}
+
+impl Mul for Traced {
+    type Output = Self;
+    fn mul(self, b: Self) -> Self {
+        let (da, db) = (b.x * b.x, self.x * self.x);
+        let cost = |a: f64, b: f64| da * a + db * b;
+        Self::made(self.x * b.x, cost(self.singles, b.singles), cost(self.factors, b.factors), 1.0)
+    }
+}
+
+impl Div for Traced {
+    type Output = Self;
+    fn div(self, b: Self) -> Self {
+        let y = self.x / b.x;
+        let (da, db) = (b.x.powi(-2), (y / b.x).powi(2));
+        Self::made(y, da * self.singles + db * b.singles, da * self.factors + db * b.factors, 1.0)
+    }
+}
+
+impl Neg for Traced {
+    type Output = Self;
+    fn neg(self) -> Self {
+        Traced { x: -self.x, ..self }
+    }
+}
+
+impl AddAssign for Traced {
+    fn add_assign(&mut self, b: Self) {
+        *self = *self + b;
+    }
+}
+
+impl Sum for Traced {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Traced::default(), Add::add)
+    }
+}
+
+impl PartialEq for Traced {
+    fn eq(&self, b: &Self) -> bool {
+        self.x == b.x
+    }
+}
+
+impl PartialOrd for Traced {
+    fn partial_cmp(&self, b: &Self) -> Option<Ordering> {
+        self.x.partial_cmp(&b.x)
+    }
+}
+
+impl Scalar for Traced {
+    fn of(x: f64) -> Self {
+        Traced { x, ..Traced::default() }
+    }
+    fn f64(self) -> f64 {
+        self.x
+    }
+    fn product(self, b: Self) -> Self {
+        let exact = self * b;
+        let rounded = b.x * b.x * factor(self.x) + self.x * self.x * factor(b.x);
+        Traced { factors: exact.factors + if rounded.is_finite() { rounded } else { 0.0 }, ..exact }
+    }
+    fn relu(self) -> Self {
+        // Below zero by less than its error: the error stays, so that a gate can tell.
+        let gone = self.x < 0.0;
+        let far = gone && self.x.abs() > Traced::allowed(&[self], Precision::Bf16);
+        if far { Traced::default() } else { Traced { x: if gone { 0.0 } else { self.x }, ..self } }
+    }
+    fn gate(self, by: Self) -> Self {
+        let through = if by.x <= 0.0 { Traced::default() } else { self };
+        let within = |products| by.x.abs() < Traced::allowed(&[by], products);
+        // As large an error as it can be at most, of one that is counted [`SURE`] times.
+        let doubt = (self.x / SURE).powi(2);
+        match (within(Precision::F32), within(Precision::Bf16)) {
+            (true, _) => Traced { singles: through.singles + doubt, ..through },
+            (_, true) => Traced { factors: through.factors + doubt, ..through },
+            _ => through,
+        }
+    }
+    fn beats(self, other: Self) -> bool {
+        let apart = (self.x - other.x).abs();
+        // Equal numbers come from equal terms, which every implementation adds in one order.
+        if apart > 0.0 && apart < Traced::allowed(&[self, other], Precision::F32) {
+            CLOSE.set(CLOSE.get() + 1);
+        }
+        self.x > other.x
+    }
+    fn exp(self) -> Self {
+        let y = self.x.exp();
+        self.through(y, y, EXP)
+    }
+    fn ln(self) -> Self {
+        self.through(self.x.ln(), 1.0 / self.x, EXP)
+    }
+    fn sqrt(self) -> Self {
+        let y = self.x.sqrt();
+        self.through(y, 0.5 / y, 1.0)
+    }
+    fn tanh(self) -> Self {
+        let y = self.x.tanh();
+        self.through(y, 1.0 - y * y, TANH)
+    }
+    fn max(self, b: Self) -> Self {
+        if self.x > b.x || b.x.is_nan() { self } else { b }
+    }
+    fn min(self, b: Self) -> Self {
+        if self.x < b.x || b.x.is_nan() { self } else { b }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::rng::{Purpose, Stream};
+
+    fn sum_of(numbers: &[f64]) -> Traced {
+        numbers.iter().map(|x| Traced::of(*x)).sum()
+    }
+
+    /// Six standard deviations of errors of at most these sizes.
+    fn six(errors: &[f64]) -> f64 {
+        6.0 * (errors.iter().map(|e| e * e / 3.0).sum::<f64>()).sqrt()
+    }
+
+    fn near(got: f64, want: f64) {
+        assert!((got - want).abs() <= 1e-12 * want, "{got}, {want}");
+    }
+
+    /// 3 + 5 - 8 + 0.5: partial sums 3, 8, 0, 0.5, of which half units are 2, 8, 0 and 1/2 times 2^-24.
+    #[test]
+    fn terms_that_cancel_keep_what_their_rounding_costs() {
+        let sum = sum_of(&[3.0, 5.0, -8.0, 0.5]);
+        assert_eq!(sum.f64(), 0.5);
+        let want = six(&[2.0, 8.0, 0.0, 0.5].map(|h| h * 2f64.powi(-24)));
+        near(Traced::allowed(&[sum], Precision::F32), want);
+        // No factor was rounded.
+        near(Traced::allowed(&[sum], Precision::Bf16), want);
+        near(Traced::allowed(&[sum, sum], Precision::F32), want * 2f64.sqrt());
+    }
+
+    /// 1.1 * 5: half units of 4 * 2^-24 for the result; in bf16 1.1 is off by 2^-8 at most, and 5 is held.
+    #[test]
+    fn products_round_their_result_and_in_bf16_their_factors() {
+        let product = Traced::of(1.1).product(Traced::of(5.0));
+        let single = 4.0 * 2f64.powi(-24);
+        near(Traced::allowed(&[product], Precision::F32), six(&[single]));
+        near(Traced::allowed(&[product], Precision::Bf16), six(&[single, 5.0 * 2f64.powi(-8)]));
+        near(Traced::allowed(&[Traced::of(1.1) * Traced::of(5.0)], Precision::Bf16), six(&[single]));
+    }
+
+    #[test]
+    fn what_is_exactly_zero_or_masked_out_allows_nothing() {
+        let masked = Traced::of(f64::NEG_INFINITY) + Traced::of(1.0);
+        assert_eq!(Traced::allowed(&[masked, masked.exp(), Traced::of(0.0) * Traced::of(3.0)], Precision::Bf16), 0.0);
+    }
+
+    #[test]
+    fn a_gate_closer_to_zero_than_its_error_allows_all_that_it_lets_through() {
+        // 2 - 2 (1 + 2^-23): below zero by less than what the sum of 2 and 2 may be off by.
+        let near_zero = (Traced::of(2.0) + Traced::of(0.0)) - (Traced::of(2.0) + Traced::of(2f64.powi(-22)));
+        assert!(near_zero.f64() < 0.0);
+        let shut = Traced::of(7.0).gate(near_zero.relu());
+        assert_eq!(shut.f64(), 0.0);
+        near(Traced::allowed(&[shut], Precision::F32), 7.0);
+        let far = Traced::of(7.0).gate((near_zero - Traced::of(1.0)).relu());
+        assert_eq!(Traced::allowed(&[far], Precision::Bf16), 0.0);
+        Traced::close_calls();
+        assert!(!near_zero.beats(Traced::of(0.0)) && !near_zero.beats(near_zero) && !near_zero.beats(Traced::of(1.0)));
+        assert_eq!(Traced::close_calls(), 1);
+    }
+
+    /// Sums in f32, in order, of numbers that mostly cancel: within what is allowed, and not by far.
+    #[test]
+    fn sums_in_f32_stay_within_what_is_allowed() {
+        let mut worst = 0.0f64;
+        for seed in 0..400 {
+            let mut draw = Stream::new(seed, Purpose::Test, 0);
+            let mut numbers: Vec<f32> = (0..50).map(|_| draw.normal()).collect();
+            numbers.extend(numbers.clone().iter().map(|x| -x * 1.0001));
+            let exact = sum_of(&numbers.iter().map(|x| *x as f64).collect::<Vec<_>>());
+            let error = (numbers.iter().sum::<f32>() as f64 - exact.f64()).abs();
+            worst = worst.max(error / Traced::allowed(&[exact], Precision::F32));
+        }
+        // Three standard deviations and more in 400 draws.
+        assert!((0.4..1.0).contains(&worst), "{worst}");
+    }
+}

@@ -1,0 +1,68 @@
+//! What the budgets of whole steps are worth: honest roundings stay within them, and a fault of four budgets does not.
+
+use super::{
+    steps::{Expected, Step},
+    variants::variants,
+    *,
+};
+use crate::{
+    backend::cpu::simd::Isa,
+    mem::Precision::{Bf16, F32},
+};
+
+/// Adds an error of this size to one gradient.
+fn planted(step: &Step<f64>, gradient: usize, error: f64) -> Step<f64> {
+    let mut step = step.clone();
+    // The largest number, so that it is one that matters.
+    let g = &mut step.gradients[gradient];
+    let at = (0..g.len()).max_by(|a, b| g[*a].abs().total_cmp(&g[*b].abs())).expect("a gradient has numbers");
+    g[at] += error;
+    step
+}
+
+/// Which of many seeds: 2, or as many as `MIPGPU_CHECK_SEEDS` says.
+fn seeds() -> u64 {
+    std::env::var("MIPGPU_CHECK_SEEDS").map_or(2, |n| n.parse().unwrap())
+}
+
+/// Every variant in both precisions, on the instruction set in use.
+#[test]
+fn honest_steps_pass_and_four_budgets_in_any_gradient_fail() {
+    variants().par_iter().for_each(|(what, s)| (0..seeds()).for_each(|seed| hold(what, s, seed)));
+    println!("held on {:?}", Isa::current());
+}
+
+/// The instruction set is chosen once a process.
+#[test]
+fn and_so_on_every_instruction_set_of_this_processor() {
+    for isa in Isa::available().filter(|isa| *isa != Isa::current()) {
+        let test = "train::check::tests::honest_steps_pass_and_four_budgets_in_any_gradient_fail";
+        let out = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", test, "--nocapture"])
+            .env("MIPGPU_ISA", format!("{isa:?}").to_lowercase())
+            .env("MIPGPU_CHECK_SEEDS", seeds().div_ceil(2).to_string())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.success() && said.contains(&format!("held on {isa:?}")), "{isa:?}: {said}");
+    }
+}
+
+fn hold(what: &str, s: &Settings, seed: u64) {
+    let expected = Expected::of(s, seed, &[F32, Bf16]).unwrap();
+    for products in [F32, Bf16] {
+        let what = format!("{what}, {products:?}, seed {seed}");
+        let got = backend::with(Device::Cpu, products, OneStep(s, expected.seed)).unwrap();
+        assert_eq!(expected.judge(&got, products).1, None, "{what}");
+        let (loss, gradients) = expected.budgets(products);
+        let off = Step { loss: got.loss + 4.0 * loss, ..got.clone() };
+        assert!(expected.judge(&off, products).1.is_some_and(|f| f.starts_with("loss:")), "{what}");
+        for (i, budget) in gradients.iter().enumerate().filter(|(i, _)| !got.gradients[*i].is_empty()) {
+            let name = &got.names[i];
+            // Of what no weight hangs on nothing may differ at all.
+            let (_, fault) = expected.judge(&planted(&got, i, (4.0 * budget).max(1e-30)), products);
+            let fault = fault.unwrap_or_else(|| panic!("{what}: an error in the gradient of {name} passed"));
+            assert!(fault.starts_with(&format!("gradient of {name}:")), "{what}: {fault}");
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! The whole steps that are proved: every model, task and loss with every optional part on somewhere.
+
+use crate::{
+    base::Result,
+    layers::{Facts, Join, NormPlace},
+    models,
+    ops::BagLists,
+    tasks::{self, LossKind, SamplerKind},
+    train::{
+        freeze::Freeze,
+        settings::{Patching, Settings},
+    },
+};
+
+pub(super) const ITEMS: usize = 61;
+
+/// Small models with every optional part on somewhere: the losses behind one, then every model with every task that fits, then
+/// those that are fine-tuned with parts frozen.
+pub(super) fn variants() -> Vec<(String, Settings)> {
+    use SamplerKind::{InBatch, LogUniform, Popularity};
+    let base = Settings {
+        width: 32,
+        heads: 2,
+        blocks: 2,
+        length: 24,
+        batch: 6,
+        mask: 0.3,
+        dropout: 0.1,
+        attention_dropout: 0.1,
+        init_std: 0.2,
+        negatives: 17,
+        ..Settings::default()
+    };
+    let losses = [
+        ("post-norm, softmax", base.clone()),
+        ("pre-norm, projection", Settings { norm: NormPlace::Pre, projection: true, ..base.clone() }),
+        (
+            "sampled softmax",
+            Settings { loss: LossKind::SampledSoftmax, sampler: Popularity, exclude_seen: true, ..base.clone() },
+        ),
+        ("in-batch negatives", Settings { loss: LossKind::SampledSoftmax, sampler: InBatch, ..base.clone() }),
+        ("gbce", Settings { loss: LossKind::Gbce, sampler: LogUniform, exclude_seen: true, ..base.clone() }),
+        ("bpr", Settings { loss: LossKind::Bpr, negatives: 3, ..base.clone() }),
+    ];
+    let mut all: Vec<_> = losses.into_iter().map(|(what, s)| (format!("{} step ({what})", s.model), s)).collect();
+    for model in models::ALL {
+        let user_width = if model.users { 9 } else { 0 };
+        for task in tasks::ALL.iter().filter(|task| task.suits(model)) {
+            let s = Settings { model: model.name.into(), task: task.name.into(), user_width, ..base.clone() };
+            all.push((format!("{} step ({})", model.name, task.name), s));
+        }
+        let join = if all.len() % 2 == 0 { Join::Concat } else { Join::Sum };
+        let sides = Settings { fields: "all".into(), field_width: 5, user_width: 9, join, ..base.clone() };
+        let sides = Settings { model: model.name.into(), ..sides };
+        // Rating rows have no place for them, and who reads no items has none for fields.
+        if sides.find().is_ok_and(|(_, task)| !task.rated) && !model.users {
+            all.push((format!("{} step (users and fields)", model.name), sides));
+        }
+    }
+    all.extend(fine_tuned(&base));
+    all
+}
+
+/// Patches of every model that takes them, in both places, and what is frozen around them; of one, also where something
+/// beside the network is trained or frozen.
+fn fine_tuned(base: &Settings) -> Vec<(String, Settings)> {
+    let serial = Settings { patch: Patching::Serial, patch_width: 5, freeze: Freeze::ALL, ..base.clone() };
+    let negatives = Settings { loss: LossKind::SampledSoftmax, ..base.clone() };
+    let parallel = Settings { patch: Patching::Parallel, patches: 1, freeze: Freeze::NETWORK, ..negatives };
+    let mut all = Vec::new();
+    for model in models::ALL.iter().filter(|model| model.patches) {
+        for (what, s) in [("serial patches, all else frozen", &serial), ("parallel patches, network frozen", &parallel)]
+        {
+            all.push((format!("{} step ({what})", model.name), Settings { model: model.name.into(), ..s.clone() }));
+        }
+    }
+    let sides = |s: &Settings| Settings { fields: "all".into(), field_width: 5, user_width: 9, ..s.clone() };
+    all.extend(
+        [
+            ("patches, all else frozen, next-basket", Settings { task: "next-basket".into(), ..serial.clone() }),
+            ("patches, all else frozen, users and fields", sides(&serial)),
+            ("network frozen, users and fields", Settings { patch: Patching::None, ..sides(&parallel) }),
+        ]
+        .map(|(what, s)| (format!("{} step ({what})", s.model), s)),
+    );
+    all
+}
+
+/// A catalogue whose items have values in two fields, and more users than a batch has.
+pub(super) fn facts() -> Result<Facts> {
+    let values: Vec<u32> = (0..12).collect();
+    let of = |item: usize, field: usize| match field {
+        0 => &values[item % 7..][..item % 3],
+        _ => &values[..1],
+    };
+    let counts: Vec<u64> = (0..ITEMS as u64).map(|i| 1 + i % 5).collect();
+    Ok(Facts { counts, users: 11, fields: BagLists::new(ITEMS, &[9, 2], of)?, ratings: None })
+}
