@@ -41,7 +41,11 @@ use std::{
 
 use clap::{Parser, Subcommand, error::ErrorKind};
 
-use crate::base::{Error, Result};
+use crate::{
+    backend::{Device, Precision},
+    base::{Error, Result},
+    measure::factors,
+};
 use printer::Printer;
 
 /// The way through the commands.
@@ -190,6 +194,21 @@ pub(crate) fn thread_pool(threads: Option<usize>) -> Result<rayon::ThreadPool> {
     }
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0));
     pool.build().map_err(|e| Error::internal(format!("no threads: {e}")))
+}
+
+/// Warns where bf16 was asked for on a processor whose products of bf16 are slower than those of f32.
+pub(crate) fn warn_of_slow_factors(printer: &Printer, device: Device, precision: Precision, pool: &rayon::ThreadPool) {
+    if precision == Precision::F32 || !matches!(device, Device::Cpu) {
+        return;
+    }
+    let ratio = pool.install(factors::bf16_beside_f32);
+    // Below that a busy machine says as much.
+    if ratio > 1.1 {
+        printer.warn(format_args!(
+            "bf16 is {ratio:.1} times as slow as f32 on this processor (a dense layer, measured just now); \
+             use --precision f32"
+        ));
+    }
 }
 
 #[cfg(test)]

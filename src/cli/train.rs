@@ -161,6 +161,8 @@ pub fn execute(planned: &Planned, printer: Printer) -> Result<()> {
     introduce(&printer, config, data, &split, device, pool.current_num_threads());
     printer.say(format_args!("run     {}", folder.path.display()));
     pool.install(|| doubts::before(&printer, config, (data, &split), device))?;
+    let chosen = backend::choose(device).0;
+    super::warn_of_slow_factors(&printer, chosen, config.settings.precision.on(chosen), &pool);
     let job = Job { config, data, split: &split, folder, device, resume, stop: &STOP };
     let mut progress = Progress::new(printer, &config.settings);
     let trained = pool.install(|| train(&job, &mut |event| progress.show(event)));

@@ -9,6 +9,8 @@ Sums over lanes are taken in a fixed order, so a result depends on the instructi
 */
 
 #[cfg(target_arch = "x86_64")]
+pub mod amx;
+#[cfg(target_arch = "x86_64")]
 mod x86;
 
 use std::sync::OnceLock;
@@ -16,6 +18,8 @@ use std::sync::OnceLock;
 /// The instruction sets there are kernels for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isa {
+    /// AVX-512 with products of bf16 pairs, and of tiles of them.
+    Amx,
     /// AVX-512 with products of bf16 pairs.
     Avx512Bf16,
     Avx512,
@@ -26,13 +30,14 @@ pub enum Isa {
 impl Isa {
     /// What this processor has, best first.
     pub fn available() -> impl Iterator<Item = Isa> {
-        [Isa::Avx512Bf16, Isa::Avx512, Isa::Avx2, Isa::Portable].into_iter().filter(|isa| isa.supported())
+        [Isa::Amx, Isa::Avx512Bf16, Isa::Avx512, Isa::Avx2, Isa::Portable].into_iter().filter(|isa| isa.supported())
     }
 
     #[cfg(target_arch = "x86_64")]
     fn supported(self) -> bool {
         let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
         match self {
+            Isa::Amx => Isa::Avx512Bf16.supported() && amx::available(),
             Isa::Avx512Bf16 => Isa::Avx512.supported() && is_x86_feature_detected!("avx512bf16"),
             Isa::Avx512 => {
                 avx2 && is_x86_feature_detected!("avx512f")
@@ -50,12 +55,13 @@ impl Isa {
         self == Isa::Portable
     }
 
-    /// The instruction set in use: the best there is, or the one named by `MIPGPU_ISA` (`avx512bf16`, `avx512`,
-    /// `avx2`, `portable`) when the processor has it. The variable is for tests and for comparing machines.
+    /// The instruction set in use: the best there is, or the one named by `MIPGPU_ISA` (`amx`, `avx512bf16`,
+    /// `avx512`, `avx2`, `portable`) when the processor has it. The variable is for tests and for comparing machines.
     pub fn current() -> Isa {
         static CURRENT: OnceLock<Isa> = OnceLock::new();
         *CURRENT.get_or_init(|| {
             let wanted = match std::env::var("MIPGPU_ISA").as_deref() {
+                Ok("amx") => Some(Isa::Amx),
                 Ok("avx512bf16") => Some(Isa::Avx512Bf16),
                 Ok("avx512") => Some(Isa::Avx512),
                 Ok("avx2") => Some(Isa::Avx2),
@@ -70,7 +76,7 @@ impl Isa {
     /// f32 lanes of one vector.
     pub fn lanes(self) -> usize {
         match self {
-            Isa::Avx512Bf16 | Isa::Avx512 => 16,
+            Isa::Amx | Isa::Avx512Bf16 | Isa::Avx512 => 16,
             Isa::Avx2 => 8,
             Isa::Portable => 4,
         }
@@ -79,7 +85,7 @@ impl Isa {
     /// Rows of a matrix-product tile ([`Simd::MR`]).
     pub fn tile_rows(self) -> usize {
         match self {
-            Isa::Avx512Bf16 | Isa::Avx512 => 8,
+            Isa::Amx | Isa::Avx512Bf16 | Isa::Avx512 => 8,
             Isa::Avx2 => 6,
             Isa::Portable => 4,
         }
@@ -113,7 +119,7 @@ pub fn dispatch_on<K: Kernel>(isa: Isa, kernel: K) -> K::Out {
     #[cfg(target_arch = "x86_64")]
     match isa {
         // SAFETY: the assertion: `current` names only what was detected.
-        Isa::Avx512Bf16 | Isa::Avx512 => return unsafe { x86::run_avx512(kernel) },
+        Isa::Amx | Isa::Avx512Bf16 | Isa::Avx512 => return unsafe { x86::run_avx512(kernel) },
         // SAFETY: as above.
         Isa::Avx2 => return unsafe { x86::run_avx2(kernel) },
         Isa::Portable => {}
@@ -126,7 +132,7 @@ pub fn dispatch_on<K: Kernel>(isa: Isa, kernel: K) -> K::Out {
 #[inline]
 pub fn dispatch_bf16_on<K: Kernel>(isa: Isa, kernel: K) -> K::Out {
     #[cfg(target_arch = "x86_64")]
-    if isa == Isa::Avx512Bf16 {
+    if matches!(isa, Isa::Amx | Isa::Avx512Bf16) {
         assert!(isa == Isa::current() || isa.supported(), "this processor has no {isa:?}");
         // SAFETY: the assertion: `current` names only what was detected.
         return unsafe { x86::run_avx512_bf16(kernel) };
@@ -178,6 +184,11 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn pair(self, low: Self::V, high: Self::V) -> Self::V;
     /// [`Simd::pair`] of neighbours: 2 LANES numbers in a row, `a` before `b`, become LANES pairs in a row.
     fn pair_up(self, a: Self::V, b: Self::V) -> Self::V;
+    /// Rows become columns: of vectors of 16 lanes, and of no others.
+    #[inline(always)]
+    fn transpose16(self, _: &mut [Self::V; 16]) {
+        unreachable!("vectors of {} lanes", Self::LANES)
+    }
     /// acc + a b of both bf16 in each lane.
     #[inline(always)]
     fn dot2(self, a: Self::V, b: Self::V, acc: Self::V) -> Self::V {

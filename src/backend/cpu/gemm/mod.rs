@@ -6,7 +6,8 @@ a tile of MR rows by NR columns that stays in registers. What becomes of a finis
 [`Epilogue`]: store, accumulate, add a bias, take exp(logit - lse), in registers, before anything reaches memory.
 
 Factors are f32 ([`Singles`]) or bf16 ([`Pairs`]): then an element, 32 bits wide like a single, holds two terms of the
-sum that follow each other, an instruction adds both products to an f32 sum, and everything else stays as it is. Both
+sum that follow each other, an instruction adds both products to an f32 sum, and everything else stays as it is; where
+there is AMX, whole tiles of both factors are multiplied at once ([`tiles`]). Both
 kinds are made from f32 matrices by [`pack`] and [`Terms::of`]; singles are read where they lie, with any strides.
 
 A tile sums over k in order, one rounding a step; results depend on the instruction set but on nothing else. Products
@@ -16,6 +17,8 @@ by all threads are in [`products`](super::products).
 mod epilogue;
 mod pack;
 mod terms;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 
 use std::marker::PhantomData;
 
@@ -203,6 +206,10 @@ pub fn multiply_ahead<T: Terms, E: Epilogue>(a: View<T>, b: Packed<T>, e: &mut E
         fn run<S: Simd>(self, s: S) {
             let Task(a, b, e, mut ahead) = self;
             assert_eq!(a.cols, b.k);
+            #[cfg(target_arch = "x86_64")]
+            if T::in_tiles() && a.cs == 1 && !a.tiled {
+                return tiles::multiply(s, a, b, e, &mut ahead);
+            }
             match S::MR {
                 8 => tiles::<S, T, E, 8>(s, a, b, e, &mut ahead),
                 6 => tiles::<S, T, E, 6>(s, a, b, e, &mut ahead),

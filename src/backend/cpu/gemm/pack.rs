@@ -157,6 +157,9 @@ pub(super) fn pair_rows<'a>(to: &'a mut [f32], a: View) -> View<'a, Pairs> {
         #[inline(always)]
         fn run<S: Simd>(self, s: S) {
             let Task(to, a) = self;
+            if Pairs::in_tiles() {
+                return pair_transposed(s, to, a.rows, a.cols.div_ceil(2), |p| column_pair(&a, 2 * p));
+            }
             for (p, to) in to.chunks_exact_mut(a.rows.max(1)).enumerate() {
                 let (first, second) = column_pair(&a, 2 * p);
                 lanes!(S, a.rows, |i, k| {
@@ -169,7 +172,39 @@ pub(super) fn pair_rows<'a>(to: &'a mut [f32], a: View) -> View<'a, Pairs> {
     assert!(a.rs == 1 && !a.tiled);
     let to = &mut to[..a.rows * a.cols.div_ceil(2)];
     Pairs::dispatch(Task(to, a));
-    View::over(to, a.rows, a.cols, 1, a.rows)
+    match Pairs::in_tiles() {
+        true => View::over(to, a.rows, a.cols, a.cols.div_ceil(2), 1),
+        false => View::over(to, a.rows, a.cols, 1, a.rows),
+    }
+}
+
+/// Pairs of columns as rows, dense, in squares of 16 x 16: tiles of AMX are loaded row by row.
+#[inline(always)]
+fn pair_transposed<'a, S: Simd>(
+    s: S,
+    to: &mut [f32],
+    rows: usize,
+    lines: usize,
+    pair: impl Fn(usize) -> (&'a [f32], &'a [f32]),
+) {
+    const SIDE: usize = 16;
+    assert!(to.len() >= rows * lines);
+    for p in (0..lines).step_by(SIDE) {
+        let mut columns: [(&[f32], &[f32]); SIDE] = [(&[], &[]); SIDE];
+        let depth = SIDE.min(lines - p);
+        columns[..depth].iter_mut().enumerate().for_each(|(i, to)| *to = pair(p + i));
+        for i in (0..rows).step_by(SIDE) {
+            let mut square = [s.zero(); SIDE];
+            for (to, (first, second)) in square.iter_mut().zip(&columns[..depth]) {
+                *to = s.pair(vector(s, first, i), vector(s, second, i));
+            }
+            s.transpose16(&mut square);
+            for (r, row) in square.iter().enumerate().take(rows - i) {
+                // SAFETY: `depth` elements of row i + r, which `to` holds.
+                unsafe { store(s, to.as_mut_ptr().add((i + r) * lines + p), *row, depth) }
+            }
+        }
+    }
 }
 
 /// Columns j and j + 1 of a view with contiguous columns, the second empty behind the last.
@@ -216,6 +251,10 @@ pub fn pack_columns<'a, T: Terms>(to: &'a mut [f32], rows: usize, columns: &[&[f
         fn run<S: Simd>(self, s: S) {
             let Task(to, rows, columns, _) = self;
             let lines = columns.len().div_ceil(T::EACH);
+            if T::in_tiles() {
+                let column = |p: usize| columns.get(p).copied().unwrap_or(&[]);
+                return pair_transposed(s, to, rows, lines, |p| (column(2 * p), column(2 * p + 1)));
+            }
             let tile = lines * S::MR;
             // As many tiles as a vector has rows for.
             let abreast = (S::LANES / S::MR).max(1);
@@ -235,6 +274,9 @@ pub fn pack_columns<'a, T: Terms>(to: &'a mut [f32], rows: usize, columns: &[&[f
     assert!(columns.iter().all(|column| column.len() == rows));
     let len = rows_len(rows, columns.len().div_ceil(T::EACH));
     T::dispatch(Task::<T>(&mut to[..len], rows, columns, PhantomData));
+    if T::in_tiles() {
+        return View::over(&to[..len], rows, columns.len(), columns.len().div_ceil(T::EACH), 1);
+    }
     let cs = Isa::current().tile_rows();
     View { data: &to[..len], rows, cols: columns.len(), rs: 1, cs, tiled: true, terms: PhantomData }
 }

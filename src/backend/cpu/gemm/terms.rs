@@ -1,7 +1,7 @@
 //! What products multiply, and in which form.
 
 use super::{
-    super::simd::{Kernel, Simd, dispatch, dispatch_bf16},
+    super::simd::{Isa, Kernel, Simd, dispatch, dispatch_bf16},
     View,
     pack::{pair_columns, pair_rows},
 };
@@ -10,6 +10,11 @@ use super::{
 pub trait Terms: Copy + Send + Sync + 'static {
     /// Terms of a sum that an element holds.
     const EACH: usize;
+
+    /// Whether products go by tiles of AMX, which want rows of A to be contiguous.
+    fn in_tiles() -> bool {
+        false
+    }
 
     /// acc + a b, lane by lane, summed over the terms of an element.
     fn mul_add<S: Simd>(s: S, a: S::V, b: S::V, acc: S::V) -> S::V;
@@ -63,6 +68,10 @@ pub struct Pairs;
 
 impl Terms for Pairs {
     const EACH: usize = 2;
+
+    fn in_tiles() -> bool {
+        Isa::current() == Isa::Amx
+    }
 
     #[inline(always)]
     fn mul_add<S: Simd>(s: S, a: S::V, b: S::V, acc: S::V) -> S::V {

@@ -33,6 +33,20 @@ fn mask16(n: usize) -> __mmask16 {
     ((1u32 << n) - 1) as __mmask16
 }
 
+#[repr(align(64))]
+struct Order([u16; 32]);
+
+/// 0, 16, 1, 17, ..
+static INTERLEAVED: Order = {
+    let mut order = [0; 32];
+    let mut i = 0;
+    while i < 32 {
+        order[i] = (i / 2 + i % 2 * 16) as u16;
+        i += 1;
+    }
+    Order(order)
+};
+
 /// bf16 of each lane in its low half: to nearest, ties to even; a NaN stays one.
 #[inline(always)]
 unsafe fn rounded16(x: __m512) -> __m512i {
@@ -131,11 +145,10 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     fn pair(self, low: __m512, high: __m512) -> __m512 {
         unsafe {
             if BF16 {
-                // Each a vector of 16 bf16, widened to the lanes.
-                let low = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(low));
-                let high = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(high));
-                let high = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(high));
-                return _mm512_castsi512_ps(_mm512_or_si512(_mm512_cvtepu16_epi32(low), high));
+                // 16 bf16 of `low` before those of `high`: interleaved.
+                let halves = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low));
+                let order = _mm512_load_si512(INTERLEAVED.0.as_ptr().cast());
+                return _mm512_castsi512_ps(_mm512_permutexvar_epi16(order, halves));
             }
             let high = _mm512_slli_epi32::<16>(rounded16(high));
             _mm512_castsi512_ps(_mm512_or_si512(rounded16(low), high))
@@ -151,6 +164,35 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
             let quarters = _mm512_packus_epi32(rounded16(a), rounded16(b));
             let order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
             _mm512_castsi512_ps(_mm512_permutexvar_epi64(order, quarters))
+        }
+    }
+    #[inline(always)]
+    fn transpose16(self, rows: &mut [__m512; 16]) {
+        unsafe {
+            // Squares of 2 x 2, then of 4 x 4 inside the quarters of vectors, then the quarters.
+            let mut by2 = [_mm512_setzero_ps(); 16];
+            for i in (0..16).step_by(2) {
+                by2[i] = _mm512_unpacklo_ps(rows[i], rows[i + 1]);
+                by2[i + 1] = _mm512_unpackhi_ps(rows[i], rows[i + 1]);
+            }
+            // by4[4 q + c]: of the four rows from 4 q on, columns c, c + 4, c + 8 and c + 12.
+            let mut by4 = [_mm512_setzero_ps(); 16];
+            for q in (0..16).step_by(4) {
+                for (c, (a, b)) in [(0, 2), (1, 3)].into_iter().enumerate() {
+                    let (a, b) = (_mm512_castps_pd(by2[q + a]), _mm512_castps_pd(by2[q + b]));
+                    by4[q + 2 * c] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+                    by4[q + 2 * c + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+                }
+            }
+            for c in 0..4 {
+                let [a, b, d, e] = [by4[c], by4[4 + c], by4[8 + c], by4[12 + c]];
+                let (ab, de) = (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0x88>(d, e));
+                rows[c] = _mm512_shuffle_f32x4::<0x88>(ab, de);
+                rows[c + 8] = _mm512_shuffle_f32x4::<0xdd>(ab, de);
+                let (ab, de) = (_mm512_shuffle_f32x4::<0xdd>(a, b), _mm512_shuffle_f32x4::<0xdd>(d, e));
+                rows[c + 4] = _mm512_shuffle_f32x4::<0x88>(ab, de);
+                rows[c + 12] = _mm512_shuffle_f32x4::<0xdd>(ab, de);
+            }
         }
     }
     #[inline(always)]
