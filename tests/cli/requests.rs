@@ -275,8 +275,8 @@ fn what_negatives_are_told_is_not_ignored() {
     p.write("both.toml", "loss = \"sampled-popularity\"\nsampler = \"uniform\"\n");
     p.refused(&format!("train data --out run {TINY} --config both.toml"), &["both.toml", "sampled-softmax"]);
     // The name of earlier versions is kept as what it means; a flag goes over the file.
-    for (run, flag, sampler) in [("a", "", "popularity"), ("b", "--sampler in-batch", "in-batch")] {
-        p.train(run, &format!("--config old.toml --negatives 5 --epochs 1 {flag}"));
+    for (run, flags, sampler) in [("a", "--negatives 5", "popularity"), ("b", "--sampler in-batch", "in-batch")] {
+        p.train(run, &format!("--config old.toml --epochs 1 {flags}"));
         let kept = String::from_utf8(p.read(&format!("{run}/config.toml"))).unwrap();
         assert!(
             kept.contains("loss = \"sampled-softmax\"") && kept.contains(&format!("sampler = \"{sampler}\"")),
