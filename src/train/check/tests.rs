@@ -29,7 +29,9 @@ fn seeds() -> u64 {
 #[test]
 fn honest_steps_pass_and_four_budgets_in_any_gradient_fail() {
     variants().par_iter().for_each(|(what, s)| (0..seeds()).for_each(|seed| hold(what, s, seed)));
-    println!("held on {:?}", Isa::current());
+    // Where one was asked for, it was that one.
+    let asked = std::env::var("MIPGPU_ISA").ok();
+    assert!(asked.is_none_or(|isa| isa == format!("{:?}", Isa::current()).to_lowercase()));
 }
 
 /// The instruction set is chosen once a process.
@@ -44,7 +46,7 @@ fn and_so_on_every_instruction_set_of_this_processor() {
             .output()
             .unwrap();
         let said = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
-        assert!(out.status.success() && said.contains(&format!("held on {isa:?}")), "{isa:?}: {said}");
+        assert!(out.status.success() && said.contains("1 passed"), "{isa:?}: {said}");
     }
 }
 
