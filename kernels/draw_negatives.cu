@@ -96,9 +96,10 @@ struct Draws {
 };
 
 // Draw number `block` from all that is no hit, in proportion to its mass in the table; kNoId where nothing is left. Two
-// walks: what is left in all, then to the place drawn.
+// walks: what is left in all, then to the place drawn. Rare, so it stays out of line: inlined, its registers spill in the
+// loop that draws. Arguments by value, since references would put them on the stack.
 template <class Hit>
-__device__ u32 draw_of_the_rest(const Draws& draw, u64 block, const Hit& hit) {
+__attribute__((noinline)) __device__ u32 draw_of_the_rest(const Draws draw, u64 block, const Hit hit) {
   u64 all = 0, at = 0;
   for (int walk = 0; walk < 2; walk++) {
     for (u32 cell = 0; cell < draw.v; cell++) {
@@ -205,7 +206,7 @@ KERNEL(draw_candidates, DrawCandidatesParams, 128) {
       u32 id = target;
       if (j > 0) {
         const u64 first = ((u64)row * p.s + j - 1) * kTries;
-        const auto hit = [&](u32 item) { return item == target || own.has(item); };
+        const auto hit = [=](u32 item) { return item == target || own.has(item); };
         int attempt = 0;
         do id = draw.item(first + attempt);
         while (hit(id) && ++attempt < kTries - 1);
