@@ -35,7 +35,7 @@ pub use fields::{ItemField, ItemFields};
 pub(crate) use import::WARNING;
 pub use import::{Duplicates, Encoding, ImportOptions, ImportSummary, Missing, Quotes, Where, import};
 pub use vocab::Vocab;
-pub(crate) use vocab::hex;
+pub(crate) use vocab::{hex, whole_number};
 
 /// An integer with commas between its thousands, as people read it: `1234567` is `1,234,567`.
 pub fn digits(n: u64) -> String {

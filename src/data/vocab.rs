@@ -197,15 +197,14 @@ impl std::fmt::Debug for Vocab {
     }
 }
 
-/// The other way to write a key that is a whole number: `3` for `3.0` and `3.0` for `3`. Tables with gaps hold whole numbers as
-/// reals, and some programs write them so.
-pub(crate) fn number_twin(key: &[u8]) -> Option<Vec<u8>> {
-    let whole = key.strip_suffix(b".0").unwrap_or(key);
+/// The whole number that a key is, however many zeros follow its point: `3` for `3`, `3.0` and `3.00`. Tables with gaps
+/// hold whole numbers as reals, and programs differ in how they write them. `None`: the key is no whole number.
+pub(crate) fn whole_number(key: &[u8]) -> Option<&[u8]> {
+    let end = key.iter().position(|&b| b == b'.').unwrap_or(key.len());
+    let (whole, zeros) = key.split_at(end);
     let digits = whole.strip_prefix(b"-").unwrap_or(whole);
-    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    Some(if whole.len() < key.len() { whole.to_vec() } else { [key, b".0"].concat() })
+    let fits = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+    (fits && zeros.iter().skip(1).all(|&b| b == b'0')).then_some(whole)
 }
 
 /// Bytes as lower-case hex.
@@ -231,6 +230,17 @@ mod tests {
         }
         assert_eq!((vocab.find(""), vocab.find("zzz")), (None, None));
         vocab.check_order().unwrap();
+    }
+
+    #[test]
+    fn whole_numbers_are_known_however_they_are_written() {
+        for (key, whole) in [("3", "3"), ("3.0", "3"), ("3.00", "3"), ("3.", "3"), ("-12.000", "-12"), ("007.0", "007")]
+        {
+            assert_eq!(whole_number(key.as_bytes()), Some(whole.as_bytes()), "{key}");
+        }
+        for key in ["", "-", ".0", "3.5", "3.0.0", "v3.0", "3e0", "3,0", " 3"] {
+            assert_eq!(whole_number(key.as_bytes()), None, "{key}");
+        }
     }
 
     #[test]

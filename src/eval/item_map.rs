@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use crate::{
     base::{Error, Result},
-    data::Vocab,
+    data::{Vocab, whole_number},
 };
 
 const UNKNOWN: u32 = u32::MAX;
@@ -100,9 +100,14 @@ fn otherwise<'v>(data: &'v Vocab, model: &'v Vocab) -> impl Iterator<Item = (&'v
 pub fn alike<'v>(key: &str, vocab: &'v Vocab) -> Option<&'v str> {
     let bare = key.trim();
     let mut forms = vec![bare.to_string(), bare.to_lowercase(), bare.to_uppercase()];
-    // Beyond, f64 cannot tell whole numbers apart.
-    if let Some(x) = bare.parse::<f64>().ok().filter(|x| x.fract() == 0.0 && x.abs() < 9e15) {
-        forms.extend([format!("{x}"), format!("{x:.1}")]);
+    if let Some(whole) = whole_number(bare.as_bytes()) {
+        let whole = &bare[..whole.len()];
+        let (sign, digits) = whole.strip_prefix('-').map_or(("", whole), |digits| ("-", digits));
+        let digits = digits.trim_start_matches('0');
+        let number = format!("{sign}{}", if digits.is_empty() { "0" } else { digits });
+        for whole in [whole, &number] {
+            forms.extend(["", ".0", ".00", ".000000"].map(|zeros| format!("{whole}{zeros}")));
+        }
     }
     let known = forms.iter().filter(|form| *form != key).find_map(|form| vocab.find(form));
     known.map(|id| vocab.key(id as usize))
@@ -120,6 +125,8 @@ mod tests {
             ("03", Some("3")),
             (" 3", Some("3")),
             ("17", Some("17.0")),
+            ("3.00", Some("3")),
+            ("017.000", Some("17.0")),
             ("Tea", Some("tea")),
             ("3", None),
             ("4.0", None),

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     backend::Cpu,
     base::{Error, Result},
-    data::{Dataset, ItemField, Vocab, digits},
+    data::{Dataset, ItemField, Vocab, digits, whole_number},
     layers::{Facts, Patch, View},
     mem::Param,
 };
@@ -361,12 +361,8 @@ pub(super) fn find<'k>(
 /// A key as it would be if whole numbers were written alike: `3` for `3.0`. Values of fields have the field's name and a tab
 /// in front.
 fn plain(key: &str) -> &str {
-    let whole = key.rsplit_once('.').filter(|(digits, zeros)| {
-        let digits = digits.rsplit('\t').next().unwrap_or(digits);
-        let digits = digits.strip_prefix('-').unwrap_or(digits);
-        !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) && zeros.bytes().all(|b| b == b'0')
-    });
-    whole.map_or(key, |(digits, _)| digits)
+    let value = key.rfind('\t').map_or(0, |tab| tab + 1);
+    whole_number(&key.as_bytes()[value..]).map_or(key, |whole| &key[..value + whole.len()])
 }
 
 fn key_doubt(what: &str, mine: &Vocab, theirs: &Vocab) -> Option<String> {

@@ -10,6 +10,7 @@ mod forms;
 mod get;
 mod jsonl;
 mod keys;
+mod misreads;
 mod moments;
 mod quotes;
 mod sequences;

@@ -116,15 +116,30 @@ fn names_zone(cell: &[u8]) -> bool {
     clock.iter().any(|b| matches!(b, b'Z' | b'z' | b'U' | b'+' | b'-'))
 }
 
-/// The flags of the usual layouts that all cells fit; `None` where there is none.
-pub(crate) fn hint<'a>(cells: impl Iterator<Item = &'a str> + Clone) -> Option<String> {
-    cells.clone().next()?;
-    let fits = |layout: &&&str| {
+/// The usual layouts that all cells fit; there must be a cell.
+pub(crate) fn layouts<'a>(cells: impl Iterator<Item = &'a str> + Clone) -> Vec<&'static str> {
+    if cells.clone().next().is_none() {
+        return Vec::new();
+    }
+    let fits = |layout: &&str| {
         let clock = Clock { layout: Some(layout.to_string()), zone: TimeZone::UTC };
         cells.clone().all(|cell| clock.micros(cell.trim().as_bytes()).is_some())
     };
+    USUAL.iter().copied().filter(fits).collect()
+}
+
+/// Whether a cell is a date of a usual layout.
+pub(crate) fn is_usual(cell: &str) -> bool {
+    // Keys that are no dates are the common case.
+    let like =
+        cell.len() >= 6 && cell.contains(|c: char| c.is_ascii_digit()) && cell.contains(['/', '.', '-', ' ', ',']);
+    like && !layouts(std::iter::once(cell)).is_empty()
+}
+
+/// The flags of the usual layouts that all cells fit; `None` where there is none.
+pub(crate) fn hint<'a>(cells: impl Iterator<Item = &'a str> + Clone) -> Option<String> {
     let found: Vec<String> =
-        USUAL.iter().filter(fits).map(|layout| format!("--time-format {}", typed(layout))).collect();
+        layouts(cells).into_iter().map(|layout| format!("--time-format {}", typed(layout))).collect();
     match found.as_slice() {
         [] => None,
         [only] => Some(format!("the times fit one layout; add {only}")),

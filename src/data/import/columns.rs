@@ -6,6 +6,8 @@ use crate::{
     base::{Error, Result, error::nearest},
     data::import::{
         ImportOptions,
+        clock::{self, Clock},
+        moments::dated,
         ratings::{boolean, boolean_word},
         time::{TimeKind, parse_date},
     },
@@ -205,7 +207,7 @@ pub(crate) fn choose(
         }
     }
     if !named {
-        by_content(names.len(), sample, &mut found)?;
+        by_content(names.len(), sample, options, &mut found)?;
     }
     if named && found[Role::Rating as usize].is_none() && !refused[Role::Rating as usize] {
         let click = |cell: &str| boolean(cell).is_some();
@@ -287,18 +289,48 @@ fn time_by_content(names: &[String], sample: &[Vec<String>], found: &[Option<usi
     Ok(times.first().copied())
 }
 
-/// Whether a column holds dates.
-fn holds_dates(sample: &[Vec<String>], c: usize) -> bool {
-    mostly(sample, c, &|cell| parse_date(cell.as_bytes()).is_some())
+/// Whether a column holds dates: ISO, of the layout that the user named, of a usual layout, or written as digits.
+fn holds_dates(sample: &[Vec<String>], c: usize, clock: Option<&Clock>) -> bool {
+    let digits = |cell: &str| {
+        let number = cell.parse::<i64>().ok().filter(|_| matches!(cell.len(), 8 | 10 | 12 | 14));
+        // Ten digits are seconds of our days as well; from 2032 on they may be dates.
+        number.is_some_and(|n| dated(n) && (1990..2041).contains(&cell[..4].parse::<i64>().unwrap_or(0)))
+    };
+    mostly(sample, c, &|cell| {
+        parse_date(cell.as_bytes()).is_some()
+            || clock.is_some_and(|clock| clock.micros(cell.as_bytes()).is_some())
+            || clock::is_usual(cell)
+    }) || nearly_all(sample, c, &digits)
+}
+
+/// The second of 1990 to 2040 that a number is, in seconds or a finer unit.
+fn second(cell: &str) -> Option<f64> {
+    let number = cell.parse::<f64>().ok()?;
+    [1.0, 1e3, 1e6, 1e9].iter().map(|unit| number / unit).find(|s| (631_152_000.0..2_208_988_800.0).contains(s))
+}
+
+/// Whether all cells but a few broken ones fit.
+fn nearly_all(sample: &[Vec<String>], c: usize, fits: &dyn Fn(&str) -> bool) -> bool {
+    let count = cells_of(sample, c).count();
+    count > 0 && 20 * cells_of(sample, c).filter(|cell| fits(cell)).count() >= 19 * count
+}
+
+/// Whether a column of numbers may be one of times whose values come again: of a busy log, or of whole hours.
+fn may_be_moments(sample: &[Vec<String>], c: usize) -> bool {
+    nearly_all(sample, c, &|cell| second(cell).is_some())
+}
+
+/// Whether a column looks like ratings: of few small numbers.
+fn like_ratings(sample: &[Vec<String>], c: usize) -> bool {
+    let distinct: HashSet<&str> = cells_of(sample, c).collect();
+    distinct.len() <= 11
+        && 2 * distinct.len() < cells_of(sample, c).count()
+        && mostly(sample, c, &|cell| cell.parse::<f32>().is_ok_and(|x| x.abs() <= 10.0) || boolean_word(cell).is_some())
 }
 
 /// Whether a column of numbers is one of times rather than of keys: numbers that are moments between 1990 and 2040 in seconds
 /// or a finer unit, and that hardly ever come again, or are all midnights. Keys of users and sessions come again.
 fn like_moments(sample: &[Vec<String>], c: usize) -> bool {
-    let second = |cell: &str| {
-        let number = cell.parse::<f64>().ok()?;
-        [1.0, 1e3, 1e6, 1e9].iter().map(|unit| number / unit).find(|s| (631_152_000.0..2_208_988_800.0).contains(s))
-    };
     let midnight = |cell: &str| second(cell).is_some_and(|s| s % 86_400.0 == 0.0);
     let distinct: HashSet<&str> = cells_of(sample, c).collect();
     mostly(sample, c, &|cell| second(cell).is_some())
@@ -315,15 +347,27 @@ fn holds_fractions(sample: &[Vec<String>], c: usize) -> bool {
 ///
 /// # Errors
 /// Too few columns are left for the keys, or it is not clear which column of large numbers is the time.
-fn by_content(columns: usize, sample: &[Vec<String>], found: &mut [Option<usize>; 5]) -> Result<()> {
-    let dates: Vec<usize> = (0..columns).filter(|&c| holds_dates(sample, c)).collect();
-    let numbers: Vec<usize> = (0..columns).filter(|&c| like_moments(sample, c)).collect();
+fn by_content(
+    columns: usize,
+    sample: &[Vec<String>],
+    options: &ImportOptions,
+    found: &mut [Option<usize>; 5],
+) -> Result<()> {
+    let clock = Clock::of(options)?;
+    let dates: Vec<usize> = (0..columns).filter(|&c| holds_dates(sample, c, clock)).collect();
+    let mut numbers: Vec<usize> = (0..columns).filter(|&c| like_moments(sample, c)).collect();
     let free =
         |found: &[Option<usize>; 5]| -> Vec<usize> { (0..columns).filter(|c| !found.contains(&Some(*c))).collect() };
     let wanted = [Role::User, Role::Item].into_iter().filter(|role| found[*role as usize].is_none()).count();
     let all = free(found);
     // Where dates or a named column are the time, large numbers are keys.
     let timed = !dates.is_empty() || found[Role::Time as usize].is_some();
+    // Times may come again, and so do keys: they are times where two other columns can be the keys. Of two columns both are
+    // keys.
+    if numbers.is_empty() && columns > 2 {
+        numbers = (0..columns).filter(|&c| may_be_moments(sample, c)).collect();
+    }
+    let repeated = numbers.iter().all(|&c| !like_moments(sample, c));
     let in_front = numbers.iter().any(|c| all.iter().take(wanted).any(|first| first == c));
     let mut keys: Vec<usize> = all.iter().copied().filter(|c| !dates.contains(c)).collect();
     if !timed && in_front {
@@ -335,6 +379,15 @@ fn by_content(columns: usize, sample: &[Vec<String>], found: &mut [Option<usize>
                 .hint(
                     "say which columns are the user, the item and the time: --user-col 1 --item-col 2 --time-col 3",
                 ));
+        }
+        let keyed = |c: &&usize| !holds_fractions(sample, **c) && !like_ratings(sample, **c);
+        if repeated && left.iter().filter(keyed).count() < wanted {
+            let n = numbers[0] + 1;
+            return Err(Error::user(format!("column {n} holds numbers of the size of times; is it the time or a key?"))
+                .hint(format!(
+                    "if it is the time, name the columns: --user-col N --item-col N --time-col {n}; if it is a key, name it: \
+                     --user-col 1 --item-col 2"
+                )));
         }
         // A log of two columns is one of users and items, whatever they look like.
         if sound >= wanted {
@@ -358,7 +411,8 @@ fn by_content(columns: usize, sample: &[Vec<String>], found: &mut [Option<usize>
         }
     }
     if found[2].is_none() {
-        found[2] = (0..columns).find(|&c| !found[..4].contains(&Some(c)) && holds_times(sample, c));
+        found[2] =
+            (0..columns).find(|c| !found[..4].contains(&Some(*c)) && (holds_times(sample, *c) || dates.contains(c)));
     }
     if found[3].is_none() {
         let number = |cell: &str| {
@@ -376,7 +430,7 @@ pub(crate) fn moved_keys(columns: &Columns, sample: &[Vec<String>], options: &Im
     let last = [columns.user, columns.item].into_iter().zip(wished).filter(|(_, w)| !w).map(|(c, _)| c).max()?;
     let key = |c: usize| matches!(role_of(c), Some(Role::User | Role::Item));
     let skipped: Vec<usize> = (0..last).filter(|&c| !key(c)).collect();
-    let large = |c: usize| like_moments(sample, c) || holds_dates(sample, c);
+    let large = |c: usize| like_moments(sample, c) || holds_dates(sample, c, None);
     let doubtful = [(columns.user, "user", wished[0]), (columns.item, "item", wished[1])];
     if let Some((c, role, _)) = doubtful.into_iter().find(|(c, _, wished)| !wished && large(*c)) {
         let n = c + 1;

@@ -6,8 +6,9 @@ use crate::{
     base::{Error, Result, error::typed},
     data::digits,
     data::import::{
-        ImportOptions,
-        columns::{Columns, Role, bare, cells_of, moved_keys},
+        ImportOptions, clock,
+        columns::{Columns, Role, bare, by_wish, cells_of, moved_keys, normal},
+        ratings::{boolean, boolean_word},
         source::Source,
         time::parse_date,
     },
@@ -28,27 +29,97 @@ pub(crate) fn all_moments<'a>(cells: impl Iterator<Item = &'a str> + Clone) -> b
         && (cells.clone().all(number) || cells.clone().all(|cell| parse_date(cell.as_bytes()).is_some()))
 }
 
-/// The log has no column of times and nobody said so, but a column that is ignored looks like one.
-pub(crate) fn ignored_times(
+/// Columns that nobody reads and that would change the histories: times, parts of dates, yes and no.
+pub(crate) fn ignored(
     source: &Source,
     names: &[String],
     columns: &Columns,
+    rows: &[Vec<String>],
     options: &ImportOptions,
-    looks_like_times: impl Fn(usize) -> bool,
-) -> Option<String> {
-    if columns.time.is_some() || options.time_col.is_some() {
-        return None;
+) -> Vec<String> {
+    let wished = |c: usize| {
+        let wheres = options.wheres.iter().filter_map(|w| by_wish(names, &w.column, "--where").ok());
+        Role::ALL.iter().filter_map(|role| columns.of(*role)).chain(wheres).any(|used| used == c)
+    };
+    let free: Vec<usize> = (0..names.len()).filter(|c| !wished(*c)).collect();
+    let mut lines = Vec::new();
+    if columns.time.is_none() && options.time_col.is_none() {
+        // What the path says is the same in all rows of a file.
+        let own: Vec<usize> = free.iter().copied().filter(|c| *c < names.len() - source.partition.len()).collect();
+        lines.extend(ignored_times(source, names, &free, rows).or_else(|| date_parts(source, names, &own)));
     }
-    let ignored = |c: &usize| Role::ALL.iter().all(|role| columns.of(*role) != Some(*c));
-    let found: Vec<&str> =
-        (0..names.len()).filter(ignored).filter(|c| looks_like_times(*c)).map(|c| bare(&names[c])).collect();
-    let first = typed(found.first()?);
+    if options.rating_col.is_none() {
+        lines.extend(ignored_booleans(source, names, &free, rows));
+    }
+    lines
+}
+
+fn filled(rows: &[Vec<String>], c: usize) -> impl Iterator<Item = &str> + Clone {
+    cells_of(rows, c).map(str::trim).filter(|cell| !cell.is_empty())
+}
+
+fn ignored_times(source: &Source, names: &[String], free: &[usize], rows: &[Vec<String>]) -> Option<String> {
+    let formats = |c: usize| {
+        let dated = filled(rows, c).next().is_some_and(|cell| cell.contains(|b: char| !b.is_alphanumeric()));
+        if dated { clock::layouts(filled(rows, c)) } else { Vec::new() }
+    };
+    let times = |c: &usize| all_moments(filled(rows, *c)) || !formats(*c).is_empty();
+    let found: Vec<usize> = free.iter().copied().filter(times).collect();
+    let first = *found.first()?;
     let (them, look) = if found.len() == 1 { ("column", "looks") } else { ("columns", "look") };
+    let mut flags = format!("--time-col {}", typed(bare(&names[first])));
+    if !all_moments(filled(rows, first)) {
+        let formats: Vec<String> = formats(first).iter().map(|f| format!("--time-format {}", typed(f))).collect();
+        flags = format!("{flags} {}", formats.join(" or "));
+    }
     Some(format!(
         "{WARNING}{}: {them} '{}' {look} like times and nobody reads them: the order of the rows is taken for the order in \
-         time; add --time-col {first}, or --time-col none if the rows are in order",
+         time; add {flags}, or --time-col none if the rows are in order",
         source.display(),
-        found.join("', '")
+        found.iter().map(|&c| bare(&names[c])).collect::<Vec<_>>().join("', '")
+    ))
+}
+
+/// A date whose year, month and day have columns of their own.
+fn date_parts(source: &Source, names: &[String], own: &[usize]) -> Option<String> {
+    let part = |word: &str| {
+        own.iter().map(|&c| bare(&names[c])).find(|name| {
+            let name = normal(name);
+            name == word || name.strip_prefix(word).or(name.strip_suffix(word)).is_some_and(|n| n == "of" || n == "num")
+        })
+    };
+    let (year, month, day) = (part("year")?, part("month")?, part("day")?);
+    Some(format!(
+        "{WARNING}{}: columns '{year}', '{month}' and '{day}' look like a date in parts, which is not read: the order of the \
+         rows is taken for the order in time; write them as one column (2024-05-31) and name it with --time-col, or add \
+         --time-col none if the rows are in order",
+        source.display()
+    ))
+}
+
+/// Columns of True and False say which rows count (watched, shown only); of 0 and 1 only names can say it.
+fn ignored_booleans(source: &Source, names: &[String], free: &[usize], rows: &[Vec<String>]) -> Option<String> {
+    let words = |c: usize| filled(rows, c).all(|cell| boolean_word(cell).is_some());
+    let named = |c: usize| {
+        let name = bare(&names[c]).to_lowercase();
+        let name = name.rsplit('.').next().unwrap_or_default();
+        name.starts_with("is_") || name.starts_with("has_") || name.ends_with("ed")
+    };
+    let digits = |c: usize| named(c) && filled(rows, c).all(|cell| boolean(cell).is_some());
+    let yes_no = |c: &usize| filled(rows, *c).next().is_some() && (words(*c) || digits(*c));
+    let found: Vec<usize> = free.iter().copied().filter(yes_no).collect();
+    let first = *found.first()?;
+    let default = if words(first) { "True" } else { "1" };
+    let yes = filled(rows, first).find(|cell| boolean(cell) == Some(true)).unwrap_or(default);
+    let (them, hold) = if found.len() == 1 { ("column", "holds") } else { ("columns", "hold") };
+    let name = bare(&names[first]);
+    Some(format!(
+        "{WARNING}{}: {them} '{}' {hold} yes or no and is ignored: rows of both are events alike; --where {} keeps one kind, \
+         --rating-col {} reads it as a rating of 1 or 0, --rating-col none leaves it so",
+        source.display(),
+        found.iter().map(|&c| bare(&names[c])).collect::<Vec<_>>().join("', '"),
+        typed(format!("{name}={yes}")),
+        typed(name)
     ))
 }
 

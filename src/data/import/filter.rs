@@ -22,11 +22,14 @@ const EVENTS: &[&str] = &[
     "interactiontype",
 ];
 
-/// Kinds of events: where a file has no names, a column of nothing else holds them.
+/// Kinds of events: a column of which they are half the cells holds kinds, whatever its name.
 #[rustfmt::skip]
 const WORDS: &[&str] = &[
     "view", "pv", "click", "cart", "addtocart", "fav", "favorite", "buy", "purchase", "transaction", "order", "remove",
     "removefromcart", "like", "share", "impression", "play", "skip", "rate", "comment", "search", "detail", "wishlist",
+    "viewed", "views", "pageview", "viewitem", "itemview", "clicked", "clicks", "purchased", "bought", "checkout", "paid",
+    "refund", "refunded", "returned", "cancelled", "canceled", "completed", "pending", "shipped", "delivered", "dislike",
+    "bookmark", "addtowishlist", "download", "watch", "listen", "read", "exposure", "collect", "follow",
 ];
 
 /// As many kinds at most; more are no kinds.
@@ -107,13 +110,7 @@ impl Filter {
     ///
     /// # Errors
     /// A `--where` of a column that is not there.
-    pub fn new(
-        names: &[String],
-        named: bool,
-        rows: &[Vec<String>],
-        columns: &Columns,
-        wheres: &[Where],
-    ) -> Result<Filter> {
+    pub fn new(names: &[String], rows: &[Vec<String>], columns: &Columns, wheres: &[Where]) -> Result<Filter> {
         let mut filter = Filter::default();
         for wish in wheres {
             let column = by_wish(names, &wish.column, "--where")?;
@@ -122,11 +119,14 @@ impl Filter {
         let free = |c: &usize| {
             Role::ALL.iter().all(|role| columns.of(*role) != Some(*c)) && filter.wheres.iter().all(|(at, _)| at != c)
         };
-        filter.watched = (0..names.len()).filter(free).find(|&c| {
-            let word = |cell: &str| WORDS.contains(&normal(cell).as_str());
-            let mut cells = cells_of(rows, c).peekable();
-            if named { EVENTS.contains(&normal(&names[c]).as_str()) } else { cells.peek().is_some() && cells.all(word) }
-        });
+        let called = |c: &usize| EVENTS.contains(&normal(names[*c].rsplit('.').next().unwrap_or_default()).as_str());
+        let words = |c: &usize| {
+            let cells = || cells_of(rows, *c).filter(|cell| !cell.trim().is_empty());
+            let known = cells().filter(|cell| WORDS.contains(&normal(cell).as_str())).count();
+            known > 0 && 2 * known >= cells().count()
+        };
+        let candidates = || (0..names.len()).filter(free);
+        filter.watched = candidates().find(called).or_else(|| candidates().find(words));
         Ok(filter)
     }
 

@@ -1,5 +1,6 @@
-/*! Folders of parts, as Spark and Hive write them: the files below a folder in the order of their paths. Names that begin
-with `_` or `.` are left out (`_SUCCESS`, `.part-0000.crc`); `key=value` in a path is a column of that name.
+/*! Folders of parts, as Spark and Hive write them: the files below a folder in the order of their paths, with runs of
+digits compared as numbers (dask writes `part.2` and `part.10`). Names that begin with `_` or `.` are left out (`_SUCCESS`,
+`.part-0000.crc`); `key=value` in a path is a column of that name.
 */
 
 use std::{
@@ -32,8 +33,28 @@ pub(crate) fn parts(folder: &Path) -> Result<Vec<Part>> {
         return Err(Error::user(format!("{}: there is no file with data in this folder", folder.display()))
             .hint("names that begin with `_` or `.` are left out; name a file to read it all the same"));
     }
-    found.sort_by(|a, b| a.path.cmp(&b.path));
+    found.sort_by_cached_key(|part| (natural(&part.path), part.path.clone()));
     Ok(found)
+}
+
+/// A path to sort by: its components in turn, runs of digits as numbers, so that `part.2` stands before `part.10`.
+fn natural(path: &Path) -> Vec<Vec<(u8, String)>> {
+    let pieces = |name: &str| {
+        // A number: how long it is without leading zeros, which decides first, then its digits.
+        let mut pieces: Vec<(u8, String)> = Vec::new();
+        for run in name.as_bytes().chunk_by(|a, b| a.is_ascii_digit() && b.is_ascii_digit()) {
+            let text = String::from_utf8_lossy(run);
+            match run[0].is_ascii_digit() {
+                true => {
+                    let digits = text.trim_start_matches('0');
+                    pieces.push((b'0', format!("{:05}{digits}", digits.len())));
+                }
+                false => pieces.push((run[0], String::new())),
+            }
+        }
+        pieces
+    };
+    path.components().map(|part| pieces(&part.as_os_str().to_string_lossy())).collect()
 }
 
 fn walk(folder: &Path, partition: &[(String, String)], depth: usize, found: &mut Vec<Part>) -> Result<()> {

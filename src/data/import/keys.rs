@@ -2,10 +2,12 @@
 stands for can be told only beside all others, so this is looked at when the log is read.
 */
 
+use std::collections::HashSet;
+
 use serde::Serialize;
 
 use super::{doubts::WARNING, doubts::is_list, intern::Interner};
-use crate::data::{digits, vocab::number_twin};
+use crate::data::{digits, whole_number};
 
 /// What to do with rows whose user or item is missing: an empty cell, a null, or a word like NA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
@@ -71,7 +73,7 @@ pub(crate) fn doubts(keys: &Interner, counts: &[u32], role: &str, missing: Optio
 /// digit. An artist called "nan" among other names is neither.
 fn missing_keys(keys: &Interner, counts: &[u32], role: &str) -> Option<String> {
     let spelled: Vec<usize> = MISSING.iter().filter_map(|word| keys.find(word)).map(|id| id as usize).collect();
-    if spelled.is_empty() || spelled.len() == keys.len() {
+    if spelled.is_empty() {
         return None;
     }
     let others = || (0..keys.len()).filter(|id| !spelled.contains(id));
@@ -96,21 +98,25 @@ fn missing_keys(keys: &Interner, counts: &[u32], role: &str) -> Option<String> {
 /// Whole numbers written as reals (`3.0`): beside the same number written as such they are two keys, and in other data they
 /// may be written as such.
 fn whole_numbers(keys: &Interner, role: &str) -> Option<String> {
-    let real = |id: &usize| keys.key(*id).ends_with(b".0") && number_twin(keys.key(*id)).is_some();
+    let real = |id: &usize| whole_number(keys.key(*id)).is_some_and(|whole| whole.len() < keys.key(*id).len());
     let reals = (0..keys.len()).filter(real).count();
     if reals == 0 {
         return None;
     }
-    let twin = |id: &usize| number_twin(keys.key(*id)).is_some_and(|twin| keys.find(&twin).is_some());
+    // `3.0` has a twin in `3` and in `3.00`.
+    let mut seen: HashSet<&[u8]> = HashSet::new();
+    let wholes = (0..keys.len()).filter(|id| !real(id)).filter_map(|id| whole_number(keys.key(id)));
+    seen.extend(wholes);
+    let twin = |id: &usize| whole_number(keys.key(*id)).is_some_and(|whole| !seen.insert(whole));
     let twins: Vec<usize> = (0..keys.len()).filter(real).filter(twin).collect();
     let settle = "--whole-keys reads 3.0 as 3 in both columns of keys";
     if let Some(&first) = twins.first() {
         let key = String::from_utf8_lossy(keys.key(first));
+        let whole = key.split('.').next().unwrap_or_default();
         return Some(format!(
-            "{WARNING}{} {role}s stand in the log twice, as whole numbers and as reals, such as '{}' and '{key}', and are two \
-             {role}s each: {settle}",
-            digits(twins.len() as u64),
-            key.trim_end_matches(".0")
+            "{WARNING}{} {role}s stand in the log twice, as whole numbers and as reals, such as '{whole}' and '{key}', and are \
+             two {role}s each: {settle}",
+            digits(twins.len() as u64)
         ));
     }
     (2 * reals > keys.len()).then(|| {

@@ -148,8 +148,8 @@ impl Sizes {
             100_000_000..1_970_000_000 => SECONDS,
             0 => ZERO,
             i64::MIN..0 => NEGATIVE,
-            1..100_000_000 => SMALL,
             _ if dated(time) => DIGITS,
+            1..100_000_000 => SMALL,
             1_970_000_000..2_208_988_800 => SECONDS,
             100_000_000_000..2_208_988_800_000 => SECONDS + 1,
             100_000_000_000_000..2_208_988_800_000_000 => SECONDS + 2,
@@ -179,7 +179,7 @@ impl Sizes {
         let unit = |class: usize| ["seconds", "milliseconds", "microseconds", "nanoseconds"][class - SECONDS];
         let flag = "--time-range FROM,TO makes bad rows of those outside";
         if main == DIGITS {
-            let format = ["%Y%m%d%H", "%Y%m%d%H%M", "%Y%m%d%H%M%S"];
+            let format = ["%Y%m%d", "%Y%m%d%H", "%Y%m%d%H%M", "%Y%m%d%H%M%S"];
             let length = self.largest[DIGITS].to_string().len();
             return Some(format!(
                 "{WARNING}{} of {} times look like dates written as digits (such as {}) and are read as numbers: they order the \
@@ -188,7 +188,7 @@ impl Sizes {
                 digits(self.counts[DIGITS]),
                 digits(all),
                 self.largest[DIGITS],
-                format[(length / 2).saturating_sub(5).min(2)]
+                format[(length / 2).saturating_sub(4).min(3)]
             ));
         }
         let dates = kind.is_dates();
@@ -200,6 +200,7 @@ impl Sizes {
             let what = match class {
                 // Counters may begin anywhere; whole numbers next to the border are no other unit.
                 NEGATIVE | ZERO | FAR if main == SMALL => continue,
+                DIGITS if main == SMALL && self.largest[DIGITS] < 100_000_000 => continue,
                 SECONDS if main == SMALL && self.largest[SMALL] > 1_000_000 => continue,
                 NEGATIVE | ZERO | SMALL | FAR if main == FAR => continue,
                 NEGATIVE | ZERO if dates => "lie before 1970".into(),
@@ -231,9 +232,10 @@ impl Sizes {
     }
 }
 
-/// Whether a number reads as a date: year, month, day, then hour, minute, second or the first of them.
-fn dated(time: i64) -> bool {
+/// Whether a number reads as a date: year, month, day, then hour, minute and second, or some of them, or none.
+pub(crate) fn dated(time: i64) -> bool {
     let (date, clock) = match time {
+        19_700_101..20_991_232 => (time, [0, 0, 0]),
         1_970_010_100..2_100_000_000 => (time / 100, [time % 100, 0, 0]),
         197_001_010_000..210_000_000_000 => (time / 10_000, [time / 100 % 100, time % 100, 0]),
         19_700_101_000_000..21_000_000_000_000 => {
@@ -289,10 +291,18 @@ mod tests {
 
     #[test]
     fn dates_written_as_digits_are_told_from_moments() {
-        for time in [20_240_501_103_000, 202_405_011_030, 2_024_050_110, 19_991_231_235_959] {
+        for time in [20_240_501, 20_240_501_103_000, 202_405_011_030, 2_024_050_110, 19_991_231_235_959] {
             assert!(dated(time), "{time}");
         }
-        for time in [20_241_301_103_000, 1_700_000_000, 1_700_000_000_000, 20_240_501_253_000, 2_024_053_210] {
+        for time in [
+            20_241_301,
+            20_240_532,
+            20_241_301_103_000,
+            1_700_000_000,
+            1_700_000_000_000,
+            20_240_501_253_000,
+            2_024_053_210,
+        ] {
             assert!(!dated(time), "{time}");
         }
     }

@@ -27,6 +27,7 @@ use crate::{
         filter::Filter,
         intern::hash_key,
         nested,
+        ratings::boolean_word,
         rules::Rules,
         sequences,
         sniff::{SAMPLE_ROWS, add_partition, describe_columns},
@@ -115,7 +116,16 @@ pub(crate) fn layout(source: Source, options: &ImportOptions) -> Result<Option<P
                 .hint(format!("the {} must be a column of text or numbers, one row an interaction", role.name())));
         }
     }
-    let filter = Filter::new(&names, true, &sample, &columns, &options.wheres).map_err(at)?;
+    let mut wheres = options.wheres.clone();
+    for wish in &mut wheres {
+        let c = columns::by_wish(&names, &wish.column, "--where").map_err(at)?;
+        if leaves.get(c).is_some_and(|leaf| leaf.physical_type() == Type::BOOLEAN) {
+            // Such a column is read as 0 and 1.
+            let digit = |value: &String| boolean_word(value).map_or(value.clone(), |yes| u8::from(yes).to_string());
+            wish.values = wish.values.iter().map(digit).collect();
+        }
+    }
+    let filter = Filter::new(&names, &sample, &columns, &wheres).map_err(at)?;
     for c in filter.columns().filter(|c| *c < leaves.len()) {
         let leaf = &leaves[c];
         let text = !matches!(leaf.physical_type(), Type::INT96 | Type::FIXED_LEN_BYTE_ARRAY);
@@ -147,9 +157,7 @@ pub(crate) fn layout(source: Source, options: &ImportOptions) -> Result<Option<P
             FirstTimes::Kind(kind) => (Some(kind), None),
         },
     };
-    let times = |c: usize| doubts::all_moments(columns::cells_of(&sample, c).filter(|cell| !cell.is_empty()));
-    let mut doubts: Vec<String> =
-        doubts::ignored_times(&source, &names, &columns, options, times).into_iter().collect();
+    let mut doubts = doubts::ignored(&source, &names, &columns, &sample, options);
     let lists = if list(&columns.item) { ", a list, oldest first" } else { "" };
     if lists.is_empty() {
         doubts.extend(sequences::ignored_lists(&source, &names, (0..leaves.len()).filter(list), &columns));
@@ -242,15 +250,18 @@ fn first_times(
     let element = (leaf.max_rep_level() > 0).then(|| nested::element_level(schema, leaf));
     let mut cells = Cells::new(reader.get_row_group(0)?.get_column_reader(column)?, leaf, element);
     cells.read(1000)?;
-    let largest = match &cells.values {
+    let numbers: Vec<String> = match &cells.values {
         Values::Text(texts) => {
             let texts = texts.iter().flatten().map(|t| String::from_utf8_lossy(t).into_owned());
             return Ok(FirstTimes::Text(texts.collect()));
         }
-        Values::Whole(numbers) => numbers.iter().flatten().map(|x| x.unsigned_abs()).max(),
-        Values::Real(numbers) => numbers.iter().flatten().map(|x| x.abs() as u64).max(),
+        Values::Whole(numbers) => numbers.iter().flatten().map(i64::to_string).collect(),
+        Values::Real(numbers) => numbers.iter().flatten().map(f64::to_string).collect(),
     };
-    Ok(FirstTimes::Kind(TimeKind::of_largest(largest.unwrap_or(0))))
+    Ok(FirstTimes::Kind(match TimeKind::of_sample(numbers.iter().map(String::as_str)) {
+        TimeKind::Unread => TimeKind::Number { unit: "unknown" },
+        kind => kind,
+    }))
 }
 
 impl ParquetLayout {

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     base::{Error, Result},
-    data::vocab::number_twin,
+    data::whole_number,
 };
 
 /// The rules for the rows of one file.
@@ -49,7 +49,8 @@ impl Rules {
     /// How many bytes of a key count.
     #[inline]
     pub fn length(&self, key: &[u8]) -> usize {
-        if self.whole_keys && key.ends_with(b".0") && number_twin(key).is_some() { key.len() - 2 } else { key.len() }
+        let whole = if self.whole_keys { whole_number(key) } else { None };
+        whole.unwrap_or(key).len()
     }
 }
 

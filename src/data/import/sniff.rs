@@ -298,7 +298,7 @@ pub(crate) fn text_layout(
     if lists.is_none() && asked != Asked::Table {
         doubts::lists(&source, &names, &columns, &rows)?;
     }
-    let filter = Filter::new(&names, named, &rows, &columns, &options.wheres).map_err(at)?;
+    let filter = Filter::new(&names, &rows, &columns, &options.wheres).map_err(at)?;
     let json = (delimiter == Delimiter::Json).then(|| {
         let own = |c: &usize| *c < names.len() - source.partition.len();
         let needed = Role::ALL.into_iter().filter_map(|role| columns.of(role)).filter(own).collect();
@@ -311,8 +311,7 @@ pub(crate) fn text_layout(
     let time_kind = columns.time.map(|c| TimeKind::of_column(cells_of(&rows, c), clock)).transpose().map_err(at)?;
     let time_hint = columns.time.filter(|_| time_kind == Some(TimeKind::Unread));
     let time_hint = time_hint.and_then(|c| clock::hint(cells_of(&rows, c)));
-    let times = |c: usize| doubts::all_moments(cells_of(&rows, c));
-    doubts.extend(doubts::ignored_times(&source, &names, &columns, options, times));
+    doubts.extend(doubts::ignored(&source, &names, &columns, &rows, options));
     if lists.is_none() {
         doubts.extend(ties::unused_order(&source, &names, &columns, time_kind, &rows, options));
     }

@@ -132,7 +132,16 @@ impl TimeKind {
         if dates.count() > numbers.clone().count() {
             return TimeKind::Date;
         }
-        numbers.map(|n| n.whole.unsigned_abs()).max().map_or(TimeKind::Unread, Self::of_largest)
+        // The unit of most decides: one mistaken time must not change it. Zeros stand for missing times.
+        let mut counts: Vec<(u64, usize)> = Vec::new();
+        for size in numbers.map(|n| n.whole.unsigned_abs()) {
+            match counts.iter_mut().find(|(one, _)| Self::of_largest(*one) == Self::of_largest(size)) {
+                Some((largest, count)) => (*largest, *count) = (size.max(*largest), *count + (size > 0) as usize),
+                None => counts.push((size, (size > 0) as usize)),
+            }
+        }
+        let most = counts.into_iter().max_by_key(|&(largest, count)| (count, largest));
+        most.map_or(TimeKind::Unread, |(largest, _)| Self::of_largest(largest))
     }
 
     /// The unit that puts the largest number seen between 1973 and 5138; below it, numbers are mere order.
@@ -402,6 +411,8 @@ mod tests {
         assert_eq!(unit(&["978300760000"]), "ms");
         assert_eq!(unit(&["978300760000000"]), "us");
         assert_eq!(unit(&["978300760000000000"]), "ns");
+        assert_eq!(unit(&["1700000000", "1700000001", "253402300799"]), "s", "most decide");
+        assert_eq!(unit(&["0", "0", "0", "1700000000"]), "s", "zeros stand for missing times");
         assert_eq!(unit(&["2020-01-01", "2020-01-02 10:00:00"]), "s");
         assert_eq!(unit(&["2020-01-01 00:00:00.125"]), "s");
         assert_eq!(TimeKind::of_sample(["01/02/2023", "web"].into_iter()), TimeKind::Unread);

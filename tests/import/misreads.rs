@@ -1,0 +1,196 @@
+//! Logs that can be misread without a word: times that come again, yes and no, kinds of events, parts of folders.
+
+use std::fs;
+
+use mipgpu::data::ImportOptions;
+
+use crate::{Desk, histories, imported, refusal};
+
+/// 300 rows whose columns stand in the order of `form`: u(ser), t(ime), i(tem), r(ating).
+fn log(form: &str, time: impl Fn(usize) -> String) -> String {
+    let cell = |column: char, n: usize| match column {
+        'u' => (n * 7 % 20).to_string(),
+        't' => time(n),
+        'i' => (n * 13 % 50).to_string(),
+        _ => (1 + n % 5).to_string(),
+    };
+    (0..300).map(|n| form.chars().map(|c| cell(c, n)).collect::<Vec<_>>().join(",") + "\n").collect()
+}
+
+fn columns(user: usize, item: usize, time: usize) -> ImportOptions {
+    let name = |n: usize| Some(n.to_string());
+    ImportOptions { user_col: name(user), item_col: name(item), time_col: name(time), ..Default::default() }
+}
+
+#[test]
+fn times_that_come_again_are_no_keys() {
+    let busy = |n: usize| (1_700_000_000 + n / 12).to_string();
+    let hours = |n: usize| (1_699_999_200 + n / 40 * 3600).to_string();
+    let millis = |n: usize| (1_700_000_000_000 + n as u64 / 12 * 1000).to_string();
+    for time in [&busy as &dyn Fn(usize) -> String, &hours, &millis] {
+        let right = histories(&imported(log("uit", time), columns(1, 2, 3)).0);
+        for form in ["tui", "uti", "tuir"] {
+            let (data, _, talk) = imported(log(form, time), ImportOptions::default());
+            assert_eq!(histories(&data), right, "{form}: {talk}");
+            let place = form.find('t').unwrap() + 1;
+            assert!(
+                talk.contains(&format!("warning: ")) && talk.contains(&format!("column {place} is read as the time"))
+            );
+            assert!(talk.contains("--user-col"), "{talk}");
+        }
+    }
+    // Ratings beside one column of keys: nobody can know.
+    let error = refusal(log("tir", busy));
+    assert!(error.contains("column 1 holds numbers of the size of times") && error.contains("--time-col 1"), "{error}");
+}
+
+#[test]
+fn dates_of_any_layout_are_no_keys() {
+    for (layout, format) in [
+        ("%d/%m/%Y", "01/05/2024"),
+        ("%d/%m/%Y %H:%M", "01/05/2024 10:00"),
+        ("%d.%m.%Y", "01.05.2024"),
+        ("%d-%b-%Y", "01-May-2024"),
+    ] {
+        let time = |n: usize| format.replacen("01", &format!("{:02}", 1 + n / 12), 1);
+        let named = |user, item, time| ImportOptions { time_format: Some(layout.into()), ..columns(user, item, time) };
+        let right = histories(&imported(log("uit", time), named(1, 2, 3)).0);
+        for form in ["tui", "uti"] {
+            let error = refusal(log(form, time));
+            assert!(error.contains("--time-format") && error.contains(layout), "{form} {layout}: {error}");
+            let format = ImportOptions { time_format: Some(layout.into()), ..Default::default() };
+            let (data, _, talk) = imported(log(form, time), format);
+            assert_eq!(histories(&data), right, "{form}: {talk}");
+            assert!(talk.contains("is read as the time"), "{talk}");
+        }
+    }
+}
+
+#[test]
+fn dates_of_digits_are_no_keys() {
+    let day = |n: usize| (20_240_501 + n / 12).to_string();
+    let second = |n: usize| (20_240_501_103_000 + n as u64 / 12).to_string();
+    for (time, layout) in [(&day as &dyn Fn(usize) -> String, "%Y%m%d"), (&second, "%Y%m%d%H%M%S")] {
+        let right = histories(&imported(log("uit", time), columns(1, 2, 3)).0);
+        for form in ["tui", "uti", "uit"] {
+            let (data, _, talk) = imported(log(form, time), ImportOptions::default());
+            assert_eq!(histories(&data), right, "{form}: {talk}");
+            assert!(talk.contains("warning: ") && talk.contains(&format!("--time-format {layout}\n")), "{talk}");
+        }
+    }
+}
+
+#[test]
+fn columns_of_yes_and_no_are_warned_of() {
+    let rows = |name: &str, yes: &str, no: &str| {
+        let row = |n: usize| format!("u{},i{},{},{}\n", n % 5, n % 7, 1_700_000_000 + n, [yes, no][n % 2]);
+        format!("user,item,time,{name}\n") + &(0..40).map(row).collect::<String>()
+    };
+    for (name, yes, no) in [
+        ("watched", "True", "False"),
+        ("shown_only", "true", "false"),
+        ("is_watched", "1", "0"),
+        ("has_order", "1", "0"),
+        ("verified", "yes", "no"),
+    ] {
+        let (_, _, talk) = imported(rows(name, yes, no), ImportOptions::default());
+        assert!(talk.contains(&format!("column '{name}' holds yes or no and is ignored")), "{talk}");
+        assert!(talk.contains(&format!("--where {name}={yes}")) && talk.contains(&format!("--rating-col {name}")));
+        let only = ImportOptions { wheres: vec![format!("{name}={yes}").parse().unwrap()], ..Default::default() };
+        let (data, _, talk) = imported(rows(name, yes, no), only);
+        assert!(data.interactions() == 20 && !talk.contains("yes or no"), "{talk}");
+        let none = ImportOptions { rating_col: Some("none".into()), ..Default::default() };
+        assert!(!imported(rows(name, yes, no), none).2.contains("yes or no"));
+    }
+    assert!(!imported(rows("page", "1", "0"), ImportOptions::default()).2.contains("yes or no"), "a number");
+    let lines: String = (0..20)
+        .map(|n| format!("{{\"user\": {}, \"item\": {n}, \"time\": {n}, \"shown_only\": {}}}\n", n % 3, n % 2 == 0))
+        .collect();
+    assert!(imported(lines, ImportOptions::default()).2.contains("--where shown_only=true"));
+}
+
+#[test]
+fn kinds_of_events_are_known_by_their_words_under_any_name() {
+    let kinds = ["view", "purchase", "cart"];
+    let rows: String =
+        (0..60).map(|n| format!("u{},i{},{},{}\n", n % 5, n % 7, 1_700_000_000 + n, kinds[n % 3])).collect();
+    for name in ["status", "type", "event"] {
+        let (_, _, talk) = imported(format!("user,item,time,{name}\n{rows}"), ImportOptions::default());
+        assert!(talk.contains(&format!("column '{name}' is ignored and holds cart (20), purchase (20), view (20)")));
+    }
+    let lines: String = (0..60)
+        .map(|n| format!("{{\"user\": {}, \"item\": {n}, \"time\": {n}, \"type\": \"{}\"}}\n", n % 3, kinds[n % 3]))
+        .collect();
+    assert!(imported(lines, ImportOptions::default()).2.contains("column 'type' is ignored and holds cart (20)"));
+}
+
+#[test]
+fn a_log_of_missing_users_only_is_warned_of() {
+    let rows: String = (0..30).map(|n| format!("NA,{n},{n}\n")).collect();
+    let (_, _, talk) = imported(format!("user,item,time\n{rows}"), ImportOptions::default());
+    assert!(talk.contains("warning: 30 of 30 rows (100.0 %) have the user 'NA'") && talk.contains("--missing drop"));
+}
+
+#[test]
+fn the_unit_of_times_is_that_of_most() {
+    let log = |odd: &dyn Fn(usize) -> Option<u64>| {
+        let time = |n: usize| odd(n).unwrap_or(1_700_000_000 + n as u64);
+        "user,item,time\n".to_owned()
+            + &(0..300).map(|n| format!("u{},i{},{}\n", n % 5, n % 7, time(n))).collect::<String>()
+    };
+    let mixed = log(&|n| n.is_multiple_of(6).then(|| (1_700_000_000 + n as u64) * 1000));
+    let far = log(&|n| (n == 4).then_some(253_402_300_799));
+    let range = ImportOptions {
+        time_range: Some(["2000-01-01".into(), "2030-01-01".into()]),
+        skip_bad: true,
+        ..Default::default()
+    };
+    for (text, left) in [(mixed, 250), (far, 299)] {
+        let (_, summary, talk) = imported(&text, ImportOptions::default());
+        assert_eq!((summary.time_unit.as_deref(), summary.interactions), (Some("s"), 300));
+        assert!(talk.contains("warning: ") && talk.contains("--time-range"), "{talk}");
+        assert_eq!(imported(&text, range.clone()).1.interactions, left);
+    }
+}
+
+#[test]
+fn whole_numbers_may_have_any_zeros_behind_the_point() {
+    for zeros in [".0", ".00", ".000000"] {
+        let rows: String =
+            (0..40).map(|n| format!("{}{},{n}\n", n % 10, if n % 2 == n / 10 % 2 { zeros } else { "" })).collect();
+        let text = format!("user,item\n{rows}");
+        let (data, _, talk) = imported(&text, ImportOptions::default());
+        assert_eq!(data.users(), 20);
+        let said =
+            format!("10 users stand in the log twice, as whole numbers and as reals, such as '0' and '0{zeros}'");
+        assert!(talk.contains(&said), "{talk}");
+        let whole = ImportOptions { whole_keys: true, ..Default::default() };
+        let (data, _, talk) = imported(&text, whole);
+        assert!(data.users() == 10 && !talk.contains("reals"), "{talk}");
+    }
+}
+
+#[test]
+fn dates_that_nobody_reads_are_named_with_their_flags() {
+    let rows: String = (0..30).map(|n| format!("u{},i{n},{:02}/05/2024\n", n % 5, n + 1)).collect();
+    let (_, _, talk) = imported(format!("user_id,item_id,when\n{rows}"), ImportOptions::default());
+    assert!(talk.contains("warning: ") && talk.contains("--time-col when --time-format %d/%m/%Y,"), "{talk}");
+    let rows: String = (0..30).map(|n| format!("u{},i{n},2024,5,{}\n", n % 5, n + 1)).collect();
+    let (_, _, talk) = imported(format!("user,item,year,month,day\n{rows}"), ImportOptions::default());
+    assert!(talk.contains("columns 'year', 'month' and 'day' look like a date in parts"), "{talk}");
+    let none = ImportOptions { time_col: Some("none".into()), ..Default::default() };
+    assert!(!imported(format!("user,item,year,month,day\n{rows}"), none).2.contains("warning"));
+}
+
+#[test]
+fn parts_of_a_folder_come_in_the_order_of_their_numbers() {
+    let desk = Desk::new();
+    let folder = desk.write("x", "").with_file_name("parts");
+    fs::create_dir(&folder).unwrap();
+    for n in 0..12 {
+        fs::write(folder.join(format!("part.{n}.csv")), format!("user,item\nu,i{n}\n")).unwrap();
+    }
+    let (data, ..) = desk.import(&[folder], &ImportOptions::default()).unwrap();
+    let expected: Vec<String> = (0..12).map(|n| format!("i{n}")).collect();
+    assert_eq!(histories(&data), [("u".to_owned(), expected)]);
+}
