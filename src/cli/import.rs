@@ -85,7 +85,7 @@ pub struct Args {
     /// word holds rows as no key does]
     #[arg(long, value_enum, value_name = "RULE", help_heading = "Reading")]
     missing: Option<Missing>,
-    /// Read keys like 3.0 as 3
+    /// Read keys like 3.0 and 3.00 as 3
     #[arg(long, help_heading = "Reading")]
     whole_keys: bool,
     /// Leave bad rows out (counted, the first few shown) instead of stopping at the first

@@ -194,3 +194,45 @@ fn parts_of_a_folder_come_in_the_order_of_their_numbers() {
     let expected: Vec<String> = (0..12).map(|n| format!("i{n}")).collect();
     assert_eq!(histories(&data), [("u".to_owned(), expected)]);
 }
+
+#[test]
+fn a_delimiter_at_the_end_of_all_rows_is_no_column() {
+    let rows = |end: &str| (0..40).map(|n| format!("u{},i{n},{n}{end}\n", n % 5)).collect::<String>();
+    let right = histories(&imported(format!("user,item,time\n{}", rows("")), ImportOptions::default()).0);
+    for (header, end) in [("user,item,time", ","), ("user,item,time,", ""), ("user,item,time,", ",")] {
+        let (data, _, talk) = imported(format!("{header}\n{}", rows(end)), ImportOptions::default());
+        assert_eq!(histories(&data), right, "{header} {end}: {talk}");
+    }
+    // A name of each row before the columns, as R writes them: nothing says which names belong to which columns.
+    let rows: String = (0..40).map(|n| format!("{n},u{},i{n},{n}\n", n % 5)).collect();
+    let error = refusal(format!("user,item,time\n{rows}"));
+    assert!(error.contains("cannot tell what separates the columns"), "{error}");
+}
+
+#[test]
+fn a_time_that_begins_late_in_json_lines_is_warned_of() {
+    let line = |n: usize| {
+        let time = if n < 210 { String::new() } else { format!(", \"timestamp\": {}", 1_700_000_000 - n) };
+        format!("{{\"user_id\": {}, \"item_id\": {n}{time}}}\n", n % 20)
+    };
+    let text: String = (0..300).map(line).collect();
+    let (_, _, talk) = imported(&text, ImportOptions::default());
+    assert!(
+        talk.contains("warning: ") && talk.contains("'timestamp' comes first in line 211 and is ignored"),
+        "{talk}"
+    );
+    assert!(talk.contains("--time-col timestamp") && talk.contains("--time-col none"), "{talk}");
+    let wish = |name: &str| ImportOptions { time_col: Some(name.into()), ..Default::default() };
+    assert!(!imported(&text, wish("none")).2.contains("warning"));
+    let (data, ..) = imported(&text, ImportOptions { skip_bad: true, ..wish("timestamp") });
+    assert!(data.interactions() == 90 && data.item_keys().key(data.items_of(0)[0] as usize) != "210");
+}
+
+#[test]
+fn lists_of_objects_get_a_command_that_takes_them_apart() {
+    let line =
+        |n: usize| format!("{{\"user_id\": {n}, \"created_at\": {n}, \"items\": [{{\"item_id\": \"i{n}\"}}]}}\n");
+    let error = refusal((0..20).map(line).collect::<String>());
+    assert!(error.contains("line 1, column 'items': the list holds objects"), "{error}");
+    assert!(error.contains("jq -c '.items[] as $x | del(.items) + $x' FILE"), "{error}");
+}

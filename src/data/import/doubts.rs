@@ -7,7 +7,7 @@ use crate::{
     data::digits,
     data::import::{
         ImportOptions, clock,
-        columns::{Columns, Role, bare, by_wish, cells_of, moved_keys, normal},
+        columns::{Columns, Role, bare, by_name, by_wish, cells_of, moved_keys, normal},
         ratings::{boolean, boolean_word},
         source::Source,
         time::parse_date,
@@ -78,6 +78,30 @@ fn ignored_times(source: &Source, names: &[String], free: &[usize], rows: &[Vec<
         source.display(),
         found.iter().map(|&c| bare(&names[c])).collect::<Vec<_>>().join("', '")
     ))
+}
+
+/// Times and ratings of JSON lines that no object looked at for columns has, but a later one.
+pub(crate) fn late_columns(
+    source: &Source,
+    late: &[(String, u64)],
+    columns: &Columns,
+    options: &ImportOptions,
+) -> Vec<String> {
+    let names: Vec<String> = late.iter().map(|(name, _)| name.clone()).collect();
+    let open = |role: &Role| columns.of(*role).is_none() && role.wish(options).is_none();
+    let found =
+        [Role::Time, Role::Rating].into_iter().filter(open).filter_map(|role| Some((role, by_name(&names, role)?)));
+    let line = |(role, n): (Role, usize)| {
+        let (name, role) = (typed(&names[n]), role.name());
+        format!(
+            "{WARNING}{}: '{}' comes first in line {} and is ignored, since the lines before have none: --{role}-col {name} reads \
+             it and refuses lines without, --{role}-col none leaves it so",
+            source.display(),
+            names[n],
+            digits(late[n].1)
+        )
+    };
+    found.map(line).collect()
 }
 
 /// A date whose year, month and day have columns of their own.

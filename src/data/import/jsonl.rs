@@ -19,6 +19,8 @@ pub(crate) struct Sample {
     pub rows: Vec<Vec<String>>,
     /// Columns of which most cells are lists.
     pub lists: Vec<usize>,
+    /// Names that come only below these rows, and the lines in which they come first.
+    pub late: Vec<(String, u64)>,
 }
 
 /// Looks at the first part of a text. `None`: this is no JSON.
@@ -82,6 +84,14 @@ pub(crate) fn sample(text: &[u8], source: &Source) -> Result<Option<Sample>> {
         flatten(object, "", &mut names, &mut row);
         rows.push(row);
     }
+    let (mut late, mut all) = (Vec::new(), names.clone());
+    for (n, line) in text.split(|&b| b == b'\n').enumerate().skip(SAMPLE_ROWS) {
+        let Ok(object) = serde_json::from_slice::<Map<String, Value>>(line) else { continue };
+        flatten(&object, "", &mut all, &mut Vec::new());
+        late.extend(
+            all[names.len() + late.len()..].iter().map(|name| (name.clone(), n as u64 + 1)).collect::<Vec<_>>(),
+        );
+    }
     let most = |c: usize| {
         let values = || rows.iter().flatten().filter(|(at, v)| *at == c && !v.is_null());
         2 * values().filter(|(_, v)| v.is_array()).count() > values().count()
@@ -95,7 +105,7 @@ pub(crate) fn sample(text: &[u8], source: &Source) -> Result<Option<Sample>> {
             cells
         })
         .collect();
-    Ok(Some(Sample { names, rows: cells, lists }))
+    Ok(Some(Sample { names, rows: cells, lists, late }))
 }
 
 /// Lists the values of an object under dotted names; names come in order of first appearance.
@@ -156,6 +166,9 @@ pub(crate) struct Wanted {
     names: Vec<String>,
 }
 
+/// Why a list is refused whose elements have values of their own.
+pub(crate) const LIST_OF_OBJECTS: &str = "the list holds objects, not keys";
+
 /// Where values of one line stand in the text: (column, start, end), as JSON writes them.
 type Found = Vec<(usize, usize, usize)>;
 
@@ -210,6 +223,9 @@ impl Wanted {
             if text[from] == b'[' {
                 let mut elements = Vec::new();
                 for (from, to) in elements_of(&text[from..to], from).map_err(|e| (Some(column), e))? {
+                    if text[from] == b'{' {
+                        return Err((Some(column), LIST_OF_OBJECTS.into()));
+                    }
                     elements.push(scalar(text, from, to).map_err(|e| (Some(column), e))?);
                 }
                 line.lists.push((column, elements));

@@ -2,7 +2,7 @@
 ties; content decides, so a `.csv` that holds tabs is read as what it is.
 */
 
-use std::io::Read;
+use std::{borrow::Cow, io::Read};
 
 use crate::{
     base::{Error, Result},
@@ -133,7 +133,12 @@ fn delimiter_of(text: &[u8], whole: bool, source: &Source, options: &ImportOptio
             continue;
         }
         // A few broken rows must not change what the file is taken for; they are reported as such later.
-        let same = rows.iter().filter(|r| r.len() == width).count() as f64 / rows.len() as f64;
+        // A delimiter at the end of all rows, but not of the header, or the other way round, adds an empty field.
+        let open = |longer: &[Cow<[u8]>], shorter: usize| {
+            longer.len() == shorter + 1 && longer.last().is_some_and(|cell| cell.trim_ascii().is_empty())
+        };
+        let fits = |row: &&Vec<Cow<[u8]>>| row.len() == width || open(row, width) || open(&rows[0], row.len());
+        let same = rows.iter().filter(fits).count() as f64 / rows.len() as f64;
         // Blanks also stand inside fields, so they are the last resort; one field more weighs little beside that.
         let certain = if delimiter == Delimiter::Whitespace { 0.5 } else { 1.0 };
         let score = same * certain + width.min(40) as f64 * 1e-3;
@@ -229,11 +234,16 @@ pub(crate) fn text_layout(
     let asked = Asked::of(options.list_sep.as_deref())?;
     let json = jsonl::sample(text, &source)?;
     let mut lists = None;
-    let mut listed = Vec::new();
+    let (mut listed, mut late) = (Vec::new(), Vec::new());
     let Table { delimiter, header, mut names, mut rows } = match json {
         Some(json) => {
             listed = json.lists;
-            Table { delimiter: Delimiter::Json, header: true, names: json.names, rows: json.rows }
+            late = json.late;
+            let mut table = Table { delimiter: Delimiter::Json, header: true, names: json.names, rows: json.rows };
+            // A column that the user named may begin late.
+            table.names.extend(late.extract_if(.., |(name, _)| wished(name)).map(|(name, _)| name));
+            table.rows.iter_mut().for_each(|row| row.resize(table.names.len(), String::new()));
+            table
         }
         None => {
             let guess = delimiter_of(text, whole, &source, options);
@@ -312,6 +322,7 @@ pub(crate) fn text_layout(
     let time_hint = columns.time.filter(|_| time_kind == Some(TimeKind::Unread));
     let time_hint = time_hint.and_then(|c| clock::hint(cells_of(&rows, c)));
     doubts.extend(doubts::ignored(&source, &names, &columns, &rows, options));
+    doubts.extend(doubts::late_columns(&source, &late, &columns, options));
     if lists.is_none() {
         doubts.extend(ties::unused_order(&source, &names, &columns, time_kind, &rows, options));
     }

@@ -18,7 +18,7 @@ use crate::{
         columns::Role,
         filter::Tally,
         intern::hash_key,
-        jsonl::{Line, Wanted},
+        jsonl::{LIST_OF_OBJECTS, Line, Wanted},
         moments::Times,
         ratings::{BAD_RATING, RatingRule, boolean_word},
         records::{End, Field, is_blank, last_record_end, record},
@@ -524,8 +524,15 @@ impl BadRow {
     }
 
     /// What to do about such a row, other than to correct it.
-    pub fn hint(&self) -> &'static str {
-        if self.reason == BROKEN_QUOTE {
+    pub fn hint(&self) -> Cow<'static, str> {
+        if self.reason == LIST_OF_OBJECTS {
+            let key = self.column.trim_matches('\'');
+            return format!(
+                "write one line for each object: jq -c '.{key}[] as $x | del(.{key}) + $x' FILE | mipgpu import - --out DIR"
+            )
+            .into();
+        }
+        let hint = if self.reason == BROKEN_QUOTE {
             QUOTES_HINT
         } else if self.reason.ends_with(NOT_UTF8) {
             "read the file as Latin-1 with --encoding latin1; another encoding is converted first, e.g. with `iconv -f \
@@ -536,7 +543,8 @@ impl BadRow {
             "correct the row, or leave rows without a user or an item out with --missing drop, all bad rows with --skip-bad"
         } else {
             "correct the row, or leave such rows out with --skip-bad"
-        }
+        };
+        hint.into()
     }
 }
 
