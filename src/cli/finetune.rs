@@ -188,6 +188,10 @@ pub(super) fn config_of(
     if !transfer.layers() {
         theirs.patch = Patching::None;
     }
+    if args.flags.keep_side.is_some() {
+        return Err(Error::user("--keep-side is decided by finetune: it follows from the base and the data")
+            .hint("leave it out"));
+    }
     let mut settings = file.settings(&args.flags, &theirs)?;
     settings.keep_side = false;
     // Before the base is asked whether it knows them.

@@ -29,6 +29,7 @@ use crate::{
         trials,
     },
     layers::{Facts, RatingScale},
+    tasks::LossKind,
     train::{Flags, RunConfig, Settings, Sides, Transfer, run, transfer::check_plans},
 };
 
@@ -258,11 +259,7 @@ impl Plan {
                 train.extend(["--seed".into(), seed.to_string(), "--device".into(), args.device.to_string()]);
                 train.extend(["--out".into(), run.clone()]);
                 let settings = &spec.config.settings;
-                let mut kept = serde_json::json!(settings);
-                if let Some(kept) = kept.as_object_mut().filter(|_| !settings.keep_seen) {
-                    // Runs of versions without this setting are what it leaves them by default.
-                    kept.remove("keep-seen");
-                }
+                let kept = counted(settings);
                 let key = serde_json::json!({
                     "data": spec.config.data_fingerprint, "settings": kept, "split": spec.split, "seed": seed,
                     "from": base.as_ref().map(|(base, transfer)| (&self.jobs[*base].key, transfer)),
@@ -296,6 +293,25 @@ impl Plan {
             }
         }
     }
+}
+
+/// The settings as the key of a run counts them. A run made by an earlier version keeps its key where it would come out the
+/// same today, and no other run does.
+fn counted(settings: &Settings) -> serde_json::Value {
+    let mut counted = serde_json::json!(settings);
+    let Some(map) = counted.as_object_mut() else { return counted };
+    // What an earlier version did without these settings is what they leave by default.
+    for (key, default) in [("keep-seen", !settings.keep_seen), ("keep-side", !settings.keep_side)] {
+        if default {
+            map.remove(key);
+        }
+    }
+    // 2: the target's logit is not lowered by log q.
+    let sampled = [LossKind::SampledSoftmax, LossKind::SampledUniform, LossKind::SampledPopularity];
+    if sampled.contains(&settings.loss) {
+        map.insert("loss-revision".into(), 2.into());
+    }
+    counted
 }
 
 /// Hex digits that tell values apart.
@@ -432,4 +448,22 @@ fn divide(spec: &DataSpec, data: &Dataset, folder: &Path, printer: &Printer) -> 
         made.target.interactions
     ));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_of_earlier_versions_keep_their_keys_where_they_come_out_the_same() {
+        let plain = counted(&Settings::default());
+        let has = |value: &serde_json::Value, key: &str| value.get(key).is_some();
+        assert!(["keep-seen", "keep-side", "loss-revision"].iter().all(|key| !has(&plain, key)), "{plain}");
+        let seen = counted(&Settings { keep_seen: true, ..Settings::default() });
+        let side = counted(&Settings { keep_side: true, ..Settings::default() });
+        assert!(has(&seen, "keep-seen") && has(&side, "keep-side"));
+        for loss in [LossKind::SampledSoftmax, LossKind::SampledUniform, LossKind::SampledPopularity] {
+            assert_eq!(counted(&Settings { loss, ..Settings::default() })["loss-revision"], 2);
+        }
+    }
 }
