@@ -25,8 +25,14 @@ const USUAL: &[&str] = &[
     "%d/%m/%y", "%d.%m.%Y %H:%M", "%d.%m.%Y %H:%M:%S", "%d.%m.%Y", "%d-%m-%Y %H:%M", "%m-%d-%Y %H:%M", "%d-%m-%Y %H:%M:%S",
     "%m-%d-%Y %H:%M:%S", "%d-%m-%Y", "%m-%d-%Y", "%d-%b-%Y %H:%M:%S", "%d-%b-%Y", "%d/%b/%Y:%H:%M:%S %z", "%d/%b/%Y %H:%M:%S",
     "%a %b %d %H:%M:%S %z %Y", "%a, %d %b %Y %H:%M:%S %z", "%b %d, %Y %H:%M:%S", "%b %d, %Y", "%m %d, %Y", "%Y.%m.%d %H:%M:%S",
-    "%Y.%m.%d",
+    "%Y.%m.%d", "%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S", "%Y-%m-%d %I:%M %p", "%Y-%m-%d %I:%M:%S %p", "%Y/%m/%d",
+    "%Y/%m/%d %H:%M", "%Y/%m/%d %H:%M:%S", "%Y%m%dT%H%M%S", "%Y%m%dT%H%M%SZ", "%Y%m%d %H%M%S", "%Y%m%d %H:%M:%S",
+    "%Y%m%d %H:%M", "%d %b %Y", "%d %b %Y %H:%M", "%d %b %Y %H:%M:%S", "%d-%b-%y", "%d.%m.%y", "%d.%m.%y %H:%M",
+    "%d-%m-%y", "%d-%m-%Y %I:%M %p", "%m-%d-%Y %I:%M %p", "%a %b %d %H:%M:%S %Y",
 ];
+
+/// The years of which dates are expected, in microseconds since 1970: 1900 to 2099. `%Y` takes `24` for the year 24.
+const YEARS: std::ops::Range<i64> = -2_208_988_800_000_000..4_102_444_800_000_000;
 
 /// How dates are read where the user said it.
 #[derive(Debug, PartialEq, Eq)]
@@ -123,7 +129,7 @@ pub(crate) fn layouts<'a>(cells: impl Iterator<Item = &'a str> + Clone) -> Vec<&
     }
     let fits = |layout: &&str| {
         let clock = Clock { layout: Some(layout.to_string()), zone: TimeZone::UTC };
-        cells.clone().all(|cell| clock.micros(cell.trim().as_bytes()).is_some())
+        cells.clone().all(|cell| clock.micros(cell.trim().as_bytes()).is_some_and(|t| YEARS.contains(&t)))
     };
     USUAL.iter().copied().filter(fits).collect()
 }
@@ -132,7 +138,7 @@ pub(crate) fn layouts<'a>(cells: impl Iterator<Item = &'a str> + Clone) -> Vec<&
 pub(crate) fn is_usual(cell: &str) -> bool {
     // Keys that are no dates are the common case.
     let like =
-        cell.len() >= 6 && cell.contains(|c: char| c.is_ascii_digit()) && cell.contains(['/', '.', '-', ' ', ',']);
+        cell.len() >= 6 && cell.contains(|c: char| c.is_ascii_digit()) && cell.contains(['/', '.', '-', ' ', ',', 'T']);
     like && !layouts(std::iter::once(cell)).is_empty()
 }
 

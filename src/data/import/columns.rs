@@ -292,9 +292,12 @@ fn time_by_content(names: &[String], sample: &[Vec<String>], found: &[Option<usi
 /// Whether a column holds dates: ISO, of the layout that the user named, of a usual layout, or written as digits.
 fn holds_dates(sample: &[Vec<String>], c: usize, clock: Option<&Clock>) -> bool {
     let digits = |cell: &str| {
-        let number = cell.parse::<i64>().ok().filter(|_| matches!(cell.len(), 8 | 10 | 12 | 14));
         // Ten digits are seconds of our days as well; from 2032 on they may be dates.
-        number.is_some_and(|n| dated(n) && (1990..2041).contains(&cell[..4].parse::<i64>().unwrap_or(0)))
+        let day =
+            (matches!(cell.len(), 8 | 10 | 12 | 14) && cell.bytes().all(|b| b.is_ascii_digit())).then(|| &cell[..8]);
+        let hour = cell.get(8..10).and_then(|hour| hour.parse::<u8>().ok());
+        day.is_some_and(|day| ("1990".."2041").contains(&&day[..4]) && day.parse().is_ok_and(dated))
+            && hour.is_none_or(|hour| hour < 24)
     };
     mostly(sample, c, &|cell| {
         parse_date(cell.as_bytes()).is_some()

@@ -125,6 +125,7 @@ fn delimiter_of(text: &[u8], whole: bool, source: &Source, options: &ImportOptio
         Delimiter::Whitespace,
     ];
     let mut best = (0.0, Delimiter::Byte(b','));
+    let mut unnamed = false;
     for delimiter in candidates {
         let rows = cells(text, delimiter, options.quotes, whole).rows;
         let rows = &rows[..rows.len().min(SAMPLE_ROWS)];
@@ -142,9 +143,16 @@ fn delimiter_of(text: &[u8], whole: bool, source: &Source, options: &ImportOptio
         // Blanks also stand inside fields, so they are the last resort; one field more weighs little beside that.
         let certain = if delimiter == Delimiter::Whitespace { 0.5 } else { 1.0 };
         let score = same * certain + width.min(40) as f64 * 1e-3;
+        unnamed |= 5 * rows.iter().filter(|row| row.len() == width + 1).count() > 3 * rows.len();
         if same > 0.6 && score > best.0 {
             best = (score, delimiter);
         }
+    }
+    if best.0 == 0.0 && unnamed {
+        return Err(Error::user(format!("{}: rows have one field more than the header has names", source.display())).hint(
+            "R writes the names of rows without a name above them: write the log with row.names = FALSE, or add a name for \
+             the first column to the header",
+        ));
     }
     if best.0 == 0.0 {
         return Err(Error::user(format!("{}: cannot tell what separates the columns", source.display())).hint(
