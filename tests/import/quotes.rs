@@ -173,3 +173,59 @@ fn rows_without_a_rating_can_be_kept_as_events() {
     let none = ImportOptions { rating_col: Some("none".into()), ..Default::default() };
     assert_eq!(imported(text, none).0.interactions(), 2);
 }
+
+#[test]
+fn lone_quotes_swallow_no_short_or_bad_rows() {
+    for separator in SEPARATORS {
+        // Rows 21 to 47 lack their title, or their time is missing or is none; the title is not needed.
+        for (row, bad) in [("u#i#T", 1), ("u#i#T#Low#more", 1), ("u#i##Low", 28), ("u#i#soon#Low", 28), ("u#i#", 28)] {
+            for closing in ["Heat\"", "Heat#end\"", "\"#Heat", "Heat\"#end", "Heat\"\"\"#x"] {
+                let line = |n: usize| {
+                    let (user, item, time) = (format!("u{}", n % 6), format!("i{}", n % 11), 1_700_000_000 + n);
+                    match n {
+                        20 => format!("{user}#{item}#{time}#\"Heat\n"),
+                        48 => format!("{user}#{item}#{time}#{closing}\n"),
+                        21..48 => row.replace('u', &user).replace('i', &item).replace('T', &time.to_string()) + "\n",
+                        _ => format!("{user}#{item}#{time}#Low\n"),
+                    }
+                };
+                let text = format!("user#item#time#title\n{}", (0..60).map(line).collect::<String>());
+                let text = text.replace('#', separator);
+                let error = refusal(&text);
+                assert!(error.contains("line 22: a quote is opened"), "{row} {closing} {separator}: {error}");
+                let (_, summary, _) = imported(&text, ImportOptions { skip_bad: true, ..Default::default() });
+                // `"#Heat` is a lone quote too, or a whole cell.
+                let bad = bad + u64::from(closing.starts_with('"') && summary.dropped_bad > bad);
+                assert_eq!((summary.rows, summary.dropped_bad), (60, bad), "{row} {closing} {separator}");
+            }
+        }
+    }
+}
+
+#[test]
+fn quoted_words_between_blanks_and_colons_are_read() {
+    let file = |separator: &str, header: &str, blank: &str, quote: &str| -> String {
+        let row = |n: usize| {
+            let time = 1_700_000_000 + n;
+            format!("{quote}u{}{quote}{separator}{quote}Blue{blank}i{}{quote}{separator}{time}\n", n % 7, n % 11)
+        };
+        format!("{header}{}", (0..50).map(row).collect::<String>())
+    };
+    let desk = Desk::new();
+    for (name, separator, header) in
+        [("r.txt", " ", "\"user\" \"item\" \"time\"\n"), ("r.txt", " ", ""), ("dc.dat", "::", ""), ("r.txt", "  ", "")]
+    {
+        for blank in ["", " ", ", ", "; a|"] {
+            let options = ImportOptions { force: true, ..Default::default() };
+            let text = file(separator, header, blank, "\"");
+            let (data, summary, talk) = desk.import(&[desk.write(name, &text)], &options).unwrap();
+            assert_eq!((summary.rows, data.users(), data.items()), (50, 7, 11), "{text:.60}: {talk}");
+            assert_eq!((data.user_keys().key(0), &*data.item_keys().key(0)), ("u0", &*format!("Blue{blank}i0")));
+            let times: Vec<i64> = (0..8).map(|n| 1_700_000_000 + 7 * n).collect();
+            assert_eq!(data.times_of(0).unwrap(), &times[..], "{talk}");
+        }
+    }
+    let text = file(" ", "", "", "\"");
+    let (data, ..) = imported(&text, with(Quotes::None));
+    assert_eq!(data.user_keys().key(0), "\"u0\"");
+}

@@ -1,13 +1,10 @@
 /*! Splitting text into records and fields: one pass over the bytes, no allocation a record. What quotes mean is in
-`quotes.rs`; only files with a one-byte delimiter have them. Line ends are LF or CRLF here; `decode.rs` makes LF of CR.
+`quotes.rs`. Line ends are LF or CRLF here; `decode.rs` makes LF of CR.
 */
 
 use std::{borrow::Cow, fmt};
 
-use super::{
-    quotes::{Quoted, Quotes, quoted},
-    time::TimeKind,
-};
+use super::quotes::{Quoted, Quotes, quoted, quoted_word};
 
 /// What stands between fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,36 +66,28 @@ pub(crate) struct Grammar {
     pub quotes: Quotes,
     /// Fields of a row; 0: not known.
     pub width: usize,
-    /// Columns of the user and the item, where they are known.
-    pub keys: Option<[usize; 2]>,
-    pub time: Option<(usize, TimeKind)>,
-    pub rating: Option<usize>,
+    /// The fewest fields with which the importer reads a line as a row, whatever its cells hold; 0: not known.
+    pub needed: usize,
 }
 
 impl Grammar {
     /// A table of which only the delimiter is known.
     pub fn of(delimiter: Delimiter, quotes: Quotes) -> Grammar {
-        Grammar { delimiter, quotes, width: 0, keys: None, time: None, rating: None }
+        Grammar { delimiter, quotes, width: 0, needed: 0 }
     }
 
-    /// Whether quotes can mean anything in `text`.
+    /// Whether quotes can join lines of `text`.
     pub fn has_quotes(&self, text: &[u8]) -> bool {
         self.quotes != Quotes::None && matches!(self.delimiter, Delimiter::Byte(_)) && text.contains(&b'"')
     }
 
-    /// Whether a line is a row by itself.
+    /// Whether a line is a row by itself: one that is read, or one that is bad because of a cell. A line with too few or
+    /// too many cells counts where it has those that are needed, as it does outside of quotes.
     pub fn is_row(&self, line: &[u8]) -> bool {
         let mut fields = Vec::new();
         let plain = Grammar { quotes: Quotes::Line, ..*self };
         let split = record(line, 0, &plain, true, usize::MAX, true, &mut fields);
-        if split.end == End::Broken || fields.len() != self.width {
-            return false;
-        }
-        let cell = |c: usize| fields[c].bytes(line);
-        let number = |c: usize| std::str::from_utf8(&cell(c)).is_ok_and(|text| text.parse::<f64>().is_ok());
-        self.keys.is_none_or(|keys| keys.iter().all(|&c| !cell(c).is_empty()))
-            && self.time.is_none_or(|(c, kind)| kind.parse(&cell(c)).is_some())
-            && self.rating.is_none_or(number)
+        split.end != End::Broken && self.needed > 0 && fields.len() >= self.needed
     }
 }
 
@@ -145,9 +134,9 @@ pub(crate) fn record(
             let line = text[pos..].iter().position(|&b| b == b'\n');
             let (end, next) = line.map_or((text.len(), text.len()), |n| (pos + n, pos + n + 1));
             match grammar.delimiter {
-                Delimiter::Whitespace => words(text, pos, end, fields),
+                Delimiter::Whitespace => words(text, pos, end, grammar.quotes != Quotes::None, fields),
                 Delimiter::Json => push(text, pos, end, fields),
-                _ => colons(text, pos, end, fields),
+                _ => colons(text, pos, end, grammar.quotes != Quotes::None, fields),
             }
             Split { next, end: if line.is_some() { End::Line } else { End::Text }, count: fields.len() }
         }
@@ -240,9 +229,25 @@ fn with_quotes(
     }
 }
 
-fn colons(text: &[u8], pos: usize, end: usize, fields: &mut Vec<Field>) {
+fn colons(text: &[u8], pos: usize, end: usize, quotes: bool, fields: &mut Vec<Field>) {
     let (mut start, mut at) = (pos, pos);
     while at + 1 < end {
+        if quotes
+            && text[at] == b'"'
+            && text[start..at].trim_ascii().is_empty()
+            && let Some((field, next)) = quoted_word(text, at, end)
+        {
+            let rest = text[next..end].trim_ascii_start();
+            if rest.is_empty() || rest.starts_with(b"::") {
+                fields.push(field);
+                if rest.is_empty() {
+                    return;
+                }
+                at = end - rest.len() + 2;
+                start = at;
+                continue;
+            }
+        }
         if text[at] == b':' && text[at + 1] == b':' {
             push(text, start, at, fields);
             at += 2;
@@ -254,13 +259,23 @@ fn colons(text: &[u8], pos: usize, end: usize, fields: &mut Vec<Field>) {
     push(text, start, end, fields);
 }
 
-fn words(text: &[u8], pos: usize, end: usize, fields: &mut Vec<Field>) {
+fn words(text: &[u8], pos: usize, end: usize, quotes: bool, fields: &mut Vec<Field>) {
     let mut at = pos;
     while at < end {
         while at < end && text[at].is_ascii_whitespace() {
             at += 1;
         }
         let start = at;
+        if quotes
+            && at < end
+            && text[at] == b'"'
+            && let Some((field, next)) = quoted_word(text, at, end)
+            && (next == end || text[next].is_ascii_whitespace())
+        {
+            fields.push(field);
+            at = next;
+            continue;
+        }
         while at < end && !text[at].is_ascii_whitespace() {
             at += 1;
         }
@@ -309,7 +324,7 @@ pub(crate) fn cells(text: &[u8], delimiter: Delimiter, quotes: Quotes, ended: bo
         let mut split = record(text, pos, &grammar, has_quotes, usize::MAX, ended, &mut fields);
         if grammar.width == 0 && text[pos..split.next].iter().filter(|&&b| b == b'\n').count() > 1 {
             // The first record goes over several lines: are they rows of its own width?
-            let known = Grammar { width: split.count, ..grammar };
+            let known = Grammar { width: split.count, needed: split.count, ..grammar };
             split = record(text, pos, &known, has_quotes, usize::MAX, ended, &mut fields);
         }
         if split.end == End::More && text.len() - pos > LONG {
@@ -322,7 +337,9 @@ pub(crate) fn cells(text: &[u8], delimiter: Delimiter, quotes: Quotes, ended: bo
             End::Line | End::Text => {
                 if !is_blank(&fields) {
                     cells.rows.push(fields.iter().map(|f| f.bytes(text)).collect());
-                    grammar.width = if grammar.width == 0 { fields.len() } else { grammar.width };
+                    if grammar.width == 0 {
+                        (grammar.width, grammar.needed) = (fields.len(), fields.len());
+                    }
                 }
             }
         }
@@ -367,6 +384,22 @@ mod tests {
             [["1", "Heat (1995)", "A|B"], ["2", "x : y", "C"]]
         );
         assert_eq!(split("  1   2\t3 \r\n4 5 6", Delimiter::Whitespace), [["1", "2", "3"], ["4", "5", "6"]]);
+    }
+
+    #[test]
+    fn quoted_words_between_colons_and_blanks() {
+        let blanks = "\"u1\" \"Blue item\"  5\n\"a\"\"b\" \"lone 12\"\n\"x\"y \"\" \"5\\\" disk\"\n";
+        assert_eq!(
+            split(blanks, Delimiter::Whitespace),
+            [vec!["u1", "Blue item", "5"], vec!["a\"b", "lone 12"], vec!["\"x\"y", "", "5\\\" disk"]]
+        );
+        let colons = "\"u1\"::\"a::b\" ::5\n1::\"Great\" Cats::\"x\"\n\"lone::2::3\n";
+        assert_eq!(
+            split(colons, Delimiter::DoubleColon),
+            [vec!["u1", "a::b", "5"], vec!["1", "\"Great\" Cats", "x"], vec!["\"lone", "2", "3"]]
+        );
+        let plain = cells(b"\"u1\" 5\n", Delimiter::Whitespace, Quotes::None, true).rows;
+        assert_eq!(plain[0][0].as_ref(), b"\"u1\"");
     }
 
     #[test]

@@ -124,6 +124,11 @@ fn delimiter_of(text: &[u8], whole: bool, source: &Source, options: &ImportOptio
         Delimiter::Byte(b'|'),
         Delimiter::Whitespace,
     ];
+    // Words in quotes with blanks between them, as R writes tables.
+    let lines: Vec<&[u8]> =
+        text.split(|&b| b == b'\n').filter(|l| !l.trim_ascii().is_empty()).take(SAMPLE_ROWS).collect();
+    let quoted = |line: &&&[u8]| memchr::memmem::find(line, b"\" ").is_some() && line.starts_with(b"\"");
+    let words = 2 * lines.iter().filter(quoted).count() > lines.len();
     let mut best = (0.0, Delimiter::Byte(b','));
     let mut unnamed = false;
     for delimiter in candidates {
@@ -141,10 +146,10 @@ fn delimiter_of(text: &[u8], whole: bool, source: &Source, options: &ImportOptio
         let fits = |row: &&Vec<Cow<[u8]>>| row.len() == width || open(row, width) || open(&rows[0], row.len());
         let same = rows.iter().filter(fits).count() as f64 / rows.len() as f64;
         // Blanks also stand inside fields, so they are the last resort; one field more weighs little beside that.
-        let certain = if delimiter == Delimiter::Whitespace { 0.5 } else { 1.0 };
+        let certain = if delimiter == Delimiter::Whitespace && !words { 0.5 } else { 1.0 };
         let score = same * certain + width.min(40) as f64 * 1e-3;
         unnamed |= 5 * rows.iter().filter(|row| row.len() == width + 1).count() > 3 * rows.len();
-        if same > 0.6 && score > best.0 {
+        if same > 0.5 && score > best.0 {
             best = (score, delimiter);
         }
     }
@@ -344,14 +349,11 @@ pub(crate) fn text_layout(
         _ if delimiter == Delimiter::Json => 0,
         _ => usual_width(&rows).saturating_sub(source.partition.len()),
     };
-    let own = |c: &usize| *c < width;
-    let grammar = Grammar {
-        width,
-        keys: Some([columns.user, columns.item]).filter(|keys| keys.iter().all(own)),
-        time: columns.time.filter(own).zip(time_kind),
-        rating: columns.rating.filter(own),
-        ..Grammar::of(delimiter, options.quotes)
-    };
+    let own = names.len() - source.partition.len();
+    let read = Role::ALL.into_iter().filter_map(|role| columns.of(role)).chain(filter.needed());
+    // A line without a delimiter is no row, although a file whose path names the user needs one column only.
+    let needed = read.filter(|c| *c < own).max().map_or(2, |c| (c + 1).max(2));
+    let grammar = Grammar { width, needed, ..Grammar::of(delimiter, options.quotes) };
     let first = if header { Vec::new() } else { rows.into_iter().next().unwrap_or_default() };
     Ok(Some(TextLayout {
         source,
