@@ -153,6 +153,18 @@ fn carriage_returns_alone_end_lines() {
 }
 
 #[test]
+fn a_carriage_return_inside_a_cell_makes_no_row() {
+    for end in ["\n", "\r\n"] {
+        let cell = |n: usize| if n == 50 { "foo\ru1,i1,5,x" } else { "foo" };
+        let row = |n: usize| format!("u{},i{},{},{}{end}", n % 20, n % 30, 1_700_000_000 + n, cell(n));
+        let text = format!("user,item,time,title{end}{}", (0..60).map(row).collect::<String>());
+        let (data, summary, talk) = imported(&text, ImportOptions::default());
+        assert_eq!((summary.rows, data.interactions()), (60, 60), "{talk}");
+        assert!(talk.contains("line 52 has more fields than columns"), "{talk}");
+    }
+}
+
+#[test]
 fn latin1_is_named_and_read_when_asked() {
     let text = "user,item,ts\n".to_owned() + &(0..40).map(|n| format!("u{},Café {n},{n}\n", n % 7)).collect::<String>();
     let latin: Vec<u8> = text.chars().map(|c| c as u8).collect();

@@ -106,6 +106,50 @@ fn words_may_be_titles_and_are_asked_for() {
 }
 
 #[test]
+fn lists_of_keys_with_digits_are_asked_for() {
+    let items = |n: usize, separator: &str| {
+        (0..2 + n % 3).map(|i| format!("it_{}x", (n * 7 + i * 13) % 40)).collect::<Vec<_>>().join(separator)
+    };
+    for (separator, word) in [(" ", "space"), ("|", "pipe"), (";", "semicolon")] {
+        for users in [5, 30] {
+            let bare: String = (0..30).map(|n| format!("u{}\t{}\n", n % users, items(n, separator))).collect();
+            let row = |n: usize| format!("u{},{},{}\n", n % users, items(n, separator), 1_700_000_000 + n);
+            let timed = format!("user_id,item_id,timestamp\n{}", (0..30).map(row).collect::<String>());
+            for text in [bare, timed] {
+                let error = refusal(&text);
+                assert!(error.contains(&format!("--list-sep {word} reads it as a list")), "{text:.60}: {error}");
+                let (_, summary, _) = imported(&text, sep(word));
+                assert_eq!(summary.rows, 90, "ten times 2 + 3 + 4");
+                assert_eq!(imported(&text, sep("none")).1.rows, 30);
+            }
+        }
+    }
+    // Lines of such keys, of equal length and not, with quotes and without.
+    for (many, quote) in [(1, ""), (3, ""), (1, "\"")] {
+        let line = |n: usize| {
+            let items: Vec<String> =
+                (0..4 + n % many).map(|i| format!("{quote}it_{}{quote}", (n * 7 + i * 13) % 53)).collect();
+            format!("{quote}u{}{quote} {}\n", n % 9, items.join(" "))
+        };
+        let error = refusal((0..30).map(line).collect::<String>());
+        assert!(error.contains("--list-sep space reads a line as a user and all their items"), "{error}");
+    }
+    // Titles are not asked about, numbered or not.
+    let titles = ["Toy Story 2", "Apollo 13", "Heat", "Ocean's 11, Part 2", "2001: A Space Odyssey"];
+    let log: String = (0..30).map(|n| format!("u{}\t{}\t{}\n", n % 7, titles[n % 5], 1_700_000_000 + n)).collect();
+    assert_eq!(imported(log, Default::default()).0.items(), 5);
+}
+
+#[test]
+fn a_table_with_a_short_row_is_not_read_as_lists() {
+    let row = |n: usize| format!("{} {} {} {}\n", n * 37 + 1000, n * 101 % 900, n % 24, n % 90 + 1);
+    let text: String = (0..60).map(|n| if n == 40 { "2480 5 7\n".into() } else { row(n) }).collect();
+    let text = text.replace('\n', " 12\n");
+    let error = refusal(&text);
+    assert!(error.contains("--list-sep none reads it as one interaction"), "{error}");
+}
+
+#[test]
 fn recbole_benchmarks_name_the_list_that_is_not_read() {
     let log = "user_id:token\titem_id_list:token_seq\titem_id:token\n1\t3 4 5 6 7\t8\n2\t6 7 8 9 10\t11\n";
     let (data, _, talk) = imported(log, Default::default());

@@ -1,5 +1,5 @@
-/*! Bytes of a text file -> UTF-8 text of LF and CRLF lines. CR alone, as old Macintosh programs end lines, becomes LF,
-also in files that mix line ends; Latin-1 becomes UTF-8 where `--encoding latin1` asks for it.
+/*! Bytes of a text file -> UTF-8 text of LF and CRLF lines. CR alone, as old Macintosh programs end lines, becomes LF
+where the first part of the file has no LF, or so many CR that they end lines too; a few are characters of cells. Latin-1 becomes UTF-8 where `--encoding latin1` asks for it.
 */
 
 use std::io::{self, Read};
@@ -29,11 +29,20 @@ pub(crate) struct Decoded<R> {
     taken: usize,
     /// The last byte read is a CR; what it becomes depends on the next one.
     held: bool,
+    /// Whether CR alone ends lines; `None` before anything is read.
+    lone: Option<bool>,
+}
+
+/// Whether CR alone ends lines of a text that begins so.
+fn ends_lines(text: &[u8]) -> bool {
+    let count = |wanted: &dyn Fn(usize) -> bool| (0..text.len()).filter(|&at| wanted(at)).count();
+    let line_feeds = count(&|at| text[at] == b'\n');
+    4 * count(&|at| text[at] == b'\r' && text.get(at + 1) != Some(&b'\n')) >= line_feeds
 }
 
 impl<R: Read> Decoded<R> {
     pub fn new(inner: R, encoding: Encoding) -> Self {
-        Decoded { inner, encoding, raw: vec![0; CHUNK], text: Vec::new(), taken: 0, held: false }
+        Decoded { inner, encoding, raw: vec![0; CHUNK], text: Vec::new(), taken: 0, held: false, lone: None }
     }
 
     fn refill(&mut self) -> io::Result<()> {
@@ -41,10 +50,21 @@ impl<R: Read> Decoded<R> {
         self.taken = 0;
         let mut end = usize::from(self.held);
         while self.text.is_empty() {
-            let read = self.inner.read(&mut self.raw[end..])?;
+            let mut read = self.inner.read(&mut self.raw[end..])?;
+            if self.lone.is_none() {
+                // What is decided must not depend on how much a read gives.
+                while read < CHUNK {
+                    match self.inner.read(&mut self.raw[read..])? {
+                        0 => break,
+                        more => read += more,
+                    }
+                }
+                self.lone = Some(ends_lines(&self.raw[..read]));
+            }
+            let lone = self.lone == Some(true);
             if read == 0 {
                 if self.held {
-                    self.text.push(b'\n');
+                    self.text.push(if lone { b'\n' } else { b'\r' });
                 }
                 self.held = false;
                 return Ok(());
@@ -53,7 +73,7 @@ impl<R: Read> Decoded<R> {
             end += read;
             self.held = self.raw[end - 1] == b'\r';
             let whole = end - usize::from(self.held);
-            if self.raw[..whole].contains(&b'\r') {
+            if lone && self.raw[..whole].contains(&b'\r') {
                 for at in 0..whole {
                     if self.raw[at] == b'\r' && self.raw[at + 1] != b'\n' {
                         self.raw[at] = b'\n';
@@ -105,6 +125,15 @@ mod tests {
         let mut text = Vec::new();
         Decoded::new(Bit(bytes, step), encoding).read_to_end(&mut text).unwrap();
         text
+    }
+
+    #[test]
+    fn few_carriage_returns_among_line_feeds_are_characters() {
+        for text in ["a,b\nc,d\re,f\n1\n2\n3\n4\n5\ng\nh\ni\nj\r", "a\r\nb\nc\rd\r\ne\nf\r\n"] {
+            for step in 1..20 {
+                assert_eq!(decoded(text.as_bytes(), step, Encoding::Utf8), text.as_bytes(), "{step} bytes at a time");
+            }
+        }
     }
 
     #[test]

@@ -155,8 +155,8 @@ pub(crate) fn whole_lines(
     let text = String::from_utf8_lossy(text);
     for delimiter in candidates {
         let Some(separator) = Separator::of_delimiter(delimiter) else { continue };
-        let lines = text.lines().map(|l| separator.split(l)).filter(|l| !l.is_empty());
-        let rows: Vec<Vec<&str>> = lines.take(SAMPLE_ROWS).collect();
+        let words = |l| separator.split(l).into_iter().map(unquoted).collect::<Vec<&str>>();
+        let rows: Vec<Vec<&str>> = text.lines().map(words).filter(|l| !l.is_empty()).take(SAMPLE_ROWS).collect();
         let found = look_at_lines(&rows, guess.is_some());
         if found != Lines::Table {
             refuse_colon(&rows, separator, source)?;
@@ -227,34 +227,38 @@ fn refuse_colon(rows: &[Vec<&str>], separator: Separator, source: &Source) -> Re
 /// What lines, split at a separator, may be.
 fn look_at_lines(rows: &[Vec<&str>], table_fits: bool) -> Lines {
     let number = |cell: &&str| !cell.is_empty() && cell.bytes().all(|b| b.is_ascii_digit());
-    // A row of names stands above numbers.
-    let header = rows.first().is_some_and(|first| !first.iter().any(number));
-    let rows =
-        if header && rows.len() > 1 && rows[1..].iter().all(|r| r.iter().all(number)) { &rows[1..] } else { rows };
-    if header && rows.len() > 1 && table_fits {
+    // A row of names: words without digits, or words above a column of numbers.
+    let header = rows.len() > 1
+        && !rows[0].iter().any(number)
+        && (!rows[0].iter().any(|cell| holds_digit(cell))
+            || (0..rows[0].len()).any(|c| rows[1..].iter().all(|r| r.get(c).is_some_and(number))));
+    if header && table_fits {
         return Lines::Table;
     }
+    let rows = if header { &rows[1..] } else { rows };
     if rows.is_empty() || rows.iter().any(|r| r.len() < 2) {
         return Lines::Table;
     }
     let numbers = rows.iter().all(|r| r.iter().all(number));
-    // Keys of one kind: whole numbers, or the same letters before digits.
-    let shape = |cell: &str| {
-        let letters = cell.find(|c: char| c.is_ascii_digit()).filter(|_| !cell.contains(char::is_whitespace))?;
-        cell[..letters].chars().all(char::is_alphabetic).then(|| cell[..letters].to_owned())
-    };
-    let shapes: HashSet<Option<String>> = rows.iter().flat_map(|r| r[1..].iter().map(|c| shape(c))).collect();
-    let alike = shapes.len() == 1 && !shapes.contains(&None);
-    if !alike {
-        return Lines::Table;
-    }
-    let distinct = rows.len() > 1 && rows.iter().map(|r| r[0]).collect::<HashSet<_>>().len() == rows.len();
     let mut widths: Vec<usize> = rows.iter().map(Vec::len).collect();
     widths.sort_unstable();
     let (usual, same) =
         widths.chunk_by(|a, b| a == b).map(|w| (w[0], w.len())).max_by_key(|(_, n)| *n).expect("there are rows");
-    // In a table some columns hold moments, in a list all items or none look like that.
     let column = |c: usize| rows.iter().filter_map(move |r| r.get(c).copied());
+    // Keys hold digits. Those of one kind begin alike in all places; columns of a table mostly begin each in its own way.
+    let keys: Vec<&str> = rows.iter().flat_map(|r| r[1..].iter().copied()).collect();
+    let begins = |c: usize| {
+        column(c).filter_map(|k| k.find(|d: char| d.is_ascii_digit()).map(|n| &k[..n])).collect::<HashSet<_>>()
+    };
+    let first = begins(1);
+    if 20 * keys.iter().filter(|k| is_key(k)).count() < 19 * keys.len()
+        || (2..usual).any(|c| begins(c).is_disjoint(&first))
+    {
+        return Lines::Table;
+    }
+    let lettered = 10 * keys.iter().filter(|k| k.contains(char::is_alphabetic)).count() >= 9 * keys.len();
+    let distinct = rows.len() > 1 && rows.iter().map(|r| r[0]).collect::<HashSet<_>>().len() == rows.len();
+    // In a table some columns hold moments, in a list all items or none look like that.
     let moments =
         |c: usize| !matches!(TimeKind::of_sample(column(c)), TimeKind::Number { unit: "unknown" } | TimeKind::Unread);
     let timed = (1..usual).filter(|&c| moments(c)).count();
@@ -263,12 +267,14 @@ fn look_at_lines(rows: &[Vec<&str>], table_fits: bool) -> Lines {
     }
     if same < rows.len() {
         let most = *widths.last().expect("there are rows");
-        return match (most > 2 && numbers && distinct && rows.len() >= ENOUGH, table_fits && usual < 4) {
-            // One row in twenty may be broken.
-            (true, _) if 20 * same < 19 * rows.len() || usual > 3 => Lines::Lists,
-            (_, true) => Lines::Table,
-            _ if most > 2 => Lines::Either,
-            _ => Lines::Table,
+        // One row in twenty may be broken.
+        let ragged = 20 * same < 19 * rows.len();
+        return if most > 2 && ragged && numbers && distinct && rows.len() >= ENOUGH {
+            Lines::Lists
+        } else if most > 2 && (usual > 3 || !table_fits || ragged && lettered) {
+            Lines::Either
+        } else {
+            Lines::Table
         };
     }
     // Columns of one kind reach equally far; a rating does not reach as far as an item's number.
@@ -276,9 +282,26 @@ fn look_at_lines(rows: &[Vec<&str>], table_fits: bool) -> Lines {
         column(c).filter_map(|cell| parse_number(shape_digits(cell).as_bytes())).map(|m| m.whole).max().unwrap_or(0)
     };
     let tops = (1..usual).map(top);
-    let even = tops.clone().max().unwrap_or(0) <= 4 * tops.min().unwrap_or(0);
-    let many = if distinct && rows.len() > 2 { 4 } else { 5 };
+    let even = lettered || tops.clone().max().unwrap_or(0) <= 4 * tops.min().unwrap_or(0);
+    let many = match distinct && rows.len() > 2 {
+        _ if lettered => 3,
+        true => 4,
+        false => 5,
+    };
     if even && usual >= many { Lines::Either } else { Lines::Table }
+}
+
+fn holds_digit(text: &str) -> bool {
+    text.bytes().any(|b| b.is_ascii_digit())
+}
+
+/// Whether a text may be a key in a list: titles have blanks, and words without digits.
+fn is_key(text: &str) -> bool {
+    holds_digit(text) && !text.contains(|c: char| c.is_whitespace() || matches!(c, ',' | ';' | '|'))
+}
+
+fn unquoted(word: &str) -> &str {
+    word.strip_prefix('"').and_then(|w| w.strip_suffix('"')).unwrap_or(word)
 }
 
 fn shape_digits(cell: &str) -> &str {
@@ -473,6 +496,15 @@ fn look_at_cells(rows: &[Vec<String>], columns: &Columns, source: &Source, name:
     for separator in [Separator::Blanks, Separator::Byte(b','), Separator::Byte(b'|'), Separator::Byte(b';')] {
         let lists: Vec<Vec<&str>> = cells.iter().map(|c| separator.split(c)).collect();
         let several = lists.iter().filter(|l| l.len() > 1).count();
+        let several_of = || cells.iter().find(|c| separator.split(c).len() > 1).expect("there are several");
+        // Whoever the users are and whatever the times: most cells hold several keys, or all hold keys and some several.
+        let keys = |l: &&Vec<&str>| l.iter().all(|e| is_key(e));
+        let all = lists.iter().filter(keys).count();
+        let lists_of_keys = lists.iter().filter(|l| l.len() > 1).filter(keys).count();
+        let keyed = 2 * lists_of_keys > cells.len() || 10 * lists_of_keys > cells.len() && 20 * all >= 19 * cells.len();
+        if keyed && 2 * several <= cells.len() {
+            return ask(several_of(), separator);
+        }
         if cells.is_empty() || 2 * several <= cells.len() {
             continue;
         }
@@ -484,8 +516,8 @@ fn look_at_cells(rows: &[Vec<String>], columns: &Columns, source: &Source, name:
             return Ok(Some(separator));
         }
         // Words may be titles. No key of an item is several numbers.
-        if numbers || once && columns.time.is_none() {
-            return ask(cells.iter().find(|c| separator.split(c).len() > 1).expect("there are several"), separator);
+        if numbers || keyed || once && columns.time.is_none() {
+            return ask(several_of(), separator);
         }
     }
     Ok(None)
@@ -534,6 +566,22 @@ mod tests {
         assert_eq!(lines(&many(|n| list(n, if n % 5 == 0 { 4 } else { 9 })), Separator::Blanks, true), Lines::Lists);
         assert_eq!(lines(&many(|n| list(n, 6)), Separator::Blanks, true), Lines::Either);
         assert_eq!(lines(&many(|n| list(n / 2, 6)), Separator::Blanks, true), Lines::Either, "sessions of users");
+        // Names with digits, whatever they begin and end with; columns of a table begin each in its own way.
+        for item in [|n: usize| format!("it_{n}"), |n| format!("B{n:06}X"), |n| format!("{}{n}", ["p", "c-"][n % 2])] {
+            let all =
+                |n: usize, many: usize| (0..many).map(|i| item((n * 7 + i * 13) % 53)).collect::<Vec<_>>().join(" ");
+            for fits in [true, false] {
+                let text = many(|n| format!("u{} {}", n % 9, all(n, 4)));
+                assert_eq!(lines(&text, Separator::Blanks, fits), Lines::Either, "{text:.40}");
+                let text = many(|n| format!("u{n} {}", all(n, 1 + n % 3)));
+                assert_eq!(lines(&text, Separator::Blanks, fits), Lines::Either, "{text:.40}");
+            }
+            let text = many(|n| format!("u{n} {} shop{} k{}", item(n), n % 3, n % 7));
+            assert_eq!(lines(&text, Separator::Blanks, true), Lines::Table, "{text:.40}");
+        }
+        // A table of numbers of which one row lacks a cell.
+        let text = many(|n| if n == 7 { "7 8 4 9".into() } else { format!("{n} {} 3 {} {}", n + 90, n + 50, n % 40) });
+        assert_eq!(lines(&text, Separator::Blanks, true), Lines::Either);
         assert_eq!(lines("1 20 30 25\n2 21 22\n3 25 26 27 28\n", Separator::Blanks, false), Lines::Either, "too few");
         assert_eq!(
             lines(&many(|n| format!("u{n} i{} i{} i{}", n % 9 + 9, n % 7 + 9, n % 8 + 9)), Separator::Blanks, true),
