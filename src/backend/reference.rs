@@ -2,7 +2,7 @@
 
 use crate::{
     base::{Error, Result},
-    mem::{F32, HostArenas, Planner, RawSpan, Scalar, Span, U32},
+    mem::{Access, Arena, F32, HostArenas, Planner, RawSpan, Scalar, Span, U32},
     ops::{Invalid, Later, Memory, Op, Run, Valid},
 };
 
@@ -32,6 +32,11 @@ impl<S: Scalar> Reference<S> {
 impl<S: Scalar, O: Op> Run<O> for Reference<S> {
     fn execute(&mut self, op: &Valid<'_, O>) {
         op.reference(&self.arenas.lend(op.spans()));
+        op.uses(&mut |access, span| {
+            if access != Access::Read && span.arena() == Arena::Act {
+                self.arenas.get_mut(span).iter_mut().for_each(|x| *x = x.stored());
+            }
+        });
     }
 }
 

@@ -59,6 +59,10 @@ pub trait Scalar:
     fn product(self, other: Self) -> Self {
         self * other
     }
+    /// Itself as an activation that an op has written: numbers that count roundings count one to bf16 here.
+    fn stored(self) -> Self {
+        self
+    }
     /// Itself above zero, and zero below; NaN stays.
     fn relu(self) -> Self {
         if self < Self::zero() { Self::zero() } else { self }

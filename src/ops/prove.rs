@@ -13,7 +13,7 @@ use crate::{
         self,
         rng::{Purpose, Stream},
     },
-    mem::{Arena, Bf16Products, HostArenas, Planner, Precision, RawSpan, Scalar, Traced, round_bf16},
+    mem::{Arena, Bf16Products, HostArenas, Kind, Planner, Precision, RawSpan, Scalar, Traced, round_bf16},
 };
 
 /// Worst error over budget of a parity run: at most 1 when it passed.
@@ -114,15 +114,6 @@ fn put<K: Memory>(k: &mut K, plan: &Planner, span: RawSpan, x: f32) {
         Arena::Index => k.write_ids(plan.index_span(span), &vec![u32::MAX; span.len()]),
         _ => k.write(span, &vec![x; span.len()]),
     }
-}
-
-/// What a backend computes with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Kind {
-    /// Activations.
-    pub stored: Precision,
-    /// The factors of products.
-    pub products: Precision,
 }
 
 impl Kind {
@@ -247,7 +238,7 @@ fn outcome<S: Scalar, O: Op>(op: &O, factor: f64, kind: Kind, exact: &State<Trac
             false => 8.0 * f32::EPSILON as f64,
         };
         // A lucky naive run must not shut out honest rounding, nor a value that is small because its terms cancel.
-        let honest = worst(&mut want.iter().map(|x| Traced::allowed(&[*x], kind.products)));
+        let honest = worst(&mut want.iter().map(|x| Traced::allowed(&[*x], kind)));
         let budget = (factor * naive_error + rounding * largest).max(honest) + 1e-30;
         all.push((span, Want::Real(want.iter().map(|x| x.f64()).collect(), budget)));
     });

@@ -14,8 +14,8 @@ use rayon::prelude::*;
 use crate::{
     backend::{self, Device, WithBackend},
     base::Result,
-    mem::{Planner, Precision},
-    ops::{self, Backend, case::AnyCase, prove::Kind},
+    mem::{Kind, Planner, Precision},
+    ops::{self, Backend, case::AnyCase},
 };
 use steps::{Expected, step, values};
 
@@ -165,20 +165,19 @@ fn prove_steps(
     only: Selection<'_>,
     observe: &mut dyn FnMut(Row),
 ) -> Result<()> {
-    let open = |precision: &Precision| Ok(backend::with(device, *precision, Open(&Planner::new()))?.products());
-    let products = precisions.iter().map(open).collect::<Result<Vec<_>>>()?;
+    let open = |precision: &Precision| Ok(Kind::of(&backend::with(device, *precision, Open(&Planner::new()))?));
+    let kinds = precisions.iter().map(open).collect::<Result<Vec<_>>>()?;
     let mut chosen = variants::variants();
     chosen.retain(|(what, _)| what.contains(only.name));
     for part in chosen.chunks(ahead()) {
         let row = |(what, _): &(String, Settings)| precisions.iter().map(|p| Row::new(what, *p)).collect();
         let mut rows: Vec<Vec<Row>> = part.iter().map(row).collect();
         for seed in 0..only.seeds {
-            let expected =
-                part.par_iter().map(|(_, s)| Expected::of(s, seed, &products)).collect::<Result<Vec<_>>>()?;
+            let expected = part.par_iter().map(|(_, s)| Expected::of(s, seed, &kinds)).collect::<Result<Vec<_>>>()?;
             for (((_, s), expected), rows) in part.iter().zip(&expected).zip(&mut rows) {
-                for (row, products) in rows.iter_mut().zip(&products) {
+                for (row, kind) in rows.iter_mut().zip(&kinds) {
                     let got = backend::with(device, row.precision, OneStep(s, expected.seed))?;
-                    let (worst, fault) = expected.judge(&got, *products);
+                    let (worst, fault) = expected.judge(&got, *kind);
                     row.add(worst, fault.map(|f| if seed == 0 { f } else { format!("seed {seed}: {f}") }));
                 }
             }

@@ -8,7 +8,7 @@ use crate::{
         rng::{Purpose, Stream},
     },
     layers::{Facts, Patch, RatingScale},
-    mem::{Bf16Products, F32, Planner, Precision, Scalar, Span, Traced},
+    mem::{Bf16Products, F32, Kind, Planner, Precision, Scalar, Span, Traced},
     ops::Backend,
     tasks::Sequence,
     train::{engine::Engine, settings::Settings},
@@ -122,23 +122,23 @@ fn plainly<S: Scalar>(s: &Settings, seed: u64) -> Result<Step<f64>> {
 }
 
 impl Expected {
-    /// Works out the `nth` of many steps, once for all kinds of products. A step that hangs on a comparison closer than
+    /// Works out the `nth` of many steps, once for all kinds of devices. A step that hangs on a comparison closer than
     /// f32 can tell proves nothing, and another takes its place.
-    pub(super) fn of(s: &Settings, nth: u64, products: &[Precision]) -> Result<Self> {
+    pub(super) fn of(s: &Settings, nth: u64, kinds: &[Kind]) -> Result<Self> {
         for seed in (0..).map(|again| nth + 1_000_000 * again) {
             let exact = || {
                 Traced::close_calls();
                 Ok((on_host::<Traced>(s, seed)?, Traced::close_calls()))
             };
             let plain = || {
-                let one = |products: &Precision| {
-                    let step = match products {
+                let one = |kind: &Kind| {
+                    let step = match kind.products {
                         Precision::F32 => plainly::<f32>(s, seed)?,
                         Precision::Bf16 => plainly::<Bf16Products>(s, seed)?,
                     };
-                    Ok((*products, step))
+                    Ok((kind.products, step))
                 };
-                products.iter().map(one).collect::<Result<Vec<_>>>()
+                kinds.iter().map(one).collect::<Result<Vec<_>>>()
             };
             let (exact, plain) = rayon::join(exact, plain);
             if let (exact, 0) = exact? {
@@ -151,20 +151,21 @@ impl Expected {
     /// The error that is allowed to the loss, and to the gradient of each parameter taken as a whole (Euclidean): a few
     /// times the error of plain loops, or what honest rounding may come to where that run was exact by luck.
     ///
-    /// The activations of plain loops are not rounded to bf16 between ops, those of a device may be: hence the larger factor.
-    pub(super) fn budgets(&self, products: Precision) -> (f64, Vec<f64>) {
-        let found = self.plain.iter().find(|(p, _)| *p == products);
+    /// Plain loops keep activations in f32. What storing them in bf16 may cost a device is in the numbers that count roundings
+    /// (`Scalar::stored`).
+    pub(super) fn budgets(&self, kind: Kind) -> (f64, Vec<f64>) {
+        let found = self.plain.iter().find(|(p, _)| *p == kind.products);
         let plain = &found.expect("this precision was asked for").1;
-        let factor = if products == Precision::Bf16 { 6.0 } else { 3.0 };
+        let factor = if kind.products == Precision::Bf16 { 6.0 } else { 3.0 };
         let budget =
-            |plain: &[f64], exact: &[Traced]| (factor * distance(plain, exact)).max(Traced::allowed(exact, products));
+            |plain: &[f64], exact: &[Traced]| (factor * distance(plain, exact)).max(Traced::allowed(exact, kind));
         let gradients = plain.gradients.iter().zip(&self.exact.gradients);
         (budget(&[plain.loss], &[self.exact.loss]), gradients.map(|(plain, exact)| budget(plain, exact)).collect())
     }
 
     /// How a device's step fared: the errors of loss and gradients as shares of their budgets, and what is wrong.
-    pub(super) fn judge(&self, got: &Step<f64>, products: Precision) -> ((f64, f64), Option<String>) {
-        let (loss, gradients) = self.budgets(products);
+    pub(super) fn judge(&self, got: &Step<f64>, kind: Kind) -> ((f64, f64), Option<String>) {
+        let (loss, gradients) = self.budgets(kind);
         let mut fault = None;
         let mut judge = |name: &str, error: f64, budget: f64| {
             // What no weight hangs on has a gradient of exact zeros, and nothing is allowed: none is needed.

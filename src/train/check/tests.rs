@@ -51,18 +51,20 @@ fn and_so_on_every_instruction_set_of_this_processor() {
 }
 
 fn hold(what: &str, s: &Settings, seed: u64) {
-    let expected = Expected::of(s, seed, &[F32, Bf16]).unwrap();
-    for products in [F32, Bf16] {
+    let kinds = [F32, Bf16].map(|products| Kind { stored: F32, products });
+    let expected = Expected::of(s, seed, &kinds).unwrap();
+    for kind in kinds {
+        let products = kind.products;
         let what = format!("{what}, {products:?}, seed {seed}");
         let got = backend::with(Device::Cpu, products, OneStep(s, expected.seed)).unwrap();
-        assert_eq!(expected.judge(&got, products).1, None, "{what}");
-        let (loss, gradients) = expected.budgets(products);
+        assert_eq!(expected.judge(&got, kind).1, None, "{what}");
+        let (loss, gradients) = expected.budgets(kind);
         let off = Step { loss: got.loss + 4.0 * loss, ..got.clone() };
-        assert!(expected.judge(&off, products).1.is_some_and(|f| f.starts_with("loss:")), "{what}");
+        assert!(expected.judge(&off, kind).1.is_some_and(|f| f.starts_with("loss:")), "{what}");
         for (i, budget) in gradients.iter().enumerate().filter(|(i, _)| !got.gradients[*i].is_empty()) {
             let name = &got.names[i];
             // Of what no weight hangs on nothing may differ at all.
-            let (_, fault) = expected.judge(&planted(&got, i, (4.0 * budget).max(1e-30)), products);
+            let (_, fault) = expected.judge(&planted(&got, i, (4.0 * budget).max(1e-30)), kind);
             let fault = fault.unwrap_or_else(|| panic!("{what}: an error in the gradient of {name} passed"));
             assert!(fault.starts_with(&format!("gradient of {name}:")), "{what}: {fault}");
         }
