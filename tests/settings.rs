@@ -108,7 +108,7 @@ const CONTEXTS: &[&str] = &[
     "--task rating",
     "--model sasrec",
     "--model gru4rec",
-    "--model peterrec",
+    "--model peterrec --length 32",
     "--model caser",
     "--model mlp --user-width 4",
     "--model dacf",
@@ -127,7 +127,7 @@ const CONTEXTS: &[&str] = &[
     "--decay constant",
     "--mask-last 1",
     "--blocks 0",
-    "--model peterrec --blocks 0",
+    "--model peterrec --length 32 --blocks 0",
 ];
 
 #[derive(Parser)]
@@ -372,7 +372,7 @@ const FLAGS: &[(&str, [&str; 2], &str)] = &[
     ("test-share", ["0.3", "0.2"], "--split ratio"),
     ("valid-share", ["0.3", "0.2"], "--split ratio"),
     ("cut", ["2001-09-11", "1000259200"], "--split time"),
-    ("valid-cut", ["2001-09-10", "1000100000"], "--split time --cut 2001-09-11"),
+    ("valid-cut", ["2001-09-10", "1000050000"], "--split time --cut 2001-09-11"),
 ];
 
 /// The same of `finetune`; `BASE` stands for a folder.

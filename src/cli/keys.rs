@@ -24,7 +24,7 @@ pub fn keys_of(flag: &str, values: &[String], vocab: &Vocab) -> Result<Vec<Strin
         }
         let parts: Vec<&str> = text.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
         let known = |key: &&str| vocab.find(key).is_some();
-        match known(&text) && !parts.iter().all(|part| known(part)) {
+        match known(&text) && !parts.iter().all(known) {
             true => keys.push(text.to_string()),
             false => keys.extend(parts.into_iter().map(String::from)),
         }

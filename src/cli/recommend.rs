@@ -327,7 +327,8 @@ impl Desk<'_> {
             if !line.trim_ascii().is_empty() {
                 match parse_request(&line) {
                     Ok((id, keys)) => requests.push(self.request(id, keys)),
-                    Err((id, e)) => {
+                    Err(refused) => {
+                        let (id, e) = *refused;
                         // What was asked before the bad line is answered first.
                         print(&self.answer(&requests)?);
                         requests.clear();
@@ -480,17 +481,20 @@ fn count(n: usize, one: &str, many: &str) -> String {
     format!("{} {}", digits(n as u64), if n == 1 { one } else { many })
 }
 
+/// The id of a request that is refused, and why.
+type Refused = Box<(Value, Error)>;
+
 /// `{"id": …, "history": [key, …]}`; keys and id are strings or whole numbers, the id may be left out.
 ///
 /// # Errors
 /// Anything else, with the id, if there is one.
-fn parse_request(line: &[u8]) -> std::result::Result<(Value, Vec<String>), (Value, Error)> {
+fn parse_request(line: &[u8]) -> std::result::Result<(Value, Vec<String>), Refused> {
     let hint = r#"write {"id": "anyone", "history": ["key", "key"]}"#;
-    let no_json = |e: String| (Value::Null, Error::user(format!("not JSON: {e}")).hint(hint));
+    let no_json = |e: String| Box::new((Value::Null, Error::user(format!("not JSON: {e}")).hint(hint)));
     let text = std::str::from_utf8(line).map_err(|_| no_json("the line is not UTF-8 text".into()))?;
     let value: Value = serde_json::from_str(text).map_err(|e| no_json(e.to_string()))?;
     let id = value.get("id").cloned().unwrap_or(Value::Null);
-    history_of(&value, hint).map(|keys| (id.clone(), keys)).map_err(|e| (id, e))
+    history_of(&value, hint).map(|keys| (id.clone(), keys)).map_err(|e| Box::new((id, e)))
 }
 
 /// The keys of a request.

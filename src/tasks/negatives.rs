@@ -23,10 +23,11 @@ E[C_0] = 1, so ln E[C_0] = 0. Of a negative E[C_k] is
   with `--exclude-seen` all items of its sequence): `free` of [`crate::ops::DrawCandidates`] is ln(1 - m), computed for
   each row from the very table that is drawn from;
 - (B - 1) p_k in-batch, with B targets, where they are a fair sample of p: the one estimate here.
+
 With more and more draws the loss and its gradient go to those of the softmax over the target and all that is not
 excluded; at any number of them the denominator is right in the mean. To lower the target's logit by ln(S p_0) as well,
 as Yi et al. 2019 write it, gives the target the weight 1/(S p_0) in the denominator: too much of a rare one, next to
-nothing of a popular one, and no number of draws mends it (Khrylchenko et al. 2025 derive the same for in-batch
+nothing of a popular one, and more draws do not correct it (Khrylchenko et al. 2025 derive the same for in-batch
 negatives).
 */
 

@@ -119,7 +119,7 @@ mod tests {
         let mine = columns(&[(INPUT, 2), ("field year", 1), ("user", 1)]);
         let values = vec![1., 2., 3., 4., 5., 6.];
         assert_eq!(laid_out(values.clone(), &mine, &base), [1., 2., 0., 3., 4., 5., 0., 6.]);
-        assert_eq!(added(&mine, &base), [2..3]);
+        assert_eq!(added(&mine, &base), vec![2usize..3]);
         // And back: what is gone is gone.
         assert_eq!(laid_out(vec![1., 2., 9., 3., 4., 5., 9., 6.], &base, &mine), values);
         // A base that adds to its input has the identity in front of it.

@@ -132,7 +132,7 @@ fn random_objects_give_what_a_csv_gives() {
             let (rating, time) = (draw.below(5) + 1, 1_500_000_000 + n);
             // Quoted by hand, so that blanks around a key stay.
             csv.write_record([&item.to_string(), &rating.to_string(), &time.to_string(), &user]).unwrap();
-            let mut pairs = vec![
+            let mut pairs = [
                 format!("\"user\": {}", serde_json::to_string(&user).unwrap()),
                 format!("\"item\":{}", if n % 2 == 0 { item.to_string() } else { format!("\"{item}\"") }),
                 format!("\"rating\" :{rating}"),

@@ -232,7 +232,7 @@ fn quoted_words_between_blanks_and_colons_are_read() {
             let text = file(separator, header, blank, "\"");
             let (data, summary, talk) = desk.import(&[desk.write(name, &text)], &options).unwrap();
             assert_eq!((summary.rows, data.users(), data.items()), (50, 7, 11), "{text:.60}: {talk}");
-            assert_eq!((data.user_keys().key(0), &*data.item_keys().key(0)), ("u0", &*format!("Blue{blank}i0")));
+            assert_eq!((data.user_keys().key(0), data.item_keys().key(0)), ("u0", &*format!("Blue{blank}i0")));
             let times: Vec<i64> = (0..8).map(|n| 1_700_000_000 + 7 * n).collect();
             assert_eq!(data.times_of(0).unwrap(), &times[..], "{talk}");
         }

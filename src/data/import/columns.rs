@@ -277,7 +277,7 @@ fn time_by_content(names: &[String], sample: &[Vec<String>], found: &[Option<usi
         let name = normal(&names[c]);
         ["time", "date", "stamp"].iter().any(|word| name.contains(word)) || name.ends_with("at") || name.ends_with("on")
     };
-    let dates = |c: usize| matches!(TimeKind::of_sample(cells_of(sample, c)), TimeKind::Date { .. });
+    let dates = |c: usize| matches!(TimeKind::of_sample(cells_of(sample, c)), TimeKind::Date);
     // The time may tell the baskets too.
     let free = (0..names.len()).filter(|c| !found[..4].contains(&Some(*c)));
     let times: Vec<usize> = free.filter(|&c| holds_times(sample, c) && (dates(c) || speaks(c))).collect();

@@ -446,10 +446,10 @@ impl Lists {
             out.push(Field { start: from, end: to, escaped: false });
         };
         let mut from = start;
-        for at in start..end {
+        for (at, letter) in text.iter().enumerate().take(end).skip(start) {
             let cut = match separator {
-                Separator::Blanks => text[at].is_ascii_whitespace(),
-                Separator::Byte(byte) => text[at] == byte,
+                Separator::Blanks => letter.is_ascii_whitespace(),
+                Separator::Byte(byte) => *letter == byte,
             };
             if cut {
                 if separator != Separator::Blanks || from < at {

@@ -343,7 +343,7 @@ impl<'a> Parser<'a> {
     fn unroll(
         &self,
         text: &[u8],
-        fields: &mut Vec<Field>,
+        fields: &mut [Field],
         lists: &[(usize, Vec<Field>)],
         end: End,
         line: u64,

@@ -222,7 +222,7 @@ pub(crate) fn decimals_of(mut fraction: u64) -> u8 {
         return 0;
     }
     let mut decimals = MOST_DECIMALS;
-    while fraction % 10 == 0 {
+    while fraction.is_multiple_of(10) {
         (fraction, decimals) = (fraction / 10, decimals - 1);
     }
     decimals

@@ -47,10 +47,10 @@ pub(super) fn multiply<S: Simd, T: Terms, E: Epilogue>(s: S, a: View<T>, b: Pack
                     (_, true) => amx::block::<1, 2>(&shapes, from, a.rs, panel, lines, &mut sums),
                     (_, false) => amx::block::<1, 1>(&shapes, from, a.rs, panel, lines, &mut sums),
                 }
-                for t in 0..tiles {
+                for (t, first) in first.iter().enumerate().take(tiles) {
                     for i in (i0 + t * SIDE)..(i0 + (t + 1) * SIDE).min(a.rows) {
                         for j in (0..width).step_by(SIDE) {
-                            let v = s.load(sums.vector(t, i - first[t], j / SIDE));
+                            let v = s.load(sums.vector(t, i - first, j / SIDE));
                             e.take(s, i, j0 + j, v, SIDE.min(width - j));
                         }
                     }
