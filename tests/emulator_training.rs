@@ -17,6 +17,7 @@ use mipgpu::{
 };
 
 const ITEMS: usize = 40;
+const LR: f32 = 3e-3;
 
 fn settings() -> Settings {
     Settings {
@@ -55,7 +56,7 @@ fn run<B: Backend>(s: &Settings, steps: u64, open: impl Fn(&Planner) -> Result<B
             let items: Vec<u32> = (0..len).map(|i| (start + i) % ITEMS as u32).collect();
             engine.push(user as u64, Sequence::Items(&items));
         }
-        losses.push(engine.step(step, 3e-3).unwrap().loss);
+        losses.push(engine.step(step, LR).unwrap().loss);
     }
     assert!(before == frozen(&mut engine), "what is frozen has moved");
     let mut weights = Vec::new();
@@ -70,6 +71,18 @@ fn run<B: Backend>(s: &Settings, steps: u64, open: impl Fn(&Planner) -> Result<B
 fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     a.iter().zip(b).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max)
+}
+
+/// bf16 has eight bits; in the mean over a batch most of its rounding cancels: in the first loss, and in half of all. But
+/// AdamW moves a weight by up to lr whatever the size of its gradient, and one whose gradient rounding turns around ends
+/// 2 lr away; where that is the bias of an item, so does the item's score. Such jumps have either sign: over six seeds of
+/// sampled softmax the first losses differ by 9e-5 to 3e-4, later ones by -3e-3 to 5e-3, half of them by less than 4e-4.
+fn rounds_like_bf16(got: &[f32], oracle: &[f32]) {
+    let mut differences: Vec<f32> = got.iter().zip(oracle).map(|(a, b)| (a - b).abs()).collect();
+    assert!(differences[0] < 5e-4, "the first of {got:?} against {oracle:?}");
+    differences.sort_by(f32::total_cmp);
+    assert!(differences[differences.len() / 2] < 2e-3, "most of {got:?} against {oracle:?}");
+    assert!(differences[differences.len() - 1] < 2.0 * LR, "{got:?} against {oracle:?}");
 }
 
 #[test]
@@ -87,11 +100,10 @@ fn eight_steps_agree_with_the_cpu_and_the_reference() {
         // A weight whose gradient is nothing but rounding moves by up to lr a step, whoever computes it; the mean does not.
         let mean = w.iter().zip(&cpu_w).map(|(a, b)| (a - b).abs()).sum::<f32>() / w.len() as f32;
         assert!(mean < 3e-5, "weights differ by {mean} on average");
-        // bf16 has eight bits; in the mean over a batch most of its rounding cancels.
         let (half, _) = run(&s, 8, |p| emulated(Precision::Bf16, p));
-        assert!(largest_difference(&half, &oracle) < 2e-3, "{half:?} against {oracle:?}");
         let (products, _) = run(&s, 8, |p| Ok(Cpu::with(p, Precision::Bf16)));
-        assert!(largest_difference(&products, &oracle) < 2e-3, "{products:?} against {oracle:?}");
+        rounds_like_bf16(&half, &oracle);
+        rounds_like_bf16(&products, &oracle);
         // What was asked for has happened.
         assert_ne!(products, cpu);
     }
