@@ -372,7 +372,8 @@ const FLAGS: &[(&str, [&str; 2], &str)] = &[
     ("test-share", ["0.3", "0.2"], "--split ratio"),
     ("valid-share", ["0.3", "0.2"], "--split ratio"),
     ("cut", ["2001-09-11", "1000259200"], "--split time"),
-    ("valid-cut", ["2001-09-10", "1000050000"], "--split time --cut 2001-09-11"),
+    // Later than all that the base was trained on: other cuts would test on it.
+    ("valid-cut", ["1000100000", "1000150000"], "--split time --cut 1000259200"),
 ];
 
 /// The same of `finetune`; `BASE` stands for a folder.

@@ -335,8 +335,13 @@ fn what_is_added_begins_as_nothing_and_learns() {
             ]
         }) {
             let run = |name: &str| format!("{model}-{join}-{what}-{name}");
+            // Caser's users stand behind its output, where nothing is joined: the flag is refused there.
+            let joined = match (model, what) {
+                ("caser", "users") => String::new(),
+                _ => format!("--join {join}"),
+            };
             let tune = |name: &str, rest: &str| {
-                p.well(&format!("finetune --from {model} data --out {} {flags} --join {join} {rest}", run(name)))
+                p.well(&format!("finetune --from {model} data --out {} {flags} {joined} {rest}", run(name)))
             };
             let told = tune("start", "--json --epochs 1 --lr 0");
             assert_close(&base, &scores(&p, &run("start"), &["u3", "nobody"]), &run("start"));

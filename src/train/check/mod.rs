@@ -147,8 +147,15 @@ fn prove_ops(
                         Ok(p) => rows[at][i].add((p.forward, p.backward), None),
                         Err(e) => {
                             rows[at][i].add((0.0, 0.0), Some(e));
-                            // A device that has failed keeps saying so: the next case gets another.
-                            devices[i] = open(&precisions[i])?;
+                            // A device that has failed keeps saying so: the next case gets another. Where there is
+                            // none any more, what was found so far is shown first.
+                            match open(&precisions[i]) {
+                                Ok(another) => devices[i] = another,
+                                Err(lost) => {
+                                    rows.iter_mut().flat_map(|row| row.drain(..)).for_each(&mut *observe);
+                                    return Err(lost);
+                                }
+                            }
                         }
                     }
                 }
