@@ -13,9 +13,7 @@ checkpoints of a patched run hold what is trained, and the fingerprint of the ch
 starts from a patched one takes over its patches too.
 
 What the new run adds between the tables and blocks of its base (users, fields, ratings) begins as nothing: see
-[`columns`].
-
-[`columns`]: super::columns
+`train/columns.rs`.
 */
 
 use std::{fmt, path::PathBuf};

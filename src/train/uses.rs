@@ -1,7 +1,7 @@
 /*! Which settings a run uses: one table over models, tasks, losses, samplers and transfers. A setting that was given
 and changes nothing is refused, so that nobody believes to have changed the run.
 
-`Model::USES` and `Kind::USES` name what only some models and tasks use; [`RULES`] holds what depends on other
+`Model::USES` and `Kind::USES` name what only some models and tasks use; `RULES` holds what depends on other
 settings. A setting that neither names is used by every run.
 */
 
