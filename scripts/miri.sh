@@ -19,12 +19,12 @@ export CARGO_TARGET_DIR=target/miri NVCC= CXX=none
 case ${1:-} in
   "")
     "${cargo[@]}" --lib -- mem::
-    "${cargo[@]}" --test small_cases -- the_reference
+    "${cargo[@]}" --test ops -- small_cases::the_reference
     ;;
   cpu)
     # Threads of the pool outlive the tests.
     MIRIFLAGS="$MIRIFLAGS -Zmiri-ignore-leaks" MIPGPU_ISA=portable RAYON_NUM_THREADS=2 \
-      "${cargo[@]}" --test small_cases -- the_cpu
+      "${cargo[@]}" --test ops -- small_cases::the_cpu
     ;;
   *) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 1 ;;
 esac

@@ -14,7 +14,7 @@ With r = b1 / sqrt(b2), the term is r^i times something that changes slowly. The
 ... of them; over each the powers are summed as a geometric series, and the rest is taken at its centre of mass, between two
 steps linearly, which is exact for whatever changes linearly. Once r^i is below 2^-30 nothing is left.
 
-Against dense AdamW in f64 (tests/row_adamw.rs: gaps of 1 to 5000 steps, warm-up and cosine, decay 0 to 0.1) weights are off by
+Against dense AdamW in f64 (tests/ops/row_adamw.rs: gaps of 1 to 5000 steps, warm-up and cosine, decay 0 to 0.1) weights are off by
 less than this share of one step's size (the largest learning rate), mostly from where warm-up ends:
   beta1 <= 0.9: 0.0005 over 6000 steps, 0.003 over 400    beta1 = 0.95: 0.01    beta1 = 0.99: 0.02
 The rounding of dense AdamW in f32 is 0.001 to 0.007 of a step in these runs, and comes on top, as it does there. Moments agree

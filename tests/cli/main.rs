@@ -1,27 +1,39 @@
 /*! The program from the outside: every test runs the built binary in a temporary folder and looks at exit codes, output
 and files.
 
-`baskets` from import to recommendation · `requests` flags, settings and data that cannot be · `checkpoints` files that do
-not fit or were altered · `compare` runs beside each other · `endings` runs that end before their time · `finetune` what
-runs take over from others · `hints` advice that fits · `modes` every way to train, and what is printed how · `profile`
-where the time of steps goes · `ratings` runs that predict ratings · `repeats` users who come back to the same items ·
-`search` trials of many settings.
+`baskets` from import to recommendation · `bench` times of operations · `requests` flags, settings and data that are
+rejected · `checkpoints` files that do not fit or were altered · `compare` runs compared with each other · `documentation`
+README.md and docs/ · `endings` runs that
+end early · `eval` metrics against brute force · `finetune` what runs take over from others · `hints` advice that fits ·
+`modes` every way to train, and what is printed how · `profile` where the time of steps goes · `ratings` runs that predict
+ratings · `recommend` lists and exported files · `repeats` users who come back to the same items · `resume` killed runs ·
+`scale_page` the page of benchmarks · `search` trials of many settings.
 */
 
+#[allow(dead_code, reason = "shared with other test binaries")]
+#[path = "../evaluation/mod.rs"]
+mod evaluation;
+
 mod baskets;
+mod bench;
 mod checkpoints;
 mod clicks;
 mod compare;
 mod devices;
+mod documentation;
 mod endings;
+mod eval;
 mod experiment;
 mod finetune;
 mod hints;
 mod modes;
 mod profile;
 mod ratings;
+mod recommend;
 mod repeats;
 mod requests;
+mod resume;
+mod scale_page;
 mod search;
 
 use std::{

@@ -1,5 +1,5 @@
 /*
-Kernels with planted faults and their healthy twins, for tests/emulator.rs. A fault stands under `if (kBroken)`, so that
+Kernels with planted faults and their healthy twins, for tests/emulator/machine.rs. A fault stands under `if (kBroken)`, so that
 the twins differ in nothing else. All take the same parameters; what a healthy one must give stands in host.cpp.
 */
 #include "../../kernels/common/types.cuh"

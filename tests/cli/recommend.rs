@@ -1,14 +1,12 @@
 //! Recommendation against brute force and against evaluation; the command's inputs and outputs; exported files.
 
-mod evaluation;
-
 use std::{
     collections::HashSet,
     io::{self, Read, Write},
     process::{Command, Stdio},
 };
 
-use evaluation::{Fake, dataset, flags, random_dataset, run_of, sequences};
+use crate::evaluation::{Fake, dataset, flags, random_dataset, run_of, sequences};
 use mipgpu::{
     base::{
         Error, Result,

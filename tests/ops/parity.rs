@@ -75,7 +75,7 @@ fn factors_that_bf16_holds_give_what_f32_gives() {
 fn so_does_every_instruction_set_of_this_processor() {
     for isa in Isa::available().filter(|isa| *isa != Isa::current()) {
         let test = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "the_cpu_backend_agrees_with_the_reference", "--nocapture"])
+            .args(["--exact", "parity::the_cpu_backend_agrees_with_the_reference", "--nocapture"])
             .env("MIPGPU_ISA", format!("{isa:?}").to_lowercase())
             .output()
             .unwrap();

@@ -1,10 +1,8 @@
 //! Evaluation against brute force in f64, closed forms, and the rules it states.
 
-mod evaluation;
-
 use std::collections::HashSet;
 
-use evaluation::{Fake, dataset, flags, random_dataset, run_of, sequences};
+use crate::evaluation::{Fake, dataset, flags, random_dataset, run_of, sequences};
 use mipgpu::{
     base::Result,
     cli::evaluate::{Args, measure},

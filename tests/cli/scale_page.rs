@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::{Map, Value, json};
 
-#[path = "../src/page/sound.rs"]
+#[path = "../../src/page/sound.rs"]
 mod sound;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -127,7 +127,10 @@ fn the_page_holds_every_sweep_and_asks_no_one() {
     }
     assert!(page.contains("needs &lt;more&gt; memory") && page.contains("a &lt;processor&gt;"));
     // The style of the program's own pages, and nothing from elsewhere.
-    assert!(page.contains(include_str!("../src/page/plot.css")) && page.contains(include_str!("../src/page/page.css")));
+    assert!(
+        page.contains(include_str!("../../src/page/plot.css"))
+            && page.contains(include_str!("../../src/page/page.css"))
+    );
     for outside in ["http:", "https:", "//", "src=", "@import", "url(", "<link", "<script"] {
         assert!(!page.contains(outside), "{outside} in the page");
     }

@@ -1,7 +1,5 @@
 //! MIP's batches: what is hidden, in which shares, the same whoever makes them, and never changing for a seed.
 
-mod common;
-
 use mipgpu::{
     backend::Cpu,
     layers::{HostInput, Input},
@@ -26,13 +24,13 @@ fn rig(settings: TaskSettings, sequences: usize) -> Rig {
 
 fn over(items: usize, settings: TaskSettings, sequences: usize) -> Rig {
     let mut p = Planner::new();
-    let (input, task) = common::task::<MaskedItem>(&mut p, &settings, items, sequences);
+    let (input, task) = crate::common::task::<MaskedItem>(&mut p, &settings, items, sequences);
     let target = task.loss().target;
     Rig { task, cpu: Cpu::new(&p), input, target, made: Default::default() }
 }
 
 fn settings(mask: f32, mask_last: f32, length: usize) -> TaskSettings {
-    common::task_settings(mask, mask_last, length, 3)
+    crate::common::task_settings(mask, mask_last, length, 3)
 }
 
 impl Rig {
@@ -110,7 +108,7 @@ fn a_batch_is_a_function_of_seed_epoch_and_user() {
 /// A resumed run must meet the batches that it would have met: the draws of a sequence never change.
 #[test]
 fn the_batches_of_a_seed_stay_what_they_were() {
-    let mut rig = over(977, common::task_settings(0.2, 0.15, 60, 0x1234_5678_9abc), 1);
+    let mut rig = over(977, crate::common::task_settings(0.2, 0.15, 60, 0x1234_5678_9abc), 1);
     // What 200 batches of one user give, put together as one batch would have it.
     let mut all = [Vec::new(), Vec::new(), Vec::new()];
     for user in 0..200u64 {

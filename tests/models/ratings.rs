@@ -1,8 +1,6 @@
 //! Ratings: models beside PyTorch (tests/fixtures/ratings.py makes what they are compared with; this test needs no Python),
 //! what is hidden of a batch, and errors of predictions worked out by hand.
 
-mod common;
-
 use std::{fs, path::Path};
 
 use mipgpu::{
@@ -85,9 +83,9 @@ fn models_of_ratings_agree_with_pytorch() {
 type Made = (Vec<u32>, Vec<u32>, Vec<f32>, Vec<u32>);
 
 fn made(mask: f32, mask_last: f32, epoch: u32, users: &[(u64, usize)]) -> Made {
-    let c = common::task_settings(mask, mask_last, 20, 3);
+    let c = crate::common::task_settings(mask, mask_last, 20, 3);
     let mut p = Planner::new();
-    let (input, mut task) = common::task::<Rating>(&mut p, &c, 50, users.len());
+    let (input, mut task) = crate::common::task::<Rating>(&mut p, &c, 50, users.len());
     task.learn(&Facts { counts: vec![1; 50], ratings: Some(scale()), ..Facts::default() });
     let mut cpu = Cpu::new(&p);
     let mut batch = task.batches().empty();
@@ -125,7 +123,7 @@ fn ratings_are_hidden_and_items_never() {
     assert_eq!((rows.len(), classes.contains(&5)), (23, false), "an autoencoder hides nothing and scores all");
     let (_, _, _, rows) = made(0.5, 1.0, 1, &[(7, 30), (9, 3)]);
     assert_eq!(rows, [19, 22], "the last rows alone");
-    assert_eq!(Rating::most_scored(&common::task_settings(0.0, 0.0, 20, 3)), 20);
+    assert_eq!(Rating::most_scored(&crate::common::task_settings(0.0, 0.0, 20, 3)), 20);
 }
 
 #[test]
@@ -139,8 +137,8 @@ fn what_is_hidden_follows_from_seed_epoch_and_user() {
 
 #[test]
 fn a_question_ends_in_an_item_whose_rating_is_hidden() {
-    let c = common::task_settings(0.2, 0.0, 4, 3);
-    let (_, mut task) = common::task::<Rating>(&mut Planner::new(), &c, 50, 3);
+    let c = crate::common::task_settings(0.2, 0.0, 4, 3);
+    let (_, mut task) = crate::common::task::<Rating>(&mut Planner::new(), &c, 50, 3);
     task.learn(&Facts { counts: vec![1; 50], ratings: Some(scale()), ..Facts::default() });
     let mut host = HostInput::default();
     host.clear();

@@ -2,8 +2,6 @@
 //! against batches made on the host, data held against data streamed, all to the same bits; and what happens when a step
 //! breaks while the next one is under way. Needs a C++ compiler (g++) at build time.
 
-mod common;
-
 use mipgpu::{
     backend::{Cpu, Simt, emulated},
     base::rng::{Purpose, Stream},
@@ -160,10 +158,10 @@ fn batches_made_on_the_device_are_those_of_the_host() {
     let users = histories();
     let places: Vec<usize> = users.iter().scan(0, |at, h| Some(std::mem::replace(at, *at + h.len()))).collect();
     let (t, b) = (12, 8);
-    let c = common::task_settings(0.3, 0.2, t, 11);
+    let c = crate::common::task_settings(0.3, 0.2, t, 11);
     let plan = || {
         let mut p = Planner::new();
-        let (input, task) = common::task::<MaskedItem>(&mut p, &c, ITEMS, b);
+        let (input, task) = crate::common::task::<MaskedItem>(&mut p, &c, ITEMS, b);
         (p, input, task)
     };
     let (p, input, mut task) = plan();

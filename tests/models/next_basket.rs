@@ -1,12 +1,9 @@
 //! Next basket: which pairs are drawn, what a batch of them is, its loss against a sum by hand, and the same bits from
 //! recorded steps.
 
-mod common;
-mod evaluation;
-
 use std::collections::HashSet;
 
-use evaluation::dataset;
+use crate::evaluation::dataset;
 use mipgpu::{
     backend::{Cpu, Reference, emulated},
     base::rng::{Purpose, Stream},
@@ -51,12 +48,12 @@ struct Made {
 }
 
 fn settings(mask: f32, mask_last: f32, length: usize) -> TaskSettings {
-    common::task_settings(mask, mask_last, length, 3)
+    crate::common::task_settings(mask, mask_last, length, 3)
 }
 
 fn rig<B: Backend>(c: &TaskSettings, sequences: usize, open: impl FnOnce(&Planner) -> B) -> Rig<B> {
     let mut p = Planner::new();
-    let (input, task) = common::task::<NextBasket>(&mut p, c, ITEMS as usize, sequences);
+    let (input, task) = crate::common::task::<NextBasket>(&mut p, c, ITEMS as usize, sequences);
     let mut b = open(&p);
     task.objective().prepare(&mut b, &(&vec![1; ITEMS as usize]).into()).unwrap();
     Rig { task, b, input, params: p.params().to_vec() }

@@ -1,5 +1,5 @@
 //! Faults planted in the kernels' sources are caught by `mipgpu check`: what the checks are worth. Each fault is compiled
-//! into an emulator of its own; the untouched sources pass the same checks (`tests/emulator_parity.rs`).
+//! into an emulator of its own; the untouched sources pass the same checks (`tests/emulator/parity.rs`).
 
 use std::{
     fs,

@@ -1,5 +1,5 @@
 //! Training whose item table is updated by rows against training that updates all of it: the same curve and, once every
-//! row has been brought to date, the same weights, up to what catching up leaves out (tests/row_adamw.rs measures that op).
+//! row has been brought to date, the same weights, up to what catching up leaves out (tests/ops/row_adamw.rs measures that op).
 
 use mipgpu::{
     backend::Cpu,

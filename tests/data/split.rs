@@ -1,8 +1,6 @@
 //! Splits: what goes where, what is refused, and that no held-out event reaches a history.
 
-mod evaluation;
-
-use evaluation::{dataset, random_dataset, sequences};
+use crate::evaluation::{dataset, random_dataset, sequences};
 use mipgpu::{
     base::rng::{Purpose, Stream},
     data::{

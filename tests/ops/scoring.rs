@@ -1,9 +1,7 @@
 //! Ranks and best items: the same bits from the plain loops in f32, the CPU engine and the CUDA kernels on the emulator; and
 //! lists of any length in calls of little room. Needs a C++ compiler (g++) at build time.
 
-mod evaluation;
-
-use evaluation::on_backend;
+use crate::evaluation::on_backend;
 use mipgpu::{
     backend::{Cpu, Reference, emulated},
     base::{

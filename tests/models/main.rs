@@ -1,0 +1,24 @@
+//! Layers, models and tasks: against PyTorch, central differences and sums by hand; whole steps on every backend.
+
+#[allow(dead_code, reason = "shared with other test binaries")]
+#[path = "../common/mod.rs"]
+mod common;
+#[allow(dead_code, reason = "shared with other test binaries")]
+#[path = "../evaluation/mod.rs"]
+mod evaluation;
+
+mod by_rows;
+mod caser_conv;
+mod clicks;
+mod conv_block;
+mod every_model;
+mod gru;
+mod masked_item;
+mod next_basket;
+mod pytorch;
+mod ratings;
+mod recorded_steps;
+mod settings;
+mod side;
+mod sides;
+mod training;

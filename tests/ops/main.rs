@@ -1,0 +1,14 @@
+//! Operations: gradients and backends against the f64 reference, and what single ops promise beyond that.
+
+#[allow(dead_code, reason = "shared with other test binaries")]
+#[path = "../evaluation/mod.rs"]
+mod evaluation;
+
+mod gradients;
+mod negatives;
+mod parity;
+mod point_ops;
+mod refused;
+mod row_adamw;
+mod scoring;
+mod small_cases;
