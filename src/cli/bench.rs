@@ -126,7 +126,7 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     };
     printer.say(format_args!("device  {chosen}: {}, {}", kept.machine, kept.precision));
     if device == Device::Cpu && precision == Precision::Bf16 {
-        let ratio = pool.install(factors::bf16_beside_f32);
+        let ratio = pool.install(factors::bf16_over_f32);
         printer.say(format_args!(
             "        products of bf16 take {ratio:.2} of the time of those of f32 (a dense layer, measured)"
         ));

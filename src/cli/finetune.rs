@@ -6,10 +6,11 @@ use super::{
     builtin,
     evaluate::lineage_notes,
     opened::open_data,
+    precision::{check_precision, choose_fastest},
     printer::Printer,
     settings_file::SettingsFile,
     split_flags::SplitFlags,
-    train::{PlaceFlags, Planned, check_precision, conclude_settings, execute, free_name, scale, usual_split},
+    train::{PlaceFlags, Planned, conclude_settings, execute, free_name, scale, usual_split},
 };
 use crate::{
     base::{Error, Result},
@@ -34,7 +35,9 @@ Examples:
 
 Settings are those of the base run, with flags (and --config) over them. Items, users and values of side fields are matched
 by key; what was loaded, fresh
-and frozen is listed tensor by tensor. The new run is a run like any other: train --resume, eval, recommend, export.")]
+and frozen is listed tensor by tensor. The new run is a run like any other: train --resume, eval, recommend, export.
+
+More settings (layers, losses, schedule): mipgpu finetune --help-all")]
 pub struct Args {
     /// Data set folder made by `mipgpu import` [default: the built-in MovieLens sample]
     pub(super) data: Option<PathBuf>,
@@ -145,8 +148,9 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
 /// # Errors
 /// Data or a base that cannot be opened, settings that contradict each other or these; held-out events that the base
 /// has seen.
-pub fn plan(args: Args, printer: &Printer) -> Result<Planned> {
+pub fn plan(mut args: Args, printer: &Printer) -> Result<Planned> {
     let (file, start) = args.file()?;
+    choose_fastest(&mut args.flags, &file, &args.place, printer)?;
     let base = Base::open(&start.from, start.which)?;
     let path = match args.data.as_ref().or(file.data.as_ref()) {
         Some(path) => path.clone(),

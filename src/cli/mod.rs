@@ -16,10 +16,12 @@ mod expected;
 pub mod experiment;
 pub mod export;
 pub mod finetune;
+mod generate;
 pub mod import;
 pub mod jobs_progress;
 pub mod keys;
 pub mod opened;
+mod precision;
 pub mod printer;
 pub mod profile;
 pub mod progress;
@@ -39,12 +41,11 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Parser, Subcommand, error::ErrorKind};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
 
 use crate::{
-    backend::{Device, Precision},
     base::{Error, Result},
-    measure::factors,
+    train::Settings,
 };
 use printer::Printer;
 
@@ -56,7 +57,7 @@ With a log of your own (a row each: user, item, time):
   mipgpu import log.csv --out data/mine
   mipgpu train data/mine --out runs/mine
   mipgpu recommend runs/mine --history KEY,KEY,KEY
-`mipgpu COMMAND --help` tells the rest.";
+`mipgpu COMMAND --help` shows the flags of a command, `mipgpu COMMAND --help-all` every one of them in full.";
 
 /// Pre-trains sequential recommenders by masked item prediction, evaluates them and recommends with them.
 #[derive(Debug, Parser)]
@@ -106,6 +107,10 @@ enum Command {
     Bench(Box<bench::Args>),
     /// Prove a device: every operation and whole training steps against an f64 reference
     Check(check::Args),
+    /// Print the completions of a shell
+    Completions(generate::CompletionsArgs),
+    /// Write man pages
+    Man(generate::ManArgs),
 }
 
 /// Parses the command line, runs the command, reports its error.
@@ -115,7 +120,19 @@ pub fn main() -> ExitCode {
 
 /// The same for other words than those of the command line, the program's name first.
 pub fn main_with(words: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(with_values(words)) {
+    let mut words = with_values(words);
+    let mut command = Cli::command();
+    // `--help` is the short form, which fits a screen or two.
+    for word in words.iter_mut().take_while(|word| *word != "--") {
+        if word == "--help" {
+            *word = "-h".into();
+        } else if word == HELP_ALL {
+            *word = "--help".into();
+            command = with_all_flags(command);
+        }
+    }
+    let parsed = command.try_get_matches_from(words).and_then(|found| Cli::from_arg_matches(&found));
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(e) => {
             // Help and version go to stdout and are no errors; the rest speaks as our own errors do.
@@ -147,19 +164,35 @@ pub fn main_with(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Devices(args) => devices::run(args, printer),
         Command::Bench(args) => bench::run(*args, printer),
         Command::Check(args) => check::run(args, printer),
+        Command::Completions(args) => generate::completions(&args, printer),
+        Command::Man(args) => generate::man(&args, printer),
     }))
 }
 
-/// The words with `--keep-seen` alone written as `--keep-seen=true`: the word behind it is its value only where it is
-/// `true` or `false`.
+/// The words with `--projection` alone, or another flag of a yes-or-no setting, written as `--projection=true`: the next word
+/// is its value only where it is `true` or `false`.
 fn with_values(words: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let settings = serde_json::json!(Settings::default());
+    let yes_or_no = |word: &OsString| {
+        word.to_str().and_then(|w| w.strip_prefix("--")).is_some_and(|name| settings[name].is_boolean())
+    };
     let mut words = words.into_iter().peekable();
     let mut all = Vec::new();
-    while let Some(word) = words.next() {
-        let alone = word == "--keep-seen" && words.peek().is_none_or(|next| next != "true" && next != "false");
-        all.push(if alone { "--keep-seen=true".into() } else { word });
+    while let Some(mut word) = words.next() {
+        if yes_or_no(&word) && words.peek().is_none_or(|next| next != "true" && next != "false") {
+            word.push("=true");
+        }
+        all.push(word);
     }
     all
+}
+
+/// The flag that shows every setting in the help of a command, with all that is known of it.
+const HELP_ALL: &str = "--help-all";
+
+/// Commands with the help of all flags, those included that `--help` leaves out because few need them.
+fn with_all_flags(command: clap::Command) -> clap::Command {
+    command.mut_subcommands(|c| c.mut_args(|a| a.hide(false)))
 }
 
 /// What the parser has against words that are no command line, as an error of ours.
@@ -196,27 +229,12 @@ pub(crate) fn thread_pool(threads: Option<usize>) -> Result<rayon::ThreadPool> {
     pool.build().map_err(|e| Error::internal(format!("no threads: {e}")))
 }
 
-/// Warns where bf16 was asked for on a processor whose products of bf16 are slower than those of f32.
-pub(crate) fn warn_of_slow_factors(printer: &Printer, device: Device, precision: Precision, pool: &rayon::ThreadPool) {
-    if precision == Precision::F32 || !matches!(device, Device::Cpu) {
-        return;
-    }
-    let ratio = pool.install(factors::bf16_beside_f32);
-    // Below that a busy machine says as much.
-    if ratio > 1.1 {
-        printer.warn(format_args!(
-            "bf16 is {ratio:.1} times as slow as f32 on this processor (a dense layer, measured just now); \
-             use --precision f32"
-        ));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn keep_seen_alone_takes_no_other_word_for_its_value() {
+    fn a_yes_or_no_flag_takes_no_other_word_for_its_value() {
         let spelled = |text: &str| {
             let words = with_values(text.split(' ').map(OsString::from));
             words.into_iter().map(|w| w.into_string().unwrap()).collect::<Vec<_>>().join(" ")
@@ -224,6 +242,8 @@ mod tests {
         assert_eq!(spelled("eval --keep-seen run"), "eval --keep-seen=true run");
         assert_eq!(spelled("eval run --keep-seen"), "eval run --keep-seen=true");
         assert_eq!(spelled("train --keep-seen false data"), "train --keep-seen false data");
+        assert_eq!(spelled("train --projection data --log-q false"), "train --projection=true data --log-q false");
+        assert_eq!(spelled("train --width 8"), "train --width 8");
         assert_eq!(spelled("search -- train --keep-seen --lr 1"), "search -- train --keep-seen=true --lr 1");
     }
 

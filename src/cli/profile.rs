@@ -30,7 +30,9 @@ Examples:
   MIPGPU_GRAPHS=off nsys profile mipgpu profile data/mine --device cuda
 
 The folder holds profile.json, profile.txt, profile.html (a page that needs nothing else) and trace.json (open it in
-ui.perfetto.dev or chrome://tracing). Where NVIDIA's NVTX library is found, phases and ops are named to its profilers.")]
+ui.perfetto.dev or chrome://tracing). Where NVIDIA's NVTX library is found, phases and ops are named to its profilers.
+
+More settings (layers, losses, schedule): mipgpu profile --help-all")]
 pub struct Args {
     /// Steps that count
     #[arg(long, value_name = "N", default_value_t = 20)]
@@ -58,7 +60,7 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     }
     // Before anything is computed.
     out.as_deref().map_or(Ok(()), check_free)?;
-    let Prepared { config, data, device, threads } = prepare(&asked, &printer)?;
+    let Prepared { config, data, device, threads } = prepare(asked, &printer)?;
     let pool = super::thread_pool(threads)?;
     let split = Split::for_task(&data, config.split, config.settings.find()?.1.baskets)?;
     backend::probe(device, config.settings.precision.on(device))?;

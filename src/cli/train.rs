@@ -11,13 +11,14 @@ use serde_json::json;
 use super::{
     builtin, doubts,
     opened::open_data,
+    precision::{check_precision, choose_fastest, warn_of_slow_bf16},
     printer::{self, Printer},
     progress::Progress,
     settings_file::SettingsFile,
     split_flags::SplitFlags,
 };
 use crate::{
-    backend::{self, Device, Precision},
+    backend::{self, Device},
     base::{Error, Result, atomic::write_atomically, error::typed},
     data::{
         Dataset, digits,
@@ -27,7 +28,7 @@ use crate::{
     layers::RatingScale,
     tasks::{LossKind, Pairs, SamplerKind},
     train::{
-        Flags, Freeze, Numbers, Patching, RunConfig, RunFolder, Settings, Trained, Transfer, Which,
+        Flags, Freeze, Patching, RunConfig, RunFolder, Settings, Trained, Transfer, Which,
         checkpoint::State,
         ratings::scale_of,
         run::{self, Job},
@@ -45,7 +46,9 @@ Examples:
 
 The run folder holds config.toml, items.safetensors (item keys; users.safetensors, fields.safetensors with --user-width,
 --fields), best.safetensors, last.safetensors, metrics.jsonl,
-timing.jsonl and report.json. Ctrl-C writes a checkpoint first.")]
+timing.jsonl and report.json. Ctrl-C writes a checkpoint first.
+
+More settings (layers, losses, schedule): mipgpu train --help-all")]
 pub struct Args {
     /// Run folder to make [default: runs/DATA-MODEL-N]
     #[arg(short, long, value_name = "DIR")]
@@ -115,7 +118,7 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
         let (device, threads) = args.job.place.over(&PlaceFlags::default());
         return execute(&Planned { folder, config, data, device, threads, resume: true }, printer);
     }
-    let Prepared { config, data, device, threads } = prepare(&args.job, &printer)?;
+    let Prepared { config, data, device, threads } = prepare(args.job, &printer)?;
     let out = args.out.unwrap_or_else(|| free_name("runs", &config.data, &config.settings.model));
     execute(&Planned { folder: RunFolder::new(out), config, data, device, threads, resume: false }, printer)
 }
@@ -162,7 +165,7 @@ pub fn execute(planned: &Planned, printer: Printer) -> Result<()> {
     printer.say(format_args!("run     {}", folder.path.display()));
     pool.install(|| doubts::before(&printer, config, (data, &split), device))?;
     let chosen = backend::choose(device).0;
-    super::warn_of_slow_factors(&printer, chosen, config.settings.precision.on(chosen), &pool);
+    warn_of_slow_bf16(&printer, chosen, config.settings.precision.on(chosen), &pool);
     let job = Job { config, data, split: &split, folder, device, resume, stop: &STOP };
     let mut progress = Progress::new(printer, &config.settings);
     let trained = pool.install(|| train(&job, &mut |event| progress.show(event)));
@@ -234,27 +237,18 @@ pub struct Prepared {
 ///
 /// # Errors
 /// Data that cannot be opened; settings that contradict each other or the data.
-pub fn prepare(args: &JobArgs, printer: &Printer) -> Result<Prepared> {
+pub fn prepare(mut args: JobArgs, printer: &Printer) -> Result<Prepared> {
     let file = args.file()?;
+    choose_fastest(&mut args.flags, &file, &args.place, printer)?;
     let (path, start) = match args.data.as_ref().or(file.data.as_ref()) {
         Some(path) => (path.clone(), Settings::default()),
         None => (builtin::import(printer)?, builtin::settings()),
     };
     let data = open_data(&path)?;
-    let config = config_of(args, &file, &start, (&path, &data))?;
+    let config = config_of(&args, &file, &start, (&path, &data))?;
     let (device, threads) = args.place.over(&file.place);
     check_precision(args.flags.precision.or(file.settings.precision), device)?;
     Ok(Prepared { config, data, device, threads })
-}
-
-/// # Errors
-/// Products in bf16 were asked for, and the device has none.
-pub(super) fn check_precision(given: Option<Numbers>, device: Device) -> Result<()> {
-    if given == Some(Numbers::Bf16) && Numbers::Bf16.on(device) == Precision::F32 {
-        return Err(Error::user(format!("--precision bf16 has no effect: {device} computes in f32"))
-            .hint("leave it out, or choose another --device"));
-    }
-    Ok(())
 }
 
 /// What is trained on opened data. Settings begin with `start`, those of the file and the flags over them.

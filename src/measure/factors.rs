@@ -1,5 +1,5 @@
-//! Whether products of bf16 are faster than those of f32 on this processor: it depends on its instructions, and on how fast
-//! they are. Measured, since two processors with the same instructions differ.
+//! Whether matrix products in bf16 are faster than in f32 on this processor. It is measured: two processors with the same
+//! instructions differ in their throughput.
 
 use std::{sync::OnceLock, time::Instant};
 
@@ -14,9 +14,9 @@ const SIZES: (usize, usize) = (512, 128);
 /// How often, in turn.
 const TURNS: usize = 40;
 
-/// How long products of bf16 take beside those of f32, on the threads of the current pool: below 1 where they are faster.
-/// Measured once a process, in some milliseconds.
-pub fn bf16_beside_f32() -> f64 {
+/// Time of a dense layer in bf16 over its time in f32, on the threads of the current pool: below 1 where bf16 is faster.
+/// Measured once per process, in some milliseconds.
+pub fn bf16_over_f32() -> f64 {
     static RATIO: OnceLock<f64> = OnceLock::new();
     *RATIO.get_or_init(|| {
         let mut layers = [Layer::new(Precision::F32), Layer::new(Precision::Bf16)];

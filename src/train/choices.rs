@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backend::{self, Device, Precision};
 
-/// What a run multiplies in.
+/// What matrix products are computed in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Numbers {
@@ -13,14 +13,17 @@ pub enum Numbers {
     Auto,
     Bf16,
     F32,
+    /// The faster one of the two. `train` and `finetune` measure it where a run begins and keep the result in its settings;
+    /// other settings cannot hold it ([`Settings::check`](super::Settings::check)).
+    Fastest,
 }
 
 impl Numbers {
-    /// On a device, whose own way `auto` is.
+    /// On a device, which decides `auto`.
     pub fn on(self, device: Device) -> Precision {
         match (self, backend::choose(device).0) {
             (_, Device::Reference) | (Numbers::Auto, Device::Cpu | Device::Auto) | (Numbers::F32, _) => Precision::F32,
-            (Numbers::Auto | Numbers::Bf16, _) => Precision::Bf16,
+            (Numbers::Auto | Numbers::Bf16 | Numbers::Fastest, _) => Precision::Bf16,
         }
     }
 }

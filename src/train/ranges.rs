@@ -2,7 +2,7 @@
 
 use super::{
     freeze::Freeze,
-    settings::{Patching, Settings, TableUpdate},
+    settings::{Numbers, Patching, Settings, TableUpdate},
 };
 use crate::{
     base::{Error, Result},
@@ -27,6 +27,10 @@ impl Settings {
     /// The first setting that is not, with its range.
     pub fn check(&self) -> Result<()> {
         self.find()?;
+        if self.precision == Numbers::Fastest {
+            return Err(Error::user("--precision fastest is measured where a run begins, and only for that run")
+                .hint("runs that are compared must compute in the same precision: choose bf16 or f32 here"));
+        }
         // They are kept as TOML, whose whole numbers have a sign.
         let kept = serde_json::json!(self);
         if let Some((name, x)) = kept.as_object().into_iter().flatten().find(|(_, x)| x.is_u64() && !x.is_i64()) {

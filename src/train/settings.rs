@@ -76,61 +76,98 @@ settings! {
     "Model" {
         model: String = "bert4rec".into(), "bert4rec", "Which model: bert4rec, sasrec, gru4rec, peterrec (NextItNet with --task next-item), caser, dacf (ratings), mlp (users alone)";
         task: String = "auto".into(), "auto", "What it learns: masked-item, next-item, next-basket, rating; auto: what the model was made for";
+        #[arg(visible_alias = "dim")]
         width: usize = 128, "128", "Width of all representations";
+        #[arg(visible_alias = "layers")]
         blocks: usize = 2, "2", "Transformer blocks, or blocks of two convolutions";
         heads: usize = 4, "4", "Attention heads (bert4rec, sasrec); must divide the width";
+        #[arg(visible_alias = "max-len")]
         length: usize = 200, "200", "Longest sequence: of longer ones a random window is trained on, the newest items are used to predict";
+        #[arg(hide = true)]
         ffn_ratio: usize = 4, "4", "Feed-forward width as a multiple of the width";
+        #[arg(hide = true)]
         norm: NormPlace = NormPlace::Post, "post", "Layer norm after (post) or before (pre) each sub-layer";
+        #[arg(num_args = 0..=1, default_missing_value = "true", hide = true)]
         projection: bool = false, "false", "Dense + GELU + norm between the last block and the item table, as in the paper";
         dropout: f32 = 0.1, "0.1", "Dropout after embedding, attention and feed-forward";
+        #[arg(hide = true)]
         attention_dropout: f32 = 0.0, "0.0", "Dropout of attention probabilities";
+        #[arg(hide = true)]
         init_std: f32 = 0.02, "0.02", "Standard deviation of the initial weights";
+        #[arg(visible_alias = "kernel-size")]
         taps: usize = 3, "3", "Taps of a dilated convolution (peterrec)";
+        #[arg(hide = true)]
         dilations: List = List(vec![1, 4]), "1,4", "Dilations of the blocks, over and over (peterrec); the second convolution of a block has twice as much";
+        #[arg(hide = true)]
         window: usize = 5, "5", "Items that a convolution looks at (caser)";
+        #[arg(hide = true)]
         horizontal: usize = 16, "16", "Horizontal filters of each height (caser)";
+        #[arg(hide = true)]
         vertical: usize = 4, "4", "Vertical filters (caser)";
+        #[arg(hide = true)]
         rating_width: usize = 32, "32", "Width of a rating's vector beside the item (bert4rec with --task rating); 0: as wide as the item, and added";
     }
     "Users and side fields" {
         user_width: usize = 0, "0", "Width of a vector of each user, beside all items of the user's sequence; 0: users have none";
         fields: String = "none".into(), "none", "Side fields of the items beside their vectors: names with commas between them, all, none";
+        #[arg(hide = true)]
         field_width: usize = 16, "16", "Width of each side field";
+        #[arg(hide = true)]
         join: Join = Join::Concat, "concat", "How item, fields and user become one vector";
     }
     "Fine-tuning" {
+        #[arg(num_args = 0..=1, default_missing_value = "true", hide = true)]
         keep_side: bool = false, "false", "Keep the base's dense layer over items, users and fields where the new run has neither users nor fields [finetune sets it]";
+        #[arg(visible_alias = "adapter")]
         patch: Patching = Patching::None, "none", "Where patches stand: behind the parts of a block, or parallel to them [--transfer patch: serial]";
+        #[arg(hide = true)]
         patches: usize = 2, "2", "Patches of a block: 1 or 2";
+        #[arg(hide = true)]
         patch_width: usize = 0, "0", "Width of a patch; 0: an eighth of --width";
         freeze: Freeze = Freeze::NONE, "none", "What stays as the base has it: none, all, or network and tables (network,items,users,fields) [--transfer patch: the network and each table whose rows the base knows all]";
     }
     "Tasks" {
         mask: f32 = 0.2, "0.2", "Share of a sequence's positions to hide (80 % [MASK], 10 % random item, 10 % unchanged)";
+        #[arg(hide = true)]
         mask_last: f32 = 0.15, "0.15", "Share of sequences of which only the last item is hidden (next-basket: that ask for one item as a query does)";
+        #[arg(hide = true)]
         targets: usize = 1, "1", "Items that next-item asks each position for (3 in the Caser paper)";
         loss: LossKind = LossKind::Softmax, "softmax", "What scored rows learn: softmax over the whole catalogue, or a loss against negatives";
         sampler: SamplerKind = SamplerKind::Uniform, "uniform", "Where negatives come from";
         negatives: usize = 512, "512", "Negatives of a batch; of each scored row with --per-position and bce, gbce, bpr";
+        #[arg(num_args = 0..=1, default_missing_value = "true", hide = true)]
         per_position: bool = false, "false", "Each scored row has negatives of its own (sampled-softmax; bce, gbce and bpr always do)";
+        #[arg(num_args = 0..=1, default_missing_value = "true", hide = true)]
         unique_negatives: bool = false, "false", "No item twice among a batch's negatives (uniform sampler)";
+        #[arg(num_args = 0..=1, default_missing_value = "true", hide = true)]
         log_q: bool = true, "true", "Correct the logits of sampled-softmax by the log of an item's expected count";
+        #[arg(num_args = 0..=1, default_missing_value = "true", hide = true)]
         exclude_seen: bool = false, "false", "Items of a user's own sequence are no negatives";
+        #[arg(hide = true)]
         gbce_t: f32 = 0.75, "0.75", "Calibration of gbce: 0 is bce, 1 undoes the sampling wholly";
     }
     "Optimisation" {
         epochs: u32 = 100, "100", "Passes over the users";
+        #[arg(visible_alias = "batch-size")]
         batch: usize = 32, "32", "Sequences a step";
+        #[arg(visible_alias = "learning-rate")]
         lr: f32 = 1.5e-3, "0.0015", "Highest learning rate";
+        #[arg(hide = true)]
         warmup: u64 = 500, "500", "Steps of linear warm-up; at most a tenth of the run";
+        #[arg(hide = true)]
         decay: Decay = Decay::Cosine, "cosine", "How the learning rate falls after the warm-up";
+        #[arg(hide = true)]
         final_lr: f32 = 0.02, "0.02", "Where the learning rate ends, as a share of --lr";
+        #[arg(hide = true)]
         weight_decay: f32 = 0.01, "0.01", "Weight decay of matrices (AdamW)";
+        #[arg(hide = true)]
         beta1: f32 = 0.9, "0.9", "AdamW's first moment decay";
+        #[arg(hide = true)]
         beta2: f32 = 0.999, "0.999", "AdamW's second moment decay";
-        precision: Numbers = Numbers::Auto, "auto", "What products are of, and on a GPU activations too: bf16 or f32 (sums and weights are f32 always); auto: bf16 on a GPU, f32 on the CPU, where bf16 is faster with AMX or AMD's AVX512_BF16 alone";
+        precision: Numbers = Numbers::Auto, "auto", "Precision of matrix products, and on a GPU of activations (sums and weights are always f32). auto: bf16 on a GPU, f32 on the CPU. fastest: measured when the run begins, and kept in its settings. On a CPU, bf16 is faster only with AMX or AMD's AVX512_BF16";
+        #[arg(hide = true)]
         table_update: TableUpdate = TableUpdate::Auto, "auto", "Which rows of the item table a step updates (losses with negatives)";
+        #[arg(visible_alias = "max-grad-norm", hide = true)]
         clip: f32 = 5.0, "5.0", "Clip gradients to this global norm; 0 = never";
         seed: u64 = 1, "1", "Everything random follows from it";
     }
@@ -139,6 +176,7 @@ settings! {
         keep_seen: bool = false, "false", "Rank the items of a user's history too, in validation and by default in eval, recommend and compare: for logs whose users repeat items (with baskets it is always so)";
         eval_every: u32 = 5, "5", "Validate every so many epochs (NDCG@10, full ranking)";
         patience: u32 = 0, "0", "Stop after so many validations without a better one (an equal one is not better); 0 = never";
+        #[arg(hide = true)]
         checkpoint_seconds: u64 = 60, "60", "Write a checkpoint at least this often; 0 = after every epoch";
     }
 }

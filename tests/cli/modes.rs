@@ -54,6 +54,29 @@ fn flags_go_over_the_settings_file_and_the_run_keeps_what_held() {
 }
 
 #[test]
+fn the_fastest_precision_is_measured_and_kept() {
+    let p = Place::new();
+    p.write("s.toml", "precision = \"fastest\"\n");
+    for (run, flags) in [("flag", "--precision fastest"), ("file", "--config s.toml")] {
+        let said = p.says(&format!("train data --out {run} {TINY} --epochs 1 --device cpu {flags}"));
+        let line = said.lines().find_map(|l| l.strip_prefix("measured  a dense layer in bf16 takes ")).expect(&said);
+        let ratio: f64 = line.split(' ').next().unwrap().parse().unwrap();
+        let kept = String::from_utf8(p.read(&format!("{run}/config.toml"))).unwrap();
+        // The ratio is printed with two digits: next to the threshold either choice may be right.
+        for (precision, possible) in [("bf16", ratio <= 0.9), ("f32", ratio >= 0.9)] {
+            let chosen = kept.lines().any(|l| l == format!("precision = \"{precision}\""));
+            assert!(possible || !chosen, "{ratio} {kept}");
+        }
+        assert!(!kept.contains("fastest"), "{kept}");
+        p.well(&format!("eval {run} -q"));
+    }
+    // The same run again takes the kept precision and measures nothing.
+    let again = p.says("train --config flag/config.toml --out again");
+    assert!(!again.contains("measured"), "{again}");
+    p.assert_same_run("flag", "again");
+}
+
+#[test]
 fn every_kind_of_model_and_loss_trains_and_is_evaluated() {
     let p = Place::new();
     for (run, flags) in [
@@ -186,8 +209,32 @@ fn help_and_version_are_results() {
         assert!(p.well(words).contains("mipgpu"), "{words}");
     }
     assert!(!p.well("--help").contains("fine-tune"), "help promises what is not there");
+    // The usual settings fit two screens; all of them are there when asked for.
+    for command in ["train", "finetune", "profile"] {
+        let (usual, all) = (p.well(&format!("{command} --help")), p.well(&format!("{command} --help-all")));
+        assert!(usual.lines().count() < 120, "{command} --help has {} lines", usual.lines().count());
+        let settings = serde_json::json!(mipgpu::train::Settings::default());
+        for name in settings.as_object().unwrap().keys() {
+            assert!(all.contains(&format!("--{name}")), "{command} --help-all leaves out --{name}");
+        }
+        assert!(usual.contains("--width") && !usual.contains("--beta2") && usual.contains("--help-all"), "{usual}");
+    }
+    // The field's names are aliases.
+    p.train("theirs", "--epochs 1 --batch-size 8 --layers 1 --max-grad-norm 1 --learning-rate 0.01");
+    p.train("ours", "--epochs 1 --batch 8 --blocks 1 --clip 1 --lr 0.01");
+    p.assert_same_run("theirs", "ours");
+    // Shells and man read the same definitions.
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        assert!(p.well(&format!("completions {shell}")).contains("mipgpu"), "{shell}");
+    }
+    p.write("completions.bash", p.well("completions bash"));
+    let complete = "source completions.bash; COMP_WORDS=(mipgpu tra); COMP_CWORD=1; _mipgpu mipgpu tra mipgpu; echo ${COMPREPLY[@]}";
+    let out = std::process::Command::new("bash").args(["-c", complete]).current_dir(p.path(".")).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&out.stdout).trim(), "train", "{out:?}");
+    p.well("man --out man -q");
+    assert!(p.text("man/mipgpu-train.1").contains("max\\-grad\\-norm"), "{}", p.text("man/mipgpu-train.1"));
     // Every setting shows its default.
-    let help = p.well("train --help");
+    let help = p.well("train --help-all");
     for flag in ["--width", "--lr", "--mask-last", "--patience", "--seed"] {
         let place = help.find(&format!("      {flag} ")).unwrap_or_else(|| panic!("{flag} is missing"));
         let next = help[place + 8..].find("\n      --").map_or(help.len(), |n| place + 8 + n);

@@ -50,6 +50,31 @@ fn and_so_on_every_instruction_set_of_this_processor() {
     }
 }
 
+/// Every gradient scaled by a factor, as a lost term or a wrong constant would: however large a budget is, it is smaller
+/// than that.
+#[test]
+fn gradients_off_by_a_share_fail() {
+    for (products, factor) in [(F32, 1.001), (Bf16, 1.1)] {
+        let kinds = [Kind { stored: F32, products }];
+        let missed: Vec<String> = variants()
+            .par_iter()
+            .flat_map_iter(|(what, s)| {
+                let expected = Expected::of(s, 0, &kinds).unwrap();
+                let got = backend::with(Device::Cpu, products, OneStep(s, expected.seed)).unwrap();
+                let scaled = |i: usize| {
+                    let mut step = got.clone();
+                    step.gradients[i].iter_mut().for_each(|g| *g *= factor);
+                    step
+                };
+                let there = (0..got.gradients.len()).filter(|i| got.gradients[*i].iter().any(|g| *g != 0.0));
+                let missed = there.filter(|i| expected.judge(&scaled(*i), kinds[0]).1.is_none());
+                missed.map(|i| format!("{what}: {}", got.names[i])).collect::<Vec<_>>()
+            })
+            .collect();
+        assert!(missed.is_empty(), "{products:?}, scaled by {factor}: passed:\n{}", missed.join("\n"));
+    }
+}
+
 fn hold(what: &str, s: &Settings, seed: u64) {
     let kinds = [F32, Bf16].map(|products| Kind { stored: F32, products });
     let expected = Expected::of(s, seed, &kinds).unwrap();
