@@ -156,6 +156,13 @@ pub(super) fn cut(text: &str, most: usize) -> String {
     if text.chars().count() <= most { text.into() } else { text.chars().take(most - 1).chain(['…']).collect() }
 }
 
+/// A plot as a file of its own, with its style and ground, for pages that are not ours.
+pub fn standalone(svg: &str) -> String {
+    let (tag, body) = svg.split_once('>').unwrap_or((svg, ""));
+    let ground = "<rect width=\"100%\" height=\"100%\" fill=\"var(--ground)\"/>";
+    format!("{tag} xmlns=\"http://www.w3.org/2000/svg\">\n<style>\n{STYLE}</style>\n{ground}\n{body}\n")
+}
+
 /// Horizontal bars with whiskers, published values as diamonds; every group has an axis of its own.
 ///
 /// Bars begin at zero, or their lengths would lie. Where all values of a group are of one size, such bars would hide what

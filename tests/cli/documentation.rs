@@ -1,0 +1,306 @@
+//! The documentation is tested: every `sh` block of README.md and docs/ runs, every link leads somewhere, no line is longer than
+//! 120 columns, and the figure of the README is drawn from the committed reports.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use mipgpu::page::plot::{Bar, Group, bars, standalone};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// Pages for users and developers: README.md, the other pages at the top, and docs/.
+fn pages() -> Vec<PathBuf> {
+    let root = Path::new(ROOT);
+    let pages = |folder: &Path| -> Vec<PathBuf> {
+        let files = fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
+        files.filter(|p| p.extension().is_some_and(|e| e == "md")).collect()
+    };
+    let mut all = [pages(root), pages(&root.join("docs")), vec![root.join("data/README.md")]].concat();
+    all.sort();
+    assert!(all.len() > 15, "{all:?}");
+    all
+}
+
+/// A fenced block: its info string, the number of its first line, its lines, and the line before the fence.
+struct Block {
+    info: String,
+    line: usize,
+    text: String,
+    before: String,
+}
+
+fn blocks(text: &str) -> Vec<Block> {
+    let (mut found, mut open): (Vec<Block>, Option<Block>) = (Vec::new(), None);
+    let mut before = "";
+    for (i, line) in text.lines().enumerate() {
+        match (&mut open, line.trim_start().strip_prefix("```")) {
+            (Some(_), Some("")) => found.extend(open.take()),
+            (Some(block), _) => writeln!(block.text, "{line}").unwrap(),
+            (None, Some(info)) => {
+                open = Some(Block { info: info.into(), line: i + 2, text: String::new(), before: before.into() });
+            }
+            (None, None) => {}
+        }
+        before = line;
+    }
+    assert!(open.is_none(), "a block is not closed");
+    found
+}
+
+/// Files that the commands of a page find in their folder.
+fn inputs(folder: &Path) {
+    let write = |name: &str, rows: &[String]| fs::write(folder.join(name), rows.join("\n") + "\n").unwrap();
+    let mut log = vec!["user,item,timestamp".to_string()];
+    let mut ratings = vec!["user,item,rating,timestamp".to_string()];
+    let mut shown = vec!["user,item,timestamp,clicked".to_string()];
+    let mut baskets = vec!["user,item,timestamp,order".to_string()];
+    let mut other = vec!["user,item,timestamp".to_string()];
+    let mut events = Vec::new();
+    for u in 0..300 {
+        for t in 0..(8 + u % 25) {
+            let item = (u * 7 + t * (1 + u % 3) + (u * t) % 5) % 120;
+            let time = 1_600_000_000 + u * 600 + t * 86_400;
+            log.push(format!("u{u},i{item},{time}"));
+            ratings.push(format!("u{u},i{item},{},{time}", 1 + (u + item) % 5));
+            shown.push(format!("u{u},i{item},{time},1"));
+            shown.push(format!("u{u},i{},{},0", (item * 11 + u) % 120, time + 5));
+            baskets.push(format!("u{u},i{item},{},o{u}x{}", time - t % 3 * 86_400, t / 3));
+            let kind = if t % 4 == 0 { "purchase" } else { "view" };
+            events
+                .push(format!("{{\"user\": \"u{u}\", \"item\": \"i{item}\", \"ts\": {time}, \"event\": \"{kind}\"}}"));
+            if u < 150 {
+                other.push(format!("u{u},m{},{time}", (u * 3 + t * 2) % 60));
+            }
+        }
+    }
+    let mut items = vec!["item,title,category,brand,price".to_string()];
+    items.extend((0..120).map(|i| format!("i{i},Item number {i},c{},b{},{}.50", i % 7, i % 13, 5 + i % 40)));
+    for (name, rows) in [
+        ("log.csv", log),
+        ("ratings.csv", ratings),
+        ("impressions.csv", shown),
+        ("baskets.csv", baskets),
+        ("other.csv", other),
+        ("events.jsonl", events),
+        ("items.csv", items),
+    ] {
+        write(name, &rows);
+    }
+}
+
+/// Programs that stand in for those that a block calls: `mipgpu` trains for one epoch, `cargo run --release --` is `mipgpu`,
+/// and what cargo builds is built already.
+fn programs(folder: &Path) {
+    let program = |name: &str, text: &str| {
+        fs::write(folder.join(name), format!("#!/bin/bash\n{text}")).unwrap();
+        fs::set_permissions(folder.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    program(
+        "mipgpu",
+        &format!(
+            "words=(\"$@\")\n\
+             if [[ ${{1-}} == train || ${{1-}} == finetune ]] && [[ \" $* \" != *' --resume '* ]]; then\n\
+               for ((i = 0; i < $#; i++)); do\n\
+                 [[ ${{words[i]}} == --epochs ]] && unset 'words[i]' 'words[i+1]'\n\
+               done\n\
+               words+=(--epochs 1)\n\
+             fi\n\
+             exec '{}' \"${{words[@]}}\"\n",
+            env!("CARGO_BIN_EXE_mipgpu")
+        ),
+    );
+    program(
+        "cargo",
+        "case \"$1 ${2-} ${3-}\" in\n\
+           'run --release --') shift 3; exec mipgpu \"$@\" ;;\n\
+           'install --path .' | 'test  ' | 'build --release ') ;;\n\
+           *) echo \"cargo $*: no test runs this\" >&2; exit 1 ;;\n\
+         esac\n",
+    );
+}
+
+/// Runs the blocks of a page in one folder. What went wrong, for each block that failed.
+fn run(page: &Path) -> Vec<String> {
+    let text = fs::read_to_string(page).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let (work, bin) = (folder.path().join("work"), folder.path().join("bin"));
+    [&work, &bin].into_iter().for_each(|f| fs::create_dir(f).unwrap());
+    inputs(&work);
+    programs(&bin);
+    let mut faults = Vec::new();
+    for block in blocks(&text) {
+        let place = format!("{}:{}", page.strip_prefix(ROOT).unwrap().display(), block.line);
+        match block.info.as_str() {
+            "sh" => {}
+            "sh,ignore" if block.before.starts_with("<!-- not run: ") => continue,
+            "sh,ignore" => {
+                faults.push(format!("{place}: a block that is not run needs its reason: <!-- not run: WHY -->"));
+                continue;
+            }
+            "text" | "toml" | "python" | "json" | "rust" | "csv" | "cuda" | "html" => continue,
+            other => {
+                faults.push(format!("{place}: a block of '{other}'"));
+                continue;
+            }
+        }
+        let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+        let out = Command::new("bash")
+            .args(["-eu", "-o", "pipefail", "-c", &block.text])
+            .current_dir(&work)
+            .env("PATH", path)
+            .env("CUDA_VISIBLE_DEVICES", "")
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        if !out.status.success() {
+            let said = String::from_utf8_lossy(&out.stderr).into_owned();
+            let last: Vec<&str> = said.lines().rev().take(6).collect();
+            let last: Vec<&str> = last.into_iter().rev().collect();
+            faults.push(format!("{place}: {}\n{}    {}", out.status, block.text, last.join("\n    ")));
+        }
+    }
+    faults
+}
+
+#[test]
+fn every_command_block_runs() {
+    // Two at a time: each trains on all cores.
+    let only = std::env::var("MIPGPU_ONLY").unwrap_or_default();
+    let pages: Vec<PathBuf> = pages().into_iter().filter(|p| p.display().to_string().contains(&only)).collect();
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let faults = std::sync::Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while let Some(page) = pages.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
+                    let found = run(page);
+                    faults.lock().unwrap().extend(found);
+                }
+            });
+        }
+    });
+    let faults = faults.into_inner().unwrap();
+    assert!(faults.is_empty(), "{}", faults.join("\n\n"));
+}
+
+/// The anchors of a page, as GitHub makes them from its headings.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let (mut fenced, mut seen) = (false, BTreeMap::<String, usize>::new());
+    let mut all = BTreeSet::new();
+    for line in text.lines() {
+        fenced ^= line.trim_start().starts_with("```");
+        let Some(heading) = line.strip_prefix('#').filter(|_| !fenced) else { continue };
+        // Of a link its text.
+        let heading = heading.trim_start_matches('#').trim().replace(['`', '*'], "").replace("](", "\u{1}(");
+        let heading: String = match heading.split_once('\u{1}') {
+            Some((text, rest)) => text.replace('[', "") + rest.split_once(')').map_or("", |(_, rest)| rest),
+            None => heading,
+        };
+        let kept = heading.to_lowercase().chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
+        let anchor: String = kept.map(|c| if c == ' ' { '-' } else { c }).collect();
+        let count = seen.entry(anchor.clone()).or_default();
+        all.insert(if *count == 0 { anchor } else { format!("{anchor}-{count}") });
+        *count += 1;
+    }
+    all
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    let mut faults = Vec::new();
+    for page in pages() {
+        let text = fs::read_to_string(&page).unwrap();
+        let mut fenced = false;
+        for (i, line) in text.lines().enumerate() {
+            fenced ^= line.trim_start().starts_with("```");
+            if fenced {
+                continue;
+            }
+            for (at, _) in line.match_indices("](") {
+                let target = line[at + 2..].split([')', ' ']).next().unwrap();
+                if target.starts_with("http") || target.starts_with("mailto:") {
+                    continue;
+                }
+                let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
+                let path = if file.is_empty() { page.clone() } else { page.parent().unwrap().join(file) };
+                let there = path.exists()
+                    && (anchor.is_empty()
+                        || fs::read_to_string(&path).is_ok_and(|text| anchors(&text).contains(anchor)));
+                if !there {
+                    faults.push(format!("{}:{}: {target}", page.display(), i + 1));
+                }
+            }
+        }
+    }
+    assert!(faults.is_empty(), "links that lead nowhere:\n{}", faults.join("\n"));
+}
+
+/// Every page of docs/ is in the table of contents.
+#[test]
+fn the_table_of_contents_is_whole() {
+    let summary = fs::read_to_string(Path::new(ROOT).join("docs/SUMMARY.md")).unwrap();
+    for page in pages().iter().filter(|p| p.parent().unwrap().ends_with("docs")) {
+        let name = page.file_name().unwrap().to_str().unwrap();
+        assert!(name == "SUMMARY.md" || summary.contains(&format!("({name})")), "{name} is not in docs/SUMMARY.md");
+    }
+}
+
+#[test]
+fn the_readme_is_short_and_lines_fit() {
+    let readme = fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
+    assert!(readme.lines().count() <= 120, "README.md has {} lines", readme.lines().count());
+    let mut faults = Vec::new();
+    for page in pages() {
+        let text = fs::read_to_string(&page).unwrap();
+        for (i, line) in text.lines().enumerate() {
+            // An address cannot be broken, and a table's row is one line.
+            let fits = line.chars().count() <= 120 || line.contains("http") || line.trim_start().starts_with('|');
+            if !fits {
+                faults.push(format!("{}:{}", page.display(), i + 1));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "lines over 120 columns:\n{}", faults.join("\n"));
+}
+
+/// One bar of the README's figure: a result of benches/results, and the best published number.
+fn bar(label: &str, folder: &str, measure: &str, published: f64) -> Bar {
+    let report = fs::read_to_string(format!("{ROOT}/benches/results/{folder}/report.json")).unwrap();
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    let at = report["full"]["model"]["at"].as_array().unwrap().iter().find(|at| at["k"] == 10).unwrap();
+    let value = at[measure].as_f64().unwrap();
+    Bar {
+        label: label.into(),
+        value: Some(value),
+        published: Some(published),
+        says: format!("{value:.4}"),
+        tip: format!("{label}: {value:.4}, published {published:.4}"),
+        ..Bar::default()
+    }
+}
+
+/// `MIPGPU_UPDATE=1 cargo test --test cli figure` draws it anew.
+#[test]
+fn the_figure_is_drawn_from_the_reports() {
+    let group = Group {
+        name: "MovieLens-1M, full ranking: HR@10 of mipgpu and the best published value".into(),
+        bars: vec![
+            bar("SASRec", "ml-1m-sasrec", "hr", 0.3058),
+            bar("BERT4Rec", "ml-1m-bert4rec", "hr", 0.2921),
+            bar("GRU4Rec", "ml-1m-gru4rec", "hr", 0.2811),
+        ],
+    };
+    let drawn = standalone(&bars("HR@10 on MovieLens-1M", "HR@10", &[group]));
+    let path = Path::new(ROOT).join("docs/images/results.svg");
+    if std::env::var_os("MIPGPU_UPDATE").is_some() {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, &drawn).unwrap();
+    }
+    assert!(fs::read_to_string(&path).is_ok_and(|text| text == drawn), "draw docs/images/results.svg anew");
+}
