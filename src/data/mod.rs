@@ -2,7 +2,7 @@
 
 [`import`] turns a log (CSV, TSV, `.dat`, `.inter`, Parquet) into a data set folder; [`Dataset`] opens such a folder.
 [`get`] fetches well-known ones; [`domains`] makes two data sets of one, to pre-train on the one and transfer to the other. The folder's files are
-described byte by byte in `data/README.md`.
+described byte by byte in `docs/formats.md`.
 
 | file | what it holds |
 |---|---|
