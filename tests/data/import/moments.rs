@@ -9,7 +9,7 @@ use parquet::{
     schema::parser::parse_message_type,
 };
 
-use crate::{Desk, histories, imported, refusal_of};
+use crate::import::{Desk, histories, imported, refusal_of};
 
 /// One user whose items come in the order of their numbers when times are right; the rows are shuffled.
 fn rows(times: &[String]) -> Vec<(String, String)> {
