@@ -17,7 +17,7 @@ Handles<Graph> graphs, executables;
 
 }  // namespace
 
-// ----------------------------------------------------------------------------------------------------- streams and events
+// -------------------------------------------------------------------------------------------------- streams and events
 
 EXPORT int cuStreamCreate(void** stream, unsigned) {
   return call([&](Device&) { return streams.add(new Stream, stream), kOk; });
@@ -86,7 +86,7 @@ EXPORT int cuEventElapsedTime_v2(float* ms, void* from, void* to) {
 }
 EXPORT int cuEventElapsedTime(float* ms, void* from, void* to) { return cuEventElapsedTime_v2(ms, from, to); }
 
-// ----------------------------------------------------------------------------------------------------------------- graphs
+// -------------------------------------------------------------------------------------------------------------- graphs
 
 EXPORT int cuStreamBeginCapture_v2(void* stream, int mode) {
   return call([&](Device&) {

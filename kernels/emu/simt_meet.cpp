@@ -65,7 +65,7 @@ void Block::leave(Fiber& fiber) {
 
 using namespace simt;
 
-// ------------------------------------------------------------------------------------------------ what the kernels call
+// ----------------------------------------------------------------------------------------------- what the kernels call
 
 void simt_fail(const char* what, SimtAt at) { running->fail(&at, "%s", what); }
 
