@@ -5,8 +5,7 @@ item = raw, except that some rows of each sequence are masked: 80 % of them get 
 pos = T - length + index in the sequence.    raw,item,pos (N)  row,target (M)  weight (M) f32
 A fraction `mask_last` of the sequences masks only its last row, with [MASK]. The others mask scored[b+1] - scored[b]
 rows, the first ones of a Fisher-Yates shuffle, in order. A sequence without such rows is unchanged. Rows after scored_B
-are
-padding: row 2^32-1, target 0, weight 0.
+are padding: row 2^32-1, target 0, weight 0.
 Writes: item pos row target weight.   Saves: nothing.
 Draws: Philox stream (seed, Mask, epoch) from draw user*2^22 on, see src/ops/mask_items.rs.
 Launch: grid (B+1), block (32). One warp per sequence; block B writes the padding.

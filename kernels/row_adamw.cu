@@ -3,8 +3,8 @@ row_adamw: AdamW for tables of which a step uses few rows, with the results of A
 catch_up_rows:  rows in `key` take steps last+1 ..= step-1 with gradient 0;   last = step-1
 adamw_rows:     rows in `key` take step `step` with the clipped gradients in g;  last = step
 p,m,v (V,D) f32   last (V) u32   key (N) u32 sorted: the first position of a run of equal keys owns the row; keys >= V
-are skipped   history (R,4) f32, step t in row t mod R: [lr, c1, c2, sum of ln(1 - lr*wd) so far]   g (N,D) f32
-ok (1): if 0, nothing changes
+are skipped
+history (R,4) f32, step t in row t mod R: [lr, c1, c2, sum of ln(1 - lr*wd) so far]   g (N,D) f32   ok (1): 0 disables
 The first 32 missed steps are applied one by one. For the k others, with r = b1/sqrt(b2),
   m b1^k,  v b2^k,  p exp(decay_end - decay_start) - sum over stretches of  weight m / (sqrt(v c2) + eps b2^(-i/2))
 A stretch is steps [a, a+l) with weight = (r^a + ... + r^(a+l-1)) * (lr c1 exp(decay_end - decay)). The second factor

@@ -5,7 +5,7 @@ segment_rows: rows[j] = the same sum, if a run of one id begins at position j of
 Row i of R = N + S + M*P:  dy (N,D) act  |  panel (S,D) act  |  g[j] * h[j/P], g (M*P) f32, h (M,D) act
 dy, panel: null for zeros; h: null for ones.   order, key (R): outputs of sort_ids.   Keys >= V are skipped.
 Writes: out (overwritten or accumulated, per Dst); the launcher zeroes an overwritten `out` first, rows without a sum
-stay 0. Saves for bwd: nothing.
+stay 0.   Saves for bwd: nothing.
 Work: one popular item may own a tenth of all rows, so the work is split into chunks of 64 sorted rows, not into runs.
       Each warp processes a chunk and 64 columns, two per lane, with eight rows in flight. A run inside a chunk is
       summed and written by its warp. A run that crosses chunks leaves at most two partial rows per chunk (for the run
