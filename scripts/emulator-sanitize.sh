@@ -6,7 +6,7 @@
 #   scripts/emulator-sanitize.sh                       both, over `mipgpu check --device emu` (TSan: its small cases)
 #   scripts/emulator-sanitize.sh asan|tsan [COMMAND…]  one of them, over a command that you specify
 #   scripts/emulator-sanitize.sh self-test [COMMAND…]  plants an overrun and a race in the block reduction and checks
-#                                                      that both are detected (over `mipgpu check --device emu --only norm`)
+#                                                      that both are detected (`mipgpu check --device emu --only norm`)
 #
 # The program itself is not instrumented: only the emulator library is replaced, through MIPGPU_EMU_LIB. The library is
 # loaded late, so the sanitiser's runtime must be preloaded: LD_PRELOAD.
