@@ -189,10 +189,17 @@ impl Scalar for Traced {
         Traced { stored: self.stored + if rounded.is_finite() { rounded } else { 0.0 }, ..self }
     }
     fn relu(self) -> Self {
-        // Below zero by less than its error: the error stays, so that a gate can tell.
-        let gone = self.x < 0.0;
-        let far = gone && self.x.abs() > Traced::allowed(&[self], Kind::BF16);
-        if far { Traced::default() } else { Traced { x: if gone { 0.0 } else { self.x }, ..self } }
+        if self.x.is_nan() || self.x >= 0.0 {
+            return self;
+        }
+        // Below zero by less than its error in a kind of arithmetic: that error stays, so that a gate can tell.
+        let kept = |kind, error| if self.x.abs() > Traced::allowed(&[self], kind) { 0.0 } else { error };
+        Traced {
+            x: 0.0,
+            singles: kept(Kind::F32, self.singles),
+            factors: kept(Kind::BF16_PRODUCTS, self.factors),
+            stored: kept(Kind::BF16, self.stored),
+        }
     }
     fn gate(self, by: Self) -> Self {
         let through = if by.x <= 0.0 { Traced::default() } else { self };
@@ -304,6 +311,11 @@ mod tests {
         let shut = Traced::of(7.0).gate(near_zero.relu());
         assert_eq!(shut.f64(), 0.0);
         near(Traced::allowed(&[shut], Kind::F32), 7.0);
+        // 5 - 5.01 with 5.01 rounded to bf16: below zero by less than a factor of bf16 may be off by, by more than f32 is.
+        let of_factors = Traced::of(5.0) - Traced::of(5.01).product(Traced::of(1.0));
+        let shut = Traced::of(7.0).gate(of_factors.relu());
+        assert_eq!(Traced::allowed(&[shut], Kind::F32), 0.0);
+        near(Traced::allowed(&[shut], Kind::BF16_PRODUCTS), 7.0);
         let far = Traced::of(7.0).gate((near_zero - Traced::of(1.0)).relu());
         assert_eq!(Traced::allowed(&[far], Kind::BF16_PRODUCTS), 0.0);
         Traced::close_calls();
