@@ -220,8 +220,9 @@ fn help_and_version_are_results() {
         assert!(usual.contains("--width") && !usual.contains("--beta2") && usual.contains("--help-all"), "{usual}");
     }
     // The field's names are aliases.
-    p.train("theirs", "--epochs 1 --batch-size 8 --layers 1 --max-grad-norm 1 --learning-rate 0.01");
-    p.train("ours", "--epochs 1 --batch 8 --blocks 1 --clip 1 --lr 0.01");
+    let train = |run: &str, flags: &str| p.well(&format!("train data --out {run} -q --epochs 1 --warmup 4 {flags}"));
+    train("theirs", "--dim 16 --max-len 20 --batch-size 8 --layers 1 --max-grad-norm 1 --learning-rate 0.01");
+    train("ours", "--width 16 --length 20 --batch 8 --blocks 1 --clip 1 --lr 0.01");
     p.assert_same_run("theirs", "ours");
     // Shells and man read the same definitions.
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
