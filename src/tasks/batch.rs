@@ -11,7 +11,7 @@ use std::ops::Range;
 use super::next_basket::Made;
 use crate::{
     base::rng::{Purpose, Stream},
-    layers::{Head, HostInput, Input, Shape},
+    layers::{BatchHeader, BatchShape, HostInput, Input},
     mem::{Span, U32},
     ops::{Backend, GatherSequences, NO_ROW, mask_items::DRAWS},
 };
@@ -42,7 +42,7 @@ impl Sequence<'_> {
 /// A batch on the host: its head, and its items where the device does not hold them.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    pub head: Head,
+    pub head: BatchHeader,
     /// (N) or empty.
     pub(super) raw: Vec<u32>,
     /// The questions, where a task makes them on the host.
@@ -81,7 +81,7 @@ impl Batches {
         made.clear();
         let (asked, truth, weight, pairs) = (Vec::new(), Vec::new(), Vec::new(), Made::default());
         Batch {
-            head: Head::new(&self.input.capacity),
+            head: BatchHeader::new(&self.input.capacity),
             raw: Vec::with_capacity(room),
             made,
             asked,
@@ -127,7 +127,7 @@ impl Batches {
     }
 
     /// Writes the batch of step `step`, for [`Batches::gather`] to go on with.
-    pub fn upload(&self, b: &mut dyn Backend, batch: &mut Batch, step: u32) -> Shape {
+    pub fn upload(&self, b: &mut dyn Backend, batch: &mut Batch, step: u32) -> BatchShape {
         batch.head.set_step(step);
         let shape = self.input.begin(b, &mut batch.head);
         if self.data.is_none() {
@@ -138,7 +138,7 @@ impl Batches {
     }
 
     /// Has the items of the batch in `raw` of the input.
-    pub fn gather(&self, b: &mut dyn Backend, s: &Shape) {
+    pub fn gather(&self, b: &mut dyn Backend, s: &BatchShape) {
         let input = &self.input;
         if let Some(data) = self.data {
             b.run(&GatherSequences { raw: input.raw, data, first: input.first, cu: input.cu, b: s.b, n: s.n });

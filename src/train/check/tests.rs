@@ -55,7 +55,7 @@ fn and_so_on_every_instruction_set_of_this_processor() {
 #[test]
 fn gradients_off_by_a_share_fail() {
     for (products, factor) in [(F32, 1.001), (Bf16, 1.1)] {
-        let kinds = [Kind { stored: F32, products }];
+        let kinds = [Numerics { stored: F32, products }];
         let missed: Vec<String> = variants()
             .par_iter()
             .flat_map_iter(|(what, s)| {
@@ -76,7 +76,7 @@ fn gradients_off_by_a_share_fail() {
 }
 
 fn hold(what: &str, s: &Settings, seed: u64) {
-    let kinds = [F32, Bf16].map(|products| Kind { stored: F32, products });
+    let kinds = [F32, Bf16].map(|products| Numerics { stored: F32, products });
     let expected = Expected::of(s, seed, &kinds).unwrap();
     for kind in kinds {
         let products = kind.products;
