@@ -1,15 +1,15 @@
-/*! Compiles the kernels in `kernels/`, twice.
+/*! Compiles the kernels in `kernels/` twice.
 
-With nvcc: one fatbin a file (SASS for the architectures below and PTX for later ones), embedded in the binary. nvcc is
-looked for in $NVCC, $CUDA_HOME, $CUDA_PATH, the PATH, /usr/local/cuda and `.cuda/` (filled by `scripts/get-nvcc.sh`).
-Without nvcc the crate builds all the same and says so; `mipgpu devices` tells what to do.
+With nvcc: one fatbin per file (SASS for the architectures below, PTX for later ones), embedded in the binary. nvcc is
+searched in $NVCC, $CUDA_HOME, $CUDA_PATH, the PATH, /usr/local/cuda and `.cuda/` (created by `scripts/get-nvcc.sh`).
+Without nvcc the crate is built without CUDA kernels, with a warning; `mipgpu devices` explains what to do.
 
-With the host's C++ compiler, in the dev profile and with the feature `emu`: the same files as a stand-in for the CUDA
-driver library, the emulator that the tests run on. A release binary never depends on it.
+With the host's C++ compiler, in the dev profile and with the feature `emu`: the same files as a substitute for the CUDA
+driver library, the emulator used by the tests. A release binary never depends on it.
 
-It also reads the parameter structs and the KERNEL lines of the sources and writes their Rust side, so that names,
-fields and block sizes stand in one place. Results are kept by the hash of all that went into them: only changed files
-are compiled again.
+It also parses the parameter structs and the KERNEL lines of the sources and generates the Rust side, so that names,
+fields and block sizes are defined once. Results are cached by a hash of all inputs: only changed files are compiled
+again.
 */
 
 use std::{
@@ -20,7 +20,7 @@ use std::{
     process::Command,
 };
 
-/// What an H100-class, data-centre or consumer card of the last generations runs, and PTX for what comes.
+/// Data-centre and consumer GPUs of the last generations (SASS), and PTX for later ones.
 const ARCHITECTURES: [(&str, &str); 5] = [
     ("80", "arch=compute_80,code=[sm_80,compute_80]"),
     ("89", "arch=compute_89,code=sm_89"),
@@ -41,7 +41,7 @@ fn main() {
     let files = sources(&root.join("kernels"), "cu");
     let shared: String =
         ["common", "."].iter().flat_map(|d| sources(&root.join("kernels").join(d), "cuh")).map(|f| read(&f)).collect();
-    // Shared by all profiles: the kernels are the same in each.
+    // Shared by all profiles, since the kernels are the same.
     let cache = out.ancestors().nth(4).unwrap_or(&out).join("mipgpu-kernels");
     fs::create_dir_all(&cache).unwrap();
 
@@ -57,7 +57,7 @@ fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// Files of a folder with this extension, by name.
+/// Files of a folder with this extension, sorted by name.
 fn sources(folder: &Path, extension: &str) -> Vec<PathBuf> {
     let mut all: Vec<PathBuf> = fs::read_dir(folder)
         .unwrap_or_else(|e| panic!("{}: {e}", folder.display()))
@@ -72,14 +72,14 @@ fn stem(path: &Path) -> &str {
     path.file_stem().unwrap().to_str().unwrap()
 }
 
-/// The name under which a result is kept.
+/// The cache key of a result.
 fn key(parts: &[&str]) -> String {
     let mut hash = DefaultHasher::new();
     parts.hash(&mut hash);
     format!("{:016x}", hash.finish())
 }
 
-/// Runs `jobs` on as many threads as cargo allows; the first failure stops the build with its text.
+/// Runs `jobs` on as many threads as cargo allows. The first failure stops the build and prints the compiler's output.
 fn all_of(jobs: Vec<(String, Command)>) {
     let threads = env::var("NUM_JOBS").ok().and_then(|n| n.parse().ok()).unwrap_or(1usize);
     let queue = std::sync::Mutex::new(jobs.into_iter());
@@ -90,7 +90,7 @@ fn all_of(jobs: Vec<(String, Command)>) {
                     let Some((what, mut command)) = queue.lock().unwrap().next() else { return };
                     let done = command.output().unwrap_or_else(|e| panic!("{what}: {command:?}: {e}"));
                     let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
-                    // ptxas says only in passing that it makes products of wgmma wait for each other.
+                    // ptxas reports only as an information message that it serializes wgmma products.
                     if !done.status.success() || err.contains("are serialized") || out.contains("are serialized") {
                         panic!("{what} failed: {command:?}\n{out}{err}");
                     }
@@ -105,12 +105,12 @@ fn all_of(jobs: Vec<(String, Command)>) {
 fn find_nvcc(root: &Path) -> Option<PathBuf> {
     let mut places: Vec<PathBuf> = Vec::new();
     if let Some(nvcc) = env::var_os("NVCC") {
-        // Set but empty: built without, on purpose.
+        // Set but empty: build without CUDA kernels.
         if nvcc.is_empty() {
             return None;
         }
         let nvcc = PathBuf::from(nvcc);
-        assert!(nvcc.is_file(), "NVCC={}: there is no such file", nvcc.display());
+        assert!(nvcc.is_file(), "NVCC={}: no such file", nvcc.display());
         return Some(nvcc);
     }
     places.extend(["CUDA_HOME", "CUDA_PATH"].iter().filter_map(env::var_os).map(|d| PathBuf::from(d).join("bin/nvcc")));
@@ -126,12 +126,12 @@ fn find_nvcc(root: &Path) -> Option<PathBuf> {
     places.into_iter().find(|p| p.is_file())
 }
 
-/// Compiles what has changed; gives the Rust table of all fatbins.
+/// Compiles the changed files and returns the Rust table of all fatbins.
 fn fatbins(root: &Path, files: &[PathBuf], shared: &str, cache: &Path) -> String {
     let Some(nvcc) = find_nvcc(root) else {
         println!(
-            "cargo:warning=no nvcc found: built without CUDA kernels (the CPU engine is complete); \
-             scripts/get-nvcc.sh fetches one, `mipgpu devices` tells more"
+            "cargo:warning=nvcc not found: building without CUDA kernels (the CPU engine is complete); \
+             run scripts/get-nvcc.sh to download nvcc, see `mipgpu devices`"
         );
         return "pub static FATBINS: &[(&str, &[u8])] = &[];\npub const ARCHITECTURES: &[&str] = &[];\n\
                 pub const NVCC_VERSION: (i32, i32) = (0, 0);\n"
@@ -144,13 +144,13 @@ fn fatbins(root: &Path, files: &[PathBuf], shared: &str, cache: &Path) -> String
     let (version, known) = (ask("--version"), ask("--list-gpu-arch"));
     let targets: Vec<&str> = ARCHITECTURES
         .iter()
-        // The list leaves out the suffix of what only one generation has.
+        // The list omits the suffix of architecture-specific targets.
         .filter(|(name, _)| known.lines().any(|l| l.trim() == format!("compute_{}", name.trim_end_matches('a'))))
         .map(|(_, flag)| *flag)
         .collect();
-    assert!(!targets.is_empty(), "{}: knows none of the architectures that mipgpu builds for", nvcc.display());
+    assert!(!targets.is_empty(), "{}: supports none of the architectures that mipgpu builds for", nvcc.display());
     let mut flags = vec!["-std=c++17", "-O3", "--fatbin", "-lineinfo"];
-    // Spills and warnings are errors: a kernel that spills is a kernel to mend.
+    // Spills and warnings are errors.
     flags.extend(["-Xptxas", "--warn-on-spills", "-Werror", "all-warnings"]);
     if version.contains("release 13") {
         flags.push("--compress-mode=size");
@@ -173,13 +173,13 @@ fn fatbins(root: &Path, files: &[PathBuf], shared: &str, cache: &Path) -> String
     moves.iter().for_each(|(half, done)| fs::rename(half, done).unwrap());
     // "Cuda compilation tools, release 13.0, V13.0.88"
     let release = version.split("release ").nth(1).and_then(|r| r.split(',').next()).and_then(|r| r.split_once('.'));
-    let (major, minor) = release.unwrap_or_else(|| panic!("{}: unreadable version: {version}", nvcc.display()));
+    let (major, minor) = release.unwrap_or_else(|| panic!("{}: cannot parse the version: {version}", nvcc.display()));
     let sass: Vec<&str> = ARCHITECTURES.iter().filter(|(_, f)| targets.contains(f)).map(|(name, _)| *name).collect();
     format!(
         "pub static FATBINS: &[(&str, &[u8])] = &[\n{table}];\n\
-         /// Architectures they hold machine code for, oldest first: \"80\" is sm_80.\n\
+         /// Architectures with machine code in the fatbins, oldest first: \"80\" is sm_80.\n\
          pub const ARCHITECTURES: &[&str] = &{sass:?};\n\
-         /// CUDA release of the nvcc that compiled them.\n\
+         /// CUDA release of the nvcc that compiled the fatbins.\n\
          pub const NVCC_VERSION: (i32, i32) = ({major}, {minor});\n"
     )
 }
@@ -189,7 +189,7 @@ fn fatbins(root: &Path, files: &[PathBuf], shared: &str, cache: &Path) -> String
 fn emulator(root: &Path, files: &[PathBuf], shared: &str, cache: &Path) {
     let cxx = env::var("CXX").unwrap_or_else(|_| "g++".into());
     let Ok(version) = Command::new(&cxx).arg("--version").output() else {
-        println!("cargo:warning=no C++ compiler ({cxx}): built without the emulator, its tests will fail");
+        println!("cargo:warning=C++ compiler {cxx} not found: building without the emulator, its tests will fail");
         return;
     };
     let version = String::from_utf8_lossy(&version.stdout).into_owned();
@@ -222,7 +222,7 @@ fn emulator(root: &Path, files: &[PathBuf], shared: &str, cache: &Path) {
     }
     all_of(jobs);
     moves.iter().for_each(|(half, done)| fs::rename(half, done).unwrap());
-    // Its SONAME is that of the driver: loaded once, it is what the search for libcuda.so finds.
+    // The SONAME is that of the driver: once loaded, the search for libcuda.so finds this library.
     let names: Vec<String> = objects.iter().map(|o| o.display().to_string()).collect();
     let library =
         cache.join(format!("libmipgpu-emu-{}.so", key(&names.iter().map(String::as_str).collect::<Vec<_>>())));
@@ -239,12 +239,12 @@ fn emulator(root: &Path, files: &[PathBuf], shared: &str, cache: &Path) {
     }
     println!("cargo:rustc-cfg=emu");
     println!("cargo:rustc-env=MIPGPU_EMU_LIB_BUILT={}", library.display());
-    // For the tests that plant a fault in one source and link the rest as it is.
+    // For the tests that plant a fault in one source and link the other objects unchanged.
     println!("cargo:rustc-env=MIPGPU_EMU_OBJECTS={}", names.join(":"));
     println!("cargo:rustc-env=MIPGPU_EMU_COMPILE={cxx} {}", flags.join(" "));
 }
 
-// -------------------------------------------------------------------------------------------- the Rust side of the kernels
+// ---------------------------------------------------------------------------------------- the Rust side of the kernels
 
 /// A parameter struct of the sources: name, (field, type, comment).
 type Struct = (String, Vec<(String, String, String)>);
@@ -253,7 +253,7 @@ fn camel(name: &str) -> String {
     name.split('_').map(|w| w[..1].to_uppercase() + &w[1..]).collect()
 }
 
-/// The structs of a source that go to kernels: `*Params` and what they contain (`Drop`).
+/// Structs passed to kernels: `*Params` and their members (`Drop`).
 fn structs(text: &str, found: &mut Vec<Struct>) {
     let mut lines = text.lines();
     while let Some(line) = lines.next() {
@@ -282,7 +282,7 @@ fn structs(text: &str, found: &mut Vec<Struct>) {
                 "i64" => "i64",
                 "u64" => "u64",
                 "Drop" => "Drop",
-                _ => panic!("struct {name}: the type of `{line}` has no Rust side in build.rs"),
+                _ => panic!("struct {name}: build.rs has no Rust type for `{line}`"),
             };
             fields.push((field.to_string(), kind.to_string(), comment.trim().to_string()));
         }
@@ -315,7 +315,7 @@ fn rust_side(files: &[PathBuf], shared: &str) -> String {
             |k: &&(String, String, String, usize)| k.0 == format!("{base}_bf16") && k.1 == *params && k.2 == *threads;
         assert!(kernels.iter().any(|k| alike(&k)), "{symbol}: no {base}_bf16 with its parameters and threads");
     }
-    let mut text = String::from("// Written by build.rs from kernels/*.cu.\n\n");
+    let mut text = String::from("// Generated by build.rs from kernels/*.cu.\n\n");
     for (name, fields) in &all {
         text += &format!("#[repr(C)]\n#[derive(Clone, Copy, Debug, Default)]\npub struct {name} {{\n");
         for (field, kind, comment) in fields {
@@ -326,11 +326,11 @@ fn rust_side(files: &[PathBuf], shared: &str) -> String {
         }
         text += &format!("}}\nimpl Sealed for {name} {{}}\n\n");
     }
-    text += "/// Every kernel of the sources.\n#[derive(Clone, Copy, Debug, PartialEq, Eq)]\n#[repr(usize)]\npub enum Kernel {\n";
+    text += "/// All kernels.\n#[derive(Clone, Copy, Debug, PartialEq, Eq)]\n#[repr(usize)]\npub enum Kernel {\n";
     for (symbol, ..) in &kernels {
         text += &format!("    {},\n", camel(symbol));
     }
-    text += "}\n\n/// What is known of each, in the order of [`Kernel`].\npub static KERNELS: &[Info] = &[\n";
+    text += "}\n\n/// Properties of each kernel, in the order of [`Kernel`].\npub static KERNELS: &[Info] = &[\n";
     for (symbol, params, threads, file) in &kernels {
         text += &format!(
             "    Info {{ symbol: {symbol:?}, file: {file}, threads: {threads}, params: size_of::<{params}>() }},\n"
@@ -340,7 +340,7 @@ fn rust_side(files: &[PathBuf], shared: &str) -> String {
     for (symbol, ..) in &kernels {
         let Some(base) = symbol.strip_suffix("_bf16") else { continue };
         let f32 = format!("{base}_f32");
-        assert!(kernels.iter().any(|k| k.0 == f32), "{symbol} has no twin {f32}");
+        assert!(kernels.iter().any(|k| k.0 == f32), "{symbol} has no f32 variant {f32}");
         let wgmma = format!("{base}_wgmma");
         let wgmma = match kernels.iter().any(|k| k.0 == wgmma) {
             true => format!("Some(Kernel::{})", camel(&wgmma)),
@@ -354,7 +354,7 @@ fn rust_side(files: &[PathBuf], shared: &str) -> String {
         );
     }
     text += &format!(
-        "\n/// The sources, in the order of their fatbins.\npub static FILES: &[&str] = &{:?};\n",
+        "\n/// Stems of the source files, in the order of their fatbins.\npub static FILES: &[&str] = &{:?};\n",
         files.iter().map(|f| stem(f)).collect::<Vec<_>>()
     );
     text

@@ -1,9 +1,10 @@
-/*! How fast an import is, and how much memory it takes: writes a log of the size asked for, imports it, opens and
-verifies the result, prints times and the process's peak memory, and deletes both.
+/*! Speed and memory of an import: writes a log of the given size, imports it, opens and verifies the result, prints
+times and the process's peak memory, and deletes both.
 
-`cargo bench --bench import -- [jsonl] ROWS [DIR] [MEMORY_MB] [MIN_USER MIN_ITEM]`, by default one million rows in the
-temporary folder and no k-core. The log is a CSV, or the same rows as JSON lines, with a header, numeric keys and timestamps: about 10 000 users and 1 000 items a
-million rows, users drawn uniformly, items with a long tail, rows in no order of user.
+`cargo bench --bench import -- [jsonl] ROWS [DIR] [MEMORY_MB] [MIN_USER MIN_ITEM]`. Defaults: one million rows in the
+temporary folder, no k-core. The log is a CSV with a header (or the same rows as JSON lines), with numeric keys and
+timestamps: about 10 000 users and 1 000 items per million rows. Users are uniform, items have a long tail, and rows are
+not ordered by user.
 */
 
 use std::{
@@ -19,7 +20,7 @@ use mipgpu::{
 };
 
 fn main() {
-    // Cargo itself adds --bench; `cargo test --all-targets` does not, and gets a run of no size to speak of.
+    // Cargo adds --bench; `cargo test --all-targets` does not, and uses a small size.
     let timed = std::env::args().any(|a| a == "--bench");
     let mut args: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
     let json = args.first().is_some_and(|a| a == "jsonl");
@@ -75,15 +76,15 @@ fn seconds(start: Instant) -> f64 {
     start.elapsed().as_secs_f64()
 }
 
-/// User and system time of all threads so far, in seconds (Linux counts in hundredths); 0 elsewhere.
+/// User and system time of all threads so far, in seconds (Linux counts in hundredths); 0 on other systems.
 fn cpu_seconds() -> f64 {
     let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // The fields after the program's name in parentheses; user and system time are the 14th and 15th of all.
+    // The fields after the program's name in parentheses. User and system time are fields 14 and 15 of the line.
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
     fields.get(11..13).map_or(0.0, |times| times.iter().filter_map(|t| t.parse::<f64>().ok()).sum::<f64>() / 100.0)
 }
 
-/// Writes the log; gives its size in bytes.
+/// Writes the log and returns its size in bytes.
 fn generate(path: &Path, rows: u64, json: bool) -> std::io::Result<u64> {
     let (users, items) = ((rows / 100).max(10), (rows / 1000).max(10));
     let mut out = BufWriter::with_capacity(1 << 20, File::create(path)?);
@@ -96,7 +97,7 @@ fn generate(path: &Path, rows: u64, json: bool) -> std::io::Result<u64> {
         // The cube of a uniform draw: the first tenth of the items get almost half of the rows.
         let tail = (b as f64 / 4294967296.0).powi(3);
         let item = (tail * items as f64) as u64;
-        // Ten years of seconds.
+        // Timestamps over ten years, in seconds.
         let time = 1_262_304_000 + ((c as u64 * 315_360_000) >> 32);
         if json {
             writeln!(out, "{{\"user_id\": {user}, \"item_id\": {item}, \"timestamp\": {time}}}")?;
@@ -108,7 +109,7 @@ fn generate(path: &Path, rows: u64, json: bool) -> std::io::Result<u64> {
     Ok(path.metadata()?.len())
 }
 
-/// A line of /proc/self/status in KiB; 0 where there is no such file.
+/// A line of /proc/self/status in KiB; 0 if there is no such file.
 fn status_kib(name: &str) -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix(name));

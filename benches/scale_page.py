@@ -1,6 +1,6 @@
-"""The page of benches/scale.py: plots with two logarithmic axes, written by hand, and the tables beneath; no script, no network.
+"""The page of benches/scale.py: plots with two logarithmic axes, as SVG, and tables; no scripts, no network access.
 
-Colours and type are those of the program's own reports (src/page/plot.css and page.css).
+Colours and fonts are those of mipgpu's reports (src/page/plot.css and page.css).
 """
 import html, math, os
 
@@ -18,13 +18,13 @@ def power(n): return "10" + str(n).translate(str.maketrans("-0123456789", "⁻�
 
 
 def count(x):
-    """A size: 10⁶ where it is a power of ten, else with commas."""
+    """A size: 10⁶ for a power of ten, otherwise with commas."""
     n = round(math.log10(x)) if x > 0 else 0
     return power(n) if x >= 1000 and x == 10 ** n else f"{x:,.0f}"
 
 
 def digits(x, most=3):
-    """About so many digits that count."""
+    """Rounds to about `most` significant digits."""
     if x == 0: return "0"
     return f"{x:,.{max(0, most - 1 - math.floor(math.log10(abs(x)) + 1e-9))}f}"
 
@@ -39,8 +39,8 @@ def slope(a, b): return math.log(b[1] / a[1]) / math.log(b[0] / a[0])
 
 # ------------------------------------------------------------------------------------------------ a plot
 def plot(title, x_name, y_name, series, refs=(), xs=None, unit=""):
-    """`series`: name, colour, points (x, median, least, most), dashes, whether points are drawn. `refs`: name, slope, a point of
-    the line, dashes. Frames are what the series need."""
+    """`series`: name, colour, points (x, median, minimum, maximum), dashes, whether points are drawn. `refs`: name,
+    slope, a point of the line, dashes. The axes cover the series."""
     series = [dict(dict(dash="", dots=True), **s) for s in series if s["points"]]
     if not series: return ""
     all_x = sorted({p[0] for s in series for p in s["points"]})
@@ -69,7 +69,7 @@ def plot(title, x_name, y_name, series, refs=(), xs=None, unit=""):
     line("rest", LEFT, BOTTOM, RIGHT, BOTTOM)
     label("soft", "middle", (LEFT + RIGHT) / 2, BOTTOM + 36, x_name)
     for name, steep, (ax, ay), dash in refs:
-        # Cut to the frame, in logarithms.
+        # Clipped to the frame, in logarithms.
         ends = [x0, x1]
         at = lambda lx: math.log10(ay) + steep * (lx - math.log10(ax))
         if steep:
@@ -88,7 +88,7 @@ def plot(title, x_name, y_name, series, refs=(), xs=None, unit=""):
             told = f"{s['name']}, {count(p[0])}: {digits(p[1])}{unit}" + (f" ({digits(p[2])} to {digits(p[3])})" if len(p) == 4 and p[3] > p[2] else "")
             out.append(f'<circle class="dot" cx="{px(p[0]):.1f}" cy="{py(p[1]):.1f}" r="3.5"><title>{html.escape(told)}</title></circle>')
         out.append("</g>")
-    # Legend: names beside samples of their lines, in as many columns as fit.
+    # Legend: names next to samples of their lines, in as many columns as fit.
     names = [(f"curve {s['dash']}", f"c{s['colour']}", s["name"], s["dots"]) for s in series] + [(f"ref {r[3]}", "", r[0], False) for r in refs]
     columns = max(1, int(WIDTH // (52 + 6.9 * max(len(n[2]) for n in names))))
     for i, (kind, colour, name, dots) in enumerate(names):
@@ -105,7 +105,7 @@ def plot(title, x_name, y_name, series, refs=(), xs=None, unit=""):
 
 
 def table(rows, columns):
-    """`columns`: name, unit, what stands there of a row."""
+    """`columns`: name, unit, function from row to cell."""
     if not rows: return ""
     head = "".join(f'<th class="n">{html.escape(name)}<small>{html.escape(unit) or "&nbsp;"}</small></th>' for name, unit, _ in columns)
     cells = lambda row: "".join(f'<td class="n">{html.escape(str(cell(row)))}</td>' for _, _, cell in columns)
@@ -113,12 +113,12 @@ def table(rows, columns):
     return f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-# ------------------------------------------------------------------------------------------------ what is drawn of a result
+# ------------------------------------------------------------------------------------------------ sections of the page
 MB = 1e-6
 
 
 class Of:
-    """The points of a sweep that were measured."""
+    """The measured points of a sweep."""
 
     def __init__(self, result, sweep):
         self.all = [p for p in result["points"] if p["sweep"] == sweep and p["runs"]]
@@ -126,12 +126,12 @@ class Of:
     def of(self, series): return [p for p in self.all if p["series"] == series]
 
     def line(self, series, key, name, colour, scale=1.0, only=lambda p: True, **more):
-        """Median, least and most of a number, against the size."""
+        """Median, minimum and maximum of a number over the size."""
         of = [p for p in self.of(series) if p["median"].get(key) and only(p)]
         return dict(name=name, colour=colour, points=[(p["x"], p["median"][key] * scale, *(v * scale for v in p["spread"][key])) for p in of], **more)
 
     def made(self, series, value, name, colour, **more):
-        """A number that is computed from a point."""
+        """A number computed from a point."""
         return dict(name=name, colour=colour, points=[(p["x"], value(p)) for p in self.of(series)], **more)
 
 
@@ -149,11 +149,11 @@ def spread(unit, key):
     def cell(p):
         low, high = map(digits, p["spread"][key])
         return f"{low}–{high}" if low != high else ""
-    return ("least–most", unit, cell)
+    return ("min–max", unit, cell)
 
 
 def steepness(points, key, name="slope"):
-    """The power from the point of the same series before."""
+    """The exponent from the previous point of the same series."""
     def cell(p):
         before = [q for q in points if q["series"] == p["series"] and q["x"] < p["x"]]
         return f"{slope(anchor(before, key), anchor([p], key)):.2f}" if before else ""
@@ -163,7 +163,7 @@ def steepness(points, key, name="slope"):
 def computed(name, unit, value): return (name, unit, value)
 
 
-EACH = computed("an interaction", "µs", lambda p: digits(p["median"]["ms"] * 1e3 / p["median"]["tokens"]))
+EACH = computed("per interaction", "µs", lambda p: digits(p["median"]["ms"] * 1e3 / p["median"]["tokens"]))
 PEAK, PLANNED = whole("peak", "MB", "peak", MB), whole("planned", "MB", "planned", MB)
 
 
@@ -178,7 +178,7 @@ def catalogue(r):
     if not o.all and not s.all: return None
     told, plots, under = [], [], ""
     if o.all:
-        plots.append(plot("Time of a step by items", "items of the catalogue", "ms a step", [
+        plots.append(plot("Time of a step by items", "items of the catalogue", "ms per step", [
             o.line("full", "ms", "full softmax", 0),
             o.line("sampled", "ms", "1,024 negatives, table by rows", 1),
         ], [("linear", 1, anchor(full, "ms"), "d1")] if full else [], unit=" ms"))
@@ -187,54 +187,54 @@ def catalogue(r):
             o.line("sampled", "peak", "1,024 negatives, peak", 1, MB),
             o.made("full", tables_of, "tables of full softmax: weights, gradients, moments", 0, dash="d2", dots=False),
             o.made("sampled", tables_of, "tables updated by rows: weights, moments", 1, dash="d2", dots=False),
-            o.made("full", logits_of, "logits of full softmax, were they stored", 6, dash="d1", dots=False),
+            o.made("full", logits_of, "logits of full softmax, if stored", 6, dash="d1", dots=False),
         ], unit=" MB"))
         under += table(full + sampled, [
             computed("items", "", lambda p: count(p["x"])),
             computed("loss", "", lambda p: {"full": "full softmax", "sampled": "1,024 negatives"}[p["series"]]),
-            whole("rows scored", "a step", "scored"), shown("step", "ms", "ms"), spread("ms", "ms"), steepness(full + sampled, "ms"),
+            whole("rows scored", "per step", "scored"), shown("step", "ms", "ms"), spread("ms", "ms"), steepness(full + sampled, "ms"),
             shown("rate", "sequences/s", "seq_s"), EACH, PEAK, PLANNED,
-            computed("tables alone", "MB", lambda p: f"{tables_of(p):,.1f}"),
-            computed("logits would be", "MB", lambda p: f"{logits_of(p):,.0f}" if p["series"] == "full" else ""),
+            computed("tables", "MB", lambda p: f"{tables_of(p):,.1f}"),
+            computed("logits if stored", "MB", lambda p: f"{logits_of(p):,.0f}" if p["series"] == "full" else ""),
         ])
     if scored:
         over = f"over {count(items_of(scored[0]))} items"
-        plots.append(plot("Peak memory by sequences", "sequences a step (10 rows scored of each)", f"MB, {over}", [
+        plots.append(plot("Peak memory by sequences", "sequences per step (10 scored rows each)", f"MB, {over}", [
             s.line("full", "peak", "full softmax, peak", 0, MB),
-            s.made("full", tables_of, "its tables alone", 0, dash="d2", dots=False),
-            s.made("full", logits_of, "logits, were they stored", 6, dash="d1", dots=False),
+            s.made("full", tables_of, "its tables", 0, dash="d2", dots=False),
+            s.made("full", logits_of, "logits, if stored", 6, dash="d1", dots=False),
         ], unit=" MB"))
-        plots.append(plot("Time of a step by sequences", "sequences a step", f"ms a step, {over}", [s.line("full", "ms", "full softmax", 0)],
+        plots.append(plot("Time of a step by sequences", "sequences per step", f"ms per step, {over}", [s.line("full", "ms", "full softmax", 0)],
                           [("linear", 1, anchor(scored, "ms"), "d1")], unit=" ms"))
         under += f"<h3>More rows scored, {over}</h3>" + table(scored, [
-            computed("sequences", "a step", lambda p: f"{p['x']:,}"), whole("rows scored", "a step", "scored"),
+            computed("sequences", "per step", lambda p: f"{p['x']:,}"), whole("rows scored", "per step", "scored"),
             shown("step", "ms", "ms"), spread("ms", "ms"), steepness(scored, "ms"), PEAK, PLANNED,
-            computed("tables alone", "MB", lambda p: f"{tables_of(p):,.1f}"), computed("logits would be", "MB", lambda p: f"{logits_of(p):,.0f}"),
+            computed("tables", "MB", lambda p: f"{tables_of(p):,.1f}"), computed("logits if stored", "MB", lambda p: f"{logits_of(p):,.0f}"),
         ])
     if full:
         p, m = full[-1], full[-1]["median"]
-        told.append(f"Full softmax over {count(p['x'])} items: {digits(m['ms'])} ms a step, peak {m['peak'] * MB:,.0f} MB. "
-                    f"The tables alone take {tables_of(p):,.0f} MB; the logits of the {m['scored']:,.0f} scored rows, "
+        told.append(f"Full softmax over {count(p['x'])} items: {digits(m['ms'])} ms per step, peak {m['peak'] * MB:,.0f} MB. "
+                    f"The tables take {tables_of(p):,.0f} MB; the logits of the {m['scored']:,.0f} scored rows, "
                     f"which are never stored, would take {logits_of(p):,.0f} MB.")
     if len(full) > 1:
-        told.append(f"Its time grows with the power {slope(anchor(full, 'ms', -2), anchor(full, 'ms')):.2f} of the catalogue "
+        told.append(f"Its time grows with exponent {slope(anchor(full, 'ms', -2), anchor(full, 'ms')):.2f} in the size of the catalogue "
                     f"from {count(full[-2]['x'])} to {count(full[-1]['x'])} items.")
     if len(sampled) > 1:
         a, b = sampled[0], sampled[-1]
-        told.append(f"With 1,024 negatives and a table that is updated by rows, a step over {count(b['x'])} items takes "
+        told.append(f"With 1,024 negatives and row-sparse table updates, a step over {count(b['x'])} items takes "
                     f"{b['median']['ms'] / a['median']['ms']:.1f} times as long as one over {count(a['x'])}.")
     if len(scored) > 1:
         a, b = scored[0]["median"], scored[-1]["median"]
         told.append(f"Over {count(items_of(scored[0]))} items, peak memory grows by {(b['peak'] - a['peak']) / (b['tokens'] - a['tokens']) / 1e3:.0f} kB "
-                    f"an interaction of the batch, its activations among it; every {b['tokens'] / b['scored']:.0f}th is scored, "
+                    f"per interaction of the batch, including its activations; every {b['tokens'] / b['scored']:.0f}th is scored, "
                     f"and a row of logits would be {items_of(scored[0]) * 4 / 1e3:,.0f} kB.")
-    meaning = ("Items of the catalogue; everything else stays as it is. Peak is that of the process, planned what the program counted before the "
-               "first step; tables are (items, width) in f32.")
+    meaning = ("The number of items varies, everything else is fixed. Peak is the peak memory of the process, planned the memory that mipgpu computes "
+               "before the first step. Tables are (items, width) in f32.")
     return "Catalogue", meaning, told, plots, under
 
 
 def is_cold(p):
-    """Whether every run of a cold point read at least half of the data set from a disk."""
+    """True if every run of a cold point read at least half of the data set from a disk."""
     return p["spread"].get("disk_bytes", [0])[0] >= p["median"].get("data_bytes", math.inf) / 2
 
 
@@ -261,31 +261,31 @@ def interactions(r):
     ]
     if imports:
         m, n = imports[-1]["median"], imports[-1]["x"]
-        told.append(f"Import takes {digits(m['wall_s'] / n * 1e9)} ns an interaction at {count(n)} ({digits(m['cpu_s'] / n * 1e9)} ns of CPU time), "
-                    f"at a peak of {m['peak'] * MB:,.0f} MB.")
+        told.append(f"Import takes {digits(m['wall_s'] / n * 1e9)} ns per interaction at {count(n)} ({digits(m['cpu_s'] / n * 1e9)} ns of CPU time), "
+                    f"with a peak of {m['peak'] * MB:,.0f} MB.")
         under += "<h3>Import</h3>" + table(imports, [
             computed("interactions", "", lambda p: count(p["x"])), shown("time", "s", "wall_s"), spread("s", "wall_s"), shown("CPU time", "s", "cpu_s"),
-            computed("an interaction", "ns", lambda p: digits(p["median"]["wall_s"] / p["x"] * 1e9)), steepness(imports, "wall_s"), PEAK,
+            computed("per interaction", "ns", lambda p: digits(p["median"]["wall_s"] / p["x"] * 1e9)), steepness(imports, "wall_s"), PEAK,
             shown("log", "MB", "log_bytes", MB), shown("data set", "MB", "data_bytes", MB), computed("runs", "", lambda p: len(p["runs"])),
         ])
     if warm:
-        told.append(f"Loading a batch takes {digits(min(map(share, warm)), 2)} to {digits(max(map(share, warm)), 2)} % of a step, from memory: splitting has read every file by then.")
+        told.append(f"Loading a batch takes {digits(min(map(share, warm)), 2)} to {digits(max(map(share, warm)), 2)} % of a step, from memory, since splitting has already read every file.")
     if len(warm) > 1:
         a, b = warm[0], warm[-1]
         each = (b["median"]["own"] - a["median"]["own"]) / (b["median"]["users"] - a["median"]["users"])
-        told.append(f"From {count(a['x'])} to {count(b['x'])} interactions the memory that training has of its own grows from "
-                    f"{a['median']['own'] * MB:,.0f} to {b['median']['own'] * MB:,.0f} MB: {each:.0f} bytes a user. "
-                    f"Mapped pages that were touched ({b['median']['mapped'] * MB:,.0f} MB) are the system's to take back.")
+        told.append(f"From {count(a['x'])} to {count(b['x'])} interactions, the memory of training without mapped files grows from "
+                    f"{a['median']['own'] * MB:,.0f} to {b['median']['own'] * MB:,.0f} MB: {each:.0f} bytes per user. "
+                    f"The system may reclaim the mapped pages that were touched ({b['median']['mapped'] * MB:,.0f} MB).")
     proven = [p for p in cold if is_cold(p)]
     if proven:
         p, ms = proven[-1], lambda p: p["median"]["open_ms"] + p["median"]["split_ms"]
-        beside = next((f", {digits(ms(q) / 1e3)} s where they are in memory" for q in warm if q["x"] == p["x"]), "")
-        told.append(f"Opening and splitting {count(p['x'])} interactions takes {digits(ms(p) / 1e3)} s where the files come from disk "
+        beside = next((f", {digits(ms(q) / 1e3)} s if they are in memory" for q in warm if q["x"] == p["x"]), "")
+        told.append(f"Opening and splitting {count(p['x'])} interactions takes {digits(ms(p) / 1e3)} s if the files are read from disk "
                     f"({p['median']['disk_bytes'] * MB:,.0f} MB are read){beside}.")
     left = [count(p["x"]) for p in cold if not is_cold(p)]
     if left:
-        told.append(f"Not cold: {', '.join(left)} interactions, where the system had been told to forget the files, but a run is not known to "
-                    "have read even half of them from a disk. Their times are in the table, and are not drawn.")
+        told.append(f"Not cold: {', '.join(left)} interactions. The system was asked to drop the cached files, but at least one run has no record of reading "
+                    "half of their bytes from a disk. The times are in the table, but not in the plot.")
     if warm or cold:
         under += "<h3>Opening and splitting</h3>" + table(warm + cold, [
             computed("interactions", "", lambda p: count(p["x"])),
@@ -297,14 +297,14 @@ def interactions(r):
     if warm:
         under += "<h3>Training from it</h3>" + table(warm, [
             computed("interactions", "", lambda p: count(p["x"])), whole("users", "", "users"), shown("step", "ms", "ms"), spread("ms", "ms"),
-            shown("loading", "ms a step, from memory", "load_ms"), computed("share", "%", lambda p: digits(share(p), 2)), EACH, PEAK,
+            shown("loading", "ms per step, from memory", "load_ms"), computed("share", "%", lambda p: digits(share(p), 2)), EACH, PEAK,
             whole("own", "MB", "own", MB), whole("mapped", "MB", "mapped", MB),
         ])
-    held = ", which the device's own memory holds by then" if any(p["median"].get("held") for p in warm) else ""
-    meaning = ("A generated log: 100 interactions a user, 1,000 different histories over 10,000 items, in order of time. The step reads its batches from the "
-               f"files of the imported data set{held}, other users at every step. From disk: the system was told to forget the files before the run, and the "
-               "process read at least half of their bytes from a disk. That is opening and splitting alone: splitting "
-               "looks at every user's events and so reads the whole set, and loading finds it in memory in every run. Opening also verifies sets below "
+    held = ", which are held in the device's memory" if any(p["median"].get("held") for p in warm) else ""
+    meaning = ("A generated log: 100 interactions per user, 1,000 different histories over 10,000 items, in order of time. The step reads its batches from the "
+               f"files of the imported data set{held}, other users at every step. From disk: the system was asked to drop the cached files before the run, and the "
+               "process read at least half of their bytes from a disk. This applies to opening and splitting only: splitting "
+               "reads the events of every user and so the whole set, so that loading finds it in memory in every run. Opening also verifies sets below "
                "64 MiB, byte by byte. The memory of an import is bounded by --memory-mb (2,048 MiB by default).")
     return "Interactions", meaning, told, plots, under
 
@@ -317,30 +317,30 @@ def length(r):
     share = lambda p: 100 * p["median"]["attention_ms"] / p["median"]["all_ms"]
     xs = sorted({p["x"] for p in o.all})
     told, under = [], ""
-    plots = [plot("Time of a step by length", "T, longest sequence (the same interactions a batch)", "ms a step", [
+    plots = [plot("Time of a step by length", "T, longest sequence (constant interactions per batch)", "ms per step", [
         o.line("step", "ms", "a step", 0), o.line("ops", "attention_ms", "attention, forward and backward", 1), o.made("ops", rest, "all other operations", 2),
-    ], [("linear: quadratic in T for a sequence", 1, anchor(ops, "attention_ms"), "d1")] if ops else [], xs, " ms")]
+    ], [("linear: quadratic in T per sequence", 1, anchor(ops, "attention_ms"), "d1")] if ops else [], xs, " ms")]
     if steps:
         batch = {p["x"]: p["median"]["batch"] for p in steps}
         each = dict(name="a sequence", colour=0, points=[(p["x"], *(v / batch[p["x"]] for v in (p["median"]["ms"], *p["spread"]["ms"]))) for p in steps])
         alone = dict(name="its attention", colour=1, points=[(p["x"], p["median"]["attention_ms"] / batch[p["x"]]) for p in ops if p["x"] in batch])
         refs = [("linear", 1, each["points"][0][:2], "d1")] + [("quadratic", 2, point, "d2") for point in alone["points"][-1:]]
-        plots.append(plot("Time of a sequence by length", "T, longest sequence", "ms a sequence", [each, alone], refs, xs, " ms"))
-        # Of the runs of --ops at the same length, where there are any.
+        plots.append(plot("Time of a sequence by length", "T, longest sequence", "ms per sequence", [each, alone], refs, xs, " ms"))
+        # From the runs with --ops at the same length, if there are any.
         of_ops = lambda cell: lambda p: next((cell(q) for q in ops if q["x"] == p["x"]), "")
         under = table(steps, [
-            computed("T", "", lambda p: f"{p['x']:,}"), whole("sequences", "a step", "batch"), shown("step", "ms", "ms"), spread("ms", "ms"), EACH,
+            computed("T", "", lambda p: f"{p['x']:,}"), whole("sequences", "per step", "batch"), shown("step", "ms", "ms"), spread("ms", "ms"), EACH,
             shown("rate", "sequences/s", "seq_s"), computed("attention", "ms", of_ops(lambda q: digits(q["median"]["attention_ms"]))),
             computed("share", "%", of_ops(lambda q: f"{share(q):.0f}")),
             computed("attention's slope", "from the row above", of_ops(steepness(ops, "attention_ms")[2])), PEAK,
         ])
     if ops: told.append(f"Attention takes {share(ops[0]):.0f} % of a step's operations at T = {ops[0]['x']} and {share(ops[-1]):.0f} % at {ops[-1]['x']:,}.")
     if len(ops) > 1:
-        told.append(f"For the same interactions a batch it grows with the power {slope(anchor(ops, 'attention_ms', -2), anchor(ops, 'attention_ms')):.2f} of T "
-                    f"between {ops[-2]['x']} and {ops[-1]['x']:,} (1 is quadratic for a sequence).")
+        told.append(f"For constant interactions per batch it grows with exponent {slope(anchor(ops, 'attention_ms', -2), anchor(ops, 'attention_ms')):.2f} in T "
+                    f"between {ops[-2]['x']} and {ops[-1]['x']:,} (1 is quadratic per sequence).")
     if len(steps) > 1:
         told.append(f"An interaction costs {EACH[2](steps[0])} µs at T = {steps[0]['x']} and {EACH[2](steps[-1])} µs at {steps[-1]['x']:,}.")
-    return "Length", "All sequences of full length. Attention is timed by itself in runs of their own (--ops), and so is all else.", told, plots, under
+    return "Length", "All sequences have full length. Attention and the other operations are timed in separate runs (--ops).", told, plots, under
 
 
 def width(r):
@@ -349,17 +349,17 @@ def width(r):
     if not points: return None
     xs = [p["x"] for p in points]
     plots = [
-        plot("Time of a step by width", "width", "ms a step", [o.line("step", "ms", "a step", 0)],
+        plot("Time of a step by width", "width", "ms per step", [o.line("step", "ms", "a step", 0)],
              [("linear", 1, anchor(points, "ms", 0), "d1"), ("quadratic", 2, anchor(points, "ms"), "d2")], xs, " ms"),
         plot("Peak memory by width", "width", "MB", [o.line("step", "peak", "peak", 0, MB), o.line("step", "planned", "planned", 2, MB, dash="d1")],
              [("linear", 1, anchor(points, "peak", -1, MB), "d2")], xs, " MB"),
     ]
     under = table(points, [
-        computed("width", "", lambda p: p["x"]), whole("parameters", "", "params"), whole("sequences", "a step", "batch"), shown("step", "ms", "ms"),
+        computed("width", "", lambda p: p["x"]), whole("parameters", "", "params"), whole("sequences", "per step", "batch"), shown("step", "ms", "ms"),
         spread("ms", "ms"), steepness(points, "ms"), shown("rate", "sequences/s", "seq_s"), EACH, PEAK, PLANNED,
     ])
     between = lambda i, j: slope(anchor(points, "ms", i), anchor(points, "ms", j))
-    told = [f"From width {points[0]['x']} to {points[1]['x']} the time of a step grows with the power {between(0, 1):.2f}, "
+    told = [f"From width {points[0]['x']} to {points[1]['x']} the time of a step grows with exponent {between(0, 1):.2f}, "
             f"from {points[-2]['x']} to {points[-1]['x']} with {between(-2, -1):.2f}."] if len(points) > 1 else []
     return "Width", "Two blocks, heads of 32 columns, sequences of 200, 3,706 items.", told, plots, under
 
@@ -369,7 +369,7 @@ def read(path):
 
 
 def page(r):
-    """The page of a result, which stays as it is."""
+    """The page of a result; the result is not modified."""
     style = "".join(read(os.path.join(root, "src/page", name)) for name in ("plot.css", "page.css")) + MORE
     sections = [s for s in (f(r) for f in (catalogue, interactions, length, width)) if s]
     ran = sorted({p["runs"][0]["dtype"] for p in r["points"] if p["runs"] and "dtype" in p["runs"][0]})
@@ -377,17 +377,17 @@ def page(r):
     facts = [
         ("machine", f"{r['gpu'] + ', ' if r['gpu'] else ''}{r['cpu']}, {r['cores']} cores, {r['memory'] / 2**30:.0f} GiB; {r['system']}"),
         ("date", r["date"]), ("commit", r["commit"]), ("command", r["command"]),
-        ("measured", f"on {r['device']} in {' and '.join(ran)}; a point is the median of its runs, at most {r['rounds']}; whiskers from the least to the most"),
+        ("measured", f"on {r['device']} in {' and '.join(ran)}; a point is the median of its runs, at most {r['rounds']}; whiskers show minimum and maximum"),
         *([("files", f"on {r['files']}")] if r.get("files") else []),
-        ("load average", f"{low:.1f} to {high:.1f}, what was measured among it"),
+        ("load average", f"{low:.1f} to {high:.1f}, including the measured processes"),
     ]
     listed = lambda lines: '<ul class="told">' + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>\n"
     out = [
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<meta name="color-scheme" content="light dark">\n<title>mipgpu: how cost grows</title>\n<style>\n{style}</style>\n</head>\n<body>\n'
-        "<h1>How the cost of a training step grows</h1>\n<p>Time and memory of mipgpu by catalogue, interactions, length and width. Both axes of every "
-        "plot are logarithmic: a straight line is a power, and parallel to a dashed grey line it is the power that the line names. Numbers stand in the "
-        "tables beneath.</p>\n"
+        f'<meta name="color-scheme" content="light dark">\n<title>mipgpu: scaling of a training step</title>\n<style>\n{style}</style>\n</head>\n<body>\n'
+        "<h1>Scaling of a training step</h1>\n<p>Time and memory of mipgpu by catalogue, interactions, length and width. Both axes of every "
+        "plot are logarithmic: a straight line is a power law. Dashed grey lines are references with the named slopes. The tables below the plots contain "
+        "the numbers.</p>\n"
         '<dl class="facts">' + "".join(f"<dt>{name}</dt><dd>{html.escape(value)}</dd>" for name, value in facts) + "</dl>\n"
         "<nav>" + "".join(f'<a href="#{s[0].lower()}">{s[0]}</a>' for s in sections) + "</nav>\n"
     ]

@@ -1,9 +1,10 @@
 //! Times whole training steps: `cargo bench --bench step [-- --device cuda --model caser --width 64 --json ...]`.
 //!
-//! The other side of benches/peers: what a run does with a batch, on sequences of Zipf-like items, of full length or as long
-//! as `--lengths` says. All flags of `mipgpu train` that shape a step are taken; without them it is BERT4Rec of width 64 with
-//! 2 heads on 64 sequences, a fifth of whose items are hidden. `--ops` says where the time goes. `--data` takes the batches out
-//! of a data set as a run does, and says what opening it and loading a batch cost (benches/scale.py): ratings and baskets too.
+//! The mipgpu side of benches/peers: a training step as in a run, on sequences of Zipf-distributed items, of full
+//length or ! of the lengths in `--lengths`. Accepts all flags of `mipgpu train` that affect a step. The default is
+//BERT4Rec of width 64 ! with 2 heads on 64 sequences, with a fifth of the items masked. `--ops` prints the time per
+//operation. `--data` reads the ! batches from a data set as a run does, and prints the cost of opening it and loading a
+//batch (benches/scale.py); it also ! supports ratings and baskets.
 
 use std::{path::PathBuf, time::Instant};
 
@@ -29,35 +30,35 @@ use mipgpu::{
 struct Args {
     #[arg(long, default_value_t = 3706)]
     items: usize,
-    /// Lengths of sequences: a user's length a line, or a user's sequence a line [default: all of --length]
+    /// Lengths of sequences: one user's length per line, or one user's sequence per line [default: all of --length]
     #[arg(long)]
     lengths: Option<PathBuf>,
-    /// Train on this data set's users instead, shuffled: every batch is read from its files, unless the device holds them
+    /// Train on the users of this data set, shuffled: batches are read from its files, unless they fit on the device
     #[arg(long, conflicts_with_all = ["lengths", "items"])]
     data: Option<PathBuf>,
-    /// Different batches; all of them are a pass
+    /// Number of different batches; all of them are one pass
     #[arg(long, default_value_t = 8)]
     batches: usize,
     /// Where to run: cpu, cuda, cuda:N, emu
     #[arg(long, default_value = "cpu")]
     device: Device,
-    /// Seconds to time, in whole passes, at least three, after three to warm up
+    /// Seconds to time, in whole passes, at least three, after three for warm-up
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
-    /// Time every op
+    /// Time every operation
     #[arg(long)]
     ops: bool,
-    /// One JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
-    /// Given by cargo; means nothing here
+    /// Added by cargo; ignored
     #[arg(long, hide = true)]
     bench: bool,
     #[command(flatten)]
     flags: Flags,
 }
 
-/// How long the sequences are, batch after batch: lines of the file 7,919 apart, as benches/peers/peer.py takes them.
+/// Lengths of the sequences of all batches: lines of the file 7,919 apart, in the same order as benches/peers/peer.py.
 fn lengths(a: &Args, s: &Settings) -> Result<Vec<usize>> {
     let n = s.batch * a.batches;
     let Some(path) = &a.lengths else { return Ok(vec![s.length; n]) };
@@ -66,7 +67,7 @@ fn lengths(a: &Args, s: &Settings) -> Result<Vec<usize>> {
     let lines: Vec<Vec<&str>> = lines.into_iter().filter(|l: &Vec<&str>| !l.is_empty()).collect();
     let no_lengths = || {
         Error::user(format!("{}: no lengths", path.display()))
-            .hint("a user's length a line, or a user's items a line with spaces between them")
+            .hint("expected one user's length per line, or one user's items per line, separated by spaces")
     };
     let every: Vec<usize> = match lines.iter().all(|l| l.len() == 1) {
         true => lines.iter().map(|l| l[0].parse().map_err(|_| no_lengths())).collect::<Result<_>>()?,
@@ -78,7 +79,7 @@ fn lengths(a: &Args, s: &Settings) -> Result<Vec<usize>> {
     Ok((0..n).map(|i| every[i * 7919 % every.len()].clamp(2, s.length)).collect())
 }
 
-/// A data set, and what it took to get at it.
+/// A data set, and the time to open and split it.
 struct Opened {
     data: Dataset,
     split: Split,
@@ -88,7 +89,7 @@ struct Opened {
 
 impl Opened {
     fn new(dir: &std::path::Path, s: &Settings) -> Result<Self> {
-        // What is held out is part of a shape only in so far as a basket stays whole.
+        // The split affects a step only in that a basket must stay whole.
         let spec = if s.find()?.1.baskets { SplitSpec::LastBasket } else { SplitSpec::default() };
         let clock = Instant::now();
         let data = Dataset::open(dir)?;
@@ -99,7 +100,7 @@ impl Opened {
         Ok(Opened { data, split, open_ms, split_ms })
     }
 
-    /// As a run knows them.
+    /// Summary of the data set, as in a run.
     fn summary(&self, s: &Settings) -> Result<DataSummary> {
         let counts = self.split.train_counts().iter().map(|c| *c as u64).collect();
         let ratings = if s.find()?.1.rated { Some(ratings::scale_of(&self.data, &self.split)?) } else { None };
@@ -107,11 +108,11 @@ impl Opened {
     }
 }
 
-/// Where sequences come from.
+/// Source of the sequences.
 enum Source<'a> {
-    /// Made; where each starts among all, and whether the device holds them.
+    /// Generated sequences; the start of each in their concatenation, and whether the device holds them.
     Made { users: Vec<Vec<u32>>, starts: Vec<u32>, held: bool },
-    /// A data set's users, in the order in which the first epoch takes them.
+    /// Users of a data set, in the order of the first epoch.
     Fed { loader: BatchLoader<'a>, order: Vec<u32> },
 }
 
@@ -132,7 +133,7 @@ impl<'a> Source<'a> {
         Ok(Source::Fed { order: loader.order(1), loader })
     }
 
-    /// Puts the interactions in the device's memory, where it has some.
+    /// Copies the interactions to the device's memory, if the device has its own.
     fn hold<B: Backend>(&mut self, engine: &mut Engine<B>) -> Result<()> {
         match self {
             Source::Made { users, held, .. } => {
@@ -143,7 +144,7 @@ impl<'a> Source<'a> {
         Ok(())
     }
 
-    /// Makes batch number `n` (from 0) of all that are ever taken the engine's next; each draws anew what an epoch draws.
+    /// Loads batch number `n` (from 0) into the engine. Random draws differ from batch to batch.
     fn fill<B: Backend>(&self, engine: &mut Engine<B>, n: usize, batch: usize) -> Result<()> {
         let (epoch, taken) = (n as u32 + 1, n * batch..(n + 1) * batch);
         match self {
@@ -165,8 +166,8 @@ impl<'a> Source<'a> {
     }
 }
 
-/// What of this process is in memory, in KiB: at most so far, and now of its own and of mapped files; 0 where the system does
-/// not tell.
+/// Resident memory of this process in KiB: the peak, and the current size of its own and of mapped files; 0 if the
+//system / does not report it.
 fn resident() -> [u64; 3] {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     ["VmHWM:", "RssAnon:", "RssFile:"].map(|name| {
@@ -175,23 +176,23 @@ fn resident() -> [u64; 3] {
     })
 }
 
-/// What was timed.
+/// The measured values.
 struct Timing {
-    /// Median over the passes of a step's mean.
+    /// Median over the passes of the mean time per step.
     ms: f64,
     passes: usize,
-    /// Of the passes that were timed.
+    /// Steps in the timed passes.
     steps: usize,
-    /// Items and rows scored of a pass.
+    /// Rows per pass, and scored rows per pass.
     rows: usize,
     scored: usize,
-    /// Median over the passes of what naming and packing a batch takes of a step, in milliseconds.
+    /// Median over the passes of the mean time to select and pack a batch, in milliseconds.
     load_ms: f64,
     /// Loss of the first and of the last step.
     loss: [f32; 2],
 }
 
-/// Warms up, tells `warm`, and times.
+/// Warms up, calls `warm`, and measures.
 fn time<B: Backend>(
     engine: &mut Engine<B>,
     a: &Args,
@@ -202,7 +203,7 @@ fn time<B: Backend>(
     // In the device's memory, as in a run.
     source.hold(engine)?;
     let (mut passes, mut loads, mut seen, mut n, mut rows) = (Vec::new(), Vec::new(), Vec::new(), 0u64, 0);
-    // A GPU records the graph of a size when it meets it for the second time.
+    // A GPU captures the graph of a batch size when it occurs for the second time.
     for pass in 0.. {
         if pass >= 6 && passes.iter().sum::<f64>() >= a.seconds {
             break;
@@ -219,7 +220,7 @@ fn time<B: Backend>(
             if pass == 0 {
                 rows += engine.rows();
             }
-            // Waits for the step before: the device is never idle in between.
+            // Waits for the previous step only: the device is never idle between steps.
             seen.extend(engine.launch(n, 1e-3)?);
         }
         if pass >= 3 {
@@ -238,7 +239,7 @@ fn time<B: Backend>(
     Ok(Timing { passes: passes.len(), ms: median(passes), load_ms: median(loads), steps, rows, scored, loss })
 }
 
-/// What is timed, waiting for a backend.
+/// The benchmark, to be run on a backend.
 struct Bench(Args, Settings);
 
 impl WithBackend for Bench {
@@ -277,7 +278,7 @@ impl WithBackend for Bench {
                     .collect();
                 println!("{}", serde_json::json!({"what": "ops", "ms_step": t.ms, "ops": ops}));
             } else {
-                println!("{:.2} ms a step; op by op:", t.ms);
+                println!("{:.2} ms per step; by operation:", t.ms);
                 for (name, ms, calls, rate) in per_step {
                     println!("{name:24} {ms:8.3} ms {calls:5.0} calls {rate:8.1} GFLOP/s");
                 }
@@ -309,7 +310,7 @@ impl WithBackend for Bench {
             }
             println!("{record}");
         } else {
-            println!("{:.2} ms a step, {rate:.1} sequences/s (median of {} passes)", t.ms, t.passes);
+            println!("{:.2} ms per step, {rate:.1} sequences/s (median of {} passes)", t.ms, t.passes);
         }
         Ok(())
     }
@@ -322,11 +323,11 @@ fn run(a: Args) -> Result<()> {
     let (_, task) = s.find()?;
     if a.data.is_none() && (task.rated || task.baskets) {
         let what = if task.rated { "ratings" } else { "baskets" };
-        return Err(Error::user(format!("--task {} learns from {what}, and none are made here", task.name))
-            .hint("--data takes a data set that has them"));
+        return Err(Error::user(format!("--task {} needs {what}, which generated sequences do not have", task.name))
+            .hint("specify a data set that has them with --data"));
     }
     if a.batches == 0 || a.items == 0 {
-        return Err(Error::user("no batches or no items").hint("--batches and --items are at least 1"));
+        return Err(Error::user("no batches or no items").hint("--batches and --items must be at least 1"));
     }
     let pool = rayon::ThreadPoolBuilder::new().build().expect("threads");
     let (device, precision) = (a.device, s.precision.on(a.device));

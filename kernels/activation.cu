@@ -1,11 +1,11 @@
 /*
-activation: relu, sigmoid or tanh, elementwise.
+activation: elementwise ReLU, sigmoid or tanh.
 fwd: y = a(x)                                                                                    x,y (N) act
 bwd: dx = dy where y > 0 | dy y (1-y) | dy (1-y^2)                                              dx,dy,y (N) act
-Writes: y | dx by Dst.   Saves for bwd: y, which the layer keeps anyway.
-Work: a thread takes eight elements, 16 or 32 bytes a load; which function is the same for the whole grid.
-Limits: any N.   Numerics: f32 inside; a NaN stays one, also through relu (fmaxf would lose it).
-Cost: fwd reads and writes N, bwd reads 2N (3N when adding) and writes N: memory bound.
+Writes: y | dx (overwritten or accumulated, per Dst).   Saves for bwd: y, which the layer keeps in any case.
+Work: each thread processes eight elements with 16-byte (bf16) or 32-byte (f32) loads. `kind` is uniform over the grid.
+Limits: any N.   Numerics: f32 arithmetic. NaN propagates, also through ReLU (fmaxf would drop it).
+Cost: fwd reads and writes N elements; bwd reads 2N (3N when accumulating) and writes N. Memory bound.
 */
 #include "common/types.cuh"
 
@@ -22,7 +22,7 @@ struct ActivationBwdParams {
   const void* y;   // (N) act
   i64 n;
   int kind;
-  int add;  // 1: dx is added to
+  int add;  // 1: accumulate into dx
 };
 
 constexpr int kRelu = 0, kSigmoid = 1;
@@ -33,12 +33,12 @@ __device__ __forceinline__ void activation_fwd(const ActivationFwdParams& p) {
   if (i >= p.n) return;
   float x[8];
   load8_tail(x, (const T*)p.x, i, p.n);
-  // The question stands outside the loops, so that each is eight independent elements.
+  // The branch on `kind` is outside the loops, so that each loop is eight independent elements.
   if (p.kind == kRelu) {
 #pragma unroll
     for (int k = 0; k < 8; k++) x[k] = x[k] < 0.f ? 0.f : x[k];
   } else if (p.kind == kSigmoid) {
-    // e^-x may become infinite: its reciprocal is the 0 that it should be.
+    // e^-x may overflow to infinity; its reciprocal is then the correct result, 0.
 #pragma unroll
     for (int k = 0; k < 8; k++) x[k] = 1.f / (1.f + expf(-x[k]));
   } else {

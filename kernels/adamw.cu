@@ -1,12 +1,13 @@
 /*
-adamw: one step of AdamW over a run of weights, gradients clipped by their global norm.
+adamw: one AdamW step over a contiguous range of weights, with gradients clipped by their global norm.
 g' = g * min(1, max_norm / (norm + 1e-6))   (max_norm = 0: no clipping)
 m = b1 m + (1-b1) g',  v = b2 v + (1-b2) g'^2,  p = p - lr ( m c1 / (sqrt(v c2) + eps) + wd p )
-p,m,v,g (P) f32   hyper (3) = [lr, c1, c2]   norm (1): both read from memory, so that a captured step can be replayed
-ok (1) f32: where it is 0, nothing changes.   guard: ok = 0 once the loss (1) or the norm (1) of a step is not finite.
-Updates: p m v.   Writes: shadow (P) bf16, the copy of p that tensor cores read (null where activations are f32).
-Work: a thread takes eight weights, two 16-byte loads of each array.   Limits: any P.   Numerics: f32, IEEE division.
-Cost: reads 4P, writes 3P f32 and P bf16, 30 bytes a weight: memory bound.
+p,m,v,g (P) f32   hyper (3) = [lr, c1, c2]   norm (1): both in memory, so that a captured step can be replayed
+ok (1) f32: if it is 0, nothing changes.   guard: sets ok = 0 if the loss (1) or norm (1) of a step is not finite.
+Updates: p m v.   Writes: shadow (P) bf16, the copy of p that tensor cores read (null if activations are f32).
+Work: each thread processes eight weights, with two 16-byte loads per array.   Limits: any P.
+Numerics: f32, IEEE division.
+Cost: reads 4P and writes 3P f32 and P bf16, 30 bytes per weight. Memory bound.
 */
 #include "common/types.cuh"
 
@@ -58,8 +59,8 @@ KERNEL(adamw, AdamwParams, 256) {
 
 constexpr float kLargest = 3.402823466e38f;
 
-// One thread.
+// Single thread.
 KERNEL(guard, GuardParams, 32) {
   if (threadIdx.x) return;
-  if (!(fabsf(*p.loss) <= kLargest && fabsf(*p.norm) <= kLargest)) *p.ok = 0.f;  // false of NaN too
+  if (!(fabsf(*p.loss) <= kLargest && fabsf(*p.norm) <= kLargest)) *p.ok = 0.f;  // NaN compares false
 }

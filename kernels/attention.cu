@@ -1,14 +1,17 @@
 /*
-attention: fused multi-head self-attention over packed sequences (Vaswani et al. 2017), probabilities never stored.
+attention: fused multi-head self-attention over packed sequences (Vaswani et al. 2017). Probabilities are never stored.
 fwd: for each sequence b, head h:  s = scale * q k^T,  p = softmax_row(s),  o = drop(p) v
      qkv (N,3,H,K) act   o (N,H,K) act   lse (H,N) f32 = log sum exp of each row of s   scale = 1/sqrt(K)
-Writes: o lse.   Saves for bwd: lse (and o, which the caller keeps anyway).
-Work: a block takes 64 queries of one head of one sequence, 16 a warp, and walks over the keys in tiles of 64 (32 for
-K > 64), double-buffered; a running maximum and sum per row rescale what was summed before (Milakov and Gimelshein 2018,
-Dao et al. 2022). Tiles above the diagonal of causal attention and beyond the sequence's end are not visited.
+Writes: o lse.   Saves for bwd: lse (and o, which the caller keeps in any case).
+Work: each block computes 64 queries of one head of one sequence, 16 per warp. It iterates over the keys in
+double-buffered tiles of 64 (32 for K > 64). Online softmax: a running maximum and sum per row rescale the partial
+output (Milakov and Gimelshein 2018, Dao et al. 2022). Tiles above the causal diagonal or past the end of the sequence
+are skipped.
+Launch: grid (B * H * ceil(t / 64)), block (128); see find_part.
 Limits: K 1..128, any lengths.   Numerics: scores, softmax and sums in f32; p is rounded to act for the second product.
-Cost: reads qkv once per tile of queries (from L2 after the first), writes o; 4*K flop and one exp2 per pair (i, j).
-Dropout: element ((row*H + h)*t8 + j) of its site, t8 = t rounded up to 8: eight neighbouring keys share a Philox block.
+Cost: reads qkv once per tile of queries (from L2 after the first read), writes o.
+      4*K flop and one exp2 per pair (i, j).
+Dropout: element ((row*H + h)*t8 + j) of its site, t8 = t rounded up to 8: eight adjacent keys share a Philox block.
 */
 #include "common/attention.cuh"
 
@@ -16,19 +19,19 @@ struct AttentionFwdParams {
   void* o;           // (N,H,K) act
   float* lse;        // (H,N)
   const void* qkv;   // (N,3,H,K) act
-  const u32* cu;     // (B+1) cumulative lengths
+  const u32* cu;     // (B+1) cumulative sequence lengths
   const u32* step;   // (1)
-  i64 n;             // rows of all sequences
+  i64 n;             // total rows of all sequences
   int h;             // heads
-  int k;             // width of a head
-  int t;             // longest sequence allowed
-  int causal;        // 1: position i sees positions <= i
+  int k;             // head dimension
+  int t;             // maximum sequence length
+  int causal;        // 1: position i attends to positions <= i
   float scale;       // 1/sqrt(K)
   Drop drop;
 };
 
-// Shared memory: q (kRows, KP), then two stages of k (kStep, KP), v (kStep, KP), all with leading dimension
-// tile_ld<T>(KP): 45 KiB for bf16 and K 64, 51 KiB for K 128; 99 KiB, the most there is, for float and K 128.
+// Shared memory: q (kRows, KP), then two stages of k (kStep, KP) and v (kStep, KP), all with leading dimension
+// tile_ld<T>(KP): 45 KiB for bf16 and K 64, 51 KiB for K 128; 99 KiB, the maximum, for float and K 128.
 template <class T, int KP>
 __device__ __forceinline__ void attention_fwd(const AttentionFwdParams& p) {
   using S = FwdTiles<T, KP>;
@@ -53,11 +56,12 @@ __device__ __forceinline__ void attention_fwd(const AttentionFwdParams& p) {
 
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int i0 = part.first + warp * 16;  // the warp's first query
-  const u32 drop_stride = p.h * ((p.t + 7) / 8);  // blocks of draws from one row to the next
+  const u32 drop_stride = p.h * ((p.t + 7) / 8);  // Philox blocks between consecutive rows
   const u64 drop_row = (part.start + i0) * drop_stride + (u64)part.head * ((p.t + 7) / 8);
   const u32 step = *p.step;
   const float scale2 = p.scale * kLog2e;  // exp(scale*s) = exp2(scale2*s)
-  // Of the lane's two rows: the maximum so far times scale2, and this lane's share of the sum of exp2(scale2*s - top).
+  // Per row (two rows per lane): the running maximum times scale2, and this lane's part of the row sum of
+  // exp2(scale2*s - top).
   float top[2] = {-INFINITY, -INFINITY}, sum[2] = {0.f, 0.f};
   float o[ND][4];
   acc_zero(o);
@@ -69,7 +73,7 @@ __device__ __forceinline__ void attention_fwd(const AttentionFwdParams& p) {
     __syncthreads();  // the tile is there for all, and all are done with the one before, whose place the next one takes
     if (tile + 1 < tiles) load_keys(tile + 1);
     const int j0 = tile * kStep;
-    if (i0 >= part.len) continue;  // a warp beyond the end only helps to load
+    if (i0 >= part.len) continue;  // warps past the end only help with loading
     const T *k = stages + tile % 2 * 2 * kStep * kLd, *v = k + kStep * kLd;
 
     float s[NB][4];
@@ -90,7 +94,7 @@ __device__ __forceinline__ void attention_fwd(const AttentionFwdParams& p) {
       float high = -INFINITY;
 #pragma unroll
       for (int nb = 0; nb < NB; nb++) high = fmaxf(high, fmaxf(s[nb][2 * half], s[nb][2 * half + 1]));
-      // Key 0 is seen by every row, so `high` is a number from the first tile on and no -inf meets another.
+      // Every row attends to key 0, so `high` is finite from the first tile on: -inf - (-inf) does not occur.
       high = fmaxf(top[half], quad_max(high) * scale2);
       const float shrink = exp2_fast(top[half] - high);
       top[half] = high;
@@ -105,7 +109,7 @@ __device__ __forceinline__ void attention_fwd(const AttentionFwdParams& p) {
       for (int nb = 0; nb < ND; nb++) o[nb][2 * half] *= shrink, o[nb][2 * half + 1] *= shrink;
     }
 
-    // Dropout comes after the sum: it thins the weights of v, it does not renormalise them.
+    // Dropout is applied after the sum: it masks the weights of v and does not renormalise them.
     if (p.drop.threshold) {
       const u32 keep = keep_by_query<NB>(p.drop, step, drop_row + j0 / 8, drop_stride);
 #pragma unroll
@@ -135,7 +139,7 @@ KERNEL(attention_fwd_k32_bf16, AttentionFwdParams, 128) { attention_fwd<bf16, 32
 KERNEL(attention_fwd_k64_bf16, AttentionFwdParams, 128) { attention_fwd<bf16, 64>(p); }
 KERNEL(attention_fwd_k128_bf16, AttentionFwdParams, 128) { attention_fwd<bf16, 128>(p); }
 
-// Left to itself the compiler aims at three blocks a multiprocessor, and may spill a few registers for it.
+// Launch bounds: by default the compiler targets three blocks per multiprocessor and may spill a few registers.
 KERNEL(attention_fwd_k16_f32, AttentionFwdParams, 128, 2) { attention_fwd<float, 16>(p); }
 KERNEL(attention_fwd_k32_f32, AttentionFwdParams, 128, 2) { attention_fwd<float, 32>(p); }
 KERNEL(attention_fwd_k64_f32, AttentionFwdParams, 128, 2) { attention_fwd<float, 64>(p); }

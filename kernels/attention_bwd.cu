@@ -1,17 +1,18 @@
 /*
-attention_bwd: the gradient of attention.cu, from the saved log-sum-exp; p is computed again, never stored.
+attention_bwd: the gradient of attention.cu. p is recomputed from the saved log-sum-exp and never stored.
 bwd: delta_i = <do_i, o_i>,  p = exp(s - lse),  dp = drop(do v^T),  ds = p*(dp - delta),
      dq = scale ds k,  dk = scale ds^T q,  dv = drop(p)^T do
      qkv,dqkv (N,3,H,K) act   o,do (N,H,K) act   lse,delta (H,N) f32   scale = 1/sqrt(K)
-Writes: dqkv by `add`, delta (scratch).
-Work: two launches, each writes its rows once: deterministic for any length, without atomics.
-  bwd_q   a block takes 64 queries and walks over the keys: delta, dq
-  bwd_kv  then a block takes 64 keys and walks over the queries: dk, dv. Its products are transposed (rows are keys):
-          p^T and ds^T are the left operands of the next products as they stand in registers.
-Tiles of 64 rows of the other side (fewer where K is large, see BwdTiles), double-buffered; tiles above the diagonal of
-causal attention and beyond the sequence's end are not visited.
+Writes: dqkv (overwritten or accumulated, per `add`), delta (scratch).
+Work: two launches. Each output row is written once: deterministic for any length, no atomics.
+  bwd_q   each block owns kRows queries and iterates over the keys: delta, dq
+  bwd_kv  each block owns kRows keys and iterates over the queries: dk, dv. Its products are transposed (rows are keys):
+          p^T and ds^T in registers are directly the left operands of the next products.
+kRows is 64 (32 for f32 with K > 32). Tiles of the other side have 64 rows (fewer for large K, see BwdTiles) and are
+double-buffered. Tiles above the causal diagonal or past the end of the sequence are skipped.
+Launch: grid (B * H * ceil(t / kRows)), block (BwdTiles::kThreads); see find_part.
 Limits: K 1..128, any lengths.   Numerics: f32; p and ds are rounded to act for the second products.
-Cost: 14*K flop and two exp2 per pair (i, j), of which a one-pass kernel would save 4*K and one exp2.
+Cost: 14*K flop and two exp2 per pair (i, j); a one-pass kernel would save 4*K flop and one exp2.
 */
 #include "common/attention.cuh"
 
@@ -22,19 +23,19 @@ struct AttentionBwdParams {
   const void* o;     // (N,H,K) act
   const void* qkv;   // (N,3,H,K) act
   const float* lse;  // (H,N)
-  const u32* cu;     // (B+1) cumulative lengths
+  const u32* cu;     // (B+1) cumulative sequence lengths
   const u32* step;   // (1)
-  i64 n;             // rows of all sequences
+  i64 n;             // total rows of all sequences
   int h;             // heads
-  int k;             // width of a head
-  int t;             // longest sequence allowed
-  int causal;        // 1: position i sees positions <= i
-  int add;           // 1: dqkv is added to
+  int k;             // head dimension
+  int t;             // maximum sequence length
+  int causal;        // 1: position i attends to positions <= i
+  int add;           // 1: accumulate into dqkv
   float scale;       // 1/sqrt(K)
   Drop drop;
 };
 
-// Shared memory: q, do (kRows, KP), then two stages of k, v (kStep, KP): that of bwd_kv without its statistics.
+// Shared memory: q, do (kRows, KP), then two stages of k, v (kStep, KP). Same as bwd_kv without its statistics.
 template <class T, int KP>
 __device__ __forceinline__ void attention_bwd_q(const AttentionBwdParams& p) {
   using S = BwdTiles<T, KP>;
@@ -55,8 +56,8 @@ __device__ __forceinline__ void attention_bwd_q(const AttentionBwdParams& p) {
     cp_async_commit();
   };
   const int rows = part.len - part.first;
-  const i64 first = (part.start + part.first) * d + (i64)part.head * p.k;  // of the block's rows in o and do
-  // The second stage is free until the first tile of keys is under way: o passes through it for the sake of delta.
+  const i64 first = (part.start + part.first) * d + (i64)part.head * p.k;  // the block's rows in o and do
+  // The second stage is unused until the first tile of keys is loaded. It holds o for the computation of delta.
   static_assert(2 * kStep >= kRows, "o fits into the second stage");
   T* o = stages + 2 * kStep * kLd;
   load_tile<kRows, KP, kThreads>(q, qkv + part.first * stride, stride, rows, p.k);
@@ -67,10 +68,10 @@ __device__ __forceinline__ void attention_bwd_q(const AttentionBwdParams& p) {
   __syncthreads();
 
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 / S::kSplit;
-  const int c0 = threadIdx.x / 32 % S::kSplit * kColumns;  // where this warp's columns of the gradient begin
+  const int c0 = threadIdx.x / 32 % S::kSplit * kColumns;  // first column of this warp's part of the gradient
   const int i0 = part.first + warp * 16;  // the warp's first query
   const T *q_warp = q + warp * 16 * kLd, *d_o_warp = d_o + warp * 16 * kLd;
-  float lse2[2], delta[2];  // of the lane's two rows; lse2 = lse in units of log2
+  float lse2[2], delta[2];  // for the two rows of this lane; lse2 = lse in units of log2
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     const int row = acc_row(lane, 2 * half), i = i0 + row;
@@ -84,7 +85,7 @@ __device__ __forceinline__ void attention_bwd_q(const AttentionBwdParams& p) {
     if (lane % 4 == 0 && i < part.len && c0 == 0) p.delta[at] = delta[half];
   }
 
-  const u32 drop_stride = p.h * ((p.t + 7) / 8);  // blocks of draws from one row to the next
+  const u32 drop_stride = p.h * ((p.t + 7) / 8);  // Philox blocks between consecutive rows
   const u64 drop_row = (part.start + i0) * drop_stride + (u64)part.head * ((p.t + 7) / 8);
   const u32 step = *p.step;
   const float scale2 = p.scale * kLog2e;  // exp(scale*s) = exp2(scale2*s)
@@ -98,7 +99,7 @@ __device__ __forceinline__ void attention_bwd_q(const AttentionBwdParams& p) {
     __syncthreads();  // the tile is there for all, and all are done with the one before (or with o)
     if (tile + 1 < tiles) load_keys(tile + 1);
     const int j0 = tile * kStep;
-    // A warp beyond the end, or above the diagonal, only helps to load.
+    // Warps past the end or above the diagonal only help with loading.
     if (i0 >= part.len || (p.causal && j0 > i0 + 15)) continue;
     const T *k = stages + tile % 2 * 2 * kStep * kLd, *v = k + kStep * kLd;
 
@@ -113,7 +114,7 @@ __device__ __forceinline__ void attention_bwd_q(const AttentionBwdParams& p) {
 #pragma unroll
         for (int i = 0; i < 4; i++) ds[nb][i] = kept_by_query<NB>(keep, nb, i) ? ds[nb][i] * p.drop.scale : 0.f;
     }
-    // Unseen keys need a mask here: their k is zero, but exp(0 - lse) may be infinite.
+    // Masked keys must be zeroed here: their k is zero, but exp(0 - lse) may overflow.
     const bool edge = j0 + kStep > part.len || (p.causal && j0 + kStep > i0);
 #pragma unroll
     for (int nb = 0; nb < NB; nb++)
@@ -155,8 +156,8 @@ __device__ __forceinline__ void attention_bwd_kv(const AttentionBwdParams& p) {
     load_tile<kStep, KP, kThreads>(q + kStep * kLd, d_o + i0 * d, d, part.len - i0, p.k);
     cp_async_commit();
   };
-  // The statistics of a tile's queries take one float of each of 2*kStep threads: lse in units of log2, then delta.
-  // Zeros beyond the end: there q, do = 0 give p = 1, ds = 0, and neither adds anything to dv and dk.
+  // Each of 2*kStep threads loads one statistic of the tile's queries: lse in units of log2, then delta.
+  // Rows past the end are zero: q = do = 0 gives p = 1 and ds = 0, which contributes nothing to dv and dk.
   static_assert(2 * kStep <= kThreads, "one float a thread");
   const auto load_stat = [&](int tile) {
     const int i = tile * kStep + (int)threadIdx.x % kStep;
@@ -176,9 +177,9 @@ __device__ __forceinline__ void attention_bwd_kv(const AttentionBwdParams& p) {
   store_stat(begin, load_stat(begin));
 
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 / S::kSplit;
-  const int c0 = threadIdx.x / 32 % S::kSplit * kColumns;  // where this warp's columns of the gradient begin
+  const int c0 = threadIdx.x / 32 % S::kSplit * kColumns;  // first column of this warp's part of the gradient
   const int j0 = part.first + warp * 16;  // the warp's first key
-  const u32 drop_stride = p.h * ((p.t + 7) / 8);  // blocks of draws from one row to the next
+  const u32 drop_stride = p.h * ((p.t + 7) / 8);  // Philox blocks between consecutive rows
   const u64 drop_key = part.start * drop_stride + (u64)part.head * ((p.t + 7) / 8) + j0 / 8;
   const u32 step = *p.step;
   const float scale2 = p.scale * kLog2e;  // exp(scale*s) = exp2(scale2*s)
@@ -191,7 +192,7 @@ __device__ __forceinline__ void attention_bwd_kv(const AttentionBwdParams& p) {
     float next = 0.f;
     if (tile + 1 < end) load_queries(tile + 1), next = load_stat(tile + 1);
     const int i0 = tile * kStep;
-    // A warp beyond the end, or one whose keys none of these queries sees, only helps to load.
+    // Warps past the end, or with keys that no query of this tile attends to, only help with loading.
     if (j0 < part.len && !(p.causal && i0 + kStep <= j0)) {
       const T *q = stages + tile % 2 * 2 * kStep * kLd, *d_o_tile = q + kStep * kLd;
       const float *lse2 = stats + tile % 2 * 2 * kStep, *delta = lse2 + kStep;
@@ -206,7 +207,7 @@ __device__ __forceinline__ void attention_bwd_kv(const AttentionBwdParams& p) {
       const u32 keep = dropping ? keep_by_key<NB>(p.drop, step, drop_key + (u64)i0 * drop_stride, drop_stride) : ~0u;
 #pragma unroll
       for (int nb = 0; nb < NB; nb++) {
-        // The lane's two queries of this nb: lse2 in l, delta in e.
+        // Statistics of the lane's two queries of this nb: lse2 in l, delta in e.
         const int column = acc_col(lane, nb, 0);
         const float2 l = *(const float2*)(lse2 + column), e = *(const float2*)(delta + column);
 #pragma unroll
@@ -218,11 +219,11 @@ __device__ __forceinline__ void attention_bwd_kv(const AttentionBwdParams& p) {
           prob[nb][i] = kept ? x : 0.f;
         }
       }
-      // The rows of the accumulators stay the warp's keys: nothing has to pass between warps.
+      // The accumulator rows are the warp's own keys, so no exchange between warps is needed.
       gemm_rn<kStep>(dv, prob, d_o_tile + c0, kLd);
       gemm_rn<kStep>(dk, ds, q + c0, kLd);
     }
-    // Read before the products and stored after them, so that nobody waits for memory.
+    // Loaded before the products and stored after them, to hide the memory latency.
     if (tile + 1 < end) store_stat(tile + 1, next);
   }
 
@@ -239,7 +240,7 @@ KERNEL(attention_bwd_q_k128_bf16, AttentionBwdParams, 128) { attention_bwd_q<bf1
 KERNEL(attention_bwd_kv_k16_bf16, AttentionBwdParams, 128) { attention_bwd_kv<bf16, 16>(p); }
 KERNEL(attention_bwd_kv_k32_bf16, AttentionBwdParams, 128) { attention_bwd_kv<bf16, 32>(p); }
 
-// Left to itself the compiler aims at three blocks of four warps a multiprocessor, and spills a few registers for it.
+// Launch bounds: by default the compiler targets three blocks of four warps per multiprocessor and spills registers.
 KERNEL(attention_bwd_q_k64_bf16, AttentionBwdParams, 128, 2) { attention_bwd_q<bf16, 64>(p); }
 KERNEL(attention_bwd_kv_k64_bf16, AttentionBwdParams, 128, 2) { attention_bwd_kv<bf16, 64>(p); }
 KERNEL(attention_bwd_kv_k128_bf16, AttentionBwdParams, 128, 2) { attention_bwd_kv<bf16, 128>(p); }

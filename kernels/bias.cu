@@ -1,22 +1,22 @@
 /*
-bias: the gradient of the bias of a linear map (its forward is an epilogue of the product).
+bias: gradient of the bias of a linear layer (the forward pass is an epilogue of the matrix product).
 bwd: db = sum_N dy                dy (N,O) act  db (O) f32
-Writes or adds to: db.   Saves for bwd: nothing.
-Work: a block takes 64 columns and one of `parts` runs of rows: eight lanes a row, every lane adding up its eight
-      columns, then the 32 groups in order. More than one part: partial rows, which `finish` adds in order. The split is a
-      function of the sizes alone: deterministic, no atomics.
+Writes: db (overwritten or accumulated).   Saves for bwd: nothing.
+Work: each block sums 64 columns of one of `parts` row ranges. Eight lanes share a row, and each lane sums its eight
+      columns. The block then adds its 32 groups in order. With more than one part, blocks write partial rows, which
+      `finish` adds in order. The split depends on the sizes only: deterministic, no atomics.
 Limits: any N, O; N*O may exceed 2^31.   Numerics: f32 sums.
-Cost: reads N*O elements: memory bound.
+Cost: reads N*O elements. Memory bound.
 */
 #include "common/rows.cuh"
 
 struct BiasBwdParams {
-  float* out;      // (parts,O); with one part (O), db itself
+  float* out;      // (parts,O); db itself if there is one part
   const void* dy;  // (N,O) act
   i64 n;
-  i64 rows;  // of a part
+  i64 rows;  // rows per part
   int o;
-  int add;  // 1: out is added to
+  int add;  // 1: accumulate into out
 };
 
 struct BiasFinishParams {
@@ -27,7 +27,7 @@ struct BiasFinishParams {
   int add;
 };
 
-// Blocks (ceil(O/64), parts).
+// Launch: grid (ceil(O/64), parts), block (256).
 template <class T>
 __device__ __forceinline__ void bias_bwd(const BiasBwdParams& p) {
   STATIC_SMEM(float, shared, 32 * 64);
@@ -56,7 +56,7 @@ __device__ __forceinline__ void bias_bwd(const BiasBwdParams& p) {
 KERNEL(bias_bwd_bf16, BiasBwdParams, 256) { bias_bwd<bf16>(p); }
 KERNEL(bias_bwd_f32, BiasBwdParams, 256) { bias_bwd<float>(p); }
 
-// Blocks ceil(O/32).
+// Launch: grid (ceil(O/32)), block (512).
 KERNEL(bias_bwd_finish, BiasFinishParams, 512) {
   STATIC_SMEM(float, shared, 512);
   finish_columns<512>(p.db, p.partial, p.parts, p.o, p.add, shared);

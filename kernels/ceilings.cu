@@ -1,13 +1,13 @@
 /*
-ceilings: what the device can do at most, for other kernels to be measured against.
+ceilings: microbenchmarks of the peak device throughput, as a reference for other kernels.
 stream_copy: y = x                                                                              x,y (N) f32
 exp_chain:   y = x, then `rounds` times y = exp(-y)                                             x,y (N) f32
-Writes: y.   Saves for bwd: nothing (there is none).
-Work: a thread takes eight elements, 32 bytes a load; in exp_chain they are eight chains that wait for nobody but
-themselves, so that with many warps the exp unit never rests.   Limits: any N.   Numerics: exp2_fast, relative error 2^-22 a
-round, shrunk to 0.57 of itself by the next.
-Cost: stream_copy reads and writes N; exp_chain does N * rounds exponentials beside that: bound by the exp unit from some
-16 rounds on.
+Writes: y.   Saves for bwd: nothing (there is no backward pass).
+Work: each thread processes eight elements with 32-byte loads. In exp_chain they are eight independent dependency
+chains, which keep the exp unit busy with many warps.   Limits: any N.
+Numerics: exp2_fast, relative error 2^-22 per round; the next round scales the error by 0.57.
+Cost: stream_copy reads and writes N elements. exp_chain also computes N * rounds exponentials: bound by the exp unit
+from about 16 rounds on.
 */
 #include "common/ptx.cuh"
 #include "common/types.cuh"

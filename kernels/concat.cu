@@ -1,12 +1,13 @@
 /*
-concat: rows side by side.
+concat: concatenation of rows along the feature dimension.
 fwd: y = [a | b | c]                       a (N,A)  b (N,B)  c (N,C)  y (N,A+B+C) act; widths may be 0
-bwd: da, db, dc = the columns of dy that are theirs (or added); null where it is not wanted
+bwd: da, db, dc = the corresponding columns of dy (overwritten or accumulated); a null output is skipped
 Writes: y | da, db, dc.   Saves for bwd: nothing.
-Work: `lanes` threads a row of A+B+C, eight elements each and time. Where all widths are multiples of eight (and all is
-      aligned), the eight lie in one part and move at once; else each looks for its own.
-Limits: any N and widths; N*(A+B+C) may exceed 2^31.   Numerics: exact copies; an addition in f32.
-Cost: reads and writes N*(A+B+C) elements: memory bound.
+Work: `lanes` threads process a row of A+B+C columns, eight elements per thread and iteration. If all widths are
+      multiples of eight and all pointers are aligned, the eight elements belong to one part and are moved with vector
+      accesses. Otherwise the part is found for each element.
+Limits: any N and widths; N*(A+B+C) may exceed 2^31.   Numerics: exact copies; accumulation in f32.
+Cost: reads and writes N*(A+B+C) elements. Memory bound.
 */
 #include "common/rows.cuh"
 
@@ -37,7 +38,7 @@ struct ConcatBwdParams {
   int c_add;
 };
 
-// Where column `col` of row i stands: its part (0, 1, 2) and its place in the part.
+// Location of column `col` of row i: the part (0, 1, 2) and the element index in that part.
 struct Place {
   int part;
   i64 at;
@@ -48,7 +49,7 @@ __device__ __forceinline__ Place place(i64 i, int col, int a, int b, int c) {
   return {2, i * c + col - a - b};
 }
 
-// Whether eight neighbouring columns from a multiple of eight on always lie in one part.
+// True if eight adjacent columns that start at a multiple of eight always belong to one part.
 __device__ __forceinline__ bool in_eights(int a, int b, int c) { return (a | b | c) % 8 == 0; }
 
 template <class T>
@@ -86,7 +87,7 @@ __device__ __forceinline__ void concat_bwd(const ConcatBwdParams& p) {
     if (vec) {
       const Place where = place(i, col, p.a_width, p.b_width, p.c_width);
       T* const part = (T*)(where.part == 0 ? p.da : where.part == 1 ? p.db : p.dc);
-      if (!part) continue;  // a part that is not wanted is not read either
+      if (!part) continue;  // a skipped part is not read either
       T* const to = part + where.at;
       float x[8], old[8] = {};
       load8(x, (const T*)p.dy + i * d + col);

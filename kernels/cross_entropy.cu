@@ -1,27 +1,28 @@
 /*
-cross_entropy: softmax cross-entropy of scored rows over the whole catalogue, logits never stored.
+cross_entropy: softmax cross-entropy of scored rows over the whole catalogue. Logits are never stored.
 fwd: z_mv = <h_m, table_v> + bias_v,  lse_m = log sum_v exp z_mv,  loss_m = lse_m - z_m,target
      h (M,D) act   table (V,D) act   bias (V) f32   target (M)   loss, lse (M) f32
 bwd: g_mv = dloss_m (exp(z_mv - lse_m) - [v = target_m]),  dh = g table,  dtable = g^T h,  dbias = sum_M g
      dh (M,D) act   dtable (V,D) f32   dbias (V) f32
-Writes: loss lse | dh dtable dbias by Dst.   Saves for bwd: lse.
-Work: the walk of common/softmax.cuh. fwd and dh: a block owns 64 rows and sees a range of items; fwd leaves (max, sum)
-  of its range, dh recomputes z and keeps a chunk of its gradient (128 columns of bf16, 64 of float) in registers.
-  dtable: a block owns 64 items and sees a range of rows; z^T is computed, so that g^T is the left operand as it
-  stands, and each table row is written by one block. Where the tiles alone do not fill a GPU the ranges are split:
-  parts in f32, added in order by a second kernel.
-Limits: any D and M, V >= 1. A target beyond V gives loss NaN.
-Numerics: bf16 or f32 products, f32 sums; g is rounded to act for the second product. No atomics: same bits every time.
+Writes: loss lse | dh dtable dbias (overwritten or accumulated, per Dst).   Saves for bwd: lse.
+Work: the tile loop of common/softmax.cuh.
+  fwd, dh   each block owns 64 rows and processes a range of items. fwd writes (max, sum) of its range. dh recomputes z
+            and accumulates a chunk of its gradient (128 columns of bf16, 64 of float) in registers.
+  dtable    each block owns 64 items and processes a range of rows. It computes z^T, so that g^T in registers is
+            directly the left operand of the second product. Each table row is written by one block.
+  If the tiles alone do not fill the GPU, the ranges are split. The f32 parts are added in order by a second kernel.
+Limits: any D and M, V >= 1. A target >= V gives loss NaN.
+Numerics: bf16 or f32 products, f32 sums; g is rounded to act for the second product. No atomics: bitwise reproducible.
 Cost: fwd 2 MDV, bwd 4 MDV (1 + chunks) flop: each chunk of dh and of dtable recomputes z. Compute bound; up to D = 64
-  the exponentials weigh as much as the products.
+  the exponentials cost as much as the products.
 */
 #include "common/softmax.cuh"
 
-// A range of items of each row: grid (row tiles, 1, splits).
+// One range of items per row. Launch: grid (row tiles, 1, splits).
 struct CrossEntropyFwdParams {
   float* max;         // (splits, M) scratch
-  float* sum;         // (splits, M) scratch: of exp(z - max)
-  float* hit;         // (M) scratch: the target's logit
+  float* sum;         // (splits, M) scratch: sum of exp(z - max)
+  float* hit;         // (M) scratch: logit of the target
   const void* h;      // (M, D) act
   const void* table;  // (V, D) act
   const float* bias;  // (V)
@@ -29,11 +30,11 @@ struct CrossEntropyFwdParams {
   int m;
   int d;
   int v;
-  int per_split;  // items, a multiple of 64
+  int per_split;  // items per split, a multiple of 64
   int resident;   // 1: the block's rows stay in shared memory
 };
 
-// The parts of all ranges become lse and loss, a thread a row.
+// Combines the parts of all ranges into lse and loss. One thread per row.
 struct CrossEntropyCombineParams {
   float* loss;       // (M)
   float* lse;        // (M)
@@ -42,12 +43,12 @@ struct CrossEntropyCombineParams {
   const float* hit;  // (M)
   int m;
   int parts;
-  int count_hit;  // 1: the target's logit is in no part and counts too (sampled softmax)
+  int count_hit;  // 1: the logit of the target is in no part and is added here (sampled softmax)
 };
 
-// grid (row tiles, chunks, splits)
+// Launch: grid (row tiles, chunks, splits).
 struct CrossEntropyDhParams {
-  void* dh;            // (M, D) act; used where part is null
+  void* dh;            // (M, D) act; used if part is null
   float* part;         // (splits, M, D) scratch, or null with one split
   const float* dloss;  // (M)
   const void* h;       // (M, D) act
@@ -58,12 +59,12 @@ struct CrossEntropyDhParams {
   int m;
   int d;
   int v;
-  int per_split;  // items, a multiple of 64
+  int per_split;  // items per split, a multiple of 64
   int resident;
-  int add;  // 1: dh is added to
+  int add;  // 1: accumulate into dh
 };
 
-// grid (item tiles, chunks, splits); with more than one split the destinations are scratch, overwritten.
+// Launch: grid (item tiles, chunks, splits). With more than one split, the outputs are scratch and are overwritten.
 struct CrossEntropyDtableParams {
   float* dtable;       // (splits, V, D), or null
   float* dbias;        // (splits, V), or null
@@ -76,13 +77,13 @@ struct CrossEntropyDtableParams {
   int m;
   int d;
   int v;
-  int per_split;  // rows, a multiple of 64
+  int per_split;  // rows per split, a multiple of 64
   int resident;
   int add_dtable;
   int add_dbias;
 };
 
-// out = or += the parts, in order, a thread an element.
+// out = or += the parts, in order. One thread per element.
 struct CrossEntropySumParams {
   void* out;          // (n) act
   const float* part;  // (parts, n)
@@ -112,7 +113,7 @@ __device__ __forceinline__ void cross_entropy_fwd(const CrossEntropyFwdParams& p
     if (row >= p.m || threadIdx.x % 4 != 0) continue;
     p.max[(i64)blockIdx.z * p.m + row] = work.max[half];
     p.sum[(i64)blockIdx.z * p.m + row] = work.sum[half];
-    // Exactly one range holds a target; one beyond the table is made to show.
+    // Exactly one range contains the target. A target past the table gives NaN.
     const u32 target = work.target[half];
     if (target >= (u32)begin && target < (u32)end) p.hit[row] = work.hit[half];
     if (target >= (u32)p.v && blockIdx.z == 0) p.hit[row] = __uint_as_float(0x7fffffffu);
@@ -184,7 +185,7 @@ __device__ __forceinline__ void combine_parts(const CrossEntropyCombineParams& p
   for (int k = 0; k < p.parts; k++) sum += p.sum[(i64)k * p.m + row] * exp_of(p.max[(i64)k * p.m + row] - top);
   const float log_sum = logf(sum);
   p.lse[row] = top + log_sum;
-  // Not lse - hit: a loss near 0 keeps its digits.
+  // Not lse - hit: this order preserves the precision of a loss near 0.
   p.loss[row] = top - hit + log_sum;
 }
 
@@ -204,15 +205,15 @@ KERNEL(cross_entropy_combine, CrossEntropyCombineParams, 256) { combine_parts(p)
 KERNEL(cross_entropy_sum_bf16, CrossEntropySumParams, 256) { sum_parts<bf16>(p); }
 KERNEL(cross_entropy_sum_f32, CrossEntropySumParams, 256) { sum_parts<float>(p); }
 
-// At most 168 registers: three blocks hide each other's exponentials and copies.
+// At most 168 registers: three resident blocks overlap exponentials and copies.
 KERNEL(cross_entropy_dh_bf16, CrossEntropyDhParams, 128, 3) { cross_entropy_dh<Warps<bf16>>(p); }
 KERNEL(cross_entropy_dtable_bf16, CrossEntropyDtableParams, 128, 3) { cross_entropy_dtable<Warps<bf16>>(p); }
 
-// Left alone, the compiler spills a few registers of these to make room for a third block.
+// Launch bounds: by default the compiler spills a few registers to fit a third block.
 KERNEL(cross_entropy_dh_f32, CrossEntropyDhParams, 128, 2) { cross_entropy_dh<Warps<float>>(p); }
 KERNEL(cross_entropy_dtable_f32, CrossEntropyDtableParams, 128, 2) { cross_entropy_dtable<Warps<float>>(p); }
 
-// Twins for Hopper.
+// Hopper variants.
 KERNEL(cross_entropy_fwd_wgmma, CrossEntropyFwdParams, 128) { HOPPER(cross_entropy_fwd<Group>(p)); }
 KERNEL(cross_entropy_dh_wgmma, CrossEntropyDhParams, 128, 3) { HOPPER(cross_entropy_dh<Group>(p)); }
 KERNEL(cross_entropy_dtable_wgmma, CrossEntropyDtableParams, 128, 3) { HOPPER(cross_entropy_dtable<Group>(p)); }

@@ -1,18 +1,20 @@
 /*
-dilated_conv: a convolution over time with W taps R rows apart, then layer norm, ReLU and the residual: half of the block of
-NextItNet (Yuan et al. 2019) and PeterRec (Yuan et al. 2020), in one pass over the rows. The backward pass is in
-dilated_conv_bwd.cu.
+dilated_conv: a convolution over time with W taps at dilation R, then layer norm, ReLU and the residual, in one pass
+over the rows: half of the residual block of NextItNet (Yuan et al. 2019) and PeterRec (Yuan et al. 2020). The backward
+pass is in dilated_conv_bwd.cu.
 fwd: z_t = b + sum_w x_{t + w*R - lead} W_w        x (N,I) act  W (W,I,O) act  z,y,r (N,O) act  b,gamma,beta (O) f32
-     y = relu((z - mean)*rstd*gamma + beta) (+ r)  mean,rstd (N) f32   taps beyond a sequence's ends count as zero
+     y = relu((z - mean)*rstd*gamma + beta) (+ r)  mean,rstd (N) f32   taps past the ends of a sequence are zero
 Writes: y z mean rstd.   Saves for bwd: z mean rstd.
-Work: a block takes 128 rows (f32: 64) and, up to O = 256, all columns, so that norm, ReLU and residual follow on the f32
-      accumulators. It walks over taps and channels in steps of 32 (16), rows and weights in three stages of cp.async. A
-      warp owns 32 rows; sums over a row go through shared memory where several warps share it. Rows find their sequence
-      in the kernel (find_bounds): two rounds of loads, against one more launch or 8 bytes a row.
-      Wider O: blocks of 256 columns leave z with mean and variance of their part of each row, taken from the f32
-      accumulators; a second kernel with a warp a row puts the parts together (Chan et al. 1979) and does the rest.
+Work: each block computes 128 rows (f32: 64) and, for O <= 256, all columns, so that norm, ReLU and residual are fused
+      on the f32 accumulators. It iterates over taps and channels in steps of 32 (f32: 16), with rows and weights in
+      three cp.async stages. Each warp owns 32 rows; sums over a row use shared memory where several warps share the
+      row. The kernel finds the sequence of each row itself (find_bounds): two rounds of loads, instead of one more
+      launch or 8 bytes per row.
+      O > 256: each block computes 256 columns of z, with the mean and variance of its part of each row, taken from the
+      f32 accumulators. A second kernel, one warp per row, combines the parts (Chan et al. 1979) and applies norm, ReLU
+      and residual.
 Limits: any N, I, O, W, R with (W-1)*R < 2^30; N*O may exceed 2^31.   Numerics: f32 sums, variance from centred values.
-Cost: 2*N*W*I*O flop; reads x (once a tap, from L2 after the first) and r, writes y and z.
+Cost: 2*N*W*I*O flop; reads x (once per tap, from L2 after the first read) and r, writes y and z.
 */
 #include "common/conv.cuh"
 
@@ -28,7 +30,7 @@ struct DilatedConvFwdParams {
   const float* beta;     // (O)
   const void* residual;  // (N,O) act, null: none
   const u32* cu;         // (B+1)
-  float* stats;          // (2,ceil(O/256),N): mean, sum of squared distances to it; null where O <= 256
+  float* stats;          // (2,ceil(O/256),N): mean, sum of squared deviations; null if O <= 256
   i64 n;
   int b;
   int i;
@@ -40,10 +42,10 @@ struct DilatedConvFwdParams {
   float eps;
 };
 
-// relu(u) that lets NaN through: max would hide it from whoever looks for it.
+// relu(u) that propagates NaN; fmaxf would drop it.
 __device__ __forceinline__ float relu(float u) { return u < 0.f ? 0.f : u; }
 
-// z of the block's rows and columns, with the bias, in acc; zeros beyond the last column.
+// Computes z of the block's rows and columns, with the bias, in acc; zeros past the last column.
 template <class T, int COLS>
 __device__ __forceinline__ void conv_z(const DilatedConvFwdParams& p, int column0, unsigned char* smem,
                                        float (&acc)[2][ConvTiles<T, COLS>::NB][4]) {
@@ -66,7 +68,7 @@ __device__ __forceinline__ void conv_z(const DilatedConvFwdParams& p, int column
     }
 }
 
-// Sums over the rows of a block: in, each lane's share of its four rows; out, the sums. `shared` holds (kAcross, kRows).
+// Row sums over a block. sum: in, each lane's part of its four rows; out, the row sums. `shared`: (kAcross, kRows).
 template <class T, int COLS>
 __device__ __forceinline__ void row_sums(float (&sum)[2][2], float* shared) {
   using S = ConvTiles<T, COLS>;
@@ -90,8 +92,8 @@ __device__ __forceinline__ void row_sums(float (&sum)[2][2], float* shared) {
     }
 }
 
-// Of each of a lane's four rows: the mean of its first `columns` columns in the block, and the sum of their squared
-// distances to it; by_columns = 1/columns. The columns behind are zeros.
+// For each of a lane's four rows: the mean of the first `columns` columns of the block, and the sum of their squared
+// deviations. by_columns = 1/columns. Columns past them are zeros.
 template <class T, int COLS>
 __device__ __forceinline__ void row_stats(const float (&acc)[2][ConvTiles<T, COLS>::NB][4], int columns, float by_columns,
                                           float* shared, float (&mean)[2][2], float (&squares)[2][2]) {
@@ -121,20 +123,20 @@ __device__ __forceinline__ void row_stats(const float (&acc)[2][ConvTiles<T, COL
   row_sums<T, COLS>(squares, shared);
 }
 
-// Whether this lane is the one to write what a row has once.
+// True for the one lane that writes the per-row outputs.
 template <class T, int COLS>
 __device__ __forceinline__ bool row_writer() {
   return threadIdx.x % 4 == 0 && threadIdx.x / 32 % ConvTiles<T, COLS>::kAcross == 0;
 }
 
-// Norm, ReLU and residual on the accumulators. kEven: two columns may be moved at once. `affine`: gamma, then beta.
+// Applies norm, ReLU and residual to the accumulators. kEven: vector access to two columns. `affine`: gamma, beta.
 template <class T, int COLS, bool kEven>
 __device__ __forceinline__ void finish_rows(const DilatedConvFwdParams& p, const float* affine,
                                             const float (&acc)[2][ConvTiles<T, COLS>::NB][4], const float (&mean)[2][2],
                                             const float (&squares)[2][2]) {
   using S = ConvTiles<T, COLS>;
   affine += conv_col<T, COLS>(0, 0);
-  const int left = p.o - conv_col<T, COLS>(0, 0);  // columns from the lane's first one on
+  const int left = p.o - conv_col<T, COLS>(0, 0);  // number of columns from the lane's first column on
 #pragma unroll
   for (int m = 0; m < 2; m++)
 #pragma unroll
@@ -146,7 +148,7 @@ __device__ __forceinline__ void finish_rows(const DilatedConvFwdParams& p, const
       const i64 first = row * p.o + conv_col<T, COLS>(0, 0);
 #pragma unroll
       for (int nb = 0; nb < S::NB; nb++) {
-        // Volatile: read again for every row, because there are no registers to keep them all.
+        // Volatile: read again for every row, since there are no registers to keep all values.
         const volatile float *gamma = affine + nb * 8, *beta = gamma + COLS;
         const float zx = acc[m][nb][2 * half], zy = acc[m][nb][2 * half + 1];
         float yx = relu((zx - mu) * scale * gamma[0] + beta[0]);
@@ -161,13 +163,13 @@ __device__ __forceinline__ void finish_rows(const DilatedConvFwdParams& p, const
     }
 }
 
-// O <= COLS: the block owns whole rows.
+// O <= COLS: each block owns whole rows.
 template <class T, int COLS>
 __device__ __forceinline__ void dilated_conv_fwd(const DilatedConvFwdParams& p) {
   using S = ConvTiles<T, COLS>;
   DYN_SMEM(smem);
   STATIC_SMEM(float, sums, S::kAcross * S::kRows);
-  STATIC_SMEM(float, affine, 2 * COLS);  // gamma, then beta, zeros behind: read at once for every row
+  STATIC_SMEM(float, affine, 2 * COLS);  // gamma, then beta, zero-padded: read for every row
   for (int c = threadIdx.x; c < COLS; c += S::kThreads) {
     affine[c] = c < p.o ? p.gamma[c] : 0.f;
     affine[COLS + c] = c < p.o ? p.beta[c] : 0.f;
@@ -181,7 +183,7 @@ __device__ __forceinline__ void dilated_conv_fwd(const DilatedConvFwdParams& p) 
     finish_rows<T, COLS, false>(p, affine, acc, mean, squares);
 }
 
-// z and statistics of a part of each row, for O > 256: blocks (row tiles, ceil(O/256)).
+// O > 256: z and the statistics of a part of each row. Launch: grid (row tiles, ceil(O/256)).
 template <class T>
 __device__ __forceinline__ void dilated_conv_z(const DilatedConvFwdParams& p) {
   constexpr int COLS = 256;
@@ -211,7 +213,7 @@ __device__ __forceinline__ void dilated_conv_z(const DilatedConvFwdParams& p) {
     }
 }
 
-// The rest for O > 256: one warp a row.
+// O > 256: norm, ReLU and residual. One warp per row.
 template <class T>
 __device__ __forceinline__ void dilated_conv_norm(const DilatedConvFwdParams& p) {
   const i64 row = (i64)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
@@ -239,8 +241,8 @@ __device__ __forceinline__ void dilated_conv_norm(const DilatedConvFwdParams& p)
   }
 }
 
-// O at most 64, 128, 256; then z and norm for any. Where a number of blocks is given, the compiler aims higher by itself and
-// spills a few registers for it.
+// Kernels for O <= 64, 128, 256; then z and norm for any O. Launch bounds with a minimum number of blocks: by default
+// the compiler targets more blocks and spills a few registers.
 KERNEL(dilated_conv_fwd_c64_bf16, DilatedConvFwdParams, 256) { dilated_conv_fwd<bf16, 64>(p); }
 KERNEL(dilated_conv_fwd_c64_f32, DilatedConvFwdParams, 128, 4) { dilated_conv_fwd<float, 64>(p); }
 KERNEL(dilated_conv_fwd_c128_bf16, DilatedConvFwdParams, 256) { dilated_conv_fwd<bf16, 128>(p); }

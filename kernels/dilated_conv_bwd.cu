@@ -3,21 +3,24 @@ dilated_conv_bwd: the backward pass of dilated_conv.cu, from dy, z, mean, rstd.
 bwd: xh = (z - mean)*rstd,  g = dy where xh*gamma + beta > 0, else 0;   dgamma = sum_N g*xh,  dbeta = sum_N g
      dz = rstd*(g gamma - mean_O(g gamma) - xh*mean_O(g gamma xh)),  db = sum_N dz
      dx_s = sum_w dz_{s - offset(w)} W_w^T,  dW_w = sum_t x_{t + offset(w)}^T dz_t,  offset(w) = w*R - lead
-Writes: dx dW db dgamma dbeta by Dst.   Scratch: dz (N,O) act, partial sums f32.
-Work: `norm` goes over the rows as layer_norm_bwd does and leaves dz and partial rows of three column sums, `finish` adds
-      those in order. `dx` is the forward product with the taps mirrored and the weights as they stand: W_w (I,O) has
-      the summed index contiguous. `dw` gives a block one tap, a tile of (I,O) and a part of the rows; steps of 32
-      rows none of which has the tap are skipped; parts are added in order by `sum`. All cuts are functions of the sizes:
-      deterministic, no atomics.
-Limits: as the forward pass.   Numerics: f32 sums; dz is rounded to act for the two products, not for db.
+Writes: dx dW db dgamma dbeta (overwritten or accumulated, per Dst).   Scratch: dz (N,O) act, partial sums f32.
+Work:
+  norm    iterates over the rows like layer_norm_bwd; writes dz and partial rows of three column sums
+  finish  adds the partial rows in order
+  dx      the forward product with mirrored taps and unchanged weights: in W_w (I,O) the reduction index is contiguous
+  dw      each block computes one tap, one tile of (I,O) and one part of the rows; steps of 32 rows in which no row has
+          the tap are skipped
+  sum     adds the parts of dw in order
+All splits depend on the sizes only: deterministic, no atomics.
+Limits: as the forward pass.   Numerics: f32 sums; dz is rounded to act for the two products, but not for db.
 Cost: 4*N*W*I*O flop; reads dy, z, dz, x, writes dz, dx.
 */
 #include "common/conv.cuh"
 
 struct DilatedConvNormParams {
-  void* dz;            // (N,O) act, null: not wanted
-  float* partial;      // (3,parts,O): of dgamma, dbeta, db; null: not wanted
-  float* means;        // (2,N): mean_O(g gamma), mean_O(g gamma xh), for `columns`; null in the kernels up to O = 256
+  void* dz;            // (N,O) act, null: not required
+  float* partial;      // (3,parts,O): of dgamma, dbeta, db; null: not required
+  float* means;        // (2,N): mean_O(g gamma), mean_O(g gamma xh), for `columns`; null in the kernels for O <= 256
   const void* dy;      // (N,O) act
   const void* z;       // (N,O) act
   const float* gamma;  // (O)
@@ -26,13 +29,13 @@ struct DilatedConvNormParams {
   const float* rstd;   // (N)
   i64 n;
   int o;
-  int parts;  // blocks that leave a partial row: those of the row kernels, gridDim.y of `columns`
+  int parts;  // number of partial rows: blocks of the row kernels, gridDim.y of `columns`
 };
 
 struct DilatedConvFinishParams {
-  float* dgamma;         // (O), null: not wanted
-  float* dbeta;          // (O), null: not wanted
-  float* db;             // (O), null: not wanted
+  float* dgamma;         // (O), null: not required
+  float* dbeta;          // (O), null: not required
+  float* db;             // (O), null: not required
   const float* partial;  // (3,parts,O)
   int parts;
   int o;
@@ -57,19 +60,19 @@ struct DilatedConvDxParams {
 };
 
 struct DilatedConvDwParams {
-  float* out;      // (parts,W,I,O); with one part dW itself
+  float* out;      // (parts,W,I,O); dW itself if there is one part
   const void* x;   // (N,I) act
   const void* dz;  // (N,O) act
   const u32* cu;   // (B+1)
   i64 n;
-  i64 rows;  // of a part, a multiple of kSpan
+  i64 rows;  // rows per part, a multiple of kSpan
   int b;
   int i;
   int o;
   int taps;
   int dilation;
   int lead;
-  int add;  // 1: out is added to
+  int add;  // 1: accumulate into out
 };
 
 struct DilatedConvSumParams {
@@ -80,9 +83,9 @@ struct DilatedConvSumParams {
   int add;
 };
 
-// ----------------------------------------------------------------------------------------------------------- norm, ReLU
+// ---------------------------------------------------------------------------------------------------------- norm, ReLU
 
-// xh = (z - mean)*rstd and g = dy behind the ReLU, of eight columns; the mask is that of the forward pass, NaN goes on.
+// xh = (z - mean)*rstd and g = dy through the ReLU, for eight columns. Same mask as the forward pass; NaN propagates.
 __device__ __forceinline__ void masked(float (&g)[8], float (&xh)[8], const float (&gamma)[8], const float (&beta)[8],
                                        float mean, float rstd) {
 #pragma unroll
@@ -92,7 +95,7 @@ __device__ __forceinline__ void masked(float (&g)[8], float (&xh)[8], const floa
   }
 }
 
-// The columns of a block's groups, sums[k] of column lane*8 + k, added in the order of the groups.
+// Adds the column sums of a block's groups in order; sums[k] is column lane*8 + k.
 template <int THREADS, int LANES>
 __device__ __forceinline__ void norm_partial(float* partial, int o, const float (&sums)[8], float* shared) {
   __syncthreads();  // the other sums may still be read
@@ -106,7 +109,7 @@ __device__ __forceinline__ void norm_partial(float* partial, int o, const float 
   }
 }
 
-// O <= LANES*8: LANES lanes share a row and keep it in registers; a fixed number of blocks walks over the rows.
+// O <= LANES*8: LANES lanes share a row and keep it in registers. A fixed number of blocks iterates over the rows.
 template <class T, int LANES>
 __device__ __forceinline__ void conv_norm(const DilatedConvNormParams& p) {
   constexpr int kThreads = 256, kGroups = kThreads / LANES;
@@ -120,7 +123,7 @@ __device__ __forceinline__ void conv_norm(const DilatedConvNormParams& p) {
     const i64 row = first + threadIdx.x / LANES;
     const bool inside = row < p.n;
     const i64 at = inside ? row : first;
-    const int o = inside ? p.o : 0;  // a group without a row sees only zeros
+    const int o = inside ? p.o : 0;  // a group without a row reads only zeros
     const float mean = p.mean[at], rstd = p.rstd[at];
     float g[8], xh[8], sum_g = 0.f, sum_gx = 0.f;
     load_row(xh, (const T*)p.z + at * p.o, c, o, vec);
@@ -151,7 +154,7 @@ __device__ __forceinline__ void conv_norm(const DilatedConvNormParams& p) {
   norm_partial<kThreads, LANES>(partial + 2 * kind, p.o, db, shared);
 }
 
-// dz of rows too long for registers, and the two means of each: one warp a row, two walks.
+// Rows that do not fit into registers: dz and the two means of each row. One warp per row, two passes.
 template <class T>
 __device__ __forceinline__ void conv_norm_long(const DilatedConvNormParams& p) {
   const i64 row = (i64)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
@@ -186,7 +189,7 @@ __device__ __forceinline__ void conv_norm_long(const DilatedConvNormParams& p) {
   }
 }
 
-// The column sums of such rows: a thread a column, every gridDim.y-th row.
+// Column sums for such rows: one thread per column, over every gridDim.y-th row.
 template <class T>
 __device__ __forceinline__ void conv_norm_columns(const DilatedConvNormParams& p) {
   const int c = blockIdx.x * blockDim.x + threadIdx.x, o = p.o;
@@ -206,9 +209,9 @@ __device__ __forceinline__ void conv_norm_columns(const DilatedConvNormParams& p
   partial[0] = dgamma, partial[kind] = dbeta, partial[2 * kind] = db;
 }
 
-// ------------------------------------------------------------------------------------------------------------------- dx
+// ------------------------------------------------------------------------------------------------------------------ dx
 
-// Blocks (row tiles, ceil(I/COLS)).
+// Launch: grid (row tiles, ceil(I/COLS)).
 template <class T, int COLS>
 __device__ __forceinline__ void conv_dx(const DilatedConvDxParams& p) {
   using S = ConvTiles<T, COLS>;
@@ -243,12 +246,12 @@ __device__ __forceinline__ void conv_dx(const DilatedConvDxParams& p) {
     }
 }
 
-// ------------------------------------------------------------------------------------------------------------------- dW
+// ------------------------------------------------------------------------------------------------------------------ dW
 
-constexpr int kSpan = 512;  // rows whose bounds a block of `dw` holds at a time
-constexpr int kStep = 32;   // rows of a step
+constexpr int kSpan = 512;  // rows with their bounds in shared memory at a time, in a `dw` block
+constexpr int kStep = 32;   // rows per step
 
-// A block owns SIZE channels of x by SIZE channels of dz; a warp 32 of x by SIZE/2.
+// Each block owns SIZE channels of x by SIZE channels of dz, each warp 32 channels of x by SIZE/2 of dz.
 template <class T, int SIZE>
 struct DwTiles {
   static constexpr int kThreads = SIZE * 2;
@@ -256,7 +259,7 @@ struct DwTiles {
   static constexpr int NB = SIZE / 16;
 };
 
-// Blocks (tiles of I x tiles of O x taps, parts).
+// Launch: grid (tiles of I x tiles of O x taps, parts).
 template <class T, int SIZE>
 __device__ __forceinline__ void conv_dw(const DilatedConvDwParams& p) {
   using S = DwTiles<T, SIZE>;
@@ -279,16 +282,16 @@ __device__ __forceinline__ void conv_dw(const DilatedConvDwParams& p) {
 
 #pragma unroll 1
   for (int at = 0; at < rows; at += kSpan) {
-    __syncthreads();  // all are done with the bounds, and with the stages, of the rows before
+    __syncthreads();  // the bounds and stages of the previous rows are no longer read
     find_bounds<kSpan, kThreads>(bounds, p.cu, p.b, begin + at);
-    // Warps find the bounds of 32 rows at a time, which are those of a step: the same lanes tell whether one has the tap.
+    // Each warp finds the bounds of the 32 rows of one step. The same lanes test whether one of them has the tap.
     for (int r = threadIdx.x; r < kSpan; r += kThreads) {
       const int2 ends = bounds[r];
       const int any = __any_sync(kAllLanes, ends.x <= r + offset && r + offset < ends.y);
       if (r % 32 == 0) live[r / kStep] = any;
     }
     __syncthreads();
-    u32 waiting = 0;  // the steps that have something to add, not loaded yet
+    u32 waiting = 0;  // steps with a contribution that are not loaded yet
 #pragma unroll
     for (int s = 0; s < kSpan / kStep; s++) waiting |= (live[s] ? 1u : 0u) << s;
     const T *x = (const T*)p.x + (begin + at) * p.i + i0, *dz = (const T*)p.dz + (begin + at) * p.o + o0;
@@ -340,9 +343,9 @@ __device__ __forceinline__ void conv_dw(const DilatedConvDwParams& p) {
     }
 }
 
-// -------------------------------------------------------------------------------------------------------------- kernels
+// ------------------------------------------------------------------------------------------------------------- kernels
 
-// O at most 64, 128, 256; any.
+// Kernels for O <= 64, 128, 256; then any O.
 KERNEL(dilated_conv_bwd_norm_c64_bf16, DilatedConvNormParams, 256) { conv_norm<bf16, 8>(p); }
 KERNEL(dilated_conv_bwd_norm_c64_f32, DilatedConvNormParams, 256) { conv_norm<float, 8>(p); }
 KERNEL(dilated_conv_bwd_norm_c128_bf16, DilatedConvNormParams, 256) { conv_norm<bf16, 16>(p); }
@@ -354,7 +357,7 @@ KERNEL(dilated_conv_bwd_norm_long_f32, DilatedConvNormParams, 256) { conv_norm_l
 KERNEL(dilated_conv_bwd_columns_bf16, DilatedConvNormParams, 128) { conv_norm_columns<bf16>(p); }
 KERNEL(dilated_conv_bwd_columns_f32, DilatedConvNormParams, 128) { conv_norm_columns<float>(p); }
 
-// Blocks (ceil(O/32), 3): columns of dgamma, of dbeta, of db.
+// Launch: grid (ceil(O/32), 3): columns of dgamma, dbeta, db.
 KERNEL(dilated_conv_bwd_finish, DilatedConvFinishParams, 512) {
   STATIC_SMEM(float, shared, 512);
   const int kind = blockIdx.y;
@@ -364,7 +367,7 @@ KERNEL(dilated_conv_bwd_finish, DilatedConvFinishParams, 512) {
   finish_columns<512>(out, p.partial + (i64)kind * p.parts * p.o, p.parts, p.o, add, shared);
 }
 
-// I at most 64, 128; any, by tiles of 256. Numbers of blocks as in dilated_conv.cu: what spills no registers.
+// Kernels for I <= 64, 128; then any I, in tiles of 256. Launch bounds as in dilated_conv.cu: chosen to avoid spills.
 KERNEL(dilated_conv_bwd_dx_c64_bf16, DilatedConvDxParams, 256) { conv_dx<bf16, 64>(p); }
 KERNEL(dilated_conv_bwd_dx_c64_f32, DilatedConvDxParams, 128) { conv_dx<float, 64>(p); }
 KERNEL(dilated_conv_bwd_dx_c128_bf16, DilatedConvDxParams, 256) { conv_dx<bf16, 128>(p); }
@@ -372,13 +375,13 @@ KERNEL(dilated_conv_bwd_dx_c128_f32, DilatedConvDxParams, 128, 3) { conv_dx<floa
 KERNEL(dilated_conv_bwd_dx_c256_bf16, DilatedConvDxParams, 512) { conv_dx<bf16, 256>(p); }
 KERNEL(dilated_conv_bwd_dx_c256_f32, DilatedConvDxParams, 256) { conv_dx<float, 256>(p); }
 
-// I and O at most 64; any.
+// Kernels for I and O <= 64; then any.
 KERNEL(dilated_conv_bwd_dw_c64_bf16, DilatedConvDwParams, 128, 6) { conv_dw<bf16, 64>(p); }
 KERNEL(dilated_conv_bwd_dw_c64_f32, DilatedConvDwParams, 128) { conv_dw<float, 64>(p); }
 KERNEL(dilated_conv_bwd_dw_c128_bf16, DilatedConvDwParams, 256, 2) { conv_dw<bf16, 128>(p); }
 KERNEL(dilated_conv_bwd_dw_c128_f32, DilatedConvDwParams, 256, 1) { conv_dw<float, 128>(p); }
 
-// One thread an element.
+// One thread per element.
 KERNEL(dilated_conv_bwd_sum, DilatedConvSumParams, 256) {
   const i64 at = (i64)blockIdx.x * blockDim.x + threadIdx.x;
   if (at >= p.len) return;

@@ -1,25 +1,26 @@
 /*
-draw_negatives: the items that targets are compared with.
-draw_negatives:  negative (S), shared by the batch: uniform, by an alias table, or each item at most once
-draw_candidates: id (M,1+S): each scored row's target, then its own negatives, none of them the target or (slots > 0) an
-                 item of its sequence; kNoId in the rows of padding, from scored[B] on
-                 free (M): ln of the probability that a draw misses what the row excludes; 0 in the rows of padding
-mark_own:        own (M,ceil(S/32)), a bit a shared negative: whether it is an item of the row's sequence
+draw_negatives: samples negative items.
+draw_negatives:  negative (S), shared by the batch: uniform, from an alias table, or each item at most once
+draw_candidates: id (M,1+S): each scored row's target, then its own negatives. No negative is the target or, if slots >
+                 0, an item of the row's sequence. kNoId in the padding rows, from scored[B] on
+                 free (M): ln of the probability that a draw is not an excluded item of the row; 0 in the padding rows
+mark_own:        own (M,ceil(S/32)), one bit per shared negative: set if it is an item of the row's sequence
 Writes: negative | id, free | own.   Saves: nothing.
-Draws: Philox stream (seed, Negative, step); src/ops/draw_negatives.rs tells which block makes which draw, and why the
-       unique ones are in with probability S/V. The number of a draw depends on its place alone, so any thread makes any.
-Work: draw_negatives, a thread a negative. draw_candidates, a block a sequence: its items go into a hash table in shared
-      memory, at least half empty, so that a draw is checked by one or two reads however long the sequence is; then the
-      threads stride over the candidates of its rows, which lie together.
-Limits: V <= 2^32 - 2; sequences of at most 8,192 items where they are excluded.   Numerics: integers; free is the
-        logarithm of a sum of integers, the same whatever the order of the threads.
-Cost: writes S or M*(1+S) ids; by alias one random read of 8 bytes a draw, which bounds it.
+Draws: Philox stream (seed, Negative, step). src/ops/draw_negatives.rs defines which block produces which draw, and why
+       a unique item is included with probability S/V. The index of a draw depends on its position only, so any thread
+       can compute any draw.
+Work: draw_negatives: one thread per negative. draw_candidates: one block per sequence. Its items are inserted into a
+      hash table in shared memory that is at least half empty, so that a draw is checked with one or two reads for any
+      sequence length. The threads then stride over the candidates of its rows, which are contiguous.
+Limits: V <= 2^32 - 2; sequences of at most 8,192 items if they are excluded.   Numerics: integers; free is the
+        logarithm of a sum of integers and does not depend on the order of the threads.
+Cost: writes S or M*(1+S) ids. With an alias table, bound by one random 8-byte read per draw.
 */
 #include "common/philox.cuh"
 
 struct DrawNegativesParams {
   u32* negative;     // (S)
-  const u32* alias;  // (V,2) threshold and other item of each cell, or null: each item alike
+  const u32* alias;  // (V,2) threshold and other item of each cell, or null: uniform
   const u32* step;   // (1)
   u32 v;
   u32 seed_lo;
@@ -30,13 +31,13 @@ struct DrawNegativesParams {
 
 struct DrawCandidatesParams {
   u32* id;            // (M,1+S)
-  float* free;        // (M) or null: not wanted
+  float* free;        // (M), or null: not required
   const u32* target;  // (M)
   const u32* raw;     // (N) items
   const u32* cu;      // (B+1) where each sequence starts in raw
   const u32* scored;  // (B+1) where its rows start in target
   const u32* alias;   // (V,2) or null
-  const u32* mass;    // (V,2) what each item weighs, or null: each alike, or free is not wanted
+  const u32* mass;    // (V,2) mass of each item, or null: uniform, or free is null
   const u32* step;    // (1)
   u32 v;
   u32 seed_lo;
@@ -44,7 +45,7 @@ struct DrawCandidatesParams {
   int m;
   int s;
   int b;
-  int slots;  // of the table of own items: a power of two above twice the longest sequence; 0: own items are not excluded
+  int slots;  // table of own items: a power of two above twice the longest sequence; 0: no exclusion
 };
 
 struct MarkOwnParams {
@@ -56,13 +57,13 @@ struct MarkOwnParams {
   int m;
   int s;
   int b;
-  int slots;  // of the table of own items
+  int slots;  // size of the table of own items
 };
 
-// Purpose::Negative of src/base/rng.rs, the tries of a candidate, and what stands where there is no item.
+// Purpose::Negative of src/base/rng.rs, the attempts per candidate, and the id of "no item".
 constexpr u32 kNegativeStream = 5;
 constexpr int kTries = 64;
-constexpr u64 kCell = 1ull << 32;  // the mass of a cell, and of an item where each is drawn alike
+constexpr u64 kCell = 1ull << 32;  // the mass of a cell, and of an item if all items are equally likely
 constexpr u32 kNoId = 0xffffffffu;
 
 // Uniform in [0, n) from two words: the upper 64 of the 96 bits of their product with n.
@@ -78,7 +79,7 @@ struct Draws {
     return philox(make_uint4((u32)block, (u32)(block >> 32), step, kNegativeStream), seed_lo, seed_hi);
   }
 
-  // With replacement: a cell, and the item above its threshold where the draw lies there.
+  // With replacement: a cell, or the other item of the cell if the draw is not below its threshold.
   __device__ __forceinline__ u32 item(u64 block) const {
     const uint4 w = words(block);
     const u32 cell = below(w.x, w.y, v);
@@ -87,7 +88,7 @@ struct Draws {
     return w.z < shared.x ? cell : shared.y;
   }
 
-  // Item k of s different ones: one of its stratum, turned as all of this step are.
+  // Item k of s distinct items: one item of its stratum, rotated by the common offset of this step.
   __device__ __forceinline__ u32 unique(u32 k, u32 s) const {
     const uint4 w = words(k), turn = words(0);
     const u32 first = (u32)((u64)k * v / s), next = (u32)((u64)(k + 1) * v / s);
@@ -95,9 +96,9 @@ struct Draws {
   }
 };
 
-// Draw number `block` from all that is no hit, in proportion to its mass in the table; kNoId where nothing is left. Two
-// walks: what is left in all, then to the place drawn. Rare, so it stays out of line: inlined, its registers spill in the
-// loop that draws. Arguments by value, since references would put them on the stack.
+// Draw number `block` over all items that are not hits, in proportion to their mass in the table; kNoId if none is
+// left. Two passes: the remaining mass, then the item at the drawn position. Rare, so not inlined: inlining would spill
+// registers in the sampling loop. Arguments are passed by value, since references would force them onto the stack.
 template <class Hit>
 __attribute__((noinline)) __device__ u32 draw_of_the_rest(const Draws draw, u64 block, const Hit hit) {
   u64 all = 0, at = 0;
@@ -128,15 +129,15 @@ KERNEL(draw_negatives, DrawNegativesParams, 128) {
   p.negative[k] = p.unique ? draw.unique((u32)k, (u32)p.s) : draw.item(k);
 }
 
-// The items of a sequence: a hash table in shared memory, collisions in the next places.
+// The items of a sequence: a hash table in shared memory with linear probing.
 struct OwnItems {
   u32* slots;
-  int count;  // 0: none
+  int count;  // number of slots; 0: none
 
   __device__ __forceinline__ u32 first_place(u32 item) const { return (item * 0x9E3779B9u) >> (32 - __popc(count - 1)); }
   __device__ __forceinline__ u32 next_place(u32 at) const { return (at + 1) & (count - 1); }
 
-  // Which item gets which place depends on who comes first; what is in the table does not.
+  // The slot of an item depends on the order of the threads; the set of items does not.
   __device__ __forceinline__ void insert(u32 item) const {
     for (u32 at = first_place(item);; at = next_place(at)) {
       const u32 was = atomicCAS(slots + at, kNoId, item);
@@ -144,7 +145,7 @@ struct OwnItems {
     }
   }
 
-  // The items first <= i < end of a sequence, and none else, by all threads of the block.
+  // Replaces the contents by items first <= i < end of a sequence. All threads of the block must call it.
   __device__ __forceinline__ void fill(const u32* raw, u32 first, u32 end) const {
     for (int i = threadIdx.x; i < count; i += blockDim.x) slots[i] = kNoId;
     __syncthreads();
@@ -162,14 +163,14 @@ struct OwnItems {
   }
 };
 
-// What an item weighs; nothing where it is none.
+// The mass of an item; 0 for ids past V.
 __device__ __forceinline__ u64 mass_of(const DrawCandidatesParams& p, u32 item) {
   if (item >= p.v) return 0;
   return p.mass ? (u64)p.mass[2 * (i64)item + 1] << 32 | p.mass[2 * (i64)item] : kCell;
 }
 
-// free of the rows of sequence b. The table of own items holds each once; masses are integers, so that the order in
-// which threads come changes nothing.
+// Writes `free` for the rows of sequence b. The table contains each own item once. Masses are integers, so the result
+// does not depend on the order of the threads.
 __device__ __forceinline__ void write_free(const DrawCandidatesParams& p, const OwnItems& own, u64* sums, int b) {
   const int thread = threadIdx.x, threads = blockDim.x;
   u64 sum = 0;
@@ -187,10 +188,10 @@ __device__ __forceinline__ void write_free(const DrawCandidatesParams& p, const 
   }
 }
 
-// A block a sequence.
+// Launch: one block per sequence, at least one.
 KERNEL(draw_candidates, DrawCandidatesParams, 128) {
   DYN_SMEM(shared);
-  u64* const sums = (u64*)shared;  // one a thread
+  u64* const sums = (u64*)shared;  // one per thread
   const OwnItems own = {(u32*)(sums + 128), p.slots};
   const int width = 1 + p.s, thread = threadIdx.x, threads = blockDim.x, b = blockIdx.x;
   if (b < p.b) {
@@ -216,14 +217,14 @@ KERNEL(draw_candidates, DrawCandidatesParams, 128) {
     }
   }
 
-  // The rows of padding, by all blocks.
+  // Padding rows, by all blocks.
   const i64 all = (i64)p.m * width, stride = (i64)gridDim.x * threads;
   for (i64 i = (i64)p.scored[p.b] * width + (i64)b * threads + thread; i < all; i += stride) p.id[i] = kNoId;
   if (p.free)
     for (i64 i = (i64)p.scored[p.b] + (i64)b * threads + thread; i < p.m; i += stride) p.free[i] = 0.f;
 }
 
-// A block a sequence: its bits once, then the rows that share them.
+// Launch: one block per sequence. Computes the bits once, then copies them to the rows of the sequence.
 KERNEL(mark_own, MarkOwnParams, 128) {
   DYN_SMEM(shared);
   const OwnItems own = {(u32*)shared, p.slots};
@@ -242,7 +243,7 @@ KERNEL(mark_own, MarkOwnParams, 128) {
     for (int i = thread; i < count; i += threads) p.own[row0 * words + i] = bits[i % words];
   }
 
-  // The rows of padding own nothing.
+  // Padding rows have no own items.
   const i64 all = (i64)p.m * words, stride = (i64)gridDim.x * threads;
   for (i64 i = (i64)p.scored[p.b] * words + (i64)b * threads + thread; i < all; i += stride) p.own[i] = 0;
 }

@@ -1,18 +1,20 @@
 /*
-dropout: zero each element with probability p, scale the others so that the mean stays.
-fwd: y = base + (keep(i) ? x*scale : 0)         x,y,base (N) act; base null: nothing
-bwd: the same map from dy to dx; base is dx itself where the gradient is added to
+dropout: zeroes each element with probability p and scales the others, so that the expected value is unchanged.
+fwd: y = base + (keep(i) ? x*scale : 0)         x,y,base (N) act; base may be null: 0
+bwd: the same map from dy to dx; base is dx itself when accumulating
 keep(i): common/philox.cuh.
-Writes: y.   Saves for bwd: nothing, the draws are made again.
-Work: a thread takes eight elements: one Philox block, 16 or 32 bytes a load.   Limits: any N.   Numerics: f32 inside.
-Cost: reads N (2N with a base), writes N: memory bound; ten Philox rounds hide behind the loads. p = 0 draws nothing.
+Writes: y.   Saves for bwd: nothing; the random numbers are regenerated.
+Work: each thread processes eight elements: one Philox block, 16 or 32 bytes per load.   Limits: any N.
+Numerics: f32 arithmetic.
+Cost: reads N (2N with a base) and writes N elements. Memory bound; the loads hide the ten Philox rounds. p = 0
+generates no random numbers.
 */
 #include "common/philox.cuh"
 
 struct DropoutParams {
   void* y;           // (N) act
   const void* x;     // (N) act
-  const void* base;  // (N) act, may be y; null: none
+  const void* base;  // (N) act, may alias y; null: none
   const u32* step;   // (1)
   i64 n;
   Drop drop;

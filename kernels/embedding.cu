@@ -1,16 +1,16 @@
 /*
-embedding: rows of tables by id, and the gradient by position.
+embedding: sum of item and position embeddings, and the gradient of the position table.
 embedding_fwd: y_n = item_table[item_n] + pos_table[pos_n]     y (N,D) act   item_table (V,D), pos_table (T,D) act
-               zeros where item_n is NO_ID (padding)
-position_sum:  dtable[p] = sum over sequences b of at least T-p rows of dy[cu_b+1 - (T-p)] (or added), b ascending
-               dtable (T,D) f32   dy (N,D) act   cu (B+1): the last row of a sequence stands at position T-1
-Writes: y | dtable by Dst.   Saves for bwd: nothing. gather_table is gather_rows of rows.cu; the gradient of the item table is
-segment.cu.
-Work: fwd, `lanes` threads a row. position_sum: positions are counted from the end, so that the rows of a position need no
-      search: one of each sequence that is long enough. A block takes a position and 64 columns; its eight warps share the
-      sequences, and their sums are added in order: the same bits every time.
+               zeros if item_n is NO_ID (padding)
+position_sum:  dtable[p] = sum over sequences b of at least T-p rows of dy[cu_b+1 - (T-p)], b ascending; or accumulated
+               dtable (T,D) f32   dy (N,D) act   cu (B+1): the last row of a sequence is at position T-1
+Writes: y | dtable (overwritten or accumulated, per Dst).   Saves for bwd: nothing.
+gather_table is gather_rows of rows.cu. The gradient of the item table is in segment.cu.
+Work: fwd: `lanes` threads per row. position_sum: positions are counted from the end of a sequence, so each sufficiently
+      long sequence has exactly one row per position and no search is needed. Each block computes one position and 64
+      columns. Its eight warps share the sequences, and their sums are added in order: bitwise reproducible.
 Limits: any N, D, V; V*D and N*D may exceed 2^31.   Numerics: f32 sums.
-Cost: fwd reads 2*N*D and writes N*D elements; position_sum reads N*D and writes T*D: memory bound.
+Cost: fwd reads 2*N*D and writes N*D elements; position_sum reads N*D and writes T*D. Memory bound.
 */
 #include "common/columns.cuh"
 
@@ -57,12 +57,12 @@ __device__ __forceinline__ void embedding_fwd(const EmbeddingFwdParams& p) {
   }
 }
 
-// Blocks (T, ceil(D/64)).
+// Launch: grid (T, ceil(D/64)), block (256).
 template <class T>
 __device__ __forceinline__ void position_sum(const PositionSumParams& p) {
   STATIC_SMEM(float2, shared, 256);
   const int lane = threadIdx.x % 32, c = blockIdx.y * 64 + lane * 2;
-  const u32 back = p.t - blockIdx.x;  // rows from this position to the end of a sequence
+  const u32 back = p.t - blockIdx.x;  // distance from this position to the end of a sequence
   const bool mine = c < p.d, second = c + 1 < p.d;
   const bool both = second && p.d % 2 == 0 && aligned16(p.dy) && aligned16(p.dtable);
   float2 sum = make_float2(0.f, 0.f);

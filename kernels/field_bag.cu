@@ -1,12 +1,13 @@
 /*
-field_bag: what is known of an item beside its id: the mean of table rows, field by field.
+field_bag: embedding bags of item attributes: the mean of table rows, per item field.
 bag_fwd: y[n,f] = share[o] * sum over z in start_o..start_o+1 of table[value_z],  o = item_n*F + f
-         zeros where item n has no value in field f, or is not below V
+         zeros if item n has no value in field f or is not below V
          table (R,D) act   item (N)   start (V*F+1)   value (Z)   share (V*F) f32   y (N,F*D) act
-Writes: y.   Saves for bwd: nothing. The gradient of the table is a sum of sorted rows: segment.cu.
-Work: `lanes` threads a pair of row and field, eight elements each and time, which walk down the item's few values.
+Writes: y.   Saves for bwd: nothing. The gradient of the table is a sum over sorted rows: segment.cu.
+Work: `lanes` threads per (row, field) pair, eight elements per thread and iteration. They iterate over the item's
+values.
 Limits: V*F < 2^32 - 1, Z < 2^31; N*F*D and R*D may exceed 2^31.   Numerics: f32 sums.
-Cost: reads a table row a value and writes N*F*D elements: memory bound, the table mostly out of the cache.
+Cost: reads one table row per value, mostly from cache, and writes N*F*D elements. Memory bound.
 */
 #include "common/rows.cuh"
 
@@ -17,7 +18,7 @@ struct BagFwdParams {
   const u32* start;    // (V*F+1)
   const u32* value;    // (Z)
   const float* share;  // (V*F)
-  i64 n;               // pairs of row and field: N*F
+  i64 n;               // (row, field) pairs: N*F
   u32 v;
   u32 f;
   int d;

@@ -1,10 +1,11 @@
 /*
-gather_sequences: the sequences of a batch, out of the interactions of all users.
-raw[cu_b + i] = data[first_b + i], i in 0..cu_b+1 - cu_b; zeros where first_b is 2^32-1 (padding)
+gather_sequences: gathers the sequences of a batch from the interactions of all users.
+raw[cu_b + i] = data[first_b + i], i in 0..cu_b+1 - cu_b; zeros if first_b is 2^32-1 (padding)
 data (I)  first (B)  cu (B+1)  raw (N)
 Writes: raw.   Saves: nothing.
-Work: a block takes a sequence, its threads neighbouring items.   Limits: any B, N; I below 2^32.   Numerics: integers.
-Cost: reads and writes N ids; bound by latency.
+Launch: grid (B), block (128). blockIdx.x selects the sequence; its threads copy adjacent items.
+Limits: any B, N; I below 2^32.   Numerics: integers.
+Cost: reads and writes N ids. Latency bound.
 */
 #include "common/types.cuh"
 

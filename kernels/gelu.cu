@@ -1,10 +1,10 @@
 /*
-gelu: the Gaussian error linear unit in its tanh form, elementwise.
+gelu: elementwise Gaussian error linear unit, tanh approximation.
 fwd: y = x/2 (1 + t),  t = tanh(c (x + 0.044715 x^3)),  c = sqrt(2/pi)                          x,y (N) act
 bwd: dx = dy (1/2 (1 + t) + x/2 (1 - t^2) c (1 + 3*0.044715 x^2))                           dx,dy,x (N) act
-Writes: y | dx by `add`.   Saves for bwd: nothing (the input is read again).
-Work: a thread takes eight elements, 16 or 32 bytes a load.   Limits: any N.   Numerics: f32 inside.
-Cost: fwd reads and writes N, bwd reads 2N (3N when adding) and writes N: memory bound.
+Writes: y | dx (overwritten or accumulated, per `add`).   Saves for bwd: nothing (the input is read again).
+Work: each thread processes eight elements, 16 or 32 bytes per load.   Limits: any N.   Numerics: f32 arithmetic.
+Cost: fwd reads and writes N elements; bwd reads 2N (3N when accumulating) and writes N. Memory bound.
 */
 #include "common/types.cuh"
 
@@ -19,7 +19,7 @@ struct GeluBwdParams {
   const void* dy;  // (N) act
   const void* x;   // (N) act
   i64 n;
-  int add;  // 1: dx is added to
+  int add;  // 1: accumulate into dx
 };
 
 __device__ __forceinline__ float gelu_tanh(float x) {

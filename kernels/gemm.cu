@@ -1,21 +1,22 @@
 /*
-gemm: plain matrix products, for shapes that cuBLASLt refuses and for machines without it.
+gemm: plain matrix products, for shapes that cuBLASLt rejects and for machines without cuBLASLt.
 C (M,N) = or += op(A) op(B) + bias          A,B act   C act or f32   bias (N) act
   nt: A (M,K) B (N,K)^T      nn: A (M,K) B (K,N)      tn: A (K,M)^T B (K,N)
-Work: a block of four warps takes 64x64 of C and walks K in steps of 64 through shared memory, two stages of cp.async.
-Limits: any sizes.   Numerics: f32 sums in a fixed order.   Cost: 2MNK, not tuned: cuBLASLt is the fast way.
+Launch: grid (ceil(M/64), ceil(N/64)), block (128). Each block computes a 64x64 tile of C. It iterates over K in steps
+of 64 with two cp.async stages in shared memory.
+Limits: any sizes.   Numerics: f32 sums in a fixed order.   Cost: 2MNK flop; not tuned, cuBLASLt is faster.
 */
 #include "common/tile.cuh"
 
 struct GemmParams {
-  void* c;           // (M,N) act, or f32 where f32_out
+  void* c;           // (M,N) act, or f32 if f32_out
   const void* a;     // act
   const void* b;     // act
   const void* bias;  // (N) act, may be null
   i64 m;
   i64 n;
   i64 k;
-  int add;      // 1: C is added to
+  int add;      // 1: accumulate into C
   int f32_out;  // 1: C is f32
 };
 
@@ -62,7 +63,7 @@ __device__ __forceinline__ void gemm(const GemmParams& p) {
       gemm_nt<kTile>(acc, ta + warp * 16 * kLd, kLd, tb, kLd);
     else
       gemm_nn<kTile>(acc, ta + warp * 16 * kLd, kLd, tb, kLd);
-    __syncthreads();  // the stage is overwritten in the next round
+    __syncthreads();  // the stage is overwritten in the next iteration
   }
 #pragma unroll
   for (int nb = 0; nb < 8; nb++)
@@ -87,7 +88,7 @@ KERNEL(gemm_nt_bf16, GemmParams, 128) { gemm<bf16, false, true>(p); }
 KERNEL(gemm_nn_bf16, GemmParams, 128) { gemm<bf16, false, false>(p); }
 KERNEL(gemm_tn_bf16, GemmParams, 128) { gemm<bf16, true, false>(p); }
 
-// Left to itself the compiler spills a few registers of these to make room for one more block.
+// Launch bounds: by default the compiler spills a few registers to fit one more block.
 KERNEL(gemm_nt_f32, GemmParams, 128, 2) { gemm<float, false, true>(p); }
 KERNEL(gemm_nn_f32, GemmParams, 128, 2) { gemm<float, false, false>(p); }
 KERNEL(gemm_tn_f32, GemmParams, 128, 2) { gemm<float, true, false>(p); }

@@ -1,21 +1,23 @@
 /*
-gru: the recurrent half of a gated recurrent unit over packed sequences (Cho et al. 2014, in the form of cuDNN).
+gru: the recurrent part of a gated recurrent unit over packed sequences (Cho et al. 2014, in the cuDNN variant).
 fwd: r = sig(gx_r + W_r h + b_r),  z = sig(gx_z + W_z h + b_z),  q = W_n h + b_n,  n = tanh(gx_n + r q)
-     h' = (1-z) n + z h             gx (N,3H) act in the order r, z, n   W (3H,H)   b (3H)   y = h', gates = (r, z, n, q)
-bwd: d = dy + what the row after passes back;  dn = d (1-z) (1-n^2),  dq = dn r,  dr = dn q r (1-r),
-     dz = d (h-n) z (1-z);  dgx = (dr, dz, dn),  dgh = (dr, dz, dq);  to the row before: d z + dgh W
-Writes: y before gates | dgx dgh by Dst.   Saves for bwd: before, gates.
-Work: time cannot be cut, so a block takes 16 sequences (8 in float) and walks their rows; all of them share each read of
-      W, which is what a step costs. `pack` first copies W into the order in which the lanes of a warp want it, padded
-      with zeros, so that a step streams it in whole lines from L1 or L2 straight into the operands of mma, without a
-      detour over shared memory. A warp owns tiles of 8 columns of all three gates: its accumulators, the state and the
-      gates of an element meet in one lane, and a step needs one barrier. Elementwise inputs of a step are asked for
-      before its product, which hides their way.
-Limits: any lengths; H as far as operands and state fit into a block's shared memory (src/backend/simt/gru.rs).
-Numerics: the state and all that is elementwise in f32; operands of products (h, dgh, W) in act.
-Cost: fwd reads 3 and writes 6, bwd reads 6 and writes 6 N*H elements; 6*N*H*H flop each; W is read once a step and block.
+     h' = (1-z) n + z h             gx (N,3H) act in the order r, z, n   W (3H,H)   b (3H)
+     y = h', gates = (r, z, n, q)
+bwd: d = dy + gradient from the next row;  dn = d (1-z) (1-n^2),  dq = dn r,  dr = dn q r (1-r),
+     dz = d (h-n) z (1-z);  dgx = (dr, dz, dn),  dgh = (dr, dz, dq);  to the previous row: d z + dgh W
+Writes: y before gates | dgx dgh (overwritten or accumulated, per Dst).   Saves for bwd: before, gates.
+Work: time steps are sequential, so each block processes 16 sequences (8 in float) and iterates over their rows. All of
+      them share each read of W, the dominant cost of a step. `pack` first copies W into the lane order of the product,
+      zero-padded, so that a step streams it in whole cache lines from L1 or L2 directly into mma operands, without
+      shared memory. Each warp owns tiles of 8 columns of all three gates: the accumulators, the state and the gates of
+      an element are in one lane, and a step needs one barrier. Elementwise inputs are loaded before the product to hide
+      their latency.
+Limits: any lengths; H is limited by the shared memory for operands and state (src/backend/simt/gru.rs).
+Numerics: state and elementwise operations in f32; operands of products (h, dgh, W) in act.
+Cost: fwd reads 3 and writes 6, bwd reads 6 and writes 6 N*H elements; 6*N*H*H flop each. W is read once per step and
+      block.
 */
-#include "common/conv.cuh"  // pairs of neighbouring elements
+#include "common/conv.cuh"  // load_pair, store_pair
 
 struct GruPackParams {
   void* out;      // (3, H/8 rounded up, 8*HP) act
@@ -38,8 +40,8 @@ struct GruFwdParams {
 };
 
 struct GruBwdParams {
-  void* dgx;           // (N,3H) act, null: not wanted
-  void* dgh;           // (N,3H) act, null: not wanted
+  void* dgx;           // (N,3H) act, null: not required
+  void* dgh;           // (N,3H) act, null: not required
   const void* dy;      // (N,H) act
   const void* before;  // (N,H) act
   const void* gates;   // (N,4H) act
@@ -52,32 +54,32 @@ struct GruBwdParams {
   int add_dgh;
 };
 
-// Changed here, they change in src/backend/simt/gru.rs.
+// Keep in sync with src/backend/simt/gru.rs.
 constexpr int kGruThreads = 256, kGruWarps = kGruThreads / 32;
 template <class T>
 struct GruTiles {
-  // Rows of an mma; in float, whose operands take twice the room, half as many.
+  // Rows of an mma tile; half as many in float, since its operands need twice the memory.
   static constexpr int kRows = sizeof(T) == 2 ? 16 : 8;
-  // A lane's accumulators of a tile: two neighbours of row lane/4 and, in bf16, of row lane/4 + 8.
+  // Accumulators of a lane: two adjacent columns of row lane/4 and, in bf16, of row lane/4 + 8.
   static constexpr int kHalves = kRows / 8;
 };
 
-// H padded for the summed index of products: whole chunks of two mma.
+// H padded for the reduction: a multiple of two mma steps.
 __device__ __forceinline__ int gru_padded(int h) { return (h + 31) / 32 * 32; }
 
-// The distance of an operand's rows in shared memory. A bf16 lane reads 16 bytes, four lanes a row: an odd number of 64
-// bytes puts two rows side by side in the banks. A float lane reads 16 bytes, the same for four lanes: 16 bytes of
-// padding put eight rows side by side.
+// Leading dimension of an operand in shared memory. A bf16 lane reads 16 bytes, four lanes per row: an odd multiple of
+// 64 bytes places two rows in disjoint banks. A float lane reads 16 bytes, the same for four lanes: 16 bytes of padding
+// place eight rows in disjoint banks.
 template <class T>
 __device__ __forceinline__ int gru_ld(int hp) {
   return sizeof(T) == 4 ? hp + 4 : hp % 64 ? hp : hp + 32;
 }
 
-// ------------------------------------------------------------------------------------------------------ the packed weight
+// --------------------------------------------------------------------------------------------------- the packed weight
 //
-// Of each gate, tiles of 8 columns; of a tile, what product3 reads: for every 32 (float: 4) of the summed index k, lane
-// after lane its values. The order of k inside a chunk is free, as long as both operands have the same: a bf16 lane takes
-// 8 neighbours of k, four as the halves of its first fragment, four as those of its second.
+// Per gate, tiles of 8 columns. A tile stores what product3 reads: for every 32 (float: 4) values of the reduction
+// index k, the values of each lane in lane order. The order of k inside a chunk is arbitrary if it is the same in both
+// operands: a bf16 lane holds 8 adjacent values of k, four for its first fragment and four for its second.
 
 __device__ __forceinline__ int gru_packed_k(const bf16*, int i) { return i / 256 * 32 + i / 8 % 4 * 8 + i % 8; }
 __device__ __forceinline__ int gru_packed_column(const bf16*, int i) { return i % 256 / 32; }
@@ -95,8 +97,8 @@ __device__ __forceinline__ void gru_pack(const GruPackParams& p) {
   ((T*)p.out)[at] = row < h && c < h ? ((const T*)p.w)[((i64)part * h + row) * h + c] : from_f32<T>(0.f);
 }
 
-// acc[g] += A_g (rows, HP) B_g (HP, 8) for the three gates, three sums that do not wait for each other. `a`: the rows'
-// operand in shared memory, A_g `part` elements behind A_0; `b`: the tile of the first gate, the others `stride` further.
+// acc[g] += A_g (rows, HP) B_g (HP, 8) for the three gates: three independent sums. `a`: operand of the rows in shared
+// memory, A_g is `part` elements after A_0. `b`: tile of the first gate, the others follow at distance `stride`.
 __device__ __forceinline__ void product3(float (&acc)[3][4], const bf16* a, int ld, int part, const bf16* b, i64 stride,
                                          int hp) {
   const int lane = threadIdx.x % 32;
@@ -132,10 +134,10 @@ __device__ __forceinline__ void product3(float (&acc)[3][2], const float* a, int
   }
 }
 
-// -------------------------------------------------------------------------------------------------------- a block's rows
+// ------------------------------------------------------------------------------------------------------ a block's rows
 
-// A block's sequences: of the lane's rows where they start and how long they are (0 beyond the last); gives the longest
-// of all.
+// The sequences of a block: start and length of the lane's rows (0 past the last sequence). Returns the maximum length
+// over the block.
 template <int kRows>
 __device__ __forceinline__ int gru_sequences(const u32* cu, int b, i64 (&start)[kRows / 8], int (&len)[kRows / 8]) {
   const i64 first = (i64)blockIdx.x * kRows;
@@ -151,14 +153,14 @@ __device__ __forceinline__ int gru_sequences(const u32* cu, int b, i64 (&start)[
   return longest;
 }
 
-// Zeros in rows [from, to) of a matrix `width` wide, all blocks together.
+// Writes zeros to rows [from, to) of a matrix of `width` columns; all blocks take part.
 template <class T>
 __device__ __forceinline__ void gru_zero_rows(void* out, i64 from, i64 to, int width) {
   for (i64 i = from * width + (i64)blockIdx.x * kGruThreads + threadIdx.x; i < to * width; i += (i64)gridDim.x * kGruThreads)
     ((T*)out)[i] = from_f32<T>(0.f);
 }
 
-// Zeros in all of the dynamic shared memory up to `end`: columns beyond H and sequences beyond the last stay that way.
+// Clears the dynamic shared memory up to `end`: columns past H and sequences past the last one remain zero.
 __device__ __forceinline__ void gru_clear(unsigned char* smem, const void* end) {
   for (float* at = (float*)smem + threadIdx.x; at < (const float*)end; at += kGruThreads) *at = 0.f;
   __syncthreads();
@@ -166,8 +168,8 @@ __device__ __forceinline__ void gru_clear(unsigned char* smem, const void* end) 
 
 __device__ __forceinline__ float gru_sigmoid(float x) { return 1.f / (1.f + expf(-x)); }
 
-// Shared memory: the state (float2 a lane, half and tile: each lane reads what it wrote), then two operands (kRows, ld) by
-// turns: a step reads one and writes the other.
+// Shared memory: the state (one float2 per lane, half and tile; each lane reads its own writes), then two alternating
+// operands (kRows, ld): a step reads one and writes the other.
 template <class T>
 __device__ __forceinline__ void gru_fwd(const GruFwdParams& p) {
   constexpr int kRows = GruTiles<T>::kRows, kHalves = GruTiles<T>::kHalves;
@@ -237,7 +239,7 @@ __device__ __forceinline__ void gru_fwd(const GruFwdParams& p) {
   gru_zero_rows<T>(p.gates, p.cu[p.b], p.n, 4 * h);
 }
 
-// A pair of a gradient, added or written.
+// Stores or accumulates two elements of a gradient.
 template <class T>
 __device__ __forceinline__ void gru_gradient(void* out, i64 row, int c, int h, bool even, bool add, float x, float y) {
   if (!out) return;
@@ -249,7 +251,7 @@ __device__ __forceinline__ void gru_gradient(void* out, i64 row, int c, int h, b
   store_pair(at, c, h, even, x, y);
 }
 
-// Shared memory: as in gru_fwd, the state being d z of the row after, the operand its dgh: three matrices (kRows, ld).
+// Shared memory: as in gru_fwd. The state is d z of the next row, the operand its dgh: three matrices (kRows, ld).
 template <class T>
 __device__ __forceinline__ void gru_bwd(const GruBwdParams& p) {
   constexpr int kRows = GruTiles<T>::kRows, kHalves = GruTiles<T>::kHalves;
@@ -264,7 +266,7 @@ __device__ __forceinline__ void gru_bwd(const GruBwdParams& p) {
   const int steps = gru_sequences<kRows>(p.cu, p.b, start, len);
   gru_clear(smem, operands + 6 * part);
 
-  // A sequence that has not begun at a step is zeros in state and operands: its last row gets nothing from behind.
+  // Beyond the length of a sequence, state and operands are zero: its last row receives no gradient from a next row.
   for (int t = steps - 1; t >= 0; t--) {
     const T* a = operands + (t + 1) % 2 * 3 * part;
     T* next = operands + t % 2 * 3 * part;

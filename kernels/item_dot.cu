@@ -1,14 +1,16 @@
 /*
-item_dot: the score of one item for each row.
-fwd: z_m = <h_m, table[id_m]> + bias[id_m] + shift      h (M,D) act   table (V,D) act   bias (V) f32   id (M)   z (M) f32
+item_dot: the score of one item per row.
+fwd: z_m = <h_m, table[id_m]> + bias[id_m] + shift      h (M,D) act   table (V,D) act   bias (V) f32   id (M)
+     z (M) f32
 bwd: dh_m = dz_m table[id_m]                            dh (M,D) act   dz (M) f32
-Writes: z | dh by Dst.   Saves for bwd: nothing.   Ids from V on are no items: z = 0, dh = 0 (not added to).
-Work: bound by the gather of M table rows, which nothing shares. `lanes` threads a row (a power of two, at most 32), eight
-      elements each and time: a table row is one coalesced read, and narrow rows share a warp, so that it has 32/lanes of
-      them in flight. The lanes' sums meet by shuffles, in a fixed order.
-      The gradients of table and bias are segment.cu, from the pairs (dz, h).
+Writes: z | dh (overwritten or accumulated, per Dst).   Saves for bwd: nothing.
+Ids >= V are not items: z = 0, dh = 0 (nothing is accumulated).
+Work: bound by the gather of M table rows, without reuse. `lanes` threads per row (a power of two, at most 32), eight
+      elements per thread and iteration: a table row is one coalesced read, and a warp has 32/lanes narrow rows in
+      flight. The lanes' sums are combined by shuffles in a fixed order.
+      segment.cu computes the gradients of table and bias from the pairs (dz, h).
 Limits: any M, D, V; M*D and V*D may exceed 2^31.   Numerics: f32 sums.
-Cost: fwd reads 2*M*D elements, bwd reads M*D (2*M*D when adding) and writes M*D: memory bound.
+Cost: fwd reads 2*M*D elements; bwd reads M*D (2*M*D when accumulating) and writes M*D. Memory bound.
 */
 #include "common/rows.cuh"
 
@@ -34,7 +36,7 @@ struct ItemDotBwdParams {
   int d;
   u32 v;
   int lanes;
-  int add;  // 1: dh is added to
+  int add;  // 1: accumulate into dh
 };
 
 template <class T>
@@ -42,7 +44,7 @@ __device__ __forceinline__ void item_dot_fwd(const ItemDotFwdParams& p) {
   const int first = threadIdx.x % p.lanes * 8;
   const i64 i = (i64)blockIdx.x * (blockDim.x / p.lanes) + threadIdx.x / p.lanes;
   const bool vec = rows_aligned(p.table, p.d) && aligned16(p.h);
-  // Groups without a row or an item stay: the warp's shuffles want all its lanes.
+  // Groups without a row or an item do not return: the shuffles need all lanes of the warp.
   const u32 id = i < p.m ? p.id[i] : p.v;
   float dot = 0.f;
   if (id < p.v) {
@@ -69,7 +71,7 @@ __device__ __forceinline__ void item_dot_bwd(const ItemDotBwdParams& p) {
   const bool there = id < p.v;
   if (!there && p.add) return;
   const float dz = there ? p.dz[i] : 0.f;
-  const T* row = (const T*)p.table + (i64)id * p.d;  // read only where it is there
+  const T* row = (const T*)p.table + (i64)id * p.d;  // read only if the item exists
   T* dh = (T*)p.dh + i * p.d;
   for (int c = threadIdx.x % p.lanes * 8; c < p.d; c += p.lanes * 8) {
     float x[8] = {}, old[8] = {};

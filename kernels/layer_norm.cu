@@ -1,15 +1,16 @@
 /*
-layer_norm: normalise each row to mean 0 and variance 1, then scale and shift.
+layer_norm: normalises each row to mean 0 and variance 1, then applies scale and shift.
 fwd: y = (x - mean)*rstd*gamma + beta          x,y (N,D) act   gamma,beta (D) f32   mean,rstd (N) f32
 bwd: dx = rstd*(g - mean_D(g) - xh*mean_D(g*xh)),  g = dy*gamma, xh = (x-mean)*rstd
      dgamma = sum_N dy*xh,  dbeta = sum_N dy
-Writes: y mean rstd | dx dgamma dbeta by Dst.   Saves for bwd: mean rstd.
-Work: LANES lanes share a row and keep it in registers, VECS*8 elements a lane: 8 lanes to D = 64, 16 to 128, 32 to 256,
-      32 with two vectors to 512, with four to 1024; beyond, a warp walks the row once per pass (the passes after the first find it in L1
-      or L2). bwd: a fixed number of blocks walks the rows, every lane adding up dgamma and dbeta of its own columns in
-      registers; blocks leave one partial row each, which `finish` adds in order: deterministic, no atomics.
-Limits: any N, any D; N*D may exceed 2^31.   Numerics: f32 inside, variance in a second pass over the registers.
-Cost: fwd reads and writes N*D, bwd reads 2*N*D (3 when adding) and writes N*D elements: memory bound.
+Writes: y mean rstd | dx dgamma dbeta (overwritten or accumulated, per Dst).   Saves for bwd: mean rstd.
+Work: LANES lanes share a row and keep it in registers, VECS*8 elements per lane: 8 lanes for D <= 64, 16 for 128, 32
+      for 256, 32 with two vectors for 512 and with four for 1024. Longer rows: one warp per row, which reads the row
+      once per pass (from L1 or L2 after the first pass).
+      bwd: a fixed number of blocks iterates over the rows. Each lane accumulates dgamma and dbeta of its columns in
+      registers. Each block writes one partial row, and `finish` adds them in order: deterministic, no atomics.
+Limits: any N, any D; N*D may exceed 2^31.   Numerics: f32 arithmetic, variance in a second pass over the registers.
+Cost: fwd reads and writes N*D elements; bwd reads 2*N*D (3 when accumulating) and writes N*D. Memory bound.
 */
 #include "common/rows.cuh"
 
@@ -26,8 +27,8 @@ struct LayerNormFwdParams {
 };
 
 struct LayerNormBwdParams {
-  void* dx;            // (N,D) act, null: not wanted
-  float* partial;      // (2,parts,D): of dgamma, then of dbeta; null: not wanted
+  void* dx;            // (N,D) act, null: not required
+  float* partial;      // (2,parts,D): of dgamma, then of dbeta; null: not required
   const void* dy;      // (N,D) act
   const void* x;       // (N,D) act
   const float* gamma;  // (D)
@@ -35,13 +36,13 @@ struct LayerNormBwdParams {
   const float* rstd;   // (N)
   i64 n;
   int d;
-  int parts;  // blocks that leave a partial row: those of the row kernels, gridDim.y of `columns`
+  int parts;  // number of partial rows: blocks of the row kernels, gridDim.y of `columns`
   int add_dx;
 };
 
 struct LayerNormFinishParams {
-  float* dgamma;         // (D), null: not wanted
-  float* dbeta;          // (D), null: not wanted
+  float* dgamma;         // (D), null: not required
+  float* dbeta;          // (D), null: not required
   const float* partial;  // (2,parts,D)
   int parts;
   int d;
@@ -70,7 +71,7 @@ __device__ __forceinline__ void layer_norm_fwd(const LayerNormFwdParams& p) {
   for (int v = 0; v < VECS; v++)
 #pragma unroll
     for (int k = 0; k < 8; k++) {
-      // The zeros beyond the row's end are no part of it: their distance to the mean does not count.
+      // Zeros past the end of the row are excluded from the variance.
       const float centred = (v * LANES + lane) * 8 + k < d ? x[v][k] - mean : 0.f;
       squares += centred * centred;
     }
@@ -89,7 +90,7 @@ __device__ __forceinline__ void layer_norm_fwd(const LayerNormFwdParams& p) {
   }
 }
 
-// Rows too long for registers: one warp a row, three walks.
+// Rows that do not fit into registers: one warp per row, three passes.
 template <class T>
 __device__ __forceinline__ void layer_norm_fwd_long(const LayerNormFwdParams& p) {
   const i64 row = (i64)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
@@ -125,7 +126,7 @@ __device__ __forceinline__ void layer_norm_fwd_long(const LayerNormFwdParams& p)
   }
 }
 
-// dx of eight elements from the two means over the row.
+// dx of eight elements from the two row means.
 template <class T>
 __device__ __forceinline__ void layer_norm_dx(const LayerNormBwdParams& p, i64 row, int c, bool vec, float rstd,
                                               const float (&g)[8], const float (&xh)[8], float mean_g, float mean_gx) {
@@ -137,7 +138,7 @@ __device__ __forceinline__ void layer_norm_dx(const LayerNormBwdParams& p, i64 r
   store_row(to, dx, c, p.d, vec);
 }
 
-// The columns of a block's groups, sums[v][k] of column (v*LANES + lane)*8 + k, added in the order of the groups.
+// Adds the column sums of a block's groups in order; sums[v][k] is column (v*LANES + lane)*8 + k.
 template <int THREADS, int LANES, int VECS>
 __device__ __forceinline__ void layer_norm_partial(float* partial, int d, const float (&sums)[VECS][8], float* shared) {
   constexpr int kWidth = LANES * VECS * 8;
@@ -166,7 +167,7 @@ __device__ __forceinline__ void layer_norm_bwd(const LayerNormBwdParams& p) {
     const i64 row = first + threadIdx.x / LANES;
     const bool inside = row < p.n;
     const i64 at = inside ? row : first;
-    const int d = inside ? p.d : 0;  // a group without a row sees only zeros
+    const int d = inside ? p.d : 0;  // a group without a row reads only zeros
     const float mean = p.mean[at], rstd = p.rstd[at];
     float g[VECS][8], xh[VECS][8], sum_g = 0.f, sum_gx = 0.f;
 #pragma unroll
@@ -176,7 +177,7 @@ __device__ __forceinline__ void layer_norm_bwd(const LayerNormBwdParams& p) {
     }
 #pragma unroll
     for (int v = 0; v < VECS; v++) {
-      // Longer rows leave no registers for gamma; it stays in L1.
+      // With several vectors there are no registers left for gamma; it is read from L1.
       if (VECS > 1) load_row(gamma, p.gamma, (v * LANES + lane) * 8, p.d, vec);
 #pragma unroll
       for (int k = 0; k < 8; k++) {
@@ -200,7 +201,7 @@ __device__ __forceinline__ void layer_norm_bwd(const LayerNormBwdParams& p) {
   layer_norm_partial<THREADS, LANES, VECS>(p.partial + (i64)(p.parts + blockIdx.x) * p.d, p.d, dbeta, shared);
 }
 
-// dx of rows too long for registers: one warp a row, two walks.
+// Rows that do not fit into registers: dx, one warp per row, two passes.
 template <class T>
 __device__ __forceinline__ void layer_norm_bwd_long(const LayerNormBwdParams& p) {
   const i64 row = (i64)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
@@ -228,7 +229,7 @@ __device__ __forceinline__ void layer_norm_bwd_long(const LayerNormBwdParams& p)
   }
 }
 
-// dgamma and dbeta of such rows: a thread a column, every gridDim.y-th row.
+// dgamma and dbeta of such rows: one thread per column, over every gridDim.y-th row.
 template <class T>
 __device__ __forceinline__ void layer_norm_columns(const LayerNormBwdParams& p) {
   const int c = blockIdx.x * blockDim.x + threadIdx.x, d = p.d;
@@ -244,7 +245,7 @@ __device__ __forceinline__ void layer_norm_columns(const LayerNormBwdParams& p) 
   p.partial[(i64)(p.parts + blockIdx.y) * d + c] = dbeta;
 }
 
-// D at most 64, 128, 256, 512, 1024; any.
+// Kernels for D <= 64, 128, 256, 512, 1024; then any D.
 KERNEL(layer_norm_fwd_d64_bf16, LayerNormFwdParams, 256) { layer_norm_fwd<bf16, 8, 1>(p); }
 KERNEL(layer_norm_fwd_d64_f32, LayerNormFwdParams, 256) { layer_norm_fwd<float, 8, 1>(p); }
 KERNEL(layer_norm_fwd_d128_bf16, LayerNormFwdParams, 256) { layer_norm_fwd<bf16, 16, 1>(p); }
@@ -264,7 +265,7 @@ KERNEL(layer_norm_bwd_d128_bf16, LayerNormBwdParams, 256) { layer_norm_bwd<bf16,
 KERNEL(layer_norm_bwd_d128_f32, LayerNormBwdParams, 256) { layer_norm_bwd<float, 256, 16, 1>(p); }
 KERNEL(layer_norm_bwd_d256_bf16, LayerNormBwdParams, 256) { layer_norm_bwd<bf16, 256, 32, 1>(p); }
 KERNEL(layer_norm_bwd_d256_f32, LayerNormBwdParams, 256) { layer_norm_bwd<float, 256, 32, 1>(p); }
-// Several vectors of x, dy, dgamma and dbeta take many registers (32 a vector): smaller blocks, so that more than one fits.
+// Several vectors of x, dy, dgamma and dbeta need many registers (32 per vector): smaller blocks let more than one fit.
 KERNEL(layer_norm_bwd_d512_bf16, LayerNormBwdParams, 128) { layer_norm_bwd<bf16, 128, 32, 2>(p); }
 KERNEL(layer_norm_bwd_d512_f32, LayerNormBwdParams, 128) { layer_norm_bwd<float, 128, 32, 2>(p); }
 KERNEL(layer_norm_bwd_d1024_bf16, LayerNormBwdParams, 128) { layer_norm_bwd<bf16, 128, 32, 4>(p); }
@@ -274,7 +275,7 @@ KERNEL(layer_norm_bwd_long_f32, LayerNormBwdParams, 256) { layer_norm_bwd_long<f
 KERNEL(layer_norm_bwd_columns_bf16, LayerNormBwdParams, 128) { layer_norm_columns<bf16>(p); }
 KERNEL(layer_norm_bwd_columns_f32, LayerNormBwdParams, 128) { layer_norm_columns<float>(p); }
 
-// Blocks (ceil(D/32), 2): columns of dgamma, of dbeta.
+// Launch: grid (ceil(D/32), 2): columns of dgamma, dbeta.
 KERNEL(layer_norm_bwd_finish, LayerNormFinishParams, 512) {
   STATIC_SMEM(float, shared, 512);
   float* out = blockIdx.y ? p.dbeta : p.dgamma;

@@ -1,19 +1,19 @@
 /*
-mask_items: the corruption of masked item prediction.
-item = raw, but some rows of each sequence are hidden: of these 80 % show [MASK] (id `items`), 10 % a random item, 10 %
-the item itself.    row = the hidden rows in order, target = what stood there, weight = 1 / their number.
-pos = T - length + place in the sequence.    raw,item,pos (N)  row,target (M)  weight (M) f32
-A share `mask_last` of the sequences hides its last row only, behind [MASK]; the others hide scored[b+1] - scored[b] rows,
-the first ones of a Fisher-Yates shuffle, in order. A sequence with no such row stays as it is; rows behind scored_B are
-padding: row 2^32-1, target 0, weight 0.
+mask_items: the input corruption of masked item prediction.
+item = raw, except that some rows of each sequence are masked: 80 % of them get [MASK] (id `items`), 10 % a random item,
+10 % the original item.    row = the masked rows in order, target = their original items, weight = 1 / their number.
+pos = T - length + index in the sequence.    raw,item,pos (N)  row,target (M)  weight (M) f32
+A fraction `mask_last` of the sequences masks only its last row, with [MASK]. The others mask scored[b+1] - scored[b]
+rows, the first ones of a Fisher-Yates shuffle, in order. A sequence without such rows is unchanged. Rows after scored_B
+are padding: row 2^32-1, target 0, weight 0.
 Writes: item pos row target weight.   Saves: nothing.
-Draws: Philox stream (seed, Mask, epoch) from draw user*2^22 on, as src/ops/mask_items.rs tells.
-Work: a warp takes a sequence, one more the padding. All its draws are computed in parallel, which a counter-based generator allows; only the
-      swaps of the shuffle are one lane's work, in shared memory. The hidden rows are marked and counted by ballots, 32
-      positions at a time, which sorts them.
-Limits: sequences of at most T positions, for which 9*T bytes of shared memory are asked.   Numerics: integers, and one
-        comparison of a 24-bit uniform number in f32.
-Cost: reads and writes N + M ids; bound by latency, a few microseconds beside the step.
+Draws: Philox stream (seed, Mask, epoch) from draw user*2^22 on, see src/ops/mask_items.rs.
+Launch: grid (B+1), block (32). One warp per sequence; block B writes the padding.
+Work: the counter-based generator lets a warp compute all its draws in parallel. Only the swaps of the shuffle are
+      sequential, by one lane in shared memory. Ballots count and order the masked rows, 32 positions at a time.
+Limits: sequences of at most T positions, with 9*T bytes of shared memory.   Numerics: integers, and one comparison of a
+        24-bit uniform number in f32.
+Cost: reads and writes N + M ids. Latency bound, a few microseconds per step.
 */
 #include "common/philox.cuh"
 
@@ -37,7 +37,7 @@ struct MaskItemsParams {
   int t;
 };
 
-// Purpose::Mask of src/base/rng.rs, and the draws set aside for a user.
+// Purpose::Mask of src/base/rng.rs, and the draws reserved per user.
 constexpr u32 kMaskStream = 4;
 constexpr u64 kMaskDraws = 1 << 22;
 
@@ -56,19 +56,20 @@ struct MaskDraws {
   // Uniform in [0, 1) with 24 bits.
   __device__ __forceinline__ float uniform(u32 i) const { return (float)(bits(i) >> 8) * (1.f / 16777216.f); }
 
-  // Uniform in [0, n), n > 0, from draws i (the high word) and i + 1: the upper 64 of the 96 bits of their product with n.
+  // Uniform in [0, n), n > 0, from draws i (the high word) and i + 1: the upper 64 of the 96 bits of their product with
+  // n.
   __device__ __forceinline__ u32 below(u32 i, u32 n) const {
     const u64 high = (u64)bits(i) * n, low = (u64)bits(i + 1) * n;
     return (u32)((high + (low >> 32)) >> 32);
   }
 };
 
-// A block, one warp, a sequence; the last one pads.
+// One warp per block and one block per sequence; the last block writes the padding.
 KERNEL(mask_items, MaskItemsParams, 32) {
   DYN_SMEM(shared);
-  u32* position = (u32*)shared;                    // (T) the shuffle
-  u32* swap = position + p.t;                      // (T) with whom position i changes places
-  unsigned char* hidden = (unsigned char*)(swap + p.t);  // (T)
+  u32* position = (u32*)shared;                    // (T) the permutation
+  u32* swap = position + p.t;                      // (T) swap partner of position i
+  unsigned char* hidden = (unsigned char*)(swap + p.t);  // (T) 1: masked
   const int lane = threadIdx.x, b = blockIdx.x;
   if (b == p.b) {
     for (u32 i = p.scored[b] + lane; i < (u32)p.m; i += 32) p.row[i] = 0xffffffffu, p.target[i] = 0, p.weight[i] = 0.f;
@@ -90,14 +91,14 @@ KERNEL(mask_items, MaskItemsParams, 32) {
     if (lane == 0) {
       for (u32 i = 0; i < count; i++) {
         const u32 j = swap[i], picked = position[j];
-        position[j] = position[i];  // what stands before i is looked at no more
+        position[j] = position[i];  // positions before i are not read again
         hidden[picked] = 1;
       }
     }
   }
   __syncwarp();
 
-  u32 before = 0;  // hidden rows of earlier groups
+  u32 before = 0;  // masked rows of earlier groups
   for (u32 start = 0; start < length; start += 32) {
     const u32 i = start + lane;
     const bool inside = i < length, hide = inside && hidden[i];

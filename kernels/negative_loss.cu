@@ -1,17 +1,18 @@
 /*
-negative_loss: losses of each scored row over candidates of its own, the target first: binary cross-entropy (generalised by
-beta), BPR, sampled softmax; formulas in src/ops/negative_loss.rs.
-fwd: z_mj = <h_m, table[id_mj]> + bias[id_mj], of negatives (j > 0) - (log_q[id_mj] - free[m]),  loss_m of z_m
+negative_loss: losses of each scored row over its own candidates, the target first: binary cross-entropy (generalised by
+beta), BPR, sampled softmax. Formulas: src/ops/negative_loss.rs.
+fwd: z_mj = <h_m, table[id_mj]> + bias[id_mj], for negatives (j > 0) - (log_q[id_mj] - free[m]),  loss_m of z_m
      h (M,D) act   table (V,D) act   bias, log_q (V), free (M) f32   id (M,1+S)   z (M,1+S), loss (M) f32
 bwd: g_mj = dloss_m dloss/dz_mj,  dh_m = sum_j g_mj table[id_mj]          g (M,1+S) f32   dh (M,D) act
-Writes: loss z | g, dh by Dst.   Saves for bwd: z.   Ids from V on are no items: z = g = 0. No target: loss 0.
-Work: bound by the gather of M*(1+S) table rows, which nothing shares. A warp takes a scored row; a group of `lanes` of its
-      lanes takes a candidate, eight elements each and time, so that a table row is one coalesced read of 16-byte (f32: 32)
-      pieces; four candidates of each group are on their way at a time. Narrow rows share the warp: at D = 64 four groups
-      have sixteen reads in flight. Once the row's logits lie in z, lanes stride over them for the loss. The backward pass
-      makes g from z alone and gathers each row once.
+Writes: loss z | g, dh (overwritten or accumulated, per Dst).   Saves for bwd: z.
+Ids >= V are not items: z = g = 0. Rows without a target have loss 0.
+Work: bound by the gather of M*(1+S) table rows, without reuse. Each warp processes a scored row. Each group of `lanes`
+      lanes processes a candidate, eight elements per thread and iteration, so that a table row is one coalesced read of
+      16-byte (f32: 32) pieces. Each group has four candidates in flight. Narrow rows share the warp: at D = 64, four
+      groups have sixteen reads in flight. After the logits of the row are in z, lanes stride over them for the loss.
+      The backward pass computes g from z alone and gathers each row once.
 Limits: any M, D, S, V.   Numerics: f32; ln(1 + e^x) as max(x,0) + log1p(e^-|x|): no overflow, no cancellation.
-Cost: reads M*(1+S)*D elements, writes 4 bytes a candidate: memory bound, from L2 where the table fits there.
+Cost: reads M*(1+S)*D elements, writes 4 bytes per candidate. Memory bound, from L2 if the table fits.
 No atomics: every sum has one owner and a fixed order.
 */
 #include "common/rows.cuh"
@@ -23,15 +24,15 @@ struct NegativeLossFwdParams {
   const void* table;   // (V,D) act
   const float* bias;   // (V)
   const float* log_q;  // (V), or null: no correction
-  const float* free;   // (M), where log_q is there
+  const float* free;   // (M), used if log_q is not null
   const u32* id;       // (M,1+S)
   int m;
   int d;
   int s;
   u32 v;
   int contrast;  // 0: bce, 1: bpr, 2: softmax
-  float beta;    // of bce
-  int lanes;     // that share a table row: a power of two, at most 32
+  float beta;    // for bce
+  int lanes;     // lanes that share a table row: a power of two, at most 32
 };
 
 struct NegativeLossBwdParams {
@@ -48,22 +49,22 @@ struct NegativeLossBwdParams {
   int contrast;
   float beta;
   int lanes;
-  int add;  // 1: dh is added to
+  int add;  // 1: accumulate into dh
 };
 
 constexpr int kBce = 0, kBpr = 1;
-constexpr int kFlight = 4;  // candidates of a group on their way
+constexpr int kFlight = 4;  // candidates in flight per group
 
 __device__ __forceinline__ float softplus(float x) { return fmaxf(x, 0.f) + log1pf(expf(-fabsf(x))); }
 __device__ __forceinline__ float sigmoid(float x) { return 1.f / (1.f + expf(-x)); }
 
-// What a row's loss and slopes have in common: all lanes of its warp hold the same.
+// Row sums common to the loss and its gradient; the same in all lanes of the warp.
 struct RowSums {
-  float n;       // negatives that are there
-  float z0;      // the target's logit
-  float max;     // softmax: of all logits
+  float n;       // number of valid negatives
+  float z0;      // logit of the target
+  float max;     // softmax: maximum of all logits
   float target;  // softmax: e^(z_0 - max)
-  float rest;    // softmax: of e^(z - max) over the negatives; else of softplus
+  float rest;    // softmax: sum of e^(z - max) over the negatives; otherwise sum of softplus
 
   template <class Params>
   __device__ __forceinline__ RowSums(const Params& p, const float* z, const u32* id, bool with_softplus) {
@@ -97,7 +98,7 @@ __device__ __forceinline__ void negative_loss_fwd(const NegativeLossFwdParams& p
   float* z = p.z + row * width;
   const bool vec = rows_aligned(p.table, p.d) && aligned16(p.h);
 
-  float own[8];  // the first columns of h stay; only rows wider than the warp's reach need more
+  float own[8];  // the first columns of h stay in registers; only rows wider than lanes*8 need more
   load_row(own, h, member * 8, p.d, vec);
   for (int start = 0; start < width; start += groups * kFlight) {
     u32 item[kFlight];
@@ -135,13 +136,13 @@ __device__ __forceinline__ void negative_loss_fwd(const NegativeLossFwdParams& p
     }
   }
 
-  __syncwarp();  // the row's logits are there for all its lanes
+  __syncwarp();  // the row's logits are visible to all its lanes
   const RowSums sums(p, z, id, true);
   if (lane != 0) return;
   float loss;
   if (p.contrast == kBce) loss = (p.beta * softplus(-sums.z0) + sums.rest) / (1.f + sums.n);
   else if (p.contrast == kBpr) loss = sums.n > 0.f ? sums.rest / sums.n : 0.f;
-  else loss = sums.max - sums.z0 + log1pf(sums.rest + (sums.target - 1.f));  // exact where the target outweighs the rest
+  else loss = sums.max - sums.z0 + log1pf(sums.rest + (sums.target - 1.f));  // accurate for a dominant target
   p.loss[row] = id[0] < p.v ? loss : 0.f;
 }
 
@@ -173,11 +174,12 @@ __device__ __forceinline__ void negative_loss_bwd(const NegativeLossBwdParams& p
   }
   total = warp_sum(total);
   if (lane == 0) {
-    // What the negatives pull down, the target is pulled up: of softmax, exact where 1 - p would cancel.
+    // The slope of the target is minus the sum of the negatives' slopes; for softmax this is accurate where 1 - p
+    // cancels.
     const float slope = p.contrast == kBce ? -p.beta * scale * sigmoid(-sums.z0) : -total;
     g[0] = scored ? dloss * slope : 0.f;
   }
-  __syncwarp();  // g is there for all lanes
+  __syncwarp();  // g is visible to all lanes
   if (!p.dh) return;
 
   T* dh = (T*)p.dh + row * p.d;
@@ -202,7 +204,7 @@ __device__ __forceinline__ void negative_loss_bwd(const NegativeLossBwdParams& p
 #pragma unroll
         for (int e = 0; e < 8; e++) sum[e] = fmaf(weight[k], x[k][e], sum[e]);
     }
-    // The groups' sums become one.
+    // Sum over the groups.
 #pragma unroll
     for (int e = 0; e < 8; e++)
       for (int step = p.lanes; step < 32; step *= 2) sum[e] += __shfl_xor_sync(kAllLanes, sum[e], step);
@@ -217,7 +219,7 @@ __device__ __forceinline__ void negative_loss_bwd(const NegativeLossBwdParams& p
   }
 }
 
-// Blocks on a multiprocessor, at least: the compiler's own aims are higher, and it spills.
+// Launch bounds with a minimum number of blocks: by default the compiler targets more blocks and spills.
 KERNEL(negative_loss_fwd_bf16, NegativeLossFwdParams, 256, 2) { negative_loss_fwd<bf16>(p); }
 KERNEL(negative_loss_fwd_f32, NegativeLossFwdParams, 256, 2) { negative_loss_fwd<float>(p); }
 KERNEL(negative_loss_bwd_bf16, NegativeLossBwdParams, 256, 3) { negative_loss_bwd<bf16>(p); }

@@ -1,13 +1,14 @@
 /*
 next_items: the batch of next item prediction.
-item = raw. A row is asked for the K items that follow it in its sequence, or as many as there are, the nearest first.
-row = the row asked, target = the item asked for, weight = 1 / their number.
-pos = T - length + place in the sequence.                         raw,item,pos (N)  row,target (M)  weight (M) f32
-A sequence of which `scored` counts no row asks nothing; rows behind scored_B are padding: row 2^32-1, target 0, weight 0.
+item = raw. Each row predicts the K items that follow it in its sequence, or as many as exist, the nearest first.
+row = the predicting row, target = the item to predict, weight = 1 / number of (row, target) pairs.
+pos = T - length + index in the sequence.                         raw,item,pos (N)  row,target (M)  weight (M) f32
+Sequences without rows in `scored` have no targets. Rows after scored_B are padding: row 2^32-1, target 0, weight 0.
 Writes: item pos row target weight.   Saves: nothing.
-Work: a warp takes a sequence, a lane a place; one more warp the padding. Where a place's questions stand follows from the
-      place alone: all earlier ones have K each, but for the last K of the sequence.
-Limits: any.   Numerics: integers, one division.   Cost: reads and writes N + M ids; bound by latency.
+Launch: grid (B+1), block (32). One warp per sequence; block B writes the padding.
+Work: each lane processes one position. The offset of its targets follows from the position alone: all earlier positions
+      have K targets, except for the last K of the sequence.
+Limits: any.   Numerics: integers, one division.   Cost: reads and writes N + M ids. Latency bound.
 */
 #include "common/types.cuh"
 
@@ -40,9 +41,9 @@ KERNEL(next_items, NextItemsParams, 32) {
     p.item[first + i] = p.raw[first + i];
     p.pos[first + i] = p.t - 1 - behind;
     if (!asks) continue;
-    // Questions of the places before: K each, but of the `late` ones with fewer than K items behind, whose number falls
-    // by one from place to place, `behind + 1` being the last.
-    const u32 from = length > p.k ? length - p.k : 0;  // the first such place
+    // Targets of the earlier positions: K each, except for the `late` ones with fewer than K items after them. Their
+    // number decreases by one per position; the last of them has `behind + 1`.
+    const u32 from = length > p.k ? length - p.k : 0;  // the first such position
     const u32 late = i > from ? i - from : 0;
     const u32 before = (i - late) * p.k + late * (2 * behind + late + 1) / 2;
     const u32 mine = behind < p.k ? behind : p.k;

@@ -1,15 +1,15 @@
 /*
-point_loss: the loss of a number against a target; formulas in src/ops/point_loss.rs.
+point_loss: pointwise loss of a prediction against a target. Formulas: src/ops/point_loss.rs.
 fwd: squared:  loss = (z - t)^2                         z, t, loss (M) f32
      logistic: loss = softplus(z) - t z
 bwd: dz = dloss * slope,  slope = 2 (z - t) | (1-t) sigma(z) - t sigma(-z)         dz, dloss (M) f32
-Writes: loss | dz by Dst.   Saves for bwd: nothing (z and t are read again).
-Work: a thread a number. M is the scored rows of a batch, so that the launch itself is most of the time.
+Writes: loss | dz (overwritten or accumulated, per Dst).   Saves for bwd: nothing (z and t are read again).
+Work: one thread per element. M is the number of scored rows of a batch, so the launch itself dominates the time.
 Limits: any M.
-Numerics: f32. One exponential e^-|z|, at most 1, serves loss and slope: nothing overflows. The loss is (max(z,0) - t z) +
-          log1p(e^-|z|), whose first part is exactly 0 on the right side of a target of 0 or 1; the slope has no subtraction
-          of nearly equal numbers for such targets.
-Cost: reads 2M, writes M | reads 3M (4M when adding), writes M: latency bound.
+Numerics: f32. One exponential e^-|z|, at most 1, is used for loss and slope: no overflow. The loss is (max(z,0) - t z)
+          + log1p(e^-|z|); its first part is exactly 0 for a correctly signed z and a target of 0 or 1. For such targets
+          the slope has no subtraction of nearly equal numbers.
+Cost: reads 2M, writes M | reads 3M (4M when accumulating), writes M. Latency bound.
 */
 #include "common/types.cuh"
 
@@ -28,7 +28,7 @@ struct PointLossBwdParams {
   const float* target;  // (M)
   i64 m;
   int logistic;
-  int add;  // 1: dz is added to
+  int add;  // 1: accumulate into dz
 };
 
 KERNEL(point_loss_fwd, PointLossFwdParams, 256) {

@@ -1,39 +1,39 @@
 /*
-rank: how many candidates of a user score at least as high as each target (count_at_least of src/ops/rank.rs).
+rank: the number of candidates of a user that score at least as high as each target (count_at_least of src/ops/rank.rs).
 count_t = number of candidates of b with s_bv >= score_t, for the targets target_start_b <= t < target_start_b+1
-bad (B): the first item with a score that is NaN or infinite (no candidate), else NO_ROW.   count, score (N) of the targets
-Writes: count bad (score comes from score_items).   Saves: nothing.
-Work: the walk of common/scores.cuh over rows of a user and up to 8 of its targets; users of more take several rows, which
-  rank_rows lays out, so that one held-out item costs no more for there being users with hundreds. A thread compares its 64
-  scores with the thresholds of their rows and counts in bytes, four to a register, which every 31 tiles are added to
-  shared memory.
-  The walk counts excluded items too; rank_excluded takes them off again: it scores each of them alone, to the same bits.
-  That is B x history pairs, where masks would touch every tile.
-  Counts are integers: their atomic sums do not depend on the order.
+bad (B): the first item with a NaN or infinite score (not a candidate), else NO_ROW.   count, score (N) of the targets
+Writes: count bad (score is computed by score_items).   Saves: nothing.
+Work: the loop of common/scores.cuh over rows, each a user with up to 8 of its targets. Users with more targets get
+  several rows, assigned by rank_rows, so that evaluation with one held-out item per user has no extra cost. Each thread
+  compares its 64 scores with the thresholds of their rows and counts in bytes, four per register. Every 31 tiles the
+  bytes are added to shared memory.
+  The loop also counts excluded items. rank_excluded subtracts them: it recomputes their scores one by one, bitwise
+  equal. These are B x history pairs, whereas masks would affect every tile.
+  Counts are integers: the order of their atomic additions does not matter.
 Limits: any sizes.   Numerics: common/scores.cuh.
-Cost: 2 D operations a row and item that are not fused, and two for each threshold. Compute bound.
+Cost: 2 D unfused operations per row and item, and two per threshold. Compute bound.
 */
 #include "common/scores.cuh"
 
 constexpr int kTargets = 8;
 
-// One block: lays out the rows, and sets count and bad to their beginnings.
+// Launch: one block. Assigns the rows and initialises count and bad.
 struct RankRowsParams {
-  u32* user;          // (R) scratch: kNoId behind the last
-  u32* first;         // (R) scratch: the first target of a row
+  u32* user;          // (R) scratch: kNoId after the last row
+  u32* first;         // (R) scratch: first target of a row
   u32* count;         // (N)
   u32* bad;           // (B)
-  const u32* target;  // (B+1) where each user's targets start
+  const u32* target;  // (B+1) first target of each user
   int rows;           // R >= B + N/8
   int b;
   int n;
 };
 
-// grid (row tiles, 1, splits)
+// Launch: grid (row tiles, 1, splits).
 struct RankCountParams {
-  u32* count;          // (N) added to
+  u32* count;          // (N) accumulated
   u32* bad;            // (B)
-  const float* score;  // (N) of the targets
+  const float* score;  // (N) scores of the targets
   const float* x;      // (R, ld)
   const float* table;  // (V, D)
   const float* bias;   // (V)
@@ -44,12 +44,12 @@ struct RankCountParams {
   int d;
   int ld;
   int v;
-  int per_split;  // items, a multiple of 128
+  int per_split;  // items per split, a multiple of 128
 };
 
-// A thread an excluded item.
+// One thread per excluded item.
 struct RankExcludedParams {
-  u32* count;                 // (N) taken from
+  u32* count;                 // (N) decremented
   const float* score;         // (N)
   const void* h;              // (B, D) act
   const float* table;         // (V, D)
@@ -71,9 +71,9 @@ KERNEL(rank_rows, RankRowsParams, 256) {
   for (int group = 0; group < p.b; group += 256) {
     const int u = group + threadIdx.x;
     const u32 start = u < p.b ? p.target[u] : 0, targets = u < p.b ? p.target[u + 1] - start : 0;
-    // A user without targets has a row too: its scores are looked through.
+    // A user without targets also has a row, since its scores are checked for NaN and infinity.
     const int mine = u < p.b ? max(1, (int)((targets + kTargets - 1) / kTargets)) : 0;
-    int through = mine;  // rows up to and with this user, in the warp
+    int through = mine;  // inclusive prefix sum of rows in the warp
     for (int delta = 1; delta < 32; delta *= 2) {
       const int other = __shfl_up_sync(kAllLanes, through, delta);
       if (lane >= delta) through += other;
@@ -89,18 +89,18 @@ KERNEL(rank_rows, RankRowsParams, 256) {
       p.user[before + through - mine + r] = u;
       p.first[before + through - mine + r] = start + r * kTargets;
     }
-    __syncthreads();  // the sums are written again
+    __syncthreads();  // the sums are overwritten in the next iteration
   }
   for (int r = base + threadIdx.x; r < p.rows; r += 256) p.user[r] = kNoId;
 }
 
-// What a block counts.
+// The counters of a block.
 struct AtLeast {
-  const float* threshold;  // shared (64, kTargets), NaN where there is none
+  const float* threshold;  // shared (64, kTargets), NaN for unused slots
   u32* total;              // shared (64, kTargets)
   u32* bad;                // shared (64)
-  int most;                // targets of any of the rows
-  int tiles = 0;           // since the bytes were emptied
+  int most;                // maximum number of targets over the rows
+  int tiles = 0;           // tiles since the byte counters were flushed
   u32 bytes[kRowsEach][kTargets / 4] = {};
 
   __device__ __forceinline__ void empty() {
@@ -124,7 +124,7 @@ struct AtLeast {
 #pragma unroll
       for (int j = 0; j < kItemsEach; j++) odd |= score_item(j) < inside && !is_finite(score[i][j]);
     if (odd) note_bad(bad, score, item, inside);
-    // What is not there, or no number to compare with, reaches no threshold.
+    // Items past the range and non-finite scores become NaN, which reaches no threshold.
 #pragma unroll
     for (int i = 0; i < kRowsEach; i++)
 #pragma unroll
@@ -158,7 +158,7 @@ KERNEL(rank_count, RankCountParams, 128, 3) {
   u32* total = (u32*)(threshold + kScoreRows * kTargets);
   u32* bad = total + kScoreRows * kTargets;
   const int row0 = blockIdx.x * kScoreRows, begin = blockIdx.z * p.per_split, rows = min(kScoreRows, p.rows - row0);
-  if (p.user[row0] == kNoId) return;  // all rows behind it are none either
+  if (p.user[row0] == kNoId) return;  // all later rows are unused too
   if (threadIdx.x == 0) *most = 0;
   __syncthreads();
   for (int i = threadIdx.x; i < kScoreRows * kTargets; i += kScoreThreads) {

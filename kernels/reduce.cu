@@ -1,14 +1,15 @@
 /*
-reduce: sums over everything, in a fixed order.
+reduce: sums over all elements in a fixed order.
 weighted_mean: y = sum_N w x            x,w (N) f32, y (1) f32
 grad_norm:     norm = sqrt(sum_P g^2)   g (P) f32, norm (1) f32
-Both are launches of one kernel: out[block] = sum of x w (x alone where w is null) over the block's share, or its square
-root; first over many blocks into partials, then by one block over the partials. Few elements: one launch.
+Both are launches of one kernel: out[block] = sum of x w (x alone if w is null) over the block's share, or its square
+root. The first launch writes partial sums of many blocks, the second adds them in one block. Few elements need one
+launch.
 Writes: out.   Saves: nothing.
-Work: a thread adds every (threads of the grid)-th group of four into four sums, then a tree over the block. The grid is a
-      function of N alone: the same bits every time.   Limits: any N.
-Numerics: f32; of 10^8 elements a thread's sum has about 190 terms, so that rounding stays near that of the tree.
-Cost: reads N (x and w being one array for the norm) or 2 N: memory bound.
+Work: each thread adds every (threads of the grid)-th group of four elements into four sums, followed by a tree
+      reduction over the block. The grid depends on N only: bitwise reproducible.   Limits: any N.
+Numerics: f32; for 10^8 elements a thread's sum has about 190 terms, so the rounding error is close to that of the tree.
+Cost: reads N (x and w are one array for the norm) or 2 N elements. Memory bound.
 */
 #include "common/rows.cuh"
 

@@ -1,20 +1,22 @@
 /*
-row_adamw: AdamW for tables of which a step touches few rows, with the results of AdamW on all rows.
-catch_up_rows:  rows of `key` take the steps last+1 ..= step-1 with gradient 0;   last = step-1
-adamw_rows:     rows of `key` take step `step` with the gradients in g, clipped;  last = step
-p,m,v (V,D) f32   last (V) u32   key (N) u32 sorted: a row belongs to the place where its run begins; keys not below V: none
-history (R,4) f32, step t in row t mod R: [lr, c1, c2, sum of ln(1 - lr*wd) so far]   g (N,D) f32   ok (1): 0 changes nothing
-Of the missed steps the first 32 are taken one by one. For the k others, with r = b1/sqrt(b2),
+row_adamw: AdamW for tables of which a step uses few rows, with the results of AdamW on all rows.
+catch_up_rows:  rows in `key` take steps last+1 ..= step-1 with gradient 0;   last = step-1
+adamw_rows:     rows in `key` take step `step` with the clipped gradients in g;  last = step
+p,m,v (V,D) f32   last (V) u32   key (N) u32 sorted: the first position of a run of equal keys owns the row; keys >= V
+are skipped
+history (R,4) f32, step t in row t mod R: [lr, c1, c2, sum of ln(1 - lr*wd) so far]   g (N,D) f32   ok (1): 0 disables
+The first 32 missed steps are applied one by one. For the k others, with r = b1/sqrt(b2),
   m b1^k,  v b2^k,  p exp(decay_end - decay_start) - sum over stretches of  weight m / (sqrt(v c2) + eps b2^(-i/2))
-a stretch being steps [a, a+l) with weight = (r^a + ... + r^(a+l-1)) * (lr c1 exp(decay_end - decay)) taken, as c2 is, at
-the centre of mass i of the powers, between two steps linearly. l is 8, 12, 18, ...; src/ops/row_adamw.rs has the reasons.
-Updates: p m v last.   Writes: shadow (V,D) bf16, the copy of p that tensor cores read (null where activations are f32).
-Work: `lanes` threads a place (a power of two, at most 32), eight weights each and time; most places own no row and are done
-      after a look at two keys. With `all`, a place is a row.
+A stretch is steps [a, a+l) with weight = (r^a + ... + r^(a+l-1)) * (lr c1 exp(decay_end - decay)). The second factor
+and c2 are taken at the centre of mass i of the powers, with linear interpolation between steps. l is 8, 12, 18, ...;
+see src/ops/row_adamw.rs for the derivation.
+Updates: p m v last.   Writes: shadow (V,D) bf16, the copy of p that tensor cores read (null if activations are f32).
+Work: `lanes` threads per position (a power of two, at most 32), eight weights per thread and iteration. Most positions
+      own no row and exit after reading two keys. With `all`, a position is a row.
 Limits: a row is at most R steps behind; b1^2 < b2; N, V < 2^32; V*D may exceed it.
 Numerics: f32, IEEE division and root; powers by exp2f.
-Cost: reads and writes p, m, v of the rows touched, 24 bytes a weight and 2 of shadow: memory bound; a row far behind takes
-      about 40 roots and divisions a weight.
+Cost: reads and writes p, m, v of the affected rows, 24 bytes per weight and 2 of shadow. Memory bound; a row far behind
+      takes about 40 roots and divisions per weight.
 */
 #include "common/rows.cuh"
 
@@ -28,7 +30,7 @@ struct CatchUpRowsParams {
   const float* history;  // (R,4)
   const float* ok;       // (1)
   const u32* step;       // (1)
-  u32 n;                 // places; with `all`, V
+  u32 n;                 // number of positions; with `all`, V
   u32 rows;              // V
   u32 ring;              // R
   int d;
@@ -69,17 +71,17 @@ struct AdamwRowsParams {
 
 constexpr u32 kExactSteps = 32, kFirstStretch = 8;
 
-// The place of this thread's group of lanes.
+// The position of this thread's group of lanes.
 __device__ __forceinline__ i64 place_of(int lanes) {
   return (i64)blockIdx.x * (blockDim.x / lanes) + threadIdx.x / lanes;
 }
 
-// Whether the run of an id below `rows` begins at place i.
+// True if position i is the first of a run of an id below `rows`.
 __device__ __forceinline__ bool owns_row(const u32* key, i64 i, u32 n, u32 rows) {
   return i < n && key[i] < rows && (i == 0 || key[i - 1] != key[i]);
 }
 
-// Eight weights of a row with their moments: columns c on.
+// Eight weights of a row and their moments, from column c on.
 struct EightWeights {
   float w[8], m[8], v[8];
 
@@ -138,14 +140,14 @@ KERNEL(catch_up_rows, CatchUpRowsParams, 256) {
       const float decay = expf(end - p.history[(i64)slot * 4 + 3]);
 #pragma unroll
       for (int k = 0; k < 8; k++) x.w[k] *= decay;
-      // Steps [a, a + len) after `start`; powers of r below 2^-30 are nothing.
+      // Steps [a, a + len) after `start`; powers of r below 2^-30 are neglected.
       u32 len = kFirstStretch;
 #pragma unroll 1
       for (u32 a = 1; a <= rest && (float)(a - 1) * p.log_ratio > -30.f; a += len, len += len / 2) {
         const u32 l = len < rest - a + 1 ? len : rest - a + 1;
         const float power = exp2f((float)l * p.log_ratio), left = 1.f - power;
         const float sum = exp2f((float)a * p.log_ratio) * left * (p.odds + 1.f);
-        const float offset = fminf(fmaxf(p.odds - (float)l * power / left, 0.f), (float)(l - 1));  // of the centre from a
+        const float offset = fminf(fmaxf(p.odds - (float)l * power / left, 0.f), (float)(l - 1));  // centre minus a
         const u32 whole = (u32)offset, low = a + whole, high = low + 1 < rest ? low + 1 : rest;
         const float part = offset - (float)whole;
         const float* const h0 = p.history + (i64)((start + low) % p.ring) * 4;

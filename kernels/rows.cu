@@ -1,13 +1,14 @@
 /*
-rows: pick the scored rows out of all, and put their gradients back.
+rows: gathers the scored rows, and scatters their gradients.
 gather_rows:  y_m = x[row_m]                    x (N,D) act   y (M,D) act   row (M)
-scatter_rows: dx[r] = sum of dy_m, row_m = r    dx (N,D) act  dy (M,D) act  row (M), equal rows next to each other
-Where row_m is NO_ROW (all bits set: padding), y_m is 0 and dy_m goes nowhere.
-Writes: y | dx by Dst; the launcher sets the other rows of a written dx to zero first.   Saves for bwd: nothing.
-Work: `lanes` threads a row (a power of two, at most 32), eight elements each and time.   Limits: any M, N, D.
-      The first of equal rows takes them all, in order.
-Numerics: exact copies; additions in f32.   Cost: reads and writes M*D elements (and N*D zeros): memory bound.
-gather_rows is also gather_table (y = table[id]), the table being read as act.
+scatter_rows: dx[r] = sum of dy_m, row_m = r    dx (N,D) act  dy (M,D) act  row (M), equal rows adjacent
+If row_m is NO_ROW (all bits set: padding), y_m is 0 and dy_m is ignored.
+Writes: y | dx (overwritten or accumulated, per Dst); the launcher zeroes an overwritten dx first.
+Saves for bwd: nothing.
+Work: `lanes` threads per row (a power of two, at most 32), eight elements per thread and iteration. The first of
+      several equal rows adds them all, in order.   Limits: any M, N, D.
+Numerics: exact copies; additions in f32.   Cost: reads and writes M*D elements (and N*D zeros). Memory bound.
+gather_rows also implements gather_table (y = table[id]), with the table read as act.
 */
 #include "common/rows.cuh"
 

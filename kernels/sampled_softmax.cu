@@ -2,33 +2,33 @@
 sampled_softmax: cross-entropy of each scored row against its target and S negatives shared by the batch, with the
 logQ correction (Bengio and Senecal 2008; Yi et al. 2019).
 fwd: z_m0 = <h_m, pos_m> + bias[target_m],  z_ms = <h_m, neg_s> + bias[negative_s] - log_q[negative_s] - ln(others)
-     others: 1, or of in-batch negatives targets - 1, at least 1
-     negatives equal to the row's target are left out, and those whose bit in own is set;  loss_m = log sum exp z_m - z_m0
+     others: 1, or for in-batch negatives targets - 1, at least 1
+     masked: negatives equal to the row's target, and those with their bit set in own;  loss_m = log sum exp z_m - z_m0
      h, pos (M,D) act   neg (S,D) act   bias, log_q (V) f32   target (M)   negative (S)   own (M,ceil(S/32))
      loss, lse (M) f32
 bwd: g = dloss (softmax - onehot),  dh = g_0 pos + g_s neg,  dneg = g_s^T h,  dneg_bias = sum_M g_s
      g0 (M) f32   dh (M,D) act   dneg (S,D) act   dneg_bias (S) act
-Writes: loss lse | g0, dh dneg dneg_bias by Dst.   Saves for bwd: lse.
-Work: _target takes each row's own logit, a warp a row, as a plain f32 dot product (so g0 and the positive's share of
-  dh are as exact as the row), and each negative's offset, -inf where it is no item. The negatives go the way of
-  cross_entropy's catalogue: the same walk of common/softmax.cuh, the same split into ranges, the same
-  cross_entropy_combine and cross_entropy_sum.
-  Leaving out own items costs two words a row and tile, in kernels of their own (_own): who does not want it pays nothing.
+Writes: loss lse | g0, dh dneg dneg_bias (overwritten or accumulated, per Dst).   Saves for bwd: lse.
+Work: _target computes each row's own logit, one warp per row, as a plain f32 dot product (so g0 and the positive's part
+  of dh are as accurate as the row). It also computes each negative's offset, -inf if it is not an item. The negatives
+  are processed like the catalogue of cross_entropy: the same loop (common/softmax.cuh), the same split into ranges, the
+  same cross_entropy_combine and cross_entropy_sum.
+  Masking own items reads two words per row and tile, in separate kernels (_own), without a cost for the others.
 Limits: any D, M and S. S = 0 or only hits: loss 0, zero gradients.
-Numerics: bf16 or f32 products with the negatives, f32 sums. No atomics: the same bits every time.
+Numerics: bf16 or f32 products with the negatives, f32 sums. No atomics: bitwise reproducible.
 Cost: as cross_entropy with V = S.
 */
 #include "common/softmax.cuh"
 
-// grid (ceil(M/8) + ceil(S/256)): the first blocks take eight rows each, the others 256 negatives.
+// Launch: grid (ceil(M/8) + ceil(S/256)). The first blocks process eight rows each, the others 256 negatives each.
 struct SampledSoftmaxTargetParams {
-  float* z;             // (M) scratch: the target's logit
+  float* z;             // (M) scratch: logit of the target
   float* offset;        // (S) scratch: bias - log_q - ln(others) of each negative
   const void* h;        // (M, D) act
   const void* pos;      // (M, D) act
   const float* bias;    // (V)
   const float* log_q;   // (V)
-  const u32* targets;   // (1) how many targets of the batch the negatives are, or null: they are drawn
+  const u32* targets;   // (1) number of targets in the batch for in-batch negatives; null: sampled negatives
   const u32* target;    // (M)
   const u32* negative;  // (S)
   int m;
@@ -36,16 +36,16 @@ struct SampledSoftmaxTargetParams {
   int s;
 };
 
-// The same grid.
+// Launch: the same grid.
 struct SampledSoftmaxTargetBwdParams {
-  float* g0;            // (M) of the target's column
+  float* g0;            // (M) gradient of the target's logit
   float* offset;        // (S) scratch
   const float* dloss;   // (M)
   const void* h;        // (M, D) act
   const void* pos;      // (M, D) act
   const float* bias;    // (V)
   const float* log_q;   // (V)
-  const u32* targets;   // (1) how many targets of the batch the negatives are, or null: they are drawn
+  const u32* targets;   // (1) number of targets in the batch for in-batch negatives; null: sampled negatives
   const u32* target;    // (M)
   const u32* negative;  // (S)
   const float* lse;     // (M)
@@ -54,7 +54,7 @@ struct SampledSoftmaxTargetBwdParams {
   int s;
 };
 
-// A range of negatives of each row: grid (row tiles, 1, splits).
+// One range of negatives per row. Launch: grid (row tiles, 1, splits).
 struct SampledSoftmaxFwdParams {
   float* max;           // (splits, M) scratch
   float* sum;           // (splits, M) scratch
@@ -63,17 +63,17 @@ struct SampledSoftmaxFwdParams {
   const float* offset;  // (S)
   const u32* target;    // (M)
   const u32* negative;  // (S)
-  const u32* own;       // (M, ceil(S/32)) bits of what is left out, in the kernels _own
+  const u32* own;       // (M, ceil(S/32)) bits of masked negatives, in the _own kernels
   int m;
   int d;
   int s;
-  int per_split;  // negatives, a multiple of 64
+  int per_split;  // negatives per split, a multiple of 64
   int resident;   // 1: the block's rows stay in shared memory
 };
 
-// grid (row tiles, chunks, splits)
+// Launch: grid (row tiles, chunks, splits).
 struct SampledSoftmaxDhParams {
-  void* dh;             // (M, D) act; used where part is null
+  void* dh;             // (M, D) act; used if part is null
   float* part;          // (splits, M, D) scratch, or null with one split
   const float* dloss;   // (M)
   const float* g0;      // (M)
@@ -83,50 +83,50 @@ struct SampledSoftmaxDhParams {
   const float* offset;  // (S)
   const u32* target;    // (M)
   const u32* negative;  // (S)
-  const u32* own;       // (M, ceil(S/32)), in the kernels _own
+  const u32* own;       // (M, ceil(S/32)), in the _own kernels
   const float* lse;     // (M)
   int m;
   int d;
   int s;
-  int per_split;  // negatives, a multiple of 64
+  int per_split;  // negatives per split, a multiple of 64
   int resident;
-  int add;  // 1: dh is added to
+  int add;  // 1: accumulate into dh
 };
 
-// grid (negative tiles, chunks, splits)
+// Launch: grid (negative tiles, chunks, splits).
 struct SampledSoftmaxDnegParams {
   void* dneg;           // (S, D) act, or null
   void* dneg_bias;      // (S) act, or null
-  float* part;          // (splits, S, D) scratch in dneg's stead, or null with one split
-  float* part_bias;     // (splits, S) scratch in dneg_bias' stead, or null
+  float* part;          // (splits, S, D) scratch instead of dneg, or null with one split
+  float* part_bias;     // (splits, S) scratch instead of dneg_bias, or null
   const float* dloss;   // (M)
   const void* h;        // (M, D) act
   const void* neg;      // (S, D) act
   const float* offset;  // (S)
   const u32* target;    // (M)
   const u32* negative;  // (S)
-  const u32* own;       // (M, ceil(S/32)), in the kernels _own
+  const u32* own;       // (M, ceil(S/32)), in the _own kernels
   const float* lse;     // (M)
   int m;
   int d;
   int s;
-  int per_split;  // rows, a multiple of 64
+  int per_split;  // rows per split, a multiple of 64
   int resident;
   int add_dneg;
   int add_dneg_bias;
 };
 
-// What stands where there is no item.
+// The id of "no item".
 constexpr u32 kNoId = 0xffffffffu;
 
-// Of a negative; a target has its bias alone.
+// Offset of a negative; a target has only its bias.
 template <class Params>
 __device__ __forceinline__ float offset_of(const Params& p, u32 item) {
   const float others = p.targets && *p.targets > 2 ? logf((float)(*p.targets - 1)) : 0.f;
   return p.bias[item] - p.log_q[item] - others;
 }
 
-// The row of this warp, or -1; in the blocks after the rows', each thread writes a negative's offset.
+// Returns the row of this warp, or -1. In the blocks after those of the rows, each thread writes a negative's offset.
 template <class Params>
 __device__ __forceinline__ int target_row(const Params& p) {
   const int row_blocks = (p.m + 7) / 8, block = blockIdx.x;
@@ -139,7 +139,7 @@ __device__ __forceinline__ int target_row(const Params& p) {
   return -1;
 }
 
-// z of a row's target, in all lanes of its warp: bit for bit the same in both passes.
+// The logit of a row's target, in all lanes of its warp: bitwise identical in both passes.
 template <class T, class Params>
 __device__ __forceinline__ float target_logit(const Params& p, int row) {
   const T *h = (const T*)p.h + (i64)row * p.d, *pos = (const T*)p.pos + (i64)row * p.d;
@@ -165,7 +165,7 @@ __device__ __forceinline__ void sampled_softmax_target_bwd(const SampledSoftmaxT
   if (threadIdx.x % 32 == 0) p.g0[row] = p.dloss[row] * (exp_of(z - p.lse[row]) - 1.f);
 }
 
-// What a row leaves out; of rows beyond the end, nothing.
+// Bit mask of the negatives that a row masks; empty for rows past the end.
 template <class Params>
 __device__ __forceinline__ LeftOut left_out(const Params& p, int row) {
   const int words = (p.s + 31) / 32;
@@ -221,7 +221,7 @@ __device__ __forceinline__ void sampled_softmax_dh(const SampledSoftmaxDhParams&
     dloss[half] = row < p.m ? p.dloss[row] : 0.f;
     g[half] = row < p.m ? p.g0[row] : 0.f;
   }
-  // The target's share belongs to the first range.
+  // The target's part is added in the first range only.
   const T* pos = blockIdx.z == 0 ? (const T*)p.pos : nullptr;
   if (p.part)
     write_chunk(p.part + (i64)blockIdx.z * p.m * p.d, work.chunk, row0, p.m - row0, p.d, false, dloss, pos, g);
@@ -274,7 +274,7 @@ KERNEL(sampled_softmax_target_bf16, SampledSoftmaxTargetParams, 256) { sampled_s
 KERNEL(sampled_softmax_target_f32, SampledSoftmaxTargetParams, 256) { sampled_softmax_target<float>(p); }
 KERNEL(sampled_softmax_target_bwd_bf16, SampledSoftmaxTargetBwdParams, 256) { sampled_softmax_target_bwd<bf16>(p); }
 KERNEL(sampled_softmax_target_bwd_f32, SampledSoftmaxTargetBwdParams, 256) { sampled_softmax_target_bwd<float>(p); }
-// At most 128 registers: four blocks share a multiprocessor. The compiler's own aim is higher, and it spills.
+// At most 128 registers: four blocks per multiprocessor. By default the compiler targets more and spills.
 KERNEL(sampled_softmax_fwd_bf16, SampledSoftmaxFwdParams, 128, 4) { sampled_softmax_fwd<Warps<bf16>, false>(p); }
 
 // As in cross_entropy.cu.
@@ -284,7 +284,7 @@ KERNEL(sampled_softmax_fwd_f32, SampledSoftmaxFwdParams, 128, 2) { sampled_softm
 KERNEL(sampled_softmax_dh_f32, SampledSoftmaxDhParams, 128, 2) { sampled_softmax_dh<Warps<float>, false>(p); }
 KERNEL(sampled_softmax_dneg_f32, SampledSoftmaxDnegParams, 128, 2) { sampled_softmax_dneg<Warps<float>, false>(p); }
 
-// The same, leaving out what the bits say. Their addresses take registers: two blocks of the backward passes.
+// The same with masks. Their addresses need registers: two blocks per multiprocessor in the backward passes.
 KERNEL(sampled_softmax_fwd_own_bf16, SampledSoftmaxFwdParams, 128, 3) { sampled_softmax_fwd<Warps<bf16>, true>(p); }
 KERNEL(sampled_softmax_dh_own_bf16, SampledSoftmaxDhParams, 128, 2) { sampled_softmax_dh<Warps<bf16>, true>(p); }
 KERNEL(sampled_softmax_dneg_own_bf16, SampledSoftmaxDnegParams, 128, 2) { sampled_softmax_dneg<Warps<bf16>, true>(p); }
@@ -292,7 +292,7 @@ KERNEL(sampled_softmax_fwd_own_f32, SampledSoftmaxFwdParams, 128, 2) { sampled_s
 KERNEL(sampled_softmax_dh_own_f32, SampledSoftmaxDhParams, 128, 2) { sampled_softmax_dh<Warps<float>, true>(p); }
 KERNEL(sampled_softmax_dneg_own_f32, SampledSoftmaxDnegParams, 128, 2) { sampled_softmax_dneg<Warps<float>, true>(p); }
 
-// Twins for Hopper.
+// Hopper variants.
 KERNEL(sampled_softmax_fwd_wgmma, SampledSoftmaxFwdParams, 128, 4) { HOPPER(sampled_softmax_fwd<Group, false>(p)); }
 KERNEL(sampled_softmax_dh_wgmma, SampledSoftmaxDhParams, 128, 3) { HOPPER(sampled_softmax_dh<Group, false>(p)); }
 KERNEL(sampled_softmax_dneg_wgmma, SampledSoftmaxDnegParams, 128, 3) { HOPPER(sampled_softmax_dneg<Group, false>(p)); }

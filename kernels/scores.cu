@@ -1,12 +1,12 @@
 /*
-scores: what top_k and rank start from.
+scores: the inputs of top_k and rank.
 score_items: score_p = <h_b, table_item_p> + bias_item_p for the pairs start_b <= p < start_b+1 of user b
              h (B,D) act   table (V,D) f32   bias (V) f32   item, score (P)
-score_rows:  x_r = h of user_r in f32, padded with zeros to `ld` columns; zeros where user_r is none.   x (R,ld)
+score_rows:  x_r = h of user_r in f32, zero-padded to `ld` columns; zeros if user_r is NO_ID.   x (R,ld)
 Writes: score | x.   Saves: nothing.
-Work: score_items: a thread a pair, 16 bytes of the table row at a time. score_rows: a thread an element.
-Limits: any D; ld is a multiple of 4.   Numerics: the one arithmetic of src/ops/top_k.rs (common/scores.cuh).
-Cost: score_items reads P table rows, score_rows writes R*ld numbers: memory bound, small beside what follows.
+Work: score_items: one thread per pair, 16 bytes of the table row at a time. score_rows: one thread per element.
+Limits: any D; ld is a multiple of 4.   Numerics: the exact arithmetic of src/ops/top_k.rs (common/scores.cuh).
+Cost: score_items reads P table rows, score_rows writes R*ld elements. Memory bound, small compared to top_k and rank.
 */
 #include "common/scores.cuh"
 

@@ -1,26 +1,26 @@
 /*
-segment: the gradient of a table that rows were gathered from, run by run of sorted ids.
-segment_sum:  dtable[id] = sum of the rows whose key is id, in the order of `order` (or added)        dtable (V,D) f32
-segment_rows: rows[j] = the same sum, where a run of one id begins at place j of `key`                rows (R,D) f32
+segment: the gradient of a table from the gradients of gathered rows: sums over runs of sorted ids.
+segment_sum:  dtable[id] = sum of the rows with key id, in the order of `order` (or accumulated)      dtable (V,D) f32
+segment_rows: rows[j] = the same sum, if a run of one id begins at position j of `key`                rows (R,D) f32
 Row i of R = N + S + M*P:  dy (N,D) act  |  panel (S,D) act  |  g[j] * h[j/P], g (M*P) f32, h (M,D) act
-dy, panel: null for zeros; h: null for ones.   order, key (R) as sort_ids gives them.   Keys not below V are skipped.
-Writes: out by Dst; the launcher sets a written `out` to zero first, rows without a sum stay so.
-Saves for bwd: nothing.
-Work: one hot item may own a tenth of all rows, so that the work is not cut by runs but in chunks of 64 sorted rows: a warp
-      takes a chunk and 64 columns, two a lane, with eight rows on their way at a time. A run of equal keys inside a chunk
-      is summed and written by its warp. A run that crosses chunks leaves at most two partial rows in each (the run it
-      begins with, the run it ends with), which `crossing` adds in the order of the chunks, one block a run. Fixed order,
-      one owner a row, no atomics: the same bits every time.
+dy, panel: null for zeros; h: null for ones.   order, key (R): outputs of sort_ids.   Keys >= V are skipped.
+Writes: out (overwritten or accumulated, per Dst); the launcher zeroes an overwritten `out` first, rows without a sum
+stay 0.   Saves for bwd: nothing.
+Work: one popular item may own a tenth of all rows, so the work is split into chunks of 64 sorted rows, not into runs.
+      Each warp processes a chunk and 64 columns, two per lane, with eight rows in flight. A run inside a chunk is
+      summed and written by its warp. A run that crosses chunks leaves at most two partial rows per chunk (for the run
+      at its start and the run at its end). `crossing` adds them in the order of the chunks, one block per run. Fixed
+      order, one owner per row, no atomics: bitwise reproducible.
 Limits: R < 2^31; V*D and R*D may exceed it.   Numerics: f32 sums.
-Cost: reads R*D elements (of pairs the M*D of h, over and over, out of the cache) and writes a row a run, beside the zeros:
-      memory bound.
+Cost: reads R*D elements (for pairs, the M*D elements of h repeatedly from cache), writes one row per run and the zeros.
+      Memory bound.
 */
 #include "common/columns.cuh"
 
 struct SegmentParams {
-  float* out;         // (V,D) by id, or (R,D) by the place where a run begins
-  float* partial;     // (chunks,2,D): of the run a chunk begins with, of the run it ends with
-  u32* crossing;      // (chunks,2): row of `out` of the run that ends with the chunk and goes on, chunks it goes on for
+  float* out;         // (V,D) by id, or (R,D) by the position where a run begins
+  float* partial;     // (chunks,2,D): of the run at the start of a chunk, of the run at its end
+  u32* crossing;      // (chunks,2): row of `out` of the run that crosses the chunk's end; its further chunks
   const void* dy;     // (N,D) act, may be null
   const void* panel;  // (S,D) act, may be null
   const float* g;     // (M*P)
@@ -28,7 +28,7 @@ struct SegmentParams {
   const u32* order;   // (R)
   const u32* key;     // (R)
   u32 n;
-  u32 pairs;  // N + S: where they begin
+  u32 pairs;  // N + S: index of the first pair
   u32 p;
   u32 rows;  // R
   u32 v;
@@ -39,22 +39,22 @@ struct SegmentParams {
 
 constexpr u32 kChunk = 64;
 
-// Chunks after `chunk` that begin with a row of `id`, the id this chunk ends with. The warp looks at the next 32 first, which
-// nearly always is enough, then at 32 places of what remains.
+// Number of chunks after `chunk` that begin with a row of `id`, the id at the end of this chunk. The warp tests the
+// next 32 chunks first, which is nearly always sufficient, then 32 positions of the remaining range.
 __device__ __forceinline__ u32 chunks_of(const SegmentParams& p, u32 chunk, u32 id) {
   const u32 lane = threadIdx.x % 32, chunks = (p.rows + kChunk - 1) / kChunk;
-  u32 low = 0, high = chunks - chunk;  // the run reaches into chunk + low, and not into chunk + high
+  u32 low = 0, high = chunks - chunk;  // the run reaches into chunk + low, but not into chunk + high
   for (u32 step = 1; high - low > 1; step = (high - low + 31) / 32) {
     const u32 at = low + (lane + 1) * step;
     const bool reached = at < high && p.key[(chunk + at) * kChunk] == id;
-    const u32 lanes = __popc(__ballot_sync(kAllLanes, reached));  // keys ascend: the first ones
+    const u32 lanes = __popc(__ballot_sync(kAllLanes, reached));  // keys ascend: these are the first lanes
     low += lanes * step;
     if (lanes < 32 && low + step < high) high = low + step;
   }
   return low;
 }
 
-// Warps: (chunks, ceil(D/64)).
+// Launch: warps (chunks, ceil(D/64)), the column tile varies fastest.
 template <class T>
 __device__ __forceinline__ void segment_sum(const SegmentParams& p) {
   const int lane = threadIdx.x % 32, tiles = (p.d + 63) / 64;
@@ -66,8 +66,8 @@ __device__ __forceinline__ void segment_sum(const SegmentParams& p) {
   const bool mine = c < p.d, second = c + 1 < p.d;
   const bool both = second && p.d % 2 == 0 && aligned16(p.dy) && aligned16(p.panel) && aligned16(p.h) && aligned16(p.out);
 
-  // What the chunk holds, two places a lane: where the rows stand, what they are multiplied by, and bit j of
-  // `ends` where row j is the last of its run. Without an address, a row is its factor, over and over.
+  // The contents of the chunk, two positions per lane: addresses and factors of the rows. Bit j of `ends` is set if row
+  // j is the last of its run. A row without an address consists of its factor in every column.
   u32 ends[2];
   u64 address[2];
   float factor[2];
@@ -88,8 +88,8 @@ __device__ __forceinline__ void segment_sum(const SegmentParams& p) {
     }
   }
 
-  bool headless = begin > 0 && p.key[begin - 1] == p.key[begin];  // the run at hand began in an earlier chunk
-  u32 from = begin;                                               // else: where it begins
+  bool headless = begin > 0 && p.key[begin - 1] == p.key[begin];  // the current run began in an earlier chunk
+  u32 from = begin;                                               // otherwise: position where it begins
   float2 sum = make_float2(0.f, 0.f);
   const auto put = [&](float* row, bool add) {
     if (!mine) return;
@@ -107,7 +107,7 @@ __device__ __forceinline__ void segment_sum(const SegmentParams& p) {
     }
 #pragma unroll
     for (int k = 0; k < 8; k++) {
-      sum.x += by[k] * x[k].x, sum.y += by[k] * x[k].y;  // beyond the end of the chunk the factor is 0
+      sum.x += by[k] * x[k].x, sum.y += by[k] * x[k].y;  // past the end of the chunk the factor is 0
       if (!((j < 32 ? ends[0] : ends[1]) >> (j + k) % 32 & 1)) continue;
       const u32 id = p.key[begin + j + k];
       if (id < p.v && headless) put(p.partial + (i64)chunk * 2 * p.d, false);
@@ -115,7 +115,7 @@ __device__ __forceinline__ void segment_sum(const SegmentParams& p) {
       headless = false, from = begin + j + k + 1, sum = make_float2(0.f, 0.f);
     }
   }
-  // The last run goes on in the next chunks; where it began here, `crossing` starts from this chunk.
+  // The last run continues in the next chunks. If it began here, `crossing` starts from this chunk.
   const u32 id = p.key[begin + count - 1];
   const bool goes_on = id < p.v && !((count > 32 ? ends[1] : ends[0]) >> (count - 1) % 32 & 1);
   if (goes_on) put(p.partial + ((i64)chunk * 2 + !headless) * p.d, false);
@@ -130,7 +130,7 @@ __device__ __forceinline__ void segment_sum(const SegmentParams& p) {
 KERNEL(segment_sum_bf16, SegmentParams, 128) { segment_sum<bf16>(p); }
 KERNEL(segment_sum_f32, SegmentParams, 128) { segment_sum<float>(p); }
 
-// Blocks (chunks, ceil(D/64)); most have nothing to do. Eight warps share the chunks a run goes on for.
+// Launch: grid (chunks, ceil(D/64)); most blocks exit at once. Eight warps share the chunks of a run.
 KERNEL(segment_crossing, SegmentParams, 256) {
   STATIC_SMEM(float2, shared, 256);
   const i64 chunk = blockIdx.x;

@@ -1,16 +1,17 @@
 /*
-sequence_rows: one row a sequence, given to each of its rows, and rows added up to one a sequence.
-spread_rows: y_n = w_n x_b, n in cu_b..cu_b+1 (or added), zeros behind the last sequence       x (B,D)  y (N,D) act
-pool_rows:   y_b = sum of w_n x_n over the same rows (or added)                                 x (N,D)  y (B,D) act
-cu (B+1)   w (N) f32, null for ones; the weights and rows behind the last sequence are not read
-Each is the other's backward pass: SpreadFwd and PoolBwd are spread_rows, PoolFwd and SpreadBwd are pool_rows.
-Writes: y, or adds to it.   Saves for bwd: nothing.
-Work: spread, a block (or several, where sequences are few) a sequence, which holds x_b in registers and walks down the rows,
-      `lanes` threads a row, eight elements each: no row has to look for its sequence. One block more has what lies behind.
-      pool, a block takes a sequence and 64 columns; its eight warps share the rows, and their sums are added in order: the
-      same bits every time.
+sequence_rows: broadcasts one row per sequence to the rows of the sequence, and sums the rows of each sequence.
+spread_rows: y_n = w_n x_b, n in cu_b..cu_b+1 (or accumulated), zeros after the last sequence   x (B,D)  y (N,D) act
+pool_rows:   y_b = sum of w_n x_n over the same rows (or accumulated)                           x (N,D)  y (B,D) act
+cu (B+1)   w (N) f32, null for ones; weights and rows after the last sequence are not read
+Each is the backward pass of the other: SpreadFwd and PoolBwd are spread_rows, PoolFwd and SpreadBwd are pool_rows.
+Writes: y (overwritten or accumulated).   Saves for bwd: nothing.
+Work: spread: one block (or several, for few sequences) per sequence keeps x_b in registers and iterates over the rows
+      with `lanes` threads per row, eight elements each. No row searches for its sequence. One more block writes the
+      rows after the last sequence.
+      pool: each block sums a sequence for 64 columns. Its eight warps share the rows, and their sums are added in
+      order: bitwise reproducible.
 Limits: any B, N, D; N*D may exceed 2^31.   Numerics: f32 sums and products.
-Cost: reads or writes N*D elements, and B*D the other way: memory bound.
+Cost: reads or writes N*D elements, and writes or reads B*D. Memory bound.
 */
 #include "common/columns.cuh"
 
@@ -35,14 +36,14 @@ struct PoolRowsParams {
   int add;
 };
 
-// Columns c and c+1 of a row, each rounded once.
+// Stores columns c and c+1 of a row, each rounded once.
 template <class T>
 __device__ __forceinline__ void put2(T* row, float2 x, bool second) {
   row[0] = from_f32<T>(x.x);
   if (second) row[1] = from_f32<T>(x.y);
 }
 
-// Blocks (B+1, parts): block B has the rows behind the last sequence.
+// Launch: grid (B+1, parts), block (256). Block B writes the rows after the last sequence.
 template <class T>
 __device__ __forceinline__ void spread_rows(const SpreadRowsParams& p) {
   const int s = blockIdx.x;
@@ -66,7 +67,7 @@ __device__ __forceinline__ void spread_rows(const SpreadRowsParams& p) {
   }
 }
 
-// Blocks (B, ceil(D/64)).
+// Launch: grid (B, ceil(D/64)), block (256).
 template <class T>
 __device__ __forceinline__ void pool_rows(const PoolRowsParams& p) {
   STATIC_SMEM(float2, shared, 256);

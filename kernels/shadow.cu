@@ -1,7 +1,8 @@
 /*
-shadow: the bf16 copy of f32 weights, after they were written from the host. (AdamW writes its own.)
+shadow: the bf16 copy of f32 weights after they were written from the host. (AdamW updates the copy itself.)
 y = bf16(x), round to nearest even          x (N) f32   y (N) bf16
-Work: a thread takes eight elements.   Limits: any N; y and x start on multiples of 8 elements, or are taken singly.
+Work: each thread processes eight elements.   Limits: any N; if y or x is not 16-byte aligned, single elements are
+copied.
 */
 #include "common/types.cuh"
 

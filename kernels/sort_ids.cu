@@ -1,30 +1,30 @@
 /*
-sort_ids: which rows share an id, told by sorting.
+sort_ids: groups rows with equal ids by sorting.
 key   = the ids of id0 | id1 | id2 in ascending order       order, key (N) u32   id0 (N0), id1 (N1), id2 (N2) u32
-order = where each stood in id0 | id1 | id2; equal ids keep their order (stable)
-Ids are below V; NO_ID (all bits set) marks padding and sorts last, as does anything else that is not below V.
-Writes: order key, and between the passes a second pair of them in scratch.   Saves: nothing.
-Work: a radix sort from the lowest digit on, eight bits a pass, only as many passes as V needs (two below 65536 items).
-      A pass is three launches over tiles of 2048 keys:
-      count    how many keys of each digit a tile holds, by integer atomics in shared memory
-      scan     how many keys of a digit stand in earlier tiles; a block a digit
-      scatter  where each key goes: keys of smaller digits, then keys of its digit in earlier tiles, in earlier warps of the
-               tile, in earlier rounds of the warp, in earlier lanes. A warp takes 256 neighbouring keys, 32 a round; eight
-               ballots tell a lane which others hold its digit. The tile is put in order in shared memory first, so that
-               keys of one digit leave as one run of neighbours.
-      A stable sort has one result: nothing in it depends on the cut.
+order = their indices in id0 | id1 | id2; equal ids keep their order (stable)
+Ids are below V. NO_ID (all bits set) marks padding and sorts last, as does any other value >= V.
+Writes: order key, and between passes a second pair of them in scratch.   Saves: nothing.
+Work: a least-significant-digit radix sort with eight bits per pass, and only as many passes as V needs (two below 65536
+      items). A pass is three launches over tiles of 2048 keys:
+      count    the number of keys per digit in each tile, with integer atomics in shared memory
+      scan     the number of keys of a digit in earlier tiles; one block per digit
+      scatter  the destination of each key: after the keys of smaller digits, then after the keys of its digit in
+               earlier tiles, in earlier warps of the tile, in earlier rounds of the warp, and in earlier lanes. Each
+               warp processes 256 adjacent keys, 32 per round. Eight ballots give each lane the set of lanes with the
+               same digit. The tile is first ordered in shared memory, so that keys of one digit are written to
+      consecutive addresses. A stable sort has a unique result: it does not depend on the tiles.
 Limits: N < 2^31.   Numerics: integers.
-Cost: each pass reads 4 N words (keys twice, places once in all but the first pass) and writes 2 N: memory bound, and for
-      less than about 10^5 keys bound by the launches.
+Cost: each pass reads 4 N words (keys twice, indices once in all but the first pass) and writes 2 N. Memory bound; bound
+      by launch latency for fewer than about 10^5 keys.
 */
 #include "common/types.cuh"
 
 struct SortIdsParams {
-  u32* order;           // (N) of this pass
+  u32* order;           // (N) output of this pass
   u32* key;             // (N)
-  u32* count;           // (256,tiles) keys of a digit in a tile; after the scan, in the tiles before it
-  u32* total;           // (256) keys of a digit
-  const u32* order_in;  // (N) of the pass before; null in the first
+  u32* count;           // (256,tiles) keys per digit and tile; after the scan, in earlier tiles
+  u32* total;           // (256) keys per digit
+  const u32* order_in;  // (N) output of the previous pass; null in the first pass
   const u32* key_in;    // (N)
   const u32* id0;       // (N0)
   const u32* id1;       // (N1)
@@ -34,7 +34,7 @@ struct SortIdsParams {
   u32 n;
   u32 v;
   u32 tiles;
-  u32 shift;  // of the digit in a key
+  u32 shift;  // bit offset of the digit in a key
 };
 
 constexpr u32 kNoId = 0xffffffffu;
@@ -46,12 +46,13 @@ __device__ __forceinline__ u32 sort_key(const SortIdsParams& p, u32 i) {
   return id < p.v ? id : kNoId;
 }
 
-// V stands for NO_ID, so that no more digits are needed than V has.
+// V represents NO_ID, so that no more digits are needed than V has.
 __device__ __forceinline__ u32 sort_digit(const SortIdsParams& p, u32 key) {
   return (key < p.v ? key : p.v) >> p.shift & (kDigits - 1);
 }
 
-// The sum of x over the threads before this one, and over all in `total`; `scratch` holds 8 words. For 256 threads.
+// Exclusive prefix sum of x over the threads, and the sum over all threads in `total`. `scratch` holds 8 words. For
+// blocks of 256 threads.
 __device__ __forceinline__ u32 block_scan(u32 x, u32* scratch, u32& total) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   u32 sum = x;
@@ -60,7 +61,7 @@ __device__ __forceinline__ u32 block_scan(u32 x, u32* scratch, u32& total) {
     const u32 other = __shfl_up_sync(kAllLanes, sum, k);
     if (lane >= k) sum += other;
   }
-  __syncthreads();  // the scratch may still be read by an earlier call
+  __syncthreads();  // an earlier call may still read the scratch
   if (lane == 31) scratch[warp] = sum;
   __syncthreads();
   u32 before = 0;
@@ -74,7 +75,7 @@ __device__ __forceinline__ u32 block_scan(u32 x, u32* scratch, u32& total) {
   return before + sum - x;
 }
 
-// A block a tile.
+// Launch: one block per tile.
 KERNEL(sort_ids_count, SortIdsParams, 256) {
   STATIC_SMEM(u32, bins, kDigits);
   bins[threadIdx.x] = 0;
@@ -88,7 +89,7 @@ KERNEL(sort_ids_count, SortIdsParams, 256) {
   p.count[threadIdx.x * p.tiles + blockIdx.x] = bins[threadIdx.x];
 }
 
-// A block a digit.
+// Launch: one block per digit.
 KERNEL(sort_ids_scan, SortIdsParams, 256) {
   STATIC_SMEM(u32, scratch, 8);
   u32* const count = p.count + blockIdx.x * p.tiles;
@@ -103,12 +104,12 @@ KERNEL(sort_ids_scan, SortIdsParams, 256) {
   if (threadIdx.x == 0) p.total[blockIdx.x] = before;
 }
 
-// A block a tile. Threads are warps of keys in some stages, digits in others: there are as many of one as of the other.
+// Launch: one block per tile. Threads represent keys (by warp) in some stages and digits in others.
 KERNEL(sort_ids_scatter, SortIdsParams, 256) {
-  STATIC_SMEM(u32, held, kSortThreads / 32 * kDigits);  // (8,256) keys of a digit in a warp so far; later, where they begin
-  STATIC_SMEM(u32, keys, kSortTile);                    // the tile in order
+  STATIC_SMEM(u32, held, kSortThreads / 32 * kDigits);  // (8,256) keys per warp and digit so far; then their offset
+  STATIC_SMEM(u32, keys, kSortTile);                    // the ordered tile
   STATIC_SMEM(u32, orders, kSortTile);
-  STATIC_SMEM(u32, shift, kDigits);  // from a place in the ordered tile to its place in the list, by digit
+  STATIC_SMEM(u32, shift, kDigits);  // by digit: from the index in the ordered tile to the index in the output
   STATIC_SMEM(u32, scratch, 8);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, mine = threadIdx.x;
   const u32 tile = blockIdx.x * kSortTile, first = tile + warp * 32 * kSortRounds + lane;
@@ -139,7 +140,7 @@ KERNEL(sort_ids_scatter, SortIdsParams, 256) {
   }
   __syncthreads();
 
-  // Thread `mine` sees to digit `mine`.
+  // Thread `mine` processes digit `mine`.
   u32 total, tile_count = 0;
 #pragma unroll
   for (int w = 0; w < kSortThreads / 32; w++) {

@@ -1,25 +1,25 @@
 /*
-top_k: the best k items of the catalogue for each of B vectors, without ever a matrix of scores.
-item, score (B,K): candidates with the highest scores, best first, of equal ones the smaller id; NO_ROW and -inf where there
-are fewer than K.   bad (B): the first item with a score that is NaN or infinite (no candidate), else NO_ROW.
-Candidates: all items but excluded[excluded_start_b .. excluded_start_b+1], ascending and distinct.
+top_k: the best k items of the catalogue for each of B vectors, without a score matrix in memory.
+item, score (B,K): the candidates with the highest scores, best first, ties in favour of the smaller id; NO_ROW and -inf
+if there are fewer than K.   bad (B): the first item with a NaN or infinite score (not a candidate), else NO_ROW.
+Candidates: all items except excluded[excluded_start_b .. excluded_start_b+1], ascending and distinct.
 Writes: item score bad.   Saves: nothing.
-Work: the walk of common/scores.cuh: a block owns 64 users and sees a range of items. A score that beats the user's k-th best
-  goes to the user's queue in shared memory (32 places, taken by an integer atomic: the set decides, not the order). A
-  full queue is emptied by a warp: excluded items drop out (a binary search each, so that the walk need not know of them),
-  the rest is sorted by counting and merged into the user's list, which lies in global memory and stays in the L2 cache:
-  each element's new place is its own plus the number of elements of the other side before it. Once the k-th best is
-  good, almost nothing passes, and the walk runs at the speed of the multiply-adds.
-  Ranges are split so that few users fill a GPU too; a second kernel merges the lists of all ranges, two by two, by the
-  same counting of places.
-  A key is (score, ~id) in 64 bits that compare as integers: keys are all different, so that the result does not depend
-  on who comes first.
-Limits: K up to what the launcher says; the longer the lists, the more the merging costs.   Numerics: common/scores.cuh.
-Cost: 2 BDV operations that are not fused: half the rate of multiply-adds. Compute bound from a few users on.
+Work: the loop of common/scores.cuh: each block owns 64 users and processes a range of items. A score above the user's
+  k-th best is appended to the user's queue in shared memory (32 slots, assigned by an integer atomic: the result
+  depends on the set, not on the order). A warp empties a full queue. It drops excluded items (one binary search each,
+  so that the loop does not need the exclusion list), sorts the rest by counting and merges it into the user's list,
+  which is in global memory and stays in L2. The new index of each element is its own index plus the number of elements
+  of the other side before it. Once the k-th best is high, few scores pass, and the loop runs at the rate of its
+  multiplications and additions. Ranges are split so that few users also fill a GPU. A second kernel merges the lists of
+  all ranges pairwise, by the same counting.
+  A key is (score, ~id) in 64 bits that compare as integers. All keys are distinct, so the result does not depend on the
+  order of the threads.
+Limits: K up to the limit of the launcher; longer lists cost more to merge.   Numerics: common/scores.cuh.
+Cost: 2 BDV unfused operations: half the rate of fused multiply-adds. Compute bound from a few users on.
 */
 #include "common/scores.cuh"
 
-// grid (row tiles, 1, splits)
+// Launch: grid (row tiles, 1, splits).
 struct TopKParams {
   u64* part;                  // (splits, B, K) scratch: keys, best first
   u32* part_bad;              // (splits, B) scratch
@@ -33,16 +33,16 @@ struct TopKParams {
   int ld;
   int v;
   int k;
-  int per_split;  // items, a multiple of 128
+  int per_split;  // items per split, a multiple of 128
 };
 
-// A block a user.
+// Launch: one block per user.
 struct TopKMergeParams {
   u32* item;            // (B, K)
   float* score;         // (B, K)
   u32* bad;             // (B)
   u64* part;            // (splits, B, K)
-  u64* spare;           // (splits, B, K) scratch: merged lists go to and fro
+  u64* spare;           // (splits, B, K) scratch: double buffer of the merged lists
   const u32* part_bad;  // (splits, B)
   int b;
   int k;
@@ -51,10 +51,10 @@ struct TopKMergeParams {
 
 constexpr int kQueue = 32;
 
-// -inf and NO_ROW: what stands where there is no item. Smaller than the key of any finite score.
+// -inf and NO_ROW: the entry for "no item". Smaller than the key of any finite score.
 constexpr u64 kNoKey = 0x007fffffull << 32;
 
-// Floats as integers of the same order: negative ones turned over, the others moved above them.
+// Maps floats to integers of the same order: negative values are inverted, the others are moved above them.
 __device__ __forceinline__ u64 key_of(float score, u32 item) {
   const u32 bits = __float_as_uint(score);
   return (u64)(bits >> 31 ? ~bits : bits | 0x80000000u) << 32 | (u32)~item;
@@ -64,7 +64,7 @@ __device__ __forceinline__ float score_of(u64 key) {
   return __uint_as_float(order >> 31 ? order & 0x7fffffffu : ~order);
 }
 
-// How many of `n` keys, best first, are before `key`.
+// Number of keys of `list` (n keys, best first) that precede `key`.
 __device__ __forceinline__ int keys_before(const u64* list, int n, u64 key) {
   int low = 0, high = n;
   while (low < high) {
@@ -89,8 +89,8 @@ __device__ __forceinline__ bool holds(const u32* ids, u32 n, u32 id) {
 struct BestOf {
   TopKParams p;
   u64* queue;   // shared (64, kQueue)
-  float* limit;  // shared (64): score of the k-th best, -inf while there are fewer, +inf of a row that is no user
-  int* queued;  // shared (64): may count beyond kQueue those that found no place
+  float* limit;  // shared (64): score of the k-th best, -inf if there are fewer, +inf for rows without a user
+  int* queued;  // shared (64): may exceed kQueue, counting entries that found no slot
   int* listed;  // shared (64)
   u32* bad;     // shared (64)
 
@@ -98,7 +98,7 @@ struct BestOf {
     return p.part + ((i64)blockIdx.z * p.b + blockIdx.x * kScoreRows + row) * p.k;
   }
 
-  // Merges a row's queue into its list; the 32 lanes of a warp together.
+  // Merges a row's queue into its list. Called by all 32 lanes of a warp.
   __device__ __forceinline__ void empty(int row) {
     const int lane = threadIdx.x % 32, count = min(queued[row], kQueue), user = blockIdx.x * kScoreRows + row;
     u64 *mine = queue + row * kQueue, *out = list(row), key = kNoKey;
@@ -107,7 +107,7 @@ struct BestOf {
     if (key != kNoKey && holds(excluded, p.excluded_start[user + 1] - p.excluded_start[user], (u32)~key)) key = kNoKey;
     const int fresh = __popc(__ballot_sync(kAllLanes, key != kNoKey)), had = listed[row];
 
-    // Sorts by counting who is before whom.
+    // Sorts by counting the keys before each key.
     if (lane < count) mine[lane] = key;
     __syncwarp();
     int place = 0;
@@ -117,14 +117,14 @@ struct BestOf {
     __syncwarp();
     if (key != kNoKey) place += keys_before(out, had, key);
 
-    // The list moves up from its end: a place is read before anything is moved to it.
+    // Moves list elements from the end on: each slot is read before it is overwritten.
     for (int first = (had - 1) / 32 * 32; first >= 0 && had > 0; first -= 32) {
       const int i = first + lane;
       const u64 old = i < had ? out[i] : kNoKey;
       const int by = i < had ? keys_before(mine, fresh, old) : 0;
       __syncwarp();
       if (by > 0 && i + by < p.k) out[i + by] = old;
-      // Nothing was put before this group: nothing is put before earlier ones.
+      // If nothing is inserted before this group, nothing is inserted before earlier groups.
       if (!__any_sync(kAllLanes, by > 0)) break;
     }
     __syncwarp();
@@ -140,7 +140,7 @@ struct BestOf {
   }
 
   __device__ __forceinline__ void take(const float (&score)[kRowsEach][kItemsEach], int item, int inside) {
-    u64 waiting = 0;  // bit i*8 + j: the score has passed and has no place yet
+    u64 waiting = 0;  // bit i*8 + j: the score has passed and is not queued yet
     bool odd = false;
 #pragma unroll
     for (int i = 0; i < kRowsEach; i++) {
@@ -149,7 +149,7 @@ struct BestOf {
       for (int j = 0; j < kItemsEach; j++) {
         const bool there = score_item(j) < inside;
         odd |= there && !is_finite(score[i][j]);
-        // Items ascend: one with the score of the k-th best comes behind it.
+        // Items ascend: an item that ties with the k-th best ranks after it.
         if (there && score[i][j] > least && score[i][j] < score_infinity()) waiting |= 1ull << (i * kItemsEach + j);
       }
     }
@@ -169,7 +169,7 @@ struct BestOf {
             const u64 bit = 1ull << (i * kItemsEach + j);
             if (!(waiting & bit)) continue;
             const int row = score_row(i);
-            // The list may hold later items of this tile by now, so that an equal score still has to be compared.
+            // The list may contain later items of this tile by now, so that ties must still be compared.
             const int place = score[i][j] < limit[row] ? -1 : atomicAdd(queued + row, 1);
             if (place >= kQueue) continue;
             if (place >= 0) queue[row * kQueue + place] = key_of(score[i][j], item + score_item(j));
@@ -215,7 +215,7 @@ KERNEL(top_k_merge, TopKMergeParams, 256) {
       const int list = (int)(at / p.k), i = (int)(at % p.k), other = list ^ 1;
       const u64 key = from[list * stride + i];
       const int before = other < lists ? keys_before(from + other * stride, p.k, key) : 0;
-      // What fills up a list comes behind all items of both; that of the first list alone reaches to the end.
+      // Fill entries rank after the items of both lists; those of the first list alone fill the rest of the output.
       if (i + before < p.k && (key != kNoKey || list % 2 == 0)) to[list / 2 * stride + i + before] = key;
     }
     __syncthreads();

@@ -1,21 +1,21 @@
 /*
-vertical_conv: the vertical convolutions of Caser (Tang and Wang 2018): F weighted sums of the L newest rows.
+vertical_conv: the vertical convolutions of Caser (Tang and Wang 2018): F weighted sums of the L most recent rows.
 fwd: y[t,(f,k)] = b_f + sum_{l<L} w[f,l] x[t-L+1+l, k]        x (N,D) act  w (F,L) f32  b (F) f32  y (N,F*D) act
-bwd: dx[r,k] = sum_f sum_l w[f,l] dy[r+L-1-l, (f,k)],   dw[f,l] = sum_t sum_k x[t-L+1+l,k] dy[t,(f,k)],   db = sums of dy
-     rows before a sequence's first one are zeros; rows behind the last sequence have y = 0 and no part in the gradients
-Writes: y | dx dw db by Dst.   Saves for bwd: nothing.
-Work: a thread takes eight neighbouring channels of a row; a tile of 32 rows knows its sequences (find_bounds). Forward,
-      four filters share what is loaded of x, whose rows come from the cache but for the first time. dw: a block takes a
-      part of the rows for 4 filters and 8 taps, of which each thread keeps all 32 products; the block's sums are partial
-      rows that `finish` adds, a warp an element. All cuts are functions of the sizes: deterministic, no atomics.
-Limits: any N, D, F, L < 2^30; N*F*D may exceed 2^31.   Numerics: f32 throughout, each result rounded once.
-Cost: 2*N*F*L*D flop; reads x, writes y (F times as much): memory bound.
+bwd: dx[r,k] = sum_f sum_l w[f,l] dy[r+L-1-l, (f,k)],   dw[f,l] = sum_t sum_k x[t-L+1+l,k] dy[t,(f,k)],   db = sums of
+     dy rows before the start of a sequence are zeros; rows after the last sequence have y = 0 and no gradient
+Writes: y | dx dw db (overwritten or accumulated, per Dst).   Saves for bwd: nothing.
+Work: each thread computes eight adjacent channels of a row. A tile of 32 rows finds its sequences (find_bounds).
+      Forward: four filters share each load of x, which hits the cache after the first access. dw: each block processes
+      a part of the rows for 4 filters and 8 taps; each thread accumulates all 32 products. The block sums are partial
+      rows, which `finish` adds, one warp per element. All splits depend on the sizes only: deterministic, no atomics.
+Limits: any N, D, F, L < 2^30; N*F*D may exceed 2^31.   Numerics: f32 arithmetic, each result rounded once.
+Cost: 2*N*F*L*D flop; reads x, writes y (F times as much). Memory bound.
 */
 #include "common/conv.cuh"
 
-constexpr int kTile = 32;                   // rows whose bounds a block holds at a time
-constexpr int kFilters = 4, kTaps = 8;      // worked on at a time
-constexpr int kSums = kFilters * kTaps + kFilters;  // of a group: dw, then db
+constexpr int kTile = 32;                   // rows with their bounds in shared memory at a time
+constexpr int kFilters = 4, kTaps = 8;      // processed at a time
+constexpr int kSums = kFilters * kTaps + kFilters;  // sums of a group: dw, then db
 
 struct VerticalConvFwdParams {
   void* y;            // (N,F*D) act
@@ -49,7 +49,7 @@ struct VerticalConvDwParams {
   const void* x;   // (N,D) act
   const u32* cu;   // (B+1)
   i64 n;
-  i64 rows;  // of a part, a multiple of kTile
+  i64 rows;  // rows per part, a multiple of kTile
   int b;
   int d;
   int l;
@@ -57,8 +57,8 @@ struct VerticalConvDwParams {
 };
 
 struct VerticalConvFinishParams {
-  float* dw;             // (F,L), null: not wanted
-  float* db;             // (F), null: not wanted
+  float* dw;             // (F,L), null: not required
+  float* db;             // (F), null: not required
   const float* partial;  // (parts,F*L+F)
   int parts;
   int l;
@@ -67,7 +67,7 @@ struct VerticalConvFinishParams {
   int add_db;
 };
 
-// Blocks ceil(N/kTile).
+// Launch: grid (ceil(N/kTile)), block (256).
 template <class T>
 __device__ __forceinline__ void vertical_conv_fwd(const VerticalConvFwdParams& p) {
   STATIC_SMEM(int2, bounds, kTile);
@@ -82,7 +82,7 @@ __device__ __forceinline__ void vertical_conv_fwd(const VerticalConvFwdParams& p
     if (row >= p.n) return;
     const int2 sequence = bounds[r];
     const bool inside = sequence.x < sequence.y;
-    const int rows = inside ? min(p.l, r - sequence.x + 1) : 0, oldest = p.l - rows;  // of the window; its first tap
+    const int rows = inside ? min(p.l, r - sequence.x + 1) : 0, oldest = p.l - rows;  // in the window; first tap
     for (int f0 = 0; f0 < p.f; f0 += kFilters) {
       float acc[kFilters][8];
 #pragma unroll
@@ -108,7 +108,7 @@ __device__ __forceinline__ void vertical_conv_fwd(const VerticalConvFwdParams& p
   }
 }
 
-// Blocks ceil(N/kTile): each row gathers from the rows whose windows hold it.
+// Launch: grid (ceil(N/kTile)), block (256). Each row gathers from the rows with a window that contains it.
 template <class T>
 __device__ __forceinline__ void vertical_conv_dx(const VerticalConvDxParams& p) {
   STATIC_SMEM(int2, bounds, kTile);
@@ -123,7 +123,7 @@ __device__ __forceinline__ void vertical_conv_dx(const VerticalConvDxParams& p) 
     if (row >= p.n) return;
     T* to = (T*)p.dx + row * d;
     float acc[8] = {}, old[8] = {};
-    const int rows = min(p.l, bounds[r].y - r);  // that see this one; of a row in no sequence none
+    const int rows = min(p.l, bounds[r].y - r);  // rows that read this one; 0 for rows in no sequence
     for (int j = 0; j < rows; j++) {
 #pragma unroll 4
       for (int f = 0; f < p.f; f++) {
@@ -141,7 +141,7 @@ __device__ __forceinline__ void vertical_conv_dx(const VerticalConvDxParams& p) 
   }
 }
 
-// Blocks (ceil(F/kFilters), ceil(L/kTaps), parts).
+// Launch: grid (ceil(F/kFilters), ceil(L/kTaps), parts), block (256).
 template <class T>
 __device__ __forceinline__ void vertical_conv_dw(const VerticalConvDwParams& p) {
   STATIC_SMEM(int2, bounds, kTile);
@@ -151,15 +151,15 @@ __device__ __forceinline__ void vertical_conv_dw(const VerticalConvDwParams& p) 
   const bool vec = rows_aligned(p.x, d) && aligned16(p.dy);
   float dw[kFilters][kTaps] = {}, db[kFilters] = {};
   for (i64 tile = begin; tile < end; tile += kTile) {
-    __syncthreads();  // all are done with the bounds of the tile before
+    __syncthreads();  // the bounds of the previous tile are no longer read
     find_bounds<kTile, 256>(bounds, p.cu, p.b, tile);
     __syncthreads();
     for (int i = threadIdx.x; i < kTile * chunks; i += 256) {
       const int r = i / chunks, c = i % chunks * 8;
       const int2 sequence = bounds[r];
-      if (sequence.x >= sequence.y) continue;  // in no sequence, the rows behind the last one among them
+      if (sequence.x >= sequence.y) continue;  // in no sequence, including the rows after the last one
       const i64 row = tile + r;
-      const int oldest = p.l - min(p.l, r - sequence.x + 1);  // the first tap that has a row
+      const int oldest = p.l - min(p.l, r - sequence.x + 1);  // the first tap with a row
       float dy[kFilters][8];
 #pragma unroll
       for (int g = 0; g < kFilters; g++) {
@@ -181,7 +181,7 @@ __device__ __forceinline__ void vertical_conv_dw(const VerticalConvDwParams& p) 
       }
     }
   }
-  // Over the lanes of a warp, then over the warps in order.
+  // Sum over the lanes of a warp, then over the warps in order.
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 #pragma unroll
   for (int g = 0; g < kFilters; g++) {
@@ -214,7 +214,7 @@ KERNEL(vertical_conv_dx_f32, VerticalConvDxParams, 256, 2) { vertical_conv_dx<fl
 KERNEL(vertical_conv_dw_bf16, VerticalConvDwParams, 256) { vertical_conv_dw<bf16>(p); }
 KERNEL(vertical_conv_dw_f32, VerticalConvDwParams, 256) { vertical_conv_dw<float>(p); }
 
-// A warp an element of dw, then of db; lanes take every 32nd part.
+// One warp per element of dw, then of db; lane i adds every 32nd part from part i on.
 KERNEL(vertical_conv_finish, VerticalConvFinishParams, 256) {
   const i64 of_dw = (i64)p.f * p.l, each = of_dw + p.f, at = (i64)blockIdx.x * 8 + threadIdx.x / 32;
   if (at >= each) return;

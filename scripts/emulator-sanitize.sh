@@ -1,21 +1,22 @@
 #!/usr/bin/env bash
-# Runs a program on the emulator with the kernels instrumented: AddressSanitizer + UndefinedBehaviorSanitizer see overruns
-# of shared memory and of allocations, misaligned vectors, overflows; ThreadSanitizer sees races of lanes, warps and blocks.
+# Runs a program on the emulator with instrumented kernels. AddressSanitizer + UndefinedBehaviorSanitizer detect
+# overruns of shared memory and allocations, misaligned vectors and overflows. ThreadSanitizer detects races of lanes,
+# warps and blocks.
 #
 #   scripts/emulator-sanitize.sh                       both, over `mipgpu check --device emu` (TSan: its small cases)
-#   scripts/emulator-sanitize.sh asan|tsan [COMMAND…]  one of them, over a command of your own
-#   scripts/emulator-sanitize.sh self-test [COMMAND…]  plants an overrun and a race in the sum over a block and sees that
-#                                                      each is caught (over `mipgpu check --device emu --only norm`)
+#   scripts/emulator-sanitize.sh asan|tsan [COMMAND…]  one of them, over a command that you specify
+#   scripts/emulator-sanitize.sh self-test [COMMAND…]  plants an overrun and a race in the block reduction and checks
+#                                                      that both are detected (`mipgpu check --device emu --only norm`)
 #
-# The program itself is the ordinary one: only the emulator's library is exchanged, through MIPGPU_EMU_LIB. Since that
-# library comes into the process late, the sanitiser's runtime has to be there from the start: LD_PRELOAD.
-# Needs g++ with its sanitiser libraries; CXX names another compiler. Exit code 0: nothing was found.
+# The program itself is not instrumented: only the emulator library is replaced, through MIPGPU_EMU_LIB. The library is
+# loaded late, so the sanitiser's runtime must be preloaded: LD_PRELOAD.
+# Needs g++ with its sanitiser libraries; CXX specifies another compiler. Exit code 0: no errors were found.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cxx=${CXX:-g++}
 out=target/sanitize
 
-# build asan|tsan [folder of the kernels]: prints the path of the library, rebuilt where a source is newer.
+# build asan|tsan [folder of the kernels]: prints the path of the library, rebuilt if a source is newer.
 build() {
   local kind=$1 kernels=${2:-kernels} folder sanitize told
   folder=$out/$kind-$(basename "$kernels")
@@ -32,7 +33,7 @@ build() {
     -printf '%T@ %p\n' | sort -n | tail -1 | cut -d' ' -f2-)
   for source in "$kernels"/*.cu "$kernels"/emu/*.cpp; do
     local object=$folder/$(basename "$source").o extra=
-    [[ $source == *.cu ]] && extra=$sanitize  # the kernels alone: the runtime switches stacks under the sanitiser's feet
+    [[ $source == *.cu ]] && extra=$sanitize  # only the kernels: the runtime switches stacks, which sanitisers cannot follow
     objects+=("$object")
     if [[ ! $object -nt $source || ! $object -nt $newest ]]; then
       # shellcheck disable=SC2086
@@ -53,12 +54,12 @@ run() {
   shift 2
   runtime=$("$cxx" -print-file-name="lib$kind.so")
   [[ -e $runtime ]] || { echo "emulator-sanitize: $cxx has no lib$kind.so" >&2; exit 1; }
-  # Leaks are not looked for: the library lives as long as the process, and Rust's own statics look like leaks.
+  # No leak detection: the library lives as long as the process, and Rust's own statics look like leaks.
   local asan="detect_leaks=0:${ASAN_OPTIONS:-}"
-  # Only what the kernels do counts: the program around them synchronises by means that TSan cannot see.
+  # Only accesses of the kernels are checked: TSan cannot see the synchronisation of the program itself.
   local tsan="ignore_noninstrumented_modules=1:exitcode=66:halt_on_error=1:${TSAN_OPTIONS:-}"
   local fixed=()
-  # TSan knows fixed places of memory, which wide address randomisation misses.
+  # TSan needs fixed memory ranges, which are incompatible with wide address randomisation.
   [[ $kind == tsan ]] && command -v setarch >/dev/null && fixed=(setarch -R)
   MIPGPU_EMU_LIB=$library ASAN_OPTIONS=$asan TSAN_OPTIONS=$tsan UBSAN_OPTIONS=print_stacktrace=1 \
     "${fixed[@]}" env LD_PRELOAD="$runtime" "$@"
@@ -74,33 +75,33 @@ prove() {
     twins=(cross_entropy sampled_softmax)
     cargo build --locked --quiet
     set -- target/debug/mipgpu check --device emu
-    # Watching every access of every lane takes some 25 times as long: the small cases of every kernel.
+    # TSan slows each lane down by a factor of about 25: use the small cases of every kernel.
     [[ $kind == tsan ]] && set -- "$@" --largest 700
   fi
   run "$kind" "$library" "$@"
-  # The twins for Hopper.
+  # The Hopper variants.
   for op in "${twins[@]}"; do
     MIPGPU_WGMMA=1 run "$kind" "$library" "$@" --precision bf16 --only "$op"
   done
-  echo "emulator-sanitize: $kind found nothing ($((SECONDS - begin)) s): $*"
+  echo "emulator-sanitize: $kind found no errors ($((SECONDS - begin)) s): $*"
 }
 
-# plant asan|tsan SED-SCRIPT WHAT-MUST-BE-SAID COMMAND…
+# plant asan|tsan SED-SCRIPT EXPECTED-MESSAGE COMMAND…
 plant() {
   local kind=$1 change=$2 said=$3 library kernels=$out/planted-$1 report=$out/planted-$1.log
   shift 3
   rm -rf "$kernels" && mkdir -p "$kernels" && cp -rp kernels/. "$kernels"
   sed -i "$change" "$kernels/common/reduce.cuh"
   if cmp -s kernels/common/reduce.cuh "$kernels/common/reduce.cuh"; then
-    echo "emulator-sanitize: nothing was planted, kernels/common/reduce.cuh has changed" >&2
+    echo "emulator-sanitize: the sed script changed nothing: kernels/common/reduce.cuh differs from what it expects" >&2
     exit 1
   fi
   library=$(build "$kind" "$kernels")
   if run "$kind" "$library" "$@" >"$report" 2>&1 || ! grep -q "$said" "$report"; then
-    echo "emulator-sanitize: the planted fault was not caught by $kind, see $report" >&2
+    echo "emulator-sanitize: $kind did not detect the planted fault, see $report" >&2
     exit 1
   fi
-  echo "emulator-sanitize: $kind caught the planted fault: $(grep -m1 "SUMMARY" "$report")"
+  echo "emulator-sanitize: $kind detected the planted fault: $(grep -m1 "SUMMARY" "$report")"
 }
 self_test() {
   if ((!$#)); then

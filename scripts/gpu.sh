@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Builds here, packs everything that a GPU machine needs into dist/, and says what to run there. The GPU machine needs an
-# NVIDIA driver, and for the comparison PyTorch; no Rust, no compiler, no network.
+# Builds on this machine, packs everything that a GPU machine needs into dist/, and prints what to run there. The GPU
+# machine needs an NVIDIA driver, and PyTorch for the comparison; no Rust, no compiler, no network.
 #
-#   scripts/gpu.sh [IMPORTED_DATA]        IMPORTED_DATA: a data set made by `mipgpu import` to train on there (MovieLens-1M)
-#   dist/run.sh all                       on the GPU machine; results land in dist/results (or $OUT)
+#   scripts/gpu.sh [IMPORTED_DATA]        IMPORTED_DATA: a data set from `mipgpu import` (MovieLens-1M), for training
+#   dist/run.sh all                       on the GPU machine; writes results to dist/results (or $OUT)
 #
-# dist/run.sh takes the stages one by one as well: check, memcheck, racecheck, initcheck, synccheck, time, train.
+# dist/run.sh also runs single stages: check, memcheck, racecheck, initcheck, synccheck, time, train.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -20,7 +20,7 @@ mkdir -p dist/peers
 cp target/release/mipgpu dist/
 cp "$step" dist/step
 cp benches/peers/*.py dist/peers/
-# Debug lines are of no use there.
+# Debug information is not used there.
 strip --strip-debug dist/mipgpu dist/step
 if [ $# -ge 1 ]; then
   cp -r "$1" dist/data
@@ -30,7 +30,8 @@ git diff --quiet HEAD || echo "with uncommitted changes" >> dist/commit
 
 cat > dist/run.sh <<'RUN'
 #!/usr/bin/env bash
-# Proves and times this build on the GPU of this machine. Usage: run.sh [check|memcheck|racecheck|initcheck|synccheck|time|train|all]
+# Tests and times this build on the GPU of this machine.
+# Usage: run.sh [check|memcheck|racecheck|initcheck|synccheck|time|train|all]
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 out=${OUT:-$here/results}
@@ -39,7 +40,7 @@ export PATH="$here:$PATH:/usr/local/cuda/bin"
 device=${DEVICE:-cuda:0}
 failed=0
 
-# say FILE COMMAND...: runs, keeps what it prints, tells how it ended.
+# say FILE COMMAND...: runs a command, stores its output, and prints its exit code.
 say() {
   local file=$out/$1; shift
   local start=$SECONDS
@@ -57,13 +58,13 @@ facts() {
 
 hopper() {
   mipgpu devices | grep -q "^ *$device .*compute capability 9\.0" && return
-  echo "== $device is not of compute capability 9.0: wgmma is not run"
+  echo "== $device does not have compute capability 9.0: wgmma kernels are skipped"
   return 1
 }
 
 check() {
   say devices.txt mipgpu devices
-  grep -q cuBLASLt "$out/devices.txt" || { echo "== cuBLASLt was not found: products are by our own kernels, timings mean little"; failed=1; }
+  grep -q cuBLASLt "$out/devices.txt" || { echo "== cuBLASLt was not found: products use mipgpu's own kernels, timings are not representative"; failed=1; }
   say check.txt mipgpu check --device "$device"
   MIPGPU_GEMM=own say check-own-gemm.txt mipgpu check --device "$device" --only linear
   if hopper; then
@@ -71,17 +72,17 @@ check() {
   fi
 }
 
-# One tool after the other, over every case by our own kernels (products too: MIPGPU_GEMM=own).
+# Runs one tool over every case with mipgpu's own kernels (also for products: MIPGPU_GEMM=own).
 sanitizer() {
   if ! command -v compute-sanitizer >/dev/null; then
-    echo "== not run: there is no compute-sanitizer on this machine" | tee "$out/$1.txt"
+    echo "== skipped: compute-sanitizer is not installed" | tee "$out/$1.txt"
     failed=1
     return
   fi
   MIPGPU_GEMM=own say "$1.txt" timeout 540 compute-sanitizer --tool "$1" --error-exitcode 9 mipgpu check --device "$device" --largest "${2:-20000}"
 }
 
-# The widths of the comparison (A, B, C: the gpu- jobs of compare.py), and where a step's time goes.
+# The shapes of the comparison (A, B, C: the gpu- jobs of compare.py), and the time per operation of a step.
 times() {
   say compare.txt python3 "$here/peers/compare.py" --jobs gpu- --step "$here/step" --device cuda --dtypes bf16 --rounds 3 --out "$out/compare.json"
   local shape
@@ -92,7 +93,7 @@ times() {
       MIPGPU_WGMMA=1 say "ops-d$1-wgmma.txt" "$here/step" --device "$device" --ops --width "$1" --heads "$2" --items "$3" --batch 256
     fi
   done
-  # Where the steps of a run go, with the pages and traces that show it.
+  # Time per operation of training steps, with the pages and traces of the profile.
   local data=()
   [ -d "$here/data" ] && data=("$here/data")
   rm -rf "$out/profile"
@@ -100,10 +101,10 @@ times() {
 }
 
 train() {
-  [ -d "$here/data" ] || { echo "no data was packed: scripts/gpu.sh IMPORTED_DATA"; failed=1; return; }
+  [ -d "$here/data" ] || { echo "no data was packed: run scripts/gpu.sh IMPORTED_DATA"; failed=1; return; }
   say train.txt mipgpu train "$here/data" --device "$device" --out "$out/run"
   cp "$out/run/report.json" "$out/run/metrics.jsonl" "$out/run/timing.jsonl" "$out/" 2>/dev/null
-  # Two runs of the same seed, the second stopped on its way and resumed, end in the same bytes.
+  # Two runs with the same seed, one of them interrupted and resumed, must produce identical bytes.
   say short.txt mipgpu train "$here/data" --device "$device" --out "$out/short" --epochs 5 --checkpoint-seconds 0
   mipgpu -q train "$here/data" --device "$device" --out "$out/twin" --epochs 5 --checkpoint-seconds 0 > "$out/stopped.txt" 2>&1 &
   local pid=$!
@@ -123,10 +124,10 @@ case ${1:-all} in
   time) times ;;
   train) train ;;
   all) check; sanitizer memcheck; sanitizer racecheck 4000; sanitizer initcheck; sanitizer synccheck; times; train ;;
-  *) echo "run.sh: check, memcheck, racecheck, initcheck, synccheck, time, train or all" >&2; exit 1 ;;
+  *) echo "run.sh: expected check, memcheck, racecheck, initcheck, synccheck, time, train or all" >&2; exit 1 ;;
 esac
 exit $failed
 RUN
 chmod +x dist/run.sh
-du -sh dist | cut -f1 | sed 's/^/gpu.sh: dist holds /'
-echo "gpu.sh: carry dist/ to the GPU machine and run dist/run.sh all"
+du -sh dist | cut -f1 | sed 's/^/gpu.sh: size of dist: /'
+echo "gpu.sh: copy dist/ to the GPU machine and run dist/run.sh all"

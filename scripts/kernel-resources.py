@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Lists what the compiler made of every kernel: registers, shared memory, spills, and whether tensor cores are used.
+"""Lists the resource usage of every kernel: registers, shared memory, spills, and whether it uses tensor cores.
 
 Usage: scripts/kernel-resources.py [FATBIN_DIR] [--arch sm_90a] > benches/results/kernel-resources.md
 
-Reads the fatbins that the last build left under target/mipgpu-kernels with cuobjdump (from .cuda/, CUDA_HOME or the
-PATH). Ends with 1 when a kernel spills, or when one that is meant for tensor cores has no HMMA (wgmma: no HGMMA) instruction.
+Reads the fatbins of the last build under target/mipgpu-kernels with cuobjdump (from .cuda/, CUDA_HOME or the PATH).
+Exits with 1 if a kernel spills, or if a tensor core kernel has no HMMA (wgmma: no HGMMA) instruction.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-# Kernels whose products are meant for tensor cores: bf16 twins of these.
+# Kernels that must use tensor cores: the bf16 variants of these.
 PRODUCTS = ("attention_", "cross_entropy_fwd", "cross_entropy_dh", "cross_entropy_dtable", "sampled_softmax_fwd",
             "sampled_softmax_dh", "sampled_softmax_dneg", "gemm_", "dilated_conv_fwd_c", "dilated_conv_fwd_z",
             "dilated_conv_bwd_dx", "dilated_conv_bwd_dw", "gru_fwd", "gru_bwd")
@@ -40,7 +40,7 @@ def cuobjdump():
 
 
 def newest(folder):
-    """The latest fatbin of every source."""
+    """The newest fatbin of every source."""
     sources = {p.stem for p in (ROOT / "kernels").glob("*.cu")}
     latest = {}
     for path in sorted(folder.glob("*.fatbin"), key=lambda p: p.stat().st_mtime):
@@ -56,7 +56,7 @@ def newest(folder):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", nargs="?", default=str(ROOT / "target/mipgpu-kernels"), type=pathlib.Path)
-    parser.add_argument("--arch", default="sm_90a", help="whose instructions to count [default: sm_90a]")
+    parser.add_argument("--arch", default="sm_90a", help="architecture for the instruction counts [default: sm_90a]")
     args = parser.parse_args()
     tool, rows, faults = cuobjdump(), [], []
     for source, path in sorted(newest(pathlib.Path(args.folder)).items()):
@@ -90,8 +90,8 @@ def main():
                 faults.append(f"{name} has no HGMMA")
             if name.endswith("_bf16") and name.startswith(PRODUCTS) and not c["HMMA"]:
                 faults.append(f"{name} has no HMMA")
-    print(f"Registers a thread by architecture ({', '.join(archs)}), static shared and local (spilled) bytes, and "
-          f"instructions of {args.arch}.\n")
+    print(f"Registers per thread by architecture ({', '.join(archs)}), static shared and local (spilled) bytes, and "
+          f"instruction counts of {args.arch}.\n")
     print("| source | kernel | registers | shared | spilled | HMMA | HGMMA | LDSM | LDGSTS | all |")
     print("|---|---|---|---:|---:|---:|---:|---:|---:|---:|")
     for row in rows:

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Joins MovieLens-1M's films with a table of their people, for `mipgpu import --items`.
+"""Joins the films of MovieLens-1M with a table of their directors and actors, for `mipgpu import --items`.
 
     scripts/ml-1m-people.py movies.dat people.tsv > items.csv
     mipgpu import ratings.dat --no-header --items items.csv --item-fields genres,directors,actors --out data/ml-1m
 
-movies.dat is MovieLens-1M's own (Latin-1, `id::title::genres`). people.tsv has a header and at least the columns
-movie_id, directors, actors, names separated by ", " (such a table comes with MeLU, Lee et al. 2019, as
-movies_extrainfos.dat). Kept are the first director and the first three actors, as in Zeng et al. 2021.
+movies.dat is from MovieLens-1M (Latin-1, `id::title::genres`). people.tsv has a header and at least the columns
+movie_id, directors, actors, with names separated by ", ". Such a table is part of MeLU (Lee et al. 2019), as
+movies_extrainfos.dat. The output has the first director and the first three actors, as in Zeng et al. 2021.
 """
 
 import csv
@@ -33,4 +33,4 @@ with open(sys.argv[1], encoding="latin-1") as file:
         film, title, genres = line.rstrip("\n").split("::")
         missing += film not in people
         table.writerow([film, title, genres, *people.get(film, ("", ""))])
-print(f"{missing} films have no people", file=sys.stderr)
+print(f"{missing} films without directors and actors", file=sys.stderr)

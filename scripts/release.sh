@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Makes the archive of a release in target/release-archive: binary (profile `dist`), completions, man pages, licences,
-# README and CHANGELOG, its SHA-256, and the notes of the version from CHANGELOG.md.
+# Creates the archive of a release in target/release-archive: binary (profile `dist`), completions, man pages, licences,
+# README and CHANGELOG, its SHA-256, and the release notes from CHANGELOG.md.
 #
 #   scripts/release.sh            with the CUDA kernels; fails without nvcc
-#   scripts/release.sh --cpu      for the CPU alone
+#   scripts/release.sh --cpu      CPU only
 set -euo pipefail
 cd "$(dirname "$0")/.."
 case ${1:-} in

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""A tuned PyTorch baseline of Caser: the arithmetic of src/models/caser.rs (next item, every row scored, no user vectors).
+"""A tuned PyTorch baseline of Caser: the computation of src/models/caser.rs (next item, every row scored, no user
+vectors).
 
   python caser_torch.py --d 64 --T 50 --batch 64 --dtype bf16 --compile
 
-Windows of one user share their convolutions: each height runs over the sequence once, as one channels-last conv2d (on
-CPUs twice as fast as products and shifted sums), and the maxima are a pool of stride 1.
+Windows of one user share their convolutions. Each height is one channels-last conv2d over the sequence (on CPUs twice
+as fast as products and shifted sums), and the maxima are a pooling with stride 1.
 """
 import argparse
 import torch
@@ -59,7 +60,7 @@ class Caser(peer.NextItem):
         return F.relu(F.linear(h, self.dense_h, self.dense_bh) + F.linear(v, self.dense_v, self.dense_bv))
 
     def ours(self, of):
-        """`of` each parameter (its value, its gradient) under the names and in the shapes of mipgpu's."""
+        """Applies `of` to each parameter (value or gradient), under the names and in the shapes of mipgpu."""
         return {
             "item.weight": of(self.item), "conv.horizontal.weight": torch.cat([of(w)[:, :, 0].permute(2, 1, 0) for w in self.wh]),
             "conv.horizontal.bias": of(self.bh), "conv.vertical.weight": of(self.wv), "conv.vertical.bias": of(self.bv),

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""A tuned PyTorch baseline of NextItNet, and of PeterRec's fine-tuning: the arithmetic of src/models/peterrec.rs.
+"""A tuned PyTorch baseline of NextItNet and of PeterRec's fine-tuning: the computation of src/models/peterrec.rs.
 
   nextitnet:  python nextitnet_torch.py --d 64 --T 50 --batch 64 --dtype bf16 --compile
   peterrec:   python nextitnet_torch.py --d 64 --T 50 --patch serial --freeze      only the patches are trained
 
-Residual blocks of two causal dilated convolutions, each with layer norm and ReLU. A convolution is a channels-last conv2d
-(the fastest on CPUs, by a fifth to a third), its three taps side by side and one product, or conv1d: --conv.
+Residual blocks of two causal dilated convolutions, each with layer norm and ReLU. --conv selects the convolution: a
+channels-last conv2d (the fastest on CPUs, by a fifth to a third), the concatenated taps with one product, or conv1d.
 """
 import argparse
 import torch
@@ -24,7 +24,7 @@ def convolve(x, w, b, dilation, how):
 
 
 class Patch(nn.Module):
-    """W_up gelu(W_down x); a new one is zero."""
+    """W_up gelu(W_down x); zero at initialisation."""
     def __init__(self, d, c):
         super().__init__()
         self.down, self.up = nn.Linear(d, c), nn.Linear(c, d)
@@ -35,7 +35,7 @@ class Patch(nn.Module):
 
 
 class Half(nn.Module):
-    """relu(LN(conv(x))), with a patch behind it or beside it."""
+    """relu(LN(conv(x))), with a serial or parallel patch."""
     def __init__(self, a, dilation):
         super().__init__()
         self.w = nn.Parameter(nn.init.trunc_normal_(torch.empty(a.d, a.d, 1, a.taps), std=0.02, a=-0.04, b=0.04))
@@ -70,7 +70,7 @@ class NextItNet(peer.NextItem):
         return x
 
     def ours(self, of):
-        """`of` each parameter (its value, its gradient) under the names and in the shapes of mipgpu's."""
+        """Applies `of` to each parameter (value or gradient), under the names and in the shapes of mipgpu."""
         out = {"item.weight": of(self.item), "item.bias": of(self.bias)}
         for i, block in enumerate(self.blocks):
             for k, half in enumerate(block, 1):

@@ -1,7 +1,7 @@
-"""What the opponents in PyTorch share: how the host is tuned, what a batch is, the loss over the catalogue, the clock.
+"""Shared parts of the PyTorch baselines: host tuning, batches, the loss over the catalogue, timing.
 
-A job's batches are the same on both sides in number, lengths and rows scored (benches/step.rs reads the same file in the
-same order); items are drawn Zipf-like. Every script prints one JSON line a result.
+The batches of a job have the same number, lengths and scored rows on both sides (benches/step.rs reads the same file
+in the same order). Items are Zipf-distributed. Every script prints one JSON line per result.
 """
 import argparse, contextlib, ctypes, json, math, os, resource, statistics, time
 import torch
@@ -12,7 +12,7 @@ DT = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 
 
 def tune_host(args):
-    """What a PyTorch engineer sets before timing: threads, TF32, and no mmap/munmap of each big CPU tensor."""
+    """Host settings of a tuned PyTorch run: threads, TF32, and no mmap/munmap of each large CPU tensor."""
     torch.manual_seed(args.seed)
     if args.device == "cpu":
         torch.set_num_threads(args.threads)
@@ -30,8 +30,8 @@ def sync(dev):
 
 # ------------------------------------------------------------------------------------------------ parts of models
 class Drop:
-    """Dropout for CPUs from one pool of random bytes a step: torch's bernoulli_ costs ~5 ns an element, this ~0.3 ns.
-    The rate is rounded to 1/256.  With pool None (CUDA) it is F.dropout."""
+    """Dropout for CPUs from one pool of random bytes per step: torch's bernoulli_ costs ~5 ns per element, this
+    ~0.3 ns. The rate is rounded to 1/256.  With pool None (CUDA) it is F.dropout."""
     def __init__(self, pool): self.pool, self.off = pool, 0
 
     def __call__(self, x, p, training=True):
@@ -45,7 +45,7 @@ class Drop:
 
 
 class LN(nn.LayerNorm):
-    """Keeps a bf16 residual stream in bf16 (CUDA autocast would hand back f32); the sums inside are f32 either way."""
+    """Keeps a bf16 residual stream in bf16 (CUDA autocast would return f32); the sums are f32 in both cases."""
     def forward(self, x):
         if x.dtype in (torch.float32, torch.float64): return super().forward(x)
         with torch.autocast(x.device.type, enabled=False):
@@ -53,7 +53,7 @@ class LN(nn.LayerNorm):
 
 
 class ChunkedCE(torch.autograd.Function):
-    """Mean cross-entropy of h W^T + b with its gradients, a slice of rows at a time: the logits stay in a CPU's cache and
+    """Mean cross-entropy of h W^T + b and its gradients, in slices of rows: the logits stay in a CPU's cache and
     are computed once.  Faster than F.cross_entropy(F.linear(..)) in f32, about as fast in bf16."""
     ROWS = 256
 
@@ -82,20 +82,20 @@ class ChunkedCE(torch.autograd.Function):
 
 
 def loss_over(h, w, b, y, ce, dtype):
-    """Mean cross-entropy over the catalogue; `ce` as the flag says."""
+    """Mean cross-entropy over the catalogue; `ce` as in the flag."""
     if ce == "chunk": return ChunkedCE.apply(h, w, b, y, dtype)
     return F.cross_entropy(F.linear(h, w, b), y)
 
 
 # ------------------------------------------------------------------------------------------------ batches
 def zipf_items(shape, V, dev):
-    """ids 1..V with a Zipf-like popularity, as MovieLens has."""
+    """ids 1..V with a Zipf-like popularity, as in MovieLens."""
     return (torch.exp(torch.rand(shape, device=dev) * math.log(V)).long()).clamp_(1, V)
 
 
 def lengths(a):
-    """How long each sequence of each batch is: a.batches lists.  Lines of the file are taken 7,919 apart, so that one that
-    is sorted gives batches like any other.  With --bucket, sequences of like length share a batch."""
+    """The lengths of the sequences of each batch: a.batches lists.  Lines of the file are taken 7,919 apart, so
+    that a sorted file gives typical batches.  With --bucket, sequences of similar length share a batch."""
     n = a.batch * a.batches
     if not a.lengths: return [[a.T] * a.batch] * a.batches
     lines = [line.split() for line in open(a.lengths) if line.strip()]
@@ -106,8 +106,8 @@ def lengths(a):
 
 
 def batches(a, pad, left):
-    """(tokens (B,T), lengths (B)) of each batch: items 1..V, `pad` on the left or on the right of shorter sequences; T is
-    cut to the longest one there, rounded up to 8, where sequences are bucketed."""
+    """(tokens (B,T), lengths (B)) of each batch: items 1..V, `pad` on the left or right of shorter sequences. With
+    bucketed sequences, T is cut to the longest length in the batch, rounded up to 8."""
     out = []
     for lens in lengths(a):
         T = min(a.T, (max(lens) + 7) // 8 * 8) if a.bucket else a.T
@@ -119,20 +119,20 @@ def batches(a, pad, left):
 
 # ------------------------------------------------------------------------------------------------ the clock
 def flags(ap, job=True):
-    """Flags of every script; `job`: those of a training step too."""
+    """Flags of every script; `job`: also those of a training step."""
     ap.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     ap.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0))); ap.add_argument("--seed", type=int, default=0)
-    ap.add_argument("--no-malloc", dest="malloc", action="store_false", help="leave glibc's malloc as it is (CPU)")
+    ap.add_argument("--no-malloc", dest="malloc", action="store_false", help="do not tune glibc's malloc (CPU)")
     ap.add_argument("--no-tf32", dest="tf32", action="store_false"); ap.add_argument("--compile-mode", default="default")
     if not job: return
     for nm, ty, de in (("V", int, 3706), ("d", int, 64), ("T", int, 200), ("batch", int, 0), ("dropout", float, .1), ("lr", float, 1e-3), ("wd", float, .01)):
         ap.add_argument("--" + nm, type=ty, default=de)
-    ap.add_argument("--batches", type=int, default=8, help="different batches; all of them are a pass")
-    ap.add_argument("--seconds", type=float, default=5, help="to time, in whole passes, at least three; one to warm up (CUDA: three)")
-    ap.add_argument("--lengths", default="", help="a user's length a line, or a user's sequence a line; without: all of length T")
+    ap.add_argument("--batches", type=int, default=8, help="different batches; all of them are one pass")
+    ap.add_argument("--seconds", type=float, default=5, help="seconds to time, in whole passes, at least three, after one for warm-up (CUDA: three)")
+    ap.add_argument("--lengths", default="", help="file with one user's length, or one user's sequence, per line [default: all of length T]")
     ap.add_argument("--dtype", choices=list(DT), default="f32"); ap.add_argument("--opt", choices=("fused", "foreach", "loop"), default="fused")
-    ap.add_argument("--ce", choices=("auto", "plain", "chunk"), default="auto", help="auto: chunk on CPUs, plain elsewhere")
-    ap.add_argument("--no-cheap-dropout", dest="cheap_dropout", action="store_false", help="CPU: F.dropout in place of Drop")
+    ap.add_argument("--ce", choices=("auto", "plain", "chunk"), default="auto", help="auto: chunk on CPUs, plain on CUDA")
+    ap.add_argument("--no-cheap-dropout", dest="cheap_dropout", action="store_false", help="CPU: use F.dropout instead of Drop")
     for fl in ("compile", "bucket"): ap.add_argument("--" + fl, action="store_true")
 
 
@@ -154,7 +154,7 @@ def autocast(a):
 
 
 def facts(a, model, /, **more):
-    """What a record says of the job."""
+    """The facts about the job in a record."""
     return dict(what="train", device=torch.cuda.get_device_name() if a.device == "cuda" else "cpu", torch=torch.__version__, threads=a.threads if a.device == "cpu" else None,
                 V=a.V, d=a.d, T=a.T, batch=a.batch, dropout=a.dropout, dtype=a.dtype, compile=a.compile_mode if a.compile else None, opt=a.opt, ce=a.ce, bucket=a.bucket,
                 cheap_dropout=a.cheap_dropout and a.device == "cpu", params=sum(w.numel() for w in model.parameters()),
@@ -162,7 +162,8 @@ def facts(a, model, /, **more):
 
 
 def timed(a, rec, step, every):
-    """Whole passes over the batches; the median pass counts.  `step` takes a batch and gives its loss."""
+    """Times whole passes over the batches; reports the median pass.  `step` processes a batch and returns its
+    loss."""
     t0 = time.perf_counter(); losses = []
     for _ in range(3 if a.device == "cuda" else 1): losses += [step(b) for b in every]
     sync(a.device); rec["warmup_s"] = round(time.perf_counter() - t0, 1)
@@ -184,8 +185,9 @@ def finish(a, rec):
 
 
 def next_item(a, model, /, **more):
-    """Trains `model` to tell what follows each item, and prints one record.  The last item of a sequence is a target only,
-    so that the network sees the others; items are ids 0..V-1, V is padding on the right, which no row looks at."""
+    """Trains `model` to predict the next item, and prints one record.  The last item of a sequence is a target
+    only, so the network sees the others. Items are ids 0..V-1; V is padding on the right, which no row attends
+    to."""
     model.to(a.device); f = torch.compile(model, mode=a.compile_mode, dynamic=None if a.lengths else False) if a.compile else model
     opt, every = optimiser(a, model), []
     rows = scored = 0
@@ -214,9 +216,9 @@ def next_item(a, model, /, **more):
 
 
 class NextItem(nn.Module):
-    """The end of a model that is asked what comes next.  `hidden` gives (B,T,D) and `table` what scores it."""
+    """The output side of a next-item model. `hidden` returns (B,T,D), `table` the weights that score it."""
     def forward(self, x, idx, y, pool=None):
-        """The mean cross-entropy of the rows `idx` (None: all), or without `y` the rows themselves."""
+        """The mean cross-entropy of the rows `idx` (None: all); without `y`, the rows themselves."""
         h = self.hidden(x, Drop(pool)).flatten(0, 1)
         if idx is not None: h = h.index_select(0, idx)
         return h if y is None else loss_over(h, *self.table(), y, "plain", None)

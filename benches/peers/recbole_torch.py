@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""RecBole's BERT4Rec, Caser and NextItNet: its classes, its defaults, its masking, its optimiser; only the data are drawn here.
+"""RecBole's BERT4Rec, Caser and NextItNet with its classes, defaults, masking and optimiser; only the data are
+generated.
 
     pip install recbole==1.2.1 && python recbole_torch.py --model caser --T 50 --batch 2048
 
-A sample is a sequence of full length, of which Caser and NextItNet predict one item and BERT4Rec a fifth (in half of its
-batches the last one). A step of mipgpu asks every item of a sequence at once: counted in sequences/s, as here, that is
-left to the opponent's advantage. RecBole's Caser convolves the whole sequence once, with filters of all heights up to its
-length; mipgpu's a window of 5 items at every place. The time to load data and to make prefixes is not counted.
+A sample is a sequence of full length. Caser and NextItNet predict one item of it, BERT4Rec a fifth (in half of its
+batches the last one). A step of mipgpu predicts every item of a sequence. The comparison counts sequences/s, which
+favours RecBole. RecBole's Caser convolves the whole sequence once, with filters of all heights up to its length;
+mipgpu's convolves a window of 5 items at every position. The time to load data and to create prefixes is not counted.
 """
 import argparse, logging, random, types
 import torch
@@ -14,7 +15,7 @@ import peer
 
 
 class Config(dict):
-    """A setting that is not given is None, as RecBole's own."""
+    """A setting that is not given is None, as in RecBole."""
     def __missing__(self, key): return None
 
 
@@ -53,7 +54,7 @@ def main():
         return loss.detach()
 
     rec = peer.facts(a, model, model=f"RecBole {name}", rows=sum(int(b["item_length"].sum()) for b in every), settings=own)
-    for k in ("d", "dropout", "opt", "ce", "cheap_dropout", "compile", "bucket"): del rec[k]               # flags that RecBole does not listen to
+    for k in ("d", "dropout", "opt", "ce", "cheap_dropout", "compile", "bucket"): del rec[k]               # flags without effect on RecBole
     peer.timed(a, rec, step, every)
     peer.finish(a, rec)
 

@@ -1,10 +1,10 @@
 /*
-What the forward and the backward passes of attention share: which rows a block works on, the sizes of tiles, dropout of
-probabilities that stand in mma accumulators, and the way accumulators go to memory.
+Common parts of the attention kernels, forward and backward: the assignment of rows to blocks, tile sizes, dropout of
+probabilities in mma accumulators, and stores of accumulators.
 
-A block owns kRows rows (queries, or keys) of one head of one sequence, 16 a warp, and walks over the other side in
-tiles of kStep rows, which cp.async brings into two stages by turns. The width of a head is padded with zeros to KP = 16,
-32, 64 or 128. Rows beyond the sequence's end are zeros in shared memory.
+Each block owns kRows rows (queries or keys) of one head of one sequence, 16 per warp. It iterates over the other side
+in tiles of kStep rows, which cp.async loads into two alternating stages. The head dimension is padded with zeros to KP
+= 16, 32, 64 or 128. Rows past the end of the sequence are zeros in shared memory.
 */
 #pragma once
 #include "philox.cuh"
@@ -13,8 +13,8 @@ tiles of kStep rows, which cp.async brings into two stages by turns. The width o
 
 constexpr float kLog2e = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
 
-// Sizes that keep two stages of tiles within 99 KiB, the most that a block gets on sm_89 and sm_120, and accumulators
-// in registers. Changed here, they change in src/backend/simt/attention.rs.
+// Tile sizes: two stages fit into 99 KiB of shared memory, the maximum per block on sm_89 and sm_120, and accumulators
+// fit into registers. Keep in sync with src/backend/simt/attention.rs.
 template <class T, int KP>
 struct FwdTiles {
   static constexpr int kRows = 64, kThreads = 2 * kRows;
@@ -25,11 +25,11 @@ struct BwdTiles {
   static constexpr bool kWide = sizeof(T) == 4 && KP >= 64;
   static constexpr int kRows = kWide ? 32 : 64;
   static constexpr int kStep = kWide ? 16 : sizeof(T) == 4 || KP == 128 ? 32 : 64;
-  // Warps that share 16 rows: each computes the scores and its part of the columns of the gradients.
+  // Warps that share 16 rows: each computes the scores, and its own part of the gradient columns.
   static constexpr int kSplit = sizeof(T) == 4 && KP == 128 ? 2 : 1, kThreads = 2 * kRows * kSplit;
 };
 
-// A block's rows [first, first + kRows) of the sequence that starts at packed row `start` and has `len` rows.
+// Rows [first, first + kRows) of a sequence of `len` rows that starts at packed row `start`.
 struct Part {
   i64 start;
   int len;
@@ -37,8 +37,8 @@ struct Part {
   int first;
 };
 
-// The grid is one-dimensional: B * H * ceil(t / rows) blocks, the tiles of one head side by side, so that what they
-// read in common is found in the L2 cache. Blocks with first >= len have nothing to do.
+// Launch: one-dimensional grid of B * H * ceil(t / rows) blocks. The tiles of one head are adjacent, so that their
+// common inputs hit the L2 cache. Blocks with first >= len exit at once.
 __device__ __forceinline__ Part find_part(const u32* cu, int h, int t, int rows) {
   const u32 tiles = (t + rows - 1) / rows, pair = blockIdx.x / tiles, b = pair / h;
   Part part;
@@ -51,23 +51,24 @@ __device__ __forceinline__ Part find_part(const u32* cu, int h, int t, int rows)
 
 // ------------------------------------------------------------------------------------------------ dropout in a product
 //
-// Eight neighbouring keys of one query share one Philox block. In an accumulator its draws lie in several lanes: each
-// lane makes NB/2 different blocks, packs them as 8 flags each into one word, and the lanes exchange words by
-// shuffles, so that no block is computed twice in a warp. The result is one word a lane, a flag for each of its values.
+// Eight adjacent keys of one query share one Philox block. In an accumulator its values are spread over several lanes:
+// each lane computes NB/2 distinct blocks and packs each as 8 flags into one word. Lanes then exchange words with
+// shuffles, so no block is computed twice in a warp. The result is one word per lane, one flag per accumulator value.
 
-// Rows are queries (16 of a warp), columns 8*NB keys: a block of draws lies across a quad. `block` is the number of the
-// block of (the warp's first query, the tile's first key), `stride` the distance from a query to the next.
+// Rows are queries (16 per warp), columns are 8*NB keys: the values of a Philox block are spread over a quad. `block`
+// is the Philox block index of (first query of the warp, first key of the tile), `stride` the step between queries.
 template <int NB>
 __device__ __forceinline__ u32 keep_by_query(const Drop& d, u32 step, u64 block, u32 stride) {
   const int lane = threadIdx.x % 32;
   u32 mine = 0, keep = 0;
 #pragma unroll 1
   for (int k = 0; k < NB / 2; k++) {
-    // The quad's blocks in the order (key block, upper or lower row), NB/2 after NB/2 in its four lanes.
+    // Blocks of the quad in the order (key block, upper or lower row), NB/2 per lane.
     const int e = lane % 4 * (NB / 2) + k, row = lane / 4 + e % 2 * 8;
     mine |= drop_keep8(d, step, block + (u64)row * stride + e / 2) << 8 * k;
   }
-  // Of each block a lane needs the two flags of its columns: bits 0, 1 of each byte, moved aside for the next word.
+  // Each lane needs the two flags of its columns from every block: bits 0, 1 of each byte, shifted to make room for the
+  // next word.
 #pragma unroll
   for (int s = 0; s < 4; s++)
     keep |= (__shfl_sync(kAllLanes, mine, (lane & ~3) + s) >> lane % 4 * 2 & 0x03030303u) << 2 * s;
@@ -80,19 +81,20 @@ __device__ __forceinline__ bool kept_by_query(u32 keep, int nb, int i) {
   return keep >> (e % (NB / 2) * 8 + e / (NB / 2) * 2 + i % 2) & 1;
 }
 
-// Rows are keys (16 of a warp, two blocks of draws), columns 8*NB queries: a block lies across lanes of equal lane%4.
+// Rows are keys (16 per warp, two Philox blocks), columns are 8*NB queries: the values of a block are spread over the
+// lanes with equal lane%4.
 template <int NB>
 __device__ __forceinline__ u32 keep_by_key(const Drop& d, u32 step, u64 block, u32 stride) {
   const int lane = threadIdx.x % 32;
   u32 mine = 0, keep = 0;
 #pragma unroll 1
   for (int k = 0; k < NB / 2; k++) {
-    // The warp's blocks in the order (query, upper or lower eight keys), NB/2 after NB/2 in its lanes.
+    // Blocks of the warp in the order (query, upper or lower eight keys), NB/2 per lane.
     const int e = lane * (NB / 2) + k;
     mine |= drop_keep8(d, step, block + (u64)(e / 2) * stride + e % 2) << 8 * k;
   }
-  // A lane's four blocks of one nb are (16*nb + lane%4*4) + 0..3, which stand in 8/NB neighbouring lanes. Of each block
-  // it needs the flag of its row: bit 0 of each byte, moved aside by nb.
+  // The four blocks of a lane for one nb are (16*nb + lane%4*4) + 0..3, held by 8/NB adjacent lanes. From each block
+  // the lane needs the flag of its row: bit 0 of each byte, shifted by nb.
 #pragma unroll
   for (int s = 0; s < 8; s++) {
     constexpr int kLanes = 8 / NB;
@@ -117,8 +119,8 @@ __device__ __forceinline__ float2 load2(const bf16* p) {
 __device__ __forceinline__ void store2(float* p, float x, float y) { *(float2*)p = make_float2(x, y); }
 __device__ __forceinline__ void store2(bf16* p, float x, float y) { *(u32*)p = pack_bf16(x, y); }
 
-// Writes (or adds) the upper left (rows, columns) part of a warp's accumulators, times `upper` in the upper eight rows
-// and `lower` in the others. Two elements at a time where the width is even: then every row begins at a multiple of 2.
+// Stores (or accumulates) the upper left (rows, columns) part of a warp's accumulators, scaled by `upper` in the upper
+// eight rows and by `lower` in the others. Uses two-element stores if the width is even: every row is then aligned.
 template <int NB, class T>
 __device__ __forceinline__ void store_acc(T* out, i64 stride, int rows, int columns, const float (&acc)[NB][4],
                                           float upper, float lower, bool add) {

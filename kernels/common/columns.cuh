@@ -1,10 +1,11 @@
 /*
-Column-wise work on (N,D) matrices: a warp takes 64 neighbouring columns, two a lane, and walks down the rows.
+Column-wise access to (N,D) matrices: each warp covers 64 adjacent columns, two per lane, and iterates over the rows.
 */
 #pragma once
 #include "rows.cuh"
 
-// Columns c and c+1 of a row from its address there; `both`: in one load, else the second only where it is there.
+// Loads columns c and c+1 of a row; p points at column c. both: use one vector load; otherwise column c+1 is read only
+// if `second`.
 __device__ __forceinline__ float2 load2(const float* p, bool both, bool second) {
   return both ? *(const float2*)p : make_float2(p[0], second ? p[1] : 0.f);
 }

@@ -1,15 +1,15 @@
 /*
-What the kernels of dilated convolution share: where a row's sequence begins and ends, tiles of shifted rows, and products
-of 32-row warp tiles.
+Common parts of the dilated convolution kernels: sequence bounds per row, tiles of shifted rows, and products of 32-row
+warp tiles.
 
-A product over taps is an implicit GEMM: the left operand is read once a tap, each time `offset` rows further, by the same
-16-byte cp.async that loads any tile; rows whose tap lies outside their sequence are filled with zeros on the way.
+A product over taps is an implicit GEMM. The left operand is read once per tap, shifted by `offset` rows, with the same
+16-byte cp.async as any tile. Rows with a tap outside of their sequence are filled with zeros during the copy.
 */
 #pragma once
 #include "rows.cuh"
 #include "tile.cuh"
 
-// The taps of a launch: tap w of row t is row t + sign*(w*dilation - lead), sign -1 where the rows that see t are wanted.
+// Taps of a launch: tap w of row t is row t + sign*(w*dilation - lead). sign -1: the rows that read t.
 struct Taps {
   int count;
   int dilation;
@@ -18,24 +18,25 @@ struct Taps {
 };
 __device__ __forceinline__ int tap_offset(const Taps& t, int w) { return t.sign * (w * t.dilation - t.lead); }
 
-// Tiles of a product with COLS columns a block. Every warp owns 32 rows: a fragment of the right operand, read once from
-// shared memory, then serves two products. Three stages of `kDepth` channels stay within the 99 KiB that a block gets on
-// sm_89 and sm_120. Changed here, they change in src/backend/simt/dilated_conv.rs.
+// Tiles of a product with COLS columns per block. Each warp owns 32 rows, so a fragment of the right operand that is
+// read once from shared memory feeds two products. Three stages of `kDepth` channels fit into 99 KiB of shared memory,
+// the maximum per block on sm_89 and sm_120. Keep in sync with src/backend/simt/dilated_conv.rs.
 template <class T, int COLS>
 struct ConvTiles {
   static constexpr int kRows = sizeof(T) == 2 ? 128 : 64;
   static constexpr int kDepth = sizeof(T) == 2 ? 32 : 16;
   static constexpr int kStages = 3;
-  static constexpr int kAcross = COLS == 256 ? 4 : 2;  // warps side by side
+  static constexpr int kAcross = COLS == 256 ? 4 : 2;  // warps along the columns
   static constexpr int kThreads = kRows * kAcross;
-  static constexpr int NB = COLS / kAcross / 8;  // accumulator tiles of a warp, side by side
+  static constexpr int NB = COLS / kAcross / 8;  // accumulator tiles per warp along the columns
 };
 
-// ------------------------------------------------------------------------------------------------------------ sequences
+// ----------------------------------------------------------------------------------------------------------- sequences
 
-// Of row0 + r for each r < ROWS: its sequence [x, y), counted from row0; (0, 0) for rows in no sequence. All kThreads
-// threads call it; each warp takes 32 rows at a time. The sequence of the first of them is found by a search with 32 probes
-// a round (two rounds for 1,000 sequences), the others lie at most a few steps further. The caller synchronises.
+// Computes bounds[r] for rows row0 + r, r < ROWS: the range [x, y) of the row's sequence relative to row0; (0, 0) for
+// rows in no sequence. All kThreads threads must call it; each warp processes 32 rows at a time. The sequence of the
+// first row is found by a search with 32 probes per round (two rounds for 1,000 sequences). The other rows are at most
+// a few sequences further. The caller synchronises.
 template <int ROWS, int kThreads>
 __device__ __forceinline__ void find_bounds(int2* bounds, const u32* cu, int b, i64 row0) {
   const int lane = threadIdx.x % 32;
@@ -47,7 +48,7 @@ __device__ __forceinline__ void find_bounds(int2* bounds, const u32* cu, int b, 
       while (high - low > 1) {
         const int step = (high - low + 31) / 32;
         const u32 beyond = __ballot_sync(kAllLanes, cu[min(low + (lane + 1) * step, high)] > first);
-        const int before = __ffs((int)beyond) - 1;  // probes that do not lie beyond; the last one always does
+        const int before = __ffs((int)beyond) - 1;  // probes at or before `first`; the last probe is always after it
         high = min(low + (before + 1) * step, high);
         low += before * step;
       }
@@ -60,13 +61,14 @@ __device__ __forceinline__ void find_bounds(int2* bounds, const u32* cu, int b, 
   }
 }
 
-// The taps [first, last] that at least one of a tile's rows has; first > last where there is none. A row has the taps
-// whose offset lies between its distances to the two ends of its sequence: over all rows of a tile that is one range, so
-// taps that reach beyond every sequence cost nothing. `shared` holds two ints a warp of rows; all threads take part.
+// Computes the range [first, last] of taps that at least one row of the tile has; first > last if there is none. A row
+// has the taps with an offset between its distances to the two ends of its sequence. The union over the rows of a tile
+// is one range, so taps that reach past every sequence cost nothing. `shared` holds two ints per 32 rows. All threads
+// must call it.
 template <int ROWS>
 __device__ __forceinline__ void live_taps(const Taps& t, const int2* bounds, int* shared, int& first, int& last) {
   constexpr int kNone = -(1 << 30);
-  __syncthreads();  // the bounds are there
+  __syncthreads();  // the bounds are visible
   if (threadIdx.x < ROWS) {
     const int2 at = bounds[threadIdx.x];
     const bool any = at.x < at.y;
@@ -78,15 +80,15 @@ __device__ __forceinline__ void live_taps(const Taps& t, const int2* bounds, int
   int back = kNone, ahead = kNone;
 #pragma unroll
   for (int w = 0; w < ROWS / 32; w++) back = max(back, shared[2 * w]), ahead = max(ahead, shared[2 * w + 1]);
-  // Mirrored, w*dilation - lead lies between -ahead and back.
+  // For sign -1, w*dilation - lead ranges from -ahead to back.
   const int low = t.lead - (t.sign > 0 ? back : ahead), high = t.lead + (t.sign > 0 ? ahead : back);
   first = (max(low, 0) + t.dilation - 1) / t.dilation;
   last = high < 0 ? -1 : min(high / t.dilation, t.count - 1);
 }
 
-// Starts copying rows [first, first + ROWS) of `x` (row0 at its start, `stride` elements a row), each `offset` rows
-// further, and `columns` columns into a shared tile (ROWS, COLS); zeros where a row has no such tap or beyond the columns.
-// bounds: of row0 + r. `vec`: width, stride and base allow 16 bytes at a time.
+// Starts to copy rows [first, first + ROWS) of `x`, each shifted by `offset` rows, and `columns` columns into a shared
+// tile (ROWS, COLS). x points at row0 and has `stride` elements per row. Writes zeros for rows without this tap and
+// past the columns. bounds: indexed by row - row0. `vec`: width, stride and base allow 16-byte copies.
 template <int ROWS, int COLS, int kThreads, class T>
 __device__ __forceinline__ void load_shifted(T* tile, const T* x, i64 stride, const int2* bounds, int first, int offset,
                                              int columns, bool vec) {
@@ -116,9 +118,9 @@ __device__ __forceinline__ void load_shifted(T* tile, const T* x, i64 stride, co
   }
 }
 
-// ------------------------------------------------------------------------------------------------------------- products
+// ------------------------------------------------------------------------------------------------------------ products
 //
-// As in tile.cuh, but for 32 rows a warp: acc[m] is the tile of rows 16*m + 0..15.
+// As in tile.cuh, but with 32 rows per warp: acc[m] is the tile of rows 16*m + 0..15.
 
 template <int NB>
 __device__ __forceinline__ void acc_zero2(float (&acc)[2][NB][4]) {
@@ -130,7 +132,7 @@ __device__ __forceinline__ void acc_zero2(float (&acc)[2][NB][4]) {
 template <int K, bool kNt, int NB>
 __device__ __forceinline__ void gemm_32(float (&acc)[2][NB][4], const bf16* a, int lda, const bf16* b, int ldb) {
   const int lane = threadIdx.x % 32;
-// One step after the other: fragments loaded ahead would push accumulators out of registers.
+// Not unrolled: fragments loaded ahead would spill accumulators.
 #pragma unroll 1
   for (int k = 0; k < K; k += 16) {
     u32 f[2][4];
@@ -152,7 +154,7 @@ __device__ __forceinline__ void gemm_32(float (&acc)[2][NB][4], const bf16* a, i
   }
 }
 
-// acc += A (K,32)^T B (K,8*NB): both with K as rows.
+// acc += A (K,32)^T B (K,8*NB): K is the row index of both operands.
 template <int K, int NB>
 __device__ __forceinline__ void gemm_32_tn(float (&acc)[2][NB][4], const bf16* a, int lda, const bf16* b, int ldb) {
   const int lane = threadIdx.x % 32;
@@ -192,23 +194,23 @@ __device__ __forceinline__ void gemm_32_tn(float (&acc)[2][NB][4], const float* 
   for (int m = 0; m < 2; m++) gemm_tn<K>(acc[m], a + m * 16, lda, b, ldb);
 }
 
-// --------------------------------------------------------------------------------------------- product over shifted rows
+// ------------------------------------------------------------------------------------------- product over shifted rows
 
-// What a block multiplies: acc (kRows, COLS) = sum_w x_shift(w) (rows, k) B_w, the columns [column0, column0 + COLS) of
-// B_w. kNt: B_w is (columns, k) with k contiguous, else (k, columns).
+// The product of a block: acc (kRows, COLS) = sum_w x_shift(w) (rows, k) B_w, for columns [column0, column0 + COLS) of
+// B_w. kNt: B_w is (columns, k) with k contiguous, otherwise (k, columns).
 template <class T>
 struct ShiftedProduct {
-  const T* x;          // (N,k) at the block's first row
-  const T* w;          // (W) matrices one after another
-  const int2* bounds;  // shared: find_bounds of the block's rows
-  int* shared;         // two ints for each 32 rows
+  const T* x;          // (N,k), pointer to the first row of the block
+  const T* w;          // (W) consecutive matrices
+  const int2* bounds;  // shared memory: find_bounds of the block's rows
+  int* shared;         // two ints per 32 rows
   Taps taps;
-  int k;        // channels summed over
-  int columns;  // of B_w in all
+  int k;        // channels, the reduction length
+  int columns;  // total columns of B_w
   int column0;
 };
 
-// acc[m][nb][i] of a lane: row conv_row(m, i) of the block, column conv_col(nb, i) of the block.
+// acc[m][nb][i] of a lane is row conv_row(m, i), column conv_col(nb, i) of the block.
 template <class T, int COLS>
 __device__ __forceinline__ int conv_row(int m, int i) {
   return threadIdx.x / 32 / ConvTiles<T, COLS>::kAcross * 32 + m * 16 + acc_row(threadIdx.x % 32, i);
@@ -234,7 +236,7 @@ __device__ __forceinline__ void shifted_product(const ShiftedProduct<T>& p, unsi
   const int chunks = (p.k + kDepth - 1) / kDepth, steps = max(last - tap + 1, 0) * chunks;
   const bool vec = p.k % kChunk<T> == 0 && aligned16(p.x);
   const int columns = min(COLS, p.columns - p.column0);
-  int c0 = 0;  // of the next step to load, with `tap`
+  int c0 = 0;  // first channel of the next step to load, for tap `tap`
 
   const auto load = [&](int stage) {
     const int depth = min(kDepth, p.k - c0);
@@ -258,9 +260,9 @@ __device__ __forceinline__ void shifted_product(const ShiftedProduct<T>& p, unsi
 #pragma unroll 1
   for (int step = 0; step < steps; step++) {
     cp_async_wait<kStages - 2>();
-    __syncthreads();  // the stage is there for all, and all are done with the one before, whose place the next one takes
+    __syncthreads();  // this stage is visible, and the previous one, which is refilled next, is no longer read
     if (step + kStages - 1 < steps) load(stage == 0 ? kStages - 1 : stage - 1);
-    cp_async_commit();  // empty at the end, so that the count of groups stays that of steps
+    cp_async_commit();  // empty at the end, so that the number of groups equals the number of steps
     const T *a = stages + stage * kStage, *b = a + kSizeA;
     const int column = warp % S::kAcross * S::NB * 8;
     gemm_32<kDepth, kNt>(acc, a + warp / S::kAcross * 32 * kLdA, kLdA, kNt ? b + column * kLdB : b + column, kLdB);
@@ -268,7 +270,7 @@ __device__ __forceinline__ void shifted_product(const ShiftedProduct<T>& p, unsi
   }
 }
 
-// --------------------------------------------------------------------------------------------------------------- stores
+// -------------------------------------------------------------------------------------------------------------- stores
 
 __device__ __forceinline__ float2 pair_at(const float* p) { return *(const float2*)p; }
 __device__ __forceinline__ float2 pair_at(const bf16* p) {
@@ -278,7 +280,7 @@ __device__ __forceinline__ float2 pair_at(const bf16* p) {
 __device__ __forceinline__ void put_pair(float* p, float x, float y) { *(float2*)p = make_float2(x, y); }
 __device__ __forceinline__ void put_pair(bf16* p, float x, float y) { *(u32*)p = pack_bf16(x, y); }
 
-// Two neighbouring elements of a row of `width`, at column c. `even`: width and base allow to move them at once.
+// Two adjacent elements of a row of `width`, at column c. `even`: width and base allow vector access.
 template <class T>
 __device__ __forceinline__ float2 load_pair(const T* row, int c, int width, bool even) {
   if (even) return c < width ? pair_at(row + c) : make_float2(0.f, 0.f);

@@ -1,8 +1,8 @@
 /*
-Philox 4x32-10 (Salmon et al., SC 2011): the bits of src/base/rng.rs, and the dropout draws of src/ops/dropout.rs.
+Philox 4x32-10 (Salmon et al., SC 2011): the same bits as src/base/rng.rs, and the dropout masks of src/ops/dropout.rs.
 
-keep(i) of a dropout site: 16-bit draw number i >= threshold. Draw i stands in word i%8/2 of block i/8, low half first;
-a block is philox({block, step, site}, seed). Every pass draws again: nothing is stored.
+keep(i) of a dropout site: 16-bit random value i >= threshold. Value i is in word i%8/2 of block i/8, low half first.
+A block is philox({block, step, site}, seed). The backward pass regenerates the values: no mask is stored.
 */
 #pragma once
 #include "types.cuh"
@@ -18,7 +18,7 @@ __device__ __forceinline__ uint4 philox(uint4 c, u32 k0, u32 k1) {
   return c;
 }
 
-// What a dropout site needs; a field of kernel parameters. threshold = 0: keep all.
+// Parameters of a dropout site; a field of the kernel parameters. threshold = 0: keep all.
 struct Drop {
   u32 threshold;
   u32 site;
@@ -27,12 +27,12 @@ struct Drop {
   float scale;
 };
 
-// The four words with the draws of elements [8*block, 8*block + 8).
+// The four words with the random values of elements [8*block, 8*block + 8).
 __device__ __forceinline__ uint4 drop_block(const Drop& d, u32 step, u64 block) {
   return philox(make_uint4((u32)block, (u32)(block >> 32), step, d.site), d.seed_lo, d.seed_hi);
 }
 
-// The factor of draw `i` of 8 in a word pair: d.scale or 0.
+// The factor of one 16-bit half of a word: d.scale or 0.
 __device__ __forceinline__ float drop_factor(const Drop& d, u32 word, int half) {
   return (half ? word >> 16 : word & 0xffffu) >= d.threshold ? d.scale : 0.f;
 }
@@ -46,7 +46,7 @@ __device__ __forceinline__ void drop8(float (&x)[8], const Drop& d, u32 step, u6
   for (int k = 0; k < 8; k++) x[k] *= drop_factor(d, word[k / 2], k % 2);
 }
 
-// The same draws as eight flags: bit k is 1 where element 8*block + k is kept.
+// The same mask as eight flags: bit k is 1 if element 8*block + k is kept.
 __device__ __forceinline__ u32 drop_keep8(const Drop& d, u32 step, u64 block) {
   const uint4 w = drop_block(d, step, block);
   const u32 word[4] = {w.x, w.y, w.z, w.w};

@@ -1,12 +1,13 @@
 /*
-The one header with inline assembly, and the line between the two compilers that read the kernels: nvcc, and the host
-compiler that builds the emulator (-DMIPGPU_EMU), for which emu/simt.hpp gives every name below a host twin.
+The only header with inline assembly, and the boundary between the two compilers of the kernels: nvcc, and the host
+compiler that builds the emulator (-DMIPGPU_EMU). For the emulator, emu/simt.hpp defines every name below.
 
 A kernel is written as
-  struct GeluFwdParams { ... };                              one field a line: build.rs makes the Rust struct of it
+  struct GeluFwdParams { ... };                              one field per line: build.rs generates the Rust struct
   template <class T> __device__ void gelu_fwd(const GeluFwdParams& p) { ... }
-  KERNEL(gelu_fwd_bf16, GeluFwdParams, 256) { gelu_fwd<bf16>(p); }      name, parameters, threads of a block (at most)
-Shared memory: DYN_SMEM(name) is the launch's dynamic part (unsigned char*), STATIC_SMEM(type, name, count) a fixed array.
+  KERNEL(gelu_fwd_bf16, GeluFwdParams, 256) { gelu_fwd<bf16>(p); }      name, parameters, maximum threads per block
+Shared memory: DYN_SMEM(name) is the dynamic shared memory of the launch (unsigned char*), STATIC_SMEM(type, name,
+count) a static array.
 */
 #pragma once
 
@@ -22,7 +23,7 @@ Shared memory: DYN_SMEM(name) is the launch's dynamic part (unsigned char*), STA
 
 __device__ __forceinline__ uint32_t smem_address(const void* p) { return (uint32_t)__cvta_generic_to_shared(p); }
 
-// Four 8x8 tiles of 16-bit values; lane i gives the address of row i%8 of tile i/8, 16-byte aligned.
+// Loads four 8x8 tiles of 16-bit values. Lane i passes the address of row i%8 of tile i/8, 16-byte aligned.
 __device__ __forceinline__ void ldsm_x4(uint32_t (&r)[4], const void* p) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
@@ -30,7 +31,7 @@ __device__ __forceinline__ void ldsm_x4(uint32_t (&r)[4], const void* p) {
                : "memory");
 }
 
-// The same, each tile transposed on the way.
+// The same, with each tile transposed.
 __device__ __forceinline__ void ldsm_x4_t(uint32_t (&r)[4], const void* p) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
@@ -38,7 +39,7 @@ __device__ __forceinline__ void ldsm_x4_t(uint32_t (&r)[4], const void* p) {
                : "memory");
 }
 
-// d (16,8) f32 += a (16,16) bf16 * b (16,8) bf16, the fragments of PTX mma.m16n8k16.
+// d (16,8) f32 += a (16,16) bf16 * b (16,8) bf16, with the fragment layouts of PTX mma.m16n8k16.
 __device__ __forceinline__ void mma_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
@@ -46,15 +47,15 @@ __device__ __forceinline__ void mma_bf16(float (&d)[4], const uint32_t (&a)[4], 
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// 2^x in one instruction: relative error 2^-22, results below 2^-126 become 0. exp2f is exact to its last bits and four
-// times as long.
+// 2^x in one instruction: relative error 2^-22, results below 2^-126 are flushed to 0. exp2f is accurate to the last
+// bits and takes four times as long.
 __device__ __forceinline__ float exp2_fast(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
 
-// Copies 16 bytes from global to shared memory behind the thread's back; zeros where `wanted` is false.
+// Asynchronous copy of 16 bytes from global to shared memory. Writes zeros and does not read if `wanted` is false.
 __device__ __forceinline__ void cp_async16(void* shared, const void* global, bool wanted) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(smem_address(shared)), "l"(global),
                "r"(wanted ? 16 : 0)
@@ -63,25 +64,25 @@ __device__ __forceinline__ void cp_async16(void* shared, const void* global, boo
 
 __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
-// Waits until at most N of this thread's groups are still on their way.
+// Waits until at most N of this thread's groups are pending.
 template <int N>
 __device__ __forceinline__ void cp_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
 
-// wgmma, for kernels whose body stands in HOPPER(...): what a warpgroup (128 threads) does together. PTX, "Asynchronous
-// warpgroup level matrix multiply-accumulate". Descriptors: group.cuh.
+// wgmma, for kernels with their body in HOPPER(...): collective operations of a warpgroup (128 threads). PTX,
+// "Asynchronous warpgroup level matrix multiply-accumulate". Descriptors: group.cuh.
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 #define HAS_WGMMA
 
-// What this thread wrote to shared memory is seen by wgmma, which reads by another way (the async proxy).
+// Makes this thread's writes to shared memory visible to wgmma, which reads through the async proxy.
 __device__ __forceinline__ void fence_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-// Before the first product after registers of its accumulators or left operand were touched.
+// Required before the first product after its accumulator or left operand registers were accessed.
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 
-// The compiler leaves accumulators alone here. Around every series of products: it takes them for finished where the
-// instruction stands.
+// Compiler barrier on the accumulators, placed around every series of products: without it the compiler treats them as
+// complete at the instruction.
 __device__ __forceinline__ void wgmma_hold(float (&d)[8][4]) {
 #pragma unroll
   for (int nb = 0; nb < 8; nb++)
@@ -89,12 +90,12 @@ __device__ __forceinline__ void wgmma_hold(float (&d)[8][4]) {
     for (int i = 0; i < 4; i++) asm volatile("" : "+f"(d[nb][i])::"memory");
 }
 
-// Closes the products so far and waits for their end: not before may the registers be touched.
+// Commits the products so far and waits for them. Their registers must not be accessed before.
 __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.commit_group.sync.aligned;\n wgmma.wait_group.sync.aligned 0;" ::: "memory");
 }
 
-// d (64,64) f32 += A (64,16) B (64,16)^T, bf16 in shared memory, the summed index contiguous in both.
+// d (64,64) f32 += A (64,16) B (64,16)^T, bf16 in shared memory, the reduction index contiguous in both.
 __device__ __forceinline__ void wgmma_nt(float (&d)[8][4], uint64_t a, uint64_t b) {
   asm volatile(
       "{ .reg .pred p; setp.eq.u32 p, 0, 0;\n"
@@ -107,8 +108,8 @@ __device__ __forceinline__ void wgmma_nt(float (&d)[8][4], uint64_t a, uint64_t 
       : "l"(a), "l"(b));
 }
 
-// d (64,64) f32 += A (64,16) B (16,64): A in registers, as the left fragments of an mma.m16n8k16 a warp; B in shared memory, its
-// columns contiguous.
+// d (64,64) f32 += A (64,16) B (16,64). A is in registers, with the left fragments of mma.m16n8k16 per warp; B is in
+// shared memory with contiguous columns.
 __device__ __forceinline__ void wgmma_rn(float (&d)[8][4], const uint32_t (&a)[4], uint64_t b) {
   asm volatile(
       "{ .reg .pred p; setp.eq.u32 p, 0, 0;\n"
@@ -123,14 +124,15 @@ __device__ __forceinline__ void wgmma_rn(float (&d)[8][4], const uint32_t (&a)[4
 #endif
 #endif
 
-// The body of a kernel that has wgmma: the launcher never asks other GPUs for it.
+// Body of a kernel that uses wgmma. The launcher selects such kernels only on devices that support it.
 #if defined(HAS_WGMMA)
 #define HOPPER(...) __VA_ARGS__
 #else
 #define HOPPER(...) __trap()
 #endif
 
-// Threads of a block (at most), then, where the compiler's own choice spills registers, blocks on a multiprocessor (at least).
+// Launch bounds: maximum threads per block, then the minimum number of blocks per multiprocessor where the compiler's
+// default spills registers.
 #define KERNEL(name, Params, ...)                                                   \
   extern "C" __global__ void __launch_bounds__(__VA_ARGS__) name(const Params p);   \
   EXPORT_KERNEL(name, KERNEL_THREADS(__VA_ARGS__, 0))                               \

@@ -1,5 +1,5 @@
 /*
-Sums and maxima over a warp or a block, in a fixed order: the same bits every time. All lanes get the result.
+Sums and maxima over a warp or a block in a fixed order: bitwise reproducible. All lanes receive the result.
 */
 #pragma once
 #include "types.cuh"
@@ -16,7 +16,7 @@ __device__ __forceinline__ float warp_max(float x) {
   return x;
 }
 
-// The four lanes that share a row of an mma accumulator (lane/4 equal).
+// Reductions over the four lanes that share a row of an mma accumulator (equal lane/4).
 __device__ __forceinline__ float quad_sum(float x) {
   x += __shfl_xor_sync(kAllLanes, x, 1);
   return x + __shfl_xor_sync(kAllLanes, x, 2);
@@ -27,13 +27,13 @@ __device__ __forceinline__ float quad_max(float x) {
   return fmaxf(x, __shfl_xor_sync(kAllLanes, x, 2));
 }
 
-// Sum over a block of kThreads (a multiple of 32, at most 1024); `scratch` holds kThreads/32 floats of shared memory.
-// Every thread of the block takes part.
+// Sum over a block of kThreads threads (a multiple of 32, at most 1024). `scratch` holds kThreads/32 floats of shared
+// memory. Every thread of the block must call it.
 template <int kThreads>
 __device__ __forceinline__ float block_sum(float x, float* scratch) {
   constexpr int kWarps = kThreads / 32;
   x = warp_sum(x);
-  __syncthreads();  // the scratch may still be read by an earlier call
+  __syncthreads();  // an earlier call may still read the scratch
   if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = x;
   __syncthreads();
   float sum = 0.f;

@@ -1,17 +1,18 @@
 /*
-Row-wise work on (N,D) matrices: a group of lanes shares a row, each lane taking eight neighbouring elements (16 or 32
-bytes a load). Any D: where rows do not start on 16 bytes, the same eight elements are read one by one, so that sums are
-taken in the same order either way.
+Row-wise access to (N,D) matrices: a group of lanes shares a row, and each lane processes eight adjacent elements (16 or
+32 bytes per load). Any D: if rows are not 16-byte aligned, the same eight elements are read one by one, so that the
+order of summation is the same.
 */
 #pragma once
 #include "reduce.cuh"
 
 __device__ __forceinline__ bool aligned16(const void* p) { return (uintptr_t)p % 16 == 0; }
 
-// Whether the eight elements of a lane can be moved at once in every row of a (N,d) matrix of any element type.
+// True if eight elements per lane can be moved with vector accesses in every row of a (N,d) matrix of any element type.
 __device__ __forceinline__ bool rows_aligned(const void* p, int d) { return d % 8 == 0 && aligned16(p); }
 
-// Elements [c, c+8) of a row of d, zeros beyond its end. `vec`: the row is aligned (`rows_aligned`); c is a multiple of 8.
+// Elements [c, c+8) of a row of d, zeros past its end. `vec`: the row is aligned (`rows_aligned`). c is a multiple of
+// 8.
 template <class T>
 __device__ __forceinline__ void load_row(float (&x)[8], const T* row, int c, int d, bool vec) {
   if (vec && c < d) return load8(x, row + c);
@@ -27,7 +28,7 @@ __device__ __forceinline__ void store_row(T* row, const float (&x)[8], int c, in
     if (c + k < d) row[c + k] = from_f32<T>(x[k]);
 }
 
-// Sum over the LANES (a power of two, at most 32) neighbouring lanes that share a row; every lane of the warp takes part.
+// Sum over the LANES (a power of two, at most 32) adjacent lanes that share a row. Every lane of the warp must call it.
 template <int LANES>
 __device__ __forceinline__ float group_sum(float x) {
 #pragma unroll
@@ -35,9 +36,9 @@ __device__ __forceinline__ float group_sum(float x) {
   return x;
 }
 
-// The second stage of column sums: out[c] = sum over `parts` of partial[part*d + c] (added to out with `add`), for the 32
-// columns of block blockIdx.x. Each warp sums every kWarps-th part, then the warps are added in order: the split is a
-// function of the sizes alone. `scratch` holds kThreads floats of shared memory.
+// Second stage of column sums: out[c] = sum over `parts` of partial[part*d + c] (accumulated into out with `add`), for
+// 32 columns selected by blockIdx.x. Each warp sums every kWarps-th part, then the warps are added in order. The split
+// depends on the sizes only. `scratch` holds kThreads floats of shared memory.
 template <int kThreads>
 __device__ __forceinline__ void finish_columns(float* out, const float* partial, int parts, int d, bool add,
                                                float* scratch) {

@@ -1,23 +1,24 @@
 /*
-Scores of rows (users) against a catalogue, in the one arithmetic of src/ops/top_k.rs: the sum over d ascending of x_d *
-table_d from 0, every product and every sum rounded to f32, then plus the bias. No fused multiply-add and no tensor core: a
-rank is the same on every machine, to the item. Padding with zeros changes no bit: a sum that starts from +0 is never -0.
+Scores of rows (users) against a catalogue, with the exact arithmetic of src/ops/top_k.rs: the sum over d ascending of
+x_d * table_d from 0, with every product and every sum rounded to f32, plus the bias. No fused multiply-add and no
+tensor cores: ranks are identical on all machines. Padding with zeros does not change the result, since a sum that
+starts at +0 is never -0.
 
-A block owns 64 rows and walks over a range of items, 128 at a time. Vectors and table rows come in slabs of 16 columns
-through shared memory, by cp.async in two stages; a thread keeps the sums of 8 rows by 8 items in registers. What is done
-with the scores of a tile is the business of `Work`.
+Each block owns 64 rows and iterates over a range of items, 128 at a time. Vectors and table rows are loaded in slabs of
+16 columns into two stages of shared memory with cp.async. Each thread keeps the sums of 8 rows by 8 items in registers.
+`Work` consumes the scores of each tile.
 */
 #pragma once
 #include "tile.cuh"
 
-// Changed here, they change in src/backend/simt/scores.rs.
+// Keep in sync with src/backend/simt/scores.rs.
 constexpr int kScoreRows = 64, kScoreItems = 128, kScoreThreads = 128;
 
 constexpr int kScoreSlab = 16, kScoreLd = tile_ld<float>(kScoreSlab);
 constexpr int kScoreStage = (kScoreRows + kScoreItems) * kScoreLd, kScorePanels = 2 * kScoreStage;
 
-// A thread's rows are score_row(i), its items score_item(j): rows and items that neighbours in a warp read lie next to each
-// other, so that eight 16-byte reads meet different banks.
+// A thread computes rows score_row(i) and items score_item(j). Rows and items of adjacent lanes are adjacent in shared
+// memory, so that eight 16-byte reads are free of bank conflicts.
 constexpr int kRowsEach = 8, kItemsEach = 8;
 __device__ __forceinline__ int score_row(int i) { return threadIdx.x / 16 + i * (kScoreRows / kRowsEach); }
 __device__ __forceinline__ int score_item(int j) { return threadIdx.x % 16 + j * (kScoreItems / kItemsEach); }
@@ -26,21 +27,21 @@ constexpr u32 kNoId = 0xffffffffu;
 __device__ __forceinline__ float score_infinity() { return __uint_as_float(0x7f800000u); }
 __device__ __forceinline__ bool is_finite(float x) { return fabsf(x) < score_infinity(); }
 
-// One multiplication and one addition of a score.
+// One multiplication and one addition of a score, each rounded.
 __device__ __forceinline__ float score_step(float sum, float x, float y) { return __fadd_rn(sum, __fmul_rn(x, y)); }
 
 struct ScoreWalk {
-  const float* x;      // (rows, ld) the block's vectors, zeros from d on; ld is a multiple of 4
+  const float* x;      // (rows, ld) vectors of the block, zeros from d on; ld is a multiple of 4
   const float* table;  // (V, d)
   const float* bias;   // (V)
-  int rows;            // valid ones of the block
+  int rows;            // valid rows of the block
   int begin;           // range of items
   int end;
   int d;
   int ld;
 };
 
-// Starts the copies of one step: slab `slab` of the vectors and of the 128 items from `item` on. What lies beyond the
+// Starts the copies of one step: slab `slab` of the vectors and of the 128 items from `item` on. Elements past the
 // valid part are zeros.
 __device__ __forceinline__ void score_load(const ScoreWalk& w, float* stage, int item, int slab) {
   const int c = slab * kScoreSlab;
@@ -69,9 +70,9 @@ __device__ __forceinline__ void score_slab(float (&sum)[kRowsEach][kItemsEach], 
   }
 }
 
-// Walks over the range; `work.take(score, item, inside)` gets every tile: score[i][j] of row score_row(i) and item `item` +
-// score_item(j), of which those with score_item(j) < inside exist. All threads of the block call it together. `panels` is
-// shared memory of kScorePanels floats.
+// Iterates over the range and calls work.take(score, item, inside) for every tile: score[i][j] is the score of row
+// score_row(i) and item `item` + score_item(j), valid if score_item(j) < inside. All threads of the block call it
+// together. `panels` is shared memory of kScorePanels floats.
 template <class Work>
 __device__ __forceinline__ void score_walk(const ScoreWalk& w, float* panels, Work& work) {
   const int slabs = (w.d + kScoreSlab - 1) / kScoreSlab;
@@ -100,13 +101,13 @@ __device__ __forceinline__ void score_walk(const ScoreWalk& w, float* panels, Wo
 #pragma unroll
         for (int j = 0; j < kItemsEach; j++) sum[i][j] = 0.f;
     }
-    __syncthreads();  // the stage is filled again in the next round
+    __syncthreads();  // the stage is refilled in the next iteration
     item = next_item, slab = next_slab, turn ^= 1;
   }
   cp_async_wait<0>();
 }
 
-// bad[row] = the first item of the tile with a score that is NaN or infinite, if it comes before what is there. Rare.
+// bad[row] = min(bad[row], first item of the tile with a NaN or infinite score). Rare.
 __device__ __forceinline__ void note_bad(u32* bad, const float (&score)[kRowsEach][kItemsEach], int item, int inside) {
 #pragma unroll
   for (int i = 0; i < kRowsEach; i++)
@@ -115,7 +116,7 @@ __device__ __forceinline__ void note_bad(u32* bad, const float (&score)[kRowsEac
       if (score_item(j) < inside && !is_finite(score[i][j])) atomicMin(bad + score_row(i), (u32)(item + score_item(j)));
 }
 
-// The score of a lone pair, to the same bits.
+// The score of a single pair, bitwise equal.
 template <class T>
 __device__ __forceinline__ float score_pair(const T* h, const float* row, float bias, int d) {
   float sum = 0.f;
@@ -134,7 +135,7 @@ __device__ __forceinline__ float score_pair(const T* h, const float* row, float 
   return __fadd_rn(sum, bias);
 }
 
-// Whose part of a list element i is: the last user that starts at or before it.
+// Index of the list that contains element i: the last one that starts at or before i.
 __device__ __forceinline__ int owner_of(const u32* start, int b, u32 i) {
   int low = 0, high = b;  // start[low] <= i < start[high]
   while (high - low > 1) {

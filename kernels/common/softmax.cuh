@@ -1,26 +1,25 @@
 /*
-The walk over tiles of logits that cross_entropy and sampled_softmax share, forward and backward.
+The loop over tiles of logits shared by cross_entropy and sampled_softmax, forward and backward.
 
-A block of four warps owns 64 rows of one operand ("own", 16 rows a warp) and streams the rows of the other ("far")
-past them, 64 at a time. z = own far^T of a tile stands in registers and is used up there: no logit reaches memory.
-The width D goes through shared memory in slices of 128 bytes a row, so that no width is too large:
+A block of four warps owns 64 rows of one operand ("own", 16 rows per warp) and streams the rows of the other operand
+("far") in tiles of 64. The tile z = own far^T stays in registers and is consumed there: no logit is written to memory.
+The width D is processed in slices of 128 bytes per row, so that any width is supported:
 
-  step      = one slice of one far tile: copied by cp.async while the step before it is computed
-  resident  = the own rows lie in shared memory whole, once, where they fit; else their slice rides in the step
-  chunk     = two slices of D (128 columns of bf16, 64 of float: 32 registers more would make the latter spill), whose
-              gradient the block accumulates. They are kept from each far tile until the second product, g far, has
-              used them, and so rotate through one place more than there are slices.
+  step      = one slice of one far tile: copied by cp.async while the previous step is computed
+  resident  = all own rows are kept in shared memory if they fit; otherwise their slice is part of the step
+  chunk     = two slices of D (128 columns of bf16, 64 of float: 32 more registers would spill the latter), for which
+              the block accumulates the gradient. They are kept from each far tile until the second product, g far, has
+              used them, and so rotate through one more buffer than there are slices.
 
-Products are those of Warps (tile.cuh), or on Hopper, where asked for, of Group (group.cuh): E in the templates.
+Products are those of Warps (tile.cuh), or of Group (group.cuh) for the Hopper variants: E in the templates.
 
-z is always summed over D in the same order, whichever operand is on the left, so that forward and backward agree on
-its bits: p = exp(z - lse) - 1 of a logit that outweighs the rest is right only because the rounding of z cancels that
-of lse.
+z is always summed over D in the same order, whichever operand is on the left, so that forward and backward compute
+identical bits. p = exp(z - lse) - 1 of a dominant logit is accurate only because the rounding of z cancels that of lse.
 Shared memory: 2 TileColumns (1,536 bytes), then slices of 9,216 bytes (swizzled: 2,048 and 8,192): own rows (all, or 2)
-+ kept (the chunk's + 1, backward only) + 2 for what is not kept, if anything is. The launcher chooses `resident` and keeps
-the sum within 99 KiB. D = 64, 128, 256, 512 in bf16: forward 29, 38, 57, 94 KB, backward 29, 48, 84, 66 KB (512 is not
-resident); swizzled 27, 35, 51, 84 and 27, 43, 76, 59.
-Units: logits are natural; each exponential is 2^((z - top) log2(e)), the difference first, so that z = top gives 1.
++ kept (the chunk's + 1, backward only) + 2 for the slices that are not kept, if any. The launcher chooses `resident`
+and keeps the sum within 99 KiB. D = 64, 128, 256, 512 in bf16: forward 29, 38, 57, 94 KB, backward 29, 48, 84, 66 KB
+(512 is not resident); swizzled 27, 35, 51, 84 and 27, 43, 76, 59.
+Units: logits are natural. Each exponential is 2^((z - top) log2(e)), difference first, so that z = top gives 1.
 */
 #pragma once
 #include "group.cuh"
@@ -32,23 +31,23 @@ constexpr int kTile = 64;
 constexpr int kChunkSlices = 2;
 constexpr float kLog2e = 1.4426950408889634f;
 constexpr float kInfinity = __builtin_huge_valf();
-// Where a running maximum starts: finite, so that rows with nothing to count give sum 0 and no NaN.
+// Initial value of a running maximum: finite, so that rows without candidates give sum 0 and not NaN.
 constexpr float kLowest = -1e38f;
-// Ids that match nothing: of far columns and of own rows beyond the end. They differ, so they do not match each other.
+// Ids that match nothing, for far columns and own rows past the end. They differ, so they do not match each other.
 constexpr u32 kNoColumn = 0xffffffffu, kNoRow = 0xfffffffeu;
 
-// What belongs to the 64 far rows of a tile; which fields are used, and as what, is the pass's own matter.
+// Per-column data of the 64 far rows of a tile. Each pass defines which fields it uses, and for what.
 struct TileColumns {
   float a[kTile];
   float b[kTile];
   u32 id[kTile];
 };
 
-// How slices lie in shared memory and how they are multiplied. Both have: T, the element; kSlice, columns of a slice;
-// kSize, elements of its place; kHead, bytes before the first; at(), where an element lies; ready(), between the wait for
-// copies and the barrier; scores(), z += own far^T of a slice; add(), acc += g far.
+// Storage of slices in shared memory and their products. Both types define: T, the element; kSlice, columns of a slice;
+// kSize, elements of its buffer; kHead, bytes before the first buffer; at(), index of an element; ready(), called
+// between the wait for copies and the barrier; scores(), z += own far^T of a slice; add(), acc += g far.
 
-// By warps, on any GPU: padded rows.
+// Warp-level products, on any GPU: padded rows.
 template <class Element>
 struct Warps {
   using T = Element;
@@ -59,7 +58,7 @@ struct Warps {
   static __device__ __forceinline__ void scores(float (&z)[kTile / 8][4], const T* own, const T* far) {
     gemm_nt<kSlice>(z, own + threadIdx.x / 32 * 16 * kLd, kLd, far, kLd);
   }
-  // `slice(c)` is the place of slice c.
+  // `slice(c)` is the buffer of slice c.
   template <class Slice>
   static __device__ __forceinline__ void add(float (&acc)[kChunkSlices][kSlice / 8][4], int count,
                                              const float (&g)[kTile / 8][4], Slice slice) {
@@ -70,11 +69,11 @@ struct Warps {
 };
 
 #if defined(HAS_WGMMA)
-// By the block's warpgroup (sm_90a): rows of 128 bytes, swizzled.
+// Warpgroup-level products (sm_90a): rows of 128 bytes, swizzled.
 struct Group {
   using T = bf16;
   static constexpr int kSlice = 64, kSize = kGroupTile;
-  static constexpr int kHead = 2048;  // tiles lie at multiples of 1,024
+  static constexpr int kHead = 2048;  // tiles are aligned to 1,024 bytes
   static_assert(kHead >= 2 * sizeof(TileColumns) && kHead % 1024 == 0 && kSize * sizeof(T) % 1024 == 0);
   static __device__ __forceinline__ int at(int row, int column) { return group_at(row, column); }
   static __device__ __forceinline__ void ready() { group_ready(); }
@@ -95,8 +94,8 @@ struct Group {
 
 __device__ __forceinline__ float exp_of(float difference) { return exp2_fast(difference * kLog2e); }
 
-// Starts copying elements [first, first + 64) of a vector with `valid` left from there, `fill` beyond them, by the 16
-// threads from `thread` on.
+// Starts to copy elements [first, first + 64) of a vector of which `valid` remain from there; writes `fill` past them.
+// Done by the 16 threads from `thread` on.
 template <class E>
 __device__ __forceinline__ void load_column(E* shared, const E* global, int first, int valid, E fill, int thread) {
   const int k = ((int)threadIdx.x - thread) * 4;
@@ -110,12 +109,13 @@ __device__ __forceinline__ void load_column(E* shared, const E* global, int firs
   }
 }
 
-// The slices of a tile that outlive their step: [first, first + count).
+// Slices of a tile that are kept past their step: [first, first + count).
 struct Kept {
   int first;
   int count;
 
-  // Place of slice first + c. `turn` is the tile's number modulo count + 1: each tile starts one place before the last.
+  // Buffer of slice first + c. `turn` is the tile index modulo count + 1: each tile starts one buffer before the
+  // previous.
   __device__ __forceinline__ int place(int c, int turn) const { return c >= turn ? c - turn : c - turn + count + 1; }
   __device__ __forceinline__ int places() const { return count > 0 ? count + 1 : 0; }
 };
@@ -125,7 +125,7 @@ struct Walk {
   using T = typename E::T;
   const T* own;  // first own row of the block
   const T* far;  // (far rows, D) from row 0
-  int own_rows;  // of 64, inside the matrix
+  int own_rows;  // valid own rows of the block, at most 64 are used
   int begin;     // far rows of this block: [begin, end)
   int end;
   int d;
@@ -134,7 +134,7 @@ struct Walk {
 };
 
 // Calls work.load(columns, at, valid) when the copies of far tile [at, at + 64) start, and work.take(z, columns, at,
-// kept, turn) when its product is complete; `kept` are the places of kept slices.
+// kept, turn) when its product is complete. `kept` points at the buffers of the kept slices.
 template <class E, class Work>
 __device__ __forceinline__ void walk(const Walk<E>& w, Work& work) {
   using T = typename E::T;
@@ -148,14 +148,14 @@ __device__ __forceinline__ void walk(const Walk<E>& w, Work& work) {
 
   const bool aligned = w.d % kChunk<T> == 0 && ((uintptr_t)w.own | (uintptr_t)w.far) % 16 == 0;
 
-  // Where a slice of a far tile lies: kept ones rotate, the others take turns with two places.
+  // Buffer of a slice of a far tile: kept slices rotate, the others alternate between two buffers.
   const auto far_slice = [&](int tile, int turn, int slice) {
     const int c = slice - w.kept.first;
     if (c >= 0 && c < w.kept.count) return far + w.kept.place(c, turn) * E::kSize;
     const int number = tile * passing + (c < 0 ? slice : slice - w.kept.count);
     return far + (w.kept.places() + number % 2) * E::kSize;
   };
-  // As load_tile, but rolled where it does not matter: registers are what limits these kernels.
+  // As load_tile, but not unrolled: registers limit the occupancy of these kernels.
   const auto copy_slice = [&](T* to, const T* from, int rows, int slice) {
     constexpr int kVec = kChunk<T>, kRow = E::kSlice / kVec, kStep = kWalkThreads / kRow;
     const int columns = w.d - slice * E::kSlice;
@@ -197,7 +197,7 @@ __device__ __forceinline__ void walk(const Walk<E>& w, Work& work) {
     for (int slice = 0; slice < slices; slice++) {
       cp_async_wait<0>();
       E::ready();
-      // The step's data is there for all; and all are done with the step before, whose place the next one may take.
+      // The data of this step is visible, and the previous step, whose buffers may be refilled, is no longer read.
       __syncthreads();
       if (slice + 1 < slices)
         start_step(tile, turn, slice + 1);
@@ -211,26 +211,26 @@ __device__ __forceinline__ void walk(const Walk<E>& w, Work& work) {
   }
 }
 
-// Negatives that a scored row leaves out: bit j % 32 of word j / 32 of its row of `own`.
+// Negatives that a scored row masks: bit j % 32 of word j / 32 of its row of `own`.
 struct LeftOut {
-  const u32* words;  // of the row
-  int count;         // of its words
+  const u32* words;  // of this row
+  int count;         // number of words
 
-  // The 64 bits of tile [at, at + 64), at a multiple of 64.
+  // The 64 bits of tile [at, at + 64); `at` is a multiple of 64.
   __device__ __forceinline__ void tile(u32 (&bits)[2], int at) const {
 #pragma unroll
     for (int i = 0; i < 2; i++) bits[i] = at / 32 + i < count ? words[at / 32 + i] : 0;
   }
 };
 
-// The own row of accumulator half 0 or 1, counted in the block.
+// The own row of accumulator half 0 or 1, relative to the block.
 __device__ __forceinline__ int own_row(int half) { return threadIdx.x / 32 * 16 + acc_row(threadIdx.x % 32, 2 * half); }
 
 // ------------------------------------------------------------------------------------------------------------- forward
 
-// Far rows are candidates: a = their offset, -inf beyond the end. kSampled: id = their item, left out where it is the
-// row's target, and with kOwn where its bit is set; else candidate j is item j, and the target's logit is kept.
-// Each lane keeps the maximum and the sum of its own columns: lanes meet once, at the end.
+// Far rows are candidates: a = their offset, -inf past the end. kSampled: id = their item. It is masked if it is the
+// row's target, and with kOwn if its bit is set. Otherwise candidate j is item j, and the logit of the target is kept.
+// Each lane keeps the maximum and the sum of its own columns; lanes are combined once, at the end.
 template <bool kSampled, bool kOwn = false>
 struct LogSumExp {
   const float* offset;
@@ -264,7 +264,7 @@ struct LogSumExp {
       }
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-      // Few tiles hold the row's target: the others skip the search.
+      // Few tiles contain the row's target; the others skip the search.
       if (!kSampled && target[half] - (u32)at < (u32)kTile)
 #pragma unroll
         for (int nb = 0; nb < kTile / 8; nb++)
@@ -281,7 +281,7 @@ struct LogSumExp {
     }
   }
 
-  // The four lanes of a row become one.
+  // Combines the four lanes of a row.
   __device__ __forceinline__ void finish() {
 #pragma unroll
     for (int half = 0; half < 2; half++) {
@@ -295,14 +295,14 @@ struct LogSumExp {
 
 // ------------------------------------------------------------------------------------------------------------ backward
 
-// acc (16 rows a warp, the chunk) += g (16,64) far[tile, chunk]: the second product of a tile.
+// acc (16 rows per warp, the chunk) += g (16,64) far[tile, chunk]: the second product of a tile.
 template <class E>
 struct Chunk {
   using T = typename E::T;
   float acc[kChunkSlices][E::kSlice / 8][4];
-  Kept kept;  // the chunk's slices; none where no product is wanted
+  Kept kept;  // slices of the chunk; none if no product is required
 
-  // Chunk `index` of width d.
+  // Selects chunk `index` of width d.
   __device__ __forceinline__ void start(int index, int d, bool wanted) {
     kept.first = index * kChunkSlices;
     kept.count = wanted ? min(kChunkSlices, (d + E::kSlice - 1) / E::kSlice - kept.first) : 0;
@@ -315,8 +315,8 @@ struct Chunk {
   }
 };
 
-// g = softmax - onehot (kSampled: softmax without hits, kOwn: and without what is left out) for own rows that are scored
-// rows; dloss is put on at the end.
+// g = softmax - onehot for own rows that are scored rows (kSampled: softmax with hits masked; kOwn: and with the row's
+// own items masked). dloss is applied at the end.
 template <class E, bool kSampled, bool kOwn = false>
 struct RowGradient {
   using T = typename E::T;
@@ -358,9 +358,9 @@ struct RowGradient {
   }
 };
 
-// g^T for own rows that are candidates. Far rows are scored rows: a = lse (+inf beyond the end: g = 0), b = dloss,
-// id = target. Their onehot is part of g unless kSampled; then a hit counts nothing. kOwn: nor does what far rows leave out;
-// the 16 own rows of a warp share a word of theirs.
+// g^T for own rows that are candidates. Far rows are scored rows: a = lse (+inf past the end: g = 0), b = dloss, id =
+// target. Their onehot is part of g unless kSampled; then a hit contributes 0. kOwn: the items that far rows mask also
+// contribute 0; the 16 own rows of a warp share one word of the bit mask.
 template <class E, bool kSampled, bool kOwn = false>
 struct CandidateGradient {
   using T = typename E::T;
@@ -369,12 +369,12 @@ struct CandidateGradient {
   const float* dloss;
   const u32* target;
   const u32* own;  // that word in the first scored row
-  int own_words;   // of a scored row
-  int own_bit;     // of own row 0; that of own row 1 stands 8 above
-  int rows;        // scored rows
+  int own_words;   // words per scored row
+  int own_bit;     // bit of own row 0; own row 1 is 8 bits above
+  int rows;        // number of scored rows
   u32 id[2];
   float offset[2];
-  float sum[2] = {0.f, 0.f};  // of g over the lane's columns
+  float sum[2] = {0.f, 0.f};  // sum of g over the lane's columns
 
   __device__ __forceinline__ void load(TileColumns& c, int at, int valid) {
     load_column(c.a, lse, at, valid, kInfinity, 0);
@@ -407,7 +407,7 @@ struct CandidateGradient {
   }
 };
 
-// Two neighbours of a row; `pair`: both may go in one store.
+// Stores of two adjacent elements of a row; `pair`: one vector store is possible.
 __device__ __forceinline__ void store2(float* p, float x, float y) { *(float2*)p = make_float2(x, y); }
 __device__ __forceinline__ void store2(bf16* p, float x, float y) { *(u32*)p = pack_bf16(x, y); }
 
@@ -422,8 +422,8 @@ __device__ __forceinline__ void put2(Out* p, float x, float y, bool add, bool pa
   if (second) p[1] = from_f32<Out>(y);
 }
 
-// out[row0 + own row][chunk] = or += scale[half] acc (+ extra[half] more[same place]), for the block's `rows` valid
-// rows.
+// out[row0 + own row][chunk] = or += scale[half] acc (+ extra[half] more[same index]), for the `rows` valid rows of the
+// block.
 template <class Out, class E>
 __device__ __forceinline__ void write_chunk(Out* out, const Chunk<E>& chunk, i64 row0, int rows, int d, bool add,
                                             const float (&scale)[2], const typename E::T* more,

@@ -1,16 +1,17 @@
 /*
-Products of tiles in shared memory, one warp 16 rows, with f32 accumulators: tensor cores (mma.m16n8k16) for bf16, plain
-multiply-adds for float, one interface and one accumulator layout, so that a kernel is written once for both.
+Warp-level matrix products of shared-memory tiles, 16 rows per warp, with f32 accumulators: tensor cores (mma.m16n8k16)
+for bf16, fused multiply-adds for float. Both have one interface and one accumulator layout, so that a kernel is
+written once for both types.
 
-acc[nb][i] of a lane is row acc_row(lane, i), column acc_col(lane, nb, i) of the warp's (16, 8*NB) tile.
-NB is even. Shared tiles are row-major; their leading dimension is tile_ld<T>(columns): the padding shifts each row by four
-banks, so that the eight 16-byte rows of an ldmatrix (or the float4 of eight rows) meet different banks.
-K (the summed length) is a multiple of 16; whatever lies beyond the valid part of a tile must be zero in both operands.
+acc[nb][i] of a lane is row acc_row(lane, i), column acc_col(lane, nb, i) of the warp's (16, 8*NB) tile. NB is even.
+Shared tiles are row-major with leading dimension tile_ld<T>(columns). The padding shifts each row by four banks, so
+that the eight 16-byte rows of an ldmatrix (or the float4 of eight rows) are free of bank conflicts.
+K (the reduction length) is a multiple of 16. Elements past the valid part of a tile must be zero in both operands.
 
-  gemm_nt   acc += A (16,K) B (8*NB,K)^T       both with K contiguous: scores, q k^T
-  gemm_nn   acc += A (16,K) B (K,8*NB)         B with its columns contiguous: p v
-  gemm_tn   acc += A (K,16)^T B (K,8*NB)       both with K as rows: p^T do
-  gemm_rn   acc += P (16,K) B (K,8*NB)         P in registers, as the accumulators of an earlier product
+  gemm_nt   acc += A (16,K) B (8*NB,K)^T       K contiguous in both: scores, q k^T
+  gemm_nn   acc += A (16,K) B (K,8*NB)         columns of B contiguous: p v
+  gemm_tn   acc += A (K,16)^T B (K,8*NB)       K is the row index of both: p^T do
+  gemm_rn   acc += P (16,K) B (K,8*NB)         P in registers: the accumulators of an earlier product
 */
 #pragma once
 #include "types.cuh"
@@ -18,7 +19,7 @@ K (the summed length) is a multiple of 16; whatever lies beyond the valid part o
 __device__ __forceinline__ int acc_row(int lane, int i) { return lane / 4 + i / 2 * 8; }
 __device__ __forceinline__ int acc_col(int lane, int nb, int i) { return nb * 8 + lane % 4 * 2 + i % 2; }
 
-// 16 bytes: the unit of cp.async, and of the padding of a row.
+// Elements per 16 bytes: the unit of cp.async and the row padding.
 template <class T>
 constexpr int kChunk = 16 / (int)sizeof(T);
 
@@ -62,7 +63,7 @@ __device__ __forceinline__ void mma_nn_step(float (&acc)[NB][4], const u32 (&a)[
 template <int K, int NB>
 __device__ __forceinline__ void gemm_nt(float (&acc)[NB][4], const bf16* a, int lda, const bf16* b, int ldb) {
   const int lane = threadIdx.x % 32;
-// Not all of a long K at once: fragments loaded far ahead would push the accumulators of wide kernels out of registers.
+// Partial unroll: fragments loaded too far ahead would spill the accumulators of wide kernels.
 #pragma unroll 4
   for (int k = 0; k < K; k += 16) {
     u32 f[4];
@@ -98,7 +99,7 @@ __device__ __forceinline__ void gemm_rn(float (&acc)[NB][4], const float (&p)[K 
   const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int k = 0; k < K; k += 16) {
-    // Two neighbouring accumulator tiles are the left operand of the next product as they stand.
+    // Two adjacent accumulator tiles have the layout of the left operand of the next product.
     const u32 f[4] = {pack_bf16(p[k / 8][0], p[k / 8][1]), pack_bf16(p[k / 8][2], p[k / 8][3]),
                       pack_bf16(p[k / 8 + 1][0], p[k / 8 + 1][1]), pack_bf16(p[k / 8 + 1][2], p[k / 8 + 1][3])};
     mma_nn_step(acc, f, b + k * ldb, ldb, lane);
@@ -125,7 +126,7 @@ __device__ __forceinline__ void gemm_nt(float (&acc)[NB][4], const float* a, int
   }
 }
 
-// acc += (x0, x1)^T (b[col], b[col+1]): one step of the summed index, x0 for the lane's upper row, x1 for its lower one.
+// acc += (x0, x1)^T (b[col], b[col+1]): one step of the reduction; x0 for the lane's upper row, x1 for its lower row.
 template <int NB>
 __device__ __forceinline__ void fma_row(float (&acc)[NB][4], float x0, float x1, const float* b, int lane) {
 #pragma unroll
@@ -158,7 +159,7 @@ __device__ __forceinline__ void gemm_rn(float (&acc)[NB][4], const float (&p)[K 
   const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int k = 0; k < K; k++) {
-    // Column k of P stands in lane k%8/2 of each quad.
+    // Column k of P is held by lane k%8/2 of each quad.
     const int owner = (lane & ~3) + k % 8 / 2;
     const float x0 = __shfl_sync(kAllLanes, p[k / 8][k % 2], owner);
     const float x1 = __shfl_sync(kAllLanes, p[k / 8][2 + k % 2], owner);
@@ -168,16 +169,17 @@ __device__ __forceinline__ void gemm_rn(float (&acc)[NB][4], const float (&p)[K 
 
 // --------------------------------------------------------------------------------------------------------------- loads
 
-// Starts copying the (rows, columns) upper left part of a global matrix with row stride `stride` into the shared tile
-// (ROWS, COLS), zeros in the rest, by all kThreads threads of the block. Caller: cp_async_commit, cp_async_wait,
-// __syncthreads. 16 bytes at a time where width, stride and base allow it, else one element at a time.
+// Starts to copy the upper left (rows, columns) part of a global matrix with row stride `stride` into the shared tile
+// (ROWS, COLS), with zeros in the rest. All kThreads threads of the block must call it. The caller then issues
+// cp_async_commit, cp_async_wait and __syncthreads. Copies 16 bytes at a time if width, stride and base are aligned,
+// otherwise single elements.
 template <int ROWS, int COLS, int kThreads, class T>
 __device__ __forceinline__ void load_tile(T* tile, const T* global, i64 stride, int rows, int columns) {
   constexpr int kLd = tile_ld<T>(COLS), kVec = kChunk<T>, kRow = COLS / kVec, kStep = kThreads / kRow;
   static_assert(kThreads % kRow == 0, "a thread stays in its columns");
   const bool aligned = columns % kVec == 0 && stride % kVec == 0 && (uintptr_t)global % 16 == 0;
-  // Both loops run a number of times known to the compiler: a loop from threadIdx.x up to ROWS*COLS gets a remainder
-  // loop, and its addresses kept in registers, which the accumulators of the caller need.
+  // Both loops have compile-time trip counts. A loop from threadIdx.x to ROWS*COLS would get a remainder loop and keep
+  // its addresses in registers that the caller needs for accumulators.
   if (aligned) {
     const int r0 = threadIdx.x / kRow, c = threadIdx.x % kRow * kVec;
     const T* from = global + r0 * stride + c;

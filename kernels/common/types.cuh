@@ -1,6 +1,6 @@
 /*
-Element types. `act` is the type of activations and of the weights that tensor cores read: bf16 or float, T in every
-template. Arithmetic is f32: load, compute, store, each rounded once on the way out.
+Element types. `act` is the type of activations and of the weights that tensor cores read: bf16 or float (T in
+templates). Arithmetic is f32: load, compute, store; each result is rounded once when it is stored.
 */
 #pragma once
 #include "ptx.cuh"
@@ -22,7 +22,7 @@ __device__ __forceinline__ float from_f32<float>(float x) { return x; }
 template <>
 __device__ __forceinline__ bf16 from_f32<bf16>(float x) { return __float2bfloat16(x); }
 
-// Two bf16 in one register, `lo` in the low half: what mma fragments are made of.
+// Packs two bf16 into one register, `lo` in the low half: the layout of mma fragments.
 __device__ __forceinline__ u32 pack_bf16(float lo, float hi) {
   const __nv_bfloat162 two = __floats2bfloat162_rn(lo, hi);
   u32 bits;
@@ -30,7 +30,7 @@ __device__ __forceinline__ u32 pack_bf16(float lo, float hi) {
   return bits;
 }
 
-// Eight consecutive elements, from an address that is a multiple of 8 elements.
+// Eight consecutive elements. The index of the first must be a multiple of 8 (alignment of the vector access).
 __device__ __forceinline__ void load8(float (&x)[8], const float* p) {
   const float4 a = ((const float4*)p)[0], b = ((const float4*)p)[1];
   x[0] = a.x, x[1] = a.y, x[2] = a.z, x[3] = a.w, x[4] = b.x, x[5] = b.y, x[6] = b.z, x[7] = b.w;
@@ -54,7 +54,7 @@ __device__ __forceinline__ void store8(bf16* p, const float (&x)[8]) {
   *(uint4*)p = raw;
 }
 
-// Elements [i, i+8) of x (n), zeros beyond the end. `i` is a multiple of 8.
+// Elements [i, i+8) of x (n), zeros past the end. `i` is a multiple of 8.
 template <class T>
 __device__ __forceinline__ void load8_tail(float (&x)[8], const T* p, i64 i, i64 n) {
   if (i + 8 <= n) return load8(x, p + i);

@@ -1,4 +1,4 @@
-// The emulated device: settings, memory, faults (see device.h), and the functions by which tests steer it.
+// The emulated device: settings, memory, faults (see device.h), and the test interface that controls it.
 #include "device.h"
 
 #include <cstdlib>
@@ -8,20 +8,20 @@
 
 namespace {
 
-// An allocation is guard, data, guard; the last one is longer where the data is no multiple of kGuard. Everything starts
-// as 0xff: fresh memory reads as NaN, and a guard that is not all 0xff has been written to.
+// An allocation is guard, data, guard. The last guard is longer if the data size is not a multiple of kGuard. All bytes
+// are initialised to 0xff: uninitialised memory reads as NaN, and a guard that is not all 0xff was overwritten.
 constexpr size_t kGuard = 512;
 constexpr unsigned char kFill = 0xff;
 size_t tail(size_t bytes) { return (bytes + kGuard - 1) / kGuard * kGuard - bytes + kGuard; }
 
-// Distance of the first changed byte, or n.
+// Index of the first changed byte, or n.
 size_t first_changed(const unsigned char* p, size_t n) {
   for (size_t i = 0; i < n; i++)
     if (((const volatile unsigned char*)p)[i] != kFill) return i;
   return n;
 }
 
-// A word from a list gives its place, a number itself.
+// A word of the list is stored as its index, a number as itself.
 void read(Settings& s, const char* name, uint64_t* to, uint64_t most, std::initializer_list<const char*> words = {}) {
   const char* text = getenv(name);
   if (!text) return;
@@ -33,7 +33,7 @@ void read(Settings& s, const char* name, uint64_t* to, uint64_t most, std::initi
   char* end = nullptr;
   const uint64_t value = strtoull(text, &end, 10);
   if (*text < '0' || *text > '9' || *end || value > most)
-    s.complaint = std::string(name) + "=" + text + " is not understood by the emulator";
+    s.complaint = std::string(name) + "=" + text + " is not a valid value";
   else
     *to = value;
 }
@@ -63,7 +63,7 @@ Settings from_environment() {
     const uint64_t n = number ? strtoull(colon + 1, nullptr, 10) : 0;
     if (number && !strncmp(fail, "lost:", 5)) s.lost_at = n;
     else if (number && !strncmp(fail, "oom:", 4)) s.memory = n;
-    else s.complaint = "MIPGPU_EMU_FAIL=" + std::string(fail) + " is not understood by the emulator";
+    else s.complaint = "MIPGPU_EMU_FAIL=" + std::string(fail) + " is not a valid value";
   }
   return s;
 }
@@ -85,19 +85,19 @@ const std::string& refusal(Result code) {
 }
 
 Device& device() {
-  static Device* const d = new Device;  // never destroyed: calls may come while the process ends
+  static Device* const d = new Device;  // never destroyed: calls may arrive during process exit
   return *d;
 }
 Device::Device() : settings(from_environment()) {}
 
 Result Device::allocate(Address* to, size_t bytes) {
-  if (!bytes) return refuse(kInvalidValue, "an allocation of no bytes");
+  if (!bytes) return refuse(kInvalidValue, "an allocation of zero bytes");
   if (bytes > settings.memory || used > settings.memory - bytes)
-    return refuse(kOutOfMemory, std::to_string(bytes) + " bytes asked for, " + std::to_string(unused()) + " of " +
+    return refuse(kOutOfMemory, std::to_string(bytes) + " bytes requested, " + std::to_string(unused()) + " of " +
                                     std::to_string(settings.memory) + " are free");
   const size_t all = kGuard + bytes + tail(bytes);
   unsigned char* const base = (unsigned char*)aligned_alloc(kGuard, all);
-  if (!base) return refuse(kOutOfMemory, "the host has no more memory");
+  if (!base) return refuse(kOutOfMemory, "the host is out of memory");
   memset(base, kFill, all);
   ASAN(__asan_poison_memory_region(base, kGuard); __asan_poison_memory_region(base + kGuard + bytes, tail(bytes));)
   *to = (Address)(base + kGuard);
@@ -145,15 +145,15 @@ int Device::check_guards(std::string* text, bool mend) const {
 }
 
 void Device::break_down(Result code, const std::string& why) {
-  if (fault != kOk) return;  // the first one counts
+  if (fault != kOk) return;  // only the first fault is recorded
   fault = code, fault_text = why, fault_reported = false;
 }
 
-// What a launch does when its turn comes. It reports nothing itself: a fault comes to light where the host waits.
+// Runs a launch. It reports no error itself: a fault is returned by the next call that waits for the device.
 Result Device::launch(const SimtKernel* kernel, SimtDim grid, SimtDim block, size_t smem, void** args) {
   if (fault != kOk) return kOk;
   if (launches++ >= settings.lost_at) {
-    break_down(kLaunchFailed, "the device was lost, as the emulator was told");
+    break_down(kLaunchFailed, "the device was lost (simulated failure)");
     return kOk;
   }
   std::string why = simt_launch({kernel, grid, block, smem, settings.shared, args, settings.run});
@@ -162,11 +162,12 @@ Result Device::launch(const SimtKernel* kernel, SimtDim grid, SimtDim block, siz
   return kOk;
 }
 
-// ------------------------------------------------------------------------------------------------------- for the tests
+// ------------------------------------------------------------------------------------------------------ test interface
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
-// The settings of the launches to come; see SimtConfig. 0, or CUDA_ERROR_INVALID_VALUE where a number means nothing.
+// Sets the configuration of the following launches; see SimtConfig. Returns 0, or CUDA_ERROR_INVALID_VALUE for invalid
+// values.
 EXPORT int mipgpu_emu_configure(unsigned order, unsigned async_copy, unsigned poison, unsigned threads, uint64_t seed) {
   Device& d = device();
   std::lock_guard lock(d.mutex);
@@ -175,7 +176,7 @@ EXPORT int mipgpu_emu_configure(unsigned order, unsigned async_copy, unsigned po
   return kOk;
 }
 
-// kind 0: no failures. kind 1: after `after` more launches the device is lost. kind 2: no more than `after` bytes in all.
+// kind 0: no failures. kind 1: the device is lost after `after` more launches. kind 2: at most `after` bytes of memory.
 EXPORT int mipgpu_emu_fail(int kind, uint64_t after) {
   Device& d = device();
   std::lock_guard lock(d.mutex);
@@ -186,7 +187,7 @@ EXPORT int mipgpu_emu_fail(int kind, uint64_t after) {
   return kOk;
 }
 
-// How many allocations have been written to outside of their bounds; mipgpu_emu_error tells of one of them.
+// Number of allocations with writes outside of their bounds; mipgpu_emu_error describes one of them.
 EXPORT int mipgpu_emu_check_guards() {
   Device& d = device();
   std::lock_guard lock(d.mutex);
@@ -196,10 +197,10 @@ EXPORT int mipgpu_emu_check_guards() {
   return damaged;
 }
 
-// What broke the device; empty while it is whole. Valid until the next fault or reset.
+// Description of the device fault; empty without a fault. Valid until the next fault or reset.
 EXPORT const char* mipgpu_emu_error() { return device().fault_text.c_str(); }
 
-// A device as new, but for its memory and its launch settings: no fault, guards mended, nothing told to fail.
+// Resets the device except for its memory and launch settings: clears the fault, repairs guards, disables failures.
 EXPORT void mipgpu_emu_reset() {
   Device& d = device();
   std::lock_guard lock(d.mutex);

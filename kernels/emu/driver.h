@@ -1,5 +1,5 @@
 /*
-What the parts of the stand-in driver share: handles, streams, and how a call begins. See driver.cpp.
+Shared parts of the driver substitute: handles, streams and the common checks of calls. See driver.cpp.
 */
 #pragma once
 #include <functional>
@@ -21,10 +21,10 @@ struct Graph {
 struct Stream {
   std::unique_ptr<Graph> capture;
   bool spoiled = false;
-  int mode = 0;            // of the capture: 0 global, 1 of this thread, 2 relaxed
-  std::thread::id owner;   // who began it
+  int mode = 0;            // capture mode: 0 global, 1 thread-local, 2 relaxed
+  std::thread::id owner;   // thread that began the capture
 };
-// The live objects of one kind: a handle is an address, and only those given out and not yet destroyed are taken.
+// The live objects of one kind. A handle is an address; only live handles are accepted.
 template <class T>
 struct Handles {
   std::set<void*> live;
@@ -45,10 +45,10 @@ inline Handles<Stream> streams;
 inline Stream default_stream;
 inline std::vector<Stream*> capturing;
 inline bool initialized = false;
-inline int retained[64];  // how often each device's primary context is held; its address is the context
+inline int retained[64];  // reference count of each device's primary context; its address is the context
 inline thread_local int* current_context = nullptr;
 
-// A call that needs a context. After a fault has come to light it returns that, whatever it was to do.
+// A call that needs a context. After a fault was reported, it returns that fault.
 template <class Do>
 int call(Do what) {
   Device& d = device();
@@ -58,7 +58,7 @@ int call(Do what) {
   if (d.fault_reported) return d.fault;
   return what(d);
 }
-// The same for one that waits for the device: here a fault comes to light.
+// The same for calls that wait for the device: these report a fault.
 template <class Do>
 int waiting_call(Do what) {
   return call([&](Device& d) -> Result {
@@ -76,9 +76,9 @@ int waiting_call(Do what) {
 }
 inline Stream* stream_of(void* handle) {
   const uintptr_t n = (uintptr_t)handle;
-  return n <= 2 ? &default_stream : streams.get(handle);  // null, legacy and per-thread default
+  return n <= 2 ? &default_stream : streams.get(handle);  // null, legacy and per-thread default stream
 }
-// Work in the order of a stream: now, or when the captured graph is launched. A broken device does nothing.
+// Enqueues work on a stream: runs now, or when the captured graph is launched. No effect after a device fault.
 inline Result enqueue(void* stream, Op op) {
   Stream* s = stream_of(stream);
   if (!s) return refuse(kInvalidHandle, "not a live stream");
@@ -86,12 +86,12 @@ inline Result enqueue(void* stream, Op op) {
   else if (device().fault == kOk) return op();
   return kOk;
 }
-// Work on device memory, which must still be there when its turn comes.
+// Enqueues work on device memory, which must still be allocated when the work runs.
 inline Result enqueue_on(void* stream, Address to, Address from, size_t bytes, std::function<void()> work) {
   Device& d = device();
   for (Address p : {to, from})
     if (p && bytes && !d.contains(p, bytes))
-      return refuse(kInvalidValue, std::to_string(bytes) + " bytes that do not lie within one allocation");
+      return refuse(kInvalidValue, std::to_string(bytes) + " bytes that are not within one allocation");
   return enqueue(stream, [=, &d]() -> Result {
     for (Address p : {to, from})
       if (p && bytes && !d.contains(p, bytes)) d.break_down(kIllegalAddress, "a graph copies freed memory");

@@ -1,4 +1,4 @@
-// The stand-in driver's streams, events and graphs; see driver.cpp.
+// Streams, events and graphs of the driver substitute; see driver.cpp.
 #include "driver.h"
 
 #include <chrono>
@@ -17,7 +17,7 @@ Handles<Graph> graphs, executables;
 
 }  // namespace
 
-// ----------------------------------------------------------------------------------------------------- streams and events
+// -------------------------------------------------------------------------------------------------- streams and events
 
 EXPORT int cuStreamCreate(void** stream, unsigned) {
   return call([&](Device&) { return streams.add(new Stream, stream), kOk; });
@@ -37,7 +37,7 @@ EXPORT int cuStreamSynchronize(void* stream) {
     return kOk;
   });
 }
-EXPORT int cuStreamQuery(void* stream) { return cuStreamSynchronize(stream); }  // nothing is ever still to be done
+EXPORT int cuStreamQuery(void* stream) { return cuStreamSynchronize(stream); }  // no work is ever pending
 EXPORT int cuStreamWaitEvent(void* stream, void* event, unsigned) {
   return call([&](Device&) {
     const Event* e = events.get(event);
@@ -79,21 +79,21 @@ EXPORT int cuEventElapsedTime_v2(float* ms, void* from, void* to) {
   return waiting_call([&](Device&) {
     const Event *a = events.get(from), *b = events.get(to);
     if (!a || !b || !a->timing || !b->timing || !a->recorded || !b->recorded)
-      return refuse(kInvalidHandle, "events that take no time or were not recorded");
+      return refuse(kInvalidHandle, "events without timing or not recorded");
     *ms = std::chrono::duration<float, std::milli>(b->time - a->time).count();
     return kOk;
   });
 }
 EXPORT int cuEventElapsedTime(float* ms, void* from, void* to) { return cuEventElapsedTime_v2(ms, from, to); }
 
-// ----------------------------------------------------------------------------------------------------------------- graphs
+// -------------------------------------------------------------------------------------------------------------- graphs
 
 EXPORT int cuStreamBeginCapture_v2(void* stream, int mode) {
   return call([&](Device&) {
     Stream* s = stream_of(stream);
     if (!s) return refuse(kInvalidHandle, "not a live stream");
     if (s == &default_stream) return refuse(kCaptureUnsupported, "the default stream cannot be captured");
-    if (s->capture) return refuse(kIllegalState, "the stream is being captured already");
+    if (s->capture) return refuse(kIllegalState, "the stream is already being captured");
     s->capture = std::make_unique<Graph>();
     s->mode = mode, s->owner = std::this_thread::get_id(), s->spoiled = false;
     capturing.push_back(s);
@@ -107,7 +107,7 @@ EXPORT int cuStreamEndCapture(void* stream, void** graph) {
     if (!s || !s->capture) return refuse(kIllegalState, "the stream is not being captured");
     std::unique_ptr<Graph> captured = std::move(s->capture);
     std::erase(capturing, s);
-    if (s->spoiled) return refuse(kCaptureInvalidated, "a call in between would have waited for the device");
+    if (s->spoiled) return refuse(kCaptureInvalidated, "a call during the capture would have waited for the device");
     graphs.add(captured.release(), graph);
     return kOk;
   });

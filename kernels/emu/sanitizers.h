@@ -1,6 +1,6 @@
 /*
-What the runtime and the device tell a sanitiser; they are compiled without its instrumentation, with -DSIMT_ASAN or
--DSIMT_TSAN. ASAN(...) and TSAN(...) are the statements within, or nothing.
+Sanitiser annotations of the runtime and the device. Both are compiled without instrumentation, with -DSIMT_ASAN or
+-DSIMT_TSAN. ASAN(...) and TSAN(...) expand to their arguments, or to nothing.
 */
 #pragma once
 #include <cstddef>
@@ -34,7 +34,8 @@ void __asan_unpoison_memory_region(void const volatile*, size_t);
 #define ASAN(...)
 #endif
 
-// TSan takes memory that a fiber allocates for that fiber's own writing. What the runtime allocates for all is kept from it.
+// TSan attributes memory that a fiber allocates to writes of that fiber. Hides the runtime's shared allocations from
+// it.
 struct Quiet {
   Quiet() { TSAN(AnnotateIgnoreWritesBegin(__FILE__, __LINE__); AnnotateIgnoreReadsBegin(__FILE__, __LINE__);) }
   ~Quiet() { TSAN(AnnotateIgnoreReadsEnd(__FILE__, __LINE__); AnnotateIgnoreWritesEnd(__FILE__, __LINE__);) }

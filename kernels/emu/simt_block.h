@@ -1,6 +1,6 @@
 /*
-A block in flight: its fibers, its warps, its shared memory, and whom they wait for. simt_rt.cpp runs it, simt_meet.cpp
-answers what its threads call.
+A block in execution: its fibers, its warps, its shared memory, and their wait states. simt_rt.cpp runs it,
+simt_meet.cpp implements the calls of its threads.
 */
 #pragma once
 #include <sys/mman.h>
@@ -20,36 +20,36 @@ answers what its threads call.
 namespace simt {
 
 #ifdef SIMT_ASAN
-constexpr size_t kStack = 256 * 1024;  // bytes of a fiber; frames with red zones are several times as large
+constexpr size_t kStack = 256 * 1024;  // bytes per fiber; frames with red zones are several times larger
 #else
 constexpr size_t kStack = 64 * 1024;
 #endif
-constexpr size_t kStackCanary = 64;           // bytes at a stack's low end that must stay as they were
+constexpr size_t kStackCanary = 64;           // bytes at the low end of a stack that must not change
 #ifdef SIMT_TSAN
 constexpr size_t kOrders = 4096;
 #else
 constexpr size_t kOrders = 1;
 #endif
 [[maybe_unused]] constexpr size_t kMaxEnded = 1500;  // fibers that TSan keeps, see forget_threads
-constexpr size_t kMaxThreads = 1024;          // of a block
+constexpr size_t kMaxThreads = 1024;          // per block
 constexpr size_t kMaxStatic = 48 * 1024;      // bytes of static shared memory
-constexpr size_t kSmemGuard = 256;            // bytes watched after dynamic shared memory, at least
-constexpr size_t kStaticGuard = 64;           // and after each static array
-constexpr unsigned char kFill = 0xff;         // two of them are a NaN in bf16, four in f32
+constexpr size_t kSmemGuard = 256;            // guard bytes after dynamic shared memory, at least
+constexpr size_t kStaticGuard = 64;           // guard bytes after each static array
+constexpr unsigned char kFill = 0xff;         // a NaN in bf16 and f32
 
 inline const char* op_name(uint8_t op) {
   static const char* const names[] = {"nothing", "__syncthreads", "__syncwarp", "shuffle", "vote", "ldmatrix", "mma"};
   return names[op];
 }
 
-// Plain loops: memset and memcmp would be judged by a sanitiser as accesses of the kernel.
+// Plain loops: a sanitiser would intercept memset and memcmp and treat them as accesses of the kernel.
 inline void fill(unsigned char* p, size_t n, unsigned char value) {
   const uint64_t wide = 0x0101010101010101ull * value;
   for (; n && (uintptr_t)p & 7; n--) *(volatile unsigned char*)p++ = value;
   for (; n >= 8; n -= 8, p += 8) *(volatile uint64_t*)p = wide;
   for (; n; n--) *(volatile unsigned char*)p++ = value;
 }
-inline size_t first_changed(const unsigned char* p, size_t n) {  // n: nothing changed
+inline size_t first_changed(const unsigned char* p, size_t n) {  // returns n if nothing changed
   for (size_t i = 0; i < n; i++)
     if (((const volatile unsigned char*)p)[i] != kFill) return i;
   return n;
@@ -57,7 +57,7 @@ inline size_t first_changed(const unsigned char* p, size_t n) {  // n: nothing c
 
 inline bool same_place(const SimtAt& a, const SimtAt& b) {
   if (a.line() != b.line() || a.column() != b.column()) return false;
-  // The same place may have two copies of its name, one a translation unit.
+  // The same location may have two copies of its file name, one per translation unit.
   return a.file_name() == b.file_name() || !strcmp(a.file_name(), b.file_name());
 }
 inline std::string place(const SimtAt& at) {
@@ -69,19 +69,20 @@ inline std::string text(SimtDim d) {
   return t;
 }
 
-// Lanes that came, or are on their way, to one call. Lanes with other masks may meet elsewhere at the same time.
+// A collective call of warp lanes that is pending or being read. Lanes with other masks may meet elsewhere at the same
+// time.
 struct Meet {
-  uint32_t mask = 0;     // who is named in the call; 0: the entry is free
-  uint32_t arrived = 0;  // who has come
-  uint32_t readers = 0;  // who may still look at the slots; set when the meet is complete
+  uint32_t mask = 0;     // lanes named in the call; 0: the entry is free
+  uint32_t arrived = 0;  // lanes that have arrived
+  uint32_t readers = 0;  // lanes that may still read the slots; set when the meet is complete
   SimtOp op = SIMT_NONE;
   SimtAt at;
   SimtSlot slot[32];
-  char* order = nullptr;  // of __syncwarp, see Block::new_order
+  char* order = nullptr;  // for __syncwarp, see Block::new_order
 };
 
 struct Warp {
-  uint32_t live = 0, ready = 0;  // lanes that have not ended; those that could run now
+  uint32_t live = 0, ready = 0;  // lanes that have not ended; lanes that can run
   std::vector<std::unique_ptr<Meet>> meets;
 };
 
@@ -89,24 +90,24 @@ struct Fiber : SimtThread {
   SimtContext context;
   unsigned char* stack = nullptr;
   bool done = false;
-  uint8_t waits = SIMT_NONE;  // for what, and where
+  uint8_t waits = SIMT_NONE;  // the pending operation and its location
   SimtAt at;
-  Meet* last = nullptr;  // the completed meet whose table this lane may still be reading
+  Meet* last = nullptr;  // the completed meet that this lane may still be reading
   std::vector<SimtCopyJob> copies;
   size_t copies_done = 0;
-  unsigned groups = 0;  // committed
-  // wgmma: products that wait; how many there were; whether registers may be used by one.
+  unsigned groups = 0;  // number of committed groups
+  // wgmma: pending products; number of products so far; whether wgmma.fence was executed.
   std::vector<SimtGroupJob> products;
   size_t products_done = 0;
   unsigned product_count = 0;
   bool fenced = false;
-  // Copies: on their way; and how far those that came are on the way to being seen by wgmma.
+  // cp.async: copies in flight; and how far arrived copies are ordered before wgmma.
   bool copying = false;
   enum : uint8_t { SEEN, LANDED, FENCED } copied = SEEN;
   void* sanitizer = nullptr;
 };
 
-// A range of memory that grows, and is given back at the end.
+// A memory mapping that grows on demand and is unmapped at the end.
 struct Map {
   unsigned char* at = nullptr;
   size_t bytes = 0;
@@ -131,7 +132,7 @@ struct Map {
   ~Map() { drop(); }
 };
 
-// A launch on its way.
+// A launch in execution.
 struct Run {
   explicit Run(const SimtLaunch& l) : launch(l), blocks((uint64_t)l.grid.x * l.grid.y * l.grid.z) {}
   const SimtLaunch& launch;
@@ -139,12 +140,12 @@ struct Run {
   std::atomic<uint64_t> next{0};
   std::atomic<bool> stop{false};
   std::mutex mutex;
-  std::string error;  // the first
-  unsigned alike = 0;  // launches so far of the same kernel with the same sizes; TSan only
-  char ended = 0, fence = 0;  // their addresses stand for orders: the end of a fiber, __threadfence
+  std::string error;  // the first error
+  unsigned alike = 0;  // earlier launches of the same kernel with the same sizes; TSan only
+  char ended = 0, fence = 0;  // their addresses represent synchronisation: the end of a fiber, __threadfence
 };
 
-// One block at a time; reused from block to block and from launch to launch, for the sake of its maps.
+// Runs one block at a time. Reused between blocks and launches to keep its mappings.
 struct Block {
   Run* run = nullptr;
   SimtDim index{};
@@ -159,24 +160,24 @@ struct Block {
   std::vector<Static> statics;
   size_t static_begin = 0, static_end = 0;
   uint32_t warps_ready = 0;
-  int threads = 0, live = 0, warp = -1;  // `warp`: that of the running fiber
+  int threads = 0, live = 0, warp = -1;  // `warp`: warp of the running fiber
   Fiber* current = nullptr;
   SimtContext main;
-  char failure[600] = {};  // what a fiber says that ended the block, and where it stood
+  char failure[600] = {};  // error text of the fiber that ended the block, and its location
   const Fiber* failed = nullptr;
-  bool abandoned = false;  // fibers that still wait are continued only to say farewell
+  bool abandoned = false;  // waiting fibers are resumed only to record their end
   SimtAt failed_at;
   std::string error;
   uint64_t random = 1;
-  uint8_t priority[32] = {};  // of warps, in random order
-  // __syncthreads: how many came, from where, and what the predicates of this and the last barrier added up to.
+  uint8_t priority[32] = {};  // priorities of warps in random order
+  // __syncthreads: number and location of arrived threads, and predicate sums of this and the previous barrier.
   int arrived = 0, truths = 0, last_arrived = 0, last_truths = 0;
   SimtAt barrier_at;
   char* barrier_order = nullptr;
-  unsigned orders = 0;  // given out
+  unsigned orders = 0;  // number of orders handed out
   void *main_sanitizer = nullptr, *main_fake = nullptr;
-  bool watched = true;  // TSan sees this block's accesses
-  std::vector<void*> ended;  // TSan's fibers of threads that have ended, not yet destroyed
+  bool watched = true;  // TSan observes the accesses of this block
+  std::vector<void*> ended;  // TSan fibers of ended threads, not yet destroyed
   const void* main_stack = nullptr;
   size_t main_stack_bytes = 0;
 
@@ -191,8 +192,9 @@ struct Block {
   int pick(uint32_t from);
   Fiber* next();
   void wake(int warp, uint32_t lanes);
-  // An address that stands for one barrier or __syncwarp: who leaves it comes after all who entered. Each has its own, in
-  // memory that is mapped anew for the block, or TSan would see order between threads that have none.
+  // Returns an address that represents one barrier or __syncwarp for TSan: leaving it happens after every entry. Each
+  // has its own address in newly mapped memory of the block; otherwise TSan would see an order between unrelated
+  // threads.
   char* new_order() { return (char*)smem.at + smem.bytes - kOrders * 8 + orders++ % kOrders * 8; }
   void switch_to(Fiber* to);
   void wait(uint8_t op, SimtAt at);
@@ -208,7 +210,7 @@ struct Block {
   [[noreturn]] void fail(const SimtAt* at, const char* format, ...) __attribute__((format(printf, 3, 4)));
 };
 
-// The block whose fiber this host thread is running.
+// The block whose fiber runs on this host thread.
 extern __thread Block* running __attribute__((tls_model("initial-exec")));
 
 }  // namespace simt

@@ -1,8 +1,8 @@
 /*
-CUDA's vector types, scalar intrinsics and bfloat16 for the host compiler. Included by simt.hpp only.
+CUDA's vector types, scalar intrinsics and bfloat16 for the host compiler. Included only by simt.hpp.
 
-Where the GPU has an approximate instruction (__expf, rsqrtf, __fdividef …) the host computes the exact one: the emulator
-shows whether an algorithm is right, not the last bits of the hardware.
+Approximate GPU instructions (__expf, rsqrtf, __fdividef …) are computed exactly: the emulator verifies algorithms, not
+the last bits of the hardware.
 */
 #pragma once
 #include <math.h>
@@ -14,7 +14,8 @@ shows whether an algorithm is right, not the last bits of the hardware.
 
 // ------------------------------------------------------------------------------------------------------ vector types
 
-// may_alias: kernels read memory of one type through these (a float array as float4, bf16 as uint4), as nvcc allows.
+// may_alias: kernels access memory of other types through these (a float array as float4, bf16 as uint4), as nvcc
+// allows.
 #define SIMT_VECTOR2(T, name, align)                             \
   struct __attribute__((may_alias, aligned(align))) name {       \
     T x, y;                                                      \
@@ -64,7 +65,7 @@ inline unsigned __float_as_uint(float x) { return simt_bits<unsigned>(x); }
 inline float __int_as_float(int x) { return simt_bits<float>(x); }
 inline int __float_as_int(float x) { return simt_bits<int>(x); }
 
-// CUDA's min and max take two types; of two floats, one NaN, they give the other.
+// CUDA's min and max accept two types. If one of two floats is NaN, they return the other.
 template <class A, class B>
 inline auto max(A a, B b) {
   using T = std::common_type_t<A, B>;
@@ -81,7 +82,7 @@ inline auto min(A a, B b) {
 }
 
 inline float simt_rsqrtf(float x) { return 1.0f / sqrtf(x); }
-#define rsqrtf simt_rsqrtf  // newer C libraries declare an rsqrtf of their own
+#define rsqrtf simt_rsqrtf  // newer C libraries declare their own rsqrtf
 inline float exp2_fast(float x) { return ::exp2f(x); }  // ex2.approx of common/ptx.cuh
 inline float __expf(float x) { return expf(x); }
 inline float __exp2f(float x) { return exp2f(x); }
@@ -97,7 +98,7 @@ inline float __frcp_rn(float x) { return 1.0f / x; }
 inline float __fsqrt_rn(float x) { return sqrtf(x); }
 inline float __frsqrt_rn(float x) { return simt_rsqrtf(x); }
 inline float __fmaf_rn(float x, float y, float z) { return fmaf(x, y, z); }
-// Never contracted into an fma, whatever the compiler is allowed: the product goes through a volatile.
+// Never contracted into an fma, whatever the compiler flags: the product is stored in a volatile.
 inline float __fmul_rn(float x, float y) {
   volatile float p = x * y;
   return p;
@@ -136,7 +137,7 @@ inline unsigned __funnelshift_r(unsigned lo, unsigned hi, unsigned n) {
   return (unsigned)(((uint64_t)hi << 32 | lo) >> (n & 31));
 }
 
-// Cache hints say nothing on the host.
+// Cache hints have no effect on the host.
 template <class T>
 inline T __ldg(const T* p) { return *p; }
 template <class T>
@@ -152,8 +153,8 @@ inline void __stcs(T* p, T v) { *p = v; }
 
 // ----------------------------------------------------------------------------------------------------------- bfloat16
 
-// The upper half of an f32. Conversions are explicit and there is no arithmetic: an expression that nvcc would round to
-// bf16 at every step, and the host not, does not compile here.
+// The upper half of an f32. Conversions are explicit and there is no arithmetic. An expression that nvcc would round to
+// bf16 at every step, and the host would not, is therefore a compile error.
 struct __nv_bfloat16 {
   __nv_bfloat16() = default;
   inline explicit __nv_bfloat16(float);
@@ -171,8 +172,8 @@ inline __nv_bfloat16 __ushort_as_bfloat16(unsigned short bits) {
   return b;
 }
 inline float __bfloat162float(__nv_bfloat16 b) { return __uint_as_float((unsigned)b.bits << 16); }
-// To nearest, ties to even: adding 0x7fff, and one more where the kept part is odd, carries into it exactly when it must.
-// Every NaN becomes 0x7fff, as on the hardware: the carry could turn one into infinity or zero.
+// Round to nearest, ties to even: adding 0x7fff, plus one if the kept part is odd, carries into it exactly when
+// required. Every NaN becomes 0x7fff, as on the hardware: the carry could turn it into infinity or zero.
 inline __nv_bfloat16 __float2bfloat16(float f) {
   const unsigned u = __float_as_uint(f);
   if ((u & 0x7fffffffu) > 0x7f800000u) return __ushort_as_bfloat16(0x7fff);

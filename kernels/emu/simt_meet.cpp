@@ -1,12 +1,12 @@
 /*
-Where threads of a block wait for each other, and the other calls of a kernel: barriers, meets of a warp's lanes, the
-product of mma, copies behind the thread's back, static shared memory.
+Synchronisation of the threads of a block, and other calls of a kernel: barriers, collective calls of warp lanes, the
+mma product, asynchronous copies, static shared memory.
 */
 #include "simt_block.h"
 
 namespace simt {
 
-// All have come (`last` just now; nullptr: the last one ended instead).
+// All threads have arrived (`last` is the latest; nullptr: a thread ended instead).
 void Block::complete_barrier(Fiber* last) {
   last_arrived = arrived, last_truths = truths;
   arrived = truths = 0;
@@ -15,8 +15,8 @@ void Block::complete_barrier(Fiber* last) {
   if (config().order == SIMT_RANDOM) shuffle_priorities();
 }
 
-// d (16,8) += a (16,16) * b (16,8), laid out over the lanes as PTX's mma.m16n8k16 has it: lane 4g + t holds columns 2t and
-// 2t+1 of rows g and g+8.
+// d (16,8) += a (16,16) * b (16,8) in the lane layout of PTX mma.m16n8k16: lane 4g + t holds columns 2t and 2t+1 of
+// rows g and g+8.
 static void multiply(SimtSlot* slot) {
   alignas(32) float a[16][16], b[16][8], d[16][8];
   auto half = [](uint32_t two, int high) {
@@ -45,14 +45,14 @@ static void multiply(SimtSlot* slot) {
   }
 }
 
-// Everybody named in the call and still alive has come: they go on, except those of `but`, who did not wait.
+// All live lanes named in the call have arrived: they continue, except those of `but`, which did not wait.
 void Block::complete(Meet& meet, int which, uint32_t but) {
   if (meet.op == SIMT_MMA) multiply(meet.slot);
   meet.readers = meet.arrived;
   wake(which, meet.arrived & ~but);
 }
 
-// The lane is done with the table of its last meet; the last reader frees the entry.
+// The lane no longer reads the table of its last meet; the last reader frees the entry.
 void Block::leave(Fiber& fiber) {
   if (!fiber.last) return;
   Meet& meet = *fiber.last;
@@ -65,7 +65,7 @@ void Block::leave(Fiber& fiber) {
 
 using namespace simt;
 
-// ------------------------------------------------------------------------------------------------ what the kernels call
+// ------------------------------------------------------------------------------------------------ calls of the kernels
 
 void simt_fail(const char* what, SimtAt at) { running->fail(&at, "%s", what); }
 
@@ -75,7 +75,7 @@ void simt_syncthreads(int predicate, int* count, int* threads, SimtAt at) {
   if (!b.arrived) b.barrier_at = at, b.barrier_order = b.new_order();
   else if (!same_place(b.barrier_at, at))
     b.fail(&at, "__syncthreads reached from two places, the other is %s:%u", b.barrier_at.file_name(), b.barrier_at.line());
-  // Kept, since a thread may be at the next barrier before another has gone on from this one.
+  // Stored, since a thread may reach the next barrier before another has left this one.
   TSAN(char* const order = b.barrier_order; if (b.watched) __tsan_release(order);)
   b.truths += predicate;
   if (++b.arrived == b.live) b.complete_barrier(b.current);
@@ -93,12 +93,12 @@ SimtTable simt_meet(SimtOp op, uint32_t mask, const SimtSlot& mine, SimtAt at) {
   const uint32_t bit = 1u << me.lane;
   b.leave(me);
   if (!(mask & bit)) b.fail(&at, "%s: the calling lane is not in its own mask", op_name(op));
-  if (op >= SIMT_LDMATRIX && w.live != ~0u) b.fail(&at, "%s in a warp that is not whole", op_name(op));
+  if (op >= SIMT_LDMATRIX && w.live != ~0u) b.fail(&at, "%s in an incomplete warp", op_name(op));
 
   Meet* meet = nullptr;
   for (auto& m : w.meets) {
-    // Not this call's concern: free, complete; or lanes wait there that may go on before they are wanted here, since they
-    // do not wait for this one, or are not named by it.
+    // Skip meets that are free, complete or unrelated: those with waiting lanes that may continue before they arrive
+    // here, because this call does not name them or they do not name this lane.
     if (!m->mask || m->readers || !(m->mask & bit) || !(m->arrived & mask)) continue;
     if (m->op != op || m->mask != mask || !same_place(m->at, at))
       b.fail(&at, "lanes of one warp meet at different calls: %s (mask %08x) and, at %s:%u, %s (mask %08x)", op_name(op), mask,
@@ -137,7 +137,7 @@ bool simt_copy_now() {
   b.current->copying = true;
   return b.config().async_copy == SIMT_AT_ISSUE || (b.config().async_copy == SIMT_RANDOM_TIME && b.draw() % 2);
 }
-// Copies for the next step may be on their way while wgmma reads what the step before has brought.
+// Copies for the next step may be in flight while wgmma reads the data of the previous step.
 void simt_copy_waited() {
   Fiber& f = *running->current;
   if (f.copying) f.copying = false, f.copied = Fiber::LANDED;
@@ -148,14 +148,14 @@ void simt_group_fence_copies() {
 }
 void simt_group_fence_registers() { running->current->fenced = true; }
 
-// When a product happens is as open as when a copy does; but all lanes of a warp must think the same of it.
+// The completion time of a product is undefined, as that of a copy, but must be the same for all lanes of a warp.
 bool simt_group_push(const SimtGroupJob& job) {
   Block& b = *running;
   Fiber& f = *b.current;
-  if (b.threads % 128) b.fail(&job.at, "wgmma in a block that has no whole warpgroups");
-  if (!f.fenced) b.fail(&job.at, "wgmma without a wgmma.fence since its registers were free to use");
-  if (f.copied == Fiber::LANDED) b.fail(&job.at, "wgmma reads what was copied without a fence.proxy.async after the wait");
-  if (f.copied == Fiber::FENCED) b.fail(&job.at, "wgmma reads what was copied without a barrier after fence.proxy.async");
+  if (b.threads % 128) b.fail(&job.at, "wgmma in a block with incomplete warpgroups");
+  if (!f.fenced) b.fail(&job.at, "wgmma without a wgmma.fence after access to its registers");
+  if (f.copied == Fiber::LANDED) b.fail(&job.at, "wgmma reads copied data without fence.proxy.async after the wait");
+  if (f.copied == Fiber::FENCED) b.fail(&job.at, "wgmma reads copied data without a barrier after fence.proxy.async");
   const uint64_t number = b.config().seed + (uint64_t)f.linear / 32 * 977 + f.product_count++;
   const bool waits = f.products_done < f.products.size();
   if (!waits && (b.config().async_copy == SIMT_AT_ISSUE ||
@@ -171,7 +171,7 @@ bool simt_group_push(const SimtGroupJob& job) {
   return false;
 }
 
-// The next product in order.
+// The next pending product in order.
 bool simt_group_pop(SimtGroupJob* job) {
   Fiber& f = *running->current;
   f.fenced = false;
@@ -192,7 +192,7 @@ void simt_copy_push(void* to, const void* from, unsigned size, unsigned bytes) {
 }
 void simt_copy_commit() { running->current->groups++; }
 
-// The next copy that a wait for all but the `keep` newest groups must finish; false: none is left.
+// The next copy that a wait for all but the `keep` newest groups must complete; false: none is left.
 bool simt_copy_pop(unsigned keep, SimtCopyJob* job) {
   Fiber& f = *running->current;
   if (f.copies_done == f.copies.size()) {
@@ -215,7 +215,7 @@ void* simt_static_smem(const void* id, size_t bytes, size_t align) {
   if (together - b.run->launch.smem > kMaxStatic || end - b.static_begin > kMaxStatic + 1024)
     b.fail(nullptr, "more than 48 KiB of static shared memory");
   if (together > b.run->launch.smem_limit)
-    b.fail(nullptr, "%zu bytes of dynamic and static shared memory, more than a block can have", together);
+    b.fail(nullptr, "%zu bytes of dynamic and static shared memory exceed the maximum per block", together);
   unsigned char* const at = b.smem.at + begin;
   b.static_end = end;
   ASAN(__asan_unpoison_memory_region(at, bytes + kStaticGuard);)

@@ -1,7 +1,7 @@
 /*
-Switching between stacks on one host thread. On x86-64 a dozen instructions: what the calling convention lets a callee
-keep is pushed, the stack pointer exchanged. Elsewhere, or with -DSIMT_UCONTEXT, the C library's ucontext, which does the
-same twenty times slower (it also switches the signal mask, a system call).
+Stack switching on one host thread. On x86-64: a dozen instructions that push the callee-saved registers and exchange
+the stack pointer. Elsewhere, or with -DSIMT_UCONTEXT: the C library's ucontext, which is twenty times slower (it also
+switches the signal mask with a system call).
 */
 #pragma once
 #include <cstddef>
@@ -39,8 +39,8 @@ inline void simt_switch(SimtContext* from, SimtContext* to) {
   simt_switch_stacks(&from->stack_pointer, to->stack_pointer);
 }
 
-// Lays out a stack as if `entry` had been interrupted before its first instruction: six registers, then the address that
-// `ret` takes. On entry the stack pointer is 8 less than a multiple of 16, as after a call.
+// Prepares a stack as if `entry` had been interrupted before its first instruction: six registers, then the return
+// address for `ret`. On entry the stack pointer is 8 less than a multiple of 16, as after a call.
 inline void simt_prepare(SimtContext* context, void* stack, size_t bytes, void (*entry)()) {
   void** top = (void**)((unsigned char*)stack + bytes - 64);
   *--top = nullptr;

@@ -1,8 +1,8 @@
 /*! Interaction logs: importing them, and reading them back as memory-mapped shards.
 
 [`import`] turns a log (CSV, TSV, `.dat`, `.inter`, Parquet) into a data set folder; [`Dataset`] opens such a folder.
-[`get`] fetches well-known ones; [`domains`] makes two data sets of one, to pre-train on the one and transfer to the other. The folder's files are
-described byte by byte in `data/README.md`.
+[`get`] fetches well-known ones; [`domains`] makes two data sets of one, to pre-train on the one and transfer to the other.
+`docs/formats.md` describes the folder's files byte by byte.
 
 | file | what it holds |
 |---|---|

@@ -125,19 +125,19 @@ fn programs(folder: &Path) {
     );
 }
 
-/// Runs the blocks of a page in one folder. What went wrong, for each block that failed.
-fn run(page: &Path) -> Vec<String> {
+/// Runs the blocks of a page in one folder. How many ran, and what went wrong, for each that failed.
+fn run(page: &Path) -> (usize, Vec<String>) {
     let text = fs::read_to_string(page).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let (work, bin) = (folder.path().join("work"), folder.path().join("bin"));
     [&work, &bin].into_iter().for_each(|f| fs::create_dir(f).unwrap());
     inputs(&work);
     programs(&bin);
-    let mut faults = Vec::new();
+    let (mut ran, mut faults) = (0, Vec::new());
     for block in blocks(&text) {
-        let place = format!("{}:{}", page.strip_prefix(ROOT).unwrap().display(), block.line);
+        let place = format!("{}:{}", page.strip_prefix(ROOT).unwrap_or(page).display(), block.line);
         match block.info.as_str() {
-            "sh" => {}
+            "sh" => ran += 1,
             "sh,ignore" if block.before.starts_with("<!-- not run: ") => continue,
             "sh,ignore" => {
                 faults.push(format!("{place}: a block that is not run needs its reason: <!-- not run: WHY -->"));
@@ -165,28 +165,45 @@ fn run(page: &Path) -> Vec<String> {
             faults.push(format!("{place}: {}\n{}    {}", out.status, block.text, last.join("\n    ")));
         }
     }
-    faults
+    (ran, faults)
+}
+
+#[test]
+fn a_command_that_fails_is_found() {
+    let page = tempfile::NamedTempFile::new().unwrap();
+    let text =
+        "```sh\nmipgpu import log.csv --out d -q\n```\n\n```sh\nmipgpu trian d | cat\n```\n\n```sh,ignore\nx\n```\n";
+    fs::write(page.path(), text).unwrap();
+    let (ran, faults) = run(page.path());
+    assert_eq!((ran, faults.len()), (2, 2), "{faults:?}");
+    assert!(faults[0].contains(":6: ") && faults[0].contains("trian"), "{}", faults[0]);
+    assert!(faults[1].contains("needs its reason"), "{}", faults[1]);
 }
 
 #[test]
 fn every_command_block_runs() {
     // Two at a time: each trains on all cores.
     let only = std::env::var("MIPGPU_ONLY").unwrap_or_default();
-    let pages: Vec<PathBuf> = pages().into_iter().filter(|p| p.display().to_string().contains(&only)).collect();
+    let for_users = |p: &PathBuf| p.ends_with("README.md") || p.parent().unwrap().ends_with("docs");
+    let chosen = |p: &PathBuf| for_users(p) && p.display().to_string().contains(&only);
+    let pages: Vec<PathBuf> = pages().into_iter().filter(chosen).collect();
     let next = std::sync::atomic::AtomicUsize::new(0);
-    let faults = std::sync::Mutex::new(Vec::new());
+    let found = std::sync::Mutex::new((0, Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
                 while let Some(page) = pages.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
-                    let found = run(page);
-                    faults.lock().unwrap().extend(found);
+                    let (ran, faults) = run(page);
+                    let mut found = found.lock().unwrap();
+                    found.0 += ran;
+                    found.1.extend(faults);
                 }
             });
         }
     });
-    let faults = faults.into_inner().unwrap();
+    let (ran, faults) = found.into_inner().unwrap();
     assert!(faults.is_empty(), "{}", faults.join("\n\n"));
+    assert!(ran > 30 || !only.is_empty(), "only {ran} blocks ran");
 }
 
 /// The anchors of a page, as GitHub makes them from its headings.
@@ -202,7 +219,8 @@ fn anchors(text: &str) -> BTreeSet<String> {
             Some((text, rest)) => text.replace('[', "") + rest.split_once(')').map_or("", |(_, rest)| rest),
             None => heading,
         };
-        let kept = heading.to_lowercase().chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
+        let heading = heading.to_lowercase();
+        let kept = heading.chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
         let anchor: String = kept.map(|c| if c == ' ' { '-' } else { c }).collect();
         let count = seen.entry(anchor.clone()).or_default();
         all.insert(if *count == 0 { anchor } else { format!("{anchor}-{count}") });

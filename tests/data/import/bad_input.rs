@@ -7,7 +7,7 @@ use std::{
 
 use mipgpu::data::{Dataset, ImportOptions, import};
 
-use crate::{
+use crate::import::{
     Desk, builtin, builtin_rows,
     formats::{gzip, parquet_file},
     imported, refusal, refusal_of,

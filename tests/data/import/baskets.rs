@@ -4,7 +4,7 @@ use std::{fs, ops::Range};
 
 use mipgpu::data::{Dataset, Duplicates, ImportOptions, Vocab};
 
-use crate::{Desk, builtin, builtin_rows, formats::parquet_file, imported, refusal_of};
+use crate::import::{Desk, builtin, builtin_rows, formats::parquet_file, imported, refusal_of};
 
 fn told_by(column: &str) -> ImportOptions {
     ImportOptions { basket_col: Some(column.into()), ..Default::default() }

@@ -9,7 +9,7 @@ use parquet::{
     schema::parser::parse_message_type,
 };
 
-use crate::{Desk, histories, imported, refusal};
+use crate::import::{Desk, histories, imported, refusal};
 
 fn keys(user: &str, item: &str) -> ImportOptions {
     ImportOptions { user_col: Some(user.into()), item_col: Some(item.into()), ..Default::default() }

@@ -9,7 +9,7 @@ use parquet::{
     schema::parser::parse_message_type,
 };
 
-use crate::{Desk, cli, histories, imported, refusal};
+use crate::import::{Desk, cli, histories, imported, refusal};
 
 fn told(log: &str, options: ImportOptions) -> String {
     imported(log, options).2

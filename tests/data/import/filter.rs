@@ -2,7 +2,7 @@
 
 use mipgpu::data::ImportOptions;
 
-use crate::{Desk, cli, formats::parquet_file, histories, imported, refusal_of};
+use crate::import::{Desk, cli, formats::parquet_file, histories, imported, refusal_of};
 
 fn only(wheres: &[&str]) -> ImportOptions {
     ImportOptions { wheres: wheres.iter().map(|w| w.parse().unwrap()).collect(), ..Default::default() }
@@ -93,7 +93,7 @@ fn all_formats_filter_alike_and_before_the_ratings() {
     let error = refusal_of("log.csv", &log, only(&["behaviour=4"])).to_string();
     assert!(error.contains("no column 'behaviour'") && error.contains("--where behavior_type"), "{error}");
     // Parquet: `other` is the time as a number there.
-    let rows: Vec<_> = crate::builtin_rows().into_iter().take(2000).collect();
+    let rows: Vec<_> = crate::import::builtin_rows().into_iter().take(2000).collect();
     let time = rows[7].3;
     let (data, summary, _) = imported(parquet_file(&rows), only(&[&format!("other={time}")]));
     let expected = rows.iter().filter(|r| r.3 == time).count() as u64;

@@ -10,7 +10,7 @@ use parquet::{
     schema::parser::parse_message_type,
 };
 
-use crate::{Desk, Record, builtin_rows, files, histories, imported, refusal_of};
+use crate::import::{Desk, Record, builtin_rows, files, histories, imported, refusal_of};
 
 pub fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());

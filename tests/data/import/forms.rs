@@ -9,7 +9,7 @@ use std::{
 use mipgpu::data::{Dataset, ImportOptions};
 use parquet::{basic::Compression, file::properties::WriterProperties};
 
-use crate::{
+use crate::import::{
     Desk, Record, builtin_rows, cli, cli_fed, formats::gzip, formats::parquet_file, formats::parquet_with, imported,
     refusal_of,
 };

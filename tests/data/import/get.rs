@@ -2,7 +2,7 @@
 
 use std::{fs, process::Command};
 
-use crate::Desk;
+use crate::import::Desk;
 
 #[test]
 fn what_cannot_be_had_is_refused_with_a_way_out() {

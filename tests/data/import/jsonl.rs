@@ -7,7 +7,7 @@ use mipgpu::{
     data::ImportOptions,
 };
 
-use crate::{Desk, formats::gzip, histories, imported, refusal};
+use crate::import::{Desk, formats::gzip, histories, imported, refusal};
 
 fn col(user: &str, item: &str, time: Option<&str>) -> ImportOptions {
     ImportOptions {

@@ -2,7 +2,7 @@
 
 use mipgpu::data::{ImportOptions, Missing};
 
-use crate::{Desk, cli, imported, refusal};
+use crate::import::{Desk, cli, imported, refusal};
 
 /// Rows of which every `one_in`th has no user but `word`.
 fn holes(word: &str, one_in: usize, key: impl Fn(usize) -> String) -> String {

@@ -4,7 +4,7 @@ use std::fs;
 
 use mipgpu::data::ImportOptions;
 
-use crate::{Desk, histories, imported, refusal};
+use crate::import::{Desk, histories, imported, refusal};
 
 /// 300 rows whose columns stand in the order of `form`: u(ser), t(ime), i(tem), r(ating).
 fn log(form: &str, time: impl Fn(usize) -> String) -> String {

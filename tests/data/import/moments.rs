@@ -9,7 +9,7 @@ use parquet::{
     schema::parser::parse_message_type,
 };
 
-use crate::{Desk, histories, imported, refusal_of};
+use crate::import::{Desk, histories, imported, refusal_of};
 
 /// One user whose items come in the order of their numbers when times are right; the rows are shuffled.
 fn rows(times: &[String]) -> Vec<(String, String)> {
@@ -178,7 +178,7 @@ fn a_column_that_would_order_ties_is_named() {
         assert!(talk.contains("--time-col timeframe orders by it, --time-col eventdate leaves it so"), "{talk}");
         let named = |column: &str| session(ImportOptions { time_col: Some(column.into()), ..Default::default() });
         assert!(!imported(text, named("eventdate")).2.contains("equal times"));
-        // The command of data/README.md.
+        // The command of docs/data-sets.md.
         let (data, _, talk) = imported(text, named("timeframe"));
         assert!(!talk.contains("warning"), "{talk}");
         let mut rows: Vec<(usize, usize, usize, String)> = Vec::new();

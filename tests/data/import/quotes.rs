@@ -2,7 +2,7 @@
 
 use mipgpu::data::{Encoding, ImportOptions, Quotes};
 
-use crate::{Desk, histories, imported, refusal, refusal_of};
+use crate::import::{Desk, histories, imported, refusal, refusal_of};
 
 const SEPARATORS: [&str; 4] = [",", "\t", ";", "|"];
 

@@ -9,7 +9,7 @@ use parquet::{
     schema::parser::parse_message_type,
 };
 
-use crate::{Desk, cli, histories, imported, refusal, refusal_of};
+use crate::import::{Desk, cli, histories, imported, refusal, refusal_of};
 
 fn sep(list_sep: &str) -> ImportOptions {
     ImportOptions { list_sep: Some(list_sep.into()), ..Default::default() }

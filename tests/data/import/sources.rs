@@ -13,7 +13,9 @@ use std::{
 
 use mipgpu::data::{Dataset, ImportOptions};
 
-use crate::{Desk, builtin, cli, cli_fed, formats::gzip, formats::parquet_file, histories, imported, refusal_of};
+use crate::import::{
+    Desk, builtin, cli, cli_fed, formats::gzip, formats::parquet_file, histories, imported, refusal_of,
+};
 
 fn zstd(bytes: &[u8]) -> Vec<u8> {
     zstd::encode_all(bytes, 3).unwrap()
@@ -93,7 +95,7 @@ fn process_substitution_loses_nothing() {
 
 #[test]
 fn parquet_comes_through_a_pipe_and_the_log_may_be_its_own_table() {
-    let rows: Vec<_> = crate::builtin_rows().into_iter().take(3000).collect();
+    let rows: Vec<_> = crate::import::builtin_rows().into_iter().take(3000).collect();
     let desk = Desk::new();
     let file = desk.write("log.parquet", parquet_file(&rows));
     desk.import(std::slice::from_ref(&file), &Default::default()).unwrap();
@@ -226,7 +228,7 @@ fn what_a_path_names_is_a_column() {
 
 #[test]
 fn parts_of_parquet_and_json_have_the_columns_of_their_paths_too() {
-    let rows: Vec<_> = crate::builtin_rows().into_iter().take(300).collect();
+    let rows: Vec<_> = crate::import::builtin_rows().into_iter().take(300).collect();
     let desk = Desk::new();
     let folder = desk.dir.path().join("log");
     let mut csv = String::from("user,item,rating,day\n");

@@ -2,7 +2,7 @@
 
 use mipgpu::data::ImportOptions;
 
-use crate::{imported, refusal, refusal_of};
+use crate::import::{imported, refusal, refusal_of};
 
 fn as_in(time_format: Option<&str>, time_zone: Option<&str>) -> ImportOptions {
     ImportOptions {
