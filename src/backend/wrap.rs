@@ -116,7 +116,7 @@ impl<'a, B> DryRun<'a, B> {
     ///
     /// # Errors
     /// An op that fails its check (its layer is named by `owners`), or that the backend does not serve.
-    pub fn answer(self, owners: &Owners) -> Result<usize> {
+    pub fn finish(self, owners: &Owners) -> Result<usize> {
         if let Some(invalid) = self.invalid {
             return Err(invalid.error(owners));
         }

@@ -25,7 +25,7 @@ use super::{
     memory::MemoryPlan,
     scoring::Scoring,
     settings::Settings,
-    step_plan::{LAG, Rings, StepPlan, lay_out},
+    step_plan::{LAG, Rings, StepPlan, plan_step},
 };
 
 /// What a step reports.
@@ -115,7 +115,7 @@ impl<B: Backend> Engine<B> {
     ) -> Result<Self> {
         let summary = summary.into();
         settings.check()?;
-        let (plan, input, mut step_plan) = lay_out(settings, &summary, settings.batch)?;
+        let (plan, input, mut step_plan) = plan_step(settings, &summary, settings.batch)?;
         step_plan.task.learn(&summary);
         let smaller = |e| Self::too_large(e, settings, &summary, &open);
         let mut backend = open(&plan).map_err(smaller)?;
@@ -147,13 +147,13 @@ impl<B: Backend> Engine<B> {
     /// Settings that contradict each other.
     pub fn parameters(settings: &Settings, summary: &DataSummary) -> Result<Vec<Param>> {
         settings.check()?;
-        Ok(lay_out(settings, summary, 1)?.0.params().to_vec())
+        Ok(plan_step(settings, summary, 1)?.0.params().to_vec())
     }
 
     /// Has every op of a full batch checked, asks the backend whether it serves them all, and has it take the scratch memory
     /// they need. Each call is checked again when it runs ([`crate::ops::Run::run`]), for the sizes of its batch.
     fn reserve(&mut self) -> Result<()> {
-        self.workspace = Self::ask(&self.backend, &self.step_plan, &self.input).answer(self.plan.owners())?;
+        self.workspace = Self::ask(&self.backend, &self.step_plan, &self.input).finish(self.plan.owners())?;
         self.backend.reserve(self.workspace)?;
         self.backend.sync()
     }
@@ -232,8 +232,8 @@ impl<B: Backend> Engine<B> {
     /// that step.
     pub fn launch(&mut self, step: u64, lr: f32) -> Result<Option<StepReport>> {
         let sent = self.send(step, lr);
-        let before = self.set_off(sent);
-        self.look(before)
+        let before = self.start(sent);
+        self.collect(before)
     }
 
     /// The first part of [`Engine::launch`]: brings the batch, and what is new of the step, to the backend.
@@ -254,7 +254,7 @@ impl<B: Backend> Engine<B> {
     }
 
     /// The second part: the step itself. Gives the one before, which has not been looked at.
-    pub fn set_off(&mut self, Sent { shape, step, lr }: Sent) -> Option<Pending> {
+    pub fn start(&mut self, Sent { shape, step, lr }: Sent) -> Option<Pending> {
         let step_plan = &self.step_plan;
         self.backend.replay(shape.key(), |b| step_plan.step(b, &shape));
         let later = self.backend.read_later(self.step_plan.report);
@@ -266,9 +266,9 @@ impl<B: Backend> Engine<B> {
     ///
     /// # Errors
     /// As [`Engine::launch`].
-    pub fn look(&mut self, before: Option<Pending>) -> Result<Option<StepReport>> {
+    pub fn collect(&mut self, before: Option<Pending>) -> Result<Option<StepReport>> {
         // Its batch has made room for the one launched last, but its head is still in the slot filled next.
-        before.map(|p| self.judge(p, 0)).transpose()
+        before.map(|p| self.step_report(p, 0)).transpose()
     }
 
     /// Writes what a step was like where rows that catch up look for it.
@@ -311,7 +311,7 @@ impl<B: Backend> Engine<B> {
     /// # Errors
     /// As [`Engine::launch`], for that step.
     pub fn finish(&mut self) -> Result<Option<StepReport>> {
-        self.pending.take().map(|p| self.judge(p, 1)).transpose()
+        self.pending.take().map(|p| self.step_report(p, 1)).transpose()
     }
 
     /// [`Engine::launch`] and [`Engine::finish`]: one step, waited for.
@@ -330,7 +330,7 @@ impl<B: Backend> Engine<B> {
         shape
     }
 
-    fn judge(&mut self, p: Pending, batch: usize) -> Result<StepReport> {
+    fn step_report(&mut self, p: Pending, batch: usize) -> Result<StepReport> {
         let [loss, norm, ok, _] = self.backend.collect(p.later);
         if ok != 1.0 || !loss.is_finite() || !norm.is_finite() {
             self.backend.sync()?;
@@ -486,8 +486,8 @@ impl<B: Backend> Engine<B> {
         // Not to the last byte: copies, graphs and the driver take some too.
         let there = there - there / 32;
         let fits = |batch: usize| {
-            let Ok((plan, input, step_plan)) = lay_out(settings, summary, batch) else { return false };
-            let Ok(scratch) = Self::ask(&bare, &step_plan, &input).answer(plan.owners()) else { return false };
+            let Ok((plan, input, step_plan)) = plan_step(settings, summary, batch) else { return false };
+            let Ok(scratch) = Self::ask(&bare, &step_plan, &input).finish(plan.owners()) else { return false };
             (B::bytes(&plan, bare.precision()) + scratch.next_multiple_of(1 << 20)) as u64 <= there
         };
         let (mut low, mut high) = (0, settings.batch);

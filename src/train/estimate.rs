@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{engine::Engine, folder::RunConfig, loader::BatchLoader, side_tables::SideTables, step_plan::lay_out};
+use super::{engine::Engine, folder::RunConfig, loader::BatchLoader, side_tables::SideTables, step_plan::plan_step};
 use crate::{
     backend::{self, Device, WithBackend},
     base::Result,
@@ -28,7 +28,7 @@ pub struct Estimate {
 pub fn bytes(config: &RunConfig, data: &Dataset) -> Result<u64> {
     let s = &config.settings;
     let summary = DataSummary { ratings: config.ratings.clone(), ..SideTables::data_summary(s, data)? };
-    let plan = lay_out(s, &summary, s.batch)?.0;
+    let plan = plan_step(s, &summary, s.batch)?.0;
     use crate::mem::Arena::*;
     Ok([Param, Grad, Moment1, Moment2, Act, Stat, Index].map(|arena| plan.len(arena) as u64 * 4).iter().sum())
 }

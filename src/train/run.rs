@@ -16,7 +16,7 @@ use super::{
     memory::MemoryPlan,
     schedule::Schedule,
     side_tables::SideTables,
-    step_plan::lay_out,
+    step_plan::plan_step,
     transfer::{self, Base, Carried, Keys, Transfer},
 };
 use crate::{
@@ -91,7 +91,7 @@ pub fn check(config: &RunConfig, data: &Dataset, split: &Split) -> Result<()> {
     s.check()?;
     BatchLoader::new(s, data, split)?;
     let summary = DataSummary { ratings: config.ratings.clone(), ..SideTables::data_summary(s, data)? };
-    let (plan, ..) = lay_out(s, &summary, s.batch)?;
+    let (plan, ..) = plan_step(s, &summary, s.batch)?;
     if plan.params().iter().all(|p| p.frozen) {
         return Err(Error::user(format!("--freeze {} leaves nothing to train", s.freeze))
             .hint("freeze less, or add patches: --patch serial"));

@@ -118,7 +118,11 @@ impl StepPlan {
 }
 
 /// Plans everything for batches of `batch` sequences.
-pub(super) fn lay_out(settings: &Settings, summary: &DataSummary, batch: usize) -> Result<(Planner, Input, StepPlan)> {
+pub(super) fn plan_step(
+    settings: &Settings,
+    summary: &DataSummary,
+    batch: usize,
+) -> Result<(Planner, Input, StepPlan)> {
     let items = summary.items();
     let mut plan = Planner::new();
     let (s, t) = (settings, settings.length);

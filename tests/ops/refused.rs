@@ -98,7 +98,7 @@ fn layer_is_refused<B: Backend>(what: &str, open: impl Fn(&Planner) -> B) {
     let mut dry_run = DryRun::new(&backend);
     dry_run.run(&linear);
     dry_run.run(&norm);
-    is_it(&dry_run.answer(p.owners()).unwrap_err());
+    is_it(&dry_run.finish(p.owners()).unwrap_err());
     // And in a step, whatever came before.
     let mut backend = open(&p);
     backend.write(linear.x.raw(), &[1.0; 32]);

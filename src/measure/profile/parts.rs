@@ -50,8 +50,8 @@ pub(super) fn steps(job: &ProfileJob<'_>, open: &dyn Fn(&Planner) -> Result<Box<
             let sent = engine.send(done, schedule.at(done));
             at[2] = zero.elapsed().as_secs_f64();
             let upload_bytes = engine.backend.written.bytes;
-            let before = engine.set_off(sent);
-            engine.look(before)?;
+            let before = engine.start(sent);
+            engine.collect(before)?;
             // Step by step: the next one's batch shall not hide behind it.
             engine.finish()?;
             at[3] = zero.elapsed().as_secs_f64();

@@ -82,10 +82,10 @@ pub(super) fn steps<B: Backend>(
             let sizes = sent.sizes();
             at[2] = zero.elapsed().as_secs_f64();
             let from = engine.backend.mark();
-            let before = engine.set_off(sent);
+            let before = engine.start(sent);
             let marks = [from, engine.backend.mark()];
             at[3] = zero.elapsed().as_secs_f64();
-            engine.look(before)?;
+            engine.collect(before)?;
             at[4] = zero.elapsed().as_secs_f64();
             nvtx::pop();
             // All but the newest are done: they were waited for.

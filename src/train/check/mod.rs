@@ -184,7 +184,7 @@ fn prove_steps(
             for (((_, s), expected), rows) in part.iter().zip(&expected).zip(&mut rows) {
                 for (row, kind) in rows.iter_mut().zip(&kinds) {
                     let got = backend::with(device, row.precision, OneStep(s, expected.seed))?;
-                    let (worst, fault) = expected.judge(&got, *kind);
+                    let (worst, fault) = expected.compare(&got, *kind);
                     row.add(worst, fault.map(|f| if seed == 0 { f } else { format!("seed {seed}: {f}") }));
                 }
             }

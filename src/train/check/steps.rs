@@ -164,10 +164,10 @@ impl Expected {
     }
 
     /// How a device's step fared: the errors of loss and gradients as shares of their budgets, and what is wrong.
-    pub(super) fn judge(&self, got: &Step<f64>, kind: Numerics) -> ((f64, f64), Option<String>) {
+    pub(super) fn compare(&self, got: &Step<f64>, kind: Numerics) -> ((f64, f64), Option<String>) {
         let (loss, gradients) = self.budgets(kind);
         let mut fault = None;
-        let mut judge = |name: &str, error: f64, budget: f64| {
+        let mut compare = |name: &str, error: f64, budget: f64| {
             // What no weight hangs on has a gradient of exact zeros, and nothing is allowed: none is needed.
             let share = if error == 0.0 { 0.0 } else { error / budget };
             if share.is_nan() || share > 1.0 {
@@ -175,11 +175,11 @@ impl Expected {
             }
             share
         };
-        let forward = judge("loss", distance(&[got.loss], &[self.exact.loss]), loss);
+        let forward = compare("loss", distance(&[got.loss], &[self.exact.loss]), loss);
         let mut worst = 0.0f64;
         for (i, name) in self.exact.names.iter().enumerate() {
             let error = distance(&got.gradients[i], &self.exact.gradients[i]);
-            let share = judge(&format!("gradient of {name}"), error, gradients[i]);
+            let share = compare(&format!("gradient of {name}"), error, gradients[i]);
             worst = if share.is_nan() { share } else { worst.max(share) };
         }
         if got.update.is_nan() || got.update > 1.0 {

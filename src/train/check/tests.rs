@@ -67,7 +67,7 @@ fn gradients_off_by_a_share_fail() {
                     step
                 };
                 let there = (0..got.gradients.len()).filter(|i| got.gradients[*i].iter().any(|g| *g != 0.0));
-                let missed = there.filter(|i| expected.judge(&scaled(*i), kinds[0]).1.is_none());
+                let missed = there.filter(|i| expected.compare(&scaled(*i), kinds[0]).1.is_none());
                 missed.map(|i| format!("{what}: {}", got.names[i])).collect::<Vec<_>>()
             })
             .collect();
@@ -82,14 +82,14 @@ fn hold(what: &str, s: &Settings, seed: u64) {
         let products = kind.products;
         let what = format!("{what}, {products:?}, seed {seed}");
         let got = backend::with(Device::Cpu, products, OneStep(s, expected.seed)).unwrap();
-        assert_eq!(expected.judge(&got, kind).1, None, "{what}");
+        assert_eq!(expected.compare(&got, kind).1, None, "{what}");
         let (loss, gradients) = expected.budgets(kind);
         let off = Step { loss: got.loss + 4.0 * loss, ..got.clone() };
-        assert!(expected.judge(&off, kind).1.is_some_and(|f| f.starts_with("loss:")), "{what}");
+        assert!(expected.compare(&off, kind).1.is_some_and(|f| f.starts_with("loss:")), "{what}");
         for (i, budget) in gradients.iter().enumerate().filter(|(i, _)| !got.gradients[*i].is_empty()) {
             let name = &got.names[i];
             // Of what no weight hangs on nothing may differ at all.
-            let (_, fault) = expected.judge(&planted(&got, i, (4.0 * budget).max(1e-30)), kind);
+            let (_, fault) = expected.compare(&planted(&got, i, (4.0 * budget).max(1e-30)), kind);
             let fault = fault.unwrap_or_else(|| panic!("{what}: an error in the gradient of {name} passed"));
             assert!(fault.starts_with(&format!("gradient of {name}:")), "{what}: {fault}");
         }

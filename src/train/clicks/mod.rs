@@ -112,7 +112,7 @@ impl<B: Backend> Learner<B> {
         let mut backend = open(&plan)?;
         let mut dry_run = DryRun::new(&backend);
         head.step(&mut dry_run, settings.batch);
-        backend.reserve(dry_run.answer(plan.owners())?)?;
+        backend.reserve(dry_run.finish(plan.owners())?)?;
         head.prepare(&mut backend);
         draw_weights(&plan, &mut backend, settings.seed);
         Ok(Learner { plan, backend, head, settings: settings.clone(), step: 0, pending: None })
@@ -141,7 +141,7 @@ impl<B: Backend> Learner<B> {
         self.backend.replay((m as u64) << 1 | 1, |b| head.step(b, m));
         let later = self.backend.read_later(self.head.report);
         let before = self.pending.replace(later);
-        before.map(|later| self.judge(later, self.step - 1)).transpose()
+        before.map(|later| self.checked_loss(later, self.step - 1)).transpose()
     }
 
     /// The loss of the last step.
@@ -149,11 +149,11 @@ impl<B: Backend> Learner<B> {
     /// # Errors
     /// As [`Learner::launch`], for that step; a failing device.
     pub fn finish(&mut self) -> Result<Option<f32>> {
-        let last = self.pending.take().map(|later| self.judge(later, self.step)).transpose()?;
+        let last = self.pending.take().map(|later| self.checked_loss(later, self.step)).transpose()?;
         self.backend.sync().map(|()| last)
     }
 
-    fn judge(&mut self, later: Later, step: u64) -> Result<f32> {
+    fn checked_loss(&mut self, later: Later, step: u64) -> Result<f32> {
         let [loss, norm, ok, _] = self.backend.collect(later);
         if ok == 1.0 && loss.is_finite() && norm.is_finite() {
             return Ok(loss);
