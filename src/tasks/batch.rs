@@ -42,7 +42,7 @@ impl Sequence<'_> {
 /// A batch on the host: its head, and its items where the device does not hold them.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    pub head: BatchHeader,
+    pub header: BatchHeader,
     /// (N) or empty.
     pub(super) raw: Vec<u32>,
     /// The questions, where a task makes them on the host.
@@ -81,7 +81,7 @@ impl Batches {
         made.clear();
         let (asked, truth, weight, pairs) = (Vec::new(), Vec::new(), Vec::new(), Made::default());
         Batch {
-            head: BatchHeader::new(&self.input.capacity),
+            header: BatchHeader::new(&self.input.capacity),
             raw: Vec::with_capacity(room),
             made,
             asked,
@@ -93,7 +93,7 @@ impl Batches {
 
     /// Empties a batch; `epoch`: what it is drawn by.
     pub fn clear(&self, batch: &mut Batch, epoch: u32) {
-        batch.head.clear(0, epoch);
+        batch.header.clear(0, epoch);
         batch.raw.clear();
         batch.made.clear();
         batch.asked.clear();
@@ -112,7 +112,7 @@ impl Batches {
     /// Adds the sequence of `user` to the batch: a random window of it, where it is too long. `scored`: rows to score of so
     /// many items.
     pub fn push(&self, batch: &mut Batch, user: u64, sequence: Sequence<'_>, scored: impl FnOnce(usize) -> usize) {
-        let window = self.window(batch.head.epoch(), user, sequence.len());
+        let window = self.window(batch.header.epoch(), user, sequence.len());
         let len = window.len();
         let first = match sequence {
             Sequence::Items(items) | Sequence::Rated { items, .. } => {
@@ -123,13 +123,13 @@ impl Batches {
             Sequence::Held { first, .. } => first + window.start as u32,
             Sequence::Baskets { .. } => panic!("pairs of baskets are for next-basket"),
         };
-        batch.head.push(user as u32, len, scored(len), first);
+        batch.header.push(user as u32, len, scored(len), first);
     }
 
     /// Writes the batch of step `step`, for [`Batches::gather`] to go on with.
     pub fn upload(&self, b: &mut dyn Backend, batch: &mut Batch, step: u32) -> BatchShape {
-        batch.head.set_step(step);
-        let shape = self.input.begin(b, &mut batch.head);
+        batch.header.set_step(step);
+        let shape = self.input.begin(b, &mut batch.header);
         if self.data.is_none() {
             batch.raw.resize(shape.n, 0);
             b.write_ids_ahead(self.input.raw, &batch.raw);

@@ -47,8 +47,8 @@ impl MaskedItem {
     pub fn make_on_host(&self, batch: &Batch, input: &mut HostInput, target: &mut Vec<u32>) {
         input.clear();
         target.clear();
-        let (cu, scored, user) = batch.head.sequences();
-        let masking = self.masking(batch.head.epoch());
+        let (cu, scored, user) = batch.header.sequences();
+        let masking = self.masking(batch.header.epoch());
         let mut positions = Vec::new();
         for (s, user) in user.iter().enumerate() {
             let first = input.push(&batch.raw[cu[s] as usize..cu[s + 1] as usize], self.settings.length);

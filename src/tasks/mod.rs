@@ -107,7 +107,7 @@ pub trait Task: Send + Sync + std::fmt::Debug {
 
     /// Adds the sequence of `user` to a batch: a window of it, where it is too long.
     fn push(&self, batch: &mut Batch, user: u64, sequence: Sequence<'_>) {
-        let epoch = batch.head.epoch();
+        let epoch = batch.header.epoch();
         self.batches().push(batch, user, sequence, |len| self.scored(epoch, user, len));
     }
 

@@ -259,7 +259,7 @@ impl Task for NextBasket {
         let Sequence::Baskets { first, second, next } = sequence else {
             panic!("next-basket learns from pairs of baskets");
         };
-        let (c, epoch, [cls, sep]) = (&self.settings, batch.head.epoch(), self.marks());
+        let (c, epoch, [cls, sep]) = (&self.settings, batch.header.epoch(), self.marks());
         // The pair itself has taken draws of the same stream.
         let mut draw = Stream::new(c.seed, Purpose::Basket, epoch).at(user * DRAWS + DRAWS / 2);
         let query = draw.uniform() < c.mask_last && next;
@@ -298,8 +298,8 @@ impl Task for NextBasket {
         segment.resize(segment.len() + two, 1);
         batch.pairs.next.push(f32::from(next));
         let scored = batch.pairs.row.len() - before;
-        batch.head.push(user as u32, one + two + MARKS, scored, NO_ROW);
-        batch.head.also(1);
+        batch.header.push(user as u32, one + two + MARKS, scored, NO_ROW);
+        batch.header.also(1);
     }
 
     /// Rows to score are the hidden ones, sequence by sequence, behind them those of [CLS], which the loss over items takes
@@ -307,7 +307,7 @@ impl Task for NextBasket {
     fn upload(&self, b: &mut dyn Backend, batch: &mut Batch, step: u32) -> BatchShape {
         let s = self.batches.upload(b, batch, step);
         let (input, judge, loss) = (&self.input, &self.judge, &self.judge.items);
-        let (starts, ..) = batch.head.sequences();
+        let (starts, ..) = batch.header.sequences();
         let Made { item, segment, row, target, next, ids, numbers, .. } = &mut batch.pairs;
         let (hidden, pairs) = (row.len(), next.len());
         item.resize(s.n, 0);

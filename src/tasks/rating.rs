@@ -137,11 +137,11 @@ impl Task for Rating {
 
     fn push(&self, batch: &mut Batch, user: u64, sequence: Sequence<'_>) {
         let Sequence::Rated { items, ratings } = sequence else { panic!("the task learns ratings") };
-        let epoch = batch.head.epoch();
+        let epoch = batch.header.epoch();
         let window = self.batches.window(epoch, user, items.len());
         let (items, ratings) = (&items[window.clone()], &ratings[window]);
         let (len, scored) = (items.len(), self.scored(epoch, user, items.len()));
-        let Batch { head, raw, made, asked, truth, .. } = batch;
+        let Batch { header: head, raw, made, asked, truth, .. } = batch;
         let first = self.push_rows(made, items, ratings);
         let hidden = if self.settings.mask == 0.0 {
             made.row.extend(first as u32..(first + len) as u32);
@@ -163,9 +163,9 @@ impl Task for Rating {
     }
 
     fn upload(&self, b: &mut dyn Backend, batch: &mut Batch, step: u32) -> BatchShape {
-        batch.head.set_step(step);
-        let shape = self.input.begin(b, &mut batch.head);
-        let Batch { head, made, asked, truth, weight, .. } = batch;
+        batch.header.set_step(step);
+        let shape = self.input.begin(b, &mut batch.header);
+        let Batch { header: head, made, asked, truth, weight, .. } = batch;
         self.input.write(b, made, &shape);
         let m = head.m();
         asked.resize(shape.m, NO_ID);

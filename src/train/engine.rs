@@ -222,7 +222,7 @@ impl<B: Backend> Engine<B> {
 
     /// Rows of the batch so far: interactions that it trains on.
     pub fn rows(&self) -> usize {
-        self.batches[0].head.n()
+        self.batches[0].header.n()
     }
 
     /// Sets off training step number `step` (from 1) on the batch, and gives what the step before it came to.
@@ -341,7 +341,7 @@ impl<B: Backend> Engine<B> {
             let what = format!("step {}: loss {loss}, gradient norm {norm}: not finite, {place}", p.step);
             return Err(not_finite(what));
         }
-        let scored = self.batches[batch].head.m();
+        let scored = self.batches[batch].header.m();
         Ok(StepReport { step: p.step, loss, norm, scored, lr: p.lr })
     }
 
