@@ -19,11 +19,11 @@ use mipgpu::{
         Dataset,
         split::{Split, SplitSpec},
     },
-    layers::Facts,
+    layers::DataSummary,
     mem::Planner,
     ops::Backend,
     tasks::Sequence,
-    train::{Engine, Feed, Flags, Settings, Sides, ratings, sides},
+    train::{BatchLoader, Engine, Flags, Settings, SideTables, ratings, side_tables},
 };
 
 #[derive(Parser)]
@@ -100,11 +100,11 @@ impl Opened {
         Ok(Opened { data, split, open_ms, split_ms })
     }
 
-    /// Facts of the data set, as in a run.
-    fn facts(&self, s: &Settings) -> Result<Facts> {
+    /// Summary of the data set, as in a run.
+    fn summary(&self, s: &Settings) -> Result<DataSummary> {
         let counts = self.split.train_counts().iter().map(|c| *c as u64).collect();
         let ratings = if s.find()?.1.rated { Some(ratings::scale_of(&self.data, &self.split)?) } else { None };
-        Ok(Facts { counts, ratings, ..Sides::facts_of(s, &self.data)? })
+        Ok(DataSummary { counts, ratings, ..SideTables::data_summary(s, &self.data)? })
     }
 }
 
@@ -113,7 +113,7 @@ enum Source<'a> {
     /// Generated sequences; the start of each in their concatenation, and whether the device holds them.
     Made { users: Vec<Vec<u32>>, starts: Vec<u32>, held: bool },
     /// Users of a data set, in the order of the first epoch.
-    Fed { feed: Feed<'a>, order: Vec<u32> },
+    Fed { loader: BatchLoader<'a>, order: Vec<u32> },
 }
 
 impl<'a> Source<'a> {
@@ -129,8 +129,8 @@ impl<'a> Source<'a> {
     }
 
     fn fed(s: &Settings, opened: &'a Opened) -> Result<Self> {
-        let feed = Feed::new(s, &opened.data, &opened.split)?;
-        Ok(Source::Fed { order: feed.order(1), feed })
+        let loader = BatchLoader::new(s, &opened.data, &opened.split)?;
+        Ok(Source::Fed { order: loader.order(1), loader })
     }
 
     /// Copies the interactions to the device's memory, if the device has its own.
@@ -139,7 +139,7 @@ impl<'a> Source<'a> {
             Source::Made { users, held, .. } => {
                 *held = engine.hold(users.iter().map(|u| u.len() as u64).sum(), users.iter().map(|u| Ok(&u[..])))?;
             }
-            Source::Fed { feed, .. } => feed.hold(engine)?,
+            Source::Fed { loader, .. } => loader.hold(engine)?,
         }
         Ok(())
     }
@@ -158,9 +158,9 @@ impl<'a> Source<'a> {
                 }
                 Ok(())
             }
-            Source::Fed { feed, order } => {
+            Source::Fed { loader, order } => {
                 let users: Vec<u32> = taken.map(|i| order[i % order.len()]).collect();
-                feed.fill(engine, epoch, &users)
+                loader.fill(engine, epoch, &users)
             }
         }
     }
@@ -248,18 +248,18 @@ impl WithBackend for Bench {
         let Bench(a, mut s) = self;
         let opened = a.data.as_ref().map(|dir| Opened::new(dir, &s)).transpose()?;
         if let Some(opened) = &opened {
-            sides::name_fields(&mut s, opened.data.item_fields())?;
+            side_tables::name_fields(&mut s, opened.data.item_fields())?;
         }
-        let (mut source, facts) = match &opened {
-            Some(opened) => (Source::fed(&s, opened)?, opened.facts(&s)?),
+        let (mut source, summary) = match &opened {
+            Some(opened) => (Source::fed(&s, opened)?, opened.summary(&s)?),
             None => {
                 let lengths = lengths(&a, &s)?;
-                let facts = Facts { counts: vec![1; a.items], users: lengths.len(), ..Facts::default() };
-                (Source::made(&lengths, a.items), facts)
+                let summary = DataSummary { counts: vec![1; a.items], users: lengths.len(), ..DataSummary::default() };
+                (Source::made(&lengths, a.items), summary)
             }
         };
         if a.ops {
-            let mut engine = Engine::new(&s, facts, |plan| Ok(Timed::new(Box::new(open(plan)?))))?;
+            let mut engine = Engine::new(&s, summary, |plan| Ok(Timed::new(Box::new(open(plan)?))))?;
             let t = time(&mut engine, &a, &s, &mut source, |engine| drop(engine.backend.take()))?;
             let mut rows = engine.backend.rows();
             rows.sort_by_key(|r| std::cmp::Reverse(r.2));
@@ -285,7 +285,7 @@ impl WithBackend for Bench {
             }
             return Ok(());
         }
-        let mut engine = Engine::new(&s, facts, open)?;
+        let mut engine = Engine::new(&s, summary, open)?;
         let t = time(&mut engine, &a, &s, &mut source, |_| ())?;
         let rate = s.batch as f64 / t.ms * 1e3;
         if a.json {
@@ -302,10 +302,10 @@ impl WithBackend for Bench {
                 "plan": plan, "plan_total": plan.total(),
                 "resident_kib": {"peak": peak, "own": own, "mapped": mapped},
             });
-            if let (Some(Opened { data, open_ms, split_ms, .. }), Source::Fed { feed, .. }) = (&opened, &source) {
+            if let (Some(Opened { data, open_ms, split_ms, .. }), Source::Fed { loader, .. }) = (&opened, &source) {
                 record["data"] = serde_json::json!({
                     "users": data.users(), "items": data.items(), "interactions": data.interactions(),
-                    "learners": feed.users().len(), "held": feed.held(), "open_ms": open_ms, "split_ms": split_ms,
+                    "learners": loader.users().len(), "held": loader.held(), "open_ms": open_ms, "split_ms": split_ms,
                 });
             }
             println!("{record}");

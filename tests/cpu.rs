@@ -5,7 +5,7 @@ use mipgpu::{
     backend::Cpu,
     base::rng::{Purpose, Stream},
     mem::{Act, Arena, Dst, F32, Planner, Precision, Span, U32, Var},
-    ops::{dropout::Drop, sort_ids::Sorted, *},
+    ops::{dropout::Dropout, sort_ids::Sorted, *},
 };
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -112,7 +112,7 @@ fn everything(products: Precision) -> (Planner, Cpu, Vec<Call>) {
     fill(&mut cpu, target_start, &|i| if i == 0 { 0 } else { (i + 39).min(m) });
     fill(&mut cpu, excluded, &|i| 3 * i);
     fill(&mut cpu, excluded_start, &|i| if i < m { 0 } else { V / 3 });
-    let drop = Drop { p: 0.2, seed: 3, site: 4 };
+    let drop = Dropout { p: 0.2, seed: 3, site: 4 };
     let (b_, k) = (LENGTHS.len(), D / H);
     let (h, contrast) = (scored.y, negative_loss::Contrast::Bce { beta: 0.4 });
     let mut calls = vec![

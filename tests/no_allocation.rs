@@ -8,7 +8,7 @@ use std::{
 use mipgpu::{
     backend::Cpu,
     base::rng::{Purpose, Stream},
-    layers::{Capacity, ConvBlock, ConvBlockConfig, Facts, Input, RatingScale, Shape},
+    layers::{BatchShape, Capacity, ConvBlock, ConvBlockConfig, DataSummary, Input, RatingScale},
     mem::Planner,
     ops::{BagLists, Memory},
     tasks::{LossKind, Sequence},
@@ -71,8 +71,8 @@ fn a_step_allocates_nothing() {
         };
         let values: Vec<u32> = (0..7).collect();
         let fields = BagLists::new(ITEMS, &[7], |item, _| &values[item % 5..][..item % 3]).unwrap();
-        let facts = Facts { counts: (0..ITEMS as u64).collect(), users: 20, fields, ratings: None };
-        let mut engine = Engine::<Cpu>::new(&s, facts, |p| Ok(Cpu::new(p))).unwrap();
+        let summary = DataSummary { counts: (0..ITEMS as u64).collect(), users: 20, fields, ratings: None };
+        let mut engine = Engine::<Cpu>::new(&s, summary, |p| Ok(Cpu::new(p))).unwrap();
         let mut draw = Stream::new(1, Purpose::Test, 0);
         let users: Vec<Vec<u32>> =
             (0..16).map(|_| (0..60).map(|_| draw.below(ITEMS as u64) as u32).collect()).collect();
@@ -92,8 +92,8 @@ fn a_step_allocates_nothing() {
         let task = "rating".into();
         let s = Settings { model: model.into(), task, width: 32, length: 50, batch: 16, ..Settings::default() };
         let ratings = Some(RatingScale { levels: vec![1.0, 2.0, 3.0], mean: 2.0 });
-        let facts = Facts { counts: vec![1; ITEMS], ratings, ..Facts::default() };
-        let mut engine = Engine::<Cpu>::new(&s, facts, |p| Ok(Cpu::new(p))).unwrap();
+        let summary = DataSummary { counts: vec![1; ITEMS], ratings, ..DataSummary::default() };
+        let mut engine = Engine::<Cpu>::new(&s, summary, |p| Ok(Cpu::new(p))).unwrap();
         let items: Vec<u32> = (0..60).map(|i| i * 7 % ITEMS as u32).collect();
         let ratings: Vec<f32> = (0..60).map(|i| 1.0 + (i % 3) as f32).collect();
         pool.install(|| {
@@ -118,8 +118,8 @@ fn a_step_allocates_nothing() {
     cpu.write_ids(input.cu, &(0..=b).map(|s| (s * t) as u32).collect::<Vec<_>>());
     pool.install(|| {
         let mut step = |_| {
-            block.forward(&mut cpu, &Shape { b, n, ..Shape::default() });
-            block.backward(&mut cpu, &Shape { b, n, ..Shape::default() });
+            block.forward(&mut cpu, &BatchShape { b, n, ..BatchShape::default() });
+            block.backward(&mut cpu, &BatchShape { b, n, ..BatchShape::default() });
         };
         assert_settles(&mut step, "of a block of convolutions");
     });

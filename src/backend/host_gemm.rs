@@ -12,7 +12,7 @@ use super::{
     },
     simt::{
         Simt,
-        gemm::{Gemm, Product, Shape},
+        gemm::{Gemm, GemmLayout, Product},
     },
 };
 use crate::{mem::Precision, ops::Memory};
@@ -90,14 +90,16 @@ impl Work {
         self.c.clear();
         self.c.resize(m * n, 0.0);
         let b = match p.shape {
-            Shape::Nt => View::dense(&self.b, n, k).t(),
+            GemmLayout::Nt => View::dense(&self.b, n, k).t(),
             _ => View::dense(&self.b, k, n),
         };
         match p.shape {
-            Shape::Tn => products::product_t::<gemm::Singles>(&mut self.c, View::dense(&self.a, k, m), b, false),
+            GemmLayout::Tn => {
+                products::product_t::<gemm::F32Operand>(&mut self.c, View::dense(&self.a, k, m), b, false)
+            }
             _ => {
                 self.packed.resize(gemm::packed_len(k, n), 0.0);
-                let b = gemm::pack::<gemm::Singles>(&mut self.packed, b);
+                let b = gemm::pack::<gemm::F32Operand>(&mut self.packed, b);
                 products::product(&mut self.c, View::dense(&self.a, m, k), b, 1.0, false);
             }
         }

@@ -5,10 +5,10 @@ data, nor each other; only this file knows them all.
 
 pub mod cpu;
 mod host_gemm;
+pub mod inventory;
 pub mod nvtx;
 pub mod reference;
 pub mod simt;
-pub mod survey;
 mod timed;
 pub mod wrap;
 

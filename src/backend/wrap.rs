@@ -58,20 +58,20 @@ pub(crate) use pass_memory;
 
 /// Finds the first op that turns finite inputs into a NaN or an infinity. Reads every destination back after every op:
 /// for finding out, not for training.
-pub struct Checked<B> {
+pub struct NanCheck<B> {
     pub inner: B,
     /// The first op with a non-finite result, and the span it stands in.
     pub first_fault: Option<(&'static str, RawSpan)>,
     scratch: Vec<f32>,
 }
 
-impl<B> Checked<B> {
+impl<B> NanCheck<B> {
     pub fn new(inner: B) -> Self {
-        Checked { inner, first_fault: None, scratch: Vec::new() }
+        NanCheck { inner, first_fault: None, scratch: Vec::new() }
     }
 }
 
-impl<B: Memory + Run<O>, O: Op> Run<O> for Checked<B> {
+impl<B: Memory + Run<O>, O: Op> Run<O> for NanCheck<B> {
     fn execute(&mut self, op: &Valid<'_, O>) {
         self.inner.execute(op);
         if self.first_fault.is_some() {
@@ -94,10 +94,10 @@ impl<B: Memory + Run<O>, O: Op> Run<O> for Checked<B> {
     }
 }
 
-pass_memory!(Checked<B>, of B);
+pass_memory!(NanCheck<B>, of B);
 
 /// Runs nothing: checks each op, asks the backend behind it whether it serves the op, and how much scratch memory that takes.
-pub struct Asking<'a, B> {
+pub struct DryRun<'a, B> {
     pub inner: &'a B,
     /// The largest need so far.
     scratch_bytes: usize,
@@ -107,16 +107,16 @@ pub struct Asking<'a, B> {
     unserved: Option<(&'static str, String)>,
 }
 
-impl<'a, B> Asking<'a, B> {
+impl<'a, B> DryRun<'a, B> {
     pub fn new(inner: &'a B) -> Self {
-        Asking { inner, scratch_bytes: 0, invalid: None, unserved: None }
+        DryRun { inner, scratch_bytes: 0, invalid: None, unserved: None }
     }
 
     /// Bytes of scratch memory that the ops take.
     ///
     /// # Errors
     /// An op that fails its check (its layer is named by `owners`), or that the backend does not serve.
-    pub fn answer(self, owners: &Owners) -> Result<usize> {
+    pub fn finish(self, owners: &Owners) -> Result<usize> {
         if let Some(invalid) = self.invalid {
             return Err(invalid.error(owners));
         }
@@ -127,7 +127,7 @@ impl<'a, B> Asking<'a, B> {
     }
 }
 
-impl<B: Run<O>, O: Op> Run<O> for Asking<'_, B> {
+impl<B: Run<O>, O: Op> Run<O> for DryRun<'_, B> {
     fn execute(&mut self, op: &Valid<'_, O>) {
         match self.inner.need(op) {
             Ok(bytes) => self.scratch_bytes = self.scratch_bytes.max(bytes),
@@ -138,7 +138,7 @@ impl<B: Run<O>, O: Op> Run<O> for Asking<'_, B> {
     }
 }
 
-impl<B> Memory for Asking<'_, B> {
+impl<B> Memory for DryRun<'_, B> {
     fn refuse(&mut self, why: &Invalid) {
         self.invalid.get_or_insert_with(|| why.clone());
     }

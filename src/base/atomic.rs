@@ -125,7 +125,7 @@ mod tests {
         write_atomically(&path, |f| f.write_all(b"old")).unwrap();
         let full = || std::io::Error::from(std::io::ErrorKind::StorageFull);
         let e = write_atomically(&path, |f| f.write_all(b"half of the n").and(Err(full()))).unwrap_err();
-        assert_eq!(e.kind, crate::base::error::Kind::Internal);
+        assert_eq!(e.kind, crate::base::error::ErrorKind::Internal);
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }

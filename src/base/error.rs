@@ -1,13 +1,13 @@
 //! One error type for the whole crate. An error says *what* is wrong and *where*, and carries a *hint*: what to do.
 //!
-//! The kind decides the exit code: [`Kind::User`] (bad flag, file or data) ends with 1, [`Kind::Internal`]
+//! The kind decides the exit code: [`ErrorKind::User`] (bad flag, file or data) ends with 1, [`ErrorKind::Internal`]
 //! (the machine failed us, or we have a bug) ends with 2.
 
 use std::{fmt, path::Path};
 
 /// Whose fault it is; decides the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum ErrorKind {
     /// Flags, files or data that the user can mend: exit code 1.
     User,
     /// Our failure or the machine's (disk full, broken invariant): exit code 2.
@@ -17,7 +17,7 @@ pub enum Kind {
 /// What went wrong, where, and what to do about it.
 #[derive(Clone, Debug)]
 pub struct Error {
-    pub kind: Kind,
+    pub kind: ErrorKind,
     pub what: String,
     pub hint: Option<String>,
     /// Where memory ran out: bytes that there were. Who knows what they were for can say what would fit.
@@ -29,12 +29,12 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// A mistake the user can mend.
     pub fn user(what: impl Into<String>) -> Self {
-        Error { kind: Kind::User, what: what.into(), hint: None, room: None }
+        Error { kind: ErrorKind::User, what: what.into(), hint: None, room: None }
     }
 
     /// A failure of the program or the machine.
     pub fn internal(what: impl Into<String>) -> Self {
-        Error { kind: Kind::Internal, what: what.into(), hint: None, room: None }
+        Error { kind: ErrorKind::Internal, what: what.into(), hint: None, room: None }
     }
 
     /// Adds what to do about it; shown on a line of its own.

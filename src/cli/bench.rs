@@ -11,14 +11,14 @@ use serde::{Deserialize, Serialize};
 
 use super::{printer::Printer, thread_pool};
 use crate::{
-    backend::{self, Device, Precision, survey},
+    backend::{self, Device, Precision, inventory},
     base::{Error, Result, atomic::write_atomically},
     measure::{
-        bench::{Event, Plan, Row, bench, operations},
+        bench::{BenchEvent, BenchRow, Plan, bench, operations},
         ceilings::Ceilings,
         clock::Patience,
         factors,
-        shapes::{self, Shape},
+        shapes::{self, BenchShape},
     },
     train::{Flags, Numbers, Settings},
 };
@@ -89,7 +89,7 @@ struct Kept {
     /// Ctrl-C came before all was timed.
     #[serde(default)]
     stopped: bool,
-    rows: Vec<Row>,
+    rows: Vec<BenchRow>,
 }
 
 /// Ctrl-C came.
@@ -141,11 +141,11 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     pool.install(|| {
         bench(device, precision, &plan, &mut |event| {
             match event {
-                Event::Ceilings(c) => {
+                BenchEvent::Ceilings(c) => {
                     kept.ceilings = c;
                     table.head(&kept);
                 }
-                Event::Row(row) => {
+                BenchEvent::Row(row) => {
                     table.row(row, earlier.as_ref().and_then(|e| e.of_row(row)));
                     kept.rows.push(row.clone());
                 }
@@ -212,7 +212,7 @@ fn plan(args: &Args) -> Result<Plan> {
             return Err(Error::user(format!("--items {items}: not a catalogue")).hint("give 1 to 2,147,483,647 items"));
         }
         settings.loss().check(Some(items))?;
-        shapes.insert(0, Shape { name: "own".into(), settings, items });
+        shapes.insert(0, BenchShape { name: "own".into(), settings, items });
     } else if args.items.is_some() {
         return Err(Error::user("--items has no effect: no shape of your own is timed")
             .hint("add a setting, such as --model bert4rec"));
@@ -228,7 +228,7 @@ fn plan(args: &Args) -> Result<Plan> {
             .hint(format!("operations: {}", operations().join(", "))));
     }
     if args.shrink {
-        shapes = shapes.into_iter().map(Shape::shrunk).collect();
+        shapes = shapes.into_iter().map(BenchShape::shrunk).collect();
     }
     Ok(Plan { shapes, cases: args.cases, only: args.only.clone(), stop: &STOP, patience: Patience::of(args.seconds) })
 }
@@ -260,7 +260,7 @@ fn refuse_untimed(flags: &Flags) -> Result<()> {
 
 /// What the device is, in words.
 fn machine(device: Device) -> String {
-    let s = survey::survey();
+    let s = inventory::inventory();
     match (device, &s.gpus) {
         (Device::Cuda(n), Ok(gpus)) => {
             gpus.cards.iter().find(|gpu| gpu.card.ordinal == n).map_or("a GPU".into(), |gpu| gpu.card.name.clone())
@@ -349,9 +349,9 @@ const CSV_HEAD: [&str; 16] = [
 ];
 
 /// An earlier result, to be looked up.
-struct Earlier<'a>(HashMap<[&'a str; 4], &'a Row>);
+struct Earlier<'a>(HashMap<[&'a str; 4], &'a BenchRow>);
 
-fn key(row: &Row) -> [&str; 4] {
+fn key(row: &BenchRow) -> [&str; 4] {
     [&row.shape, &row.part, &row.op, &row.sizes]
 }
 
@@ -360,7 +360,7 @@ impl Earlier<'_> {
         Earlier(kept.rows.iter().map(|row| (key(row), row)).collect())
     }
 
-    fn of_row(&self, row: &Row) -> Option<&Row> {
+    fn of_row(&self, row: &BenchRow) -> Option<&BenchRow> {
         self.0.get(&key(row)).copied()
     }
 }
@@ -377,12 +377,13 @@ fn judge(printer: &Printer, earlier: &Earlier, before: &Kept, kept: &Kept, fail_
     if before.stopped {
         printer.warn("the earlier result was stopped before all was timed");
     }
-    let pairs: Vec<(&Row, &Row)> = kept.rows.iter().filter_map(|row| Some((earlier.of_row(row)?, row))).collect();
+    let pairs: Vec<(&BenchRow, &BenchRow)> =
+        kept.rows.iter().filter_map(|row| Some((earlier.of_row(row)?, row))).collect();
     if pairs.is_empty() {
         return Err(Error::user("the earlier result has none of these shapes, operations and sizes")
             .hint("give both runs the same --shapes, --only and settings"));
     }
-    let beyond = |slow: &Row, fast: &Row| slow.time.p20 > fast.time.p80;
+    let beyond = |slow: &BenchRow, fast: &BenchRow| slow.time.p20 > fast.time.p80;
     let slower = pairs.iter().filter(|(old, new)| beyond(new, old)).count();
     let faster = pairs.iter().filter(|(old, new)| beyond(old, new)).count();
     let (all, missing) = (pairs.len(), before.rows.len().saturating_sub(pairs.len()));
@@ -393,9 +394,9 @@ fn judge(printer: &Printer, earlier: &Earlier, before: &Kept, kept: &Kept, fail_
     let Some(least) = fail_below else { return Ok(()) };
     // Ceilings differ from run to run as times do: where times can be compared, they are.
     let same = place(before) == place(kept);
-    let speed = |row: &Row| if same { 1.0 / row.time.median } else { row.roof };
-    let fell = |old: &Row, new: &Row| speed(new) < least * speed(old) && (!same || beyond(new, old));
-    let lost: Vec<&(&Row, &Row)> = pairs.iter().filter(|(old, new)| fell(old, new)).collect();
+    let speed = |row: &BenchRow| if same { 1.0 / row.time.median } else { row.roof };
+    let fell = |old: &BenchRow, new: &BenchRow| speed(new) < least * speed(old) && (!same || beyond(new, old));
+    let lost: Vec<&(&BenchRow, &BenchRow)> = pairs.iter().filter(|(old, new)| fell(old, new)).collect();
     match lost.first() {
         None => Ok(()),
         Some((old, new)) => Err(Error::internal(format!(
@@ -453,7 +454,7 @@ impl Table {
         ));
     }
 
-    fn row(&mut self, row: &Row, before: Option<&Row>) {
+    fn row(&mut self, row: &BenchRow, before: Option<&BenchRow>) {
         let ratio = before.map(|b| row.time.median / b.time.median);
         if self.printer.json {
             let mut value = serde_json::json!(row);

@@ -5,7 +5,7 @@ use crate::{
     backend::{self, Device, Precision},
     base::{Error, Result},
     cli::printer::Printer,
-    train::check::{Row, Selection, check},
+    train::check::{CheckRow, Selection, check},
 };
 
 /// Runs every case of every operation, forward and backward, and whole training steps on a device and compares with an
@@ -47,7 +47,7 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     printer.say(format_args!("device  {chosen}"));
     let only = Selection { name: &args.only, elements: args.largest, seeds: args.seeds };
     let (mut rows, mut cases, mut faults) = (0, 0, 0);
-    let mut observe = |row: Row| {
+    let mut observe = |row: CheckRow| {
         if rows == 0 && !printer.json {
             let head = format!("{:<46} {:<5} {:>5}  {:>8} {:>9}", "", "", "cases", "forward", "gradient");
             printer.result(format_args!("{head}   worst error, share of what is allowed"));
@@ -71,8 +71,8 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     Ok(())
 }
 
-fn show(printer: &Printer, row: &Row) {
-    let Row { what, cases, worst: (forward, gradient), fault, .. } = row;
+fn show(printer: &Printer, row: &CheckRow) {
+    let CheckRow { what, cases, worst: (forward, gradient), fault, .. } = row;
     let precision = format!("{:?}", row.precision).to_lowercase();
     if printer.json {
         printer.event(&serde_json::json!({

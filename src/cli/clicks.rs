@@ -180,7 +180,7 @@ fn learn(args: &Args, printer: Printer) -> Result<()> {
     }
     let map = ItemMap::between(data.item_keys(), &run.item_keys)?;
     let impressions = Impressions::read(&data, args.positive, |item| map.item(item))?;
-    let parts = Parts::new(args, &run, &data, &impressions, &printer)?;
+    let parts = ImpressionSets::new(args, &run, &data, &impressions, &printer)?;
     check_classes(&data, &impressions, &parts.train, args.positive)?;
     if parts.valid.is_empty() {
         printer.warn("nothing is held out for validation: --patience has no effect, and the newest weights are taken");
@@ -209,7 +209,7 @@ fn learn(args: &Args, printer: Printer) -> Result<()> {
     let OpenRun { name, .. } = run;
     let ItemVectors { values, row, bias, from, .. } = vectors;
     let inputs = Inputs::new([users, values], widths, row, &impressions, &parts.train);
-    let Parts { train, valid, test, .. } = &parts;
+    let ImpressionSets { train, valid, test, .. } = &parts;
     let learned = ClickData { inputs: &inputs, impressions: &impressions, train, valid, test };
     go_on(0)?;
     let fitted = fit(args.run.device, &settings, learned, &mut |epoch| {
@@ -306,7 +306,7 @@ fn settings(args: &Args) -> Result<ClickSettings> {
 }
 
 /// Rows by what they are for.
-struct Parts {
+struct ImpressionSets {
     split: Split,
     /// Whether it cuts where the run's own split cuts the run's data.
     along: bool,
@@ -318,8 +318,14 @@ struct Parts {
     left_out: Option<usize>,
 }
 
-impl Parts {
-    fn new(args: &Args, run: &OpenRun, data: &Dataset, impressions: &Impressions, printer: &Printer) -> Result<Parts> {
+impl ImpressionSets {
+    fn new(
+        args: &Args,
+        run: &OpenRun,
+        data: &Dataset,
+        impressions: &Impressions,
+        printer: &Printer,
+    ) -> Result<ImpressionSets> {
         let given = args.split.spec(data)?;
         let seen_data = own_data(run, data);
         let (split, along) = match (given, &seen_data) {
@@ -366,7 +372,7 @@ impl Parts {
             return Err(Error::user("no impression is left to test on")
                 .hint("the run was trained on all that is held out: train one under this split"));
         }
-        Ok(Parts { split, along, train, valid, test, left_out })
+        Ok(ImpressionSets { split, along, train, valid, test, left_out })
     }
 
     fn json(&self, impressions: &Impressions) -> Value {
@@ -476,7 +482,7 @@ impl ItemVectors {
     }
 }
 
-fn introduce(printer: &Printer, data: &Path, run: &OpenRun, impressions: &Impressions, parts: &Parts) {
+fn introduce(printer: &Printer, data: &Path, run: &OpenRun, impressions: &Impressions, parts: &ImpressionSets) {
     let part = |rows: &[u32]| {
         let share = 100.0 * impressions.clicks_among(rows) as f64 / rows.len().max(1) as f64;
         format!("{} ({share:.2} % clicked)", digits(rows.len() as u64))

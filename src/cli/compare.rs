@@ -5,7 +5,7 @@ use std::{collections::HashMap, fmt::Write, path::PathBuf};
 use serde::Serialize;
 
 use super::{
-    evaluate::{Part, shorten, warnings},
+    evaluate::{SplitPart, shorten, warnings},
     opened::{OpenRun, RunFlags, data_of, open_run},
     printer::Printer,
 };
@@ -39,7 +39,7 @@ pub struct Args {
     pub runs: Vec<PathBuf>,
     /// Which held-out part to compare on
     #[arg(long, value_enum, default_value_t)]
-    pub part: Part,
+    pub part: SplitPart,
     /// Length of the lists, at most the catalogue [default: 10]
     #[arg(long, short)]
     pub k: Option<usize>,
@@ -77,7 +77,7 @@ struct Outcome {
 
 /// One test.
 #[derive(Clone, Debug, Serialize)]
-struct Row {
+struct ComparisonRow {
     run: String,
     metric: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -113,7 +113,7 @@ fn compare(mut args: Args, printer: Printer) -> Result<()> {
     }
     let split = Split::for_task(&data, first.split, first.encoder.last_basket())?;
     let (valid, test) = (split.valid(), split.test());
-    let part: &dyn HeldOut = if args.part == Part::Valid { &valid } else { &test };
+    let part: &dyn HeldOut = if args.part == SplitPart::Valid { &valid } else { &test };
     let rated = first.ratings.is_some();
     let for_lists = [(args.k.is_some(), "--k"), (args.keep_seen.is_some(), "--keep-seen")];
     if let Some((_, flag)) = for_lists.iter().find(|(given, _)| *given && rated) {
@@ -275,7 +275,7 @@ fn keep_common(outcomes: &mut [Outcome]) -> usize {
 }
 
 /// All tests of all users, and those of the first metric by the length of the history.
-fn tests(outcomes: &[Outcome], metrics: &[String], args: &Args) -> (Vec<Row>, Vec<Row>) {
+fn tests(outcomes: &[Outcome], metrics: &[String], args: &Args) -> (Vec<ComparisonRow>, Vec<ComparisonRow>) {
     let (first, others) = (&outcomes[0], &outcomes[1..]);
     let test = |other: &Outcome, metric: usize, slice: Option<usize>| {
         let within = |history: usize| slice.is_none_or(|slice| history_slice(history) == slice);
@@ -283,7 +283,7 @@ fn tests(outcomes: &[Outcome], metrics: &[String], args: &Args) -> (Vec<Row>, Ve
             o.users.iter().filter(|(_, history, _)| within(*history)).map(|(_, _, values)| values[metric]).collect()
         };
         let (a, b) = (of(first), of(other));
-        (!a.is_empty()).then(|| Row {
+        (!a.is_empty()).then(|| ComparisonRow {
             run: other.name.clone(),
             metric: metrics[metric].clone(),
             history: slice.map(history_name),
@@ -301,10 +301,11 @@ fn tests(outcomes: &[Outcome], metrics: &[String], args: &Args) -> (Vec<Row>, Ve
         }
     };
     let wanted: Vec<usize> = (0..metrics.len()).filter(|m| !twice(*m)).collect();
-    let mut whole: Vec<Row> = wanted.iter().flat_map(|m| others.iter().filter_map(|o| test(o, *m, None))).collect();
+    let mut whole: Vec<ComparisonRow> =
+        wanted.iter().flat_map(|m| others.iter().filter_map(|o| test(o, *m, None))).collect();
     let bands = if args.no_slices { 0 } else { HISTORY_FROM.len() };
     let test = &test;
-    let mut slices: Vec<Row> =
+    let mut slices: Vec<ComparisonRow> =
         (0..bands).flat_map(|band| others.iter().filter_map(move |o| test(o, 0, Some(band)))).collect();
     for rows in [&mut whole, &mut slices] {
         let p: Vec<f64> = rows.iter().filter_map(|row| row.result.p).collect();
@@ -314,7 +315,7 @@ fn tests(outcomes: &[Outcome], metrics: &[String], args: &Args) -> (Vec<Row>, Ve
     (whole, slices)
 }
 
-fn table(title: &str, rows: &[Row]) -> String {
+fn table(title: &str, rows: &[ComparisonRow]) -> String {
     let mut out = String::new();
     let named = rows.iter().any(|row| row.history.is_some());
     let head = if named { "history" } else { "metric" };

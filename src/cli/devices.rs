@@ -3,7 +3,7 @@
 use crate::{
     backend::{
         self, Device,
-        survey::{Survey, survey},
+        inventory::{Inventory, inventory},
     },
     base::Result,
     cli::printer::Printer,
@@ -14,7 +14,7 @@ use crate::{
 pub struct Args {}
 
 pub fn run(_: Args, printer: Printer) -> Result<()> {
-    let s = survey();
+    let s = inventory();
     if printer.json {
         printer.event(&json(&s));
         return Ok(());
@@ -59,7 +59,7 @@ pub fn run(_: Args, printer: Printer) -> Result<()> {
     Ok(())
 }
 
-fn json(s: &Survey) -> serde_json::Value {
+fn json(s: &Inventory) -> serde_json::Value {
     let error = |e: &crate::base::Error| serde_json::json!({ "error": e.what, "hint": e.hint });
     let cuda = match &s.gpus {
         Err(e) => error(e),

@@ -13,7 +13,7 @@ use crate::{
     experiment::words::duration,
     measure::ceilings::cpu_products,
     tasks::LossKind,
-    train::{RunConfig, Settings, checkpoint::State},
+    train::{RunConfig, Settings, checkpoint::TrainState},
 };
 
 /// From this share of held-out items in their user's history on, advice is given.
@@ -135,7 +135,7 @@ fn scored(s: &Settings, events: usize) -> f64 {
 }
 
 /// Warns of a validation that told no epoch from another.
-pub fn after(printer: &Printer, config: &RunConfig, state: &State, data: &Dataset, split: &Split) -> Result<()> {
+pub fn after(printer: &Printer, config: &RunConfig, state: &TrainState, data: &Dataset, split: &Split) -> Result<()> {
     let measures: Vec<f64> = state.history.iter().filter_map(|row| row.ndcg).collect();
     if measures.is_empty() || measures.iter().any(|ndcg| *ndcg != 0.0) {
         return Ok(());

@@ -25,7 +25,7 @@ use crate::{
 };
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Part {
+pub enum SplitPart {
     Valid,
     #[default]
     Test,
@@ -55,7 +55,7 @@ pub struct Args {
     pub data: Option<PathBuf>,
     /// Which held-out part to rank
     #[arg(long, value_enum, default_value_t)]
-    pub part: Part,
+    pub part: SplitPart,
     /// Lengths of the list to judge, at most the catalogue [default: 1,5,10,20]
     #[arg(long, short, value_delimiter = ',', value_name = "K,K,…")]
     pub k: Option<Vec<usize>>,
@@ -152,7 +152,7 @@ pub fn measure(run: &mut OpenRun, data: &Dataset, args: &Args) -> Result<(Report
     let spec = args.split.spec(data)?.unwrap_or(run.split);
     let split = Split::for_task(data, spec, run.encoder.last_basket())?;
     let (valid, test) = (split.valid(), split.test());
-    let part: &dyn HeldOut = if args.part == Part::Valid { &valid } else { &test };
+    let part: &dyn HeldOut = if args.part == SplitPart::Valid { &valid } else { &test };
     let mut notes = warnings(run, data, &split, part)?;
     notes.extend(shortened);
     let map = ItemMap::between(data.item_keys(), &run.item_keys)?;
@@ -265,7 +265,7 @@ pub fn measure_ratings(run: &mut OpenRun, data: &Dataset, args: &Args) -> Result
     }
     let split = Split::new(data, args.split.spec(data)?.unwrap_or(run.split))?;
     let (valid, test) = (split.valid(), split.test());
-    let part: &dyn HeldOut = if args.part == Part::Valid { &valid } else { &test };
+    let part: &dyn HeldOut = if args.part == SplitPart::Valid { &valid } else { &test };
     let notes = warnings(run, data, &split, part)?;
     let map = ItemMap::between(data.item_keys(), &run.item_keys)?;
     let range = run.ratings.as_ref().map_or((0.0, 0.0), RatingScale::range);

@@ -15,12 +15,12 @@ use super::{
 use crate::{
     base::{Error, Result},
     data::{Dataset, digits, split::Split},
-    layers::{Facts, Join},
+    layers::{DataSummary, Join},
     train::{
         Flags, Freeze, FreshRows, Origin, Patching, RunConfig, RunFolder, Settings, Transfer, Which,
         lineage::seen_by_bases,
         ratings::scale_after,
-        sides::{self, Sides},
+        side_tables::{self, SideTables},
         transfer::Base,
     },
 };
@@ -199,7 +199,7 @@ pub(super) fn config_of(
     let mut settings = file.settings(&args.flags, &theirs)?;
     settings.keep_side = false;
     // Before the base is asked whether it knows them.
-    sides::name_fields(&mut settings, data.item_fields()).map_err(|e| match &args.flags.fields {
+    side_tables::name_fields(&mut settings, data.item_fields()).map_err(|e| match &args.flags.fields {
         None => e.at(format!("{}: its settings are those of the new run", from.display())),
         Some(_) => e,
     })?;
@@ -237,11 +237,11 @@ pub(super) fn config_of(
         }
         (new, _) => new,
     };
-    let facts = Facts { ratings: ratings.clone(), ..Sides::facts_of(&settings, data)? };
-    if base.leaves_side(&settings, &facts, transfer)? {
+    let summary = DataSummary { ratings: ratings.clone(), ..SideTables::data_summary(&settings, data)? };
+    if base.leaves_side(&settings, &summary, transfer)? {
         (settings.keep_side, settings.join) = (true, Join::Concat);
     }
-    base.check(&settings, &facts, data, transfer)?;
+    base.check(&settings, &summary, data, transfer)?;
     let absolute = |path: &Path| std::path::absolute(path).unwrap_or(path.into());
     Ok(RunConfig {
         version: RunConfig::VERSION,

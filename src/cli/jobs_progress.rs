@@ -11,15 +11,15 @@ use serde_json::json;
 
 use super::printer::Printer;
 use crate::experiment::{
-    jobs::{Event, Job},
-    results::State,
+    jobs::{JobEvent, RunJob},
+    results::RunState,
     words::duration,
 };
 
 /// Shows jobs while they run.
 pub struct JobsProgress<'a> {
     printer: Printer,
-    jobs: &'a [Job],
+    jobs: &'a [RunJob],
     bars: Option<(MultiProgress, ProgressBar)>,
     running: BTreeMap<usize, (Option<ProgressBar>, Option<f64>)>,
     /// Jobs that have ended or need not begin.
@@ -32,8 +32,8 @@ pub struct JobsProgress<'a> {
 
 impl<'a> JobsProgress<'a> {
     /// `states`: where the jobs stand before any of them is begun.
-    pub fn new(printer: Printer, jobs: &'a [Job], states: &[State]) -> Self {
-        let settled = states.iter().filter(|state| **state != State::Waiting).count();
+    pub fn new(printer: Printer, jobs: &'a [RunJob], states: &[RunState]) -> Self {
+        let settled = states.iter().filter(|state| **state != RunState::Waiting).count();
         let bars = printer.progress_bar().then(|| {
             let all = MultiProgress::new();
             let bar = all.add(ProgressBar::new(jobs.len() as u64).with_position(settled as u64));
@@ -42,14 +42,14 @@ impl<'a> JobsProgress<'a> {
             bar.enable_steady_tick(Duration::from_millis(500));
             (all, bar)
         });
-        let work = jobs.iter().zip(states).filter(|(_, s)| **s == State::Waiting).map(|(job, _)| weight(job)).sum();
+        let work = jobs.iter().zip(states).filter(|(_, s)| **s == RunState::Waiting).map(|(job, _)| weight(job)).sum();
         let running = BTreeMap::new();
         JobsProgress { printer, jobs, bars, running, settled, work, worked: 0.0, started: Instant::now() }
     }
 
-    pub fn show(&mut self, event: Event) {
+    pub fn show(&mut self, event: JobEvent) {
         match event {
-            Event::Began { job } => {
+            JobEvent::Began { job } => {
                 let bar = self.bars.as_ref().map(|(all, _)| {
                     let bar = all.add(ProgressBar::new(self.jobs[job].epochs.into()));
                     let style = ProgressStyle::with_template("{bar:24} epoch {pos}/{len} {prefix} {msg}");
@@ -62,7 +62,7 @@ impl<'a> JobsProgress<'a> {
                     self.printer.event(&json!({"event": "began", "run": self.jobs[job].name}));
                 }
             }
-            Event::Epoch { job, epoch, measure } => {
+            JobEvent::Epoch { job, epoch, measure } => {
                 if let Some((bar, last)) = self.running.get_mut(&job) {
                     *last = measure.or(*last);
                     if let Some(bar) = bar {
@@ -71,7 +71,7 @@ impl<'a> JobsProgress<'a> {
                     }
                 }
             }
-            Event::Ended { job, state, seconds } => self.ended(job, &state, seconds),
+            JobEvent::Ended { job, state, seconds } => self.ended(job, &state, seconds),
         }
         if let Some((_, bar)) = &self.bars {
             bar.set_position(self.settled as u64);
@@ -79,13 +79,13 @@ impl<'a> JobsProgress<'a> {
         }
     }
 
-    fn ended(&mut self, job: usize, state: &State, seconds: f64) {
+    fn ended(&mut self, job: usize, state: &RunState, seconds: f64) {
         let (bar, measure) = self.running.remove(&job).unwrap_or_default();
         if let Some(bar) = bar {
             bar.finish_and_clear();
         }
         let name = &self.jobs[job].name;
-        if *state != State::Waiting {
+        if *state != RunState::Waiting {
             self.settled += 1;
             self.worked += weight(&self.jobs[job]);
         }
@@ -96,9 +96,9 @@ impl<'a> JobsProgress<'a> {
         let measure = measure.map_or(String::new(), |m| format!(", last validation {m:.4}"));
         let (done, all) = (self.settled, self.jobs.len());
         let line = match state {
-            State::Done => format!("[{done}/{all}] {name}: done in {seconds:.0} s{measure}; {}", self.left()),
-            State::Failed(why) => format!("[{done}/{all}] {name}: FAILED: {why}"),
-            State::Waiting | State::Stale(_) => format!("        {name}: stopped; it goes on where it is"),
+            RunState::Done => format!("[{done}/{all}] {name}: done in {seconds:.0} s{measure}; {}", self.left()),
+            RunState::Failed(why) => format!("[{done}/{all}] {name}: FAILED: {why}"),
+            RunState::Waiting | RunState::Stale(_) => format!("        {name}: stopped; it goes on where it is"),
         };
         match &self.bars {
             Some((_, bar)) => bar.println(line),
@@ -123,6 +123,6 @@ impl<'a> JobsProgress<'a> {
 }
 
 /// What a job counts in the time that is left: the seconds it was estimated to take, or as much as any other.
-fn weight(job: &Job) -> f64 {
+fn weight(job: &RunJob) -> f64 {
     if job.seconds > 0.0 { job.seconds } else { 1.0 }
 }

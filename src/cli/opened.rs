@@ -100,7 +100,7 @@ pub fn open_run(run: &Path, flags: &RunFlags) -> Result<OpenRun> {
         name: format!("{} ({})", run.display(), if last { "last checkpoint" } else { "best checkpoint" }),
         encoder: trained.encoder,
         item_keys: trained.items,
-        user_keys: trained.sides.users,
+        user_keys: trained.side_tables.users,
         data: trained.config.data,
         data_fingerprint: trained.config.data_fingerprint,
         split: trained.config.split,

@@ -4,7 +4,7 @@
 use std::io::{self, IsTerminal, Write};
 
 use crate::{
-    base::{Error, error::Kind},
+    base::{Error, error::ErrorKind},
     data::WARNING,
 };
 
@@ -71,7 +71,7 @@ impl Printer {
 pub fn report(e: &Error) -> u8 {
     let _ = writeln!(io::stderr().lock(), "mipgpu: error: {e}");
     match e.kind {
-        Kind::User => 1,
-        Kind::Internal => 2,
+        ErrorKind::User => 1,
+        ErrorKind::Internal => 2,
     }
 }

@@ -16,7 +16,7 @@ use crate::{
         atomic::{make_folder, write_atomically},
     },
     data::split::Split,
-    measure::profile::{Job, Profile, Stage, page, profile, text, trace},
+    measure::profile::{Profile, ProfileJob, Stage, page, profile, text, trace},
     train::run,
 };
 
@@ -67,7 +67,7 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     run::check(&config, &data, &split)?;
     let threads = pool.current_num_threads();
     introduce(&printer, &config, &data, &split, device, threads);
-    let job = Job { config: &config, data: &data, split: &split, device, steps, untimed, threads };
+    let job = ProfileJob { config: &config, data: &data, split: &split, device, steps, untimed, threads };
     let mut tell = |stage| {
         printer.say(match stage {
             Stage::Whole => "timing  whole steps",

@@ -10,8 +10,8 @@ use crate::{
     data::digits,
     layers::Patch,
     train::{
-        Carried, Event, MemoryPlan, Settings,
-        checkpoint::{EpochRow, State},
+        Carried, MemoryPlan, Settings, TrainEvent,
+        checkpoint::{EpochRow, TrainState},
         run::Validated,
     },
 };
@@ -41,12 +41,12 @@ impl Progress {
         }
     }
 
-    pub fn show(&mut self, event: Event) {
+    pub fn show(&mut self, event: TrainEvent) {
         match event {
-            Event::Carried(rows) => self.carried(&rows),
-            Event::Ready { parameters, memory, steps, state } => self.ready(parameters, &memory, steps, &state),
-            Event::Start(found) => self.start(found),
-            Event::Step { epoch, loss, interactions, .. } => {
+            TrainEvent::Carried(rows) => self.carried(&rows),
+            TrainEvent::Ready { parameters, memory, steps, state } => self.ready(parameters, &memory, steps, &state),
+            TrainEvent::Start(found) => self.start(found),
+            TrainEvent::Step { epoch, loss, interactions, .. } => {
                 let loss = loss as f64;
                 self.loss = if self.loss == 0.0 { loss } else { 0.98 * self.loss + 0.02 * loss };
                 if let Some(bar) = &self.bar {
@@ -61,7 +61,7 @@ impl Progress {
                     bar.inc(1);
                 }
             }
-            Event::Epoch { row, seconds, interactions_per_s, best } => {
+            TrainEvent::Epoch { row, seconds, interactions_per_s, best } => {
                 self.epoch(&row, seconds, interactions_per_s, best);
             }
         }
@@ -131,7 +131,7 @@ impl Progress {
         }
     }
 
-    fn ready(&mut self, parameters: usize, memory: &MemoryPlan, steps: u64, state: &State) {
+    fn ready(&mut self, parameters: usize, memory: &MemoryPlan, steps: u64, state: &TrainState) {
         let mb = |bytes: u64| digits(bytes.div_ceil(1 << 20));
         let data = memory.data.map_or("in its files".to_string(), |bytes| format!("{} MB", mb(bytes)));
         self.printer.say(format_args!(

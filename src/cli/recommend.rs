@@ -9,7 +9,7 @@ use std::{
 use serde_json::{Value, json};
 
 use super::{
-    evaluate::{Part, shorten},
+    evaluate::{SplitPart, shorten},
     keys::{key_of, keys_in, keys_of},
     opened::{OpenRun, RunFlags, data_of, open_run},
     split_flags::SplitFlags,
@@ -76,7 +76,7 @@ pub struct Args {
     pub keep_seen: Option<bool>,
     /// For users of the data: hide what the split holds out, so the lists are those that `eval` judges
     #[arg(long, value_enum, value_name = "PART")]
-    pub hold_out: Option<Part>,
+    pub hold_out: Option<SplitPart>,
     #[command(flatten)]
     pub from: RunFlags,
     /// Histories computed at a time
@@ -156,7 +156,7 @@ pub fn answer(
     // As `eval` has it: people buy again what they bought.
     let keep_seen = run.keeps_seen(args.keep_seen, split.repeats() || basket)?;
     let users = run.user_keys.as_ref();
-    let mut desk = Desk {
+    let mut desk = Recommender {
         encoder: &mut *run.encoder,
         keys: &run.item_keys,
         k,
@@ -178,7 +178,7 @@ pub fn answer(
             None => None,
         };
         let end = |user: usize| match (&split, args.hold_out) {
-            (Some(split), Some(Part::Valid)) => split.valid().held_out(user).start,
+            (Some(split), Some(SplitPart::Valid)) => split.valid().held_out(user).start,
             (Some(split), _) => split.test().held_out(user).start,
             _ => data.items_of(user).len(),
         };
@@ -282,7 +282,7 @@ impl<'a> Titles<'a> {
 }
 
 /// Where requests are answered.
-struct Desk<'a> {
+struct Recommender<'a> {
     encoder: &'a mut dyn Encoder,
     keys: &'a Vocab,
     k: usize,
@@ -298,7 +298,7 @@ struct Desk<'a> {
     notes: Vec<String>,
 }
 
-impl Desk<'_> {
+impl Recommender<'_> {
     fn request(&self, id: Value, keys: Vec<String>) -> Request {
         let (mut history, mut unknown) = (Vec::new(), Vec::new());
         for key in keys {

@@ -27,9 +27,9 @@ use crate::{
         error::{IoContext, typed},
     },
     experiment::{
-        jobs::{Event, Job, Runner},
+        jobs::{JobEvent, RunJob, Runner},
         record::{forget, record_of, state_of},
-        results::State,
+        results::RunState,
         space::{Choice, MOST, Rung, Space, rungs, survivors},
         trials::{
             Asked, Trial, as_event, best_of, changes, curve_of, digest, flags_of, measure_of, name_of, others, rank,
@@ -256,11 +256,11 @@ impl Search {
         name_of(&all)
     }
 
-    fn job(&self, choice: &Choice, rung: Rung, inputs: &Inputs) -> Job {
+    fn job(&self, choice: &Choice, rung: Rung, inputs: &Inputs) -> RunJob {
         let (name, mut train) = (self.name(choice, rung), self.words(choice, rung));
         let key = json!([flags_of(&train), inputs.data, inputs.config, inputs.from]).to_string();
         train.extend(["--out".to_string(), self.trials().join(&name).display().to_string()]);
-        Job {
+        RunJob {
             name,
             folder: self.trials(),
             train,
@@ -280,9 +280,9 @@ impl Search {
     }
 
     /// The row of a trial in this state.
-    fn trial(&self, choice: &Choice, rung: Rung, job: &Job, state: State) -> Result<Trial> {
+    fn trial(&self, choice: &Choice, rung: Rung, job: &RunJob, state: RunState) -> Result<Trial> {
         let curve = curve_of(&job.run())?;
-        let measured = matches!(state, State::Done | State::Stale(_));
+        let measured = matches!(state, RunState::Done | RunState::Stale(_));
         Ok(Trial {
             name: job.name.clone(),
             settings: choice.clone(),
@@ -379,18 +379,18 @@ impl Search {
         args: &Args,
         printer: Printer,
     ) -> Result<Vec<Trial>> {
-        let jobs: Vec<Job> = choices.iter().map(|c| self.job(c, rung, inputs)).collect();
-        let mut states: Vec<State> = jobs.iter().map(state_of).collect();
+        let jobs: Vec<RunJob> = choices.iter().map(|c| self.job(c, rung, inputs)).collect();
+        let mut states: Vec<RunState> = jobs.iter().map(state_of).collect();
         let mut stale = Vec::new();
         for (job, state) in jobs.iter().zip(&mut states) {
-            if !matches!(state, State::Stale(_)) {
+            if !matches!(state, RunState::Stale(_)) {
                 continue;
             }
             if args.redo_stale {
                 forget(job)?;
-                *state = State::Waiting;
+                *state = RunState::Waiting;
             } else {
-                *state = State::Stale(why_stale(&job.run(), inputs));
+                *state = RunState::Stale(why_stale(&job.run(), inputs));
                 stale.push(job.name.as_str());
             }
         }
@@ -401,7 +401,7 @@ impl Search {
             }
             printer.warn(format_args!("{what}; --redo-stale makes them anew"));
         }
-        let row = |i: usize, state: State| self.trial(choices[i], rung, &jobs[i], state);
+        let row = |i: usize, state: RunState| self.trial(choices[i], rung, &jobs[i], state);
         let mut rows = states.iter().enumerate().map(|(i, s)| row(i, s.clone())).collect::<Result<Vec<_>>>()?;
         let write = |rows: &[Trial]| {
             let mut all = [before, rows].concat();
@@ -418,12 +418,12 @@ impl Search {
             retry: args.retry,
         };
         if args.retry {
-            states.iter_mut().filter(|s| matches!(s, State::Failed(_))).for_each(|s| *s = State::Waiting);
+            states.iter_mut().filter(|s| matches!(s, RunState::Failed(_))).for_each(|s| *s = RunState::Waiting);
         }
         let mut progress = JobsProgress::new(printer, &jobs, &states);
         let mut kept = Ok(());
         let after = runner.run(&jobs, &mut |event| {
-            if let Event::Ended { job, state, .. } = &event {
+            if let JobEvent::Ended { job, state, .. } = &event {
                 let written = row(*job, state.clone()).and_then(|new| {
                     rows[*job] = new;
                     write(&rows)
@@ -440,7 +440,7 @@ impl Search {
         kept?;
         for (i, state) in after?.into_iter().enumerate() {
             // What is stale was told better before.
-            if !matches!(state, State::Stale(_)) {
+            if !matches!(state, RunState::Stale(_)) {
                 rows[i] = row(i, state)?;
             }
         }
@@ -451,7 +451,7 @@ impl Search {
     /// A trial has failed: what calls this program should know that its answer is of the others alone.
     fn refuse_failed(&self, table: &[Trial]) -> Result<()> {
         let failed: Vec<&str> =
-            table.iter().filter(|t| matches!(t.state, State::Failed(_))).map(|t| t.name.as_str()).collect();
+            table.iter().filter(|t| matches!(t.state, RunState::Failed(_))).map(|t| t.name.as_str()).collect();
         let Some(first) = failed.first() else { return Ok(()) };
         let (n, all) = (failed.len(), table.len());
         Err(Error::user(format!("{n} of {all} trials have failed, such as {first}: see the table"))
@@ -461,8 +461,8 @@ impl Search {
     /// The table, the best trial, and how to make it again.
     fn conclude(&self, table: &[Trial], others: &[String], printer: &Printer) -> Result<()> {
         let stopped = STOP.load(Ordering::Relaxed);
-        let done = table.iter().filter(|t| t.state == State::Done).count();
-        let best = table.first().filter(|t| t.state == State::Done && t.best.is_some());
+        let done = table.iter().filter(|t| t.state == RunState::Done).count();
+        let best = table.first().filter(|t| t.state == RunState::Done && t.best.is_some());
         if printer.json {
             let more = json!({"best": best.map(|t| &t.name), "others": others, "stopped": stopped});
             printer.event(&as_event(&self.asked, table, more));
@@ -476,7 +476,7 @@ impl Search {
         if done == 0 {
             let e = Error::user("no trial came to its end");
             let why = table.iter().find_map(|t| match &t.state {
-                State::Failed(why) => Some(why.replace("\n  hint: ", "; ")),
+                RunState::Failed(why) => Some(why.replace("\n  hint: ", "; ")),
                 _ => None,
             });
             return Err(why.map_or(e.clone(), |why| e.hint(format!("the first one says: {why}"))));
@@ -488,7 +488,7 @@ impl Search {
         let run = typed(&best.run);
         printer.say(format_args!("\nbest: {}\n  {}\nits run:", best.name, best.command));
         printer.say(format_args!("  mipgpu eval {run}"));
-        if let Some(second) = table.get(1).filter(|t| t.state == State::Done && t.rung == best.rung) {
+        if let Some(second) = table.get(1).filter(|t| t.state == RunState::Done && t.rung == best.rung) {
             let second = typed(&second.run);
             printer.say(format_args!("  mipgpu compare {run} {second} --part valid      better, or lucky?"));
         }

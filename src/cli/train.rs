@@ -29,10 +29,10 @@ use crate::{
     tasks::{LossKind, Pairs, SamplerKind},
     train::{
         Flags, Freeze, Patching, RunConfig, RunFolder, Settings, Trained, Transfer, Which,
-        checkpoint::State,
+        checkpoint::TrainState,
         ratings::scale_of,
-        run::{self, Job},
-        sides, train,
+        run::{self, TrainJob},
+        side_tables, train,
     },
 };
 
@@ -166,7 +166,7 @@ pub fn execute(planned: &Planned, printer: Printer) -> Result<()> {
     pool.install(|| doubts::before(&printer, config, (data, &split), device))?;
     let chosen = backend::choose(device).0;
     warn_of_slow_bf16(&printer, chosen, config.settings.precision.on(chosen), &pool);
-    let job = Job { config, data, split: &split, folder, device, resume, stop: &STOP };
+    let job = TrainJob { config, data, split: &split, folder, device, resume, stop: &STOP };
     let mut progress = Progress::new(printer, &config.settings);
     let trained = pool.install(|| train(&job, &mut |event| progress.show(event)));
     progress.finish();
@@ -293,7 +293,7 @@ pub fn conclude_settings(
     data: &Dataset,
     transfer: Option<Transfer>,
 ) -> Result<()> {
-    sides::name_fields(settings, data.item_fields())?;
+    side_tables::name_fields(settings, data.item_fields())?;
     settings.name_task()?;
     settings.check()?;
     settings.refuse_idle(&flags.given(), transfer)?;
@@ -451,7 +451,7 @@ impl Outcome {
 const FEW_STEPS: u64 = 2000;
 
 /// What may help a run whose lists are worse than the most popular items.
-fn below_popularity(config: &RunConfig, state: &State) -> String {
+fn below_popularity(config: &RunConfig, state: &TrainState) -> String {
     let s = &config.settings;
     let validated = state.history.iter().rev().find(|row| row.ndcg.is_some()).map(|row| row.epoch);
     // Of the last fifth of the epochs: a curve that still goes up also goes down a little now and then.
@@ -508,7 +508,7 @@ fn conclude(
     printer: &Printer,
     folder: &RunFolder,
     config: &RunConfig,
-    state: &State,
+    state: &TrainState,
     report: &Outcome,
     started: Instant,
 ) -> Result<()> {

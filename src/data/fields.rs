@@ -8,7 +8,7 @@ use crate::{
     base::{Error, Result},
     data::{
         shard::{Container, Tensor, image},
-        vocab::{Columns, Parts, Vocab, hex},
+        vocab::{Columns, Vocab, VocabTensors, hex},
     },
 };
 
@@ -25,7 +25,7 @@ struct FieldParts {
     offsets: Tensor<u64>,
     /// `field.N.values`: ids into the field's own vocabulary.
     values: Tensor<u32>,
-    vocab: Parts,
+    vocab: VocabTensors,
 }
 
 /// One side field.
@@ -142,7 +142,7 @@ impl ItemFields {
         let names: Option<Vec<String>> = container.meta.get("fields").and_then(|text| serde_json::from_str(text).ok());
         let mut fields = Vec::new();
         for (n, name) in names.ok_or("its metadata lacks the names of the fields")?.into_iter().enumerate() {
-            let vocab = Parts::find(container, &format!("field.{n}.vocab."))?;
+            let vocab = VocabTensors::find(container, &format!("field.{n}.vocab."))?;
             let offsets = container.need::<u64>(&format!("field.{n}.offsets"))?;
             let values = container.need::<u32>(&format!("field.{n}.values"))?;
             let (bounds, ids) = (container.get(&offsets), container.get(&values));

@@ -353,7 +353,7 @@ mod tests {
         let (short, two) = serve("200 OK", whole().len() + 5, whole());
         for (url, why) in [(format!("http://{free}/tiny.zip"), ""), (missing, "404"), (short, "")] {
             let error = got(Source::Url(url.clone()), &dir.path().join("out")).unwrap_err();
-            assert_eq!(error.kind, crate::base::error::Kind::User);
+            assert_eq!(error.kind, crate::base::error::ErrorKind::User);
             let text = error.to_string();
             assert!(text.contains(&url) && text.contains(why) && text.contains("--from FILE.zip"), "{text}");
         }

@@ -155,7 +155,7 @@ mod tests {
         spill.file = Some(File::options().write(true).open("/dev/full").unwrap());
         let error = (0..9).try_for_each(|_| spill.write(&[0; 4])).unwrap_err();
         spill.file = None;
-        assert_eq!(error.kind, crate::base::error::Kind::Internal);
+        assert_eq!(error.kind, crate::base::error::ErrorKind::Internal);
         assert!(error.to_string().contains("free some disk space"), "{error}");
     }
 }

@@ -23,11 +23,11 @@ use crate::{
 /// ```
 pub struct Vocab {
     container: Container,
-    parts: Parts,
+    parts: VocabTensors,
 }
 
 /// The tensors of a vocabulary inside a container; item fields hold several vocabularies in one file.
-pub(crate) struct Parts {
+pub(crate) struct VocabTensors {
     /// `offsets` (n+1): key `id` is `bytes[offsets[id]..offsets[id+1]]`.
     offsets: Tensor<u64>,
     /// `order` (n): ids, sorted by the bytes of their keys.
@@ -68,11 +68,11 @@ impl Columns {
     }
 }
 
-impl Parts {
+impl VocabTensors {
     /// Finds `{prefix}offsets`, `{prefix}order`, `{prefix}bytes` and checks that every key is whole UTF-8 text and
     /// every id in range, so that no later look-up can fail.
     pub fn find(container: &Container, prefix: &str) -> std::result::Result<Self, String> {
-        let parts = Parts {
+        let parts = VocabTensors {
             offsets: container.need(&format!("{prefix}offsets"))?,
             order: container.need(&format!("{prefix}order"))?,
             bytes: container.need(&format!("{prefix}bytes"))?,
@@ -134,7 +134,7 @@ impl Vocab {
         let (mut file, columns) = Self::file(keys);
         [columns.offsets(), columns.order(), &columns.bytes].iter().for_each(|part| file.extend_from_slice(part));
         let container = Container::in_memory(&file, Self::FORMAT).expect("an image of our own making");
-        let parts = Parts::find(&container, "").expect("an image of our own making");
+        let parts = VocabTensors::find(&container, "").expect("an image of our own making");
         Vocab { container, parts }
     }
 
@@ -144,7 +144,7 @@ impl Vocab {
     /// A missing, foreign, truncated or inconsistent file.
     pub fn open(path: &Path) -> Result<Vocab> {
         let container = Container::open(path, Self::FORMAT)?;
-        match Parts::find(&container, "") {
+        match VocabTensors::find(&container, "") {
             Ok(parts) => Ok(Vocab { container, parts }),
             Err(what) => Err(Error::user(format!("{}: {what}", path.display()))
                 .hint("the vocabulary was altered; import the data or write the run again")),
@@ -272,7 +272,7 @@ mod tests {
                 let mut bytes = vocab.container.bytes().to_vec();
                 bytes[at] ^= flip;
                 let Ok(container) = Container::in_memory(&bytes, Vocab::FORMAT) else { continue };
-                let Ok(parts) = Parts::find(&container, "") else { continue };
+                let Ok(parts) = VocabTensors::find(&container, "") else { continue };
                 let opened = Vocab { container, parts };
                 (0..opened.len()).for_each(|id| assert!(opened.find(opened.key(id)).is_none_or(|i| i < 3)));
             }

@@ -11,7 +11,7 @@ use std::{collections::HashMap, fs, path::Path};
 
 use super::{
     metric::Metric,
-    results::{Against, Claim, Estimate, Expect, Outcome, Row, Test},
+    results::{Against, Claim, Estimate, Expect, Outcome, ResultRow, Test},
     trials::{best_of, curve_of},
 };
 use crate::{
@@ -241,7 +241,7 @@ fn mean(values: &[f64]) -> f64 {
 
 /// Fills in what rows of a table came to; `against`: for each row, the row it is compared with.
 pub fn fill(
-    rows: &mut [Row],
+    rows: &mut [ResultRow],
     against: &[Option<usize>],
     answered: &Answered,
     seeds: &[u64],
@@ -379,10 +379,10 @@ mod tests {
             ((2, 1), lists(&[1.0; 4])),
         ];
         let answered = Answered::new(vec![Metric::Mrr], runs);
-        let row = |name: &str| Row {
+        let row = |name: &str| ResultRow {
             name: name.into(),
             seeds: [1, 2].map(|seed| super::super::results::Seed { seed, ..Default::default() }).into(),
-            ..Row::default()
+            ..ResultRow::default()
         };
         let mut rows = vec![row("a"), row("b"), row("c")];
         let slices = answered.slices(&|user| if user == "u3" { 30 } else { 2 });

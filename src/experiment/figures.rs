@@ -1,7 +1,7 @@
 //! Which plots a table gets, and of what.
 
 use super::{
-    results::{Base, Row, Seed, Table},
+    results::{Base, ResultRow, Seed, Table},
     words,
 };
 use crate::page::plot::{self, Bar, Frame, Group, Series};
@@ -21,7 +21,7 @@ fn groups(table: &Table) -> Vec<(String, Vec<usize>)> {
 }
 
 /// What a row is called within its group.
-fn short(row: &Row) -> String {
+fn short(row: &ResultRow) -> String {
     match row.labels.len() {
         0 => row.name.clone(),
         1 => row.labels[0].clone(),
@@ -34,7 +34,7 @@ pub fn bars(table: &Table) -> Option<String> {
     let metric = table.metrics.first()?;
     table.rows.iter().find(|row| !row.mean.is_empty())?;
     let scaled = |x: f64| words::scaled(x, table.scale);
-    let bar = |row: &Row| {
+    let bar = |row: &ResultRow| {
         let interval = row.interval.first().filter(|_| !row.mean.is_empty());
         let (name, published) = (words::row_name(row), row.published.first().copied());
         let says = match row.mean.first() {

@@ -8,7 +8,7 @@ use std::fmt::Write;
 
 use super::{
     figures,
-    results::{Claim, Results, State, Verdict},
+    results::{Claim, Results, RunState, Verdict},
     section::section,
     words,
 };
@@ -206,10 +206,10 @@ fn not_done(out: &mut String, r: &Results) {
         .iter()
         .flat_map(|t| t.rows.iter().map(move |row| (format!("{}: {}", t.title, words::row_name(row)), &row.seeds)));
     for (name, seeds) in bases.chain(of_rows) {
-        for seed in seeds.iter().filter(|s| s.state != State::Done) {
+        for seed in seeds.iter().filter(|s| s.state != RunState::Done) {
             let state = words::standing(std::slice::from_ref(seed));
             let why = match &seed.state {
-                State::Failed(why) | State::Stale(why) => why.trim(),
+                RunState::Failed(why) | RunState::Stale(why) => why.trim(),
                 _ => "",
             };
             let _ = writeln!(
@@ -267,7 +267,7 @@ mod tests {
         let of = |done: u64| {
             let mut r = sample::results();
             for row in &mut r.tables[0].rows {
-                row.seeds = (1..=done).map(|seed| Seed { seed, state: State::Done, ..Seed::default() }).collect();
+                row.seeds = (1..=done).map(|seed| Seed { seed, state: RunState::Done, ..Seed::default() }).collect();
             }
             let rows = &r.tables[0].rows;
             r.tables[0].caution = words::caution(rows.iter().map(|row| &row.seeds)).map(str::to_string);

@@ -21,7 +21,7 @@ use std::{
 
 use super::{
     record::{Record, Stage, forget, is_trained, record_of, remove, state_of, try_again},
-    results::State,
+    results::RunState,
 };
 use crate::{
     base::{Error, Result, atomic::make_folder, error::IoContext},
@@ -33,7 +33,7 @@ pub const ENDS_WITH_PARENT: &str = "MIPGPU_ENDS_WITH_PARENT";
 
 /// A training and the questions after it.
 #[derive(Clone, Debug)]
-pub struct Job {
+pub struct RunJob {
     /// Unique; names the files: `FOLDER/NAME`, a run folder, and `FOLDER/NAME.json`, its record.
     pub name: String,
     /// Where.
@@ -56,7 +56,7 @@ pub struct Job {
     pub machine: String,
 }
 
-impl Job {
+impl RunJob {
     pub fn run(&self) -> PathBuf {
         self.folder.join(&self.name)
     }
@@ -68,7 +68,7 @@ impl Job {
 
 /// What is told while jobs run.
 #[derive(Clone, Debug)]
-pub enum Event {
+pub enum JobEvent {
     Began {
         job: usize,
     },
@@ -80,7 +80,7 @@ pub enum Event {
     },
     Ended {
         job: usize,
-        state: State,
+        state: RunState,
         seconds: f64,
     },
 }
@@ -100,13 +100,13 @@ pub struct Runner<'a> {
 }
 
 /// What the thread of a job tells.
-enum Told {
+enum WorkerEvent {
     Epoch {
         epoch: u32,
         measure: Option<f64>,
     },
     Ended {
-        state: State,
+        state: RunState,
         seconds: f64,
     },
     /// Its record could not be written.
@@ -118,13 +118,13 @@ impl Runner<'_> {
     ///
     /// # Errors
     /// The file system's: where records cannot be written, nothing would be resumable.
-    pub fn run(&self, jobs: &[Job], observe: &mut dyn FnMut(Event)) -> Result<Vec<State>> {
-        let mut states: Vec<State> = jobs.iter().map(state_of).collect();
+    pub fn run(&self, jobs: &[RunJob], observe: &mut dyn FnMut(JobEvent)) -> Result<Vec<RunState>> {
+        let mut states: Vec<RunState> = jobs.iter().map(state_of).collect();
         for (job, state) in jobs.iter().zip(&mut states) {
             make_folder(&job.folder)?;
-            if self.retry && matches!(state, State::Failed(_)) {
+            if self.retry && matches!(state, RunState::Failed(_)) {
                 try_again(job)?;
-                *state = State::Waiting;
+                *state = RunState::Waiting;
             }
         }
         let (send, receive) = mpsc::channel();
@@ -141,14 +141,14 @@ impl Runner<'_> {
                 {
                     let ready = |i: &usize| {
                         !begun[*i]
-                            && states[*i] == State::Waiting
-                            && jobs[*i].after.iter().all(|base| states[*base] == State::Done)
+                            && states[*i] == RunState::Waiting
+                            && jobs[*i].after.iter().all(|base| states[*base] == RunState::Done)
                     };
                     // In their order: what stands first is whole first.
                     let next = (0..jobs.len()).find(ready);
                     let Some(i) = next else { break };
                     (running[i], begun[i]) = (true, true);
-                    observe(Event::Began { job: i });
+                    observe(JobEvent::Began { job: i });
                     let (send, inputs) = (send.clone(), &inputs);
                     scope.spawn(move || self.work(i, &jobs[i], inputs, &send));
                 }
@@ -156,13 +156,15 @@ impl Runner<'_> {
                     break;
                 }
                 match receive.recv_timeout(Duration::from_millis(100)) {
-                    Ok((job, Told::Epoch { epoch, measure })) => observe(Event::Epoch { job, epoch, measure }),
-                    Ok((job, Told::Ended { state, seconds })) => {
+                    Ok((job, WorkerEvent::Epoch { epoch, measure })) => {
+                        observe(JobEvent::Epoch { job, epoch, measure })
+                    }
+                    Ok((job, WorkerEvent::Ended { state, seconds })) => {
                         running[job] = false;
                         states[job] = state.clone();
-                        observe(Event::Ended { job, state, seconds });
+                        observe(JobEvent::Ended { job, state, seconds });
                     }
-                    Ok((job, Told::Broken(e))) => {
+                    Ok((job, WorkerEvent::Broken(e))) => {
                         running[job] = false;
                         broken = Some(e);
                     }
@@ -182,7 +184,13 @@ impl Runner<'_> {
     }
 
     /// One job, from its record to its record.
-    fn work(&self, i: usize, job: &Job, inputs: &Mutex<BTreeMap<usize, ChildStdin>>, send: &Sender<(usize, Told)>) {
+    fn work(
+        &self,
+        i: usize,
+        job: &RunJob,
+        inputs: &Mutex<BTreeMap<usize, ChildStdin>>,
+        send: &Sender<(usize, WorkerEvent)>,
+    ) {
         let began = Instant::now();
         let ended = (|| {
             let before = record_of(job).ok().flatten();
@@ -200,14 +208,16 @@ impl Runner<'_> {
             record.seconds += began.elapsed().as_secs_f64();
             record.trained = is_trained(job);
             (record.stage, record.why) = match &state {
-                State::Done => (Stage::Done, String::new()),
-                State::Failed(why) if !PASSING.iter().any(|sign| why.starts_with(sign)) => (Stage::Failed, why.clone()),
+                RunState::Done => (Stage::Done, String::new()),
+                RunState::Failed(why) if !PASSING.iter().any(|sign| why.starts_with(sign)) => {
+                    (Stage::Failed, why.clone())
+                }
                 _ => (Stage::Running, String::new()),
             };
             record.write(job)?;
             Ok((state, record.seconds))
         })();
-        let told = ended.map_or_else(Told::Broken, |(state, seconds)| Told::Ended { state, seconds });
+        let told = ended.map_or_else(WorkerEvent::Broken, |(state, seconds)| WorkerEvent::Ended { state, seconds });
         // Nobody listens any more only if the runner itself has gone.
         let _ = send.send((i, told));
     }
@@ -216,15 +226,15 @@ impl Runner<'_> {
     fn attempt(
         &self,
         i: usize,
-        job: &Job,
+        job: &RunJob,
         (inputs, warnings): (&Mutex<BTreeMap<usize, ChildStdin>>, &mut Vec<String>),
-        send: &Sender<(usize, Told)>,
-    ) -> Result<State> {
+        send: &Sender<(usize, WorkerEvent)>,
+    ) -> Result<RunState> {
         let folder = RunFolder::new(job.run());
         let mut train = None;
         if !is_trained(job) {
             if !self.free(&folder) {
-                return Ok(State::Failed(format!("{BUSY} {}", folder.path.display())));
+                return Ok(RunState::Failed(format!("{BUSY} {}", folder.path.display())));
             }
             train = Some(if folder.last().exists() {
                 let mut resume = vec!["train".to_string(), "--resume".into(), folder.path.display().to_string()];
@@ -235,21 +245,21 @@ impl Runner<'_> {
             } else {
                 // Killed before its first checkpoint.
                 if let Err(e) = remove(&folder.path) {
-                    return Ok(State::Failed(e.to_string()));
+                    return Ok(RunState::Failed(e.to_string()));
                 }
                 job.train.clone()
             });
         }
         for args in train.iter().chain(&job.then) {
             if self.stopped() {
-                return Ok(State::Waiting);
+                return Ok(RunState::Waiting);
             }
             match self.process(i, args, (inputs, warnings), send)? {
-                State::Done => {}
+                RunState::Done => {}
                 other => return Ok(other),
             }
         }
-        Ok(State::Done)
+        Ok(RunState::Done)
     }
 
     /// Whether nobody is at a run; waits for a process that its parent left behind and that is about to end.
@@ -272,8 +282,8 @@ impl Runner<'_> {
         i: usize,
         args: &[String],
         (inputs, warnings): (&Mutex<BTreeMap<usize, ChildStdin>>, &mut Vec<String>),
-        send: &Sender<(usize, Told)>,
-    ) -> Result<State> {
+        send: &Sender<(usize, WorkerEvent)>,
+    ) -> Result<RunState> {
         let mut child = Command::new(&self.program)
             .args(args)
             .arg("--json")
@@ -293,22 +303,22 @@ impl Runner<'_> {
         const WARNING: &str = "mipgpu: warning: ";
         warnings.extend(errors.lines().filter_map(|line| line.strip_prefix(WARNING)).map(str::to_string));
         if status.success() {
-            return Ok(State::Done);
+            return Ok(RunState::Done);
         }
         if stopped {
-            return Ok(State::Waiting);
+            return Ok(RunState::Waiting);
         }
         if let Some(signal) = signal_of(status) {
             return Ok(if self.stopped() {
-                State::Waiting
+                RunState::Waiting
             } else {
-                State::Failed(format!(
+                RunState::Failed(format!(
                     "{KILLED} {signal}{}; the next start goes on from its last checkpoint",
                     if signal == 9 { ", as a system does that has no memory left" } else { "" }
                 ))
             });
         }
-        Ok(State::Failed(error_in(&errors)))
+        Ok(RunState::Failed(error_in(&errors)))
     }
 }
 
@@ -321,7 +331,11 @@ const PASSING: [&str; 2] = [KILLED, BUSY];
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Reads what a process says until it has ended; gives its talk, and whether it said that it was stopped.
-fn listen(child: &mut Child, i: usize, send: &Sender<(usize, Told)>) -> std::io::Result<(ExitStatus, String, bool)> {
+fn listen(
+    child: &mut Child,
+    i: usize,
+    send: &Sender<(usize, WorkerEvent)>,
+) -> std::io::Result<(ExitStatus, String, bool)> {
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     thread::scope(|scope| {
         let errors = scope.spawn(move || {
@@ -340,7 +354,7 @@ fn listen(child: &mut Child, i: usize, send: &Sender<(usize, Told)>) -> std::io:
                 Some("epoch") => {
                     let measure = event["valid_ndcg@10"].as_f64().or(event["valid_rmse"].as_f64());
                     let epoch = event["epoch"].as_u64().unwrap_or(0) as u32;
-                    let _ = send.send((i, Told::Epoch { epoch, measure }));
+                    let _ = send.send((i, WorkerEvent::Epoch { epoch, measure }));
                 }
                 Some("stopped") => stopped = true,
                 _ => {}
@@ -372,21 +386,21 @@ fn signal_of(_: ExitStatus) -> Option<i32> {
 }
 
 /// Jobs that can no longer begin, because what they start from has failed.
-fn skip_orphans(jobs: &[Job], states: &mut [State], begun: &[bool], observe: &mut dyn FnMut(Event)) {
+fn skip_orphans(jobs: &[RunJob], states: &mut [RunState], begun: &[bool], observe: &mut dyn FnMut(JobEvent)) {
     for (i, job) in jobs.iter().enumerate() {
-        if states[i] != State::Waiting || begun[i] {
+        if states[i] != RunState::Waiting || begun[i] {
             continue;
         }
-        let lost = job.after.iter().find(|base| matches!(states[**base], State::Failed(_) | State::Stale(_)));
+        let lost = job.after.iter().find(|base| matches!(states[**base], RunState::Failed(_) | RunState::Stale(_)));
         if let Some(base) = lost {
-            states[i] = State::Failed(format!("it starts from {}, which has failed", jobs[*base].name));
-            observe(Event::Ended { job: i, state: states[i].clone(), seconds: 0.0 });
+            states[i] = RunState::Failed(format!("it starts from {}, which has failed", jobs[*base].name));
+            observe(JobEvent::Ended { job: i, state: states[i].clone(), seconds: 0.0 });
         }
     }
 }
 
 /// Seconds until all of `jobs` are done, `at_once` at a time, in the order that [`Runner`] takes.
-pub fn seconds_in_all(jobs: &[Job], at_once: usize) -> f64 {
+pub fn seconds_in_all(jobs: &[RunJob], at_once: usize) -> f64 {
     let mut done = vec![f64::INFINITY; jobs.len()];
     let mut begun = vec![false; jobs.len()];
     let mut free = vec![0.0f64; at_once.max(1)];
@@ -409,9 +423,9 @@ pub fn seconds_in_all(jobs: &[Job], at_once: usize) -> f64 {
 mod tests {
     use super::*;
 
-    fn job(name: &str, seconds: f64, after: &[usize]) -> Job {
+    fn job(name: &str, seconds: f64, after: &[usize]) -> RunJob {
         let args = ["train", "d", "--epochs", "3"].map(String::from);
-        Job {
+        RunJob {
             name: name.into(),
             folder: PathBuf::new(),
             train: args.into(),

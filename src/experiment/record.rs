@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use serde::{Deserialize, Serialize};
 
-use super::{jobs::Job, results::State, trials::digest};
+use super::{jobs::RunJob, results::RunState, trials::digest};
 use crate::base::{Error, Result, atomic::write_atomically, error::IoContext};
 
 /// How far a job came.
@@ -21,7 +21,7 @@ pub(super) enum Stage {
 /// The record of a job.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Record {
-    /// [`Job::key`] of what was run: a changed grid is noticed by it.
+    /// [`RunJob::key`] of what was run: a changed grid is noticed by it.
     pub(super) key: String,
     pub(super) stage: Stage,
     /// Why it failed.
@@ -46,7 +46,7 @@ pub struct Record {
 
 impl Record {
     /// Of a job that begins, or goes on after what it has recorded `before`.
-    pub(super) fn begin(job: &Job, before: Option<Record>) -> Record {
+    pub(super) fn begin(job: &RunJob, before: Option<Record>) -> Record {
         let before = before.filter(|before| before.key == job.key);
         let (seconds, warnings) = before.map_or((0.0, Vec::new()), |before| (before.seconds, before.warnings));
         Record {
@@ -62,12 +62,12 @@ impl Record {
         }
     }
 
-    pub(super) fn write(&self, job: &Job) -> Result<()> {
+    pub(super) fn write(&self, job: &RunJob) -> Result<()> {
         write_atomically(&job.record_path(), |f| writeln!(f, "{:#}", serde_json::json!(self)))
     }
 }
 
-fn questions(job: &Job) -> String {
+fn questions(job: &RunJob) -> String {
     digest(serde_json::json!(job.then).to_string())[..16].into()
 }
 
@@ -75,7 +75,7 @@ fn questions(job: &Job) -> String {
 ///
 /// # Errors
 /// A record that cannot be read.
-pub fn record_of(job: &Job) -> Result<Option<Record>> {
+pub fn record_of(job: &RunJob) -> Result<Option<Record>> {
     let path = job.record_path();
     if !path.exists() {
         return Ok(None);
@@ -89,30 +89,30 @@ pub fn record_of(job: &Job) -> Result<Option<Record>> {
 }
 
 /// Whether the training of a job has come to its end, its own evaluation included.
-pub(super) fn is_trained(job: &Job) -> bool {
+pub(super) fn is_trained(job: &RunJob) -> bool {
     job.run().join("report.json").exists()
 }
 
 /// Where a job stands when nobody is at it.
-pub fn state_of(job: &Job) -> State {
+pub fn state_of(job: &RunJob) -> RunState {
     let record = match record_of(job) {
-        Ok(None) => return State::Waiting,
+        Ok(None) => return RunState::Waiting,
         Ok(Some(record)) => record,
-        Err(e) => return State::Failed(e.to_string()),
+        Err(e) => return RunState::Failed(e.to_string()),
     };
     if record.key != job.key && record.stage == Stage::Failed && !record.trained {
         // Nothing is lost.
-        return State::Waiting;
+        return RunState::Waiting;
     }
     if record.key != job.key {
-        return State::Stale(changed(&record.train, &job.train));
+        return RunState::Stale(changed(&record.train, &job.train));
     }
     match record.stage {
-        Stage::Done if is_trained(job) && job.leaves.iter().all(|f| f.exists()) => State::Done,
-        Stage::Done | Stage::Running => State::Waiting,
+        Stage::Done if is_trained(job) && job.leaves.iter().all(|f| f.exists()) => RunState::Done,
+        Stage::Done | Stage::Running => RunState::Waiting,
         // Other questions may have answers.
-        Stage::Failed if record.trained && record.asked != questions(job) => State::Waiting,
-        Stage::Failed => State::Failed(record.why),
+        Stage::Failed if record.trained && record.asked != questions(job) => RunState::Waiting,
+        Stage::Failed => RunState::Failed(record.why),
     }
 }
 
@@ -149,7 +149,7 @@ fn changed(old: &[String], new: &[String]) -> String {
 ///
 /// # Errors
 /// The file system's.
-pub fn forget(job: &Job) -> Result<()> {
+pub fn forget(job: &RunJob) -> Result<()> {
     remove(&job.run())?;
     remove(&job.record_path())
 }
@@ -158,7 +158,7 @@ pub fn forget(job: &Job) -> Result<()> {
 ///
 /// # Errors
 /// The file system's.
-pub(super) fn try_again(job: &Job) -> Result<()> {
+pub(super) fn try_again(job: &RunJob) -> Result<()> {
     match record_of(job) {
         Ok(Some(record)) if record.trained || !record.why.contains("not finite") => Ok(()),
         _ => forget(job),

@@ -54,7 +54,7 @@ pub struct Table {
     pub protocol: String,
     /// What is to be known of the tests: with two seeds they find too much.
     pub caution: Option<String>,
-    pub rows: Vec<Row>,
+    pub rows: Vec<ResultRow>,
     /// Names of the slices, by events of a user to train on; those of rows stand in this order.
     pub slices: Vec<Slice>,
 }
@@ -68,7 +68,7 @@ pub struct Slice {
 
 /// A row of a table.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Row {
+pub struct ResultRow {
     pub name: String,
     /// One for each column of the table.
     pub labels: Vec<String>,
@@ -120,7 +120,7 @@ pub struct Test {
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Seed {
     pub seed: u64,
-    pub state: State,
+    pub state: RunState,
     /// One for each metric, not scaled; empty unless it is done.
     pub metrics: Vec<f64>,
     /// Epoch and validation measure of the learning curve.
@@ -133,7 +133,7 @@ pub struct Seed {
 /// Where a run stands.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase", tag = "is", content = "why")]
-pub enum State {
+pub enum RunState {
     Done,
     /// Not begun, or stopped on the way.
     #[default]

@@ -20,8 +20,8 @@ pub fn test(difference: f64, interval: [f64; 2], p_holm: Option<f64>, by_seed: &
     Test { result, p_holm, by_seed: by_seed.into() }
 }
 
-fn seed(seed: u64, state: State, metrics: &[f64]) -> Seed {
-    let done = state == State::Done;
+fn seed(seed: u64, state: RunState, metrics: &[f64]) -> Seed {
+    let done = state == RunState::Done;
     Seed {
         seed,
         state,
@@ -32,14 +32,19 @@ fn seed(seed: u64, state: State, metrics: &[f64]) -> Seed {
     }
 }
 
-fn row(name: &str, labels: &[&str], seeds: Vec<Seed>) -> Row {
-    Row { name: name.into(), labels: labels.iter().map(|l| l.to_string()).collect(), seeds, ..Row::default() }
+fn row(name: &str, labels: &[&str], seeds: Vec<Seed>) -> ResultRow {
+    ResultRow {
+        name: name.into(),
+        labels: labels.iter().map(|l| l.to_string()).collect(),
+        seeds,
+        ..ResultRow::default()
+    }
 }
 
 /// Two tables: one with all that can be, of rows that are done, partly failed, waiting, stale; one of errors, not published.
 pub fn results() -> Results {
     let of_seed = |s: u64| [0.42 + s as f64 / 1000.0, 0.77];
-    let three = || (1..=3).map(|s| seed(s, State::Done, &of_seed(s))).collect::<Vec<_>>();
+    let three = || (1..=3).map(|s| seed(s, RunState::Done, &of_seed(s))).collect::<Vec<_>>();
     let mut base = row("plain", &["BERT4Rec", "none"], three());
     (base.mean, base.interval) = (vec![0.4234, 0.7787], vec![Some([0.4173, 0.4295]), Some([0.77, 0.7874])]);
     (base.deviation, base.published) = (Some(vec![0.0012, 0.002]), vec![42.34, 77.9]);
@@ -47,7 +52,7 @@ pub fn results() -> Results {
     base.slices = vec![slice(0.3), None];
 
     let mut better = row("tuned", &["BERT4Rec", NASTY], three());
-    better.seeds[2] = seed(3, State::Failed("out of memory: <16 GiB>\nasked for 17".into()), &[]);
+    better.seeds[2] = seed(3, RunState::Failed("out of memory: <16 GiB>\nasked for 17".into()), &[]);
     (better.mean, better.interval) = (vec![0.4512, 0.8064], vec![Some([0.445, 0.4574]), Some([0.8, 0.8128])]);
     better.published = vec![45.12];
     better.slices = vec![slice(0.35), slice(0.5)];
@@ -56,8 +61,9 @@ pub fn results() -> Results {
     better.against =
         Some(Against { row: "plain".into(), tests: vec![sure.clone(), mixed], slices: vec![Some(sure.clone()), None] });
 
-    let waiting = row("later", &["Caser", "none"], vec![seed(1, State::Waiting, &[]), seed(2, State::Waiting, &[])]);
-    let stale = row("old", &["Caser", "model"], vec![seed(1, State::Stale("width: 64 was 32".into()), &[])]);
+    let waiting =
+        row("later", &["Caser", "none"], vec![seed(1, RunState::Waiting, &[]), seed(2, RunState::Waiting, &[])]);
+    let stale = row("old", &["Caser", "model"], vec![seed(1, RunState::Stale("width: 64 was 32".into()), &[])]);
     let rows = vec![base, better, waiting, stale];
     let items = Table {
         caution: words::caution(rows.iter().map(|row| &row.seeds)).map(str::to_string),
@@ -73,7 +79,7 @@ pub fn results() -> Results {
         ..Table::default()
     };
 
-    let mut one = row("dacf", &["DACF"], vec![seed(7, State::Done, &[0.98765])]);
+    let mut one = row("dacf", &["DACF"], vec![seed(7, RunState::Done, &[0.98765])]);
     (one.mean, one.interval) = (vec![0.98765], vec![Some([0.97765, 0.99765])]);
     let mut carried = one.clone();
     (carried.name, carried.labels) = ("dacf-transfer".into(), vec!["DACF, transfer".into()]);
@@ -129,7 +135,7 @@ pub fn results() -> Results {
         bases: vec![Base {
             name: "mip base".into(),
             measure: "NDCG@10".into(),
-            seeds: vec![seed(1, State::Done, &[]), seed(2, State::Failed("no such file".into()), &[])],
+            seeds: vec![seed(1, RunState::Done, &[]), seed(2, RunState::Failed("no such file".into()), &[])],
         }],
     }
 }
@@ -143,8 +149,12 @@ pub fn nothing() -> Results {
             for seed in &mut row.seeds {
                 *seed = Seed { seed: seed.seed, ..Seed::default() };
             }
-            *row =
-                Row { name: row.name.clone(), labels: row.labels.clone(), seeds: row.seeds.clone(), ..Row::default() };
+            *row = ResultRow {
+                name: row.name.clone(),
+                labels: row.labels.clone(),
+                seeds: row.seeds.clone(),
+                ..ResultRow::default()
+            };
         }
     }
     r.bases[0].seeds.clear();

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::{
     figures,
     html::reason,
-    results::{Row, State, Table, Test},
+    results::{ResultRow, RunState, Table, Test},
     words::{self, Mark},
 };
 use crate::{
@@ -105,7 +105,7 @@ impl Names {
         }
     }
 
-    fn row(&self, out: &mut String, number: usize, row: &Row) {
+    fn row(&self, out: &mut String, number: usize, row: &ResultRow) {
         self.cell(out, "th", 0, &number.to_string());
         let labels = words::labels(row);
         for i in 0..self.heads.len() {
@@ -169,7 +169,7 @@ fn rows(out: &mut String, table: &Table, t: usize) {
         }
         out.push_str("</tr>\n");
         if !undone.is_empty() {
-            let failed = row.seeds.iter().any(|s| matches!(s.state, State::Failed(_)));
+            let failed = row.seeds.iter().any(|s| matches!(s.state, RunState::Failed(_)));
             let quiet = if failed { "" } else { " quiet" };
             let told: Vec<String> = undone.iter().map(|(what, why)| reason(what, why)).collect();
             let _ = writeln!(
@@ -183,7 +183,7 @@ fn rows(out: &mut String, table: &Table, t: usize) {
 }
 
 /// A number with its half interval and its mark, or one word on why there is none.
-fn value(out: &mut String, table: &Table, row: &Row, m: usize) {
+fn value(out: &mut String, table: &Table, row: &ResultRow, m: usize) {
     let Some(mean) = row.mean.get(m) else {
         // Said once a row.
         let word = if m == 0 { words::standing(&row.seeds) } else { words::NOTHING };
@@ -208,7 +208,7 @@ fn value(out: &mut String, table: &Table, row: &Row, m: usize) {
 }
 
 /// What the test of a row against another says, as a sign.
-fn mark(table: &Table, row: &Row, test: Option<&Test>) -> String {
+fn mark(table: &Table, row: &ResultRow, test: Option<&Test>) -> String {
     let (Some(against), Some(test)) = (&row.against, test) else { return "<span class=\"mark\"></span>".into() };
     let mark = Mark::of(test, table.lower);
     let (class, sign) = match mark {
@@ -272,7 +272,8 @@ fn slices(out: &mut String, table: &Table) {
 
 /// Every test of every metric, behind a fold.
 fn tests(out: &mut String, table: &Table, t: usize) {
-    let tested: Vec<(usize, &Row)> = table.rows.iter().enumerate().filter(|(_, row)| row.against.is_some()).collect();
+    let tested: Vec<(usize, &ResultRow)> =
+        table.rows.iter().enumerate().filter(|(_, row)| row.against.is_some()).collect();
     if tested.is_empty() {
         return;
     }

@@ -25,7 +25,7 @@ pub const MOST: usize = 10_000;
 
 /// What a setting can be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum SettingKind {
     Whole,
     Real,
     /// A name, a list, true or false.
@@ -192,13 +192,13 @@ impl Dimension {
 }
 
 /// What the setting of this name can be, by its default.
-fn kind_of(name: &str) -> Result<Kind> {
+fn kind_of(name: &str) -> Result<SettingKind> {
     let all = toml::Table::try_from(Settings::default())
         .map_err(|e| Error::internal(format!("settings cannot be written as TOML: {e}")))?;
     match all.get(name) {
-        Some(toml::Value::Integer(_)) => Ok(Kind::Whole),
-        Some(toml::Value::Float(_)) => Ok(Kind::Real),
-        Some(_) => Ok(Kind::Word),
+        Some(toml::Value::Integer(_)) => Ok(SettingKind::Whole),
+        Some(toml::Value::Float(_)) => Ok(SettingKind::Real),
+        Some(_) => Ok(SettingKind::Word),
         None => {
             let e = Error::user(format!("unknown setting '{name}'"));
             Err(match nearest(name, all.keys().map(String::as_str)) {
@@ -209,8 +209,8 @@ fn kind_of(name: &str) -> Result<Kind> {
     }
 }
 
-fn range(name: &str, kind: Kind, low: &str, high: &str) -> Result<Values> {
-    if kind == Kind::Word {
+fn range(name: &str, kind: SettingKind, low: &str, high: &str) -> Result<Values> {
+    if kind == SettingKind::Word {
         return Err(Error::user(format!("{name} is no number, and has no range")).hint("name its values"));
     }
     let (high, log) = match high.split_once(':') {
@@ -225,7 +225,7 @@ fn range(name: &str, kind: Kind, low: &str, high: &str) -> Result<Values> {
         let x = text.parse::<f64>().ok().filter(|x| x.is_finite());
         let x = x.ok_or_else(|| Error::user(format!("'{text}' is no number")).hint("write LOW..HIGH"))?;
         // Beyond, f64 cannot tell whole numbers apart.
-        if kind == Kind::Whole && !(x.fract() == 0.0 && (0.0..9e15).contains(&x)) {
+        if kind == SettingKind::Whole && !(x.fract() == 0.0 && (0.0..9e15).contains(&x)) {
             return Err(
                 Error::user(format!("'{text}' is no whole number")).hint(format!("--{name} takes whole numbers"))
             );
@@ -241,17 +241,17 @@ fn range(name: &str, kind: Kind, low: &str, high: &str) -> Result<Values> {
             Error::user("a range in the logarithm begins above 0").hint("raise its lower end, or leave :log out")
         );
     }
-    Ok(Values::Range { low, high, log, whole: kind == Kind::Whole })
+    Ok(Values::Range { low, high, log, whole: kind == SettingKind::Whole })
 }
 
 /// One spelling a value, so that the same one is known again: `1e-3` is `0.001`.
-fn plain(kind: Kind, value: &str) -> String {
+fn plain(kind: SettingKind, value: &str) -> String {
     let whole = || value.parse::<u64>().ok().map(|x| x.to_string());
     let real = || value.parse::<f64>().ok().filter(|x| x.is_finite()).map(shown);
     let spelled = match kind {
-        Kind::Whole => whole(),
-        Kind::Real => real(),
-        Kind::Word => None,
+        SettingKind::Whole => whole(),
+        SettingKind::Real => real(),
+        SettingKind::Word => None,
     };
     // What is no number the flag itself will refuse.
     spelled.unwrap_or_else(|| value.to_string())
@@ -436,10 +436,13 @@ mod tests {
         let all = toml::Table::try_from(Settings::default()).unwrap();
         let places: HashSet<u64> = all.keys().map(|name| place(name)).collect();
         assert_eq!(places.len(), all.len());
-        assert_eq!(kind_of("lr").unwrap(), Kind::Real);
-        assert_eq!(kind_of("checkpoint-seconds").unwrap(), Kind::Whole);
-        assert_eq!(kind_of("projection").unwrap(), Kind::Word);
-        assert_eq!([plain(Kind::Real, "1e30"), plain(Kind::Real, "-0"), plain(Kind::Whole, "+08")], ["1e30", "0", "8"]);
+        assert_eq!(kind_of("lr").unwrap(), SettingKind::Real);
+        assert_eq!(kind_of("checkpoint-seconds").unwrap(), SettingKind::Whole);
+        assert_eq!(kind_of("projection").unwrap(), SettingKind::Word);
+        assert_eq!(
+            [plain(SettingKind::Real, "1e30"), plain(SettingKind::Real, "-0"), plain(SettingKind::Whole, "+08")],
+            ["1e30", "0", "8"]
+        );
     }
 
     #[test]

@@ -7,7 +7,7 @@ published one always stand in one line.
 use std::fmt::Write;
 
 use super::{
-    results::{Claim, Results, Row, Table, Test},
+    results::{Claim, ResultRow, Results, Table, Test},
     words,
 };
 use crate::data::digits;
@@ -200,7 +200,7 @@ fn block(table: &Table, metrics: std::ops::Range<usize>, told: bool) -> Grid {
     grid
 }
 
-fn labels_of(row: &Row) -> Vec<String> {
+fn labels_of(row: &ResultRow) -> Vec<String> {
     words::labels(row).iter().map(|label| clean(label)).collect()
 }
 
@@ -269,8 +269,9 @@ fn table_of_slices(out: &mut String, table: &Table) {
     }
     let _ = writeln!(out, "\n  {} by the events that a user has to train on", clean(metric));
     grid.write(out);
-    let tested = |row: &&Row| row.against.as_ref().is_some_and(|against| against.slices.iter().any(Option::is_some));
-    let rows: Vec<&Row> = table.rows.iter().filter(tested).collect();
+    let tested =
+        |row: &&ResultRow| row.against.as_ref().is_some_and(|against| against.slices.iter().any(Option::is_some));
+    let rows: Vec<&ResultRow> = table.rows.iter().filter(tested).collect();
     if rows.is_empty() {
         return;
     }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use super::{results::State, space::Choice};
+use super::{results::RunState, space::Choice};
 use crate::{
     base::{
         Error, Result,
@@ -100,7 +100,7 @@ pub struct Trial {
     pub epochs_done: u32,
     /// Of all its processes.
     pub seconds: f64,
-    pub state: State,
+    pub state: RunState,
     pub run: PathBuf,
     /// The command that makes it.
     pub command: String,
@@ -114,12 +114,12 @@ impl Trial {
     /// What came of it, in few words.
     pub fn stands(&self) -> String {
         match &self.state {
-            State::Done if self.epochs_done < self.epochs => format!("done, stopped early at {}", self.epochs_done),
-            State::Done => "done".into(),
-            State::Waiting if self.epochs_done > 0 => "interrupted".into(),
-            State::Waiting => "waiting".into(),
-            State::Failed(why) => format!("failed: {}", why.lines().next().unwrap_or_default()),
-            State::Stale(what) => format!("stale: {what}"),
+            RunState::Done if self.epochs_done < self.epochs => format!("done, stopped early at {}", self.epochs_done),
+            RunState::Done => "done".into(),
+            RunState::Waiting if self.epochs_done > 0 => "interrupted".into(),
+            RunState::Waiting => "waiting".into(),
+            RunState::Failed(why) => format!("failed: {}", why.lines().next().unwrap_or_default()),
+            RunState::Stale(what) => format!("stale: {what}"),
         }
     }
 }
@@ -127,10 +127,10 @@ impl Trial {
 /// Best first: the trials of the last rung that are done, by their measure, then those of the rung before; then stale ones, failed ones, and who waits.
 pub fn rank(trials: &mut [Trial]) {
     let group = |t: &Trial| match t.state {
-        State::Done => 0,
-        State::Stale(_) => 1,
-        State::Failed(_) => 2,
-        State::Waiting => 3,
+        RunState::Done => 0,
+        RunState::Stale(_) => 1,
+        RunState::Failed(_) => 2,
+        RunState::Waiting => 3,
     };
     let good = |t: &Trial| t.best.map_or(f64::NEG_INFINITY, |best| best.goodness);
     trials.sort_by(|a, b| group(a).cmp(&group(b)).then(b.rung.cmp(&a.rung)).then_with(|| good(b).total_cmp(&good(a))));
@@ -396,13 +396,13 @@ mod tests {
             command: String::new(),
         };
         let mut all = [
-            trial("waits", 2, None, State::Waiting),
-            trial("failed", 2, None, State::Failed("why\n  hint: x".into())),
-            trial("short", 1, Some(0.9), State::Done),
-            trial("worse", 2, Some(0.1), State::Done),
-            trial("best", 2, Some(0.2), State::Done),
-            trial("blind", 2, None, State::Done),
-            trial("old", 2, Some(1.0), State::Stale("the data".into())),
+            trial("waits", 2, None, RunState::Waiting),
+            trial("failed", 2, None, RunState::Failed("why\n  hint: x".into())),
+            trial("short", 1, Some(0.9), RunState::Done),
+            trial("worse", 2, Some(0.1), RunState::Done),
+            trial("best", 2, Some(0.2), RunState::Done),
+            trial("blind", 2, None, RunState::Done),
+            trial("old", 2, Some(1.0), RunState::Stale("the data".into())),
         ];
         rank(&mut all);
         let names: Vec<&str> = all.iter().map(|t| t.name.as_str()).collect();

@@ -1,7 +1,7 @@
 //! Numbers and states as both the text and the page say them, so that the two never disagree.
 
 use super::collect::LEVEL;
-use super::results::{Base, Expect, Outcome, Row, Seed, State, Table, Test, Verdict};
+use super::results::{Base, Expect, Outcome, ResultRow, RunState, Seed, Table, Test, Verdict};
 pub use crate::page::{NOTHING, duration, plain};
 
 /// Percent to two decimals, all else to four. A scale that nobody set is 1.
@@ -147,15 +147,15 @@ pub fn direction(lower: bool) -> &'static str {
 
 /// Seeds that are done, of how many.
 pub fn done(seeds: &[Seed]) -> (usize, usize) {
-    (seeds.iter().filter(|s| s.state == State::Done).count(), seeds.len())
+    (seeds.iter().filter(|s| s.state == RunState::Done).count(), seeds.len())
 }
 
-fn why(state: &State) -> (&'static str, &str) {
+fn why(state: &RunState) -> (&'static str, &str) {
     match state {
-        State::Done => ("done", ""),
-        State::Waiting => ("waiting", ""),
-        State::Failed(why) => ("failed", why),
-        State::Stale(why) => ("stale", why),
+        RunState::Done => ("done", ""),
+        RunState::Waiting => ("waiting", ""),
+        RunState::Failed(why) => ("failed", why),
+        RunState::Stale(why) => ("stale", why),
     }
 }
 
@@ -167,14 +167,14 @@ pub fn standing(seeds: &[Seed]) -> &'static str {
 
 /// Seeds that are not done, those of one fate together: what became of them, and why.
 pub fn undone(seeds: &[Seed]) -> Vec<(String, String)> {
-    let mut fates: Vec<(&State, Vec<u64>)> = Vec::new();
-    for seed in seeds.iter().filter(|s| s.state != State::Done) {
+    let mut fates: Vec<(&RunState, Vec<u64>)> = Vec::new();
+    for seed in seeds.iter().filter(|s| s.state != RunState::Done) {
         match fates.iter_mut().find(|(state, _)| *state == &seed.state) {
             Some((_, of)) => of.push(seed.seed),
             None => fates.push((&seed.state, vec![seed.seed])),
         }
     }
-    let told = |(state, of): (&State, Vec<u64>)| {
+    let told = |(state, of): (&RunState, Vec<u64>)| {
         let names: Vec<String> = of.iter().map(u64::to_string).collect();
         let (word, why) = why(state);
         (format!("seed{} {} {word}", if of.len() > 1 { "s" } else { "" }, names.join(", ")), why.trim().to_string())
@@ -183,7 +183,7 @@ pub fn undone(seeds: &[Seed]) -> Vec<(String, String)> {
 }
 
 /// What a row is called where it stands outside of its table.
-pub fn row_name(row: &Row) -> String {
+pub fn row_name(row: &ResultRow) -> String {
     if row.labels.iter().all(|l| l.is_empty()) { row.name.clone() } else { row.labels.join(", ") }
 }
 
@@ -202,7 +202,7 @@ pub fn failures(results: &super::results::Results) -> Vec<(String, String)> {
     let mut found = Vec::new();
     for (name, seeds) in bases.chain(rows) {
         for seed in seeds {
-            if let State::Failed(why) = &seed.state {
+            if let RunState::Failed(why) = &seed.state {
                 found.push((format!("{name}, seed {}", seed.seed), why.trim().to_string()));
             }
         }
@@ -213,12 +213,12 @@ pub fn failures(results: &super::results::Results) -> Vec<(String, String)> {
 /// Mean over the done seeds of what the validation said at the epoch whose weights were taken.
 pub fn best_of(base: &Base) -> Option<f64> {
     let best = |s: &Seed| s.curve.iter().find(|(epoch, _)| Some(*epoch) == s.best).map(|(_, value)| *value);
-    let all: Vec<f64> = base.seeds.iter().filter(|s| s.state == State::Done).filter_map(best).collect();
+    let all: Vec<f64> = base.seeds.iter().filter(|s| s.state == RunState::Done).filter_map(best).collect();
     (!all.is_empty()).then(|| all.iter().sum::<f64>() / all.len() as f64)
 }
 
 /// Labels of a row, or its name where it has none.
-pub fn labels(row: &Row) -> Vec<String> {
+pub fn labels(row: &ResultRow) -> Vec<String> {
     if row.labels.is_empty() { vec![row.name.clone()] } else { row.labels.clone() }
 }
 

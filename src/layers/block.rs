@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Ffn, Input, Norm, Patch, PatchConfig, PatchPlace, SelfAttention, Shape, Sites, when};
+use super::{BatchShape, Ffn, Input, Norm, Patch, PatchConfig, PatchPlace, SelfAttention, Sites, when};
 use crate::{
     mem::{Act, Dst, Mode, Planner, Span, Var},
-    ops::{Backend, DropoutAddFwd, DropoutBwd, dropout::Drop},
+    ops::{Backend, DropoutAddFwd, DropoutBwd, dropout::Dropout},
 };
 
 /// Where the norms stand.
@@ -51,7 +51,7 @@ struct Residual {
     /// The output of f.
     branch: Var,
     sum: Var,
-    drop: Drop,
+    drop: Dropout,
     patched: Option<Patched>,
 }
 
@@ -127,13 +127,13 @@ impl Block {
     }
 
     /// y = a + b.
-    fn plus(&self, b: &mut dyn Backend, s: &Shape, y: Span<Act>, [residual, x]: [Span<Act>; 2]) {
+    fn plus(&self, b: &mut dyn Backend, s: &BatchShape, y: Span<Act>, [residual, x]: [Span<Act>; 2]) {
         let n = s.n * self.d;
-        b.run(&DropoutAddFwd { y, residual, x, step: self.input.step, n, drop: Drop::NONE });
+        b.run(&DropoutAddFwd { y, residual, x, step: self.input.step, n, drop: Dropout::NONE });
     }
 
     /// sum = x + dropout(f), with the patch that f has.
-    fn add(&self, b: &mut dyn Backend, s: &Shape, half: &Residual) {
+    fn add(&self, b: &mut dyn Backend, s: &BatchShape, half: &Residual) {
         let (mut residual, mut x) = (half.x.y, half.branch.y);
         if let Some(Patched { patch, place, sum }) = &half.patched {
             patch.forward(b, s);
@@ -146,7 +146,7 @@ impl Block {
     }
 
     /// From the gradient of the sum to that of f.
-    fn add_backward(&self, b: &mut dyn Backend, s: &Shape, half: &Residual) {
+    fn add_backward(&self, b: &mut dyn Backend, s: &BatchShape, half: &Residual) {
         b.run(&DropoutBwd {
             dx: Dst::Write(half.branch.dy),
             dy: half.sum.dy,
@@ -163,13 +163,13 @@ impl Block {
     }
 
     /// What a parallel patch adds to the gradient of its input, once f has left its own there.
-    fn beside_backward(&self, b: &mut dyn Backend, s: &Shape, half: &Residual) {
+    fn beside_backward(&self, b: &mut dyn Backend, s: &BatchShape, half: &Residual) {
         if let Some(Patched { patch, place: PatchPlace::Parallel, .. }) = &half.patched {
             patch.end_backward(b, s);
         }
     }
 
-    pub fn forward(&self, b: &mut dyn Backend, s: &Shape) {
+    pub fn forward(&self, b: &mut dyn Backend, s: &BatchShape) {
         match self.place {
             NormPlace::Post => {
                 self.attention.forward(b, s);
@@ -191,7 +191,7 @@ impl Block {
     }
 
     /// From `y.dy` to the gradient of the block's input.
-    pub fn backward(&self, b: &mut dyn Backend, s: &Shape) {
+    pub fn backward(&self, b: &mut dyn Backend, s: &BatchShape) {
         match self.place {
             NormPlace::Post => {
                 self.second.norm.backward(b, s, Mode::Write);

@@ -5,7 +5,7 @@ The paper joins both and maps them on with one dense layer. Here they stay two o
 two, one over either part, and nothing is copied together.
 */
 
-use super::{Input, Shape};
+use super::{BatchShape, Input};
 use crate::{
     base::{Error, Result},
     mem::{Dst, Init, Mode, Param, Planner, Span, U32, Var},
@@ -76,7 +76,7 @@ impl CaserConv {
         Ok(CaserConv { x, horizontal, vertical, at, horizontal_w, horizontal_b, vertical_w, vertical_b, input, c })
     }
 
-    pub fn forward(&self, b: &mut dyn Backend, s: &Shape) {
+    pub fn forward(&self, b: &mut dyn Backend, s: &BatchShape) {
         let (x, cu, d, l) = (self.x.y, self.input.cu, self.c.width, self.c.window);
         b.run(&WindowConvFwd {
             y: self.horizontal.y,
@@ -106,7 +106,7 @@ impl CaserConv {
     }
 
     /// From `horizontal.dy` and `vertical.dy`. `dx`: whether the gradient of x is written or added to.
-    pub fn backward(&self, b: &mut dyn Backend, s: &Shape, dx: Mode) {
+    pub fn backward(&self, b: &mut dyn Backend, s: &BatchShape, dx: Mode) {
         let (x, cu, d, l) = (self.x.y, self.input.cu, self.c.width, self.c.window);
         b.run(&WindowConvBwd {
             dx: Dst::Write(self.x.dy).with_mode(dx),

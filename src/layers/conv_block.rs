@@ -10,11 +10,11 @@ f(x) + patch(x). The published code puts a serial patch between a convolution an
 the patch stands behind the ReLU.
 */
 
-use super::{Input, Patch, PatchConfig, PatchPlace, Shape};
+use super::{BatchShape, Input, Patch, PatchConfig, PatchPlace};
 use crate::{
     base::{Error, Result},
     mem::{Act, Dst, F32, Init, Mode, Param, Planner, Span, Var},
-    ops::{Backend, DilatedConvBwd, DilatedConvFwd, DropoutAddFwd, DropoutBwd, dilated_conv::Taps, dropout::Drop},
+    ops::{Backend, DilatedConvBwd, DilatedConvFwd, DropoutAddFwd, DropoutBwd, dilated_conv::Taps, dropout::Dropout},
 };
 
 /// The shape of a block.
@@ -77,7 +77,7 @@ impl Conv {
         }
     }
 
-    fn forward(&self, b: &mut dyn Backend, s: &Shape, residual: Span<Act>) {
+    fn forward(&self, b: &mut dyn Backend, s: &BatchShape, residual: Span<Act>) {
         b.run(&DilatedConvFwd {
             y: self.y.y,
             z: self.z,
@@ -99,7 +99,7 @@ impl Conv {
         });
     }
 
-    fn backward(&self, b: &mut dyn Backend, s: &Shape, dx: Mode) {
+    fn backward(&self, b: &mut dyn Backend, s: &BatchShape, dx: Mode) {
         b.run(&DilatedConvBwd {
             dx: Dst::Write(self.x.dy).with_mode(dx),
             dw: self.w.grad(),
@@ -209,16 +209,16 @@ impl ConvBlock {
     }
 
     /// y = a + b.
-    fn plus(&self, b: &mut dyn Backend, s: &Shape, y: Span<Act>, [residual, x]: [Span<Act>; 2]) {
-        b.run(&DropoutAddFwd { y, residual, x, step: self.input.step, n: s.n * self.c, drop: Drop::NONE });
+    fn plus(&self, b: &mut dyn Backend, s: &BatchShape, y: Span<Act>, [residual, x]: [Span<Act>; 2]) {
+        b.run(&DropoutAddFwd { y, residual, x, step: self.input.step, n: s.n * self.c, drop: Dropout::NONE });
     }
 
-    fn patch(&self, b: &mut dyn Backend, s: &Shape, half: &Patched) {
+    fn patch(&self, b: &mut dyn Backend, s: &BatchShape, half: &Patched) {
         half.patch.forward(b, s);
         self.plus(b, s, half.sum, [half.from, half.patch.y()]);
     }
 
-    pub fn forward(&self, b: &mut dyn Backend, s: &Shape) {
+    pub fn forward(&self, b: &mut dyn Backend, s: &BatchShape) {
         let x = self.first.x.y;
         self.first.forward(b, s, x.first(0));
         if let Some(half) = &self.patched[0] {
@@ -239,12 +239,12 @@ impl ConvBlock {
     }
 
     /// From `y.dy` to the gradient of the block's input, which it shares.
-    pub fn backward(&self, b: &mut dyn Backend, s: &Shape) {
+    pub fn backward(&self, b: &mut dyn Backend, s: &BatchShape) {
         match &self.patched[1] {
             None => self.second.backward(b, s, Mode::Write),
             Some(half) if half.place == PatchPlace::Serial => {
                 let (dx, n) = (Dst::Write(self.second.y.dy), s.n * self.c);
-                b.run(&DropoutBwd { dx, dy: self.y.dy, step: self.input.step, n, drop: Drop::NONE });
+                b.run(&DropoutBwd { dx, dy: self.y.dy, step: self.input.step, n, drop: Dropout::NONE });
                 half.patch.begin_backward(b, s);
                 half.patch.end_backward(b, s);
                 self.second.backward(b, s, Mode::Write);

@@ -1,12 +1,12 @@
 //! The input of a sequence model: items, with their positions where the model wants them, with what is known beside them
 //! where there is such a thing, normed and with dropout.
 
-use super::{Facts, Input, Norm, Rated, RatedConfig, Shape, Side, SideConfig, Sites, when};
+use super::{BatchShape, DataSummary, Input, Norm, Rated, RatedConfig, Side, SideConfig, Sites, when};
 use crate::{
     base::Result,
     mem::{Dst, Init, Mode, Param, Planner, Var},
     ops::{
-        Backend, DropoutBwd, DropoutFwd, EmbeddingFwd, GatherTable, PositionSum, SegmentSum, dropout::Drop,
+        Backend, DropoutBwd, DropoutFwd, EmbeddingFwd, GatherTable, PositionSum, SegmentSum, dropout::Dropout,
         sort_ids::Sorted,
     },
 };
@@ -53,7 +53,7 @@ pub struct Embed {
     pub y: Var,
     input: Input,
     d: usize,
-    drop: Drop,
+    drop: Dropout,
 }
 
 impl Embed {
@@ -82,8 +82,8 @@ impl Embed {
     ///
     /// # Errors
     /// As [`Side::write`].
-    pub fn prepare(&self, b: &mut dyn Backend, facts: &Facts) -> Result<()> {
-        self.side.as_ref().map_or(Ok(()), |side| side.write(b, &facts.fields))
+    pub fn prepare(&self, b: &mut dyn Backend, summary: &DataSummary) -> Result<()> {
+        self.side.as_ref().map_or(Ok(()), |side| side.write(b, &summary.fields))
     }
 
     fn before_drop(&self) -> Var {
@@ -92,7 +92,7 @@ impl Embed {
         self.norm.as_ref().map_or(before_norm, |norm| norm.y)
     }
 
-    pub fn forward(&self, b: &mut dyn Backend, s: &Shape) {
+    pub fn forward(&self, b: &mut dyn Backend, s: &BatchShape) {
         let (y, item, n, d, v) = (self.sum.y, self.input.item, s.n, self.d, self.item.shape[0]);
         match &self.position {
             Some(position) => b.run(&EmbeddingFwd {
@@ -128,7 +128,7 @@ impl Embed {
 
     /// Leaves the gradients of the rows taken from the item table in `sum.dy`: a loss sums them together with those of the
     /// rows that it takes.
-    pub fn backward(&self, b: &mut dyn Backend, s: &Shape) {
+    pub fn backward(&self, b: &mut dyn Backend, s: &BatchShape) {
         b.run(&DropoutBwd {
             dx: Dst::Write(self.before_drop().dy),
             dy: self.y.dy,

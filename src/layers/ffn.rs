@@ -1,6 +1,6 @@
 //! The position-wise feed-forward network.
 
-use super::{Linear, Shape};
+use super::{BatchShape, Linear};
 use crate::{
     mem::{Dst, Mode, Planner, Var},
     ops::{Backend, GeluBwd, GeluFwd},
@@ -28,13 +28,13 @@ impl Ffn {
         self.down.y
     }
 
-    pub fn forward(&self, b: &mut dyn Backend, s: &Shape) {
+    pub fn forward(&self, b: &mut dyn Backend, s: &BatchShape) {
         self.up.forward(b, s);
         b.run(&GeluFwd { y: self.act.y, x: self.up.y.y, n: s.n * self.f });
         self.down.forward(b, s);
     }
 
-    pub fn backward(&self, b: &mut dyn Backend, s: &Shape, dx: Mode) {
+    pub fn backward(&self, b: &mut dyn Backend, s: &BatchShape, dx: Mode) {
         self.down.backward(b, s, Mode::Write);
         b.run(&GeluBwd { dx: Dst::Write(self.up.y.dy), dy: self.act.dy, x: self.up.y.y, n: s.n * self.f });
         self.up.backward(b, s, dx);

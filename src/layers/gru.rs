@@ -4,7 +4,7 @@ walked from its first row to its last, from a state of zeros.
 The input's part of all gates is one product over all rows and made before; only the state's part goes row by row.
 */
 
-use super::{Input, Linear, Shape};
+use super::{BatchShape, Input, Linear};
 use crate::{
     mem::{Act, Dst, Init, Mode, Param, Planner, Span, Var},
     ops::{Backend, GruBwd, GruFwd, LinearBwd},
@@ -54,7 +54,7 @@ impl Gru {
         }
     }
 
-    pub fn forward(&self, b: &mut dyn Backend, s: &Shape) {
+    pub fn forward(&self, b: &mut dyn Backend, s: &BatchShape) {
         self.gx.forward(b, s);
         b.run(&GruFwd {
             y: self.y.y,
@@ -71,7 +71,7 @@ impl Gru {
     }
 
     /// `dx`: whether the gradient of x is written or, after a residual connection, added to.
-    pub fn backward(&self, b: &mut dyn Backend, s: &Shape, dx: Mode) {
+    pub fn backward(&self, b: &mut dyn Backend, s: &BatchShape, dx: Mode) {
         b.run(&GruBwd {
             dgx: Dst::Write(self.gx.y.dy),
             dgh: Dst::Write(self.dgh),

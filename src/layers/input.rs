@@ -41,7 +41,7 @@ impl Capacity {
 
 /// The sizes of the batch at hand, rounded up or not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Shape {
+pub struct BatchShape {
     pub b: usize,
     pub n: usize,
     pub m: usize,
@@ -49,7 +49,7 @@ pub struct Shape {
     pub training: bool,
 }
 
-impl Shape {
+impl BatchShape {
     /// A number that no other shape has: what is done for it may be repeated under this key.
     pub fn key(&self) -> u64 {
         debug_assert!(self.n < 1 << 31 && self.m < 1 << 31);
@@ -60,11 +60,11 @@ impl Shape {
 
 /// Where the parts of a head lie in its block.
 #[derive(Clone, Copy, Debug)]
-struct Layout {
+struct HeaderLayout {
     b: usize,
 }
 
-impl Layout {
+impl HeaderLayout {
     /// Parts start on 64 bytes, as all spans do.
     const UNIT: usize = 16;
 
@@ -87,20 +87,20 @@ impl Layout {
 
 /// The head of a batch on the host.
 #[derive(Clone, Debug)]
-pub struct Head {
+pub struct BatchHeader {
     block: Vec<u32>,
-    layout: Layout,
+    layout: HeaderLayout,
     /// Sequences so far.
     b: usize,
     /// Rows to score behind those of the sequences.
     also: usize,
 }
 
-impl Head {
+impl BatchHeader {
     /// Room for the sequences of a capacity.
     pub fn new(c: &Capacity) -> Self {
-        let layout = Layout { b: c.b };
-        Head { block: vec![0; layout.len()], layout, b: 0, also: 0 }
+        let layout = HeaderLayout { b: c.b };
+        BatchHeader { block: vec![0; layout.len()], layout, b: 0, also: 0 }
     }
 
     /// Empties it.
@@ -205,7 +205,7 @@ impl HostInput {
     }
 
     /// Fills rows up to those of `s`: item 0 without a rating, and rows to score that are none.
-    fn pad(&mut self, s: &Shape) {
+    fn pad(&mut self, s: &BatchShape) {
         self.item.resize(s.n, 0);
         self.pos.resize(s.n, 0);
         self.row.resize(s.m, NO_ROW);
@@ -260,7 +260,7 @@ impl Input {
     pub fn plan(p: &mut Planner, capacity: Capacity) -> Self {
         let Capacity { b, n, m, .. } = capacity;
         p.label("input");
-        let l = Layout { b };
+        let l = HeaderLayout { b };
         let head = p.index(l.len());
         Input {
             raw: p.index(n),
@@ -287,16 +287,16 @@ impl Input {
     }
 
     /// Writes the head of a training batch, filled up where the backend repeats work of the same sizes.
-    pub fn begin(&self, b: &mut dyn Backend, head: &mut Head) -> Shape {
+    pub fn begin(&self, b: &mut dyn Backend, head: &mut BatchHeader) -> BatchShape {
         let c = &self.capacity;
         let (n, m) = if b.replays() { head.pad(c) } else { (head.n(), head.m() + head.also) };
         assert!(head.b() <= c.b && n <= c.n && m <= c.m, "a batch of {n} rows, {m} scored, does not fit {c:?}");
         b.write_ids(self.head, &head.block);
-        Shape { b: head.b(), n, m, training: true }
+        BatchShape { b: head.b(), n, m, training: true }
     }
 
     /// Writes the rows of a batch that the host has made, filled up to the sizes `s` of its head, which is there already.
-    pub fn write(&self, b: &mut dyn Backend, host: &mut HostInput, s: &Shape) {
+    pub fn write(&self, b: &mut dyn Backend, host: &mut HostInput, s: &BatchShape) {
         host.pad(s);
         b.write_ids(self.item, &host.item);
         b.write_ids(self.pos, &host.pos);
@@ -312,8 +312,8 @@ impl Input {
     }
 
     /// Writes a whole batch.
-    pub fn upload(&self, b: &mut dyn Backend, host: &HostInput, step: u32) -> Shape {
-        let shape = Shape { b: host.cu.len() - 1, n: host.item.len(), m: host.row.len(), training: false };
+    pub fn upload(&self, b: &mut dyn Backend, host: &HostInput, step: u32) -> BatchShape {
+        let shape = BatchShape { b: host.cu.len() - 1, n: host.item.len(), m: host.row.len(), training: false };
         let c = &self.capacity;
         assert!(shape.b <= c.b && shape.n <= c.n && shape.m <= c.m, "a batch of {shape:?} does not fit {c:?}");
         b.write_ids(self.item, &host.item);
@@ -340,7 +340,7 @@ mod tests {
     fn padding_fills_rows_with_sequences_and_scores_none_of_them() {
         for (b, t, m) in [(1, 2, 1), (5, 18, 30), (32, 200, 1280), (256, 200, 10_240), (3, 3000, 900)] {
             let c = Capacity::new(b, t, m);
-            let mut head = Head::new(&c);
+            let mut head = BatchHeader::new(&c);
             head.clear(7, 3);
             (0..b).for_each(|u| head.push(u as u32, 1 + u * 37 % t, 1, u as u32));
             let real = head.n();
@@ -354,7 +354,7 @@ mod tests {
     #[test]
     fn a_full_batch_has_room_for_its_padding() {
         let c = Capacity::new(4, 50, 40);
-        let mut head = Head::new(&c);
+        let mut head = BatchHeader::new(&c);
         head.clear(1, 1);
         (0..4).for_each(|u| head.push(u, 50, 10, 0));
         assert_eq!(head.pad(&c), (c.n, c.m));

@@ -1,6 +1,6 @@
 //! y = x W^T + b.
 
-use super::Shape;
+use super::BatchShape;
 use crate::{
     mem::{Dst, Init, Mode, Param, Planner, Var},
     ops::{Backend, LinearBwd, LinearFwd},
@@ -57,7 +57,7 @@ impl Linear {
         self
     }
 
-    fn rows(&self, s: &Shape) -> usize {
+    fn rows(&self, s: &BatchShape) -> usize {
         match self.over {
             Over::All => s.n,
             Over::Scored => s.m,
@@ -65,13 +65,13 @@ impl Linear {
         }
     }
 
-    pub fn forward(&self, b: &mut dyn Backend, s: &Shape) {
+    pub fn forward(&self, b: &mut dyn Backend, s: &BatchShape) {
         let (i, o) = (self.i, self.o);
         b.run(&LinearFwd { y: self.y.y, x: self.x.y, w: self.w.w, b: self.b.w, n: self.rows(s), i, o });
     }
 
     /// `dx`: whether the gradient of x is written or, after a residual connection, added to.
-    pub fn backward(&self, b: &mut dyn Backend, s: &Shape, dx: Mode) {
+    pub fn backward(&self, b: &mut dyn Backend, s: &BatchShape, dx: Mode) {
         b.run(&LinearBwd {
             dx: Dst::Write(self.x.dy).with_mode(dx),
             dw: self.w.grad(),

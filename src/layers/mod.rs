@@ -8,8 +8,8 @@ accumulates into it.
 mod block;
 mod caser_conv;
 mod conv_block;
+mod data_summary;
 mod embed;
-mod facts;
 mod ffn;
 mod gru;
 mod input;
@@ -30,11 +30,11 @@ pub const INPUT: &str = "input";
 pub use block::{Block, BlockConfig, NormPlace};
 pub use caser_conv::{CaserConv, CaserConvConfig};
 pub use conv_block::{ConvBlock, ConvBlockConfig};
+pub use data_summary::{DataSummary, RatingScale};
 pub use embed::{Embed, EmbedConfig};
-pub use facts::{Facts, RatingScale};
 pub use ffn::Ffn;
 pub use gru::Gru;
-pub use input::{Capacity, Head, HostInput, Input, Shape};
+pub use input::{BatchHeader, BatchShape, Capacity, HostInput, Input};
 pub use linear::Linear;
 pub use norm::Norm;
 pub use patch::{Patch, PatchConfig, PatchPlace};
@@ -45,7 +45,7 @@ pub use side::{Fields, Join, Side, SideConfig};
 pub use transformer::Transformer;
 pub use users::{Spread, Users};
 
-use crate::{base::rng::Purpose, ops::dropout::Drop};
+use crate::{base::rng::Purpose, ops::dropout::Dropout};
 
 /// What a row of a sequence may look at; a task asks for it, a model has it or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,13 +69,13 @@ impl Sites {
     }
 
     /// The next site, with drop probability `p`.
-    pub fn take(&mut self, p: f32) -> Drop {
+    pub fn take(&mut self, p: f32) -> Dropout {
         self.next += 1;
-        Drop { p, seed: self.seed, site: self.next - 1 }
+        Dropout { p, seed: self.seed, site: self.next - 1 }
     }
 }
 
 /// The same dropout at evaluation: none.
-pub(crate) fn when(training: bool, drop: Drop) -> Drop {
-    if training { drop } else { Drop { p: 0.0, ..drop } }
+pub(crate) fn when(training: bool, drop: Dropout) -> Dropout {
+    if training { drop } else { Dropout { p: 0.0, ..drop } }
 }

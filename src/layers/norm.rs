@@ -1,6 +1,6 @@
 //! Layer normalisation with scale and shift.
 
-use super::Shape;
+use super::BatchShape;
 use crate::{
     mem::{Dst, F32, Init, Mode, Param, Planner, Span, Var},
     ops::{Backend, LayerNormBwd, LayerNormFwd},
@@ -43,11 +43,11 @@ impl Norm {
         self
     }
 
-    fn rows(&self, s: &Shape) -> usize {
+    fn rows(&self, s: &BatchShape) -> usize {
         if self.over_scored { s.m } else { s.n }
     }
 
-    pub fn forward(&self, b: &mut dyn Backend, s: &Shape) {
+    pub fn forward(&self, b: &mut dyn Backend, s: &BatchShape) {
         b.run(&LayerNormFwd {
             y: self.y.y,
             mean: self.mean,
@@ -61,7 +61,7 @@ impl Norm {
         });
     }
 
-    pub fn backward(&self, b: &mut dyn Backend, s: &Shape, dx: Mode) {
+    pub fn backward(&self, b: &mut dyn Backend, s: &BatchShape, dx: Mode) {
         b.run(&LayerNormBwd {
             dx: Dst::Write(self.x.dy).with_mode(dx),
             dgamma: self.gamma.grad(),

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Linear, Shape};
+use super::{BatchShape, Linear};
 use crate::{
     mem::{Act, Dst, Init, Mode, Planner, Span, Var},
     ops::{Backend, GeluBwd, GeluFwd},
@@ -61,20 +61,20 @@ impl Patch {
         self.up.y.y
     }
 
-    pub fn forward(&self, b: &mut dyn Backend, s: &Shape) {
+    pub fn forward(&self, b: &mut dyn Backend, s: &BatchShape) {
         self.down.forward(b, s);
         b.run(&GeluFwd { y: self.act.y, x: self.down.y.y, n: s.n * self.c });
         self.up.forward(b, s);
     }
 
     /// Reads the gradient of the output, for the last time.
-    pub fn begin_backward(&self, b: &mut dyn Backend, s: &Shape) {
+    pub fn begin_backward(&self, b: &mut dyn Backend, s: &BatchShape) {
         self.up.backward(b, s, Mode::Write);
         b.run(&GeluBwd { dx: Dst::Write(self.down.y.dy), dy: self.act.dy, x: self.down.y.y, n: s.n * self.c });
     }
 
     /// Adds to the gradient of the input.
-    pub fn end_backward(&self, b: &mut dyn Backend, s: &Shape) {
+    pub fn end_backward(&self, b: &mut dyn Backend, s: &BatchShape) {
         self.down.backward(b, s, Mode::Accumulate);
     }
 }

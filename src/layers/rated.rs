@@ -1,9 +1,9 @@
 //! What an item was rated, beside the item: ratings are a kind of input, embedded by class.
 
-use super::{INPUT, Input, Linear, Shape};
+use super::{BatchShape, INPUT, Input, Linear};
 use crate::{
     mem::{Dst, Init, Mode, Param, Planner, Span, Var},
-    ops::{Backend, ConcatBwd, ConcatFwd, DropoutAddFwd, GatherTable, SegmentSum, dropout::Drop, sort_ids::Sorted},
+    ops::{Backend, ConcatBwd, ConcatFwd, DropoutAddFwd, GatherTable, SegmentSum, dropout::Dropout, sort_ids::Sorted},
 };
 
 /// What a rated input is made of.
@@ -62,7 +62,7 @@ impl Rated {
         self.table.shape[1]
     }
 
-    pub fn forward(&self, b: &mut dyn Backend, s: &Shape) {
+    pub fn forward(&self, b: &mut dyn Backend, s: &BatchShape) {
         let (n, d, v) = (s.n, self.width(), self.table.shape[0]);
         b.run(&GatherTable { y: self.of.y, table: self.table.w, id: self.input.class, n, d, v });
         match &self.join {
@@ -73,13 +73,13 @@ impl Rated {
             }
             None => {
                 let (residual, x, step) = (self.x.y, self.of.y, self.input.step);
-                b.run(&DropoutAddFwd { y: self.y.y, residual, x, step, n: n * self.d, drop: Drop::NONE });
+                b.run(&DropoutAddFwd { y: self.y.y, residual, x, step, n: n * self.d, drop: Dropout::NONE });
             }
         }
     }
 
     /// From `y.dy` to the gradients of the input (of a sum it is `y.dy` itself) and of the parameters.
-    pub fn backward(&self, b: &mut dyn Backend, s: &Shape) {
+    pub fn backward(&self, b: &mut dyn Backend, s: &BatchShape) {
         let (n, classes) = (s.n, self.table.shape[0]);
         if let Some(join) = &self.join {
             join.backward(b, s, Mode::Write);

@@ -1,6 +1,6 @@
 //! The scored rows of a sequence.
 
-use super::{Input, Shape};
+use super::{BatchShape, Input};
 use crate::{
     mem::{Dst, Planner, Var},
     ops::{Backend, GatherRows, ScatterRows},
@@ -23,12 +23,12 @@ impl ScoredRows {
         ScoredRows { x, y: p.var(input.capacity.m * d), input: *input, d }
     }
 
-    pub fn forward(&self, b: &mut dyn Backend, s: &Shape) {
+    pub fn forward(&self, b: &mut dyn Backend, s: &BatchShape) {
         b.run(&GatherRows { y: self.y.y, x: self.x.y, row: self.input.row, m: s.m, n: s.n, d: self.d });
     }
 
     /// Writes the gradient of all of x: zeros where no row is scored.
-    pub fn backward(&self, b: &mut dyn Backend, s: &Shape) {
+    pub fn backward(&self, b: &mut dyn Backend, s: &BatchShape) {
         let (dx, row) = (Dst::Write(self.x.dy), self.input.row);
         b.run(&ScatterRows { dx, dy: self.y.dy, row, m: s.m, n: s.n, d: self.d });
     }

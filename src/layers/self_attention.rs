@@ -1,9 +1,9 @@
 //! Multi-head self-attention with its two projections.
 
-use super::{Input, Linear, Shape, Sites, when};
+use super::{BatchShape, Input, Linear, Sites, when};
 use crate::{
     mem::{Dst, F32, Mode, Planner, Span, Var},
-    ops::{AttentionBwd, AttentionFwd, Backend, dropout::Drop},
+    ops::{AttentionBwd, AttentionFwd, Backend, dropout::Dropout},
 };
 
 /// y = W_o attention(W_qkv x). Parameters: `NAME.qkv.weight (3D,D)`, `NAME.qkv.bias`, `NAME.out.weight (D,D)`, `NAME.out.bias`.
@@ -17,7 +17,7 @@ pub struct SelfAttention {
     h: usize,
     k: usize,
     causal: bool,
-    drop: Drop,
+    drop: Dropout,
 }
 
 impl SelfAttention {
@@ -45,7 +45,7 @@ impl SelfAttention {
         self.out.y
     }
 
-    pub fn forward(&self, b: &mut dyn Backend, s: &Shape) {
+    pub fn forward(&self, b: &mut dyn Backend, s: &BatchShape) {
         self.qkv.forward(b, s);
         b.run(&AttentionFwd {
             o: self.o.y,
@@ -64,7 +64,7 @@ impl SelfAttention {
         self.out.forward(b, s);
     }
 
-    pub fn backward(&self, b: &mut dyn Backend, s: &Shape, dx: Mode) {
+    pub fn backward(&self, b: &mut dyn Backend, s: &BatchShape, dx: Mode) {
         self.out.backward(b, s, Mode::Write);
         b.run(&AttentionBwd {
             dqkv: Dst::Write(self.qkv.y.dy),

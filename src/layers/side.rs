@@ -13,12 +13,12 @@ Which values an item has, and which user a sequence is of, is data: it is writte
 
 use serde::{Deserialize, Serialize};
 
-use super::{INPUT, Input, Linear, Shape, Spread, Users};
+use super::{BatchShape, INPUT, Input, Linear, Spread, Users};
 use crate::{
     base::{Error, Result},
     mem::{Dst, F32, Init, Mode, Param, Planner, Span, U32, Var},
     ops::{
-        Backend, BagBwd, BagFwd, BagLists, BagSize, ConcatBwd, ConcatFwd, DropoutAddFwd, SegmentSum, dropout::Drop,
+        Backend, BagBwd, BagFwd, BagLists, BagSize, ConcatBwd, ConcatFwd, DropoutAddFwd, SegmentSum, dropout::Dropout,
         sort_ids::Sorted,
     },
 };
@@ -103,7 +103,7 @@ impl Fields {
         Ok(())
     }
 
-    pub fn forward(&self, b: &mut dyn Backend, s: &Shape) {
+    pub fn forward(&self, b: &mut dyn Backend, s: &BatchShape) {
         b.run(&BagFwd {
             y: self.y.y,
             table: self.table.w,
@@ -119,7 +119,7 @@ impl Fields {
 
     /// From the gradient of the output to that of the table. Rows are summed by item first: an item comes more than once in
     /// a batch, and the order in which items make up a value's gradient is then the same at every step.
-    pub fn backward(&self, b: &mut dyn Backend, s: &Shape) {
+    pub fn backward(&self, b: &mut dyn Backend, s: &BatchShape) {
         let (by, items) = (&self.by_item, self.size.items);
         b.run(&by.sort(&[(self.input.item, s.n)], items));
         b.run(&SegmentSum::of(Dst::Write(self.ditem), self.y.dy, by, [s.n, self.width(), items]));
@@ -240,7 +240,7 @@ impl Side {
         ([0, 1, 2].map(|i| part(i).0), [0, 1, 2].map(|i| part(i).1))
     }
 
-    pub fn forward(&self, b: &mut dyn Backend, s: &Shape) {
+    pub fn forward(&self, b: &mut dyn Backend, s: &BatchShape) {
         self.fields.iter().for_each(|fields| fields.forward(b, s));
         if let Some((users, spread)) = &self.users {
             users.forward(b, s);
@@ -253,12 +253,12 @@ impl Side {
         self.linear.forward(b, s);
         if self.join == Join::Sum {
             let (residual, x, step) = (self.x.y, self.linear.y.y, self.input.step);
-            b.run(&DropoutAddFwd { y: self.y.y, residual, x, step, n: s.n * self.d, drop: Drop::NONE });
+            b.run(&DropoutAddFwd { y: self.y.y, residual, x, step, n: s.n * self.d, drop: Dropout::NONE });
         }
     }
 
     /// From `y.dy` to the gradients of the input (written; of a sum it is `y.dy` itself) and of all parameters.
-    pub fn backward(&self, b: &mut dyn Backend, s: &Shape) {
+    pub fn backward(&self, b: &mut dyn Backend, s: &BatchShape) {
         self.linear.backward(b, s, Mode::Write);
         if self.parts.len() > 1 {
             let ([x, f, u], widths) = self.three();

@@ -1,6 +1,6 @@
 //! Embedding and a stack of transformer blocks: what BERT4Rec and SASRec have in common.
 
-use super::{Block, BlockConfig, Embed, EmbedConfig, Input, Norm, NormPlace, Shape, Sites};
+use super::{BatchShape, Block, BlockConfig, Embed, EmbedConfig, Input, Norm, NormPlace, Sites};
 use crate::{
     base::{Error, Result},
     mem::{Mode, Planner, Var},
@@ -54,7 +54,7 @@ impl Transformer {
         }
     }
 
-    pub fn forward(&self, b: &mut dyn Backend, s: &Shape) {
+    pub fn forward(&self, b: &mut dyn Backend, s: &BatchShape) {
         self.embed.forward(b, s);
         self.blocks.iter().for_each(|block| block.forward(b, s));
         if let Some(norm) = &self.last_norm {
@@ -62,7 +62,7 @@ impl Transformer {
         }
     }
 
-    pub fn backward(&self, b: &mut dyn Backend, s: &Shape) {
+    pub fn backward(&self, b: &mut dyn Backend, s: &BatchShape) {
         if let Some(norm) = &self.last_norm {
             norm.backward(b, s, Mode::Write);
         }

@@ -1,6 +1,6 @@
 //! What is known of a user, whatever the user did: a vector of each, and a sequence's vector at each of its rows.
 
-use super::{Input, Shape};
+use super::{BatchShape, Input};
 use crate::{
     base::{Error, Result},
     mem::{Dst, Init, Param, Planner, Var},
@@ -45,12 +45,12 @@ impl Users {
         })
     }
 
-    pub fn forward(&self, b: &mut dyn Backend, s: &Shape) {
+    pub fn forward(&self, b: &mut dyn Backend, s: &BatchShape) {
         b.run(&GatherTable { y: self.y.y, table: self.table.w, id: self.input.user, n: s.b, d: self.d, v: self.users });
     }
 
     /// From the gradient of the output to that of the table. Sequences that only fill up a batch are nobody's.
-    pub fn backward(&self, b: &mut dyn Backend, s: &Shape) {
+    pub fn backward(&self, b: &mut dyn Backend, s: &BatchShape) {
         if !self.table.frozen {
             let (d, by) = (self.d, &self.by_user);
             b.run(&by.sort(&[(self.input.user, s.b)], self.users));
@@ -75,11 +75,11 @@ impl Spread {
         Spread { x, y: p.var(input.capacity.n * d), input: *input, d }
     }
 
-    pub fn forward(&self, b: &mut dyn Backend, s: &Shape) {
+    pub fn forward(&self, b: &mut dyn Backend, s: &BatchShape) {
         b.run(&SpreadFwd { y: self.y.y, x: self.x.y, cu: self.input.cu, b: s.b, n: s.n, d: self.d });
     }
 
-    pub fn backward(&self, b: &mut dyn Backend, s: &Shape) {
+    pub fn backward(&self, b: &mut dyn Backend, s: &BatchShape) {
         let (dx, dy, cu) = (Dst::Write(self.x.dy), self.y.dy, self.input.cu);
         b.run(&SpreadBwd { dx, dy, cu, b: s.b, n: s.n, d: self.d });
     }

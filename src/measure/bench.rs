@@ -19,7 +19,7 @@ use super::{
     ceilings::{self, Ceilings},
     clock::{Keys, Patience, Repeats, Timing, time},
     roof::{self, Bound},
-    shapes::Shape,
+    shapes::BenchShape,
 };
 use crate::{
     backend::{self, Device, WithBackend, wrap::pass_memory},
@@ -30,7 +30,7 @@ use crate::{
 
 /// A call that was timed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Row {
+pub struct BenchRow {
     /// The shape whose step it is in, or `cases`.
     pub shape: String,
     /// `train`, `rank`: where in the shape. Of cases: `case`.
@@ -59,7 +59,7 @@ const NOT_TIMED: [&str; 2] = [ops::NoOp::NAME, ops::CatchUpRows::NAME];
 /// What is timed.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    pub shapes: Vec<Shape>,
+    pub shapes: Vec<BenchShape>,
     /// The test cases of every op too.
     pub cases: bool,
     /// Only ops whose name contains this.
@@ -70,9 +70,9 @@ pub struct Plan {
 }
 
 /// What comes of it, as it comes.
-pub enum Event<'a> {
+pub enum BenchEvent<'a> {
     Ceilings(Ceilings),
-    Row(&'a Row),
+    Row(&'a BenchRow),
 }
 
 /// Times everything of the plan.
@@ -83,16 +83,16 @@ pub fn bench(
     device: Device,
     precision: Precision,
     plan: &Plan,
-    observe: &mut dyn FnMut(Event<'_>) -> Result<()>,
+    observe: &mut dyn FnMut(BenchEvent<'_>) -> Result<()>,
 ) -> Result<()> {
-    struct Work<'a>(&'a Plan, &'a mut dyn FnMut(Event<'_>) -> Result<()>);
+    struct Work<'a>(&'a Plan, &'a mut dyn FnMut(BenchEvent<'_>) -> Result<()>);
     impl WithBackend for Work<'_> {
         type Out = Result<()>;
         fn call<B: Backend + 'static>(self, open: &dyn Fn(&Planner) -> Result<B>) -> Result<()> {
             let Work(plan, observe) = self;
             let open = |p: &Planner| Ok(Box::new(open(p)?) as Box<dyn Repeats>);
             let ceilings = ceilings::measure(&open)?;
-            observe(Event::Ceilings(ceilings))?;
+            observe(BenchEvent::Ceilings(ceilings))?;
             let log = Rc::new(RefCell::new(Log::new(plan, ceilings)));
             let watched = |p: &Planner| Ok(Stopwatch { inner: open(p)?, log: log.clone() });
             for shape in plan.shapes.iter().take_while(|_| !plan.stop.load(Relaxed)) {
@@ -114,13 +114,13 @@ pub fn operations() -> &'static [&'static str] {
     ops::names()
 }
 
-fn at_shape(e: Error, shape: &Shape) -> Error {
+fn at_shape(e: Error, shape: &BenchShape) -> Error {
     let what = format!("shape {}: {}", shape.name, e.what);
     Error { what, ..e }
 }
 
 /// A step of training, and a batch of queries.
-fn run_shape(shape: &Shape, open: &impl Fn(&Planner) -> Result<Stopwatch>, log: &RefCell<Log>) -> Result<()> {
+fn run_shape(shape: &BenchShape, open: &impl Fn(&Planner) -> Result<Stopwatch>, log: &RefCell<Log>) -> Result<()> {
     log.borrow_mut().begin(&shape.name, "prepare");
     let data = shape.data()?;
     let (mut engine, held) = data.engine(shape, open)?;
@@ -156,8 +156,8 @@ struct Log {
     shape: String,
     part: String,
     /// By name and sizes: the same work is timed once, whatever shapes it is in.
-    known: HashMap<(&'static str, String), Row>,
-    rows: Vec<Row>,
+    known: HashMap<(&'static str, String), BenchRow>,
+    rows: Vec<BenchRow>,
     fault: Option<Error>,
 }
 
@@ -186,8 +186,8 @@ impl Log {
         timed && self.fault.is_none() && op.contains(&self.only) && !NOT_TIMED.contains(&op)
     }
 
-    fn hand_over(&mut self, observe: &mut dyn FnMut(Event<'_>) -> Result<()>) -> Result<()> {
-        self.rows.drain(..).try_for_each(|row| observe(Event::Row(&row)))
+    fn hand_over(&mut self, observe: &mut dyn FnMut(BenchEvent<'_>) -> Result<()>) -> Result<()> {
+        self.rows.drain(..).try_for_each(|row| observe(BenchEvent::Row(&row)))
     }
 }
 
@@ -228,7 +228,7 @@ where
             },
         };
         log.known.entry(key).or_insert_with(|| row.clone());
-        let row = Row { shape: log.shape.clone(), part: log.part.clone(), calls: 1, ..row };
+        let row = BenchRow { shape: log.shape.clone(), part: log.part.clone(), calls: 1, ..row };
         log.rows.push(row);
     }
     fn need(&self, op: &O) -> std::result::Result<usize, String> {
@@ -236,7 +236,7 @@ where
     }
 }
 
-fn measure<O: Op>(b: &mut dyn Repeats, op: &O, log: &mut Log) -> Result<Row>
+fn measure<O: Op>(b: &mut dyn Repeats, op: &O, log: &mut Log) -> Result<BenchRow>
 where
     for<'a> dyn Repeats + 'a: Run<O>,
     for<'a> dyn Backend + 'a: Run<O>,
@@ -250,7 +250,7 @@ where
     let bytes = cost.moved(precision);
     let (floor, bound) = roof::floor(&cost, O::PRODUCTS, precision, &log.ceilings.warm(bytes));
     let Cost { flop, exps, .. } = cost;
-    Ok(Row {
+    Ok(BenchRow {
         shape: String::new(),
         part: String::new(),
         op: O::NAME.into(),

@@ -7,7 +7,7 @@ use crate::{
         rng::{Purpose, Stream},
     },
     eval::{Encoder, Fault, Query, Question},
-    layers::{Facts, RatingScale},
+    layers::{DataSummary, RatingScale},
     mem::Planner,
     ops::{Backend, BagLists},
     tasks::{LossKind, SamplerKind, Sequence},
@@ -16,7 +16,7 @@ use crate::{
 
 /// A model at a size.
 #[derive(Clone, Debug)]
-pub struct Shape {
+pub struct BenchShape {
     pub name: String,
     pub settings: Settings,
     /// Items of the catalogue (V).
@@ -25,7 +25,7 @@ pub struct Shape {
 
 /// The shapes that are timed where none is named. Losses, samplers and side inputs are spread over the models, so that every
 /// op is in one.
-pub fn all() -> Vec<Shape> {
+pub fn all() -> Vec<BenchShape> {
     // The sizes of MovieLens-1M.
     let base = Settings { width: 64, heads: 2, length: 200, batch: 64, mask_last: 0.0, ..Settings::default() };
     let short = Settings { length: 50, ..base.clone() };
@@ -35,7 +35,7 @@ pub fn all() -> Vec<Shape> {
     let rows = |s: Settings| Settings { table_update: TableUpdate::Rows, ..s };
     let mut all = Vec::new();
     let mut add = |name: &str, items: usize, settings: Settings| {
-        all.push(Shape { name: name.into(), settings, items });
+        all.push(BenchShape { name: name.into(), settings, items });
     };
     add("bert4rec-d64", 3706, base.clone());
     add("bert4rec-d128", 3706, Settings { width: 128, heads: 4, projection: true, ..base.clone() });
@@ -65,7 +65,7 @@ pub fn all() -> Vec<Shape> {
 ///
 /// # Errors
 /// There is none of a name.
-pub fn named(names: &[&str]) -> Result<Vec<Shape>> {
+pub fn named(names: &[&str]) -> Result<Vec<BenchShape>> {
     let all = all();
     let find = |name: &&str| {
         all.iter().find(|s| s.name == *name).cloned().ok_or_else(|| {
@@ -78,7 +78,7 @@ pub fn named(names: &[&str]) -> Result<Vec<Shape>> {
 
 /// Made-up data of a shape: items are drawn as popular as Zipf's law has it.
 pub struct Data {
-    facts: Facts,
+    summary: DataSummary,
     /// Users who make a batch, oldest item first.
     users: Vec<Vec<u32>>,
     ratings: Vec<f32>,
@@ -89,9 +89,9 @@ pub struct Data {
 /// Levels of the ratings.
 const LEVELS: [f32; 5] = [1.0, 2.0, 3.0, 4.0, 5.0];
 
-impl Shape {
+impl BenchShape {
     /// For tests: the same model and loss, as small as they go.
-    pub fn shrunk(mut self) -> Shape {
+    pub fn shrunk(mut self) -> BenchShape {
         let s = &mut self.settings;
         *s = Settings { width: 16, heads: 2, blocks: s.blocks.min(2), length: 12, batch: 4, ..s.clone() };
         s.negatives = s.negatives.min(20);
@@ -120,8 +120,8 @@ impl Shape {
         };
         let users_known = if s.user_width > 0 { 10 * s.batch } else { 0 };
         let scale = RatingScale { levels: LEVELS.into(), mean: 3.5 };
-        let facts = Facts { counts, users: users_known, fields, ratings: s.find()?.1.rated.then_some(scale) };
-        Ok(Data { facts, users, ratings: LEVELS.iter().copied().cycle().take(s.length).collect(), among })
+        let summary = DataSummary { counts, users: users_known, fields, ratings: s.find()?.1.rated.then_some(scale) };
+        Ok(Data { summary, users, ratings: LEVELS.iter().copied().cycle().take(s.length).collect(), among })
     }
 }
 
@@ -130,8 +130,12 @@ impl Data {
     ///
     /// # Errors
     /// As [`Engine::new`].
-    pub fn engine<B: Backend>(&self, shape: &Shape, open: impl Fn(&Planner) -> Result<B>) -> Result<(Engine<B>, bool)> {
-        let mut engine = Engine::new(&shape.settings, self.facts.clone(), open)?;
+    pub fn engine<B: Backend>(
+        &self,
+        shape: &BenchShape,
+        open: impl Fn(&Planner) -> Result<B>,
+    ) -> Result<(Engine<B>, bool)> {
+        let mut engine = Engine::new(&shape.settings, self.summary.clone(), open)?;
         let all = self.users.iter().map(Vec::len).sum::<usize>() as u64;
         let held = engine.hold(all, self.users.iter().map(|u| Ok(&u[..])))?;
         Ok((engine, held))

@@ -12,5 +12,5 @@ pub use arena::{HostArenas, Lent};
 pub use planner::{Init, Kept, Owners, Param, Planner, Var};
 pub use scalar::{Bf16Products, Precision, Scalar, round_bf16};
 pub use span::{Act, Arena, Dst, Element, F32, Mode, RawSpan, Span, U32};
-pub use traced::{Kind, Traced};
+pub use traced::{Numerics, Traced};
 pub use uses::{Access, Uses};

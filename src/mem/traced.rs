@@ -28,17 +28,17 @@ use super::scalar::{Precision, Scalar};
 
 /// What a backend computes with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Kind {
+pub struct Numerics {
     /// Activations.
     pub stored: Precision,
     /// The factors of products.
     pub products: Precision,
 }
 
-impl Kind {
-    const F32: Self = Kind { stored: Precision::F32, products: Precision::F32 };
-    const BF16_PRODUCTS: Self = Kind { stored: Precision::F32, products: Precision::Bf16 };
-    const BF16: Self = Kind { stored: Precision::Bf16, products: Precision::Bf16 };
+impl Numerics {
+    const F32: Self = Numerics { stored: Precision::F32, products: Precision::F32 };
+    const BF16_PRODUCTS: Self = Numerics { stored: Precision::F32, products: Precision::Bf16 };
+    const BF16: Self = Numerics { stored: Precision::Bf16, products: Precision::Bf16 };
 }
 
 /// Standard deviations that an honest error stays within.
@@ -99,7 +99,7 @@ impl Traced {
     }
 
     /// The error that rounding may leave in these numbers, taken together (Euclidean), in a computation of this precision.
-    pub fn allowed(numbers: &[Traced], kind: Kind) -> f64 {
+    pub fn allowed(numbers: &[Traced], kind: Numerics) -> f64 {
         let sum = |of: fn(&Traced) -> f64| numbers.iter().map(of).sum::<f64>();
         let factors = if kind.products == Precision::Bf16 { sum(|t| t.factors) } else { 0.0 };
         let stored = if kind.stored == Precision::Bf16 { sum(|t| t.stored) } else { 0.0 };
@@ -196,9 +196,9 @@ impl Scalar for Traced {
         let kept = |kind, error| if self.x.abs() > Traced::allowed(&[self], kind) { 0.0 } else { error };
         Traced {
             x: 0.0,
-            singles: kept(Kind::F32, self.singles),
-            factors: kept(Kind::BF16_PRODUCTS, self.factors),
-            stored: kept(Kind::BF16, self.stored),
+            singles: kept(Numerics::F32, self.singles),
+            factors: kept(Numerics::BF16_PRODUCTS, self.factors),
+            stored: kept(Numerics::BF16, self.stored),
         }
     }
     fn gate(self, by: Self) -> Self {
@@ -206,7 +206,7 @@ impl Scalar for Traced {
         let within = |kind| by.x.abs() < Traced::allowed(&[by], kind);
         // As large an error as it can be at most, of one that is counted [`SURE`] times.
         let doubt = (self.x / SURE).powi(2);
-        match [Kind::F32, Kind::BF16_PRODUCTS, Kind::BF16].map(within) {
+        match [Numerics::F32, Numerics::BF16_PRODUCTS, Numerics::BF16].map(within) {
             [true, ..] => Traced { singles: through.singles + doubt, ..through },
             [_, true, _] => Traced { factors: through.factors + doubt, ..through },
             [.., true] => Traced { stored: through.stored + doubt, ..through },
@@ -216,7 +216,7 @@ impl Scalar for Traced {
     fn beats(self, other: Self) -> bool {
         let apart = (self.x - other.x).abs();
         // Equal numbers come from equal terms, which every implementation adds in one order.
-        if apart > 0.0 && apart < Traced::allowed(&[self, other], Kind::F32) {
+        if apart > 0.0 && apart < Traced::allowed(&[self, other], Numerics::F32) {
             CLOSE.set(CLOSE.get() + 1);
         }
         self.x > other.x
@@ -268,10 +268,10 @@ mod tests {
         let sum = sum_of(&[3.0, 5.0, -8.0, 0.5]);
         assert_eq!(sum.f64(), 0.5);
         let want = six(&[2.0, 8.0, 0.0, 0.5].map(|h| h * 2f64.powi(-24)));
-        near(Traced::allowed(&[sum], Kind::F32), want);
+        near(Traced::allowed(&[sum], Numerics::F32), want);
         // No factor was rounded.
-        near(Traced::allowed(&[sum], Kind::BF16_PRODUCTS), want);
-        near(Traced::allowed(&[sum, sum], Kind::F32), want * 2f64.sqrt());
+        near(Traced::allowed(&[sum], Numerics::BF16_PRODUCTS), want);
+        near(Traced::allowed(&[sum, sum], Numerics::F32), want * 2f64.sqrt());
     }
 
     /// 1.1 * 5: half units of 4 * 2^-24 for the result; in bf16 1.1 is off by 2^-8 at most, and 5 is held.
@@ -279,9 +279,9 @@ mod tests {
     fn products_round_their_result_and_in_bf16_their_factors() {
         let product = Traced::of(1.1).product(Traced::of(5.0));
         let single = 4.0 * 2f64.powi(-24);
-        near(Traced::allowed(&[product], Kind::F32), six(&[single]));
-        near(Traced::allowed(&[product], Kind::BF16_PRODUCTS), six(&[single, 5.0 * 2f64.powi(-8)]));
-        near(Traced::allowed(&[Traced::of(1.1) * Traced::of(5.0)], Kind::BF16_PRODUCTS), six(&[single]));
+        near(Traced::allowed(&[product], Numerics::F32), six(&[single]));
+        near(Traced::allowed(&[product], Numerics::BF16_PRODUCTS), six(&[single, 5.0 * 2f64.powi(-8)]));
+        near(Traced::allowed(&[Traced::of(1.1) * Traced::of(5.0)], Numerics::BF16_PRODUCTS), six(&[single]));
     }
 
     /// 1.1 is off by 2^-8 at most where it is stored in bf16, and three times as far where it is tripled; 5 is held.
@@ -289,16 +289,16 @@ mod tests {
     fn what_is_stored_in_bf16_is_rounded_once_more() {
         let tripled = Traced::of(1.1).stored() * Traced::of(3.0).stored();
         let single = 2.0 * 2f64.powi(-24);
-        near(Traced::allowed(&[tripled], Kind::BF16_PRODUCTS), six(&[single]));
-        near(Traced::allowed(&[tripled], Kind::BF16), six(&[single, 3.0 * 2f64.powi(-8)]));
-        assert_eq!(Traced::allowed(&[Traced::of(5.0).stored()], Kind::BF16), 0.0);
+        near(Traced::allowed(&[tripled], Numerics::BF16_PRODUCTS), six(&[single]));
+        near(Traced::allowed(&[tripled], Numerics::BF16), six(&[single, 3.0 * 2f64.powi(-8)]));
+        assert_eq!(Traced::allowed(&[Traced::of(5.0).stored()], Numerics::BF16), 0.0);
     }
 
     #[test]
     fn what_is_exactly_zero_or_masked_out_allows_nothing() {
         let masked = Traced::of(f64::NEG_INFINITY) + Traced::of(1.0);
         assert_eq!(
-            Traced::allowed(&[masked, masked.exp(), Traced::of(0.0) * Traced::of(3.0)], Kind::BF16_PRODUCTS),
+            Traced::allowed(&[masked, masked.exp(), Traced::of(0.0) * Traced::of(3.0)], Numerics::BF16_PRODUCTS),
             0.0
         );
     }
@@ -310,14 +310,14 @@ mod tests {
         assert!(near_zero.f64() < 0.0);
         let shut = Traced::of(7.0).gate(near_zero.relu());
         assert_eq!(shut.f64(), 0.0);
-        near(Traced::allowed(&[shut], Kind::F32), 7.0);
+        near(Traced::allowed(&[shut], Numerics::F32), 7.0);
         // 5 - 5.01 with 5.01 rounded to bf16: below zero by less than a factor of bf16 may be off by, by more than f32 is.
         let of_factors = Traced::of(5.0) - Traced::of(5.01).product(Traced::of(1.0));
         let shut = Traced::of(7.0).gate(of_factors.relu());
-        assert_eq!(Traced::allowed(&[shut], Kind::F32), 0.0);
-        near(Traced::allowed(&[shut], Kind::BF16_PRODUCTS), 7.0);
+        assert_eq!(Traced::allowed(&[shut], Numerics::F32), 0.0);
+        near(Traced::allowed(&[shut], Numerics::BF16_PRODUCTS), 7.0);
         let far = Traced::of(7.0).gate((near_zero - Traced::of(1.0)).relu());
-        assert_eq!(Traced::allowed(&[far], Kind::BF16_PRODUCTS), 0.0);
+        assert_eq!(Traced::allowed(&[far], Numerics::BF16_PRODUCTS), 0.0);
         Traced::close_calls();
         assert!(!near_zero.beats(Traced::of(0.0)) && !near_zero.beats(near_zero) && !near_zero.beats(Traced::of(1.0)));
         assert_eq!(Traced::close_calls(), 1);
@@ -333,7 +333,7 @@ mod tests {
             numbers.extend(numbers.clone().iter().map(|x| -x * 1.0001));
             let exact = sum_of(&numbers.iter().map(|x| *x as f64).collect::<Vec<_>>());
             let error = (numbers.iter().sum::<f32>() as f64 - exact.f64()).abs();
-            worst = worst.max(error / Traced::allowed(&[exact], Kind::F32));
+            worst = worst.max(error / Traced::allowed(&[exact], Numerics::F32));
         }
         // Three standard deviations and more in 400 draws.
         assert!((0.4..1.0).contains(&worst), "{worst}");

@@ -16,7 +16,7 @@ a regression head takes the place of the item table (Zeng et al. 2021, whose rat
 use super::{Context, Model, Network, Representations, Takes};
 use crate::{
     base::Result,
-    layers::{Facts, Linear, Norm, ScoredRows, Shape, Sites, Transformer, View},
+    layers::{BatchShape, DataSummary, Linear, Norm, ScoredRows, Sites, Transformer, View},
     mem::{Dst, Init, Mode, Param, Planner, Var},
     ops::{Backend, GeluBwd, GeluFwd},
 };
@@ -67,7 +67,7 @@ impl Model for Bert4Rec {
 }
 
 impl Network for Bert4Rec {
-    fn forward(&self, b: &mut dyn Backend, s: &Shape) {
+    fn forward(&self, b: &mut dyn Backend, s: &BatchShape) {
         self.body.forward(b, s);
         self.scored.forward(b, s);
         if let Some(p) = &self.projection {
@@ -77,7 +77,7 @@ impl Network for Bert4Rec {
         }
     }
 
-    fn backward(&self, b: &mut dyn Backend, s: &Shape) {
+    fn backward(&self, b: &mut dyn Backend, s: &BatchShape) {
         if let Some(p) = &self.projection {
             p.norm.backward(b, s, Mode::Write);
             b.run(&GeluBwd { dx: Dst::Write(p.dense.y.dy), dy: p.act.dy, x: p.dense.y.y, n: s.m * self.d });
@@ -87,8 +87,8 @@ impl Network for Bert4Rec {
         self.body.backward(b, s);
     }
 
-    fn prepare(&self, b: &mut dyn Backend, facts: &Facts) -> Result<()> {
-        self.body.embed.prepare(b, facts)
+    fn prepare(&self, b: &mut dyn Backend, summary: &DataSummary) -> Result<()> {
+        self.body.embed.prepare(b, summary)
     }
 
     fn representations(&self) -> Representations {

@@ -15,20 +15,23 @@ filters alone.
 use super::{Context, Model, Network, Representations};
 use crate::{
     base::Result,
-    layers::{CaserConv, CaserConvConfig, Embed, Facts, INPUT, Linear, ScoredRows, Shape, Sites, Spread, Users, View},
+    layers::{
+        BatchShape, CaserConv, CaserConvConfig, DataSummary, Embed, INPUT, Linear, ScoredRows, Sites, Spread, Users,
+        View,
+    },
     mem::{Dst, Init, Mode, Param, Planner, Span, U32, Var},
     ops::{
         ActivationBwd, ActivationFwd, Backend, ConcatBwd, ConcatFwd, DropoutAddFwd, DropoutBwd, DropoutFwd, SegmentSum,
-        activation::Activation, dropout::Drop, sort_ids::Sorted,
+        activation::Activation, dropout::Dropout, sort_ids::Sorted,
     },
 };
 
 /// One of the two outputs of the filters, with dropout, and the dense layer over it.
 #[derive(Clone, Debug)]
-struct Part {
+struct OutputBranch {
     from: Var,
     dropped: Var,
-    drop: Drop,
+    drop: Dropout,
     width: usize,
     dense: Linear,
 }
@@ -48,7 +51,7 @@ pub struct Caser {
     embed: Embed,
     conv: CaserConv,
     /// Horizontal, vertical; the gradient of both dense layers is that of their sum.
-    parts: [Part; 2],
+    parts: [OutputBranch; 2],
     sum: Var,
     z: Var,
     user: Option<User>,
@@ -87,7 +90,7 @@ impl Model for Caser {
             let dropped = p.var(n * width);
             let y = Var { y: p.act(n * d), dy: sum.dy };
             let dense = Linear::plan_into(p, name, dropped, y, [width, d], Init::TruncatedNormal(std));
-            Part { from, dropped, drop: sites.take(s.dropout), width, dense }
+            OutputBranch { from, dropped, drop: sites.take(s.dropout), width, dense }
         };
         let parts = [
             part(p, "dense.horizontal", conv.horizontal, window * horizontal),
@@ -119,17 +122,17 @@ impl User {
 }
 
 impl Network for Caser {
-    fn forward(&self, b: &mut dyn Backend, s: &Shape) {
+    fn forward(&self, b: &mut dyn Backend, s: &BatchShape) {
         self.embed.forward(b, s);
         self.conv.forward(b, s);
         for part in &self.parts {
-            let drop = if s.training { part.drop } else { Drop::NONE };
+            let drop = if s.training { part.drop } else { Dropout::NONE };
             b.run(&DropoutFwd { y: part.dropped.y, x: part.from.y, step: self.step, n: s.n * part.width, drop });
             part.dense.forward(b, s);
         }
         let [residual, x] = [&self.parts[0], &self.parts[1]].map(|part| part.dense.y.y);
         let n = s.n * self.d;
-        b.run(&DropoutAddFwd { y: self.sum.y, residual, x, step: self.step, n, drop: Drop::NONE });
+        b.run(&DropoutAddFwd { y: self.sum.y, residual, x, step: self.step, n, drop: Dropout::NONE });
         b.run(&ActivationFwd { y: self.z.y, x: self.sum.y, n, kind: Activation::Relu });
         if let Some(User { users, spread, both }) = &self.user {
             users.forward(b, s);
@@ -140,7 +143,7 @@ impl Network for Caser {
         self.scored.forward(b, s);
     }
 
-    fn backward(&self, b: &mut dyn Backend, s: &Shape) {
+    fn backward(&self, b: &mut dyn Backend, s: &BatchShape) {
         self.scored.backward(b, s);
         if let Some(User { users, spread, both }) = &self.user {
             let (da, db) = (Dst::Write(self.z.dy), Dst::Write(spread.y.dy));
@@ -152,7 +155,7 @@ impl Network for Caser {
         b.run(&ActivationBwd { dx, dy: self.z.dy, y: self.z.y, n, kind: Activation::Relu });
         for part in &self.parts {
             part.dense.backward(b, s, Mode::Write);
-            let drop = if s.training { part.drop } else { Drop::NONE };
+            let drop = if s.training { part.drop } else { Dropout::NONE };
             let (dx, n) = (Dst::Write(part.from.dy), s.n * part.width);
             b.run(&DropoutBwd { dx, dy: part.dropped.dy, step: self.step, n, drop });
         }
@@ -166,8 +169,8 @@ impl Network for Caser {
         }
     }
 
-    fn prepare(&self, b: &mut dyn Backend, facts: &Facts) -> Result<()> {
-        self.embed.prepare(b, facts)
+    fn prepare(&self, b: &mut dyn Backend, summary: &DataSummary) -> Result<()> {
+        self.embed.prepare(b, summary)
     }
 
     fn representations(&self) -> Representations {

@@ -16,11 +16,11 @@ of Kuchaiev and Ginsburg are not there; L2 is AdamW's weight decay. Order means 
 use super::{Context, Model, Network, Representations, Takes};
 use crate::{
     base::{Error, Result},
-    layers::{Facts, Input, Linear, Shape, Sites, View, when},
+    layers::{BatchShape, DataSummary, Input, Linear, Sites, View, when},
     mem::{Act, Dst, Init, Mode, Param, Planner, Span, U32, Var},
     ops::{
         ActivationBwd, ActivationFwd, Backend, DropoutAddFwd, DropoutBwd, DropoutFwd, GatherTable, PoolBwd, PoolFwd,
-        SegmentSum, SpreadBwd, SpreadFwd, activation::Activation, dropout::Drop, sort_ids::Sorted,
+        SegmentSum, SpreadBwd, SpreadFwd, activation::Activation, dropout::Dropout, sort_ids::Sorted,
     },
 };
 
@@ -53,7 +53,7 @@ pub struct Dacf {
     hidden: Vec<Var>,
     /// (B,D)
     dropped: Var,
-    drop: Drop,
+    drop: Dropout,
     /// (M,D)
     scored: Var,
     output: Param,
@@ -117,16 +117,16 @@ impl Model for Dacf {
 }
 
 impl Sparse {
-    fn forward(&self, b: &mut dyn Backend, s: &Shape, input: &Input, d: usize) {
+    fn forward(&self, b: &mut dyn Backend, s: &BatchShape, input: &Input, d: usize) {
         let (v, step) = (self.table.shape[0], input.step);
         b.run(&GatherTable { y: self.rows.y, table: self.table.w, id: input.item, n: s.n, d, v });
         b.run(&PoolFwd { y: self.pooled.y, x: self.rows.y, w: input.rating, cu: input.cu, b: s.b, n: s.n, d });
         b.run(&GatherTable { y: self.biases, table: self.bias.w, id: self.zero, n: s.b, d, v: 1 });
         let (residual, x) = (self.pooled.y, self.biases);
-        b.run(&DropoutAddFwd { y: self.y.y, residual, x, step, n: s.b * d, drop: Drop::NONE });
+        b.run(&DropoutAddFwd { y: self.y.y, residual, x, step, n: s.b * d, drop: Dropout::NONE });
     }
 
-    fn backward(&self, b: &mut dyn Backend, s: &Shape, input: &Input, d: usize) {
+    fn backward(&self, b: &mut dyn Backend, s: &BatchShape, input: &Input, d: usize) {
         let v = self.table.shape[0];
         if !self.bias.frozen {
             b.run(&self.by_zero.sort(&[(self.zero, s.b)], 1));
@@ -153,7 +153,7 @@ impl Dacf {
 }
 
 impl Network for Dacf {
-    fn forward(&self, b: &mut dyn Backend, s: &Shape) {
+    fn forward(&self, b: &mut dyn Backend, s: &BatchShape) {
         let (d, n, input) = (self.d, s.b * self.d, &self.input);
         for (l, hidden) in self.hidden.iter().enumerate() {
             match l {
@@ -167,7 +167,7 @@ impl Network for Dacf {
         b.run(&SpreadFwd { y: self.scored.y, x: y, cu: input.scored, b: s.b, n: s.m, d });
     }
 
-    fn backward(&self, b: &mut dyn Backend, s: &Shape) {
+    fn backward(&self, b: &mut dyn Backend, s: &BatchShape) {
         let (d, n, input) = (self.d, s.b * self.d, &self.input);
         let dx = Dst::Write(self.dropped.dy);
         b.run(&SpreadBwd { dx, dy: self.scored.dy, cu: input.scored, b: s.b, n: s.m, d });
@@ -187,7 +187,7 @@ impl Network for Dacf {
         Representations::own(&self.output, &self.output_bias, self.scored)
     }
 
-    fn prepare(&self, b: &mut dyn Backend, _: &Facts) -> Result<()> {
+    fn prepare(&self, b: &mut dyn Backend, _: &DataSummary) -> Result<()> {
         b.write_ids(self.first.zero, &vec![0; self.first.zero.len()]);
         Ok(())
     }

@@ -12,9 +12,9 @@ Departures: whole sequences instead of session-parallel steps; the loss is the t
 use super::{Context, Model, Network, Representations};
 use crate::{
     base::{Error, Result},
-    layers::{Embed, Facts, Gru, ScoredRows, Shape, Sites, View},
+    layers::{BatchShape, DataSummary, Embed, Gru, ScoredRows, Sites, View},
     mem::{Dst, Init, Mode, Param, Planner, Span, U32, Var},
-    ops::{Backend, DropoutBwd, DropoutFwd, dropout::Drop},
+    ops::{Backend, DropoutBwd, DropoutFwd, dropout::Dropout},
 };
 
 /// A recurrent layer, and dropout behind it.
@@ -22,7 +22,7 @@ use crate::{
 struct Layer {
     gru: Gru,
     y: Var,
-    drop: Drop,
+    drop: Dropout,
 }
 
 /// The planned model.
@@ -37,8 +37,8 @@ pub struct Gru4Rec {
 }
 
 impl Gru4Rec {
-    fn drop(&self, layer: &Layer, training: bool) -> Drop {
-        if training { layer.drop } else { Drop::NONE }
+    fn drop(&self, layer: &Layer, training: bool) -> Dropout {
+        if training { layer.drop } else { Dropout::NONE }
     }
 }
 
@@ -69,7 +69,7 @@ impl Model for Gru4Rec {
 }
 
 impl Network for Gru4Rec {
-    fn forward(&self, b: &mut dyn Backend, s: &Shape) {
+    fn forward(&self, b: &mut dyn Backend, s: &BatchShape) {
         self.embed.forward(b, s);
         for layer in &self.layers {
             layer.gru.forward(b, s);
@@ -79,7 +79,7 @@ impl Network for Gru4Rec {
         self.scored.forward(b, s);
     }
 
-    fn backward(&self, b: &mut dyn Backend, s: &Shape) {
+    fn backward(&self, b: &mut dyn Backend, s: &BatchShape) {
         self.scored.backward(b, s);
         for layer in self.layers.iter().rev() {
             let (step, n, drop) = (self.step, s.n * self.d, self.drop(layer, s.training));
@@ -89,8 +89,8 @@ impl Network for Gru4Rec {
         self.embed.backward(b, s);
     }
 
-    fn prepare(&self, b: &mut dyn Backend, facts: &Facts) -> Result<()> {
-        self.embed.prepare(b, facts)
+    fn prepare(&self, b: &mut dyn Backend, summary: &DataSummary) -> Result<()> {
+        self.embed.prepare(b, summary)
     }
 
     fn representations(&self) -> Representations {

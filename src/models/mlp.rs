@@ -15,9 +15,9 @@ product and every loss of the house fits. Their loss is `--loss bce`.
 use super::{Context, Model, Network, Representations};
 use crate::{
     base::{Error, Result},
-    layers::{Linear, ScoredRows, Shape, Sites, Spread, Users, View, when},
+    layers::{BatchShape, Linear, ScoredRows, Sites, Spread, Users, View, when},
     mem::{Dst, Init, Mode, Param, Planner, Span, U32, Var},
-    ops::{ActivationBwd, ActivationFwd, Backend, DropoutBwd, DropoutFwd, activation::Activation, dropout::Drop},
+    ops::{ActivationBwd, ActivationFwd, Backend, DropoutBwd, DropoutFwd, activation::Activation, dropout::Dropout},
 };
 
 /// What goes into a dense layer: dropout, behind relu but for the first.
@@ -27,7 +27,7 @@ struct Before {
     /// (B,width) relu(x); x itself of the first.
     active: Var,
     dropped: Var,
-    drop: Drop,
+    drop: Dropout,
     width: usize,
 }
 
@@ -61,7 +61,7 @@ impl Model for Mlp {
             return Err(Error::user("mlp reads no items: it has no place for side fields").hint("leave out --fields"));
         }
         let mut sites = Sites::new(c.seed);
-        let users = Users::plan(p, c.input, c.facts.users, s.user_width, s.init_std)?;
+        let users = Users::plan(p, c.input, c.summary.users, s.user_width, s.init_std)?;
         let mut layers: Vec<(Before, Linear)> = Vec::with_capacity(s.blocks + 1);
         for l in 0..=s.blocks {
             let name = if l < s.blocks { format!("hidden.{l}") } else { "output".into() };
@@ -84,7 +84,7 @@ impl Model for Mlp {
 }
 
 impl Network for Mlp {
-    fn forward(&self, b: &mut dyn Backend, s: &Shape) {
+    fn forward(&self, b: &mut dyn Backend, s: &BatchShape) {
         self.users.forward(b, s);
         for (l, (before, dense)) in self.layers.iter().enumerate() {
             let (n, drop) = (s.b * before.width, when(s.training, before.drop));
@@ -98,7 +98,7 @@ impl Network for Mlp {
         self.scored.forward(b, s);
     }
 
-    fn backward(&self, b: &mut dyn Backend, s: &Shape) {
+    fn backward(&self, b: &mut dyn Backend, s: &BatchShape) {
         self.scored.backward(b, s);
         self.spread.backward(b, s);
         for (l, (before, dense)) in self.layers.iter().enumerate().rev() {

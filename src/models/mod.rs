@@ -22,8 +22,8 @@ pub use sasrec::SasRec;
 use crate::{
     base::{Error, Result},
     layers::{
-        BlockConfig, Embed, EmbedConfig, Facts, Input, Join, NormPlace, PatchConfig, RatedConfig, RatingScale, Shape,
-        SideConfig, View,
+        BatchShape, BlockConfig, DataSummary, Embed, EmbedConfig, Input, Join, NormPlace, PatchConfig, RatedConfig,
+        RatingScale, SideConfig, View,
     },
     mem::{Param, Planner, Var},
     ops::Backend,
@@ -62,11 +62,11 @@ impl Representations {
 
 /// What a planned model does. `plan` laid out parameters and activations, these only run ops.
 pub trait Network: Send + Sync + std::fmt::Debug {
-    fn forward(&self, b: &mut dyn Backend, s: &Shape);
+    fn forward(&self, b: &mut dyn Backend, s: &BatchShape);
 
     /// From the gradient of the scored rows to the gradients of all parameters but the output table and its bias, which the
     /// loss sums: the model leaves the gradients of the rows that it took ([`Representations::rows`]).
-    fn backward(&self, b: &mut dyn Backend, s: &Shape);
+    fn backward(&self, b: &mut dyn Backend, s: &BatchShape);
 
     fn representations(&self) -> Representations;
 
@@ -74,8 +74,8 @@ pub trait Network: Send + Sync + std::fmt::Debug {
     ///
     /// # Errors
     /// Data that it cannot be told of.
-    fn prepare(&self, b: &mut dyn Backend, facts: &Facts) -> Result<()> {
-        let _ = (b, facts);
+    fn prepare(&self, b: &mut dyn Backend, summary: &DataSummary) -> Result<()> {
+        let _ = (b, summary);
         Ok(())
     }
 }
@@ -130,7 +130,7 @@ impl Takes {
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
     pub settings: &'a ModelSettings,
-    pub facts: &'a Facts,
+    pub summary: &'a DataSummary,
     /// Items of the catalogue (V).
     pub items: usize,
     /// Ids behind the catalogue; the first is [MASK].
@@ -168,9 +168,9 @@ impl Context<'_> {
 
     /// What stands beside the items.
     fn side(&self) -> Option<SideConfig> {
-        let (c, facts) = (self.settings, self.facts);
-        let fields = c.fields.then(|| (facts.fields.size(), c.field_width));
-        let users = (c.user_width > 0).then_some((facts.users, c.user_width));
+        let (c, summary) = (self.settings, self.summary);
+        let fields = c.fields.then(|| (summary.fields.size(), c.field_width));
+        let users = (c.user_width > 0).then_some((summary.users, c.user_width));
         let any = fields.is_some() || users.is_some() || c.keep_side;
         any.then_some(SideConfig { fields, users, join: c.join, std: c.init_std })
     }
@@ -241,7 +241,7 @@ macro_rules! for_all_models {
 
 /// A model of the list.
 #[derive(Clone, Copy, Debug)]
-pub struct Entry {
+pub struct ModelEntry {
     pub name: &'static str,
     pub about: &'static str,
     pub views: &'static [View],
@@ -257,7 +257,7 @@ pub struct Entry {
 macro_rules! list {
     ($($model:ident),*) => {
         /// All models.
-        pub const ALL: &[Entry] = &[$(Entry {
+        pub const ALL: &[ModelEntry] = &[$(ModelEntry {
             name: $model::NAME,
             about: $model::ABOUT,
             views: $model::VIEWS,
@@ -281,7 +281,7 @@ pub fn names() -> Vec<&'static str> {
 ///
 /// # Errors
 /// There is no such model.
-pub fn find(name: &str) -> Result<&'static Entry> {
+pub fn find(name: &str) -> Result<&'static ModelEntry> {
     ALL.iter().find(|m| m.name == name).ok_or_else(|| {
         Error::user(format!("there is no model '{name}'")).hint(format!("models: {}", names().join(", ")))
     })

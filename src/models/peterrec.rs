@@ -15,7 +15,7 @@ and see both sides, as PeterRec pre-trains. Order is in the taps: there are no p
 use super::{Context, Model, Network, Representations};
 use crate::{
     base::Result,
-    layers::{ConvBlock, ConvBlockConfig, Embed, Facts, ScoredRows, Shape, Sites, View},
+    layers::{BatchShape, ConvBlock, ConvBlockConfig, DataSummary, Embed, ScoredRows, Sites, View},
     mem::{Init, Param, Planner},
     ops::Backend,
 };
@@ -60,20 +60,20 @@ impl Model for PeterRec {
 }
 
 impl Network for PeterRec {
-    fn forward(&self, b: &mut dyn Backend, s: &Shape) {
+    fn forward(&self, b: &mut dyn Backend, s: &BatchShape) {
         self.embed.forward(b, s);
         self.blocks.iter().for_each(|block| block.forward(b, s));
         self.scored.forward(b, s);
     }
 
-    fn backward(&self, b: &mut dyn Backend, s: &Shape) {
+    fn backward(&self, b: &mut dyn Backend, s: &BatchShape) {
         self.scored.backward(b, s);
         self.blocks.iter().rev().for_each(|block| block.backward(b, s));
         self.embed.backward(b, s);
     }
 
-    fn prepare(&self, b: &mut dyn Backend, facts: &Facts) -> Result<()> {
-        self.embed.prepare(b, facts)
+    fn prepare(&self, b: &mut dyn Backend, summary: &DataSummary) -> Result<()> {
+        self.embed.prepare(b, summary)
     }
 
     fn representations(&self) -> Representations {

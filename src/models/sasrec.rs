@@ -14,7 +14,7 @@ paper's is `--loss bce --negatives 1`, gSASRec's (Petrov and Macdonald 2023) `--
 use super::{Context, Model, Network, Representations};
 use crate::{
     base::Result,
-    layers::{BlockConfig, Facts, NormPlace, ScoredRows, Shape, Sites, Transformer, View},
+    layers::{BatchShape, BlockConfig, DataSummary, NormPlace, ScoredRows, Sites, Transformer, View},
     mem::{Init, Param, Planner},
     ops::Backend,
 };
@@ -45,18 +45,18 @@ impl Model for SasRec {
 }
 
 impl Network for SasRec {
-    fn forward(&self, b: &mut dyn Backend, s: &Shape) {
+    fn forward(&self, b: &mut dyn Backend, s: &BatchShape) {
         self.body.forward(b, s);
         self.scored.forward(b, s);
     }
 
-    fn backward(&self, b: &mut dyn Backend, s: &Shape) {
+    fn backward(&self, b: &mut dyn Backend, s: &BatchShape) {
         self.scored.backward(b, s);
         self.body.backward(b, s);
     }
 
-    fn prepare(&self, b: &mut dyn Backend, facts: &Facts) -> Result<()> {
-        self.body.embed.prepare(b, facts)
+    fn prepare(&self, b: &mut dyn Backend, summary: &DataSummary) -> Result<()> {
+        self.body.embed.prepare(b, summary)
     }
 
     fn representations(&self) -> Representations {

@@ -10,7 +10,7 @@ Dropout of p_ij is element ((row*H + h)*t8 + j) of its site, row the packed row 
 t8 = `t` rounded up to 8.
 */
 
-use super::{Cost, Dst, Op, area, case::Case, dropout::Drop, fits};
+use super::{Cost, Dst, Op, area, case::Case, dropout::Dropout, fits};
 use crate::mem::{Act, F32, Lent, Planner, Scalar, U32};
 
 op! {
@@ -18,7 +18,7 @@ op! {
     AttentionFwd = "attention_fwd" {
         write { /** (N,H,K) */ o: Act, /** (H,N) */ lse: F32 }
         read { /** (N,3,H,K) */ qkv: Act, /** (B+1) */ cu: U32, /** (1) */ step: U32 }
-        with { b: usize, n: usize, h: usize, k: usize, /** longest sequence allowed */ t: usize, causal: bool, drop: Drop }
+        with { b: usize, n: usize, h: usize, k: usize, /** longest sequence allowed */ t: usize, causal: bool, drop: Dropout }
     }
 }
 
@@ -30,7 +30,7 @@ op! {
             /** (N,H,K) */ d_o: Act, /** (N,H,K) */ o: Act, /** (N,3,H,K) */ qkv: Act, /** (H,N) */ lse: F32,
             /** (B+1) */ cu: U32, /** (1) */ step: U32
         }
-        with { b: usize, n: usize, h: usize, k: usize, t: usize, causal: bool, drop: Drop }
+        with { b: usize, n: usize, h: usize, k: usize, t: usize, causal: bool, drop: Dropout }
     }
 }
 
@@ -201,7 +201,7 @@ pub fn cases() -> Vec<Case<AttentionFwd, AttentionBwd>> {
         let (lse, cu, step) = (p.stat(h * n), p.index(b + 1), p.index(1));
         let mut ends = vec![0u32];
         lengths.iter().for_each(|l| ends.push(ends[ends.len() - 1] + *l as u32));
-        let drop = Drop { p: p_drop, seed: 7, site: 1 };
+        let drop = Dropout { p: p_drop, seed: 7, site: 1 };
         let fwd = AttentionFwd { o: o.y, lse, qkv: qkv.y, cu, step, b, n, h, k, t, causal, drop };
         let bwd = AttentionBwd {
             dqkv: Dst::Write(qkv.dy),

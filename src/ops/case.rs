@@ -7,7 +7,7 @@ use crate::{
         self,
         rng::{Purpose, Stream},
     },
-    mem::{Arena, Element, HostArenas, Kind, Planner, Precision, RawSpan, Scalar, Span, U32, round_bf16},
+    mem::{Arena, Element, HostArenas, Numerics, Planner, Precision, RawSpan, Scalar, Span, U32, round_bf16},
 };
 
 /// How an input starts.
@@ -145,7 +145,7 @@ pub trait AnyCase<K>: Send + Sync {
     fn gradient_error(&self) -> Option<f64>;
 
     /// What the case should come to on backends of these kinds.
-    fn expected(&self, kinds: &[Kind]) -> Vec<prove::Expected>;
+    fn expected(&self, kinds: &[Numerics]) -> Vec<prove::Expected>;
 
     /// Runs the case on a backend and compares with what is expected on its kind; `Err` says what is off.
     fn parity_on(&self, expected: &prove::Expected, k: &mut K) -> Result<prove::Parity, String>;
@@ -189,7 +189,7 @@ impl<F: Op, B: Op, K: Memory + Run<F> + Run<B>> AnyCase<K> for Case<F, B> {
     fn gradient_error(&self) -> Option<f64> {
         prove::gradient_error(self)
     }
-    fn expected(&self, kinds: &[Kind]) -> Vec<prove::Expected> {
+    fn expected(&self, kinds: &[Numerics]) -> Vec<prove::Expected> {
         prove::expected(self, kinds)
     }
     fn parity_on(&self, expected: &prove::Expected, k: &mut K) -> Result<prove::Parity, String> {

@@ -2,7 +2,7 @@
 
 use std::{any::Any, fmt::Debug};
 
-use super::dropout::Drop;
+use super::dropout::Dropout;
 use crate::mem::{Access, Mode, RawSpan};
 
 /// The walk over an op's spans, written by [`op!`](macro@crate::op).
@@ -33,7 +33,7 @@ pub fn size_in_words(name: &str, value: &dyn Any, shown: &dyn Debug) -> Option<S
     if let Some(on) = value.downcast_ref::<bool>() {
         return on.then(|| name.to_string());
     }
-    if let Some(drop) = value.downcast_ref::<Drop>() {
+    if let Some(drop) = value.downcast_ref::<Dropout>() {
         return (drop.p > 0.0).then(|| format!("dropout {}", drop.p));
     }
     if value.is::<f32>() || value.is::<u64>() || value.is::<u32>() {

@@ -15,7 +15,7 @@ use crate::{
 /// Where dropout draws come from: site and probability are fixed by the plan, the step is read from memory, so that a
 /// captured step can be replayed.
 #[derive(Clone, Copy, Debug)]
-pub struct Drop {
+pub struct Dropout {
     /// Probability of a zero, in [0, 1).
     pub p: f32,
     pub seed: u64,
@@ -23,9 +23,9 @@ pub struct Drop {
     pub site: u32,
 }
 
-impl Drop {
+impl Dropout {
     /// No dropout.
-    pub const NONE: Drop = Drop { p: 0.0, seed: 0, site: 0 };
+    pub const NONE: Dropout = Dropout { p: 0.0, seed: 0, site: 0 };
 
     /// A draw below this drops.
     pub fn threshold(&self) -> u32 {
@@ -37,7 +37,7 @@ impl Drop {
         65536.0 / (65536 - self.threshold()) as f64
     }
 
-    /// The factor of element `i` at `step`: 0 or [`Drop::scale`].
+    /// The factor of element `i` at `step`: 0 or [`Dropout::scale`].
     pub fn factor(&self, step: u32, i: u64) -> f64 {
         let threshold = self.threshold();
         if threshold == 0 {
@@ -66,7 +66,7 @@ op! {
     DropoutFwd = "dropout_fwd" {
         write { /** (N) */ y: Act }
         read { /** (N) */ x: Act, /** (1) */ step: U32 }
-        with { n: usize, drop: Drop }
+        with { n: usize, drop: Dropout }
     }
 }
 
@@ -75,7 +75,7 @@ op! {
     DropoutAddFwd = "dropout_add_fwd" {
         write { /** (N) */ y: Act }
         read { /** (N) */ residual: Act, /** (N) */ x: Act, /** (1) */ step: U32 }
-        with { n: usize, drop: Drop }
+        with { n: usize, drop: Dropout }
     }
 }
 
@@ -84,7 +84,7 @@ op! {
     DropoutBwd = "dropout_bwd" {
         grad { /** (N) */ dx: Act }
         read { /** (N) */ dy: Act, /** (1) */ step: U32 }
-        with { n: usize, drop: Drop }
+        with { n: usize, drop: Dropout }
     }
 }
 
@@ -157,7 +157,7 @@ pub fn cases() -> Vec<Case<DropoutFwd, DropoutBwd>> {
         .map(|(n, p_drop)| {
             let mut p = Planner::new();
             let (x, y, step) = (p.var(n), p.var(n), p.index(1));
-            let drop = Drop { p: p_drop, seed: 0x1234_5678_9abc, site: 3 };
+            let drop = Dropout { p: p_drop, seed: 0x1234_5678_9abc, site: 3 };
             let fwd = DropoutFwd { y: y.y, x: x.y, step, n, drop };
             let bwd = DropoutBwd { dx: Dst::Write(x.dy), dy: y.dy, step, n, drop };
             Case::new(format!("n{n} p{p_drop}"), p, fwd, bwd)
@@ -174,7 +174,7 @@ pub fn add_cases() -> Vec<Case<DropoutAddFwd, DropoutBwd>> {
         .map(|(n, p_drop)| {
             let mut p = Planner::new();
             let (x, y, r, step) = (p.var(n), p.var(n), p.act(n), p.index(1));
-            let drop = Drop { p: p_drop, seed: 99, site: 70_000 };
+            let drop = Dropout { p: p_drop, seed: 99, site: 70_000 };
             let fwd = DropoutAddFwd { y: y.y, residual: r, x: x.y, step, n, drop };
             let bwd = DropoutBwd { dx: Dst::Write(x.dy), dy: y.dy, step, n, drop };
             Case::new(format!("n{n} p{p_drop}"), p, fwd, bwd)
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn the_share_of_zeros_is_p() {
-        let drop = Drop { p: 0.3, seed: 5, site: 1 };
+        let drop = Dropout { p: 0.3, seed: 5, site: 1 };
         let n = 100_000;
         let zeros = (0..n).filter(|i| drop.factor(9, *i) == 0.0).count() as f64 / n as f64;
         // Five standard deviations of a binomial share.

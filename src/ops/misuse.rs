@@ -4,7 +4,7 @@ written moved onto another one. A check that forgets a span, or a backend that r
 
 use super::{Access, Memory, Op, Run, Valid, prove::Open};
 use crate::{
-    base::error::Kind,
+    base::error::ErrorKind,
     mem::{Arena, Planner},
 };
 
@@ -79,7 +79,7 @@ pub(super) fn refused<O: Op, K: Memory + Run<O>>(op: &O, plan: &Planner, open: O
         let after = picture(&mut k, plan);
         match k.sync() {
             Ok(()) => return Err(said("no error".into())),
-            Err(e) if e.kind != Kind::Internal || !e.what.contains(O::NAME) => return Err(said(e.to_string())),
+            Err(e) if e.kind != ErrorKind::Internal || !e.what.contains(O::NAME) => return Err(said(e.to_string())),
             Err(_) if before != after => return Err(said("memory was written".into())),
             Err(_) => {}
         }

@@ -13,7 +13,7 @@ use crate::{
         self,
         rng::{Purpose, Stream},
     },
-    mem::{Arena, Bf16Products, HostArenas, Kind, Planner, Precision, RawSpan, Scalar, Traced, round_bf16},
+    mem::{Arena, Bf16Products, HostArenas, Numerics, Planner, Precision, RawSpan, Scalar, Traced, round_bf16},
 };
 
 /// Worst error over budget of a parity run: at most 1 when it passed.
@@ -80,13 +80,13 @@ const BACKGROUND: f32 = -7.25;
 const BACKGROUND_ID: u32 = 0xA5A5_A5A5;
 
 /// What all arenas hold.
-struct State<T> {
+struct Snapshot<T> {
     /// In the order of [`REAL`].
     real: Vec<Vec<T>>,
     index: Vec<u32>,
 }
 
-fn snapshot<K: Memory>(k: &mut K, plan: &Planner) -> State<f32> {
+fn snapshot<K: Memory>(k: &mut K, plan: &Planner) -> Snapshot<f32> {
     let real = |a: &Arena| {
         let mut v = vec![0.0; plan.len(*a)];
         k.read(plan.whole(*a), &mut v);
@@ -95,7 +95,7 @@ fn snapshot<K: Memory>(k: &mut K, plan: &Planner) -> State<f32> {
     let real = REAL.iter().map(real).collect();
     let mut index = vec![0; plan.len(Arena::Index)];
     k.read_ids(plan.index_span(plan.whole(Arena::Index)), &mut index);
-    State { real, index }
+    Snapshot { real, index }
 }
 
 /// Sets the destinations of an op to what its modes call for: NaN where written (ids: `u32::MAX`, see [`put`]), fixed
@@ -116,9 +116,9 @@ fn put<K: Memory>(k: &mut K, plan: &Planner, span: RawSpan, x: f32) {
     }
 }
 
-impl Kind {
+impl Numerics {
     pub fn of(k: &impl Memory) -> Self {
-        Kind { stored: k.precision(), products: k.products() }
+        Numerics { stored: k.precision(), products: k.products() }
     }
 }
 
@@ -145,7 +145,7 @@ pub struct Expected {
 
 /// The references of a case, run in the arithmetic of `S`: after the forward pass, and after a backward pass that writes
 /// or adds. With `rounded`, what they write to activations is rounded to bf16.
-fn plain<S: Scalar, F: Op, B: Op>(case: &Case<F, B>, inputs: &Inputs, rounded: bool) -> [State<S>; 3] {
+fn plain<S: Scalar, F: Op, B: Op>(case: &Case<F, B>, inputs: &Inputs, rounded: bool) -> [Snapshot<S>; 3] {
     let mut m = case.host::<S>(BACKGROUND as f64, inputs);
     let fill = |m: &mut HostArenas<S>, span: RawSpan, x: f32| match span.arena() {
         Arena::Index => m.ids_mut(span).fill(u32::MAX),
@@ -156,7 +156,7 @@ fn plain<S: Scalar, F: Op, B: Op>(case: &Case<F, B>, inputs: &Inputs, rounded: b
             m.get_mut(span).iter_mut().for_each(|x| *x = S::of(round_bf16(x.f64() as f32) as f64));
         }
     };
-    let all = |m: &mut HostArenas<S>| State {
+    let all = |m: &mut HostArenas<S>| Snapshot {
         real: REAL.iter().map(|a| m.arena(*a).to_vec()).collect(),
         index: m.index_mut().to_vec(),
     };
@@ -177,9 +177,9 @@ fn plain<S: Scalar, F: Op, B: Op>(case: &Case<F, B>, inputs: &Inputs, rounded: b
 
 /// Works out what a case should come to, once for all kinds of backends. The backward pass is judged alone: every
 /// implementation starts from its own forward results.
-pub fn expected<F: Op, B: Op>(case: &Case<F, B>, kinds: &[Kind]) -> Vec<Expected> {
-    let mut exact: Option<(Precision, Arc<Inputs>, [State<Traced>; 3])> = None;
-    let one = |kind: &Kind| {
+pub fn expected<F: Op, B: Op>(case: &Case<F, B>, kinds: &[Numerics]) -> Vec<Expected> {
+    let mut exact: Option<(Precision, Arc<Inputs>, [Snapshot<Traced>; 3])> = None;
+    let one = |kind: &Numerics| {
         // The inputs follow from what activations are.
         if exact.as_ref().is_none_or(|(stored, ..)| *stored != kind.stored) {
             let inputs = Arc::new(case.inputs_f32(kind.stored));
@@ -192,7 +192,7 @@ pub fn expected<F: Op, B: Op>(case: &Case<F, B>, kinds: &[Kind]) -> Vec<Expected
         match kind.products == Precision::Bf16 && products {
             true => outcomes(case, *kind, inputs, exact, &plain::<Bf16Products, F, B>(case, inputs, rounded)),
             false => {
-                let kind = Kind { products: Precision::F32, ..*kind };
+                let kind = Numerics { products: Precision::F32, ..*kind };
                 outcomes(case, kind, inputs, exact, &plain::<f32, F, B>(case, inputs, rounded))
             }
         }
@@ -202,10 +202,10 @@ pub fn expected<F: Op, B: Op>(case: &Case<F, B>, kinds: &[Kind]) -> Vec<Expected
 
 fn outcomes<S: Scalar, F: Op, B: Op>(
     case: &Case<F, B>,
-    kind: Kind,
+    kind: Numerics,
     inputs: &Arc<Inputs>,
-    exact: &[State<Traced>; 3],
-    naive: &[State<S>; 3],
+    exact: &[Snapshot<Traced>; 3],
+    naive: &[Snapshot<S>; 3],
 ) -> Expected {
     let back = |mode: Mode, i: usize| outcome(&case.bwd.with_modes(&mut |_| mode), 3.0, kind, &exact[i], &naive[i]);
     Expected {
@@ -217,7 +217,13 @@ fn outcomes<S: Scalar, F: Op, B: Op>(
 
 /// What `op` should leave: the exact values, and `factor` times the error of the naive ones as what is allowed, but no less
 /// than honest rounding may cost.
-fn outcome<S: Scalar, O: Op>(op: &O, factor: f64, kind: Kind, exact: &State<Traced>, naive: &State<S>) -> Outcome {
+fn outcome<S: Scalar, O: Op>(
+    op: &O,
+    factor: f64,
+    kind: Numerics,
+    exact: &Snapshot<Traced>,
+    naive: &Snapshot<S>,
+) -> Outcome {
     let mut all = Vec::new();
     op.uses(&mut |access, span| {
         if access == Access::Read {
@@ -246,7 +252,7 @@ fn outcome<S: Scalar, O: Op>(op: &O, factor: f64, kind: Kind, exact: &State<Trac
 }
 
 /// Compares what `op` wrote on the backend (before -> after) with what it should have written.
-fn compare<O: Op>(what: &str, op: &O, outcome: &Outcome, [got, before]: [&State<f32>; 2]) -> Result<f64, String> {
+fn compare<O: Op>(what: &str, op: &O, outcome: &Outcome, [got, before]: [&Snapshot<f32>; 2]) -> Result<f64, String> {
     let mut touched: Vec<RawSpan> = Vec::new();
     op.uses(&mut |access, span| {
         if access != Access::Read {
@@ -303,7 +309,7 @@ fn run_on<F: Op, B: Op, K: Memory + Run<F> + Run<B>>(
     bwd: &B,
     inputs: &Inputs,
     k: &mut K,
-) -> Result<[State<f32>; 4], String> {
+) -> Result<[Snapshot<f32>; 4], String> {
     for a in REAL {
         let n = case.plan.len(a);
         k.write(case.plan.whole(a), &vec![BACKGROUND; n]);
@@ -335,7 +341,7 @@ pub(super) fn fill<F: Op, B: Op, K: Memory>(case: &Case<F, B>, inputs: &[(RawSpa
     }
 }
 
-fn bits(s: &State<f32>) -> Vec<u32> {
+fn bits(s: &Snapshot<f32>) -> Vec<u32> {
     s.real.iter().flatten().map(|x| x.to_bits()).chain(s.index.iter().copied()).collect()
 }
 
@@ -348,7 +354,7 @@ pub fn parity<F: Op, B: Op, K: Memory + Run<F> + Run<B>>(
     open: Open<'_, K>,
 ) -> Result<Parity, String> {
     let mut k = open(&case.plan).map_err(|e| format!("{}: {e}", case.name))?;
-    parity_on(case, &expected(case, &[Kind::of(&k)])[0], &mut k)
+    parity_on(case, &expected(case, &[Numerics::of(&k)])[0], &mut k)
 }
 
 /// A case on a backend, in every mode of its gradients.

@@ -14,23 +14,23 @@ const LEAST: f64 = 0.4;
 
 /// A part of a whole, and what it is made of; what its parts leave open stays empty below it.
 #[derive(Clone, Debug, Default)]
-pub struct Part {
+pub struct FlameNode {
     pub name: String,
     pub value: f64,
     pub colour: usize,
     /// Told of it under the pointer.
     pub tip: String,
-    pub parts: Vec<Part>,
+    pub parts: Vec<FlameNode>,
 }
 
-impl Part {
+impl FlameNode {
     fn depth(&self) -> usize {
-        1 + self.parts.iter().map(Part::depth).max().unwrap_or(0)
+        1 + self.parts.iter().map(FlameNode::depth).max().unwrap_or(0)
     }
 }
 
 /// The picture; empty where the whole is nothing. `title` says in words what it shows, for those who do not see it.
-pub fn icicle(title: &str, whole: &Part) -> String {
+pub fn icicle(title: &str, whole: &FlameNode) -> String {
     if !(whole.value.is_finite() && whole.value > 0.0) {
         return String::new();
     }
@@ -40,7 +40,7 @@ pub fn icicle(title: &str, whole: &Part) -> String {
     out
 }
 
-fn draw(out: &mut String, part: &Part, left: f64, top: f64, scale: f64) {
+fn draw(out: &mut String, part: &FlameNode, left: f64, top: f64, scale: f64) {
     let width = part.value * scale;
     if width.is_nan() || width < LEAST {
         return;
@@ -68,8 +68,8 @@ fn draw(out: &mut String, part: &Part, left: f64, top: f64, scale: f64) {
 mod tests {
     use super::{super::sound, *};
 
-    fn part(name: &str, value: f64, parts: Vec<Part>) -> Part {
-        Part { name: name.into(), value, colour: parts.len(), tip: format!("{name} & \"more\""), parts }
+    fn part(name: &str, value: f64, parts: Vec<FlameNode>) -> FlameNode {
+        FlameNode { name: name.into(), value, colour: parts.len(), tip: format!("{name} & \"more\""), parts }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::ops::Range;
 use super::next_basket::Made;
 use crate::{
     base::rng::{Purpose, Stream},
-    layers::{Head, HostInput, Input, Shape},
+    layers::{BatchHeader, BatchShape, HostInput, Input},
     mem::{Span, U32},
     ops::{Backend, GatherSequences, NO_ROW, mask_items::DRAWS},
 };
@@ -42,7 +42,7 @@ impl Sequence<'_> {
 /// A batch on the host: its head, and its items where the device does not hold them.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    pub head: Head,
+    pub header: BatchHeader,
     /// (N) or empty.
     pub(super) raw: Vec<u32>,
     /// The questions, where a task makes them on the host.
@@ -81,7 +81,7 @@ impl Batches {
         made.clear();
         let (asked, truth, weight, pairs) = (Vec::new(), Vec::new(), Vec::new(), Made::default());
         Batch {
-            head: Head::new(&self.input.capacity),
+            header: BatchHeader::new(&self.input.capacity),
             raw: Vec::with_capacity(room),
             made,
             asked,
@@ -93,7 +93,7 @@ impl Batches {
 
     /// Empties a batch; `epoch`: what it is drawn by.
     pub fn clear(&self, batch: &mut Batch, epoch: u32) {
-        batch.head.clear(0, epoch);
+        batch.header.clear(0, epoch);
         batch.raw.clear();
         batch.made.clear();
         batch.asked.clear();
@@ -112,7 +112,7 @@ impl Batches {
     /// Adds the sequence of `user` to the batch: a random window of it, where it is too long. `scored`: rows to score of so
     /// many items.
     pub fn push(&self, batch: &mut Batch, user: u64, sequence: Sequence<'_>, scored: impl FnOnce(usize) -> usize) {
-        let window = self.window(batch.head.epoch(), user, sequence.len());
+        let window = self.window(batch.header.epoch(), user, sequence.len());
         let len = window.len();
         let first = match sequence {
             Sequence::Items(items) | Sequence::Rated { items, .. } => {
@@ -123,13 +123,13 @@ impl Batches {
             Sequence::Held { first, .. } => first + window.start as u32,
             Sequence::Baskets { .. } => panic!("pairs of baskets are for next-basket"),
         };
-        batch.head.push(user as u32, len, scored(len), first);
+        batch.header.push(user as u32, len, scored(len), first);
     }
 
     /// Writes the batch of step `step`, for [`Batches::gather`] to go on with.
-    pub fn upload(&self, b: &mut dyn Backend, batch: &mut Batch, step: u32) -> Shape {
-        batch.head.set_step(step);
-        let shape = self.input.begin(b, &mut batch.head);
+    pub fn upload(&self, b: &mut dyn Backend, batch: &mut Batch, step: u32) -> BatchShape {
+        batch.header.set_step(step);
+        let shape = self.input.begin(b, &mut batch.header);
         if self.data.is_none() {
             batch.raw.resize(shape.n, 0);
             b.write_ids_ahead(self.input.raw, &batch.raw);
@@ -138,7 +138,7 @@ impl Batches {
     }
 
     /// Has the items of the batch in `raw` of the input.
-    pub fn gather(&self, b: &mut dyn Backend, s: &Shape) {
+    pub fn gather(&self, b: &mut dyn Backend, s: &BatchShape) {
         let input = &self.input;
         if let Some(data) = self.data {
             b.run(&GatherSequences { raw: input.raw, data, first: input.first, cu: input.cu, b: s.b, n: s.n });

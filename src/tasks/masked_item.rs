@@ -5,10 +5,10 @@ of the sequences hides only the last item, as the model will meet it when it rec
 A query is the newest T-1 items of a history and [MASK], which is the question.
 */
 
-use super::{Batch, Batches, Kind, Loss, Objective, Task, TaskSettings};
+use super::{Batch, Batches, Loss, Objective, Task, TaskDefinition, TaskSettings};
 use crate::{
     base::Result,
-    layers::{HostInput, Input, Shape, View},
+    layers::{BatchShape, HostInput, Input, View},
     mem::{F32, Planner, Span},
     models::Representations,
     ops::{Backend, MaskItems, mask_items::Masking},
@@ -47,8 +47,8 @@ impl MaskedItem {
     pub fn make_on_host(&self, batch: &Batch, input: &mut HostInput, target: &mut Vec<u32>) {
         input.clear();
         target.clear();
-        let (cu, scored, user) = batch.head.sequences();
-        let masking = self.masking(batch.head.epoch());
+        let (cu, scored, user) = batch.header.sequences();
+        let masking = self.masking(batch.header.epoch());
         let mut positions = Vec::new();
         for (s, user) in user.iter().enumerate() {
             let first = input.push(&batch.raw[cu[s] as usize..cu[s + 1] as usize], self.settings.length);
@@ -64,7 +64,7 @@ impl MaskedItem {
     }
 }
 
-impl Kind for MaskedItem {
+impl TaskDefinition for MaskedItem {
     const NAME: &'static str = "masked-item";
     const ABOUT: &'static str = "predict hidden items from both sides (MIP)";
     const VIEW: View = View::Both;
@@ -98,7 +98,7 @@ impl Task for MaskedItem {
         self.masking(epoch).scored(user, len, Self::usual(self.settings.mask, len))
     }
 
-    fn make(&self, b: &mut dyn Backend, s: &Shape) {
+    fn make(&self, b: &mut dyn Backend, s: &BatchShape) {
         self.batches.gather(b, s);
         let (c, input) = (&self.settings, &self.input);
         b.run(&MaskItems {

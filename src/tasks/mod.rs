@@ -23,7 +23,7 @@ pub use rating::Rating;
 
 use crate::{
     base::{Error, Result},
-    layers::{Capacity, Facts, HostInput, Input, Shape, View},
+    layers::{BatchShape, Capacity, DataSummary, HostInput, Input, View},
     mem::{F32, Planner, Span, U32},
     models::{self, Representations},
     ops::Backend,
@@ -35,24 +35,24 @@ pub trait Objective {
     ///
     /// # Errors
     /// Data that it cannot be told of.
-    fn prepare(&self, b: &mut dyn Backend, facts: &Facts) -> Result<()> {
-        let _ = (b, facts);
+    fn prepare(&self, b: &mut dyn Backend, summary: &DataSummary) -> Result<()> {
+        let _ = (b, summary);
         Ok(())
     }
 
     /// Draws what the batch is compared with; it has been made.
-    fn begin(&self, b: &mut dyn Backend, s: &Shape) {
+    fn begin(&self, b: &mut dyn Backend, s: &BatchShape) {
         let _ = (b, s);
     }
 
     /// Mean loss of the scored rows into its value.
-    fn forward(&self, b: &mut dyn Backend, s: &Shape);
+    fn forward(&self, b: &mut dyn Backend, s: &BatchShape);
 
     /// Writes the gradients of the scored rows.
-    fn backward(&self, b: &mut dyn Backend, s: &Shape);
+    fn backward(&self, b: &mut dyn Backend, s: &BatchShape);
 
     /// Sums the gradients of tables, once the model has left those of the rows that it took.
-    fn tables(&self, b: &mut dyn Backend, s: &Shape) {
+    fn tables(&self, b: &mut dyn Backend, s: &BatchShape) {
         let _ = (b, s);
     }
 
@@ -60,7 +60,7 @@ pub trait Objective {
     fn value(&self) -> Span<F32>;
 
     /// The sorted ids of the rows of the item table that a batch touches, where it is updated by rows, and how many they are.
-    fn keys(&self, s: &Shape) -> (Span<U32>, usize) {
+    fn keys(&self, s: &BatchShape) -> (Span<U32>, usize) {
         let _ = s;
         (Span::empty(), 0)
     }
@@ -78,8 +78,8 @@ pub trait Task: Send + Sync + std::fmt::Debug {
     fn batches_mut(&mut self) -> &mut Batches;
 
     /// Takes what it must know of the data, once.
-    fn learn(&mut self, facts: &Facts) {
-        let _ = facts;
+    fn learn(&mut self, summary: &DataSummary) {
+        let _ = summary;
     }
 
     /// Itself, where it is about ratings: it is asked by these, not by histories alone.
@@ -91,7 +91,7 @@ pub trait Task: Send + Sync + std::fmt::Debug {
     fn scored(&self, epoch: u32, user: u64, len: usize) -> usize;
 
     /// Makes the questions: `item`, `pos` and `row` of the input out of the head and the sequences that were uploaded.
-    fn make(&self, b: &mut dyn Backend, s: &Shape);
+    fn make(&self, b: &mut dyn Backend, s: &BatchShape);
 
     /// Whether a query is a user's last basket, not all of the history.
     fn last_basket(&self) -> bool {
@@ -107,18 +107,18 @@ pub trait Task: Send + Sync + std::fmt::Debug {
 
     /// Adds the sequence of `user` to a batch: a window of it, where it is too long.
     fn push(&self, batch: &mut Batch, user: u64, sequence: Sequence<'_>) {
-        let epoch = batch.head.epoch();
+        let epoch = batch.header.epoch();
         self.batches().push(batch, user, sequence, |len| self.scored(epoch, user, len));
     }
 
     /// Writes the batch of step `step`, for [`Task::make`] to go on with.
-    fn upload(&self, b: &mut dyn Backend, batch: &mut Batch, step: u32) -> Shape {
+    fn upload(&self, b: &mut dyn Backend, batch: &mut Batch, step: u32) -> BatchShape {
         self.batches().upload(b, batch, step)
     }
 }
 
 /// A task of the list.
-pub trait Kind: Task + Sized + 'static {
+pub trait TaskDefinition: Task + Sized + 'static {
     /// As typed on the command line.
     const NAME: &'static str;
     /// One line: what it asks.
@@ -180,7 +180,7 @@ macro_rules! for_all_tasks {
 
 /// A task of the list.
 #[derive(Clone, Copy, Debug)]
-pub struct Entry {
+pub struct TaskEntry {
     pub name: &'static str,
     pub about: &'static str,
     pub view: View,
@@ -200,7 +200,7 @@ pub struct Entry {
 macro_rules! list {
     ($($task:ident),*) => {
         /// All tasks.
-        pub const ALL: &[Entry] = &[$(Entry {
+        pub const ALL: &[TaskEntry] = &[$(TaskEntry {
             name: $task::NAME,
             about: $task::ABOUT,
             view: $task::VIEW,
@@ -219,9 +219,9 @@ macro_rules! list {
 }
 for_all_tasks!(list);
 
-impl Entry {
+impl TaskEntry {
     /// Whether `model` sees what the task asks of it.
-    pub fn suits(&self, model: &models::Entry) -> bool {
+    pub fn suits(&self, model: &models::ModelEntry) -> bool {
         let takes = if self.rated { model.takes.ratings() } else { model.takes.items() };
         model.views.contains(&self.view) && takes && (model.baskets || !self.baskets)
     }
@@ -236,7 +236,7 @@ pub fn names() -> Vec<&'static str> {
 ///
 /// # Errors
 /// There is no such task.
-pub fn find(name: &str) -> Result<&'static Entry> {
+pub fn find(name: &str) -> Result<&'static TaskEntry> {
     ALL.iter()
         .find(|t| t.name == name)
         .ok_or_else(|| Error::user(format!("there is no task '{name}'")).hint(format!("tasks: {}", names().join(", "))))

@@ -14,13 +14,13 @@ follow is exactly that, with one item of the second basket to be found.
 Batches are made on the host: pairs are drawn from anywhere in the data.
 */
 
-use super::{Batch, Batches, Kind, Loss, Objective, Sequence, Task, TaskSettings};
+use super::{Batch, Batches, Loss, Objective, Sequence, Task, TaskDefinition, TaskSettings};
 use crate::{
     base::{
         Result,
         rng::{Purpose, Stream},
     },
-    layers::{Facts, HostInput, Input, Shape, View},
+    layers::{BatchShape, DataSummary, HostInput, Input, View},
     mem::{Act, Dst, F32, Init, Param, Planner, Span, U32},
     models::Representations,
     ops::{
@@ -93,23 +93,23 @@ struct Judge {
 }
 
 impl Judge {
-    fn logit(&self, s: &Shape) -> ItemDotFwd {
+    fn logit(&self, s: &BatchShape) -> ItemDotFwd {
         let (table, bias) = (self.weight.w, self.bias.w);
         ItemDotFwd { z: self.z, h: self.r.scored.y, table, bias, id: self.id, m: s.m, d: self.r.d, v: 1, shift: 0.0 }
     }
 }
 
 impl Objective for Judge {
-    fn prepare(&self, b: &mut dyn Backend, facts: &Facts) -> Result<()> {
+    fn prepare(&self, b: &mut dyn Backend, summary: &DataSummary) -> Result<()> {
         b.write(self.ones.raw(), &[1.0; 2]);
-        self.items.prepare(b, facts)
+        self.items.prepare(b, summary)
     }
 
-    fn begin(&self, b: &mut dyn Backend, s: &Shape) {
+    fn begin(&self, b: &mut dyn Backend, s: &BatchShape) {
         self.items.begin(b, s);
     }
 
-    fn forward(&self, b: &mut dyn Backend, s: &Shape) {
+    fn forward(&self, b: &mut dyn Backend, s: &BatchShape) {
         self.items.forward(b, s);
         b.run(&self.logit(s));
         let (kind, m) = (PointKind::Logistic, s.m);
@@ -118,7 +118,7 @@ impl Objective for Judge {
         b.run(&WeightedMean { y: self.value, x: self.means, w: self.ones, n: 2 });
     }
 
-    fn backward(&self, b: &mut dyn Backend, s: &Shape) {
+    fn backward(&self, b: &mut dyn Backend, s: &BatchShape) {
         self.items.backward(b, s);
         let (m, d, logit) = (s.m, self.r.d, self.logit(s));
         let (dz, kind) = (Dst::Write(self.dz), PointKind::Logistic);
@@ -131,7 +131,7 @@ impl Objective for Judge {
         b.run(&logit.bias_gradient(self.bias.grad(), self.dz, &self.by));
     }
 
-    fn tables(&self, b: &mut dyn Backend, s: &Shape) {
+    fn tables(&self, b: &mut dyn Backend, s: &BatchShape) {
         self.items.tables(b, s);
     }
 
@@ -139,7 +139,7 @@ impl Objective for Judge {
         self.value
     }
 
-    fn keys(&self, s: &Shape) -> (Span<U32>, usize) {
+    fn keys(&self, s: &BatchShape) -> (Span<U32>, usize) {
         self.items.keys(s)
     }
 }
@@ -193,7 +193,7 @@ impl NextBasket {
     }
 }
 
-impl Kind for NextBasket {
+impl TaskDefinition for NextBasket {
     const NAME: &'static str = "next-basket";
     const ABOUT: &'static str = "predict the basket after a basket (IERT)";
     const VIEW: View = View::Both;
@@ -253,13 +253,13 @@ impl Task for NextBasket {
     }
 
     /// Nothing is left to do: the batch was uploaded as it is.
-    fn make(&self, _: &mut dyn Backend, _: &Shape) {}
+    fn make(&self, _: &mut dyn Backend, _: &BatchShape) {}
 
     fn push(&self, batch: &mut Batch, user: u64, sequence: Sequence<'_>) {
         let Sequence::Baskets { first, second, next } = sequence else {
             panic!("next-basket learns from pairs of baskets");
         };
-        let (c, epoch, [cls, sep]) = (&self.settings, batch.head.epoch(), self.marks());
+        let (c, epoch, [cls, sep]) = (&self.settings, batch.header.epoch(), self.marks());
         // The pair itself has taken draws of the same stream.
         let mut draw = Stream::new(c.seed, Purpose::Basket, epoch).at(user * DRAWS + DRAWS / 2);
         let query = draw.uniform() < c.mask_last && next;
@@ -298,16 +298,16 @@ impl Task for NextBasket {
         segment.resize(segment.len() + two, 1);
         batch.pairs.next.push(f32::from(next));
         let scored = batch.pairs.row.len() - before;
-        batch.head.push(user as u32, one + two + MARKS, scored, NO_ROW);
-        batch.head.also(1);
+        batch.header.push(user as u32, one + two + MARKS, scored, NO_ROW);
+        batch.header.also(1);
     }
 
     /// Rows to score are the hidden ones, sequence by sequence, behind them those of [CLS], which the loss over items takes
     /// for padding, then padding.
-    fn upload(&self, b: &mut dyn Backend, batch: &mut Batch, step: u32) -> Shape {
+    fn upload(&self, b: &mut dyn Backend, batch: &mut Batch, step: u32) -> BatchShape {
         let s = self.batches.upload(b, batch, step);
         let (input, judge, loss) = (&self.input, &self.judge, &self.judge.items);
-        let (starts, ..) = batch.head.sequences();
+        let (starts, ..) = batch.header.sequences();
         let Made { item, segment, row, target, next, ids, numbers, .. } = &mut batch.pairs;
         let (hidden, pairs) = (row.len(), next.len());
         item.resize(s.n, 0);

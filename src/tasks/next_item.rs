@@ -5,10 +5,10 @@ A window of T items has T-1 questions: its last item, at position T-1, is a targ
 T-1 items of a history, the last of which, at T-2, is the question.
 */
 
-use super::{Batches, Kind, Loss, Objective, Task, TaskSettings};
+use super::{Batches, Loss, Objective, Task, TaskDefinition, TaskSettings};
 use crate::{
     base::Result,
-    layers::{HostInput, Input, Shape, View},
+    layers::{BatchShape, HostInput, Input, View},
     mem::{F32, Planner, Span},
     models::Representations,
     ops::{Backend, NextItems, next_items::asked},
@@ -25,7 +25,7 @@ pub struct NextItem {
     items: usize,
 }
 
-impl Kind for NextItem {
+impl TaskDefinition for NextItem {
     const NAME: &'static str = "next-item";
     const ABOUT: &'static str = "predict what follows each item (NIP)";
     const VIEW: View = View::Past;
@@ -60,7 +60,7 @@ impl Task for NextItem {
         asked(len, self.targets)
     }
 
-    fn make(&self, b: &mut dyn Backend, s: &Shape) {
+    fn make(&self, b: &mut dyn Backend, s: &BatchShape) {
         self.batches.gather(b, s);
         let input = &self.input;
         b.run(&NextItems {

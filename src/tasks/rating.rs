@@ -13,10 +13,10 @@ A question is the newest T-1 items of a history with their ratings, and the item
 host: the ratings of a window are few numbers, and their classes are found there.
 */
 
-use super::{Batch, Batches, Kind, MaskedItem, Objective, Sequence, Task, TaskSettings};
+use super::{Batch, Batches, MaskedItem, Objective, Sequence, Task, TaskDefinition, TaskSettings};
 use crate::{
     base::Result,
-    layers::{Capacity, Facts, HostInput, Input, RatingScale, Shape, View},
+    layers::{BatchShape, Capacity, DataSummary, HostInput, Input, RatingScale, View},
     mem::{Dst, F32, Init, Param, Planner, Span, U32},
     models::Representations,
     ops::{
@@ -70,14 +70,14 @@ impl Rating {
     }
 
     /// Predicts the ratings of the scored rows, counted from the mean, of items `asked`.
-    pub fn predict(&self, b: &mut dyn Backend, asked: &[u32], s: &Shape) -> Span<F32> {
+    pub fn predict(&self, b: &mut dyn Backend, asked: &[u32], s: &BatchShape) -> Span<F32> {
         b.write_ids(self.loss.id, &asked.iter().map(|item| self.loss.head.row(*item)).collect::<Vec<_>>());
         b.run(&self.loss.dot(s));
         self.loss.z
     }
 }
 
-impl Kind for Rating {
+impl TaskDefinition for Rating {
     const NAME: &'static str = "rating";
     const ABOUT: &'static str = "predict hidden ratings from the others";
     const VIEW: View = View::Both;
@@ -112,8 +112,8 @@ impl Task for Rating {
         &self.loss
     }
 
-    fn learn(&mut self, facts: &Facts) {
-        self.scale = facts.ratings.clone().unwrap_or_default();
+    fn learn(&mut self, summary: &DataSummary) {
+        self.scale = summary.ratings.clone().unwrap_or_default();
     }
 
     fn rating(&self) -> Option<&Rating> {
@@ -128,7 +128,7 @@ impl Task for Rating {
     }
 
     /// The host has made it all.
-    fn make(&self, _: &mut dyn Backend, _: &Shape) {}
+    fn make(&self, _: &mut dyn Backend, _: &BatchShape) {}
 
     /// Of a history alone nothing can be asked: [`Rating::push_question`].
     fn push_query(&self, _: &mut HostInput, _: &[u32]) {
@@ -137,11 +137,11 @@ impl Task for Rating {
 
     fn push(&self, batch: &mut Batch, user: u64, sequence: Sequence<'_>) {
         let Sequence::Rated { items, ratings } = sequence else { panic!("the task learns ratings") };
-        let epoch = batch.head.epoch();
+        let epoch = batch.header.epoch();
         let window = self.batches.window(epoch, user, items.len());
         let (items, ratings) = (&items[window.clone()], &ratings[window]);
         let (len, scored) = (items.len(), self.scored(epoch, user, items.len()));
-        let Batch { head, raw, made, asked, truth, .. } = batch;
+        let Batch { header: head, raw, made, asked, truth, .. } = batch;
         let first = self.push_rows(made, items, ratings);
         let hidden = if self.settings.mask == 0.0 {
             made.row.extend(first as u32..(first + len) as u32);
@@ -162,10 +162,10 @@ impl Task for Rating {
         head.push(user as u32, len, scored, NO_ROW);
     }
 
-    fn upload(&self, b: &mut dyn Backend, batch: &mut Batch, step: u32) -> Shape {
-        batch.head.set_step(step);
-        let shape = self.input.begin(b, &mut batch.head);
-        let Batch { head, made, asked, truth, weight, .. } = batch;
+    fn upload(&self, b: &mut dyn Backend, batch: &mut Batch, step: u32) -> BatchShape {
+        batch.header.set_step(step);
+        let shape = self.input.begin(b, &mut batch.header);
+        let Batch { header: head, made, asked, truth, weight, .. } = batch;
         self.input.write(b, made, &shape);
         let m = head.m();
         asked.resize(shape.m, NO_ID);
@@ -182,14 +182,14 @@ impl Task for Rating {
 
 /// What predicts: rows (R,D) and their biases (R).
 #[derive(Clone, Debug)]
-struct Head {
+struct OutputHead {
     table: Param,
     bias: Param,
     /// Whether a row is an item's; else there is one for all.
     of_items: bool,
 }
 
-impl Head {
+impl OutputHead {
     /// The row that predicts for an item.
     fn row(&self, item: u32) -> u32 {
         if self.of_items { item } else { 0 }
@@ -201,7 +201,7 @@ impl Head {
 struct Regression {
     r: Representations,
     input: Input,
-    head: Head,
+    head: OutputHead,
     /// (M) predictions and their gradients.
     z: Span<F32>,
     dz: Span<F32>,
@@ -223,8 +223,8 @@ impl Regression {
     fn plan(p: &mut Planner, r: Representations, input: &Input, value: Span<F32>) -> Self {
         p.label("rating head");
         let head = match r.rows {
-            None => Head { table: r.item.clone(), bias: r.item_bias.clone(), of_items: true },
-            Some(_) => Head {
+            None => OutputHead { table: r.item.clone(), bias: r.item_bias.clone(), of_items: true },
+            Some(_) => OutputHead {
                 table: p.param("rating.head.weight", &[1, r.d], Init::TruncatedNormal(1.0 / (r.d as f32).sqrt())),
                 bias: p.param("rating.head.bias", &[1], Init::Constant(0.0)),
                 of_items: false,
@@ -236,22 +236,22 @@ impl Regression {
         Regression { r, input: *input, head, z, dz, loss, target, weight, id, value, by, by_item }
     }
 
-    fn dot(&self, s: &Shape) -> ItemDotFwd {
-        let Head { table, bias, .. } = &self.head;
+    fn dot(&self, s: &BatchShape) -> ItemDotFwd {
+        let OutputHead { table, bias, .. } = &self.head;
         let (h, d, v) = (self.r.scored.y, self.r.d, table.shape[0]);
         ItemDotFwd { z: self.z, h, table: table.w, bias: bias.w, id: self.id, m: s.m, d, v, shift: 0.0 }
     }
 }
 
 impl Objective for Regression {
-    fn forward(&self, b: &mut dyn Backend, s: &Shape) {
+    fn forward(&self, b: &mut dyn Backend, s: &BatchShape) {
         let (z, target, m, kind) = (self.z, self.target, s.m, PointKind::Squared);
         b.run(&self.dot(s));
         b.run(&PointLossFwd { loss: self.loss, z, target, m, kind });
         b.run(&WeightedMean { y: self.value, x: self.loss, w: self.weight, n: m });
     }
 
-    fn backward(&self, b: &mut dyn Backend, s: &Shape) {
+    fn backward(&self, b: &mut dyn Backend, s: &BatchShape) {
         let (z, dz, target, m, kind) = (self.z, self.dz, self.target, s.m, PointKind::Squared);
         b.run(&PointLossBwd { dz: Dst::Write(dz), dloss: self.weight, z, target, m, kind });
         let dot = self.dot(s);
@@ -263,7 +263,7 @@ impl Objective for Regression {
     }
 
     /// The gradient of a tied table is that of the input alone; its bias, which adds to scores of items, has none.
-    fn tables(&self, b: &mut dyn Backend, s: &Shape) {
+    fn tables(&self, b: &mut dyn Backend, s: &BatchShape) {
         let Representations { item, item_bias, rows, d, .. } = &self.r;
         let (Some(rows), v) = (rows, item.shape[0]) else { return };
         if !item.frozen {

@@ -9,7 +9,7 @@ use super::{
     folder::{RunConfig, RunFolder},
     freeze::Freeze,
     settings::{Patching, Settings},
-    sides::Sides,
+    side_tables::SideTables,
     trained::Which,
     transfer::{Transfer, open_origin},
 };
@@ -17,7 +17,7 @@ use crate::{
     backend::Cpu,
     base::{Error, Result},
     data::{Dataset, ItemField, Vocab, digits, whole_number},
-    layers::{Facts, Patch, View},
+    layers::{DataSummary, Patch, View},
     mem::Param,
 };
 
@@ -30,7 +30,7 @@ pub struct Base {
     pub(super) folder: RunFolder,
     pub config: RunConfig,
     pub items: Vocab,
-    pub(super) sides: Sides,
+    pub(super) side_tables: SideTables,
     file: Opened,
     /// Of a patched run: the run that holds its frozen parts.
     below: Option<Box<Base>>,
@@ -69,21 +69,21 @@ impl Base {
             .hint("take its best checkpoint: leave --last out"));
         }
         let items = Vocab::open(&folder.items())?;
-        let sides = Sides::open(&config.settings, &folder, items.len())?;
-        if file.vocabulary() != sides.fingerprint(&items) {
+        let side_tables = SideTables::open(&config.settings, &folder, items.len())?;
+        if file.vocabulary() != side_tables.fingerprint(&items) {
             return Err(Error::user(format!("{}: the checkpoint belongs to another vocabulary", path.display()))
                 .hint("a checkpoint only fits the run folder it was written in, with that folder's keys"));
         }
-        let facts = Facts { ratings: config.ratings.clone(), ..sides.facts(vec![1; items.len()])? };
+        let summary = DataSummary { ratings: config.ratings.clone(), ..side_tables.summary(vec![1; items.len()])? };
         let own = file.weights();
-        let known = Engine::<Cpu>::parameters(&config.settings, &facts)?.into_iter().filter_map(|p| {
+        let known = Engine::<Cpu>::parameters(&config.settings, &summary)?.into_iter().filter_map(|p| {
             let columns = named_columns(&p, &config.settings);
             let shape = own.iter().find(|(name, _)| *name == p.name).map(|(_, shape)| shape.clone());
             let shape = shape.or_else(|| below.is_some().then_some(p.shape))?;
             Some(Known { name: p.name, shape, columns })
         });
         let known = known.collect();
-        Ok(Base { folder, config, items, sides, file, below, known })
+        Ok(Base { folder, config, items, side_tables, file, below, known })
     }
 
     /// Whether its checkpoint holds patches alone, and another run the rest.
@@ -107,8 +107,11 @@ impl Base {
             return Ok(values);
         }
         let theirs = below.known.iter().find(|k| k.name == name).map_or(0, |k| k.shape[0]);
-        let place =
-            Place::new(keys_of(kind, &self.items, &self.sides), keys_of(kind, &below.items, &below.sides), theirs);
+        let place = Place::new(
+            keys_of(kind, &self.items, &self.side_tables),
+            keys_of(kind, &below.items, &below.side_tables),
+            theirs,
+        );
         let d: usize = mine.shape[1..].iter().product();
         let mut rows = Vec::with_capacity(mine.shape[0] * d);
         for i in 0..mine.shape[0] {
@@ -138,7 +141,7 @@ impl Base {
             format!("{both} of {all} {what} known to the base; {gone} of its own are not in the data")
         };
         let mut words = count("items", data.item_keys(), &self.items);
-        if let Some(users) = &self.sides.users {
+        if let Some(users) = &self.side_tables.users {
             words += &format!(" · {}", count("users", data.user_keys(), users));
         }
         words
@@ -147,11 +150,11 @@ impl Base {
     /// Where keys of `data` are unknown to the base, and would be known if whole numbers were written alike (`3.0` as
     /// `3`): what to say of it.
     pub fn key_doubts(&self, data: &Dataset) -> Vec<String> {
-        let users = self.sides.users.as_ref().map(|theirs| ("user", data.user_keys(), theirs));
+        let users = self.side_tables.users.as_ref().map(|theirs| ("user", data.user_keys(), theirs));
         let all = [Some(("item", data.item_keys(), &self.items)), users];
         let mut doubts: Vec<String> =
             all.into_iter().flatten().filter_map(|(what, mine, theirs)| key_doubt(what, mine, theirs)).collect();
-        let Some(theirs) = &self.sides.values else { return doubts };
+        let Some(theirs) = &self.side_tables.values else { return doubts };
         // Field by field: names of genres that are the same say nothing of years.
         doubts.extend(data.item_fields().iter().filter_map(|field| {
             let values = (0..field.values()).map(|id| format!("{}\t{}", field.name(), field.value(id)));
@@ -168,13 +171,13 @@ impl Base {
         };
         let known = |field: &ItemField<'_>| {
             let key = |id| format!("{}\t{}", field.name(), field.value(id));
-            (0..field.values()).all(|id| self.sides.values.as_ref().is_some_and(|v| v.find(&key(id)).is_some()))
+            (0..field.values()).all(|id| self.side_tables.values.as_ref().is_some_and(|v| v.find(&key(id)).is_some()))
         };
         let named = settings.field_names();
         let items = all(data.item_keys(), Some(&self.items));
         // Of tables that are not there all rows are known, but there is nothing to freeze.
         let has = (settings.user_width > 0, !named.is_empty());
-        let users = all(data.user_keys(), self.sides.users.as_ref());
+        let users = all(data.user_keys(), self.side_tables.users.as_ref());
         let fields = data.item_fields().iter().filter(|f| named.contains(&f.name())).all(|f| known(&f));
         if items && (users || !has.0) && (fields || !has.1) {
             return Freeze::ALL;
@@ -196,10 +199,10 @@ impl Base {
     ///
     /// # Errors
     /// As [`Engine::parameters`].
-    pub fn leaves_side(&self, settings: &Settings, facts: &Facts, transfer: Transfer) -> Result<bool> {
+    pub fn leaves_side(&self, settings: &Settings, summary: &DataSummary, transfer: Transfer) -> Result<bool> {
         let has = |name: &str| name == SIDE;
         let theirs = transfer.layers() && self.known.iter().any(|k| has(&k.name));
-        Ok(theirs && !Engine::<Cpu>::parameters(settings, facts)?.iter().any(|p| has(&p.name)))
+        Ok(theirs && !Engine::<Cpu>::parameters(settings, summary)?.iter().any(|p| has(&p.name)))
     }
 
     /// Whether what is taken over fits a run of `settings` on `data`.
@@ -207,14 +210,14 @@ impl Base {
     /// # Errors
     /// Names the first tensor that does not fit, or that would be frozen and is not there, or that a patched network
     /// would lack; no user of the data is known where the base's users are wanted.
-    pub fn check(&self, settings: &Settings, facts: &Facts, data: &Dataset, transfer: Transfer) -> Result<()> {
-        let params = Engine::<Cpu>::parameters(settings, facts)?;
+    pub fn check(&self, settings: &Settings, summary: &DataSummary, data: &Dataset, transfer: Transfer) -> Result<()> {
+        let params = Engine::<Cpu>::parameters(settings, summary)?;
         let path = self.folder.path.display().to_string();
         for p in &params {
             let found = find(&path, &self.known, (p, &named_columns(p, settings)), transfer)
                 .map_err(|e| unlike(e, &self.config.settings, settings, transfer))?;
             if found.is_some() && rows_of(&p.name) == Rows::Users {
-                let theirs = self.sides.users.as_ref();
+                let theirs = self.side_tables.users.as_ref();
                 if !data.user_keys().keys().any(|key| theirs.is_some_and(|t| t.find(key).is_some())) {
                     let doubt = theirs.and_then(|theirs| key_doubt("user", data.user_keys(), theirs));
                     return Err(Error::user(format!(
@@ -404,8 +407,8 @@ fn without_users(settings: &Settings, transfer: Transfer) -> &'static str {
 /// As [`Base::check_model`] and [`Base::check`], of what settings and data tell.
 pub fn check_plans(
     name: &str,
-    (base, theirs): (&Settings, &Facts),
-    (new, facts): (&Settings, &Facts),
+    (base, theirs): (&Settings, &DataSummary),
+    (new, summary): (&Settings, &DataSummary),
     transfer: Transfer,
 ) -> Result<()> {
     let known = Engine::<Cpu>::parameters(base, theirs)?.into_iter().map(|p| {
@@ -414,7 +417,7 @@ pub fn check_plans(
     });
     let known: Vec<Known> = known.collect();
     check_model(name, (base, &known), new, transfer)?;
-    let params = Engine::<Cpu>::parameters(new, facts)?;
+    let params = Engine::<Cpu>::parameters(new, summary)?;
     let fits = |p: &Param| find(name, &known, (p, &named_columns(p, new)), transfer).map(|_| ());
     params.iter().try_for_each(fits).map_err(|e| unlike(e, base, new, transfer))
 }
@@ -501,11 +504,11 @@ fn wanted(name: &str, transfer: Transfer) -> bool {
 }
 
 /// The keys of the rows of a table; none of a tensor whose rows are nobody's.
-pub(super) fn keys_of<'a>(kind: Rows, items: &'a Vocab, sides: &'a Sides) -> Option<&'a Vocab> {
+pub(super) fn keys_of<'a>(kind: Rows, items: &'a Vocab, side_tables: &'a SideTables) -> Option<&'a Vocab> {
     match kind {
         Rows::Items => Some(items),
-        Rows::Users => sides.users.as_ref(),
-        Rows::Fields => sides.values.as_ref(),
+        Rows::Users => side_tables.users.as_ref(),
+        Rows::Fields => side_tables.values.as_ref(),
         Rows::Whole => None,
     }
 }

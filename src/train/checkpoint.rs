@@ -68,7 +68,7 @@ impl EpochRow {
 
 /// Where a run stands.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct State {
+pub struct TrainState {
     /// Epochs finished.
     pub epoch: u32,
     /// Steps done of the epoch after those.
@@ -106,7 +106,7 @@ struct Metadata {
     base: Option<String>,
     /// What shaped the model and its training, so that the file explains itself.
     settings: Settings,
-    state: State,
+    state: TrainState,
 }
 
 /// A tensor of a checkpoint.
@@ -149,7 +149,7 @@ fn pieces(span: RawSpan) -> impl Iterator<Item = RawSpan> {
 
 /// What stands beside the tensors of a checkpoint.
 #[derive(Clone, Copy, Debug)]
-pub struct Beside<'a> {
+pub struct CheckpointMeta<'a> {
     /// Fingerprint of the item vocabulary.
     pub vocabulary: &'a str,
     /// SHA-256 of the checkpoint whose frozen tensors complete these.
@@ -166,15 +166,15 @@ pub fn save(
     b: &mut dyn Backend,
     plan: &Planner,
     moments: bool,
-    beside: Beside<'_>,
-    state: &State,
+    meta: CheckpointMeta<'_>,
+    state: &TrainState,
 ) -> Result<()> {
     let metadata = Metadata {
         version: VERSION,
         sha256: NO_SUM.into(),
-        vocabulary: beside.vocabulary.into(),
-        base: beside.base.map(String::from),
-        settings: beside.settings.clone(),
+        vocabulary: meta.vocabulary.into(),
+        base: meta.base.map(String::from),
+        settings: meta.settings.clone(),
         state: state.clone(),
     };
     let json = serde_json::to_string(&metadata).map_err(|e| Error::internal(e.to_string()))?;
@@ -332,7 +332,7 @@ impl Opened {
 /// # Errors
 /// Names the file and what is wrong: as [`open`], another vocabulary, or the first tensor that is missing, superfluous or of
 /// another shape.
-pub fn load(path: &Path, b: &mut dyn Backend, plan: &Planner, moments: bool, vocabulary: &str) -> Result<State> {
+pub fn load(path: &Path, b: &mut dyn Backend, plan: &Planner, moments: bool, vocabulary: &str) -> Result<TrainState> {
     let Opened { mut file, header, metadata, start, .. } = open(path)?;
     let broken = |what: String| Error::user(format!("{}: {what}", path.display()));
     if metadata.vocabulary != vocabulary {

@@ -8,13 +8,13 @@ finite has frozen the weights by then, and is repeated op by op to find out wher
 */
 
 use crate::{
-    backend::wrap::{Asking, Checked},
+    backend::wrap::{DryRun, NanCheck},
     base::{
         Error, Result,
         rng::{Purpose, Stream},
     },
     eval::{Query, Question},
-    layers::{Facts, HostInput, Input, RatingScale, Shape, Users},
+    layers::{BatchShape, DataSummary, HostInput, Input, RatingScale, Users},
     mem::{F32, Init, Param, Planner, Span},
     models::Representations,
     ops::{Backend, Later},
@@ -23,9 +23,9 @@ use crate::{
 
 use super::{
     memory::MemoryPlan,
-    parts::{LAG, Parts, Rings, lay_out},
     scoring::Scoring,
     settings::Settings,
+    step_plan::{LAG, Rings, StepPlan, plan_step},
 };
 
 /// What a step reports.
@@ -46,7 +46,7 @@ pub struct StepReport {
 #[must_use]
 #[derive(Debug)]
 pub struct Sent {
-    shape: Shape,
+    shape: BatchShape,
     step: u64,
     lr: f32,
 }
@@ -71,7 +71,7 @@ pub struct Pending {
 pub struct Engine<B> {
     pub plan: Planner,
     pub backend: B,
-    parts: Parts,
+    step_plan: StepPlan,
     input: Input,
     settings: Settings,
     /// The batch to launch next, and the one launched last.
@@ -83,19 +83,23 @@ pub struct Engine<B> {
     workspace: usize,
     data: Option<u64>,
     /// The batch of the last training step, while it is still on the backend.
-    trained_on: Option<Shape>,
+    trained_on: Option<BatchShape>,
     /// Sum of ln(1 - lr * weight decay) over the steps since rows were last brought to date.
     decay: f32,
 }
 
 impl<B: Backend> Engine<B> {
-    /// Plans the model for the data that `facts` tell of (of a plain catalogue: the training interactions of each item),
+    /// Plans the model for the data that `summary` tell of (of a plain catalogue: the training interactions of each item),
     /// opens the backend with `open` and draws the initial weights.
     ///
     /// # Errors
     /// Settings that contradict each other, need more memory than there is, or sizes that the backend does not serve.
-    pub fn new(settings: &Settings, facts: impl Into<Facts>, open: impl Fn(&Planner) -> Result<B>) -> Result<Self> {
-        let mut engine = Self::blank(settings, facts, open)?;
+    pub fn new(
+        settings: &Settings,
+        summary: impl Into<DataSummary>,
+        open: impl Fn(&Planner) -> Result<B>,
+    ) -> Result<Self> {
+        let mut engine = Self::blank(settings, summary, open)?;
         draw_weights(&engine.plan, &mut engine.backend, engine.settings.seed);
         Ok(engine)
     }
@@ -104,22 +108,26 @@ impl<B: Backend> Engine<B> {
     ///
     /// # Errors
     /// As [`Engine::new`].
-    pub fn blank(settings: &Settings, facts: impl Into<Facts>, open: impl Fn(&Planner) -> Result<B>) -> Result<Self> {
-        let facts = facts.into();
+    pub fn blank(
+        settings: &Settings,
+        summary: impl Into<DataSummary>,
+        open: impl Fn(&Planner) -> Result<B>,
+    ) -> Result<Self> {
+        let summary = summary.into();
         settings.check()?;
-        let (plan, input, mut parts) = lay_out(settings, &facts, settings.batch)?;
-        parts.task.learn(&facts);
-        let smaller = |e| Self::too_large(e, settings, &facts, &open);
+        let (plan, input, mut step_plan) = plan_step(settings, &summary, settings.batch)?;
+        step_plan.task.learn(&summary);
+        let smaller = |e| Self::too_large(e, settings, &summary, &open);
         let mut backend = open(&plan).map_err(smaller)?;
-        parts.model.prepare(&mut backend, &facts)?;
-        parts.task.objective().prepare(&mut backend, &facts)?;
-        backend.write(parts.ok().raw(), &[1.0]);
+        step_plan.model.prepare(&mut backend, &summary)?;
+        step_plan.task.objective().prepare(&mut backend, &summary)?;
+        backend.write(step_plan.ok().raw(), &[1.0]);
         let mut engine = Engine {
             plan,
-            batches: [parts.task.batches().empty(), parts.task.batches().empty()],
-            r: parts.model.representations(),
+            batches: [step_plan.task.batches().empty(), step_plan.task.batches().empty()],
+            r: step_plan.model.representations(),
             backend,
-            parts,
+            step_plan,
             input,
             settings: settings.clone(),
             host: HostInput::default(),
@@ -137,32 +145,32 @@ impl<B: Backend> Engine<B> {
     ///
     /// # Errors
     /// Settings that contradict each other.
-    pub fn parameters(settings: &Settings, facts: &Facts) -> Result<Vec<Param>> {
+    pub fn parameters(settings: &Settings, summary: &DataSummary) -> Result<Vec<Param>> {
         settings.check()?;
-        Ok(lay_out(settings, facts, 1)?.0.params().to_vec())
+        Ok(plan_step(settings, summary, 1)?.0.params().to_vec())
     }
 
     /// Has every op of a full batch checked, asks the backend whether it serves them all, and has it take the scratch memory
     /// they need. Each call is checked again when it runs ([`crate::ops::Run::run`]), for the sizes of its batch.
     fn reserve(&mut self) -> Result<()> {
-        self.workspace = Self::ask(&self.backend, &self.parts, &self.input).answer(self.plan.owners())?;
+        self.workspace = Self::ask(&self.backend, &self.step_plan, &self.input).finish(self.plan.owners())?;
         self.backend.reserve(self.workspace)?;
         self.backend.sync()
     }
 
     /// What the backend says of the ops of a full batch: a step, rows brought to date, and histories encoded, ranked and rated.
-    fn ask<'b>(backend: &'b B, parts: &Parts, input: &Input) -> Asking<'b, B> {
-        let (c, mut asking) = (input.capacity, Asking::new(backend));
-        parts.step(&mut asking, &Shape { b: c.b, n: c.n, m: c.m, training: true });
-        parts.settle(&mut asking);
-        let users = parts.scoring.users();
-        let histories = Shape { b: users, n: c.n, m: users, training: false };
-        parts.model.forward(&mut asking, &histories);
-        parts.scoring.largest(&mut asking);
-        if let Some(task) = parts.task.rating() {
-            task.predict(&mut asking, &[], &histories);
+    fn ask<'b>(backend: &'b B, step_plan: &StepPlan, input: &Input) -> DryRun<'b, B> {
+        let (c, mut dry_run) = (input.capacity, DryRun::new(backend));
+        step_plan.step(&mut dry_run, &BatchShape { b: c.b, n: c.n, m: c.m, training: true });
+        step_plan.settle(&mut dry_run);
+        let users = step_plan.scoring.users();
+        let histories = BatchShape { b: users, n: c.n, m: users, training: false };
+        step_plan.model.forward(&mut dry_run, &histories);
+        step_plan.scoring.largest(&mut dry_run);
+        if let Some(task) = step_plan.task.rating() {
+            task.predict(&mut dry_run, &[], &histories);
         }
-        asking
+        dry_run
     }
 
     /// Keeps `len` interactions in the device's own memory, if it has room: batches are then named by where they start
@@ -187,9 +195,9 @@ impl<B: Backend> Engine<B> {
             at += piece.len();
         }
         assert_eq!(at, data.len(), "the pieces are not the whole");
-        self.parts.task.batches_mut().hold(data);
+        self.step_plan.task.batches_mut().hold(data);
         self.data = Some(4 * len);
-        self.batches = [self.parts.task.batches().empty(), self.parts.task.batches().empty()];
+        self.batches = [self.step_plan.task.batches().empty(), self.step_plan.task.batches().empty()];
         self.backend.sync().map(|()| true)
     }
 
@@ -204,17 +212,17 @@ impl<B: Backend> Engine<B> {
 
     /// Begins a batch of an epoch.
     pub fn begin(&mut self, epoch: u32) {
-        self.parts.task.batches().clear(&mut self.batches[0], epoch);
+        self.step_plan.task.batches().clear(&mut self.batches[0], epoch);
     }
 
     /// Adds a user's sequence to the batch.
     pub fn push(&mut self, user: u64, sequence: Sequence<'_>) {
-        self.parts.task.push(&mut self.batches[0], user, sequence);
+        self.step_plan.task.push(&mut self.batches[0], user, sequence);
     }
 
     /// Rows of the batch so far: interactions that it trains on.
     pub fn rows(&self) -> usize {
-        self.batches[0].head.n()
+        self.batches[0].header.n()
     }
 
     /// Sets off training step number `step` (from 1) on the batch, and gives what the step before it came to.
@@ -224,8 +232,8 @@ impl<B: Backend> Engine<B> {
     /// that step.
     pub fn launch(&mut self, step: u64, lr: f32) -> Result<Option<StepReport>> {
         let sent = self.send(step, lr);
-        let before = self.set_off(sent);
-        self.look(before)
+        let before = self.start(sent);
+        self.collect(before)
     }
 
     /// The first part of [`Engine::launch`]: brings the batch, and what is new of the step, to the backend.
@@ -236,8 +244,8 @@ impl<B: Backend> Engine<B> {
         let shape = self.upload(step);
         let bias = |beta: f32| (1.0 / (1.0 - (beta as f64).powf(step as f64))) as f32;
         let hyper = [lr, bias(self.settings.beta1), bias(self.settings.beta2)];
-        self.backend.write(self.parts.hyper.raw(), &hyper);
-        if self.parts.rings.is_some() {
+        self.backend.write(self.step_plan.hyper.raw(), &hyper);
+        if self.step_plan.rings.is_some() {
             // Rounded at every step, so that a resumed run adds to what it would have had.
             self.decay = (self.decay as f64 + (-(lr * self.settings.weight_decay) as f64).ln_1p()) as f32;
             self.remember(step, hyper);
@@ -246,10 +254,10 @@ impl<B: Backend> Engine<B> {
     }
 
     /// The second part: the step itself. Gives the one before, which has not been looked at.
-    pub fn set_off(&mut self, Sent { shape, step, lr }: Sent) -> Option<Pending> {
-        let parts = &self.parts;
-        self.backend.replay(shape.key(), |b| parts.step(b, &shape));
-        let later = self.backend.read_later(self.parts.report);
+    pub fn start(&mut self, Sent { shape, step, lr }: Sent) -> Option<Pending> {
+        let step_plan = &self.step_plan;
+        self.backend.replay(shape.key(), |b| step_plan.step(b, &shape));
+        let later = self.backend.read_later(self.step_plan.report);
         self.batches.swap(0, 1);
         self.pending.replace(Pending { step, lr, later })
     }
@@ -258,14 +266,14 @@ impl<B: Backend> Engine<B> {
     ///
     /// # Errors
     /// As [`Engine::launch`].
-    pub fn look(&mut self, before: Option<Pending>) -> Result<Option<StepReport>> {
+    pub fn collect(&mut self, before: Option<Pending>) -> Result<Option<StepReport>> {
         // Its batch has made room for the one launched last, but its head is still in the slot filled next.
-        before.map(|p| self.judge(p, 0)).transpose()
+        before.map(|p| self.step_report(p, 0)).transpose()
     }
 
     /// Writes what a step was like where rows that catch up look for it.
     fn remember(&mut self, step: u64, [lr, c1, c2]: [f32; 3]) {
-        if let Some(rings) = self.parts.rings {
+        if let Some(rings) = self.step_plan.rings {
             for (ring, decay) in [(rings.decaying, self.decay), (rings.lasting, 0.0)] {
                 self.backend.write(Rings::at(step, ring).raw(), &[lr, c1, c2, decay]);
             }
@@ -274,9 +282,9 @@ impl<B: Backend> Engine<B> {
 
     /// Brings every row of every table to step `step`, the last one launched: before weights are read other than by a step.
     pub fn settle(&mut self, step: u64) {
-        let Some(rings) = self.parts.rings else { return };
+        let Some(rings) = self.step_plan.rings else { return };
         self.backend.write_ids(self.input.step, &[step as u32 + 1]);
-        self.parts.settle(&mut self.backend);
+        self.step_plan.settle(&mut self.backend);
         // The sum begins anew, and with it what this step is remembered by.
         let mut hyper = [0.0; 4];
         self.backend.read(Rings::at(step, rings.decaying).raw(), &mut hyper);
@@ -286,7 +294,7 @@ impl<B: Backend> Engine<B> {
 
     /// Goes on after step `step`, whose state has been loaded.
     pub fn continue_after(&mut self, step: u64) {
-        if let Some(rings) = self.parts.rings {
+        if let Some(rings) = self.step_plan.rings {
             let mut hyper = [0.0; 4];
             self.backend.read(Rings::at(step, rings.decaying).raw(), &mut hyper);
             self.decay = hyper[3];
@@ -295,7 +303,7 @@ impl<B: Backend> Engine<B> {
 
     /// Whether tables are updated by rows, so that a checkpoint's weights may lag behind its step.
     pub fn by_rows(&self) -> bool {
-        self.parts.rings.is_some()
+        self.step_plan.rings.is_some()
     }
 
     /// What the last launched step came to, if it has not been told.
@@ -303,7 +311,7 @@ impl<B: Backend> Engine<B> {
     /// # Errors
     /// As [`Engine::launch`], for that step.
     pub fn finish(&mut self) -> Result<Option<StepReport>> {
-        self.pending.take().map(|p| self.judge(p, 1)).transpose()
+        self.pending.take().map(|p| self.step_report(p, 1)).transpose()
     }
 
     /// [`Engine::launch`] and [`Engine::finish`]: one step, waited for.
@@ -316,13 +324,13 @@ impl<B: Backend> Engine<B> {
     }
 
     /// Writes the batch.
-    fn upload(&mut self, step: u64) -> Shape {
-        let shape = self.parts.task.upload(&mut self.backend, &mut self.batches[0], step as u32);
+    fn upload(&mut self, step: u64) -> BatchShape {
+        let shape = self.step_plan.task.upload(&mut self.backend, &mut self.batches[0], step as u32);
         self.trained_on = Some(shape);
         shape
     }
 
-    fn judge(&mut self, p: Pending, batch: usize) -> Result<StepReport> {
+    fn step_report(&mut self, p: Pending, batch: usize) -> Result<StepReport> {
         let [loss, norm, ok, _] = self.backend.collect(p.later);
         if ok != 1.0 || !loss.is_finite() || !norm.is_finite() {
             self.backend.sync()?;
@@ -333,7 +341,7 @@ impl<B: Backend> Engine<B> {
             let what = format!("step {}: loss {loss}, gradient norm {norm}: not finite, {place}", p.step);
             return Err(not_finite(what));
         }
-        let scored = self.batches[batch].head.m();
+        let scored = self.batches[batch].header.m();
         Ok(StepReport { step: p.step, loss, norm, scored, lr: p.lr })
     }
 
@@ -345,8 +353,8 @@ impl<B: Backend> Engine<B> {
     /// They do not; names the first op and layer.
     pub fn check_weights(&mut self, step: u64) -> Result<()> {
         let Some(shape) = self.trained_on else { return Ok(()) };
-        self.parts.model.forward(&mut self.backend, &shape);
-        self.parts.task.objective().forward(&mut self.backend, &shape);
+        self.step_plan.model.forward(&mut self.backend, &shape);
+        self.step_plan.task.objective().forward(&mut self.backend, &shape);
         let loss = self.read_one(self.loss_span());
         self.backend.sync()?;
         if loss.is_finite() {
@@ -363,12 +371,12 @@ impl<B: Backend> Engine<B> {
     }
 
     /// Repeats a step's passes with every result read back, to name the op and the layer that broke; `make`: its batch too.
-    fn first_fault(&mut self, shape: &Shape, make: bool) -> String {
-        let mut checked = Checked::new(&mut self.backend);
+    fn first_fault(&mut self, shape: &BatchShape, make: bool) -> String {
+        let mut checked = NanCheck::new(&mut self.backend);
         if make {
-            self.parts.make(&mut checked, shape);
+            self.step_plan.make(&mut checked, shape);
         }
-        self.parts.passes(&mut checked, shape);
+        self.step_plan.passes(&mut checked, shape);
         match checked.first_fault {
             Some((op, span)) => {
                 let layer = self.plan.params().iter().find(|p| p.w.raw() == span || p.dw.raw() == span);
@@ -380,7 +388,7 @@ impl<B: Backend> Engine<B> {
     }
 
     /// What it learns.
-    pub fn task(&self) -> &'static tasks::Entry {
+    pub fn task(&self) -> &'static tasks::TaskEntry {
         self.settings.find().expect("the settings were checked").1
     }
 
@@ -395,12 +403,12 @@ impl<B: Backend> Engine<B> {
 
     /// Ranks and lists, and the backend that they are made on.
     pub(super) fn scoring(&mut self) -> (&Scoring, &mut B) {
-        (&self.parts.scoring, &mut self.backend)
+        (&self.step_plan.scoring, &mut self.backend)
     }
 
     /// As [`crate::tasks::Task::last_basket`].
     pub(super) fn asks_last_basket(&self) -> bool {
-        self.parts.task.last_basket()
+        self.step_plan.task.last_basket()
     }
 
     /// Asks about each query's history (oldest first; the newest T-1 items count), at most a batch of them, and leaves their
@@ -410,21 +418,21 @@ impl<B: Backend> Engine<B> {
         self.trained_on = None;
         self.host.clear();
         for query in queries {
-            self.parts.task.push_query(&mut self.host, query.history);
+            self.step_plan.task.push_query(&mut self.host, query.history);
             self.host.user.push(query.user.unwrap_or(Users::NOBODY));
         }
         let shape = self.input.upload(&mut self.backend, &self.host, 0);
-        self.parts.model.forward(&mut self.backend, &shape);
+        self.step_plan.model.forward(&mut self.backend, &shape);
     }
 
     /// The scale of the ratings that the model predicts, if it does.
     pub(super) fn scale(&self) -> Option<&RatingScale> {
-        self.parts.task.rating().map(Rating::scale)
+        self.step_plan.task.rating().map(Rating::scale)
     }
 
     /// Predicts the ratings asked for, at most a batch of them, and writes them to `out`.
     pub(super) fn forward_questions(&mut self, questions: &[Question<'_>], out: &mut [f32]) -> Result<()> {
-        let task = self.parts.task.rating().ok_or_else(|| super::ratings::no_model(&self.settings.task))?;
+        let task = self.step_plan.task.rating().ok_or_else(|| super::ratings::no_model(&self.settings.task))?;
         self.trained_on = None;
         self.host.clear();
         for q in questions {
@@ -432,7 +440,7 @@ impl<B: Backend> Engine<B> {
             self.host.user.push(q.user.unwrap_or(Users::NOBODY));
         }
         let shape = self.input.upload(&mut self.backend, &self.host, 0);
-        self.parts.model.forward(&mut self.backend, &shape);
+        self.step_plan.model.forward(&mut self.backend, &shape);
         let asked: Vec<u32> = questions.iter().map(|q| q.item).collect();
         let z = task.predict(&mut self.backend, &asked, &shape);
         self.backend.read(z.first(out.len()).raw(), out);
@@ -443,16 +451,16 @@ impl<B: Backend> Engine<B> {
 
     /// Batch, forward and backward passes of what was pushed, without an update: for tests and profiles. Gives the loss.
     pub fn gradients(&mut self, step: u64, training: bool) -> f32 {
-        let shape = Shape { training, ..self.upload(step) };
-        self.parts.make(&mut self.backend, &shape);
-        self.parts.passes(&mut self.backend, &shape);
+        let shape = BatchShape { training, ..self.upload(step) };
+        self.step_plan.make(&mut self.backend, &shape);
+        self.step_plan.passes(&mut self.backend, &shape);
         self.read_one(self.loss_span())
     }
 
     /// The same for a batch that is made already: with its `target`s, in training.
     pub fn gradients_of(&mut self, input: &HostInput, target: &[u32], step: u64) -> f32 {
-        let shape = Shape { training: true, ..self.input.upload(&mut self.backend, input, step as u32) };
-        let (to, weight) = self.parts.task.objective().targets().expect("the task asks for items");
+        let shape = BatchShape { training: true, ..self.input.upload(&mut self.backend, input, step as u32) };
+        let (to, weight) = self.step_plan.task.objective().targets().expect("the task asks for items");
         self.backend.write_ids(to, target);
         self.backend.write(weight.raw(), &vec![1.0 / target.len().max(1) as f32; target.len()]);
         // What negatives may have to keep apart from: the items as they were, and which rows are whose.
@@ -461,25 +469,25 @@ impl<B: Backend> Engine<B> {
         let before = |end: &u32| input.row.partition_point(|row| row < end) as u32;
         self.backend.write_ids(self.input.raw, &raw);
         self.backend.write_ids(self.input.scored, &input.cu.iter().map(before).collect::<Vec<_>>());
-        self.parts.task.objective().begin(&mut self.backend, &shape);
-        self.parts.passes(&mut self.backend, &shape);
+        self.step_plan.task.objective().begin(&mut self.backend, &shape);
+        self.step_plan.passes(&mut self.backend, &shape);
         self.read_one(self.loss_span())
     }
 
     /// The span of the mean loss.
     pub fn loss_span(&self) -> Span<F32> {
-        self.parts.task.objective().value()
+        self.step_plan.task.objective().value()
     }
 
     /// `e`, where memory ran out with the largest batch that would have fitted.
-    fn too_large(e: Error, settings: &Settings, facts: &Facts, open: impl Fn(&Planner) -> Result<B>) -> Error {
+    fn too_large(e: Error, settings: &Settings, summary: &DataSummary, open: impl Fn(&Planner) -> Result<B>) -> Error {
         // A bare backend can tell what scratch memory ops would take.
         let (Some(there), Ok(bare)) = (e.room, open(&Planner::new())) else { return e };
         // Not to the last byte: copies, graphs and the driver take some too.
         let there = there - there / 32;
         let fits = |batch: usize| {
-            let Ok((plan, input, parts)) = lay_out(settings, facts, batch) else { return false };
-            let Ok(scratch) = Self::ask(&bare, &parts, &input).answer(plan.owners()) else { return false };
+            let Ok((plan, input, step_plan)) = plan_step(settings, summary, batch) else { return false };
+            let Ok(scratch) = Self::ask(&bare, &step_plan, &input).finish(plan.owners()) else { return false };
             (B::bytes(&plan, bare.precision()) + scratch.next_multiple_of(1 << 20)) as u64 <= there
         };
         let (mut low, mut high) = (0, settings.batch);

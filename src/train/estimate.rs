@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use super::{engine::Engine, feed::Feed, folder::RunConfig, parts::lay_out, sides::Sides};
+use super::{engine::Engine, folder::RunConfig, loader::BatchLoader, side_tables::SideTables, step_plan::plan_step};
 use crate::{
     backend::{self, Device, WithBackend},
     base::Result,
     data::{Dataset, split::Split},
-    layers::Facts,
+    layers::DataSummary,
     mem::Planner,
     ops::Backend,
 };
@@ -27,8 +27,8 @@ pub struct Estimate {
 /// Settings that contradict each other.
 pub fn bytes(config: &RunConfig, data: &Dataset) -> Result<u64> {
     let s = &config.settings;
-    let facts = Facts { ratings: config.ratings.clone(), ..Sides::facts_of(s, data)? };
-    let plan = lay_out(s, &facts, s.batch)?.0;
+    let summary = DataSummary { ratings: config.ratings.clone(), ..SideTables::data_summary(s, data)? };
+    let plan = plan_step(s, &summary, s.batch)?.0;
     use crate::mem::Arena::*;
     Ok([Param, Grad, Moment1, Moment2, Act, Stat, Index].map(|arena| plan.len(arena) as u64 * 4).iter().sum())
 }
@@ -51,16 +51,16 @@ pub fn estimate(
         fn call<B: Backend + 'static>(self, open: &dyn Fn(&Planner) -> Result<B>) -> Self::Out {
             let Steps(config, data, split, budget) = self;
             let s = &config.settings;
-            let facts = Facts { ratings: config.ratings.clone(), ..Sides::facts_of(s, data)? };
-            let mut engine = Engine::<B>::new(s, facts, open)?;
-            let feed = Feed::new(s, data, split)?;
+            let summary = DataSummary { ratings: config.ratings.clone(), ..SideTables::data_summary(s, data)? };
+            let mut engine = Engine::<B>::new(s, summary, open)?;
+            let loader = BatchLoader::new(s, data, split)?;
             let (began, mut step, mut timed) = (Instant::now(), 0u64, Duration::ZERO);
             // The first step meets cold caches, and a GPU's recorded graph comes with the third.
             let warm = 3;
             // Batches from all over the users, whose sequences differ in length.
-            let batches: Vec<&[u32]> = feed.users().chunks(s.batch).collect();
+            let batches: Vec<&[u32]> = loader.users().chunks(s.batch).collect();
             while step < warm + 2 || (began.elapsed() < budget && step < warm + batches.len() as u64) {
-                feed.fill(&mut engine, 1, batches[(step as usize * 7) % batches.len()])?;
+                loader.fill(&mut engine, 1, batches[(step as usize * 7) % batches.len()])?;
                 step += 1;
                 let at = Instant::now();
                 engine.step(step, 0.0)?;

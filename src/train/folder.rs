@@ -14,7 +14,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{settings::Settings, sides::Sides, trained::Which, transfer::Origin};
+use super::{settings::Settings, side_tables::SideTables, trained::Which, transfer::Origin};
 use crate::{
     base::{
         Error, Result,
@@ -175,7 +175,7 @@ impl RunFolder {
         let text = toml::to_string(config).map_err(|e| Error::internal(format!("config.toml: {e}")))?;
         write_atomically(&self.config_path(), |f| f.write_all(text.as_bytes()))?;
         data.item_keys().save(&self.items())?;
-        Sides::keep(&config.settings, data, self)
+        SideTables::keep(&config.settings, data, self)
     }
 
     /// Takes back what [`RunFolder::create`] made, where nothing has come of it: a run that could not begin leaves nothing

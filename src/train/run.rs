@@ -9,14 +9,14 @@ use std::{
 };
 
 use super::{
-    checkpoint::{self, Beside, EpochRow, State},
+    checkpoint::{self, CheckpointMeta, EpochRow, TrainState},
     engine::{Engine, StepReport},
-    feed::Feed,
     folder::{RunConfig, RunFolder},
+    loader::BatchLoader,
     memory::MemoryPlan,
-    parts::lay_out,
     schedule::Schedule,
-    sides::Sides,
+    side_tables::SideTables,
+    step_plan::plan_step,
     transfer::{self, Base, Carried, Keys, Transfer},
 };
 use crate::{
@@ -31,18 +31,18 @@ use crate::{
         split::{Split, ValidPart},
     },
     eval::{Encoder, EvalOptions, RatingOptions, evaluate::evaluate_each, evaluate_ratings},
-    layers::Facts,
+    layers::DataSummary,
     mem::Planner,
     ops::Backend,
 };
 
 /// What a run tells while it goes.
 #[derive(Clone, Debug)]
-pub enum Event {
+pub enum TrainEvent {
     /// What it took over from the run it comes from.
     Carried(Vec<Carried>),
     /// Planned and ready: parameters, memory, steps of an epoch, the state it starts from.
-    Ready { parameters: usize, memory: MemoryPlan, steps: u64, state: State },
+    Ready { parameters: usize, memory: MemoryPlan, steps: u64, state: TrainState },
     /// What a run that starts from another one is worth before its first step.
     Start(Validated),
     /// A step is done. `interactions`: real ones, trained on so far in this session.
@@ -52,7 +52,7 @@ pub enum Event {
 }
 
 /// Everything a run needs.
-pub struct Job<'a> {
+pub struct TrainJob<'a> {
     pub config: &'a RunConfig,
     pub data: &'a Dataset,
     pub split: &'a Split,
@@ -68,10 +68,10 @@ pub struct Job<'a> {
 ///
 /// # Errors
 /// Settings that contradict each other, a checkpoint that does not fit, a loss that is not finite, the disk's.
-pub fn train(job: &Job<'_>, observe: &mut dyn FnMut(Event)) -> Result<State> {
-    struct OnBackend<'j, 'a>(&'j Job<'a>, &'j mut dyn FnMut(Event));
+pub fn train(job: &TrainJob<'_>, observe: &mut dyn FnMut(TrainEvent)) -> Result<TrainState> {
+    struct OnBackend<'j, 'a>(&'j TrainJob<'a>, &'j mut dyn FnMut(TrainEvent));
     impl WithBackend for OnBackend<'_, '_> {
-        type Out = Result<State>;
+        type Out = Result<TrainState>;
         fn call<B: Backend + 'static>(self, open: &dyn Fn(&Planner) -> Result<B>) -> Self::Out {
             Loop::new(self.0, open)?.run(self.1)
         }
@@ -89,9 +89,9 @@ pub fn train(job: &Job<'_>, observe: &mut dyn FnMut(Event)) -> Result<State> {
 pub fn check(config: &RunConfig, data: &Dataset, split: &Split) -> Result<()> {
     let s = &config.settings;
     s.check()?;
-    Feed::new(s, data, split)?;
-    let facts = Facts { ratings: config.ratings.clone(), ..Sides::facts_of(s, data)? };
-    let (plan, ..) = lay_out(s, &facts, s.batch)?;
+    BatchLoader::new(s, data, split)?;
+    let summary = DataSummary { ratings: config.ratings.clone(), ..SideTables::data_summary(s, data)? };
+    let (plan, ..) = plan_step(s, &summary, s.batch)?;
     if plan.params().iter().all(|p| p.frozen) {
         return Err(Error::user(format!("--freeze {} leaves nothing to train", s.freeze))
             .hint("freeze less, or add patches: --patch serial"));
@@ -131,12 +131,12 @@ pub fn validate(
 }
 
 struct Loop<'a, B> {
-    job: &'a Job<'a>,
+    job: &'a TrainJob<'a>,
     engine: Engine<B>,
-    feed: Feed<'a>,
+    loader: BatchLoader<'a>,
     /// Steps launched, at most one ahead of those booked in `state`.
     launched: u64,
-    state: State,
+    state: TrainState,
     vocabulary: String,
     /// What was taken over, until it is told.
     carried: Option<Vec<Carried>>,
@@ -149,23 +149,24 @@ struct Loop<'a, B> {
 }
 
 impl<'a, B: Backend> Loop<'a, B> {
-    fn new(job: &'a Job<'a>, open: &dyn Fn(&Planner) -> Result<B>) -> Result<Self> {
+    fn new(job: &'a TrainJob<'a>, open: &dyn Fn(&Planner) -> Result<B>) -> Result<Self> {
         let s = &job.config.settings;
         let counts: Vec<u64> = job.split.train_counts().iter().map(|c| *c as u64).collect();
         // From the folder, not from the data: side fields may have been imported anew since.
-        let sides = Sides::open(s, job.folder, job.data.items())?;
-        let facts = sides.facts(counts)?;
+        let side_tables = SideTables::open(s, job.folder, job.data.items())?;
+        let summary = side_tables.summary(counts)?;
         // What is loaded need not be drawn.
-        let facts = Facts { ratings: job.config.ratings.clone(), ..facts };
-        let mut engine = if job.resume { Engine::<B>::blank(s, facts, open) } else { Engine::new(s, facts, open) }?;
-        let vocabulary = sides.fingerprint(job.data.item_keys());
+        let summary = DataSummary { ratings: job.config.ratings.clone(), ..summary };
+        let mut engine = if job.resume { Engine::<B>::blank(s, summary, open) } else { Engine::new(s, summary, open) }?;
+        let vocabulary = side_tables.fingerprint(job.data.item_keys());
         let state = if job.resume {
             let Engine { plan, backend, .. } = &mut engine;
             checkpoint::load(&job.folder.last(), backend, plan, true, &vocabulary)?
         } else {
-            State::default()
+            TrainState::default()
         };
-        let keys = Keys { items: job.data.item_keys(), sides: &sides, content: Some(job.data.item_fields()) };
+        let keys =
+            Keys { items: job.data.item_keys(), side_tables: &side_tables, content: Some(job.data.item_fields()) };
         let carried = match &job.config.from {
             Some(origin) if !job.resume => {
                 let mut base = Base::open(&origin.run, origin.checkpoint)?;
@@ -179,14 +180,14 @@ impl<'a, B: Backend> Loop<'a, B> {
             _ => None,
         };
         engine.continue_after(state.step);
-        let mut feed = Feed::new(s, job.data, job.split)?;
-        let schedule = feed.schedule(s);
-        feed.hold(&mut engine)?;
+        let mut loader = BatchLoader::new(s, job.data, job.split)?;
+        let schedule = loader.schedule(s);
+        loader.hold(&mut engine)?;
         let (now, launched) = (Instant::now(), state.step);
         Ok(Loop {
             job,
             engine,
-            feed,
+            loader,
             launched,
             state,
             vocabulary,
@@ -199,14 +200,14 @@ impl<'a, B: Backend> Loop<'a, B> {
         })
     }
 
-    fn run(mut self, observe: &mut dyn FnMut(Event)) -> Result<State> {
+    fn run(mut self, observe: &mut dyn FnMut(TrainEvent)) -> Result<TrainState> {
         if let Some(carried) = self.carried.take() {
-            observe(Event::Carried(carried));
+            observe(TrainEvent::Carried(carried));
         }
-        observe(Event::Ready {
+        observe(TrainEvent::Ready {
             parameters: self.engine.params().iter().map(|p| p.w.len()).sum(),
             memory: self.engine.memory_plan(),
-            steps: self.feed.steps(),
+            steps: self.loader.steps(),
             state: self.state.clone(),
         });
         if self.job.resume {
@@ -217,7 +218,7 @@ impl<'a, B: Backend> Loop<'a, B> {
             self.save_last()?;
         }
         if let Some(found) = self.validate_start()? {
-            observe(Event::Start(found));
+            observe(TrainEvent::Start(found));
         }
         let epochs = self.job.config.settings.epochs;
         while self.state.epoch < epochs && !self.state.done {
@@ -231,7 +232,7 @@ impl<'a, B: Backend> Loop<'a, B> {
             let best = self.close_epoch()?;
             let row = self.state.history.last().expect("an epoch was closed").clone();
             self.note_timing(&row, seconds, rate)?;
-            observe(Event::Epoch { row, seconds, interactions_per_s: rate, best });
+            observe(TrainEvent::Epoch { row, seconds, interactions_per_s: rate, best });
         }
         if !self.state.done {
             self.state.done = true;
@@ -252,18 +253,18 @@ impl<'a, B: Backend> Loop<'a, B> {
     }
 
     /// The rest of the current epoch; false when told to stop.
-    fn epoch(&mut self, observe: &mut dyn FnMut(Event)) -> Result<bool> {
+    fn epoch(&mut self, observe: &mut dyn FnMut(TrainEvent)) -> Result<bool> {
         let s = &self.job.config.settings;
         let epoch = self.state.epoch + 1;
         self.check_data()?;
-        let order = self.feed.order(epoch);
+        let order = self.loader.order(epoch);
         let batches = order.chunks(s.batch).skip(self.state.step_in_epoch as usize);
         for batch in batches {
             if self.job.stop.load(Ordering::Relaxed) {
                 self.drain(observe)?;
                 return Ok(false);
             }
-            self.feed.fill(&mut self.engine, epoch, batch).map_err(|e| self.point_to_resume(e))?;
+            self.loader.fill(&mut self.engine, epoch, batch).map_err(|e| self.point_to_resume(e))?;
             self.interactions += self.engine.rows() as u64;
             self.launched += 1;
             let lr = self.schedule.at(self.launched);
@@ -281,13 +282,18 @@ impl<'a, B: Backend> Loop<'a, B> {
     }
 
     /// Waits for the step that is under way, if there is one.
-    fn drain(&mut self, observe: &mut dyn FnMut(Event)) -> Result<()> {
+    fn drain(&mut self, observe: &mut dyn FnMut(TrainEvent)) -> Result<()> {
         let last = self.engine.finish();
         self.book(last, self.state.epoch + 1, observe)
     }
 
     /// Writes down what a step came to.
-    fn book(&mut self, report: Result<Option<StepReport>>, epoch: u32, observe: &mut dyn FnMut(Event)) -> Result<()> {
+    fn book(
+        &mut self,
+        report: Result<Option<StepReport>>,
+        epoch: u32,
+        observe: &mut dyn FnMut(TrainEvent),
+    ) -> Result<()> {
         let Some(report) = report.map_err(|e| self.point_to_last(e.at(format!("epoch {epoch}"))))? else {
             return Ok(());
         };
@@ -295,9 +301,9 @@ impl<'a, B: Backend> Loop<'a, B> {
         self.state.step_in_epoch += 1;
         self.state.loss_sum += report.loss as f64 * report.scored as f64;
         self.state.scored += report.scored as u64;
-        let (step, steps) = (self.state.step_in_epoch, self.feed.steps());
+        let (step, steps) = (self.state.step_in_epoch, self.loader.steps());
         let StepReport { loss, lr, .. } = report;
-        observe(Event::Step { epoch, step, steps, loss, lr, interactions: self.interactions });
+        observe(TrainEvent::Step { epoch, step, steps, loss, lr, interactions: self.interactions });
         Ok(())
     }
 
@@ -385,7 +391,7 @@ impl<'a, B: Backend> Loop<'a, B> {
         let Engine { plan, backend, .. } = &mut self.engine;
         // What is frozen stays where it came from.
         let origin = self.job.config.from.as_ref().filter(|_| plan.params().iter().any(|p| p.frozen));
-        let beside = Beside {
+        let beside = CheckpointMeta {
             vocabulary: &self.vocabulary,
             base: origin.map(|o| o.sha256.as_str()),
             settings: &self.job.config.settings,

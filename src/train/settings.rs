@@ -191,9 +191,9 @@ impl Settings {
     ///
     /// # Errors
     /// There is none of that name; the model does not see what the task asks of it.
-    pub fn find(&self) -> Result<(&'static models::Entry, &'static tasks::Entry)> {
+    pub fn find(&self) -> Result<(&'static models::ModelEntry, &'static tasks::TaskEntry)> {
         let model = models::find(&self.model)?;
-        let fits = |task: &&tasks::Entry| task.suits(model);
+        let fits = |task: &&tasks::TaskEntry| task.suits(model);
         if self.task == "auto" {
             let natural = tasks::ALL.iter().find(|task| fits(task) && task.view == model.views[0]);
             return Ok((model, natural.ok_or_else(|| Error::internal(format!("no task for {}", model.name)))?));

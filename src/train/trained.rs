@@ -8,7 +8,7 @@ use super::{
     checkpoint,
     engine::Engine,
     folder::{RunConfig, RunFolder},
-    sides::Sides,
+    side_tables::SideTables,
     transfer::{self, Keys},
 };
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
     base::Result,
     data::Vocab,
     eval::Encoder,
-    layers::Facts,
+    layers::DataSummary,
     mem::Planner,
     ops::Backend,
 };
@@ -36,7 +36,7 @@ pub struct Trained {
     pub config: RunConfig,
     pub items: Vocab,
     /// Users and side fields, where they have vectors.
-    pub sides: Sides,
+    pub side_tables: SideTables,
     pub encoder: Box<dyn Encoder>,
     /// Parameters of the model.
     pub parameters: usize,
@@ -48,21 +48,22 @@ impl Trained {
     /// # Errors
     /// No run there; a checkpoint that does not fit the run's settings or vocabulary.
     pub fn open(run: &Path, which: Which, device: Device) -> Result<Trained> {
-        struct Load<'a>(&'a RunFolder, &'a RunConfig, (&'a Vocab, &'a Sides), Which);
+        struct Load<'a>(&'a RunFolder, &'a RunConfig, (&'a Vocab, &'a SideTables), Which);
         impl WithBackend for Load<'_> {
             type Out = Result<(Box<dyn Encoder>, usize)>;
             fn call<B: Backend + 'static>(self, open: &dyn Fn(&Planner) -> Result<B>) -> Self::Out {
-                let Load(folder, config, (items, sides), which) = self;
+                let Load(folder, config, (items, side_tables), which) = self;
                 // Counts only matter to sampled losses, which are not asked for here.
-                let facts = Facts { ratings: config.ratings.clone(), ..sides.facts(vec![1; items.len()])? };
-                let mut engine = Engine::<B>::blank(&config.settings, facts, open)?;
+                let summary =
+                    DataSummary { ratings: config.ratings.clone(), ..side_tables.summary(vec![1; items.len()])? };
+                let mut engine = Engine::<B>::blank(&config.settings, summary, open)?;
                 let path = folder.checkpoint(which)?;
                 // Rows of a table may stand at earlier steps than the checkpoint: they are brought to date.
                 let behind = which == Which::Last && engine.by_rows();
                 let Engine { plan, backend, .. } = &mut engine;
-                let state = checkpoint::load(&path, backend, plan, behind, &sides.fingerprint(items))?;
+                let state = checkpoint::load(&path, backend, plan, behind, &side_tables.fingerprint(items))?;
                 if let Some(origin) = config.from.as_ref().filter(|_| engine.params().iter().any(|p| p.frozen)) {
-                    let keys = Keys { items, sides, content: None };
+                    let keys = Keys { items, side_tables, content: None };
                     transfer::complete(&mut engine, origin, keys)?;
                 }
                 if behind {
@@ -75,9 +76,9 @@ impl Trained {
         let folder = RunFolder::new(run);
         let config = folder.config()?;
         let items = Vocab::open(&folder.items())?;
-        let sides = Sides::open(&config.settings, &folder, items.len())?;
-        let load = Load(&folder, &config, (&items, &sides), which);
+        let side_tables = SideTables::open(&config.settings, &folder, items.len())?;
+        let load = Load(&folder, &config, (&items, &side_tables), which);
         let (encoder, parameters) = backend::with(device, config.settings.precision.on(device), load)?;
-        Ok(Trained { config, items, sides, encoder, parameters })
+        Ok(Trained { config, items, side_tables, encoder, parameters })
     }
 }

@@ -26,7 +26,7 @@ use super::{
     columns::{Columns, Place, added, beginning, laid_out, named_columns},
     engine::Engine,
     fresh::{FreshRows, Start, group},
-    sides::Sides,
+    side_tables::SideTables,
     trained::Which,
 };
 use crate::{
@@ -102,7 +102,7 @@ pub struct Carried {
 #[derive(Clone, Copy)]
 pub struct Keys<'a> {
     pub items: &'a Vocab,
-    pub sides: &'a Sides,
+    pub side_tables: &'a SideTables,
     /// The side fields of the data: by them rows of new items may start.
     pub content: Option<&'a ItemFields>,
 }
@@ -167,8 +167,8 @@ fn take<B: Backend>(
         return Ok((p.shape[0], begins));
     }
     let none = Vocab::from_keys(Vec::<String>::new());
-    let mine = keys_of(kind, keys.items, keys.sides).unwrap_or(&none);
-    let theirs = keys_of(kind, &base.items, &base.sides).unwrap_or(&none);
+    let mine = keys_of(kind, keys.items, keys.side_tables).unwrap_or(&none);
+    let theirs = keys_of(kind, &base.items, &base.side_tables).unwrap_or(&none);
     let d: usize = p.shape[1..].iter().product();
     let place = Place::new(Some(mine), Some(theirs), known.shape[0]);
     let start = Start::new(kind, origin.fresh_rows, keys.content, &values, d, mine, theirs);

@@ -1,7 +1,7 @@
 /*! Which settings a run uses: one table over models, tasks, losses, samplers and transfers. A setting that was given
 and changes nothing is refused, so that nobody believes to have changed the run.
 
-`Model::USES` and `Kind::USES` name what only some models and tasks use; `RULES` holds what depends on other
+`Model::USES` and `TaskDefinition::USES` name what only some models and tasks use; `RULES` holds what depends on other
 settings. A setting that neither names is used by every run.
 */
 
@@ -9,7 +9,7 @@ use super::{schedule::Decay, settings::Settings, transfer::Transfer};
 use crate::{
     base::{Error, Result},
     models::{self, Model},
-    tasks::{self, Kind, LossKind, LossSettings, MaskedItem, SamplerKind},
+    tasks::{self, LossKind, LossSettings, MaskedItem, SamplerKind, TaskDefinition},
 };
 
 /// Why a setting changes nothing.
@@ -23,8 +23,8 @@ pub struct Idle {
 /// A run, as the rules look at it.
 struct Run<'a> {
     s: &'a Settings,
-    model: &'a models::Entry,
-    task: &'a tasks::Entry,
+    model: &'a models::ModelEntry,
+    task: &'a tasks::TaskEntry,
     loss: LossSettings,
     /// What is taken over from a base run; `None`: the run begins from scratch.
     transfer: Option<Transfer>,

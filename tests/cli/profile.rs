@@ -12,7 +12,7 @@ use mipgpu::{
         split::{Split, SplitSpec},
     },
     tasks::Sequence,
-    train::{Engine, Feed, Settings},
+    train::{BatchLoader, Engine, Settings},
 };
 
 const FILES: [&str; 4] = ["profile.html", "profile.json", "profile.txt", "trace.json"];
@@ -191,13 +191,13 @@ fn whoever_fills_a_batch_is_told_of_data_that_changed() {
     let split = Split::new(&data, SplitSpec::default()).unwrap();
     let s = Settings { width: 16, length: 20, batch: 16, ..Settings::default() };
     let mut engine = Engine::new(&s, &vec![1; data.items()], |plan| Ok(Cpu::new(plan))).unwrap();
-    let mut feed = Feed::new(&s, &data, &split).unwrap();
-    feed.hold(&mut engine).unwrap();
-    assert!(!feed.held(), "the processor reads in place");
-    feed.fill(&mut engine, 1, &feed.users()[..16]).unwrap();
+    let mut loader = BatchLoader::new(&s, &data, &split).unwrap();
+    loader.hold(&mut engine).unwrap();
+    assert!(!loader.held(), "the processor reads in place");
+    loader.fill(&mut engine, 1, &loader.users()[..16]).unwrap();
     let shard = p.names("data").into_iter().find(|n| n.contains("shard")).unwrap();
     std::fs::File::options().append(true).open(p.path("data").join(&shard)).unwrap().write_all(&[0]).unwrap();
-    let told = feed.fill(&mut engine, 1, &feed.users()[..16]).unwrap_err().to_string();
+    let told = loader.fill(&mut engine, 1, &loader.users()[..16]).unwrap_err().to_string();
     assert!(
         told.contains(&shard) && told.contains("has changed") && told.contains("hint: put the data back"),
         "{told}"

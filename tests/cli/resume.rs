@@ -17,7 +17,7 @@ use mipgpu::{
     },
     models,
     tasks::{self, LossKind},
-    train::{Event, RunConfig, RunFolder, Settings, TableUpdate, ratings::scale_of, run::Job},
+    train::{RunConfig, RunFolder, Settings, TableUpdate, TrainEvent, ratings::scale_of, run::TrainJob},
 };
 
 const EPOCHS: &str = "8";
@@ -177,9 +177,9 @@ fn stop_and_go_on(settings: &Settings) {
         }
         let (stop, mut steps) = (AtomicBool::new(false), 0);
         let (config, data, split, folder) = (&config, &data, &split, &folder);
-        let job = Job { config, data, split, folder, device: Device::Cpu, resume, stop: &stop };
+        let job = TrainJob { config, data, split, folder, device: Device::Cpu, resume, stop: &stop };
         mipgpu::train::train(&job, &mut |event| {
-            if let Event::Step { .. } = event {
+            if let TrainEvent::Step { .. } = event {
                 steps += 1;
                 stop.store(Some(steps) == stop_at, Ordering::Relaxed);
             }

@@ -4,7 +4,7 @@ use mipgpu::{
     layers::{Capacity, Input},
     mem::{Init, Planner},
     models::Representations,
-    tasks::{Kind, TaskSettings},
+    tasks::{TaskDefinition, TaskSettings},
     train::Settings,
 };
 
@@ -14,7 +14,7 @@ pub fn task_settings(mask: f32, mask_last: f32, length: usize, seed: u64) -> Tas
 }
 
 /// `T` over a table of `items` numbers, for batches of `sequences`.
-pub fn task<T: Kind>(p: &mut Planner, c: &TaskSettings, items: usize, sequences: usize) -> (Input, T) {
+pub fn task<T: TaskDefinition>(p: &mut Planner, c: &TaskSettings, items: usize, sequences: usize) -> (Input, T) {
     let capacity = Capacity::new(sequences, c.length, sequences * T::most_scored(c));
     let input = Input::plan(p, capacity);
     let input = if T::RATED { input.with_ratings(p) } else { input };

@@ -127,7 +127,7 @@ fn wgmma(precision: Precision, plan: &Planner) -> Result<Simt> {
     Ok(simt)
 }
 
-fn prove_twins<F: Op, B: Op>(cases: impl Fn() -> Vec<Case<F, B>>)
+fn prove_variants<F: Op, B: Op>(cases: impl Fn() -> Vec<Case<F, B>>)
 where
     Simt: Run<F> + Run<B>,
 {
@@ -136,19 +136,19 @@ where
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(|e| e.into_inner());
     for case in cases() {
         let bits = |open: &dyn Fn(&Planner) -> Result<Simt>| ops::prove::fingerprint(&case, open).unwrap();
-        let (twin, portable) = (bits(&|p| wgmma(Precision::Bf16, p)), bits(&|p| emulated(Precision::Bf16, p)));
-        assert!(twin == portable, "{}: other bits than without wgmma", case.name);
+        let (variant, portable) = (bits(&|p| wgmma(Precision::Bf16, p)), bits(&|p| emulated(Precision::Bf16, p)));
+        assert!(variant == portable, "{}: other bits than without wgmma", case.name);
     }
 }
 
 #[test]
 fn cross_entropy_by_wgmma() {
-    prove_twins(ops::cross_entropy::cases);
+    prove_variants(ops::cross_entropy::cases);
 }
 
 #[test]
 fn sampled_softmax_by_wgmma() {
-    prove_twins(ops::sampled_softmax::cases);
+    prove_variants(ops::sampled_softmax::cases);
 }
 
 /// Counts of a digit are added up 256 tiles at a time: more keys than the cases have.

@@ -3,7 +3,7 @@
 use mipgpu::{
     backend::{Cpu, Reference, emulated},
     base::rng::{Purpose, Stream},
-    layers::{Capacity, CaserConv, CaserConvConfig, Input, Shape},
+    layers::{BatchShape, Capacity, CaserConv, CaserConvConfig, Input},
     mem::{Mode, Planner, Precision, RawSpan, Var},
     ops::{Backend, Memory, NO_ROW, Run, WindowConvFwd},
 };
@@ -16,7 +16,7 @@ struct Layer {
     x: Var,
     conv: CaserConv,
     cu: Vec<u32>,
-    shape: Shape,
+    shape: BatchShape,
 }
 
 impl Layer {
@@ -30,7 +30,7 @@ impl Layer {
         let conv = CaserConv::plan(&mut plan, "caser", x, &input, &c).unwrap();
         let mut cu = vec![0];
         lengths.iter().for_each(|l| cu.push(cu[cu.len() - 1] + *l as u32));
-        Layer { plan, input, x, conv, cu, shape: Shape { b, n, ..Shape::default() } }
+        Layer { plan, input, x, conv, cu, shape: BatchShape { b, n, ..BatchShape::default() } }
     }
 
     fn forward<B: Backend>(&self, b: &mut B) {

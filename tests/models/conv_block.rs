@@ -3,7 +3,7 @@
 use mipgpu::{
     backend::{Cpu, Reference},
     base::rng::{Purpose, Stream},
-    layers::{Capacity, ConvBlock, ConvBlockConfig, Input, Shape},
+    layers::{BatchShape, Capacity, ConvBlock, ConvBlockConfig, Input},
     mem::{Param, Planner, Var},
     ops::{Backend, Memory},
 };
@@ -16,7 +16,7 @@ struct Stack {
     x: Var,
     blocks: Vec<ConvBlock>,
     cu: Vec<u32>,
-    shape: Shape,
+    shape: BatchShape,
 }
 
 impl Stack {
@@ -34,7 +34,7 @@ impl Stack {
         }
         let mut cu = vec![0];
         lengths.iter().for_each(|l| cu.push(cu[cu.len() - 1] + *l as u32));
-        Stack { plan, input, x, blocks, cu, shape: Shape { b, n, ..Shape::default() } }
+        Stack { plan, input, x, blocks, cu, shape: BatchShape { b, n, ..BatchShape::default() } }
     }
 
     fn y(&self) -> Var {

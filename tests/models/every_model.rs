@@ -4,7 +4,7 @@
 use mipgpu::{
     backend::{Cpu, Reference},
     base::rng::{Purpose, Stream},
-    layers::{Facts, Join, NormPlace, RatingScale},
+    layers::{DataSummary, Join, NormPlace, RatingScale},
     mem::Param,
     models,
     ops::{BagLists, Memory},
@@ -83,7 +83,7 @@ fn variants() -> Vec<Settings> {
 
 /// Items with no, one or two values in the first field and the same in the second, one user more than batches have, and five
 /// ratings.
-fn facts() -> Facts {
+fn summary() -> DataSummary {
     let values: Vec<u32> = (0..6).collect();
     let of = |item: usize, field: usize| match field {
         0 => &values[item % 4..][..item % 3],
@@ -91,7 +91,7 @@ fn facts() -> Facts {
     };
     let counts = (0..ITEMS as u64).map(|i| 1 + i % 5).collect();
     let ratings = Some(RatingScale { levels: vec![1.0, 2.0, 3.0, 4.5, 5.0], mean: 3.25 });
-    Facts { counts, users: 5, fields: BagLists::new(ITEMS, &[6, 3], of).unwrap(), ratings }
+    DataSummary { counts, users: 5, fields: BagLists::new(ITEMS, &[6, 3], of).unwrap(), ratings }
 }
 
 /// A batch of sequences (or pairs of baskets) of lengths 9 (cut from 12), 1, 5 and 3.
@@ -100,7 +100,7 @@ fn fill<B: mipgpu::ops::Backend>(engine: &mut Engine<B>) {
 }
 
 fn fill_with<B: mipgpu::ops::Backend>(engine: &mut Engine<B>, of: impl Fn(Vec<u32>) -> Vec<u32>) {
-    let (levels, task) = (facts().ratings.unwrap().levels, engine.task());
+    let (levels, task) = (summary().ratings.unwrap().levels, engine.task());
     let mut draw = Stream::new(2, Purpose::Test, 0);
     engine.begin(1);
     for (user, len) in [12, 1, 5, 3].into_iter().enumerate() {
@@ -120,7 +120,7 @@ fn fill_with<B: mipgpu::ops::Backend>(engine: &mut Engine<B>, of: impl Fn(Vec<u3
 }
 
 fn directional(s: &Settings) {
-    let mut e = Engine::<_>::new(s, facts(), |p| Ok(Reference::<f64>::new(p))).unwrap();
+    let mut e = Engine::<_>::new(s, summary(), |p| Ok(Reference::<f64>::new(p))).unwrap();
     fill(&mut e);
     // What starts as zero could hide a gradient behind it.
     for (i, p) in e.params().to_vec().iter().enumerate() {
@@ -181,11 +181,11 @@ fn the_gradient_of_every_parameter_is_right() {
 /// but lost on the way to the weights.
 fn overfit(s: &Settings) {
     let s = Settings { dropout: 0.0, attention_dropout: 0.0, clip: 0.0, init_std: 0.1, width: 32, ..s.clone() };
-    let mut e = Engine::<_>::new(&s, facts(), |p| Ok(Cpu::new(p))).unwrap();
+    let mut e = Engine::<_>::new(&s, summary(), |p| Ok(Cpu::new(p))).unwrap();
     if e.task().baskets {
         // Two hidden items of one basket look alike: only one of them can be told.
         let s = Settings { mask: 0.01, ..s.clone() };
-        e = Engine::<_>::new(&s, facts(), |p| Ok(Cpu::new(p))).unwrap();
+        e = Engine::<_>::new(&s, summary(), |p| Ok(Cpu::new(p))).unwrap();
     }
     let mut first = None;
     let mut last = 0.0;
@@ -209,8 +209,8 @@ fn one_batch_can_be_overfitted() {
 
 /// One training step on the CPU backend and on the f64 oracle from the same weights: same loss, same new weights.
 fn one_step(s: &Settings) {
-    let mut cpu = Engine::<_>::new(s, facts(), |p| Ok(Cpu::new(p))).unwrap();
-    let mut oracle = Engine::<_>::new(s, facts(), |p| Ok(Reference::<f64>::new(p))).unwrap();
+    let mut cpu = Engine::<_>::new(s, summary(), |p| Ok(Cpu::new(p))).unwrap();
+    let mut oracle = Engine::<_>::new(s, summary(), |p| Ok(Reference::<f64>::new(p))).unwrap();
     fill(&mut cpu);
     fill(&mut oracle);
     let (a, b) = (cpu.step(1, 1e-3).unwrap(), oracle.step(1, 1e-3).unwrap());
@@ -234,7 +234,7 @@ fn a_step_on_the_cpu_is_a_step_on_the_oracle() {
 #[test]
 fn a_loss_that_is_not_finite_names_op_and_layer_and_keeps_the_weights() {
     let s = &variants()[0];
-    let mut e = Engine::<_>::new(s, facts(), |p| Ok(Cpu::new(p))).unwrap();
+    let mut e = Engine::<_>::new(s, summary(), |p| Ok(Cpu::new(p))).unwrap();
     let gamma = e.params().iter().find(|p| p.name == "block.1.ffn_norm.gamma").unwrap().clone();
     let mut values = vec![0.0; gamma.w.len()];
     e.backend.read(gamma.w.raw(), &mut values);
@@ -260,7 +260,7 @@ fn a_loss_that_is_not_finite_names_op_and_layer_and_keeps_the_weights() {
 #[test]
 fn a_fault_of_the_backward_pass_is_named_as_such() {
     let s = Settings { norm: NormPlace::Pre, dropout: 0.0, attention_dropout: 0.0, ..variants()[0].clone() };
-    let mut e = Engine::<_>::new(&s, facts(), |p| Ok(Cpu::new(p))).unwrap();
+    let mut e = Engine::<_>::new(&s, summary(), |p| Ok(Cpu::new(p))).unwrap();
     // The last norm shrinks its output by as much as the item table blows scores up: logits are small, but the gradient
     // that reaches the norm's scale is 1e30 times a table entry of 1e30.
     for (name, factor) in [("last_norm.gamma", 1e-30), ("item.weight", 1e30)] {
@@ -280,7 +280,7 @@ fn a_fault_of_the_backward_pass_is_named_as_such() {
 #[test]
 fn weights_that_a_step_ruined_are_noticed_before_they_are_saved() {
     let s = Settings { clip: 0.0, ..variants()[0].clone() };
-    let mut e = Engine::<_>::new(&s, facts(), |p| Ok(Cpu::new(p))).unwrap();
+    let mut e = Engine::<_>::new(&s, summary(), |p| Ok(Cpu::new(p))).unwrap();
     fill(&mut e);
     assert!(e.step(1, 1e-3).is_ok() && e.check_weights(1).is_ok());
     fill(&mut e);
@@ -293,7 +293,7 @@ fn weights_that_a_step_ruined_are_noticed_before_they_are_saved() {
 #[test]
 fn frozen_weights_stay_and_others_move() {
     for s in variants().iter().filter(|s| s.freeze != Freeze::NONE) {
-        let mut e = Engine::<_>::new(s, facts(), |p| Ok(Cpu::new(p))).unwrap();
+        let mut e = Engine::<_>::new(s, summary(), |p| Ok(Cpu::new(p))).unwrap();
         let read = |e: &mut Engine<Cpu>, p: &Param| {
             let mut x = vec![0.0; p.w.len()];
             e.backend.read(p.w.raw(), &mut x);

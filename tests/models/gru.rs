@@ -3,7 +3,7 @@
 use mipgpu::{
     backend::{Cpu, Reference},
     base::rng::{Purpose, Stream},
-    layers::{Capacity, Gru, Input, Shape},
+    layers::{BatchShape, Capacity, Gru, Input},
     mem::{Mode, Param, Planner, RawSpan, Var},
     ops::{Backend, Memory},
 };
@@ -16,7 +16,7 @@ struct Stack {
     x: Var,
     layers: Vec<Gru>,
     cu: Vec<u32>,
-    shape: Shape,
+    shape: BatchShape,
 }
 
 impl Stack {
@@ -35,7 +35,7 @@ impl Stack {
         }
         let mut cu = vec![0];
         lengths.iter().for_each(|l| cu.push(cu[cu.len() - 1] + *l as u32));
-        Stack { plan, input, x, layers, cu, shape: Shape { b, n, ..Shape::default() } }
+        Stack { plan, input, x, layers, cu, shape: BatchShape { b, n, ..BatchShape::default() } }
     }
 
     fn y(&self) -> Var {

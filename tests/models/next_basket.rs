@@ -11,7 +11,7 @@ use mipgpu::{
         Dataset,
         split::{Split, SplitSpec},
     },
-    layers::{HostInput, Input, Shape},
+    layers::{BatchShape, HostInput, Input},
     mem::{F32, Param, Planner, Precision, Span, U32},
     ops::{Backend, NO_ID},
     tasks::{NextBasket, Pairs, Sequence, Task, TaskSettings},
@@ -62,7 +62,7 @@ fn rig<B: Backend>(c: &TaskSettings, sequences: usize, open: impl FnOnce(&Planne
 type Pair<'a> = (u64, &'a [u32], &'a [u32], bool);
 
 impl<B: Backend> Rig<B> {
-    fn upload(&mut self, epoch: u32, pairs: &[Pair]) -> Shape {
+    fn upload(&mut self, epoch: u32, pairs: &[Pair]) -> BatchShape {
         let mut batch = self.task.batches().empty();
         self.task.batches().clear(&mut batch, epoch);
         for (user, first, second, next) in pairs {

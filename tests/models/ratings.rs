@@ -11,10 +11,10 @@ use mipgpu::{
         split::{Split, SplitSpec},
     },
     eval::{Answer, Encoder, Query, Question, Ranks, RatingOptions, Scored, evaluate_ratings},
-    layers::{Facts, HostInput, RatingScale},
+    layers::{DataSummary, HostInput, RatingScale},
     mem::Planner,
     ops::{Backend, Memory},
-    tasks::{Kind, Rating, Sequence, Task},
+    tasks::{Rating, Sequence, Task, TaskDefinition},
     train::{Engine, Settings, ratings::scale_of},
 };
 use safetensors::SafeTensors;
@@ -33,8 +33,8 @@ fn beside_pytorch<B: Backend>(case: &str, s: Settings, open: impl Fn(&Planner) -
     let floats = |name: &str| -> Vec<f32> { four(name).into_iter().map(f32::from_le_bytes).collect() };
     let ids = |name: &str| -> Vec<u32> { four(name).into_iter().map(u32::from_le_bytes).collect() };
     let s = Settings { task: "rating".into(), width: 8, heads: 2, length: 9, batch: 4, dropout: 0.0, ..s };
-    let facts = Facts { counts: vec![1; 23], ratings: Some(scale()), ..Facts::default() };
-    let mut engine = Engine::<B>::new(&s, facts, |p| Ok(open(p))).unwrap();
+    let summary = DataSummary { counts: vec![1; 23], ratings: Some(scale()), ..DataSummary::default() };
+    let mut engine = Engine::<B>::new(&s, summary, |p| Ok(open(p))).unwrap();
     let params = engine.params().to_vec();
     let mine = |n: &&str| n.starts_with(&format!("{case}/")) && !n.contains("grad.");
     let weights = fixture.names().into_iter().filter(mine).count();
@@ -86,7 +86,7 @@ fn made(mask: f32, mask_last: f32, epoch: u32, users: &[(u64, usize)]) -> Made {
     let c = crate::common::task_settings(mask, mask_last, 20, 3);
     let mut p = Planner::new();
     let (input, mut task) = crate::common::task::<Rating>(&mut p, &c, 50, users.len());
-    task.learn(&Facts { counts: vec![1; 50], ratings: Some(scale()), ..Facts::default() });
+    task.learn(&DataSummary { counts: vec![1; 50], ratings: Some(scale()), ..DataSummary::default() });
     let mut cpu = Cpu::new(&p);
     let mut batch = task.batches().empty();
     task.batches().clear(&mut batch, epoch);
@@ -139,7 +139,7 @@ fn what_is_hidden_follows_from_seed_epoch_and_user() {
 fn a_question_ends_in_an_item_whose_rating_is_hidden() {
     let c = crate::common::task_settings(0.2, 0.0, 4, 3);
     let (_, mut task) = crate::common::task::<Rating>(&mut Planner::new(), &c, 50, 3);
-    task.learn(&Facts { counts: vec![1; 50], ratings: Some(scale()), ..Facts::default() });
+    task.learn(&DataSummary { counts: vec![1; 50], ratings: Some(scale()), ..DataSummary::default() });
     let mut host = HostInput::default();
     host.clear();
     task.push_question(&mut host, &[1, 2, 3, 4, 5], &[1.0, 2.0, 3.0, 4.5, 5.0], 9);

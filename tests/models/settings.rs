@@ -15,7 +15,7 @@ use mipgpu::{
     },
     data::{Dataset, ImportOptions, import, split::Split},
     train::{
-        Flags, FreshRows, Origin, Patching, RunConfig, RunFolder, Settings, Transfer, Which, run::Job, train,
+        Flags, FreshRows, Origin, Patching, RunConfig, RunFolder, Settings, Transfer, Which, run::TrainJob, train,
         transfer::Base,
     },
 };
@@ -197,7 +197,7 @@ impl Tried<'_> {
         let _ = fs::remove_dir_all(&folder.path);
         folder.create(config, self.data).unwrap();
         let stop = AtomicBool::new(false);
-        let job = Job {
+        let job = TrainJob {
             config,
             data: self.data,
             split: &split,

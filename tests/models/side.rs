@@ -2,7 +2,7 @@
 
 use mipgpu::{
     backend::{Cpu, Reference, emulated},
-    layers::{Capacity, Fields, Input, Join, Shape, Side, SideConfig, Users},
+    layers::{BatchShape, Capacity, Fields, Input, Join, Side, SideConfig, Users},
     mem::{Planner, Precision, RawSpan},
     ops::{Backend, BagLists, BagSize, Memory},
 };
@@ -52,7 +52,7 @@ fn beside_pytorch<B: Backend>(variant: &str, open: impl Fn(&Planner) -> B, toler
     };
     let x = plan.var(n * d);
     let side = Side::plan(&mut plan, x, d, &input, &config).unwrap();
-    let shape = Shape { b, n, ..Shape::default() };
+    let shape = BatchShape { b, n, ..BatchShape::default() };
     let params = plan.params().to_vec();
     let mut device = open(&plan);
     for p in &params {

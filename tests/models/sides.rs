@@ -7,7 +7,7 @@ use mipgpu::{
     backend::{Cpu, Device},
     data::Dataset,
     eval::{Encoder, Query},
-    layers::Facts,
+    layers::DataSummary,
     ops::{BagLists, Memory},
     tasks::Sequence,
     train::{Engine, Settings, Trained, Which},
@@ -108,8 +108,8 @@ fn the_whole_way_with_users_and_fields() {
     // The run answers without its data: what it must know of users and items is in its folder.
     let source = Dataset::open(&p.path("domains/source")).unwrap();
     let base = p.trained("base");
-    assert_eq!(base.sides.users.as_ref().unwrap().len(), source.users());
-    let values: Vec<String> = base.sides.values.as_ref().unwrap().keys().map(String::from).collect();
+    assert_eq!(base.side_tables.users.as_ref().unwrap().len(), source.users());
+    let values: Vec<String> = base.side_tables.values.as_ref().unwrap().keys().map(String::from).collect();
     assert!(values.contains(&"genres\tDrama".into()) && values.contains(&"year\t1991".into()), "{values:?}");
     assert_eq!(p.rows("base", "user.weight").len(), source.users());
     assert_eq!(p.rows("base", "field.weight").len(), values.len());
@@ -151,8 +151,8 @@ fn the_whole_way_with_users_and_fields() {
     let told = p.well(&format!("{finetune} --out tuned --json"));
     let tuned = p.trained("tuned");
     for (table, keys) in [
-        ("user.weight", [&base.sides, &tuned.sides].map(|s| s.users.as_ref().unwrap())),
-        ("field.weight", [&base.sides, &tuned.sides].map(|s| s.values.as_ref().unwrap())),
+        ("user.weight", [&base.side_tables, &tuned.side_tables].map(|s| s.users.as_ref().unwrap())),
+        ("field.weight", [&base.side_tables, &tuned.side_tables].map(|s| s.values.as_ref().unwrap())),
     ] {
         let (old, new) = (p.rows("base", table), p.rows("tuned", table));
         let shared: Vec<usize> = (0..new.len()).filter(|i| keys[0].find(keys[1].key(*i)).is_some()).collect();
@@ -237,7 +237,11 @@ fn a_user_has_a_vector_and_a_hidden_item_no_fields() {
     const ITEMS: usize = 12;
     let values: Vec<u32> = (0..4).collect();
     let of = |item: usize, _| &values[item % 4..][..1];
-    let facts = || Facts { users: 3, fields: BagLists::new(ITEMS, &[4], of).unwrap(), ..Facts::from(&[1u64; ITEMS]) };
+    let summary = || DataSummary {
+        users: 3,
+        fields: BagLists::new(ITEMS, &[4], of).unwrap(),
+        ..DataSummary::from(&[1u64; ITEMS])
+    };
     let base = Settings {
         width: 8,
         heads: 2,
@@ -252,7 +256,7 @@ fn a_user_has_a_vector_and_a_hidden_item_no_fields() {
     };
     for model in ["bert4rec", "sasrec"] {
         let s = Settings { model: model.into(), ..base.clone() };
-        let mut engine = Engine::<Cpu>::new(&s, facts(), |p| Ok(Cpu::new(p))).unwrap();
+        let mut engine = Engine::<Cpu>::new(&s, summary(), |p| Ok(Cpu::new(p))).unwrap();
         let history = [1, 5, 2];
         let ask = |engine: &mut Engine<Cpu>, user| {
             let mut vector = vec![0.0f32; 8];
@@ -270,7 +274,7 @@ fn a_user_has_a_vector_and_a_hidden_item_no_fields() {
     }
     // One sequence of one item, always behind [MASK]: no field of it can be seen, and none is taught.
     let s = Settings { mask_last: 1.0, dropout: 0.0, ..base };
-    let mut engine = Engine::<Cpu>::new(&s, facts(), |p| Ok(Cpu::new(p))).unwrap();
+    let mut engine = Engine::<Cpu>::new(&s, summary(), |p| Ok(Cpu::new(p))).unwrap();
     engine.begin(1);
     engine.push(0, Sequence::Items(&[7]));
     engine.gradients(1, true);
@@ -287,7 +291,7 @@ const SMALL: &str = "--width 16 --length 20 --batch 64 --warmup 0 --dropout 0 --
 
 /// The scores of all items after a few histories of known users and of nobody.
 fn scores(p: &Place, run: &str, users: &[&str]) -> Vec<f32> {
-    let Trained { mut encoder, sides, items, .. } = p.trained(run);
+    let Trained { mut encoder, side_tables, items, .. } = p.trained(run);
     let (d, v) = (encoder.width(), encoder.items());
     let (mut table, mut bias) = (vec![0.0; v * d], vec![0.0; v]);
     encoder.item_vectors(0..v, &mut table).unwrap();
@@ -298,7 +302,7 @@ fn scores(p: &Place, run: &str, users: &[&str]) -> Vec<f32> {
     let mut all = Vec::new();
     for history in &histories {
         for user in users {
-            let user = sides.users.as_ref().and_then(|known| known.find(user));
+            let user = side_tables.users.as_ref().and_then(|known| known.find(user));
             let mut h = vec![0.0; d];
             encoder.encode(&[Query { history, user, ..Query::default() }], &mut h).unwrap();
             let score = |i: usize| table[i * d..][..d].iter().zip(&h).map(|(a, b)| a * b).sum::<f32>() + bias[i];

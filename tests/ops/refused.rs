@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mipgpu::{
-    backend::{Cpu, Reference, simt::driver::emulator_is_built, wrap::Asking},
-    base::{Error, Result, error::Kind},
+    backend::{Cpu, Reference, simt::driver::emulator_is_built, wrap::DryRun},
+    base::{Error, Result, error::ErrorKind},
     mem::{Planner, Precision},
     ops::{
         Backend, Dst, LayerNormFwd, LinearBwd, LinearFwd, Memory, Run, all_cases,
@@ -87,7 +87,7 @@ fn layers() -> (Planner, LayerNormFwd, LinearFwd) {
 const SAYS: &str = "layer_norm_fwd of block.0.norm (n 4 d 8) was not run: gamma has 7 elements, needs 8";
 
 fn is_it(e: &Error) {
-    assert_eq!((e.kind, e.what.as_str()), (Kind::Internal, SAYS));
+    assert_eq!((e.kind, e.what.as_str()), (ErrorKind::Internal, SAYS));
     assert!(e.hint.as_ref().is_some_and(|hint| hint.contains("report it")), "{e}");
 }
 
@@ -95,10 +95,10 @@ fn layer_is_refused<B: Backend>(what: &str, open: impl Fn(&Planner) -> B) {
     let (p, norm, linear) = layers();
     // Before the first step, by who asks what a step needs.
     let backend = open(&p);
-    let mut asking = Asking::new(&backend);
-    asking.run(&linear);
-    asking.run(&norm);
-    is_it(&asking.answer(p.owners()).unwrap_err());
+    let mut dry_run = DryRun::new(&backend);
+    dry_run.run(&linear);
+    dry_run.run(&norm);
+    is_it(&dry_run.finish(p.owners()).unwrap_err());
     // And in a step, whatever came before.
     let mut backend = open(&p);
     backend.write(linear.x.raw(), &[1.0; 32]);

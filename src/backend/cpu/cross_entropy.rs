@@ -4,7 +4,7 @@ use super::{
     Cpu, Work,
     gemm::Terms,
     in_precision, scratch,
-    softmax_tiles::{self, Gradients, Kind, Scores},
+    softmax_tiles::{self, CandidateKind, Gradients, Scores},
 };
 use crate::ops::{CrossEntropyBwd, CrossEntropyFwd, Run, Valid};
 
@@ -24,7 +24,7 @@ fn forward<T: Terms>(mem: &Work<'_>, op: &CrossEntropyFwd) {
         offset: mem.get(op.bias, v),
         d,
         target: mem.ids(op.target, m),
-        kind: Kind::Catalogue,
+        kind: CandidateKind::Catalogue,
     };
     assert!(scores.target.iter().all(|&t| (t as usize) < v), "cross_entropy: a target is beyond the table");
     scratch::borrow(m, |hit| {
@@ -59,7 +59,7 @@ fn backward<T: Terms>(mem: &Work<'_>, op: &CrossEntropyBwd) {
         offset: mem.get(op.bias, v),
         d,
         target: mem.ids(op.target, m),
-        kind: Kind::Catalogue,
+        kind: CandidateKind::Catalogue,
     };
     softmax_tiles::backward::<T>(&scores, mem.get(op.lse, m), mem.get(op.dloss, m), to);
 }

@@ -11,7 +11,7 @@ use super::{
     math::{lanes, load, store},
     simd::{Kernel, Simd, dispatch},
 };
-use crate::ops::{DropoutAddFwd, DropoutBwd, DropoutFwd, Run, Valid, dropout::Drop};
+use crate::ops::{DropoutAddFwd, DropoutBwd, DropoutFwd, Run, Valid, dropout::Dropout};
 
 /// A site's draws at one step.
 #[derive(Clone, Copy)]
@@ -25,7 +25,7 @@ pub struct Draws {
 
 impl Draws {
     /// `None` where nothing is dropped. Panics when all would be.
-    pub fn new(drop: &Drop, step: u32) -> Option<Draws> {
+    pub fn new(drop: &Dropout, step: u32) -> Option<Draws> {
         let threshold = u16::try_from(drop.threshold()).expect("a dropout probability below 1");
         let key = [drop.seed as u32, (drop.seed >> 32) as u32];
         (threshold > 0).then(|| Draws { key, step, site: drop.site, threshold, scale: drop.scale() as f32 })
@@ -193,7 +193,7 @@ mod tests {
     fn factors_are_those_of_the_contract() {
         for isa in Isa::available() {
             for (p, first, n) in [(0.1, 0, 1000), (0.5, 8, 7), (0.9, (1u64 << 35) - 64, 300), (0.25, 1 << 40, 129)] {
-                let drop = Drop { p, seed: 0xFEDC_BA98_7654_3210, site: 65_540 };
+                let drop = Dropout { p, seed: 0xFEDC_BA98_7654_3210, site: 65_540 };
                 let mut got = vec![f32::NAN; n];
                 dispatch_on(isa, Fill(Draws::new(&drop, 17).unwrap(), first, &mut got));
                 for (i, &got) in got.iter().enumerate() {

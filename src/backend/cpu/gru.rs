@@ -15,7 +15,7 @@ use rayon::prelude::*;
 
 use super::{
     Cpu,
-    gemm::{self, Accumulate, Bias, Dest, Packed, Singles, View},
+    gemm::{self, Accumulate, Bias, Dest, F32Operand, Packed, View},
     math::{lanes, load, sigmoid, store, tanh},
     products::pieces,
     scratch,
@@ -65,7 +65,7 @@ fn each_group(cu: &[u32], n: usize, task: impl Fn(Group) + Send + Sync) {
 
 /// c = or += A B, the sum in pieces whose part of B stays in the first-level cache; starts from `bias` or adds to c.
 fn product(c: Dest, a: View, b: Packed, bias: Option<&[f32]>) {
-    for (start, k) in pieces::<Singles>(b.k) {
+    for (start, k) in pieces::<F32Operand>(b.k) {
         let (a, b) = (a.cols(start, k), b.rows(start, k));
         match bias {
             Some(bias) if start == 0 => gemm::multiply(a, b, &mut Bias { c, bias }),

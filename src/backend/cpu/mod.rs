@@ -74,12 +74,12 @@ struct Work<'a> {
     products: Precision,
 }
 
-/// `f(args)` with the factors of the backend's precision: `f::<Singles>` or `f::<Pairs>`.
+/// `f(args)` with the factors of the backend's precision: `f::<F32Operand>` or `f::<Bf16Operand>`.
 macro_rules! in_precision {
     ($work:expr, $f:ident($($arg:expr),*)) => {
         match $work.products {
-            $crate::mem::Precision::F32 => $f::<$crate::backend::cpu::gemm::Singles>($($arg),*),
-            $crate::mem::Precision::Bf16 => $f::<$crate::backend::cpu::gemm::Pairs>($($arg),*),
+            $crate::mem::Precision::F32 => $f::<$crate::backend::cpu::gemm::F32Operand>($($arg),*),
+            $crate::mem::Precision::Bf16 => $f::<$crate::backend::cpu::gemm::Bf16Operand>($($arg),*),
         }
     };
 }

@@ -158,7 +158,7 @@ fn product_t_part<T: Terms>(c: &mut [f32], a: View, b: View) {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::gemm::{Pairs, Singles, Store, multiply},
+        super::gemm::{Bf16Operand, F32Operand, Store, multiply},
         *,
     };
     use crate::{
@@ -195,8 +195,8 @@ mod tests {
 
     #[test]
     fn products_of_ragged_sizes_match_f64() {
-        ragged::<Singles>();
-        ragged::<Pairs>();
+        ragged::<F32Operand>();
+        ragged::<Bf16Operand>();
     }
 
     fn ragged<T: Terms>() {
@@ -237,8 +237,8 @@ mod tests {
 
     #[test]
     fn reductions_over_rows_match_f64_whatever_the_threads() {
-        reductions::<Singles>();
-        reductions::<Pairs>();
+        reductions::<F32Operand>();
+        reductions::<Bf16Operand>();
     }
 
     fn reductions<T: Terms>() {
@@ -265,8 +265,8 @@ mod tests {
 
     #[test]
     fn strided_parts_of_a_matrix_multiply_too() {
-        strided::<Singles>();
-        strided::<Pairs>();
+        strided::<F32Operand>();
+        strided::<Bf16Operand>();
     }
 
     fn strided<T: Terms>() {

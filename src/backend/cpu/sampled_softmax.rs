@@ -8,7 +8,7 @@ use super::{
     gemm::{Terms, View},
     in_precision, scratch,
     simd::dispatch,
-    softmax_tiles::{self, Gradients, Kind, Scores},
+    softmax_tiles::{self, CandidateKind, Gradients, Scores},
 };
 use crate::ops::{NO_ID, Run, SampledSoftmaxBwd, SampledSoftmaxFwd, Valid, sampled_softmax::log_others};
 
@@ -49,8 +49,14 @@ fn forward<T: Terms>(mem: &Work<'_>, op: &SampledSoftmaxFwd) {
         // The destinations hold the running maximum and sum: the target counts first.
         lse.copy_from_slice(z);
         loss.fill(1.0);
-        let scores =
-            Scores { h, candidates: neg, offset: offsets, d, target, kind: Kind::Negatives { ids: negative, own } };
+        let scores = Scores {
+            h,
+            candidates: neg,
+            offset: offsets,
+            d,
+            target,
+            kind: CandidateKind::Negatives { ids: negative, own },
+        };
         softmax_tiles::log_sum_exp::<T>(&scores, lse, loss, unused);
         for ((lse, loss), z) in lse.iter_mut().zip(loss).zip(z) {
             *lse += loss.ln();
@@ -79,7 +85,7 @@ fn backward<T: Terms>(mem: &Work<'_>, op: &SampledSoftmaxBwd) {
     scratch::borrow(scratch::room(s), |offsets| {
         let offsets = &mut offsets[..s];
         fill_offsets(offsets, negative, offset);
-        let kind = Kind::Negatives { ids: negative, own };
+        let kind = CandidateKind::Negatives { ids: negative, own };
         let scores = Scores { h, candidates: neg, offset: offsets, d, target, kind };
         let shared =
             Gradients { dh: dh.as_mut().map(|(dh, acc)| (&mut **dh, *acc)), dcandidates: dneg, doffset: dneg_bias };

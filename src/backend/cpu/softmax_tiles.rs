@@ -26,12 +26,12 @@ pub struct Scores<'a> {
     pub d: usize,
     /// (M): the row's target item.
     pub target: &'a [u32],
-    pub kind: Kind<'a>,
+    pub kind: CandidateKind<'a>,
 }
 
 /// How candidates relate to targets.
 #[derive(Clone, Copy)]
-pub enum Kind<'a> {
+pub enum CandidateKind<'a> {
     /// Candidate j is item j: the target is one of them.
     Catalogue,
     /// Candidate j is item `ids[j]`; one that equals a row's target is left out for that row, as is one whose bit is set
@@ -59,8 +59,8 @@ impl Scores<'_> {
     #[inline(always)]
     fn mask(&self, i: usize, j0: usize, z: &mut [f32]) -> Option<f32> {
         match self.kind {
-            Kind::Catalogue => z.get((self.target[i] as usize).wrapping_sub(j0)).copied(),
-            Kind::Negatives { ids, own } => {
+            CandidateKind::Catalogue => z.get((self.target[i] as usize).wrapping_sub(j0)).copied(),
+            CandidateKind::Negatives { ids, own } => {
                 leave_out(z, f32::NEG_INFINITY, self.target[i], &ids[j0..]);
                 leave_out_own(z, f32::NEG_INFINITY, own, i * ids.len().div_ceil(32), j0);
                 None
@@ -304,12 +304,12 @@ fn owned<T: Terms>(
                 let g = &mut g[k * width..][..n];
                 let target = scores.target[first + k];
                 match scores.kind {
-                    Kind::Catalogue => {
+                    CandidateKind::Catalogue => {
                         if let Some(hit) = g.get_mut((target as usize).wrapping_sub(j)) {
                             *hit -= dloss[first + k];
                         }
                     }
-                    Kind::Negatives { ids, own } => {
+                    CandidateKind::Negatives { ids, own } => {
                         leave_out(g, 0.0, target, &ids[j..]);
                         leave_out_own(g, 0.0, own, (first + k) * ids.len().div_ceil(32), j);
                     }

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::{
     Cpu,
-    gemm::{Singles, View},
+    gemm::{F32Operand, View},
     products::ROWS,
     reduce::sum_partials,
     scratch,
@@ -123,7 +123,7 @@ impl Run<WindowConvFwd> for Cpu {
         let (x, w) = (mem.get(op.x, n * d), mem.get(op.w, taps(l) * d * f));
         let (bias, cu) = (mem.get(op.bias, columns), mem.ids(op.cu, op.b + 1));
         let of = |tap: usize| View::dense(&w[tap * d * f..][..d * f], d, f);
-        packed::<Singles, _>(taps(l), (d, f), of, |packs| {
+        packed::<F32Operand, _>(taps(l), (d, f), of, |packs| {
             let task = |(block, (y, at)): (usize, (&mut [f32], &mut [u32]))| {
                 let first = block * BLOCK;
                 let rows = y.len() / columns;
@@ -241,7 +241,7 @@ impl Run<WindowConvBwd> for Cpu {
             let dc = &*dc;
             if let Some((dx, acc)) = dx {
                 let of = |tap| matrix(tap).t();
-                packed::<Singles, _>(taps(l), (f, d), of, |packs| {
+                packed::<F32Operand, _>(taps(l), (f, d), of, |packs| {
                     dx.par_chunks_mut(ROWS * d).enumerate().for_each(|(block, dx)| {
                         for (x, h) in dc.chunks(each).zip(1..) {
                             // The heights after the first add to what the ones before have left.
@@ -258,7 +258,7 @@ impl Run<WindowConvBwd> for Cpu {
                     // Without rows there is no dc, but dw is cleared all the same.
                     let dc = &dc[(h - 1) * n * f..][..n * f];
                     let dw = &mut dw[taps(h - 1) * d * f..taps(h) * d * f];
-                    weight_gradient::<Singles>(dw, acc, x, dc, (n, d, f), height(h), cu);
+                    weight_gradient::<F32Operand>(dw, acc, x, dc, (n, d, f), height(h), cu);
                 }
             }
         });

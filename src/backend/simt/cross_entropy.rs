@@ -50,7 +50,7 @@ impl Walk {
 
     /// Of `slices`, `kept` outlive their step.
     fn new(slices: usize, kept: usize, simt: &Simt) -> Walk {
-        let layout = if simt.twins() { GROUP } else { WARPS };
+        let layout = if simt.uses_wgmma() { GROUP } else { WARPS };
         let far = if kept > 0 { kept + 1 } else { 0 } + if slices > kept { 2 } else { 0 };
         let bytes = |own: usize| layout.head + (own + far) * layout.place;
         let resident = bytes(slices) <= SHARED;

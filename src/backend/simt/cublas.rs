@@ -24,7 +24,7 @@ use cudarc::{
 use super::{
     Simt,
     driver::{Loaded, words},
-    gemm::{self, Gemm, Product, Shape},
+    gemm::{self, Gemm, GemmLayout, Product},
     kernels::Ptr,
 };
 use crate::{
@@ -91,7 +91,7 @@ fn folders() -> Vec<PathBuf> {
 /// What a plan depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Key {
-    shape: Shape,
+    shape: GemmLayout,
     /// Sizes; the one that counts rows of a batch is rounded up.
     sizes: [usize; 3],
     add: bool,
@@ -180,9 +180,9 @@ fn describe(p: &Product, sizes: [usize; 3], bf16: bool) -> Attempt<Described> {
     };
     // (B^T transposed?, rows, columns of B in memory; the same of A)
     let (tb, b, ta, a) = match p.shape {
-        Shape::Nt => (1i32, (k, n), 0i32, (k, m)),
-        Shape::Nn => (0, (n, k), 0, (k, m)),
-        Shape::Tn => (0, (n, k), 1, (m, k)),
+        GemmLayout::Nt => (1i32, (k, n), 0i32, (k, m)),
+        GemmLayout::Nn => (0, (n, k), 0, (k, m)),
+        GemmLayout::Tn => (0, (n, k), 1, (m, k)),
     };
     set(D::CUBLASLT_MATMUL_DESC_TRANSA, (&raw const tb).cast(), 4)?;
     set(D::CUBLASLT_MATMUL_DESC_TRANSB, (&raw const ta).cast(), 4)?;
@@ -285,7 +285,7 @@ impl Gemm for CublasLt {
         }
         let up = |x: usize| x.next_multiple_of(BUCKET);
         let sizes = match p.shape {
-            Shape::Tn => [p.m, p.n, up(p.k)],
+            GemmLayout::Tn => [p.m, p.n, up(p.k)],
             _ => [up(p.m), p.n, p.k],
         };
         let key = Key {

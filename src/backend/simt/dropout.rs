@@ -6,8 +6,8 @@ use crate::ops::{DropoutAddFwd, DropoutBwd, DropoutFwd, Run, Valid, dropout};
 /// Elements of a block.
 const BLOCK: usize = 256 * 8;
 
-impl From<dropout::Drop> for Drop {
-    fn from(drop: dropout::Drop) -> Drop {
+impl From<dropout::Dropout> for Drop {
+    fn from(drop: dropout::Dropout) -> Drop {
         Drop {
             threshold: drop.threshold(),
             site: drop.site,

@@ -4,7 +4,7 @@ use super::{Simt, kernels::*};
 
 /// Which operands are stored transposed; all are row-major and dense.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Shape {
+pub enum GemmLayout {
     /// A (M,K), B (N,K).
     Nt,
     /// A (M,K), B (K,N).
@@ -16,7 +16,7 @@ pub enum Shape {
 /// C (M,N) = or += op(A) op(B) + bias, with f32 sums. A, B and the bias are of the activations' type.
 #[derive(Clone, Copy, Debug)]
 pub struct Product {
-    pub shape: Shape,
+    pub shape: GemmLayout,
     pub c: Ptr,
     pub a: Ptr,
     pub b: Ptr,
@@ -59,9 +59,9 @@ const TILE: usize = 64;
 /// The product by `kernels/gemm.cu`.
 pub fn own(simt: &mut Simt, p: &Product) {
     let pair = match p.shape {
-        Shape::Nt => GEMM_NT,
-        Shape::Nn => GEMM_NN,
-        Shape::Tn => GEMM_TN,
+        GemmLayout::Nt => GEMM_NT,
+        GemmLayout::Nn => GEMM_NN,
+        GemmLayout::Tn => GEMM_TN,
     };
     let params = GemmParams {
         c: p.c,

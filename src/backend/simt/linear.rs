@@ -2,7 +2,7 @@
 
 use super::{
     BLOCKS, Simt,
-    gemm::{Product, Shape},
+    gemm::{GemmLayout, Product},
     kernels::*,
 };
 use crate::ops::{LinearBwd, LinearFwd, Run, Valid};
@@ -39,7 +39,7 @@ impl Simt {
 impl Run<LinearFwd> for Simt {
     fn execute(&mut self, op: &Valid<'_, LinearFwd>) {
         self.multiply(&Product {
-            shape: Shape::Nt,
+            shape: GemmLayout::Nt,
             c: self.at(op.y),
             a: self.at(op.x),
             b: self.weight(op.w),
@@ -62,7 +62,7 @@ impl Run<LinearBwd> for Simt {
             let b = self.weight(op.w);
             let add = add != 0;
             self.multiply(&Product {
-                shape: Shape::Nn,
+                shape: GemmLayout::Nn,
                 c: dx,
                 a: dy,
                 b,
@@ -78,7 +78,7 @@ impl Run<LinearBwd> for Simt {
         if dw != 0 {
             let (b, add) = (self.at(op.x), add != 0);
             self.multiply(&Product {
-                shape: Shape::Tn,
+                shape: GemmLayout::Tn,
                 c: dw,
                 a: dy,
                 b,

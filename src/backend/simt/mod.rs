@@ -329,13 +329,13 @@ impl Simt {
 
     fn of(&self, pair: Pair) -> Kernel {
         match self.precision {
-            Precision::Bf16 => pair.wgmma.filter(|_| self.twins()).unwrap_or(pair.bf16),
+            Precision::Bf16 => pair.wgmma.filter(|_| self.uses_wgmma()).unwrap_or(pair.bf16),
             Precision::F32 => pair.f32,
         }
     }
 
     /// Whether kernels that have a twin for wgmma run as that.
-    fn twins(&self) -> bool {
+    fn uses_wgmma(&self) -> bool {
         self.wgmma && self.precision == Precision::Bf16
     }
 

@@ -22,7 +22,7 @@ use crate::{
         html::html,
         jobs::Runner,
         record::{forget, state_of},
-        results::State,
+        results::RunState,
         text::text,
     },
 };
@@ -123,7 +123,7 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     sweep(&out.join("data"));
     let mut plan = Plan::new(&grid, &args, (&out, None), &printer)?;
     make_folder(&out.join("users"))?;
-    let mut states: Vec<State> = plan.jobs.iter().map(state_of).collect();
+    let mut states: Vec<RunState> = plan.jobs.iter().map(state_of).collect();
     settle_stale(&plan, &mut states, &args)?;
     backend::probe(args.device, plan.specs[0].config.settings.precision.on(args.device))?;
     show::drop_damaged(&grid, &plan, &mut states, &printer)?;
@@ -136,7 +136,13 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
 }
 
 /// Prints what has been done so far, and writes it, if that is wanted.
-fn report(grid: &Grid, plan: &Plan, states: Vec<State>, (out, write): (&Path, bool), printer: &Printer) -> Result<()> {
+fn report(
+    grid: &Grid,
+    plan: &Plan,
+    states: Vec<RunState>,
+    (out, write): (&Path, bool),
+    printer: &Printer,
+) -> Result<()> {
     let results = show::results(grid, plan, states)?;
     let shown = text(&results);
     if write {
@@ -219,19 +225,19 @@ fn lock(out: &Path) -> Result<File> {
 }
 
 /// Runs of an earlier grid are made anew if that is wanted, else named.
-fn settle_stale(plan: &Plan, states: &mut [State], args: &Args) -> Result<()> {
+fn settle_stale(plan: &Plan, states: &mut [RunState], args: &Args) -> Result<()> {
     let stale: Vec<(usize, String)> = states
         .iter()
         .enumerate()
         .filter_map(|(job, state)| match state {
-            State::Stale(what) => Some((job, what.clone())),
+            RunState::Stale(what) => Some((job, what.clone())),
             _ => None,
         })
         .collect();
     if args.redo_stale {
         for (job, _) in &stale {
             forget(&plan.jobs[*job])?;
-            states[*job] = State::Waiting;
+            states[*job] = RunState::Waiting;
         }
         return Ok(());
     }
@@ -249,7 +255,7 @@ fn settle_stale(plan: &Plan, states: &mut [State], args: &Args) -> Result<()> {
 }
 
 /// Runs what is not done.
-fn go(plan: &Plan, states: &[State], at_once: usize, args: &Args, printer: Printer) -> Result<Vec<State>> {
+fn go(plan: &Plan, states: &[RunState], at_once: usize, args: &Args, printer: Printer) -> Result<Vec<RunState>> {
     let stop = || STOP.store(true, Ordering::Relaxed);
     super::stop::on_signal(printer, "every run writes a checkpoint and ends", stop, || {
         Error::user("ended at once: runs under way may lose what came after their last checkpoint")
@@ -257,11 +263,11 @@ fn go(plan: &Plan, states: &[State], at_once: usize, args: &Args, printer: Print
     });
     let program = std::env::current_exe().map_err(|e| Error::internal(format!("this program's own file: {e}")))?;
     let runner = Runner { program, at_once, threads: args.threads, stop: &STOP, retry: args.retry };
-    let waits = |state: &State| match state {
-        State::Failed(_) if args.retry => State::Waiting,
+    let waits = |state: &RunState| match state {
+        RunState::Failed(_) if args.retry => RunState::Waiting,
         state => state.clone(),
     };
-    let states: Vec<State> = states.iter().map(waits).collect();
+    let states: Vec<RunState> = states.iter().map(waits).collect();
     let mut progress = JobsProgress::new(printer, &plan.jobs, &states);
     let ended = runner.run(&plan.jobs, &mut |event| progress.show(event));
     progress.finish();
@@ -272,8 +278,8 @@ fn dry_run(grid: &Grid, args: &Args, out: &Path, printer: &Printer) -> Result<()
     let aside = Aside::new();
     let mut plan = Plan::new(grid, args, (out, Some(&aside.0)), printer)?;
     // Without its data nobody knows what a run was made of.
-    let state = |(i, job)| if plan.has_data(i) { state_of(job) } else { State::Waiting };
-    let states: Vec<State> = plan.jobs.iter().enumerate().map(state).collect();
+    let state = |(i, job)| if plan.has_data(i) { state_of(job) } else { RunState::Waiting };
+    let states: Vec<RunState> = plan.jobs.iter().enumerate().map(state).collect();
     show::estimate(&mut plan, args, &states, printer);
     show::list(&plan, &states, args, (&aside.0, out), printer);
     Ok(())
@@ -295,10 +301,10 @@ impl Drop for Aside {
 }
 
 /// The end of the command, where not all went well.
-fn conclude(states: &[State], out: &Path) -> Result<()> {
-    let count = |of: fn(&State) -> bool| states.iter().filter(|s| of(s)).count();
-    let failed = count(|s| matches!(s, State::Failed(_)));
-    let left = count(|s| *s == State::Waiting);
+fn conclude(states: &[RunState], out: &Path) -> Result<()> {
+    let count = |of: fn(&RunState) -> bool| states.iter().filter(|s| of(s)).count();
+    let failed = count(|s| matches!(s, RunState::Failed(_)));
+    let left = count(|s| *s == RunState::Waiting);
     if STOP.load(Ordering::Relaxed) {
         return Err(Error::user(format!("stopped with {left} of {} runs to go; nothing is lost", states.len()))
             .hint("the same command goes on"));

@@ -25,12 +25,12 @@ use crate::{
     },
     experiment::{
         grid::{DataSpec, Grid, RowSpec, TableSpec},
-        jobs::Job,
+        jobs::RunJob,
         trials,
     },
-    layers::{Facts, RatingScale},
+    layers::{DataSummary, RatingScale},
     tasks::LossKind,
-    train::{Flags, RunConfig, Settings, Sides, Transfer, run, transfer::check_plans},
+    train::{Flags, RunConfig, Settings, SideTables, Transfer, run, transfer::check_plans},
 };
 
 /// A data set of the grid.
@@ -74,7 +74,7 @@ pub struct Plan {
     pub data: BTreeMap<String, Opened>,
     pub specs: Vec<Spec>,
     /// Those of one seed after those of another: spec i at seed number k is job k * specs + i.
-    pub jobs: Vec<Job>,
+    pub jobs: Vec<RunJob>,
 }
 
 impl Plan {
@@ -226,10 +226,10 @@ impl Plan {
             Some((base, transfer, self.data[&base.data].there()?, opened.there()?))
         });
         if let Some((base, transfer, base_data, data)) = of_base {
-            let facts = |config: &RunConfig, data: &Dataset| -> Result<Facts> {
-                Ok(Facts { ratings: config.ratings.clone(), ..Sides::facts_of(&config.settings, data)? })
+            let summary = |config: &RunConfig, data: &Dataset| -> Result<DataSummary> {
+                Ok(DataSummary { ratings: config.ratings.clone(), ..SideTables::data_summary(&config.settings, data)? })
             };
-            let (theirs, mine) = (facts(&base.config, base_data)?, facts(&config, data)?);
+            let (theirs, mine) = (summary(&base.config, base_data)?, summary(&config, data)?);
             check_plans(&base.name, (&base.config.settings, &theirs), (&config.settings, &mine), transfer)?;
         }
         self.specs.push(Spec { name: name.into(), data: data_name.into(), split, from, flags, config, row });
@@ -277,7 +277,7 @@ impl Plan {
                     eval
                 });
                 let then = then.collect();
-                let job = Job {
+                let job = RunJob {
                     name,
                     folder: folder.clone(),
                     train,

@@ -29,22 +29,22 @@ use crate::{
         jobs::seconds_in_all,
         metric::Metric,
         record::record_of,
-        results::{Base, Claim, Finding, Results, Row, Seed, Slice, State, Table, Test},
+        results::{Base, Claim, Finding, ResultRow, Results, RunState, Seed, Slice, Table, Test},
         words::{self, duration},
     },
     train::estimate::{Estimate, bytes, estimate as estimate_run},
 };
 
 /// Looks at a few steps of every kind of run, so that the time of each is known about.
-pub fn estimate(plan: &mut Plan, args: &Args, states: &[State], printer: &Printer) {
+pub fn estimate(plan: &mut Plan, args: &Args, states: &[RunState], printer: &Printer) {
     let mut known: HashMap<String, f64> = HashMap::new();
-    if !states.contains(&State::Waiting) {
+    if !states.contains(&RunState::Waiting) {
         return;
     }
     printer.say("timing a few steps of each kind of run ...");
     for i in 0..plan.specs.len() {
         let jobs: Vec<usize> = (0..plan.seeds.len()).map(|k| plan.job(i, k)).collect();
-        if jobs.iter().all(|job| states[*job] != State::Waiting) {
+        if jobs.iter().all(|job| states[*job] != RunState::Waiting) {
             continue;
         }
         let spec = &plan.specs[i];
@@ -90,13 +90,13 @@ fn free_memory() -> Option<u64> {
 }
 
 /// What is about to happen.
-pub fn introduce(grid: &Grid, plan: &Plan, states: &[State], at_once: usize, args: &Args, printer: &Printer) {
-    let waiting: Vec<usize> = (0..states.len()).filter(|job| states[*job] == State::Waiting).collect();
+pub fn introduce(grid: &Grid, plan: &Plan, states: &[RunState], at_once: usize, args: &Args, printer: &Printer) {
+    let waiting: Vec<usize> = (0..states.len()).filter(|job| states[*job] == RunState::Waiting).collect();
     printer.say(format_args!("{}", grid.title));
     for (name, opened) in &plan.data {
         printer.say(format_args!("data    {}", data_line(name, opened.data())));
     }
-    let done = states.iter().filter(|s| **s == State::Done).count();
+    let done = states.iter().filter(|s| **s == RunState::Done).count();
     let total: f64 = left(plan, states, at_once);
     printer.say(format_args!(
         "runs    {} in all, {} done, {} to go, {at_once} at a time with {} thread{}: about {}",
@@ -111,14 +111,14 @@ pub fn introduce(grid: &Grid, plan: &Plan, states: &[State], at_once: usize, arg
 }
 
 /// Seconds that the jobs which wait will take.
-fn left(plan: &Plan, states: &[State], at_once: usize) -> f64 {
+fn left(plan: &Plan, states: &[RunState], at_once: usize) -> f64 {
     let jobs: Vec<_> = plan
         .jobs
         .iter()
         .zip(states)
         .map(|(job, state)| {
             let mut job = job.clone();
-            job.seconds = if *state == State::Waiting { job.seconds } else { 0.0 };
+            job.seconds = if *state == RunState::Waiting { job.seconds } else { 0.0 };
             job
         })
         .collect();
@@ -140,7 +140,7 @@ fn data_line(name: &str, data: &Dataset) -> String {
 }
 
 /// All runs as commands, with the time that each may take. `places`: a folder in them, and what stands for it.
-pub fn list(plan: &Plan, states: &[State], args: &Args, places: (&Path, &Path), printer: &Printer) {
+pub fn list(plan: &Plan, states: &[RunState], args: &Args, places: (&Path, &Path), printer: &Printer) {
     let (from, to) = (places.0.display().to_string(), places.1.display().to_string());
     let command = |words: &[String]| {
         let words: Vec<String> = words.iter().map(|w| typed(w.replace(&from, &to))).collect();
@@ -161,16 +161,16 @@ pub fn list(plan: &Plan, states: &[State], args: &Args, places: (&Path, &Path), 
         }
         let what = match state {
             _ if missing[i] => "its data are not there yet".into(),
-            State::Waiting => format!("about {}", duration(job.seconds)),
-            State::Done => "done".into(),
-            State::Failed(why) => format!("failed: {}", why.lines().next().unwrap_or("")),
-            State::Stale(what) => format!("of an earlier grid: {what}"),
+            RunState::Waiting => format!("about {}", duration(job.seconds)),
+            RunState::Done => "done".into(),
+            RunState::Failed(why) => format!("failed: {}", why.lines().next().unwrap_or("")),
+            RunState::Stale(what) => format!("of an earlier grid: {what}"),
         };
         printer.result(format_args!("{}  ({what})\n  {}", job.name, command(&job.train)));
         job.then.iter().for_each(|words| printer.result(format_args!("  {}", command(words))));
     }
-    let waiting = states.iter().filter(|s| **s == State::Waiting).count();
-    let stale = states.iter().filter(|s| matches!(s, State::Stale(_))).count();
+    let waiting = states.iter().filter(|s| **s == RunState::Waiting).count();
+    let stale = states.iter().filter(|s| matches!(s, RunState::Stale(_))).count();
     let anew = if stale > 0 { format!(", {stale} of an earlier grid (--redo-stale)") } else { String::new() };
     let unknown = match missing.iter().filter(|missing| **missing).count() {
         0 => String::new(),
@@ -195,12 +195,12 @@ pub fn list(plan: &Plan, states: &[State], args: &Args, places: (&Path, &Path), 
 ///
 /// # Errors
 /// Data that cannot be split as they were.
-pub fn results(grid: &Grid, plan: &Plan, mut states: Vec<State>) -> Result<Results> {
+pub fn results(grid: &Grid, plan: &Plan, mut states: Vec<RunState>) -> Result<Results> {
     let mut read: HashMap<usize, Answers> = HashMap::new();
     for (job, answers) in all_answers(grid, plan, &states)? {
         match answers {
             Ok(answers) => drop(read.insert(job, answers)),
-            Err(e) => states[job] = State::Failed(format!("{e}; the next start asks it again")),
+            Err(e) => states[job] = RunState::Failed(format!("{e}; the next start asks it again")),
         }
     }
     let states = &states;
@@ -209,7 +209,7 @@ pub fn results(grid: &Grid, plan: &Plan, mut states: Vec<State>) -> Result<Resul
         title: grid.title.clone(),
         notes: grid.notes.clone(),
         data: plan.data.iter().map(|(name, opened)| data_line(name, opened.data())).collect(),
-        done: states.iter().filter(|s| **s == State::Done).count(),
+        done: states.iter().filter(|s| **s == RunState::Done).count(),
         runs: states.len(),
         ..Results::default()
     };
@@ -236,7 +236,7 @@ pub fn results(grid: &Grid, plan: &Plan, mut states: Vec<State>) -> Result<Resul
 }
 
 /// Reads the answers of all rows that are done, by job.
-fn all_answers(grid: &Grid, plan: &Plan, states: &[State]) -> Result<Vec<(usize, Result<Answers>)>> {
+fn all_answers(grid: &Grid, plan: &Plan, states: &[RunState]) -> Result<Vec<(usize, Result<Answers>)>> {
     let mut all = Vec::new();
     for (t, table) in grid.tables.iter().enumerate() {
         let metrics = table.metrics.iter().map(|m| Metric::parse(m)).collect::<Result<Vec<_>>>()?;
@@ -245,7 +245,7 @@ fn all_answers(grid: &Grid, plan: &Plan, states: &[State]) -> Result<Vec<(usize,
         let users = split.test().users().iter().filter(|user| asked(user)).count();
         let of_table = |spec: &&Spec| spec.row.is_some_and(|(of, _)| of == t);
         for (i, _) in plan.specs.iter().enumerate().filter(|(_, spec)| of_table(spec)) {
-            for job in (0..plan.seeds.len()).map(|k| plan.job(i, k)).filter(|job| states[*job] == State::Done) {
+            for job in (0..plan.seeds.len()).map(|k| plan.job(i, k)).filter(|job| states[*job] == RunState::Done) {
                 let Some(path) = plan.answers(job) else { continue };
                 let read = match table.of_ratings() {
                     true => read_ratings(path, &metrics),
@@ -270,19 +270,19 @@ fn all_answers(grid: &Grid, plan: &Plan, states: &[State]) -> Result<Vec<(usize,
 ///
 /// # Errors
 /// One that cannot be removed.
-pub fn drop_damaged(grid: &Grid, plan: &Plan, states: &mut [State], printer: &Printer) -> Result<()> {
+pub fn drop_damaged(grid: &Grid, plan: &Plan, states: &mut [RunState], printer: &Printer) -> Result<()> {
     for (job, answers) in all_answers(grid, plan, states)? {
         let (Err(e), Some(path)) = (answers, plan.answers(job)) else { continue };
         printer.warn(format_args!("{}; it is asked for again", e.what));
         std::fs::remove_file(path).at_path(path)?;
-        states[job] = State::Waiting;
+        states[job] = RunState::Waiting;
     }
     Ok(())
 }
 
 fn table_of(
     plan: &Plan,
-    states: &[State],
+    states: &[RunState],
     (t, table): (usize, &TableSpec),
     read: &mut HashMap<usize, Answers>,
 ) -> Result<(Table, Answered)> {
@@ -297,7 +297,13 @@ fn table_of(
             runs.extend(read.remove(&job).map(|answers| ((r, *seed), answers)));
         }
         let (labels, published) = (row.labels.clone(), row.published.clone());
-        rows.push(Row { name: row.name.clone(), labels, published, seeds: seeds(plan, states, i)?, ..Row::default() });
+        rows.push(ResultRow {
+            name: row.name.clone(),
+            labels,
+            published,
+            seeds: seeds(plan, states, i)?,
+            ..ResultRow::default()
+        });
     }
     let place = |name: &String| table.rows.iter().position(|row| row.name == *name);
     let against: Vec<Option<usize>> = table.rows.iter().map(|row| row.against.as_ref().and_then(place)).collect();
@@ -343,7 +349,7 @@ fn table_of(
 }
 
 /// All seeds of a spec, with what their runs tell of themselves.
-fn seeds(plan: &Plan, states: &[State], spec: usize) -> Result<Vec<Seed>> {
+fn seeds(plan: &Plan, states: &[RunState], spec: usize) -> Result<Vec<Seed>> {
     let of = |(k, seed): (usize, &u64)| {
         let job = plan.job(spec, k);
         let (curve, best) = read_curve(&plan.jobs[job].run()).unwrap_or_default();

@@ -17,7 +17,7 @@ const DEEPEST: usize = 32;
 const NO_VALUE: &str = "__HIVE_DEFAULT_PARTITION__";
 
 /// A file of a folder, with the columns that its path names.
-pub(crate) struct Part {
+pub(crate) struct FolderFile {
     pub path: PathBuf,
     pub partition: Vec<(String, String)>,
 }
@@ -26,7 +26,7 @@ pub(crate) struct Part {
 ///
 /// # Errors
 /// A folder that cannot be read, one without a file, a table of Delta Lake.
-pub(crate) fn parts(folder: &Path) -> Result<Vec<Part>> {
+pub(crate) fn parts(folder: &Path) -> Result<Vec<FolderFile>> {
     let mut found = Vec::new();
     walk(folder, &[], 0, &mut found)?;
     if found.is_empty() {
@@ -57,7 +57,7 @@ fn natural(path: &Path) -> Vec<Vec<(u8, String)>> {
     path.components().map(|part| pieces(&part.as_os_str().to_string_lossy())).collect()
 }
 
-fn walk(folder: &Path, partition: &[(String, String)], depth: usize, found: &mut Vec<Part>) -> Result<()> {
+fn walk(folder: &Path, partition: &[(String, String)], depth: usize, found: &mut Vec<FolderFile>) -> Result<()> {
     if depth > DEEPEST {
         return Err(Error::user(format!("{}: folders are nested too deep; is a link a circle?", folder.display())));
     }
@@ -82,7 +82,7 @@ fn walk(folder: &Path, partition: &[(String, String)], depth: usize, found: &mut
             }
             walk(&path, &partition, depth + 1, found)?;
         } else if meta.len() > 0 {
-            found.push(Part { path, partition: partition.to_vec() });
+            found.push(FolderFile { path, partition: partition.to_vec() });
         }
     }
     Ok(())

@@ -107,16 +107,16 @@ fn whole_numbers(keys: &Interner, role: &str) -> Option<String> {
     let mut seen: HashSet<&[u8]> = HashSet::new();
     let wholes = (0..keys.len()).filter(|id| !real(id)).filter_map(|id| whole_number(keys.key(id)));
     seen.extend(wholes);
-    let twin = |id: &usize| whole_number(keys.key(*id)).is_some_and(|whole| !seen.insert(whole));
-    let twins: Vec<usize> = (0..keys.len()).filter(real).filter(twin).collect();
+    let duplicate = |id: &usize| whole_number(keys.key(*id)).is_some_and(|whole| !seen.insert(whole));
+    let duplicates: Vec<usize> = (0..keys.len()).filter(real).filter(duplicate).collect();
     let settle = "--whole-keys reads 3.0 as 3 in both columns of keys";
-    if let Some(&first) = twins.first() {
+    if let Some(&first) = duplicates.first() {
         let key = String::from_utf8_lossy(keys.key(first));
         let whole = key.split('.').next().unwrap_or_default();
         return Some(format!(
             "{WARNING}{} {role}s stand in the log twice, as whole numbers and as reals, such as '{whole}' and '{key}', and are \
              two {role}s each: {settle}",
-            digits(twins.len() as u64)
+            digits(duplicates.len() as u64)
         ));
     }
     (2 * reals > keys.len()).then(|| {

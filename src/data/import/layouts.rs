@@ -20,54 +20,54 @@ use crate::{
 };
 
 /// One understood source.
-pub(crate) enum Layout {
+pub(crate) enum FileLayout {
     Text(sniff::TextLayout),
     Parquet(parquet::ParquetLayout),
 }
 
-impl Layout {
+impl FileLayout {
     /// `None`: the file has no rows. `above`: what a file without a header may take from the one before it.
-    fn of(source: Source, options: &ImportOptions, above: Option<&Inherited>) -> Result<Option<Layout>> {
+    fn of(source: Source, options: &ImportOptions, above: Option<&Inherited>) -> Result<Option<FileLayout>> {
         Ok(if source.parquet {
-            parquet::layout(source, options)?.map(Layout::Parquet)
+            parquet::layout(source, options)?.map(FileLayout::Parquet)
         } else {
-            sniff::text_layout(source, options, above)?.map(Layout::Text)
+            sniff::text_layout(source, options, above)?.map(FileLayout::Text)
         })
     }
 
     pub fn source(&self) -> &Source {
         match self {
-            Layout::Text(l) => &l.source,
-            Layout::Parquet(l) => &l.source,
+            FileLayout::Text(l) => &l.source,
+            FileLayout::Parquet(l) => &l.source,
         }
     }
 
     pub fn columns(&self) -> &Columns {
         match self {
-            Layout::Text(l) => &l.columns,
-            Layout::Parquet(l) => &l.columns,
+            FileLayout::Text(l) => &l.columns,
+            FileLayout::Parquet(l) => &l.columns,
         }
     }
 
     fn names(&self) -> &[String] {
         match self {
-            Layout::Text(l) => &l.names,
-            Layout::Parquet(l) => &l.names,
+            FileLayout::Text(l) => &l.names,
+            FileLayout::Parquet(l) => &l.names,
         }
     }
 
     pub fn time_kind(&self) -> Option<TimeKind> {
         match self {
-            Layout::Text(l) => l.time_kind,
-            Layout::Parquet(l) => l.time_kind,
+            FileLayout::Text(l) => l.time_kind,
+            FileLayout::Parquet(l) => l.time_kind,
         }
     }
 
     /// What to do where no cell of the column is a time.
     pub fn time_hint(&self) -> Option<&String> {
         match self {
-            Layout::Text(l) => l.time_hint.as_ref(),
-            Layout::Parquet(l) => l.time_hint.as_ref(),
+            FileLayout::Text(l) => l.time_hint.as_ref(),
+            FileLayout::Parquet(l) => l.time_hint.as_ref(),
         }
     }
 
@@ -78,23 +78,23 @@ impl Layout {
     /// What kind of file it is, as far as parts of one folder have to be alike.
     fn kind(&self) -> String {
         match self {
-            Layout::Text(l) => l.kind(),
-            Layout::Parquet(_) => "Parquet".into(),
+            FileLayout::Text(l) => l.kind(),
+            FileLayout::Parquet(_) => "Parquet".into(),
         }
     }
 
     /// What to tell of the filter once all is read.
     pub fn filter_doubts(&self, wheres: &[Where], tally: &Tally) -> Vec<String> {
         match self {
-            Layout::Text(l) => l.filter.doubts(&l.names, wheres, tally),
-            Layout::Parquet(l) => l.filter.doubts(&l.names, wheres, tally),
+            FileLayout::Text(l) => l.filter.doubts(&l.names, wheres, tally),
+            FileLayout::Parquet(l) => l.filter.doubts(&l.names, wheres, tally),
         }
     }
 
     fn describe(&self) -> Vec<String> {
         match self {
-            Layout::Text(l) => l.describe(),
-            Layout::Parquet(l) => l.describe(),
+            FileLayout::Text(l) => l.describe(),
+            FileLayout::Parquet(l) => l.describe(),
         }
     }
 }
@@ -126,20 +126,20 @@ pub(crate) fn understand(
     dir: &Path,
     options: &ImportOptions,
     report: &mut dyn FnMut(&str),
-) -> Result<Vec<Layout>> {
+) -> Result<Vec<FileLayout>> {
     if paths.is_empty() {
         return Err(Error::user("no log given").hint("name at least one file to import"));
     }
     let sources = gather(paths, dir, options)?;
-    let mut layouts: Vec<Layout> = Vec::new();
+    let mut layouts: Vec<FileLayout> = Vec::new();
     let mut folders: Vec<Option<usize>> = Vec::new();
     let (mut above, mut empty) = (None, Vec::new());
     for (source, folder) in sources {
         let shown = source.display().to_string();
-        match Layout::of(source, options, above.as_ref())? {
+        match FileLayout::of(source, options, above.as_ref())? {
             None => empty.push(shown),
             Some(layout) => {
-                if let Layout::Text(text) = &layout {
+                if let FileLayout::Text(text) = &layout {
                     above = text.inherited().or(above);
                 }
                 layouts.push(layout);
@@ -167,8 +167,8 @@ fn few(names: &[String]) -> String {
 }
 
 /// A folder is one table in parts: of one format, with the same columns.
-fn alike_in_folders(layouts: &[Layout], folders: &[Option<usize>]) -> Result<()> {
-    let columns = |l: &Layout| {
+fn alike_in_folders(layouts: &[FileLayout], folders: &[Option<usize>]) -> Result<()> {
+    let columns = |l: &FileLayout| {
         let mut names: Vec<String> = l.names().iter().map(|n| bare(n).to_owned()).collect();
         names.sort();
         names
@@ -194,7 +194,7 @@ fn alike_in_folders(layouts: &[Layout], folders: &[Option<usize>]) -> Result<()>
 }
 
 /// Says what was understood of each source; of sources that are alike, once.
-fn describe(layouts: &[Layout], report: &mut dyn FnMut(&str)) {
+fn describe(layouts: &[FileLayout], report: &mut dyn FnMut(&str)) {
     let mut last: Vec<String> = Vec::new();
     let mut alike = 0;
     for layout in layouts {
@@ -212,7 +212,7 @@ fn describe(layouts: &[Layout], report: &mut dyn FnMut(&str)) {
     }
 }
 
-fn fit_together(layouts: &[Layout], options: &ImportOptions) -> Result<()> {
+fn fit_together(layouts: &[FileLayout], options: &ImportOptions) -> Result<()> {
     let first = &layouts[0];
     for layout in layouts {
         let path = layout.source().display();

@@ -13,7 +13,7 @@ use crate::{
             filter::Tally,
             group::RowCodec,
             intern::Interner,
-            layouts::Layout,
+            layouts::FileLayout,
             moments::{Decimals, Times},
             parquet,
             ratings::Sizes,
@@ -86,7 +86,7 @@ impl<'a> Log<'a> {
     }
 
     /// Reads one source to its end, parsing on other threads.
-    pub fn read(&mut self, layout: &Layout, report: &mut dyn FnMut(&str), start: Instant) -> Result<()> {
+    pub fn read(&mut self, layout: &FileLayout, report: &mut dyn FnMut(&str), start: Instant) -> Result<()> {
         let block_bytes = (self.options.memory_bytes / 128).clamp(64 << 10, 1 << 20) as usize;
         let rule = Rules::of(self.options, layout.columns(), layout.time_kind())?;
         std::thread::scope(|scope| {
@@ -94,8 +94,8 @@ impl<'a> Log<'a> {
             let (send, receive) = sync_channel(4);
             let reader = scope.spawn(move || {
                 let done = match layout {
-                    Layout::Text(l) => text::read(l, &rule, block_bytes, &send),
-                    Layout::Parquet(l) => parquet::read(l, &rule, &send),
+                    FileLayout::Text(l) => text::read(l, &rule, block_bytes, &send),
+                    FileLayout::Parquet(l) => parquet::read(l, &rule, &send),
                 };
                 if let Err(e) = done {
                     // Nobody listens any more when another error came first.
@@ -126,9 +126,9 @@ impl<'a> Log<'a> {
         })
     }
 
-    fn take(&mut self, layout: &Layout, block: Block, report: &mut dyn FnMut(&str)) -> Result<()> {
+    fn take(&mut self, layout: &FileLayout, block: Block, report: &mut dyn FnMut(&str)) -> Result<()> {
         let place = |row: &text::BadRow| {
-            let line = if matches!(layout, Layout::Text(_)) { "line" } else { "row" };
+            let line = if matches!(layout, FileLayout::Text(_)) { "line" } else { "row" };
             let column = if row.column.is_empty() { String::new() } else { format!(", column {}", row.column) };
             format!("{}: {line} {}{column}: {}", layout.source().display(), digits(row.line), row.reason)
         };
@@ -138,7 +138,7 @@ impl<'a> Log<'a> {
                 _ if first.of_time() && layout.time_kind() == Some(TimeKind::Unread) => {
                     Some(layout.time_hint().map_or_else(|| NO_TIMES.into(), |hint| format!("{hint}; or: {NO_TIMES}")))
                 }
-                Layout::Text(text) if first.line == 1 => text.header_hint(self.options),
+                FileLayout::Text(text) if first.line == 1 => text.header_hint(self.options),
                 _ => None,
             };
             return Err(Error::user(place(first)).hint(header.unwrap_or_else(|| first.hint().into())));

@@ -362,7 +362,7 @@ pub fn import(
     if let Some(table) = &options.items {
         let keys = Vocab::open(&dir.join("items.safetensors"))?;
         // A pipe that is the log too was read already: its copy is the table.
-        let copied = layouts.iter().map(layouts::Layout::source).find(|s| s.is_copy_of(table)).cloned();
+        let copied = layouts.iter().map(layouts::FileLayout::source).find(|s| s.is_copy_of(table)).cloned();
         let table = copied.map_or_else(|| Source::new(table, dir, "items", options), Ok)?;
         let fields = items::read(&table, &keys, options, report)?;
         files.push(write_fields(dir, &fields)?);

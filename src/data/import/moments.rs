@@ -7,7 +7,7 @@ a block needs, as far as 64 bits hold the largest time. Rows that wait in the sp
 use super::{
     doubts::WARNING,
     group::RowCodec,
-    text::Row,
+    text::EventRow,
     time::{MOST_DECIMALS, PARTS, TimeKind, decimals_of},
 };
 use crate::data::digits;
@@ -31,7 +31,7 @@ impl Default for Times {
 impl Times {
     /// Looks at the rows of a block, whose times are whole units; `fractions` holds rows and what stands behind the point.
     /// The rows' times get decimals: how many is given back.
-    pub fn of_block(rows: &mut [Row], fractions: &[(u32, u64)], kind: TimeKind) -> (Times, u8) {
+    pub fn of_block(rows: &mut [EventRow], fractions: &[(u32, u64)], kind: TimeKind) -> (Times, u8) {
         let mut times = Times::default();
         let mut largest = 0;
         for row in rows.iter() {
@@ -255,8 +255,8 @@ mod tests {
     use super::*;
     use crate::data::write::Has;
 
-    fn row(time: i64) -> Row {
-        Row { user: (0, 0), item: (0, 0), user_hash: 0, item_hash: 0, time, rating: 0.0, basket: 0 }
+    fn row(time: i64) -> EventRow {
+        EventRow { user: (0, 0), item: (0, 0), user_hash: 0, item_hash: 0, time, rating: 0.0, basket: 0 }
     }
 
     #[test]
@@ -271,7 +271,7 @@ mod tests {
             (vec![7, 8], vec![(0, PARTS / 8)]),
             (vec![-9_999_999_999_999_998], vec![]),
         ] {
-            let mut rows: Vec<Row> = times.into_iter().map(row).collect();
+            let mut rows: Vec<EventRow> = times.into_iter().map(row).collect();
             let (times, kept) = Times::of_block(&mut rows, &fractions, kind);
             all.add(&times);
             decimals.push(rows.len() as u64, kept);

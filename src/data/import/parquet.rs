@@ -32,7 +32,7 @@ use crate::{
         sequences,
         sniff::{SAMPLE_ROWS, add_partition, describe_columns},
         source::Source,
-        text::{Block, NOT_UTF8, Row, bad_time, basket_label, outside, parse_rating},
+        text::{Block, EventRow, NOT_UTF8, bad_time, basket_label, outside, parse_rating},
         ties,
         time::{Moment, TimeKind, iso},
     },
@@ -665,6 +665,6 @@ fn row(
         return;
     }
     let (user_hash, item_hash) = (hash_key(block.key(places[0])), hash_key(block.key(places[1])));
-    let row = Row { user: places[0], item: places[1], user_hash, item_hash, time: time.whole, rating, basket };
+    let row = EventRow { user: places[0], item: places[1], user_hash, item_hash, time: time.whole, rating, basket };
     block.push(row, time.fraction);
 }

@@ -33,7 +33,7 @@ const LONGEST_RECORD_BYTES: usize = 64 << 20;
 
 /// One parsed row; keys lie in the block's text.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Row {
+pub(crate) struct EventRow {
     pub user: (u32, u32),
     pub item: (u32, u32),
     pub user_hash: u64,
@@ -57,9 +57,9 @@ pub(crate) struct BadRow {
 /// A piece of a log, parsed.
 #[derive(Default)]
 pub(crate) struct Block {
-    /// What `Row` keys point into.
+    /// What `EventRow` keys point into.
     pub text: Vec<u8>,
-    pub rows: Vec<Row>,
+    pub rows: Vec<EventRow>,
     /// The first few bad rows of the piece.
     pub bad: Vec<BadRow>,
     pub bad_rows: u64,
@@ -93,7 +93,7 @@ impl Block {
 
     /// Takes a row whose time is whole units, and the fraction behind them.
     #[inline]
-    pub fn push(&mut self, row: Row, fraction: u64) {
+    pub fn push(&mut self, row: EventRow, fraction: u64) {
         if fraction > 0 {
             self.fractions.push((self.rows.len() as u32, fraction));
         }
@@ -479,7 +479,7 @@ impl<'a> Parser<'a> {
             if start < text.len() { &text[start..end] } else { &extra[start - text.len()..end - text.len()] }
         };
         let (user_hash, item_hash) = (hash_key(bytes(user)), hash_key(bytes(item)));
-        block.push(Row { user, item, user_hash, item_hash, time: time.whole, rating, basket }, time.fraction);
+        block.push(EventRow { user, item, user_hash, item_hash, time: time.whole, rating, basket }, time.fraction);
     }
 }
 

@@ -30,19 +30,19 @@ use super::{
     roof::Bound,
 };
 use crate::{
-    backend::{self, Device, WithBackend, nvtx, survey},
+    backend::{self, Device, WithBackend, inventory, nvtx},
     base::{Error, Result},
     data::{Dataset, split::Split},
-    layers::Facts,
+    layers::DataSummary,
     mem::{Planner, Precision},
     ops::{Backend, Phase},
-    train::{MemoryPlan, RunConfig, Settings, Sides},
+    train::{MemoryPlan, RunConfig, Settings, SideTables},
 };
-pub use trace::{Event, Track};
+pub use trace::{TraceEvent, Track};
 
 /// What is profiled.
 #[derive(Clone, Copy)]
-pub struct Job<'a> {
+pub struct ProfileJob<'a> {
     pub config: &'a RunConfig,
     pub data: &'a Dataset,
     pub split: &'a Split,
@@ -132,7 +132,7 @@ pub struct OpByOp {
 
 /// What some calls come to. Seconds, FLOP and bytes a step, on average.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Row {
+pub struct ProfileRow {
     /// Of an op; empty where several are meant.
     pub op: String,
     pub phase: Option<Phase>,
@@ -203,11 +203,11 @@ pub struct Profile {
     pub untimed: u64,
     pub whole: Whole,
     pub op_by_op: OpByOp,
-    pub phases: Vec<Row>,
-    pub ops: Vec<Row>,
-    pub layers: Vec<Row>,
+    pub phases: Vec<ProfileRow>,
+    pub ops: Vec<ProfileRow>,
+    pub layers: Vec<ProfileRow>,
     /// By phase, layer and op.
-    pub calls: Vec<Row>,
+    pub calls: Vec<ProfileRow>,
     /// What the machine can do, measured after the steps.
     pub ceilings: Ceilings,
     pub validation: Option<Validation>,
@@ -248,8 +248,8 @@ pub enum Stage {
 ///
 /// # Errors
 /// As a run's; no steps.
-pub fn profile(job: &Job<'_>, tell: &mut dyn FnMut(Stage)) -> Result<Profile> {
-    struct On<'j, 'a>(&'j Job<'a>, &'j mut dyn FnMut(Stage));
+pub fn profile(job: &ProfileJob<'_>, tell: &mut dyn FnMut(Stage)) -> Result<Profile> {
+    struct On<'j, 'a>(&'j ProfileJob<'a>, &'j mut dyn FnMut(Stage));
     impl WithBackend for On<'_, '_> {
         type Out = Result<Profile>;
         fn call<B: Backend + 'static>(self, open: &dyn Fn(&Planner) -> Result<B>) -> Self::Out {
@@ -264,20 +264,20 @@ pub fn profile(job: &Job<'_>, tell: &mut dyn FnMut(Stage)) -> Result<Profile> {
 }
 
 /// What a plan must know of the data.
-fn facts(job: &Job<'_>) -> Result<Facts> {
-    let known = Sides::facts_of(&job.config.settings, job.data)?;
+fn data_summary(job: &ProfileJob<'_>) -> Result<DataSummary> {
+    let known = SideTables::data_summary(&job.config.settings, job.data)?;
     let counts = job.split.train_counts().iter().map(|c| *c as u64).collect();
-    Ok(Facts { counts, ratings: job.config.ratings.clone(), ..known })
+    Ok(DataSummary { counts, ratings: job.config.ratings.clone(), ..known })
 }
 
 fn both<B: Backend + 'static>(
-    job: &Job<'_>,
+    job: &ProfileJob<'_>,
     tell: &mut dyn FnMut(Stage),
     open: &dyn Fn(&Planner) -> Result<B>,
 ) -> Result<Profile> {
     tell(Stage::Whole);
     // Before this program's own work is part of it.
-    let load_average = survey::load();
+    let load_average = inventory::load();
     let whole = whole::steps(job, tell, open)?;
     let peak_process_bytes = peak_process_bytes();
     tell(Stage::OpByOp);
@@ -286,8 +286,8 @@ fn both<B: Backend + 'static>(
     tell(Stage::Ceilings);
     let ceilings = ceilings::measure(&open)?;
     let sums = sum::sums(&parts, whole.precision, &ceilings);
-    let (processor, device) = (survey::processor(), backend::choose(job.device).0);
-    let device = survey::card(device).map_or(device.to_string(), |card| format!("{device} ({card})"));
+    let (processor, device) = (inventory::processor(), backend::choose(job.device).0);
+    let device = inventory::card(device).map_or(device.to_string(), |card| format!("{device} ({card})"));
     let mut profile = Profile {
         version: Profile::VERSION,
         program: format!("mipgpu {}", env!("CARGO_PKG_VERSION")),

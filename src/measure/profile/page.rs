@@ -3,12 +3,12 @@
 use std::fmt::Write;
 
 use super::{
-    Profile, Row,
+    Profile, ProfileRow,
     text::{self, percent},
 };
 use crate::page::{
     self, NOTHING, figure,
-    icicle::{Part, icicle},
+    icicle::{FlameNode, icicle},
     number,
     plot::{self, Bar, Frame, Group, Series, escape},
 };
@@ -93,15 +93,15 @@ fn step(out: &mut String, p: &Profile) {
 }
 
 /// Phases, in them blocks, layers and ops.
-fn flame(p: &Profile) -> Part {
+fn flame(p: &Profile) -> FlameNode {
     let o = &p.op_by_op;
     let mut phases = Vec::new();
     for (colour, phase) in p.phases.iter().enumerate() {
         let word = phase.phase.map_or("", |p| p.word());
-        let mut whole = Part { name: format!("{word} {}", percent(phase.share)), colour, ..Part::default() };
+        let mut whole = FlameNode { name: format!("{word} {}", percent(phase.share)), colour, ..FlameNode::default() };
         for call in p.calls.iter().filter(|c| c.phase == phase.phase) {
             let (block, layer) = block(&call.layer);
-            let op = Part { name: call.op.clone(), value: call.seconds, colour, ..Part::default() };
+            let op = FlameNode { name: call.op.clone(), value: call.seconds, colour, ..FlameNode::default() };
             let tip = format!(
                 "{}, {}, {} calls of {} {}",
                 call.layer,
@@ -111,13 +111,13 @@ fn flame(p: &Profile) -> Part {
                 call.sizes
             );
             let path: Vec<&str> = [block, layer].into_iter().filter(|name| !name.is_empty()).collect();
-            add(&mut whole, &path, Part { tip, ..op });
+            add(&mut whole, &path, FlameNode { tip, ..op });
         }
         tell(&mut whole, word, o.ops);
         phases.push(whole);
     }
     let name = format!("all ops: {} ms", text::ms(o.ops));
-    Part { tip: name.clone(), name, value: o.ops, colour: 7, parts: phases }
+    FlameNode { tip: name.clone(), name, value: o.ops, colour: 7, parts: phases }
 }
 
 fn says(seconds: f64, all: f64) -> String {
@@ -133,18 +133,18 @@ fn block(layer: &str) -> (&str, &str) {
 }
 
 /// Puts `part` into the parts named by `path`, which are made where they are not there.
-fn add(whole: &mut Part, path: &[&str], part: Part) {
+fn add(whole: &mut FlameNode, path: &[&str], part: FlameNode) {
     whole.value += part.value;
     let Some((first, rest)) = path.split_first() else { return whole.parts.push(part) };
     let at = whole.parts.iter().position(|p| p.name == *first).unwrap_or_else(|| {
-        whole.parts.push(Part { name: first.to_string(), colour: whole.colour, ..Part::default() });
+        whole.parts.push(FlameNode { name: first.to_string(), colour: whole.colour, ..FlameNode::default() });
         whole.parts.len() - 1
     });
     add(&mut whole.parts[at], rest, part);
 }
 
 /// Says of all parts that say nothing yet what they come to.
-fn tell(part: &mut Part, name: &str, all: f64) {
+fn tell(part: &mut FlameNode, name: &str, all: f64) {
     if part.tip.is_empty() {
         part.tip = format!("{name}: {}", says(part.value, all));
     }
@@ -156,7 +156,7 @@ fn tell(part: &mut Part, name: &str, all: f64) {
 
 fn ops(out: &mut String, p: &Profile) {
     out.push_str("<section id=\"ops\">\n<h2>Ops</h2>\n");
-    let bar = |r: &Row| Bar {
+    let bar = |r: &ProfileRow| Bar {
         label: r.op.clone(),
         value: Some(r.seconds * 1e3),
         interval: Some([r.spread.p20 * 1e3, r.spread.p80 * 1e3]),
@@ -180,7 +180,7 @@ fn ops(out: &mut String, p: &Profile) {
     let _ = writeln!(out, "<p class=\"meaning\">{}</p>", escape(&text::COLUMNS.join(" ")));
     table(out, "Op", &p.ops, |r| r.op.clone());
     out.push_str("<details><summary>By phase, layer and op</summary>\n");
-    let name = |r: &Row| format!("{} · {} · {}", r.phase.map_or("", |p| p.word()), r.layer, r.op);
+    let name = |r: &ProfileRow| format!("{} · {} · {}", r.phase.map_or("", |p| p.word()), r.layer, r.op);
     table(out, "Phase, layer, op", &p.calls, name);
     out.push_str("</details>\n</section>\n");
 }
@@ -192,7 +192,7 @@ fn layers(out: &mut String, p: &Profile) {
     out.push_str("</section>\n");
 }
 
-fn table(out: &mut String, what: &str, rows: &[Row], name: impl Fn(&Row) -> String) {
+fn table(out: &mut String, what: &str, rows: &[ProfileRow], name: impl Fn(&ProfileRow) -> String) {
     let names = [
         what,
         "Calls",

@@ -3,15 +3,15 @@
 use std::time::Instant;
 
 use super::{
-    Job, Track, facts,
-    trace::{Event, Told},
+    ProfileJob, Track, data_summary,
+    trace::{CallDetails, TraceEvent},
 };
 use crate::{
     backend::wrap::{Call, Timed},
     base::Result,
     measure::clock::Repeats,
     mem::{Planner, Precision},
-    train::{Engine, Feed},
+    train::{BatchLoader, Engine},
 };
 
 /// A step: the host's seconds from the beginning, and the calls.
@@ -22,20 +22,20 @@ pub(super) struct Step {
     pub calls: Vec<Call>,
 }
 
-pub(super) struct Parts {
+pub(super) struct StepTimings {
     pub plan: Planner,
     pub steps: Vec<Step>,
 }
 
-pub(super) fn steps(job: &Job<'_>, open: &dyn Fn(&Planner) -> Result<Box<dyn Repeats>>) -> Result<Parts> {
+pub(super) fn steps(job: &ProfileJob<'_>, open: &dyn Fn(&Planner) -> Result<Box<dyn Repeats>>) -> Result<StepTimings> {
     let s = &job.config.settings;
-    let mut engine = Engine::new(s, facts(job)?, |plan| Ok(Timed::new(open(plan)?)))?;
-    let mut feed = Feed::new(s, job.data, job.split)?;
-    feed.hold(&mut engine)?;
-    let schedule = feed.schedule(s);
+    let mut engine = Engine::new(s, data_summary(job)?, |plan| Ok(Timed::new(open(plan)?)))?;
+    let mut loader = BatchLoader::new(s, job.data, job.split)?;
+    loader.hold(&mut engine)?;
+    let schedule = loader.schedule(s);
     let (mut steps, mut done, mut zero) = (Vec::new(), 0, Instant::now());
     'epochs: for epoch in 1.. {
-        for users in feed.order(epoch).chunks(s.batch) {
+        for users in loader.order(epoch).chunks(s.batch) {
             if done == job.untimed + job.steps {
                 break 'epochs;
             }
@@ -44,14 +44,14 @@ pub(super) fn steps(job: &Job<'_>, open: &dyn Fn(&Planner) -> Result<Box<dyn Rep
             }
             done += 1;
             let mut at = [zero.elapsed().as_secs_f64(); 4];
-            feed.fill(&mut engine, epoch, users)?;
+            loader.fill(&mut engine, epoch, users)?;
             at[1] = zero.elapsed().as_secs_f64();
             engine.backend.written = Default::default();
             let sent = engine.send(done, schedule.at(done));
             at[2] = zero.elapsed().as_secs_f64();
             let upload_bytes = engine.backend.written.bytes;
-            let before = engine.set_off(sent);
-            engine.look(before)?;
+            let before = engine.start(sent);
+            engine.collect(before)?;
             // Step by step: the next one's batch shall not hide behind it.
             engine.finish()?;
             at[3] = zero.elapsed().as_secs_f64();
@@ -61,35 +61,35 @@ pub(super) fn steps(job: &Job<'_>, open: &dyn Fn(&Planner) -> Result<Box<dyn Rep
             }
         }
     }
-    Ok(Parts { plan: engine.plan, steps })
+    Ok(StepTimings { plan: engine.plan, steps })
 }
 
-impl Parts {
+impl StepTimings {
     pub fn tracks(&self, precision: Precision) -> Vec<Track> {
         let of = "op by op";
         let host = self.steps.iter().flat_map(|s| {
             ["load batch", "upload", "compute"]
                 .into_iter()
                 .enumerate()
-                .map(|(i, name)| Event::new(name, [s.at[i], s.at[i + 1]]))
+                .map(|(i, name)| TraceEvent::new(name, [s.at[i], s.at[i + 1]]))
         });
-        let (mut phases, mut ops): (Vec<Event>, Vec<Event>) = (Vec::new(), Vec::new());
+        let (mut phases, mut ops): (Vec<TraceEvent>, Vec<TraceEvent>) = (Vec::new(), Vec::new());
         for step in &self.steps {
             let mut phase = None;
             for call in &step.calls {
                 let end = call.start + call.seconds;
                 match phases.last_mut().filter(|_| phase == Some(call.phase)) {
                     Some(event) => event.at[1] = end,
-                    None => phases.push(Event::new(call.phase.word(), [call.start, end])),
+                    None => phases.push(TraceEvent::new(call.phase.word(), [call.start, end])),
                 }
                 phase = Some(call.phase);
-                let told = Told {
+                let told = CallDetails {
                     layer: self.layer(call),
                     sizes: call.sizes.clone(),
                     flop: call.cost.flop,
                     bytes: call.cost.moved(precision),
                 };
-                ops.push(Event { call: Some(told), ..Event::new(call.op, [call.start, end]) });
+                ops.push(TraceEvent { call: Some(told), ..TraceEvent::new(call.op, [call.start, end]) });
             }
         }
         vec![Track::new(of, "host", host.collect()), Track::new(of, "phases", phases), Track::new(of, "ops", ops)]

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use super::{
-    OpByOp, Row, Spread,
-    parts::{Parts, Step},
+    OpByOp, ProfileRow, Spread,
+    parts::{Step, StepTimings},
 };
 use crate::{
     backend::wrap::Call,
@@ -19,16 +19,16 @@ use crate::{
 /// Everything that is summed.
 pub(super) struct Sums {
     pub total: OpByOp,
-    pub phases: Vec<Row>,
-    pub ops: Vec<Row>,
-    pub layers: Vec<Row>,
-    pub calls: Vec<Row>,
+    pub phases: Vec<ProfileRow>,
+    pub ops: Vec<ProfileRow>,
+    pub layers: Vec<ProfileRow>,
+    pub calls: Vec<ProfileRow>,
 }
 
 /// What calls are put together by; what is `None` is left open.
 type Key = (Option<&'static str>, Option<Phase>, Option<String>);
 
-pub(super) fn sums(parts: &Parts, precision: Precision, ceilings: &Ceilings) -> Sums {
+pub(super) fn sums(parts: &StepTimings, precision: Precision, ceilings: &Ceilings) -> Sums {
     let n = parts.steps.len() as f64;
     let mean = |of: &dyn Fn(&Step) -> f64| parts.steps.iter().map(of).sum::<f64>() / n;
     let ops = mean(&|s| s.calls.iter().map(|c| c.seconds).sum());
@@ -47,7 +47,7 @@ pub(super) fn sums(parts: &Parts, precision: Precision, ceilings: &Ceilings) -> 
     };
     let by = |key: &dyn Fn(&Call) -> Key| rows(&parts.steps, ops, (precision, ceilings), key);
     let layer = |c: &Call| Some(layer(c, parts));
-    let largest_first = |mut rows: Vec<Row>| {
+    let largest_first = |mut rows: Vec<ProfileRow>| {
         rows.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
         rows
     };
@@ -61,7 +61,7 @@ pub(super) fn sums(parts: &Parts, precision: Precision, ceilings: &Ceilings) -> 
 }
 
 /// Whose time it is. What is no layer's is the phase's own.
-fn layer(call: &Call, parts: &Parts) -> String {
+fn layer(call: &Call, parts: &StepTimings) -> String {
     match call.phase {
         Phase::Batch => "batch".into(),
         Phase::Loss => "loss".into(),
@@ -76,10 +76,10 @@ fn rows(
     ops: f64,
     (precision, ceilings): (Precision, &Ceilings),
     key: &dyn Fn(&Call) -> Key,
-) -> Vec<Row> {
+) -> Vec<ProfileRow> {
     let mut at: HashMap<Key, usize> = HashMap::new();
     // Beside each row the seconds of every step, and the least seconds by what they would wait for.
-    let mut rows: Vec<(Row, Vec<f64>, [f64; 3])> = Vec::new();
+    let mut rows: Vec<(ProfileRow, Vec<f64>, [f64; 3])> = Vec::new();
     for (number, step) in steps.iter().enumerate() {
         let mut free = step.calls.first().map_or(0.0, |first| first.start);
         for call in &step.calls {
@@ -87,7 +87,7 @@ fn rows(
             let i = *at.entry(key.clone()).or_insert_with(|| {
                 let (op, phase, layer) = key;
                 let (op, layer) = (op.unwrap_or_default().into(), layer.unwrap_or_default());
-                rows.push((Row { op, phase, layer, ..Row::default() }, vec![0.0; steps.len()], [0.0; 3]));
+                rows.push((ProfileRow { op, phase, layer, ..ProfileRow::default() }, vec![0.0; steps.len()], [0.0; 3]));
                 rows.len() - 1
             });
             let (row, by_step, floors) = &mut rows[i];
@@ -105,14 +105,14 @@ fn rows(
         }
     }
     let n = steps.len() as f64;
-    let finish = |(row, by_step, floors): (Row, Vec<f64>, [f64; 3])| {
+    let finish = |(row, by_step, floors): (ProfileRow, Vec<f64>, [f64; 3])| {
         let spread = Spread::of(by_step.into_iter());
         let (seconds, flop, bytes) = (spread.mean, row.flop / n, row.bytes / n);
         let floor = floors.iter().sum::<f64>() / n;
         let bounds = [Bound::Memory, Bound::Products, Bound::Exps].into_iter().zip(floors);
         let bound = bounds.max_by(|a, b| a.1.total_cmp(&b.1)).expect("three").0;
         let rate = |work: f64| if seconds > 0.0 { work / seconds * 1e-9 } else { 0.0 };
-        Row {
+        ProfileRow {
             calls: row.calls / n,
             seconds,
             share: if ops > 0.0 { seconds / ops } else { 0.0 },

@@ -1,7 +1,7 @@
 //! What is shown of profiles that are made by hand: nothing is run here.
 
 use super::{
-    parts::{Parts, Step},
+    parts::{Step, StepTimings},
     verdict::verdict,
     whole, *,
 };
@@ -18,7 +18,7 @@ fn spread(mean: f64) -> Spread {
 
 /// A step of 10 ms on the processor: 9 ms of ops in two phases, of which most is one op at 71 % of its roof.
 fn sample() -> Profile {
-    let row = |op: &str, phase, layer: &str, seconds: f64, roof, bound| Row {
+    let row = |op: &str, phase, layer: &str, seconds: f64, roof, bound| ProfileRow {
         op: op.into(),
         phase: Some(phase),
         layer: layer.into(),
@@ -33,13 +33,13 @@ fn sample() -> Profile {
         gbps: 1e-6 / seconds,
         roof,
         bound,
-        ..Row::default()
+        ..ProfileRow::default()
     };
     let calls = vec![
         row("linear_bwd", Phase::Backward, "block.0.ffn.up", 6.2e-3 * 0.9, Some(0.71), Some(Bound::Products)),
         row("gelu", Phase::Forward, "<b>&", 9e-3 - 6.2e-3 * 0.9, Some(0.5), Some(Bound::Exps)),
     ];
-    let sums = |keep: &dyn Fn(&Row) -> Row| calls.iter().map(keep).collect::<Vec<Row>>();
+    let sums = |keep: &dyn Fn(&ProfileRow) -> ProfileRow| calls.iter().map(keep).collect::<Vec<ProfileRow>>();
     Profile {
         version: Profile::VERSION,
         program: "mipgpu 0".into(),
@@ -68,9 +68,9 @@ fn sample() -> Profile {
             ..Whole::default()
         },
         op_by_op: OpByOp { wall: 9.5e-3, ops: 9e-3, idle: 0.1e-3, calls: 4.0, ..OpByOp::default() },
-        phases: sums(&|r| Row { op: String::new(), layer: String::new(), sizes: String::new(), ..r.clone() }),
-        ops: sums(&|r| Row { phase: None, layer: String::new(), sizes: String::new(), ..r.clone() }),
-        layers: sums(&|r| Row { phase: None, op: String::new(), sizes: String::new(), ..r.clone() }),
+        phases: sums(&|r| ProfileRow { op: String::new(), layer: String::new(), sizes: String::new(), ..r.clone() }),
+        ops: sums(&|r| ProfileRow { phase: None, layer: String::new(), sizes: String::new(), ..r.clone() }),
+        layers: sums(&|r| ProfileRow { phase: None, op: String::new(), sizes: String::new(), ..r.clone() }),
         calls,
         ceilings: Ceilings { copy: 1e10, cached: Default::default(), products: 1e11, exps: 1e9 },
         validation: Some(Validation { users: 256, seconds: 0.5, all: 1024 }),
@@ -147,7 +147,7 @@ fn calls_are_summed_with_the_gaps_before_them() {
         ],
     };
     let near = |a: f64, b: f64| assert!((a - b).abs() < 1e-9 * b.abs().max(1e-3), "{a} and {b}");
-    let parts = Parts { plan: Planner::new(), steps: vec![step(0.0), step(10e-3)] };
+    let parts = StepTimings { plan: Planner::new(), steps: vec![step(0.0), step(10e-3)] };
     let ceilings = Ceilings { copy: 1e10, products: 1e11, exps: 1e9, ..Ceilings::default() };
     let sums = sum::sums(&parts, Precision::F32, &ceilings);
     let (o, [a, b]) = (&sums.total, &sums.ops[..]) else { panic!("{:?}", sums.ops) };
@@ -257,11 +257,11 @@ fn the_page_is_whole_and_says_what_the_text_says() {
 #[test]
 fn events_of_a_track_do_not_overlap_in_print() {
     let events = vec![
-        Event::new("a", [0.0, 1.0006e-6]),
-        Event::new("b\"", [1.0004e-6, 2e-6]),
-        Event {
-            call: Some(trace::Told { layer: "x".into(), sizes: String::new(), flop: 1.0, bytes: 2.0 }),
-            ..Event::new("c", [2e-6, 2e-6])
+        TraceEvent::new("a", [0.0, 1.0006e-6]),
+        TraceEvent::new("b\"", [1.0004e-6, 2e-6]),
+        TraceEvent {
+            call: Some(trace::CallDetails { layer: "x".into(), sizes: String::new(), flop: 1.0, bytes: 2.0 }),
+            ..TraceEvent::new("c", [2e-6, 2e-6])
         },
     ];
     let tracks = vec![Track::new("whole", "host", events.clone()), Track::new("parts", "ops", events)];

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Profile, Row};
+use super::{Profile, ProfileRow};
 use crate::{
     data::digits,
     page::{NOTHING, plain},
@@ -233,7 +233,7 @@ pub(super) const COLUMNS: [&str; 3] = [
     "Roof: the least time that this machine’s ceilings allow, as a share of the time taken.",
 ];
 
-fn table(out: &mut String, what: &str, rows: &[Row], name: impl Fn(&Row) -> String) {
+fn table(out: &mut String, what: &str, rows: &[ProfileRow], name: impl Fn(&ProfileRow) -> String) {
     let wide = rows.iter().map(|r| name(r).chars().count()).max().unwrap_or(0).max(14) + 1;
     let _ = writeln!(
         out,

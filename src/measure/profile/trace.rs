@@ -10,26 +10,26 @@ use super::Profile;
 
 /// A stretch of time.
 #[derive(Clone, Debug)]
-pub struct Event {
+pub struct TraceEvent {
     pub name: &'static str,
     /// Seconds from the beginning of the pass: from, to.
     pub at: [f64; 2],
     /// Of an op.
-    pub call: Option<Told>,
+    pub call: Option<CallDetails>,
 }
 
 /// What is told of a call: whose it is and of which sizes (where that is known), and its work.
 #[derive(Clone, Debug)]
-pub struct Told {
+pub struct CallDetails {
     pub layer: String,
     pub sizes: String,
     pub flop: f64,
     pub bytes: f64,
 }
 
-impl Event {
+impl TraceEvent {
     pub(super) fn new(name: &'static str, at: [f64; 2]) -> Self {
-        Event { name, at, call: None }
+        TraceEvent { name, at, call: None }
     }
 }
 
@@ -39,11 +39,11 @@ pub struct Track {
     /// The pass that they are of.
     pub pass: &'static str,
     pub name: &'static str,
-    pub events: Vec<Event>,
+    pub events: Vec<TraceEvent>,
 }
 
 impl Track {
-    pub(super) fn new(pass: &'static str, name: &'static str, events: Vec<Event>) -> Self {
+    pub(super) fn new(pass: &'static str, name: &'static str, events: Vec<TraceEvent>) -> Self {
         Track { pass, name, events }
     }
 }
@@ -81,7 +81,7 @@ pub fn write(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
             let to = nanoseconds(event.at[1]).max(from);
             free = to;
             let mut args = serde_json::Map::new();
-            if let Some(Told { layer, sizes, flop, bytes }) = &event.call {
+            if let Some(CallDetails { layer, sizes, flop, bytes }) = &event.call {
                 let words = [("layer", layer), ("sizes", sizes)].into_iter().filter(|(_, value)| !value.is_empty());
                 args.extend(words.map(|(key, value)| (key.to_string(), value.as_str().into())));
                 args.extend([("flop", flop), ("bytes", bytes)].map(|(key, value)| (key.to_string(), (*value).into())));

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, time::Instant};
 
-use super::{Job, Spread, Stage, Track, Validation, Whole, facts, trace::Event};
+use super::{ProfileJob, Spread, Stage, Track, Validation, Whole, data_summary, trace::TraceEvent};
 use crate::{
     backend::nvtx,
     base::{Error, Result},
@@ -10,7 +10,7 @@ use crate::{
     eval::Encoder,
     mem::{Planner, Precision},
     ops::{Backend, MARKS, Mark},
-    train::{Engine, Feed, MemoryPlan, run::validate},
+    train::{BatchLoader, Engine, MemoryPlan, run::validate},
 };
 
 /// What the pass found.
@@ -47,22 +47,22 @@ const PARTS: [&str; 5] = ["load batch", "upload", "set off", "wait", "between"];
 const TOGETHER: usize = MARKS / 4;
 
 pub(super) fn steps<B: Backend>(
-    job: &Job<'_>,
+    job: &ProfileJob<'_>,
     tell: &mut dyn FnMut(Stage),
     open: &dyn Fn(&Planner) -> Result<B>,
 ) -> Result<Found> {
     let s = &job.config.settings;
-    let mut engine = Engine::<B>::new(s, facts(job)?, open)?;
-    let mut feed = Feed::new(s, job.data, job.split)?;
-    feed.hold(&mut engine)?;
-    let schedule = feed.schedule(s);
+    let mut engine = Engine::<B>::new(s, data_summary(job)?, open)?;
+    let mut loader = BatchLoader::new(s, job.data, job.split)?;
+    loader.hold(&mut engine)?;
+    let schedule = loader.schedule(s);
     let (mut steps, mut shuffle, mut done, mut read): (Vec<Step>, f64, u64, usize) = (Vec::new(), 0.0, 0, 0);
     // Both clocks begin when the device is at rest.
     engine.backend.sync()?;
     let (mut last, zero) = ((engine.backend.mark(), 0.0), Instant::now());
     'epochs: for epoch in 1.. {
         let began = Instant::now();
-        let order = feed.order(epoch);
+        let order = loader.order(epoch);
         shuffle = began.elapsed().as_secs_f64();
         for users in order.chunks(s.batch) {
             let now = zero.elapsed().as_secs_f64();
@@ -75,17 +75,17 @@ pub(super) fn steps<B: Backend>(
             done += 1;
             nvtx::push("step");
             let mut at = [now; 6];
-            feed.fill(&mut engine, epoch, users)?;
+            loader.fill(&mut engine, epoch, users)?;
             let interactions = engine.rows();
             at[1] = zero.elapsed().as_secs_f64();
             let sent = engine.send(done, schedule.at(done));
             let sizes = sent.sizes();
             at[2] = zero.elapsed().as_secs_f64();
             let from = engine.backend.mark();
-            let before = engine.set_off(sent);
+            let before = engine.start(sent);
             let marks = [from, engine.backend.mark()];
             at[3] = zero.elapsed().as_secs_f64();
-            engine.look(before)?;
+            engine.collect(before)?;
             at[4] = zero.elapsed().as_secs_f64();
             nvtx::pop();
             // All but the newest are done: they were waited for.
@@ -109,7 +109,7 @@ pub(super) fn steps<B: Backend>(
         precision: engine.backend.precision(),
         products: engine.backend.products(),
         parameters: engine.params().iter().map(|p| p.w.len() as u64).sum(),
-        epoch_steps: feed.steps(),
+        epoch_steps: loader.steps(),
         memory: engine.memory_plan(),
         validation: validation(job, &mut engine)?,
         tracks: tracks(&steps, device),
@@ -163,7 +163,7 @@ pub(super) fn sum(steps: &[Step], device: bool, shuffle: f64) -> Whole {
 
 fn tracks(steps: &[Step], device: bool) -> Vec<Track> {
     let zero = steps[0].at[0];
-    let event = |name, at: [f64; 2]| Event::new(name, at.map(|t| t - zero));
+    let event = |name, at: [f64; 2]| TraceEvent::new(name, at.map(|t| t - zero));
     let parts =
         |s: &Step| PARTS.iter().enumerate().map(|(i, name)| event(name, [s.at[i], s.at[i + 1]])).collect::<Vec<_>>();
     let host = steps.iter().flat_map(parts);
@@ -176,7 +176,7 @@ fn tracks(steps: &[Step], device: bool) -> Vec<Track> {
 }
 
 /// At least one batch of users, then as many as a second allows.
-fn validation(job: &Job<'_>, encoder: &mut dyn Encoder) -> Result<Option<Validation>> {
+fn validation(job: &ProfileJob<'_>, encoder: &mut dyn Encoder) -> Result<Option<Validation>> {
     const SECONDS: f64 = 1.0;
     let valid = job.split.valid();
     let all = valid.users().len() as u64;

@@ -11,7 +11,7 @@ use std::{
 use super::*;
 use crate::{
     mem::{HostArenas, Mode, Planner, RawSpan, Scalar, U32},
-    ops::{dilated_conv::Taps, dropout::Drop, *},
+    ops::{dilated_conv::Taps, dropout::Dropout, *},
 };
 
 thread_local! {
@@ -401,7 +401,7 @@ fn attention_and_convolutions_in_closed_form() {
     // Two sequences of four, two heads of eight.
     let (b, n, h, k, t, mut p) = (2, 8, 2, 8, 4, Planner::new());
     let (qkv, o, lse) = (p.var(3 * n * h * k), p.var(n * h * k), p.stat(h * n));
-    let (cu, step, drop) = (p.index(b + 1), p.index(1), Drop::NONE);
+    let (cu, step, drop) = (p.index(b + 1), p.index(1), Dropout::NONE);
     let fwd = AttentionFwd { o: o.y, lse, qkv: qkv.y, cu, step, b, n, h, k, t, causal: false, drop };
     let bytes = |act: f64| [4.0 * (act + 20.0), 2.0 * act + 4.0 * 20.0];
     closed(&fwd, 4.0 * 8.0 * 64.0, 64.0 + 16.0, bytes(512.0));

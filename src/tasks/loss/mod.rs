@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     base::{Error, Result},
-    layers::{Capacity, Facts, Input, Shape},
+    layers::{BatchShape, Capacity, DataSummary, Input},
     mem::{Act, Dst, F32, Planner, Span, U32},
     models::Representations,
     ops::{
@@ -220,18 +220,18 @@ impl Loss {
     }
 
     /// The sorted ids of all rows that have a gradient coming, and how many they are.
-    fn sorted_keys(&self, s: &Shape) -> (Span<U32>, usize) {
+    fn sorted_keys(&self, s: &BatchShape) -> (Span<U32>, usize) {
         let shared = if let Against::Shared(shared) = &self.against { shared.most(s.m) } else { 0 };
         (self.by.key, self.input_rows(s) + shared + s.m * (1 + self.candidates.s))
     }
 
     /// Rows of the item table that the model took for its input.
-    fn input_rows(&self, s: &Shape) -> usize {
+    fn input_rows(&self, s: &BatchShape) -> usize {
         if self.r.rows.is_some() { s.n } else { 0 }
     }
 
     /// Sorts the ids of all rows of the item table that have a gradient coming: taken by the model, shared, of pairs.
-    fn sort(&self, b: &mut dyn Backend, s: &Shape) {
+    fn sort(&self, b: &mut dyn Backend, s: &BatchShape) {
         let negative = match &self.against {
             Against::Shared(shared) => shared.negatives(self, s),
             _ => (Span::empty(), 0),
@@ -247,11 +247,11 @@ impl Objective for Loss {
     ///
     /// # Errors
     /// As [`Sampler::new`].
-    fn prepare(&self, b: &mut dyn Backend, facts: &Facts) -> Result<()> {
+    fn prepare(&self, b: &mut dyn Backend, summary: &DataSummary) -> Result<()> {
         if matches!(self.against, Against::Catalogue) {
             return Ok(());
         }
-        let sampler = Sampler::new(self.settings.sampler, &facts.counts)?;
+        let sampler = Sampler::new(self.settings.sampler, &summary.counts)?;
         b.write_ids(self.alias, sampler.cells());
         if !self.mass.is_empty() {
             b.write_ids(self.mass, &sampler.masses());
@@ -264,7 +264,7 @@ impl Objective for Loss {
     }
 
     /// Draws what the batch is compared with; it has been made.
-    fn begin(&self, b: &mut dyn Backend, s: &Shape) {
+    fn begin(&self, b: &mut dyn Backend, s: &BatchShape) {
         if matches!(self.against, Against::Catalogue) {
             return;
         }
@@ -301,7 +301,7 @@ impl Objective for Loss {
     }
 
     /// Mean loss of the scored rows into `value`.
-    fn forward(&self, b: &mut dyn Backend, s: &Shape) {
+    fn forward(&self, b: &mut dyn Backend, s: &BatchShape) {
         let r = &self.r;
         match &self.against {
             Against::Catalogue => b.run(&CrossEntropyFwd {
@@ -323,7 +323,7 @@ impl Objective for Loss {
 
     /// Writes the gradients of the scored rows and of the scores; full softmax also those of the item table (special rows:
     /// zero) and the item bias.
-    fn backward(&self, b: &mut dyn Backend, s: &Shape) {
+    fn backward(&self, b: &mut dyn Backend, s: &BatchShape) {
         let r = &self.r;
         let (d, v) = (r.d, r.v);
         match &self.against {
@@ -353,7 +353,7 @@ impl Objective for Loss {
     }
 
     /// Sums the gradients of the item table and the item bias, once the model has left those of the rows that it took.
-    fn tables(&self, b: &mut dyn Backend, s: &Shape) {
+    fn tables(&self, b: &mut dyn Backend, s: &BatchShape) {
         let (r, by) = (&self.r, &self.by);
         let rows = r.item.shape[0];
         let (negatives, panel, dbias) = match &self.against {
@@ -403,7 +403,7 @@ impl Objective for Loss {
         self.value
     }
 
-    fn keys(&self, s: &Shape) -> (Span<U32>, usize) {
+    fn keys(&self, s: &BatchShape) -> (Span<U32>, usize) {
         self.sorted_keys(s)
     }
 

@@ -2,7 +2,7 @@
 
 use super::Loss;
 use crate::{
-    layers::Shape,
+    layers::BatchShape,
     mem::{Dst, F32, Planner, Span},
     ops::{Backend, NegativeLossBwd, NegativeLossFwd, negative_loss::Contrast},
 };
@@ -20,7 +20,7 @@ impl PerRow {
         PerRow { contrast, z: p.stat(pairs) }
     }
 
-    pub fn forward(&self, b: &mut dyn Backend, loss: &Loss, s: &Shape) {
+    pub fn forward(&self, b: &mut dyn Backend, loss: &Loss, s: &BatchShape) {
         let r = &loss.r;
         b.run(&NegativeLossFwd {
             loss: loss.loss,
@@ -39,7 +39,7 @@ impl PerRow {
         });
     }
 
-    pub fn backward(&self, b: &mut dyn Backend, loss: &Loss, s: &Shape) {
+    pub fn backward(&self, b: &mut dyn Backend, loss: &Loss, s: &BatchShape) {
         let r = &loss.r;
         b.run(&NegativeLossBwd {
             g: loss.candidates.g,

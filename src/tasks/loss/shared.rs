@@ -2,7 +2,7 @@
 
 use super::{Loss, LossSettings, SamplerKind};
 use crate::{
-    layers::{Input, Shape},
+    layers::{BatchShape, Input},
     mem::{Act, Dst, Planner, Span, U32},
     models::Representations,
     ops::{
@@ -51,7 +51,7 @@ impl Shared {
     }
 
     /// The negatives of a batch, and how many they are.
-    pub fn negatives(&self, loss: &Loss, s: &Shape) -> (Span<U32>, usize) {
+    pub fn negatives(&self, loss: &Loss, s: &BatchShape) -> (Span<U32>, usize) {
         // Rows of padding have no candidate, so they are no negatives either.
         (if self.in_batch { loss.candidates.id } else { self.negative }, self.most(s.m))
     }
@@ -62,7 +62,7 @@ impl Shared {
     }
 
     /// How many targets the batch has: rows of padding stand behind those of the last sequence.
-    fn targets(&self, loss: &Loss, s: &Shape) -> Span<U32> {
+    fn targets(&self, loss: &Loss, s: &BatchShape) -> Span<U32> {
         if self.counted(loss) { loss.input.scored.slice(s.b, 1) } else { Span::empty() }
     }
 
@@ -81,7 +81,7 @@ impl Shared {
     }
 
     /// Marks each row's own items among the negatives, where they are excluded.
-    pub fn mark(&self, b: &mut dyn Backend, loss: &Loss, s: &Shape) {
+    pub fn mark(&self, b: &mut dyn Backend, loss: &Loss, s: &BatchShape) {
         let (input, (negative, count)) = (&loss.input, self.negatives(loss, s));
         if self.own.is_empty() {
             return;
@@ -100,7 +100,7 @@ impl Shared {
         });
     }
 
-    pub fn forward(&self, b: &mut dyn Backend, loss: &Loss, s: &Shape) {
+    pub fn forward(&self, b: &mut dyn Backend, loss: &Loss, s: &BatchShape) {
         let (r, (negative, count)) = (&loss.r, self.negatives(loss, s));
         let (m, d, v, target) = (s.m, r.d, r.v, loss.candidates.id);
         b.run(&GatherTable { y: self.pos, table: r.item.w, id: target, n: m, d, v });
@@ -126,7 +126,7 @@ impl Shared {
         });
     }
 
-    pub fn backward(&self, b: &mut dyn Backend, loss: &Loss, s: &Shape) {
+    pub fn backward(&self, b: &mut dyn Backend, loss: &Loss, s: &BatchShape) {
         let (r, (negative, count)) = (&loss.r, self.negatives(loss, s));
         b.run(&SampledSoftmaxBwd {
             g0: loss.candidates.g,

@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use crate::{
     backend::{self, Device, WithBackend},
     base::Result,
-    mem::{Kind, Planner, Precision},
+    mem::{Numerics, Planner, Precision},
     ops::{self, Backend, case::AnyCase},
 };
 use steps::{Expected, step, values};
@@ -23,7 +23,7 @@ use super::settings::Settings;
 
 /// How something fared: its worst error as a share of what is allowed, or what is wrong.
 #[derive(Clone, Debug)]
-pub struct Row {
+pub struct CheckRow {
     /// `attention_fwd`, or `bert4rec step (post-norm, softmax)`.
     pub what: String,
     pub precision: Precision,
@@ -35,9 +35,9 @@ pub struct Row {
     pub fault: Option<String>,
 }
 
-impl Row {
+impl CheckRow {
     fn new(what: &str, precision: Precision) -> Self {
-        Row { what: what.into(), precision, cases: 0, worst: (0.0, 0.0), fault: None }
+        CheckRow { what: what.into(), precision, cases: 0, worst: (0.0, 0.0), fault: None }
     }
 
     fn add(&mut self, worst: (f64, f64), fault: Option<String>) {
@@ -93,7 +93,7 @@ pub fn check(
     device: Device,
     precisions: &[Precision],
     only: Selection<'_>,
-    observe: &mut dyn FnMut(Row),
+    observe: &mut dyn FnMut(CheckRow),
 ) -> Result<()> {
     prove_ops(device, precisions, only, observe)?;
     // Whole steps have some 10^5 numbers.
@@ -114,7 +114,7 @@ fn prove_ops(
     device: Device,
     precisions: &[Precision],
     only: Selection<'_>,
-    observe: &mut dyn FnMut(Row),
+    observe: &mut dyn FnMut(CheckRow),
 ) -> Result<()> {
     let op = |case: &OpCase| case.name().split(' ').next().unwrap_or_default().to_string();
     let mut cases: Vec<OpCase> = ops::all_cases();
@@ -124,8 +124,8 @@ fn prove_ops(
     cases.iter().for_each(|case| plan.cover(case.plan()));
     let open = |precision: &Precision| backend::with(device, *precision, Open(&plan));
     let mut devices = precisions.iter().map(open).collect::<Result<Vec<_>>>()?;
-    let kinds: Vec<Kind> = devices.iter().map(Kind::of).collect();
-    let mut rows: Vec<Vec<Row>> = Vec::new();
+    let kinds: Vec<Numerics> = devices.iter().map(Numerics::of).collect();
+    let mut rows: Vec<Vec<CheckRow>> = Vec::new();
     for seed in 0..only.seeds {
         cases.iter_mut().for_each(|case| case.reseed(seed));
         let mut at = 0;
@@ -140,7 +140,7 @@ fn prove_ops(
                     at += 1;
                 }
                 if rows.len() == at {
-                    rows.push(precisions.iter().map(|p| Row::new(&name, *p)).collect());
+                    rows.push(precisions.iter().map(|p| CheckRow::new(&name, *p)).collect());
                 }
                 for (i, expected) in expected.iter().enumerate() {
                     match case.parity_on(expected, &mut devices[i]) {
@@ -170,21 +170,21 @@ fn prove_steps(
     device: Device,
     precisions: &[Precision],
     only: Selection<'_>,
-    observe: &mut dyn FnMut(Row),
+    observe: &mut dyn FnMut(CheckRow),
 ) -> Result<()> {
-    let open = |precision: &Precision| Ok(Kind::of(&backend::with(device, *precision, Open(&Planner::new()))?));
+    let open = |precision: &Precision| Ok(Numerics::of(&backend::with(device, *precision, Open(&Planner::new()))?));
     let kinds = precisions.iter().map(open).collect::<Result<Vec<_>>>()?;
     let mut chosen = variants::variants();
     chosen.retain(|(what, _)| what.contains(only.name));
     for part in chosen.chunks(ahead()) {
-        let row = |(what, _): &(String, Settings)| precisions.iter().map(|p| Row::new(what, *p)).collect();
-        let mut rows: Vec<Vec<Row>> = part.iter().map(row).collect();
+        let row = |(what, _): &(String, Settings)| precisions.iter().map(|p| CheckRow::new(what, *p)).collect();
+        let mut rows: Vec<Vec<CheckRow>> = part.iter().map(row).collect();
         for seed in 0..only.seeds {
             let expected = part.par_iter().map(|(_, s)| Expected::of(s, seed, &kinds)).collect::<Result<Vec<_>>>()?;
             for (((_, s), expected), rows) in part.iter().zip(&expected).zip(&mut rows) {
                 for (row, kind) in rows.iter_mut().zip(&kinds) {
                     let got = backend::with(device, row.precision, OneStep(s, expected.seed))?;
-                    let (worst, fault) = expected.judge(&got, *kind);
+                    let (worst, fault) = expected.compare(&got, *kind);
                     row.add(worst, fault.map(|f| if seed == 0 { f } else { format!("seed {seed}: {f}") }));
                 }
             }

@@ -1,14 +1,14 @@
 //! One training step of a device against the same step in f64: loss, every gradient, every updated weight.
 
-use super::variants::{ITEMS, facts};
+use super::variants::{ITEMS, summary};
 use crate::{
     backend::Reference,
     base::{
         Result,
         rng::{Purpose, Stream},
     },
-    layers::{Facts, Patch, RatingScale},
-    mem::{Bf16Products, F32, Kind, Planner, Precision, Scalar, Span, Traced},
+    layers::{DataSummary, Patch, RatingScale},
+    mem::{Bf16Products, F32, Numerics, Planner, Precision, Scalar, Span, Traced},
     ops::Backend,
     tasks::Sequence,
     train::{engine::Engine, settings::Settings},
@@ -49,7 +49,7 @@ pub(super) fn step<B: Backend, R: Copy>(
 ) -> Result<Step<R>> {
     let s = &Settings { seed: s.seed + seed, ..s.clone() };
     let ratings = Some(RatingScale { levels: vec![1.0, 2.0, 3.0, 4.5], mean: 2.75 });
-    let mut engine = Engine::<B>::new(s, Facts { ratings: ratings.clone(), ..facts()? }, open)?;
+    let mut engine = Engine::<B>::new(s, DataSummary { ratings: ratings.clone(), ..summary()? }, open)?;
     let mut draw = Stream::new(2 + seed, Purpose::Test, 1);
     engine.begin(1);
     for (user, len) in [30, 1, 5, 24, 17, 8].into_iter().enumerate() {
@@ -124,14 +124,14 @@ fn plainly<S: Scalar>(s: &Settings, seed: u64) -> Result<Step<f64>> {
 impl Expected {
     /// Works out the `nth` of many steps, once for all kinds of devices. A step that hangs on a comparison closer than
     /// f32 can tell proves nothing, and another takes its place.
-    pub(super) fn of(s: &Settings, nth: u64, kinds: &[Kind]) -> Result<Self> {
+    pub(super) fn of(s: &Settings, nth: u64, kinds: &[Numerics]) -> Result<Self> {
         for seed in (0..).map(|again| nth + 1_000_000 * again) {
             let exact = || {
                 Traced::close_calls();
                 Ok((on_host::<Traced>(s, seed)?, Traced::close_calls()))
             };
             let plain = || {
-                let one = |kind: &Kind| {
+                let one = |kind: &Numerics| {
                     let step = match kind.products {
                         Precision::F32 => plainly::<f32>(s, seed)?,
                         Precision::Bf16 => plainly::<Bf16Products>(s, seed)?,
@@ -153,7 +153,7 @@ impl Expected {
     ///
     /// Plain loops keep activations in f32. What storing them in bf16 may cost a device is in the numbers that count roundings
     /// (`Scalar::stored`).
-    pub(super) fn budgets(&self, kind: Kind) -> (f64, Vec<f64>) {
+    pub(super) fn budgets(&self, kind: Numerics) -> (f64, Vec<f64>) {
         let found = self.plain.iter().find(|(p, _)| *p == kind.products);
         let plain = &found.expect("this precision was asked for").1;
         let factor = if kind.products == Precision::Bf16 { 6.0 } else { 3.0 };
@@ -164,10 +164,10 @@ impl Expected {
     }
 
     /// How a device's step fared: the errors of loss and gradients as shares of their budgets, and what is wrong.
-    pub(super) fn judge(&self, got: &Step<f64>, kind: Kind) -> ((f64, f64), Option<String>) {
+    pub(super) fn compare(&self, got: &Step<f64>, kind: Numerics) -> ((f64, f64), Option<String>) {
         let (loss, gradients) = self.budgets(kind);
         let mut fault = None;
-        let mut judge = |name: &str, error: f64, budget: f64| {
+        let mut compare = |name: &str, error: f64, budget: f64| {
             // What no weight hangs on has a gradient of exact zeros, and nothing is allowed: none is needed.
             let share = if error == 0.0 { 0.0 } else { error / budget };
             if share.is_nan() || share > 1.0 {
@@ -175,11 +175,11 @@ impl Expected {
             }
             share
         };
-        let forward = judge("loss", distance(&[got.loss], &[self.exact.loss]), loss);
+        let forward = compare("loss", distance(&[got.loss], &[self.exact.loss]), loss);
         let mut worst = 0.0f64;
         for (i, name) in self.exact.names.iter().enumerate() {
             let error = distance(&got.gradients[i], &self.exact.gradients[i]);
-            let share = judge(&format!("gradient of {name}"), error, gradients[i]);
+            let share = compare(&format!("gradient of {name}"), error, gradients[i]);
             worst = if share.is_nan() { share } else { worst.max(share) };
         }
         if got.update.is_nan() || got.update > 1.0 {

@@ -54,7 +54,7 @@ fn and_so_on_every_instruction_set_of_this_processor() {
 #[test]
 fn budgets_are_small_shares_of_the_gradients() {
     for (products, half, most) in [(F32, 1e-5, 1e-3), (Bf16, 0.02, 0.3)] {
-        let kind = Kind { stored: F32, products };
+        let kind = Numerics { stored: F32, products };
         let mut shares: Vec<(f64, String)> = variants()
             .par_iter()
             .flat_map_iter(|(what, s)| {
@@ -77,20 +77,20 @@ fn budgets_are_small_shares_of_the_gradients() {
 }
 
 fn hold(what: &str, s: &Settings, seed: u64) {
-    let kinds = [F32, Bf16].map(|products| Kind { stored: F32, products });
+    let kinds = [F32, Bf16].map(|products| Numerics { stored: F32, products });
     let expected = Expected::of(s, seed, &kinds).unwrap();
     for kind in kinds {
         let products = kind.products;
         let what = format!("{what}, {products:?}, seed {seed}");
         let got = backend::with(Device::Cpu, products, OneStep(s, expected.seed)).unwrap();
-        assert_eq!(expected.judge(&got, kind).1, None, "{what}");
+        assert_eq!(expected.compare(&got, kind).1, None, "{what}");
         let (loss, gradients) = expected.budgets(kind);
         let off = Step { loss: got.loss + 4.0 * loss, ..got.clone() };
-        assert!(expected.judge(&off, kind).1.is_some_and(|f| f.starts_with("loss:")), "{what}");
+        assert!(expected.compare(&off, kind).1.is_some_and(|f| f.starts_with("loss:")), "{what}");
         for (i, budget) in gradients.iter().enumerate().filter(|(i, _)| !got.gradients[*i].is_empty()) {
             let name = &got.names[i];
             // Of what no weight hangs on nothing may differ at all.
-            let (_, fault) = expected.judge(&planted(&got, i, (4.0 * budget).max(1e-30)), kind);
+            let (_, fault) = expected.compare(&planted(&got, i, (4.0 * budget).max(1e-30)), kind);
             let fault = fault.unwrap_or_else(|| panic!("{what}: an error in the gradient of {name} passed"));
             assert!(fault.starts_with(&format!("gradient of {name}:")), "{what}: {fault}");
         }

@@ -2,7 +2,7 @@
 
 use crate::{
     base::Result,
-    layers::{Facts, Join, NormPlace},
+    layers::{DataSummary, Join, NormPlace},
     models,
     ops::BagLists,
     tasks::{self, LossKind, SamplerKind},
@@ -87,12 +87,12 @@ fn fine_tuned(base: &Settings) -> Vec<(String, Settings)> {
 }
 
 /// A catalogue whose items have values in two fields, and more users than a batch has.
-pub(super) fn facts() -> Result<Facts> {
+pub(super) fn summary() -> Result<DataSummary> {
     let values: Vec<u32> = (0..12).collect();
     let of = |item: usize, field: usize| match field {
         0 => &values[item % 7..][..item % 3],
         _ => &values[..1],
     };
     let counts: Vec<u64> = (0..ITEMS as u64).map(|i| 1 + i % 5).collect();
-    Ok(Facts { counts, users: 11, fields: BagLists::new(ITEMS, &[9, 2], of)?, ratings: None })
+    Ok(DataSummary { counts, users: 11, fields: BagLists::new(ITEMS, &[9, 2], of)?, ratings: None })
 }

@@ -8,7 +8,7 @@ leaves it out, and its work with it. Without hidden layers this is logistic regr
 */
 
 use crate::{
-    layers::{Linear, Shape},
+    layers::{BatchShape, Linear},
     mem::{Act, Dst, F32, Init, Mode, Param, Planner, Span, U32, Var},
     ops::{
         ActivationBwd, ActivationFwd, AdamW, Backend, GradNorm, Guard, ItemDotBwd, ItemDotFwd, PointLossBwd,
@@ -27,7 +27,7 @@ struct Hidden {
 }
 
 /// The planned network with its optimiser, for batches of `ClickSettings::batch` impressions.
-pub struct Head {
+pub struct ClickHead {
     /// (M,I)
     pub x: Span<Act>,
     /// (M) 1 = clicked.
@@ -53,13 +53,13 @@ pub struct Head {
     gradients: Span<F32>,
 }
 
-impl Head {
+impl ClickHead {
     pub const BETA1: f32 = 0.9;
     pub const BETA2: f32 = 0.999;
 
     /// Over `width` inputs. It starts from predictions near the log-odds `start`: an output that had to learn the base rate
     /// first would spend its first steps on nothing else.
-    pub fn plan(p: &mut Planner, settings: &ClickSettings, width: usize, start: f32) -> Head {
+    pub fn plan(p: &mut Planner, settings: &ClickSettings, width: usize, start: f32) -> ClickHead {
         let m = settings.batch;
         p.label("inputs");
         let x = p.act(m * width);
@@ -99,7 +99,7 @@ impl Head {
         };
         let updates = p.params().iter().map(adamw).collect();
         let gradients = p.all_gradients();
-        Head { x, target, weight, z, report, hyper, hidden, out, bias, dz, loss, id, by, updates, gradients }
+        ClickHead { x, target, weight, z, report, hyper, hidden, out, bias, dz, loss, id, by, updates, gradients }
     }
 
     /// Writes what never changes.
@@ -124,7 +124,7 @@ impl Head {
 
     /// z of the first `m` rows.
     pub fn forward(&self, b: &mut dyn Backend, m: usize) {
-        let s = Shape { n: m, ..Shape::default() };
+        let s = BatchShape { n: m, ..BatchShape::default() };
         for layer in &self.hidden {
             layer.linear.forward(b, &s);
             let n = m * layer.width;
@@ -145,7 +145,7 @@ impl Head {
         b.run(&score.table_gradient(self.out.grad(), self.dz, &self.by));
         b.run(&score.bias_gradient(self.bias.grad(), self.dz, &self.by));
         b.run(&ItemDotBwd { dh, dz: self.dz, table: self.out.w, id: self.id, m, d, v: 1 });
-        let s = Shape { n: m, ..Shape::default() };
+        let s = BatchShape { n: m, ..BatchShape::default() };
         for (l, layer) in self.hidden.iter().enumerate().rev() {
             let (dx, dy, y, n) = (Dst::Write(layer.linear.y.dy), layer.y.dy, layer.y.y, m * layer.width);
             b.run(&ActivationBwd { dx, dy, y, n, kind: Activation::Relu });

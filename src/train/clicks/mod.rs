@@ -21,14 +21,14 @@ a few thousand weights. Everything random (first weights, order of rows) is a fu
 mod head;
 mod inputs;
 
-pub use head::Head;
+pub use head::ClickHead;
 pub use inputs::{Inputs, NO_VECTOR, encode};
 
 use serde::Serialize;
 
 use super::engine::draw_weights;
 use crate::{
-    backend::{self, Device, Precision, WithBackend, wrap::Asking},
+    backend::{self, Device, Precision, WithBackend, wrap::DryRun},
     base::{
         Error, Result,
         rng::{Purpose, Stream},
@@ -87,7 +87,7 @@ impl ClickSettings {
 pub struct Learner<B> {
     pub plan: Planner,
     pub backend: B,
-    pub head: Head,
+    pub head: ClickHead,
     settings: ClickSettings,
     /// Steps done.
     step: u64,
@@ -108,11 +108,11 @@ impl<B: Backend> Learner<B> {
     ) -> Result<Self> {
         settings.check()?;
         let mut plan = Planner::new();
-        let head = Head::plan(&mut plan, settings, width, start);
+        let head = ClickHead::plan(&mut plan, settings, width, start);
         let mut backend = open(&plan)?;
-        let mut asking = Asking::new(&backend);
-        head.step(&mut asking, settings.batch);
-        backend.reserve(asking.answer(plan.owners())?)?;
+        let mut dry_run = DryRun::new(&backend);
+        head.step(&mut dry_run, settings.batch);
+        backend.reserve(dry_run.finish(plan.owners())?)?;
         head.prepare(&mut backend);
         draw_weights(&plan, &mut backend, settings.seed);
         Ok(Learner { plan, backend, head, settings: settings.clone(), step: 0, pending: None })
@@ -136,12 +136,12 @@ impl<B: Backend> Learner<B> {
         self.step += 1;
         let m = self.write(x, targets);
         let bias = |beta: f32| (1.0 / (1.0 - (beta as f64).powf(self.step as f64))) as f32;
-        self.backend.write(self.head.hyper.raw(), &[self.settings.lr, bias(Head::BETA1), bias(Head::BETA2)]);
+        self.backend.write(self.head.hyper.raw(), &[self.settings.lr, bias(ClickHead::BETA1), bias(ClickHead::BETA2)]);
         let head = &self.head;
         self.backend.replay((m as u64) << 1 | 1, |b| head.step(b, m));
         let later = self.backend.read_later(self.head.report);
         let before = self.pending.replace(later);
-        before.map(|later| self.judge(later, self.step - 1)).transpose()
+        before.map(|later| self.checked_loss(later, self.step - 1)).transpose()
     }
 
     /// The loss of the last step.
@@ -149,11 +149,11 @@ impl<B: Backend> Learner<B> {
     /// # Errors
     /// As [`Learner::launch`], for that step; a failing device.
     pub fn finish(&mut self) -> Result<Option<f32>> {
-        let last = self.pending.take().map(|later| self.judge(later, self.step)).transpose()?;
+        let last = self.pending.take().map(|later| self.checked_loss(later, self.step)).transpose()?;
         self.backend.sync().map(|()| last)
     }
 
-    fn judge(&mut self, later: Later, step: u64) -> Result<f32> {
+    fn checked_loss(&mut self, later: Later, step: u64) -> Result<f32> {
         let [loss, norm, ok, _] = self.backend.collect(later);
         if ok == 1.0 && loss.is_finite() && norm.is_finite() {
             return Ok(loss);

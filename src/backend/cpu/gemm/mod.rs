@@ -5,7 +5,7 @@ in one straight line; a packed weight serves all row tiles of all threads. A is 
 a tile of MR rows by NR columns that stays in registers. What becomes of a finished tile is the business of an
 [`Epilogue`]: store, accumulate, add a bias, take exp(logit - lse), in registers, before anything reaches memory.
 
-Factors are f32 ([`Singles`]) or bf16 ([`Pairs`]): then an element, 32 bits wide like a single, holds two terms of the
+Factors are f32 ([`F32Operand`]) or bf16 ([`Bf16Operand`]): then an element, 32 bits wide like a single, holds two terms of the
 sum that follow each other, an instruction adds both products to an f32 sum, and everything else stays as it is; where
 there is AMX, whole tiles of both factors are multiplied at once ([`tiles`]). Both
 kinds are made from f32 matrices by [`pack`] and [`Terms::of`]; singles are read where they lie, with any strides.
@@ -24,7 +24,7 @@ use std::marker::PhantomData;
 
 pub use epilogue::{Accumulate, Bias, Dest, Epilogue, Store};
 pub use pack::{COLUMNS, pack, pack_columns, pack_parallel, pack_rows, rows_len};
-pub use terms::{Pairs, Singles, Terms};
+pub use terms::{Bf16Operand, F32Operand, Terms};
 
 use super::simd::{Isa, Kernel, Simd};
 
@@ -33,7 +33,7 @@ pub(super) const NV: usize = 2;
 
 /// A matrix somewhere in memory: element (i, j) is `data[i * rs + j * cs]`, where pairs hold the columns 2j and 2j + 1.
 #[derive(Clone, Copy)]
-pub struct View<'a, T: Terms = Singles> {
+pub struct View<'a, T: Terms = F32Operand> {
     data: &'a [f32],
     pub rows: usize,
     /// In terms.
@@ -97,7 +97,7 @@ impl<'a, T: Terms> View<'a, T> {
 
 /// B (k, n) in panels. The panel width belongs to the instruction set in use.
 #[derive(Clone, Copy)]
-pub struct Packed<'a, T: Terms = Singles> {
+pub struct Packed<'a, T: Terms = F32Operand> {
     data: &'a [f32],
     /// In terms.
     pub k: usize,

@@ -9,7 +9,7 @@ use super::{
         math::{lanes, load, store},
         simd::{Isa, Kernel, Simd},
     },
-    NV, Packed, Pairs, Terms, View, packed_len, panel,
+    Bf16Operand, NV, Packed, Terms, View, packed_len, panel,
 };
 
 /// Packs B into `to`, which holds at least [`packed_len`] elements. Pairs want B's rows or its columns contiguous.
@@ -131,7 +131,7 @@ fn pair_up<S: Simd>(s: S, to: &mut [f32], from: &[f32]) {
 }
 
 /// Pairs of a left factor with contiguous rows, dense.
-pub(super) fn pair_columns<'a>(to: &'a mut [f32], a: View) -> View<'a, Pairs> {
+pub(super) fn pair_columns<'a>(to: &'a mut [f32], a: View) -> View<'a, Bf16Operand> {
     struct Task<'a, 'b>(&'a mut [f32], View<'b>, usize);
     impl Kernel for Task<'_, '_> {
         type Out = ();
@@ -145,19 +145,19 @@ pub(super) fn pair_columns<'a>(to: &'a mut [f32], a: View) -> View<'a, Pairs> {
     }
     let lines = a.cols.div_ceil(2);
     let to = &mut to[..a.rows * lines];
-    Pairs::dispatch(Task(to, a, lines));
+    Bf16Operand::dispatch(Task(to, a, lines));
     View::over(to, a.rows, a.cols, lines, 1)
 }
 
 /// Pairs of a left factor with contiguous columns (a transposed one): neighbours in a column become one element.
-pub(super) fn pair_rows<'a>(to: &'a mut [f32], a: View) -> View<'a, Pairs> {
+pub(super) fn pair_rows<'a>(to: &'a mut [f32], a: View) -> View<'a, Bf16Operand> {
     struct Task<'a, 'b>(&'a mut [f32], View<'b>);
     impl Kernel for Task<'_, '_> {
         type Out = ();
         #[inline(always)]
         fn run<S: Simd>(self, s: S) {
             let Task(to, a) = self;
-            if Pairs::in_tiles() {
+            if Bf16Operand::in_tiles() {
                 return pair_transposed(s, to, a.rows, a.cols.div_ceil(2), |p| column_pair(&a, 2 * p));
             }
             for (p, to) in to.chunks_exact_mut(a.rows.max(1)).enumerate() {
@@ -171,8 +171,8 @@ pub(super) fn pair_rows<'a>(to: &'a mut [f32], a: View) -> View<'a, Pairs> {
     }
     assert!(a.rs == 1 && !a.tiled);
     let to = &mut to[..a.rows * a.cols.div_ceil(2)];
-    Pairs::dispatch(Task(to, a));
-    match Pairs::in_tiles() {
+    Bf16Operand::dispatch(Task(to, a));
+    match Bf16Operand::in_tiles() {
         true => View::over(to, a.rows, a.cols, a.cols.div_ceil(2), 1),
         false => View::over(to, a.rows, a.cols, 1, a.rows),
     }

@@ -34,9 +34,9 @@ pub trait Terms: Copy + Send + Sync + 'static {
 
 /// f32.
 #[derive(Clone, Copy)]
-pub struct Singles;
+pub struct F32Operand;
 
-impl Terms for Singles {
+impl Terms for F32Operand {
     const EACH: usize = 1;
 
     #[inline(always)]
@@ -64,9 +64,9 @@ impl Terms for Singles {
 
 /// Two bf16, the earlier term in the low half; rounded to nearest, ties to even. Sums are f32.
 #[derive(Clone, Copy)]
-pub struct Pairs;
+pub struct Bf16Operand;
 
-impl Terms for Pairs {
+impl Terms for Bf16Operand {
     const EACH: usize = 2;
 
     fn in_tiles() -> bool {
@@ -91,7 +91,7 @@ impl Terms for Pairs {
         rows * cols.div_ceil(2)
     }
 
-    fn of<'a>(to: &'a mut [f32], a: View<'a>) -> View<'a, Pairs> {
+    fn of<'a>(to: &'a mut [f32], a: View<'a>) -> View<'a, Bf16Operand> {
         if a.cs == 1 || a.cols <= 1 { pair_columns(to, a) } else { pair_rows(to, a) }
     }
 }

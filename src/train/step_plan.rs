@@ -2,7 +2,7 @@
 
 use crate::{
     base::{Error, Result},
-    layers::{Capacity, Facts, Input, Shape},
+    layers::{BatchShape, Capacity, DataSummary, Input},
     mem::{F32, Param, Planner, Span},
     models::{Context, ModelSettings, Network},
     ops::{AdamW, AdamWRows, Backend, CatchUpRows, GradNorm, Guard, Phase},
@@ -15,7 +15,7 @@ use super::{
 };
 
 /// Everything a step runs, and what it runs on.
-pub(super) struct Parts {
+pub(super) struct StepPlan {
     pub model: Box<dyn Network>,
     pub task: Box<dyn Task>,
     /// (4) loss, gradient norm, whether all steps so far were finite, nothing.
@@ -68,7 +68,7 @@ pub(super) struct RowUpdate {
     pub adamw: AdamWRows,
 }
 
-impl Parts {
+impl StepPlan {
     pub fn norm(&self) -> Span<F32> {
         self.report.slice(1, 1)
     }
@@ -78,7 +78,7 @@ impl Parts {
     }
 
     /// The batch, what it is compared with, and the rows of tables that it needs brought to date.
-    pub fn make(&self, b: &mut dyn Backend, s: &Shape) {
+    pub fn make(&self, b: &mut dyn Backend, s: &BatchShape) {
         b.enter(Phase::Batch);
         self.task.make(b, s);
         self.task.objective().begin(b, s);
@@ -87,7 +87,7 @@ impl Parts {
     }
 
     /// Forward, loss, and back.
-    pub fn passes(&self, b: &mut dyn Backend, s: &Shape) {
+    pub fn passes(&self, b: &mut dyn Backend, s: &BatchShape) {
         let loss = self.task.objective();
         b.enter(Phase::Forward);
         self.model.forward(b, s);
@@ -105,7 +105,7 @@ impl Parts {
     }
 
     /// A whole step, its batch being on its way.
-    pub fn step(&self, b: &mut dyn Backend, s: &Shape) {
+    pub fn step(&self, b: &mut dyn Backend, s: &BatchShape) {
         self.make(b, s);
         self.passes(b, s);
         b.enter(Phase::Update);
@@ -118,8 +118,12 @@ impl Parts {
 }
 
 /// Plans everything for batches of `batch` sequences.
-pub(super) fn lay_out(settings: &Settings, facts: &Facts, batch: usize) -> Result<(Planner, Input, Parts)> {
-    let items = facts.items();
+pub(super) fn plan_step(
+    settings: &Settings,
+    summary: &DataSummary,
+    batch: usize,
+) -> Result<(Planner, Input, StepPlan)> {
+    let items = summary.items();
     let mut plan = Planner::new();
     let (s, t) = (settings, settings.length);
     if let Some(parts) = s.freeze.trained() {
@@ -129,7 +133,7 @@ pub(super) fn lay_out(settings: &Settings, facts: &Facts, batch: usize) -> Resul
     let m = batch * (asks.most_scored)(&s.task());
     let capacity = Capacity::new(batch, t, m.max(batch));
     let mut input = Input::plan(&mut plan, capacity);
-    let ratings = facts.ratings.as_ref().filter(|_| asks.rated);
+    let ratings = summary.ratings.as_ref().filter(|_| asks.rated);
     if asks.rated {
         ratings.ok_or_else(|| super::ratings::none(&s.task))?;
         input = input.with_ratings(&mut plan);
@@ -137,7 +141,7 @@ pub(super) fn lay_out(settings: &Settings, facts: &Facts, batch: usize) -> Resul
     let touched = (asks.touched)(&s.task(), &capacity).filter(|most| s.by_rows(items, *most));
     let shape = ModelSettings { touched, ..s.model() };
     let (special, segments, view, seed) = (asks.special, asks.segments, asks.view, s.seed);
-    let context = Context { settings: &shape, facts, items, special, segments, input: &input, view, ratings, seed };
+    let context = Context { settings: &shape, summary, items, special, segments, input: &input, view, ratings, seed };
     let model = (kind.plan)(&mut plan, &context)?;
     for (asked, table, flag) in
         [(shape.user_width > 0, "user.weight", "--user-width"), (shape.fields, "field.weight", "--fields")]
@@ -167,7 +171,7 @@ pub(super) fn lay_out(settings: &Settings, facts: &Facts, batch: usize) -> Resul
     let updates = plan.params().iter().filter(|p| p.last.is_none() && !p.frozen).map(adamw).collect();
     let rings = touched.map(|_| Rings::plan(&mut plan));
     let by_rows = |p: &Param| {
-        let (last, rings, key) = (p.last?, rings?, task.objective().keys(&Shape::default()).0);
+        let (last, rings, key) = (p.last?, rings?, task.objective().keys(&BatchShape::default()).0);
         let (n, rows, d) = (0, p.shape[0], p.shape[1..].iter().product());
         let AdamW { p: w, m, v, g, norm, ok, hyper, beta1, beta2, eps, weight_decay, max_norm, .. } = adamw(p);
         let (step, ring, all) = (input.step, Rings::LEN, false);
@@ -219,6 +223,6 @@ pub(super) fn lay_out(settings: &Settings, facts: &Facts, batch: usize) -> Resul
     let r = model.representations();
     let catalogue = Catalogue { h: r.scored.y, table: r.item.w, bias: r.item_bias.w, d: r.d, v: r.v };
     let scoring = Scoring::plan(&mut plan, catalogue, Room::new(batch, r.v));
-    let parts = Parts { model, task, report, hyper, gradients, updates, row_updates, rings, scoring };
+    let parts = StepPlan { model, task, report, hyper, gradients, updates, row_updates, rings, scoring };
     Ok((plan, input, parts))
 }

@@ -13,7 +13,7 @@ use crate::base::{Error, Result};
 
 /// Everything there is.
 #[derive(Debug)]
-pub struct Survey {
+pub struct Inventory {
     pub cpu: Processor,
     /// The CUDA code in this program, in words.
     pub kernels: String,
@@ -70,7 +70,7 @@ pub fn card(device: Device) -> Option<String> {
 }
 
 /// Looks at the machine. GPUs that can be used are opened for a moment.
-pub fn survey() -> Survey {
+pub fn inventory() -> Inventory {
     let cpu = processor();
     let kernels = match FATBINS.len() {
         0 => "none: built without nvcc; run scripts/get-nvcc.sh (or install the CUDA toolkit) and build again".into(),
@@ -84,7 +84,7 @@ pub fn survey() -> Survey {
         driver: machine.driver,
         cards: machine.cards.iter().map(|card| look_at(&machine, card)).collect(),
     });
-    Survey { cpu, kernels, gpus, emulator: driver::emulator_is_built() }
+    Inventory { cpu, kernels, gpus, emulator: driver::emulator_is_built() }
 }
 
 fn look_at(machine: &Machine, card: &Card) -> Gpu {

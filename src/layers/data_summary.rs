@@ -6,7 +6,7 @@ use crate::ops::BagLists;
 
 /// Sizes and tables of a data set.
 #[derive(Clone, Debug, Default)]
-pub struct Facts {
+pub struct DataSummary {
     /// Training interactions of each item (V).
     pub counts: Vec<u64>,
     /// What ratings there are; `None`: not known, or there are none.
@@ -17,17 +17,17 @@ pub struct Facts {
     pub fields: BagLists,
 }
 
-impl Facts {
+impl DataSummary {
     /// Items of the catalogue (V).
     pub fn items(&self) -> usize {
         self.counts.len()
     }
 }
 
-impl<T: AsRef<[u64]>> From<&T> for Facts {
+impl<T: AsRef<[u64]>> From<&T> for DataSummary {
     /// A catalogue, and nothing else.
-    fn from(counts: &T) -> Facts {
-        Facts { counts: counts.as_ref().to_vec(), ..Facts::default() }
+    fn from(counts: &T) -> DataSummary {
+        DataSummary { counts: counts.as_ref().to_vec(), ..DataSummary::default() }
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The users of a data set who train, and their parts of it.
-pub struct Feed<'a> {
+pub struct BatchLoader<'a> {
     data: &'a Dataset,
     train: TrainPart<'a>,
     /// Users with something to train on.
@@ -30,12 +30,12 @@ pub struct Feed<'a> {
     seed: u64,
 }
 
-impl<'a> Feed<'a> {
+impl<'a> BatchLoader<'a> {
     /// # Errors
     /// Nobody has what the task learns from.
     pub fn new(s: &Settings, data: &'a Dataset, split: &'a Split) -> Result<Self> {
         let (train, asks) = (split.train(), s.find()?.1);
-        let mut feed = Feed {
+        let mut loader = BatchLoader {
             data,
             train,
             users: Vec::new(),
@@ -53,19 +53,19 @@ impl<'a> Feed<'a> {
                     "a user whose last two baskets are held out needs four in all; --split time may hold out less",
                 ));
             }
-            feed.users = pairs.users().to_vec();
-            feed.pairs = Some(pairs);
-            return Ok(feed);
+            loader.users = pairs.users().to_vec();
+            loader.pairs = Some(pairs);
+            return Ok(loader);
         }
-        feed.users = (0..data.users() as u32).filter(|u| train.len_of(*u as usize) >= asks.shortest).collect();
-        if feed.users.is_empty() {
+        loader.users = (0..data.users() as u32).filter(|u| train.len_of(*u as usize) >= asks.shortest).collect();
+        if loader.users.is_empty() {
             return Err(Error::user(format!(
                 "no user has {} events to train on, which {} needs",
                 asks.shortest, s.task
             ))
             .hint("the split holds out too many, or the data has no longer histories"));
         }
-        Ok(feed)
+        Ok(loader)
     }
 
     /// Brings the data into the device's own memory, if it has room.

@@ -17,7 +17,7 @@ use crate::{
         error::{IoContext, nearest},
     },
     data::{Dataset, ItemFields, Vocab, digits, hex},
-    layers::Facts,
+    layers::DataSummary,
     ops::BagLists,
 };
 
@@ -26,7 +26,7 @@ const MOST_VALUES: usize = 1 << 22;
 
 /// What stands beside the items of a run.
 #[derive(Debug, Default)]
-pub struct Sides {
+pub struct SideTables {
     /// The users who have vectors, in the order of their table.
     pub users: Option<Vocab>,
     pub fields: Option<ItemFields>,
@@ -99,7 +99,7 @@ fn remove(path: &Path) -> Result<()> {
     }
 }
 
-impl Sides {
+impl SideTables {
     /// Keeps what `settings` ask for of `data` in the folder of a new run.
     ///
     /// # Errors
@@ -122,35 +122,35 @@ impl Sides {
     ///
     /// # Errors
     /// A missing, foreign or damaged file; fields of other items.
-    pub fn open(settings: &Settings, folder: &RunFolder, items: usize) -> Result<Sides> {
+    pub fn open(settings: &Settings, folder: &RunFolder, items: usize) -> Result<SideTables> {
         let hint = "take the file from a copy of the run folder, or train again";
         let users = (settings.user_width > 0).then(|| Vocab::open(&folder.users())).transpose();
         let asked = !settings.field_names().is_empty();
         let fields = asked.then(|| ItemFields::open(&folder.fields(), items)).transpose();
         let (users, fields) = (users.map_err(|e| e.hint(hint))?, fields.map_err(|e| e.hint(hint))?);
         let values = fields.as_ref().map(ItemFields::keys);
-        Ok(Sides { users, fields, values })
+        Ok(SideTables { users, fields, values })
     }
 
     /// With the training interactions of each item, what a plan must know.
     ///
     /// # Errors
     /// As [`BagLists::new`].
-    pub fn facts(&self, counts: Vec<u64>) -> Result<Facts> {
+    pub fn summary(&self, counts: Vec<u64>) -> Result<DataSummary> {
         let fields: Vec<_> = self.fields.iter().flat_map(ItemFields::iter).collect();
         let known: Vec<usize> = fields.iter().map(|field| field.values()).collect();
         let lists = match fields.is_empty() {
             true => BagLists::default(),
             false => BagLists::new(counts.len(), &known, |item, f| fields[f].ids_of(item))?,
         };
-        Ok(Facts { counts, users: self.users.as_ref().map_or(0, Vocab::len), fields: lists, ratings: None })
+        Ok(DataSummary { counts, users: self.users.as_ref().map_or(0, Vocab::len), fields: lists, ratings: None })
     }
 
     /// What a plan must know of data that a run with `settings` is about to be made of.
     ///
     /// # Errors
     /// As [`BagLists::new`].
-    pub fn facts_of(settings: &Settings, data: &Dataset) -> Result<Facts> {
+    pub fn data_summary(settings: &Settings, data: &Dataset) -> Result<DataSummary> {
         let names = settings.field_names();
         let fields: Vec<_> = names.iter().filter_map(|name| data.item_fields().get(name)).collect();
         let known: Vec<usize> = fields.iter().map(|field| field.values()).collect();
@@ -159,7 +159,7 @@ impl Sides {
             false => BagLists::new(data.items(), &known, |item, f| fields[f].ids_of(item))?,
         };
         let users = if settings.user_width > 0 { data.users() } else { 0 };
-        Ok(Facts { counts: vec![1; data.items()], users, fields: lists, ratings: None })
+        Ok(DataSummary { counts: vec![1; data.items()], users, fields: lists, ratings: None })
     }
 
     /// Says which rows of its tables a checkpoint belongs to: the fingerprint of the items, and of what stands beside them.
