@@ -4,7 +4,8 @@ fwd: y = a(x)                                                                   
 bwd: dx = dy where y > 0 | dy y (1-y) | dy (1-y^2)                                              dx,dy,y (N) act
 Writes: y | dx by Dst.   Saves for bwd: y, which the layer keeps anyway.
 Work: a thread takes eight elements, 16 or 32 bytes a load; which function is the same for the whole grid.
-Limits: any N.   Numerics: f32 inside; a NaN stays one, also through relu (fmaxf would lose it).
+Limits: any N.   Numerics: f32 inside; a NaN stays one, also through relu (fmaxf would lose it). A kind that is not
+        known gives NaN.
 Cost: fwd reads and writes N, bwd reads 2N (3N when adding) and writes N: memory bound.
 */
 #include "common/types.cuh"
@@ -21,11 +22,11 @@ struct ActivationBwdParams {
   const void* dy;  // (N) act
   const void* y;   // (N) act
   i64 n;
-  int kind;
+  int kind;       // as above
   int add;  // 1: dx is added to
 };
 
-constexpr int kRelu = 0, kSigmoid = 1;
+constexpr int kRelu = 0, kSigmoid = 1, kTanh = 2;
 
 template <class T>
 __device__ __forceinline__ void activation_fwd(const ActivationFwdParams& p) {
@@ -41,9 +42,12 @@ __device__ __forceinline__ void activation_fwd(const ActivationFwdParams& p) {
     // e^-x may become infinite: its reciprocal is the 0 that it should be.
 #pragma unroll
     for (int k = 0; k < 8; k++) x[k] = 1.f / (1.f + expf(-x[k]));
-  } else {
+  } else if (p.kind == kTanh) {
 #pragma unroll
     for (int k = 0; k < 8; k++) x[k] = tanhf(x[k]);
+  } else {
+#pragma unroll
+    for (int k = 0; k < 8; k++) x[k] = unknown_variant();
   }
   store8_tail((T*)p.y, x, i, p.n);
 }
@@ -62,9 +66,12 @@ __device__ __forceinline__ void activation_bwd(const ActivationBwdParams& p) {
   } else if (p.kind == kSigmoid) {
 #pragma unroll
     for (int k = 0; k < 8; k++) dx[k] += dy[k] * (y[k] * (1.f - y[k]));
-  } else {
+  } else if (p.kind == kTanh) {
 #pragma unroll
     for (int k = 0; k < 8; k++) dx[k] += dy[k] * (1.f - y[k] * y[k]);
+  } else {
+#pragma unroll
+    for (int k = 0; k < 8; k++) dx[k] = unknown_variant();
   }
   store8_tail((T*)p.dx, dx, i, p.n);
 }

@@ -6,7 +6,7 @@ bwd: dz = dloss * slope,  slope = 2 (z - t) | (1-t) sigma(z) - t sigma(-z)      
 Writes: loss | dz by Dst.   Saves for bwd: nothing (z and t are read again).
 Work: a thread a number. M is the scored rows of a batch, so that the launch itself is most of the time.
 Limits: any M.
-Numerics: f32. One exponential e^-|z|, at most 1, serves loss and slope: nothing overflows. The loss is (max(z,0) - t z) +
+Numerics: f32. A kind that is not known gives NaN. One exponential e^-|z|, at most 1, serves loss and slope: nothing overflows. The loss is (max(z,0) - t z) +
           log1p(e^-|z|), whose first part is exactly 0 on the right side of a target of 0 or 1; the slope has no subtraction
           of nearly equal numbers for such targets.
 Cost: reads 2M, writes M | reads 3M (4M when adding), writes M: latency bound.
@@ -18,7 +18,7 @@ struct PointLossFwdParams {
   const float* z;       // (M)
   const float* target;  // (M)
   i64 m;
-  int logistic;  // 0: squared
+  int kind;  // 0: squared, 1: logistic
 };
 
 struct PointLossBwdParams {
@@ -27,27 +27,29 @@ struct PointLossBwdParams {
   const float* z;       // (M)
   const float* target;  // (M)
   i64 m;
-  int logistic;
-  int add;  // 1: dz is added to
+  int kind;  // as above
+  int add;   // 1: dz is added to
 };
+
+constexpr int kSquared = 0, kLogistic = 1;
 
 KERNEL(point_loss_fwd, PointLossFwdParams, 256) {
   const i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= p.m) return;
   const float z = p.z[i], t = p.target[i];
-  if (!p.logistic) {
-    p.loss[i] = (z - t) * (z - t);
-    return;
-  }
-  p.loss[i] = fmaf(-t, z, fmaxf(z, 0.f)) + log1pf(expf(-fabsf(z)));
+  if (p.kind == kSquared) p.loss[i] = (z - t) * (z - t);
+  else if (p.kind == kLogistic) p.loss[i] = fmaf(-t, z, fmaxf(z, 0.f)) + log1pf(expf(-fabsf(z)));
+  else p.loss[i] = unknown_variant();
 }
 
 KERNEL(point_loss_bwd, PointLossBwdParams, 256) {
   const i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= p.m) return;
   const float z = p.z[i], t = p.target[i];
-  float slope = 2.f * (z - t);
-  if (p.logistic) {
+  float slope = unknown_variant();
+  if (p.kind == kSquared) {
+    slope = 2.f * (z - t);
+  } else if (p.kind == kLogistic) {
     const float e = expf(-fabsf(z)), near = 1.f / (1.f + e), far = e * near;  // sigma(|z|), sigma(-|z|)
     slope = z < 0.f ? (1.f - t) * far - t * near : (1.f - t) * near - t * far;
   }

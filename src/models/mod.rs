@@ -118,11 +118,17 @@ pub enum Takes {
 
 impl Takes {
     pub fn items(self) -> bool {
-        self != Takes::Ratings
+        match self {
+            Takes::Items | Takes::Both => true,
+            Takes::Ratings => false,
+        }
     }
 
     pub fn ratings(self) -> bool {
-        self != Takes::Items
+        match self {
+            Takes::Ratings | Takes::Both => true,
+            Takes::Items => false,
+        }
     }
 }
 
@@ -183,7 +189,7 @@ impl Context<'_> {
             heads: c.heads,
             f: c.width * c.ffn_ratio,
             norm: c.norm,
-            causal: self.view == View::Past,
+            causal: self.view.is_causal(),
             dropout: c.dropout,
             attention_dropout: c.attention_dropout,
             std: c.init_std,

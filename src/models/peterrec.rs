@@ -46,7 +46,7 @@ impl Model for PeterRec {
                 channels: d,
                 taps: s.taps,
                 dilation: *dilation,
-                causal: c.view == View::Past,
+                causal: c.view.is_causal(),
                 std: s.init_std,
                 patch: s.patch,
             };

@@ -8,7 +8,7 @@ use crate::{
     base::{Error, Result},
     layers::Join,
     models,
-    tasks::{LossKind, MaskedItem, NextBasket},
+    tasks::{MaskedItem, NextBasket},
 };
 
 /// A probability or share in [0, 1).
@@ -127,7 +127,7 @@ impl Settings {
         if let Some((name, x)) = finite.iter().find(|(_, x)| !x.is_finite() || *x < 0.0) {
             return Err(Error::user(format!("--{name} {x} is out of range")).hint("it must be a number of at least 0"));
         }
-        if self.table_update == TableUpdate::Rows && self.loss == LossKind::Softmax {
+        if self.table_update == TableUpdate::Rows && !self.loss.sampled() {
             return Err(Error::user(
                 "--table-update rows: full softmax has a gradient for every row of the item table",
             )
@@ -151,7 +151,7 @@ impl Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tasks::SamplerKind;
+    use crate::tasks::{LossKind, SamplerKind};
 
     #[test]
     fn losses_that_make_no_sense_are_refused_with_advice() {

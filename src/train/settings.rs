@@ -286,7 +286,7 @@ impl Settings {
             TableUpdate::Rows => true,
             TableUpdate::Auto => {
                 let large = (items + 1).saturating_mul(self.width) > TableUpdate::DENSE_MOST;
-                self.loss != LossKind::Softmax && large && most < items && self.rows_can_catch_up()
+                self.loss.sampled() && large && most < items && self.rows_can_catch_up()
             }
         }
     }

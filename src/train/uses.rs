@@ -9,7 +9,7 @@ use super::{schedule::Decay, settings::Settings, transfer::Transfer};
 use crate::{
     base::{Error, Result},
     models::{self, Model},
-    tasks::{self, Kind, LossKind, LossSettings, MaskedItem, SamplerKind},
+    tasks::{self, Kind, LossSettings, MaskedItem, SamplerKind},
 };
 
 /// Why a setting changes nothing.
@@ -32,7 +32,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn in_batch(&self) -> bool {
-        self.loss.sampler.kind == SamplerKind::InBatch
+        self.loss.sampler.kind.in_batch()
     }
 
     fn transfers(&self, any: &[Transfer]) -> bool {
@@ -52,12 +52,12 @@ const RULES: &[Rule] = &[
     (NEGATIVES, |r| r.task.rated, "--task rating has a loss of its own", SQUARED),
     (
         NEGATIVES,
-        |r| r.loss.kind == LossKind::Softmax,
+        |r| !r.loss.kind.sampled(),
         "full softmax has no negatives",
         "use --loss sampled-softmax, bce, gbce or bpr",
     ),
-    (&["gbce-t"], |r| r.loss.kind != LossKind::Gbce, "only --loss gbce is calibrated", LEAVE),
-    (&["log-q"], |r| r.loss.kind.pairwise(), "only --loss sampled-softmax is corrected", LEAVE),
+    (&["gbce-t"], |r| !r.loss.kind.calibrated(), "only --loss gbce is calibrated", LEAVE),
+    (&["log-q"], |r| !r.loss.kind.correctable(), "only --loss sampled-softmax is corrected", LEAVE),
     (
         &["per-position"],
         |r| r.loss.kind.pairwise(),
@@ -79,7 +79,7 @@ const RULES: &[Rule] = &[
     (&["table-update"], |r| r.task.rated, "--task rating updates all rows", LEAVE),
     (
         &["table-update"],
-        |r| r.loss.kind == LossKind::Softmax,
+        |r| !r.loss.kind.sampled(),
         "full softmax updates all rows of the item table",
         "leave it out, or use --loss sampled-softmax, bce, gbce or bpr",
     ),
