@@ -86,6 +86,8 @@ pub trait Model: Network + Sized + 'static {
     const NAME: &'static str;
     /// One line: what it is, and where it comes from.
     const ABOUT: &'static str;
+    /// A few words for lists of names, or empty.
+    const NOTE: &'static str = "";
     /// The views it has, the one it was made for first.
     const VIEWS: &'static [View];
     /// The settings that it listens to and other models do not.
@@ -250,6 +252,7 @@ macro_rules! for_all_models {
 pub struct Entry {
     pub name: &'static str,
     pub about: &'static str,
+    pub note: &'static str,
     pub views: &'static [View],
     pub uses: &'static [&'static str],
     pub patches: bool,
@@ -260,12 +263,20 @@ pub struct Entry {
     pub plan: fn(&mut Planner, &Context) -> Result<Box<dyn Network>>,
 }
 
+impl Entry {
+    /// Its name, with its note in brackets.
+    pub fn listed(&self) -> String {
+        if self.note.is_empty() { self.name.into() } else { format!("{} ({})", self.name, self.note) }
+    }
+}
+
 macro_rules! list {
     ($($model:ident),*) => {
         /// All models.
         pub const ALL: &[Entry] = &[$(Entry {
             name: $model::NAME,
             about: $model::ABOUT,
+            note: $model::NOTE,
             views: $model::VIEWS,
             uses: $model::USES,
             patches: $model::PATCHES,

@@ -34,7 +34,7 @@ pub use freeze::Freeze;
 pub use fresh::FreshRows;
 pub use memory::MemoryPlan;
 pub use run::{Event, train};
-pub use settings::{Flags, Numbers, Patching, Settings, TableUpdate};
+pub use settings::{Differs, Flags, Listed, Numbers, Patching, Settings, TableUpdate};
 pub use sides::Sides;
 pub use trained::{Trained, Which};
 pub use transfer::{Carried, Origin, Transfer};

@@ -8,7 +8,7 @@ use crate::{
     base::{Error, Result},
     layers::Join,
     models,
-    tasks::{MaskedItem, NextBasket},
+    tasks::{LossKind, MaskedItem, NextBasket},
 };
 
 /// A probability or share in [0, 1).
@@ -131,7 +131,7 @@ impl Settings {
             return Err(Error::user(
                 "--table-update rows: full softmax has a gradient for every row of the item table",
             )
-            .hint("use --loss sampled-softmax, bce, gbce or bpr, or leave --table-update out"));
+            .hint(format!("use --loss {}, or leave --table-update out", LossKind::words(LossKind::sampled, "or"))));
         }
         let (_, task) = self.find()?;
         if self.table_update == TableUpdate::Rows && task.rated {
@@ -151,7 +151,7 @@ impl Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tasks::{LossKind, SamplerKind};
+    use crate::tasks::SamplerKind;
 
     #[test]
     fn losses_that_make_no_sense_are_refused_with_advice() {

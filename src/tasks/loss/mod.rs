@@ -14,6 +14,7 @@ sides ([`Loss::tables`]): from the input, from shared negatives and from the pai
 mod per_row;
 mod shared;
 
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -64,6 +65,18 @@ impl LossKind {
             LossKind::Softmax | LossKind::SampledSoftmax | LossKind::Bce | LossKind::Gbce | LossKind::Bpr => {
                 (self, sampler)
             }
+        }
+    }
+
+    /// The names of the losses that `are`, for sentences: `bce, gbce and bpr`.
+    pub fn words(are: impl Fn(LossKind) -> bool, last: &str) -> String {
+        let values =
+            LossKind::value_variants().iter().filter(|kind| are(**kind)).filter_map(LossKind::to_possible_value);
+        let mut names: Vec<String> =
+            values.filter(|value| !value.is_hide_set()).map(|value| value.get_name().to_string()).collect();
+        match names.pop() {
+            Some(end) if !names.is_empty() => format!("{} {last} {end}", names.join(", ")),
+            only => only.unwrap_or_default(),
         }
     }
 
@@ -138,8 +151,11 @@ impl LossSettings {
             return Ok(());
         }
         if self.kind.pairwise() && self.sampler.kind.in_batch() {
-            return Err(Error::user("bce, gbce and bpr draw negatives of each row's own: there are none in the batch")
-                .hint("--sampler popularity draws alike, or use --loss sampled-softmax"));
+            let pairwise = LossKind::words(LossKind::pairwise, "and");
+            return Err(Error::user(format!(
+                "{pairwise} draw negatives of each row's own: there are none in the batch"
+            ))
+            .hint("--sampler popularity draws alike, or use --loss sampled-softmax"));
         }
         self.sampler.check(items.unwrap_or(u32::MAX as usize - 1))
     }
