@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, fs, path::Path, sync::atomic::AtomicBool};
 
-use clap::{Args, Parser, ValueEnum, builder::PossibleValue};
+use clap::{Args, Parser, ValueEnum};
 use mipgpu::{
     backend::Device,
     cli::{
@@ -129,14 +129,12 @@ fn contexts() -> Vec<String> {
             all.push(format!("--model {} --task {}{users}", model.name, task.name));
         }
     }
-    let name = |value: Option<PossibleValue>| value.filter(|v| !v.is_hide_set()).map(|v| v.get_name().to_string());
-    for loss in LossKind::value_variants() {
-        let Some(word) = name(loss.to_possible_value()) else { continue };
+    for (loss, word) in LossKind::named() {
         all.push(format!("--model sasrec --loss {word}"));
         // Losses of pairs draw as the corrected ones do.
         for sampler in SamplerKind::value_variants().iter().filter(|_| loss.correctable()) {
-            let sampler = name(sampler.to_possible_value()).expect("samplers have names");
-            all.push(format!("--model sasrec --loss {word} --sampler {sampler}"));
+            let sampler = sampler.to_possible_value().expect("samplers have names");
+            all.push(format!("--model sasrec --loss {word} --sampler {}", sampler.get_name()));
         }
     }
     all

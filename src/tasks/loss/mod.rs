@@ -68,12 +68,19 @@ impl LossKind {
         }
     }
 
+    /// All of them and their names, without the names of earlier versions.
+    pub fn named() -> Vec<(LossKind, String)> {
+        let shown = |kind: &LossKind| {
+            let value = kind.to_possible_value().filter(|value| !value.is_hide_set())?;
+            Some((*kind, value.get_name().to_string()))
+        };
+        LossKind::value_variants().iter().filter_map(shown).collect()
+    }
+
     /// The names of the losses that `are`, for sentences: `bce, gbce and bpr`.
     pub fn words(are: impl Fn(LossKind) -> bool, last: &str) -> String {
-        let values =
-            LossKind::value_variants().iter().filter(|kind| are(**kind)).filter_map(LossKind::to_possible_value);
         let mut names: Vec<String> =
-            values.filter(|value| !value.is_hide_set()).map(|value| value.get_name().to_string()).collect();
+            LossKind::named().into_iter().filter(|(kind, _)| are(*kind)).map(|(_, name)| name).collect();
         match names.pop() {
             Some(end) if !names.is_empty() => format!("{} {last} {end}", names.join(", ")),
             only => only.unwrap_or_default(),
