@@ -133,6 +133,9 @@ impl<F: Op, B: Op> Case<F, B> {
 pub trait AnyCase<K>: Send + Sync {
     fn name(&self) -> &str;
 
+    /// The names of its ops, forward and backward.
+    fn ops(&self) -> [&'static str; 2];
+
     fn plan(&self) -> &Planner;
 
     /// Other inputs of the same shapes: which of many, 0 at first.
@@ -176,6 +179,9 @@ pub trait AnyCase<K>: Send + Sync {
 impl<F: Op, B: Op, K: Memory + Run<F> + Run<B>> AnyCase<K> for Case<F, B> {
     fn name(&self) -> &str {
         &self.name
+    }
+    fn ops(&self) -> [&'static str; 2] {
+        [F::NAME, B::NAME]
     }
     fn plan(&self) -> &Planner {
         &self.plan

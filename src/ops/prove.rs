@@ -296,6 +296,20 @@ fn compare<O: Op>(what: &str, op: &O, outcome: &Outcome, [got, before]: [&State<
     Ok(worst)
 }
 
+/// # Errors
+/// The op has taken more scratch memory than [`Run::need`] says: a step that reserved that much would take memory in its
+/// midst.
+fn within_need<O: Op, K: Memory + Run<O>>(k: &mut K, op: &O) -> Result<(), String> {
+    let taken = k.scratch_taken();
+    match k.need(op) {
+        Ok(need) if taken > need => {
+            Err(format!("{} took {taken} bytes of scratch memory, its `Run::need` says {need}", O::NAME))
+        }
+        // Sizes that are not served are not run by a step.
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
 /// A case on a backend: the state before and after the forward pass, before and after the backward pass. Nothing is left
 /// of what the backend did before.
 fn run_on<F: Op, B: Op, K: Memory + Run<F> + Run<B>>(
@@ -313,11 +327,14 @@ fn run_on<F: Op, B: Op, K: Memory + Run<F> + Run<B>>(
     fill(case, inputs, k);
     poison(&case.fwd, &mut |span, x| put(k, &case.plan, span, x));
     let start = snapshot(k, &case.plan);
+    k.scratch_taken();
     k.run(&case.fwd);
+    within_need(k, &case.fwd)?;
     let forward = snapshot(k, &case.plan);
     poison(bwd, &mut |span, x| put(k, &case.plan, span, x));
     let middle = snapshot(k, &case.plan);
     k.run(bwd);
+    within_need(k, bwd)?;
     let end = snapshot(k, &case.plan);
     k.sync().map_err(|e| e.to_string())?;
     Ok([start, forward, middle, end])

@@ -1,7 +1,7 @@
 //! The CUDA kernels on the emulator against the f64 reference, op by op, in both precisions; and the same bits in three
 //! thread orders times three timings of asynchronous copies. Needs a C++ compiler (g++) at build time.
 
-use std::sync::Mutex;
+use std::{collections::BTreeSet, sync::Mutex};
 
 use mipgpu::{
     backend::{
@@ -60,8 +60,27 @@ fn prove_in<F: Op, B: Op>(
     emulate(Emulation::default()).unwrap();
 }
 
+fn names<F: Op, B: Op>(cases: Vec<Case<F, B>>) -> Vec<String> {
+    cases.into_iter().map(|case| case.name).collect()
+}
+
 macro_rules! ops {
-    ($($test:ident: $cases:expr;)*) => { $(#[test] fn $test() { prove($cases); })* };
+    ($($test:ident: $cases:expr;)*) => {
+        $(#[test] fn $test() { prove($cases); })*
+
+        /// An op that is in the list of all cases and not in this one would be trusted on a GPU unproved.
+        #[test]
+        fn every_case_of_every_op_is_proved_on_the_emulator() {
+            let mut here: BTreeSet<String> = BTreeSet::new();
+            $(here.extend(names($cases));)*
+            let all = ops::all_cases::<Simt>();
+            let missing: Vec<&str> = all.iter().map(|case| case.name()).filter(|name| !here.contains(*name)).collect();
+            assert!(missing.is_empty(), "not proved on the emulator: {missing:?}");
+            let run: BTreeSet<&str> = all.iter().flat_map(|case| case.ops()).collect();
+            let unproved: Vec<_> = ops::names().iter().filter(|name| !run.contains(*name)).collect();
+            assert!(unproved.is_empty(), "no case runs {unproved:?}");
+        }
+    };
 }
 
 ops! {
