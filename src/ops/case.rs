@@ -147,6 +147,9 @@ pub trait AnyCase<K>: Send + Sync {
     /// Largest relative error of the f64 backward pass against central differences; `None` without a backward pass.
     fn gradient_error(&self) -> Option<f64>;
 
+    /// The same by gradients: their fields and errors.
+    fn gradient_errors(&self) -> Vec<(&'static str, f64)>;
+
     /// What the case should come to on backends of these kinds.
     fn expected(&self, kinds: &[Kind]) -> Vec<prove::Expected>;
 
@@ -194,6 +197,9 @@ impl<F: Op, B: Op, K: Memory + Run<F> + Run<B>> AnyCase<K> for Case<F, B> {
     }
     fn gradient_error(&self) -> Option<f64> {
         prove::gradient_error(self)
+    }
+    fn gradient_errors(&self) -> Vec<(&'static str, f64)> {
+        prove::gradient_errors(self)
     }
     fn expected(&self, kinds: &[Kind]) -> Vec<prove::Expected> {
         prove::expected(self, kinds)

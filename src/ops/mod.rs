@@ -399,6 +399,9 @@ pub struct NoOp;
 impl Spans for NoOp {
     const NAME: &'static str = "no_op";
     fn uses(&self, _: &mut dyn FnMut(Access, RawSpan)) {}
+    fn field(&self, _: RawSpan) -> Option<&'static str> {
+        None
+    }
     fn sizes(&self) -> String {
         String::new()
     }
