@@ -4,7 +4,8 @@ fwd: y = a(x)                                                                   
 bwd: dx = dy where y > 0 | dy y (1-y) | dy (1-y^2)                                              dx,dy,y (N) act
 Writes: y | dx (overwritten or accumulated, per Dst).   Saves for bwd: y, which the layer keeps in any case.
 Work: each thread processes eight elements with 16-byte (bf16) or 32-byte (f32) loads. `kind` is uniform over the grid.
-Limits: any N.   Numerics: f32 arithmetic. NaN propagates, also through ReLU (fmaxf would drop it).
+Limits: any N.   Numerics: f32 arithmetic. NaN propagates, also through ReLU (fmaxf would drop it). An unknown
+          `kind` gives NaN.
 Cost: fwd reads and writes N elements; bwd reads 2N (3N when accumulating) and writes N. Memory bound.
 */
 #include "common/types.cuh"
@@ -21,11 +22,11 @@ struct ActivationBwdParams {
   const void* dy;  // (N) act
   const void* y;   // (N) act
   i64 n;
-  int kind;
+  int kind;  // as above
   int add;  // 1: accumulate into dx
 };
 
-constexpr int kRelu = 0, kSigmoid = 1;
+constexpr int kRelu = 0, kSigmoid = 1, kTanh = 2;
 
 template <class T>
 __device__ __forceinline__ void activation_fwd(const ActivationFwdParams& p) {
@@ -41,9 +42,12 @@ __device__ __forceinline__ void activation_fwd(const ActivationFwdParams& p) {
     // e^-x may overflow to infinity; its reciprocal is then the correct result, 0.
 #pragma unroll
     for (int k = 0; k < 8; k++) x[k] = 1.f / (1.f + expf(-x[k]));
-  } else {
+  } else if (p.kind == kTanh) {
 #pragma unroll
     for (int k = 0; k < 8; k++) x[k] = tanhf(x[k]);
+  } else {
+#pragma unroll
+    for (int k = 0; k < 8; k++) x[k] = unknown_variant();
   }
   store8_tail((T*)p.y, x, i, p.n);
 }
@@ -62,9 +66,12 @@ __device__ __forceinline__ void activation_bwd(const ActivationBwdParams& p) {
   } else if (p.kind == kSigmoid) {
 #pragma unroll
     for (int k = 0; k < 8; k++) dx[k] += dy[k] * (y[k] * (1.f - y[k]));
-  } else {
+  } else if (p.kind == kTanh) {
 #pragma unroll
     for (int k = 0; k < 8; k++) dx[k] += dy[k] * (1.f - y[k] * y[k]);
+  } else {
+#pragma unroll
+    for (int k = 0; k < 8; k++) dx[k] = unknown_variant();
   }
   store8_tail((T*)p.dx, dx, i, p.n);
 }

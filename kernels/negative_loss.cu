@@ -11,7 +11,8 @@ Work: bound by the gather of M*(1+S) table rows, without reuse. Each warp proces
       16-byte (f32: 32) pieces. Each group has four candidates in flight. Narrow rows share the warp: at D = 64, four
       groups have sixteen reads in flight. After the logits of the row are in z, lanes stride over them for the loss.
       The backward pass computes g from z alone and gathers each row once.
-Limits: any M, D, S, V.   Numerics: f32; ln(1 + e^x) as max(x,0) + log1p(e^-|x|): no overflow, no cancellation.
+Limits: any M, D, S, V.   Numerics: f32; ln(1 + e^x) as max(x,0) + log1p(e^-|x|): no overflow, no cancellation. An
+          unknown `contrast` gives NaN.
 Cost: reads M*(1+S)*D elements, writes 4 bytes per candidate. Memory bound, from L2 if the table fits.
 No atomics: every sum has one owner and a fixed order.
 */
@@ -46,13 +47,13 @@ struct NegativeLossBwdParams {
   int d;
   int s;
   u32 v;
-  int contrast;
+  int contrast;  // as above
   float beta;
   int lanes;
   int add;  // 1: accumulate into dh
 };
 
-constexpr int kBce = 0, kBpr = 1;
+constexpr int kBce = 0, kBpr = 1, kSoftmax = 2;
 constexpr int kFlight = 4;  // candidates in flight per group
 
 __device__ __forceinline__ float softplus(float x) { return fmaxf(x, 0.f) + log1pf(expf(-fabsf(x))); }
@@ -69,7 +70,7 @@ struct RowSums {
   template <class Params>
   __device__ __forceinline__ RowSums(const Params& p, const float* z, const u32* id, bool with_softplus) {
     const int lane = threadIdx.x % 32, width = 1 + p.s;
-    const bool softmax = p.contrast > kBpr;
+    const bool softmax = p.contrast == kSoftmax;
     n = rest = 0.f, z0 = max = z[0];
     if (softmax)
 #pragma unroll 4
@@ -142,7 +143,9 @@ __device__ __forceinline__ void negative_loss_fwd(const NegativeLossFwdParams& p
   float loss;
   if (p.contrast == kBce) loss = (p.beta * softplus(-sums.z0) + sums.rest) / (1.f + sums.n);
   else if (p.contrast == kBpr) loss = sums.n > 0.f ? sums.rest / sums.n : 0.f;
-  else loss = sums.max - sums.z0 + log1pf(sums.rest + (sums.target - 1.f));  // accurate for a dominant target
+  else if (p.contrast == kSoftmax)  // accurate for a dominant target
+    loss = sums.max - sums.z0 + log1pf(sums.rest + (sums.target - 1.f));
+  else loss = unknown_variant();
   p.loss[row] = id[0] < p.v ? loss : 0.f;
 }
 
@@ -160,9 +163,12 @@ __device__ __forceinline__ void negative_loss_bwd(const NegativeLossBwdParams& p
   const bool scored = id[0] < p.v;
   const float dloss = scored ? p.dloss[row] : 0.f;
   const RowSums sums(p, z, id, false);
-  const bool softmax = p.contrast > kBpr;
-  float scale = 1.f / (sums.rest + sums.target);
-  if (!softmax) scale = 1.f / (p.contrast == kBce ? 1.f + sums.n : fmaxf(sums.n, 1.f));
+  const bool softmax = p.contrast == kSoftmax;
+  float scale;
+  if (p.contrast == kBce) scale = 1.f / (1.f + sums.n);
+  else if (p.contrast == kBpr) scale = 1.f / fmaxf(sums.n, 1.f);
+  else if (softmax) scale = 1.f / (sums.rest + sums.target);
+  else scale = unknown_variant();
   float total = 0.f;
 #pragma unroll 2
   for (int j = 1 + lane; j < width; j += 32) {

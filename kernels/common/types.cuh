@@ -12,6 +12,9 @@ using i64 = long long;
 
 constexpr u32 kAllLanes = 0xffffffffu;
 
+// What a kernel writes for a variant (a loss, an activation) that it does not know: the guard stops the step.
+__device__ __forceinline__ float unknown_variant() { return __uint_as_float(0x7fffffffu); }
+
 __device__ __forceinline__ float to_f32(float x) { return x; }
 __device__ __forceinline__ float to_f32(bf16 x) { return __bfloat162float(x); }
 

@@ -180,6 +180,9 @@ impl Memory for Timed {
     fn reserve(&mut self, bytes: usize) -> Result<()> {
         self.inner.reserve(bytes)
     }
+    fn scratch_taken(&mut self) -> usize {
+        self.inner.scratch_taken()
+    }
     fn sync(&mut self) -> Result<()> {
         self.inner.sync()
     }

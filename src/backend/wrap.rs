@@ -39,6 +39,9 @@ macro_rules! pass_memory {
             fn reserve(&mut self, bytes: usize) -> $crate::base::Result<()> {
                 self.inner.reserve(bytes)
             }
+            fn scratch_taken(&mut self) -> usize {
+                self.inner.scratch_taken()
+            }
             fn sync(&mut self) -> $crate::base::Result<()> {
                 self.inner.sync()
             }

@@ -12,7 +12,6 @@ use crate::{
     eval::reach::Reach,
     experiment::words::duration,
     measure::ceilings::cpu_products,
-    tasks::LossKind,
     train::{RunConfig, Settings, checkpoint::TrainState},
 };
 
@@ -100,7 +99,7 @@ fn percent(share: f64) -> String {
 /// How long the full softmax over a large catalogue takes on a CPU, and what to do about it.
 fn slow_softmax(config: &RunConfig, data: &Dataset, split: &Split, device: Device) -> Result<Option<String>> {
     let s = &config.settings;
-    let full = s.loss == LossKind::Softmax && config.ratings.is_none();
+    let full = !s.loss.sampled() && config.ratings.is_none();
     if !full || data.items() <= SMALL_CATALOGUE || backend::choose(device).0 != Device::Cpu {
         return Ok(None);
     }

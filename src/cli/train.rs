@@ -26,7 +26,7 @@ use crate::{
     },
     eval::{EvalOptions, RatingOptions, RatingReport, Report, evaluate, evaluate_ratings},
     layers::RatingScale,
-    tasks::{LossKind, Pairs, SamplerKind},
+    tasks::Pairs,
     train::{
         Flags, Freeze, Patching, RunConfig, RunFolder, Settings, Trained, Transfer, Which,
         checkpoint::TrainState,
@@ -406,21 +406,22 @@ fn name(value: impl clap::ValueEnum) -> String {
 /// `gbce (t 0.75) against 128 uniform negatives of each position, without the user's own items`
 fn loss_in_words(settings: &Settings) -> String {
     let c = settings.loss();
-    if c.kind == LossKind::Softmax {
-        return name(c.kind);
-    }
     let mut words = name(c.kind);
-    match c.kind {
-        LossKind::Gbce => words += &format!(" (t {})", c.gbce_t),
-        LossKind::SampledSoftmax if c.log_q => words += " (logQ corrected)",
-        _ => {}
+    if !c.kind.sampled() {
+        return words;
+    }
+    if c.kind.calibrated() {
+        words += &format!(" (t {})", c.gbce_t);
+    }
+    if c.kind.correctable() && c.log_q {
+        words += " (logQ corrected)";
     }
     let (n, sampler) = (digits(c.sampler.negatives as u64), name(c.sampler.kind));
-    words += &match (c.sampler.kind, c.sampler.per_row) {
-        (SamplerKind::InBatch, _) => " against the batch's other targets".to_string(),
-        (_, true) => format!(" against {n} {sampler} negatives of each position"),
-        (_, false) if c.sampler.unique => format!(" against {n} different {sampler} negatives of a batch"),
-        (_, false) => format!(" against {n} {sampler} negatives of a batch"),
+    words += &match c.sampler.per_row {
+        _ if c.sampler.kind.in_batch() => " against the batch's other targets".to_string(),
+        true => format!(" against {n} {sampler} negatives of each position"),
+        false if c.sampler.unique => format!(" against {n} different {sampler} negatives of a batch"),
+        false => format!(" against {n} {sampler} negatives of a batch"),
     };
     words + if c.exclude_seen { ", without the user's own items" } else { "" }
 }

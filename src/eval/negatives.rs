@@ -51,7 +51,10 @@ pub struct TooFew {
 impl Sampler {
     /// `counts`: training count of each item (V); under popularity, items never seen in training are never drawn.
     pub fn new(sampling: Sampling, counts: &[u32], seed: u64) -> Sampler {
-        let weight = |c: &u32| if sampling == Sampling::Uniform { 1 } else { u64::from(*c) };
+        let weight = |c: &u32| match sampling {
+            Sampling::Uniform => 1,
+            Sampling::Popularity => u64::from(*c),
+        };
         let cumulative = counts
             .iter()
             .scan(0u64, |sum, c| {
@@ -76,7 +79,10 @@ impl Sampler {
         let mut drawn = Vec::with_capacity(n);
         let mut taken: FxHashSet<u32> = FxHashSet::default();
         // The two kinds read different stretches of the user's stream: 2^33 draws is more than either ever needs.
-        let start = if self.sampling == Sampling::Uniform { 0 } else { 1 << 33 };
+        let start = match self.sampling {
+            Sampling::Uniform => 0,
+            Sampling::Popularity => 1 << 33,
+        };
         let mut stream = Stream::new(self.seed, Purpose::EvalNegative, user).at(start);
         for _ in 0..if total == 0 { 0 } else { 16 * n + 64 } {
             if drawn.len() == n {

@@ -18,6 +18,16 @@ pub enum NormPlace {
     Pre,
 }
 
+impl NormPlace {
+    /// Whether a norm precedes each sub-layer.
+    pub fn is_pre(self) -> bool {
+        match self {
+            NormPlace::Pre => true,
+            NormPlace::Post => false,
+        }
+    }
+}
+
 /// The shape of a block.
 #[derive(Clone, Copy, Debug)]
 pub struct BlockConfig {
@@ -137,7 +147,7 @@ impl Block {
         let (mut residual, mut x) = (half.x.y, half.branch.y);
         if let Some(Patched { patch, place, sum }) = &half.patched {
             patch.forward(b, s);
-            let other = if *place == PatchPlace::Serial { &mut x } else { &mut residual };
+            let other = if place.is_serial() { &mut x } else { &mut residual };
             self.plus(b, s, *sum, [*other, patch.y()]);
             *other = *sum;
         }
@@ -156,7 +166,7 @@ impl Block {
         });
         if let Some(Patched { patch, place, .. }) = &half.patched {
             patch.begin_backward(b, s);
-            if *place == PatchPlace::Serial {
+            if place.is_serial() {
                 patch.end_backward(b, s);
             }
         }
@@ -164,7 +174,7 @@ impl Block {
 
     /// What a parallel patch adds to the gradient of its input, once f has left its own there.
     fn beside_backward(&self, b: &mut dyn Backend, s: &BatchShape, half: &Residual) {
-        if let Some(Patched { patch, place: PatchPlace::Parallel, .. }) = &half.patched {
+        if let Some(Patched { patch, .. }) = half.patched.as_ref().filter(|half| !half.place.is_serial()) {
             patch.end_backward(b, s);
         }
     }

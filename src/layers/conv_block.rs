@@ -182,7 +182,7 @@ impl ConvBlock {
         let h = p.var(nd);
         let first = Conv::plan(p, &format!("{name}.conv1"), (x, h), input, c, c.dilation);
         let patched = |p: &mut Planner, conv: &str, from: Var, to: Var, config: PatchConfig| {
-            let x = if config.place == PatchPlace::Serial { to } else { from };
+            let x = if config.place.is_serial() { to } else { from };
             let patch = Patch::plan(p, &format!("{name}.{conv}"), x, to.dy, (n, d), config.width);
             Patched { patch, place: config.place, from: to.y, sum: p.act(nd) }
         };
@@ -193,7 +193,7 @@ impl ConvBlock {
         let y = Var { y: p.act(nd), dy: x.dy };
         let (second, patch2) = match config(2) {
             // f is kept apart from the sum, and so is its gradient.
-            Some(config) if config.place == PatchPlace::Serial => {
+            Some(config) if config.place.is_serial() => {
                 let f = p.var(nd);
                 let second = Conv::plan(p, &format!("{name}.conv2"), (h, f), input, c, 2 * c.dilation);
                 (second, Some(patched(p, "conv2", h, f, config)))
@@ -226,7 +226,7 @@ impl ConvBlock {
         }
         match &self.patched[1] {
             None => self.second.forward(b, s, x),
-            Some(half) if half.place == PatchPlace::Serial => {
+            Some(half) if half.place.is_serial() => {
                 self.second.forward(b, s, x.first(0));
                 self.patch(b, s, half);
                 self.plus(b, s, self.y.y, [x, half.sum]);
@@ -242,7 +242,7 @@ impl ConvBlock {
     pub fn backward(&self, b: &mut dyn Backend, s: &BatchShape) {
         match &self.patched[1] {
             None => self.second.backward(b, s, Mode::Write),
-            Some(half) if half.place == PatchPlace::Serial => {
+            Some(half) if half.place.is_serial() => {
                 let (dx, n) = (Dst::Write(self.second.y.dy), s.n * self.c);
                 b.run(&DropoutBwd { dx, dy: self.y.dy, step: self.input.step, n, drop: Dropout::NONE });
                 half.patch.begin_backward(b, s);
@@ -257,12 +257,12 @@ impl ConvBlock {
         }
         if let Some(half) = &self.patched[0] {
             half.patch.begin_backward(b, s);
-            if half.place == PatchPlace::Serial {
+            if half.place.is_serial() {
                 half.patch.end_backward(b, s);
             }
         }
         self.first.backward(b, s, Mode::Accumulate);
-        if let Some(half) = self.patched[0].as_ref().filter(|half| half.place == PatchPlace::Parallel) {
+        if let Some(half) = self.patched[0].as_ref().filter(|half| !half.place.is_serial()) {
             half.patch.end_backward(b, s);
         }
     }

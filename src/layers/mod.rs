@@ -56,6 +56,16 @@ pub enum View {
     Past,
 }
 
+impl View {
+    /// Whether a row sees nothing after itself.
+    pub fn is_causal(self) -> bool {
+        match self {
+            View::Both => false,
+            View::Past => true,
+        }
+    }
+}
+
 /// Hands out dropout sites: every dropout of a model draws from its own stream.
 #[derive(Clone, Copy, Debug)]
 pub struct Sites {

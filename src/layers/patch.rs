@@ -19,6 +19,16 @@ pub enum PatchPlace {
     Parallel,
 }
 
+impl PatchPlace {
+    /// Whether a patch follows a part, rather than running parallel to it.
+    pub fn is_serial(self) -> bool {
+        match self {
+            PatchPlace::Serial => true,
+            PatchPlace::Parallel => false,
+        }
+    }
+}
+
 /// The patches of a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PatchConfig {

@@ -146,6 +146,16 @@ pub enum Join {
     Sum,
 }
 
+impl Join {
+    /// Whether the input is a part of the dense layer's input, rather than added to its output.
+    pub fn is_concat(self) -> bool {
+        match self {
+            Join::Concat => true,
+            Join::Sum => false,
+        }
+    }
+}
+
 /// What stands beside the items.
 #[derive(Clone, Copy, Debug)]
 pub struct SideConfig {
@@ -190,11 +200,11 @@ impl Side {
             Ok::<_, Error>((users, spread))
         };
         let users = c.users.map(&mut user).transpose()?;
-        if fields.is_none() && users.is_none() && c.join == Join::Sum {
+        if fields.is_none() && users.is_none() && !c.join.is_concat() {
             return Err(Error::user("neither side fields nor users stand beside the items").hint("ask for one of them"));
         }
         let mut parts: Vec<(Var, usize)> = Vec::new();
-        parts.extend((c.join == Join::Concat).then_some((x, d)));
+        parts.extend(c.join.is_concat().then_some((x, d)));
         parts.extend(fields.as_ref().map(|f| (f.y, f.width())));
         parts.extend(users.as_ref().map(|(_, spread)| (spread.y, spread.d)));
         p.label("side");
@@ -203,7 +213,7 @@ impl Side {
         // What comes out is as large as what went in, however many stand side by side.
         let mut linear = Linear::plan(p, "side", all, n, width, d, (width as f32).sqrt().recip());
         let mut columns = Vec::new();
-        columns.extend((c.join == Join::Concat).then(|| (INPUT.to_string(), d)));
+        columns.extend(c.join.is_concat().then(|| (INPUT.to_string(), d)));
         if let Some((size, width)) = c.fields {
             columns.extend((0..size.fields).map(|f| (Self::field(f), width)));
         }
@@ -251,7 +261,7 @@ impl Side {
             b.run(&ConcatFwd { y: self.linear.x.y, a: x.y, b: f.y, c: u.y, n: s.n, widths });
         }
         self.linear.forward(b, s);
-        if self.join == Join::Sum {
+        if !self.join.is_concat() {
             let (residual, x, step) = (self.x.y, self.linear.y.y, self.input.step);
             b.run(&DropoutAddFwd { y: self.y.y, residual, x, step, n: s.n * self.d, drop: Dropout::NONE });
         }

@@ -1,6 +1,6 @@
 //! Embedding and a stack of transformer blocks: what BERT4Rec and SASRec have in common.
 
-use super::{BatchShape, Block, BlockConfig, Embed, EmbedConfig, Input, Norm, NormPlace, Sites};
+use super::{BatchShape, Block, BlockConfig, Embed, EmbedConfig, Input, Norm, Sites};
 use crate::{
     base::{Error, Result},
     mem::{Mode, Planner, Var},
@@ -33,7 +33,7 @@ impl Transformer {
             return Err(Error::user(format!("{} heads do not divide a width of {}", c.heads, c.d))
                 .hint("choose a width that is a multiple of the number of heads, e.g. --width 64 --heads 2"));
         }
-        let pre = c.norm == NormPlace::Pre;
+        let pre = c.norm.is_pre();
         let embed = Embed::plan(p, input, &EmbedConfig { norm: !pre, ..*embed }, sites)?;
         let mut stack: Vec<Block> = Vec::with_capacity(blocks);
         for l in 0..blocks {

@@ -65,6 +65,7 @@ pub struct Dacf {
 impl Model for Dacf {
     const NAME: &'static str = "dacf";
     const ABOUT: &'static str = "deep autoencoder of rating rows (Kuchaiev and Ginsburg 2017)";
+    const NOTE: &'static str = "ratings";
     const VIEWS: &'static [View] = &[View::Both];
     const USES: &'static [&'static str] = &["blocks"];
     const TAKES: Takes = Takes::Ratings;

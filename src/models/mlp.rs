@@ -47,6 +47,7 @@ pub struct Mlp {
 impl Model for Mlp {
     const NAME: &'static str = "mlp";
     const ABOUT: &'static str = "dense layers over users' vectors (Hu et al. 2018)";
+    const NOTE: &'static str = "users alone";
     const VIEWS: &'static [View] = &[View::Past, View::Both];
     const USES: &'static [&'static str] = &["blocks"];
     const USERS: bool = true;

@@ -86,6 +86,8 @@ pub trait Model: Network + Sized + 'static {
     const NAME: &'static str;
     /// One line: what it is, and where it comes from.
     const ABOUT: &'static str;
+    /// A few words for lists of names, or empty.
+    const NOTE: &'static str = "";
     /// The views it has, the one it was made for first.
     const VIEWS: &'static [View];
     /// The settings that it listens to and other models do not.
@@ -118,11 +120,17 @@ pub enum Takes {
 
 impl Takes {
     pub fn items(self) -> bool {
-        self != Takes::Ratings
+        match self {
+            Takes::Items | Takes::Both => true,
+            Takes::Ratings => false,
+        }
     }
 
     pub fn ratings(self) -> bool {
-        self != Takes::Items
+        match self {
+            Takes::Ratings | Takes::Both => true,
+            Takes::Items => false,
+        }
     }
 }
 
@@ -183,7 +191,7 @@ impl Context<'_> {
             heads: c.heads,
             f: c.width * c.ffn_ratio,
             norm: c.norm,
-            causal: self.view == View::Past,
+            causal: self.view.is_causal(),
             dropout: c.dropout,
             attention_dropout: c.attention_dropout,
             std: c.init_std,
@@ -244,6 +252,7 @@ macro_rules! for_all_models {
 pub struct ModelEntry {
     pub name: &'static str,
     pub about: &'static str,
+    pub note: &'static str,
     pub views: &'static [View],
     pub uses: &'static [&'static str],
     pub patches: bool,
@@ -254,12 +263,20 @@ pub struct ModelEntry {
     pub plan: fn(&mut Planner, &Context) -> Result<Box<dyn Network>>,
 }
 
+impl ModelEntry {
+    /// Its name, with its note in brackets.
+    pub fn listed(&self) -> String {
+        if self.note.is_empty() { self.name.into() } else { format!("{} ({})", self.name, self.note) }
+    }
+}
+
 macro_rules! list {
     ($($model:ident),*) => {
         /// All models.
         pub const ALL: &[ModelEntry] = &[$(ModelEntry {
             name: $model::NAME,
             about: $model::ABOUT,
+            note: $model::NOTE,
             views: $model::VIEWS,
             uses: $model::USES,
             patches: $model::PATCHES,

@@ -32,6 +32,7 @@ pub struct PeterRec {
 impl Model for PeterRec {
     const NAME: &'static str = "peterrec";
     const ABOUT: &'static str = "dilated convolutions, causal (NextItNet) or centred (Yuan et al. 2019, 2020)";
+    const NOTE: &'static str = "NextItNet with --task next-item";
     const VIEWS: &'static [View] = &[View::Both, View::Past];
     const USES: &'static [&'static str] = &["blocks", "taps", "dilations", "join"];
     const PATCHES: bool = true;
@@ -46,7 +47,7 @@ impl Model for PeterRec {
                 channels: d,
                 taps: s.taps,
                 dilation: *dilation,
-                causal: c.view == View::Past,
+                causal: c.view.is_causal(),
                 std: s.init_std,
                 patch: s.patch,
             };

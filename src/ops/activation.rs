@@ -72,7 +72,10 @@ impl Op for ActivationBwd {
 
     fn cost(&self) -> Cost {
         let n = self.dx.wanted() as usize * self.n;
-        let flop = if self.kind == Activation::Relu { 1.0 } else { 3.0 };
+        let flop = match self.kind {
+            Activation::Relu => 1.0,
+            Activation::Sigmoid | Activation::Tanh => 3.0,
+        };
         Cost::work(flop * n as f64, 0.0).gradient(self.dx, n).moves(self.dy, n).moves(self.y, n)
     }
 

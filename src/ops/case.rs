@@ -133,6 +133,9 @@ impl<F: Op, B: Op> Case<F, B> {
 pub trait AnyCase<K>: Send + Sync {
     fn name(&self) -> &str;
 
+    /// The names of its ops, forward and backward.
+    fn ops(&self) -> [&'static str; 2];
+
     fn plan(&self) -> &Planner;
 
     /// Other inputs of the same shapes: which of many, 0 at first.
@@ -143,6 +146,9 @@ pub trait AnyCase<K>: Send + Sync {
 
     /// Largest relative error of the f64 backward pass against central differences; `None` without a backward pass.
     fn gradient_error(&self) -> Option<f64>;
+
+    /// The same by gradients: their fields and errors.
+    fn gradient_errors(&self) -> Vec<(&'static str, f64)>;
 
     /// What the case should come to on backends of these kinds.
     fn expected(&self, kinds: &[Numerics]) -> Vec<prove::Expected>;
@@ -177,6 +183,9 @@ impl<F: Op, B: Op, K: Memory + Run<F> + Run<B>> AnyCase<K> for Case<F, B> {
     fn name(&self) -> &str {
         &self.name
     }
+    fn ops(&self) -> [&'static str; 2] {
+        [F::NAME, B::NAME]
+    }
     fn plan(&self) -> &Planner {
         &self.plan
     }
@@ -188,6 +197,9 @@ impl<F: Op, B: Op, K: Memory + Run<F> + Run<B>> AnyCase<K> for Case<F, B> {
     }
     fn gradient_error(&self) -> Option<f64> {
         prove::gradient_error(self)
+    }
+    fn gradient_errors(&self) -> Vec<(&'static str, f64)> {
+        prove::gradient_errors(self)
     }
     fn expected(&self, kinds: &[Numerics]) -> Vec<prove::Expected> {
         prove::expected(self, kinds)

@@ -12,6 +12,9 @@ pub trait Spans: Sized {
     /// Calls `visit` for every span: destinations first.
     fn uses(&self, visit: &mut dyn FnMut(Access, RawSpan));
 
+    /// The name of the field that holds `span`.
+    fn field(&self, span: RawSpan) -> Option<&'static str>;
+
     /// All that decides how much work it is, in words, for tables of timings: sizes and kinds by their names, switches that are
     /// on, dropout, gradients that are added to or not wanted, sources that it does without: `b 64 n 12800 h 2 causal`,
     /// `n 12800 i 64 o 192 +dx no db`. Calls of the same name and words are the same work.
@@ -83,6 +86,22 @@ macro_rules! op {
                 })*)?
                 $($(visit(Access::Update, self.$u.raw());)*)?
                 $($(visit(Access::Read, self.$r.raw());)*)?
+            }
+
+            fn field(&self, span: $crate::mem::RawSpan) -> Option<&'static str> {
+                $($(if self.$w.raw() == span {
+                    return Some(stringify!($w));
+                })*)?
+                $($(if self.$g.span().is_some_and(|s| s.raw() == span) {
+                    return Some(stringify!($g));
+                })*)?
+                $($(if self.$u.raw() == span {
+                    return Some(stringify!($u));
+                })*)?
+                $($(if self.$r.raw() == span {
+                    return Some(stringify!($r));
+                })*)?
+                None
             }
 
             #[allow(unused_mut)]

@@ -44,6 +44,24 @@ pub enum Sampling {
     Unique,
 }
 
+impl Sampling {
+    /// Whether draws read an alias table.
+    pub fn by_alias(self) -> bool {
+        match self {
+            Sampling::Alias => true,
+            Sampling::Uniform | Sampling::Unique => false,
+        }
+    }
+
+    /// Whether no item is drawn twice.
+    pub fn unique(self) -> bool {
+        match self {
+            Sampling::Unique => true,
+            Sampling::Uniform | Sampling::Alias => false,
+        }
+    }
+}
+
 /// Blocks of a candidate: all but the last are tries to miss what is excluded.
 pub const TRIES: u64 = 64;
 
@@ -105,7 +123,7 @@ fn below(high: u32, low: u32, n: u64) -> u64 {
 
 impl<'a> Draws<'a> {
     pub fn new(seed: u64, step: u32, v: usize, sampling: Sampling, alias: &'a [u32]) -> Self {
-        let cells = if sampling == Sampling::Alias { &alias[..2 * v] } else { &[] };
+        let cells = if sampling.by_alias() { &alias[..2 * v] } else { &[] };
         Draws { seed, step, v: v as u32, cells }
     }
 
@@ -179,7 +197,7 @@ pub(crate) struct Masses<'a> {
 
 impl<'a> Masses<'a> {
     pub fn new(v: usize, sampling: Sampling, table: &'a [u32]) -> Self {
-        Masses { table: if sampling == Sampling::Alias { table } else { &[] }, v }
+        Masses { table: if sampling.by_alias() { table } else { &[] }, v }
     }
 
     /// Nothing for what is no item.
@@ -202,7 +220,7 @@ impl DrawNegatives {
     pub(crate) fn draw(&self, draws: &Draws, k: usize) -> u32 {
         match self.sampling {
             Sampling::Unique => draws.unique(k, self.s),
-            _ => draws.item(k as u64),
+            Sampling::Uniform | Sampling::Alias => draws.item(k as u64),
         }
     }
 }
@@ -247,19 +265,19 @@ fn check_sampling(sampling: Sampling, v: usize, alias: usize) -> Result<(), Stri
     }
     match sampling {
         Sampling::Alias => fits(&[("alias", alias, 2 * v)]),
-        _ => Ok(()),
+        Sampling::Uniform | Sampling::Unique => Ok(()),
     }
 }
 
 /// Numbers of an alias table that `draws` draws read, two a cell.
 fn cells_read(sampling: Sampling, draws: usize, v: usize) -> usize {
-    if sampling == Sampling::Alias { 2 * draws.min(v) } else { 0 }
+    if sampling.by_alias() { 2 * draws.min(v) } else { 0 }
 }
 
 impl Op for DrawNegatives {
     fn check(&self) -> Result<(), String> {
         check_sampling(self.sampling, self.v, self.alias.len())?;
-        if self.sampling == Sampling::Unique && self.s > self.v {
+        if self.sampling.unique() && self.s > self.v {
             return Err(format!("{} different negatives of {} items", self.s, self.v));
         }
         fits(&[("negative", self.negative.len(), self.s), ("step", self.step.len(), 1)])
@@ -282,10 +300,10 @@ impl Op for DrawNegatives {
 impl Op for DrawCandidates {
     fn check(&self) -> Result<(), String> {
         check_sampling(self.sampling, self.v, self.alias.len())?;
-        if self.sampling == Sampling::Unique {
+        if self.sampling.unique() {
             return Err("candidates of a row are drawn with replacement".into());
         }
-        let masses = if self.sampling == Sampling::Alias && !self.free.is_empty() { area([2, self.v]) } else { 0 };
+        let masses = if self.sampling.by_alias() && !self.free.is_empty() { area([2, self.v]) } else { 0 };
         fits(&[
             ("free", self.free.len(), if self.free.is_empty() { 0 } else { self.m }),
             ("mass", self.mass.len(), masses),
@@ -380,12 +398,12 @@ fn skewed(v: usize) -> Vec<f64> {
 
 /// An alias table of [`skewed`] weights where one is wanted.
 fn cells(sampling: Sampling, v: usize) -> Vec<u32> {
-    if sampling == Sampling::Alias { AliasTable::new(&skewed(v)).cells().to_vec() } else { Vec::new() }
+    if sampling.by_alias() { AliasTable::new(&skewed(v)).cells().to_vec() } else { Vec::new() }
 }
 
 /// The masses of such a table.
 fn masses(sampling: Sampling, v: usize) -> Vec<u32> {
-    if sampling == Sampling::Alias { AliasTable::new(&skewed(v)).masses() } else { Vec::new() }
+    if sampling.by_alias() { AliasTable::new(&skewed(v)).masses() } else { Vec::new() }
 }
 
 pub fn cases() -> Vec<Case<DrawNegatives>> {

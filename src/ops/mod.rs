@@ -174,6 +174,11 @@ pub trait Memory {
         Ok(())
     }
 
+    /// The most scratch memory in bytes that an op has taken since this was called last; 0 where ops take none.
+    fn scratch_taken(&mut self) -> usize {
+        0
+    }
+
     /// Waits until all work is done.
     ///
     /// # Errors
@@ -338,6 +343,9 @@ macro_rules! pointer_to_backend {
             fn reserve(&mut self, bytes: usize) -> base::Result<()> {
                 (**self).reserve(bytes)
             }
+            fn scratch_taken(&mut self) -> usize {
+                (**self).scratch_taken()
+            }
             fn sync(&mut self) -> base::Result<()> {
                 (**self).sync()
             }
@@ -391,6 +399,9 @@ pub struct NoOp;
 impl Spans for NoOp {
     const NAME: &'static str = "no_op";
     fn uses(&self, _: &mut dyn FnMut(Access, RawSpan)) {}
+    fn field(&self, _: RawSpan) -> Option<&'static str> {
+        None
+    }
     fn sizes(&self) -> String {
         String::new()
     }

@@ -19,7 +19,7 @@ use crate::{
     mem::{Act, F32, Lent, Planner, Scalar, U32},
 };
 
-/// How a row's target is held against its negatives.
+/// How a row's target is compared with its negatives.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Contrast {
     /// Each candidate for itself, the target's likelihood to the power of `beta`.

@@ -35,8 +35,14 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
 
 /// Largest relative error over the inputs and four directions each.
 pub fn gradient_error<F: Op, B: Op>(case: &Case<F, B>) -> Option<f64> {
+    gradient_errors(case).into_iter().map(|(_, error)| error).reduce(f64::max)
+}
+
+/// The gradients of a case by the names of their fields, and the largest relative error of each over four directions. Empty
+/// without a backward pass.
+pub fn gradient_errors<F: Op, B: Op>(case: &Case<F, B>) -> Vec<(&'static str, f64)> {
     if case.inputs.is_empty() {
-        return None;
+        return Vec::new();
     }
     const STEP: f64 = 1e-5;
     let mut m = case.host::<f64>(0.0, &case.inputs_f32(Precision::F32));
@@ -46,11 +52,12 @@ pub fn gradient_error<F: Op, B: Op>(case: &Case<F, B>) -> Option<f64> {
     };
     loss(&mut m);
     reference(&case.bwd.with_modes(&mut |_| Mode::Write), &mut m);
-    let mut worst = 0.0f64;
+    let mut errors = Vec::new();
     for (i, (x, dx)) in case.inputs.iter().enumerate() {
         if x.is_empty() {
             continue;
         }
+        let mut worst = 0.0f64;
         let gradient = m.get(*dx).to_vec();
         let start = m.get(*x).to_vec();
         for direction in 0..4 {
@@ -65,10 +72,13 @@ pub fn gradient_error<F: Op, B: Op>(case: &Case<F, B>) -> Option<f64> {
             let analytic = dot(&gradient, &u);
             let norm = dot(&gradient, &gradient).sqrt() * dot(&u, &u).sqrt();
             let scale = analytic.abs().max(numeric.abs()).max(1e-2 * norm).max(1e-12);
-            worst = worst.max((analytic - numeric).abs() / scale);
+            // A NaN is an error, not a number that a maximum leaves out.
+            let error = (analytic - numeric).abs() / scale;
+            worst = if error.is_nan() { f64::INFINITY } else { worst.max(error) };
         }
+        errors.push((case.bwd.field(*dx).unwrap_or("?"), worst));
     }
-    Some(worst)
+    errors
 }
 
 /// The real arenas, in order.
@@ -251,8 +261,11 @@ fn outcome<S: Scalar, O: Op>(
     Outcome(all)
 }
 
-/// Compares what `op` wrote on the backend (before -> after) with what it should have written.
+/// Compares what `op` wrote on the backend (before -> after) with what it should have written; names every field that is
+/// wrong.
 fn compare<O: Op>(what: &str, op: &O, outcome: &Outcome, [got, before]: [&Snapshot<f32>; 2]) -> Result<f64, String> {
+    let mut wrong: Vec<String> = Vec::new();
+    let named = |span: RawSpan| format!("{what}: {}, field {}", O::NAME, op.field(span).unwrap_or("?"));
     let mut touched: Vec<RawSpan> = Vec::new();
     op.uses(&mut |access, span| {
         if access != Access::Read {
@@ -268,7 +281,7 @@ fn compare<O: Op>(what: &str, op: &O, outcome: &Outcome, [got, before]: [&Snapsh
             Want::Ids(ids) => {
                 let have = &got.index[part];
                 if let Some(i) = (0..ids.len()).find(|i| have[*i] != ids[*i]) {
-                    return Err(format!("{what}: {span:?}[{i}] is {}, should be {}", have[i], ids[i]));
+                    wrong.push(format!("{} ({span:?}): [{i}] is {}, should be {}", named(*span), have[i], ids[i]));
                 }
             }
             Want::Real(values, budget) => {
@@ -277,7 +290,8 @@ fn compare<O: Op>(what: &str, op: &O, outcome: &Outcome, [got, before]: [&Snapsh
                     let same = (w.is_nan() && h.is_nan()) || *w == *h as f64;
                     if !same && (error.is_nan() || error > *budget) {
                         let size = format!("error {error:.2e} > {budget:.2e}");
-                        return Err(format!("{what}: {span:?}[{i}] is {h}, should be {w} ({size})"));
+                        wrong.push(format!("{} ({span:?}): [{i}] is {h}, should be {w} ({size})", named(*span)));
+                        break;
                     }
                     if !same {
                         worst = worst.max(error / budget);
@@ -290,16 +304,32 @@ fn compare<O: Op>(what: &str, op: &O, outcome: &Outcome, [got, before]: [&Snapsh
     for (a, arena) in REAL.iter().enumerate() {
         for (i, (b, g)) in before.real[a].iter().zip(&got.real[a]).enumerate() {
             if b.to_bits() != g.to_bits() && !inside(*arena, i) {
-                return Err(format!("{what}: stray write to {arena:?}[{i}]: {b} became {g}"));
+                wrong.push(format!("{what}: {}: stray write to {arena:?}[{i}]: {b} became {g}", O::NAME));
+                break;
             }
         }
     }
     for (i, (b, g)) in before.index.iter().zip(&got.index).enumerate() {
         if b != g && !inside(Arena::Index, i) {
-            return Err(format!("{what}: stray write to {:?}[{i}]: {b} became {g}", Arena::Index));
+            wrong.push(format!("{what}: {}: stray write to {:?}[{i}]: {b} became {g}", O::NAME, Arena::Index));
+            break;
         }
     }
-    Ok(worst)
+    if wrong.is_empty() { Ok(worst) } else { Err(wrong.join("\n")) }
+}
+
+/// # Errors
+/// The op has taken more scratch memory than [`Run::need`] says: a step that reserved that much would take memory in its
+/// midst.
+fn within_need<O: Op, K: Memory + Run<O>>(k: &mut K, op: &O) -> Result<(), String> {
+    let taken = k.scratch_taken();
+    match k.need(op) {
+        Ok(need) if taken > need => {
+            Err(format!("{} took {taken} bytes of scratch memory, its `Run::need` says {need}", O::NAME))
+        }
+        // Sizes that are not served are not run by a step.
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 /// A case on a backend: the state before and after the forward pass, before and after the backward pass. Nothing is left
@@ -319,11 +349,14 @@ fn run_on<F: Op, B: Op, K: Memory + Run<F> + Run<B>>(
     fill(case, inputs, k);
     poison(&case.fwd, &mut |span, x| put(k, &case.plan, span, x));
     let start = snapshot(k, &case.plan);
+    k.scratch_taken();
     k.run(&case.fwd);
+    within_need(k, &case.fwd)?;
     let forward = snapshot(k, &case.plan);
     poison(bwd, &mut |span, x| put(k, &case.plan, span, x));
     let middle = snapshot(k, &case.plan);
     k.run(bwd);
+    within_need(k, bwd)?;
     let end = snapshot(k, &case.plan);
     k.sync().map_err(|e| e.to_string())?;
     Ok([start, forward, middle, end])
@@ -377,15 +410,26 @@ pub fn parity_on<F: Op, B: Op, K: Memory + Run<F> + Run<B>>(
             _ if variant - 2 == i => Mode::Skip,
             _ => Mode::Write,
         });
-        let what = format!("{} (variant {variant})", case.name);
-        let said = |e| format!("{what}: {e}");
+        let gradients = match variant {
+            0 => "gradients written".to_string(),
+            1 => "gradients added to".to_string(),
+            _ => format!("gradient {} left out", variant - 2),
+        };
+        let what = format!("case '{}'", case.name);
+        let (first, second) = (format!("{what}, forward"), format!("{what}, backward ({gradients})"));
+        let said = |e| format!("{what} ({gradients}): {e}");
         let [start, forward, middle, end] = run_on(case, &bwd, &expected.inputs, k).map_err(said)?;
-        let fwd = compare(&what, &case.fwd, &expected.fwd, [&forward, &start])?;
-        let back = compare(&what, &bwd, &expected.bwd[(variant == 1) as usize], [&end, &middle])?;
+        let fwd = compare(&first, &case.fwd, &expected.fwd, [&forward, &start]);
+        let back = compare(&second, &bwd, &expected.bwd[(variant == 1) as usize], [&end, &middle]);
+        let (fwd, back) = match (fwd, back) {
+            (Ok(fwd), Ok(back)) => (fwd, back),
+            (Err(fwd), Err(back)) => return Err(format!("{fwd}\n{back}")),
+            (Err(e), _) | (_, Err(e)) => return Err(e),
+        };
         worst = Parity { forward: worst.forward.max(fwd), backward: worst.backward.max(back) };
         let again = run_on(case, &bwd, &expected.inputs, k).map_err(said)?;
         if bits(&again[3]) != bits(&end) {
-            return Err(format!("{what}: the same input gave other bits"));
+            return Err(format!("{what} ({gradients}): the same input gave other bits"));
         }
     }
     Ok(worst)

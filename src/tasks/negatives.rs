@@ -53,6 +53,16 @@ pub enum SamplerKind {
     InBatch,
 }
 
+impl SamplerKind {
+    /// Whether the negatives are the batch's own targets, and nothing is drawn.
+    pub fn in_batch(self) -> bool {
+        match self {
+            SamplerKind::InBatch => true,
+            SamplerKind::Uniform | SamplerKind::LogUniform | SamplerKind::Popularity => false,
+        }
+    }
+}
+
 /// What negatives there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SamplerSettings {
@@ -78,7 +88,7 @@ impl SamplerSettings {
         if items >= u32::MAX as usize {
             return Err(Error::user(format!("negatives of a catalogue of {items} items: at most 2^32 - 2")));
         }
-        let in_batch = self.kind == SamplerKind::InBatch;
+        let in_batch = self.kind.in_batch();
         if self.negatives == 0 && !in_batch {
             return Err(Error::user("a sampled loss with 0 negatives")
                 .hint("say how many: --negatives 512, or 32 where each row has its own"));
@@ -164,14 +174,17 @@ impl Sampler {
 
     /// Numbers of the table that the drawing op reads, 2V or none: to plan it before the counts are known.
     pub fn cells_len(kind: SamplerKind, items: usize) -> usize {
-        if matches!(kind, SamplerKind::LogUniform | SamplerKind::Popularity) { 2 * items } else { 0 }
+        match kind {
+            SamplerKind::LogUniform | SamplerKind::Popularity => 2 * items,
+            SamplerKind::Uniform | SamplerKind::InBatch => 0,
+        }
     }
 
     /// (V,2) the table that the drawing op reads, or nothing.
     pub fn cells(&self) -> &[u32] {
         match &self.distribution {
             Distribution::Table(table) => table.cells(),
-            _ => &[],
+            Distribution::Even(_) | Distribution::Shares(_) => &[],
         }
     }
 
@@ -179,7 +192,7 @@ impl Sampler {
     pub fn masses(&self) -> Vec<u32> {
         match &self.distribution {
             Distribution::Table(table) => table.masses(),
-            _ => Vec::new(),
+            Distribution::Even(_) | Distribution::Shares(_) => Vec::new(),
         }
     }
 
@@ -195,7 +208,10 @@ impl Sampler {
     /// (V) ln of each item's expected count among S negatives; unique: of its probability to be among them; in-batch: of its
     /// share of the targets: their number, which changes from batch to batch, is added on the device.
     pub fn log_q(&self) -> Vec<f32> {
-        let s = if self.settings.kind == SamplerKind::InBatch { 1.0 } else { self.settings.negatives as f64 };
+        let s = match self.settings.kind {
+            SamplerKind::Uniform | SamplerKind::LogUniform | SamplerKind::Popularity => self.settings.negatives as f64,
+            SamplerKind::InBatch => 1.0,
+        };
         self.probabilities().into_iter().map(|p| (s * p).ln() as f32).collect()
     }
 }

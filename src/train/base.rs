@@ -1,4 +1,4 @@
-//! The run that another one starts from: opened, and held against what the new run would be.
+//! The run that another one starts from: opened, and compared with what the new run would be.
 
 use std::{collections::HashMap, path::Path};
 
@@ -8,7 +8,7 @@ use super::{
     engine::Engine,
     folder::{RunConfig, RunFolder},
     freeze::Freeze,
-    settings::{Patching, Settings},
+    settings::{Differs, Listed, Patching, Settings, list},
     side_tables::SideTables,
     trained::Which,
     transfer::{Transfer, open_origin},
@@ -269,22 +269,10 @@ fn check_model(
         ))
         .hint(format!("leave --model out, {tables}")));
     }
-    // What no tensor's shape tells.
-    let of = |s: &Settings| {
-        [
-            ("blocks", s.blocks.to_string()),
-            ("heads", s.heads.to_string()),
-            ("norm", format!("{:?}", s.norm).to_lowercase()),
-            ("dilations", String::from(s.dilations.clone())),
-            ("projection", s.projection.to_string()),
-        ]
-    };
-    for ((name, theirs), (_, mine)) in of(base).into_iter().zip(of(settings)) {
-        // What the model does not listen to makes no difference.
-        if theirs != mine && settings.find()?.0.uses.contains(&name) {
-            return Err(Error::user(format!("{path}: the base has --{name} {theirs}, the new run {mine}"))
-                .hint(format!("leave --{name} out: its layers were trained so; {tables}")));
-        }
+    // Not all of them shape a tensor.
+    if let Some((name, [theirs, mine])) = unlike_layers(base, settings).into_iter().next() {
+        return Err(Error::user(format!("{path}: the base has --{name} {theirs}, the new run {mine}"))
+            .hint(format!("leave --{name} out: its layers were trained so; {tables}")));
     }
     let patches = |s: &Settings| (s.patch, s.patches, s.patch_width);
     if base.patch != Patching::None && patches(base) != patches(settings) {
@@ -424,10 +412,6 @@ pub fn check_plans(
 
 /// An error of tensors that do not fit, with the flags to leave out: settings that shape tensors, unlike the base's.
 fn unlike(e: Error, base: &Settings, new: &Settings, transfer: Transfer) -> Error {
-    let all = |s: &Settings| serde_json::json!(s);
-    let (theirs, mine) = (all(base), all(new));
-    // Tables alone may stand under other layers.
-    let of_layers = |name: &str| ["blocks", "ffn-ratio", "taps", "join"].contains(&name);
     // Users and fields may come and go.
     let both = |has: fn(&Settings) -> bool| has(base) && has(new);
     let comes_or_goes = |name: &str| match name {
@@ -436,11 +420,15 @@ fn unlike(e: Error, base: &Settings, new: &Settings, transfer: Transfer) -> Erro
         "join" => !both(|s| s.user_width > 0 || !s.field_names().is_empty()),
         _ => false,
     };
-    let unlike = |name: &&&str| {
-        let stands = transfer == Transfer::Embedding && of_layers(name) || comes_or_goes(name);
-        theirs[**name] != mine[**name] && !stands
+    let stands = |s: &Listed| match s.differs {
+        // Tables alone may stand under other layers.
+        Differs::Never => transfer == Transfer::Embedding,
+        Differs::ByShape => false,
+        Differs::ByColumns => comes_or_goes(&s.name) || transfer == Transfer::Embedding && s.name == "join",
+        Differs::Freely => true,
     };
-    let flags: Vec<String> = SHAPING.iter().filter(unlike).map(|name| format!("--{name}")).collect();
+    let unlike = differences(base, new).into_iter().filter(|(s, _)| !stands(s));
+    let flags: Vec<String> = unlike.map(|(s, _)| format!("--{}", s.name)).collect();
     match (&e.hint, flags.is_empty()) {
         (Some(hint), false) => {
             let hint = hint.replace("give the new run the base's settings", &format!("leave {} out", flags.join(", ")));
@@ -450,22 +438,24 @@ fn unlike(e: Error, base: &Settings, new: &Settings, transfer: Transfer) -> Erro
     }
 }
 
-/// Settings that shape tensors.
-const SHAPING: &[&str] = &[
-    "width",
-    "length",
-    "blocks",
-    "ffn-ratio",
-    "taps",
-    "window",
-    "horizontal",
-    "vertical",
-    "rating-width",
-    "user-width",
-    "fields",
-    "field-width",
-    "join",
-];
+/// The settings that differ and have an effect in both runs, as flags spell their values: of the base and of the new run.
+fn differences(base: &Settings, new: &Settings) -> Vec<(Listed, [String; 2])> {
+    let all = [base, new].map(|s| serde_json::json!(s));
+    let has_effect = |s: &Settings, name: &str| s.idle(name, None).is_ok_and(|idle| idle.is_none());
+    let differs = |listed: Listed| {
+        let [theirs, mine] = [0, 1].map(|i| &all[i][&listed.name]);
+        let effective = theirs != mine && [base, new].iter().all(|s| has_effect(s, &listed.name));
+        let words = |value: &serde_json::Value| value.as_str().map_or(value.to_string(), str::to_string);
+        effective.then(|| (listed, [words(theirs), words(mine)]))
+    };
+    list().into_iter().filter_map(differs).collect()
+}
+
+/// The settings that layers were trained with and that the new run has otherwise: names, and the values of both.
+fn unlike_layers(base: &Settings, new: &Settings) -> Vec<(String, [String; 2])> {
+    let fixed = differences(base, new).into_iter().filter(|(s, _)| s.differs == Differs::Never);
+    fixed.map(|(s, values)| (s.name, values)).collect()
+}
 
 /// What a transfer would take over and the new run has no place for.
 pub(super) fn left_behind<'k>(

@@ -18,7 +18,7 @@ use crate::{
     mem::{F32, Init, Param, Planner, Span},
     models::Representations,
     ops::{Backend, Later},
-    tasks::{self, Batch, LossKind, Rating, Sequence},
+    tasks::{self, Batch, Rating, Sequence},
 };
 
 use super::{
@@ -401,6 +401,11 @@ impl<B: Backend> Engine<B> {
         self.plan.params()
     }
 
+    /// The scored rows, and the table and bias that score them.
+    pub fn representations(&self) -> &Representations {
+        &self.r
+    }
+
     /// Ranks and lists, and the backend that they are made on.
     pub(super) fn scoring(&mut self) -> (&Scoring, &mut B) {
         (&self.step_plan.scoring, &mut self.backend)
@@ -495,7 +500,7 @@ impl<B: Backend> Engine<B> {
             let middle = low + (high - low) / 2;
             if fits(middle) { low = middle } else { high = middle }
         }
-        let negatives = if settings.loss == LossKind::Softmax { "" } else { ", --negatives" };
+        let negatives = if settings.loss.sampled() { ", --negatives" } else { "" };
         match low {
             0 => e.hint(format!("not even one sequence a step fits: lower --width, --length{negatives} or --blocks")),
             batch => e.hint(format!("--batch {batch} would fit; or lower --length, --width{negatives} or --blocks")),

@@ -45,8 +45,9 @@ impl<'a> Start<'a> {
         theirs: &'a Vocab,
     ) -> Self {
         let mut start = Start { means: HashMap::new(), values: Vec::new() };
-        if how == FreshRows::Random {
-            return start;
+        match how {
+            FreshRows::Random => return start,
+            FreshRows::Mean | FreshRows::Content => {}
         }
         let mut sums: HashMap<&str, (Vec<f64>, f64)> = HashMap::new();
         for (key, row) in theirs.keys().zip(base.chunks_exact(d)) {

@@ -34,7 +34,7 @@ pub use fresh::FreshRows;
 pub use loader::BatchLoader;
 pub use memory::MemoryPlan;
 pub use run::{TrainEvent, train};
-pub use settings::{Flags, Numbers, Patching, Settings, TableUpdate};
+pub use settings::{Differs, Flags, Listed, Numbers, Patching, Settings, TableUpdate};
 pub use side_tables::SideTables;
 pub use trained::{Trained, Which};
 pub use transfer::{Carried, Origin, Transfer};

@@ -127,11 +127,11 @@ impl Settings {
         if let Some((name, x)) = finite.iter().find(|(_, x)| !x.is_finite() || *x < 0.0) {
             return Err(Error::user(format!("--{name} {x} is out of range")).hint("it must be a number of at least 0"));
         }
-        if self.table_update == TableUpdate::Rows && self.loss == LossKind::Softmax {
+        if self.table_update == TableUpdate::Rows && !self.loss.sampled() {
             return Err(Error::user(
                 "--table-update rows: full softmax has a gradient for every row of the item table",
             )
-            .hint("use --loss sampled-softmax, bce, gbce or bpr, or leave --table-update out"));
+            .hint(format!("use --loss {}, or leave --table-update out", LossKind::words(LossKind::sampled, "or"))));
         }
         let (_, task) = self.find()?;
         if self.table_update == TableUpdate::Rows && task.rated {

@@ -11,9 +11,61 @@ use crate::{
     tasks::{self, LossKind, LossSettings, SamplerKind, SamplerSettings, TaskSettings},
 };
 
+/// How far a setting may differ between a run that takes over layers and its base.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Differs {
+    /// Not at all: the layers were trained with it. Every setting under "Model" that has no mark.
+    Never,
+    /// It shapes tables that even runs without the base's layers take over: the shapes of tensors decide.
+    ByShape,
+    /// What it adds to the items may come and go: the columns of tensors decide.
+    ByColumns,
+    /// Freely, or there is a check of its own. Every setting under another heading that has no mark.
+    Freely,
+}
+
+/// A setting of the list.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// Flag and TOML key.
+    pub name: String,
+    pub differs: Differs,
+    /// Whether the list says so, rather than its heading.
+    pub marked: bool,
+}
+
+impl Listed {
+    fn new(name: &str, group: &str, mark: Option<Differs>) -> Self {
+        let usual = if group == MODEL { Differs::Never } else { Differs::Freely };
+        Listed { name: name.replace('_', "-"), differs: mark.unwrap_or(usual), marked: mark.is_some() }
+    }
+}
+
+/// The heading of what shapes a model.
+const MODEL: &str = "Model";
+
+/// The help of a flag: its text, the models or tasks to choose from, which models use it where not all do, its default.
+fn help(name: &str, text: &str, shown: &str) -> String {
+    let name = name.replace('_', "-");
+    let choices = match name.as_str() {
+        "model" => format!(": {}", models::ALL.iter().map(models::ModelEntry::listed).collect::<Vec<_>>().join(", ")),
+        "task" => format!(": {}", tasks::names().join(", ")),
+        _ => String::new(),
+    };
+    let users: Vec<&str> = models::ALL.iter().filter(|m| m.uses.contains(&name.as_str())).map(|m| m.name).collect();
+    let only = match users.len() {
+        0 => String::new(),
+        n if n == models::ALL.len() => String::new(),
+        _ => format!(" [models: {}]", users.join(", ")),
+    };
+    format!("{text}{choices}{only} [default: {shown}]")
+}
+
+// NAME: TYPE = DEFAULT, "DEFAULT AS SHOWN", "HELP", and how far it may differ from a base (`Differs`) where its heading
+// does not say so.
 macro_rules! settings {
     ($($group:literal {
-        $($(#[$flag:meta])* $name:ident: $type:ty = $default:expr, $shown:literal, $help:literal;)*
+        $($(#[$flag:meta])* $name:ident: $type:ty = $default:expr, $shown:literal, $help:literal $(, $differs:ident)?;)*
     })*) => {
         /// The settings of a run, as stored in its folder (`config.toml`). Keys are the flags without the dashes.
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,10 +85,20 @@ macro_rules! settings {
         pub struct Flags {
             $($(
                 #[arg(long, help_heading = $group, allow_negative_numbers = true)]
-                #[arg(help = concat!($help, " [default: ", $shown, "]"))]
+                #[arg(help = help(stringify!($name), $help, $shown))]
                 $(#[$flag])*
                 pub $name: Option<$type>,
             )*)*
+        }
+
+        /// All settings, in the order of the list.
+        pub fn list() -> Vec<Listed> {
+            let mut all = Vec::new();
+            $($(
+                let marks: &[Differs] = &[$(Differs::$differs)?];
+                all.push(Listed::new(stringify!($name), $group, marks.first().copied()));
+            )*)*
+            all
         }
 
         impl Flags {
@@ -74,56 +136,56 @@ macro_rules! settings {
 
 settings! {
     "Model" {
-        model: String = "bert4rec".into(), "bert4rec", "Which model: bert4rec, sasrec, gru4rec, peterrec (NextItNet with --task next-item), caser, dacf (ratings), mlp (users alone)";
-        task: String = "auto".into(), "auto", "What it learns: masked-item, next-item, next-basket, rating; auto: what the model was made for";
+        model: String = "bert4rec".into(), "bert4rec", "Which model", Freely;
+        task: String = "auto".into(), "auto", "What it learns (auto: what the model was made for)", Freely;
         #[arg(visible_alias = "dim")]
-        width: usize = 128, "128", "Width of all representations";
+        width: usize = 128, "128", "Width of all representations", ByShape;
         #[arg(visible_alias = "layers")]
         blocks: usize = 2, "2", "Transformer blocks, or blocks of two convolutions";
-        heads: usize = 4, "4", "Attention heads (bert4rec, sasrec); must divide the width";
+        heads: usize = 4, "4", "Attention heads; must divide the width";
         #[arg(visible_alias = "max-len")]
-        length: usize = 200, "200", "Longest sequence: of longer ones a random window is trained on, the newest items are used to predict";
+        length: usize = 200, "200", "Longest sequence: of longer ones a random window is trained on, the newest items are used to predict", ByShape;
         #[arg(hide = true)]
         ffn_ratio: usize = 4, "4", "Feed-forward width as a multiple of the width";
         #[arg(hide = true)]
         norm: NormPlace = NormPlace::Post, "post", "Layer norm after (post) or before (pre) each sub-layer";
         #[arg(num_args = 0..=1, default_missing_value = "true", hide = true)]
         projection: bool = false, "false", "Dense + GELU + norm between the last block and the item table, as in the paper";
-        dropout: f32 = 0.1, "0.1", "Dropout after embedding, attention and feed-forward";
+        dropout: f32 = 0.1, "0.1", "Dropout after embedding, attention and feed-forward", Freely;
         #[arg(hide = true)]
-        attention_dropout: f32 = 0.0, "0.0", "Dropout of attention probabilities";
+        attention_dropout: f32 = 0.0, "0.0", "Dropout of attention probabilities", Freely;
         #[arg(hide = true)]
-        init_std: f32 = 0.02, "0.02", "Standard deviation of the initial weights";
+        init_std: f32 = 0.02, "0.02", "Standard deviation of the initial weights", Freely;
         #[arg(visible_alias = "kernel-size")]
-        taps: usize = 3, "3", "Taps of a dilated convolution (peterrec)";
+        taps: usize = 3, "3", "Taps of a dilated convolution";
         #[arg(hide = true)]
-        dilations: List = List(vec![1, 4]), "1,4", "Dilations of the blocks, over and over (peterrec); the second convolution of a block has twice as much";
+        dilations: List = List(vec![1, 4]), "1,4", "Dilations of the blocks, over and over; the second convolution of a block has twice as much";
         #[arg(hide = true)]
-        window: usize = 5, "5", "Items that a convolution looks at (caser)";
+        window: usize = 5, "5", "Items that a convolution looks at";
         #[arg(hide = true)]
-        horizontal: usize = 16, "16", "Horizontal filters of each height (caser)";
+        horizontal: usize = 16, "16", "Horizontal filters of each height";
         #[arg(hide = true)]
-        vertical: usize = 4, "4", "Vertical filters (caser)";
+        vertical: usize = 4, "4", "Vertical filters";
         #[arg(hide = true)]
-        rating_width: usize = 32, "32", "Width of a rating's vector beside the item (bert4rec with --task rating); 0: as wide as the item, and added";
+        rating_width: usize = 32, "32", "Width of a rating's vector next to the item (--task rating); 0: as wide as the item, and added";
     }
     "Users and side fields" {
-        user_width: usize = 0, "0", "Width of a vector of each user, beside all items of the user's sequence; 0: users have none";
-        fields: String = "none".into(), "none", "Side fields of the items beside their vectors: names with commas between them, all, none";
+        user_width: usize = 0, "0", "Width of a vector of each user, beside all items of the user's sequence; 0: users have none", ByColumns;
+        fields: String = "none".into(), "none", "Side fields of the items beside their vectors: names with commas between them, all, none", ByColumns;
         #[arg(hide = true)]
-        field_width: usize = 16, "16", "Width of each side field";
+        field_width: usize = 16, "16", "Width of each side field", ByColumns;
         #[arg(hide = true)]
-        join: Join = Join::Concat, "concat", "How item, fields and user become one vector";
+        join: Join = Join::Concat, "concat", "How item, fields and user become one vector", ByColumns;
     }
     "Fine-tuning" {
         #[arg(num_args = 0..=1, default_missing_value = "true", hide = true)]
-        keep_side: bool = false, "false", "Keep the base's dense layer over items, users and fields where the new run has neither users nor fields [finetune sets it]";
+        keep_side: bool = false, "false", "Keep the base's dense layer over items, users and fields where the new run has neither users nor fields [finetune sets it]", Freely;
         #[arg(visible_alias = "adapter")]
-        patch: Patching = Patching::None, "none", "Where patches stand: behind the parts of a block, or parallel to them [--transfer patch: serial]";
+        patch: Patching = Patching::None, "none", "Where patches stand: behind the parts of a block, or parallel to them [--transfer patch: serial]", Freely;
         #[arg(hide = true)]
-        patches: usize = 2, "2", "Patches of a block: 1 or 2";
+        patches: usize = 2, "2", "Patches of a block: 1 or 2", Freely;
         #[arg(hide = true)]
-        patch_width: usize = 0, "0", "Width of a patch; 0: an eighth of --width";
+        patch_width: usize = 0, "0", "Width of a patch; 0: an eighth of --width", Freely;
         freeze: Freeze = Freeze::NONE, "none", "What stays as the base has it: none, all, or network and tables (network,items,users,fields) [--transfer patch: the network and each table whose rows the base knows all]";
     }
     "Tasks" {
@@ -134,9 +196,9 @@ settings! {
         targets: usize = 1, "1", "Items that next-item asks each position for (3 in the Caser paper)";
         loss: LossKind = LossKind::Softmax, "softmax", "What scored rows learn: softmax over the whole catalogue, or a loss against negatives";
         sampler: SamplerKind = SamplerKind::Uniform, "uniform", "Where negatives come from";
-        negatives: usize = 512, "512", "Negatives of a batch; of each scored row with --per-position and bce, gbce, bpr";
+        negatives: usize = 512, "512", "Negatives of a batch; of each scored row where rows have negatives of their own";
         #[arg(num_args = 0..=1, default_missing_value = "true", hide = true)]
-        per_position: bool = false, "false", "Each scored row has negatives of its own (sampled-softmax; bce, gbce and bpr always do)";
+        per_position: bool = false, "false", "Each scored row has negatives of its own (sampled-softmax; with other losses against negatives it always has)";
         #[arg(num_args = 0..=1, default_missing_value = "true", hide = true)]
         unique_negatives: bool = false, "false", "No item twice among a batch's negatives (uniform sampler)";
         #[arg(num_args = 0..=1, default_missing_value = "true", hide = true)]
@@ -286,7 +348,7 @@ impl Settings {
             TableUpdate::Rows => true,
             TableUpdate::Auto => {
                 let large = (items + 1).saturating_mul(self.width) > TableUpdate::DENSE_MOST;
-                self.loss != LossKind::Softmax && large && most < items && self.rows_can_catch_up()
+                self.loss.sampled() && large && most < items && self.rows_can_catch_up()
             }
         }
     }

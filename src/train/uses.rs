@@ -32,7 +32,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn in_batch(&self) -> bool {
-        self.loss.sampler.kind == SamplerKind::InBatch
+        self.loss.sampler.kind.in_batch()
     }
 
     fn transfers(&self, any: &[Transfer]) -> bool {
@@ -40,7 +40,7 @@ impl Run<'_> {
     }
 }
 
-/// Settings, when they have no effect, why, and what to do.
+/// Settings, when they have no effect, why, and what to do: texts of [`filled`].
 type Rule = (&'static [&'static str], fn(&Run) -> bool, &'static str, &'static str);
 
 const NEGATIVES: &[&str] =
@@ -50,20 +50,10 @@ const NEGATIVES: &[&str] =
 const RULES: &[Rule] = &[
     (&["loss"], |r| r.task.rated, "--task rating has a loss of its own", SQUARED),
     (NEGATIVES, |r| r.task.rated, "--task rating has a loss of its own", SQUARED),
-    (
-        NEGATIVES,
-        |r| r.loss.kind == LossKind::Softmax,
-        "full softmax has no negatives",
-        "use --loss sampled-softmax, bce, gbce or bpr",
-    ),
-    (&["gbce-t"], |r| r.loss.kind != LossKind::Gbce, "only --loss gbce is calibrated", LEAVE),
-    (&["log-q"], |r| r.loss.kind.pairwise(), "only --loss sampled-softmax is corrected", LEAVE),
-    (
-        &["per-position"],
-        |r| r.loss.kind.pairwise(),
-        "with bce, gbce and bpr each position has negatives of its own",
-        LEAVE,
-    ),
+    (NEGATIVES, |r| !r.loss.kind.sampled(), "full softmax has no negatives", "use --loss {sampled}"),
+    (&["gbce-t"], |r| !r.loss.kind.calibrated(), "only --loss gbce is calibrated", LEAVE),
+    (&["log-q"], |r| !r.loss.kind.correctable(), "only --loss sampled-softmax is corrected", LEAVE),
+    (&["per-position"], |r| r.loss.kind.pairwise(), "with {pairwise} each position has negatives of its own", LEAVE),
     (
         &["negatives", "per-position", "unique-negatives"],
         |r| r.in_batch(),
@@ -79,9 +69,9 @@ const RULES: &[Rule] = &[
     (&["table-update"], |r| r.task.rated, "--task rating updates all rows", LEAVE),
     (
         &["table-update"],
-        |r| r.loss.kind == LossKind::Softmax,
+        |r| !r.loss.kind.sampled(),
         "full softmax updates all rows of the item table",
-        "leave it out, or use --loss sampled-softmax, bce, gbce or bpr",
+        "leave it out, or use --loss {sampled}",
     ),
     (&["keep-seen"], |r| r.task.rated, "ratings are predicted, and nothing is ranked", LEAVE),
     (
@@ -132,6 +122,13 @@ const RULES: &[Rule] = &[
     (&["final-lr"], |r| r.s.decay == Decay::Constant, "with --decay constant the learning rate does not fall", LEAVE),
 ];
 
+/// A text of the rules, with the names of losses.
+fn filled(text: &str) -> String {
+    let sampled = || LossKind::words(LossKind::sampled, "or");
+    let pairwise = || LossKind::words(LossKind::pairwise, "and");
+    text.replace("{sampled}", &sampled()).replace("{pairwise}", &pairwise())
+}
+
 const LEAVE: &str = "leave it out";
 const SQUARED: &str = "leave it out: the loss is the squared error of the hidden ratings";
 
@@ -152,7 +149,7 @@ impl Settings {
         }
         let run = Run { s: self, model, task, loss: self.loss(), transfer };
         let rule = RULES.iter().find(|(names, applies, ..)| uses(names) && applies(&run));
-        Ok(rule.map(|(_, _, why, hint)| Idle { why: format!(": {why}"), hint: hint.to_string() }))
+        Ok(rule.map(|(_, _, why, hint)| Idle { why: format!(": {}", filled(why)), hint: filled(hint) }))
     }
 
     /// Refuses flags without effect.
@@ -166,5 +163,26 @@ impl Settings {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::settings::list;
+
+    /// A name that is misspelt would silence nothing, or refuse nothing.
+    #[test]
+    fn what_models_tasks_and_rules_name_are_settings() {
+        let settings: Vec<String> = list().into_iter().map(|s| s.name).collect();
+        let of_models = models::ALL.iter().flat_map(|m| m.uses.iter().map(|name| (m.name, *name)));
+        let of_tasks = tasks::ALL.iter().flat_map(|t| t.uses.iter().map(|name| (t.name, *name)));
+        let of_rules = RULES.iter().flat_map(|(names, ..)| names.iter().map(|name| ("a rule", *name)));
+        let wrong: Vec<_> = of_models
+            .chain(of_tasks)
+            .chain(of_rules)
+            .filter(|(_, name)| !settings.iter().any(|setting| setting == name))
+            .collect();
+        assert!(wrong.is_empty(), "not settings: {wrong:?}");
     }
 }

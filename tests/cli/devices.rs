@@ -95,6 +95,17 @@ fn devices_and_check_tell_what_there_is() {
     p.refused("check --device cpu --only nothing-of-the-kind", &["nothing-of-the-kind"]);
 }
 
+/// Every op and every whole step of the CPU engine in f32, as a user checks it.
+#[test]
+fn the_cpu_passes_its_check_in_f32() {
+    let p = Place::new();
+    let said = p.well("check --device cpu --precision f32");
+    for word in ["linear_fwd", "attention_fwd", "step ("] {
+        assert!(said.contains(word), "no {word}: {said}");
+    }
+    assert!(!said.contains("FAILED"), "{said}");
+}
+
 /// What `train --json` says of its memory.
 fn memory_of(p: &Place, run: &str, env: &[(&str, &str)]) -> serde_json::Value {
     let out = p.command(&format!("train data --out {run} --json {EMU}")).envs(env.iter().copied()).output().unwrap();

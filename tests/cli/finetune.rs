@@ -1,5 +1,6 @@
 //! What a run takes over from another: which rows of which tensors, what stays frozen, and what cannot be.
 
+use mipgpu::models;
 use safetensors::SafeTensors;
 use serde_json::Value;
 
@@ -56,7 +57,8 @@ fn grown(p: &Place) {
 #[test]
 fn a_transfer_without_training_is_the_base() {
     let p = Place::new();
-    for (model, patch) in [("bert4rec", true), ("sasrec", true), ("peterrec", true), ("gru4rec", false)] {
+    let usual = models::ALL.iter().filter(|model| !model.users && model.takes.items());
+    for (model, patch) in usual.map(|model| (model.name, model.patches)) {
         p.train(model, &format!("--model {model} --epochs 3 --lr 0.01"));
         let tune = |name: &str, flags: &str| {
             let run = format!("{model}-{name}");

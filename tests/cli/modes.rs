@@ -1,5 +1,6 @@
 //! Every way to train works through the program, and output is what was asked for.
 
+use mipgpu::models;
 use serde_json::Value;
 
 use super::{Place, TINY};
@@ -161,8 +162,9 @@ fn splits_by_time_and_by_number_reach_from_training_to_evaluation() {
 #[test]
 fn widths_that_heads_do_not_divide_are_for_models_without_heads() {
     let p = Place::new();
-    for model in ["gru4rec", "peterrec", "caser", "mlp --user-width 6"] {
-        let name = model.split(' ').next().unwrap();
+    for model in models::ALL.iter().filter(|model| !model.uses.contains(&"heads") && model.takes.items()) {
+        let name = model.name;
+        let model = if model.users { format!("{name} --user-width 6") } else { name.to_string() };
         let done = p.run(&format!("train data --out {name} --model {model} --epochs 1 --width 10 --length 20"));
         assert!(done.code == Some(0) && !done.err.contains("heads"), "{model}: {done:?}");
         p.well(&format!("eval {name}"));

@@ -1,5 +1,9 @@
 //! The CUDA kernels on the emulator, and the emulator itself. Needs a C++ compiler (g++).
 
+#[allow(dead_code, reason = "shared with other test binaries")]
+#[path = "../proofs/mod.rs"]
+mod proofs;
+
 mod machine;
 mod parity;
 mod planted_faults;

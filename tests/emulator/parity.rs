@@ -1,7 +1,8 @@
 //! The CUDA kernels on the emulator against the f64 reference, op by op, in both precisions; and the same bits in three
 //! thread orders times three timings of asynchronous copies. Needs a C++ compiler (g++) at build time.
+//! `MIPGPU_ONLY=NAME` runs the cases of some ops.
 
-use std::sync::Mutex;
+use std::{collections::BTreeSet, sync::Mutex};
 
 use mipgpu::{
     backend::{
@@ -16,6 +17,8 @@ use mipgpu::{
     mem::{Planner, Precision},
     ops::{self, Memory, Op, Run, case::Case},
 };
+
+use crate::proofs::{Failures, wanted};
 
 /// The emulator's settings belong to the process: one op at a time.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -42,26 +45,59 @@ fn prove_in<F: Op, B: Op>(
     Simt: Run<F> + Run<B>,
 {
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(|e| e.into_inner());
+    let mut failures = Failures::default();
     for &precision in precisions {
         let open = |plan: &Planner| open(precision, plan);
-        for case in &cases {
-            emulate(Emulation::default()).unwrap();
-            if let Err(e) = ops::prove::parity(case, &open) {
-                panic!("{precision:?}: {e}");
-            }
-            let usual = ops::prove::fingerprint(case, &open).unwrap();
-            for (order, copies) in (0..9).map(|i| (i / 3, i % 3)).skip(1) {
-                emulate(Emulation { order, copies, seed: 7 }).unwrap();
-                let other = ops::prove::fingerprint(case, &open).unwrap();
-                assert!(other == usual, "{precision:?}: {}: other bits in order {order}, copies {copies}", case.name);
-            }
+        for case in chosen(&cases) {
+            failures.of(&format!("{precision:?}"), || {
+                emulate(Emulation::default()).unwrap();
+                ops::prove::parity(case, &open)?;
+                let said = |e: String| format!("case '{}': {e}", case.name);
+                let usual = ops::prove::fingerprint(case, &open).map_err(said)?;
+                for (order, copies) in (0..9).map(|i| (i / 3, i % 3)).skip(1) {
+                    emulate(Emulation { order, copies, seed: 7 }).unwrap();
+                    if ops::prove::fingerprint(case, &open).map_err(said)? != usual {
+                        return Err(said(format!(
+                            "{} and {} leave other bits in order {order}, copies {copies}",
+                            F::NAME,
+                            B::NAME
+                        )));
+                    }
+                }
+                Ok(())
+            });
         }
     }
     emulate(Emulation::default()).unwrap();
+    failures.report();
+}
+
+/// The cases that `MIPGPU_ONLY` leaves in.
+fn chosen<F: Op, B: Op>(cases: &[Case<F, B>]) -> impl Iterator<Item = &Case<F, B>> {
+    cases.iter().filter(|case| wanted(&[&case.name, F::NAME, B::NAME]))
+}
+
+fn names<F: Op, B: Op>(cases: Vec<Case<F, B>>) -> Vec<String> {
+    cases.into_iter().map(|case| case.name).collect()
 }
 
 macro_rules! ops {
-    ($($test:ident: $cases:expr;)*) => { $(#[test] fn $test() { prove($cases); })* };
+    ($($test:ident: $cases:expr;)*) => {
+        $(#[test] fn $test() { prove($cases); })*
+
+        /// An op that is in the list of all cases and not in this one would be trusted on a GPU unproved.
+        #[test]
+        fn every_case_of_every_op_is_proved_on_the_emulator() {
+            let mut here: BTreeSet<String> = BTreeSet::new();
+            $(here.extend(names($cases));)*
+            let all = ops::all_cases::<Simt>();
+            let missing: Vec<&str> = all.iter().map(|case| case.name()).filter(|name| !here.contains(*name)).collect();
+            assert!(missing.is_empty(), "not proved on the emulator: {missing:?}");
+            let run: BTreeSet<&str> = all.iter().flat_map(|case| case.ops()).collect();
+            let unproved: Vec<_> = ops::names().iter().filter(|name| !run.contains(*name)).collect();
+            assert!(unproved.is_empty(), "no case runs {unproved:?}");
+        }
+    };
 }
 
 ops! {
@@ -134,11 +170,15 @@ where
     prove_in(&[Precision::Bf16], cases(), &wgmma);
     // The same products, summed in the same order: what the reference's tolerance would let pass shows here.
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(|e| e.into_inner());
-    for case in cases() {
-        let bits = |open: &dyn Fn(&Planner) -> Result<Simt>| ops::prove::fingerprint(&case, open).unwrap();
-        let (variant, portable) = (bits(&|p| wgmma(Precision::Bf16, p)), bits(&|p| emulated(Precision::Bf16, p)));
-        assert!(variant == portable, "{}: other bits than without wgmma", case.name);
+    let mut failures = Failures::default();
+    for case in chosen(&cases()) {
+        failures.of(&format!("case '{}'", case.name), || {
+            let bits = |open: &dyn Fn(&Planner) -> Result<Simt>| ops::prove::fingerprint(case, open);
+            let (variant, portable) = (bits(&|p| wgmma(Precision::Bf16, p))?, bits(&|p| emulated(Precision::Bf16, p))?);
+            if variant == portable { Ok(()) } else { Err("other bits than without wgmma".into()) }
+        });
     }
+    failures.report();
 }
 
 #[test]

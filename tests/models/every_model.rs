@@ -1,6 +1,7 @@
 //! Whole models: the directional gradient of everything at f64, and overfitting one batch. Every model of the list is
 //! tested; a new model adds nothing here.
 
+use clap::ValueEnum;
 use mipgpu::{
     backend::{Cpu, Reference},
     base::rng::{Purpose, Stream},
@@ -54,6 +55,11 @@ fn variants() -> Vec<Settings> {
         Settings { user_width: 3, fields: "all".into(), field_width: 2, ..small.clone() },
     ] {
         all.push(Settings { task: "next-basket".into(), ..s });
+    }
+    for loss in LossKind::value_variants() {
+        if all.iter().all(|s| s.loss != *loss) {
+            all.push(Settings { loss: *loss, ..small.clone() });
+        }
     }
     // Every model with every task that fits, and behind the first one a loss of pairs.
     for model in models::ALL {

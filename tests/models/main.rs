@@ -13,6 +13,7 @@ mod clicks;
 mod conv_block;
 mod every_model;
 mod gru;
+mod losses;
 mod masked_item;
 mod next_basket;
 mod pytorch;

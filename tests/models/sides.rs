@@ -8,6 +8,7 @@ use mipgpu::{
     data::Dataset,
     eval::{Encoder, Query},
     layers::DataSummary,
+    models,
     ops::{BagLists, Memory},
     tasks::Sequence,
     train::{Engine, Settings, Trained, Which},
@@ -326,7 +327,8 @@ fn assert_close(a: &[f32], b: &[f32], what: &str) {
 #[test]
 fn what_is_added_begins_as_nothing_and_learns() {
     let p = Place::new();
-    for model in ["bert4rec", "sasrec", "gru4rec", "peterrec", "caser"] {
+    let with_items = models::ALL.iter().filter(|model| !model.users && model.takes.items());
+    for model in with_items.map(|model| model.name) {
         p.well(&format!("train data --out {model} -q {SMALL} --model {model} --epochs 6"));
         let base = scores(&p, model, &["u3", "nobody"]);
         for (join, what, flags) in ["concat", "sum"].into_iter().flat_map(|join| {

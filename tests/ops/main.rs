@@ -3,6 +3,9 @@
 #[allow(dead_code, reason = "shared with other test binaries")]
 #[path = "../evaluation/mod.rs"]
 mod evaluation;
+#[allow(dead_code, reason = "shared with other test binaries")]
+#[path = "../proofs/mod.rs"]
+mod proofs;
 
 mod gradients;
 mod negatives;

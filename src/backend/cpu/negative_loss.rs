@@ -131,8 +131,11 @@ impl Kernel for Forward<'_> {
                     s.sum(sum) + self.bias[k] - if j == 0 { 0.0 } else { self.log_q.get(k).map_or(0.0, |q| q - free) };
             }
             let (n, z0) = (spread(x, z, id, self.v), z[0]);
+            if id[0] as usize >= self.v {
+                *loss = 0.0;
+                continue;
+            }
             *loss = match self.contrast {
-                _ if id[0] as usize >= self.v => 0.0,
                 Contrast::Bce { beta } => (beta * softplus1(-z0) + total(s, x, SoftplusFrom(0.0))) / (1 + n) as f32,
                 Contrast::Bpr => total(s, x, SoftplusFrom(z0)) / n.max(1) as f32,
                 Contrast::Softmax => {
@@ -179,7 +182,10 @@ impl Kernel for Backward<'_> {
                     }
                 };
                 let (at, p) = (s.splat(at), x.as_mut_ptr());
-                let alone = self.contrast != Contrast::Softmax;
+                let alone = match self.contrast {
+                    Contrast::Bce { .. } | Contrast::Bpr => true,
+                    Contrast::Softmax => false,
+                };
                 let mut sum = s.zero();
                 lanes!(S, x.len(), |j, k| {
                     // SAFETY: j + k is at most the row's length.
@@ -194,7 +200,7 @@ impl Kernel for Backward<'_> {
                 g[0] = dloss
                     * match self.contrast {
                         Contrast::Bce { beta } => -beta * scale * sigmoid1(-z0),
-                        _ => -s.sum(sum),
+                        Contrast::Bpr | Contrast::Softmax => -s.sum(sum),
                     };
                 g[1..].iter_mut().zip(&*x).for_each(|(g, slope)| *g = dloss * slope);
             }

@@ -1,7 +1,7 @@
 //! Launchers of `kernels/draw_negatives.cu`: a thread a shared negative; a block a sequence, its items in shared memory.
 
 use super::{Simt, kernels::*};
-use crate::ops::{DrawCandidates, DrawNegatives, MarkOwn, Run, Valid, draw_negatives::Sampling};
+use crate::ops::{DrawCandidates, DrawNegatives, MarkOwn, Run, Valid};
 
 /// The longest sequence whose items find room in shared memory on every GPU.
 const MOST: usize = 8 * 1024;
@@ -26,13 +26,13 @@ impl Run<DrawNegatives> for Simt {
     fn execute(&mut self, op: &Valid<'_, DrawNegatives>) {
         let params = DrawNegativesParams {
             negative: self.at(op.negative),
-            alias: if op.sampling == Sampling::Alias { self.at(op.alias) } else { 0 },
+            alias: if op.sampling.by_alias() { self.at(op.alias) } else { 0 },
             step: self.at(op.step),
             v: op.v as u32,
             seed_lo: op.seed as u32,
             seed_hi: (op.seed >> 32) as u32,
             s: op.s as i32,
-            unique: (op.sampling == Sampling::Unique) as i32,
+            unique: op.sampling.unique() as i32,
         };
         self.launch(Kernel::DrawNegatives, [op.s.div_ceil(128), 1, 1], 0, params);
     }
@@ -48,8 +48,8 @@ impl Run<DrawCandidates> for Simt {
             cu: self.at(op.cu),
             scored: self.at(op.scored),
             free: if op.free.is_empty() { 0 } else { self.at(op.free) },
-            alias: if op.sampling == Sampling::Alias { self.at(op.alias) } else { 0 },
-            mass: if op.sampling == Sampling::Alias && !op.free.is_empty() { self.at(op.mass) } else { 0 },
+            alias: if op.sampling.by_alias() { self.at(op.alias) } else { 0 },
+            mass: if op.sampling.by_alias() && !op.free.is_empty() { self.at(op.mass) } else { 0 },
             step: self.at(op.step),
             v: op.v as u32,
             seed_lo: op.seed as u32,

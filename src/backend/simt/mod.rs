@@ -87,6 +87,8 @@ pub struct Simt {
     /// bf16 copy of [`Arena::Param`], empty in f32.
     shadow: CudaSlice<u8>,
     scratch: CudaSlice<u8>,
+    /// The most that an op has taken of it: see [`Memory::scratch_taken`].
+    scratch_taken: usize,
     /// What a write converts into.
     staging: Vec<bf16>,
     gemm: Option<Box<dyn Gemm>>,
@@ -207,6 +209,7 @@ impl Simt {
             arenas,
             shadow,
             scratch,
+            scratch_taken: 0,
             staging: Vec::new(),
             gemm: Some(gemm),
             graphs: HashMap::new(),
@@ -346,6 +349,7 @@ impl Simt {
 
     /// Room for partial sums, at least `bytes`; what it holds is lost at the next op.
     fn scratch(&mut self, bytes: usize) -> Ptr {
+        self.scratch_taken = self.scratch_taken.max(bytes);
         if self.scratch.len() < bytes {
             // Recorded work knows the old address.
             self.graphs.clear();
@@ -469,6 +473,10 @@ impl Memory for Simt {
 
     fn bytes(plan: &Planner, precision: Precision) -> usize {
         bytes(plan, precision)
+    }
+
+    fn scratch_taken(&mut self) -> usize {
+        std::mem::take(&mut self.scratch_taken)
     }
 
     fn refuse(&mut self, why: &Invalid) {

@@ -3,6 +3,14 @@
 use super::{Simt, kernels::*};
 use crate::ops::{PointLossBwd, PointLossFwd, Run, Valid, point_loss::PointKind};
 
+/// The kernel's number of a loss.
+fn kind(kind: PointKind) -> i32 {
+    match kind {
+        PointKind::Squared => 0,
+        PointKind::Logistic => 1,
+    }
+}
+
 fn grid(m: usize) -> [usize; 3] {
     [m.div_ceil(256), 1, 1]
 }
@@ -14,7 +22,7 @@ impl Run<PointLossFwd> for Simt {
             z: self.at(op.z),
             target: self.at(op.target),
             m: op.m as i64,
-            logistic: (op.kind == PointKind::Logistic) as i32,
+            kind: kind(op.kind),
         };
         self.launch(Kernel::PointLossFwd, grid(op.m), 0, params);
     }
@@ -32,7 +40,7 @@ impl Run<PointLossBwd> for Simt {
             z: self.at(op.z),
             target: self.at(op.target),
             m: op.m as i64,
-            logistic: (op.kind == PointKind::Logistic) as i32,
+            kind: kind(op.kind),
             add,
         };
         self.launch(Kernel::PointLossBwd, grid(op.m), 0, params);

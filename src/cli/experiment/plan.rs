@@ -29,7 +29,6 @@ use crate::{
         trials,
     },
     layers::{DataSummary, RatingScale},
-    tasks::LossKind,
     train::{Flags, RunConfig, Settings, SideTables, Transfer, run, transfer::check_plans},
 };
 
@@ -307,8 +306,7 @@ fn counted(settings: &Settings) -> serde_json::Value {
         }
     }
     // 2: the target's logit is not lowered by log q.
-    let sampled = [LossKind::SampledSoftmax, LossKind::SampledUniform, LossKind::SampledPopularity];
-    if sampled.contains(&settings.loss) {
+    if settings.loss.correctable() {
         map.insert("loss-revision".into(), 2.into());
     }
     counted
@@ -453,6 +451,7 @@ fn divide(spec: &DataSpec, data: &Dataset, folder: &Path, printer: &Printer) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tasks::LossKind;
 
     #[test]
     fn runs_of_earlier_versions_keep_their_keys_where_they_come_out_the_same() {

@@ -14,6 +14,7 @@ sides ([`Loss::tables`]): from the input, from shared negatives and from the pai
 mod per_row;
 mod shared;
 
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -33,7 +34,7 @@ use crate::{
 use per_row::PerRow;
 use shared::Shared;
 
-/// How a target is held against the items it is compared with.
+/// How a target is compared with other items.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum LossKind {
@@ -61,13 +62,73 @@ impl LossKind {
         match self {
             LossKind::SampledUniform => (LossKind::SampledSoftmax, SamplerKind::Uniform),
             LossKind::SampledPopularity => (LossKind::SampledSoftmax, SamplerKind::Popularity),
-            kind => (kind, sampler),
+            LossKind::Softmax | LossKind::SampledSoftmax | LossKind::Bce | LossKind::Gbce | LossKind::Bpr => {
+                (self, sampler)
+            }
         }
     }
 
-    /// Whether each row has negatives of its own, whatever is asked for.
+    /// All of them and their names, without the names of earlier versions.
+    pub fn named() -> Vec<(LossKind, String)> {
+        let shown = |kind: &LossKind| {
+            let value = kind.to_possible_value().filter(|value| !value.is_hide_set())?;
+            Some((*kind, value.get_name().to_string()))
+        };
+        LossKind::value_variants().iter().filter_map(shown).collect()
+    }
+
+    /// The names of the losses that `are`, for sentences: `bce, gbce and bpr`.
+    pub fn words(are: impl Fn(LossKind) -> bool, last: &str) -> String {
+        let mut names: Vec<String> =
+            LossKind::named().into_iter().filter(|(kind, _)| are(*kind)).map(|(_, name)| name).collect();
+        match names.pop() {
+            Some(end) if !names.is_empty() => format!("{} {last} {end}", names.join(", ")),
+            only => only.unwrap_or_default(),
+        }
+    }
+
+    /// Whether targets are compared with negatives instead of the whole catalogue.
+    pub fn sampled(self) -> bool {
+        match self {
+            LossKind::Softmax => false,
+            LossKind::SampledSoftmax
+            | LossKind::Bce
+            | LossKind::Gbce
+            | LossKind::Bpr
+            | LossKind::SampledUniform
+            | LossKind::SampledPopularity => true,
+        }
+    }
+
+    /// Whether each row always has negatives of its own, with or without `per-position`.
     pub fn pairwise(self) -> bool {
-        matches!(self, LossKind::Bce | LossKind::Gbce | LossKind::Bpr)
+        match self {
+            LossKind::Bce | LossKind::Gbce | LossKind::Bpr => true,
+            LossKind::Softmax | LossKind::SampledSoftmax | LossKind::SampledUniform | LossKind::SampledPopularity => {
+                false
+            }
+        }
+    }
+
+    /// Whether `log-q` corrects its logits.
+    pub fn correctable(self) -> bool {
+        match self {
+            LossKind::SampledSoftmax | LossKind::SampledUniform | LossKind::SampledPopularity => true,
+            LossKind::Softmax | LossKind::Bce | LossKind::Gbce | LossKind::Bpr => false,
+        }
+    }
+
+    /// Whether `gbce-t` calibrates it.
+    pub fn calibrated(self) -> bool {
+        match self {
+            LossKind::Gbce => true,
+            LossKind::Softmax
+            | LossKind::SampledSoftmax
+            | LossKind::Bce
+            | LossKind::Bpr
+            | LossKind::SampledUniform
+            | LossKind::SampledPopularity => false,
+        }
     }
 }
 
@@ -90,17 +151,41 @@ impl LossSettings {
     /// # Errors
     /// They do not; says why.
     pub fn check(&self, items: Option<usize>) -> Result<()> {
-        if self.kind == LossKind::Gbce {
+        if self.kind.calibrated() {
             gbce_beta(self.gbce_t, self.sampler.negatives, 2)?;
         }
-        match self.kind {
-            LossKind::Softmax => Ok(()),
-            kind if kind.pairwise() && self.sampler.kind == SamplerKind::InBatch => {
-                Err(Error::user("bce, gbce and bpr draw negatives of each row's own: there are none in the batch")
-                    .hint("--sampler popularity draws alike, or use --loss sampled-softmax"))
-            }
-            _ => self.sampler.check(items.unwrap_or(u32::MAX as usize - 1)),
+        if !self.kind.sampled() {
+            return Ok(());
         }
+        if self.kind.pairwise() && self.sampler.kind.in_batch() {
+            let pairwise = LossKind::words(LossKind::pairwise, "and");
+            return Err(Error::user(format!(
+                "{pairwise} draw negatives of each row's own: there are none in the batch"
+            ))
+            .hint("--sampler popularity draws alike, or use --loss sampled-softmax"));
+        }
+        self.sampler.check(items.unwrap_or(u32::MAX as usize - 1))
+    }
+
+    /// Whether each row has negatives of its own.
+    fn by_row(&self) -> bool {
+        self.kind.pairwise() || self.kind.sampled() && self.sampler.per_row
+    }
+
+    /// How each row's candidates are compared; `None`: with the whole catalogue, or with negatives that rows share.
+    ///
+    /// # Errors
+    /// The calibration is out of range.
+    fn contrast(&self, items: usize) -> Result<Option<Contrast>> {
+        Ok(match self.kind {
+            LossKind::Softmax => None,
+            LossKind::SampledSoftmax | LossKind::SampledUniform | LossKind::SampledPopularity => {
+                self.by_row().then_some(Contrast::Softmax)
+            }
+            LossKind::Bce => Some(Contrast::Bce { beta: 1.0 }),
+            LossKind::Gbce => Some(Contrast::Bce { beta: gbce_beta(self.gbce_t, self.sampler.negatives, items)? }),
+            LossKind::Bpr => Some(Contrast::Bpr),
+        })
     }
 }
 
@@ -171,20 +256,20 @@ impl Loss {
         p.label("loss");
         let (m, sampler) = (input.capacity.m, &c.sampler);
         let n = if r.rows.is_some() { input.capacity.n } else { 0 };
-        let sampled = c.kind != LossKind::Softmax;
-        let s = if sampled && sampler.per_row { sampler.negatives } else { 0 };
+        let sampled = c.kind.sampled();
+        let s = if c.by_row() { sampler.negatives } else { 0 };
         let pairs = if sampled { m * (1 + s) } else { 0 };
-        let by_row = sampled && sampler.per_row && c.kind == LossKind::SampledSoftmax && c.log_q;
+        let by_row = c.by_row() && c.kind.correctable() && c.log_q;
         let free = p.stat(if by_row { m } else { 0 });
         let candidates = Candidates { id: p.index(pairs), g: p.stat(pairs), free, s, own: c.exclude_seen };
-        let against = match c.kind {
-            LossKind::Softmax => Against::Catalogue,
-            _ if sampler.per_row => Against::PerRow(PerRow::plan(p, contrast(c, r.v)?, pairs)),
-            _ => Against::Shared(Shared::plan(p, c, &r, input)),
+        let against = match c.contrast(r.v)? {
+            Some(contrast) => Against::PerRow(PerRow::plan(p, contrast, pairs)),
+            None if sampled => Against::Shared(Shared::plan(p, c, &r, input)),
+            None => Against::Catalogue,
         };
         let shared = if let Against::Shared(shared) = &against { shared.most(m) } else { 0 };
         // The kernels of shared negatives always subtract it, those of a row's own where there is one.
-        let corrected = matches!(against, Against::Shared(_)) || c.kind == LossKind::SampledSoftmax && c.log_q;
+        let corrected = matches!(against, Against::Shared(_)) || c.kind.correctable() && c.log_q;
         Ok(Loss {
             settings: *c,
             input: *input,
@@ -207,12 +292,15 @@ impl Loss {
     /// Rows of the item table that a batch of capacity `c` touches at most; `None` where it touches all of them.
     pub fn touched(settings: &LossSettings, c: &Capacity) -> Option<usize> {
         let sampler = &settings.sampler;
-        match settings.kind {
-            LossKind::Softmax => None,
-            _ if sampler.per_row => Some(c.n + c.m * (1 + sampler.negatives)),
-            _ if sampler.kind == SamplerKind::InBatch => Some(c.n + 2 * c.m),
-            _ => Some(c.n + c.m + sampler.negatives),
-        }
+        settings.kind.sampled().then(|| {
+            let each = if settings.by_row() { c.m * sampler.negatives } else { 0 };
+            let shared = match settings.by_row() {
+                true => 0,
+                false if sampler.kind.in_batch() => c.m,
+                false => sampler.negatives,
+            };
+            c.n + c.m + each + shared
+        })
     }
 
     fn by_rows(&self) -> bool {
@@ -234,7 +322,7 @@ impl Loss {
     fn sort(&self, b: &mut dyn Backend, s: &BatchShape) {
         let negative = match &self.against {
             Against::Shared(shared) => shared.negatives(self, s),
-            _ => (Span::empty(), 0),
+            Against::Catalogue | Against::PerRow(_) => (Span::empty(), 0),
         };
         let pairs = (self.candidates.id, s.m * (1 + self.candidates.s));
         let input = (self.input.item, self.input_rows(s));
@@ -411,6 +499,7 @@ impl Objective for Loss {
         Some((self.target, self.weight))
     }
 }
+
 /// The same sums where only touched rows have a gradient: at the places where their runs begin, zero elsewhere.
 fn sum_by_rows(b: &mut dyn Backend, sum: &SegmentSum) {
     let SegmentSum { dtable, dy, panel, g, h, order, key, n, s, m, p, d, v } = *sum;
@@ -420,14 +509,4 @@ fn sum_by_rows(b: &mut dyn Backend, sum: &SegmentSum) {
     // The gradient norm takes all of it: what a larger batch left behind it goes. Of no rows: zeros.
     let rest = all.slice(used, all.len() - used);
     b.run(&SegmentSum::of(Dst::Write(rest), dy, &Sorted::empty(), [0, d, rest.len() / d]));
-}
-
-/// How each row's candidates are held against each other.
-fn contrast(c: &LossSettings, items: usize) -> Result<Contrast> {
-    Ok(match c.kind {
-        LossKind::Bce => Contrast::Bce { beta: 1.0 },
-        LossKind::Gbce => Contrast::Bce { beta: gbce_beta(c.gbce_t, c.sampler.negatives, items)? },
-        LossKind::Bpr => Contrast::Bpr,
-        _ => Contrast::Softmax,
-    })
 }

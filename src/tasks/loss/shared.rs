@@ -1,6 +1,6 @@
 //! Sampled softmax against negatives that all rows of a batch share: one panel of table rows, products of matrices.
 
-use super::{Loss, LossSettings, SamplerKind};
+use super::{Loss, LossSettings};
 use crate::{
     layers::{BatchShape, Input},
     mem::{Act, Dst, Planner, Span, U32},
@@ -30,7 +30,7 @@ pub(super) struct Shared {
 
 impl Shared {
     pub fn plan(p: &mut Planner, c: &LossSettings, r: &Representations, input: &Input) -> Self {
-        let (m, d, in_batch) = (input.capacity.m, r.d, c.sampler.kind == SamplerKind::InBatch);
+        let (m, d, in_batch) = (input.capacity.m, r.d, c.sampler.kind.in_batch());
         let s = if in_batch { m } else { c.sampler.negatives };
         let pos = p.act(m * d);
         Shared {

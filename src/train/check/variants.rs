@@ -43,6 +43,11 @@ pub(super) fn variants() -> Vec<(String, Settings)> {
         ("bpr", Settings { loss: LossKind::Bpr, negatives: 3, ..base.clone() }),
     ];
     let mut all: Vec<_> = losses.into_iter().map(|(what, s)| (format!("{} step ({what})", s.model), s)).collect();
+    for (loss, name) in LossKind::named() {
+        if all.iter().all(|(_, s)| s.loss != loss) {
+            all.push((format!("{} step ({name})", base.model), Settings { loss, ..base.clone() }));
+        }
+    }
     for model in models::ALL {
         let user_width = if model.users { 9 } else { 0 };
         for task in tasks::ALL.iter().filter(|task| task.suits(model)) {

@@ -1,0 +1,55 @@
+//! What suites over many cases share: a filter, and a list of everything that fails instead of the first.
+//!
+//! `MIPGPU_ONLY=layer_norm cargo test --test ops` runs the cases with `layer_norm` in the name of the case or of one of
+//! its operations. Unset or empty, all run.
+
+use std::{
+    any::Any,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
+
+/// Part of a name, from the environment variable `MIPGPU_ONLY`.
+pub fn filter() -> Option<String> {
+    std::env::var("MIPGPU_ONLY").ok().filter(|only| !only.is_empty())
+}
+
+/// Whether one of these names is to be run.
+pub fn wanted(names: &[&str]) -> bool {
+    filter().is_none_or(|only| names.iter().any(|name| name.contains(&only)))
+}
+
+/// The failures of a suite.
+#[derive(Debug, Default)]
+pub struct Failures {
+    tried: usize,
+    all: Vec<String>,
+}
+
+impl Failures {
+    /// Runs one case; `what` says which. A panic is a failure of this case alone.
+    pub fn of(&mut self, what: &str, case: impl FnOnce() -> Result<(), String>) {
+        self.tried += 1;
+        match catch_unwind(AssertUnwindSafe(case)) {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => self.all.push(format!("{what}: {e}")),
+            Err(panic) => self.all.push(format!("{what}: panicked: {}", words(&*panic))),
+        }
+    }
+
+    /// Cases run so far.
+    pub fn tried(&self) -> usize {
+        self.tried
+    }
+
+    /// # Panics
+    /// A case has failed; lists all that have.
+    pub fn report(self) {
+        let Failures { tried, all } = self;
+        assert!(all.is_empty(), "{} of {tried} cases failed:\n{}", all.len(), all.join("\n"));
+    }
+}
+
+fn words(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("without words")
+}
