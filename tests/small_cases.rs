@@ -29,6 +29,10 @@ fn play<B: Backend + 'static>(opens: &[Open<'_, B>]) {
             // The name of a case begins with that of its op. Its misuses name the op too, but take Miri long.
             let named = |op: &&&str| case.name().strip_prefix(**op).is_some_and(|rest| rest.starts_with(' '));
             let Some(op) = names().iter().filter(named).max_by_key(|op| op.len()) else { continue };
+            // Nothing is computed for no sequences.
+            if case.name().contains("lengths[]") {
+                continue;
+            }
             let rank = |case: &dyn AnyCase<B>| case.elements().abs_diff(400);
             if small.get(op).is_none_or(|old| rank(&*case) < rank(&**old)) {
                 small.insert(op, case);
