@@ -52,5 +52,5 @@ case ${1:-} in
     threaded
     "${cargo[@]}" --lib -- data:: --skip data::get:: --skip data::dataset:: --skip data::impressions::
     ;;
-  *) sed -n '2,19s/^# \{0,1\}//p' "$0"; exit 1 ;;
+  *) sed -n '2,18s/^# \{0,1\}//p' "$0"; exit 1 ;;
 esac
