@@ -23,7 +23,7 @@
 #   cpu         9 families (activation to dilated_conv) pass in f32 and bf16 before the run was stopped.
 #               Only `lengths[]` was played of dilated_conv; it is no longer chosen.
 #   data        18 tests of cut, clock, columns, decode, doubts, folder pass under Stacked Borrows, and three of intern.
-#               Tests of shard, vocab, spill, write, group have not finished.
+#               group passes under Tree Borrows. Tests of shard, vocab, spill and write have not finished.
 #               `dataset` and `impressions` import whole logs: one did not finish in 6 minutes, so `data` skips them.
 # Stacked Borrows reports crossbeam-epoch 0.9.21 (internal.rs:567), which is why threaded runs use Tree Borrows.
 # Unsupported by Miri: locks and sync of folders (omitted under Miri), jiff's time zones (two tests ignored).
