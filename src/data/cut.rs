@@ -152,7 +152,8 @@ mod tests {
         assert_eq!(parse_cut("-12", Some(1)).unwrap(), -12);
         assert_eq!(when(951_782_400, Some(1)), "2000-02-29 (951782400)");
         assert_eq!(when(978_307_199, Some(1)), "2000-12-31 23:59:59 (978307199)");
-        for t in (40_000_000..7_000_000_000i64).step_by(9_876_543) {
+        let step = if cfg!(miri) { 298_765_432 } else { 9_876_543 };
+        for t in (40_000_000..7_000_000_000i64).step_by(step) {
             let shown = when(t, Some(1));
             let text = shown.split(" (").next().unwrap().replace(' ', "T");
             assert_eq!(parse_cut(&text, Some(1)).unwrap(), t, "{shown}");

@@ -411,7 +411,9 @@ mod tests {
                 in_place.seek(SeekFrom::Start(at as u64)).unwrap();
                 in_place.write_all(&[byte]).unwrap();
             };
-            for (at, byte) in whole.iter().enumerate() {
+            // Under Miri the last byte of each file, which is of a tensor.
+            let first = if cfg!(miri) { whole.len() - 1 } else { 0 };
+            for (at, byte) in whole.iter().enumerate().skip(first) {
                 put(at, byte ^ 0x81);
                 if let Ok(opened) = Dataset::open_verifying(&data, 0) {
                     (0..opened.users()).for_each(|u| assert!(opened.items_of(u).len() <= 4));

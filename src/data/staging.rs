@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File, TryLockError},
+    io,
     path::{Path, PathBuf},
 };
 
@@ -96,7 +97,7 @@ fn claim(out: &Path, parent: &Path, path: &Path) -> Result<File> {
     // Nobody else looks for such folders or makes one meanwhile.
     let gate = File::open(parent).at_path(parent)?;
     // File systems without locks go without this protection.
-    let _ = gate.lock();
+    let _ = lock(&gate);
     let name = out.file_name().unwrap_or_default().to_string_lossy();
     let prefix = format!(".{name}.importing-");
     for entry in fs::read_dir(parent).at_path(parent)? {
@@ -105,7 +106,7 @@ fn claim(out: &Path, parent: &Path, path: &Path) -> Result<File> {
         let Some(process) = other_name.strip_prefix(&prefix) else { continue };
         // It may be done and gone by now.
         let Ok(folder) = File::open(&other) else { continue };
-        match folder.try_lock() {
+        match try_lock(&folder) {
             Err(TryLockError::WouldBlock) => {
                 return Err(Error::user(format!("{}: process {process} is making it right now", out.display()))
                     .hint("wait until it is done, or choose another --out"));
@@ -116,9 +117,19 @@ fn claim(out: &Path, parent: &Path, path: &Path) -> Result<File> {
         }
     }
     fs::create_dir(path).at_path(path)?;
-    let lock = File::open(path).at_path(path)?;
-    let _ = lock.try_lock();
-    Ok(lock)
+    let made = File::open(path).at_path(path)?;
+    let _ = try_lock(&made);
+    Ok(made)
+}
+
+/// Waits for the lock of a folder. Miri supports no locks on folders, like some file systems.
+fn lock(folder: &File) -> io::Result<()> {
+    if cfg!(miri) { Err(io::ErrorKind::Unsupported.into()) } else { folder.lock() }
+}
+
+/// Takes the lock of a folder if it is free.
+fn try_lock(folder: &File) -> std::result::Result<(), TryLockError> {
+    if cfg!(miri) { Err(TryLockError::Error(io::ErrorKind::Unsupported.into())) } else { folder.try_lock() }
 }
 
 /// Where an earlier data set stands while the new one takes its name.
@@ -148,6 +159,10 @@ fn parent_of(out: &Path) -> PathBuf {
 }
 
 fn sync_dir(path: &Path) -> Result<()> {
+    // Miri does not support syncing a folder.
+    if cfg!(miri) {
+        return Ok(());
+    }
     File::open(path).and_then(|dir| dir.sync_all()).at_path(path)
 }
 

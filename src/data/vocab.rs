@@ -221,7 +221,8 @@ mod tests {
 
     #[test]
     fn every_key_finds_its_id_and_no_other_does() {
-        let keys: Vec<String> = (0..1000).map(|i| format!("k{}", i * 7919 % 1000)).collect();
+        let many = if cfg!(miri) { 40 } else { 1000 };
+        let keys: Vec<String> = (0..many).map(|i| format!("k{}", i * 7919 % many)).collect();
         let vocab = Vocab::from_keys(&keys);
         for (id, key) in keys.iter().enumerate() {
             assert_eq!(vocab.find(key), Some(id as u32));
@@ -267,7 +268,7 @@ mod tests {
     #[test]
     fn no_flipped_byte_makes_a_look_up_panic() {
         let vocab = Vocab::from_keys(["b", "ä", "cc"]);
-        for at in 0..vocab.container.bytes().len() {
+        for at in (0..vocab.container.bytes().len()).step_by(if cfg!(miri) { 13 } else { 1 }) {
             for flip in [1, 0x80, 0xff] {
                 let mut bytes = vocab.container.bytes().to_vec();
                 bytes[at] ^= flip;

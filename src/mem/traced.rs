@@ -327,7 +327,9 @@ mod tests {
     #[test]
     fn sums_in_f32_stay_within_what_is_allowed() {
         let mut worst = 0.0f64;
-        for seed in 0..400 {
+        // Under Miri a tenth, of which the worst may be smaller.
+        let (seeds, least) = if cfg!(miri) { (40, 0.1) } else { (400, 0.4) };
+        for seed in 0..seeds {
             let mut draw = Stream::new(seed, Purpose::Test, 0);
             let mut numbers: Vec<f32> = (0..50).map(|_| draw.normal()).collect();
             numbers.extend(numbers.clone().iter().map(|x| -x * 1.0001));
@@ -336,6 +338,6 @@ mod tests {
             worst = worst.max(error / Traced::allowed(&[exact], Numerics::F32));
         }
         // Three standard deviations and more in 400 draws.
-        assert!((0.4..1.0).contains(&worst), "{worst}");
+        assert!((least..1.0).contains(&worst), "{worst}");
     }
 }

@@ -21,6 +21,11 @@ pub enum Fill {
     Ids(Vec<u32>),
 }
 
+/// Whether a case with `n` drawn or computed inputs is made: all are, but Miri takes minutes for a large one.
+pub(super) fn affordable(n: usize) -> bool {
+    !cfg!(miri) || n <= 1000
+}
+
 /// One call of `F`, and of its backward pass `B` where it has one.
 #[derive(Clone, Debug)]
 pub struct Case<F, B = NoOp> {

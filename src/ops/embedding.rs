@@ -10,7 +10,7 @@ The gradient of the item table is `segment_sum` of `segment.rs`.
 
 use super::{
     Cost, Dst, NO_ID, Op, SegmentSum, area,
-    case::Case,
+    case::{Case, affordable},
     fits,
     sort_ids::{Sorted, sorted},
 };
@@ -185,6 +185,7 @@ fn segments(
 pub fn cases() -> Vec<Case<EmbeddingFwd, SegmentSum>> {
     SHAPES
         .into_iter()
+        .filter(|(n, ..)| affordable(*n))
         .map(|(n, d, v, kind)| {
             let mut p = Planner::new();
             let (t, y) = (11, p.var(n * d));
@@ -208,6 +209,7 @@ pub fn cases() -> Vec<Case<EmbeddingFwd, SegmentSum>> {
 pub fn gather_cases() -> Vec<Case<GatherTable, SegmentSum>> {
     SHAPES
         .into_iter()
+        .filter(|(n, ..)| affordable(*n))
         .map(|(n, d, v, kind)| {
             let mut p = Planner::new();
             let y = p.var(n * d);

@@ -13,7 +13,11 @@ share is one long run of equal keys, which `segment` cuts into parts of equal le
 the whole catalogue, and that all Z values are walked at every step.
 */
 
-use super::{Cost, Dst, NO_ID, Op, area, case::Case, fits};
+use super::{
+    Cost, Dst, NO_ID, Op, area,
+    case::{Case, affordable},
+    fits,
+};
 use crate::{
     base::{
         Error, Result as Outcome,
@@ -240,6 +244,7 @@ pub fn cases() -> Vec<Case<BagFwd, BagBwd>> {
         ([200, 2500, 1, 9, 1], "hot"),
     ]
     .into_iter()
+    .filter(|([_, items, fields, ..], _)| affordable(items * fields))
     .map(|([n, items, fields, rows, d], kind)| {
         let mut draw = Stream::new(12, Purpose::Test, (n + items) as u32);
         // How many values each field knows, and those of each (item, field).

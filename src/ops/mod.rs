@@ -481,9 +481,21 @@ for_all_ops!(names_of);
 
 /// The cases of every op, ready to prove backend `B`.
 pub fn all_cases<B: Backend + 'static>() -> Vec<Box<dyn case::AnyCase<B>>> {
-    let mut all: Vec<Box<dyn case::AnyCase<B>>> = Vec::new();
+    families::<B>().into_iter().flat_map(|(_, cases)| cases()).collect()
+}
+
+/// The name of a family of cases, and the function that makes them.
+pub type Family<B> = (&'static str, fn() -> Vec<Box<dyn case::AnyCase<B>>>);
+
+/// [`all_cases`] in the families that ops define together, none made yet.
+pub fn families<B: Backend + 'static>() -> Vec<Family<B>> {
+    let mut all: Vec<Family<B>> = Vec::new();
     macro_rules! add {
-        ($($cases:expr),* $(,)?) => { $( all.extend($cases.into_iter().map(|c| Box::new(c) as Box<dyn case::AnyCase<B>>)); )* };
+        ($($cases:expr),* $(,)?) => { $(
+            all.push((stringify!($cases), || {
+                $cases.into_iter().map(|c| Box::new(c) as Box<dyn case::AnyCase<B>>).collect()
+            }));
+        )* };
     }
     add!(
         activation::cases(),

@@ -9,7 +9,7 @@ score_items: score_p = s_bp of the pairs (b, item_p), those of b being start_b .
 
 use super::{
     Cost, Op, area,
-    case::Case,
+    case::{Case, affordable},
     fits,
     top_k::{Plant, Shelf, candidates, check_catalogue, score},
 };
@@ -164,6 +164,7 @@ pub fn cases() -> Vec<Case<CountAtLeast>> {
         (130, 33, 1031, Whole, FEW),
     ]
     .into_iter()
+    .filter(|(b, d, v, ..)| affordable(v * (b + d)))
     .map(|(b, d, v, plant, lengths)| {
         let mut p = Planner::new();
         let shelf = Shelf::plan(&mut p, b, d, v, plant);
@@ -201,6 +202,7 @@ pub fn score_cases() -> Vec<Case<ScoreItems>> {
         (3, 130, 40, Plant::Whole, &[300]),
     ]
     .into_iter()
+    .filter(|(b, d, v, ..)| affordable(v * (b + d)))
     .map(|(b, d, v, plant, lengths)| {
         let mut p = Planner::new();
         let shelf = Shelf::plan(&mut p, b, d, v, plant);

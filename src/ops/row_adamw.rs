@@ -25,7 +25,12 @@ this one, from any start. No row may lag by more than R steps: every so often, a
 rows are brought to date (`all`), after which the sum may start anew.
 */
 
-use super::{Cost, GatherTable, NO_ID, Op, area, case::Case, fits, sort_ids::sorted};
+use super::{
+    Cost, GatherTable, NO_ID, Op, area,
+    case::{Case, affordable},
+    fits,
+    sort_ids::sorted,
+};
 use crate::{
     base::rng::{Purpose, Stream},
     mem::{F32, Lent, Planner, Scalar, U32},
@@ -345,6 +350,7 @@ pub fn catch_up_cases() -> Vec<Case<CatchUpRows, GatherTable>> {
         ((19, 12, 30), 40, 30, [0.9, 0.999], 0.1, false),
     ]
     .into_iter()
+    .filter(|((_, d, rows), size, ..)| affordable(d * rows) && affordable(*size))
     .map(|((n, d, rows), size, step, [beta1, beta2], weight_decay, all)| {
         let mut plan = Planner::new();
         let vd = rows * d;
@@ -406,6 +412,7 @@ pub fn cases() -> Vec<Case<AdamWRows, GatherTable>> {
         ((70, 300, 1000), 0.01, 5.0, 1.0),
     ]
     .into_iter()
+    .filter(|((_, d, rows), ..)| affordable(d * rows))
     .map(|((n, d, rows), weight_decay, max_norm, ok)| {
         let mut plan = Planner::new();
         let vd = rows * d;

@@ -12,7 +12,7 @@ An empty dy or panel counts as zeros, an empty h as ones (with D = 1: the gradie
 
 use super::{
     Cost, Dst, GatherTable, NO_ID, NoOp, Op, area,
-    case::Case,
+    case::{Case, affordable},
     fits,
     sort_ids::{Sorted, sorted},
 };
@@ -219,6 +219,7 @@ const SHAPES: [([usize; 6], &str, &str); 17] = [
 pub fn cases() -> Vec<Case<GatherTable, SegmentSum>> {
     SHAPES
         .into_iter()
+        .filter(|([n, s, m, p, d, _], ..)| affordable((n + s + m * p) * d))
         .map(|(sizes, kind, empty)| {
             let [n, s, m, p, d, v] = sizes;
             let mut plan = Planner::new();
@@ -240,6 +241,7 @@ pub fn cases() -> Vec<Case<GatherTable, SegmentSum>> {
 pub fn rows_cases() -> Vec<Case<SegmentRows>> {
     SHAPES
         .into_iter()
+        .filter(|([n, s, m, p, d, _], ..)| affordable((n + s + m * p) * d))
         .map(|(sizes, kind, empty)| {
             let [n, s, m, p, d, v] = sizes;
             let mut plan = Planner::new();

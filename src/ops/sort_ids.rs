@@ -7,7 +7,11 @@ Rows with one id are then neighbours, a *run*, whose first place owns the id: ta
 (`segment.rs`), each table row by one owner in a fixed order, with no atomics and the same bits every time.
 */
 
-use super::{Cost, Op, case::Case, fits};
+use super::{
+    Cost, Op,
+    case::{Case, affordable},
+    fits,
+};
 use crate::{
     base::rng::{Purpose, Stream},
     mem::{Lent, Planner, Scalar, Span, U32},
@@ -122,6 +126,7 @@ pub fn cases() -> Vec<Case<SortIds>> {
         ([2500, 0, 2500], most, "large"),
     ]
     .into_iter()
+    .filter(|(lens, ..)| affordable(lens.iter().sum()))
     .map(|(lens, v, kind)| {
         let n: usize = lens.iter().sum();
         let mut draw = Stream::new(9, Purpose::Test, n as u32);

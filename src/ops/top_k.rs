@@ -12,7 +12,11 @@ multiply-add, for the same reason: not every processor has it. The table is the 
 are what the model gives, bf16 or f32, taken exactly.
 */
 
-use super::{Cost, NO_ROW, Op, area, case::Case, fits};
+use super::{
+    Cost, NO_ROW, Op, area,
+    case::{Case, affordable},
+    fits,
+};
 use crate::{
     base::rng::{Purpose, Stream},
     mem::{Act, F32, Lent, Planner, Scalar, Span, U32},
@@ -200,6 +204,7 @@ pub fn cases() -> Vec<Case<TopK>> {
         (130, 33, 1031, 10, Whole),
     ]
     .into_iter()
+    .filter(|(b, d, v, ..)| affordable(v * (b + d)))
     .map(|(b, d, v, k, plant)| {
         let mut p = Planner::new();
         let shelf = Shelf::plan(&mut p, b, d, v, plant);

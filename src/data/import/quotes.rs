@@ -273,7 +273,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut draw = Stream::new(5, Purpose::Test, 0);
         let mut seen = [0; 3];
-        for (round, delimiter) in [',', '\t', ';', '|'].into_iter().cycle().take(240).enumerate() {
+        let (rounds, sizes): (usize, &[usize]) = match cfg!(miri) {
+            true => (1, &[7, 200]),
+            false => (240, &[1, 2, 3, 7, 16, 31, 64, 100, 200, 333, 500, 1 << 20]),
+        };
+        for (round, delimiter) in [',', '\t', ';', '|'].into_iter().cycle().take(rounds).enumerate() {
             // The text stands before the time, or is a last cell that nothing needs.
             let needed = if round / 4 % 2 == 0 { 4 } else { 3 };
             // Some files have short rows, wide ones and such without a time.
@@ -311,13 +315,13 @@ mod tests {
                 seen[0] += expected.0.len();
                 seen[1] += expected.1.len();
                 seen[2] += usize::from(expected.1.is_empty());
-                for size in [1, 2, 3, 7, 16, 31, 64, 100, 200, 333, 500, 1 << 20] {
+                for &size in sizes {
                     let mut found = read_in_blocks(&layout, size);
                     found.1.iter_mut().zip(&expected.1).filter(|(f, _)| **f == u64::MAX).for_each(|(f, e)| *f = *e);
                     assert_eq!(found, expected, "{quotes:?}, blocks of {size}:\n{text}");
                 }
             }
         }
-        assert!(seen.iter().all(|&n| n > 50), "good rows, bad rows and whole files: {seen:?}");
+        assert!(cfg!(miri) || seen.iter().all(|&n| n > 50), "good rows, bad rows and whole files: {seen:?}");
     }
 }
