@@ -202,7 +202,8 @@ fn anchors(text: &str) -> BTreeSet<String> {
             Some((text, rest)) => text.replace('[', "") + rest.split_once(')').map_or("", |(_, rest)| rest),
             None => heading,
         };
-        let kept = heading.to_lowercase().chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
+        let heading = heading.to_lowercase();
+        let kept = heading.chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
         let anchor: String = kept.map(|c| if c == ' ' { '-' } else { c }).collect();
         let count = seen.entry(anchor.clone()).or_default();
         all.insert(if *count == 0 { anchor } else { format!("{anchor}-{count}") });
