@@ -36,7 +36,6 @@ pub mod train;
 
 use std::{
     ffi::OsString,
-    io::Write,
     panic::{AssertUnwindSafe, catch_unwind},
     process::ExitCode,
 };
@@ -134,17 +133,11 @@ pub fn main_with(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     let parsed = command.try_get_matches_from(words).and_then(|found| Cli::from_arg_matches(&found));
     let cli = match parsed {
         Ok(cli) => cli,
-        Err(e) => {
-            // Help and version go to stdout and are no errors; the rest speaks as our own errors do.
-            if e.use_stderr() && e.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-                let _ = write!(std::io::stderr(), "mipgpu: ");
-            }
+        Err(e) if is_help(&e) => {
             let _ = e.print();
-            if let Some(right) = expected::expected(&e) {
-                let _ = writeln!(std::io::stderr(), "  hint: {right}");
-            }
             return ExitCode::from(u8::from(e.use_stderr()));
         }
+        Err(e) => return ExitCode::from(printer::report(&expected::worded(&e))),
     };
     let printer = Printer { quiet: cli.quiet, json: cli.json };
     ExitCode::from(exit_code(|| match cli.command {
@@ -195,21 +188,17 @@ fn with_all_flags(command: clap::Command) -> clap::Command {
     command.mut_subcommands(|c| c.mut_args(|a| a.hide(false)))
 }
 
-/// What the parser has against words that are no command line, as an error of ours.
+/// Whether the parser only shows help or the version.
+fn is_help(e: &clap::Error) -> bool {
+    !e.use_stderr() || e.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+}
+
+/// Why words are not a command line that runs something.
 fn clap_error(e: &clap::Error) -> Error {
-    if !e.use_stderr() || e.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return Error::user("it asks for help or the version, not for a run");
+    match is_help(e) {
+        true => Error::user("it asks for help or the version, not for a run"),
+        false => expected::worded(e),
     }
-    let text = e.render().to_string();
-    let mut lines = text.lines().map(str::trim).filter(|l| !l.is_empty());
-    let what = lines.next().unwrap_or_default().trim_start_matches("error: ").to_string();
-    let rest: Vec<&str> = lines.filter(|l| !l.starts_with("Usage") && !l.starts_with("For more")).collect();
-    let right = expected::expected(e);
-    let e = Error::user(what);
-    if let Some(right) = right {
-        return e.hint(right);
-    }
-    if rest.is_empty() { e } else { e.hint(rest.join(" ").trim_start_matches("tip: ").to_string()) }
 }
 
 /// Runs a command and reports its error; gives the exit code. A panic is our failure as well.

@@ -4,7 +4,7 @@ and files.
 `baskets` from import to recommendation · `bench` times of operations · `requests` flags, settings and data that are
 rejected · `checkpoints` files that do not fit or were altered · `compare` runs compared with each other · `documentation`
 README.md and docs/ · `endings` runs that
-end early · `eval` metrics against brute force · `finetune` what runs take over from others · `hints` advice that fits ·
+end early · `errors` the wording of errors · `eval` metrics against brute force · `finetune` what runs take over from others · `hints` advice that fits ·
 `modes` every way to train, and what is printed how · `profile` where the time of steps goes · `ratings` runs that predict
 ratings · `recommend` lists and exported files · `repeats` users who come back to the same items · `resume` killed runs ·
 `scale_page` the page of benchmarks · `search` trials of many settings.
@@ -22,6 +22,7 @@ mod compare;
 mod devices;
 mod documentation;
 mod endings;
+mod errors;
 mod eval;
 mod experiment;
 mod finetune;
