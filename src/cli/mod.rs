@@ -18,6 +18,7 @@ pub mod export;
 pub mod finetune;
 mod generate;
 pub mod import;
+pub mod items;
 pub mod jobs_progress;
 pub mod keys;
 pub mod opened;
@@ -32,6 +33,7 @@ pub mod settings_file;
 pub mod split;
 pub mod split_flags;
 pub(crate) mod stop;
+mod titles;
 pub mod train;
 
 use std::{
@@ -96,6 +98,8 @@ enum Command {
     Experiment(Box<experiment::Args>),
     /// Recommend items for users of the data or for any new history
     Recommend(recommend::Args),
+    /// Find the keys of items by title or key
+    Items(items::Args),
     /// Write item and user vectors with their keys
     Export(export::Args),
     /// Where the time of training goes: steps op by op, memory, what bounds them
@@ -152,6 +156,7 @@ pub fn main_with(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Compare(args) => compare::run(args, printer),
         Command::Experiment(args) => experiment::run(*args, printer),
         Command::Recommend(args) => recommend::run(args, printer),
+        Command::Items(args) => items::run(&args, printer),
         Command::Export(args) => export::run(args, printer),
         Command::Profile(args) => profile::run(*args, printer),
         Command::Devices(args) => devices::run(args, printer),

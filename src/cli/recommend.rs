@@ -13,6 +13,7 @@ use super::{
     keys::{key_of, keys_in, keys_of},
     opened::{OpenRun, RunFlags, data_of, open_run},
     split_flags::SplitFlags,
+    titles::Titles,
 };
 use crate::{
     base::{
@@ -21,7 +22,7 @@ use crate::{
     },
     cli::printer::Printer,
     data::{
-        Dataset, ItemField, Vocab, digits,
+        Dataset, Vocab, digits,
         split::{HeldOut, Split},
     },
     eval::{
@@ -254,31 +255,6 @@ fn wanted_users(data: &Dataset, args: &Args) -> Result<Vec<u32>> {
         return Err(Error::user("no users are named").hint("give their keys, or take them all: --all-users"));
     }
     keys.iter().map(find).collect()
-}
-
-/// What items are called, if a side field of the data says it.
-struct Titles<'a> {
-    keys: &'a Vocab,
-    field: ItemField<'a>,
-}
-
-impl<'a> Titles<'a> {
-    /// A field called title or name, or something_title, something_name.
-    fn of(data: &'a Dataset) -> Option<Titles<'a>> {
-        let called = |word: &str| {
-            data.item_fields().iter().find(|f| {
-                let name = f.name().to_lowercase();
-                name == word || name.ends_with(&format!("_{word}"))
-            })
-        };
-        called("title").or_else(|| called("name")).map(|field| Titles { keys: data.item_keys(), field })
-    }
-
-    /// The title of an item by its key.
-    fn title(&self, key: &str) -> Option<String> {
-        let values: Vec<&str> = self.field.values_of(self.keys.find(key)? as usize).collect();
-        (!values.is_empty()).then(|| values.join("|"))
-    }
 }
 
 /// Where requests are answered.
