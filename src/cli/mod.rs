@@ -27,6 +27,7 @@ pub mod printer;
 pub mod profile;
 pub mod progress;
 pub mod recommend;
+pub mod runs;
 pub mod search;
 mod search_base;
 pub mod settings_file;
@@ -100,6 +101,8 @@ enum Command {
     Recommend(recommend::Args),
     /// Find the keys of items by title or key
     Items(items::Args),
+    /// List trained runs: model, progress, validation, test
+    Runs(runs::Args),
     /// Write item and user vectors with their keys
     Export(export::Args),
     /// Where the time of training goes: steps op by op, memory, what bounds them
@@ -157,6 +160,7 @@ pub fn main_with(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Experiment(args) => experiment::run(*args, printer),
         Command::Recommend(args) => recommend::run(args, printer),
         Command::Items(args) => items::run(&args, printer),
+        Command::Runs(args) => runs::run(args, printer),
         Command::Export(args) => export::run(args, printer),
         Command::Profile(args) => profile::run(*args, printer),
         Command::Devices(args) => devices::run(args, printer),

@@ -36,6 +36,7 @@ mod recommend;
 mod repeats;
 mod requests;
 mod resume;
+mod runs;
 mod scale_page;
 mod search;
 
