@@ -164,6 +164,7 @@ pub fn answer(
         keep_seen,
         json,
         titles: data.and_then(Titles::of),
+        show_history: !args.history.is_empty() || args.history_file.is_some(),
         unknown: 0,
         examples: Vec::new(),
         empty: 0,
@@ -209,26 +210,55 @@ pub fn answer(
         };
         let request = desk.request(Value::Null, keys);
         if request.history.is_empty() {
-            return Err(nothing_known(&request.unknown, desk.keys, args.history_file.is_some()));
+            return Err(nothing_known(&request.unknown, desk.keys, desk.titles.as_ref(), args));
         }
         print(&desk.answer(&[request])?);
     }
     Ok(desk.notes())
 }
 
-fn nothing_known(unknown: &[String], keys: &Vocab, file: bool) -> Error {
+fn nothing_known(unknown: &[String], keys: &Vocab, titles: Option<&Titles<'_>>, args: &Args) -> Error {
     let Some(first) = unknown.first() else {
-        return Error::user("the history is empty").hint(match file {
-            true => "write item keys into the file, one a line",
-            false => "give item keys: --history a,b,c",
+        return Error::user("the history is empty").hint(match args.history_file {
+            Some(_) => "write item keys into the file, one a line",
+            None => "give item keys: --history a,b,c",
         });
     };
-    let e = Error::user(format!("the model knows none of the {} items of the history ('{first}' …)", unknown.len()));
-    match (alike(first, keys), nearest(first, keys.keys())) {
-        (Some(known), _) => e.hint(format!("the model has '{known}' where '{first}' was typed")),
-        (None, Some(close)) => e.hint(format!("did you mean '{close}'?")),
-        (None, None) => e.hint(format!("its item keys look like '{}'", keys.key(0))),
+    let e = Error::user(match unknown.len() {
+        1 => format!("the model does not know the item '{first}'"),
+        n => format!("the model knows none of the {n} items of the history ('{first}' …)"),
+    });
+    if let Some(hint) = titles.and_then(|titles| keys_of_titles(unknown, keys, titles, args)) {
+        return e.hint(hint);
     }
+    match (alike(first, keys), nearest(first, keys.keys()), titles) {
+        (Some(known), ..) => e.hint(format!("the model has '{known}' where '{first}' was typed")),
+        (None, Some(close), _) => e.hint(format!("did you mean '{close}'?")),
+        (None, None, Some(_)) => {
+            e.hint(format!("find keys by title: mipgpu items {} {}", typed(&args.run), typed(first)))
+        }
+        (None, None, None) => e.hint(format!("its item keys look like '{}'", keys.key(0))),
+    }
+}
+
+/// The keys of titles that were typed in place of keys, as a hint; `None` where a word is no title.
+fn keys_of_titles(unknown: &[String], keys: &Vocab, titles: &Titles<'_>, args: &Args) -> Option<String> {
+    let key_of = |title: &str| titles.key_of(title).filter(|key| keys.find(key).is_some());
+    // A title with a comma in it was cut: it is looked up as it was typed first.
+    let whole: Option<Vec<(&str, &str)>> =
+        args.history.iter().map(|text| Some((text.as_str(), key_of(text)?))).collect();
+    let found = match whole.filter(|found| !found.is_empty()) {
+        Some(found) => found,
+        None => unknown.iter().map(|text| Some((text.as_str(), key_of(text)?))).collect::<Option<Vec<_>>>()?,
+    };
+    let list = match found.iter().any(|(_, key)| key.contains(',') || key.starts_with('[')) {
+        true => json!(found.iter().map(|(_, key)| key).collect::<Vec<_>>()).to_string(),
+        false => found.iter().map(|(_, key)| *key).collect::<Vec<_>>().join(","),
+    };
+    Some(match &found[..] {
+        [(title, key)] => format!("'{title}' is the title of item '{key}': --history {}", typed(list)),
+        _ => format!("these are titles; give the keys of the items: --history {}", typed(list)),
+    })
 }
 
 /// The users asked for, by id.
@@ -265,6 +295,8 @@ struct Desk<'a> {
     keep_seen: bool,
     json: bool,
     titles: Option<Titles<'a>>,
+    /// Whether texts name the items of a history, where there are titles.
+    show_history: bool,
     /// Events of items the model does not know, with a few names of them.
     unknown: usize,
     examples: Vec<String>,
@@ -396,6 +428,19 @@ impl Desk<'_> {
         format!("{line}\n")
     }
 
+    /// The titles of a history, the newest of a long one.
+    fn named(&self, history: &[u32]) -> Option<String> {
+        const SHOWN: usize = 10;
+        let titles = self.titles.as_ref().filter(|_| self.show_history && !history.is_empty())?;
+        let from = history.len().saturating_sub(SHOWN);
+        let name = |item: &u32| {
+            let key = self.keys.key(*item as usize);
+            titles.title(key).unwrap_or_else(|| key.to_string())
+        };
+        let names: Vec<String> = history[from..].iter().map(name).collect();
+        Some(format!("{}{}", if from > 0 { "…; " } else { "" }, names.join("; ")))
+    }
+
     fn text_block(&self, request: &Request, list: &[Scored], short: Option<String>, out: &mut String) {
         match &request.id {
             Value::Null => {}
@@ -408,6 +453,9 @@ impl Desk<'_> {
         });
         if !request.unknown.is_empty() {
             out.push_str(&format!(" ({} unknown)", request.unknown.len()));
+        }
+        if let Some(named) = self.named(&request.history) {
+            out.push_str(&format!(": {named}"));
         }
         out.push('\n');
         let wide = list.iter().map(|s| self.keys.key(s.item as usize).chars().count()).max().unwrap_or(0);
@@ -428,9 +476,13 @@ impl Desk<'_> {
         let mut notes = self.notes;
         if self.unknown > 0 {
             let more = if self.unknown > self.examples.len() { ", …" } else { "" };
-            let named = |key: &String| match alike(key, self.keys) {
-                Some(known) => format!("{key} (the model has '{known}')"),
-                None => key.clone(),
+            let named = |key: &String| {
+                let titled = self.titles.as_ref().and_then(|titles| titles.key_of(key));
+                match (alike(key, self.keys), titled) {
+                    (Some(known), _) => format!("{key} (the model has '{known}')"),
+                    (None, Some(titled)) => format!("{key} (the title of item '{titled}')"),
+                    (None, None) => key.clone(),
+                }
             };
             let commas = match self.keys.keys().any(|key| key.contains(',')) {
                 true => "; keys that hold commas are given as a JSON list, or a line each in --history-file",

@@ -68,3 +68,34 @@ fn keys_are_found_by_title_and_by_key() {
     assert!(done.code == Some(0) && done.err.contains("without titles and counts"), "{done:?}");
     assert_eq!(lines(&done.out)[0], serde_json::json!({"item": "i7", "match": "exact"}));
 }
+
+#[test]
+fn titles_typed_as_keys_are_answered_with_the_keys() {
+    let p = films();
+    let ask = |history: &[&str]| {
+        let mut command = p.command("recommend run --k 3");
+        history.iter().for_each(|text| {
+            command.args(["--history", text]);
+        });
+        super::done(command.output().unwrap())
+    };
+    for (history, says) in [
+        (&["toy story (1995)"][..], "hint: 'toy story (1995)' is the title of item 'i0': --history i0\n"),
+        (&["Matrix, The (1999)"], "hint: 'Matrix, The (1999)' is the title of item 'i3': --history i3\n"),
+        (&["Heat (1995),Toy Story (1995)"], "hint: these are titles; give the keys of the items: --history i4,i0\n"),
+        (&["Heat (1995)", "Matrix, The (1999)"], "give the keys of the items: --history i4,i3\n"),
+        (&["What is this?"], "hint: find keys by title: mipgpu items run 'What is this?'\n"),
+    ] {
+        let done = ask(history);
+        assert!(done.code == Some(1) && done.err.contains(says), "{history:?}: {done:?}");
+    }
+    let done = ask(&["Heat (1995)"]);
+    assert!(done.err.starts_with("mipgpu: error: the model does not know the item 'Heat (1995)'\n"), "{done:?}");
+    // A history of known keys is shown by its titles, in one line.
+    let done = ask(&["i0,i3"]);
+    let first = done.out.lines().next().unwrap();
+    assert_eq!(first, "from a history of 2 items: Toy Story (1995); Matrix, The (1999)");
+    let done = ask(&["i0,Heat (1995)"]);
+    assert!(done.out.starts_with("from a history of 1 item (1 unknown): Toy Story (1995)\n"), "{done:?}");
+    assert!(done.err.contains("Heat (1995) (the title of item 'i4')"), "{done:?}");
+}
