@@ -134,13 +134,14 @@ impl Context<'_> {
             Some(command) if command != "mipgpu" => format!("`{command}` has no flag '{word}'"),
             _ => format!("there is no flag '{word}'"),
         });
-        Some(match (self.text(ContextKind::SuggestedArg), usage.and(command)) {
+        Some(match (self.text(ContextKind::SuggestedArg), command) {
             (Some(near), _) => e.hint(format!("did you mean '{near}'?")),
-            (None, Some(command)) if command == "mipgpu" => {
+            (None, Some(command)) if command != "mipgpu" => e.hint(format!("`{command} --help-all` lists its flags")),
+            (None, Some(_)) if usage.is_some_and(|usage| usage.contains("<COMMAND>")) => {
                 e.hint("flags follow the command: mipgpu COMMAND --flag; `mipgpu --help` lists the commands")
             }
-            (None, Some(command)) => e.hint(format!("`{command} --help-all` lists its flags")),
-            (None, None) => e,
+            // Settings that no command line holds.
+            (None, _) => e,
         })
     }
 
@@ -245,8 +246,8 @@ fn limits(why: &str) -> Option<String> {
     let (_, range) = why.split_once(" is not in ")?;
     let (least, most) = range.split_once("..")?;
     let most: Option<i128> = most.trim_start_matches('=').parse().ok();
-    // The end of a type is no limit that anyone has set.
-    let most = most.filter(|most| *most < i128::from(u32::MAX));
+    // The end of the widest type is not a limit that matters.
+    let most = most.filter(|most| *most < i128::from(i64::MAX));
     Some(match most {
         Some(most) => format!("a whole number from {least} to {most} is expected"),
         None => format!("a whole number from {least} up is expected"),
@@ -331,7 +332,10 @@ mod tests {
     fn ranges_are_told_in_words() {
         assert_eq!(limits("0 is not in 1..").unwrap(), "a whole number from 1 up is expected");
         assert_eq!(limits("9 is not in 1..=8").unwrap(), "a whole number from 1 to 8 is expected");
-        assert_eq!(limits("5000000000 is not in 0..=4294967295").unwrap(), "a whole number from 0 up is expected");
+        assert_eq!(
+            limits("5000000000 is not in 0..=4294967295").unwrap(),
+            "a whole number from 0 to 4294967295 is expected"
+        );
         assert_eq!(limits("anything else"), None);
     }
 }
