@@ -56,7 +56,8 @@ pub struct Args {
     /// Every user of the data
     #[arg(long, group = "whom")]
     pub all_users: bool,
-    /// A new history: item keys, oldest first, or a JSON list of them; of a run on --task next-basket: a basket
+    /// A new history: item keys (`mipgpu items` finds them), oldest first, or a JSON list of them; of a run on --task
+    /// next-basket: a basket
     #[arg(long, value_name = "KEY,KEY,…", group = "whom")]
     pub history: Vec<String>,
     /// A new history from a file, an item key a line, oldest first

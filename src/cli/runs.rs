@@ -1,7 +1,7 @@
 //! `mipgpu runs`: the runs of a folder.
 
 use std::{
-    cmp::{Ordering, Reverse},
+    cmp::Ordering,
     fs,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
@@ -259,7 +259,7 @@ fn test_of(report: &Path) -> std::result::Result<Option<Measured>, String> {
 /// Since the newest file of a folder was written.
 fn age_of(path: &Path) -> Duration {
     let written = fs::read_dir(path).into_iter().flatten().flatten().filter_map(|e| e.metadata().ok()?.modified().ok());
-    let newest = written.min_by_key(|time| Reverse(*time)).unwrap_or(SystemTime::UNIX_EPOCH);
+    let newest = written.max().unwrap_or(SystemTime::UNIX_EPOCH);
     SystemTime::now().duration_since(newest).unwrap_or_default()
 }
 
