@@ -11,9 +11,9 @@ use crate::{
     train::RunFolder,
 };
 
-/// Finds items by title or key: exact matches first, then those that begin with the text, then those that contain all its
-/// words; among these the most frequent first. Where nothing matches, the nearest in spelling are shown. Without a text,
-/// lists the most frequent items.
+/// Finds items by title or key: exact matches first, then those that begin with the text, then those that contain all
+/// its words; among these the most frequent first. Where nothing matches, the nearest in spelling are shown. Without a
+/// text, lists the most frequent items.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -110,8 +110,8 @@ pub fn open_run(run: &Path, flags: &RunFlags) -> Result<OpenRun> {
     })
 }
 
-/// Opens a data set and compares every byte with its checksums (about a second per GB): an altered byte is reported here,
-/// not met during the work.
+/// Opens a data set and compares every byte with its checksums (about a second per GB): an altered byte is reported
+/// here, not met during the work.
 ///
 /// # Errors
 /// No data set there, or a damaged one.
@@ -119,8 +119,8 @@ pub fn open_data(path: &Path) -> Result<Dataset> {
     open_data_for(path, None)
 }
 
-/// The same; `then` is the command that reads the data, up to the folder. Where the path is a log that was not imported,
-/// the hint shows the import and that command.
+/// The same; `then` is the command that reads the data, up to the folder. Where the path is a log that was not
+/// imported, the hint shows the import and that command.
 ///
 /// # Errors
 /// As [`open_data`].

@@ -16,8 +16,8 @@ use crate::{
     train::{RunConfig, RunFolder},
 };
 
-/// Lists the runs in a folder: what each was trained on, how far it is, its best validation and its test. NDCG@10 of lists,
-/// RMSE of ratings. Folders that hold no run are skipped; of a damaged run the fault is shown.
+/// Lists the runs in a folder: what each was trained on, how far it is, its best validation and its test. NDCG@10 of
+/// lists, RMSE of ratings. Folders that hold no run are skipped; of a damaged run the fault is shown.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -25,8 +25,8 @@ Examples:
   mipgpu runs runs/survey/runs --sort valid
   mipgpu runs --json
 
-State: running (a process trains it), stopped (`mipgpu train --resume` continues it), done, failed (it ended before its first
-checkpoint), damaged. Age: since its newest file was written.")]
+State: running (a process trains it), stopped (`mipgpu train --resume` continues it), done, failed (it ended before its
+first checkpoint), damaged. Age: since its newest file was written.")]
 pub struct Args {
     /// Folder of runs, or a run
     #[arg(value_name = "DIR", default_value = "runs")]
