@@ -73,7 +73,7 @@ pub fn card(device: Device) -> Option<String> {
 pub fn inventory() -> Inventory {
     let cpu = processor();
     let kernels = match FATBINS.len() {
-        0 => "none: built without nvcc; run scripts/get-nvcc.sh (or install the CUDA toolkit) and build again".into(),
+        0 => format!("none: built without the CUDA kernels, no nvcc was found; {}", driver::WITH_KERNELS),
         n => {
             let sass: Vec<String> = ARCHITECTURES.iter().map(|a| format!("sm_{a}")).collect();
             let (major, minor) = NVCC_VERSION;

@@ -1,9 +1,10 @@
 //! What every other part may use: errors that tell the user what to do, counter-based random numbers, distributions to draw
-//! from.
+//! from, text tables.
 
 pub mod alias;
 pub mod atomic;
 pub mod error;
 pub mod rng;
+pub mod table;
 
 pub use error::{Error, Result};

@@ -1,6 +1,6 @@
 //! `mipgpu compare`: whether one run is better than another over the same users, or lucky.
 
-use std::{collections::HashMap, fmt::Write, path::PathBuf};
+use std::{collections::HashMap, path::PathBuf};
 
 use serde::Serialize;
 
@@ -10,7 +10,7 @@ use super::{
     printer::Printer,
 };
 use crate::{
-    base::{Error, Result},
+    base::{Error, Result, table::Table},
     data::{
         Dataset, digits,
         split::{HeldOut, Split},
@@ -316,15 +316,18 @@ fn tests(outcomes: &[Outcome], metrics: &[String], args: &Args) -> (Vec<Comparis
 }
 
 fn table(title: &str, rows: &[ComparisonRow]) -> String {
-    let mut out = String::new();
     let named = rows.iter().any(|row| row.history.is_some());
-    let head = if named { "history" } else { "metric" };
-    let wide = rows.iter().map(|row| row.run.chars().count()).max().unwrap_or(0).max(3);
-    let _ = writeln!(
-        out,
-        "\n{title}\n  {head:<16}{:<wide$}{:>9}{:>10}{:>10}{:>11}  {:<22}{:>8}{:>10}{:>8}",
-        "run", "users", "first", "this", "difference", "95 % interval", "t", "p (Holm)", "effect"
-    );
+    let mut table = Table::new()
+        .left(if named { "history" } else { "metric" })
+        .left("run")
+        .right("users")
+        .right("first")
+        .right("this")
+        .right("difference")
+        .left("95 % interval")
+        .right("t")
+        .right("p (Holm)")
+        .right("effect");
     let chance = |p: Option<f64>| match p {
         None => "-".to_string(),
         Some(p) if p < 1e-4 => "<0.0001".into(),
@@ -333,20 +336,18 @@ fn table(title: &str, rows: &[ComparisonRow]) -> String {
     let number = |x: Option<f64>| x.map_or("-".to_string(), |x| format!("{x:.2}"));
     for row in rows {
         let r = &row.result;
-        let what = row.history.as_ref().unwrap_or(&row.metric);
-        let interval = r.interval.map_or("unknown".into(), |[low, high]| format!("[{low:+.4}, {high:+.4}]"));
-        let _ = writeln!(
-            out,
-            "  {what:<16}{:<wide$}{:>9}{:>10.4}{:>10.4}{:>+11.4}  {interval:<22}{:>8}{:>10}{:>8}",
-            row.run,
+        table.row([
+            row.history.as_ref().unwrap_or(&row.metric).clone(),
+            row.run.clone(),
             digits(r.n as u64),
-            r.means[0],
-            r.means[1],
-            r.difference,
+            format!("{:.4}", r.means[0]),
+            format!("{:.4}", r.means[1]),
+            format!("{:+.4}", r.difference),
+            r.interval.map_or("unknown".into(), |[low, high]| format!("[{low:+.4}, {high:+.4}]")),
             number(r.t),
             chance(row.p_holm),
-            number(r.effect)
-        );
+            number(r.effect),
+        ]);
     }
-    out
+    format!("\n{title}\n{table}")
 }

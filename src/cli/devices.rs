@@ -52,8 +52,11 @@ pub fn run(_: Args, printer: Printer) -> Result<()> {
             }
         }
     }
-    let emulator =
-        if s.emulator { "built in (--device emu)" } else { "not built in: cargo build --release --features emu" };
+    let emulator = if s.emulator {
+        "built in (--device emu)"
+    } else {
+        "not built in: build a clone with --features emu and a C++ compiler"
+    };
     printer.result(format_args!("emu       {emulator}"));
     printer.result(format_args!("auto      {}", backend::choose(Device::Auto).1));
     Ok(())

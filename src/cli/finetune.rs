@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::{
     builtin,
     evaluate::lineage_notes,
-    opened::open_data,
+    opened::open_data_for,
     precision::{check_precision, choose_fastest},
     printer::Printer,
     settings_file::SettingsFile,
@@ -13,7 +13,7 @@ use super::{
     train::{PlaceFlags, Planned, conclude_settings, execute, free_name, scale, usual_split},
 };
 use crate::{
-    base::{Error, Result},
+    base::{Error, Result, error::typed},
     data::{Dataset, digits, split::Split},
     layers::{DataSummary, Join},
     train::{
@@ -156,7 +156,7 @@ pub fn plan(mut args: Args, printer: &Printer) -> Result<Planned> {
         Some(path) => path.clone(),
         None => builtin::import(printer)?,
     };
-    let data = open_data(&path)?;
+    let data = open_data_for(&path, Some(&format!("mipgpu finetune --from {}", typed(&start.from))))?;
     let config = config_of(&args, &file, &start, &base, (&path, &data))?;
     if start.transfer != Transfer::None {
         printer.say(format_args!("shared  {}", base.shared(&data)));

@@ -18,6 +18,7 @@ pub mod export;
 pub mod finetune;
 mod generate;
 pub mod import;
+pub mod items;
 pub mod jobs_progress;
 pub mod keys;
 pub mod opened;
@@ -26,17 +27,18 @@ pub mod printer;
 pub mod profile;
 pub mod progress;
 pub mod recommend;
+pub mod runs;
 pub mod search;
 mod search_base;
 pub mod settings_file;
 pub mod split;
 pub mod split_flags;
 pub(crate) mod stop;
+mod titles;
 pub mod train;
 
 use std::{
     ffi::OsString,
-    io::Write,
     panic::{AssertUnwindSafe, catch_unwind},
     process::ExitCode,
 };
@@ -97,6 +99,10 @@ enum Command {
     Experiment(Box<experiment::Args>),
     /// Recommend items for users of the data or for any new history
     Recommend(recommend::Args),
+    /// Find the keys of items by title or key
+    Items(items::Args),
+    /// List trained runs: model, progress, validation, test
+    Runs(runs::Args),
     /// Write item and user vectors with their keys
     Export(export::Args),
     /// Where the time of training goes: steps op by op, memory, what bounds them
@@ -134,17 +140,11 @@ pub fn main_with(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     let parsed = command.try_get_matches_from(words).and_then(|found| Cli::from_arg_matches(&found));
     let cli = match parsed {
         Ok(cli) => cli,
-        Err(e) => {
-            // Help and version go to stdout and are no errors; the rest speaks as our own errors do.
-            if e.use_stderr() && e.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-                let _ = write!(std::io::stderr(), "mipgpu: ");
-            }
+        Err(e) if is_help(&e) => {
             let _ = e.print();
-            if let Some(right) = expected::expected(&e) {
-                let _ = writeln!(std::io::stderr(), "  hint: {right}");
-            }
             return ExitCode::from(u8::from(e.use_stderr()));
         }
+        Err(e) => return ExitCode::from(printer::report(&expected::worded(&e))),
     };
     let printer = Printer { quiet: cli.quiet, json: cli.json };
     ExitCode::from(exit_code(|| match cli.command {
@@ -159,6 +159,8 @@ pub fn main_with(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Compare(args) => compare::run(args, printer),
         Command::Experiment(args) => experiment::run(*args, printer),
         Command::Recommend(args) => recommend::run(args, printer),
+        Command::Items(args) => items::run(&args, printer),
+        Command::Runs(args) => runs::run(args, printer),
         Command::Export(args) => export::run(args, printer),
         Command::Profile(args) => profile::run(*args, printer),
         Command::Devices(args) => devices::run(args, printer),
@@ -195,21 +197,17 @@ fn with_all_flags(command: clap::Command) -> clap::Command {
     command.mut_subcommands(|c| c.mut_args(|a| a.hide(false)))
 }
 
-/// What the parser has against words that are no command line, as an error of ours.
+/// Whether the parser only shows help or the version.
+fn is_help(e: &clap::Error) -> bool {
+    !e.use_stderr() || e.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+}
+
+/// Why words are not a command line that runs something.
 fn clap_error(e: &clap::Error) -> Error {
-    if !e.use_stderr() || e.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return Error::user("it asks for help or the version, not for a run");
+    match is_help(e) {
+        true => Error::user("it asks for help or the version, not for a run"),
+        false => expected::worded(e),
     }
-    let text = e.render().to_string();
-    let mut lines = text.lines().map(str::trim).filter(|l| !l.is_empty());
-    let what = lines.next().unwrap_or_default().trim_start_matches("error: ").to_string();
-    let rest: Vec<&str> = lines.filter(|l| !l.starts_with("Usage") && !l.starts_with("For more")).collect();
-    let right = expected::expected(e);
-    let e = Error::user(what);
-    if let Some(right) = right {
-        return e.hint(right);
-    }
-    if rest.is_empty() { e } else { e.hint(rest.join(" ").trim_start_matches("tip: ").to_string()) }
 }
 
 /// Runs a command and reports its error; gives the exit code. A panic is our failure as well.

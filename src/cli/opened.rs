@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::{
     backend::Device,
-    base::{Error, Result},
+    base::{Error, Result, error::typed},
     data::{Dataset, Vocab, digits, split::SplitSpec},
     eval::Encoder,
     layers::RatingScale,
@@ -110,19 +110,57 @@ pub fn open_run(run: &Path, flags: &RunFlags) -> Result<OpenRun> {
     })
 }
 
-/// Opens a data set and compares every byte with its checksums (about a second per GB): a flipped one is named here, not
-/// met somewhere in the middle.
+/// Opens a data set and compares every byte with its checksums (about a second per GB): an altered byte is reported
+/// here, not met during the work.
 ///
 /// # Errors
 /// No data set there, or a damaged one.
 pub fn open_data(path: &Path) -> Result<Dataset> {
+    open_data_for(path, None)
+}
+
+/// The same; `then` is the command that reads the data, up to the folder. Where the path is a log that was not
+/// imported, the hint shows the import and that command.
+///
+/// # Errors
+/// As [`open_data`].
+pub fn open_data_for(path: &Path, then: Option<&str>) -> Result<Dataset> {
+    let log = if path.is_dir() { None } else { import_first(path, then) };
     if !path.exists() {
-        return Err(Error::user(format!("{}: there is no such folder", path.display()))
-            .hint("give the folder of a data set; make one with `mipgpu import LOG --out DIR`"));
+        let (what, hint) = match log {
+            Some(commands) => ("there is no such file or folder", commands),
+            None => (
+                "there is no such folder",
+                "give the folder of a data set; make one with `mipgpu import LOG --out DIR`".to_string(),
+            ),
+        };
+        return Err(Error::user(format!("{}: {what}", path.display())).hint(hint));
     }
-    let data = Dataset::open(path)?;
+    let data = Dataset::open(path).map_err(|e| match log {
+        Some(commands) => e.hint(commands),
+        None => e,
+    })?;
     data.verify()?;
     Ok(data)
+}
+
+/// How logs end, without what packs them.
+const LOGS: [&str; 6] = ["csv", "tsv", "dat", "inter", "parquet", "txt"];
+
+/// How to import a log and go on, for a path that is a file or is named like a log.
+fn import_first(log: &Path, then: Option<&str>) -> Option<String> {
+    let name = log.file_name()?.to_string_lossy();
+    let name = [".gz", ".zst"].iter().find_map(|packed| name.strip_suffix(packed)).unwrap_or(&name);
+    let (stem, end) = name.rsplit_once('.').unwrap_or((name, ""));
+    if stem.is_empty() || !(log.is_file() || LOGS.contains(&end.to_lowercase().as_str())) {
+        return None;
+    }
+    let folder = typed(Path::new("data").join(stem));
+    let import = format!("mipgpu import {} --out {folder}", typed(log));
+    Some(match then {
+        Some(then) => format!("import the log first: {import} && {then} {folder}"),
+        None => format!("import the log first: {import}; then give {folder}"),
+    })
 }
 
 /// Opens the data that were named, or else those that the run was trained on; `moved` says how the command is told
@@ -136,6 +174,7 @@ pub fn data_of(run: &OpenRun, named: Option<&Path>, moved: &str) -> Result<Datas
             let what = format!("{}: the data that the run was trained on are no longer there", run.data.display());
             Err(Error::user(what).hint(format!("put them back, or say where they are: {moved}")))
         }
-        named => open_data(named.unwrap_or(&run.data)),
+        // The command, without the word that stands for the folder.
+        named => open_data_for(named.unwrap_or(&run.data), moved.rsplit_once(' ').map(|(command, _)| command)),
     }
 }

@@ -60,7 +60,7 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     }
     // Before anything is computed.
     out.as_deref().map_or(Ok(()), check_free)?;
-    let Prepared { config, data, device, threads } = prepare(asked, &printer)?;
+    let Prepared { config, data, device, threads } = prepare(asked, "mipgpu profile", &printer)?;
     let pool = super::thread_pool(threads)?;
     let split = Split::for_task(&data, config.split, config.settings.find()?.1.baskets)?;
     backend::probe(device, config.settings.precision.on(device))?;

@@ -13,6 +13,7 @@ use super::{
     keys::{key_of, keys_in, keys_of},
     opened::{OpenRun, RunFlags, data_of, open_run},
     split_flags::SplitFlags,
+    titles::Titles,
 };
 use crate::{
     base::{
@@ -21,7 +22,7 @@ use crate::{
     },
     cli::printer::Printer,
     data::{
-        Dataset, ItemField, Vocab, digits,
+        Dataset, Vocab, digits,
         split::{HeldOut, Split},
     },
     eval::{
@@ -55,7 +56,8 @@ pub struct Args {
     /// Every user of the data
     #[arg(long, group = "whom")]
     pub all_users: bool,
-    /// A new history: item keys, oldest first, or a JSON list of them; of a run on --task next-basket: a basket
+    /// A new history: item keys (`mipgpu items` finds them), oldest first, or a JSON list of them; of a run on --task
+    /// next-basket: a basket
     #[arg(long, value_name = "KEY,KEY,…", group = "whom")]
     pub history: Vec<String>,
     /// A new history from a file, an item key a line, oldest first
@@ -163,6 +165,7 @@ pub fn answer(
         keep_seen,
         json,
         titles: data.and_then(Titles::of),
+        show_history: !args.history.is_empty() || args.history_file.is_some(),
         unknown: 0,
         examples: Vec::new(),
         empty: 0,
@@ -208,26 +211,55 @@ pub fn answer(
         };
         let request = desk.request(Value::Null, keys);
         if request.history.is_empty() {
-            return Err(nothing_known(&request.unknown, desk.keys, args.history_file.is_some()));
+            return Err(nothing_known(&request.unknown, desk.keys, desk.titles.as_ref(), args));
         }
         print(&desk.answer(&[request])?);
     }
     Ok(desk.notes())
 }
 
-fn nothing_known(unknown: &[String], keys: &Vocab, file: bool) -> Error {
+fn nothing_known(unknown: &[String], keys: &Vocab, titles: Option<&Titles<'_>>, args: &Args) -> Error {
     let Some(first) = unknown.first() else {
-        return Error::user("the history is empty").hint(match file {
-            true => "write item keys into the file, one a line",
-            false => "give item keys: --history a,b,c",
+        return Error::user("the history is empty").hint(match args.history_file {
+            Some(_) => "write item keys into the file, one a line",
+            None => "give item keys: --history a,b,c",
         });
     };
-    let e = Error::user(format!("the model knows none of the {} items of the history ('{first}' …)", unknown.len()));
-    match (alike(first, keys), nearest(first, keys.keys())) {
-        (Some(known), _) => e.hint(format!("the model has '{known}' where '{first}' was typed")),
-        (None, Some(close)) => e.hint(format!("did you mean '{close}'?")),
-        (None, None) => e.hint(format!("its item keys look like '{}'", keys.key(0))),
+    let e = Error::user(match unknown.len() {
+        1 => format!("the model does not know the item '{first}'"),
+        n => format!("the model knows none of the {n} items of the history ('{first}' …)"),
+    });
+    if let Some(hint) = titles.and_then(|titles| keys_of_titles(unknown, keys, titles, args)) {
+        return e.hint(hint);
     }
+    match (alike(first, keys), nearest(first, keys.keys()), titles) {
+        (Some(known), ..) => e.hint(format!("the model has '{known}' where '{first}' was typed")),
+        (None, Some(close), _) => e.hint(format!("did you mean '{close}'?")),
+        (None, None, Some(_)) => {
+            e.hint(format!("find keys by title: mipgpu items {} {}", typed(&args.run), typed(first)))
+        }
+        (None, None, None) => e.hint(format!("its item keys look like '{}'", keys.key(0))),
+    }
+}
+
+/// The keys of titles that were typed in place of keys, as a hint; `None` where a word is no title.
+fn keys_of_titles(unknown: &[String], keys: &Vocab, titles: &Titles<'_>, args: &Args) -> Option<String> {
+    let key_of = |title: &str| titles.key_of(title).filter(|key| keys.find(key).is_some());
+    // A title with a comma in it was cut: it is looked up as it was typed first.
+    let whole: Option<Vec<(&str, &str)>> =
+        args.history.iter().map(|text| Some((text.as_str(), key_of(text)?))).collect();
+    let found = match whole.filter(|found| !found.is_empty()) {
+        Some(found) => found,
+        None => unknown.iter().map(|text| Some((text.as_str(), key_of(text)?))).collect::<Option<Vec<_>>>()?,
+    };
+    let list = match found.iter().any(|(_, key)| key.contains(',') || key.starts_with('[')) {
+        true => json!(found.iter().map(|(_, key)| key).collect::<Vec<_>>()).to_string(),
+        false => found.iter().map(|(_, key)| *key).collect::<Vec<_>>().join(","),
+    };
+    Some(match &found[..] {
+        [(title, key)] => format!("'{title}' is the title of item '{key}': --history {}", typed(list)),
+        _ => format!("these are titles; give the keys of the items: --history {}", typed(list)),
+    })
 }
 
 /// The users asked for, by id.
@@ -256,31 +288,6 @@ fn wanted_users(data: &Dataset, args: &Args) -> Result<Vec<u32>> {
     keys.iter().map(find).collect()
 }
 
-/// What items are called, if a side field of the data says it.
-struct Titles<'a> {
-    keys: &'a Vocab,
-    field: ItemField<'a>,
-}
-
-impl<'a> Titles<'a> {
-    /// A field called title or name, or something_title, something_name.
-    fn of(data: &'a Dataset) -> Option<Titles<'a>> {
-        let called = |word: &str| {
-            data.item_fields().iter().find(|f| {
-                let name = f.name().to_lowercase();
-                name == word || name.ends_with(&format!("_{word}"))
-            })
-        };
-        called("title").or_else(|| called("name")).map(|field| Titles { keys: data.item_keys(), field })
-    }
-
-    /// The title of an item by its key.
-    fn title(&self, key: &str) -> Option<String> {
-        let values: Vec<&str> = self.field.values_of(self.keys.find(key)? as usize).collect();
-        (!values.is_empty()).then(|| values.join("|"))
-    }
-}
-
 /// Where requests are answered.
 struct Recommender<'a> {
     encoder: &'a mut dyn Encoder,
@@ -289,6 +296,8 @@ struct Recommender<'a> {
     keep_seen: bool,
     json: bool,
     titles: Option<Titles<'a>>,
+    /// Whether texts name the items of a history, where there are titles.
+    show_history: bool,
     /// Events of items the model does not know, with a few names of them.
     unknown: usize,
     examples: Vec<String>,
@@ -420,6 +429,19 @@ impl Recommender<'_> {
         format!("{line}\n")
     }
 
+    /// The titles of a history, the newest of a long one.
+    fn named(&self, history: &[u32]) -> Option<String> {
+        const SHOWN: usize = 10;
+        let titles = self.titles.as_ref().filter(|_| self.show_history && !history.is_empty())?;
+        let from = history.len().saturating_sub(SHOWN);
+        let name = |item: &u32| {
+            let key = self.keys.key(*item as usize);
+            titles.title(key).unwrap_or_else(|| key.to_string())
+        };
+        let names: Vec<String> = history[from..].iter().map(name).collect();
+        Some(format!("{}{}", if from > 0 { "…; " } else { "" }, names.join("; ")))
+    }
+
     fn text_block(&self, request: &Request, list: &[Scored], short: Option<String>, out: &mut String) {
         match &request.id {
             Value::Null => {}
@@ -432,6 +454,9 @@ impl Recommender<'_> {
         });
         if !request.unknown.is_empty() {
             out.push_str(&format!(" ({} unknown)", request.unknown.len()));
+        }
+        if let Some(named) = self.named(&request.history) {
+            out.push_str(&format!(": {named}"));
         }
         out.push('\n');
         let wide = list.iter().map(|s| self.keys.key(s.item as usize).chars().count()).max().unwrap_or(0);
@@ -452,9 +477,13 @@ impl Recommender<'_> {
         let mut notes = self.notes;
         if self.unknown > 0 {
             let more = if self.unknown > self.examples.len() { ", …" } else { "" };
-            let named = |key: &String| match alike(key, self.keys) {
-                Some(known) => format!("{key} (the model has '{known}')"),
-                None => key.clone(),
+            let named = |key: &String| {
+                let titled = self.titles.as_ref().and_then(|titles| titles.key_of(key));
+                match (alike(key, self.keys), titled) {
+                    (Some(known), _) => format!("{key} (the model has '{known}')"),
+                    (None, Some(titled)) => format!("{key} (the title of item '{titled}')"),
+                    (None, None) => key.clone(),
+                }
             };
             let commas = match self.keys.keys().any(|key| key.contains(',')) {
                 true => "; keys that hold commas are given as a JSON list, or a line each in --history-file",

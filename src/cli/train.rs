@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::{
     builtin, doubts,
-    opened::open_data,
+    opened::{open_data, open_data_for},
     precision::{check_precision, choose_fastest, warn_of_slow_bf16},
     printer::{self, Printer},
     progress::Progress,
@@ -118,7 +118,7 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
         let (device, threads) = args.job.place.over(&PlaceFlags::default());
         return execute(&Planned { folder, config, data, device, threads, resume: true }, printer);
     }
-    let Prepared { config, data, device, threads } = prepare(args.job, &printer)?;
+    let Prepared { config, data, device, threads } = prepare(args.job, "mipgpu train", &printer)?;
     let out = args.out.unwrap_or_else(|| free_name("runs", &config.data, &config.settings.model));
     execute(&Planned { folder: RunFolder::new(out), config, data, device, threads, resume: false }, printer)
 }
@@ -233,18 +233,18 @@ pub struct Prepared {
     pub threads: Option<usize>,
 }
 
-/// Reads what a new run is asked to do.
+/// Reads what a new run is asked to do; `command` is the command in hints.
 ///
 /// # Errors
 /// Data that cannot be opened; settings that contradict each other or the data.
-pub fn prepare(mut args: JobArgs, printer: &Printer) -> Result<Prepared> {
+pub fn prepare(mut args: JobArgs, command: &str, printer: &Printer) -> Result<Prepared> {
     let file = args.file()?;
     choose_fastest(&mut args.flags, &file, &args.place, printer)?;
     let (path, start) = match args.data.as_ref().or(file.data.as_ref()) {
         Some(path) => (path.clone(), Settings::default()),
         None => (builtin::import(printer)?, builtin::settings()),
     };
-    let data = open_data(&path)?;
+    let data = open_data_for(&path, Some(command))?;
     let config = config_of(&args, &file, &start, (&path, &data))?;
     let (device, threads) = args.place.over(&file.place);
     check_precision(args.flags.precision.or(file.settings.precision), device)?;

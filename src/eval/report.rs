@@ -12,10 +12,13 @@ use super::{
     metrics::{Metrics, Sums},
     negatives::Sampling,
 };
-use crate::data::{
-    cut::when,
-    digits,
-    split::{SplitSpec, Summary},
+use crate::{
+    base::table::{Align, Table},
+    data::{
+        cut::when,
+        digits,
+        split::{SplitSpec, Summary},
+    },
 };
 
 /// What was measured, on whom, by which rules.
@@ -300,21 +303,22 @@ fn slice_table(out: &mut String, title: &str, cases: &str, slices: &[Slice]) {
         return;
     };
     let k = first.ranking.model.at[at].k;
-    let _ = write!(out, "\n{title:<36}{cases:>8}{:>10}{:>10}", format!("NDCG@{k}"), format!("HR@{k}"));
+    let (ndcg, hr) = (format!("NDCG@{k}"), format!("HR@{k}"));
+    let mut table = Table::new().left("slice").right(cases).right(&ndcg).right(&hr);
     for (name, _) in first.ranking.beside() {
-        let _ = write!(out, "{name:>13}:{:>8}{:>10}", format!("NDCG@{k}"), format!("HR@{k}"));
+        table.column(format!("{name}: {ndcg}"), Align::Right);
+        table.column(&hr, Align::Right);
     }
-    out.push('\n');
     for slice in slices {
         let name = match slice.items {
             Some(n) => format!("{} (items: {})", slice.name, digits(n as u64)),
             None => slice.name.clone(),
         };
-        let m = &slice.ranking.model;
-        let _ = write!(out, "  {name:<34}{:>8}{:>10.4}{:>10.4}", digits(m.cases), m.at[at].ndcg, m.at[at].hr);
-        for (_, b) in slice.ranking.beside() {
-            let _ = write!(out, "{:>22.4}{:>10.4}", b.at[at].ndcg, b.at[at].hr);
-        }
-        out.push('\n');
+        let numbers = |m: &Metrics| [m.at[at].ndcg, m.at[at].hr].map(|x| format!("{x:.4}"));
+        let mut row = vec![name, digits(slice.ranking.model.cases)];
+        row.extend(numbers(&slice.ranking.model));
+        row.extend(slice.ranking.beside().flat_map(|(_, baseline)| numbers(baseline)));
+        table.row(row);
     }
+    let _ = write!(out, "\n{title}\n{table}");
 }

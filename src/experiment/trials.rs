@@ -19,6 +19,7 @@ use crate::{
         Error, Result,
         atomic::write_atomically,
         error::{IoContext, typed},
+        table::{Align, Table},
     },
     train::checkpoint::EpochRow,
 };
@@ -179,9 +180,13 @@ fn tsv(trials: &[Trial]) -> String {
 pub fn table_text(table: &[Trial]) -> String {
     let Some(first) = table.first() else { return String::new() };
     let measure = table.iter().find_map(|t| t.best.map(|best| best.measure)).unwrap_or("NDCG@10");
-    let mut head: Vec<&str> = first.settings.iter().map(|(name, _)| name.as_str()).collect();
-    head.extend([measure, "best epoch", "epochs", "seconds", "state"]);
-    let cells = |t: &Trial| -> Vec<String> {
+    let mut shown = Table::new();
+    first.settings.iter().for_each(|(name, _)| shown.column(name, Align::Left));
+    for name in [measure, "best epoch", "epochs", "seconds"] {
+        shown.column(name, Align::Right);
+    }
+    shown.column("state", Align::Left);
+    for t in table {
         let mut row: Vec<String> = t.settings.iter().map(|(_, value)| value.clone()).collect();
         row.extend(match t.best {
             Some(best) => [format!("{:.4}", best.value), best.epoch.to_string()],
@@ -189,25 +194,11 @@ pub fn table_text(table: &[Trial]) -> String {
         });
         let seconds = if t.seconds > 0.0 { format!("{:.0}", t.seconds) } else { "-".into() };
         row.extend([t.epochs.to_string(), seconds, t.stands()]);
-        row
-    };
-    let rows: Vec<Vec<String>> = table.iter().map(cells).collect();
-    let wide = |c: usize| rows.iter().map(|row| row[c].chars().count()).max().unwrap_or(0).max(head[c].len());
-    let widths: Vec<usize> = (0..head.len()).map(wide).collect();
-    let settings = first.settings.len();
-    let line = |row: &[&str]| {
-        let cell = |(c, text): (usize, &&str)| match c {
-            c if c < settings || c + 1 == row.len() => format!("{text:<w$}", w = widths[c]),
-            c => format!("{text:>w$}", w = widths[c]),
-        };
-        format!("  {}", row.iter().enumerate().map(cell).collect::<Vec<_>>().join("  ")).trim_end().to_string() + "\n"
-    };
+        shown.row(row);
+    }
     let better = if measure == "RMSE" { "lower" } else { "higher" };
     let rungs = if table.iter().any(|t| t.rung > 1) { ", the last rung first" } else { "" };
-    let mut out = format!("\nbest validation of each trial, {better} is better{rungs}; tests were not looked at\n\n");
-    out += &line(&head);
-    rows.iter().for_each(|row| out += &line(&row.iter().map(String::as_str).collect::<Vec<_>>()));
-    out
+    format!("\nbest validation of each trial, {better} is better{rungs}; tests were not looked at\n\n{shown}")
 }
 
 /// Writes `trials.json` and `trials.tsv`, each whole.

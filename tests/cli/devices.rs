@@ -87,6 +87,10 @@ fn devices_and_check_tell_what_there_is() {
     for word in ["cpu ", "kernels ", "emu ", "auto "] {
         assert!(said.contains(word), "{said}");
     }
+    // An installed program has no clone next to it.
+    assert!(!said.contains("scripts/"), "{said}");
+    let built = said.lines().find(|l| l.starts_with("kernels ")).unwrap();
+    assert_eq!(built.contains("none: built without the CUDA kernels"), built.contains("NVCC=/path/to/nvcc"), "{built}");
     let json: serde_json::Value = serde_json::from_str(&p.well("devices --json")).unwrap();
     assert_eq!(json["emulator"], true);
     let said = p.well("check --device emu --only gelu");

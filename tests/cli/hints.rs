@@ -48,6 +48,38 @@ fn data_that_are_not_there_are_answered_by_who_asks() {
 }
 
 #[test]
+fn a_log_in_place_of_a_data_set_is_answered_with_the_commands_that_import_it() {
+    let p = Place::new();
+    p.train("run", "--epochs 1");
+    std::fs::copy(p.path("log.csv"), p.path("my log.csv.gz")).unwrap();
+    for (words, says) in [
+        ("train log.csv", "mipgpu import log.csv --out data/log && mipgpu train data/log"),
+        ("profile log.csv", "mipgpu import log.csv --out data/log && mipgpu profile data/log"),
+        ("finetune --from run log.csv", "mipgpu import log.csv --out data/log && mipgpu finetune --from run data/log"),
+        ("eval run log.csv", "mipgpu import log.csv --out data/log && mipgpu eval run data/log"),
+        (
+            "recommend run --all-users --data log.csv",
+            "mipgpu import log.csv --out data/log && mipgpu recommend run --data data/log",
+        ),
+        ("split log.csv --random 0.3 --out two", "mipgpu import log.csv --out data/log; then give data/log"),
+        // Not there, but named like a log.
+        ("train logs/gone.tsv", "mipgpu import logs/gone.tsv --out data/gone && mipgpu train data/gone"),
+        ("train gone.inter.gz", "mipgpu import gone.inter.gz --out data/gone && mipgpu train data/gone"),
+    ] {
+        let hint = hint(&p, words);
+        assert_eq!(hint, format!("hint: import the log first: {says}"), "{words}");
+    }
+    let done = super::done(p.command("train").arg("my log.csv.gz").output().unwrap());
+    assert!(
+        done.err.contains("mipgpu import 'my log.csv.gz' --out 'data/my log' && mipgpu train 'data/my log'"),
+        "{done:?}"
+    );
+    // The commands work as they are shown.
+    p.well("import log.csv --out data/log -q");
+    p.well(&format!("train data/log --out next -q --epochs 1 {TINY}"));
+}
+
+#[test]
 fn a_transfer_that_does_not_fit_names_what_to_leave_out() {
     let p = Place::new();
     p.train("base", "--epochs 1");

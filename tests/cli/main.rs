@@ -2,12 +2,13 @@
 and files.
 
 `baskets` from import to recommendation · `bench` times of operations · `requests` flags, settings and data that are
-rejected · `checkpoints` files that do not fit or were altered · `compare` runs compared with each other · `documentation`
-README.md and docs/ · `endings` runs that
-end early · `eval` metrics against brute force · `finetune` what runs take over from others · `hints` advice that fits ·
-`modes` every way to train, and what is printed how · `profile` where the time of steps goes · `ratings` runs that predict
-ratings · `recommend` lists and exported files · `repeats` users who come back to the same items · `resume` killed runs ·
-`scale_page` the page of benchmarks · `search` trials of many settings.
+rejected · `checkpoints` files that do not fit or were altered · `compare` runs compared with each other ·
+`documentation` README.md and docs/ · `endings` runs that end early · `errors` the wording of errors · `eval` metrics
+against brute force · `finetune` what runs take over from others · `hints` advice that fits · `items` keys found by
+title · `modes` every way to train, and what is printed how · `profile` where the time of steps goes · `ratings` runs
+that predict ratings · `recommend` lists and exported files · `repeats` users who come back to the same items ·
+`resume` killed runs · `runs` the list of runs · `scale_page` the page of benchmarks · `search` trials of many
+settings.
 */
 
 #[allow(dead_code, reason = "shared with other test binaries")]
@@ -22,10 +23,12 @@ mod compare;
 mod devices;
 mod documentation;
 mod endings;
+mod errors;
 mod eval;
 mod experiment;
 mod finetune;
 mod hints;
+mod items;
 mod modes;
 mod profile;
 mod ratings;
@@ -33,6 +36,7 @@ mod recommend;
 mod repeats;
 mod requests;
 mod resume;
+mod runs;
 mod scale_page;
 mod search;
 

@@ -253,7 +253,7 @@ fn bad_requests_say_what_to_do() {
     };
     refuse(Some(&data), &["--users", "u1,u00"], "", &["no user 'u00'", "did you mean 'u0'"]);
     refuse(None, &["--history", "aple,pera"], "", &["none of the 2 items", "did you mean 'apple'"]);
-    refuse(None, &["--history", "1234"], "", &["none of the 1 items", "look like 'apple'"]);
+    refuse(None, &["--history", "1234"], "", &["the model does not know the item '1234'", "look like 'apple'"]);
     refuse(None, &["--history", "apple", "--k", "0"], "", &["k = 0"]);
     refuse(None, &["--history", "[apple]"], "", &["--history: not a JSON list", "'[\"key\",\"key\"]'"]);
     refuse(Some(&data), &["--users", ","], "", &["no users are named", "--all-users"]);

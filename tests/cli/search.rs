@@ -259,8 +259,8 @@ fn what_cannot_be_searched_is_refused_before_anything_is_made() {
     let here = p.names(".");
     for (flags, command, says) in [
         ("--over dropuot=0.1", "train data", "did you mean 'dropout'?"),
-        ("--over lr=abc,1", "train data", "invalid value 'abc' for '--lr"),
-        ("--over width=1.5", "train data", "--over width=1.5: invalid value"),
+        ("--over lr=abc,1", "train data", "--lr abc is not a number"),
+        ("--over width=1.5", "train data", "--over width=1.5: --width 1.5 is not a whole number"),
         ("--over norm=mid", "train data", "post, pre"),
         ("--over lr=1..2", "train data", "add --random N"),
         ("--over lr=2..1 --random 3", "train data", "the range is empty"),

@@ -430,7 +430,7 @@ fn made(tune: bool, words: &[String]) -> Result<Made, String> {
         return Ok(Made { config: planned.config, device: planned.device, threads: planned.threads });
     }
     let Prepared { config, device, threads, .. } =
-        prepare(TrainLine::try_parse_from(words).unwrap().job, &quiet()).map_err(|e| e.to_string())?;
+        prepare(TrainLine::try_parse_from(words).unwrap().job, "mipgpu train", &quiet()).map_err(|e| e.to_string())?;
     Ok(Made { config, device, threads })
 }
 

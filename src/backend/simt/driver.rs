@@ -203,13 +203,13 @@ fn card(ordinal: usize) -> std::result::Result<Card, DriverError> {
     })
 }
 
+/// How to get a program with CUDA kernels, for users with and without a clone.
+pub const WITH_KERNELS: &str = "use a release archive with CUDA kernels, or build or install again with NVCC=/path/to/nvcc (from the CUDA toolkit)";
+
 /// Why the kernels of this program cannot run on `card`, if so.
 pub fn obstacle(driver: Driver, machine: &Machine, card: &Card) -> Option<Error> {
     if driver == Driver::Cuda && FATBINS.is_empty() {
-        return Some(
-            Error::user("this program was built without nvcc: it has no CUDA kernels")
-                .hint("run scripts/get-nvcc.sh (or install the CUDA toolkit) and build again"),
-        );
+        return Some(Error::user("this program was built without nvcc: it has no CUDA kernels").hint(WITH_KERNELS));
     }
     let (major, minor) = card.capability;
     if card.capability < OLDEST {
