@@ -5,8 +5,9 @@ and files.
 rejected · `checkpoints` files that do not fit or were altered · `compare` runs compared with each other · `documentation`
 README.md and docs/ · `endings` runs that
 end early · `eval` metrics against brute force · `finetune` what runs take over from others · `hints` advice that fits ·
-`modes` every way to train, and what is printed how · `profile` where the time of steps goes · `ratings` runs that predict
-ratings · `recommend` lists and exported files · `repeats` users who come back to the same items · `resume` killed runs ·
+`modes` every way to train, and what is printed how · `profile` where the time of steps goes · `python` the scripts of
+examples/python compared with the program · `ratings` runs that predict ratings · `recommend` lists and exported files ·
+`repeats` users who come back to the same items · `resume` killed runs ·
 `scale_page` the page of benchmarks · `search` trials of many settings.
 */
 
@@ -28,6 +29,7 @@ mod finetune;
 mod hints;
 mod modes;
 mod profile;
+mod python;
 mod ratings;
 mod recommend;
 mod repeats;
