@@ -7,7 +7,7 @@ use super::{Place, endings::stop_midway};
 const FLAGS: &str = "--task next-basket --width 16 --length 20 --warmup 4 --batch 16 --epochs 2";
 
 /// A place with `orders`: 90 users of two to seven baskets of one to four items, told by a column, with items' groups in turn.
-fn place() -> Place {
+pub(super) fn place() -> Place {
     let p = Place::new();
     let mut log = String::from("customer,order,product,time\n");
     for u in 0..90 {

@@ -7,7 +7,7 @@ use super::{Place, assert_no_leftovers};
 const FLAGS: &str = "--task rating --epochs 30 --eval-every 10 --lr 0.01 --dropout 0.05 --blocks 1";
 
 /// 90 users who rate 15 to 25 of 40 items, a day a rating: 3, more or less by what user and item are like.
-fn rated() -> Place {
+pub(super) fn rated() -> Place {
     let p = Place::new();
     let mut log = String::from("user,item,rating,timestamp\n");
     for u in 0..90 {
