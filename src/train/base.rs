@@ -8,10 +8,9 @@ use super::{
     engine::Engine,
     folder::{RunConfig, RunFolder},
     freeze::Freeze,
+    origin::{Origin, Rows, Transfer, Which, rows_of},
     settings::{Differs, Listed, Patching, Settings, list},
     side_tables::SideTables,
-    trained::Which,
-    transfer::{Transfer, open_origin},
 };
 use crate::{
     backend::Cpu,
@@ -466,25 +465,6 @@ pub(super) fn left_behind<'k>(
     known.iter().filter(move |k| wanted(&k.name, transfer) && params.iter().all(|p| p.name != k.name))
 }
 
-/// Whose rows a parameter has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Rows {
-    Items,
-    Users,
-    Fields,
-    /// Its rows are nobody's: all or nothing.
-    Whole,
-}
-
-pub(super) fn rows_of(name: &str) -> Rows {
-    match name.split('.').next() {
-        Some("item") => Rows::Items,
-        Some("user") => Rows::Users,
-        Some("field") => Rows::Fields,
-        _ => Rows::Whole,
-    }
-}
-
 fn wanted(name: &str, transfer: Transfer) -> bool {
     match transfer {
         Transfer::None => false,
@@ -501,6 +481,36 @@ pub(super) fn keys_of<'a>(kind: Rows, items: &'a Vocab, side_tables: &'a SideTab
         Rows::Fields => side_tables.values.as_ref(),
         Rows::Whole => None,
     }
+}
+
+/// Opens the run that another one comes from, which it needs to be whole.
+///
+/// # Errors
+/// It is gone, or is not the one that the patches were trained on.
+pub(super) fn open_origin(origin: &Origin) -> Result<Base> {
+    let base = Base::open(&origin.run, origin.checkpoint).map_err(|e| {
+        e.hint(format!(
+            "the patches of this run need their base, {}; put it back, or correct `run` under [from] in config.toml",
+            origin.run.display()
+        ))
+    })?;
+    check_base(&base, origin)?;
+    Ok(base)
+}
+
+/// # Errors
+/// `base` is not the checkpoint that the patches were trained on.
+pub fn check_base(base: &Base, origin: &Origin) -> Result<()> {
+    if base.sha256() == origin.sha256 {
+        return Ok(());
+    }
+    Err(Error::user(format!(
+        "{}: these are not the weights that the patches were trained on (SHA-256 {}, not {})",
+        origin.run.display(),
+        &base.sha256()[..12],
+        &origin.sha256[..12.min(origin.sha256.len())]
+    ))
+    .hint("patches fit one base only: give them theirs, or train them anew with `mipgpu finetune --transfer patch`"))
 }
 
 #[cfg(test)]

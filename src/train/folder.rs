@@ -14,7 +14,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{settings::Settings, side_tables::SideTables, trained::Which, transfer::Origin};
+use super::{
+    origin::{Origin, Which},
+    settings::Settings,
+};
 use crate::{
     base::{
         Error, Result,
@@ -175,7 +178,25 @@ impl RunFolder {
         let text = toml::to_string(config).map_err(|e| Error::internal(format!("config.toml: {e}")))?;
         write_atomically(&self.config_path(), |f| f.write_all(text.as_bytes()))?;
         data.item_keys().save(&self.items())?;
-        SideTables::keep(&config.settings, data, self)
+        self.keep_side_tables(&config.settings, data)
+    }
+
+    /// Writes the users and side fields that `settings` use of `data`; [`super::SideTables::open`] reads them.
+    ///
+    /// # Errors
+    /// The disk's; a field that the data lack.
+    fn keep_side_tables(&self, settings: &Settings, data: &Dataset) -> Result<()> {
+        remove(&self.users())?;
+        remove(&self.fields())?;
+        if settings.user_width > 0 {
+            data.user_keys().save(&self.users())?;
+        }
+        let names = settings.field_names();
+        if names.is_empty() {
+            return Ok(());
+        }
+        let image = data.item_fields().image_of(&names)?;
+        write_atomically(&self.fields(), |f| f.write_all(&image))
     }
 
     /// Takes back what [`RunFolder::create`] made, where nothing has come of it: a run that could not begin leaves nothing
@@ -227,5 +248,13 @@ impl RunFolder {
         let config = RunConfig::parse(&text, &path)?;
         config.settings.check().map_err(|e| e.at(path.display()))?;
         Ok(config)
+    }
+}
+
+/// Removes what a run that ended early has left.
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(e).at_path(path),
+        _ => Ok(()),
     }
 }

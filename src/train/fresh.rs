@@ -2,24 +2,8 @@
 
 use std::collections::HashMap;
 
-use serde::{Deserialize, Serialize};
-
-use super::base::Rows;
+use super::origin::{FreshRows, Rows};
 use crate::data::{ItemField, ItemFields, Vocab};
-
-/// How rows start of items, users and field values that the base does not know.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum FreshRows {
-    /// Drawn at random, as in a new run.
-    #[default]
-    Random,
-    /// The mean of the known rows (of the same field, where they are values of fields), and a random draw.
-    Mean,
-    /// Items: the mean over the item's field values (genres, director, …) of the known items that have them, and a random
-    /// draw. As `mean` where an item shares no value with a known one, and for users and field values.
-    Content,
-}
 
 /// What is added to the random draw of a fresh row.
 pub(super) struct Start<'a> {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{
     folder::{RunConfig, RunFolder},
-    transfer::{Origin, Transfer},
+    origin::{Origin, Transfer},
 };
 use crate::{
     base::Result,

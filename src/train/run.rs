@@ -14,10 +14,11 @@ use super::{
     folder::{RunConfig, RunFolder},
     loader::BatchLoader,
     memory::MemoryPlan,
+    origin::Transfer,
     schedule::Schedule,
     side_tables::SideTables,
     step_plan::plan_step,
-    transfer::{self, Base, Carried, Keys, Transfer},
+    transfer::{self, Base, Carried, Keys},
 };
 use crate::{
     backend::{self, Device, WithBackend},

@@ -5,17 +5,11 @@ run begins and kept in its folder, so that it can be asked, resumed and carried 
 `field.weight`, field by field, and which of them each item of the run has.
 */
 
-use std::{fs, io::ErrorKind, path::Path};
-
 use sha2::{Digest, Sha256};
 
 use super::{folder::RunFolder, settings::Settings};
 use crate::{
-    base::{
-        Error, Result,
-        atomic::write_atomically,
-        error::{IoContext, nearest},
-    },
+    base::{Error, Result, error::nearest},
     data::{Dataset, ItemFields, Vocab, digits, hex},
     layers::DataSummary,
     ops::BagLists,
@@ -91,33 +85,7 @@ fn check_values(flag: &str, fields: &[(&str, usize)]) -> Result<()> {
     .hint(format!("a field with a value for nearly every item says no more than the item: --fields {others}")))
 }
 
-/// Removes what a run that ended early has left.
-fn remove(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != ErrorKind::NotFound => Err(e).at_path(path),
-        _ => Ok(()),
-    }
-}
-
 impl SideTables {
-    /// Keeps what `settings` ask for of `data` in the folder of a new run.
-    ///
-    /// # Errors
-    /// The disk's; a field that the data lack.
-    pub fn keep(settings: &Settings, data: &Dataset, folder: &RunFolder) -> Result<()> {
-        remove(&folder.users())?;
-        remove(&folder.fields())?;
-        if settings.user_width > 0 {
-            data.user_keys().save(&folder.users())?;
-        }
-        let names = settings.field_names();
-        if names.is_empty() {
-            return Ok(());
-        }
-        let image = data.item_fields().image_of(&names)?;
-        write_atomically(&folder.fields(), |f| f.write_all(&image))
-    }
-
     /// What a run with `settings` and so many items has in its folder.
     ///
     /// # Errors

@@ -2,12 +2,11 @@
 
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
-
 use super::{
     checkpoint,
     engine::Engine,
     folder::{RunConfig, RunFolder},
+    origin::Which,
     side_tables::SideTables,
     transfer::{self, Keys},
 };
@@ -20,16 +19,6 @@ use crate::{
     mem::Planner,
     ops::Backend,
 };
-
-/// Which checkpoint of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Which {
-    /// The weights with the best validation.
-    Best,
-    /// The newest weights.
-    Last,
-}
 
 /// A trained model and what it knows.
 pub struct Trained {

@@ -16,72 +16,23 @@ What the new run adds between the tables and blocks of its base (users, fields, 
 `train/columns.rs`.
 */
 
-use std::{fmt, path::PathBuf};
+use serde::Serialize;
 
-use serde::{Deserialize, Serialize};
-
-pub use super::base::{Base, check_plans};
+pub use super::base::{Base, check_base, check_plans};
 use super::{
-    base::{Known, Rows, find, keys_of, left_behind, rows_of},
+    base::{Known, find, keys_of, left_behind, open_origin},
     columns::{Columns, Place, added, beginning, laid_out, named_columns},
     engine::Engine,
-    fresh::{FreshRows, Start, group},
+    fresh::{Start, group},
+    origin::{Origin, Rows, rows_of},
     side_tables::SideTables,
-    trained::Which,
 };
 use crate::{
-    base::{Error, Result},
+    base::Result,
     data::{ItemFields, Vocab},
     mem::Param,
     ops::Backend,
 };
-
-/// What is taken over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Transfer {
-    /// Nothing: the same network, to compare with.
-    None,
-    /// Tables: items, users, fields, positions.
-    Embedding,
-    /// Every tensor; all are trained on.
-    Model,
-    /// Every tensor, frozen; small patches are trained in their stead.
-    Patch,
-}
-
-impl Transfer {
-    /// Whether layers are taken over, not only tables.
-    pub fn layers(self) -> bool {
-        matches!(self, Transfer::Model | Transfer::Patch)
-    }
-}
-
-impl fmt::Display for Transfer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Transfer::None => "none",
-            Transfer::Embedding => "embedding",
-            Transfer::Model => "model",
-            Transfer::Patch => "patch",
-        })
-    }
-}
-
-/// Where a run comes from (`[from]` of its config.toml).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Origin {
-    /// Folder of the base run.
-    pub run: PathBuf,
-    /// Which of its checkpoints.
-    pub checkpoint: Which,
-    /// SHA-256 of that checkpoint.
-    pub sha256: String,
-    pub transfer: Transfer,
-    #[serde(alias = "fresh_items")]
-    pub fresh_rows: FreshRows,
-}
 
 /// What became of a parameter.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -193,21 +144,6 @@ fn take<B: Backend>(
     Ok(((0..p.shape[0]).filter(|i| place.of(*i).is_some()).count(), begins))
 }
 
-/// Opens the run that another one comes from, which it needs to be whole.
-///
-/// # Errors
-/// It is gone, or is not the one that the patches were trained on.
-pub(super) fn open_origin(origin: &Origin) -> Result<Base> {
-    let base = Base::open(&origin.run, origin.checkpoint).map_err(|e| {
-        e.hint(format!(
-            "the patches of this run need their base, {}; put it back, or correct `run` under [from] in config.toml",
-            origin.run.display()
-        ))
-    })?;
-    check_base(&base, origin)?;
-    Ok(base)
-}
-
 /// Reads the frozen parameters of a patched run from its base.
 ///
 /// # Errors
@@ -215,19 +151,4 @@ pub(super) fn open_origin(origin: &Origin) -> Result<Base> {
 pub fn complete<B: Backend>(engine: &mut Engine<B>, origin: &Origin, keys: Keys<'_>) -> Result<()> {
     let mut base = open_origin(origin)?;
     carry(engine, &mut base, origin, keys, |p| p.frozen).map(|_| ())
-}
-
-/// # Errors
-/// `base` is not the checkpoint that the patches were trained on.
-pub fn check_base(base: &Base, origin: &Origin) -> Result<()> {
-    if base.sha256() == origin.sha256 {
-        return Ok(());
-    }
-    Err(Error::user(format!(
-        "{}: these are not the weights that the patches were trained on (SHA-256 {}, not {})",
-        origin.run.display(),
-        &base.sha256()[..12],
-        &origin.sha256[..12.min(origin.sha256.len())]
-    ))
-    .hint("patches fit one base only: give them theirs, or train them anew with `mipgpu finetune --transfer patch`"))
 }

@@ -5,7 +5,7 @@ and changes nothing is refused, so that nobody believes to have changed the run.
 settings. A setting that neither names is used by every run.
 */
 
-use super::{schedule::Decay, settings::Settings, transfer::Transfer};
+use super::{origin::Transfer, schedule::Decay, settings::Settings};
 use crate::{
     base::{Error, Result},
     models::{self, Model},
