@@ -21,10 +21,11 @@ use crate::{
     data::{
         digits,
         fields::ItemFields,
+        hex::hex,
+        history::History,
         manifest::{FileEntry, Manifest},
         shard::{Container, Shard, Tensor},
-        vocab::{Vocab, hex},
-        write::History,
+        vocab::Vocab,
     },
 };
 

@@ -30,9 +30,10 @@ use crate::{
     data::{
         Dataset, ItemField, digits,
         fields::FieldBuilder,
+        history::Gathered,
         manifest::Manifest,
         staging::{FolderKind, Staging},
-        write::{Gathered, Has, ShardWriter, write_counts, write_fields, write_file, write_keys, write_manifest},
+        write::{Has, ShardWriter, write_counts, write_fields, write_file, write_keys, write_manifest},
     },
 };
 

@@ -7,8 +7,9 @@ use sha2::{Digest, Sha256};
 use crate::{
     base::{Error, Result},
     data::{
+        hex::hex,
         shard::{Container, Tensor, image},
-        vocab::{Columns, Vocab, VocabTensors, hex},
+        vocab::{Columns, Vocab, VocabTensors},
     },
 };
 

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     base::{Error, Result, error::IoContext},
-    data::{shard::VERSION, vocab::hex},
+    data::{hex::hex, shard::VERSION},
 };
 
 pub(crate) const MANIFEST: &str = "manifest.json";

@@ -18,6 +18,8 @@ mod dataset;
 pub mod domains;
 mod fields;
 pub mod get;
+mod hex;
+mod history;
 pub mod import;
 pub mod impressions;
 pub mod keyed;
@@ -32,10 +34,11 @@ mod write;
 
 pub use dataset::Dataset;
 pub use fields::{ItemField, ItemFields};
+pub(crate) use hex::hex;
 pub(crate) use import::WARNING;
 pub use import::{Duplicates, Encoding, ImportOptions, ImportSummary, Missing, Quotes, Where, import};
 pub use vocab::Vocab;
-pub(crate) use vocab::{hex, whole_number};
+pub(crate) use vocab::whole_number;
 
 /// An integer with commas between its thousands, as people read it: `1234567` is `1,234,567`.
 pub fn digits(n: u64) -> String {

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::{
     base::{Error, Result, error::IoContext},
-    data::write::History,
+    data::history::History,
 };
 
 #[cfg(miri)]

@@ -2,13 +2,14 @@
 hash map: an opened vocabulary costs address space, not memory.
 */
 
-use std::{cmp::Ordering, fmt::Write as _, fs::File, io::Write, path::Path};
+use std::{cmp::Ordering, fs::File, io::Write, path::Path};
 
 use rayon::slice::ParallelSliceMut;
 use sha2::{Digest, Sha256};
 
 use crate::{
     base::{Error, Result, error::IoContext},
+    data::hex::hex,
     data::shard::{Container, Tensor, header},
 };
 
@@ -205,14 +206,6 @@ pub(crate) fn whole_number(key: &[u8]) -> Option<&[u8]> {
     let digits = whole.strip_prefix(b"-").unwrap_or(whole);
     let fits = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
     (fits && zeros.iter().skip(1).all(|&b| b == b'0')).then_some(whole)
-}
-
-/// Bytes as lower-case hex.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

@@ -14,9 +14,10 @@ use rustc_hash::FxHashMap;
 use crate::{
     base::Result,
     data::{
+        history::History,
         import::{Duplicates, moments::Decimals},
         spill::Spill,
-        write::{Has, History},
+        write::Has,
     },
 };
 

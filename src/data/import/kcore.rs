@@ -10,11 +10,7 @@ use std::path::Path;
 
 use crate::{
     base::{Error, Result},
-    data::{
-        manifest::FileEntry,
-        shard::Shard,
-        write::{Gathered, ShardWriter},
-    },
+    data::{history::Gathered, manifest::FileEntry, shard::Shard, write::ShardWriter},
 };
 
 /// Who is left.

@@ -64,10 +64,11 @@ use crate::{
     base::{Error, Result, error::IoContext},
     data::{
         Vocab, digits,
+        history::History,
         manifest::{FORMAT, Manifest},
         shard::VERSION,
         staging::{DATA_SET, Staging},
-        write::{Has, History, ShardWriter, write_counts, write_fields, write_keys, write_manifest},
+        write::{Has, ShardWriter, write_counts, write_fields, write_keys, write_manifest},
     },
 };
 
