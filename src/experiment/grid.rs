@@ -63,7 +63,7 @@ use super::{
     metric::Metric,
     overlay::{lay_over, override_setting},
     results::Expect,
-    typos,
+    typos::{self, unknown},
 };
 use crate::{
     base::{Error, Result, error::nearest},
@@ -492,15 +492,6 @@ impl TableSpec {
                 _ => Ok(()),
             },
         }
-    }
-}
-
-/// A name that there is none of, with the nearest one.
-pub(super) fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str> + Clone) -> Error {
-    let e = Error::user(format!("there is no {what} '{name}'"));
-    match nearest(name, known.clone()) {
-        Some(near) => e.hint(format!("did you mean '{near}'?")),
-        None => e.hint(format!("there are: {}", known.collect::<Vec<_>>().join(", "))),
     }
 }
 

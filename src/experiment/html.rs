@@ -8,6 +8,7 @@ use std::fmt::Write;
 
 use super::{
     figures,
+    reason::reason,
     results::{Claim, Results, RunState, Verdict},
     section::section,
     words,
@@ -147,10 +148,6 @@ fn claim(out: &mut String, c: &Claim) {
     };
     cells.iter().for_each(|cell| number(out, cell));
     out.push_str("</tr>\n");
-}
-
-pub(super) fn reason(what: &str, why: &str) -> String {
-    format!("{what}{}{}", if why.is_empty() { "" } else { ": " }, escape(why))
 }
 
 fn bases(out: &mut String, r: &Results) {

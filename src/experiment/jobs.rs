@@ -19,6 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use super::job::RunJob;
 use super::{
     record::{Record, Stage, forget, is_trained, record_of, remove, state_of, try_again},
     results::RunState,
@@ -30,41 +31,6 @@ use crate::{
 
 /// Set in the environment of a process that is to stop, as on Ctrl-C, when its standard input ends.
 pub const ENDS_WITH_PARENT: &str = "MIPGPU_ENDS_WITH_PARENT";
-
-/// A training and the questions after it.
-#[derive(Clone, Debug)]
-pub struct RunJob {
-    /// Unique; names the files: `FOLDER/NAME`, a run folder, and `FOLDER/NAME.json`, its record.
-    pub name: String,
-    /// Where.
-    pub folder: PathBuf,
-    /// Arguments of `mipgpu` that begin it; they name the run folder as --out.
-    pub train: Vec<String>,
-    /// Arguments of `mipgpu`, one set a command, of what is asked afterwards.
-    pub then: Vec<Vec<String>>,
-    /// Files that those leave behind; without them the questions are asked again.
-    pub leaves: Vec<PathBuf>,
-    /// Digest of all that decides what comes out.
-    pub key: String,
-    /// Jobs (by index) that must be done before.
-    pub after: Vec<usize>,
-    /// Seconds it may take, for the time that is told; 0: not known.
-    pub seconds: f64,
-    /// Epochs, for the progress.
-    pub epochs: u32,
-    /// Program and device, for the record.
-    pub machine: String,
-}
-
-impl RunJob {
-    pub fn run(&self) -> PathBuf {
-        self.folder.join(&self.name)
-    }
-
-    pub(super) fn record_path(&self) -> PathBuf {
-        self.folder.join(format!("{}.json", self.name))
-    }
-}
 
 /// What is told while jobs run.
 #[derive(Clone, Debug)]

@@ -10,9 +10,11 @@ pub mod collect;
 mod figures;
 pub mod grid;
 pub mod html;
+pub mod job;
 pub mod jobs;
 pub mod metric;
 mod overlay;
+mod reason;
 pub mod record;
 pub mod results;
 #[cfg(test)]

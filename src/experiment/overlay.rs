@@ -1,6 +1,6 @@
 //! What is laid over a grid before it is read: its variants, and settings from the command line.
 
-use super::grid::unknown;
+use super::typos::unknown;
 use crate::base::{Error, Result};
 
 /// Tables are laid over tables key by key, anything else takes the place of what was there; so does a data set, whose keys

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use serde::{Deserialize, Serialize};
 
-use super::{jobs::RunJob, results::RunState, trials::digest};
+use super::{job::RunJob, results::RunState, trials::digest};
 use crate::base::{Error, Result, atomic::write_atomically, error::IoContext};
 
 /// How far a job came.

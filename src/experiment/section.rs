@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::{
     figures,
-    html::reason,
+    reason::reason,
     results::{ResultRow, RunState, Table, Test},
     words::{self, Mark},
 };

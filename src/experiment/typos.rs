@@ -22,6 +22,15 @@ pub(super) fn unreadable(text: &str, place: &str, e: &toml::de::Error) -> Error 
     }
 }
 
+/// A name that there is none of, with the nearest one.
+pub(super) fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str> + Clone) -> Error {
+    let e = Error::user(format!("there is no {what} '{name}'"));
+    match nearest(name, known.clone()) {
+        Some(near) => e.hint(format!("did you mean '{near}'?")),
+        None => e.hint(format!("there are: {}", known.collect::<Vec<_>>().join(", "))),
+    }
+}
+
 /// Puts the place in front of an error about a name in quotes, with the line where that name stands, if it stands in
 /// one line alone.
 pub(super) fn at_line(text: &str, place: &str, e: Error) -> Error {
