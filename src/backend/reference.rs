@@ -1,9 +1,10 @@
 //! The oracle: every op's plain loops, in f64 to be right or in f32 to be as wrong as a naive implementation.
 
 use crate::{
+    at_once,
     base::{Error, Result},
-    mem::{Access, Arena, F32, HostArenas, Planner, RawSpan, Scalar, Span, U32},
-    ops::{Invalid, Later, Memory, Op, Run, Valid},
+    mem::{Access, Arena, HostArenas, Planner, Precision, RawSpan, Scalar, Span, U32},
+    ops::{Invalid, Memory, Op, Run, Valid},
 };
 
 /// Host arenas in the arithmetic of `S`.
@@ -41,6 +42,14 @@ impl<S: Scalar, O: Op> Run<O> for Reference<S> {
 }
 
 impl<S: Scalar> Memory for Reference<S> {
+    fn precision(&self) -> Precision {
+        Precision::F32
+    }
+
+    fn products(&self) -> Precision {
+        Precision::F32
+    }
+
     fn refuse(&mut self, why: &Invalid) {
         self.refused.get_or_insert_with(|| why.error(self.arenas.owners()));
     }
@@ -49,17 +58,24 @@ impl<S: Scalar> Memory for Reference<S> {
         self.refused.is_some()
     }
 
-    fn sync(&mut self) -> Result<()> {
-        self.refused.clone().map_or(Ok(()), Err)
+    fn bytes(&self, plan: &Planner) -> usize {
+        plan.bytes()
     }
 
-    fn read_later(&mut self, span: Span<F32>) -> Later {
-        if self.failed() {
-            return Later::Lost;
-        }
-        let mut values = [0.0; 4];
-        self.read(span.first(4).raw(), &mut values);
-        Later::Now(values)
+    fn reserve(&mut self, _: usize) -> Result<()> {
+        Ok(())
+    }
+
+    fn scratch_taken(&mut self) -> usize {
+        0
+    }
+
+    fn resident(&mut self, _: usize) -> Option<Span<U32>> {
+        None
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        self.refused.clone().map_or(Ok(()), Err)
     }
 
     fn write(&mut self, span: RawSpan, values: &[f32]) {
@@ -83,3 +99,5 @@ impl<S: Scalar> Memory for Reference<S> {
         values.copy_from_slice(self.arenas.ids(span.first(values.len()).raw()));
     }
 }
+
+at_once!(Reference<S>, for S: Scalar);

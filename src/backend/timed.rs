@@ -5,8 +5,11 @@ use std::time::{Duration, Instant};
 use super::nvtx;
 use crate::{
     base::Result,
-    mem::{F32, Precision, RawSpan, Span, U32},
-    ops::{Backend, Cost, Invalid, Later, MARKS, Mark, Memory, Op, Phase, Run, Valid, valid::owner},
+    mem::{F32, Planner, Precision, RawSpan, Span, U32},
+    ops::{
+        Backend, Clock, Cost, Invalid, Later, MARKS, Mark, Memory, Op, Phase, Run, Schedule, Valid, forward_clock,
+        valid::owner,
+    },
 };
 
 /// One call of an op.
@@ -177,6 +180,9 @@ impl Memory for Timed {
     fn read_ids(&mut self, span: Span<U32>, values: &mut [u32]) {
         self.inner.read_ids(span, values);
     }
+    fn bytes(&self, plan: &Planner) -> usize {
+        self.inner.bytes(plan)
+    }
     fn reserve(&mut self, bytes: usize) -> Result<()> {
         self.inner.reserve(bytes)
     }
@@ -189,6 +195,9 @@ impl Memory for Timed {
     fn resident(&mut self, len: usize) -> Option<Span<U32>> {
         self.inner.resident(len)
     }
+}
+
+impl Schedule for Timed {
     fn write_ids_ahead(&mut self, span: Span<U32>, values: &[u32]) {
         self.write_with(values.len(), |b| b.write_ids_ahead(span, values));
     }
@@ -204,13 +213,14 @@ impl Memory for Timed {
         nvtx::push(phase.word());
         (self.phase, self.open) = (phase, true);
     }
-    fn mark(&mut self) -> Mark {
-        self.inner.mark()
-    }
-    fn seconds_between(&mut self, from: &Mark, to: &Mark) -> f64 {
-        self.inner.seconds_between(from, to)
-    }
     fn replays(&self) -> bool {
         self.inner.replays()
     }
+    fn replay(&mut self, _: u64, body: impl FnOnce(&mut Self)) {
+        body(self);
+    }
+}
+
+impl Clock for Timed {
+    forward_clock!(self => self.inner);
 }

@@ -2,62 +2,28 @@
 
 pub use super::timed::{Call, Timed, Written};
 use crate::{
+    at_once,
     base::{Error, Result},
-    mem::{Arena, Owners, RawSpan, Span, U32},
+    mem::{Arena, Owners, Planner, Precision, RawSpan, Span, U32},
     ops::{Access, Invalid, Memory, Op, Run, Valid},
 };
 
-/// Hands on what a wrapper with a field `inner` has nothing to add to. Work that is repeated stays with the wrapper, which is
-/// to see every op of it.
-macro_rules! pass_memory {
+/// Forwards what a wrapper with a field `inner` adds nothing to. Repeated work stays with the wrapper, which is to see every
+/// op of it.
+macro_rules! forward_to_inner {
     ($wrapper:ty $(, of $inner:ident)?) => {
         impl $(<$inner: $crate::ops::Memory>)? $crate::ops::Memory for $wrapper {
-            fn precision(&self) -> $crate::mem::Precision {
-                self.inner.precision()
-            }
-            fn products(&self) -> $crate::mem::Precision {
-                self.inner.products()
-            }
-            fn refuse(&mut self, why: &$crate::ops::Invalid) {
-                self.inner.refuse(why);
-            }
-            fn failed(&self) -> bool {
-                self.inner.failed()
-            }
-            fn write(&mut self, span: $crate::mem::RawSpan, values: &[f32]) {
-                self.inner.write(span, values);
-            }
-            fn read(&mut self, span: $crate::mem::RawSpan, values: &mut [f32]) {
-                self.inner.read(span, values);
-            }
-            fn write_ids(&mut self, span: $crate::mem::Span<$crate::mem::U32>, values: &[u32]) {
-                self.inner.write_ids(span, values);
-            }
-            fn read_ids(&mut self, span: $crate::mem::Span<$crate::mem::U32>, values: &mut [u32]) {
-                self.inner.read_ids(span, values);
-            }
-            fn reserve(&mut self, bytes: usize) -> $crate::base::Result<()> {
-                self.inner.reserve(bytes)
-            }
-            fn scratch_taken(&mut self) -> usize {
-                self.inner.scratch_taken()
-            }
-            fn sync(&mut self) -> $crate::base::Result<()> {
-                self.inner.sync()
-            }
-            fn resident(&mut self, len: usize) -> Option<$crate::mem::Span<$crate::mem::U32>> {
-                self.inner.resident(len)
-            }
-            fn write_ids_ahead(&mut self, span: $crate::mem::Span<$crate::mem::U32>, values: &[u32]) {
-                self.inner.write_ids_ahead(span, values);
-            }
-            fn replays(&self) -> bool {
-                self.inner.replays()
-            }
+            $crate::ops::forward_memory!(self => self.inner);
+        }
+        impl $(<$inner: $crate::ops::Schedule>)? $crate::ops::Schedule for $wrapper {
+            $crate::ops::forward_schedule!(self => self.inner);
+        }
+        impl $(<$inner: $crate::ops::Clock>)? $crate::ops::Clock for $wrapper {
+            $crate::ops::forward_clock!(self => self.inner);
         }
     };
 }
-pub(crate) use pass_memory;
+pub(crate) use forward_to_inner;
 
 /// Finds the first op that turns finite inputs into a NaN or an infinity. Reads every destination back after every op:
 /// for finding out, not for training.
@@ -97,7 +63,7 @@ impl<B: Memory + Run<O>, O: Op> Run<O> for NanCheck<B> {
     }
 }
 
-pass_memory!(NanCheck<B>, of B);
+forward_to_inner!(NanCheck<B>, of B);
 
 /// Runs nothing: checks each op, asks the backend behind it whether it serves the op, and how much scratch memory that takes.
 pub struct DryRun<'a, B> {
@@ -142,6 +108,12 @@ impl<B: Run<O>, O: Op> Run<O> for DryRun<'_, B> {
 }
 
 impl<B> Memory for DryRun<'_, B> {
+    fn precision(&self) -> Precision {
+        Precision::F32
+    }
+    fn products(&self) -> Precision {
+        Precision::F32
+    }
     fn refuse(&mut self, why: &Invalid) {
         self.invalid.get_or_insert_with(|| why.clone());
     }
@@ -152,4 +124,21 @@ impl<B> Memory for DryRun<'_, B> {
     fn read(&mut self, _: RawSpan, _: &mut [f32]) {}
     fn write_ids(&mut self, _: Span<U32>, _: &[u32]) {}
     fn read_ids(&mut self, _: Span<U32>, _: &mut [u32]) {}
+    fn bytes(&self, plan: &Planner) -> usize {
+        plan.bytes()
+    }
+    fn reserve(&mut self, _: usize) -> Result<()> {
+        Ok(())
+    }
+    fn scratch_taken(&mut self) -> usize {
+        0
+    }
+    fn sync(&mut self) -> Result<()> {
+        Ok(())
+    }
+    fn resident(&mut self, _: usize) -> Option<Span<U32>> {
+        None
+    }
 }
+
+at_once!(DryRun<'_, B>, for B);

@@ -22,7 +22,7 @@ use super::{
     shapes::BenchShape,
 };
 use crate::{
-    backend::{self, Device, WithBackend, wrap::pass_memory},
+    backend::{self, Device, WithBackend, wrap::forward_to_inner},
     base::{Error, Result},
     mem::{Planner, Precision, RawSpan},
     ops::{self, Backend, Cost, Op, Run, Spans, Valid},
@@ -270,4 +270,4 @@ fn bytes_of(span: RawSpan, precision: Precision) -> usize {
     if span.arena() == crate::mem::Arena::Act && precision == Precision::Bf16 { 2 } else { 4 }
 }
 
-pass_memory!(Stopwatch);
+forward_to_inner!(Stopwatch);

@@ -9,7 +9,7 @@ use crate::{
     ops::{Backend, Op, Run},
 };
 
-/// A backend of any kind that can repeat work ([`crate::ops::Memory::replay`]).
+/// A backend of any kind that can repeat work ([`crate::ops::Schedule::replay`]).
 pub trait Repeats: Backend {
     fn repeat(&mut self, key: u64, body: &mut dyn FnMut(&mut dyn Backend));
 }

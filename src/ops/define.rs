@@ -2,7 +2,7 @@
 
 use std::{any::Any, fmt::Debug};
 
-use super::dropout::Dropout;
+use super::dropout_site::Dropout;
 use crate::mem::{Access, Mode, RawSpan};
 
 /// The walk over an op's spans, written by [`op!`](macro@crate::op).

@@ -2,7 +2,7 @@
 
 A step makes its batch and draws its negatives, goes forward and back, takes the gradient norm, and updates the weights unless the guard says no:
 loss and norm must be finite. All of it is ops, with everything that changes from step to step in memory, so that a backend
-may record it once and repeat it ([`Memory::replay`]). The host writes the head of the batch and the learning rate before a
+may record it once and repeat it ([`crate::ops::Schedule::replay`]). The host writes the head of the batch and the learning rate before a
 step, and looks at loss and norm one step late ([`Engine::launch`]): the device never waits for it. A step that was not
 finite has frozen the weights by then, and is repeated op by op to find out where it broke.
 */
@@ -493,7 +493,7 @@ impl<B: Backend> Engine<B> {
         let fits = |batch: usize| {
             let Ok((plan, input, step_plan)) = plan_step(settings, summary, batch) else { return false };
             let Ok(scratch) = Self::ask(&bare, &step_plan, &input).finish(plan.owners()) else { return false };
-            (B::bytes(&plan, bare.precision()) + scratch.next_multiple_of(1 << 20)) as u64 <= there
+            (bare.bytes(&plan) + scratch.next_multiple_of(1 << 20)) as u64 <= there
         };
         let (mut low, mut high) = (0, settings.batch);
         while high - low > 1 {

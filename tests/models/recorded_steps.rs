@@ -7,7 +7,7 @@ use mipgpu::{
     base::rng::{Purpose, Stream},
     layers::HostInput,
     mem::{Planner, Precision, Span, U32},
-    ops::{Backend, MARKS, Mark, Memory, NO_ROW},
+    ops::{Backend, Clock, MARKS, Mark, Memory, NO_ROW},
     tasks::{LossKind, MaskedItem, SamplerKind, Sequence, Task},
     train::{Engine, Freeze, Patching, Settings, TableUpdate},
 };

@@ -5,8 +5,8 @@ use mipgpu::{
     backend::{Cpu, Reference, cpu::simd::Isa},
     mem::Precision,
     ops::{
-        Access, Memory, Op, Run, all_cases,
-        case::{AnyCase, Case, Fill},
+        Access, AnyCase, Memory, Op, Run, all_cases,
+        case::{Case, Fill},
         cross_entropy, dilated_conv, linear, sampled_softmax,
     },
 };
@@ -116,6 +116,12 @@ fn every_op_of_the_list_is_run_by_a_case() {
         }
     }
     impl Memory for Recorder {
+        fn precision(&self) -> Precision {
+            self.inner.precision()
+        }
+        fn products(&self) -> Precision {
+            self.inner.products()
+        }
         fn refuse(&mut self, why: &Invalid) {
             self.inner.refuse(why);
         }
@@ -134,7 +140,23 @@ fn every_op_of_the_list_is_run_by_a_case() {
         fn read_ids(&mut self, span: mipgpu::mem::Span<mipgpu::mem::U32>, values: &mut [u32]) {
             self.inner.read_ids(span, values);
         }
+        fn bytes(&self, plan: &mipgpu::mem::Planner) -> usize {
+            self.inner.bytes(plan)
+        }
+        fn reserve(&mut self, bytes: usize) -> mipgpu::base::Result<()> {
+            self.inner.reserve(bytes)
+        }
+        fn scratch_taken(&mut self) -> usize {
+            self.inner.scratch_taken()
+        }
+        fn sync(&mut self) -> mipgpu::base::Result<()> {
+            self.inner.sync()
+        }
+        fn resident(&mut self, len: usize) -> Option<mipgpu::mem::Span<mipgpu::mem::U32>> {
+            self.inner.resident(len)
+        }
     }
+    mipgpu::at_once!(Recorder);
     let ran = Ran::default();
     for case in all_cases::<Recorder>().iter().filter(|case| chosen(&***case)) {
         let ran = ran.clone();

@@ -8,8 +8,7 @@ use mipgpu::{
     base::{Error, Result, error::ErrorKind},
     mem::{Planner, Precision},
     ops::{
-        Backend, Dst, LayerNormFwd, LinearBwd, LinearFwd, Memory, Run, all_cases,
-        case::AnyCase,
+        AnyCase, Backend, Dst, LayerNormFwd, LinearBwd, LinearFwd, Memory, Run, all_cases,
         misuse::{Misuse, Tried},
     },
 };

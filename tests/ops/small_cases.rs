@@ -10,7 +10,7 @@ use mipgpu::{
     backend::{Cpu, Reference},
     base::Result,
     mem::{Planner, Precision},
-    ops::{Backend, case::AnyCase, families, names},
+    ops::{AnyCase, Backend, families, names},
 };
 
 /// A way to open a backend.

@@ -51,9 +51,10 @@ mod vertical_conv;
 mod window_conv;
 
 use crate::{
+    at_once,
     base::{Error, Result},
-    mem::{Dst, Element, F32, HostArenas, Lent, Planner, Precision, RawSpan, Span, U32},
-    ops::{Invalid, Later, Memory, NoOp, Op, Run, Valid},
+    mem::{Dst, Element, HostArenas, Lent, Planner, Precision, RawSpan, Span, U32},
+    ops::{Invalid, Memory, NoOp, Op, Run, Valid},
 };
 
 /// Elements of an elementwise op that one task takes: long enough to be worth handing over, and a multiple of the
@@ -131,6 +132,10 @@ impl Run<NoOp> for Cpu {
 }
 
 impl Memory for Cpu {
+    fn precision(&self) -> Precision {
+        Precision::F32
+    }
+
     fn products(&self) -> Precision {
         self.products
     }
@@ -143,17 +148,24 @@ impl Memory for Cpu {
         self.refused.is_some()
     }
 
-    fn sync(&mut self) -> Result<()> {
-        self.refused.clone().map_or(Ok(()), Err)
+    fn bytes(&self, plan: &Planner) -> usize {
+        plan.bytes()
     }
 
-    fn read_later(&mut self, span: Span<F32>) -> Later {
-        if self.failed() {
-            return Later::Lost;
-        }
-        let mut values = [0.0; 4];
-        self.read(span.first(4).raw(), &mut values);
-        Later::Now(values)
+    fn reserve(&mut self, _: usize) -> Result<()> {
+        Ok(())
+    }
+
+    fn scratch_taken(&mut self) -> usize {
+        0
+    }
+
+    fn resident(&mut self, _: usize) -> Option<Span<U32>> {
+        None
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        self.refused.clone().map_or(Ok(()), Err)
     }
 
     fn write(&mut self, span: RawSpan, values: &[f32]) {
@@ -172,3 +184,5 @@ impl Memory for Cpu {
         values.copy_from_slice(self.arenas.ids(span.first(values.len()).raw()));
     }
 }
+
+at_once!(Cpu);

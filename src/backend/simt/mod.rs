@@ -5,7 +5,7 @@ All memory of a plan is taken when the backend opens; scratch for partial sums i
 engine asks what every op of a step needs (`Run::need`). Work goes to one stream, in order. A failed call is kept, what
 follows it is skipped, and [`Memory::sync`] reports it: a device that falls away cannot leave a half-done step unnoticed.
 
-A stretch of work that comes again and again with the same sizes ([`Memory::replay`]) is launched call by call the first
+A stretch of work that comes again and again with the same sizes ([`Schedule::replay`]) is launched call by call the first
 time, recorded as a CUDA graph the second, and from then on replayed by one call. Copies from and to the host pass beside
 it (`transfer.rs`). MIPGPU_GRAPHS=off keeps to single calls, for profilers that show kernels by name.
 
@@ -64,7 +64,7 @@ use half::bf16;
 use crate::{
     base::{Error, Result},
     mem::{Arena, Dst, Element, F32, Owners, Planner, Precision, RawSpan, Span, U32},
-    ops::{Invalid, Later, Mark, Memory, NoOp, Run, Valid},
+    ops::{Clock, Invalid, Later, Mark, Memory, NoOp, Phase, Run, Schedule, Valid},
 };
 use driver::{Driver, Loaded, words};
 use gemm::Gemm;
@@ -225,7 +225,7 @@ impl Simt {
         })
     }
 
-    /// Whether [`Memory::replay`] records and replays (it does at first), or launches every call.
+    /// Whether [`Schedule::replay`] records and replays (it does at first), or launches every call.
     pub fn set_replay(&mut self, on: bool) {
         self.replays = on;
     }
@@ -471,12 +471,8 @@ impl Memory for Simt {
         self.precision
     }
 
-    fn bytes(plan: &Planner, precision: Precision) -> usize {
-        bytes(plan, precision)
-    }
-
-    fn scratch_taken(&mut self) -> usize {
-        std::mem::take(&mut self.scratch_taken)
+    fn products(&self) -> Precision {
+        self.precision
     }
 
     fn refuse(&mut self, why: &Invalid) {
@@ -529,6 +525,10 @@ impl Memory for Simt {
         self.copy_out(span.raw(), values);
     }
 
+    fn bytes(&self, plan: &Planner) -> usize {
+        bytes(plan, self.precision)
+    }
+
     fn reserve(&mut self, bytes: usize) -> Result<()> {
         // What was given back lately counts as free only after the device has come to rest.
         self.sync()?;
@@ -548,6 +548,19 @@ impl Memory for Simt {
         self.sync()
     }
 
+    fn scratch_taken(&mut self) -> usize {
+        std::mem::take(&mut self.scratch_taken)
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        if self.fault.is_none()
+            && let Err(e) = self.stream.synchronize()
+        {
+            self.fail("waiting for the device", e);
+        }
+        self.fault.clone().or_else(|| self.refused.clone()).map_or(Ok(()), Err)
+    }
+
     fn resident(&mut self, len: usize) -> Option<Span<U32>> {
         self.sync().ok()?;
         // What is left is also for the driver, for graphs and for whoever else draws on this device.
@@ -560,7 +573,9 @@ impl Memory for Simt {
         self.arenas[Arena::Data as usize] = self.stream.alloc_zeros(bytes).ok()?;
         Some(Span::data(len))
     }
+}
 
+impl Schedule for Simt {
     fn write_ids_ahead(&mut self, span: Span<U32>, values: &[u32]) {
         assert!(values.len() <= span.len());
         if values.is_empty() || self.fault.is_some() {
@@ -606,32 +621,7 @@ impl Memory for Simt {
         }
     }
 
-    fn mark(&mut self) -> Mark {
-        assert!(self.recording.is_none(), "a moment would be recorded, and replayed");
-        // No mark is so late: it stands for one that was never made.
-        let never = Mark::Device(u64::MAX);
-        if self.fault.is_some() {
-            return never;
-        }
-        match self.device.context.bind_to_thread().and_then(|()| self.moments.mark(&self.stream)) {
-            Ok(mark) => Mark::Device(mark),
-            Err(e) => {
-                self.fail("marking a moment", e);
-                never
-            }
-        }
-    }
-
-    fn seconds_between(&mut self, from: &Mark, to: &Mark) -> f64 {
-        let (Mark::Device(from), Mark::Device(to)) = (from, to) else { return f64::NAN };
-        if self.fault.is_some() {
-            return f64::NAN;
-        }
-        self.moments.between(*from, *to).unwrap_or_else(|e| {
-            self.fail("waiting for the device", e);
-            f64::NAN
-        })
-    }
+    fn enter(&mut self, _: Phase) {}
 
     fn replays(&self) -> bool {
         true
@@ -659,13 +649,33 @@ impl Memory for Simt {
             Some(Stretch::Recorded { .. }) => self.launch_recorded(key),
         }
     }
+}
 
-    fn sync(&mut self) -> Result<()> {
-        if self.fault.is_none()
-            && let Err(e) = self.stream.synchronize()
-        {
-            self.fail("waiting for the device", e);
+impl Clock for Simt {
+    fn mark(&mut self) -> Mark {
+        assert!(self.recording.is_none(), "a moment would be recorded, and replayed");
+        // No mark is so late: it stands for one that was never made.
+        let never = Mark::Device(u64::MAX);
+        if self.fault.is_some() {
+            return never;
         }
-        self.fault.clone().or_else(|| self.refused.clone()).map_or(Ok(()), Err)
+        match self.device.context.bind_to_thread().and_then(|()| self.moments.mark(&self.stream)) {
+            Ok(mark) => Mark::Device(mark),
+            Err(e) => {
+                self.fail("marking a moment", e);
+                never
+            }
+        }
+    }
+
+    fn seconds_between(&mut self, from: &Mark, to: &Mark) -> f64 {
+        let (Mark::Device(from), Mark::Device(to)) = (from, to) else { return f64::NAN };
+        if self.fault.is_some() {
+            return f64::NAN;
+        }
+        self.moments.between(*from, *to).unwrap_or_else(|e| {
+            self.fail("waiting for the device", e);
+            f64::NAN
+        })
     }
 }

@@ -160,6 +160,12 @@ impl<O: Op> Run<O> for Nobody {
 }
 
 impl Memory for Nobody {
+    fn precision(&self) -> Precision {
+        Precision::F32
+    }
+    fn products(&self) -> Precision {
+        Precision::F32
+    }
     fn refuse(&mut self, _: &Invalid) {}
     fn failed(&self) -> bool {
         false
@@ -168,7 +174,24 @@ impl Memory for Nobody {
     fn read(&mut self, _: RawSpan, _: &mut [f32]) {}
     fn write_ids(&mut self, _: Span<U32>, _: &[u32]) {}
     fn read_ids(&mut self, _: Span<U32>, _: &mut [u32]) {}
+    fn bytes(&self, plan: &Planner) -> usize {
+        plan.bytes()
+    }
+    fn reserve(&mut self, _: usize) -> crate::base::Result<()> {
+        Ok(())
+    }
+    fn scratch_taken(&mut self) -> usize {
+        0
+    }
+    fn sync(&mut self) -> crate::base::Result<()> {
+        Ok(())
+    }
+    fn resident(&mut self, _: usize) -> Option<Span<U32>> {
+        None
+    }
 }
+
+crate::at_once!(Nobody);
 
 /// Of all cases, by name.
 fn all_prices() -> &'static [(String, Vec<Price>)] {

@@ -15,7 +15,7 @@ use crate::{
     backend::{self, Device, WithBackend},
     base::Result,
     mem::{Numerics, Planner, Precision},
-    ops::{self, Backend, case::AnyCase},
+    ops::{self, AnyCase, Backend},
 };
 use steps::{Expected, step, values};
 

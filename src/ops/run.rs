@@ -1,0 +1,58 @@
+//! Running an operation on a backend, by value, reference or box.
+
+use super::{Clock, Memory, Op, Schedule, Valid, forward_clock, forward_memory, forward_schedule};
+
+/// A backend that can run `O`. Failures are kept, and reported by [`Memory::sync`].
+pub trait Run<O: Op>: Memory {
+    /// Runs an op that was checked.
+    fn execute(&mut self, op: &Valid<'_, O>);
+
+    /// Checks an op and runs it. One that fails its check is not run, and neither is anything after it: see
+    /// [`Memory::refuse`].
+    fn run(&mut self, op: &O) {
+        if self.failed() {
+            return;
+        }
+        match Valid::of(op) {
+            Ok(op) => self.execute(&op),
+            Err(why) => self.refuse(&why),
+        }
+    }
+
+    /// Bytes of scratch memory that `op` takes.
+    ///
+    /// # Errors
+    /// No implementation serves these sizes; says which are served.
+    fn need(&self, op: &O) -> Result<usize, String> {
+        let _ = op;
+        Ok(0)
+    }
+}
+
+/// A pointer to a backend is a backend. Repeated work is the exception: the pointer runs it each time.
+macro_rules! pointer_to_backend {
+    ($pointer:ty) => {
+        impl<O: Op, B: Run<O> + ?Sized> Run<O> for $pointer {
+            fn execute(&mut self, op: &Valid<'_, O>) {
+                (**self).execute(op);
+            }
+            fn need(&self, op: &O) -> Result<usize, String> {
+                (**self).need(op)
+            }
+        }
+
+        impl<B: Memory + ?Sized> Memory for $pointer {
+            forward_memory!(self => (**self));
+        }
+
+        impl<B: Schedule + ?Sized> Schedule for $pointer {
+            forward_schedule!(self => (**self));
+        }
+
+        impl<B: Clock + ?Sized> Clock for $pointer {
+            forward_clock!(self => (**self));
+        }
+    };
+}
+pointer_to_backend!(&mut B);
+pointer_to_backend!(Box<B>);
