@@ -12,6 +12,8 @@ fields and block sizes are defined once. Results are cached by a hash of all inp
 again.
 */
 
+#![allow(clippy::print_stdout)]
+
 use std::{
     collections::hash_map::DefaultHasher,
     env, fs,

@@ -7,6 +7,8 @@ timestamps: about 10 000 users and 1 000 items per million rows. Users are unifo
 not ordered by user.
 */
 
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
 use std::{
     fs::{self, File},
     io::{BufWriter, Write},

@@ -1,10 +1,12 @@
 //! Times whole training steps: `cargo bench --bench step [-- --device cuda --model caser --width 64 --json ...]`.
 //!
-//! The mipgpu side of benches/peers: a training step as in a run, on sequences of Zipf-distributed items, of full
-//length or ! of the lengths in `--lengths`. Accepts all flags of `mipgpu train` that affect a step. The default is
-//BERT4Rec of width 64 ! with 2 heads on 64 sequences, with a fifth of the items masked. `--ops` prints the time per
-//operation. `--data` reads the ! batches from a data set as a run does, and prints the cost of opening it and loading a
-//batch (benches/scale.py); it also ! supports ratings and baskets.
+//! The mipgpu side of benches/peers: a training step as in a run, on sequences of Zipf-distributed items, of full length or
+//! of the lengths in `--lengths`. Accepts all flags of `mipgpu train` that affect a step. The default is BERT4Rec of width
+//! 64 with 2 heads on 64 sequences, with a fifth of the items masked. `--ops` prints the time per operation. `--data` reads
+//! the batches from a data set as a run does, and prints the cost of opening it and loading a batch (benches/scale.py); it
+//! also supports ratings and baskets.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, clippy::exit)]
 
 use std::{path::PathBuf, time::Instant};
 

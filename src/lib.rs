@@ -24,6 +24,7 @@ The rooms, in layer order (a room may use those before it; `tests/layering.rs` c
 
 pub mod backend;
 pub mod base;
+#[allow(clippy::print_stdout, clippy::print_stderr, clippy::exit)]
 pub mod cli;
 pub mod data;
 pub mod eval;

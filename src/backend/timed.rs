@@ -5,11 +5,9 @@ use std::time::{Duration, Instant};
 use super::nvtx;
 use crate::{
     base::Result,
+    forward_clock,
     mem::{F32, Planner, Precision, RawSpan, Span, U32},
-    ops::{
-        Backend, Clock, Cost, Invalid, Later, MARKS, Mark, Memory, Op, Phase, Run, Schedule, Valid, forward_clock,
-        valid::owner,
-    },
+    ops::{Backend, Clock, Cost, Invalid, Later, MARKS, Mark, Memory, Op, Phase, Run, Schedule, Valid, valid::owner},
 };
 
 /// One call of an op.

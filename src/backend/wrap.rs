@@ -13,13 +13,13 @@ use crate::{
 macro_rules! forward_to_inner {
     ($wrapper:ty $(, of $inner:ident)?) => {
         impl $(<$inner: $crate::ops::Memory>)? $crate::ops::Memory for $wrapper {
-            $crate::ops::forward_memory!(self => self.inner);
+            $crate::forward_memory!(self => self.inner);
         }
         impl $(<$inner: $crate::ops::Schedule>)? $crate::ops::Schedule for $wrapper {
-            $crate::ops::forward_schedule!(self => self.inner);
+            $crate::forward_schedule!(self => self.inner);
         }
         impl $(<$inner: $crate::ops::Clock>)? $crate::ops::Clock for $wrapper {
-            $crate::ops::forward_clock!(self => self.inner);
+            $crate::forward_clock!(self => self.inner);
         }
     };
 }

@@ -4,6 +4,7 @@
 pub mod alias;
 pub mod atomic;
 pub mod error;
+pub mod notice;
 pub mod rng;
 pub mod table;
 

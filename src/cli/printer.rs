@@ -4,7 +4,7 @@
 use std::io::{self, IsTerminal, Write};
 
 use crate::{
-    base::{Error, error::ErrorKind},
+    base::{Error, error::ErrorKind, notice},
     data::WARNING,
 };
 
@@ -58,7 +58,7 @@ impl Printer {
     /// Something the user should know although the work goes on; silent under `--quiet`, which asks for results and
     /// errors alone.
     pub fn warn(&self, line: impl std::fmt::Display) {
-        self.say(format_args!("mipgpu: warning: {line}"));
+        self.say(format_args!("{}{line}", notice::WARNING));
     }
 
     /// Whether a progress bar makes sense: a person watches and has not asked for silence.
@@ -69,7 +69,7 @@ impl Printer {
 
 /// Prints an error as `mipgpu: error: what` with its hint, and gives the exit code.
 pub fn report(e: &Error) -> u8 {
-    let _ = writeln!(io::stderr().lock(), "mipgpu: error: {e}");
+    let _ = writeln!(io::stderr().lock(), "{}{e}", notice::ERROR);
     match e.kind {
         ErrorKind::User => 1,
         ErrorKind::Internal => 2,

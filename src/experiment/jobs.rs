@@ -21,6 +21,7 @@ use std::{
 
 pub use super::job::RunJob;
 use super::{
+    notices::{error_in, warnings_in},
     record::{Record, Stage, forget, is_trained, record_of, remove, state_of, try_again},
     results::RunState,
 };
@@ -63,6 +64,28 @@ pub struct Runner<'a> {
     pub stop: &'a AtomicBool,
     /// Whether failed jobs are tried again, from the beginning.
     pub retry: bool,
+}
+
+/// How an attempt at a job ended.
+enum JobEnd {
+    Done,
+    /// It was asked to stop: the next start continues it.
+    Stopped,
+    /// Nothing is wrong with the job itself, and the next start continues it: killed by a signal, or another process holds
+    /// its run. Shown as failed, with this reason.
+    Interrupted(String),
+    /// It ended with this error; only a retry begins it again.
+    Failed(String),
+}
+
+impl From<JobEnd> for RunState {
+    fn from(end: JobEnd) -> RunState {
+        match end {
+            JobEnd::Done => RunState::Done,
+            JobEnd::Stopped => RunState::Waiting,
+            JobEnd::Interrupted(why) | JobEnd::Failed(why) => RunState::Failed(why),
+        }
+    }
 }
 
 /// What the thread of a job tells.
@@ -167,21 +190,19 @@ impl Runner<'_> {
             let mut record = Record::begin(job, before);
             record.write(job)?;
             let mut warnings = Vec::new();
-            let state = self.attempt(i, job, (inputs, &mut warnings), send)?;
+            let end = self.attempt(i, job, (inputs, &mut warnings), send)?;
             record.warnings.extend(warnings);
             record.warnings.sort();
             record.warnings.dedup();
             record.seconds += began.elapsed().as_secs_f64();
             record.trained = is_trained(job);
-            (record.stage, record.why) = match &state {
-                RunState::Done => (Stage::Done, String::new()),
-                RunState::Failed(why) if !PASSING.iter().any(|sign| why.starts_with(sign)) => {
-                    (Stage::Failed, why.clone())
-                }
-                _ => (Stage::Running, String::new()),
+            (record.stage, record.why) = match &end {
+                JobEnd::Done => (Stage::Done, String::new()),
+                JobEnd::Failed(why) => (Stage::Failed, why.clone()),
+                JobEnd::Stopped | JobEnd::Interrupted(_) => (Stage::Running, String::new()),
             };
             record.write(job)?;
-            Ok((state, record.seconds))
+            Ok((end.into(), record.seconds))
         })();
         let told = ended.map_or_else(WorkerEvent::Broken, |(state, seconds)| WorkerEvent::Ended { state, seconds });
         // Nobody listens any more only if the runner itself has gone.
@@ -195,12 +216,12 @@ impl Runner<'_> {
         job: &RunJob,
         (inputs, warnings): (&Mutex<BTreeMap<usize, ChildStdin>>, &mut Vec<String>),
         send: &Sender<(usize, WorkerEvent)>,
-    ) -> Result<RunState> {
+    ) -> Result<JobEnd> {
         let folder = RunFolder::new(job.run());
         let mut train = None;
         if !is_trained(job) {
             if !self.free(&folder) {
-                return Ok(RunState::Failed(format!("{BUSY} {}", folder.path.display())));
+                return Ok(JobEnd::Interrupted(format!("another process is still training {}", folder.path.display())));
             }
             train = Some(if folder.last().exists() {
                 let mut resume = vec!["train".to_string(), "--resume".into(), folder.path.display().to_string()];
@@ -211,21 +232,21 @@ impl Runner<'_> {
             } else {
                 // Killed before its first checkpoint.
                 if let Err(e) = remove(&folder.path) {
-                    return Ok(RunState::Failed(e.to_string()));
+                    return Ok(JobEnd::Failed(e.to_string()));
                 }
                 job.train.clone()
             });
         }
         for args in train.iter().chain(&job.then) {
             if self.stopped() {
-                return Ok(RunState::Waiting);
+                return Ok(JobEnd::Stopped);
             }
             match self.process(i, args, (inputs, warnings), send)? {
-                RunState::Done => {}
+                JobEnd::Done => {}
                 other => return Ok(other),
             }
         }
-        Ok(RunState::Done)
+        Ok(JobEnd::Done)
     }
 
     /// Whether nobody is at a run; waits for a process that its parent left behind and that is about to end.
@@ -242,14 +263,14 @@ impl Runner<'_> {
         }
     }
 
-    /// One process; `Waiting` where it was stopped.
+    /// One process; `Stopped` where it was stopped.
     fn process(
         &self,
         i: usize,
         args: &[String],
         (inputs, warnings): (&Mutex<BTreeMap<usize, ChildStdin>>, &mut Vec<String>),
         send: &Sender<(usize, WorkerEvent)>,
-    ) -> Result<RunState> {
+    ) -> Result<JobEnd> {
         let mut child = Command::new(&self.program)
             .args(args)
             .arg("--json")
@@ -266,32 +287,26 @@ impl Runner<'_> {
         }
         let (status, errors, stopped) = listen(&mut child, i, send).at_path(&self.program)?;
         lock().remove(&i);
-        const WARNING: &str = "mipgpu: warning: ";
-        warnings.extend(errors.lines().filter_map(|line| line.strip_prefix(WARNING)).map(str::to_string));
+        warnings.extend(warnings_in(&errors));
         if status.success() {
-            return Ok(RunState::Done);
+            return Ok(JobEnd::Done);
         }
         if stopped {
-            return Ok(RunState::Waiting);
+            return Ok(JobEnd::Stopped);
         }
         if let Some(signal) = signal_of(status) {
             return Ok(if self.stopped() {
-                RunState::Waiting
+                JobEnd::Stopped
             } else {
-                RunState::Failed(format!(
-                    "{KILLED} {signal}{}; the next start goes on from its last checkpoint",
+                JobEnd::Interrupted(format!(
+                    "killed by signal {signal}{}; the next start goes on from its last checkpoint",
                     if signal == 9 { ", as a system does that has no memory left" } else { "" }
                 ))
             });
         }
-        Ok(RunState::Failed(error_in(&errors)))
+        Ok(JobEnd::Failed(error_in(&errors)))
     }
 }
-
-/// How a state begins that the next start tries to mend.
-const KILLED: &str = "killed by signal";
-const BUSY: &str = "another process is still training";
-const PASSING: [&str; 2] = [KILLED, BUSY];
 
 /// How long a process that was left behind is waited for: it may be in a long step.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -330,15 +345,6 @@ fn listen(
         let errors = errors.join().unwrap_or_default();
         Ok((status, errors, stopped))
     })
-}
-
-/// The error among lines of talk: from where it begins, or the last line.
-fn error_in(stderr: &str) -> String {
-    const ERROR: &str = "mipgpu: error: ";
-    match stderr.rfind(ERROR) {
-        Some(at) => stderr[at + ERROR.len()..].trim().to_string(),
-        None => stderr.trim().lines().last().unwrap_or("it ended without a word").to_string(),
-    }
 }
 
 #[cfg(unix)]
@@ -411,12 +417,5 @@ mod tests {
         // One at a time: the sum. Two: the chain of 2 + 5 beside the short ones.
         assert_eq!((seconds_in_all(&jobs, 1), seconds_in_all(&jobs, 2)), (9.0, 7.0));
         assert_eq!(seconds_in_all(&[], 2), 0.0);
-    }
-
-    #[test]
-    fn errors_are_found_among_talk() {
-        assert_eq!(error_in("data x\nmipgpu: error: bad\n  hint: mend it\n"), "bad\n  hint: mend it");
-        assert_eq!(error_in("thread panicked\nat line 3\n"), "at line 3");
-        assert_eq!(error_in(""), "it ended without a word");
     }
 }

@@ -13,6 +13,7 @@ pub mod html;
 pub mod job;
 pub mod jobs;
 pub mod metric;
+mod notices;
 mod overlay;
 mod reason;
 pub mod record;

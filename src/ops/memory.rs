@@ -155,6 +155,7 @@ impl Mark {
 /// [`Schedule`] and [`Clock`] of a backend that has finished its work when a call returns: it reads at once, repeats
 /// nothing, and its clock is the host's.
 #[macro_export]
+#[doc(hidden)]
 macro_rules! at_once {
     ($backend:ty $(, for $($generics:tt)+)?) => {
         impl $(<$($generics)+>)? $crate::ops::Schedule for $backend {
@@ -196,6 +197,8 @@ macro_rules! at_once {
 }
 
 /// The methods of [`Memory`], each forwarded to the backend `$inner`.
+#[macro_export]
+#[doc(hidden)]
 macro_rules! forward_memory {
     ($self:ident => $inner:expr) => {
         fn precision(&$self) -> $crate::mem::Precision {
@@ -242,6 +245,8 @@ macro_rules! forward_memory {
 
 /// The methods of [`Schedule`], each forwarded to the backend `$inner`. Repeated work stays with the wrapper, which runs
 /// it each time and sees every op of it.
+#[macro_export]
+#[doc(hidden)]
 macro_rules! forward_schedule {
     ($self:ident => $inner:expr) => {
         fn write_ids_ahead(&mut $self, span: $crate::mem::Span<$crate::mem::U32>, values: &[u32]) {
@@ -269,6 +274,8 @@ macro_rules! forward_schedule {
 }
 
 /// The methods of [`Clock`], each forwarded to the backend `$inner`.
+#[macro_export]
+#[doc(hidden)]
 macro_rules! forward_clock {
     ($self:ident => $inner:expr) => {
         fn mark(&mut $self) -> $crate::ops::Mark {
@@ -279,4 +286,3 @@ macro_rules! forward_clock {
         }
     };
 }
-pub(crate) use {forward_clock, forward_memory, forward_schedule};

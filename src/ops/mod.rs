@@ -78,7 +78,6 @@ pub use linear::{LinearBwd, LinearFwd};
 pub use list::{Backend, Family, all_cases, families, names};
 pub use mask_items::MaskItems;
 pub use memory::{Clock, Later, MARKS, Mark, Memory, Phase, Schedule};
-pub(crate) use memory::{forward_clock, forward_memory, forward_schedule};
 pub use negative_loss::{NegativeLossBwd, NegativeLossFwd};
 pub use next_items::NextItems;
 pub use op::{NoOp, Op};

@@ -1,6 +1,7 @@
 //! Running an operation on a backend, by value, reference or box.
 
-use super::{Clock, Memory, Op, Schedule, Valid, forward_clock, forward_memory, forward_schedule};
+use super::{Clock, Memory, Op, Schedule, Valid};
+use crate::{forward_clock, forward_memory, forward_schedule};
 
 /// A backend that can run `O`. Failures are kept, and reported by [`Memory::sync`].
 pub trait Run<O: Op>: Memory {

@@ -11,6 +11,8 @@ the scripts of examples/python · `ratings` runs that predict ratings · `recomm
 settings.
 */
 
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
 #[allow(dead_code, reason = "shared with other test binaries")]
 #[path = "../evaluation/mod.rs"]
 mod evaluation;

@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use mipgpu::{
     backend::{Cpu, Reference},
     mem::{RawSpan, Span, U32},
-    ops::{Backend, DrawCandidates, DrawNegatives, Invalid, Memory, NextItems, Op, Run, Valid, WeightedMean},
+    ops::{Backend, DrawCandidates, DrawNegatives, Memory, NextItems, Op, Run, Valid, WeightedMean},
     tasks::{LossKind, SamplerKind, Sequence},
     train::{Engine, Settings},
 };
@@ -102,28 +102,10 @@ impl<B: Memory + Run<O>, O: Op> Run<O> for Spy<B> {
 }
 
 impl<B: Memory> Memory for Spy<B> {
-    fn refuse(&mut self, why: &Invalid) {
-        self.inner.refuse(why);
-    }
-    fn failed(&self) -> bool {
-        self.inner.failed()
-    }
-    fn write(&mut self, span: RawSpan, values: &[f32]) {
-        self.inner.write(span, values);
-    }
-    fn read(&mut self, span: RawSpan, values: &mut [f32]) {
-        self.inner.read(span, values);
-    }
-    fn write_ids(&mut self, span: Span<U32>, values: &[u32]) {
-        self.inner.write_ids(span, values);
-    }
-    fn read_ids(&mut self, span: Span<U32>, values: &mut [u32]) {
-        self.inner.read_ids(span, values);
-    }
-    fn sync(&mut self) -> mipgpu::base::Result<()> {
-        self.inner.sync()
-    }
+    mipgpu::forward_memory!(self => self.inner);
 }
+
+mipgpu::at_once!(Spy<B>, for B: Memory);
 
 /// Training interactions of each item: all different, so that no rank is shared.
 fn counts() -> Vec<u64> {

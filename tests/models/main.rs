@@ -1,5 +1,7 @@
 //! Layers, models and tasks: against PyTorch, central differences and sums by hand; whole steps on every backend.
 
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
 #[allow(dead_code, reason = "shared with other test binaries")]
 #[path = "../common/mod.rs"]
 mod common;

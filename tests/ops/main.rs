@@ -1,5 +1,7 @@
 //! Operations: gradients and backends against the f64 reference, and what single ops promise beyond that.
 
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
 #[allow(dead_code, reason = "shared with other test binaries")]
 #[path = "../evaluation/mod.rs"]
 mod evaluation;

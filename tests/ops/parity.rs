@@ -116,45 +116,7 @@ fn every_op_of_the_list_is_run_by_a_case() {
         }
     }
     impl Memory for Recorder {
-        fn precision(&self) -> Precision {
-            self.inner.precision()
-        }
-        fn products(&self) -> Precision {
-            self.inner.products()
-        }
-        fn refuse(&mut self, why: &Invalid) {
-            self.inner.refuse(why);
-        }
-        fn failed(&self) -> bool {
-            self.inner.failed()
-        }
-        fn write(&mut self, span: mipgpu::mem::RawSpan, values: &[f32]) {
-            self.inner.write(span, values);
-        }
-        fn read(&mut self, span: mipgpu::mem::RawSpan, values: &mut [f32]) {
-            self.inner.read(span, values);
-        }
-        fn write_ids(&mut self, span: mipgpu::mem::Span<mipgpu::mem::U32>, values: &[u32]) {
-            self.inner.write_ids(span, values);
-        }
-        fn read_ids(&mut self, span: mipgpu::mem::Span<mipgpu::mem::U32>, values: &mut [u32]) {
-            self.inner.read_ids(span, values);
-        }
-        fn bytes(&self, plan: &mipgpu::mem::Planner) -> usize {
-            self.inner.bytes(plan)
-        }
-        fn reserve(&mut self, bytes: usize) -> mipgpu::base::Result<()> {
-            self.inner.reserve(bytes)
-        }
-        fn scratch_taken(&mut self) -> usize {
-            self.inner.scratch_taken()
-        }
-        fn sync(&mut self) -> mipgpu::base::Result<()> {
-            self.inner.sync()
-        }
-        fn resident(&mut self, len: usize) -> Option<mipgpu::mem::Span<mipgpu::mem::U32>> {
-            self.inner.resident(len)
-        }
+        mipgpu::forward_memory!(self => self.inner);
     }
     mipgpu::at_once!(Recorder);
     let ran = Ran::default();

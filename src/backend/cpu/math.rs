@@ -217,6 +217,7 @@ impl Map for GeluGrad {
 }
 
 #[cfg(test)]
+#[allow(clippy::print_stdout)]
 mod tests {
     use super::{
         super::simd::{Isa, dispatch_on},

@@ -1,0 +1,34 @@
+//! Warnings and errors in what a process printed to stderr. With `--json` they are on stderr too: no event holds them.
+
+use crate::base::notice::{ERROR, WARNING};
+
+/// The warnings, in order.
+pub(super) fn warnings_in(stderr: &str) -> impl Iterator<Item = String> {
+    stderr.lines().filter_map(|line| line.strip_prefix(WARNING)).map(str::to_string)
+}
+
+/// The error in what a process printed to stderr: from where it begins to the end, or the last line.
+pub(super) fn error_in(stderr: &str) -> String {
+    match stderr.rfind(ERROR) {
+        Some(at) => stderr[at + ERROR.len()..].trim().to_string(),
+        None => stderr.trim().lines().last().unwrap_or("it ended without a word").to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_found_among_talk() {
+        assert_eq!(error_in("data x\nmipgpu: error: bad\n  hint: mend it\n"), "bad\n  hint: mend it");
+        assert_eq!(error_in("thread panicked\nat line 3\n"), "at line 3");
+        assert_eq!(error_in(""), "it ended without a word");
+    }
+
+    #[test]
+    fn warnings_are_found_among_talk() {
+        let talk = format!("data x\n{WARNING}one\n  {WARNING}no line of its own\n{WARNING}two\n{ERROR}bad\n");
+        assert_eq!(warnings_in(&talk).collect::<Vec<_>>(), ["one", "two"]);
+    }
+}
