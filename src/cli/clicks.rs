@@ -23,7 +23,6 @@ use super::{
     opened::{OpenRun, RunFlags, data_of, open_run},
     printer::Printer,
     split_flags::SplitFlags,
-    train::free_name,
 };
 use crate::{
     base::{
@@ -44,6 +43,7 @@ use crate::{
     train::{
         RunFolder, Which, checkpoint,
         clicks::{ClickData, ClickEpoch, ClickSettings, Fitted, Inputs, NO_VECTOR, encode, fit},
+        folder::free_name,
         lineage::seen_by_bases,
     },
 };
