@@ -34,5 +34,6 @@ pub mod mem;
 pub mod models;
 pub mod ops;
 pub mod page;
+pub mod recommender;
 pub mod tasks;
 pub mod train;

@@ -19,8 +19,7 @@ use safetensors::{Dtype, tensor::TensorView};
 use serde_json::{Value, json};
 
 use super::{
-    evaluate::lineage_notes,
-    opened::{OpenRun, RunFlags, data_of, open_run},
+    opened::{RunFlags, data_of, open_run},
     printer::Printer,
     split_flags::SplitFlags,
 };
@@ -41,10 +40,11 @@ use crate::{
         clicks::{ClickReport, Rates, probability},
     },
     train::{
-        RunFolder, Which, checkpoint,
+        OpenRun, RunFolder, Which, checkpoint,
         clicks::{ClickData, ClickEpoch, ClickSettings, Fitted, Inputs, NO_VECTOR, encode, fit},
         folder::free_name,
         lineage::seen_by_bases,
+        lineage_notes,
     },
 };
 

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use super::{
     builtin,
-    evaluate::lineage_notes,
     opened::open_data_for,
     precision::{check_precision, choose_fastest},
     printer::Printer,
@@ -20,6 +19,7 @@ use crate::{
         Flags, Freeze, FreshRows, Origin, Patching, RunConfig, RunFolder, Settings, Transfer, Which,
         folder::free_name,
         lineage::seen_by_bases,
+        lineage_notes,
         ratings::scale_after,
         resolve::{default_split, rating_scale, resolve_settings},
         side_tables::{self, SideTables},

@@ -27,6 +27,7 @@ mod shard;
 mod spill;
 pub mod split;
 mod staging;
+mod titles;
 mod vocab;
 mod write;
 
@@ -34,6 +35,7 @@ pub use dataset::Dataset;
 pub use fields::{ItemField, ItemFields};
 pub(crate) use import::WARNING;
 pub use import::{Duplicates, Encoding, ImportOptions, ImportSummary, Missing, Quotes, Where, import};
+pub use titles::Titles;
 pub use vocab::Vocab;
 pub(crate) use vocab::{hex, whole_number};
 
