@@ -22,6 +22,7 @@ The rooms, in layer order (a room may use those before it; `tests/layering.rs` c
 // Formulas in the documentation index with brackets, w[item], and [MASK] is a name: rustdoc takes both for links.
 #![allow(rustdoc::broken_intra_doc_links)]
 
+mod api;
 pub mod backend;
 pub mod base;
 pub mod cli;
@@ -37,3 +38,11 @@ pub mod page;
 pub mod recommender;
 pub mod tasks;
 pub mod train;
+
+pub use api::{Run, TrainedRun, Training};
+pub use backend::Device;
+pub use base::{Error, Result, error::ErrorKind};
+pub use data::{Dataset, ImportOptions, ImportSummary, Vocab, import, import_sample, split::SplitSpec};
+pub use eval::Evaluation;
+pub use recommender::{Item, Recommendation, Recommender, Rejected, Request, Service, ServiceOptions};
+pub use train::{Settings, TrainEvent, Which};
