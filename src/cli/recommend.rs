@@ -28,8 +28,8 @@ use crate::{
     train::OpenRun,
 };
 
-/// Recommends items that a user has not interacted with yet (of baskets: any items). Say for whom by one of --users, --all-users, --history or
-/// --stdin.
+/// Recommends items that a user has not interacted with yet (for baskets: any items). One of --users, --users-file,
+/// --all-users, --history, --history-file and --stdin selects the users or histories.
 #[derive(Clone, Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("whom").required(true).multiple(false))]
 #[command(after_help = "\
@@ -58,8 +58,9 @@ pub struct Args {
     /// A new history from a file, an item key a line, oldest first
     #[arg(long, value_name = "FILE", group = "whom")]
     pub history_file: Option<PathBuf>,
-    /// New histories from standard input, one JSON object a line: {"id": …, "history": [key, …]}. A line that is none
-    /// is answered with its error, and the exit code is 1 at the end
+    /// Requests from standard input, one JSON object per line: {"id": …, "history": [key, …], "user": key, "k": …,
+    /// "keep_seen": …}, history or user required. A line that is no request is answered with its error, and the exit code
+    /// at the end is 1
     #[arg(long, group = "whom")]
     pub stdin: bool,
     /// Imported data whose users are meant [default: what the run was trained on]
