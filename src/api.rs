@@ -1,34 +1,4 @@
-/*! The library in a few types: import a log, train, evaluate, recommend, encode, export.
-
-Everything here speaks in the keys of the log. Errors are [`Error`]s with a [`kind`](Error::kind), a text and mostly a hint.
-Nothing is printed, and nothing ends the process.
-
-```
-use mipgpu::{Request, Run, Training};
-
-# fn main() -> mipgpu::Result<()> {
-# let folder = std::env::temp_dir().join(format!("mipgpu-doc-{}", std::process::id()));
-// The built-in MovieLens sample; `mipgpu::import` reads a log of your own.
-let data = mipgpu::import_sample(&folder.join("data"))?;
-println!("{} users, {} items", data.users(), data.items());
-
-// Settings have the names of the flags of `mipgpu train`.
-let training = Training::new().set("epochs", 1)?.set("width", 32)?.set("length", 30)?;
-let trained = training.run(&data, &folder.join("run"))?;
-println!("{}", trained.evaluation.text());
-
-let mut run = Run::open(&folder.join("run"))?;
-let lists = run.recommend(vec![Request::history(["318", "858"])])?;
-let list = lists[0].as_ref().expect("both films are known");
-assert_eq!(list.items.len(), 10);
-
-let vectors = run.encode(&[vec!["318", "858"], vec!["1"]])?;
-assert_eq!(vectors.len(), 2 * run.width());
-# std::fs::remove_dir_all(&folder).ok();
-# Ok(())
-# }
-```
-*/
+//! The library in a few types, over the same code as the commands.
 
 use std::{
     path::{Path, PathBuf},
