@@ -23,10 +23,12 @@ pub mod impressions;
 pub mod keyed;
 pub mod known;
 mod manifest;
+mod sample;
 mod shard;
 mod spill;
 pub mod split;
 mod staging;
+mod titles;
 mod vocab;
 mod write;
 
@@ -34,6 +36,8 @@ pub use dataset::Dataset;
 pub use fields::{ItemField, ItemFields};
 pub(crate) use import::WARNING;
 pub use import::{Duplicates, Encoding, ImportOptions, ImportSummary, Missing, Quotes, Where, import};
+pub use sample::import_sample;
+pub use titles::Titles;
 pub use vocab::Vocab;
 pub(crate) use vocab::{hex, whole_number};
 
