@@ -509,7 +509,7 @@ mod tests {
     }
 
     fn chosen(text: &str, options: &ImportOptions) -> Result<Columns> {
-        choose(&names(text), true, &[], options)
+        choose(&names(text), Names::Header, &[], options)
     }
 
     #[test]
@@ -545,9 +545,9 @@ mod tests {
         let options = |basket: &str| ImportOptions { basket_col: Some(basket.into()), ..Default::default() };
         let order = chosen("user,order_id,item", &options("order_id")).unwrap();
         assert_eq!((order.user, order.item, order.basket), (0, 2, Some(1)));
-        let day = choose(&names("user,item,day"), true, &[names("a,x,2024-05-01")], &options("day")).unwrap();
+        let day = choose(&names("user,item,day"), Names::Header, &[names("a,x,2024-05-01")], &options("day")).unwrap();
         assert_eq!((day.time, day.basket), (Some(2), Some(2)));
-        let bare = choose(&names("1,2,3"), false, &[names("a,x,4")], &options("3")).unwrap();
+        let bare = choose(&names("1,2,3"), Names::None, &[names("a,x,4")], &options("3")).unwrap();
         assert_eq!((bare.rating, bare.basket), (None, Some(2)), "small numbers, but no ratings");
         let error = chosen("user,item", &options("item")).unwrap_err().to_string();
         assert!(error.contains("cannot be both item and basket"), "{error}");
@@ -562,7 +562,7 @@ mod tests {
     #[test]
     fn a_time_of_an_unknown_name_is_told_by_content() {
         let time = |header: &str, row: &str| {
-            choose(&names(header), true, &[names(row)], &ImportOptions::default()).map(|c| c.time)
+            choose(&names(header), Names::Header, &[names(row)], &ImportOptions::default()).map(|c| c.time)
         };
         assert_eq!(time("customer_id,sku,ordered_at,stars", "a,x,2024-05-01,3").unwrap(), Some(2));
         assert_eq!(time("user,item,when", "a,x,2024-05-01T10:00:00Z").unwrap(), Some(2));
@@ -576,14 +576,14 @@ mod tests {
     #[test]
     fn clicks_are_ratings_where_they_are_numbers() {
         let rating = |header: &str, row: &str| {
-            choose(&names(header), true, &[names(row)], &ImportOptions::default()).unwrap().rating
+            choose(&names(header), Names::Header, &[names(row)], &ImportOptions::default()).unwrap().rating
         };
         assert_eq!(rating("user,item,time,clicked", "a,x,5,1"), Some(3));
         assert_eq!(rating("user,item,label,time", "a,x,0,5"), Some(2));
         assert_eq!(rating("user,item,label,rating", "a,x,0,5"), Some(3), "the surer name");
         assert_eq!(rating("user,item,label", "a,x,Tea"), None, "what the item is called");
         let none = ImportOptions { rating_col: Some("none".into()), ..Default::default() };
-        assert_eq!(choose(&names("user,item,click"), true, &[names("a,x,1")], &none).unwrap().rating, None);
+        assert_eq!(choose(&names("user,item,click"), Names::Header, &[names("a,x,1")], &none).unwrap().rating, None);
         assert!(!is_known("click"), "an event of a log without a header");
     }
 
@@ -593,7 +593,7 @@ mod tests {
         let columns = |rows: &[&str]| {
             let n = names(rows[0]).len();
             let numbered: Vec<String> = (1..=n).map(|i| i.to_string()).collect();
-            choose(&numbered, false, &sample(rows), &ImportOptions::default()).unwrap()
+            choose(&numbered, Names::None, &sample(rows), &ImportOptions::default()).unwrap()
         };
         assert_eq!(
             columns(&["1,2"]),

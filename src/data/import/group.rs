@@ -266,6 +266,9 @@ impl Histories<'_> {
                 take(times, &order);
             }
             number(baskets);
+            if duplicates == Duplicates::Keep {
+                equal += equal_rows(items, times, ratings, baskets);
+            }
             // As a rule a basket's rows are together once they are in order of time. Where baskets overlap in time, the
             // one that began first comes first, whole; no time may fall, so those behind it are raised to its last.
             if !baskets.is_sorted() {
@@ -282,7 +285,6 @@ impl Histories<'_> {
                 }
             }
             if duplicates == Duplicates::Keep {
-                equal += equal_rows(items, times, ratings);
                 kept.push(count);
                 continue;
             }
@@ -297,9 +299,9 @@ impl Histories<'_> {
     }
 }
 
-/// How many rows of a history in order of time equal an earlier one in item, time and rating. Without times none counts: a
-/// user may come back to an item.
-fn equal_rows(items: &[u32], times: &[i64], ratings: &[f32]) -> u64 {
+/// How many rows of a history in order of time equal an earlier one in item, time, rating and basket. Without times none
+/// counts: a user may come back to an item.
+fn equal_rows(items: &[u32], times: &[i64], ratings: &[f32], baskets: &[u64]) -> u64 {
     let (mut count, mut at, mut seen) = (0, 0, Vec::new());
     for same in times.chunk_by(|a, b| a == b) {
         let rows = at..at + same.len();
@@ -307,7 +309,7 @@ fn equal_rows(items: &[u32], times: &[i64], ratings: &[f32]) -> u64 {
         if rows.len() > 1 {
             let rating = |n: usize| ratings.get(n).map_or(0, |r| r.to_bits());
             seen.clear();
-            seen.extend(rows.map(|n| (items[n], rating(n))));
+            seen.extend(rows.map(|n| (items[n], rating(n), baskets.get(n).copied())));
             seen.sort_unstable();
             count += seen.windows(2).filter(|w| w[0] == w[1]).count() as u64;
         }
@@ -441,7 +443,7 @@ mod tests {
                 );
                 assert_eq!(got, expected, "{duplicates:?}, runs of {run_rows}");
                 let kept: usize = expected.iter().map(Vec::len).sum();
-                assert_eq!(done.unwrap(), Grouped { dropped: (rows.len() - kept) as u64, raised });
+                assert_eq!(done.unwrap(), Grouped { dropped: (rows.len() - kept) as u64, equal: 0, raised });
             }
         }
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "no temporary file is left");

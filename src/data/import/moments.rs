@@ -176,7 +176,7 @@ impl Sizes {
         let all: u64 = self.counts.iter().sum();
         let main = (SMALL..=FAR).max_by_key(|&class| self.counts[class]).filter(|&class| self.counts[class] > 0)?;
         let count = |class: usize| match class {
-            ZERO => digits(self.counts[class]),
+            ZERO if kind.is_dates() => digits(self.counts[class]),
             _ => format!("{} (such as {})", digits(self.counts[class]), kind.show(self.largest[class])),
         };
         let unit = |class: usize| ["seconds", "milliseconds", "microseconds", "nanoseconds"][class - SECONDS];

@@ -264,8 +264,11 @@ impl<'a> Parser<'a> {
                 fields.get(c).is_some_and(|field| {
                     let raw = &text[field.start..field.end];
                     // The mark of UTF-8 may stand before a header in the middle too.
-                    let raw = if c == 0 { raw.strip_prefix(b"\xef\xbb\xbf").unwrap_or(raw) } else { raw };
-                    raw == name || field.escaped && field.bytes(text)[..] == *name
+                    let marked = || {
+                        let rest = raw.strip_prefix(b"\xef\xbb\xbf").filter(|_| c == 0)?;
+                        Some(rest.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(rest))
+                    };
+                    raw == name || field.escaped && field.bytes(text)[..] == *name || marked() == Some(name)
                 })
             })
     }

@@ -207,7 +207,7 @@ fn an_object_of_columns_is_named_as_one() {
         for text in [
             format!("{{{},{}}}", column(n, "user"), column(n, "item")),
             format!("{{{},{}}}\n", list(n, "user"), list(n, "item")),
-            format!("{{\n  {},\n  {}\n}}", column(n, "user"), column(n, "item")),
+            format!("{{{},{}}}\n", column(n, "user"), column(n, "item")).replace(',', ",\n"),
         ] {
             let error = refusal(&text);
             assert!(error.contains("this is one JSON object that holds columns"), "{error:.300}");

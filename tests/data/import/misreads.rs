@@ -305,7 +305,7 @@ fn rows_with_empty_fields_at_their_end_shift_nothing() {
     for (separator, end) in [(",", ",,,"), (",", ", ,"), ("\t", "\t\t"), (";", ";;"), ("::", "::::")] {
         let row = |n: usize| {
             let row = format!("u{}#i{n}#{}#4", n % 5, 1_700_000_000 + n).replace('#', separator);
-            format!("{row}{}\n", if n % 3 == 0 { end } else { "" })
+            format!("{row}{}\n", if n % 3 == 1 { end } else { "" })
         };
         let header = if separator == "::" { String::new() } else { "user#item#time#rating\n".replace('#', separator) };
         let rows: String = (0..40).map(row).collect();
