@@ -48,6 +48,8 @@ pub(crate) struct TextLayout {
     /// Of JSON lines, which values are read.
     pub json: Option<Wanted>,
     pub filter: Filter,
+    /// The last column holds numbers.
+    pub last_number: bool,
     /// What to do where no cell of the time is a time.
     pub time_hint: Option<String>,
     /// Where the file has no header, or none that is known: its first row.
@@ -411,6 +413,9 @@ pub(crate) fn text_layout(
         _ if delimiter == Delimiter::Json => 0,
         _ => usual_width(&rows).saturating_sub(source.partition.len()),
     };
+    let last = width.checked_sub(1).map(|c| rows.iter().filter_map(move |row| row.get(c)));
+    let last_number =
+        last.is_some_and(|cells| 2 * cells.clone().filter(|cell| cell.parse::<f64>().is_ok()).count() > cells.count());
     let own = names.len() - source.partition.len();
     let read = Role::ALL.into_iter().filter_map(|role| columns.of(role)).chain(filter.needed());
     // A line without a delimiter is no row, although a file whose path names the user needs one column only.
@@ -429,6 +434,7 @@ pub(crate) fn text_layout(
         lists,
         json,
         filter,
+        last_number,
         time_hint,
         first,
         doubts,

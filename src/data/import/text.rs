@@ -273,6 +273,20 @@ impl<'a> Parser<'a> {
             })
     }
 
+    /// Whether a record with more fields than columns may have shifted ones: empty fields at its end shift nothing where the
+    /// last column holds what it does in other rows.
+    #[cold]
+    fn shifts(&self, record_text: &[u8], quotes: bool) -> bool {
+        let (grammar, mut fields) = (&self.layout.grammar, Vec::new());
+        record(record_text, 0, grammar, quotes, usize::MAX, true, &mut fields);
+        let number = |field: &Field| {
+            let cell = std::str::from_utf8(&record_text[field.start..field.end]).unwrap_or_default();
+            cell.is_empty() || cell.parse::<f64>().is_ok()
+        };
+        fields.iter().skip(grammar.width).any(|field| field.start < field.end)
+            || self.layout.last_number && fields.get(grammar.width - 1).is_some_and(|field| !number(field))
+    }
+
     /// Counts a row of which a key holds a quote without a counterpart: `i28"`.
     fn count_lone_quotes(&self, text: &[u8], keys: [Field; 2], line: u64, block: &mut Block) {
         let lone = |field: &Field| {
@@ -320,10 +334,7 @@ impl<'a> Parser<'a> {
                 block.first_header = if block.headers == 0 { line } else { block.first_header };
                 block.headers += 1;
             } else {
-                if split.count > grammar.width
-                    && grammar.width > 0
-                    && split.count - grammar.width > empty_at_end(&text[pos..next], grammar.delimiter)
-                {
+                if split.count > grammar.width && grammar.width > 0 && self.shifts(&text[pos..next], quotes) {
                     block.first_wide = if block.wide == 0 { line } else { block.first_wide };
                     block.wide += 1;
                 }
@@ -550,29 +561,6 @@ impl<'a> Parser<'a> {
 /// The text of a column of a record; nothing where the record has no such column.
 fn cell_of<'a>(text: &'a [u8], fields: &[Field], c: usize) -> Cow<'a, [u8]> {
     fields.get(c).map_or(Cow::Borrowed(&[]), |field| field.bytes(text))
-}
-
-/// How many fields at the end of a record are empty and stand after a delimiter.
-#[cold]
-fn empty_at_end(record: &[u8], delimiter: Delimiter) -> usize {
-    let sign: &[u8] = match &delimiter {
-        Delimiter::Byte(byte) => std::slice::from_ref(byte),
-        Delimiter::DoubleColon => b"::",
-        Delimiter::Whitespace | Delimiter::Json => return 0,
-    };
-    let blank = |b: &u8| matches!(b, b' ' | b'\t' | b'\r' | b'\n') && sign != [*b];
-    let (mut rest, mut count) = (record, 0);
-    loop {
-        while let [before @ .., last] = rest
-            && blank(last)
-        {
-            rest = before;
-        }
-        match rest.strip_suffix(sign) {
-            Some(before) => (rest, count) = (before, count + 1),
-            None => return count,
-        }
-    }
 }
 
 /// The label of a basket: 64 bits of SipHash in place of its text, which only has to differ from the other labels of the
