@@ -169,8 +169,8 @@ fn delimiter_of(text: &[u8], whole: bool, source: &Source, options: &ImportOptio
     }
     if best.0 == 0.0 {
         return Err(Error::user(format!("{}: cannot tell what separates the columns", source.display())).hint(
-            "name it with --delimiter (one character, `::`, tab, comma, semicolon, pipe or space); where a line is a user and all items of \
-                 theirs, name what separates them with --list-sep (space, tab, comma, semicolon or pipe)",
+            "name it with --delimiter (one character, `::`, tab, comma, semicolon, pipe or space); where a line is a user and all \
+             items of theirs, name what separates them with --list-sep (space, tab, comma, semicolon or pipe)",
         ));
     }
     Ok(best.1)
@@ -194,8 +194,8 @@ pub(crate) const BROKEN_QUOTE: &str =
 /// last choice, and none where it was given already.
 pub(crate) fn quotes_hint(quotes: Quotes) -> &'static str {
     if quotes == Quotes::Csv {
-        return "say what quotes mean: --quotes line (a quoted text ends on its line, all other quotes are ordinary characters) or \
-                --quotes none (all are ordinary characters); or leave such rows out with --skip-bad";
+        return "say what quotes mean: --quotes line (a quoted text ends on its line, all other quotes are ordinary characters) \
+                or --quotes none (all are ordinary characters); or leave such rows out with --skip-bad";
     }
     "say what quotes mean: --quotes line (a quoted text ends on its line, all other quotes are ordinary characters) or --quotes \
      none (all are ordinary characters); or leave such rows out with --skip-bad; only if the quoted text really holds lines \
