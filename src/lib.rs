@@ -1,39 +1,75 @@
-/*! Pre-trains sequential recommenders by masked item prediction (MIP).
+/*! Pre-trains sequential recommenders by masked item prediction (MIP), on hand-written CUDA kernels or the CPU, fine-tunes
+them, evaluates them and recommends items.
 
-The rooms, in layer order (a room may use those before it; `tests/layering.rs` checks it):
+The types below are the library: [`import`] a log, [`Training`], [`Run`], [`Service`]. They print nothing and end no process.
 
-| room | what stands in it |
-|---|---|
-| [`base`] | errors, counter-based random numbers |
-| [`mem`] | handles to planned memory, the planner, host arenas |
-| [`ops`] | what an operation is: its spans and sizes, its reference, its cases |
-| [`backend`] | who runs operations: `reference` (the oracle), `cpu` |
-| [`data`] | importing logs, memory-mapped shards, splits |
-| [`layers`], [`models`] | forward and backward of the building blocks, one file a model |
-| [`tasks`] | what a model is trained to do: corrupt, score, loss |
-| [`eval`] | ranking, metrics, baselines |
-| [`train`] | the loop, optimiser settings, checkpoints |
-| [`page`] | pages and plots that need nothing else |
-| [`measure`] | how fast it is: ops beside what the machine can do, steps of a run |
-| [`experiment`] | grids of runs, what came out of them, and whether it is more than luck |
-| [`cli`] | the command line: the only room that prints or exits |
+```
+use mipgpu::{Request, Run, Training};
+
+# fn main() -> mipgpu::Result<()> {
+# let folder = std::env::temp_dir().join(format!("mipgpu-doc-{}", std::process::id()));
+// The built-in MovieLens sample; `mipgpu::import` reads a log of your own.
+let data = mipgpu::import_sample(&folder.join("data"))?;
+println!("{} users, {} items", data.users(), data.items());
+
+// Settings have the names of the flags of `mipgpu train`.
+let training = Training::new().set("epochs", 1)?.set("width", 32)?.set("length", 30)?;
+let trained = training.run(&data, &folder.join("run"))?;
+println!("{}", trained.evaluation.text());
+
+let mut run = Run::open(&folder.join("run"))?;
+let lists = run.recommend(vec![Request::history(["318", "858"])])?;
+let list = lists[0].as_ref().expect("both films are known");
+assert_eq!(list.items.len(), 10);
+
+let vectors = run.encode(&[vec!["318", "858"], vec!["1"]])?;
+assert_eq!(vectors.len(), 2 * run.width());
+# std::fs::remove_dir_all(&folder).ok();
+# Ok(())
+# }
+```
+
+The modules are public for the program, its tests and benchmarks; they are not part of the library's promise and are hidden from
+this documentation. ARCHITECTURE.md in the repository describes them.
 */
 
-// Formulas in the documentation index with brackets, w[item], and [MASK] is a name: rustdoc takes both for links.
-#![allow(rustdoc::broken_intra_doc_links)]
-
+mod api;
+#[doc(hidden)]
 pub mod backend;
+#[doc(hidden)]
 pub mod base;
 #[allow(clippy::print_stdout, clippy::print_stderr, clippy::exit)]
+#[doc(hidden)]
 pub mod cli;
+#[doc(hidden)]
 pub mod data;
+#[doc(hidden)]
 pub mod eval;
+#[doc(hidden)]
 pub mod experiment;
+#[doc(hidden)]
 pub mod layers;
+#[doc(hidden)]
 pub mod measure;
+#[doc(hidden)]
 pub mod mem;
+#[doc(hidden)]
 pub mod models;
+#[doc(hidden)]
 pub mod ops;
+#[doc(hidden)]
 pub mod page;
+#[doc(hidden)]
+pub mod recommender;
+#[doc(hidden)]
 pub mod tasks;
+#[doc(hidden)]
 pub mod train;
+
+pub use api::{Run, TrainedRun, Training};
+pub use backend::Device;
+pub use base::{Error, Result, error::ErrorKind};
+pub use data::{Dataset, ImportOptions, ImportSummary, Vocab, import, import_sample, split::SplitSpec};
+pub use eval::Evaluation;
+pub use recommender::{Item, Recommendation, Recommender, Rejected, Request, Service, ServiceOptions};
+pub use train::{Settings, TrainEvent, Which};

@@ -14,10 +14,26 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("tasks", &["base", "mem", "ops", "layers", "models", "data"]),
     ("eval", &["base", "data"]),
     ("train", &["base", "mem", "ops", "backend", "layers", "models", "tasks", "data", "eval"]),
+    ("recommender", &["base", "backend", "data", "eval", "train"]),
     ("page", &["base"]),
     ("measure", &["base", "mem", "ops", "backend", "layers", "models", "tasks", "data", "eval", "train", "page"]),
     ("experiment", &["base", "data", "eval", "train", "page"]),
-    ("cli", &["base", "backend", "data", "eval", "train", "experiment", "layers", "models", "tasks", "measure"]),
+    (
+        "cli",
+        &[
+            "base",
+            "backend",
+            "data",
+            "eval",
+            "train",
+            "recommender",
+            "experiment",
+            "layers",
+            "models",
+            "tasks",
+            "measure",
+        ],
+    ),
 ];
 
 fn sources(dir: &Path, found: &mut Vec<(String, String)>) {

@@ -3,10 +3,11 @@
 //! The kind decides the exit code: [`ErrorKind::User`] (bad flag, file or data) ends with 1, [`ErrorKind::Internal`]
 //! (the machine failed us, or we have a bug) ends with 2.
 
-use std::{fmt, path::Path};
+use std::{fmt, path::Path, sync::Arc};
 
 /// Whose fault it is; decides the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ErrorKind {
     /// Flags, files or data that the user can mend: exit code 1.
     User,
@@ -16,10 +17,15 @@ pub enum ErrorKind {
 
 /// What went wrong, where, and what to do about it.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Error {
     pub kind: ErrorKind,
+    /// What went wrong and where.
     pub what: String,
+    /// What to do about it.
     pub hint: Option<String>,
+    /// The error of the file system behind it.
+    pub(crate) io: Option<Arc<std::io::Error>>,
     /// Where memory ran out: bytes that there were. Who knows what they were for can say what would fit.
     pub room: Option<u64>,
 }
@@ -29,12 +35,12 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// A mistake the user can mend.
     pub fn user(what: impl Into<String>) -> Self {
-        Error { kind: ErrorKind::User, what: what.into(), hint: None, room: None }
+        Error { kind: ErrorKind::User, what: what.into(), hint: None, io: None, room: None }
     }
 
     /// A failure of the program or the machine.
     pub fn internal(what: impl Into<String>) -> Self {
-        Error { kind: ErrorKind::Internal, what: what.into(), hint: None, room: None }
+        Error { kind: ErrorKind::Internal, what: what.into(), hint: None, io: None, room: None }
     }
 
     /// Adds what to do about it; shown on a line of its own.
@@ -53,12 +59,13 @@ impl Error {
     pub fn io(path: &Path, e: &std::io::Error) -> Self {
         use std::io::ErrorKind::*;
         let what = format!("{}: {e}", path.display());
-        match e.kind() {
+        let error = match e.kind() {
             NotFound | PermissionDenied | AlreadyExists | IsADirectory | NotADirectory | InvalidInput | InvalidData
             | UnexpectedEof => Error::user(what),
             StorageFull => Error::internal(what).hint("free some disk space; nothing half-written was left behind"),
             _ => Error::internal(what),
-        }
+        };
+        Error { io: Some(Arc::new(std::io::Error::new(e.kind(), e.to_string()))), ..error }
     }
 }
 
@@ -72,7 +79,11 @@ impl fmt::Display for Error {
     }
 }
 
-impl std::error::Error for Error {}
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.io.as_deref().map(|e| e as &(dyn std::error::Error + 'static))
+    }
+}
 
 /// Attaches a path to an I/O result.
 pub trait IoContext<T> {

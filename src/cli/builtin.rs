@@ -4,17 +4,14 @@ It is small enough to need care: items with fewer than 20 ratings are left out, 
 and dropped than on larger data. Licence and source: data/ml-small-2016/README.md.
 */
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::printer::Printer;
 use crate::{
-    base::{Error, Result, error::IoContext},
-    data::{self, Dataset, ImportOptions},
+    base::Result,
+    data::{self, Dataset},
     train::Settings,
 };
-
-const RATINGS: &[u8] = include_bytes!("../../data/ml-small-2016/ratings.csv.gz");
-const MOVIES: &[u8] = include_bytes!("../../data/ml-small-2016/movies.csv.gz");
 
 /// Where it is imported to.
 const FOLDER: &str = "runs/data/ml-small-2016";
@@ -44,24 +41,6 @@ pub fn import(printer: &Printer) -> Result<PathBuf> {
         return Ok(folder);
     }
     printer.say("no data given: using the built-in MovieLens sample (research use; see data/ml-small-2016/README.md)");
-    let parent = folder.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(parent).at_path(parent)?;
-    let sources = parent.join(format!("built-in-{}", std::process::id()));
-    std::fs::create_dir(&sources).at_path(&sources)?;
-    let imported = (|| {
-        let (ratings, movies) = (sources.join("ratings.csv.gz"), sources.join("movies.csv.gz"));
-        for (path, bytes) in [(&ratings, RATINGS), (&movies, MOVIES)] {
-            std::fs::write(path, bytes).at_path(path)?;
-        }
-        let options = ImportOptions { min_item: 20, items: Some(movies), force: true, ..ImportOptions::default() };
-        import_into(&[ratings], &folder, &options)
-    })();
-    let _ = std::fs::remove_dir_all(&sources);
-    imported.map_err(|e: Error| e.at("built-in data"))?;
+    data::import_sample(&folder)?;
     Ok(folder)
-}
-
-fn import_into(sources: &[PathBuf], folder: &Path, options: &ImportOptions) -> Result<()> {
-    data::import(sources, folder, options, &mut |_| {})?;
-    Ok(())
 }

@@ -19,11 +19,9 @@ use safetensors::{Dtype, tensor::TensorView};
 use serde_json::{Value, json};
 
 use super::{
-    evaluate::lineage_notes,
-    opened::{OpenRun, RunFlags, data_of, open_run},
+    opened::{RunFlags, data_of, open_run},
     printer::Printer,
     split_flags::SplitFlags,
-    train::free_name,
 };
 use crate::{
     base::{
@@ -42,9 +40,11 @@ use crate::{
         clicks::{ClickReport, Rates, probability},
     },
     train::{
-        RunFolder, Which, checkpoint,
+        OpenRun, RunFolder, Which, checkpoint,
         clicks::{ClickData, ClickEpoch, ClickSettings, Fitted, Inputs, NO_VECTOR, encode, fit},
+        folder::free_name,
         lineage::seen_by_bases,
+        lineage_notes,
     },
 };
 

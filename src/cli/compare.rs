@@ -5,8 +5,8 @@ use std::{collections::HashMap, path::PathBuf};
 use serde::Serialize;
 
 use super::{
-    evaluate::{SplitPart, shorten, warnings},
-    opened::{OpenRun, RunFlags, data_of, open_run},
+    evaluate::{SplitPart, shorten},
+    opened::{RunFlags, data_of, open_run},
     printer::Printer,
 };
 use crate::{
@@ -24,6 +24,7 @@ use crate::{
         slices::{HISTORY_FROM, history_name, history_slice},
     },
     layers::RatingScale,
+    train::OpenRun,
 };
 
 /// Compares every run with the first one, user by user: difference, bootstrap interval, paired t-test corrected for the number
@@ -134,7 +135,7 @@ fn compare(mut args: Args, printer: Printer) -> Result<()> {
     };
     let mut outcomes = Vec::with_capacity(opened.len());
     for (mut run, path) in opened.into_iter().zip(&args.runs) {
-        for note in warnings(&run, &data, &split, part)? {
+        for note in run.warnings(&data, &split, part)? {
             printer.warn(format_args!("{}: {note}", run.name));
         }
         printer.say(format_args!("evaluating {}", run.name));

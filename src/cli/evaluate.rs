@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{
-    opened::{OpenRun, RunFlags, data_of, open_run},
+    opened::{RunFlags, data_of, open_run},
     split_flags::SplitFlags,
 };
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
         negatives::Sampling,
     },
     layers::RatingScale,
-    train::lineage::{Seen, seen_by_bases},
+    train::OpenRun,
 };
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -153,7 +153,7 @@ pub fn measure(run: &mut OpenRun, data: &Dataset, args: &Args) -> Result<(Report
     let split = Split::for_task(data, spec, run.encoder.last_basket())?;
     let (valid, test) = (split.valid(), split.test());
     let part: &dyn HeldOut = if args.part == SplitPart::Valid { &valid } else { &test };
-    let mut notes = warnings(run, data, &split, part)?;
+    let mut notes = run.warnings(data, &split, part)?;
     notes.extend(shortened);
     let map = ItemMap::between(data.item_keys(), &run.item_keys)?;
     notes.extend(map.written_otherwise(data.item_keys(), &run.item_keys));
@@ -195,56 +195,6 @@ pub fn measure(run: &mut OpenRun, data: &Dataset, args: &Args) -> Result<(Report
     Ok((report, notes))
 }
 
-/// What the user should be warned of, such as that the run may have seen what is held out.
-///
-/// # Errors
-/// It was trained on it.
-pub fn warnings(run: &OpenRun, data: &Dataset, split: &Split, part: &dyn HeldOut) -> Result<Vec<String>> {
-    let mut notes = Vec::new();
-    if data.fingerprint() != run.data_fingerprint {
-        notes.push(
-            "this is not the data the run was trained on: whether its training has seen the held-out events cannot be checked"
-                .to_owned(),
-        );
-    } else if split.spec() != run.split {
-        let (seen, chose) = split.seen_by(&Split::new(data, run.split)?, part);
-        if chose > 0 {
-            notes.push(format!(
-                "{} of the events held out here were validation events of the run: they chose its checkpoint, which flatters it a little",
-                digits(chose)
-            ));
-        }
-        if seen > 0 {
-            return Err(Error::user(format!(
-                "leak: {} of the events held out here were in the training part of the run, which was trained under another split ({})",
-                digits(seen),
-                run.split.words(data.ticks_per_second())
-            ))
-            .hint("evaluate under the run's split (leave the split flags out), or train again with this one"));
-        }
-    }
-    notes.extend(lineage_notes(&seen_by_bases(run.from.as_ref(), data, part)?));
-    notes.extend(run.strangers(data));
-    Ok(notes)
-}
-
-/// What the user should be told of what the bases of a run have seen.
-pub fn lineage_notes(bases: &[Seen]) -> Vec<String> {
-    let note = |base: &Seen| match base.users {
-        Some(0) => None,
-        Some(users) => Some(format!(
-            "its base {} was trained on events of {} users that are held out here, which flatters the run",
-            base.run.display(),
-            digits(users as u64)
-        )),
-        None => Some(format!(
-            "whether its base {} has seen the held-out events cannot be checked (its folder or data are gone, or there are no times)",
-            base.run.display()
-        )),
-    };
-    bases.iter().filter_map(note).collect()
-}
-
 /// The same as [`measure`] for a run that predicts ratings.
 ///
 /// # Errors
@@ -266,7 +216,7 @@ pub fn measure_ratings(run: &mut OpenRun, data: &Dataset, args: &Args) -> Result
     let split = Split::new(data, args.split.spec(data)?.unwrap_or(run.split))?;
     let (valid, test) = (split.valid(), split.test());
     let part: &dyn HeldOut = if args.part == SplitPart::Valid { &valid } else { &test };
-    let notes = warnings(run, data, &split, part)?;
+    let notes = run.warnings(data, &split, part)?;
     let map = ItemMap::between(data.item_keys(), &run.item_keys)?;
     let range = run.ratings.as_ref().map_or((0.0, 0.0), RatingScale::range);
     let options = RatingOptions { range, batch: args.batch, item_map: Some(&map), users: run.user_keys.as_ref() };

@@ -263,21 +263,6 @@ mod tests {
     #[test]
     fn what_is_wrong_and_what_is_right_are_said() {
         for (words, what, right) in [
-            (
-                "train data --exclude-seen",
-                "--exclude-seen requires a value",
-                "write --exclude-seen true, or --exclude-seen false",
-            ),
-            (
-                "train --exclude-seen data",
-                "--exclude-seen does not accept 'data'",
-                "write --exclude-seen true, or --exclude-seen false",
-            ),
-            (
-                "train data --projection --seed 3",
-                "--projection requires a value",
-                "write --projection true, or --projection false",
-            ),
             ("train data --lr abc", "--lr abc is not a number", "a number is expected, such as --lr 0.0015"),
             (
                 "train data --dropout 0,1",

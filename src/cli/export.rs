@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::opened::{OpenRun, RunFlags, data_of, open_run};
+use super::opened::{RunFlags, data_of, open_run};
 use crate::{
     base::{
         Error, Result,
@@ -18,7 +18,7 @@ use crate::{
         ItemMap, Query,
         vectors::{Format, Sheet, checkpoint_of, export},
     },
-    train::{RunFolder, Which, checkpoint},
+    train::{OpenRun, RunFolder, Which, checkpoint},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

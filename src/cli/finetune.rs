@@ -4,13 +4,12 @@ use std::path::{Path, PathBuf};
 
 use super::{
     builtin,
-    evaluate::lineage_notes,
     opened::open_data_for,
     precision::{check_precision, choose_fastest},
     printer::Printer,
     settings_file::SettingsFile,
     split_flags::SplitFlags,
-    train::{PlaceFlags, Planned, conclude_settings, execute, free_name, scale, usual_split},
+    train::{PlaceFlags, Planned, execute},
 };
 use crate::{
     base::{Error, Result, error::typed},
@@ -18,8 +17,11 @@ use crate::{
     layers::{DataSummary, Join},
     train::{
         Flags, Freeze, FreshRows, Origin, Patching, RunConfig, RunFolder, Settings, Transfer, Which,
+        folder::free_name,
         lineage::seen_by_bases,
+        lineage_notes,
         ratings::scale_after,
+        resolve::{default_split, rating_scale, resolve_settings},
         side_tables::{self, SideTables},
         transfer::Base,
     },
@@ -227,11 +229,11 @@ pub(super) fn config_of(
         {
             base.config.split
         }
-        None => usual_split(&settings)?,
+        None => default_split(&settings)?,
     };
-    conclude_settings(&args.flags, &mut settings, data, Some(transfer))?;
+    resolve_settings(&args.flags.given(), &mut settings, data, Some(transfer))?;
     file.refuse_idle(&settings, &base.config.settings, Some(transfer))?;
-    let ratings = match (scale(&settings, data, split)?, &base.config.ratings) {
+    let ratings = match (rating_scale(&settings, data, split)?, &base.config.ratings) {
         (Some(new), Some(known)) if matches!(transfer, Transfer::Model | Transfer::Patch) => {
             Some(scale_after(known, new)?)
         }

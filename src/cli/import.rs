@@ -24,7 +24,8 @@ all their items; each also as .gz or .zst; Parquet. A folder is read as the part
 Times may be numbers (s, ms, us, ns since 1970) or ISO 8601 dates. Without times, the order of the rows counts.
 Filters apply in this order: --where, bad rows, --min-rating, --duplicates, --min-user/--min-item.")]
 pub struct Args {
-    /// The log: a file, a folder of parts, or `-` for standard input; several are read as one log, in this order
+    /// The log: a file (CSV, TSV, JSON lines, Parquet, …), a folder of parts, or `-` for standard input; several are read as
+    /// one log, in this order
     #[arg(required = true, value_name = "LOG")]
     sources: Vec<PathBuf>,
     /// Folder to make; it must not exist yet (see --force)
@@ -52,11 +53,11 @@ pub struct Args {
     /// Column that tells baskets: rows of a user with the same text in it belong together (default: equal times do)
     #[arg(long, value_name = "COL", help_heading = "Reading")]
     basket_col: Option<String>,
-    /// What separates columns: one character, `::`, tab or space
+    /// What separates columns: one character, `::`, tab, comma, semicolon, pipe or space (default: detected)
     #[arg(long, value_name = "SEP", help_heading = "Reading")]
     delimiter: Option<String>,
-    /// Rows hold whole histories, oldest first, with this between their items: one character, space, comma or tab; `none`:
-    /// they hold none (default: guessed where it can be nothing else)
+    /// Rows hold whole histories, oldest first, with this between their items: one character, space, tab, comma, semicolon
+    /// or pipe; `none`: rows hold no histories (default: detected where nothing else is possible)
     #[arg(long, value_name = "SEP", help_heading = "Reading")]
     list_sep: Option<String>,
     /// What quotes mean; with auto, a row is bad where it is not clear which text its quotes enclose
@@ -258,6 +259,13 @@ fn describe(out: &str, s: &ImportSummary, options: &ImportOptions) -> String {
     line(
         "duplicates",
         match options.duplicates {
+            Duplicates::Keep if s.equal_rows > 0 => {
+                let rows = if s.equal_rows == 1 { "row repeats" } else { "rows repeat" };
+                format!(
+                    "kept (a user may have an item several times); {} {rows} an earlier one exactly",
+                    digits(s.equal_rows)
+                )
+            }
             Duplicates::Keep => "kept (a user may have an item several times)".into(),
             Duplicates::First => "the earliest of each user and item kept".into(),
             Duplicates::Last => "the latest of each user and item kept".into(),

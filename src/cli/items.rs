@@ -4,10 +4,10 @@ use std::{cmp::Reverse, path::PathBuf};
 
 use serde_json::json;
 
-use super::{printer::Printer, titles::Titles};
+use super::printer::Printer;
 use crate::{
     base::{Error, Result, error::typed, table::Table},
-    data::{Dataset, Vocab, digits},
+    data::{Dataset, Titles, Vocab, digits},
     train::RunFolder,
 };
 

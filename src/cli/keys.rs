@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::{
     base::{Error, Result, error::IoContext},
     data::Vocab,
+    recommender::key_of,
 };
 
 /// The keys that the values of a flag name. A value that begins with `[` is a JSON list, whose keys may hold commas;
@@ -38,19 +39,6 @@ fn json_list(text: &str) -> Result<Vec<String>> {
             .hint(r#"write '["key","key"]'; a key that begins with [ stands in such a list too"#)
     })?;
     value.as_array().map(Vec::as_slice).unwrap_or_default().iter().map(key_of).collect()
-}
-
-/// The key that a JSON value is.
-///
-/// # Errors
-/// It is neither a string nor a whole number.
-pub fn key_of(value: &Value) -> Result<String> {
-    match value {
-        Value::String(key) => Ok(key.clone()),
-        Value::Number(n) if n.is_i64() || n.is_u64() => Ok(n.to_string()),
-        other => Err(Error::user(format!("{other} is no item key"))
-            .hint("keys are strings or whole numbers; a key such as 1.50 stands in quotes")),
-    }
 }
 
 /// The keys of a file, a line each, as they stand there; empty lines are none.

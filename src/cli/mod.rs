@@ -34,7 +34,6 @@ pub mod settings_file;
 pub mod split;
 pub mod split_flags;
 pub(crate) mod stop;
-mod titles;
 pub mod train;
 
 use std::{

@@ -1,70 +1,13 @@
-//! A trained run as the commands that use one see it.
+//! The flags by which commands open a trained run and its data.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::{
     backend::Device,
     base::{Error, Result, error::typed},
-    data::{Dataset, Vocab, digits, split::SplitSpec},
-    eval::Encoder,
-    layers::RatingScale,
-    train::{Origin, Trained, Which},
+    data::Dataset,
+    train::{OpenRun, Which},
 };
-
-/// A run folder, opened.
-pub struct OpenRun {
-    /// How to speak of it: folder and checkpoint.
-    pub name: String,
-    pub encoder: Box<dyn Encoder>,
-    /// Keys of the model's items, in the order of its table.
-    pub item_keys: Vocab,
-    /// Keys of the users who have vectors; `None`: the model knows no users.
-    pub user_keys: Option<Vocab>,
-    /// The data it was trained on, and what that data was then.
-    pub data: PathBuf,
-    pub data_fingerprint: String,
-    /// The split it was trained under.
-    pub split: SplitSpec,
-    /// The run that it was fine-tuned from.
-    pub from: Option<Origin>,
-    /// The ratings that it predicts; `None`: it continues histories.
-    pub ratings: Option<RatingScale>,
-    /// Whether its validation ranked the items of a history too.
-    pub keep_seen: bool,
-}
-
-impl OpenRun {
-    /// Whether items of a history are ranked: what the flag says, else what the run was validated by. Of baskets they
-    /// always are.
-    ///
-    /// # Errors
-    /// The flag excludes them where baskets repeat.
-    pub fn keeps_seen(&self, flag: Option<bool>, baskets: bool) -> Result<bool> {
-        if flag == Some(false) && baskets {
-            return Err(Error::user("--keep-seen false has no effect on baskets: people buy again what they bought")
-                .hint("leave it out"));
-        }
-        Ok(baskets || flag.unwrap_or(self.keep_seen))
-    }
-
-    /// The model's number of each user of the data, by key; `None` of nobody it knows, as all are where it has no users.
-    pub fn known_users(&self, data: &Dataset) -> Vec<Option<u32>> {
-        let find = |key| self.user_keys.as_ref()?.find(key);
-        data.user_keys().keys().map(find).collect()
-    }
-
-    /// How many users of the data have no vector in a model of users, in words; `None` where all have one, or nobody has.
-    pub fn strangers(&self, data: &Dataset) -> Option<String> {
-        let unknown = self.known_users(data).iter().filter(|user| user.is_none()).count();
-        (self.user_keys.is_some() && unknown > 0).then(|| {
-            format!(
-                "{} of the data's {} users have no vector in the model: they are asked for as somebody it does not know",
-                digits(unknown as u64),
-                digits(data.users() as u64)
-            )
-        })
-    }
-}
 
 /// How a trained run is opened.
 #[derive(Clone, Debug, clap::Args)]
@@ -80,34 +23,13 @@ pub struct RunFlags {
     pub threads: Option<usize>,
 }
 
-/// Opens the best checkpoint of a run, or the last.
+/// Opens the checkpoint of a run that the flags choose.
 ///
 /// # Errors
-/// No such folder, no run in it, or a checkpoint that is damaged or does not fit.
+/// As [`OpenRun::open`].
 pub fn open_run(run: &Path, flags: &RunFlags) -> Result<OpenRun> {
-    let last = flags.last;
-    if !run.is_dir() {
-        return Err(Error::user(format!("{}: no such run folder", run.display()))
-            .hint("give the folder that `mipgpu train` wrote; it names it at the end"));
-    }
-    let which = if last { Which::Last } else { Which::Best };
-    let trained = Trained::open(run, which, flags.device).map_err(|e| match e.room {
-        // The hint of a training, which can have smaller batches.
-        Some(_) => e.hint("the run's model needs that much: use a machine with more memory, or --device cpu"),
-        None => e,
-    })?;
-    Ok(OpenRun {
-        name: format!("{} ({})", run.display(), if last { "last checkpoint" } else { "best checkpoint" }),
-        encoder: trained.encoder,
-        item_keys: trained.items,
-        user_keys: trained.side_tables.users,
-        data: trained.config.data,
-        data_fingerprint: trained.config.data_fingerprint,
-        split: trained.config.split,
-        from: trained.config.from,
-        ratings: trained.config.ratings,
-        keep_seen: trained.config.settings.keep_seen,
-    })
+    let which = if flags.last { Which::Last } else { Which::Best };
+    OpenRun::open(run, which, flags.device)
 }
 
 /// Opens a data set and compares every byte with its checksums (about a second per GB): an altered byte is reported

@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     printer::Printer,
-    train::{JobArgs, Prepared, free_name, introduce, prepare},
+    train::{JobArgs, Prepared, introduce, prepare},
 };
 use crate::{
     backend,
@@ -17,7 +17,7 @@ use crate::{
     },
     data::split::Split,
     measure::profile::{Profile, ProfileJob, Stage, page, profile, text, trace},
-    train::run,
+    train::{folder::free_name, run},
 };
 
 /// Runs steps of a training run, keeps nothing of them, and tells where their time goes: whole steps as training runs them,

@@ -1,7 +1,6 @@
 //! `mipgpu recommend`: the best items for users of the data, or for any new history.
 
 use std::{
-    collections::BTreeSet,
     io::{BufRead, BufReader, IsTerminal, Read},
     path::PathBuf,
 };
@@ -10,10 +9,9 @@ use serde_json::{Value, json};
 
 use super::{
     evaluate::{SplitPart, shorten},
-    keys::{key_of, keys_in, keys_of},
-    opened::{OpenRun, RunFlags, data_of, open_run},
+    keys::{keys_in, keys_of},
+    opened::{RunFlags, data_of, open_run},
     split_flags::SplitFlags,
-    titles::Titles,
 };
 use crate::{
     base::{
@@ -22,19 +20,16 @@ use crate::{
     },
     cli::printer::Printer,
     data::{
-        Dataset, Vocab, digits,
+        Dataset, Titles, Vocab, digits,
         split::{HeldOut, Split},
     },
-    eval::{
-        Encoder, ItemMap,
-        evaluate::check_ks,
-        item_map::alike,
-        recommend::{Scored, recommend},
-    },
+    eval::{evaluate::check_ks, item_map::alike},
+    recommender::{Lookup, Recommendation, Recommender, Rejected, Request},
+    train::OpenRun,
 };
 
-/// Recommends items that a user has not interacted with yet (of baskets: any items). Say for whom by one of --users, --all-users, --history or
-/// --stdin.
+/// Recommends items that a user has not interacted with yet (for baskets: any items). One of --users, --users-file,
+/// --all-users, --history, --history-file and --stdin selects the users or histories.
 #[derive(Clone, Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("whom").required(true).multiple(false))]
 #[command(after_help = "\
@@ -63,8 +58,9 @@ pub struct Args {
     /// A new history from a file, an item key a line, oldest first
     #[arg(long, value_name = "FILE", group = "whom")]
     pub history_file: Option<PathBuf>,
-    /// New histories from standard input, one JSON object a line: {"id": …, "history": [key, …]}. A line that is none
-    /// is answered with its error, and the exit code is 1 at the end
+    /// Requests from standard input, one JSON object per line: {"id": …, "history": [key, …], "user": key, "k": …,
+    /// "keep_seen": …}, history or user required. A line that is no request is answered with its error, and the exit code
+    /// at the end is 1
     #[arg(long, group = "whom")]
     pub stdin: bool,
     /// Imported data whose users are meant [default: what the run was trained on]
@@ -113,19 +109,6 @@ impl Args {
     }
 }
 
-/// One history to recommend for.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Request {
-    /// As the user named it; null for none.
-    pub id: Value,
-    /// Items the model knows, oldest first.
-    pub history: Vec<u32>,
-    /// Whose it is, where the model has vectors of users and knows this one.
-    pub user: Option<u32>,
-    /// Keys it does not know, in order.
-    pub unknown: Vec<String>,
-}
-
 /// Answers what the flags ask, block by block, through `print`; gives what the user should be warned of. `data` is
 /// needed for users of the data; for new histories it gives titles.
 ///
@@ -157,15 +140,12 @@ pub fn answer(
     let basket = run.encoder.last_basket();
     // As `eval` has it: people buy again what they bought.
     let keep_seen = run.keeps_seen(args.keep_seen, split.repeats() || basket)?;
-    let users = run.user_keys.as_ref();
-    let mut desk = Recommender {
-        encoder: &mut *run.encoder,
-        keys: &run.item_keys,
-        k,
-        keep_seen,
+    let recommender = Recommender::new(run, data, k)?.keep_seen(keep_seen);
+    let show_history = !args.history.is_empty() || args.history_file.is_some();
+    let mut output = Output {
+        recommender,
         json,
-        titles: data.and_then(Titles::of),
-        show_history: !args.history.is_empty() || args.history_file.is_some(),
+        show_history,
         unknown: 0,
         examples: Vec::new(),
         empty: 0,
@@ -173,49 +153,38 @@ pub fn answer(
     };
     if args.of_data() {
         let data = data.ok_or_else(|| Error::internal("users of the data, without the data"))?;
-        let wanted = wanted_users(data, args)?;
-        let map = ItemMap::between(data.item_keys(), desk.keys)?;
-        desk.notes.extend(map.written_otherwise(data.item_keys(), desk.keys));
+        let wanted = wanted_users(data, args, &output.recommender)?;
+        let keys = output.recommender.keys();
+        output.notes.extend(output.recommender.item_map()?.written_otherwise(data.item_keys(), keys));
         let split = match args.hold_out {
             Some(_) => Some(Split::for_task(data, split, basket)?),
             None => None,
         };
         let end = |user: usize| match (&split, args.hold_out) {
-            (Some(split), Some(SplitPart::Valid)) => split.valid().held_out(user).start,
-            (Some(split), _) => split.test().held_out(user).start,
-            _ => data.items_of(user).len(),
+            (Some(split), Some(SplitPart::Valid)) => Some(split.valid().held_out(user).start),
+            (Some(split), _) => Some(split.test().held_out(user).start),
+            _ => None,
         };
         for wanted in wanted.chunks(args.batch) {
-            let requests: Vec<Request> = wanted
-                .iter()
-                .map(|&user| {
-                    let (user, end) = (user as usize, end(user as usize));
-                    let events = if basket { data.last_basket_of(user, end) } else { &data.items_of(user)[..end] };
-                    let strange = events.iter().filter(|i| map.item(**i).is_none());
-                    Request {
-                        id: data.user_keys().key(user).into(),
-                        history: map.sequence(events).into_owned(),
-                        user: users.and_then(|known| known.find(data.user_keys().key(user))),
-                        unknown: strange.map(|i| data.item_keys().key(*i as usize).to_owned()).collect(),
-                    }
-                })
-                .collect();
-            print(&desk.answer(&requests)?);
+            let of = |user: &usize| output.recommender.user_of_data(*user, end(*user));
+            let batch = wanted.iter().map(of).collect::<Result<Vec<_>>>()?;
+            print(&output.answer(&batch)?);
         }
     } else if args.stdin {
-        desk.stream(BufReader::new(input), args.batch, print)?;
+        output.stream(BufReader::new(input), args.batch, print)?;
     } else {
         let keys = match &args.history_file {
             Some(file) => keys_in(file)?,
-            None => keys_of("--history", &args.history, desk.keys)?,
+            None => keys_of("--history", &args.history, output.recommender.keys())?,
         };
-        let request = desk.request(Value::Null, keys);
-        if request.history.is_empty() {
-            return Err(nothing_known(&request.unknown, desk.keys, desk.titles.as_ref(), args));
+        let lookup = output.recommender.look_up(Request::history(keys))?;
+        if lookup.history.is_empty() {
+            let recommender = &output.recommender;
+            return Err(nothing_known(&lookup.unknown, recommender.keys(), recommender.titles(), args));
         }
-        print(&desk.answer(&[request])?);
+        print(&output.answer(&[lookup])?);
     }
-    Ok(desk.notes())
+    Ok(output.notes())
 }
 
 fn nothing_known(unknown: &[String], keys: &Vocab, titles: Option<&Titles<'_>>, args: &Args) -> Error {
@@ -262,63 +231,36 @@ fn keys_of_titles(unknown: &[String], keys: &Vocab, titles: &Titles<'_>, args: &
     })
 }
 
-/// The users asked for, by id.
-fn wanted_users(data: &Dataset, args: &Args) -> Result<Vec<u32>> {
+/// The users that the flags name, by number.
+fn wanted_users(data: &Dataset, args: &Args, recommender: &Recommender<'_>) -> Result<Vec<usize>> {
     if args.all_users {
-        return Ok((0..data.users() as u32).collect());
+        return Ok((0..data.users()).collect());
     }
-    let known = data.user_keys();
-    let find = |key: &String| {
-        known.find(key).ok_or_else(|| {
-            let e = Error::user(format!("no user '{key}' in the data"));
-            match (alike(key, known), nearest(key, known.keys())) {
-                (Some(same), _) => e.hint(format!("the data have '{same}' where '{key}' was typed")),
-                (None, Some(close)) => e.hint(format!("did you mean '{close}'?")),
-                (None, None) => e.hint("for someone who is not in the data, give the items: --history a,b,c"),
-            }
-        })
-    };
     let keys = match &args.users_file {
         Some(file) => keys_in(file)?,
-        None => keys_of("--users", &args.users, known)?,
+        None => keys_of("--users", &args.users, data.user_keys())?,
     };
     if keys.is_empty() {
         return Err(Error::user("no users are named").hint("give their keys, or take them all: --all-users"));
     }
-    keys.iter().map(find).collect()
+    keys.iter().map(|key| recommender.find_user(key)).collect()
 }
 
-/// Where requests are answered.
-struct Recommender<'a> {
-    encoder: &'a mut dyn Encoder,
-    keys: &'a Vocab,
-    k: usize,
-    keep_seen: bool,
+/// Answers as text or JSON lines, and what the user should be warned of at the end.
+struct Output<'a> {
+    recommender: Recommender<'a>,
     json: bool,
-    titles: Option<Titles<'a>>,
     /// Whether texts name the items of a history, where there are titles.
     show_history: bool,
-    /// Events of items the model does not know, with a few names of them.
+    /// Events of items that the model does not know, with a few names of them.
     unknown: usize,
     examples: Vec<String>,
     /// Requests without one known item.
     empty: usize,
-    /// What else the user should be warned of.
     notes: Vec<String>,
 }
 
-impl Recommender<'_> {
-    fn request(&self, id: Value, keys: Vec<String>) -> Request {
-        let (mut history, mut unknown) = (Vec::new(), Vec::new());
-        for key in keys {
-            match self.keys.find(&key) {
-                Some(item) => history.push(item),
-                None => unknown.push(key),
-            }
-        }
-        Request { id, history, user: None, unknown }
-    }
-
+impl Output<'_> {
     /// Reads requests to the end of the input. A batch goes out when it is full or when nothing more is waiting, so a
     /// program that writes a line and waits for the answer gets it. A line that is no request is answered with what
     /// is wrong about it, and the next one is read.
@@ -334,16 +276,19 @@ impl Recommender<'_> {
             let read =
                 input.read_until(b'\n', &mut line).map_err(|e| Error::internal(format!("standard input: {e}")))?;
             if !line.trim_ascii().is_empty() {
-                match parse_request(&line) {
-                    Ok((id, keys)) => requests.push(self.request(id, keys)),
-                    Err(refused) => {
-                        let (id, e) = *refused;
-                        // What was asked before the bad line is answered first.
+                let looked_up = Request::parse(&line).map_err(|rejected| *rejected).and_then(|request| {
+                    let id = request.id.clone();
+                    self.recommender.look_up(request).map_err(|error| Rejected { id, error })
+                });
+                match looked_up {
+                    Ok(lookup) => requests.push(lookup),
+                    Err(rejected) => {
+                        // The requests before the bad line are answered first.
                         print(&self.answer(&requests)?);
                         requests.clear();
-                        print(&self.bad_line(number, &id, &e));
+                        print(&self.bad_line(number, &rejected));
                         bad += 1;
-                        first.get_or_insert((number, e));
+                        first.get_or_insert((number, rejected.error));
                     }
                 }
             }
@@ -362,130 +307,90 @@ impl Recommender<'_> {
     }
 
     /// The answer to a line that is no request.
-    fn bad_line(&self, number: u64, id: &Value, e: &Error) -> String {
+    fn bad_line(&self, number: u64, rejected: &Rejected) -> String {
+        let Rejected { id, error } = rejected;
         if self.json {
-            return format!("{}\n", json!({ "id": id, "line": number, "error": e.what, "hint": e.hint }));
+            return format!("{}\n", json!({ "id": id, "line": number, "error": error.what, "hint": error.hint }));
         }
         match id {
-            Value::Null => format!("line {number}: error: {}\n", e.what),
-            Value::String(id) => format!("{id}: error: {}\n", e.what),
-            id => format!("{id}: error: {}\n", e.what),
+            Value::Null => format!("line {number}: error: {}\n", error.what),
+            Value::String(id) => format!("{id}: error: {}\n", error.what),
+            id => format!("{id}: error: {}\n", error.what),
         }
     }
 
     /// The answers to a batch, as lines to print.
-    fn answer(&mut self, requests: &[Request]) -> Result<String> {
-        let histories: Vec<_> = requests.iter().map(|r| (&r.history[..], r.user)).collect();
-        let lists = recommend(self.encoder, &histories, self.k, self.keep_seen)?;
+    fn answer(&mut self, batch: &[Lookup]) -> Result<String> {
         let mut out = String::new();
-        for (request, list) in requests.iter().zip(lists) {
-            self.unknown += request.unknown.len();
-            self.examples.extend(request.unknown.iter().take(5 - self.examples.len().min(5)).cloned());
-            self.empty += usize::from(request.history.is_empty());
-            let short = self.short(request, list.len());
+        for (lookup, list) in batch.iter().zip(self.recommender.recommend(batch)?) {
+            self.unknown += lookup.unknown.len();
+            self.examples.extend(lookup.unknown.iter().take(5 - self.examples.len().min(5)).cloned());
+            self.empty += usize::from(lookup.history.is_empty());
             if self.json {
-                out.push_str(&self.json_line(request, &list, short));
+                out.push_str(&format!("{}\n", list.json()));
             } else {
-                self.text_block(request, &list, short, &mut out);
+                self.text_block(lookup, &list, &mut out);
             }
         }
         Ok(out)
     }
 
-    /// Why a list of `n` items is shorter than was asked for.
-    fn short(&self, request: &Request, n: usize) -> Option<String> {
-        if n >= self.k {
-            return None;
-        }
-        let (had, all) = (request.history.iter().collect::<BTreeSet<_>>().len(), self.keys.len());
-        Some(if self.keep_seen {
-            format!("the catalogue has {}", count(all, "item", "items"))
-        } else {
-            format!("the history holds {had} of the {all} items, which are not recommended again (--keep-seen)")
-        })
-    }
-
-    fn json_line(&self, request: &Request, list: &[Scored], short: Option<String>) -> String {
-        let item = |s: &Scored| {
-            let key = self.keys.key(s.item as usize);
-            // By way of the shortest text: an f32 widened to f64 would print digits that are not there.
-            let score: f64 = s.score.to_string().parse().unwrap_or(f64::from(s.score));
-            let mut item = json!({ "item": key, "score": score });
-            if let Some(title) = self.titles.as_ref().and_then(|t| t.title(key)) {
-                item["title"] = title.into();
-            }
-            item
-        };
-        let items: Vec<Value> = list.iter().map(item).collect();
-        let mut line = json!({
-            "id": request.id,
-            "history": request.history.len(),
-            "unknown": request.unknown,
-            "items": items,
-        });
-        if let Some(why) = short {
-            line["short"] = why.into();
-        }
-        format!("{line}\n")
-    }
-
     /// The titles of a history, the newest of a long one.
     fn named(&self, history: &[u32]) -> Option<String> {
         const SHOWN: usize = 10;
-        let titles = self.titles.as_ref().filter(|_| self.show_history && !history.is_empty())?;
+        let titles = self.recommender.titles().filter(|_| self.show_history && !history.is_empty())?;
         let from = history.len().saturating_sub(SHOWN);
         let name = |item: &u32| {
-            let key = self.keys.key(*item as usize);
+            let key = self.recommender.keys().key(*item as usize);
             titles.title(key).unwrap_or_else(|| key.to_string())
         };
         let names: Vec<String> = history[from..].iter().map(name).collect();
         Some(format!("{}{}", if from > 0 { "…; " } else { "" }, names.join("; ")))
     }
 
-    fn text_block(&self, request: &Request, list: &[Scored], short: Option<String>, out: &mut String) {
-        match &request.id {
+    fn text_block(&self, lookup: &Lookup, list: &Recommendation, out: &mut String) {
+        match &lookup.id {
             Value::Null => {}
             Value::String(id) => out.push_str(&format!("{id}: ")),
             id => out.push_str(&format!("{id}: ")),
         }
-        out.push_str(&match request.history.len() {
+        out.push_str(&match list.history {
             0 => "no known item in the history; what anyone might like".to_owned(),
             n => format!("from a history of {}", count(n, "item", "items")),
         });
-        if !request.unknown.is_empty() {
-            out.push_str(&format!(" ({} unknown)", request.unknown.len()));
+        if !list.unknown.is_empty() {
+            out.push_str(&format!(" ({} unknown)", list.unknown.len()));
         }
-        if let Some(named) = self.named(&request.history) {
+        if let Some(named) = self.named(&lookup.history) {
             out.push_str(&format!(": {named}"));
         }
         out.push('\n');
-        let wide = list.iter().map(|s| self.keys.key(s.item as usize).chars().count()).max().unwrap_or(0);
-        for (i, s) in list.iter().enumerate() {
-            let key = self.keys.key(s.item as usize);
-            let title = self.titles.as_ref().and_then(|t| t.title(key)).unwrap_or_default();
-            let line = format!("{:>5}  {key:<wide$}  {:>9.4}  {title}", i + 1, s.score);
+        let wide = list.items.iter().map(|item| item.key.chars().count()).max().unwrap_or(0);
+        for (i, item) in list.items.iter().enumerate() {
+            let title = item.title.as_deref().unwrap_or_default();
+            let line = format!("{:>5}  {:<wide$}  {:>9.4}  {title}", i + 1, item.key, item.score);
             out.push_str(line.trim_end());
             out.push('\n');
         }
-        if let Some(why) = short {
-            let none = if list.is_empty() { "no items" } else { "no more" };
+        if let Some(why) = &list.short {
+            let none = if list.items.is_empty() { "no items" } else { "no more" };
             out.push_str(&format!("       {none}: {why}\n"));
         }
     }
 
     fn notes(self) -> Vec<String> {
-        let mut notes = self.notes;
+        let (mut notes, keys) = (self.notes, self.recommender.keys());
         if self.unknown > 0 {
             let more = if self.unknown > self.examples.len() { ", …" } else { "" };
             let named = |key: &String| {
-                let titled = self.titles.as_ref().and_then(|titles| titles.key_of(key));
-                match (alike(key, self.keys), titled) {
+                let titled = self.recommender.titles().and_then(|titles| titles.key_of(key));
+                match (alike(key, keys), titled) {
                     (Some(known), _) => format!("{key} (the model has '{known}')"),
                     (None, Some(titled)) => format!("{key} (the title of item '{titled}')"),
                     (None, None) => key.clone(),
                 }
             };
-            let commas = match self.keys.keys().any(|key| key.contains(',')) {
+            let commas = match keys.keys().any(|key| key.contains(',')) {
                 true => "; keys that hold commas are given as a JSON list, or a line each in --history-file",
                 false => "",
             };
@@ -508,48 +413,4 @@ impl Recommender<'_> {
 /// "1 item", "2,000 items".
 fn count(n: usize, one: &str, many: &str) -> String {
     format!("{} {}", digits(n as u64), if n == 1 { one } else { many })
-}
-
-/// The id of a request that is refused, and why.
-type Refused = Box<(Value, Error)>;
-
-/// `{"id": …, "history": [key, …]}`; keys and id are strings or whole numbers, the id may be left out.
-///
-/// # Errors
-/// Anything else, with the id, if there is one.
-fn parse_request(line: &[u8]) -> std::result::Result<(Value, Vec<String>), Refused> {
-    let hint = r#"write {"id": "anyone", "history": ["key", "key"]}"#;
-    let no_json = |e: String| Box::new((Value::Null, Error::user(format!("not JSON: {e}")).hint(hint)));
-    let text = std::str::from_utf8(line).map_err(|_| no_json("the line is not UTF-8 text".into()))?;
-    let value: Value = serde_json::from_str(text).map_err(|e| no_json(e.to_string()))?;
-    let id = value.get("id").cloned().unwrap_or(Value::Null);
-    history_of(&value, hint).map(|keys| (id.clone(), keys)).map_err(|e| Box::new((id, e)))
-}
-
-/// The keys of a request.
-fn history_of(value: &Value, hint: &str) -> Result<Vec<String>> {
-    let names = ["id", "history"];
-    let unknown =
-        value.as_object().into_iter().flatten().map(|(name, _)| name).find(|name| !names.contains(&name.as_str()));
-    let Some(history) = value.get("history").and_then(Value::as_array) else {
-        let near = unknown.filter(|name| nearest(name, ["history"]).is_some());
-        let instead = near.map_or(String::new(), |name| format!("it is called '{name}' here: "));
-        return Err(Error::user("no list called \"history\"").hint(format!("{instead}{hint}")));
-    };
-    if let Some(name) = unknown {
-        let e = Error::user(format!("unknown field '{name}' in the request"));
-        return Err(match name.as_str() {
-            "k" => e.hint("one number holds for all requests: --k N"),
-            "keep_seen" | "keep-seen" => e.hint("it holds for all requests: --keep-seen"),
-            name => match nearest(name, names) {
-                Some(near) => e.hint(format!("did you mean '{near}'?")),
-                None => e.hint(hint),
-            },
-        });
-    }
-    let id = value.get("id").is_none_or(|id| id.is_null() || id.is_string() || id.is_i64() || id.is_u64());
-    if !id {
-        return Err(Error::user(format!("{} is no id", value["id"])).hint("an id is a string or a whole number"));
-    }
-    history.iter().map(key_of).collect()
 }

@@ -2,7 +2,10 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
@@ -19,20 +22,18 @@ use super::{
 };
 use crate::{
     backend::{self, Device},
-    base::{Error, Result, atomic::write_atomically, error::typed},
-    data::{
-        Dataset, digits,
-        split::{Split, SplitSpec},
-    },
-    eval::{EvalOptions, RatingOptions, RatingReport, Report, evaluate, evaluate_ratings},
-    layers::RatingScale,
+    base::{Error, Result, error::typed},
+    data::{Dataset, digits, split::Split},
+    eval::Evaluation,
     tasks::Pairs,
     train::{
-        Flags, Freeze, Patching, RunConfig, RunFolder, Settings, Trained, Transfer, Which,
+        Flags, Freeze, Patching, RunConfig, RunFolder, Settings, Which,
         checkpoint::TrainState,
-        ratings::scale_of,
+        finish::evaluate_best,
+        folder::free_name,
+        resolve::{default_split, rating_scale, resolve_settings},
         run::{self, TrainJob},
-        side_tables, train,
+        train,
     },
 };
 
@@ -106,12 +107,6 @@ impl JobArgs {
     }
 }
 
-/// Set by Ctrl-C; the run then writes a checkpoint and ends.
-static STOP: AtomicBool = AtomicBool::new(false);
-
-/// Set when the last checkpoint is written: what follows can be done again.
-static TRAINED: AtomicBool = AtomicBool::new(false);
-
 pub fn run(args: Args, printer: Printer) -> Result<()> {
     if args.resume.is_some() {
         let (folder, config, data) = reopen(&args)?;
@@ -143,15 +138,18 @@ pub fn execute(planned: &Planned, printer: Printer) -> Result<()> {
     let (device, resume) = (*device, *resume);
     let pool = super::thread_pool(*threads)?;
     let (run, again) = (folder.clone(), typed(&folder.path));
+    // Set by Ctrl-C: the run writes a checkpoint and ends. And set when the last checkpoint is written: the rest can be repeated.
+    let (stopped, trained) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (of_signal, of_parent, done) = (stopped.clone(), stopped.clone(), trained.clone());
     let stop = move || {
-        STOP.store(true, Ordering::Relaxed);
-        if TRAINED.load(Ordering::Relaxed) {
+        of_signal.store(true, Ordering::Relaxed);
+        if done.load(Ordering::Relaxed) {
             let e = Error::user("stopped while the test was evaluated; the run is trained, and nothing is lost");
             std::process::exit(printer::report(&e.hint(format!("evaluate it: mipgpu train --resume {again}"))).into());
         }
     };
     super::stop::on_signal(printer, "the run writes a checkpoint after this step", stop, move || ended_at_once(&run));
-    super::stop::end_with_parent(|| STOP.store(true, Ordering::Relaxed));
+    super::stop::end_with_parent(move || of_parent.store(true, Ordering::Relaxed));
     let split = Split::for_task(data, config.split, config.settings.find()?.1.baskets)?;
     // Before anything is written: a device that cannot be used, or settings that cannot be planned, leave no run behind.
     backend::probe(device, config.settings.precision.on(device))?;
@@ -166,14 +164,14 @@ pub fn execute(planned: &Planned, printer: Printer) -> Result<()> {
     pool.install(|| doubts::before(&printer, config, (data, &split), device))?;
     let chosen = backend::choose(device).0;
     warn_of_slow_bf16(&printer, chosen, config.settings.precision.on(chosen), &pool);
-    let job = TrainJob { config, data, split: &split, folder, device, resume, stop: &STOP };
+    let job = TrainJob { config, data, split: &split, folder, device, resume, stop: &stopped };
     let mut progress = Progress::new(printer, &config.settings);
-    let trained = pool.install(|| train(&job, &mut |event| progress.show(event)));
+    let result = pool.install(|| train(&job, &mut |event| progress.show(event)));
     progress.finish();
-    if trained.is_err() && !resume {
+    if result.is_err() && !resume {
         folder.discard(made);
     }
-    let state = trained?;
+    let state = result?;
     if !state.done {
         if printer.json {
             printer.event(&json!({"event": "stopped", "run": folder.path, "epochs": state.epoch, "step": state.step}));
@@ -187,8 +185,8 @@ pub fn execute(planned: &Planned, printer: Printer) -> Result<()> {
         .hint(format!("continue with: mipgpu train --resume {}", typed(&folder.path))));
     }
     pool.install(|| doubts::after(&printer, config, &state, data, &split))?;
-    TRAINED.store(true, Ordering::Relaxed);
-    let report = pool.install(|| final_report(folder, data, &split, device))?;
+    trained.store(true, Ordering::Relaxed);
+    let report = pool.install(|| evaluate_best(folder, data, &split, device))?;
     conclude(&printer, folder, config, &state, &report, started)
 }
 
@@ -268,10 +266,10 @@ pub(super) fn config_of(
             .hint(format!("start from a trained run: mipgpu finetune --from RUN {flags} DATA")));
     }
     settings.find()?;
-    let split = args.split.over(&file.split).spec(data)?.unwrap_or(usual_split(&settings)?);
-    conclude_settings(&args.flags, &mut settings, data, None)?;
+    let split = args.split.over(&file.split).spec(data)?.unwrap_or(default_split(&settings)?);
+    resolve_settings(&args.flags.given(), &mut settings, data, None)?;
     file.refuse_idle(&settings, start, None)?;
-    let ratings = scale(&settings, data, split)?;
+    let ratings = rating_scale(&settings, data, split)?;
     Ok(RunConfig {
         version: RunConfig::VERSION,
         data: std::path::absolute(path).unwrap_or(path.into()),
@@ -281,62 +279,6 @@ pub(super) fn config_of(
         ratings,
         settings,
     })
-}
-
-/// Names what was left open and checks settings against each other and the data; `flags` were put over them already.
-///
-/// # Errors
-/// Settings that make no sense together or flags without effect, with what to do.
-pub fn conclude_settings(
-    flags: &Flags,
-    settings: &mut Settings,
-    data: &Dataset,
-    transfer: Option<Transfer>,
-) -> Result<()> {
-    side_tables::name_fields(settings, data.item_fields())?;
-    settings.name_task()?;
-    settings.check()?;
-    settings.refuse_idle(&flags.given(), transfer)?;
-    let task = settings.find()?.1;
-    if task.uses.contains(&"mask") && !task.rated && settings.mask == 0.0 {
-        return Err(Error::user(format!(
-            "--mask 0 would hide nothing, and --task {} learns what is hidden",
-            settings.task
-        ))
-        .hint("give a share above 0, such as --mask 0.2; of the last item alone: --mask-last 1"));
-    }
-    if settings.find()?.1.baskets {
-        data.check_baskets()?;
-    }
-    settings.loss().check(Some(data.items()))
-}
-
-/// The scale of the data's ratings, where the task is about them.
-///
-/// # Errors
-/// The data have none, or but one.
-pub fn scale(settings: &Settings, data: &Dataset, split: SplitSpec) -> Result<Option<RatingScale>> {
-    if !settings.find()?.1.rated {
-        return Ok(None);
-    }
-    scale_of(data, &Split::new(data, split)?).map(Some)
-}
-
-/// How events are split where nothing is said: what the task asks for is held out.
-///
-/// # Errors
-/// As [`Settings::find`].
-pub fn usual_split(settings: &Settings) -> Result<SplitSpec> {
-    Ok(if settings.find()?.1.baskets { SplitSpec::LastBasket } else { SplitSpec::default() })
-}
-
-/// The first free `FOLDER/DATA-MODEL-N`.
-pub fn free_name(folder: &str, data: &Path, model: &str) -> PathBuf {
-    let data = data.file_name().map_or("data".into(), |n| n.to_string_lossy());
-    (1..)
-        .map(|n| PathBuf::from(format!("{folder}/{data}-{model}-{n}")))
-        .find(|p| !p.exists())
-        .expect("numbers do not end")
 }
 
 /// Says what is about to run, on what and where.
@@ -426,28 +368,6 @@ fn loss_in_words(settings: &Settings) -> String {
     words + if c.exclude_seen { ", without the user's own items" } else { "" }
 }
 
-/// The evaluation of a run, by what it learned.
-enum Outcome {
-    Ranking(Box<Report>),
-    Ratings(Box<RatingReport>),
-}
-
-impl Outcome {
-    fn json(&self) -> serde_json::Value {
-        match self {
-            Outcome::Ranking(report) => report.json(),
-            Outcome::Ratings(report) => report.json(),
-        }
-    }
-
-    fn text(&self) -> String {
-        match self {
-            Outcome::Ranking(report) => report.text(),
-            Outcome::Ratings(report) => report.text(),
-        }
-    }
-}
-
 /// Most runs that learn more than popularity take more steps than this.
 const FEW_STEPS: u64 = 2000;
 
@@ -482,43 +402,20 @@ fn below_popularity(config: &RunConfig, state: &TrainState) -> String {
     format!("  after {} steps{curve}; try {}", digits(state.step), ways.join(", or "))
 }
 
-/// Evaluates the best weights on the test items, baselines beside them (on the test ratings, mean ratings beside them), and
-/// keeps the report in the run folder.
-fn final_report(folder: &RunFolder, data: &Dataset, split: &Split, device: Device) -> Result<Outcome> {
-    data.unchanged()?;
-    let mut trained = Trained::open(&folder.path, Which::Best, device)?;
-    if let Some(scale) = &trained.config.ratings {
-        let options =
-            RatingOptions { range: scale.range(), batch: trained.config.settings.batch, item_map: None, users: None };
-        let report = evaluate_ratings(&mut *trained.encoder, data, &split.test(), &options, &mut |_| Ok(()))?;
-        write_atomically(&folder.report(), |f| writeln!(f, "{:#}", report.json()))?;
-        return Ok(Outcome::Ratings(Box::new(report)));
-    }
-    let mut ks: Vec<usize> = [5, 10, 20].into_iter().filter(|k| *k <= data.items()).collect();
-    if ks.is_empty() {
-        ks.push(data.items());
-    }
-    let keep_seen = trained.config.settings.keep_seen;
-    let options = EvalOptions { ks, keep_seen, baseline: true, ..EvalOptions::default() };
-    let report = evaluate(&mut *trained.encoder, data, &split.test(), &options)?;
-    write_atomically(&folder.report(), |f| writeln!(f, "{:#}", report.json()))?;
-    Ok(Outcome::Ranking(Box::new(report)))
-}
-
 fn conclude(
     printer: &Printer,
     folder: &RunFolder,
     config: &RunConfig,
     state: &TrainState,
-    report: &Outcome,
+    report: &Evaluation,
     started: Instant,
 ) -> Result<()> {
     let seconds = started.elapsed().as_secs_f64();
     let run = typed(&folder.path);
     if printer.json {
         let best = state.best.map(|(epoch, measure)| match report {
-            Outcome::Ranking(_) => json!({"epoch": epoch, "valid_ndcg@10": measure}),
-            Outcome::Ratings(_) => json!({"epoch": epoch, "valid_rmse": measure}),
+            Evaluation::Ranking(_) => json!({"epoch": epoch, "valid_ndcg@10": measure}),
+            Evaluation::Ratings(_) => json!({"epoch": epoch, "valid_rmse": measure}),
         });
         printer.event(&json!({
             "event": "done", "run": folder.path, "epochs": state.epoch, "best": best, "seconds": seconds,
@@ -527,7 +424,7 @@ fn conclude(
         return Ok(());
     }
     if let Some((epoch, measure)) = state.best {
-        let name = if let Outcome::Ranking(_) = report { "NDCG@10" } else { "RMSE" };
+        let name = if let Evaluation::Ranking(_) = report { "NDCG@10" } else { "RMSE" };
         printer.say(format_args!(
             "\nbest validation {name} {measure:.4} at epoch {epoch}; the test below uses those weights"
         ));
@@ -536,8 +433,8 @@ fn conclude(
     }
     printer.raw(report.text());
     let report = match report {
-        Outcome::Ranking(report) => report,
-        Outcome::Ratings(_) => {
+        Evaluation::Ranking(report) => report,
+        Evaluation::Ratings(_) => {
             printer.say(format_args!("\ndone in {seconds:.0} s; next:\n  mipgpu eval {run} --per-user ratings.tsv"));
             return Ok(());
         }

@@ -50,6 +50,11 @@ pub struct Dataset {
 }
 
 impl Dataset {
+    /// The folder that it was opened from.
+    pub fn folder(&self) -> &Path {
+        &self.dir
+    }
+
     /// Opens a folder written by [`import`](crate::data::import()).
     ///
     /// # Errors

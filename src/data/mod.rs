@@ -25,10 +25,12 @@ pub mod impressions;
 pub mod keyed;
 pub mod known;
 mod manifest;
+mod sample;
 mod shard;
 mod spill;
 pub mod split;
 mod staging;
+mod titles;
 mod vocab;
 mod write;
 
@@ -37,6 +39,8 @@ pub use fields::{ItemField, ItemFields};
 pub(crate) use hex::hex;
 pub(crate) use import::WARNING;
 pub use import::{Duplicates, Encoding, ImportOptions, ImportSummary, Missing, Quotes, Where, import};
+pub use sample::import_sample;
+pub use titles::Titles;
 pub use vocab::Vocab;
 pub(crate) use vocab::whole_number;
 

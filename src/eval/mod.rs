@@ -7,6 +7,7 @@ beside its baselines; [`recommend`] keeps the best k of the same scores. A model
 
 pub mod clicks;
 pub mod evaluate;
+mod evaluation;
 pub mod item_map;
 pub mod metrics;
 pub mod negatives;
@@ -22,6 +23,7 @@ pub mod slices;
 pub mod vectors;
 
 pub use evaluate::{EvalOptions, UserResult, evaluate};
+pub use evaluation::Evaluation;
 pub use item_map::ItemMap;
 pub use rank::Ranks;
 pub use ratings::{RatingOptions, RatingReport, evaluate_ratings};

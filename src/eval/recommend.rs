@@ -23,16 +23,36 @@ pub fn recommend(
     k: usize,
     keep_seen: bool,
 ) -> Result<Vec<Vec<Scored>>> {
+    let wanted: Vec<Wanted> = histories.iter().map(|&(history, user)| Wanted { history, user, keep_seen }).collect();
+    recommend_each(encoder, &wanted, k)
+}
+
+/// One history to recommend for.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// Ids of the model, oldest first; may be empty.
+    pub history: &'a [u32],
+    /// The model's number of the user.
+    pub user: Option<u32>,
+    /// Whether items of the history are candidates.
+    pub keep_seen: bool,
+}
+
+/// [`recommend`] with a rule for each history.
+///
+/// # Errors
+/// As [`recommend`].
+pub fn recommend_each(encoder: &mut dyn Encoder, wanted: &[Wanted<'_>], k: usize) -> Result<Vec<Vec<Scored>>> {
     check_ks(&[k], encoder.items())?;
-    if histories.is_empty() {
+    if wanted.is_empty() {
         return Ok(Vec::new());
     }
-    let of = |(history, _): &(&[u32], Option<u32>)| if keep_seen { Vec::new() } else { distinct(history) };
-    let excluded: Vec<Vec<u32>> = histories.par_iter().map(of).collect();
-    let queries: Vec<Query> = histories
+    let of = |wanted: &Wanted<'_>| if wanted.keep_seen { Vec::new() } else { distinct(wanted.history) };
+    let excluded: Vec<Vec<u32>> = wanted.par_iter().map(of).collect();
+    let queries: Vec<Query> = wanted
         .iter()
         .zip(&excluded)
-        .map(|(&(history, user), excluded)| Query { history, user, excluded, ..Query::default() })
+        .map(|(w, excluded)| Query { history: w.history, user: w.user, excluded, ..Query::default() })
         .collect();
     encoder.top_k(&queries, k).map_err(|fault| fault.error(|_| String::new()))
 }

@@ -258,3 +258,12 @@ fn remove(path: &Path) -> Result<()> {
         _ => Ok(()),
     }
 }
+
+/// The first free `FOLDER/DATA-MODEL-N`.
+pub fn free_name(folder: &str, data: &Path, model: &str) -> PathBuf {
+    let data = data.file_name().map_or("data".into(), |n| n.to_string_lossy());
+    (1..)
+        .map(|n| PathBuf::from(format!("{folder}/{data}-{model}-{n}")))
+        .find(|p| !p.exists())
+        .expect("numbers do not end")
+}

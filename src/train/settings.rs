@@ -156,7 +156,7 @@ settings! {
         attention_dropout: f32 = 0.0, "0.0", "Dropout of attention probabilities", Freely;
         #[arg(hide = true)]
         init_std: f32 = 0.02, "0.02", "Standard deviation of the initial weights", Freely;
-        #[arg(visible_alias = "kernel-size")]
+        #[arg(visible_alias = "kernel-size", hide = true)]
         taps: usize = 3, "3", "Taps of a dilated convolution";
         #[arg(hide = true)]
         dilations: List = List(vec![1, 4]), "1,4", "Dilations of the blocks, over and over; the second convolution of a block has twice as much";

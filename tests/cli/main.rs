@@ -4,7 +4,8 @@ and files.
 `baskets` from import to recommendation · `bench` times of operations · `requests` flags, settings and data that are
 rejected · `checkpoints` files that do not fit or were altered · `compare` runs compared with each other ·
 `documentation` README.md and docs/ · `endings` runs that end early · `errors` the wording of errors · `eval` metrics
-against brute force · `finetune` what runs take over from others · `hints` advice that fits · `items` keys found by
+against brute force · `finetune` what runs take over from others · `hints` advice that fits · `library` the crate without
+the program · `items` keys found by
 title · `modes` every way to train, and what is printed how · `profile` where the time of steps goes · `python`
 the scripts of examples/python · `ratings` runs that predict ratings · `recommend` lists and exported files · `repeats` users who come back to the same items ·
 `resume` killed runs · `runs` the list of runs · `scale_page` the page of benchmarks · `search` trials of many
@@ -31,6 +32,7 @@ mod experiment;
 mod finetune;
 mod hints;
 mod items;
+mod library;
 mod modes;
 mod profile;
 mod python;

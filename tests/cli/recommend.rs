@@ -14,7 +14,6 @@ use mipgpu::{
     },
     cli::{
         export::{self, write},
-        opened::OpenRun,
         recommend::{Args, answer},
     },
     data::{
@@ -22,6 +21,7 @@ use mipgpu::{
         split::{HeldOut, Split, SplitSpec},
     },
     eval::{Answer, EvalOptions, Query, Ranks, Scored, evaluate::evaluate_each, recommend::recommend},
+    train::OpenRun,
 };
 use parquet::{
     file::reader::{FileReader, SerializedFileReader},

@@ -9,11 +9,11 @@ use mipgpu::{
         Result,
         rng::{Purpose, Stream},
     },
-    cli::opened::OpenRun,
     data::{Dataset, ImportOptions, Vocab, import, split::SplitSpec},
     eval::{Answer, Encoder, Query, Ranks, Scored},
     mem::Planner,
     ops::Backend,
+    train::OpenRun,
     train::scoring::{Catalogue, Room, Scoring},
 };
 

@@ -11,7 +11,7 @@ use mipgpu::{
         printer::Printer,
         settings_file::COMMAND_LINE_ONLY,
         split_flags::SplitFlags,
-        train::{self as train_command, JobArgs, Prepared, conclude_settings, prepare, scale, usual_split},
+        train::{self as train_command, JobArgs, Prepared, prepare},
     },
     data::{Dataset, ImportOptions, import, split::Split},
     layers::DataSummary,
@@ -19,6 +19,7 @@ use mipgpu::{
     tasks::{self, LossKind, SamplerKind},
     train::{
         Differs, Flags, FreshRows, Origin, Patching, RunConfig, RunFolder, Settings, SideTables, Transfer, Which,
+        resolve::{default_split, rating_scale, resolve_settings},
         run::TrainJob,
         settings, train,
         transfer::{Base, check_plans},
@@ -169,13 +170,13 @@ impl Tried<'_> {
         let words = Words::try_parse_from(words.split_whitespace()).unwrap();
         let mut settings = tiny();
         words.settings.apply(&mut settings);
-        let split = words.split.spec(self.data).unwrap().unwrap_or(usual_split(&settings).unwrap_or_default());
+        let split = words.split.spec(self.data).unwrap().unwrap_or(default_split(&settings).unwrap_or_default());
         if let (Some(Transfer::Patch), Some(base)) = (self.transfer, self.base) {
             settings.patch = if settings.patch == Patching::None { Patching::Serial } else { settings.patch };
             settings.freeze = base.freezes(self.data, &settings);
         }
-        let concluded =
-            conclude_settings(&words.settings, &mut settings, self.data, self.transfer).map_err(|e| e.to_string());
+        let concluded = resolve_settings(&words.settings.given(), &mut settings, self.data, self.transfer)
+            .map_err(|e| e.to_string());
         let config = concluded.map(|()| self.run(settings.clone(), split));
         (settings, config)
     }
@@ -194,7 +195,7 @@ impl Tried<'_> {
             data_fingerprint: self.data.fingerprint().into(),
             split,
             from,
-            ratings: scale(&settings, self.data, split).unwrap(),
+            ratings: rating_scale(&settings, self.data, split).unwrap(),
             settings,
         }
     }
@@ -378,9 +379,9 @@ fn every_setting_of_the_layers_must_be_the_bases() {
                     continue;
                 }
                 let facts = |s: &Settings| {
-                    let split = usual_split(s).unwrap_or_default();
+                    let split = default_split(s).unwrap_or_default();
                     DataSummary {
-                        ratings: scale(s, &data, split).unwrap(),
+                        ratings: rating_scale(s, &data, split).unwrap(),
                         ..SideTables::data_summary(s, &data).unwrap()
                     }
                 };

@@ -11,13 +11,7 @@ use super::Args;
 use crate::{
     backend,
     base::{Error, Result, error::IoContext},
-    cli::{
-        builtin, clap_error,
-        opened::open_data,
-        printer::Printer,
-        split_flags::SplitFlags,
-        train::{conclude_settings, scale},
-    },
+    cli::{builtin, clap_error, opened::open_data, printer::Printer, split_flags::SplitFlags},
     data::{
         Dataset,
         domains::{Amount, DomainOptions, Rule, split_domains},
@@ -29,7 +23,12 @@ use crate::{
         trials,
     },
     layers::{DataSummary, RatingScale},
-    train::{Flags, RunConfig, Settings, SideTables, Transfer, run, transfer::check_plans},
+    train::{
+        Flags, RunConfig, Settings, SideTables, Transfer,
+        resolve::{rating_scale, resolve_settings},
+        run,
+        transfer::check_plans,
+    },
 };
 
 /// A data set of the grid.
@@ -198,8 +197,8 @@ impl Plan {
         let transfer = from.map(|(_, transfer)| transfer);
         let (data_fingerprint, ratings) = match opened.there() {
             Some(data) => {
-                conclude_settings(&given.flags, &mut settings, data, transfer)?;
-                (data.fingerprint().into(), scale(&settings, data, split)?)
+                resolve_settings(&given.flags.given(), &mut settings, data, transfer)?;
+                (data.fingerprint().into(), rating_scale(&settings, data, split)?)
             }
             None => {
                 settings.name_task()?;

@@ -99,6 +99,13 @@ impl Clock {
         Some(self.zone.to_ambiguous_timestamp(local).compatible().ok()?.as_microsecond())
     }
 
+    /// A second since 1970 UTC in the layout that the user named.
+    pub fn show(&self, second: i64) -> Option<String> {
+        let moment = Timestamp::from_second(second).ok()?.to_zoned(self.zone.clone());
+        let iso = "%Y-%m-%d %H:%M:%S";
+        BrokenDownTime::from(&moment).to_string(self.layout.as_deref().unwrap_or(iso)).ok()
+    }
+
     pub fn reads_iso(&self) -> bool {
         self.layout.is_none()
     }

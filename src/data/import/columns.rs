@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use crate::{
-    base::{Error, Result, error::nearest},
+    base::{Error, Result, error::nearest, error::typed},
     data::import::{
         ImportOptions,
         clock::{self, Clock},
@@ -121,6 +121,44 @@ pub(crate) fn normal(name: &str) -> String {
     bare(name).chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
 }
 
+/// Where a file has the names of its columns from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Names {
+    /// It has none: columns have numbers.
+    None,
+    /// From a header row, which may be data that was taken for one.
+    Header,
+    /// From its fields: the keys of JSON objects, the schema of Parquet.
+    Fields,
+}
+
+/// As many names as a message shows.
+const SHOWN: usize = 12;
+
+/// Names for a message: the first few, and how many more there are.
+pub(crate) fn listed(names: &[String]) -> String {
+    let cut = |name: &String| match name.char_indices().nth(60) {
+        Some((at, _)) => format!("{}…", &name[..at]),
+        None => name.clone(),
+    };
+    let shown: Vec<String> = names.iter().take(SHOWN).map(cut).collect();
+    let more = names.len().saturating_sub(SHOWN);
+    format!("{}{}", shown.join(", "), if more > 0 { format!(" and {more} more") } else { String::new() })
+}
+
+/// A nested value whose name speaks of a role at its end: `event.item.id`, `product.sku`.
+fn nested_candidate(names: &[String], role: Role) -> Option<&str> {
+    let known = |end: &str| role.synonyms().contains(&normal(end).as_str());
+    let fits = |parts: usize| {
+        move |name: &&String| {
+            let at = name.rmatch_indices('.').nth(parts - 1).map(|(at, _)| at + 1);
+            let start = at.or((parts > 1 && name.contains('.')).then_some(0));
+            start.is_some_and(|start| known(&name[start..]))
+        }
+    };
+    names.iter().find(fits(2)).or_else(|| names.iter().find(fits(1))).map(String::as_str)
+}
+
 /// Whether a cell is a name that some role goes by: then its row is a header. One letter is no name: it may be a key.
 pub(crate) fn is_known(cell: &str) -> bool {
     let name = normal(cell);
@@ -168,25 +206,26 @@ pub(crate) fn by_wish(names: &[String], wish: &str, flag: &str) -> Result<usize>
         .or_else(|| same(&|n| bare(n).eq_ignore_ascii_case(wish)))
         .or_else(number)
         .ok_or_else(|| {
-            let error = Error::user(format!("no column '{wish}' (the columns are: {})", names.join(", ")));
+            let error = Error::user(format!("no column '{wish}' (the columns are: {})", listed(names)));
             match nearest(wish, names.iter().map(|n| bare(n))) {
                 Some(name) => error.hint(format!("did you mean {flag} {name}?")),
-                None => error.hint(format!("{flag} takes a column's name, or its number from 1")),
+                None => error.hint(format!("{flag} accepts the name of a column, or its number from 1")),
             }
         })
 }
 
-/// Finds the columns of a file. `named`: the file names its columns; otherwise they are told by content, from the
+/// Finds the columns of a file. `origin`: where its names come from; without names, columns are found by content, from the
 /// first cells of each in `sample`.
 ///
 /// # Errors
 /// A wished column that is not there; no column for the user or the item.
 pub(crate) fn choose(
     names: &[String],
-    named: bool,
+    origin: Names,
     sample: &[Vec<String>],
     options: &ImportOptions,
 ) -> Result<Columns> {
+    let named = origin != Names::None;
     let mut found = [None; 5];
     let mut refused = [false; 5];
     for role in Role::ALL {
@@ -226,8 +265,10 @@ pub(crate) fn choose(
     let no_header = "; if the first row is data and holds no names, add --no-header";
     let need = |role: Role| {
         found[role as usize].ok_or_else(|| {
-            Error::user(format!("no column looks like the {} (the columns are: {})", role.name(), names.join(", ")))
-                .hint(format!("name it with --{}-col NAME{}", role.name(), if named { no_header } else { "" }))
+            let name = nested_candidate(names, role).map_or("NAME".into(), typed);
+            let no_header = if origin == Names::Header { no_header } else { "" };
+            Error::user(format!("no column looks like the {} (the columns are: {})", role.name(), listed(names)))
+                .hint(format!("name it with --{}-col {name}{no_header}", role.name()))
         })
     };
     let columns = Columns {
@@ -468,7 +509,7 @@ mod tests {
     }
 
     fn chosen(text: &str, options: &ImportOptions) -> Result<Columns> {
-        choose(&names(text), true, &[], options)
+        choose(&names(text), Names::Header, &[], options)
     }
 
     #[test]
@@ -504,9 +545,9 @@ mod tests {
         let options = |basket: &str| ImportOptions { basket_col: Some(basket.into()), ..Default::default() };
         let order = chosen("user,order_id,item", &options("order_id")).unwrap();
         assert_eq!((order.user, order.item, order.basket), (0, 2, Some(1)));
-        let day = choose(&names("user,item,day"), true, &[names("a,x,2024-05-01")], &options("day")).unwrap();
+        let day = choose(&names("user,item,day"), Names::Header, &[names("a,x,2024-05-01")], &options("day")).unwrap();
         assert_eq!((day.time, day.basket), (Some(2), Some(2)));
-        let bare = choose(&names("1,2,3"), false, &[names("a,x,4")], &options("3")).unwrap();
+        let bare = choose(&names("1,2,3"), Names::None, &[names("a,x,4")], &options("3")).unwrap();
         assert_eq!((bare.rating, bare.basket), (None, Some(2)), "small numbers, but no ratings");
         let error = chosen("user,item", &options("item")).unwrap_err().to_string();
         assert!(error.contains("cannot be both item and basket"), "{error}");
@@ -521,7 +562,7 @@ mod tests {
     #[test]
     fn a_time_of_an_unknown_name_is_told_by_content() {
         let time = |header: &str, row: &str| {
-            choose(&names(header), true, &[names(row)], &ImportOptions::default()).map(|c| c.time)
+            choose(&names(header), Names::Header, &[names(row)], &ImportOptions::default()).map(|c| c.time)
         };
         assert_eq!(time("customer_id,sku,ordered_at,stars", "a,x,2024-05-01,3").unwrap(), Some(2));
         assert_eq!(time("user,item,when", "a,x,2024-05-01T10:00:00Z").unwrap(), Some(2));
@@ -535,14 +576,14 @@ mod tests {
     #[test]
     fn clicks_are_ratings_where_they_are_numbers() {
         let rating = |header: &str, row: &str| {
-            choose(&names(header), true, &[names(row)], &ImportOptions::default()).unwrap().rating
+            choose(&names(header), Names::Header, &[names(row)], &ImportOptions::default()).unwrap().rating
         };
         assert_eq!(rating("user,item,time,clicked", "a,x,5,1"), Some(3));
         assert_eq!(rating("user,item,label,time", "a,x,0,5"), Some(2));
         assert_eq!(rating("user,item,label,rating", "a,x,0,5"), Some(3), "the surer name");
         assert_eq!(rating("user,item,label", "a,x,Tea"), None, "what the item is called");
         let none = ImportOptions { rating_col: Some("none".into()), ..Default::default() };
-        assert_eq!(choose(&names("user,item,click"), true, &[names("a,x,1")], &none).unwrap().rating, None);
+        assert_eq!(choose(&names("user,item,click"), Names::Header, &[names("a,x,1")], &none).unwrap().rating, None);
         assert!(!is_known("click"), "an event of a log without a header");
     }
 
@@ -552,7 +593,7 @@ mod tests {
         let columns = |rows: &[&str]| {
             let n = names(rows[0]).len();
             let numbered: Vec<String> = (1..=n).map(|i| i.to_string()).collect();
-            choose(&numbered, false, &sample(rows), &ImportOptions::default()).unwrap()
+            choose(&numbered, Names::None, &sample(rows), &ImportOptions::default()).unwrap()
         };
         assert_eq!(
             columns(&["1,2"]),

@@ -1,8 +1,16 @@
 /*! Bytes of a text file -> UTF-8 text of LF and CRLF lines. CR alone, as old Macintosh programs end lines, becomes LF
-where the first part of the file has no LF, or so many CR that they end lines too; a few are characters of cells. Latin-1 becomes UTF-8 where `--encoding latin1` asks for it.
+where the first part of the file has no LF, or so many CR that they end lines too; a few are characters of cells. Latin-1 and
+Windows-1252 become UTF-8 with `--encoding`.
 */
 
-use std::io::{self, Read};
+use std::{
+    fmt,
+    io::{self, ErrorKind, Read},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use serde::Serialize;
 
@@ -12,8 +20,80 @@ use serde::Serialize;
 pub enum Encoding {
     #[default]
     Utf8,
-    /// A byte a character, as Western European Windows and old Unix systems write
+    /// ISO 8859-1: one byte per character, as old Unix systems write
     Latin1,
+    /// Latin-1 with quotation marks, dashes and the euro sign in 0x80 to 0x9F, as Western European Windows writes
+    #[value(name = "windows-1252")]
+    #[serde(rename = "windows-1252")]
+    Windows1252,
+}
+
+/// The characters of the bytes 0x80 to 0x9F in Windows-1252; five are not defined.
+#[rustfmt::skip]
+const WINDOWS_1252: [Option<char>; 32] = [
+    Some('\u{20ac}'), None, Some('\u{201a}'), Some('\u{0192}'), Some('\u{201e}'), Some('\u{2026}'), Some('\u{2020}'),
+    Some('\u{2021}'), Some('\u{02c6}'), Some('\u{2030}'), Some('\u{0160}'), Some('\u{2039}'), Some('\u{0152}'), None,
+    Some('\u{017d}'), None, None, Some('\u{2018}'), Some('\u{2019}'), Some('\u{201c}'), Some('\u{201d}'), Some('\u{2022}'),
+    Some('\u{2013}'), Some('\u{2014}'), Some('\u{02dc}'), Some('\u{2122}'), Some('\u{0161}'), Some('\u{203a}'),
+    Some('\u{0153}'), None, Some('\u{017e}'), Some('\u{0178}'),
+];
+
+/// A byte that Windows-1252 does not define, and its line.
+#[derive(Debug)]
+pub(crate) struct Undefined {
+    byte: u8,
+    line: u64,
+}
+
+impl fmt::Display for Undefined {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}: byte 0x{:02X} is not defined in Windows-1252", self.line, self.byte)
+    }
+}
+
+impl std::error::Error for Undefined {}
+
+/// What the bytes of a file were, read as one byte per character.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    /// Some bytes are not UTF-8.
+    not_utf8: AtomicBool,
+    /// There are characters of several bytes, read as UTF-8.
+    multibyte: AtomicBool,
+    /// There are bytes from 0x80 to 0x9F, which Latin-1 has no letters for.
+    controls: AtomicBool,
+}
+
+impl Seen {
+    /// Whether the file is UTF-8 with characters of several bytes.
+    pub fn is_utf8(&self) -> bool {
+        self.multibyte.load(Ordering::Relaxed) && !self.not_utf8.load(Ordering::Relaxed)
+    }
+
+    pub fn has_controls(&self) -> bool {
+        self.controls.load(Ordering::Relaxed)
+    }
+
+    /// Looks at the next bytes; `cut`: the beginning of a character that the bytes before end with.
+    fn look(&self, bytes: &[u8], cut: &mut Vec<u8>) {
+        if bytes.is_ascii() && cut.is_empty() {
+            return;
+        }
+        if bytes.iter().any(|b| (0x80..0xa0).contains(b)) {
+            self.controls.store(true, Ordering::Relaxed);
+        }
+        if self.not_utf8.load(Ordering::Relaxed) {
+            return;
+        }
+        let joined = [cut.as_slice(), bytes].concat();
+        cut.clear();
+        match std::str::from_utf8(&joined) {
+            Ok(_) => {}
+            Err(e) if e.error_len().is_none() => cut.extend_from_slice(&joined[e.valid_up_to()..]),
+            Err(_) => self.not_utf8.store(true, Ordering::Relaxed),
+        }
+        self.multibyte.store(true, Ordering::Relaxed);
+    }
 }
 
 /// How much is read at a time.
@@ -31,6 +111,11 @@ pub(crate) struct Decoded<R> {
     held: bool,
     /// Whether CR alone ends lines; `None` before anything is read.
     lone: Option<bool>,
+    seen: Arc<Seen>,
+    /// The beginning of a UTF-8 character at the end of what was read.
+    cut: Vec<u8>,
+    /// Line ends so far.
+    lines: u64,
 }
 
 /// Whether CR alone ends lines of a text that begins so.
@@ -41,8 +126,11 @@ fn ends_lines(text: &[u8]) -> bool {
 }
 
 impl<R: Read> Decoded<R> {
-    pub fn new(inner: R, encoding: Encoding) -> Self {
-        Decoded { inner, encoding, raw: vec![0; CHUNK], text: Vec::new(), taken: 0, held: false, lone: None }
+    /// `seen` is told what the bytes are.
+    pub fn new(inner: R, encoding: Encoding, seen: Arc<Seen>) -> Self {
+        let raw = vec![0; CHUNK];
+        let (text, cut) = (Vec::new(), Vec::new());
+        Decoded { inner, encoding, raw, text, taken: 0, held: false, lone: None, seen, cut, lines: 0 }
     }
 
     fn refill(&mut self) -> io::Result<()> {
@@ -63,6 +151,9 @@ impl<R: Read> Decoded<R> {
             }
             let lone = self.lone == Some(true);
             if read == 0 {
+                if !self.cut.is_empty() {
+                    self.seen.not_utf8.store(true, Ordering::Relaxed);
+                }
                 if self.held {
                     self.text.push(if lone { b'\n' } else { b'\r' });
                 }
@@ -83,7 +174,22 @@ impl<R: Read> Decoded<R> {
             match self.encoding {
                 Encoding::Utf8 => self.text.extend_from_slice(&self.raw[..whole]),
                 Encoding::Latin1 => {
+                    self.seen.look(&self.raw[..whole], &mut self.cut);
                     let text: String = self.raw[..whole].iter().map(|&b| char::from(b)).collect();
+                    self.text.extend_from_slice(text.as_bytes());
+                }
+                Encoding::Windows1252 => {
+                    self.seen.look(&self.raw[..whole], &mut self.cut);
+                    let mut text = String::with_capacity(whole);
+                    for &byte in &self.raw[..whole] {
+                        self.lines += u64::from(byte == b'\n');
+                        let letter = match byte {
+                            0x80..0xa0 => WINDOWS_1252[usize::from(byte - 0x80)],
+                            byte => Some(char::from(byte)),
+                        };
+                        let undefined = || Undefined { byte, line: self.lines + 1 };
+                        text.push(letter.ok_or_else(|| io::Error::new(ErrorKind::InvalidData, undefined()))?);
+                    }
                     self.text.extend_from_slice(text.as_bytes());
                 }
             }
@@ -123,8 +229,42 @@ mod tests {
 
     fn decoded(bytes: &[u8], step: usize, encoding: Encoding) -> Vec<u8> {
         let mut text = Vec::new();
-        Decoded::new(Bit(bytes, step), encoding).read_to_end(&mut text).unwrap();
+        Decoded::new(Bit(bytes, step), encoding, Arc::default()).read_to_end(&mut text).unwrap();
         text
+    }
+
+    #[test]
+    fn windows_1252_is_its_table() {
+        let defined = (0x80..=0x9fu8).filter(|b| ![0x81, 0x8d, 0x8f, 0x90, 0x9d].contains(b));
+        let bytes: Vec<u8> = b"a\xe9".iter().copied().chain(defined).collect();
+        for step in [1, 2, 7, 64] {
+            let text = decoded(&bytes, step, Encoding::Windows1252);
+            assert_eq!(text, "aé€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ".as_bytes());
+        }
+        for byte in [0x81, 0x8d, 0x8f, 0x90, 0x9d] {
+            let bytes = [b'a', b'\n', b'b', byte, b'\n'];
+            let mut reader = Decoded::new(Bit(&bytes, 9), Encoding::Windows1252, Arc::default());
+            let error = reader.read_to_end(&mut Vec::new()).unwrap_err().to_string();
+            assert_eq!(error, format!("line 2: byte 0x{byte:02X} is not defined in Windows-1252"));
+        }
+    }
+
+    #[test]
+    fn utf8_is_seen_wherever_reads_end() {
+        for (bytes, utf8, controls) in [
+            (&"Café – 日本\n".as_bytes().repeat(3)[..], true, true),
+            (b"plain", false, false),
+            (b"Caf\xe9\n", false, false),
+            ("Café".as_bytes(), true, false),
+            (b"Caf\xc3", false, false),
+            (b"\x93x\x94", false, true),
+        ] {
+            for step in 1..9 {
+                let seen: Arc<Seen> = Arc::default();
+                Decoded::new(Bit(bytes, step), Encoding::Latin1, seen.clone()).read_to_end(&mut Vec::new()).unwrap();
+                assert_eq!((seen.is_utf8(), seen.has_controls()), (utf8, controls), "{bytes:?} by {step}");
+            }
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-/*! What may have been misunderstood of a log although nothing in it is wrong: a column of times that nobody reads, a header
+/*! What may have been misunderstood of a log although nothing in it is wrong: a column of times that is ignored, a header
 that is taken for data. The import goes on, since both may be meant, but says so; the flag that settles it silences it.
 */
 
@@ -7,7 +7,7 @@ use crate::{
     data::digits,
     data::import::{
         ImportOptions, clock,
-        columns::{Columns, Role, bare, by_name, by_wish, cells_of, moved_keys, normal},
+        columns::{Columns, Role, bare, by_name, by_wish, cells_of, listed, moved_keys, normal},
         ratings::{boolean, boolean_word},
         source::Source,
         time::parse_date,
@@ -29,7 +29,7 @@ pub(crate) fn all_moments<'a>(cells: impl Iterator<Item = &'a str> + Clone) -> b
         && (cells.clone().all(number) || cells.clone().all(|cell| parse_date(cell.as_bytes()).is_some()))
 }
 
-/// Columns that nobody reads and that would change the histories: times, parts of dates, yes and no.
+/// Columns that are ignored and that would change the histories: times, parts of dates, yes and no.
 pub(crate) fn ignored(
     source: &Source,
     names: &[String],
@@ -66,15 +66,15 @@ fn ignored_times(source: &Source, names: &[String], free: &[usize], rows: &[Vec<
     let times = |c: &usize| all_moments(filled(rows, *c)) || !formats(*c).is_empty();
     let found: Vec<usize> = free.iter().copied().filter(times).collect();
     let first = *found.first()?;
-    let (them, look) = if found.len() == 1 { ("column", "looks") } else { ("columns", "look") };
+    let (them, look, are) = if found.len() == 1 { ("column", "looks", "is") } else { ("columns", "look", "are") };
     let mut flags = format!("--time-col {}", typed(bare(&names[first])));
     if !all_moments(filled(rows, first)) {
         let formats: Vec<String> = formats(first).iter().map(|f| format!("--time-format {}", typed(f))).collect();
         flags = format!("{flags} {}", formats.join(" or "));
     }
     Some(format!(
-        "{WARNING}{}: {them} '{}' {look} like times and nobody reads them: the order of the rows is taken for the order in \
-         time; add {flags}, or --time-col none if the rows are in order",
+        "{WARNING}{}: {them} '{}' {look} like times and {are} ignored: the order of the rows is used as the order in time; \
+         add {flags}, or --time-col none if the rows are in order",
         source.display(),
         found.iter().map(|&c| bare(&names[c])).collect::<Vec<_>>().join("', '")
     ))
@@ -197,11 +197,76 @@ pub(crate) fn wide_rows(path: &str, line: u64, count: u64) -> String {
     )
 }
 
+/// Several files in one, each with its header.
+pub(crate) fn repeated_headers(path: &str, line: u64, count: u64) -> String {
+    let (rows, first, are) = if count == 1 { ("row repeats", "", "is") } else { ("rows repeat", "first in ", "are") };
+    format!(
+        "{WARNING}{path}: {} {rows} the header ({first}line {}) and {are} skipped: was the file put together from several?",
+        digits(count),
+        digits(line)
+    )
+}
+
+/// Keys with a quote that has no counterpart.
+pub(crate) fn lone_quotes(path: &str, line: u64, key: &str, count: u64) -> String {
+    let rows = if count == 1 { "row has" } else { "rows have" };
+    format!(
+        "{WARNING}{path}: {} {rows} a key with a single quotation mark in it, such as {key} in line {}: the mark is part of \
+         the key; if the log is right, --quotes line or --quotes none accepts it, otherwise correct the log",
+        digits(count),
+        digits(line)
+    )
+}
+
+/// Columns of the same name, of which only one is read. `wheres`: the columns of --where.
+pub(crate) fn same_names(source: &Source, names: &[String], columns: &Columns, options: &ImportOptions) -> Vec<String> {
+    let mut used: Vec<(usize, String, Option<&str>)> = Role::ALL
+        .into_iter()
+        .filter_map(|role| Some((columns.of(role)?, format!("--{}-col ", role.name()), role.wish(options))))
+        .collect();
+    for wish in &options.wheres {
+        let found = by_wish(names, &wish.column, "--where").ok();
+        used.extend(found.map(|c| (c, "--where ".to_owned(), Some(wish.column.as_str()))));
+    }
+    let mut lines = Vec::new();
+    for (c, flag, wish) in used {
+        let same: Vec<usize> = (0..names.len()).filter(|&other| bare(&names[other]) == bare(&names[c])).collect();
+        let numbered = wish.is_some_and(|wish| wish.parse() == Ok(c + 1));
+        let Some(&other) = same.iter().find(|&&other| other != c).filter(|_| !numbered) else { continue };
+        let list: Vec<String> = same.iter().map(|c| (c + 1).to_string()).collect();
+        let value = if flag == "--where " { "=VALUES" } else { "" };
+        lines.push(format!(
+            "{WARNING}{}: columns {} are all called '{}', and only column {} is read: {flag}{}{value} keeps it, \
+             {flag}{}{value} reads the other",
+            source.display(),
+            list.join(", "),
+            bare(&names[c]),
+            c + 1,
+            c + 1,
+            other + 1
+        ));
+    }
+    lines
+}
+
+/// The header holds bytes that are not UTF-8.
+pub(crate) fn odd_header(names: &[String]) -> Option<String> {
+    let odd: Vec<String> = names.iter().filter(|name| name.contains('\u{fffd}')).cloned().collect();
+    (!odd.is_empty()).then(|| {
+        format!(
+            "the header is not UTF-8 text ({}); if the file is Latin-1 or Windows-1252, --encoding latin1 or --encoding \
+             windows-1252 reads it",
+            listed(&odd)
+        )
+    })
+}
+
 /// Whether the first row may be names although none of them is known: words without digits, of which none comes again in
 /// its column, as keys of users and items do sooner or later.
 pub(crate) fn like_names(first: &[String], below: &[Vec<String>]) -> bool {
     let word = |cell: &String| cell.starts_with(char::is_alphabetic) && !cell.contains(char::is_numeric);
-    let alone = |c: usize| below.iter().all(|row| row.get(c) != Some(&first[c]));
+    // A header may be repeated as a whole, where files were put together.
+    let alone = |c: usize| below.iter().all(|row| row.get(c) != Some(&first[c]) || row[..] == *first);
     !below.is_empty() && first.iter().all(word) && (0..first.len()).all(alone)
 }
 
@@ -232,7 +297,7 @@ pub(crate) fn header_as_data(
         "{WARNING}{}: line 1 ({}) is read as data, but may be a header: words that do not come again below; if it is one, \
          add --user-col {} --item-col {}; if it is data, --no-header",
         source.display(),
-        first.join(", "),
+        listed(first),
         name(columns.user),
         name(columns.item)
     ))

@@ -1,4 +1,4 @@
-/*! Which rows are read: `--where COLUMN=VALUE,VALUE`. Without it, a column of kinds of events that nobody reads is warned of:
+/*! Which rows are read: `--where COLUMN=VALUE,VALUE`. Without it, an ignored column of kinds of events causes a warning:
 views and purchases would become one history.
 */
 
@@ -72,6 +72,8 @@ pub(crate) struct Tally {
     pub left_out: u64,
     /// Rows with each value of each `--where`.
     with: Vec<Vec<u64>>,
+    /// Values that differ from a wanted one in case or blanks only: of which `--where`, and their rows.
+    near: Vec<(usize, Vec<u8>, u64)>,
     /// Values of the watched column and their rows.
     seen: Vec<(Vec<u8>, u64)>,
     /// There are more values than count as kinds.
@@ -86,8 +88,18 @@ impl Tally {
             mine.resize(mine.len().max(theirs.len()), 0);
             mine.iter_mut().zip(theirs).for_each(|(a, b)| *a += b);
         }
+        other.near.iter().for_each(|(n, value, rows)| self.see_near(*n, value, *rows));
         self.many |= other.many;
         other.seen.iter().for_each(|(value, rows)| self.see(value, *rows));
+    }
+
+    #[cold]
+    fn see_near(&mut self, n: usize, value: &[u8], rows: u64) {
+        if let Some((.., count)) = self.near.iter_mut().find(|(m, v, _)| *m == n && v == value) {
+            *count += rows;
+        } else if self.near.len() < MOST {
+            self.near.push((n, value.to_vec(), rows));
+        }
     }
 
     #[inline]
@@ -102,6 +114,36 @@ impl Tally {
         } else {
             self.many = true;
         }
+    }
+}
+
+/// Whether two values differ in case and blanks only.
+fn is_near(a: &[u8], b: &[u8]) -> bool {
+    let plain = |text: &[u8]| {
+        let text = String::from_utf8_lossy(text).to_lowercase();
+        text.chars().filter(|c| !c.is_whitespace()).collect::<String>()
+    };
+    // Most values differ in their first letter.
+    let first = |text: &[u8]| text.trim_ascii_start().first().map(u8::to_ascii_lowercase).unwrap_or(0);
+    let (one, other) = (first(a), first(b));
+    if one != other && one.is_ascii() && other.is_ascii() {
+        return false;
+    }
+    if a.is_ascii() && b.is_ascii() {
+        fn ascii(text: &[u8]) -> impl Iterator<Item = u8> {
+            text.iter().filter(|b| !b.is_ascii_whitespace()).map(u8::to_ascii_lowercase)
+        }
+        return ascii(a).eq(ascii(b));
+    }
+    plain(a) == plain(b)
+}
+
+/// A value as messages show it.
+fn shown(value: &[u8]) -> String {
+    match String::from_utf8_lossy(value) {
+        text if text.is_empty() => "(empty)".into(),
+        text if text.trim() != text => format!("'{text}'"),
+        text => text.into_owned(),
     }
 }
 
@@ -154,12 +196,17 @@ impl Filter {
     pub fn takes<'a>(&self, cell: impl Fn(usize) -> std::borrow::Cow<'a, [u8]>, tally: &mut Tally) -> bool {
         let mut taken = true;
         tally.with.resize(self.wheres.len(), Vec::new());
-        for ((column, values), with) in self.wheres.iter().zip(&mut tally.with) {
-            with.resize(values.len(), 0);
+        for (n, (column, values)) in self.wheres.iter().enumerate() {
+            tally.with[n].resize(values.len(), 0);
             let cell = cell(*column);
             match values.iter().position(|v| v[..] == cell[..]) {
-                Some(n) => with[n] += 1,
-                None => taken = false,
+                Some(m) => tally.with[n][m] += 1,
+                None => {
+                    taken = false;
+                    if values.iter().any(|value| is_near(value, &cell)) {
+                        tally.see_near(n, &cell, 1);
+                    }
+                }
             }
         }
         if !taken {
@@ -174,6 +221,27 @@ impl Filter {
     pub fn doubts(&self, names: &[String], wheres: &[Where], tally: &Tally) -> Vec<String> {
         let mut doubts = Vec::new();
         for (n, wish) in wheres.iter().enumerate() {
+            let mut near: Vec<&(usize, Vec<u8>, u64)> = tally.near.iter().filter(|(m, ..)| *m == n).collect();
+            near.sort_by(|a, b| b.2.cmp(&a.2).then_with(|| a.1.cmp(&b.1)));
+            if !near.is_empty() {
+                let counts: Vec<String> =
+                    near.iter().map(|(_, v, rows)| format!("{} ({})", shown(v), digits(*rows))).collect();
+                let plain = |text: &String| !text.is_empty() && text.trim() == text && !text.contains(',');
+                let more = near.iter().map(|(_, v, _)| String::from_utf8_lossy(v).into_owned()).filter(plain);
+                let all: Vec<String> = wish.values.iter().cloned().chain(more).collect();
+                let flag = match all.len() > wish.values.len() {
+                    true => {
+                        format!("; to read them too: --where {}", typed(format!("{}={}", wish.column, all.join(","))))
+                    }
+                    false => String::new(),
+                };
+                doubts.push(format!(
+                    "{WARNING}column '{}' also holds {}, which differ from the values of --where only in case or blanks: \
+                     these rows are left out{flag}",
+                    wish.column,
+                    counts.join(", ")
+                ));
+            }
             for (m, value) in wish.values.iter().enumerate() {
                 if tally.with.get(n).and_then(|with| with.get(m)).is_none_or(|rows| *rows == 0) {
                     doubts.push(format!(
@@ -186,17 +254,22 @@ impl Filter {
         let mut seen = tally.seen.clone();
         if let (Some(column), false, true) = (self.watched, tally.many, seen.len() > 1) {
             seen.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
-            let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
-            let list = |values: &[(Vec<u8>, u64)]| values.iter().map(|(v, _)| text(v)).collect::<Vec<_>>().join(",");
-            let counts: Vec<String> = seen.iter().map(|(v, n)| format!("{} ({})", text(v), digits(*n))).collect();
+            let counts: Vec<String> = seen.iter().map(|(v, n)| format!("{} ({})", shown(v), digits(*n))).collect();
+            let filled: Vec<String> = seen.iter().map(|(v, _)| String::from_utf8_lossy(v).into_owned()).collect();
+            let filled: Vec<String> = filled.into_iter().filter(|v| !v.is_empty()).collect();
             let name = bare(&names[column]);
-            let flag = |values: &[(Vec<u8>, u64)]| format!("--where {}", typed(format!("{name}={}", list(values))));
+            let flag = |values: &[String]| format!("--where {}", typed(format!("{name}={}", values.join(","))));
+            // The most frequent kind is the one that drowns the others.
+            let rest = if filled.len() > 1 && !seen[0].0.is_empty() { &filled[1..] } else { &filled[..] };
+            let all = match filled.len() == seen.len() {
+                true => format!("if all are meant: {}", flag(&filled)),
+                false => "if all are meant, add nothing".into(),
+            };
             doubts.push(format!(
                 "{WARNING}column '{name}' is ignored and holds {}, counted over all rows: all become one history; to read \
-                 some of them only: {}; if all are meant: {}",
+                 some of them only: {}; {all}",
                 counts.join(", "),
-                flag(&seen[1..]),
-                flag(&seen)
+                flag(rest),
             ));
         }
         doubts

@@ -91,6 +91,8 @@ struct Run {
 pub(crate) struct Grouped {
     /// Duplicates that were dropped.
     pub dropped: u64,
+    /// Rows that are kept and equal another row in user, item, time and rating; none where the log has no times.
+    pub equal: u64,
     /// Times that were raised so that baskets stay whole and times do not fall.
     pub raised: u64,
 }
@@ -136,6 +138,7 @@ pub(crate) fn group(
         let run = group_run(&mut spill, codec, Decimals::default(), counts, users, duplicates, sink)?;
         all.dropped += run.dropped;
         all.raised += run.raised;
+        all.equal += run.equal;
     }
     Ok(all)
 }
@@ -214,9 +217,10 @@ fn group_run(
         };
         parts.push((histories, &counts[task]));
     }
-    let sorted: Vec<(Vec<u32>, u64)> =
+    let sorted: Vec<(Vec<u32>, u64, u64)> =
         parts.into_par_iter().map(|(histories, counts)| histories.sort(counts, duplicates)).collect();
-    let mut done = Grouped { dropped: 0, raised: sorted.iter().map(|s| s.1).sum() };
+    let (raised, equal) = (sorted.iter().map(|s| s.1).sum(), sorted.iter().map(|s| s.2).sum());
+    let mut done = Grouped { dropped: 0, equal, raised };
     let (mut at, mut numbers) = (0, Vec::new());
     for (&count, &kept) in counts.iter().zip(sorted.iter().flat_map(|s| &s.0)) {
         let (start, end) = (at, at + kept as usize);
@@ -241,9 +245,9 @@ struct Histories<'a> {
 
 impl Histories<'_> {
     /// Sorts each history by time, brings baskets together and applies the duplicates rule; gives how many rows of each
-    /// remain (at its front), and how many times were raised.
-    fn sort(self, counts: &[u32], duplicates: Duplicates) -> (Vec<u32>, u64) {
-        let (mut start, mut kept, mut raised) = (0, Vec::with_capacity(counts.len()), 0);
+    /// remain (at its front), how many times were raised, and how many rows that are kept equal another.
+    fn sort(self, counts: &[u32], duplicates: Duplicates) -> (Vec<u32>, u64, u64) {
+        let (mut start, mut kept, mut raised, mut equal) = (0, Vec::with_capacity(counts.len()), 0, 0);
         let mut order: Vec<u32> = Vec::new();
         for &count in counts {
             let range = start..start + count as usize;
@@ -263,6 +267,9 @@ impl Histories<'_> {
                 take(times, &order);
             }
             number(baskets);
+            if duplicates == Duplicates::Keep {
+                equal += equal_rows(items, times, ratings, baskets);
+            }
             // As a rule a basket's rows are together once they are in order of time. Where baskets overlap in time, the
             // one that began first comes first, whole; no time may fall, so those behind it are raised to its last.
             if !baskets.is_sorted() {
@@ -289,8 +296,26 @@ impl Histories<'_> {
             take(times, &keep);
             kept.push(keep.len() as u32);
         }
-        (kept, raised)
+        (kept, raised, equal)
     }
+}
+
+/// How many rows of a history in order of time equal an earlier one in item, time, rating and basket. Without times none
+/// counts: a user may come back to an item.
+fn equal_rows(items: &[u32], times: &[i64], ratings: &[f32], baskets: &[u64]) -> u64 {
+    let (mut count, mut at, mut seen) = (0, 0, Vec::new());
+    for same in times.chunk_by(|a, b| a == b) {
+        let rows = at..at + same.len();
+        at = rows.end;
+        if rows.len() > 1 {
+            let rating = |n: usize| ratings.get(n).map_or(0, |r| r.to_bits());
+            seen.clear();
+            seen.extend(rows.map(|n| (items[n], rating(n), baskets.get(n).copied())));
+            seen.sort_unstable();
+            count += seen.windows(2).filter(|w| w[0] == w[1]).count() as u64;
+        }
+    }
+    count
 }
 
 /// Labels -> numbers in order of first appearance.
@@ -420,7 +445,7 @@ mod tests {
                 );
                 assert_eq!(got, expected, "{duplicates:?}, runs of {run_rows}");
                 let kept: usize = expected.iter().map(Vec::len).sum();
-                assert_eq!(done.unwrap(), Grouped { dropped: (rows.len() - kept) as u64, raised });
+                assert_eq!(done.unwrap(), Grouped { dropped: (rows.len() - kept) as u64, equal: 0, raised });
             }
         }
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "no temporary file is left");

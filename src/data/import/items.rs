@@ -11,11 +11,11 @@ use crate::{
         fields::FieldBuilder,
         import::{
             ImportOptions,
-            columns::{Role, bare, by_name, by_wish, is_known},
+            columns::{Role, bare, by_name, by_wish, is_known, listed},
             decode::Encoding,
             doubts::{WARNING, like_names},
             records::{Cells, Delimiter, cells},
-            sniff::{self, BROKEN_QUOTE, QUOTES_HINT},
+            sniff::{self, BROKEN_QUOTE, quotes_hint},
             source::Source,
         },
     },
@@ -50,7 +50,7 @@ pub(crate) fn read(
     let key = match key_wish {
         Some(wish) => by_wish(names, wish, "--item-col").map_err(at)?,
         None => by_name(names, Role::Item).or((!table.header).then_some(0)).ok_or_else(|| {
-            at(Error::user(format!("no column looks like the item (the columns are: {})", names.join(", ")))
+            at(Error::user(format!("no column looks like the item (the columns are: {})", listed(names)))
                 .hint("call the column of the keys `item`, or as --item-col calls it in the log"))
         })?,
     };
@@ -77,7 +77,7 @@ pub(crate) fn read(
     if let Some(&line) = broken.first() {
         let place = format!("{}: line {}: {BROKEN_QUOTE}", source.display(), digits(line as u64));
         if !options.skip_bad {
-            return Err(Error::user(place).hint(QUOTES_HINT));
+            return Err(Error::user(place).hint(quotes_hint(options.quotes)));
         }
         say(&format!("{WARNING}{place}; {} rows of items left out", digits(broken.len() as u64)));
     }
@@ -107,7 +107,7 @@ pub(crate) fn read(
             "{WARNING}{}: line 1 ({}) is read as a row, but may be a header, and no item is called '{}'; if it is one, call \
              its column of keys `item`",
             source.display(),
-            first.join(", "),
+            listed(first),
             first[key]
         ));
     }

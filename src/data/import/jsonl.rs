@@ -19,6 +19,8 @@ pub(crate) struct Sample {
     pub rows: Vec<Vec<String>>,
     /// Columns of which most cells are lists.
     pub lists: Vec<usize>,
+    /// Those of them whose lists hold objects.
+    pub objects: Vec<usize>,
     /// Names that come only below these rows, and the lines in which they come first.
     pub late: Vec<(String, u64)>,
 }
@@ -51,6 +53,16 @@ pub(crate) fn sample(text: &[u8], source: &Source) -> Result<Option<Sample>> {
     }
     if !start.starts_with(b"{") {
         return Ok(None);
+    }
+    let one_object = match serde_json::from_slice::<Map<String, Value>>(start) {
+        Ok(object) => holds_columns(&object),
+        Err(_) => serde_json::from_slice::<IgnoredAny>(first).is_err() && begins_columns(start),
+    };
+    if one_object {
+        return refuse(
+            "this is one JSON object that holds columns, not one object per row",
+            "write one object per line; in pandas: to_json('OUT.jsonl', orient='records', lines=True)".into(),
+        );
     }
     let parsed: Vec<Option<Map<String, Value>>> =
         lines().take(SAMPLE_ROWS).map(|line| serde_json::from_slice(line).ok()).collect();
@@ -96,8 +108,13 @@ pub(crate) fn sample(text: &[u8], source: &Source) -> Result<Option<Sample>> {
         let values = || rows.iter().flatten().filter(|(at, v)| *at == c && !v.is_null());
         2 * values().filter(|(_, v)| v.is_array()).count() > values().count()
     };
-    let lists = (0..names.len()).filter(|c| most(*c)).collect();
-    let cells = rows
+    let mut lists: Vec<usize> = (0..names.len()).filter(|c| most(*c)).collect();
+    let of_objects = |c: usize| {
+        let values = rows.iter().flatten().filter(|(at, _)| *at == c);
+        values.filter_map(|(_, v)| v.as_array()?.first()).next().is_some_and(Value::is_object)
+    };
+    let mut objects: Vec<usize> = lists.iter().copied().filter(|c| of_objects(*c)).collect();
+    let mut cells: Vec<Vec<String>> = rows
         .iter()
         .map(|row| {
             let mut cells = vec![String::new(); names.len()];
@@ -105,7 +122,63 @@ pub(crate) fn sample(text: &[u8], source: &Source) -> Result<Option<Sample>> {
             cells
         })
         .collect();
-    Ok(Some(Sample { names, rows: cells, lists, late }))
+    // A value that is null in some objects and an object in others: its keys are the columns, not it.
+    let null = |c: usize| rows.iter().flatten().all(|(at, v)| *at != c || v.is_null());
+    for c in (0..names.len()).rev().filter(|c| null(*c)).collect::<Vec<_>>() {
+        let inner = format!("{}.", names[c]);
+        if late
+            .iter()
+            .chain(names.iter().map(|name| (name.clone(), 0)).collect::<Vec<_>>().iter())
+            .any(|(n, _)| n.starts_with(&inner))
+        {
+            names.remove(c);
+            cells.iter_mut().for_each(|row| drop(row.remove(c)));
+            for list in [&mut lists, &mut objects] {
+                list.retain(|at| *at != c);
+                list.iter_mut().filter(|at| **at > c).for_each(|at| *at -= 1);
+            }
+            names.extend(late.extract_if(.., |(name, _)| name.starts_with(&inner)).map(|(name, _)| name));
+        }
+    }
+    cells.iter_mut().for_each(|row| row.resize(names.len(), String::new()));
+    Ok(Some(Sample { names, rows: cells, lists, objects, late }))
+}
+
+/// Whether an object holds a table by its columns, as pandas writes one by default.
+fn holds_columns(object: &Map<String, Value>) -> bool {
+    let number = |key: &String| !key.is_empty() && key.bytes().all(|b| b.is_ascii_digit());
+    let values = || object.values();
+    let first = values().next();
+    let keyed = |first: &Map<String, Value>| {
+        !first.is_empty()
+            && (first.keys().all(number) || first.len() >= 20)
+            && values()
+                .all(|v| v.as_object().is_some_and(|inner| inner.len() == first.len() && inner.keys().eq(first.keys())))
+    };
+    let lists = |first: &Vec<Value>| {
+        !first.is_empty() && values().all(|v| v.as_array().is_some_and(|l| l.len() == first.len()))
+    };
+    let split = || ["columns", "data"].iter().all(|key| object.get(*key).is_some_and(Value::is_array));
+    object.len() > 1
+        && (first.and_then(Value::as_object).is_some_and(keyed) || first.and_then(Value::as_array).is_some_and(lists))
+        || split()
+}
+
+/// Whether a text that was cut begins as such an object: `{"user":{"0":`.
+fn begins_columns(text: &[u8]) -> bool {
+    fn string(text: &[u8]) -> Option<(&[u8], &[u8])> {
+        let text = text.trim_ascii_start().strip_prefix(b"\"")?;
+        let end = text.iter().position(|&b| b == b'"')?;
+        Some((&text[..end], &text[end + 1..]))
+    }
+    let value =
+        || string(text.strip_prefix(b"{")?)?.1.trim_ascii_start().strip_prefix(b":").map(<[u8]>::trim_ascii_start);
+    value().is_some_and(|value| match value {
+        [b'{', rest @ ..] => string(rest).is_some_and(|(key, _)| !key.is_empty() && key.iter().all(u8::is_ascii_digit)),
+        // Of several lines, each may be an object.
+        [b'[', rest @ ..] => !text.contains(&b'\n') && !matches!(rest.trim_ascii_start(), [b'{' | b'[', ..]),
+        _ => false,
+    })
 }
 
 /// Lists the values of an object under dotted names; names come in order of first appearance.
@@ -229,11 +302,25 @@ impl Wanted {
                     elements.push(scalar(text, from, to).map_err(|e| (Some(column), e))?);
                 }
                 line.lists.push((column, elements));
+            } else if text[from] == b'{' {
+                return Err((Some(column), self.inner_key(&text[from..to], column)));
             } else {
                 line.fields[column] = scalar(text, from, to).map_err(|e| (Some(column), e))?;
             }
         }
         Ok(())
+    }
+}
+
+impl Wanted {
+    /// What to do about a value that is an object: which of its keys may be meant.
+    #[cold]
+    fn inner_key(&self, object: &[u8], column: usize) -> String {
+        let inner: Map<String, Value> = serde_json::from_slice(object).unwrap_or_default();
+        let key = inner.keys().find(|key| *key == "id").or(inner.keys().next());
+        let name = &self.names[column];
+        let name = key.map_or_else(|| "KEY.INNER".into(), |key| format!("{name}.{key}"));
+        format!("the value is an object; name a key in it as the column, such as {name}")
     }
 }
 

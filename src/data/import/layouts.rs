@@ -8,7 +8,7 @@ use crate::{
         digits,
         import::{
             ImportOptions,
-            columns::{Columns, bare},
+            columns::{Columns, bare, listed},
             doubts::WARNING,
             filter::{Tally, Where},
             folder, parquet,
@@ -179,7 +179,7 @@ fn alike_in_folders(layouts: &[FileLayout], folders: &[Option<usize>]) -> Result
         let (what, a, b) = if first.kind() != layout.kind() {
             ("format", first.kind(), layout.kind())
         } else if columns(first) != columns(layout) {
-            ("columns", first.names().join(", "), layout.names().join(", "))
+            ("columns", listed(first.names()), listed(layout.names()))
         } else {
             continue;
         };

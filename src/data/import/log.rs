@@ -30,6 +30,9 @@ const NO_TIMES: &str = "none of the first rows has a time there: write times as 
                         (2015-03-09); or name their layout with --time-format; or name another column with --time-col, or go by the order of the rows with \
                         --time-col none";
 
+/// What is left where the layout of the times is known.
+const NO_ORDER: &str = "or use the order of the rows with --time-col none";
+
 /// The log as it is read: keys to ids, rows to a spill.
 pub(crate) struct Log<'a> {
     options: &'a ImportOptions,
@@ -46,6 +49,10 @@ pub(crate) struct Log<'a> {
     pub missing: u64,
     /// Rows with more fields than columns: the file and line of the first, and how many.
     pub wide: Option<(String, u64, u64)>,
+    /// Rows that repeat the header, in the same way.
+    pub headers: Option<(String, u64, u64)>,
+    /// Rows with a key that holds a lone quote: the file, line and key of the first, and how many.
+    pub lone_quotes: Option<(String, u64, String, u64)>,
     /// Of the ratings that are taken; of none where the log has none.
     pub ratings: Sizes,
     pub times: Times,
@@ -75,6 +82,8 @@ impl<'a> Log<'a> {
             tally: Tally::default(),
             missing: 0,
             wide: None,
+            headers: None,
+            lone_quotes: None,
             ratings: Sizes::default(),
             times: Times::default(),
             decimals: Decimals::default(),
@@ -116,6 +125,7 @@ impl<'a> Log<'a> {
             });
             let ended = reader.join();
             taken?;
+            layout.source().encoding_doubts().iter().for_each(|doubt| report(doubt));
             ended.map_err(|_| {
                 Error::user(format!(
                     "{}: the file is damaged in a way its reader cannot handle",
@@ -136,12 +146,17 @@ impl<'a> Log<'a> {
             let header = match layout {
                 // To leave such rows out would leave nothing.
                 _ if first.of_time() && layout.time_kind() == Some(TimeKind::Unread) => {
-                    Some(layout.time_hint().map_or_else(|| NO_TIMES.into(), |hint| format!("{hint}; or: {NO_TIMES}")))
+                    Some(layout.time_hint().map_or_else(|| NO_TIMES.into(), |hint| format!("{hint}; {NO_ORDER}")))
                 }
                 FileLayout::Text(text) if first.line == 1 => text.header_hint(self.options),
                 _ => None,
             };
-            return Err(Error::user(place(first)).hint(header.unwrap_or_else(|| first.hint().into())));
+            let delimiter = match layout {
+                FileLayout::Text(text) => Some(text.grammar.delimiter),
+                FileLayout::Parquet(_) => None,
+            };
+            let hint = || first.hint(&layout.source().typed(), delimiter, self.options.quotes).into_owned();
+            return Err(Error::user(place(first)).hint(header.unwrap_or_else(hint)));
         }
         for row in block.bad.iter().take(5usize.saturating_sub(self.bad as usize)) {
             report(&format!("  skipped {}", place(row)));
@@ -152,6 +167,14 @@ impl<'a> Log<'a> {
         self.missing += block.missing;
         if block.wide > 0 {
             self.wide.get_or_insert((layout.source().display().to_string(), block.first_wide, 0)).2 += block.wide;
+        }
+        if block.headers > 0 {
+            self.headers.get_or_insert((layout.source().display().to_string(), block.first_header, 0)).2 +=
+                block.headers;
+        }
+        if let Some((key, line)) = &block.first_lone {
+            let first = (layout.source().display().to_string(), *line, key.clone(), 0);
+            self.lone_quotes.get_or_insert(first).3 += block.lone_quotes;
         }
         let left_out = block.bad_rows + block.below_rating + block.tally.left_out + block.missing;
         self.total += block.rows.len() as u64 + left_out;

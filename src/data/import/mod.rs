@@ -185,6 +185,8 @@ pub struct ImportSummary {
     pub interactions: u64,
     /// Rows of the log, without headers and blank lines.
     pub rows: u64,
+    /// Rows that repeat the header; they are no rows of the log.
+    pub repeated_headers: u64,
     pub dropped_bad: u64,
     pub dropped_rating: u64,
     /// Rows that `wheres` left out.
@@ -192,6 +194,8 @@ pub struct ImportSummary {
     /// Rows without a user or an item.
     pub dropped_missing: u64,
     pub dropped_duplicates: u64,
+    /// Rows that equal another one in user, item, time and rating; 0 where duplicates are dropped.
+    pub equal_rows: u64,
     pub dropped_core: u64,
     /// Passes of the k-core that removed somebody.
     pub core_rounds: u64,
@@ -253,6 +257,8 @@ pub fn import(
         missing,
         tally,
         wide,
+        headers,
+        lone_quotes,
         ratings,
         times,
         mut decimals,
@@ -267,6 +273,13 @@ pub fn import(
     }
     if let Some((path, line, count)) = wide {
         report(&doubts::wide_rows(&path, line, count));
+    }
+    let repeated_headers = headers.as_ref().map_or(0, |(.., count)| *count);
+    if let Some((path, line, count)) = headers {
+        report(&doubts::repeated_headers(&path, line, count));
+    }
+    if let Some((path, line, key, count)) = lone_quotes {
+        report(&doubts::lone_quotes(&path, line, &key, count));
     }
     if counts.is_empty() {
         return Err(if bad + below_rating == 0 && tally.left_out > 0 {
@@ -404,11 +417,13 @@ pub fn import(
         items: manifest.items,
         interactions,
         rows: total,
+        repeated_headers,
         dropped_bad: bad,
         dropped_rating: below_rating,
         dropped_where: tally.left_out,
         dropped_missing: missing,
         dropped_duplicates: grouped.dropped,
+        equal_rows: grouped.equal,
         dropped_core,
         core_rounds,
         history,

@@ -175,7 +175,10 @@ impl Sizes {
     fn doubt(&self, kind: TimeKind) -> Option<String> {
         let all: u64 = self.counts.iter().sum();
         let main = (SMALL..=FAR).max_by_key(|&class| self.counts[class]).filter(|&class| self.counts[class] > 0)?;
-        let count = |class: usize| format!("{} (such as {})", digits(self.counts[class]), self.largest[class]);
+        let count = |class: usize| match class {
+            ZERO if kind.is_dates() => digits(self.counts[class]),
+            _ => format!("{} (such as {})", digits(self.counts[class]), kind.show(self.largest[class])),
+        };
         let unit = |class: usize| ["seconds", "milliseconds", "microseconds", "nanoseconds"][class - SECONDS];
         let flag = "--time-range FROM,TO makes bad rows of those outside";
         if main == DIGITS {
@@ -187,7 +190,7 @@ impl Sizes {
                  --time-format {}",
                 digits(self.counts[DIGITS]),
                 digits(all),
-                self.largest[DIGITS],
+                kind.show(self.largest[DIGITS]),
                 format[(length / 2).saturating_sub(4).min(3)]
             ));
         }
@@ -203,7 +206,10 @@ impl Sizes {
                 DIGITS if main == SMALL && self.largest[DIGITS] < 100_000_000 => continue,
                 SECONDS if main == SMALL && self.largest[SMALL] > 1_000_000 => continue,
                 NEGATIVE | ZERO | SMALL | FAR if main == FAR => continue,
-                NEGATIVE | ZERO if dates => "lie before 1970".into(),
+                NEGATIVE if dates => "lie before 1970".into(),
+                ZERO if dates => {
+                    format!("are {} (time 0, which often means that the time is missing)", kind.show(0))
+                }
                 NEGATIVE => "are negative".into(),
                 ZERO => "are 0".into(),
                 SMALL if dates => "lie before 1973".into(),
@@ -223,7 +229,7 @@ impl Sizes {
         };
         (!parts.is_empty()).then(|| {
             format!(
-                "{WARNING}of {} times, {} {most}, but {}: they stand before or after all others of their users; {flag}",
+                "{WARNING}of {} times, {} {most}, but {}: they sort before or after all other times of their users; {flag}",
                 digits(all),
                 digits(self.counts[main]),
                 parts.join(", ")

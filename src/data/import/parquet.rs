@@ -22,7 +22,7 @@ use crate::{
     data::import::{
         ImportOptions,
         clock::{self, Clock},
-        columns::{self, Columns, Role},
+        columns::{self, Columns, Names, Role},
         doubts,
         filter::Filter,
         intern::hash_key,
@@ -85,7 +85,7 @@ pub(crate) fn layout(source: Source, options: &ImportOptions) -> Result<Option<P
     let list = |c: &usize| leaves.get(*c).is_some_and(|leaf| leaf.max_rep_level() > 0);
     let mut sample = sample(&reader, leaves);
     add_partition(&source, &mut names, &mut sample);
-    let columns = columns::choose(&names, true, &sample, options).map_err(at)?;
+    let columns = columns::choose(&names, Names::Fields, &sample, options).map_err(at)?;
     let rows = u64::try_from(meta.num_rows()).unwrap_or(0);
     if rows == 0 {
         return Ok(None);
@@ -269,7 +269,7 @@ impl ParquetLayout {
     pub fn describe(&self) -> Vec<String> {
         let rows = crate::data::digits(self.rows);
         let mut lines = vec![format!("{}: Parquet, {rows} rows", self.source.display())];
-        lines.extend(describe_columns(&self.names, true, &self.columns, self.time_kind));
+        lines.extend(describe_columns(&self.names, true, &self.columns, &self.filter, self.time_kind));
         if let Some(line) = lines.iter_mut().find(|l| l.trim_start().starts_with(Role::Item.name())) {
             line.push_str(self.lists);
         }
@@ -603,7 +603,7 @@ fn row(
                 Values::Whole(v) => v[i].map(|x| rule.check(Some(x as f32), || x.to_string())),
                 Values::Real(v) => v[i].map(|x| rule.check(Some(x as f32), || x.to_string())),
             };
-            match number.unwrap_or_else(|| rule.check(None, || "null".into())) {
+            match number.unwrap_or_else(|| rule.check(None, String::new)) {
                 Ok(rating) => rating,
                 Err(reason) => return block.reject(line, column(Role::Rating), reason),
             }

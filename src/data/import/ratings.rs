@@ -1,8 +1,22 @@
 //! Ratings as they are read: which are taken, and whether a few are so much larger than all others that they look like
 //! mistakes.
 
+use super::keys::is_missing;
+
 /// Why a cell is refused that holds no number.
 pub(crate) const BAD_RATING: &str = "is not a rating (a number)";
+
+/// What the reason begins with where a rating is missing.
+pub(crate) const NO_RATING: &str = "the rating is empty";
+
+#[cold]
+fn no_rating(cell: &str) -> String {
+    match cell {
+        "" => NO_RATING.into(),
+        word if is_missing(word.as_bytes()) => format!("{NO_RATING} ('{word}')"),
+        other => format!("'{other}' {BAD_RATING}"),
+    }
+}
 
 /// Which ratings are taken.
 #[derive(Clone, Copy, Debug, Default)]
@@ -38,7 +52,7 @@ impl RatingRule {
     /// A rating must be a finite number, and within the range where there is one; `shown` is the cell.
     #[inline]
     pub fn check(self, rating: Option<f32>, shown: impl FnOnce() -> String) -> Result<f32, String> {
-        let Some(rating) = rating else { return Err(format!("'{}' {BAD_RATING}", shown())) };
+        let Some(rating) = rating else { return Err(no_rating(&shown())) };
         if !rating.is_finite() {
             return Err(format!("rating '{}' is not a finite number", shown()));
         }

@@ -9,13 +9,16 @@ use crate::{
     data::import::{
         ImportOptions,
         clock::{self, Clock},
-        columns::{self, Columns, Role, cells_of},
+        columns::{self, Columns, Names, Role, cells_of, listed},
+        decode::Encoding,
         doubts::{self, WARNING},
         filter::Filter,
         jsonl::{self, Wanted},
+        quotes::Quotes,
         records::{Delimiter, Grammar, cells},
         sequences::{self, Asked, Lists},
         source::{Packing, Source},
+        text::flattening,
         ties,
         time::{TimeKind, parse_number},
     },
@@ -45,6 +48,8 @@ pub(crate) struct TextLayout {
     /// Of JSON lines, which values are read.
     pub json: Option<Wanted>,
     pub filter: Filter,
+    /// The last column holds numbers.
+    pub last_number: bool,
     /// What to do where no cell of the time is a time.
     pub time_hint: Option<String>,
     /// Where the file has no header, or none that is known: its first row.
@@ -82,7 +87,10 @@ fn sample(source: &Source) -> Result<(Vec<u8>, bool)> {
     source.open()?.take(SAMPLE_BYTES).read_to_end(&mut text).map_err(|e| source.read_error(&e))?;
     let bad = |what: &str| Error::user(format!("{}: {what}", source.display()));
     if text.starts_with(&[0xff, 0xfe]) || text.starts_with(&[0xfe, 0xff]) {
-        return Err(bad("this is UTF-16 text").hint("save it as UTF-8, e.g. with `iconv -f UTF-16 -t UTF-8`"));
+        return Err(bad("this is UTF-16 text").hint(format!(
+            "save it as UTF-8: iconv -f UTF-16 -t UTF-8 {} | mipgpu import - --out DIR",
+            source.typed()
+        )));
     }
     let whole = (text.len() as u64) < SAMPLE_BYTES;
     if text.starts_with(&[0xef, 0xbb, 0xbf]) {
@@ -161,8 +169,8 @@ fn delimiter_of(text: &[u8], whole: bool, source: &Source, options: &ImportOptio
     }
     if best.0 == 0.0 {
         return Err(Error::user(format!("{}: cannot tell what separates the columns", source.display())).hint(
-            "name it with --delimiter (one character, `::`, tab or space); where a line is a user and all items of \
-                 theirs, name what separates them with --list-sep (space, comma, tab)",
+            "name it with --delimiter (one character, `::`, tab, comma, semicolon, pipe or space); where a line is a user and all \
+             items of theirs, name what separates them with --list-sep (space, tab, comma, semicolon or pipe)",
         ));
     }
     Ok(best.1)
@@ -181,9 +189,18 @@ pub(crate) struct Table {
 /// What is wrong with a quote, and what settles it.
 pub(crate) const BROKEN_QUOTE: &str =
     "a quote is opened and never closed before a delimiter or line end, or only after other rows";
-pub(crate) const QUOTES_HINT: &str = "say what quotes mean: --quotes line (a quoted text ends on its line, all other quotes \
-                                      are ordinary characters), --quotes csv (quoted texts go over several lines), --quotes \
-                                      none (all are ordinary characters); or leave such rows out with --skip-bad";
+
+/// Where such a quote is broken, a closing quote on a later line would make one field of all rows up to it: `csv` is the
+/// last choice, and none where it was given already.
+pub(crate) fn quotes_hint(quotes: Quotes) -> &'static str {
+    if quotes == Quotes::Csv {
+        return "say what quotes mean: --quotes line (a quoted text ends on its line, all other quotes are ordinary characters) \
+                or --quotes none (all are ordinary characters); or leave such rows out with --skip-bad";
+    }
+    "say what quotes mean: --quotes line (a quoted text ends on its line, all other quotes are ordinary characters) or --quotes \
+     none (all are ordinary characters); or leave such rows out with --skip-bad; only if the quoted text really holds lines \
+     that look like rows: --quotes csv, which reads everything up to the next quote as one field"
+}
 
 /// Looks at the first part of a text file. `known`: whether a first-row cell shows that the row is a header.
 pub(crate) fn table(source: &Source, options: &ImportOptions, known: &dyn Fn(&str) -> bool) -> Result<Table> {
@@ -203,7 +220,9 @@ fn rows_of(
     let cells = cells(text, delimiter, options.quotes, whole);
     // What stands in the first row decides how all others are read.
     if cells.broken.first() == Some(&1) {
-        return Err(Error::user(format!("{}: line 1: {BROKEN_QUOTE}", source.display())).hint(QUOTES_HINT));
+        return Err(
+            Error::user(format!("{}: line 1: {BROKEN_QUOTE}", source.display())).hint(quotes_hint(options.quotes))
+        );
     }
     let mut rows: Vec<Vec<String>> = cells
         .rows
@@ -220,7 +239,9 @@ fn rows_of(
     let words_above_numbers = || {
         rows.len() > 1
             && (0..rows[0].len()).any(|c| {
-                let below: Vec<&String> = rows[1..].iter().filter_map(|r| r.get(c)).collect();
+                // Files that were put together may repeat it.
+                let data = rows[1..].iter().filter(|row| **row != rows[0]);
+                let below: Vec<&String> = data.filter_map(|r| r.get(c)).collect();
                 !number(&rows[0][c]) && !below.is_empty() && below.iter().all(|cell| number(cell))
             })
     };
@@ -228,6 +249,9 @@ fn rows_of(
         && !rows[0].iter().any(|c| number(c))
         && (rows[0].iter().any(|c| known(c)) || words_above_numbers());
     let names = if header { rows.remove(0) } else { (1..=rows[0].len()).map(|n| n.to_string()).collect() };
+    if header && rows.iter().any(|row| *row != names) {
+        rows.retain(|row| *row != names);
+    }
     Ok(Table { delimiter, header, names, rows })
 }
 
@@ -247,11 +271,12 @@ pub(crate) fn text_layout(
     let asked = Asked::of(options.list_sep.as_deref())?;
     let json = jsonl::sample(text, &source)?;
     let mut lists = None;
-    let (mut listed, mut late) = (Vec::new(), Vec::new());
-    let Table { delimiter, header, mut names, mut rows } = match json {
+    let (mut list_columns, mut late, mut objects) = (Vec::new(), Vec::new(), Vec::new());
+    let Table { delimiter, mut header, mut names, mut rows } = match json {
         Some(json) => {
-            listed = json.lists;
+            list_columns = json.lists;
             late = json.late;
+            objects = json.objects;
             let mut table = Table { delimiter: Delimiter::Json, header: true, names: json.names, rows: json.rows };
             // A column that the user named may begin late.
             table.names.extend(late.extract_if(.., |(name, _)| wished(name)).map(|(name, _)| name));
@@ -287,29 +312,65 @@ pub(crate) fn text_layout(
     {
         names.clone_from(&above.names);
         named = true;
+        header = rows.first() == Some(&names);
+        if header {
+            rows.retain(|row| *row != names);
+        }
+    }
+    if named && !header {
         doubts.push(format!(
             "{WARNING}{}: has no header: its columns are taken to be those of the file before ({}); if they are not, \
              import it alone",
             source.display(),
-            names.join(", ")
+            listed(&names)
         ));
     }
     add_partition(&source, &mut names, &mut rows);
+    // Names in another encoding are found by none of those that are looked for.
+    let odd = if header && options.encoding == Encoding::Utf8 { doubts::odd_header(&names) } else { None };
+    let encoded = |e: Error| match &odd {
+        Some(odd) => {
+            let old = e.hint.as_ref().map_or(String::new(), |hint| format!("; otherwise: {hint}"));
+            e.clone().hint(format!("{odd}{old}"))
+        }
+        None => e,
+    };
     let columns = match &lists {
         Some(_) => sequences::columns_of_lines(options).map_err(at)?,
-        None => columns::choose(&names, named, &rows, options).map_err(at)?,
+        None => {
+            let origin = match (delimiter, named) {
+                (Delimiter::Json, _) => Names::Fields,
+                (_, true) => Names::Header,
+                (_, false) => Names::None,
+            };
+            columns::choose(&names, origin, &rows, options)
+                .map_err(|e| of_objects(e, &names, &objects))
+                .map_err(encoded)
+                .map_err(at)?
+        }
     };
     if rows.is_empty() {
         return Ok(None);
     }
     if delimiter == Delimiter::Json {
-        jsonl::first_elements(&mut rows, &listed);
+        jsonl::first_elements(&mut rows, &list_columns);
         doubts.extend(sequences::ignored_lists(
             &source,
             &names,
-            listed.into_iter().filter(|c| columns::is_list_name(&names[*c])),
+            list_columns.into_iter().filter(|c| columns::is_list_name(&names[*c]) && !objects.contains(c)),
             &columns,
         ));
+        let unread =
+            |c: &&usize| columns::is_list_name(&names[**c]) && Role::ALL.iter().all(|r| columns.of(*r) != Some(**c));
+        doubts.extend(objects.iter().find(unread).map(|&c| {
+            format!(
+                "{WARNING}{}: column '{}' holds lists of objects, which are not supported, and is ignored; to write one line for \
+                 each object: {}",
+                source.display(),
+                names[c],
+                flattening(&names[c])
+            )
+        }));
     } else if lists.is_none() {
         let lines = rows.clone();
         lists = Lists::in_cells(&names, &mut rows, &columns, asked, &source)?;
@@ -321,7 +382,7 @@ pub(crate) fn text_layout(
     if lists.is_none() && asked != Asked::Table {
         doubts::lists(&source, &names, &columns, &rows)?;
     }
-    let filter = Filter::new(&names, &rows, &columns, &options.wheres).map_err(at)?;
+    let filter = Filter::new(&names, &rows, &columns, &options.wheres).map_err(encoded).map_err(at)?;
     let json = (delimiter == Delimiter::Json).then(|| {
         let own = |c: &usize| *c < names.len() - source.partition.len();
         let needed = Role::ALL.into_iter().filter_map(|role| columns.of(role)).filter(own).collect();
@@ -335,6 +396,9 @@ pub(crate) fn text_layout(
     let time_hint = columns.time.filter(|_| time_kind == Some(TimeKind::Unread));
     let time_hint = time_hint.and_then(|c| clock::hint(cells_of(&rows, c)));
     doubts.extend(doubts::ignored(&source, &names, &columns, &rows, options));
+    if named && delimiter != Delimiter::Json {
+        doubts.extend(doubts::same_names(&source, &names, &columns, options));
+    }
     doubts.extend(doubts::late_columns(&source, &late, &columns, options));
     if lists.is_none() {
         doubts.extend(ties::unused_order(&source, &names, &columns, time_kind, &rows, options));
@@ -349,6 +413,9 @@ pub(crate) fn text_layout(
         _ if delimiter == Delimiter::Json => 0,
         _ => usual_width(&rows).saturating_sub(source.partition.len()),
     };
+    let last = width.checked_sub(1).map(|c| rows.iter().filter_map(move |row| row.get(c)));
+    let last_number =
+        last.is_some_and(|cells| 2 * cells.clone().filter(|cell| cell.parse::<f64>().is_ok()).count() > cells.count());
     let own = names.len() - source.partition.len();
     let read = Role::ALL.into_iter().filter_map(|role| columns.of(role)).chain(filter.needed());
     // A line without a delimiter is no row, although a file whose path names the user needs one column only.
@@ -367,10 +434,26 @@ pub(crate) fn text_layout(
         lists,
         json,
         filter,
+        last_number,
         time_hint,
         first,
         doubts,
     }))
+}
+
+/// Adds to the error of a missing column that a list of objects may hold it.
+fn of_objects(e: Error, names: &[String], objects: &[usize]) -> Error {
+    match objects.first() {
+        Some(&c) if e.what.starts_with("no column looks like") => {
+            let key = &names[c];
+            let hint = e.hint.clone().unwrap_or_default();
+            e.hint(format!(
+                "{hint}; or is it in '{key}'? lists of objects are not supported; write one line for each object: {}",
+                flattening(key)
+            ))
+        }
+        _ => e,
+    }
 }
 
 /// How many cells most rows have.
@@ -441,7 +524,7 @@ impl TextLayout {
             packing => format!(", {}", packing.name()),
         };
         let mut lines = vec![format!("{}: {}, {header}{packing}", self.source.display(), self.grammar.delimiter)];
-        lines.extend(describe_columns(&self.names, self.named, &self.columns, self.time_kind));
+        lines.extend(describe_columns(&self.names, self.named, &self.columns, &self.filter, self.time_kind));
         if let Some(lists) = &self.lists
             && let Some(line) = lines.iter_mut().find(|l| l.trim_start().starts_with(Role::Item.name()))
         {
@@ -464,6 +547,7 @@ pub(crate) fn describe_columns(
     names: &[String],
     named: bool,
     columns: &Columns,
+    filter: &Filter,
     time_kind: Option<TimeKind>,
 ) -> Vec<String> {
     let mut lines = Vec::new();
@@ -481,7 +565,7 @@ pub(crate) fn describe_columns(
         };
         lines.push(format!("  {:<7} {what}{unit}", role.name()));
     }
-    let used: Vec<usize> = Role::ALL.iter().filter_map(|r| columns.of(*r)).collect();
+    let used: Vec<usize> = Role::ALL.iter().filter_map(|r| columns.of(*r)).chain(filter.needed()).collect();
     let ignored: Vec<&str> = names
         .iter()
         .enumerate()

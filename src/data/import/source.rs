@@ -7,7 +7,10 @@ use std::{
     fs::{self, File},
     io::{self, BufReader, ErrorKind, IsTerminal, Read, Write},
     path::{Path, PathBuf},
-    sync::mpsc::{RecvTimeoutError, sync_channel},
+    sync::{
+        Arc,
+        mpsc::{RecvTimeoutError, sync_channel},
+    },
     thread,
     time::Duration,
 };
@@ -18,7 +21,8 @@ use crate::{
     base::{Error, Result, error::IoContext, error::typed},
     data::import::{
         ImportOptions, cancelled,
-        decode::{Decoded, Encoding},
+        decode::{Decoded, Encoding, Seen, Undefined},
+        doubts::WARNING,
     },
 };
 
@@ -49,6 +53,8 @@ pub(crate) struct Source {
     pub partition: Vec<(String, String)>,
     /// How its text is encoded.
     pub encoding: Encoding,
+    /// What its bytes were when the text was read.
+    seen: Arc<Seen>,
 }
 
 /// What standard input is called in messages and in the manifest.
@@ -60,21 +66,21 @@ const COPY: &str = ".copy.tmp";
 /// Files that are no logs, by their first bytes: what they are, and what to do about it.
 #[rustfmt::skip]
 const FOREIGN: &[(&[u8], &str, &str)] = &[
-    (b"ARROW1", "an Arrow file (Feather)", "save it as Parquet: pandas.read_feather(FILE).to_parquet(OUT)"),
-    (b"FEA1", "a Feather file", "save it as Parquet: pandas.read_feather(FILE).to_parquet(OUT)"),
-    (b"\xff\xff\xff\xff", "an Arrow stream", "save it as Parquet: pyarrow.ipc.open_stream(FILE).read_all(), then \
+    (b"ARROW1", "an Arrow file (Feather)", "save it as Parquet: pandas.read_feather('FILE').to_parquet('OUT.parquet')"),
+    (b"FEA1", "a Feather file", "save it as Parquet: pandas.read_feather('FILE').to_parquet('OUT.parquet')"),
+    (b"\xff\xff\xff\xff", "an Arrow stream", "save it as Parquet: pyarrow.ipc.open_stream('FILE').read_all(), then \
         pyarrow.parquet.write_table"),
-    (b"ORC", "an ORC file", "save it as Parquet: pandas.read_orc(FILE).to_parquet(OUT)"),
+    (b"ORC", "an ORC file", "save it as Parquet: pandas.read_orc('FILE').to_parquet('OUT.parquet')"),
     (b"Obj\x01", "an Avro file", "save it as Parquet or CSV, e.g. with Spark or DuckDB"),
     (b"PARE", "an encrypted Parquet file", "write it without encryption"),
     (b"SQLite format 3\0", "an SQLite database", "export the table: sqlite3 -header -csv FILE 'SELECT * FROM TABLE' | mipgpu \
         import - --out DIR"),
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Excel workbook", "save the sheet as CSV"),
-    (b"\x89HDF\r\n", "an HDF5 file", "save it as Parquet: pandas.read_hdf(FILE).to_parquet(OUT)"),
+    (b"\x89HDF\r\n", "an HDF5 file", "save it as Parquet: pandas.read_hdf('FILE').to_parquet('OUT.parquet')"),
     (b"\x93NUMPY", "a NumPy array", "save it as CSV or Parquet with a column for the user and one for the item"),
-    (b"\x80\x03", "a Python pickle", "save it as Parquet: pandas.read_pickle(FILE).to_parquet(OUT)"),
-    (b"\x80\x04", "a Python pickle", "save it as Parquet: pandas.read_pickle(FILE).to_parquet(OUT)"),
-    (b"\x80\x05", "a Python pickle", "save it as Parquet: pandas.read_pickle(FILE).to_parquet(OUT)"),
+    (b"\x80\x03", "a Python pickle", "save it as Parquet: pandas.read_pickle('FILE').to_parquet('OUT.parquet')"),
+    (b"\x80\x04", "a Python pickle", "save it as Parquet: pandas.read_pickle('FILE').to_parquet('OUT.parquet')"),
+    (b"\x80\x05", "a Python pickle", "save it as Parquet: pandas.read_pickle('FILE').to_parquet('OUT.parquet')"),
     (b"7z\xbc\xaf", "a 7z archive", "unpack it first: 7z x FILE"),
     (b"\xfd7zXZ\0", "packed with xz", "unpack it: xz -dc FILE | mipgpu import - --out DIR"),
     (b"\x04\x22\x4d\x18", "packed with lz4", "unpack it: lz4 -dc FILE | mipgpu import - --out DIR"),
@@ -125,6 +131,7 @@ impl Source {
             parquet: false,
             partition: Vec::new(),
             encoding: options.encoding,
+            seen: Arc::default(),
         };
         match start.as_slice() {
             [] => return Err(Error::user(format!("{}: the file is empty", source.display()))),
@@ -160,9 +167,10 @@ impl Source {
     }
 
     fn refuse_foreign(&self, start: &[u8]) -> Result<()> {
+        let python = format!("'{}'", self.display().to_string().replace('\\', "\\\\").replace('\'', "\\'"));
         let foreign = |what: &str, hint: &str| {
             Err(Error::user(format!("{}: this is {what}", self.display()))
-                .hint(hint.replace("FILE", &typed(&self.shown))))
+                .hint(hint.replace("'FILE'", &python).replace("FILE", &typed(&self.shown))))
         };
         if let Some((_, what, hint)) = FOREIGN.iter().find(|(magic, ..)| start.starts_with(magic)) {
             return foreign(what, hint);
@@ -219,7 +227,35 @@ impl Source {
 
     /// Opens the text, unpacked and decoded on the way.
     pub fn open(&self) -> Result<Box<dyn Read + Send>> {
-        Ok(Box::new(Decoded::new(self.unpacked()?, self.encoding)))
+        Ok(Box::new(Decoded::new(self.unpacked()?, self.encoding, self.seen.clone())))
+    }
+
+    /// What looks wrong about --encoding once the text was read.
+    pub fn encoding_doubts(&self) -> Option<String> {
+        let (flag, seen) = (self.encoding_name()?, &self.seen);
+        if seen.is_utf8() {
+            return Some(format!(
+                "{WARNING}{}: the file is valid UTF-8 with characters of several bytes, and is read with --encoding {flag}: \
+                 each such character becomes several; leave --encoding out",
+                self.display()
+            ));
+        }
+        (self.encoding == Encoding::Latin1 && seen.has_controls()).then(|| {
+            format!(
+                "{WARNING}{}: the file holds bytes from 0x80 to 0x9F, which are control characters in Latin-1: it may be \
+                 Windows-1252; --encoding windows-1252 reads them as quotation marks, dashes and the like",
+                self.display()
+            )
+        })
+    }
+
+    /// What --encoding says, but for UTF-8.
+    fn encoding_name(&self) -> Option<&'static str> {
+        match self.encoding {
+            Encoding::Utf8 => None,
+            Encoding::Latin1 => Some("latin1"),
+            Encoding::Windows1252 => Some("windows-1252"),
+        }
     }
 
     fn unpacked(&self) -> Result<Box<dyn Read + Send>> {
@@ -237,6 +273,11 @@ impl Source {
     /// An error while reading; for packed text, what the decoder says is put in words.
     pub fn read_error(&self, e: &io::Error) -> Error {
         let (path, packing) = (self.display(), self.packing.name());
+        if let Some(undefined) = e.get_ref().and_then(|inner| inner.downcast_ref::<Undefined>()) {
+            return Error::user(format!("{path}: {undefined}")).hint(
+                "--encoding latin1 accepts every byte; or is the file in another encoding? convert it with iconv",
+            );
+        }
         if self.packing == Packing::None {
             return Error::io(&self.shown, e);
         }

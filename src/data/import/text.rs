@@ -20,10 +20,11 @@ use crate::{
         intern::hash_key,
         jsonl::{LIST_OF_OBJECTS, Line, Wanted},
         moments::Times,
-        ratings::{BAD_RATING, RatingRule, boolean_word},
-        records::{End, Field, is_blank, last_record_end, record},
+        quotes::Quotes,
+        ratings::{BAD_RATING, NO_RATING, RatingRule, boolean_word},
+        records::{Delimiter, End, Field, is_blank, last_record_end, record},
         rules::Rules,
-        sniff::{BROKEN_QUOTE, QUOTES_HINT, TextLayout},
+        sniff::{BROKEN_QUOTE, TextLayout, quotes_hint},
         time::{Moment, TimeKind},
     },
 };
@@ -72,6 +73,14 @@ pub(crate) struct Block {
     /// Rows with more fields than the file has columns, and the line of the first.
     pub wide: u64,
     pub first_wide: u64,
+    /// Rows that repeat the header, and the line of the first.
+    pub headers: u64,
+    pub first_header: u64,
+    /// Rows with a key that holds a lone quote, and the first such key with its line.
+    pub lone_quotes: u64,
+    /// Whether such keys are looked for: the text has quotes, and they may enclose fields.
+    look_for_quotes: bool,
+    pub first_lone: Option<(String, u64)>,
     /// Rows whose time has a fraction, and that.
     fractions: Vec<(u32, u64)>,
     pub times: Times,
@@ -222,6 +231,10 @@ struct Parser<'a> {
     split: usize,
     /// Columns of the file itself; those of its path follow.
     own: usize,
+    /// Columns that are read, with their names, where a header can be repeated among the rows.
+    header: Vec<(usize, &'a [u8])>,
+    /// Keys that hold a lone quote are counted.
+    lone: bool,
 }
 
 impl<'a> Parser<'a> {
@@ -232,7 +245,58 @@ impl<'a> Parser<'a> {
         let most = count(&mut roles().chain(layout.filter.needed()));
         let read = count(&mut roles().chain(layout.filter.columns()));
         let all = layout.lists.as_ref().is_some_and(|l| l.whole_lines);
-        Parser { layout, rules, most, split: if all { usize::MAX } else { read.max(1) }, own }
+        let mut header: Vec<(usize, &[u8])> = Vec::new();
+        if layout.named && layout.json.is_none() && !all {
+            let mut read: Vec<usize> = roles().chain(layout.filter.needed()).filter(|c| *c < own).collect();
+            read.sort_unstable();
+            read.dedup();
+            header.extend(read.into_iter().map(|c| (c, layout.names[c].as_bytes())));
+        }
+        let lone = layout.json.is_none() && matches!(layout.grammar.quotes, Quotes::Auto | Quotes::Csv);
+        Parser { layout, rules, most, split: if all { usize::MAX } else { read.max(1) }, own, header, lone }
+    }
+
+    /// Whether a row is the header once more: files that were put together, each with its own.
+    #[inline]
+    fn repeats_header(&self, text: &[u8], fields: &[Field]) -> bool {
+        !self.header.is_empty()
+            && self.header.iter().all(|&(c, name)| {
+                fields.get(c).is_some_and(|field| {
+                    let raw = &text[field.start..field.end];
+                    // The mark of UTF-8 may stand before a header in the middle too.
+                    let marked = || {
+                        let rest = raw.strip_prefix(b"\xef\xbb\xbf").filter(|_| c == 0)?;
+                        Some(rest.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(rest))
+                    };
+                    raw == name || field.escaped && field.bytes(text)[..] == *name || marked() == Some(name)
+                })
+            })
+    }
+
+    /// Whether a record with more fields than columns may have shifted ones: empty fields at its end shift nothing where the
+    /// last column holds what it does in other rows.
+    #[cold]
+    fn shifts(&self, record_text: &[u8], quotes: bool) -> bool {
+        let (grammar, mut fields) = (&self.layout.grammar, Vec::new());
+        record(record_text, 0, grammar, quotes, usize::MAX, true, &mut fields);
+        let number = |field: &Field| {
+            let cell = std::str::from_utf8(&record_text[field.start..field.end]).unwrap_or_default();
+            cell.is_empty() || cell.parse::<f64>().is_ok()
+        };
+        fields.iter().skip(grammar.width).any(|field| field.start < field.end)
+            || self.layout.last_number && fields.get(grammar.width - 1).is_some_and(|field| !number(field))
+    }
+
+    /// Counts a row of which a key holds a quote without a counterpart: `i28"`.
+    fn count_lone_quotes(&self, text: &[u8], keys: [Field; 2], line: u64, block: &mut Block) {
+        let lone = |field: &Field| {
+            let raw = &text[field.start..field.end];
+            !field.escaped && raw.iter().filter(|&&b| b == b'"').count() % 2 == 1
+        };
+        if let Some(field) = keys.iter().find(|field| lone(field)) {
+            block.lone_quotes += 1;
+            block.first_lone.get_or_insert_with(|| (shown(&text[field.start..field.end]), line));
+        }
     }
 
     fn parse(&self, piece: Piece) -> Block {
@@ -243,7 +307,8 @@ impl<'a> Parser<'a> {
         let grammar = &self.layout.grammar;
         let quotes = grammar.has_quotes(&text);
         let utf8 = std::str::from_utf8(&text).is_ok();
-        let mut block = Block::default();
+        let look_for_quotes = self.lone && memchr::memchr(b'"', &text).is_some();
+        let mut block = Block { look_for_quotes, ..Block::default() };
         // Keys with doubled quotes are written out plainly behind the text.
         let mut extra = Vec::new();
         let (mut pos, mut fields) = (0, Vec::with_capacity(self.most));
@@ -263,8 +328,13 @@ impl<'a> Parser<'a> {
                 // The line where the quote opened, which may be a later one than that where the row begins.
                 let open = text[pos..next].trim_ascii_end().iter().filter(|&&b| b == b'\n').count() as u64;
                 block.reject(line + open, "", BROKEN_QUOTE);
-            } else if !is_blank(&fields) && !mem::take(&mut header) {
-                if split.count > grammar.width && grammar.width > 0 {
+            } else if is_blank(&fields) || mem::take(&mut header) {
+                // Nothing to read.
+            } else if self.repeats_header(&text, &fields) {
+                block.first_header = if block.headers == 0 { line } else { block.first_header };
+                block.headers += 1;
+            } else {
+                if split.count > grammar.width && grammar.width > 0 && self.shifts(&text[pos..next], quotes) {
                     block.first_wide = if block.wide == 0 { line } else { block.first_wide };
                     block.wide += 1;
                 }
@@ -322,7 +392,7 @@ impl<'a> Parser<'a> {
                                 block.missing += 1;
                             } else if asked() {
                                 let name = &self.layout.names[column];
-                                block.reject(line, format!("'{name}'"), format!("the object has no '{name}'"));
+                                block.reject(line, format!("'{name}'"), format!("{NO_KEY} '{name}'"));
                             } else {
                                 block.tally.left_out += 1;
                             }
@@ -469,7 +539,12 @@ impl<'a> Parser<'a> {
             }
             Some((field.start as u32, (field.end - field.start) as u32))
         };
-        let (Some(user), Some(item)) = (key(Role::User, columns.user), key(Role::Item, columns.item)) else { return };
+        // A row counts once, whatever is wrong with it: the item is looked at only where the user is right.
+        let Some(user) = key(Role::User, columns.user) else { return };
+        let Some(item) = key(Role::Item, columns.item) else { return };
+        if block.look_for_quotes {
+            self.count_lone_quotes(text, [fields[columns.user], fields[columns.item]], line, block);
+        }
         if self.rules.rating.leaves_out(rating) {
             block.below_rating += 1;
             return;
@@ -502,11 +577,26 @@ pub(crate) fn bad_time(cell: &[u8]) -> String {
     if cell.is_empty() {
         return NO_TIME.into();
     }
+    if has_decimal_comma(cell) {
+        return format!("the time '{}' {DECIMAL_COMMA}", shown(cell));
+    }
     format!("'{}' {BAD_TIME}", shown(cell))
+}
+
+/// Why a number is refused that is written as 3,5.
+const DECIMAL_COMMA: &str = "has a decimal comma; numbers are read with a decimal point";
+
+/// Whether a cell is a number with a decimal comma.
+fn has_decimal_comma(cell: &[u8]) -> bool {
+    let digits = |part: &[u8]| !part.is_empty() && part.iter().all(u8::is_ascii_digit);
+    let cell = cell.strip_prefix(b"-").unwrap_or(cell);
+    cell.iter().position(|&b| b == b',').is_some_and(|at| digits(&cell[..at]) && digits(&cell[at + 1..]))
 }
 
 /// Why a key of other bytes is refused.
 pub(crate) const NOT_UTF8: &str = "not UTF-8 text; if the file is Latin-1, --encoding latin1 reads it";
+/// What the reason begins with where a JSON object lacks a key.
+const NO_KEY: &str = "the object has no";
 const NO_TIME: &str = "the time is empty";
 
 /// Why a time outside --time-range is refused.
@@ -523,20 +613,43 @@ impl BadRow {
         self.reason == NO_TIME || self.reason.ends_with(BAD_TIME)
     }
 
-    /// What to do about such a row, other than to correct it.
-    pub fn hint(&self) -> Cow<'static, str> {
+    /// What to do about such a row, other than to correct it. `file`: its name as it is typed in a shell; `delimiter`: what
+    /// separates its columns, where it is text.
+    pub fn hint(&self, file: &str, delimiter: Option<Delimiter>, quotes: Quotes) -> Cow<'static, str> {
         if self.reason == LIST_OF_OBJECTS {
             let key = self.column.trim_matches('\'');
+            return format!("write one line for each object: {}", flattening(key)).into();
+        }
+        if self.reason.ends_with(DECIMAL_COMMA) {
+            // Where commas separate columns, only a reader of CSV can tell the two apart.
+            let sed = match delimiter {
+                None | Some(Delimiter::Json) => String::new(),
+                Some(Delimiter::Byte(b',')) => String::new(),
+                Some(_) => format!(
+                    "sed -E 's/([0-9]),([0-9])/\\1.\\2/g' {file} | mipgpu import - --out DIR (this changes all columns), or "
+                ),
+            };
             return format!(
-                "write one line for each object: jq -c '.{key}[] as $x | del(.{key}) + $x' FILE | mipgpu import - --out DIR"
+                "convert the numbers first: {sed}in pandas read_csv(..., decimal=',') and then to_csv; --skip-bad leaves all \
+                 such rows out"
+            )
+            .into();
+        }
+        if self.reason.ends_with(NOT_UTF8) {
+            return format!(
+                "read the file with --encoding latin1, or with --encoding windows-1252 if it comes from Western European \
+                 Windows; convert other encodings first: iconv -f WINDOWS-1251 -t UTF-8 {file} | mipgpu import - --out DIR; \
+                 --skip-bad leaves all such rows out"
             )
             .into();
         }
         let hint = if self.reason == BROKEN_QUOTE {
-            QUOTES_HINT
-        } else if self.reason.ends_with(NOT_UTF8) {
-            "read the file as Latin-1 with --encoding latin1; another encoding is converted first, e.g. with `iconv -f \
-             WINDOWS-1251 -t UTF-8`; --skip-bad would leave all such rows out"
+            quotes_hint(quotes)
+        } else if self.reason.starts_with(NO_KEY) {
+            "correct the row, or leave such rows out with --skip-bad; --missing drop leaves out rows without a user or an item"
+        } else if self.reason.starts_with(NO_RATING) {
+            "keep such rows as events without ratings with --rating-col none (this leaves out all ratings), or leave the rows \
+             out with --skip-bad"
         } else if self.reason.ends_with(BAD_RATING) {
             "leave such rows out with --skip-bad, or keep them as events without ratings: --rating-col none"
         } else if ["the user is empty", "the item is empty"].contains(&self.reason.as_str()) {
@@ -567,5 +680,13 @@ pub(crate) fn parse_rating(cell: &[u8], rule: RatingRule) -> std::result::Result
             text.parse().ok().or_else(word)
         }),
     };
-    rule.check(rating, || shown(cell))
+    match rating {
+        None if has_decimal_comma(cell) => Err(format!("the rating '{}' {DECIMAL_COMMA}", shown(cell))),
+        rating => rule.check(rating, || shown(cell)),
+    }
+}
+
+/// The command that writes a line for each object of a list of objects.
+pub(crate) fn flattening(key: &str) -> String {
+    format!("jq -c '.{key}[] as $x | del(.{key}) + $x' FILE | mipgpu import - --out DIR")
 }

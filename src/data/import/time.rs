@@ -120,6 +120,17 @@ impl TimeKind {
         Ok(TimeKind::Clock { clock })
     }
 
+    /// A time of this kind as the log writes it: a number, or a date.
+    pub fn show(self, time: i64) -> String {
+        let date = || iso(Moment::of(time)).map(|text| text[..19].replace('T', " "));
+        let written = match self {
+            TimeKind::Clock { clock } => clock.show(time).or_else(date),
+            TimeKind::Date => date(),
+            TimeKind::Number { .. } | TimeKind::Unread => None,
+        };
+        written.unwrap_or_else(|| time.to_string())
+    }
+
     /// Whether the times are dates.
     pub fn is_dates(self) -> bool {
         matches!(self, TimeKind::Date | TimeKind::Clock { .. })

@@ -53,7 +53,7 @@ fn and_so_on_every_instruction_set_of_this_processor() {
 /// Budgets as shares of the gradients that they belong to: a budget that were as large as its gradient would prove nothing.
 #[test]
 fn budgets_are_small_shares_of_the_gradients() {
-    for (products, half, most) in [(F32, 1e-7, 1e-4), (Bf16, 0.001, 0.1)] {
+    for (products, half, most) in [(F32, 1e-5, 2e-4), (Bf16, 0.02, 0.3)] {
         let kind = Numerics { stored: F32, products };
         let mut shares: Vec<(f64, String)> = variants()
             .par_iter()

@@ -229,3 +229,47 @@ fn keys_that_exceed_the_memory_stop_the_import() {
     let error = desk.import(&[builtin()], &options).unwrap_err().to_string();
     assert!(error.contains("alone take") && error.contains("--memory-mb"), "{error}");
 }
+
+#[test]
+fn numbers_with_a_decimal_comma_are_named_as_such() {
+    let text = "user;item;rating;time\na;x;4;1700000000\na;y;3,5;1700000001\n";
+    let error = refusal(text);
+    assert!(error.contains("line 3, column 'rating': the rating '3,5' has a decimal comma"), "{error}");
+    let (sed, skip) = (error.find("sed -E 's/([0-9]),([0-9])/\\1.\\2/g'"), error.find("--skip-bad"));
+    assert!(sed.is_some() && sed < skip && error.contains("decimal=','"), "{error}");
+    let error = refusal("user;item;time\na;x;1700000000,5\na;y;1700000001,25\n");
+    assert!(error.contains("line 2, column 'time': the time '1700000000,5' has a decimal comma"), "{error}");
+    // Between commas, sed would take delimiters for it.
+    let error = refusal("user,item,rating\na,x,4\na,y,\"3,5\"\n");
+    assert!(error.contains("decimal comma") && !error.contains("sed -E") && error.contains("decimal=','"), "{error}");
+    assert!(refusal("user;item;rating\na;x;1,2,3\n").contains("'1,2,3' is not a rating"));
+}
+
+#[test]
+fn empty_ratings_are_named_as_such() {
+    for (cell, says) in [
+        ("", "the rating is empty\n"),
+        ("NA", "the rating is empty ('NA')"),
+        ("null", "the rating is empty ('null')"),
+        ("\\N", "the rating is empty ('\\N')"),
+    ] {
+        let error = refusal(format!("user,item,rating,ts\na,y,3,1\na,x,{cell},2\n"));
+        assert!(error.contains(&format!("line 3, column 'rating': {says}")), "{error}");
+        assert!(error.contains("--rating-col none") && error.contains("--skip-bad"), "{error}");
+    }
+}
+
+#[test]
+fn foreign_files_get_python_that_runs() {
+    let error = refusal_of("g.pkl", b"\x80\x04\x95", ImportOptions::default()).to_string();
+    assert!(error.contains("g.pkl').to_parquet('OUT.parquet')") && error.contains("read_pickle('/"), "{error}");
+    let error = refusal_of("it's.feather", b"ARROW1\0\0", ImportOptions::default()).to_string();
+    assert!(error.contains("it\\'s.feather').to_parquet('OUT.parquet')"), "{error}");
+}
+
+#[test]
+fn a_known_layout_is_the_only_hint_beside_the_order() {
+    let error = refusal("user,item,timestamp\na,x,13/02/2023\nb,y,14/02/2023\n");
+    assert!(error.contains("add --time-format %d/%m/%Y; or use the order of the rows with --time-col none"), "{error}");
+    assert!(!error.contains("none of the first rows"), "{error}");
+}

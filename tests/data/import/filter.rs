@@ -113,3 +113,29 @@ fn the_command_takes_it_and_the_manifest_keeps_it() {
     let (code, _, stderr) = cli(&[&words[..], &["transaction"]].concat(), "2");
     assert!(code == 1 && stderr.contains("event=purchase,addtocart"), "{stderr}");
 }
+
+#[test]
+fn values_that_differ_in_case_or_blanks_only_are_named() {
+    let text = "user,item,event\na,x,purchase\na,y,Purchase\na,z,PURCHASE\nb,x,\" purchase\"\nb,y,Purchase\nb,z,view\n";
+    let (data, _, talk) = imported(text, only(&["event=purchase"]));
+    assert_eq!(data.interactions(), 1);
+    assert!(
+        talk.contains("warning: column 'event' also holds Purchase (2), ' purchase' (1), PURCHASE (1), which differ"),
+        "{talk}"
+    );
+    assert!(talk.contains("to read them too: --where event=purchase,Purchase,PURCHASE"), "{talk}");
+    assert!(!talk.contains("ignored event"), "the column is read: {talk}");
+    let (data, _, talk) = imported(text, only(&["event=purchase,Purchase,PURCHASE"]));
+    assert_eq!(data.interactions(), 4);
+    assert!(talk.contains("also holds ' purchase' (1), which differ") && !talk.contains("to read them too"), "{talk}");
+    assert!(!imported(text, only(&["event=view"])).2.contains("also holds"));
+}
+
+#[test]
+fn an_empty_kind_of_event_is_shown_and_not_suggested() {
+    let rows: String =
+        (0..40).map(|n| format!("u{},i{n},{n},{}\n", n % 5, ["view", "", "view", "buy"][n % 4])).collect();
+    let (_, _, talk) = imported(format!("user,item,time,event\n{rows}"), Default::default());
+    assert!(talk.contains("is ignored and holds view (20), (empty) (10), buy (10)"), "{talk}");
+    assert!(talk.contains("to read some of them only: --where event=buy; if all are meant, add nothing"), "{talk}");
+}

@@ -191,3 +191,74 @@ fn damaged_text_never_stops_the_reader() {
         }
     }
 }
+
+#[test]
+fn an_object_of_columns_is_named_as_one() {
+    let column = |n: usize, key: &str| {
+        let cells: Vec<String> = (0..n).map(|i| format!("\"{i}\":\"{key}{}\"", i % 50)).collect();
+        format!("\"{key}\":{{{}}}", cells.join(","))
+    };
+    let list = |n: usize, key: &str| {
+        let cells: Vec<String> = (0..n).map(|i| format!("\"{key}{}\"", i % 50)).collect();
+        format!("\"{key}\":[{}]", cells.join(","))
+    };
+    // The larger ones do not fit what is looked at.
+    for n in [1, 3, 3000, 40_000] {
+        for text in [
+            format!("{{{},{}}}", column(n, "user"), column(n, "item")),
+            format!("{{{},{}}}\n", list(n, "user"), list(n, "item")),
+            format!("{{{},{}}}\n", column(n, "user"), column(n, "item")).replace(',', ",\n"),
+        ] {
+            let error = refusal(&text);
+            assert!(error.contains("this is one JSON object that holds columns"), "{error:.300}");
+            assert!(error.contains("orient='records', lines=True") && error.len() < 400, "{error:.600}");
+        }
+    }
+    let error = refusal("{\"columns\":[\"user\",\"item\"],\"index\":[0],\"data\":[[\"a\",\"x\"]]}");
+    assert!(error.contains("holds columns"), "{error}");
+}
+
+#[test]
+fn names_in_messages_are_few_and_nested_ones_are_proposed() {
+    let keys: String = (0..40).map(|n| format!("\"k{n}\":1,")).collect();
+    let error = refusal(format!("{{{keys}\"event\":{{\"item\":{{\"id\":7}},\"x\":1}},\"user\":\"a\"}}\n"));
+    assert!(error.contains("k10, k11 and 31 more)"), "{error}");
+    assert!(error.contains("name it with --item-col event.item.id") && !error.contains("--no-header"), "{error}");
+    // A header may be data; the schema of Parquet and the keys of objects are none.
+    assert!(refusal("user,thing,time\na,x,5\n").contains("--no-header"));
+}
+
+#[test]
+fn values_that_are_null_at_first_and_objects_later_are_read_by_their_keys() {
+    for nulls in [1, 250] {
+        let line = |n: usize| {
+            let item = if n < nulls { "null".into() } else { format!("{{\"id\":\"p{n}\"}}") };
+            format!("{{\"user_id\":\"u{}\",\"ts\":{},\"item\":{item}}}\n", n % 7, 1_700_000_000 + n)
+        };
+        let text: String = (0..300).map(line).collect();
+        let error = refusal(&text);
+        assert!(error.contains("line 1, column 'item.id': the object has no 'item.id'"), "{error}");
+        let (data, summary, talk) = imported(&text, ImportOptions { skip_bad: true, ..Default::default() });
+        assert_eq!((summary.dropped_bad, data.items()), (nulls as u64, 300 - nulls), "{talk}");
+    }
+    let error = refusal(
+        "{\"user\":\"a\",\"item\":1}\n{\"user\":\"a\",\"item\":2}\n{\"user\":\"b\",\"item\":{\"x\":1,\"id\":3}}\n",
+    );
+    assert!(error.contains("line 3, column 'item': the value is an object; name a key in it"), "{error}");
+    assert!(error.contains("such as item.id"), "{error}");
+}
+
+#[test]
+fn lists_of_objects_are_not_proposed_as_items() {
+    let line = "{\"customer_id\":\"c1\",\"ordered_at\":1708001871,\"lines\":[{\"sku\":\"p41\",\"qty\":1}]}\n";
+    let error = refusal(line);
+    assert!(error.contains("lists of objects are not supported"), "{error}");
+    assert!(error.contains("jq -c '.lines[] as $x | del(.lines) + $x' FILE") && !error.contains("--item-col lines"));
+    let line = "{\"user\":\"a\",\"item\":\"x\",\"items\":[{\"sku\":\"p41\"}]}\n";
+    let (_, _, talk) = imported(line, ImportOptions::default());
+    assert!(
+        talk.contains("warning: ") && talk.contains("'items' holds lists of objects, which are not supported"),
+        "{talk}"
+    );
+    assert!(!talk.contains("--item-col items"), "{talk}");
+}

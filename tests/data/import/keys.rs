@@ -74,3 +74,37 @@ fn whole_numbers_written_as_reals_are_warned_of() {
     let plain = imported(format!("user,item,time\n{}", floats.replace(".0,", ",")), ImportOptions::default()).0;
     assert_eq!(data.fingerprint(), plain.fingerprint());
 }
+
+#[test]
+fn a_row_counts_once_whatever_is_wrong_with_it() {
+    let skip = || ImportOptions { skip_bad: true, ..Default::default() };
+    // Line 3: both empty; line 5: the user; line 6: both are no UTF-8.
+    let text = b"user,item,time\na,x,1\n,,2\nb,y,3\n,z,4\n\xff,\xfe,5\n";
+    let (data, summary, talk) = imported(text, skip());
+    assert_eq!((summary.rows, summary.dropped_bad, data.interactions()), (5, 3, 2), "{talk}");
+    assert!(talk.contains("skipped 3 bad rows of 5"), "{talk}");
+    let text = "user,item,time\na,x,1\nNA,NA,2\nb,y,3\nNA,,4\n";
+    let (data, summary, _) = imported(text, with(Missing::Drop));
+    assert_eq!((summary.rows, summary.dropped_missing, data.interactions()), (4, 2, 2));
+    let lines = "{\"user\":\"a\",\"item\":\"x\"}\n{\"user\":null,\"item\":\"\"}\n";
+    assert_eq!(imported(lines, skip()).1.dropped_bad, 1);
+    let (_, summary, _) = imported(lines, with(Missing::Drop));
+    assert_eq!((summary.rows, summary.dropped_missing), (2, 1));
+}
+
+#[test]
+fn keys_with_a_lone_quote_are_warned_of() {
+    let text =
+        "user,item,time\na,i28\",1\na,i28,2\nb,5\"disk,3\nb,\"5\"\" disk\",4\nb,\"c\"\"d\"\"\",5\nb,\"Low\" live,6\n";
+    let (data, _, talk) = imported(text, ImportOptions::default());
+    assert!(data.item_keys().find("i28\"").is_some(), "the key is kept as it is written");
+    assert!(
+        talk.contains("2 rows have a key with a single quotation mark in it, such as i28\" in line 2"),
+        "escaped quotes and pairs are meant: {talk}"
+    );
+    assert!(talk.contains("warning: ") && talk.contains("--quotes line or --quotes none"), "{talk}");
+    let line = ImportOptions { quotes: mipgpu::data::Quotes::Line, ..Default::default() };
+    assert!(!imported(text, line).2.contains("warning"));
+    let json = "{\"user\":\"a\",\"item\":\"5\\\" disk\"}\n";
+    assert!(!imported(json, ImportOptions::default()).2.contains("warning"));
+}

@@ -239,3 +239,92 @@ fn lists_of_objects_get_a_command_that_takes_them_apart() {
     assert!(error.contains("line 1, column 'items': the list holds objects"), "{error}");
     assert!(error.contains("jq -c '.items[] as $x | del(.items) + $x' FILE"), "{error}");
 }
+
+#[test]
+fn rows_that_repeat_the_header_are_skipped_and_counted() {
+    let rows = |from: usize| (from..from + 10).map(|n| format!("u{},i{n}\n", n % 3)).collect::<String>();
+    let timed = |from: usize| (from..from + 10).map(|n| format!("u{},i{n},{n}\n", n % 3)).collect::<String>();
+    // Lines 12 and 23. With a column that is not read, it may differ.
+    for (header, again, rows) in [
+        ("user,item\n", "user,item\n", &rows as &dyn Fn(usize) -> String),
+        ("user,item\n", "\u{feff}\"user\",\"item\"\n", &rows),
+        ("user,item,time\n", "user,item,time\n", &timed),
+        ("user,item,time,\n", "user,item,time,more\n", &timed),
+    ] {
+        let right = imported(format!("{header}{}{}{}", rows(0), rows(10), rows(20)), ImportOptions::default()).0;
+        let text = format!("{header}{}{again}{}{again}{}", rows(0), rows(10), rows(20));
+        for skip_bad in [false, true] {
+            let (data, summary, talk) = imported(&text, ImportOptions { skip_bad, ..Default::default() });
+            assert_eq!(data.fingerprint(), right.fingerprint(), "{again}: {talk}");
+            assert_eq!((summary.rows, summary.repeated_headers, summary.dropped_bad), (30, 2, 0), "{talk}");
+            assert!(talk.contains("2 rows repeat the header (first in line 12) and are skipped"), "{talk}");
+        }
+    }
+    // Names that are known only because no number stands among them.
+    let text = "who,what\n1,2\n3,4\nwho,what\n5,6\n";
+    let named = ImportOptions { user_col: Some("who".into()), item_col: Some("what".into()), ..Default::default() };
+    assert_eq!(imported(text, named).1.interactions, 3);
+    // Several files, of which the second begins with the header, or has it once more.
+    let desk = Desk::new();
+    let (one, two) = (desk.write("1.csv", "user,item\na,x\n"), desk.write("2.csv", "user,item\nuser,item\nb,y\n"));
+    let (data, summary, talk) = desk.import(&[one.clone(), two], &ImportOptions::default()).unwrap();
+    assert_eq!((data.users(), summary.rows, summary.repeated_headers), (2, 2, 1), "{talk}");
+    assert!(talk.contains("2.csv: 1 row repeats the header (line 2) and is skipped"), "{talk}");
+    let three = desk.write("3.csv", "who,what\n1,2\nwho,what\n3,4\n");
+    let four = desk.write("4.csv", "who,what\nx,y\n");
+    let options = ImportOptions { force: true, ..Default::default() };
+    let named = ImportOptions { user_col: Some("who".into()), item_col: Some("what".into()), ..options };
+    let (data, _, talk) = desk.import(&[three, four], &named).unwrap();
+    assert_eq!((data.users(), data.interactions()), (3, 3), "{talk}");
+    // Data that are called as a column are data.
+    let (data, ..) = imported("user,item\nuser,x\nb,item\n", ImportOptions::default());
+    assert_eq!(data.interactions(), 2);
+    let bare = ImportOptions { no_header: true, ..Default::default() };
+    assert_eq!(imported("user,item\na,x\nuser,item\n", bare).1.interactions, 3);
+}
+
+#[test]
+fn columns_of_one_name_are_warned_of() {
+    let text = "user,item,item,time\na,x,p,1\nb,y,q,2\n";
+    let (data, _, talk) = imported(text, ImportOptions::default());
+    assert!(data.item_keys().find("x").is_some());
+    assert!(
+        talk.contains("warning: ") && talk.contains("columns 2, 3 are all called 'item', and only column 2 is read")
+    );
+    assert!(talk.contains("--item-col 2 keeps it, --item-col 3 reads the other"), "{talk}");
+    for (column, key) in [("2", "x"), ("3", "p")] {
+        let options = ImportOptions { item_col: Some(column.into()), ..Default::default() };
+        let (data, _, talk) = imported(text, options);
+        assert!(data.item_keys().find(key).is_some() && !talk.contains("warning"), "{talk}");
+    }
+    assert!(!imported("user,item,n,n\na,x,1,2\n", ImportOptions::default()).2.contains("called"), "none is read");
+}
+
+#[test]
+fn rows_with_empty_fields_at_their_end_shift_nothing() {
+    for (separator, end) in [(",", ",,,"), (",", ", ,"), ("\t", "\t\t"), (";", ";;"), ("::", "::::")] {
+        let row = |n: usize| {
+            let row = format!("u{}#i{n}#{}#4", n % 5, 1_700_000_000 + n).replace('#', separator);
+            format!("{row}{}\n", if n % 3 == 1 { end } else { "" })
+        };
+        let header = if separator == "::" { String::new() } else { "user#item#time#rating\n".replace('#', separator) };
+        let rows: String = (0..40).map(row).collect();
+        let (data, _, talk) = imported(format!("{header}{rows}"), ImportOptions::default());
+        assert!(data.interactions() == 40 && !talk.contains("more fields"), "{separator}: {talk}");
+        let shifted = rows.replacen(end, &format!("{end}x"), 1);
+        let (_, _, talk) = imported(format!("{header}{shifted}"), ImportOptions::default());
+        assert!(talk.contains("has more fields than columns: a delimiter"), "{separator}: {talk}");
+    }
+}
+
+#[test]
+fn exact_duplicates_are_counted() {
+    let text = "user,item,rating,time\na,x,3,1\na,x,3,1\na,y,3,1\na,x,4,1\na,x,3,2\nb,x,3,1\na,x,3,1\n";
+    assert_eq!(imported(text, ImportOptions::default()).1.equal_rows, 2);
+    assert_eq!(imported("user,item\na,x\na,x\n", ImportOptions::default()).1.equal_rows, 0, "a user may come back");
+    let desk = Desk::new();
+    let (log, out) = (desk.write("log.csv", text), desk.out());
+    let (code, stdout, _) = crate::import::cli(&["import", log.to_str().unwrap(), "--out", out.to_str().unwrap()], "1");
+    let said = "duplicates  kept (a user may have an item several times); 2 rows repeat an earlier one exactly";
+    assert!(code == 0 && stdout.contains(said), "{stdout}");
+}

@@ -153,7 +153,7 @@ fn doubtful_times_are_warned_of_wherever_they_stand() {
     let said = talk(&digits);
     assert!(said.contains("2,000 of 2,000 times look like dates written as digits (such as 20240530"), "{said}");
     let dates = log(&|n| Some(if n == 1999 { "1970-01-01".into() } else { format!("2024-05-{:02}", 1 + n % 30) }));
-    assert!(talk(&dates).contains("1 (such as 0) lie before 1970"), "{}", talk(&dates));
+    assert!(talk(&dates).contains("but 1 are 1970-01-01 00:00:00 (time 0,"), "{}", talk(&dates));
     for fine in [log(&|_| None), log(&|n| Some(n.to_string())), log(&|n| Some((978_300_760 + n * 300_000).to_string()))]
     {
         assert!(!talk(&fine).contains("warning"), "{}", talk(&fine));
@@ -195,4 +195,27 @@ fn a_column_that_would_order_ties_is_named() {
         let text = views(time).replace("timeframe", "price");
         assert!(!imported(&text, session(ImportOptions::default())).2.contains("equal times"));
     }
+}
+
+#[test]
+fn dates_at_zero_are_named_as_dates() {
+    let rows = |zero: &str, day: &dyn Fn(usize) -> String| {
+        let time = |n: usize| if n % 20 == 0 { zero.to_owned() } else { day(n) };
+        "user,item,date\n".to_owned() + &(0..100).map(|n| format!("u{},i{n},{}\n", n % 5, time(n))).collect::<String>()
+    };
+    let iso = rows("1970-01-01", &|n| format!("2023-05-{:02}", 1 + n % 28));
+    let (_, _, talk) = imported(&iso, ImportOptions::default());
+    assert!(
+        talk.contains("but 5 are 1970-01-01 00:00:00 (time 0, which often means that the time is missing)"),
+        "{talk}"
+    );
+    assert!(!talk.contains("before 1970"), "{talk}");
+    let german = rows("01.01.1970", &|n| format!("{:02}.05.2023", 1 + n % 28));
+    let options = || ImportOptions { time_format: Some("%d.%m.%Y".into()), ..Default::default() };
+    let (_, _, talk) = imported(&german, options());
+    assert!(talk.contains("but 5 are 01.01.1970 (time 0"), "{talk}");
+    let (_, _, talk) = imported(german.replace("01.01.1970", "30.12.1969"), options());
+    assert!(talk.contains("5 (such as 30.12.1969) lie before 1970"), "{talk}");
+    let numbers = rows("0", &|n| (1_700_000_000 + n).to_string());
+    assert!(imported(numbers, ImportOptions::default()).2.contains("but 5 (such as 0) are 0: "));
 }

@@ -241,3 +241,52 @@ fn quoted_words_between_blanks_and_colons_are_read() {
     let (data, ..) = imported(&text, with(Quotes::None));
     assert_eq!(data.user_keys().key(0), "\"u0\"");
 }
+
+#[test]
+fn encodings_that_do_not_fit_are_warned_of() {
+    let with = |encoding| ImportOptions { encoding, ..Default::default() };
+    let row = |n: usize| format!("u{},Caf\u{e9} {n},{n}\n", n % 7);
+    let text = "user,item,ts\n".to_owned() + &(0..40).map(row).collect::<String>();
+    for (encoding, flag) in [(Encoding::Latin1, "latin1"), (Encoding::Windows1252, "windows-1252")] {
+        let (_, _, talk) = imported(&text, with(encoding));
+        assert!(talk.contains("warning: ") && talk.contains("the file is valid UTF-8"), "{talk}");
+        assert!(talk.contains(&format!("--encoding {flag}")) && talk.contains("leave --encoding out"), "{talk}");
+        // One character in a large file, behind all that is looked at first.
+        let long: String = (0..40_000).map(|n| format!("u{},i{n},{n}\n", n % 7)).collect();
+        let (_, _, talk) = imported(format!("user,item,ts\n{long}u1,\u{e9},1\n"), with(encoding));
+        assert!(talk.contains("the file is valid UTF-8"), "{talk}");
+        assert!(!imported(format!("user,item,ts\n{long}"), with(encoding)).2.contains("warning"), "plain ASCII");
+    }
+    let latin: Vec<u8> = text.chars().map(|c| c as u8).collect();
+    assert!(!imported(&latin, with(Encoding::Latin1)).2.contains("warning"));
+    // The quotation marks and the euro sign of Windows.
+    let windows: Vec<u8> = [&latin[..], b"u1,\x93Low\x94 5\x80,77\n"].concat();
+    let (_, _, talk) = imported(&windows, with(Encoding::Latin1));
+    assert!(talk.contains("bytes from 0x80 to 0x9F") && talk.contains("--encoding windows-1252"), "{talk}");
+    let (data, _, talk) = imported(&windows, with(Encoding::Windows1252));
+    assert!(data.item_keys().find("\u{201c}Low\u{201d} 5\u{20ac}").is_some() && !talk.contains("warning"), "{talk}");
+    let error = refusal_of("l.csv", b"user,item\na,x\nb,\x81\n", with(Encoding::Windows1252)).to_string();
+    assert!(error.contains("l.csv: line 3: byte 0x81 is not defined in Windows-1252"), "{error}");
+    let error = refusal(&latin);
+    assert!(error.contains("--encoding windows-1252") && error.contains("iconv -f WINDOWS-1251 -t UTF-8 "), "{error}");
+    assert!(error.contains("log.csv | mipgpu import - --out DIR"), "{error}");
+}
+
+#[test]
+fn a_header_in_another_encoding_is_named() {
+    let text = b"utilisateur,item,cr\xe9\xe9\nann,x,1\nbob,y,2\n";
+    let error = refusal(text);
+    assert!(error.contains("no column looks like the user") && error.contains("the header is not UTF-8"), "{error}");
+    assert!(error.contains("--encoding latin1") && error.contains("--user-col"), "{error}");
+    let options = ImportOptions { user_col: Some("utilisateur".into()), ..Default::default() };
+    assert!(!imported(text, options).2.contains("warning"), "nobody looks there");
+}
+
+#[test]
+fn the_rule_that_swallows_rows_is_the_last_choice() {
+    let text = log(",", false, |n| if n == 5 { "\"Low".into() } else { "Low".into() });
+    let error = refusal(&text);
+    assert!(error.contains("only if the quoted text really holds lines that look like rows: --quotes csv"), "{error}");
+    let error = refusal_of("l.csv", &text, with(Quotes::Csv)).to_string();
+    assert!(error.contains("--quotes line") && !error.contains("--quotes csv"), "{error}");
+}

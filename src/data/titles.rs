@@ -1,6 +1,6 @@
 //! Titles of items, from a side field of the data.
 
-use crate::data::{Dataset, ItemField, Vocab};
+use super::{Dataset, ItemField, Vocab};
 
 /// What items are called, if a side field of the data says it.
 pub struct Titles<'a> {

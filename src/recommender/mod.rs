@@ -1,0 +1,251 @@
+/*! Lists of items for requests: one schema and one arithmetic for `mipgpu recommend`, for programs that use the crate, and for
+servers.
+
+A [`Request`] names a history or a user by keys. A [`Recommender`] borrows an opened run and answers requests in batches: a
+batch is one pass over the model, with the largest k of its requests; each list is cut to its own k. A [`Service`] is a thread
+that opens a run and owns it; any number of threads send it requests, and it answers in batches what has arrived.
+*/
+
+mod request;
+mod service;
+
+pub(crate) use request::key_of;
+pub use request::{Item, Recommendation, Rejected, Request};
+pub use service::{Service, ServiceOptions};
+
+use std::{cell::OnceCell, collections::BTreeSet};
+
+use serde_json::Value;
+
+use crate::{
+    base::{Error, Result, error::nearest},
+    data::{Dataset, Titles, Vocab, digits},
+    eval::{
+        Encoder, ItemMap,
+        evaluate::check_ks,
+        item_map::alike,
+        recommend::{Wanted, recommend_each},
+    },
+    train::OpenRun,
+};
+
+/// What a list is computed from: a request with its keys looked up.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Lookup {
+    /// As in the request; null for none.
+    pub id: Value,
+    /// Items that the model knows, oldest first.
+    pub history: Vec<u32>,
+    /// The model's number of the user, for models with user vectors that know this one.
+    pub user: Option<u32>,
+    /// Keys of the history that the model does not know, in order.
+    pub unknown: Vec<String>,
+    /// Length of the list; `None`: the recommender's.
+    pub k: Option<usize>,
+    /// Whether items of the history are candidates; `None`: the recommender's.
+    pub keep_seen: Option<bool>,
+}
+
+/// An opened run that answers requests.
+pub struct Recommender<'a> {
+    encoder: &'a mut dyn Encoder,
+    keys: &'a Vocab,
+    users: Option<&'a Vocab>,
+    data: Option<&'a Dataset>,
+    titles: Option<Titles<'a>>,
+    map: OnceCell<ItemMap>,
+    k: usize,
+    keep_seen: bool,
+    baskets: bool,
+}
+
+impl<'a> Recommender<'a> {
+    /// Answers with lists of `k` items (at most the catalogue), for requests that give no k. `data` is needed for requests by
+    /// user alone; for other requests it gives titles.
+    ///
+    /// # Errors
+    /// k is 0 or beyond the catalogue.
+    pub fn new(run: &'a mut OpenRun, data: Option<&'a Dataset>, k: usize) -> Result<Self> {
+        check_ks(&[k], run.item_keys.len())?;
+        let baskets = run.encoder.last_basket();
+        Ok(Recommender {
+            keep_seen: run.keeps_seen(None, baskets || run.split.repeats())?,
+            encoder: &mut *run.encoder,
+            keys: &run.item_keys,
+            users: run.user_keys.as_ref(),
+            titles: data.and_then(Titles::of),
+            data,
+            map: OnceCell::new(),
+            k,
+            baskets,
+        })
+    }
+
+    /// Whether items of the history are candidates, for requests that do not say it.
+    pub fn keep_seen(mut self, keep_seen: bool) -> Self {
+        self.keep_seen = keep_seen;
+        self
+    }
+
+    /// Keys of the catalogue.
+    pub fn keys(&self) -> &'a Vocab {
+        self.keys
+    }
+
+    /// Titles of the items, if the data have a side field for them.
+    pub fn titles(&self) -> Option<&Titles<'a>> {
+        self.titles.as_ref()
+    }
+
+    /// The items of the data as the model numbers them.
+    ///
+    /// # Errors
+    /// There are no data; not one of their items is known.
+    pub fn item_map(&self) -> Result<&ItemMap> {
+        if let Some(map) = self.map.get() {
+            return Ok(map);
+        }
+        let data = self.data.ok_or_else(|| Error::internal("users of the data, without the data"))?;
+        let map = ItemMap::between(data.item_keys(), self.keys)?;
+        Ok(self.map.get_or_init(|| map))
+    }
+
+    /// Looks up the keys of a request.
+    ///
+    /// # Errors
+    /// Neither a history nor a user; a user who is not in the data; a k of 0.
+    pub fn look_up(&self, request: Request) -> Result<Lookup> {
+        let Request { id, history, user, k, keep_seen } = request;
+        if k == Some(0) {
+            return Err(Error::user("\"k\": 0 asks for no items").hint("give a number from 1 up"));
+        }
+        if keep_seen == Some(false) && self.baskets {
+            return Err(Error::user(
+                "\"keep_seen\": false has no effect on baskets: people buy again what they bought",
+            )
+            .hint("leave it out"));
+        }
+        let known = |key: &str| self.users.and_then(|users| users.find(key));
+        let Some(keys) = history else {
+            let Some(user) = user else {
+                return Err(Error::user("neither a history nor a user")
+                    .hint(r#"write {"history": ["key", "key"]}, or {"user": "key"}"#));
+            };
+            return Ok(Lookup { id, k, keep_seen, ..self.user_of_data(self.find_user(&user)?, None)? });
+        };
+        let (mut history, mut unknown) = (Vec::new(), Vec::new());
+        for key in keys {
+            match self.keys.find(&key) {
+                Some(item) => history.push(item),
+                None => unknown.push(key),
+            }
+        }
+        Ok(Lookup { id, history, user: user.as_deref().and_then(known), unknown, k, keep_seen })
+    }
+
+    /// The number of a user in the data.
+    ///
+    /// # Errors
+    /// There are no data, or no such user in them.
+    pub fn find_user(&self, key: &str) -> Result<usize> {
+        let data = self.data.ok_or_else(|| {
+            Error::user(format!("user '{key}': the data that hold the histories of users are not at hand"))
+                .hint("give the history in the request, or the data")
+        })?;
+        let known = data.user_keys();
+        known.find(key).map(|user| user as usize).ok_or_else(|| {
+            let e = Error::user(format!("no user '{key}' in the data"));
+            match (alike(key, known), nearest(key, known.keys())) {
+                (Some(same), _) => e.hint(format!("the data have '{same}' where '{key}' was given")),
+                (None, Some(close)) => e.hint(format!("did you mean '{close}'?")),
+                (None, None) => e.hint("for someone who is not in the data, give the items of the history"),
+            }
+        })
+    }
+
+    /// The history of a user of the data, its first `end` events or all.
+    ///
+    /// # Errors
+    /// As [`Recommender::item_map`].
+    pub fn user_of_data(&self, user: usize, end: Option<usize>) -> Result<Lookup> {
+        let map = self.item_map()?;
+        let data = self.data.ok_or_else(|| Error::internal("users of the data, without the data"))?;
+        let end = end.unwrap_or(data.items_of(user).len());
+        let events = if self.baskets { data.last_basket_of(user, end) } else { &data.items_of(user)[..end] };
+        let strange = events.iter().filter(|item| map.item(**item).is_none());
+        let key = data.user_keys().key(user);
+        Ok(Lookup {
+            id: key.into(),
+            history: map.sequence(events).into_owned(),
+            user: self.users.and_then(|users| users.find(key)),
+            unknown: strange.map(|item| data.item_keys().key(*item as usize).to_owned()).collect(),
+            k: None,
+            keep_seen: None,
+        })
+    }
+
+    /// Recommends for a batch, in its order.
+    ///
+    /// # Errors
+    /// A score that is NaN or infinite; what the model and its device report.
+    pub fn recommend(&mut self, batch: &[Lookup]) -> Result<Vec<Recommendation>> {
+        let of = |lookup: &Lookup| lookup.k.unwrap_or(self.k).min(self.keys.len());
+        let most = batch.iter().map(of).max().unwrap_or(self.k);
+        let wanted: Vec<Wanted> = batch
+            .iter()
+            .map(|l| Wanted { history: &l.history, user: l.user, keep_seen: l.keep_seen.unwrap_or(self.keep_seen) })
+            .collect();
+        let lists = recommend_each(self.encoder, &wanted, most)?;
+        let answer = |(lookup, list): (&Lookup, Vec<crate::eval::Scored>)| {
+            let k = of(lookup);
+            let items: Vec<Item> = list
+                .iter()
+                .take(k)
+                .map(|s| {
+                    let key = self.keys.key(s.item as usize);
+                    let title = self.titles.as_ref().and_then(|t| t.title(key));
+                    Item { key: key.to_owned(), score: s.score, title }
+                })
+                .collect();
+            Recommendation {
+                id: lookup.id.clone(),
+                history: lookup.history.len(),
+                unknown: lookup.unknown.clone(),
+                short: self.short(lookup, items.len()),
+                items,
+            }
+        };
+        Ok(batch.iter().zip(lists).map(answer).collect())
+    }
+
+    /// Answers requests in one batch. A request that is rejected has no effect on the others.
+    ///
+    /// # Errors
+    /// As [`Recommender::recommend`]: the whole batch failed.
+    pub fn answer(&mut self, requests: Vec<Request>) -> Result<Vec<std::result::Result<Recommendation, Rejected>>> {
+        let looked_up: Vec<_> = requests
+            .into_iter()
+            .map(|request| {
+                let id = request.id.clone();
+                self.look_up(request).map_err(|error| Rejected { id, error })
+            })
+            .collect();
+        let batch: Vec<Lookup> = looked_up.iter().flatten().cloned().collect();
+        let mut lists = self.recommend(&batch)?.into_iter();
+        let mut next = || lists.next().ok_or_else(|| Error::internal("a request without its list"));
+        looked_up.into_iter().map(|one| one.map_or_else(|e| Ok(Err(e)), |_| next().map(Ok))).collect()
+    }
+
+    /// Why a list of `n` items is shorter than requested.
+    fn short(&self, lookup: &Lookup, n: usize) -> Option<String> {
+        if n >= lookup.k.unwrap_or(self.k) {
+            return None;
+        }
+        let (had, all) = (lookup.history.iter().collect::<BTreeSet<_>>().len(), self.keys.len());
+        Some(if lookup.keep_seen.unwrap_or(self.keep_seen) || n == all {
+            format!("the catalogue has {} {}", digits(all as u64), if all == 1 { "item" } else { "items" })
+        } else {
+            format!("the history holds {had} of the {all} items, which are not recommended again (--keep-seen)")
+        })
+    }
+}
