@@ -38,7 +38,7 @@ impl Table<'_> {
     /// The row lies inside, and no other task uses it.
     #[allow(clippy::mut_from_ref)]
     unsafe fn row(&self, row: usize) -> [&mut [f32]; 3] {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         [self.p, self.m, self.v].map(|dest| unsafe { dest.at(row, 0).row(self.d) })
     }
 }

@@ -188,7 +188,7 @@ unsafe fn add_lines<S: Simd, T: Terms, const MR: usize, const W: usize>(
 ) -> [[S::V; W]; MR] {
     let nr = NV * S::LANES;
     for p in 0..panel.len() / nr {
-        // SAFETY: the caller's promise; the panel holds the line.
+        // SAFETY: guaranteed by the caller; the panel holds the line.
         unsafe {
             let line = panel.as_ptr().add(p * nr);
             let mut w = [s.zero(); W];

@@ -250,7 +250,7 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: Self::V) {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { p.cast::<[f32; P]>().write_unaligned(v) }
     }
     #[inline(always)]

@@ -26,7 +26,7 @@ impl Shared {
     /// # Safety
     /// `at` lies inside both lists, and no other task writes there.
     unsafe fn put(self, at: usize, order: u32, key: u32) {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             *self.0.add(at) = order;
             *self.1.add(at) = key;
