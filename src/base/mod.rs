@@ -1,5 +1,4 @@
-//! What every other part may use: errors that tell the user what to do, counter-based random numbers, distributions to draw
-//! from.
+//! Shared foundations: errors with hints, counter-based random numbers, and distributions to draw from.
 
 pub mod alias;
 pub mod atomic;
