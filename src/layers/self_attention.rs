@@ -6,7 +6,8 @@ use crate::{
     ops::{AttentionBwd, AttentionFwd, Backend, dropout::Dropout},
 };
 
-/// y = W_o attention(W_qkv x). Parameters: `NAME.qkv.weight (3D,D)`, `NAME.qkv.bias`, `NAME.out.weight (D,D)`, `NAME.out.bias`.
+/// y = W_o attention(W_qkv x).
+/// Parameters: `NAME.qkv.weight (3D,D)`, `NAME.qkv.bias`, `NAME.out.weight (D,D)`, `NAME.out.bias`.
 #[derive(Clone, Debug)]
 pub struct SelfAttention {
     qkv: Linear,

@@ -33,7 +33,7 @@ pub struct Param {
     pub decay: bool,
     /// Initial value.
     pub init: Init,
-    /// Whether it is frozen: no gradient, no moments ([`Planner::freeze`]).
+    /// Whether it is frozen: no gradient, no moments ([`Planner::freeze_but`]).
     pub frozen: bool,
 }
 
