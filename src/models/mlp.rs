@@ -55,8 +55,7 @@ impl Model for Mlp {
     fn plan(p: &mut Planner, c: &Context) -> Result<Self> {
         let (s, d, seqs) = (c.settings, c.settings.width, c.input.capacity.b);
         if s.user_width == 0 {
-            return Err(Error::user("mlp predicts from user vectors, but their width is 0")
-                .hint("set --user-width 64"));
+            return Err(Error::user("mlp predicts from user vectors, but their width is 0").hint("set --user-width 64"));
         }
         if s.fields {
             return Err(Error::user("mlp reads no items: it does not support side fields").hint("omit --fields"));
