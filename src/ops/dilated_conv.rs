@@ -52,7 +52,10 @@ impl Taps {
         (0..self.count).map(|w| apart(b, n, self.offset(w).unsigned_abs())).sum()
     }
 
-    /// Checks the ranges. `Err` names the value out of range. The kernels count rows inside a tile in 32 bits.
+    /// Checks the ranges. The kernels count rows inside a tile in 32 bits.
+    ///
+    /// # Errors
+    /// A value is out of range; the text names it.
     pub fn check(&self) -> Result<(), String> {
         if self.count == 0 || self.dilation == 0 {
             return Err(format!("a convolution of {} taps with dilation {}", self.count, self.dilation));

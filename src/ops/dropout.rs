@@ -54,6 +54,9 @@ impl Dropout {
     }
 
     /// Checks that p is usable: below 1 after rounding.
+    ///
+    /// # Errors
+    /// p is outside [0, 1).
     pub fn check(&self) -> Result<(), String> {
         if (0.0..1.0).contains(&self.p) && self.threshold() < 65536 {
             Ok(())

@@ -354,6 +354,9 @@ fn bits(s: &Snapshot<f32>) -> Vec<u32> {
 pub type Open<'a, K> = &'a dyn Fn(&Planner) -> base::Result<K>;
 
 /// Runs a case on a backend created by `open`, in every mode of its gradients.
+///
+/// # Errors
+/// The backend does not open, or a result differs from the expected one.
 pub fn parity<F: Op, B: Op, K: Memory + Run<F> + Run<B>>(
     case: &Case<F, B>,
     open: Open<'_, K>,
@@ -363,6 +366,9 @@ pub fn parity<F: Op, B: Op, K: Memory + Run<F> + Run<B>>(
 }
 
 /// Runs a case on a backend, in every mode of its gradients.
+///
+/// # Errors
+/// A result differs from the expected one.
 pub fn parity_on<F: Op, B: Op, K: Memory + Run<F> + Run<B>>(
     case: &Case<F, B>,
     expected: &Expected,

@@ -6,7 +6,7 @@ fwd: z_m0 = <h_m, pos_m> + bias[target_m],   z_ms = <h_m, neg_s> + bias[negative
      h, pos (M,D) act: pos_m is the table row of target_m     neg (S,D) act: the gathered panel     own (M,ceil(S/32)) or empty
      log_q (V): ln of an item's expected count among the negatives (all zero: no correction). The target occurs once,
      and ln 1 = 0. others: where the negatives are the targets of the batch without the row's own target, log_q is of
-     one draw, and `targets` (1) is their number: others = max(targets - 1, 1); empty: 1.
+     one draw, and `targets` (1) is the number of targets: others = max(targets - 1, 1); empty: 1.
 bwd: g = dloss (softmax - onehot):  dh (M,D), g0 (M) f32 of the target, dneg (S,D), dneg_bias (S).
      The caller sums dneg and the pairs g0 h into the table, and dneg_bias and g0 into the bias, by runs of equal ids
      (`SegmentSum`).

@@ -109,6 +109,9 @@ impl Conv {
     }
 
     /// Checks that row tiles and channels fit a grid.
+    ///
+    /// # Errors
+    /// They do not fit.
     pub fn served(&self) -> Result<(), String> {
         served(self.n, self.i, self.o, self.taps.count)
     }

@@ -175,6 +175,9 @@ impl Results {
     }
 
     /// Starts to read `NUMBERS` floats. Returns the slot.
+    ///
+    /// # Errors
+    /// The driver fails.
     pub fn begin(&mut self, stream: &Arc<CudaStream>, from: Ptr) -> Result<usize, DriverError> {
         let slot = self.next;
         self.next = (slot + 1) % SLOTS;
@@ -186,6 +189,9 @@ impl Results {
     }
 
     /// Waits for a slot and returns its numbers.
+    ///
+    /// # Errors
+    /// The driver fails.
     pub fn end(&mut self, slot: usize) -> Result<[f32; NUMBERS], DriverError> {
         wait_for(&self.arrived[slot])?;
         let mut values = [0.0; NUMBERS];
@@ -204,6 +210,9 @@ pub(super) struct Moments {
 
 impl Moments {
     /// Marks the work enqueued on the stream so far.
+    ///
+    /// # Errors
+    /// The driver fails.
     pub fn mark(&mut self, stream: &Arc<CudaStream>) -> Result<u64, DriverError> {
         let at = (self.next % MARKS as u64) as usize;
         if self.events.len() <= at {
@@ -222,6 +231,9 @@ impl Moments {
     }
 
     /// Returns the seconds between two marks, waiting for them.
+    ///
+    /// # Errors
+    /// The driver fails.
     pub fn between(&self, from: u64, to: u64) -> Result<f64, DriverError> {
         let (Some(from), Some(to)) = (self.event(from), self.event(to)) else { return Ok(f64::NAN) };
         from.elapsed_ms(to).map(|ms| ms as f64 * 1e-3)
