@@ -1,5 +1,5 @@
-/*! Backends: the engines that run operations. [`reference`] is the oracle (plain loops, f64 or f32), [`cpu`] is the
-fast one for machines without a GPU, [`simt`] runs the CUDA kernels on a GPU or on their emulator. Backends know neither
+/*! Backends: the engines that run operations. [`reference`] is the oracle (plain loops, f64 or f32). [`cpu`] is the
+fast one for machines without a GPU. [`simt`] runs the CUDA kernels on a GPU or on their emulator. Backends know neither
 layers, models nor data, nor each other. Only this file knows them all.
 */
 

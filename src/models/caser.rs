@@ -7,9 +7,9 @@ h = scored rows of [z | P[user]]                               (M,D+Du)   `--use
 score of item v = <h, E'[v]> + bias'[v]                        its own output table, as in the paper
 
 For the next K items (`--targets 3` in the paper) it matches the paper. Where items are masked, a window ends at the
-predicted row, which shows [MASK]. Windows reach over the start of a sequence into rows of zeros, as the published code pads.
-Departures: windows of one user share their convolutions instead of being cut out one by one; dropout applies only after
-the filters.
+predicted row, which shows [MASK]. Windows reach over the start of a sequence into rows of zeros, as the published code
+pads. Departures: windows of one user share their convolutions instead of being cut out one by one; dropout applies only
+after the filters.
 */
 
 use super::{Context, Model, Network, Representations};

@@ -5,8 +5,8 @@ L layers of gated recurrent units, dropout between them    (N,D)
 h = scored rows of the last layer                          (M,D)
 score of item v = <h, E[v]> + bias[v]                      tied table, as the authors' `constrained_embedding`
 
-Departures: whole sequences instead of session-parallel steps. The task selects the loss (`--loss bpr`, or `--loss
-sampled-softmax --sampler in-batch` as in the first paper). TOP1 is not implemented.
+Departures: whole sequences instead of session-parallel steps. The task selects the loss (`--loss bpr`, or
+`--loss sampled-softmax --sampler in-batch` as in the first paper). TOP1 is not implemented.
 */
 
 use super::{Context, Model, Network, Representations};

@@ -94,12 +94,14 @@ pub trait Model: Network + Sized + 'static {
     const PATCHES: bool = false;
     /// The supported kinds of rows.
     const TAKES: Takes = Takes::Items;
-    /// Whether it reads baskets: rows without order, where the first row is queried for all.
+    /// Whether it reads baskets: rows without order, where the first row predicts for all of them.
     /// A window or a recurrence that ends at a row, and a convolution that depends on order, do not support them.
     const BASKETS: bool = false;
     /// Whether it can represent a sequence by its user alone.
     const USERS: bool = false;
 
+    /// Plans the model.
+    ///
     /// # Errors
     /// The settings contradict each other.
     fn plan(p: &mut Planner, c: &Context) -> Result<Self>;

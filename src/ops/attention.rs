@@ -1,7 +1,8 @@
 /*! attention: fused multi-head self-attention over packed sequences (Vaswani et al. 2017), probabilities never stored.
 fwd: for each sequence b, head h:  s = scale * q k^T,  p = softmax_row(s),  o = drop(p) v
      qkv (N,3,H,K) act   o (N,H,K) act   lse (H,N) f32 = log sum exp of each row of s   scale = 1/sqrt(K)
-bwd: delta_i = <do_i, o_i>,  dp = drop(do v^T),  ds = p*(dp - delta),  dq = scale ds k,  dk = scale ds^T q,  dv = drop(p)^T do
+bwd: delta_i = <do_i, o_i>,  dp = drop(do v^T),  ds = p*(dp - delta),
+     dq = scale ds k,  dk = scale ds^T q,  dv = drop(p)^T do
      p recomputed as exp(s - lse)
 
 Sequences follow each other without padding. `cu` (B+1) contains their cumulative lengths, each at most `t`.
@@ -18,7 +19,10 @@ op! {
     AttentionFwd = "attention_fwd" {
         write { /** (N,H,K) */ o: Act, /** (H,N) */ lse: F32 }
         read { /** (N,3,H,K) */ qkv: Act, /** (B+1) */ cu: U32, /** (1) */ step: U32 }
-        with { b: usize, n: usize, h: usize, k: usize, /** longest sequence allowed */ t: usize, causal: bool, drop: Dropout }
+        with {
+            b: usize, n: usize, h: usize, k: usize, /** longest sequence allowed */ t: usize,
+            causal: bool, drop: Dropout
+        }
     }
 }
 

@@ -15,8 +15,8 @@ Saved for the backward pass: z, mean, rstd. xh and the ReLU's mask are recompute
 share a span (as for all residuals), so it is no destination here. An empty `residual` means none.
 
 The weight is (W,I,O), as in the published TensorFlow code. The forward sum over taps and channels is then one matrix
-with its rows in the order of the sum and its columns contiguous, which both engines read without a transpose. The
-backward pass reads the rows of W_w directly, and x^T dz yields dW_w in this order.
+with its rows in the order of the sum and its columns contiguous. Both engines read it without a transpose. The backward
+pass reads the rows of W_w directly, and x^T dz yields dW_w in this order.
 */
 
 use std::ops::Range;
@@ -75,8 +75,9 @@ op! {
             /** (N), kept */ mean: F32, /** (N), kept */ rstd: F32
         }
         read {
-            /** (N,I) */ x: Act, /** (W,I,O) */ w: F32, /** (O) */ bias: F32, /** (O) */ gamma: F32, /** (O) */ beta: F32,
-            /** (N,O), or empty: none */ residual: Act, /** (B+1) */ cu: U32
+            /** (N,I) */ x: Act, /** (W,I,O) */ w: F32, /** (O) */ bias: F32,
+            /** (O) */ gamma: F32, /** (O) */ beta: F32, /** (N,O), or empty: none */ residual: Act,
+            /** (B+1) */ cu: U32
         }
         with { b: usize, n: usize, i: usize, o: usize, taps: Taps, eps: f32 }
     }
@@ -86,11 +87,13 @@ op! {
     /// Computes the gradients of [`DilatedConvFwd`]. That of the residual is `dy`.
     DilatedConvBwd = "dilated_conv_bwd" {
         grad {
-            /** (N,I) */ dx: Act, /** (W,I,O) */ dw: F32, /** (O) */ db: F32, /** (O) */ dgamma: F32, /** (O) */ dbeta: F32
+            /** (N,I) */ dx: Act, /** (W,I,O) */ dw: F32, /** (O) */ db: F32,
+            /** (O) */ dgamma: F32, /** (O) */ dbeta: F32
         }
         read {
-            /** (N,O) */ dy: Act, /** (N,O) */ z: Act, /** (N,I) */ x: Act, /** (W,I,O) */ w: F32, /** (O) */ gamma: F32,
-            /** (O) */ beta: F32, /** (N) */ mean: F32, /** (N) */ rstd: F32, /** (B+1) */ cu: U32
+            /** (N,O) */ dy: Act, /** (N,O) */ z: Act, /** (N,I) */ x: Act, /** (W,I,O) */ w: F32,
+            /** (O) */ gamma: F32, /** (O) */ beta: F32, /** (N) */ mean: F32, /** (N) */ rstd: F32,
+            /** (B+1) */ cu: U32
         }
         with { b: usize, n: usize, i: usize, o: usize, taps: Taps }
     }

@@ -13,7 +13,10 @@ op! {
     /// Packs sequences one after another.
     GatherSequences = "gather_sequences" {
         write { /** (N) */ raw: U32 }
-        read { /** (I) items of all users */ data: U32, /** (B) start of each sequence in `data` */ first: U32, /** (B+1) */ cu: U32 }
+        read {
+            /** (I) items of all users */ data: U32, /** (B) start of each sequence in `data` */ first: U32,
+            /** (B+1) */ cu: U32
+        }
         with { b: usize, n: usize }
     }
 }

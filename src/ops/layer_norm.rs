@@ -20,7 +20,9 @@ op! {
     /// Computes the gradients of [`LayerNormFwd`].
     LayerNormBwd = "layer_norm_bwd" {
         grad { /** (N,D) */ dx: Act, /** (D) */ dgamma: F32, /** (D) */ dbeta: F32 }
-        read { /** (N,D) */ dy: Act, /** (N,D) */ x: Act, /** (D) */ gamma: F32, /** (N) */ mean: F32, /** (N) */ rstd: F32 }
+        read {
+            /** (N,D) */ dy: Act, /** (N,D) */ x: Act, /** (D) */ gamma: F32, /** (N) */ mean: F32, /** (N) */ rstd: F32
+        }
         with { n: usize, d: usize }
     }
 }

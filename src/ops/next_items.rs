@@ -28,7 +28,8 @@ op! {
             /** (B+1) start of its rows in `row` */ scored: U32
         }
         with {
-            b: usize, n: usize, m: usize, /** longest sequence (T) */ t: usize, /** items that a row predicts (K) */ k: usize
+            b: usize, n: usize, m: usize, /** longest sequence (T) */ t: usize,
+            /** items that a row predicts (K) */ k: usize
         }
     }
 }

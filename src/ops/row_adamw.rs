@@ -18,14 +18,14 @@ of the stretch, interpolated linearly between two steps, which is exact for a li
 ends.
 
 Compared with dense AdamW in f64 (tests/ops/row_adamw.rs: gaps of 1 to 5000 steps, warm-up and cosine, decay 0 to 0.1),
-the weights differ by less than this share of one step's size (the largest learning rate), mostly at the end of the
-warm-up:
+the weights differ by less than the following share of one step's size (the largest learning rate). The difference
+arises mostly at the end of the warm-up:
   beta1 <= 0.9: 0.0005 over 6000 steps, 0.003 over 400    beta1 = 0.95: 0.01    beta1 = 0.99: 0.02
 The rounding of dense AdamW in f32 is 0.001 to 0.007 of a step in these runs. It adds to the difference here as well.
 Moments agree to rounding.
 
-history (R,4): step t writes [lr, c1, c2, decay] to row t mod R, where decay is the sum of ln(1 - lr*wd) of all steps up
-to this one, from any start. No row may lag by more than R steps. Periodically, and before weights are read for other
+history (R,4): step t writes [lr, c1, c2, decay] to row t mod R. decay is the sum of ln(1 - lr*wd) of all steps up to
+this one, from any start. No row may lag by more than R steps. Periodically, and before weights are read for other
 purposes, all rows are updated (`all`). The sum may then restart.
 */
 

@@ -1,9 +1,10 @@
 /*! sampled_softmax: cross-entropy of each scored row against its target and S negatives shared by the batch, with the
 logQ correction (Bengio and Senecal 2008; Yi et al. 2019).
 fwd: z_m0 = <h_m, pos_m> + bias[target_m],   z_ms = <h_m, neg_s> + bias[negative_s] - log_q[negative_s] - ln(others)
-     left out: negatives equal to the row's target (accidental hits), NO_ID, and those with their bit in `own` set (items
-     of the row's own sequence, marked by `MarkOwn`);  loss_m = log sum exp z_m - z_m0
-     h, pos (M,D) act: pos_m is the table row of target_m     neg (S,D) act: the gathered panel     own (M,ceil(S/32)) or empty
+     left out: negatives equal to the row's target (accidental hits), NO_ID, and those with their bit in `own` set
+     (items of the row's own sequence, marked by `MarkOwn`);  loss_m = log sum exp z_m - z_m0
+     h, pos (M,D) act: pos_m is the table row of target_m     neg (S,D) act: the gathered panel
+     own (M,ceil(S/32)) or empty
      log_q (V): ln of an item's expected count among the negatives (all zero: no correction). The target occurs once,
      and ln 1 = 0. others: where the negatives are the targets of the batch without the row's own target, log_q is of
      one draw, and `targets` (1) is the number of targets: others = max(targets - 1, 1); empty: 1.
@@ -25,8 +26,8 @@ op! {
     SampledSoftmaxFwd = "sampled_softmax_fwd" {
         write { /** (M) */ loss: F32, /** (M) */ lse: F32 }
         read {
-            /** (M,D) */ h: Act, /** (M,D) */ pos: Act, /** (S,D) */ neg: Act, /** (V) */ bias: F32, /** (V) */ log_q: F32,
-            /** (M) */ target: U32, /** (S) */ negative: U32,
+            /** (M,D) */ h: Act, /** (M,D) */ pos: Act, /** (S,D) */ neg: Act, /** (V) */ bias: F32,
+            /** (V) */ log_q: F32, /** (M) */ target: U32, /** (S) */ negative: U32,
             /** (M,ceil(S/32)) bits: left out, or empty */ own: U32,
             /** (1) number of batch targets used as negatives, or empty: drawn negatives */ targets: U32
         }
@@ -40,8 +41,8 @@ op! {
         write { /** (M) of the targets' logits */ g0: F32 }
         grad { /** (M,D) */ dh: Act, /** (S,D) */ dneg: Act, /** (S) */ dneg_bias: Act }
         read {
-            /** (M) */ dloss: F32, /** (M,D) */ h: Act, /** (M,D) */ pos: Act, /** (S,D) */ neg: Act, /** (V) */ bias: F32,
-            /** (V) */ log_q: F32, /** (M) */ target: U32, /** (S) */ negative: U32,
+            /** (M) */ dloss: F32, /** (M,D) */ h: Act, /** (M,D) */ pos: Act, /** (S,D) */ neg: Act,
+            /** (V) */ bias: F32, /** (V) */ log_q: F32, /** (M) */ target: U32, /** (S) */ negative: U32,
             /** (M,ceil(S/32)) bits: left out, or empty */ own: U32,
             /** (1) as [`SampledSoftmaxFwd::targets`] */ targets: U32, /** (M) */ lse: F32
         }

@@ -1,6 +1,7 @@
 /*! vertical_conv: the vertical convolutions of Caser (Tang and Wang 2018): F weighted sums of the L newest rows, each
 channel separately.
-fwd: y[t,(f,k)] = b_f + sum_{l<L} w[f,l] x[t-L+1+l, k]        x (N,D)  w (F,L)  b (F)  y (N,F*D), filter f at columns f*D ..
+fwd: y[t,(f,k)] = b_f + sum_{l<L} w[f,l] x[t-L+1+l, k]        x (N,D)  w (F,L)  b (F)
+     y (N,F*D), filter f at columns f*D ..
 bwd: dx[r,k] = sum_f sum_l w[f,l] dy[r+L-1-l, (f,k)],   dw[f,l] = sum_t sum_k x[t-L+1+l,k] dy[t,(f,k)]
      db_f = sum_t sum_k dy[t,(f,k)]
 

@@ -1,9 +1,10 @@
 /*! Matrix products by cuBLASLt, with cached plans.
 
 The library chooses an algorithm once for every shape, with the bias as an epilogue and the actual alignment of the
-operands. Packed batches have a new number of rows at every step, so plans are made for rows rounded up to `BUCKET` and
-used for all numbers of rows up to it. The choice then depends on the sizes alone: the same run uses the same
-algorithms, and soon no more plans are made. Our own kernels compute the products that the library does not support.
+operands. Packed batches have a new number of rows at every step. Plans are therefore made for rows rounded up to
+`BUCKET` and used for all numbers of rows up to it. The choice then depends on the sizes alone: the same run uses the
+same algorithms, and soon no more plans are made. Our own kernels compute the products that the library does not
+support.
 */
 
 use std::{

@@ -6,7 +6,7 @@ when the engine queries the need of every op of a step (`Run::need`). Work goes 
 failed call is recorded, later work is skipped, and [`Memory::sync`] reports it. A failing device therefore cannot leave
 a half-done step unnoticed.
 
-A sequence of work that recurs with the same sizes ([`Memory::replay`]) is launched call by call the first time,
+A sequence of work can recur with the same sizes ([`Memory::replay`]). It is launched call by call the first time,
 recorded as a CUDA graph the second time, and replayed by one call afterwards. Copies from and to the host bypass it
 (`transfer.rs`). MIPGPU_GRAPHS=off keeps single calls, for profilers that show kernels by name.
 
