@@ -153,6 +153,8 @@ impl ConvBlock {
     /// Added to the variance, as in the published code of both models.
     pub const EPS: f32 = 1e-8;
 
+    /// Plans the block over `x` (N,C).
+    ///
     /// # Errors
     /// There are no taps or no channels, or the dilation is so long that no row of any sequence has a tap other than
     /// its own.

@@ -56,6 +56,8 @@ pub struct Embed {
 }
 
 impl Embed {
+    /// Plans the input.
+    ///
     /// # Errors
     /// Those of [`Side::plan`].
     pub fn plan(p: &mut Planner, input: &Input, c: &EmbedConfig, sites: &mut Sites) -> Result<Self> {

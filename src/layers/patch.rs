@@ -56,7 +56,7 @@ impl Patch {
         Patch { down, act, up, c }
     }
 
-    /// The output (N,D).
+    /// Returns the output (N,D).
     pub fn y(&self) -> Span<Act> {
         self.up.y.y
     }

@@ -41,7 +41,7 @@ impl SelfAttention {
         SelfAttention { qkv, out, o, lse, input: *input, h, k: d / h, causal, drop: sites.take(p_drop) }
     }
 
-    /// The output (N,D).
+    /// Returns the output (N,D).
     pub fn y(&self) -> Var {
         self.out.y
     }

@@ -45,7 +45,7 @@ impl Transformer {
         Ok(Transformer { embed, blocks: stack, last_norm })
     }
 
-    /// The output (N,D).
+    /// Returns the output (N,D).
     pub fn y(&self) -> Var {
         match (&self.last_norm, self.blocks.last()) {
             (Some(norm), _) => norm.y,

@@ -55,6 +55,8 @@ impl<T> Block<T> {
         unsafe { self.ptr().add(span.offset()) }
     }
 
+    /// Returns the elements of a span.
+    ///
     /// # Safety
     /// While the slice is live, nothing writes to the span.
     unsafe fn slice(&self, span: RawSpan) -> &[T] {
@@ -63,6 +65,8 @@ impl<T> Block<T> {
         unsafe { std::slice::from_raw_parts(self.locate(span), span.len()) }
     }
 
+    /// Returns the elements of a span for writing.
+    ///
     /// # Safety
     /// While the slice is live, nothing else reads or writes the span.
     #[allow(clippy::mut_from_ref)]

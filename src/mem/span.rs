@@ -82,7 +82,8 @@ impl<E: Element> fmt::Debug for Span<E> {
 }
 
 impl<E: Element> Span<E> {
-    /// The end of a span also fits a usize, so no computation with offset and length overflows.
+    /// Creates a span.
+    /// Its end also fits a usize, so no computation with offset and length overflows.
     pub(super) fn new(arena: Arena, offset: usize, len: usize) -> Self {
         assert!(len <= usize::MAX - offset, "{len} elements from {offset} on: no memory is that large");
         Span { arena, offset, len, element: PhantomData }

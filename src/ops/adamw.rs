@@ -67,6 +67,7 @@ impl Op for AdamW {
         ])
     }
 
+    /// Returns the work and the f32 traffic.
     /// A bf16 backend also writes the shadow, two bytes per weight, which is not counted: 28 of 30 bytes.
     fn cost(&self) -> Cost {
         let n = self.n;

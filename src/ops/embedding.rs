@@ -181,7 +181,7 @@ fn segments(
     (SegmentSum::of(dtable, dy, &by, [case_ids.len(), d, v]), [order, key])
 }
 
-/// Position plus item. The tested backward pass is that of the item table.
+/// Returns cases of position plus item. The tested backward pass is that of the item table.
 pub fn cases() -> Vec<Case<EmbeddingFwd, SegmentSum>> {
     SHAPES
         .into_iter()
@@ -225,7 +225,7 @@ pub fn gather_cases() -> Vec<Case<GatherTable, SegmentSum>> {
         .collect()
 }
 
-/// Packed sequences. The tested backward pass is that of the position table.
+/// Returns cases of packed sequences. The tested backward pass is that of the position table.
 pub fn position_cases() -> Vec<Case<EmbeddingFwd, PositionSum>> {
     // Lengths of the sequences, rows past them that belong to none, positions, width.
     let many: Vec<usize> = (0..77).map(|i| i * 31 % 41).collect();

@@ -190,6 +190,7 @@ pub fn cases() -> Vec<Case<ItemDotFwd, ItemDotBwd>> {
         .collect()
 }
 
+/// Returns the cases of the gradients.
 /// The tested backward pass is that of the table, then that of the bias.
 pub fn gradient_cases() -> Vec<Case<ItemDotFwd, SegmentSum>> {
     let of_table = (0..SHAPES.len()).map(|at| (at, true));

@@ -333,6 +333,7 @@ fn batch(n: usize, rows: usize) -> Vec<u32> {
     sorted(&ids, rows + 1).into_iter().map(|(_, key)| key).collect()
 }
 
+/// Returns the cases of [`CatchUpRows`].
 /// The "backward pass" gathers the whole table. It shows whether the copy that products read is up to date.
 pub fn catch_up_cases() -> Vec<Case<CatchUpRows, GatherTable>> {
     [

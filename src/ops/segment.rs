@@ -214,6 +214,7 @@ const SHAPES: [([usize; 6], &str, &str); 17] = [
     ([9000, 300, 400, 1, 1, 50], "hot", "h"),
 ];
 
+/// Returns the cases of [`SegmentSum`].
 /// The case of `segment_sum` is the backward pass of a gather of all R rows. Its upstream gradient is assembled from
 /// the three sources.
 pub fn cases() -> Vec<Case<GatherTable, SegmentSum>> {

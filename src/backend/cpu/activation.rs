@@ -51,7 +51,8 @@ struct Backward<'a> {
 }
 
 impl Backward<'_> {
-    /// Plain loops that the compiler vectorizes. Each element needs a few products, so the loops are bound by memory.
+    /// Runs plain loops that the compiler vectorizes.
+    /// Each element needs a few products, so the loops are bound by memory.
     #[inline(always)]
     fn each(self, slope: impl Fn(f32, f32) -> f32) {
         let each = self.dx.iter_mut().zip(self.dy.iter().zip(self.y));

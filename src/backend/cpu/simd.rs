@@ -150,9 +150,11 @@ pub trait Simd: Copy + Send + Sync + 'static {
     const MR: usize;
 
     fn splat(self, x: f32) -> Self::V;
+    /// Loads `LANES` elements.
     /// # Safety
     /// `p` is readable for `LANES` elements.
     unsafe fn load(self, p: *const f32) -> Self::V;
+    /// Stores `LANES` elements.
     /// # Safety
     /// `p` is writable for `LANES` elements.
     unsafe fn store(self, p: *mut f32, v: Self::V);

@@ -23,6 +23,8 @@ unsafe impl Send for Shared {}
 unsafe impl Sync for Shared {}
 
 impl Shared {
+    /// Writes an element of both lists.
+    ///
     /// # Safety
     /// `at` lies inside both lists, and no other task writes there.
     unsafe fn put(self, at: usize, order: u32, key: u32) {
