@@ -1,4 +1,4 @@
-//! A case: one concrete call of an op (and of its backward pass), with its memory plan and how its inputs are filled.
+//! A case: one concrete call of an op (and of its backward pass), with its memory plan and the values of its inputs.
 //! The same cases serve the gradient tests and parity between backends.
 
 use super::{Memory, NoOp, Op, Run, Valid, misuse, prove};
@@ -10,7 +10,7 @@ use crate::{
     mem::{Arena, Element, HostArenas, Numerics, Planner, Precision, RawSpan, Scalar, Span, U32, round_bf16},
 };
 
-/// How an input starts.
+/// The initial values of an input.
 #[derive(Clone, Debug)]
 pub enum Fill {
     /// Normal with this standard deviation.
@@ -30,20 +30,20 @@ pub(super) fn affordable(n: usize) -> bool {
 #[derive(Clone, Debug)]
 pub struct Case<F, B = NoOp> {
     pub name: String,
-    /// Other numbers for [`Fill::Normal`], same shapes: which of many.
+    /// Seed of the numbers of [`Fill::Normal`]: another seed gives other numbers of the same shape.
     pub seed: u64,
     pub plan: Planner,
     pub fills: Vec<(RawSpan, Fill)>,
     pub fwd: F,
     pub bwd: B,
-    /// (input, its gradient): what the gradient test perturbs and compares.
+    /// (input, its gradient): the gradient test perturbs the input and compares the gradient.
     pub inputs: Vec<(RawSpan, RawSpan)>,
     /// (output, its upstream gradient).
     pub outputs: Vec<(RawSpan, RawSpan)>,
 }
 
 impl<F: Op> Case<F> {
-    /// A case of an op without a backward pass.
+    /// Creates a case of an op without a backward pass.
     pub fn forward(name: impl Into<String>, plan: Planner, fwd: F) -> Self {
         Case::new(name, plan, fwd, NoOp)
     }
@@ -76,23 +76,24 @@ impl<F: Op, B: Op> Case<F, B> {
         self
     }
 
-    /// A normal input together with the span its gradient goes to.
+    /// Adds a normal input together with the destination of its gradient.
     pub fn input<E: Element, G: Element>(mut self, x: Span<E>, std: f32, dx: Span<G>) -> Self {
         assert_eq!(x.len(), dx.len());
         self.inputs.push((x.raw(), dx.raw()));
         self.normal(x, std)
     }
 
-    /// An output together with its upstream gradient, which is filled with fixed normal numbers (never ones: a softmax
-    /// backward that returns zeros would pass).
+    /// Adds an output together with its upstream gradient.
+    /// The gradient contains fixed normal numbers. With ones, a softmax backward that returns zeros would pass.
     pub fn output<E: Element, G: Element>(mut self, y: Span<E>, dy: Span<G>) -> Self {
         assert_eq!(y.len(), dy.len());
         self.outputs.push((y.raw(), dy.raw()));
         self.normal(dy, 1.0)
     }
 
-    /// The inputs as f32, one entry a fill, the same for every backend of this precision: what a bf16 backend stores as
-    /// bf16 (activations, and the weights its products read) is rounded already.
+    /// Returns the inputs as f32, one entry per fill.
+    /// They are the same for every backend of this precision. Values that a bf16 backend stores as bf16 (activations,
+    /// and the weights its products read) are already rounded.
     pub fn inputs_f32(&self, precision: Precision) -> Vec<(RawSpan, Vec<f32>)> {
         let seed = self.name.bytes().fold(self.seed, |h, b| h.wrapping_mul(31).wrapping_add(b as u64));
         self.fills
@@ -115,7 +116,8 @@ impl<F: Op, B: Op> Case<F, B> {
             .collect()
     }
 
-    /// Host memory of the case in the arithmetic of `S`, with these inputs ([`Case::inputs_f32`]), all else `background`.
+    /// Returns host memory of the case in the arithmetic of `S`, with these inputs ([`Case::inputs_f32`]) and
+    /// `background` elsewhere.
     pub fn host<S: Scalar>(&self, background: f64, inputs: &[(RawSpan, Vec<f32>)]) -> HostArenas<S> {
         let mut m = HostArenas::<S>::new(&self.plan);
         use Arena::*;
@@ -134,7 +136,7 @@ impl<F: Op, B: Op> Case<F, B> {
     }
 }
 
-/// A case whose op types are forgotten, to prove backend `K` with.
+/// A case without its op types, for proving backend `K`.
 pub trait AnyCase<K>: Send + Sync {
     fn name(&self) -> &str;
 
@@ -143,43 +145,45 @@ pub trait AnyCase<K>: Send + Sync {
 
     fn plan(&self) -> &Planner;
 
-    /// Other inputs of the same shapes: which of many, 0 at first.
+    /// Selects other inputs of the same shapes by seed, initially 0.
     fn reseed(&mut self, seed: u64);
 
-    /// Numbers in all its arenas.
+    /// Returns the number of elements in all its arenas.
     fn elements(&self) -> usize;
 
-    /// Largest relative error of the f64 backward pass against central differences; `None` without a backward pass.
+    /// Returns the largest relative error of the f64 backward pass against central differences, or `None` without a
+    /// backward pass.
     fn gradient_error(&self) -> Option<f64>;
 
     /// The same by gradients: their fields and errors.
     fn gradient_errors(&self) -> Vec<(&'static str, f64)>;
 
-    /// What the case should come to on backends of these kinds.
+    /// Computes the expected results of the case on backends of these kinds.
     fn expected(&self, kinds: &[Numerics]) -> Vec<prove::Expected>;
 
-    /// Runs the case on a backend and compares with what is expected on its kind; `Err` says what is off.
+    /// Runs the case on a backend and compares it with the expected results of its kind. `Err` describes the
+    /// difference.
     fn parity_on(&self, expected: &prove::Expected, k: &mut K) -> Result<prove::Parity, String>;
 
-    /// [`AnyCase::parity_on`] on a backend made by `open`.
+    /// Runs [`AnyCase::parity_on`] on a backend created by `open`.
     fn parity(&self, open: prove::Open<'_, K>) -> Result<prove::Parity, String>;
 
-    /// The bits that the case leaves on a backend.
+    /// Returns the bits that the case leaves on a backend.
     fn fingerprint(&self, open: prove::Open<'_, K>) -> Result<Vec<u32>, String>;
 
-    /// Fills a backend and runs the case on it, forward and backward: for backends that watch.
+    /// Fills a backend and runs the case on it, forward and backward, for backends that record.
     ///
     /// # Errors
-    /// The device cannot be opened, or fails.
+    /// The device cannot be opened, or it fails.
     fn play(&self, open: prove::Open<'_, K>) -> base::Result<()>;
 
-    /// What the checks of the case's ops say of ops with a wrong span.
+    /// Returns the results of the checks for ops with a wrong span.
     fn misuses(&self) -> Vec<misuse::Tried>;
 
-    /// Hands ops with a wrong span to backends made by `open`, which must refuse them; gives how many.
+    /// Runs ops with a wrong span on backends created by `open`, which must reject them. Returns their number.
     fn refused(&self, open: prove::Open<'_, K>) -> Result<usize, String>;
 
-    /// The calls of the case with what they are said to cost.
+    /// Returns the calls of the case with their stated costs.
     #[cfg(test)]
     fn prices(&self) -> Vec<super::cost::tests::Price>;
 }

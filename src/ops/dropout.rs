@@ -1,9 +1,11 @@
-/*! dropout: zero each element with probability p, scale the others so that the mean stays (Srivastava et al. 2014).
+/*! dropout: zero each element with probability p, and scale the others so that the mean is unchanged (Srivastava et al.
+2014).
 fwd: y = keep(i) ? x*scale : 0,  with a residual: y = r + that          x,y,r (N)
 bwd: dx = keep(i) ? dy*scale : 0;  the gradient of r is dy itself, so it has no op
 
-keep(i) is 16-bit draw number i of the site at this step >= round(p*65536): counter (i/8, step, site), key seed, the four
-words giving eight draws, low half first. Nothing is stored: the backward pass draws again. p is rounded to 1/65536.
+keep(i) is 16-bit draw number i of the site at this step >= round(p*65536). The counter is (i/8, step, site) and the key
+is the seed. The four words give eight draws, low half first. Nothing is stored: the backward pass draws again. p is
+rounded to 1/65536.
 */
 
 use super::{Cost, Dst, Op, case::Case, fits};
@@ -12,14 +14,14 @@ use crate::{
     mem::{Act, Lent, Planner, Scalar, U32},
 };
 
-/// Where dropout draws come from: site and probability are fixed by the plan, the step is read from memory, so that a
+/// The source of dropout draws. Site and probability are fixed by the plan. The step is read from memory, so that a
 /// captured step can be replayed.
 #[derive(Clone, Copy, Debug)]
 pub struct Dropout {
     /// Probability of a zero, in [0, 1).
     pub p: f32,
     pub seed: u64,
-    /// Number of this dropout in the model; different sites draw independently.
+    /// Number of this dropout in the model. Different sites draw independently.
     pub site: u32,
 }
 
@@ -27,17 +29,17 @@ impl Dropout {
     /// No dropout.
     pub const NONE: Dropout = Dropout { p: 0.0, seed: 0, site: 0 };
 
-    /// A draw below this drops.
+    /// Returns the threshold: a draw below it drops the element.
     pub fn threshold(&self) -> u32 {
         (self.p as f64 * 65536.0).round() as u32
     }
 
-    /// What kept elements are multiplied by.
+    /// Returns the factor of kept elements.
     pub fn scale(&self) -> f64 {
         65536.0 / (65536 - self.threshold()) as f64
     }
 
-    /// The factor of element `i` at `step`: 0 or [`Dropout::scale`].
+    /// Returns the factor of element `i` at `step`: 0 or [`Dropout::scale`].
     pub fn factor(&self, step: u32, i: u64) -> f64 {
         let threshold = self.threshold();
         if threshold == 0 {
@@ -51,7 +53,10 @@ impl Dropout {
         if draw >= threshold { self.scale() } else { 0.0 }
     }
 
-    /// Whether p can be used: below 1 after rounding.
+    /// Checks that p is usable: below 1 after rounding.
+    ///
+    /// # Errors
+    /// p is outside [0, 1).
     pub fn check(&self) -> Result<(), String> {
         if (0.0..1.0).contains(&self.p) && self.threshold() < 65536 {
             Ok(())
@@ -62,7 +67,7 @@ impl Dropout {
 }
 
 op! {
-    /// y = dropout(x).
+    /// Computes y = dropout(x).
     DropoutFwd = "dropout_fwd" {
         write { /** (N) */ y: Act }
         read { /** (N) */ x: Act, /** (1) */ step: U32 }
@@ -71,7 +76,7 @@ op! {
 }
 
 op! {
-    /// y = residual + dropout(x).
+    /// Computes y = residual + dropout(x).
     DropoutAddFwd = "dropout_add_fwd" {
         write { /** (N) */ y: Act }
         read { /** (N) */ residual: Act, /** (N) */ x: Act, /** (1) */ step: U32 }
@@ -80,7 +85,7 @@ op! {
 }
 
 op! {
-    /// dx of [`DropoutFwd`] and of [`DropoutAddFwd`].
+    /// Computes dx of [`DropoutFwd`] and of [`DropoutAddFwd`].
     DropoutBwd = "dropout_bwd" {
         grad { /** (N) */ dx: Act }
         read { /** (N) */ dy: Act, /** (1) */ step: U32 }

@@ -83,7 +83,7 @@ fn settings_out_of_range_are_refused_before_a_folder_is_made() {
         ("--patch-width 4", "--patch-width has no effect"),
         ("--device reference --precision bf16", "--precision bf16 has no effect: reference computes in f32"),
         ("--rating-width 4", "--rating-width has no effect"),
-        ("--model mlp", "give --user-width"),
+        ("--model mlp", "set --user-width"),
         ("--model mlp --user-width 8 --join sum", "--join has no effect"),
     ] {
         p.refused(&format!("train data --out run {flags}"), &[says]);
@@ -128,8 +128,8 @@ fn settings_that_a_plan_refuses_leave_no_folder() {
     p.well("import few.csv --out few --user-col u --item-col i --basket-col b -q");
     for (words, says) in [
         ("rated --model dacf --blocks 0", "--blocks 1 or more"),
-        ("rated --model dacf --user-width 8", "leave --user-width and --fields out"),
-        ("rated --model dacf --fields genre", "leave --user-width and --fields out"),
+        ("rated --model dacf --user-width 8", "omit --user-width and --fields"),
+        ("rated --model dacf --fields genre", "omit --user-width and --fields"),
         ("rated --model caser --window 25", "(--window 20), or lengthen the sequences (--length 25)"),
         ("few --task next-basket", "no user has two baskets to train on"),
         ("few --model sasrec --split last-n --test-n 1 --valid-n 1", "no user has 2 events to train on"),

@@ -107,7 +107,7 @@ fn what_cannot_stand_beside_items_is_refused() {
     assert!(side(None, None).unwrap_err().contains("neither side fields nor users"));
     let e = side(Some((BagSize::default(), 4)), None).unwrap_err();
     assert!(e.contains("no side fields") && e.contains("--item-fields"), "{e}");
-    assert!(side(Some((size, 0)), None).unwrap_err().contains("0 wide"));
+    assert!(side(Some((size, 0)), None).unwrap_err().contains("have width 0"));
     assert!(side(None, Some((0, 4))).unwrap_err().contains("vectors of 0 users"));
     assert!(side(None, Some((4, 0))).unwrap_err().contains("0 wide"));
 }
