@@ -39,7 +39,7 @@ fn baskets_are_learned_evaluated_and_recommended() {
         "75 users have two baskets or more",
         "15 have fewer",
         "since baskets repeat",
-        "personal: items by how many of the user's earlier baskets had them",
+        "personal: items by the number of the user's earlier baskets with them",
         "times that of personal frequency",
     ] {
         assert!(all.contains(word), "{word} is missing in {all}");

@@ -260,7 +260,7 @@ fn keys_written_another_way_are_named() {
     run.item_keys = Vocab::from_keys(["tea", "cup", "x", "y"]);
     let (_, notes) = measure(&mut run, &data, &eval_args(&[])).unwrap();
     let note =
-        "2 items of the data are not matched because their keys are written another way: 'TEA' in the data, 'tea'";
+        "2 items of the data are not matched because their keys are written differently: 'TEA' in the data, 'tea'";
     assert!(notes.iter().any(|n| n.contains(note)), "{notes:?}");
     let numbers = [Vocab::from_keys(["1.0", "2.0"]), Vocab::from_keys(["1", "2"])];
     let none = ItemMap::between(&numbers[0], &numbers[1]).unwrap_err().to_string();
@@ -363,7 +363,7 @@ fn a_constant_model_is_last_and_a_repeated_target_is_a_miss() {
     assert_eq!(ranks, [MISS, 3, 3]);
     let report = evaluate(&mut model, &data, &split.test(), &at_one()).unwrap();
     assert_eq!(report.protocol.seen_held_out, 1);
-    assert!(report.text().contains("held-out items that the history holds too: 1"));
+    assert!(report.text().contains("held-out items that are also in the history: 1"));
     // Ranked too, it is a candidate among all six.
     let keep = EvalOptions { keep_seen: true, ..at_one() };
     let (_, users) = collect(&mut model, &data, &split.test(), &keep).unwrap();

@@ -224,7 +224,7 @@ fn errors_are_those_worked_out_by_hand() {
     near(wrong[1], 2.033_882_8);
     near(report.user_item.mae, (wrong[0] + wrong[1]) / 2.0);
     near(report.user_item.rmse, ((wrong[0].powi(2) + wrong[1].powi(2)) / 2.0f64).sqrt());
-    assert!(report.text().contains("user + item") && report.text().contains("which the model is shown too"));
+    assert!(report.text().contains("user + item") && report.text().contains("which are the model's input too"));
     assert!(report.json()["user_item"]["rmse"].is_number() && report.json()["baselines"].is_string());
     assert_eq!((report.ratings, report.users), (2, 2));
     assert_eq!(judge(&mut MeanOfShown(1.0), 64).unwrap().json(), report.json());
