@@ -104,7 +104,7 @@ fn an_earlier_result_is_put_beside_this_one() {
     let columns = lines.next().unwrap().split(',').count();
     assert!(lines.all(|l| l.split(',').count() == columns && l.contains("caser-d64")));
     // All of them a thousand times faster then: now they are below. The same on another machine: by shares of the roof.
-    for (machine, said) in [(None, "of their speed"), (Some("another"), "of their share of the roof")] {
+    for (machine, said) in [(None, "of their speed"), (Some("another"), "of their share of the roofline")] {
         let mut kept = read(Path::new(&path("a.json")));
         for row in kept["rows"].as_array_mut().unwrap() {
             for key in ["median", "least", "p20", "p80"] {

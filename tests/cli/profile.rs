@@ -107,7 +107,7 @@ fn host(trace: &Value, v: &Value, steps: usize) {
     let events = trace["traceEvents"].as_array().unwrap();
     let track: Vec<&Value> = events.iter().filter(|e| e["ph"] == "X" && e["pid"] == 1 && e["tid"] == 1).collect();
     let names: Vec<&str> = track.iter().map(|e| e["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["load batch", "upload", "set off", "wait", "between"].repeat(steps));
+    assert_eq!(names, ["load batch", "upload", "launch", "wait", "between"].repeat(steps));
     let (from, long) = (|e: &Value| at(e, "ts") * 1e-6, |e: &Value| at(e, "dur") * 1e-6);
     // Each end is rounded to a nanosecond.
     let near = |a: f64, b: f64, what: &str| assert!((a - b).abs() < 3e-9 + 1e-9 * b, "{what}: {a} and {b}");
