@@ -409,7 +409,7 @@ impl Tally {
                 part.name()
             ))
             .hint(match self.unknown_targets + self.unknown_history {
-                0 => "hold out fewer events, or move the cut of a split by time",
+                0 => "hold out fewer events, or move the cut of a time split",
                 _ => "the model knows none of them: use the data it was trained on, or data with the same item keys",
             }));
         }
