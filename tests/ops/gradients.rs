@@ -1,4 +1,4 @@
-//! Every op's reference backward pass against f64 central differences.
+//! Compares every op's reference backward pass with f64 central differences.
 
 use mipgpu::{backend::Reference, ops::all_cases};
 

@@ -1,5 +1,5 @@
-//! A small case of every op, forward and backward, in plain loops and on the CPU: quick enough for Miri
-//! (`scripts/miri.sh`), which looks at every access.
+//! Runs a small case of every op, forward and backward, in plain loops and on the CPU: fast enough for Miri
+//! (`scripts/miri.sh`), which checks every access.
 
 use std::collections::BTreeMap;
 
@@ -10,12 +10,12 @@ use mipgpu::{
     ops::{Backend, all_cases, case::AnyCase},
 };
 
-/// Runs one case of every op on `open`'s backend, the one whose memory is nearest to 400 numbers.
+/// Runs one case of every op on `open`'s backend: the one with a memory size nearest to 400 numbers.
 fn play<B: Backend + 'static>(open: &dyn Fn(&Planner) -> Result<B>) {
     let mut small: BTreeMap<&str, Box<dyn AnyCase<B>>> = BTreeMap::new();
     for case in all_cases::<B>() {
         let Some(op) = case.misuses().iter().map(|tried| tried.op).next() else { continue };
-        // Of a single row and column little can be read that is not there.
+        // With a single row and column, few out-of-bounds reads are possible.
         let rank = |case: &dyn AnyCase<B>| case.elements().abs_diff(400);
         if small.get(op).is_none_or(|old| rank(&*case) < rank(&**old)) {
             small.insert(op, case);
