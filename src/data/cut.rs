@@ -91,9 +91,9 @@ pub fn latest_tenth(data: &Dataset, first: i64, cut: i64) -> i64 {
     hi as i64
 }
 
-/// Returns the first event of a user that leaks, and the reason. Either it is earlier than the preceding event, so a
-/// history would contain what comes after a held-out event; or, under a time split with its two cuts, it is on the
-/// wrong side of a cut.
+/// Returns the first event of a user that leaks, and the reason. An event leaks if it is earlier than the preceding
+/// event, because a history would then contain what comes after a held-out event. Under a time split with its two cuts,
+/// it also leaks if it is on the wrong side of a cut.
 pub fn leak(
     times: &[i64],
     train_end: usize,

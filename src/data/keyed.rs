@@ -1,7 +1,8 @@
 /*! Vectors by key from an external source: item contents computed by another program.
 
-Two formats are supported: *safetensors* in the layout that `mipgpu export` writes (`key_offsets`, `key_bytes`,
-`vector`), and *NumPy* (`.npy`, a matrix of floats with one row per key) with the keys in a text file, one per line.
+Two formats are supported. One is *safetensors* in the layout that `mipgpu export` writes (`key_offsets`, `key_bytes`,
+`vector`). The other is *NumPy* (`.npy`, a matrix of floats with one row per key) with the keys in a text file, one
+per line.
 */
 
 use std::{

@@ -199,11 +199,11 @@ impl Split {
     ///
     /// Under the counted splits, a user with fewer than `valid + test + 1` events (for `last-basket`: fewer than three
     /// baskets) stays in training entirely. A time split without a `valid_cut` uses the earliest timestamp at or after
-    /// which at most a tenth of the events before the cut lie; events with one timestamp are never separated.
+    /// which at most a tenth of the events before the cut lie. Events with one timestamp are never separated.
     ///
     /// # Errors
-    /// A time split of data without timestamps, or a basket split of data without baskets; a cut outside the data's
-    /// period; a split without test events for any user; events out of time order, which would leak the future into a
+    /// A time split of data without timestamps, or a basket split of data without baskets. A cut outside the data's
+    /// period. A split without test events for any user. Events out of time order, which would leak the future into a
     /// history.
     pub fn new(data: &Dataset, spec: SplitSpec) -> Result<Split> {
         Split::by_rule(data, spec)?.complete(data)
@@ -435,7 +435,7 @@ impl Split {
     }
 
     /// Counts the events that `part` of this split holds out and that are in the training part of `trained`, a split of
-    /// the same data; if it is above 0, a model trained on `trained` has seen answers. The second number counts those
+    /// the same data. If it is above 0, a model trained on `trained` has seen answers. The second number counts those
     /// in its validation part. They helped to select the model, which does not matter if `part` is itself for
     /// validation.
     pub fn seen_by(&self, trained: &Split, part: &dyn HeldOut) -> (u64, u64) {

@@ -30,7 +30,7 @@ pub(crate) struct Staging {
 
 impl Staging {
     /// Creates the folder; fails if `out` exists. With `force`, an existing folder of the same kind may be replaced,
-    /// but nothing else: a folder without the marker was not made by this program and must not be deleted.
+    /// but nothing else. A folder without the marker was not made by this program and must not be deleted.
     pub fn new(out: &Path, kind: FolderKind, force: bool) -> Result<Staging> {
         check_free(out, kind, force)?;
         let name = out.file_name().ok_or_else(|| {
@@ -127,8 +127,8 @@ fn aside_of(out: &Path) -> PathBuf {
     parent_of(out).join(format!(".{}.replaced", out.file_name().unwrap_or_default().to_string_lossy()))
 }
 
-/// Cleans up after a process that was killed while it replaced an output: the old one is renamed back if the new one is
-/// not yet in its place, and removed otherwise.
+/// Cleans up after a process that was killed while it replaced an output. The old output is renamed back if the new one
+/// is not yet in its place, and removed otherwise.
 fn recover(out: &Path, kind: FolderKind, force: bool) -> Result<()> {
     let aside = aside_of(out);
     if !aside.exists() {

@@ -10,8 +10,8 @@ With n impressions, labels t_i in {0, 1}, logits z_i and p_i = sigma(z_i):
 
 AUC measures the order of the impressions, log-loss the calibration of the probabilities. A model can be good at one
 alone. AUC is computed from ranks: (sum of the ranks of clicks - P (P+1) / 2) / (P N) with P clicks and N other
-impressions, and ties at their mean rank (Mann and Whitney 1947). This takes n log n instead of n squared operations
-and is exact, because the ranks are summed as integers.
+impressions. Ties have their mean rank (Mann and Whitney 1947). This takes n log n instead of n squared operations and
+is exact, because the ranks are summed as integers.
 
 | baseline | prediction | what it shows |
 |---|---|---|

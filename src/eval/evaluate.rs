@@ -137,8 +137,8 @@ pub fn of_baskets(encoder: &dyn Encoder, part: &dyn HeldOut) -> bool {
 /// It keeps the lists of one batch of users in memory.
 ///
 /// # Errors
-/// k is 0 or larger than the catalogue; no user has as many items left as negatives are requested; there is no user to
-/// evaluate; a score is NaN or infinite; model and data do not match; `encoder` or `each` fails.
+/// k is 0 or larger than the catalogue. No user has as many items left as negatives are requested. There is no user to
+/// evaluate. A score is NaN or infinite. Model and data do not match. `encoder` or `each` fails.
 pub fn evaluate_each(
     encoder: &mut dyn Encoder,
     data: &Dataset,

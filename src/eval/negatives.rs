@@ -5,7 +5,7 @@ count among those not yet drawn (successive sampling, which BERT4Rec's published
 separate Philox stream, so the draws do not depend on the batch or the order of the users.
 
 Almost all draws succeed by rejection sampling. It is slow for a user who knows nearly all items, so after a bounded
-number of tries the rest is drawn by exponential clocks: item i rings at time Exp(1)/weight_i, and the earliest win
+number of tries the rest is drawn by exponential clocks. Item i rings at time Exp(1)/weight_i, and the earliest win
 (Efraimidis & Spirakis, "Weighted random sampling with a reservoir", 2006). Both methods draw the rest from the same
 distribution, so the switch does not change it.
 */

@@ -60,8 +60,7 @@ mod tests {
     #[test]
     fn ranks_by_hand() {
         let popularity = Popularity::new(vec![5, 9, 5, 0, 7, 7]);
-        // Item 3 is in two baskets, 0 and 4 in one each; item 3 occurs in both, and the repeated 3 in a basket counts
-        // once.
+        // Item 3 is in two baskets, 0 and 4 in one each; the repeated 3 in the first basket counts once.
         let p = Personal::new([&[3, 0, 3][..], &[4, 3]].into_iter());
         let ranks = |excluded: &[u32]| [3, 4, 0, 1, 5, 2].map(|t| p.rank(t, excluded, &popularity));
         assert_eq!(ranks(&[]), [1, 2, 3, 4, 5, 6], "own by count, then popularity; the others by popularity");

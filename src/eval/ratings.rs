@@ -7,9 +7,9 @@ that its user rated before the held-out part.
 | item mean | the mean of the item's training ratings; m for an item that has none |
 | user + item | m + b_i + b_u, the biases of the item and of the user |
 
-b_i = sum (r - m) / (5 + n) over the item's n training ratings; b_u = sum (r - m - b_i) / (10 + n) over the user's n
-earlier ratings, which are the model's input too (Koren 2010 with fixed weights). The weights shrink the biases of few
-ratings.
+b_i = sum (r - m) / (5 + n) over the item's n training ratings, and b_u = sum (r - m - b_i) / (10 + n) over the user's
+n earlier ratings (Koren 2010 with fixed weights). These ratings are the model's input too. The weights shrink the
+biases of few ratings.
 
 Predictions are clamped to the range of the ratings before their errors are computed; means lie in it anyway. Every
 held-out event counts once, regardless of how many a user has. Each is predicted alone: the model does not see the

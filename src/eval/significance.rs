@@ -110,8 +110,8 @@ pub struct Crossed {
 ///
 /// SE^2 = v_u / U + v_s / S
 ///
-/// The p of t = mean / SE is the mean of those under U-1 and under S-1 degrees of freedom, weighted by the two terms,
-/// after Cochran's approximate t (1964).
+/// The p of t = mean / SE is a mean of those under U-1 and under S-1 degrees of freedom, weighted by the two terms
+/// (after Cochran's approximate t, 1964).
 ///
 /// Variance that neither users nor seeds explain is in both terms, so the test is slightly conservative. One seed does
 /// not show how seeds differ: only the first term is used.

@@ -1,9 +1,9 @@
-/*! Times every op by itself at the sizes of models and of the test cases: the time of a call, the bytes and
-operations per second, and the share of the machine's ceilings.
+/*! Times every op by itself at the sizes of models and of the test cases. The results are the time of a call, the
+bytes and operations per second, and the share of the machine's ceilings.
 
 `Stopwatch` wraps a backend. When a step of a model reaches an op with a new name and sizes, the op runs repeatedly at
-that point, with the memory and values it has in the step; then the step continues. The learning rate is 0, so
-repeated updates change nothing.
+that point. It has the memory and values of the step. Then the step continues. The learning rate is 0, so repeated
+updates change nothing.
 */
 
 use std::{

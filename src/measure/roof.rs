@@ -1,5 +1,5 @@
-//! The roofline: the least time that an op can take on a machine, and what then limits it (the roofline model of
-//! Williams, Waterman and Patterson 2009, with a third ceiling for exponentials).
+//! The roofline: the least time that an op can take on a machine, and what then limits it. The model is that of
+//! Williams, Waterman and Patterson 2009, with a third ceiling for exponentials.
 
 use serde::{Deserialize, Serialize};
 

@@ -30,7 +30,7 @@ impl MaskedItem {
         &self.loss
     }
 
-    /// Longest sequence whose draws fit their stream.
+    /// Maximum length at which the draws of a sequence fit its stream.
     pub const MAX_LENGTH: usize = 1 << 18;
 
     /// Returns the number of rows to mask in a sequence of `len` items.

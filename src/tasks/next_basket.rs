@@ -2,8 +2,9 @@
 
 A sequence is [CLS] basket [SEP] basket. Segment vectors distinguish its two parts. The order within a basket has no
 meaning, so there are no positions. The second basket is the user's next one or, with probability 1/2, a basket of
-another user ([`Pairs`](super::basket_pairs::Pairs)). Two losses are added: that of masked items of both baskets, as
-in MIP, and the binary cross-entropy of whether the second basket follows the first, predicted at the row of [CLS]:
+another user ([`Pairs`](super::basket_pairs::Pairs)). Two losses are added. One is that of masked items of both
+baskets, as in MIP. The other is the binary cross-entropy of whether the second basket follows the first, predicted at
+the row of [CLS]:
 
 z = <h_[CLS], head> + b      loss = mean over masked items of the loss over items + mean over sequences of softplus(z) - t z
 

@@ -22,8 +22,8 @@ const CUT: u64 = 32;
 /// A row of the log: user, item, clicked, day.
 type Shown = (u64, u64, bool, u64);
 
-/// A user of taste g is shown a random item per day (two on some days, at the same time), and clicks items of group g
-/// with probability 0.75, others with 0.1. Items alone are uninformative; with the taste, the AUC is about 0.8.
+/// A user of taste g is shown a random item per day (two on some days, at the same time). The user clicks items of
+/// group g with probability 0.75, others with 0.1. Items alone are uninformative; with the taste, the AUC is about 0.8.
 fn shown() -> Vec<Shown> {
     let mut draw = Stream::new(11, Purpose::Test, 0);
     let mut rows = Vec::new();
@@ -235,7 +235,7 @@ fn what_cannot_be_learned_from_is_refused() {
     assert!(!p.path("runs").exists(), "nothing was written");
 }
 
-/// A run with a split that counts the clicks' events: the impressions are cut at the same times without a flag, and no
+/// A run with a split that counts the clicks' events. The impressions are cut at the same times without a flag, and no
 /// event that the run was trained on is held out.
 #[test]
 fn impressions_are_cut_where_the_run_cut_its_clicks() {

@@ -1,5 +1,5 @@
-//! Tests the documentation: every `sh` block of README.md and docs/ runs, every link resolves, no line is longer than
-//! 120 columns, and the figure of the README is drawn from the committed reports.
+//! Tests the documentation: every `sh` block of README.md and docs/ runs, every link resolves, and no line is longer
+//! than 120 columns. The figure of the README is drawn from the committed reports.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

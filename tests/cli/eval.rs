@@ -91,7 +91,7 @@ fn assert_metrics(got: &Metrics, all: &[Vec<usize>], what: &str) {
     }
 }
 
-/// Whole-number scores, so that ties are common and identical in f64; one and several held-out items, both parts, both
+/// Whole-number scores, so that ties are common and identical in f64. One and several held-out items, both parts, both
 /// rules for the history, and catalogues below and above one panel of the scoring kernel.
 #[test]
 fn ranks_and_metrics_equal_brute_force() {
@@ -325,7 +325,7 @@ fn personal_frequency_by_hand() {
         (report, all)
     };
     // Training: a 2, b 1, c 3, d 2, e 2, f 0. Before the test u0 has had a and b twice (a is more popular), c and d
-    // once: c is third, and e ties with none of the rest but is behind these four. u1 has had d and e twice, both
+    // once. So c is third, and e ties with none of the rest but is behind these four. u1 has had d and e twice, both
     // trained on twice: d is second, f last of six. u2 has had c twice, d and e once, then a.
     let (report, all) = ranks(&test);
     assert_eq!(all, [vec![("c", 3), ("e", 5)], vec![("d", 2), ("f", 6)], vec![("a", 4)]]);

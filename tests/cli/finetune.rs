@@ -51,7 +51,7 @@ fn grown(p: &Place) {
     p.well("import grown.csv --items items.csv --out grown -q");
 }
 
-/// A network transferred whole and trained with a learning rate of zero is unchanged: its report on the same data is
+/// A network transferred whole and trained with a learning rate of zero is unchanged. Its report on the same data is
 /// the same, also with patches, which start as the identity.
 #[test]
 fn a_transfer_without_training_is_the_base() {
@@ -423,8 +423,8 @@ fn numbers_written_otherwise_are_told() {
     assert!(p.says("finetune --from other ints --out d --epochs 1").contains(told));
 }
 
-/// Ratings added to the items of a base without ratings start without effect: the identity for the item and zeros for
-/// the rating, or zero vectors if they are added to the item.
+/// Ratings added to the items of a base without ratings start without effect. They start with the identity for the item
+/// and zeros for the rating, or zero vectors if they are added to the item.
 #[test]
 fn ratings_begin_as_nothing() {
     let p = Place::new();

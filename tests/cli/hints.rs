@@ -123,7 +123,7 @@ fn lists_longer_than_the_catalogue_are_cut_with_a_word() {
     }
 }
 
-/// The numbers of the estimate, worked out by hand.
+/// The numbers of the estimate, compared with a worked example.
 #[test]
 fn a_large_catalogue_is_told_what_the_full_softmax_costs() {
     let p = Place::new();
@@ -136,7 +136,8 @@ fn a_large_catalogue_is_told_what_the_full_softmax_costs() {
     let small = "--width 8 --heads 2 --length 20 --blocks 1 --epochs 1 --batch 128";
     let done = p.run(&format!("train many --out full {small}"));
     assert_eq!(done.code, Some(0), "{done:?}");
-    // 143 users with 698 events to train on, of which 20 are read: 4 hidden of them in 85 % of the sequences, else 1.
+    // 143 users with 698 training events, of which 20 are read: 4 of them are masked in 85 % of the sequences,
+    // otherwise 1.
     let flop = 8.0 * 143.0 * (0.85 * 4.0 + 0.15) * 100_100.0 * 8.0 / 1e9;
     for says in [
         "full softmax over 100,100 items on the CPU".to_string(),

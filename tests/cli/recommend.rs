@@ -77,8 +77,8 @@ fn list(object: &Value) -> Vec<String> {
     object["items"].as_array().unwrap().iter().map(|i| i["item"].as_str().unwrap().to_owned()).collect()
 }
 
-/// The guarantee: a held-out item is a hit of `eval` at k exactly if it is in the list of `recommend`, for each part
-/// and several k, with one or several items held out.
+/// The guarantee: a held-out item is a hit of `eval` at k exactly if it is in the list of `recommend`. It is tested for
+/// each part and several k, with one or several items held out.
 #[test]
 fn evaluation_and_recommendation_agree() {
     let data = random_dataset(120, 300, 12);
@@ -466,8 +466,8 @@ fn vectors_of_another_checkpoint_are_kept_or_replaced_as_a_whole() {
     assert_eq!(std::fs::read(dir.path().join("items.parquet")).unwrap(), b"anything");
 }
 
-/// The built program from a log to lists with a real model: the per-user ranks of `eval` and the lists of `recommend`
-/// give the same hits, in batches or one by one, and titles of the items appear with their keys.
+/// The built program from a log to lists with a real model. The per-user ranks of `eval` and the lists of `recommend`
+/// give the same hits, in batches or one by one. Titles of the items appear with their keys.
 #[test]
 fn the_whole_way_through_the_program() {
     let dir = tempfile::tempdir().unwrap();

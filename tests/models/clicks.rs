@@ -49,8 +49,8 @@ fn the_gradient_of_every_parameter_is_right() {
         let mut l = learner(&settings(hidden, room), width, |p| Ok(Reference::<f64>::new(p)));
         let params: Vec<Param> = l.plan.params().to_vec();
         assert_eq!(params.len(), 2 * hidden.len() + 2);
-        // Biases are moved away from 0: if all units below a layer are off, its sums are its biases, and relu has a
-        // kink at 0, where there is no slope to compare with.
+        // Biases are moved away from 0. If all units below a layer are off, its sums are its biases. relu has a kink at
+        // 0, where there is no slope to compare with.
         let mut draw = Stream::new(8, Purpose::Test, 0);
         for p in params.iter().filter(|p| p.name.ends_with(".bias")) {
             let away: Vec<f64> = (0..p.w.len()).map(|_| draw.normal() as f64).map(|x| x + 0.1f64.copysign(x)).collect();

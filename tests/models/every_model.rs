@@ -264,7 +264,7 @@ fn a_loss_that_is_not_finite_names_op_and_layer_and_keeps_the_weights() {
 fn a_fault_of_the_backward_pass_is_named_as_such() {
     let s = Settings { norm: NormPlace::Pre, dropout: 0.0, attention_dropout: 0.0, ..variants()[0].clone() };
     let mut e = Engine::<_>::new(&s, summary(), |p| Ok(Cpu::new(p))).unwrap();
-    // The last norm shrinks its output by as much as the item table amplifies scores: logits are small, but the
+    // The last norm shrinks its output by as much as the item table amplifies scores. The logits are small, but the
     // gradient of the norm's scale is 1e30 times a table entry of 1e30.
     for (name, factor) in [("last_norm.gamma", 1e-30), ("item.weight", 1e30)] {
         let p = e.params().iter().find(|p| p.name == name).unwrap().clone();

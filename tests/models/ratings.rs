@@ -215,8 +215,8 @@ fn errors_are_those_worked_out_by_hand() {
     // z does not occur in training and gets the mean of all; x was rated 4 and 2.
     near(report.item_mean.mae, (2.25 + 2.0) / 2.0);
     // Biases of items from training: w (5 - 3.25) / 6, x (0.75 - 1.25) / 7, y (2 - 3.25) / 6, z none. Biases of users
-    // from their ratings before the test, validation included: a 5, 4, 3 for w, x, y, b 2, 2, 3 for x, y, w, each
-    // divided by 10 + 3.
+    // from their ratings before the test, validation included. These are a 5, 4, 3 for w, x, y, b 2, 2, 3 for x, y, w,
+    // each divided by 10 + 3.
     let (w, x, y) = (1.75 / 6.0, -0.5 / 7.0, -1.25 / 6.0);
     let a = ((5.0 - 3.25 - w) + (4.0 - 3.25 - x) + (3.0 - 3.25 - y)) / 13.0;
     let b = ((2.0 - 3.25 - x) + (2.0 - 3.25 - y) + (3.0 - 3.25 - w)) / 13.0;

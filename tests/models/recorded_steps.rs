@@ -1,5 +1,5 @@
 //! Steps on the device, on the emulator. Recorded work is compared with single launches, batches made on the device
-//! with batches made on the host, and data on the device with streamed data: all give the same bits. The tests also
+//! with batches made on the host, and data on the device with streamed data. All give the same bits. The tests also
 //! cover a step that fails while the next one is running. They need a C++ compiler (g++) at build time.
 
 use mipgpu::{

@@ -75,8 +75,8 @@ fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
 
 /// bf16 has eight bits. In the mean over a batch most of its rounding cancels, in the first loss and in half of all
 /// losses. But AdamW moves a weight by up to lr regardless of the size of its gradient, and a weight with a gradient
-/// sign flipped by rounding ends 2 lr away; for an item's bias, so does the item's score. Such jumps have either sign:
-/// over six seeds of sampled softmax the first losses differ by 9e-5 to 3e-4, later ones by -3e-3 to 5e-3, half of them
+/// sign flipped by rounding ends 2 lr away. For an item's bias, so does the item's score. Such jumps have either sign.
+/// Over six seeds of sampled softmax the first losses differ by 9e-5 to 3e-4, later ones by -3e-3 to 5e-3, half of them
 /// by less than 4e-4.
 fn rounds_like_bf16(got: &[f32], oracle: &[f32]) {
     let mut differences: Vec<f32> = got.iter().zip(oracle).map(|(a, b)| (a - b).abs()).collect();

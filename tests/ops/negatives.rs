@@ -1,6 +1,6 @@
-//! Negatives have the documented distribution: drawn frequencies against exact probabilities by chi-square, the logQ
-//! term against the counts it represents, no hits if hits are excluded, and losses against the formulas of their
-//! papers.
+//! Negatives have the documented distribution. Drawn frequencies are compared with exact probabilities by chi-square,
+//! the logQ term with the counts it represents, and losses with the formulas of their papers. Excluded hits never
+//! occur.
 
 use mipgpu::{
     backend::{Cpu, emulated},
@@ -370,7 +370,7 @@ fn lopsided(v: usize) -> Vec<u64> {
 }
 
 /// Among the negatives of one row an item occurs exp(log q) / (1 - m) times, where m is the mass that the row excludes,
-/// summed here independently; the op returns ln(1 - m).
+/// summed here independently. The op returns ln(1 - m).
 #[test]
 fn counts_of_a_rows_own_negatives_are_the_closed_form() {
     const V: usize = 40;
@@ -556,7 +556,7 @@ impl Row {
 }
 
 /// With the correction, loss and gradient of every sampler converge to those of the full softmax as negatives are
-/// added, like one over the root of their number; without it they do not.
+/// added, like one over the root of their number. Without it they do not.
 #[test]
 fn the_correction_leads_to_the_full_softmax() {
     const V: usize = 60;

@@ -281,7 +281,7 @@ fn rounding(run: &Training) -> f64 {
 }
 
 impl Training {
-    /// Returns the documented tolerance of the op, as a share of one step: longer momentum loses more where the
+    /// Returns the documented tolerance of the op, as a share of one step. Longer momentum loses more where the
     /// learning rate turns, and a short run has more turns relative to its length.
     fn tolerance(&self) -> f64 {
         let long = self.steps >= 6000;

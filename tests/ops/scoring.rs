@@ -1,5 +1,5 @@
-//! Ranks and best items: the same bits from plain loops in f32, the CPU engine and the CUDA kernels on the emulator;
-//! and lists of any length in calls with little memory. These tests need a C++ compiler (g++) at build time.
+//! Ranks and best items: the same bits from plain loops in f32, the CPU engine and the CUDA kernels on the emulator.
+//! Lists of any length work in calls with little memory. These tests need a C++ compiler (g++) at build time.
 
 use crate::evaluation::on_backend;
 use mipgpu::{

@@ -3,7 +3,7 @@
 use super::{Bound, Profile, text};
 
 /// Returns `62 % of the step is linear_bwd at 71 % of this machine's product rate: bound by products; loading data is
-/// 0.4 %.`, followed by any reason to doubt the numbers.
+/// 0.4 %.`. Any reason to doubt the numbers follows it.
 pub(super) fn verdict(p: &Profile) -> String {
     let percent = |share: f64| text::percent(share).replace('<', "under ");
     let (w, o) = (&p.whole, &p.op_by_op);
