@@ -1,4 +1,4 @@
-//! Operations: gradients and backends against the f64 reference, and what single ops promise beyond that.
+//! Operations: gradients and backends against the f64 reference, and further guarantees of single ops.
 
 #[allow(dead_code, reason = "shared with other test binaries")]
 #[path = "../evaluation/mod.rs"]
