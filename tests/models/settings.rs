@@ -25,6 +25,7 @@ use mipgpu::{
         transfer::{Base, check_plans},
     },
 };
+use rayon::prelude::*;
 use safetensors::SafeTensors;
 
 /// Imports 14 users with 8 events each, in baskets of two, over 10 items of three genres.
@@ -157,6 +158,7 @@ fn tiny() -> Settings {
     toml::from_str(&format!("{sizes}{steps}")).unwrap()
 }
 
+#[derive(Clone, Copy)]
 struct Tried<'a> {
     data: &'a Dataset,
     dir: &'a Path,
@@ -246,6 +248,8 @@ impl Tried<'_> {
             if context.contains(&format!("--{name} ")) {
                 continue;
             }
+            // One value is enough where a context repeats what another one tries.
+            let values = if SPECIAL.contains(&context) { &values[..] } else { &values[..1] };
             for value in values {
                 let what = format!("{context} --{name} {value}, {:?}", self.transfer);
                 let (settings, config) = self.config(&format!("{context} --{name}={value}"));
@@ -304,8 +308,20 @@ fn a_setting_without_effect_is_refused_and_every_other_one_changes_the_run() {
     let known: BTreeSet<&str> = VALUES.iter().map(|(name, _)| *name).collect();
     assert_eq!(names, known, "every setting has values to be tried");
     let (mut used, mut faults) = (BTreeSet::new(), Vec::new());
-    for context in contexts() {
-        used.extend(from_scratch.try_all(&context, &mut faults));
+    // Each context has a folder of its own, so that they can be tried side by side.
+    let tried: Vec<(BTreeSet<&str>, Vec<String>)> = contexts()
+        .par_iter()
+        .enumerate()
+        .map(|(i, context)| {
+            let own = dir.path().join(i.to_string());
+            fs::create_dir(&own).unwrap();
+            let mut faults = Vec::new();
+            (Tried { dir: &own, ..from_scratch }.try_all(context, &mut faults), faults)
+        })
+        .collect();
+    for (more, wrong) in tried {
+        used.extend(more);
+        faults.extend(wrong);
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
     let (_, config) = from_scratch.config("");
