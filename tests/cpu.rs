@@ -1,5 +1,5 @@
-//! What the CPU backend promises beyond agreeing with the reference: the same bits for any number of threads, and no
-//! allocation once its scratch has grown.
+//! Guarantees of the CPU backend beyond agreement with the reference: the same bits with any number of threads, and no
+//! allocation once its scratch memory has grown.
 
 use mipgpu::{
     backend::Cpu,
@@ -12,20 +12,20 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering::SeqCst},
 };
 
-/// The system's allocator, counting.
+/// The system's allocator with a counter.
 struct Counting;
 
 static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
 
-// SAFETY: passes everything on to the system's allocator.
+// SAFETY: all calls are passed on to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.fetch_add(1, SeqCst);
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { System.alloc(layout) }
     }
     unsafe fn dealloc(&self, p: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { System.dealloc(p, layout) }
     }
 }
@@ -51,7 +51,7 @@ where
     Box::new(move |cpu| cpu.run(&op))
 }
 
-/// A backend with every op's inputs filled, and a call of every op.
+/// Builds a backend with the inputs of every op filled in, and a call of every op.
 fn everything(products: Precision) -> (Planner, Cpu, Vec<Call>) {
     let n: usize = LENGTHS.iter().sum();
     let m = 333;
@@ -76,7 +76,7 @@ fn everything(products: Precision) -> (Planner, Cpu, Vec<Call>) {
     let (last, history) = (p.index(V), p.stat(4 * 90));
     let rows = p.stat((n + 2 * m + S) * D);
     let (windows, at, dx) = (p.var(n * 4 * 12), p.index(n * 4 * 12), p.act(n * D));
-    // Rank counting and lists: a target a row, but 40 of the first; every third item excluded for the last row.
+    // Rank counting and lists: one target per row, but 40 for the first; every third item is excluded for the last row.
     let (target_start, excluded, excluded_start) = (p.index(m + 1), p.index(V / 3), p.index(m + 1));
     let (found, found_score, bad, ranked) = (p.index(m * 10), p.stat(m * 10), p.index(m), p.stat(m));
 
@@ -283,7 +283,7 @@ fn everything(products: Precision) -> (Planner, Cpu, Vec<Call>) {
             s: S,
             in_batch: true,
         }),
-        // Items, negatives and, as pairs, targets twice each.
+        // Items, negatives, and targets in pairs, twice each.
         call(by2.sort(&[(item, n), (negative, S), (pairs, 2 * m)], V)),
         call(SegmentRows {
             rows,
@@ -424,7 +424,7 @@ fn everything(products: Precision) -> (Planner, Cpu, Vec<Call>) {
     (p, cpu, calls)
 }
 
-/// What the ops of side fields and user vectors have beside the spans of the others.
+/// The spans of ops of side fields and user vectors that other ops do not have.
 struct Beside {
     lists: BagLists,
     start: Span<U32>,
@@ -444,7 +444,7 @@ struct Beside {
 
 impl Beside {
     fn plan(p: &mut Planner, n: usize) -> Self {
-        // One value of the second field is that of all items: a run of many parts.
+        // One value of the second field belongs to all items: a run of many parts.
         let first: Vec<Vec<u32>> = (0..V).map(|i| (0..i % 4).map(|k| (i * (k + 3) % 90) as u32).collect()).collect();
         let lists = BagLists::new(V, &[90, 2], |item, f| if f == 0 { &first[item] } else { &[1] }).unwrap();
         let (z, pairs) = (lists.size().values, lists.size().pairs());
@@ -508,7 +508,7 @@ fn bits(p: &Planner, cpu: &mut Cpu) -> Vec<u32> {
         .collect()
 }
 
-/// One test, since the other's allocations would be counted too.
+/// One test, because the allocations of a second one would be counted too.
 #[test]
 fn threads_change_no_bit_and_a_second_step_allocates_nothing() {
     for products in [Precision::F32, Precision::Bf16] {
@@ -524,7 +524,7 @@ fn promises(products: Precision) {
         pool.install(|| calls.iter().for_each(|call| call(&mut cpu)));
         results.push(bits(&p, &mut cpu));
         if threads <= 2 {
-            // Which thread takes which task is chance, so every thread's scratch has grown only after some steps.
+            // Threads take tasks in arbitrary order, so every thread's scratch memory has grown only after some steps.
             let mut clean = 0;
             for _ in 0..200 {
                 let before = ALLOCATIONS.load(SeqCst);

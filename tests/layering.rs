@@ -1,8 +1,8 @@
-//! Who may use whom: read off the `use crate::` lines of every room, so that the house cannot rot unnoticed.
+//! Checks the layering of the modules: the `use crate::` lines of each module may name only the modules allowed here.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-/// (room, rooms it may use). `base` may use nothing. That only `cli` prints or exits is a lint (Cargo.toml).
+/// (module, modules it may use). `base` may use none. Only `cli` prints or exits: lints in Cargo.toml deny it elsewhere.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("base", &[]),
     ("mem", &["base"]),
@@ -47,12 +47,12 @@ fn sources(dir: &Path, found: &mut Vec<(String, String)>) {
     }
 }
 
-/// The text before the file's own tests.
+/// Returns the text before the file's own tests.
 fn product(text: &str) -> &str {
     text.split("#[cfg(test)]").next().unwrap_or(text)
 }
 
-/// Every room named after `crate::`, alone or first in a group.
+/// Returns every module named after `crate::`, alone or first in a group.
 fn rooms_used(text: &str) -> Vec<String> {
     // A link in a comment is not a use.
     let text: String = text.lines().filter(|l| !l.trim_start().starts_with("//")).flat_map(|l| [l, "\n"]).collect();
@@ -64,7 +64,7 @@ fn rooms_used(text: &str) -> Vec<String> {
             used.push(word(rest));
             continue;
         }
-        // A group: the first word of each part at depth one.
+        // In a group, the first word of each part at depth one.
         let (mut depth, mut start) = (0, true);
         for (i, c) in rest.char_indices() {
             match c {
@@ -119,7 +119,7 @@ fn unsafe_stays_in_its_rooms_with_a_reason() {
             }
             let home = ["src/mem/", "src/backend/", "src/data/shard.rs"].iter().any(|r| path.starts_with(r));
             assert!(home, "{path}:{}: unsafe outside mem, backend and the one mmap", i + 1);
-            // Above the block, or once for the whole file in its head where every block has the same reason.
+            // Above the block, or once in the head of the file if every block has the same reason.
             let near = lines[i.saturating_sub(6)..=i].iter().any(|l| l.contains("SAFETY"));
             let head = lines.iter().take_while(|l| !l.starts_with("use ")).any(|l| l.contains("SAFETY"));
             let reason = near || head;

@@ -1,4 +1,4 @@
-//! A training step in its steady state allocates nothing: counted by a global allocator of this test binary alone.
+//! A training step in its steady state allocates nothing; the global allocator of this test binary counts.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -19,15 +19,15 @@ struct Counting;
 
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 
-// SAFETY: passes every call on to the system allocator unchanged.
+// SAFETY: every call is passed on to the system allocator unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         COUNT.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promise, passed on.
+        // SAFETY: guaranteed by the caller.
         unsafe { System.alloc(layout) }
     }
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise, passed on.
+        // SAFETY: guaranteed by the caller.
         unsafe { System.dealloc(ptr, layout) }
     }
 }
@@ -35,7 +35,9 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Ten steps in a row come without an allocation. Scratch grows to its size once on every thread, which on a busy machine may
+/// Requires ten consecutive steps without an allocation. Scratch memory grows once on every thread, and on a busy
+/// machine a thread may run its first part of some op late. An allocation at every step, or at every tenth, would
+/// prevent ten such steps.
 /// get its first piece of some op late; what allocated at every step, or at every tenth, would never let ten go by.
 fn assert_settles(step: &mut dyn FnMut(u64), what: &str) {
     (1..=20).for_each(&mut *step);
@@ -64,7 +66,7 @@ fn a_step_allocates_nothing() {
             loss,
             exclude_seen: true,
             negatives: 100,
-            // Users and side fields stand beside the items of the last one.
+            // The last one has users and side fields in addition to items.
             user_width: if loss == LossKind::Gbce { 12 } else { 0 },
             fields: if loss == LossKind::Gbce { "all" } else { "none" }.into(),
             ..Settings::default()
@@ -87,7 +89,7 @@ fn a_step_allocates_nothing() {
             assert_settles(&mut step, &format!("with {loss:?}"));
         });
     }
-    // Ratings, whose batches the host makes.
+    // Ratings: the host makes their batches.
     for model in ["bert4rec", "dacf"] {
         let task = "rating".into();
         let s = Settings { model: model.into(), task, width: 32, length: 50, batch: 16, ..Settings::default() };
@@ -107,7 +109,7 @@ fn a_step_allocates_nothing() {
             assert_settles(&mut step, &format!("of {model} on ratings"));
         });
     }
-    // Blocks of convolutions, which no model of the list has.
+    // Convolution blocks, which no model of the list has.
     let mut plan = Planner::new();
     let (b, n, t, channels) = (40, 40 * 25, 25, 48);
     let input = Input::plan(&mut plan, Capacity { b, n, m: 1, t, rounding: [1, 1] });

@@ -1,5 +1,5 @@
-//! The products of the emulator, done by the CPU engine: the emulator's addresses are those of this process, and products
-//! are the one thing that the GPU gets from a library.
+//! Matrix products of the emulator, computed by the CPU engine. Emulator addresses are addresses of this process, and
+//! products are the only part that the GPU takes from a library.
 
 use std::sync::{Arc, Mutex};
 
@@ -37,11 +37,11 @@ struct Work {
 unsafe fn read(to: &mut Vec<f32>, at: u64, n: usize, narrow: bool) {
     to.clear();
     if narrow {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         let from = unsafe { std::slice::from_raw_parts(at as *const bf16, n) };
         to.extend(from.iter().map(|x| x.to_f32()));
     } else {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         to.extend_from_slice(unsafe { std::slice::from_raw_parts(at as *const f32, n) });
     }
 }
@@ -49,14 +49,14 @@ unsafe fn read(to: &mut Vec<f32>, at: u64, n: usize, narrow: bool) {
 /// Writes to device memory that is host memory.
 ///
 /// # Safety
-/// `at` is the address of as many elements (bf16 where `narrow`, else f32) that nobody else uses meanwhile.
+/// `at` is the address of as many elements (bf16 where `narrow`, else f32) that nothing else uses meanwhile.
 unsafe fn write(from: &[f32], at: u64, narrow: bool) {
     if narrow {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         let to = unsafe { std::slice::from_raw_parts_mut(at as *mut bf16, from.len()) };
         to.iter_mut().zip(from).for_each(|(t, f)| *t = bf16::from_f32(*f));
     } else {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { std::slice::from_raw_parts_mut(at as *mut f32, from.len()) }.copy_from_slice(from);
     }
 }
@@ -70,7 +70,7 @@ impl Gemm for HostGemm {
         let narrow = simt.precision() == Precision::Bf16;
         let (work, p) = (self.0.clone(), *p);
         let multiply = move || work.lock().unwrap_or_else(|e| e.into_inner()).multiply(narrow, &p);
-        // At once where nothing is recorded: the emulator's stream is never behind.
+        // Runs immediately where nothing is recorded: the emulator's stream never lags.
         if simt.is_recording() { simt.on_host(multiply) } else { multiply() }
     }
 }
@@ -81,8 +81,8 @@ impl Work {
         if m == 0 || n == 0 {
             return;
         }
-        // SAFETY: the addresses are those of an op's spans of these sizes, which `Simt` has checked; the stream is idle: the
-        // emulator works while it is called.
+        // SAFETY: the addresses are those of an op's spans of these sizes, which `Simt` has checked. The stream is
+        // idle, since the emulator works synchronously.
         unsafe {
             read(&mut self.a, p.a, m * k, narrow);
             read(&mut self.b, p.b, k * n, narrow);

@@ -1,4 +1,4 @@
-//! What this program can run on here: for `mipgpu devices`.
+//! Lists what this program can run on, for `mipgpu devices`.
 
 use super::{
     Device,
@@ -11,13 +11,13 @@ use super::{
 };
 use crate::base::{Error, Result};
 
-/// Everything there is.
+/// The hardware and code available to this program.
 #[derive(Debug)]
 pub struct Inventory {
     pub cpu: Processor,
-    /// The CUDA code in this program, in words.
+    /// Description of the CUDA code in this program.
     pub kernels: String,
-    /// The driver's GPUs, or why there are none.
+    /// The driver's GPUs, or the reason why there are none.
     pub gpus: Result<Gpus>,
     /// Whether `--device emu` works.
     pub emulator: bool,
@@ -41,11 +41,11 @@ pub struct Gpus {
 #[derive(Debug)]
 pub struct Gpu {
     pub card: Card,
-    /// What would run on it, in words, or why nothing can.
+    /// Description of the code that would run on it, or the reason why none can.
     pub usable: Result<String>,
 }
 
-/// The processor of this machine.
+/// Returns the processor of this machine.
 pub fn processor() -> Processor {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = info.lines().find_map(|l| l.strip_prefix("model name")?.split_once(": ")).map_or("unknown", |n| n.1);
@@ -56,20 +56,20 @@ pub fn processor() -> Processor {
     }
 }
 
-/// How many threads wanted to run on this machine, over the last 1, 5 and 15 minutes; `None`: the system does not tell.
+/// Returns the load averages of this machine over 1, 5 and 15 minutes, or `None` where the system does not report them.
 pub fn load() -> Option<[f64; 3]> {
     let told = std::fs::read_to_string("/proc/loadavg").ok()?;
     let mut numbers = told.split_whitespace().map_while(|n| n.parse().ok());
     Some([numbers.next()?, numbers.next()?, numbers.next()?])
 }
 
-/// What a GPU calls itself; `None` of other devices, or where there is none.
+/// Returns the name of a GPU, or `None` for other devices and missing GPUs.
 pub fn card(device: Device) -> Option<String> {
     let Device::Cuda(n) = device else { return None };
     driver::machine(Driver::Cuda).ok()?.cards.get(n).map(|card| card.name.clone())
 }
 
-/// Looks at the machine. GPUs that can be used are opened for a moment.
+/// Inspects the machine. Opens usable GPUs briefly.
 pub fn inventory() -> Inventory {
     let cpu = processor();
     let kernels = match FATBINS.len() {
@@ -107,8 +107,8 @@ fn look_at(machine: &Machine, card: &Card) -> Gpu {
     Gpu { card, usable }
 }
 
-/// Which of the compiled code a device of this compute capability takes: machine code of its own major version up to its
-/// minor one (a suffix `a` means exactly this one), else PTX.
+/// Returns the compiled code that a device of this compute capability runs.
+/// This is machine code of its major version up to its minor version (a suffix `a` requires an exact match), else PTX.
 fn code_for((major, minor): (i32, i32)) -> String {
     let fits = |name: &&&str| {
         let exact = name.ends_with('a');

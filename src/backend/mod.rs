@@ -1,6 +1,6 @@
-/*! Who runs operations. [`reference`] is the oracle (plain loops, f64 or f32), [`cpu`] is the fast one for machines
-without a GPU, [`simt`] runs the CUDA kernels, on a GPU or on their emulator. Backends know neither layers, models nor
-data, nor each other; only this file knows them all.
+/*! Backends: the engines that run operations. [`reference`] is the oracle (plain loops, f64 or f32). [`cpu`] is the
+fast one for machines without a GPU. [`simt`] runs the CUDA kernels on a GPU or on their emulator. Backends know neither
+layers, models nor data, nor each other. Only this file knows them all.
 */
 
 pub mod cpu;
@@ -31,10 +31,10 @@ use simt::{
     gemm::{Gemm, Own},
 };
 
-/// Where to run.
+/// The device to run on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Device {
-    /// The fastest there is; [`choose`] says what it took and why.
+    /// The fastest available device; [`choose`] returns it and the reason.
     #[default]
     Auto,
     /// All cores of this machine.
@@ -58,7 +58,7 @@ impl FromStr for Device {
             "reference" => Device::Reference,
             _ => match s.strip_prefix("cuda:").map(str::parse) {
                 Some(Ok(n)) => Device::Cuda(n),
-                _ => return Err("devices are auto, cpu, cuda, cuda:N (N = 0, 1, ..), emu and reference".into()),
+                _ => return Err("valid devices are auto, cpu, cuda, cuda:N (N = 0, 1, ..), emu and reference".into()),
             },
         })
     }
@@ -76,7 +76,7 @@ impl fmt::Display for Device {
     }
 }
 
-/// The first GPU that the kernels run on, or why there is none.
+/// Returns the first GPU that the kernels run on, or the reason why there is none.
 fn first_gpu() -> std::result::Result<usize, String> {
     if simt::kernels::FATBINS.is_empty() {
         return Err("this build has no CUDA kernels".into());
@@ -92,7 +92,7 @@ fn first_gpu() -> std::result::Result<usize, String> {
     Err(why)
 }
 
-/// Settles `auto`: a GPU where the kernels run on one, else the CPU. The text says what was taken and why.
+/// Resolves `auto`: a GPU that the kernels run on, else the CPU. The text names the device and the reason.
 pub fn choose(device: Device) -> (Device, String) {
     match device {
         Device::Auto => match first_gpu() {
@@ -105,13 +105,14 @@ pub fn choose(device: Device) -> (Device, String) {
     }
 }
 
-/// Code that is generic over the backend, waiting for one.
+/// Code that is generic over the backend.
 pub trait WithBackend {
     type Out;
     fn call<B: Backend + 'static>(self, open: &dyn Fn(&Planner) -> Result<B>) -> Self::Out;
 }
 
-/// Calls `code` with the backend of `device`: a GPU works in `precision`, the CPU multiplies in it, the reference is f32.
+/// Calls `code` with the backend of `device`.
+/// A GPU works in `precision`, the CPU multiplies in `precision`, the reference uses f32.
 pub fn with<W: WithBackend>(device: Device, precision: Precision, code: W) -> W::Out {
     match choose(device).0 {
         Device::Cuda(n) => code.call(&|plan| Simt::open(Driver::Cuda, n, precision, plan, products)),
@@ -121,10 +122,10 @@ pub fn with<W: WithBackend>(device: Device, precision: Precision, code: W) -> W:
     }
 }
 
-/// Opens `device` for a moment.
+/// Opens `device` briefly to check that it works.
 ///
 /// # Errors
-/// It cannot be used, and why.
+/// `device` cannot be used; the error gives the reason.
 pub fn probe(device: Device, precision: Precision) -> Result<()> {
     struct Nothing;
     impl WithBackend for Nothing {
@@ -136,19 +137,19 @@ pub fn probe(device: Device, precision: Precision) -> Result<()> {
     with(device, precision, Nothing)
 }
 
-/// The CUDA backend on the emulator.
+/// Opens the CUDA backend on the emulator.
 ///
 /// # Errors
-/// This program was built without it.
+/// This program was built without the emulator.
 pub fn emulated(precision: Precision, plan: &Planner) -> Result<Simt> {
     Simt::open(Driver::Emulator, 0, precision, plan, |_| Ok(Box::new(HostGemm::default())))
 }
 
-/// Who multiplies on a GPU: cuBLASLt where it is found, else our own kernels (also with MIPGPU_GEMM=own: sanitizers that
-/// look at every access shall look at ours).
+/// Returns the matrix-product engine of a GPU: cuBLASLt where it is found, else our own kernels.
+/// MIPGPU_GEMM=own selects our own kernels, for sanitizers that must check every access of these kernels.
 ///
 /// # Errors
-/// cuBLASLt is there but does not start.
+/// cuBLASLt is installed but does not start.
 pub fn products(device: &std::sync::Arc<driver::Loaded>) -> Result<Box<dyn Gemm>> {
     if std::env::var_os("MIPGPU_GEMM").is_some_and(|own| own == "own") {
         return Ok(Box::new(Own));
@@ -159,7 +160,7 @@ pub fn products(device: &std::sync::Arc<driver::Loaded>) -> Result<Box<dyn Gemm>
     })
 }
 
-/// Memory and swap of this machine in bytes, where the system tells.
+/// Returns memory and swap of this machine in bytes, where the system reports them.
 fn machine_bytes() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let kb = |name: &str| -> Option<u64> {
@@ -168,10 +169,10 @@ fn machine_bytes() -> Option<u64> {
     Some((kb("MemTotal:")? + kb("SwapTotal:").unwrap_or(0)) << 10)
 }
 
-/// Whether the machine has the memory for a plan in f32.
+/// Checks that the machine has the memory for a plan in f32.
 ///
 /// # Errors
-/// It has not.
+/// It has less memory than the plan needs.
 pub fn fits_host(plan: &Planner) -> Result<()> {
     let needed = plan.bytes() as u64;
     match machine_bytes() {

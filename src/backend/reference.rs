@@ -1,4 +1,5 @@
-//! The oracle: every op's plain loops, in f64 to be right or in f32 to be as wrong as a naive implementation.
+//! The oracle: the plain loops of every op, in f64 for exact results or in f32 for the errors of a naive
+//! implementation.
 
 use crate::{
     at_once,
@@ -7,10 +8,10 @@ use crate::{
     ops::{Invalid, Memory, Op, Run, Valid},
 };
 
-/// Host arenas in the arithmetic of `S`.
+/// Host arenas with the arithmetic of `S`.
 pub struct Reference<S: Scalar> {
     pub arenas: HostArenas<S>,
-    /// Why an op was refused.
+    /// The first error of a refused op.
     refused: Option<Error>,
 }
 
@@ -19,12 +20,12 @@ impl<S: Scalar> Reference<S> {
         Reference { arenas: HostArenas::new(plan), refused: None }
     }
 
-    /// The values of a span in full precision.
+    /// Returns the values of a span in full precision.
     pub fn values(&self, span: RawSpan) -> Vec<f64> {
         self.arenas.get(span).iter().map(|x| x.f64()).collect()
     }
 
-    /// Sets a span in full precision.
+    /// Sets the values of a span in full precision.
     pub fn set(&mut self, span: RawSpan, values: &[f64]) {
         self.arenas.get_mut(span.slice(0, values.len())).iter_mut().zip(values).for_each(|(d, v)| *d = S::of(*v));
     }

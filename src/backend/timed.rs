@@ -1,4 +1,4 @@
-//! A backend that writes down when each op ran.
+//! A backend wrapper that records when each op ran.
 
 use std::time::{Duration, Instant};
 
@@ -15,20 +15,20 @@ use crate::{
 pub struct Call {
     pub op: &'static str,
     pub phase: Phase,
-    /// Seconds from [`Timed::begin`] to its beginning.
+    /// Seconds from [`Timed::begin`] to the start of the call.
     pub start: f64,
-    /// How long it took.
+    /// Duration in seconds.
     pub seconds: f64,
     pub cost: Cost,
-    /// Whether it is made of products ([`Op::PRODUCTS`]).
+    /// Whether the op consists of products ([`Op::PRODUCTS`]).
     pub products: bool,
-    /// Its sizes in words.
+    /// Its sizes as text.
     pub sizes: String,
-    /// The span that tells whose call it is ([`crate::mem::Planner::owner`]).
+    /// The span that identifies the layer of the call ([`crate::mem::Planner::owner`]).
     pub of: RawSpan,
 }
 
-/// What the host wrote.
+/// Statistics of the host's writes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Written {
     pub calls: u64,
@@ -36,9 +36,9 @@ pub struct Written {
     pub seconds: f64,
 }
 
-/// Writes down every call of an op: when it began and how long it took by the clock of whoever runs it (marks in the order of
-/// its work, so that a device is not waited for in between), what it costs and what it is part of. Calls are named to NVIDIA's
-/// profilers on the way. It does not know which backend it watches: so it is compiled once, not for each.
+/// Records every call of an op: its start, duration, cost and layer.
+/// Times come from the clock of the executing device. Marks in the order of its work avoid waits in between. NVIDIA's
+/// profilers see the name of each call. The type does not depend on the wrapped backend, so it is compiled only once.
 pub struct Timed {
     inner: Box<dyn Backend>,
     pub written: Written,
@@ -46,9 +46,9 @@ pub struct Timed {
     /// Whether a range of a phase is open.
     open: bool,
     done: Vec<Call>,
-    /// Calls whose marks have not been looked at.
+    /// Calls with marks that are not yet read.
     pending: Vec<(Call, Mark, Mark)>,
-    /// A mark, and the seconds from the beginning to it.
+    /// A mark, and the seconds from the start to it.
     last: (Mark, f64),
 }
 
@@ -59,7 +59,7 @@ impl Timed {
         Timed { inner, written, phase, open: false, done: Vec::new(), pending: Vec::new(), last }
     }
 
-    /// Forgets all calls and counts time from here on; the moment by the host's clock.
+    /// Discards all calls and restarts the time. Returns the host's current time.
     ///
     /// # Errors
     /// The device has failed.
@@ -72,13 +72,13 @@ impl Timed {
         Ok(Instant::now())
     }
 
-    /// The calls since [`Timed::begin`], or since they were taken last; waits for them.
+    /// Returns the calls since [`Timed::begin`] or the last `take`. Waits for them.
     pub fn take(&mut self) -> Vec<Call> {
         self.look();
         std::mem::take(&mut self.done)
     }
 
-    /// (op, calls, time, cost) of all calls that were not taken, in the order of first calls.
+    /// Returns (op, calls, time, cost) of all calls not yet taken, in the order of first calls.
     pub fn rows(&mut self) -> Vec<(&'static str, u64, Duration, Cost)> {
         self.look();
         let mut rows: Vec<(&'static str, u64, Duration, Cost)> = Vec::new();
@@ -96,7 +96,7 @@ impl Timed {
         rows
     }
 
-    /// Turns marks into seconds.
+    /// Converts marks to seconds.
     fn look(&mut self) {
         for (call, from, to) in self.pending.drain(..) {
             let mut between = |a: &Mark, b: &Mark| self.inner.seconds_between(a, b).max(0.0);
@@ -143,7 +143,7 @@ where
             of: owner(&**op),
         };
         self.pending.push((call, from, to));
-        // Before marks are forgotten.
+        // Read the marks before the backend discards them.
         if 4 * self.pending.len() >= MARKS {
             self.look();
         }

@@ -1,4 +1,4 @@
-//! Backends around a backend: one blanket implementation serves every op.
+//! Wrappers of backends: one blanket implementation serves every op.
 
 pub use super::timed::{Call, Timed, Written};
 use crate::{
@@ -8,8 +8,8 @@ use crate::{
     ops::{Access, Invalid, Memory, Op, Run, Valid},
 };
 
-/// Forwards what a wrapper with a field `inner` adds nothing to. Repeated work stays with the wrapper, which is to see every
-/// op of it.
+/// Forwards the methods that a wrapper with a field `inner` does not change.
+/// The wrapper handles replayed work itself, so that it sees every op of it.
 macro_rules! forward_to_inner {
     ($wrapper:ty $(, of $inner:ident)?) => {
         impl $(<$inner: $crate::ops::Memory>)? $crate::ops::Memory for $wrapper {
@@ -25,11 +25,11 @@ macro_rules! forward_to_inner {
 }
 pub(crate) use forward_to_inner;
 
-/// Finds the first op that turns finite inputs into a NaN or an infinity. Reads every destination back after every op:
-/// for finding out, not for training.
+/// Finds the first op that turns finite inputs into a NaN or an infinity.
+/// It reads every destination back after every op. Use it for debugging, not for training.
 pub struct NanCheck<B> {
     pub inner: B,
-    /// The first op with a non-finite result, and the span it stands in.
+    /// The first op with a non-finite result, and the span of that result.
     pub first_fault: Option<(&'static str, RawSpan)>,
     scratch: Vec<f32>,
 }
@@ -65,14 +65,14 @@ impl<B: Memory + Run<O>, O: Op> Run<O> for NanCheck<B> {
 
 forward_to_inner!(NanCheck<B>, of B);
 
-/// Runs nothing: checks each op, asks the backend behind it whether it serves the op, and how much scratch memory that takes.
+/// Runs nothing: checks each op, and queries whether the backend supports it and how much scratch memory it needs.
 pub struct DryRun<'a, B> {
     pub inner: &'a B,
     /// The largest need so far.
     scratch_bytes: usize,
     /// The first op that fails its check.
     invalid: Option<Invalid>,
-    /// The first op that is not served: its name and what is.
+    /// The first unsupported op: its name and the reason.
     unserved: Option<(&'static str, String)>,
 }
 
@@ -81,10 +81,10 @@ impl<'a, B> DryRun<'a, B> {
         DryRun { inner, scratch_bytes: 0, invalid: None, unserved: None }
     }
 
-    /// Bytes of scratch memory that the ops take.
+    /// Returns the bytes of scratch memory that the ops need.
     ///
     /// # Errors
-    /// An op that fails its check (its layer is named by `owners`), or that the backend does not serve.
+    /// An op fails its check (`owners` names its layer), or the backend does not support it.
     pub fn finish(self, owners: &Owners) -> Result<usize> {
         if let Some(invalid) = self.invalid {
             return Err(invalid.error(owners));

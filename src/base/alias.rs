@@ -1,35 +1,36 @@
-/*! Walker's alias table (Walker 1977, built as in Vose 1991): draws from any distribution over V items in constant time.
+/*! Walker's alias table (Walker 1977, built as in Vose 1991): draws from any distribution over V items in constant
+time.
 
-The unit interval is cut into V cells of equal mass. A cell belongs to its own item below a threshold and to one other item
-above it, so a draw is a uniform cell and one comparison. Thresholds are 32-bit integers: a draw is integer arithmetic, and
-every backend gets the same item from the same bits.
+The unit interval is cut into V cells of equal mass. A cell belongs to its own item below a threshold and to one other
+item above it, so a draw is a uniform cell and one comparison. Thresholds are 32-bit integers. A draw is therefore
+integer arithmetic, and every backend draws the same item from the same bits.
 
-What is drawn is the distribution of the table, which is off the weights by the rounding of thresholds, at most 2^-32 of a
-cell each. [`AliasTable::probabilities`] gives that distribution exactly, and corrections for sampling use it, not the
-weights.
+Draws follow the distribution of the table. It differs from the weights by the rounding of thresholds, at most 2^-32 of
+a cell each. [`AliasTable::probabilities`] returns this distribution exactly. Corrections for sampling use it instead of
+the weights.
 */
 
-/// A cell's item below the threshold, another one from there on.
+/// The range of a threshold: below it lies the cell's own item, from it on the other one.
 const CELL: u64 = 1 << 32;
 
-/// A distribution over items 0..V in the form it is drawn from.
+/// A distribution over items 0..V in a form for drawing.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct AliasTable {
     cells: Vec<u32>,
 }
 
 impl AliasTable {
-    /// The distribution proportional to `weights`: at least one, all positive and finite. Every item can be drawn,
-    /// however small its weight.
+    /// Builds the distribution proportional to `weights`: at least one, all positive and finite.
+    /// Every item can be drawn, however small its weight.
     pub fn new(weights: &[f64]) -> Self {
         let v = weights.len();
         let total: f64 = weights.iter().sum();
         assert!(v > 0 && (v as u64) < u32::MAX as u64, "an alias table of {v} items");
         assert!(total.is_finite() && weights.iter().all(|w| *w > 0.0), "weights are positive and finite");
-        // Mass of each item in cells; those below one cell are filled up by those above.
+        // Mass of each item in cells. Items below one cell are filled up by items above.
         let mut mass: Vec<f64> = weights.iter().map(|w| w * (v as f64 / total)).collect();
         let (mut small, mut large): (Vec<u32>, Vec<u32>) = (0..v as u32).partition(|i| mass[*i as usize] < 1.0);
-        // Whole cells of their own, until it is their turn to be shared.
+        // Every item has its own whole cell until its cell is shared.
         let mut cells: Vec<u32> = (0..v as u32).flat_map(|i| [u32::MAX, i]).collect();
         while let (Some(poor), Some(&rich)) = (small.pop(), large.last()) {
             let (p, r) = (poor as usize, rich as usize);
@@ -41,21 +42,22 @@ impl AliasTable {
                 small.push(rich);
             }
         }
-        // What is left in either list has the mass of one cell but for roundings.
+        // The items left in either list have the mass of one cell, up to rounding.
         AliasTable { cells }
     }
 
-    /// (V,2) threshold of each cell, and the item above it (the cell's own where it is not shared).
+    /// Returns (V,2): the threshold of each cell, and the item above it (the cell's own item where the cell is not
+    /// shared).
     pub fn cells(&self) -> &[u32] {
         &self.cells
     }
 
-    /// (V,2) the mass of each item in parts of 2^-32 of a cell, low word first: all together V * 2^32.
+    /// Returns (V,2): the mass of each item in units of 2^-32 of a cell, low word first. The total is V * 2^32.
     pub fn masses(&self) -> Vec<u32> {
         self.mass().into_iter().flat_map(|m| [m as u32, (m >> 32) as u32]).collect()
     }
 
-    /// (V) how likely each item is: exact to the last bits of f64.
+    /// Returns (V): the probability of each item, exact to the last bits of f64.
     pub fn probabilities(&self) -> Vec<f64> {
         let mass = self.mass();
         mass.iter().map(|m| *m as f64 / (CELL as f64 * mass.len() as f64)).collect()

@@ -1,4 +1,4 @@
-//! Files that are either whole or not there: written aside, synced, renamed.
+//! Atomic file writes: a file is written to a temporary name, synced and renamed, so that it is complete or absent.
 
 use std::{
     fs::{self, File},
@@ -8,19 +8,19 @@ use std::{
 
 use super::{Error, Result, error::IoContext};
 
-/// Makes a folder and those above it.
+/// Creates a folder and its missing parents.
 ///
 /// # Errors
-/// A file is in the place of one of them; the file system's.
+/// A file has the name of one of them, or the file system fails.
 pub fn make_folder(path: &Path) -> Result<()> {
     if let Some(file) = path.ancestors().find(|at| at.is_file()) {
         return Err(Error::user(format!("{}: this is a file, not a folder", file.display()))
-            .hint("name a folder with --out; it is made if it is not there"));
+            .hint("specify a folder with --out; it is created if it does not exist"));
     }
     fs::create_dir_all(path).at_path(path)
 }
 
-/// A file written beside its place; removed again unless [`Aside::put`] is reached.
+/// A file written to a temporary name. It is removed unless [`Aside::put`] is called.
 pub struct Aside {
     pub path: PathBuf,
     pub temporary: PathBuf,
@@ -28,10 +28,11 @@ pub struct Aside {
 }
 
 impl Aside {
-    /// Opens the temporary file for `path`: `.NAME.tmp` in the same folder, one that an earlier kill left is overwritten.
+    /// Opens the temporary file for `path`: `.NAME.tmp` in the same folder. A leftover of an earlier kill is
+    /// overwritten.
     ///
     /// # Errors
-    /// The file system's.
+    /// The file system fails.
     pub fn create(path: PathBuf) -> Result<(Aside, File)> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let temporary = path.with_file_name(format!(".{name}.tmp"));
@@ -39,10 +40,10 @@ impl Aside {
         Ok((Aside { path, temporary, placed: false }, file))
     }
 
-    /// Syncs the finished file and moves it into its place; the move is synced too.
+    /// Syncs the finished file and moves it into its place. The move is synced too.
     ///
     /// # Errors
-    /// The file system's; an old file at the place is then still there, untouched.
+    /// The file system fails. An old file at the place is then unchanged.
     pub fn put(mut self, file: &File) -> Result<PathBuf> {
         file.sync_all().at_path(&self.path)?;
         fs::rename(&self.temporary, &self.path).at_path(&self.path)?;
@@ -59,16 +60,16 @@ impl Aside {
 impl Drop for Aside {
     fn drop(&mut self) {
         if !self.placed {
-            // Nothing sensible is left to do if this fails too.
+            // If this fails too, nothing useful is left to do.
             let _ = fs::remove_file(&self.temporary);
         }
     }
 }
 
-/// Writes `path` through `fill`, aside first.
+/// Writes `path` through `fill`, to a temporary file first.
 ///
 /// # Errors
-/// Whatever `fill` or the file system says; an old file at `path` is then still there, untouched.
+/// `fill` or the file system fails. An old file at `path` is then unchanged.
 pub fn write_aside(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
     write_file_aside(path, |file| {
         let mut out = BufWriter::new(file);
@@ -77,12 +78,12 @@ pub fn write_aside(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>)
     })
 }
 
-/// [`write_aside`] for who goes back in the file to complete it.
+/// Works like [`write_aside`], for writers that seek back in the file to complete it.
 ///
 /// # Errors
-/// As [`write_aside`].
+/// Those of [`write_aside`].
 pub fn write_file_aside(path: &Path, fill: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
-    // A link stands for what it points to; a device or a pipe can only be written straight into, never replaced.
+    // A link is resolved to its target. A device or a pipe can only be written directly, never replaced.
     let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     if fs::metadata(path).is_ok_and(|m| !m.is_file() && !m.is_dir()) {
         let mut out = File::options().write(true).open(path).at_path(path)?;
@@ -93,10 +94,10 @@ pub fn write_file_aside(path: &Path, fill: impl FnOnce(&mut File) -> Result<()>)
     aside.put(&file).map(|_| ())
 }
 
-/// [`write_aside`] for what can only fail in writing.
+/// Works like [`write_aside`], for writers that can only fail with I/O errors.
 ///
 /// # Errors
-/// As [`write_aside`].
+/// Those of [`write_aside`].
 pub fn write_atomically(path: &Path, fill: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<()> {
     write_aside(path, |out| fill(out).at_path(path))
 }

@@ -1,21 +1,21 @@
-//! One error type for the whole crate. An error says *what* is wrong and *where*, and carries a *hint*: what to do.
+//! One error type for the whole crate. An error states *what* is wrong and *where*, and carries a *hint* with the fix.
 //!
-//! The kind decides the exit code: [`ErrorKind::User`] (bad flag, file or data) ends with 1, [`ErrorKind::Internal`]
-//! (the machine failed us, or we have a bug) ends with 2.
+//! The kind determines the exit code: [`ErrorKind::User`] (bad flag, file or data) exits with 1,
+//! [`ErrorKind::Internal`] (a failure of the machine, or a bug) exits with 2.
 
 use std::{fmt, path::Path, sync::Arc};
 
-/// Whose fault it is; decides the exit code.
+/// The origin of an error. It determines the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// Flags, files or data that the user can mend: exit code 1.
+    /// Flags, files or data that the user can fix: exit code 1.
     User,
-    /// Our failure or the machine's (disk full, broken invariant): exit code 2.
+    /// A failure of the program or the machine (disk full, broken invariant): exit code 2.
     Internal,
 }
 
-/// What went wrong, where, and what to do about it.
+/// An error: what is wrong, where, and how to fix it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Error {
@@ -26,43 +26,43 @@ pub struct Error {
     pub hint: Option<String>,
     /// The error of the file system behind it.
     pub(crate) io: Option<Arc<std::io::Error>>,
-    /// Where memory ran out: bytes that there were. Who knows what they were for can say what would fit.
+    /// The available bytes where memory ran out. Callers that know the purpose can report what would fit.
     pub room: Option<u64>,
 }
 
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
-    /// A mistake the user can mend.
+    /// Creates an error that the user can fix.
     pub fn user(what: impl Into<String>) -> Self {
         Error { kind: ErrorKind::User, what: what.into(), hint: None, io: None, room: None }
     }
 
-    /// A failure of the program or the machine.
+    /// Creates an error for a failure of the program or the machine.
     pub fn internal(what: impl Into<String>) -> Self {
         Error { kind: ErrorKind::Internal, what: what.into(), hint: None, io: None, room: None }
     }
 
-    /// Adds what to do about it; shown on a line of its own.
+    /// Adds a fix, shown on its own line.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// Puts the place in front: `path: what`.
+    /// Prepends the place: `path: what`.
     pub fn at(mut self, place: impl fmt::Display) -> Self {
         self.what = format!("{place}: {}", self.what);
         self
     }
 
-    /// An I/O error on `path`. A missing or forbidden file is the user's; a full disk is the machine's.
+    /// Creates an I/O error on `path`. A missing or forbidden file is a user error; a full disk is a machine error.
     pub fn io(path: &Path, e: &std::io::Error) -> Self {
         use std::io::ErrorKind::*;
         let what = format!("{}: {e}", path.display());
         let error = match e.kind() {
             NotFound | PermissionDenied | AlreadyExists | IsADirectory | NotADirectory | InvalidInput | InvalidData
             | UnexpectedEof => Error::user(what),
-            StorageFull => Error::internal(what).hint("free some disk space; nothing half-written was left behind"),
+            StorageFull => Error::internal(what).hint("free some disk space; no partial file was left"),
             _ => Error::internal(what),
         };
         Error { io: Some(Arc::new(std::io::Error::new(e.kind(), e.to_string()))), ..error }
@@ -85,7 +85,7 @@ impl std::error::Error for Error {
     }
 }
 
-/// Attaches a path to an I/O result.
+/// Adds a path to an I/O result.
 pub trait IoContext<T> {
     fn at_path(self, path: &Path) -> Result<T>;
 }
@@ -96,18 +96,19 @@ impl<T> IoContext<T> for std::io::Result<T> {
     }
 }
 
-/// A word as it is typed in a shell: in quotes where a blank or another sign would mean something there.
+/// Formats a word as typed in a shell: quoted where a blank or another character has a special meaning.
 pub fn typed(word: impl AsRef<Path>) -> String {
     let word = word.as_ref().display().to_string();
     let plain = |c: char| c.is_alphanumeric() || "-_./:=@%+,~".contains(c);
-    // Not at the start: a shell puts the home folder in its place.
+    // Not at the start: a shell replaces it by the home folder.
     if !word.is_empty() && word.chars().all(plain) && !word.starts_with('~') {
         return word;
     }
     format!("'{}'", word.replace('\'', "'\\''"))
 }
 
-/// The candidate nearest in spelling to `word`, for "did you mean" hints; `None` when nothing is close.
+/// Returns the candidate with the spelling nearest to `word`, for "did you mean" hints, or `None` when nothing is
+/// close.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     candidates
         .into_iter()

@@ -1,5 +1,4 @@
-//! What every other part may use: errors that tell the user what to do, counter-based random numbers, distributions to draw
-//! from, text tables.
+//! Shared foundations: errors with hints, counter-based random numbers, distributions to draw from, text tables.
 
 pub mod alias;
 pub mod atomic;

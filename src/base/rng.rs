@@ -1,7 +1,7 @@
 /*! Philox 4x32-10: random numbers as a pure function of (key, counter).
 
-A draw has no state: whoever needs the i-th number of a stream computes it, so a run is a function of its seed,
-a resumed run repeats the same draws, the backward pass recomputes a dropout mask instead of storing it, and every
+A draw has no state: the i-th number of a stream can be computed at any time. A run is therefore a function of its seed,
+and a resumed run repeats the same draws. The backward pass recomputes a dropout mask instead of storing it, and every
 backend gets the same bits. Source: Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011.
 */
 
@@ -10,7 +10,7 @@ const M1: u32 = 0xCD9E_8D57;
 const W0: u32 = 0x9E37_79B9;
 const W1: u32 = 0xBB67_AE85;
 
-/// Ten rounds of Philox 4x32.
+/// Computes ten rounds of Philox 4x32.
 #[inline(always)]
 pub fn philox(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     let [mut c0, mut c1, mut c2, mut c3] = counter;
@@ -25,8 +25,9 @@ pub fn philox(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     [c0, c1, c2, c3]
 }
 
-/// What a stream of draws is for. The number is part of the counter: streams never overlap, and a new purpose
-/// gets a new number (they are part of a checkpoint's promise to resume to the same bits).
+/// The purpose of a stream of draws.
+/// The number is part of the counter, so streams never overlap. A new purpose gets a new number. The numbers must not
+/// change, since a checkpoint must resume with the same bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Purpose {
@@ -41,11 +42,11 @@ pub enum Purpose {
     Basket = 10,
     Bootstrap = 11,
     Search = 12,
-    /// Dropout sites take numbers from here upwards, one a site of the model.
+    /// Dropout sites use numbers from here upwards, one per site of the model.
     Dropout = 1 << 16,
 }
 
-/// A stream of draws under one seed: `(purpose, a)` names the stream, the position in it is the counter.
+/// A stream of draws under one seed: `(purpose, a)` identifies the stream, the counter is the position in it.
 #[derive(Clone, Copy, Debug)]
 pub struct Stream {
     key: [u32; 2],
@@ -56,12 +57,12 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// The stream number `a` (an epoch, a step, a tensor) of a purpose.
+    /// Returns stream number `a` (an epoch, a step, a tensor) of a purpose.
     pub fn new(seed: u64, purpose: Purpose, a: u32) -> Self {
         Stream { key: [seed as u32, (seed >> 32) as u32], purpose: purpose as u32, a, next: 0, buffer: [0; 4] }
     }
 
-    /// The same stream, read from 32-bit draw number `position` on.
+    /// Returns the same stream, read from 32-bit draw number `position` on.
     pub fn at(mut self, position: u64) -> Self {
         self.next = position;
         if !position.is_multiple_of(4) {
@@ -74,7 +75,7 @@ impl Stream {
         self.buffer = philox([block as u32, (block >> 32) as u32, self.a, self.purpose], self.key);
     }
 
-    /// The next 32 uniform bits.
+    /// Returns the next 32 uniform bits.
     pub fn bits(&mut self) -> u32 {
         if self.next.is_multiple_of(4) {
             self.refill(self.next / 4);
@@ -84,25 +85,25 @@ impl Stream {
         draw
     }
 
-    /// Uniform in [0, 1) with 24 bits.
+    /// Returns a uniform number in [0, 1) with 24 bits.
     pub fn uniform(&mut self) -> f32 {
         (self.bits() >> 8) as f32 * (1.0 / (1 << 24) as f32)
     }
 
-    /// Uniform integer in [0, n), n > 0, by multiply-shift of 64 bits (bias below n / 2^64).
+    /// Returns a uniform integer in [0, n), n > 0, by multiply-shift of 64 bits (bias below n / 2^64).
     pub fn below(&mut self, n: u64) -> u64 {
         let wide = (self.bits() as u64) << 32 | self.bits() as u64;
         ((wide as u128 * n as u128) >> 64) as u64
     }
 
-    /// Standard normal by Box-Muller (one draw a call; the sine half is thrown away).
+    /// Returns a standard normal number by Box-Muller (one number per call; the sine half is discarded).
     pub fn normal(&mut self) -> f32 {
         let u = 1.0 - self.uniform() as f64;
         let v = self.uniform() as f64;
         ((-2.0 * u.ln()).sqrt() * (2.0 * std::f64::consts::PI * v).cos()) as f32
     }
 
-    /// Fisher-Yates shuffle.
+    /// Shuffles `xs` (Fisher-Yates).
     pub fn shuffle<T>(&mut self, xs: &mut [T]) {
         for i in (1..xs.len()).rev() {
             xs.swap(i, self.below(i as u64 + 1) as usize);

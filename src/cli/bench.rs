@@ -24,8 +24,9 @@ use crate::{
 };
 
 /// Times every operation, forward and backward, at the sizes that models have it at, beside ceilings that the program
-/// measures itself: copies, a large product, exponentials. `roof` is the least time that the work can take by them as a share of
-/// the median; work that fits a cache is held against a copy that does. Batches are full: sequences of the longest length.
+/// measures itself: copies, a large product, exponentials. `roofline` is the least time that the work can take by these
+/// ceilings, as a share of the median; work that fits a cache is compared with a copy that fits it too. Batches are
+/// full: sequences of the maximum length.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -62,8 +63,8 @@ pub struct Args {
     /// Put an earlier result (.json of --out) beside this one
     #[arg(long, value_name = "FILE")]
     compare: Option<PathBuf>,
-    /// Fail where the speed is less than this share of the earlier one, beyond the noise; of another machine: the share of the
-    /// roof
+    /// Fail if the speed is less than this share of the earlier one, beyond the noise; on another machine: the share of
+    /// the roofline
     #[arg(long, value_name = "SHARE", requires = "compare")]
     fail_below: Option<f64>,
     /// The same shapes as small as they go, for tests of this command
@@ -157,7 +158,7 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     let above = kept.rows.iter().filter(|row| row.roof > 1.1 && row.time.median > 1e-5).count();
     if above > 0 {
         printer.warn(format_args!(
-            "{above} rows are above what was taken for the roof by a tenth and more: something else was using the machine while \
+            "{above} rows exceed the measured roofline by a tenth or more: something else was using the machine while \
              the ceilings were measured, or less while the rows were"
         ));
     }
@@ -370,7 +371,7 @@ fn judge(printer: &Printer, earlier: &Earlier, before: &Kept, kept: &Kept, fail_
     let place = |k: &Kept| format!("{} ({}) with {} thread(s) in {}", k.device, k.machine, k.threads, k.precision);
     if place(before) != place(kept) {
         printer.warn(format_args!(
-            "the earlier result is of {}: times are not to be compared, shares of the roof may be",
+            "the earlier result is of {}: times are not to be compared, shares of the roofline may be",
             place(before)
         ));
     }
@@ -400,9 +401,10 @@ fn judge(printer: &Printer, earlier: &Earlier, before: &Kept, kept: &Kept, fail_
     match lost.first() {
         None => Ok(()),
         Some((old, new)) => Err(Error::internal(format!(
-            "{} rows fell below {least} of their {}, such as {} ({}, {}): {} us and {:.3} of the roof then, {} us and {:.3} now",
+            "{} rows fell below {least} of their {}, such as {} ({}, {}): {} us and {:.3} of the roofline then, \
+             {} us and {:.3} now",
             lost.len(),
-            if same { "speed" } else { "share of the roof" },
+            if same { "speed" } else { "share of the roofline" },
             new.op,
             new.shape,
             new.sizes,
@@ -466,8 +468,8 @@ impl Table {
             self.end_of_shape();
             self.shape.clone_from(&row.shape);
             self.printer.result(format_args!(
-                "\n{:<20} {:>6} {:>11} {:>23} {:>8} {:>9} {:>6}  {:<8} {:>8}",
-                row.shape, "calls", "median us", "p20 - p80", "GB/s", "GFLOP/s", "roof", "bound", "spans"
+                "\n{:<20} {:>6} {:>11} {:>23} {:>8} {:>9} {:>8}  {:<8} {:>8}",
+                row.shape, "calls", "median us", "p20 - p80", "GB/s", "GFLOP/s", "roofline", "bound", "spans"
             ));
         }
         if row.part == "train" {
@@ -479,7 +481,7 @@ impl Table {
             Some(r) => format!("  x{r:.2}"),
         };
         self.printer.result(format_args!(
-            "{:<20} {:>6} {:>11} {:>23} {:>8.1} {:>9.1} {:>5.0}%  {:<8} {:>8}{beside}  {}{}",
+            "{:<20} {:>6} {:>11} {:>23} {:>8.1} {:>9.1} {:>7.0}%  {:<8} {:>8}{beside}  {}{}",
             row.op,
             row.calls,
             micro(t.median),

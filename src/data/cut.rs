@@ -1,18 +1,19 @@
-//! Moments at which a log is cut: dates as people write them, in the unit of the data's timestamps; and what would leak
-//! over a cut.
+//! The times at which a log is cut, parsed from dates to the unit of the data's timestamps, and the detection of leaks
+//! across a cut.
 
 use crate::{
     base::{Error, Result},
     data::{Dataset, import::parse_date},
 };
 
-/// A timestamp as `YYYY-MM-DD HH:MM:SS` (UTC) with the number behind it; the number alone where the data's numbers are
-/// no dates (`ticks_per_second` is `None`).
+/// Formats a timestamp as `YYYY-MM-DD HH:MM:SS` (UTC) followed by its number, or as the number alone if the data's
+/// times are not dates (`ticks_per_second` is `None`).
 pub fn when(t: i64, ticks_per_second: Option<i64>) -> String {
     let Some(ticks) = ticks_per_second else { return t.to_string() };
     let seconds = t.div_euclid(ticks);
     let (days, secs) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
-    // Days to civil date: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", years that begin in March.
+    // Days to civil date: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", with years that begin in
+    // March.
     let z = days + 719_468;
     let (era, doe) = (z.div_euclid(146_097), z.rem_euclid(146_097));
     let yoe = (doe - doe / 1_460 + doe / 36_524 - doe / 146_096) / 365;
@@ -25,31 +26,32 @@ pub fn when(t: i64, ticks_per_second: Option<i64>) -> String {
     format!("{year:04}-{month:02}-{day:02}{clock} ({t})")
 }
 
-/// Reads a cut: a whole number in the unit of the data's timestamps, or a date as logs have them (`YYYY-MM-DD`,
-/// `YYYY-MM-DDTHH:MM:SS`, with or without a zone; UTC without). Gives it in the unit of the timestamps, `ticks_per_second` of which make a second.
+/// Parses a cut: a whole number in the unit of the data's timestamps, or a date in a format of logs (`YYYY-MM-DD`,
+/// `YYYY-MM-DDTHH:MM:SS`, with or without a zone; UTC without). Returns it in the unit of the timestamps, of which
+/// `ticks_per_second` make a second.
 ///
 /// # Errors
-/// Anything else, naming what was expected; a date for data whose times are mere numbers.
+/// The text is neither, and the error names the accepted formats; or it is a date and the data's times are not dates.
 pub fn parse_cut(text: &str, ticks_per_second: Option<i64>) -> Result<i64> {
     if let Ok(t) = text.parse() {
         return Ok(t);
     }
     let wrong = || {
-        Error::user(format!("'{text}' is no date"))
+        Error::user(format!("'{text}' is not a date"))
             .hint("write 2003-01-31, 2003-01-31T12:00:00 (UTC), or a number in the unit of the data's timestamps")
     };
     let micros = parse_date(text.as_bytes()).ok_or_else(wrong)?;
     let ticks = ticks_per_second.ok_or_else(|| {
-        Error::user(format!("'{text}' is a date, but the data's times are no dates: they only order the log"))
-            .hint("give the cut as a number in the same unit")
+        Error::user(format!("'{text}' is a date, but the data's times are not dates: they only order the log"))
+            .hint("specify the cut as a number in the same unit")
     })?;
     Ok((micros as i128 * ticks as i128).div_euclid(1_000_000) as i64)
 }
 
-/// The earliest timestamp c > `first` such that at most a tenth of the events before `cut` lie in [c, cut).
+/// Returns the earliest timestamp c > `first` such that at most a tenth of the events before `cut` lie in [c, cut).
 ///
-/// Finds the quantile by narrowing histograms, two or three passes over the timestamps in 512 KiB, so that a log of
-/// any size needs no sorted copy.
+/// It finds the quantile by narrowing histograms, in two or three passes over the timestamps and 512 KiB of memory, so
+/// no sorted copy of the log is needed.
 pub fn latest_tenth(data: &Dataset, first: i64, cut: i64) -> i64 {
     const BUCKETS: usize = 1 << 16;
     let each = |f: &mut dyn FnMut(i64)| {
@@ -60,7 +62,7 @@ pub fn latest_tenth(data: &Dataset, first: i64, cut: i64) -> i64 {
     let mut total = 0u64;
     each(&mut |_| total += 1);
     let allowed = total / 10;
-    // Invariant: the answer lies in [lo, hi]; `above` events lie in [hi, cut).
+    // Invariant: the result lies in [lo, hi]; `above` events lie in [hi, cut).
     let (mut lo, mut hi, mut above) = (first as i128 + 1, cut as i128, 0u64);
     while lo < hi {
         let width = ((hi - lo) + BUCKETS as i128 - 1) / BUCKETS as i128;
@@ -71,7 +73,8 @@ pub fn latest_tenth(data: &Dataset, first: i64, cut: i64) -> i64 {
                 counts[((t - lo) / width) as usize] += 1;
             }
         });
-        // From the top: buckets that fit lower hi; the first that does not holds the answer (or its upper edge does).
+        // From the top: buckets that fit lower hi; the first that does not fit contains the result, or its upper edge
+        // is the result.
         let used = (((hi - lo) + width - 1) / width) as usize;
         let mut bucket = used;
         while bucket > 0 && above + counts[bucket - 1] <= allowed {
@@ -80,15 +83,17 @@ pub fn latest_tenth(data: &Dataset, first: i64, cut: i64) -> i64 {
             hi = lo + bucket as i128 * width;
         }
         if bucket > 0 {
-            // Some of this bucket's timestamps may still fit, but not its lowest one unless it is empty below.
+            // Some of this bucket's timestamps may still fit, but not its lowest one unless the bucket has no events
+            // below.
             lo += (bucket as i128 - 1) * width + 1;
         }
     }
     hi as i64
 }
 
-/// The first event of a user that leaks, and how: one that is earlier than the event before it (a history would hold
-/// what comes after a held-out event), or, under a time split with its two cuts, one on the wrong side of a cut.
+/// Returns the first event of a user that leaks, and the reason. An event leaks if it is earlier than the preceding
+/// event, because a history would then contain what comes after a held-out event. Under a time split with its two cuts,
+/// it also leaks if it is on the wrong side of a cut.
 pub fn leak(
     times: &[i64],
     train_end: usize,
@@ -110,7 +115,7 @@ pub fn leak(
     None
 }
 
-/// First and last timestamp of the data.
+/// Returns the first and the last timestamp of the data.
 pub fn period(data: &Dataset) -> Result<(i64, i64)> {
     let mut range: Option<(i64, i64)> = None;
     for user in 0..data.users() {
@@ -164,7 +169,7 @@ mod tests {
     fn what_is_no_date_is_said_to_be_none() {
         for bad in ["2001-02-29", "2001-13-01", "2001-00-10", "yesterday", "2001-1", "2001-01-01T25:00:00", "", "1e9"] {
             let e = parse_cut(bad, Some(1)).unwrap_err();
-            assert!(e.to_string().contains("no date"), "{bad}: {e}");
+            assert!(e.to_string().contains("not a date"), "{bad}: {e}");
         }
     }
 
@@ -174,6 +179,6 @@ mod tests {
         assert_eq!(parse_cut("77", Some(1000)).unwrap(), 77, "numbers are in the data's unit already");
         assert_eq!(when(951_782_400_500, Some(1000)), "2000-02-29 (951782400500)");
         assert_eq!(when(12, None), "12");
-        assert!(parse_cut("2000-02-29", None).unwrap_err().to_string().contains("no dates"));
+        assert!(parse_cut("2000-02-29", None).unwrap_err().to_string().contains("not dates"));
     }
 }

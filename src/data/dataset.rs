@@ -1,9 +1,9 @@
-/*! An imported data set: opened in milliseconds, mapped read-only, shared freely between threads.
+/*! An imported data set: opened in milliseconds, mapped read-only, shared between threads.
 
-Opening checks the manifest, every file's size and header, and the shape of all offsets; it touches a few bytes per
-user and key, never the interactions. [`Dataset::verify`] reads everything and compares checksums: that is what
-catches one flipped byte in a large set. Sets below 64 MiB are verified when opened, which takes some tens of
-milliseconds, so there a flipped byte is always caught.
+Opening checks the manifest, the size and header of every file, and the shape of all offsets. It reads a few bytes per
+user and key, never the interactions. [`Dataset::verify`] reads everything and compares checksums, which detects a
+single altered byte in a large set. Sets below 64 MiB are verified when opened, in some tens of milliseconds, so an
+altered byte is always detected there.
 */
 
 use std::{
@@ -37,8 +37,8 @@ const HINT: &str = "a file was cut short or altered; import the data again with 
 
 /// An immutable, memory-mapped data set: for each user the item ids, oldest first.
 ///
-/// Users are 0..[`users`](Self::users), items 0..[`items`](Self::items), both numbered in order of first appearance
-/// in the imported log. Equal times keep the order of the log.
+/// Users are 0..[`users`](Self::users) and items 0..[`items`](Self::items), both numbered in order of first appearance
+/// in the imported log. Events with equal times keep the order of the log.
 pub struct Dataset {
     dir: PathBuf,
     manifest: Manifest,
@@ -58,13 +58,13 @@ impl Dataset {
     /// Opens a folder written by [`import`](crate::data::import()).
     ///
     /// # Errors
-    /// No data set there, or a file that is missing, truncated, foreign, of another version, or does not fit the
+    /// The folder has no data set; a file is missing, truncated, foreign, of another version, or does not match the
     /// manifest; for sets below 64 MiB also any altered byte.
     pub fn open(dir: &Path) -> Result<Dataset> {
         Self::open_verifying(dir, VERIFY_ON_OPEN_BYTES)
     }
 
-    /// Opens; verifies in full when the set is smaller than `below` bytes.
+    /// Opens a folder and verifies it in full if the set is smaller than `below` bytes.
     fn open_verifying(dir: &Path, below: u64) -> Result<Dataset> {
         let manifest = Manifest::read(dir)?;
         let bad = |what: String| Error::user(format!("{}: {what}", dir.display())).hint(HINT);
@@ -81,7 +81,8 @@ impl Dataset {
                 .hint(HINT));
             }
         }
-        // Checked before the structure is, so that an altered byte is reported as that and not as what it broke.
+        // Checksums are compared before the structure is checked, so an altered byte is reported as such and not by its
+        // effect.
         if manifest.files.iter().map(|f| f.bytes).sum::<u64>() < below {
             check_sums(dir, &manifest.files)?;
         }
@@ -132,11 +133,11 @@ impl Dataset {
         Ok(Dataset { dir: dir.into(), manifest, shards, user_keys, item_keys, counts: (counts, counted), fields })
     }
 
-    /// Reads every byte: compares all checksums, proves every item id in range and every vocabulary sorted. About a
-    /// second per GB.
+    /// Reads every byte: compares all checksums and checks that every item id is in range and every vocabulary is
+    /// sorted. It takes about a second per GB.
     ///
     /// # Errors
-    /// The first file that differs from what was imported.
+    /// A file differs from what was imported; the error names the first.
     pub fn verify(&self) -> Result<()> {
         check_sums(&self.dir, &self.manifest.files)?;
         let bad = |what: String| Error::user(format!("{}: {what}", self.dir.display())).hint(HINT);
@@ -158,11 +159,12 @@ impl Dataset {
         Ok(())
     }
 
-    /// Whether the files of interactions are what they were when the set was opened: a look at lengths and times, cheap
-    /// enough for every step of a run. They are read in place, so that a file cut short under us would end the process.
+    /// Checks that the files of interactions are the same as when the set was opened. It compares lengths and
+    /// modification times, which is cheap enough for every step of a run. The files are read in place, so truncating
+    /// one would end the process.
     ///
     /// # Errors
-    /// One has changed; names it.
+    /// A file has changed; the error names it.
     pub fn unchanged(&self) -> Result<()> {
         match self.shards.iter().position(|s| !s.unchanged()) {
             None => Ok(()),
@@ -170,15 +172,15 @@ impl Dataset {
                 let name = self.manifest.files.iter().filter(|f| f.kind == "shard").nth(n).map_or("", |f| &f.name);
                 let path = self.dir.join(name);
                 Err(Error::user(format!("{}: the file has changed while it was in use", path.display()))
-                    .hint("put the data back as it was"))
+                    .hint("restore the original data"))
             }
         }
     }
 
-    /// Whether all of these are items of the set: opening a large set reads no interactions.
+    /// Checks that all of these are items of the set, because opening a large set reads no interactions.
     ///
     /// # Errors
-    /// The first that is not.
+    /// An id is out of range; the error names the first.
     pub fn check_items(&self, items: &[u32]) -> Result<()> {
         match items.iter().find(|&&i| i as usize >= self.items()) {
             None => Ok(()),
@@ -190,22 +192,22 @@ impl Dataset {
         }
     }
 
-    /// The folder.
+    /// Returns the folder.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// How many users there are; each has at least one interaction.
+    /// Returns the number of users; each has at least one interaction.
     pub fn users(&self) -> usize {
         self.manifest.users as usize
     }
 
-    /// How many items there are; each has at least one interaction.
+    /// Returns the number of items; each has at least one interaction.
     pub fn items(&self) -> usize {
         self.manifest.items as usize
     }
 
-    /// How many interactions there are.
+    /// Returns the number of interactions.
     pub fn interactions(&self) -> u64 {
         self.manifest.interactions
     }
@@ -216,40 +218,40 @@ impl Dataset {
         (shard, user - shard.first_user)
     }
 
-    /// The item ids of all users, one after another, in pieces.
+    /// Returns the item ids of all users in order, in chunks.
     pub fn all_items(&self) -> impl Iterator<Item = &[u32]> {
         self.shards.iter().map(Shard::items)
     }
 
-    /// Where the item ids of a user start among those of all.
+    /// Returns the index of a user's first item id among those of all users.
     pub fn place_of(&self, user: usize) -> u64 {
         let (shard, local) = self.shard_of(user);
         shard.first_row + shard.range(local).start as u64
     }
 
-    /// The item ids of a user, oldest first.
+    /// Returns the item ids of a user, oldest first.
     #[inline]
     pub fn items_of(&self, user: usize) -> &[u32] {
         let (shard, local) = self.shard_of(user);
         &shard.items()[shard.range(local)]
     }
 
-    /// The times of a user's interactions, not falling, in [`ticks_per_second`](Self::ticks_per_second); `None` when
-    /// the data set has no timestamps.
+    /// Returns the times of a user's interactions in ascending order, in units of
+    /// [`ticks_per_second`](Self::ticks_per_second); `None` if the data set has no timestamps.
     pub fn times_of(&self, user: usize) -> Option<&[i64]> {
         let (shard, local) = self.shard_of(user);
         shard.times().map(|times| &times[shard.range(local)])
     }
 
-    /// The ratings of a user's interactions; `None` when the data set has none.
+    /// Returns the ratings of a user's interactions; `None` if the data set has none.
     pub fn ratings_of(&self, user: usize) -> Option<&[f32]> {
         let (shard, local) = self.shard_of(user);
         shard.ratings().map(|ratings| &ratings[shard.range(local)])
     }
 
-    /// The baskets of a user, oldest first, as ranges of the user's interactions; together they are all of them. They
-    /// are those of the column that the import was told; else interactions of equal times are one basket, and without
-    /// times each is a basket of its own.
+    /// Returns the baskets of a user, oldest first, as ranges that cover all of the user's interactions. They are those
+    /// of the basket column, if the import had one. Otherwise interactions with equal times form a basket; without
+    /// times, each interaction is a separate basket.
     pub fn baskets_of(&self, user: usize) -> impl Iterator<Item = Range<usize>> {
         let History { items, times, baskets, .. } = self.history_of(user);
         let together = move |at: usize| {
@@ -263,54 +265,56 @@ impl Dataset {
         })
     }
 
-    /// The items of the last of [`baskets_before`](Self::baskets_before); nothing where there is none.
+    /// Returns the items of the last of [`baskets_before`](Self::baskets_before); empty if there is none.
     pub fn last_basket_of(&self, user: usize, end: usize) -> &[u32] {
         self.baskets_before(user, end).last().map_or(&[], |basket| &self.items_of(user)[basket])
     }
 
-    /// The baskets among a user's first `end` interactions, oldest first; of one that `end` cuts, what stands before it.
+    /// Returns the baskets among a user's first `end` interactions, oldest first; a basket that `end` cuts is truncated
+    /// there.
     pub fn baskets_before(&self, user: usize, end: usize) -> impl Iterator<Item = Range<usize>> + use<'_> {
         let whole = self.baskets_of(user).take_while(move |basket| basket.start < end);
         whole.map(move |basket| basket.start..basket.end.min(end))
     }
 
-    /// Where the basket of a user's interaction number `at` starts; `at` itself behind the last.
+    /// Returns the start of the basket that contains a user's interaction `at`; `at` itself if it is past the last.
     pub fn basket_start(&self, user: usize, at: usize) -> usize {
         self.baskets_of(user).find(|basket| at < basket.end).map_or(at, |basket| basket.start)
     }
 
-    /// Whether anything makes baskets of the interactions: a column, or equal times.
+    /// Checks that a column or equal times define baskets.
     ///
     /// # Errors
-    /// Nothing does.
+    /// Neither does.
     pub fn check_baskets(&self) -> Result<()> {
         let together = |user: usize| self.baskets_of(user).any(|basket| basket.len() > 1);
         if self.has_baskets() || (0..self.users()).any(together) {
             return Ok(());
         }
-        let what = "the data have no baskets: no column told them, and no two interactions of a user have one time";
+        let what = "the data have no baskets: no column specifies them, and no two interactions of a user \
+                    have the same time";
         Err(Error::user(format!("{}: {what}", self.dir.display()))
-            .hint("import the log again and name the column of the orders: mipgpu import --basket-col COLUMN"))
+            .hint("import the log again with the column of the orders: mipgpu import --basket-col COLUMN"))
     }
 
-    /// Whether the import was told the baskets by a column.
+    /// Returns whether the import had a basket column.
     pub fn has_baskets(&self) -> bool {
         self.manifest.baskets
     }
 
-    /// All columns of a user's interactions.
+    /// Returns all columns of a user's interactions.
     pub(crate) fn history_of(&self, user: usize) -> History<'_> {
         let (shard, local) = self.shard_of(user);
         shard.history(local)
     }
 
-    /// Whether interactions carry a time.
+    /// Returns whether interactions have times.
     pub fn has_times(&self) -> bool {
         self.manifest.time_unit.is_some()
     }
 
-    /// How many units of [`times_of`](Self::times_of) make a second, counted from 1970-01-01 UTC; `None` when there
-    /// are no times, or they are mere numbers that order the log.
+    /// Returns the units of [`times_of`](Self::times_of) per second, counted from 1970-01-01 UTC; `None` if there are
+    /// no times or they are numbers that only order the log.
     pub fn ticks_per_second(&self) -> Option<i64> {
         match self.manifest.time_unit.as_deref()? {
             "s" => Some(1),
@@ -321,27 +325,27 @@ impl Dataset {
         }
     }
 
-    /// The external keys of the users.
+    /// Returns the external keys of the users.
     pub fn user_keys(&self) -> &Vocab {
         &self.user_keys
     }
 
-    /// The external keys of the items.
+    /// Returns the external keys of the items.
     pub fn item_keys(&self) -> &Vocab {
         &self.item_keys
     }
 
-    /// Interactions per item (items): its popularity.
+    /// Returns the number of interactions of each item (V), its popularity.
     pub fn item_counts(&self) -> &[u32] {
         self.counts.0.get(&self.counts.1)
     }
 
-    /// The side fields of the items; empty when none were imported.
+    /// Returns the side fields of the items; empty if none were imported.
     pub fn item_fields(&self) -> &ItemFields {
         &self.fields
     }
 
-    /// A hash of the data, in hex: changes when and only when users, items or interactions do.
+    /// Returns a hash of the data, in hex; it changes if and only if users, items or interactions do.
     pub fn fingerprint(&self) -> &str {
         &self.manifest.fingerprint
     }
@@ -350,7 +354,7 @@ impl Dataset {
         &self.manifest
     }
 
-    /// Names of the files that were imported.
+    /// Returns the names of the imported files.
     pub fn sources(&self) -> &[String] {
         &self.manifest.sources
     }
@@ -363,7 +367,7 @@ impl std::fmt::Debug for Dataset {
     }
 }
 
-/// Compares the checksum of every file, several at a time where that is worth waking threads for.
+/// Compares the checksum of every file, several in parallel if the set is large enough to justify waking threads.
 fn check_sums(dir: &Path, files: &[FileEntry]) -> Result<()> {
     if files.iter().map(|f| f.bytes).sum::<u64>() < 1 << 20 {
         return files.iter().try_for_each(|entry| check_sum(dir, entry));
@@ -373,7 +377,7 @@ fn check_sums(dir: &Path, files: &[FileEntry]) -> Result<()> {
 
 fn check_sum(dir: &Path, entry: &FileEntry) -> Result<()> {
     let path = dir.join(&entry.name);
-    // Read, not mapped: pages of a mapping would count as this process's memory.
+    // The file is read, not mapped, because pages of a mapping would count as this process's memory.
     let mut file = File::open(&path).at_path(&path)?;
     let mut hash = Sha256::new();
     let mut buffer = vec![0; entry.bytes.clamp(1, 1 << 20) as usize];
@@ -400,8 +404,8 @@ mod tests {
     use super::*;
     use crate::data::{ImportOptions, import};
 
-    /// What holds for large sets, shown on a small one: opening reads no interactions, so it may miss a flipped byte
-    /// in them, but then nothing panics on the way to `verify`, and `verify` finds every one.
+    /// Shows on a small set what holds for large ones: opening reads no interactions, so it may miss an altered byte in
+    /// them. Even then nothing panics before `verify`, and `verify` detects every altered byte.
     #[test]
     fn verify_finds_what_opening_alone_may_miss() {
         let dir = tempfile::tempdir().unwrap();
@@ -430,7 +434,7 @@ mod tests {
                 put(at, *byte);
             }
         }
-        assert!(missed > 0, "the case that is meant to be shown");
+        assert!(missed > 0, "opening must miss at least one byte");
         Dataset::open_verifying(&data, 0).unwrap().verify().unwrap();
     }
 }

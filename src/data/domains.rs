@@ -1,12 +1,12 @@
-/*! Two data sets out of one: a *source* domain to pre-train on and a *target* domain to transfer to.
+/*! Splits one data set into two: a *source* domain for pre-training and a *target* domain for transfer.
 
-Items are dealt out, by the values of a side field or at random; every interaction follows its item. Users act in
-both, which is what a transfer between domains lives on, and keep their keys; a user who is left with nothing in a
-domain is not in it. Either domain may be cut to the newest N interactions of each user, as a target with little data
-is. Users and items keep their order and are numbered anew with the gaps closed.
+Items are assigned by the values of a side field or at random, and every interaction belongs to the domain of its
+item. A transfer needs users with events in both domains; they keep their keys. A user without interactions in a
+domain is omitted from it. Either domain may be truncated to the newest N interactions of each user, to simulate
+scarce data. Users and items keep their order and are renumbered without gaps.
 
-The output is one folder with `source`, `target` (data sets like any other) and `split.json`, which says how they were
-made. It is made aside and appears under its name when both are whole and on disk.
+The output is one folder with `source`, `target` (ordinary data sets) and `split.json`, which records the split. It is
+made under a temporary name and renamed once both are complete and on disk.
 */
 
 use std::{
@@ -38,21 +38,21 @@ use crate::{
 };
 
 const SPLIT: FolderKind = FolderKind { name: "split of a data set", marker: "split.json" };
-/// Columns of a shard wait in this much memory, then on disk.
+/// Memory limit for the columns of a shard; beyond it they are written to disk.
 const MEMORY_BYTES: u64 = 512 << 20;
 
-/// Which values of an item with several decide.
+/// The values that decide for an item with several.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Which {
-    /// The one named first
+    /// The first value
     #[default]
     First,
-    /// Any of them
+    /// Any value
     Any,
 }
 
-/// How many of the items.
+/// The number of items in the target.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Amount {
@@ -60,33 +60,33 @@ pub enum Amount {
     Items(usize),
 }
 
-/// Which items make the target.
+/// The rule that selects the items of the target.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "by", rename_all = "lowercase")]
 pub enum Rule {
-    /// Those with one of these values in a side field.
+    /// Items with one of these values in a side field.
     Field { field: String, values: Vec<String>, which: Which },
-    /// So many, drawn by a seed. Under one seed a smaller target is part of a larger one.
+    /// This many items, drawn by a seed. With one seed, a smaller target is a subset of a larger one.
     Random { amount: Amount, seed: u64 },
 }
 
-/// How to make two domains of a data set.
+/// Options for splitting a data set into two domains.
 #[derive(Clone, Debug)]
 pub struct DomainOptions {
     pub rule: Rule,
-    /// Of each user, the newest so many interactions of the domain; `None` = all.
+    /// Keep only this many of each user's newest interactions in the domain; `None` keeps all.
     pub target_last: Option<usize>,
     pub source_last: Option<usize>,
-    /// Replace an earlier split at the output.
+    /// Replace an existing split at the output.
     pub force: bool,
-    /// Where to cut shards, in interactions.
+    /// Maximum shard size in interactions.
     pub shard_interactions: u64,
-    /// Set from outside (Ctrl-C) to stop and leave nothing behind.
+    /// If set from outside (Ctrl-C), the split stops and leaves nothing behind.
     pub cancel: Option<Arc<AtomicBool>>,
 }
 
 impl DomainOptions {
-    /// Splits by `rule` and cuts nothing short.
+    /// Returns options that split by `rule` and truncate nothing.
     pub fn new(rule: Rule) -> Self {
         let shard_interactions = 32 << 20;
         DomainOptions { rule, target_last: None, source_last: None, force: false, shard_interactions, cancel: None }
@@ -101,39 +101,39 @@ pub struct DomainSummary {
     pub interactions: u64,
     /// Shortest, median and longest history.
     pub history: [u32; 3],
-    /// Each user's newest so many were kept, where that was asked for.
+    /// The number of each user's newest interactions that were kept, if limited.
     pub last: Option<usize>,
-    /// Interactions of the domain's items that were older.
+    /// Older interactions of the domain's items that were dropped.
     pub left_out: u64,
 }
 
-/// What a split did.
+/// Statistics of a split.
 #[derive(Clone, Debug, Serialize)]
 pub struct SplitSummary {
     pub source: DomainSummary,
     pub target: DomainSummary,
     /// Users in both domains.
     pub shared_users: u64,
-    /// Items without any value in the field that decides: they are in the source.
+    /// Items without a value in the deciding field; they are in the source.
     pub valueless_items: u64,
 }
 
-/// Makes the folder `out` with the data sets `source` and `target` out of `data`.
+/// Splits `data` into the data sets `source` and `target` in the folder `out`.
 ///
 /// # Errors
-/// A field or value that the data do not have, a rule that leaves one of the two empty, an output that is already
-/// there unless `force`, a full disk.
+/// The data do not have a field or value; the rule leaves one of the two empty; the output exists and `force` is not
+/// set; the disk is full.
 pub fn split_domains(data: &Dataset, out: &Path, options: &DomainOptions) -> Result<SplitSummary> {
     for (flag, last) in [("--target-last", options.target_last), ("--source-last", options.source_last)] {
         if last == Some(0) {
-            return Err(Error::user(format!("{flag} 0 would leave nothing")).hint("give it a number from 1 up"));
+            return Err(Error::user(format!("{flag} 0 would leave nothing")).hint("set it to at least 1"));
         }
     }
-    // The data are read in place: replacing a folder around them would take them away.
+    // The data are read in place, so a folder that contains them must not be replaced.
     if let (Ok(from), Ok(to)) = (data.dir().canonicalize(), out.canonicalize())
         && from.starts_with(&to)
     {
-        return Err(Error::user(format!("--out {}: the data to split are in there", out.display()))
+        return Err(Error::user(format!("--out {}: this folder contains the data to split", out.display()))
             .hint("choose another --out"));
     }
     let (in_target, valueless_items) = chosen(data, &options.rule)?;
@@ -161,7 +161,7 @@ fn cancelled(options: &DomainOptions) -> Result<()> {
     }
 }
 
-/// Which items are in the target (V), and how many have no value in the field that decides.
+/// Returns which items are in the target (V), and the number of items without a value in the deciding field.
 fn chosen(data: &Dataset, rule: &Rule) -> Result<(Vec<bool>, u64)> {
     let (in_target, valueless) = match rule {
         Rule::Field { field, values, which } => by_field(data, field, values, *which)?,
@@ -173,12 +173,12 @@ fn chosen(data: &Dataset, rule: &Rule) -> Result<(Vec<bool>, u64)> {
         Rule::Field { field, which: Which::First, .. } if taken == 0 => Err(Error::user(format!(
             "{name}: the target would be empty: no item has one of these values first in '{field}'"
         ))
-        .hint("--which any takes items that have one of them in any place")),
+        .hint("--which any selects items with one of them in any position")),
         _ if taken == 0 => Err(Error::user(format!("{name}: the target would be empty: no item falls into it"))
-            .hint("name more values, or raise --random")),
+            .hint("specify more values, or increase --random")),
         _ if rest == 0 => {
             Err(Error::user(format!("{name}: the source would be empty: all {taken} items fall into the target"))
-                .hint("name fewer values, or lower --random"))
+                .hint("specify fewer values, or decrease --random"))
         }
         _ => Ok((in_target, valueless)),
     }
@@ -196,7 +196,7 @@ fn by_field(data: &Dataset, name: &str, values: &[String], which: Which) -> Resu
         let error = at(format!("no item field '{name}' (there are: {})", names.join(", ")));
         match nearest(name, names.iter().copied()) {
             Some(near) => error.hint(format!("did you mean --field {near}?")),
-            None => error.hint("name one of them with --field"),
+            None => error.hint("specify one of them with --field"),
         }
     })?;
     let mut wanted = vec![false; field.values()];
@@ -227,14 +227,15 @@ fn unknown_value(field: &ItemField, value: &str) -> Error {
     }
 }
 
-/// The items whose draws are the smallest: exactly as many as asked for, and each item's draw its own.
+/// Selects the items with the smallest random numbers: exactly the requested amount, and each item's number is
+/// independent.
 fn at_random(items: usize, amount: Amount, seed: u64) -> Result<Vec<bool>> {
     let wrong = |what: String| {
-        Error::user(what).hint("--random takes a share between 0 and 1, such as 0.3, or a number of items")
+        Error::user(what).hint("--random accepts a share between 0 and 1, such as 0.3, or a number of items")
     };
     let take = match amount {
         Amount::Share(share) if share > 0.0 && share < 1.0 => (share * items as f64).round() as usize,
-        Amount::Share(share) => return Err(wrong(format!("--random {share} is no share of the items"))),
+        Amount::Share(share) => return Err(wrong(format!("--random {share} is not a share of the items"))),
         Amount::Items(n) if n > items => {
             return Err(wrong(format!("--random {n}: there are only {} items", digits(items as u64))));
         }
@@ -249,7 +250,7 @@ fn at_random(items: usize, amount: Amount, seed: u64) -> Result<Vec<bool>> {
     Ok(in_target)
 }
 
-/// One of the two data sets that are being made.
+/// One of the two data sets in progress.
 struct Domain<'a> {
     name: &'static str,
     data: &'a Dataset,
@@ -259,7 +260,8 @@ struct Domain<'a> {
 }
 
 impl Domain<'_> {
-    /// Places, in a user's history, of what the domain keeps of it, oldest first; gives how many older ones it drops.
+    /// Collects the indices of the interactions of a history that the domain keeps, oldest first; returns the number of
+    /// older ones that it drops.
     fn places(&self, items: &[u32], places: &mut Vec<usize>) -> u64 {
         places.clear();
         places.extend((0..items.len()).filter(|&at| self.in_target[items[at] as usize] == self.want));
@@ -268,17 +270,17 @@ impl Domain<'_> {
         drop as u64
     }
 
-    /// Writes the data set into a folder of its name under `parent`. Gives what it holds, and which users are in it.
+    /// Writes the data set to its folder under `parent`. Returns its statistics and the users that it contains.
     fn write(&self, parent: &Path, options: &DomainOptions) -> Result<(DomainSummary, Vec<bool>)> {
         let (data, from) = (self.data, self.data.manifest());
         let dir = &parent.join(self.name);
         std::fs::create_dir(dir).map_err(|e| Error::io(dir, &e))?;
-        // Which items are left is known only after a look at every history: one that occurs in none is no item here.
+        // Items without any kept interaction are omitted, so every history is read first.
         let (mut old_counts, mut has, mut left_out) = (vec![0u32; data.items()], Vec::with_capacity(data.users()), 0);
         let mut places = Vec::new();
         for user in 0..data.users() {
             let items = data.items_of(user);
-            // Opening a large set reads no interactions, so this is where a damaged one would show.
+            // Opening a large set reads no interactions, so a damaged one is detected here.
             data.check_items(items)?;
             left_out += self.places(items, &mut places);
             has.push(!places.is_empty());
@@ -326,7 +328,7 @@ impl Domain<'_> {
     }
 }
 
-/// A side field of some of the items; its values are numbered anew, by first appearance among these items.
+/// Returns a side field of a subset of the items; its values are renumbered by first appearance among them.
 fn part_of(field: ItemField, items: &[usize]) -> FieldBuilder {
     let mut part = FieldBuilder { name: field.name().into(), offsets: vec![0], values: Vec::new(), keys: Vec::new() };
     let mut ids: HashMap<u32, u32> = HashMap::new();

@@ -1,4 +1,4 @@
-//! Side fields of items (genres, director, …): categorical, any number of values per item and field.
+//! Side fields of items (genres, director, …): categorical, with any number of values per item and field.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use crate::{
     },
 };
 
-/// All side fields of a data set; empty where none were imported.
+/// All side fields of a data set; empty if none were imported.
 #[derive(Default)]
 pub struct ItemFields {
     container: Option<Container>,
@@ -37,40 +37,40 @@ pub struct ItemField<'a> {
 }
 
 impl<'a> ItemField<'a> {
-    /// The column's name in the imported file.
+    /// Returns the column's name in the imported file.
     pub fn name(&self) -> &'a str {
         &self.parts.name
     }
 
-    /// How many distinct values the field has; value ids are 0..values().
+    /// Returns the number of distinct values of the field; value ids are 0..values().
     pub fn values(&self) -> usize {
         self.parts.vocab.len()
     }
 
-    /// The text of a value id.
+    /// Returns the text of a value id.
     pub fn value(&self, id: usize) -> &'a str {
         self.parts.vocab.key(self.container, id)
     }
 
-    /// The id of a value's text.
+    /// Returns the id of a value.
     pub fn find(&self, value: &str) -> Option<u32> {
         self.parts.vocab.find_key(self.container, value)
     }
 
-    /// The value ids of an item, in the order they stood in the file; empty when the item has none.
+    /// Returns the value ids of an item, in the order of the file; empty if the item has none.
     pub fn ids_of(&self, item: usize) -> &'a [u32] {
         let offsets = self.container.get(&self.parts.offsets);
         &self.container.get(&self.parts.values)[offsets[item] as usize..offsets[item + 1] as usize]
     }
 
-    /// The values of an item as text.
+    /// Returns the values of an item as text.
     pub fn values_of(&self, item: usize) -> impl Iterator<Item = &'a str> {
         let field = *self;
         self.ids_of(item).iter().map(move |&id| field.value(id as usize))
     }
 }
 
-/// A field while it is being imported: per item its values, as ids in order of first appearance.
+/// A field during import: the values of each item, as ids in order of first appearance.
 pub(crate) struct FieldBuilder {
     pub name: String,
     pub offsets: Vec<u64>,
@@ -81,7 +81,7 @@ pub(crate) struct FieldBuilder {
 impl ItemFields {
     const FORMAT: &str = "mipgpu.item_fields";
 
-    /// Lays the fields out as a file.
+    /// Serializes the fields as a file.
     pub(crate) fn image(fields: &[FieldBuilder]) -> Vec<u8> {
         let vocabs: Vec<Columns> = fields.iter().map(|f| Columns::new(&f.keys)).collect();
         let mut tensors: Vec<(String, &'static str, &[u8])> = Vec::new();
@@ -92,17 +92,17 @@ impl ItemFields {
             tensors.push((format!("field.{n}.vocab.order"), "U32", vocab.order()));
             tensors.push((format!("field.{n}.vocab.bytes"), "U8", &vocab.bytes));
         }
-        // Wide elements first, so that every tensor is aligned.
+        // Wide elements come first, so that every tensor is aligned.
         tensors.sort_by_key(|(_, dtype, _)| ["U64", "U32", "U8"].iter().position(|d| d == dtype));
         let tensors: Vec<_> = tensors.iter().map(|(name, dtype, bytes)| (name.as_str(), *dtype, *bytes)).collect();
         let names = serde_json::to_string(&fields.iter().map(|f| &f.name).collect::<Vec<_>>());
         image(Self::FORMAT, &[("fields", names.expect("a list of strings is JSON"))], &tensors)
     }
 
-    /// Lays some of the fields out as a file of their own, in the order of `names`.
+    /// Serializes a subset of the fields as a separate file, in the order of `names`.
     ///
     /// # Errors
-    /// There is no such field.
+    /// A field does not exist.
     pub(crate) fn image_of(&self, names: &[&str]) -> Result<Vec<u8>> {
         let copy = |name: &&str| {
             let field = self.get(name).ok_or_else(|| Error::user(format!("there is no item field '{name}'")))?;
@@ -117,7 +117,7 @@ impl ItemFields {
         Ok(Self::image(&names.iter().map(copy).collect::<Result<Vec<_>>>()?))
     }
 
-    /// The values of all fields, one field behind another, as `FIELD<TAB>VALUE`: the keys of a table over all of them.
+    /// Returns the values of all fields, field by field, as `FIELD<TAB>VALUE`: the keys of a table over all of them.
     pub fn keys(&self) -> Vocab {
         let of = |field: ItemField<'_>| -> Vec<String> {
             (0..field.values()).map(|id| format!("{}\t{}", field.name(), field.value(id))).collect()
@@ -125,7 +125,7 @@ impl ItemFields {
         Vocab::from_keys(self.iter().flat_map(of))
     }
 
-    /// SHA-256 of the saved form, in hex.
+    /// Returns the SHA-256 of the serialized form, in hex.
     pub fn fingerprint(&self) -> String {
         hex(&Sha256::digest(self.container.as_ref().map_or(&[][..], Container::bytes)))
     }
@@ -160,7 +160,7 @@ impl ItemFields {
         Ok(fields)
     }
 
-    /// How many fields there are.
+    /// Returns the number of fields.
     pub fn len(&self) -> usize {
         self.fields.len()
     }
@@ -169,12 +169,12 @@ impl ItemFields {
         self.fields.is_empty()
     }
 
-    /// The fields in the order of the imported file.
+    /// Returns the fields in the order of the imported file.
     pub fn iter(&self) -> impl Iterator<Item = ItemField<'_>> {
         self.container.iter().flat_map(|c| self.fields.iter().map(move |parts| ItemField { container: c, parts }))
     }
 
-    /// The field of a name.
+    /// Returns the field with this name.
     pub fn get(&self, name: &str) -> Option<ItemField<'_>> {
         self.iter().find(|f| f.name() == name)
     }

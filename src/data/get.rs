@@ -1,8 +1,8 @@
-/*! Well-known data sets by name: fetched from their official address, or taken from a file that is at hand, checked
-against the checksums of the originals, imported with what their item tables tell.
+/*! Downloads well-known data sets by name and imports them. The files come from their official address or from a
+local path. They are compared with the checksums of the originals and imported with their item tables.
 
-None of them may be redistributed, so none is part of this program; whoever fetches one does so under its terms, which
-the program shows.
+None of the data sets may be redistributed, so none is part of this program. Whoever downloads one does so under its
+terms, which the program prints.
 */
 
 use std::{
@@ -29,23 +29,23 @@ use crate::{
     },
 };
 
-/// Where the original is taken from.
+/// The source of the original files.
 #[derive(Clone, Debug)]
 pub enum Source {
-    /// An address, of the official place or a mirror.
+    /// An address: the official one or a mirror.
     Url(String),
-    /// The zip, or a folder with what was in it.
+    /// The zip, or a folder with its contents.
     Path(PathBuf),
 }
 
-/// Larger downloads are not what was asked for.
+/// Larger downloads are rejected.
 const LARGEST_ZIP: u64 = 256 << 20;
 
-/// Gets `known` and imports it into `out`. `report` gets lines of talk; `cancel`, set from outside, stops the work.
+/// Gets `known` and imports it into `out`. `report` receives progress messages; setting `cancel` stops the work.
 ///
 /// # Errors
-/// No way to the address, no such file, an original that is altered or something else, an output that is already there
-/// unless `force`.
+/// The address is unreachable; a file is missing; an original is altered or is another file; the output exists and
+/// `force` is not set.
 pub fn get(
     known: &Known,
     from: &Source,
@@ -54,7 +54,7 @@ pub fn get(
     cancel: Option<Arc<AtomicBool>>,
     report: &mut dyn FnMut(&str),
 ) -> Result<ImportSummary> {
-    // Before the download, not after it.
+    // Checked before the download.
     check_free(out, DATA_SET, force)?;
     let mut originals = match from {
         Source::Url(url) => {
@@ -63,7 +63,7 @@ pub fn get(
         }
         Source::Path(path) if path.is_dir() => in_folder(known, path)?,
         Source::Path(path) => {
-            let file = File::open(path).at_path(path).map_err(|e| e.hint("--from takes a zip or a folder"))?;
+            let file = File::open(path).at_path(path).map_err(|e| e.hint("--from accepts a zip or a folder"))?;
             in_zip(known, file, &path.display().to_string())?
         }
     };
@@ -84,7 +84,7 @@ pub fn get(
     for (original, bytes) in [(&known.log, &log), (&known.items, &items)] {
         original.check(bytes).map_err(|what| {
             Error::user(format!("{place}: {} {what}", original.name))
-                .hint(format!("it was altered or cut short, or is of another data set; the original: {}", known.url))
+                .hint(format!("it is altered, truncated or from another data set; the original: {}", known.url))
         })?;
     }
     report(&format!("{}: {} and {} are the originals", known.title, known.log.name, known.items.name));
@@ -92,7 +92,7 @@ pub fn get(
     let aside = Aside::new(out)?;
     let (log_path, table_path) = (aside.0.join(known.log.name), aside.0.join("items.csv"));
     fs::write(&log_path, log).at_path(&log_path)?;
-    // The item files are Latin-1, where each byte is the character of that number.
+    // The item files are Latin-1, in which each byte is the character with that number.
     let text: String = items.iter().map(|&b| char::from(b)).collect();
     let mut table = csv::Writer::from_path(&table_path).map_err(|e| Error::internal(e.to_string()))?;
     let header = ["item", "title", "year", "genres"].map(str::to_owned);
@@ -106,11 +106,11 @@ pub fn get(
 
 type Originals = HashMap<&'static str, Vec<u8>>;
 
-/// The originals in a zip, in whichever folder of it.
+/// Reads the originals from a zip, from any folder in it.
 fn in_zip(known: &Known, zip: impl Read + Seek, place: &str) -> Result<Originals> {
     let damaged = |e: String| {
         Error::user(format!("{place}: this zip cannot be read ({e})"))
-            .hint("it was cut short or is no zip; get it again")
+            .hint("it is truncated or not a zip; download it again")
     };
     let mut archive = ZipArchive::new(zip).map_err(|e| damaged(e.to_string()))?;
     let mut found = Originals::new();
@@ -125,7 +125,7 @@ fn in_zip(known: &Known, zip: impl Read + Seek, place: &str) -> Result<Originals
     Ok(found)
 }
 
-/// The originals in a folder or in the folder that the zip unpacks to, as they are or each as gzip.
+/// Reads the originals from a folder or from the subfolder that the zip unpacks to, plain or as gzip.
 fn in_folder(known: &Known, folder: &Path) -> Result<Originals> {
     let mut found = Originals::new();
     for original in [&known.log, &known.items] {
@@ -144,17 +144,17 @@ fn in_folder(known: &Known, folder: &Path) -> Result<Originals> {
     Ok(found)
 }
 
-/// Fetches a zip into memory.
+/// Downloads a zip into memory.
 fn download(known: &Known, url: &str, cancel: Option<&AtomicBool>, report: &mut dyn FnMut(&str)) -> Result<Vec<u8>> {
     let failed = |what: String| {
         Error::user(format!("cannot get {url}: {what}")).hint(format!(
-            "is this machine offline? get the file elsewhere and name it: `mipgpu data get {} --from FILE.zip`",
+            "is this machine offline? download the file elsewhere and pass it: `mipgpu data get {} --from FILE.zip`",
             known.name
         ))
     };
     let config = ureq::Agent::config_builder()
         .user_agent(concat!("mipgpu/", env!("CARGO_PKG_VERSION")))
-        // Who asked for https is not led away from it.
+        // A request for https is never redirected to http.
         .https_only(url.starts_with("https:"))
         .timeout_connect(Some(Duration::from_secs(20)))
         .timeout_recv_response(Some(Duration::from_secs(60)))
@@ -188,7 +188,7 @@ fn download(known: &Known, url: &str, cancel: Option<&AtomicBool>, report: &mut 
     }
 }
 
-/// A folder beside the output for what is imported; gone when it goes out of scope.
+/// A temporary folder next to the output for the files to import; removed on drop.
 struct Aside(PathBuf);
 
 impl Aside {
@@ -226,7 +226,7 @@ mod tests {
     const MOVIES: &[u8] =
         b"10::Am\xe9lie, or so (2001)::Comedy|Romance\n20::Seven (a.k.a. Se7en) (1995)::Thriller\n30::1984::Drama\n";
 
-    /// A data set of four rows, known by its checksums.
+    /// Returns a data set of four rows, with its checksums.
     fn tiny() -> Known {
         let of = |name, bytes: &[u8]| Original {
             name,
@@ -258,7 +258,7 @@ mod tests {
         zipped(&[("tiny/README", b"read me"), ("tiny/ratings.dat", LOG), ("tiny/movies.dat", MOVIES)])
     }
 
-    /// Answers one request on this machine; gives the address to ask at.
+    /// Serves one request on this machine; returns its address.
     fn serve(status: &'static str, length: usize, body: Vec<u8>) -> (String, JoinHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/tiny.zip", listener.local_addr().unwrap());
@@ -269,7 +269,7 @@ mod tests {
             assert!(request[..n].starts_with(b"GET /tiny.zip HTTP/1.1\r\n"));
             let head = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
             stream.write_all(head.as_bytes()).unwrap();
-            // Whoever has seen the status may have hung up.
+            // A client that has seen the status may have disconnected.
             let _ = stream.write_all(&body);
         });
         (url, server)
@@ -347,7 +347,7 @@ mod tests {
     #[test]
     fn a_failed_download_names_address_and_way_out() {
         let dir = tempfile::tempdir().unwrap();
-        // A port that was free a moment ago: nobody listens there.
+        // A port that was free a moment ago: no server listens there.
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let (missing, one) = serve("404 Not Found", 0, Vec::new());
         let (short, two) = serve("200 OK", whole().len() + 5, whole());

@@ -6,11 +6,11 @@ pub(crate) struct History<'a> {
     pub items: &'a [u32],
     pub times: &'a [i64],
     pub ratings: &'a [f32],
-    /// Equal numbers next to each other are one basket.
+    /// Adjacent equal numbers form one basket.
     pub baskets: &'a [u32],
 }
 
-/// The same, while it is collected.
+/// Interactions of one user while they are collected.
 #[derive(Default)]
 pub(crate) struct Gathered {
     pub items: Vec<u32>,
@@ -27,7 +27,7 @@ impl Gathered {
         self.baskets.clear();
     }
 
-    /// Takes interaction `at` of a history, under the item's new id.
+    /// Appends interaction `at` of a history, with the item's new id.
     pub fn take(&mut self, from: History, at: usize, item: u32) {
         self.items.push(item);
         self.times.extend(from.times.get(at));

@@ -1,12 +1,12 @@
-/*! What was shown to whom and whether it was clicked, with the clicks before it: what click-through is learned from.
+/*! Impressions, their click labels and the clicks before them: the training data of click-through prediction.
 
-Every row of a log with ratings is an *impression*: the item was shown to the user. It is a click where the rating is at
+Every row of a log with ratings is an *impression*: the item was shown to the user. It is a click if the rating is at
 least `positive` (1 = clicked, 0 = shown in logs of impressions; stars at or above a threshold elsewhere).
 
-The history of an impression is what was known when it was shown: the user's clicks in *earlier baskets*. Items of one
-basket (of one time, or of one text in the basket column) were shown side by side, and a click on the neighbour tells how
-this one ended; so nothing of its own basket is in its history. Without times and baskets every row is a basket, and the
-order of the log is the order in time.
+The history of an impression contains what was known when it was shown: the user's clicks in *earlier baskets*. Items
+of one basket (with one time, or one text in the basket column) are shown together, and a click on one of them reveals
+the outcome of the others. So the history contains nothing of the impression's own basket. Without times and baskets
+every row is a separate basket, and the order of the log is the order in time.
 */
 
 use std::ops::Range;
@@ -20,47 +20,47 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Impression {
     pub user: u32,
-    /// Id in the data set.
+    /// Item id in the data set.
     pub item: u32,
-    /// Which history it has ([`Impressions::history`]).
+    /// The index of its history ([`Impressions::history`]).
     pub history: u32,
     pub clicked: bool,
 }
 
-/// The clicks of a user up to some moment.
+/// The clicks of a user up to some time.
 #[derive(Clone, Copy, Debug)]
 struct History {
     user: u32,
-    /// Where they start and end among the clicks of all users, and where those of the newest basket with any start.
+    /// Start and end among the clicks of all users, and the start of the newest basket with clicks.
     start: u32,
     last: u32,
     end: u32,
 }
 
-/// All impressions of a data set, user after user, each oldest first, and their histories.
+/// All impressions of a data set, user by user, each oldest first, and their histories.
 #[derive(Debug)]
 pub struct Impressions {
     pub rows: Vec<Impression>,
     /// The first row of each user, and the end (U+1).
     starts: Vec<u32>,
-    /// Clicked items of all users, in the ids of the model.
+    /// Clicked items of all users, as item ids of the model.
     clicks: Vec<u32>,
     histories: Vec<History>,
-    /// Clicks on items that the model does not know: in no history.
+    /// Clicks on items that the model does not know; they are in no history.
     pub unknown_clicks: u64,
 }
 
 impl Impressions {
-    /// Reads all impressions; a rating of `positive` or more is a click. `known` gives the model's id of an item: a history
-    /// can only hold what the model knows.
+    /// Reads all impressions; a rating of `positive` or more is a click. `known` returns the model's id of an item; a
+    /// history contains only items that the model knows.
     ///
     /// # Errors
-    /// Data without ratings, or with more rows than numbers of 32 bits.
+    /// The data have no ratings, or the number of rows exceeds 32 bits.
     pub fn read(data: &Dataset, positive: f32, known: impl Fn(u32) -> Option<u32>) -> Result<Impressions> {
         let place = data.dir().display();
         if data.interactions() >= u32::MAX as u64 {
             return Err(Error::user(format!("{place}: {} impressions", data.interactions()))
-                .hint("at most 4,294,967,294 can be learned from; import a part of the log"));
+                .hint("at most 4,294,967,294 are supported; import a part of the log"));
         }
         let mut all = Impressions {
             rows: Vec::with_capacity(data.interactions() as usize),
@@ -72,14 +72,16 @@ impl Impressions {
         for user in 0..data.users() {
             let items = data.items_of(user);
             let ratings = data.ratings_of(user).ok_or_else(|| {
-                Error::user(format!("{place}: the data has no ratings, which tell clicks from what was only shown"))
-                    .hint("import the log with --rating-col COL, the column that says 1 for a click and 0 for none")
+                Error::user(format!(
+                    "{place}: the data has no ratings, which distinguish clicks from impressions without a click"
+                ))
+                .hint("import the log with --rating-col COL, the column with 1 for a click and 0 for no click")
             })?;
             let start = all.clicks.len() as u32;
             let mut last = start;
             for (number, basket) in data.baskets_of(user).enumerate() {
                 let end = all.clicks.len() as u32;
-                // Impressions between two clicks share a history, and so its vector.
+                // Impressions between two clicks share a history and its vector.
                 if number == 0 || all.histories.last().is_none_or(|last| last.end != end) {
                     all.histories.push(History { user: user as u32, start, last, end });
                 }
@@ -103,43 +105,43 @@ impl Impressions {
         Ok(all)
     }
 
-    /// How many different histories there are.
+    /// Returns the number of distinct histories.
     pub fn histories(&self) -> usize {
         self.histories.len()
     }
 
-    /// The clicks of a history, oldest first, in the ids of the model; may be empty.
+    /// Returns the clicks of a history, oldest first, as item ids of the model; may be empty.
     pub fn history(&self, number: usize) -> &[u32] {
         let History { start, end, .. } = self.histories[number];
         &self.clicks[start as usize..end as usize]
     }
 
-    /// The clicks of the newest basket of a history, of those with any: what models of baskets are asked with.
+    /// Returns the clicks of a history's newest basket with clicks: the input of basket models.
     pub fn last_basket(&self, number: usize) -> &[u32] {
         let History { last, end, .. } = self.histories[number];
         &self.clicks[last as usize..end as usize]
     }
 
-    /// Whose history it is, in the ids of the data.
+    /// Returns the user of a history, by the numbering of the data.
     pub fn whose(&self, number: usize) -> usize {
         self.histories[number].user as usize
     }
 
-    /// The numbers of the rows that `of` names: positions among those of each user.
+    /// Returns the row indices that `of` selects, as positions among those of each user.
     pub fn part(&self, of: impl Fn(usize) -> Range<usize>) -> Vec<u32> {
         let users = self.starts.windows(2).enumerate();
         users.flat_map(|(u, w)| of(u).map(move |at| w[0] + at as u32)).collect()
     }
 
-    /// How many of the rows are clicks.
+    /// Returns the number of clicks among the rows.
     pub fn clicks_among(&self, rows: &[u32]) -> u64 {
         rows.iter().filter(|r| self.rows[**r as usize].clicked).count() as u64
     }
 }
 
-/// Of which users (U) a run has trained on rows that are held out here: `held` names them, `trained` is the run's split of
-/// its own data `seen`. Rows of other data are the same where user, item and time are. `None` where that cannot be told: the
-/// data differ, and one of them has no times or another unit.
+/// Returns for each user (U) whether a run has trained on rows that are held out here. `held` selects these rows;
+/// `trained` is the run's split of its own data `seen`. Rows of different data are equal if user, item and time are.
+/// Returns `None` if this is unknown: the data differ, and one of them has no times or a different unit.
 pub fn trained_on(
     data: &Dataset,
     held: impl Fn(usize) -> Range<usize>,
@@ -181,7 +183,7 @@ mod tests {
         Dataset::open(&out).unwrap()
     }
 
-    /// `item+` or `item-` with its history, row by row.
+    /// Returns `item+` or `item-` with its history, row by row.
     fn told(data: &Dataset, all: &Impressions) -> Vec<String> {
         let key = |i: u32| data.item_keys().key(i as usize);
         let row = |r: &Impression| {
@@ -204,11 +206,11 @@ mod tests {
         assert_eq!(all.histories(), 5, "rows between two clicks share a history");
         assert_eq!(all.part(|u| u..2 * u + 1), [0, 6, 7]);
         assert_eq!(all.clicks_among(&[0, 1, 6, 7]), 2);
-        // What the model does not know is in no history, clicked or not.
+        // Items that the model does not know are in no history, clicked or not.
         let b = data.item_keys().find("b").unwrap();
         let known = Impressions::read(&data, 1.0, |i| (i != b).then_some(i)).unwrap();
         assert_eq!((known.unknown_clicks, told(&data, &known)[7].as_str()), (1, "c- after "));
-        // Stars: another threshold, other clicks.
+        // Star ratings: another threshold gives other clicks.
         assert_eq!(Impressions::read(&data, 0.0, Some).unwrap().clicks_among(&[1, 5]), 2);
     }
 
@@ -225,7 +227,7 @@ mod tests {
         let found = |from: [usize; 3]| trained_on(&data, held(from), &seen, &split).unwrap();
         assert_eq!(found([2, 2, 0]), [false, true, false]);
         assert_eq!(found([0, 3, 0]), [true, false, false]);
-        // The data itself: positions tell.
+        // On the same data, positions decide.
         let own = Split::new(&data, SplitSpec::LeaveOneOut).unwrap();
         assert_eq!(trained_on(&data, held([2, 0, 0]), &data, &own).unwrap(), [false, true, true]);
         let timeless = imported(dir.path(), "timeless", "user,item\nu,a\nu,c\nu,d\n");

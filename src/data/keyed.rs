@@ -1,7 +1,8 @@
-/*! Vectors by key that come from elsewhere: contents of items, as another program computed them.
+/*! Vectors by key from an external source: item contents computed by another program.
 
-Two formats. *safetensors* in the layout that `mipgpu export` writes (`key_offsets`, `key_bytes`, `vector`), or *NumPy*
-(`.npy`, a matrix of floats in rows) with its keys in a text file, one a line.
+Two formats are supported. One is *safetensors* in the layout that `mipgpu export` writes (`key_offsets`, `key_bytes`,
+`vector`). The other is *NumPy* (`.npy`, a matrix of floats with one row per key) with the keys in a text file, one
+per line.
 */
 
 use std::{
@@ -15,23 +16,24 @@ use safetensors::{Dtype, SafeTensors};
 
 use crate::base::{Error, Result};
 
-/// Rows of numbers, each under a key.
+/// Rows of numbers, each with a key.
 #[derive(Debug)]
 pub struct KeyedVectors {
     pub path: PathBuf,
-    /// Row by key.
+    /// Row index by key.
     rows: FxHashMap<String, u32>,
     /// Width of a vector, C.
     pub width: usize,
-    /// (n, C)
+    /// (n, C).
     pub values: Vec<f32>,
 }
 
 impl KeyedVectors {
-    /// Reads a file; `keys` names the text file that tells the keys of a NumPy matrix.
+    /// Reads a file; `keys` is the text file with the keys of a NumPy matrix.
     ///
     /// # Errors
-    /// Neither format, another shape or type, keys that do not fit the rows or come twice, a value that is no number.
+    /// The file has neither format, or another shape or type; the keys do not match the rows or are not distinct; a
+    /// value is not finite.
     pub fn read(path: &Path, keys: Option<&Path>) -> Result<KeyedVectors> {
         let bytes = fs::read(path).map_err(|e| unread(path, &e))?;
         let wrong = |what: String| Error::user(format!("{}: {what}", path.display()));
@@ -43,31 +45,33 @@ impl KeyedVectors {
                 (text.lines().map(String::from).collect(), shape, values)
             }
             (true, None) => {
-                return Err(wrong("a NumPy matrix does not tell whose its rows are".into())
-                    .hint("add --vector-keys FILE, the items' keys, one a line in the order of the rows"));
+                return Err(wrong("a NumPy matrix has no keys for its rows".into())
+                    .hint("add --vector-keys FILE, the items' keys, one per line in the order of the rows"));
             }
             (false, Some(keys)) => {
-                return Err(wrong(format!("is no NumPy matrix, so {} is not read", keys.display()))
-                    .hint("safetensors files hold their keys themselves: leave --vector-keys out"));
+                return Err(wrong(format!("is not a NumPy matrix, so {} is not read", keys.display()))
+                    .hint("safetensors files contain their keys: omit --vector-keys"));
             }
             (false, None) => exported(&bytes).map_err(|what| wrong(what).hint(EXPORT))?,
         };
         if keys.len() != n || width == 0 {
-            return Err(wrong(format!("{} keys for {n} rows of {width} numbers", keys.len())).hint("one key a row"));
+            return Err(
+                wrong(format!("{} keys for {n} rows of {width} numbers", keys.len())).hint("give one key per row")
+            );
         }
         if let Some(at) = values.iter().position(|x| !x.is_finite()) {
-            return Err(wrong(format!("the vector of '{}' holds a NaN or an infinity", keys[at / width])));
+            return Err(wrong(format!("the vector of '{}' contains a NaN or an infinity", keys[at / width])));
         }
         let mut rows = FxHashMap::default();
         for (row, key) in keys.into_iter().enumerate() {
             if rows.insert(key.clone(), row as u32).is_some() {
-                return Err(wrong(format!("the key '{key}' comes twice")));
+                return Err(wrong(format!("the key '{key}' occurs twice")));
             }
         }
         Ok(KeyedVectors { path: path.into(), rows, width, values })
     }
 
-    /// The row of a key.
+    /// Returns the row of a key.
     pub fn find(&self, key: &str) -> Option<u32> {
         self.rows.get(key).copied()
     }
@@ -76,20 +80,20 @@ impl KeyedVectors {
 fn unread(path: &Path, e: &io::Error) -> Error {
     match e.kind() {
         ErrorKind::NotFound => Error::user(format!("{}: there is no such file", path.display())),
-        ErrorKind::InvalidData => Error::user(format!("{}: keys are text in UTF-8, one a line", path.display())),
+        ErrorKind::InvalidData => Error::user(format!("{}: keys are text in UTF-8, one per line", path.display())),
         _ => Error::io(path, e),
     }
 }
 
 const NUMPY: &str = "save a matrix (rows, width) with numpy.save, as float32 or float64, not in Fortran order";
-const EXPORT: &str = "give a file of `mipgpu export` (items.safetensors), or tensors of the same names and types: \
+const EXPORT: &str = "use a file of `mipgpu export` (items.safetensors), or tensors of the same names and types: \
                       key_offsets U64 (n+1), key_bytes U8, vector F32 (n, width); or a NumPy file with --vector-keys";
 
 type Parts = (Vec<String>, [usize; 2], Vec<f32>);
 
-/// Keys, shape and values of a file in the layout of an export.
+/// Parses keys, shape and values of a file in the layout of an export.
 fn exported(bytes: &[u8]) -> std::result::Result<Parts, String> {
-    let file = SafeTensors::deserialize(bytes).map_err(|e| format!("no vectors are there ({e})"))?;
+    let file = SafeTensors::deserialize(bytes).map_err(|e| format!("it has no vectors ({e})"))?;
     let tensor = |name: &str, dtype: Dtype| {
         let t = file.tensor(name).map_err(|_| format!("it has no tensor '{name}'"))?;
         if t.dtype() != dtype {
@@ -108,17 +112,17 @@ fn exported(bytes: &[u8]) -> std::result::Result<Parts, String> {
     Ok((keys, [n, width], words(vector.data()).map(f32::from_le_bytes).collect()))
 }
 
-/// Numbers of N bytes each, one after the other.
+/// Splits bytes into words of N bytes.
 fn words<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> {
     bytes.chunks_exact(N).map(|word| word.try_into().expect("chunks of N bytes"))
 }
 
-/// Shape and values of a `.npy` file: magic, version, length of the header, a header that is a Python dictionary, the
-/// numbers.
+/// Parses shape and values of a `.npy` file: magic, version, header length, a header that is a Python dictionary, and
+/// the numbers.
 fn numpy_matrix(bytes: &[u8]) -> std::result::Result<([usize; 2], Vec<f32>), String> {
-    const CUT: &str = "the file is cut short";
+    const CUT: &str = "the file is truncated";
     let version = *bytes.get(6).ok_or(CUT)?;
-    // Version 1 counts the header in two bytes, later ones in four.
+    // Version 1 stores the header length in two bytes, later versions in four.
     let (start, length): (usize, usize) = match version {
         1 => (10, u16::from_le_bytes(bytes.get(8..10).ok_or(CUT)?.try_into().expect("two bytes")) as usize),
         2 | 3 => (12, u32::from_le_bytes(bytes.get(8..12).ok_or(CUT)?.try_into().expect("four bytes")) as usize),
@@ -149,7 +153,7 @@ fn numpy_matrix(bytes: &[u8]) -> std::result::Result<([usize; 2], Vec<f32>), Str
 mod tests {
     use super::*;
 
-    /// A `.npy` file as NumPy writes it.
+    /// Returns a `.npy` file as NumPy writes it.
     fn npy(header: &str, data: &[u8]) -> Vec<u8> {
         let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
         bytes.extend((header.len() as u16).to_le_bytes());
@@ -182,9 +186,9 @@ mod tests {
         };
         let whole = npy(&header("<f4", "False", "3, 2"), &f4);
         refused(whole.clone(), "a\nb\n", "2 keys for 3 rows");
-        refused(whole.clone(), "a\nb\na\n", "'a' comes twice");
-        refused(whole[..whole.len() - 1].to_vec(), "a\nb\nc\n", "cut short");
-        refused(whole[..9].to_vec(), "a\nb\nc\n", "cut short");
+        refused(whole.clone(), "a\nb\na\n", "'a' occurs twice");
+        refused(whole[..whole.len() - 1].to_vec(), "a\nb\nc\n", "truncated");
+        refused(whole[..9].to_vec(), "a\nb\nc\n", "truncated");
         refused(npy(&header("<f4", "True", "3, 2"), &f4), "a\nb\nc\n", "Fortran");
         refused(npy(&header("<i4", "False", "3, 2"), &f4), "a\nb\nc\n", "'<i4'");
         refused(npy(&header("<f4", "False", "6,"), &f4), "a\nb\nc\n", "not a matrix");

@@ -1,4 +1,4 @@
-//! The data sets that can be had by name: their addresses, terms and checksums, and what their item tables look like.
+//! The data sets available by name: their addresses, terms, checksums and the layouts of their item tables.
 
 use std::io::Read;
 
@@ -6,21 +6,21 @@ use sha2::{Digest, Sha256};
 
 use crate::data::{digits, hex};
 
-/// A data set that can be had by its name.
+/// A data set available by name.
 pub struct Known {
     pub name: &'static str,
     pub title: &'static str,
     /// The official address, a zip.
     pub url: &'static str,
-    /// Under which terms it may be used.
+    /// The terms of use.
     pub terms: &'static str,
     pub(super) log: Original,
     pub(super) items: Original,
-    /// The rows `item, title, year, genres` of the item file's text.
+    /// Returns the rows `item, title, year, genres` from the text of the item file.
     pub(super) table: fn(&str) -> Vec<[String; 4]>,
 }
 
-/// A file of the original.
+/// An original file.
 pub(super) struct Original {
     pub name: &'static str,
     pub bytes: u64,
@@ -30,7 +30,7 @@ pub(super) struct Original {
 const MOVIELENS_TERMS: &str = "for research; not to be redistributed, nor used for commercial purposes, without permission; \
      publications acknowledge F. M. Harper and J. A. Konstan (2015), doi:10.1145/2827872";
 
-/// All of them.
+/// All known data sets.
 pub const KNOWN: &[Known] = &[
     Known {
         name: "ml-1m",
@@ -69,11 +69,11 @@ pub const KNOWN: &[Known] = &[
 ];
 
 impl Original {
-    /// Whether these are its bytes; if not, what is wrong with them.
+    /// Checks that these are the file's bytes; otherwise returns the difference.
     pub fn check(&self, bytes: &[u8]) -> std::result::Result<(), String> {
         let (found, expected) = (bytes.len() as u64, self.bytes);
         if found != expected {
-            // Reading stops one byte behind the end, so more is not known to the byte.
+            // Reading stops one byte past the end, so the exact number of further bytes is unknown.
             let found = if found > expected { "more".into() } else { digits(found) };
             return Err(format!("holds {found} bytes, the original {}", digits(expected)));
         }
@@ -83,7 +83,7 @@ impl Original {
         Ok(())
     }
 
-    /// Reads the file, and one byte more where there is one: enough to see that it is another.
+    /// Reads the file, and one more byte if there is one: enough to detect a longer file.
     pub fn read(&self, from: impl Read) -> std::io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         from.take(self.bytes + 1).read_to_end(&mut bytes)?;
@@ -91,7 +91,7 @@ impl Original {
     }
 }
 
-/// `Toy Story (1995)` -> title and year; the year is empty where there is none.
+/// Splits `Toy Story (1995)` into title and year; the year is empty if there is none.
 fn title_and_year(text: &str) -> (String, String) {
     let is_year = |at: usize| {
         let inside = text.get(at + 1..at + 5);
@@ -106,7 +106,7 @@ fn title_and_year(text: &str) -> (String, String) {
     }
 }
 
-/// `movies.dat`: `id::title (year)::genre|genre`.
+/// Parses `movies.dat`: `id::title (year)::genre|genre`.
 pub(super) fn movies_dat(text: &str) -> Vec<[String; 4]> {
     let row = |line: &str| {
         let mut cells = line.split("::");
@@ -117,11 +117,11 @@ pub(super) fn movies_dat(text: &str) -> Vec<[String; 4]> {
     text.lines().filter_map(row).collect()
 }
 
-/// The genres of `u.item`, a 0 or 1 for each.
+/// The genres of `u.item`, each a 0 or 1.
 const GENRES: &str = "unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy Film-Noir Horror \
      Musical Mystery Romance Sci-Fi Thriller War Western";
 
-/// `u.item`: `id|title (year)|date|date|address|` and the genres.
+/// Parses `u.item`: `id|title (year)|date|date|address|` and the genres.
 fn u_item(text: &str) -> Vec<[String; 4]> {
     let row = |line: &str| {
         let cells: Vec<&str> = line.split('|').collect();

@@ -1,7 +1,7 @@
-/*! `manifest.json`: what a data set folder holds, and by which sizes and checksums it is known.
+/*! `manifest.json`: the contents of a data set folder, with the size and checksum of every file.
 
-`fingerprint` is a hash over the checksums of all files: it changes when and only when the data do. `manifest_sha256`
-guards the manifest itself: the SHA-256 of its text with those 64 digits written as zeros.
+`fingerprint` is a hash over the checksums of all files: it changes if and only if the data do. `manifest_sha256`
+protects the manifest itself: it is the SHA-256 of the manifest's text with those 64 digits set to zeros.
 */
 
 use std::{fs, path::Path};
@@ -42,11 +42,11 @@ pub(crate) struct Manifest {
     pub users: u64,
     pub items: u64,
     pub interactions: u64,
-    /// `s`, `ms`, `us`, `ns`, `unknown` (numbers that only order); absent when the log has no timestamps.
+    /// `s`, `ms`, `us`, `ns`, or `unknown` (numbers that only order the log); absent if the log has no timestamps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time_unit: Option<String>,
     pub ratings: bool,
-    /// Whether the log told baskets apart; absent in data sets of programs that knew none.
+    /// Whether the log had a basket column; absent in data sets written before baskets were supported.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub baskets: bool,
     /// How users and items are numbered, in words.
@@ -63,7 +63,7 @@ pub(crate) struct Manifest {
 const NO_HASH: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 impl Manifest {
-    /// The hash of the data: over size and checksum of every file.
+    /// Returns the hash of the data: over size and checksum of every file.
     pub fn fingerprint_of(files: &[FileEntry]) -> String {
         let mut hash = Sha256::new();
         for file in files {
@@ -72,13 +72,13 @@ impl Manifest {
         hex(&hash.finalize())
     }
 
-    /// The text of the file, sealed.
+    /// Returns the text of the file with its checksum.
     pub fn text(&mut self) -> Result<String> {
         self.fingerprint = Self::fingerprint_of(&self.files);
         self.manifest_sha256 = NO_HASH.into();
         let open = serde_json::to_string_pretty(self).map_err(|e| Error::internal(format!("{MANIFEST}: {e}")))? + "\n";
         self.manifest_sha256 = hex(&Sha256::digest(&open));
-        // The digits stand last in the file, so the last run of zeros is theirs.
+        // The digits are the last field of the file, so the last run of zeros is theirs.
         let at = open.rfind(NO_HASH).expect("the field was just written");
         Ok(format!("{}{}{}", &open[..at], self.manifest_sha256, &open[at + 64..]))
     }
@@ -86,7 +86,7 @@ impl Manifest {
     /// Reads and checks the manifest of a data set folder.
     ///
     /// # Errors
-    /// No folder or manifest there, a foreign or altered manifest, another version.
+    /// There is no folder or manifest, or the manifest is foreign, altered or of another version.
     pub fn read(dir: &Path) -> Result<Manifest> {
         let path = dir.join(MANIFEST);
         if !path.exists() {
@@ -96,10 +96,10 @@ impl Manifest {
                 Ok(_) => "no data set is in this folder (it has no manifest.json)",
             };
             let error = Error::user(format!("{}: {what}", dir.display()));
-            // The folder that `mipgpu split` makes holds two.
+            // The folder that `mipgpu split` makes contains two data sets.
             let (source, target) = (dir.join("source"), dir.join("target"));
             return Err(if source.join(MANIFEST).exists() && target.join(MANIFEST).exists() {
-                error.hint(format!("two are in folders of it: name {} or {}", source.display(), target.display()))
+                error.hint(format!("its subfolders are data sets: use {} or {}", source.display(), target.display()))
             } else {
                 error.hint("make a data set with `mipgpu import LOG --out DIR`")
             });
@@ -126,7 +126,7 @@ impl Manifest {
             return Err("was altered: its checksum does not match".into());
         }
         for file in &manifest.files {
-            // A manifest from elsewhere must not reach outside its folder.
+            // A foreign manifest must not refer to files outside its folder.
             if file.name.is_empty() || file.name.starts_with('.') || file.name.contains(['/', '\\', ':']) {
                 return Err(format!("names a file outside its folder: '{}'", file.name));
             }
@@ -134,7 +134,7 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// The one file of a kind.
+    /// Returns the file of a kind.
     pub fn file(&self, kind: &str) -> Option<&FileEntry> {
         self.files.iter().find(|f| f.kind == kind)
     }

@@ -1,16 +1,16 @@
 /*! Interaction logs: importing them, and reading them back as memory-mapped shards.
 
 [`import`] turns a log (CSV, TSV, `.dat`, `.inter`, Parquet) into a data set folder; [`Dataset`] opens such a folder.
-[`get`] fetches well-known ones; [`domains`] makes two data sets of one, to pre-train on the one and transfer to the other.
-`docs/formats.md` describes the folder's files byte by byte.
+[`get`] downloads well-known data sets. [`domains`] splits a data set into two, to pre-train on one and transfer to
+the other. `docs/formats.md` describes the folder's files byte by byte.
 
-| file | what it holds |
+| file | contents |
 |---|---|
 | `manifest.json` | counts, units, and the size and SHA-256 of every other file |
 | `shard-00000.safetensors` … | per user, oldest first: item ids, times, ratings, baskets |
 | `users.safetensors`, `items.safetensors` | the external keys ([`Vocab`]) |
 | `item_counts.safetensors` | interactions per item |
-| `item_fields.safetensors` | side fields of the items, where some were imported ([`ItemFields`]) |
+| `item_fields.safetensors` | side fields of the items, if any were imported ([`ItemFields`]) |
 */
 
 pub mod cut;
@@ -44,7 +44,7 @@ pub use titles::Titles;
 pub use vocab::Vocab;
 pub(crate) use vocab::whole_number;
 
-/// An integer with commas between its thousands, as people read it: `1234567` is `1,234,567`.
+/// Formats an integer with commas between thousands: `1234567` is `1,234,567`.
 pub fn digits(n: u64) -> String {
     let plain = n.to_string();
     let mut text = String::with_capacity(plain.len() + plain.len() / 3);

@@ -1,9 +1,9 @@
 /*! The container of every data file: a safetensors file, mapped into memory and read in place.
 
 A file is `u64 header length | JSON header | tensors`. The JSON is padded with spaces so that the tensors start at a
-multiple of 64 bytes, and tensors of wider elements come first, so every tensor lies aligned in the mapping and is
-read through bytemuck without a copy. What a file claims is checked before anything is read through it: the header
-must parse, name this format and version, and its tensors must tile the rest of the file without holes or overlap.
+multiple of 64 bytes. Tensors of wider elements come first, so every tensor is aligned in the mapping and is read
+through bytemuck without a copy. The header is validated before anything is read: it must parse, name this format and
+version, and its tensors must tile the rest of the file without gaps or overlap.
 */
 
 use std::{collections::HashMap, fs::File, marker::PhantomData, ops::Range, path::Path, time::SystemTime};
@@ -24,10 +24,10 @@ use self::read_whole::Mmap;
 #[cfg(target_endian = "big")]
 compile_error!("data files are little-endian and read in place: a big-endian machine would need a copying reader");
 
-/// Version of the layout of all data files; a file of another version is refused.
+/// Version of the layout of all data files; a file of another version is rejected.
 pub(crate) const VERSION: &str = "1";
 
-/// Element kinds that data files use.
+/// Element types of data files.
 pub(crate) trait Element: Pod {
     const DTYPE: &'static str;
 }
@@ -56,20 +56,20 @@ fn element_bytes(dtype: &str) -> Option<usize> {
     })
 }
 
-/// Where a tensor lies in its file; typed, so that it is cast the same way each time.
+/// The position of a tensor in its file; typed, so that it is always cast to the same type.
 pub(crate) struct Tensor<T> {
     range: Range<usize>,
     kind: PhantomData<fn() -> T>,
 }
 
 impl<T: Element> Tensor<T> {
-    /// Number of elements.
+    /// Returns the number of elements.
     pub fn len(&self) -> usize {
         self.range.len() / size_of::<T>()
     }
 }
 
-/// Length and time of the last change of a file.
+/// Length and modification time of a file.
 #[derive(Clone, Copy, PartialEq)]
 struct Stamp(u64, Option<SystemTime>);
 
@@ -110,13 +110,13 @@ mod read_whole {
 }
 
 enum Backing {
-    /// A mapped file, still open, and what it was when it was mapped.
+    /// A mapped file, still open, and its stamp at the time of mapping.
     File(Mmap, File, Stamp),
-    /// The same bytes in memory (`u64` for alignment) and how many of them count.
+    /// The same bytes in memory (`u64` for alignment) and the number of valid bytes.
     Memory(Vec<u64>, usize),
 }
 
-/// An open data file: its bytes and the place of each tensor.
+/// An open data file: its bytes and the position of each tensor.
 pub(crate) struct Container {
     backing: Backing,
     tensors: HashMap<String, (String, Range<usize>)>,
@@ -125,24 +125,24 @@ pub(crate) struct Container {
 }
 
 impl Container {
-    /// Maps `path` and checks that it is a whole file of the given format (`mipgpu.shard`, …).
+    /// Maps `path` and checks that it is a complete file of the given format (`mipgpu.shard`, …).
     ///
     /// # Errors
-    /// A missing, foreign, truncated or misaligned file, or one of another version; the message names the file.
+    /// The file is missing, foreign, truncated, misaligned or of another version; the message names the file.
     pub fn open(path: &Path, format: &str) -> Result<Self> {
         let file = File::open(path).at_path(path)?;
         if file.metadata().at_path(path)?.len() == 0 {
             return Err(Error::user(format!("{}: the file is empty", path.display())).hint(IMPORT_AGAIN));
         }
-        // SAFETY: the mapping is read-only and private; data files are written once, under another name, and only
-        // then renamed into place, so nobody who follows the rules changes the bytes under us.
+        // SAFETY: the mapping is read-only and private. Data files are written once, under another name, and only then
+        // renamed to their path, so no process that follows this protocol changes the bytes of a mapped file.
         let map = unsafe { Mmap::map(&file) }.at_path(path)?;
         let stamp = Stamp::of(&file).at_path(path)?;
         Self::new(Backing::File(map, file, stamp), format)
             .map_err(|what| Error::user(format!("{}: {what}", path.display())).hint(IMPORT_AGAIN))
     }
 
-    /// The same over bytes in memory, laid out by [`image`].
+    /// Opens bytes in memory, laid out by [`image`].
     pub fn in_memory(bytes: &[u8], format: &str) -> std::result::Result<Self, String> {
         let mut words = vec![0u64; bytes.len().div_ceil(8)];
         bytemuck::cast_slice_mut::<u64, u8>(&mut words)[..bytes.len()].copy_from_slice(bytes);
@@ -155,7 +155,7 @@ impl Container {
         match meta.get("format") {
             Some(found) if found == format => {}
             Some(found) => return Err(format!("is a '{found}' file, not '{format}'")),
-            None => return Err(format!("is a safetensors file of someone else, not '{format}'")),
+            None => return Err(format!("is a foreign safetensors file, not '{format}'")),
         }
         match meta.get("version").map_or("none", String::as_str) {
             VERSION => {}
@@ -165,7 +165,7 @@ impl Container {
         Ok(container)
     }
 
-    /// The whole file.
+    /// Returns the bytes of the whole file.
     pub fn bytes(&self) -> &[u8] {
         match &self.backing {
             Backing::File(map, ..) => map,
@@ -173,7 +173,7 @@ impl Container {
         }
     }
 
-    /// Whether the file is what it was when it was mapped, as far as its length and time of change tell.
+    /// Returns whether the file is the same as when it was mapped, by its length and modification time.
     pub fn unchanged(&self) -> bool {
         match &self.backing {
             Backing::File(_, file, stamp) => Stamp::of(file).is_ok_and(|now| now == *stamp),
@@ -181,7 +181,7 @@ impl Container {
         }
     }
 
-    /// Finds a tensor by name; `Ok(None)` when the file has none of that name.
+    /// Finds a tensor by name; `Ok(None)` if the file has none with that name.
     pub fn find<T: Element>(&self, name: &str) -> std::result::Result<Option<Tensor<T>>, String> {
         let Some((dtype, range)) = self.tensors.get(name) else { return Ok(None) };
         if dtype != T::DTYPE {
@@ -190,23 +190,23 @@ impl Container {
         Ok(Some(Tensor { range: range.clone(), kind: PhantomData }))
     }
 
-    /// Finds a tensor that must be there.
+    /// Finds a required tensor.
     pub fn need<T: Element>(&self, name: &str) -> std::result::Result<Tensor<T>, String> {
         self.find(name)?.ok_or_else(|| format!("has no tensor '{name}'"))
     }
 
-    /// The elements of a tensor, in place.
+    /// Returns the elements of a tensor, in place.
     #[inline]
     pub fn get<T: Element>(&self, tensor: &Tensor<T>) -> &[T] {
         bytemuck::cast_slice(&self.bytes()[tensor.range.clone()])
     }
 }
 
-const IMPORT_AGAIN: &str = "the file was cut short, altered or is not ours; import the data again with `mipgpu import`";
+const IMPORT_AGAIN: &str = "the file is truncated, altered or foreign; import the data again with `mipgpu import`";
 
 type Parsed = (HashMap<String, (String, Range<usize>)>, HashMap<String, String>);
 
-/// Reads a header and proves that its tensors tile the file.
+/// Parses a header and checks that its tensors tile the file.
 fn parse(bytes: &[u8]) -> std::result::Result<Parsed, String> {
     const FOREIGN: &str = "is not a safetensors file";
     let length = bytes.first_chunk::<8>().ok_or(FOREIGN)?;
@@ -252,7 +252,7 @@ fn parse(bytes: &[u8]) -> std::result::Result<Parsed, String> {
     let mut end = 0;
     for (from, to) in places {
         if from != end {
-            return Err("its header leaves holes between tensors, or lets them overlap".into());
+            return Err("its header has gaps between tensors or lets them overlap".into());
         }
         end = to;
     }
@@ -263,7 +263,7 @@ fn parse(bytes: &[u8]) -> std::result::Result<Parsed, String> {
     Ok((tensors, meta))
 }
 
-/// The header of a file whose tensors follow in the order given: widest elements first, so that all are aligned.
+/// Builds the header of a file with the tensors in the given order: widest elements first, so that all are aligned.
 pub(crate) fn header(format: &str, meta: &[(&str, String)], tensors: &[(&str, &'static str, usize)]) -> Vec<u8> {
     let mut map = serde_json::Map::new();
     let mut free = serde_json::Map::new();
@@ -287,7 +287,7 @@ pub(crate) fn header(format: &str, meta: &[(&str, String)], tensors: &[(&str, &'
     bytes
 }
 
-/// A whole small file in memory: header and tensors, each given as name, element kind and bytes.
+/// Builds a whole small file in memory: header and tensors, each given as name, element type and bytes.
 pub(crate) fn image(format: &str, meta: &[(&str, String)], tensors: &[(&str, &'static str, &[u8])]) -> Vec<u8> {
     let sizes: Vec<_> = tensors
         .iter()
@@ -300,11 +300,11 @@ pub(crate) fn image(format: &str, meta: &[(&str, String)], tensors: &[(&str, &'s
     file
 }
 
-/// One shard: the histories of a run of users.
+/// One shard: the histories of consecutive users.
 pub(crate) struct Shard {
     container: Container,
     pub first_user: usize,
-    /// Interactions in the shards before it, once a data set has put it in its place.
+    /// Number of interactions in the preceding shards, set when a data set opens the shard.
     pub first_row: u64,
     offsets: Tensor<u64>,
     items: Tensor<u32>,
@@ -316,8 +316,8 @@ pub(crate) struct Shard {
 impl Shard {
     pub const FORMAT: &str = "mipgpu.shard";
 
-    /// Maps a shard and checks its shape: `offsets` (U+1) rise from 0 to I, and `items`, `times`, `ratings`,
-    /// `baskets` have length I. Touches the offsets only (8 bytes a user), never the interactions.
+    /// Maps a shard and checks its shape: `offsets` (U+1) ascend from 0 to I, and `items`, `times`, `ratings`,
+    /// `baskets` have length I. It reads the offsets only (8 bytes per user), never the interactions.
     pub fn open(path: &Path) -> Result<Self> {
         let container = Container::open(path, Self::FORMAT)?;
         Self::new(container).map_err(|what| Error::user(format!("{}: {what}", path.display())).hint(IMPORT_AGAIN))
@@ -336,17 +336,17 @@ impl Shard {
             ("baskets", baskets.as_ref().map(Tensor::len)),
         ] {
             if len.is_some_and(|len| len != rows) {
-                return Err(format!("'{name}' has another length than 'items' ({rows})"));
+                return Err(format!("'{name}' has a different length from 'items' ({rows})"));
             }
         }
         let bounds = container.get(&offsets);
         if bounds.first() != Some(&0) || bounds.last() != Some(&(rows as u64)) || !bounds.is_sorted() {
-            return Err(format!("its offsets do not rise from 0 to {rows}"));
+            return Err(format!("its offsets do not ascend from 0 to {rows}"));
         }
         Ok(Shard { container, first_user, first_row: 0, offsets, items, times, ratings, baskets })
     }
 
-    /// See [`Container::unchanged`].
+    /// Returns [`Container::unchanged`].
     pub fn unchanged(&self) -> bool {
         self.container.unchanged()
     }
@@ -363,19 +363,19 @@ impl Shard {
         self.ratings.is_some()
     }
 
-    /// All item ids of the shard (I).
+    /// Returns all item ids of the shard (I).
     pub fn items(&self) -> &[u32] {
         self.container.get(&self.items)
     }
 
-    /// Where the interactions of user `first_user + local` lie.
+    /// Returns the range of the interactions of user `first_user + local`.
     #[inline]
     pub fn range(&self, local: usize) -> Range<usize> {
         let bounds = self.container.get(&self.offsets);
         bounds[local] as usize..bounds[local + 1] as usize
     }
 
-    /// The interactions of user `first_user + local`.
+    /// Returns the interactions of user `first_user + local`.
     pub fn history(&self, local: usize) -> History<'_> {
         let range = self.range(local);
         History {

@@ -1,5 +1,5 @@
-/*! An append-only store of fixed-width records that lives in memory up to a limit and in a temporary file beyond it.
-Everything an import holds by the row stands in spills, which is how its memory is bounded whatever the input.
+/*! An append-only store of fixed-width records, kept in memory up to a limit and in a temporary file beyond it. All
+per-row data of an import is kept in spills, which bounds its memory for any input.
 */
 
 use std::{
@@ -12,24 +12,25 @@ use crate::base::{Error, Result, error::IoContext};
 
 pub(crate) struct Spill {
     path: PathBuf,
-    /// Bytes of one buffer: a multiple of the record width, so records never straddle buffers.
+    /// Bytes per buffer: a multiple of the record width, so records never straddle buffers.
     chunk: usize,
-    /// Bytes that may stay in memory.
+    /// Maximum number of bytes in memory.
     limit: u64,
-    /// Full buffers, then the one being filled. After the first overflow only that one.
+    /// Full buffers, then the one being filled; after the first overflow only the latter.
     chunks: Vec<Vec<u8>>,
     file: Option<File>,
     len: u64,
 }
 
 impl Spill {
-    /// A store of records of `record` bytes, in buffers of about `chunk` bytes; `path` is made only on overflow.
+    /// Creates a store of records of `record` bytes, in buffers of about `chunk` bytes; `path` is created only on
+    /// overflow.
     pub fn new(path: &Path, record: usize, chunk: usize, limit: u64) -> Self {
         let chunk = (chunk / record).max(1) * record;
         Spill { path: path.into(), chunk, limit, chunks: Vec::new(), file: None, len: 0 }
     }
 
-    /// Bytes of memory held.
+    /// Returns the number of bytes in memory.
     pub fn memory(&self) -> u64 {
         self.chunks.iter().map(|c| c.capacity() as u64).sum()
     }
@@ -53,7 +54,8 @@ impl Spill {
         }
     }
 
-    /// The buffer being filled is full (or there is none): opens the next, moving to disk when memory is used up.
+    /// Opens the next buffer because the current one is full or missing; moves to disk when the memory limit is
+    /// reached.
     #[cold]
     fn next_chunk(&mut self) -> Result<()> {
         if self.file.is_some() || (self.chunks.len() as u64 + 1) * self.chunk as u64 > self.limit {
@@ -66,7 +68,7 @@ impl Spill {
         Ok(())
     }
 
-    /// Moves all buffers to the file; one stays, empty.
+    /// Moves all buffers to the file and keeps one empty buffer.
     fn flush(&mut self) -> Result<()> {
         if self.chunks.iter().all(Vec::is_empty) {
             return Ok(());
@@ -84,7 +86,7 @@ impl Spill {
         Ok(())
     }
 
-    /// Runs over all bytes in order, in pieces of whole records. Ends the writing.
+    /// Calls `f` with all bytes in order, in chunks of whole records, and ends the writing.
     pub fn for_each(&mut self, mut f: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
         if self.file.is_some() {
             self.flush()?;
@@ -106,7 +108,7 @@ impl Spill {
 
 impl Drop for Spill {
     fn drop(&mut self) {
-        // Gives the disk back early; if it fails, the folder of temporary files goes as a whole later.
+        // Frees the disk space early; if that fails, the folder of temporary files is removed as a whole later.
         if self.file.is_some() {
             let _ = fs::remove_file(&self.path);
         }
@@ -147,7 +149,7 @@ mod tests {
         }
     }
 
-    /// `/dev/full` takes every open and refuses every write with "no space left on device".
+    /// `/dev/full` accepts every open and fails every write with "no space left on device".
     #[cfg(target_os = "linux")]
     #[test]
     fn a_full_disk_is_reported_as_such() {

@@ -1,15 +1,15 @@
-/*! Which events train a model, which choose it, which judge it.
+/*! Splits events into a part that trains a model, a part that selects it, and a part that evaluates it.
 
-Every split here is a *prefix split* of each user's events, oldest first: `train = [0, a)`, `valid = [a, b)`,
-`test = [b, n)`. Events with equal timestamps keep the order of the input, so the same log in another order may give
-another test item; [`Summary::tied_test_users`] counts the users it can touch.
+Every split here is a *prefix split* of each user's events, oldest first: `train = [0, a)`, `valid = [a, b)`, `test =
+[b, n)`. Events with equal timestamps keep the order of the input, so the same log in another order may give another
+test item; [`Summary::tied_test_users`] counts the users that this can affect.
 
-What is asked for may be a whole basket. Splits that count events cut through baskets, and what is left of one that is cut
-would stand in the history of what was held out of it: [`Split::for_task`] refuses them there. A cut in time never tears
-equal times, and baskets that a column told are held out whole, from their first event on.
+A task may predict whole baskets. Splits that count events cut through baskets, and the rest of a cut basket would be
+in the history of its held-out items, so [`Split::for_task`] rejects them. A time cut never separates equal times, and
+baskets defined by a column are held out whole, from their first event on.
 
-The three parts are three types ([`TrainPart`], [`ValidPart`], [`TestPart`]): a function that tunes something takes
-`&ValidPart`, and handing it the test part does not compile:
+The three parts have three types ([`TrainPart`], [`ValidPart`], [`TestPart`]). A function that tunes something accepts
+`ValidPart`, and passing the test part does not compile:
 
 ```compile_fail,E0308
 use mipgpu::data::split::{Split, ValidPart};
@@ -32,23 +32,23 @@ use crate::{
     },
 };
 
-/// How to split; stored in the run's configuration, so evaluation later repeats it.
+/// The rule of a split; stored in the run's configuration, so a later evaluation repeats it.
 #[derive(Clone, Copy, Debug, PartialEq, Default, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum SplitSpec {
-    /// The last event of a user is the test item, the one before it the validation item.
+    /// The last event of a user is the test item, the preceding one the validation item.
     #[default]
     LeaveOneOut,
-    /// The last `test` events of a user are for the test, the `valid` events before them for validation.
+    /// The last `test` events of a user are for the test, the preceding `valid` events for validation.
     LastN { valid: usize, test: usize },
-    /// The last `test` share of a user's events is for the test, the `valid` share before it for validation; at least one
-    /// event of each that is not 0.
+    /// The last `test` share of a user's events is for the test, the preceding `valid` share for validation; at least
+    /// one event of each share that is not 0.
     Ratio { valid: f64, test: f64 },
-    /// A user's last basket is for the test, the one before it for validation.
+    /// A user's last basket is for the test, the preceding one for validation.
     LastBasket,
-    /// Events at or after `cut` are for the test, those in `[valid_cut, cut)` for validation. Both in the unit of
-    /// the data's timestamps (seconds since 1970 where they were dates). Without a `valid_cut`, the latest tenth of
-    /// the events before `cut` validates (see [`Split::new`]).
+    /// Events at or after `cut` are for the test, those in `[valid_cut, cut)` for validation. Both are in the unit of
+    /// the data's timestamps (seconds since 1970 for dates). Without a `valid_cut`, the latest tenth of the events
+    /// before `cut` is for validation (see [`Split::new`]).
     Time {
         cut: i64,
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -57,26 +57,27 @@ pub enum SplitSpec {
 }
 
 impl SplitSpec {
-    /// Whether items of a history are candidates like any other, whatever is asked for: people buy again what they bought.
+    /// Returns whether items of a history are always candidates: people buy items repeatedly.
     pub fn repeats(self) -> bool {
         self == SplitSpec::LastBasket
     }
 
-    /// Whether what it holds out are whole baskets.
+    /// Checks that the split holds out whole baskets.
     ///
     /// # Errors
-    /// It counts events, wherever in a basket they are.
+    /// The split counts events, regardless of baskets.
     pub fn check_whole_baskets(self) -> Result<()> {
         match self {
             SplitSpec::LastBasket | SplitSpec::Time { .. } => Ok(()),
             SplitSpec::LeaveOneOut | SplitSpec::LastN { .. } | SplitSpec::Ratio { .. } => Err(Error::user(format!(
-                "this split cuts baskets, and the task is about whole ones: the rest of a basket would stand in the history of what is held out of it ({self})"
+                "this split cuts baskets, and the task needs whole ones: the rest of a basket would be in the history of \
+                 its held-out items ({self})"
             ))
             .hint("use --split last-basket, which is usual for --task next-basket, or --split time")),
         }
     }
 
-    /// The split in words, with dates for the cuts where `ticks_per_second` of the data's times make a second.
+    /// Describes the split, with dates for the cuts if `ticks_per_second` is known.
     pub fn words(self, ticks_per_second: Option<i64>) -> String {
         let date = |t| when(t, ticks_per_second);
         match self {
@@ -106,38 +107,38 @@ impl SplitSpec {
     }
 }
 
-/// Without the data at hand, times are numbers.
+/// Prints times as numbers, because their unit is unknown here.
 impl fmt::Display for SplitSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.words(None))
     }
 }
 
-/// What a split did to the data.
+/// Statistics of a split.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Summary {
     pub users: usize,
     pub train_events: u64,
     pub valid_events: u64,
     pub test_events: u64,
-    /// Users with something held out for validation, with at least one event before it.
+    /// Users with a held-out validation event and at least one event before it.
     pub valid_users: usize,
-    /// Users with something held out for the test, with at least one event before it.
+    /// Users with a held-out test event and at least one event before it.
     pub test_users: usize,
-    /// Users all of whose events are in training (for the counted splits: too few events to hold any out).
+    /// Users with all events in training (for the counted splits: too few events to hold any out).
     pub train_only_users: usize,
-    /// Users with held-out test events but no event before them: nothing to predict from, left out of the test.
+    /// Users with held-out test events but no event before them; they are left out of the test for lack of a history.
     pub no_history_users: usize,
-    /// Test users whose first test item has the same timestamp as the item before it: the order of the input decided
-    /// which of the two is tested. `None` where the data has no timestamps.
+    /// Test users with the first test item at the same timestamp as the item before it: the order of the input decides
+    /// which of the two is tested. `None` if the data has no timestamps.
     pub tied_test_users: Option<usize>,
     /// Items that occur only in held-out positions, never in training.
     pub unseen_items: usize,
-    /// Users of whom a cut in time fell inside a basket: it is held out whole, with what it has before the cut.
+    /// Users with a basket that contains a time cut; it is held out whole, including its part before the cut.
     pub whole_baskets: usize,
-    /// The cut between training and validation of a time split, given or chosen.
+    /// The cut between training and validation of a time split, specified or chosen.
     pub valid_cut: Option<i64>,
-    /// Units of the timestamps in a second; `None` where there are none or they are mere numbers.
+    /// Units of the timestamps per second; `None` if there are none or they are plain numbers.
     pub ticks_per_second: Option<i64>,
 }
 
@@ -145,24 +146,24 @@ pub struct Summary {
 #[derive(Clone, Debug)]
 pub struct Split {
     spec: SplitSpec,
-    /// End of the training prefix, one a user.
+    /// End of the training prefix of each user.
     train_end: Vec<u32>,
-    /// End of the validation range, one a user.
+    /// End of the validation range of each user.
     valid_end: Vec<u32>,
     end: Vec<u32>,
     summary: Summary,
-    /// How often each item occurs in training parts (V).
+    /// Number of occurrences of each item in training parts (V).
     train_counts: Vec<u32>,
 }
 
 impl Split {
-    /// Splits `data` where `trained` splits `seen`: other data of the same events and more, as the impressions among
-    /// which the events of `seen` were clicks. A user's parts end with the last event that `trained` trains on, and the
-    /// last that it validates with; of a user who is not in `seen`, as many events are held out as its rule says. Cuts
-    /// in time are those of `trained`.
+    /// Splits `data` at the events where `trained` splits `seen`. `data` has the same events and more, such as the
+    /// impressions that include the clicks of `seen`. A user's parts end with the last event that `trained` trains on,
+    /// and the last that it validates on. For a user who is not in `seen`, the rule decides how many events are held
+    /// out. Time cuts are those of `trained`.
     ///
     /// # Errors
-    /// As [`Split::new`]; one of the two has no times.
+    /// As [`Split::new`]; or one of the two data sets has no times.
     pub fn along(data: &Dataset, seen: &Dataset, trained: &Split) -> Result<Split> {
         let spec = match trained.spec {
             SplitSpec::Time { cut, .. } => SplitSpec::Time { cut, valid_cut: trained.summary.valid_cut },
@@ -178,7 +179,7 @@ impl Split {
                 return Err(Error::user("one of two data sets has no times to cut the other by")
                     .hint("import both with their column of times: --time-col COL"));
             };
-            // From behind a click to behind another: a part that began with a click would hold too many of them.
+            // From after one click to after another: a part that began at a click would have too many of them.
             let place = |end: usize| match end {
                 0 => 0,
                 end if end == theirs.len() => mine.len(),
@@ -196,19 +197,19 @@ impl Split {
 
     /// Splits `data`.
     ///
-    /// A user with fewer than `valid + test + 1` events (of `last-basket`: three baskets) stays in training whole under the
-    /// counted splits. A time split
-    /// without a `valid_cut` takes the earliest timestamp at or after which lies at most a tenth of the events before
-    /// the cut; events of one timestamp are never torn apart.
+    /// Under the counted splits, a user with fewer than `valid + test + 1` events (for `last-basket`: fewer than three
+    /// baskets) stays in training entirely. A time split without a `valid_cut` uses the earliest timestamp at or after
+    /// which at most a tenth of the events before the cut lie. Events with one timestamp are never separated.
     ///
     /// # Errors
-    /// A time split of data without timestamps, baskets of data without any; a cut outside the data's period; a split under which no user has
-    /// anything to be tested on; events that are not in time order (they would leak the future into a history).
+    /// A time split of data without timestamps, or a basket split of data without baskets. A cut outside the data's
+    /// period. A split without test events for any user. Events out of time order, which would leak the future into a
+    /// history.
     pub fn new(data: &Dataset, spec: SplitSpec) -> Result<Split> {
         Split::by_rule(data, spec)?.complete(data)
     }
 
-    /// The boundaries that the rule sets, with nothing counted yet.
+    /// Sets the boundaries by the rule, without statistics.
     fn by_rule(data: &Dataset, spec: SplitSpec) -> Result<Split> {
         let users = data.users();
         if users == 0 {
@@ -232,7 +233,7 @@ impl Split {
         Ok(split)
     }
 
-    /// Counts what the boundaries did.
+    /// Checks the boundaries and computes the statistics.
     fn complete(mut self, data: &Dataset) -> Result<Split> {
         self.check_leaks(data)?;
         self.summarise(data);
@@ -250,15 +251,15 @@ impl Split {
         if self.summary.train_events == 0 {
             let spec = spec.words(data.ticks_per_second());
             return Err(Error::user(format!("empty split: nothing is left to train on ({spec})"))
-                .hint("hold out fewer events, or move the cut of a split by time"));
+                .hint("hold out fewer events, or move the cut of a time split"));
         }
         Ok(self)
     }
 
-    /// As [`Split::new`], for a task that is about whole `baskets`, or not.
+    /// Splits as [`Split::new`], for a task that needs whole `baskets` or not.
     ///
     /// # Errors
-    /// As there; [`SplitSpec::check_whole_baskets`].
+    /// As [`Split::new`] and [`SplitSpec::check_whole_baskets`].
     pub fn for_task(data: &Dataset, spec: SplitSpec, baskets: bool) -> Result<Split> {
         if baskets {
             spec.check_whole_baskets()?;
@@ -268,7 +269,7 @@ impl Split {
 
     fn last_n(&mut self, valid: usize, test: usize) -> Result<()> {
         if test == 0 {
-            return Err(Error::user("the split holds out 0 test events").hint("give --test-n a number from 1 up"));
+            return Err(Error::user("the split holds out 0 test events").hint("set --test-n to at least 1"));
         }
         self.hold_out(|_| (valid, test));
         Ok(())
@@ -277,20 +278,21 @@ impl Split {
     fn last_shares(&mut self, valid: f64, test: f64) -> Result<()> {
         let share = |x: f64| (0.0..1.0).contains(&x);
         if !share(valid) || !share(test) || test == 0.0 || valid + test >= 1.0 {
-            return Err(Error::user(format!("shares of {valid} for validation and {test} for the test"))
-                .hint("give --test-share above 0 and --valid-share from 0 up, together below 1: 0.2 and 0.1, say"));
+            return Err(Error::user(format!("shares of {valid} for validation and {test} for the test")).hint(
+                "set --test-share above 0 and --valid-share to at least 0, with a sum below 1, such as 0.2 and 0.1",
+            ));
         }
-        // A hair more than the product: 0.29 of 100 is 29.
+        // A tiny amount is added to the product, so that 0.29 of 100 is 29.
         let held = |n: usize, share: f64| if share == 0.0 { 0 } else { ((n as f64 * share + 1e-9) as usize).max(1) };
         self.hold_out(|n| (held(n, valid), held(n, test)));
         Ok(())
     }
 
-    /// Holds out the last events of users: of n, so many for validation and so many behind them for the test.
+    /// Holds out the last events of users: of n events, some for validation, followed by some for the test.
     fn hold_out(&mut self, of: impl Fn(usize) -> (usize, usize)) {
         for &n in &self.end {
             let (valid, test) = of(n as usize);
-            // One event must stay to train and to predict from.
+            // At least one event must remain for training and as history.
             let enough = n as usize > valid.saturating_add(test);
             let held = |k: usize| if enough { n - k as u32 } else { n };
             self.train_end.push(held(valid.saturating_add(test)));
@@ -298,7 +300,7 @@ impl Split {
         }
     }
 
-    /// A basket is held out whole, however large.
+    /// Holds out a basket as a whole, regardless of its size.
     fn last_baskets(&mut self, data: &Dataset) -> Result<()> {
         data.check_baskets()?;
         for user in 0..data.users() {
@@ -319,7 +321,7 @@ impl Split {
         let place = || format!("the data's timestamps run from {} to {}", date(first), date(last));
         if cut <= first || cut > last {
             return Err(Error::user(format!("the cut {} leaves nothing on one side: {}", date(cut), place()))
-                .hint("give --cut a time between them, as a date or in the unit of the timestamps"));
+                .hint("set --cut to a time between them, as a date or in the unit of the timestamps"));
         }
         let valid_cut = match valid_cut {
             Some(v) if v > cut => {
@@ -328,7 +330,7 @@ impl Split {
                     date(v),
                     date(cut)
                 ))
-                .hint("give --valid-cut a time before --cut"));
+                .hint("set --valid-cut to a time before --cut"));
             }
             Some(v) if v <= first => {
                 return Err(Error::user(format!(
@@ -336,7 +338,7 @@ impl Split {
                     date(v),
                     place()
                 ))
-                .hint("give --valid-cut a time after the first events"));
+                .hint("set --valid-cut to a time after the first events"));
             }
             Some(v) => v,
             None => latest_tenth(data, first, cut),
@@ -345,7 +347,7 @@ impl Split {
         for user in 0..data.users() {
             let times = data.times_of(user).unwrap_or_default();
             let places = [valid_cut, cut].map(|cut| times.partition_point(|&t| t < cut));
-            // Nobody had the rest of an order before the cut: all of it is held out.
+            // The rest of an order was not known before the cut, so the whole order is held out.
             let whole = places.map(|at| if data.has_baskets() { data.basket_start(user, at) } else { at });
             self.summary.whole_baskets += usize::from(whole != places);
             self.train_end.push(whole[0] as u32);
@@ -354,7 +356,7 @@ impl Split {
         Ok(())
     }
 
-    /// Looks at every event of every user for leaks; see [`leak`].
+    /// Checks every event of every user for leaks; see [`leak`].
     fn check_leaks(&self, data: &Dataset) -> Result<()> {
         let cuts = match (self.spec, self.summary.valid_cut) {
             (SplitSpec::Time { cut, .. }, Some(valid_cut)) => Some((valid_cut, cut)),
@@ -412,29 +414,30 @@ impl Split {
         &self.summary
     }
 
-    /// How often each item occurs in training parts (V).
+    /// Returns the number of occurrences of each item in training parts (V).
     pub fn train_counts(&self) -> &[u32] {
         &self.train_counts
     }
 
-    /// The events that train.
+    /// Returns the events to train on.
     pub fn train(&self) -> TrainPart<'_> {
         TrainPart(self)
     }
 
-    /// The events that choose a model; history = training part.
+    /// Returns the events that select a model; the history is the training part.
     pub fn valid(&self) -> ValidPart<'_> {
         ValidPart(self)
     }
 
-    /// The events that judge a model; history = training and validation part.
+    /// Returns the events that evaluate a model; the history is the training and validation part.
     pub fn test(&self) -> TestPart<'_> {
         TestPart(self)
     }
 
-    /// How many events that `part` of this split holds out were in the training part of `trained`, a split of the
-    /// same data (above 0, a model trained on `trained` has seen answers), and how many in its validation part (they
-    /// helped to choose the model, which is of no account where `part` validates itself).
+    /// Counts the events that `part` of this split holds out and that are in the training part of `trained`, a split of
+    /// the same data. If it is above 0, a model trained on `trained` has seen answers. The second number counts those
+    /// in its validation part. They helped to select the model, which does not matter if `part` is itself for
+    /// validation.
     pub fn seen_by(&self, trained: &Split, part: &dyn HeldOut) -> (u64, u64) {
         let below = |ends: &[u32]| -> u64 {
             let inside = |(u, end): (usize, &u32)| {
@@ -454,22 +457,22 @@ impl Split {
 pub struct TrainPart<'s>(&'s Split);
 
 impl TrainPart<'_> {
-    /// What trains of this user, oldest first.
+    /// Returns the training events of this user, oldest first.
     pub fn items<'d>(&self, data: &'d Dataset, user: usize) -> &'d [u32] {
         &data.items_of(user)[..self.0.train_end[user] as usize]
     }
 
-    /// How many events train of this user.
+    /// Returns the number of training events of this user.
     pub fn len_of(&self, user: usize) -> usize {
         self.0.train_end[user] as usize
     }
 }
 
-/// The validation ranges. Not exchangeable with [`TestPart`].
+/// The validation ranges. Not interchangeable with [`TestPart`].
 #[derive(Clone, Copy)]
 pub struct ValidPart<'s>(&'s Split);
 
-/// The test suffixes. Not exchangeable with [`ValidPart`].
+/// The test suffixes. Not interchangeable with [`ValidPart`].
 #[derive(Clone, Copy)]
 pub struct TestPart<'s>(&'s Split);
 
@@ -479,17 +482,17 @@ mod sealed {
     impl Sealed for super::TestPart<'_> {}
 }
 
-/// A part that evaluation can rank: what is held out of each user, and that the history is all before it.
+/// A part that evaluation can rank: the held-out events of each user. The history is everything before them.
 pub trait HeldOut: sealed::Sealed + Sync {
-    /// "validation" or "test".
+    /// Returns "validation" or "test".
     fn name(&self) -> &'static str;
-    /// Positions held out of a user; the history is `[0, start)`.
+    /// Returns the positions held out of a user; the history is `[0, start)`.
     fn held_out(&self, user: usize) -> Range<usize>;
-    /// The split this is a part of.
+    /// Returns the split that this is a part of.
     fn split(&self) -> &Split;
-    /// In words: which events are the history.
+    /// Describes the events of the history.
     fn history_words(&self) -> &'static str;
-    /// Users with something held out and a history to predict it from, ascending.
+    /// Returns the users with a held-out event and a history, ascending.
     fn users(&self) -> Vec<u32> {
         let held = |u: &u32| {
             let r = self.held_out(*u as usize);

@@ -1,4 +1,4 @@
-//! The staging folder in which an output is made: it either becomes the output as a whole or vanishes.
+//! The staging folder in which an output is made: it either becomes the complete output or is removed.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -11,7 +11,7 @@ use crate::{
     data::manifest::MANIFEST,
 };
 
-/// A kind of folder that the program makes: its name in messages, and the file that only such a folder holds.
+/// A kind of folder that the program makes: its name in messages, and the marker file that only such a folder contains.
 #[derive(Clone, Copy)]
 pub(crate) struct FolderKind {
     pub name: &'static str,
@@ -20,23 +20,23 @@ pub(crate) struct FolderKind {
 
 pub(crate) const DATA_SET: FolderKind = FolderKind { name: "data set", marker: MANIFEST };
 
-/// A folder beside the output in which everything is made. Dropped, it is removed; [`Staging::publish`] renames it.
+/// A folder next to the output in which everything is made. It is removed on drop; [`Staging::publish`] renames it.
 pub(crate) struct Staging {
     path: PathBuf,
     kind: FolderKind,
     published: bool,
-    /// Held while the folder is at work, so that others can tell it from one that a killed process left.
+    /// Locked while the folder is in use, to distinguish it from one that a killed process left behind.
     _lock: File,
 }
 
 impl Staging {
-    /// Makes the folder; refuses when `out` is taken. With `force`, an earlier folder of the same kind may be replaced,
-    /// but nothing else: a folder without its marker is not ours to delete.
+    /// Creates the folder; fails if `out` exists. With `force`, an existing folder of the same kind may be replaced,
+    /// but nothing else. A folder without the marker was not made by this program and must not be deleted.
     pub fn new(out: &Path, kind: FolderKind, force: bool) -> Result<Staging> {
         check_free(out, kind, force)?;
         let name = out.file_name().ok_or_else(|| {
             Error::user(format!("--out {}: this does not name a folder", out.display()))
-                .hint("give it a name: --out DIR")
+                .hint("specify a folder: --out DIR")
         })?;
         let parent = parent_of(out);
         fs::create_dir_all(&parent).at_path(&parent)?;
@@ -44,7 +44,7 @@ impl Staging {
         let lock = claim(out, &parent, &path)?;
         let staging = Staging { path, kind, published: false, _lock: lock };
         recover(out, kind, force)?;
-        // Another process may have been done in the meantime.
+        // Another process may have finished in the meantime.
         check_free(out, kind, force)?;
         Ok(staging)
     }
@@ -53,7 +53,7 @@ impl Staging {
         &self.path
     }
 
-    /// Syncs the folder, and folders in it, and gives it its name, in place of an earlier one if `force`.
+    /// Syncs the folder and its subfolders and renames it to `out`; with `force`, it replaces an existing one.
     pub fn publish(mut self, out: &Path, force: bool) -> Result<()> {
         check_free(out, self.kind, force)?;
         for entry in fs::read_dir(&self.path).at_path(&self.path)? {
@@ -63,7 +63,8 @@ impl Staging {
             }
         }
         sync_dir(&self.path)?;
-        // Two renames cannot be one step; between them the old data stand aside, whole, and come back on failure.
+        // Two renames are not atomic. Between them the old data are kept whole under a temporary name and restored on
+        // failure.
         let aside = aside_of(out);
         let replaces = out.exists();
         if replaces {
@@ -91,12 +92,12 @@ impl Drop for Staging {
     }
 }
 
-/// Makes the staging folder `path` and locks it. Only one at a time works at an output: a second one is refused, and what a
-/// killed process left is removed. The system gives up the lock of a process that dies.
+/// Creates the staging folder `path` and locks it. Only one process may make an output at a time: a second one is
+/// rejected. What a killed process left behind is removed. The system releases the lock of a process that dies.
 fn claim(out: &Path, parent: &Path, path: &Path) -> Result<File> {
-    // Nobody else looks for such folders or makes one meanwhile.
+    // The lock on the parent prevents other processes from creating or inspecting such folders meanwhile.
     let gate = File::open(parent).at_path(parent)?;
-    // File systems without locks go without this protection.
+    // On file systems without locks this protection is absent.
     let _ = lock(&gate);
     let name = out.file_name().unwrap_or_default().to_string_lossy();
     let prefix = format!(".{name}.importing-");
@@ -104,14 +105,14 @@ fn claim(out: &Path, parent: &Path, path: &Path) -> Result<File> {
         let other = entry.at_path(parent)?.path();
         let other_name = other.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let Some(process) = other_name.strip_prefix(&prefix) else { continue };
-        // It may be done and gone by now.
+        // The process may have finished and removed it by now.
         let Ok(folder) = File::open(&other) else { continue };
         match try_lock(&folder) {
             Err(TryLockError::WouldBlock) => {
-                return Err(Error::user(format!("{}: process {process} is making it right now", out.display()))
+                return Err(Error::user(format!("{}: process {process} is creating it right now", out.display()))
                     .hint("wait until it is done, or choose another --out"));
             }
-            // Without locks only the own number is known to be free.
+            // Without locks, only the folder of this process is known to be unused.
             Err(TryLockError::Error(_)) if other != path => {}
             Err(TryLockError::Error(_)) | Ok(()) => fs::remove_dir_all(&other).at_path(&other)?,
         }
@@ -132,13 +133,13 @@ fn try_lock(folder: &File) -> std::result::Result<(), TryLockError> {
     if cfg!(miri) { Err(TryLockError::Error(io::ErrorKind::Unsupported.into())) } else { folder.try_lock() }
 }
 
-/// Where an earlier data set stands while the new one takes its name.
+/// Returns the temporary path of an existing output during its replacement.
 fn aside_of(out: &Path) -> PathBuf {
     parent_of(out).join(format!(".{}.replaced", out.file_name().unwrap_or_default().to_string_lossy()))
 }
 
-/// Clears up after a process that was killed while it replaced a data set: the old one gets its name back where the new
-/// one had not taken it yet, and is removed where it had.
+/// Cleans up after a process that was killed while it replaced an output. The old output is renamed back if the new one
+/// is not yet in its place, and removed otherwise.
 fn recover(out: &Path, kind: FolderKind, force: bool) -> Result<()> {
     let aside = aside_of(out);
     if !aside.exists() {
@@ -166,7 +167,7 @@ fn sync_dir(path: &Path) -> Result<()> {
     File::open(path).and_then(|dir| dir.sync_all()).at_path(path)
 }
 
-/// Refuses an output that is taken: by something of another kind, or, unless `force`, at all.
+/// Rejects an existing output: always if it is of another kind, otherwise unless `force`.
 pub(crate) fn check_free(out: &Path, kind: FolderKind, force: bool) -> Result<()> {
     let Ok(meta) = out.symlink_metadata() else { return Ok(()) };
     let empty = meta.is_dir() && fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_none());

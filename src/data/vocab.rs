@@ -1,5 +1,5 @@
-/*! External keys and dense ids: id -> key by offset, key -> id by binary search over a sorted permutation. There is no
-hash map: an opened vocabulary costs address space, not memory.
+/*! External keys and dense ids. An id maps to its key by offset, a key to its id by binary search over a sorted
+permutation. There is no hash map, so an opened vocabulary occupies address space but no memory.
 */
 
 use std::{cmp::Ordering, fs::File, io::Write, path::Path};
@@ -27,17 +27,17 @@ pub struct Vocab {
     parts: VocabTensors,
 }
 
-/// The tensors of a vocabulary inside a container; item fields hold several vocabularies in one file.
+/// The tensors of a vocabulary in a container; item fields store several vocabularies in one file.
 pub(crate) struct VocabTensors {
     /// `offsets` (n+1): key `id` is `bytes[offsets[id]..offsets[id+1]]`.
     offsets: Tensor<u64>,
     /// `order` (n): ids, sorted by the bytes of their keys.
     order: Tensor<u32>,
-    /// `bytes`: all keys, UTF-8, one after the other.
+    /// `bytes`: all keys in UTF-8, concatenated.
     bytes: Tensor<u8>,
 }
 
-/// The three tensors of a vocabulary that is being made.
+/// The three tensors of a vocabulary in construction.
 pub(crate) struct Columns {
     offsets: Vec<u64>,
     order: Vec<u32>,
@@ -58,20 +58,20 @@ impl Columns {
         Columns { offsets, order, bytes }
     }
 
-    /// The offsets as bytes.
+    /// Returns the offsets as bytes.
     pub fn offsets(&self) -> &[u8] {
         bytemuck::cast_slice(&self.offsets)
     }
 
-    /// The order as bytes.
+    /// Returns the order as bytes.
     pub fn order(&self) -> &[u8] {
         bytemuck::cast_slice(&self.order)
     }
 }
 
 impl VocabTensors {
-    /// Finds `{prefix}offsets`, `{prefix}order`, `{prefix}bytes` and checks that every key is whole UTF-8 text and
-    /// every id in range, so that no later look-up can fail.
+    /// Finds `{prefix}offsets`, `{prefix}order`, `{prefix}bytes` and checks that every key is valid UTF-8 text and
+    /// every id is in range, so that no later lookup can fail.
     pub fn find(container: &Container, prefix: &str) -> std::result::Result<Self, String> {
         let parts = VocabTensors {
             offsets: container.need(&format!("{prefix}offsets"))?,
@@ -111,26 +111,26 @@ impl VocabTensors {
         (self.key(container, id as usize) == key).then_some(id)
     }
 
-    /// Whether `order` really sorts the keys and no key comes twice; reads every key.
+    /// Checks that `order` sorts the keys and that keys are distinct; reads every key.
     pub fn check_order(&self, container: &Container) -> std::result::Result<(), String> {
         let order = container.get(&self.order);
         let rising =
             |w: &[u32]| self.key(container, w[0] as usize).cmp(self.key(container, w[1] as usize)) == Ordering::Less;
-        if order.windows(2).all(rising) { Ok(()) } else { Err("its keys are out of order or come twice".into()) }
+        if order.windows(2).all(rising) { Ok(()) } else { Err("its keys are out of order or duplicated".into()) }
     }
 }
 
 impl Vocab {
     const FORMAT: &str = "mipgpu.vocab";
 
-    /// The saved form of a vocabulary: the file's header, then its columns `offsets`, `order`, `bytes`.
+    /// Returns the serialized form of a vocabulary: the file's header and its columns `offsets`, `order`, `bytes`.
     pub(crate) fn file<I: IntoIterator<Item: AsRef<str>>>(keys: I) -> (Vec<u8>, Columns) {
         let columns = Columns::new(keys);
         let (n, bytes) = (columns.order.len(), columns.bytes.len());
         (header(Self::FORMAT, &[], &[("offsets", "U64", n + 1), ("order", "U32", n), ("bytes", "U8", bytes)]), columns)
     }
 
-    /// A vocabulary in memory; key number i gets id i. Keys must be distinct.
+    /// Creates a vocabulary in memory; key number i gets id i. Keys must be distinct.
     pub fn from_keys<I: IntoIterator<Item: AsRef<str>>>(keys: I) -> Vocab {
         let (mut file, columns) = Self::file(keys);
         [columns.offsets(), columns.order(), &columns.bytes].iter().for_each(|part| file.extend_from_slice(part));
@@ -142,7 +142,7 @@ impl Vocab {
     /// Maps a saved vocabulary.
     ///
     /// # Errors
-    /// A missing, foreign, truncated or inconsistent file.
+    /// The file is missing, foreign, truncated or inconsistent.
     pub fn open(path: &Path) -> Result<Vocab> {
         let container = Container::open(path, Self::FORMAT)?;
         match VocabTensors::find(&container, "") {
@@ -155,34 +155,34 @@ impl Vocab {
     /// Writes the vocabulary to `path` and syncs it to disk.
     ///
     /// # Errors
-    /// What the file system says.
+    /// The file system reports an error.
     pub fn save(&self, path: &Path) -> Result<()> {
         let mut file = File::create(path).at_path(path)?;
         file.write_all(self.container.bytes()).and_then(|()| file.sync_all()).at_path(path)
     }
 
-    /// How many keys there are.
+    /// Returns the number of keys.
     #[allow(clippy::len_without_is_empty)]
     pub fn len(&self) -> usize {
         self.parts.len()
     }
 
-    /// The key of an id below [`len`](Self::len).
+    /// Returns the key of an id below [`len`](Self::len).
     pub fn key(&self, id: usize) -> &str {
         self.parts.key(&self.container, id)
     }
 
-    /// The id of a key.
+    /// Returns the id of a key.
     pub fn find(&self, key: &str) -> Option<u32> {
         self.parts.find_key(&self.container, key)
     }
 
-    /// All keys in the order of their ids.
+    /// Returns all keys in the order of their ids.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         (0..self.len()).map(|id| self.key(id))
     }
 
-    /// SHA-256 of the saved form, in hex: equal exactly when the keys and their ids are.
+    /// Returns the SHA-256 of the serialized form, in hex: equal if and only if the keys and their ids are.
     pub fn fingerprint(&self) -> String {
         hex(&Sha256::digest(self.container.bytes()))
     }
@@ -198,8 +198,9 @@ impl std::fmt::Debug for Vocab {
     }
 }
 
-/// The whole number that a key is, however many zeros follow its point: `3` for `3`, `3.0` and `3.00`. Tables with gaps
-/// hold whole numbers as reals, and programs differ in how they write them. `None`: the key is no whole number.
+/// Returns the whole number that a key represents, without zeros after the point: `3` for `3`, `3.0` and `3.00`. Tables
+/// with gaps store whole numbers as reals, and programs differ in how they write them. `None` if the key is not a whole
+/// number.
 pub(crate) fn whole_number(key: &[u8]) -> Option<&[u8]> {
     let end = key.iter().position(|&b| b == b'.').unwrap_or(key.len());
     let (whole, zeros) = key.split_at(end);

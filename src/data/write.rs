@@ -1,4 +1,4 @@
-//! The files of a data set folder as they are written: each knows its checksum, and shards are cut to size.
+//! Writes the files of a data set folder: computes the checksum of each and limits the size of shards.
 
 use std::{
     fs::File,
@@ -22,7 +22,7 @@ use crate::{
     },
 };
 
-/// A file whose checksum is taken as it is written.
+/// A file with its checksum, computed as it is written.
 struct HashedFile {
     path: PathBuf,
     file: File,
@@ -70,7 +70,7 @@ pub(crate) fn write_keys<'k>(dir: &Path, kind: &str, keys: impl Iterator<Item = 
     write_file(&path, kind, &[&head, columns.offsets(), columns.order(), &columns.bytes])
 }
 
-/// Writes the interactions of each item.
+/// Writes the number of interactions of each item.
 pub(crate) fn write_counts(dir: &Path, counts: &[u32]) -> Result<FileEntry> {
     let head = header(COUNTS_FORMAT, &[], &[("counts", "U32", counts.len())]);
     write_file(&dir.join("item_counts.safetensors"), "item_counts", &[&head, bytemuck::cast_slice(counts)])
@@ -81,12 +81,12 @@ pub(crate) fn write_fields(dir: &Path, fields: &[FieldBuilder]) -> Result<FileEn
     write_file(&dir.join("item_fields.safetensors"), "item_fields", &[&ItemFields::image(fields)])
 }
 
-/// Writes the manifest: last, since a folder without one is no data set.
+/// Writes the manifest last, because a folder without one is not a data set.
 pub(crate) fn write_manifest(dir: &Path, manifest: &mut Manifest) -> Result<()> {
     write_file(&dir.join(MANIFEST), "manifest", &[manifest.text()?.as_bytes()]).map(drop)
 }
 
-/// Which columns interactions have beside their items.
+/// The columns of interactions other than the items.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Has {
     pub times: bool,
@@ -94,36 +94,36 @@ pub(crate) struct Has {
     pub baskets: bool,
 }
 
-/// Writes histories, user after user, into shards of about equal size. Columns wait in spills until a shard is full,
-/// because its header says how long they are.
+/// Writes histories, user by user, to shards of about equal size. Columns are kept in spills until a shard is full,
+/// because its header records their lengths.
 pub(crate) struct ShardWriter<'a> {
     dir: &'a Path,
     prefix: &'a str,
     has: Has,
-    /// Interactions a shard may hold; a user with more has a shard of their own.
+    /// Maximum number of interactions per shard; a user with more has a separate shard.
     cap: u64,
-    /// Memory for the columns of one shard, in bytes.
+    /// Memory limit for the columns of one shard, in bytes.
     memory: u64,
     open: Option<OpenShard>,
     done: Shards,
 }
 
-/// What a [`ShardWriter`] wrote.
+/// The output of a [`ShardWriter`].
 #[derive(Default)]
 pub(crate) struct Shards {
     pub entries: Vec<FileEntry>,
-    /// Interactions of each user.
+    /// Number of interactions of each user.
     pub lengths: Vec<u32>,
     /// Earliest and latest time.
     pub times: Option<[i64; 2]>,
-    /// Least and greatest rating.
+    /// Smallest and largest rating.
     pub ratings: Option<[f32; 2]>,
-    /// How many baskets there are, where they are told.
+    /// Number of baskets, if the log has a basket column.
     pub baskets: u64,
 }
 
 impl Shards {
-    /// Shortest, median and longest history. There must be one.
+    /// Returns the shortest, median and longest history; there must be at least one.
     pub fn history(&self) -> [u32; 3] {
         let mut lengths = self.lengths.clone();
         let middle = lengths.len() / 2;
@@ -152,7 +152,7 @@ impl<'a> ShardWriter<'a> {
         ShardWriter { dir, prefix, has, cap, memory, open: None, done: Shards::default() }
     }
 
-    /// Appends the next user's history. Baskets are numbered anew from 0, without the gaps that filters have left.
+    /// Appends the next user's history. Baskets are renumbered from 0, without the gaps left by filters.
     pub fn push(&mut self, history: History) -> Result<()> {
         let History { items, times, ratings, baskets } = history;
         let rows = items.len() as u64;
@@ -237,7 +237,7 @@ impl<'a> ShardWriter<'a> {
         Ok(())
     }
 
-    /// Closes the last shard and gives the list of all.
+    /// Closes the last shard and returns the list of all shards.
     pub fn finish(mut self) -> Result<Shards> {
         self.close()?;
         Ok(self.done)
@@ -256,7 +256,7 @@ mod tests {
         for user in 0..9u32 {
             let n = [3, 4, 25, 1, 9, 1, 1, 8, 2][user as usize];
             let (items, times) = (vec![user; n], vec![-(user as i64); n]);
-            // Any numbers: only whether neighbours are equal counts.
+            // Arbitrary numbers: only equality of neighbours matters.
             let baskets: Vec<u32> = (0..n as u32).map(|i| 90 - 7 * (i / 2)).collect();
             writer.push(History { items: &items, times: &times, ratings: &[], baskets: &baskets }).unwrap();
         }
@@ -272,7 +272,7 @@ mod tests {
         assert_eq!(&shard.baskets().unwrap()[shard.range(2)], [0, 0, 1, 1, 2, 2, 3, 3]);
     }
 
-    /// `/dev/full` refuses every write with "no space left on device".
+    /// `/dev/full` fails every write with "no space left on device".
     #[cfg(target_os = "linux")]
     #[test]
     fn a_full_disk_is_reported_as_such() {

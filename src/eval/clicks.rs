@@ -1,30 +1,35 @@
-/*! How good predicted probabilities of a click are, beside what knows less than the model.
+/*! Metrics of predicted click probabilities, and two baselines.
 
 With n impressions, labels t_i in {0, 1}, logits z_i and p_i = sigma(z_i):
 
 | metric | value | worthless | perfect |
 |---|---|---|---|
 | AUC | share of pairs (click, no click) in which the click has the larger z; equal z count half | 0.5 | 1 |
-| log-loss | mean of softplus(z_i) - t_i z_i = -ln of the probability given to what happened | that of the base rate | 0 |
-| mean p | mean of p_i: beside the share of clicks it tells whether probabilities are right on the whole | | |
+| log-loss | mean of softplus(z_i) - t_i z_i = -ln of the probability of the observed label | that of the base rate | 0 |
+| mean p | mean of p_i; compared with the share of clicks, it shows whether probabilities are right on average | | |
 
-AUC asks whether clicks come first, log-loss whether the probabilities can be trusted; either can be good alone. It is
-computed from ranks, (sum of the ranks of clicks - P (P+1) / 2) / (P N) with P clicks and N others, ties at their mean rank
-(Mann and Whitney 1947): n log n instead of n squared, and exact, the ranks being summed as integers.
+AUC measures the order of the impressions, log-loss the calibration of the probabilities. A model can be good at one
+alone. AUC is computed from ranks: (sum of the ranks of clicks - P (P+1) / 2) / (P N) with P clicks and N other
+impressions. Ties have their mean rank (Mann and Whitney 1947). This takes n log n instead of n squared operations and
+is exact, because the ranks are summed as integers.
 
-Baselines: the *base rate*, one probability for all, the share of clicks in training: no model worth its name is worse in
-log-loss. The *item rate*, each item's own share there, drawn towards the base rate as if it had been shown [`PRIOR`] times
-more: what popularity alone gives; what a model is better by, it has from users.
+| baseline | prediction | what it shows |
+|---|---|---|
+| base rate | the share of clicks in training, for all impressions | a useful model has a lower log-loss |
+| item rate | an item's share of clicks in training, plus [`PRIOR`] impressions at the base rate | popularity alone |
+
+A model's gain over the item rate comes from users.
 */
 
 use std::fmt::Write;
 
 use serde::Serialize;
 
-/// Impressions at the base rate that each item is given beside its own.
+/// Impressions at the base rate that are added to each item's own.
 pub const PRIOR: f64 = 20.0;
 
-/// The share of pairs in which the click is scored above the other; `None` where all labels are the same.
+/// Returns the share of pairs in which the click has the larger score, ties counted half; `None` if all labels are
+/// equal.
 pub fn auc(scores: &[f64], clicked: &[bool]) -> Option<f64> {
     assert_eq!(scores.len(), clicked.len());
     let positives = clicked.iter().filter(|c| **c).count() as u128;
@@ -47,7 +52,7 @@ pub fn auc(scores: &[f64], clicked: &[bool]) -> Option<f64> {
     Some((twice - positives * (positives + 1)) as f64 / (2 * positives * negatives) as f64)
 }
 
-/// Mean of softplus(z) - t z, in the form that neither overflows nor cancels.
+/// Returns the mean of softplus(z) - t z, in the form that neither overflows nor cancels.
 pub fn log_loss(logits: &[f64], clicked: &[bool]) -> f64 {
     let one = |(z, t): (&f64, &bool)| z.max(0.0) - if *t { *z } else { 0.0 } + (-z.abs()).exp().ln_1p();
     logits.iter().zip(clicked).map(one).sum::<f64>() / logits.len().max(1) as f64
@@ -63,10 +68,10 @@ pub fn log_odds(p: f64) -> f64 {
     (p / (1.0 - p)).ln()
 }
 
-/// What some logits come to.
+/// The metrics of a set of logits.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct ClickMetrics {
-    /// `None` (null) where the labels are all the same.
+    /// `None` (null) if all labels are equal.
     pub auc: Option<f64>,
     pub log_loss: f64,
     pub mean_probability: f64,
@@ -89,7 +94,7 @@ pub struct Rates {
 }
 
 impl Rates {
-    /// Counts (item, clicked) of training, items below `items`.
+    /// Counts the (item, clicked) rows of training; items are below `items`.
     pub fn count(items: usize, rows: impl Iterator<Item = (u32, bool)>) -> Rates {
         let (mut counts, mut all) = (vec![[0; 2]; items], [0u64; 2]);
         for (item, clicked) in rows {
@@ -100,7 +105,7 @@ impl Rates {
         Rates { base: all[1] as f64 / all[0].max(1) as f64, counts }
     }
 
-    /// The share of clicks of an item.
+    /// Returns the share of clicks of an item, smoothed with [`PRIOR`].
     pub fn of(&self, item: u32) -> f64 {
         let [shown, clicks] = self.counts[item as usize];
         (clicks as f64 + PRIOR * self.base) / (shown as f64 + PRIOR)
@@ -117,7 +122,7 @@ pub struct ClickReport {
     pub model: ClickMetrics,
     pub item_rate: ClickMetrics,
     pub base_rate: ClickMetrics,
-    /// AUC of the run's own score <u,v> + bias, without the head; absent where the items' vectors are not the run's.
+    /// AUC of the run's own score <u,v> + bias, without the head; absent if the items' vectors are not the run's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub run_score_auc: Option<f64>,
 }
@@ -145,7 +150,7 @@ impl ClickReport {
         }
     }
 
-    /// An aligned table.
+    /// Returns the report as an aligned table.
     pub fn text(&self) -> String {
         let share = 100.0 * self.clicks as f64 / self.impressions.max(1) as f64;
         let mut out = format!(
@@ -173,7 +178,7 @@ mod tests {
     use super::*;
     use crate::base::rng::{Purpose, Stream};
 
-    /// The definition, pair by pair.
+    /// AUC by its definition, pair by pair.
     fn by_pairs(scores: &[f64], clicked: &[bool]) -> f64 {
         let (mut won, mut pairs) = (0.0, 0.0);
         for (a, _) in scores.iter().zip(clicked).filter(|(_, c)| **c) {
@@ -192,7 +197,7 @@ mod tests {
         assert_eq!(auc(&[3.0, 2.0, 1.0], &yes_no("001")), Some(0.0));
         assert_eq!(auc(&[5.0; 4], &yes_no("0101")), Some(0.5));
         assert_eq!(auc(&[0.0, -0.0], &yes_no("01")), Some(0.5), "the two zeros are equal");
-        // By hand: of clicks {2, 4} against {1, 2, 3}: 2 > 1, 2 = 2, and 4 beats all three: 4.5 of 6.
+        // Worked example: of clicks {2, 4} and others {1, 2, 3}: 2 > 1, 2 = 2, and 4 beats all three: 4.5 of 6.
         assert_eq!(auc(&[1.0, 2.0, 2.0, 3.0, 4.0], &yes_no("01001")), Some(0.75));
         assert_eq!((auc(&[1.0, 2.0], &yes_no("11")), auc(&[], &[])), (None, None));
         for (n, distinct) in [(2, 9), (7, 3), (50, 5), (333, 1000), (400, 7)] {

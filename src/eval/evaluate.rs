@@ -1,9 +1,11 @@
-/*! Evaluation in one pass: each user's history is encoded once and its held-out items ranked where the model is; full
-ranking, sampled rankings, the baselines and the slices are all read off the same pass.
+/*! Evaluation in one pass. Each user's history is encoded once, and its held-out items are ranked on the model's
+device. Full ranking, sampled rankings, baselines and slices all come from the same pass.
 
-Candidates of a user under full ranking: the whole catalogue, without the items of the history (unless
-[`EvalOptions::keep_seen`], or baskets are held out: people buy again what they bought). A held-out item that the history holds too is then excluded with it: no list can show it,
-so it is a [`MISS`] (of full ranking; sampled rankings compare it with their negatives). What is a candidate must not depend on what is held out.
+Under full ranking, a user's candidates are the whole catalogue without the items of the history. Items of the history
+remain candidates with [`EvalOptions::keep_seen`] and when baskets are evaluated, because people buy items repeatedly.
+A held-out item that is also in the history is excluded like the rest of the history. No list can show it, so it is a
+[`MISS`] of full ranking; sampled rankings compare it with their negatives. Candidates must not depend on what is held
+out.
 */
 
 use std::{borrow::Cow, collections::HashMap};
@@ -33,27 +35,28 @@ pub struct EvalOptions<'a> {
     pub ks: Vec<usize>,
     /// Rank the items of the history too.
     pub keep_seen: bool,
-    /// Leave what validates out of the history that the test is predicted from.
+    /// Exclude the validation events from the history that the test is predicted from.
     pub without_validation: bool,
-    /// Also rank among this many negatives, drawn so.
+    /// Also rank among this many negatives, drawn by each of `samplings`.
     pub negatives: usize,
     pub samplings: Vec<Sampling>,
-    /// Rank by popularity beside the model, and [of baskets](of_baskets) by what each user's earlier baskets had most often.
+    /// Also rank by popularity and, [for baskets](of_baskets), by the items that a user's earlier baskets contain most
+    /// often.
     pub baseline: bool,
     pub slices: bool,
     /// Users encoded at a time.
     pub batch: usize,
     /// Seed of the negatives.
     pub seed: u64,
-    /// From the data's items to the model's; `None` where they are the same by construction.
+    /// From the data's items to the model's; `None` if both use the same ids.
     pub item_map: Option<&'a ItemMap>,
-    /// The model's users, whom those of the data are found among by key; `None` where they are the same by construction,
-    /// or the model asks for none.
+    /// The model's users, matched to those of the data by key; `None` if both use the same numbers or the model uses no
+    /// users.
     pub users: Option<&'a Vocab>,
 }
 
 impl Default for EvalOptions<'_> {
-    /// Full ranking at k = 10 and nothing else: what validation during training needs.
+    /// Full ranking at k = 10 only: what validation during training needs.
     fn default() -> Self {
         EvalOptions {
             ks: vec![10],
@@ -71,7 +74,7 @@ impl Default for EvalOptions<'_> {
     }
 }
 
-/// What came out for one user; ranks stand in the order of `targets`.
+/// The result of one user; ranks are in the order of `targets`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct UserResult {
     /// Index into the dataset.
@@ -81,7 +84,7 @@ pub struct UserResult {
     /// The distinct held-out items, ids of the model, ascending.
     pub targets: Vec<u32>,
     pub ranks: Ranking<Vec<usize>>,
-    /// Ranks among negatives, one entry a sampling; `None` where the user has too few items left to draw from.
+    /// Ranks among negatives, one entry per sampling; `None` if the user has too few items left to draw from.
     pub sampled: Vec<Option<Ranking<Vec<usize>>>>,
 }
 
@@ -102,39 +105,40 @@ pub fn evaluate(
 struct Case<'d> {
     user: u32,
     history: Cow<'d, [u32]>,
-    /// Events before what is held out, that the model knows; of them the history may be the last basket alone.
+    /// Events before the held-out part that the model knows; the history may be only the last basket of them.
     events: usize,
     targets: Vec<u32>,
-    /// What full ranking leaves out: ascending, distinct.
+    /// Items excluded from full ranking: ascending, distinct.
     excluded: Vec<u32>,
-    /// Everything the user ever interacted with, held-out items too: what is no negative.
+    /// Every item the user interacted with, held-out items included: none of them is a negative.
     known: FxHashSet<u32>,
-    /// Of baskets, where baselines are asked for.
+    /// The personal baseline: for baskets, if baselines are requested.
     personal: Option<Personal>,
 }
 
-/// What is asked of every case.
+/// What to compute for every case.
 #[derive(Clone, Copy)]
 struct Wanted {
-    /// The last basket alone as history.
+    /// Use the last basket alone as history.
     basket: bool,
     negatives: bool,
     personal: bool,
 }
 
-/// Whether baskets are evaluated: held out, or all that the model is asked with. Then items of the history are candidates,
+/// Returns whether baskets are evaluated: the split holds out baskets, or the model's input is the last basket alone.
+/// Then items of the history are candidates, and each user's most frequent items are a baseline.
 /// and each user's most frequent ones a baseline.
 pub fn of_baskets(encoder: &dyn Encoder, part: &dyn HeldOut) -> bool {
     encoder.last_basket() || part.split().spec().repeats()
 }
 
-/// Evaluates `encoder` on a part of the data and hands every user's result to `each`, in the order of the data.
+/// Evaluates `encoder` on a part of the data and passes every user's result to `each`, in the order of the data.
 ///
-/// Memory: the lists of a batch of users.
+/// It keeps the lists of one batch of users in memory.
 ///
 /// # Errors
-/// k = 0 or beyond the catalogue; more negatives than any user has items left; no user to evaluate; a score that is NaN
-/// or infinite; a model and data that do not fit; what `encoder` or `each` report.
+/// k is 0 or larger than the catalogue. No user has as many items left as negatives are requested. There is no user to
+/// evaluate. A score is NaN or infinite. Model and data do not match. `encoder` or `each` fails.
 pub fn evaluate_each(
     encoder: &mut dyn Encoder,
     data: &Dataset,
@@ -172,7 +176,7 @@ pub fn evaluate_each(
             |c: &Case| -> Vec<_> { samplers.iter().map(|s| s.draw(c.user, options.negatives, &c.known)).collect() };
         let drawn: Vec<Vec<std::result::Result<Vec<u32>, TooFew>>> = cases.par_iter().map(draw).collect();
         drawn.iter().for_each(|of_user| tally.drawn(of_user));
-        // A user with too few is ranked among none here, and left out of the sampled ranking.
+        // A user with too few items left is ranked among none here and left out of the sampled ranking.
         let negatives: Vec<Vec<Vec<u32>>> =
             drawn.iter().map(|all| all.iter().map(|d| d.clone().unwrap_or_default()).collect()).collect();
         let queries: Vec<Query> = cases
@@ -199,7 +203,7 @@ pub fn evaluate_each(
             .zip(&negatives)
             .map(|((c, Ranks { full, among }), negatives)| {
                 let popularity = popularity.as_ref();
-                // Both, or none where popularity is not asked for; the personal one of baskets only.
+                // The personal baseline needs popularity; it exists for baskets only.
                 let personal = c.personal.as_ref().zip(popularity);
                 let full_ranks =
                     |rank: &dyn Fn(u32) -> usize| c.miss_excluded(c.targets.iter().map(|t| rank(*t)).collect());
@@ -224,7 +228,7 @@ pub fn evaluate_each(
                 }
             })
             .collect();
-        // Sums are taken in the order of the users, so they do not depend on the threads.
+        // The sums are added in the order of the users, so they do not depend on the threads.
         for result in results {
             tally.add(&result);
             each(&result)?;
@@ -239,7 +243,7 @@ pub fn evaluate_each(
     Ok(report)
 }
 
-/// What must fit before anything is computed; gives the catalogue size.
+/// Checks the options against model and data before anything is computed; returns the catalogue size.
 fn check(encoder: &dyn Encoder, data: &Dataset, options: &EvalOptions<'_>) -> Result<usize> {
     let catalogue = encoder.items();
     let items = options.item_map.map_or(data.items(), |m| m.catalogue);
@@ -250,25 +254,25 @@ fn check(encoder: &dyn Encoder, data: &Dataset, options: &EvalOptions<'_>) -> Re
     check_ks(&options.ks, catalogue)?;
     if options.negatives > catalogue {
         return Err(Error::user(format!("{} negatives, but the catalogue has {catalogue} items", options.negatives))
-            .hint("ask for fewer with --negatives"));
+            .hint("set --negatives to a smaller number"));
     }
     if options.batch == 0 {
-        return Err(Error::user("a batch of 0 users").hint("give --batch a number from 1 up"));
+        return Err(Error::user("a batch of 0 users").hint("set --batch to at least 1"));
     }
     Ok(catalogue)
 }
 
-/// Each k from 1 to the catalogue size, at least one.
+/// Checks that there is at least one k and that each lies between 1 and the catalogue size.
 ///
 /// # Errors
-/// Otherwise.
+/// There is no k, or one lies outside that range.
 pub fn check_ks(ks: &[usize], catalogue: usize) -> Result<()> {
     if ks.is_empty() || ks.contains(&0) {
-        return Err(Error::user("k = 0: a list of no items cannot be judged").hint("give --k numbers from 1 up"));
+        return Err(Error::user("k = 0: an empty list cannot be evaluated").hint("set --k to at least 1"));
     }
     match ks.iter().find(|k| **k > catalogue) {
         Some(k) => Err(Error::user(format!("k = {k} is more than the {catalogue} items of the catalogue"))
-            .hint(format!("give --k at most {catalogue}"))),
+            .hint(format!("set --k to at most {catalogue}"))),
         None => Ok(()),
     }
 }
@@ -277,7 +281,7 @@ fn case<'d>(data: &'d Dataset, part: &dyn HeldOut, options: &EvalOptions<'_>, wa
     let all = data.items_of(user as usize);
     let held = part.held_out(user as usize);
     let map = |items: &'d [u32]| options.item_map.map_or(Cow::Borrowed(items), |m| m.sequence(items));
-    // The history ends where the held-out events begin: nothing after can be in it.
+    // The history ends where the held-out events begin: it contains nothing after them.
     let end = if options.without_validation { part.split().train().len_of(user as usize) } else { held.start };
     let before = &all[..end.min(held.start)];
     let history = map(if wanted.basket { data.last_basket_of(user as usize, before.len()) } else { before });
@@ -295,7 +299,7 @@ fn case<'d>(data: &'d Dataset, part: &dyn HeldOut, options: &EvalOptions<'_>, wa
 }
 
 impl Case<'_> {
-    /// The ranks with those of excluded targets made misses.
+    /// Replaces the ranks of excluded targets with misses.
     fn miss_excluded(&self, mut ranks: Vec<usize>) -> Vec<usize> {
         for (rank, target) in ranks.iter_mut().zip(&self.targets) {
             if self.excluded.binary_search(target).is_ok() {
@@ -306,21 +310,21 @@ impl Case<'_> {
     }
 }
 
-/// No user has as many items left as negatives are asked for.
+/// Reports that no user has as many items left as negatives are requested.
 fn too_few(sampling: Sampling, most: usize, n: usize) -> Error {
     let among = match sampling {
         Sampling::Uniform => "items",
         Sampling::Popularity => "items that occur in training",
     };
     let hint = match most {
-        0 => "leave --negatives out: full ranking needs none".to_string(),
-        most => format!("ask for at most {most} with --negatives"),
+        0 => "omit --negatives: full ranking needs none".to_string(),
+        most => format!("set --negatives to at most {most}"),
     };
-    Error::user(format!("{n} negatives asked for, but no user has more than {most} {among} left to draw from"))
+    Error::user(format!("{n} negatives requested, but no user has more than {most} {among} left to draw from"))
         .hint(hint)
 }
 
-/// Sums on the way to a report.
+/// Running sums of a report.
 struct Tally {
     full: Ranking<Sums>,
     sampled: Vec<Among>,
@@ -329,15 +333,15 @@ struct Tally {
     by_band: Vec<Ranking<Sums>>,
     unknown_targets: usize,
     unknown_history: usize,
-    /// Held-out items missed because their history holds them.
+    /// Held-out items that are misses because they are in their history.
     seen: usize,
 }
 
-/// A sampled ranking on the way.
+/// Running sums of a sampled ranking.
 struct Among {
     sampling: Sampling,
     sums: Ranking<Sums>,
-    /// Users with too few items left, and the most that one of them has.
+    /// Users with too few items left, and the largest number of items that one of them has left.
     left_out: u64,
     most: usize,
 }
@@ -349,7 +353,8 @@ impl Tally {
             popularity: options.baseline.then(|| Sums::new(ks)),
             personal: personal.then(|| Sums::new(ks)),
         };
-        // Among n negatives every rank is at most n + 1 (for one target): k > n would be a perfect score for nothing.
+        // Among n negatives every rank is at most n + 1 (for one target): k > n would give a perfect score to any
+        // model.
         let ks: Vec<usize> = options.ks.iter().copied().filter(|k| *k <= options.negatives).collect();
         let samplings: &[Sampling] = if options.negatives > 0 { &options.samplings } else { &[] };
         Tally {
@@ -372,7 +377,7 @@ impl Tally {
         }
     }
 
-    /// What was drawn for a user, one entry a sampling.
+    /// Counts what was drawn for a user, one entry per sampling.
     fn drawn(&mut self, drawn: &[std::result::Result<Vec<u32>, TooFew>]) {
         for (among, drawn) in self.sampled.iter_mut().zip(drawn) {
             if let Err(few) = drawn {
@@ -404,8 +409,8 @@ impl Tally {
                 part.name()
             ))
             .hint(match self.unknown_targets + self.unknown_history {
-                0 => "hold out fewer events, or move the cut of a split by time",
-                _ => "the model knows none of them: give the data it was trained on, or data with the same item keys",
+                0 => "hold out fewer events, or move the cut of a time split",
+                _ => "the model knows none of them: use the data it was trained on, or data with the same item keys",
             }));
         }
         if let Some(among) = self.sampled.iter().find(|among| among.sums.model.is_empty()) {

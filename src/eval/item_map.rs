@@ -1,4 +1,4 @@
-//! Which item of a model an item of a dataset is: by key, so a model can be asked about data it was not trained on.
+//! Maps the items of a dataset to those of a model by key, so a model can be evaluated on data it was not trained on.
 
 use std::borrow::Cow;
 
@@ -9,22 +9,22 @@ use crate::{
 
 const UNKNOWN: u32 = u32::MAX;
 
-/// From the item ids of a dataset to those of a model. Items the model does not know have no image.
+/// A map from the item ids of a dataset to those of a model. Items that the model does not know have no image.
 #[derive(Clone, Debug)]
 pub struct ItemMap {
     to_model: Vec<u32>,
-    /// How many items of the model's catalogue there are.
+    /// The number of items of the model's catalogue.
     pub catalogue: usize,
-    /// Items of the dataset that the model knows.
+    /// The number of items of the dataset that the model knows.
     pub known: usize,
     identity: bool,
 }
 
 impl ItemMap {
-    /// Matches by key.
+    /// Matches items by key.
     ///
     /// # Errors
-    /// Not one key in common: another vocabulary altogether.
+    /// The two vocabularies have no key in common.
     pub fn between(data: &Vocab, model: &Vocab) -> Result<ItemMap> {
         let to_model: Vec<u32> = data.keys().map(|key| model.find(key).unwrap_or(UNKNOWN)).collect();
         let known = to_model.iter().filter(|i| **i != UNKNOWN).count();
@@ -38,16 +38,17 @@ impl ItemMap {
             ))
             .hint(match otherwise(data, model).next() {
                 Some((theirs, ours)) => format!(
-                    "the model has '{ours}' where the data have '{theirs}': import the data with the keys as they were"
+                    "the model has '{ours}' where the data have '{theirs}': import the data with the original keys"
                 ),
-                None => "give the data the model was trained on, or data with the same item keys".into(),
+                None => "use the data the model was trained on, or data with the same item keys".into(),
             }));
         }
         let identity = data.len() == model.len() && to_model.iter().enumerate().all(|(i, to)| i as u32 == *to);
         Ok(ItemMap { to_model, catalogue: model.len(), known, identity })
     }
 
-    /// A word on items that are unknown only because their keys are written another way, if there are any.
+    /// Returns a message about items that are unknown only because their keys are written differently, if there are
+    /// any.
     pub fn written_otherwise(&self, data: &Vocab, model: &Vocab) -> Option<String> {
         if self.unknown() == 0 {
             return None;
@@ -55,23 +56,23 @@ impl ItemMap {
         let mut others = otherwise(data, model);
         let (theirs, ours) = others.next()?;
         Some(format!(
-            "{} items of the data are not matched because their keys are written another way: '{theirs}' in the data, \
+            "{} items of the data are not matched because their keys are written differently: '{theirs}' in the data, \
              '{ours}' in the model",
             1 + others.count()
         ))
     }
 
-    /// Items of the dataset that the model does not know.
+    /// Returns the number of items of the dataset that the model does not know.
     pub fn unknown(&self) -> usize {
         self.to_model.len() - self.known
     }
 
-    /// The model's id of an item of the dataset.
+    /// Returns the model's id of an item of the dataset.
     pub fn item(&self, item: u32) -> Option<u32> {
         Some(self.to_model[item as usize]).filter(|i| *i != UNKNOWN)
     }
 
-    /// A sequence in the model's ids, unknown items left out; borrowed where the ids are the same.
+    /// Returns a sequence in the model's ids without unknown items; borrowed if the ids are the same.
     pub fn sequence<'a>(&self, items: &'a [u32]) -> Cow<'a, [u32]> {
         if self.identity {
             return Cow::Borrowed(items);
@@ -79,7 +80,7 @@ impl ItemMap {
         items.iter().filter_map(|i| self.item(*i)).collect()
     }
 
-    /// Counts per item of the dataset as counts per item of the model.
+    /// Converts counts per item of the dataset to counts per item of the model.
     pub fn counts(&self, counts: &[u32]) -> Vec<u32> {
         let mut mapped = vec![0; self.catalogue];
         for (item, count) in counts.iter().enumerate() {
@@ -91,12 +92,12 @@ impl ItemMap {
     }
 }
 
-/// Keys of `data` that `model` does not have, with the key that it has for the same written another way.
+/// Returns the keys of `data` that `model` lacks, each with the model's key for the same value written differently.
 fn otherwise<'v>(data: &'v Vocab, model: &'v Vocab) -> impl Iterator<Item = (&'v str, &'v str)> {
     data.keys().filter(|key| model.find(key).is_none()).filter_map(|key| Some((key, alike(key, model)?)))
 }
 
-/// The key of `vocab` that says the same as `key` written another way: `3` for `3.0` and `03`, `Tea` for ` tea`.
+/// Returns the key of `vocab` that is another spelling of `key`: `3` for `3.0` and `03`, `tea` for `Tea`.
 pub fn alike<'v>(key: &str, vocab: &'v Vocab) -> Option<&'v str> {
     let bare = key.trim();
     let mut forms = vec![bare.to_string(), bare.to_lowercase(), bare.to_uppercase()];

@@ -1,4 +1,4 @@
-/*! NDCG, Recall, HR, MRR and MAP from the ranks of a user's held-out items.
+/*! NDCG, Recall, HR, MRR and MAP, computed from the ranks of a user's held-out items.
 
 With T distinct held-out items at ranks r_1 < ... (1 = best) in a list of candidates:
 
@@ -7,11 +7,11 @@ With T distinct held-out items at ranks r_1 < ... (1 = best) in a list of candid
 | HR@k | 1 if any r_t <= k, else 0 | 1 if r <= k |
 | Recall@k | (number of r_t <= k) / T | = HR@k |
 | NDCG@k | sum over r_t <= k of 1/log2(1 + r_t), divided by sum for i = 1..min(k, T) of 1/log2(1 + i) | 1/log2(1 + r) if r <= k |
-| MRR | 1 / min r_t, not cut at any k | 1/r |
-| MAP | mean over t = 1..T of t / r_t, not cut at any k: the precision at each hit | 1/r |
+| MRR | 1 / min r_t, without a cutoff | 1/r |
+| MAP | mean over t = 1..T of t / r_t, without a cutoff: the precision at each hit | 1/r |
 
-Each is averaged over users. NDCG: Järvelin & Kekäläinen, "Cumulated gain-based evaluation of IR techniques", TOIS
-2002, with binary gains.
+Each metric is averaged over users. NDCG: Järvelin & Kekäläinen, "Cumulated gain-based evaluation of IR techniques",
+TOIS 2002, with binary gains.
 */
 
 use serde::Serialize;
@@ -35,35 +35,35 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// The entry at `k`, if it was asked for.
+    /// Returns the entry at `k`, if it was requested.
     pub fn at(&self, k: usize) -> Option<&AtK> {
         self.at.iter().find(|m| m.k == k)
     }
 }
 
-/// What a hit at `rank` (from 1) gains.
+/// Returns the gain of a hit at `rank` (from 1).
 fn gain(rank: usize) -> f64 {
     1.0 / (1.0 + rank as f64).log2()
 }
 
-/// The rank of a held-out item that no list can show: in no list of any length, reciprocal rank 0.
+/// The rank of a held-out item that no list can show: never a hit, reciprocal rank 0.
 pub const MISS: usize = usize::MAX;
 
-/// The metrics of one user at one k; `ranks` of the distinct held-out items, at least one, in any order.
+/// Computes the metrics of one user at one k; `ranks` of the distinct held-out items, at least one, in any order.
 pub fn at_k(ranks: &[usize], k: usize) -> AtK {
     let hits = ranks.iter().filter(|r| **r <= k).count();
-    // Folded from +0: an empty f64 sum is -0, and would be printed so.
+    // The fold starts at +0: the sum of an empty f64 iterator is -0 and would be printed as such.
     let gained = ranks.iter().filter(|r| **r <= k).fold(0.0, |sum, r| sum + gain(*r));
     let ideal: f64 = (1..=k.min(ranks.len())).map(gain).sum();
     AtK { k, ndcg: gained / ideal, recall: hits as f64 / ranks.len() as f64, hr: f64::from(u8::from(hits > 0)) }
 }
 
-/// Reciprocal of the best rank.
+/// Returns the reciprocal of the best rank, 0 if all are misses.
 pub fn reciprocal_rank(ranks: &[usize]) -> f64 {
     ranks.iter().filter(|r| **r != MISS).min().map_or(0.0, |r| 1.0 / *r as f64)
 }
 
-/// The mean of the precision at each held-out item, the list not cut: what no list can show counts 0.
+/// Returns the mean of the precision at each held-out item, without a cutoff; a miss counts 0.
 pub fn average_precision(ranks: &[usize]) -> f64 {
     let mut shown: Vec<usize> = ranks.iter().copied().filter(|r| *r != MISS).collect();
     shown.sort_unstable();
@@ -71,7 +71,7 @@ pub fn average_precision(ranks: &[usize]) -> f64 {
     shown.iter().enumerate().map(precision).fold(0.0, |a, b| a + b) / ranks.len() as f64
 }
 
-/// Running sums towards [`Metrics`]; adding in the same order gives the same bits.
+/// Running sums of [`Metrics`]; the same additions in the same order give the same bits.
 #[derive(Clone, Debug, Default)]
 pub struct Sums {
     cases: u64,
@@ -85,7 +85,7 @@ impl Sums {
         Sums { at: ks.iter().map(|&k| AtK { k, ..AtK::default() }).collect(), ..Sums::default() }
     }
 
-    /// Adds one user by the ranks of the held-out items.
+    /// Adds one user, given the ranks of the held-out items.
     pub fn add(&mut self, ranks: &[usize]) {
         self.cases += 1;
         self.reciprocal += reciprocal_rank(ranks);
@@ -102,7 +102,7 @@ impl Sums {
         self.cases == 0
     }
 
-    /// The means; all 0 where nothing was added.
+    /// Returns the means; all are 0 if nothing was added.
     pub fn means(&self) -> Metrics {
         let n = self.cases.max(1) as f64;
         let mean = |s: &AtK| AtK { k: s.k, ndcg: s.ndcg / n, recall: s.recall / n, hr: s.hr / n };
@@ -137,10 +137,10 @@ mod tests {
         assert!(close(m.ndcg, (1.0 / l3 + 1.0 / l6) / (1.0 + 1.0 / l3 + 0.5)), "{}", m.ndcg);
         assert!(close(m.recall, 2.0 / 3.0) && m.hr == 1.0);
         assert_eq!(reciprocal_rank(&[5, 40, 2]), 0.5);
-        // One of one to rank 2 is 1/2, two of three to rank 5 is 2/5, three to 40.
+        // The precisions are 1/2 at rank 2, 2/5 at rank 5 and 3/40 at rank 40.
         assert!(close(average_precision(&[5, 40, 2]), (0.5 + 0.4 + 3.0 / 40.0) / 3.0));
         assert!(close(average_precision(&[MISS, 1]), 0.5) && average_precision(&[MISS]) == 0.0);
-        // With k below T the ideal list is cut too: ranks 1, 2 of T = 3 at k = 2 are perfect.
+        // With k below T the ideal list is truncated too: ranks 1, 2 of T = 3 at k = 2 are perfect.
         assert!(close(at_k(&[1, 2, 9], 2).ndcg, 1.0));
     }
 

@@ -1,8 +1,8 @@
-/*! How good a model is, and what it recommends: one arithmetic of scores under both, wherever they are computed.
+/*! Evaluation and recommendation, both computed from the same scores on every device.
 
-[`evaluate`] ranks every held-out item against the whole catalogue, and in the same pass against sampled negatives and
-beside its baselines; [`recommend`] keeps the best k of the same scores. A model takes part by being an
-[`Encoder`]: it ranks and chooses where its item table lies, so that neither the table nor scores come here.
+[`evaluate`] ranks every held-out item against the whole catalogue. The same pass ranks it among sampled negatives and
+computes the baselines. [`recommend`] keeps the best k of the same scores. A model implements [`Encoder`]: it ranks
+and selects where its item table resides, so neither the table nor the scores are copied here.
 */
 
 pub mod clicks;
@@ -34,43 +34,44 @@ use std::ops::Range;
 
 use crate::base::{Error, Result};
 
-/// A history to be continued, and what is asked of its continuation.
+/// A history to continue, and the items to rank as its continuation.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Query<'a> {
     /// Oldest first; may be empty.
     pub history: &'a [u32],
-    /// Whose it is, as the model counts its users; `None`: nobody's whom it knows. Only models with user vectors ask.
+    /// The user, by the model's numbering; `None` if the model does not know the user. Only models with user vectors
+    /// read it.
     pub user: Option<u32>,
-    /// Items that are no candidates: ascending, distinct.
+    /// Items that are not candidates: ascending, distinct.
     pub excluded: &'a [u32],
     /// Items to rank among the candidates, distinct.
     pub targets: &'a [u32],
-    /// Lists of items among which, and themselves, the targets are ranked too.
+    /// Lists of items; the targets are also ranked among each list and themselves.
     pub among: &'a [Vec<u32>],
 }
 
-/// A rating asked for: what someone who gave these ratings would give to an item.
+/// A rating to predict: the rating of an item by the user with these ratings.
 #[derive(Clone, Copy, Debug)]
 pub struct Question<'a> {
     /// Oldest first; may be empty.
     pub items: &'a [u32],
-    /// Of each of these.
+    /// The rating of each of these items.
     pub ratings: &'a [f32],
-    /// The model's number of the user; `None`: nobody it knows.
+    /// The user, by the model's numbering; `None` if the model does not know the user.
     pub user: Option<u32>,
     pub item: u32,
 }
 
-/// Why there is no answer.
+/// The reason why a query has no answer.
 #[derive(Debug)]
 pub enum Fault {
-    /// A score that is NaN or infinite has no rank: that of this item, in this query, the first that has one.
+    /// A score is NaN or infinite and has no rank: the first such item and its query.
     NotFinite { query: usize, item: u32 },
-    /// What the model or its device reports.
+    /// The error of the model or its device.
     Failed(Error),
 }
 
-/// An answer, or why there is none.
+/// An answer, or the reason why there is none.
 pub type Answer<T> = std::result::Result<T, Fault>;
 
 impl From<Error> for Fault {
@@ -80,7 +81,7 @@ impl From<Error> for Fault {
 }
 
 impl Fault {
-    /// The fault as an error; `whose` gives words for a query: " for user 'x'".
+    /// Returns the fault as an error; `whose` words the query: " for user 'x'".
     pub fn error(self, whose: impl FnOnce(usize) -> String) -> Error {
         match self {
             Fault::Failed(e) => e,
@@ -92,60 +93,61 @@ impl Fault {
     }
 }
 
-/// A trained model as evaluation and recommendation see it: score(history, item) = <encode(history), vector of the item> +
-/// bias of the item.
+/// A trained model as evaluation and recommendation see it: score(history, item) = <encode(history), vector of the
+/// item> + bias of the item.
 ///
-/// `encode` is the one place where a masked model is asked about the future: it appends \[MASK\] to the history and
-/// gives the vector at that position. Evaluation, recommendation and export all come through it, so they cannot disagree.
-/// Histories are cut to the model's length here.
+/// `encode` is the one place where a masked model predicts the next item: it appends \[MASK\] to the history and
+/// returns the vector at that position. Evaluation, recommendation and export all call it, so their results agree. It
+/// truncates histories to the model's length.
 pub trait Encoder {
-    /// Width of the vectors, D.
+    /// Returns the width of the vectors, D.
     fn width(&self) -> usize;
 
-    /// Items of the catalogue, V; no special rows.
+    /// Returns the number of items of the catalogue, V, without special rows.
     fn items(&self) -> usize;
 
-    /// The vectors of some items, `out` (items, D): for export, block by block.
+    /// Writes the vectors of a range of items to `out` (items, D), for export block by block.
     ///
     /// # Errors
-    /// The device has failed.
+    /// The device fails.
     fn item_vectors(&mut self, items: Range<usize>, out: &mut [f32]) -> Result<()>;
 
-    /// The biases of all items, `out` (V).
+    /// Writes the biases of all items to `out` (V).
     ///
     /// # Errors
-    /// The device has failed.
+    /// The device fails.
     fn item_biases(&mut self, out: &mut [f32]) -> Result<()>;
 
-    /// Whether it is asked with a user's last basket alone, not with all of the history.
+    /// Returns whether the model's input is a user's last basket alone and not the whole history.
     fn last_basket(&self) -> bool {
         false
     }
 
-    /// Asks about the history of each query and writes its vector; `out` (B, D).
+    /// Encodes the history of each query and writes its vector to `out` (B, D).
     ///
     /// # Errors
-    /// What the model reports.
+    /// Any error of the model.
     fn encode(&mut self, queries: &[Query<'_>], out: &mut [f32]) -> Result<()>;
 
-    /// The ratings asked for, as the model predicts them.
+    /// Predicts the rating of each question.
     ///
     /// # Errors
-    /// The model predicts none; what it reports.
+    /// The model predicts no ratings, or fails.
     fn predict(&mut self, questions: &[Question<'_>]) -> Result<Vec<f32>> {
         let _ = questions;
         Err(Error::user("the model predicts no ratings").hint("train one with --task rating"))
     }
 
-    /// The ranks of every query's targets.
+    /// Returns the ranks of every query's targets.
     ///
     /// # Errors
-    /// A score that is NaN or infinite, of any item for any query; what the model reports.
+    /// A score of any item for any query is NaN or infinite, or the model fails.
     fn rank(&mut self, queries: &[Query<'_>]) -> Answer<Vec<Ranks>>;
 
-    /// The best k candidates of every query, best first, of equal scores the smaller id; fewer where there are no more.
+    /// Returns the k best candidates of every query, best first; ties go to the smaller id. A query with fewer
+    /// candidates gets fewer.
     ///
     /// # Errors
-    /// As [`Encoder::rank`]; a k that the device does not serve.
+    /// As [`Encoder::rank`], or the device does not support this k.
     fn top_k(&mut self, queries: &[Query<'_>], k: usize) -> Answer<Vec<Vec<Scored>>>;
 }

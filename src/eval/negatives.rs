@@ -1,13 +1,13 @@
-/*! Negatives for sampled ranking: n items a user has never interacted with, drawn without replacement.
+/*! Negatives for sampled ranking: n items that a user has never interacted with, drawn without replacement.
 
-Uniform, or by popularity: each next item with a chance proportional to its training count among those not yet drawn
-(successive sampling, what BERT4Rec's published numbers use). The draws of a user come from a Philox stream of their own,
-so they do not depend on the batch or the order users come in.
+They are drawn uniformly or by popularity. By popularity, the chance of each next item is proportional to its training
+count among those not yet drawn (successive sampling, which BERT4Rec's published numbers use). Each user has a
+separate Philox stream, so the draws do not depend on the batch or the order of the users.
 
-Rejection does almost all the work; a user who knows nearly everything would make it slow, so after a bounded
-number of tries the rest is drawn by exponential clocks (item i rings at time Exp(1)/weight_i, the earliest win;
-Efraimidis & Spirakis, "Weighted random sampling with a reservoir", 2006). What is left to draw has the same
-distribution either way, so switching midway changes none.
+Almost all draws succeed by rejection sampling. It is slow for a user who knows nearly all items, so after a bounded
+number of tries the rest is drawn by exponential clocks. Item i rings at time Exp(1)/weight_i, and the earliest win
+(Efraimidis & Spirakis, "Weighted random sampling with a reservoir", 2006). Both methods draw the rest from the same
+distribution, so the switch does not change it.
 */
 
 use rustc_hash::FxHashSet;
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::rng::{Purpose, Stream};
 
-/// How negatives are drawn.
+/// The distribution that negatives are drawn from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Sampling {
@@ -24,7 +24,7 @@ pub enum Sampling {
 }
 
 impl Sampling {
-    /// For sentences: "drawn uniformly", "drawn by popularity".
+    /// Returns the words for a sentence: "drawn uniformly", "drawn by popularity".
     pub fn words(self) -> &'static str {
         match self {
             Sampling::Uniform => "uniformly",
@@ -33,23 +33,23 @@ impl Sampling {
     }
 }
 
-/// Draws negatives of one kind.
+/// Draws negatives from one distribution.
 #[derive(Clone, Debug)]
 pub struct Sampler {
     pub sampling: Sampling,
-    /// Running sums of the weights (V): item i owns [cumulative[i-1], cumulative[i]).
+    /// Running sums of the weights (V): item i covers [cumulative[i-1], cumulative[i]).
     cumulative: Vec<u64>,
     seed: u64,
 }
 
-/// Too few items to draw from.
+/// There are too few items to draw from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooFew {
     pub available: usize,
 }
 
 impl Sampler {
-    /// `counts`: training count of each item (V); under popularity, items never seen in training are never drawn.
+    /// `counts`: training count of each item (V). By popularity, items that never occur in training are never drawn.
     pub fn new(sampling: Sampling, counts: &[u32], seed: u64) -> Sampler {
         let weight = |c: &u32| match sampling {
             Sampling::Uniform => 1,
@@ -69,7 +69,7 @@ impl Sampler {
         self.cumulative[item] - if item == 0 { 0 } else { self.cumulative[item - 1] }
     }
 
-    /// `n` distinct items outside `known`, in the order drawn.
+    /// Draws `n` distinct items outside `known`, in the order drawn.
     ///
     /// # Errors
     /// Fewer than `n` such items (of non-zero weight) exist.
@@ -78,7 +78,7 @@ impl Sampler {
         let total = self.cumulative.last().copied().unwrap_or(0);
         let mut drawn = Vec::with_capacity(n);
         let mut taken: FxHashSet<u32> = FxHashSet::default();
-        // The two kinds read different stretches of the user's stream: 2^33 draws is more than either ever needs.
+        // The two distributions read different ranges of the user's stream: neither ever needs 2^33 draws.
         let start = match self.sampling {
             Sampling::Uniform => 0,
             Sampling::Popularity => 1 << 33,
@@ -119,7 +119,7 @@ mod tests {
         observed.iter().zip(expected).map(|(o, e)| (o - e) * (o - e) / e).sum()
     }
 
-    /// How often each of the items comes among `n`, over many users.
+    /// Counts how often each item is among `n` negatives, over many users.
     fn frequencies(sampler: &Sampler, n: usize, known: &[u32], users: u32) -> Vec<f64> {
         let known: FxHashSet<u32> = known.iter().copied().collect();
         let mut seen = vec![0.0; sampler.cumulative.len()];
@@ -140,11 +140,12 @@ mod tests {
         assert_eq!((seen[0], seen[7], seen[49]), (0.0, 0.0, 0.0), "known items are never drawn");
         let open: Vec<f64> = (0..50).filter(|i| ![0, 7, 49].contains(i)).map(|i| seen[i]).collect();
         let chi = chi_square(&open, &vec![users as f64 * 5.0 / 47.0; 47]);
-        // 46 degrees of freedom: 99.9 % lie below 81.4 (drawing without replacement only narrows it).
+        // With 46 degrees of freedom, 99.9 % lie below 81.4 (drawing without replacement only narrows the
+        // distribution).
         assert!(chi < 81.4, "chi-square {chi}");
     }
 
-    /// Inclusion chances of successive sampling by enumerating all ordered draws of two.
+    /// Computes the inclusion probabilities of successive sampling by enumerating all ordered draws of two.
     #[test]
     fn popular_negatives_follow_the_counts() {
         let counts = [10u32, 0, 5, 1, 20, 4];
@@ -169,7 +170,7 @@ mod tests {
         }
     }
 
-    /// Almost all mass is known: rejection gives up and the clocks take over, with the same distribution.
+    /// Almost all mass is known: rejection stops and the clocks continue, with the same distribution.
     #[test]
     fn the_clocks_draw_the_rest_fairly() {
         let mut counts = vec![1_000_000u32; 40];

@@ -1,10 +1,10 @@
-/*! The popularity baseline: every user is recommended the items most often seen in training.
+/*! The popularity baseline: it recommends to every user the items that occur most often in training.
 
-Ranked under the same protocol as the model (same candidates, ties against), but on the integer counts themselves, so
-no rounding makes or breaks a tie.
+The protocol is the model's (same candidates, ties against the target). It ranks by the integer counts themselves, so
+rounding neither creates nor breaks a tie.
 */
 
-/// Item counts of the training parts, and the same sorted, so that a rank costs a search and not a pass.
+/// Item counts of the training part, unsorted and sorted; a rank is a binary search and not a pass over all items.
 #[derive(Clone, Debug)]
 pub struct Popularity {
     /// Training count of each item (V).
@@ -19,19 +19,19 @@ impl Popularity {
         Popularity { counts, ascending }
     }
 
-    /// Training count of each item (V).
+    /// Returns the training count of each item (V).
     pub fn counts(&self) -> &[u32] {
         &self.counts
     }
 
-    /// The rank of `target` among all items but `excluded` (distinct; meaningless where it holds `target`).
+    /// Returns the rank of `target` among all items except `excluded` (distinct; meaningless if it contains `target`).
     pub fn rank(&self, target: u32, excluded: &[u32]) -> usize {
         let mine = self.counts[target as usize];
         let at_least = self.ascending.len() - self.ascending.partition_point(|c| *c < mine);
         at_least - excluded.iter().filter(|i| self.counts[**i as usize] >= mine).count()
     }
 
-    /// The ranks of `targets` among themselves and `negatives`.
+    /// Returns the ranks of `targets` among themselves and `negatives`.
     pub fn ranks_among(&self, targets: &[u32], negatives: &[u32]) -> Vec<usize> {
         let count = |i: &u32| self.counts[*i as usize];
         let rank = |t| targets.iter().chain(negatives).filter(|i| count(i) >= count(t)).count();

@@ -1,23 +1,23 @@
-//! The rank of held-out items. Ties count against the model: `rank = 1 + number of other candidates with a score >= the
-//! target's`. A model that gives every item the same score is last everywhere, not first.
+//! Ranks of held-out items. Ties count against the model: `rank = 1 + number of other candidates with a score >= the
+//! target's`. A model that gives every item the same score ranks every target last, not first.
 
 /// The ranks (from 1) of a query's targets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ranks {
-    /// Among all candidates: how many score at least as high, the target included. Of a target that is no candidate it
-    /// means nothing.
+    /// Rank among all candidates: the number that score at least as high, the target included. It is meaningless for a
+    /// target that is not a candidate.
     pub full: Vec<usize>,
-    /// Among each of the query's lists and the targets themselves.
+    /// Ranks among each of the query's lists and the targets themselves.
     pub among: Vec<Vec<usize>>,
 }
 
-/// The ranks of `targets` among themselves and `others`, all given by their scores.
+/// Returns the ranks of `targets` among themselves and `others`, given their scores.
 pub fn ranks_among(targets: &[f32], others: &[f32]) -> Vec<usize> {
     let rank = |t: &f32| others.iter().chain(targets).filter(|s| *s >= t).count();
     targets.iter().map(rank).collect()
 }
 
-/// Ascending and distinct.
+/// Returns the items ascending and without duplicates.
 pub fn distinct(items: &[u32]) -> Vec<u32> {
     let mut items = items.to_vec();
     items.sort_unstable();

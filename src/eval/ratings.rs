@@ -1,5 +1,5 @@
-/*! How well ratings are predicted: RMSE and MAE over the held-out events, each predicted from all that its user rated before
-the held-out part, beside three baselines.
+/*! RMSE and MAE of predicted ratings over the held-out events, and three baselines. Each rating is predicted from all
+that its user rated before the held-out part.
 
 | baseline | predicts |
 |---|---|
@@ -7,12 +7,13 @@ the held-out part, beside three baselines.
 | item mean | the mean of the item's training ratings; m for an item that has none |
 | user + item | m + b_i + b_u, the biases of the item and of the user |
 
-b_i = sum (r - m) / (5 + n) over the item's n training ratings, b_u = sum (r - m - b_i) / (10 + n) over the user's n
-earlier ratings, which are those that the model is shown (Koren 2010 with fixed weights): few ratings move a
-prediction little.
+b_i = sum (r - m) / (5 + n) over the item's n training ratings, and b_u = sum (r - m - b_i) / (10 + n) over the user's
+n earlier ratings (Koren 2010 with fixed weights). These ratings are the model's input too. The weights shrink the
+biases of few ratings.
 
-Predictions are brought into the range of the ratings before they are judged, those of the baselines lie in it anyway. Every
-held-out event counts once, however many of them a user has, and is asked alone: what else is held out is not shown.
+Predictions are clamped to the range of the ratings before their errors are computed; means lie in it anyway. Every
+held-out event counts once, regardless of how many a user has. Each is predicted alone: the model does not see the
+other held-out events.
 */
 
 use std::fmt::Write;
@@ -31,11 +32,11 @@ use crate::{
 /// What to measure.
 #[derive(Clone, Copy, Debug)]
 pub struct RatingOptions<'a> {
-    /// The least and the greatest rating there is.
+    /// The smallest and the largest possible rating.
     pub range: (f32, f32),
     /// Ratings predicted at a time.
     pub batch: usize,
-    /// From the data's items to the model's; `None` where they are the same by construction.
+    /// From the data's items to the model's; `None` if both use the same ids.
     pub item_map: Option<&'a ItemMap>,
     /// The model's users, as in [`EvalOptions`](super::EvalOptions).
     pub users: Option<&'a Vocab>,
@@ -50,7 +51,7 @@ pub struct Errors {
     pub mae: f64,
 }
 
-/// Sums on the way there.
+/// Running sums of [`Errors`].
 #[derive(Clone, Copy, Debug, Default)]
 struct Sums {
     squared: f64,
@@ -72,16 +73,16 @@ impl Sums {
 /// A held-out rating and its prediction.
 #[derive(Clone, Copy, Debug)]
 pub struct Predicted {
-    /// Index into the data set.
+    /// Index into the dataset.
     pub user: u32,
-    /// Id of the data set.
+    /// Item id of the dataset.
     pub item: u32,
     pub rating: f32,
-    /// Within the range.
+    /// The prediction, clamped to the range.
     pub predicted: f32,
 }
 
-/// What was measured, and what came out.
+/// The protocol and the results of an evaluation of ratings.
 #[derive(Clone, Debug, Serialize)]
 pub struct RatingReport {
     /// "test" or "validation".
@@ -90,38 +91,38 @@ pub struct RatingReport {
     pub summary: Summary,
     /// In words: the events a rating is predicted from.
     pub history: &'static str,
-    /// Predictions are brought into this range.
+    /// Predictions are clamped to this range.
     pub range: (f32, f32),
     pub users: u64,
     /// Held-out ratings predicted.
     pub ratings: u64,
-    /// Held-out ratings of items that the model does not know, left out.
+    /// Held-out ratings of items that the model does not know; they are left out.
     pub unknown_items: u64,
     pub model: Errors,
-    /// What the mean of all training ratings comes to.
+    /// Errors of the mean of all training ratings.
     pub global_mean: Errors,
-    /// What the mean of the item's training ratings comes to; that of all for an item that has none.
+    /// Errors of the mean of the item's training ratings; the mean of all for an item that has none.
     pub item_mean: Errors,
-    /// What the mean of all, the item's bias and the user's come to.
+    /// Errors of the mean of all plus the biases of item and user.
     pub user_item: Errors,
-    /// In words: what the baselines are made of.
+    /// In words: the ratings that the baselines are computed from.
     pub baselines: &'static str,
 }
 
 const BASELINES: &str = "means and the bias of an item are of the training ratings; the bias of a user is of the \
-                         user's ratings before the held-out part, which the model is shown too";
+                         user's ratings before the held-out part, which are the model's input too";
 
-/// What the baselines know: of items the training part.
+/// The baselines' statistics of items, computed from the training part.
 struct Baselines {
     all: f64,
     of_item: Vec<f64>,
-    /// How far an item's ratings lie from the mean of all, shrunk.
+    /// Shrunk mean deviation of an item's ratings from the mean of all.
     bias: Vec<f64>,
 }
 
 impl Baselines {
-    /// Ratings at the mean that an item, or a user, is taken to have beside its own. Others between 1 and 25 move the
-    /// RMSE of the built-in sample and of MovieLens-1M by at most 0.015.
+    /// Number of ratings at the mean that are added to those of an item or a user. Other values between 1 and 25 change
+    /// the RMSE of the built-in sample and of MovieLens-1M by at most 0.015.
     const ITEM_WEIGHT: f64 = 5.0;
     const USER_WEIGHT: f64 = 10.0;
 
@@ -142,7 +143,7 @@ impl Baselines {
         Ok(Baselines { all, of_item, bias })
     }
 
-    /// How far a user's ratings lie from what is expected of their items, shrunk.
+    /// Returns the shrunk mean deviation of a user's ratings from the mean of all plus the items' biases.
     fn user_bias(&self, items: &[u32], ratings: &[f32]) -> f64 {
         let above = items.iter().zip(ratings).map(|(i, r)| f64::from(*r) - self.all - self.bias[*i as usize]);
         above.sum::<f64>() / (Self::USER_WEIGHT + items.len() as f64)
@@ -156,11 +157,11 @@ fn ratings_of(data: &Dataset, user: usize) -> Result<&[f32]> {
     })
 }
 
-/// Predicts every held-out rating of a part of the data and hands each to `each`, in the order of the data.
+/// Predicts every held-out rating of a part of the data and passes each to `each`, in the order of the data.
 ///
 /// # Errors
-/// Data without ratings, or with ratings out of the model's range; nothing to predict; a prediction that is NaN or infinite;
-/// what `encoder` or `each` report.
+/// The data have no ratings, or ratings outside the model's range; there is nothing to predict; a prediction is NaN or
+/// infinite; `encoder` or `each` fails.
 pub fn evaluate_ratings(
     encoder: &mut dyn Encoder,
     data: &Dataset,
@@ -169,7 +170,7 @@ pub fn evaluate_ratings(
     each: &mut dyn FnMut(Predicted) -> Result<()>,
 ) -> Result<RatingReport> {
     if options.batch == 0 {
-        return Err(Error::user("a batch of 0 ratings").hint("give --batch a number from 1 up"));
+        return Err(Error::user("a batch of 0 ratings").hint("set --batch to at least 1"));
     }
     let (low, high) = options.range;
     let baselines = Baselines::new(data, part)?;
@@ -179,7 +180,7 @@ pub fn evaluate_ratings(
     let all = part.users();
     let mut rest = all.iter().peekable();
     while rest.peek().is_some() {
-        // Histories in the model's ids, and what is asked of each: (which history, item of the data, item of the model,
+        // Histories in the model's ids, and the questions: (index of the history, item of the data, item of the model,
         // rating).
         let (mut histories, mut asked) = (Vec::new(), Vec::new());
         while asked.len() < options.batch {
@@ -188,7 +189,7 @@ pub fn evaluate_ratings(
             data.check_items(items)?;
             if let Some(rating) = ratings.iter().find(|r| !(low..=high).contains(*r)) {
                 return Err(Error::user(format!(
-                    "{}: user '{}' has the rating {rating}, the model's go from {low} to {high}",
+                    "{}: user '{}' has the rating {rating}; the model's ratings range from {low} to {high}",
                     data.dir().display(),
                     data.user_keys().key(user as usize)
                 ))
@@ -263,12 +264,12 @@ pub fn evaluate_ratings(
 }
 
 impl RatingReport {
-    /// The report as a JSON object.
+    /// Returns the report as a JSON object.
     pub fn json(&self) -> serde_json::Value {
         serde_json::to_value(self).unwrap_or_default()
     }
 
-    /// The report as text: what was measured, then the errors.
+    /// Returns the report as text: the protocol, then the errors.
     pub fn text(&self) -> String {
         let mut out = String::new();
         let s = &self.summary;
@@ -292,7 +293,7 @@ impl RatingReport {
             let n = digits(self.unknown_items);
             let _ = writeln!(out, "         left out: {n} ratings of items that the model does not know");
         }
-        let _ = writeln!(out, "range    predictions are brought into {} to {}", self.range.0, self.range.1);
+        let _ = writeln!(out, "range    predictions are clamped to {} to {}", self.range.0, self.range.1);
         let _ =
             writeln!(out, "\n{:<12}{:>10}{:>14}{:>14}{:>14}", "", "model", "user + item", "item mean", "global mean");
         let all = [self.model, self.user_item, self.item_mean, self.global_mean];

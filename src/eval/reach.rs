@@ -1,17 +1,17 @@
-//! How many held-out items a ranking can hit at all: known before anything is trained.
+//! Counts the held-out items that a ranking can hit at all, before any training.
 
 use rayon::prelude::*;
 use rustc_hash::FxHashSet;
 
 use crate::data::{Dataset, split::HeldOut};
 
-/// The held-out items of a part, each counted once a user.
+/// The held-out items of a part, each counted once per user.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reach {
     pub items: u64,
-    /// In the history of their user: ranked only where the history is kept.
+    /// Items in the history of their user: ranked only if the history is kept.
     pub seen: u64,
-    /// Of the others, those that occur nowhere in training.
+    /// Of the others, those that do not occur in training.
     pub untrained: u64,
 }
 
@@ -33,12 +33,12 @@ impl Reach {
         Reach { items, seen, untrained }
     }
 
-    /// What part of the items is in the history.
+    /// Returns the share of the items that is in the history.
     pub fn share_seen(&self) -> f64 {
         self.seen as f64 / self.items.max(1) as f64
     }
 
-    /// What part of them occurs nowhere in training.
+    /// Returns the share of the items that is not in the history and does not occur in training.
     pub fn share_untrained(&self) -> f64 {
         self.untrained as f64 / self.items.max(1) as f64
     }

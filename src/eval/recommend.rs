@@ -1,4 +1,4 @@
-//! The best k items for any history, from the same encoder and the same scores as evaluation.
+//! The k best items for any history, from the same encoder and the same scores as evaluation.
 
 use rayon::prelude::*;
 
@@ -12,11 +12,12 @@ pub struct Scored {
     pub score: f32,
 }
 
-/// The best `k` items for each history, best first; fewer where fewer candidates are left. Items of the history are no
-/// candidates unless `keep_seen`. Histories are ids of the model, oldest first, and may be empty; whose they are, its users.
+/// Returns the `k` best items for each history, best first, or fewer if fewer candidates are left. Items of the history
+/// are not candidates unless `keep_seen`. Histories contain the model's item ids, oldest first, and may be empty; the
+/// user of each is given by the model's numbering.
 ///
 /// # Errors
-/// `k` is 0, beyond the catalogue or more than the device serves; a score that is NaN or infinite; what the encoder reports.
+/// `k` is 0, larger than the catalogue or more than the device supports; a score is NaN or infinite; the encoder fails.
 pub fn recommend(
     encoder: &mut dyn Encoder,
     histories: &[(&[u32], Option<u32>)],

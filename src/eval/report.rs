@@ -1,7 +1,8 @@
-/*! The result of an evaluation, as one JSON object or as a text that first says what was measured.
+/*! The result of an evaluation, as one JSON object or as text that states the protocol first.
 
-A number without its protocol is worthless: whether the history is excluded moves NDCG by a third, sampled ranking
-multiplies it. So the protocol is part of the report and stands first in it, and sampled results stay apart from full.
+A number without its protocol is meaningless: excluding the history changes NDCG by a third, and sampled ranking
+multiplies it. So the protocol is part of the report and precedes the numbers, and sampled results are separate from
+full ranking.
 */
 
 use std::fmt::Write;
@@ -21,16 +22,16 @@ use crate::{
     },
 };
 
-/// What was measured, on whom, by which rules.
+/// The protocol: what was measured, on which users, by which rules.
 #[derive(Clone, Debug, Serialize)]
 pub struct Protocol {
     /// "test" or "validation".
     pub part: &'static str,
     pub split: SplitSpec,
     pub summary: Summary,
-    /// In words: the events a user is predicted from.
+    /// In words: the events that are a user's history.
     pub history: &'static str,
-    /// Whether items of the history are ranked too.
+    /// Whether items of the history are candidates too.
     pub keep_seen: bool,
     /// Always "against the model".
     pub ties: &'static str,
@@ -42,30 +43,30 @@ pub struct Protocol {
     pub left_out_unknown_items: usize,
     /// Users left out because the model knows no item of their history.
     pub left_out_unknown_history: usize,
-    /// Held-out items that their user's history holds too: excluded with it, so counted as misses.
+    /// Held-out items that are also in their user's history: excluded with it, so counted as misses.
     pub seen_held_out: usize,
     /// Items of the data that the model does not know.
     pub unknown_items: usize,
-    /// Negatives of the sampled rankings, 0 for none.
+    /// Negatives of the sampled rankings; 0 if there are none.
     pub negatives: usize,
     /// Seed of the negatives.
     pub seed: u64,
 }
 
-/// The same of the model and of the baselines beside it, under the same ranking: metrics, or what they are made of.
+/// One value each for the model and its baselines, under the same ranking: metrics or the sums they are computed from.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Ranking<T = Metrics> {
     pub model: T,
-    /// What occurs most often in training.
+    /// The items that occur most often in training.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub popularity: Option<T>,
-    /// What the user's own earlier baskets had most often, then what is popular; of baskets only.
+    /// The items that the user's earlier baskets contain most often, then the popular ones; for baskets only.
     #[serde(rename = "personal_frequency", skip_serializing_if = "Option::is_none")]
     pub personal: Option<T>,
 }
 
 impl<T> Ranking<T> {
-    /// The same with each part made into something else.
+    /// Applies `f` to each part.
     pub fn map<U>(&self, f: impl Fn(&T) -> U) -> Ranking<U> {
         Ranking {
             model: f(&self.model),
@@ -74,7 +75,7 @@ impl<T> Ranking<T> {
         }
     }
 
-    /// The baselines there are, each with its name.
+    /// Returns the baselines that are present, each with its name.
     pub fn beside(&self) -> impl Iterator<Item = (&'static str, &T)> {
         [("popularity", &self.popularity), ("personal", &self.personal)]
             .into_iter()
@@ -93,29 +94,30 @@ impl Ranking<Sums> {
     }
 }
 
-/// A ranking among sampled negatives. Its numbers are far higher than those of full ranking and not comparable to them.
+/// A ranking among sampled negatives. Its numbers are far higher than those of full ranking and not comparable with
+/// them.
 #[derive(Clone, Debug, Serialize)]
 pub struct Sampled {
     pub sampling: Sampling,
     pub negatives: usize,
-    /// Users left out of it alone: they have had so many items that fewer than `negatives` are left to draw from.
+    /// Users left out of this ranking only: they know so many items that fewer than `negatives` are left to draw.
     pub left_out: u64,
     #[serde(flatten)]
     pub ranking: Ranking,
 }
 
-/// Full ranking over some of the users, or of the held-out items.
+/// Full ranking over a subset of the users or of the held-out items.
 #[derive(Clone, Debug, Serialize)]
 pub struct Slice {
     pub name: String,
-    /// For slices by popularity: items of the catalogue in this band.
+    /// For slices by popularity: the number of items of the catalogue in this band.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub items: Option<usize>,
     #[serde(flatten)]
     pub ranking: Ranking,
 }
 
-/// All that one pass of evaluation found.
+/// All results of one evaluation pass.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     pub protocol: Protocol,
@@ -131,15 +133,15 @@ pub struct Report {
 }
 
 impl Report {
-    /// The report as a JSON object.
+    /// Returns the report as a JSON object.
     pub fn json(&self) -> serde_json::Value {
         serde_json::to_value(self).unwrap_or_default()
     }
 
-    /// The report as text: the protocol, then aligned tables.
+    /// Returns the report as text: the protocol, then aligned tables.
     pub fn text(&self) -> String {
         let mut out = self.protocol.text();
-        // Of one held-out item, recall is the hit rate: one row says both.
+        // With one held-out item, recall equals the hit rate: one row shows both.
         let single = self.full.model.at.iter().all(|m| (m.recall - m.hr).abs() < 1e-12);
         let title = format!("full ranking, catalogue of {}", digits(self.protocol.catalogue as u64));
         table(&mut out, &title, &self.full, single);
@@ -147,7 +149,7 @@ impl Report {
             out.push_str("popularity: items by their events in the training part\n");
         }
         if self.full.personal.is_some() {
-            out.push_str("personal: items by how many of the user's earlier baskets had them; ties, and all others, by popularity\n");
+            out.push_str("personal: items by the number of the user's earlier baskets with them; ties, and all others, by popularity\n");
         }
         for sampled in &self.sampled {
             let title = format!("SAMPLED: {} negatives, drawn {}", sampled.negatives, sampled.sampling.words());
@@ -164,7 +166,7 @@ impl Report {
         }
         if !self.sampled.is_empty() {
             if self.protocol.seen_held_out > 0 {
-                out.push_str("\nsampled rankings do rank the held-out items that the history holds too\n");
+                out.push_str("\nsampled rankings include the held-out items that are also in the history\n");
             }
             out.push_str(
                 "\nsampled numbers are not comparable with full ranking, nor with other numbers of negatives\n",
@@ -182,7 +184,7 @@ impl Report {
 }
 
 impl Protocol {
-    /// A few lines: split, users, candidates, ties.
+    /// Returns a few lines: split, users, candidates, ties.
     fn text(&self) -> String {
         let mut out = String::new();
         let s = &self.summary;
@@ -220,7 +222,7 @@ impl Protocol {
                 digits(s.unseen_items as u64)
             );
         }
-        // Whoever has neither a held-out event here nor another reason to be missing.
+        // Users without a held-out event who are not left out for another reason.
         let others = self.left_out_unknown_items + self.left_out_unknown_history;
         let no_history = if self.part == "test" { s.no_history_users } else { 0 };
         let nothing = s.users.saturating_sub(self.users as usize + others + no_history);
@@ -228,8 +230,8 @@ impl Protocol {
         for (n, why) in [
             (nothing, "with nothing held out for it"),
             (no_history, "with no history before the test"),
-            (self.left_out_unknown_items, "whose held-out items the model does not know"),
-            (self.left_out_unknown_history, "whose history the model does not know"),
+            (self.left_out_unknown_items, "with no held-out item known to the model"),
+            (self.left_out_unknown_history, "with no history item known to the model"),
         ] {
             if n > 0 {
                 let _ = write!(out, "; left out: {} {why}", digits(n as u64));
@@ -251,7 +253,8 @@ impl Protocol {
         if self.seen_held_out > 0 {
             let _ = writeln!(
                 out,
-                "         held-out items that the history holds too: {}; never recommended, so misses of full ranking (--keep-seen ranks them)",
+                "         held-out items that are also in the history: {}; never recommended, so misses \
+                 of full ranking (--keep-seen ranks them)",
                 digits(self.seen_held_out as u64)
             );
         }
@@ -261,7 +264,7 @@ impl Protocol {
     }
 }
 
-/// One table: metrics down, model and baselines across.
+/// Appends one table: a row per metric, a column for the model and each baseline.
 fn table(out: &mut String, title: &str, ranking: &Ranking, single: bool) {
     let _ = write!(out, "\n{title:<44}{:>10}", "model");
     for (name, _) in ranking.beside() {
@@ -296,7 +299,7 @@ fn table(out: &mut String, title: &str, ranking: &Ranking, single: bool) {
     }
 }
 
-/// Slices down; NDCG and HR at the k nearest to 10 across.
+/// Appends a table with a row per slice; NDCG and HR at the k nearest to 10.
 fn slice_table(out: &mut String, title: &str, cases: &str, slices: &[Slice]) {
     let Some(first) = slices.first() else { return };
     let Some(at) = (0..first.ranking.model.at.len()).min_by_key(|i| first.ranking.model.at[*i].k.abs_diff(10)) else {

@@ -1,20 +1,21 @@
-/*! Whether one run is better than another, or lucky: paired tests over the same users.
+/*! Paired tests over the same users: whether the difference between two runs is more than chance.
 
-With d_u the difference of a metric between two runs for user u, n users, mean m and standard deviation s of d (n-1 in its
-denominator):
+With d_u the difference of a metric between two runs for user u, n users, mean m and standard deviation s of d (n-1 in
+the denominator):
 
 | | |
 |---|---|
 | t | m / (s / sqrt n), Student's t with n-1 degrees of freedom under "no difference"; p is two-sided |
-| interval | percentiles 2.5 and 97.5 of the mean of n users drawn from the n with replacement, over and over: the paired bootstrap (Efron and Tibshirani 1993) |
+| interval | percentiles 2.5 and 97.5 of the mean of n users drawn repeatedly from the n with replacement: the paired bootstrap (Efron and Tibshirani 1993) |
 | effect | m / s, Cohen's d of paired differences |
-| Holm | p values of several tests, so corrected that the chance of any false finding stays what one test's would be (Holm 1979) |
+| Holm | p values of several tests, corrected so that the chance of any false finding stays that of one test (Holm 1979) |
 
-Where runs were made with several seeds, [`crossed`] counts both users and seeds as drawn from many. From three seeds
-on it finds a difference that is not there in at most 5 of 100 cases; of two seeds, whose variance has one degree of
-freedom, in 6 to 8 where seeds differ much (`two_seeds_find_too_much` measures it). Reports of two seeds say so.
+For runs with several seeds, [`crossed`] treats both users and seeds as random samples. With three seeds or more it
+reports a difference that does not exist in at most 5 of 100 cases. With two seeds, where the variance has one degree
+of freedom, it does so in 6 to 8 if seeds differ much (`two_seeds_find_too_much` measures it). Reports of two seeds
+say so.
 
-A p value says how surprising the difference would be were there none; the interval says how large it may be.
+A p value states how surprising the difference would be if there were none; the interval states how large it may be.
 */
 
 use rayon::prelude::*;
@@ -22,33 +23,33 @@ use serde::Serialize;
 
 use crate::base::rng::{Purpose, Stream};
 
-/// A metric of two runs over the same users.
+/// The comparison of a metric of two runs over the same users.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Paired {
-    /// Users.
+    /// Number of users.
     pub n: usize,
-    /// Means of either run.
+    /// Mean of each run.
     pub means: [f64; 2],
     /// Mean of the second minus mean of the first.
     pub difference: f64,
-    /// 95 % of the bootstrap's differences lie in it; `None` of one user, who tells nothing of how users differ.
+    /// The 95 % interval of the bootstrap; `None` for one user, who does not show how users differ.
     pub interval: Option<[f64; 2]>,
-    /// `None` where it has no value: fewer than two users, or the same difference for all.
+    /// `None` if undefined: fewer than two users, or the same difference for all.
     pub t: Option<f64>,
-    /// Two-sided; 1 where no user differs.
+    /// Two-sided; 1 if no user differs.
     pub p: Option<f64>,
-    /// `None` where t has none.
+    /// `None` if t is.
     pub effect: Option<f64>,
 }
 
-/// Most draws of one bootstrap, whatever was asked for: about ten seconds.
+/// Limit on the draws of one bootstrap, regardless of the requested number: about ten seconds.
 const MOST_DRAWS: usize = 2_000_000_000;
 
-/// Compares `second` with `first`, which stand user by user side by side; `samples` draws of the bootstrap (of very many users
-/// fewer, but a thousand at least).
+/// Compares `second` with `first`, user by user; `samples` is the number of bootstrap samples. For very many users
+/// there are fewer, but at least a thousand.
 ///
 /// # Panics
-/// The two have different lengths, or no user.
+/// The two have different lengths, or there is no user.
 pub fn paired(first: &[f64], second: &[f64], samples: usize, seed: u64) -> Paired {
     assert!(first.len() == second.len() && !first.is_empty(), "pairs of {} and {}", first.len(), second.len());
     let n = first.len();
@@ -57,7 +58,7 @@ pub fn paired(first: &[f64], second: &[f64], samples: usize, seed: u64) -> Paire
     let difference = mean(&differences);
     let variance = differences.iter().map(|d| (d - difference).powi(2)).sum::<f64>() / (n.max(2) - 1) as f64;
     let deviation = variance.sqrt();
-    // Rounding leaves a hair where all differ by the same.
+    // Rounding leaves a tiny deviation if all differ by the same.
     let varies = n > 1 && deviation > 1e-12 * difference.abs().max(1e-300);
     let t = varies.then(|| difference / (deviation / (n as f64).sqrt()));
     let same = differences.iter().all(|d| *d == 0.0);
@@ -72,7 +73,7 @@ pub fn paired(first: &[f64], second: &[f64], samples: usize, seed: u64) -> Paire
     }
 }
 
-/// The 2.5th and the 97.5th percentile of means of users drawn with replacement.
+/// Returns the 2.5th and the 97.5th percentile of the means of users drawn with replacement.
 fn bootstrap(differences: &[f64], samples: usize, seed: u64) -> [f64; 2] {
     let n = differences.len();
     let samples = samples.min((MOST_DRAWS / n).max(1000)).max(1);
@@ -82,7 +83,7 @@ fn bootstrap(differences: &[f64], samples: usize, seed: u64) -> [f64; 2] {
     };
     let mut means: Vec<f64> = (0..samples).into_par_iter().map(mean_of).collect();
     means.sort_by(f64::total_cmp);
-    // Linear between neighbours, as spreadsheets and numpy have it.
+    // Linear interpolation between neighbours, as in spreadsheets and NumPy.
     let at = |share: f64| {
         let place = share * (samples - 1) as f64;
         let (low, part) = (place.floor() as usize, place.fract());
@@ -91,30 +92,32 @@ fn bootstrap(differences: &[f64], samples: usize, seed: u64) -> [f64; 2] {
     [at(0.025), at(0.975)]
 }
 
-/// A mean over users and seeds, both drawn from many.
+/// A mean over users and seeds, both treated as random samples.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Crossed {
     pub mean: f64,
-    /// 95 %, by Student's t; `None` of one user, who tells nothing of how users differ.
+    /// The 95 % interval, by Student's t; `None` for one user, who does not show how users differ.
     pub interval: Option<[f64; 2]>,
-    /// Of "the mean is 0", with its two-sided p; `None` where nothing varies, but p is 1 where all is 0.
+    /// The test of "the mean is 0", with its two-sided p; `None` if nothing varies, but p is 1 if all values are 0.
     pub t: Option<f64>,
     pub p: Option<f64>,
-    /// Mean over the standard deviation between users (each user's mean over seeds).
+    /// Mean divided by the standard deviation between users (of each user's mean over seeds).
     pub effect: Option<f64>,
 }
 
-/// The mean of `values`, (seeds) of (users), and how far it may be from that of other users and other seeds. With the variances
-/// between the users' means v_u and between the seeds' means v_s, of U users and S seeds,
+/// Tests the mean of `values`, (seeds) of (users), against other users and other seeds. With U users, S seeds, the
+/// variance v_u between the users' means and the variance v_s between the seeds' means:
 ///
-/// SE^2 = v_u / U + v_s / S, and p of t = mean / SE is that under U-1 and that under S-1 degrees of freedom, weighted by the two
-/// terms, after Cochran's approximate t (1964).
+/// SE^2 = v_u / U + v_s / S
 ///
-/// What neither users nor seeds explain is in both terms, so that the test is rather too careful. Of one seed nothing is known
-/// of how seeds differ: the first term stands alone.
+/// The p of t = mean / SE is a mean of those under U-1 and under S-1 degrees of freedom, weighted by the two terms
+/// (after Cochran's approximate t, 1964).
+///
+/// Variance that neither users nor seeds explain is in both terms, so the test is slightly conservative. One seed does
+/// not show how seeds differ: only the first term is used.
 ///
 /// # Panics
-/// No seed, no user, or seeds of different users.
+/// There is no seed or no user, or the seeds have different users.
 pub fn crossed(values: &[Vec<f64>]) -> Crossed {
     let (seeds, users) = (values.len(), values[0].len());
     assert!(users > 0 && values.iter().all(|seed| seed.len() == users), "seeds of different users");
@@ -127,7 +130,7 @@ pub fn crossed(values: &[Vec<f64>]) -> Crossed {
     };
     let (by_users, by_seeds) = (variance(&of_user), variance(&of_seed));
     let error = (by_users + by_seeds).sqrt();
-    // Rounding leaves a hair where nothing differs.
+    // Rounding leaves a tiny error if nothing differs.
     if users < 2 || error <= 1e-12 * mean.abs().max(1e-300) {
         let p = values.iter().flatten().all(|x| *x == 0.0).then_some(1.0);
         return Crossed { mean, interval: (users > 1).then_some([mean; 2]), t: None, p, effect: None };
@@ -136,7 +139,7 @@ pub fn crossed(values: &[Vec<f64>]) -> Crossed {
         let seeds = if by_seeds > 0.0 { by_seeds * two_sided(t, s - 1.0) } else { 0.0 };
         (by_users * two_sided(t, u - 1.0) + seeds) / (by_users + by_seeds)
     };
-    // The t that is passed, on either side, with a chance of 5 %.
+    // The |t| that is exceeded with a chance of 5 %, by bisection.
     let (mut low, mut high) = (0.0, 20.0);
     for _ in 0..60 {
         let middle = 0.5 * (low + high);
@@ -152,12 +155,13 @@ pub fn crossed(values: &[Vec<f64>]) -> Crossed {
     }
 }
 
-/// The chance of a |t| as large or larger under Student's distribution with `df` degrees of freedom.
+/// Returns the chance of a |t| at least as large under Student's distribution with `df` degrees of freedom.
 pub fn two_sided(t: f64, df: f64) -> f64 {
     if t.is_infinite() { 0.0 } else { incomplete_beta(df / (df + t * t), df / 2.0, 0.5) }
 }
 
-/// The regularised incomplete beta function I_x(a, b), by Lentz's continued fraction on the side where it converges fast.
+/// Computes the regularised incomplete beta function I_x(a, b) by Lentz's continued fraction, on the side where it
+/// converges fast.
 fn incomplete_beta(x: f64, a: f64, b: f64) -> f64 {
     if x <= 0.0 || x >= 1.0 {
         return x.clamp(0.0, 1.0);
@@ -188,7 +192,7 @@ fn incomplete_beta(x: f64, a: f64, b: f64) -> f64 {
     front * fraction
 }
 
-/// ln Γ(x) for x > 0: Stirling's series, from 10 on, where its sixth term is below 1e-13.
+/// Computes ln Γ(x) for x > 0 by Stirling's series, used from 10 on, where its sixth term is below 1e-13.
 fn ln_gamma(x: f64) -> f64 {
     if x < 10.0 {
         return ln_gamma(x + 1.0) - x.ln();
@@ -198,7 +202,7 @@ fn ln_gamma(x: f64) -> f64 {
     (x - 0.5) * x.ln() - x + 0.5 * (2.0 * std::f64::consts::PI).ln() + series / x
 }
 
-/// Holm's corrected p values, in the order of `p`.
+/// Returns Holm's corrected p values, in the order of `p`.
 pub fn holm(p: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..p.len()).collect();
     order.sort_by(|a, b| p[*a].total_cmp(&p[*b]));
@@ -218,8 +222,8 @@ mod tests {
 
     #[test]
     fn the_t_distribution_is_that_of_the_tables() {
-        // Two-sided 5 % and 1 % points of Student's t, as printed in tables: rounding them to four digits moves p by twice the
-        // density there (below 0.07 and 0.02) times 0.00005.
+        // Two-sided 5 % and 1 % points of Student's t, as printed in tables. Rounding them to four digits changes p by
+        // twice the density there (below 0.07 and 0.02) times 0.00005.
         for (df, five, one) in [
             (1.0, 12.7062, 63.6567),
             (2.0, 4.3027, 9.9248),
@@ -231,13 +235,13 @@ mod tests {
             assert!((two_sided(five, df) - 0.05).abs() < 7e-6, "{df}: {}", two_sided(five, df));
             assert!((two_sided(one, df) - 0.01).abs() < 2e-6, "{df}: {}", two_sided(one, df));
         }
-        // Closed forms: df = 1 is Cauchy, df = 2 algebraic.
+        // Closed forms: df = 1 is the Cauchy distribution, df = 2 is algebraic.
         for t in [0.1, 1.0, 3.7, 40.0f64] {
             let cauchy = 1.0 - 2.0 / std::f64::consts::PI * t.atan();
             let two = 1.0 - t / (2.0 + t * t).sqrt();
             assert!((two_sided(t, 1.0) - cauchy).abs() < 1e-12 && (two_sided(-t, 2.0) - two).abs() < 1e-12, "{t}");
         }
-        // Millions of users: the normal distribution, whose two-sided 5 % point is 1.959964.
+        // For millions of users it is the normal distribution, with the two-sided 5 % point 1.959964.
         assert!((two_sided(1.959_963_985, 5e6) - 0.05).abs() < 1e-6);
         assert_eq!((two_sided(0.0, 7.0), two_sided(f64::INFINITY, 7.0)), (1.0, 0.0));
     }
@@ -268,7 +272,7 @@ mod tests {
         assert_eq!((one.n, one.difference, one.t, one.p), (1, 0.5, None, None));
     }
 
-    /// Of one user nothing is known of how users differ, however many draws or seeds there are.
+    /// One user does not show how users differ, regardless of the number of draws or seeds.
     #[test]
     fn the_interval_of_one_user_is_unknown() {
         let one = paired(&[0.5], &[1.0], 10_000, 1);
@@ -279,20 +283,20 @@ mod tests {
             let r = crossed(&values);
             assert_eq!((r.interval, r.t, r.effect), (None, None, None), "{values:?}");
         }
-        // Of two users something is.
+        // Two users do.
         assert!(paired(&[0.5, 0.1], &[1.0, 0.3], 100, 1).interval.is_some());
         assert!(crossed(&[vec![0.5, 0.1]]).interval.is_some());
     }
 
-    /// The interval holds the true difference in about 95 of 100 worlds; the t-test finds a difference where there is none in
-    /// about 5. 2,000 worlds of 60 users: the standard error of either share is 0.5 %.
+    /// The interval contains the true difference in about 95 of 100 simulated data sets. The t-test finds a difference
+    /// where there is none in about 5. With 2,000 data sets of 60 users the standard error of either share is 0.5 %.
     #[test]
     fn the_interval_and_the_test_keep_their_promises() {
         let (worlds, n, truth) = (2000, 60, 0.3);
         let (mut inside, mut found) = (0, 0);
         for world in 0..worlds {
             let mut draw = Stream::new(5, Purpose::Test, world);
-            // Skewed, as metrics of lists are: squares of normal numbers have a mean of 1.
+            // Skewed, as list metrics are: squares of normal numbers have a mean of 1.
             let noise: Vec<f64> = (0..n).map(|_| f64::from(draw.normal()).powi(2) - 1.0).collect();
             let moved: Vec<f64> = noise.iter().map(|x| x + truth).collect();
             let r = paired(&vec![0.0; n], &moved, 1000, world.into());
@@ -300,20 +304,21 @@ mod tests {
             let even: Vec<f64> = (0..n).map(|_| f64::from(draw.normal())).collect();
             found += i32::from(paired(&vec![0.0; n], &even, 1, 1).p.unwrap() < 0.05);
         }
-        // Skew costs the percentile bootstrap a few in a hundred at this size.
+        // Skew costs the percentile bootstrap a few percentage points of coverage at this size.
         assert!((1820..=1940).contains(&inside), "{inside} of {worlds} intervals hold the truth");
         assert!((70..=130).contains(&found), "{found} of {worlds} found what is not there");
     }
 
     #[test]
     fn crossed_by_hand() {
-        // Two seeds, three users. Means of users 1, 3, 5, of seeds 2 and 4, of all 3: SE^2 = 4 / 3 + 2 / 2.
+        // Two seeds, three users. The means of the users are 1, 3, 5, of the seeds 2 and 4, of all 3: SE^2 = 4 / 3 + 2
+        // / 2.
         let r = crossed(&[vec![0.0, 1.0, 5.0], vec![2.0, 5.0, 5.0]]);
         let t = 3.0 / (7.0f64 / 3.0).sqrt();
         assert!((r.mean - 3.0).abs() < 1e-12 && (r.t.unwrap() - t).abs() < 1e-12, "{r:?}");
         let p = (4.0 * two_sided(t, 2.0) + 3.0 * two_sided(t, 1.0)) / 7.0;
         assert!((r.p.unwrap() - p).abs() < 1e-12 && (r.effect.unwrap() - 1.5).abs() < 1e-12);
-        // One seed: the test of one sample. Its 5 % point at two degrees of freedom is 4.3027 in tables.
+        // One seed: the one-sample test. Its 5 % point at two degrees of freedom is 4.3027 in tables.
         let (one, pairs) = (crossed(&[vec![1.0, 2.0, 6.0]]), paired(&[0.0; 3], &[1.0, 2.0, 6.0], 1, 1));
         assert!((one.t.unwrap() - pairs.t.unwrap()).abs() < 1e-12 && (one.p.unwrap() - pairs.p.unwrap()).abs() < 1e-12);
         assert!((one.interval.unwrap()[1] - 3.0 - 4.3027 * (7.0f64 / 3.0).sqrt()).abs() < 1e-3, "{one:?}");
@@ -321,9 +326,10 @@ mod tests {
         assert_eq!((same.mean, same.t, same.p), (0.0, None, Some(1.0)));
     }
 
-    /// 1,000 worlds without any difference, 200 users and 3 or 5 seeds, the seeds' share of the variance of the mean none, as much
-    /// as the users', and four times as much; the rest small and large. The standard error of a share near 5 % is 0.7 %. A test
-    /// over users alone finds three times as much and more where seeds differ.
+    /// Simulates 1,000 data sets without any difference, with 200 users and 3 or 5 seeds. The seeds' share of the
+    /// variance of the mean is none, equal to the users' and four times the users'; the rest is small and large. The
+    /// standard error of a share near 5 % is 0.7 %. A test over users alone finds at least three times as much if seeds
+    /// differ.
     #[test]
     fn seeds_that_differ_are_counted() {
         for seeds in [3u32, 5] {
@@ -353,9 +359,9 @@ mod tests {
         }
     }
 
-    /// What reports say of two seeds: where these weigh four times as much as the users in the variance of the mean, a
-    /// difference that is not there is found in 6 to 8 of 100 worlds; where they do not differ, in at most 5. 4,000
-    /// worlds: the standard error is 0.4 %.
+    /// Measures what reports say of two seeds. If seeds have four times the users' share of the variance of the mean, a
+    /// difference that does not exist is found in 6 to 8 of 100 data sets. If seeds do not differ, it is found in at
+    /// most 5. With 4,000 data sets the standard error is 0.4 %.
     #[test]
     fn two_seeds_find_too_much() {
         let (users, worlds) = (100u32, 4000u32);
@@ -379,7 +385,7 @@ mod tests {
 
     #[test]
     fn holm_by_hand() {
-        // Sorted: 0.01 * 4, 0.02 * 3, 0.03 * 2, 0.04 * 1, none below the one before it.
+        // Sorted: 0.01 * 4, 0.02 * 3, 0.03 * 2, 0.04 * 1, each at least the one before it.
         let got = holm(&[0.04, 0.01, 0.03, 0.02]);
         for (a, b) in got.iter().zip([0.06, 0.04, 0.06, 0.06]) {
             assert!((a - b).abs() < 1e-15, "{got:?}");

@@ -1,21 +1,21 @@
-/*! Slices: the same metrics over users with short or long histories, and over held-out items by popularity.
+/*! Slices: the same metrics over users by the length of their history, and over held-out items by popularity.
 
-Bands of popularity by interaction mass: items from most to least often seen in training; `head` holds the first third
-of all training interactions, `mid` the second, `tail` the last, `cold` the items never seen in training. An item that
-straddles a border belongs to the band in which it begins.
+Bands of popularity are by interaction mass, with items ordered from most to least frequent in training. `head` has
+the first third of all training interactions, `mid` the second and `tail` the last. `cold` has the items that do not
+occur in training. An item that straddles a border belongs to the band in which it begins.
 */
 
 use serde::Serialize;
 
-/// Lengths of the history at which a new slice begins; the last is open.
+/// Lengths of the history at which a new slice begins; the last slice is open.
 pub const HISTORY_FROM: [usize; 9] = [1, 2, 4, 7, 10, 20, 50, 100, 200];
 
-/// Which history slice a length belongs to.
+/// Returns the history slice of a length.
 pub fn history_slice(length: usize) -> usize {
     HISTORY_FROM.partition_point(|from| *from <= length).saturating_sub(1)
 }
 
-/// "1", "2-3", ..., "200+".
+/// Returns the name of a history slice: "1", "2-3", ..., "200+".
 pub fn history_name(slice: usize) -> String {
     let from = HISTORY_FROM[slice];
     match HISTORY_FROM.get(slice + 1) {
@@ -25,7 +25,7 @@ pub fn history_name(slice: usize) -> String {
     }
 }
 
-/// How popular an item is in training.
+/// The popularity of an item in training.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Band {
@@ -43,7 +43,7 @@ impl Band {
     }
 }
 
-/// The band of every item (V) by its training count.
+/// Returns the band of every item (V), given its training count.
 pub fn bands(counts: &[u32]) -> Vec<Band> {
     let mut by_count: Vec<u32> = (0..counts.len() as u32).collect();
     by_count.sort_by_key(|i| (std::cmp::Reverse(counts[*i as usize]), *i));

@@ -7,15 +7,15 @@ safetensors, for n rows of width D (`score(user, item) = <user vector, item vect
 | `key_offsets` | u64 (n+1) | key i is `key_bytes[key_offsets[i]..key_offsets[i+1]]`, UTF-8 |
 | `vector` | f32 (n, D) | |
 | `bias` | f32 (n) | items only |
-| `key_bytes` | u8 | all keys, one after the other |
+| `key_bytes` | u8 | all keys, concatenated |
 
 Parquet: columns `key` (UTF8), `vector` (LIST of FLOAT, D long), and for items `bias` (FLOAT).
 
-Both kinds of file tell which checkpoint their vectors are of, by its SHA-256 under `checkpoint` in the metadata (Parquet:
-`mipgpu.checkpoint`): vectors of two checkpoints have nothing to do with each other, whatever their width.
+Both formats record the checkpoint of their vectors by its SHA-256, under `checkpoint` in the metadata (Parquet:
+`mipgpu.checkpoint`). Vectors of two checkpoints are not comparable, even if their widths are equal.
 
-Rows are written as they are computed, a block at a time, so memory does not grow with the number of users. A file
-is written beside its place, synced, and renamed: whoever finds it finds it whole.
+Rows are written block by block as they are computed, so memory does not grow with the number of users. A file is
+written under a temporary name next to its final path, synced and renamed, so a reader never sees an incomplete file.
 */
 
 use std::{
@@ -44,17 +44,17 @@ use crate::{
     data::Vocab,
 };
 
-/// Rows computed and written at a time; a Parquet row group each.
+/// Rows computed and written at a time; each block is a Parquet row group.
 const BLOCK_ROWS: usize = 8192;
 
-/// What a safetensors file of vectors calls itself.
+/// The format name in the metadata of a safetensors file of vectors.
 const FORMAT: &str = "mipgpu.vectors";
 
-/// The key under which a Parquet file tells its checkpoint.
+/// The metadata key of the checkpoint in a Parquet file.
 const CHECKPOINT: &str = "mipgpu.checkpoint";
 
-/// Which checkpoint the vectors of a file are of, which says nothing in files of earlier versions; `None`: it is no file of
-/// vectors that this program wrote.
+/// Returns the checkpoint of the vectors in a file, empty for files of earlier versions that do not record it. `None`
+/// means that this program did not write the file as a file of vectors.
 pub fn checkpoint_of(path: &Path) -> Option<String> {
     let mut file = File::open(path).ok()?;
     if path.extension()? == Format::Parquet.extension() {
@@ -67,7 +67,7 @@ pub fn checkpoint_of(path: &Path) -> Option<String> {
     let mut length = [0; 8];
     file.read_exact(&mut length).ok()?;
     let length = u64::from_le_bytes(length);
-    // The limit of the format, and of what a foreign file may make us read.
+    // The limit of the format, which also limits what a foreign file can make this function read.
     if length > file.metadata().ok()?.len().min(100_000_000) {
         return None;
     }
@@ -96,7 +96,7 @@ impl Format {
     }
 }
 
-/// What is written: one row a key.
+/// What is written: one row per key.
 #[derive(Clone, Copy)]
 pub struct Sheet<'a> {
     /// "items" or "users": the file's stem and a note in its metadata.
@@ -104,36 +104,36 @@ pub struct Sheet<'a> {
     pub keys: &'a Vocab,
     /// Width of a vector, D.
     pub width: usize,
-    /// A number of its own for each row (n), for items.
+    /// The bias of each row (n), for items.
     pub bias: Option<&'a [f32]>,
-    /// SHA-256 of the checkpoint that they are of.
+    /// SHA-256 of the vectors' checkpoint.
     pub checkpoint: &'a str,
 }
 
 /// Computes the vectors of a range of rows into (rows, D).
 pub type Fill<'f> = dyn FnMut(Range<usize>, &mut [f32]) -> Result<()> + 'f;
 
-/// A file that is whole and on disk beside its place. Dropped, it is removed.
+/// A complete file on disk under its temporary name. It is removed on drop.
 pub struct Written {
     aside: Aside,
     file: File,
 }
 
 impl Written {
-    /// Moves it into its place; gives its path.
+    /// Moves the file to its final path and returns that path.
     ///
     /// # Errors
-    /// The file system's; a file that stood in the place is then still there.
+    /// The file system reports an error; a file previously at that path is then still there.
     pub fn put(self) -> Result<PathBuf> {
         self.aside.put(&self.file)
     }
 }
 
-/// Writes `sheet` beside its places in the folder `dir`, in each of the formats. `fill(rows, out)` computes the vectors of a
-/// range of rows, `out` (rows, D); ranges come in order and each once.
+/// Writes `sheet` in each of the formats to temporary files in the folder `dir`. `fill(rows, out)` computes the vectors
+/// of a range of rows, `out` (rows, D); ranges come in order and each once.
 ///
 /// # Errors
-/// What `fill` reports and what the file system says; no unfinished file stays behind.
+/// `fill` or the file system reports an error; no unfinished file remains.
 pub fn export(sheet: Sheet<'_>, dir: &Path, formats: &[Format], fill: &mut Fill<'_>) -> Result<Vec<Written>> {
     let mut writers = Vec::new();
     for &format in formats {
@@ -173,7 +173,7 @@ impl Writer {
                      REQUIRED group vector (LIST) {{ REPEATED group list {{ REQUIRED FLOAT element; }} }} {bias} }}",
                     sheet.name
                 );
-                // Vectors are noise to a dictionary; the byte pages compress a little all the same.
+                // A dictionary does not help vectors; compression of the byte pages helps a little.
                 let checkpoint = KeyValue::new(CHECKPOINT.to_string(), sheet.checkpoint.to_string());
                 let properties = WriterProperties::builder()
                     .set_key_value_metadata(Some(vec![checkpoint]))
@@ -221,7 +221,7 @@ fn parquet_failed(aside: &Aside, e: &parquet::errors::ParquetError) -> Error {
     Error::internal(format!("{}: {e}", aside.path.display())).hint("is there space left on the disk?")
 }
 
-/// One row group.
+/// Writes one row group.
 fn parquet_rows(
     sheet: Sheet<'_>,
     rows: Range<usize>,
@@ -236,7 +236,7 @@ fn parquet_rows(
     column.typed::<ByteArrayType>().write_batch(&keys, None, None)?;
     column.close()?;
 
-    // Definition level 1: the element is there. Repetition level 0 begins a list, 1 goes on with it.
+    // Definition level 1: the element is present. Repetition level 0 begins a list, 1 continues it.
     let mut column = group.next_column()?.ok_or_else(missing)?;
     let present = vec![1i16; block.len()];
     let repeats: Vec<i16> = (0..block.len()).map(|i| i16::from(i % sheet.width != 0)).collect();
@@ -252,8 +252,8 @@ fn parquet_rows(
     Ok(())
 }
 
-/// Header and `key_offsets`; the vectors follow block by block. The order of the tensors is by falling alignment, so a
-/// reader that maps the file finds each where its type may lie.
+/// Writes the header and `key_offsets`; the vectors follow block by block. The tensors are in descending order of
+/// alignment, so each is aligned for its type in a memory-mapped file.
 fn safetensors_head(sheet: Sheet<'_>, out: &mut impl Write) -> std::io::Result<()> {
     let n = sheet.keys.len();
     let mut offsets = Vec::with_capacity(n + 1);
@@ -282,7 +282,7 @@ fn safetensors_head(sheet: Sheet<'_>, out: &mut impl Write) -> std::io::Result<(
     }
     tensor("key_bytes", "U8", &[bytes], 1);
     let mut text = serde_json::Value::Object(header).to_string();
-    // The data begins at a multiple of 8: padded with spaces, as the format allows.
+    // The data begin at a multiple of 8: the header is padded with spaces, as the format allows.
     text.extend(std::iter::repeat_n(' ', (8 - text.len() % 8) % 8));
     out.write_all(&(text.len() as u64).to_le_bytes())?;
     out.write_all(text.as_bytes())?;

@@ -8,13 +8,13 @@ use crate::{
     ops::{Backend, DropoutAddFwd, DropoutBwd, dropout::Dropout},
 };
 
-/// Where the norms stand.
+/// The position of the norms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum NormPlace {
     /// y = LN(x + f(x)): the original transformer, BERT, BERT4Rec.
     Post,
-    /// y = x + f(LN(x)), one more norm after the last block.
+    /// y = x + f(LN(x)), with one more norm after the last block.
     Pre,
 }
 
@@ -43,20 +43,20 @@ pub struct BlockConfig {
     pub patch: Option<PatchConfig>,
 }
 
-/// A patch of a half.
+/// A patch of one half of a block.
 #[derive(Clone, Debug)]
 struct Patched {
     patch: Patch,
     place: PatchPlace,
-    /// (N,D) f + patch(f) of a serial patch, x + patch of a parallel one.
+    /// (N,D) f + patch(f) for a serial patch, x + patch for a parallel one.
     sum: Span<Act>,
 }
 
-/// One of the two halves: f is attention or the feed-forward network.
+/// One half of a block. f is attention or the feed-forward network.
 #[derive(Clone, Debug)]
 struct Residual {
     norm: Norm,
-    /// What is added to: the block's input, whose gradient span the sum shares.
+    /// The residual: the block's input, with a gradient span that it shares with the sum.
     x: Var,
     /// The output of f.
     branch: Var,
@@ -65,7 +65,8 @@ struct Residual {
     patched: Option<Patched>,
 }
 
-/// Parameters: `NAME.attention.*`, `NAME.attention_norm.*`, `NAME.ffn.*`, `NAME.ffn_norm.*`; with patches
+/// A planned transformer block.
+/// Parameters: `NAME.attention.*`, `NAME.attention_norm.*`, `NAME.ffn.*`, `NAME.ffn_norm.*`. With patches also
 /// `NAME.attention.patch.*`, `NAME.ffn.patch.*`.
 #[derive(Clone, Debug)]
 pub struct Block {
@@ -83,7 +84,7 @@ pub struct Block {
 impl Block {
     pub fn plan(p: &mut Planner, name: &str, x: Var, input: &Input, c: &BlockConfig, sites: &mut Sites) -> Self {
         let (n, d) = (input.capacity.n, c.d);
-        // The sum x + f(x) has memory of its own, its gradient is that of x.
+        // The sum x + f(x) has its own memory. Its gradient is that of x.
         let sum_over = |p: &mut Planner, x: Var| Var { y: p.act(n * d), dy: x.dy };
         let attention = |p: &mut Planner, x: Var, sites: &mut Sites| {
             let name = format!("{name}.attention");
@@ -136,13 +137,13 @@ impl Block {
         }
     }
 
-    /// y = a + b.
+    /// Computes y = a + b.
     fn plus(&self, b: &mut dyn Backend, s: &BatchShape, y: Span<Act>, [residual, x]: [Span<Act>; 2]) {
         let n = s.n * self.d;
         b.run(&DropoutAddFwd { y, residual, x, step: self.input.step, n, drop: Dropout::NONE });
     }
 
-    /// sum = x + dropout(f), with the patch that f has.
+    /// Computes sum = x + dropout(f), with the patch of f if there is one.
     fn add(&self, b: &mut dyn Backend, s: &BatchShape, half: &Residual) {
         let (mut residual, mut x) = (half.x.y, half.branch.y);
         if let Some(Patched { patch, place, sum }) = &half.patched {
@@ -155,7 +156,7 @@ impl Block {
         b.run(&DropoutAddFwd { y: half.sum.y, residual, x, step, n, drop: when(s.training, half.drop) });
     }
 
-    /// From the gradient of the sum to that of f.
+    /// Computes the gradient of f from that of the sum.
     fn add_backward(&self, b: &mut dyn Backend, s: &BatchShape, half: &Residual) {
         b.run(&DropoutBwd {
             dx: Dst::Write(half.branch.dy),
@@ -172,7 +173,7 @@ impl Block {
         }
     }
 
-    /// What a parallel patch adds to the gradient of its input, once f has left its own there.
+    /// Adds the gradient of a parallel patch to that of its input, after f has written its own.
     fn beside_backward(&self, b: &mut dyn Backend, s: &BatchShape, half: &Residual) {
         if let Some(Patched { patch, .. }) = half.patched.as_ref().filter(|half| !half.place.is_serial()) {
             patch.end_backward(b, s);
@@ -200,7 +201,7 @@ impl Block {
         }
     }
 
-    /// From `y.dy` to the gradient of the block's input.
+    /// Computes the gradient of the block's input from `y.dy`.
     pub fn backward(&self, b: &mut dyn Backend, s: &BatchShape) {
         match self.place {
             NormPlace::Post => {

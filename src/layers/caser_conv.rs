@@ -1,8 +1,8 @@
-/*! The convolutions of Caser (Tang and Wang 2018) over the L newest rows of every row: horizontal filters of all heights,
-each with its maximum over the window, and vertical filters, weighted sums of the window's rows.
+/*! The convolutions of Caser (Tang and Wang 2018) over the L newest rows of every row: horizontal filters of all
+heights, each with its maximum over the window, and vertical filters, weighted sums of the window's rows.
 
-The paper joins both and maps them on with one dense layer. Here they stay two outputs: the dense layer is then the sum of
-two, one over either part, and nothing is copied together.
+The paper concatenates both and applies one dense layer. Here they stay two outputs. The dense layer becomes the sum of
+two layers, one per output, and no data is copied together.
 */
 
 use super::{BatchShape, Input};
@@ -17,7 +17,7 @@ use crate::{
 pub struct CaserConvConfig {
     /// Width of the rows (D).
     pub width: usize,
-    /// Rows of a window (L), the one it ends at among them.
+    /// Rows of a window (L), including the row where it ends.
     pub window: usize,
     /// Horizontal filters of each height (F).
     pub horizontal: usize,
@@ -27,12 +27,13 @@ pub struct CaserConvConfig {
     pub std: f32,
 }
 
-/// Parameters: `NAME.horizontal.weight (L(L+1)/2,D,F)` (height after height, each tap a matrix, oldest first),
+/// The planned layer.
+/// Parameters: `NAME.horizontal.weight (L(L+1)/2,D,F)` (height after height, one matrix per tap, oldest first),
 /// `NAME.horizontal.bias (L*F)`, `NAME.vertical.weight (F,L)` (oldest row first), `NAME.vertical.bias (F)`.
 #[derive(Clone, Debug)]
 pub struct CaserConv {
     x: Var,
-    /// (N,L*F): the maxima over the window of each filter, height h at columns (h-1)*F .. .
+    /// (N,L*F): the maximum over the window of each filter, height h at columns (h-1)*F .. .
     pub horizontal: Var,
     /// (N,F*D): the weighted sums of each filter, one filter after another.
     pub vertical: Var,
@@ -46,10 +47,10 @@ pub struct CaserConv {
 }
 
 impl CaserConv {
-    /// Over the rows of `x` (N,D).
+    /// Plans the layer over the rows of `x` (N,D).
     ///
     /// # Errors
-    /// A size of 0; a window that is longer than every sequence.
+    /// A size is 0, or a window is longer than every sequence.
     pub fn plan(p: &mut Planner, name: &str, x: Var, input: &Input, c: &CaserConvConfig) -> Result<Self> {
         let (n, t) = (input.capacity.n, input.capacity.t);
         let (d, l, f, v) = (c.width, c.window, c.horizontal, c.vertical);
@@ -105,7 +106,7 @@ impl CaserConv {
         });
     }
 
-    /// From `horizontal.dy` and `vertical.dy`. `dx`: whether the gradient of x is written or added to.
+    /// Computes the gradients from `horizontal.dy` and `vertical.dy`. `dx` selects how the gradient of x is written.
     pub fn backward(&self, b: &mut dyn Backend, s: &BatchShape, dx: Mode) {
         let (x, cu, d, l) = (self.x.y, self.input.cu, self.c.width, self.c.window);
         b.run(&WindowConvBwd {
@@ -123,7 +124,7 @@ impl CaserConv {
             l,
             f: self.c.horizontal,
         });
-        // The second of the two adds to what the first has left.
+        // The second gradient is added to the first.
         let dx = if dx == Mode::Skip { Mode::Skip } else { Mode::Accumulate };
         b.run(&VerticalConvBwd {
             dx: Dst::Write(self.x.dy).with_mode(dx),

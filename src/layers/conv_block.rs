@@ -1,13 +1,13 @@
-/*! The residual block of NextItNet (Yuan et al. 2019, figure 3b) and PeterRec (Yuan et al. 2020): two dilated convolutions,
-the second twice as far apart, each with layer norm and ReLU, and the input added at the end:
+/*! The residual block of NextItNet (Yuan et al. 2019, figure 3b) and PeterRec (Yuan et al. 2020). It consists of two
+dilated convolutions, the second with twice the dilation, each with layer norm and ReLU. The input is added at the end:
 
   h = relu(LN(conv_R(x))),  y = x + relu(LN(conv_2R(h)))
 
-Causal convolutions are NextItNet's; centred ones see both sides, for masked items.
+Causal convolutions give NextItNet. Centred ones see both sides, for masked items.
 
-With patches (PeterRec, figure 4), f being a convolution with its norm and ReLU: serial f + patch(f), parallel
-f(x) + patch(x). The published code puts a serial patch between a convolution and its norm; here the two are one op, and
-the patch stands behind the ReLU.
+Patches (PeterRec, figure 4), with f a convolution with its norm and ReLU: serial f + patch(f), parallel f(x) +
+patch(x). The published code puts a serial patch between a convolution and its norm. Here the two are one op, and the
+patch follows the ReLU.
 */
 
 use super::{BatchShape, Input, Patch, PatchConfig, PatchPlace};
@@ -24,7 +24,7 @@ pub struct ConvBlockConfig {
     pub channels: usize,
     /// Taps of each convolution (W).
     pub taps: usize,
-    /// Dilation of the first convolution (R); the second has 2R.
+    /// Dilation of the first convolution (R). The second has 2R.
     pub dilation: usize,
     pub causal: bool,
     /// Standard deviation of the initial weights.
@@ -129,31 +129,35 @@ impl Conv {
 struct Patched {
     patch: Patch,
     place: PatchPlace,
-    /// (N,C) what the patch is added to, and the sum.
+    /// (N,C) the addend of the patch, and the sum.
     from: Span<Act>,
     sum: Span<Act>,
 }
 
-/// Parameters: `NAME.conv1.weight (W,C,C)`, `NAME.conv1.bias (C)`, `NAME.conv1_norm.*`, `NAME.conv2.*`, `NAME.conv2_norm.*`;
-/// with patches `NAME.conv1.patch.*`, `NAME.conv2.patch.*`.
+/// A planned block.
+/// Parameters: `NAME.conv1.weight (W,C,C)`, `NAME.conv1.bias (C)`, `NAME.conv1_norm.*`, `NAME.conv2.*`,
+/// `NAME.conv2_norm.*`. With patches also `NAME.conv1.patch.*`, `NAME.conv2.patch.*`.
 #[derive(Clone, Debug)]
 pub struct ConvBlock {
     first: Conv,
     second: Conv,
-    /// Of the first and the second convolution.
+    /// The patches of the first and the second convolution.
     patched: [Option<Patched>; 2],
-    /// The output (N,C); its gradient is that of the input.
+    /// The output (N,C). Its gradient is that of the input.
     pub y: Var,
     input: Input,
     c: usize,
 }
 
 impl ConvBlock {
-    /// Added to the variance: that of the published code of both models.
+    /// Added to the variance, as in the published code of both models.
     pub const EPS: f32 = 1e-8;
 
+    /// Plans the block over `x` (N,C).
+    ///
     /// # Errors
-    /// No taps or no channels; a dilation so long that no row of any sequence has a tap beside its own.
+    /// There are no taps or no channels, or the dilation is so long that no row of any sequence has a tap other than
+    /// its own.
     pub fn plan(p: &mut Planner, name: &str, x: Var, input: &Input, c: &ConvBlockConfig) -> Result<Self> {
         if c.taps == 0 || c.channels == 0 || c.dilation == 0 {
             let what = format!("{} taps, {} channels and dilation {}", c.taps, c.channels, c.dilation);
@@ -166,8 +170,8 @@ impl ConvBlock {
             let beside = (0..c.taps).map(|w| taps.offset(w).unsigned_abs()).filter(|rows| *rows > 0).min();
             if let Some(rows) = beside.filter(|rows| *rows >= t) {
                 return Err(Error::user(format!(
-                    "{name}: the {conv} convolution has dilation {dilation}: its nearest tap is {rows} positions away, and \
-                     sequences hold at most {t}"
+                    "{name}: the {conv} convolution has dilation {dilation}: its nearest tap is {rows} positions away, \
+                     and sequences hold at most {t}"
                 ))
                 .hint(match t.saturating_sub(1) / 2 {
                     0 => "lengthen the sequences, or use one tap".to_string(),
@@ -189,10 +193,10 @@ impl ConvBlock {
         let patch1 = config(1).map(|config| patched(p, "conv1", x, h, config));
         let h = patch1.as_ref().map_or(h, |patch| Var { y: patch.sum, dy: h.dy });
         p.label(&format!("{name}.conv2"));
-        // The sum x + f(x) has memory of its own, its gradient is that of x.
+        // The sum x + f(x) has its own memory. Its gradient is that of x.
         let y = Var { y: p.act(nd), dy: x.dy };
         let (second, patch2) = match config(2) {
-            // f is kept apart from the sum, and so is its gradient.
+            // f and its gradient are stored separately from the sum.
             Some(config) if config.place.is_serial() => {
                 let f = p.var(nd);
                 let second = Conv::plan(p, &format!("{name}.conv2"), (h, f), input, c, 2 * c.dilation);
@@ -200,7 +204,7 @@ impl ConvBlock {
             }
             config => {
                 let second = Conv::plan(p, &format!("{name}.conv2"), (h, y), input, c, 2 * c.dilation);
-                // Added to the residual before the convolution is.
+                // Added to the residual before the convolution.
                 let beside = |config| Patched { from: x.y, ..patched(p, "conv2", h, y, config) };
                 (second, config.map(beside))
             }
@@ -208,7 +212,7 @@ impl ConvBlock {
         Ok(ConvBlock { first, second, patched: [patch1, patch2], y, input: *input, c: d })
     }
 
-    /// y = a + b.
+    /// Computes y = a + b.
     fn plus(&self, b: &mut dyn Backend, s: &BatchShape, y: Span<Act>, [residual, x]: [Span<Act>; 2]) {
         b.run(&DropoutAddFwd { y, residual, x, step: self.input.step, n: s.n * self.c, drop: Dropout::NONE });
     }
@@ -238,7 +242,7 @@ impl ConvBlock {
         }
     }
 
-    /// From `y.dy` to the gradient of the block's input, which it shares.
+    /// Computes the gradient of the block's input from `y.dy`, with which it is shared.
     pub fn backward(&self, b: &mut dyn Backend, s: &BatchShape) {
         match &self.patched[1] {
             None => self.second.backward(b, s, Mode::Write),

@@ -1,4 +1,4 @@
-//! What networks and tasks must know of the data before the first step.
+//! The properties of the data that networks and tasks need before the first step.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,11 +9,11 @@ use crate::ops::BagLists;
 pub struct DataSummary {
     /// Training interactions of each item (V).
     pub counts: Vec<u64>,
-    /// What ratings there are; `None`: not known, or there are none.
+    /// The rating scale; `None`: unknown, or there are no ratings.
     pub ratings: Option<RatingScale>,
-    /// Users who may have a vector of their own (U); 0 where nobody has.
+    /// Number of users with a possible vector (U); 0 where there are none.
     pub users: usize,
-    /// Which values each item has in the side fields that are used; empty where none is.
+    /// The values of each item in the used side fields; empty where no fields are used.
     pub fields: BagLists,
 }
 
@@ -25,28 +25,29 @@ impl DataSummary {
 }
 
 impl<T: AsRef<[u64]>> From<&T> for DataSummary {
-    /// A catalogue, and nothing else.
+    /// Creates a summary of a catalogue alone.
     fn from(counts: &T) -> DataSummary {
         DataSummary { counts: counts.as_ref().to_vec(), ..DataSummary::default() }
     }
 }
 
-/// The ratings that a network is made for. It sees a rating as a class, the level nearest to it, and predicts numbers, counted
-/// from the mean.
+/// The ratings that a network is made for.
+/// The network sees a rating as a class, the nearest level. It predicts numbers relative to the mean.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RatingScale {
-    /// Ascending: what the data have, or where that is too many, as many evenly between the least and the greatest.
+    /// Ascending: the ratings in the data, or if these are too many, evenly spaced ones between the least and the
+    /// greatest.
     pub levels: Vec<f32>,
-    /// Of the training events.
+    /// Mean of the training events.
     pub mean: f32,
 }
 
 impl RatingScale {
-    /// Levels there can be.
+    /// Largest number of levels.
     pub const MOST: usize = 64;
 
-    /// The class of a rating: the nearest level, of two that are equally near the lower.
+    /// Returns the class of a rating: the nearest level, or the lower of two equally near ones.
     pub fn class(&self, rating: f32) -> u32 {
         let above = self.levels.partition_point(|level| *level < rating);
         let nearer_below = |at: usize| rating - self.levels[at - 1] <= self.levels[at] - rating;
@@ -57,12 +58,12 @@ impl RatingScale {
         }
     }
 
-    /// The class behind all levels: a rating that is not shown.
+    /// Returns the class after all levels: a hidden rating.
     pub fn hidden(&self) -> u32 {
         self.levels.len() as u32
     }
 
-    /// The least and the greatest rating.
+    /// Returns the least and the greatest rating.
     pub fn range(&self) -> (f32, f32) {
         let end = |level: Option<&f32>| level.copied().unwrap_or(self.mean);
         (end(self.levels.first()), end(self.levels.last()))

@@ -1,5 +1,4 @@
-//! The input of a sequence model: items, with their positions where the model wants them, with what is known beside them
-//! where there is such a thing, normed and with dropout.
+//! The input of a sequence model: items, with optional positions and side inputs, with optional norm, and with dropout.
 
 use super::{BatchShape, DataSummary, Input, Norm, Rated, RatedConfig, Side, SideConfig, Sites, when};
 use crate::{
@@ -11,22 +10,22 @@ use crate::{
     },
 };
 
-/// What goes into an input.
+/// The parts of an input.
 #[derive(Clone, Copy, Debug)]
 pub struct EmbedConfig {
     /// Items plus special ids.
     pub rows: usize,
     /// Width (D).
     pub d: usize,
-    /// Rows of the item table that a step touches, see [`Planner::table`].
+    /// Number of item table rows that a step touches, see [`Planner::table`].
     pub touched: Option<usize>,
     /// Whether positions are added.
     pub positions: bool,
-    /// What stands for the items' ratings; `None`: nothing does.
+    /// The representation of the items' ratings; `None`: there is none.
     pub rated: Option<RatedConfig>,
-    /// Segments that a row belongs to one of, in the place of positions; 0: none.
+    /// Number of segments, used instead of positions; 0: none.
     pub segments: usize,
-    /// Side fields and user vectors, where there are any.
+    /// Side fields and user vectors, if any.
     pub side: Option<SideConfig>,
     pub norm: bool,
     pub dropout: f32,
@@ -34,17 +33,17 @@ pub struct EmbedConfig {
     pub std: f32,
 }
 
-/// y = dropout(LN(rated(side(item[id] + position[pos])))), without the norm for pre-norm models; `side` ([`Side`]) and `rated`
-/// ([`Rated`]) only where they are asked for; `pos` may number segments instead. Parameters: `item.weight (rows,D)`,
-/// `position.weight (T,D)` or `segment.weight (2,D)`, those of [`Side`] and [`Rated`], `embedding_norm.*`.
+/// y = dropout(LN(rated(side(item[id] + position[pos])))), without the norm for pre-norm models.
+/// `side` ([`Side`]) and `rated` ([`Rated`]) are optional. `pos` may number segments instead. Parameters: `item.weight
+/// (rows,D)`, `position.weight (T,D)` or `segment.weight (2,D)`, those of [`Side`] and [`Rated`], `embedding_norm.*`.
 #[derive(Clone, Debug)]
 pub struct Embed {
     pub item: Param,
-    /// Of positions or of segments.
+    /// The table of positions or of segments.
     position: Option<Param>,
-    /// Rows by segment, where there are segments.
+    /// The rows sorted by segment, where there are segments.
     by_segment: Option<Sorted>,
-    /// What the two rows add up to (N,D). Its gradient is that of the rows taken from either table.
+    /// The sum of the two rows (N,D). Its gradient is that of the rows taken from either table.
     pub sum: Var,
     rated: Option<Rated>,
     side: Option<Side>,
@@ -57,8 +56,10 @@ pub struct Embed {
 }
 
 impl Embed {
+    /// Plans the input.
+    ///
     /// # Errors
-    /// As [`Side::plan`].
+    /// Those of [`Side::plan`].
     pub fn plan(p: &mut Planner, input: &Input, c: &EmbedConfig, sites: &mut Sites) -> Result<Self> {
         let (n, t, d) = (input.capacity.n, input.capacity.t, c.d);
         p.label("embedding");
@@ -78,10 +79,10 @@ impl Embed {
         Ok(Embed { item, position, by_segment, sum, side, rated, norm, y, input: *input, d, drop })
     }
 
-    /// Writes which values each item has, once.
+    /// Writes the values of each item, once.
     ///
     /// # Errors
-    /// As [`Side::write`].
+    /// Those of [`Side::write`].
     pub fn prepare(&self, b: &mut dyn Backend, summary: &DataSummary) -> Result<()> {
         self.side.as_ref().map_or(Ok(()), |side| side.write(b, &summary.fields))
     }
@@ -126,8 +127,8 @@ impl Embed {
         });
     }
 
-    /// Leaves the gradients of the rows taken from the item table in `sum.dy`: a loss sums them together with those of the
-    /// rows that it takes.
+    /// Writes the gradients of the rows taken from the item table to `sum.dy`.
+    /// A loss sums them together with those of the rows that it takes.
     pub fn backward(&self, b: &mut dyn Backend, s: &BatchShape) {
         b.run(&DropoutBwd {
             dx: Dst::Write(self.before_drop().dy),

@@ -23,7 +23,7 @@ impl Ffn {
         Ffn { up, act, down: Linear::plan(p, &format!("{name}.down"), act, n, f, d, std), f }
     }
 
-    /// The output (N,D).
+    /// Returns the output (N,D).
     pub fn y(&self) -> Var {
         self.down.y
     }

@@ -1,7 +1,8 @@
-/*! A layer of gated recurrent units (Cho et al. 2014) over packed sequences, as PyTorch's `nn.GRU` has it: each sequence is
-walked from its first row to its last, from a state of zeros.
+/*! A layer of gated recurrent units (Cho et al. 2014) over packed sequences, like PyTorch's `nn.GRU`. Each sequence is
+processed from its first row to its last, starting from a zero state.
 
-The input's part of all gates is one product over all rows and made before; only the state's part goes row by row.
+The input's part of all gates is one product over all rows, computed in advance. Only the state's part is computed row
+by row.
 */
 
 use super::{BatchShape, Input, Linear};
@@ -10,11 +11,12 @@ use crate::{
     ops::{Backend, GruBwd, GruFwd, LinearBwd},
 };
 
-/// Parameters, gates in the order r, z, n: `NAME.input.weight (3H,D)`, `NAME.input.bias (3H)`, `NAME.hidden.weight (3H,H)`,
-/// `NAME.hidden.bias (3H)`. They are PyTorch's `weight_ih`, `bias_ih`, `weight_hh` and `bias_hh` as they stand.
+/// A planned layer.
+/// Parameters, gates in the order r, z, n: `NAME.input.weight (3H,D)`, `NAME.input.bias (3H)`, `NAME.hidden.weight
+/// (3H,H)`, `NAME.hidden.bias (3H)`. They equal PyTorch's `weight_ih`, `bias_ih`, `weight_hh` and `bias_hh`.
 #[derive(Clone, Debug)]
 pub struct Gru {
-    /// The state behind each row (N,H).
+    /// The state after each row (N,H).
     pub y: Var,
     gx: Linear,
     /// (N,H)
@@ -30,13 +32,14 @@ pub struct Gru {
 }
 
 impl Gru {
-    /// Standard deviation of the initial weights: normal numbers, cut at two of it, that vary as much as PyTorch's, which
-    /// are uniform up to 1/sqrt(H).
+    /// Returns the standard deviation of the initial weights.
+    /// The weights are normal numbers, truncated at two standard deviations. Their variance equals that of PyTorch's,
+    /// which are uniform up to 1/sqrt(H).
     pub fn std(h: usize) -> f32 {
         0.656 / (h as f32).sqrt()
     }
 
-    /// From `d` columns of `x` (N,D) to `h`.
+    /// Plans a layer from `d` columns of `x` (N,D) to `h`.
     pub fn plan(p: &mut Planner, name: &str, x: Var, input: &Input, (d, h): (usize, usize)) -> Self {
         let (n, std) = (input.capacity.n, Gru::std(h));
         let gx = Linear::plan(p, &format!("{name}.input"), x, n, d, 3 * h, std);
@@ -70,7 +73,8 @@ impl Gru {
         });
     }
 
-    /// `dx`: whether the gradient of x is written or, after a residual connection, added to.
+    /// Computes the gradients. `dx` selects whether the gradient of x is written or, after a residual connection, added
+    /// to.
     pub fn backward(&self, b: &mut dyn Backend, s: &BatchShape, dx: Mode) {
         b.run(&GruBwd {
             dgx: Dst::Write(self.gx.y.dy),
@@ -84,7 +88,7 @@ impl Gru {
             n: s.n,
             h: self.h,
         });
-        // The state before a row went through a dense layer; what it gets back is already in the rows before.
+        // The state before a row passed through a dense layer. Its gradient is already in the rows before.
         b.run(&LinearBwd {
             dx: Dst::Skip,
             dw: self.w.grad(),

@@ -1,11 +1,11 @@
-/*! What goes into a sequence model: packed item ids, positions, sequence bounds, scored rows; on the host and planned.
+/*! The input of a sequence model: packed item ids, positions, sequence bounds and scored rows, on the host and planned.
 
-A batch begins with a head: step, epoch, and of every sequence where it starts, whose it is and how many of its rows are
-scored. It is one block of ids, so that it reaches a device in one copy. What follows from it (items, positions, rows to
-score) is made on the device by a task's ops while training, or written from the host ([`HostInput`]).
+A batch begins with a header: step, epoch, and for every sequence its start, its user and the number of its scored rows.
+The header is one block of ids, so that it reaches a device in one copy. The data that depends on it (items, positions,
+rows to score) is computed on the device by a task's ops during training, or written from the host ([`HostInput`]).
 
-Padding: where sizes are rounded up, so that few sizes come again and again, sequences of nobody behind the last real one
-fill the rows (item 0), and rows to score behind the last are [`NO_ROW`].
+Padding: sizes are rounded up where this makes few sizes recur. Sequences without a user after the last real one fill
+the rows (item 0), and rows to score after the last are [`NO_ROW`].
 */
 
 use crate::{
@@ -13,10 +13,10 @@ use crate::{
     ops::{Backend, NO_ID, NO_ROW},
 };
 
-/// The largest batch a plan has room for.
+/// The largest batch that a plan has room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacity {
-    /// Sequences (B), those of padding among them.
+    /// Sequences (B), including those of padding.
     pub b: usize,
     /// Packed rows (N).
     pub n: usize,
@@ -24,13 +24,13 @@ pub struct Capacity {
     pub m: usize,
     /// Positions of one sequence (T).
     pub t: usize,
-    /// What N and M are rounded up to where that pays.
+    /// N and M are rounded up to multiples of these where that pays.
     pub rounding: [usize; 2],
 }
 
 impl Capacity {
-    /// For `b` sequences of at most `t` items of which `m` rows are scored, and the padding of such a batch: a sixteenth of
-    /// its rows at most, so that a run meets few sizes and wastes little.
+    /// Creates a capacity for `b` sequences of at most `t` items, of which `m` rows are scored, and their padding.
+    /// Padding is at most a sixteenth of the rows, so that a run has few sizes and wastes little.
     pub fn new(b: usize, t: usize, m: usize) -> Self {
         let step = |most: usize, unit: usize, top: usize| (most / 16).next_multiple_of(unit).clamp(unit, top);
         let rounding = [step(b * t, 64, 1024), step(m, 16, 256)];
@@ -39,7 +39,7 @@ impl Capacity {
     }
 }
 
-/// The sizes of the batch at hand, rounded up or not.
+/// The sizes of the current batch, rounded up or not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct BatchShape {
     pub b: usize,
@@ -50,15 +50,15 @@ pub struct BatchShape {
 }
 
 impl BatchShape {
-    /// A number that no other shape has: what is done for it may be repeated under this key.
+    /// Returns a number that no other shape has. Recorded work for the shape uses it as the key.
     pub fn key(&self) -> u64 {
         debug_assert!(self.n < 1 << 31 && self.m < 1 << 31);
-        // B follows from N where sizes are rounded; where they are not, nothing is repeated.
+        // Where sizes are rounded, N determines B. Where they are not, no work is replayed.
         (self.n as u64) << 33 | (self.m as u64) << 1 | self.training as u64
     }
 }
 
-/// Where the parts of a head lie in its block.
+/// The offsets of the parts of a header in its block.
 #[derive(Clone, Copy, Debug)]
 struct HeaderLayout {
     b: usize,
@@ -85,25 +85,25 @@ impl HeaderLayout {
     }
 }
 
-/// The head of a batch on the host.
+/// The header of a batch on the host.
 #[derive(Clone, Debug)]
 pub struct BatchHeader {
     block: Vec<u32>,
     layout: HeaderLayout,
-    /// Sequences so far.
+    /// Number of sequences so far.
     b: usize,
-    /// Rows to score behind those of the sequences.
+    /// Rows to score after those of the sequences.
     also: usize,
 }
 
 impl BatchHeader {
-    /// Room for the sequences of a capacity.
+    /// Creates a header for the sequences of a capacity.
     pub fn new(c: &Capacity) -> Self {
         let layout = HeaderLayout { b: c.b };
         BatchHeader { block: vec![0; layout.len()], layout, b: 0, also: 0 }
     }
 
-    /// Empties it.
+    /// Removes all sequences.
     pub fn clear(&mut self, step: u32, epoch: u32) {
         self.block.fill(0);
         (self.block[0], self.block[1], self.b, self.also) = (step, epoch, 0, 0);
@@ -121,8 +121,8 @@ impl BatchHeader {
         self.block[1]
     }
 
-    /// Adds a sequence of `user`: its length, how many of its rows are scored, where it starts in the data that the device
-    /// holds ([`NO_ROW`]: nowhere).
+    /// Adds a sequence of `user`: its length, its number of scored rows, and its start in the data that the device
+    /// holds ([`NO_ROW`]: none).
     pub fn push(&mut self, user: u32, len: usize, scored: usize, first: u32) {
         let (b, l) = (self.b, self.layout);
         assert!(b < l.b, "a batch of more than {} sequences", l.b);
@@ -133,33 +133,33 @@ impl BatchHeader {
         self.b += 1;
     }
 
-    /// Adds rows to score that stand behind those of all sequences: a loss over items takes them for padding.
+    /// Adds rows to score after those of all sequences. A loss over items treats them as padding.
     pub fn also(&mut self, rows: usize) {
         self.also += rows;
     }
 
-    /// Sequences.
+    /// Returns the number of sequences.
     pub fn b(&self) -> usize {
         self.b
     }
 
-    /// Packed rows.
+    /// Returns the number of packed rows.
     pub fn n(&self) -> usize {
         self.block[self.layout.cu() + self.b] as usize
     }
 
-    /// Scored rows.
+    /// Returns the number of scored rows.
     pub fn m(&self) -> usize {
         self.block[self.layout.scored() + self.b] as usize
     }
 
-    /// Where each sequence starts (B+1), where its scored rows start (B+1), whose it is (B).
+    /// Returns the start of each sequence (B+1), the start of its scored rows (B+1), and its user (B).
     pub fn sequences(&self) -> (&[u32], &[u32], &[u32]) {
         let (b, l) = (self.b, self.layout);
         (&self.block[l.cu()..][..b + 1], &self.block[l.scored()..][..b + 1], &self.block[l.user()..][..b])
     }
 
-    /// Fills the batch up to rounded sizes; gives them.
+    /// Pads the batch to rounded sizes and returns them.
     fn pad(&mut self, c: &Capacity) -> (usize, usize) {
         let round = |x: usize, to: usize| x.max(1).next_multiple_of(to);
         let (n, m) = (round(self.n(), c.rounding[0]), round(self.m() + self.also, c.rounding[1]));
@@ -172,27 +172,27 @@ impl BatchHeader {
     }
 }
 
-/// A batch on the host, whole. Vectors keep their memory from batch to batch.
+/// A whole batch on the host. Vectors keep their memory from batch to batch.
 #[derive(Clone, Debug, Default)]
 pub struct HostInput {
     /// (N) item ids of all sequences, one after another, oldest first.
     pub item: Vec<u32>,
-    /// (N) positions, counted so that the last item of a sequence stands at T-1.
+    /// (N) positions. The last item of a sequence has position T-1.
     pub pos: Vec<u32>,
-    /// (B+1) where each sequence starts.
+    /// (B+1) the start of each sequence.
     pub cu: Vec<u32>,
     /// (M) rows to score.
     pub row: Vec<u32>,
-    /// (N) ratings, as [`Input::rating`] has them; empty of a batch without.
+    /// (N) ratings in the form of [`Input::rating`]; empty without ratings.
     pub rating: Vec<f32>,
-    /// (N) their classes.
+    /// (N) the classes of the ratings.
     pub class: Vec<u32>,
-    /// Whose the first sequences are; all further ones are nobody's.
+    /// The users of the first sequences. All further sequences have no user.
     pub user: Vec<u32>,
 }
 
 impl HostInput {
-    /// Empties the batch.
+    /// Removes all sequences.
     pub fn clear(&mut self) {
         self.item.clear();
         self.pos.clear();
@@ -204,7 +204,7 @@ impl HostInput {
         self.cu.push(0);
     }
 
-    /// Fills rows up to those of `s`: item 0 without a rating, and rows to score that are none.
+    /// Pads the rows to those of `s`: item 0 without a rating, and [`NO_ROW`] as rows to score.
     fn pad(&mut self, s: &BatchShape) {
         self.item.resize(s.n, 0);
         self.pos.resize(s.n, 0);
@@ -215,7 +215,7 @@ impl HostInput {
         }
     }
 
-    /// Adds a sequence of at most `t` items; gives the row of its first item.
+    /// Adds a sequence of at most `t` items. Returns the row of its first item.
     pub fn push(&mut self, items: &[u32], t: usize) -> usize {
         let first = self.item.len();
         let len = items.len();
@@ -230,27 +230,27 @@ impl HostInput {
 /// The planned spans of a batch.
 #[derive(Clone, Copy, Debug)]
 pub struct Input {
-    /// (N) the items as they are, before a task hides any.
+    /// (N) the original items, before a task masks any.
     pub raw: Span<U32>,
     pub item: Span<U32>,
     pub pos: Span<U32>,
     pub row: Span<U32>,
-    /// (1) number of the step: what dropout and negatives are drawn by.
+    /// (1) step number, the counter for dropout and negatives.
     pub step: Span<U32>,
-    /// (1) what masks are drawn by.
+    /// (1) the counter for masks.
     pub epoch: Span<U32>,
-    /// (B+1) where each sequence starts.
+    /// (B+1) the start of each sequence.
     pub cu: Span<U32>,
-    /// (B+1) where the scored rows of each sequence start.
+    /// (B+1) the start of the scored rows of each sequence.
     pub scored: Span<U32>,
-    /// (B) whose sequence it is, [`NO_ID`] for nobody's.
+    /// (B) the user of each sequence, [`NO_ID`] for none.
     pub user: Span<U32>,
-    /// (B) where it starts in the data that the device holds.
+    /// (B) the start of each sequence in the data that the device holds.
     pub first: Span<U32>,
-    /// (N) the rating of each item as far as the model may see it, counted from the mean: 0 where it is hidden. Empty where
-    /// the task is not about ratings ([`Input::with_ratings`]).
+    /// (N) the rating of each item relative to the mean, 0 where it is hidden from the model. Empty for tasks without
+    /// ratings ([`Input::with_ratings`]).
     pub rating: Span<F32>,
-    /// (N) the classes of the same ratings; a hidden one has the class behind all levels.
+    /// (N) the classes of the same ratings. A hidden rating has the class after all levels.
     pub class: Span<U32>,
     head: Span<U32>,
     pub capacity: Capacity,
@@ -280,13 +280,13 @@ impl Input {
         }
     }
 
-    /// The same with room for ratings.
+    /// Adds spans for ratings.
     pub fn with_ratings(self, p: &mut Planner) -> Self {
         p.label("input");
         Input { rating: p.stat(self.capacity.n), class: p.index(self.capacity.n), ..self }
     }
 
-    /// Writes the head of a training batch, filled up where the backend repeats work of the same sizes.
+    /// Writes the header of a training batch, padded where the backend replays work of the same sizes.
     pub fn begin(&self, b: &mut dyn Backend, head: &mut BatchHeader) -> BatchShape {
         let c = &self.capacity;
         let (n, m) = if b.replays() { head.pad(c) } else { (head.n(), head.m() + head.also) };
@@ -295,7 +295,8 @@ impl Input {
         BatchShape { b: head.b(), n, m, training: true }
     }
 
-    /// Writes the rows of a batch that the host has made, filled up to the sizes `s` of its head, which is there already.
+    /// Writes the rows of a batch built on the host, padded to the sizes `s` of its header. The header is already
+    /// written.
     pub fn write(&self, b: &mut dyn Backend, host: &mut HostInput, s: &BatchShape) {
         host.pad(s);
         b.write_ids(self.item, &host.item);

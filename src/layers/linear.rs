@@ -18,26 +18,26 @@ pub struct Linear {
     over: Over,
 }
 
-/// Which rows a layer is over.
+/// The rows that a layer processes.
 #[derive(Clone, Copy, Debug)]
 enum Over {
-    /// All (N).
+    /// All rows (N).
     All,
-    /// The scored ones (M).
+    /// The scored rows (M).
     Scored,
-    /// One a sequence (B).
+    /// One row per sequence (B).
     Sequences,
 }
 
 impl Linear {
-    /// Over at most `n` rows of `x` (N,I).
+    /// Plans the layer over at most `n` rows of `x` (N,I).
     pub fn plan(p: &mut Planner, name: &str, x: Var, n: usize, i: usize, o: usize, std: f32) -> Self {
         p.label(name);
         let y = p.var(n * o);
         Self::plan_into(p, name, x, y, [i, o], Init::TruncatedNormal(std))
     }
 
-    /// The same with a given output `y`.
+    /// Plans the layer with the given output `y`.
     pub fn plan_into(p: &mut Planner, name: &str, x: Var, y: Var, [i, o]: [usize; 2], init: Init) -> Self {
         p.label(name);
         let w = p.param(format!("{name}.weight"), &[o, i], init);
@@ -45,13 +45,13 @@ impl Linear {
         Linear { x, y, w, b, i, o, over: Over::All }
     }
 
-    /// The same layer over the M scored rows instead of all N.
+    /// Applies the layer to the M scored rows instead of all N.
     pub fn over_scored(mut self) -> Self {
         self.over = Over::Scored;
         self
     }
 
-    /// The same layer over B rows, one a sequence.
+    /// Applies the layer to B rows, one per sequence.
     pub fn over_sequences(mut self) -> Self {
         self.over = Over::Sequences;
         self
@@ -70,7 +70,8 @@ impl Linear {
         b.run(&LinearFwd { y: self.y.y, x: self.x.y, w: self.w.w, b: self.b.w, n: self.rows(s), i, o });
     }
 
-    /// `dx`: whether the gradient of x is written or, after a residual connection, added to.
+    /// Computes the gradients. `dx` selects whether the gradient of x is written or, after a residual connection, added
+    /// to.
     pub fn backward(&self, b: &mut dyn Backend, s: &BatchShape, dx: Mode) {
         b.run(&LinearBwd {
             dx: Dst::Write(self.x.dy).with_mode(dx),

@@ -1,5 +1,5 @@
-/*! Building blocks of models: `plan` once, then `forward` and `backward`, which reads as the mirror of forward. A layer
-holds only spans and sizes, runs its ops on whatever backend it is handed and never names one.
+/*! Building blocks of models: `plan` once, then `forward` and `backward`, which mirrors forward. A layer holds only
+spans and sizes. It runs its ops on any backend and never names one.
 
 Residual connections y = x + f(x) copy nothing: the gradient span of y *is* that of x, and the branch's first layer
 accumulates into it.
@@ -23,8 +23,8 @@ mod side;
 mod transformer;
 mod users;
 
-/// What the columns of an input are called that stands in front of what is beside it: where a run that starts from
-/// another one adds what is beside it, these columns begin as the identity.
+/// The name of the columns of the main input, which precede those of side inputs.
+/// Where a run that starts from another run adds side inputs, these columns start as the identity.
 pub const INPUT: &str = "input";
 
 pub use block::{Block, BlockConfig, NormPlace};
@@ -47,12 +47,12 @@ pub use users::{Spread, Users};
 
 use crate::{base::rng::Purpose, ops::dropout::Dropout};
 
-/// What a row of a sequence may look at; a task asks for it, a model has it or not.
+/// The rows of its sequence that a row can attend to. A task selects a view, and a model supports it or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum View {
-    /// All rows of its sequence: what is asked stands behind [MASK].
+    /// All rows of its sequence. The predicted item is replaced by [MASK].
     Both,
-    /// The rows up to itself: what is asked comes after it.
+    /// The rows up to itself. The predicted item follows it.
     Past,
 }
 
@@ -66,7 +66,7 @@ impl View {
     }
 }
 
-/// Hands out dropout sites: every dropout of a model draws from its own stream.
+/// Allocates dropout sites. Every dropout of a model draws from its own stream.
 #[derive(Clone, Copy, Debug)]
 pub struct Sites {
     seed: u64,
@@ -78,14 +78,14 @@ impl Sites {
         Sites { seed, next: Purpose::Dropout as u32 }
     }
 
-    /// The next site, with drop probability `p`.
+    /// Returns the next site, with drop probability `p`.
     pub fn take(&mut self, p: f32) -> Dropout {
         self.next += 1;
         Dropout { p, seed: self.seed, site: self.next - 1 }
     }
 }
 
-/// The same dropout at evaluation: none.
+/// Returns the dropout in training, and no dropout at evaluation.
 pub(crate) fn when(training: bool, drop: Dropout) -> Dropout {
     if training { drop } else { Dropout { p: 0.0, ..drop } }
 }

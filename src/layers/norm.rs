@@ -20,7 +20,7 @@ pub struct Norm {
 }
 
 impl Norm {
-    /// Added to the variance: that of BERT's published code.
+    /// Added to the variance, as in BERT's published code.
     pub const EPS: f32 = 1e-12;
 
     pub fn plan(p: &mut Planner, name: &str, x: Var, n: usize, d: usize) -> Self {
@@ -37,7 +37,7 @@ impl Norm {
         }
     }
 
-    /// The same layer over the M scored rows instead of all N.
+    /// Applies the layer to the M scored rows instead of all N.
     pub fn over_scored(mut self) -> Self {
         self.over_scored = true;
         self

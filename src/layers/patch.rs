@@ -1,4 +1,4 @@
-//! Model patches: small bottlenecks beside or behind the parts of a trained network, which itself stays as it is
+//! Model patches: small bottlenecks next to or after the parts of a trained network, which itself stays unchanged
 //! (PeterRec, Yuan et al. 2020; adapters, Houlsby et al. 2019).
 
 use serde::{Deserialize, Serialize};
@@ -9,13 +9,13 @@ use crate::{
     ops::{Backend, GeluBwd, GeluFwd},
 };
 
-/// Where a patch stands.
+/// The position of a patch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum PatchPlace {
-    /// f + patch(f), behind a part f.
+    /// f + patch(f), after a part f.
     Serial,
-    /// f(x) + patch(x), beside it.
+    /// f(x) + patch(x), parallel to a part f.
     Parallel,
 }
 
@@ -33,15 +33,15 @@ impl PatchPlace {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PatchConfig {
     pub place: PatchPlace,
-    /// Of a block: 1 (its second half) or 2.
+    /// Patches per block: 1 (in its second half) or 2.
     pub per_block: usize,
     /// Width of the bottleneck (C).
     pub width: usize,
 }
 
 /// patch(x) = W_up gelu(W_down x).
-/// Parameters: `NAME.down.weight (C,D)`, `NAME.down.bias (C)`, `NAME.up.weight (D,C)`, `NAME.up.bias (D)`. The upper weight
-/// starts as zero: a network with new patches is the network without them.
+/// Parameters: `NAME.down.weight (C,D)`, `NAME.down.bias (C)`, `NAME.up.weight (D,C)`, `NAME.up.bias (D)`. The upper
+/// weight starts as zero, so a network with new patches equals the network without them.
 #[derive(Clone, Debug)]
 pub struct Patch {
     down: Linear,
@@ -51,13 +51,13 @@ pub struct Patch {
 }
 
 impl Patch {
-    /// What every patch's parameters have in their names.
+    /// The part of the name that all parameters of patches share.
     pub const NAME: &'static str = ".patch.";
 
-    /// Of `x` (N,D); its output's gradient stands in `dy`, which another layer writes.
+    /// Plans a patch of `x` (N,D). The gradient of its output is in `dy`, which another layer writes.
     pub fn plan(p: &mut Planner, name: &str, x: Var, dy: Span<Act>, (n, d): (usize, usize), c: usize) -> Self {
         let name = format!("{name}{}", Self::NAME.trim_end_matches('.'));
-        // As in the published code; only the lower weight draws.
+        // As in the published code. Only the lower weight is drawn.
         let std = 0.02;
         let down = Linear::plan(p, &format!("{name}.down"), x, n, d, c, std);
         let act = p.var(n * c);
@@ -66,7 +66,7 @@ impl Patch {
         Patch { down, act, up, c }
     }
 
-    /// The output (N,D).
+    /// Returns the output (N,D).
     pub fn y(&self) -> Span<Act> {
         self.up.y.y
     }
@@ -77,7 +77,7 @@ impl Patch {
         self.up.forward(b, s);
     }
 
-    /// Reads the gradient of the output, for the last time.
+    /// Computes the first half of the backward pass. It is the last reader of the output's gradient.
     pub fn begin_backward(&self, b: &mut dyn Backend, s: &BatchShape) {
         self.up.backward(b, s, Mode::Write);
         b.run(&GeluBwd { dx: Dst::Write(self.down.y.dy), dy: self.act.dy, x: self.down.y.y, n: s.n * self.c });

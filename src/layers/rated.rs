@@ -1,4 +1,4 @@
-//! What an item was rated, beside the item: ratings are a kind of input, embedded by class.
+//! The ratings of items as an additional input, embedded by class.
 
 use super::{BatchShape, INPUT, Input, Linear};
 use crate::{
@@ -6,26 +6,26 @@ use crate::{
     ops::{Backend, ConcatBwd, ConcatFwd, DropoutAddFwd, GatherTable, SegmentSum, dropout::Dropout, sort_ids::Sorted},
 };
 
-/// What a rated input is made of.
+/// The configuration of a rated input.
 #[derive(Clone, Copy, Debug)]
 pub struct RatedConfig {
-    /// Classes of ratings (C), the hidden one among them.
+    /// Classes of ratings (C), including the hidden one.
     pub classes: usize,
-    /// Width of a rating's vector (R); 0: as wide as the input, and added to it.
+    /// Width of a rating's vector (R). 0: as wide as the input, and added to it.
     pub width: usize,
     /// Standard deviation of the initial weights.
     pub std: f32,
 }
 
-/// Input x (N,D) and rating in one, of the same width:
+/// Combines input x (N,D) and rating into one vector of the same width.
 /// y = [x | rating] W^T + b        W (D,D+R)
 /// y = x + rating                  with R = 0
-/// Parameters: `rating.weight (C,R)`, of which the last row is a rating that is hidden, `rating.join.weight`, `rating.join.bias`.
+/// Parameters: `rating.weight (C,R)`, where the last row is a hidden rating, `rating.join.weight`, `rating.join.bias`.
 #[derive(Clone, Debug)]
 pub struct Rated {
     table: Param,
     x: Var,
-    /// (N,R) the ratings' vectors.
+    /// (N,R) the vectors of the ratings.
     of: Var,
     /// The dense layer over [x | rating].
     join: Option<Linear>,
@@ -37,7 +37,7 @@ pub struct Rated {
 }
 
 impl Rated {
-    /// Over an input `x` (N,D) with the ratings of [`Input::class`].
+    /// Plans the layer over an input `x` (N,D) with the ratings of [`Input::class`].
     pub fn plan(p: &mut Planner, x: Var, d: usize, input: &Input, c: &RatedConfig) -> Self {
         p.label("rating");
         let n = input.capacity.n;
@@ -51,7 +51,7 @@ impl Rated {
             (of, Some(join), y)
         } else {
             p.columns("rating.weight", vec![("rating".into(), width)]);
-            // The gradient of a sum is that of both.
+            // The gradient of a sum is that of both terms.
             let (of, y) = (p.act(n * width), p.act(n * d));
             (Var { y: of, dy: x.dy }, None, Var { y, dy: x.dy })
         };
@@ -78,7 +78,7 @@ impl Rated {
         }
     }
 
-    /// From `y.dy` to the gradients of the input (of a sum it is `y.dy` itself) and of the parameters.
+    /// Computes the gradients of the input (`y.dy` itself for a sum) and of the parameters from `y.dy`.
     pub fn backward(&self, b: &mut dyn Backend, s: &BatchShape) {
         let (n, classes) = (s.n, self.table.shape[0]);
         if let Some(join) = &self.join {

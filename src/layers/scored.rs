@@ -6,7 +6,7 @@ use crate::{
     ops::{Backend, GatherRows, ScatterRows},
 };
 
-/// y = x[row]: what a loss looks at.
+/// y = x[row], the input of a loss.
 #[derive(Clone, Debug)]
 pub struct ScoredRows {
     x: Var,
@@ -17,7 +17,7 @@ pub struct ScoredRows {
 }
 
 impl ScoredRows {
-    /// Of `x` (N,D).
+    /// Plans the gather from `x` (N,D).
     pub fn plan(p: &mut Planner, x: Var, input: &Input, d: usize) -> Self {
         p.label("scored rows");
         ScoredRows { x, y: p.var(input.capacity.m * d), input: *input, d }
@@ -27,7 +27,7 @@ impl ScoredRows {
         b.run(&GatherRows { y: self.y.y, x: self.x.y, row: self.input.row, m: s.m, n: s.n, d: self.d });
     }
 
-    /// Writes the gradient of all of x: zeros where no row is scored.
+    /// Writes the gradient of all of x, with zeros for rows that are not scored.
     pub fn backward(&self, b: &mut dyn Backend, s: &BatchShape) {
         let (dx, row) = (Dst::Write(self.x.dy), self.input.row);
         b.run(&ScatterRows { dx, dy: self.y.dy, row, m: s.m, n: s.n, d: self.d });

@@ -6,7 +6,8 @@ use crate::{
     ops::{AttentionBwd, AttentionFwd, Backend, dropout::Dropout},
 };
 
-/// y = W_o attention(W_qkv x). Parameters: `NAME.qkv.weight (3D,D)`, `NAME.qkv.bias`, `NAME.out.weight (D,D)`, `NAME.out.bias`.
+/// y = W_o attention(W_qkv x).
+/// Parameters: `NAME.qkv.weight (3D,D)`, `NAME.qkv.bias`, `NAME.out.weight (D,D)`, `NAME.out.bias`.
 #[derive(Clone, Debug)]
 pub struct SelfAttention {
     qkv: Linear,
@@ -40,7 +41,7 @@ impl SelfAttention {
         SelfAttention { qkv, out, o, lse, input: *input, h, k: d / h, causal, drop: sites.take(p_drop) }
     }
 
-    /// The output (N,D).
+    /// Returns the output (N,D).
     pub fn y(&self) -> Var {
         self.out.y
     }

@@ -1,14 +1,16 @@
-/*! What is known beside the items' ids: side fields of items, whose sequence it is, and where both meet the item vectors.
+/*! Side inputs other than the items' ids: side fields of items, the user of the sequence, and their combination with
+the item vectors.
 
-An item's vector in a field is the mean of the vectors of its values ([`Fields`]); a user has a vector that stands beside
-every row of the user's sequence ([`Users`]). [`Side`] takes an input x (N,D) and makes one of the same width of all three:
+An item's vector in a field is the mean of the vectors of its values ([`Fields`]). A user has a vector that is repeated
+at every row of the user's sequence ([`Users`]). [`Side`] combines an input x (N,D) and these two into one input of the
+same width:
 concat: y = [x | fields | user] W^T + b        W (D,D+F*Df+Du)
 sum:    y = x + [fields | user] W^T + b        W (D,F*Df+Du): the first with the identity in front of x
-In a run from scratch W is random. In a run that starts from another one, parts that the other run lacks begin as nothing
-(`train::transfer`): the identity in front of x, zeros behind it.
+In a run from scratch W is random. In a run that starts from another run, parts that the other run lacks start without
+effect (`train::transfer`): with the identity in front of x, and zeros after it.
 
-Which values an item has, and which user a sequence is of, is data: it is written ([`Fields::write`]) and part of a batch
-(`Input::user`), not planned.
+The values of an item and the user of a sequence are data, not planned. They are written ([`Fields::write`]) or part of
+a batch (`Input::user`).
 */
 
 use serde::{Deserialize, Serialize};
@@ -23,8 +25,8 @@ use crate::{
     },
 };
 
-/// The mean of the vectors of an item's values, field by field; zeros for [MASK] and where an item has none.
-/// Parameter: `field.weight (R,D)`, the values of all fields one behind another.
+/// The mean of the vectors of an item's values, field by field. It is zero for [MASK] and for an item without values.
+/// Parameter: `field.weight (R,D)`, the values of all fields one after another.
 #[derive(Clone, Debug)]
 pub struct Fields {
     pub table: Param,
@@ -46,17 +48,17 @@ pub struct Fields {
 }
 
 impl Fields {
-    /// Of items whose fields have these sizes, `d` wide each.
+    /// Plans the fields of items with these sizes, each `d` wide.
     ///
     /// # Errors
-    /// There are no fields, no values or no width.
+    /// There are no fields, no values or the width is 0.
     pub fn plan(p: &mut Planner, input: &Input, size: BagSize, d: usize, std: f32) -> Result<Self> {
         if size.fields == 0 || size.values == 0 {
             return Err(Error::user("the items of this data have no side fields")
                 .hint("import them with `mipgpu import --items FILE --item-fields NAME`, or train without them"));
         }
         if d == 0 {
-            return Err(Error::user("side fields that are 0 wide").hint("a width is at least 1"));
+            return Err(Error::user("side fields have width 0").hint("the width must be at least 1"));
         }
         p.label("fields");
         let n = input.capacity.n;
@@ -76,21 +78,21 @@ impl Fields {
         })
     }
 
-    /// Columns of the output: F*D.
+    /// Returns the columns of the output: F*D.
     pub fn width(&self) -> usize {
         self.size.fields * self.d
     }
 
-    /// Writes which values each item has; once, before the first forward pass.
+    /// Writes the values of each item, once, before the first forward pass.
     ///
     /// # Errors
-    /// They are not those that were planned for.
+    /// The sizes differ from the planned ones.
     pub fn write(&self, b: &mut dyn Backend, lists: &BagLists) -> Result<()> {
         let (have, want) = (lists.size(), self.size);
         if have != want {
             let words = |s: BagSize| format!("{} items, {} fields, {} values", s.items, s.fields, s.rows);
             return Err(Error::user(format!("side fields of {}, planned were {}", words(have), words(want)))
-                .hint("train and ask with the same data set"));
+                .hint("train and predict with the same data set"));
         }
         let ids = [
             (self.start, &lists.start),
@@ -117,8 +119,9 @@ impl Fields {
         });
     }
 
-    /// From the gradient of the output to that of the table. Rows are summed by item first: an item comes more than once in
-    /// a batch, and the order in which items make up a value's gradient is then the same at every step.
+    /// Computes the gradient of the table from that of the output.
+    /// Rows are summed by item first, since an item can occur more than once in a batch. The order of the items in a
+    /// value's gradient is then the same at every step.
     pub fn backward(&self, b: &mut dyn Backend, s: &BatchShape) {
         let (by, items) = (&self.by_item, self.size.items);
         b.run(&by.sort(&[(self.input.item, s.n)], items));
@@ -135,14 +138,14 @@ impl Fields {
     }
 }
 
-/// How the input and what is beside it become one.
+/// The combination of the input and the side inputs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Join {
-    /// A dense layer over all of them side by side.
+    /// A dense layer over their concatenation.
     #[default]
     Concat,
-    /// The input as it is, plus a dense layer over the others.
+    /// The unchanged input, plus a dense layer over the side inputs.
     Sum,
 }
 
@@ -156,27 +159,28 @@ impl Join {
     }
 }
 
-/// What stands beside the items.
+/// The side inputs of the items.
 #[derive(Clone, Copy, Debug)]
 pub struct SideConfig {
-    /// Sizes of the side fields and the width of each; `None`: without.
+    /// Sizes of the side fields and the width of each; `None`: no fields.
     pub fields: Option<(BagSize, usize)>,
-    /// Number of users and the width of their vectors; `None`: without.
+    /// Number of users and the width of their vectors; `None`: no users.
     pub users: Option<(usize, usize)>,
     pub join: Join,
     /// Standard deviation of the initial rows of both tables.
     pub std: f32,
 }
 
-/// Input, fields and user in one. Parameters: those of [`Fields`] and [`Users`], `side.weight (D,·)`, `side.bias (D)`.
+/// Combines input, fields and user. Parameters: those of [`Fields`] and [`Users`], `side.weight (D,·)`, `side.bias
+/// (D)`.
 #[derive(Clone, Debug)]
 pub struct Side {
     fields: Option<Fields>,
-    /// The users' vectors, and these at all rows.
+    /// The users' vectors, and their copies at all rows.
     users: Option<(Users, Spread)>,
     x: Var,
     join: Join,
-    /// What the dense layer takes, side by side, and how wide each is; where there is but one, the layer takes it as it is.
+    /// The concatenated inputs of the dense layer and their widths. A single input is used without a copy.
     parts: Vec<(Var, usize)>,
     linear: Linear,
     /// The output (N,D).
@@ -186,11 +190,12 @@ pub struct Side {
 }
 
 impl Side {
-    /// Over an input `x` (N,D). Without fields and users it is the dense layer over `x` alone, which keeps what a run
-    /// has learned that had them.
+    /// Plans the layer over an input `x` (N,D).
+    /// Without fields and users it is the dense layer over `x` alone. This keeps the learned weights of a run that had
+    /// them.
     ///
     /// # Errors
-    /// As [`Fields::plan`] and [`Users::plan`]; or neither is wanted, and nothing is left to add.
+    /// Those of [`Fields::plan`] and [`Users::plan`], or neither is requested and there is nothing to add.
     pub fn plan(p: &mut Planner, x: Var, d: usize, input: &Input, c: &SideConfig) -> Result<Self> {
         let n = input.capacity.n;
         let fields = c.fields.map(|(size, width)| Fields::plan(p, input, size, width, c.std)).transpose()?;
@@ -201,7 +206,7 @@ impl Side {
         };
         let users = c.users.map(&mut user).transpose()?;
         if fields.is_none() && users.is_none() && !c.join.is_concat() {
-            return Err(Error::user("neither side fields nor users stand beside the items").hint("ask for one of them"));
+            return Err(Error::user("neither side fields nor users are given").hint("specify one of them"));
         }
         let mut parts: Vec<(Var, usize)> = Vec::new();
         parts.extend(c.join.is_concat().then_some((x, d)));
@@ -210,7 +215,7 @@ impl Side {
         p.label("side");
         let width = parts.iter().map(|(_, width)| width).sum();
         let all = if parts.len() == 1 { parts[0].0 } else { p.var(n * width) };
-        // What comes out is as large as what went in, however many stand side by side.
+        // The output has the scale of the input, for any number of concatenated parts.
         let mut linear = Linear::plan(p, "side", all, n, width, d, (width as f32).sqrt().recip());
         let mut columns = Vec::new();
         columns.extend(c.join.is_concat().then(|| (INPUT.to_string(), d)));
@@ -222,7 +227,7 @@ impl Side {
         let y = match c.join {
             Join::Concat => linear.y,
             Join::Sum => {
-                // The sum has memory of its own; its gradient is that of both.
+                // The sum has its own memory. Its gradient is that of both terms.
                 linear.y.dy = x.dy;
                 Var { y: p.act(n * d), dy: x.dy }
             }
@@ -230,20 +235,20 @@ impl Side {
         Ok(Side { fields, users, x, join: c.join, parts, linear, y, input: *input, d })
     }
 
-    /// What the columns of side field number `f` are called.
+    /// Returns the name of the columns of side field number `f`.
     pub fn field(f: usize) -> String {
         format!("field {f}")
     }
 
-    /// As [`Fields::write`]; nothing without fields.
+    /// Calls [`Fields::write`], or does nothing without fields.
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`Fields::write`].
     pub fn write(&self, b: &mut dyn Backend, lists: &BagLists) -> Result<()> {
         self.fields.as_ref().map_or(Ok(()), |fields| fields.write(b, lists))
     }
 
-    /// The parts of the dense layer's input and their widths, empty ones for those that are not there.
+    /// Returns the parts of the dense layer's input and their widths, with empty ones for missing parts.
     fn three(&self) -> ([Var; 3], [usize; 3]) {
         let none = Var { y: Span::empty(), dy: Span::empty() };
         let part = |i: usize| self.parts.get(i).copied().unwrap_or((none, 0));
@@ -267,7 +272,7 @@ impl Side {
         }
     }
 
-    /// From `y.dy` to the gradients of the input (written; of a sum it is `y.dy` itself) and of all parameters.
+    /// Computes the gradients of the input (written; `y.dy` itself for a sum) and of all parameters from `y.dy`.
     pub fn backward(&self, b: &mut dyn Backend, s: &BatchShape) {
         self.linear.backward(b, s, Mode::Write);
         if self.parts.len() > 1 {

@@ -1,4 +1,4 @@
-//! Embedding and a stack of transformer blocks: what BERT4Rec and SASRec have in common.
+//! Embedding and a stack of transformer blocks, shared by BERT4Rec and SASRec.
 
 use super::{BatchShape, Block, BlockConfig, Embed, EmbedConfig, Input, Norm, Sites};
 use crate::{
@@ -7,20 +7,20 @@ use crate::{
     ops::Backend,
 };
 
-/// Parameters: those of [`Embed`], `block.L.*` ([`Block`]), `last_norm.*` (pre-norm).
+/// The planned network. Parameters: those of [`Embed`], `block.L.*` ([`Block`]), `last_norm.*` (pre-norm).
 #[derive(Clone, Debug)]
 pub struct Transformer {
     pub embed: Embed,
     blocks: Vec<Block>,
-    /// After the last block of a pre-norm network.
+    /// The norm after the last block of a pre-norm network.
     last_norm: Option<Norm>,
 }
 
 impl Transformer {
-    /// `blocks` blocks of the shape `c` over what `embed` says; it is normed before post-norm blocks.
+    /// Plans `blocks` blocks of shape `c` over the input `embed`, which is normed before post-norm blocks.
     ///
     /// # Errors
-    /// Heads that do not divide the width; as [`Embed::plan`].
+    /// The heads do not divide the width. Also those of [`Embed::plan`].
     pub fn plan(
         p: &mut Planner,
         input: &Input,
@@ -45,7 +45,7 @@ impl Transformer {
         Ok(Transformer { embed, blocks: stack, last_norm })
     }
 
-    /// The output (N,D).
+    /// Returns the output (N,D).
     pub fn y(&self) -> Var {
         match (&self.last_norm, self.blocks.last()) {
             (Some(norm), _) => norm.y,

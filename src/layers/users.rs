@@ -1,4 +1,4 @@
-//! What is known of a user, whatever the user did: a vector of each, and a sequence's vector at each of its rows.
+//! User vectors independent of the history, and the copies of a sequence's vector at each of its rows.
 
 use super::{BatchShape, Input};
 use crate::{
@@ -7,11 +7,11 @@ use crate::{
     ops::{Backend, GatherTable, NO_ID, SegmentSum, SpreadBwd, SpreadFwd, sort_ids::Sorted},
 };
 
-/// The vector of the user whose sequence it is; zeros for [`Users::NOBODY`]. Parameter: `user.weight (U,D)`.
+/// The vector of the sequence's user; zeros for [`Users::NOBODY`]. Parameter: `user.weight (U,D)`.
 #[derive(Clone, Debug)]
 pub struct Users {
     pub table: Param,
-    /// (B,D) one a sequence.
+    /// (B,D) one vector per sequence.
     pub y: Var,
     by_user: Sorted,
     input: Input,
@@ -20,18 +20,18 @@ pub struct Users {
 }
 
 impl Users {
-    /// A user nobody knows: its vector is zero and never trained. What `Input::user` holds of a sequence asked for from
-    /// outside the data.
+    /// An unknown user, with a zero vector that is never trained.
+    /// `Input::user` contains it for sequences from outside the data.
     pub const NOBODY: u32 = NO_ID;
 
-    /// Of `users` users, `d` wide.
+    /// Plans vectors of `users` users, each `d` wide.
     ///
     /// # Errors
-    /// No users or no width.
+    /// There are no users, or the width is 0.
     pub fn plan(p: &mut Planner, input: &Input, users: usize, d: usize, std: f32) -> Result<Self> {
         if users == 0 || d == 0 || users >= NO_ID as usize {
             return Err(Error::user(format!("vectors of {users} users, {d} wide"))
-                .hint("a table of users has a row at least, a width of one at least, and less than 2^32 - 1 rows"));
+                .hint("a table of users needs at least one row, fewer than 2^32 - 1 rows and a width of at least 1"));
         }
         p.label("users");
         let b = input.capacity.b;
@@ -49,7 +49,7 @@ impl Users {
         b.run(&GatherTable { y: self.y.y, table: self.table.w, id: self.input.user, n: s.b, d: self.d, v: self.users });
     }
 
-    /// From the gradient of the output to that of the table. Sequences that only fill up a batch are nobody's.
+    /// Computes the gradient of the table from that of the output. Padding sequences have no user.
     pub fn backward(&self, b: &mut dyn Backend, s: &BatchShape) {
         if !self.table.frozen {
             let (d, by) = (self.d, &self.by_user);
@@ -59,7 +59,7 @@ impl Users {
     }
 }
 
-/// y = x of the row's sequence: one vector of a sequence, at all of its rows.
+/// y = x of the row's sequence: one vector per sequence, at all of its rows.
 #[derive(Clone, Debug)]
 pub struct Spread {
     x: Var,
@@ -70,7 +70,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Of `x` (B,D).
+    /// Plans the copies of `x` (B,D).
     pub fn plan(p: &mut Planner, x: Var, input: &Input, d: usize) -> Self {
         Spread { x, y: p.var(input.capacity.n * d), input: *input, d }
     }

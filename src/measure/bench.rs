@@ -1,9 +1,9 @@
-/*! Every op by itself: how long a call takes at the sizes of models and of the test cases, how many bytes and operations that
-is a second, and what share of the machine's ceiling.
+/*! Times every op by itself at the sizes of models and of the test cases. The results are the time of a call, the
+bytes and operations per second, and the share of the machine's ceilings.
 
-A backend is wrapped (`Stopwatch`): when a step of a model reaches an op whose name and sizes are new, the
-op is run again and again where it stands, with the memory and values that it has in the step, and the step goes on. The
-learning rate is 0, so that repeated updates change nothing.
+`Stopwatch` wraps a backend. When a step of a model reaches an op with a new name and sizes, the op runs repeatedly at
+that point. It has the memory and values of the step. Then the step continues. The learning rate is 0, so repeated
+updates change nothing.
 */
 
 use std::{
@@ -28,57 +28,57 @@ use crate::{
     ops::{self, Backend, Cost, Op, Run, Spans, Valid},
 };
 
-/// A call that was timed.
+/// A timed call.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct BenchRow {
-    /// The shape whose step it is in, or `cases`.
+    /// The shape that the step belongs to, or `cases`.
     pub shape: String,
-    /// `train`, `rank`: where in the shape. Of cases: `case`.
+    /// The part of the shape, `train` or `rank`; `case` for test cases.
     pub part: String,
     pub op: String,
     pub sizes: String,
-    /// Calls of these sizes in one step, or for one batch of queries.
+    /// Calls of these sizes in one step or for one batch of queries.
     pub calls: u64,
-    /// Seconds a call.
+    /// Seconds per call.
     #[serde(flatten)]
     pub time: Timing,
     pub flop: f64,
     pub exps: f64,
-    /// Bytes that must move at least.
+    /// Minimum number of bytes moved.
     pub bytes: f64,
-    /// Bytes of the spans that it is given, whole tables with them, and of its scratch memory on a GPU.
+    /// Bytes of the op's spans, including whole tables, and of its scratch memory on a GPU.
     pub memory: u64,
-    /// Its least time by the machine's ceilings (the best that was seen of each) as a share of the median.
+    /// Least possible time by the machine's ceilings (the best measured rate of each) as a share of the median.
     pub roof: f64,
     pub bound: Bound,
 }
 
-/// What is not timed: nothing, and rows that catch up with the steps they missed, which after the first call have.
+/// Ops that are not timed: the empty op, and the catch-up of rows, which has nothing left to do after its first call.
 const NOT_TIMED: [&str; 2] = [ops::NoOp::NAME, ops::CatchUpRows::NAME];
 
-/// What is timed.
+/// What to time.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub shapes: Vec<BenchShape>,
-    /// The test cases of every op too.
+    /// Also time the test cases of every op.
     pub cases: bool,
-    /// Only ops whose name contains this.
+    /// Time only ops with this text in their name.
     pub only: String,
-    /// Set: no further shape is begun.
+    /// If set, no further shape begins.
     pub stop: &'static AtomicBool,
     pub patience: Patience,
 }
 
-/// What comes of it, as it comes.
+/// A result, reported as soon as it is measured.
 pub enum BenchEvent<'a> {
     Ceilings(Ceilings),
     Row(&'a BenchRow),
 }
 
-/// Times everything of the plan.
+/// Times everything in the plan.
 ///
 /// # Errors
-/// The device cannot be opened, does not serve a shape, or fails.
+/// The device cannot be opened, does not support a shape, or fails.
 pub fn bench(
     device: Device,
     precision: Precision,
@@ -109,7 +109,7 @@ pub fn bench(
     backend::with(device, precision, Work(plan, observe))
 }
 
-/// The names of all operations.
+/// Returns the names of all operations.
 pub fn operations() -> &'static [&'static str] {
     ops::names()
 }
@@ -119,7 +119,7 @@ fn at_shape(e: Error, shape: &BenchShape) -> Error {
     Error { what, ..e }
 }
 
-/// A step of training, and a batch of queries.
+/// Runs a training step and a batch of queries.
 fn run_shape(shape: &BenchShape, open: &impl Fn(&Planner) -> Result<Stopwatch>, log: &RefCell<Log>) -> Result<()> {
     log.borrow_mut().begin(&shape.name, "prepare");
     let data = shape.data()?;
@@ -147,7 +147,7 @@ fn run_cases(open: &impl Fn(&Planner) -> Result<Stopwatch>, log: &RefCell<Log>) 
     log.borrow_mut().fault.take().map_or(Ok(()), Err)
 }
 
-/// What was measured.
+/// The measurements and the state of the stopwatch.
 struct Log {
     only: String,
     patience: Patience,
@@ -155,7 +155,7 @@ struct Log {
     keys: Keys,
     shape: String,
     part: String,
-    /// By name and sizes: the same work is timed once, whatever shapes it is in.
+    /// Rows by name and sizes: the same work is timed once, even if several shapes contain it.
     known: HashMap<(&'static str, String), BenchRow>,
     rows: Vec<BenchRow>,
     fault: Option<Error>,
@@ -180,7 +180,7 @@ impl Log {
         (self.shape, self.part) = (shape.into(), part.into());
     }
 
-    /// Whether calls of this op are wanted now.
+    /// Returns whether calls of this op are to be timed now.
     fn wants(&self, op: &str) -> bool {
         let timed = matches!(self.part.as_str(), "train" | "rank" | "case");
         timed && self.fault.is_none() && op.contains(&self.only) && !NOT_TIMED.contains(&op)
@@ -191,7 +191,8 @@ impl Log {
     }
 }
 
-/// A backend that times every op it meets. It does not know which one it watches: so it is compiled once, not for each.
+/// A backend that times every op it runs. The wrapped backend is a trait object, so this code is compiled once and not
+/// for each backend.
 struct Stopwatch {
     inner: Box<dyn Repeats>,
     log: Rc<RefCell<Log>>,
@@ -246,7 +247,7 @@ where
     let (precision, cost) = (b.precision(), op.cost());
     let mut memory = b.need(op).unwrap_or(0) as u64;
     op.uses(&mut |_, span| memory += (span.len() * bytes_of(span, precision)) as u64);
-    // The call before has left in the caches what fits there.
+    // The preceding call leaves in the caches what fits there.
     let bytes = cost.moved(precision);
     let (floor, bound) = roof::floor(&cost, O::PRODUCTS, precision, &log.ceilings.warm(bytes));
     let Cost { flop, exps, .. } = cost;

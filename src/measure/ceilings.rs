@@ -1,4 +1,4 @@
-//! What a machine can do at most, measured by running it: bytes copied, a large product, exponentials.
+//! Measures the ceilings of a machine: the rates of copies, of a large product and of exponentials.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,44 +10,45 @@ use crate::{
     ops::{Backend, ExpChain, LinearFwd, Op, Run, StreamCopy},
 };
 
-/// Rates of a device, in a precision.
+/// Rates of a device in a precision.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Ceilings {
-    /// Bytes a second read and written by a copy too large for any cache.
+    /// Bytes per second, read and written, of a copy too large for any cache.
     pub copy: f64,
-    /// The same for smaller copies, again and again: (bytes read and written, rate), ascending; what caches give.
+    /// The same for smaller copies, repeated so that they come from caches: (bytes read and written, rate), ascending.
     pub cached: [(f64, f64); SIZES],
-    /// Floating-point operations a second of a large square product.
+    /// Floating-point operations per second of a large square product.
     pub products: f64,
-    /// Exponentials a second.
+    /// Exponentials per second.
     pub exps: f64,
 }
 
-/// Sizes of copies.
+/// The number of copy sizes.
 const SIZES: usize = 7;
 
 impl Ceilings {
-    /// With memory as fast as it is for data of `bytes` that were used just before; never slower than for the largest: a small
-    /// copy may say more of how work is begun than of memory, and an op that lives by that is far from its roof.
+    /// Returns the ceilings with the copy rate for `bytes` of recently used data, never below the rate of the largest
+    /// copy. The rate of a small copy may reflect launch latency rather than memory; an op limited by launch latency is
+    /// far from its roofline.
     pub fn warm(&self, bytes: f64) -> Ceilings {
         let fits = self.cached.iter().find(|(size, _)| *size >= bytes);
         Ceilings { copy: fits.map_or(self.copy, |(_, rate)| rate.max(self.copy)), ..*self }
     }
 }
 
-/// How long each is looked at.
+/// Time spent on each measurement.
 const PATIENCE: Patience = Patience { seconds: 0.1, sample: 5e-3 };
 
-/// Rounds of the chain of exponentials: then the bytes are no matter.
+/// Rounds of the chain of exponentials: enough to make the bytes negligible.
 const ROUNDS: usize = 256;
 
-/// Measures a device: some seconds. Sizes grow until a call lasts long enough to say something, so that a slow device (the
-/// emulator) is done soon too.
+/// Measures a device in some seconds. Sizes grow until a call lasts long enough to be timed, so a slow device (the
+/// emulator) finishes soon too.
 ///
 /// # Errors
 /// The device cannot be opened, or fails.
 pub fn measure(open: &dyn Fn(&Planner) -> Result<Box<dyn Repeats>>) -> Result<Ceilings> {
-    // Up to 256 MB each way.
+    // Up to 256 MB in each direction.
     let mut cached = [(f64::INFINITY, 0.0); SIZES];
     let copy = growing((14..=26).step_by(2), 2e-2, |size| {
         let (mut p, n) = (Planner::new(), 1 << size);
@@ -57,7 +58,7 @@ pub fn measure(open: &dyn Fn(&Planner) -> Result<Box<dyn Repeats>>) -> Result<Ce
         cached[(size as usize - 14) / 2] = (op.cost().bytes, rate);
         Ok((seconds, rate))
     })?;
-    // Where a slow device has been spared the rest.
+    // Fills in the larger sizes that a slow device skips.
     cached.iter_mut().filter(|(_, rate)| *rate == 0.0).for_each(|point| *point = (f64::MAX, copy.last));
     let exps = growing((12..=24).step_by(2), 2e-2, |size| {
         let (mut p, n) = (Planner::new(), 1 << size);
@@ -67,15 +68,15 @@ pub fn measure(open: &dyn Fn(&Planner) -> Result<Box<dyn Repeats>>) -> Result<Ce
     Ok(Ceilings { copy: copy.last, cached, products: products(open)?.best, exps: exps.best })
 }
 
-/// Operations a second of a large product on the CPU, in f32: half a second.
+/// Measures the floating-point operations per second of a large product on the CPU in f32, in half a second.
 ///
 /// # Errors
-/// Memory for it.
+/// There is not enough memory.
 pub fn cpu_products() -> Result<f64> {
     products(&|p| Ok(Box::new(Cpu::new(p)))).map(|rates| rates.best)
 }
 
-/// Products of up to 8,192 rows, columns and terms.
+/// Measures products of up to 8,192 rows, columns and terms.
 fn products(open: &dyn Fn(&Planner) -> Result<Box<dyn Repeats>>) -> Result<Rates> {
     growing(7..=13, 5e-2, |size| {
         let (mut p, n) = (Planner::new(), 1 << size);
@@ -88,7 +89,7 @@ fn run<O: Op>(b: &mut dyn Repeats, op: &O, patience: Patience) -> Result<f64>
 where
     for<'a> dyn Backend + 'a: Run<O>,
 {
-    // Pages that nobody has touched are one page of zeros, which no memory is read for.
+    // Untouched pages all map to one page of zeros and cause no memory traffic, so the operands are written first.
     let mut spans = Vec::new();
     op.uses(&mut |_, span| spans.push(span));
     let values: Vec<f32> = (0..1 << 16).map(|i| (i % 251) as f32 / 251.0 - 0.5).collect();
@@ -98,17 +99,17 @@ where
             b.write(span.slice(start, len), &values[..len]);
         }
     }
-    // What else the machine does can only lower what is seen of it.
+    // Other load on the machine can only lower the measured rate.
     time(b, op, patience, &mut Keys::default()).map(|t| t.least)
 }
 
-/// The rate at the largest size, and the best at any.
+/// The rate at the largest size and the best rate at any size.
 struct Rates {
     last: f64,
     best: f64,
 }
 
-/// Goes up in sizes until a call lasts `enough` seconds. `at` gives seconds and rate.
+/// Increases the size until a call lasts `enough` seconds. `at` returns seconds and rate.
 fn growing(
     sizes: impl Iterator<Item = u32>,
     enough: f64,

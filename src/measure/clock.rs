@@ -1,4 +1,4 @@
-//! Timing one op: batches of calls long enough for the clock, medians of many batches.
+//! Times one op: batches of calls long enough for the clock, and the median of many batches.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ impl<B: Backend> Repeats for B {
     }
 }
 
-/// Seconds a call.
+/// Seconds per call.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Timing {
     pub median: f64,
@@ -30,14 +30,14 @@ pub struct Timing {
     pub p20: f64,
     /// A fifth of the samples were slower.
     pub p80: f64,
-    /// How many times the clock was read.
+    /// Number of samples.
     pub samples: usize,
-    /// Calls between two readings.
+    /// Calls per sample.
     pub per_sample: usize,
 }
 
 impl Timing {
-    /// Of samples of `calls` calls each, in seconds a sample; at least one.
+    /// Summarizes samples of `calls` calls each, in seconds per sample; at least one.
     pub fn of(mut seconds: Vec<f64>, calls: usize) -> Timing {
         seconds.sort_by(f64::total_cmp);
         let at = |share: f64| seconds[((seconds.len() - 1) as f64 * share).round() as usize] / calls as f64;
@@ -52,20 +52,20 @@ impl Timing {
     }
 }
 
-/// How long to look.
+/// How long to measure.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
-    /// Seconds for one op.
+    /// Seconds per op.
     pub seconds: f64,
-    /// Seconds that a sample shall last: a clock, and waiting for a device, take some microseconds themselves.
+    /// Minimum length of a sample in seconds: reading a clock and waiting for a device take some microseconds.
     pub sample: f64,
 }
 
 impl Patience {
-    /// Samples of one op: at least [`Patience::LEAST`], at most this many.
+    /// Limits on the samples of one op: at least [`Patience::LEAST`], at most this many.
     const MOST: usize = 400;
     const LEAST: usize = 5;
-    /// Calls of one sample.
+    /// Maximum calls in one sample.
     const CALLS: usize = 500;
 
     pub fn of(seconds: f64) -> Patience {
@@ -73,21 +73,22 @@ impl Patience {
     }
 }
 
-/// Names what a backend is asked to repeat: no two stretches of work may have the same.
+/// Assigns keys to the work that a backend repeats: no two pieces of work may share a key.
 #[derive(Debug)]
 pub struct Keys(u64);
 
 impl Default for Keys {
     fn default() -> Self {
-        // Far from those of steps, which are made of sizes.
+        // Far from the keys of steps, which are built from sizes.
         Keys(0xbe4c << 48)
     }
 }
 
-/// Times `op`, which must be possible to run again and again. A backend that records work repeats recordings, so that what
-/// is measured is the device and not the way to it.
+/// Times `op`, which must be repeatable. A backend that records work replays the recording, so the measurement covers
+/// the device and not the launches.
 ///
 /// # Errors
+/// The device fails.
 /// The device has failed.
 pub fn time<O: Op>(b: &mut dyn Repeats, op: &O, patience: Patience, keys: &mut Keys) -> Result<Timing>
 where
@@ -99,7 +100,7 @@ where
         b.sync()?;
         Ok(start.elapsed().as_secs_f64())
     };
-    // A first call warms up; the second may be recorded: the third tells.
+    // The first call warms up, the second may be recorded, and the third is measured.
     keys.0 += 1;
     let mut once = 0.0;
     for _ in 0..3 {

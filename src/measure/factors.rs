@@ -1,5 +1,5 @@
-//! Whether matrix products in bf16 are faster than in f32 on this processor. It is measured: two processors with the same
-//! instructions differ in their throughput.
+//! Measures whether matrix products are faster in bf16 than in f32 on this processor. Two processors with the same
+//! instructions differ in their throughput, so it cannot be derived from the instruction set.
 
 use std::{sync::OnceLock, time::Instant};
 
@@ -9,13 +9,13 @@ use crate::{
     ops::{LinearBwd, LinearFwd, Memory, Run},
 };
 
-/// Rows and width of the dense layer that is timed: those of a small model's batch.
+/// Rows and width of the timed dense layer: those of a small model's batch.
 const SIZES: (usize, usize) = (512, 128);
-/// How often, in turn.
+/// Number of alternating repetitions.
 const TURNS: usize = 40;
 
-/// Time of a dense layer in bf16 over its time in f32, on the threads of the current pool: below 1 where bf16 is faster.
-/// Measured once per process, in some milliseconds.
+/// Returns the time of a dense layer in bf16 divided by its time in f32, on the threads of the current pool: below 1 if
+/// bf16 is faster. It is measured once per process, in some milliseconds.
 pub fn bf16_over_f32() -> f64 {
     static RATIO: OnceLock<f64> = OnceLock::new();
     *RATIO.get_or_init(|| {
@@ -26,13 +26,13 @@ pub fn bf16_over_f32() -> f64 {
                 times.push(layer.seconds());
             }
         }
-        // What else runs on the machine only adds to a time.
+        // Other load on the machine only adds to a time, so the minimum counts.
         let [single, pairs] = times.map(|t| t.into_iter().fold(f64::INFINITY, f64::min));
         pairs / single
     })
 }
 
-/// A dense layer, forward and back.
+/// A dense layer, forward and backward.
 struct Layer {
     cpu: Cpu,
     fwd: LinearFwd,

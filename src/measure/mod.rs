@@ -1,6 +1,14 @@
-/*! How fast this program is on a machine, beside what the machine can do: ceilings that it measures itself (`ceilings`), the
-time that an op must take at least (`roof`), every op by itself (`bench`) at the sizes of models (`shapes`), the steps of
-a run (`profile`), and which factors its products are fastest in (`factors`).
+/*! Measures the speed of this program on a machine and compares it with the machine's ceilings.
+
+| module | contents |
+|---|---|
+| `ceilings` | the machine's ceilings, measured |
+| `roof` | the roofline: the least time that an op can take |
+| `bench` | every op by itself, at the sizes of models |
+| `shapes` | those sizes |
+| `clock` | timing of one op |
+| `profile` | the steps of a run |
+| `factors` | whether products are faster with bf16 factors |
 */
 
 pub mod bench;

@@ -1,20 +1,20 @@
-//! The time that an op must take at least on a machine, and what it would then be waiting for (the roofline of Williams,
-//! Waterman and Patterson 2009, with a third ceiling for exponentials).
+//! The roofline: the least time that an op can take on a machine, and what then limits it. The model is that of
+//! Williams, Waterman and Patterson 2009, with a third ceiling for exponentials.
 
 use serde::{Deserialize, Serialize};
 
 use super::ceilings::Ceilings;
 use crate::{mem::Precision, ops::Cost};
 
-/// What a call waits for when nothing else holds it up.
+/// What limits a call that is otherwise not held up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Bound {
-    /// Moving bytes.
+    /// Memory traffic.
     Memory,
-    /// Multiplying and adding in products.
+    /// Multiplications and additions in products.
     Products,
-    /// Exponentials and their like.
+    /// Exponentials and similar functions.
     Exps,
 }
 
@@ -28,10 +28,10 @@ impl Bound {
     }
 }
 
-/// Seconds that a call of this cost takes at least, each kind of work at its ceiling and all of them at once, and which takes
-/// longest. `products`: its floating-point operations are those of products ([`crate::ops::Op::PRODUCTS`]); the few of other
-/// ops are never what they wait for. Data that stay in a cache can be faster than memory
-/// is: [`Ceilings::warm`] knows how fast.
+/// Returns the least time in seconds of a call with this cost, and the kind of work that limits it. Each kind of work
+/// runs at its ceiling, and all kinds run concurrently. `products` states that the op's floating-point operations are
+/// those of products ([`crate::ops::Op::PRODUCTS`]); other ops are never limited by their few operations. Data in a
+/// cache can be faster than memory: [`Ceilings::warm`] gives that rate.
 pub fn floor(cost: &Cost, products: bool, precision: Precision, c: &Ceilings) -> (f64, Bound) {
     let all = [
         (cost.moved(precision) / c.copy, Bound::Memory),

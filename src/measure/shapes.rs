@@ -1,5 +1,5 @@
-//! The sizes at which ops are timed: steps of models as they are trained. An op is met here because a model runs it, with the
-//! memory and the values that it has there; a new model needs a line in [`all`], a new op nothing.
+//! The sizes at which ops are timed: training steps of models. An op is timed because a model runs it, with the memory
+//! and the values that it has there. A new model needs a line in [`all`]; a new op needs nothing.
 
 use crate::{
     base::{
@@ -14,7 +14,7 @@ use crate::{
     train::{Engine, Freeze, Patching, Settings, TableUpdate},
 };
 
-/// A model at a size.
+/// A model and its sizes.
 #[derive(Clone, Debug)]
 pub struct BenchShape {
     pub name: String,
@@ -23,8 +23,8 @@ pub struct BenchShape {
     pub items: usize,
 }
 
-/// The shapes that are timed where none is named. Losses, samplers and side inputs are spread over the models, so that every
-/// op is in one.
+/// Returns the shapes that are timed by default. Losses, samplers and side inputs are distributed over the models, so
+/// that every op occurs in one.
 pub fn all() -> Vec<BenchShape> {
     // The sizes of MovieLens-1M.
     let base = Settings { width: 64, heads: 2, length: 200, batch: 64, mask_last: 0.0, ..Settings::default() };
@@ -61,10 +61,10 @@ pub fn all() -> Vec<BenchShape> {
     all
 }
 
-/// The shapes of these names.
+/// Returns the shapes with these names.
 ///
 /// # Errors
-/// There is none of a name.
+/// A name is unknown.
 pub fn named(names: &[&str]) -> Result<Vec<BenchShape>> {
     let all = all();
     let find = |name: &&str| {
@@ -76,21 +76,21 @@ pub fn named(names: &[&str]) -> Result<Vec<BenchShape>> {
     names.iter().map(find).collect()
 }
 
-/// Made-up data of a shape: items are drawn as popular as Zipf's law has it.
+/// Synthetic data of a shape: item popularity follows Zipf's law.
 pub struct Data {
     summary: DataSummary,
-    /// Users who make a batch, oldest item first.
+    /// The users of one batch, oldest item first.
     users: Vec<Vec<u32>>,
     ratings: Vec<f32>,
-    /// Items that targets are ranked among, a list a user.
+    /// Items that targets are ranked among, one list per user.
     among: Vec<[Vec<u32>; 1]>,
 }
 
-/// Levels of the ratings.
+/// The rating levels.
 const LEVELS: [f32; 5] = [1.0, 2.0, 3.0, 4.0, 5.0];
 
 impl BenchShape {
-    /// For tests: the same model and loss, as small as they go.
+    /// Returns the same model and loss at the smallest sizes, for tests.
     pub fn shrunk(mut self) -> BenchShape {
         let s = &mut self.settings;
         *s = Settings { width: 16, heads: 2, blocks: s.blocks.min(2), length: 12, batch: 4, ..s.clone() };
@@ -99,8 +99,10 @@ impl BenchShape {
         self
     }
 
+    /// Generates the data of the shape.
+    ///
     /// # Errors
-    /// Side fields that cannot be laid out.
+    /// The side fields cannot be laid out.
     pub fn data(&self) -> Result<Data> {
         let (v, s) = (self.items, &self.settings);
         let mut draw = Stream::new(1, Purpose::Test, 0);
@@ -108,7 +110,7 @@ impl BenchShape {
         let users: Vec<Vec<u32>> = (0..s.batch).map(|_| (0..s.length).map(|_| item()).collect()).collect();
         let among = (0..s.batch).map(|_| [(0..100).map(|_| item()).collect()]).collect();
         let counts = (0..v as u64).map(|i| 1 + 1_000_000 / (i + 1)).collect();
-        // Genres: one to three of eighteen; makers: one of many.
+        // Genres: one to three of eighteen. Makers: one of many.
         let (genres, makers): (Vec<u32>, Vec<u32>) = ((0..18).collect(), (0..v as u32 / 3 + 1).collect());
         let of = |item: usize, field: usize| match field {
             0 => &genres[item % 16..][..1 + item % 3],
@@ -126,7 +128,8 @@ impl BenchShape {
 }
 
 impl Data {
-    /// The shape's model on a backend, its data where a run would have them.
+    /// Builds the shape's model on a backend, with its data placed as in a run. The flag states whether the device
+    /// holds the data.
     ///
     /// # Errors
     /// As [`Engine::new`].
@@ -141,14 +144,14 @@ impl Data {
         Ok((engine, held))
     }
 
-    /// Puts a batch of full sequences into the engine. `held`: the device has the data.
+    /// Puts a batch of full sequences into the engine. `held`: the device holds the data.
     pub fn push<B: Backend>(&self, engine: &mut Engine<B>, held: bool, epoch: u32) {
         engine.begin(epoch);
         let task = engine.task();
         let mut first = 0;
         for (user, items) in self.users.iter().enumerate() {
             let len = items.len();
-            // [CLS] and [SEP] take two places.
+            // [CLS] and [SEP] occupy two positions.
             let (a, b) = items[..len.saturating_sub(2).max(2)].split_at(len.saturating_sub(2).max(2) / 2);
             let sequence = match task {
                 t if t.rated => Sequence::Rated { items, ratings: &self.ratings[..len] },
@@ -161,10 +164,10 @@ impl Data {
         }
     }
 
-    /// Asks what a validation and a recommendation ask: a batch of users, ten items each.
+    /// Runs the queries of a validation and a recommendation: a batch of users, ten items each.
     ///
     /// # Errors
-    /// The device has failed.
+    /// The device fails.
     pub fn ask<B: Backend>(&self, engine: &mut Engine<B>) -> Result<()> {
         let last = |items: &[u32]| items.len() - 1;
         if engine.task().rated {
@@ -195,7 +198,7 @@ impl Data {
             .zip(seen.iter().zip(&self.among))
             .map(|(items, (excluded, among))| {
                 let (history, targets) = items.split_at(last(items));
-                // Of baskets the last is asked about, and it has its marks.
+                // A basket model gets the last basket alone, which includes its special tokens.
                 let history = if engine.task().baskets { &history[history.len().div_ceil(2)..] } else { history };
                 Query { history, user: None, excluded, targets, among }
             })

@@ -13,14 +13,14 @@ use super::{
     uses::Uses,
 };
 
-/// A block of `len` plain numbers, zero at first, starting on a cache line.
+/// A block of `len` plain numbers, initially zero, aligned to a cache line.
 struct Block<T> {
     ptr: NonNull<T>,
     len: usize,
 }
 
-// SAFETY: a block owns its memory alone. It is written through `&mut HostArenas`, or through the one `Lent` that borrows
-// the arenas mutably.
+// SAFETY: a block is the only owner of its memory. It is written through `&mut HostArenas`, or through the one `Lent`
+// that borrows the arenas mutably.
 unsafe impl<T: Send> Send for Block<T> {}
 // SAFETY: as above.
 unsafe impl<T: Sync> Sync for Block<T> {}
@@ -31,7 +31,7 @@ impl<T> Block<T> {
         Layout::from_size_align(bytes.max(64), 64).expect("arena size overflows")
     }
 
-    /// Zero pages come straight from the system: memory that is never touched costs nothing.
+    /// Allocates zero pages from the system. Untouched memory costs nothing.
     fn new(len: usize) -> Self {
         let layout = Self::layout(len);
         // SAFETY: the layout has at least 64 bytes; all-zero bytes are a valid f32, f64 and u32.
@@ -44,7 +44,7 @@ impl<T> Block<T> {
         self.ptr.as_ptr()
     }
 
-    /// The address of a span that lies inside the block.
+    /// Returns the address of a span, which must lie inside the block.
     fn locate(&self, span: RawSpan) -> *mut T {
         assert!(
             span.offset() <= self.len && span.len() <= self.len - span.offset(),
@@ -55,18 +55,24 @@ impl<T> Block<T> {
         unsafe { self.ptr().add(span.offset()) }
     }
 
+    /// Returns the elements of a span.
+    ///
     /// # Safety
-    /// While the slice lives, nothing writes to the span.
+    /// While the slice is live, nothing writes to the span.
     unsafe fn slice(&self, span: RawSpan) -> &[T] {
-        // SAFETY: inside the block (`locate`), initialised (blocks start as zeros), not written by the caller's promise.
+        // SAFETY: inside the block (`locate`), initialised (blocks start as zeros), not written as guaranteed by the
+        // caller.
         unsafe { std::slice::from_raw_parts(self.locate(span), span.len()) }
     }
 
+    /// Returns the elements of a span for writing.
+    ///
     /// # Safety
-    /// While the slice lives, nobody else reads or writes the span.
+    /// While the slice is live, nothing else reads or writes the span.
     #[allow(clippy::mut_from_ref)]
     unsafe fn slice_mut(&self, span: RawSpan) -> &mut [T] {
-        // SAFETY: inside the block (`locate`), initialised (blocks start as zeros), exclusive by the caller's promise.
+        // SAFETY: inside the block (`locate`), initialised (blocks start as zeros), exclusive as guaranteed by the
+        // caller.
         unsafe { std::slice::from_raw_parts_mut(self.locate(span), span.len()) }
     }
 }
@@ -78,7 +84,7 @@ impl<T> Drop for Block<T> {
     }
 }
 
-/// One block of memory for each [`Arena`] of a plan, starting as zeros.
+/// One block of memory for each [`Arena`] of a plan, initially zero.
 pub struct HostArenas<S> {
     real: [Block<S>; Arena::Index as usize],
     index: Block<u32>,
@@ -92,7 +98,7 @@ impl<S: Scalar> HostArenas<S> {
         HostArenas { real, index: Block::new(plan.len(Index)), owners: plan.owners().clone() }
     }
 
-    /// The layers that the memory was planned for.
+    /// Returns the layers that the memory was planned for.
     pub fn owners(&self) -> &Owners {
         &self.owners
     }
@@ -106,7 +112,7 @@ impl<S: Scalar> HostArenas<S> {
         &self.index
     }
 
-    /// The memory of one op while it runs. Panics when a span lies outside its arena, before anything is written.
+    /// Returns the memory of one op while it runs. Panics before any write when a span lies outside its arena.
     pub fn lend<'a>(&'a mut self, uses: &'a Uses) -> Lent<'a, S> {
         for (_, span) in uses.iter() {
             match span.arena() {
@@ -117,71 +123,72 @@ impl<S: Scalar> HostArenas<S> {
         Lent { arenas: self, uses, taken: AtomicU32::new(0) }
     }
 
-    /// The elements of a real span.
+    /// Returns the elements of a real span.
     pub fn get(&self, span: RawSpan) -> &[S] {
-        // SAFETY: what writes borrows the arenas mutably.
+        // SAFETY: writers borrow the arenas mutably.
         unsafe { self.block(span).slice(span) }
     }
 
-    /// The elements of a real span, to write.
+    /// Returns the elements of a real span for writing.
     pub fn get_mut(&mut self, span: RawSpan) -> &mut [S] {
         // SAFETY: exclusive through `&mut self`.
         unsafe { self.block(span).slice_mut(span) }
     }
 
-    /// The elements of an index span.
+    /// Returns the elements of an index span.
     pub fn ids(&self, span: RawSpan) -> &[u32] {
-        // SAFETY: what writes borrows the arenas mutably.
+        // SAFETY: writers borrow the arenas mutably.
         unsafe { self.index_block(span).slice(span) }
     }
 
-    /// The elements of an index span, to write.
+    /// Returns the elements of an index span for writing.
     pub fn ids_mut(&mut self, span: RawSpan) -> &mut [u32] {
         // SAFETY: exclusive through `&mut self`.
         unsafe { self.index_block(span).slice_mut(span) }
     }
 
-    /// A whole real arena, to compare.
+    /// Returns a whole real arena for comparison.
     pub fn arena(&self, arena: Arena) -> &[S] {
         let block = &self.real[arena as usize];
-        // SAFETY: the block's own length, initialised; what writes borrows the arenas mutably.
+        // SAFETY: the block's own length, initialised; writers borrow the arenas mutably.
         unsafe { std::slice::from_raw_parts(block.ptr(), block.len) }
     }
 
-    /// A whole real arena, to fill.
+    /// Returns a whole real arena for filling.
     pub fn arena_mut(&mut self, arena: Arena) -> &mut [S] {
         let block = &self.real[arena as usize];
         // SAFETY: the block's own length, initialised, exclusive through `&mut self`.
         unsafe { std::slice::from_raw_parts_mut(block.ptr(), block.len) }
     }
 
-    /// The whole index arena, to fill.
+    /// Returns the whole index arena for filling.
     pub fn index_mut(&mut self) -> &mut [u32] {
         // SAFETY: the block's own length, initialised, exclusive through `&mut self`.
         unsafe { std::slice::from_raw_parts_mut(self.index.ptr(), self.index.len) }
     }
 }
 
-/// The memory of one op while it runs: slices of the spans that it reads, and of those that it writes, each of them once.
+/// The memory of one op while it runs: slices of the spans that it reads, and of those that it writes, each of them
+/// once.
 ///
-/// Slices to write are handed out through `&self`, side by side with the others. That is sound because the spans that are
-/// written overlap no others ([`Uses`]), only pieces of them are given, each span at most once, and the arenas are borrowed
-/// mutably meanwhile.
+/// Slices for writing are returned through `&self`, while other slices are live. This is sound because the written
+/// spans overlap no others ([`Uses`]), only pieces of them are returned, each span at most once, and the arenas are
+/// borrowed mutably meanwhile.
 pub struct Lent<'a, S> {
     arenas: &'a HostArenas<S>,
     uses: &'a Uses,
-    /// A bit for each span that was given to write.
+    /// One bit for each span already taken for writing.
     taken: AtomicU32,
 }
 
 impl<'a, S: Scalar> Lent<'a, S> {
-    /// Panics when the op does not read the span.
+    /// Checks that the op reads the span. Panics otherwise.
     fn reads(&self, span: RawSpan) -> RawSpan {
         assert!(span.is_empty() || self.uses.find(span, false).is_some(), "{span:?} is not what the op reads");
         span
     }
 
-    /// Panics when the op does not write the span, or has taken it before.
+    /// Checks that the op writes the span and has not taken it before. Panics otherwise.
     fn takes(&self, span: RawSpan) -> RawSpan {
         if !span.is_empty() {
             let Some(i) = self.uses.find(span, true) else { panic!("{span:?} is not what the op writes") };
@@ -191,38 +198,38 @@ impl<'a, S: Scalar> Lent<'a, S> {
         span
     }
 
-    /// The elements of a real span that the op reads.
+    /// Returns the elements of a real span that the op reads.
     pub fn get<E: Element>(&self, span: Span<E>) -> &'a [S] {
         let span = self.reads(span.raw());
-        // SAFETY: no span that is written overlaps one that is read.
+        // SAFETY: no written span overlaps a read one.
         unsafe { self.arenas.block(span).slice(span) }
     }
 
-    /// The elements of a real span that the op writes.
+    /// Returns the elements of a real span that the op writes.
     #[allow(clippy::mut_from_ref)]
     pub fn get_mut<E: Element>(&self, span: Span<E>) -> &'a mut [S] {
         let span = self.takes(span.raw());
-        // SAFETY: the span is taken for the first time, and overlaps no other span of the op.
+        // SAFETY: the span is taken for the first time and overlaps no other span of the op.
         unsafe { self.arenas.block(span).slice_mut(span) }
     }
 
-    /// The elements of an index span that the op reads.
+    /// Returns the elements of an index span that the op reads.
     pub fn ids(&self, span: Span<U32>) -> &'a [u32] {
         let span = self.reads(span.raw());
-        // SAFETY: no span that is written overlaps one that is read.
+        // SAFETY: no written span overlaps a read one.
         unsafe { self.arenas.index_block(span).slice(span) }
     }
 
-    /// The elements of an index span that the op writes.
+    /// Returns the elements of an index span that the op writes.
     #[allow(clippy::mut_from_ref)]
     pub fn ids_mut(&self, span: Span<U32>) -> &'a mut [u32] {
         let span = self.takes(span.raw());
-        // SAFETY: the span is taken for the first time, and overlaps no other span of the op.
+        // SAFETY: the span is taken for the first time and overlaps no other span of the op.
         unsafe { self.arenas.index_block(span).slice_mut(span) }
     }
 
-    /// Computes element i of a destination as `value(i)` for the first `n` elements: overwritten, added to, or (Skip) not
-    /// even computed.
+    /// Computes `value(i)` for the first `n` elements of a destination: overwrites or adds. With Skip, nothing is
+    /// computed.
     pub fn compute<E: Element>(&self, dst: Dst<E>, n: usize, value: impl Fn(usize) -> S) {
         let Some(span) = dst.span() else { return };
         let out = self.get_mut(span.first(n));
@@ -238,7 +245,7 @@ mod tests {
     use super::*;
     use crate::mem::{Access, Act};
 
-    /// An op that writes y and reads x, in 16 elements each.
+    /// Plans an op that writes y and reads x, with 16 elements each.
     fn plan() -> (Planner, Span<Act>, Span<Act>, Uses) {
         let mut p = Planner::new();
         let (y, x) = (p.act(16), p.act(16));
@@ -281,7 +288,7 @@ mod tests {
         assert!(m.arena(Arena::Act).iter().all(|x| *x == 0.0));
     }
 
-    /// Offsets near the end of all numbers, whose sums would wrap around to small ones.
+    /// Offsets near the end of the number range, with sums that would wrap around to small ones.
     #[test]
     fn a_span_outside_its_arena_is_lent_to_nobody() {
         let (p, ..) = plan();

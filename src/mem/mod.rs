@@ -1,5 +1,5 @@
-//! Memory that is planned before the first step: handles ([`Span`]), the [`Planner`] that lays them out, and the
-//! host [`Arena`]s that hold them.
+//! Memory that is planned before the first step: handles ([`Span`]), the [`Planner`] that lays them out, and the host
+//! [`Arena`]s that hold them.
 
 mod arena;
 mod planner;

@@ -19,37 +19,37 @@ pub struct Param {
     pub name: String,
     /// Row-major shape.
     pub shape: Vec<usize>,
-    /// Which part of its input each run of columns is for, and how many they are ([`Planner::columns`]); empty: all
-    /// columns are one part.
+    /// The name and length of each part of the columns, by input ([`Planner::columns`]). Empty: all columns are one
+    /// part.
     pub columns: Vec<(String, usize)>,
     pub w: Span<F32>,
     pub dw: Span<F32>,
     pub m: Span<F32>,
     pub v: Span<F32>,
-    /// Of a table that is updated by rows ([`Planner::rows`]): the step that each row stands at (V). Its `dw` then holds the
-    /// gradients of the rows that a batch touches, not those of all.
+    /// The last update step of each row (V), for a table that is updated by rows ([`Planner::rows`]). Its `dw` then
+    /// contains only the gradients of the rows that a batch touches.
     pub last: Option<Span<U32>>,
     /// Whether weight decay applies (matrices: yes; biases and norms: no).
     pub decay: bool,
-    /// How it starts.
+    /// Initial value.
     pub init: Init,
-    /// Whether it stays as it is: no gradient, no moments ([`Planner::freeze`]).
+    /// Whether it is frozen: no gradient, no moments ([`Planner::freeze_but`]).
     pub frozen: bool,
 }
 
 impl Param {
-    /// Where its gradient goes.
+    /// Returns the destination of its gradient.
     pub fn grad(&self) -> Dst<F32> {
         self.grad_of(0, self.dw.len())
     }
 
-    /// Where the gradient of `len` of its numbers goes, from `start` on.
+    /// Returns the destination of the gradient of `len` of its numbers, from `start` on.
     pub fn grad_of(&self, start: usize, len: usize) -> Dst<F32> {
         if self.frozen { Dst::Skip } else { Dst::Write(self.dw.slice(start, len)) }
     }
 }
 
-/// State of an optimiser beside weights and moments.
+/// State of an optimiser other than weights and moments.
 #[derive(Clone, Debug)]
 pub struct Kept {
     pub name: String,
@@ -57,36 +57,36 @@ pub struct Kept {
     pub span: RawSpan,
 }
 
-/// How a weight starts.
+/// The initial value of a weight.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Init {
-    /// Normal with this standard deviation, redrawn outside two of them (as in BERT).
+    /// Normal with this standard deviation, redrawn outside two standard deviations (as in BERT).
     TruncatedNormal(f32),
     Constant(f32),
 }
 
-/// Which layer a span was planned for: names it in an error message.
+/// The layers that spans were planned for, for error messages.
 #[derive(Clone, Debug, Default)]
 pub struct Owners {
-    /// (arena, offset, what was being planned), in order of offset.
+    /// (arena, offset, name of the layer), in order of offset.
     labels: Vec<(Arena, usize, String)>,
 }
 
 impl Owners {
-    /// The layer a span was planned for; empty where it is not known.
+    /// Returns the layer a span was planned for, or an empty string where it is unknown.
     pub fn of(&self, span: RawSpan) -> &str {
         let holds = |l: &&(Arena, usize, String)| l.0 == span.arena() && l.1 <= span.offset();
         self.labels.iter().rev().find(holds).map_or("", |l| &l.2)
     }
 }
 
-/// Elements of a shape.
+/// Returns the number of elements of a shape.
 fn elements(shape: &[usize]) -> usize {
     let product = shape.iter().try_fold(1usize, |all, n| all.checked_mul(*n));
     product.unwrap_or_else(|| panic!("a tensor of {shape:?}: no memory is that large"))
 }
 
-/// Hands out spans; afterwards tells how large each arena must be.
+/// Allocates spans, and reports the size of each arena afterwards.
 #[derive(Clone, Debug, Default)]
 pub struct Planner {
     len: [usize; Arena::COUNT],
@@ -94,7 +94,7 @@ pub struct Planner {
     kept: Vec<Kept>,
     owners: Owners,
     label: String,
-    /// Parts of the names of parameters that are trained; `None`: all are.
+    /// Parts of the names of trained parameters; `None`: all are trained.
     trained: Option<Vec<String>>,
 }
 
@@ -103,7 +103,7 @@ impl Planner {
         Self::default()
     }
 
-    /// From here on only parameters are trained whose name contains one of these; all others are frozen.
+    /// Freezes all parameters planned from now on, except those with names that contain one of `parts`.
     pub fn freeze_but(&mut self, parts: &[&str]) {
         self.trained = Some(parts.iter().map(|part| part.to_string()).collect());
     }
@@ -119,52 +119,53 @@ impl Planner {
         span
     }
 
-    /// Names what is planned from here on: `block.0.attention`.
+    /// Sets the layer name for the following spans: `block.0.attention`.
     pub fn label(&mut self, name: &str) {
         name.clone_into(&mut self.label);
     }
 
-    /// The layer a span was planned for.
+    /// Returns the layer a span was planned for.
     pub fn owner(&self, span: RawSpan) -> &str {
         self.owners.of(span)
     }
 
-    /// The layers of all spans.
+    /// Returns the layers of all spans.
     pub fn owners(&self) -> &Owners {
         &self.owners
     }
 
-    /// All of an arena.
+    /// Returns a whole arena as one span.
     pub fn whole(&self, arena: Arena) -> RawSpan {
         Span::<U32>::new(arena, 0, self.len(arena)).raw()
     }
 
-    /// An activation without a gradient.
+    /// Plans an activation without a gradient.
     pub fn act(&mut self, len: usize) -> Span<Act> {
         self.take(Arena::Act, len)
     }
 
-    /// An activation and its gradient.
+    /// Plans an activation and its gradient.
     pub fn var(&mut self, len: usize) -> Var {
         Var { y: self.act(len), dy: self.act(len) }
     }
 
-    /// A weight alone, for the cases of an op; a model's come with gradients and moments ([`Planner::param`]).
+    /// Plans a weight alone, for the cases of an op. Weights of a model have gradients and moments
+    /// ([`Planner::param`]).
     pub fn weight(&mut self, len: usize) -> Span<F32> {
         self.take(Arena::Param, len)
     }
 
-    /// f32 statistics, losses or settings.
+    /// Plans f32 statistics, losses or settings.
     pub fn stat(&mut self, len: usize) -> Span<F32> {
         self.take(Arena::Stat, len)
     }
 
-    /// u32 ids, offsets or counters.
+    /// Plans u32 ids, offsets or counters.
     pub fn index(&mut self, len: usize) -> Span<U32> {
         self.take(Arena::Index, len)
     }
 
-    /// A weight, its gradient and its moments, with `decay` for matrices.
+    /// Plans a weight, its gradient and its moments. Matrices have `decay`.
     pub fn param(&mut self, name: impl Into<String>, shape: &[usize], init: Init) -> Param {
         let (name, len) = (name.into(), elements(shape));
         assert!(self.params.iter().all(|p| p.name != name), "two parameters are called {name}");
@@ -187,8 +188,8 @@ impl Planner {
         param
     }
 
-    /// A table (V,...) of which a step touches `most` rows at most: gradients of those alone, and the step that each row
-    /// stands at, which a checkpoint must keep.
+    /// Plans a table (V,...) of which a step touches at most `most` rows.
+    /// It has gradients for those rows alone, and the last update step of each row, which a checkpoint must keep.
     pub fn rows(&mut self, name: impl Into<String>, shape: &[usize], init: Init, most: usize) -> Param {
         let (name, rows, len) = (name.into(), shape[0], elements(shape));
         assert!(self.params.iter().all(|p| p.name != name), "two parameters are called {name}");
@@ -211,7 +212,7 @@ impl Planner {
         param
     }
 
-    /// A table: by rows where it is said how many a step touches at most, else as any parameter.
+    /// Plans a table, updated by rows if `touched` is the maximum number of rows per step, else like any parameter.
     pub fn table(&mut self, name: &str, shape: &[usize], init: Init, touched: Option<usize>) -> Param {
         let frozen = self.trained.as_ref().is_some_and(|parts| !parts.iter().any(|part| name.contains(part)));
         match touched.filter(|_| !frozen) {
@@ -220,8 +221,9 @@ impl Planner {
         }
     }
 
-    /// Names the parts of the input that the columns of parameter `name` are for. A run that starts from another one
-    /// takes over columns by these names; columns of parts that the other run lacks begin at zero.
+    /// Names the inputs of the columns of parameter `name`.
+    /// A run that starts from another run takes over columns by these names. Columns of parts that the other run lacks
+    /// start at zero.
     pub fn columns(&mut self, name: &str, parts: Vec<(String, usize)>) {
         let p = self.params.iter_mut().find(|p| p.name == name);
         let p = p.unwrap_or_else(|| panic!("no parameter is called {name}"));
@@ -233,28 +235,28 @@ impl Planner {
         p.columns = parts;
     }
 
-    /// Has a checkpoint that a run continues from keep this span too.
+    /// Registers a span that a checkpoint must also keep for resumed runs.
     pub fn keep(&mut self, name: impl Into<String>, shape: &[usize], span: RawSpan) {
         assert_eq!(elements(shape), span.len());
         self.kept.push(Kept { name: name.into(), shape: shape.to_vec(), span });
     }
 
-    /// What [`Planner::keep`] was told of.
+    /// Returns the spans registered with [`Planner::keep`].
     pub fn kept(&self) -> &[Kept] {
         &self.kept
     }
 
-    /// All parameters in the order they were planned.
+    /// Returns all parameters in the order of planning.
     pub fn params(&self) -> &[Param] {
         &self.params
     }
 
-    /// Elements of an arena.
+    /// Returns the number of elements of an arena.
     pub fn len(&self, arena: Arena) -> usize {
         self.len[arena as usize]
     }
 
-    /// All weights (alignment gaps included: they hold zeros in every arena) as one span.
+    /// Returns the gradients of all weights as one span, including alignment gaps, which hold zeros in every arena.
     pub fn all_gradients(&self) -> Span<F32> {
         Span::new(Arena::Grad, 0, self.len(Arena::Grad))
     }
@@ -264,13 +266,13 @@ impl Planner {
         self.len.iter_mut().zip(other.len).for_each(|(len, other)| *len = other.max(*len));
     }
 
-    /// An index span with its kind restored.
+    /// Converts a raw span back to an index span.
     pub fn index_span(&self, raw: RawSpan) -> Span<U32> {
         assert!(self.whole(Arena::Index).contains(&raw), "{raw:?} is no span of ids of this plan");
         Span::new(Arena::Index, raw.offset(), raw.len())
     }
 
-    /// Bytes of all arenas with 4-byte elements.
+    /// Returns the bytes of all arenas with 4-byte elements.
     pub fn bytes(&self) -> usize {
         self.len.iter().sum::<usize>() * 4
     }

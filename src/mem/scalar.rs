@@ -1,5 +1,5 @@
-//! The arithmetic of host arenas: f64 for the oracle, f32 for host backends, and f32 with bf16 products to say how wrong
-//! a plain bf16 implementation may be.
+//! The arithmetic of host arenas: f64 for the oracle, f32 for host backends, and f32 with bf16 products to measure the
+//! error of a plain bf16 implementation.
 
 use std::{
     fmt::Debug,
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// bf16 activations and products; f32 sums, statistics and weights: what tensor cores are for.
+    /// bf16 activations and products; f32 sums, statistics and weights. Tensor cores are designed for this.
     #[default]
     Bf16,
     /// f32 throughout.
@@ -26,7 +26,7 @@ pub fn round_bf16(x: f32) -> f32 {
     bf16::from_f32(x).to_f32()
 }
 
-/// The number type of a host backend's real arenas: what the references of all ops are written in.
+/// The number type of a host backend's real arenas. The references of all ops are written in it.
 pub trait Scalar:
     Copy
     + Default
@@ -54,24 +54,26 @@ pub trait Scalar:
     fn neg_infinity() -> Self {
         Self::of(f64::NEG_INFINITY)
     }
-    /// self * other as a product of tensor cores: of both factors rounded to bf16 where the type stands for that
-    /// ([`Bf16Products`]), else plain. References write it where an engine that works in bf16 rounds its factors.
+    /// Computes self * other like a tensor core.
+    /// The factors are rounded to bf16 where the type represents that ([`Bf16Products`]), else the product is plain.
+    /// References use it where an engine in bf16 rounds its factors.
     fn product(self, other: Self) -> Self {
         self * other
     }
-    /// Itself as an activation that an op has written: numbers that count roundings count one to bf16 here.
+    /// Returns the value as stored by an op in an activation. Types that track rounding count one rounding to bf16
+    /// here.
     fn stored(self) -> Self {
         self
     }
-    /// Itself above zero, and zero below; NaN stays.
+    /// Returns the value if positive, else zero. NaN stays NaN.
     fn relu(self) -> Self {
         if self < Self::zero() { Self::zero() } else { self }
     }
-    /// Itself where `by` is above zero, else zero.
+    /// Returns the value where `by` is positive, else zero.
     fn gate(self, by: Self) -> Self {
         if by <= Self::zero() { Self::zero() } else { self }
     }
-    /// Whether it is larger.
+    /// Returns whether it is larger than `other`.
     fn beats(self, other: Self) -> bool {
         self > other
     }
@@ -116,7 +118,8 @@ macro_rules! float {
 
 float!(f32, f64);
 
-/// f32 whose [`Scalar::product`] rounds both factors to bf16 first, as tensor cores take them; all else is plain f32.
+/// f32 with [`Scalar::product`] rounding both factors to bf16 first, like tensor cores. All other operations are plain
+/// f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd)]
 #[repr(transparent)]
 pub struct Bf16Products(f32);
@@ -187,7 +190,7 @@ impl Scalar for Bf16Products {
 mod tests {
     use super::*;
 
-    /// 1 + 1/256 lies halfway between two bf16 and goes to the even one, 1; 1 + 3/256 goes up to 1 + 1/64.
+    /// 1 + 1/256 lies halfway between two bf16 and rounds to the even one, 1; 1 + 3/256 rounds up to 1 + 1/64.
     #[test]
     fn only_what_is_called_a_product_rounds() {
         let [a, b] = [1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0];

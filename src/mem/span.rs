@@ -1,9 +1,9 @@
-//! Copy handles to planned memory: which arena, where, how many elements.
+//! Copyable handles to planned memory: arena, offset and number of elements.
 
 use std::{fmt, marker::PhantomData, ops::Range};
 
-/// The blocks of memory of a plan. Those up to `Moment2` have the same layout: a parameter, its gradient and its
-/// two Adam moments stand at the same offset in their arenas.
+/// The blocks of memory of a plan. Those up to `Moment2` have the same layout: a parameter, its gradient and its two
+/// Adam moments have the same offset in their arenas.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(usize)]
 pub enum Arena {
@@ -21,7 +21,8 @@ pub enum Arena {
     Stat,
     /// Ids, offsets, counters: u32.
     Index,
-    /// The interactions of all users, u32, where a device of its own keeps them: not planned, taken from what is left.
+    /// The interactions of all users, u32, on devices with their own memory. They are not planned but use the free
+    /// memory.
     Data,
 }
 
@@ -29,10 +30,10 @@ impl Arena {
     pub const COUNT: usize = 8;
 }
 
-/// An element kind; decides which arenas a span may live in.
+/// An element kind. It determines the arenas a span may lie in.
 pub trait Element: Copy + Send + Sync + 'static {
     const NAME: &'static str;
-    /// Where an empty span of this kind is taken to lie.
+    /// The arena of an empty span of this kind.
     const ARENA: Arena;
 }
 
@@ -59,7 +60,7 @@ impl Element for U32 {
     const ARENA: Arena = Arena::Index;
 }
 
-/// A handle to `len` elements of an arena. It owns nothing and is only meaningful with the memory it was planned for.
+/// A handle to `len` elements of an arena. It owns nothing and is only valid with the memory it was planned for.
 pub struct Span<E> {
     arena: Arena,
     offset: usize,
@@ -81,23 +82,24 @@ impl<E: Element> fmt::Debug for Span<E> {
 }
 
 impl<E: Element> Span<E> {
-    /// The end of a span is a number too: nothing that is computed from offset and length wraps.
+    /// Creates a span.
+    /// Its end also fits a usize, so no computation with offset and length overflows.
     pub(super) fn new(arena: Arena, offset: usize, len: usize) -> Self {
         assert!(len <= usize::MAX - offset, "{len} elements from {offset} on: no memory is that large");
         Span { arena, offset, len, element: PhantomData }
     }
 
-    /// All of the data that a device keeps.
+    /// Returns a span of all interactions that a device keeps.
     pub(crate) fn data(len: usize) -> Self {
         Span::new(Arena::Data, 0, len)
     }
 
-    /// No elements: for a source that an op can do without.
+    /// Returns an empty span, for an optional source of an op.
     pub fn empty() -> Self {
         Span::new(E::ARENA, 0, 0)
     }
 
-    /// Elements in the span.
+    /// Returns the number of elements.
     pub fn len(&self) -> usize {
         self.len
     }
@@ -106,30 +108,30 @@ impl<E: Element> Span<E> {
         self.len == 0
     }
 
-    /// The `len` elements from `start` on. Panics when they do not lie inside.
+    /// Returns the `len` elements from `start` on. Panics when they do not lie inside.
     pub fn slice(&self, start: usize, len: usize) -> Self {
         let RawSpan { arena, offset, len } = self.raw().slice(start, len);
         Span::new(arena, offset, len)
     }
 
-    /// The first `len` elements. Panics when there are fewer.
+    /// Returns the first `len` elements. Panics when there are fewer.
     pub fn first(&self, len: usize) -> Self {
         self.slice(0, len)
     }
 
-    /// What `change` makes of the span, taken to be of the same kind.
+    /// Applies `change` to the span and keeps its kind.
     pub(crate) fn changed(&self, change: &mut dyn FnMut(RawSpan) -> RawSpan) -> Self {
         let RawSpan { arena, offset, len } = change(self.raw());
         Span::new(arena, offset, len)
     }
 
-    /// The span without its element kind, for code that treats all alike.
+    /// Returns the span without its element kind, for code that treats all kinds alike.
     pub fn raw(&self) -> RawSpan {
         RawSpan { arena: self.arena, offset: self.offset, len: self.len }
     }
 }
 
-/// A span that has forgotten its element kind (the arena tells it).
+/// A span without its element kind (the arena determines it).
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RawSpan {
     arena: Arena,
@@ -144,19 +146,19 @@ impl fmt::Debug for RawSpan {
 }
 
 impl RawSpan {
-    /// No elements.
+    /// The empty span.
     pub const NOWHERE: RawSpan = RawSpan { arena: Arena::Index, offset: 0, len: 0 };
 
     pub fn arena(&self) -> Arena {
         self.arena
     }
 
-    /// Elements of its arena in front of it.
+    /// Returns the number of elements of its arena before it.
     pub fn offset(&self) -> usize {
         self.offset
     }
 
-    /// Elements in the span.
+    /// Returns the number of elements.
     pub fn len(&self) -> usize {
         self.len
     }
@@ -165,30 +167,30 @@ impl RawSpan {
         self.len == 0
     }
 
-    /// The elements of its arena that it is.
+    /// Returns the element range within its arena.
     pub fn range(&self) -> Range<usize> {
         self.offset..self.offset + self.len
     }
 
-    /// As [`Span::slice`].
+    /// Works like [`Span::slice`].
     pub fn slice(&self, start: usize, len: usize) -> Self {
         assert!(start <= self.len && len <= self.len - start, "{start}+{len} is outside a span of {}", self.len);
         RawSpan { offset: self.offset + start, len, ..*self }
     }
 
-    /// A span of `len` elements that begins where this one does.
+    /// Returns a span of `len` elements with the same start.
     pub(crate) fn stretched(&self, len: usize) -> Self {
         RawSpan { len, ..*self }
     }
 
-    /// Whether the two share an element.
+    /// Returns whether the two spans share an element.
     pub fn overlaps(&self, other: &RawSpan) -> bool {
         // Subtracted from the later start, which is at least the earlier one.
         let (first, second) = if self.offset <= other.offset { (self, other) } else { (other, self) };
         self.arena == other.arena && second.len > 0 && second.offset - first.offset < first.len
     }
 
-    /// Whether all elements of the other are elements of this one.
+    /// Returns whether it contains all elements of the other span.
     pub fn contains(&self, other: &RawSpan) -> bool {
         self.arena == other.arena
             && self.offset <= other.offset
@@ -197,7 +199,7 @@ impl RawSpan {
     }
 }
 
-/// What to do with a gradient.
+/// How a gradient is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     Write,
@@ -205,14 +207,14 @@ pub enum Mode {
     Skip,
 }
 
-/// A gradient's destination.
+/// The destination of a gradient.
 #[derive(Clone, Copy, Debug)]
 pub enum Dst<E: Element> {
-    /// Overwrite.
+    /// Overwrite the old value.
     Write(Span<E>),
-    /// Add to what is there.
+    /// Add to the old value.
     Acc(Span<E>),
-    /// Not wanted (a frozen parameter): the work for it is saved.
+    /// Not wanted (a frozen parameter): its computation is skipped.
     Skip,
 }
 
@@ -224,17 +226,17 @@ impl<E: Element> Dst<E> {
         }
     }
 
-    /// Whether there is a gradient to compute.
+    /// Returns whether there is a gradient to compute.
     pub fn wanted(&self) -> bool {
         self.span().is_some()
     }
 
-    /// Whether the gradient is added to what is there.
+    /// Returns whether the gradient is added to the old value.
     pub fn accumulates(&self) -> bool {
         matches!(self, Dst::Acc(_))
     }
 
-    /// Elements of the span, or `need` where none is wanted: for shape checks.
+    /// Returns the number of elements of the span, or `need` where none is wanted, for shape checks.
     pub fn len_or(&self, need: usize) -> usize {
         self.span().map_or(need, |s| s.len())
     }

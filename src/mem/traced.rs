@@ -1,20 +1,21 @@
-/*! What rounding may cost: f64 numbers that carry how far a computation in f32, or with bf16 factors, may end from them.
+/*! Rounding error bounds: f64 numbers that track the error of a computation in f32, or with bf16 factors.
 
-Every operation of a computation in f32 is off by at most half a unit in the last place of its result (2^-24 of it, at most), and
-a product of bf16 factors by half a unit of each factor (2^-8 of it, at most; numbers of bf16 have 8 bits). Such an error is
-spread evenly, so that its variance is a third of the square of that half unit, and goes on by the derivative of what is
-computed from it. The variances are added up as if the errors were independent (Higham and Mary, A new approach to
-probabilistic rounding error analysis, SISC 2019); a sum of many stays within six standard deviations but for 2 in 10^9.
+Every operation in f32 has an error of at most half a unit in the last place of its result (at most 2^-24 of it). A
+product of bf16 factors has an error of half a unit of each factor (at most 2^-8 of it; bf16 numbers have 8 bits). Such
+an error is evenly distributed, so its variance is a third of the square of that half unit. It propagates by the
+derivative of the following computation. The variances are added as if the errors were independent (Higham and Mary, A
+new approach to probabilistic rounding error analysis, SISC 2019). A sum of many errors stays within six standard
+deviations except for 2 in 10^9.
 
-They belong to the terms that are added, not to their sum: where large terms cancel, the result is small and what their rounding
-costs is not. One run of plain loops may be exact by luck; these numbers are not a matter of luck.
+The errors belong to the terms of a sum, not to the sum itself. Where large terms cancel, the result is small and their
+rounding error is not. One run of plain loops may be exact by chance; these bounds do not depend on chance.
 
-A device that keeps activations in bf16 rounds once more whatever an op writes there (2^-8 of it, at most): the reference backend
-calls [`Scalar::stored`] on it.
+A device with activations in bf16 rounds the results of each op once more (at most 2^-8 of them). The reference backend
+calls [`Scalar::stored`] for this.
 
-A derivative says nothing across a bend: where a number is closer to it than its own error, honest computations may end on
-either side. [`Scalar::gate`] counts the whole of what it lets through or not as an error then; [`Scalar::beats`] is told apart by
-[`Traced::close_calls`].
+A derivative says nothing about a kink: where a number is closer to it than its own error, correct computations may end
+on either side. [`Scalar::gate`] then counts the whole gated value as an error. [`Traced::close_calls`] counts such
+cases for [`Scalar::beats`].
 */
 
 use std::{
@@ -26,12 +27,12 @@ use std::{
 
 use super::scalar::{Precision, Scalar};
 
-/// What a backend computes with.
+/// The arithmetic of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Numerics {
-    /// Activations.
+    /// The precision of activations.
     pub stored: Precision,
-    /// The factors of products.
+    /// The precision of the factors of products.
     pub products: Precision,
 }
 
@@ -41,21 +42,21 @@ impl Numerics {
     const BF16: Self = Numerics { stored: Precision::Bf16, products: Precision::Bf16 };
 }
 
-/// Standard deviations that an honest error stays within.
+/// Number of standard deviations that a correct error stays within.
 const SURE: f64 = 6.0;
-/// Half units in the last place that functions for vectors may be off by (`backend/cpu/math.rs` proves it).
+/// Error of vectorized functions in half units in the last place (`backend/cpu/math.rs` tests it).
 const EXP: f64 = 4.0;
 const TANH: f64 = 8.0;
 
-/// An f64 with the variance of what rounding has cost so far.
+/// An f64 with the variance of the rounding errors so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Traced {
     x: f64,
-    /// Of results rounded to f32.
+    /// Variance from results rounded to f32.
     singles: f64,
-    /// Of factors rounded to bf16.
+    /// Variance from factors rounded to bf16.
     factors: f64,
-    /// Of activations stored in bf16.
+    /// Variance from activations stored in bf16.
     stored: f64,
 }
 
@@ -63,42 +64,42 @@ thread_local! {
     static CLOSE: Cell<usize> = const { Cell::new(0) };
 }
 
-/// The largest power of two in a number.
+/// Returns the largest power of two that is at most |x|.
 fn binade(x: f64) -> f64 {
     f64::from_bits(x.to_bits() & 0x7ff0_0000_0000_0000)
 }
 
-/// The variance of rounding to f32, off by at most `halves` half units.
+/// Returns the variance of rounding to f32, with an error of at most `halves` half units.
 fn single(x: f64, halves: f64) -> f64 {
     (halves * binade(x) * 2f64.powi(-24)).powi(2) / 3.0
 }
 
-/// The variance of rounding to bf16: none for what bf16 holds.
+/// Returns the variance of rounding to bf16: zero for numbers that bf16 represents.
 fn factor(x: f64) -> f64 {
     let held = x.to_bits() & ((1 << 45) - 1) == 0;
     if held { 0.0 } else { (binade(x) * 2f64.powi(-8)).powi(2) / 3.0 }
 }
 
 impl Traced {
-    /// A result whose inputs have cost this much; its own rounding comes to it.
+    /// Creates a result with the given variances of its inputs, plus its own rounding.
     fn made(x: f64, [singles, factors, stored]: [f64; 3], halves: f64) -> Self {
-        // An infinity (a score that is masked out) has no error, and must not make room for any.
+        // An infinity (a masked score) has no error and must not allow any.
         let finite = |v: f64| if v.is_finite() { v } else { 0.0 };
         Traced { x, singles: finite(singles + single(x, halves)), factors: finite(factors), stored: finite(stored) }
     }
 
-    /// The variances of the errors of both, each by the square of its derivative.
+    /// Combines the variances of the errors of both, each times the square of its derivative.
     fn costs(self, by_self: f64, b: Self, by_b: f64) -> [f64; 3] {
         [(self.singles, b.singles), (self.factors, b.factors), (self.stored, b.stored)]
             .map(|(mine, theirs)| by_self * mine + by_b * theirs)
     }
 
-    /// f(x) with the derivative of f at x.
+    /// Computes f(x) with the derivative of f at x.
     fn through(self, y: f64, slope: f64, halves: f64) -> Self {
         Self::made(y, self.costs(slope * slope, Self::default(), 0.0), halves)
     }
 
-    /// The error that rounding may leave in these numbers, taken together (Euclidean), in a computation of this precision.
+    /// Returns the rounding error allowed for these numbers together (Euclidean), in a computation of this precision.
     pub fn allowed(numbers: &[Traced], kind: Numerics) -> f64 {
         let sum = |of: fn(&Traced) -> f64| numbers.iter().map(of).sum::<f64>();
         let factors = if kind.products == Precision::Bf16 { sum(|t| t.factors) } else { 0.0 };
@@ -106,7 +107,8 @@ impl Traced {
         SURE * (sum(|t| t.singles) + factors + stored).sqrt()
     }
 
-    /// How often on this thread, since it was last asked, a comparison ([`Scalar::beats`]) was closer than f32 can tell.
+    /// Returns how many comparisons ([`Scalar::beats`]) on this thread were closer than f32 resolves, and resets the
+    /// count.
     pub fn close_calls() -> usize {
         CLOSE.take()
     }
@@ -192,7 +194,7 @@ impl Scalar for Traced {
         if self.x.is_nan() || self.x >= 0.0 {
             return self;
         }
-        // Below zero by less than its error in a kind of arithmetic: that error stays, so that a gate can tell.
+        // Below zero by less than its error in some arithmetic: that error stays, so that a gate detects it.
         let kept = |kind, error| if self.x.abs() > Traced::allowed(&[self], kind) { 0.0 } else { error };
         Traced {
             x: 0.0,
@@ -204,7 +206,7 @@ impl Scalar for Traced {
     fn gate(self, by: Self) -> Self {
         let through = if by.x <= 0.0 { Traced::default() } else { self };
         let within = |kind| by.x.abs() < Traced::allowed(&[by], kind);
-        // As large an error as it can be at most, of one that is counted [`SURE`] times.
+        // The largest possible error, scaled for a variance that is counted [`SURE`] times.
         let doubt = (self.x / SURE).powi(2);
         match [Numerics::F32, Numerics::BF16_PRODUCTS, Numerics::BF16].map(within) {
             [true, ..] => Traced { singles: through.singles + doubt, ..through },
@@ -215,7 +217,7 @@ impl Scalar for Traced {
     }
     fn beats(self, other: Self) -> bool {
         let apart = (self.x - other.x).abs();
-        // Equal numbers come from equal terms, which every implementation adds in one order.
+        // Equal numbers result from equal terms, which every implementation adds in one order.
         if apart > 0.0 && apart < Traced::allowed(&[self, other], Numerics::F32) {
             CLOSE.set(CLOSE.get() + 1);
         }
@@ -253,7 +255,7 @@ mod tests {
         numbers.iter().map(|x| Traced::of(*x)).sum()
     }
 
-    /// Six standard deviations of errors of at most these sizes.
+    /// Returns six standard deviations of errors of at most these sizes.
     fn six(errors: &[f64]) -> f64 {
         6.0 * (errors.iter().map(|e| e * e / 3.0).sum::<f64>()).sqrt()
     }
@@ -262,7 +264,7 @@ mod tests {
         assert!((got - want).abs() <= 1e-12 * want, "{got}, {want}");
     }
 
-    /// 3 + 5 - 8 + 0.5: partial sums 3, 8, 0, 0.5, of which half units are 2, 8, 0 and 1/2 times 2^-24.
+    /// 3 + 5 - 8 + 0.5: partial sums 3, 8, 0, 0.5, with half units of 2, 8, 0 and 1/2 times 2^-24.
     #[test]
     fn terms_that_cancel_keep_what_their_rounding_costs() {
         let sum = sum_of(&[3.0, 5.0, -8.0, 0.5]);
@@ -274,7 +276,7 @@ mod tests {
         near(Traced::allowed(&[sum, sum], Numerics::F32), want * 2f64.sqrt());
     }
 
-    /// 1.1 * 5: half units of 4 * 2^-24 for the result; in bf16 1.1 is off by 2^-8 at most, and 5 is held.
+    /// 1.1 * 5: half units of 4 * 2^-24 for the result. In bf16, 1.1 has an error of at most 2^-8, and 5 is exact.
     #[test]
     fn products_round_their_result_and_in_bf16_their_factors() {
         let product = Traced::of(1.1).product(Traced::of(5.0));
@@ -284,7 +286,7 @@ mod tests {
         near(Traced::allowed(&[Traced::of(1.1) * Traced::of(5.0)], Numerics::BF16_PRODUCTS), six(&[single]));
     }
 
-    /// 1.1 is off by 2^-8 at most where it is stored in bf16, and three times as far where it is tripled; 5 is held.
+    /// 1.1 has an error of at most 2^-8 when stored in bf16, and three times that when tripled. 5 is exact.
     #[test]
     fn what_is_stored_in_bf16_is_rounded_once_more() {
         let tripled = Traced::of(1.1).stored() * Traced::of(3.0).stored();
@@ -305,13 +307,14 @@ mod tests {
 
     #[test]
     fn a_gate_closer_to_zero_than_its_error_allows_all_that_it_lets_through() {
-        // 2 - 2 (1 + 2^-23): below zero by less than what the sum of 2 and 2 may be off by.
+        // 2 - 2 (1 + 2^-23): below zero by less than the error of the sum of 2 and 2.
         let near_zero = (Traced::of(2.0) + Traced::of(0.0)) - (Traced::of(2.0) + Traced::of(2f64.powi(-22)));
         assert!(near_zero.f64() < 0.0);
         let shut = Traced::of(7.0).gate(near_zero.relu());
         assert_eq!(shut.f64(), 0.0);
         near(Traced::allowed(&[shut], Numerics::F32), 7.0);
-        // 5 - 5.01 with 5.01 rounded to bf16: below zero by less than a factor of bf16 may be off by, by more than f32 is.
+        // 5 - 5.01 with 5.01 rounded to bf16: below zero by less than the error of a bf16 factor, by more than the
+        // error of f32.
         let of_factors = Traced::of(5.0) - Traced::of(5.01).product(Traced::of(1.0));
         let shut = Traced::of(7.0).gate(of_factors.relu());
         assert_eq!(Traced::allowed(&[shut], Numerics::F32), 0.0);
@@ -323,7 +326,7 @@ mod tests {
         assert_eq!(Traced::close_calls(), 1);
     }
 
-    /// Sums in f32, in order, of numbers that mostly cancel: within what is allowed, and not by far.
+    /// Sums in f32, in order, of numbers that mostly cancel: within the allowed error, and close to it.
     #[test]
     fn sums_in_f32_stay_within_what_is_allowed() {
         let mut worst = 0.0f64;
@@ -337,7 +340,7 @@ mod tests {
             let error = (numbers.iter().sum::<f32>() as f64 - exact.f64()).abs();
             worst = worst.max(error / Traced::allowed(&[exact], Numerics::F32));
         }
-        // Three standard deviations and more in 400 draws.
+        // At least three standard deviations in 400 draws.
         assert!((least..1.0).contains(&worst), "{worst}");
     }
 }

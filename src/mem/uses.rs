@@ -1,13 +1,13 @@
-//! What an op does with its spans, and the proof that it may be lent all of them at once.
+//! The accesses of an op to its spans, and the proof that all of them can be borrowed at once.
 
 use super::span::RawSpan;
 
-/// What an op does with a span.
+/// The access of an op to a span.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Only read.
     Read,
-    /// Overwritten whatever it held.
+    /// Overwritten regardless of its old value.
     Write,
     /// Added to.
     Accumulate,
@@ -15,8 +15,8 @@ pub enum Access {
     Update,
 }
 
-/// The spans of one op, of which those that are written overlap neither each other nor those that are read. Only
-/// [`Uses::of`] makes one, so holding it is the proof.
+/// The spans of one op. Written spans overlap neither each other nor read ones. Only [`Uses::of`] creates a value, so
+/// holding one is the proof.
 #[derive(Clone, Copy, Debug)]
 pub struct Uses {
     list: [(Access, RawSpan); Uses::MOST],
@@ -24,13 +24,13 @@ pub struct Uses {
 }
 
 impl Uses {
-    /// Spans that an op may have; [`super::Lent`] marks each with a bit of a `u32`.
+    /// Largest number of spans of an op. [`super::Lent`] marks each with a bit of a `u32`.
     const MOST: usize = 24;
 
-    /// Takes the spans that `walk` visits.
+    /// Collects the spans that `walk` visits.
     ///
     /// # Errors
-    /// A span that is written overlaps another one.
+    /// A written span overlaps another one, or there are too many spans.
     pub fn of(walk: impl FnOnce(&mut dyn FnMut(Access, RawSpan))) -> Result<Uses, String> {
         let mut uses = Uses { list: [(Access::Read, RawSpan::NOWHERE); Uses::MOST], len: 0 };
         walk(&mut |access, span| {
@@ -57,7 +57,7 @@ impl Uses {
         self.list[..self.len].iter().copied()
     }
 
-    /// The place in the list of a span that holds all of `span` and is written (or, without `written`, read).
+    /// Returns the index of a span that contains all of `span` and is written (or, without `written`, read).
     pub(super) fn find(&self, span: RawSpan, written: bool) -> Option<usize> {
         self.iter().position(|(access, whole)| (access != Access::Read) == written && whole.contains(&span))
     }
@@ -72,7 +72,7 @@ mod tests {
         Uses::of(|visit| list.iter().for_each(|(access, span)| visit(*access, *span)))
     }
 
-    /// Every pair of pieces of a small arena, against the definition: an element that both have.
+    /// Compares every pair of pieces of a small arena with the definition: a common element.
     #[test]
     fn overlaps_are_found_wherever_they_begin() {
         let mut p = Planner::new();

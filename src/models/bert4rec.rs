@@ -6,11 +6,12 @@ g = scored rows of the last block               (M,D)
 h = LN(gelu(g W + b))  with the projection, else g
 score of item v = <h, E[v]> + bias[v]           the table is tied: input and output share it
 
-Departures from the paper: sequences are packed instead of padded; positions are counted so that the newest item stands at
-T-1, as left padding would have it; GELU in its tanh form; the projection is optional and norms its output as the authors'
-code does. Special ids follow the catalogue: [MASK] = V. For a task that asks what comes next its attention is causal. For
-ratings the input is LN of item, position and rating (`rating.*`, [`Rated`](crate::layers::Rated)), the items are all seen, and
-a regression head takes the place of the item table (Zeng et al. 2021, whose ratings are 128 wide); `item.bias` is not used.
+Departures from the paper: sequences are packed instead of padded. Positions are counted so that the newest item has
+position T-1, as with left padding. GELU has its tanh form. The projection is optional and normalizes its output like
+the authors' code. Special ids follow the catalogue: [MASK] = V. For next-item tasks the attention is causal. For
+ratings the input is LN of item, position and rating (`rating.*`, [`Rated`](crate::layers::Rated)) and all items are
+visible. A regression head replaces the item table (Zeng et al. 2021, with ratings 128 wide), and `item.bias` is not
+used.
 */
 
 use super::{Context, Model, Network, Representations, Takes};
@@ -21,7 +22,7 @@ use crate::{
     ops::{Backend, GeluBwd, GeluFwd},
 };
 
-/// Dense, GELU, norm over the scored rows.
+/// Dense layer, GELU and norm over the scored rows.
 #[derive(Clone, Debug)]
 struct Projection {
     dense: Linear,
@@ -41,7 +42,7 @@ pub struct Bert4Rec {
 
 impl Model for Bert4Rec {
     const NAME: &'static str = "bert4rec";
-    const ABOUT: &'static str = "transformer that sees both sides (Sun et al. 2019)";
+    const ABOUT: &'static str = "bidirectional transformer (Sun et al. 2019)";
     const VIEWS: &'static [View] = &[View::Both, View::Past];
     const USES: &'static [&'static str] =
         &["blocks", "heads", "ffn-ratio", "norm", "projection", "attention-dropout", "join", "rating-width"];

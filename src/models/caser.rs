@@ -4,12 +4,12 @@ x = E[item]                                                   (N,D)
 c = horizontal and vertical filters over the L rows that end at each row      (N,L*F), (N,G*D)
 z = relu(W [dropout(c)] + b)                                   (N,D)
 h = scored rows of [z | P[user]]                               (M,D+Du)   `--user-width`, 0: z alone
-score of item v = <h, E'[v]> + bias'[v]                        an output table of its own, as in the paper
+score of item v = <h, E'[v]> + bias'[v]                        its own output table, as in the paper
 
-Asked for the next K items (`--targets 3` in the paper) it is the paper's; where items are hidden, a window ends at the row
-that is asked, behind [MASK]. Windows reach over the start of a sequence into rows of zeros, as the published code pads.
-Departures: windows of one user share their convolutions instead of being cut out one by one; dropout stands behind the
-filters alone.
+For the next K items (`--targets 3` in the paper) it matches the paper. Where items are masked, a window ends at the
+predicted row, which shows [MASK]. Windows reach over the start of a sequence into rows of zeros, as the published code
+pads. Departures: windows of one user share their convolutions instead of being cut out one by one; dropout applies only
+after the filters.
 */
 
 use super::{Context, Model, Network, Representations};
@@ -36,12 +36,12 @@ struct OutputBranch {
     dense: Linear,
 }
 
-/// The user's vector, and where it stands beside z.
+/// The user's vector, and its concatenation with z.
 #[derive(Clone, Debug)]
 struct User {
     users: Users,
     spread: Spread,
-    /// (N,D+Du) both side by side.
+    /// (N,D+Du) the concatenation.
     both: Var,
 }
 
@@ -50,7 +50,7 @@ struct User {
 pub struct Caser {
     embed: Embed,
     conv: CaserConv,
-    /// Horizontal, vertical; the gradient of both dense layers is that of their sum.
+    /// Horizontal, vertical. The gradient of both dense layers is that of their sum.
     parts: [OutputBranch; 2],
     sum: Var,
     z: Var,
@@ -75,7 +75,7 @@ impl Model for Caser {
         let (s, d, n) = (c.settings, c.settings.width, c.input.capacity.n);
         let mut sites = Sites::new(c.seed);
         let mut input = c.embed(false);
-        // Its own table, whose gradient is summed here.
+        // The input has a separate table. Its gradient is summed here.
         (input.touched, input.dropout) = (None, 0.0);
         let users = input.side.as_mut().and_then(|side| side.users.take());
         input.side = input.side.filter(|side| side.fields.is_some() || s.keep_side);

@@ -1,16 +1,17 @@
-/*! DACF, a deep autoencoder of rating rows for collaborative filtering (Kuchaiev and Ginsburg 2017; with sigmoids, as in the
-code that Zeng et al. 2021 trained).
+/*! DACF, a deep autoencoder of rating rows for collaborative filtering (Kuchaiev and Ginsburg 2017). It uses sigmoids,
+like the code that Zeng et al. 2021 trained.
 
 h1 = sigmoid(sum over the visible ratings of (r - mean) E[item] + b)        (B,D)   the first layer of a sparse row
 hi = sigmoid(h W^T + b), the other hidden layers                            (B,D)   `--blocks` layers in all
 h  = dropout(hi) at the scored rows of its sequence                         (M,D)
-rating of item v = <h, E'[v]> + c[v] + mean                                 the two tables are two
+rating of item v = <h, E'[v]> + c[v] + mean                                 the two tables are separate
 
-What is hidden adds nothing to the sum, and the loss looks at what is asked for alone: a row of a hundred ratings costs a
-hundred rows of E and of E', whatever the catalogue. With `--mask 0` it is the autoencoder as published: all ratings of a row
-go in, the same come out, and dropout keeps it from copying. Departures: ratings are counted from the mean, so that an item
-without a rating and one with a usual one say alike little; all hidden layers are equally wide; SELU and the second, dense step
-of Kuchaiev and Ginsburg are not there; L2 is AdamW's weight decay. Order means nothing to it.
+Hidden ratings add nothing to the sum, and the loss covers only the predicted ones. A row of a hundred ratings costs a
+hundred rows of E and of E', for any size of the catalogue. With `--mask 0` it is the autoencoder as published: all
+ratings of a row are input and output, and dropout prevents copying. Departures: ratings are counted from the mean, so
+that an item without a rating and one with a usual rating carry similarly little information. All hidden layers have the
+same width. SELU and the second, dense step of Kuchaiev and Ginsburg are not implemented. L2 is AdamW's weight decay.
+The model ignores order.
 */
 
 use super::{Context, Model, Network, Representations, Takes};
@@ -24,20 +25,20 @@ use crate::{
     },
 };
 
-/// The first layer: rows of a table, one for each visible rating and as large as it says, and a bias.
+/// The first layer: table rows, one per visible rating and scaled by it, and a bias.
 #[derive(Clone, Debug)]
 struct Sparse {
     table: Param,
     bias: Param,
-    /// (N,D) the items' rows.
+    /// (N,D) the rows of the items.
     rows: Var,
-    /// (B,D) their sums.
+    /// (B,D) the sums of the rows.
     pooled: Var,
-    /// (B,D) the bias, once a sequence.
+    /// (B,D) the bias, once per sequence.
     biases: Span<Act>,
-    /// (B,D) sum and bias; its gradient is that of either.
+    /// (B,D) the sum plus the bias. Its gradient is that of either.
     y: Var,
-    /// (B) which bias: there is one.
+    /// (B) the id of the bias, always 0.
     zero: Span<U32>,
     by_item: Sorted,
     by_zero: Sorted,
@@ -47,7 +48,7 @@ struct Sparse {
 #[derive(Clone, Debug)]
 pub struct Dacf {
     first: Sparse,
-    /// The dense layers after it.
+    /// The dense layers after the first.
     dense: Vec<Linear>,
     /// (B,D) the activations of all layers.
     hidden: Vec<Var>,
@@ -73,11 +74,11 @@ impl Model for Dacf {
     fn plan(p: &mut Planner, c: &Context) -> Result<Self> {
         let (s, d, v) = (c.settings, c.settings.width, c.items);
         if s.blocks == 0 {
-            return Err(Error::user("dacf without a hidden layer").hint("give --blocks 1 or more"));
+            return Err(Error::user("dacf without a hidden layer").hint("set --blocks to 1 or more"));
         }
         if c.embed(false).side.is_some() {
-            return Err(Error::user("dacf sees ratings alone: it has no place for users' vectors or side fields")
-                .hint("leave --user-width and --fields out, or use --model bert4rec --task rating"));
+            return Err(Error::user("dacf reads only ratings: it supports neither user vectors nor side fields")
+                .hint("omit --user-width and --fields, or use --model bert4rec --task rating"));
         }
         let (b, n, m) = (c.input.capacity.b, c.input.capacity.n, c.input.capacity.m);
         let init = Init::TruncatedNormal(s.init_std);
@@ -143,7 +144,7 @@ impl Sparse {
 }
 
 impl Dacf {
-    /// What goes into the activation of layer `l`.
+    /// Returns the input of the activation of layer `l`.
     fn before(&self, l: usize) -> Var {
         if l == 0 { self.first.y } else { self.dense[l - 1].y }
     }

@@ -3,10 +3,10 @@
 x = dropout(E[item])                                       (N,D)
 L layers of gated recurrent units, dropout between them    (N,D)
 h = scored rows of the last layer                          (M,D)
-score of item v = <h, E[v]> + bias[v]                      the table is tied, as `constrained_embedding` of the authors' code
+score of item v = <h, E[v]> + bias[v]                      tied table, as the authors' `constrained_embedding`
 
-Departures: whole sequences instead of session-parallel steps; the loss is the task's (`--loss bpr`, or
-`--loss sampled-softmax --sampler in-batch` as in the first paper; TOP1 is not there).
+Departures: whole sequences instead of session-parallel steps. The task selects the loss (`--loss bpr`, or
+`--loss sampled-softmax --sampler in-batch` as in the first paper). TOP1 is not implemented.
 */
 
 use super::{Context, Model, Network, Representations};
@@ -17,7 +17,7 @@ use crate::{
     ops::{Backend, DropoutBwd, DropoutFwd, dropout::Dropout},
 };
 
-/// A recurrent layer, and dropout behind it.
+/// A recurrent layer, followed by dropout.
 #[derive(Clone, Debug)]
 struct Layer {
     gru: Gru,
@@ -51,7 +51,7 @@ impl Model for Gru4Rec {
     fn plan(p: &mut Planner, c: &Context) -> Result<Self> {
         let (s, d, n) = (c.settings, c.settings.width, c.input.capacity.n);
         if s.blocks == 0 {
-            return Err(Error::user("gru4rec without a recurrent layer").hint("give --blocks 1 or more"));
+            return Err(Error::user("gru4rec without a recurrent layer").hint("set --blocks to 1 or more"));
         }
         let mut sites = Sites::new(c.seed);
         let embed = Embed::plan(p, c.input, &c.embed(false), &mut sites)?;

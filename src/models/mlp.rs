@@ -1,15 +1,16 @@
-/*! MLP: who a user is, and nothing of what the user did last: the base network of CoNet (Hu et al., CIKM 2018). With its users'
-vectors carried over (`finetune --transfer embedding`) it is the shallow transfer that Zeng et al. 2021 compare with.
+/*! MLP: predicts from the user's identity alone, not from the history. It is the base network of CoNet (Hu et al., CIKM
+2018). With transferred user vectors (`finetune --transfer embedding`) it is the shallow transfer that Zeng et al. 2021
+compare with.
 
 h0 = dropout(P[user])                                  (B,Du)   `--user-width`
 hl = dropout(relu(Wl h(l-1) + bl)), `--blocks` times   (B,D)
 h  = W hL + b, at the scored rows of the user          (M,D)
 score of item v = <h, E[v]> + bias[v]
 
-Whatever is asked about a user gets one answer: positions, order and the history itself mean nothing to it, and who is not among
-the training data is answered as nobody is. Departure: Hu et al. run user and item side by side through the dense layers, once
-for every pair; here they meet behind them (two towers, of which the item's is its row), so that a catalogue is scored by one
-product and every loss of the house fits. Their loss is `--loss bce`.
+Every query about a user has the same answer: the model ignores positions, order and the history itself. Users outside
+the training data all get the same answer. Departure: Hu et al. pass user and item together through the dense layers,
+once for every pair. Here they meet after the layers (two towers, with the item's row as the item tower). A catalogue is
+then scored by one product, and every loss is applicable. Their loss is `--loss bce`.
 */
 
 use super::{Context, Model, Network, Representations};
@@ -20,11 +21,11 @@ use crate::{
     ops::{ActivationBwd, ActivationFwd, Backend, DropoutBwd, DropoutFwd, activation::Activation, dropout::Dropout},
 };
 
-/// What goes into a dense layer: dropout, behind relu but for the first.
+/// The input of a dense layer: dropout, after relu except in the first layer.
 #[derive(Clone, Debug)]
 struct Before {
     x: Var,
-    /// (B,width) relu(x); x itself of the first.
+    /// (B,width) relu(x), or x itself for the first layer.
     active: Var,
     dropped: Var,
     drop: Dropout,
@@ -35,7 +36,7 @@ struct Before {
 #[derive(Clone, Debug)]
 pub struct Mlp {
     users: Users,
-    /// `--blocks` layers and the last one.
+    /// `--blocks` layers and the output layer.
     layers: Vec<(Before, Linear)>,
     spread: Spread,
     scored: ScoredRows,
@@ -55,11 +56,10 @@ impl Model for Mlp {
     fn plan(p: &mut Planner, c: &Context) -> Result<Self> {
         let (s, d, seqs) = (c.settings, c.settings.width, c.input.capacity.b);
         if s.user_width == 0 {
-            return Err(Error::user("mlp knows nothing but users' vectors, and they have no width")
-                .hint("give --user-width 64"));
+            return Err(Error::user("mlp predicts from user vectors, but their width is 0").hint("set --user-width 64"));
         }
         if s.fields {
-            return Err(Error::user("mlp reads no items: it has no place for side fields").hint("leave out --fields"));
+            return Err(Error::user("mlp reads no items: it does not support side fields").hint("omit --fields"));
         }
         let mut sites = Sites::new(c.seed);
         let users = Users::plan(p, c.input, c.summary.users, s.user_width, s.init_std)?;
@@ -70,7 +70,7 @@ impl Model for Mlp {
             let (x, width) = layers.last().map_or((users.y, s.user_width), |(_, dense)| (dense.y, d));
             let active = if l == 0 { x } else { p.var(seqs * width) };
             let before = Before { x, active, dropped: p.var(seqs * width), drop: sites.take(s.dropout), width };
-            // As large behind relu as before it.
+            // This scale keeps the variance after relu equal to that before it.
             let std = (2.0 / width as f32).sqrt();
             let dense = Linear::plan(p, &name, before.dropped, seqs, width, d, std).over_sequences();
             layers.push((before, dense));

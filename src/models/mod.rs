@@ -1,6 +1,6 @@
-/*! Models, one file each. A model turns a batch of item sequences into [`Representations`]; what it is trained for is the
-business of a task. Being in the list of [`for_all_models!`](crate::for_all_models) gives a model its name on the command
-line, and its gradient, parity, overfit, resume and transfer tests.
+/*! Models, one file each. A model turns a batch of item sequences into [`Representations`]. The task defines the
+training objective. Each model in the list of [`for_all_models!`](crate::for_all_models) has its name on the command
+line, and runs the gradient, parity, overfit, resume and transfer tests.
 */
 
 pub mod bert4rec;
@@ -29,51 +29,51 @@ use crate::{
     ops::Backend,
 };
 
-/// Where models and tasks meet.
+/// The interface between models and tasks.
 #[derive(Clone, Debug)]
 pub struct Representations {
-    /// (V + special ids, D): the output table; of most models also the input table.
+    /// (V + special ids, D): the output table. In most models it is also the input table.
     pub item: Param,
-    /// (V) added to the scores.
+    /// (V) biases added to the scores.
     pub item_bias: Param,
-    /// (N,D) the rows that the model took from the output table; only their gradient is meant. `None`: its input has a
-    /// table of its own, whose gradient is the model's business.
+    /// (N,D) the rows that the model took from the output table; only their gradient is used. `None`: the input has its
+    /// own table, and the model handles its gradient.
     pub rows: Option<Var>,
     /// (M,D) the scored rows, ready for the product with the item table.
     pub scored: Var,
     /// Width (D).
     pub d: usize,
-    /// Items of the catalogue (V): rows 0..V of the table; special ids follow.
+    /// Items of the catalogue (V): rows 0..V of the table. Special ids follow.
     pub v: usize,
 }
 
 impl Representations {
-    /// Scores by the table that the input takes its rows from.
+    /// Creates representations scored by the table that the input takes its rows from.
     pub fn tied(embed: &Embed, item_bias: &Param, scored: Var) -> Self {
         Representations { rows: Some(embed.sum), ..Self::own(&embed.item, item_bias, scored) }
     }
 
-    /// Scores by a table that no input reads.
+    /// Creates representations scored by a table that no input reads.
     pub fn own(item: &Param, item_bias: &Param, scored: Var) -> Self {
         let (d, v) = (item.shape[1], item_bias.shape[0]);
         Representations { item: item.clone(), item_bias: item_bias.clone(), rows: None, scored, d, v }
     }
 }
 
-/// What a planned model does. `plan` laid out parameters and activations, these only run ops.
+/// A planned model. `plan` laid out parameters and activations; these methods only run ops.
 pub trait Network: Send + Sync + std::fmt::Debug {
     fn forward(&self, b: &mut dyn Backend, s: &BatchShape);
 
-    /// From the gradient of the scored rows to the gradients of all parameters but the output table and its bias, which the
-    /// loss sums: the model leaves the gradients of the rows that it took ([`Representations::rows`]).
+    /// Computes the gradients of all parameters but the output table and its bias from the gradient of the scored rows.
+    /// The loss sums these two. The model provides the gradients of the rows that it took ([`Representations::rows`]).
     fn backward(&self, b: &mut dyn Backend, s: &BatchShape);
 
     fn representations(&self) -> Representations;
 
-    /// Writes what the network must have of the data, once.
+    /// Writes the data that the network needs, once.
     ///
     /// # Errors
-    /// Data that it cannot be told of.
+    /// The network cannot use the data.
     fn prepare(&self, b: &mut dyn Backend, summary: &DataSummary) -> Result<()> {
         let _ = (b, summary);
         Ok(())
@@ -82,32 +82,34 @@ pub trait Network: Send + Sync + std::fmt::Debug {
 
 /// A model over item sequences.
 pub trait Model: Network + Sized + 'static {
-    /// As typed on the command line.
+    /// Name on the command line.
     const NAME: &'static str;
-    /// One line: what it is, and where it comes from.
+    /// One-line description with its source.
     const ABOUT: &'static str;
     /// A few words for lists of names, or empty.
     const NOTE: &'static str = "";
-    /// The views it has, the one it was made for first.
+    /// The supported views, the original one first.
     const VIEWS: &'static [View];
-    /// The settings that it listens to and other models do not.
+    /// The settings that this model uses and other models do not.
     const USES: &'static [&'static str] = &[];
-    /// Whether its blocks take patches.
+    /// Whether its blocks support patches.
     const PATCHES: bool = false;
-    /// What its rows can be.
+    /// The supported kinds of rows.
     const TAKES: Takes = Takes::Items;
-    /// Whether it reads baskets: rows in no order, of which the first is asked about all. A window or a recurrence that ends at
-    /// a row, and a convolution that reads an order, do not.
+    /// Whether it reads baskets: rows without order, where the first row predicts for all of them.
+    /// A window or a recurrence that ends at a row, and a convolution that depends on order, do not support them.
     const BASKETS: bool = false;
-    /// Whether it knows a sequence by its user alone.
+    /// Whether it can represent a sequence by its user alone.
     const USERS: bool = false;
 
+    /// Plans the model.
+    ///
     /// # Errors
-    /// Settings that contradict each other.
+    /// The settings contradict each other.
     fn plan(p: &mut Planner, c: &Context) -> Result<Self>;
 }
 
-/// What the rows of a model's input are.
+/// The kind of rows of a model's input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Takes {
     /// Items.
@@ -134,26 +136,26 @@ impl Takes {
     }
 }
 
-/// What a model is planned for: settings, data, batches, and what the task asks.
+/// The inputs of model planning: settings, data, batches, and the task's requirements.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
     pub settings: &'a ModelSettings,
     pub summary: &'a DataSummary,
     /// Items of the catalogue (V).
     pub items: usize,
-    /// Ids behind the catalogue; the first is [MASK].
+    /// Number of ids after the catalogue. The first is [MASK].
     pub special: usize,
-    /// Segments of a sequence, in the place of positions.
+    /// Segments of a sequence, used instead of positions.
     pub segments: usize,
     pub input: &'a Input,
     pub view: View,
-    /// The scale of the ratings that rows come with, where the task is about them.
+    /// The scale of the ratings of the rows, for rating tasks.
     pub ratings: Option<&'a RatingScale>,
     pub seed: u64,
 }
 
 impl Context<'_> {
-    /// The usual input of a sequence model.
+    /// Returns the usual input of a sequence model.
     pub fn embed(&self, positions: bool) -> EmbedConfig {
         let c = self.settings;
         EmbedConfig {
@@ -174,7 +176,7 @@ impl Context<'_> {
         }
     }
 
-    /// What stands beside the items.
+    /// Returns the side inputs of the items, if any.
     fn side(&self) -> Option<SideConfig> {
         let (c, summary) = (self.settings, self.summary);
         let fields = c.fields.then(|| (summary.fields.size(), c.field_width));
@@ -183,7 +185,7 @@ impl Context<'_> {
         any.then_some(SideConfig { fields, users, join: c.join, std: c.init_std })
     }
 
-    /// The usual transformer block.
+    /// Returns the usual transformer block.
     pub fn block(&self) -> BlockConfig {
         let c = self.settings;
         BlockConfig {
@@ -200,7 +202,7 @@ impl Context<'_> {
     }
 }
 
-/// What shapes a model, as given on the command line or in a settings file.
+/// The shape of a model, as given on the command line or in a settings file.
 #[derive(Clone, Debug)]
 pub struct ModelSettings {
     /// Width of all representations (D).
@@ -212,30 +214,31 @@ pub struct ModelSettings {
     pub norm: NormPlace,
     pub dropout: f32,
     pub attention_dropout: f32,
-    /// Whether a dense layer with GELU and norm stands between the last block and the item table.
+    /// Whether a dense layer with GELU and norm lies between the last block and the item table.
     pub projection: bool,
     pub init_std: f32,
     /// Taps of a dilated convolution (W).
     pub taps: usize,
-    /// Dilations of the blocks of convolutions, over and over.
+    /// Dilations of the convolution blocks, repeated in a cycle.
     pub dilations: Vec<usize>,
     /// Rows of a window (L), horizontal filters of each height and vertical filters (Caser).
     pub window: usize,
     pub horizontal: usize,
     pub vertical: usize,
-    /// Width of a rating's vector beside the item's; 0: added to it.
+    /// Width of a rating's vector next to the item's. 0: it is added to the item's vector.
     pub rating_width: usize,
-    /// Width of user vectors; 0: users have none.
+    /// Width of user vectors. 0: users have none.
     pub user_width: usize,
-    /// Whether side fields stand beside the items, and the width of each.
+    /// Whether items have side fields, and the width of each.
     pub fields: bool,
     pub field_width: usize,
     pub join: Join,
-    /// Whether the dense layer of both stands there without them.
+    /// Whether the dense layer of both is kept without them.
     pub keep_side: bool,
-    /// Patches of a network that is fine-tuned.
+    /// Patches of a network for fine-tuning.
     pub patch: Option<PatchConfig>,
-    /// Rows of the item table that a step touches at most, where the table is updated by rows; `None`: all are updated.
+    /// Largest number of item table rows that a step touches, where the table is updated by rows. `None`: all rows are
+    /// updated.
     pub touched: Option<usize>,
 }
 
@@ -247,7 +250,7 @@ macro_rules! for_all_models {
     };
 }
 
-/// A model of the list.
+/// An entry of the list of models.
 #[derive(Clone, Copy, Debug)]
 pub struct ModelEntry {
     pub name: &'static str,
@@ -259,7 +262,7 @@ pub struct ModelEntry {
     pub takes: Takes,
     pub baskets: bool,
     pub users: bool,
-    /// Plans it; the view is one of its own.
+    /// Plans the model. The view is one of its supported views.
     pub plan: fn(&mut Planner, &Context) -> Result<Box<dyn Network>>,
 }
 
@@ -289,12 +292,12 @@ macro_rules! list {
 }
 for_all_models!(list);
 
-/// The names of all models.
+/// Returns the names of all models.
 pub fn names() -> Vec<&'static str> {
     ALL.iter().map(|m| m.name).collect()
 }
 
-/// The model called `name`.
+/// Returns the model called `name`.
 ///
 /// # Errors
 /// There is no such model.

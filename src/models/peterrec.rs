@@ -1,14 +1,14 @@
-/*! PeterRec and NextItNet: residual blocks of dilated convolutions over item sequences (Yuan et al., SIGIR 2020; Yuan et
-al., WSDM 2019).
+/*! PeterRec and NextItNet: residual blocks of dilated convolutions over item sequences (Yuan et al., SIGIR 2020; Yuan
+et al., WSDM 2019).
 
 x = dropout(E[item])                                       (N,D)
-L blocks, dilations R and 2R each, R as `--dilations` says over and over (1,4 in the papers)      (N,D)
+L blocks, dilations R and 2R each, R cycling through `--dilations` (1,4 in the papers)       (N,D)
 h = scored rows of the last block                          (M,D)
 score of item v = <h, E[v]> + bias[v]                      the table is tied
 
-Where the task asks what comes next the convolutions are causal and this is NextItNet; where it hides items they are centred
-and see both sides, as PeterRec pre-trains. Order is in the taps: there are no positions. Fine-tuned with
-`--transfer patch` it is PeterRec as published, but for the place of a serial patch (behind the ReLU, see
+For next-item tasks the convolutions are causal and the model is NextItNet. For tasks that mask items they are centred
+and see both sides, as in PeterRec's pre-training. The taps encode the order, so there are no positions. Fine-tuned with
+`--transfer patch` it is PeterRec as published, except for the place of a serial patch (after the ReLU, see
 [`ConvBlock`]). Departures: the output table is tied (the published code has a second one).
 */
 

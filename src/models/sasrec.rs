@@ -5,10 +5,11 @@ L causal blocks of self-attention and feed-forward         (N,D)
 h = scored rows of the last block, normed                  (M,D)
 score of item v = <h, E[v]> + bias[v]                      the table is tied
 
-Departures from the paper: pre-norm blocks of today's make (the residual passes the norm by; the published code adds the
-normed input), GELU for ReLU, a bias of each item; the feed-forward layer is as wide as `--ffn-ratio` says (1 in the paper);
-the published code multiplies the item vectors by sqrt(D), here `--init-std` does as much. The loss is the task's: the
-paper's is `--loss bce --negatives 1`, gSASRec's (Petrov and Macdonald 2023) `--loss gbce`, RecTools' the full softmax.
+Departures from the paper: current pre-norm blocks (the residual bypasses the norm; the published code adds the normed
+input), GELU instead of ReLU, and a bias per item. `--ffn-ratio` sets the width of the feed-forward layer (1 in the
+paper). The published code multiplies the item vectors by sqrt(D); here `--init-std` has this effect. The task selects
+the loss: the paper's is `--loss bce --negatives 1`, gSASRec's (Petrov and Macdonald 2023) `--loss gbce`, RecTools' the
+full softmax.
 */
 
 use super::{Context, Model, Network, Representations};

@@ -1,10 +1,12 @@
-/*! adamw: one step of AdamW (Loshchilov and Hutter 2019) over a run of weights, gradients clipped by their global norm.
+/*! adamw: one step of AdamW (Loshchilov and Hutter 2019) over consecutive weights, with gradients clipped by their
+global norm.
 g' = g * min(1, max_norm / (norm + 1e-6))   (max_norm = 0: no clipping)
 m = b1 m + (1-b1) g',  v = b2 v + (1-b2) g'^2,  p = p - lr ( m c1 / (sqrt(v c2) + eps) + wd p )
-hyper (3) = [lr, c1, c2], c1 = 1/(1 - b1^t), c2 = 1/(1 - b2^t): in memory, so that a captured step can be replayed.
+hyper (3) = [lr, c1, c2], c1 = 1/(1 - b1^t), c2 = 1/(1 - b2^t). It is in memory, so that a captured step can be
+replayed.
 ok (1): where it is 0, nothing changes.
-guard: ok = 0 once the loss or the norm of a step is not finite. It stays 0 until the host, which looks one step later, has
-found out why: no step after a broken one touches the weights.
+guard: ok = 0 once the loss or the norm of a step is not finite. It stays 0 until the host, which checks one step later,
+has found the cause. No step after a broken one changes the weights.
 */
 
 use super::{
@@ -15,7 +17,7 @@ use super::{
 use crate::mem::{F32, Lent, Planner, Scalar};
 
 op! {
-    /// One optimiser step over `n` consecutive weights.
+    /// Runs one optimiser step over `n` consecutive weights.
     AdamW = "adamw" {
         update { /** (P) */ p: F32, /** (P) */ m: F32, /** (P) */ v: F32 }
         read { /** (P) */ g: F32, /** (1) */ norm: F32, /** (1) */ ok: F32, /** (3) */ hyper: F32 }
@@ -24,14 +26,14 @@ op! {
 }
 
 op! {
-    /// Lets the optimiser go on only while losses and norms are finite.
+    /// Stops the optimiser once a loss or norm is not finite.
     Guard = "guard" {
         update { /** (1) */ ok: F32 }
         read { /** (1) */ loss: F32, /** (1) */ norm: F32 }
     }
 }
 
-/// Operations on a weight beside its square root: m 3, v 4, the update 4, p 4, and the clipping.
+/// Operations per weight other than its square root: m 3, v 4, the update 4, p 4, and the clipping.
 pub(super) fn flop(max_norm: f32) -> f64 {
     if max_norm > 0.0 { 16.0 } else { 15.0 }
 }
@@ -42,7 +44,7 @@ impl Op for Guard {
     }
 
     fn cost(&self) -> Cost {
-        // `ok` is touched only once something is wrong.
+        // `ok` is written only after a failure.
         Cost::default().moves(self.loss, 1).moves(self.norm, 1)
     }
 
@@ -69,7 +71,8 @@ impl Op for AdamW {
         ])
     }
 
-    /// A bf16 backend also writes the shadow, two bytes a weight, which is not counted: 28 of 30.
+    /// Returns the work and the f32 traffic.
+    /// A bf16 backend also writes the shadow, two bytes per weight, which is not counted: 28 of 30 bytes.
     fn cost(&self) -> Cost {
         let n = self.n;
         Cost::work(flop(self.max_norm) * n as f64, n as f64)

@@ -6,7 +6,7 @@ use crate::{
     mem::{Numerics, Planner},
 };
 
-/// A case whose op types are forgotten, to prove backend `K` with.
+/// A case without its op types, for proving backend `K`.
 pub trait AnyCase<K>: Send + Sync {
     fn name(&self) -> &str;
 
@@ -15,43 +15,45 @@ pub trait AnyCase<K>: Send + Sync {
 
     fn plan(&self) -> &Planner;
 
-    /// Other inputs of the same shapes: which of many, 0 at first.
+    /// Selects other inputs of the same shapes by seed, initially 0.
     fn reseed(&mut self, seed: u64);
 
-    /// Numbers in all its arenas.
+    /// Returns the number of elements in all its arenas.
     fn elements(&self) -> usize;
 
-    /// Largest relative error of the f64 backward pass against central differences; `None` without a backward pass.
+    /// Returns the largest relative error of the f64 backward pass against central differences, or `None` without a
+    /// backward pass.
     fn gradient_error(&self) -> Option<f64>;
 
     /// The same by gradients: their fields and errors.
     fn gradient_errors(&self) -> Vec<(&'static str, f64)>;
 
-    /// What the case should come to on backends of these kinds.
+    /// Computes the expected results of the case on backends of these kinds.
     fn expected(&self, kinds: &[Numerics]) -> Vec<prove::Expected>;
 
-    /// Runs the case on a backend and compares with what is expected on its kind; `Err` says what is off.
+    /// Runs the case on a backend and compares it with the expected results of its kind. `Err` describes the
+    /// difference.
     fn parity_on(&self, expected: &prove::Expected, k: &mut K) -> Result<prove::Parity, String>;
 
-    /// [`AnyCase::parity_on`] on a backend made by `open`.
+    /// Runs [`AnyCase::parity_on`] on a backend created by `open`.
     fn parity(&self, open: prove::Open<'_, K>) -> Result<prove::Parity, String>;
 
-    /// The bits that the case leaves on a backend.
+    /// Returns the bits that the case leaves on a backend.
     fn fingerprint(&self, open: prove::Open<'_, K>) -> Result<Vec<u32>, String>;
 
-    /// Fills a backend and runs the case on it, forward and backward: for backends that watch.
+    /// Fills a backend and runs the case on it, forward and backward, for backends that record.
     ///
     /// # Errors
-    /// The device cannot be opened, or fails.
+    /// The device cannot be opened, or it fails.
     fn play(&self, open: prove::Open<'_, K>) -> base::Result<()>;
 
-    /// What the checks of the case's ops say of ops with a wrong span.
+    /// Returns the results of the checks for ops with a wrong span.
     fn misuses(&self) -> Vec<misuse::Tried>;
 
-    /// Hands ops with a wrong span to backends made by `open`, which must refuse them; gives how many.
+    /// Runs ops with a wrong span on backends created by `open`, which must reject them. Returns their number.
     fn refused(&self, open: prove::Open<'_, K>) -> Result<usize, String>;
 
-    /// The calls of the case with what they are said to cost.
+    /// Returns the calls of the case with their stated costs.
     #[cfg(test)]
     fn prices(&self) -> Vec<super::cost::tests::Price>;
 }

@@ -1,24 +1,28 @@
 /*! attention: fused multi-head self-attention over packed sequences (Vaswani et al. 2017), probabilities never stored.
 fwd: for each sequence b, head h:  s = scale * q k^T,  p = softmax_row(s),  o = drop(p) v
      qkv (N,3,H,K) act   o (N,H,K) act   lse (H,N) f32 = log sum exp of each row of s   scale = 1/sqrt(K)
-bwd: delta_i = <do_i, o_i>,  dp = drop(do v^T),  ds = p*(dp - delta),  dq = scale ds k,  dk = scale ds^T q,  dv = drop(p)^T do
+bwd: delta_i = <do_i, o_i>,  dp = drop(do v^T),  ds = p*(dp - delta),
+     dq = scale ds k,  dk = scale ds^T q,  dv = drop(p)^T do
      p recomputed as exp(s - lse)
 
-Sequences lie one after another without padding; `cu` (B+1) holds their cumulative lengths, each at most `t`.
+Sequences follow each other without padding. `cu` (B+1) contains their cumulative lengths, each at most `t`.
 Causal: position i sees positions <= i. An empty sequence is allowed.
-Dropout of p_ij is element ((row*H + h)*t8 + j) of its site, row the packed row of i, j counted inside the sequence,
-t8 = `t` rounded up to 8.
+Dropout of p_ij is element ((row*H + h)*t8 + j) of its site. row is the packed row of i, j counts inside the sequence,
+and t8 is `t` rounded up to 8.
 */
 
 use super::{Cost, Dst, Op, area, case::Case, dropout::Dropout, fits};
 use crate::mem::{Act, F32, Lent, Planner, Scalar, U32};
 
 op! {
-    /// o = softmax(scale q k^T) v for every sequence and head.
+    /// Computes o = softmax(scale q k^T) v for every sequence and head.
     AttentionFwd = "attention_fwd" {
         write { /** (N,H,K) */ o: Act, /** (H,N) */ lse: F32 }
         read { /** (N,3,H,K) */ qkv: Act, /** (B+1) */ cu: U32, /** (1) */ step: U32 }
-        with { b: usize, n: usize, h: usize, k: usize, /** longest sequence allowed */ t: usize, causal: bool, drop: Dropout }
+        with {
+            b: usize, n: usize, h: usize, k: usize, /** longest sequence allowed */ t: usize,
+            causal: bool, drop: Dropout
+        }
     }
 }
 
@@ -34,13 +38,13 @@ op! {
     }
 }
 
-/// Index of the first draw of a row of probabilities.
+/// Returns the index of the first draw of a row of probabilities.
 pub fn drop_row(row: usize, head: usize, h: usize, t: usize) -> u64 {
     (row * h + head) as u64 * t.next_multiple_of(8) as u64
 }
 
-/// Scores of all heads: with sequences of equal length, n/b rows each, which gives the fewest there can be
-/// ([`cost`](super::cost) says why lengths are not known).
+/// Returns the number of scores of all heads for sequences of equal length, n/b rows each.
+/// This is the smallest possible number ([`cost`](super::cost) explains why lengths are not known).
 fn scores(b: usize, n: usize, h: usize, causal: bool) -> f64 {
     let square = if b == 0 { 0.0 } else { (n as f64).powi(2) / b as f64 };
     h as f64 * if causal { (square + n as f64) / 2.0 } else { square }
@@ -64,7 +68,7 @@ impl Op for AttentionFwd {
     fn cost(&self) -> Cost {
         let (n, d) = (self.n, self.h * self.k);
         let scores = scores(self.b, n, self.h, self.causal);
-        // Two products; an exponential a score, a logarithm a row.
+        // Two products; one exponential per score, one logarithm per row.
         Cost::work(4.0 * self.k as f64 * scores, scores + (self.h * n) as f64)
             .moves(self.o, n * d)
             .moves(self.lse, self.h * n)
@@ -131,7 +135,7 @@ impl Op for AttentionBwd {
         }
         let (n, d) = (self.n, self.h * self.k);
         let scores = scores(self.b, n, self.h, self.causal);
-        // Five products, scores and their exponentials once: two kernels that both recompute them do more.
+        // Five products, with scores and their exponentials once. Two kernels that both recompute them do more.
         Cost::work(10.0 * self.k as f64 * scores, scores)
             .gradient(self.dqkv, 3 * n * d)
             .moves(self.d_o, n * d)
@@ -177,7 +181,7 @@ impl Op for AttentionBwd {
 
 pub fn cases() -> Vec<Case<AttentionFwd, AttentionBwd>> {
     let mut cases = Vec::new();
-    // (lengths, heads, width per head, causal, dropout, spread of the inputs: a large one plants strong logits)
+    // (lengths, heads, width per head, causal, dropout, spread of the inputs: a large one gives strong logits)
     type Shape = (&'static [usize], usize, usize, bool, f32, f32);
     let shapes: [Shape; 12] = [
         (&[1], 1, 8, false, 0.0, 1.0),

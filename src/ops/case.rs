@@ -1,4 +1,4 @@
-//! A case: one concrete call of an op (and of its backward pass), with its memory plan and how its inputs are filled.
+//! A case: one concrete call of an op (and of its backward pass), with its memory plan and the values of its inputs.
 //! The same cases serve the gradient tests and parity between backends.
 
 use super::{NoOp, Op, Valid};
@@ -7,7 +7,7 @@ use crate::{
     mem::{Arena, Element, HostArenas, Planner, Precision, RawSpan, Scalar, Span, U32, round_bf16},
 };
 
-/// How an input starts.
+/// The initial values of an input.
 #[derive(Clone, Debug)]
 pub enum Fill {
     /// Normal with this standard deviation.
@@ -27,20 +27,20 @@ pub(super) fn affordable(n: usize) -> bool {
 #[derive(Clone, Debug)]
 pub struct Case<F, B = NoOp> {
     pub name: String,
-    /// Other numbers for [`Fill::Normal`], same shapes: which of many.
+    /// Seed of the numbers of [`Fill::Normal`]: another seed gives other numbers of the same shape.
     pub seed: u64,
     pub plan: Planner,
     pub fills: Vec<(RawSpan, Fill)>,
     pub fwd: F,
     pub bwd: B,
-    /// (input, its gradient): what the gradient test perturbs and compares.
+    /// (input, its gradient): the gradient test perturbs the input and compares the gradient.
     pub inputs: Vec<(RawSpan, RawSpan)>,
     /// (output, its upstream gradient).
     pub outputs: Vec<(RawSpan, RawSpan)>,
 }
 
 impl<F: Op> Case<F> {
-    /// A case of an op without a backward pass.
+    /// Creates a case of an op without a backward pass.
     pub fn forward(name: impl Into<String>, plan: Planner, fwd: F) -> Self {
         Case::new(name, plan, fwd, NoOp)
     }
@@ -73,23 +73,24 @@ impl<F: Op, B: Op> Case<F, B> {
         self
     }
 
-    /// A normal input together with the span its gradient goes to.
+    /// Adds a normal input together with the destination of its gradient.
     pub fn input<E: Element, G: Element>(mut self, x: Span<E>, std: f32, dx: Span<G>) -> Self {
         assert_eq!(x.len(), dx.len());
         self.inputs.push((x.raw(), dx.raw()));
         self.normal(x, std)
     }
 
-    /// An output together with its upstream gradient, which is filled with fixed normal numbers (never ones: a softmax
-    /// backward that returns zeros would pass).
+    /// Adds an output together with its upstream gradient.
+    /// The gradient contains fixed normal numbers. With ones, a softmax backward that returns zeros would pass.
     pub fn output<E: Element, G: Element>(mut self, y: Span<E>, dy: Span<G>) -> Self {
         assert_eq!(y.len(), dy.len());
         self.outputs.push((y.raw(), dy.raw()));
         self.normal(dy, 1.0)
     }
 
-    /// The inputs as f32, one entry a fill, the same for every backend of this precision: what a bf16 backend stores as
-    /// bf16 (activations, and the weights its products read) is rounded already.
+    /// Returns the inputs as f32, one entry per fill.
+    /// They are the same for every backend of this precision. Values that a bf16 backend stores as bf16 (activations,
+    /// and the weights its products read) are already rounded.
     pub fn inputs_f32(&self, precision: Precision) -> Vec<(RawSpan, Vec<f32>)> {
         let seed = self.name.bytes().fold(self.seed, |h, b| h.wrapping_mul(31).wrapping_add(b as u64));
         self.fills
@@ -112,7 +113,8 @@ impl<F: Op, B: Op> Case<F, B> {
             .collect()
     }
 
-    /// Host memory of the case in the arithmetic of `S`, with these inputs ([`Case::inputs_f32`]), all else `background`.
+    /// Returns host memory of the case in the arithmetic of `S`, with these inputs ([`Case::inputs_f32`]) and
+    /// `background` elsewhere.
     pub fn host<S: Scalar>(&self, background: f64, inputs: &[(RawSpan, Vec<f32>)]) -> HostArenas<S> {
         let mut m = HostArenas::<S>::new(&self.plan);
         use Arena::*;

@@ -1,16 +1,16 @@
-/*! What a machine can do at most, as work to be timed: no model runs these, `mipgpu bench` and `mipgpu profile` hold all
-other ops against them (the third ceiling, products, is a large `linear_fwd`).
+/*! ceilings: the limits of a machine, as work to be timed. No model runs these ops. `mipgpu bench` and `mipgpu profile`
+compare all other ops with them (the third ceiling, products, is a large `linear_fwd`).
 stream_copy: y = x                                                             x,y (N) f32
 exp_chain:   y = x, and then `rounds` times y = exp(-y)                        x,y (N) f32
-The chain ends near 0.567, the number that is its own exp(-x), whatever it began with: each round shrinks an error to about
-that share of it, so that many rounds are as exact as one.
+The chain ends near 0.567, the fixed point of exp(-x), from any start. Each round reduces an error to about that share
+of it, so many rounds are as exact as one.
 */
 
 use super::{Cost, Dst, Op, case::Case, fits};
 use crate::mem::{F32, Lent, Planner, Scalar};
 
 op! {
-    /// y = x: bytes a second from memory to memory.
+    /// Computes y = x, to measure the bytes per second from memory to memory.
     StreamCopy = "stream_copy" {
         write { /** (N) */ y: F32 }
         read { /** (N) */ x: F32 }
@@ -19,7 +19,7 @@ op! {
 }
 
 op! {
-    /// y = exp(-exp(-…x)): exponentials a second, next to no memory.
+    /// Computes y = exp(-exp(-…x)), to measure exponentials per second with almost no memory traffic.
     ExpChain = "exp_chain" {
         write { /** (N) */ y: F32 }
         read { /** (N) */ x: F32 }

@@ -1,7 +1,7 @@
-/*! concat: rows side by side.
+/*! concat: concatenation of rows.
 fwd: y = [a | b | c]                         a (N,A)  b (N,B)  c (N,C)  y (N,A+B+C)
-bwd: da, db, dc = the columns of dy that are theirs
-What is not there has width 0 and an empty span.
+bwd: da, db, dc = their columns of dy
+A missing part has width 0 and an empty span.
 */
 
 use super::{Cost, Dst, Op, area, case::Case, fits};
@@ -25,7 +25,7 @@ op! {
     }
 }
 
-/// Where the columns of each part begin.
+/// Returns the first column of each part.
 pub(crate) fn starts([a, b, _]: [usize; 3]) -> [usize; 3] {
     [0, a, a + b]
 }
@@ -51,7 +51,7 @@ impl Op for ConcatFwd {
         let (parts, starts) = ([m.get(self.a), m.get(self.b), m.get(self.c)], starts(self.widths));
         m.compute(Dst::Write(self.y), self.n * d, |at| {
             let (row, col) = (at / d, at % d);
-            // The last part that begins at or before the column and is not empty.
+            // The last non-empty part that begins at or before the column.
             let part = (0..3).rfind(|i| col >= starts[*i] && self.widths[*i] > 0).expect("a column of some part");
             parts[part][row * self.widths[part] + col - starts[part]]
         });
@@ -87,7 +87,7 @@ impl Op for ConcatBwd {
 }
 
 pub fn cases() -> Vec<Case<ConcatFwd, ConcatBwd>> {
-    // Rows, widths: whole vectors of eight, parts of them, and parts that are not there.
+    // Rows, widths: whole vectors of eight, parts of them, and missing parts.
     [
         (0, [8, 8, 8]),
         (1, [1, 1, 1]),

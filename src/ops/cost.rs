@@ -1,18 +1,19 @@
-/*! What a call of an op costs at least, whoever runs it: the work and the traffic that a roofline is drawn from.
+/*! The minimum cost of a call of an op on any backend: the work and the traffic of a roofline.
 
-*Work* is what the formula in the op's head comment asks for, done once. A multiply-add is two operations; a comparison, a
-maximum and a division are one; arithmetic once a row or once a call, integers (Philox, sorting) and the addition into an
-`Acc` destination are not counted. Ops made of products ([`Op::PRODUCTS`](super::Op::PRODUCTS)) count the products alone:
-what is done to their elements runs on other units beside them, and would blur a share of the rate of products. The
-operations of all other ops are f32 ones, in bf16 mode too: the rate of tensor cores is not theirs.
+*Work* is the formula in the op's head comment, computed once. A multiply-add is two operations. A comparison, a maximum
+and a division are one each. Not counted are arithmetic once per row or per call, integer work (Philox, sorting), and
+the addition into an `Acc` destination. Ops made of products ([`Op::PRODUCTS`](super::Op::PRODUCTS)) count only the
+products: elementwise work runs on other units at the same time and would distort the share of the product rate. The
+operations of all other ops are f32 operations, in bf16 mode too, so the rate of tensor cores does not apply to them.
 
-*Traffic* is every number that must come from memory or go there, once: what two passes over the same data read twice, and
-scratch, are an implementation's own. Sizes alone are known here, not what stands in memory, so that
-- rows that are picked by ids count as if no id came twice, but never more than the table has: real ids repeat, and a backend
-  that finds a popular row in its cache can seem to beat the roof of such an op;
-- padding (`NO_ID`, `NO_ROW`) counts as if it were none;
-- sequences that lie in N rows, B of them, are taken to be of equal length: exact where they are, else less than the truth,
-  since pairs of rows of a sequence are convex in its length (`apart`). Rows behind the last sequence count as part of it.
+*Traffic* is every number that must be read from or written to memory, once. Repeated reads of several passes and
+scratch are specific to an implementation. Only sizes are known here, not the contents of memory, so that:
+- Rows picked by ids count as if no id occurred twice, but never more than the table has. Real ids repeat, and a backend
+  with a popular row in its cache can exceed the roofline of such an op.
+- Padding (`NO_ID`, `NO_ROW`) counts like real rows.
+- B sequences in N rows are assumed to have equal length. This is exact if they do. Otherwise it is less than the true
+  value, since pairs of rows of a sequence are convex in its length (`apart`). Rows past the last sequence count as part
+  of it.
 */
 
 use std::{
@@ -22,22 +23,23 @@ use std::{
 
 use crate::mem::{Arena, Dst, Element, F32, Precision, Span};
 
-/// Work and traffic of a call, or of several.
+/// Work and traffic of one or several calls.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Cost {
     /// Floating-point operations, without `exps`.
     pub flop: f64,
-    /// Evaluations of a transcendental function: exp, ln, tanh, sigmoid, square root. What a GPU's special-function units do.
+    /// Evaluations of a transcendental function: exp, ln, tanh, sigmoid, square root. A GPU's special-function units
+    /// run them.
     pub exps: f64,
-    /// Elements of the width of activations: those of `Act` arenas, and weights and table rows that a bf16 backend reads
-    /// through the shadow of the `Param` arena.
+    /// Elements with the width of activations: those of `Act` arenas, and weights and table rows that a bf16 backend
+    /// reads from the shadow of the `Param` arena.
     pub act: f64,
-    /// Bytes of all else: f32 and u32, four each on every backend.
+    /// Bytes of all other data: f32 and u32, four each on every backend.
     pub bytes: f64,
 }
 
 impl Cost {
-    /// Bytes moved where activations have this precision.
+    /// Returns the bytes moved where activations have this precision.
     pub fn moved(&self, precision: Precision) -> f64 {
         let width = match precision {
             Precision::Bf16 => 2.0,
@@ -46,12 +48,12 @@ impl Cost {
         width * self.act + self.bytes
     }
 
-    /// Work that has moved nothing yet.
+    /// Creates a cost of work without traffic.
     pub fn work(flop: f64, exps: f64) -> Cost {
         Cost { flop, exps, act: 0.0, bytes: 0.0 }
     }
 
-    /// With `n` elements read or written once. Nothing where the span is empty: a source that the op does without.
+    /// Adds `n` elements read or written once. An empty span, an optional source, adds nothing.
     pub fn moves<E: Element>(self, span: Span<E>, n: usize) -> Cost {
         match E::ARENA {
             _ if span.is_empty() => self,
@@ -60,12 +62,12 @@ impl Cost {
         }
     }
 
-    /// With `n` elements read and written.
+    /// Adds `n` elements read and written.
     pub fn updates<E: Element>(self, span: Span<E>, n: usize) -> Cost {
         self.moves(span, 2 * n)
     }
 
-    /// With `n` weights read, by an op whose kernels read the bf16 shadow where there is one.
+    /// Adds `n` weights read, by an op with kernels that read the bf16 shadow where there is one.
     pub fn weights(self, span: Span<F32>, n: usize) -> Cost {
         match span.raw().arena() {
             Arena::Param => Cost { act: self.act + n as f64, ..self },
@@ -73,12 +75,13 @@ impl Cost {
         }
     }
 
-    /// With a gradient of `n` elements: written, or read and written, or not wanted.
+    /// Adds a gradient of `n` elements: written, or read and written, or not wanted.
     pub fn gradient<E: Element>(self, dst: Dst<E>, n: usize) -> Cost {
         self.scatters(dst, n, n)
     }
 
-    /// With a gradient of `n` elements of which `touched` get something: `Write` sets the others to zero, `Acc` leaves them.
+    /// Adds a gradient of `n` elements with `touched` nonzero ones: `Write` sets the others to zero, `Acc` leaves them
+    /// unchanged.
     pub fn scatters<E: Element>(self, dst: Dst<E>, touched: usize, n: usize) -> Cost {
         match dst {
             Dst::Write(span) => self.moves(span, n),
@@ -112,8 +115,8 @@ impl Sum for Cost {
     }
 }
 
-/// Pairs of rows `rows` apart in one sequence, of `n` rows in `b` sequences: the sum of max(length - rows, 0) is n - b*rows
-/// where every sequence is as long as that, and never less.
+/// Returns the pairs of rows `rows` apart in one sequence, for `n` rows in `b` sequences.
+/// The sum of max(length - rows, 0) is n - b*rows where every sequence is at least that long, and never less.
 pub(super) fn apart(b: usize, n: usize, rows: usize) -> usize {
     n.saturating_sub(b.saturating_mul(rows))
 }

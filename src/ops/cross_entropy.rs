@@ -1,9 +1,9 @@
-/*! cross_entropy: softmax cross-entropy of scored rows over the whole catalogue, logits never stored whole.
+/*! cross_entropy: softmax cross-entropy of scored rows over the whole catalogue, without storing all logits.
 fwd: z_mv = <h_m, table_v> + bias_v,  lse_m = log sum_v exp z_mv,  loss_m = lse_m - z_m,target
      h (M,D) act   table (V,D) f32   bias (V) f32   target (M)   loss, lse (M) f32
 bwd: g_mv = dloss_m (exp(z_mv - lse_m) - [v = target_m]),  dh = g table,  dtable = g^T h,  dbias = sum_M g
      logits are recomputed tile by tile from lse; memory O(M + V*D) for any V
-Exact ties and a single item are fine (V = 1 gives loss 0 and zero gradients).
+Exact ties and a single item are supported (V = 1 gives loss 0 and zero gradients).
 */
 
 use super::{
@@ -17,7 +17,7 @@ use crate::{
 };
 
 op! {
-    /// Loss of each scored row.
+    /// Computes the loss of each scored row.
     CrossEntropyFwd = "cross_entropy_fwd" {
         write { /** (M) */ loss: F32, /** (M) */ lse: F32 }
         read { /** (M,D) */ h: Act, /** (V,D) */ table: F32, /** (V) */ bias: F32, /** (M) */ target: U32 }
@@ -26,7 +26,7 @@ op! {
 }
 
 op! {
-    /// Gradients of [`CrossEntropyFwd`], weighted by `dloss`.
+    /// Computes the gradients of [`CrossEntropyFwd`], weighted by `dloss`.
     CrossEntropyBwd = "cross_entropy_bwd" {
         grad { /** (M,D) */ dh: Act, /** (V,D) */ dtable: F32, /** (V) */ dbias: F32 }
         read {
@@ -54,7 +54,7 @@ impl Op for CrossEntropyFwd {
 
     fn cost(&self) -> Cost {
         let (m, d, v) = (self.m, self.d, self.v);
-        // An exponential a logit, a logarithm a row.
+        // One exponential per logit, one logarithm per row.
         Cost::work((2 * m * d * v) as f64, (m * v + m) as f64)
             .moves(self.loss, m)
             .moves(self.lse, m)
@@ -100,7 +100,7 @@ impl Op for CrossEntropyBwd {
         let (m, d, v) = (self.m, self.d, self.v);
         let [dh, dtable, dbias] = [self.dh.wanted(), self.dtable.wanted(), self.dbias.wanted()].map(usize::from);
         let any = dh | dtable | dbias;
-        // The logits and their exponentials once, whatever asks for them.
+        // The logits and their exponentials count once for all gradients that need them.
         Cost::work((2 * (any + dh + dtable) * m * d * v) as f64, (any * m * v) as f64)
             .gradient(self.dh, m * d)
             .gradient(self.dtable, v * d)
@@ -132,7 +132,7 @@ impl Op for CrossEntropyBwd {
 }
 
 pub fn cases() -> Vec<Case<CrossEntropyFwd, CrossEntropyBwd>> {
-    /// What is special about the rows.
+    /// The special property of the rows.
     #[derive(Clone, Copy, PartialEq)]
     enum Plant {
         Nothing,
@@ -140,7 +140,7 @@ pub fn cases() -> Vec<Case<CrossEntropyFwd, CrossEntropyBwd>> {
         SameTarget,
         /// All targets are item V-1.
         LastItem,
-        /// h points along its target's row: one logit of about 8 in each row, the others near 0.
+        /// h is parallel to its target's row: one logit of about 8 in each row, the others near 0.
         Strong,
     }
     use Plant::*;
@@ -155,10 +155,11 @@ pub fn cases() -> Vec<Case<CrossEntropyFwd, CrossEntropyBwd>> {
         (65, 64, 300, Nothing),
         (130, 48, 1031, Strong),
         (257, 128, 96, Nothing),
-        // Widths that kernels take in pieces.
+        // Widths that kernels process in pieces.
         (66, 200, 70, Nothing),
         (5, 521, 65, LastItem),
-        // Three tiles of a catalogue where two slices of the width are kept, and a block's rows that do not stay.
+        // Three tiles of a catalogue where two slices of the width are kept, and a block's rows that do not stay in
+        // shared memory.
         (70, 128, 200, Nothing),
         (5, 520, 140, Nothing),
         // A catalogue that is packed in pieces.

@@ -6,17 +6,17 @@ bwd: g = dy where xh*gamma + beta > 0, else 0;   dgamma = sum_N g*xh,  dbeta = s
      dz = rstd*(g gamma - mean_O(g gamma) - xh*mean_O(g gamma xh)),  db = sum_N dz
      dx_s = sum_w dz_{s - offset(w)} W_w^T,   dW_w = sum_t x_{t + offset(w)}^T dz_t
 
-offset(w) = w*R - lead: causal lead = (W-1)*R, the last tap is the row itself; centred lead = (W-1)*R/2 rounded down, what
-TensorFlow and PyTorch call `same` padding (an even W then looks half a dilation further ahead than back).
-Sequences lie one after another without padding, `cu` (B+1) holds their cumulative lengths; a tap beyond its sequence's
-ends counts as zero. Empty sequences are allowed. Rows behind the last sequence have no taps: their z is b.
+offset(w) = w*R - lead. Causal: lead = (W-1)*R, so the last tap is the row itself. Centred: lead = (W-1)*R/2 rounded
+down, the `same` padding of TensorFlow and PyTorch (an even W then sees half a dilation further ahead than back).
+Sequences follow each other without padding. `cu` (B+1) contains their cumulative lengths. A tap past the ends of its
+sequence counts as zero. Empty sequences are allowed. Rows past the last sequence have no taps: their z is b.
 
-Saved for the backward pass: z, mean, rstd; xh and the ReLU's mask are computed again. The gradient of r is dy itself: the
-two share a span (the house rule for residuals), so it is no destination here. An empty `residual` stands for none.
+Saved for the backward pass: z, mean, rstd. xh and the ReLU's mask are recomputed. The gradient of r is dy itself: both
+share a span (as for all residuals), so it is no destination here. An empty `residual` means none.
 
-The weight is (W,I,O), as in the published TensorFlow code: the forward sum over taps and channels is then one matrix with
-its rows in the order of the sum and its columns contiguous, which both engines read without turning it; the backward
-pass reads the rows of W_w as they are; and dW_w comes out of x^T dz in this order.
+The weight is (W,I,O), as in the published TensorFlow code. The forward sum over taps and channels is then one matrix
+with its rows in the order of the sum and its columns contiguous. Both engines read it without a transpose. The backward
+pass reads the rows of W_w directly, and x^T dz yields dW_w in this order.
 */
 
 use std::ops::Range;
@@ -24,35 +24,38 @@ use std::ops::Range;
 use super::{Cost, Dst, Op, area, case::Case, cost::apart, fits};
 use crate::mem::{Act, F32, Lent, Planner, Scalar, U32};
 
-/// Where the taps of a convolution stand.
+/// The positions of the taps of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Taps {
-    /// How many (W).
+    /// Number of taps (W).
     pub count: usize,
-    /// Rows from one to the next (R).
+    /// Rows between adjacent taps (R).
     pub dilation: usize,
-    /// Whether they look back only.
+    /// Whether the taps only look back.
     pub causal: bool,
 }
 
 impl Taps {
-    /// Rows from the first tap to the row itself.
+    /// Returns the number of rows from the first tap to the row itself.
     pub fn lead(&self) -> usize {
         let span = (self.count - 1) * self.dilation;
         if self.causal { span } else { span / 2 }
     }
 
-    /// Tap `w` of row t reads row t + offset.
+    /// Returns the offset of tap `w`: tap `w` of row t reads row t + offset.
     pub fn offset(&self, w: usize) -> isize {
         (w * self.dilation) as isize - self.lead() as isize
     }
 
-    /// Taps of all rows that lie inside their sequence ([`cost`](super::cost): as if lengths were equal).
+    /// Returns the number of taps of all rows inside their sequences ([`cost`](super::cost): as if lengths were equal).
     fn inside(&self, b: usize, n: usize) -> usize {
         (0..self.count).map(|w| apart(b, n, self.offset(w).unsigned_abs())).sum()
     }
 
-    /// `Err` naming what is out of range. The kernels count rows inside a tile in 32 bits.
+    /// Checks the ranges. The kernels count rows inside a tile in 32 bits.
+    ///
+    /// # Errors
+    /// A value is out of range; the text names it.
     pub fn check(&self) -> Result<(), String> {
         if self.count == 0 || self.dilation == 0 {
             return Err(format!("a convolution of {} taps with dilation {}", self.count, self.dilation));
@@ -65,35 +68,38 @@ impl Taps {
 }
 
 op! {
-    /// y = relu(LN(conv(x))) (+ residual).
+    /// Computes y = relu(LN(conv(x))) (+ residual).
     DilatedConvFwd = "dilated_conv_fwd" {
         write {
             /** (N,O) */ y: Act, /** (N,O), kept for the backward pass */ z: Act,
             /** (N), kept */ mean: F32, /** (N), kept */ rstd: F32
         }
         read {
-            /** (N,I) */ x: Act, /** (W,I,O) */ w: F32, /** (O) */ bias: F32, /** (O) */ gamma: F32, /** (O) */ beta: F32,
-            /** (N,O), or empty: none */ residual: Act, /** (B+1) */ cu: U32
+            /** (N,I) */ x: Act, /** (W,I,O) */ w: F32, /** (O) */ bias: F32,
+            /** (O) */ gamma: F32, /** (O) */ beta: F32, /** (N,O), or empty: none */ residual: Act,
+            /** (B+1) */ cu: U32
         }
         with { b: usize, n: usize, i: usize, o: usize, taps: Taps, eps: f32 }
     }
 }
 
 op! {
-    /// Gradients of [`DilatedConvFwd`]; that of the residual is `dy`.
+    /// Computes the gradients of [`DilatedConvFwd`]. That of the residual is `dy`.
     DilatedConvBwd = "dilated_conv_bwd" {
         grad {
-            /** (N,I) */ dx: Act, /** (W,I,O) */ dw: F32, /** (O) */ db: F32, /** (O) */ dgamma: F32, /** (O) */ dbeta: F32
+            /** (N,I) */ dx: Act, /** (W,I,O) */ dw: F32, /** (O) */ db: F32,
+            /** (O) */ dgamma: F32, /** (O) */ dbeta: F32
         }
         read {
-            /** (N,O) */ dy: Act, /** (N,O) */ z: Act, /** (N,I) */ x: Act, /** (W,I,O) */ w: F32, /** (O) */ gamma: F32,
-            /** (O) */ beta: F32, /** (N) */ mean: F32, /** (N) */ rstd: F32, /** (B+1) */ cu: U32
+            /** (N,O) */ dy: Act, /** (N,O) */ z: Act, /** (N,I) */ x: Act, /** (W,I,O) */ w: F32,
+            /** (O) */ gamma: F32, /** (O) */ beta: F32, /** (N) */ mean: F32, /** (N) */ rstd: F32,
+            /** (B+1) */ cu: U32
         }
         with { b: usize, n: usize, i: usize, o: usize, taps: Taps }
     }
 }
 
-/// The rows of every row's sequence; empty behind the last sequence.
+/// Returns the row range of every row's sequence; empty past the last sequence.
 pub(super) fn sequences(cu: &[u32], n: usize) -> Vec<Range<usize>> {
     let mut all = vec![0..0; n];
     for bounds in cu.windows(2) {
@@ -103,7 +109,7 @@ pub(super) fn sequences(cu: &[u32], n: usize) -> Vec<Range<usize>> {
     all
 }
 
-/// The row `offset` rows from `row`, if it lies in the same sequence.
+/// Returns the row `offset` rows from `row`, if it lies in the same sequence.
 fn shifted(sequence: &Range<usize>, row: usize, offset: isize) -> Option<usize> {
     row.checked_add_signed(offset).filter(|at| sequence.contains(at))
 }
@@ -269,9 +275,9 @@ impl Op for DilatedConvBwd {
 pub fn cases() -> Vec<Case<DilatedConvFwd, DilatedConvBwd>> {
     let causal = |count, dilation| Taps { count, dilation, causal: true };
     let centred = |count, dilation| Taps { count, dilation, causal: false };
-    // Many short sequences, a third of them empty: a tile's rows belong to dozens.
+    // Many short sequences, a third of them empty: a tile's rows belong to dozens of sequences.
     let crumbs: Vec<usize> = (0..150).map(|s| [0, 1, 3, 0, 2, 1][s % 6]).collect();
-    // (lengths, rows behind the last sequence, channels in, channels out, taps, with residual)
+    // (lengths, rows past the last sequence, channels in, channels out, taps, with residual)
     type Shape<'a> = (&'a [usize], usize, usize, usize, Taps, bool);
     let shapes: [Shape; 21] = [
         (&[1], 0, 1, 1, causal(1, 1), false),
@@ -358,11 +364,11 @@ pub fn cases() -> Vec<Case<DilatedConvFwd, DilatedConvBwd>> {
             };
             let name = format!("{name} i{i} o{o} w{} r{} causal{}", taps.count, taps.dilation, taps.causal);
             let case = Case::new(name, p, fwd, bwd).output(y.y, y.dy).ids(cu, ends);
-            // (input, spread, gradient); that of the residual is the gradient of y.
+            // (input, spread, gradient). The gradient of the residual is the gradient of y.
             let acts = [(x.y, 1.0, x.dy), (residual, 1.0, y.dy.first(residual.len()))];
             let weights = [(w, 0.5, dw), (bias, 0.5, db), (gamma, 1.0, dgamma), (beta, 0.5, dbeta)];
-            // Among many thousand elements some stand so close to the ReLU's corner that the two sides of a central
-            // difference fall on different sides of it. What large cases are there for is tiles, not derivatives.
+            // Among many thousand elements, some lie so close to the ReLU's corner that the two sides of a central
+            // difference straddle it. Large cases test tiles, not derivatives.
             if n * o > 2000 {
                 let case = acts.into_iter().fold(case, |case, (span, std, _)| case.normal(span, std));
                 weights.into_iter().fold(case, |case, (span, std, _)| case.normal(span, std))

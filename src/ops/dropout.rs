@@ -1,9 +1,11 @@
-/*! dropout: zero each element with probability p, scale the others so that the mean stays (Srivastava et al. 2014).
+/*! dropout: zero each element with probability p, and scale the others so that the mean is unchanged (Srivastava et al.
+2014).
 fwd: y = keep(i) ? x*scale : 0,  with a residual: y = r + that          x,y,r (N)
 bwd: dx = keep(i) ? dy*scale : 0;  the gradient of r is dy itself, so it has no op
 
-keep(i) is 16-bit draw number i of the site at this step >= round(p*65536): counter (i/8, step, site), key seed, the four
-words giving eight draws, low half first. Nothing is stored: the backward pass draws again. p is rounded to 1/65536.
+keep(i) is 16-bit draw number i of the site at this step >= round(p*65536). The counter is (i/8, step, site) and the key
+is the seed. The four words give eight draws, low half first. Nothing is stored: the backward pass draws again. p is
+rounded to 1/65536.
 */
 
 pub use super::dropout_site::Dropout;
@@ -11,7 +13,7 @@ use super::{Cost, Dst, Op, case::Case, fits};
 use crate::mem::{Act, Lent, Planner, Scalar, U32};
 
 op! {
-    /// y = dropout(x).
+    /// Computes y = dropout(x).
     DropoutFwd = "dropout_fwd" {
         write { /** (N) */ y: Act }
         read { /** (N) */ x: Act, /** (1) */ step: U32 }
@@ -20,7 +22,7 @@ op! {
 }
 
 op! {
-    /// y = residual + dropout(x).
+    /// Computes y = residual + dropout(x).
     DropoutAddFwd = "dropout_add_fwd" {
         write { /** (N) */ y: Act }
         read { /** (N) */ residual: Act, /** (N) */ x: Act, /** (1) */ step: U32 }
@@ -29,7 +31,7 @@ op! {
 }
 
 op! {
-    /// dx of [`DropoutFwd`] and of [`DropoutAddFwd`].
+    /// Computes dx of [`DropoutFwd`] and of [`DropoutAddFwd`].
     DropoutBwd = "dropout_bwd" {
         grad { /** (N) */ dx: Act }
         read { /** (N) */ dy: Act, /** (1) */ step: U32 }

@@ -2,14 +2,14 @@
 
 use crate::base::rng::philox;
 
-/// Where dropout draws come from: site and probability are fixed by the plan, the step is read from memory, so that a
+/// The source of dropout draws. Site and probability are fixed by the plan. The step is read from memory, so that a
 /// captured step can be replayed.
 #[derive(Clone, Copy, Debug)]
 pub struct Dropout {
     /// Probability of a zero, in [0, 1).
     pub p: f32,
     pub seed: u64,
-    /// Number of this dropout in the model; different sites draw independently.
+    /// Number of this dropout in the model. Different sites draw independently.
     pub site: u32,
 }
 
@@ -17,17 +17,17 @@ impl Dropout {
     /// No dropout.
     pub const NONE: Dropout = Dropout { p: 0.0, seed: 0, site: 0 };
 
-    /// A draw below this drops.
+    /// Returns the threshold: a draw below it drops the element.
     pub fn threshold(&self) -> u32 {
         (self.p as f64 * 65536.0).round() as u32
     }
 
-    /// What kept elements are multiplied by.
+    /// Returns the factor of kept elements.
     pub fn scale(&self) -> f64 {
         65536.0 / (65536 - self.threshold()) as f64
     }
 
-    /// The factor of element `i` at `step`: 0 or [`Dropout::scale`].
+    /// Returns the factor of element `i` at `step`: 0 or [`Dropout::scale`].
     pub fn factor(&self, step: u32, i: u64) -> f64 {
         let threshold = self.threshold();
         if threshold == 0 {
@@ -41,7 +41,10 @@ impl Dropout {
         if draw >= threshold { self.scale() } else { 0.0 }
     }
 
-    /// Whether p can be used: below 1 after rounding.
+    /// Checks that p is usable: below 1 after rounding.
+    ///
+    /// # Errors
+    /// p is outside [0, 1).
     pub fn check(&self) -> Result<(), String> {
         if (0.0..1.0).contains(&self.p) && self.threshold() < 65536 {
             Ok(())

@@ -1,9 +1,9 @@
 /*! embedding: rows of tables by id, and the gradient by position.
 embedding_fwd: y_n = item_table[item_n] + pos_table[pos_n]      y (N,D) act   item_table (V,D), pos_table (T,D) f32
 gather_table:  y_n = table[id_n]                                y (N,D) act   table (V,D) f32
-Rows whose id is `NO_ID` (padding) are zeros.
+Rows with id `NO_ID` (padding) are zeros.
 position_sum:  dpos_table[p] = sum over sequences b of at least T-p rows of dy[cu_b+1 - (T-p)], b ascending   (T,D) f32
-               dy (N,D) act   cu (B+1): sequence b is rows cu_b..cu_b+1, the last of which stands at position T-1
+               dy (N,D) act   cu (B+1): sequence b is rows cu_b..cu_b+1, the last of which has position T-1
 
 The gradient of the item table is `segment_sum` of `segment.rs`.
 */
@@ -20,7 +20,7 @@ use crate::{
 };
 
 op! {
-    /// y = item_table[item] + pos_table[pos].
+    /// Computes y = item_table[item] + pos_table[pos].
     EmbeddingFwd = "embedding_fwd" {
         write { /** (N,D) */ y: Act }
         read { /** (V,D) */ item_table: F32, /** (T,D) */ pos_table: F32, /** (N) */ item: U32, /** (N) */ pos: U32 }
@@ -29,7 +29,7 @@ op! {
 }
 
 op! {
-    /// y = table[id].
+    /// Computes y = table[id].
     GatherTable = "gather_table" {
         write { /** (N,D) */ y: Act }
         read { /** (V,D) */ table: F32, /** (N) */ id: U32 }
@@ -38,7 +38,7 @@ op! {
 }
 
 op! {
-    /// The gradient of the position table, positions being counted from the end of each sequence.
+    /// Computes the gradient of the position table, with positions counted from the end of each sequence.
     PositionSum = "position_sum" {
         grad { /** (T,D) */ dtable: F32 }
         read { /** (N,D) */ dy: Act, /** (B+1) */ cu: U32 }
@@ -151,7 +151,7 @@ fn ids(n: usize, v: usize, kind: &str) -> Vec<u32> {
         .collect()
 }
 
-/// (rows, width, table rows, which ids).
+/// (rows, width, table rows, kind of ids).
 const SHAPES: [(usize, usize, usize, &str); 12] = [
     (0, 8, 3, "any"),
     (1, 1, 1, "any"),
@@ -167,7 +167,7 @@ const SHAPES: [(usize, usize, usize, &str); 12] = [
     (131, 24, 20, "some none"),
 ];
 
-/// The gradient of a gather by `ids`, and what its spans hold.
+/// Returns the op for the gradient of a gather by `ids`, and the contents of its spans.
 fn segments(
     p: &mut Planner,
     case_ids: &[u32],
@@ -181,7 +181,7 @@ fn segments(
     (SegmentSum::of(dtable, dy, &by, [case_ids.len(), d, v]), [order, key])
 }
 
-/// Position plus item; the backward pass under test is that of the item table.
+/// Returns cases of position plus item. The tested backward pass is that of the item table.
 pub fn cases() -> Vec<Case<EmbeddingFwd, SegmentSum>> {
     SHAPES
         .into_iter()
@@ -227,9 +227,9 @@ pub fn gather_cases() -> Vec<Case<GatherTable, SegmentSum>> {
         .collect()
 }
 
-/// Packed sequences; the backward pass under test is that of the position table.
+/// Returns cases of packed sequences. The tested backward pass is that of the position table.
 pub fn position_cases() -> Vec<Case<EmbeddingFwd, PositionSum>> {
-    // Lengths of the sequences, rows behind them that belong to none, positions, width.
+    // Lengths of the sequences, rows past them that belong to none, positions, width.
     let many: Vec<usize> = (0..77).map(|i| i * 31 % 41).collect();
     [
         (&[][..], 0, 5, 8),
@@ -251,7 +251,7 @@ pub fn position_cases() -> Vec<Case<EmbeddingFwd, PositionSum>> {
         let (item, pos, cu_span) = (p.index(n), p.index(n), p.index(b + 1));
         let fwd = EmbeddingFwd { y: y.y, item_table, pos_table, item, pos, n, d, v, t };
         let bwd = PositionSum { dtable: Dst::Write(dtable), dy: y.dy, cu: cu_span, n, d, b, t };
-        // Padding has no item, so that it has no gradient.
+        // Padding has no item and therefore no gradient.
         let items = (0..n).map(|i| if i < packed { (i % v) as u32 } else { NO_ID }).collect();
         let at = lengths.iter().flat_map(|len| t - len..t).chain(vec![0; padding]).map(|p| p as u32).collect();
         Case::new(format!("b{b} n{packed}+{padding} t{t} d{d}"), p, fwd, bwd)

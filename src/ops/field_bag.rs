@@ -1,5 +1,5 @@
-/*! field_bag: what is known of an item beside its id. An item has any number of values in each of F fields (genres,
-director, …); each value has a row in one table, fields one behind another, and an item's vector in a field is their mean.
+/*! field_bag: side fields of items. An item has any number of values in each of F fields (genres, director, …). Each
+value has a row in one table, with the fields one after another. An item's vector in a field is the mean of these rows.
 fwd: y[n,f] = share[o] * sum over z in start_o..start_o+1 of table[value_z],  o = item_n*F + f
      zeros where item n has no value in field f, or its id is not below V ([MASK], NO_ID)
      table (R,D)  item (N)  start (V*F+1)  value (Z)  share (V*F): 1 / number of values, 0 of none  y (N,F*D)
@@ -7,10 +7,10 @@ bwd: dtable_r = sum of share[owner_z] * ditem[owner_z] over the places z with ke
      ditem (V,F*D) = the sum of dy over the rows of each item (`segment_sum`)
      owner (Z) = the o of every value, sorted by table row;  key (Z) its table row: both follow from start and value
 
-The backward pass goes by items and not by rows of a batch: which item has which value never changes, so that the order in
-which a table row is summed is made once, on the host ([`BagLists`]), and no step sorts values. A value that most items
-share is one long run of equal keys, which `segment` cuts into parts of equal length. The price is that ditem has room for
-the whole catalogue, and that all Z values are walked at every step.
+The backward pass iterates over items, not over rows of a batch. The values of an item never change, so the host
+computes the summation order of a table row once ([`BagLists`]), and no step sorts values. A value shared by most items
+is one long run of equal keys, which `segment` cuts into parts of equal length. The cost: ditem covers the whole
+catalogue, and every step processes all Z values.
 */
 
 use super::{
@@ -27,7 +27,7 @@ use crate::{
 };
 
 op! {
-    /// Means of table rows, field by field.
+    /// Computes the means of table rows, field by field.
     BagFwd = "bag_fwd" {
         write { /** (N,F*D) */ y: Act }
         read {
@@ -39,7 +39,7 @@ op! {
 }
 
 op! {
-    /// The gradient of [`BagFwd`], from the gradients summed by item.
+    /// Computes the gradient of [`BagFwd`] from the gradients summed by item.
     BagBwd = "bag_bwd" {
         grad { /** (R,D) */ dtable: F32 }
         read {
@@ -53,9 +53,9 @@ op! {
 /// The sizes of side fields.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BagSize {
-    /// Items (V).
+    /// Number of items (V).
     pub items: usize,
-    /// Fields of each (F).
+    /// Number of fields per item (F).
     pub fields: usize,
     /// Rows of the table: the distinct values of all fields (R).
     pub rows: usize,
@@ -64,20 +64,20 @@ pub struct BagSize {
 }
 
 impl BagSize {
-    /// Pairs of an item and a field (V*F).
+    /// Returns the number of pairs of an item and a field (V*F).
     pub fn pairs(&self) -> usize {
         area([self.items, self.fields])
     }
 }
 
-/// Which values each item has, from either side: what the spans of both ops hold.
+/// The values of each item in both directions: the contents of the spans of both ops.
 #[derive(Clone, Debug, Default)]
 pub struct BagLists {
-    /// (V*F+1) where the values of (item, field) begin.
+    /// (V*F+1) the start of the values of (item, field).
     pub start: Vec<u32>,
     /// (Z) table rows.
     pub value: Vec<u32>,
-    /// (V*F) 1 / number of values; 0 of none.
+    /// (V*F) 1 / number of values, or 0 without values.
     pub share: Vec<f32>,
     /// (Z) item*F + field of every value, sorted by table row.
     pub owner: Vec<u32>,
@@ -88,11 +88,12 @@ pub struct BagLists {
 }
 
 impl BagLists {
-    /// Of `items` items; `field_values[f]`: how many values field f knows; `of(item, f)`: those that the item has, below
-    /// that number. One that is named twice counts twice.
+    /// Builds the lists of `items` items.
+    /// `field_values[f]` is the number of values of field f. `of(item, f)` returns the item's values, below that
+    /// number. A repeated value counts twice.
     ///
     /// # Errors
-    /// More pairs of an item and a field, or more values in all, than 32 bits tell apart.
+    /// There are more pairs of an item and a field, or more values in all, than 32 bits can number.
     pub fn new<'a>(items: usize, field_values: &[usize], of: impl Fn(usize, usize) -> &'a [u32]) -> Outcome<Self> {
         let (fields, rows) = (field_values.len(), field_values.iter().sum::<usize>());
         let first_row: Vec<usize> = (0..fields).map(|f| field_values[..f].iter().sum()).collect();
@@ -100,12 +101,12 @@ impl BagLists {
         let check = |what: usize, most: usize, of: &str| match what < most {
             true => Ok(()),
             false => Err(Error::user(format!("{items} items with {fields} side fields have {what} {of}: too many"))
-                .hint(format!("use fewer side fields: less than {most} are told apart"))),
+                .hint(format!("use fewer side fields: fewer than {most} are supported"))),
         };
         check(items.saturating_mul(fields), NO_ID as usize, "pairs of item and field")?;
         check(rows, NO_ID as usize, "distinct values")?;
         let values: usize = pairs().map(|(item, f)| of(item, f).len()).sum();
-        // The kernels that sum count places in 31 bits.
+        // The summing kernels count places in 31 bits.
         check(values, 1 << 31, "values")?;
         let (mut start, mut share) = (Vec::with_capacity(items * fields + 1), Vec::with_capacity(items * fields));
         let mut value: Vec<u32> = Vec::with_capacity(values);
@@ -160,7 +161,7 @@ impl Op for BagFwd {
 
     fn cost(&self) -> Cost {
         let (n, d, s) = (self.n, self.d, self.size);
-        // As many values a row as items have on the mean. Rows of the same item share what is said of it.
+        // Rows have the mean number of values of an item. Rows of the same item share its lists.
         let (rows, items) = (n * s.fields, n.min(s.items));
         let values = (n as f64 * s.values as f64 / s.items.max(1) as f64).ceil() as usize;
         Cost::work(((values + rows) * d) as f64, 0.0)
@@ -228,7 +229,7 @@ impl Op for BagBwd {
 }
 
 pub fn cases() -> Vec<Case<BagFwd, BagBwd>> {
-    // Rows, items, fields, table rows, width, which values.
+    // Rows, items, fields, table rows, width, kind of values.
     [
         ([0, 3, 1, 2, 8], "any"),
         ([1, 1, 1, 1, 1], "any"),
@@ -239,7 +240,7 @@ pub fn cases() -> Vec<Case<BagFwd, BagBwd>> {
         ([64, 300, 2, 40, 33], "hot"),
         ([33, 40, 1, 500, 130], "any"),
         ([20, 10, 4, 6, 8], "hundreds"),
-        // A run that goes on for dozens of parts, between others.
+        // A run over dozens of parts, between others.
         ([70, 9000, 3, 50, 24], "hot"),
         ([200, 2500, 1, 9, 1], "hot"),
     ]
@@ -247,7 +248,7 @@ pub fn cases() -> Vec<Case<BagFwd, BagBwd>> {
     .filter(|([_, items, fields, ..], _)| affordable(items * fields))
     .map(|([n, items, fields, rows, d], kind)| {
         let mut draw = Stream::new(12, Purpose::Test, (n + items) as u32);
-        // How many values each field knows, and those of each (item, field).
+        // Number of values of each field, and the values of each (item, field).
         let known: Vec<usize> = (0..fields).map(|f| rows * (f + 1) / fields - rows * f / fields).collect();
         let mut has: Vec<Vec<u32>> = Vec::new();
         for o in 0..items * fields {
@@ -271,7 +272,7 @@ pub fn cases() -> Vec<Case<BagFwd, BagBwd>> {
                 _ => draw.below(items as u64) as u32,
             })
             .collect();
-        // The upstream gradient in small fractions, so that its sums by item are exact, in bf16 too.
+        // The upstream gradient consists of small fractions, so that its sums by item are exact, in bf16 too.
         let dy: Vec<f32> = (0..n * fields * d).map(|_| (draw.below(31) as f32 - 15.0) / 8.0).collect();
         let mut ditem = vec![0.0; items * fields * d];
         for (id, dy) in ids.iter().zip(dy.chunks((fields * d).max(1))).filter(|(id, _)| (**id as usize) < items) {
@@ -306,7 +307,7 @@ mod tests {
 
     #[test]
     fn lists_tell_the_same_from_both_sides() {
-        // Field 0 knows three values, field 1 knows two; item 1 has nothing in field 0, item 2 names one twice.
+        // Field 0 has three values, field 1 has two. Item 1 has no value in field 0, item 2 has one twice.
         let has: [&[u32]; 6] = [&[2, 0], &[1], &[], &[0, 1], &[0, 0], &[]];
         let lists = BagLists::new(3, &[3, 2], |item, f| has[item * 2 + f]).unwrap();
         assert_eq!(lists.size(), BagSize { items: 3, fields: 2, rows: 5, values: 7 });

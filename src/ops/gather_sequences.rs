@@ -1,4 +1,4 @@
-/*! gather_sequences: the sequences of a batch, out of the interactions of all users.
+/*! gather_sequences: the sequences of a batch, from the interactions of all users.
 raw[cu_b + i] = data[first_b + i], i in 0..cu_b+1 - cu_b; zeros where first_b is NO_ROW (padding)
 data (I)  first (B)  cu (B+1)  raw (N), N = cu_B
 */
@@ -13,7 +13,10 @@ op! {
     /// Packs sequences one after another.
     GatherSequences = "gather_sequences" {
         write { /** (N) */ raw: U32 }
-        read { /** (I) items of all users */ data: U32, /** (B) where each sequence starts in it */ first: U32, /** (B+1) */ cu: U32 }
+        read {
+            /** (I) items of all users */ data: U32, /** (B) start of each sequence in `data` */ first: U32,
+            /** (B+1) */ cu: U32
+        }
         with { b: usize, n: usize }
     }
 }
@@ -31,7 +34,7 @@ impl GatherSequences {
 impl Op for GatherSequences {
     fn check(&self) -> Result<(), String> {
         if self.data.len() > NO_ROW as usize {
-            return Err(format!("{} interactions: at most 2^32 - 1 are told apart", self.data.len()));
+            return Err(format!("{} interactions: at most 2^32 - 1 are supported", self.data.len()));
         }
         fits(&[
             ("raw", self.raw.len(), self.n),
@@ -58,7 +61,7 @@ impl Op for GatherSequences {
 }
 
 pub fn cases() -> Vec<Case<GatherSequences>> {
-    // Lengths; every third sequence is padding where `pad`.
+    // Lengths. Every third sequence is padding where `pad`.
     let shapes: [(&[usize], bool); 5] = [
         (&[], false),
         (&[1], false),

@@ -7,7 +7,7 @@ use super::{Cost, Dst, Op, case::Case, fits};
 use crate::mem::{Act, Lent, Planner, Scalar};
 
 op! {
-    /// y = gelu(x), elementwise.
+    /// Computes y = gelu(x), elementwise.
     GeluFwd = "gelu_fwd" {
         write { /** (N) */ y: Act }
         read { /** (N) */ x: Act }
@@ -16,7 +16,7 @@ op! {
 }
 
 op! {
-    /// Gradient of [`GeluFwd`], from its input.
+    /// Computes the gradient of [`GeluFwd`] from its input.
     GeluBwd = "gelu_bwd" {
         grad { /** (N) */ dx: Act }
         read { /** (N) */ dy: Act, /** (N) */ x: Act }
@@ -35,7 +35,7 @@ impl Op for GeluFwd {
     }
 
     fn cost(&self) -> Cost {
-        // The argument of tanh 5, what is made of it 3.
+        // The argument of tanh 5, the rest 3.
         Cost::work(8.0 * self.n as f64, self.n as f64).moves(self.y, self.n).moves(self.x, self.n)
     }
 
@@ -54,7 +54,7 @@ impl Op for GeluBwd {
     }
 
     fn cost(&self) -> Cost {
-        // The argument of tanh 5, its slope 4, what is made of them 9.
+        // The argument of tanh 5, its slope 4, the rest 9.
         let n = self.dx.wanted() as usize * self.n;
         Cost::work(18.0 * n as f64, n as f64).gradient(self.dx, n).moves(self.dy, n).moves(self.x, n)
     }

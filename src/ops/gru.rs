@@ -3,26 +3,26 @@ sequences. The input half, gx = W_ih x + b_ih of all rows, is a dense layer befo
 fwd: r = sig(gx_r + W_r h + b_r),  z = sig(gx_z + W_z h + b_z),  q = W_n h + b_n,  n = tanh(gx_n + r q)
      h' = (1-z) n + z h                  h the row before in the same sequence, zeros where it begins
      gx (N,3H) act in the order r, z, n   W (3H,H)  b (3H)   y (N,H) act = h'
-bwd: from the last row of each sequence to its first, d = dy + what the row after it passes back:
+bwd: from the last row of each sequence to its first, d = dy + the gradient from the next row:
      dn = d (1-z) (1-n^2),  dq = dn r,  dr = dn q r (1-r),  dz = d (h-n) z (1-z)
      dgx = (dr, dz, dn),  dgh = (dr, dz, dq),  to the row before: d z + dgh W
 
-The reset gate works on q, that is behind the product with W_n, not on h before it as in the original paper: then all
-three products of a row are one.
+The reset gate applies to q, after the product with W_n, not to h before it as in the original paper. All three products
+of a row are then one.
 
-Sequences lie one after another without padding, `cu` (B+1) holds their cumulative lengths; empty ones are allowed. Rows
-behind the last sequence are zeros in everything that is written.
+Sequences follow each other without padding. `cu` (B+1) contains their cumulative lengths; empty ones are allowed. Rows
+past the last sequence are zeros in all outputs.
 
-Saved for the backward pass: `before` = h of every row, and `gates` = r, z, n, q. `before` is y one row further, but kept
-as a matrix of its own, because the gradients of W and b are then those of a dense layer: LinearBwd of x = `before`,
-dy = `dgh`.
+Saved for the backward pass: `before` = h of every row, and `gates` = r, z, n, q. `before` is y shifted by one row. It
+is a separate matrix, because the gradients of W and b are then those of a dense layer: LinearBwd of x = `before`, dy =
+`dgh`.
 */
 
 use super::{Cost, Dst, Op, area, case::Case, fits};
 use crate::mem::{Act, F32, Lent, Planner, Scalar, U32};
 
 op! {
-    /// y = GRU(gx), sequence by sequence.
+    /// Computes y = GRU(gx), sequence by sequence.
     GruFwd = "gru_fwd" {
         write {
             /** (N,H) */ y: Act, /** (N,H) the state before each row, kept for the backward pass */ before: Act,
@@ -34,7 +34,7 @@ op! {
 }
 
 op! {
-    /// Gradients of [`GruFwd`]; those of w and bias follow from `dgh` and `before` by `LinearBwd`.
+    /// Computes the gradients of [`GruFwd`]. Those of w and bias follow from `dgh` and `before` by `LinearBwd`.
     GruBwd = "gru_bwd" {
         grad { /** (N,3H) */ dgx: Act, /** (N,3H) of W h + b */ dgh: Act }
         read {
@@ -136,7 +136,7 @@ impl Op for GruBwd {
         if !self.dgx.wanted() && !self.dgh.wanted() {
             return Cost::default();
         }
-        // The gates are there: no exponentials.
+        // The gates are stored, so there are no exponentials.
         Cost::work((6 * n * h * h) as f64, 0.0)
             .gradient(self.dgx, 3 * n * h)
             .gradient(self.dgh, 3 * n * h)
@@ -151,7 +151,7 @@ impl Op for GruBwd {
         let (n, h) = (self.n, self.h);
         let (dy, before, gates, w) = (m.get(self.dy), m.get(self.before), m.get(self.gates), m.get(self.w));
         let one = S::one();
-        // (N,H,4): of r, z, n and q before their functions.
+        // (N,H,4): the gradients of r, z, n and q before their activation functions.
         let mut d_pre = vec![[S::zero(); 4]; n * h];
         for bounds in m.ids(self.cu)[..self.b + 1].windows(2) {
             let mut passed = vec![S::zero(); h];
@@ -180,9 +180,9 @@ impl Op for GruBwd {
 }
 
 pub fn cases() -> Vec<Case<GruFwd, GruBwd>> {
-    // More sequences than any block or task takes side by side, of all lengths, empty ones among them.
+    // More sequences than any block or task processes together, of all lengths, including empty ones.
     let many: Vec<usize> = (0..41).map(|s| [3, 0, 1, 7, 2, 5][s % 6]).collect();
-    // (lengths, rows behind the last sequence, columns)
+    // (lengths, rows past the last sequence, columns)
     let shapes: [(&[usize], usize, usize); 13] = [
         (&[1], 0, 1),
         (&[4, 0, 2], 0, 1),

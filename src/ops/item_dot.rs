@@ -1,10 +1,10 @@
-/*! item_dot: the score of one item for each row: the prediction of a rating, or of whether there is one.
+/*! item_dot: the score of one item for each row, to predict a rating or whether there is one.
 fwd: z_m = <h_m, table[id_m]> + bias[id_m] + shift
      h (M,D) act   table (V,D) weight   bias (V) f32, or empty: none   shift a constant   id (M)   z (M) f32
 bwd: dh_m = dz_m table[id_m]                                                              dh (M,D) act
-     The gradients of table and bias are sums over equal ids of dz_m h_m and dz_m: `SegmentSum` makes them as pairs with one
-     id a row ([`ItemDotFwd::table_gradient`], [`ItemDotFwd::bias_gradient`]).
-Ids from V on (NO_ID) stand for no item: z = 0, dh = 0, whatever dz is.
+     The gradients of table and bias are sums over equal ids of dz_m h_m and dz_m. `SegmentSum` computes them as pairs
+     with one id per row ([`ItemDotFwd::table_gradient`], [`ItemDotFwd::bias_gradient`]).
+Ids from V on (NO_ID) mean no item: z = 0, dh = 0, for any dz.
 */
 
 use super::{
@@ -19,7 +19,7 @@ use crate::{
 };
 
 op! {
-    /// Scores of one item a row.
+    /// Computes the score of one item per row.
     ItemDotFwd = "item_dot_fwd" {
         write { /** (M) */ z: F32 }
         read {
@@ -31,7 +31,7 @@ op! {
 }
 
 op! {
-    /// Gradient of the rows of [`ItemDotFwd`].
+    /// Computes the gradient of the rows of [`ItemDotFwd`].
     ItemDotBwd = "item_dot_bwd" {
         grad { /** (M,D) */ dh: Act }
         read { /** (M) */ dz: F32, /** (V,D) */ table: F32, /** (M) */ id: U32 }
@@ -40,14 +40,15 @@ op! {
 }
 
 impl ItemDotFwd {
-    /// The gradient of the table into `dtable` (V,D), from that of the scores; `by` holds the sorted ids.
+    /// Returns the op for the gradient of the table into `dtable` (V,D), from that of the scores. `by` contains the
+    /// sorted ids.
     pub fn table_gradient(&self, dtable: Dst<F32>, dz: Span<F32>, by: &Sorted) -> SegmentSum {
         let ItemDotFwd { h, m, d, v, .. } = *self;
         let (none, Sorted { order, key }) = (Span::empty(), *by);
         SegmentSum { dtable, dy: none, panel: none, g: dz, h, order, key, n: 0, s: 0, m, p: 1, d, v }
     }
 
-    /// The gradient of the bias into `dbias` (V), as above.
+    /// Returns the op for the gradient of the bias into `dbias` (V), like [`ItemDotFwd::table_gradient`].
     pub fn bias_gradient(&self, dbias: Dst<F32>, dz: Span<F32>, by: &Sorted) -> SegmentSum {
         SegmentSum { h: Span::empty(), d: 1, ..self.table_gradient(dbias, dz, by) }
     }
@@ -118,20 +119,20 @@ impl Op for ItemDotBwd {
     }
 }
 
-/// Which ids a case has.
+/// The ids of a case.
 #[derive(Clone, Copy, Debug)]
 enum Ids {
     /// Row m has item m: the gradient of the bias is that of z.
     Own,
-    /// Any; every fifth row has none.
+    /// Any ids; every fifth row has none.
     Any,
-    /// All the last item.
+    /// The last item in all rows.
     Last,
-    /// None at all.
+    /// No item in any row.
     None,
 }
 
-/// (M, D, V, which ids, shift)
+/// (M, D, V, kind of ids, shift)
 const SHAPES: [(usize, usize, usize, Ids, f32); 13] = [
     (0, 8, 3, Ids::Any, 1.0),
     (1, 1, 1, Ids::Own, 0.0),
@@ -144,23 +145,23 @@ const SHAPES: [(usize, usize, usize, Ids, f32); 13] = [
     (257, 33, 50, Ids::Any, 3.5),
     (1001, 64, 3000, Ids::Any, 0.0),
     (130, 128, 20, Ids::Any, 2.5),
-    // Wider than the lanes of a warp take at once.
+    // Wider than one pass of a warp's lanes.
     (19, 264, 90, Ids::Any, 3.5),
     (10, 520, 90, Ids::Any, 0.0),
 ];
 
-/// The op of a shape with all it reads planned, the ids it has, and the gradient of its output.
+/// Plans the op of a shape with all its sources. Returns the op, its ids, and the gradient of its output.
 fn planned(p: &mut Planner, at: usize) -> (ItemDotFwd, Var, Vec<u32>, Span<F32>) {
     let (m, d, v, ids, shift) = SHAPES[at];
     let h = p.var(m * d);
     let (z, dz, id) = (p.stat(m), p.stat(m), p.index(m));
-    // Every third case has no bias, but where its gradient is proved.
+    // Every third case has no bias, except where its gradient is tested.
     let bias = if let Ids::Own = ids { v } else { [0, v, v][at % 3] };
     let fwd = ItemDotFwd { z, h: h.y, table: p.weight(v * d), bias: p.stat(bias), id, m, d, v, shift };
     let mut draw = Stream::new(29, Purpose::Test, at as u32);
     let ids = (0..m).map(|i| match ids {
         Ids::Own => i as u32,
-        // The first id that is none stands for none as NO_ID does.
+        // The first id out of range means no item, like NO_ID.
         Ids::Any if i % 5 == 3 => [NO_ID, v as u32][i / 5 % 2],
         Ids::Any => draw.below(v as u64) as u32,
         Ids::Last => v as u32 - 1,
@@ -183,13 +184,14 @@ pub fn cases() -> Vec<Case<ItemDotFwd, ItemDotBwd>> {
             let bwd = ItemDotBwd { dh: Dst::Write(h.dy), dz, table, id, m, d, v };
             let case =
                 Case::new(name(at), p, fwd, bwd).input(h.y, 1.0, h.dy).output(z, dz).normal(table, 1.0).ids(id, ids);
-            // Central differences of the bias see its gradient where every row has an item of its own.
+            // Central differences of the bias match its gradient where every row has its own item.
             if let Ids::Own = SHAPES[at].3 { case.input(bias, 0.5, dz) } else { case.normal(bias, 0.5) }
         })
         .collect()
 }
 
-/// The backward pass under test is that of the table, then that of the bias.
+/// Returns the cases of the gradients.
+/// The tested backward pass is that of the table, then that of the bias.
 pub fn gradient_cases() -> Vec<Case<ItemDotFwd, SegmentSum>> {
     let of_table = (0..SHAPES.len()).map(|at| (at, true));
     let of_bias = (0..SHAPES.len()).filter(|at| at % 3 != 0).map(|at| (at, false));
@@ -209,7 +211,7 @@ pub fn gradient_cases() -> Vec<Case<ItemDotFwd, SegmentSum>> {
                 .normal(fwd.h, 1.0)
                 .normal(fwd.table, 1.0)
                 .normal(fwd.bias, 0.5)
-                // Its fill comes last and counts.
+                // Its fill comes last and takes precedence.
                 .input(of, 1.0, gradient)
                 .output(fwd.z, dz)
                 .ids(fwd.id, ids)

@@ -8,7 +8,7 @@ use super::{Cost, Dst, Op, area, case::Case, fits};
 use crate::mem::{Act, F32, Lent, Planner, Scalar};
 
 op! {
-    /// y = (x - mean)*rstd*gamma + beta, row by row.
+    /// Computes y = (x - mean)*rstd*gamma + beta, row by row.
     LayerNormFwd = "layer_norm_fwd" {
         write { /** (N,D) */ y: Act, /** (N), kept for the backward pass */ mean: F32, /** (N) */ rstd: F32 }
         read { /** (N,D) */ x: Act, /** (D) */ gamma: F32, /** (D) */ beta: F32 }
@@ -17,10 +17,12 @@ op! {
 }
 
 op! {
-    /// Gradients of [`LayerNormFwd`].
+    /// Computes the gradients of [`LayerNormFwd`].
     LayerNormBwd = "layer_norm_bwd" {
         grad { /** (N,D) */ dx: Act, /** (D) */ dgamma: F32, /** (D) */ dbeta: F32 }
-        read { /** (N,D) */ dy: Act, /** (N,D) */ x: Act, /** (D) */ gamma: F32, /** (N) */ mean: F32, /** (N) */ rstd: F32 }
+        read {
+            /** (N,D) */ dy: Act, /** (N,D) */ x: Act, /** (D) */ gamma: F32, /** (N) */ mean: F32, /** (N) */ rstd: F32
+        }
         with { n: usize, d: usize }
     }
 }
@@ -119,7 +121,7 @@ impl Op for LayerNormBwd {
 pub fn cases() -> Vec<Case<LayerNormFwd, LayerNormBwd>> {
     const SMALL: [(usize, usize); 9] =
         [(1, 1), (1, 8), (3, 7), (5, 16), (17, 33), (64, 64), (9, 100), (70, 128), (300, 48)];
-    // Rows of every length that a backend may treat in a way of its own.
+    // Rows of every length that a backend may process differently.
     const WIDE: [(usize, usize); 6] = [(0, 24), (21, 250), (11, 384), (9, 1000), (5, 1024), (70, 1031)];
     SMALL
         .into_iter()

@@ -7,7 +7,7 @@ use super::{Cost, Dst, Op, area, case::Case, fits};
 use crate::mem::{Act, F32, Lent, Planner, Scalar};
 
 op! {
-    /// y = x W^T + b.
+    /// Computes y = x W^T + b.
     LinearFwd = "linear_fwd" {
         write { /** (N,O) */ y: Act }
         read { /** (N,I) */ x: Act, /** (O,I) */ w: F32, /** (O) */ b: F32 }
@@ -16,7 +16,7 @@ op! {
 }
 
 op! {
-    /// Gradients of [`LinearFwd`].
+    /// Computes the gradients of [`LinearFwd`].
     LinearBwd = "linear_bwd" {
         grad { /** (N,I) */ dx: Act, /** (O,I) */ dw: F32, /** (O) */ db: F32 }
         read { /** (N,O) */ dy: Act, /** (N,I) */ x: Act, /** (O,I) */ w: F32 }

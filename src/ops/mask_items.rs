@@ -1,14 +1,16 @@
 /*! mask_items: the corruption of masked item prediction (Sun et al. 2019, after BERT's masked language model).
-item = raw, but some rows of each sequence are hidden: of these 80 % show [MASK] (id `items`), 10 % a random item, 10 %
-the item itself.    row = the hidden rows in order, target = what stood there, weight = 1 / their number.
-pos = T - length + place in the sequence: the newest item stands at T-1.    raw,item,pos (N)  row,target,weight (M)
+item = raw, except that some rows of each sequence are masked: 80 % of these show [MASK] (id `items`), 10 % a random
+item, 10 % the item itself.
+row = the masked rows in order, target = their original items, weight = 1 / their number.
+pos = T - length + place in the sequence: the newest item has position T-1.    raw,item,pos (N)  row,target,weight (M)
 
-A share `mask_last` of the sequences hides only its last row, always behind [MASK], as the model will meet it when it
-recommends; the others hide as many rows as `scored` says, picked by a partial Fisher-Yates shuffle.
-Padding: a sequence of which `scored` counts no row stays as it is; behind scored_B there is no row to score: row NO_ROW,
+A share `mask_last` of the sequences masks only its last row, always with [MASK], as in recommendation. The others mask
+as many rows as `scored` specifies, picked by a partial Fisher-Yates shuffle.
+Padding: a sequence without rows in `scored` stays unchanged. After scored_B there is no row to score: row NO_ROW,
 target 0, weight 0.
-Draws: Philox stream (seed, Mask, epoch), from draw user*2^22 on: [last row only?] [two a pick] [kind, two for the random
-item, a hidden row]. A batch is a function of seed, epoch and users, whoever makes it: the task on the host, this op.
+Draws: Philox stream (seed, Mask, epoch), from draw user*2^22 on: [last row only?] [two per pick] [kind, two for the
+random item, per masked row]. A batch is a function of seed, epoch and users, whether the task on the host or this op
+makes it.
 */
 
 use std::ops::Range;
@@ -20,35 +22,35 @@ use crate::{
 };
 
 op! {
-    /// Hides rows of every sequence.
+    /// Masks rows of every sequence.
     MaskItems = "mask_items" {
         write {
-            /** (N) corrupted */ item: U32, /** (N) */ pos: U32, /** (M) hidden rows, ascending */ row: U32,
-            /** (M) their items */ target: U32, /** (M) what each counts in the mean */ weight: F32
+            /** (N) corrupted */ item: U32, /** (N) */ pos: U32, /** (M) masked rows, ascending */ row: U32,
+            /** (M) their items */ target: U32, /** (M) weight of each in the mean */ weight: F32
         }
         read {
-            /** (N) item ids */ raw: U32, /** (B+1) where each sequence starts */ cu: U32,
-            /** (B+1) where its hidden rows start in `row` */ scored: U32, /** (B) */ user: U32, /** (1) */ epoch: U32
+            /** (N) item ids */ raw: U32, /** (B+1) start of each sequence */ cu: U32,
+            /** (B+1) start of its masked rows in `row` */ scored: U32, /** (B) */ user: U32, /** (1) */ epoch: U32
         }
         with {
             b: usize, n: usize, m: usize, /** of the catalogue; [MASK] is the id after them */ items: usize,
-            /** share of sequences that hide their last row only */ mask_last: f32,
+            /** share of sequences that mask only their last row */ mask_last: f32,
             seed: u64, /** longest sequence (T) */ t: usize
         }
     }
 }
 
-/// 32-bit draws set aside for one user of an epoch.
+/// Number of 32-bit draws reserved for one user of an epoch.
 pub const DRAWS: u64 = 1 << 22;
 
-/// Where the draws of a sequence come from, and what they decide between.
+/// The source of the draws of a sequence, and the parameters of the masks.
 #[derive(Clone, Copy, Debug)]
 pub struct Masking {
     pub seed: u64,
     pub epoch: u32,
-    /// Share of sequences that hide their last row only.
+    /// Share of sequences that mask only their last row.
     pub mask_last: f32,
-    /// Items of the catalogue; [MASK] is the id after them.
+    /// Number of catalogue items. [MASK] is the id after them.
     pub items: usize,
 }
 
@@ -57,13 +59,14 @@ impl Masking {
         Stream::new(self.seed, Purpose::Mask, self.epoch).at(user * DRAWS)
     }
 
-    /// Rows that a sequence of `len` items hides: `usual`, or one where only the last is hidden. None of an empty one.
+    /// Returns the number of masked rows of a sequence of `len` items: `usual`, or one where only the last is masked.
+    /// An empty sequence has none.
     pub fn scored(&self, user: u64, len: usize, usual: usize) -> usize {
         if len == 0 || self.draws(user).uniform() < self.mask_last { len.min(1) } else { usual }
     }
 
-    /// Which rows of a sequence of `len` items are hidden, ascending: `usual` of them unless only the last is. Tells whether it
-    /// is, and draws that come after.
+    /// Picks the masked rows of a sequence of `len` items, ascending: `usual` of them, or only the last.
+    /// Returns whether only the last is masked, and the stream of the following draws.
     pub fn pick(&self, user: u64, len: usize, usual: usize, positions: &mut Vec<u32>) -> (bool, Stream) {
         let mut draw = self.draws(user);
         positions.clear();
@@ -71,7 +74,7 @@ impl Masking {
             positions.extend((0..len as u32).last());
             return (true, draw);
         }
-        // A partial Fisher-Yates shuffle picks the positions; sorted, so that rows are scored in order.
+        // A partial Fisher-Yates shuffle picks the positions. They are sorted, so that rows are scored in order.
         positions.extend(0..len as u32);
         for i in 0..usual {
             let j = i + draw.below((len - i) as u64) as usize;
@@ -82,8 +85,8 @@ impl Masking {
         (false, draw)
     }
 
-    /// Hides rows of one sequence, `usual` of them unless only the last is hidden; `hidden(position, item)` is told of
-    /// each in order. `positions` is working memory.
+    /// Masks rows of one sequence: `usual` of them, or only the last.
+    /// `hidden(position, item)` is called for each in order. `positions` is working memory.
     pub fn hide(
         &self,
         user: u64,
@@ -115,7 +118,7 @@ impl Masking {
     }
 }
 
-/// The ids of a batch, and the parts of it that belong to some of its sequences.
+/// The ids of a batch, and the parts of it that belong to a range of its sequences.
 pub(crate) struct Batch<'a> {
     pub raw: &'a [u32],
     pub cu: &'a [u32],
@@ -124,7 +127,7 @@ pub(crate) struct Batch<'a> {
 }
 
 impl MaskItems {
-    /// Corrupts `sequences` of the batch. `item`, `pos`, `row` and `target` are their rows alone.
+    /// Corrupts `sequences` of the batch. `item`, `pos`, `row` and `target` contain only their rows.
     pub(crate) fn corrupt(
         &self,
         epoch: u32,
@@ -149,10 +152,10 @@ impl MaskItems {
                 at += 1;
             });
         }
-        assert_eq!(at, row.len(), "`scored` counts other rows than are hidden");
+        assert_eq!(at, row.len(), "`scored` differs from the number of masked rows");
     }
 
-    /// What follows the `real` rows of the batch, and the weights of all.
+    /// Fills the padding after the `real` rows of the batch, and all weights.
     pub(crate) fn pad<S: Scalar>(real: usize, row: &mut [u32], target: &mut [u32], weight: &mut [S]) {
         row[real..].fill(NO_ROW);
         target[real..].fill(0);
@@ -168,7 +171,7 @@ impl Op for MaskItems {
             return Err(format!("{} items: there are 1 to 2^32 - 2", self.items));
         }
         if self.t as u64 * 5 >= DRAWS {
-            return Err(format!("sequences of {} have too few draws", self.t));
+            return Err(format!("sequences of {} exceed the reserved draws", self.t));
         }
         fits(&[
             ("item", self.item.len(), n),
@@ -211,7 +214,7 @@ impl Op for MaskItems {
     }
 }
 
-/// (lengths, share of rows to hide, `mask_last`, items, seed, first user, epoch).
+/// (lengths, share of masked rows, `mask_last`, items, seed, first user, epoch).
 type Shape = (&'static [usize], f32, f32, usize, u64, u32, u32);
 
 pub fn cases() -> Vec<Case<MaskItems>> {
@@ -219,13 +222,13 @@ pub fn cases() -> Vec<Case<MaskItems>> {
         (&[], 0.2, 0.1, 9, 1, 0, 0),
         (&[1], 0.2, 0.0, 1, 2, 0, 0),
         (&[1, 2, 3, 4, 5, 6, 7, 8, 9], 0.5, 0.0, 50, 3, 5, 1),
-        // Every row hidden, the last row only, one empty sequence, all at the end of the numbers of users and epochs.
+        // Every row masked, the last row only, one empty sequence, all at the end of the ranges of users and epochs.
         (&[31, 32, 33, 64, 65], 1.0, 0.0, 7, u64::MAX, u32::MAX - 5, u32::MAX),
         (&[31, 32, 33, 64, 65], 0.3, 1.0, 7, 1 << 40, 0, 2),
         (&[12, 0, 40], 0.3, 0.0, 3, 5, 77, 3),
         (&[200, 1, 57, 200, 200, 133, 20, 200, 3, 96], 0.2, 0.4, 3_706, 42, 6_040, 17),
         (&[1024, 1000, 1500], 0.25, 0.1, 4_000_000_000, 6, 9, 8),
-        // Nothing but padding.
+        // Only padding.
         (&[40, 3], 0.0, 0.0, 5, 6, 9, 8),
     ];
     SHAPES
@@ -242,7 +245,7 @@ pub fn cases() -> Vec<Case<MaskItems>> {
                 let rows = if share > 0.0 { masking.scored(*user as u64, *len, usual) as u32 } else { 0 };
                 scored.push(scored[scored.len() - 1] + rows);
             }
-            // Some rows of padding where there are many.
+            // Some rows of padding in large cases.
             let m = (scored[b] as usize).next_multiple_of(if n > 20 { 37 } else { 1 });
             let mut draw = Stream::new(seed, Purpose::Test, epoch);
             let raw = (0..n).map(|_| draw.below(items as u64) as u32).collect();

@@ -1,5 +1,6 @@
-/*! Ops that must be refused, made from the cases of every op: each span once shorter than planned, and each span that is
-written moved onto another one. A check that forgets a span, or a backend that runs an op without its check, shows here.
+/*! Invalid ops that must be rejected, built from the cases of every op: each span once shorter than planned, and each
+written span moved onto another one. They detect a check that ignores a span, and a backend that runs an op without its
+check.
 */
 
 use super::{Access, Memory, Op, Run, Valid, prove::Open};
@@ -8,16 +9,16 @@ use crate::{
     mem::{Arena, Planner},
 };
 
-/// What is wrong with an op.
+/// The error of an invalid op.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Misuse {
-    /// The i-th span has lost its last element.
+    /// The i-th span lacks its last element.
     Short(usize),
-    /// The i-th span, which is written, begins where the other one does.
+    /// The i-th span, which is written, starts where the other one starts.
     Onto(usize, usize),
 }
 
-/// What a check says of it.
+/// The result of a check.
 #[derive(Clone, Debug)]
 pub struct Tried {
     pub op: &'static str,
@@ -25,7 +26,7 @@ pub struct Tried {
     pub refused: bool,
 }
 
-/// The op with one of its spans changed.
+/// Returns the op with one of its spans changed.
 fn changed<O: Op>(op: &O, misuse: Misuse) -> O {
     let mut spans = Vec::new();
     op.uses(&mut |_, span| spans.push(span));
@@ -40,7 +41,7 @@ fn changed<O: Op>(op: &O, misuse: Misuse) -> O {
     })
 }
 
-/// All that can be wrong with the spans of an op.
+/// Returns all possible span errors of an op.
 fn misuses<O: Op>(op: &O) -> Vec<Misuse> {
     let mut spans = Vec::new();
     op.uses(&mut |access, span| spans.push((access, span)));
@@ -54,17 +55,17 @@ fn misuses<O: Op>(op: &O) -> Vec<Misuse> {
     all
 }
 
-/// Tries everything that can be wrong with an op.
+/// Runs the check for every span error of an op.
 pub(super) fn tried<O: Op>(op: &O) -> Vec<Tried> {
     let tried = |misuse| Tried { op: O::NAME, misuse, refused: Valid::of(&changed(op, misuse)).is_err() };
     misuses(op).into_iter().map(tried).collect()
 }
 
-/// Hands each misuse of an op that its check refuses to a backend whose memory holds a pattern, and looks for an error that
-/// names the op, and for the pattern. Gives how many there were.
+/// Runs each rejected misuse of an op on a backend with a pattern in memory.
+/// The backend must report an error that names the op, and the pattern must stay. Returns the number of misuses.
 ///
 /// # Errors
-/// What is wrong with the backend.
+/// The backend accepts an invalid op or writes memory.
 pub(super) fn refused<O: Op, K: Memory + Run<O>>(op: &O, plan: &Planner, open: Open<'_, K>) -> Result<usize, String> {
     let wrong: Vec<(Misuse, O)> = misuses(op).into_iter().map(|misuse| (misuse, changed(op, misuse))).collect();
     let wrong: Vec<_> = wrong.iter().filter(|(_, op)| Valid::of(op).is_err()).collect();
@@ -74,7 +75,7 @@ pub(super) fn refused<O: Op, K: Memory + Run<O>>(op: &O, plan: &Planner, open: O
         paint(&mut k, plan);
         let before = picture(&mut k, plan);
         k.run(bad);
-        // What comes after is not run either, though nothing is wrong with it.
+        // Later ops are not run either, although they are valid.
         k.run(op);
         let after = picture(&mut k, plan);
         match k.sync() {
@@ -89,7 +90,7 @@ pub(super) fn refused<O: Op, K: Memory + Run<O>>(op: &O, plan: &Planner, open: O
 
 const REAL: [Arena; 6] = [Arena::Param, Arena::Grad, Arena::Moment1, Arena::Moment2, Arena::Act, Arena::Stat];
 
-/// Fills all memory. The ids are small: an op that did run would find its rows.
+/// Fills all memory. The ids are small, so an op that ran by mistake would find its rows.
 fn paint<K: Memory>(k: &mut K, plan: &Planner) {
     for arena in REAL {
         let span = plan.whole(arena);
@@ -99,7 +100,7 @@ fn paint<K: Memory>(k: &mut K, plan: &Planner) {
     k.write_ids(ids, &vec![0; ids.len()]);
 }
 
-/// The bits of all memory.
+/// Returns the bits of all memory.
 fn picture<K: Memory>(k: &mut K, plan: &Planner) -> Vec<u32> {
     let mut bits = Vec::new();
     for arena in REAL {

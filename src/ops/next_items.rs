@@ -1,12 +1,12 @@
 /*! next_items: the batch of next item prediction (Hidasi et al. 2016, Kang and McAuley 2018).
-item = raw. A row is asked for the K items that follow it in its sequence, or as many as there are: K rows to score for
-each but the last ones, in order, the nearest target first.
-row = the row that is asked, target = the item asked for, weight = 1 / their number.
-pos = T - length + place in the sequence: the last item stands at T-1. It is a target and no context of anything, so that
-what is known ends at T-2; when the model recommends it must end there too.
+item = raw. A row predicts the K items that follow it in its sequence, or as many as there are. It has K rows to score
+(fewer at the end), in order, the nearest target first.
+row = the predicting row, target = the item to predict, weight = 1 / their number.
+pos = T - length + place in the sequence: the last item has position T-1. It is only a target, never context, so the
+known context ends at T-2. For recommendation it must end there too.
 raw,item,pos (N)  row,target,weight (M)
 
-Padding: a sequence of which `scored` counts no row asks nothing; behind scored_B there is no row to score: row NO_ROW,
+Padding: a sequence without rows in `scored` predicts nothing. After scored_B there is no row to score: row NO_ROW,
 target 0, weight 0.
 */
 
@@ -17,31 +17,32 @@ use crate::{
 };
 
 op! {
-    /// Asks every row of every sequence what follows.
+    /// Adds the following items of every row of every sequence as targets.
     NextItems = "next_items" {
         write {
-            /** (N) */ item: U32, /** (N) */ pos: U32, /** (M) rows that are asked, ascending */ row: U32,
-            /** (M) what follows them */ target: U32, /** (M) what each counts in the mean */ weight: F32
+            /** (N) */ item: U32, /** (N) */ pos: U32, /** (M) predicting rows, ascending */ row: U32,
+            /** (M) the items that follow them */ target: U32, /** (M) weight of each in the mean */ weight: F32
         }
         read {
-            /** (N) item ids */ raw: U32, /** (B+1) where each sequence starts */ cu: U32,
-            /** (B+1) where its rows start in `row` */ scored: U32
+            /** (N) item ids */ raw: U32, /** (B+1) start of each sequence */ cu: U32,
+            /** (B+1) start of its rows in `row` */ scored: U32
         }
         with {
-            b: usize, n: usize, m: usize, /** longest sequence (T) */ t: usize, /** items a row is asked for (K) */ k: usize
+            b: usize, n: usize, m: usize, /** longest sequence (T) */ t: usize,
+            /** items that a row predicts (K) */ k: usize
         }
     }
 }
 
-/// Rows to score in a sequence of `len` items that is asked for `k` items a row.
+/// Returns the number of rows to score in a sequence of `len` items with `k` targets per row.
 pub fn asked(len: usize, k: usize) -> usize {
-    // The last k-1 places have fewer than k items behind them.
+    // The last k-1 places have fewer than k items after them.
     let short = k.min(len);
     (len - short) * k + short * short.saturating_sub(1) / 2
 }
 
 impl NextItems {
-    /// The questions of one sequence of `len` rows from `first` on: `ask(row, row of its target)`.
+    /// Calls `ask(row, row of its target)` for all targets of one sequence of `len` rows from `first` on.
     pub(crate) fn questions(&self, first: usize, len: usize, mut ask: impl FnMut(usize, usize)) {
         for i in 0..len {
             (1..=self.k.min(len - 1 - i)).for_each(|step| ask(first + i, first + i + step));
@@ -53,7 +54,7 @@ impl Op for NextItems {
     fn check(&self) -> Result<(), String> {
         let (b, n, m) = (self.b, self.n, self.m);
         if self.t == 0 || self.k == 0 {
-            return Err(format!("sequences of {} items, {} asked for", self.t, self.k));
+            return Err(format!("sequences of {} items with {} targets per row", self.t, self.k));
         }
         fits(&[
             ("item", self.item.len(), n),
@@ -101,7 +102,7 @@ impl Op for NextItems {
 }
 
 pub fn cases() -> Vec<Case<NextItems>> {
-    // (lengths, K, sequences that ask nothing, padded rows to score)
+    // (lengths, K, sequences without targets, padded rows to score)
     const SHAPES: [(&[usize], usize, usize, usize); 8] = [
         (&[], 1, 0, 0),
         (&[1], 1, 0, 3),

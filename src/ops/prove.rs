@@ -1,8 +1,9 @@
-/*! How an op is proved. *Gradient*: the f64 reference backward against central differences of the f64 reference forward,
-projected on fixed random directions. *Parity*: a backend against the f64 reference, with an error budget of 2x (forward)
-or 3x (gradients) what plain loops in the same precision make: f32, or for a bf16 backend f32 sums of bf16 products with
-activations rounded to bf16; ids exactly. Destinations start as NaN (write; ids as u32::MAX) or filled (accumulate), nothing
-else may change, and the same input gives the same bits twice.
+/*! The proof of an op. *Gradient*: compares the f64 reference backward pass with central differences of the f64
+reference forward pass, projected on fixed random directions. *Parity*: compares a backend with the f64 reference. The
+error budget is 2x (forward) or 3x (gradients) the error of plain loops in the same precision: f32, or for a bf16
+backend f32 sums of bf16 products with activations rounded to bf16. Ids must match exactly. Destinations start as NaN
+(write; ids as u32::MAX) or filled (accumulate). No other memory may change, and the same input must give the same bits
+twice.
 */
 
 use std::sync::Arc;
@@ -16,14 +17,14 @@ use crate::{
     mem::{Arena, Bf16Products, HostArenas, Numerics, Planner, Precision, RawSpan, Scalar, Traced, round_bf16},
 };
 
-/// Worst error over budget of a parity run: at most 1 when it passed.
+/// The largest ratio of error to budget in a parity run: at most 1 for a pass.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Parity {
     pub forward: f64,
     pub backward: f64,
 }
 
-/// Runs the reference of an op that is known to be valid.
+/// Runs the reference of a valid op.
 pub(super) fn reference<S: Scalar, O: Op>(op: &O, m: &mut HostArenas<S>) {
     let valid = Valid::of(op).unwrap_or_else(|invalid| panic!("{}: {}", invalid.op, invalid.why));
     op.reference(&m.lend(valid.spans()));
@@ -33,7 +34,7 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(x, y)| x * y).sum()
 }
 
-/// Largest relative error over the inputs and four directions each.
+/// Returns the largest relative error over the inputs and four directions each.
 pub fn gradient_error<F: Op, B: Op>(case: &Case<F, B>) -> Option<f64> {
     gradient_errors(case).into_iter().map(|(_, error)| error).reduce(f64::max)
 }
@@ -84,12 +85,12 @@ pub fn gradient_errors<F: Op, B: Op>(case: &Case<F, B>) -> Vec<(&'static str, f6
 /// The real arenas, in order.
 const REAL: [Arena; 6] = [Arena::Param, Arena::Grad, Arena::Moment1, Arena::Moment2, Arena::Act, Arena::Stat];
 
-/// What every element outside the inputs starts as, so that a stray write shows.
+/// Initial value of every element outside the inputs, to detect stray writes.
 const BACKGROUND: f32 = -7.25;
 /// The same for ids.
 const BACKGROUND_ID: u32 = 0xA5A5_A5A5;
 
-/// What all arenas hold.
+/// The contents of all arenas.
 struct Snapshot<T> {
     /// In the order of [`REAL`].
     real: Vec<Vec<T>>,
@@ -108,8 +109,8 @@ fn snapshot<K: Memory>(k: &mut K, plan: &Planner) -> Snapshot<f32> {
     Snapshot { real, index }
 }
 
-/// Sets the destinations of an op to what its modes call for: NaN where written (ids: `u32::MAX`, see [`put`]), fixed
-/// numbers where added to.
+/// Initializes the destinations of an op for their modes: NaN where written (ids: `u32::MAX`, see [`put`]), fixed
+/// numbers where accumulated.
 fn poison<O: Op>(op: &O, write: &mut dyn FnMut(RawSpan, f32)) {
     op.uses(&mut |access, span| match access {
         Access::Write => write(span, f32::NAN),
@@ -118,7 +119,7 @@ fn poison<O: Op>(op: &O, write: &mut dyn FnMut(RawSpan, f32)) {
     });
 }
 
-/// Fills a span of a backend with `x`, ids with `u32::MAX`.
+/// Fills a span of a backend with `x`, or with `u32::MAX` for ids.
 fn put<K: Memory>(k: &mut K, plan: &Planner, span: RawSpan, x: f32) {
     match span.arena() {
         Arena::Index => k.write_ids(plan.index_span(span), &vec![u32::MAX; span.len()]),
@@ -132,29 +133,30 @@ impl Numerics {
     }
 }
 
-/// What a call should leave where it writes.
+/// The expected outputs of a call.
 struct Outcome(Vec<(RawSpan, Want)>);
 
 enum Want {
     Ids(Vec<u32>),
-    /// And how far each may be off.
+    /// Values, and the allowed error of each.
     Real(Vec<f64>, f64),
 }
 
-/// What the real spans that are read hold at first.
+/// The initial contents of the real spans that are read.
 type Inputs = Vec<(RawSpan, Vec<f32>)>;
 
-/// What a case should come to on backends of one kind.
+/// The expected results of a case on backends of one kind.
 pub struct Expected {
-    /// Drawing them again for every run would take longer than the runs.
+    /// Shared, since drawing them again for every run would take longer than the runs.
     inputs: Arc<Inputs>,
     fwd: Outcome,
-    /// Gradients written, and added to what was there.
+    /// Gradients written, and added to the old values.
     bwd: [Outcome; 2],
 }
 
-/// The references of a case, run in the arithmetic of `S`: after the forward pass, and after a backward pass that writes
-/// or adds. With `rounded`, what they write to activations is rounded to bf16.
+/// Runs the references of a case in the arithmetic of `S`.
+/// Returns the state after the forward pass, and after a backward pass that writes or accumulates. With `rounded`,
+/// results in activations are rounded to bf16.
 fn plain<S: Scalar, F: Op, B: Op>(case: &Case<F, B>, inputs: &Inputs, rounded: bool) -> [Snapshot<S>; 3] {
     let mut m = case.host::<S>(BACKGROUND as f64, inputs);
     let fill = |m: &mut HostArenas<S>, span: RawSpan, x: f32| match span.arena() {
@@ -173,7 +175,7 @@ fn plain<S: Scalar, F: Op, B: Op>(case: &Case<F, B>, inputs: &Inputs, rounded: b
     reference(&case.fwd, &mut m);
     case.fwd.uses(&mut |access, span| round(&mut m, access, span));
     let forward = all(&mut m);
-    // A backward pass reads nothing that it writes, so that the second is not led astray by the first.
+    // A backward pass reads none of its outputs, so the first one does not affect the second.
     let backward = [Mode::Write, Mode::Accumulate].map(|mode| {
         let bwd = case.bwd.with_modes(&mut |_| mode);
         poison(&bwd, &mut |span, x| fill(&mut m, span, x));
@@ -185,12 +187,12 @@ fn plain<S: Scalar, F: Op, B: Op>(case: &Case<F, B>, inputs: &Inputs, rounded: b
     [forward, write, add]
 }
 
-/// Works out what a case should come to, once for all kinds of backends. The backward pass is judged alone: every
-/// implementation starts from its own forward results.
+/// Computes the expected results of a case, once for all kinds of backends.
+/// The backward pass is evaluated separately: every implementation starts from its own forward results.
 pub fn expected<F: Op, B: Op>(case: &Case<F, B>, kinds: &[Numerics]) -> Vec<Expected> {
     let mut exact: Option<(Precision, Arc<Inputs>, [Snapshot<Traced>; 3])> = None;
     let one = |kind: &Numerics| {
-        // The inputs follow from what activations are.
+        // The precision of activations determines the inputs.
         if exact.as_ref().is_none_or(|(stored, ..)| *stored != kind.stored) {
             let inputs = Arc::new(case.inputs_f32(kind.stored));
             let outcome = plain::<Traced, F, B>(case, &inputs, false);
@@ -225,8 +227,8 @@ fn outcomes<S: Scalar, F: Op, B: Op>(
     }
 }
 
-/// What `op` should leave: the exact values, and `factor` times the error of the naive ones as what is allowed, but no less
-/// than honest rounding may cost.
+/// Returns the expected outputs of `op`: the exact values, and the allowed error.
+/// The allowed error is `factor` times the error of the naive values, but at least the error of correct rounding.
 fn outcome<S: Scalar, O: Op>(
     op: &O,
     factor: f64,
@@ -245,15 +247,17 @@ fn outcome<S: Scalar, O: Op>(
         }
         let (want, plain) = (&exact.real[arena][part.clone()], &naive.real[arena][part]);
         let worst = |of: &mut dyn Iterator<Item = f64>| of.fold(0.0, f64::max);
-        // An infinity that belongs there must not make room for errors beside it.
+        // An expected infinity must not allow errors next to it.
         let largest = worst(&mut want.iter().map(|x| x.f64().abs()).filter(|x| x.is_finite()));
         let naive_error = worst(&mut want.iter().zip(plain).map(|(w, p)| (w.f64() - p.f64()).abs()));
-        // A few units in the last place of the largest value; of a bf16 value half a unit, which every rounding may cost.
+        // A few units in the last place of the largest value. For a bf16 value, half a unit, since every rounding may
+        // cost it.
         let rounding = match kind.stored == Precision::Bf16 && span.arena() == Arena::Act {
             true => 1.0 / 512.0,
             false => 8.0 * f32::EPSILON as f64,
         };
-        // A lucky naive run must not shut out honest rounding, nor a value that is small because its terms cancel.
+        // A naive run that is exact by chance must not reject correct rounding, nor a value that is small by
+        // cancellation.
         let honest = worst(&mut want.iter().map(|x| Traced::allowed(&[*x], kind)));
         let budget = (factor * naive_error + rounding * largest).max(honest) + 1e-30;
         all.push((span, Want::Real(want.iter().map(|x| x.f64()).collect(), budget)));
@@ -261,8 +265,7 @@ fn outcome<S: Scalar, O: Op>(
     Outcome(all)
 }
 
-/// Compares what `op` wrote on the backend (before -> after) with what it should have written; names every field that is
-/// wrong.
+/// Compares the outputs of `op` on the backend (before -> after) with the expected ones; names every field that is wrong.
 fn compare<O: Op>(what: &str, op: &O, outcome: &Outcome, [got, before]: [&Snapshot<f32>; 2]) -> Result<f64, String> {
     let mut wrong: Vec<String> = Vec::new();
     let named = |span: RawSpan| format!("{what}: {}, field {}", O::NAME, op.field(span).unwrap_or("?"));
@@ -273,11 +276,11 @@ fn compare<O: Op>(what: &str, op: &O, outcome: &Outcome, [got, before]: [&Snapsh
         }
     });
     let mut worst = 0.0f64;
-    // What a mode leaves out is not touched.
+    // Skipped outputs are not written.
     for (span, want) in outcome.0.iter().filter(|(span, _)| touched.contains(span)) {
         let part = span.range();
         match want {
-            // Ids are right or wrong.
+            // Ids must match exactly.
             Want::Ids(ids) => {
                 let have = &got.index[part];
                 if let Some(i) = (0..ids.len()).find(|i| have[*i] != ids[*i]) {
@@ -332,8 +335,9 @@ fn within_need<O: Op, K: Memory + Run<O>>(k: &mut K, op: &O) -> Result<(), Strin
     }
 }
 
-/// A case on a backend: the state before and after the forward pass, before and after the backward pass. Nothing is left
-/// of what the backend did before.
+/// Runs a case on a backend. Returns the state before and after the forward pass, and before and after the backward
+/// pass.
+/// No state of earlier runs of the backend remains.
 fn run_on<F: Op, B: Op, K: Memory + Run<F> + Run<B>>(
     case: &Case<F, B>,
     bwd: &B,
@@ -362,7 +366,7 @@ fn run_on<F: Op, B: Op, K: Memory + Run<F> + Run<B>>(
     Ok([start, forward, middle, end])
 }
 
-/// Writes a case's inputs.
+/// Writes the inputs of a case.
 pub(super) fn fill<F: Op, B: Op, K: Memory>(case: &Case<F, B>, inputs: &[(RawSpan, Vec<f32>)], k: &mut K) {
     for (span, values) in inputs {
         k.write(*span, values);
@@ -378,10 +382,13 @@ fn bits(s: &Snapshot<f32>) -> Vec<u32> {
     s.real.iter().flatten().map(|x| x.to_bits()).chain(s.index.iter().copied()).collect()
 }
 
-/// How a backend is opened for a plan.
+/// Opens a backend for a plan.
 pub type Open<'a, K> = &'a dyn Fn(&Planner) -> base::Result<K>;
 
-/// A case on a backend made by `open`, in every mode of its gradients.
+/// Runs a case on a backend created by `open`, in every mode of its gradients.
+///
+/// # Errors
+/// The backend does not open, or a result differs from the expected one.
 pub fn parity<F: Op, B: Op, K: Memory + Run<F> + Run<B>>(
     case: &Case<F, B>,
     open: Open<'_, K>,
@@ -390,7 +397,10 @@ pub fn parity<F: Op, B: Op, K: Memory + Run<F> + Run<B>>(
     parity_on(case, &expected(case, &[Numerics::of(&k)])[0], &mut k)
 }
 
-/// A case on a backend, in every mode of its gradients.
+/// Runs a case on a backend, in every mode of its gradients.
+///
+/// # Errors
+/// A result differs from the expected one.
 pub fn parity_on<F: Op, B: Op, K: Memory + Run<F> + Run<B>>(
     case: &Case<F, B>,
     expected: &Expected,
@@ -402,7 +412,7 @@ pub fn parity_on<F: Op, B: Op, K: Memory + Run<F> + Run<B>>(
         Mode::Write
     });
     let mut worst = Parity::default();
-    // All written, all added to, and each left out once.
+    // All written, all accumulated, and each skipped once.
     for variant in 0..2 + gradients {
         let bwd = case.bwd.with_modes(&mut |i| match variant {
             0 => Mode::Write,
@@ -435,10 +445,11 @@ pub fn parity_on<F: Op, B: Op, K: Memory + Run<F> + Run<B>>(
     Ok(worst)
 }
 
-/// The bits that a case leaves in all arenas, with all gradients written: the same whatever order threads run in.
+/// Returns the bits that a case leaves in all arenas, with all gradients written. They are independent of the thread
+/// order.
 ///
 /// # Errors
-/// The device's.
+/// The device fails.
 pub fn fingerprint<F: Op, B: Op, K: Memory + Run<F> + Run<B>>(
     case: &Case<F, B>,
     open: Open<'_, K>,

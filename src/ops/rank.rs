@@ -1,8 +1,8 @@
-/*! rank: where given items stand among the candidates of a user, in the arithmetic and with the candidates of
+/*! rank: the ranks of given items among the candidates of a user, with the arithmetic and the candidates of
 [`top_k`](super::top_k).
 count_at_least: for each target t of user b: score_t = s_bt, count_t = number of candidates of b with s >= score_t.
-   A target that is a candidate counts itself, so count is its rank with ties against it; of one that is not, count means
-   how many candidates stand at or above it. 0 where score_t is NaN or +inf.
+   A target that is a candidate counts itself, so count is its rank with ties against it. For any other target, count is
+   the number of candidates with at least its score. 0 where score_t is NaN or +inf.
    target, score, count (N): those of b are target_start_b .. target_start_b+1.   bad (B) as for top_k.
 score_items: score_p = s_bp of the pairs (b, item_p), those of b being start_b .. start_b+1.   item, score (P)
 */
@@ -19,7 +19,7 @@ use crate::{
 };
 
 op! {
-    /// How many candidates score at least as high as each target.
+    /// Counts the candidates that score at least as high as each target.
     CountAtLeast = "count_at_least" {
         write { /** (N) */ count: U32, /** (N) of the targets */ score: F32, /** (B) */ bad: U32 }
         read {
@@ -31,7 +31,7 @@ op! {
 }
 
 op! {
-    /// The scores of chosen items.
+    /// Computes the scores of chosen items.
     ScoreItems = "score_items" {
         write { /** (P) */ score: F32 }
         read {
@@ -62,7 +62,7 @@ impl Op for CountAtLeast {
 
     fn cost(&self) -> Cost {
         let (b, d, v, n) = (self.b, self.d, self.v, self.n);
-        // The score of every pair, which is where targets find theirs; a comparison a target and item.
+        // The score of every pair, including those of the targets, and one comparison per target and item.
         Cost::work((b * v * (2 * d + 1) + n * v) as f64, 0.0)
             .moves(self.count, n)
             .moves(self.score, n)
@@ -134,7 +134,7 @@ impl Op for ScoreItems {
     }
 }
 
-/// Lists of items, `lengths` by turns for the users.
+/// Returns lists of items, with `lengths` cycling over the users.
 fn lists(b: usize, v: usize, lengths: &[usize]) -> (Vec<u32>, Vec<u32>) {
     let mut draw = Stream::new(9, Purpose::Test, (b * 10_000 + v) as u32);
     let (mut item, mut start) = (Vec::new(), vec![0]);
@@ -147,7 +147,7 @@ fn lists(b: usize, v: usize, lengths: &[usize]) -> (Vec<u32>, Vec<u32>) {
 
 pub fn cases() -> Vec<Case<CountAtLeast>> {
     use Plant::*;
-    // The usual: one target. None, and more than what a row of a kernel's tile or a pass of the CPU takes.
+    // The usual case: one target. Also none, and more than one row of a kernel's tile or one pass of the CPU holds.
     const FEW: &[usize] = &[1];
     const MIXED: &[usize] = &[3, 0, 1, 8, 9, 80];
     [

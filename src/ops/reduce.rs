@@ -1,5 +1,5 @@
-/*! reduce: sums over everything, in a fixed order.
-weighted_mean: y = sum_N w x            x,w (N) f32, y (1) f32: weights that add up to 1, or to 0 where nothing counts
+/*! reduce: sums over all elements, in a fixed order.
+weighted_mean: y = sum_N w x            x,w (N) f32, y (1) f32: weights with sum 1, or 0 where nothing counts
 grad_norm:     norm = sqrt(sum_P g^2)   g (P) f32, norm (1) f32
 */
 
@@ -7,7 +7,7 @@ use super::{Cost, Dst, Op, case::Case, fits};
 use crate::mem::{F32, Lent, Planner, Scalar};
 
 op! {
-    /// y = mean of x, weighted.
+    /// Computes y = weighted mean of x.
     WeightedMean = "weighted_mean" {
         write { /** (1) */ y: F32 }
         read { /** (N) */ x: F32, /** (N) */ w: F32 }
@@ -16,7 +16,7 @@ op! {
 }
 
 op! {
-    /// norm = Euclidean norm of all gradients.
+    /// Computes norm = Euclidean norm of all gradients.
     GradNorm = "grad_norm" {
         write { /** (1) */ norm: F32 }
         read { /** (P) */ g: F32 }

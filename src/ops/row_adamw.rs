@@ -1,28 +1,32 @@
 /*! row_adamw: AdamW for tables of which a step touches few rows, with the results of AdamW on all rows.
 
-Dense AdamW moves every row at every step: one without a gradient decays and coasts on its momentum. Here a row lags behind
-until it is needed, and is then brought to where dense AdamW would have it; `last` (V) keeps the step each row stands at.
+Dense AdamW moves every row at every step: a row without a gradient decays and coasts on its momentum. Here a row lags
+behind until it is needed, and is then advanced to the state of dense AdamW. `last` (V) stores the last update step of
+each row.
 catch_up_rows:  before the forward pass: rows of `key` take the steps last+1 ..= step-1 with gradient 0;  last = step-1
 adamw_rows:     after the backward pass: rows of `key` take step `step` with the gradients in g;          last = step
-A row belongs to the place where its run begins in `key` (sorted, see `sort_ids.rs`); keys that are not below V are skipped.
-Where ok is 0 (see `adamw.rs`) neither changes anything.
+A row belongs to the place where its run begins in `key` (sorted, see `sort_ids.rs`). Keys that are not below V are
+skipped.
+Where ok is 0 (see `adamw.rs`) neither op changes anything.
 
-The first [`EXACT`] = 32 of the missed steps are taken one by one. Of the others, k in number, moments and decay have closed
-forms: m b1^k, v b2^k, p exp(decay_end - decay_start). What is left of the momentum is the sum over i = 1..=k of
+The first [`EXACT`] = 32 missed steps are computed one by one. For the other k steps, moments and decay have closed
+forms: m b1^k, v b2^k, p exp(decay_end - decay_start). The rest of the momentum is the sum over i = 1..=k of
   lr_i c1_i m b1^i / (sqrt(v b2^i c2_i) + eps) * exp(decay_end - decay_i)
-With r = b1 / sqrt(b2), the term is r^i times something that changes slowly. The steps are cut into stretches of 8, 12, 18,
-... of them; over each the powers are summed as a geometric series, and the rest is taken at its centre of mass, between two
-steps linearly, which is exact for whatever changes linearly. Once r^i is below 2^-30 nothing is left.
+With r = b1 / sqrt(b2), the term is r^i times a slowly changing factor. The steps are cut into stretches of 8, 12, 18,
+... steps. Over each stretch the powers are summed as a geometric series. The factor is evaluated at the centre of mass
+of the stretch, interpolated linearly between two steps, which is exact for a linear factor. Below r^i = 2^-30 the sum
+ends.
 
-Against dense AdamW in f64 (tests/ops/row_adamw.rs: gaps of 1 to 5000 steps, warm-up and cosine, decay 0 to 0.1) weights are off by
-less than this share of one step's size (the largest learning rate), mostly from where warm-up ends:
+Compared with dense AdamW in f64 (tests/ops/row_adamw.rs: gaps of 1 to 5000 steps, warm-up and cosine, decay 0 to 0.1),
+the weights differ by less than the following share of one step's size (the largest learning rate). The difference
+arises mostly at the end of the warm-up:
   beta1 <= 0.9: 0.0005 over 6000 steps, 0.003 over 400    beta1 = 0.95: 0.01    beta1 = 0.99: 0.02
-The rounding of dense AdamW in f32 is 0.001 to 0.007 of a step in these runs, and comes on top, as it does there. Moments agree
-to rounding.
+The rounding of dense AdamW in f32 is 0.001 to 0.007 of a step in these runs. It adds to the difference here as well.
+Moments agree to rounding.
 
-history (R,4): step t writes [lr, c1, c2, decay] to row t mod R, where decay is the sum of ln(1 - lr*wd) of all steps up to
-this one, from any start. No row may lag by more than R steps: every so often, and before weights are read for other ends, all
-rows are brought to date (`all`), after which the sum may start anew.
+history (R,4): step t writes [lr, c1, c2, decay] to row t mod R. decay is the sum of ln(1 - lr*wd) of all steps up to
+this one, from any start. No row may lag by more than R steps. Periodically, and before weights are read for other
+purposes, all rows are updated (`all`). The sum may then restart.
 */
 
 use super::{
@@ -36,15 +40,16 @@ use crate::{
     mem::{F32, Lent, Planner, Scalar, U32},
 };
 
-/// Missed steps that are taken one by one.
+/// Number of missed steps that are computed one by one.
 pub const EXACT: u32 = 32;
 
-/// Steps of the first stretch; each is half as long again as the one before, so that 48 cover more steps than 32 bits count.
+/// Steps of the first stretch. Each stretch is half as long again as the one before, so 48 cover more steps than 32
+/// bits count.
 const STRETCH: u32 = 8;
 const STRETCHES: usize = 48;
 
 op! {
-    /// Brings rows to the step before this one.
+    /// Advances rows to the step before this one.
     CatchUpRows = "catch_up_rows" {
         update { /** (V,D) */ p: F32, /** (V,D) */ m: F32, /** (V,D) */ v: F32, /** (V) step of each row */ last: U32 }
         read {
@@ -60,8 +65,8 @@ op! {
 }
 
 op! {
-    /// One step of AdamW on the rows of `key`, which have been brought to the step before. Gradients are clipped as in
-    /// [`AdamW`](super::AdamW).
+    /// Runs one step of AdamW on the rows of `key`, which are at the step before.
+    /// Gradients are clipped as in [`AdamW`](super::AdamW).
     AdamWRows = "adamw_rows" {
         update { /** (V,D) */ p: F32, /** (V,D) */ m: F32, /** (V,D) */ v: F32, /** (V) step of each row */ last: U32 }
         read {
@@ -84,7 +89,7 @@ pub(crate) struct Stretch<S> {
     pub eps: S,
 }
 
-/// What a row takes in closed form.
+/// The closed form of a row's missed steps.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Closed<S> {
     /// Factors of p, m, v.
@@ -102,13 +107,13 @@ impl<S> Closed<S> {
 }
 
 impl CatchUpRows {
-    /// [lr, c1, c2, decay] of a step.
+    /// Returns [lr, c1, c2, decay] of a step.
     pub(crate) fn of<S: Scalar>(&self, history: &[S], step: u32) -> [S; 4] {
         let at = step as usize % self.ring * 4;
         [history[at], history[at + 1], history[at + 2], history[at + 3]]
     }
 
-    /// The `k` > 0 steps after `start` in closed form.
+    /// Returns the closed form of the `k` > 0 steps after `start`.
     pub(crate) fn closed<S: Scalar>(&self, history: &[S], start: u32, k: u32) -> Closed<S> {
         let of = |x: f64| S::of(x);
         let (b1, b2) = (of(self.beta1 as f64), of(self.beta2 as f64));
@@ -152,18 +157,18 @@ impl CatchUpRows {
         closed
     }
 
-    /// The row that the place `i` brings to date (with `all`, row `i`).
+    /// Returns the row that place `i` advances (with `all`, row `i`).
     pub(crate) fn row(&self, key: &[u32], i: usize) -> Option<usize> {
         if self.all { Some(i) } else { owned(key, i, self.rows) }
     }
 
-    /// How many places, or rows, there are to look at.
+    /// Returns the number of places, or rows with `all`.
     pub(crate) fn places(&self) -> usize {
         if self.all { self.rows } else { self.n }
     }
 }
 
-/// The row below `rows` whose run begins at place `i`.
+/// Returns the row below `rows` with a run that begins at place `i`.
 pub(crate) fn owned(key: &[u32], i: usize, rows: usize) -> Option<usize> {
     let id = key[i];
     ((id as usize) < rows && (i == 0 || key[i - 1] != id)).then_some(id as usize)
@@ -195,8 +200,8 @@ impl Op for CatchUpRows {
         ])
     }
 
-    /// As if every place were a row of its own, one step behind, which is the least of a row that is behind at all: the
-    /// traffic is the same for any number of missed steps, and outweighs the work of a few.
+    /// Assumes that every place is a separate row, one step behind, the least lag of any lagging row.
+    /// The traffic is the same for any number of missed steps, and outweighs the work of a few.
     fn cost(&self) -> Cost {
         let rows = self.places().min(self.rows);
         let nd = rows * self.d;
@@ -265,7 +270,7 @@ impl Op for AdamWRows {
         ])
     }
 
-    /// As if every place were a row of its own.
+    /// Assumes that every place is a separate row.
     fn cost(&self) -> Cost {
         let rows = self.n.min(self.rows);
         let nd = rows * self.d;
@@ -273,7 +278,7 @@ impl Op for AdamWRows {
             .updates(self.p, nd)
             .updates(self.m, nd)
             .updates(self.v, nd)
-            // Which step a row has stood at is not asked any more.
+            // The old step of a row is not read any more.
             .moves(self.last, rows)
             .moves(self.g, nd)
             .moves(self.key, self.n)
@@ -306,8 +311,8 @@ impl Op for AdamWRows {
     }
 }
 
-/// A ring of the steps before `step`, as a run would leave it: warm-up over 20 steps, then slowly down. Rows that no step
-/// has reached are NaN.
+/// Returns a ring of the steps before `step` as in a run: warm-up over 20 steps, then a slow decay.
+/// Rows that no step has reached are NaN.
 fn ring(size: usize, step: usize, betas: [f32; 2], weight_decay: f32) -> Vec<f32> {
     let mut ring = vec![f32::NAN; 4 * size];
     let mut decay = 0.0f64;
@@ -320,7 +325,7 @@ fn ring(size: usize, step: usize, betas: [f32; 2], weight_decay: f32) -> Vec<f32
     ring
 }
 
-/// Ids of a batch: some rows often, some never, a special one beyond the table, padding.
+/// Returns the ids of a batch: some rows often, some never, a special one past the table, padding.
 fn batch(n: usize, rows: usize) -> Vec<u32> {
     let mut draw = Stream::new(10, Purpose::Test, (n + rows) as u32);
     let id = |i: usize, draw: &mut Stream| match i % 9 {
@@ -333,7 +338,8 @@ fn batch(n: usize, rows: usize) -> Vec<u32> {
     sorted(&ids, rows + 1).into_iter().map(|(_, key)| key).collect()
 }
 
-/// The "backward pass" gathers the whole table: it shows whether the copy that products read is up to date.
+/// Returns the cases of [`CatchUpRows`].
+/// The "backward pass" gathers the whole table. It shows whether the copy that products read is up to date.
 pub fn catch_up_cases() -> Vec<Case<CatchUpRows, GatherTable>> {
     [
         // (places, width, table rows), ring, step, betas, decay, all.
@@ -346,7 +352,7 @@ pub fn catch_up_cases() -> Vec<Case<CatchUpRows, GatherTable>> {
         ((0, 300, 21), 1000, 999, [0.8, 0.95], 0.1, true),
         ((3, 8, 100), 300, 100_000, [0.0, 0.999], 0.0, true),
         ((20, 12, 30), 2000, 1900, [0.99, 0.999], 0.1, false),
-        // A step before was broken.
+        // An earlier step was broken.
         ((19, 12, 30), 40, 30, [0.9, 0.999], 0.1, false),
     ]
     .into_iter()
@@ -378,7 +384,7 @@ pub fn catch_up_cases() -> Vec<Case<CatchUpRows, GatherTable>> {
             all,
         };
         let gather = GatherTable { y, table: p, id, n: rows, d, v: rows };
-        // From up to date (and even a step ahead) to as far behind as the ring allows.
+        // From up to date (and even a step ahead) to the largest lag that the ring allows.
         let behind = [0, 1, 2, 31, 32, 33, 34, 63, 64, 65, 97, 200, 1000, size - 1, size];
         let lag = |row: usize| behind[row % behind.len()].min(size).min(step - 1);
         let at = (0..rows).map(|row| if row == 1 { step as u32 } else { (step - 1 - lag(row)) as u32 });

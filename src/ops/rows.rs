@@ -1,7 +1,7 @@
-/*! rows: pick the scored rows out of all, and put their gradients back.
+/*! rows: gather the scored rows, and scatter their gradients back.
 gather_rows:  y_m = x[row_m]                    x (N,D)   y (M,D)   row (M), equal rows next to each other
 scatter_rows: dx[r] = sum of dy_m over the m with row_m = r in order, all other rows 0 (Write) or unchanged (Acc)
-Where row_m is [`NO_ROW`] (padding, any number of times), y_m is 0 and dy_m goes nowhere.
+Where row_m is [`NO_ROW`] (padding, any number of times), y_m is 0 and dy_m is dropped.
 */
 
 use super::{Cost, Dst, Op, area, case::Case, fits};
@@ -10,11 +10,11 @@ use crate::{
     mem::{Act, Lent, Planner, Scalar, U32},
 };
 
-/// A row that is none: padding.
+/// The row number of padding.
 pub const NO_ROW: u32 = u32::MAX;
 
 op! {
-    /// y = x[row].
+    /// Computes y = x[row].
     GatherRows = "gather_rows" {
         write { /** (M,D) */ y: Act }
         read { /** (N,D) */ x: Act, /** (M) */ row: U32 }
@@ -23,7 +23,7 @@ op! {
 }
 
 op! {
-    /// The gradient of [`GatherRows`].
+    /// Computes the gradient of [`GatherRows`].
     ScatterRows = "scatter_rows" {
         grad { /** (N,D) */ dx: Act }
         read { /** (M,D) */ dy: Act, /** (M) equal rows next to each other, or NO_ROW */ row: U32 }
@@ -62,7 +62,7 @@ impl Op for ScatterRows {
     }
 
     fn cost(&self) -> Cost {
-        // Rows that come once are moved, not added.
+        // Rows that occur once are moved, not added.
         let (m, d) = (self.dx.wanted() as usize * self.m, self.d);
         Cost::default().scatters(self.dx, m.min(self.n) * d, self.n * d).moves(self.dy, m * d).moves(self.row, m)
     }
@@ -80,9 +80,9 @@ impl Op for ScatterRows {
 
 pub fn cases() -> Vec<Case<GatherRows, ScatterRows>> {
     let all = [(0, 5, 8), (1, 1, 1), (3, 7, 3), (20, 100, 64), (333, 1000, 33)].map(|sizes| (sizes, usize::MAX));
-    // Every so manieth row is padding.
+    // Every n-th row is padding.
     let padded = [((3, 5, 2), 1), ((40, 64, 16), 3), ((257, 300, 7), 2)];
-    // Every row several times.
+    // Every row occurs several times.
     let repeated = [((6, 5, 3), 3), ((299, 120, 17), 5)];
     let single = all.into_iter().chain(padded).map(|(sizes, padding)| (sizes, padding, 1));
     single

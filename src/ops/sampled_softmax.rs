@@ -1,16 +1,18 @@
 /*! sampled_softmax: cross-entropy of each scored row against its target and S negatives shared by the batch, with the
 logQ correction (Bengio and Senecal 2008; Yi et al. 2019).
 fwd: z_m0 = <h_m, pos_m> + bias[target_m],   z_ms = <h_m, neg_s> + bias[negative_s] - log_q[negative_s] - ln(others)
-     left out: negatives equal to the row's target (accidental hits), NO_ID, and those whose bit in `own` is set (items of the
-     row's own sequence, which `MarkOwn` marks);  loss_m = log sum exp z_m - z_m0
-     h, pos (M,D) act: pos_m is the table row of target_m     neg (S,D) act: the gathered panel     own (M,ceil(S/32)) or empty
-     log_q (V): ln of an item's expected count among the negatives (all zero: no correction). The target is there once, and
-     ln 1 = 0. others: where the negatives are the targets of the batch, of which a row's own is left out, log_q is of one
-     draw, and `targets` (1) is how many there are: others = max(targets - 1, 1); empty: 1.
-bwd: g = dloss (softmax - onehot):  dh (M,D), g0 (M) f32 the target's, dneg (S,D), dneg_bias (S); the caller sums dneg and the
-     pairs g0 h into the table, dneg_bias and g0 into the bias, by runs of equal ids (`SegmentSum`)
-S = 0 or nothing but what is left out: loss 0, zero gradients. A target NO_ID is padding: z_m0 = <h_m, pos_m>, nothing to learn
-where dloss is 0.
+     left out: negatives equal to the row's target (accidental hits), NO_ID, and those with their bit in `own` set
+     (items of the row's own sequence, marked by `MarkOwn`);  loss_m = log sum exp z_m - z_m0
+     h, pos (M,D) act: pos_m is the table row of target_m     neg (S,D) act: the gathered panel
+     own (M,ceil(S/32)) or empty
+     log_q (V): ln of an item's expected count among the negatives (all zero: no correction). The target occurs once,
+     and ln 1 = 0. others: where the negatives are the targets of the batch without the row's own target, log_q is of
+     one draw, and `targets` (1) is the number of targets: others = max(targets - 1, 1); empty: 1.
+bwd: g = dloss (softmax - onehot):  dh (M,D), g0 (M) f32 of the target, dneg (S,D), dneg_bias (S).
+     The caller sums dneg and the pairs g0 h into the table, and dneg_bias and g0 into the bias, by runs of equal ids
+     (`SegmentSum`).
+S = 0, or all negatives left out: loss 0, zero gradients. A target NO_ID is padding: z_m0 = <h_m, pos_m>, with no
+gradient where dloss is 0.
 */
 
 use super::{Cost, Dst, NO_ID, Op, area, case::Case, fits};
@@ -20,27 +22,27 @@ use crate::{
 };
 
 op! {
-    /// Loss of each scored row against shared negatives.
+    /// Computes the loss of each scored row against shared negatives.
     SampledSoftmaxFwd = "sampled_softmax_fwd" {
         write { /** (M) */ loss: F32, /** (M) */ lse: F32 }
         read {
-            /** (M,D) */ h: Act, /** (M,D) */ pos: Act, /** (S,D) */ neg: Act, /** (V) */ bias: F32, /** (V) */ log_q: F32,
-            /** (M) */ target: U32, /** (S) */ negative: U32,
+            /** (M,D) */ h: Act, /** (M,D) */ pos: Act, /** (S,D) */ neg: Act, /** (V) */ bias: F32,
+            /** (V) */ log_q: F32, /** (M) */ target: U32, /** (S) */ negative: U32,
             /** (M,ceil(S/32)) bits: left out, or empty */ own: U32,
-            /** (1) how many targets of the batch the negatives are, or empty: they are drawn */ targets: U32
+            /** (1) number of batch targets used as negatives, or empty: drawn negatives */ targets: U32
         }
         with { m: usize, d: usize, s: usize, /** whether the negatives are the batch's targets */ in_batch: bool }
     }
 }
 
 op! {
-    /// Gradients of [`SampledSoftmaxFwd`], weighted by `dloss`.
+    /// Computes the gradients of [`SampledSoftmaxFwd`], weighted by `dloss`.
     SampledSoftmaxBwd = "sampled_softmax_bwd" {
         write { /** (M) of the targets' logits */ g0: F32 }
         grad { /** (M,D) */ dh: Act, /** (S,D) */ dneg: Act, /** (S) */ dneg_bias: Act }
         read {
-            /** (M) */ dloss: F32, /** (M,D) */ h: Act, /** (M,D) */ pos: Act, /** (S,D) */ neg: Act, /** (V) */ bias: F32,
-            /** (V) */ log_q: F32, /** (M) */ target: U32, /** (S) */ negative: U32,
+            /** (M) */ dloss: F32, /** (M,D) */ h: Act, /** (M,D) */ pos: Act, /** (S,D) */ neg: Act,
+            /** (V) */ bias: F32, /** (V) */ log_q: F32, /** (M) */ target: U32, /** (S) */ negative: U32,
             /** (M,ceil(S/32)) bits: left out, or empty */ own: U32,
             /** (1) as [`SampledSoftmaxFwd::targets`] */ targets: U32, /** (M) */ lse: F32
         }
@@ -48,7 +50,7 @@ op! {
     }
 }
 
-/// What the logits of all rows are made of.
+/// The inputs of the logits of all rows.
 struct Logits<'a, S> {
     h: &'a [S],
     pos: &'a [S],
@@ -63,7 +65,7 @@ struct Logits<'a, S> {
     d: usize,
 }
 
-/// ln of how many negatives each row has among the batch's targets; 0 where they are drawn.
+/// Returns ln of the number of negatives of each row among the batch's targets, or 0 where they are drawn.
 pub(crate) fn log_others(targets: &[u32]) -> f64 {
     targets.first().map_or(0.0, |n| (*n).saturating_sub(1).max(1) as f64).max(1.0).ln()
 }
@@ -73,7 +75,7 @@ impl<S: Scalar> Logits<'_, S> {
         self.bias[id as usize] - self.log_q[id as usize] - self.log_others
     }
 
-    /// z of row `i`: its target first, then the negatives; -inf where left out.
+    /// Returns z of row `i`: its target first, then the negatives; -inf where left out.
     fn row(&self, i: usize) -> Vec<S> {
         let (d, words) = (self.d, self.negative.len().div_ceil(32));
         let (h, target) = (&self.h[i * d..][..d], self.target[i]);
@@ -106,7 +108,7 @@ macro_rules! logits {
     };
 }
 
-/// Length of `own`, or what is needed where it is empty.
+/// Returns the length of `own`, or the required length where it is empty.
 fn own_or(own: Span<U32>, need: usize) -> usize {
     if own.is_empty() { need } else { own.len() }
 }
@@ -133,7 +135,7 @@ impl Op for SampledSoftmaxFwd {
     fn cost(&self) -> Cost {
         let (m, d, s) = (self.m, self.d, self.s);
         let ids = (m + s).min(self.bias.len());
-        // An exponential a logit, a logarithm a row.
+        // One exponential per logit, one logarithm per row.
         Cost::work((2 * m * d * (1 + s)) as f64, (m * (1 + s) + m) as f64)
             .moves(self.loss, m)
             .moves(self.lse, m)
@@ -186,7 +188,7 @@ impl Op for SampledSoftmaxBwd {
     fn cost(&self) -> Cost {
         let (m, d, s) = (self.m, self.d, self.s);
         let [dh, dneg, dbias] = [self.dh.wanted(), self.dneg.wanted(), self.dneg_bias.wanted()].map(usize::from);
-        // Logits and exponentials once. g0 is always made; alone it asks for the target's logit only.
+        // Logits and exponentials count once. g0 is always computed; alone it needs only the target's logit.
         let others = (dh | dneg | dbias) * s;
         let (logits, ids) = (1 + others, (m + others).min(self.bias.len()));
         Cost::work((2 * m * d * (logits + dh * (1 + s) + dneg * s)) as f64, (m * logits) as f64)
@@ -217,7 +219,7 @@ impl Op for SampledSoftmaxBwd {
         for i in 0..m {
             for (j, z) in of.row(i).iter().enumerate() {
                 let hit = if j == 0 { S::one() } else { S::zero() };
-                // The allowance for a bf16 engine counts this as one of its products: both factors rounded.
+                // The error budget of a bf16 engine counts this as one of its products, with both factors rounded.
                 g[i * w + j] = dloss[i].product((*z - lse[i]).exp() - hit);
             }
         }
@@ -231,12 +233,12 @@ impl Op for SampledSoftmaxBwd {
     }
 }
 
-/// Ids of a case.
+/// The ids of a case.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Ids {
-    /// Accidental hits among them.
+    /// Any ids, with accidental hits.
     Any,
-    /// Targets 0..M, negatives M..M+S: each bias has one gradient, so that central differences prove those too.
+    /// Targets 0..M, negatives M..M+S: each bias has one gradient, so that central differences test those too.
     Apart,
     /// Every fifth row and every ninth negative is padding.
     Padded,
@@ -244,7 +246,7 @@ enum Ids {
 
 pub fn cases() -> Vec<Case<SampledSoftmaxFwd, SampledSoftmaxBwd>> {
     use Ids::*;
-    // (M, D, S, V, ids, whether own items are left out). V = 2 makes accidental hits the rule.
+    // (M, D, S, V, ids, whether own items are left out). With V = 2, accidental hits are the rule.
     [
         (0, 8, 5, 9, Any, false),
         (1, 1, 1, 2, Any, false),
@@ -256,7 +258,7 @@ pub fn cases() -> Vec<Case<SampledSoftmaxFwd, SampledSoftmaxBwd>> {
         (9, 24, 31, 40, Apart, false),
         (130, 24, 33, 40, Padded, false),
         (70, 33, 95, 60, Padded, true),
-        // A width that kernels take in pieces.
+        // A width that kernels process in pieces.
         (67, 264, 70, 90, Any, false),
         (67, 264, 70, 190, Apart, true),
     ]
@@ -268,7 +270,7 @@ pub fn cases() -> Vec<Case<SampledSoftmaxFwd, SampledSoftmaxBwd>> {
         let dneg_bias = p.act(s);
         let (target, negative) = (p.index(m), p.index(s));
         let own = if excluding { p.index(m * s.div_ceil(32)) } else { Span::empty() };
-        // Every other width: as if the negatives were the targets of a batch.
+        // In every other width, the negatives act as the targets of a batch.
         let in_batch = d % 2 == 1;
         let targets = p.index(usize::from(in_batch));
         let mut draw = Stream::new(21, Purpose::Test, (m + s) as u32);
@@ -279,7 +281,7 @@ pub fn cases() -> Vec<Case<SampledSoftmaxFwd, SampledSoftmaxBwd>> {
         };
         let ids_of_targets: Vec<u32> = (0..m).map(|i| id(i, 0, 5)).collect();
         let negatives: Vec<u32> = (0..s).map(|j| id(j, m, 9)).collect();
-        // About a quarter is left out; the bits behind the last negative must not matter.
+        // About a quarter is left out. The bits past the last negative must not matter.
         let bits = (0..own.len()).map(|_| draw.bits() & draw.bits()).collect();
         let (h_, pos_, neg_) = (h.y, pos.y, neg.y);
         let fwd = SampledSoftmaxFwd {

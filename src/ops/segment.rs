@@ -4,10 +4,10 @@ segment_rows: rows[j] = the same sum, where a run of one id begins at place j of
 
 Rows come from up to three sources, taken as one list of R = N + S + M*P:
   dy (N,D)     the gradients of rows that were gathered one by one
-  panel (S,D)  those of rows that all share, such as negatives
+  panel (S,D)  the gradients of rows shared by all, such as negatives
   pairs        g[j] * h[j / P], j in 0..M*P, h (M,D): the gradient of scores <h, table[id]>, which need not be stored
 An empty dy or panel counts as zeros, an empty h as ones (with D = 1: the gradient of a bias).
-`order` and `key` are what `SortIds` gives for the ids of this list. Keys that are not below V are skipped.
+`order` and `key` are the outputs of `SortIds` for the ids of this list. Keys that are not below V are skipped.
 */
 
 use super::{
@@ -22,7 +22,7 @@ use crate::{
 };
 
 op! {
-    /// The gradient of a table.
+    /// Computes the gradient of a table.
     SegmentSum = "segment_sum" {
         grad { /** (V,D) */ dtable: F32 }
         read {
@@ -35,7 +35,7 @@ op! {
 }
 
 op! {
-    /// The gradient of the rows of a table that have one: sums at the places where runs begin.
+    /// Computes the gradient of the nonzero rows of a table: sums at the places where runs begin.
     SegmentRows = "segment_rows" {
         write { /** (R,D) */ rows: F32 }
         read {
@@ -47,7 +47,7 @@ op! {
     }
 }
 
-/// The rows that are summed; the fields are those of the ops.
+/// The rows to sum. The fields are those of the ops.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sources {
     pub dy: Span<Act>,
@@ -77,7 +77,7 @@ macro_rules! sources {
 sources!(SegmentSum, SegmentRows);
 
 impl SegmentSum {
-    /// The sum of `n` rows of dy alone.
+    /// Creates the sum of `n` rows of dy alone.
     pub fn of(dtable: Dst<F32>, dy: Span<Act>, by: &Sorted, [n, d, v]: [usize; 3]) -> Self {
         let (panel, g, h) = (Span::empty(), Span::empty(), Span::empty());
         SegmentSum { dtable, dy, panel, g, h, order: by.order, key: by.key, n, s: 0, m: 0, p: 0, d, v }
@@ -85,14 +85,14 @@ impl SegmentSum {
 }
 
 impl Sources {
-    /// Rows in all (R).
+    /// Returns the number of rows in all sources (R).
     pub fn rows(&self) -> usize {
         self.n.saturating_add(self.s).saturating_add(area([self.m, self.p]))
     }
 
     fn check(&self) -> Result<(), String> {
         let (r, d) = (self.rows(), self.d);
-        // What may be empty.
+        // Sources that may be empty.
         let or = |span: Span<Act>, need: usize| if span.is_empty() { need } else { span.len() };
         fits(&[
             ("dy", or(self.dy, area([self.n, d])), area([self.n, d])),
@@ -104,13 +104,13 @@ impl Sources {
         ])
     }
 
-    /// Rows that are there: those of empty sources are zeros, which nobody adds.
+    /// Returns the number of given rows. Those of empty sources are zeros and are not added.
     fn given(&self) -> usize {
         let or_none = |span: Span<Act>, rows: usize| if span.is_empty() { 0 } else { rows };
         or_none(self.dy, self.n) + or_none(self.panel, self.s) + self.m * self.p
     }
 
-    /// An addition an element, and a multiplication where pairs have one; each source once. No destination.
+    /// Counts one addition per element, one multiplication where pairs have one, and each source once. No destination.
     fn cost(&self) -> Cost {
         let times = if self.h.is_empty() { 0 } else { self.m * self.p };
         Cost::work(((self.given() + times) * self.d) as f64, 0.0)
@@ -122,7 +122,7 @@ impl Sources {
             .moves(self.key, self.rows())
     }
 
-    /// Gives `add(place where the run begins, id, k, term)` every term, in order.
+    /// Calls `add(place where the run begins, id, k, term)` for every term, in order.
     fn each<S: Scalar>(&self, m: &Lent<'_, S>, add: &mut dyn FnMut(usize, usize, usize, S)) {
         let (dy, panel, g, h) = (m.get(self.dy), m.get(self.panel), m.get(self.g), m.get(self.h));
         let (order, key, d) = (m.ids(self.order), m.ids(self.key), self.d);
@@ -192,7 +192,7 @@ impl Op for SegmentRows {
     }
 }
 
-/// [N, S, M, P, D, V], which ids, which sources are empty.
+/// [N, S, M, P, D, V], kind of ids, empty sources.
 const SHAPES: [([usize; 6], &str, &str); 17] = [
     ([0, 0, 0, 1, 8, 3], "any", ""),
     ([1, 0, 0, 0, 1, 1], "any", ""),
@@ -209,12 +209,13 @@ const SHAPES: [([usize; 6], &str, &str); 17] = [
     ([50, 60, 70, 1, 12, 20], "any", "panel"),
     ([200, 60, 70, 2, 1, 20], "any", "dy panel h"),
     ([90, 20, 30, 2, 24, 40], "none", ""),
-    // A run that goes on for many chunks, between others.
+    // A run over many chunks, between others.
     ([2500, 300, 400, 2, 8, 50], "hot", ""),
     ([9000, 300, 400, 1, 1, 50], "hot", "h"),
 ];
 
-/// The case of `segment_sum` is the backward pass of a gather of all R rows, whose upstream gradient is put together from
+/// Returns the cases of [`SegmentSum`].
+/// The case of `segment_sum` is the backward pass of a gather of all R rows. Its upstream gradient is assembled from
 /// the three sources.
 pub fn cases() -> Vec<Case<GatherTable, SegmentSum>> {
     SHAPES
@@ -255,7 +256,7 @@ pub fn rows_cases() -> Vec<Case<SegmentRows>> {
         .collect()
 }
 
-/// What the spans of [`planned`] hold.
+/// The contents of the spans of [`planned`].
 struct Fills {
     ids: Vec<u32>,
     dy: Vec<f32>,
@@ -272,8 +273,8 @@ impl Fills {
     }
 }
 
-/// Sources over `all` (R,D), the gradients of all rows, which are made to equal what the sources say. h are
-/// powers of two and g small numbers, so that their products are exact in bf16 too.
+/// Plans sources that equal `all` (R,D), the gradients of all rows.
+/// h are powers of two and g small numbers, so that their products are exact in bf16 too.
 fn planned(plan: &mut Planner, all: Span<Act>, sizes: [usize; 6], kind: &str, empty: &str) -> (Sources, Fills) {
     let [n, s, m, p, d, v] = sizes;
     let (rows, none) = (n + s + m * p, |name: &str| empty.split(' ').any(|e| e == name));
@@ -313,7 +314,7 @@ fn planned(plan: &mut Planner, all: Span<Act>, sizes: [usize; 6], kind: &str, em
         })
         .collect();
     let (order, key) = sorted(&ids, v + 1).into_iter().unzip();
-    // A special row that is no part of `dtable` is skipped as NO_ID is; the gather, which has no such row, sees NO_ID.
+    // A special row past `dtable` is skipped like NO_ID. The gather has no such row and sees NO_ID.
     let ids = ids.into_iter().map(|id| if id as usize == v { NO_ID } else { id }).collect();
     (of, Fills { ids, dy, g, h, order, key })
 }

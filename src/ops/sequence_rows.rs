@@ -1,19 +1,19 @@
-/*! sequence_rows: one row a sequence, given to each of its rows, and rows added up to one a sequence.
+/*! sequence_rows: one row per sequence copied to each of its rows, and rows summed to one per sequence.
 spread: y_n = x_b                          n in cu_b..cu_b+1        x (B,D)  y (N,D)  cu (B+1)
         dx_b = sum of dy_n over n in cu_b..cu_b+1                  rows in their order
 pool:   y_b = sum of w_n x_n over the same rows                     x (N,D)  w (N) or empty: ones  y (B,D)
         dx_n = w_n dy_b
 
-What a user is reaches every row of the user's sequence by the first; the second makes one vector of a sequence: with
-weights that are 1/length, its mean. Empty sequences are allowed: their sums are zeros. Rows behind the last sequence
-(padding) get zeros and are never read, nor are their weights. The weights are no parameters and have no gradient.
+The first passes a user vector to every row of the user's sequence. The second makes one vector of a sequence: its mean,
+with weights 1/length. Empty sequences are allowed: their sums are zeros. Rows past the last sequence (padding) get
+zeros and are never read, nor are their weights. The weights are no parameters and have no gradient.
 */
 
 use super::{Cost, Dst, Op, area, case::Case, fits};
 use crate::mem::{Act, F32, Lent, Planner, Scalar, Span, U32};
 
 op! {
-    /// y_n = x of the row's sequence.
+    /// Computes y_n = x of the row's sequence.
     SpreadFwd = "spread_fwd" {
         write { /** (N,D) */ y: Act }
         read { /** (B,D) */ x: Act, /** (B+1) */ cu: U32 }
@@ -22,7 +22,7 @@ op! {
 }
 
 op! {
-    /// The gradient of [`SpreadFwd`].
+    /// Computes the gradient of [`SpreadFwd`].
     SpreadBwd = "spread_bwd" {
         grad { /** (B,D) */ dx: Act }
         read { /** (N,D) */ dy: Act, /** (B+1) */ cu: U32 }
@@ -31,7 +31,7 @@ op! {
 }
 
 op! {
-    /// y_b = weighted sum of the sequence's rows.
+    /// Computes y_b = weighted sum of the sequence's rows.
     PoolFwd = "pool_fwd" {
         write { /** (B,D) */ y: Act }
         read { /** (N,D) */ x: Act, /** (N), or empty: ones */ w: F32, /** (B+1) */ cu: U32 }
@@ -40,7 +40,7 @@ op! {
 }
 
 op! {
-    /// The gradient of [`PoolFwd`] with respect to the rows.
+    /// Computes the gradient of [`PoolFwd`] with respect to the rows.
     PoolBwd = "pool_bwd" {
         grad { /** (N,D) */ dx: Act }
         read { /** (B,D) */ dy: Act, /** (N), or empty: ones */ w: F32, /** (B+1) */ cu: U32 }
@@ -48,12 +48,12 @@ op! {
     }
 }
 
-/// What an empty span of weights counts as.
+/// Returns the length of a span of weights, where an empty one counts as `n` ones.
 fn weights(w: Span<F32>, n: usize) -> usize {
     if w.is_empty() { n } else { w.len() }
 }
 
-/// Element (n,k) of the rows: w_n x_b, zero behind the last sequence.
+/// Computes element (n,k) of the rows: w_n x_b, zero past the last sequence.
 fn spread<S: Scalar>(m: &Lent<'_, S>, to: Dst<Act>, x: Span<Act>, w: Span<F32>, cu: Span<U32>, [b, n, d]: [usize; 3]) {
     let (x, w, cu) = (m.get(x), m.get(w), &m.ids(cu)[..=b]);
     let mut rows = vec![S::zero(); n * d];
@@ -66,7 +66,7 @@ fn spread<S: Scalar>(m: &Lent<'_, S>, to: Dst<Act>, x: Span<Act>, w: Span<F32>, 
     m.compute(to, n * d, |at| rows[at]);
 }
 
-/// Element (b,k) of the sums: over the rows of the sequence, w_n x_n.
+/// Computes element (b,k) of the sums: over the rows of the sequence, w_n x_n.
 fn pool<S: Scalar>(m: &Lent<'_, S>, to: Dst<Act>, x: Span<Act>, w: Span<F32>, cu: Span<U32>, [b, d]: [usize; 2]) {
     let (x, w, cu) = (m.get(x), m.get(w), m.ids(cu));
     m.compute(to, b * d, |at| {
@@ -173,12 +173,11 @@ impl Op for PoolBwd {
     }
 }
 
-/// (lengths of the sequences, rows behind them, width).
+/// (lengths of the sequences, rows past them, width).
 type Shape = (Vec<usize>, usize, usize);
 
 fn shapes() -> Vec<Shape> {
-    // Lengths that go through everything between none and forty, and one sequence longer than all warps of a block take at
-    // once.
+    // All lengths from zero to forty, and one sequence longer than one pass of all warps of a block.
     let many: Vec<usize> = (0..77).map(|i| i * 31 % 41).collect();
     vec![
         (vec![], 0, 8),
@@ -194,7 +193,7 @@ fn shapes() -> Vec<Shape> {
     ]
 }
 
-/// Where the sequences start (B+1).
+/// Returns the start of each sequence (B+1).
 fn ends(lengths: &[usize]) -> Vec<u32> {
     (0..=lengths.len()).map(|b| lengths[..b].iter().sum::<usize>() as u32).collect()
 }
@@ -232,7 +231,7 @@ pub fn pool_cases() -> Vec<Case<PoolFwd, PoolBwd>> {
             if !weighted {
                 return case;
             }
-            // What stands behind the last sequence must not get in, not even as a NaN times zero.
+            // Values past the last sequence must not contribute, not even as a NaN times zero.
             let values = (0..n).map(|i| if i < n - rest { (i % 7) as f32 / 3.0 - 0.6 } else { f32::NAN });
             case.values(w, values.collect())
         })

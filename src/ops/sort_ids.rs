@@ -1,10 +1,10 @@
-/*! sort_ids: which rows share an id, told by sorting.
+/*! sort_ids: finds the rows that share an id, by sorting.
 key   = the ids of id0 | id1 | id2 in ascending order      key (N), N = N0 + N1 + N2
-order = where each stood in id0 | id1 | id2                order (N)   equal ids keep their order (stable)
-An id is below V. [`NO_ID`] marks padding: it sorts last, as does anything else that is not below V, which becomes NO_ID.
+order = the position of each in id0 | id1 | id2               order (N)   equal ids keep their order (stable)
+An id is below V. [`NO_ID`] marks padding: it sorts last. Any other id that is not below V becomes NO_ID.
 
-Rows with one id are then neighbours, a *run*, whose first place owns the id: table gradients are summed run by run
-(`segment.rs`), each table row by one owner in a fixed order, with no atomics and the same bits every time.
+Rows with one id are then adjacent, a *run*, and the first place of a run owns the id. Table gradients are summed run by
+run (`segment.rs`), each table row by one owner in a fixed order, without atomics and with the same bits every time.
 */
 
 use super::{
@@ -17,11 +17,11 @@ use crate::{
     mem::{Lent, Planner, Scalar, Span, U32},
 };
 
-/// An id that is none: padding. Gathers give zeros for it, sums skip it, sorting puts it last.
+/// The id of padding. Gathers return zeros for it, sums skip it, sorting puts it last.
 pub const NO_ID: u32 = u32::MAX;
 
 op! {
-    /// A stable sort of up to three lists of ids, taken as one. Lists that are not there are [`Span::empty`].
+    /// Sorts up to three lists of ids as one list, stably. Missing lists are [`Span::empty`].
     SortIds = "sort_ids" {
         write { /** (N) */ order: U32, /** (N) */ key: U32 }
         read { /** (N0) */ id0: U32, /** (N1) */ id1: U32, /** (N2) */ id2: U32 }
@@ -30,7 +30,7 @@ op! {
 }
 
 impl SortIds {
-    /// Ids in all lists (N).
+    /// Returns the number of ids in all lists (N).
     pub fn n(&self) -> usize {
         self.n0.saturating_add(self.n1).saturating_add(self.n2)
     }
@@ -48,12 +48,12 @@ impl Sorted {
         Sorted { order: p.index(n), key: p.index(n) }
     }
 
-    /// Of no ids.
+    /// Returns spans for no ids.
     pub fn empty() -> Self {
         Sorted { order: Span::empty(), key: Span::empty() }
     }
 
-    /// The op that fills them from up to three (ids, how many of them) below `v`.
+    /// Returns the op that fills them from up to three (ids, number of ids) below `v`.
     pub fn sort(&self, lists: &[(Span<U32>, usize)], v: usize) -> SortIds {
         assert!(lists.len() <= 3, "three lists are sorted at most");
         let list = |i: usize| lists.get(i).copied().unwrap_or((Span::empty(), 0));
@@ -97,7 +97,7 @@ impl Op for SortIds {
     }
 }
 
-/// (place, id) of `ids` in ascending order of the ids, equal ones by place: what the op gives.
+/// Returns (place, id) of `ids` in ascending order of the ids, equal ones by place: the result of the op.
 pub(super) fn sorted(ids: &[u32], v: usize) -> Vec<(u32, u32)> {
     let known = |id: u32| if (id as usize) < v { id } else { NO_ID };
     let mut all: Vec<(u32, u32)> = ids.iter().enumerate().map(|(i, id)| (i as u32, known(*id))).collect();
@@ -108,7 +108,7 @@ pub(super) fn sorted(ids: &[u32], v: usize) -> Vec<(u32, u32)> {
 pub fn cases() -> Vec<Case<SortIds>> {
     let most = NO_ID as usize;
     [
-        // Lengths of the lists, ids below, which ids.
+        // Lengths of the lists, upper bound of ids, kind of ids.
         ([0, 0, 0], 5, "any"),
         ([1, 0, 0], 1, "any"),
         ([0, 0, 7], 0, "any"),
@@ -136,7 +136,7 @@ pub fn cases() -> Vec<Case<SortIds>> {
                 "none" => NO_ID,
                 "descending" => ((n - i) * v / (n + 1)) as u32,
                 "large" => (v - 1 - draw.below(9) as usize) as u32,
-                // Also what is not below v but has not all bits set.
+                // Also ids that are not below v and not NO_ID.
                 "some none" if i % 5 == 0 => [NO_ID, v as u32][i / 5 % 2],
                 _ => draw.below(v.max(1) as u64) as u32,
             })

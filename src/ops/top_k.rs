@@ -1,15 +1,15 @@
-/*! top_k: the best k items of the catalogue for each of B vectors, without ever a matrix of scores.
+/*! top_k: the best k items of the catalogue for each of B vectors, without a matrix of scores.
 s_bv = <h_b, table_v> + bias_v      h (B,D) act   table (V,D) f32   bias (V) f32
-item, score (B,K): the candidates with the highest scores, best first, of equal scores the smaller id; where there are
+item, score (B,K): the candidates with the highest scores, best first, and the smaller id first among equal scores. With
 fewer than K candidates the rest is NO_ROW and -inf.
-Candidates of b are all items but excluded[excluded_start_b .. excluded_start_b+1] (ascending, distinct) and those whose
-score is NaN or infinite. bad (B): the first item of the catalogue, excluded or not, with such a score, else NO_ROW.
+The candidates of b are all items except excluded[excluded_start_b .. excluded_start_b+1] (ascending, distinct) and
+items with a NaN or infinite score. bad (B): the first catalogue item, excluded or not, with such a score, else NO_ROW.
 
-**One arithmetic.** A score is the sum over d ascending of h_d * table_d, from 0, every product and every sum rounded to f32,
-then plus the bias. Every backend does just this, in tiles and for lone pairs, so that scores agree to the bit: without
-that an item could tie with itself in one place and beat itself in another, and a rank would hang on the machine. No fused
-multiply-add, for the same reason: not every processor has it. The table is the f32 master in bf16 mode too; the vectors
-are what the model gives, bf16 or f32, taken exactly.
+**One arithmetic.** A score is the sum over d ascending of h_d * table_d, from 0, every product and every sum rounded to
+f32, then plus the bias. Every backend computes exactly this, in tiles and for single pairs, so that scores agree to the
+bit. Otherwise an item could tie with itself in one place and beat itself in another, and a rank would depend on the
+machine. Fused multiply-add is not used for the same reason: not every processor has it. The table is the f32 master in
+bf16 mode too. The vectors are the model's output, bf16 or f32, used exactly.
 */
 
 use super::{
@@ -23,7 +23,7 @@ use crate::{
 };
 
 op! {
-    /// The best items for each vector.
+    /// Finds the best items for each vector.
     TopK = "top_k" {
         write { /** (B,K) */ item: U32, /** (B,K) */ score: F32, /** (B) */ bad: U32 }
         read {
@@ -34,13 +34,14 @@ op! {
     }
 }
 
-/// The score of a pair, in the one order.
+/// Computes the score of a pair in the fixed order.
 pub(super) fn score<S: Scalar>(h: &[S], row: &[S], bias: S) -> S {
     h.iter().zip(row).fold(S::zero(), |sum, (x, w)| sum + *x * *w) + bias
 }
 
-/// The scores of one vector for all items, in the order of the table; and the first that is NaN or infinite. Those, and
-/// those of excluded items, come as NaN: neither counts.
+/// Computes the scores of one vector for all items, in the order of the table.
+/// Also returns the first item with a NaN or infinite score. These scores and those of excluded items are NaN, which
+/// never counts.
 pub(super) fn candidates<S: Scalar>(h: &[S], table: &[S], bias: &[S], excluded: &[u32]) -> (Vec<S>, u32) {
     let d = h.len();
     let mut scores: Vec<S> = bias.iter().enumerate().map(|(v, bias)| score(h, &table[v * d..][..d], *bias)).collect();
@@ -50,13 +51,11 @@ pub(super) fn candidates<S: Scalar>(h: &[S], table: &[S], bias: &[S], excluded: 
     (scores, bad)
 }
 
-/// The sizes of a catalogue that ops over it share.
+/// Checks the sizes of a catalogue, for all ops over it.
 pub(super) fn check_catalogue(d: usize, v: usize) -> Result<(), String> {
     match d > 0 && v > 0 && v < NO_ROW as usize {
         true => Ok(()),
-        false => {
-            Err(format!("vectors of {d} and {v} items: there are at least one of each and at most 2^32 - 2 items"))
-        }
+        false => Err(format!("vectors of {d} and {v} items: both are at least 1, items at most 2^32 - 2")),
     }
 }
 
@@ -114,18 +113,18 @@ impl Op for TopK {
     }
 }
 
-/// What is special about the catalogue of a case.
+/// The special property of the catalogue of a case.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Plant {
-    /// Whole numbers: every score is exact in any arithmetic, and many tie.
+    /// Integers: every score is exact in any arithmetic, and many tie.
     Whole,
-    /// Normal numbers: a whole-number score could hide an error of rounding.
+    /// Normal numbers, since integer scores could hide a rounding error.
     Fine,
-    /// All scores are the same.
+    /// All scores are equal.
     Equal,
     /// The first vector has no candidate, the second has two.
     Seen,
-    /// A table row with an infinity, a bias that is NaN, and a vector that is NaN.
+    /// A table row with an infinity, a NaN bias, and a NaN vector.
     Bad,
 }
 
@@ -193,12 +192,12 @@ pub fn cases() -> Vec<Case<TopK>> {
         (1, 1, 1, 1, Whole),
         (3, 7, 11, 4, Fine),
         (5, 16, 33, 33, Whole),
-        // More than there are.
+        // More than the number of candidates.
         (2, 8, 20, 25, Seen),
         (4, 3, 300, 10, Equal),
         (6, 20, 150, 150, Bad),
         (65, 12, 129, 7, Whole),
-        // Lists longer than what a warp or a queue takes at once.
+        // Lists longer than a warp or a queue processes at once.
         (3, 6, 900, 300, Whole),
         (9, 64, 515, 40, Fine),
         (130, 33, 1031, 10, Whole),

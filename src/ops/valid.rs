@@ -1,4 +1,4 @@
-//! The check that stands between an op and every backend.
+//! The check between an op and every backend.
 
 use std::ops::Deref;
 
@@ -8,8 +8,9 @@ use crate::{
     mem::{Access, Arena, Owners, RawSpan, Uses},
 };
 
-/// An op that may run: its spans are large enough for its sizes ([`Op::check`]), and those that it writes overlap no others
-/// ([`Uses`]). Only [`Valid::of`] makes one, and only a valid op can be executed ([`super::Run::execute`]).
+/// A valid op: its spans are large enough for its sizes ([`Op::check`]), and the written ones overlap no others
+/// ([`Uses`]).
+/// Only [`Valid::of`] creates one, and only a valid op can be executed ([`super::Run::execute`]).
 #[derive(Debug)]
 pub struct Valid<'a, O> {
     op: &'a O,
@@ -17,10 +18,10 @@ pub struct Valid<'a, O> {
 }
 
 impl<'a, O: Op> Valid<'a, O> {
-    /// Checks an op: O(1), whatever its sizes.
+    /// Checks an op in O(1), for any sizes.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The op is invalid; the error gives the reason.
     pub fn of(op: &'a O) -> Result<Self, Invalid> {
         let uses = Uses::of(|visit| op.uses(visit));
         match op.check().and(uses) {
@@ -29,7 +30,7 @@ impl<'a, O: Op> Valid<'a, O> {
         }
     }
 
-    /// Its spans, for [`HostArenas::lend`](crate::mem::HostArenas::lend).
+    /// Returns its spans, for [`HostArenas::lend`](crate::mem::HostArenas::lend).
     pub fn spans(&self) -> &Uses {
         &self.uses
     }
@@ -42,18 +43,18 @@ impl<O> Deref for Valid<'_, O> {
     }
 }
 
-/// What is wrong with an op, and where it belongs.
+/// The reason why an op is invalid, and its layer.
 #[derive(Clone, Debug)]
 pub struct Invalid {
     pub op: &'static str,
     pub sizes: String,
     pub why: String,
-    /// A span of the layer that the op belongs to.
+    /// A span of the op's layer.
     pub of: RawSpan,
 }
 
 impl Invalid {
-    /// The error of a program that planned such an op.
+    /// Converts it to the error of a program that planned such an op.
     pub fn error(&self, owners: &Owners) -> Error {
         let Invalid { op, sizes, why, of } = self;
         let layer = match owners.of(*of) {
@@ -61,12 +62,13 @@ impl Invalid {
             layer => format!(" of {layer}"),
         };
         Error::internal(format!("{op}{layer} ({sizes}) was not run: {why}"))
-            .hint("this is a bug of mipgpu, not of your settings or data: please report it with the command line")
+            .hint("this is a bug in mipgpu, not in your settings or data: please report it with the command line")
     }
 }
 
-/// The span whose layer an op belongs to: its newest activation. A layer plans its outputs, and their gradients, behind what
-/// it takes from others, so this holds in the backward pass too; ops without activations belong to what they write.
+/// Returns the span that determines the layer of an op: its newest activation.
+/// A layer plans its outputs and their gradients after its inputs, so this also holds in the backward pass. Ops without
+/// activations belong to the layer of their outputs.
 pub fn owner<O: Op>(op: &O) -> RawSpan {
     let mut first = None;
     let mut newest: Option<RawSpan> = None;

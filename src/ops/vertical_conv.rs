@@ -1,20 +1,22 @@
-/*! vertical_conv: the vertical convolutions of Caser (Tang and Wang 2018): F weighted sums of the L newest rows, each channel
-on its own.
-fwd: y[t,(f,k)] = b_f + sum_{l<L} w[f,l] x[t-L+1+l, k]        x (N,D)  w (F,L)  b (F)  y (N,F*D), filter f at columns f*D ..
+/*! vertical_conv: the vertical convolutions of Caser (Tang and Wang 2018): F weighted sums of the L newest rows, each
+channel separately.
+fwd: y[t,(f,k)] = b_f + sum_{l<L} w[f,l] x[t-L+1+l, k]        x (N,D)  w (F,L)  b (F)
+     y (N,F*D), filter f at columns f*D ..
 bwd: dx[r,k] = sum_f sum_l w[f,l] dy[r+L-1-l, (f,k)],   dw[f,l] = sum_t sum_k x[t-L+1+l,k] dy[t,(f,k)]
      db_f = sum_t sum_k dy[t,(f,k)]
 
-The window of a row ends at it and stays inside its sequence (`cu`), the oldest tap first; rows before the sequence's first
-one count as zero vectors. Rows behind the last sequence have no window: y is 0, and they have no part in the gradients.
+The window of a row ends at it and stays inside its sequence (`cu`), the oldest tap first. Rows before the start of the
+sequence count as zero vectors. Rows past the last sequence have no window: y is 0, and they do not contribute to the
+gradients.
 
-With F of 4 and L of 5 this is two operations a number moved, so no product of tensor cores: backends compute in f32.
+With F of 4 and L of 5 this is two operations per moved number, too few for tensor cores: backends compute in f32.
 */
 
 use super::{Cost, Dst, Op, area, case::Case, cost::apart, dilated_conv::sequences, fits};
 use crate::mem::{Act, F32, Lent, Planner, Scalar, U32};
 
 op! {
-    /// y = F weighted sums of the window of each row.
+    /// Computes y = F weighted sums of the window of each row.
     VerticalConvFwd = "vertical_conv_fwd" {
         write { /** (N,F*D) */ y: Act }
         read { /** (N,D) */ x: Act, /** (F,L) */ w: F32, /** (F) */ bias: F32, /** (B+1) */ cu: U32 }
@@ -23,7 +25,7 @@ op! {
 }
 
 op! {
-    /// Gradients of [`VerticalConvFwd`].
+    /// Computes the gradients of [`VerticalConvFwd`].
     VerticalConvBwd = "vertical_conv_bwd" {
         grad { /** (N,D) */ dx: Act, /** (F,L) */ dw: F32, /** (F) */ db: F32 }
         read { /** (N,F*D) */ dy: Act, /** (N,D) */ x: Act, /** (F,L) */ w: F32, /** (B+1) */ cu: U32 }
@@ -31,7 +33,7 @@ op! {
     }
 }
 
-/// `Err` naming what is out of range. The kernels count rows inside a tile in 32 bits.
+/// Checks the sizes. `Err` names the value out of range. The kernels count rows inside a tile in 32 bits.
 fn sizes(d: usize, l: usize, f: usize) -> Result<(), String> {
     match d == 0 || f == 0 || l == 0 || l >= 1 << 30 {
         true => Err(format!("{f} vertical filters over windows of {l} rows of {d}")),
@@ -39,7 +41,7 @@ fn sizes(d: usize, l: usize, f: usize) -> Result<(), String> {
     }
 }
 
-/// Rows inside the windows of all rows ([`cost`](super::cost): as if lengths were equal).
+/// Returns the rows inside the windows of all rows ([`cost`](super::cost): as if lengths were equal).
 fn inside(b: usize, n: usize, l: usize) -> usize {
     (0..l).map(|back| apart(b, n, back)).sum()
 }
@@ -59,7 +61,7 @@ impl Op for VerticalConvFwd {
 
     fn cost(&self) -> Cost {
         let (b, n, d, l, f) = (self.b, self.n, self.d, self.l, self.f);
-        // A multiply-add each, the first onto the bias.
+        // One multiply-add each, the first onto the bias.
         Cost::work((2 * inside(b, n, l) * f * d) as f64, 0.0)
             .moves(self.y, n * f * d)
             .moves(self.x, n * d)
@@ -139,9 +141,9 @@ impl Op for VerticalConvBwd {
 }
 
 pub fn cases() -> Vec<Case<VerticalConvFwd, VerticalConvBwd>> {
-    // Many short sequences, a third of them empty: a tile's rows belong to dozens.
+    // Many short sequences, a third of them empty: a tile's rows belong to dozens of sequences.
     let crumbs: Vec<usize> = (0..150).map(|s| [0, 1, 3, 0, 2, 1][s % 6]).collect();
-    // (lengths, rows behind the last sequence, D, L, F)
+    // (lengths, rows past the last sequence, D, L, F)
     let shapes: [(&[usize], usize, usize, usize, usize); 15] = [
         (&[1], 0, 1, 1, 1),
         (&[5, 1, 3], 0, 8, 3, 4),

@@ -1,5 +1,5 @@
-/*! window_conv: the horizontal convolutions of Caser (Tang and Wang 2018): filters of every height over the window of the L
-newest rows, the maximum over the window of each.
+/*! window_conv: the horizontal convolutions of Caser (Tang and Wang 2018): filters of every height over the window of
+the L newest rows, and the maximum over the window of each.
 fwd: c_h[s,f] = b_hf + sum_{k<h} x_{s-h+1+k} w_hk[:,f]        x (N,D)  w (L(L+1)/2,D,F)  b (L,F)   h = 1 .. L
      y[t,(h,f)] = max over s = t-L+h .. t of relu(c_h[s,f])   y (N,L*F), height h at columns (h-1)*F ..
      at[t,(h,f)] = t - s of the maximum, the smallest where several are equal; NO_ROW where the relu is 0
@@ -7,20 +7,20 @@ bwd: dc_h[s,f] = sum of dy[t,(h,f)] over the t with at[t,(h,f)] = t - s
      dx_r = sum_h sum_{k<h} dc_h[r+h-1-k] w_hk^T,   dw_hk = sum_s x_{s-h+1+k}^T dc_h[s]
      db_hf = sum of dy[t,(h,f)] over the t with a maximum above 0
 
-w holds one (D,F) matrix a tap: that of height 1, the two of height 2, and so on, the oldest row's first. Every row t has a
-window of its own, which ends at t and stays inside t's sequence (`cu`): rows before the sequence's first one count as zero
-vectors. A convolution there sees nothing but zeros and gives b: such places take part in the maximum, but have no row that
-a gradient could go to, only the bias.
+w contains one (D,F) matrix per tap: that of height 1, the two of height 2, and so on, the oldest row's first. Every row
+t has its own window, which ends at t and stays inside t's sequence (`cu`). Rows before the start of the sequence count
+as zero vectors. A convolution there sees only zeros and gives b. Such places take part in the maximum. They have no row
+for a gradient, only the bias.
 
-A row of c belongs to up to L windows, so that c is computed once a row, not once a window.
-Rows behind the last sequence have no window: y is 0, `at` NO_ROW.
+A row of c belongs to up to L windows. c is therefore computed once per row, not once per window.
+Rows past the last sequence have no window: y is 0, `at` is NO_ROW.
 */
 
 use super::{Cost, Dst, NO_ROW, Op, area, case::Case, cost::apart, dilated_conv::sequences, fits};
 use crate::mem::{Act, F32, Lent, Planner, Scalar, U32};
 
 op! {
-    /// y = the maximum over its window of each convolution.
+    /// Computes y = the maximum over its window of each convolution.
     WindowConvFwd = "window_conv_fwd" {
         write { /** (N,L*F) */ y: Act, /** (N,L*F), kept for the backward pass: rows back to the maximum */ at: U32 }
         read {
@@ -31,7 +31,7 @@ op! {
 }
 
 op! {
-    /// Gradients of [`WindowConvFwd`].
+    /// Computes the gradients of [`WindowConvFwd`].
     WindowConvBwd = "window_conv_bwd" {
         grad { /** (N,D) */ dx: Act, /** (L(L+1)/2,D,F) */ dw: F32, /** (L,F) */ db: F32 }
         read {
@@ -42,18 +42,18 @@ op! {
     }
 }
 
-/// Taps of all heights up to `l`.
+/// Returns the number of taps of all heights up to `l`.
 pub fn taps(l: usize) -> usize {
     area([l, l.saturating_add(1)]) / 2
 }
 
-/// Taps of all heights and rows that lie inside their sequence ([`cost`](super::cost): as if lengths were equal): those that
-/// look `back` rows back are of the l - back heights above.
+/// Returns the taps of all heights and rows inside their sequences ([`cost`](super::cost): as if lengths were equal).
+/// Taps `back` rows back belong to the l - back heights above.
 fn inside(b: usize, n: usize, l: usize) -> usize {
     (0..l).map(|back| (l - back) * apart(b, n, back)).sum()
 }
 
-/// `Err` naming what is out of range. Rows back are counted in 32 bits.
+/// Checks the sizes. `Err` names the value out of range. Rows back are counted in 32 bits.
 fn sizes(d: usize, l: usize, f: usize) -> Result<(), String> {
     match d == 0 || f == 0 || l == 0 || l >= 1 << 15 {
         true => Err(format!("convolutions of {f} filters a height over windows of {l} rows of {d}")),
@@ -103,7 +103,8 @@ impl Op for WindowConvFwd {
                 if !rows.contains(&t) {
                     continue;
                 }
-                // One window, from its newest place back: what is not larger than all newer ones changes nothing.
+                // One window, from its newest place back. A value that is not larger than all newer ones changes
+                // nothing.
                 for back in 0..=l - h {
                     c.copy_from_slice(&bias[(h - 1) * f..][..f]);
                     for k in 0..h {
@@ -149,7 +150,7 @@ impl Op for WindowConvBwd {
         let (b, n, d, l, f) = (self.b, self.n, self.d, self.l, self.f);
         let [dx, dw, db] = [self.dx.wanted(), self.dw.wanted(), self.db.wanted()].map(usize::from);
         let any = dx | dw | db;
-        // dc has zeros where a row of c is the maximum of no window; it is multiplied whole.
+        // dc is zero where a row of c is the maximum of no window. It is multiplied as a whole.
         Cost::work((2 * (dx + dw) * inside(b, n, l) * d * f) as f64, 0.0)
             .gradient(self.dx, n * d)
             .gradient(self.dw, taps(l) * d * f)
@@ -166,7 +167,7 @@ impl Op for WindowConvBwd {
         let columns = l * f;
         let sequence = sequences(&m.ids(self.cu)[..self.b + 1], n);
         let (dy, at, x, w) = (m.get(self.dy), m.ids(self.at), m.get(self.x), m.get(self.w));
-        // Each dy goes to the row of c that was the maximum; one before the sequence's start is that of no row.
+        // Each dy goes to the row of c with the maximum. A maximum before the sequence's start has no row.
         let mut dc = vec![S::zero(); n * columns];
         for i in (0..n * columns).filter(|i| at[*i] != NO_ROW) {
             let t = i / columns;
@@ -199,7 +200,7 @@ impl Op for WindowConvBwd {
     }
 }
 
-/// How a case's numbers are chosen.
+/// The choice of a case's numbers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Numbers {
     Random,
@@ -211,9 +212,9 @@ enum Numbers {
 
 pub fn cases() -> Vec<Case<WindowConvFwd, WindowConvBwd>> {
     use Numbers::{Equal, LargeBias, Random};
-    // Many short sequences, a third of them empty: a tile's rows belong to dozens.
+    // Many short sequences, a third of them empty: a tile's rows belong to dozens of sequences.
     let crumbs: Vec<usize> = (0..150).map(|s| [0, 1, 3, 0, 2, 1][s % 6]).collect();
-    // (lengths, rows behind the last sequence, D, L, F)
+    // (lengths, rows past the last sequence, D, L, F)
     type Shape<'a> = (&'a [usize], usize, usize, usize, usize, Numbers);
     let shapes: [Shape; 20] = [
         (&[1], 0, 1, 1, 1, Random),
@@ -238,7 +239,7 @@ pub fn cases() -> Vec<Case<WindowConvFwd, WindowConvBwd>> {
         (&[70], 0, 33, 2, 70, Equal),
         // Wider than a tile of the backward pass.
         (&[60, 31], 0, 130, 3, 7, Random),
-        // The longest window that every backend serves.
+        // The longest window that every backend supports.
         (&[90, 100], 0, 3, 32, 2, Random),
         (&[90, 60], 0, 2, 32, 3, LargeBias),
     ];
@@ -265,8 +266,8 @@ pub fn cases() -> Vec<Case<WindowConvFwd, WindowConvBwd>> {
                 LargeBias => case.values(bias, (0..l * f).map(|i| (i % 7) as f32 * 1.25 - 0.5).collect()),
                 _ => case.normal(bias, 0.5),
             };
-            // Among many maxima some are so close that the two sides of a central difference fall on different sides of
-            // one; ties are such everywhere. What these cases are there for is tiles and rules, not derivatives.
+            // Among many maxima some are so close that the two sides of a central difference straddle one; ties do so
+            // everywhere. These cases test tiles and rules, not derivatives.
             match numbers {
                 Equal => case.values(x.y, (0..n * d).map(|i| ((i % d) as f32 * 0.7).sin()).collect()).normal(w, 0.5),
                 _ if n * l * f > 1000 => case.normal(x.y, 1.0).normal(w, 0.5),

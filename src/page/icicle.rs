@@ -1,4 +1,4 @@
-//! Parts of a whole within each other, as wide as they are large: a flame graph that hangs, without a script.
+//! A hanging flame graph: nested parts of a whole, each as wide as its value, without a script.
 
 use std::fmt::Write;
 
@@ -6,19 +6,19 @@ use super::plot::{COLOURS, begin, cut, escape, label};
 
 /// Units of the picture's width; the page scales it.
 const WIDTH: f64 = 1040.0;
-/// Height of a level, and width of a letter.
+/// Height of a level and width of a letter.
 const ROW: f64 = 27.0;
 const LETTER: f64 = 6.7;
-/// Narrower parts are not drawn: nobody could see or point at them.
+/// Narrower parts are not drawn, because they are too small to see or to point at.
 const LEAST: f64 = 0.4;
 
-/// A part of a whole, and what it is made of; what its parts leave open stays empty below it.
+/// A part of a whole and its own parts; the remainder that the parts do not cover stays empty.
 #[derive(Clone, Debug, Default)]
 pub struct FlameNode {
     pub name: String,
     pub value: f64,
     pub colour: usize,
-    /// Told of it under the pointer.
+    /// Tooltip.
     pub tip: String,
     pub parts: Vec<FlameNode>,
 }
@@ -29,7 +29,7 @@ impl FlameNode {
     }
 }
 
-/// The picture; empty where the whole is nothing. `title` says in words what it shows, for those who do not see it.
+/// Returns the picture; empty if the whole is 0. `title` describes it for screen readers.
 pub fn icicle(title: &str, whole: &FlameNode) -> String {
     if !(whole.value.is_finite() && whole.value > 0.0) {
         return String::new();

@@ -1,5 +1,5 @@
-/*! Pages that need nothing else: style, plots and numbers stand in them, and they ask no one for anything. [`plot`] draws bars
-and lines, [`icicle`] parts of a whole within each other; both are SVG that follows the reader's choice of light or dark.
+/*! Self-contained pages: styles, plots and numbers are inline, and nothing is loaded. [`plot`] draws bars and lines,
+[`icicle`] nested parts of a whole. Both are SVG that follows the reader's choice of light or dark.
 */
 
 pub mod icicle;
@@ -11,13 +11,13 @@ use std::fmt::Write;
 
 use plot::escape;
 
-/// What stands where there is no number: never "NaN".
+/// Printed in place of a missing number, never "NaN".
 pub const NOTHING: &str = "-";
 
-/// What a page ends with.
+/// The end of every page.
 pub const END: &str = "</body>\n</html>\n";
 
-/// A page up to what is seen of it.
+/// Returns the beginning of a page, up to its visible content.
 pub fn begin(title: &str) -> String {
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
@@ -29,7 +29,7 @@ pub fn begin(title: &str) -> String {
     )
 }
 
-/// Plots under one caption, each of which can be moved sideways where the screen is narrow.
+/// Appends plots with one caption; each scrolls horizontally on a narrow screen.
 pub fn figure(out: &mut String, caption: &str, plots: &[String]) {
     let _ = writeln!(out, "<figure><figcaption>{caption}</figcaption>");
     out.push_str("<div class=\"plots\">\n");
@@ -39,12 +39,12 @@ pub fn figure(out: &mut String, caption: &str, plots: &[String]) {
     out.push_str("</div></figure>\n");
 }
 
-/// A cell of a table with a number.
+/// Appends a table cell with a number.
 pub fn number(out: &mut String, text: &str) {
     let _ = write!(out, "<td class=\"n\">{}</td>", escape(text));
 }
 
-/// Values that whoever has the page can compute on, in an element of this id. No `<` may stand in a script, or a name could
+/// Appends machine-readable values in an element with this id. A script must not contain `<`, because a name could then
 /// end it; JSON has an escape for it.
 pub fn data(out: &mut String, id: &str, value: &impl serde::Serialize) {
     let json = serde_json::to_string(value).unwrap_or_default().replace('<', "\\u003c");
@@ -56,12 +56,12 @@ pub fn capital(text: &str) -> String {
     chars.next().map(|c| c.to_uppercase().chain(chars).collect()).unwrap_or_default()
 }
 
-/// To so many decimals; a dash where it is no number.
+/// Formats a number with this many decimals; a dash if it is not finite.
 pub fn plain(x: f64, decimals: usize) -> String {
     if x.is_finite() { format!("{x:.decimals$}") } else { NOTHING.into() }
 }
 
-/// `45 s`, `12 min`, `3 h 05 min`.
+/// Formats a duration as `45 s`, `12 min` or `3 h 05 min`.
 pub fn duration(seconds: f64) -> String {
     if !(0.0..1e15).contains(&seconds) {
         return NOTHING.into();

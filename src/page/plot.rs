@@ -1,37 +1,37 @@
-/*! Plots as SVG that stands in a page: no script, no image, no font of its own.
+/*! Plots as inline SVG: no scripts, no images, no separate fonts.
 
-Colours are variables of [`STYLE`], which the page holds once, so that a plot follows the reader's choice of light or dark. What
-a mark stands for is told when a pointer rests on it (`<title>`); whoever reads without pictures has the same numbers in the
-tables.
+Colours are variables of [`STYLE`], which the page contains once, so plots follow the reader's choice of light or
+dark. A tooltip (`<title>`) describes each mark. The tables have the same numbers for readers who do not see the
+plots.
 */
 
 use std::fmt::Write;
 
 use super::plain;
 
-/// What the page must hold once for all plots.
+/// The style that the page contains once for all plots.
 pub const STYLE: &str = include_str!("plot.css");
 
 /// Units of a plot's width; the page scales it.
 const WIDTH: f64 = 680.0;
-/// Colours there are; beyond them lines are dashed.
+/// Number of colours; further lines are dashed.
 pub(super) const COLOURS: usize = 8;
 
-/// A horizontal bar, or why there is none.
+/// A horizontal bar, or the reason why it is missing.
 #[derive(Clone, Debug, Default)]
 pub struct Bar {
     pub label: String,
     pub value: Option<f64>,
     pub interval: Option<[f64; 2]>,
-    /// Marked beside.
+    /// The published value, drawn as a diamond.
     pub published: Option<f64>,
-    /// Written at the right: the number, or what became of it.
+    /// The text at the right: the number, or the reason why it is missing.
     pub says: String,
-    /// Told of it under the pointer.
+    /// Tooltip.
     pub tip: String,
 }
 
-/// Bars with one axis.
+/// Bars that share an axis.
 #[derive(Clone, Debug, Default)]
 pub struct Group {
     pub name: String,
@@ -41,34 +41,34 @@ pub struct Group {
 /// A line through points.
 #[derive(Clone, Debug, Default)]
 pub struct Series {
-    /// For the legend; one without a name is not in it.
+    /// Name in the legend; a series without a name is omitted from it.
     pub name: String,
     pub colour: usize,
     pub points: Vec<(f64, f64)>,
     /// Whiskers of the points; empty for none.
     pub intervals: Vec<[f64; 2]>,
-    /// Drawn lightly: one seed of several.
+    /// Drawn lightly, as one seed of several.
     pub thin: bool,
-    /// Where a ring is drawn.
+    /// The x at which a ring is drawn.
     pub mark: Option<f64>,
     pub tip: String,
 }
 
-/// What a plot of lines says beside its lines.
+/// The labels of a line plot.
 #[derive(Clone, Debug, Default)]
 pub struct Frame {
-    /// In words, for those who do not see it.
+    /// Description for screen readers.
     pub title: String,
     pub x: String,
     pub y: String,
-    /// Names of x = 0, 1, ...; empty where x is a number.
+    /// Names of x = 0, 1, ...; empty if x is a number.
     pub names: Vec<String>,
-    /// What the rings stand for; empty for no word on it.
+    /// Meaning of the rings; empty for no legend entry.
     pub ring: String,
 }
 
-/// Text as it may stand in HTML and SVG, in attributes too. Control characters, which an error of a terminal may hold, have no
-/// place in either.
+/// Escapes text for HTML and SVG, attributes included. Control characters, which terminal errors may contain, are
+/// removed.
 pub fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -86,7 +86,7 @@ pub fn escape(text: &str) -> String {
     out
 }
 
-/// An axis from `low` to `high` with a tick each `step`.
+/// An axis from `low` to `high` with a tick at every `step`.
 #[derive(Clone, Copy, Debug)]
 struct Axis {
     low: f64,
@@ -95,8 +95,8 @@ struct Axis {
 }
 
 impl Axis {
-    /// Over all values, with about so many ticks at round numbers (1, 2 or 5 times a power of ten); `None` where there is no
-    /// finite value. `round`: the ends are ticks too.
+    /// Returns an axis over all values, with about this many ticks at round numbers (1, 2 or 5 times a power of ten).
+    /// `None` if no value is finite. `round`: both ends are ticks.
     fn over(values: impl Iterator<Item = f64>, about: usize, round: bool) -> Option<Self> {
         let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
         values.filter(|x| x.is_finite()).for_each(|x| (low, high) = (low.min(x), high.max(x)));
@@ -104,7 +104,7 @@ impl Axis {
             return None;
         }
         if high - low <= 1e-9 * high.abs().max(low.abs()) {
-            // One value: some room on both sides.
+            // A single value gets some space on both sides.
             let room = if low == 0.0 { 1.0 } else { low.abs() * 0.1 };
             (low, high) = (low - room, high + room);
         }
@@ -123,13 +123,13 @@ impl Axis {
         (first..=last).map(|i| i as f64 * self.step).collect()
     }
 
-    /// As many decimals as the step needs.
+    /// Formats a tick with as many decimals as the step needs.
     fn label(&self, x: f64) -> String {
         let decimals = (-(self.step.log10() + 1e-9).floor()).max(0.0) as usize;
         plain(if x.abs() < self.step * 1e-6 { 0.0 } else { x }, decimals)
     }
 
-    /// Where a value stands between two places.
+    /// Maps a value to a coordinate between two positions.
     fn at(&self, x: f64, from: f64, to: f64) -> f64 {
         from + (x - self.low) / (self.high - self.low) * (to - from)
     }
@@ -146,7 +146,7 @@ fn line(out: &mut String, class: &str, [x1, y1, x2, y2]: [f64; 4]) {
     let _ = write!(out, "<line class=\"{class}\" x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{x2:.1}\" y2=\"{y2:.1}\"/>");
 }
 
-/// `anchor`: start, middle or end.
+/// Appends a text; `anchor`: start, middle or end.
 pub(super) fn label(out: &mut String, class: &str, anchor: &str, [x, y]: [f64; 2], text: &str) {
     let text = escape(text);
     let _ = write!(out, "<text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{text}</text>");
@@ -156,17 +156,17 @@ pub(super) fn cut(text: &str, most: usize) -> String {
     if text.chars().count() <= most { text.into() } else { text.chars().take(most - 1).chain(['…']).collect() }
 }
 
-/// A plot as a file of its own, with its style and ground, for pages that are not ours.
+/// Returns a plot as a separate file, with its style and background, for use outside these pages.
 pub fn standalone(svg: &str) -> String {
     let (tag, body) = svg.split_once('>').unwrap_or((svg, ""));
     let ground = "<rect width=\"100%\" height=\"100%\" fill=\"var(--ground)\"/>";
     format!("{tag} xmlns=\"http://www.w3.org/2000/svg\">\n<style>\n{STYLE}</style>\n{ground}\n{body}\n")
 }
 
-/// Horizontal bars with whiskers, published values as diamonds; every group has an axis of its own.
+/// Draws horizontal bars with whiskers, and published values as diamonds; every group has a separate axis.
 ///
-/// Bars begin at zero, or their lengths would lie. Where all values of a group are of one size, such bars would hide what
-/// differs: then points stand on an axis that begins where the values do, and the axis says so.
+/// Bars begin at zero, so that their lengths are proportional to the values. If the values of a group differ little,
+/// bars would hide the differences. Then points are drawn on an axis that begins near the values, and the axis says so.
 pub fn bars(title: &str, measure: &str, groups: &[Group]) -> String {
     const ROW: f64 = 24.0;
     let groups: Vec<&Group> = groups.iter().filter(|g| !g.bars.is_empty()).collect();
@@ -260,7 +260,7 @@ fn diamond(out: &mut String, x: f64, y: f64) {
     let _ = write!(out, "<path class=\"paper\" d=\"M{x:.1} {:.1}l5 5l-5 5l-5 -5z\"/>", y - 5.0);
 }
 
-/// Lines over a common x: learning curves, or a measure by slice. Empty where there is no point.
+/// Draws lines over a common x: learning curves, or a measure by slice. Empty if there is no point.
 pub fn lines(frame: &Frame, series: &[Series]) -> String {
     let finite = |s: &Series| {
         let intervals = s.intervals.iter().map(|i| Some(*i)).chain(std::iter::repeat(None));
@@ -276,7 +276,7 @@ pub fn lines(frame: &Frame, series: &[Series]) -> String {
         n => Some(Axis { low: -0.5, high: n as f64 - 0.5, step: 1.0 }),
     };
     let (Some(y_axis), Some(mut x_axis)) = (y_axis, x_axis) else { return String::new() };
-    // Epochs are whole.
+    // Epochs are whole numbers.
     x_axis.step = x_axis.step.max(1.0);
     let (left, right, top, bottom) = (58.0, WIDTH - 12.0, 28.0, 318.0);
     let mut out = String::new();
@@ -297,7 +297,7 @@ pub fn lines(frame: &Frame, series: &[Series]) -> String {
     }
     line(&mut out, "rest", [left, bottom, right, bottom]);
     label(&mut out, "soft", "middle", [(left + right) / 2.0, bottom + 36.0], &frame.x);
-    // The light ones below.
+    // Light lines are drawn first, below the others.
     for s in series.iter().filter(|s| s.thin).chain(series.iter().filter(|s| !s.thin)) {
         let points = finite(s);
         let place = |(x, y): (f64, f64)| (x_axis.at(x, left, right), y_axis.at(y, bottom, top));
@@ -330,7 +330,7 @@ fn curve(s: &Series) -> String {
     format!("curve{dash}{}", if s.thin { " thin" } else { "" })
 }
 
-/// Names beside samples of their lines, in as many columns as fit; gives the height of it all.
+/// Appends names with samples of their lines, in as many columns as fit; returns the height.
 fn legend(out: &mut String, series: &[Series], ring: &str, top: f64) -> f64 {
     let named: Vec<&Series> = series.iter().filter(|s| !s.name.is_empty()).collect();
     let longest = named.iter().map(|s| s.name.chars().count().min(44)).chain([ring.chars().count()]).max().unwrap_or(0);
@@ -370,7 +370,7 @@ mod tests {
         let labels: Vec<String> = axis.ticks().iter().map(|t| axis.label(*t)).collect();
         assert_eq!(labels, ["-5", "0", "5", "10", "15"]);
         assert_eq!(axis.at(5.0, 0.0, 100.0), 50.0);
-        // One value has room on both sides, no value has no axis.
+        // A single value has space on both sides; no value has no axis.
         let axis = Axis::over([5.0, f64::NAN].into_iter(), 5, true).unwrap();
         assert!(axis.low < 5.0 && axis.high > 5.0);
         assert!(Axis::over([f64::NAN, f64::INFINITY].into_iter(), 5, true).is_none());
@@ -405,7 +405,7 @@ mod tests {
             assert_eq!(sound::faults(&svg), Vec::<String>::new());
             assert!(!sound::says_nan(&svg));
         }
-        // Nothing to draw but a word on why.
+        // Without a value, only the reason is drawn.
         let none = of(vec![Bar { label: "x".into(), says: "failed".into(), ..Bar::default() }]);
         assert!(none.contains(">failed<") && sound::faults(&none).is_empty() && !sound::says_nan(&none));
     }
@@ -437,7 +437,7 @@ mod tests {
         assert_eq!(sound::faults(&svg), Vec::<String>::new());
         assert!(!sound::says_nan(&svg));
         assert_eq!(lines(&frame, &[]), "");
-        // Slices: names below, whiskers up.
+        // Slices: names below, whiskers upwards.
         let named = Frame { names: vec!["few".into(), "many".into()], ..frame };
         let spread = Series {
             points: vec![(0.0, 1.0), (1.0, 2.0)],

@@ -1,7 +1,7 @@
-//! Whether a page or a plot is whole: for tests.
+//! Checks pages and plots for well-formedness, for tests.
 
-/// What is wrong with the tags of a page: one that is not closed or closes nothing, an attribute without quotes, an id that
-/// stands twice, a link within the page that leads nowhere.
+/// Returns the faults of a page: unclosed or mismatched tags, unquoted attributes, duplicate ids, and broken links
+/// within the page.
 pub fn faults(page: &str) -> Vec<String> {
     const VOID: [&str; 2] = ["meta", "br"];
     let (mut open, mut faults): (Vec<String>, Vec<String>) = (Vec::new(), Vec::new());
@@ -31,7 +31,7 @@ pub fn faults(page: &str) -> Vec<String> {
         if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric()) {
             faults.push(format!("no name of a tag: {tag:?}"));
         }
-        // Between quotes stand values, outside of them names.
+        // Text between quotes is a value, text outside them a name.
         for (i, part) in tag[name.len()..].trim_end_matches('/').split('"').enumerate() {
             let key = part.trim();
             let names = key.is_empty()
@@ -65,12 +65,12 @@ pub fn faults(page: &str) -> Vec<String> {
     ids.sort();
     ids.dedup();
     if ids.len() < count {
-        faults.push("an id stands twice".into());
+        faults.push("a duplicate id".into());
     }
     faults
 }
 
-/// Whether a text holds a number that is none, as a word of its own.
+/// Returns whether a text contains a non-finite number as a separate word.
 pub fn says_nan(text: &str) -> bool {
     text.split(|c: char| !c.is_alphanumeric()).any(|word| matches!(word, "NaN" | "nan" | "inf" | "Infinity"))
 }

@@ -1,4 +1,4 @@
-//! Pairs of baskets out of a data set: what [`NextBasket`](super::NextBasket) learns from.
+//! Pairs of baskets drawn from a dataset: the training examples of [`NextBasket`](super::NextBasket).
 
 use std::ops::Range;
 
@@ -12,8 +12,8 @@ use crate::{
     ops::mask_items::DRAWS,
 };
 
-/// Gives each user one pair an epoch: a basket of the training part and, for every other one, the basket after it, else a
-/// basket of somebody else. A pair is a function of seed, epoch and user, whatever came before it.
+/// Draws one pair per user and epoch: a basket of the training part and, with probability 1/2, the basket after it,
+/// otherwise a basket of another user. A pair depends only on seed, epoch and user.
 pub struct Pairs<'a> {
     data: &'a Dataset,
     train: TrainPart<'a>,
@@ -29,7 +29,8 @@ impl<'a> Pairs<'a> {
         Pairs { users, ..pairs }
     }
 
-    /// Users with two baskets or more in the training part, ascending: those who are trained on, and who lend baskets.
+    /// Returns the users with at least two baskets in the training part, ascending: they are trained on and provide the
+    /// other users' second baskets.
     pub fn users(&self) -> &[u32] {
         &self.users
     }
@@ -38,10 +39,10 @@ impl<'a> Pairs<'a> {
         self.data.baskets_before(user as usize, self.train.len_of(user as usize))
     }
 
-    /// The pair of one of the [`users`](Self::users).
+    /// Draws the pair of one of the [`users`](Self::users).
     ///
     /// # Errors
-    /// An interaction that names no item: the files were altered.
+    /// An interaction has an invalid item: the files are corrupted.
     pub fn draw(&self, epoch: u32, user: u32) -> Result<Sequence<'a>> {
         let mut draw = Stream::new(self.seed, Purpose::Basket, epoch).at(user as u64 * DRAWS);
         let mine: Vec<Range<usize>> = self.baskets(user).collect();
@@ -51,7 +52,7 @@ impl<'a> Pairs<'a> {
         let (whose, basket) = if next || others == 0 {
             (user, mine[at + 1].clone())
         } else {
-            // Any user but this one: those from this one on move up a place.
+            // Any user but this one: indices from this user's on are shifted by one.
             let k = draw.below(others) as usize;
             let whose = self.users[k + usize::from(self.users[k] >= user)];
             let baskets: Vec<Range<usize>> = self.baskets(whose).collect();

@@ -1,9 +1,9 @@
-/*! Batches of sequences: which users' items, how they reach the device, and where they stand there before a task asks
-anything about them.
+/*! Batches of sequences: their selection, their upload and their layout on the device, before a task makes its
+questions.
 
-All draws come from Philox streams keyed by (seed, epoch, user): a batch is a function of those, whoever makes it. The host
-says which sequences make a batch and how many of their rows are scored; the rows themselves are gathered by an op
-([`GatherSequences`]), on whatever device the step runs, and made into questions by the ops of a task.
+All draws come from Philox streams keyed by (seed, epoch, user), so a batch depends only on these. The host selects
+the sequences of a batch and the number of their scored rows. An op ([`GatherSequences`]) gathers the rows on the
+device that runs the step, and the ops of a task make questions from them.
 */
 
 use std::ops::Range;
@@ -16,16 +16,17 @@ use crate::{
     ops::{Backend, GatherSequences, NO_ROW, mask_items::DRAWS},
 };
 
-/// The interactions of a user that are trained on, oldest first, at least one.
+/// A user's training interactions, oldest first, at least one.
 #[derive(Clone, Copy, Debug)]
 pub enum Sequence<'a> {
     /// On the host.
     Items(&'a [u32]),
-    /// On the host, with what each was rated.
+    /// On the host, with their ratings.
     Rated { items: &'a [u32], ratings: &'a [f32] },
-    /// In the data that the device holds ([`Batches::hold`]).
+    /// In the data on the device ([`Batches::hold`]).
     Held { first: u32, len: usize },
-    /// Two baskets on the host, at least an item each; `next`: the second followed the first.
+    /// Two baskets on the host, with at least one item each; `next`: the second is the user's next basket after the
+    /// first.
     Baskets { first: &'a [u32], second: &'a [u32], next: bool },
 }
 
@@ -39,19 +40,19 @@ impl Sequence<'_> {
     }
 }
 
-/// A batch on the host: its head, and its items where the device does not hold them.
+/// A batch on the host: its header, and its items unless the device holds the data.
 #[derive(Clone, Debug)]
 pub struct Batch {
     pub header: BatchHeader,
     /// (N) or empty.
     pub(super) raw: Vec<u32>,
-    /// The questions, where a task makes them on the host.
+    /// The questions, if a task makes them on the host.
     pub(super) made: HostInput,
-    /// (M) items asked about, what the answers are, and what each counts in the mean, where these are numbers.
+    /// (M) table rows of the items to predict, the true values, and the weights in the mean, for a task of numbers.
     pub(super) asked: Vec<u32>,
     pub(super) truth: Vec<f32>,
     pub(super) weight: Vec<f32>,
-    /// What a task made of pairs of baskets.
+    /// The rows that a task makes from pairs of baskets.
     pub(super) pairs: Made,
 }
 
@@ -60,7 +61,7 @@ pub struct Batch {
 pub struct Batches {
     input: Input,
     seed: u64,
-    /// What the device holds, if it does.
+    /// The data on the device, if it holds them.
     data: Option<Span<U32>>,
 }
 
@@ -69,12 +70,12 @@ impl Batches {
         Batches { input: *input, seed, data: None }
     }
 
-    /// Takes the sequences of all batches from `data` from here on.
+    /// Uses the sequences in `data` for all further batches.
     pub fn hold(&mut self, data: Span<U32>) {
         self.data = Some(data);
     }
 
-    /// An empty batch with room for the largest.
+    /// Returns an empty batch with capacity for the largest one.
     pub fn empty(&self) -> Batch {
         let room = if self.data.is_some() { 0 } else { self.input.capacity.n };
         let mut made = HostInput::default();
@@ -91,7 +92,7 @@ impl Batches {
         }
     }
 
-    /// Empties a batch; `epoch`: what it is drawn by.
+    /// Empties a batch; `epoch` is the key of its draws.
     pub fn clear(&self, batch: &mut Batch, epoch: u32) {
         batch.header.clear(0, epoch);
         batch.raw.clear();
@@ -101,7 +102,7 @@ impl Batches {
         batch.pairs.clear();
     }
 
-    /// Which part of a sequence of `len` items is taken: a random window, where it is too long.
+    /// Returns the window of a sequence of `len` items: a random one if it is too long.
     pub(super) fn window(&self, epoch: u32, user: u64, len: usize) -> Range<usize> {
         let t = self.input.capacity.t;
         let draw = || Stream::new(self.seed, Purpose::Window, epoch).at(user * DRAWS).below((len - t) as u64 + 1);
@@ -109,8 +110,8 @@ impl Batches {
         start..start + len.min(t)
     }
 
-    /// Adds the sequence of `user` to the batch: a random window of it, where it is too long. `scored`: rows to score of so
-    /// many items.
+    /// Adds the sequence of `user` to the batch, or a random window of it if it is too long. `scored` returns the
+    /// number of rows to score for a number of items.
     pub fn push(&self, batch: &mut Batch, user: u64, sequence: Sequence<'_>, scored: impl FnOnce(usize) -> usize) {
         let window = self.window(batch.header.epoch(), user, sequence.len());
         let len = window.len();
@@ -126,7 +127,7 @@ impl Batches {
         batch.header.push(user as u32, len, scored(len), first);
     }
 
-    /// Writes the batch of step `step`, for [`Batches::gather`] to go on with.
+    /// Writes the batch of step `step`, ready for [`Batches::gather`].
     pub fn upload(&self, b: &mut dyn Backend, batch: &mut Batch, step: u32) -> BatchShape {
         batch.header.set_step(step);
         let shape = self.input.begin(b, &mut batch.header);
@@ -137,7 +138,7 @@ impl Batches {
         shape
     }
 
-    /// Has the items of the batch in `raw` of the input.
+    /// Gathers the items of the batch into `raw` of the input.
     pub fn gather(&self, b: &mut dyn Backend, s: &BatchShape) {
         let input = &self.input;
         if let Some(data) = self.data {

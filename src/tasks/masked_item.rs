@@ -1,8 +1,8 @@
-/*! MIP, masked item prediction: hide some items of a sequence and predict them from both sides (Sun et al. 2019, after
-BERT's masked language model). Of the hidden positions 80 % show [MASK], 10 % a random item, 10 % the item itself. A share
-of the sequences hides only the last item, as the model will meet it when it recommends.
+/*! MIP, masked item prediction: mask some items of a sequence and predict them from both sides (Sun et al. 2019,
+after BERT's masked language model). Of the masked positions 80 % contain [MASK], 10 % a random item, 10 % the item
+itself. In a share of the sequences only the last item is masked, which matches the query at recommendation.
 
-A query is the newest T-1 items of a history and [MASK], which is the question.
+A query is the newest T-1 items of a history followed by [MASK], at which the next item is predicted.
 */
 
 use super::{Batch, Batches, Loss, Objective, Task, TaskDefinition, TaskSettings};
@@ -25,15 +25,15 @@ pub struct MaskedItem {
 }
 
 impl MaskedItem {
-    /// The loss over the catalogue.
+    /// Returns the loss over the catalogue.
     pub fn loss(&self) -> &Loss {
         &self.loss
     }
 
-    /// Longest sequence whose draws fit their stream.
+    /// Maximum length at which the draws of a sequence fit its stream.
     pub const MAX_LENGTH: usize = 1 << 18;
 
-    /// Rows to hide of a sequence of `len` items.
+    /// Returns the number of rows to mask in a sequence of `len` items.
     pub(super) fn usual(share: f32, len: usize) -> usize {
         ((share * len as f32).round() as usize).clamp(1, len.max(1))
     }
@@ -43,7 +43,7 @@ impl MaskedItem {
         Masking { seed, epoch, mask_last, items: self.items }
     }
 
-    /// The batch made by the host alone, from sequences that it has: what devices are compared with.
+    /// Makes the batch on the host alone, from sequences on the host: the reference for devices.
     pub fn make_on_host(&self, batch: &Batch, input: &mut HostInput, target: &mut Vec<u32>) {
         input.clear();
         target.clear();
@@ -66,7 +66,7 @@ impl MaskedItem {
 
 impl TaskDefinition for MaskedItem {
     const NAME: &'static str = "masked-item";
-    const ABOUT: &'static str = "predict hidden items from both sides (MIP)";
+    const ABOUT: &'static str = "predict masked items from both sides (MIP)";
     const VIEW: View = View::Both;
     const USES: &'static [&'static str] = &["mask", "mask-last"];
 

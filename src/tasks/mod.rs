@@ -1,6 +1,6 @@
-/*! Tasks, one file each: how a batch of sequences is made into questions, the loss of the answers, and how a trained model
-is asked. Being in the list of [`for_all_tasks!`](crate::for_all_tasks) gives a task its name on the command line, and with
-every model that has its view the tests of a training step.
+/*! Tasks, one file each. A task turns a batch of sequences into questions, computes the loss of the answers, and
+defines the queries of a trained model. The list [`for_all_tasks!`](crate::for_all_tasks) gives each task its name on
+the command line, and tests of a training step with every model that supports its view.
 */
 
 pub mod basket_pairs;
@@ -29,142 +29,144 @@ use crate::{
     ops::Backend,
 };
 
-/// A loss: draws what it compares with, judges the scored rows, goes back to them, and sums up the gradients of tables.
+/// A loss: it draws negatives, scores rows, computes the gradients of the rows, and sums the gradients of tables.
 pub trait Objective {
-    /// Writes what it must have of the data, once.
+    /// Writes what it needs of the data, once.
     ///
     /// # Errors
-    /// Data that it cannot be told of.
+    /// The data do not fit the loss.
     fn prepare(&self, b: &mut dyn Backend, summary: &DataSummary) -> Result<()> {
         let _ = (b, summary);
         Ok(())
     }
 
-    /// Draws what the batch is compared with; it has been made.
+    /// Draws the negatives of a batch; the batch has been made.
     fn begin(&self, b: &mut dyn Backend, s: &BatchShape) {
         let _ = (b, s);
     }
 
-    /// Mean loss of the scored rows into its value.
+    /// Writes the mean loss of the scored rows to its value.
     fn forward(&self, b: &mut dyn Backend, s: &BatchShape);
 
     /// Writes the gradients of the scored rows.
     fn backward(&self, b: &mut dyn Backend, s: &BatchShape);
 
-    /// Sums the gradients of tables, once the model has left those of the rows that it took.
+    /// Sums the gradients of tables, after the model has written the gradients of the rows that it uses.
     fn tables(&self, b: &mut dyn Backend, s: &BatchShape) {
         let _ = (b, s);
     }
 
-    /// (1) mean loss of the batch.
+    /// Returns (1) the mean loss of the batch.
     fn value(&self) -> Span<F32>;
 
-    /// The sorted ids of the rows of the item table that a batch touches, where it is updated by rows, and how many they are.
+    /// Returns the sorted ids of the rows of the item table that a batch touches, if it is updated by rows, and their
+    /// number.
     fn keys(&self, s: &BatchShape) -> (Span<U32>, usize) {
         let _ = s;
         (Span::empty(), 0)
     }
 
-    /// (M) the items asked for and (M) what each counts: for a batch that is made elsewhere. `None`: it asks for no items.
+    /// Returns (M) the target items and (M) their weights, for a batch made elsewhere; `None` if there are no target
+    /// items.
     fn targets(&self) -> Option<(Span<U32>, Span<F32>)> {
         None
     }
 }
 
-/// What a planned task does. The engine makes a batch, has the model go forward, the task judge and go back, the model go
-/// back, and at last the task sum up the gradients of tables that both took rows from.
+/// A planned task. The engine makes a batch and runs the model forward, the loss forward and backward, and the model
+/// backward. Last, the loss sums the gradients of tables that both use rows of.
 pub trait Task: Send + Sync + std::fmt::Debug {
     fn batches(&self) -> &Batches;
     fn batches_mut(&mut self) -> &mut Batches;
 
-    /// Takes what it must know of the data, once.
+    /// Reads what it needs of the data, once.
     fn learn(&mut self, summary: &DataSummary) {
         let _ = summary;
     }
 
-    /// Itself, where it is about ratings: it is asked by these, not by histories alone.
+    /// Returns itself if it predicts ratings: its queries have ratings, not only histories.
     fn rating(&self) -> Option<&Rating> {
         None
     }
 
-    /// Rows that are scored of a sequence of `len` items.
+    /// Returns the number of scored rows of a sequence of `len` items.
     fn scored(&self, epoch: u32, user: u64, len: usize) -> usize;
 
-    /// Makes the questions: `item`, `pos` and `row` of the input out of the head and the sequences that were uploaded.
+    /// Makes the questions: `item`, `pos` and `row` of the input, from the uploaded header and sequences.
     fn make(&self, b: &mut dyn Backend, s: &BatchShape);
 
-    /// Whether a query is a user's last basket, not all of the history.
+    /// Returns whether a query is a user's last basket and not the whole history.
     fn last_basket(&self) -> bool {
         false
     }
 
-    /// The loss of the scored rows.
+    /// Returns the loss of the scored rows.
     fn objective(&self) -> &dyn Objective;
 
-    /// Adds a history to be continued, as it is asked about: the newest items of it, and the scored row. The one routine for
-    /// validation, evaluation and recommendation.
+    /// Adds a history as a query: its newest items and the scored row. Validation, evaluation and recommendation all
+    /// use it.
     fn push_query(&self, input: &mut HostInput, history: &[u32]);
 
-    /// Adds the sequence of `user` to a batch: a window of it, where it is too long.
+    /// Adds the sequence of `user` to a batch, or a window of it if it is too long.
     fn push(&self, batch: &mut Batch, user: u64, sequence: Sequence<'_>) {
         let epoch = batch.header.epoch();
         self.batches().push(batch, user, sequence, |len| self.scored(epoch, user, len));
     }
 
-    /// Writes the batch of step `step`, for [`Task::make`] to go on with.
+    /// Writes the batch of step `step`, ready for [`Task::make`].
     fn upload(&self, b: &mut dyn Backend, batch: &mut Batch, step: u32) -> BatchShape {
         self.batches().upload(b, batch, step)
     }
 }
 
-/// A task of the list.
+/// The definition of a task in the list.
 pub trait TaskDefinition: Task + Sized + 'static {
-    /// As typed on the command line.
+    /// The name on the command line.
     const NAME: &'static str;
-    /// One line: what it asks.
+    /// One line: what it predicts.
     const ABOUT: &'static str;
-    /// What a model must see to answer.
+    /// The context that a model must see.
     const VIEW: View;
-    /// The settings that it listens to and other tasks do not.
+    /// The settings that this task uses and other tasks do not.
     const USES: &'static [&'static str] = &[];
     /// Ids behind the catalogue; the first is [MASK].
     const SPECIAL: usize = 1;
-    /// Shortest sequence that it learns from.
+    /// Shortest sequence that it trains on.
     const SHORTEST: usize = 1;
-    /// Whether the device may hold the data and gather batches there; where not, the host makes them.
+    /// Whether the device may hold the data and gather batches there; otherwise the host makes them.
     const HOLDS: bool = true;
-    /// Whether it is about ratings: it takes [`Sequence::Rated`] of data that have them.
+    /// Whether it predicts ratings: it accepts [`Sequence::Rated`], of data with ratings.
     const RATED: bool = false;
-    /// Whether it learns from pairs of baskets ([`Pairs`]).
+    /// Whether it trains on pairs of baskets ([`Pairs`]).
     const BASKETS: bool = false;
-    /// Segments of a sequence, which take the place of positions: the `pos` of a row is its segment. 0: positions.
+    /// Number of segments of a sequence, which replace positions: the `pos` of a row is its segment. 0: positions.
     const SEGMENTS: usize = 0;
 
-    /// Rows that are scored of one sequence, at most.
+    /// Returns the maximum number of scored rows of one sequence.
     fn most_scored(c: &TaskSettings) -> usize;
 
-    /// Rows of the item table that a batch touches at most; `None`: all of them.
+    /// Returns the maximum number of rows of the item table that a batch touches; `None` means all of them.
     fn touched(c: &TaskSettings, capacity: &Capacity) -> Option<usize> {
         Loss::touched(&c.loss, capacity)
     }
 
-    /// `value` (1): where the mean loss of a batch goes.
+    /// Plans the task; `value` (1) receives the mean loss of a batch.
     ///
     /// # Errors
-    /// Settings that contradict each other or do not fit the catalogue.
+    /// Settings contradict each other or do not fit the catalogue.
     fn plan(p: &mut Planner, c: &TaskSettings, r: Representations, input: &Input, value: Span<F32>) -> Result<Self>;
 }
 
-/// What shapes a task, as given on the command line or in a settings file.
+/// The settings of a task, from the command line or a settings file.
 #[derive(Clone, Copy, Debug)]
 pub struct TaskSettings {
-    /// Share of positions to hide: round(share * length), at least 1.
+    /// Share of positions to mask: round(share * length), at least 1.
     pub mask: f32,
-    /// Share of sequences of which only the last position is hidden, always behind [MASK].
+    /// Share of sequences in which only the last position is masked, always by [MASK].
     pub mask_last: f32,
-    /// Items that a row is asked for, where the task asks for the next ones.
+    /// Target items per row, for a task that predicts next items.
     pub targets: usize,
-    /// Longest sequence (T): of longer ones a random window is taken.
+    /// Maximum sequence length (T); a random window is drawn from longer ones.
     pub length: usize,
     pub loss: LossSettings,
     pub seed: u64,
@@ -178,7 +180,7 @@ macro_rules! for_all_tasks {
     };
 }
 
-/// A task of the list.
+/// An entry of the list of tasks.
 #[derive(Clone, Copy, Debug)]
 pub struct TaskEntry {
     pub name: &'static str,
@@ -220,19 +222,19 @@ macro_rules! list {
 for_all_tasks!(list);
 
 impl TaskEntry {
-    /// Whether `model` sees what the task asks of it.
+    /// Returns whether `model` supports what the task requires.
     pub fn suits(&self, model: &models::ModelEntry) -> bool {
         let takes = if self.rated { model.takes.ratings() } else { model.takes.items() };
         model.views.contains(&self.view) && takes && (model.baskets || !self.baskets)
     }
 }
 
-/// The names of all tasks.
+/// Returns the names of all tasks.
 pub fn names() -> Vec<&'static str> {
     ALL.iter().map(|t| t.name).collect()
 }
 
-/// The task called `name`.
+/// Returns the task called `name`.
 ///
 /// # Errors
 /// There is no such task.

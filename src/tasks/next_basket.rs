@@ -1,17 +1,17 @@
-/*! Next basket: what is bought together after what was bought together (IERT, Yang et al. 2019, after BERT's pairs of
-sentences).
+/*! Next basket: predict a basket from the preceding basket (IERT, Yang et al. 2019, after BERT's pairs of sentences).
 
-A sequence is [CLS] basket [SEP] basket, its two parts told apart by segment vectors; order within a basket means nothing,
-so that there are no positions. The second basket is the one that followed, or for every other sequence one of somebody
-else ([`Pairs`](super::basket_pairs::Pairs)). Two losses are added: hidden items of both baskets, as in MIP, and the binary
-cross-entropy of whether the second followed, asked of the row of [CLS]:
+A sequence is [CLS] basket [SEP] basket. Segment vectors distinguish its two parts. The order within a basket has no
+meaning, so there are no positions. The second basket is the user's next one or, with probability 1/2, a basket of
+another user ([`Pairs`](super::basket_pairs::Pairs)). Two losses are added. One is that of masked items of both
+baskets, as in MIP. The other is the binary cross-entropy of whether the second basket follows the first, predicted at
+the row of [CLS]:
 
-z = <h_[CLS], head> + b      loss = mean over hidden items of the loss over items + mean over sequences of softplus(z) - t z
+z = <h_[CLS], head> + b      loss = mean over masked items of the loss over items + mean over sequences of softplus(z) - t z
 
-A query is [CLS] basket [SEP] [MASK], and the row of [MASK] is scored. A share (`--mask-last`) of the sequences that did
-follow is exactly that, with one item of the second basket to be found.
+A query is [CLS] basket [SEP] [MASK], and the row of [MASK] is scored. A share (`--mask-last`) of the pairs that do
+follow each other has exactly this form, with one item of the second basket as target.
 
-Batches are made on the host: pairs are drawn from anywhere in the data.
+Batches are made on the host, because pairs are drawn from the whole dataset.
 */
 
 use super::{Batch, Batches, Loss, Objective, Sequence, Task, TaskDefinition, TaskSettings};
@@ -31,21 +31,21 @@ use crate::{
     },
 };
 
-/// Rows of a sequence that are no items: [CLS] and [SEP].
+/// Rows of a sequence that are not items: [CLS] and [SEP].
 const MARKS: usize = 2;
 
-/// A batch of pairs on the host, beside its head.
+/// A batch of pairs on the host, in addition to its header.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Made {
-    /// (N) ids as the model sees them, and which basket each belongs to.
+    /// (N) ids as the model sees them, and the basket of each.
     item: Vec<u32>,
     segment: Vec<u32>,
-    /// Rows of hidden items, sequence by sequence, and what they are.
+    /// Rows of masked items, sequence by sequence, and the masked items.
     row: Vec<u32>,
     target: Vec<u32>,
-    /// Of each sequence: 1 where the second basket followed.
+    /// Per sequence: 1 if the second basket follows the first.
     next: Vec<f32>,
-    /// Working memory.
+    /// Scratch memory.
     items: Vec<u32>,
     positions: Vec<u32>,
     ids: Vec<u32>,
@@ -76,12 +76,13 @@ struct Judge {
     r: Representations,
     weight: Param,
     bias: Param,
-    /// (M) 0 in the rows of [CLS], else [`NO_ID`]: which row of the head's table is asked.
+    /// (M) 0 in the rows of [CLS], otherwise [`NO_ID`]: the row of the head's table.
     id: Span<U32>,
-    /// (M) whether the second basket followed; what the row counts: one over the sequences, or 0.
+    /// (M) whether the second basket follows the first, and the weight of the row: one over the number of sequences, or
+    /// 0.
     target: Span<F32>,
     share: Span<F32>,
-    /// (M) logits, their gradients, their losses.
+    /// (M) logits, their gradients and losses.
     z: Span<F32>,
     dz: Span<F32>,
     loss: Span<F32>,
@@ -123,7 +124,7 @@ impl Objective for Judge {
         let (m, d, logit) = (s.m, self.r.d, self.logit(s));
         let (dz, kind) = (Dst::Write(self.dz), PointKind::Logistic);
         b.run(&PointLossBwd { dz, dloss: self.share, z: self.z, target: self.target, m, kind });
-        // The loss over items has written zeros where it asks for none.
+        // The loss over items has written zeros in the rows without a target.
         let dh = Dst::Acc(self.r.scored.dy);
         b.run(&ItemDotBwd { dh, dz: self.dz, table: self.weight.w, id: self.id, m, d, v: 1 });
         b.run(&self.by.sort(&[(self.id, m)], 1));
@@ -144,7 +145,7 @@ impl Objective for Judge {
     }
 }
 
-/// Appends `n` different ones of `from`, all alike likely, or all of them in their order.
+/// Appends `n` distinct elements of `from`, drawn uniformly, or all of them in their order.
 fn pick(from: &[u32], n: usize, draw: &mut Stream, to: &mut Vec<u32>) {
     let start = to.len();
     to.extend_from_slice(from);
@@ -157,37 +158,38 @@ fn pick(from: &[u32], n: usize, draw: &mut Stream, to: &mut Vec<u32>) {
     }
 }
 
-/// How much of two baskets is kept where they have room for `room` items: a half each, and what the other leaves.
+/// Returns the number of items kept of each of two baskets in `room` items: half each, plus what the other leaves free.
 fn shares(first: usize, second: usize, room: usize) -> [usize; 2] {
     let second = second.min((room / 2).max(room.saturating_sub(first)));
     [first.min(room - second), second]
 }
 
 impl NextBasket {
-    /// Shortest sequence: two baskets of one item.
+    /// Shortest sequence length: two baskets of one item.
     pub const SHORTEST_LENGTH: usize = MARKS + 2;
 
-    /// The loss over items.
+    /// Returns the loss over items.
     pub fn loss(&self) -> &Loss {
         &self.judge.items
     }
 
-    /// Of each scored row: 0 where it is asked whether the second basket followed, whether it did, and what the row counts.
+    /// Returns per scored row: 0 if it predicts whether the second basket follows, whether it does, and the weight of
+    /// the row.
     pub fn asked(&self) -> (Span<U32>, Span<F32>, Span<F32>) {
         (self.judge.id, self.judge.target, self.judge.share)
     }
 
-    /// (M,D) what it judges.
+    /// Returns (M,D) the scored rows.
     pub fn scored_rows(&self) -> Span<Act> {
         self.judge.r.scored.y
     }
 
-    /// Items to hide of `len`.
+    /// Returns the number of items to mask of `len`.
     fn usual(share: f32, len: usize) -> usize {
         ((share * len as f32).round() as usize).clamp(1, len.max(1))
     }
 
-    /// The ids of [CLS] and [SEP]; [MASK] is before them.
+    /// Returns the ids of [CLS] and [SEP]; [MASK] precedes them.
     fn marks(&self) -> [u32; 2] {
         [self.items as u32 + 1, self.items as u32 + 2]
     }
@@ -252,7 +254,7 @@ impl Task for NextBasket {
         Self::usual(self.settings.mask, len)
     }
 
-    /// Nothing is left to do: the batch was uploaded as it is.
+    /// Does nothing: the uploaded batch is complete.
     fn make(&self, _: &mut dyn Backend, _: &BatchShape) {}
 
     fn push(&self, batch: &mut Batch, user: u64, sequence: Sequence<'_>) {
@@ -260,7 +262,7 @@ impl Task for NextBasket {
             panic!("next-basket learns from pairs of baskets");
         };
         let (c, epoch, [cls, sep]) = (&self.settings, batch.header.epoch(), self.marks());
-        // The pair itself has taken draws of the same stream.
+        // The draw of the pair itself uses the first half of the same stream.
         let mut draw = Stream::new(c.seed, Purpose::Basket, epoch).at(user * DRAWS + DRAWS / 2);
         let query = draw.uniform() < c.mask_last && next;
         let [one, two] = match query {
@@ -280,7 +282,7 @@ impl Task for NextBasket {
         };
         sequence(&mut batch.raw, items);
         let (before, mask) = (row.len(), self.items as u32);
-        // Item number `at` of both baskets stands behind one mark or two.
+        // Item number `at` of both baskets comes after one special token or two.
         let mut hidden = |at: usize, id: u32| {
             row.push((start + at + 1 + usize::from(at >= one)) as u32);
             target.push(id);
@@ -302,8 +304,8 @@ impl Task for NextBasket {
         batch.header.also(1);
     }
 
-    /// Rows to score are the hidden ones, sequence by sequence, behind them those of [CLS], which the loss over items takes
-    /// for padding, then padding.
+    /// The scored rows are the masked ones, sequence by sequence, then those of [CLS], which the loss over items treats
+    /// as padding, then padding.
     fn upload(&self, b: &mut dyn Backend, batch: &mut Batch, step: u32) -> BatchShape {
         let s = self.batches.upload(b, batch, step);
         let (input, judge, loss) = (&self.input, &self.judge, &self.judge.items);

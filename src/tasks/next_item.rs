@@ -1,8 +1,8 @@
-/*! NIP, next item prediction: every row of a sequence is asked what comes next (Hidasi et al. 2016; Kang and McAuley 2018),
-or for the next K items (Caser, Tang and Wang 2018). For models that look back only.
+/*! NIP, next item prediction: every row of a sequence predicts the next item (Hidasi et al. 2016; Kang and McAuley
+2018), or the next K items (Caser, Tang and Wang 2018). For models that see only past items.
 
-A window of T items has T-1 questions: its last item, at position T-1, is a target and no context. A query is the newest
-T-1 items of a history, the last of which, at T-2, is the question.
+A window of T items has T-1 questions: its last item, at position T-1, is only a target. A query is the newest T-1
+items of a history; the row of the last one, at T-2, is scored.
 */
 
 use super::{Batches, Loss, Objective, Task, TaskDefinition, TaskSettings};
@@ -20,7 +20,7 @@ pub struct NextItem {
     batches: Batches,
     loss: Loss,
     input: Input,
-    /// Items that a row is asked for (K).
+    /// Target items per row (K).
     targets: usize,
     items: usize,
 }
@@ -80,7 +80,7 @@ impl Task for NextItem {
         });
     }
 
-    /// Of an empty history the row of [MASK] is asked, which is no item: as good as a start.
+    /// An empty history is represented by the row of [MASK], which is not an item and serves as a start token.
     fn push_query(&self, input: &mut HostInput, history: &[u32]) {
         let t = self.input.capacity.t;
         let known = &history[history.len().saturating_sub(t - 1)..];

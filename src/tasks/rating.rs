@@ -1,16 +1,18 @@
-/*! Rating prediction: hide some ratings of a sequence, never the items, and predict them from both sides (the survey of Zeng
-et al. 2021 asks it of BERT4Rec; autoencoders of rating rows ask the same, Kuchaiev and Ginsburg 2017).
+/*! Rating prediction: mask some ratings of a sequence, never the items, and predict them from both sides. The survey
+of Zeng et al. 2021 uses BERT4Rec for it; autoencoders of rating rows do the same (Kuchaiev and Ginsburg 2017).
 
-A rating r reaches the model twice: as a class, for models that embed it, and as the number r - mean, for those that multiply
-by it. A hidden one is the class behind all levels, and 0. With `--mask 0` nothing is hidden and every rating is predicted from
-all of them: an autoencoder, as published.
+The model receives a rating r in two forms: as a class, for models that embed it, and as the number r - mean, for
+models that multiply by it. A masked rating is the class after all levels, and 0. With `--mask 0` nothing is masked
+and every rating is predicted from all of them: an autoencoder, as published.
 
-z = <h, w> + c                     of a model whose scored rows stand at the item asked about: a regression head
-z = <h, E'[item]> + c[item]        of a model with an output table: the row of the item asked about
-loss = mean over the scored rows of (z - (r - mean))^2; the prediction is z + mean.
+```text
+z = <h, w> + c                     regression head, for a model with the scored rows at the item in question
+z = <h, E'[item]> + c[item]        output table, for a model that has one: the row of the item in question
+loss = mean over the scored rows of (z - (r - mean))^2; the prediction is z + mean
+```
 
-A question is the newest T-1 items of a history with their ratings, and the item asked about without. Batches are made on the
-host: the ratings of a window are few numbers, and their classes are found there.
+A question is the newest T-1 items of a history with their ratings, and the item in question without a rating. Batches
+are made on the host: the ratings of a window are few numbers, and the host looks up their classes.
 */
 
 use super::{Batch, Batches, MaskedItem, Objective, Sequence, Task, TaskDefinition, TaskSettings};
@@ -41,12 +43,12 @@ impl Rating {
         Masking { seed, epoch, mask_last, items: self.loss.r.v }
     }
 
-    /// What the host knows of the ratings.
+    /// Returns the rating scale.
     pub fn scale(&self) -> &RatingScale {
         &self.scale
     }
 
-    /// Adds rows with the ratings that they show; gives the first.
+    /// Adds rows with their visible ratings; returns the first.
     fn push_rows(&self, host: &mut HostInput, items: &[u32], ratings: &[f32]) -> usize {
         assert_eq!(items.len(), ratings.len());
         host.rating.extend(ratings.iter().map(|r| r - self.scale.mean));
@@ -54,11 +56,11 @@ impl Rating {
         host.push(items, self.settings.length)
     }
 
-    /// Adds a history with its ratings and an item that is asked about.
+    /// Adds a history with its ratings and an item to predict the rating of.
     pub fn push_question(&self, host: &mut HostInput, items: &[u32], ratings: &[f32], item: u32) {
         let known = items.len().saturating_sub(self.settings.length - 1);
         let first = self.push_rows(host, &items[known..], &ratings[known..]);
-        // The sequence that was just closed goes on with one row: all positions move up by one.
+        // One row is appended to the sequence just closed: all positions move up by one.
         let row = host.item.len();
         host.pos[first..].iter_mut().for_each(|p| *p -= 1);
         host.item.push(item);
@@ -69,7 +71,7 @@ impl Rating {
         host.row.push(row as u32);
     }
 
-    /// Predicts the ratings of the scored rows, counted from the mean, of items `asked`.
+    /// Predicts the ratings of the scored rows, relative to the mean, for the items `asked`.
     pub fn predict(&self, b: &mut dyn Backend, asked: &[u32], s: &BatchShape) -> Span<F32> {
         b.write_ids(self.loss.id, &asked.iter().map(|item| self.loss.head.row(*item)).collect::<Vec<_>>());
         b.run(&self.loss.dot(s));
@@ -79,7 +81,7 @@ impl Rating {
 
 impl TaskDefinition for Rating {
     const NAME: &'static str = "rating";
-    const ABOUT: &'static str = "predict hidden ratings from the others";
+    const ABOUT: &'static str = "predict masked ratings from the others";
     const VIEW: View = View::Both;
     const USES: &'static [&'static str] = &["mask", "mask-last"];
     const HOLDS: bool = false;
@@ -127,10 +129,10 @@ impl Task for Rating {
         }
     }
 
-    /// The host has made it all.
+    /// Does nothing: the host has made the whole batch.
     fn make(&self, _: &mut dyn Backend, _: &BatchShape) {}
 
-    /// Of a history alone nothing can be asked: [`Rating::push_question`].
+    /// Unreachable: a history without ratings is not a valid query. See [`Rating::push_question`].
     fn push_query(&self, _: &mut HostInput, _: &[u32]) {
         unreachable!("a task of ratings is asked by histories with ratings");
     }
@@ -147,7 +149,7 @@ impl Task for Rating {
             made.row.extend(first as u32..(first + len) as u32);
             0..len as u32
         } else {
-            // Rows are picked into the list of ids, which no task of ratings needs.
+            // Rows are drawn into the list of ids, which rating tasks do not need otherwise.
             self.masking(epoch).pick(user, len, scored, raw);
             made.row.extend(raw.iter().map(|p| first as u32 + p));
             for p in raw.iter() {
@@ -180,17 +182,17 @@ impl Task for Rating {
     }
 }
 
-/// What predicts: rows (R,D) and their biases (R).
+/// The output head: rows (R,D) and their biases (R).
 #[derive(Clone, Debug)]
 struct OutputHead {
     table: Param,
     bias: Param,
-    /// Whether a row is an item's; else there is one for all.
+    /// Whether each item has a row; otherwise one row serves all items.
     of_items: bool,
 }
 
 impl OutputHead {
-    /// The row that predicts for an item.
+    /// Returns the row that predicts for an item.
     fn row(&self, item: u32) -> u32 {
         if self.of_items { item } else { 0 }
     }
@@ -205,17 +207,17 @@ struct Regression {
     /// (M) predictions and their gradients.
     z: Span<F32>,
     dz: Span<F32>,
-    /// (M) of each scored row.
+    /// (M) loss of each scored row.
     loss: Span<F32>,
-    /// (M) what is to be predicted.
+    /// (M) values to predict.
     target: Span<F32>,
-    /// (M) what each scored row counts in the mean.
+    /// (M) weight of each scored row in the mean.
     weight: Span<F32>,
-    /// (M) rows of the head's table; NO_ID where there is nothing to predict.
+    /// (M) rows of the head's table; NO_ID if there is nothing to predict.
     id: Span<U32>,
     value: Span<F32>,
     by: Sorted,
-    /// The rows of a tied input table.
+    /// Sorted rows of a tied input table.
     by_item: Sorted,
 }
 
@@ -262,7 +264,7 @@ impl Objective for Regression {
         b.run(&dot.bias_gradient(self.head.bias.grad(), dz, &self.by));
     }
 
-    /// The gradient of a tied table is that of the input alone; its bias, which adds to scores of items, has none.
+    /// The gradient of a tied table is that of the input alone; its bias, which is added to item scores, has none.
     fn tables(&self, b: &mut dyn Backend, s: &BatchShape) {
         let Representations { item, item_bias, rows, d, .. } = &self.r;
         let (Some(rows), v) = (rows, item.shape[0]) else { return };

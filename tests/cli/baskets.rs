@@ -1,4 +1,4 @@
-//! Baskets through the whole program: import, train, evaluate, recommend, export, go on from another task.
+//! Baskets through the whole program: import, train, evaluate, recommend, export, and fine-tune from another task.
 
 use serde_json::Value;
 
@@ -6,7 +6,8 @@ use super::{Place, endings::stop_midway};
 
 const FLAGS: &str = "--task next-basket --width 16 --length 20 --warmup 4 --batch 16 --epochs 2";
 
-/// A place with `orders`: 90 users of two to seven baskets of one to four items, told by a column, with items' groups in turn.
+/// Returns a place with `orders`: 90 users with two to seven baskets of one to four items, defined by a column, with
+/// items' groups in turn.
 pub(super) fn place() -> Place {
     let p = Place::new();
     let mut log = String::from("customer,order,product,time\n");
@@ -33,13 +34,14 @@ fn baskets_are_learned_evaluated_and_recommended() {
     let said = p.run(&format!("train orders --out run {FLAGS} --eval-every 1"));
     assert_eq!(said.code, Some(0), "{said:?}");
     let all = said.out + &said.err;
-    // Two are left in training of four baskets and more, and of two, of which none is held out; of three, one.
+    // Users with at least four baskets keep two or more in training; users with two hold out none; users with three
+    // keep one.
     for word in [
         "last-basket",
         "75 users have two baskets or more",
         "15 have fewer",
         "since baskets repeat",
-        "personal: items by how many of the user's earlier baskets had them",
+        "personal: items by the number of the user's earlier baskets with them",
         "times that of personal frequency",
     ] {
         assert!(all.contains(word), "{word} is missing in {all}");
@@ -51,12 +53,13 @@ fn baskets_are_learned_evaluated_and_recommended() {
     assert_eq!(protocol["history"], "the last basket before the held-out one");
     assert_eq!((&protocol["keep_seen"], &protocol["seen_held_out"]), (&true.into(), &0.into()));
     assert_eq!(protocol["users"], 75, "users of three baskets and more");
-    // The list that knows all of a user's baskets, though the model sees the last alone; train's end has the same.
+    // The personal list knows all of a user's baskets, although the model sees only the last one; the report of `train`
+    // agrees.
     let personal = &report[0]["full"]["personal_frequency"]["at"][0];
     let kept: Value = serde_json::from_slice(&p.read("run/report.json")).unwrap();
     assert!(personal["ndcg"].as_f64().unwrap() > 0.0);
     assert_eq!((personal, &personal["k"]), (&kept["full"]["personal_frequency"]["at"][0], &5.into()));
-    // What eval counts as hit stands in the list.
+    // An item that `eval` counts as a hit is in the list.
     p.well("eval run --k 5 --per-user ranks.tsv -q");
     let lists = json(&p.well("recommend run --all-users --hold-out test --k 5 --json"));
     let ranks = String::from_utf8(p.read("ranks.tsv")).unwrap();
@@ -72,7 +75,7 @@ fn baskets_are_learned_evaluated_and_recommended() {
         }
     }
     assert!(hits > 0);
-    // One basket as a new history, in whatever order; its own items may be recommended.
+    // One basket as a new history, in any order; its own items may be recommended.
     let one = json(&p.well("recommend run --history p1,p8,p15 --k 30 --json"));
     assert_eq!((one[0]["history"].as_u64(), one[0]["items"].as_array().unwrap().len()), (Some(3), 30));
     p.well("export run --out vectors -q");
@@ -89,7 +92,7 @@ fn a_stopped_run_goes_on_to_the_same_bits() {
     p.assert_same_run("whole", "stopped");
 }
 
-/// What is left of a basket that is cut would stand in the history of what was held out of it, and give it away.
+/// The rest of a cut basket would be in the history of its held-out items and reveal them.
 #[test]
 fn splits_that_cut_baskets_are_refused() {
     let p = place();
@@ -102,11 +105,11 @@ fn splits_that_cut_baskets_are_refused() {
         p.refused(&format!("recommend run --all-users --hold-out test --split {split}"), says);
         assert!(!p.path("new").exists(), "{split}");
     }
-    // A cut in time tears none: here a basket is a day.
+    // A time cut does not split baskets: here a basket is a day.
     let cut = "--split time --cut 2001-09-12";
     p.well(&format!("train orders --out timed -q {FLAGS} {cut}"));
     p.well("eval timed -q");
-    // Other tasks ask for items, and baskets are not theirs to cut.
+    // Other tasks predict items, so they may split baskets.
     p.well("train orders --out items -q --width 16 --length 20 --warmup 4 --epochs 1 --split leave-one-out");
 }
 
@@ -128,13 +131,13 @@ fn other_tasks_meet_baskets_and_lead_to_them() {
 #[test]
 fn data_without_baskets_and_settings_without_room_are_refused() {
     let p = place();
-    // A walk of a day a step: no two events of a user have one time.
+    // Users take one step per day: no two events of a user have the same time.
     for words in [format!("train data --out run {FLAGS}"), "train data --out run --split last-basket".into()] {
         p.refused(&words, &["no baskets", "--basket-col"]);
     }
     p.refused("train orders --out run --task next-basket --length 3", &["two baskets"]);
     p.refused("train orders --out run --model sasrec --task next-basket", &["sasrec", "next-item"]);
-    // Its windows end at a row: that of [CLS] would see neither basket.
+    // The windows of this model end at a row, and the window of [CLS] would contain neither basket.
     p.refused("train orders --out run --model caser --task next-basket", &["caser", "masked-item"]);
     assert!(!p.path("run").exists());
     p.write("few.csv", "u,b,i\na,1,x\na,2,y\na,3,z\nb,1,y\nb,2,x\nb,3,z\n");

@@ -1,11 +1,11 @@
-//! `mipgpu bench` from the outside: what is timed, what is kept, and how two results are put beside each other.
+//! Tests `mipgpu bench` from the outside: what is timed, what is written, and how two results are compared.
 
 use std::{collections::BTreeSet, path::Path, process::Command};
 
 use mipgpu::ops::Spans;
 use serde_json::Value;
 
-/// Runs the command; its output and exit code.
+/// Runs the command; returns its output and exit code.
 fn bench(args: &[&str]) -> (String, String, i32) {
     let out = Command::new(env!("CARGO_BIN_EXE_mipgpu")).arg("bench").args(args).output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -25,7 +25,7 @@ fn names() -> BTreeSet<&'static str> {
     names
 }
 
-/// An op that no shape runs would be timed by nobody.
+/// Checks that every op is timed: an op outside all shapes would never be.
 #[test]
 fn every_op_is_in_some_shape() {
     let dir = tempfile::tempdir().unwrap();
@@ -37,8 +37,8 @@ fn every_op_is_in_some_shape() {
     let kept = read(&path);
     let rows = kept["rows"].as_array().unwrap();
     let met: BTreeSet<&str> = rows.iter().map(|r| r["op"].as_str().unwrap()).collect();
-    // The ceilings are what all others are measured by; sequences are gathered by devices that hold the data; rows catch up
-    // once, and again is no work.
+    // Ceilings have separate measurements; only devices that hold the data gather sequences; rows catch up once, and a
+    // second time is no work.
     let elsewhere = ["no_op", "stream_copy", "exp_chain", "gather_sequences", "catch_up_rows"];
     let mut left = names();
     left.retain(|name| !met.contains(name) && !elsewhere.contains(name));
@@ -52,13 +52,13 @@ fn every_op_is_in_some_shape() {
     for key in ["copy", "products", "exps"] {
         assert!(number(&kept["ceilings"], key) > 1e6, "{}", kept["ceilings"]);
     }
-    // Once each: the same work in two places is one row with more calls.
+    // Each key occurs once: the same work in two places is one row with more calls.
     let keys: Vec<_> =
         rows.iter().map(|r| (&r["shape"], &r["part"], &r["op"], &r["sizes"])).map(|k| format!("{k:?}")).collect();
     assert_eq!(keys.iter().collect::<BTreeSet<_>>().len(), keys.len());
 }
 
-/// What a step runs is known from its settings: two blocks have so many norms, and one update.
+/// The calls of a step follow from its settings: two blocks have a known number of norms, and there is one update.
 #[test]
 fn calls_are_those_of_a_step() {
     let dir = tempfile::tempdir().unwrap();
@@ -73,7 +73,7 @@ fn calls_are_those_of_a_step() {
     let rows: Vec<&Value> = kept["rows"].as_array().unwrap().iter().filter(|r| r["part"] == "train").collect();
     let of = |op: &str| rows.iter().filter(|r| r["op"] == op).copied().collect::<Vec<_>>();
     assert!(rows.iter().all(|r| r["shape"] == "own"));
-    // 3 sequences of 10 items: 30 rows, of which each but a sequence's last is asked for the next.
+    // 3 sequences of 10 items: 30 rows; each but the last of a sequence predicts the next item.
     let attention = of("attention_fwd");
     assert_eq!(attention.len(), 1);
     assert_eq!(attention[0]["calls"], 2);
@@ -83,7 +83,7 @@ fn calls_are_those_of_a_step() {
     let linear: u64 = of("linear_fwd").iter().map(|r| r["calls"].as_u64().unwrap()).sum();
     assert_eq!(linear, 2 * 4);
     assert!(of("dropout_fwd").iter().all(|r| r["sizes"].as_str().unwrap().contains("dropout 0.25")));
-    // A product of (30,16) by (16,48) is 2 * 30 * 16 * 48 operations.
+    // A product of (30,16) by (16,48) has 2 * 30 * 16 * 48 operations.
     let qkv = of("linear_fwd").into_iter().find(|r| r["sizes"] == "n 30 i 16 o 48").unwrap();
     let flop = qkv["flop"].as_f64().unwrap();
     assert_eq!(flop, 46_080.0);
@@ -103,8 +103,9 @@ fn an_earlier_result_is_put_beside_this_one() {
     let mut lines = csv.lines();
     let columns = lines.next().unwrap().split(',').count();
     assert!(lines.all(|l| l.split(',').count() == columns && l.contains("caser-d64")));
-    // All of them a thousand times faster then: now they are below. The same on another machine: by shares of the roof.
-    for (machine, said) in [(None, "of their speed"), (Some("another"), "of their share of the roof")] {
+    // The earlier rows are made a thousand times faster, so the new ones are below them. On another machine, shares of
+    // the roofline are compared.
+    for (machine, said) in [(None, "of their speed"), (Some("another"), "of their share of the roofline")] {
         let mut kept = read(Path::new(&path("a.json")));
         for row in kept["rows"].as_array_mut().unwrap() {
             for key in ["median", "least", "p20", "p80"] {
@@ -117,7 +118,7 @@ fn an_earlier_result_is_put_beside_this_one() {
         let (_, stderr, code) = with(&["--compare", &path("c.json"), "--fail-below", "0.8"]);
         assert!(code == 2 && stderr.contains(said), "{code} {stderr}");
     }
-    // Nothing to compare is no success.
+    // Nothing to compare is a failure.
     let mut kept = read(Path::new(&path("a.json")));
     kept["rows"] = Value::Array(Vec::new());
     std::fs::write(path("c.json"), kept.to_string()).unwrap();
@@ -125,7 +126,7 @@ fn an_earlier_result_is_put_beside_this_one() {
     assert!(code == 1 && stderr.contains("none of these"), "{code} {stderr}");
 }
 
-/// Backward ops stand in cases that are named by their forward op.
+/// Backward ops are part of cases named after their forward op.
 #[test]
 fn cases_are_timed_by_the_names_of_ops() {
     let (stdout, stderr, code) =

@@ -1,4 +1,4 @@
-//! Checkpoints that do not fit the run, or are not what was written.
+//! Checkpoints that do not match the run, or were altered.
 
 use std::{
     fs::File,
@@ -16,7 +16,7 @@ use super::{Place, TINY};
 fn a_checkpoint_of_another_vocabulary_is_refused() {
     let p = Place::new();
     p.train("run", "--epochs 1");
-    // As many items, other keys: every shape fits.
+    // As many items with other keys: all shapes match.
     p.write("other.csv", String::from_utf8(p.read("log.csv")).unwrap().replace(",i", ",k").replace("ktem", "item"));
     p.well("import other.csv --out other -q");
     p.well(&format!("train other --out strange -q --epochs 1 {TINY}"));
@@ -56,14 +56,14 @@ fn settings_that_make_another_model_name_the_tensor() {
     }
 }
 
-/// There `bf16` was the default, and the CPU computed in f32 all the same.
+/// In the first version `bf16` was the default, and the CPU computed in f32 regardless.
 #[test]
 fn a_run_of_the_first_version_computes_as_it_did() {
     let p = Place::new();
     p.train("run", "--epochs 1");
     let config = String::from_utf8(p.read("run/config.toml")).unwrap();
     assert!(config.contains("version = 2") && config.contains("precision = \"auto\""), "{config}");
-    // Scores with all their digits.
+    // Returns the scores with all their digits.
     let scores = |version: &str, precision: &str| {
         let config = config.replace("version = 2", version).replace("precision = \"auto\"", precision);
         p.write("run/config.toml", config);
@@ -88,7 +88,7 @@ fn files_that_are_cut_foreign_or_missing_are_named() {
     std::fs::remove_file(p.path("run/best.safetensors")).unwrap();
     p.refused("eval run", &["no best checkpoint", "--last", "--resume run"]);
     p.well("eval run --last");
-    // The last one, cut: neither resumed nor evaluated.
+    // A truncated last checkpoint is neither resumed nor evaluated.
     let last = p.read("run/last.safetensors");
     p.write("run/last.safetensors", &last[..last.len() - 4]);
     p.refused("eval run --last", &["run/last.safetensors"]);
@@ -97,7 +97,7 @@ fn files_that_are_cut_foreign_or_missing_are_named() {
     assert_eq!(p.run("eval run").code, Some(1));
 }
 
-/// Weights have no redundancy: without the checksum an altered one would pass.
+/// Weights have no redundancy: without the checksum, an altered one would be accepted.
 #[test]
 fn one_flipped_byte_is_caught() {
     let p = Place::new();
@@ -111,7 +111,7 @@ fn one_flipped_byte_is_caught() {
     };
     let open = || Trained::open(&p.path("run"), Which::Best, Device::Cpu).map(|_| ()).map_err(|e| e.to_string());
     open().unwrap();
-    // Every byte around the metadata, then a sample of the weights, the very last byte among it.
+    // Every byte around the metadata, then a sample of the weights and the very last byte.
     for at in (0..700).chain((700..whole.len()).step_by(97)).chain([whole.len() - 1]) {
         put(at, whole[at] ^ (1 << (at % 8)));
         let e = open().expect_err(&format!("byte {at}"));

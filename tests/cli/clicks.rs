@@ -1,5 +1,5 @@
-//! Click-through from a log of impressions with a planted taste: the program end to end, its predictions computed again from
-//! the files alone, and what it refuses.
+//! Click-through prediction on a log of impressions with a planted taste: the whole program, its predictions recomputed
+//! from the files alone, and the inputs it rejects.
 
 use std::collections::HashMap;
 
@@ -22,8 +22,8 @@ const CUT: u64 = 32;
 /// A row of the log: user, item, clicked, day.
 type Shown = (u64, u64, bool, u64);
 
-/// A user of taste g is shown a random item a day (two on some, at the same time), and clicks those of group g with
-/// probability 0.75, others with 0.1. Items say nothing alone; who knows the taste has an AUC of about 0.8.
+/// A user of taste g is shown a random item per day (two on some days, at the same time). The user clicks items of
+/// group g with probability 0.75, others with 0.1. Items alone are uninformative; with the taste, the AUC is about 0.8.
 fn shown() -> Vec<Shown> {
     let mut draw = Stream::new(11, Purpose::Test, 0);
     let mut rows = Vec::new();
@@ -39,7 +39,7 @@ fn shown() -> Vec<Shown> {
     rows
 }
 
-/// The log imported as `shown`, its clicks as `clicked`, and a run `base` trained on those under the split by time.
+/// Imports the log as `shown` and its clicks as `clicked`, and trains a run `base` on the clicks under the time split.
 fn place() -> (Place, Vec<Shown>) {
     let (p, rows) = (Place::new(), shown());
     let mut log = String::from("user,item,rating,time\n");
@@ -58,7 +58,7 @@ fn report(p: &Place, out: &str) -> Value {
     serde_json::from_slice(&p.read(&format!("{out}/report.json"))).unwrap()
 }
 
-/// The numbers of a tensor.
+/// Returns the numbers of a tensor.
 fn tensor(file: &SafeTensors<'_>, name: &str) -> Vec<f32> {
     let data = file.tensor(name).unwrap();
     data.data().chunks_exact(4).map(|w| f32::from_le_bytes(w.try_into().unwrap())).collect()
@@ -78,16 +78,16 @@ fn a_planted_taste_is_learned_and_predictions_follow_from_the_files() {
     assert_eq!(number("/test/impressions"), test.len() as f64);
     assert_eq!(number("/test/clicks"), test.iter().filter(|r| r.2).count() as f64);
     assert_eq!(number("/protocol/left_out_users_trained_on"), 0.0);
-    // The best that can be is about 0.8; popularity knows nothing, the base rate less.
+    // The best possible value is about 0.8; popularity knows nothing, the base rate less.
     assert!(number("/test/model/auc") > 0.7, "{all:#}");
     assert!((0.4..0.6).contains(&number("/test/item_rate/auc")) && number("/test/base_rate/auc") == 0.5, "{all:#}");
     assert!(number("/test/run_score_auc") > 0.6, "{all:#}");
     assert!(number("/test/model/log_loss") < number("/test/base_rate/log_loss") - 0.03, "{all:#}");
-    // Probabilities, not only an order.
+    // The probabilities are checked too, not only their order.
     let share = number("/test/clicks") / number("/test/impressions");
     assert!((number("/test/model/mean_probability") - share).abs() < 0.05, "{all:#}");
 
-    // Again from the files: histories from the log, vectors from the run, the rest in plain loops.
+    // Recomputed from the files: histories from the log, vectors from the run, the rest in plain loops.
     let bytes = p.read("heads/a/head.safetensors");
     let head = SafeTensors::deserialize(&bytes).unwrap();
     let [mean, scale] = ["input.mean", "input.scale"].map(|name| tensor(&head, name));
@@ -126,7 +126,7 @@ fn a_planted_taste_is_learned_and_predictions_follow_from_the_files() {
         assert!(found.iter().any(|(p, l)| (p - want).abs() < 1e-4 && *l == label), "{want} {label} in {found:?}");
     }
 
-    // The same bytes again whatever the threads, and others of another seed.
+    // The same bytes with any number of threads, and other bytes with another seed.
     p.well(&format!("clicks --from base shown --out heads/b -q {flags} --threads 3"));
     p.well(&format!("clicks --from base shown --out heads/c -q {flags} --seed 2"));
     let weights = |out: &str| p.read(&format!("{out}/head.safetensors"));
@@ -136,7 +136,7 @@ fn a_planted_taste_is_learned_and_predictions_follow_from_the_files() {
 #[test]
 fn stars_a_run_of_the_same_data_and_vectors_from_elsewhere() {
     let (p, _) = place();
-    // The run's own data: its split is that of the impressions, position by position.
+    // On the run's own data, its split is that of the impressions, position by position.
     p.well(&format!("train shown --out own -q {TINY} --epochs 1"));
     let json: Value =
         serde_json::from_str(&p.well("clicks --from own --out o -q --json --epochs 1 --hidden 0")).unwrap();
@@ -145,14 +145,14 @@ fn stars_a_run_of_the_same_data_and_vectors_from_elsewhere() {
         (&json["test"]["impressions"], &json["head"]["settings"]["hidden"]),
         (&160.into(), &Value::Array(vec![]))
     );
-    // The run's exported vectors are the run's vectors: the same weights.
+    // The run's exported vectors are the run's vectors and give the same weights.
     p.well("export base --out vectors --what items --format safetensors -q");
     p.well("clicks --from base shown --out d -q --epochs 1");
     p.well("clicks --from base shown --out e -q --epochs 1 --vectors vectors/items.safetensors");
     let (own, read) = (report(&p, "d"), report(&p, "e"));
     assert_eq!((&own["test"]["model"], &own["curve"]), (&read["test"]["model"], &read["curve"]));
     assert!(own["test"]["run_score_auc"].is_number() && read["test"]["run_score_auc"].is_null());
-    // Contents of another width, of all items but two: the group of each as a unit vector.
+    // Item contents of another width, for all items but two: the group of each as a unit vector.
     let mut npy = b"\x93NUMPY\x01\x00".to_vec();
     let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}, 4), }}\n", ITEMS - 2);
     npy.extend((header.len() as u16).to_le_bytes());
@@ -169,8 +169,8 @@ fn stars_a_run_of_the_same_data_and_vectors_from_elsewhere() {
     assert!(f["test"]["model"]["auc"].as_f64().unwrap() > 0.65, "{f:#}");
 }
 
-/// A run that knows nothing but its users knows their taste all the same; strangers are counted. One of baskets is asked with
-/// baskets.
+/// A run that knows only its users learns their taste too; unknown users are counted. A basket model gets baskets as
+/// input.
 #[test]
 fn runs_of_users_and_of_baskets_give_their_vectors() {
     let (p, rows) = place();
@@ -185,7 +185,7 @@ fn runs_of_users_and_of_baskets_give_their_vectors() {
     assert!(auc > 0.65, "{auc}: the users' vectors were not asked for");
     let mut log = String::from("user,item,rating,time\n");
     for (user, item, clicked, day) in &rows {
-        // Every eighth user under another name.
+        // Every eighth user has another name.
         let name = if user % 8 == 0 { "x" } else { "u" };
         log += &format!("{name}{user},i{item},{},{}\n", u8::from(*clicked), 1_000_000_000 + day * 86_400);
     }
@@ -223,20 +223,20 @@ fn what_cannot_be_learned_from_is_refused() {
         ("clicks --from base shown --vectors notes.txt", &["notes.txt", "mipgpu export"]),
         ("clicks --from base shown --vectors nowhere", &["nowhere: there is no such file"]),
         ("clicks --from base shown --vector-keys notes.txt", &["--vectors"]),
-        // The run was trained on what this split holds out.
+        // The run was trained on events that this split holds out.
         ("clicks --from base shown --split time --cut 2001-09-19", &["leak", "of 160 users", "split"]),
     ] {
         p.refused(&format!("{words} -q"), says);
     }
-    // Nothing in common at all: other keys.
+    // The keys are entirely different.
     p.write("other.csv", "user,item,rating,time\na,x,1,1\na,y,0,2\na,z,1,3\na,x,0,4\n");
     p.well("import other.csv --out other -q");
     p.refused("clicks --from base other -q --split last-n", &["knows none of the data's 3 items"]);
     assert!(!p.path("runs").exists(), "nothing was written");
 }
 
-/// A run that counted events of the clicks: the impressions are cut at the same times, without a flag, and nothing that
-/// it was trained on is held out.
+/// A run with a split that counts the clicks' events. The impressions are cut at the same times without a flag, and no
+/// event that the run was trained on is held out.
 #[test]
 fn impressions_are_cut_where_the_run_cut_its_clicks() {
     let (p, rows) = place();
@@ -256,13 +256,13 @@ fn impressions_are_cut_where_the_run_cut_its_clicks() {
         if name == "basket" {
             continue;
         }
-        // Again from the log: of n clicks a share or a number is held out, and the parts end with a click.
+        // Recomputed from the log: of n clicks a share or a number is held out, and the parts end with a click.
         let (mut want, mut clicked) = ([0u64; 3], [0u64; 3]);
         for user in 0..USERS {
             let days: Vec<u64> = rows.iter().filter(|r| r.0 == user && r.2).map(|r| r.3).collect();
             let n = days.len();
             let (valid, test) = held.unwrap_or(((n / 10).max(1), (n / 5).max(1)));
-            // Of a user with too few clicks nothing is held out.
+            // Nothing is held out of a user with too few clicks.
             let end = |rest: usize| if n > valid + test { days[n - rest - 1] } else { DAYS };
             let ends = [end(valid + test), end(test)];
             for row in rows.iter().filter(|r| r.0 == user) {
@@ -276,7 +276,7 @@ fn impressions_are_cut_where_the_run_cut_its_clicks() {
             assert_eq!(number(&format!("/protocol/{part}/clicks")), clicked[i] as f64, "{name} {part}");
         }
     }
-    // Flags that hold out what the run was trained on are refused, and what the hint says works.
+    // Flags that hold out training events of the run are rejected, and the hint works.
     p.refused(
         "clicks --from ratio shown --split last-n --test-n 30 --out x -q",
         &["leak", "leave the split flags out"],

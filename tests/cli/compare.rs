@@ -1,4 +1,4 @@
-//! `mipgpu compare`: its numbers beside those of `eval`, and what cannot be compared.
+//! `mipgpu compare`: its numbers agree with those of `eval`, and incomparable runs are rejected.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ fn json(text: &str) -> Value {
     serde_json::from_str(text.lines().next().unwrap()).unwrap()
 }
 
-/// A column of a per-user file, by user.
+/// Returns a column of a per-user file, by user.
 fn column(p: &Place, file: &str, name: &str) -> HashMap<String, f64> {
     let text = p.text(file);
     let mut lines = text.lines().map(|line| line.split('\t').collect::<Vec<_>>());
@@ -42,13 +42,13 @@ fn differences_are_those_of_the_runs_user_by_user() {
         let (low, high) = (row["interval"][0].as_f64().unwrap(), row["interval"][1].as_f64().unwrap());
         assert!(low < mean && mean < high && number("p_holm") >= number("p"), "{row}");
     }
-    // One held-out item: recall would be the hit rate again, and precision the reciprocal rank.
+    // With one held-out item, recall equals the hit rate and precision the reciprocal rank.
     assert!(of(rows, "Recall@10").is_none() && of(rows, "MAP").is_none());
     let slices = told["by_history"].as_array().unwrap();
     assert_eq!(slices.iter().map(|r| r["n"].as_u64().unwrap()).sum::<u64>(), told["users"].as_u64().unwrap());
     let text = p.well("compare a b a");
     assert!(text.contains("NDCG@10") && text.contains("20-49") && text.contains("p (Holm)"), "{text}");
-    // A run against itself: no difference, and nothing found.
+    // A run compared with itself: no difference and no finding.
     let same = json(&p.well("compare a a --json --no-slices"));
     assert!(same["all"].as_array().unwrap().iter().all(|r| r["difference"] == 0.0 && r["p"] == 1.0), "{same}");
     assert!(same["by_history"].as_array().unwrap().is_empty());
@@ -76,7 +76,7 @@ fn several_held_out_items_and_ratings_are_compared_too() {
     let told = json(&p.well("compare r1 r2 --json"));
     let row = &told["all"][0];
     assert_eq!(row["metric"], "squared error");
-    // One rating a user: the mean of squares is the square of the report's RMSE.
+    // With one rating per user, the mean of squares is the square of the report's RMSE.
     for (i, run) in ["r1", "r2"].into_iter().enumerate() {
         let report: Value = serde_json::from_str(&p.text(&format!("{run}/report.json"))).unwrap();
         let rmse = report["model"]["rmse"].as_f64().unwrap();
@@ -98,7 +98,7 @@ fn what_cannot_be_compared_is_refused() {
     p.well("import more.csv --out more -q");
     p.well(&format!("train more --out c -q {TINY} --epochs 1"));
     p.refused("compare a c", &["different data", "one data set"]);
-    // Changed since: its users are not those that were held out.
+    // The data have changed: their users are not those that were held out.
     p.well("import more.csv --out data -q --force");
     p.refused("compare a a", &["has changed since"]);
 }

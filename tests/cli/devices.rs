@@ -1,5 +1,5 @@
-//! Where to run: devices that are not there or not fit, and the CUDA backend on the emulator from the outside. A child
-//! process is told by its environment what the emulated device shall be like (kernels/emu/device.h).
+//! Devices: those that are missing or unsuitable, and the CUDA backend on the emulator from the outside. Environment
+//! variables of a child process set the properties of the emulated device (kernels/emu/device.h).
 
 use std::fs;
 
@@ -21,7 +21,8 @@ fn devices_that_do_not_exist_are_refused() {
     let p = Place::new();
     p.refused(&format!("train data --out run {TINY} --device gpu"), &["auto, cpu, cuda, cuda:N"]);
     p.refused(&format!("train data --out run {TINY} --device cuda:x"), &["auto, cpu, cuda, cuda:N"]);
-    // No driver, or a driver that is shown no device: in both cases an error, never another device instead.
+    // Without a driver or with a driver that exposes no device, the program fails and never falls back to another
+    // device.
     let nothing = [("CUDA_VISIBLE_DEVICES", "")];
     refused_with(&p, &nothing, &format!("train data --out run {TINY} --device cuda"), &["error: ", "--device cpu"]);
     assert!(!p.path("run").join("last.safetensors").exists());
@@ -34,7 +35,7 @@ fn devices_that_do_not_exist_are_refused() {
         refused_with(&p, &[env], &format!("train data --out run {EMU}"), &[says, "hint: "]);
         assert!(!p.path("run").exists(), "a run that could not begin leaves nothing: {env:?}");
     }
-    // A head size that no kernel serves is named before the first step, with what is served.
+    // A head size without a kernel is rejected before the first step, with the supported sizes.
     p.refused(
         "train data --out run --width 512 --heads 2 --length 12 --device emu",
         &["attention_fwd", "256", "128", "--device cpu"],
@@ -45,7 +46,7 @@ fn devices_that_do_not_exist_are_refused() {
 fn a_device_that_falls_away_leaves_the_last_checkpoint_and_any_device_goes_on_from_it() {
     let p = Place::new();
     p.well(&format!("train data --out whole -q {EMU} --checkpoint-seconds 0"));
-    // Lost later and later, until the first of the two epochs is done and the second is not.
+    // The device is lost later in each round, until the first of the two epochs completes and the second does not.
     for launches in (100..).step_by(60) {
         let _ = fs::remove_dir_all(p.path("lost"));
         let flags = format!("train data --out lost -q {EMU} --checkpoint-seconds 0");
@@ -63,7 +64,7 @@ fn a_device_that_falls_away_leaves_the_last_checkpoint_and_any_device_goes_on_fr
         break;
     }
     p.copy("lost", "copy");
-    // On the same device to the same bytes; on the CPU too, to much the same quality.
+    // The same device gives the same bytes; the CPU gives nearly the same quality.
     p.well("train --resume lost -q --device emu");
     assert!(p.read("lost/last.safetensors") == p.read("whole/last.safetensors"));
     p.well("train --resume copy -q --device cpu");
@@ -110,7 +111,7 @@ fn the_cpu_passes_its_check_in_f32() {
     assert!(!said.contains("FAILED"), "{said}");
 }
 
-/// What `train --json` says of its memory.
+/// Returns the memory plan that `train --json` prints.
 fn memory_of(p: &Place, run: &str, env: &[(&str, &str)]) -> serde_json::Value {
     let out = p.command(&format!("train data --out {run} --json {EMU}")).envs(env.iter().copied()).output().unwrap();
     let text = String::from_utf8(out.stdout).unwrap();
@@ -128,7 +129,7 @@ fn data_that_the_device_cannot_hold_pass_by_batch_by_batch_to_the_same_bytes() {
     let roomy = memory_of(&p, "held", &[]);
     let rows: u64 = (0..120).map(|u| 6 + u % 30).sum();
     assert_eq!(roomy["data"].as_u64(), Some(4 * rows), "the interactions are held");
-    // What all else takes, and a little: less than the sixteenth that is left to others.
+    // Slightly more than everything else needs, and less than the sixteenth that is left to other programs.
     let rest = roomy.as_object().unwrap().iter().filter(|(k, _)| *k != "data").filter_map(|(_, v)| v.as_u64());
     let memory = (rest.sum::<u64>() + (1 << 20)) * 103 / 100;
     let tight = memory_of(&p, "streamed", &[("MIPGPU_EMU_MEMORY", &memory.to_string())]);
@@ -147,7 +148,7 @@ fn a_plan_that_does_not_fit_names_the_largest_batch_that_does() {
     let named = err.split("--batch ").nth(1).expect("a batch is named").split(' ').next().unwrap();
     let named: usize = named.parse().unwrap_or_else(|_| panic!("{err}"));
     assert!((2..512).contains(&named), "{err}");
-    // It does fit, scratch and all; twice as much does not.
+    // The named batch fits, including scratch memory; twice as much does not.
     let tried = |batch: usize| p.command(&line(&batch.to_string())).envs(memory).output().unwrap().status.code();
     assert_eq!((tried(named), tried(2 * named)), (Some(0), Some(1)), "{err}");
     let elsewhere = line("512").replace("--out run", "--out none");

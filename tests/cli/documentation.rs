@@ -1,5 +1,5 @@
-//! The documentation is tested: every `sh` block of README.md and docs/ runs, every link leads somewhere, no line is longer than
-//! 120 columns, and the figure of the README is drawn from the committed reports.
+//! Tests the documentation: every `sh` block of README.md and docs/ runs, every link resolves, and no line is longer
+//! than 120 columns. The figure of the README is drawn from the committed reports.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +14,7 @@ use mipgpu::page::plot::{Bar, Group, bars, standalone};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// Pages for users and developers: README.md, the other pages at the top, and docs/.
+/// Returns the pages for users and developers: README.md, the other top-level pages, and docs/.
 fn pages() -> Vec<PathBuf> {
     let root = Path::new(ROOT);
     let pages = |folder: &Path| -> Vec<PathBuf> {
@@ -53,7 +53,7 @@ fn blocks(text: &str) -> Vec<Block> {
     found
 }
 
-/// Files that the commands of a page find in their folder.
+/// Creates the files that the commands of a page expect in their folder.
 fn inputs(folder: &Path) {
     let write = |name: &str, rows: &[String]| fs::write(folder.join(name), rows.join("\n") + "\n").unwrap();
     let mut log = vec!["user,item,timestamp".to_string()];
@@ -94,8 +94,8 @@ fn inputs(folder: &Path) {
     }
 }
 
-/// Programs that stand in for those that a block calls: `mipgpu` trains for one epoch, `cargo run --release --` is `mipgpu`,
-/// and what cargo builds is built already.
+/// Creates stand-ins for programs that blocks call: `mipgpu` trains for one epoch, `cargo run --release --` is
+/// `mipgpu`, and cargo builds nothing.
 fn programs(folder: &Path) {
     let program = |name: &str, text: &str| {
         fs::write(folder.join(name), format!("#!/bin/bash\n{text}")).unwrap();
@@ -125,7 +125,7 @@ fn programs(folder: &Path) {
     );
 }
 
-/// Runs the blocks of a page in one folder. How many ran, and what went wrong, for each that failed.
+/// Runs the blocks of a page in one folder. Returns how many ran, and an error for each that failed.
 fn run(page: &Path) -> (usize, Vec<String>) {
     let text = fs::read_to_string(page).unwrap();
     let folder = tempfile::tempdir().unwrap();
@@ -182,7 +182,7 @@ fn a_command_that_fails_is_found() {
 
 #[test]
 fn every_command_block_runs() {
-    // Two at a time: each trains on all cores.
+    // Two at a time, because each trains on all cores.
     let only = std::env::var("MIPGPU_ONLY").unwrap_or_default();
     let for_users = |p: &PathBuf| p.ends_with("README.md") || p.parent().unwrap().ends_with("docs");
     let chosen = |p: &PathBuf| for_users(p) && p.display().to_string().contains(&only);
@@ -206,14 +206,14 @@ fn every_command_block_runs() {
     assert!(ran > 30 || !only.is_empty(), "only {ran} blocks ran");
 }
 
-/// The anchors of a page, as GitHub makes them from its headings.
+/// Returns the anchors of a page, as GitHub makes them from its headings.
 fn anchors(text: &str) -> BTreeSet<String> {
     let (mut fenced, mut seen) = (false, BTreeMap::<String, usize>::new());
     let mut all = BTreeSet::new();
     for line in text.lines() {
         fenced ^= line.trim_start().starts_with("```");
         let Some(heading) = line.strip_prefix('#').filter(|_| !fenced) else { continue };
-        // Of a link its text.
+        // A link contributes its text.
         let heading = heading.trim_start_matches('#').trim().replace(['`', '*'], "").replace("](", "\u{1}(");
         let heading: String = match heading.split_once('\u{1}') {
             Some((text, rest)) => text.replace('[', "") + rest.split_once(')').map_or("", |(_, rest)| rest),
@@ -259,7 +259,7 @@ fn every_link_leads_somewhere() {
     assert!(faults.is_empty(), "links that lead nowhere:\n{}", faults.join("\n"));
 }
 
-/// Every page of docs/ is in the table of contents.
+/// Checks that every page of docs/ is in the table of contents.
 #[test]
 fn the_table_of_contents_is_whole() {
     let summary = fs::read_to_string(Path::new(ROOT).join("docs/SUMMARY.md")).unwrap();
@@ -277,7 +277,7 @@ fn the_readme_is_short_and_lines_fit() {
     for page in pages() {
         let text = fs::read_to_string(&page).unwrap();
         for (i, line) in text.lines().enumerate() {
-            // An address cannot be broken, and a table's row is one line.
+            // An address cannot be broken, and a table row is one line.
             let fits = line.chars().count() <= 120 || line.contains("http") || line.trim_start().starts_with('|');
             if !fits {
                 faults.push(format!("{}:{}", page.display(), i + 1));
@@ -287,7 +287,7 @@ fn the_readme_is_short_and_lines_fit() {
     assert!(faults.is_empty(), "lines over 120 columns:\n{}", faults.join("\n"));
 }
 
-/// One bar of the README's figure: a result of benches/results, and the best published number.
+/// Returns one bar of the README's figure: a result of benches/results and the best published number.
 fn bar(label: &str, folder: &str, measure: &str, published: f64) -> Bar {
     let report = fs::read_to_string(format!("{ROOT}/benches/results/{folder}/report.json")).unwrap();
     let report: serde_json::Value = serde_json::from_str(&report).unwrap();
@@ -303,7 +303,7 @@ fn bar(label: &str, folder: &str, measure: &str, published: f64) -> Bar {
     }
 }
 
-/// `MIPGPU_UPDATE=1 cargo test --test cli figure` draws it anew.
+/// `MIPGPU_UPDATE=1 cargo test --test cli figure` redraws it.
 #[test]
 fn the_figure_is_drawn_from_the_reports() {
     let group = Group {

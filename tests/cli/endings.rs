@@ -1,4 +1,4 @@
-//! Runs that end before their time: a loss that is not finite, a full disk, Ctrl-C, a reader who leaves.
+//! Runs that end early: by a non-finite loss, a full disk, Ctrl-C, or a reader that closes the pipe.
 
 use std::{
     fs,
@@ -22,7 +22,7 @@ fn a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint() {
     p.well("eval run --last");
     p.refused("eval run", &["no best checkpoint", "--last"]);
     assert_no_leftovers(&p.path("run"));
-    // The same after epochs that went well, by settings that someone edited.
+    // The same after successful epochs, with settings that were edited.
     if under_nohup() {
         return;
     }
@@ -52,7 +52,7 @@ fn start(p: &Place, run: &str, flags: &str) -> Child {
     c.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
-/// Whether these tests run with hang-ups ignored, which the program inherits: it then has no handler of Ctrl-C.
+/// Returns whether these tests run with hang-ups ignored. The program inherits that and then has no handler of Ctrl-C.
 pub fn under_nohup() -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap_or_default();
@@ -63,12 +63,12 @@ pub fn under_nohup() -> bool {
     ignored
 }
 
-/// What Ctrl-C does.
+/// Sends the signal of Ctrl-C.
 fn interrupt(child: &Child) {
     signal(child, "INT");
 }
 
-/// Sends signals to a process, one right after the other.
+/// Sends signals to a process in immediate succession.
 fn signal(child: &Child, names: &str) {
     let id = child.id();
     let kills: Vec<String> = names.split(' ').map(|name| format!("kill -{name} {id}")).collect();
@@ -85,7 +85,7 @@ fn wait_for_epochs(child: &mut Child, run: &Path, rows: usize) {
     }
 }
 
-/// Runs `words`, which train `run`, and stops it when some epochs are done, wherever it then is.
+/// Runs `words`, which trains `run`, and stops it at an arbitrary point after some epochs.
 pub(super) fn stop_midway(p: &Place, words: &str, run: &str) {
     let mut child = p.command(words).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     wait_for_epochs(&mut child, &p.path(run), 2);
@@ -121,8 +121,8 @@ fn ctrl_c_writes_a_checkpoint_and_the_run_continues_to_the_same_bytes() {
     p.assert_same_run("whole", "stopped");
 }
 
-/// `timeout` signals its child and then its child's process group, so the child gets two at once; Ctrl-C may come with
-/// a SIGTERM of a supervisor. Two in a moment are one request.
+/// `timeout` signals its child and then its child's process group, so the child gets two signals at once; Ctrl-C may
+/// coincide with a SIGTERM of a supervisor. Two signals within a moment are one request.
 #[test]
 fn two_signals_in_a_moment_end_with_a_checkpoint() {
     if under_nohup() {
@@ -139,7 +139,7 @@ fn two_signals_in_a_moment_end_with_a_checkpoint() {
         assert!(stopped.err.contains("mipgpu train --resume") && stopped.err.contains("of 3000 epochs"), "{stopped:?}");
         p.well(&format!("eval {run} --last"));
     }
-    // Without frequent checkpoints too: where it stopped is where it goes on.
+    // Without frequent checkpoints too, the run resumes where it stopped.
     let mut child = start(&p, "rare", &format!("{flags} --checkpoint-seconds 3600"));
     let mut lines = BufReader::new(child.stdout.take().unwrap());
     let mut line = String::new();
@@ -154,7 +154,7 @@ fn two_signals_in_a_moment_end_with_a_checkpoint() {
     assert!(stopped["event"] == "stopped" && stopped["epochs"].as_u64().unwrap() >= 2, "{rest:?}");
     let rows = p.text("rare/metrics.jsonl").lines().count() as u64;
     assert_eq!(Some(rows), stopped["epochs"].as_u64(), "the curve goes as far as the checkpoint");
-    // By `timeout` itself, where it is: it signals the child and the group.
+    // With the real `timeout`, if it is installed: it signals the child and the group.
     let words = format!("train data --out timed -q {TINY} {flags} --checkpoint-seconds 3600");
     let binary = env!("CARGO_BIN_EXE_mipgpu");
     let mut timeout = Command::new("timeout");
@@ -169,8 +169,8 @@ fn two_signals_in_a_moment_end_with_a_checkpoint() {
     }
 }
 
-/// A run that cannot go on, because nobody reads its output: the first signal asks, one that comes later ends at once
-/// and says what is lost.
+/// A run is blocked because nobody reads its output. The first signal requests a stop; a later one ends the run at
+/// once, with a message on what is lost.
 #[test]
 fn a_later_signal_ends_at_once() {
     use std::os::unix::fs::OpenOptionsExt;
@@ -190,7 +190,8 @@ fn a_later_signal_ends_at_once() {
         }
         let pipe = p.path(&format!("pipe{i}"));
         assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-        // O_NONBLOCK: filled to the brim, so that the first line of results waits for a reader who does not come.
+        // O_NONBLOCK: the pipe is filled completely, so that the first line of results waits for a reader that never
+        // comes.
         let mut full = fs::File::options().read(true).write(true).custom_flags(0o4000).open(&pipe).unwrap();
         while full.write(&[b' '; 4096]).is_ok() {}
         let mut command = p.command(words);
@@ -213,7 +214,7 @@ fn a_later_signal_ends_at_once() {
     p.well("eval half --last");
 }
 
-/// A head on clicks has no checkpoints: it says that nothing is kept, and leaves nothing.
+/// A click head has no checkpoints: it says that nothing is kept, and leaves no files.
 #[test]
 fn a_stopped_head_leaves_nothing() {
     if under_nohup() {
@@ -245,7 +246,7 @@ fn a_stopped_head_leaves_nothing() {
     assert!(!p.path("head").exists());
 }
 
-/// `nohup mipgpu train &`, and the terminal is closed.
+/// `nohup mipgpu train &`, after which the terminal is closed.
 #[test]
 fn a_run_that_ignores_hang_ups_outlives_its_terminal() {
     let p = Place::new();
@@ -265,11 +266,11 @@ fn a_run_that_ignores_hang_ups_outlives_its_terminal() {
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
-/// A small file system of its own, gone at the end.
+/// A small temporary file system, unmounted on drop.
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    /// `None` where mounting is not permitted.
+    /// Returns `None` if mounting is not permitted.
     fn mount(at: PathBuf, kib: u32) -> Option<SmallDisk> {
         fs::create_dir(&at).unwrap();
         let size = format!("size={kib}k");
@@ -294,7 +295,7 @@ impl Drop for SmallDisk {
 fn a_full_disk_leaves_the_checkpoint_before_and_the_run_goes_on_when_there_is_room() {
     let p = Place::new();
     let flags = "--width 32 --length 20 --epochs 4 --eval-every 2 --checkpoint-seconds 0";
-    // The last checkpoint has some 330 kB and needs room for its successor beside it.
+    // The last checkpoint has about 330 kB and needs space for its successor at the same time.
     let Some(disk) = SmallDisk::mount(p.path("disk"), 500) else {
         eprintln!("skipped: mounting a small file system is not permitted here");
         return;
@@ -310,7 +311,7 @@ fn a_full_disk_leaves_the_checkpoint_before_and_the_run_goes_on_when_there_is_ro
     p.assert_same_run("whole", "disk/run");
 }
 
-/// The same by a limit on the size of a file, which needs no rights: the first checkpoint cannot be written.
+/// The same by a limit on file size, which needs no privileges: the first checkpoint cannot be written.
 #[test]
 fn a_checkpoint_that_cannot_be_written_is_our_failure_and_leaves_nothing() {
     let p = Place::new();
@@ -319,7 +320,7 @@ fn a_checkpoint_that_cannot_be_written_is_our_failure_and_leaves_nothing() {
     let failed = done(Command::new("sh").args(["-c", &script]).current_dir(p.path(".")).output().unwrap());
     assert_eq!((failed.code, failed.out.as_str()), (Some(2), ""), "{failed:?}");
     assert!(failed.err.contains("run/last.safetensors"), "{failed:?}");
-    // Nothing was trained, so nothing is left, and nothing stands in the way of another try.
+    // Nothing was trained, so nothing remains, and nothing prevents another attempt.
     assert!(!p.path("run").exists());
     p.refused("train --resume run", &["no run is there"]);
     p.train("run", "--epochs 1");
@@ -356,8 +357,8 @@ fn a_reader_who_leaves_is_a_normal_end() {
     }
 }
 
-/// The files of interactions are read in place while a run goes on: one that is written over must end the run, not teach it
-/// something else.
+/// The files of interactions are read in place during a run: overwriting one must end the run and not train it on other
+/// data.
 #[test]
 fn data_that_changes_during_a_run_ends_it() {
     let p = Place::new();
@@ -376,7 +377,7 @@ fn data_that_changes_during_a_run_ends_it() {
     assert!(done.code == Some(1) && done.err.contains("has changed while it was in use"), "{done:?}");
     assert!(done.err.contains(&shard) && done.err.contains("--resume"), "{done:?}");
     assert_no_leftovers(&p.path("run"));
-    // Put back, the run goes on; as it is, it does not.
+    // With the file restored the run resumes; without that it does not.
     p.refused("train --resume run", &["bytes"]);
     let length = fs::metadata(p.path("data").join(&shard)).unwrap().len() - 1;
     file.set_len(length).unwrap();

@@ -1,4 +1,4 @@
-//! Evaluation against brute force in f64, closed forms, and the rules it states.
+//! Evaluation against brute force in f64, closed forms, and its stated rules.
 
 use std::collections::HashSet;
 
@@ -51,7 +51,7 @@ fn brute_rank(scores: &[f64], target: u32, excluded: &HashSet<u32>) -> usize {
     1 + others.filter(|i| scores[*i as usize] >= scores[target as usize]).count()
 }
 
-/// NDCG, recall, HR, MRR and MAP by definition, written another way than in the library: from the whole ranked relevance
+/// NDCG, recall, HR, MRR and MAP by definition, in a different form from the library's: from the whole ranked relevance
 /// vector.
 fn brute_metrics(all: &[Vec<usize>], k: usize) -> [f64; 5] {
     let (mut ndcg, mut recall, mut hr, mut mrr, mut map) = (0.0, 0.0, 0.0, 0.0, 0.0);
@@ -91,8 +91,8 @@ fn assert_metrics(got: &Metrics, all: &[Vec<usize>], what: &str) {
     }
 }
 
-/// Whole-number scores, so ties abound and f64 sees the same ones; one and several held-out items, both parts, both rules
-/// for the history, catalogues below and above one panel of the scoring kernel.
+/// Whole-number scores, so that ties are common and identical in f64. One and several held-out items, both parts, both
+/// rules for the history, and catalogues below and above one panel of the scoring kernel.
 #[test]
 fn ranks_and_metrics_equal_brute_force() {
     for (items, spec, keep_seen) in [
@@ -128,7 +128,7 @@ fn ranks_and_metrics_equal_brute_force() {
                 let history = &data.items_of(u)[..held.start];
                 let targets: HashSet<u32> = data.items_of(u)[held].iter().copied().collect();
                 let excluded: HashSet<u32> = if keep_seen { HashSet::new() } else { history.iter().copied().collect() };
-                // Excluded with the history: behind everything.
+                // An item excluded with the history ranks behind everything.
                 let rank = |scores: &[f64], t: u32| {
                     if excluded.contains(&t) { MISS } else { brute_rank(scores, t, &excluded) }
                 };
@@ -140,7 +140,7 @@ fn ranks_and_metrics_equal_brute_force() {
                 assert_eq!(got.ranks.model, ranks, "{what}, user {u}");
                 let popular: Vec<usize> = got.targets.iter().map(|t| rank(&popularity, *t)).collect();
                 assert_eq!(got.ranks.popularity.as_ref(), Some(&popular), "{what}, user {u}");
-                // Baskets are what has one time here; one of them counts for more than all of training.
+                // Here equal times form a basket; one of the user's baskets counts more than all of training.
                 let times = &data.times_of(u).unwrap()[..history.len()];
                 let bought: HashSet<(i64, u32)> = times.iter().copied().zip(history.iter().copied()).collect();
                 let mut frequent = popularity.clone();
@@ -156,7 +156,7 @@ fn ranks_and_metrics_equal_brute_force() {
             assert_metrics(report.full.popularity.as_ref().unwrap(), &baseline, &what);
             report.full.personal.iter().for_each(|personal| assert_metrics(personal, &own, &what));
 
-            // Slices cut the same users (or pairs) up: their weighted means add up to the whole.
+            // Slices partition the same users (or pairs): their weighted means add up to the total.
             let whole = |slices: &[mipgpu::eval::report::Slice]| {
                 slices.iter().map(|s| s.ranking.model.cases as f64 * s.ranking.model.at[2].hr).sum::<f64>()
             };
@@ -169,7 +169,7 @@ fn ranks_and_metrics_equal_brute_force() {
     }
 }
 
-/// With as many negatives as a user has items left, sampled ranking has no chance in it and can be checked exactly.
+/// If the negatives are all items that a user has left, sampled ranking is deterministic and can be checked exactly.
 #[test]
 fn sampled_ranking_equals_brute_force_over_all_items_left() {
     // Every user has four distinct items of nine; every item occurs in training.
@@ -197,7 +197,7 @@ fn sampled_ranking_equals_brute_force_over_all_items_left() {
     }
 }
 
-/// A user who has had everything has no negatives: left out of the sampled ranking, counted, and ranked in full.
+/// A user who has had every item has no negatives: left out of the sampled ranking, counted, and ranked in full.
 #[test]
 fn who_has_seen_everything_does_not_end_it_for_the_others() {
     let data = sequences(&["a b c d e f g h i", "a b c d", "c d e f", "a b c d e f g h", "e f g h", "g h i a"]);
@@ -209,7 +209,7 @@ fn who_has_seen_everything_does_not_end_it_for_the_others() {
     for (u, got) in users.iter().enumerate() {
         let events = data.items_of(u);
         let (history, target) = events.split_at(events.len() - 1);
-        // Of nine items, users 0 and 3 leave none and one; five are all that the others leave.
+        // Of nine items, users 0 and 3 have none and one left; the others have five.
         let rank = brute_rank(&model.scores(history), target[0], &history.iter().copied().collect());
         let sampled = got.sampled[0].as_ref().map(|ranks| ranks.model.clone());
         assert_eq!(sampled, (![0, 3].contains(&u)).then(|| vec![rank]), "user {u}");
@@ -220,7 +220,7 @@ fn who_has_seen_everything_does_not_end_it_for_the_others() {
     assert_metrics(&report.sampled[0].ranking.model, &all, "sampled");
     assert!(report.text().contains("2 of 6 users are left out here: fewer than 5 items"), "{}", report.text());
     assert_eq!(report.json()["sampled"][0]["left_out"], 2);
-    // Their cells are empty in the per-user file, and nobody else's.
+    // Only their cells are empty in the per-user file.
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("users.tsv");
     let words = ["--negatives", "5", "--negative-sampling", "uniform", "--per-user", file.to_str().unwrap()];
@@ -230,16 +230,16 @@ fn who_has_seen_everything_does_not_end_it_for_the_others() {
     assert_eq!(empty.collect::<Vec<_>>(), [true, false, false, true, false, false]);
 }
 
-/// What of the held-out items a ranking can hit, counted by hand.
+/// Counts the held-out items that a ranking can hit, and compares with worked examples.
 #[test]
 fn held_out_items_that_cannot_be_hit_are_counted() {
-    // Test: u0 repeats a; u1 gets e and u2 gets d, which nobody trained on; u3 has no history.
+    // Test: u0 repeats a; u1 gets e and u2 gets d, which do not occur in training; u3 has no history.
     let data = sequences(&["a b c a", "b c d e", "a b c d", "a"]);
     let split = Split::new(&data, SplitSpec::LeaveOneOut).unwrap();
-    // Trained: a b, b c, a b, a. Validation: c after a b (trained by u1); d after b c (nowhere); c after a b.
+    // Training: a b, b c, a b, a. Validation: c after a b (in u1's training part); d after b c (in none); c after a b.
     assert_eq!(Reach::of(&data, &split.valid()), Reach { items: 3, seen: 0, untrained: 1 });
     assert_eq!(Reach::of(&data, &split.test()), Reach { items: 3, seen: 1, untrained: 2 });
-    // Several at a time count once each: of "c a b b" after "a b", a and b are seen.
+    // Repeated items count once: of "c a b b" after "a b", a and b are seen.
     let data = sequences(&["a b c a b b", "c a a a a a"]);
     let split = Split::new(&data, SplitSpec::LastN { valid: 0, test: 4 }).unwrap();
     let reach = Reach::of(&data, &split.test());
@@ -247,7 +247,7 @@ fn held_out_items_that_cannot_be_hit_are_counted() {
     assert_eq!(reach.share_seen(), 0.75);
 }
 
-/// Keys that differ in how a number is written are named, not dropped without a word.
+/// Keys that differ in the spelling of a number are reported and not silently dropped.
 #[test]
 fn keys_written_another_way_are_named() {
     let data = sequences(&["TEA CUP POT x", "CUP POT TEA x"]);
@@ -260,14 +260,14 @@ fn keys_written_another_way_are_named() {
     run.item_keys = Vocab::from_keys(["tea", "cup", "x", "y"]);
     let (_, notes) = measure(&mut run, &data, &eval_args(&[])).unwrap();
     let note =
-        "2 items of the data are not matched because their keys are written another way: 'TEA' in the data, 'tea'";
+        "2 items of the data are not matched because their keys are written differently: 'TEA' in the data, 'tea'";
     assert!(notes.iter().any(|n| n.contains(note)), "{notes:?}");
     let numbers = [Vocab::from_keys(["1.0", "2.0"]), Vocab::from_keys(["1", "2"])];
     let none = ItemMap::between(&numbers[0], &numbers[1]).unwrap_err().to_string();
     assert!(none.contains("the model has '1' where the data have '1.0'"), "{none}");
 }
 
-/// One-dimensional models: the table is the score. Everything by hand.
+/// One-dimensional models: the table is the score. The expected values are worked out in the comments.
 #[test]
 fn a_small_case_by_hand() {
     let data = sequences(&["a b c d", "b a d c", "a c b e"]);
@@ -292,13 +292,13 @@ fn a_small_case_by_hand() {
     let names: Vec<(&str, u64)> =
         report.by_popularity.iter().map(|s| (s.name.as_str(), s.ranking.model.cases)).collect();
     assert_eq!(names, [("tail", 1), ("cold", 2)]);
-    // Seen items ranked too: a and b stand above, a tie in c d e: rank 5.
+    // With seen items ranked too, a and b are above and c d e tie: rank 5.
     let seen = EvalOptions { keep_seen: true, ..options };
     let report = evaluate(&mut model, &data, &split.test(), &seen).unwrap();
     assert!((report.full.model.mrr - 0.2).abs() < 1e-15);
 }
 
-/// Baskets by hand: what a user's earlier ones had most often, beside the model and popularity.
+/// Baskets: the most frequent items of a user's earlier baskets, compared with worked examples and with popularity.
 #[test]
 fn personal_frequency_by_hand() {
     let baskets = [["a b", "a c", "b d", "c e"], ["d e", "e", "d", "d f"], ["c", "c d", "e", "a"]];
@@ -324,26 +324,26 @@ fn personal_frequency_by_hand() {
         let all = users.iter().map(named).collect();
         (report, all)
     };
-    // Trained: a 2, b 1, c 3, d 2, e 2, f 0. Before the test u0 has had a and b twice (a is more popular), c and d once:
-    // c third; e ties with nothing that is left but is behind these four. u1 has had d and e twice, both trained on twice:
-    // d second; f last of six. u2 has had c twice, d and e once, then a.
+    // Training: a 2, b 1, c 3, d 2, e 2, f 0. Before the test u0 has had a and b twice (a is more popular), c and d
+    // once. So c is third, and e ties with none of the rest but is behind these four. u1 has had d and e twice, both
+    // trained on twice: d is second, f last of six. u2 has had c twice, d and e once, then a.
     let (report, all) = ranks(&test);
     assert_eq!(all, [vec![("c", 3), ("e", 5)], vec![("d", 2), ("f", 6)], vec![("a", 4)]]);
     let personal = report.full.personal.as_ref().unwrap();
     assert!((personal.mrr - (1.0 / 3.0 + 1.0 / 2.0 + 1.0 / 4.0) / 3.0).abs() < 1e-15);
     let (ideal, m) = (1.0 + 1.0 / 3f64.log2(), personal.at(3).unwrap());
     assert!((m.ndcg - (0.5 + 1.0 / 3f64.log2()) / ideal / 3.0).abs() < 1e-15 && (m.hr - 2.0 / 3.0).abs() < 1e-15);
-    // The history of validation ends a basket earlier: u0 has had a twice, b and c once; d, never had, ties with e. u1 has
-    // e twice before d. u2 has c and d; a and e tie behind them.
+    // The history of validation ends a basket earlier: u0 has had a twice, b and c once; d, never had, ties with e. u1
+    // has e twice before d. u2 has c and d; a and e tie behind them.
     assert_eq!(ranks(&valid).1, [vec![("b", 3), ("d", 5)], vec![("d", 2)], vec![("e", 4)]]);
     let (text, json) = (report.text(), report.json());
     assert!(
-        text.contains("popularity    ratio    personal    ratio") && text.contains("personal: items by how many"),
+        text.contains("popularity    ratio    personal    ratio") && text.contains("personal: items by the number"),
         "{text}"
     );
     assert_eq!(json["full"]["personal_frequency"]["at"][1]["k"], 3);
     assert!(json["by_history"][0]["personal_frequency"]["mrr"].is_f64());
-    // Of single items there is none.
+    // Splits of single items have no personal baseline.
     let split = Split::new(&data, SplitSpec::LeaveOneOut).unwrap();
     let report = evaluate(&mut Fake::new(6, 2, false), &data, &split.test(), &options).unwrap();
     assert!(report.full.personal.is_none() && !report.text().contains("personal"));
@@ -351,20 +351,20 @@ fn personal_frequency_by_hand() {
 
 #[test]
 fn a_constant_model_is_last_and_a_repeated_target_is_a_miss() {
-    // u0's held-out item a is in its history as well.
+    // u0's held-out item a is also in its history.
     let data = sequences(&["a b c a", "b c d e", "a d e f"]);
     let split = Split::new(&data, SplitSpec::LeaveOneOut).unwrap();
     let mut model = Fake::new(data.items(), 2, false);
     model.table.fill(0.0);
     model.bias.fill(1.5);
     let (_, users) = collect(&mut model, &data, &split.test(), &at_one()).unwrap();
-    // 6 items; u0 excludes a, its own target: a miss. u1 excludes b c d: 3 candidates. u2 excludes a d e: 3.
+    // 6 items; u0 excludes a, which is its target: a miss. u1 excludes b c d: 3 candidates. u2 excludes a d e: 3.
     let ranks: Vec<usize> = users.iter().map(|u| u.ranks.model[0]).collect();
     assert_eq!(ranks, [MISS, 3, 3]);
     let report = evaluate(&mut model, &data, &split.test(), &at_one()).unwrap();
     assert_eq!(report.protocol.seen_held_out, 1);
-    assert!(report.text().contains("held-out items that the history holds too: 1"));
-    // Ranked too, it is a candidate among all six.
+    assert!(report.text().contains("held-out items that are also in the history: 1"));
+    // If history items are ranked too, it is a candidate among all six.
     let keep = EvalOptions { keep_seen: true, ..at_one() };
     let (_, users) = collect(&mut model, &data, &split.test(), &keep).unwrap();
     assert_eq!(users.iter().map(|u| u.ranks.model[0]).collect::<Vec<_>>(), [6, 6, 6]);
@@ -374,7 +374,8 @@ fn at_one() -> EvalOptions<'static> {
     EvalOptions { ks: vec![1], ..EvalOptions::default() }
 }
 
-/// The histories a model is asked about: training part for validation, training and validation part for the test.
+/// The histories that a model receives: the training part for validation, the training and validation parts for the
+/// test.
 #[test]
 fn the_model_sees_nothing_held_out() {
     let data = random_dataset(80, 40, 2);
@@ -404,8 +405,8 @@ fn the_batch_does_not_matter() {
     assert_eq!(one, report(256));
 }
 
-/// The same model with its items in another order and more of them: the same ranks but for the strangers among the
-/// candidates, which score last here.
+/// The same model with more items and in another order: the same ranks except for unknown items among the candidates,
+/// which score last here.
 #[test]
 fn items_are_matched_by_key() {
     let data = random_dataset(60, 30, 5);
@@ -432,7 +433,7 @@ fn items_are_matched_by_key() {
     assert_eq!(here.full.model, there.full.model);
     assert_eq!(here.full.popularity, there.full.popularity);
 
-    // A model that knows half of the items: users are left out, counted, and the rest is ranked.
+    // A model that knows half of the items: users are left out and counted, and the rest is ranked.
     let half = Vocab::from_keys(keys.iter().take(v / 2));
     let map = ItemMap::between(data.item_keys(), &half).unwrap();
     assert_eq!(map.unknown(), v - v / 2);
@@ -482,7 +483,7 @@ fn bad_requests_are_refused() {
         let e = evaluate(&mut model, &data, &split.test(), &options).unwrap_err().to_string();
         assert!(e.contains("NaN or infinite") && e.contains("item number 3"), "{e}");
     }
-    // Nothing to validate on under this split.
+    // This split has no validation events.
     let split = Split::new(&data, SplitSpec::LastN { valid: 0, test: 1 }).unwrap();
     let e = evaluate(&mut Fake::new(6, 2, false), &data, &split.valid(), &at_one()).unwrap_err();
     assert!(e.to_string().contains("no user has a validation item"), "{e}");
@@ -492,7 +493,7 @@ fn eval_args(more: &[&str]) -> Args {
     flags(&[&["runs/test"], more].concat())
 }
 
-/// The command: flags to report, what the text states, JSON, the per-user file.
+/// The command: flags to report, the text, JSON, and the per-user file.
 #[test]
 fn the_command_reports_protocol_and_numbers() {
     let data = random_dataset(70, 300, 6);
@@ -523,7 +524,7 @@ fn the_command_reports_protocol_and_numbers() {
     assert_eq!(json["sampled"][1]["sampling"], "popularity");
     assert_eq!(json["protocol"]["keep_seen"], false);
 
-    // The file's columns average to the report.
+    // The averages of the file's columns are those of the report.
     let lines: Vec<Vec<String>> =
         std::fs::read_to_string(&file).unwrap().lines().map(|l| l.split('\t').map(String::from).collect()).collect();
     let column = |name: &str| lines[0].iter().position(|c| c == name).unwrap_or_else(|| panic!("no column {name}"));
@@ -543,7 +544,7 @@ fn the_command_reports_protocol_and_numbers() {
     let last = *data.items_of(user as usize).last().unwrap();
     assert_eq!(lines[1][column("held_out")], data.item_keys().key(last as usize));
 
-    // A failing evaluation leaves the old file alone and no other behind.
+    // A failing evaluation does not change the old file and leaves no other behind.
     let failing = eval_args(&["--negatives", "295", "--per-user", file.to_str().unwrap()]);
     assert!(measure(&mut model(), &data, &failing).unwrap_err().to_string().contains("295 negatives"));
     assert_eq!(std::fs::read_to_string(&file).unwrap().lines().count(), lines.len());
@@ -554,7 +555,7 @@ fn the_command_reports_protocol_and_numbers() {
 fn the_command_sees_leaks_and_strange_data() {
     let data = random_dataset(70, 50, 6);
     let mut run = run_of(Fake::new(data.items(), 4, true), &data);
-    // Trained leave-one-out: the third last event of a user was trained on.
+    // With leave-one-out training, the third last event of a user was trained on.
     let e = measure(&mut run, &data, &eval_args(&["--split", "last-n", "--test-n", "3"])).unwrap_err().to_string();
     assert!(e.contains("leak") && e.contains("training part of the run"), "{e}");
     let last_two = measure(&mut run, &data, &eval_args(&["--split", "last-n", "--test-n", "2"]));
@@ -566,14 +567,14 @@ fn the_command_sees_leaks_and_strange_data() {
         (&["--cut", "2001-01-01"][..], "--cut is for --split time"),
         (&["--test-n", "3"], "--test-n is for --split last-n"),
         (&["--split", "time"], "needs to know where"),
-        (&["--split", "time", "--cut", "soon"], "no date"),
+        (&["--split", "time", "--cut", "soon"], "not a date"),
         (&["--split", "time", "--cut", "1999-01-01"], "leaves nothing on one side"),
         (&["--k", "0"], "k = 0"),
     ] {
         let e = measure(&mut run, &data, &eval_args(words)).unwrap_err().to_string();
         assert!(e.contains(says), "{words:?}: {e}");
     }
-    // More than there are: a list of all of them, and a word.
+    // A k above the catalogue is reduced to a list of all items, with a note.
     let (report, notes) = measure(&mut run, &data, &eval_args(&["--k", "5,5000,6000"])).unwrap();
     let note = format!("--k 5000,6000: more than the {} items of the catalogue", data.items());
     assert!(notes.iter().any(|n| n.contains(&note)), "{notes:?}");
@@ -583,8 +584,8 @@ fn the_command_sees_leaks_and_strange_data() {
     assert!(report.text().contains("test from 2001-09-09 01:50:00 (1000000200)"), "{}", report.text());
 }
 
-/// The test predicted from the training events alone, as some published code does it: what validates is neither history nor a
-/// negative, and nothing else changes.
+/// The test is predicted from the training events alone, as in some published code: validation events are neither
+/// history nor negatives, and nothing else changes.
 #[test]
 fn validation_events_can_be_left_out_of_the_history() {
     let data = random_dataset(80, 60, 8);
@@ -599,7 +600,7 @@ fn validation_events_can_be_left_out_of_the_history() {
     for (a, b) in users.iter().zip(&full) {
         assert_eq!((a.user, &a.targets, a.history + 2), (b.user, &b.targets, b.history));
         moved += usize::from(a.sampled[0] != b.sampled[0]);
-        // By definition: the scores after the training events, among all that those leave.
+        // By definition: the scores after the training events, among all remaining items.
         let history = split.train().items(&data, a.user as usize);
         let excluded: HashSet<u32> = history.iter().copied().collect();
         let scores = Fake::new(data.items(), 6, false).scores(history);

@@ -1,4 +1,5 @@
-//! `mipgpu experiment`: what is reported is what the runs came to, and nothing that is done is done again, however it ended.
+//! `mipgpu experiment`: the report agrees with the runs, and finished work is never repeated, regardless of how it
+//! ended.
 
 use std::{
     collections::BTreeMap,
@@ -69,7 +70,7 @@ fn json(p: &Place, name: &str) -> Value {
     serde_json::from_str(&p.text(name)).unwrap()
 }
 
-/// When each file of a folder and the folders in it was written.
+/// Returns the modification time of each file of a folder and its subfolders.
 fn times(folder: &Path) -> BTreeMap<String, SystemTime> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(folder).unwrap().flatten() {
@@ -83,7 +84,7 @@ fn times(folder: &Path) -> BTreeMap<String, SystemTime> {
     found
 }
 
-/// The report without what no two experiments share.
+/// Returns the report without the fields that differ between experiments.
 fn answers(mut report: Value) -> Value {
     report.as_object_mut().unwrap().remove("seconds");
     let tables = report["tables"].as_array_mut().unwrap().iter_mut();
@@ -119,7 +120,7 @@ fn the_report_is_what_the_runs_came_to_and_a_second_call_does_nothing() {
     let report = json(&p, &format!("{out}/report.json"));
     assert_eq!((report["done"].as_u64(), report["runs"].as_u64()), (Some(8), Some(8)));
     let table = &report["tables"][0];
-    // `eval` computes the same numbers by itself.
+    // `eval` alone computes the same numbers.
     let mut mean = 0.0;
     for (k, seed) in [1, 2].into_iter().enumerate() {
         let flags = "--negatives 5 --negative-sampling uniform --k 3,5 --json -q";
@@ -132,21 +133,21 @@ fn the_report_is_what_the_runs_came_to_and_a_second_call_does_nothing() {
         mean += got[0].as_f64().unwrap() / 2.0;
     }
     assert!((table["rows"][2]["mean"][0].as_f64().unwrap() - mean).abs() < 1e-9);
-    // A finding is one test; it says what the two groups' means say.
+    // A finding is one test; it compares the two groups' means.
     let means: Vec<f64> = (0..3).map(|r| table["rows"][r]["mean"][0].as_f64().unwrap()).collect();
     let difference = report["findings"][0]["claims"][0]["test"]["difference"].as_f64().unwrap();
     assert!((difference - ((means[1] + means[2]) / 2.0 - means[0])).abs() < 1e-9);
     assert!(p.text(&format!("{out}/report.html")).starts_with("<!"));
     assert!(told.contains("It helps") && told.contains("a paper"), "{told}");
 
-    // Nothing is done again; the report alone is written anew.
+    // Nothing runs again; only the report is rewritten.
     let kept = |p: &Place| [times(&p.path(out).join("runs")), times(&p.path(out).join("users"))];
     let before = kept(&p);
     let again = p.well("experiment grid.toml -q");
     assert!(again == told && kept(&p) == before);
     p.well("experiment grid.toml --report -q");
     assert!(kept(&p) == before);
-    // Other questions are asked of the same runs, which are not trained again.
+    // Other evaluation settings are applied to the same runs, which are not trained again.
     p.write("asked.toml", GRID.replace("negatives = 5", "negatives = 3"));
     p.well("experiment asked.toml -q");
     let weights = format!("{out}/runs/none-s1/best.safetensors");
@@ -154,7 +155,7 @@ fn the_report_is_what_the_runs_came_to_and_a_second_call_does_nothing() {
     assert_eq!(times(&p.path(&format!("{out}/runs")))[&full], before[0][&full]);
     assert_no_leftovers(&p.path(out));
 
-    // A changed grid: the runs that it changes are named, the others stay.
+    // A changed grid: the runs that it changes are named, the others are kept.
     p.write(
         "grid.toml",
         GRID.replacen("seeds = 2", "seeds = 1", 1)
@@ -169,7 +170,7 @@ fn the_report_is_what_the_runs_came_to_and_a_second_call_does_nothing() {
     assert_ne!(after["tables"][0]["rows"][2]["seeds"][0]["metrics"], table["rows"][2]["seeds"][0]["metrics"]);
 }
 
-/// The value of the report's first metric for a row's first seed, and what `eval` says of the run itself.
+/// Returns the first metric of a row's first seed from the report, and that of `eval` on the run itself.
 fn told_and_true(p: &Place, out: &str, negatives: usize) -> [f64; 2] {
     let report = json(p, &format!("{out}/report.json"));
     let flags = format!("--negatives {negatives} --negative-sampling uniform --k 3,{negatives} --json -q");
@@ -193,7 +194,7 @@ fn answers_belong_to_the_run_and_the_question_and_are_whole() {
     let go = |flags: &str| p.well(&format!("experiment grid.toml --variant one -q {flags}"));
     p.write("grid.toml", grid(3, 5));
     go("");
-    // Another run, asked another question, then the first question again: its answer is that of the new run.
+    // Another run and another evaluation, then the first evaluation again: its result is that of the new run.
     p.write("grid.toml", grid(5, 4));
     go("--redo-stale");
     p.write("grid.toml", grid(5, 5));
@@ -201,10 +202,10 @@ fn answers_belong_to_the_run_and_the_question_and_are_whole() {
     let [told, truth] = told_and_true(&p, out, 5);
     assert!((told - truth).abs() < 1e-9, "{told} {truth}");
 
-    // More negatives than there are items are refused before anything is asked.
+    // More negatives than items are rejected before any evaluation.
     p.write("many.toml", grid(5, 50));
     p.refused("experiment many.toml --variant one", &["table next", "50 negatives", "no user has more than"]);
-    // Files that were cut, or are gone, are asked for again; a record that cannot be read is told in its row.
+    // Truncated or missing files are computed again; an unreadable record is reported in its row.
     let users = p.names(&format!("{out}/users"));
     let file = users.iter().find(|name| name.starts_with("none-s7")).unwrap();
     for name in users.iter().filter(|name| name.starts_with("none-s7")) {
@@ -227,7 +228,7 @@ fn answers_belong_to_the_run_and_the_question_and_are_whole() {
     p.write(&record, kept);
     go("");
 
-    // A question that fails leaves the training alone, and another question is asked.
+    // A failing evaluation does not affect the training, and another evaluation runs.
     let weights = format!("{out}/runs/none-s7/best.safetensors");
     let trained = times(&p.path(&format!("{out}/runs")))[&p.path(&weights).display().to_string()];
     p.write("grid.toml", grid(5, 3));
@@ -241,7 +242,7 @@ fn answers_belong_to_the_run_and_the_question_and_are_whole() {
     go("--retry");
     assert_eq!(times(&p.path(&format!("{out}/runs")))[&p.path(&weights).display().to_string()], trained);
 
-    // What only looks changes nothing: other domains are made aside.
+    // Read-only commands change nothing: other domains are made under a temporary name.
     let data = times(&p.path(&format!("{out}/data")));
     p.write("grid.toml", grid(5, 3).replace("target-last = 12", "target-last = 11"));
     p.well("experiment grid.toml --variant one --dry-run -q");
@@ -251,8 +252,8 @@ fn answers_belong_to_the_run_and_the_question_and_are_whole() {
     assert!(data.iter().all(|(path, time)| after.get(path) == Some(time)));
 }
 
-/// --dry-run prints every command before there are data, with the estimates that data are needed for left out;
-/// settings are checked all the same.
+/// --dry-run prints every command before there are data, and omits the estimates that need data; settings are checked
+/// nevertheless.
 #[test]
 fn a_dry_run_needs_no_data() {
     let p = Place::new();
@@ -273,8 +274,8 @@ fn a_dry_run_needs_no_data() {
         "{said:?}"
     );
     assert!(said.out.contains("pre-s1  (its data are not there yet)"), "{said:?}");
-    // The same commands, but for the names that data made of others get by a digest of these, and that of the run's
-    // key.
+    // The same commands, except for the names of derived data, which contain a digest of their source, and that of the
+    // run's key.
     let plain = |commands: Vec<String>| -> Vec<String> {
         let word = |w: &str| match (w.contains("/halves-"), w.ends_with(".tsv")) {
             (true, _) => w.rsplit('/').next().unwrap().to_string(),
@@ -292,7 +293,7 @@ fn a_dry_run_needs_no_data() {
     p.refused("experiment wrong.toml --dry-run -q", &["base pre", "3 heads do not divide"]);
     p.write("wrong.toml", GRID.replace("heads = 2", "haeds = 2"));
     p.refused("experiment wrong.toml --dry-run -q", &["wrong.toml: line", "settings.tiny", "did you mean 'heads'?"]);
-    // To run it, the data must be there.
+    // A real run requires the data.
     p.refused("experiment grid.toml -q", &["the data set 'log' is not there", "mipgpu import"]);
 }
 
@@ -303,7 +304,7 @@ fn killed_in_the_middle_it_ends_as_if_it_had_never_been() {
     p.write("grid.toml", grid);
     p.well("experiment grid.toml --out whole -q --jobs 2");
     let whole = answers(json(&p, "whole/report.json"));
-    // In the base, and in a row.
+    // In the base and in a row.
     for (i, run) in ["pre-s1", "none-s1"].into_iter().enumerate() {
         let out = format!("cut{i}");
         let mut c = p.command(&format!("experiment grid.toml --out {out} -q --jobs 1"));
@@ -341,7 +342,7 @@ fn a_run_that_fails_is_told_in_its_row_and_stops_nothing_else() {
     assert_eq!(rows[3]["seeds"][0]["state"]["is"], "failed");
     assert!(rows[3]["mean"].as_array().unwrap().is_empty() && !rows[2]["mean"].as_array().unwrap().is_empty());
     assert_eq!(report["findings"][0]["claims"][0]["test"]["by_seed"].as_array().unwrap().len(), 1);
-    // It is not tried again unless that is asked for; with a base that fails, so do those that start from it.
+    // It is retried only on request; if a base fails, runs that start from it fail too.
     let record = p.text("runs/halves-one/runs/wild-s7.json");
     assert_eq!(p.run("experiment grid.toml --variant one -q").code, Some(1));
     assert_eq!(p.text("runs/halves-one/runs/wild-s7.json"), record);
@@ -387,17 +388,17 @@ fn what_cannot_be_run_is_refused_before_anything_begins() {
             .replace(", published = [1, 2, 3]", ""),
     );
     p.refused("experiment rated.toml", &["table next, row none", "ratings"]);
-    // Nobody else is at it at the same time.
+    // No other process may work on it at the same time.
     fs::create_dir_all(p.path("held")).unwrap();
     let lock = fs::File::create(p.path("held/lock")).unwrap();
     lock.lock().unwrap();
     p.refused("experiment grid.toml --out held", &["held", "another process"]);
-    // But a look at what there is: it is told, and nothing written.
+    // A read-only report is allowed: it is printed, and nothing is written.
     assert!(p.well("experiment grid.toml --out held --report -q").contains("0 of 8"));
     assert_eq!(p.names("held"), ["lock"]);
 }
 
-/// The survey's own grid, on the built-in sample: every row, every test, and the page.
+/// The survey's grid on the built-in sample: every row, every test, and the page.
 #[test]
 fn the_survey_runs_on_the_built_in_sample() {
     let p = Place::new();

@@ -1,4 +1,4 @@
-//! What a run takes over from another: which rows of which tensors, what stays frozen, and what cannot be.
+//! What a run inherits from another: which rows of which tensors, which parameters stay frozen, and what is rejected.
 
 use mipgpu::models;
 use safetensors::SafeTensors;
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{Place, TINY, endings::stop_midway};
 
-/// The rows of a tensor of a checkpoint.
+/// Returns the rows of a tensor of a checkpoint.
 fn rows(p: &Place, file: &str, name: &str) -> Vec<Vec<f32>> {
     let bytes = p.read(file);
     let file = SafeTensors::deserialize(&bytes).unwrap();
@@ -21,12 +21,12 @@ fn keys(p: &Place, run: &str) -> Vec<String> {
     items.keys().map(String::from).collect()
 }
 
-/// What a JSON report of a run says.
+/// Returns the JSON report of a run.
 fn report(p: &Place, run: &str) -> Value {
     serde_json::from_slice(&p.read(&format!("{run}/report.json"))).unwrap()
 }
 
-/// The event "transfer" of a run, tensor by tensor: name, rows taken over, rows, frozen.
+/// Returns the event "transfer" of a run, per tensor: name, inherited rows, rows, frozen.
 fn carried(out: &str) -> (Value, Vec<(String, u64, u64, bool)>) {
     let event = out.lines().map(|l| serde_json::from_str::<Value>(l).unwrap()).find(|e| e["event"] == "transfer");
     let event = event.expect("a transfer is told");
@@ -38,7 +38,7 @@ fn carried(out: &str) -> (Value, Vec<(String, u64, u64, bool)>) {
     (event, tensors)
 }
 
-/// Half of the items of the log are known to the base, half are new, and some of the base's have gone.
+/// The base knows half of the log's items, half are new, and some of the base's are absent.
 fn grown(p: &Place) {
     let mut log = String::from("user,item,timestamp\n");
     for u in 0..60 {
@@ -52,8 +52,8 @@ fn grown(p: &Place) {
     p.well("import grown.csv --items items.csv --out grown -q");
 }
 
-/// A network taken over whole, and trained with a learning rate of zero, is the network: on the same data its report is the
-/// same, with patches too, which begin as nothing.
+/// A network transferred whole and trained with a learning rate of zero is unchanged. Its report on the same data is
+/// the same, also with patches, which start as the identity.
 #[test]
 fn a_transfer_without_training_is_the_base() {
     let p = Place::new();
@@ -80,7 +80,7 @@ fn a_transfer_without_training_is_the_base() {
             }));
             assert_eq!(event["trained_parameters"], event["new_parameters"]);
             assert_eq!(report(&p, model)["full"], report(&p, &format!("{model}-{place}"))["full"], "{model} {place}");
-            // Small: nothing of the base is in it.
+            // The patch checkpoint is small: it contains nothing of the base.
             let (whole, patch) = (
                 p.read(&format!("{model}/best.safetensors")).len(),
                 p.read(&format!("{model}-{place}/best.safetensors")).len(),
@@ -97,12 +97,13 @@ fn rows_follow_their_keys_and_new_ones_start_as_told() {
     p.train("base", "--epochs 2 --lr 0.01");
     let old = rows(&p, "base/best.safetensors", "item.weight");
     let old_keys = keys(&p, "base");
-    // Training with a learning rate of zero shows how each row starts; the seed of its random part is the same.
+    // Training with a learning rate of zero shows the initial value of each row; the seed of its random part is the
+    // same.
     for start in ["random", "mean", "content"] {
         let out =
             p.well(&format!("finetune --from base grown --out {start} --json --lr 0 --epochs 1 --fresh-items {start}"));
         let (_, tensors) = carried(&out);
-        // 20 of 40 items and [MASK].
+        // 20 of 40 items, and [MASK].
         assert!(tensors.contains(&("item.weight".into(), 21, 41, false)), "{tensors:?}");
     }
     let new_keys = keys(&p, "random");
@@ -119,14 +120,14 @@ fn rows_follow_their_keys_and_new_ones_start_as_told() {
             assert_eq!((&random[i], &mean[i], &content[i]), (&old[at], &old[at], &old[at]), "{key}");
             continue;
         }
-        // The known items of the same genre, of those that are still there.
+        // The known items of the same genre that are still present.
         let alike = average(&|k| number(k) >= 20 && number(k) % 2 == number(key) % 2);
         for d in 0..16 {
             assert!((mean[i][d] as f64 - random[i][d] as f64 - everywhere[d]).abs() < 1e-5, "{key}");
             assert!((content[i][d] as f64 - random[i][d] as f64 - alike[d]).abs() < 1e-5, "{key}");
         }
     }
-    // [MASK] stands behind either catalogue.
+    // [MASK] is after the items in either catalogue.
     assert_eq!(random[40], old[40]);
 }
 
@@ -150,13 +151,13 @@ fn each_transfer_takes_what_it_says() {
         p.well(&format!("eval {transfer}"));
         p.well(&format!("recommend {transfer} --history i30,i50 --k 3"));
     }
-    // Its own file holds no frozen tensor.
+    // The patch checkpoint contains no frozen tensor.
     let bytes = p.read("patch/best.safetensors");
     let file = SafeTensors::deserialize(&bytes).unwrap();
     assert!(file.names().iter().all(|n| n.contains(".patch.") || n.starts_with("item.")), "{:?}", file.names());
 }
 
-/// What is frozen is not in the checkpoint that a run goes on from: the base completes it, then as at the start.
+/// Frozen parameters are not in the checkpoint of a resumed run: the base supplies them, as at the start.
 #[test]
 fn a_stopped_patched_run_goes_on_to_the_same_bits() {
     let p = Place::new();
@@ -213,7 +214,7 @@ fn what_does_not_fit_is_refused_before_anything_is_written() {
     tune("--width 32 --transfer embedding", &["width 16", "leave --width out"]);
     tune("--width 32 --transfer model", &["tensor 'item.weight' is [41, 16] in the base, [41, 32] in the new run"]);
     tune("--transfer none --patch serial", &["freezes nothing"]);
-    // What no shape tells: the same tensors would compute something else.
+    // Settings that shapes do not reveal: the same tensors would compute something else.
     for transfer in ["model", "patch"] {
         tune(&format!("--transfer {transfer} --blocks 3"), &["--blocks 2, the new run 3", "--transfer embedding"]);
         tune(&format!("--transfer {transfer} --blocks 1"), &["--blocks 2, the new run 1"]);
@@ -221,7 +222,7 @@ fn what_does_not_fit_is_refused_before_anything_is_written() {
         tune(&format!("--transfer {transfer} --norm pre"), &["--norm post, the new run pre"]);
         tune(&format!("--transfer {transfer} --projection true"), &["--projection false, the new run true"]);
     }
-    // Flags that would do nothing.
+    // Flags without an effect.
     tune("--transfer patch --patch none", &["--patch none", "serial or parallel"]);
     tune("--transfer patch --freeze none", &["--freeze none", "--transfer model"]);
     tune("--transfer model --patches 1", &["--patches has no effect: there are no patches"]);
@@ -243,7 +244,7 @@ fn what_does_not_fit_is_refused_before_anything_is_written() {
     p.refused("finetune --from gru data --out new --transfer patch", &["no place for patches"]);
 }
 
-/// The same interactions under the same keys, and one user more who has seen known items.
+/// Imports the same interactions with the same keys, and one additional user with known items.
 fn with_a_newcomer(p: &Place) {
     let mut log = String::from_utf8(p.read("log.csv")).unwrap();
     for t in 0..6 {
@@ -253,7 +254,7 @@ fn with_a_newcomer(p: &Place) {
     p.well("import more.csv --out more -q");
 }
 
-/// Under patches a table is trained only where it has new rows, whatever the others have.
+/// With patches, a table is trained only if it has new rows, regardless of the other tables.
 #[test]
 fn tables_are_frozen_one_by_one() {
     let p = Place::new();
@@ -267,7 +268,7 @@ fn tables_are_frozen_one_by_one() {
     assert!(!frozen && known + 1 == all, "one user is new");
     assert!(p.text("patch/config.toml").contains("freeze = \"network,items\""));
     p.well("eval patch");
-    // Asked for by the mean, the newcomer's vector starts in the middle of the others.
+    // With the mean as initial value, the new user's vector starts at the mean of the others.
     for start in ["random", "mean"] {
         p.well(&format!("finetune --from base more --out {start} -q --lr 0 --epochs 1 --fresh-rows {start}"));
     }
@@ -281,7 +282,7 @@ fn tables_are_frozen_one_by_one() {
     }
 }
 
-/// A layer that reads side fields reads them by their place.
+/// A layer that reads side fields reads them by position.
 #[test]
 fn fields_keep_their_order() {
     let p = Place::new();
@@ -294,13 +295,14 @@ fn fields_keep_their_order() {
     p.refused(&format!("{swapped} --transfer patch"), &["--fields genre,director"]);
     p.refused("finetune --from base rich --out new --transfer patch --fields none", &["the base has 'field.weight'"]);
     assert!(!p.path("new").exists());
-    // Tables alone stand for themselves; a network that is trained on says what it left.
+    // Tables alone are self-contained; a network that is trained further reports what it omits.
     p.well(&format!("{swapped} --transfer embedding --epochs 1 -q"));
     let out = p.says("finetune --from base rich --out less --transfer model --fields none --epochs 1");
     assert!(out.contains("field.weight") && out.contains("left behind"), "{out}");
 }
 
-/// The base's test is held out of its continuation too; another split of the same data would test on what it learned.
+/// The base's test events are held out of its continuation too; another split of the same data would test on training
+/// events.
 #[test]
 fn what_the_base_learned_is_not_tested_on() {
     let p = Place::new();
@@ -319,9 +321,9 @@ fn what_the_base_learned_is_not_tested_on() {
     let e = "finetune --from loo data --out new --split last-n --test-n 4";
     p.refused(e, &["leak", "was trained on events of", "leave the split flags out"]);
     assert!(!p.path("new").exists());
-    // From scratch there is nothing to leak.
+    // A run from scratch has nothing to leak.
     p.well(&format!("{e} --transfer none --epochs 1 -q"));
-    // Other data with the same events: told, also when the run is evaluated, and of the base's base too.
+    // Other data with the same events are reported, also at evaluation and for the base's base.
     with_a_newcomer(&p);
     let told = p.says("finetune --from loo more --out second --split last-n --test-n 4 --epochs 1");
     assert!(told.contains("its base") && told.contains("held out here"), "{told}");
@@ -330,7 +332,8 @@ fn what_the_base_learned_is_not_tested_on() {
     assert_eq!(told.matches("was trained on events of").count(), 1, "{told}");
 }
 
-/// A run of patches is a base like any other: its own base completes it, and its patches are taken over and trained on.
+/// A run of patches is an ordinary base: its own base completes it, and its patches are transferred and trained
+/// further.
 #[test]
 fn a_patched_run_is_a_base_too() {
     let p = Place::new();
@@ -350,7 +353,7 @@ fn a_patched_run_is_a_base_too() {
         }
         assert_eq!(report(&p, "patch")["full"], report(&p, &format!("on-{transfer}"))["full"], "{transfer}");
     }
-    // A third link, onto a grown catalogue: rows that only the first run knows come through the second.
+    // A third link with a larger catalogue: rows that only the first run knows arrive through the second.
     let out = p.well("finetune --from on-patch grown --out third --json --transfer patch --epochs 1 --lr 0.01");
     let (_, tensors) = carried(&out);
     assert!(tensors.contains(&("item.weight".into(), 21, 41, false)), "{tensors:?}");
@@ -360,7 +363,7 @@ fn a_patched_run_is_a_base_too() {
     let start = p.well("finetune --from third grown --out fourth --json --transfer patch --epochs 1 --lr 0");
     assert!(carried(&start).1.iter().all(|(_, rows, of, _)| rows == of));
     assert_eq!(report(&p, "third")["full"], report(&p, "fourth")["full"]);
-    // Tables alone leave the patches behind; nothing leaves all.
+    // Tables alone omit the patches; `none` omits everything.
     for (transfer, rows) in [("embedding", 41), ("none", 0)] {
         let out =
             p.well(&format!("finetune --from patch data --out {transfer} --json --transfer {transfer} --epochs 1"));
@@ -372,14 +375,14 @@ fn a_patched_run_is_a_base_too() {
         "finetune --from patch data --out x --transfer patch --patch parallel",
         &["patches of its own", "leave --patch"],
     );
-    // The chain is whole or refused.
+    // The chain must be complete, or it is rejected.
     std::fs::rename(p.path("base"), p.path("elsewhere")).unwrap();
     for words in ["eval third", "finetune --from patch data --out x", "train --resume third"] {
         p.refused(words, &["need their base"]);
     }
 }
 
-/// Keys that differ in how whole numbers are written are other keys: said, with what to do.
+/// Keys that differ in the spelling of whole numbers are different keys: the program says so, with a hint.
 #[test]
 fn numbers_written_otherwise_are_told() {
     let p = Place::new();
@@ -403,7 +406,7 @@ fn numbers_written_otherwise_are_told() {
     let told = "40 of the data's 40 item keys are the base's but for how a whole number is written";
     assert!(items.contains(told) && items.contains(".0' here") && items.contains("import again"), "{items}");
     assert!(!items.contains("user keys are the base's but"), "{items}");
-    // No user is known by key: refused as such, and the keys are named as the likely reason.
+    // No user key is known: the run is rejected, and the keys are named as the likely reason.
     p.refused("finetune --from base both --out c --epochs 1", &["no user of the new data is known", "whole number"]);
     let both = p.says("finetune --from base both --out c --epochs 1 --user-width 0");
     assert!(both.contains(told), "{both}");
@@ -422,8 +425,8 @@ fn numbers_written_otherwise_are_told() {
     assert!(p.says("finetune --from other ints --out d --epochs 1").contains(told));
 }
 
-/// Ratings beside the items of a base that knew none begin as nothing: the identity in front of the item, zeros behind it;
-/// where they are added to the item, their vectors begin at zero.
+/// Ratings added to the items of a base without ratings start without effect. They start with the identity for the item
+/// and zeros for the rating, or zero vectors if they are added to the item.
 #[test]
 fn ratings_begin_as_nothing() {
     let p = Place::new();
@@ -444,7 +447,7 @@ fn ratings_begin_as_nothing() {
     assert!(rows(&p, "joined/best.safetensors", "rating.weight").iter().flatten().any(|x| *x != 0.0));
     p.well("finetune --from base rated --out added -q --task rating --epochs 1 --lr 0 --rating-width 0");
     assert!(rows(&p, "added/best.safetensors", "rating.weight").iter().flatten().all(|x| *x == 0.0));
-    // They learn.
+    // The new parameters are trained.
     p.well("finetune --from base rated --out learned -q --task rating --epochs 2 --lr 0.01 --rating-width 4");
     let moved = rows(&p, "learned/best.safetensors", "rating.join.weight");
     assert!(moved.iter().all(|row| row[16..].iter().any(|x| *x != 0.0)), "{moved:?}");

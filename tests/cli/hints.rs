@@ -1,8 +1,8 @@
-//! Hints fit the command that was typed, and settings that do nothing are not passed over.
+//! Hints match the command that was typed, and settings without an effect are rejected.
 
 use super::{Place, TINY};
 
-/// Runs what is refused; gives the hint.
+/// Runs a command that must be rejected; returns the hint.
 fn hint(p: &Place, words: &str) -> String {
     let done = p.run(words);
     assert_eq!(done.code, Some(1), "{words}: {done:?}");
@@ -29,7 +29,7 @@ fn data_that_are_not_there_are_answered_by_who_asks() {
         let hint = hint(&p, words);
         assert!(hint.contains("mipgpu import LOG --out DIR") && !hint.contains("RUN"), "{words}: {hint}");
     }
-    // The run's own data have moved: each command says how it is told where they are.
+    // The run's data have moved: each command's hint says how to specify their location.
     std::fs::rename(p.path("data"), p.path("moved")).unwrap();
     for (words, says, again) in [
         ("eval run", "mipgpu eval run DATA", "eval run moved"),
@@ -84,7 +84,7 @@ fn a_transfer_that_does_not_fit_names_what_to_leave_out() {
     let p = Place::new();
     p.train("base", "--epochs 1");
     for (flags, says, never) in [
-        // Tables alone are what was asked for: they are no way out.
+        // Tables alone are already the request, so they are not offered as a solution.
         ("--transfer embedding --length 10", "leave --length out, or use --transfer none", "--transfer embedding"),
         ("--transfer model --length 10", "leave --length out, or use --transfer none", "embedding"),
         ("--transfer model --ffn-ratio 2", "leave --ffn-ratio out: its layers were trained so", "--length"),
@@ -94,7 +94,7 @@ fn a_transfer_that_does_not_fit_names_what_to_leave_out() {
         let hint = hint(&p, &format!("finetune --from base data --out new {flags}"));
         assert!(hint.contains(says) && !hint.contains(never), "{flags}: {hint}");
     }
-    // What the hints say works.
+    // The hints work.
     p.well("finetune --from base data --out a -q --epochs 1 --transfer none --length 10");
     p.well("finetune --from base data --out b -q --epochs 1 --transfer embedding --ffn-ratio 2");
     // `--resume` belongs to `train`.
@@ -155,7 +155,7 @@ fn lists_longer_than_the_catalogue_are_cut_with_a_word() {
     }
 }
 
-/// The numbers of the estimate, worked out by hand.
+/// The numbers of the estimate, compared with a worked example.
 #[test]
 fn a_large_catalogue_is_told_what_the_full_softmax_costs() {
     let p = Place::new();
@@ -168,7 +168,8 @@ fn a_large_catalogue_is_told_what_the_full_softmax_costs() {
     let small = "--width 8 --heads 2 --length 20 --blocks 1 --epochs 1 --batch 128";
     let done = p.run(&format!("train many --out full {small}"));
     assert_eq!(done.code, Some(0), "{done:?}");
-    // 143 users with 698 events to train on, of which 20 are read: 4 hidden of them in 85 % of the sequences, else 1.
+    // 143 users with 698 training events, of which 20 are read: 4 of them are masked in 85 % of the sequences,
+    // otherwise 1.
     let flop = 8.0 * 143.0 * (0.85 * 4.0 + 0.15) * 100_100.0 * 8.0 / 1e9;
     for says in [
         "full softmax over 100,100 items on the CPU".to_string(),

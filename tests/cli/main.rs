@@ -1,15 +1,31 @@
-/*! The program from the outside: every test runs the built binary in a temporary folder and looks at exit codes, output
-and files.
+/*! Tests the program from the outside: every test runs the built binary in a temporary folder and checks exit codes,
+output and files.
 
-`baskets` from import to recommendation · `bench` times of operations · `requests` flags, settings and data that are
-rejected · `checkpoints` files that do not fit or were altered · `compare` runs compared with each other ·
-`documentation` README.md and docs/ · `endings` runs that end early · `errors` the wording of errors · `eval` metrics
-against brute force · `finetune` what runs take over from others · `hints` advice that fits · `library` the crate without
-the program · `items` keys found by
-title · `modes` every way to train, and what is printed how · `profile` where the time of steps goes · `python`
-the scripts of examples/python · `ratings` runs that predict ratings · `recommend` lists and exported files · `repeats` users who come back to the same items ·
-`resume` killed runs · `runs` the list of runs · `scale_page` the page of benchmarks · `search` trials of many
-settings.
+| module | subject |
+|---|---|
+| `baskets` | baskets from import to recommendation |
+| `bench` | times of operations |
+| `checkpoints` | files that do not match or were altered |
+| `compare` | comparisons of runs |
+| `documentation` | README.md and docs/ |
+| `endings` | runs that end early |
+| `errors` | the wording of errors |
+| `eval` | metrics against brute force |
+| `finetune` | what runs inherit from others |
+| `hints` | hints that match the command |
+| `items` | item keys found by title |
+| `library` | the crate without the program |
+| `modes` | every way to train, and the forms of output |
+| `profile` | where the time of steps goes |
+| `python` | the scripts of examples/python |
+| `ratings` | runs that predict ratings |
+| `recommend` | lists and exported files |
+| `repeats` | users with repeated items |
+| `requests` | flags, settings and data that are rejected |
+| `resume` | killed runs |
+| `runs` | the list of runs |
+| `scale_page` | the page of benchmarks |
+| `search` | trials of many settings |
 */
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
@@ -51,10 +67,10 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-/// A temporary folder with `log.csv` imported as `data`: 120 users who walk through 40 items, a day a step.
+/// A temporary folder with `log.csv` imported as `data`: 120 users who walk through 40 items, one step per day.
 struct Place(tempfile::TempDir);
 
-/// What a run of the program left: exit code, standard output, standard error.
+/// The result of a program run: exit code, standard output, standard error.
 #[derive(Debug)]
 struct Done {
     code: Option<i32>,
@@ -62,7 +78,7 @@ struct Done {
     err: String,
 }
 
-/// A model that trains in a moment.
+/// Settings of a model that trains in a moment.
 const TINY: &str = "--width 16 --length 20 --warmup 4 --batch 16";
 
 impl Place {
@@ -91,7 +107,7 @@ impl Place {
         fs::read(self.path(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
     }
 
-    /// Names in a folder.
+    /// Returns the names in a folder.
     fn names(&self, folder: &str) -> Vec<String> {
         let mut names: Vec<String> =
             fs::read_dir(self.path(folder)).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
@@ -110,7 +126,7 @@ impl Place {
     fn command(&self, words: &str) -> Command {
         let mut c = Command::new(env!("CARGO_BIN_EXE_mipgpu"));
         c.current_dir(self.0.path()).args(words.split_whitespace()).stdin(Stdio::null());
-        // `auto` shall be the CPU on every machine.
+        // `auto` must be the CPU on every machine.
         c.env("CUDA_VISIBLE_DEVICES", "");
         c
     }
@@ -119,14 +135,14 @@ impl Place {
         done(self.command(words).output().unwrap())
     }
 
-    /// Runs what must succeed; gives standard output.
+    /// Runs a command that must succeed; returns standard output.
     fn well(&self, words: &str) -> String {
         let done = self.run(words);
         assert_eq!(done.code, Some(0), "{words}: {done:?}");
         done.out
     }
 
-    /// The same; gives all that was said.
+    /// Runs a command that must succeed; returns all output.
     fn says(&self, words: &str) -> String {
         let done = self.run(words);
         assert_eq!(done.code, Some(0), "{words}: {done:?}");
@@ -137,7 +153,7 @@ impl Place {
         String::from_utf8(self.read(name)).unwrap()
     }
 
-    /// Runs what must be refused as the user's mistake, saying all of `says`; nothing goes to standard output.
+    /// Runs a command that must be rejected as a user error with all of `says`; standard output must be empty.
     fn refused(&self, words: &str, says: &[&str]) {
         let done = self.run(words);
         assert_eq!((done.code, done.out.as_str()), (Some(1), ""), "{words}: {done:?}");
@@ -148,12 +164,12 @@ impl Place {
         }
     }
 
-    /// `mipgpu train` of a tiny model on the data, quietly.
+    /// Runs `mipgpu train` with a tiny model on the data, quietly.
     fn train(&self, run: &str, flags: &str) -> String {
         self.well(&format!("train data --out {run} -q {TINY} {flags}"))
     }
 
-    /// Whether two runs left the same weights and the same learning curve, byte for byte.
+    /// Asserts that two runs have the same weights and the same learning curve, byte for byte.
     fn assert_same_run(&self, a: &str, b: &str) {
         for file in ["last.safetensors", "best.safetensors", "metrics.jsonl", "report.json"] {
             assert!(
@@ -169,7 +185,7 @@ fn done(output: Output) -> Done {
     Done { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
 }
 
-/// Nothing half-written is left in a folder.
+/// Asserts that a folder has no incomplete files.
 fn assert_no_leftovers(folder: &Path) {
     for entry in fs::read_dir(folder).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();

@@ -1,11 +1,11 @@
-//! Every way to train works through the program, and output is what was asked for.
+//! Every way to train works through the program, and the output has the requested form.
 
 use mipgpu::models;
 use serde_json::Value;
 
 use super::{Place, TINY};
 
-/// The learning curve of a run.
+/// Returns the learning curve of a run.
 fn curve(p: &Place, run: &str) -> Vec<Value> {
     let text = String::from_utf8(p.read(&format!("{run}/metrics.jsonl"))).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -33,7 +33,7 @@ fn the_reference_device_learns_what_the_cpu_learns() {
     p.train("reference", &format!("--device reference {flags}"));
     let (cpu, reference) = (losses(&p, "cpu"), losses(&p, "reference"));
     assert_eq!(cpu.len(), 3);
-    // The same draws, sums in another order: f32 rounding over some twenty steps.
+    // The same draws with sums in another order: f32 rounding over about twenty steps.
     for (a, b) in cpu.iter().zip(&reference) {
         assert!((a - b).abs() < 1e-3, "{cpu:?} {reference:?}");
     }
@@ -63,7 +63,7 @@ fn the_fastest_precision_is_measured_and_kept() {
         let line = said.lines().find_map(|l| l.strip_prefix("measured  a dense layer in bf16 takes ")).expect(&said);
         let ratio: f64 = line.split(' ').next().unwrap().parse().unwrap();
         let kept = String::from_utf8(p.read(&format!("{run}/config.toml"))).unwrap();
-        // The ratio is printed with two digits: next to the threshold either choice may be right.
+        // The ratio is printed with two digits: near the threshold either choice may be right.
         for (precision, possible) in [("bf16", ratio <= 0.9), ("f32", ratio >= 0.9)] {
             let chosen = kept.lines().any(|l| l == format!("precision = \"{precision}\""));
             assert!(possible || !chosen, "{ratio} {kept}");
@@ -71,7 +71,7 @@ fn the_fastest_precision_is_measured_and_kept() {
         assert!(!kept.contains("fastest"), "{kept}");
         p.well(&format!("eval {run} -q"));
     }
-    // The same run again takes the kept precision and measures nothing.
+    // Repeating the run uses the stored precision and measures nothing.
     let again = p.says("train --config flag/config.toml --out again");
     assert!(!again.contains("measured"), "{again}");
     p.assert_same_run("flag", "again");
@@ -101,14 +101,14 @@ fn every_kind_of_model_and_loss_trains_and_is_evaluated() {
         assert!(losses.iter().all(|l| l.is_finite()) && losses[7] < losses[0], "{run}: {losses:?}");
         let report: Value = serde_json::from_str(&p.well(&format!("eval {run} --json --no-slices"))).unwrap();
         let ndcg = report["full"]["model"]["at"][2]["ndcg"].as_f64().unwrap();
-        // What `train` reported at its end is what `eval` finds.
+        // The final report of `train` agrees with `eval`.
         let kept: Value = serde_json::from_slice(&p.read(&format!("{run}/report.json"))).unwrap();
         let at_10 = kept["full"]["model"]["at"].as_array().unwrap().iter().find(|at| at["k"] == 10).unwrap();
         assert_eq!(at_10["ndcg"].as_f64().unwrap(), ndcg, "{run}");
     }
 }
 
-/// The users walk through the items: what comes next is in the sequence, not in the counts.
+/// The users walk through the items: the next item depends on the sequence, not on the counts.
 #[test]
 fn losses_with_negatives_learn_what_counts_do_not_tell() {
     let p = Place::new();
@@ -128,7 +128,7 @@ fn losses_with_negatives_learn_what_counts_do_not_tell() {
 #[test]
 fn patience_ends_a_run_that_no_longer_improves() {
     let p = Place::new();
-    // Without a learning rate nothing ever improves: all validations are equal, none is better than the first, and the
+    // With a learning rate of 0 nothing improves: all validations are equal, none is better than the first, and the
     // newest is kept.
     let out = p.train("run", "--epochs 30 --lr 0 --eval-every 1 --patience 3 --json");
     let last: Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
@@ -146,19 +146,19 @@ fn splits_by_time_and_by_number_reach_from_training_to_evaluation() {
         ("no-validation", "--split last-n --test-n 2 --valid-n 0", "last-n"),
     ] {
         p.train(run, &format!("--epochs 1 {flags}"));
-        // The split is the run's: no flag is needed to repeat it.
+        // The run stores its split: no flag is needed to repeat it.
         let report: Value = serde_json::from_str(&p.well(&format!("eval {run} --json"))).unwrap();
         assert_eq!(report["protocol"]["split"]["kind"], kind, "{run}");
         let kept: Value = serde_json::from_slice(&p.read(&format!("{run}/report.json"))).unwrap();
         assert_eq!(report["protocol"]["summary"], kept["protocol"]["summary"], "{run}");
     }
-    // Where nothing validates, no number is made up.
+    // Without validation events, no number is reported.
     let done = p.run(&format!("train data --out silent --json --epochs 1 {TINY} --split last-n --valid-n 0"));
     assert!(done.out.lines().last().unwrap().contains(r#""best":null"#), "{done:?}");
     p.refused("eval no-validation --part valid", &["empty split"]);
 }
 
-/// Heads are of attention: models without any take every width.
+/// Heads belong to attention: models without it accept every width.
 #[test]
 fn widths_that_heads_do_not_divide_are_for_models_without_heads() {
     let p = Place::new();
@@ -197,7 +197,7 @@ fn json_is_one_object_a_line_and_quiet_says_nothing() {
             assert_eq!(events, ["ready", "epoch", "epoch", "done"]);
         }
     }
-    // Without -q the talk is on stderr and results alone are on stdout.
+    // Without -q, messages go to stderr and only results to stdout.
     let done = p.run("recommend run --history i1,nonsense --k 3");
     assert!(done.err.contains("mipgpu: warning:") && !done.out.contains("warning"), "{done:?}");
 }
@@ -211,7 +211,7 @@ fn help_and_version_are_results() {
         assert!(p.well(words).contains("mipgpu"), "{words}");
     }
     assert!(!p.well("--help").contains("fine-tune"), "help promises what is not there");
-    // The usual settings fit two screens; all of them are there when asked for.
+    // The usual settings fit two screens; `--help-all` shows all of them.
     for command in ["train", "finetune", "profile"] {
         let (usual, all) = (p.well(&format!("{command} --help")), p.well(&format!("{command} --help-all")));
         assert!(usual.lines().count() < 120, "{command} --help has {} lines", usual.lines().count());
@@ -221,7 +221,7 @@ fn help_and_version_are_results() {
         }
         assert!(usual.contains("--width") && !usual.contains("--beta2") && usual.contains("--help-all"), "{usual}");
     }
-    // The field's names are aliases.
+    // Common names in the field are aliases.
     let train = |run: &str, flags: &str| p.well(&format!("train data --out {run} -q --epochs 1 --warmup 4 {flags}"));
     train("theirs", "--dim 16 --max-len 20 --batch-size 8 --layers 1 --max-grad-norm 1 --learning-rate 0.01");
     train("ours", "--width 16 --length 20 --batch 8 --blocks 1 --clip 1 --lr 0.01");

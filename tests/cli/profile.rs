@@ -1,4 +1,4 @@
-//! `mipgpu profile`: what it finds adds up, its files are whole, and nothing of it is left in a training.
+//! `mipgpu profile`: its numbers add up, its files are complete, and it has no effect on later training.
 
 use std::{collections::HashMap, io::Write, path::Path, process::Command};
 
@@ -21,7 +21,7 @@ fn json(text: &[u8]) -> Value {
     serde_json::from_slice(text).unwrap()
 }
 
-/// A number of the profile, by its keys.
+/// Returns a number of the profile by its keys.
 fn at(v: &Value, keys: &str) -> f64 {
     keys.split('.').fold(v, |v, key| &v[key]).as_f64().unwrap_or_else(|| panic!("{keys} is no number"))
 }
@@ -34,19 +34,19 @@ fn assert_near(a: f64, b: f64, what: &str) {
     assert!((a - b).abs() <= 1e-6 * a.abs().max(b.abs()), "{what}: {a} and {b}");
 }
 
-/// What holds of every profile; gives its JSON. `tracks`: names in the order of the trace.
+/// Checks what holds for every profile; returns its JSON. `tracks`: names in the order of the trace.
 fn check(p: &Place, folder: &str, steps: u64, tracks: &[&str]) -> Value {
     assert_eq!(p.names(folder), FILES);
     assert_no_leftovers(&p.path(folder));
     let v = json(&p.read(&format!("{folder}/profile.json")));
     assert_eq!((v["version"].as_u64(), v["steps"].as_u64()), (Some(1), Some(steps)));
-    // Steps op by op: ops are in the step. How much of it they are is the machine's affair, and that of who else uses it.
+    // Steps op by op contain the ops. Their share of a step depends on the machine and its load.
     let (wall, ops) = (at(&v, "op_by_op.wall"), at(&v, "op_by_op.ops"));
     assert!(0.0 < ops && ops <= wall, "{ops} s of ops in {wall} s");
-    // Events are told in f32.
+    // Event times are in f32.
     let rest: f64 = ["idle", "load", "upload"].iter().map(|part| at(&v, &format!("op_by_op.{part}"))).sum();
     assert!(ops + rest <= wall * (1.0 + 1e-5), "{ops} s of ops and {rest} s beside them in {wall} s");
-    // The same calls, put together in four ways.
+    // The same calls, grouped in four ways.
     for rows in ["phases", "ops", "layers", "calls"] {
         assert_near(sum(&v[rows], "seconds"), ops, rows);
         assert_near(sum(&v[rows], "share"), 1.0, rows);
@@ -70,13 +70,13 @@ fn check(p: &Place, folder: &str, steps: u64, tracks: &[&str]) -> Value {
     {
         assert!(named("layers", "layer").iter().any(|l| l == layer), "no {layer} in {:?}", named("layers", "layer"));
     }
-    // Rates are of what the steps held, in the time that they took.
+    // Rates are the contents of the steps divided by their time.
     for held in ["sequences", "interactions"] {
         let rate = at(&v, &format!("whole.{held}_per_s"));
         assert_near(rate * at(&v, "whole.wall.mean"), at(&v, &format!("whole.{held}")), held);
     }
     assert!(at(&v, "whole.sequences") <= at(&v, "settings.batch"));
-    // Whoever computes begins and ends while the host sets the step off, where that is the same processor.
+    // On the CPU, computation begins and ends while the host launches the step.
     assert!(at(&v, "whole.busy.mean") > 0.0);
     assert!(!v["whole"]["hidden"].is_null() || at(&v, "whole.busy.mean") <= at(&v, "whole.launch.mean"));
     assert!(cfg!(not(target_os = "linux")) || v["load_average"].as_array().unwrap().len() == 3);
@@ -84,12 +84,12 @@ fn check(p: &Place, folder: &str, steps: u64, tracks: &[&str]) -> Value {
     assert!(cfg!(not(target_os = "linux")) || at(&v, "memory.peak_process_bytes") > 1e6);
     assert!(["copy", "products", "exps"].iter().all(|c| at(&v, &format!("ceilings.{c}")) > 0.0));
     assert!(at(&v, "validation.users") > 0.0 && at(&v, "validation.users") <= at(&v, "validation.all"));
-    // The sentence, in all that is shown.
+    // The verdict is in every form of the output.
     let verdict = v["verdict"].as_str().unwrap();
     assert!(verdict.ends_with('.') && verdict.contains('%'), "{verdict}");
     let (text, page) = (p.text(&format!("{folder}/profile.txt")), p.text(&format!("{folder}/profile.html")));
     assert!(text.contains(verdict) && !text.contains("NaN"), "{text}");
-    // The page asks nobody for anything, and holds what the file holds.
+    // The page loads nothing and contains what the file contains.
     for outside in ["http", "@import", "url(", " src=", "<link", "<iframe"] {
         assert!(!page.contains(outside), "{outside} is in the page");
     }
@@ -102,12 +102,12 @@ fn check(p: &Place, folder: &str, steps: u64, tracks: &[&str]) -> Value {
     v
 }
 
-/// The host's track of whole steps is the steps of the profile, part by part and without a gap.
+/// The host's track of whole steps matches the steps of the profile, part by part and without a gap.
 fn host(trace: &Value, v: &Value, steps: usize) {
     let events = trace["traceEvents"].as_array().unwrap();
     let track: Vec<&Value> = events.iter().filter(|e| e["ph"] == "X" && e["pid"] == 1 && e["tid"] == 1).collect();
     let names: Vec<&str> = track.iter().map(|e| e["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["load batch", "upload", "set off", "wait", "between"].repeat(steps));
+    assert_eq!(names, ["load batch", "upload", "launch", "wait", "between"].repeat(steps));
     let (from, long) = (|e: &Value| at(e, "ts") * 1e-6, |e: &Value| at(e, "dur") * 1e-6);
     // Each end is rounded to a nanosecond.
     let near = |a: f64, b: f64, what: &str| assert!((a - b).abs() < 3e-9 + 1e-9 * b, "{what}: {a} and {b}");
@@ -123,7 +123,7 @@ fn host(trace: &Value, v: &Value, steps: usize) {
     }
 }
 
-/// Events follow one another on every track, and those of ops are the calls of the profile.
+/// Events are in order on every track, and those of ops are the calls of the profile.
 fn trace(trace: &Value, v: &Value, tracks: &[&str]) {
     let events = trace["traceEvents"].as_array().unwrap();
     let named = events.iter().filter(|e| e["ph"] == "M" && e["name"] == "thread_name");
@@ -134,7 +134,7 @@ fn trace(trace: &Value, v: &Value, tracks: &[&str]) {
         let track = (e["pid"].as_u64().unwrap(), e["tid"].as_u64().unwrap());
         let (from, long) = (e["ts"].as_f64().unwrap(), e["dur"].as_f64().unwrap());
         let before = free.insert(track, from + long).unwrap_or(0.0);
-        // In nanoseconds, which the sum of two numbers may miss by its last bit.
+        // Compared in nanoseconds; the sum of two numbers may differ in its last bit.
         assert!(long >= 0.0 && from >= before - 1e-4, "{e} begins before {before}");
         if e["cat"] == "ops" {
             ops += 1;
@@ -158,7 +158,7 @@ fn a_profile_adds_up_and_leaves_no_mark_on_training() {
     assert_eq!(shown, p.text("found/profile.txt"));
     assert_eq!(v["whole"]["hidden"], Value::Null, "the processor does both");
     assert_eq!(v["settings"]["width"], 16);
-    // The same ops as a plain step has, as often.
+    // The same ops as in a plain step, with the same counts.
     let data = Dataset::open(&p.path("data")).unwrap();
     let s = Settings { width: 16, length: 20, warmup: 4, batch: 16, task: "masked-item".into(), ..Settings::default() };
     let mut engine = Engine::new(&s, &vec![1; data.items()], |plan| Ok(Timed::new(Box::new(Cpu::new(plan))))).unwrap();
@@ -172,15 +172,15 @@ fn a_profile_adds_up_and_leaves_no_mark_on_training() {
     expected.sort_by(|a, b| a.0.cmp(&b.0));
     found.sort_by(|a, b| a.0.cmp(&b.0));
     assert_eq!(found, expected);
-    // What trains next is what would have trained.
+    // The next training run is unaffected.
     p.train("after", "--epochs 2");
     p.assert_same_run("before", "after");
-    // Results alone, one object, where that is asked for; more steps than an epoch has.
+    // With --json, stdout has one object with the results; the number of steps exceeds an epoch.
     let line = p.well(&format!("profile data {TINY} --steps 20 --untimed 0 --out again -q --json --model caser"));
     assert_eq!(line.lines().count(), 1);
     let told = json(line.as_bytes());
     assert!(told == json(&p.read("again/profile.json")), "told is not what is kept");
-    // 120 users are seven steps of 16 and one of 8: two epochs and four steps come to 304.
+    // 120 users are seven steps of 16 and one of 8: two epochs and four steps have 304.
     assert_eq!((at(&told, "epoch_steps"), at(&told, "whole.sequences")), (8.0, 15.2));
 }
 
@@ -199,7 +199,7 @@ fn whoever_fills_a_batch_is_told_of_data_that_changed() {
     std::fs::File::options().append(true).open(p.path("data").join(&shard)).unwrap().write_all(&[0]).unwrap();
     let told = loader.fill(&mut engine, 1, &loader.users()[..16]).unwrap_err().to_string();
     assert!(
-        told.contains(&shard) && told.contains("has changed") && told.contains("hint: put the data back"),
+        told.contains(&shard) && told.contains("has changed") && told.contains("hint: restore the original data"),
         "{told}"
     );
 }
@@ -216,7 +216,7 @@ fn kernels_are_profiled_by_events_in_the_order_of_their_work() {
     assert!(at(&v, "memory.plan.data") > 0.0, "the device holds the data");
 }
 
-/// A library of NVIDIA's name that writes down what it is told.
+/// Builds a library with NVIDIA's name that records its calls.
 fn stand_in(folder: &Path) {
     let source = folder.join("nvtx.c");
     let code = "#include <stdio.h>\n#include <stdlib.h>\nstatic FILE* f;\n\
@@ -264,16 +264,16 @@ fn what_cannot_be_profiled_is_told_and_nothing_is_left() {
     p.refused("profile nowhere --out found", &["nowhere", "mipgpu import"]);
     p.refused("profile data --heads 7 --out found", &["heads"]);
     p.refused("profile data --device cuda:7 --out found", &["error: "]);
-    // Nobody's files are touched, and nothing is computed before that is known.
+    // Existing files are not touched, and the output is checked before any computation.
     p.write("file", "mine");
     p.refused(&format!("profile data {TINY} --out log.csv"), &["log.csv: this is a file"]);
     p.refused(&format!("profile data {TINY} --out data"), &["data: the folder is not empty", "--out"]);
     p.refused(&format!("profile data {TINY} --out file/within"), &["file: this is a file"]);
     assert_eq!(p.text("file"), "mine");
     assert!(!p.path("found").exists() && !p.path("runs").exists() && !p.path("profiles").exists());
-    // Flags of training that mean nothing here.
+    // Training flags without a meaning here.
     assert_eq!(p.run("profile --resume data").code, Some(1));
-    // A name of its own.
+    // A generated output name.
     p.well(&format!("profile data {TINY} --steps 1 --untimed 0 -q"));
     assert_eq!(p.names("profiles"), ["data-bert4rec-1"]);
 }

@@ -1,4 +1,4 @@
-//! Runs that predict ratings, from the import to the judgement, and what they refuse.
+//! Runs that predict ratings, from import to evaluation, and what they reject.
 
 use serde_json::Value;
 
@@ -6,7 +6,7 @@ use super::{Place, assert_no_leftovers};
 
 const FLAGS: &str = "--task rating --epochs 30 --eval-every 10 --lr 0.01 --dropout 0.05 --blocks 1";
 
-/// 90 users who rate 15 to 25 of 40 items, a day a rating: 3, more or less by what user and item are like.
+/// Returns a place with 90 users who rate 15 to 25 of 40 items, one rating per day: 3 plus deviations of user and item.
 pub(super) fn rated() -> Place {
     let p = Place::new();
     let mut log = String::from("user,item,rating,timestamp\n");
@@ -80,7 +80,7 @@ fn models_of_ratings_do_better_than_mean_ratings_and_are_judged_alike_by_eval() 
     }
     let config = String::from_utf8(p.read("rows/config.toml")).unwrap();
     assert!(config.contains("levels = [1.0, 2.0, 3.0, 4.0, 5.0]") && config.contains("task = \"rating\""), "{config}");
-    // One line a rating, and the errors are those of the lines.
+    // One line per rating, and the errors are those of the lines.
     let eval: Value = serde_json::from_str(&p.well("eval rows --json --per-user lines.tsv -q")).unwrap();
     let lines = String::from_utf8(p.read("lines.tsv")).unwrap();
     let mut errors = Vec::new();
@@ -101,7 +101,7 @@ fn patience_ends_a_run_of_ratings_and_a_finished_one_stays_as_it_is() {
     let p = rated();
     p.rate("whole", "--model bert4rec --mask 0.3 --checkpoint-seconds 0");
     p.rate("short", "--model bert4rec --mask 0.3 --checkpoint-seconds 0 --patience 1");
-    // However early the one ended, the curves are one as far as both go.
+    // The curves agree as far as both go, although one run ended early.
     let (whole, short) = (p.read("whole/metrics.jsonl"), p.read("short/metrics.jsonl"));
     assert!(whole.starts_with(&short));
     p.well("train --resume whole -q");
@@ -123,7 +123,7 @@ fn a_run_goes_on_with_other_ratings_of_the_same_scale() {
     p.well(&format!("finetune half --from base --out tables --transfer embedding {tune}"));
     p.refused(&format!("finetune data --from base --out c {tune}"), &["no ratings", "--rating-col"]);
     p.refused("eval base half", &["rating 0.5", "1 to 5"]);
-    // From items alone to ratings: what the base lacks is fresh.
+    // From items alone to ratings: parameters that the base lacks start fresh.
     p.well("train rated --out items -q --width 16 --length 30 --epochs 2 --warmup 4 --batch 16");
     p.well("finetune rated --from items --task rating --out ratings --epochs 2 -q");
     assert_no_leftovers(&p.path("ratings"));
@@ -149,7 +149,7 @@ fn what_ratings_cannot_do_is_refused() {
     assert!(!p.path("run").exists(), "nothing was begun");
     p.refused(&format!("train rated --model dacf --user-width 4 {flags}"), &["users' vectors", "bert4rec"]);
     p.refused(&format!("train rated --model dacf --blocks 0 {flags}"), &["hidden layer", "--blocks 1"]);
-    // The task of this model goes without saying.
+    // This model has only one task, so --task may be omitted.
     p.well(&format!("train rated --model dacf {flags}"));
     for (words, says) in [
         ("recommend run --history i1,i2", ["predicts ratings", "masked-item"]),

@@ -77,8 +77,8 @@ fn list(object: &Value) -> Vec<String> {
     object["items"].as_array().unwrap().iter().map(|i| i["item"].as_str().unwrap().to_owned()).collect()
 }
 
-/// The promise: a held-out item is a hit of `eval` at k exactly when it stands in the list of `recommend`, for each part
-/// and several k, one or several items held out.
+/// The guarantee: a held-out item is a hit of `eval` at k exactly if it is in the list of `recommend`. It is tested for
+/// each part and several k, with one or several items held out.
 #[test]
 fn evaluation_and_recommendation_agree() {
     let data = random_dataset(120, 300, 12);
@@ -145,7 +145,7 @@ fn users_histories_and_lines_get_the_same_list() {
             "no history still gets a list"
         );
         assert!(notes[0].contains("1 event of") && notes[0].contains("nonsense"), "{notes:?}");
-        // JSON or not: a list that was made from nothing is told.
+        // A list without a known history is reported, with or without JSON.
         assert!(notes.len() == 2 && notes[1].contains("knows: 1 history;"), "{notes:?}");
     }
     let (text, notes) = ask(&mut run, None, &["--stdin", "--k", "2"], false, lines).unwrap();
@@ -171,7 +171,7 @@ fn seen_items_come_only_when_asked() {
     assert_eq!(list(&objects(&out)[0]).len(), 3, "the default k shrinks to a small catalogue");
 }
 
-/// Lists shorter than asked for say why; one longer than the catalogue is cut to it.
+/// Lists shorter than requested state the reason; one longer than the catalogue is truncated to it.
 #[test]
 fn short_lists_have_their_reason() {
     let data = sequences(&["a b c d e f", "a b c"]);
@@ -190,7 +190,7 @@ fn short_lists_have_their_reason() {
     assert!(objects(&out)[0]["short"].is_null(), "{out}");
 }
 
-/// What the run was validated by is what it recommends by, unless the flag says otherwise.
+/// The protocol that validated the run is the one it recommends by, unless the flag overrides it.
 #[test]
 fn a_run_recommends_under_its_own_protocol() {
     let data = sequences(&["a b c d e f", "a b c"]);
@@ -204,7 +204,7 @@ fn a_run_recommends_under_its_own_protocol() {
     assert_eq!([length(false, &["--keep-seen"]), length(true, &["--keep-seen", "false"])], [6, 3]);
 }
 
-/// Keys that hold commas, in a list and in a file, and keys that the catalogue writes another way.
+/// Keys with commas, in a list and in a file, and keys that the catalogue spells differently.
 #[test]
 fn keys_are_read_as_they_are() {
     let mut log = Vec::new();
@@ -230,7 +230,7 @@ fn keys_are_read_as_they_are() {
     let by_file = first(&["--history-file", items.to_str().unwrap()]);
     assert_eq!((by_list.0, by_list.4.len()), (2, 0));
     assert_eq!((by_list.0, by_list.1), (by_file.0, by_file.1));
-    // As a whole, where its parts are nobody's.
+    // The whole text is one key if its parts are not known keys.
     assert_eq!(first(&["--history", "Tea, green", "--history", "Cup,3"]).0, 3);
     for words in [&["--users-file", users.to_str().unwrap()][..], &["--users", r#"["u, 1","u, 0"]"#]] {
         let (_, _, id, n, _) = first(words);
@@ -267,7 +267,7 @@ fn bad_requests_say_what_to_do() {
     assert!(e.contains("knows none of the data's 4 items"), "{e}");
 }
 
-/// A reader that gives a line at a time and checks that the answer to the one before has come.
+/// A reader that returns one line at a time and checks that the answer to the preceding line has arrived.
 struct Patient<'a> {
     lines: Vec<&'a str>,
     answered: &'a std::cell::Cell<usize>,
@@ -312,7 +312,7 @@ fn floats(file: &safetensors::SafeTensors<'_>, name: &str) -> Vec<f32> {
     tensor.data().chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
 }
 
-/// Both formats hold the keys and numbers of the model, and user x item + bias is the model's score.
+/// Both formats contain the keys and numbers of the model, and user x item + bias is the model's score.
 #[test]
 fn exported_vectors_give_the_models_scores() {
     let data = sequences(&["a b c d", "b c d é", "a d 漢字 f h i"]);
@@ -364,7 +364,7 @@ fn exported_vectors_give_the_models_scores() {
     }
 }
 
-/// A model that fails half-way leaves nothing, and leaves what stood there before.
+/// A model that fails midway leaves nothing behind and keeps existing files.
 #[test]
 fn a_failed_export_leaves_no_trace() {
     struct Failing(Fake);
@@ -411,7 +411,7 @@ fn a_failed_export_leaves_no_trace() {
     assert!(e.to_string().contains("on fire"));
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     assert_eq!(std::fs::read(dir.path().join("users.parquet")).unwrap(), old);
-    // Nor does it make a folder, or put the items there that were computed before it failed.
+    // It also makes no folder and writes no items that were computed before the failure.
     for out in ["new", ""] {
         let out = dir.path().join(out);
         let both: export::Args = flags(&["runs/test", "--out", out.to_str().unwrap(), "--force"]);
@@ -420,7 +420,7 @@ fn a_failed_export_leaves_no_trace() {
     }
 }
 
-/// Vectors of two checkpoints never come to stand in one folder.
+/// Vectors of two checkpoints never end up in one folder.
 #[test]
 fn vectors_of_another_checkpoint_are_kept_or_replaced_as_a_whole() {
     let data = sequences(&["a b c d", "b c d e"]);
@@ -437,14 +437,14 @@ fn vectors_of_another_checkpoint_are_kept_or_replaced_as_a_whole() {
         names
     };
     export("one", &["--what", "items"]).unwrap();
-    // The same checkpoint completes and repeats what is there; both formats know whose they are.
+    // The same checkpoint completes and repeats existing files; both formats record the checkpoint.
     export("one", &["--what", "users"]).unwrap();
     export("one", &[]).unwrap();
     let all = ["items.parquet", "items.safetensors", "users.parquet", "users.safetensors"];
     assert_eq!(names(), all);
     let bytes = || all.map(|name| std::fs::read(dir.path().join(name)).unwrap());
     let before = bytes();
-    // Also where all of it would be written anew: the vectors of the first are somebody's.
+    // The same holds if all files would be rewritten: the existing vectors must not be lost.
     for words in [&["--what", "users"][..], &["--format", "parquet"], &[]] {
         let e = export("two", words).unwrap_err();
         assert!(e.contains("another run or checkpoint are in the folder") && e.contains("--force"), "{e}");
@@ -454,10 +454,10 @@ fn vectors_of_another_checkpoint_are_kept_or_replaced_as_a_whole() {
     assert!(names() == all && bytes() != before);
     export("one", &["--force"]).unwrap();
     assert!(bytes() == before);
-    // Items of the old one would say nothing beside users of the new.
+    // Items of the old checkpoint are not comparable with users of the new one.
     export("two", &["--what", "users", "--force"]).unwrap();
     assert_eq!(names(), all[2..]);
-    // What is no file of vectors is somebody's, and stays.
+    // A file that does not contain vectors of this program is kept.
     std::fs::write(dir.path().join("items.parquet"), "anything").unwrap();
     for words in [&["--force"][..], &[], &["--what", "users"]] {
         let e = export("two", words).unwrap_err();
@@ -466,8 +466,8 @@ fn vectors_of_another_checkpoint_are_kept_or_replaced_as_a_whole() {
     assert_eq!(std::fs::read(dir.path().join("items.parquet")).unwrap(), b"anything");
 }
 
-/// The built program, from a log to lists, with a real model: eval's per-user ranks and recommend's lists tell the same
-/// hits, batch by batch or one by one, and titles of the items stand beside their keys.
+/// The built program from a log to lists with a real model. The per-user ranks of `eval` and the lists of `recommend`
+/// give the same hits, in batches or one by one. Titles of the items appear with their keys.
 #[test]
 fn the_whole_way_through_the_program() {
     let dir = tempfile::tempdir().unwrap();
@@ -489,7 +489,7 @@ fn the_whole_way_through_the_program() {
     let mut s = Stream::new(4, Purpose::Test, 0);
     let mut log = String::from("user,item,timestamp\n");
     for user in 0..60u64 {
-        // Distinct items, in runs that the model can learn something from.
+        // Distinct items in runs that the model can learn from.
         for step in 0..8 + s.below(12) {
             log += &format!("u{user},m{},{}\n", (user * 3 + step * 2) % 90, 1_500_000_000 + step);
         }

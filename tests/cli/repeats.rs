@@ -1,4 +1,4 @@
-//! Logs whose users come back to the same items: which protocol chooses the weights, and that the run keeps it.
+//! Logs with repeated items: the protocol that selects the weights, and that the run stores it.
 
 use std::collections::BTreeMap;
 
@@ -9,8 +9,8 @@ use super::Place;
 /// A model that learns such a log in seconds.
 const MODEL: &str = "--model sasrec --width 32 --blocks 1 --length 24 --warmup 4 --batch 32 --lr 0.01 --eval-every 1";
 
-/// 160 users with three items of their own each among 60, of which one comes back three times out of four. Gives the
-/// items of each user, oldest first.
+/// Imports a log of 160 users with three own items each out of 60, of which one recurs three times out of four. Returns
+/// the items of each user, oldest first.
 fn repeats(p: &Place) -> Vec<Vec<u32>> {
     let mut state = 7u64;
     let mut draw = |n: u64| {
@@ -21,7 +21,7 @@ fn repeats(p: &Place) -> Vec<Vec<u32>> {
     let mut users = Vec::new();
     for u in 0..160u64 {
         let own = [u * 7 % 60, (u * 7 + 11) % 60, (u * 7 + 29) % 60];
-        // Each once at first: whatever is held out later is in the history.
+        // Each item occurs once at first, so every held-out item is in the history.
         let mut items: Vec<u32> = own.iter().map(|i| *i as u32).collect();
         items.extend((0..20).map(|_| own[[0, 0, 0, 0, 0, 0, 1, 2][draw(8) as usize]] as u32));
         for (t, item) in items.iter().enumerate() {
@@ -34,7 +34,7 @@ fn repeats(p: &Place) -> Vec<Vec<u32>> {
     users
 }
 
-/// How often the last item is the one that the user had most often before: what the best list of one item hits.
+/// Returns how often the last item is the user's most frequent earlier item: the hit rate of the best list of one item.
 fn best_hit_rate(users: &[Vec<u32>]) -> f64 {
     let hits = users.iter().filter(|items| {
         let (last, before) = items.split_last().unwrap();
@@ -68,22 +68,22 @@ fn a_run_is_validated_and_judged_by_the_protocol_it_was_given() {
     assert!(told["best"]["epoch"].as_u64().unwrap() > 1, "{told}");
     assert!(p.text("kept/config.toml").contains("keep-seen = true"));
 
-    // The closed form bounds what can be hit, and the model is near it.
+    // The closed form bounds the hit rate, and the model is close to it.
     let eval = |words: &str| json(&p.well(&format!("eval --json --k 1 {words}")));
     let kept = eval("kept");
     assert_eq!(kept["protocol"]["keep_seen"], true);
     assert!((hr_at_1(&kept) - best).abs() < 0.05, "{} beside {best}", hr_at_1(&kept));
-    // The report at the end of the training is under the same protocol.
+    // The report at the end of training uses the same protocol.
     assert_eq!(told["test"]["protocol"]["keep_seen"], true);
     assert_eq!(told["test"]["protocol"]["seen_held_out"], 0);
-    // A flag goes over the run, both ways: excluded, every held-out item is a miss.
+    // A flag overrides the run's setting in both directions; if the history is excluded, every held-out item is a miss.
     for off in ["--keep-seen false kept", "kept --keep-seen=false"] {
         let excluded = eval(off);
         assert_eq!((&excluded["protocol"]["keep_seen"], hr_at_1(&excluded)), (&false.into(), 0.0));
         assert_eq!(excluded["protocol"]["seen_held_out"], 160);
     }
     assert_eq!(hr_at_1(&eval("--keep-seen kept")), hr_at_1(&kept));
-    // A run of an earlier version has no such key, and is judged as it was.
+    // A run of an earlier version has no such key and is evaluated as before.
     p.copy("kept", "old");
     let config: Vec<String> = p.text("old/config.toml").lines().map(String::from).collect();
     p.write(
@@ -92,7 +92,8 @@ fn a_run_is_validated_and_judged_by_the_protocol_it_was_given() {
     );
     assert_eq!(eval("old")["protocol"]["keep_seen"], false);
 
-    // Lists: the held-out item first as often as `eval` says, under the run's protocol; no hit under the other.
+    // Lists have the held-out item first as often as `eval` reports, under the run's protocol; under the other there is
+    // no hit.
     let lists = |flags: &str| -> Vec<Value> {
         let out = p.well(&format!("recommend kept --all-users --hold-out test --k 1 --json {flags}"));
         out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -103,7 +104,7 @@ fn a_run_is_validated_and_judged_by_the_protocol_it_was_given() {
     assert_eq!(hits(&lists("")) as f64 / 160.0, hr_at_1(&kept));
     assert_eq!(hits(&lists("--keep-seen false")), 0);
 
-    // Compared under the run's protocol; runs of two protocols only where one is named.
+    // Compared under the run's protocol; runs of two protocols only if one is specified.
     let compare = |words: &str| json(&p.well(&format!("compare --k 1 --json --no-slices --samples 100 {words}")));
     let alike = compare("kept kept");
     assert_eq!(alike["keep_seen"], true);
@@ -112,7 +113,7 @@ fn a_run_is_validated_and_judged_by_the_protocol_it_was_given() {
     p.refused("compare kept old", &["different protocols", "--keep-seen true or --keep-seen false"]);
     assert_eq!(compare("kept old --keep-seen false")["keep_seen"], false);
 
-    // A continuation keeps the protocol of its base; a settings file names it too.
+    // A continuation keeps the protocol of its base; a settings file can specify it too.
     p.well("finetune --from kept repeats --out tuned -q --epochs 1");
     assert_eq!(eval("tuned")["protocol"]["keep_seen"], true);
     p.write("kept.toml", "keep-seen = true\n");
@@ -135,12 +136,12 @@ fn a_validation_that_cannot_hit_says_so_and_leaves_the_newest_weights() {
     ] {
         assert!(done.err.contains(says), "'{says}' is missing: {}", done.err);
     }
-    // Of twelve equal validations the newest is kept: those weights have learned what the log holds.
+    // Of twelve equal validations the newest is kept, because its weights have been trained longest.
     assert_eq!(json(&done.out)["best"]["epoch"], 12);
     let report = json(&p.well("eval blind --json --k 1 --keep-seen"));
     let best = best_hit_rate(&users);
     assert!((hr_at_1(&report) - best).abs() < 0.05, "{} beside {best}", hr_at_1(&report));
-    // An equal validation is no better one: three in a row end the run.
+    // An equal validation is not an improvement: three in a row end the run.
     let out = p.well(&format!("train repeats --out early --json -q {MODEL} --epochs 12 --patience 3"));
     let early = json(&out);
     assert_eq!((&early["epochs"], &early["best"]["epoch"]), (&4.into(), &4.into()));
@@ -155,7 +156,7 @@ fn the_protocol_is_refused_where_it_means_nothing() {
     p.refused("train repeats --out new --keep-seen maybe", &["maybe"]);
     p.write("old.toml", "keep_seen = true\n");
     p.refused("train repeats --out new --config old.toml", &["did you mean 'keep-seen'?"]);
-    // Trials behind a search are trained and ranked under it.
+    // Trials of a search are trained and ranked under it.
     let out = p.well(&format!(
         "search --out s --over dropout=0,0.1 --json -q -- train repeats --keep-seen {MODEL} --epochs 2"
     ));
@@ -166,7 +167,7 @@ fn the_protocol_is_refused_where_it_means_nothing() {
     );
 }
 
-/// Rows of a table answer one question: all of them under one protocol, which the answers are asked under.
+/// Rows of a table are comparable: all of them are evaluated under one protocol.
 #[test]
 fn rows_of_a_grid_are_judged_by_their_protocol() {
     let p = Place::new();

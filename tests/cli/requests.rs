@@ -1,4 +1,4 @@
-//! What cannot be done is refused with the reason and a way out, before anything is written.
+//! Invalid requests are rejected with a reason and a hint, before anything is written.
 
 use super::{Place, TINY};
 
@@ -51,10 +51,10 @@ fn settings_out_of_range_are_refused_before_a_folder_is_made() {
         ("--clip nan", "at least 0"),
         ("--model bert5rec", "bert4rec"),
         ("--seed -1", "--seed"),
-        // Numbers that config.toml cannot hold.
+        // Numbers that config.toml cannot store.
         ("--seed 18446744073709551615", "9223372036854775807 at most"),
         ("--targets 9223372036854775808", "9223372036854775807 at most"),
-        // Sizes that no machine has room for.
+        // Sizes that no machine has memory for.
         ("--batch 100000000000", "at most"),
         ("--ffn-ratio 99999999999999", "4 TB"),
         ("--blocks 1000000", "1024 at most"),
@@ -64,7 +64,7 @@ fn settings_out_of_range_are_refused_before_a_folder_is_made() {
         p.refused(&format!("train data --out run {flags}"), &[says]);
         assert!(!p.path("run").exists(), "{flags} left a folder");
     }
-    // Flags that other models, tasks or losses listen to.
+    // Flags that other models, tasks or losses use.
     for (flags, says) in [
         ("--model sasrec --norm post", "--norm has no effect on --model sasrec"),
         ("--model sasrec --mask 0.4", "--mask has no effect on --model sasrec with --task next-item"),
@@ -83,7 +83,7 @@ fn settings_out_of_range_are_refused_before_a_folder_is_made() {
         ("--patch-width 4", "--patch-width has no effect"),
         ("--device reference --precision bf16", "--precision bf16 has no effect: reference computes in f32"),
         ("--rating-width 4", "--rating-width has no effect"),
-        ("--model mlp", "give --user-width"),
+        ("--model mlp", "set --user-width"),
         ("--model mlp --user-width 8 --join sum", "--join has no effect"),
     ] {
         p.refused(&format!("train data --out run {flags}"), &[says]);
@@ -106,7 +106,7 @@ fn settings_out_of_range_are_refused_before_a_folder_is_made() {
         p.refused(words, &[says]);
     }
     assert!(!p.path("s").exists());
-    // Known only when all is planned: what was begun by then is taken back.
+    // Known only after planning: everything created by then is removed.
     if std::path::Path::new("/proc/meminfo").exists() {
         let large = "--batch 500000 --length 2000 --width 16 --blocks 2";
         p.refused(&format!("train data --out run -q {large}"), &["GB of memory, this machine has", "--batch"]);
@@ -115,7 +115,7 @@ fn settings_out_of_range_are_refused_before_a_folder_is_made() {
     }
 }
 
-/// What only a model knows of itself, and what only the data tell: both are known before there is a folder.
+/// Errors known only to the model or from the data: both are detected before the folder is created.
 #[test]
 fn settings_that_a_plan_refuses_leave_no_folder() {
     let p = Place::new();
@@ -128,8 +128,8 @@ fn settings_that_a_plan_refuses_leave_no_folder() {
     p.well("import few.csv --out few --user-col u --item-col i --basket-col b -q");
     for (words, says) in [
         ("rated --model dacf --blocks 0", "--blocks 1 or more"),
-        ("rated --model dacf --user-width 8", "leave --user-width and --fields out"),
-        ("rated --model dacf --fields genre", "leave --user-width and --fields out"),
+        ("rated --model dacf --user-width 8", "omit --user-width and --fields"),
+        ("rated --model dacf --fields genre", "omit --user-width and --fields"),
         ("rated --model caser --window 25", "(--window 20), or lengthen the sequences (--length 25)"),
         ("few --task next-basket", "no user has two baskets to train on"),
         ("few --model sasrec --split last-n --test-n 1 --valid-n 1", "no user has 2 events to train on"),
@@ -167,7 +167,7 @@ fn a_folder_with_other_things_in_it_is_never_written_into() {
     // A data set, a run and exported vectors each have a file called items.safetensors.
     p.refused(&format!("train data --out data {TINY}"), &["the folder is not empty"]);
     p.refused("train data --out .", &["the folder is not empty"]);
-    // A settings file may be called config.toml too, and a start that fails must not take it away.
+    // A settings file may be called config.toml too, and a failing start must not remove it.
     std::fs::create_dir(p.path("exp")).unwrap();
     p.write("exp/config.toml", "epochs = 1\nwidth = 16\n");
     for flags in ["", "--batch 500000 --length 2000"] {
@@ -180,7 +180,7 @@ fn a_folder_with_other_things_in_it_is_never_written_into() {
     p.refused("train data --out run", &["a run is there already", "--resume"]);
     p.refused("export run --out data", &["the folder holds a data set"]);
     p.refused("export run --out run", &["the folder holds a run"]);
-    // A file is no folder, and stays.
+    // A file is not a folder, and is kept.
     let log = p.read("log.csv");
     for words in ["export run --out log.csv", "export run --out log.csv/x", &format!("train data --out log.csv {TINY}")]
     {
@@ -236,14 +236,14 @@ fn losses_that_a_catalogue_cannot_give_are_refused() {
         p.refused(words, &[says]);
         p.refused(words, &["hint"]);
     }
-    // Refused before there is a run.
+    // Rejected before there is a run.
     assert!(!p.path("x").exists());
 }
 
 #[test]
 fn short_histories_and_items_without_training_are_counted_not_fatal() {
     let p = Place::new();
-    // One user with a single event; an item that only ever stands last.
+    // One user with a single event; an item that occurs only in last position.
     let log = String::from_utf8(p.read("log.csv")).unwrap() + "single,i1,1000000000\nu0,fresh,1900000000\n";
     p.write("more.csv", log);
     p.well("import more.csv --out more -q");
@@ -274,7 +274,7 @@ fn what_negatives_are_told_is_not_ignored() {
     p.write("old.toml", "loss = \"sampled-popularity\"\n");
     p.write("both.toml", "loss = \"sampled-popularity\"\nsampler = \"uniform\"\n");
     p.refused(&format!("train data --out run {TINY} --config both.toml"), &["both.toml", "sampled-softmax"]);
-    // The name of earlier versions is kept as what it means; a flag goes over the file.
+    // The name in earlier versions keeps its meaning; a flag overrides the file.
     for (run, flags, sampler) in [("a", "--negatives 5", "popularity"), ("b", "--sampler in-batch", "in-batch")] {
         p.train(run, &format!("--config old.toml --epochs 1 {flags}"));
         let kept = String::from_utf8(p.read(&format!("{run}/config.toml"))).unwrap();
@@ -285,7 +285,7 @@ fn what_negatives_are_told_is_not_ignored() {
     }
 }
 
-/// A line that is no request is answered with its fault, the ones behind it are read, and the exit code tells of it.
+/// An invalid line is answered with its error, the following ones are processed, and the exit code reports it.
 #[test]
 fn bad_lines_are_answered_and_the_stream_goes_on() {
     let p = Place::new();
@@ -358,7 +358,7 @@ fn vectors_of_two_runs_are_not_mixed() {
     for words in ["export b --out vectors --what users", "export a --last --out vectors --what users"] {
         p.refused(words, &["vectors of another run or checkpoint are in the folder", "(2 files)", "--force"]);
     }
-    // Nor is one overwritten by the other.
+    // The files of one do not overwrite those of the other.
     p.refused("export b --out vectors --what items", &["vectors/items.safetensors", "are in the folder", "--force"]);
     assert!(
         p.names("vectors") == ["items.parquet", "items.safetensors"] && items == p.read("vectors/items.safetensors")
@@ -368,11 +368,11 @@ fn vectors_of_two_runs_are_not_mixed() {
     assert_eq!(p.names("vectors"), ["users.parquet", "users.safetensors"]);
 }
 
-/// The end of a run that is worse than popularity says what may help, by what the run was.
+/// If a run ends below popularity, its report suggests settings that fit the run.
 #[test]
 fn a_run_below_popularity_is_told_what_may_help() {
     let p = Place::new();
-    // Two items that half of the users begin with, and the others end with.
+    // Half of the users begin with two items that the other half ends with.
     let mut log = String::from("user,item,timestamp\n");
     for u in 0..60 {
         for t in 0..10 {

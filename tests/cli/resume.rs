@@ -1,4 +1,4 @@
-//! Stop and resume: a run killed without warning and continued ends in the same bytes as one that was left alone.
+//! Stop and resume: a run that is killed and resumed ends with the same bytes as an uninterrupted one.
 
 use std::{
     fs,
@@ -22,7 +22,7 @@ use mipgpu::{
 
 const EPOCHS: &str = "8";
 
-/// A small log: 120 users who walk through 40 items, two at a time: baskets.
+/// Imports a small log: 120 users who walk through 40 items, two at a time: baskets.
 fn import(dir: &Path) {
     let mut text = String::from("user,item,rating,timestamp\n");
     for u in 0..120 {
@@ -46,7 +46,7 @@ fn train(dir: &Path, out: &str) -> Command {
     let mut c = mipgpu();
     c.current_dir(dir)
         .args(["-q", "train", "data", "--out", out, "--epochs", EPOCHS, "--width", "32", "--length", "30"]);
-    // A checkpoint after every epoch; attention dropout on, so that its draws are resumed too.
+    // A checkpoint after every epoch; attention dropout is on, so that its draws are resumed too.
     c.args(["--batch", "8", "--eval-every", "2", "--checkpoint-seconds", "0", "--attention-dropout", "0.1"]);
     c.args(["--threads", "2"]).stdout(Stdio::null());
     c
@@ -69,7 +69,7 @@ fn a_killed_run_continues_to_the_same_bits() {
     assert!(train(dir, "whole").status().unwrap().success());
 
     let mut child = train(dir, "killed").stderr(Stdio::null()).spawn().unwrap();
-    // SIGKILL as soon as some epochs are on disk, wherever the run then is.
+    // SIGKILL at an arbitrary point once some epochs are on disk.
     let (metrics, start) = (dir.join("killed/metrics.jsonl"), Instant::now());
     while fs::read_to_string(&metrics).map_or(0, |t| t.lines().count()) < 3 {
         assert!(start.elapsed() < Duration::from_secs(120), "no third epoch within two minutes");
@@ -92,7 +92,7 @@ fn the_same_seed_gives_the_same_bytes_on_any_number_of_threads() {
     let dir = tmp.path();
     import(dir);
     assert!(train(dir, "two").status().unwrap().success());
-    // The same words but the last, which is the number of threads.
+    // The same command except for the last word, the number of threads.
     let model = train(dir, "one");
     let mut words: Vec<_> = model.get_args().collect();
     *words.last_mut().unwrap() = "1".as_ref();
@@ -112,7 +112,7 @@ fn a_finished_run_and_a_changed_setting_are_refused_or_said() {
     let twice = train(dir, "run").output().unwrap();
     assert_eq!(twice.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&twice.stderr).contains("a run is there already"));
-    // Resuming what is finished changes no byte.
+    // Resuming a finished run changes no byte.
     let before = fs::read(dir.join("run/last.safetensors")).unwrap();
     assert!(mipgpu().current_dir(dir).args(["-q", "train", "--resume", "run"]).status().unwrap().success());
     assert!(before == fs::read(dir.join("run/last.safetensors")).unwrap());
@@ -125,7 +125,7 @@ fn a_run_stopped_inside_an_epoch_continues_to_the_same_bits() {
         Settings { width: 16, heads: 2, length: 20, batch: 8, epochs: 3, eval_every: 1, ..Settings::default() };
     stop_and_go_on(&settings);
     stop_and_go_on(&Settings { user_width: 5, fields: "group".into(), field_width: 3, ..settings.clone() });
-    // Where tables are updated by rows, a checkpoint inside an epoch finds rows that lag behind.
+    // If tables are updated by rows, a checkpoint within an epoch contains rows that are behind.
     let by_rows = Settings {
         loss: LossKind::SampledSoftmax,
         negatives: 5,
@@ -139,7 +139,7 @@ fn a_run_stopped_inside_an_epoch_continues_to_the_same_bits() {
     }
 }
 
-/// The same of every model, with each task that fits it.
+/// The same for every model, with each task that fits it.
 #[test]
 fn every_model_continues_to_the_same_bits() {
     for model in models::ALL {
@@ -188,8 +188,8 @@ fn stop_and_go_on(settings: &Settings) {
     };
     let whole = run("whole", false, None);
     assert!(whole.done && whole.epoch == 3);
-    // 120 users in batches of 8: 15 steps an epoch. Stop in the second, then once more in the third. A step is told of when
-    // the next one is under way, and that one is finished too.
+    // 120 users in batches of 8: 15 steps per epoch. The run stops in the second epoch, then once more in the third. A
+    // step is reported when the next one is running, and that one is finished too.
     let first = run("pieces", false, Some(22));
     assert_eq!((first.epoch, first.step_in_epoch, first.done), (1, 8, false));
     assert!(first.scored > 0 && first.loss_sum > 0.0);

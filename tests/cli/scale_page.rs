@@ -1,4 +1,4 @@
-//! The page of benches/scale.py, out of a small made-up result: it needs python3 and nothing that is built.
+//! The page of benches/scale.py, from a small made-up result: it needs python3 and no built program.
 
 use std::{
     path::{Path, PathBuf},
@@ -12,7 +12,7 @@ mod sound;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// What python says; `None` where there is none, which is an error on a machine that is there to test (CI is set).
+/// Returns python's output; `None` if it is missing, which is an error on a test machine (CI is set).
 fn python(words: &[&str]) -> Option<Output> {
     match Command::new("python3").current_dir(ROOT).env("PYTHONDONTWRITEBYTECODE", "1").args(words).output() {
         Ok(out) => Some(out),
@@ -24,7 +24,7 @@ fn python(words: &[&str]) -> Option<Output> {
     }
 }
 
-/// A point of one run, which found `numbers`.
+/// Returns a point of one run with the results `numbers`.
 fn point(sweep: &str, series: &str, x: u64, numbers: Value, more: Value) -> Value {
     let numbers = numbers.as_object().unwrap();
     let spread: Map<String, Value> = numbers.iter().map(|(k, v)| (k.clone(), json!([v, v]))).collect();
@@ -36,7 +36,7 @@ fn point(sweep: &str, series: &str, x: u64, numbers: Value, more: Value) -> Valu
     out
 }
 
-/// Two points of each series, and one that failed.
+/// Two points of each series, and a failed one.
 fn result() -> Value {
     let mut points = Vec::new();
     let step = |ms: f64| {
@@ -126,7 +126,7 @@ fn the_page_holds_every_sweep_and_asks_no_one() {
         assert!(page.contains(&format!("<title>{point}</title>")), "no point {point}");
     }
     assert!(page.contains("needs &lt;more&gt; memory") && page.contains("a &lt;processor&gt;"));
-    // The style of the program's own pages, and nothing from elsewhere.
+    // The style of the program's own pages; nothing is loaded.
     assert!(
         page.contains(include_str!("../../src/page/plot.css"))
             && page.contains(include_str!("../../src/page/page.css"))
@@ -151,7 +151,7 @@ fn what_came_from_memory_is_not_called_cold() {
     }
 }
 
-/// Draws by `save`, as after every run.
+/// Draws with `save`, as after every run.
 const SAVE: &str = r#"
 import copy, json, sys
 sys.path.insert(0, "benches")

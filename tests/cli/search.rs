@@ -1,4 +1,5 @@
-//! `mipgpu search`: its table beside the learning curves of its trials, endings in the middle, and what cannot be searched.
+//! `mipgpu search`: its table agrees with the learning curves of its trials; interruptions; and searches that are
+//! rejected.
 
 use std::{
     fs,
@@ -13,7 +14,7 @@ use super::{Place, assert_no_leftovers, endings::under_nohup};
 
 const SMALL: &str = "--width 8 --heads 2 --length 10 --warmup 4 --batch 16 --model sasrec";
 
-/// The last event: the table.
+/// Returns the last event, the table.
 fn table(text: &str) -> Value {
     let event: Value = serde_json::from_str(text.lines().last().unwrap_or_default()).unwrap();
     assert_eq!(event["event"], "search", "{text}");
@@ -24,7 +25,7 @@ fn rows(table: &Value) -> &Vec<Value> {
     table["trials"].as_array().unwrap()
 }
 
-/// Epoch and value of the best validation, from the curve that the run itself wrote.
+/// Returns epoch and value of the best validation, from the run's own learning curve.
 fn best_of(p: &Place, run: &str, measure: &str) -> (u64, f64) {
     let curve = p.text(&format!("{run}/metrics.jsonl"));
     let values = curve.lines().filter_map(|line| {
@@ -35,7 +36,7 @@ fn best_of(p: &Place, run: &str, measure: &str) -> (u64, f64) {
     values.reduce(|best, new| if better(best.1, new.1) { new } else { best }).unwrap()
 }
 
-/// A search of which trials fail: its table, and exit code 1 that says so.
+/// Runs a search with failing trials; returns its table and asserts exit code 1 with a message.
 fn failing(p: &Place, flags: &str, command: &str) -> Value {
     let done = p.run(&format!("search --out s --json -q {flags} -- {command}"));
     assert!(done.code == Some(1) && done.err.contains("trials have failed, such as "), "{done:?}");
@@ -46,7 +47,7 @@ fn search(p: &Place, flags: &str, command: &str) -> Value {
     table(&p.well(&format!("search --out s --json -q {flags} -- {command}")))
 }
 
-/// When the files of a run were last written.
+/// Returns the modification times of a run's files.
 fn written(p: &Place, run: &str) -> Vec<(String, std::time::SystemTime)> {
     let time = |name: &String| fs::metadata(p.path(run).join(name)).unwrap().modified().unwrap();
     p.names(run).into_iter().map(|name| (name.clone(), time(&name))).collect()
@@ -78,11 +79,12 @@ fn a_grid_is_ranked_by_the_validation_of_its_runs() {
     assert_eq!(kept["trials"], told["trials"]);
     assert_eq!(told["best"], rows[0]["name"]);
     assert_no_leftovers(&p.path("s"));
-    // A trial is what one gets who types its command.
+    // A trial is the same as the run of its printed command.
     let command = rows[0]["command"].as_str().unwrap().strip_prefix("mipgpu ").unwrap();
     p.well(&format!("{command} --out again -q"));
     p.assert_same_run("again", rows[0]["run"].as_str().unwrap());
-    // Once more, in another order: nothing is made again. Then over fewer: the others are kept, and told.
+    // The search is repeated in another order: no trial runs again. Then over fewer values: the other trials are kept
+    // and reported.
     let before = written(&p, rows[3]["run"].as_str().unwrap());
     let again = search(&p, "--over dropout=0,0.3 --over lr=0.03,0.001", &base);
     assert_eq!(before, written(&p, rows[3]["run"].as_str().unwrap()));
@@ -140,7 +142,7 @@ fn a_search_that_was_stopped_or_killed_goes_on() {
     }
     let mut child = start(&p, &base);
     wait_for(&p, &mut child, 1);
-    // Nobody else may search here meanwhile.
+    // No other process may search here meanwhile.
     p.refused(&format!("search --out s -q --over seed=1 -- {base}"), &["another process is searching"]);
     child.kill().unwrap();
     child.wait().unwrap();
@@ -166,7 +168,7 @@ fn a_trial_that_fails_is_in_its_row_and_one_of_other_data_is_stale() {
     assert!(state("1e30", "2").contains("failed") && state("1e30", "2").contains("not finite"), "{told}");
     assert!(state("0.003", "3").contains("failed") && state("0.003", "3").contains("3 heads do not divide"), "{told}");
     assert!(told["best"] == "heads=2,lr=0.003" && state("0.003", "2").contains("done"), "{told}");
-    // Failures are kept as they are, unless they are to be tried again.
+    // Failures are kept unless a retry is requested.
     let before = written(&p, "s/trials/heads=2,lr=1e30");
     failing(&p, "--over lr=1e30,0.003 --over heads=2", base);
     assert_eq!(before, written(&p, "s/trials/heads=2,lr=1e30"));
@@ -210,14 +212,14 @@ fn halving_lets_the_best_go_on() {
     expected.extend(third.iter().map(|lr| format!("epochs=4,lr={lr}")));
     expected.sort();
     assert_eq!(runs, expected);
-    // The last rung leads, whatever shorter runs had.
+    // The last rung ranks first, regardless of the results of shorter runs.
     assert_eq!(told["best"], format!("epochs=4,lr={}", third[0]));
     assert_eq!(rows(&told).iter().map(|r| r["rung"].as_u64().unwrap()).collect::<Vec<_>>(), [3, 2, 2, 1, 1, 1, 1]);
     assert!(rows(&told)[0]["command"].as_str().unwrap().ends_with(&format!("--lr {} --epochs 4", third[0])));
     let said = p.says(&format!("search --out s --dry-run {flags} -- {base}"));
     assert!(said.contains("4 trials, 12 epochs in all") && said.contains("the best 1 anew with 4 epochs"), "{said}");
     assert_eq!(rows(&search(&p, flags, &base)), rows(&told));
-    // Of other data nobody knows who goes on.
+    // With other data, the selection from the shorter runs is invalid.
     p.write("more.csv", p.text("log.csv") + "u0,i7,1200000000\n");
     p.well("import more.csv --out data -q --force");
     p.refused(&format!("search --out s -q {flags} -- {base}"), &["4 trials were made before", "--redo-stale"]);
@@ -240,7 +242,7 @@ fn runs_of_other_kinds_are_searched_too() {
         let lr: f64 = row["settings"]["lr"].as_str().unwrap().parse().unwrap();
         assert!((1e-4..=1e-2).contains(&lr) && row["state"]["is"] == "done", "{row}");
     }
-    // Ratings: the lower, the better.
+    // Ratings: lower is better.
     let log = p.text("log.csv");
     let rated: String = log.lines().skip(1).enumerate().map(|(i, row)| format!("{row},{}\n", 1 + i * i % 5)).collect();
     p.write("rated.csv", format!("user,item,timestamp,rating\n{rated}"));

@@ -1,4 +1,4 @@
-//! What tests of batches share: a task behind no model.
+//! Shared by tests of batches: a task without a model.
 
 use mipgpu::{
     layers::{Capacity, Input},
@@ -8,12 +8,12 @@ use mipgpu::{
     train::Settings,
 };
 
-/// Settings of a task, the rest by default.
+/// Returns settings of a task, with defaults for the rest.
 pub fn task_settings(mask: f32, mask_last: f32, length: usize, seed: u64) -> TaskSettings {
     Settings { mask, mask_last, length, seed, ..Settings::default() }.task()
 }
 
-/// `T` over a table of `items` numbers, for batches of `sequences`.
+/// Plans `T` with a table of `items` numbers, for batches of `sequences`.
 pub fn task<T: TaskDefinition>(p: &mut Planner, c: &TaskSettings, items: usize, sequences: usize) -> (Input, T) {
     let capacity = Capacity::new(sequences, c.length, sequences * T::most_scored(c));
     let input = Input::plan(p, capacity);

@@ -1,4 +1,4 @@
-//! `mipgpu split`: two data sets out of one, against a plain reading of the same log.
+//! `mipgpu split`: two data sets from one, compared with a plain reading of the same log.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -23,7 +23,7 @@ fn file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("data/ml-small-2016").join(name)
 }
 
-/// A folder with a data set `data` in it.
+/// A folder that contains a data set `data`.
 struct Desk(tempfile::TempDir);
 
 impl Desk {
@@ -59,7 +59,7 @@ impl Desk {
         split_domains(&self.data(), &self.path("out"), options)
     }
 
-    /// Source and target, verified.
+    /// Returns source and target, verified.
     fn made(&self) -> [Dataset; 2] {
         ["source", "target"].map(|name| {
             let data = Dataset::open(&self.path("out").join(name)).unwrap();
@@ -68,7 +68,7 @@ impl Desk {
         })
     }
 
-    /// What a refused split says; proves that it left nothing behind.
+    /// Returns the error of a rejected split; asserts that nothing is left behind.
     fn refusal(&self, options: &DomainOptions) -> String {
         let before = self.names();
         let error = self.split(options).expect_err("refused").to_string();
@@ -96,7 +96,7 @@ fn at_random(amount: Amount, seed: u64) -> DomainOptions {
 /// A user's key, and item, time and rating of each interaction.
 type History = (String, Vec<(String, i64, f32)>);
 
-/// All histories in external keys with times and ratings.
+/// Returns all histories in external keys with times and ratings.
 fn histories(data: &Dataset) -> Vec<History> {
     let key = |i: u32| data.item_keys().key(i as usize).to_owned();
     let history = |u: usize| {
@@ -116,7 +116,7 @@ fn table(name: &str) -> Vec<csv::StringRecord> {
     csv::Reader::from_reader(text.as_bytes()).records().map(|r| r.unwrap()).collect()
 }
 
-/// The built-in log, split by plain means: per domain the histories by user, in the order of the log.
+/// Splits the built-in log by plain code: per domain, the histories by user in the order of the log.
 fn by_hand(values: &[&str], which: Which, last: [Option<usize>; 2]) -> [Vec<History>; 2] {
     let genres: HashMap<String, String> =
         table("movies.csv.gz").iter().map(|r| (r[0].to_owned(), r[3].to_owned())).collect();
@@ -187,7 +187,7 @@ fn the_built_in_data_split_as_a_plain_reading_splits_them() {
     }
 }
 
-/// What stands in the documentation of the built-in data's split.
+/// The numbers in the documentation of the built-in data's split.
 #[test]
 fn the_numbers_of_the_built_in_data() {
     let desk = Desk::builtin();
@@ -231,11 +231,11 @@ fn every_column_field_and_key_is_kept() {
     assert_eq!(values(&target, "e", "genre"), ["x, y"]);
     assert_eq!(source.item_fields().get("genre").unwrap().values(), 3, "B, A and C; nobody is \"x, y\" here");
     assert_eq!((source.ticks_per_second(), source.sources()), (desk.data().ticks_per_second(), desk.data().sources()));
-    // Both go on to be trained on.
+    // Both can be trained on.
     for data in [&source, &target] {
         assert!(Split::new(data, SplitSpec::LastN { valid: 0, test: 1 }).unwrap().summary().test_users > 0);
     }
-    // The same split again gives the same data.
+    // Repeating the split gives the same data.
     let fingerprints = [source.fingerprint().to_owned(), target.fingerprint().to_owned()];
     desk.split(&DomainOptions { force: true, ..by("genre", &["x, y", "A"], Which::First) }).unwrap();
     assert_eq!(desk.made().map(|d| d.fingerprint().to_owned()), fingerprints);
@@ -272,9 +272,9 @@ fn splits_that_cannot_be_are_refused_and_leave_nothing() {
     says(by("genre", &["A", "x y"], Which::First), &["no item has 'x y'", "did you mean 'x, y'?"]);
     says(by("year", &["drama"], Which::First), &["no item has 'drama'", "its 3 values: 1999, 2001, 2003"]);
     says(by("genre", &[], Which::First), &["the target would be empty"]);
-    says(at_random(Amount::Items(5), 1), &["the source would be empty", "lower --random"]);
+    says(at_random(Amount::Items(5), 1), &["the source would be empty", "decrease --random"]);
     says(at_random(Amount::Items(6), 1), &["there are only 5 items"]);
-    says(at_random(Amount::Share(0.01), 1), &["the target would be empty", "raise --random"]);
+    says(at_random(Amount::Share(0.01), 1), &["the target would be empty", "increase --random"]);
     says(at_random(Amount::Share(1.5), 1), &["--random 1.5 is no share"]);
     let none = DomainOptions { target_last: Some(0), ..by("genre", &["A"], Which::First) };
     says(none, &["--target-last 0 would leave nothing"]);
@@ -288,14 +288,14 @@ fn outputs_that_are_taken_are_left_alone() {
     desk.split(&options).unwrap();
     assert!(desk.refusal(&options).contains("a split of a data set is already there"));
     desk.split(&forced).unwrap();
-    // Neither a data set nor what is being read is replaced, by force or not.
+    // Neither a data set nor the data being read is replaced, with or without --force.
     let into = |out: &Path, data: &Path| {
         split_domains(&Dataset::open(data).unwrap(), out, &forced).expect_err("refused").to_string()
     };
     import(&[desk.path("log.csv")], &desk.path("other"), &ImportOptions::default(), &mut |_| {}).unwrap();
     assert!(into(&desk.path("other"), &desk.path("data")).contains("something that is not a split"));
-    assert!(into(&desk.path("data"), &desk.path("data")).contains("the data to split are in there"));
-    assert!(into(&desk.path("out"), &desk.path("out/target")).contains("the data to split are in there"));
+    assert!(into(&desk.path("data"), &desk.path("data")).contains("this folder contains the data to split"));
+    assert!(into(&desk.path("out"), &desk.path("out/target")).contains("this folder contains the data to split"));
     desk.made();
     let error = Dataset::open(&desk.path("out")).unwrap_err().to_string();
     assert!(error.contains("out/source or ") && error.contains("out/target"), "{error}");

@@ -1,4 +1,4 @@
-//! The files of a data set: whatever is cut, altered, missing or foreign is refused, and the file is named.
+//! The files of a data set: a truncated, altered, missing or foreign file is rejected and named.
 
 use std::{
     fs,
@@ -10,7 +10,7 @@ use mipgpu::data::{Dataset, ImportOptions, import};
 
 const LOG: &str = "user,item,rating,time\na,x,1,10\na,y,2,20\nb,x,3,30\nb,z,4,5\nc,y,5,1\nc,x,1,2\nc,z,2,3\n";
 
-/// A small data set of three shards, with side fields.
+/// Returns a small data set of three shards, with side fields.
 fn small() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let (log, items) = (dir.path().join("log.csv"), dir.path().join("items.csv"));
@@ -70,7 +70,7 @@ fn one_flipped_byte_anywhere_is_caught() {
     for name in names(&data) {
         let path = data.join(&name);
         let whole = fs::read(&path).unwrap();
-        // Written in place: truncating a file makes some file systems wait for the disk each time.
+        // Written in place, because truncating a file makes some file systems wait for the disk each time.
         let mut file = fs::File::options().write(true).open(&path).unwrap();
         let mut put = |at: usize, byte: u8| {
             file.seek(SeekFrom::Start(at as u64)).unwrap();
@@ -126,7 +126,7 @@ fn missing_and_foreign_things_are_told_apart() {
     assert!(refusal(&data).contains("format version \"2\"; this program reads version 1"));
     fs::write(&manifest, r#"{"name": "my-web-app"}"#).unwrap();
     assert!(refusal(&data).contains("is not the manifest of a mipgpu data set"));
-    // Another data set's shard under this name, of the very same length.
+    // A shard of another data set under this name, of the same length.
     fs::write(&manifest, text).unwrap();
     let other = tempfile::tempdir().unwrap();
     fs::write(other.path().join("log.csv"), LOG.replace("b,x,3", "b,x,4")).unwrap();

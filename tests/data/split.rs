@@ -1,4 +1,4 @@
-//! Splits: what goes where, what is refused, and that no held-out event reaches a history.
+//! Splits: the parts of each rule, the inputs that are rejected, and that no held-out event is in a history.
 
 use crate::evaluation::{dataset, random_dataset, sequences};
 use mipgpu::{
@@ -9,7 +9,7 @@ use mipgpu::{
     },
 };
 
-/// Train, valid and test items of a user by key.
+/// Returns the train, validation and test items of a user by key.
 fn parts(data: &Dataset, split: &Split, user: &str) -> [String; 3] {
     let u = data.user_keys().find(user).unwrap() as usize;
     let name = |items: &[u32]| items.iter().map(|i| data.item_keys().key(*i as usize)).collect::<Vec<_>>().join(" ");
@@ -61,7 +61,7 @@ fn shares_are_of_each_user_and_at_least_one_event() {
     let none = Split::new(&data, SplitSpec::Ratio { valid: 0.0, test: 0.5 }).unwrap();
     assert_eq!(parts(&data, &none, "u1"), ["a b c", "", "d e"]);
     assert!(none.valid().users().is_empty());
-    // 0.29 times 100 is a hair below 29 in floating point.
+    // 0.29 times 100 is slightly below 29 in floating point.
     let many = vec!["a"; 100].join(" ");
     let split = Split::new(&sequences(&[&many]), SplitSpec::Ratio { valid: 0.07, test: 0.29 }).unwrap();
     assert_eq!((split.summary().valid_events, split.summary().test_events), (7, 29));
@@ -69,7 +69,7 @@ fn shares_are_of_each_user_and_at_least_one_event() {
 
 #[test]
 fn the_last_baskets_are_held_out_whole() {
-    // Equal times are a basket: u has four, v three, w two, x one.
+    // Equal times form a basket: u has four, v three, w two, x one.
     let log = [
         ("u", "a", Some(1)),
         ("u", "b", Some(1)),
@@ -96,7 +96,7 @@ fn the_last_baskets_are_held_out_whole() {
     let s = split.summary();
     assert_eq!((s.train_events, s.valid_events, s.test_events), (8, 4, 3));
     assert_eq!((s.test_users, s.train_only_users, s.tied_test_users), (2, 2, Some(0)));
-    // The last basket before any place, cut where the place is.
+    // The last basket before any position, truncated at that position.
     let u = data.user_keys().find("u").unwrap() as usize;
     let name = |end| data.last_basket_of(u, end).iter().map(|i| data.item_keys().key(*i as usize)).collect::<String>();
     assert_eq!([0, 1, 2, 3, 4, 5, 7].map(name), ["", "a", "ab", "c", "d", "da", "eb"]);
@@ -104,7 +104,7 @@ fn the_last_baskets_are_held_out_whole() {
     assert!(e.contains("no baskets") && e.contains("--basket-col"), "{e}");
 }
 
-/// Baskets whose rows have times of their own: a cut in time that falls inside one goes to its start, one between two stays.
+/// Baskets with different times in their rows: a time cut inside one moves to its start; one between two baskets stays.
 #[test]
 fn a_cut_in_time_leaves_baskets_whole() {
     let dir = tempfile::tempdir().unwrap();
@@ -143,7 +143,7 @@ fn a_cut_in_time_leaves_baskets_whole() {
             assert!(starts.contains(&range.start) && starts.contains(&range.end), "{range:?} of {starts:?}");
         }
     }
-    // Without the column only equal times are baskets, and the cut stays where it is.
+    // Without the column only equal times form baskets, and the cut stays in place.
     let data = import(None);
     let split = Split::for_task(&data, spec, true).unwrap();
     assert_eq!(parts(&data, &split, "u"), ["a", "b c", "d a"]);
@@ -181,12 +181,12 @@ fn a_time_split_cuts_everyone_at_the_same_moment() {
     assert_eq!(split.valid().users(), [user("u"), user("v")]);
 }
 
-/// The chosen validation cut against sorting all timestamps.
+/// Compares the chosen validation cut with one found by sorting all timestamps.
 #[test]
 fn the_latest_tenth_validates() {
     for seed in 0..6 {
         let mut s = Stream::new(seed, Purpose::Test, 9);
-        // Spans from a few distinct times (many ties) to nanoseconds over decades.
+        // From a few distinct times (many ties) to nanoseconds over decades.
         let span = [3, 50, 1_000, 1 << 20, 1 << 40, 1 << 60][seed as usize];
         let log: Vec<(u64, u64, Option<i64>)> =
             (0..2_000).map(|_| (s.below(50), s.below(30), Some(s.below(span) as i64 - 1000))).collect();
@@ -196,7 +196,7 @@ fn the_latest_tenth_validates() {
         let cut = times[1_500].max(times[0] + 1);
         let before: Vec<i64> = times.iter().copied().filter(|t| *t < cut).collect();
         let at_or_after = |c: i64| before.iter().filter(|t| **t >= c).count();
-        // The answer is just above some event, or the cut itself where the last event's ties are too many.
+        // The result is just above some event, or the cut itself if the last event has too many ties.
         let expected = before.iter().map(|t| t + 1).filter(|c| at_or_after(*c) <= before.len() / 10).min().unwrap();
         let split = Split::new(&data, SplitSpec::Time { cut, valid_cut: None }).unwrap();
         let got = split.summary().valid_cut.unwrap();
@@ -224,7 +224,7 @@ fn ties_of_the_test_item_are_counted() {
     assert_eq!(Split::new(&untimed, SplitSpec::LeaveOneOut).unwrap().summary().tied_test_users, None);
 }
 
-/// Every event is in exactly one part, and nothing held out is in a history, whatever the split.
+/// Every event is in exactly one part and no held-out event is in a history, for every split.
 #[test]
 fn parts_tile_every_user_and_time_splits_do_not_leak() {
     let data = random_dataset(200, 60, 3);
@@ -256,7 +256,7 @@ fn training_on_another_split_is_noticed() {
     let data = sequences(&["a b c d e f", "a b c d e"]);
     let one = Split::new(&data, SplitSpec::LeaveOneOut).unwrap();
     let three = Split::new(&data, SplitSpec::LastN { valid: 1, test: 3 }).unwrap();
-    // Trained on [0, n-2); the last three are tested: one of each user's test events was trained on.
+    // Trained on [0, n-2) and tested on the last three: one of each user's test events was trained on.
     assert_eq!(three.seen_by(&one, &three.test()), (2, 2), "and the event before the last chose the model");
     assert_eq!(one.seen_by(&three, &one.test()), (0, 0));
     assert_eq!(one.seen_by(&one, &one.valid()), (0, 0), "to validate on validation events is what they are for");
@@ -290,7 +290,7 @@ fn what_cannot_be_split_is_refused() {
         assert!(e.contains("shares of") && e.contains("--test-share"), "{e}");
     }
 
-    // Everyone's events are on one side of the cut: a test, but nobody to predict from.
+    // All events of each user are on one side of the cut: test events exist, but no user has a history.
     let apart = dataset(&[("u", "a", Some(1)), ("u", "b", Some(2)), ("v", "a", Some(8)), ("v", "b", Some(9))]);
     let e = error(&apart, SplitSpec::Time { cut: 5, valid_cut: None });
     assert!(e.contains("empty split"), "{e}");

@@ -1,6 +1,6 @@
-//! The emulator that the kernels are proved on is itself proved here: planted faults are caught, each by the means that
-//! is there for it, their healthy twins pass, and what shuffles, tensor-core products, asynchronous copies and rounding
-//! give agrees with plain loops. The programs lie in tests/emulator/ and are built by g++, with and without sanitisers.
+//! Tests the emulator that the kernels are proved on. Planted faults are detected, each by the tool responsible for it,
+//! and their correct counterparts pass. Shuffles, tensor-core products, asynchronous copies and rounding agree with
+//! plain loops. The programs are in tests/emulator/ and are built by g++, with and without sanitizers.
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{LazyLock, Mutex};
 
-/// How a program is instrumented: the name of the build, what g++ is told, and what the runtime is told.
+/// The instrumentation of a program: the name of the build, the flags of g++, and the options of the runtime.
 const BUILDS: [(&str, &[&str], &str); 3] = [
     ("plain", &[], "-DPLAIN"),
     ("asan", &["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"], "-DSIMT_ASAN"),
     ("tsan", &["-fsanitize=thread"], "-DSIMT_TSAN"),
 ];
-/// -O1 compiles faster than the -O2 of the real build, and what is tested here does not depend on it.
+/// -O1 compiles faster than the -O2 of the real build, and these tests do not depend on it.
 const FLAGS: [&str; 10] = [
     "-std=c++20",
     "-O1",
@@ -41,7 +41,7 @@ fn gcc(args: &[String]) {
     assert!(out.status.success(), "g++ {}\n{}", args.join(" "), String::from_utf8_lossy(&out.stderr));
 }
 
-/// Compiles and links everything, or finds it built from the same sources; gives the folder of the programs.
+/// Compiles and links everything, or reuses a build of the same sources; returns the folder of the programs.
 fn build() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let (emu, own) = (root.join("kernels/emu"), root.join("tests/emulator"));
@@ -60,7 +60,7 @@ fn build() -> PathBuf {
         return done;
     }
 
-    // Only the parts that speak to a sanitiser differ from build to build; the kernels alone are instrumented.
+    // Only the parts that call a sanitizer differ between builds; only the kernels are instrumented.
     let part = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let at = |name: String| part.path().join(name).display().to_string();
     let stem = |file: &Path| file.file_stem().unwrap().to_string_lossy().into_owned();
@@ -113,10 +113,10 @@ fn build() -> PathBuf {
 }
 static PROGRAMS: LazyLock<PathBuf> = LazyLock::new(build);
 
-/// Everything a program printed, and whether it ended well.
+/// Returns everything a program prints, and whether it succeeds.
 fn run(program: &str, args: &[&str], environment: &[(&str, &str)]) -> (String, bool) {
     let path = PROGRAMS.join(program);
-    // TSan knows fixed places of memory, which some kernels' address randomisation misses.
+    // TSan requires fixed memory addresses, which the address randomization of some kernels prevents.
     let mut command = match program.ends_with("tsan") && Path::new("/usr/bin/setarch").exists() {
         true => Command::new("setarch"),
         false => Command::new("env"),
@@ -133,8 +133,8 @@ fn run(program: &str, args: &[&str], environment: &[(&str, &str)]) -> (String, b
     (text, out.status.success())
 }
 
-/// A planted fault, and what is said of it: by the emulator itself, by ASan, by TSan. Empty: that one cannot see it, or
-/// need not, since the emulator says it in any build.
+/// A planted fault and the message about it: from the emulator itself, from ASan, from TSan. An empty message means
+/// that the tool cannot detect it, or need not, because the emulator reports it in any build.
 struct Fault {
     kernel: &'static str,
     emulator: &'static str,

@@ -1,4 +1,4 @@
-//! The CUDA kernels on the emulator, and the emulator itself. Needs a C++ compiler (g++).
+//! The CUDA kernels on the emulator, and the emulator itself. These tests need a C++ compiler (g++).
 
 #[allow(dead_code, reason = "shared with other test binaries")]
 #[path = "../proofs/mod.rs"]

@@ -1,6 +1,6 @@
-//! The CUDA kernels on the emulator against the f64 reference, op by op, in both precisions; and the same bits in three
-//! thread orders times three timings of asynchronous copies. Needs a C++ compiler (g++) at build time.
-//! `MIPGPU_ONLY=NAME` runs the cases of some ops.
+//! Compares the CUDA kernels on the emulator with the f64 reference, op by op, in both precisions. The bits are the
+//! same in three thread orders times three timings of asynchronous copies. These tests need a C++ compiler (g++) at
+//! build time. `MIPGPU_ONLY=NAME` runs the cases of some ops.
 
 use std::{collections::BTreeSet, sync::Mutex};
 
@@ -20,7 +20,7 @@ use mipgpu::{
 
 use crate::proofs::{Failures, wanted};
 
-/// The emulator's settings belong to the process: one op at a time.
+/// The emulator's settings are global to the process: one op at a time.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 fn prove<F: Op, B: Op>(cases: Vec<Case<F, B>>)
@@ -148,7 +148,8 @@ ops! {
     window_conv: ops::window_conv::cases();
 }
 
-/// Products go to the CPU engine on the emulator; our own kernels, which serve where cuBLASLt does not, are proved beside.
+/// On the emulator, products run on the CPU engine; this project's own kernels, used where cuBLASLt is not, are tested
+/// separately.
 #[test]
 fn linear_by_our_own_gemm() {
     prove_with(ops::linear::cases(), &|precision, plan| {
@@ -156,7 +157,7 @@ fn linear_by_our_own_gemm() {
     });
 }
 
-/// The twins of Hopper, on the emulator's model of wgmma.
+/// The Hopper variants, on the emulator's model of wgmma.
 fn wgmma(precision: Precision, plan: &Planner) -> Result<Simt> {
     let mut simt = emulated(precision, plan)?;
     simt.set_wgmma(true);
@@ -168,7 +169,7 @@ where
     Simt: Run<F> + Run<B>,
 {
     prove_in(&[Precision::Bf16], cases(), &wgmma);
-    // The same products, summed in the same order: what the reference's tolerance would let pass shows here.
+    // The same products, summed in the same order: detects differences within the reference's tolerance.
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(|e| e.into_inner());
     let mut failures = Failures::default();
     for case in chosen(&cases()) {
@@ -191,7 +192,7 @@ fn sampled_softmax_by_wgmma() {
     prove_variants(ops::sampled_softmax::cases);
 }
 
-/// Counts of a digit are added up 256 tiles at a time: more keys than the cases have.
+/// Counts of a digit are summed 256 tiles at a time; this test has more keys than the cases.
 #[test]
 fn a_sort_of_more_tiles_than_a_block_has_threads() {
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(|e| e.into_inner());

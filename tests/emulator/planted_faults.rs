@@ -1,5 +1,6 @@
-//! Faults planted in the kernels' sources are caught by `mipgpu check`: what the checks are worth. Each fault is compiled
-//! into an emulator of its own; the untouched sources pass the same checks (`tests/emulator/parity.rs`).
+//! Faults planted in the kernels' sources are detected by `mipgpu check`, which measures the value of its checks. Each
+//! fault is compiled into a separate emulator; the unmodified sources pass the same checks
+//! (`tests/emulator/parity.rs`).
 
 use std::{
     fs,
@@ -9,8 +10,8 @@ use std::{
 
 use crate::proofs::{Failures, wanted};
 
-/// One alteration of a source (of `common/group.cuh`: where cross_entropy.cu includes it, and Hopper's twins run), and the
-/// operations whose cases must fail by it.
+/// A modification of a source, and the operations with cases that must fail because of it. For `common/group.cuh`,
+/// cross_entropy.cu includes the modified file, and the Hopper variants run.
 struct Fault {
     what: &'static str,
     file: &'static str,
@@ -161,13 +162,13 @@ fn kernels() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels")
 }
 
-/// The emulator with every occurrence of `from` in one source replaced.
+/// Builds the emulator with every occurrence of `from` in one source replaced.
 fn plant(fault: &Fault, folder: &Path) -> PathBuf {
     let text = fs::read_to_string(kernels().join(fault.file)).unwrap();
     assert!(text.contains(fault.from), "{}: `{}` is not there any more: plant it anew", fault.file, fault.from);
     let unit = if fault.file == HOPPER { "cross_entropy.cu" } else { fault.file };
     let (source, object, library) = (folder.join(unit), folder.join("altered.o"), folder.join("emu.so"));
-    // What a source includes is looked for beside it.
+    // The included files of a source must be next to it.
     fs::create_dir(folder.join("common")).unwrap();
     std::os::unix::fs::symlink(kernels().join("emu"), folder.join("emu")).unwrap();
     for header in fs::read_dir(kernels().join("common")).unwrap() {
@@ -196,7 +197,7 @@ fn plant(fault: &Fault, folder: &Path) -> PathBuf {
     library
 }
 
-/// Whether `mipgpu check` passes on this emulator in some order of threads and copies.
+/// Returns whether `mipgpu check` passes on this emulator in some order of threads and copies.
 fn passes(library: &Path, fault: &Fault, order: &str, copies: &str) -> (bool, String) {
     let out = Command::new(env!("CARGO_BIN_EXE_mipgpu"))
         .args(["check", "--device", "emu", "--only", fault.only])
@@ -206,7 +207,7 @@ fn passes(library: &Path, fault: &Fault, order: &str, copies: &str) -> (bool, St
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&out.stdout).into_owned();
-    // 1 where the device was lost over it: nothing else can be asked then.
+    // Exit code 1 means that the device was lost; no further check is possible then.
     assert!(matches!(out.status.code(), Some(0..=2)), "{said}{}", String::from_utf8_lossy(&out.stderr));
     assert_eq!(out.status.success(), !said.contains("FAILED"), "{said}");
     (out.status.success(), said)

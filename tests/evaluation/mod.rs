@@ -1,4 +1,4 @@
-//! What the tests of splits, evaluation and recommendation share: small data sets and models made by hand.
+//! Shared by tests of splits, evaluation and recommendation: small data sets and hand-made models.
 #![allow(dead_code)] // each test binary uses its own part
 
 use std::{ops::Range, path::PathBuf};
@@ -17,7 +17,7 @@ use mipgpu::{
     train::scoring::{Catalogue, Room, Scoring},
 };
 
-/// A data set from (user, item, time) in input order, by way of a log file and its import.
+/// Builds a data set from (user, item, time) in input order, through a log file and its import.
 pub fn dataset<U: ToString, I: ToString>(log: &[(U, I, Option<i64>)]) -> Dataset {
     let dir = tempfile::tempdir().unwrap();
     let (file, out) = (dir.path().join("log.csv"), dir.path().join("data"));
@@ -31,7 +31,7 @@ pub fn dataset<U: ToString, I: ToString>(log: &[(U, I, Option<i64>)]) -> Dataset
         text.push('\n');
     }
     std::fs::write(&file, text).unwrap();
-    // The columns are named: with one column of small numbers the importer could not guess.
+    // The columns are specified: with one column of small numbers the importer could not detect them.
     let named = |name: &str| Some(name.to_string());
     let options = ImportOptions {
         user_col: named("user"),
@@ -41,11 +41,12 @@ pub fn dataset<U: ToString, I: ToString>(log: &[(U, I, Option<i64>)]) -> Dataset
         ..ImportOptions::default()
     };
     import(&[file], &out, &options, &mut |_| {}).unwrap();
-    // The mapped files live on after the folder is gone.
+    // The mapped files remain readable after the folder is deleted.
     Dataset::open(&out).unwrap()
 }
 
-/// A data set from one string of items a user ("a b c", oldest first), users "u0", "u1", ...; times 0, 1, 2, ...
+/// Builds a data set from one string of items per user ("a b c", oldest first), users "u0", "u1", ...; times 0, 1, 2,
+/// ...
 pub fn sequences(users: &[&str]) -> Dataset {
     let mut log = Vec::new();
     for (u, items) in users.iter().enumerate() {
@@ -56,7 +57,7 @@ pub fn sequences(users: &[&str]) -> Dataset {
     dataset(&log)
 }
 
-/// A random log: `users` with 1 to 40 events over `items` items of uneven popularity, times with many ties.
+/// Builds a random log: `users` with 1 to 40 events over `items` items of uneven popularity, times with many ties.
 pub fn random_dataset(users: u32, items: u64, seed: u64) -> Dataset {
     let mut s = Stream::new(seed, Purpose::Test, 0);
     let mut log = Vec::new();
@@ -69,14 +70,14 @@ pub fn random_dataset(users: u32, items: u64, seed: u64) -> Dataset {
     dataset(&log)
 }
 
-/// A model whose vectors are small whole numbers: every score is exact in f32, and many tie.
+/// A model with small whole numbers as vectors: every score is exact in f32, and many tie.
 pub struct Fake {
     pub width: usize,
     pub table: Vec<f32>,
     pub bias: Vec<f32>,
-    /// Largest history given so far, to see what was asked.
+    /// All histories received so far, in order.
     pub histories: Vec<Vec<u32>>,
-    /// Fractions instead of whole numbers: no ties.
+    /// Fractions instead of whole numbers, so that no scores tie.
     pub fine: bool,
 }
 
@@ -87,14 +88,14 @@ impl Fake {
         Fake { width, table: draw(items * width), bias: draw(items), histories: Vec::new(), fine }
     }
 
-    /// The vector of a history: depends on every item and its place.
+    /// Returns the vector of a history, which depends on every item and its position.
     pub fn vector(&self, history: &[u32]) -> Vec<f32> {
         let hash = history.iter().fold(17u64, |h, i| h.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(*i as u64 + 1));
         let mut s = Stream::new(hash, Purpose::Test, 2);
         (0..self.width).map(|_| number(&mut s, self.fine)).collect()
     }
 
-    /// Scores of all items, by plain loops in f64.
+    /// Returns the scores of all items, by plain loops in f64.
     pub fn scores(&self, history: &[u32]) -> Vec<f64> {
         let vector = self.vector(history);
         let score =
@@ -107,7 +108,7 @@ fn number(s: &mut Stream, fine: bool) -> f32 {
     if fine { s.normal() } else { s.below(7) as f32 - 3.0 }
 }
 
-/// Scores `vectors` against a catalogue on a backend of its own, where `ask` asks for what it wants.
+/// Scores `vectors` against a catalogue on a separate backend, on which `ask` runs its queries.
 pub fn on_backend<B: Backend, T>(
     vectors: &[f32],
     (table, bias): (&[f32], &[f32]),
@@ -128,7 +129,7 @@ pub fn on_backend<B: Backend, T>(
 }
 
 impl Fake {
-    /// Answers on the CPU engine.
+    /// Runs the queries on the CPU engine.
     fn answer<T>(
         &mut self,
         queries: &[Query],
@@ -171,7 +172,7 @@ impl Encoder for Fake {
     }
 }
 
-/// A run of `encoder` on `data`.
+/// Opens a run of `encoder` on `data`.
 pub fn run_of(encoder: Fake, data: &Dataset) -> OpenRun {
     OpenRun {
         from: None,
@@ -187,7 +188,7 @@ pub fn run_of(encoder: Fake, data: &Dataset) -> OpenRun {
     }
 }
 
-/// Parses flags as the command line does.
+/// Parses flags like the command line.
 pub fn flags<A: clap::Args>(words: &[&str]) -> A {
     let command = A::augment_args(clap::Command::new("test").no_binary_name(true));
     A::from_arg_matches(&command.try_get_matches_from(words).unwrap()).unwrap()

@@ -1,5 +1,6 @@
-//! Training whose item table is updated by rows against training that updates all of it: the same curve and, once every
-//! row has been brought to date, the same weights, up to what catching up leaves out (tests/ops/row_adamw.rs measures that op).
+//! Training with an item table updated by rows, compared with training that updates all of it. The curves are the same.
+//! Once every row is caught up, the weights are the same too, within the tolerance of catching up
+//! (tests/ops/row_adamw.rs measures that op).
 
 use mipgpu::{
     backend::Cpu,
@@ -29,7 +30,7 @@ fn settings(loss: LossKind, table_update: TableUpdate) -> Settings {
     }
 }
 
-/// Losses of `steps` steps, and the weights with every row at the last step.
+/// Returns the losses of `steps` steps, and the weights with every row caught up to the last step.
 fn train(s: &Settings, steps: u64) -> (Vec<f32>, Vec<f32>) {
     let counts: Vec<u64> = (0..ITEMS as u64).map(|i| 1 + i % 7).collect();
     let mut engine = Engine::<Cpu>::new(s, &counts, |p| Ok(Cpu::new(p))).unwrap();
@@ -39,7 +40,7 @@ fn train(s: &Settings, steps: u64) -> (Vec<f32>, Vec<f32>) {
         engine.begin(step as u32);
         let mut draw = Stream::new(4, Purpose::Test, step as u32);
         for user in 0..6u64 {
-            // Some items come often, most after long gaps or never.
+            // Some items occur often, most after long gaps or never.
             let item = |draw: &mut Stream| (ITEMS as f64 * draw.uniform().powi(4) as f64) as u32;
             let items: Vec<u32> = (0..8).map(|_| item(&mut draw)).collect();
             engine.push(user, Sequence::Items(&items));
@@ -68,7 +69,7 @@ fn rows_that_catch_up_are_where_dense_updates_would_have_them() {
         println!("{loss:?}: losses {:e}, weights {mean:e} of {moved}", worst(&losses, &dense_losses));
         assert!(moved > 20.0 * LR, "the run moves weights far: {moved}");
         assert!(worst(&losses, &dense_losses) < 2e-3, "{losses:?} against {dense_losses:?}");
-        // A hundredth of one step's size, after three hundred.
+        // A hundredth of one step's size, after three hundred steps.
         assert!(mean < 0.01 * LR as f64, "weights differ by {mean} on average, a step is {LR}");
     }
 }
@@ -87,8 +88,8 @@ fn large_tables_are_updated_by_rows_and_small_ones_are_not() {
     assert!(refused.what.contains("beta1"), "{refused}");
 }
 
-/// Rows that no step touches only decay. After more steps than the rings remember, brought to date on the way, they are
-/// where the product of all decays puts them.
+/// Rows that no step touches only decay. After more steps than the rings record, with catch-ups on the way, they equal
+/// the product of all decays.
 #[test]
 fn rows_that_are_never_touched_decay_as_the_closed_form_says() {
     let s = Settings {
@@ -99,7 +100,7 @@ fn rows_that_are_never_touched_decay_as_the_closed_form_says() {
         ffn_ratio: 1,
         dropout: 0.0,
         negatives: 1,
-        // Popularity: nothing beyond the first items is ever drawn, or almost: what was drawn is told by its moments.
+        // By popularity, items beyond the first are almost never drawn; their moments show which were.
         sampler: SamplerKind::Popularity,
         ..settings(LossKind::SampledSoftmax, TableUpdate::Rows)
     };

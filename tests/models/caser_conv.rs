@@ -1,4 +1,5 @@
-//! The convolutions of Caser: beside PyTorch, on the CPU and on the kernels; who sees whom; ties; what is refused.
+//! The convolutions of Caser: compared with PyTorch, on the CPU and on the kernels; receptive fields; ties; rejected
+//! settings.
 
 use mipgpu::{
     backend::{Cpu, Reference, emulated},
@@ -9,7 +10,7 @@ use mipgpu::{
 };
 use safetensors::SafeTensors;
 
-/// The layer over packed sequences.
+/// The layer on packed sequences.
 struct Layer {
     plan: Planner,
     input: Input,
@@ -20,7 +21,7 @@ struct Layer {
 }
 
 impl Layer {
-    /// `rest` rows stand behind the last sequence.
+    /// `rest`: number of rows after the last sequence.
     fn new(lengths: &[usize], rest: usize, c: CaserConvConfig) -> Self {
         let (b, n) = (lengths.len(), lengths.iter().sum::<usize>() + rest);
         let mut plan = Planner::new();
@@ -52,7 +53,7 @@ fn read<B: Memory>(b: &mut B, span: RawSpan) -> Vec<f32> {
 
 const SMALL: CaserConvConfig = CaserConvConfig { width: 8, window: 4, horizontal: 3, vertical: 2, std: 0.4 };
 
-/// The same numbers as tests/fixtures/caser_conv.py, which this test does not run.
+/// Compares with the numbers of tests/fixtures/caser_conv.py, which this test does not run.
 fn beside_pytorch<B: Backend>(open: impl Fn(&Planner) -> B, tolerance: f32) {
     let path = format!("{}/tests/fixtures/caser-conv.safetensors", env!("CARGO_MANIFEST_DIR"));
     let bytes = std::fs::read(path).unwrap();
@@ -103,7 +104,7 @@ fn beside_pytorch<B: Backend>(open: impl Fn(&Planner) -> B, tolerance: f32) {
 
 #[test]
 fn the_layer_agrees_with_pytorch() {
-    // The fixture holds f32 roundings of an f64 computation: the oracle is right to f32's last place or two.
+    // The fixture contains f32 roundings of an f64 computation: the reference agrees to the last place or two of f32.
     beside_pytorch(Reference::<f64>::new, 1e-6);
     beside_pytorch(Cpu::new, 1e-5);
     beside_pytorch(|plan| emulated(Precision::F32, plan).unwrap(), 1e-5);
@@ -131,7 +132,7 @@ fn a_window_sees_its_rows_and_no_others() {
         x[changed * 8..][..8].iter_mut().for_each(|x| *x += 3.0);
         let after = both(&x);
         let end = [12, 15, 24].into_iter().find(|end| changed < *end);
-        // The row's own window, those of the three rows behind it in its sequence, and none else.
+        // The row's own window, those of the three rows after it in its sequence, and no others.
         let want: Vec<usize> = end.map_or(Vec::new(), |end| (changed..end.min(changed + 4)).collect());
         for (before, after) in before.iter().zip(&after) {
             let rows = before.iter().zip(after).enumerate().filter(|(_, (a, b))| a != b).map(|(row, _)| row);
@@ -141,7 +142,7 @@ fn a_window_sees_its_rows_and_no_others() {
     }
 }
 
-/// What the maximum says about where it stands, in a case that can be worked out by hand.
+/// A worked example of the position of the maximum.
 #[test]
 fn of_equal_maxima_the_newest_counts_and_places_before_the_start_take_part() {
     let (n, l) = (4, 3);

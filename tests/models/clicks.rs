@@ -1,5 +1,5 @@
-//! The head of click-through: its gradient against central differences at f64, overfitting, the closed form of logistic
-//! regression, a step on every backend, and the standardised inputs against plain sums.
+//! The click-through head: its gradient against central differences at f64, overfitting, the closed form of logistic
+//! regression, a step on every backend, and the standardized inputs against plain sums.
 
 use std::{fs, ops::Range, path::Path};
 
@@ -29,7 +29,7 @@ fn settings(hidden: &[usize], batch: usize) -> ClickSettings {
     }
 }
 
-/// Normal inputs (m, width) and labels.
+/// Returns normal inputs (m, width) and labels.
 fn batch(m: usize, width: usize) -> (Vec<f32>, Vec<f32>) {
     let mut draw = Stream::new(6, Purpose::Test, m as u32);
     let x = (0..m * width).map(|_| draw.normal()).collect();
@@ -40,7 +40,7 @@ fn learner<B: Backend>(s: &ClickSettings, width: usize, open: impl Fn(&Planner) 
     Learner::new(s, width, -0.7, open).unwrap()
 }
 
-/// Every parameter alone along a random direction, then all at once.
+/// Checks every parameter alone along a random direction, then all at once.
 #[test]
 fn the_gradient_of_every_parameter_is_right() {
     for (hidden, m, room) in [(&[][..], 7, 9), (&[5], 1, 1), (&[5, 3], 9, 16), (&[8, 16, 4], 70, 70)] {
@@ -49,8 +49,8 @@ fn the_gradient_of_every_parameter_is_right() {
         let mut l = learner(&settings(hidden, room), width, |p| Ok(Reference::<f64>::new(p)));
         let params: Vec<Param> = l.plan.params().to_vec();
         assert_eq!(params.len(), 2 * hidden.len() + 2);
-        // Biases away from 0: where all units below a layer are off, its sums are its biases, and relu bends at 0, where
-        // there is no slope to compare with.
+        // Biases are moved away from 0. If all units below a layer are off, its sums are its biases. relu has a kink at
+        // 0, where there is no slope to compare with.
         let mut draw = Stream::new(8, Purpose::Test, 0);
         for p in params.iter().filter(|p| p.name.ends_with(".bias")) {
             let away: Vec<f64> = (0..p.w.len()).map(|_| draw.normal() as f64).map(|x| x + 0.1f64.copysign(x)).collect();
@@ -103,7 +103,7 @@ fn one_batch_of_random_labels_can_be_overfitted() {
     assert!(z.iter().zip(&t).all(|(z, t)| (*z > 0.0) == (*t == 1.0)), "all labels are right");
 }
 
-/// With one column that is 0 or 1 the best logits are known: the log-odds of the clicks at 0 and at 1.
+/// With one column of 0s and 1s the optimal logits are known: the log-odds of the clicks at 0 and at 1.
 #[test]
 fn without_hidden_layers_it_is_logistic_regression() {
     let x: Vec<f32> = (0..100).map(|i| f32::from(u8::from(i >= 40))).collect();
@@ -121,7 +121,7 @@ fn without_hidden_layers_it_is_logistic_regression() {
     }
 }
 
-/// Losses of some steps, batches of several sizes, and the weights after them.
+/// Returns the losses of some steps with batches of several sizes, and the weights after them.
 fn steps<B: Backend>(open: impl Fn(&Planner) -> Result<B>) -> (Vec<f32>, Vec<f32>) {
     let s = ClickSettings { weight_decay: 0.1, clip: 0.5, ..settings(&[24, 9], 50) };
     let mut l = learner(&s, 13, open);
@@ -134,7 +134,7 @@ fn steps<B: Backend>(open: impl Fn(&Planner) -> Result<B>) -> (Vec<f32>, Vec<f32
     (losses, weights(&mut l))
 }
 
-/// All weights, one after another.
+/// Returns all weights, concatenated.
 fn weights<B: Backend>(l: &mut Learner<B>) -> Vec<f32> {
     let mut all = Vec::new();
     for p in l.plan.params() {
@@ -181,8 +181,8 @@ fn imported(dir: &Path, log: &str) -> Dataset {
     Dataset::open(&out).unwrap()
 }
 
-/// Columns are standardised over training rows alone; an item without a vector has the mean; products are there where the
-/// widths agree.
+/// Columns are standardized over training rows only; an item without a vector gets the mean; products exist if the
+/// widths are equal.
 #[test]
 fn inputs_are_what_plain_sums_make_of_them() {
     let dir = tempfile::tempdir().unwrap();
@@ -199,7 +199,7 @@ fn inputs_are_what_plain_sums_make_of_them() {
         let inputs = Inputs::new([users.clone(), items.clone()], [2, c], row.clone(), &all, &train);
         let width = if c == 2 { 6 } else { 5 };
         assert_eq!((inputs.width(), inputs.product()), (width, c == 2));
-        // What row r has in column k, by hand.
+        // Computes the value of row r in column k by plain code.
         let raw = |r: usize, k: usize| -> Option<f64> {
             let u = |k: usize| users[history[r] * 2 + k] as f64;
             let v = |k: usize| match row[r % 3] {
@@ -227,7 +227,7 @@ fn inputs_are_what_plain_sums_make_of_them() {
     }
 }
 
-/// Keeps what it is asked; is asked with baskets, or not.
+/// A model that records its queries, with baskets as input or not.
 struct Asked {
     baskets: bool,
     queries: Vec<(Vec<u32>, Option<u32>)>,
@@ -262,7 +262,7 @@ impl Encoder for Asked {
     }
 }
 
-/// A model of users is asked for the user, one of baskets with the newest basket that has a click.
+/// A model with users receives the user; a basket model receives the newest basket with a click.
 #[test]
 fn a_run_is_asked_as_it_was_taught() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,5 @@
-//! The block of dilated convolutions: beside PyTorch, its gradient at f64, who sees whom, and what is refused.
+//! The block of dilated convolutions: compared with PyTorch, its gradient at f64, receptive fields, and rejected
+//! settings.
 
 use mipgpu::{
     backend::{Cpu, Reference},
@@ -9,7 +10,7 @@ use mipgpu::{
 };
 use safetensors::SafeTensors;
 
-/// Blocks one on the other over packed sequences.
+/// Stacked blocks on packed sequences.
 struct Stack {
     plan: Planner,
     input: Input,
@@ -66,7 +67,7 @@ fn read<B: Memory>(b: &mut B, span: mipgpu::mem::RawSpan) -> Vec<f32> {
     values
 }
 
-/// The same numbers as tests/fixtures/dilated_conv.py, which this test does not run.
+/// Compares with the numbers of tests/fixtures/dilated_conv.py, which this test does not run.
 fn beside_pytorch<B: Backend>(
     name: &str,
     (taps, dilations): (usize, &[usize]),
@@ -111,7 +112,7 @@ fn beside_pytorch<B: Backend>(
 
 #[test]
 fn causal_blocks_agree_with_pytorch() {
-    // The fixture holds f32 roundings of an f64 computation: the oracle is right to f32's last place or two.
+    // The fixture contains f32 roundings of an f64 computation: the reference agrees to the last place or two of f32.
     beside_pytorch("causal", (3, &[1, 4]), Reference::<f64>::new, 1e-6);
     beside_pytorch("causal", (3, &[1, 4]), Cpu::new, 2e-5);
 }
@@ -122,7 +123,7 @@ fn centred_blocks_agree_with_pytorch() {
     beside_pytorch("centred", (4, &[2, 1]), Cpu::new, 2e-5);
 }
 
-/// <dy, y> along a random direction of each parameter, of the input, and of all at once.
+/// Checks <dy, y> along a random direction of each parameter, of the input, and of all at once.
 #[test]
 fn the_gradient_of_a_stack_is_right() {
     for (taps, causal) in [(3, true), (3, false), (2, false)] {
@@ -166,7 +167,7 @@ fn the_gradient_of_a_stack_is_right() {
     }
 }
 
-/// What y changes in when one row of x does: (sequence, position) of every row whose bits differ.
+/// Returns which rows of y change with one row of x: (sequence, position) of every row with different bits.
 fn seen_from(causal: bool, changed: usize) -> Vec<usize> {
     const C: usize = 8;
     let stack = Stack::new(&[30, 3, 25], C, 3, &[1, 4], causal);
@@ -216,7 +217,7 @@ fn what_no_sequence_could_use_is_refused() {
     assert!(e.contains("hint: lower the dilation to 4 or less"), "{e}");
     let e = plan(9, 4, 3, 9, false).unwrap_err();
     assert!(e.contains("the first convolution has dilation 9"), "{e}");
-    // An even number of centred taps stands half a dilation away on either side.
+    // An even number of centred taps is offset by half a dilation on either side.
     assert!(plan(9, 4, 2, 8, false).is_ok());
     assert!(plan(9, 4, 2, 9, false).is_err());
     assert!(plan(1, 4, 1, 1000, true).is_ok(), "one tap is the row's own");

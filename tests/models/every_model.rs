@@ -1,5 +1,5 @@
-//! Whole models: the directional gradient of everything at f64, and overfitting one batch. Every model of the list is
-//! tested; a new model adds nothing here.
+//! Whole models: the directional gradient of all parameters at f64, and overfitting one batch. Every model of the list
+//! is tested; a new model needs no change here.
 
 use clap::ValueEnum;
 use mipgpu::{
@@ -15,7 +15,7 @@ use mipgpu::{
 
 const ITEMS: usize = 23;
 
-/// Small, with every optional part on somewhere.
+/// Returns small settings that together enable every optional part.
 fn variants() -> Vec<Settings> {
     let base = Settings {
         width: 8,
@@ -61,7 +61,7 @@ fn variants() -> Vec<Settings> {
             all.push(Settings { loss: *loss, ..small.clone() });
         }
     }
-    // Every model with every task that fits, and behind the first one a loss of pairs.
+    // Every model with every task that it supports, and a pairwise loss in addition for the first one.
     for model in models::ALL {
         for (i, task) in tasks::ALL.iter().filter(|task| task.suits(model)).enumerate() {
             let user_width = if model.users { 3 } else { 0 };
@@ -77,7 +77,7 @@ fn variants() -> Vec<Settings> {
             }
             all.push(s);
         }
-        // Beside the items, in either way.
+        // Next to the items, in both ways.
         let s =
             Settings { model: model.name.into(), user_width: 3, fields: "all".into(), field_width: 2, ..base.clone() };
         if !s.find().unwrap().1.rated && !model.users {
@@ -87,8 +87,8 @@ fn variants() -> Vec<Settings> {
     all
 }
 
-/// Items with no, one or two values in the first field and the same in the second, one user more than batches have, and five
-/// ratings.
+/// Items with no, one or two values in the first field and the same in the second, one user more than in the batches,
+/// and five ratings.
 fn summary() -> DataSummary {
     let values: Vec<u32> = (0..6).collect();
     let of = |item: usize, field: usize| match field {
@@ -100,7 +100,7 @@ fn summary() -> DataSummary {
     DataSummary { counts, users: 5, fields: BagLists::new(ITEMS, &[6, 3], of).unwrap(), ratings }
 }
 
-/// A batch of sequences (or pairs of baskets) of lengths 9 (cut from 12), 1, 5 and 3.
+/// Fills a batch of sequences (or pairs of baskets) of lengths 9 (truncated from 12), 1, 5 and 3.
 fn fill<B: mipgpu::ops::Backend>(engine: &mut Engine<B>) {
     fill_with(engine, |items| items);
 }
@@ -128,7 +128,7 @@ fn fill_with<B: mipgpu::ops::Backend>(engine: &mut Engine<B>, of: impl Fn(Vec<u3
 fn directional(s: &Settings) {
     let mut e = Engine::<_>::new(s, summary(), |p| Ok(Reference::<f64>::new(p))).unwrap();
     fill(&mut e);
-    // What starts as zero could hide a gradient behind it.
+    // A parameter that starts at zero could hide the gradient behind it.
     for (i, p) in e.params().to_vec().iter().enumerate() {
         let mut draw = Stream::new(8, Purpose::Test, i as u32);
         let moved: Vec<f64> = e.backend.values(p.w.raw()).iter().map(|w| w + 0.1 * draw.normal() as f64).collect();
@@ -138,7 +138,8 @@ fn directional(s: &Settings) {
     let start: Vec<Vec<f64>> = params.iter().map(|p| e.backend.values(p.w.raw())).collect();
     e.gradients(3, true);
     let gradient: Vec<Vec<f64>> = params.iter().map(|p| e.backend.values(p.dw.raw())).collect();
-    // What the data say reaches the network: else these would be zeros, and no difference of losses would tell.
+    // The side inputs must reach the network; otherwise these gradients would be zeros, and no difference of losses
+    // would show it.
     for (asked, table) in [(s.user_width > 0, "user.weight"), (s.fields != "none", "field.weight")] {
         let found = params.iter().position(|p| p.name == table);
         assert_eq!(found.is_some(), asked, "{} and its {table}", s.model);
@@ -153,7 +154,7 @@ fn directional(s: &Settings) {
         })
         .collect();
     let loss = e.loss_span().raw();
-    // One parameter at a time, then all at once: an error in a small one cannot hide behind a large one.
+    // One parameter at a time, then all at once: an error in a small one must not be hidden by a large one.
     let mut sets: Vec<Vec<usize>> = (0..params.len()).map(|i| vec![i]).collect();
     sets.push((0..params.len()).collect());
     for set in sets {
@@ -182,21 +183,21 @@ fn the_gradient_of_every_parameter_is_right() {
     variants().iter().for_each(directional);
 }
 
-/// 150 steps on one batch without dropout: the loss must all but vanish. Losses that judge each negative for itself must see
-/// most of the catalogue first, and get twice as many. Catches gradients that are right in direction
-/// but lost on the way to the weights.
+/// 150 steps on one batch without dropout must reduce the loss to almost nothing. Losses that score each negative
+/// separately must see most of the catalogue first, and get twice as many steps. This detects gradients with the right
+/// direction that are lost on the way to the weights.
 fn overfit(s: &Settings) {
     let s = Settings { dropout: 0.0, attention_dropout: 0.0, clip: 0.0, init_std: 0.1, width: 32, ..s.clone() };
     let mut e = Engine::<_>::new(&s, summary(), |p| Ok(Cpu::new(p))).unwrap();
     if e.task().baskets {
-        // Two hidden items of one basket look alike: only one of them can be told.
+        // Two masked items of one basket look alike, so only one of them can be predicted.
         let s = Settings { mask: 0.01, ..s.clone() };
         e = Engine::<_>::new(&s, summary(), |p| Ok(Cpu::new(p))).unwrap();
     }
     let mut first = None;
     let mut last = 0.0;
     let steps = if s.loss.pairwise() { 300 } else { 150 };
-    // Who knows a sequence by its user alone can tell one item of it.
+    // A model that knows a sequence by its user alone can predict one item of it.
     let users = models::find(&s.model).unwrap().users;
     let told = |items: Vec<u32>| if users { vec![items[0]; items.len()] } else { items };
     for step in 1..=steps {
@@ -213,7 +214,8 @@ fn one_batch_can_be_overfitted() {
     variants().iter().filter(|s| s.freeze == Freeze::NONE).for_each(overfit);
 }
 
-/// One training step on the CPU backend and on the f64 oracle from the same weights: same loss, same new weights.
+/// Runs one training step on the CPU backend and on the f64 reference from the same weights: same loss, same new
+/// weights.
 fn one_step(s: &Settings) {
     let mut cpu = Engine::<_>::new(s, summary(), |p| Ok(Cpu::new(p))).unwrap();
     let mut oracle = Engine::<_>::new(s, summary(), |p| Ok(Reference::<f64>::new(p))).unwrap();
@@ -262,13 +264,14 @@ fn a_loss_that_is_not_finite_names_op_and_layer_and_keeps_the_weights() {
     assert_eq!(before, snapshot(&mut e), "the weights are as before the step");
 }
 
-/// A fault that begins in the backward pass: weights so large that the forward pass stays finite and a gradient does not.
+/// A fault that begins in the backward pass: weights so large that the forward pass stays finite and a gradient does
+/// not.
 #[test]
 fn a_fault_of_the_backward_pass_is_named_as_such() {
     let s = Settings { norm: NormPlace::Pre, dropout: 0.0, attention_dropout: 0.0, ..variants()[0].clone() };
     let mut e = Engine::<_>::new(&s, summary(), |p| Ok(Cpu::new(p))).unwrap();
-    // The last norm shrinks its output by as much as the item table blows scores up: logits are small, but the gradient
-    // that reaches the norm's scale is 1e30 times a table entry of 1e30.
+    // The last norm shrinks its output by as much as the item table amplifies scores. The logits are small, but the
+    // gradient of the norm's scale is 1e30 times a table entry of 1e30.
     for (name, factor) in [("last_norm.gamma", 1e-30), ("item.weight", 1e30)] {
         let p = e.params().iter().find(|p| p.name == name).unwrap().clone();
         let mut values = vec![0.0; p.w.len()];
@@ -282,7 +285,7 @@ fn a_fault_of_the_backward_pass_is_named_as_such() {
     assert!(!error.contains("cross_entropy_bwd"), "{error}");
 }
 
-/// The loss of a step is that of the weights before it: what the step itself ruins is seen by looking back.
+/// The loss of a step is that of the weights before it, so damage by the step itself is detected afterwards.
 #[test]
 fn weights_that_a_step_ruined_are_noticed_before_they_are_saved() {
     let s = Settings { clip: 0.0, ..variants()[0].clone() };
@@ -295,7 +298,7 @@ fn weights_that_a_step_ruined_are_noticed_before_they_are_saved() {
     assert!(error.contains("after step 2") && error.contains(" of "), "{error}");
 }
 
-/// What is frozen has no gradient, no moments, and stays to the bit; what is not moves.
+/// Frozen parameters have no gradient and no moments and keep their bits; the others change.
 #[test]
 fn frozen_weights_stay_and_others_move() {
     for s in variants().iter().filter(|s| s.freeze != Freeze::NONE) {

@@ -1,4 +1,4 @@
-//! The layer of gated recurrent units: beside PyTorch, its gradient at f64, who sees whom, and whose bits depend on whom.
+//! The GRU layer: compared with PyTorch, its gradient at f64, receptive fields, and the independence of its bits.
 
 use mipgpu::{
     backend::{Cpu, Reference},
@@ -9,7 +9,7 @@ use mipgpu::{
 };
 use safetensors::SafeTensors;
 
-/// Layers one on the other over packed sequences.
+/// Stacked layers on packed sequences.
 struct Stack {
     plan: Planner,
     input: Input,
@@ -20,7 +20,7 @@ struct Stack {
 }
 
 impl Stack {
-    /// `rest`: rows behind the last sequence.
+    /// `rest`: number of rows after the last sequence.
     fn new(lengths: &[usize], rest: usize, d: usize, widths: &[usize]) -> Self {
         let (b, n) = (lengths.len(), lengths.iter().sum::<usize>() + rest);
         let mut plan = Planner::new();
@@ -55,7 +55,7 @@ impl Stack {
         self.plan.params().to_vec()
     }
 
-    /// On the CPU, with fixed random weights.
+    /// Builds it on the CPU, with fixed random weights.
     fn on_cpu(&self) -> Cpu {
         let mut b = Cpu::new(&self.plan);
         for (i, p) in self.params().iter().enumerate() {
@@ -76,7 +76,7 @@ fn read<B: Memory>(b: &mut B, span: RawSpan) -> Vec<f32> {
     values
 }
 
-/// The same numbers as tests/fixtures/gru.py, which this test does not run.
+/// Compares with the numbers of tests/fixtures/gru.py, which this test does not run.
 fn beside_pytorch<B: Backend>(open: fn(&Planner) -> B, tolerance: f32) {
     let bytes = std::fs::read(format!("{}/tests/fixtures/gru.safetensors", env!("CARGO_MANIFEST_DIR"))).unwrap();
     let fixture = SafeTensors::deserialize(&bytes).unwrap();
@@ -114,12 +114,12 @@ fn beside_pytorch<B: Backend>(open: fn(&Planner) -> B, tolerance: f32) {
 
 #[test]
 fn layers_agree_with_pytorch() {
-    // The fixture holds f32 roundings of an f64 computation: the oracle is right to f32's last place or two.
+    // The fixture contains f32 roundings of an f64 computation: the reference agrees to the last place or two of f32.
     beside_pytorch(Reference::<f64>::new, 1e-6);
     beside_pytorch(Cpu::new, 2e-5);
 }
 
-/// <dy, y> along a random direction of each parameter, of the input, and of all at once.
+/// Checks <dy, y> along a random direction of each parameter, of the input, and of all at once.
 #[test]
 fn the_gradient_of_a_stack_is_right() {
     let stack = Stack::new(&[7, 1, 0, 12, 4], 3, 5, &[6, 4]);
@@ -183,13 +183,13 @@ fn a_row_reaches_those_behind_it_in_its_sequence_and_no_other() {
     }
 }
 
-/// What becomes of a sequence must depend neither on its companions, nor on how many threads share them.
+/// The result of a sequence must depend neither on the other sequences of the batch nor on the number of threads.
 #[test]
 fn the_bits_of_a_sequence_are_its_own() {
     const D: usize = 5;
     const H: usize = 40;
     let lengths: Vec<usize> = (0..70).map(|s| [13, 0, 4, 29, 1, 8, 8][s % 7]).collect();
-    // y and dx of all rows, with so many threads.
+    // Returns y and dx of all rows with this number of threads.
     let run = |lengths: &[usize], x: &[f32], dy: &[f32], threads: usize| {
         let stack = Stack::new(lengths, 0, D, &[H]);
         let mut b = stack.on_cpu();

@@ -1,4 +1,4 @@
-//! Layers, models and tasks: against PyTorch, central differences and sums by hand; whole steps on every backend.
+//! Layers, models and tasks: against PyTorch, central differences and worked examples; whole steps on every backend.
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 

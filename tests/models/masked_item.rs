@@ -1,4 +1,4 @@
-//! MIP's batches: what is hidden, in which shares, the same whoever makes them, and never changing for a seed.
+//! MIP's batches: which items are masked, in which shares, identical on host and device, and constant for a seed.
 
 use mipgpu::{
     backend::Cpu,
@@ -14,7 +14,7 @@ struct Rig {
     cpu: Cpu,
     input: Input,
     target: Span<U32>,
-    /// What the op made: items, scored rows, targets.
+    /// The output of the op: items, scored rows, targets.
     made: (Vec<u32>, Vec<u32>, Vec<u32>),
 }
 
@@ -34,7 +34,7 @@ fn settings(mask: f32, mask_last: f32, length: usize) -> TaskSettings {
 }
 
 impl Rig {
-    /// Makes the batch of these users, by ops, and sees that the host makes the same.
+    /// Makes the batch of these users by ops, and asserts that the host makes the same.
     fn make(&mut self, epoch: u32, sequences: &[(u64, &[u32])]) {
         let mut batch = self.task.batches().empty();
         self.task.batches().clear(&mut batch, epoch);
@@ -105,11 +105,11 @@ fn a_batch_is_a_function_of_seed_epoch_and_user() {
     assert_eq!(alone.2, rig.made.2[n..]);
 }
 
-/// A resumed run must meet the batches that it would have met: the draws of a sequence never change.
+/// A resumed run must get the batches that it would have had: the draws of a sequence never change.
 #[test]
 fn the_batches_of_a_seed_stay_what_they_were() {
     let mut rig = over(977, crate::common::task_settings(0.2, 0.15, 60, 0x1234_5678_9abc), 1);
-    // What 200 batches of one user give, put together as one batch would have it.
+    // 200 batches of one user, concatenated as in one batch.
     let mut all = [Vec::new(), Vec::new(), Vec::new()];
     for user in 0..200u64 {
         let items: Vec<u32> = (0..1 + user * 37 % 90).map(|i| ((user * 131 + i * 17) % 977) as u32).collect();

@@ -1,4 +1,4 @@
-//! Next basket: which pairs are drawn, what a batch of them is, its loss against a sum by hand, and the same bits from
+//! Next basket: the pairs that are drawn, the contents of a batch, its loss against a plain sum, and the same bits from
 //! recorded steps.
 
 use std::collections::HashSet;
@@ -31,7 +31,7 @@ struct Rig<B> {
     params: Vec<Param>,
 }
 
-/// What a batch holds.
+/// The contents of a batch.
 #[derive(Clone, Debug, PartialEq)]
 struct Made {
     item: Vec<u32>,
@@ -40,7 +40,7 @@ struct Made {
     row: Vec<u32>,
     target: Vec<u32>,
     weight: Vec<f32>,
-    /// Of each scored row: whether it is asked about the second basket, the answer, what it counts.
+    /// Per scored row: whether it predicts the second basket, the label, and its weight.
     id: Vec<u32>,
     next: Vec<f32>,
     share: Vec<f32>,
@@ -147,7 +147,7 @@ fn a_share_of_what_followed_asks_as_a_query_does() {
         let other = rig.make(epoch, &[(7, &[1, 2, 3], &[10, 11, 12, 13], false)]);
         assert_eq!(other.item.len(), 9, "what did not follow is no answer");
     }
-    // Five standard deviations of the binomial share; each item of the basket alike.
+    // Five standard deviations of the binomial share; each item of the basket has the same probability.
     let share = queries as f64 / epochs as f64;
     assert!((share - 0.3).abs() < 5.0 * (0.21 / epochs as f64).sqrt(), "{share}");
     let expected = queries as f64 / 4.0;
@@ -180,7 +180,7 @@ fn large_baskets_are_sampled_to_what_there_is_room_for() {
         }
         assert_eq!(seen.len(), first + second, "some items were never kept");
     }
-    // A query keeps the newest.
+    // A query keeps the newest items.
     let (mut input, rig) = (HostInput::default(), rig(&settings(0.2, 0.0, 5), 1, cpu));
     input.clear();
     rig.task.push_query(&mut input, &all[..9]);
@@ -199,7 +199,7 @@ fn a_pair_is_a_function_of_seed_epoch_and_user() {
     assert_ne!(rig.make(6, &[pair]).raw, alone.raw);
 }
 
-/// The loss from its definition, in plain f64.
+/// The loss by its definition, in plain f64.
 #[test]
 fn the_loss_is_the_sum_of_both_means() {
     let mut rig = rig(&settings(0.4, 0.2, 20), 3, Reference::<f64>::new);
@@ -240,7 +240,7 @@ fn the_loss_is_the_sum_of_both_means() {
     assert!((got - expected).abs() < 1e-6 * expected, "{got}, by hand {expected}");
 }
 
-/// Recorded steps pad their batches; what they learn is what the CPU learns, and the oracle.
+/// Recorded steps pad their batches; they train like the CPU and the reference.
 #[test]
 fn padded_and_recorded_steps_learn_the_same() {
     let s = Settings {
@@ -264,7 +264,7 @@ fn padded_and_recorded_steps_learn_the_same() {
     assert!(oracle.iter().zip(&half).all(|(a, b)| (a - b).abs() < 6e-3), "{half:?} against {oracle:?}");
 }
 
-/// Of eight steps whose sizes come again.
+/// Returns the losses of eight steps with recurring sizes.
 fn losses<B: Backend>(s: &Settings, open: impl Fn(&Planner) -> B) -> Vec<f32> {
     let mut engine = Engine::<B>::new(s, &vec![1; ITEMS as usize], |p| Ok(open(p))).unwrap();
     let all: Vec<u32> = (0..2 * ITEMS).map(|i| i * 7 % ITEMS).collect();
@@ -282,7 +282,7 @@ fn losses<B: Backend>(s: &Settings, open: impl Fn(&Planner) -> B) -> Vec<f32> {
     losses
 }
 
-/// Users with `n` baskets of one to three items, equal times being a basket; user 0 has one basket, user 1 two.
+/// Users with `n` baskets of one to three items, with equal times as a basket; user 0 has one basket, user 1 two.
 fn baskets() -> Dataset {
     let mut log = Vec::new();
     for u in 0..30u32 {
@@ -300,7 +300,7 @@ fn pairs_follow_each_other_or_come_from_somebody_else() {
     let data = baskets();
     let split = Split::new(&data, SplitSpec::LastBasket).unwrap();
     let pairs = Pairs::new(&data, split.train(), 5);
-    // Two baskets are kept, and of three or more the last two are not.
+    // Two baskets are kept; of three or more, the last two are not.
     let train = |user: u32| [1, 2, 1, 2, 3, 4, 5, 6, 7][user as usize % 9];
     let able: Vec<u32> = (0..30).filter(|u| train(*u) >= 2).collect();
     assert_eq!(pairs.users(), able);
@@ -334,7 +334,7 @@ fn pairs_follow_each_other_or_come_from_somebody_else() {
     assert!((share - 0.5).abs() < 5.0 * (0.25 / (epochs as usize * able.len()) as f64).sqrt(), "{share}");
     assert_eq!(places.len() as u32, able.iter().map(|u| train(*u) - 1).sum::<u32>(), "every pair comes");
     assert!(lenders.len() > able.len() * (able.len() - 1) * 9 / 10, "everybody lends to everybody");
-    // Nobody else: what followed is all there is.
+    // Without other users, every second basket is the user's next one.
     let alone = dataset(&[("u", "a", Some(1)), ("u", "b", Some(2)), ("u", "c", Some(3)), ("u", "d", Some(4))]);
     let split = Split::new(&alone, SplitSpec::LastN { valid: 1, test: 1 }).unwrap();
     let pairs = Pairs::new(&alone, split.train(), 5);

@@ -1,6 +1,7 @@
-//! Models beside PyTorch: loss and the gradient of every parameter, from committed fixtures (this test needs no Python).
-//! tests/fixtures/bert4rec.py makes those of BERT4Rec, written for it; tests/fixtures/peers.py those of the models that
-//! benches/peers times, out of their own classes: what is timed there computes what ours do.
+//! Compares models with PyTorch: loss and the gradient of every parameter, from committed fixtures (this test needs no
+//! Python). tests/fixtures/bert4rec.py makes those of BERT4Rec and is written for it. tests/fixtures/peers.py makes
+//! those of the models that benches/peers times, from their own classes: the timed models compute the same as those of
+//! this project.
 
 use mipgpu::{
     backend::{Cpu, Reference},
@@ -54,7 +55,7 @@ fn check<B: Backend>(file: &str, settings: Settings, open: impl Fn(&Planner) -> 
 }
 
 fn both(file: &str, settings: Settings) {
-    // The fixture holds f32 roundings of an f64 computation: the oracle is right to f32's last place or two.
+    // The fixture contains f32 roundings of an f64 computation: the reference agrees to the last place or two of f32.
     check(file, settings.clone(), Reference::<f64>::new, 1e-6);
     check(file, settings, Cpu::new, 2e-5);
 }
@@ -69,7 +70,7 @@ fn pre_norm_with_projection_agrees_with_pytorch() {
     both("bert4rec-pre.safetensors", bert4rec(NormPlace::Pre));
 }
 
-/// Convolutions that are asked what comes next.
+/// Convolutions that predict the next item.
 fn next_item(model: &str) -> Settings {
     let (window, horizontal, vertical, dilations) = (5, 6, 4, List(vec![1, 4]));
     let (model, task) = (model.to_string(), "next-item".to_string());

@@ -1,5 +1,5 @@
-//! Ratings: models beside PyTorch (tests/fixtures/ratings.py makes what they are compared with; this test needs no Python),
-//! what is hidden of a batch, and errors of predictions worked out by hand.
+//! Ratings: models compared with PyTorch (tests/fixtures/ratings.py makes the fixtures; this test needs no Python), the
+//! masked ratings of a batch, and errors of predictions against worked examples.
 
 use std::{fs, path::Path};
 
@@ -73,13 +73,14 @@ fn models_of_ratings_agree_with_pytorch() {
         ("bert4rec-sum", Settings { blocks: 1, rating_width: 0, ..base("bert4rec") }),
     ];
     for (case, s) in cases {
-        // The fixture holds f32 roundings of an f64 computation: the oracle is right to f32's last place or two.
+        // The fixture contains f32 roundings of an f64 computation: the reference agrees to the last place or two of
+        // f32.
         beside_pytorch(case, s.clone(), Reference::<f64>::new, 1e-6);
         beside_pytorch(case, s, Cpu::new, 2e-5);
     }
 }
 
-/// A batch as it reached the device: items, classes, ratings from the mean, scored rows.
+/// A batch as it arrives on the device: items, classes, ratings relative to the mean, scored rows.
 type Made = (Vec<u32>, Vec<u32>, Vec<f32>, Vec<u32>);
 
 fn made(mask: f32, mask_last: f32, epoch: u32, users: &[(u64, usize)]) -> Made {
@@ -113,7 +114,7 @@ fn ratings_are_hidden_and_items_never() {
     let (items, classes, ratings, rows) = made(0.25, 0.0, 1, &[(7, 20), (9, 1), (11, 8)]);
     assert_eq!(rows.len(), 5 + 1 + 2);
     for (n, item) in items.iter().enumerate() {
-        // Items are as they were, but for the first of the last user: every user starts at an item of its own.
+        // Items are unchanged, except for the first of the last user: every user starts at a different item.
         let level = *item as usize % 5;
         let shown = (level as u32, scale().levels[level] - 3.25);
         let want = if rows.contains(&(n as u32)) { (5, 0.0) } else { shown };
@@ -151,7 +152,7 @@ fn a_question_ends_in_an_item_whose_rating_is_hidden() {
     assert_eq!(host.rating, [-0.25, 1.25, 1.75, 0.0, 0.0, -1.25, 0.0]);
 }
 
-/// Predicts the mean of the shown ratings, or nonsense where there are none.
+/// Predicts the mean of the visible ratings, or nonsense if there are none.
 struct MeanOfShown(f32);
 
 impl Encoder for MeanOfShown {
@@ -189,7 +190,7 @@ fn imported(dir: &Path, log: &str) -> Dataset {
     Dataset::open(&out).unwrap()
 }
 
-/// Two users; the last event of each is the test, the one before it validates.
+/// Two users; the last event of each is for the test, the preceding one for validation.
 const LOG: &str = "user,item,rating,time\na,w,5,1\na,x,4,2\na,y,3,3\na,z,1,4\nb,x,2,1\nb,y,2,2\nb,w,3,3\nb,x,5,4\n";
 
 #[test]
@@ -211,11 +212,11 @@ fn errors_are_those_worked_out_by_hand() {
     near(report.model.rmse, ((9.0 + 64.0 / 9.0) / 2.0f64).sqrt());
     near(report.global_mean.mae, (2.25 + 1.75) / 2.0);
     near(report.global_mean.rmse, ((2.25f64.powi(2) + 1.75f64.powi(2)) / 2.0).sqrt());
-    // z is never in training and has the mean of all; x was rated 4 and 2.
+    // z does not occur in training and gets the mean of all; x was rated 4 and 2.
     near(report.item_mean.mae, (2.25 + 2.0) / 2.0);
-    // Biases of items from training: w (5 - 3.25) / 6, x (0.75 - 1.25) / 7, y (2 - 3.25) / 6, z none. Of users from
-    // what they rated before the test, validation included: a 5, 4, 3 for w, x, y, b 2, 2, 3 for x, y, w, each over
-    // 10 + 3.
+    // Biases of items from training: w (5 - 3.25) / 6, x (0.75 - 1.25) / 7, y (2 - 3.25) / 6, z none. Biases of users
+    // from their ratings before the test, validation included. These are a 5, 4, 3 for w, x, y, b 2, 2, 3 for x, y, w,
+    // each divided by 10 + 3.
     let (w, x, y) = (1.75 / 6.0, -0.5 / 7.0, -1.25 / 6.0);
     let a = ((5.0 - 3.25 - w) + (4.0 - 3.25 - x) + (3.0 - 3.25 - y)) / 13.0;
     let b = ((2.0 - 3.25 - x) + (2.0 - 3.25 - y) + (3.0 - 3.25 - w)) / 13.0;
@@ -224,18 +225,18 @@ fn errors_are_those_worked_out_by_hand() {
     near(wrong[1], 2.033_882_8);
     near(report.user_item.mae, (wrong[0] + wrong[1]) / 2.0);
     near(report.user_item.rmse, ((wrong[0].powi(2) + wrong[1].powi(2)) / 2.0f64).sqrt());
-    assert!(report.text().contains("user + item") && report.text().contains("which the model is shown too"));
+    assert!(report.text().contains("user + item") && report.text().contains("which are the model's input too"));
     assert!(report.json()["user_item"]["rmse"].is_number() && report.json()["baselines"].is_string());
     assert_eq!((report.ratings, report.users), (2, 2));
     assert_eq!(judge(&mut MeanOfShown(1.0), 64).unwrap().json(), report.json());
-    // Ten times as much is brought into the range: 5 for a 1 and 5 for a 5.
+    // Ten times as much is clamped to the range: 5 for a 1 and 5 for a 5.
     near(judge(&mut MeanOfShown(10.0), 2).unwrap().model.mae, 2.0);
     let error = judge(&mut MeanOfShown(f32::NAN), 2).unwrap_err().to_string();
     assert!(error.contains("user 'a' and item 'z'") && error.contains("NaN"), "{error}");
     let narrow = RatingOptions { range: (1.0, 4.0), batch: 2, item_map: None, users: None };
     let error = evaluate_ratings(&mut MeanOfShown(1.0), &data, &split.test(), &narrow, &mut |_| Ok(())).unwrap_err();
     assert!(error.what.contains("rating 5") && error.hint.is_some(), "{error}");
-    // Each is asked about every event that is held out, from what came before all of them.
+    // Every held-out event is predicted from the events before all of them.
     let split = Split::new(&data, SplitSpec::LastN { valid: 0, test: 2 }).unwrap();
     let mut seen = Vec::new();
     evaluate_ratings(&mut MeanOfShown(1.0), &data, &split.test(), &options(3), &mut |p| {

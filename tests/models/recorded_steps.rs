@@ -1,6 +1,6 @@
-//! Steps that stay on the device, on the emulator: recorded work against single launches, batches made on the device
-//! against batches made on the host, data held against data streamed, all to the same bits; and what happens when a step
-//! breaks while the next one is under way. Needs a C++ compiler (g++) at build time.
+//! Steps on the device, on the emulator. Recorded work is compared with single launches, batches made on the device
+//! with batches made on the host, and data on the device with streamed data. All give the same bits. The tests also
+//! cover a step that fails while the next one is running. They need a C++ compiler (g++) at build time.
 
 use mipgpu::{
     backend::{Cpu, Simt, emulated},
@@ -32,7 +32,7 @@ fn settings(loss: LossKind) -> Settings {
     }
 }
 
-/// Histories of 1 to 30 items.
+/// Returns histories of 1 to 30 items.
 fn histories() -> Vec<Vec<u32>> {
     let mut draw = Stream::new(7, Purpose::Test, 0);
     let one = |draw: &mut Stream| {
@@ -46,14 +46,14 @@ fn counts() -> Vec<u64> {
     (0..ITEMS as u64).map(|i| 1 + i % 5).collect()
 }
 
-/// Where the items come from.
+/// The source of the items.
 #[derive(Clone, Copy, PartialEq)]
 enum From {
     Host,
     Device,
 }
 
-/// Losses of `steps` steps over shuffled users, and all weights after them, as bits.
+/// Returns the losses of `steps` steps over shuffled users, and all weights after them, as bits.
 fn train<B: Backend>(mut engine: Engine<B>, from: From, steps: u64) -> (Vec<u32>, Vec<u32>, Engine<B>) {
     let users = histories();
     let places: Vec<usize> = users.iter().scan(0, |at, h| Some(std::mem::replace(at, *at + h.len()))).collect();
@@ -65,7 +65,7 @@ fn train<B: Backend>(mut engine: Engine<B>, from: From, steps: u64) -> (Vec<u32>
     let mut draw = Stream::new(8, Purpose::Test, 0);
     for step in 1..=steps {
         engine.begin(step as u32);
-        // Batches of four to eight sequences: sizes that do and do not come again.
+        // Batches of four to eight sequences: some sizes recur and some do not.
         for _ in 0..4 + draw.below(5) {
             let user = draw.below(USERS as u64) as usize;
             let (first, len) = (places[user] as u32, users[user].len());
@@ -123,7 +123,7 @@ fn a_hundred_replayed_steps_are_a_hundred_launched_ones() {
     }
 }
 
-/// Tables updated by rows: recorded as launched, in both precisions.
+/// Tables updated by rows: recorded work equals launched work, in both precisions.
 #[test]
 fn replayed_steps_by_rows_are_launched_ones() {
     for precision in [Precision::F32, Precision::Bf16] {
@@ -145,14 +145,14 @@ fn streamed_data_trains_to_the_same_bits_as_data_held() {
     assert_eq!((losses, held), (streamed_losses, streamed));
 }
 
-/// Ids of a span.
+/// Returns the ids of a span.
 fn ids<B: Backend>(b: &mut B, span: Span<U32>, n: usize) -> Vec<u32> {
     let mut ids = vec![0; n];
     b.read_ids(span.first(n), &mut ids);
     ids
 }
 
-/// Batches as the device makes them, padded and out of its own memory, item by item as the host makes them.
+/// Compares batches made on the device, padded and from its own memory, with those made on the host, item by item.
 #[test]
 fn batches_made_on_the_device_are_those_of_the_host() {
     let users = histories();
@@ -204,13 +204,13 @@ fn batches_made_on_the_device_are_those_of_the_host() {
     }
 }
 
-/// Padding changes nothing but the order of sums.
+/// Padding changes only the order of sums.
 #[test]
 fn padded_batches_train_as_the_bare_ones_do() {
     let in_batch = Settings { sampler: SamplerKind::InBatch, ..settings(LossKind::SampledSoftmax) };
     let own = Settings { per_position: true, exclude_seen: true, ..settings(LossKind::SampledPopularity) };
     for s in [settings(LossKind::Softmax), settings(LossKind::SampledUniform), in_batch, own] {
-        // Draws of dropout and negatives are numbered by row and place: padding at the end leaves them as they are.
+        // Draws of dropout and negatives are numbered by row and position, so padding at the end does not change them.
         let loss = (s.loss, s.sampler);
         let (padded, w, _) = train(engine(&s, Precision::F32), From::Device, 6);
         let cpu = Engine::new(&s, &counts(), |p| Ok(Cpu::new(p))).unwrap();
@@ -225,8 +225,8 @@ fn padded_batches_train_as_the_bare_ones_do() {
     }
 }
 
-/// The host sees a broken step only after it has launched the next: neither may have touched a weight, and the one that
-/// broke is the one that is named.
+/// The host detects a failed step only after it has launched the next: neither may change a weight, and the error must
+/// name the failed one.
 #[test]
 fn a_broken_step_freezes_the_weights_until_it_is_seen() {
     for held in [From::Host, From::Device] {
@@ -275,9 +275,9 @@ fn marks_are_moments_of_the_device_and_old_ones_are_forgotten() {
         .collect();
     let parts: f64 = marks.windows(2).map(|m| b.seconds_between(&m[0], &m[1])).sum();
     let whole = b.seconds_between(&marks[0], &marks[3]);
-    // The driver tells milliseconds in f32.
+    // The driver returns milliseconds in f32.
     assert!(whole > 0.0 && (parts - whole).abs() <= 1e-6 * whole.max(1e-3), "{parts} and {whole}");
-    // The ring goes round once: the first is overwritten, the second is not yet.
+    // The ring wraps around once: the first mark is overwritten, the second not yet.
     for _ in 0..MARKS - 3 {
         b.mark();
     }
@@ -288,7 +288,7 @@ fn marks_are_moments_of_the_device_and_old_ones_are_forgotten() {
     assert!(b.seconds_between(&marks[1], &newest).is_nan());
     assert!(b.seconds_between(&Mark::Now(std::time::Instant::now()), &newest).is_nan());
     b.sync().unwrap();
-    // A backend that is done when it returns takes the clock.
+    // A synchronous backend uses the clock.
     let mut cpu = Cpu::new(&p);
     let first = cpu.mark();
     std::thread::sleep(std::time::Duration::from_millis(2));

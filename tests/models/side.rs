@@ -1,4 +1,4 @@
-//! Side fields and user vectors beside item vectors: as PyTorch computes them, and what is refused.
+//! Side fields and user vectors in addition to item vectors: compared with PyTorch, and rejected settings.
 
 use mipgpu::{
     backend::{Cpu, Reference, emulated},
@@ -18,7 +18,7 @@ fn read<B: Memory>(b: &mut B, span: RawSpan) -> Vec<f32> {
     values
 }
 
-/// The same numbers as tests/fixtures/side.py, which this test does not run.
+/// Compares with the numbers of tests/fixtures/side.py, which this test does not run.
 fn beside_pytorch<B: Backend>(variant: &str, open: impl Fn(&Planner) -> B, tolerance: f32) {
     let path = format!("{}/tests/fixtures/side.safetensors", env!("CARGO_MANIFEST_DIR"));
     let bytes = std::fs::read(path).unwrap();
@@ -85,8 +85,8 @@ fn beside_pytorch<B: Backend>(variant: &str, open: impl Fn(&Planner) -> B, toler
 #[test]
 fn fields_and_users_agree_with_pytorch() {
     for variant in ["concat", "sum", "fields", "users"] {
-        // The fixture holds f32 roundings of an f64 computation: the oracle is right to f32's last place or two. Shares of
-        // a third are f32 in both.
+        // The fixture contains f32 roundings of an f64 computation: the reference agrees to the last place or two of
+        // f32. Shares of a third are f32 in both.
         beside_pytorch(variant, Reference::<f64>::new, 1e-6);
         beside_pytorch(variant, Cpu::new, 2e-5);
         beside_pytorch(variant, |plan| emulated(Precision::F32, plan).unwrap(), 2e-5);
@@ -107,7 +107,7 @@ fn what_cannot_stand_beside_items_is_refused() {
     assert!(side(None, None).unwrap_err().contains("neither side fields nor users"));
     let e = side(Some((BagSize::default(), 4)), None).unwrap_err();
     assert!(e.contains("no side fields") && e.contains("--item-fields"), "{e}");
-    assert!(side(Some((size, 0)), None).unwrap_err().contains("0 wide"));
+    assert!(side(Some((size, 0)), None).unwrap_err().contains("have width 0"));
     assert!(side(None, Some((0, 4))).unwrap_err().contains("vectors of 0 users"));
     assert!(side(None, Some((4, 0))).unwrap_err().contains("0 wide"));
 }

@@ -1,5 +1,5 @@
-//! User vectors and side fields through the whole program: training, questions, the run folder, transfer, and what is
-//! refused.
+//! User vectors and side fields through the whole program: training, queries, the run folder, transfer, and rejected
+//! inputs.
 
 use std::{collections::HashMap, fs, path::PathBuf, process::Command};
 
@@ -15,10 +15,10 @@ use mipgpu::{
 };
 use safetensors::SafeTensors;
 
-/// A model that trains in a moment.
+/// Settings of a model that trains in a moment.
 const TINY: &str = "--width 16 --heads 2 --length 20 --blocks 1 --batch 16 --warmup 4 --dropout 0 --epochs 1";
 
-/// A temporary folder with data of 60 users who walk through 40 items; `i7` is of no genre, the others have one or two.
+/// A temporary folder with data of 60 users who walk through 40 items; `i7` has no genre, the others have one or two.
 struct Place(tempfile::TempDir);
 
 impl Place {
@@ -68,7 +68,7 @@ impl Place {
         }
     }
 
-    /// The rows of a table of a run's best checkpoint.
+    /// Returns the rows of a table of a run's best checkpoint.
     fn rows(&self, run: &str, name: &str) -> Vec<Vec<u32>> {
         let bytes = fs::read(self.path(run).join("best.safetensors")).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
@@ -81,7 +81,7 @@ impl Place {
         Trained::open(&self.path(run), Which::Best, Device::Cpu).unwrap()
     }
 
-    /// The vectors of exported users by key.
+    /// Returns the vectors of exported users by key.
     fn exported(&self, folder: &str) -> HashMap<String, Vec<u8>> {
         let bytes = fs::read(self.path(folder).join("users.safetensors")).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
@@ -97,7 +97,7 @@ impl Place {
     }
 }
 
-/// From training over every question to another domain: whose rows are whose is told by keys alone.
+/// From training through every query to another domain: rows are identified by keys alone.
 #[test]
 fn the_whole_way_with_users_and_fields() {
     let p = Place::new();
@@ -106,7 +106,7 @@ fn the_whole_way_with_users_and_fields() {
     let config = fs::read_to_string(p.path("base/config.toml")).unwrap();
     assert!(config.contains("fields = \"genres,year\"") && config.contains("user-width = 6"), "{config}");
 
-    // The run answers without its data: what it must know of users and items is in its folder.
+    // The run works without its data: its folder contains what it needs to know of users and items.
     let source = Dataset::open(&p.path("domains/source")).unwrap();
     let base = p.trained("base");
     assert_eq!(base.side_tables.users.as_ref().unwrap().len(), source.users());
@@ -116,7 +116,7 @@ fn the_whole_way_with_users_and_fields() {
     assert_eq!(p.rows("base", "field.weight").len(), values.len());
     assert!(p.well("eval base --json").contains("\"event\":\"eval\""));
 
-    // A known user is asked for with the user's own vector; the same history of nobody gives other scores.
+    // A query of a known user uses the user's vector; the same history without a user gives other scores.
     let key = source.user_keys().key(3).to_owned();
     let history: Vec<&str> = source.items_of(3).iter().map(|i| source.item_keys().key(*i as usize)).collect();
     let scores = |words: &str| {
@@ -129,7 +129,7 @@ fn the_whole_way_with_users_and_fields() {
     assert_ne!(known, nobody);
     p.well("export base --out vectors --what users --format safetensors");
 
-    // The same users under other numbers: answers go by key. One more is unknown, and said to be.
+    // The same users with other numbers: answers are matched by key. One user is added; it is unknown and reported.
     let log = fs::read_to_string(p.path("log.csv")).unwrap();
     let (head, rows) = log.split_once('\n').unwrap();
     let mut rows: Vec<&str> = rows.lines().collect();
@@ -147,7 +147,7 @@ fn the_whole_way_with_users_and_fields() {
     let (code, _, err) = p.run("eval base other");
     assert!(code == Some(0) && err.contains("1 of the data's") && err.contains("have no vector"), "{err}");
 
-    // Into the other domain, with nothing learnt there: rows are the base's, found by key.
+    // Transfer to the other domain without training: rows are the base's, matched by key.
     let finetune = "finetune domains/target --from base --epochs 1 --lr 0";
     let told = p.well(&format!("{finetune} --out tuned --json"));
     let tuned = p.trained("tuned");
@@ -165,8 +165,8 @@ fn the_whole_way_with_users_and_fields() {
             told.contains(&format!("\"name\":\"{table}\"")) && told.contains(&format!("\"rows\":{}", shared.len()))
         );
     }
-    // "genres\tCrime" is new, no user is: patches leave one table to be trained and the other as it is, and complete
-    // themselves from the base.
+    // "genres\tCrime" is new, and no user is new. Patches train one table and leave the other unchanged; the base
+    // completes the patch checkpoint.
     p.well(&format!("{finetune} --out patched --transfer patch -q"));
     let kept = fs::read(p.path("patched/best.safetensors")).unwrap();
     let kept = SafeTensors::deserialize(&kept).unwrap();
@@ -206,14 +206,14 @@ fn what_the_data_do_not_have_is_refused_with_advice() {
     p.refused("finetune bare --from run --out x", &["run: its settings", "--fields genres", "no side fields"]);
     p.well("finetune bare --from run --out hinted -q --epochs 1 --fields none");
     p.well("eval hinted");
-    // Other people altogether: their vectors cannot be carried over.
+    // Entirely different users: their vectors cannot be transferred.
     let log = fs::read_to_string(p.path("log.csv")).unwrap().replace("\nu", "\nv");
     fs::write(p.path("others.csv"), log).unwrap();
     p.well("import others.csv --items items.csv --out others -q");
     p.refused("finetune others --from run --out y", &["no user of the new data is known to the base", "--user-width"]);
     p.well("eval run others");
 
-    // Files of the run that are missing, cut short, or of another run of the same sizes.
+    // Files of the run that are missing, truncated, or from another run of the same sizes.
     for file in ["users", "fields"] {
         let path = p.path(&format!("run/{file}.safetensors"));
         let whole = fs::read(&path).unwrap();
@@ -232,7 +232,7 @@ fn what_the_data_do_not_have_is_refused_with_advice() {
     p.well("eval run");
 }
 
-/// What a question depends on: the user's row and no other; of the hidden position not even the fields.
+/// The inputs of a query: only the user's row, and nothing of the masked position, not even its fields.
 #[test]
 fn a_user_has_a_vector_and_a_hidden_item_no_fields() {
     const ITEMS: usize = 12;
@@ -273,7 +273,7 @@ fn a_user_has_a_vector_and_a_hidden_item_no_fields() {
         assert_eq!(ask(&mut engine, Some(1)), answers[3], "{model}: a zero vector is nobody's");
         assert_eq!(ask(&mut engine, Some(2)), answers[2], "{model}");
     }
-    // One sequence of one item, always behind [MASK]: no field of it can be seen, and none is taught.
+    // One sequence of one item, always masked by [MASK]: none of its fields are visible, so none are trained.
     let s = Settings { mask_last: 1.0, dropout: 0.0, ..base };
     let mut engine = Engine::<Cpu>::new(&s, summary(), |p| Ok(Cpu::new(p))).unwrap();
     engine.begin(1);
@@ -287,10 +287,10 @@ fn a_user_has_a_vector_and_a_hidden_item_no_fields() {
     }
 }
 
-/// A model that has seen something, in one step an epoch.
+/// Settings of a model that is trained a little, in one step per epoch.
 const SMALL: &str = "--width 16 --length 20 --batch 64 --warmup 0 --dropout 0 --lr 0.01";
 
-/// The scores of all items after a few histories of known users and of nobody.
+/// Returns the scores of all items after a few histories of known users and of no user.
 fn scores(p: &Place, run: &str, users: &[&str]) -> Vec<f32> {
     let Trained { mut encoder, side_tables, items, .. } = p.trained(run);
     let (d, v) = (encoder.width(), encoder.items());
@@ -307,14 +307,14 @@ fn scores(p: &Place, run: &str, users: &[&str]) -> Vec<f32> {
             let mut h = vec![0.0; d];
             encoder.encode(&[Query { history, user, ..Query::default() }], &mut h).unwrap();
             let score = |i: usize| table[i * d..][..d].iter().zip(&h).map(|(a, b)| a * b).sum::<f32>() + bias[i];
-            // In the order of keys: data sets may number their items otherwise.
+            // In the order of keys, because data sets may number their items differently.
             all.extend((0..v).map(|i| score(id(&format!("i{i}")) as usize)));
         }
     }
     all
 }
 
-/// Equal but for the roundings of f32.
+/// Asserts equality within f32 rounding.
 fn assert_close(a: &[f32], b: &[f32], what: &str) {
     let largest = a.iter().fold(0.0f32, |m, x| m.max(x.abs()));
     assert!(a.len() == b.len() && largest > 0.01, "{what}: {largest}");
@@ -323,7 +323,7 @@ fn assert_close(a: &[f32], b: &[f32], what: &str) {
     }
 }
 
-/// Whatever a fine-tune adds beside the items, the run starts as its base, and what was added learns.
+/// Whatever a fine-tune adds to the items, the run starts as its base, and the additions are trained.
 #[test]
 fn what_is_added_begins_as_nothing_and_learns() {
     let p = Place::new();
@@ -341,7 +341,7 @@ fn what_is_added_begins_as_nothing_and_learns() {
             ]
         }) {
             let run = |name: &str| format!("{model}-{join}-{what}-{name}");
-            // Caser's users stand behind its output, where nothing is joined: the flag is refused there.
+            // Caser's users are added after its output, where nothing is joined: the flag is rejected there.
             let joined = match (model, what) {
                 ("caser", "users") => String::new(),
                 _ => format!("--join {join}"),
@@ -351,14 +351,14 @@ fn what_is_added_begins_as_nothing_and_learns() {
             };
             let told = tune("start", "--json --epochs 1 --lr 0");
             assert_close(&base, &scores(&p, &run("start"), &["u3", "nobody"]), &run("start"));
-            // Before training it is worth what the base was worth.
+            // Before training, its metrics are the base's.
             let start = told.lines().find(|line| line.contains("\"event\":\"start\"")).expect("a start is told");
             let start: serde_json::Value = serde_json::from_str(start).unwrap();
             let curve = fs::read_to_string(p.path(model).join("metrics.jsonl")).unwrap();
             let rows: Vec<serde_json::Value> = curve.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
             let best = rows.iter().filter_map(|row| row["valid_ndcg@10"].as_f64()).fold(0.0, f64::max);
             assert!((start["valid_ndcg@10"].as_f64().unwrap() - best).abs() < 1e-9, "{start} and {best}");
-            // A step moves the columns for what was added, the next one what they read.
+            // A step changes the columns for the added input; the next one changes the table that it reads.
             let (table, first) = match (model, what) {
                 ("caser", "users") => ("item.output.weight", 16),
                 _ => ("side.weight", if join == "concat" { 16 } else { 0 }),
@@ -376,7 +376,7 @@ fn what_is_added_begins_as_nothing_and_learns() {
     }
 }
 
-/// More fields and users beside those that the base has: known columns are the base's, new ones begin at zero.
+/// More fields and users than in the base: known columns are the base's, new ones begin at zero.
 #[test]
 fn more_is_added_to_what_is_there() {
     let p = Place::new();
@@ -394,7 +394,7 @@ fn more_is_added_to_what_is_there() {
             p.well(&format!("{tune} --out {out} {flags}"));
             assert_close(&base, &scores(&p, &out, &["u3", "nobody"]), &out);
         }
-        // Frozen, new columns would stay at zero for ever.
+        // If they were frozen, new columns would stay at zero forever.
         p.refused(&format!("{tune} --out x --user-width 6 --freeze network,items"), &["frozen", "leave --freeze out"]);
         if model == "sasrec" {
             p.refused(&format!("{tune} --out x --user-width 6 --transfer patch"), &["frozen", "--transfer model"]);
@@ -403,7 +403,7 @@ fn more_is_added_to_what_is_there() {
     }
 }
 
-/// Onto other people, by what the refusal says: without their vectors the run answers as its base does of strangers.
+/// Transfer to other users, following the hint: without their vectors the run scores like its base for unknown users.
 #[test]
 fn onto_other_users_by_the_hinted_command() {
     let p = Place::new();
@@ -440,7 +440,7 @@ fn onto_other_users_by_the_hinted_command() {
             }
         }
     }
-    // And on from there: users again.
+    // A further fine-tune adds users again.
     p.well("finetune --from base2-model data -q --epochs 1 --lr 0 --user-width 5 --out again");
     assert_close(&scores(&p, "base2", &["nobody"]), &scores(&p, "again", &["u3"]), "again");
 }

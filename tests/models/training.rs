@@ -1,5 +1,5 @@
 //! Training on the CUDA backend, run by the emulator: whole steps against the CPU engine and the f64 reference, the NaN
-//! guard, and what a step allocates on the device. Needs a C++ compiler (g++) at build time.
+//! guard, and the device memory that a step allocates. These tests need a C++ compiler (g++) at build time.
 
 use mipgpu::{
     backend::{Cpu, Device, Reference, Simt, emulated},
@@ -33,7 +33,7 @@ fn settings() -> Settings {
     }
 }
 
-/// Losses of some steps, each on a batch of its own, and the weights after them.
+/// Returns the losses of some steps, each on a separate batch, and the weights after them.
 fn run<B: Backend>(s: &Settings, steps: u64, open: impl Fn(&Planner) -> Result<B>) -> (Vec<f32>, Vec<f32>) {
     let counts: Vec<u64> = (0..ITEMS as u64).map(|i| 1 + i % 5).collect();
     let mut engine = Engine::<B>::new(s, &counts, open).unwrap();
@@ -73,10 +73,11 @@ fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max)
 }
 
-/// bf16 has eight bits; in the mean over a batch most of its rounding cancels: in the first loss, and in half of all. But
-/// AdamW moves a weight by up to lr whatever the size of its gradient, and one whose gradient rounding turns around ends
-/// 2 lr away; where that is the bias of an item, so does the item's score. Such jumps have either sign: over six seeds of
-/// sampled softmax the first losses differ by 9e-5 to 3e-4, later ones by -3e-3 to 5e-3, half of them by less than 4e-4.
+/// bf16 has eight bits. In the mean over a batch most of its rounding cancels, in the first loss and in half of all
+/// losses. But AdamW moves a weight by up to lr regardless of the size of its gradient, and a weight with a gradient
+/// sign flipped by rounding ends 2 lr away. For an item's bias, so does the item's score. Such jumps have either sign.
+/// Over six seeds of sampled softmax the first losses differ by 9e-5 to 3e-4, later ones by -3e-3 to 5e-3, half of them
+/// by less than 4e-4.
 fn rounds_like_bf16(got: &[f32], oracle: &[f32]) {
     let mut differences: Vec<f32> = got.iter().zip(oracle).map(|(a, b)| (a - b).abs()).collect();
     assert!(differences[0] < 5e-4, "the first of {got:?} against {oracle:?}");
@@ -97,14 +98,14 @@ fn eight_steps_agree_with_the_cpu_and_the_reference() {
         let (oracle, _) = run(&s, 8, |p| Ok(Reference::<f64>::new(p)));
         assert!(largest_difference(&emu, &cpu) < 1e-4, "{emu:?} against {cpu:?}");
         assert!(largest_difference(&emu, &oracle) < 1e-4, "{emu:?} against {oracle:?}");
-        // A weight whose gradient is nothing but rounding moves by up to lr a step, whoever computes it; the mean does not.
+        // A weight with a gradient of mere rounding moves by up to lr per step on any backend; the mean does not.
         let mean = w.iter().zip(&cpu_w).map(|(a, b)| (a - b).abs()).sum::<f32>() / w.len() as f32;
         assert!(mean < 3e-5, "weights differ by {mean} on average");
         let (half, _) = run(&s, 8, |p| emulated(Precision::Bf16, p));
         let (products, _) = run(&s, 8, |p| Ok(Cpu::with(p, Precision::Bf16)));
         rounds_like_bf16(&half, &oracle);
         rounds_like_bf16(&products, &oracle);
-        // What was asked for has happened.
+        // The requested precision is used.
         assert_ne!(products, cpu);
     }
 }
@@ -118,7 +119,7 @@ fn the_same_steps_give_the_same_bits() {
     }
 }
 
-/// What `mipgpu check` finds of whole steps.
+/// The results of `mipgpu check` for whole steps.
 #[test]
 fn the_check_of_whole_steps_holds() {
     for (device, precision) in
@@ -148,7 +149,7 @@ fn weights_that_are_not_finite_stop_a_step_and_are_named() {
     assert!(error.contains("step 17") && error.contains("layer_norm_fwd of block.1.ffn_norm"), "{error}");
 }
 
-/// Products and gathers read the bf16 copy of a weight: it must follow every update.
+/// Products and gathers read the bf16 copy of a weight, which must follow every update.
 #[test]
 fn the_bf16_copy_follows_the_weights() {
     let (n, d) = (24, 16);

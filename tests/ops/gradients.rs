@@ -1,4 +1,4 @@
-//! Every op's reference backward pass against f64 central differences. `MIPGPU_ONLY=NAME` runs some ops.
+//! Compares every op's reference backward pass with f64 central differences. `MIPGPU_ONLY=NAME` runs some ops.
 
 use mipgpu::{backend::Reference, ops::all_cases};
 

@@ -1,4 +1,4 @@
-//! Operations: gradients and backends against the f64 reference, and what single ops promise beyond that.
+//! Operations: gradients and backends against the f64 reference, and further guarantees of single ops.
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 

@@ -1,5 +1,6 @@
-//! Negatives are what they are said to be: drawn frequencies against exact probabilities by chi-square, the logQ term
-//! against the counts it stands for, no hit where hits are excluded, losses against their papers' formulas.
+//! Negatives have the documented distribution. Drawn frequencies are compared with exact probabilities by chi-square,
+//! the logQ term with the counts it represents, and losses with the formulas of their papers. Excluded hits never
+//! occur.
 
 use mipgpu::{
     backend::{Cpu, emulated},
@@ -12,19 +13,19 @@ use mipgpu::{
     tasks::{Sampler, SamplerKind, SamplerSettings, negatives::gbce_beta},
 };
 
-/// The settings of the emulator belong to the process.
+/// The settings of the emulator are global to the process.
 static EMULATOR: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
 const SHARED: SamplerSettings =
     SamplerSettings { kind: SamplerKind::Uniform, negatives: 256, per_row: false, unique: false };
 
-/// Training interactions of `v` items, some without any.
+/// Returns the training interactions of `v` items, some with none.
 fn counts(v: usize) -> Vec<u64> {
     let mut draw = Stream::new(3, Purpose::Test, v as u32);
     (0..v).map(|i| if i % 13 == 5 { 0 } else { 3 + draw.below(60) }).collect()
 }
 
-/// How often each item is drawn in `steps` batches.
+/// Returns how often each item is drawn in `steps` batches.
 fn drawn<B: Backend>(open: impl Fn(&Planner) -> B, sampler: &Sampler, s: usize, v: usize, steps: u32) -> Vec<u64> {
     let mut p = Planner::new();
     let cells = sampler.cells().to_vec();
@@ -53,8 +54,9 @@ fn drawn<B: Backend>(open: impl Fn(&Planner) -> B, sampler: &Sampler, s: usize, 
     count
 }
 
-/// Chi-square of counts against what was expected, in standard deviations from its mean: below 5 but for one run in millions.
-/// Rare items are taken together. `variance` is that of a count, as a share of what was expected: 1 for independent draws.
+/// Returns the chi-square of counts against expected counts, in standard deviations from its mean: below 5 in all but
+/// one of millions of runs. Rare items are pooled. `variance` is that of a count as a share of the expected count: 1
+/// for independent draws.
 fn deviation(count: &[u64], expected: &[f64], variance: f64) -> f64 {
     let (mut chi2, mut bins, mut have, mut want) = (0.0, 0.0, 0.0, 0.0);
     for (c, e) in count.iter().zip(expected) {
@@ -80,15 +82,15 @@ fn assert_drawn_as_expected<B: Backend>(open: impl Fn(&Planner) -> B, s: usize, 
         let settings = SamplerSettings { kind, negatives: s, unique, ..SHARED };
         let sampler = Sampler::new(settings, &counts(v)).unwrap();
         let count = drawn(&open, &sampler, s, v, steps);
-        // log q is what an item is expected to be among the negatives of one batch, so it is what the counts are held to.
+        // log q is the expected number of an item among the negatives of one batch, so the counts are compared with it.
         let expected: Vec<f64> = sampler.log_q().iter().map(|q| (*q as f64).exp() * steps as f64).collect();
         let total: f64 = expected.iter().sum();
         assert!((total / (s as f64 * steps as f64) - 1.0).abs() < 1e-5, "{kind:?}: log q counts {total}");
-        // An item that is in with probability q or not at all varies by q (1 - q).
+        // An item that is drawn with probability q at most once has variance q (1 - q).
         let variance = if unique { 1.0 - s as f64 / v as f64 } else { 1.0 };
         let z = deviation(&count, &expected, variance);
         println!("{kind:?} unique {unique} s {s} v {v}: chi-square {z:+.2} standard deviations");
-        // Nor too even to be by chance.
+        // The counts must not be too even to be random either.
         assert!(z.abs() < 5.0, "{kind:?} unique {unique}: {z}");
     }
 }
@@ -96,7 +98,7 @@ fn assert_drawn_as_expected<B: Backend>(open: impl Fn(&Planner) -> B, s: usize, 
 #[test]
 fn the_cpu_draws_what_log_q_says() {
     assert_drawn_as_expected(Cpu::new, 256, 1000, 600);
-    // No stratum of two items is whole here, and S = V - 1.
+    // No stratum of two items is complete here, and S = V - 1.
     assert_drawn_as_expected(Cpu::new, 12, 13, 40_000);
     assert_drawn_as_expected(Cpu::new, 65, 97, 1000);
 }
@@ -108,12 +110,12 @@ fn so_do_the_kernels() {
     assert_drawn_as_expected(|p: &Planner| emulated(Precision::F32, p).unwrap(), 40, 60, 200);
 }
 
-/// The formulas of the samplers, computed here anew.
+/// The samplers' formulas, reimplemented here.
 #[test]
 fn probabilities_are_those_of_the_formulas() {
     let counts = [5u64, 0, 9, 5, 100, 0];
     let p = |kind| Sampler::new(SamplerSettings { kind, ..SHARED }, &counts).unwrap().probabilities();
-    // Ranks by falling count, ties by id: 4, 2, 0, 3, 1, 5.
+    // Ranks by descending count, ties by id: 4, 2, 0, 3, 1, 5.
     let rank = [2.0, 4.0, 1.0, 3.0, 0.0, 5.0f64];
     for (i, (l, q)) in p(SamplerKind::LogUniform).iter().zip(p(SamplerKind::Popularity)).enumerate() {
         let log_uniform = ((rank[i] + 2.0) / (rank[i] + 1.0)).ln() / 7f64.ln();
@@ -127,7 +129,8 @@ fn probabilities_are_those_of_the_formulas() {
     }
 }
 
-/// Sequences of `lengths` with scored rows, drawn for a few steps; `seen` gets (own items, target, negatives) of each row.
+/// Draws for some steps for sequences of `lengths` with scored rows; `seen` receives (own items, target, negatives) of
+/// each row.
 fn candidates<B: Backend>(
     open: impl Fn(&Planner) -> B,
     sampler: &Sampler,
@@ -139,7 +142,7 @@ fn candidates<B: Backend>(
     candidates_of(open, sampler, sizes, sequences, steps, |items, target, ids, _| seen(items, target, ids));
 }
 
-/// The same with ln of the probability that a draw misses what the row excludes.
+/// The same, with ln of the probability that a draw misses what the row excludes.
 fn candidates_of<B: Backend>(
     open: impl Fn(&Planner) -> B,
     sampler: &Sampler,
@@ -212,7 +215,7 @@ fn candidates_of<B: Backend>(
     }
 }
 
-/// Every kind, own items excluded or only the target: no hit, and the others as often as their probabilities say.
+/// Every sampler, with own items or only the target excluded: no hits, and the others occur with their probabilities.
 fn assert_candidates_as_expected<B: Backend>(open: impl Fn(&Planner) -> B, s: usize, steps: u32) {
     const V: usize = 80;
     let mut draw = Stream::new(9, Purpose::Test, 1);
@@ -255,7 +258,7 @@ fn a_user_of_everything_has_no_negatives() {
     let settings = SamplerSettings { negatives: 5, per_row: true, ..SHARED };
     let sampler = Sampler::new(settings, &[1, 2, 3]).unwrap();
     candidates(Cpu::new, &sampler, (5, 3, true), &[vec![2, 0, 1]], 3, |_, _, ids| assert_eq!(ids, [NO_ID; 5]));
-    // All but one: always this one, whatever the tries meet.
+    // All but one item are excluded: the draw is always that one, whatever the tries hit.
     candidates(Cpu::new, &sampler, (5, 3, true), &[vec![2, 0, 2]], 3, |_, _, ids| assert_eq!(ids, [1; 5]));
 }
 
@@ -289,7 +292,7 @@ fn beta_is_that_of_the_paper() {
     }
 }
 
-/// One row with logits of our choice: D = 1, h = 1, and the candidates' weights are the logits.
+/// Computes one row with the given logits: D = 1, h = 1, and the candidates' weights are the logits.
 fn row_of<B: Backend>(open: impl Fn(&Planner) -> B, logits: &[f32], contrast: Contrast) -> (f32, Vec<f32>) {
     let mut p = Planner::new();
     let (w, v) = (logits.len(), logits.len());
@@ -310,7 +313,7 @@ fn row_of<B: Backend>(open: impl Fn(&Planner) -> B, logits: &[f32], contrast: Co
     (l[0], slopes)
 }
 
-/// The losses as their papers write them, in f64, with sigma and powers of it instead of softplus.
+/// The losses as in their papers, in f64, with sigma and its powers instead of softplus.
 #[test]
 fn losses_are_those_of_their_papers() {
     let z = [1.5f32, -0.25, 2.0, 0.0, -3.0];
@@ -331,7 +334,7 @@ fn losses_are_those_of_their_papers() {
     }
 }
 
-/// Logits that overflow e^x, and such that 1 - p cancels: losses stay finite and slopes keep their small numbers.
+/// Logits at which e^x overflows or 1 - p cancels: losses stay finite, and small slopes keep their precision.
 #[test]
 fn extreme_logits_keep_their_gradients() {
     let _alone = EMULATOR.lock().unwrap_or_else(|e| e.into_inner());
@@ -342,7 +345,7 @@ fn extreme_logits_keep_their_gradients() {
                 assert!(loss.is_finite() && loss >= 0.0 && g.iter().all(|g| g.is_finite()), "{contrast:?} {z:?}");
             }
         }
-        // The target wins by 25: its gradient is some 1e-11, far below the last bit of 1.
+        // The target wins by 25: its gradient is about 1e-11, far below the last bit of 1.
         for (loss, g) in
             [row_of(Cpu::new, &[20.0, -5.0, -5.0], contrast), row_of(emulator, &[20.0, -5.0, -5.0], contrast)]
         {
@@ -361,18 +364,18 @@ fn extreme_logits_keep_their_gradients() {
     }
 }
 
-/// Training interactions of which the first item has nearly half: a popular target excludes much of what is drawn.
+/// Returns training interactions in which the first item has nearly half: a popular target excludes many draws.
 fn lopsided(v: usize) -> Vec<u64> {
     (0..v).map(|i| if i == 0 { 1_000 } else { 10 + (i as u64 * 7) % 40 }).collect()
 }
 
-/// Among the negatives of a row's own an item comes exp(log q) / (1 - m) times, m being the mass of what the row
-/// excludes, summed up here anew; and the op says ln(1 - m).
+/// Among the negatives of one row an item occurs exp(log q) / (1 - m) times, where m is the mass that the row excludes,
+/// summed here independently. The op returns ln(1 - m).
 #[test]
 fn counts_of_a_rows_own_negatives_are_the_closed_form() {
     const V: usize = 40;
     let s = 40;
-    // The popular item as the target, among its own items, not there at all; repeated items; nearly all there is.
+    // The popular item as the target, among the own items, and absent; repeated items; nearly all items.
     let sequences: Vec<Vec<u32>> = vec![vec![0], vec![5, 0, 7, 0, 5], vec![9, 3, 9], (0..37).rev().collect()];
     for (kind, counts) in [
         (SamplerKind::Uniform, counts(V)),
@@ -407,7 +410,7 @@ fn counts_of_a_rows_own_negatives_are_the_closed_form() {
                 assert!((expected.iter().sum::<f64>() / s as f64 - 1.0).abs() < 1e-5);
                 for id in 0..V {
                     let (want, have) = (expected[id] * steps as f64, count[id] as f64);
-                    // Poisson at most: five standard deviations.
+                    // At most Poisson: five standard deviations.
                     assert!((have - want).abs() <= 5.0 * want.sqrt() + 1e-9, "{kind:?} own {own} {id}: {have}, {want}");
                     (all.0[id], all.1[id]) = (all.0[id] + want, all.1[id] + count[id]);
                 }
@@ -419,7 +422,7 @@ fn counts_of_a_rows_own_negatives_are_the_closed_form() {
     }
 }
 
-/// Logits of a row and what it is about: D = 1, h = 1, and an item's vector is its logit.
+/// Logits of a row and its items: D = 1, h = 1, and an item's vector is its logit.
 struct Row {
     z: Vec<f64>,
     target: u32,
@@ -427,7 +430,8 @@ struct Row {
 }
 
 impl Row {
-    /// Gradients of the logits under the softmax over the target and all that is not excluded, and its loss.
+    /// Returns the gradients of the logits under the softmax over the target and all items that are not excluded, and
+    /// its loss.
     fn full(&self, own: bool) -> (f64, Vec<f64>) {
         let there = |k: usize| k as u32 == self.target || !(own && self.items.contains(&(k as u32)));
         let all: f64 = (0..self.z.len()).filter(|k| there(*k)).map(|k| self.z[k].exp()).sum();
@@ -436,7 +440,7 @@ impl Row {
         (all.ln() - self.z[self.target as usize], slope.collect())
     }
 
-    /// The same as estimated from `s` negatives by the loss of the settings, and summed by item.
+    /// Returns the same, estimated from `s` negatives by the loss of the settings, and summed by item.
     fn sampled(&self, settings: SamplerSettings, counts: &[u64], own: bool, log_q: bool, seed: u64) -> (f64, Vec<f64>) {
         let (v, s) = (self.z.len(), settings.negatives);
         let sampler = Sampler::new(settings, counts).unwrap();
@@ -551,8 +555,8 @@ impl Row {
     }
 }
 
-/// With the correction, loss and gradient of every sampler go to those of the full softmax as negatives are added, like
-/// one over the root of their number; without it they stay where they are.
+/// With the correction, loss and gradient of every sampler converge to those of the full softmax as negatives are
+/// added, like one over the root of their number. Without it they do not.
 #[test]
 fn the_correction_leads_to_the_full_softmax() {
     const V: usize = 60;
@@ -583,7 +587,7 @@ fn the_correction_leads_to_the_full_softmax() {
                 assert!(error(65_536, false) > 0.1, "{what}: without a correction");
             }
         }
-        // Different negatives: all but the one that the turn leaves out, and of those the target is no negative.
+        // Distinct negatives: all but the one that the turn omits, and the target is not among them.
         let settings = |s| SamplerSettings { kind: SamplerKind::Uniform, negatives: s, per_row: false, unique: true };
         let error = |s: usize| {
             (0..64)

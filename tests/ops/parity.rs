@@ -1,5 +1,5 @@
-//! Every backend against the f64 reference: error budgets, guard elements, write / accumulate / skip, same bits twice.
-//! `MIPGPU_ONLY=NAME` runs the cases of some ops.
+//! Compares every backend with the f64 reference: error budgets, guard elements, write / accumulate / skip, same bits
+//! twice. `MIPGPU_ONLY=NAME` runs the cases of some ops.
 
 use mipgpu::{
     backend::{Cpu, Reference, cpu::simd::Isa},
@@ -74,7 +74,7 @@ where
     }
 }
 
-/// Only factors are rounded: sums, biases, norms and losses keep their digits.
+/// Only factors are rounded: sums, biases, norms and losses keep their precision.
 #[test]
 fn factors_that_bf16_holds_give_what_f32_gives() {
     the_same_in_both(linear::cases());
@@ -83,7 +83,7 @@ fn factors_that_bf16_holds_give_what_f32_gives() {
     the_same_in_both(sampled_softmax::cases());
 }
 
-/// The instruction set is chosen once a process, so each other one is proved in a process of its own.
+/// The instruction set is selected once per process, so each of the others is tested in a separate process.
 #[test]
 fn so_does_every_instruction_set_of_this_processor() {
     for isa in Isa::available().filter(|isa| *isa != Isa::current()) {
@@ -97,7 +97,7 @@ fn so_does_every_instruction_set_of_this_processor() {
     }
 }
 
-/// An op that no case runs would be trusted unproved.
+/// Checks that a case runs every op: others would be used without a test.
 #[test]
 fn every_op_of_the_list_is_run_by_a_case() {
     use mipgpu::ops::*;

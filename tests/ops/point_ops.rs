@@ -1,6 +1,6 @@
-//! Activations and losses of single numbers beside PyTorch 2.11 at f64: values, and gradients by its autograd, of
-//! `relu`, `sigmoid`, `tanh`, `mse_loss` and `binary_cross_entropy_with_logits` (no reduction). The losses also far out,
-//! where a naive form overflows or cancels, beside their closed forms.
+//! Activations and pointwise losses compared with PyTorch 2.11 at f64: values, and gradients by its autograd, of
+//! `relu`, `sigmoid`, `tanh`, `mse_loss` and `binary_cross_entropy_with_logits` (no reduction). For large arguments,
+//! where a naive form overflows or cancels, the losses are compared with their closed forms.
 
 use mipgpu::{
     backend::{Cpu, Reference},
@@ -17,7 +17,7 @@ const X: [f32; N] = [-12.0, -3.5, -0.25, -1e-3, 1e-3, 0.5, 2.75, 12.0];
 const G: [f32; N] = [0.5, -1.25, 2.0, 1.0, -0.75, 3.0, -2.0, 1.5];
 const TARGET: [f32; N] = [0.0, 1.0, 0.25, 1.0, 0.0, 0.75, 1.0, 0.0];
 
-/// What PyTorch says: values, gradients.
+/// PyTorch's results: values, gradients.
 type Table = [[f64; N]; 2];
 const RELU: Table = [[0.0, 0.0, 0.0, 0.0, 1e-3, 0.5, 2.75, 12.0], [0.0, 0.0, 0.0, 0.0, -0.75, 3.0, -2.0, 1.5]];
 const SIGMOID: Table = [
@@ -91,7 +91,7 @@ const LOGISTIC: Table = [
     ],
 ];
 
-/// Values and gradients of an activation.
+/// Returns values and gradients of an activation.
 fn activation<B: Backend>(open: &dyn Fn(&Planner) -> B, kind: Activation) -> [Vec<f32>; 2] {
     let mut p = Planner::new();
     let (x, y) = (p.var(N), p.var(N));
@@ -103,7 +103,7 @@ fn activation<B: Backend>(open: &dyn Fn(&Planner) -> B, kind: Activation) -> [Ve
     [y.y, x.dy].map(|span| read(&mut b, span.raw()))
 }
 
-/// Values and gradients of a loss.
+/// Returns values and gradients of a loss.
 fn loss<B: Backend>(open: &dyn Fn(&Planner) -> B, kind: PointKind, [x, t, g]: [&[f32]; 3]) -> [Vec<f32>; 2] {
     let mut p = Planner::new();
     let m = x.len();
@@ -123,7 +123,7 @@ fn read<B: Backend>(b: &mut B, span: mipgpu::mem::RawSpan) -> Vec<f32> {
     values
 }
 
-/// Nine digits are printed in the tables; f32 has seven, of numbers up to 1 in tanh's 1 - y^2.
+/// The tables have nine digits; f32 has seven, of numbers up to 1 in tanh's 1 - y^2.
 fn same(what: &str, have: [Vec<f32>; 2], want: &Table) {
     for (part, (have, want)) in ["value", "gradient"].iter().zip(have.iter().zip(want)) {
         for (i, (h, w)) in have.iter().zip(want).enumerate() {
@@ -147,7 +147,7 @@ fn values_and_gradients_agree_with_pytorch() {
     all_agree(&Cpu::new);
 }
 
-/// loss = max(z,0) - t z and slope = [z > 0] - t there, but for e^-|z|, of which small gradients consist.
+/// loss = max(z,0) - t z and slope = [z > 0] - t there, except for e^-|z|, which small gradients consist of.
 #[test]
 fn the_logistic_loss_neither_overflows_nor_cancels() {
     let z = [1e3, -1e3, 1e3, -1e3, 3e38, -3e38, 20.0, -20.0];

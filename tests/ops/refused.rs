@@ -1,5 +1,5 @@
-//! Ops whose spans are too short for their sizes, or overlap, are refused by every backend: an error that names the op, its
-//! layer and its sizes, and not a number of memory changed.
+//! Every backend rejects ops with overlapping spans or spans too short for their sizes: the error names the op, its
+//! layer and its sizes, and no memory changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,14 +13,14 @@ use mipgpu::{
     },
 };
 
-/// The interactions of all users, and the biases of all items, out of which ids pick: how many there must be is in the ids, not
-/// in the sizes.
+/// Spans that ids index, such as the interactions of all users and the biases of all items: their required length
+/// depends on the ids, not on the sizes.
 const BY_ID: [(&str, usize); 3] = [("gather_sequences", 1), ("sampled_softmax_bwd", 8), ("sampled_softmax_fwd", 5)];
 
-/// A check that forgot a span would let the op write or read behind it.
+/// Without a check of some span, the op could write or read past its end.
 #[test]
 fn every_check_covers_every_span() {
-    // By op and span, whether the loss of its last element was ever refused.
+    // By op and span, whether a span one element too short was ever rejected.
     let mut short: BTreeMap<(&str, usize), bool> = BTreeMap::new();
     for case in all_cases::<Cpu>() {
         for Tried { op, misuse, refused, .. } in case.misuses() {
@@ -35,7 +35,7 @@ fn every_check_covers_every_span() {
     assert!(short.len() > 250, "{} spans were tried", short.len());
 }
 
-/// One case of each op is enough, a small one that can be misused in most ways: what is compared is all memory, each time.
+/// One case of each op suffices, a small one that can be misused in most ways: all memory is compared each time.
 fn refuses<B: Backend + 'static>(what: &str, open: &dyn Fn(&Planner) -> Result<B>) {
     let ways = |case: &dyn AnyCase<B>| case.misuses().iter().filter(|tried| tried.refused).count();
     let mut chosen: BTreeMap<&str, Box<dyn AnyCase<B>>> = BTreeMap::new();
@@ -70,7 +70,7 @@ fn the_kernels_refuse_them() {
     }
 }
 
-/// A layer whose gamma was planned for seven columns of eight, and one that is right.
+/// A layer with a gamma planned for seven columns of eight, and a correct one.
 fn layers() -> (Planner, LayerNormFwd, LinearFwd) {
     let mut p = Planner::new();
     p.label("embed");
@@ -92,13 +92,13 @@ fn is_it(e: &Error) {
 
 fn layer_is_refused<B: Backend>(what: &str, open: impl Fn(&Planner) -> B) {
     let (p, norm, linear) = layers();
-    // Before the first step, by who asks what a step needs.
+    // Before the first step, when the needs of a step are queried.
     let backend = open(&p);
     let mut dry_run = DryRun::new(&backend);
     dry_run.run(&linear);
     dry_run.run(&norm);
     is_it(&dry_run.finish(p.owners()).unwrap_err());
-    // And in a step, whatever came before.
+    // And in a step, after any other calls.
     let mut backend = open(&p);
     backend.write(linear.x.raw(), &[1.0; 32]);
     backend.write(linear.w.raw(), &[1.0; 64]);
@@ -129,7 +129,7 @@ fn a_layer_of_a_wrong_size_is_named() {
     }
 }
 
-/// The rows of batches vary: each call is checked for the sizes that it has.
+/// The rows of batches vary: each call is checked for its own sizes.
 #[test]
 fn a_batch_larger_than_planned_is_refused_and_a_smaller_one_is_not() {
     let mut p = Planner::new();

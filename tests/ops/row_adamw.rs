@@ -1,5 +1,5 @@
-//! Row-sparse AdamW against dense AdamW in plain f64 loops, over thousands of steps in which rows have gradients often,
-//! rarely or never: what "the same up to a stated tolerance" in `ops/row_adamw.rs` means, measured.
+//! Compares row-sparse AdamW with dense AdamW in plain f64 loops, over thousands of steps in which rows have gradients
+//! often, rarely or never. It measures the "the same up to a stated tolerance" of `ops/row_adamw.rs`.
 
 use mipgpu::{
     backend::{Cpu, emulated, reference::Reference},
@@ -11,11 +11,11 @@ use mipgpu::{
 const D: usize = 5;
 const EPS: f32 = 1e-8;
 
-/// Steps from one gradient of a row to the next, one row each; then rows that have one by chance, and one that never has.
+/// Steps between the gradients of a row, one row each; then rows with gradients at random, and one that never has any.
 const GAPS: [u32; 12] = [1, 2, 7, 32, 33, 34, 35, 65, 200, 350, 1000, 5000];
 const RANDOM: usize = 8;
 const ROWS: usize = GAPS.len() + RANDOM + 1;
-/// Places of a batch: most rows twice, and padding.
+/// Positions of a batch: most rows twice, and padding.
 const N: usize = 2 * ROWS + 3;
 
 /// A run of a trainer over one table.
@@ -25,14 +25,14 @@ struct Training {
     warm_up: u32,
     betas: [f32; 2],
     weight_decay: f32,
-    /// Rows of the history, and after how many steps all rows are brought to date.
+    /// Rows of the history, and the number of steps after which all rows are caught up.
     ring: usize,
 }
 
 const PEAK: f64 = 1e-3;
 
 impl Training {
-    /// Warm-up, then a cosine down to nothing.
+    /// Warm-up, followed by a cosine decay to zero.
     fn lr(&self, t: u32) -> f32 {
         let (t, w) = (t as f64, self.warm_up as f64);
         let done = ((t - w) / (self.steps as f64 - w)).max(0.0);
@@ -43,7 +43,7 @@ impl Training {
         self.betas.map(|b| (1.0 / (1.0 - (b as f64).powf(t as f64))) as f32)
     }
 
-    /// Rows with a gradient at step t.
+    /// Returns the rows with a gradient at step t.
     fn touched(&self, t: u32) -> Vec<usize> {
         let mut draw = Stream::new(21, Purpose::Test, t);
         let by_chance: Vec<bool> = (0..RANDOM).map(|_| draw.below(40) == 0).collect();
@@ -54,7 +54,7 @@ impl Training {
             .collect()
     }
 
-    /// Some rows have gradients that are small beside eps.
+    /// Some rows have gradients that are small relative to eps.
     fn gradient(&self, row: usize, t: u32) -> [f32; D] {
         let mut draw = Stream::new(22, Purpose::Test, t * ROWS as u32 + row as u32);
         let scale = [1.0, 1e-3, 1e-9, 30.0][row % 4];
@@ -157,10 +157,10 @@ impl Table {
     }
 }
 
-/// How far sparse is from dense: weights in steps of the largest learning rate, moments relative to their size.
+/// The deviation of sparse from dense: weights in steps of the largest learning rate, moments relative to their size.
 #[derive(Clone, Copy, Debug, Default)]
 struct Difference {
-    /// Of rows that a forward pass is about to read.
+    /// Of rows that a forward pass reads next.
     read: f64,
     /// Of all rows at the end.
     end: f64,
@@ -187,7 +187,7 @@ fn difference<B: Memory + Run<CatchUpRows> + Run<AdamWRows>>(run: &Training, t: 
         places.map(|i| (got[i] as f64 - want[i]).abs()).fold(0.0, f64::max) / PEAK
     };
     for step in 1..=run.steps {
-        // Step 1 has no steps before it: nothing is read of the history, which is NaN.
+        // Step 1 has no preceding steps: nothing is read of the history, which is NaN.
         let touched = run.touched(step);
         let mut key: Vec<u32> = touched.iter().flat_map(|r| [*r as u32; 2]).take(N).collect();
         key.resize(N, NO_ID);
@@ -205,7 +205,7 @@ fn difference<B: Memory + Run<CatchUpRows> + Run<AdamWRows>>(run: &Training, t: 
         decay += (1.0 - lr as f64 * run.weight_decay as f64).ln();
         b.write(t.history.slice(step as usize % run.ring * 4, 4).raw(), &[lr, c1, c2, decay as f32]);
         b.write(t.hyper.raw(), &[lr, c1, c2]);
-        // Where a run does not begin, g must not be read.
+        // Outside the starts of runs, g must not be read.
         let mut g = vec![f32::NAN; N * D];
         for (i, row) in touched.iter().enumerate() {
             g[2 * i * D..][..D].copy_from_slice(&run.gradient(*row, step));
@@ -215,7 +215,7 @@ fn difference<B: Memory + Run<CatchUpRows> + Run<AdamWRows>>(run: &Training, t: 
         dense.step(run, step, &touched);
 
         if step % run.ring as u32 == 0 || step == run.steps {
-            // A history may start its sum anew once all rows are up to date.
+            // A history may restart its sum once all rows are caught up.
             b.write_ids(t.step, &[step + 1]);
             b.run(&t.catch_up(run, true));
             decay = 0.0;
@@ -226,7 +226,7 @@ fn difference<B: Memory + Run<CatchUpRows> + Run<AdamWRows>>(run: &Training, t: 
     worst.end = apart(&read(&mut b, t.p), &dense.p, &all);
     for (span, want) in [(t.m, &dense.m), (t.v, &dense.v)] {
         for (got, want) in read(&mut b, span).into_iter().zip(want) {
-            // What has died away counts as nothing.
+            // Values that have decayed to nothing count as zero.
             if want.abs() > 1e-30 {
                 worst.moments = worst.moments.max((got as f64 - want).abs() / want.abs());
             }
@@ -256,7 +256,7 @@ fn runs() -> Vec<Training> {
     runs
 }
 
-/// The rounding of dense AdamW in f32 itself.
+/// Returns the rounding error of dense AdamW in f32 itself.
 fn rounding(run: &Training) -> f64 {
     let mut plan = Planner::new();
     let [p, m, v, g] = [(); 4].map(|()| plan.stat(ROWS * D));
@@ -281,8 +281,8 @@ fn rounding(run: &Training) -> f64 {
 }
 
 impl Training {
-    /// What the page of the ops promises, as a share of one step: momentum that lasts longer has more to lose where the
-    /// learning rate turns, and a short run has more turns beside its length.
+    /// Returns the documented tolerance of the op, as a share of one step. Longer momentum loses more where the
+    /// learning rate turns, and a short run has more turns relative to its length.
     fn tolerance(&self) -> f64 {
         let long = self.steps >= 6000;
         match self.betas[0] {
@@ -319,7 +319,7 @@ fn in_f32_it_adds_the_rounding_of_dense_adamw() {
 
 #[test]
 fn so_do_the_kernels() {
-    // Tables are f32 in bf16 too; the bf16 copy of them is looked at by the cases of the ops.
+    // Tables are f32 in bf16 too; the op cases check their bf16 copy.
     for (run, precision) in
         runs().into_iter().filter(|r| r.steps == 400).zip([Precision::F32, Precision::Bf16].repeat(9))
     {

@@ -1,5 +1,5 @@
-//! Ranks and best items: the same bits from the plain loops in f32, the CPU engine and the CUDA kernels on the emulator; and
-//! lists of any length in calls of little room. Needs a C++ compiler (g++) at build time.
+//! Ranks and best items: the same bits from plain loops in f32, the CPU engine and the CUDA kernels on the emulator.
+//! Lists of any length work in calls with little memory. These tests need a C++ compiler (g++) at build time.
 
 use crate::evaluation::on_backend;
 use mipgpu::{
@@ -17,8 +17,8 @@ use mipgpu::{
     },
 };
 
-/// What a case leaves on three backends must be the same to the bit: a rank may not hang on the machine. But NaN is NaN, and
-/// ids that look like one (`NO_ROW`) are not.
+/// The results of a case on three backends must be the same to the bit, because a rank must not depend on the machine.
+/// But NaN equals NaN, and ids that look like one (`NO_ROW`) do not.
 fn same_bits<O: Op>(cases: Vec<Case<O>>)
 where
     Reference<f32>: Run<O>,
@@ -54,7 +54,7 @@ fn every_backend_scores_the_same() {
     same_bits(rank::score_cases());
 }
 
-/// Random queries: lengths of all kinds, one user who has seen everything.
+/// Random queries: histories of all lengths, and one user who has seen everything.
 struct Asked {
     histories: Vec<Vec<u32>>,
     targets: Vec<Vec<u32>>,
@@ -69,7 +69,7 @@ const D: usize = 12;
 impl Asked {
     fn new(users: usize, v: usize) -> Asked {
         let mut s = Stream::new(31, Purpose::Test, v as u32);
-        // Halves: products and sums are exact in f32, and many tie.
+        // Multiples of one half: products and sums are exact in f32, and many tie.
         let mut numbers = |n: usize| (0..n).map(|_| round_bf16(s.below(9) as f32 * 0.5 - 2.0)).collect::<Vec<f32>>();
         let (vectors, table, bias) = (numbers(users * D), numbers(v * D), numbers(v));
         let mut some = |share: u64| (0..v as u32).filter(|_| s.below(100) < share).collect::<Vec<u32>>();
@@ -100,7 +100,7 @@ impl Asked {
         on_backend(&self.vectors, (&self.table, &self.bias), Some(room), open, ask)
     }
 
-    /// By sorting and counting in f64.
+    /// Computes the results by sorting and counting in f64.
     fn by_hand(&self, k: usize) -> (Vec<Ranks>, Vec<Vec<Scored>>) {
         let (mut ranks, mut lists) = (Vec::new(), Vec::new());
         for (u, q) in self.queries().iter().enumerate() {
@@ -125,7 +125,7 @@ impl Asked {
     }
 }
 
-/// Lists that fit into no call are cut up; the answer stays the same, down to room for one pair at a time.
+/// Lists that do not fit one call are split; the result stays the same, down to room for one pair at a time.
 #[test]
 fn any_lists_fit_into_any_room() {
     let (users, v) = (9, 130);
@@ -146,7 +146,7 @@ fn any_lists_fit_into_any_room() {
     }
 }
 
-/// The same vectors on the kernels, which are given bf16 here: half steps are exact in it.
+/// The same vectors on the kernels, in bf16: half steps are exact in it.
 #[test]
 fn the_kernels_answer_as_the_cpu_does() {
     for (users, v, k) in [(9, 130, 7), (70, 300, 20)] {
@@ -165,7 +165,7 @@ fn the_kernels_answer_as_the_cpu_does() {
 #[test]
 fn a_score_that_is_no_number_is_named_alike() {
     let mut asked = Asked::new(9, 130);
-    // Of every user but the sixth, who has a NaN of its own: the first user is named.
+    // Of every user but the sixth, who has a separate NaN: the first user is named.
     asked.table[77 * D] = f32::INFINITY;
     asked.vectors[5 * D + 3] = f32::NAN;
     let queries = asked.queries();
@@ -188,7 +188,7 @@ fn a_score_that_is_no_number_is_named_alike() {
     assert_eq!(asked.on(room, |p| emulated(Precision::Bf16, p), |s, b| both(s, b, &queries)), [(5, 0); 2]);
 }
 
-/// A list longer than the kernel keeps is refused before anything runs.
+/// A list longer than the kernel supports is rejected before anything runs.
 #[test]
 fn a_list_too_long_for_the_kernel_is_refused() {
     let v = 20_000;
@@ -206,8 +206,8 @@ fn a_list_too_long_for_the_kernel_is_refused() {
     assert!(e.to_string().contains("keeps at most 16384") && e.to_string().contains("hint"), "{e}");
 }
 
-/// A model of random weights, asked for more users than it takes at a time: what it says follows from its own vectors, by the
-/// one arithmetic in plain loops.
+/// Runs a model of random weights on more users than it processes at a time: its results follow from its own vectors,
+/// by the same arithmetic in plain loops.
 fn a_model_stands_by_its_vectors<B: Backend>(open: impl Fn(&Planner) -> Result<B>) {
     let (v, k) = (150, 12);
     let s = Settings { width: 16, heads: 2, blocks: 1, length: 10, batch: 4, init_std: 0.3, ..Settings::default() };

@@ -1,5 +1,5 @@
-//! A small case of every op, forward and backward, in plain loops and on the CPU: quick enough for Miri
-//! (`scripts/miri.sh`), which looks at every access.
+//! Runs a small case of every op, forward and backward, in plain loops and on the CPU: fast enough for Miri
+//! (`scripts/miri.sh`), which checks every access.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

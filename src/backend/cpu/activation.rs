@@ -1,4 +1,4 @@
-//! ReLU, the logistic function and tanh over chunks of elements; formulas and errors in [`math`](super::math).
+//! ReLU, the logistic function and tanh over chunks of elements. Formulas and errors: [`math`](super::math).
 
 use rayon::prelude::*;
 
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::ops::{ActivationBwd, ActivationFwd, Run, Valid, activation::Activation};
 
-/// max(x, 0), of which a NaN comes back: `max` gives its second operand then.
+/// max(x, 0). A NaN stays NaN, since `max` returns its second operand then.
 struct Relu;
 impl Map for Relu {
     #[inline(always)]
@@ -51,7 +51,8 @@ struct Backward<'a> {
 }
 
 impl Backward<'_> {
-    /// Plain loops that the compiler makes vectors of: a few products an element, and memory is what they wait for.
+    /// Runs plain loops that the compiler vectorizes.
+    /// Each element needs a few products, so the loops are bound by memory.
     #[inline(always)]
     fn each(self, slope: impl Fn(f32, f32) -> f32) {
         let each = self.dx.iter_mut().zip(self.dy.iter().zip(self.y));

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::ops::{AdamW, Guard, Op, Run, Valid};
 
-/// One step over some weights.
+/// One AdamW step over a range of weights.
 pub(super) struct Update<'a> {
     pub p: &'a mut [f32],
     pub m: &'a mut [f32],

@@ -1,9 +1,9 @@
-/*! Fused attention: one task a (sequence, head), its keys and values packed once, queries taken 64 at a time.
+/*! Fused attention: one task per (sequence, head). Keys and values are packed once, queries are processed 64 at a time.
 
-Forward, for a block of queries: scores into scratch, softmax of each row in place, product with the values. Backward,
-for a block: P = exp(scores - lse) as the scores leave the registers, dS as dP leaves them, then the three products;
-dK and dV add up in scratch, block after block, so their order never changes. Scratch is a few times T x 64.
-Causal blocks see only the keys up to their last query.
+Forward, per block of queries: compute scores into scratch, take the softmax of each row in place, multiply by the
+values. Backward, per block: compute P = exp(scores - lse) as the scores leave the registers and dS as dP leaves them,
+then the three products. dK and dV accumulate in scratch block by block, so their order never changes. Scratch is a few
+times T x 64. Causal blocks see only the keys up to their last query.
 */
 
 use rayon::prelude::*;
@@ -19,13 +19,13 @@ use super::{
 };
 use crate::ops::{AttentionBwd, AttentionFwd, Run, Valid, attention::drop_row};
 
-/// Queries of a block.
+/// Number of queries per block.
 const BLOCK: usize = 64;
 
-/// One sequence and head.
+/// One sequence and one head of it.
 #[derive(Clone, Copy)]
 struct Head {
-    /// First packed row, number of rows.
+    /// First packed row of the sequence, and its number of rows.
     start: usize,
     len: usize,
     head: usize,
@@ -36,25 +36,25 @@ struct Head {
 }
 
 impl Head {
-    /// Query, key or value (0, 1, 2) of `rows` rows from row `i` of the sequence on.
+    /// Returns the query, key or value part (0, 1, 2) of `rows` rows, from row `i` of the sequence on.
     fn part<'a>(&self, qkv: &'a [f32], part: usize, i: usize, rows: usize) -> View<'a> {
         let d = self.h * self.k;
         let first = (self.start + i) * 3 * d + part * d + self.head * self.k;
         View::new(qkv.get(first..).unwrap_or(&[]), rows, self.k, 3 * d, 1)
     }
 
-    /// The head's columns of an (N,H,K) tensor.
+    /// Returns the head's columns of an (N,H,K) tensor.
     fn rows<'a>(&self, x: &'a [f32], i: usize, rows: usize) -> View<'a> {
         let d = self.h * self.k;
         View::new(x.get((self.start + i) * d + self.head * self.k..).unwrap_or(&[]), rows, self.k, d, 1)
     }
 
-    /// Keys that the queries `i..i + rows` see.
+    /// Returns the number of keys that the queries `i..i + rows` see.
     fn seen(&self, i: usize, rows: usize) -> usize {
         if self.causal { i + rows } else { self.len }
     }
 
-    /// Keys that query `i` sees.
+    /// Returns the number of keys that query `i` sees.
     fn row_seen(&self, i: usize) -> usize {
         if self.causal { i + 1 } else { self.len }
     }
@@ -63,7 +63,8 @@ impl Head {
 /// Calls `task` for every non-empty (sequence, head) in parallel.
 fn each_head(cu: &[u32], (n, h, k, t): (usize, usize, usize, usize), causal: bool, task: impl Fn(Head) + Send + Sync) {
     let b = cu.len() - 1;
-    // Tasks write the rows of their sequence: sound only when sequences do not overlap and end inside.
+    // Tasks write the rows of their sequence. This is sound only when sequences do not overlap and end inside the
+    // tensor.
     assert!(cu.windows(2).all(|w| w[0] <= w[1]) && cu[b] as usize <= n, "sequence ends do not ascend up to N");
     assert!(cu.windows(2).all(|w| (w[1] - w[0]) as usize <= t), "a sequence is longer than T");
     (0..b * h).into_par_iter().with_max_len(1).for_each(|i| {
@@ -76,12 +77,13 @@ fn each_head(cu: &[u32], (n, h, k, t): (usize, usize, usize, usize), causal: boo
     });
 }
 
-/// Width of a row of scores in scratch: whole cache lines, an odd number of them, so that rows do not share cache sets.
+/// Returns the width of a row of scores in scratch. It is an odd number of whole cache lines, so that rows do not share
+/// cache sets.
 fn score_width(len: usize) -> usize {
     (len.div_ceil(16) | 1) * 16
 }
 
-/// Turns rows of scaled scores into exp(s - max), keeps 1 / sum and log sum exp, applies dropout.
+/// Turns rows of scaled scores into exp(s - max), stores 1 / sum and log sum exp, and applies dropout.
 struct Softmax<'a> {
     p: &'a mut [f32],
     width: usize,
@@ -102,7 +104,7 @@ impl Kernel for Softmax<'_> {
         for r in 0..self.rows {
             let seen = self.head.row_seen(self.i + r);
             let block_seen = self.head.seen(self.i, self.rows);
-            // Behind the keys that the row sees: nothing up to whole vectors, which then need no special end.
+            // Fill the row with -inf up to a whole vector, so that the last vector needs no special case.
             let whole = seen.next_multiple_of(S::LANES);
             let row = &mut self.p[r * self.width..][..whole.max(block_seen)];
             row[seen..whole].fill(f32::NEG_INFINITY);
@@ -197,7 +199,7 @@ fn forward<T: Terms>(mem: &Work<'_>, op: &AttentionFwd) {
     });
 }
 
-/// p = exp(scale v - lse of the row), and 0 behind the keys that the row sees.
+/// p = exp(scale v - lse of the row), and 0 past the keys that the row sees.
 struct Probabilities<'a> {
     p: Dest,
     scale: f32,
@@ -237,7 +239,7 @@ impl Epilogue for ScoreGradients<'_> {
     }
 }
 
-/// delta_i = <a_i, b_i> of rows that lie apart.
+/// Computes delta_i = <a_i, b_i> over strided rows.
 pub(super) struct RowDots<'a>(pub &'a mut [f32], pub View<'a>, pub View<'a>);
 
 impl Kernel for RowDots<'_> {
@@ -254,7 +256,7 @@ impl Kernel for RowDots<'_> {
     }
 }
 
-/// Draws the factors of a block of queries and writes p times them beside p.
+/// Draws the dropout factors of a block of queries and stores p times the factors next to p.
 struct DropRows<'a> {
     draws: Draws,
     factors: &'a mut [f32],
@@ -308,7 +310,7 @@ fn backward<T: Terms>(mem: &Work<'_>, op: &AttentionBwd) {
     });
 }
 
-/// One head's dq, dk, dv; `dest(part, i)` is where row `i` of a part goes.
+/// Computes dq, dk and dv of one head. `dest(part, i)` returns the destination of row `i` of a part.
 fn head_backward<T: Terms>(
     head: Head,
     qkv: &[f32],

@@ -1,4 +1,4 @@
-//! Copies and exponentials as fast as all cores go.
+//! Copies and exponentials at the full speed of all cores.
 
 use rayon::prelude::*;
 
@@ -14,7 +14,7 @@ impl Run<StreamCopy> for Cpu {
         let mem = self.lend(op);
         let y = mem.out(op.y, op.n);
         let x = mem.get(op.x, op.n);
-        // One long piece a core: that is what the system's copy is fastest at.
+        // One long piece per core: the system's copy is fastest that way.
         let piece = op.n.div_ceil(rayon::current_num_threads()).max(CHUNK);
         y.par_chunks_mut(piece).zip(x.par_chunks(piece)).for_each(|(y, x)| y.copy_from_slice(x));
     }
@@ -36,7 +36,8 @@ struct Chain<'a> {
     rounds: usize,
 }
 
-/// Vectors that go through the rounds side by side: each waits for itself, so that it takes several to fill the pipes.
+/// Number of vectors that go through the rounds together. Each round depends on the last, so one vector alone cannot
+/// fill the pipelines.
 const ABREAST: usize = 8;
 
 impl Kernel for Chain<'_> {

@@ -1,4 +1,4 @@
-//! Rows side by side: copies of pieces of rows, chunks of rows in parallel.
+//! Concatenation of rows: copies pieces of rows, with chunks of rows in parallel.
 
 use rayon::prelude::*;
 
@@ -30,7 +30,7 @@ impl Run<ConcatBwd> for Cpu {
         let mem = self.lend(op);
         let d: usize = op.widths.iter().sum();
         let dy = mem.get(op.dy, op.n * d);
-        // One after another: each reads only the columns that are its own.
+        // One destination after another: each reads only its own columns.
         for ((to, width), start) in [op.da, op.db, op.dc].into_iter().zip(op.widths).zip(starts(op.widths)) {
             let Some((to, acc)) = mem.grad(to, op.n * width) else { continue };
             if width == 0 {

@@ -1,6 +1,6 @@
-/*! Dilated convolution: products over shifted rows ([`shifted`](super::shifted)), then norm, ReLU and residual of a block
-of rows while it is in the cache. The backward pass takes dz through the norm into scratch, with column sums by block
-partials added in order, and from there the products.
+/*! Dilated convolution: products over shifted rows ([`shifted`](super::shifted)), then norm, ReLU and residual of a
+block of rows while it is in the cache. The backward pass computes dz through the norm into scratch and adds the column
+sums of blocks in order. The products start from dz.
 */
 
 use rayon::prelude::*;
@@ -50,7 +50,7 @@ impl Kernel for NormRelu<'_> {
                 lanes!(S, o, |j, k| {
                     let mut c = s.sub(load(s, z.add(j), k), mu);
                     if k < S::LANES {
-                        // The lanes behind the row hold -mean: they do not count.
+                        // The lanes past the end of the row hold -mean and must not count.
                         let mut tail = [0f32; 16];
                         s.store_first(tail.as_mut_ptr(), c, k);
                         c = s.load(tail.as_ptr());
@@ -62,7 +62,7 @@ impl Kernel for NormRelu<'_> {
                 lanes!(S, o, |j, k| {
                     let xh = s.mul(s.sub(load(s, z.add(j), k), mu), scale);
                     let u = s.fma(xh, load(s, gamma.add(j), k), load(s, beta.add(j), k));
-                    // In this order a NaN stays one.
+                    // With this operand order a NaN stays NaN.
                     let mut out = s.max(s.zero(), u);
                     if let Some(r) = residual {
                         out = s.add(out, load(s, r.add(j), k));
@@ -106,10 +106,10 @@ fn forward<T: Terms>(mem: &Work<'_>, op: &DilatedConvFwd) {
     });
 }
 
-/// From dy to dz for a block of rows, and the block's column sums.
+/// Computes dz from dy for a block of rows, and the block's column sums.
 struct NormReluBackward<'a> {
     dz: &'a mut [f32],
-    /// (3,O), cleared here: dgamma, dbeta, db.
+    /// (3,O): dgamma, dbeta, db. Cleared here.
     sums: &'a mut [f32],
     dy: &'a [f32],
     z: &'a [f32],
@@ -132,7 +132,7 @@ impl Kernel for NormReluBackward<'_> {
             let row = i * o..(i + 1) * o;
             let (mean, rstd) = (self.mean[i], self.rstd[i]);
             let (z, dz) = (&self.z[row.clone()], &mut self.dz[row.clone()]);
-            // The mask in plain code, which the compiler turns into vectors: dz holds g until the row's means are known.
+            // The mask is plain code that the compiler vectorizes. dz holds g until the row's means are known.
             let inputs = self.dy[row].iter().zip(z).zip(self.gamma.iter().zip(self.beta));
             for (g, ((dy, z), (gamma, beta))) in dz.iter_mut().zip(inputs) {
                 let u = (z - mean) * rstd * gamma + beta;
@@ -147,7 +147,7 @@ impl Kernel for NormReluBackward<'_> {
                     let g = load(s, dz.add(j), k);
                     let xh = s.mul(s.sub(load(s, z.add(j), k), mean), rstd);
                     let g_xh = s.mul(g, xh);
-                    // Lanes behind the row hold zeros in gamma, so they add nothing here.
+                    // Lanes past the end of the row hold zeros in gamma, so they add nothing here.
                     let w = load(s, gamma.add(j), k);
                     g_sum = s.fma(g, w, g_sum);
                     gx_sum = s.fma(g_xh, w, gx_sum);
@@ -194,7 +194,7 @@ fn backward<T: Terms>(mem: &Work<'_>, op: &DilatedConvBwd) {
                 dispatch(NormReluBackward { dz, sums, dy, z, gamma, beta, mean, rstd });
             });
         for (part, to) in [dgamma, dbeta, db].into_iter().enumerate() {
-            // The last partial row of a stride is as long as what is left of it.
+            // The last partial row of a stride is only as long as the rest of it.
             let sums = sums.get(part * o..).unwrap_or(&[]);
             sum_partials(to, sums, 3 * o);
         }

@@ -1,4 +1,4 @@
-//! Negatives: a draw is a few integer operations, so that only the search among a sequence's items is worth a thought.
+//! Negative sampling. A draw is a few integer operations, so the cost is the lookup among a sequence's items.
 
 use std::{cell::RefCell, ops::Range};
 
@@ -10,11 +10,11 @@ use crate::ops::{
     draw_negatives::{Draws, Masses, Rows},
 };
 
-/// Draws that are worth handing to another thread.
+/// Number of draws that justify another thread.
 const DRAWS: usize = 1024;
 
 thread_local! {
-    /// The items of the sequence at hand; grows once.
+    /// The items of the current sequence. Grows once.
     static OWN: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -28,7 +28,7 @@ impl Run<DrawNegatives> for Cpu {
     }
 }
 
-/// A set of items in a table of which at least half is empty.
+/// A hash set of items in a table of which at least half is empty.
 struct Set<'a> {
     slots: &'a mut [u32],
     shift: u32,
@@ -49,12 +49,12 @@ impl<'a> Set<'a> {
         set
     }
 
-    /// The items, each once.
+    /// Returns the items, each once.
     fn items(&self) -> impl Iterator<Item = u32> + '_ {
         self.slots.iter().copied().filter(|id| *id != NO_ID)
     }
 
-    /// Where an item stands, or the empty place where it would.
+    /// Returns the slot of an item, or the empty slot where it would be inserted.
     fn place(&self, item: u32) -> usize {
         let mut at = (item.wrapping_mul(0x9E37_79B9) >> self.shift) as usize;
         while self.slots[at] != item && self.slots[at] != NO_ID {
@@ -68,8 +68,8 @@ impl<'a> Set<'a> {
     }
 }
 
-/// Calls `work(sequence, its items where they are wanted, its scored rows' part of out)` for each sequence, a row of out
-/// being `width` ids: halved until a task has few.
+/// Calls `work(sequence, its items if wanted, its scored rows' part of out)` for each sequence. A row of `out` is
+/// `width` ids. The range is halved until a task has few draws.
 fn each_sequence<T, W>(rows: Rows, wanted: bool, width: usize, sequences: Range<usize>, out: &mut [T], work: &W)
 where
     T: Send,

@@ -1,7 +1,7 @@
-/*! Dropout, its factors drawn eight at a time.
+/*! Dropout, with factors drawn eight at a time.
 
-Philox works on 64-bit lanes: a 32 x 32 -> 64 bit product is one instruction there, and both halves of it are wanted.
-Upper halves of the state may hold rubbish, which no later step reads.
+Philox works on 64-bit lanes: a 32 x 32 -> 64 bit product is one instruction there, and both halves are needed. The
+upper halves of the state may hold garbage, which no later step reads.
 */
 
 use rayon::prelude::*;
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::ops::{DropoutAddFwd, DropoutBwd, DropoutFwd, Run, Valid, dropout::Dropout};
 
-/// A site's draws at one step.
+/// The draws of one dropout site at one step.
 #[derive(Clone, Copy)]
 pub struct Draws {
     key: [u32; 2],
@@ -24,7 +24,7 @@ pub struct Draws {
 }
 
 impl Draws {
-    /// `None` where nothing is dropped. Panics when all would be.
+    /// Returns `None` where nothing is dropped. Panics when all elements would be dropped.
     pub fn new(drop: &Dropout, step: u32) -> Option<Draws> {
         let threshold = u16::try_from(drop.threshold()).expect("a dropout probability below 1");
         let key = [drop.seed as u32, (drop.seed >> 32) as u32];
@@ -38,7 +38,7 @@ impl Draws {
         let mut block = first / 8;
         let mut factors = [0f32; 8 * AT_ONCE];
         for to in to.chunks_mut(8 * AT_ONCE) {
-            // A full chunk is written in place, the last one by way of a copy.
+            // A full chunk is written in place, the last one through a copy.
             match <&mut [f32; 8 * AT_ONCE]>::try_from(&mut *to) {
                 Ok(to) => self.blocks(block, to),
                 Err(_) => {
@@ -50,7 +50,7 @@ impl Draws {
         }
     }
 
-    /// The factors of `AT_ONCE` consecutive counters.
+    /// Returns the factors of `AT_ONCE` consecutive counters.
     #[inline(always)]
     fn blocks(&self, block: u64, to: &mut [f32; 8 * AT_ONCE]) {
         const LOW: u64 = 0xFFFF_FFFF;
@@ -76,7 +76,7 @@ impl Draws {
             k0 = k0.wrapping_add(0x9E37_79B9);
             k1 = k1.wrapping_add(0xBB67_AE85);
         }
-        // Four words a counter, in order, each two draws with the low half first.
+        // Each counter yields four words, in order. Each word holds two draws, the low half first.
         let mut words = [0u32; 4 * AT_ONCE];
         for j in 0..AT_ONCE {
             words[4 * j] = c0[j] as u32;
@@ -92,16 +92,16 @@ impl Draws {
     }
 }
 
-/// Counters drawn together: two vectors of 64-bit lanes with AVX-512.
+/// Number of counters drawn together: two vectors of 64-bit lanes with AVX-512.
 const AT_ONCE: usize = 16;
 
 /// y = residual + x * factor, over one chunk that starts at element `first`.
 struct Apply<'a> {
     y: &'a mut [f32],
     x: &'a [f32],
-    /// What is added to; `None` adds to nothing.
+    /// The addend; `None` adds nothing.
     residual: Option<&'a [f32]>,
-    /// Whether y itself is added to.
+    /// Whether the result is added to y.
     acc: bool,
     draws: Draws,
     first: usize,

@@ -1,4 +1,4 @@
-//! Rows of tables by id, and the gradients of positions.
+//! Gathers rows of tables by id, and computes the gradients of positions.
 
 use rayon::prelude::*;
 
@@ -45,7 +45,7 @@ impl Run<GatherTable> for Cpu {
     }
 }
 
-/// One position: the rows of dy that stand `back` before the end of their sequences, added in registers.
+/// One position: sums in registers the rows of dy that lie `back` rows before the end of their sequences.
 struct Position<'a> {
     row: &'a mut [f32],
     acc: bool,
@@ -61,7 +61,7 @@ impl Kernel for Position<'_> {
         let d = self.row.len();
         let row = self.row.as_mut_ptr();
         lanes!(S, d, |j, k| {
-            // SAFETY: j + k <= d, of a row of the table and of the rows of dy, which are cut out as slices.
+            // SAFETY: j + k <= d, the length of the table row and of the rows of dy, which are slices.
             unsafe {
                 let mut sum = s.zero();
                 for bounds in self.cu.windows(2) {
@@ -70,7 +70,7 @@ impl Kernel for Position<'_> {
                         sum = s.add(sum, load(s, dy.as_ptr().add(j), k));
                     }
                 }
-                // The sum is taken first and added to what was there at the end, as the contract says.
+                // The sum is completed first and then added to the old value, as the op's contract requires.
                 if self.acc {
                     sum = s.add(load(s, row.add(j), k), sum);
                 }

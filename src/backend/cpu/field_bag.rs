@@ -1,4 +1,4 @@
-//! Means of table rows by item and field; their gradient is the sum of sorted rows of `segment`.
+//! Means of table rows by item and field. Their gradient is the sum of sorted rows of `segment`.
 
 use rayon::prelude::*;
 
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::ops::{BagBwd, BagFwd, Run, Valid};
 
-/// Some rows of y.
+/// A range of rows of y.
 struct Bag<'a> {
     y: &'a mut [f32],
     item: &'a [u32],
@@ -18,7 +18,7 @@ struct Bag<'a> {
     start: &'a [u32],
     value: &'a [u32],
     share: &'a [f32],
-    /// Fields and width of each.
+    /// Number of fields; `d` is the width of each.
     f: usize,
     d: usize,
 }
@@ -41,10 +41,10 @@ impl Kernel for Bag<'_> {
                     let mut sum = s.zero();
                     for row in rows {
                         let row = &self.table[*row as usize * d..][..d];
-                        // SAFETY: j + k <= d, of a row that is cut out as a slice.
+                        // SAFETY: j + k <= d, the length of the slice `row`.
                         sum = s.add(sum, unsafe { load(s, row.as_ptr().add(j), k) });
                     }
-                    // SAFETY: j + k <= d, of a chunk of d.
+                    // SAFETY: j + k <= d, the length of the chunk.
                     unsafe { store(s, y.add(j), s.mul(share, sum), k) };
                 });
             }

@@ -1,4 +1,4 @@
-//! Sequences packed one after another: plain copies, a few KB each.
+//! Packs sequences one after another: plain copies of a few KB each.
 
 use super::Cpu;
 use crate::ops::{GatherSequences, Op, Run, Valid};

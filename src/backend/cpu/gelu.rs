@@ -1,4 +1,4 @@
-//! GELU over chunks of elements; formulas and errors in [`math`](super::math).
+//! GELU over chunks of elements. Formulas and errors: [`math`](super::math).
 
 use rayon::prelude::*;
 

@@ -1,12 +1,12 @@
-/*! Gated recurrent units: a task takes several sequences and walks them side by side, so that the recurrent weight,
-packed once for all tasks, is read once a time step for all of them.
+/*! Gated recurrent units. A task processes several sequences together, so that one read of the recurrent weight per
+time step serves all of them. The weight is packed once for all tasks.
 
-Sequences are sorted, longest first: those of a task are alike in length, and the ones that still run at a step are the
-first rows of its state. One product makes all three gates of a step, or takes their gradients back; the rest is
-elementwise, between the product's rows in scratch and the packed rows.
+Sequences are sorted, longest first. The sequences of a task are similar in length, and those still running at a step
+are the first rows of its state. One product computes all three gates of a step, or their gradients in the backward
+pass. The rest is elementwise, between the product's rows in scratch and the packed rows.
 
-How many sequences a task takes depends on the number of threads. No bit does: a row of a product is summed in the same
-order whatever rows stand beside it.
+The number of sequences per task depends on the number of threads. The result does not: a row of a product is summed in
+the same order whatever the other rows are.
 */
 
 use std::cmp::Reverse;
@@ -23,10 +23,10 @@ use super::{
 };
 use crate::ops::{GruBwd, GruFwd, Run, Valid};
 
-/// Sequences of a task at most: beyond, the state and the gates of a step leave the nearest caches.
+/// Largest number of sequences per task. With more, the state and the gates of a step leave the nearest caches.
 const MOST: usize = 64;
 
-/// Some sequences, longest first, none of them empty.
+/// A group of non-empty sequences, longest first.
 #[derive(Clone, Copy)]
 struct Group<'a> {
     ids: &'a [u32],
@@ -39,16 +39,17 @@ impl Group<'_> {
         (self.cu[s + 1] - self.cu[s]) as usize
     }
 
-    /// The packed row of sequence `i` at position `t`.
+    /// Returns the packed row of sequence `i` at position `t`.
     fn row(&self, i: usize, t: usize) -> usize {
         self.cu[self.ids[i] as usize] as usize + t
     }
 }
 
-/// Calls `task` for groups of sequences in parallel; together they hold every non-empty one once.
+/// Calls `task` for groups of sequences in parallel. Together the groups hold every non-empty sequence once.
 fn each_group(cu: &[u32], n: usize, task: impl Fn(Group) + Send + Sync) {
     let b = cu.len() - 1;
-    // Tasks write the rows of their sequences: sound only when sequences do not overlap and end inside.
+    // Tasks write the rows of their sequences. This is sound only when sequences do not overlap and end inside the
+    // tensor.
     assert!(cu.windows(2).all(|w| w[0] <= w[1]) && cu[b] as usize <= n, "sequence ends do not ascend up to N");
     scratch::borrow(scratch::room(b), |room| {
         let ids: &mut [u32] = bytemuck::cast_slice_mut(&mut room[..b]);
@@ -56,14 +57,15 @@ fn each_group(cu: &[u32], n: usize, task: impl Fn(Group) + Send + Sync) {
         let len = |id: &u32| cu[*id as usize + 1] - cu[*id as usize];
         ids.sort_unstable_by_key(|id| (Reverse(len(id)), *id));
         let ids = &ids[..ids.partition_point(|id| len(id) > 0)];
-        // A few groups a thread, so that long sequences do not keep all others waiting; whole tiles of a product.
+        // A few groups per thread, so that long sequences do not delay all others, and whole tiles of a product.
         let tile = Isa::current().tile_rows();
         let size = ids.len().div_ceil(4 * rayon::current_num_threads()).next_multiple_of(tile).clamp(tile, MOST);
         ids.par_chunks(size).with_max_len(1).for_each(|ids| task(Group { ids, cu }));
     });
 }
 
-/// c = or += A B, the sum in pieces whose part of B stays in the first-level cache; starts from `bias` or adds to c.
+/// Computes c = or += A B. The sum goes in pieces, so that each piece's part of B stays in the first-level cache. It
+/// starts from `bias` or adds to c.
 fn product(c: Dest, a: View, b: Packed, bias: Option<&[f32]>) {
     for (start, k) in pieces::<F32Operand>(b.k) {
         let (a, b) = (a.cols(start, k), b.rows(start, k));
@@ -74,7 +76,7 @@ fn product(c: Dest, a: View, b: Packed, bias: Option<&[f32]>) {
     }
 }
 
-/// The gates and the new state of the first `rows` sequences of a group at position `t`.
+/// Computes the gates and the new state of the first `rows` sequences of a group at position `t`.
 struct Forward<'a> {
     y: Dest,
     before: Dest,
@@ -82,7 +84,7 @@ struct Forward<'a> {
     gx: &'a [f32],
     /// (rows,3H) W h + b
     products: &'a [f32],
-    /// (rows,H), from the state before to the one after
+    /// (rows,H): the previous state on entry, the new state on return.
     state: &'a mut [f32],
     group: Group<'a>,
     rows: usize,
@@ -102,8 +104,8 @@ impl Kernel for Forward<'_> {
             let p = self.products[i * 3 * h..][..3 * h].as_ptr();
             let state = self.state[i * h..][..h].as_mut_ptr();
             let (y, before, gates) = (self.y.element(row, 0), self.before.element(row, 0), self.gates.element(row, 0));
-            // SAFETY: j + k is at most h: all lies in rows of h, 3h and 4h elements. The destinations' row is inside and
-            // this task's alone.
+            // SAFETY: j + k is at most h; all accesses lie in rows of h, 3h and 4h elements. The row of the
+            // destinations is inside, and only this task writes it.
             unsafe {
                 lanes!(S, h, |j, k| {
                     let r = sigmoid(s, s.add(load(s, x.add(j), k), load(s, p.add(j), k)));
@@ -159,29 +161,30 @@ impl Run<GruFwd> for Cpu {
     }
 }
 
-/// Where a gradient goes and whether it is added to.
+/// The destination of a gradient, and whether to add to it.
 type Target = Option<(Dest, bool)>;
 
 /// Stores (or adds) `k` lanes at (row, column).
 ///
 /// # Safety
-/// They lie inside, and no other task writes them.
+/// The elements lie inside, and no other task writes them.
 #[inline(always)]
 unsafe fn put<S: Simd>(s: S, to: Target, row: usize, column: usize, v: S::V, k: usize) {
     if let Some((to, add)) = to {
         let at = to.element(row, column);
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { store(s, at, if add { s.add(load(s, at, k), v) } else { v }, k) }
     }
 }
 
-/// The gradients of the gates of the first `rows` sequences of a group at position `t`.
+/// Computes the gradients of the gates of the first `rows` sequences of a group at position `t`.
 struct Backward<'a> {
     dgx: Target,
     dgh: Target,
-    /// (rows,3H), the same as dgh
+    /// (rows,3H), the same values as dgh.
     products: &'a mut [f32],
-    /// (rows,H), from what the row after passes back to what goes to the row before past the product
+    /// (rows,H): on entry the gradient from the next row, on return the part for the previous row that bypasses the
+    /// product.
     state: &'a mut [f32],
     dy: &'a [f32],
     before: &'a [f32],
@@ -203,8 +206,8 @@ impl Kernel for Backward<'_> {
             let gates = self.gates[row * 4 * h..][..4 * h].as_ptr();
             let p = self.products[i * 3 * h..][..3 * h].as_mut_ptr();
             let state = self.state[i * h..][..h].as_mut_ptr();
-            // SAFETY: j + k is at most h: all lies in rows of h, 3h and 4h elements. The destinations' row is inside and
-            // this task's alone.
+            // SAFETY: j + k is at most h; all accesses lie in rows of h, 3h and 4h elements. The row of the
+            // destinations is inside, and only this task writes it.
             unsafe {
                 lanes!(S, h, |j, k| {
                     let (r, z) = (load(s, gates.add(j), k), load(s, gates.add(h + j), k));
@@ -259,7 +262,7 @@ impl Run<GruBwd> for Cpu {
                             rows += 1;
                         }
                         dispatch(Backward { dgx, dgh, products, state, dy, before, gates, group, rows, t, h });
-                        // Nothing comes before the first row.
+                        // The first row has no predecessor.
                         if t > 0 {
                             let (c, a) = (Dest::new(state, rows, h, h), View::dense(products, rows, 3 * h));
                             product(c, a, w, None);

@@ -1,4 +1,4 @@
-//! Scores of one item a row: bound by the gather of table rows, which are asked for ahead of their turn.
+//! Scores of one item per row. Bound by the gather of table rows, which are prefetched.
 
 use rayon::prelude::*;
 
@@ -10,9 +10,9 @@ use super::{
 };
 use crate::ops::{ItemDotBwd, ItemDotFwd, Run, Valid};
 
-/// Rows that one task takes.
+/// Rows per task.
 const ROWS: usize = 256;
-/// Rows whose items are on their way from memory.
+/// Number of rows prefetched ahead.
 const AHEAD: usize = 6;
 
 struct Forward<'a> {

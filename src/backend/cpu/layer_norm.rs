@@ -1,4 +1,5 @@
-//! Layer normalisation over blocks of rows; variance in a second pass, gradients of gamma and beta by block partials.
+//! Layer normalisation over blocks of rows. The variance takes a second pass; gamma and beta gradients are block
+//! partials.
 
 use rayon::prelude::*;
 
@@ -10,7 +11,7 @@ use super::{
 };
 use crate::ops::{LayerNormBwd, LayerNormFwd, Run, Valid};
 
-/// Rows that one task takes; also the rows of one partial sum of dgamma and dbeta.
+/// Rows per task, and per partial sum of dgamma and dbeta.
 const ROWS: usize = 256;
 
 struct Forward<'a> {
@@ -56,13 +57,13 @@ impl Kernel for Forward<'_> {
     }
 }
 
-/// x - mean, with zeros in the lanes behind the row.
+/// Computes x - mean, with zeros in the lanes past the end of the row.
 ///
 /// # Safety
 /// `x` is readable for `k` elements.
 #[inline(always)]
 unsafe fn centred<S: Simd>(s: S, x: *const f32, mean: S::V, k: usize) -> S::V {
-    // SAFETY: the caller's promise; the detour through memory happens in a row's last vector only.
+    // SAFETY: guaranteed by the caller. The detour through memory happens only in the last vector of a row.
     unsafe {
         let c = s.sub(load(s, x, k), mean);
         if k == S::LANES {
@@ -95,7 +96,7 @@ impl Run<LayerNormFwd> for Cpu {
 struct Backward<'a> {
     /// dx and whether to add to it.
     dx: Option<(&'a mut [f32], bool)>,
-    /// This block's dgamma and dbeta, cleared here.
+    /// dgamma and dbeta of this block, cleared here.
     dgamma: &'a mut [f32],
     dbeta: &'a mut [f32],
     dy: &'a [f32],
@@ -124,7 +125,7 @@ impl Kernel for Backward<'_> {
                     let dyj = load(s, dy.add(j), k);
                     let xh = s.mul(s.sub(load(s, x.add(j), k), mean), rstd);
                     let dy_xh = s.mul(dyj, xh);
-                    // Lanes behind the row hold zeros in gamma, so they add nothing here.
+                    // Lanes past the end of the row hold zeros in gamma, so they add nothing here.
                     let w = load(s, gamma.add(j), k);
                     g_sum = s.fma(dyj, w, g_sum);
                     gx_sum = s.fma(dy_xh, w, gx_sum);

@@ -1,15 +1,15 @@
-//! Masked sequences: the batch is halved until a task has a few sequences.
+//! Item masking: the batch is halved until a task has a few sequences.
 
 use std::{cell::Cell, ops::Range};
 
 use super::Cpu;
 use crate::ops::{MaskItems, Run, Valid, mask_items::Batch};
 
-/// Rows that are worth handing to another thread.
+/// Number of rows that justify another thread.
 const ROWS: usize = 4096;
 
 thread_local! {
-    /// Positions of the sequence at hand; grows once.
+    /// Positions of the current sequence. Grows once.
     static POSITIONS: Cell<Vec<u32>> = const { Cell::new(Vec::new()) };
 }
 

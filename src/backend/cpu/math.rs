@@ -1,25 +1,25 @@
-/*! exp, the GELU, the logistic function, tanh and softplus on vectors, with errors that tests measure.
+/*! exp, GELU, the logistic function, tanh and softplus on vectors, with errors measured by tests.
 
-exp: x = n ln2 + r with |r| <= ln2/2, a polynomial in r (coefficients of Cephes' expf), and a scaling by 2^n that
-ends in 0, a subnormal or infinity as it must. At most 2 units in the last place off on [-87, 88].
+exp: x = n ln2 + r with |r| <= ln2/2, a polynomial in r (coefficients of Cephes' expf), and a scaling by 2^n. The
+scaling yields 0, a subnormal or infinity where needed. The error is at most 2 units in the last place on [-87, 88].
 
-GELU in its tanh form (Hendrycks & Gimpel 2016): 0.5 x (1 + tanh u) with u = sqrt(2/pi) (x + 0.044715 x^3). Since
-0.5 (1 + tanh u) = 1 / (1 + exp(-2u)), one exp and one division do it, without the cancellation of 1 + tanh.
+GELU in its tanh form (Hendrycks & Gimpel 2016): 0.5 x (1 + tanh u) with u = sqrt(2/pi) (x + 0.044715 x^3). Since 0.5 (1
++ tanh u) = 1 / (1 + exp(-2u)), it needs one exp and one division, and avoids the cancellation of 1 + tanh.
 
-tanh x = -e / (2 + e) with e = exp(-2x) - 1, which the reduction above gives without cancellation (e^r - 1 comes before the
-1 is added), so that small x keep all their digits and no case is told from another.
+tanh x = -e / (2 + e) with e = exp(-2x) - 1. The reduction above yields e without cancellation, since e^r - 1 is
+computed before 1 is added. Small x therefore keep all their digits, and no case distinction is needed.
 */
 
 use super::simd::{Kernel, Simd, dispatch};
 
-/// e^r - 1 and n with x = n ln2 + r. Beyond the limits that n keeps, e^x is 0 or infinity anyway.
+/// Returns e^r - 1 and n with x = n ln2 + r. x is limited to [-105, 89.5]: beyond, e^x is 0 or infinity.
 #[inline(always)]
 fn reduced_exp<S: Simd>(s: S, x: S::V) -> (S::V, S::V) {
-    // The limit comes first: `min` and `max` return their second operand where one is NaN.
+    // The limit is the first operand: `min` and `max` return their second operand where one is NaN.
     let x = s.max(s.splat(-105.0), x);
     let x = s.min(s.splat(89.5), x);
     let n = s.round(s.mul(x, s.splat(std::f32::consts::LOG2_E)));
-    // ln2 in two parts, the first with few enough bits that n times it is exact.
+    // ln2 is split in two. The first part has few enough bits that n times it is exact.
     let r = s.fma(n, s.splat(-0.693_359_4), x);
     let r = s.fma(n, s.splat(2.121_944_4e-4), r);
     let mut p = s.splat(1.987_569_1e-4);
@@ -29,44 +29,44 @@ fn reduced_exp<S: Simd>(s: S, x: S::V) -> (S::V, S::V) {
     (s.fma(p, s.mul(r, r), r), n)
 }
 
-/// exp(x), lane by lane. exp(-inf) = 0, exp(inf) = inf, NaN stays NaN.
+/// Computes exp(x), lane by lane. exp(-inf) = 0, exp(inf) = inf, NaN stays NaN.
 #[inline(always)]
 pub fn exp<S: Simd>(s: S, x: S::V) -> S::V {
     let (less_one, n) = reduced_exp(s, x);
     s.scale2(s.add(less_one, s.splat(1.0)), n)
 }
 
-/// tanh(x). NaN stays NaN.
+/// Computes tanh(x). NaN stays NaN.
 #[inline(always)]
 pub fn tanh<S: Simd>(s: S, x: S::V) -> S::V {
-    // From 9.02 on it is 1 to the last bit, and at 10 nothing overflows yet.
+    // tanh is 1 to the last bit from 9.02 on, and at 10 nothing overflows yet.
     let x = s.min(s.splat(10.0), s.max(s.splat(-10.0), x));
     let (less_one, n) = reduced_exp(s, s.mul(x, s.splat(-2.0)));
-    // e^-2x - 1 = 2^n (e^r - 1) + (2^n - 1); for small x, n is 0 and the second part too.
+    // e^-2x - 1 = 2^n (e^r - 1) + (2^n - 1). For small x, n is 0 and so is the second part.
     let scale = s.scale2(s.splat(1.0), n);
     let e = s.fma(less_one, scale, s.sub(scale, s.splat(1.0)));
     s.div(s.sub(s.zero(), e), s.add(e, s.splat(2.0)))
 }
 
-/// sigma(x) = 1 / (1 + e^-x).
+/// Computes sigma(x) = 1 / (1 + e^-x).
 #[inline(always)]
 pub fn sigmoid<S: Simd>(s: S, x: S::V) -> S::V {
     let one = s.splat(1.0);
     s.div(one, s.add(one, exp(s, s.sub(s.zero(), x))))
 }
 
-/// sigma(x) and sigma(-x) = 1 - sigma(x), neither by a subtraction.
+/// Computes sigma(x) and sigma(-x) = 1 - sigma(x), both without a subtraction.
 #[inline(always)]
 pub fn sigmoids<S: Simd>(s: S, x: S::V) -> (S::V, S::V) {
     let one = s.splat(1.0);
-    // Kept finite, so that its product with what is next to 0 is next to 1.
+    // Kept finite, so that its product with a value near 0 is near 1.
     let e = s.min(s.splat(1e37), exp(s, s.sub(s.zero(), x)));
     let up = s.div(one, s.add(one, e));
     (up, s.mul(e, up))
 }
 
-/// base + ln(1 + e^-|x|), the latter as ln(1 + t) for t in (0, 1]: 2 atanh(t / (2 + t)), whose series needs eight terms at
-/// most 1/3. With base max(x, 0) it is softplus, ln(1 + e^x).
+/// Computes base + ln(1 + e^-|x|). The logarithm is ln(1 + t) = 2 atanh(t / (2 + t)) for t in (0, 1]; the series needs
+/// eight terms, since its argument is at most 1/3. With base max(x, 0) the result is softplus, ln(1 + e^x).
 #[inline(always)]
 pub fn softplus_onto<S: Simd>(s: S, base: S::V, x: S::V) -> S::V {
     let t = exp(s, s.sub(s.zero(), s.max(x, s.sub(s.zero(), x))));
@@ -83,7 +83,7 @@ pub fn softplus_onto<S: Simd>(s: S, base: S::V, x: S::V) -> S::V {
 const TWO_C: f32 = 1.595_769;
 const CUBIC: f32 = 0.044_715;
 
-/// e = exp(-2u), kept finite, and 1 / (1 + e), the share of x that the GELU lets through.
+/// Returns e = exp(-2u), kept finite, and the GELU gate 1 / (1 + e).
 #[inline(always)]
 fn gate<S: Simd>(s: S, x: S::V) -> (S::V, S::V) {
     let x2 = s.mul(x, x);
@@ -93,13 +93,14 @@ fn gate<S: Simd>(s: S, x: S::V) -> (S::V, S::V) {
     (e, s.div(one, s.add(one, e)))
 }
 
-/// GELU(x), tanh form.
+/// Computes GELU(x) in tanh form.
 #[inline(always)]
 pub fn gelu<S: Simd>(s: S, x: S::V) -> S::V {
     s.mul(x, gate(s, x).1)
 }
 
-/// The derivative of [`gelu`]: g + x g (1-g) 2u' with the gate g; 1-g is taken as e g, which does not cancel.
+/// Computes the derivative of [`gelu`]: g + x g (1-g) 2u' with the gate g. 1-g is computed as e g, which does not
+/// cancel.
 #[inline(always)]
 pub fn gelu_grad<S: Simd>(s: S, x: S::V) -> S::V {
     let (e, g) = gate(s, x);
@@ -108,8 +109,8 @@ pub fn gelu_grad<S: Simd>(s: S, x: S::V) -> S::V {
     s.fma(g, slope, g)
 }
 
-/// Runs a body for each vector of `n` elements, `lanes!(S, n, |offset, lanes| body)`: full vectors first, then one
-/// short of lanes. A macro, because a closure would be compiled without the kernel's instruction set.
+/// Runs a body for each vector of `n` elements, `lanes!(S, n, |offset, lanes| body)`: full vectors first, then a
+/// partial one. It is a macro because a closure would be compiled without the kernel's instruction set.
 macro_rules! lanes {
     ($simd:ty, $n:expr, |$i:ident, $k:ident| $body:expr) => {{
         let n: usize = $n;
@@ -128,23 +129,23 @@ macro_rules! lanes {
 #[allow(unused_imports)]
 pub(crate) use lanes;
 
-/// Loads `k` lanes, all of them by an ordinary load.
+/// Loads `k` lanes. A full vector uses an ordinary load.
 ///
 /// # Safety
 /// `p` is readable for `k` elements.
 #[inline(always)]
 pub unsafe fn load<S: Simd>(s: S, p: *const f32, k: usize) -> S::V {
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe { if k == S::LANES { s.load(p) } else { s.load_first(p, k) } }
 }
 
-/// Stores `k` lanes, all of them by an ordinary store.
+/// Stores `k` lanes. A full vector uses an ordinary store.
 ///
 /// # Safety
 /// `p` is writable for `k` elements.
 #[inline(always)]
 pub unsafe fn store<S: Simd>(s: S, p: *mut f32, v: S::V, k: usize) {
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe { if k == S::LANES { s.store(p, v) } else { s.store_first(p, v, k) } }
 }
 
@@ -153,7 +154,7 @@ pub trait Map {
     fn at<S: Simd>(&self, s: S, x: S::V) -> S::V;
 }
 
-/// y = f(x), element by element; equal lengths.
+/// Computes y = f(x) element by element over slices of equal length.
 pub fn map<F: Map>(y: &mut [f32], x: &[f32], f: F) {
     struct Task<'a, F>(&'a mut [f32], &'a [f32], F);
     impl<F: Map> Kernel for Task<'_, F> {
@@ -242,7 +243,7 @@ mod tests {
         ys
     }
 
-    /// The distance to `want` in units of the last place of f32 there.
+    /// Returns the distance to `want` in units of the last place of f32 there.
     fn ulps(got: f32, want: f64) -> f64 {
         let exponent = want.abs().log2().floor().max(-126.0);
         (got as f64 - want).abs() / 2f64.powf(exponent - 23.0)
@@ -250,7 +251,7 @@ mod tests {
 
     #[test]
     fn exp_is_within_two_ulps() {
-        // A step prime to powers of two, so that the grid meets no pattern of the reduction.
+        // The step is prime to powers of two, so that the grid does not match a pattern of the reduction.
         let xs: Vec<f32> = (0..400_001).map(|i| -87.0 + i as f32 * (175.0 / 400_000.0)).collect();
         for isa in Isa::available() {
             let ys = eval(isa, &xs, Exp);
@@ -268,13 +269,13 @@ mod tests {
             assert_eq!(ys[..2], [0.0, f32::INFINITY], "{isa:?}");
             assert!(ys[2].is_nan(), "{isa:?}");
             assert_eq!(ys[3..7], [1.0, 0.0, f32::INFINITY, 0.0], "{isa:?}");
-            // -95 is a subnormal result, 88.7 just finite, 89 just not.
+            // -95 gives a subnormal result, 88.7 a finite one, 89 an infinite one.
             assert!(ys[7] > 0.0 && (ys[7] as f64 - (-95f64).exp()).abs() < 1e-45, "{isa:?}: {}", ys[7]);
             assert!(ys[8].is_finite() && ys[9] == f32::INFINITY, "{isa:?}");
         }
     }
 
-    /// Grids over the whole range, and powers of two down to where f32 ends.
+    /// Returns grids over the whole range, and powers of two down to the smallest f32.
     fn everywhere(limit: f32) -> Vec<f32> {
         let grid = (0..200_001).map(|i| limit * (i as f32 / 100_000.0 - 1.0));
         let small = (0..=126).flat_map(|k| [1.0, 1.37].map(|x| x * 2f32.powi(-k))).flat_map(|x| [x, -x]);
@@ -296,7 +297,7 @@ mod tests {
         }
     }
 
-    /// One of what [`sigmoids`] and [`softplus_onto`] give.
+    /// Selects one result of [`sigmoids`] or [`softplus_onto`].
     enum Part {
         Up,
         Down,

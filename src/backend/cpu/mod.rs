@@ -1,12 +1,12 @@
 /*! The CPU backend: rayon over rows, SIMD inside.
 
-Everything is kept in f32. In bf16 the factors of the products that most of a step's time goes to (dense layers,
-attention, dilated convolutions, scores over the catalogue) are rounded as they are packed, and summed in f32: processors with
-instructions for it multiply twice as fast, and what is not a product keeps its digits.
+All values are stored in f32. In bf16, the factors of the most expensive products (dense layers, attention, dilated
+convolutions, scores over the catalogue) are rounded as they are packed and summed in f32. Processors with bf16
+instructions multiply twice as fast, and everything but products keeps f32 precision.
 
-Promises: a result does not depend on the number of threads (work is cut by sizes, partial sums are added in a fixed
-order), and a step in its steady state allocates nothing ([`scratch`] grows once). Run a whole step inside
-`ThreadPool::install`, so that no op pays for handing its work to the pool.
+Guarantees: a result does not depend on the number of threads, because work is cut by sizes and partial sums are added
+in a fixed order. A step in its steady state allocates nothing, because [`scratch`] grows once. Run a whole step inside
+`ThreadPool::install`, so that no op pays for entering the pool.
 */
 
 mod activation;
@@ -57,25 +57,25 @@ use crate::{
     ops::{Invalid, Memory, NoOp, Op, Run, Valid},
 };
 
-/// Elements of an elementwise op that one task takes: long enough to be worth handing over, and a multiple of the
-/// eight draws of a dropout block.
+/// Elements of an elementwise op per task: large enough to justify a task, and a multiple of the eight draws of a
+/// dropout block.
 const CHUNK: usize = 16 * 1024;
 
-/// Host memory of a plan, worked on by the threads of the current rayon pool.
+/// Host memory of a plan. The threads of the current rayon pool work on it.
 pub struct Cpu {
     arenas: HostArenas<f32>,
     products: Precision,
-    /// Why an op was refused.
+    /// The first error of a refused op.
     refused: Option<Error>,
 }
 
-/// What one op works on.
+/// The memory that one op works on.
 struct Work<'a> {
     lent: Lent<'a, f32>,
     products: Precision,
 }
 
-/// `f(args)` with the factors of the backend's precision: `f::<F32Operand>` or `f::<Bf16Operand>`.
+/// Calls `f(args)` with the operand type of the backend's precision: `f::<F32Operand>` or `f::<Bf16Operand>`.
 macro_rules! in_precision {
     ($work:expr, $f:ident($($arg:expr),*)) => {
         match $work.products {
@@ -87,41 +87,41 @@ macro_rules! in_precision {
 use in_precision;
 
 impl Cpu {
-    /// Memory for everything in the plan, starting as zeros; f32 throughout.
+    /// Allocates zeroed memory for the plan, in f32 throughout.
     pub fn new(plan: &Planner) -> Self {
         Cpu::with(plan, Precision::F32)
     }
 
-    /// [`Cpu::new`] with products of a precision.
+    /// Works like [`Cpu::new`], with products in the given precision.
     pub fn with(plan: &Planner, products: Precision) -> Self {
         Cpu { arenas: HostArenas::new(plan), products, refused: None }
     }
 
-    /// The memory of an op.
+    /// Returns the memory of an op.
     fn lend<'a, O: Op>(&'a mut self, op: &'a Valid<'_, O>) -> Work<'a> {
         Work { lent: self.arenas.lend(op.spans()), products: self.products }
     }
 }
 
 impl<'a> Work<'a> {
-    /// The first `n` elements of a source.
+    /// Returns the first `n` elements of a source.
     fn get<E: Element>(&self, span: Span<E>, n: usize) -> &'a [f32] {
         self.lent.get(span.first(n))
     }
 
-    /// The first `n` elements of a destination, which can be taken once.
+    /// Returns the first `n` elements of a destination, which can be taken once.
     #[allow(clippy::mut_from_ref)]
     fn out<E: Element>(&self, span: Span<E>, n: usize) -> &'a mut [f32] {
         self.lent.get_mut(span.first(n))
     }
 
-    /// The first `n` elements of a gradient and whether to add to them; `None` where it is not wanted.
+    /// Returns the first `n` elements of a gradient and whether to add to them, or `None` where it is not wanted.
     #[allow(clippy::mut_from_ref)]
     fn grad<E: Element>(&self, dst: Dst<E>, n: usize) -> Option<(&'a mut [f32], bool)> {
         dst.span().map(|span| (self.out(span, n), dst.accumulates()))
     }
 
-    /// The first `n` ids of a source.
+    /// Returns the first `n` ids of a source.
     fn ids(&self, span: Span<U32>, n: usize) -> &'a [u32] {
         self.lent.ids(span.first(n))
     }

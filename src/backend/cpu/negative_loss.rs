@@ -1,4 +1,4 @@
-//! Losses over candidates of a row's own: bound by the gather of table rows, which are asked for ahead of their turn.
+//! Losses over each row's own candidates. Bound by the gather of table rows, which are prefetched.
 
 use rayon::prelude::*;
 
@@ -10,20 +10,20 @@ use super::{
 };
 use crate::ops::{NegativeLossBwd, NegativeLossFwd, Run, Valid, negative_loss::Contrast};
 
-/// Scored rows that one task takes.
+/// Scored rows per task.
 const ROWS: usize = 8;
-/// Candidates that are on their way from memory.
+/// Number of candidates prefetched ahead.
 const AHEAD: usize = 6;
-/// Vectors of columns whose sums stay in registers in the backward pass.
+/// Vectors of columns with sums in registers in the backward pass.
 const COLUMNS: usize = 4;
 
-/// ln(1 + e^x).
+/// Computes ln(1 + e^x).
 #[inline(always)]
 fn softplus<S: Simd>(s: S, x: S::V) -> S::V {
     softplus_onto(s, s.max(x, s.zero()), x)
 }
 
-/// [`softplus`] and [`sigmoid`] of one number.
+/// Computes [`softplus`] and [`sigmoid`] of one number.
 fn softplus1(x: f32) -> f32 {
     x.max(0.0) + (-x.abs()).exp().ln_1p()
 }
@@ -31,16 +31,17 @@ fn sigmoid1(x: f32) -> f32 {
     1.0 / (1.0 + (-x).exp())
 }
 
-/// Asks for table row `id`, where it is one.
+/// Prefetches table row `id`, if it is a row.
 #[inline(always)]
 pub(super) fn prefetch<S: Simd>(s: S, table: &[f32], id: Option<&u32>, d: usize) {
     if let Some(row) = id.and_then(|id| table.get(*id as usize * d..)) {
-        // Cache lines of 16 elements.
+        // One cache line is 16 elements.
         (0..d.min(row.len())).step_by(16).for_each(|k| s.prefetch(row[k..].as_ptr()));
     }
 }
 
-/// The negatives' logits of a row, whole vectors of them: -inf where there is none. Returns how many there are.
+/// Writes the logits of a row's negatives in whole vectors, with -inf for missing ones. Returns the number of
+/// negatives.
 #[inline(always)]
 fn spread(x: &mut [f32], z: &[f32], id: &[u32], v: usize) -> usize {
     let mut n = 0;
@@ -53,7 +54,7 @@ fn spread(x: &mut [f32], z: &[f32], id: &[u32], v: usize) -> usize {
     n
 }
 
-/// [`softplus`] of the distance from a number.
+/// [`softplus`] of the difference from a number.
 struct SoftplusFrom(f32);
 impl Map for SoftplusFrom {
     #[inline(always)]
@@ -62,7 +63,7 @@ impl Map for SoftplusFrom {
     }
 }
 
-/// exp of the distance from a number.
+/// exp of the difference from a number.
 struct ExpFrom(f32);
 impl Map for ExpFrom {
     #[inline(always)]
@@ -71,7 +72,7 @@ impl Map for ExpFrom {
     }
 }
 
-/// The sum of f over a padded row.
+/// Sums f over a padded row.
 #[inline(always)]
 fn total<S: Simd, F: Map>(s: S, x: &[f32], f: F) -> f32 {
     let mut sum = s.zero();
@@ -80,7 +81,7 @@ fn total<S: Simd, F: Map>(s: S, x: &[f32], f: F) -> f32 {
     s.sum(sum)
 }
 
-/// The largest logit of a row, the target's share e^(z_0 - max) and that of all negatives.
+/// Returns the largest logit of a row, the target's share e^(z_0 - max) and the share of all negatives.
 #[inline(always)]
 fn softmax<S: Simd>(s: S, x: &[f32], z0: f32) -> (f32, f32, f32) {
     let mut top = s.splat(z0);
@@ -196,7 +197,8 @@ impl Kernel for Backward<'_> {
                         store(s, p.add(j), slope, k)
                     }
                 });
-                // What the negatives pull down, the target is pulled up: of softmax, exact where 1 - p would cancel.
+                // The target's gradient is minus the sum of the negatives' gradients. For softmax this is exact where 1
+                // - p would cancel.
                 g[0] = dloss
                     * match self.contrast {
                         Contrast::Bce { beta } => -beta * scale * sigmoid1(-z0),
@@ -211,7 +213,7 @@ impl Kernel for Backward<'_> {
     }
 }
 
-/// to = or += sum_j g_j table[id_j], a few vectors of columns at a time.
+/// Computes to = or += sum_j g_j table[id_j], a few vectors of columns at a time.
 #[inline(always)]
 fn mix<S: Simd>(s: S, to: &mut [f32], acc: bool, g: &[f32], ids: &[u32], table: &[f32], v: usize) {
     let d = to.len();
@@ -219,7 +221,7 @@ fn mix<S: Simd>(s: S, to: &mut [f32], acc: bool, g: &[f32], ids: &[u32], table: 
         let columns = (d - c).min(COLUMNS * S::LANES);
         let mut sum = [s.zero(); COLUMNS];
         for (j, (g, id)) in g.iter().zip(ids).enumerate() {
-            // What was asked for with the first columns is there for the others.
+            // The first columns prefetch whole rows, so later columns need no prefetch.
             if c == 0 {
                 prefetch(s, table, ids.get(j + AHEAD), d);
             }

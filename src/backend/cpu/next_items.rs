@@ -1,4 +1,4 @@
-//! What follows each row: a pass over the batch on one thread, a few microseconds.
+//! Targets of each row: a single-threaded pass over the batch, a few microseconds long.
 
 use super::Cpu;
 use crate::ops::{MaskItems, NextItems, Run, Valid};

@@ -1,4 +1,4 @@
-//! Losses of single numbers, a vector of them at a time.
+//! Losses of single numbers, one vector at a time.
 
 use rayon::prelude::*;
 

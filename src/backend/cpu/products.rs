@@ -1,7 +1,7 @@
-/*! Matrix products by all threads: C = A B (+ bias) over blocks of rows, and C = A^T B summed over many rows.
+/*! Multi-threaded matrix products: C = A B (+ bias) over blocks of rows, and C = A^T B summed over many rows.
 
-Work is cut by sizes alone, never by the number of threads, and partial sums are added in a fixed order: the same bits
-whoever computes them.
+Work is cut by sizes alone, never by the number of threads, and partial sums are added in a fixed order. The result is
+therefore the same to the bit for any number of threads.
 */
 
 use rayon::prelude::*;
@@ -14,20 +14,20 @@ use super::{
     scratch,
 };
 
-/// Rows that one task of a parallel product takes: A's part and C's part stay in the second-level cache.
+/// Rows per task of a parallel product: the parts of A and C stay in the second-level cache.
 pub const ROWS: usize = 128;
 
-/// Lines of a panel that stay in the first-level cache beside a tile of A; longer sums go in pieces of this.
+/// Lines of a panel that fit the first-level cache together with a tile of A. Longer sums go in pieces of this length.
 const DEPTH: usize = 128;
 
-/// The pieces (first, length) that a sum of `k` terms is cut into; an empty sum is one empty piece.
+/// Returns the pieces (first, length) that a sum of `k` terms is cut into. An empty sum is one empty piece.
 pub(super) fn pieces<T: Terms>(k: usize) -> impl Iterator<Item = (usize, usize)> {
     let depth = DEPTH * T::EACH;
     (0..k.max(1)).step_by(depth).map(move |start| (start, depth.min(k - start)))
 }
 
-/// Calls `f` with a block of rows of C in parallel, and of A in a form that B multiplies, piece after piece of the sum:
-/// `f(c, a, b, first piece?, what comes next)`.
+/// Calls `f(c, a, b, first piece?, next data)` for blocks of rows of C in parallel, piece after piece of the sum. `a`
+/// is in the form of left factors.
 fn blocks<T: Terms>(
     c: &mut [f32],
     a: View,
@@ -42,7 +42,8 @@ fn blocks<T: Terms>(
         let c = Dest::new(c, rows, b.n, b.n);
         scratch::borrow(T::room(rows, b.k.min(DEPTH * T::EACH)), |room| {
             for (start, k) in pieces::<T>(b.k) {
-                // What is copied before it is multiplied is asked for a piece ahead; what is not, the product reads itself.
+                // Data that is copied before multiplication is prefetched one piece ahead. The product reads other data
+                // itself.
                 let (rows, from) = if start + k < b.k { (here, start + k) } else { (after, 0) };
                 let ahead = match T::EACH {
                     1 => Ahead::NOTHING,
@@ -54,7 +55,7 @@ fn blocks<T: Terms>(
     });
 }
 
-/// C (m, n) = alpha A B in parallel over row blocks, with C dense; `acc` adds to what C holds.
+/// Computes C (m, n) = alpha A B in parallel over row blocks, with C dense. `acc` adds to C.
 pub fn product<T: Terms>(c: &mut [f32], a: View, b: Packed<T>, alpha: f32, acc: bool) {
     blocks(c, a, b, |c, a, b, first, ahead| match acc || !first {
         true => multiply_ahead(a, b, &mut Accumulate { c, alpha }, ahead),
@@ -62,7 +63,7 @@ pub fn product<T: Terms>(c: &mut [f32], a: View, b: Packed<T>, alpha: f32, acc: 
     });
 }
 
-/// C (m, n) = A B + bias in parallel over row blocks, with C dense.
+/// Computes C (m, n) = A B + bias in parallel over row blocks, with C dense.
 pub fn product_bias<T: Terms>(c: &mut [f32], a: View, b: Packed<T>, bias: &[f32]) {
     assert_eq!(bias.len(), b.n);
     blocks(c, a, b, |c, a, b, first, ahead| match first {
@@ -71,7 +72,7 @@ pub fn product_bias<T: Terms>(c: &mut [f32], a: View, b: Packed<T>, bias: &[f32]
     });
 }
 
-/// Lends x (rows, cols) in a form that products read rows of: `f(x, elements of a row)`.
+/// Passes x (rows, cols) to `f(x, elements of a row)` in a form with rows that products can read.
 pub fn held<T: Terms, R>(x: &[f32], rows: usize, cols: usize, f: impl FnOnce(&[f32], usize) -> R) -> R {
     let lines = cols.div_ceil(T::EACH);
     let room = T::room(rows, cols);
@@ -86,16 +87,16 @@ pub fn held<T: Terms, R>(x: &[f32], rows: usize, cols: usize, f: impl FnOnce(&[f
     })
 }
 
-/// Rows that are packed and multiplied at a time in [`product_t`]: a panel of B and a tile of A fit the first-level
-/// cache together.
+/// Rows packed and multiplied at a time in [`product_t`]: a panel of B and a tile of A fit the first-level cache
+/// together.
 const KC: usize = 128;
-/// Columns of A that one task of [`product_t`] takes.
+/// Columns of A per task of [`product_t`].
 const MC: usize = 256;
 
-/// C (m, n) = or += A^T B, summed over the many rows that A (k, m) and B (k, n) share.
+/// Computes C (m, n) = or += A^T B, summed over the many rows that A (k, m) and B (k, n) share.
 ///
-/// Rows are cut into parts, columns of A into blocks of 256, by the sizes alone: enough pieces for any number of
-/// threads, few partial sums. Each part is summed in order, then the parts are added in order.
+/// Rows are cut into parts and columns of A into blocks of 256, by the sizes alone. This yields enough pieces for any
+/// number of threads and few partial sums. Each part is summed in order, then the parts are added in order.
 pub fn product_t<T: Terms>(c: &mut [f32], a: View, b: View, acc: bool) {
     assert!(a.rows == b.rows && c.len() == a.cols * b.cols);
     let (k, m, n) = (a.rows, a.cols, b.cols);
@@ -118,7 +119,7 @@ pub fn product_t<T: Terms>(c: &mut [f32], a: View, b: View, acc: bool) {
             let (mc, rows) = (MC.min(m - i0), part_rows.min(k - k0));
             product_t_part::<T>(&mut sum[..mc * n], a.cols(i0, mc).rows(k0, rows), b.rows(k0, rows));
         });
-        // Few elements, so this pass is short; every element adds its parts in order.
+        // There are few elements, so this pass is short. Every element adds its parts in order.
         c.par_chunks_mut(MC * n).zip(partials.par_chunks(parts * size)).for_each(|(c, sums)| {
             let mut sums = sums.chunks_exact(size);
             if !acc {
@@ -133,7 +134,7 @@ pub fn product_t<T: Terms>(c: &mut [f32], a: View, b: View, acc: bool) {
     });
 }
 
-/// One piece of [`product_t`]: C = A^T B, row chunk after row chunk.
+/// Computes one piece of [`product_t`]: C = A^T B, row chunk after row chunk.
 fn product_t_part<T: Terms>(c: &mut [f32], a: View, b: View) {
     let (m, n) = (a.cols, b.cols);
     let chunk = KC * T::EACH;
@@ -142,7 +143,7 @@ fn product_t_part<T: Terms>(c: &mut [f32], a: View, b: View) {
         for k0 in (0..a.rows).step_by(chunk) {
             let kc = chunk.min(a.rows - k0);
             let next = chunk.min(a.rows - k0 - kc);
-            // The next rows come from far away: they are fetched while these are multiplied.
+            // The next rows come from distant memory. They are prefetched while these are multiplied.
             let ahead = Ahead::of(a.rows(k0 + kc, next), Some(b.rows(k0 + kc, next)));
             let b = pack::<T>(packed_b, b.rows(k0, kc));
             let a = pack_rows::<T>(rest, a.rows(k0, kc).t());
@@ -171,7 +172,7 @@ mod tests {
         (0..len).map(|_| s.uniform() * 2.0 - 1.0).collect()
     }
 
-    /// The product in f64, element by element, of factors as the terms have them.
+    /// Returns the product in f64, element by element, of factors rounded to the operand type.
     fn naive<T: Terms>(a: View, b: View) -> Vec<f64> {
         let term = |x: f32| if T::EACH == 2 { round_bf16(x) as f64 } else { x as f64 };
         let mut c = vec![0.0; a.rows * b.cols];
@@ -218,7 +219,7 @@ mod tests {
                 let mut scratch = vec![f32::NAN; packed_len(k, n)];
                 let packed = pack::<T>(&mut scratch, bv);
                 let want = naive::<T>(av, bv);
-                // A guard band behind C: nothing may write there.
+                // A guard band past C must stay unwritten.
                 let mut c = vec![f32::NAN; m * n + 64];
                 c[m * n..].fill(7.0);
                 product(&mut c[..m * n], av, packed, 1.0, false);
@@ -270,7 +271,7 @@ mod tests {
     }
 
     fn strided<T: Terms>() {
-        // Columns 5..12 of a (9, 20) matrix, as the heads of a fused projection lie.
+        // Columns 5..12 of a (9, 20) matrix, laid out like the heads of a fused projection.
         let (a, b) = (random(9 * 20, 1), random(7 * 4, 2));
         let (av, bv) = (View::dense(&a, 9, 20).cols(5, 7), View::dense(&b, 7, 4));
         let mut scratch = vec![0.0; packed_len(7, 4)];

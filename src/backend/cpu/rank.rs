@@ -1,4 +1,4 @@
-//! Ranks by counting while the tiles go by, and the scores of lone pairs.
+//! Ranks by counting over tiles of scores, and the scores of single pairs.
 
 use std::{cell::Cell, ops::Range};
 
@@ -12,23 +12,23 @@ use super::{
 };
 use crate::ops::{CountAtLeast, Run, ScoreItems, Valid};
 
-/// Up to this many targets, a pass over the tile for each beats sorting every score in among them.
+/// Up to this many targets, one pass over the tile per target is faster than sorting every score in among them.
 const PASSES: usize = 64;
 
-/// Pairs that a task scores.
+/// Pairs scored per task.
 const PAIRS: usize = 512;
 
 thread_local! {
-    /// Counts of one user in the order of the sorted thresholds; grows once.
+    /// Counts of one user in the order of the sorted thresholds. Grows once.
     static REACH: Cell<Vec<u32>> = const { Cell::new(Vec::new()) };
 }
 
-/// Scores of chosen pairs: those of user b are `start[b]..start[b+1]`.
+/// Computes the scores of chosen pairs. The pairs of user b are `start[b]..start[b+1]`.
 fn score_pairs(c: &Catalogue, item: &[u32], start: &[u32], score: &mut [f32]) {
     score.par_chunks_mut(PAIRS).zip(item.par_chunks(PAIRS)).enumerate().for_each(|(chunk, (score, item))| {
         let (first, mut at) = (chunk * PAIRS, 0);
         while at < item.len() {
-            // The last user that begins here or before; users without a pair begin and end at the same place.
+            // The last user that begins here or before. Users without a pair begin and end at the same place.
             let user = start.partition_point(|s| *s as usize <= first + at) - 1;
             let end = (start[user + 1] as usize - first).min(item.len());
             score_items(c, &c.h[user * c.d..][..c.d], &item[at..end], &mut score[at..end]);
@@ -37,8 +37,9 @@ fn score_pairs(c: &Catalogue, item: &[u32], start: &[u32], score: &mut [f32]) {
     });
 }
 
-/// What the count of a user with many targets is made of, on the way: `thresholds` ascending, NaN as +inf, and in
-/// `count[j]` the number of scores that reach the first j+1 of them and no more.
+/// Adds a tile to the intermediate counts of a user with many targets.
+/// `thresholds` ascend, with NaN as +inf. `count[j]` is the number of scores that reach exactly the first j+1
+/// thresholds.
 fn sort_in(scores: &[f32], thresholds: &[f32], count: &mut [u32]) {
     for s in scores.iter().filter(|s| !s.is_nan()) {
         let reached = thresholds.partition_point(|t| t <= s);
@@ -48,7 +49,7 @@ fn sort_in(scores: &[f32], thresholds: &[f32], count: &mut [u32]) {
     }
 }
 
-/// From those to the counts of the targets in their own order.
+/// Converts the intermediate counts to the counts of the targets in their own order.
 fn unsort(score: &[f32], thresholds: &[f32], count: &mut [u32]) {
     let mut reach = REACH.take();
     reach.clear();
@@ -57,13 +58,13 @@ fn unsort(score: &[f32], thresholds: &[f32], count: &mut [u32]) {
         reach[j - 1] += reach[j];
     }
     for (count, score) in count.iter_mut().zip(score) {
-        // Whoever reaches one of equal thresholds reaches them all.
+        // A score that reaches one of several equal thresholds reaches all of them.
         *count = if score.is_nan() { 0 } else { reach[thresholds.partition_point(|t| t < score)] };
     }
     REACH.set(reach);
 }
 
-/// The counting of all users: targets, their scores, and for users of many targets the same sorted.
+/// The counting state of all users: targets, their scores, and sorted scores of users with many targets.
 struct Counting<'a> {
     start: &'a [u32],
     score: &'a [f32],
@@ -75,7 +76,8 @@ impl Counting<'_> {
         self.start[user] as usize..self.start[user + 1] as usize
     }
 
-    /// Takes in a tile for `users`, who are halved until a block is left. `count` and `bad` are theirs alone.
+    /// Counts one tile for `users`. The range is halved until one block is left. `count` and `bad` belong to these
+    /// users alone.
     fn take(&self, tile: &Tile, users: Range<usize>, count: &mut [u32], bad: &mut [u32]) {
         if users.len() > USERS {
             let half = users.start + (users.len() / 2).next_multiple_of(USERS);
@@ -128,7 +130,7 @@ impl Run<CountAtLeast> for Cpu {
             for targets in (0..b).filter(many).map(|user| counting.targets(user)) {
                 let sorted = &mut sorted[targets.clone()];
                 sorted.copy_from_slice(&score[targets]);
-                // No score reaches +inf, so that it counts nothing, as NaN must.
+                // No score reaches +inf, so it counts nothing, as NaN must.
                 sorted.iter_mut().filter(|t| t.is_nan()).for_each(|t| *t = f32::INFINITY);
                 sorted.sort_unstable_by(f32::total_cmp);
             }

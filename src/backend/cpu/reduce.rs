@@ -1,4 +1,4 @@
-//! Sums over everything: chunks in vector lanes, chunk results added in order in f64.
+//! Sums over all elements: chunks in vector lanes, with the chunk results added in order in f64.
 
 use rayon::prelude::*;
 
@@ -10,10 +10,10 @@ use super::{
 };
 use crate::ops::{GradNorm, Run, Valid, WeightedMean};
 
-/// Elements of one partial sum.
+/// Elements per partial sum.
 const PART: usize = 4096;
 
-/// Adds up partial sums that lie `stride` apart, in order, into a gradient.
+/// Adds partial sums that lie `stride` apart, in order, into a gradient.
 pub(super) fn sum_partials(to: Option<(&mut [f32], bool)>, partials: &[f32], stride: usize) {
     let Some((to, acc)) = to else { return };
     if !acc {
@@ -24,7 +24,7 @@ pub(super) fn sum_partials(to: Option<(&mut [f32], bool)>, partials: &[f32], str
     }
 }
 
-/// Column sums of a dense (n, d) matrix: fixed blocks of rows, added in order.
+/// Computes the column sums of a dense (n, d) matrix from fixed blocks of rows, added in order.
 pub(super) fn sum_columns(to: Option<(&mut [f32], bool)>, x: &[f32], d: usize) {
     const ROWS: usize = 256;
     if to.is_none() || d == 0 {
@@ -40,7 +40,7 @@ pub(super) fn sum_columns(to: Option<(&mut [f32], bool)>, x: &[f32], d: usize) {
     });
 }
 
-/// Adds every row of the second to the first.
+/// Adds every row of the second slice to the first slice.
 pub(super) struct AddRows<'a>(pub &'a mut [f32], pub &'a [f32]);
 
 impl Kernel for AddRows<'_> {
@@ -53,7 +53,7 @@ impl Kernel for AddRows<'_> {
     }
 }
 
-/// The sum of x w over one part.
+/// Computes the sum of x w over one part.
 struct Sum<'a> {
     x: &'a [f32],
     w: &'a [f32],
@@ -63,7 +63,7 @@ impl Kernel for Sum<'_> {
     type Out = f32;
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> f32 {
-        // Four sums at a time, since one addition waits for the last.
+        // Four sums in parallel, since each addition waits for the one before.
         let mut sums = [s.zero(); 4];
         assert_eq!(self.x.len(), self.w.len());
         let mut quads = self.x.chunks_exact(4 * S::LANES).zip(self.w.chunks_exact(4 * S::LANES));
@@ -85,7 +85,7 @@ impl Kernel for Sum<'_> {
     }
 }
 
-/// The sum of x w.
+/// Returns the sum of x w.
 fn sum(x: &[f32], w: &[f32]) -> f64 {
     scratch::borrow(x.len().div_ceil(PART), |partials| {
         partials

@@ -1,4 +1,4 @@
-//! Row-sparse AdamW: a task takes some places of the sorted ids, and of these the rows whose runs begin there.
+//! Row-sparse AdamW. A task owns some places of the sorted ids and updates the rows with runs that begin there.
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -19,10 +19,10 @@ use crate::{
     },
 };
 
-/// Places that one task looks at.
+/// Places per task.
 const PLACES: usize = 32;
 
-/// The rows of a table with its moments.
+/// The rows of a table and their moments.
 struct Table<'a> {
     p: Dest,
     m: Dest,
@@ -32,19 +32,19 @@ struct Table<'a> {
 }
 
 impl Table<'_> {
-    /// Weights and moments of a row.
+    /// Returns the weights and moments of a row.
     ///
     /// # Safety
-    /// The row lies inside, and no other task has it.
+    /// The row lies inside, and no other task uses it.
     #[allow(clippy::mut_from_ref)]
     unsafe fn row(&self, row: usize) -> [&mut [f32]; 3] {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         [self.p, self.m, self.v].map(|dest| unsafe { dest.at(row, 0).row(self.d) })
     }
 }
 
 impl Work<'_> {
-    /// The table of an op that updates rows; takes all its destinations.
+    /// Returns the table of an op that updates rows. Takes all its destinations.
     fn table(&self, [p, m, v]: [Span<F32>; 3], last: Span<U32>, rows: usize, d: usize) -> Table<'_> {
         let [p, m, v] = [p, m, v].map(|span| Dest::new(self.out(span, rows * d), rows, d, d));
         let last: *mut [u32] = self.lent.ids_mut(last.first(rows));
@@ -54,12 +54,12 @@ impl Work<'_> {
     }
 }
 
-/// A row takes steps without a gradient: some one by one, then some in closed form.
+/// Advances a row without a gradient: some steps one by one, then the rest in closed form.
 struct CatchUp<'a> {
     row: [&'a mut [f32]; 3],
     op: &'a CatchUpRows,
     history: &'a [f32],
-    /// The row stands here, and takes so many steps one by one.
+    /// The step that the row is at; `exact` is the number of steps taken one by one.
     last: u32,
     exact: u32,
     closed: Option<Closed<f32>>,
@@ -113,7 +113,7 @@ impl Run<CatchUpRows> for Cpu {
         let table = mem.table([op.p, op.m, op.v], op.last, op.rows, op.d);
         let key = mem.ids(op.key, if op.all { 0 } else { op.n });
         let (history, step) = (mem.get(op.history, 4 * op.ring), mem.ids(op.step, 1)[0]);
-        // In ascending order the runs' ids differ, so no row has two owners.
+        // In ascending order the ids of runs differ, so no row has two owners.
         assert!(key.is_sorted(), "keys do not ascend");
         (0..op.places()).into_par_iter().with_min_len(PLACES).for_each(|i| {
             let Some(row) = op.row(key, i) else { return };
@@ -125,7 +125,7 @@ impl Run<CatchUpRows> for Cpu {
             assert!(missed as usize <= op.ring, "row {row} is {missed} steps behind, the history has {}", op.ring);
             let exact = missed.min(EXACT);
             let closed = (missed > exact).then(|| op.closed(history, last + exact, missed - exact));
-            // SAFETY: ids below `rows`, each with one owner.
+            // SAFETY: ids are below `rows`, and each has one owner.
             let row_values = unsafe { table.row(row) };
             dispatch(CatchUp { row: row_values, op, history, last, exact, closed });
             table.last[row].store(step - 1, Relaxed);
@@ -144,11 +144,11 @@ impl Run<AdamWRows> for Cpu {
         let (g, norm, hyper) = (mem.get(op.g, op.n * op.d), mem.get(op.norm, 1)[0], mem.get(op.hyper, 3));
         let clip = if op.max_norm > 0.0 { (op.max_norm / (norm + 1e-6)).min(1.0) } else { 1.0 };
         let (hyper, betas) = ([hyper[0], hyper[1], hyper[2]], [op.beta1, op.beta2]);
-        // In ascending order the runs' ids differ, so no row has two owners.
+        // In ascending order the ids of runs differ, so no row has two owners.
         assert!(key.is_sorted(), "keys do not ascend");
         (0..op.n).into_par_iter().with_min_len(PLACES).for_each(|i| {
             let Some(row) = owned(key, i, op.rows) else { return };
-            // SAFETY: ids below `rows`, each with one owner.
+            // SAFETY: ids are below `rows`, and each has one owner.
             let [p, m, v] = unsafe { table.row(row) };
             let g = &g[i * op.d..][..op.d];
             dispatch(Update { p, m, v, g, clip, hyper, betas, eps: op.eps, weight_decay: op.weight_decay });

@@ -1,4 +1,4 @@
-//! Rows picked out and put back.
+//! Gathers rows and scatters them back.
 
 use rayon::prelude::*;
 
@@ -32,7 +32,7 @@ impl Run<ScatterRows> for Cpu {
         if d == 0 {
             return;
         }
-        // On one thread: M rows are few beside N, and rows named twice could not be written by two.
+        // Single-threaded: the M rows are few compared with N, and two threads could write the same row.
         for (dy, &row) in mem.get(op.dy, op.m * d).chunks_exact(d).zip(mem.ids(op.row, op.m)) {
             if row == NO_ROW {
                 continue;

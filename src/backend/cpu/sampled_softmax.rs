@@ -1,5 +1,5 @@
-//! Softmax over a row's target and shared negatives, on [`softmax_tiles`](super::softmax_tiles). A negative that is none
-//! has the offset -inf.
+//! Softmax over a row's target and shared negatives, on [`softmax_tiles`](super::softmax_tiles). A missing negative has
+//! the offset -inf.
 
 use rayon::prelude::*;
 
@@ -12,10 +12,10 @@ use super::{
 };
 use crate::ops::{NO_ID, Run, SampledSoftmaxBwd, SampledSoftmaxFwd, Valid, sampled_softmax::log_others};
 
-/// Rows that one task takes.
+/// Rows per task.
 const ROWS: usize = 256;
 
-/// z of each row's target: <h, pos> + bias.
+/// Computes z of each row's target: <h, pos> + bias.
 fn target_logits(z: &mut [f32], h: &[f32], pos: &[f32], d: usize, bias: &[f32], target: &[u32]) {
     z.par_chunks_mut(ROWS).enumerate().for_each(|(block, z)| {
         let (first, n) = (block * ROWS, z.len());
@@ -46,7 +46,7 @@ fn forward<T: Terms>(mem: &Work<'_>, op: &SampledSoftmaxFwd) {
         let (z, unused) = (scratch::split(&mut rest, m), scratch::split(&mut rest, m));
         fill_offsets(offsets, negative, offset);
         target_logits(z, h, pos, d, bias, target);
-        // The destinations hold the running maximum and sum: the target counts first.
+        // The destinations hold the running maximum and sum. The target counts first.
         lse.copy_from_slice(z);
         loss.fill(1.0);
         let scores = Scores {
@@ -99,13 +99,13 @@ fn backward<T: Terms>(mem: &Work<'_>, op: &SampledSoftmaxBwd) {
     }
 }
 
-/// What is added to each negative's logit.
+/// Writes the offset added to each negative's logit.
 fn fill_offsets(to: &mut [f32], negative: &[u32], offset: impl Fn(u32) -> f32) {
     let each = to.iter_mut().zip(negative);
     each.for_each(|(to, &id)| *to = if id == NO_ID { f32::NEG_INFINITY } else { offset(id) });
 }
 
-/// to += g_m x_m, row by row.
+/// Computes to += g_m x_m, row by row.
 fn add_rows(to: &mut [f32], x: &[f32], g: &[f32], d: usize) {
     if d == 0 {
         return;

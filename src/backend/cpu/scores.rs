@@ -1,9 +1,9 @@
-/*! Scores of vectors against the whole catalogue, tile by tile, in the arithmetic of [`crate::ops::top_k`]: what top-k and
-rank counting stand on. Never a matrix of scores, never a copy of the table: [`TILE`] items at a time are packed, and the
-users go past them in parallel, four to a reading of a panel.
+/*! Scores of vectors against the whole catalogue, tile by tile, in the arithmetic of [`crate::ops::top_k`]. Top-k and
+rank counting build on it. It stores neither a matrix of scores nor a copy of the table: [`TILE`] items are packed at a
+time and scored for all users in parallel, four users per read of a panel.
 
-A lane of the tile kernel and the lone pair of [`score_items`] do the same operations in the same order, so they agree to
-the bit, whatever the instruction set.
+A lane of the tile kernel and the single pair of [`score_items`] perform the same operations in the same order, so they
+agree to the bit with any instruction set.
 */
 
 use rayon::prelude::*;
@@ -16,12 +16,12 @@ use crate::ops::NO_ROW;
 
 /// Items scored at a time; also the item extent of the scratch.
 const TILE: usize = 4096;
-/// Items in one packed panel: one AVX-512 register, two AVX2 registers, four of 128 bits.
+/// Items per packed panel: one AVX-512 register, two AVX2 registers, four of 128 bits.
 const LANES: usize = 16;
-/// Users that share one reading of a panel.
+/// Users that share one read of a panel.
 pub const USERS: usize = 4;
 
-/// Vectors and the items they are scored against.
+/// Vectors and the items to score them against.
 #[derive(Clone, Copy)]
 pub struct Catalogue<'a> {
     /// (B,D)
@@ -31,18 +31,18 @@ pub struct Catalogue<'a> {
     /// (V)
     pub bias: &'a [f32],
     pub d: usize,
-    /// What is no candidate: ascending, distinct, those of user b from `excluded_start[b]` on.
+    /// Excluded items: ascending, distinct, those of user b from `excluded_start[b]` on.
     pub excluded: &'a [u32],
     /// (B+1)
     pub excluded_start: &'a [u32],
 }
 
-/// Some items of the catalogue, packed.
+/// A packed range of catalogue items.
 pub struct Tile<'a> {
     catalogue: Catalogue<'a>,
     /// The first item.
     pub first: usize,
-    /// (panels, D, LANES): each panel holds LANES items, transposed; what lies past the items are leftovers.
+    /// (panels, D, LANES): each panel holds LANES items, transposed. The data past the items is undefined.
     packed: &'a [f32],
     /// (items)
     bias: &'a [f32],
@@ -71,19 +71,19 @@ impl<'a> Catalogue<'a> {
         });
     }
 
-    /// The excluded items of one user.
+    /// Returns the excluded items of one user.
     fn excluded(&self, user: usize) -> &'a [u32] {
         &self.excluded[self.excluded_start[user] as usize..self.excluded_start[user + 1] as usize]
     }
 }
 
 impl Tile<'_> {
-    /// Scores at most [`USERS`] users from number `first` on; `each` gets one after another (place in the block, scores of
-    /// the tile's items). What is no candidate comes as NaN. `bad` (users) takes the first item whose score is not finite,
-    /// where no earlier tile had one.
+    /// Scores at most [`USERS`] users from number `first` on.
+    /// `each(place in the block, scores of the tile's items)` is called for each user. Excluded items have the score
+    /// NaN. `bad` (users) receives the first item with a non-finite score, if no earlier tile had one.
     pub fn score(&self, first: usize, bad: &mut [u32], mut each: impl FnMut(usize, &[f32])) {
         let (c, d, items) = (&self.catalogue, self.catalogue.d, self.bias.len());
-        // A last block of fewer users scores its first user again in the places that are free.
+        // A last block of fewer users scores its first user again in the free places.
         let count = bad.len();
         let user = |u: usize| &c.h[(first + if u < count { u } else { 0 }) * d..][..d];
         let stride = items.next_multiple_of(LANES);
@@ -109,12 +109,12 @@ impl Tile<'_> {
     }
 }
 
-/// No bad item has been met yet.
+/// Marks that no bad item has been found yet.
 pub fn none_bad(bad: &mut [u32]) {
     bad.fill(NO_ROW);
 }
 
-/// scores (USERS, stride) = users (USERS, D) x packed (panels, D, LANES) + bias (items).
+/// Computes scores (USERS, stride) = users (USERS, D) x packed (panels, D, LANES) + bias (items).
 struct Score<'a> {
     users: [&'a [f32]; USERS],
     packed: &'a [f32],
@@ -133,17 +133,17 @@ impl Kernel for Score<'_> {
         let users: [&[f32]; USERS] = std::array::from_fn(|u| &self.users[u][..d]);
         for (p, bias) in self.bias.chunks(LANES).enumerate() {
             let panel = self.packed[p * d * LANES..][..d * LANES].as_ptr();
-            // A copy of full length: the bias ends with the items.
+            // A full-length copy: the bias ends with the items.
             let mut offset = [0.0f32; LANES];
             offset[..bias.len()].copy_from_slice(bias);
-            // As many of the inner places as there are vectors in a panel are used; the rest is never made.
+            // The kernel uses one inner place per vector of a panel. The compiler removes the rest.
             let mut sum = [[s.zero(); 4]; USERS];
             for k in 0..d {
                 for v in 0..vectors {
                     // SAFETY: column k of the panel, LANES long.
                     let column = unsafe { s.load(panel.add(k * LANES + v * S::LANES)) };
                     for u in 0..USERS {
-                        // Never `fma`: one rounding less would be another score.
+                        // Never `fma`: its single rounding would give another score.
                         sum[u][v] = s.add(sum[u][v], s.mul(s.splat(users[u][k]), column));
                     }
                 }
@@ -159,14 +159,14 @@ impl Kernel for Score<'_> {
     }
 }
 
-/// Whether no score is NaN or infinite.
+/// Returns whether no score is NaN or infinite.
 struct AllFinite<'a>(&'a [f32]);
 
 impl Kernel for AllFinite<'_> {
     type Out = bool;
     #[inline(always)]
     fn run<S: Simd>(self, _: S) -> bool {
-        // x * 0 is 0 for every finite x and NaN otherwise: no branches in the usual case.
+        // x * 0 is 0 for every finite x and NaN otherwise, so the usual case needs no branches.
         let blocks = self.0.as_chunks::<LANES>();
         let mut any = [0.0f32; LANES];
         for block in blocks.0 {
@@ -178,7 +178,7 @@ impl Kernel for AllFinite<'_> {
     }
 }
 
-/// How many of the scores are at least the threshold; NaN counts on neither side.
+/// Counts the scores that are at least the threshold. NaN never counts, neither as score nor as threshold.
 pub struct CountAtLeast<'a>(pub &'a [f32], pub f32);
 
 impl Kernel for CountAtLeast<'_> {
@@ -193,9 +193,9 @@ impl Kernel for CountAtLeast<'_> {
     }
 }
 
-/// The scores of one vector for a list of items, to the same bits as a [`Tile`] gives them.
+/// Computes the scores of one vector for a list of items, bitwise equal to those of a [`Tile`].
 pub fn score_items(c: &Catalogue, h: &[f32], items: &[u32], scores: &mut [f32]) {
-    /// Independent sums in flight: the order within a sum is fixed, so speed comes from several at once.
+    /// Independent sums in flight. The order within a sum is fixed, so several sums run at once for speed.
     const AT_ONCE: usize = 8;
     for (items, scores) in items.chunks(AT_ONCE).zip(scores.chunks_mut(AT_ONCE)) {
         let row = |i: usize| &c.table[items[i.min(items.len() - 1)] as usize * c.d..][..c.d];

@@ -1,16 +1,15 @@
-/*! Working memory that grows once and stays: a step in its steady state asks the allocator for nothing.
+/*! Working memory that grows once and stays: a step in its steady state makes no allocation.
 
-Each thread keeps a stack of buffers. [`borrow`] takes the top one and puts it back, so a task that is started while
-another of the same thread waits (work stealing does that) gets a buffer of its own.
+Each thread keeps a stack of buffers. [`borrow`] takes the top one and puts it back. With work stealing, a task can
+start while another task of the same thread waits; it then gets its own buffer.
 */
-
 use std::{
     alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error},
     cell::RefCell,
     ptr::NonNull,
 };
 
-/// f32 memory on cache-line boundaries; its contents are whatever the last user left.
+/// f32 memory on cache-line boundaries. Its contents are the leftovers of the last use.
 struct Buffer {
     ptr: NonNull<f32>,
     len: usize,
@@ -48,11 +47,11 @@ thread_local! {
     static STACK: RefCell<Vec<Buffer>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Lends `f` the thread's scratch of `len` elements, aligned to 64 bytes. The contents are leftovers.
+/// Passes the thread's scratch of `len` elements, aligned to 64 bytes, to `f`. The contents are leftovers.
 pub fn borrow<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
     let mut buffer = STACK.with_borrow_mut(|stack| stack.pop()).unwrap_or(Buffer::EMPTY);
     buffer.grow(len);
-    // SAFETY: the buffer holds at least `len` initialised elements and is this call's alone until it is put back.
+    // SAFETY: the buffer holds at least `len` initialised elements and belongs to this call alone until it is put back.
     let result = f(unsafe { std::slice::from_raw_parts_mut(buffer.ptr.as_ptr(), len) });
     STACK.with_borrow_mut(|stack| stack.push(buffer));
     result
@@ -65,7 +64,7 @@ pub fn split<'a>(rest: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
     &mut head[..len]
 }
 
-/// Elements that [`split`] takes for `len`: whole cache lines.
+/// Returns the number of elements that [`split`] takes for `len`: whole cache lines.
 pub const fn room(len: usize) -> usize {
     len.next_multiple_of(16)
 }

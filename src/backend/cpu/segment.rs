@@ -1,6 +1,6 @@
-/*! Table gradients, run by run of sorted ids. The sorted places are cut into parts of equal length, whatever ids they hold,
-so that a popular item costs no more than others. A run that crosses parts leaves a partial sum in each, which are then added
-in order.
+/*! Table gradients, run by run of sorted ids. The sorted places are cut into parts of equal length, independent of the
+ids, so that a popular item costs no more than others. A run that crosses parts leaves a partial sum in each part; these
+are added in order.
 */
 
 use rayon::prelude::*;
@@ -14,10 +14,10 @@ use super::{
 };
 use crate::ops::{Run, SegmentRows, SegmentSum, Valid, segment::Sources};
 
-/// Sorted places of a part.
+/// Sorted places per part.
 const PART: usize = 512;
 
-/// The rows that are summed.
+/// The rows to sum.
 #[derive(Clone, Copy)]
 pub(super) struct Rows<'a> {
     dy: &'a [f32],
@@ -31,12 +31,12 @@ pub(super) struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    /// Rows of `h` (M,D), each times its `g` (M).
+    /// Returns the rows of `h` (M,D), each times its `g` (M).
     pub(super) fn scaled(g: &'a [f32], h: &'a [f32], d: usize) -> Self {
         Rows { dy: &[], panel: &[], g, h, n: 0, s: 0, p: 1, d }
     }
 
-    /// Row `i` of the list is a row of numbers, or ones, times a factor.
+    /// Returns row `i` of the list as (row of numbers or `None` for ones, factor).
     #[inline(always)]
     fn row(&self, i: usize) -> (Option<&'a [f32]>, f32) {
         let d = self.d;
@@ -54,8 +54,8 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// The sum of the rows that `order` names, columns `j` on, W vectors wide (of which the last has `k` lanes): kept in
-/// registers, and added to what was there at the end, as the contract says.
+/// Sums the rows listed in `order`, columns `j` on, W vectors wide (the last has `k` lanes).
+/// The sum stays in registers and is added to the old value at the end, as the op's contract requires.
 #[inline(always)]
 fn tile<S: Simd, const W: usize>(s: S, rows: &Rows, order: &[u32], (to, acc): (&mut [f32], bool), j: usize, k: usize) {
     assert!(j + (W - 1) * S::LANES + k <= to.len() && to.len() == rows.d);
@@ -93,7 +93,7 @@ struct Part<'a> {
     to: Dest,
     acc: bool,
     by_place: bool,
-    /// Partial sums: of the run that the part begins with, and of the one that it ends with.
+    /// Partial sums: of the run that the part begins with, and of the run that it ends with.
     head: &'a mut [f32],
     tail: &'a mut [f32],
 }
@@ -105,7 +105,7 @@ impl Kernel for Part<'_> {
         let Part { rows, order, key, begin, end, .. } = self;
         let d = rows.d;
         let mut at = begin;
-        // Ids ascend: once they are beyond the table, all are.
+        // Ids ascend: once one is past the table, all later ones are.
         while at < end && (key[at] as usize) < self.v {
             let id = key[at];
             let mut stop = at + 1;
@@ -117,7 +117,7 @@ impl Kernel for Part<'_> {
             } else if stop == end && key.get(end) == Some(&id) {
                 (&mut *self.tail, false)
             } else {
-                // SAFETY: the row lies inside, and this task alone writes it: ids and places of different runs differ.
+                // SAFETY: the row lies inside, and only this task writes it: ids and places of different runs differ.
                 (unsafe { self.to.at(if self.by_place { at } else { id as usize }, 0).row(d) }, self.acc)
             };
             let order = &order[at..stop];
@@ -137,7 +137,8 @@ impl Kernel for Part<'_> {
 }
 
 impl Work<'_> {
-    /// Sums every run into row `id`, or row `place where it begins`, of `out`; without `acc` the other rows are zeroed.
+    /// Sums every run into row `id` of `out`, or with `by_place` into the row of the place where it begins. Without
+    /// `acc` the other rows are zeroed.
     fn sum_runs(&self, of: &Sources, out: &mut [f32], acc: bool, by_place: bool) {
         let (r, d) = (of.rows(), of.d);
         let some = |span: crate::mem::Span<crate::mem::Act>, len| self.get(span, if span.is_empty() { 0 } else { len });
@@ -155,7 +156,8 @@ impl Work<'_> {
     }
 }
 
-/// The same of rows at hand: the rows that `order` names, run by run of `key`, of which those below `v` count.
+/// Sums like `sum_runs` over the given rows: those listed in `order`, run by run of `key`. Only keys below `v`
+/// count.
 pub(super) fn sum_sorted(
     rows: &Rows,
     order: &[u32],
@@ -172,7 +174,7 @@ pub(super) fn sum_sorted(
     if d == 0 || r == 0 {
         return;
     }
-    // In ascending order the runs' ids differ, so no row has two writers.
+    // In ascending order the ids of runs differ, so no row has two writers.
     assert!(key.is_sorted(), "keys do not ascend");
     let to = Dest::new(out, if by_place { r } else { v }, d, d);
     let parts = r.div_ceil(PART);
@@ -198,7 +200,7 @@ pub(super) fn sum_sorted(
                 }
             }
             let place = begin + key[begin..end].partition_point(|k| *k < id);
-            // SAFETY: as in `Part`: the row of this run is written here alone.
+            // SAFETY: as in `Part`: the row of this run is written only here.
             let row = unsafe { to.at(if by_place { place } else { id as usize }, 0).row(d) };
             row.iter_mut().zip(&*sum).for_each(|(to, sum)| *to = if acc { *to + sum } else { *sum });
         });

@@ -1,4 +1,4 @@
-//! One row a sequence, spread over its rows, and rows added up to one.
+//! One row per sequence copied to all its rows, and the rows of a sequence summed into one.
 
 use rayon::prelude::*;
 
@@ -13,15 +13,15 @@ use crate::ops::{PoolBwd, PoolFwd, Run, SpreadBwd, SpreadFwd, Valid};
 struct Sum<'a> {
     y: &'a mut [f32],
     acc: bool,
-    /// The rows, whole ones of as many columns as y.
+    /// Whole rows with as many columns as y.
     x: &'a [f32],
-    /// One a row, or empty: ones.
+    /// One weight per row; empty means ones.
     w: &'a [f32],
 }
 
 impl Sum<'_> {
-    /// W vectors of columns from `j` on (the last has `k` lanes) down all rows, in registers: a row costs W loads that do not
-    /// wait for each other.
+    /// Sums W vectors of columns from `j` on (the last has `k` lanes) over all rows, in registers. A row costs W
+    /// independent loads.
     #[inline(always)]
     fn columns<S: Simd, const W: usize>(&mut self, s: S, j: usize, k: usize) {
         let d = self.y.len();
@@ -35,7 +35,7 @@ impl Sum<'_> {
             }
         }
         for (w, sum) in sum.into_iter().enumerate() {
-            // SAFETY: inside the destination by the assertion. The sum is whole before it is added to what was there.
+            // SAFETY: inside the destination by the assertion. The sum is complete before it is added to the old value.
             unsafe {
                 let to = self.y.as_mut_ptr().add(j + w * S::LANES);
                 store(s, to, if self.acc { s.add(load(s, to, k), sum) } else { sum }, k);
@@ -58,7 +58,7 @@ impl Kernel for Sum<'_> {
 }
 
 impl Work<'_> {
-    /// y_b = sum of w_n x_n, or added to y_b: a task a sequence.
+    /// Computes y_b = or += sum of w_n x_n, one task per sequence.
     fn pool(&self, y: &mut [f32], acc: bool, x: &[f32], w: &[f32], cu: &[u32], d: usize) {
         assert!(cu.is_sorted() && cu[cu.len() - 1] as usize * d <= x.len(), "sequences do not follow each other");
         if d == 0 {
@@ -71,24 +71,24 @@ impl Work<'_> {
         });
     }
 
-    /// y_n = w_n x_b, or added to y_n; zeros behind the last sequence.
+    /// Computes y_n = or += w_n x_b, with zeros past the last sequence.
     fn spread(&self, y: &mut [f32], acc: bool, x: &[f32], w: &[f32], cu: &[u32], d: usize) {
         assert!(cu.is_sorted(), "sequences do not follow each other");
         if d == 0 {
             return;
         }
-        // Rows of a task: long enough that the search for its first sequence does not count.
+        // Rows per task: enough to make the search for the first sequence negligible.
         let rows = CHUNK / d + 1;
         y.par_chunks_mut(rows * d).enumerate().for_each(|(task, y)| {
             let first = task * rows;
-            // The last one that starts at or before the row: those of no rows before it are passed over.
+            // The last sequence that starts at or before the row. Empty sequences before it are skipped.
             let mut s = cu.partition_point(|start| *start as usize <= first).max(1) - 1;
             for (i, y) in y.chunks_exact_mut(d).enumerate() {
                 while s + 1 < cu.len() && cu[s + 1] as usize <= first + i {
                     s += 1;
                 }
                 if s + 1 >= cu.len() {
-                    // Behind the last sequence.
+                    // Past the last sequence.
                     if !acc {
                         y.fill(0.0);
                     }

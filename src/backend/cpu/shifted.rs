@@ -1,8 +1,9 @@
-/*! Products over rows that are shifted inside their sequences, without im2col: what a dilated convolution is made of.
+/*! Products over rows that are shifted inside their sequences, without im2col. Dilated convolutions are built from
+them.
 
-A tile of the product reads its rows through pointers, so the row that a tap wants is read where it lies, and a tap that
-has no row reads zeros; the taps of a tile are summed in registers. Rows of different sequences share tiles: short
-sequences waste nothing. Work is cut by sizes alone: the same bits for any number of threads.
+A tile of the product reads its rows through pointers, so a tap reads its row in place, and a tap without a row reads
+zeros. The taps of a tile are summed in registers. Rows of different sequences share tiles, so short sequences waste
+nothing. Work is cut by sizes alone: the result is the same to the bit for any number of threads.
 */
 
 use std::{marker::PhantomData, ops::Range};
@@ -18,15 +19,16 @@ use super::{
 };
 use crate::ops::dilated_conv::Taps;
 
-/// Lines of packed weights that are worked off before the next panel: they stay in the first-level cache.
+/// Lines of packed weights processed before the next panel. They stay in the first-level cache.
 const DEPTH: usize = 192;
 
-/// The sequence of a row, as distances: rows before it and rows after it. Both negative: in no sequence.
+/// The position of a row in its sequence: the rows before it and the rows after it. Both are negative outside any
+/// sequence.
 type Place = (isize, isize);
 
 const NOWHERE: Place = (-1, -1);
 
-/// The sequences that have rows in `first..first + rows`, cut to them: (start, end, first row, last row + 1).
+/// Returns the sequences with rows in `first..first + rows`, cut to them: (start, end, first row, last row + 1).
 pub(super) fn sequences(cu: &[u32], first: usize, rows: usize) -> impl Iterator<Item = [usize; 4]> {
     let at = cu.partition_point(|c| *c as usize <= first).max(1) - 1;
     let last = first + rows;
@@ -38,13 +40,13 @@ pub(super) fn sequences(cu: &[u32], first: usize, rows: usize) -> impl Iterator<
     )
 }
 
-/// Whether a row has one that a tap at `offset` sees.
+/// Returns whether a row has another row at `offset` inside its sequence.
 #[inline(always)]
 fn sees((before, after): Place, offset: isize) -> bool {
     before >= 0 && -before <= offset && offset <= after
 }
 
-/// Where rows `first..` stand in their sequences.
+/// Writes the positions of rows `first..` in their sequences.
 fn places(to: &mut [Place], cu: &[u32], first: usize) {
     let rows = to.len();
     to.fill(NOWHERE);
@@ -55,19 +57,19 @@ fn places(to: &mut [Place], cu: &[u32], first: usize) {
     }
 }
 
-/// How a product over shifted rows starts.
+/// The initial value of a product over shifted rows.
 #[derive(Clone, Copy)]
 pub enum Start<'a> {
     Zero,
     Bias(&'a [f32]),
-    /// From what the destination holds.
+    /// The old value of the destination.
     Held,
 }
 
-/// c = or += sum_w x[row + offset(w)] B_w, for every block of rows in parallel.
+/// Computes c = or += sum_w x[row + offset(w)] B_w, for every block of rows in parallel.
 #[derive(Clone, Copy)]
 pub struct Shifted<'a, T> {
-    /// (N,K), as [`held`](super::products::held) lends it.
+    /// (N,K), as passed by [`held`](super::products::held).
     pub x: &'a [f32],
     /// Elements of a row of x: lines of a packed matrix.
     pub k: usize,
@@ -75,13 +77,13 @@ pub struct Shifted<'a, T> {
     pub n: usize,
     pub packs: Packs<'a, T>,
     pub taps: Taps,
-    /// The rows that see a row instead of those that it sees.
+    /// Uses the rows that see a row instead of the rows that it sees.
     pub mirrored: bool,
     pub cu: &'a [u32],
     pub start: Start<'a>,
 }
 
-/// The packed (K,N) matrices of all taps, one after another, and a row of x of zeros.
+/// The packed (K,N) matrices of all taps, one after another, and a zero row of x.
 #[derive(Clone, Copy)]
 pub struct Packs<'a, T> {
     all: &'a [f32],
@@ -92,13 +94,13 @@ pub struct Packs<'a, T> {
 }
 
 impl<T> Packs<'_, T> {
-    /// Those of `count` taps from tap `first` on.
+    /// Returns the matrices of `count` taps from tap `first` on.
     pub fn part(self, first: usize, count: usize) -> Self {
         Packs { all: &self.all[first * self.each..][..count * self.each], ..self }
     }
 }
 
-/// Packs the matrices of all taps and lends them.
+/// Packs the matrices of all taps and passes them to `f`.
 pub fn packed<'a, T: Terms, R>(
     taps: usize,
     (k, n): (usize, usize),
@@ -131,7 +133,7 @@ impl<T: Terms> Shifted<'_, T> {
         if self.mirrored { -self.taps.offset(tap) } else { self.taps.offset(tap) }
     }
 
-    /// The rows from `first` on, as many as `c` holds.
+    /// Computes the rows from `first` on, as many as `c` holds.
     pub fn block(&self, c: &mut [f32], first: usize) {
         let mut places_of = [NOWHERE; ROWS];
         let places_of = &mut places_of[..c.len() / self.n];
@@ -159,7 +161,7 @@ fn blocks<S: Simd, T: Terms, const MR: usize>(s: S, mut b: Block<T>) {
         for start in (0..b.of.taps.count * b.of.k).step_by(DEPTH) {
             let lines = start..(start + DEPTH).min(b.of.taps.count * b.of.k);
             for i0 in (0..b.places.len()).step_by(MR) {
-                // A last panel of at most one vector's width is worked off at half the cost.
+                // A last panel of at most one vector's width is computed at half the cost.
                 if n - j0 <= S::LANES {
                     tile::<S, T, MR, 1>(s, &mut b, i0, j0, lines.clone());
                 } else {
@@ -170,10 +172,10 @@ fn blocks<S: Simd, T: Terms, const MR: usize>(s: S, mut b: Block<T>) {
     }
 }
 
-/// acc + the products of MR rows, as long as the panel has lines, with the panel.
+/// Adds to acc the products of MR rows with the panel. The rows are as long as the panel has lines.
 ///
-/// A function of its own, on sums of its own: those of a caller that does other things with them would go through memory
-/// at every line.
+/// This is a separate function with its own sums. Inside a caller with other work, the sums would go through memory at
+/// every line.
 ///
 /// # Safety
 /// The rows are readable for as many elements as the panel has lines.
@@ -186,7 +188,7 @@ unsafe fn add_lines<S: Simd, T: Terms, const MR: usize, const W: usize>(
 ) -> [[S::V; W]; MR] {
     let nr = NV * S::LANES;
     for p in 0..panel.len() / nr {
-        // SAFETY: the caller's promise; the panel holds the line.
+        // SAFETY: guaranteed by the caller; the panel holds the line.
         unsafe {
             let line = panel.as_ptr().add(p * nr);
             let mut w = [s.zero(); W];
@@ -204,7 +206,7 @@ unsafe fn add_lines<S: Simd, T: Terms, const MR: usize, const W: usize>(
     acc
 }
 
-/// MR rows by W vectors, summed over `lines` of the weights of all taps one after another.
+/// Computes MR rows by W vectors, summed over `lines` of the weights of all taps one after another.
 #[inline(always)]
 fn tile<S: Simd, T: Terms, const MR: usize, const W: usize>(
     s: S,
@@ -239,7 +241,7 @@ fn tile<S: Simd, T: Terms, const MR: usize, const W: usize>(
             continue;
         }
         let panel = &packed[tap * panel_len + j0 * k + c0 * nr..][..depth * nr];
-        // SAFETY: every pointer is that of a row of k elements, c0 + depth <= k.
+        // SAFETY: every pointer points to a row of k elements, and c0 + depth <= k.
         acc = unsafe { add_lines::<S, T, MR, W>(s, acc, &from.map(|row| row.add(c0)), panel) };
     }
     for (r, acc) in acc.iter().enumerate().take(rows) {
@@ -264,13 +266,13 @@ fn tile<S: Simd, T: Terms, const MR: usize, const W: usize>(
     }
 }
 
-/// Channels of x that one task of the weight gradient takes.
+/// Channels of x per task of the weight gradient.
 const CHANNELS: usize = 256;
-/// Parts that the rows are cut into, at most.
+/// Largest number of parts that the rows are cut into.
 const PARTS: usize = 24;
 
-/// dW_w = or += sum_t x[t + offset(w)]^T dz[t], one task a (block of channels, part of the rows): it packs a chunk of dz once
-/// and multiplies it with the rows that each tap sees.
+/// Computes dW_w = or += sum_t x[t + offset(w)]^T dz[t], one task per (block of channels, part of the rows).
+/// Each task packs a chunk of dz once and multiplies it with the rows that each tap sees.
 pub fn weight_gradient<T: Terms>(
     dw: &mut [f32],
     acc: bool,
@@ -322,7 +324,7 @@ pub fn weight_gradient<T: Terms>(
                 }
             });
         });
-        // Few elements, so this pass is short; every element adds its parts in order.
+        // There are few elements, so this pass is short. Every element adds its parts in order.
         dw.par_chunks_mut(i * o).enumerate().for_each(|(tap, dw)| {
             for (dw, sums) in dw.chunks_mut(CHANNELS * o).zip(partials.chunks(parts * size)) {
                 if !acc {

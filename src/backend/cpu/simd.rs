@@ -1,9 +1,10 @@
-/*! Vectors of f32 that fit the machine: one kernel source, three instruction sets, chosen at run time.
+/*! Vectors of f32 for the running machine: one kernel source, compiled for several instruction sets, chosen at run
+time.
 
 A kernel is written once against [`Simd`] and started through [`dispatch`], which enters a function compiled for
-AVX-512, for AVX2 + FMA, or for whatever the build target guarantees. The token `S: Simd` is the proof that the
-processor has the instructions: only `dispatch` makes one. Everything below it is `#[inline(always)]`, because an
-intrinsic is a function call unless it lands inside a function compiled for its instruction set.
+AVX-512, for AVX2 + FMA, or for the baseline of the build target. The token `S: Simd` proves that the processor has the
+instructions: only `dispatch` creates one. Everything below it is `#[inline(always)]`, because an intrinsic is a
+function call unless it is inlined into a function compiled for its instruction set.
 
 Sums over lanes are taken in a fixed order, so a result depends on the instruction set but not on the run.
 */
@@ -15,10 +16,10 @@ mod x86;
 
 use std::sync::OnceLock;
 
-/// The instruction sets there are kernels for.
+/// The instruction sets that kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isa {
-    /// AVX-512 with products of bf16 pairs, and of tiles of them.
+    /// AVX-512 with products of bf16 pairs and of tiles of bf16 pairs.
     Amx,
     /// AVX-512 with products of bf16 pairs.
     Avx512Bf16,
@@ -28,7 +29,7 @@ pub enum Isa {
 }
 
 impl Isa {
-    /// What this processor has, best first.
+    /// Returns the instruction sets of this processor, best first.
     pub fn available() -> impl Iterator<Item = Isa> {
         [Isa::Amx, Isa::Avx512Bf16, Isa::Avx512, Isa::Avx2, Isa::Portable].into_iter().filter(|isa| isa.supported())
     }
@@ -55,8 +56,9 @@ impl Isa {
         self == Isa::Portable
     }
 
-    /// The instruction set in use: the best there is, or the one named by `MIPGPU_ISA` (`amx`, `avx512bf16`,
-    /// `avx512`, `avx2`, `portable`) when the processor has it. The variable is for tests and for comparing machines.
+    /// Returns the instruction set in use: the best available one, or the one named by `MIPGPU_ISA`.
+    /// The names are `amx`, `avx512bf16`, `avx512`, `avx2` and `portable`; a set that the processor lacks is ignored.
+    /// The variable is for tests and for comparing machines.
     pub fn current() -> Isa {
         static CURRENT: OnceLock<Isa> = OnceLock::new();
         *CURRENT.get_or_init(|| {
@@ -73,7 +75,7 @@ impl Isa {
         })
     }
 
-    /// f32 lanes of one vector.
+    /// Returns the number of f32 lanes of one vector.
     pub fn lanes(self) -> usize {
         match self {
             Isa::Amx | Isa::Avx512Bf16 | Isa::Avx512 => 16,
@@ -82,7 +84,7 @@ impl Isa {
         }
     }
 
-    /// Rows of a matrix-product tile ([`Simd::MR`]).
+    /// Returns the rows of a matrix-product tile ([`Simd::MR`]).
     pub fn tile_rows(self) -> usize {
         match self {
             Isa::Amx | Isa::Avx512Bf16 | Isa::Avx512 => 8,
@@ -92,10 +94,10 @@ impl Isa {
     }
 }
 
-/// Work that is compiled once for each instruction set.
+/// Code that is compiled once for each instruction set.
 pub trait Kernel {
     type Out;
-    /// Implementations are `#[inline(always)]`, as is all they call with `s`.
+    /// Runs the kernel. Implementations are `#[inline(always)]`, as is everything they call with `s`.
     fn run<S: Simd>(self, s: S) -> Self::Out;
 }
 
@@ -105,8 +107,8 @@ pub fn dispatch<K: Kernel>(kernel: K) -> K::Out {
     dispatch_on(Isa::current(), kernel)
 }
 
-/// [`dispatch`] for kernels that multiply pairs of bf16: they alone are compiled for the processors that have
-/// instructions for it.
+/// Runs [`dispatch`] for kernels that multiply pairs of bf16. Only these are compiled for processors with bf16
+/// instructions.
 #[inline]
 pub fn dispatch_bf16<K: Kernel>(kernel: K) -> K::Out {
     dispatch_bf16_on(Isa::current(), kernel)
@@ -118,7 +120,7 @@ pub fn dispatch_on<K: Kernel>(isa: Isa, kernel: K) -> K::Out {
     assert!(isa == Isa::current() || isa.supported(), "this processor has no {isa:?}");
     #[cfg(target_arch = "x86_64")]
     match isa {
-        // SAFETY: the assertion: `current` names only what was detected.
+        // SAFETY: the assertion holds, and `current` returns only detected sets.
         Isa::Amx | Isa::Avx512Bf16 | Isa::Avx512 => return unsafe { x86::run_avx512(kernel) },
         // SAFETY: as above.
         Isa::Avx2 => return unsafe { x86::run_avx2(kernel) },
@@ -128,76 +130,78 @@ pub fn dispatch_on<K: Kernel>(isa: Isa, kernel: K) -> K::Out {
     kernel.run(Portable(()))
 }
 
-/// [`dispatch_bf16`] with the given instruction set, which must be available.
+/// Runs [`dispatch_bf16`] with the given instruction set, which must be available.
 #[inline]
 pub fn dispatch_bf16_on<K: Kernel>(isa: Isa, kernel: K) -> K::Out {
     #[cfg(target_arch = "x86_64")]
     if matches!(isa, Isa::Amx | Isa::Avx512Bf16) {
         assert!(isa == Isa::current() || isa.supported(), "this processor has no {isa:?}");
-        // SAFETY: the assertion: `current` names only what was detected.
+        // SAFETY: the assertion holds, and `current` returns only detected sets.
         return unsafe { x86::run_avx512_bf16(kernel) };
     }
     dispatch_on(isa, kernel)
 }
 
-/// One vector of `LANES` f32 and what kernels do with it. Loads and stores need no alignment.
+/// One vector of `LANES` f32 and its operations. Loads and stores need no alignment.
 pub trait Simd: Copy + Send + Sync + 'static {
     type V: Copy;
     const LANES: usize;
-    /// Rows of the matrix-product tile: as many accumulators as the registers hold beside two vectors of B.
+    /// Rows of the matrix-product tile: as many accumulators as fit the registers next to two vectors of B.
     const MR: usize;
 
     fn splat(self, x: f32) -> Self::V;
+    /// Loads `LANES` elements.
     /// # Safety
     /// `p` is readable for `LANES` elements.
     unsafe fn load(self, p: *const f32) -> Self::V;
+    /// Stores `LANES` elements.
     /// # Safety
     /// `p` is writable for `LANES` elements.
     unsafe fn store(self, p: *mut f32, v: Self::V);
-    /// The first `n <= LANES` elements, zeros behind them.
+    /// Loads the first `n <= LANES` elements, with zeros past them.
     /// # Safety
-    /// `p` is readable for `n` elements; nothing behind them is touched.
+    /// `p` is readable for `n` elements; nothing past them is accessed.
     unsafe fn load_first(self, p: *const f32, n: usize) -> Self::V;
     /// Writes the first `n <= LANES` elements.
     /// # Safety
-    /// `p` is writable for `n` elements; nothing behind them is touched.
+    /// `p` is writable for `n` elements; nothing past them is accessed.
     unsafe fn store_first(self, p: *mut f32, v: Self::V, n: usize);
 
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     fn sub(self, a: Self::V, b: Self::V) -> Self::V;
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
     fn div(self, a: Self::V, b: Self::V) -> Self::V;
-    /// a * b + c, rounded once where the processor can.
+    /// Computes a * b + c, rounded once where the processor supports it.
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
-    /// The larger; `b` where one is NaN.
+    /// Returns the larger operand, or `b` where one is NaN.
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
-    /// The smaller; `b` where one is NaN.
+    /// Returns the smaller operand, or `b` where one is NaN.
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
     fn sqrt(self, a: Self::V) -> Self::V;
-    /// To the nearest integer, ties to even.
+    /// Rounds to the nearest integer, ties to even.
     fn round(self, a: Self::V) -> Self::V;
-    /// a * 2^n for integers n in -252..=254, going to zero, subnormals or infinity as it must.
+    /// Computes a * 2^n for integers n in -252..=254. The result can be zero, a subnormal or infinity.
     fn scale2(self, a: Self::V, n: Self::V) -> Self::V;
-    /// Of lanes that hold two bf16 each: the low ones and the high ones as f32.
+    /// Converts lanes of two bf16 each to f32: the low halves and the high halves.
     fn halves(self, pairs: Self::V) -> (Self::V, Self::V);
-    /// Lanes of two bf16 each: `low` and `high` rounded to nearest, ties to even.
+    /// Rounds `low` and `high` to bf16 (nearest, ties to even) and packs them into lanes of two.
     fn pair(self, low: Self::V, high: Self::V) -> Self::V;
-    /// [`Simd::pair`] of neighbours: 2 LANES numbers in a row, `a` before `b`, become LANES pairs in a row.
+    /// Computes [`Simd::pair`] of neighbours: the 2 LANES numbers of `a`, then `b`, become LANES pairs in order.
     fn pair_up(self, a: Self::V, b: Self::V) -> Self::V;
-    /// Rows become columns: of vectors of 16 lanes, and of no others.
+    /// Transposes 16 vectors of 16 lanes. Other lane counts are unsupported.
     #[inline(always)]
     fn transpose16(self, _: &mut [Self::V; 16]) {
         unreachable!("vectors of {} lanes", Self::LANES)
     }
-    /// acc + a b of both bf16 in each lane.
+    /// Computes acc + a b over both bf16 of each lane.
     #[inline(always)]
     fn dot2(self, a: Self::V, b: Self::V, acc: Self::V) -> Self::V {
         let ((a0, a1), (b0, b1)) = (self.halves(a), self.halves(b));
         self.fma(a1, b1, self.fma(a0, b0, acc))
     }
-    /// The sum of all lanes, halves added to each other until one is left.
+    /// Returns the sum of all lanes, adding halves until one lane is left.
     fn sum(self, a: Self::V) -> f32;
-    /// The largest lane.
+    /// Returns the largest lane.
     fn largest(self, a: Self::V) -> f32;
 
     #[inline(always)]
@@ -205,27 +209,27 @@ pub trait Simd: Copy + Send + Sync + 'static {
         self.splat(0.0)
     }
 
-    /// Asks for the cache line at `p`, which need not be readable, as far as the second-level cache: the first holds what is
-    /// being multiplied.
+    /// Prefetches the cache line at `p`, which need not be readable, into the second-level cache. The first level holds
+    /// the current factors.
     #[inline(always)]
     fn prefetch(self, p: *const f32) {
         let _ = p;
     }
 
-    /// Asks for the cache line at `p` in order to write it.
+    /// Prefetches the cache line at `p` for writing.
     #[inline(always)]
     fn prefetch_write(self, p: *const f32) {
         let _ = p;
     }
 }
 
-/// Plain arrays, for processors without a path of their own; the compiler vectorises what it can.
+/// Plain arrays, for processors without a dedicated implementation. The compiler vectorises what it can.
 #[derive(Clone, Copy)]
 pub struct Portable(());
 
 const P: usize = 4;
 
-/// The bits of two bf16 in one f32.
+/// Returns the bits of two bf16 in one f32.
 #[inline(always)]
 fn pair_of(low: f32, high: f32) -> f32 {
     let bits = |x: f32| half::bf16::from_f32(x).to_bits() as u32;
@@ -243,12 +247,12 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn load(self, p: *const f32) -> Self::V {
-        // SAFETY: the caller's promise; arrays of f32 are read without alignment.
+        // SAFETY: guaranteed by the caller; arrays of f32 are read without alignment.
         unsafe { p.cast::<[f32; P]>().read_unaligned() }
     }
     #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: Self::V) {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { p.cast::<[f32; P]>().write_unaligned(v) }
     }
     #[inline(always)]
@@ -281,7 +285,7 @@ impl Simd for Portable {
     }
     #[inline(always)]
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
-        // Not `mul_add`: without an FMA instruction that is a slow library call.
+        // Not `mul_add`: without an FMA instruction it is a slow library call.
         std::array::from_fn(|i| a[i] * b[i] + c[i])
     }
     #[inline(always)]
@@ -298,14 +302,14 @@ impl Simd for Portable {
     }
     #[inline(always)]
     fn round(self, a: Self::V) -> Self::V {
-        // Adding and subtracting 1.5 * 2^23 rounds |a| < 2^22 to an integer, ties to even; larger numbers that
-        // kernels pass here are clamped before.
+        // Adding and subtracting 1.5 * 2^23 rounds |a| < 2^22 to an integer, ties to even. Kernels clamp larger numbers
+        // before they call this.
         const MAGIC: f32 = 12_582_912.0;
         a.map(|x| (x + MAGIC) - MAGIC)
     }
     #[inline(always)]
     fn scale2(self, a: Self::V, n: Self::V) -> Self::V {
-        // In two steps, since 2^n itself may be no f32 although a * 2^n is one.
+        // Two steps, since 2^n itself may not be an f32 although a * 2^n is.
         let pow2 = |n: i32| f32::from_bits(((n + 127) << 23) as u32);
         std::array::from_fn(|i| {
             let n = n[i] as i32;

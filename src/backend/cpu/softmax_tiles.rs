@@ -1,11 +1,11 @@
-/*! Scores of M rows against many candidates, tile by tile: log-sum-exp and its gradients without ever storing logits.
-Shared by the full softmax (candidates: the catalogue) and the sampled one (candidates: the shared negatives).
+/*! Scores of M rows against many candidates, tile by tile: log-sum-exp and its gradients without storing logits. The
+full softmax (candidates: the catalogue) and the sampled softmax (candidates: the shared negatives) share this code.
 
-Forward: candidates are taken 4096 at a time, packed once, and every task carries a block of rows past them, keeping a
-running maximum and sum a row. Backward: a task owns up to 512 candidates. Past it go all rows, a block at a time;
-each block's tile of g = dloss exp(z - lse) is computed once and used three times while it is in the cache: for the
-candidates' gradient (the task's own rows), their bias gradient, and the task's share of dh, which is added up in task
-order afterwards. Rows go in chunks so that these shares stay within a few megabytes.
+Forward: candidates are packed once, 4096 at a time. Every task scores a block of rows against them and keeps a running
+maximum and sum per row. Backward: a task owns up to 512 candidates and processes all rows, one block at a time. Each
+block's tile of g = dloss exp(z - lse) is computed once and used three times while it is in the cache: for the
+candidates' gradient (the task's own rows), for their bias gradient, and for the task's share of dh. The shares are
+added in task order afterwards. Rows go in chunks so that these shares stay within a few megabytes.
 */
 
 use rayon::prelude::*;
@@ -17,32 +17,32 @@ use super::{
     simd::{Kernel, Simd, dispatch},
 };
 
-/// What is scored: rows h (M,D) against candidate rows (C,D) with an offset each.
+/// The scored data: rows h (M,D) against candidate rows (C,D) with an offset each.
 #[derive(Clone, Copy)]
 pub struct Scores<'a> {
     pub h: &'a [f32],
     pub candidates: &'a [f32],
     pub offset: &'a [f32],
     pub d: usize,
-    /// (M): the row's target item.
+    /// (M): the target item of each row.
     pub target: &'a [u32],
     pub kind: CandidateKind<'a>,
 }
 
-/// How candidates relate to targets.
+/// The relation between candidates and targets.
 #[derive(Clone, Copy)]
 pub enum CandidateKind<'a> {
-    /// Candidate j is item j: the target is one of them.
+    /// Candidate j is item j, so the target is one of the candidates.
     Catalogue,
-    /// Candidate j is item `ids[j]`; one that equals a row's target is left out for that row, as is one whose bit is set
-    /// in `own` (M,ceil(C/32); or empty).
+    /// Candidate j is item `ids[j]`. A candidate that equals a row's target is left out for that row. So is one with
+    /// its bit set in `own` (M,ceil(C/32), or empty).
     Negatives { ids: &'a [u32], own: &'a [u32] },
 }
 
-/// Rows that are taken past a tile at a time in the forward pass, and columns of that tile: 32 KB.
+/// Rows per tile in the forward pass, and columns of that tile: 32 KB.
 const ROWS: usize = 32;
 const COLUMNS: usize = 256;
-/// Candidates that are packed at a time in the forward pass.
+/// Candidates packed at a time in the forward pass.
 const PACKED: usize = 4096;
 
 impl Scores<'_> {
@@ -54,8 +54,8 @@ impl Scores<'_> {
         self.offset.len()
     }
 
-    /// Sets what must not count to -inf in row `i`'s logits of the candidates from `j0` on; `hit` gets (place, logit) of
-    /// the target where it is among them.
+    /// Sets the logits of excluded candidates of row `i` to -inf, for the candidates from `j0` on.
+    /// `hit` receives (place, logit) of the target where it is among them.
     #[inline(always)]
     fn mask(&self, i: usize, j0: usize, z: &mut [f32]) -> Option<f32> {
         match self.kind {
@@ -69,7 +69,7 @@ impl Scores<'_> {
     }
 }
 
-/// Puts `nothing` where a candidate is the target.
+/// Writes `nothing` where a candidate is the target.
 #[inline(always)]
 fn leave_out(x: &mut [f32], nothing: f32, target: u32, ids: &[u32]) {
     for (x, &id) in x.iter_mut().zip(ids) {
@@ -77,7 +77,7 @@ fn leave_out(x: &mut [f32], nothing: f32, target: u32, ids: &[u32]) {
     }
 }
 
-/// Puts `nothing` where the bit of a candidate is set; the candidates are those from `j0` on, the row's words start at `first`.
+/// Writes `nothing` where the bit of a candidate is set. The candidates start at `j0`, the row's words at `first`.
 #[inline(always)]
 fn leave_out_own(x: &mut [f32], nothing: f32, own: &[u32], first: usize, j0: usize) {
     if own.is_empty() || x.is_empty() {
@@ -133,7 +133,7 @@ impl Kernel for Online<'_> {
                     tail[..z.len() - full].copy_from_slice(&z[full..]);
                     sum = s.add(sum, exp(s, s.sub(s.load(tail.as_ptr()), m)));
                 }
-                // exp of the old maximum against the new one rescales what was summed before.
+                // exp of the old maximum minus the new one rescales the previous sum.
                 let old = s.sum(exp(s, s.splat(self.max[r] - top))) / S::LANES as f32;
                 self.sum[r] = self.sum[r] * old + s.sum(sum);
                 self.max[r] = top;
@@ -142,8 +142,9 @@ impl Kernel for Online<'_> {
     }
 }
 
-/// Carries each row's running maximum and sum of exponentials past all candidates. `max` and `sum` come in with what
-/// was counted before (at least `f32::MIN` and 0); `hit` gets the target's logit where it is a candidate.
+/// Updates each row's running maximum and sum of exponentials with all candidates.
+/// `max` and `sum` contain the previous counts on entry (at least `f32::MIN` and 0). `hit` receives the target's logit
+/// where it is a candidate.
 pub fn log_sum_exp<T: Terms>(scores: &Scores, max: &mut [f32], sum: &mut [f32], hit: &mut [f32]) {
     let (m, d, count) = (scores.rows(), scores.d, scores.count());
     let h = View::dense(&scores.h[..m * d], m, d);
@@ -157,7 +158,7 @@ pub fn log_sum_exp<T: Terms>(scores: &Scores, max: &mut [f32], sum: &mut [f32], 
                     let (i, rows) = (block * ROWS, max.len());
                     scratch::borrow(ROWS * COLUMNS + T::room(rows, d), |room| {
                         let (z, room) = room.split_at_mut(ROWS * COLUMNS);
-                        // Again for each 4096 candidates: next to what comes of it, that is little.
+                        // Repeated for each 4096 candidates, which is cheap compared with the product.
                         let h = T::of(room, h.rows(i, rows));
                         for j in (0..n).step_by(COLUMNS) {
                             let columns = COLUMNS.min(n - j);
@@ -174,16 +175,16 @@ pub fn log_sum_exp<T: Terms>(scores: &Scores, max: &mut [f32], sum: &mut [f32], 
     });
 }
 
-/// Where the gradients of [`Scores`] go; each with whether to add to what is there.
+/// The destinations of the gradients of [`Scores`], each with whether to add to the old value.
 pub struct Gradients<'a> {
     pub dh: Option<(&'a mut [f32], bool)>,
     pub dcandidates: Option<(&'a mut [f32], bool)>,
     pub doffset: Option<(&'a mut [f32], bool)>,
 }
 
-/// Candidates of one task of the backward pass, at most.
+/// Largest number of candidates per task of the backward pass.
 const OWN: usize = 512;
-/// Tasks whose shares of dh are kept side by side.
+/// Number of tasks with shares of dh in memory at the same time.
 const SHARES: usize = 16;
 /// Rows of one tile of g.
 const BLOCK: usize = 64;
@@ -203,7 +204,7 @@ impl Epilogue for Weights<'_> {
     unsafe fn take<S: Simd>(&mut self, s: S, i: usize, j: usize, v: S::V, lanes: usize) {
         // SAFETY: (i, j..j+lanes) lies inside the tile, j..j+lanes inside the offsets.
         unsafe {
-            // The logit is rounded as in the forward pass, before lse is taken off.
+            // The logit is rounded as in the forward pass, before lse is subtracted.
             let z = s.add(v, load(s, self.offset.as_ptr().add(j), lanes));
             let p = exp(s, s.sub(z, s.splat(self.lse[i])));
             store(s, self.g.element(i, j), s.mul(p, s.splat(self.dloss[i])), lanes)
@@ -211,11 +212,11 @@ impl Epilogue for Weights<'_> {
     }
 }
 
-/// The gradients of sum_m dloss_m (lse_m - [target's logit, in a catalogue]).
+/// Computes the gradients of sum_m dloss_m (lse_m - [target's logit, in a catalogue]).
 pub fn backward<T: Terms>(scores: &Scores, lse: &[f32], dloss: &[f32], to: Gradients) {
     let (m, d, count) = (scores.rows(), scores.d, scores.count());
     let (mut dh, mut dc, mut doff) = (to.dh, to.dcandidates, to.doffset);
-    // Nothing adds to what is not written below, so Write starts from zeros and everything after that adds.
+    // Rows that no task writes get no addition. Therefore Write starts from zeros, and everything after that adds.
     for g in [&mut dh, &mut dc, &mut doff].into_iter().flatten() {
         if !g.1 {
             g.0.par_chunks_mut(super::CHUNK).for_each(|x| x.fill(0.0));
@@ -238,7 +239,7 @@ pub fn backward<T: Terms>(scores: &Scores, lse: &[f32], dloss: &[f32], to: Gradi
                 let task = |t: usize, share: Option<&mut [f32]>| {
                     let j = (first + t) * own;
                     let n = own.min(count - j);
-                    // SAFETY: candidates j..j+n are this task's alone.
+                    // SAFETY: candidates j..j+n belong to this task alone.
                     let (dc, doff) = unsafe { (dc.map(|c| c.at(j, 0).row(n * d)), doff.map(|c| c.at(0, j).row(n))) };
                     owned::<T>(scores, lse, dloss, (i, rows), (j, n), share, dc, doff);
                 };
@@ -250,7 +251,7 @@ pub fn backward<T: Terms>(scores: &Scores, lse: &[f32], dloss: &[f32], to: Gradi
                             .with_max_len(1)
                             .enumerate()
                             .for_each(|(t, share)| task(t, Some(&mut share[..rows * d])));
-                        // Fixed pieces of dh take the shares in task order.
+                        // Fixed pieces of dh add the shares in task order.
                         let piece = 64 * d;
                         dh[i * d..][..rows * d].par_chunks_mut(piece).enumerate().for_each(|(at, dh)| {
                             let shares = &share[at * piece..now * share_size];
@@ -263,7 +264,7 @@ pub fn backward<T: Terms>(scores: &Scores, lse: &[f32], dloss: &[f32], to: Gradi
     });
 }
 
-/// One task: rows `i..i+rows` against its own candidates `j..j+n`.
+/// Runs one task: rows `i..i+rows` against its own candidates `j..j+n`.
 fn owned<T: Terms>(
     scores: &Scores,
     lse: &[f32],

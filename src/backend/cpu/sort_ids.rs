@@ -1,8 +1,8 @@
-/*! Ids sorted digit by digit, eight bits at a time from the lowest on. A stable sort has one result, so that neither the
-number of threads nor how the list is cut can show in it.
+/*! Radix sort of ids, eight bits at a time from the lowest digit on. A stable sort has one result, so neither the
+number of threads nor the cut of the list affects it.
 
-Each pass counts the digits of every part of the list, adds the counts up in order of digit and part, which tells each part
-where its keys of each digit go, and moves them there.
+Each pass counts the digits of every part of the list and adds the counts up in order of digit and part. The sums are
+the positions of each part's keys of each digit. The pass then moves the keys there.
 */
 
 use rayon::prelude::*;
@@ -10,23 +10,25 @@ use rayon::prelude::*;
 use super::{Cpu, scratch};
 use crate::ops::{NO_ID, Run, SortIds, Valid};
 
-/// Keys of a part.
+/// Keys per part.
 const PART: usize = 16 * 1024;
 const DIGITS: usize = 256;
 
-/// Where the tasks of a pass put keys and their places: no two at the same.
+/// The destination of keys and their places in a pass. No two tasks write the same element.
 #[derive(Clone, Copy)]
 struct Shared(*mut u32, *mut u32);
-// SAFETY: plain addresses; a pass gives each of its tasks places of its own.
+// SAFETY: plain addresses; a pass gives each task its own places.
 unsafe impl Send for Shared {}
 // SAFETY: as above.
 unsafe impl Sync for Shared {}
 
 impl Shared {
+    /// Writes an element of both lists.
+    ///
     /// # Safety
     /// `at` lies inside both lists, and no other task writes there.
     unsafe fn put(self, at: usize, order: u32, key: u32) {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             *self.0.add(at) = order;
             *self.1.add(at) = key;
@@ -34,7 +36,7 @@ impl Shared {
     }
 }
 
-/// Moves `n` keys that `get(i)` gives with their places into `order` and `key`, sorted by the digit at `shift`.
+/// Moves the `n` pairs (place, key) of `get(i)` into `order` and `key`, sorted by the digit at `shift`.
 fn pass(
     counts: &mut [u32],
     [order, key]: [&mut [u32]; 2],
@@ -60,7 +62,7 @@ fn pass(
         for j in part(i) {
             let (order, key) = get(j);
             let at = &mut next[digit(key)];
-            // SAFETY: the counts of all digits and parts add up to n, so that each place below n is given out once.
+            // SAFETY: the counts of all digits and parts add up to n, so each place below n is used once.
             unsafe { to.put(*at as usize, order, key) };
             *at += 1;
         }
@@ -80,7 +82,7 @@ impl Run<SortIds> for Cpu {
             };
             (i as u32, if id < v { id } else { NO_ID })
         };
-        // The key that stands for NO_ID is v itself.
+        // The key of NO_ID is v itself.
         let passes = (u32::BITS - v.leading_zeros()).div_ceil(8).max(1);
         let parts = n.div_ceil(PART);
         let spare = scratch::room(if passes > 1 { n } else { 0 });
@@ -113,7 +115,7 @@ mod tests {
         ops::{Memory, sort_ids::Sorted},
     };
 
-    /// The cases of the op have one part.
+    /// The cases of the op have only one part.
     #[test]
     fn many_parts() {
         let (n, v) = (2 * PART + 99, 300);

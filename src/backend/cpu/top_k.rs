@@ -1,4 +1,4 @@
-//! The best k items: while the tiles go by, a user's destination is a heap of k with the worst kept at its root.
+//! The best k items. Each user's destination is a heap of k entries with the worst at its root, updated tile by tile.
 
 use rayon::prelude::*;
 
@@ -8,19 +8,20 @@ use super::{
 };
 use crate::ops::{NO_ROW, Run, TopK, Valid};
 
-/// One user's list.
+/// The list of one user.
 struct Heap<'a> {
     item: &'a mut [u32],
     score: &'a mut [f32],
 }
 
 impl Heap<'_> {
-    /// Whether the entry at `a` belongs behind that at `b`: a lower score, or of equal scores the larger id.
+    /// Returns whether the entry at `a` ranks behind that at `b`: it has a lower score, or an equal score and a larger
+    /// id.
     fn worse(&self, a: usize, b: usize) -> bool {
         self.score[a] < self.score[b] || (self.score[a] == self.score[b] && self.item[a] > self.item[b])
     }
 
-    /// Lets the entry at the root of the first `n` sink to its place.
+    /// Sinks the entry at the root of the first `n` to its place.
     fn sink(&mut self, n: usize) {
         let mut at = 0;
         loop {
@@ -41,11 +42,11 @@ impl Heap<'_> {
         }
     }
 
-    /// Takes in the scores of the items from `first` on; NaN is no candidate.
+    /// Adds the scores of the items from `first` on. NaN marks excluded items.
     fn take(&mut self, first: usize, scores: &[f32]) {
         let k = self.item.len();
         for (i, &score) in scores.iter().enumerate() {
-            // Ids ascend through the tiles, so a score equal to the worst kept never displaces it.
+            // Ids ascend through the tiles, so a score equal to the worst one kept never displaces it.
             if score > self.score[0] {
                 (self.item[0], self.score[0]) = ((first + i) as u32, score);
                 self.sink(k);
@@ -53,7 +54,7 @@ impl Heap<'_> {
         }
     }
 
-    /// Best first: the worst goes to the end, again and again.
+    /// Sorts best first: moves the worst entry to the end, again and again.
     fn sort(&mut self) {
         for n in (1..self.item.len()).rev() {
             self.item.swap(0, n);
@@ -77,7 +78,7 @@ impl Run<TopK> for Cpu {
             excluded: mem.ids(op.excluded, op.e),
             excluded_start: mem.ids(op.excluded_start, b + 1),
         };
-        // Entries that everything displaces.
+        // Entries that every candidate displaces.
         item.fill(NO_ROW);
         score.fill(f32::NEG_INFINITY);
         none_bad(bad);

@@ -1,5 +1,6 @@
-/*! Vertical convolutions: weighted sums of rows, vector by vector of a row, in blocks of rows; four filters (of the weight's
-gradient: four taps) at a time, so that a vector that is loaded serves several sums and none waits for the last addition.
+/*! Vertical convolutions: weighted sums of rows, vector by vector of a row, in blocks of rows. Four filters are
+computed at a time (four taps for the weight's gradient). A loaded vector then serves several sums, and no sum waits for
+the last addition.
 */
 
 use rayon::prelude::*;
@@ -15,21 +16,21 @@ use super::{
 };
 use crate::ops::{Run, Valid, VerticalConvBwd, VerticalConvFwd};
 
-/// Sums that are worked on side by side.
+/// Sums computed together.
 const SIDE: usize = 4;
 
-/// The sizes of one op, and which rows a block has.
+/// The sizes of one op, and the rows of a block.
 #[derive(Clone, Copy)]
 struct Rows<'a> {
     d: usize,
     l: usize,
     f: usize,
     cu: &'a [u32],
-    /// The block's first row.
+    /// The first row of the block.
     first: usize,
 }
 
-/// y for a block of rows.
+/// Computes y for a block of rows.
 struct Forward<'a> {
     /// (rows, F*D)
     y: &'a mut [f32],
@@ -50,12 +51,12 @@ impl Kernel for Forward<'_> {
         for [start, _, from, until] in sequences(cu, first, self.y.len() / (f * d)) {
             for t in from..until {
                 let y = self.y[(t - first) * f * d..][..f * d].as_mut_ptr();
-                // The rows of the window that there are, and the tap of the oldest of them.
+                // The existing rows of the window, and the tap of the oldest of them.
                 let rows = l.min(t - start + 1);
                 let (oldest, x) = (l - rows, self.x[(t + 1 - rows) * d..][..rows * d].as_ptr());
                 lanes!(S, d, |j, k| {
                     for f0 in (0..f).step_by(SIDE) {
-                        // Beyond the last filter the last one is computed again, and dropped below.
+                        // Past the last filter, the last one is computed again and dropped below.
                         let filter: [usize; SIDE] = std::array::from_fn(|g| (f0 + g).min(f - 1));
                         let mut acc = [s.zero(); SIDE];
                         for g in 0..SIDE {
@@ -95,7 +96,7 @@ impl Run<VerticalConvFwd> for Cpu {
     }
 }
 
-/// dx for a block of rows, each gathered from the rows whose windows hold it.
+/// Computes dx for a block of rows, each gathered from the rows with windows that contain it.
 struct Inputs<'a> {
     /// (rows, D)
     dx: &'a mut [f32],
@@ -118,7 +119,7 @@ impl Kernel for Inputs<'_> {
         for [_, end, from, until] in sequences(cu, first, self.dx.len() / d) {
             for r in from..until {
                 let dx = self.dx[(r - first) * d..][..d].as_mut_ptr();
-                // Rows r .. r + rows see this one: with the last tap, the one before it, and so on.
+                // Rows r .. r + rows see this row: with the last tap, the one before it, and so on.
                 let rows = l.min(end - r);
                 let dy = self.dy[r * f * d..][..rows * f * d].as_ptr();
                 lanes!(S, d, |j, k| {
@@ -145,15 +146,15 @@ impl Kernel for Inputs<'_> {
     }
 }
 
-/// A block's share of dw (F,L) and, behind it, of db (F).
+/// A block's share of dw (F,L), followed by db (F).
 struct Weights<'a> {
     sums: &'a mut [f32],
-    /// Whether dw is wanted; db comes with any group of taps.
+    /// Whether dw is wanted. Any group of taps yields db.
     dw: bool,
     rows: usize,
     dy: &'a [f32],
     x: &'a [f32],
-    /// (D): what rows before a sequence's start hold.
+    /// (D): the value of rows before a sequence's start.
     zeros: &'a [f32],
     of: Rows<'a>,
 }
@@ -178,7 +179,7 @@ impl Kernel for Weights<'_> {
                             }
                         }
                         lanes!(S, d, |j, k| {
-                            // SAFETY: all rows hold d elements; lanes behind them are zeros.
+                            // SAFETY: all rows hold d elements; lanes past them are zeros.
                             unsafe {
                                 let dy = load(s, dy.add(j), k);
                                 bias = s.add(bias, dy);
@@ -192,7 +193,7 @@ impl Kernel for Weights<'_> {
                 for (g, acc) in acc.into_iter().enumerate().take(l - l0) {
                     self.sums[filter * l + l0 + g] = s.sum(acc);
                 }
-                // Every group of taps finds the same sum.
+                // Every group of taps computes the same sum.
                 self.sums[f * l + filter] = s.sum(bias);
             }
         }
@@ -226,7 +227,7 @@ impl Run<VerticalConvBwd> for Cpu {
                 dispatch(Weights { sums, dw: wanted, rows, dy, x, zeros, of: of(block) });
             });
             sum_partials(dw, sums, each);
-            // The last partial row of a stride is as long as what is left of it.
+            // The last partial row of a stride is only as long as the rest of it.
             sum_partials(db, sums.get(f * l..).unwrap_or(&[]), each);
         });
     }

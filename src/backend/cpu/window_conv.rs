@@ -1,7 +1,7 @@
-/*! Horizontal convolutions of every height and their maxima. A task takes a block of rows and one height after the other:
-the products over shifted rows ([`shifted`](super::shifted)) leave c in scratch, for the block and the few rows before it
-that its windows reach, and the maxima are taken from there while c is in the cache. The backward pass routes dy to dc,
-height by height, and from there goes through the same products as a dilated convolution.
+/*! Horizontal convolutions of every height and their maxima. A task processes a block of rows, one height after
+another. The products over shifted rows ([`shifted`](super::shifted)) write c to scratch, for the block and the few rows
+before it that its windows reach. The maxima are taken from there while c is in the cache. The backward pass routes dy
+to dc, height by height, and then runs the same products as a dilated convolution.
 */
 
 use rayon::prelude::*;
@@ -17,17 +17,17 @@ use super::{
 };
 use crate::ops::{NO_ROW, Run, Valid, WindowConvBwd, WindowConvFwd, dilated_conv::Taps, window_conv::taps};
 
-/// Rows of a task: enough that the rows before them, whose c is computed again, are few beside them.
+/// Rows per task: many compared with the rows before them, for which c is computed again.
 const BLOCK: usize = 2 * ROWS;
 
-/// The taps of one height.
+/// Returns the taps of one height.
 fn height(h: usize) -> Taps {
     Taps { count: h, dilation: 1, causal: true }
 }
 
-/// The maxima of one height over the windows of a block's rows.
+/// Computes the maxima of one height over the windows of a block's rows.
 struct Maxima<'a> {
-    /// (rows, columns), of which height h takes F from `column0` on.
+    /// (rows, columns); height h uses F columns from `column0` on.
     y: &'a mut [f32],
     at: &'a mut [u32],
     columns: usize,
@@ -35,18 +35,18 @@ struct Maxima<'a> {
     /// (rows from `first - lead` on, F)
     c: &'a [f32],
     lead: usize,
-    /// (F): what c is before a sequence's start.
+    /// (F): the value of c before a sequence's start.
     bias: &'a [f32],
-    /// Places of a window beside its newest one.
+    /// Places of a window other than its newest one.
     reach: usize,
     first: usize,
     cu: &'a [u32],
 }
 
-/// Columns worked on side by side: vectors of any instruction set, in plain code that the compiler turns into them.
+/// Columns computed together, in plain code that the compiler vectorizes for any instruction set.
 const SIDE: usize = 16;
 
-/// The first columns of a slice, zeros behind them.
+/// Returns the first columns of a slice, with zeros past them.
 #[inline(always)]
 fn side<T: Copy + Default>(x: &[T]) -> [T; SIDE] {
     x.first_chunk().copied().unwrap_or_else(|| {
@@ -56,14 +56,14 @@ fn side<T: Copy + Default>(x: &[T]) -> [T; SIDE] {
     })
 }
 
-/// The maximum so far, and how many rows back it stands.
+/// The running maximum, and how many rows back it lies.
 struct Best {
     c: [f32; SIDE],
     at: [u32; SIDE],
 }
 
 impl Best {
-    /// Takes what is larger; NaN counts as that, so that it is not lost.
+    /// Takes `c` where it is larger or NaN, so that a NaN is not lost.
     #[inline(always)]
     fn meet(&mut self, c: [f32; SIDE], back: u32) {
         for ((best, at), c) in self.c.iter_mut().zip(&mut self.at).zip(c) {
@@ -73,7 +73,7 @@ impl Best {
         }
     }
 
-    /// Behind the ReLU.
+    /// Applies the ReLU.
     #[inline(always)]
     fn relu(&mut self) {
         for (best, at) in self.c.iter_mut().zip(&mut self.at) {
@@ -100,7 +100,7 @@ impl Kernel for Maxima<'_> {
                     for back in 1..=self.reach.min(t - start) {
                         best.meet(c(back), back as u32);
                     }
-                    // All places before the start are the same: the newest of them stands for all.
+                    // All places before the start are equal. The newest of them represents all.
                     if self.reach > t - start {
                         best.meet(side(&self.bias[j..]), (t - start + 1) as u32);
                     }
@@ -146,7 +146,8 @@ impl Run<WindowConvFwd> for Cpu {
     }
 }
 
-/// dy to dc for a block of rows of one height: each dc gathers from the windows that reach it, newest rows last.
+/// Computes dc from dy for a block of rows of one height. Each dc gathers from the windows that reach it, newest rows
+/// last.
 struct Route<'a> {
     /// (rows, F)
     dc: &'a mut [f32],
@@ -188,7 +189,7 @@ impl Kernel for Route<'_> {
     }
 }
 
-/// Column sums of the dy that had a maximum above 0, wherever it stood.
+/// Column sums of the dy with a maximum above 0, at any place.
 struct Seen<'a> {
     sum: &'a mut [f32],
     dy: &'a [f32],
@@ -228,7 +229,7 @@ impl Run<WindowConvBwd> for Cpu {
         if dx.is_none() && dw.is_none() {
             return;
         }
-        // dc of each height (N,F), one height after another, so that their rows are contiguous for the products.
+        // dc of each height (N,F), one height after another, so that the rows are contiguous for the products.
         let matrix = |tap: usize| View::dense(&w[tap * d * f..][..d * f], d, f);
         let each = (n * f).max(1);
         scratch::borrow(l * n * f, |dc| {
@@ -244,7 +245,7 @@ impl Run<WindowConvBwd> for Cpu {
                 packed::<F32Operand, _>(taps(l), (f, d), of, |packs| {
                     dx.par_chunks_mut(ROWS * d).enumerate().for_each(|(block, dx)| {
                         for (x, h) in dc.chunks(each).zip(1..) {
-                            // The heights after the first add to what the ones before have left.
+                            // The heights after the first add to the result of the heights before.
                             let start = if acc || h > 1 { Start::Held } else { Start::Zero };
                             let (packs, taps) = (packs.part(taps(h - 1), h), height(h));
                             let conv = Shifted { x, k: f, n: d, packs, taps, mirrored: true, cu, start };

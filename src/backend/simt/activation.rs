@@ -1,12 +1,12 @@
-//! Launchers of `kernels/activation.cu`: a thread takes eight elements.
+//! Launchers of `kernels/activation.cu`: eight elements per thread.
 
 use super::{Simt, kernels::*};
 use crate::ops::{ActivationBwd, ActivationFwd, Run, Valid, activation::Activation};
 
-/// Elements of a block.
+/// Elements per block.
 const BLOCK: usize = 256 * 8;
 
-/// The kernel's name of a function.
+/// Returns the kernel's number of an activation function.
 fn kind(kind: Activation) -> i32 {
     match kind {
         Activation::Relu => 0,

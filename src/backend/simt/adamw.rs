@@ -1,9 +1,9 @@
-//! Launcher of `kernels/adamw.cu`: a thread takes eight weights; the bf16 shadow is written on the way.
+//! Launcher of `kernels/adamw.cu`: eight weights per thread. It also writes the bf16 shadow.
 
 use super::{Simt, kernels::*};
 use crate::ops::{AdamW, Guard, Run, Valid};
 
-/// Weights of a block.
+/// Weights per block.
 const BLOCK: usize = 256 * 8;
 
 impl Run<AdamW> for Simt {

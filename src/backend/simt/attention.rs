@@ -1,5 +1,5 @@
-//! Launchers of `kernels/attention.cu` and `kernels/attention_bwd.cu`: which kernel takes heads of K columns, and the
-//! shared memory of its tiles.
+//! Launchers of `kernels/attention.cu` and `kernels/attention_bwd.cu`. They select the kernel for heads of K columns
+//! and compute the shared memory of its tiles.
 
 use super::{Simt, kernels::*};
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
 
 /// The kernels for heads of up to `most` columns.
 struct Width {
-    /// Columns that shared tiles are padded to.
+    /// Number of columns that shared tiles are padded to.
     most: usize,
     fwd: Pair,
     bwd_q: Pair,
@@ -27,19 +27,19 @@ fn width(k: usize) -> Option<&'static Width> {
     WIDTHS.iter().find(|w| k <= w.most)
 }
 
-/// A block's own rows, and the rows of each tile it walks over.
+/// The rows of a block, and the rows of each tile that it iterates over.
 struct Tiles {
     rows: usize,
     step: usize,
 }
 
 impl Tiles {
-    /// FwdTiles of `kernels/common/attention.cuh`.
+    /// Mirrors FwdTiles of `kernels/common/attention.cuh`.
     fn fwd(width: usize) -> Tiles {
         Tiles { rows: 64, step: if width == 128 { 32 } else { 64 } }
     }
 
-    /// BwdTiles of `kernels/common/attention.cuh`.
+    /// Mirrors BwdTiles of `kernels/common/attention.cuh`.
     fn bwd(width: usize, precision: Precision) -> Tiles {
         match (precision, width) {
             (Precision::F32, 64 | 128) => Tiles { rows: 32, step: 16 },
@@ -48,24 +48,25 @@ impl Tiles {
         }
     }
 
-    /// Bytes of `own` tiles of the block's rows and two stages of two tiles; each row has 16 bytes of padding.
+    /// Returns the bytes of `own` tiles of the block's rows and two stages of two tiles. Each row has 16 bytes of
+    /// padding.
     fn bytes(&self, own: usize, width: usize, act_bytes: usize) -> usize {
         (own * self.rows + 4 * self.step) * (width * act_bytes + 16)
     }
 
-    /// One block for each tile of each head of each sequence, as `find_part` takes them apart.
+    /// Returns the grid with one block per tile, head and sequence, as `find_part` decodes it.
     fn grid(&self, b: usize, h: usize, t: usize) -> [usize; 3] {
         [b * h * t.div_ceil(self.rows), 1, 1]
     }
 }
 
-/// Whether heads of `k` columns, and this many of them, are served.
+/// Checks that `h` heads of `k` columns are supported.
 fn served(b: usize, h: usize, k: usize, t: usize) -> Result<(), String> {
     if width(k).is_none() {
         let most = WIDTHS[WIDTHS.len() - 1].most;
-        return Err(format!("attention with {k} columns a head: the kernels serve 1 to {most}; use more heads"));
+        return Err(format!("attention with {k} columns per head: the kernels support 1 to {most}; use more heads"));
     }
-    // Of any tiling: no block has fewer than 32 rows.
+    // Holds for any tiling: no block has fewer than 32 rows.
     if b * h * t.div_ceil(32) >= 1 << 31 {
         return Err(format!("attention over {b} sequences of up to {t} positions in {h} heads: 2^31 blocks or more"));
     }
@@ -74,7 +75,7 @@ fn served(b: usize, h: usize, k: usize, t: usize) -> Result<(), String> {
 
 impl Run<AttentionFwd> for Simt {
     fn execute(&mut self, op: &Valid<'_, AttentionFwd>) {
-        let w = width(op.k).expect("`need` has been asked");
+        let w = width(op.k).expect("`need` was called");
         let tiles = Tiles::fwd(w.most);
         let params = AttentionFwdParams {
             o: self.at(op.o),
@@ -105,7 +106,7 @@ impl Run<AttentionBwd> for Simt {
         if dqkv == 0 {
             return;
         }
-        let w = width(op.k).expect("`need` has been asked");
+        let w = width(op.k).expect("`need` was called");
         let tiles = Tiles::bwd(w.most, self.precision);
         let params = AttentionBwdParams {
             dqkv,
@@ -125,9 +126,9 @@ impl Run<AttentionBwd> for Simt {
             scale: (1.0 / (op.k as f64).sqrt()) as f32,
             drop: op.drop.into(),
         };
-        // k, v (or q, do) of the block's rows and two stages of the other two; bwd_kv adds lse and delta to each stage.
+        // k, v (or q, do) of the block's rows and two stages of the other two. bwd_kv adds lse and delta to each stage.
         let (grid, bytes) = (tiles.grid(op.b, op.h, op.t), tiles.bytes(2, w.most, self.act_bytes()));
-        // In this order: the second launch reads the delta that the first one writes.
+        // The order matters: the second launch reads the delta that the first one writes.
         self.launch(self.of(w.bwd_q), grid, bytes, params);
         self.launch(self.of(w.bwd_kv), grid, bytes + 16 * tiles.step, params);
     }
@@ -146,11 +147,11 @@ mod tests {
         for k in [1, 16, 17, 64, 100, 128] {
             assert!(width(k).unwrap().most >= k && served(2, 4, k, 500).is_ok());
         }
-        assert!(served(2, 1, 129, 500).unwrap_err().contains("129 columns a head: the kernels serve 1 to 128"));
+        assert!(served(2, 1, 129, 500).unwrap_err().contains("129 columns per head: the kernels support 1 to 128"));
         assert!(served(1 << 20, 1 << 10, 16, 500).unwrap_err().contains("2^31 blocks"));
     }
 
-    /// sm_89 and sm_120 give a block 99 KiB, the smallest of what we compile for.
+    /// sm_89 and sm_120 give a block 99 KiB, the least of all compiled architectures.
     #[test]
     fn tiles_fit_into_the_smallest_shared_memory() {
         for (precision, act_bytes) in [(Precision::F32, 4), (Precision::Bf16, 2)] {

@@ -1,9 +1,9 @@
-//! Launchers of `kernels/ceilings.cu`: a thread takes eight elements.
+//! Launchers of `kernels/ceilings.cu`: eight elements per thread.
 
 use super::{Simt, kernels::*};
 use crate::ops::{ExpChain, Run, StreamCopy, Valid};
 
-/// Elements of a block.
+/// Elements per block.
 const BLOCK: usize = 256 * 8;
 
 impl Run<StreamCopy> for Simt {

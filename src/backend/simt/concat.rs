@@ -1,4 +1,4 @@
-//! Launchers of `kernels/concat.cu`: the grid of rows of all columns.
+//! Launchers of `kernels/concat.cu`: the grid covers rows with all columns.
 
 use super::{Simt, kernels::*, rows::row_grid};
 use crate::ops::{ConcatBwd, ConcatFwd, Run, Valid};

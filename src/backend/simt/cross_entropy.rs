@@ -1,5 +1,5 @@
-/*! Launchers of `kernels/cross_entropy.cu`, and how the walk of `kernels/common/softmax.cuh` is cut into blocks, which
-[`sampled_softmax`](super::sampled_softmax) shares. Every cut is a function of sizes alone, so that results are too.
+/*! Launchers of `kernels/cross_entropy.cu`, and the split of the walk of `kernels/common/softmax.cuh` into blocks,
+shared with [`sampled_softmax`](super::sampled_softmax). Every split is a function of sizes alone, so results are too.
 */
 
 use super::{BLOCKS, Simt, kernels::*};
@@ -8,13 +8,13 @@ use crate::ops::{CrossEntropyBwd, CrossEntropyFwd, Run, Valid};
 /// Rows and candidates of a tile.
 pub(super) const TILE: usize = 64;
 
-/// Bytes of a row that a step of the walk takes.
+/// Bytes of a row per step of the walk.
 const SLICE: usize = 128;
 
-/// Slices of a chunk of gradient columns.
+/// Slices per chunk of gradient columns.
 const CHUNK: usize = 2;
 
-/// How the walk lays out shared memory, in bytes: what stands before its slices, and the place of a slice of 64 rows.
+/// The shared memory layout of the walk, in bytes: the part before its slices, and the room of a slice of 64 rows.
 struct Layout {
     head: usize,
     place: usize,
@@ -23,17 +23,17 @@ struct Layout {
 /// `Warps`: two `TileColumns`, padded rows.
 const WARPS: Layout = Layout { head: 2 * 3 * 4 * TILE, place: TILE * (SLICE + 16) };
 
-/// `Group`: swizzled rows, every slice at a multiple of 1,024.
+/// `Group`: swizzled rows, every slice at a multiple of 1,024 bytes.
 const GROUP: Layout = Layout { head: 2048, place: TILE * SLICE };
 
-/// Shared memory that every supported GPU gives to a block.
+/// Shared memory per block on every supported GPU.
 const SHARED: usize = 99 << 10;
 
-/// What one block's walk takes in shared memory.
+/// The shared memory of one block's walk.
 pub(super) struct Walk {
-    /// Chunks of the width, one a block.
+    /// Chunks of the width, one per block.
     pub chunks: usize,
-    /// 1: the block's own rows stay in shared memory; 0: there is no room, they ride with each step.
+    /// 1: the block's own rows stay in shared memory. 0: there is no room, and they are loaded with each step.
     pub resident: i32,
     pub shared_bytes: usize,
 }
@@ -48,7 +48,7 @@ impl Walk {
         Walk::new(slices, slices.min(CHUNK), simt)
     }
 
-    /// Of `slices`, `kept` outlive their step.
+    /// Lays out `slices` slices, of which `kept` outlive their step.
     fn new(slices: usize, kept: usize, simt: &Simt) -> Walk {
         let layout = if simt.uses_wgmma() { GROUP } else { WARPS };
         let far = if kept > 0 { kept + 1 } else { 0 } + if slices > kept { 2 } else { 0 };
@@ -62,7 +62,7 @@ impl Walk {
     }
 }
 
-/// How what streams past a block is split among blocks, where the tiles that own something are too few for a GPU.
+/// The split of the streamed rows or candidates among blocks, for cases with too few owning tiles to fill a GPU.
 #[derive(Clone, Copy)]
 pub(super) struct Ranges {
     pub count: usize,
@@ -71,61 +71,63 @@ pub(super) struct Ranges {
 }
 
 impl Ranges {
-    /// `n` in ranges of about `least` or more, so that with `tiles` the device is full. At least one, be it empty.
+    /// Splits `n` into ranges of about `least` or more, so that with `tiles` the device is full. There is at least one
+    /// range, possibly empty.
     pub fn new(n: usize, tiles: usize, least: usize) -> Ranges {
         let wanted = BLOCKS.div_ceil(tiles.max(1)).min(n.div_ceil(least)).max(1);
         let each = n.div_ceil(wanted).next_multiple_of(TILE).max(TILE);
         Ranges { count: n.div_ceil(each).max(1), each }
     }
 
-    /// Candidates past row tiles: a range is worth the loading of the rows and the adding of its part.
+    /// Splits candidates streamed past row tiles. A range must justify loading the rows and adding its part.
     pub fn of_candidates(candidates: usize, tiles: usize) -> Ranges {
         Ranges::new(candidates, tiles, 512)
     }
 
-    /// Rows past candidate tiles.
+    /// Splits rows streamed past candidate tiles.
     pub fn of_rows(rows: usize, tiles: usize) -> Ranges {
         Ranges::new(rows, tiles, 128)
     }
 
-    /// f32 of the parts of `n` sums; none where one range writes to the destination itself.
+    /// Returns the f32 elements of the parts of `n` sums: none where one range writes to the destination itself.
     pub fn parts(&self, n: usize) -> usize {
         if self.count > 1 { self.count * n } else { 0 }
     }
 }
 
-/// The most that any batch of up to `m` rows takes: fewer rows are cut into more ranges, so that the largest batch is not
-/// the neediest. Only whole tiles matter, and the last row of each is the worst.
+/// Returns the largest need of any batch of up to `m` rows.
+/// Fewer rows are cut into more ranges, so the largest batch does not always need the most. Only whole tiles matter,
+/// and the last row of each is the worst case.
 pub(super) fn over_batches(m: usize, bytes: impl Fn(usize) -> usize) -> usize {
     (1..=m.div_ceil(TILE)).map(|tiles| bytes((tiles * TILE).min(m))).max().unwrap_or_else(|| bytes(0))
 }
 
-/// Bytes of scratch for arrays of these lengths; each starts at a multiple of 256 bytes.
+/// Returns the bytes of scratch for arrays of these lengths. Each starts at a multiple of 256 bytes.
 pub(super) fn scratch_bytes(lengths: &[usize]) -> usize {
     lengths.iter().map(|n| (4 * n).next_multiple_of(256)).sum()
 }
 
 impl Simt {
-    /// Scratch for f32 arrays of these lengths.
+    /// Allocates scratch for f32 arrays of these lengths.
     pub(super) fn arrays<const N: usize>(&mut self, lengths: [usize; N]) -> [Ptr; N] {
         let base = self.scratch(scratch_bytes(&lengths));
         std::array::from_fn(|i| base + scratch_bytes(&lengths[..i]) as Ptr)
     }
 
-    /// out (n) = or += the parts of all ranges, in order.
+    /// Computes out (n) = or += the parts of all ranges, in order.
     pub(super) fn sum_parts(&mut self, kernel: Kernel, out: Ptr, part: Ptr, n: usize, ranges: Ranges, add: i32) {
         let params = CrossEntropySumParams { out, part, n: n as i64, parts: ranges.count as i32, add };
         self.launch(kernel, [n.div_ceil(256), 1, 1], 0, params);
     }
 }
 
-/// Ranges of items in the forward pass, and the lengths of its scratch: max, sum, hit.
+/// Returns the ranges of items in the forward pass, and the lengths of its scratch: max, sum, hit.
 fn forward(op: &CrossEntropyFwd) -> (Ranges, [usize; 3]) {
     let ranges = Ranges::of_candidates(op.v, op.m.div_ceil(TILE));
     (ranges, [ranges.count * op.m, ranges.count * op.m, op.m])
 }
 
-/// Ranges of items for dh and of rows for dtable, and the length of the scratch that the two use in turn.
+/// Returns the ranges of items for dh and of rows for dtable, and the length of the scratch that the two share in turn.
 fn backward(op: &CrossEntropyBwd, chunks: usize) -> (Ranges, Ranges, usize) {
     let items = Ranges::of_candidates(op.v, op.m.div_ceil(TILE) * chunks);
     let rows = Ranges::of_rows(op.m, op.v.div_ceil(TILE) * chunks);
@@ -205,7 +207,7 @@ impl Run<CrossEntropyBwd> for Simt {
             }
         }
         if dtable != 0 || dbias != 0 {
-            // Sums of rows' parts are f32 in both precisions.
+            // Sums of the parts of rows are f32 in both precisions.
             let (split, part_bias) = (rows.count > 1, part + 4 * rows.parts(v * d) as Ptr);
             let to = |wanted: Ptr, part: Ptr| if wanted != 0 && split { part } else { wanted };
             let params = CrossEntropyDtableParams {

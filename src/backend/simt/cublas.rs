@@ -1,9 +1,10 @@
-/*! Matrix products by cuBLASLt: the library that is there, plans kept.
+/*! Matrix products by cuBLASLt, with cached plans.
 
-For every shape the library is asked once which of its algorithms to take, with the bias as an epilogue and the alignment
-that the operands really have. Packed batches give a new number of rows at every step: plans are made for rows rounded up to
-`BUCKET` and used for all numbers of rows up to it, so that the choice depends on the sizes alone (the same run takes the
-same algorithms) and a run soon makes no more plans. What the library does not serve goes to our own kernels.
+The library chooses an algorithm once for every shape, with the bias as an epilogue and the actual alignment of the
+operands. Packed batches have a new number of rows at every step. Plans are therefore made for rows rounded up to
+`BUCKET` and used for all numbers of rows up to it. The choice then depends on the sizes alone: the same run uses the
+same algorithms, and soon no more plans are made. Our own kernels compute the products that the library does not
+support.
 */
 
 use std::{
@@ -32,21 +33,21 @@ use crate::{
     mem::Precision,
 };
 
-/// Rows of packed batches are rounded up to a multiple of this for the choice of an algorithm.
+/// The rows of packed batches are rounded up to a multiple of this for the choice of an algorithm.
 const BUCKET: usize = 256;
 
-/// Memory for algorithms that split sums: what NVIDIA recommends for Hopper.
+/// Memory for algorithms that split sums: NVIDIA's recommendation for Hopper.
 const WORKSPACE_BYTES: usize = 32 << 20;
 
-/// Finds the library where it is not on the loader's path and loads it by its full name; the search for it by name then
-/// finds it loaded.
+/// Finds the library outside the loader's path and loads it by its full name.
+/// The later search by name then finds it loaded. Returns whether it is loaded.
 fn preload() -> bool {
     static FOUND: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
     *FOUND.get_or_init(look_for_it)
 }
 
 fn look_for_it() -> bool {
-    // SAFETY: looks for the library by name.
+    // SAFETY: searches for the library by name.
     if unsafe { sys::is_culib_present() } {
         return true;
     }
@@ -63,13 +64,13 @@ fn look_for_it() -> bool {
 
 fn load(path: &Path) -> bool {
     use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
-    // SAFETY: NVIDIA's library; its initialisers are its own.
+    // SAFETY: NVIDIA's library, with its own initialisers.
     let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) };
-    // It stays for good.
+    // It stays loaded for good.
     library.map(std::mem::forget).is_ok()
 }
 
-/// Where a CUDA toolkit or pip's packages keep it.
+/// Returns the folders where a CUDA toolkit or pip packages store the library.
 fn folders() -> Vec<PathBuf> {
     let mut folders = Vec::new();
     for name in ["CUDA_HOME", "CUDA_PATH"] {
@@ -78,7 +79,7 @@ fn folders() -> Vec<PathBuf> {
         }
     }
     folders.push("/usr/local/cuda/lib64".into());
-    // Python knows where its packages are; without Python there are none.
+    // Python reports where its packages are. Without Python there are none.
     let asked = std::process::Command::new("python3").args(["-c", "import sys; print('\\n'.join(sys.path))"]).output();
     if let Ok(said) = asked {
         for place in String::from_utf8_lossy(&said.stdout).lines().filter(|l| !l.is_empty()) {
@@ -88,24 +89,24 @@ fn folders() -> Vec<PathBuf> {
     folders
 }
 
-/// What a plan depends on.
+/// The key of a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Key {
     shape: GemmLayout,
-    /// Sizes; the one that counts rows of a batch is rounded up.
+    /// Sizes. The size that counts rows of a batch is rounded up.
     sizes: [usize; 3],
     add: bool,
     f32_out: bool,
     bias: bool,
     bf16: bool,
-    /// Bytes that addresses of A, B and C are multiples of.
+    /// Alignment in bytes of the addresses of A, B and C.
     aligned: [u32; 3],
 }
 
-/// An algorithm; `None` where the library has none.
+/// An algorithm, or `None` where the library has none.
 type Plan = Option<sys::cublasLtMatmulAlgo_t>;
 
-/// The library with its plans.
+/// The library and its plans.
 pub struct CublasLt {
     handle: sys::cublasLtHandle_t,
     plans: HashMap<Key, Plan>,
@@ -113,20 +114,20 @@ pub struct CublasLt {
     version: usize,
 }
 
-// SAFETY: the handle may be used from any thread, by one at a time, which `&mut self` sees to.
+// SAFETY: any thread may use the handle, one at a time, which `&mut self` ensures.
 unsafe impl Send for CublasLt {}
 
 impl Drop for CublasLt {
     fn drop(&mut self) {
-        // SAFETY: made by `open`, destroyed once.
+        // SAFETY: created by `open`, destroyed once.
         let _ = unsafe { result::destroy_handle(self.handle) };
     }
 }
 
-/// cuBLASLt, where it is installed.
+/// Opens cuBLASLt where it is installed.
 ///
 /// # Errors
-/// It is there but does not start.
+/// It is installed but does not start.
 pub fn open(device: &Arc<Loaded>) -> Result<Option<CublasLt>> {
     if !preload() {
         return Ok(None);
@@ -136,7 +137,7 @@ pub fn open(device: &Arc<Loaded>) -> Result<Option<CublasLt>> {
     };
     device.context.bind_to_thread().map_err(|e| failed(words(e)))?;
     let handle = result::create_handle().map_err(|e| failed(e.to_string()))?;
-    // SAFETY: a plain question.
+    // SAFETY: a query without arguments.
     let version = unsafe { sys::cublasLtGetVersion() };
     let workspace = device.stream.alloc_zeros(WORKSPACE_BYTES).map_err(|e| failed(words(e)))?;
     // Another stream will use it.
@@ -144,7 +145,7 @@ pub fn open(device: &Arc<Loaded>) -> Result<Option<CublasLt>> {
     Ok(Some(CublasLt { handle, plans: HashMap::new(), workspace, version }))
 }
 
-/// Descriptors of one product; destroyed when dropped.
+/// Descriptors of one product. They are destroyed when dropped.
 struct Described {
     operation: sys::cublasLtMatmulDesc_t,
     layouts: Vec<sys::cublasLtMatrixLayout_t>,
@@ -152,7 +153,7 @@ struct Described {
 
 impl Drop for Described {
     fn drop(&mut self) {
-        // SAFETY: made by `describe`, destroyed once; nothing uses them after the call they were made for.
+        // SAFETY: created by `describe`, destroyed once. Nothing uses them after the call they were made for.
         unsafe {
             let _ = result::destroy_matmul_desc(self.operation);
             for layout in &self.layouts {
@@ -164,8 +165,8 @@ impl Drop for Described {
 
 type Attempt<T> = std::result::Result<T, CublasError>;
 
-/// The library's view of a product: it counts columns first, so it is told C^T (N,M) = op(B)^T op(A)^T, which is the
-/// same memory.
+/// Describes a product to the library.
+/// The library is column-major, so it computes C^T (N,M) = op(B)^T op(A)^T in the same memory.
 fn describe(p: &Product, sizes: [usize; 3], bf16: bool) -> Attempt<Described> {
     use sys::cublasLtMatmulDescAttributes_t as D;
     let [m, n, k] = sizes.map(|x| x as u64);
@@ -175,7 +176,7 @@ fn describe(p: &Product, sizes: [usize; 3], bf16: bool) -> Attempt<Described> {
     let operation = result::create_matmul_desc(sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, wide)?;
     let mut described = Described { operation, layouts: Vec::new() };
     let set = |what: D, value: *const c_void, bytes: usize| {
-        // SAFETY: the descriptor lives, the value is `bytes` long and copied.
+        // SAFETY: the descriptor is live; the value is `bytes` long and copied.
         unsafe { result::set_matmul_desc_attribute(operation, what, value, bytes) }
     };
     // (B^T transposed?, rows, columns of B in memory; the same of A)
@@ -197,7 +198,7 @@ fn describe(p: &Product, sizes: [usize; 3], bf16: bool) -> Attempt<Described> {
     Ok(described)
 }
 
-/// The largest power of two up to 256 that divides an address.
+/// Returns the largest power of two up to 256 that divides an address.
 fn alignment(at: Ptr) -> u32 {
     1 << at.trailing_zeros().min(8)
 }
@@ -208,13 +209,13 @@ impl CublasLt {
         let d = describe(p, key.sizes, key.bf16)?;
         let preference = result::create_matmul_pref()?;
         let set = |what: A, value: *const c_void, bytes: usize| {
-            // SAFETY: the preference lives, the value is `bytes` long and copied.
+            // SAFETY: the preference is live; the value is `bytes` long and copied.
             unsafe { result::set_matmul_pref_attribute(preference, what, value, bytes) }
         };
         let ask = || {
             let workspace = WORKSPACE_BYTES;
             set(A::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, (&raw const workspace).cast(), 8)?;
-            // Sums that are split among blocks are put together in f32, never in the type of the result.
+            // Sums that are split among blocks are combined in f32, never in the type of the result.
             let scheme = sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
             set(A::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, (&raw const scheme).cast(), 4)?;
             let [a, b, c] = &key.aligned;
@@ -227,11 +228,11 @@ impl CublasLt {
                 set(what, (&raw const *bytes).cast(), 4)?;
             }
             let [b, a, c] = d.layouts[..] else { unreachable!("three layouts") };
-            // SAFETY: all descriptors live.
+            // SAFETY: all descriptors are live.
             unsafe { result::get_matmul_algo_heuristic(self.handle, d.operation, b, a, c, c, preference) }
         };
         let found = ask();
-        // SAFETY: made above, destroyed once.
+        // SAFETY: created above, destroyed once.
         unsafe { result::destroy_matmul_pref(preference) }?;
         found.map(|f| f.algo)
     }
@@ -242,7 +243,8 @@ impl CublasLt {
         let (one, beta) = (1f32, if p.add { 1f32 } else { 0f32 });
         let stream = &simt.stream;
         let workspace = self.workspace.device_ptr(stream).0;
-        // SAFETY: addresses and sizes are those of a checked op; the workspace has its size; scalars are read at once.
+        // SAFETY: addresses and sizes are those of a checked op; the workspace has its size; scalars are read
+        // immediately.
         unsafe {
             result::matmul(
                 self.handle,
@@ -303,7 +305,7 @@ impl Gemm for CublasLt {
                 let plan = match self.plan(p, &key) {
                     Ok(algorithm) => Some(algorithm),
                     Err(CublasError(CUBLAS_STATUS_NOT_SUPPORTED)) => None,
-                    // A descriptor that is wrong is our bug, not a reason to do without the library.
+                    // A wrong descriptor is our bug, not a reason to skip the library.
                     Err(e) => return simt.fail_with(format!("cublasLtMatmulAlgoGetHeuristic: {e}")),
                 };
                 self.plans.insert(key, plan);
@@ -314,8 +316,8 @@ impl Gemm for CublasLt {
         match done {
             Some(Ok(())) => {}
             None => gemm::own(simt, p),
-            // Refused before anything ran: the algorithm of the rounded size does not take this one. The plan stays: which
-            // product goes where must depend on its own sizes alone, not on what came before.
+            // Rejected before anything ran: the algorithm of the rounded size does not support this one. The plan
+            // stays, since the choice for a product must depend on its own sizes alone, not on earlier products.
             Some(Err(CublasError(CUBLAS_STATUS_NOT_SUPPORTED | CUBLAS_STATUS_INVALID_VALUE))) => gemm::own(simt, p),
             Some(Err(e)) => simt.fail_with(format!("cublasLtMatmul: {e}")),
         }

@@ -1,5 +1,5 @@
-//! Launchers of `kernels/dilated_conv.cu` and `kernels/dilated_conv_bwd.cu`: which kernel owns rows of O channels, how the
-//! rows of dW's sum are cut, and the shared memory of the tiles.
+//! Launchers of `kernels/dilated_conv.cu` and `kernels/dilated_conv_bwd.cu`: the kernel for rows of O channels, the
+//! split of the rows of dW's sum, and the shared memory of the tiles.
 
 use super::{BLOCKS, Simt, kernels::*};
 use crate::{
@@ -7,7 +7,7 @@ use crate::{
     ops::{DilatedConvBwd, DilatedConvFwd, Run, Valid, dilated_conv::Taps},
 };
 
-/// The kernels whose blocks take up to `most` columns.
+/// The kernels with blocks of up to `most` columns.
 struct Width {
     most: usize,
     fwd: Pair,
@@ -21,15 +21,15 @@ const WIDTHS: [Width; 3] = [
     Width { most: 256, fwd: DILATED_CONV_FWD_C256, norm: DILATED_CONV_BWD_NORM_C256, dx: DILATED_CONV_BWD_DX_C256 },
 ];
 
-/// The widest that a block takes.
+/// The kernels with the widest blocks.
 const WIDEST: &Width = &WIDTHS[2];
 
-/// The kernels for `columns`; wider ones go in several blocks side by side.
+/// Returns the kernels for `columns`. Wider rows use several blocks.
 fn width(columns: usize) -> &'static Width {
     WIDTHS.iter().find(|w| columns <= w.most).unwrap_or(WIDEST)
 }
 
-/// ConvTiles of `kernels/common/conv.cuh`.
+/// Mirrors ConvTiles of `kernels/common/conv.cuh`.
 struct Tiles {
     rows: usize,
     depth: usize,
@@ -43,25 +43,25 @@ impl Tiles {
         }
     }
 
-    /// Three stages of rows and weights; each row of a tile has 16 bytes of padding. `across`: the summed index is
-    /// contiguous in the weights.
+    /// Returns the bytes of three stages of rows and weights. Each row of a tile has 16 bytes of padding. `across`: the
+    /// summed index is contiguous in the weights.
     fn bytes(&self, columns: usize, across: bool, act_bytes: usize) -> usize {
         let (rows, row) = if across { (columns, self.depth) } else { (self.depth, columns) };
         3 * (self.rows * (self.depth * act_bytes + 16) + rows * (row * act_bytes + 16))
     }
 }
 
-/// How the sum over rows of dW is cut, by the sizes alone.
+/// The split of the sum over the rows of dW, by the sizes alone.
 struct DwCut {
-    /// Channels of a block's tile.
+    /// Channels per tile of a block.
     size: usize,
     tiles: usize,
-    /// Rows of a part: whole spans of the kernel.
+    /// Rows per part: whole spans of the kernel.
     rows: usize,
     parts: usize,
 }
 
-/// Rows whose bounds a block of `dw` holds at a time.
+/// Rows with bounds that a block of `dw` holds at a time.
 const SPAN: usize = 512;
 
 impl DwCut {
@@ -72,7 +72,7 @@ impl DwCut {
         DwCut { size, tiles, rows, parts: c.n.div_ceil(rows).max(1) }
     }
 
-    /// The most parts that any batch of up to `n` rows is cut into.
+    /// Returns the largest number of parts of any batch of up to `n` rows.
     fn most(n: usize, tiles: usize) -> usize {
         (BLOCKS / tiles).clamp(1, n.div_ceil(SPAN).max(1))
     }
@@ -83,7 +83,7 @@ impl DwCut {
     }
 }
 
-/// A convolution without what is around it, for the two products of a backward pass.
+/// The convolution alone, for the two products of a backward pass.
 #[derive(Clone, Copy)]
 pub(super) struct Conv {
     pub n: usize,
@@ -98,24 +98,27 @@ impl Conv {
         Conv { n: op.n, b: op.b, i: op.i, o: op.o, taps: op.taps }
     }
 
-    /// Parts that [`Simt::conv_dw`] leaves.
+    /// Returns the number of parts that [`Simt::conv_dw`] writes.
     pub fn parts(&self) -> usize {
         DwCut::new(self).parts
     }
 
-    /// The most parts that any batch of at most as many rows is cut into.
+    /// Returns the largest number of parts of any batch of at most as many rows.
     pub fn most_parts(&self) -> usize {
         DwCut::most(self.n, DwCut::new(self).tiles)
     }
 
-    /// `Err` where row tiles or channels do not fit a grid.
+    /// Checks that row tiles and channels fit a grid.
+    ///
+    /// # Errors
+    /// They do not fit.
     pub fn served(&self) -> Result<(), String> {
         served(self.n, self.i, self.o, self.taps.count)
     }
 }
 
 impl Simt {
-    /// dx (N,I) = or += the products of dz (N,O) with the weights (W,I,O) of the rows that see it.
+    /// Computes dx (N,I) = or += the products of dz (N,O) with the weights (W,I,O) of the rows that see it.
     pub(super) fn conv_dx(&mut self, c: &Conv, (dx, add): (Ptr, i32), dz: Ptr, w: Ptr, cu: Ptr) {
         let (wide, tiles) = (width(c.i), Tiles::of(self.precision));
         let params = DilatedConvDxParams {
@@ -136,7 +139,7 @@ impl Simt {
         self.launch(self.of(wide.dx), [c.n.div_ceil(tiles.rows), c.i.div_ceil(wide.most), 1], bytes, params);
     }
 
-    /// The parts (parts,W,I,O) of dW; one part may be dW itself, added to with `add`.
+    /// Computes the parts (parts,W,I,O) of dW. A single part may be dW itself, with `add` to accumulate.
     pub(super) fn conv_dw(&mut self, c: &Conv, (out, add): (Ptr, i32), x: Ptr, dz: Ptr, cu: Ptr) {
         let cut = DwCut::new(c);
         let params = DilatedConvDwParams {
@@ -160,28 +163,28 @@ impl Simt {
     }
 }
 
-/// Of one tap the dilation says nothing, and may be any number.
+/// Returns the dilation. With one tap it has no effect and may be any number.
 fn dilation(taps: Taps) -> i32 {
     taps.dilation.min(i32::MAX as usize) as i32
 }
 
-/// Shared memory of the forward product's tiles of `columns` and the rows of such a tile.
+/// Returns the shared memory of the forward product's tiles of `columns`, and the rows of such a tile.
 pub(super) fn tiles(precision: Precision, columns: usize, act_bytes: usize) -> (usize, usize) {
     let tiles = Tiles::of(precision);
     (tiles.bytes(columns, false, act_bytes), tiles.rows)
 }
 
-/// Partial rows of dgamma, of dbeta and of db.
+/// Returns the number of partial rows of dgamma, of dbeta and of db.
 fn norm_parts(n: usize, o: usize) -> usize {
     if o > WIDEST.most { n.div_ceil(64).min(64) } else { n.div_ceil(256 / norm_lanes(o)).min(2 * BLOCKS) }
 }
 
-/// Lanes of a row in the norm's kernels.
+/// Returns the lanes per row in the norm's kernels.
 fn norm_lanes(o: usize) -> usize {
     width(o).most / 8
 }
 
-/// Bytes of scratch of the backward pass, one array after another, each at a multiple of 256 bytes.
+/// Byte sizes of the scratch of the backward pass, one array after another, each at a multiple of 256 bytes.
 struct Scratch {
     dz: usize,
     means: usize,
@@ -206,12 +209,12 @@ impl Scratch {
     }
 }
 
-/// Bytes of the statistics that blocks side by side leave of each row.
+/// Returns the bytes of the statistics that neighbouring blocks write for each row.
 fn stats_bytes(op: &DilatedConvFwd) -> usize {
     if op.o > WIDEST.most { 8 * op.o.div_ceil(WIDEST.most) * op.n } else { 0 }
 }
 
-/// Row tiles and channels must fit a grid.
+/// Checks that row tiles and channels fit a grid.
 fn served(n: usize, i: usize, o: usize, taps: usize) -> Result<(), String> {
     let tiles = taps * i.div_ceil(64) * o.div_ceil(64);
     match i.max(o) > 1 << 20 || n.div_ceil(8) >= 1 << 31 || tiles >= 1 << 31 {
@@ -335,7 +338,8 @@ impl Run<DilatedConvBwd> for Simt {
 mod tests {
     use super::*;
 
-    /// sm_89 and sm_120 give a block 99 KiB, the smallest of what we compile for; bounds and sums take up to 5 KiB of it.
+    /// sm_89 and sm_120 give a block 99 KiB, the least of all compiled architectures. Bounds and sums use up to 5 KiB
+    /// of it.
     #[test]
     fn tiles_fit_into_the_smallest_shared_memory() {
         for (precision, act_bytes) in [(Precision::F32, 4), (Precision::Bf16, 2)] {

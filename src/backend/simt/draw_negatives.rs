@@ -1,23 +1,24 @@
-//! Launchers of `kernels/draw_negatives.cu`: a thread a shared negative; a block a sequence, its items in shared memory.
+//! Launchers of `kernels/draw_negatives.cu`: one thread per shared negative; one block per sequence, with the
+//! sequence's items in shared memory.
 
 use super::{Simt, kernels::*};
 use crate::ops::{DrawCandidates, DrawNegatives, MarkOwn, Run, Valid};
 
-/// The longest sequence whose items find room in shared memory on every GPU.
+/// The longest sequence with items that fit shared memory on every GPU.
 const MOST: usize = 8 * 1024;
 
-/// Places of the table of a sequence's items: at least half of them empty, a power of two.
+/// Returns the slots of the hash table of a sequence's items: a power of two, at least half of them empty.
 fn slots(t: usize) -> usize {
     (2 * t).next_power_of_two().max(2)
 }
 
-/// Bytes that the threads of a block of `draw_candidates` sum masses in.
+/// Bytes in which the threads of a block of `draw_candidates` sum masses.
 const SUMS: usize = 8 * 128;
 
-/// Bytes of shared memory that every supported GPU gives to a block.
+/// Bytes of shared memory per block on every supported GPU.
 const SHARED: usize = 99 << 10;
 
-/// Words of shared memory of `mark_own`: the table, and the bits of a row.
+/// Returns the words of shared memory of `mark_own`: the table, and the bits of a row.
 fn mark_words(op: &MarkOwn) -> usize {
     slots(op.t) + op.s.div_ceil(32)
 }

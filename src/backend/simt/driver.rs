@@ -1,8 +1,8 @@
-/*! Finding and opening a device: the CUDA driver library, or the emulator in its place.
+/*! Finds and opens a device: the CUDA driver library, or the emulator in its place.
 
-Both are reached through cudarc, which looks for `libcuda.so` when it is first used. The emulator is a library of that
-SONAME: loaded once before, it is what the search finds, so that everything above this file, down to the single driver
-call, is the same for both. A process uses one of the two.
+cudarc accesses both. It searches for `libcuda.so` at its first use. The emulator is a library with that SONAME: when it
+is loaded before, the search finds it. Everything above this file, down to the single driver call, is therefore the same
+for both. A process uses one of the two.
 */
 
 use std::{
@@ -18,17 +18,17 @@ use cudarc::{
 use super::kernels::{ARCHITECTURES, FATBINS, FILES, KERNELS, NVCC_VERSION};
 use crate::base::{Error, Result};
 
-/// Which driver library stands behind the calls.
+/// The driver library behind the calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Driver {
-    /// NVIDIA's.
+    /// NVIDIA's driver.
     Cuda,
     /// The same kernels compiled for this machine's processor: slow, for tests.
     Emulator,
 }
 
 impl Driver {
-    /// As `--device` spells it.
+    /// Returns the name that `--device` accepts.
     pub fn name(self, ordinal: usize) -> String {
         match self {
             Driver::Cuda => format!("cuda:{ordinal}"),
@@ -40,7 +40,7 @@ impl Driver {
 /// The lowest compute capability that the kernels are compiled for.
 const OLDEST: (i32, i32) = (8, 0);
 
-/// What a device says of itself.
+/// The properties that a device reports.
 #[derive(Clone, Debug)]
 pub struct Card {
     pub ordinal: usize,
@@ -49,11 +49,11 @@ pub struct Card {
     pub memory_bytes: usize,
     pub free_bytes: usize,
     pub multiprocessors: i32,
-    /// Shared memory that a block may ask for.
+    /// Shared memory that a block may request.
     pub shared_bytes: i32,
 }
 
-/// The driver library and what it found.
+/// The driver library and the devices it found.
 #[derive(Clone, Debug)]
 pub struct Machine {
     /// CUDA version of the driver: (13, 0).
@@ -61,7 +61,7 @@ pub struct Machine {
     pub cards: Vec<Card>,
 }
 
-/// A device with all kernels loaded, ready to be used by any number of backends.
+/// A device with all kernels loaded, usable by any number of backends.
 pub struct Loaded {
     pub driver: Driver,
     pub card: Card,
@@ -72,13 +72,13 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// Whether kernels with wgmma run: on Hopper by code for sm_90a, and on the emulator.
+    /// Returns whether kernels with wgmma run: on Hopper with code for sm_90a, and on the emulator.
     pub fn has_wgmma(&self) -> bool {
         self.driver == Driver::Emulator || (self.card.capability == (9, 0) && ARCHITECTURES.contains(&"90a"))
     }
 }
 
-/// A driver error in words.
+/// Formats a driver error.
 pub fn words(e: DriverError) -> String {
     let name = e.error_name().map_or_else(|_| format!("{:?}", e.0), |n| n.to_string_lossy().into_owned());
     match e.error_string() {
@@ -87,27 +87,27 @@ pub fn words(e: DriverError) -> String {
     }
 }
 
-/// Settings of the emulator: in which order threads run, and when asynchronous copies happen.
+/// Settings of the emulator: the order of threads, and the time of asynchronous copies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Emulation {
     /// 0 forward, 1 backward, 2 random.
     pub order: u32,
-    /// 0 at the wait, 1 at once, 2 at random.
+    /// 0 at the wait, 1 immediately, 2 at random.
     pub copies: u32,
     pub seed: u64,
 }
 
-/// The emulator's library: the one named by MIPGPU_EMU_LIB, else the one this program was built with.
+/// Returns the emulator's library: the one in MIPGPU_EMU_LIB, else the one this program was built with.
 fn emulator_path() -> Option<String> {
     std::env::var("MIPGPU_EMU_LIB").ok().or(option_env!("MIPGPU_EMU_LIB_BUILT").map(String::from))
 }
 
-/// Whether this program has an emulator.
+/// Returns whether this program has an emulator.
 pub fn emulator_is_built() -> bool {
     emulator_path().is_some()
 }
 
-/// Loads the emulator once, before anything looks for the driver library.
+/// Loads the emulator once, before anything searches for the driver library.
 fn load_emulator() -> Result<&'static libloading::Library> {
     static LIBRARY: OnceLock<std::result::Result<libloading::Library, String>> = OnceLock::new();
     let Some(path) = emulator_path() else {
@@ -122,7 +122,7 @@ fn load_emulator() -> Result<&'static libloading::Library> {
     loaded.as_ref().map_err(|e| Error::user(format!("the emulator {path} cannot be loaded: {e}")))
 }
 
-/// Sets how the emulator runs from here on, in the whole process.
+/// Sets how the emulator runs from now on, in the whole process.
 ///
 /// # Errors
 /// There is no emulator.
@@ -132,12 +132,12 @@ pub fn emulate(settings: Emulation) -> Result<()> {
     // SAFETY: the symbol has this type in kernels/emu/driver.cpp.
     let configure: libloading::Symbol<Configure> = unsafe { library.get(b"mipgpu_emu_configure\0") }
         .map_err(|e| Error::internal(format!("the emulator has no settings: {e}")))?;
-    // SAFETY: plain numbers; shared memory poisoned, one host thread.
+    // SAFETY: plain numbers. They poison shared memory and select one host thread.
     unsafe { configure(settings.order, settings.copies, 1, 1, settings.seed) };
     Ok(())
 }
 
-/// Makes the driver library of `driver` the one in use.
+/// Makes the driver library of `driver` the current one.
 fn begin(driver: Driver) -> Result<()> {
     static IN_USE: Mutex<Option<Driver>> = Mutex::new(None);
     let mut in_use = IN_USE.lock().unwrap_or_else(|e| e.into_inner());
@@ -152,7 +152,7 @@ fn begin(driver: Driver) -> Result<()> {
     if driver == Driver::Emulator {
         load_emulator()?;
     }
-    // SAFETY: looks for the library by name; loading the driver has no effect on ours.
+    // SAFETY: searches for the library by name; loading the driver has no effect on ours.
     if !unsafe { sys::is_culib_present() } {
         return Err(Error::user("no NVIDIA driver: libcuda.so was not found")
             .hint("install the NVIDIA driver, or use --device cpu"));
@@ -161,10 +161,10 @@ fn begin(driver: Driver) -> Result<()> {
     Ok(())
 }
 
-/// Asks the driver what there is.
+/// Queries the driver for its devices.
 ///
 /// # Errors
-/// No driver library, or one that does not start.
+/// There is no driver library, or it does not start.
 pub fn machine(driver: Driver) -> Result<Machine> {
     begin(driver)?;
     let failed = |e| Error::user(format!("the CUDA driver does not start: {}", words(e)));
@@ -185,7 +185,7 @@ pub fn machine(driver: Driver) -> Result<Machine> {
 fn card(ordinal: usize) -> std::result::Result<Card, DriverError> {
     use sys::CUdevice_attribute_enum as A;
     let device = result::device::get(ordinal as i32)?;
-    // SAFETY: `device` is valid: the driver has just given it.
+    // SAFETY: `device` is valid, since the driver returned it.
     let ask = |a| unsafe { result::device::get_attribute(device, a) };
     // SAFETY: as above.
     let memory_bytes = unsafe { result::device::total_mem(device) }?;
@@ -196,7 +196,7 @@ fn card(ordinal: usize) -> std::result::Result<Card, DriverError> {
         name: result::device::get_name(device)?,
         capability,
         memory_bytes,
-        // Known once a context is open.
+        // The exact value is known once a context is open.
         free_bytes: memory_bytes,
         multiprocessors: ask(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
         shared_bytes: ask(A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
@@ -206,7 +206,7 @@ fn card(ordinal: usize) -> std::result::Result<Card, DriverError> {
 /// How to get a program with CUDA kernels, for users with and without a clone.
 pub const WITH_KERNELS: &str = "use a release archive with CUDA kernels, or build or install again with NVCC=/path/to/nvcc (from the CUDA toolkit)";
 
-/// Why the kernels of this program cannot run on `card`, if so.
+/// Returns the reason why the kernels of this program cannot run on `card`, if any.
 pub fn obstacle(driver: Driver, machine: &Machine, card: &Card) -> Option<Error> {
     if driver == Driver::Cuda && FATBINS.is_empty() {
         return Some(Error::user("this program was built without nvcc: it has no CUDA kernels").hint(WITH_KERNELS));
@@ -218,9 +218,10 @@ pub fn obstacle(driver: Driver, machine: &Machine, card: &Card) -> Option<Error>
                 .hint(format!("the kernels need {}.{} (Ampere) or newer; use --device cpu", OLDEST.0, OLDEST.1)),
         );
     }
-    // Code of one major version runs on every driver of that version or a later one. The emulator's code passes for 13.0.
+    // Code of one major version runs on every driver of that version or a later one. The emulator's code counts as
+    // 13.0.
     let (have, need) = (machine.driver, if driver == Driver::Emulator { (13, 0) } else { NVCC_VERSION });
-    // Before 12.4 a driver could not be asked for the sizes of parameters.
+    // Drivers before 12.4 cannot report the sizes of parameters.
     if have.0 < need.0 || have < (12, 4) {
         return Some(
             Error::user(format!(
@@ -233,10 +234,10 @@ pub fn obstacle(driver: Driver, machine: &Machine, card: &Card) -> Option<Error>
     None
 }
 
-/// Opens device number `ordinal` and loads all kernels; the second time the same is given.
+/// Opens device number `ordinal` and loads all kernels. Later calls return the same device.
 ///
 /// # Errors
-/// No driver, no such device, a device or driver that the kernels do not run on.
+/// There is no driver or no such device, or the kernels do not run on the device or driver.
 pub fn open(driver: Driver, ordinal: usize) -> Result<Arc<Loaded>> {
     type Open = HashMap<(Driver, usize), Arc<Loaded>>;
     static OPEN: Mutex<Option<Open>> = Mutex::new(None);
@@ -279,8 +280,8 @@ pub fn open(driver: Driver, ordinal: usize) -> Result<Arc<Loaded>> {
 
 fn load(driver: Driver, card: &Card) -> std::result::Result<Loaded, DriverError> {
     let context = CudaContext::new(card.ordinal)?;
-    // SAFETY: a slice is used on the stream of its backend alone, in its order, so that it needs no events of its own; what
-    // passes between streams waits by hand (`transfer.rs`).
+    // SAFETY: a slice is used only on the stream of its backend, in order, so it needs no events of its own. Transfers
+    // between streams wait explicitly (`transfer.rs`).
     unsafe { context.disable_event_tracking() };
     let stream = context.new_stream()?;
     let mut modules = Vec::new();

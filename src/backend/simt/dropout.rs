@@ -1,9 +1,9 @@
-//! Launchers of `kernels/dropout.cu`: the three ops are one kernel with different bases to add to.
+//! Launchers of `kernels/dropout.cu`: the three ops are one kernel that adds to different bases.
 
 use super::{Simt, kernels::*};
 use crate::ops::{DropoutAddFwd, DropoutBwd, DropoutFwd, Run, Valid, dropout};
 
-/// Elements of a block.
+/// Elements per block.
 const BLOCK: usize = 256 * 8;
 
 impl From<dropout::Dropout> for Drop {

@@ -1,9 +1,9 @@
-//! Launchers of `kernels/embedding.cu`; a gather from a table is the gather of `kernels/rows.cu`.
+//! Launchers of `kernels/embedding.cu`. A gather from a table uses the gather of `kernels/rows.cu`.
 
 use super::{Simt, kernels::*, rows::row_grid};
 use crate::ops::{EmbeddingFwd, GatherTable, PositionSum, Run, Valid};
 
-/// Columns of a block.
+/// Columns per block.
 const COLUMNS: usize = 64;
 
 impl Run<EmbeddingFwd> for Simt {

@@ -1,4 +1,4 @@
-//! Launcher of `kernels/field_bag.cu`; the gradient is a sum of sorted rows by `kernels/segment.cu`.
+//! Launcher of `kernels/field_bag.cu`. The gradient is a sum of sorted rows by `kernels/segment.cu`.
 
 use super::{Simt, kernels::*, rows::row_grid, segment};
 use crate::ops::{BagBwd, BagFwd, Run, Valid};
@@ -30,8 +30,8 @@ impl Run<BagBwd> for Simt {
         if dtable == 0 {
             return;
         }
-        // The pairs of `segment_sum`, one a row: coefficient and row of place z are those of its owner. Both are f32
-        // whatever activations are: sums of gradients.
+        // The pairs of `segment_sum`, one per row: the coefficient and row of place z are those of its owner. Both are
+        // f32 in any precision of activations, since they are sums of gradients.
         let params = SegmentParams {
             out: dtable,
             partial: 0,

@@ -1,4 +1,4 @@
-//! Launcher of `kernels/gather_sequences.cu`: a block a sequence.
+//! Launcher of `kernels/gather_sequences.cu`: one block per sequence.
 
 use super::{Simt, kernels::*};
 use crate::ops::{GatherSequences, Run, Valid};

@@ -1,9 +1,9 @@
-//! Launchers of `kernels/gelu.cu`: a thread takes eight elements.
+//! Launchers of `kernels/gelu.cu`: eight elements per thread.
 
 use super::{Simt, kernels::*};
 use crate::ops::{GeluBwd, GeluFwd, Run, Valid};
 
-/// Elements of a block.
+/// Elements per block.
 const BLOCK: usize = 256 * 8;
 
 impl Run<GeluFwd> for Simt {

@@ -1,8 +1,8 @@
-//! Matrix products of the dense layers: who does them is chosen when the backend opens.
+//! Matrix products of the dense layers. The engine is chosen when the backend opens.
 
 use super::{Simt, kernels::*};
 
-/// Which operands are stored transposed; all are row-major and dense.
+/// The operands that are stored transposed. All are row-major and dense.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum GemmLayout {
     /// A (M,K), B (N,K).
@@ -13,7 +13,7 @@ pub enum GemmLayout {
     Tn,
 }
 
-/// C (M,N) = or += op(A) op(B) + bias, with f32 sums. A, B and the bias are of the activations' type.
+/// C (M,N) = or += op(A) op(B) + bias, with f32 sums. A, B and the bias have the type of the activations.
 #[derive(Clone, Copy, Debug)]
 pub struct Product {
     pub shape: GemmLayout,
@@ -25,22 +25,22 @@ pub struct Product {
     pub m: usize,
     pub n: usize,
     pub k: usize,
-    /// C is added to.
+    /// Whether to add to C.
     pub add: bool,
-    /// C is f32 whatever A and B are.
+    /// Whether C is f32 in any precision of A and B.
     pub f32_out: bool,
 }
 
-/// Who multiplies.
+/// A matrix-product engine.
 pub trait Gemm: Send {
-    /// What `mipgpu devices` calls it.
+    /// Returns the name shown by `mipgpu devices`.
     fn name(&self) -> String;
 
-    /// Puts the product on the stream of `simt`.
+    /// Enqueues the product on the stream of `simt`.
     fn multiply(&mut self, simt: &mut Simt, product: &Product);
 }
 
-/// Our own kernels: right everywhere, fast nowhere.
+/// Our own kernels: correct everywhere, optimized for no device.
 pub struct Own;
 
 impl Gemm for Own {
@@ -53,10 +53,10 @@ impl Gemm for Own {
     }
 }
 
-/// Rows and columns of a block's tile.
+/// Rows and columns per tile of a block.
 const TILE: usize = 64;
 
-/// The product by `kernels/gemm.cu`.
+/// Computes the product with `kernels/gemm.cu`.
 pub fn own(simt: &mut Simt, p: &Product) {
     let pair = match p.shape {
         GemmLayout::Nt => GEMM_NT,

@@ -1,4 +1,4 @@
-//! Launchers of `kernels/gru.cu`: the packed weight in scratch, and how wide a state shared memory holds.
+//! Launchers of `kernels/gru.cu`: the packed weight in scratch, and the widest state that fits shared memory.
 
 use super::{Simt, kernels::*};
 use crate::{
@@ -6,7 +6,7 @@ use crate::{
     ops::{GruBwd, GruFwd, Run, Valid},
 };
 
-/// Sequences of a block: kRows of `GruTiles`.
+/// Returns the sequences per block: kRows of `GruTiles`.
 fn rows(precision: Precision) -> usize {
     match precision {
         Precision::Bf16 => 16,
@@ -14,7 +14,7 @@ fn rows(precision: Precision) -> usize {
     }
 }
 
-/// Columns that the summed index of products is padded to.
+/// Returns the columns that the summed index of products is padded to.
 fn padded(h: usize) -> usize {
     h.next_multiple_of(32)
 }
@@ -26,7 +26,7 @@ fn act_bytes(precision: Precision) -> usize {
     }
 }
 
-/// Shared memory of a block: the state in whole tiles of 8 columns, and two operands of `parts` matrices.
+/// Returns the shared memory of a block: the state in whole tiles of 8 columns, and two operands of `parts` matrices.
 fn shared_bytes(h: usize, parts: usize, precision: Precision) -> usize {
     let hp = padded(h);
     let ld = match precision {
@@ -37,27 +37,27 @@ fn shared_bytes(h: usize, parts: usize, precision: Precision) -> usize {
     rows(precision) * (4 * h.next_multiple_of(8) + 2 * parts * ld * act_bytes(precision))
 }
 
-/// Matrices in the operand of the forward and of the backward pass.
+/// Number of matrices in the operand of the forward and of the backward pass.
 const FWD: usize = 1;
 const BWD: usize = 3;
 
-/// Elements of the packed weight.
+/// Returns the number of elements of the packed weight.
 fn packed(h: usize) -> usize {
     3 * h.next_multiple_of(8) * padded(h)
 }
 
-/// Bytes of scratch, where a block of a device with `room` bytes of shared memory takes sequences of `h` columns. Asked
-/// with the needs of the backward pass for both, so that whoever may train may also predict, and the other way round.
+/// Returns the bytes of scratch, if a block with `room` bytes of shared memory supports sequences of `h` columns.
+/// Both passes check the needs of the backward pass, so that a device that predicts can also train and vice versa.
 fn served(h: usize, precision: Precision, room: usize) -> Result<usize, String> {
     if shared_bytes(h, BWD, precision) > room {
         let most = (1..h).rev().find(|h| shared_bytes(*h, BWD, precision) <= room).unwrap_or(0);
-        return Err(format!("a GRU of {h} columns: the shared memory of this device serves 1 to {most}"));
+        return Err(format!("a GRU of {h} columns: the shared memory of this device supports 1 to {most}"));
     }
     Ok(packed(h) * act_bytes(precision))
 }
 
 impl Simt {
-    /// The weight in the order in which the kernels read it.
+    /// Packs the weight in the order in which the kernels read it.
     fn pack_gru(&mut self, w: Span<F32>, h: usize, transposed: bool) -> Ptr {
         let out = self.scratch(packed(h) * self.act_bytes());
         let params = GruPackParams { out, w: self.weight(w), h: h as i32, transposed: transposed as i32 };
@@ -65,7 +65,7 @@ impl Simt {
         out
     }
 
-    /// A block for each few sequences; one even without any, for the rows behind the last.
+    /// Returns one block per few sequences, and one even without any, for the rows past the last sequence.
     fn gru_grid(&self, b: usize) -> [usize; 3] {
         [b.div_ceil(rows(self.precision)).max(1), 1, 1]
     }
@@ -130,14 +130,14 @@ impl Run<GruBwd> for Simt {
 mod tests {
     use super::*;
 
-    /// sm_89 and sm_120 give a block 99 KiB, the smallest of what we compile for; sm_80 163, sm_90 and later 227.
+    /// sm_89 and sm_120 give a block 99 KiB, the least of all compiled architectures; sm_80 163, sm_90 and later 227.
     #[test]
     fn wide_states_fit_and_wider_ones_are_refused_in_words() {
         for precision in [Precision::Bf16, Precision::F32] {
             for (room, most) in [(99, 352), (163, 608), (227, 864)] {
                 assert!(served(most, precision, room << 10).is_ok(), "{most} columns in {room} KiB");
                 let said = served(4 * most, precision, room << 10).unwrap_err();
-                assert!(said.contains("shared memory of this device serves 1 to"), "{said}");
+                assert!(said.contains("shared memory of this device supports 1 to"), "{said}");
             }
         }
         for h in [1, 7, 8, 31, 33, 100] {

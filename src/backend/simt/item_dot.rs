@@ -1,4 +1,4 @@
-//! Launchers of `kernels/item_dot.cu`: `lanes` threads a row.
+//! Launchers of `kernels/item_dot.cu`: `lanes` threads per row.
 
 use super::{Simt, kernels::*, rows::row_grid};
 use crate::ops::{ItemDotBwd, ItemDotFwd, Run, Valid};

@@ -1,25 +1,26 @@
-//! The Rust side of the kernels: what build.rs reads off `kernels/*.cu`, and the compiled code it embeds.
+//! The Rust side of the kernels: the declarations that build.rs reads from `kernels/*.cu`, and the compiled code that
+//! it embeds.
 
 /// An address in device memory; 0 is null.
 pub type Ptr = u64;
 
-/// A parameter struct that build.rs has made from a kernel source: nothing else may be handed to a kernel.
+/// A parameter struct that build.rs generated from a kernel source. Kernels accept no other type.
 pub trait Sealed: Copy {}
 
-/// What is known of a kernel from its source.
+/// The properties of a kernel, read from its source.
 #[derive(Clone, Copy, Debug)]
 pub struct Info {
     /// Name in the binary.
     pub symbol: &'static str,
     /// Index into [`FILES`].
     pub file: usize,
-    /// Threads of a block.
+    /// Threads per block.
     pub threads: u32,
     /// Bytes of its parameter struct.
     pub params: usize,
 }
 
-/// The two element types of one kernel, and its bf16 twin for Hopper's wgmma, where it has one.
+/// The two element types of one kernel, and its bf16 variant for Hopper's wgmma, where it has one.
 #[derive(Clone, Copy, Debug)]
 pub struct Pair {
     pub bf16: Kernel,

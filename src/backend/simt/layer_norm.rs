@@ -1,13 +1,13 @@
-//! Launchers of `kernels/layer_norm.cu`: which kernel holds a row of D in registers.
+//! Launchers of `kernels/layer_norm.cu`: the kernel that holds a row of D in registers.
 
 use super::{BLOCKS, Simt, kernels::*};
 use crate::ops::{LayerNormBwd, LayerNormFwd, Run, Valid};
 
-/// The kernels of rows up to some width.
+/// The kernels for rows up to some width.
 struct Width {
     /// Longest row.
     most: usize,
-    /// Lanes of a row.
+    /// Lanes per row.
     lanes: usize,
     fwd: Pair,
     bwd: Pair,
@@ -22,19 +22,19 @@ const WIDTHS: [Width; 6] = [
     LONG,
 ];
 
-/// Rows too long for registers: dgamma and dbeta have a kernel of their own.
+/// For rows too long for registers: dgamma and dbeta have their own kernel.
 const LONG: Width = Width { most: usize::MAX, lanes: 32, fwd: LAYER_NORM_FWD_LONG, bwd: LAYER_NORM_BWD_LONG };
 
 fn width(d: usize) -> &'static Width {
     WIDTHS.iter().find(|w| d <= w.most).expect("the last takes all")
 }
 
-/// Blocks whose threads share `n` rows among groups of lanes.
+/// Returns the number of blocks for `n` rows, each processed by a group of lanes.
 fn blocks(n: usize, lanes: usize, kernel: Kernel) -> usize {
     n.div_ceil(kernel.info().threads as usize / lanes)
 }
 
-/// Partial rows of dgamma, and of dbeta: one a block, a function of the sizes alone.
+/// Returns the number of partial rows of dgamma and of dbeta: one per block, a function of the sizes alone.
 fn parts(n: usize, d: usize) -> usize {
     let w = width(d);
     if w.most > 1024 { n.div_ceil(64).min(64) } else { blocks(n, w.lanes, w.bwd.f32).min(2 * BLOCKS) }

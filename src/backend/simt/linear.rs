@@ -7,12 +7,12 @@ use super::{
 };
 use crate::ops::{LinearBwd, LinearFwd, Run, Valid};
 
-/// What the rows of a column sum are cut into; a function of the sizes alone.
+/// Returns the number of parts of a column sum, a function of the sizes alone.
 fn parts(n: usize, o: usize) -> usize {
     (BLOCKS / o.div_ceil(64)).clamp(1, n.div_ceil(256).max(1))
 }
 
-/// Bytes of the partial rows, where there are any.
+/// Returns the bytes of the partial rows, if any.
 fn partial_bytes(n: usize, o: usize) -> usize {
     match parts(n, o) {
         1 => 0,
@@ -21,7 +21,7 @@ fn partial_bytes(n: usize, o: usize) -> usize {
 }
 
 impl Simt {
-    /// db (O) = or += column sums of dy (N,O) act.
+    /// Computes db (O) = or += column sums of dy (N,O) act.
     fn sum_columns(&mut self, db: Ptr, dy: Ptr, n: usize, o: usize, add: i32) {
         let parts = parts(n, o);
         let out = if parts == 1 { db } else { self.scratch(partial_bytes(n, o)) };

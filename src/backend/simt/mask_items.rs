@@ -1,9 +1,10 @@
-//! Launcher of `kernels/mask_items.cu`: a warp a sequence, its shuffle in shared memory; one more for the padding.
+//! Launcher of `kernels/mask_items.cu`: one warp per sequence, with its shuffle in shared memory, and one more warp for
+//! the padding.
 
 use super::{Simt, kernels::*};
 use crate::ops::{MaskItems, Run, Valid};
 
-/// Shared memory of one position, and the longest sequence that it is there for on every GPU.
+/// Shared memory per position, and the longest sequence that fits on every GPU.
 const POSITION_BYTES: usize = 9;
 const MOST: usize = 8 * 1024;
 

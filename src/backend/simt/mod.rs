@@ -1,20 +1,22 @@
-/*! The CUDA backend: one file of launchers an op, over the kernels in `kernels/`, written once for the GPU and for the
-emulator (see [`driver`]).
+/*! The CUDA backend: one file of launchers per op, over the kernels in `kernels/`. It is written once for the GPU and
+for the emulator (see [`driver`]).
 
-All memory of a plan is taken when the backend opens; scratch for partial sums is taken before the first step, when the
-engine asks what every op of a step needs (`Run::need`). Work goes to one stream, in order. A failed call is kept, what
-follows it is skipped, and [`Memory::sync`] reports it: a device that falls away cannot leave a half-done step unnoticed.
+All memory of a plan is allocated when the backend opens. Scratch for partial sums is allocated before the first step,
+when the engine queries the need of every op of a step (`Run::need`). Work goes to one stream, in order. The first
+failed call is recorded, later work is skipped, and [`Memory::sync`] reports it. A failing device therefore cannot leave
+a half-done step unnoticed.
 
-A stretch of work that comes again and again with the same sizes ([`Schedule::replay`]) is launched call by call the first
-time, recorded as a CUDA graph the second, and from then on replayed by one call. Copies from and to the host pass beside
-it (`transfer.rs`). MIPGPU_GRAPHS=off keeps to single calls, for profilers that show kernels by name.
+A sequence of work can recur with the same sizes ([`Schedule::replay`]). It is launched call by call the first time,
+recorded as a CUDA graph the second time, and replayed by one call afterwards. Copies from and to the host bypass it
+(`transfer.rs`). MIPGPU_GRAPHS=off keeps single calls, for profilers that show kernels by name.
 
-In bf16, activations are bf16; weights stay f32 and are shadowed by a bf16 copy, which AdamW and `write` keep up to date
-and from which products and gathers read.
+In bf16, activations are bf16. Weights stay f32 and have a bf16 copy, the shadow, which AdamW and `write` keep up to
+date. Products and gathers read the shadow.
 
-SAFETY, for every launch in this room: addresses come from spans that were checked against their arenas, or from scratch of
-the size asked for; sizes are those of the op, which is [`Valid`]: its spans are large enough for them and do not overlap;
-parameter structs are made from the kernels' sources by build.rs and compared with the compiled code when it is loaded.
+SAFETY, for every launch in this folder: addresses come from spans that were checked against their arenas, or from
+scratch of the requested size. Sizes are those of the op, which is [`Valid`]: its spans are large enough for them and do
+not overlap. build.rs generates the parameter structures from the kernels' sources, and they are compared with the
+compiled code when it is loaded.
 */
 
 mod activation;
@@ -71,30 +73,30 @@ use gemm::Gemm;
 use kernels::{Kernel, Pair, Ptr, Sealed, ShadowParams};
 use transfer::{Ahead, Moments, Results, Uploads};
 
-/// Blocks that fill a large GPU about twice: what sums over everything are cut into. A constant, so that results do not
+/// The number of blocks of sums over everything: they fill a large GPU about twice. A constant, so that results do not
 /// depend on the device.
 pub const BLOCKS: usize = 264;
 
-/// A backend's memory on one device, and the way to launch on it.
+/// A backend's memory on one device, and the interface to launch on it.
 pub struct Simt {
     device: Arc<Loaded>,
-    /// The order of all its work: its own, so that recording it catches nobody else's.
+    /// The stream of all its work. It is private, so recording it captures no other work.
     stream: Arc<CudaStream>,
     precision: Precision,
     wgmma: bool,
-    /// By [`Arena`]; the last is taken by [`Memory::resident`].
+    /// Indexed by [`Arena`]. [`Memory::resident`] allocates the last one.
     arenas: Vec<CudaSlice<u8>>,
     /// bf16 copy of [`Arena::Param`], empty in f32.
     shadow: CudaSlice<u8>,
     scratch: CudaSlice<u8>,
     /// The most that an op has taken of it: see [`Memory::scratch_taken`].
     scratch_taken: usize,
-    /// What a write converts into.
+    /// Buffer for values that a write converts.
     staging: Vec<bf16>,
     gemm: Option<Box<dyn Gemm>>,
     graphs: HashMap<u64, Stretch>,
     replays: bool,
-    /// What a recording must keep alive; there while one is made.
+    /// Data that a recording must keep alive; `Some` while a recording is made.
     recording: Option<Vec<Box<dyn Any + Send>>>,
     uploads: Uploads,
     ahead: Option<Ahead>,
@@ -103,11 +105,11 @@ pub struct Simt {
     owners: Owners,
     /// The first failure of the device.
     fault: Option<Error>,
-    /// Why an op was refused: nothing is launched from then on, but memory can be read.
+    /// The first error of a refused op. From then on nothing is launched, but memory can be read.
     refused: Option<Error>,
 }
 
-/// Bytes in words.
+/// Formats a number of bytes.
 fn size(bytes: usize) -> String {
     match bytes {
         1_000_000_000.. => format!("{:.1} GB", bytes as f64 / 1e9),
@@ -115,28 +117,28 @@ fn size(bytes: usize) -> String {
     }
 }
 
-/// What is known of a stretch of work that may come again.
+/// The state of a sequence of work that may recur.
 enum Stretch {
-    /// It was launched once, call by call: what it needs has been made.
+    /// It was launched once, call by call, which created everything it needs.
     Seen,
     Recorded {
         graph: CudaGraph,
-        /// What its host functions work on.
+        /// The data of its host functions.
         _kept: Vec<Box<dyn Any + Send>>,
     },
 }
 
-// SAFETY: a graph may be used from any thread, by one at a time, which `&mut Simt` sees to.
+// SAFETY: any thread may use a graph, one at a time, which `&mut Simt` ensures.
 unsafe impl Send for Stretch {}
 
 impl Drop for Simt {
     fn drop(&mut self) {
-        // Copies may be on their way to memory that goes now.
+        // Copies may still be on their way to memory that is freed now.
         let _ = self.stream.synchronize();
     }
 }
 
-/// Bytes of an element in an arena.
+/// Returns the bytes of an element in an arena.
 fn element_bytes(arena: Arena, precision: Precision) -> usize {
     if arena == Arena::Act && precision == Precision::Bf16 { 2 } else { 4 }
 }
@@ -144,14 +146,14 @@ fn element_bytes(arena: Arena, precision: Precision) -> usize {
 const ARENAS: [Arena; Arena::COUNT] =
     [Arena::Param, Arena::Grad, Arena::Moment1, Arena::Moment2, Arena::Act, Arena::Stat, Arena::Index, Arena::Data];
 
-/// Bytes of device memory that a plan takes, without scratch and the driver's own.
+/// Returns the bytes of device memory that a plan needs, without scratch and the driver's own memory.
 pub fn bytes(plan: &Planner, precision: Precision) -> usize {
     let arenas: usize = ARENAS.iter().map(|a| plan.len(*a) * element_bytes(*a, precision)).sum();
     arenas + if precision == Precision::Bf16 { plan.len(Arena::Param) * 2 } else { 0 }
 }
 
 impl Simt {
-    /// Memory for everything in the plan on device `ordinal`, starting as zeros. Products go to `gemm`.
+    /// Opens device `ordinal` and allocates zeroed memory for the plan. Products go to `gemm`.
     ///
     /// # Errors
     /// The device cannot be opened, or has too little memory.
@@ -168,12 +170,12 @@ impl Simt {
         if wgmma && !device.has_wgmma() {
             let (major, minor) = device.card.capability;
             let error = format!("MIPGPU_WGMMA=1: {} has compute capability {major}.{minor}", device.card.name);
-            let hint = "wgmma is of 9.0 (Hopper) alone, in a build whose nvcc knows sm_90a: unset MIPGPU_WGMMA";
+            let hint = "wgmma needs 9.0 (Hopper) and an nvcc that supports sm_90a: unset MIPGPU_WGMMA";
             return Err(Error::user(error).hint(hint));
         }
         let failed = |e: DriverError| {
             Error::user(format!("{} ({}) cannot be used: {}", driver.name(ordinal), device.card.name, words(e)))
-                .hint("look at nvidia-smi: the device may have failed")
+                .hint("check nvidia-smi: the device may have failed")
         };
         let stream = device.context.new_stream().map_err(failed)?;
         let (uploads, results) = (Uploads::new(&device).map_err(failed)?, Results::new(&device).map_err(failed)?);
@@ -181,8 +183,9 @@ impl Simt {
         let needed = bytes(plan, precision);
         let refused = |e: DriverError| {
             if e.0 != cudarc::driver::sys::cudaError_enum::CUDA_ERROR_OUT_OF_MEMORY {
-                let error = format!("{} ({}) gives no memory: {}", driver.name(ordinal), device.card.name, words(e));
-                return Error::user(error).hint("look at nvidia-smi: the device may have failed");
+                let error =
+                    format!("{} ({}) cannot allocate memory: {}", driver.name(ordinal), device.card.name, words(e));
+                return Error::user(error).hint("check nvidia-smi: the device may have failed");
             }
             let error = format!(
                 "{} ({}): these settings need {} of device memory, {} are free: {}",
@@ -195,7 +198,7 @@ impl Simt {
             let hint = "lower --batch, --length, --width, --blocks or --negatives, or use --device cpu";
             Error { room: Some(free as u64), ..Error::user(error).hint(hint) }
         };
-        // Rounded up so that a vector load of a last element stays inside; never empty, so that every address is real.
+        // Rounded up so that a vector load of a last element stays inside. Never empty, so that every address is valid.
         let take = |bytes: usize| stream.alloc_zeros::<u8>(bytes.next_multiple_of(64).max(512)).map_err(refused);
         let arenas =
             ARENAS.iter().map(|a| take(plan.len(*a) * element_bytes(*a, precision))).collect::<Result<Vec<_>>>()?;
@@ -225,27 +228,31 @@ impl Simt {
         })
     }
 
-    /// Whether [`Schedule::replay`] records and replays (it does at first), or launches every call.
+    /// Sets whether [`Schedule::replay`] records and replays, or launches every call.
+    ///
+    /// It replays by default, except with MIPGPU_GRAPHS=off.
     pub fn set_replay(&mut self, on: bool) {
         self.replays = on;
     }
 
-    /// Whether kernels that have a twin for Hopper's wgmma run as that (at first: where MIPGPU_WGMMA=1 asks for it).
+    /// Sets whether kernels with a wgmma variant (Hopper) run as that variant.
+    ///
+    /// By default only MIPGPU_WGMMA=1 enables it.
     ///
     /// # Panics
-    /// The device has none.
+    /// The device does not support wgmma.
     pub fn set_wgmma(&mut self, on: bool) {
         assert!(!on || self.device.has_wgmma(), "{} has no wgmma", self.device.card.name);
         self.graphs.clear();
         self.wgmma = on;
     }
 
-    /// Stretches of work that have been recorded.
+    /// Returns the number of recorded sequences of work.
     pub fn recorded(&self) -> usize {
         self.graphs.values().filter(|g| matches!(g, Stretch::Recorded { .. })).count()
     }
 
-    /// Puts work of the host on the stream, or in the recording that is being made.
+    /// Enqueues a host function on the stream, or in the current recording.
     pub(super) fn on_host(&mut self, work: impl FnMut() + Send + 'static) {
         type Work = Box<dyn FnMut() + Send>;
         unsafe extern "C" fn call(work: *mut c_void) {
@@ -255,7 +262,7 @@ impl Simt {
         if self.fault.is_some() {
             return;
         }
-        // Boxed twice: the outer box has an address of one word, and keeps it.
+        // Boxed twice: the outer box has a one-word address.
         let mut work: Box<Work> = Box::new(Box::new(work));
         let at: *mut c_void = (&raw mut *work).cast();
         // SAFETY: `work` lives until the stream has run it: below, or with the recording.
@@ -265,11 +272,11 @@ impl Simt {
             None => drop(self.stream.synchronize()),
         }
         if let Err(e) = done {
-            self.fail("work of the host", e);
+            self.fail("a host function", e);
         }
     }
 
-    /// Whether launches are being recorded.
+    /// Returns whether launches are being recorded.
     pub(super) fn is_recording(&self) -> bool {
         self.recording.is_some()
     }
@@ -281,7 +288,7 @@ impl Simt {
         }
     }
 
-    /// Records what `body` launches.
+    /// Records the launches of `body`.
     fn record(&mut self, body: impl FnOnce(&mut Self)) -> std::result::Result<Option<Stretch>, DriverError> {
         self.stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)?;
         self.recording = Some(Vec::new());
@@ -291,7 +298,7 @@ impl Simt {
         Ok(graph.map(|graph| Stretch::Recorded { graph, _kept: kept }))
     }
 
-    /// The device's address of a slice. Nothing is tracked: there is one stream.
+    /// Returns the device address of a slice. Nothing is tracked, since there is one stream.
     fn base(&self, slice: &CudaSlice<u8>) -> Ptr {
         slice.device_ptr(&self.stream).0
     }
@@ -306,25 +313,25 @@ impl Simt {
         self.base(slice) + (span.offset() * bytes) as Ptr
     }
 
-    /// Where a span stands.
+    /// Returns the address of a span.
     fn at<E: Element>(&self, span: Span<E>) -> Ptr {
         self.address(span.raw())
     }
 
-    /// Where a gradient goes and whether it is added to; null where it is not wanted.
+    /// Returns the address of a gradient and whether to add to it; null where it is not wanted.
     fn grad<E: Element>(&self, dst: Dst<E>) -> (Ptr, i32) {
         (dst.span().map_or(0, |span| self.at(span)), dst.accumulates() as i32)
     }
 
-    /// A weight in the element type of activations: itself in f32, its shadow in bf16.
+    /// Returns a weight in the element type of activations: itself in f32, its shadow in bf16.
     fn weight(&self, span: Span<F32>) -> Ptr {
         match self.precision {
             Precision::F32 => self.at(span),
-            Precision::Bf16 => self.shadow(span.raw()).expect("weights stand in the parameter arena"),
+            Precision::Bf16 => self.shadow(span.raw()).expect("weights lie in the parameter arena"),
         }
     }
 
-    /// The bf16 copy of a span, where there is one.
+    /// Returns the bf16 copy of a span, where there is one.
     fn shadow(&self, span: RawSpan) -> Option<Ptr> {
         (span.arena() == Arena::Param && self.precision == Precision::Bf16)
             .then(|| self.base(&self.shadow) + 2 * span.offset() as Ptr)
@@ -337,24 +344,24 @@ impl Simt {
         }
     }
 
-    /// Whether kernels that have a twin for wgmma run as that.
+    /// Returns whether kernels with a wgmma variant run as that variant.
     fn uses_wgmma(&self) -> bool {
         self.wgmma && self.precision == Precision::Bf16
     }
 
-    /// Bytes of an activation.
+    /// Returns the bytes of an activation.
     fn act_bytes(&self) -> usize {
         element_bytes(Arena::Act, self.precision)
     }
 
-    /// Room for partial sums, at least `bytes`; what it holds is lost at the next op.
+    /// Returns scratch of at least `bytes` bytes. The next op overwrites its contents.
     fn scratch(&mut self, bytes: usize) -> Ptr {
         self.scratch_taken = self.scratch_taken.max(bytes);
         if self.scratch.len() < bytes {
-            // Recorded work knows the old address.
+            // Recorded work uses the old address.
             self.graphs.clear();
             assert!(self.recording.is_none(), "scratch memory is taken before work is recorded");
-            // The old block goes first: there may be no room for both.
+            // The old block is freed first: there may be no room for both.
             if let Ok(none) = self.stream.alloc_zeros::<u8>(512) {
                 self.scratch = none;
                 let _ = self.stream.synchronize();
@@ -367,7 +374,7 @@ impl Simt {
         self.base(&self.scratch)
     }
 
-    /// Keeps the first failure; what follows it is skipped.
+    /// Records the first failure. Later work is skipped.
     fn fail(&mut self, what: &str, e: DriverError) {
         self.fail_with(format!("{what}: {}", words(e)));
     }
@@ -375,12 +382,13 @@ impl Simt {
     fn fail_with(&mut self, what: String) {
         let (name, card) = (self.device.driver.name(self.device.card.ordinal), &self.device.card.name);
         self.fault.get_or_insert_with(|| {
-            Error::user(format!("{name} ({card}) failed in {what}, or in the work before it"))
-                .hint("what was saved is intact: look at nvidia-smi, then continue the run with --resume")
+            Error::user(format!("{name} ({card}) failed in {what}, or in earlier work"))
+                .hint("saved data is intact: check nvidia-smi, then continue the run with --resume")
         });
     }
 
-    /// Puts a kernel on the stream: `grid` blocks of as many threads as its source says. An empty grid is nothing to do.
+    /// Launches a kernel on the stream: `grid` blocks with the threads that its source specifies. An empty grid
+    /// launches nothing.
     fn launch<P: Sealed>(&mut self, kernel: Kernel, grid: [usize; 3], shared_bytes: usize, mut params: P) {
         if self.fault.is_some() || grid.contains(&0) {
             return;
@@ -393,7 +401,7 @@ impl Simt {
         let function = device.functions[kernel as usize].cu_function();
         let mut list = [(&raw mut params).cast::<c_void>()];
         let done = device.context.bind_to_thread().and_then(|()| {
-            // SAFETY: see the head of this file; the driver copies the parameters before it returns.
+            // SAFETY: see the head of this file. The driver copies the parameters before it returns.
             unsafe {
                 let stream = self.stream.cu_stream();
                 result::launch_kernel(function, (x, y, z), (info.threads, 1, 1), shared_bytes as u32, stream, &mut list)
@@ -411,7 +419,7 @@ impl Simt {
         }
         let device = &self.device;
         let done = device.context.bind_to_thread().and_then(|()| {
-            // SAFETY: callers give spans that `at` has checked.
+            // SAFETY: callers pass spans that `at` has checked.
             unsafe { result::memset_d8_async(at, 0, bytes, self.stream.cu_stream()) }
         });
         if let Err(e) = done {
@@ -419,7 +427,7 @@ impl Simt {
         }
     }
 
-    /// A product through cuBLASLt or what stands in for it.
+    /// Computes a product through the matrix-product engine.
     fn multiply(&mut self, product: &gemm::Product) {
         if self.fault.is_some() {
             return;
@@ -437,7 +445,7 @@ impl Simt {
         let (at, bytes) = (self.address(span), bytemuck::cast_slice::<T, u8>(values));
         let done = self.device.context.bind_to_thread().and_then(|()| match bytes.len() <= Uploads::MOST {
             true => self.uploads.copy(&self.stream, at, bytes),
-            // SAFETY: callers check the length. From pageable memory the call returns when the values have been taken.
+            // SAFETY: callers check the length. From pageable memory the call returns once the values are copied.
             false => unsafe { result::memcpy_htod_async(at, bytes, self.stream.cu_stream()) },
         });
         if let Err(e) = done {
@@ -453,7 +461,7 @@ impl Simt {
         let done = device
             .context
             .bind_to_thread()
-            // SAFETY: callers check the length; the host waits before it reads.
+            // SAFETY: callers check the length. The host waits before it reads.
             .and_then(|()| unsafe { result::memcpy_dtoh_async(values, at, self.stream.cu_stream()) })
             .and_then(|()| self.stream.synchronize());
         if let Err(e) = done {
@@ -530,14 +538,14 @@ impl Memory for Simt {
     }
 
     fn reserve(&mut self, bytes: usize) -> Result<()> {
-        // What was given back lately counts as free only after the device has come to rest.
+        // Memory freed lately counts as free only after the device is idle.
         self.sync()?;
         let there = self.device.context.mem_get_info().map_or(usize::MAX, |(free, _)| free + self.scratch.len());
         if bytes.next_multiple_of(1 << 20) > there {
             let taken = self.arenas.iter().map(CudaSlice::len).sum::<usize>() + self.shadow.len();
             let (name, card) = (self.device.driver.name(self.device.card.ordinal), &self.device.card.name);
             let what = format!(
-                "{name} ({card}): these settings need {} of device memory, partial sums among it, {} are free",
+                "{name} ({card}): these settings need {} of device memory with partial sums, {} are free",
                 size(taken + bytes),
                 size(taken + there)
             );
@@ -563,7 +571,7 @@ impl Memory for Simt {
 
     fn resident(&mut self, len: usize) -> Option<Span<U32>> {
         self.sync().ok()?;
-        // What is left is also for the driver, for graphs and for whoever else draws on this device.
+        // The remaining memory also serves the driver, graphs and other users of this device.
         let (free, total) = self.device.context.mem_get_info().ok()?;
         let bytes = len.checked_mul(4)?.next_multiple_of(64).max(512);
         if self.fault.is_some() || bytes > free.saturating_sub(total / 16) {
@@ -637,7 +645,7 @@ impl Schedule for Simt {
                 self.graphs.insert(key, Stretch::Seen);
             }
             Some(Stretch::Seen) => match self.record(body) {
-                // Half a recording is worth nothing.
+                // An incomplete recording is discarded.
                 Ok(Some(_)) if self.failed() => {}
                 Ok(Some(recorded)) => {
                     self.graphs.insert(key, recorded);
@@ -653,8 +661,8 @@ impl Schedule for Simt {
 
 impl Clock for Simt {
     fn mark(&mut self) -> Mark {
-        assert!(self.recording.is_none(), "a moment would be recorded, and replayed");
-        // No mark is so late: it stands for one that was never made.
+        assert!(self.recording.is_none(), "an event would be recorded, and replayed");
+        // No mark reaches this number. It represents a mark that was never made.
         let never = Mark::Device(u64::MAX);
         if self.fault.is_some() {
             return never;
@@ -662,7 +670,7 @@ impl Clock for Simt {
         match self.device.context.bind_to_thread().and_then(|()| self.moments.mark(&self.stream)) {
             Ok(mark) => Mark::Device(mark),
             Err(e) => {
-                self.fail("marking a moment", e);
+                self.fail("recording an event", e);
                 never
             }
         }

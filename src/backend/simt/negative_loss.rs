@@ -1,9 +1,9 @@
-//! Launchers of `kernels/negative_loss.cu`: a warp a scored row, `lanes` of it a candidate.
+//! Launchers of `kernels/negative_loss.cu`: one warp per scored row, `lanes` of its threads per candidate.
 
 use super::{Simt, kernels::*, rows::row_grid};
 use crate::ops::{NegativeLossBwd, NegativeLossFwd, Run, Valid, negative_loss::Contrast};
 
-/// The kernel's name of a contrast, and beta.
+/// Returns the kernel's number of a contrast, and beta.
 fn contrast(contrast: Contrast) -> (i32, f32) {
     match contrast {
         Contrast::Bce { beta } => (0, beta),
@@ -12,7 +12,7 @@ fn contrast(contrast: Contrast) -> (i32, f32) {
     }
 }
 
-/// Blocks of eight warps.
+/// Returns the grid of blocks of eight warps.
 fn grid(m: usize) -> [usize; 3] {
     [m.div_ceil(8), 1, 1]
 }

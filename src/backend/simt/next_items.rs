@@ -1,4 +1,4 @@
-//! Launcher of `kernels/next_items.cu`: a warp a sequence, one more for the padding.
+//! Launcher of `kernels/next_items.cu`: one warp per sequence, and one more for the padding.
 
 use super::{Simt, kernels::*};
 use crate::ops::{NextItems, Run, Valid};

@@ -1,4 +1,4 @@
-//! Launchers of `kernels/point_loss.cu`: a thread a number.
+//! Launchers of `kernels/point_loss.cu`: one thread per number.
 
 use super::{Simt, kernels::*};
 use crate::ops::{PointLossBwd, PointLossFwd, Run, Valid, point_loss::PointKind};

@@ -1,4 +1,5 @@
-//! Launchers of `kernels/rank.cu`: rows of a user and some of its targets, their counts, and what excluded items take off.
+//! Launchers of `kernels/rank.cu`: rows of a user and some of its targets, their counts, and the correction for
+//! excluded items.
 
 use super::{
     Simt,
@@ -8,18 +9,18 @@ use super::{
 };
 use crate::ops::{CountAtLeast, Run, ScoreItems, Valid};
 
-/// Targets of a row.
+/// Targets per row.
 const TARGETS: usize = 8;
 
-/// Shared memory of a block: panels; for each row its thresholds and counts, and the bad item.
+/// Shared memory per block: panels, thresholds and counts of each row, and the bad item.
 const SHARED: usize = PANELS + ROWS * (2 * TARGETS * 4 + 4);
 
-/// Rows that hold all targets, however they are shared out among the users.
+/// Returns the number of rows that hold all targets, for any distribution of the targets over the users.
 fn rows(op: &CountAtLeast) -> usize {
     op.b + op.n / TARGETS
 }
 
-/// Lengths of the scratch: the rows' vectors, users and first targets.
+/// Returns the lengths of the scratch: the rows' vectors, users and first targets.
 fn lengths(op: &CountAtLeast) -> [usize; 3] {
     let rows = rows(op);
     [rows * row_len(op.d), rows, rows]

@@ -1,9 +1,9 @@
-//! Launchers of `kernels/reduce.cu`: one launch where a block is enough, else partial sums and a launch over those.
+//! Launchers of `kernels/reduce.cu`: one launch where one block is enough, else partial sums and a launch over those.
 
 use super::{BLOCKS, Simt, kernels::*};
 use crate::ops::{GradNorm, Run, Valid, WeightedMean};
 
-/// Blocks for `n` elements; a function of `n` alone, so that sums are cut the same way everywhere.
+/// Returns the blocks for `n` elements. They are a function of `n` alone, so that sums are cut the same way everywhere.
 fn blocks(n: usize) -> usize {
     if n <= 16 * 1024 { 1 } else { n.div_ceil(4096).min(2 * BLOCKS) }
 }
@@ -13,7 +13,7 @@ fn scratch(n: usize) -> usize {
 }
 
 impl Simt {
-    /// The sum of x w, or its root.
+    /// Computes the sum of x w, or its square root.
     fn reduce(&mut self, out: Ptr, x: Ptr, w: Ptr, n: usize, root: bool) {
         let blocks = blocks(n);
         let last = ReduceParams { out, x, w, n: n as i64, root: root as i32 };

@@ -3,7 +3,7 @@
 use super::{Simt, kernels::*, rows::row_grid};
 use crate::ops::{AdamWRows, CatchUpRows, Run, Valid};
 
-/// Places are counted in 32 bits.
+/// Checks that places fit the kernels' 32-bit counters.
 fn counted(n: usize) -> Result<usize, String> {
     match n < 1 << 32 {
         true => Ok(0),

@@ -3,14 +3,15 @@
 use super::{Simt, kernels::*};
 use crate::ops::{GatherRows, Run, ScatterRows, Valid};
 
-/// Lanes that share a row of `d`, eight elements each and time, and blocks of 256 threads for `n` such rows.
+/// Returns the lanes that share a row of `d` (eight elements per lane and iteration), and the grid for `n` such rows in
+/// blocks of 256 threads.
 pub(super) fn row_grid(n: usize, d: usize) -> (i32, [usize; 3]) {
     let lanes = d.div_ceil(8).next_power_of_two().clamp(1, 32);
     (lanes as i32, [n.div_ceil(256 / lanes), 1, 1])
 }
 
 impl Simt {
-    /// y_i = x[row_i] for `m` rows of `d` activations.
+    /// Computes y_i = x[row_i] for `m` rows of `d` activations.
     pub(super) fn gather(&mut self, y: Ptr, x: Ptr, row: Ptr, m: usize, d: usize) {
         let (lanes, grid) = row_grid(m, d);
         self.launch(self.of(GATHER_ROWS), grid, 0, GatherRowsParams { y, x, row, m: m as i64, d: d as i32, lanes });

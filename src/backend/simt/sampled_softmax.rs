@@ -1,4 +1,4 @@
-//! Launchers of `kernels/sampled_softmax.cu`; the negatives are cut as the catalogue is in
+//! Launchers of `kernels/sampled_softmax.cu`. The negatives are split like the catalogue in
 //! [`cross_entropy`](super::cross_entropy).
 
 use super::{
@@ -11,23 +11,24 @@ use crate::{
     ops::{Run, SampledSoftmaxBwd, SampledSoftmaxFwd, Valid},
 };
 
-/// Blocks of the kernels of the target's column: eight rows each, then 256 negatives each.
+/// Returns the blocks of the kernels of the target's column: eight rows each, then 256 negatives each.
 fn target_blocks(m: usize, s: usize) -> usize {
     m.div_ceil(8) + s.div_ceil(256)
 }
 
-/// Where the bits of what is left out stand; null: nothing is.
+/// Returns the address of the bits of excluded negatives; null means that none are excluded.
 fn own(simt: &Simt, own: Span<U32>) -> Ptr {
     if own.is_empty() { 0 } else { simt.at(own) }
 }
 
-/// Ranges of negatives in the forward pass, and the lengths of its scratch: max, sum, z, offset.
+/// Returns the ranges of negatives in the forward pass, and the lengths of its scratch: max, sum, z, offset.
 fn forward(op: &SampledSoftmaxFwd) -> (Ranges, [usize; 4]) {
     let ranges = Ranges::of_candidates(op.s, op.m.div_ceil(TILE));
     (ranges, [ranges.count * op.m, ranges.count * op.m, op.m, op.s])
 }
 
-/// Ranges of negatives for dh and of rows for dneg, and the lengths of the scratch: offset, parts (used in turn).
+/// Returns the ranges of negatives for dh and of rows for dneg, and the lengths of the scratch: offset, parts (shared
+/// in turn).
 fn backward(op: &SampledSoftmaxBwd, chunks: usize) -> (Ranges, Ranges, [usize; 2]) {
     let negatives = Ranges::of_candidates(op.s, op.m.div_ceil(TILE) * chunks);
     let rows = Ranges::of_rows(op.m, op.s.div_ceil(TILE) * chunks);
@@ -41,7 +42,7 @@ impl Run<SampledSoftmaxFwd> for Simt {
         let walk = Walk::forward(d, self);
         let (ranges, lengths) = forward(op);
         let [max, sum, z, offset] = self.arrays(lengths);
-        // First what needs no tile: the targets' logits and the negatives' offsets.
+        // First the parts that need no tile: the targets' logits and the negatives' offsets.
         let target = SampledSoftmaxTargetParams {
             z,
             offset,
@@ -74,7 +75,7 @@ impl Run<SampledSoftmaxFwd> for Simt {
             per_split: ranges.each as i32,
             resident: walk.resident,
         };
-        // Without negatives the one empty range still says so: maximum of nothing, sum 0.
+        // Without negatives the one empty range still writes its result: maximum of nothing, sum 0.
         let grid = [m.div_ceil(TILE), 1, ranges.count];
         self.launch(self.of(kernel), grid, walk.shared_bytes, params);
         // The target's logit counts as one more part.
@@ -103,7 +104,7 @@ impl Run<SampledSoftmaxBwd> for Simt {
         let (negatives, rows, lengths) = backward(op, walk.chunks);
         let ([offset, part], own) = (self.arrays(lengths), own(self, op.own));
         let kernel = |plain, with_own| if own == 0 { plain } else { with_own };
-        // The others need its g0 and offset, so it runs whatever is skipped.
+        // The other launches need its g0 and offset, so it runs even if they are skipped.
         let g0 = self.at(op.g0);
         let target = SampledSoftmaxTargetBwdParams {
             g0,
@@ -154,7 +155,7 @@ impl Run<SampledSoftmaxBwd> for Simt {
             }
         }
 
-        // Parts take the place of what is wanted, in f32; the sums round once.
+        // Parts replace the outputs, in f32. The sums are rounded once.
         let (dneg, add_dneg) = self.grad(op.dneg);
         let (dneg_bias, add_dneg_bias) = self.grad(op.dneg_bias);
         if dneg != 0 || dneg_bias != 0 {

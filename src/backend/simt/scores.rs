@@ -1,5 +1,5 @@
-//! Launchers of `kernels/scores.cu`, and how the walk of `kernels/common/scores.cuh` is cut into blocks: a function of sizes
-//! alone.
+//! Launchers of `kernels/scores.cu`, and the split of the walk of `kernels/common/scores.cuh` into blocks: a function
+//! of sizes alone.
 
 use super::{BLOCKS, Simt, kernels::*};
 use crate::{
@@ -14,12 +14,12 @@ pub(super) const ITEMS: usize = 128;
 /// Shared memory of the walk: two stages of 16 columns, padded to 20, of f32.
 pub(super) const PANELS: usize = 2 * (ROWS + ITEMS) * 20 * 4;
 
-/// Elements of a row of vectors as the walk wants it: its width, rounded up to 16 bytes.
+/// Returns the row length of vectors in the walk: the width, rounded up to 16 bytes.
 pub(super) fn row_len(d: usize) -> usize {
     d.next_multiple_of(4)
 }
 
-/// Ranges of items that blocks share out among them.
+/// Ranges of items that blocks divide among themselves.
 #[derive(Clone, Copy)]
 pub(super) struct Ranges {
     pub count: usize,
@@ -28,7 +28,7 @@ pub(super) struct Ranges {
 }
 
 impl Ranges {
-    /// `v` items in ranges of at least `least`, at most `most` of them, so that with `tiles` row tiles a GPU is full.
+    /// Splits `v` items into at most `most` ranges of at least `least` items. With `tiles` row tiles they fill a GPU.
     pub fn new(v: usize, tiles: usize, least: usize, most: usize) -> Ranges {
         let wanted = (2 * BLOCKS).div_ceil(tiles.max(1)).min(v.div_ceil(least)).min(most).max(1);
         let each = v.div_ceil(wanted).next_multiple_of(ITEMS).max(ITEMS);
@@ -36,7 +36,7 @@ impl Ranges {
     }
 }
 
-/// What the kernels count in 31 bits.
+/// Checks that counts fit the kernels' 31 bits.
 pub(super) fn served(v: usize, list: usize) -> Result<(), String> {
     match v.max(list) < (1 << 31) - ITEMS {
         true => Ok(()),
@@ -45,7 +45,7 @@ pub(super) fn served(v: usize, list: usize) -> Result<(), String> {
 }
 
 impl Simt {
-    /// x (rows, [`row_len`]) = the vectors of users in f32, all in order where `user` is null.
+    /// Writes the vectors of users in f32 to x (rows, [`row_len`]). A null `user` means all users in order.
     pub(super) fn score_rows(&mut self, x: Ptr, h: Span<Act>, user: Ptr, rows: usize, d: usize) {
         let ld = row_len(d);
         let params = ScoreRowsParams { x, h: self.at(h), user, rows: rows as i64, d: d as i32, ld: ld as i32 };

@@ -6,17 +6,18 @@ use crate::{
     ops::{Run, SegmentRows, SegmentSum, Valid, segment::Sources},
 };
 
-/// Sorted rows that one warp sums, and columns of it.
+/// Sorted rows per warp, and columns of its sum.
 const CHUNK: usize = 64;
 const COLUMNS: usize = 64;
 
-/// Of `rows` sorted rows of `d`: (chunks, tiles of columns, bytes of partial rows, bytes of what is known of crossing runs).
+/// Returns the split of `rows` sorted rows of `d`.
+/// The values are (chunks, tiles of columns, bytes of partial rows, bytes of the data on crossing runs).
 fn cut(rows: usize, d: usize) -> (usize, usize, usize, usize) {
     let (chunks, tiles) = (rows.div_ceil(CHUNK), d.div_ceil(COLUMNS));
     (chunks, tiles, chunks * 2 * d * 4, chunks * 2 * 4)
 }
 
-/// Bytes of scratch for a sum of `rows` rows of `d`.
+/// Returns the bytes of scratch for a sum of `rows` rows of `d`.
 pub(super) fn need(rows: usize, d: usize) -> Result<usize, String> {
     if rows >= 1 << 31 {
         return Err(format!("{rows} rows: at most 2^31 - 1 can be summed by id"));
@@ -26,7 +27,7 @@ pub(super) fn need(rows: usize, d: usize) -> Result<usize, String> {
 }
 
 impl Simt {
-    /// Sums every run into row `id` of `out` (V,D), or into the row of the place where it begins of `out` (R,D).
+    /// Sums every run into row `id` of `out` (V,D), or into the row of the place of `out` (R,D) where it begins.
     fn sum_runs(&mut self, of: &Sources, out: Ptr, add: i32, by_place: bool) {
         let or_null = |span: Span<Act>| if span.is_empty() { 0 } else { self.at(span) };
         let params = SegmentParams {
@@ -51,7 +52,8 @@ impl Simt {
         self.sum_sorted(self.of(SEGMENT_SUM), params);
     }
 
-    /// The same of rows at hand; fills in where partial sums go. `kernel`: of the rows' element type.
+    /// Sums the given rows in the same way, and sets the addresses of partial sums. `kernel` matches the rows' element
+    /// type.
     pub(super) fn sum_sorted(&mut self, kernel: Kernel, mut params: SegmentParams) {
         let (rows, d) = (params.rows as usize, params.d as usize);
         if params.add == 0 {
@@ -61,7 +63,7 @@ impl Simt {
         let (chunks, tiles, partial_bytes, crossing_bytes) = cut(rows, d);
         params.partial = self.scratch(partial_bytes + crossing_bytes);
         params.crossing = params.partial + partial_bytes as Ptr;
-        // Four warps a block.
+        // Four warps per block.
         self.launch(kernel, [(chunks * tiles).div_ceil(4), 1, 1], 0, params);
         self.launch(Kernel::SegmentCrossing, [chunks, tiles, 1], 0, params);
     }

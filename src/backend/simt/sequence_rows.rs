@@ -1,4 +1,4 @@
-//! Launchers of `kernels/sequence_rows.cu`: each pass of an op is the other op's pass the other way.
+//! Launchers of `kernels/sequence_rows.cu`: the backward pass of each op is the forward pass of the other.
 
 use super::{BLOCKS, Simt, kernels::*, rows::row_grid};
 use crate::{
@@ -6,11 +6,12 @@ use crate::{
     ops::{PoolBwd, PoolFwd, Run, SpreadBwd, SpreadFwd, Valid},
 };
 
-/// Columns of a block that sums.
+/// Columns per block of a sum.
 const COLUMNS: usize = 64;
 
 impl Simt {
-    /// y_n = w_n x_b (or added): a block a sequence and one for what lies behind them, or several where that fills no GPU.
+    /// Computes y_n = or += w_n x_b.
+    /// One block per sequence and one for the rows past them, or several where one would not fill the GPU.
     fn spread(&mut self, y: Ptr, add: i32, x: Ptr, w: Span<F32>, cu: Ptr, [b, n, d]: [usize; 3]) {
         let (lanes, [blocks, ..]) = row_grid(n, d);
         let parts = (BLOCKS / (b + 1)).clamp(1, blocks.max(1));
@@ -19,7 +20,7 @@ impl Simt {
         self.launch(self.of(SPREAD_ROWS), [b + 1, parts, 1], 0, params);
     }
 
-    /// y_b = sum of w_n x_n (or added).
+    /// Computes y_b = or += sum of w_n x_n.
     fn pool(&mut self, y: Ptr, add: i32, x: Ptr, w: Span<F32>, cu: Ptr, [b, d]: [usize; 2]) {
         let w = if w.is_empty() { 0 } else { self.at(w) };
         let params = PoolRowsParams { y, x, w, cu, d: d as i32, add };

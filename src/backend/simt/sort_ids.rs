@@ -1,18 +1,18 @@
-//! Launcher of `kernels/sort_ids.cu`: three launches a digit, between two pairs of lists of which one is scratch.
+//! Launcher of `kernels/sort_ids.cu`: three launches per digit, between two pairs of lists, one of them scratch.
 
 use super::{Simt, kernels::*};
 use crate::ops::{Run, SortIds, Valid};
 
-/// Keys that a block puts in order.
+/// Keys that a block sorts.
 const TILE: usize = 2048;
 const DIGITS: usize = 256;
 
-/// Digits of the largest key, which is V and stands for NO_ID.
+/// Returns the number of digits of the largest key, V, which represents NO_ID.
 fn passes(op: &SortIds) -> u32 {
     (usize::BITS - op.v.leading_zeros()).div_ceil(8).max(1)
 }
 
-/// Bytes of the counts of all tiles, and of one list of scratch.
+/// Returns the bytes of the counts of all tiles, and of one list of scratch.
 fn cut(op: &SortIds) -> (usize, usize) {
     let tiles = op.n().div_ceil(TILE);
     (4 * DIGITS * tiles, if passes(op) > 1 { 4 * op.n() } else { 0 })

@@ -1,4 +1,4 @@
-//! Launchers of `kernels/top_k.cu`: vectors to f32, lists of all ranges, one list.
+//! Launchers of `kernels/top_k.cu`: convert vectors to f32, compute the lists of all ranges, merge them into one list.
 
 use super::{
     Simt,
@@ -8,21 +8,21 @@ use super::{
 };
 use crate::ops::{Run, TopK, Valid};
 
-/// The longest list: beyond it, merging would be slower than sorting all scores.
+/// The longest list. Beyond it, merging would be slower than sorting all scores.
 const MOST: usize = 16 * 1024;
 
-/// Keys of all ranges' lists: 32 MB, and as much beside it for the merging.
+/// Keys of all ranges' lists: 32 MB, and as much again for merging.
 const KEYS: usize = 4 << 20;
 
-/// Shared memory of a block: panels; for each row a queue of 32 keys, its limit, two counts and the bad item.
+/// Shared memory per block: panels, and for each row a queue of 32 keys, its limit, two counts and the bad item.
 const SHARED: usize = PANELS + ROWS * (32 * 8 + 16);
 
-/// Ranges of items. One of fewer items than a list holds would only be copied into it.
+/// Returns the ranges of items. A range with fewer items than a list holds would only be copied into the list.
 fn ranges(op: &TopK) -> Ranges {
     Ranges::new(op.v, op.b.div_ceil(ROWS), ITEMS.max(2 * op.k), KEYS / (op.b * op.k).max(1))
 }
 
-/// Lengths of the scratch, in f32: keys twice, bad items, vectors.
+/// Returns the lengths of the scratch, in f32: keys twice, bad items, vectors.
 fn lengths(op: &TopK) -> [usize; 4] {
     let lists = ranges(op).count * op.b;
     [2 * lists * op.k, 2 * lists * op.k, lists, op.b * row_len(op.d)]

@@ -1,7 +1,7 @@
-/*! What goes between the host and the device while a run goes on: pinned memory, so that copies run beside the host and
-the kernels. Small writes pass through one ring ([`Uploads`]); the ids of a batch that is streamed pass through two slots
-on a stream of their own ([`Ahead`]), so that the next batch crosses while this one is trained on; results come back into
-slots that the host looks at later ([`Results`]).
+/*! Transfers between host and device during a run. They use pinned memory, so that copies overlap with the host and the
+kernels. Small writes pass through one ring ([`Uploads`]). The ids of a streamed batch pass through two slots on a
+separate stream ([`Ahead`]), so that the next batch is copied while the current one is trained on. Results return into
+slots that the host reads later ([`Results`]).
 */
 
 use std::{ffi::c_void, sync::Arc};
@@ -17,7 +17,7 @@ use crate::ops::MARKS;
 
 type Done = Result<(), DriverError>;
 
-/// Host memory that the device reads and writes by itself.
+/// Host memory that the device accesses directly.
 struct Pinned {
     at: *mut u8,
     len: usize,
@@ -30,12 +30,12 @@ unsafe impl Send for Pinned {}
 impl Pinned {
     fn new(context: &Arc<CudaContext>, len: usize) -> Result<Self, DriverError> {
         context.bind_to_thread()?;
-        // SAFETY: flags 0 ask for plain pinned memory; freed in `drop`.
+        // SAFETY: flags 0 request plain pinned memory; freed in `drop`.
         let at = unsafe { result::malloc_host(len, 0) }?.cast();
         Ok(Pinned { at, len, context: context.clone() })
     }
 
-    /// The `len` bytes from `start` on. The device does not touch them: the caller has waited.
+    /// Returns the `len` bytes from `start` on. The device does not access them: the caller has waited.
     fn bytes(&mut self, start: usize, len: usize) -> &mut [u8] {
         assert!(start <= self.len && len <= self.len - start);
         // SAFETY: inside the block, which this value owns.
@@ -51,7 +51,7 @@ impl Drop for Pinned {
     }
 }
 
-/// Marks a moment of a stream for the host or another stream to wait for.
+/// Records an event on a stream for the host or another stream to wait for.
 fn mark(slot: &mut Option<CudaEvent>, stream: &Arc<CudaStream>) -> Done {
     if slot.is_none() {
         *slot = Some(stream.context().new_event(None)?);
@@ -66,7 +66,7 @@ fn wait_for(slot: &Option<CudaEvent>) -> Done {
 /// Bytes of one half of the ring.
 const HALF: usize = 1 << 20;
 
-/// A ring in two halves: one is filled while the copies out of the other run.
+/// A ring in two halves: one is filled while the copies from the other run.
 pub(super) struct Uploads {
     memory: Pinned,
     half: usize,
@@ -75,14 +75,14 @@ pub(super) struct Uploads {
 }
 
 impl Uploads {
-    /// The largest write that passes through the ring; larger ones go straight, and the host waits for them.
+    /// The largest write that passes through the ring. Larger ones go directly, and the host waits for them.
     pub const MOST: usize = HALF / 4;
 
     pub fn new(device: &Loaded) -> Result<Self, DriverError> {
         Ok(Uploads { memory: Pinned::new(&device.context, 2 * HALF)?, half: 0, used: 0, copied: [None, None] })
     }
 
-    /// Copies `values` to `to` in the order of the stream; the host may change them at once.
+    /// Copies `values` to `to` in the order of the stream. The host may change them immediately.
     pub fn copy(&mut self, stream: &Arc<CudaStream>, to: Ptr, values: &[u8]) -> Done {
         if self.used + values.len() > HALF {
             mark(&mut self.copied[self.half], stream)?;
@@ -103,12 +103,12 @@ pub(super) struct Ahead {
     stream: Arc<CudaStream>,
     pinned: Pinned,
     device: CudaSlice<u8>,
-    /// Bytes of a slot.
+    /// Bytes per slot.
     room: usize,
     next: usize,
-    /// The slot stands on the device.
+    /// The slot has arrived on the device.
     arrived: [Option<CudaEvent>; 2],
-    /// The slot has been read by the main stream.
+    /// The main stream has read the slot.
     taken: [Option<CudaEvent>; 2],
 }
 
@@ -131,7 +131,8 @@ impl Ahead {
         self.room
     }
 
-    /// Brings `values` to `to`: across on this stream, whatever `main` is doing; into place in the order of `main`.
+    /// Copies `values` to `to`: to the device on this stream in parallel with `main`, then into place in the order of
+    /// `main`.
     pub fn copy(&mut self, main: &Arc<CudaStream>, to: Ptr, values: &[u8]) -> Done {
         let slot = self.next;
         self.next ^= 1;
@@ -142,7 +143,7 @@ impl Ahead {
             self.stream.wait(taken)?;
         }
         let staged = self.device.device_ptr(&self.stream).0 + (slot * self.room) as Ptr;
-        // SAFETY: both slots have `room` bytes; the pinned one is not written before `arrived`, the one on the device not
+        // SAFETY: both slots have `room` bytes. The pinned slot is not written before `arrived`, the device slot not
         // before `taken`.
         unsafe { result::memcpy_htod_async(staged, from, self.stream.cu_stream()) }?;
         mark(&mut self.arrived[slot], &self.stream)?;
@@ -153,11 +154,11 @@ impl Ahead {
     }
 }
 
-/// Numbers of one result, and results that may be on their way.
+/// Numbers per result, and results in flight.
 pub(super) const NUMBERS: usize = 4;
 const SLOTS: usize = 4;
 
-/// Slots that results come back into.
+/// Slots for returning results.
 pub(super) struct Results {
     memory: Pinned,
     arrived: [Option<CudaEvent>; SLOTS],
@@ -173,18 +174,24 @@ impl Results {
         })
     }
 
-    /// Begins to read `NUMBERS` floats; gives the slot.
+    /// Starts to read `NUMBERS` floats. Returns the slot.
+    ///
+    /// # Errors
+    /// The driver fails.
     pub fn begin(&mut self, stream: &Arc<CudaStream>, from: Ptr) -> Result<usize, DriverError> {
         let slot = self.next;
         self.next = (slot + 1) % SLOTS;
         let to = self.memory.bytes(slot * NUMBERS * 4, NUMBERS * 4);
-        // SAFETY: the caller has checked `from`; whoever reads the slot waits for the mark.
+        // SAFETY: the caller has checked `from`; readers of the slot wait for the event.
         unsafe { result::memcpy_dtoh_async(to, from, stream.cu_stream()) }?;
         mark(&mut self.arrived[slot], stream)?;
         Ok(slot)
     }
 
-    /// Waits for a slot.
+    /// Waits for a slot and returns its numbers.
+    ///
+    /// # Errors
+    /// The driver fails.
     pub fn end(&mut self, slot: usize) -> Result<[f32; NUMBERS], DriverError> {
         wait_for(&self.arrived[slot])?;
         let mut values = [0.0; NUMBERS];
@@ -194,7 +201,7 @@ impl Results {
     }
 }
 
-/// Moments of a stream, in a ring of events that are made as they are needed and used again and again.
+/// Timing marks of a stream, in a ring of events that are created on demand and reused.
 #[derive(Default)]
 pub(super) struct Moments {
     events: Vec<CudaEvent>,
@@ -202,11 +209,14 @@ pub(super) struct Moments {
 }
 
 impl Moments {
-    /// Marks what stands on the stream so far.
+    /// Marks the work enqueued on the stream so far.
+    ///
+    /// # Errors
+    /// The driver fails.
     pub fn mark(&mut self, stream: &Arc<CudaStream>) -> Result<u64, DriverError> {
         let at = (self.next % MARKS as u64) as usize;
         if self.events.len() <= at {
-            // An event that takes the time: all others here do not, which costs less.
+            // An event with timing. All other events here have none, which costs less.
             self.events.push(stream.context().new_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT))?);
         }
         self.events[at].record(stream)?;
@@ -214,13 +224,16 @@ impl Moments {
         Ok(self.next - 1)
     }
 
-    /// The event of a mark that is still remembered.
+    /// Returns the event of a mark that is still in the ring.
     fn event(&self, mark: u64) -> Option<&CudaEvent> {
         let remembered = mark < self.next && self.next - mark <= MARKS as u64;
         remembered.then(|| &self.events[(mark % MARKS as u64) as usize])
     }
 
-    /// Seconds between two marks, waiting for them.
+    /// Returns the seconds between two marks, waiting for them.
+    ///
+    /// # Errors
+    /// The driver fails.
     pub fn between(&self, from: u64, to: u64) -> Result<f64, DriverError> {
         let (Some(from), Some(to)) = (self.event(from), self.event(to)) else { return Ok(f64::NAN) };
         from.elapsed_ms(to).map(|ms| ms as f64 * 1e-3)

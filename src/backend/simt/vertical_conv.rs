@@ -1,26 +1,26 @@
-//! Launchers of `kernels/vertical_conv.cu`: tiles of 32 rows, and the parts that the sums over all rows are cut into.
+//! Launchers of `kernels/vertical_conv.cu`: tiles of 32 rows, and the parts of the sums over all rows.
 
 use super::{BLOCKS, Simt, kernels::*};
 use crate::ops::{Run, Valid, VerticalConvBwd, VerticalConvFwd};
 
-/// Rows of a tile (kTile); filters and taps that a block of the weight gradient takes (kFilters, kTaps).
+/// Rows per tile (kTile); filters and taps per block of the weight gradient (kFilters, kTaps).
 const TILE: usize = 32;
 const FILTERS: usize = 4;
 const TAPS: usize = 8;
 
-/// The most parts that the rows of a sum are cut into, for any batch of at most `n` rows.
+/// Returns the largest number of parts of the rows of a sum, for any batch of at most `n` rows.
 fn most_parts(n: usize, f: usize, l: usize) -> usize {
     let groups = f.div_ceil(FILTERS) * l.div_ceil(TAPS);
     (2 * BLOCKS / groups).clamp(1, n.div_ceil(TILE).max(1))
 }
 
-/// How many they are, and the rows of one.
+/// Returns the number of parts, and the rows per part.
 fn parts(n: usize, f: usize, l: usize) -> (usize, usize) {
     let rows = n.div_ceil(most_parts(n, f, l)).next_multiple_of(TILE).max(TILE);
     (n.div_ceil(rows).max(1), rows)
 }
 
-/// Groups of filters and of taps must fit a grid.
+/// Checks that groups of filters and of taps fit a grid.
 fn served(n: usize, f: usize, l: usize) -> Result<(), String> {
     match l.div_ceil(TAPS) >= 1 << 16 || f >= 1 << 30 || n.div_ceil(TILE) >= 1 << 31 {
         true => Err(format!("{f} vertical filters over windows of {l} rows, {n} rows in all: too large a grid")),
@@ -65,7 +65,7 @@ impl Run<VerticalConvBwd> for Simt {
         let (parts, rows) = parts(op.n, op.f, op.l);
         let partial = self.scratch(scratch(op));
         let params = VerticalConvDwParams { partial, dy, x: self.at(op.x), cu, n, rows: rows as i64, b, d, l, f };
-        // The first group of taps brings db along.
+        // The first group of taps also computes db.
         let groups = if dw != 0 { op.l.div_ceil(TAPS) } else { 1 };
         self.launch(self.of(VERTICAL_CONV_DW), [op.f.div_ceil(FILTERS), groups, parts], 0, params);
         let finish = VerticalConvFinishParams { dw, db, partial, parts: parts as i32, l, f, add_dw, add_db };
@@ -77,7 +77,7 @@ impl Run<VerticalConvBwd> for Simt {
     }
 }
 
-/// Bytes of partial rows of dw and db.
+/// Returns the bytes of partial rows of dw and db.
 fn scratch(op: &VerticalConvBwd) -> usize {
     4 * most_parts(op.n, op.f, op.l) * op.f * (op.l + 1)
 }

@@ -1,5 +1,6 @@
-//! Launchers of `kernels/window_conv.cu`: the weights of all heights as those of one convolution, its tiles with the rows
-//! before them that windows reach, and the products of the backward pass, which are those of dilated convolution.
+//! Launchers of `kernels/window_conv.cu`.
+//! The weights of all heights form one convolution. Its tiles include the rows before them that windows reach. The
+//! products of the backward pass are those of dilated convolution.
 
 use super::{
     BLOCKS, Simt,
@@ -11,52 +12,52 @@ use crate::{
     ops::{Run, Valid, WindowConvBwd, WindowConvFwd, dilated_conv::Taps, window_conv::taps},
 };
 
-/// The longest window: a tile of f32 has 64 rows, of which L-1 only serve the windows of the rows behind them.
+/// The longest window. A tile of f32 has 64 rows, and L-1 of them only serve the windows of later rows.
 const LONGEST: usize = 32;
 
-/// Rows whose sequences a block of the routing kernel holds at a time (kTile).
+/// Rows with sequences that a block of the routing kernel holds at a time (kTile).
 const TILE: usize = 64;
 
-/// Columns of all heights, as the kernels lay them out: rounded up for loads of 16 bytes.
+/// Returns the columns of all heights in the kernels' layout: rounded up for loads of 16 bytes.
 fn columns(l: usize, f: usize) -> usize {
     (l * f).next_multiple_of(8)
 }
 
-/// Bytes of scratch, each array of which begins at a multiple of 256 of them.
+/// Returns the bytes of scratch of an array, rounded up so that each array begins at a multiple of 256 bytes.
 fn room(bytes: usize) -> usize {
     bytes.next_multiple_of(256)
 }
 
-/// Bytes of the weights as one matrix a tap.
+/// Returns the bytes of the weights as one matrix per tap.
 fn expanded(d: usize, l: usize, f: usize, act_bytes: usize) -> usize {
     room(l * d * columns(l, f) * act_bytes)
 }
 
-/// The convolution of all heights.
+/// Returns the convolution of all heights.
 fn conv(n: usize, b: usize, d: usize, l: usize, f: usize) -> Conv {
     Conv { n, b, i: d, o: columns(l, f), taps: Taps { count: l, dilation: 1, causal: true } }
 }
 
-/// `Err` where the window is too long or the grid too large.
+/// Checks that the window length and the grid are supported.
 fn served(conv: &Conv) -> Result<(), String> {
     match conv.taps.count > LONGEST {
-        true => Err(format!("windows of {} rows: at most {LONGEST} are served", conv.taps.count)),
+        true => Err(format!("windows of {} rows: at most {LONGEST} are supported", conv.taps.count)),
         false => conv.served(),
     }
 }
 
-/// The most parts that the rows of db's sum are cut into, for any batch of at most `n` rows.
+/// Returns the largest number of parts of the rows of db's sum, for any batch of at most `n` rows.
 fn most_parts(n: usize, columns: usize) -> usize {
     (2 * BLOCKS / columns.div_ceil(64)).clamp(1, n.div_ceil(TILE).max(1))
 }
 
-/// How many they are, and the rows of one.
+/// Returns the number of parts, and the rows per part.
 fn parts(n: usize, columns: usize) -> (usize, usize) {
     let rows = n.div_ceil(most_parts(n, columns)).next_multiple_of(TILE).max(TILE);
     (n.div_ceil(rows).max(1), rows)
 }
 
-/// Bytes of scratch of the backward pass, one array after another.
+/// Byte sizes of the scratch of the backward pass, one array after another.
 struct Scratch {
     weights: usize,
     dc: usize,
@@ -81,7 +82,7 @@ impl Scratch {
 }
 
 impl Simt {
-    /// The weights of all heights, (L,D,C) at `out`.
+    /// Writes the weights of all heights, (L,D,C), to `out`.
     fn expand(&mut self, out: Ptr, w: Ptr, (d, l, f): (usize, usize, usize)) {
         let width = columns(l, f);
         let params = WindowConvExpandParams { out, w, d: d as i32, l: l as i32, f: f as i32, columns: width as i32 };
@@ -121,7 +122,8 @@ impl Run<WindowConvFwd> for Simt {
     }
 }
 
-/// Shared memory of the forward pass, whose c in f32 takes the place of the product's tiles, and the rows of a tile.
+/// Returns the shared memory of the forward pass, with c in f32 in place of the product's tiles, and the rows of a
+/// tile.
 fn shared(precision: Precision, columns: usize, act_bytes: usize) -> (usize, usize) {
     let (bytes, rows) = tiles(precision, columns, act_bytes);
     (bytes.max(4 * rows * (columns + 8)), rows)
@@ -193,7 +195,7 @@ impl Run<WindowConvBwd> for Simt {
 mod tests {
     use super::*;
 
-    /// sm_89 and sm_120 give a block 99 KiB, the smallest of what we compile for.
+    /// sm_89 and sm_120 give a block 99 KiB, the least of all compiled architectures.
     #[test]
     fn c_fits_into_the_smallest_shared_memory() {
         for (precision, act_bytes) in [(Precision::F32, 4), (Precision::Bf16, 2)] {

@@ -1,15 +1,15 @@
-/*! Where the steps of a training run go.
+/*! Profiles the steps of a training run.
 
-Two passes over the very steps of the run, each with an engine of its own, on real batches in the order of the run:
+Two passes run the same steps, each with a separate engine, on real batches in the order of the run:
 
-1. whole steps as training runs them (recorded graphs, nothing waited for): how long a step takes, how much of that the backend
-   computes, and what making and sending batches costs beside it (`whole`);
-2. op by op through a wrapper that marks the beginning and the end of every call in the order of the work (`parts`): events on
-   a GPU, which wait for nothing, the clock on the CPU.
+1. Whole steps, as training runs them, with recorded graphs and without extra waits (`whole`). This pass measures the time
+of a step, the part in which the backend computes, and the cost of loading and sending batches.
+2. Op by op, through a wrapper that marks the beginning and the end of every call in execution order (`parts`). The marks
+are events on a GPU, which cause no waits, and clock readings on the CPU.
 
-The second tells where the time goes, the first how much there is: where they differ, the difference is said. What the machine
-can do is measured last ([`ceilings`]). Nothing is saved:
-the weights are gone with the engines. [`text`], [`page`] and [`trace`] show it.
+The second pass shows where the time goes, the first how much there is; the report states the difference. The
+machine's ceilings are measured last ([`ceilings`]). Nothing is saved: the weights are dropped with the engines.
+[`text`], [`page`] and [`trace`] present the result.
 */
 
 pub mod page;
@@ -40,26 +40,26 @@ use crate::{
 };
 pub use trace::{TraceEvent, Track};
 
-/// What is profiled.
+/// What to profile.
 #[derive(Clone, Copy)]
 pub struct ProfileJob<'a> {
     pub config: &'a RunConfig,
     pub data: &'a Dataset,
     pub split: &'a Split,
     pub device: Device,
-    /// Steps that count, and steps before them that do not: caches are cold, and graphs are recorded.
+    /// Timed steps, and untimed steps before them, during which caches are cold and graphs are recorded.
     pub steps: u64,
     pub untimed: u64,
     pub threads: usize,
 }
 
-/// Seconds (or another measure) of many steps.
+/// Statistics over many steps, in seconds or another unit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Spread {
     pub median: f64,
-    /// A fifth of the steps were below.
+    /// A fifth of the steps are below.
     pub p20: f64,
-    /// A fifth of the steps were above.
+    /// A fifth of the steps are above.
     pub p80: f64,
     pub mean: f64,
 }
@@ -77,45 +77,45 @@ impl Spread {
     }
 }
 
-/// Whole steps, as training runs them. Seconds a step.
+/// Whole steps, as training runs them, in seconds per step.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Whole {
-    /// From the beginning of a step to the beginning of the next.
+    /// From the beginning of a step to the beginning of the next one.
     pub wall: Spread,
     /// The host reads the sequences of a batch.
     pub load: Spread,
     /// The host sends the batch.
     pub upload: Spread,
-    /// The host sets the step off; where it computes itself, the step.
+    /// The host launches the step; on the CPU, it computes the step.
     pub launch: Spread,
-    /// The host waits for the step before.
+    /// The host waits for the preceding step.
     pub wait: Spread,
-    /// What lies between a step and the next: where an epoch ends, users are shuffled.
+    /// The gap between a step and the next one; at the end of an epoch, users are shuffled.
     pub between: Spread,
-    /// Whoever computes works on the step.
+    /// The backend computes the step.
     pub busy: Spread,
-    /// Seconds of a step, on average, that whoever computes does not: what is not hidden of the host's work.
+    /// Mean seconds of a step in which the backend does not compute: the host's work that is not hidden.
     pub not_hidden: f64,
-    /// Share of loading and uploading that happens while the device computes; `None`: the processor does both.
+    /// Share of loading and uploading that overlaps with the device's computation; `None` if the CPU does both.
     pub hidden: Option<f64>,
-    /// Seconds to shuffle the users, once an epoch.
+    /// Seconds to shuffle the users, once per epoch.
     pub shuffle: f64,
     pub sequences_per_s: f64,
-    /// Real ones: padding is no work.
+    /// Real interactions, without padding.
     pub interactions_per_s: f64,
-    /// On average: sequences (an epoch's last batch may have fewer than others), interactions, rows that are computed (padding
-    /// among them) and rows that are scored.
+    /// Means of: sequences (an epoch's last batch may have fewer), interactions, computed rows (padding included) and
+    /// scored rows.
     pub sequences: f64,
     pub interactions: f64,
     pub rows: f64,
     pub scored: f64,
-    /// Sizes of batches that came: each is recorded once where work is recorded.
+    /// Number of different batch sizes: each is recorded once if the backend records work.
     pub shapes: usize,
-    /// Each step, in order.
+    /// Seconds of each step, in order.
     pub walls: Vec<f64>,
 }
 
-/// Steps op by op. Seconds a step, on average.
+/// Steps op by op, in mean seconds per step.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct OpByOp {
     pub wall: f64,
@@ -123,79 +123,78 @@ pub struct OpByOp {
     pub upload: f64,
     /// Bytes that the host sends.
     pub upload_bytes: f64,
-    /// All calls together.
+    /// Time of all calls.
     pub ops: f64,
-    /// Between the first call and the last, none ran.
+    /// Time between the first and the last call in which none runs.
     pub idle: f64,
     pub calls: f64,
 }
 
-/// What some calls come to. Seconds, FLOP and bytes a step, on average.
+/// The totals of a group of calls: mean seconds, FLOP and bytes per step.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct ProfileRow {
-    /// Of an op; empty where several are meant.
+    /// The op; empty if the group has several.
     pub op: String,
     pub phase: Option<Phase>,
-    /// Of one layer.
+    /// The layer; empty if the group has several.
     pub layer: String,
-    /// Of the last step, where all calls are of one kind.
+    /// The sizes in the last step, if all calls are of one kind.
     pub sizes: String,
     pub calls: f64,
     pub seconds: f64,
-    /// Of the time of all calls.
+    /// Share of the time of all calls.
     pub share: f64,
-    /// Seconds right before the calls in which none ran: the gaps since the call before, where the step had begun.
+    /// Seconds right before the calls in which no call ran: the gaps since the preceding call of the step.
     pub idle: f64,
-    /// The same of each step.
+    /// The seconds of each step.
     pub spread: Spread,
     pub flop: f64,
     pub exps: f64,
-    /// That must move at least.
+    /// Minimum number of bytes moved.
     pub bytes: f64,
-    /// Achieved, in 10^9 a second.
+    /// Achieved rates, in 10^9 per second.
     pub gflops: f64,
     pub gbps: f64,
-    /// Seconds that the calls must take at least by the ceilings, as a share of those they took, and what they would wait for
-    /// then, with memory as fast as it is for data that were used just before. Nothing where there is no work to speak of.
+    /// Least possible seconds of the calls by the ceilings, as a share of their time, and what would limit them. The
+    /// memory ceiling is that of recently used data. `None` if there is no significant work.
     pub roof: Option<f64>,
     pub bound: Option<Bound>,
 }
 
-/// Asking the model about users who validate, as a run does at times.
+/// Ranking or rating of users of the validation part, as a run does periodically.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Validation {
-    /// Users asked about, and how long it took.
+    /// Number of users evaluated, and the time it took.
     pub users: u64,
     pub seconds: f64,
-    /// Users who validate.
+    /// Users in the validation part.
     pub all: u64,
 }
 
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Memory {
     pub plan: MemoryPlan,
-    /// The most that this process had of the machine's memory at once, files that it has mapped among it; `None`: the system does
-    /// not tell.
+    /// Peak memory of this process, including mapped files; `None` if the system does not report it.
     pub peak_process_bytes: Option<u64>,
 }
 
-/// What was found.
+/// The results of a profile.
 #[derive(Clone, Debug, Serialize)]
 pub struct Profile {
-    /// Of this layout.
+    /// Version of this layout.
     pub version: u32,
     pub program: String,
-    /// What bounds the run, in a sentence or two.
+    /// What limits the run, in a sentence or two.
     pub verdict: String,
     pub data: String,
     pub device: String,
     pub precision: Precision,
-    /// Of the factors of products.
+    /// Precision of the factors of products.
     pub products: Precision,
     pub processor: String,
     pub threads: usize,
-    /// Of the machine before the first step, over 1, 5 and 15 minutes: a busy one spoils all times. `None`: the system does not
-    /// tell.
+    /// Load average of the machine before the first step, over 1, 5 and 15 minutes: other load distorts all times.
+    /// `None` if the system does not report it.
     pub load_average: Option<[f64; 3]>,
     pub parameters: u64,
     pub epoch_steps: u64,
@@ -206,16 +205,16 @@ pub struct Profile {
     pub phases: Vec<ProfileRow>,
     pub ops: Vec<ProfileRow>,
     pub layers: Vec<ProfileRow>,
-    /// By phase, layer and op.
+    /// Rows by phase, layer and op.
     pub calls: Vec<ProfileRow>,
-    /// What the machine can do, measured after the steps.
+    /// The machine's ceilings, measured after the steps.
     pub ceilings: Ceilings,
     pub validation: Option<Validation>,
     pub memory: Memory,
-    /// The library that was told of ranges, for NVIDIA's profilers.
+    /// The library that receives NVTX ranges, for NVIDIA's profilers.
     pub nvtx: Option<&'static str>,
     pub settings: Settings,
-    /// For the trace.
+    /// The events of the trace.
     #[serde(skip)]
     pub tracks: Vec<Track>,
 }
@@ -223,19 +222,19 @@ pub struct Profile {
 impl Profile {
     pub const VERSION: u32 = 1;
 
-    /// All of it. Through text, where a number of 32 bits is as short as it was typed.
+    /// Returns the profile as JSON. It goes through text, which prints 32-bit numbers in their shortest form.
     pub fn json(&self) -> serde_json::Value {
         let text = serde_json::to_string(self).expect("numbers and names");
         serde_json::from_str(&text).expect("was just written")
     }
 
-    /// One line of what was profiled.
+    /// Returns a one-line title: model and data.
     pub fn title(&self) -> String {
         format!("{} on {}", self.settings.model, self.data)
     }
 }
 
-/// What is being done, for who waits.
+/// The current stage, for progress output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     Whole,
@@ -244,10 +243,10 @@ pub enum Stage {
     Ceilings,
 }
 
-/// Profiles steps of a run. Nothing is left of them but what is told.
+/// Profiles steps of a run. It saves nothing; the result is returned.
 ///
 /// # Errors
-/// As a run's; no steps.
+/// As a run; or there are no steps.
 pub fn profile(job: &ProfileJob<'_>, tell: &mut dyn FnMut(Stage)) -> Result<Profile> {
     struct On<'j, 'a>(&'j ProfileJob<'a>, &'j mut dyn FnMut(Stage));
     impl WithBackend for On<'_, '_> {
@@ -257,13 +256,13 @@ pub fn profile(job: &ProfileJob<'_>, tell: &mut dyn FnMut(Stage)) -> Result<Prof
         }
     }
     if job.steps == 0 {
-        return Err(Error::user("0 steps tell nothing").hint("give --steps a number from 1 up"));
+        return Err(Error::user("there are 0 steps to profile").hint("set --steps to at least 1"));
     }
     job.config.settings.check()?;
     backend::with(job.device, job.config.settings.precision.on(job.device), On(job, tell))
 }
 
-/// What a plan must know of the data.
+/// Returns what a memory plan needs to know of the data.
 fn data_summary(job: &ProfileJob<'_>) -> Result<DataSummary> {
     let known = SideTables::data_summary(&job.config.settings, job.data)?;
     let counts = job.split.train_counts().iter().map(|c| *c as u64).collect();
@@ -276,7 +275,7 @@ fn both<B: Backend + 'static>(
     open: &dyn Fn(&Planner) -> Result<B>,
 ) -> Result<Profile> {
     tell(Stage::Whole);
-    // Before this program's own work is part of it.
+    // Read before this program's own work raises it.
     let load_average = inventory::load();
     let whole = whole::steps(job, tell, open)?;
     let peak_process_bytes = peak_process_bytes();
@@ -320,7 +319,7 @@ fn both<B: Backend + 'static>(
     Ok(profile)
 }
 
-/// As [`Memory::peak_process_bytes`].
+/// Returns [`Memory::peak_process_bytes`].
 fn peak_process_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let kb =

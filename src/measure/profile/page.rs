@@ -1,4 +1,4 @@
-//! A profile as one page that needs nothing else: what bounds the run, a picture of a step, tables, and the numbers as JSON.
+//! A profile as one self-contained page: what limits the run, a picture of a step, tables, and the numbers as JSON.
 
 use std::fmt::Write;
 
@@ -13,10 +13,10 @@ use crate::page::{
     plot::{self, Bar, Frame, Group, Series, escape},
 };
 
-/// Bars that are drawn: ops beyond them take next to nothing.
+/// Number of ops drawn as bars: further ops take almost no time.
 const BARS: usize = 14;
 
-/// The whole page.
+/// Returns the whole page.
 pub fn html(p: &Profile) -> String {
     let title = format!("Profile: {}", p.title());
     let mut out = page::begin(&title);
@@ -33,7 +33,7 @@ pub fn html(p: &Profile) -> String {
     layers(&mut out, p);
     memory(&mut out, p);
     out.push_str(
-        "<section id=\"data\">\n<h2>The numbers as JSON</h2>\n<p>All of the above, unrounded, stands in this page’s source as JSON, in the \
+        "<section id=\"data\">\n<h2>The numbers as JSON</h2>\n<p>This page’s source has all of the above, unrounded, as JSON in the \
          element with the id “profile”.</p>\n",
     );
     page::data(&mut out, "profile", &p.json());
@@ -42,7 +42,7 @@ pub fn html(p: &Profile) -> String {
     out
 }
 
-/// What each row of a table starts with.
+/// Begins a table with these columns.
 fn head(out: &mut String, names: &[&str]) {
     out.push_str("<div class=\"scroll\" tabindex=\"0\"><table><thead><tr>");
     for (i, name) in names.iter().enumerate() {
@@ -72,7 +72,7 @@ fn step(out: &mut String, p: &Profile) {
     }
     let picture = icicle("Where the time of a step goes: phases, layers, ops", &flame(p));
     if !picture.is_empty() {
-        let caption = "Where the time of a step goes, op by op: phases, their blocks and layers, their ops. A pointer tells more.";
+        let caption = "Where the time of a step goes, op by op: phases, their blocks and layers, their ops. Hover over a part for details.";
         let _ = writeln!(
             out,
             "<figure><figcaption>{caption}</figcaption><div class=\"scroll\" tabindex=\"0\">{picture}</div></figure>"
@@ -87,12 +87,12 @@ fn step(out: &mut String, p: &Profile) {
     };
     let curve = plot::lines(&frame, &[Series { points, tip: "each step".into(), ..Series::default() }]);
     if p.whole.walls.len() > 1 && !curve.is_empty() {
-        figure(out, "Each step in the order in which they came.", &[curve]);
+        figure(out, "Each step, in order.", &[curve]);
     }
     out.push_str("</section>\n");
 }
 
-/// Phases, in them blocks, layers and ops.
+/// Returns the tree of phases, which contain blocks, layers and ops.
 fn flame(p: &Profile) -> FlameNode {
     let o = &p.op_by_op;
     let mut phases = Vec::new();
@@ -124,7 +124,7 @@ fn says(seconds: f64, all: f64) -> String {
     format!("{} ms, {}", text::ms(seconds), percent(seconds / all))
 }
 
-/// `block.0` and `attention.qkv` of `block.0.attention.qkv`; other layers stand by themselves.
+/// Splits `block.0.attention.qkv` into `block.0` and `attention.qkv`; other names remain whole.
 fn block(layer: &str) -> (&str, &str) {
     match layer.strip_prefix("block.").and_then(|rest| rest.find('.')) {
         Some(at) => (&layer[..6 + at], &layer[7 + at..]),
@@ -132,7 +132,7 @@ fn block(layer: &str) -> (&str, &str) {
     }
 }
 
-/// Puts `part` into the parts named by `path`, which are made where they are not there.
+/// Adds `part` at `path`, and creates the missing nodes of the path.
 fn add(whole: &mut FlameNode, path: &[&str], part: FlameNode) {
     whole.value += part.value;
     let Some((first, rest)) = path.split_first() else { return whole.parts.push(part) };
@@ -143,7 +143,7 @@ fn add(whole: &mut FlameNode, path: &[&str], part: FlameNode) {
     add(&mut whole.parts[at], rest, part);
 }
 
-/// Says of all parts that say nothing yet what they come to.
+/// Gives all nodes without a tooltip one with their time.
 fn tell(part: &mut FlameNode, name: &str, all: f64) {
     if part.tip.is_empty() {
         part.tip = format!("{name}: {}", says(part.value, all));
@@ -174,8 +174,8 @@ fn ops(out: &mut String, p: &Profile) {
     let group = Group { name: String::new(), bars };
     figure(
         out,
-        "Milliseconds a step by op; the whiskers leave out a fifth of the steps on either side.",
-        &[plot::bars("Milliseconds a step by op", "milliseconds a step", &[group])],
+        "Milliseconds per step by op; the whiskers exclude a fifth of the steps on either side.",
+        &[plot::bars("Milliseconds per step by op", "milliseconds per step", &[group])],
     );
     let _ = writeln!(out, "<p class=\"meaning\">{}</p>", escape(&text::COLUMNS.join(" ")));
     table(out, "Op", &p.ops, |r| r.op.clone());
@@ -205,7 +205,7 @@ fn table(out: &mut String, what: &str, rows: &[ProfileRow], name: impl Fn(&Profi
         "MB",
         "GFLOP/s",
         "GB/s",
-        "Of the roof",
+        "Of the roofline",
         "Bound by",
         "Sizes",
     ];
@@ -239,8 +239,8 @@ fn table(out: &mut String, what: &str, rows: &[ProfileRow], name: impl Fn(&Profi
 
 fn memory(out: &mut String, p: &Profile) {
     out.push_str(
-        "<section id=\"memory\">\n<h2>Memory</h2>\n<p class=\"meaning\">What is planned before the first step (of the device’s own \
-         memory, where it has some), and the most that the process had at once, mapped files among it.</p>\n",
+        "<section id=\"memory\">\n<h2>Memory</h2>\n<p class=\"meaning\">The memory planned before the first step (of the device’s own \
+         memory, if it has some), and the peak memory of the process, including mapped files.</p>\n",
     );
     head(out, &["For", "Bytes"]);
     for (name, bytes) in text::memory(p) {

@@ -1,4 +1,4 @@
-//! The second pass: steps op by op.
+//! The second pass: steps timed op by op.
 
 use std::time::Instant;
 
@@ -14,9 +14,9 @@ use crate::{
     train::{BatchLoader, Engine},
 };
 
-/// A step: the host's seconds from the beginning, and the calls.
+/// A step: the host's times in seconds from the start, and the calls.
 pub(super) struct Step {
-    /// When loading, sending and computing began, and when the last ended.
+    /// When loading, sending and computing begin, and when computing ends.
     pub at: [f64; 4],
     pub upload_bytes: u64,
     pub calls: Vec<Call>,
@@ -52,7 +52,7 @@ pub(super) fn steps(job: &ProfileJob<'_>, open: &dyn Fn(&Planner) -> Result<Box<
             let upload_bytes = engine.backend.written.bytes;
             let before = engine.start(sent);
             engine.collect(before)?;
-            // Step by step: the next one's batch shall not hide behind it.
+            // Steps run one after another: the next batch must not be loaded while this step computes.
             engine.finish()?;
             at[3] = zero.elapsed().as_secs_f64();
             let calls = engine.backend.take();
@@ -95,7 +95,7 @@ impl StepTimings {
         vec![Track::new(of, "host", host.collect()), Track::new(of, "phases", phases), Track::new(of, "ops", ops)]
     }
 
-    /// Whose call it is.
+    /// Returns the layer that a call belongs to.
     pub fn layer(&self, call: &Call) -> String {
         self.plan.owner(call.of).to_string()
     }

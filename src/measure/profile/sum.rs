@@ -1,4 +1,4 @@
-//! What calls come to: by op, by phase, by layer.
+//! Sums of calls by op, by phase and by layer.
 
 use std::collections::HashMap;
 
@@ -16,7 +16,7 @@ use crate::{
     ops::Phase,
 };
 
-/// Everything that is summed.
+/// All sums.
 pub(super) struct Sums {
     pub total: OpByOp,
     pub phases: Vec<ProfileRow>,
@@ -25,7 +25,7 @@ pub(super) struct Sums {
     pub calls: Vec<ProfileRow>,
 }
 
-/// What calls are put together by; what is `None` is left open.
+/// The grouping key of calls; `None` means that this part is not grouped by.
 type Key = (Option<&'static str>, Option<Phase>, Option<String>);
 
 pub(super) fn sums(parts: &StepTimings, precision: Precision, ceilings: &Ceilings) -> Sums {
@@ -60,7 +60,7 @@ pub(super) fn sums(parts: &StepTimings, precision: Precision, ceilings: &Ceiling
     }
 }
 
-/// Whose time it is. What is no layer's is the phase's own.
+/// Returns the layer of a call; calls outside a layer belong to their phase.
 fn layer(call: &Call, parts: &StepTimings) -> String {
     match call.phase {
         Phase::Batch => "batch".into(),
@@ -70,7 +70,7 @@ fn layer(call: &Call, parts: &StepTimings) -> String {
     }
 }
 
-/// One row a key, in the order in which keys come first.
+/// Returns one row per key, in the order of first occurrence.
 fn rows(
     steps: &[Step],
     ops: f64,
@@ -78,7 +78,7 @@ fn rows(
     key: &dyn Fn(&Call) -> Key,
 ) -> Vec<ProfileRow> {
     let mut at: HashMap<Key, usize> = HashMap::new();
-    // Beside each row the seconds of every step, and the least seconds by what they would wait for.
+    // With each row, the seconds of every step and the least seconds by limiting kind of work.
     let mut rows: Vec<(ProfileRow, Vec<f64>, [f64; 3])> = Vec::new();
     for (number, step) in steps.iter().enumerate() {
         let mut free = step.calls.first().map_or(0.0, |first| first.start);
@@ -125,7 +125,7 @@ fn rows(
             gbps: rate(bytes),
             roof: (floor > 0.0 && seconds > 0.0).then(|| floor / seconds),
             bound: (floor > 0.0).then_some(bound),
-            // Rows of several kinds of calls have no sizes of their own.
+            // Rows that combine several kinds of calls have no sizes.
             sizes: if row.op.is_empty() || row.layer.is_empty() { String::new() } else { row.sizes.clone() },
             ..row
         }

@@ -1,4 +1,4 @@
-//! What is shown of profiles that are made by hand: nothing is run here.
+//! Tests the presentation of hand-made profiles; nothing is run here.
 
 use super::{
     parts::{Step, StepTimings},
@@ -16,7 +16,7 @@ fn spread(mean: f64) -> Spread {
     Spread { median: mean, p20: 0.9 * mean, p80: 1.1 * mean, mean }
 }
 
-/// A step of 10 ms on the processor: 9 ms of ops in two phases, of which most is one op at 71 % of its roof.
+/// Returns a profile of steps of 10 ms on the CPU: 9 ms of ops in two phases, mostly one op at 71 % of its roofline.
 fn sample() -> Profile {
     let row = |op: &str, phase, layer: &str, seconds: f64, roof, bound| ProfileRow {
         op: op.into(),
@@ -91,8 +91,8 @@ fn a_spread_is_that_of_the_sorted_values() {
 
 #[test]
 fn whole_steps_count_what_they_hold_and_what_lies_between_them() {
-    // 33 users at a batch of 32, twice: the steps of 32 take 8 ms to where the next begins, those of 1 take 2 ms, and 1 ms of
-    // each step is neither loading, sending, setting off nor waiting.
+    // 33 users at a batch of 32, twice. The steps of 32 take 8 ms to the beginning of the next step, those of 1 take 2
+    // ms. Of each step, 1 ms is neither loading, sending, launching nor waiting.
     let now = Mark::Now(std::time::Instant::now());
     let step = |from: f64, long: f64, sequences| whole::Step {
         at: [0.0, 0.1e-3, 0.2e-3, long - 1.1e-3, long - 1e-3, long].map(|at| from + at),
@@ -111,14 +111,14 @@ fn whole_steps_count_what_they_hold_and_what_lies_between_them() {
     let rates = [(w.sequences, 16.5), (w.sequences_per_s, 3300.0), (w.interactions_per_s, 33_000.0), (w.rows, 198.0)];
     rates.into_iter().for_each(|(found, expected)| near(found, expected));
     assert_eq!((w.shapes, w.walls.len(), w.hidden), (2, 4, None));
-    // On a device, 1.4 ms of a step that it does not compute are more than the 0.2 ms that could be hidden.
+    // On a device, the 1.4 ms of a step in which it does not compute exceed the 0.2 ms that could be hidden.
     assert_eq!(whole::sum(&steps, true, 0.0).hidden, Some(0.0));
 }
 
 #[test]
 fn the_clock_is_looked_at_between_batches() {
     assert_eq!(whole::between_looks(None), 256);
-    // Every multiple of it is one of the batch.
+    // Every multiple of the result is a multiple of the batch.
     for (batch, users) in [(1, 256), (32, 256), (100, 300), (256, 256), (300, 300), (4096, 4096)] {
         assert_eq!(whole::between_looks(Some(batch)), users);
     }
@@ -136,7 +136,7 @@ fn calls_are_summed_with_the_gaps_before_them() {
         sizes: "n 1".into(),
         of: RawSpan::NOWHERE,
     };
-    // 10 ms: 1 to load, 1 to send, then ops for 6 with a gap of 1 before `b`.
+    // 10 ms: 1 for loading, 1 for sending, then 6 of ops with a gap of 1 before `b`.
     let step = |at: f64| Step {
         at: [at, at + 1e-3, at + 2e-3, at + 10e-3],
         upload_bytes: 8,
@@ -153,7 +153,7 @@ fn calls_are_summed_with_the_gaps_before_them() {
     let (o, [a, b]) = (&sums.total, &sums.ops[..]) else { panic!("{:?}", sums.ops) };
     let told = [(o.wall, 10e-3), (o.load, 1e-3), (o.upload, 1e-3), (o.ops, 6e-3), (o.idle, 1e-3), (o.calls, 3.0)];
     told.into_iter().for_each(|(found, expected)| near(found, expected));
-    // A product of 10^8 operations takes 1 ms at least, moving 10^6 bytes 0.1.
+    // A product of 10^8 operations takes at least 1 ms; moving 10^6 bytes takes at least 0.1 ms.
     assert_eq!((&a.op[..], a.bound, &b.op[..], b.bound), ("a", Some(Bound::Products), "b", Some(Bound::Memory)));
     let of_a = [(a.seconds, 5e-3), (a.calls, 2.0), (a.share, 5.0 / 6.0), (a.idle, 0.0), (a.flop, 2e8), (a.bytes, 2e6)];
     of_a.into_iter().for_each(|(found, expected)| near(found, expected));
@@ -176,7 +176,7 @@ fn the_sentence_names_what_bounds_the_run() {
         verdict(&p)
     };
     let slow = with(&|p| p.ops[0].roof = Some(0.03));
-    assert!(slow.contains("at 3.0 % of this machine’s product rate: far from its roof"), "{slow}");
+    assert!(slow.contains("at 3.0 % of this machine’s product rate: far from its roofline"), "{slow}");
     let cached = with(&|p| (p.ops[0].roof, p.ops[0].bound) = (Some(1.7), Some(Bound::Memory)));
     assert!(cached.contains("faster than this machine’s copy rate: its data stay in caches"), "{cached}");
     let gaps = with(&|p| p.op_by_op.idle = 9e-3);
@@ -188,7 +188,7 @@ fn the_sentence_names_what_bounds_the_run() {
         (p.whole.load, p.whole.launch) = (spread(6e-3), spread(1e-3));
     });
     assert_eq!(starved, "Bound by the host: no op runs for 70 % of the step; loading batches takes 60 %.");
-    // On the processor, setting a step off is computing it, which is nobody's fault.
+    // On the CPU, launching a step means computing it, which does not count against the host.
     let host = |load, between| {
         with(&|p| {
             assert_eq!(p.whole.hidden, None);
@@ -198,16 +198,16 @@ fn the_sentence_names_what_bounds_the_run() {
     };
     let says = "Bound by the host: no op runs for 55 % of the step; ";
     assert_eq!(host(4e-3, 1e-3), format!("{says}loading batches takes 40 %."));
-    assert_eq!(host(1e-3, 4e-3), format!("{says}what lies between steps takes 40 %."));
+    assert_eq!(host(1e-3, 4e-3), format!("{says}the gap between steps takes 40 %."));
     let hidden = with(&|p| p.whole.hidden = Some(1.0));
-    assert!(hidden.ends_with("loading data is 0.4 %, hidden behind the device to 100 %."), "{hidden}");
+    assert!(hidden.ends_with("loading data is 0.4 %, 100 % of it hidden behind the device."), "{hidden}");
     assert_eq!(with(&|p| p.ops.clear()), "No op ran; loading data is 0.4 %.");
-    // A busy machine: the same work by two clocks.
+    // A busy machine: two clocks differ on the same work.
     let apart = |idle| with(&|p| (p.op_by_op.ops, p.op_by_op.idle) = (9e-3, idle));
     assert!(!apart(1e-3).contains("kept the machine busy"), "{}", apart(1e-3));
     let says = "op by op the calls of a step took 18.00 ms, in whole steps ";
     assert!(apart(9e-3).contains(says), "{}", apart(9e-3));
-    // On a device op by op is another way to launch.
+    // On a device the op-by-op pass launches work differently, so the passes may differ.
     let device = with(&|p| (p.op_by_op.idle, p.whole.hidden) = (9e-3, Some(1.0)));
     assert!(!device.contains("busy"), "{device}");
 }
@@ -223,7 +223,7 @@ fn the_page_is_whole_and_says_what_the_text_says() {
     assert!(
         !says_nan(seen) && seen.contains("linear_bwd") && seen.contains("n 12 i 3") && seen.contains("one &amp; only")
     );
-    // The picture of a step, bars by op, a curve of steps.
+    // The picture of a step, the bars by op, the curve of steps.
     assert_eq!(page.matches("<svg class=\"plot\"").count(), 3);
     assert_eq!(page.matches("class=\"part\"").count(), 1 + 2 + (2 + 1) + (1 + 1));
     assert!(page.contains("<title>block.0: 5.580 ms, 62 %</title>") && page.contains(">ffn.up</text>"));
@@ -238,15 +238,15 @@ fn the_page_is_whole_and_says_what_the_text_says() {
         "no library",
         "31.5 sequences, ",
         "0.25 over the last minute, 1.50 over 5, 2.00 over 15",
-        "copies 10.0 GB/s (of what fits a cache up to 10.0), products 100 GFLOP/s, exponentials 1.00 G/s",
+        "copies 10.0 GB/s (in caches up to 10.0), products 100 GFLOP/s, exponentials 1.00 G/s",
     ] {
         assert!(text.contains(word), "{word} is missing in:\n{text}");
     }
     assert!(seen.contains("31.5 sequences, ") && seen.contains("0.25 over the last minute"));
-    // A system that does not tell.
+    // The system does not report the load average.
     p.load_average = None;
     assert!(!text::text(&p).contains("over the last minute"));
-    // Numbers that are none are dashes.
+    // Values that are not numbers are printed as dashes.
     p.whole.wall = spread(f64::NAN);
     p.ops[0].gflops = f64::INFINITY;
     p.op_by_op.ops = f64::NAN;

@@ -8,7 +8,7 @@ use crate::{
     page::{NOTHING, plain},
 };
 
-/// A share in percent, with one decimal where it is small.
+/// Formats a share in percent, with one decimal if it is small.
 pub(super) fn percent(share: f64) -> String {
     match share * 100.0 {
         x if !x.is_finite() => NOTHING.into(),
@@ -18,7 +18,7 @@ pub(super) fn percent(share: f64) -> String {
     }
 }
 
-/// Milliseconds to three digits or so.
+/// Formats milliseconds with about three digits.
 pub(super) fn ms(seconds: f64) -> String {
     match seconds * 1e3 {
         x if !x.is_finite() => NOTHING.into(),
@@ -38,12 +38,12 @@ pub(super) fn size(bytes: f64) -> String {
     }
 }
 
-/// Calls or sequences a step: whole where every step has as many.
+/// Formats calls or sequences per step: whole if every step has the same number.
 pub(super) fn calls(n: f64) -> String {
     if (n - n.round()).abs() < 1e-9 { format!("{n:.0}") } else { format!("{n:.1}") }
 }
 
-/// A rate, or an amount, in three digits or so; nothing where there is none.
+/// Formats a rate or an amount with about three digits; a dash if there is none.
 pub(super) fn rate(x: f64) -> String {
     match x {
         x if !x.is_finite() || x <= 0.0 => NOTHING.into(),
@@ -54,10 +54,10 @@ pub(super) fn rate(x: f64) -> String {
     }
 }
 
-/// What whole steps are made of, in the order in which it comes: name, seconds, and a word on it.
+/// Returns the parts of whole steps, in order: name, seconds, and a description.
 pub(super) fn pieces(p: &Profile) -> Vec<(&'static str, super::Spread, String)> {
     let w = &p.whole;
-    let between = ("between", w.between, "from there to the next step: an epoch’s end, its shuffling".to_string());
+    let between = ("between", w.between, "the gap to the next step; at an epoch’s end, shuffling".to_string());
     let mut pieces = vec![
         ("load batch", w.load, "the host reads the sequences of a batch".to_string()),
         ("upload", w.upload, format!("{} from the host", size(p.op_by_op.upload_bytes))),
@@ -65,15 +65,15 @@ pub(super) fn pieces(p: &Profile) -> Vec<(&'static str, super::Spread, String)> 
     match w.hidden {
         None => {
             pieces.push(("compute", w.busy, "all ops".into()));
-            pieces.push(("look", w.wait, "loss and gradient norm".into()));
+            pieces.push(("read loss", w.wait, "loss and gradient norm".into()));
             pieces.push(between);
         }
         Some(hidden) => {
-            pieces.push(("set off", w.launch, "the host launches the step".into()));
-            pieces.push(("wait", w.wait, "the host waits for the step before".into()));
+            pieces.push(("launch", w.launch, "the host launches the step".into()));
+            pieces.push(("wait", w.wait, "the host waits for the preceding step".into()));
             pieces.push(between);
             let says = format!(
-                "the device computes; {} a step it does not; of loading and uploading, {} is hidden behind it",
+                "the device computes; {} per step it does not; {} of loading and uploading is hidden behind it",
                 ms(w.not_hidden) + " ms",
                 percent(hidden)
             );
@@ -83,7 +83,7 @@ pub(super) fn pieces(p: &Profile) -> Vec<(&'static str, super::Spread, String)> 
     pieces
 }
 
-/// What op by op comes to beside whole steps.
+/// Compares the op-by-op times with those of whole steps.
 pub(super) fn beside(p: &Profile) -> String {
     let (w, o) = (&p.whole, &p.op_by_op);
     let than = match o.ops / w.busy.mean {
@@ -92,7 +92,7 @@ pub(super) fn beside(p: &Profile) -> String {
         _ => "as much as".into(),
     };
     let mut says = format!(
-        "Op by op, {} calls a step take {} ms, {than} the {} ms of a whole step; {} ms pass between them.",
+        "Op by op, {} calls per step take {} ms, {than} the {} ms of a whole step; {} ms pass between them.",
         calls(o.calls),
         ms(o.ops),
         ms(w.busy.mean),
@@ -101,17 +101,17 @@ pub(super) fn beside(p: &Profile) -> String {
     if w.wall.p80 > UNEVEN * w.wall.p20 {
         let _ = write!(
             says,
-            " Whole steps differ widely (p80 is {:.1} times p20): other work on this machine, or batches of different lengths.",
+            " Whole steps differ widely (p80 is {:.1} times p20): other load on this machine, or batches of different lengths.",
             w.wall.p80 / w.wall.p20
         );
     }
     says
 }
 
-/// Steps that differ by more than this are told of: one run of them says little.
+/// If steps differ by more than this factor, the report says so: a single run is then unreliable.
 const UNEVEN: f64 = 1.25;
 
-/// What was asked of the validation.
+/// Describes the validation.
 pub(super) fn validation(p: &Profile) -> Option<String> {
     let v = p.validation?;
     let all = v.seconds / v.users.max(1) as f64 * v.all as f64;
@@ -123,7 +123,7 @@ pub(super) fn validation(p: &Profile) -> Option<String> {
     Some(format!("Validation: {asked} about {} ms, as long as {steps} steps (an epoch has {epoch}).", ms(all)))
 }
 
-/// (what for, bytes).
+/// Returns (purpose, bytes) of each kind of memory.
 pub(super) fn memory(p: &Profile) -> Vec<(&'static str, Option<u64>)> {
     let m = &p.memory.plan;
     vec![
@@ -134,17 +134,17 @@ pub(super) fn memory(p: &Profile) -> Vec<(&'static str, Option<u64>)> {
         ("ids of a batch", Some(m.batch)),
         ("partial sums", Some(m.workspace)),
         ("data", m.data),
-        ("planned in all", Some(m.total())),
-        ("process, at most", p.memory.peak_process_bytes),
+        ("planned in total", Some(m.total())),
+        ("process peak", p.memory.peak_process_bytes),
     ]
 }
 
-/// What ran where.
+/// Returns the facts about machine, model and run.
 pub(super) fn facts(p: &Profile) -> Vec<(&'static str, String)> {
     let w = &p.whole;
     let c = &p.ceilings;
     let cached = c.cached.iter().fold(c.copy, |best, (_, rate)| best.max(*rate));
-    let nvtx = p.nvtx.map_or("no library for ranges was found".into(), |library| format!("ranges through {library}"));
+    let nvtx = p.nvtx.map_or("no library for ranges found".into(), |library| format!("ranges through {library}"));
     let load = p.load_average.map(|load| {
         let [one, five, fifteen] = load.map(|l| format!("{l:.2}"));
         ("Load", format!("{one} over the last minute, {five} over 5, {fifteen} over 15, before the first step"))
@@ -156,7 +156,7 @@ pub(super) fn facts(p: &Profile) -> Vec<(&'static str, String)> {
         (
             "Batch",
             format!(
-                "{} sequences, {:.0} interactions in {:.0} rows, {:.0} scored; {} sizes came",
+                "{} sequences, {:.0} interactions in {:.0} rows, {:.0} scored; {} different sizes",
                 calls(w.sequences),
                 w.interactions,
                 w.rows,
@@ -164,11 +164,11 @@ pub(super) fn facts(p: &Profile) -> Vec<(&'static str, String)> {
                 w.shapes
             ),
         ),
-        ("Steps", format!("{} after {} that do not count", digits(p.steps), digits(p.untimed))),
+        ("Steps", format!("{} timed after {} untimed", digits(p.steps), digits(p.untimed))),
         (
-            "Roofs",
+            "Ceilings",
             format!(
-                "copies {} GB/s (of what fits a cache up to {}), products {} GFLOP/s, exponentials {} G/s",
+                "copies {} GB/s (in caches up to {}), products {} GFLOP/s, exponentials {} G/s",
                 rate(c.copy * 1e-9),
                 rate(cached * 1e-9),
                 rate(c.products * 1e-9),
@@ -181,7 +181,7 @@ pub(super) fn facts(p: &Profile) -> Vec<(&'static str, String)> {
     facts
 }
 
-/// The whole of it.
+/// Returns the whole report.
 pub fn text(p: &Profile) -> String {
     let mut out = String::new();
     let w = &p.whole;
@@ -211,7 +211,7 @@ pub fn text(p: &Profile) -> String {
     row("step", w.wall, &rates);
     pieces(p).iter().for_each(|(name, spread, says)| row(&format!("  {name}"), *spread, says));
     let _ = writeln!(out, "\n{}", beside(p));
-    let _ = writeln!(out, "Shuffling the users takes {} ms an epoch.", ms(w.shuffle));
+    let _ = writeln!(out, "Shuffling the users takes {} ms per epoch.", ms(w.shuffle));
     if let Some(says) = validation(p) {
         let _ = writeln!(out, "{says}");
     }
@@ -226,18 +226,18 @@ pub fn text(p: &Profile) -> String {
     out
 }
 
-/// What the columns of the tables mean.
+/// The meaning of the tables' columns.
 pub(super) const COLUMNS: [&str; 3] = [
-    "Idle: time right before these calls in which none ran.",
-    "MFLOP and MB: operations of a step, and bytes that it must move at least.",
-    "Roof: the least time that this machine’s ceilings allow, as a share of the time taken.",
+    "Idle: time right before these calls in which no call runs.",
+    "MFLOP and MB: operations of a step, and the minimum number of bytes that it moves.",
+    "Roofline: the least time that this machine’s ceilings allow, as a share of the time taken.",
 ];
 
 fn table(out: &mut String, what: &str, rows: &[ProfileRow], name: impl Fn(&ProfileRow) -> String) {
     let wide = rows.iter().map(|r| name(r).chars().count()).max().unwrap_or(0).max(14) + 1;
     let _ = writeln!(
         out,
-        "\n{what:<wide$}{:>7}{:>10}{:>9}{:>9}{:>9}{:>8}{:>9}{:>8}  roof",
+        "\n{what:<wide$}{:>7}{:>10}{:>9}{:>9}{:>9}{:>8}{:>9}{:>8}  roofline",
         "calls", "ms/step", "share", "idle ms", "MFLOP", "MB", "GFLOP/s", "GB/s"
     );
     for r in rows {

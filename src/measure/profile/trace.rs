@@ -1,5 +1,5 @@
-/*! A trace in the JSON of Chrome's `about:tracing`, which Perfetto (ui.perfetto.dev) reads: complete events (`ph` X) in
-microseconds on named tracks. Events of a track follow one another and never overlap.
+/*! A trace in the JSON of Chrome's `about:tracing`, which Perfetto (ui.perfetto.dev) reads: complete events (`ph` X)
+in microseconds on named tracks. The events of a track are in order and never overlap.
 */
 
 use std::io::{self, Write};
@@ -8,17 +8,17 @@ use serde_json::json;
 
 use super::Profile;
 
-/// A stretch of time.
+/// A time interval.
 #[derive(Clone, Debug)]
 pub struct TraceEvent {
     pub name: &'static str,
-    /// Seconds from the beginning of the pass: from, to.
+    /// Start and end in seconds from the beginning of the pass.
     pub at: [f64; 2],
-    /// Of an op.
+    /// Details of an op's call.
     pub call: Option<CallDetails>,
 }
 
-/// What is told of a call: whose it is and of which sizes (where that is known), and its work.
+/// The layer and sizes of a call (if known), and its work.
 #[derive(Clone, Debug)]
 pub struct CallDetails {
     pub layer: String,
@@ -33,10 +33,10 @@ impl TraceEvent {
     }
 }
 
-/// Events that follow one another.
+/// A named sequence of events.
 #[derive(Clone, Debug)]
 pub struct Track {
-    /// The pass that they are of.
+    /// The pass of these events.
     pub pass: &'static str,
     pub name: &'static str,
     pub events: Vec<TraceEvent>,
@@ -48,7 +48,7 @@ impl Track {
     }
 }
 
-/// Writes the trace, an event a line.
+/// Writes the trace, one event per line.
 ///
 /// # Errors
 /// Those of `out`.
@@ -73,7 +73,7 @@ pub fn write(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
             out,
             json!({ "name": "thread_sort_index", "ph": "M", "pid": pid, "tid": tid, "args": { "sort_index": tid } }),
         )?;
-        // Both ends are rounded, so that what does not overlap does not overlap in print.
+        // Both ends are rounded, so that events do not overlap after rounding either.
         let nanoseconds = |seconds: f64| (seconds * 1e9).round();
         let mut free = f64::NEG_INFINITY;
         for event in &track.events {

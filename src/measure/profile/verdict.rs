@@ -1,9 +1,9 @@
-//! What bounds a run, in words.
+//! States in words what limits a run.
 
 use super::{Bound, Profile, text};
 
-/// `62 % of the step is linear_bwd at 71 % of this machine's product rate: bound by products; loading data is 0.4 %.`, and
-/// after it what speaks against the numbers.
+/// Returns `62 % of the step is linear_bwd at 71 % of this machine's product rate: bound by products; loading data is
+/// 0.4 %.`. Any reason to doubt the numbers follows it.
 pub(super) fn verdict(p: &Profile) -> String {
     let percent = |share: f64| text::percent(share).replace('<', "under ");
     let (w, o) = (&p.whole, &p.op_by_op);
@@ -12,17 +12,17 @@ pub(super) fn verdict(p: &Profile) -> String {
     let loading = match w.hidden {
         None => format!("loading data is {}", of_step(w.load.mean)),
         Some(hidden) => {
-            format!("loading data is {}, hidden behind the device to {}", of_step(w.load.mean), percent(hidden))
+            format!("loading data is {}, {} of it hidden behind the device", of_step(w.load.mean), percent(hidden))
         }
     };
-    // Where no op runs for most of the step, no op is what holds it up.
+    // If no op runs for most of the step, the host limits it.
     if w.not_hidden > 0.5 * wall {
-        // Where the host computes itself, launching is computing.
+        // If the host itself computes, launching a step means computing it.
         let launching = w.hidden.map(|_| ("launching work", w.launch.mean));
         let works = [
             ("loading batches", w.load.mean),
             ("sending them", w.upload.mean),
-            ("what lies between steps", w.between.mean),
+            ("the gap between steps", w.between.mean),
         ];
         let works = works.into_iter().chain(launching);
         let (what, seconds) = works.max_by(|a, b| a.1.total_cmp(&b.1)).expect("three at least");
@@ -33,7 +33,7 @@ pub(super) fn verdict(p: &Profile) -> String {
         );
     }
     let Some(top) = p.ops.first() else { return format!("No op ran; {loading}.") };
-    // Of the time that ops take, scaled to the part of the step in which they run.
+    // The share of the ops' time, scaled to the part of the step in which ops run.
     let share = top.share * (w.busy.mean / wall).min(1.0);
     let how = match (top.roof, top.bound) {
         (Some(roof), Some(bound)) => {
@@ -44,7 +44,7 @@ pub(super) fn verdict(p: &Profile) -> String {
             };
             match roof {
                 r if r < 0.15 => format!(
-                    " at {} of this machine’s {rate}: far from its roof, held up by what the roof does not count \
+                    " at {} of this machine’s {rate}: far from its roofline, limited by what that does not count \
                      (small sizes, latency, one core’s work)",
                     percent(r)
                 ),
@@ -62,8 +62,8 @@ pub(super) fn verdict(p: &Profile) -> String {
     format!("{} of the step is {}{how}{gaps}; {loading}.{}", percent(share), top.op, doubt(p))
 }
 
-/// Where two measurements contradict each other by half, what to think of both: on the processor, steps op by op take what
-/// whole steps take, unless they are over before the clock is read.
+/// Returns a warning if the two passes differ by half. On the CPU, steps timed op by op take as long as whole steps,
+/// unless they are too short for the clock.
 fn doubt(p: &Profile) -> String {
     let (w, o) = (&p.whole, &p.op_by_op);
     let (parts, whole) = (o.ops + o.idle, w.busy.mean);

@@ -1,4 +1,4 @@
-//! The first pass: whole steps as training runs them.
+//! The first pass: whole steps, as training runs them.
 
 use std::{collections::HashSet, time::Instant};
 
@@ -13,7 +13,7 @@ use crate::{
     train::{BatchLoader, Engine, MemoryPlan, run::validate},
 };
 
-/// What the pass found.
+/// The results of the pass.
 pub(super) struct Found {
     pub whole: Whole,
     pub precision: Precision,
@@ -25,12 +25,12 @@ pub(super) struct Found {
     pub tracks: Vec<Track>,
 }
 
-/// A step by the host's clock, seconds from the beginning: loading, sending, setting off, waiting, and what lies between this
-/// step and the next follow one another.
+/// A step by the host's clock, in seconds from the start. Loading, sending, launching, waiting and the gap to the next
+/// step follow one another.
 pub(super) struct Step {
-    /// When each began, and when the next step did.
+    /// When each part begins, and when the next step does.
     pub at: [f64; 6],
-    /// When whoever computes began and ended, once that is known.
+    /// When the step's computation begins and ends, once that is known.
     pub busy: [f64; 2],
     pub marks: [Mark; 2],
     /// The last batch of an epoch may have fewer.
@@ -40,10 +40,10 @@ pub(super) struct Step {
 }
 
 /// Names of the parts of a step.
-const PARTS: [&str; 5] = ["load batch", "upload", "set off", "wait", "between"];
+const PARTS: [&str; 5] = ["load batch", "upload", "launch", "wait", "between"];
 
-/// Steps whose marks are read together: reading takes microseconds on a device, which are no step's. Each has two marks, and a
-/// backend remembers no more than [`MARKS`].
+/// The number of steps that are read together: reading marks takes microseconds on a device, which belong to no step.
+/// Each step has two marks, and a backend keeps at most [`MARKS`].
 const TOGETHER: usize = MARKS / 4;
 
 pub(super) fn steps<B: Backend>(
@@ -57,7 +57,7 @@ pub(super) fn steps<B: Backend>(
     loader.hold(&mut engine)?;
     let schedule = loader.schedule(s);
     let (mut steps, mut shuffle, mut done, mut read): (Vec<Step>, f64, u64, usize) = (Vec::new(), 0.0, 0, 0);
-    // Both clocks begin when the device is at rest.
+    // Both clocks start when the device is idle.
     engine.backend.sync()?;
     let (mut last, zero) = ((engine.backend.mark(), 0.0), Instant::now());
     'epochs: for epoch in 1.. {
@@ -88,7 +88,7 @@ pub(super) fn steps<B: Backend>(
             engine.collect(before)?;
             at[4] = zero.elapsed().as_secs_f64();
             nvtx::pop();
-            // All but the newest are done: they were waited for.
+            // All steps but the newest are complete: the loop waited for them.
             if steps.len() - read == TOGETHER {
                 time(&mut engine.backend, &mut steps[read..], &mut last);
                 read = steps.len();
@@ -116,7 +116,7 @@ pub(super) fn steps<B: Backend>(
     })
 }
 
-/// Turns the marks of steps that are done into seconds; `last` is a mark and its place in time.
+/// Converts the marks of completed steps to seconds; `last` is a mark and its time.
 fn time(b: &mut dyn Backend, steps: &mut [Step], last: &mut (Mark, f64)) {
     for step in steps {
         let [from, to] = step.marks;
@@ -175,7 +175,7 @@ fn tracks(steps: &[Step], device: bool) -> Vec<Track> {
     tracks
 }
 
-/// At least one batch of users, then as many as a second allows.
+/// Runs at least one batch of users, then as many as a second allows.
 fn validation(job: &ProfileJob<'_>, encoder: &mut dyn Encoder) -> Result<Option<Validation>> {
     const SECONDS: f64 = 1.0;
     let valid = job.split.valid();
@@ -186,7 +186,7 @@ fn validation(job: &ProfileJob<'_>, encoder: &mut dyn Encoder) -> Result<Option<
     let between = between_looks(job.config.ratings.as_ref().map(|_| job.config.settings.batch));
     let (began, mut users, mut last, mut enough) = (Instant::now(), 0, None, None);
     let asked = validate(encoder, job.config, job.data, &valid, &mut |user| {
-        // Ratings come one by one.
+        // Ratings come one at a time.
         if last.replace(user) != Some(user) {
             users += 1;
         }
@@ -204,8 +204,9 @@ fn validation(job: &ProfileJob<'_>, encoder: &mut dyn Encoder) -> Result<Option<
     }
 }
 
-/// Users between two looks at the clock: whole batches, since what a batch takes is known when all of it is done. Those of
-/// rankings have 256 users, those of ratings as many ratings as are given here, of as many users where each has one.
+/// Returns the number of users between two readings of the clock: whole batches, because the time of a batch is known
+/// at its end. Ranking batches have 256 users. Rating batches have the given number of ratings, and as many users if
+/// each has one.
 pub(super) fn between_looks(ratings: Option<usize>) -> u64 {
     const USERS: u64 = 256;
     ratings.map_or(USERS, |batch| USERS.next_multiple_of(batch as u64))

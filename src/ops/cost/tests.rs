@@ -1,4 +1,4 @@
-//! Every op's cost against what its spans hold, against the operations that its reference does, and in closed form.
+//! Compares every op's cost with the size of its spans, with the operations of its reference, and with closed forms.
 
 use std::{
     cell::Cell,
@@ -15,7 +15,7 @@ use crate::{
 };
 
 thread_local! {
-    /// Operations and transcendental functions since the last look.
+    /// Operations and transcendental functions since the last reset.
     static DONE: Cell<[f64; 2]> = const { Cell::new([0.0; 2]) };
 }
 
@@ -23,7 +23,7 @@ fn done(flop: f64, exps: f64) {
     DONE.set([DONE.get()[0] + flop, DONE.get()[1] + exps]);
 }
 
-/// f64 that counts what is done to it.
+/// f64 that counts its operations.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Counted(f64);
 
@@ -93,16 +93,16 @@ impl Scalar for Counted {
     }
 }
 
-/// How the gradients of a call are wanted.
+/// The gradient modes of a call.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Wanted {
     /// All written (or there are none).
     Written,
-    /// All left out.
+    /// All skipped.
     None,
-    /// All added to.
+    /// All accumulated.
     Added,
-    /// All written but this one, which is treated so.
+    /// All written except this one, which has the given mode.
     But(usize, Mode),
 }
 
@@ -113,7 +113,7 @@ pub struct Price {
     pub wanted: Wanted,
     pub cost: Cost,
     pub spans: Vec<(Access, RawSpan)>,
-    /// What the reference does: operations and transcendental functions. Of [`Wanted::Written`].
+    /// Operations and transcendental functions of the reference, for [`Wanted::Written`].
     pub done: [f64; 2],
 }
 
@@ -123,7 +123,7 @@ fn price<O: Op>(op: &O, wanted: Wanted, done: [f64; 2]) -> Price {
     Price { op: O::NAME, wanted, cost: op.cost(), spans, done }
 }
 
-/// The calls of a case: forward, then backward in all ways that gradients can be wanted.
+/// Returns the calls of a case: forward, then backward in all combinations of gradient modes.
 pub fn prices<F: Op, B: Op>(case: &case::Case<F, B>) -> Vec<Price> {
     let mut memory = case.host::<Counted>(1.0, &case.inputs_f32(Precision::F32));
     let mut count = |run: &dyn Fn(&mut HostArenas<Counted>)| {
@@ -193,7 +193,7 @@ impl Memory for Nobody {
 
 crate::at_once!(Nobody);
 
-/// Of all cases, by name.
+/// Returns the costs of all cases, by name.
 fn all_prices() -> &'static [(String, Vec<Price>)] {
     static ALL: LazyLock<Vec<(String, Vec<Price>)>> = LazyLock::new(|| {
         all_cases::<Nobody>().into_iter().map(|case| (case.name().to_string(), case.prices())).collect()
@@ -201,8 +201,9 @@ fn all_prices() -> &'static [(String, Vec<Price>)] {
     &ALL
 }
 
-/// Ops that need not touch all of their spans: rows are picked by ids out of tables (or cells, or the data), sequences may be
-/// empty, candidates need the sequences only where their items are excluded, and the guard writes only when all is lost.
+/// Ops that need not access all of their spans.
+/// Rows are picked by ids from tables (or cells, or the data), and sequences may be empty. Candidates need the
+/// sequences only where their items are excluded. The guard writes only after a failure.
 const PICK: [&str; 20] = [
     "adamw_rows",
     "bag_bwd",
@@ -226,17 +227,17 @@ const PICK: [&str; 20] = [
     "spread_fwd",
 ];
 
-/// Ops whose gradient is sparse: all of it is written, but only rows that get something are added to, which may be less.
+/// Ops with a sparse gradient. All of it is written, but only nonzero rows are accumulated, which may be fewer.
 const SPARSE: [&str; 4] = ["bag_bwd", "position_sum", "scatter_rows", "segment_sum"];
 
-/// The spans of cases are as long as their ops need.
+/// The spans of cases are exactly as long as their ops require.
 #[test]
 fn the_traffic_is_that_of_the_spans() {
     for (case, prices) in all_prices() {
         for Price { op, wanted, cost, spans, .. } in prices {
             let what = format!("{case}: {op} {wanted:?} {cost:?}");
             let (mut act, mut other, mut written) = (0.0, 0.0, 0.0);
-            // Of those, weights that may count as either.
+            // Part of them: weights that may count as either.
             let mut either = 0.0;
             for (access, span) in spans {
                 let times = if matches!(access, Access::Accumulate | Access::Update) { 2.0 } else { 1.0 };
@@ -263,7 +264,7 @@ fn the_traffic_is_that_of_the_spans() {
 fn a_gradient_that_is_not_wanted_costs_nothing_and_one_that_is_added_to_costs_more() {
     for (case, prices) in all_prices() {
         let parts = |c: Cost| [c.flop, c.exps, c.act, c.bytes];
-        // The first is the forward pass.
+        // The first entry is the forward pass.
         let (written, none) = (prices[1].cost, &prices[2]);
         let all_less = |less: Cost, more: Cost| parts(less).into_iter().zip(parts(more)).all(|(l, m)| l <= m);
         assert!(all_less(none.cost, written), "{case}: {:?} {written:?}", none.cost);
@@ -288,7 +289,7 @@ fn a_gradient_that_is_not_wanted_costs_nothing_and_one_that_is_added_to_costs_mo
     }
 }
 
-/// Ops of which the reference does just what is counted.
+/// Ops with a reference that does exactly the counted work.
 const SAME: [&str; 8] = [
     "activation_bwd",
     "dropout_add_fwd",
@@ -300,8 +301,9 @@ const SAME: [&str; 8] = [
     "weighted_mean",
 ];
 
-/// Ops of which it does that and more: what is done once a row, to the elements of products, or again for want of memory; and
-/// pairs of rows, which sequences of unequal length have more of.
+/// Ops with a reference that does the counted work and more.
+/// The rest is work once per row, on the elements of products, or repeated to save memory. It also includes pairs of
+/// rows, which sequences of unequal length have more of.
 const MORE: [&str; 12] = [
     "attention_bwd",
     "attention_fwd",
@@ -317,11 +319,11 @@ const MORE: [&str; 12] = [
     "point_loss_fwd",
 ];
 
-/// Ops that only move numbers: what the reference does beside is done once a row, or times one and plus zero.
+/// Ops that only move numbers. All other work of the reference is once per row, or times one and plus zero.
 const MOVE: [&str; 4] = ["mask_items", "next_items", "scatter_rows", "spread_fwd"];
 
-/// Of the other ops the work depends on what stands in memory, which a cost cannot know; and references do in plain loops
-/// what can be done once. In the case of most work neither makes up a factor of four.
+/// Work of the other ops depends on the contents of memory, which a cost does not know. References do work in plain
+/// loops that could be shared. In the case with the most work, neither effect reaches a factor of four.
 #[test]
 fn the_work_is_that_of_the_reference() {
     let mut most: BTreeMap<&str, (&Price, &str)> = BTreeMap::new();
@@ -330,7 +332,7 @@ fn the_work_is_that_of_the_reference() {
             let Price { op, cost, done: [flop, exps], .. } = price;
             let what = format!("{case}: {op} {cost:?}, the reference {flop} {exps}");
             assert!(!SAME.contains(op) || (cost.flop, cost.exps) == (*flop, *exps), "{what}");
-            // A hair for the rounding of mean lengths.
+            // A small tolerance for the rounding of mean lengths.
             let less = |a: f64, b: f64| a <= b * (1.0 + 1e-12);
             assert!(!MORE.contains(op) || less(cost.flop, *flop) && less(cost.exps, *exps), "{what}");
             assert!(!MOVE.contains(op) || (cost.flop, cost.exps) == (0.0, 0.0), "{what}");
@@ -341,18 +343,18 @@ fn the_work_is_that_of_the_reference() {
         }
     }
     for (op, (Price { cost, done: [flop, exps], .. }, case)) in most {
-        // How far a row lags decides what is to be done.
+        // The lag of a row determines its work.
         if MOVE.contains(&op) || op == "catch_up_rows" {
             continue;
         }
         let near = |cost: f64, done: f64| (0.25 * done..=1.5 * done).contains(&cost);
         assert!(near(cost.flop, *flop), "{case}: {op} {cost:?}, the reference {flop}");
-        // The reference takes the exponentials of a row again for every column.
+        // The reference recomputes the exponentials of a row for every column.
         assert!(op == "attention_fwd" || near(cost.exps, *exps), "{case}: {op} {cost:?}, the reference {exps}");
     }
 }
 
-/// Work and bytes in f32 and bf16.
+/// Checks work, and bytes in f32 and bf16.
 fn closed(op: &impl Op, flop: f64, exps: f64, [f32s, bf16s]: [f64; 2]) {
     op.check().unwrap();
     let cost = op.cost();
@@ -367,7 +369,7 @@ fn a_dense_layer_in_closed_form() {
     let (dw, db) = (p.stat(o * i), p.stat(o));
     let fwd = LinearFwd { y: y.y, x: x.y, w, b, n, i, o };
     closed(&fwd, 210.0, 0.0, [4.0 * 78.0, 2.0 * 78.0]);
-    // No shadow of what stands elsewhere.
+    // Spans outside the parameter arena have no shadow.
     closed(&LinearFwd { w: flat, ..fwd }, 210.0, 0.0, [4.0 * 78.0, 2.0 * 43.0 + 4.0 * 35.0]);
     let (dx, dw, db) = (Dst::Write(x.dy), Dst::Write(dw), Dst::Write(db));
     let bwd = LinearBwd { dx, dw, db, dy: y.dy, x: x.y, w, n, i, o };
@@ -434,7 +436,8 @@ fn attention_and_convolutions_in_closed_form() {
     closed(&bwd, 10.0 * 8.0 * 64.0, 64.0, bytes(1024.0));
     closed(&AttentionBwd { causal: true, ..bwd }, 10.0 * 8.0 * 40.0, 40.0, bytes(1024.0));
 
-    // Two sequences of five: of the rows of each, all see themselves, three the row two before, one that four before.
+    // Two sequences of five. All rows see themselves; per sequence, three see the row two before, one the row four
+    // before.
     let (n, i, o, w) = (10, 3, 4, 3 * 3 * 4);
     let (x, y, z, r) = (p.var(n * i), p.var(n * o), p.act(n * o), p.act(n * o));
     let (w, dw, mean, rstd) = (p.weight(w), p.stat(w), p.stat(n), p.stat(n));

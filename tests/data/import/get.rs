@@ -16,7 +16,7 @@ fn what_cannot_be_had_is_refused_with_a_way_out() {
         (&["ml-1m", "--from", "empty"], "there is no ratings.dat in it"),
         (&["ml-100k", "--from", "empty"], "there is no u.data in it"),
         (&["ml-1m", "--from", "some.zip"], "this zip cannot be read"),
-        (&["ml-1m", "--from", "nowhere.zip"], "--from takes a zip or a folder"),
+        (&["ml-1m", "--from", "nowhere.zip"], "--from accepts a zip or a folder"),
         (&["ml-1m", "--from", "empty", "--out", "taken"], "something that is not a data set"),
         (&["ml-1m", "--from", "empty", "--url", "http://x/"], "cannot be used with"),
     ] {

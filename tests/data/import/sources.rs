@@ -290,7 +290,10 @@ fn of_two_imports_into_one_folder_one_wins_and_the_other_says_so() {
         let mut words = vec!["import", log.to_str().unwrap(), "--out", out_word];
         words.extend(force.then_some("--force"));
         let (code, _, stderr) = cli(&words, "1");
-        assert!(code == 1 && stderr.contains("is making it right now") && stderr.contains("another --out"), "{stderr}");
+        assert!(
+            code == 1 && stderr.contains("is creating it right now") && stderr.contains("another --out"),
+            "{stderr}"
+        );
         use std::io::Write;
         let mut pipe = pipe;
         pipe.write_all(b"user,item\na,x\na,y\n").unwrap();

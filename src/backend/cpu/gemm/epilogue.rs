@@ -1,17 +1,17 @@
-//! What becomes of finished tiles, in registers: stored, added, a bias put on; and where they go.
+//! Epilogues of finished tiles, in registers (store, accumulate, add a bias), and their destinations.
 
 use super::super::{math, simd::Simd};
 
-/// What happens to the finished vectors of a product.
+/// Consumes the finished vectors of a product.
 pub trait Epilogue {
-    /// Takes `lanes` elements of row `i` from column `j` on; the lanes behind them are meaningless.
+    /// Receives `lanes` elements of row `i` from column `j` on. The lanes past them are meaningless.
     ///
     /// # Safety
     /// `s` is a token of the running instruction set, and (i, j..j+lanes) lies inside the product.
     unsafe fn take<S: Simd>(&mut self, s: S, i: usize, j: usize, v: S::V, lanes: usize);
 
-    /// The address that (i, j) will be written to, if any: it is asked for before the tile is worked out, so that the
-    /// store does not wait for its cache line.
+    /// Returns the address that (i, j) will be written to, if any. It is prefetched before the tile is computed, so
+    /// that the store does not wait for its cache line.
     #[inline(always)]
     fn address(&self, i: usize, j: usize) -> Option<*const f32> {
         let _ = (i, j);
@@ -19,41 +19,41 @@ pub trait Epilogue {
     }
 }
 
-/// Where a product is written: element (i, j) at `i * rs + j`. The pointer makes it possible for tasks to write
-/// interleaved parts of one buffer.
+/// The destination of a product: element (i, j) is at `i * rs + j`. The raw pointer lets tasks write interleaved parts
+/// of one buffer.
 #[derive(Clone, Copy)]
 pub struct Dest {
     ptr: *mut f32,
     rs: usize,
 }
 
-// SAFETY: a plain address; the maker of a `Dest` promises that no two tasks write the same elements.
+// SAFETY: a plain address; the creator of a `Dest` guarantees that no two tasks write the same elements.
 unsafe impl Send for Dest {}
 // SAFETY: as above.
 unsafe impl Sync for Dest {}
 
 impl Dest {
-    /// A (rows, cols) destination inside `data` with rows `rs` apart. Panics when it would reach outside.
+    /// Returns a (rows, cols) destination inside `data` with rows `rs` apart. Panics when it would reach outside.
     pub(in super::super) fn new(data: &mut [f32], rows: usize, cols: usize, rs: usize) -> Self {
         assert!(rows == 0 || cols == 0 || (rows - 1) * rs + cols <= data.len(), "destination reaches outside");
         Dest { ptr: data.as_mut_ptr(), rs }
     }
 
-    /// The destination whose first element is (i, j) of this one.
+    /// Returns the destination that starts at element (i, j) of this one.
     ///
     /// # Safety
     /// (i, j) lies inside, and the parts that different tasks write do not overlap.
     pub unsafe fn at(self, i: usize, j: usize) -> Self {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         Dest { ptr: unsafe { self.ptr.add(i * self.rs + j) }, rs: self.rs }
     }
 
-    /// The first `len` elements.
+    /// Returns the first `len` elements.
     ///
     /// # Safety
-    /// They lie inside, and no other slice of them lives.
+    /// They lie inside, and no other slice of them is live.
     pub unsafe fn row<'a>(self, len: usize) -> &'a mut [f32] {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { std::slice::from_raw_parts_mut(self.ptr, len) }
     }
 
@@ -103,7 +103,7 @@ impl Epilogue for Accumulate {
     }
 }
 
-/// c = v + bias, with one bias a column.
+/// c = v + bias, with one bias per column.
 pub struct Bias<'a> {
     pub c: Dest,
     pub bias: &'a [f32],

@@ -1,17 +1,17 @@
 /*! Products of small and medium matrices: the building block of every op that multiplies.
 
-B is packed once into panels of two vectors' width, `[panel][line][NR]`, zero-padded, so that the inner loop reads it
-in one straight line; a packed weight serves all row tiles of all threads. A is read element by element, broadcast over
-a tile of MR rows by NR columns that stays in registers. What becomes of a finished tile is the business of an
-[`Epilogue`]: store, accumulate, add a bias, take exp(logit - lse), in registers, before anything reaches memory.
+B is packed once into zero-padded panels two vectors wide, `[panel][line][NR]`, so that the inner loop reads it
+sequentially. All row tiles of all threads share a packed weight. A is read element by element and broadcast over a tile
+of MR rows by NR columns that stays in registers. An [`Epilogue`] consumes each finished tile in registers, before
+anything reaches memory: it stores, accumulates, adds a bias or computes exp(logit - lse).
 
-Factors are f32 ([`F32Operand`]) or bf16 ([`Bf16Operand`]): then an element, 32 bits wide like a single, holds two terms of the
-sum that follow each other, an instruction adds both products to an f32 sum, and everything else stays as it is; where
-there is AMX, whole tiles of both factors are multiplied at once ([`tiles`]). Both
-kinds are made from f32 matrices by [`pack`] and [`Terms::of`]; singles are read where they lie, with any strides.
+Factors are f32 ([`F32Operand`]) or bf16 ([`Bf16Operand`]). A bf16 element is 32 bits wide like an f32 element and holds
+two consecutive terms of the sum. One instruction adds both products to an f32 sum; everything else is the same. Where
+AMX is available, whole tiles of both factors are multiplied at once ([`tiles`]). Both kinds are made from f32 matrices
+by [`pack`] and [`Terms::of`]. f32 factors are read in place, with any strides.
 
-A tile sums over k in order, one rounding a step; results depend on the instruction set but on nothing else. Products
-by all threads are in [`products`](super::products).
+A tile sums over k in order, with one rounding per step. Results depend on the instruction set and on nothing else.
+Multi-threaded products are in [`products`](super::products).
 */
 
 mod epilogue;
@@ -28,41 +28,42 @@ pub use terms::{Bf16Operand, F32Operand, Terms};
 
 use super::simd::{Isa, Kernel, Simd};
 
-/// Columns of a tile, in vectors.
+/// Width of a tile in vectors.
 pub(super) const NV: usize = 2;
 
-/// A matrix somewhere in memory: element (i, j) is `data[i * rs + j * cs]`, where pairs hold the columns 2j and 2j + 1.
+/// A strided matrix: element (i, j) is `data[i * rs + j * cs]`. With bf16 pairs, element j holds the columns 2j and 2j
+/// + 1.
 #[derive(Clone, Copy)]
 pub struct View<'a, T: Terms = F32Operand> {
     data: &'a [f32],
     pub rows: usize,
-    /// In terms.
+    /// Counted in terms.
     pub cols: usize,
     rs: usize,
     cs: usize,
-    /// Copied by [`pack_rows`]: `[tile][line][MR]`.
+    /// Whether [`pack_rows`] copied it into `[tile][line][MR]`.
     tiled: bool,
     terms: PhantomData<T>,
 }
 
 impl<'a> View<'a> {
-    /// Panics when an element would lie outside `data`.
+    /// Creates a view. Panics when an element would lie outside `data`.
     pub fn new(data: &'a [f32], rows: usize, cols: usize, rs: usize, cs: usize) -> Self {
         View::over(data, rows, cols, rs, cs)
     }
 
-    /// Row-major and dense.
+    /// Creates a dense row-major view.
     pub fn dense(data: &'a [f32], rows: usize, cols: usize) -> Self {
         View::new(data, rows, cols, cols, 1)
     }
 
-    /// Element (i, j).
+    /// Returns element (i, j).
     pub fn at(&self, i: usize, j: usize) -> f32 {
         assert!(i < self.rows && j < self.cols && !self.tiled);
         self.data[i * self.rs + j * self.cs]
     }
 
-    /// Row `i` of a view with contiguous rows.
+    /// Returns row `i` of a view with contiguous rows.
     pub fn row(&self, i: usize) -> &'a [f32] {
         assert!(self.cs == 1 && !self.tiled && i < self.rows);
         &self.data[i * self.rs..][..self.cols]
@@ -73,14 +74,14 @@ impl<'a> View<'a> {
         View { rows: self.cols, cols: self.rows, rs: self.cs, cs: self.rs, ..self }
     }
 
-    /// `n` rows from row `start` on.
+    /// Returns `n` rows from row `start` on.
     pub fn rows(self, start: usize, n: usize) -> Self {
         assert!(start + n <= self.rows && !self.tiled);
         let data = if n == 0 { &[] } else { &self.data[start * self.rs..] };
         View { data, rows: n, ..self }
     }
 
-    /// `n` columns from column `start` on.
+    /// Returns `n` columns from column `start` on.
     pub fn cols(self, start: usize, n: usize) -> Self {
         self.t().rows(start, n).t()
     }
@@ -95,51 +96,51 @@ impl<'a, T: Terms> View<'a, T> {
     }
 }
 
-/// B (k, n) in panels. The panel width belongs to the instruction set in use.
+/// B (k, n) in panels. The instruction set in use determines the panel width.
 #[derive(Clone, Copy)]
 pub struct Packed<'a, T: Terms = F32Operand> {
     data: &'a [f32],
-    /// In terms.
+    /// Counted in terms.
     pub k: usize,
     pub n: usize,
-    /// Lines of a panel; those of `k` may be fewer.
+    /// Number of lines of a panel. `k` may cover fewer.
     depth: usize,
     terms: PhantomData<T>,
 }
 
 impl<T: Terms> Packed<'_, T> {
-    /// The first `k` rows, in whole lines unless it is all of them, and `n` columns.
+    /// Returns the first `k` rows and `n` columns. `k` is a whole number of lines unless it covers all rows.
     pub fn first(self, k: usize, n: usize) -> Self {
         assert!(k <= self.k && n <= self.n && (k == self.k || k.is_multiple_of(T::EACH)));
         Packed { k, n, ..self }
     }
 
-    /// `n` rows from row `start` on, which begins a line; they end with a line or with the last row.
+    /// Returns `n` rows from row `start` on. `start` begins a line; the last row ends a line or is the last row of B.
     pub fn rows(self, start: usize, n: usize) -> Self {
         assert!(start.is_multiple_of(T::EACH) && start + n <= self.k);
         assert!(start + n == self.k || n.is_multiple_of(T::EACH));
         Packed { data: &self.data[start / T::EACH * panel()..], k: n, ..self }
     }
 
-    /// `n` columns from column `start` on, which begins a panel.
+    /// Returns `n` columns from column `start` on, which begins a panel.
     pub fn columns(self, start: usize, n: usize) -> Self {
         assert!(start.is_multiple_of(panel()) && start + n <= self.n);
         Packed { data: &self.data[start * self.depth..], n, ..self }
     }
 }
 
-/// Columns of a panel.
+/// Returns the number of columns of a panel.
 pub fn panel() -> usize {
     NV * Isa::current().lanes()
 }
 
-/// Elements that [`pack`] needs at most for a (k, n) matrix: as many as singles take.
+/// Returns the largest number of elements that [`pack`] needs for a (k, n) matrix: as many as f32 factors need.
 pub fn packed_len(k: usize, n: usize) -> usize {
     k * n.next_multiple_of(panel())
 }
 
-/// What the next piece of work will read, asked for while this one computes: up to two blocks of rows, some rows of one
-/// cache line's width at a tile.
+/// The data that the next piece of work reads, prefetched while this one computes: up to two blocks of rows. Each tile
+/// prefetches some rows, one cache line wide.
 #[derive(Clone, Copy)]
 pub struct Ahead {
     blocks: [Rows; 2],
@@ -152,19 +153,19 @@ pub struct Ahead {
 struct Rows {
     first: *const f32,
     count: usize,
-    /// Elements between rows.
+    /// Number of elements between rows.
     step: usize,
-    /// Cache lines of a row.
+    /// Number of cache lines per row.
     lines: usize,
 }
 
 impl Ahead {
     const NONE: Rows = Rows { first: std::ptr::null(), count: 0, step: 0, lines: 0 };
 
-    /// Nothing but the next rows of A.
+    /// Prefetches nothing but the next rows of A.
     pub const NOTHING: Ahead = Ahead { blocks: [Ahead::NONE; 2], block: 2, line: 0, row: 0 };
 
-    /// The rows of one or two views; none of views whose rows are not contiguous.
+    /// Prefetches the rows of one or two views. Views with non-contiguous rows are skipped.
     pub fn of(a: View, b: Option<View>) -> Self {
         let rows = |x: View| match x.cs {
             1 => Rows { first: x.data.as_ptr(), count: x.rows, step: x.rs, lines: x.cols.div_ceil(16) },
@@ -173,7 +174,7 @@ impl Ahead {
         Ahead { blocks: [rows(a), b.map_or(Ahead::NONE, rows)], block: 0, line: 0, row: 0 }
     }
 
-    /// Where to ask from next, and the step, for a tile that asks `times`.
+    /// Returns the first address to prefetch and the step, for a tile that prefetches `times` rows.
     #[inline(always)]
     fn next(&mut self, times: usize, otherwise: (*const f32, usize)) -> (*const f32, usize) {
         while self.blocks.get(self.block).is_some_and(|rows| rows.count == 0 || rows.lines == 0) {
@@ -192,12 +193,12 @@ impl Ahead {
     }
 }
 
-/// A (m, k) times packed B (k, n), every tile handed to the epilogue.
+/// Computes A (m, k) times packed B (k, n) and passes every tile to the epilogue.
 pub fn multiply<T: Terms, E: Epilogue>(a: View<T>, b: Packed<T>, e: &mut E) {
     multiply_ahead(a, b, e, Ahead::NOTHING)
 }
 
-/// [`multiply`], fetching what comes next meanwhile.
+/// Computes [`multiply`] and prefetches `ahead` meanwhile.
 pub fn multiply_ahead<T: Terms, E: Epilogue>(a: View<T>, b: Packed<T>, e: &mut E, ahead: Ahead) {
     struct Task<'a, 'b, T: Terms, E>(View<'a, T>, Packed<'b, T>, E, Ahead);
     impl<T: Terms, E: Epilogue> Kernel for Task<'_, '_, T, &mut E> {
@@ -231,7 +232,7 @@ fn tiles<S: Simd, T: Terms, E: Epilogue, const MR: usize>(
     let nr = NV * S::LANES;
     for j0 in (0..b.n).step_by(nr) {
         let panel = &b.data[j0 * b.depth..];
-        // A last panel of at most one vector's width is worked off at half the cost.
+        // A last panel of at most one vector's width is computed at half the cost.
         if b.n - j0 <= S::LANES {
             column_of_tiles::<S, T, E, MR, 1>(s, a, b, panel, j0, e, ahead);
         } else {
@@ -240,7 +241,7 @@ fn tiles<S: Simd, T: Terms, E: Epilogue, const MR: usize>(
     }
 }
 
-/// All row tiles against one panel.
+/// Multiplies all row tiles with one panel.
 #[inline(always)]
 fn column_of_tiles<S: Simd, T: Terms, E: Epilogue, const MR: usize, const W: usize>(
     s: S,
@@ -271,8 +272,8 @@ fn column_of_tiles<S: Simd, T: Terms, E: Epilogue, const MR: usize, const W: usi
                 s.prefetch_write(p.wrapping_add(S::LANES));
             }
         }
-        // SAFETY: rows i0..i0+rows lie inside the view, which holds the lines of k columns, as does the panel; the
-        // epilogue gets elements of the product.
+        // SAFETY: rows i0..i0+rows lie inside the view. The view and the panel hold the lines of k columns. The
+        // epilogue receives elements of the product.
         unsafe {
             let acc = tile::<S, T, MR, W>(s, lines, &pointers, a.cs, panel.as_ptr(), fetch);
             for (r, row) in acc.iter().enumerate() {
@@ -289,7 +290,7 @@ fn column_of_tiles<S: Simd, T: Terms, E: Epilogue, const MR: usize, const W: usi
     }
 }
 
-/// MR rows of A times W vectors of a panel: MR * W vectors of sums that live in registers.
+/// Multiplies MR rows of A with W vectors of a panel. The MR * W vectors of sums stay in registers.
 ///
 /// # Safety
 /// Each row pointer is readable at 0, cs, .., (lines-1) cs; the panel holds as many lines.
@@ -304,7 +305,7 @@ unsafe fn tile<S: Simd, T: Terms, const MR: usize, const W: usize>(
 ) -> [[S::V; W]; MR] {
     let mut acc = [[s.zero(); W]; MR];
     for p in 0..lines {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             let line = panel.add(p * NV * S::LANES);
             s.prefetch(fetch.wrapping_add(p * step));

@@ -1,4 +1,4 @@
-//! The forms that factors are copied to: panels of B, tiles of A^T, pairs.
+//! Packed forms of factors: panels of B, tiles of A^T, pairs.
 
 use std::marker::PhantomData;
 
@@ -12,7 +12,7 @@ use super::{
     Bf16Operand, NV, Packed, Terms, View, packed_len, panel,
 };
 
-/// Packs B into `to`, which holds at least [`packed_len`] elements. Pairs want B's rows or its columns contiguous.
+/// Packs B into `to`, which holds at least [`packed_len`] elements. Pairs require contiguous rows or columns of B.
 pub fn pack<'a, T: Terms>(to: &'a mut [f32], b: View) -> Packed<'a, T> {
     struct Task<'a, 'b, T>(&'a mut [f32], View<'b>, PhantomData<T>);
     impl<T: Terms> Kernel for Task<'_, '_, T> {
@@ -55,7 +55,7 @@ pub fn pack<'a, T: Terms>(to: &'a mut [f32], b: View) -> Packed<'a, T> {
     Packed { data: &to[..len], k: b.rows, n: b.cols, depth: lines, terms: PhantomData }
 }
 
-/// One line of a panel, zeros behind the rows' ends.
+/// Writes one line of a panel, with zeros past the ends of the rows.
 #[inline(always)]
 fn line_of<S: Simd, T: Terms>(s: S, line: &mut [f32], first: &[f32], second: &[f32]) {
     for (v, to) in line.chunks_exact_mut(S::LANES).enumerate() {
@@ -65,16 +65,16 @@ fn line_of<S: Simd, T: Terms>(s: S, line: &mut [f32], first: &[f32], second: &[f
     }
 }
 
-/// The elements of a row from `at` on, zeros behind its end.
+/// Returns the elements of a row from `at` on, with zeros past its end.
 #[inline(always)]
 fn vector<S: Simd>(s: S, row: &[f32], at: usize) -> S::V {
     let from = &row[at.min(row.len())..];
-    // SAFETY: as many elements as `from` has, at most the lanes.
+    // SAFETY: reads as many elements as `from` has, at most LANES.
     unsafe { load(s, from.as_ptr(), from.len().min(S::LANES)) }
 }
 
-/// to[p * nr + j] = from[p * rs + j * cs] for p < k and j < n, in squares of 4 x 4 where rows of the transposed matrix
-/// are contiguous: scattered single writes would cost more than the product that follows.
+/// Copies to[p * nr + j] = from[p * rs + j * cs] for p < k and j < n. Where rows of the transposed matrix are
+/// contiguous, it works in squares of 4 x 4: scattered single writes would cost more than the product that follows.
 #[inline(always)]
 fn transpose_into(to: &mut [f32], nr: usize, from: &[f32], (k, n): (usize, usize), rs: usize, cs: usize) {
     let (k4, n4) = if rs == 1 { (k - k % 4, n - n % 4) } else { (0, 0) };
@@ -100,7 +100,7 @@ fn transpose_into(to: &mut [f32], nr: usize, from: &[f32], (k, n): (usize, usize
 /// Lines of a panel that are paired at a time, on the stack.
 const PAIRED: usize = 32;
 
-/// A panel of pairs from columns of `k` contiguous terms, `cs` apart: each paired, then transposed.
+/// Packs a panel of pairs from columns of `k` contiguous terms, `cs` apart. Each column is paired, then transposed.
 #[inline(always)]
 fn pair_into<S: Simd>(s: S, to: &mut [f32], nr: usize, from: &[f32], (k, n): (usize, usize), cs: usize) {
     let mut block = [0f32; PAIRED * NV * 16];
@@ -114,14 +114,14 @@ fn pair_into<S: Simd>(s: S, to: &mut [f32], nr: usize, from: &[f32], (k, n): (us
     }
 }
 
-/// The pairs of contiguous terms; an odd one out is paired with 0.
+/// Writes the pairs of contiguous terms. An odd last term is paired with 0.
 #[inline(always)]
 fn pair_up<S: Simd>(s: S, to: &mut [f32], from: &[f32]) {
     debug_assert_eq!(to.len(), from.len().div_ceil(2));
     lanes!(S, to.len(), |line, k| {
         let left = from.len() - 2 * line;
         let (first, second) = (left.min(S::LANES), left.saturating_sub(S::LANES).min(S::LANES));
-        // SAFETY: both loads end at `from`'s end at the latest; k pairs of `to` from `line` on.
+        // SAFETY: both loads end at the end of `from` at the latest; `to` holds k pairs from `line` on.
         unsafe {
             let p = from.as_ptr().add(2 * line);
             let (a, b) = (load(s, p, first), load(s, p.wrapping_add(S::LANES), second));
@@ -130,7 +130,7 @@ fn pair_up<S: Simd>(s: S, to: &mut [f32], from: &[f32]) {
     });
 }
 
-/// Pairs of a left factor with contiguous rows, dense.
+/// Packs the pairs of a left factor with contiguous rows, densely.
 pub(super) fn pair_columns<'a>(to: &'a mut [f32], a: View) -> View<'a, Bf16Operand> {
     struct Task<'a, 'b>(&'a mut [f32], View<'b>, usize);
     impl Kernel for Task<'_, '_> {
@@ -149,7 +149,8 @@ pub(super) fn pair_columns<'a>(to: &'a mut [f32], a: View) -> View<'a, Bf16Opera
     View::over(to, a.rows, a.cols, lines, 1)
 }
 
-/// Pairs of a left factor with contiguous columns (a transposed one): neighbours in a column become one element.
+/// Packs the pairs of a left factor with contiguous columns (a transposed one). Neighbours in a column become one
+/// element.
 pub(super) fn pair_rows<'a>(to: &'a mut [f32], a: View) -> View<'a, Bf16Operand> {
     struct Task<'a, 'b>(&'a mut [f32], View<'b>);
     impl Kernel for Task<'_, '_> {
@@ -163,7 +164,7 @@ pub(super) fn pair_rows<'a>(to: &'a mut [f32], a: View) -> View<'a, Bf16Operand>
             for (p, to) in to.chunks_exact_mut(a.rows.max(1)).enumerate() {
                 let (first, second) = column_pair(&a, 2 * p);
                 lanes!(S, a.rows, |i, k| {
-                    // SAFETY: k elements of the line from i on.
+                    // SAFETY: the line holds k elements from i on.
                     unsafe { store(s, to.as_mut_ptr().add(i), s.pair(vector(s, first, i), vector(s, second, i)), k) }
                 });
             }
@@ -178,7 +179,7 @@ pub(super) fn pair_rows<'a>(to: &'a mut [f32], a: View) -> View<'a, Bf16Operand>
     }
 }
 
-/// Pairs of columns as rows, dense, in squares of 16 x 16: tiles of AMX are loaded row by row.
+/// Writes pairs of columns as dense rows, in squares of 16 x 16. AMX loads tiles row by row.
 #[inline(always)]
 fn pair_transposed<'a, S: Simd>(
     s: S,
@@ -200,21 +201,21 @@ fn pair_transposed<'a, S: Simd>(
             }
             s.transpose16(&mut square);
             for (r, row) in square.iter().enumerate().take(rows - i) {
-                // SAFETY: `depth` elements of row i + r, which `to` holds.
+                // SAFETY: `to` holds `depth` elements of row i + r.
                 unsafe { store(s, to.as_mut_ptr().add((i + r) * lines + p), *row, depth) }
             }
         }
     }
 }
 
-/// Columns j and j + 1 of a view with contiguous columns, the second empty behind the last.
+/// Returns columns j and j + 1 of a view with contiguous columns. The second is empty past the last column.
 #[inline(always)]
 fn column_pair<'a>(a: &View<'a>, j: usize) -> (&'a [f32], &'a [f32]) {
     let column = |j: usize| if j < a.cols { &a.data[j * a.cs..][..a.rows] } else { &[] };
     (column(j), column(j + 1))
 }
 
-/// [`pack`], panels shared among the threads.
+/// Packs like [`pack`], with panels distributed over the threads.
 pub fn pack_parallel<'a, T: Terms>(to: &'a mut [f32], b: View) -> Packed<'a, T> {
     let (k, n) = (b.rows, b.cols);
     let lines = k.div_ceil(T::EACH);
@@ -228,11 +229,11 @@ pub fn pack_parallel<'a, T: Terms>(to: &'a mut [f32], b: View) -> Packed<'a, T> 
     Packed { data: &to[..len], k, n, depth: lines, terms: PhantomData }
 }
 
-/// Columns that [`pack_rows`] copies at most.
+/// Largest number of columns that [`pack_rows`] copies.
 pub const COLUMNS: usize = 256;
 
-/// Copies a matrix whose columns are contiguous (a transposed one) into `[tile][line][MR]`, so that the product
-/// reads it in one straight line. `to` holds at least [`rows_len`] elements.
+/// Copies a matrix with contiguous columns (a transposed one) into `[tile][line][MR]`, so that the product reads it
+/// sequentially. `to` holds at least [`rows_len`] elements.
 pub fn pack_rows<'a, T: Terms>(to: &'a mut [f32], a: View) -> View<'a, T> {
     assert!(a.rs == 1 && a.cols <= COLUMNS && !a.tiled);
     let mut columns = [&a.data[..0]; COLUMNS];
@@ -242,7 +243,7 @@ pub fn pack_rows<'a, T: Terms>(to: &'a mut [f32], a: View) -> View<'a, T> {
     pack_columns(to, a.rows, &columns[..a.cols])
 }
 
-/// [`pack_rows`] of a matrix of `rows` rows whose columns lie anywhere.
+/// Packs like [`pack_rows`] a matrix of `rows` rows from columns at arbitrary places.
 pub fn pack_columns<'a, T: Terms>(to: &'a mut [f32], rows: usize, columns: &[&[f32]]) -> View<'a, T> {
     struct Task<'a, 'b, T>(&'a mut [f32], usize, &'b [&'b [f32]], PhantomData<T>);
     impl<T: Terms> Kernel for Task<'_, '_, T> {
@@ -256,7 +257,7 @@ pub fn pack_columns<'a, T: Terms>(to: &'a mut [f32], rows: usize, columns: &[&[f
                 return pair_transposed(s, to, rows, lines, |p| (column(2 * p), column(2 * p + 1)));
             }
             let tile = lines * S::MR;
-            // As many tiles as a vector has rows for.
+            // As many tiles as one vector covers.
             let abreast = (S::LANES / S::MR).max(1);
             for (tiles, i0) in to.chunks_mut((abreast * tile).max(1)).zip((0..rows).step_by(abreast * S::MR)) {
                 for (p, columns) in columns.chunks(T::EACH).enumerate() {
@@ -281,7 +282,7 @@ pub fn pack_columns<'a, T: Terms>(to: &'a mut [f32], rows: usize, columns: &[&[f
     View { data: &to[..len], rows, cols: columns.len(), rs: 1, cs, tiled: true, terms: PhantomData }
 }
 
-/// Elements that [`pack_rows`] needs at most.
+/// Returns the largest number of elements that [`pack_rows`] needs.
 pub fn rows_len(rows: usize, cols: usize) -> usize {
     rows.next_multiple_of(Isa::current().tile_rows()) * cols
 }

@@ -1,4 +1,4 @@
-//! What products multiply, and in which form.
+//! The operand types of products and their memory formats.
 
 use super::{
     super::simd::{Isa, Kernel, Simd, dispatch, dispatch_bf16},
@@ -6,29 +6,30 @@ use super::{
     pack::{pair_columns, pair_rows},
 };
 
-/// A kind of factor. Its elements are 32 bits wide and lie in slices of f32, whatever they mean.
+/// A kind of factor. Its elements are 32 bits wide and are stored in slices of f32, whatever their bits mean.
 pub trait Terms: Copy + Send + Sync + 'static {
-    /// Terms of a sum that an element holds.
+    /// Number of terms of a sum per element.
     const EACH: usize;
 
-    /// Whether products go by tiles of AMX, which want rows of A to be contiguous.
+    /// Returns whether products use AMX tiles, which require contiguous rows of A.
     fn in_tiles() -> bool {
         false
     }
 
-    /// acc + a b, lane by lane, summed over the terms of an element.
+    /// Computes acc + a b lane by lane, summed over the terms of an element.
     fn mul_add<S: Simd>(s: S, a: S::V, b: S::V, acc: S::V) -> S::V;
 
-    /// One line of a panel from the rows of B that it holds; `second` is none beyond B's last row.
+    /// Forms one line of a panel from the rows of B that it holds. `second` is zero past the last row of B.
     fn line<S: Simd>(s: S, first: S::V, second: S::V) -> S::V;
 
-    /// Runs a kernel with the best instructions there are for these factors.
+    /// Runs a kernel with the best available instructions for these factors.
     fn dispatch<K: Kernel>(kernel: K) -> K::Out;
 
-    /// Elements that [`Terms::of`] needs for (rows, cols).
+    /// Returns the number of elements that [`Terms::of`] needs for (rows, cols).
     fn room(rows: usize, cols: usize) -> usize;
 
-    /// `a` as left factor: where it lies if that will do, else copied to `to`. Its rows or its columns are contiguous.
+    /// Returns `a` as a left factor: in place where possible, else copied to `to`. Its rows or its columns are
+    /// contiguous.
     fn of<'a>(to: &'a mut [f32], a: View<'a>) -> View<'a, Self>;
 }
 
@@ -62,7 +63,7 @@ impl Terms for F32Operand {
     }
 }
 
-/// Two bf16, the earlier term in the low half; rounded to nearest, ties to even. Sums are f32.
+/// Two bf16 values, the earlier term in the low half, rounded to nearest, ties to even. Sums are f32.
 #[derive(Clone, Copy)]
 pub struct Bf16Operand;
 

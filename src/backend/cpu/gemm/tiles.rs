@@ -1,4 +1,5 @@
-//! Products of pairs in tiles of AMX: 32 rows by two vectors at a time, over the same panels as every other product of pairs.
+//! Products of pairs in AMX tiles: 32 rows by two vectors at a time, over the same panels as all other products of
+//! pairs.
 
 use super::{
     super::simd::{Simd, amx},
@@ -7,7 +8,7 @@ use super::{
 
 const SIDE: usize = amx::SIDE;
 
-/// [`multiply`](super::multiply) where AMX is in use; A's rows are contiguous.
+/// Computes [`multiply`](super::multiply) where AMX is in use. The rows of A are contiguous.
 #[inline(always)]
 pub(super) fn multiply<S: Simd, T: Terms, E: Epilogue>(s: S, a: View<T>, b: Packed<T>, e: &mut E, ahead: &mut Ahead) {
     assert!(S::LANES == SIDE && NV == 2 && a.cs == 1 && !a.tiled && T::EACH == 2);
@@ -16,7 +17,7 @@ pub(super) fn multiply<S: Simd, T: Terms, E: Epilogue>(s: S, a: View<T>, b: Pack
         return;
     }
     let rows = a.rows.min(SIDE);
-    // SAFETY: this path is taken where AMX is available.
+    // SAFETY: this path runs only where AMX is available.
     let shapes = unsafe { amx::Shapes::load(rows, lines % SIDE) };
     let mut sums = amx::Sums::NEW;
     for j0 in (0..b.n).step_by(NV * SIDE) {
@@ -25,7 +26,7 @@ pub(super) fn multiply<S: Simd, T: Terms, E: Epilogue>(s: S, a: View<T>, b: Pack
         let width = (NV * SIDE).min(b.n - j0);
         for i0 in (0..a.rows).step_by(2 * SIDE) {
             let tiles = if a.rows - i0 > SIDE { 2 } else { 1 };
-            // The last tile ends with the last row: what it has in common with the one before is dropped.
+            // The last tile ends at the last row. The overlap with the tile before it is dropped.
             let first = [i0, i0 + SIDE].map(|i| i.min(a.rows - rows));
             let from = first.map(|i| a.data.as_ptr().wrapping_add(i * a.rs));
             let next = a.data.as_ptr().wrapping_add((i0 + 2 * SIDE) * a.rs);
@@ -37,8 +38,8 @@ pub(super) fn multiply<S: Simd, T: Terms, E: Epilogue>(s: S, a: View<T>, b: Pack
                     s.prefetch_write(p.wrapping_add(SIDE));
                 }
             }
-            // SAFETY: the rows lie inside the view, which holds the lines of k columns, as does the panel; the epilogue gets
-            // vectors that the block has written, of elements of the product.
+            // SAFETY: the rows lie inside the view. The view and the panel hold the lines of k columns. The epilogue
+            // receives vectors that the block has written, which are elements of the product.
             unsafe {
                 let panel = panel.as_ptr();
                 match (tiles, width > SIDE) {

@@ -1,17 +1,19 @@
-/*! AMX: tiles of 16 rows of 64 bytes, and an instruction that multiplies two of them of bf16 pairs into a third of f32.
+/*! AMX: tiles of 16 rows of 64 bytes. One instruction multiplies two tiles of bf16 pairs and adds to a third tile of
+f32.
 
-Stable Rust has neither intrinsics nor detection for it, so both are written out: the processor is asked by cpuid, Linux for
-leave to use the registers (8 KB a thread, which it saves only for those who asked), and a block of a product is one piece of
-assembly. Within a tile the processor sums the even and the odd terms in an order of its own, subnormal factors count as
-zeros: other bits than those of AVX512_BF16, the same on every processor that has AMX.
+Stable Rust has neither intrinsics nor detection for AMX, so this file implements both. It queries the processor with
+cpuid and requests permission from Linux to use the registers (8 KB per thread, saved only for processes that requested
+it). A block of a product is one piece of assembly. Within a tile the processor sums the even and the odd terms in its
+own order and treats subnormal factors as zeros. The bits therefore differ from those of AVX512_BF16, and are the same
+on every processor with AMX.
 */
 
 use std::{arch::asm, marker::PhantomData, mem::MaybeUninit, sync::OnceLock};
 
-/// Rows of a tile, and its lanes of 32 bits.
+/// Rows of a tile, and lanes of 32 bits per row.
 pub const SIDE: usize = 16;
 
-/// Whether the processor multiplies bf16 in tiles and the system lets this process do so. Asks once.
+/// Returns whether the processor multiplies bf16 tiles and the system lets this process do so. Checks once.
 pub fn available() -> bool {
     static AVAILABLE: OnceLock<bool> = OnceLock::new();
     *AVAILABLE.get_or_init(|| has_tiles() && permitted())
@@ -22,7 +24,7 @@ fn has_tiles() -> bool {
     const TILE: u32 = 1 << 24;
     const BF16: u32 = 1 << 22;
     #[allow(unused_unsafe)]
-    // SAFETY: every x86-64 has the instruction; the leaf is asked for only where there is one.
+    // SAFETY: every x86-64 processor has the instruction; the leaf is queried only where it exists.
     unsafe {
         __cpuid(0).eax >= 7 && __cpuid_count(7, 0).edx & (TILE | BF16) == TILE | BF16
     }
@@ -34,7 +36,7 @@ fn permitted() -> bool {
     const REQUEST: usize = 0x1023;
     const TILE_DATA: usize = 18;
     let answer: isize;
-    // SAFETY: the call asks the kernel for a permission and touches no memory; syscall changes rax, rcx and r11.
+    // SAFETY: the call requests a permission from the kernel and touches no memory; syscall changes rax, rcx and r11.
     unsafe {
         asm!("syscall", inlateout("rax") ARCH_PRCTL => answer, in("rdi") REQUEST, in("rsi") TILE_DATA,
             lateout("rcx") _, lateout("r11") _, options(nostack));
@@ -47,8 +49,8 @@ fn permitted() -> bool {
     false
 }
 
-/// The shapes of this thread's tiles: 0 to 3 hold sums, 4 and 5 whole factors, 6 and 7 those of what is left of a sum.
-/// Released when dropped.
+/// The shapes of this thread's tiles. Tiles 0 to 3 hold sums, 4 and 5 whole factors, 6 and 7 the factors of the last
+/// partial piece of a sum. Dropping it releases the tiles.
 pub struct Shapes {
     tail: usize,
     thread: PhantomData<*const ()>,
@@ -59,13 +61,14 @@ struct Config {
     palette: u8,
     start: u8,
     reserved: [u8; 14],
-    /// Bytes of a row.
+    /// Bytes per row.
     bytes: [u16; 16],
     rows: [u8; 16],
 }
 
 impl Shapes {
-    /// For left factors of `rows` rows a tile (1 to 16), and sums whose last piece has `tail` lines (0 to 15; 0: none).
+    /// Loads shapes for left factors of `rows` rows per tile (1 to 16).
+    /// The last piece of each sum has `tail` lines (0 to 15; 0: none).
     ///
     /// # Safety
     /// AMX is [`available`].
@@ -79,10 +82,10 @@ impl Shapes {
         (0..4).for_each(|sum| tile(sum, rows, SIDE));
         tile(4, rows, SIDE);
         tile(5, SIDE, SIDE);
-        // A shape of nothing is refused; it is not used.
+        // The processor rejects empty shapes. This one is not used.
         tile(6, rows, tail.max(1));
         tile(7, tail.max(1), SIDE);
-        // SAFETY: 64 bytes in the form that palette 1 wants.
+        // SAFETY: 64 bytes in the format of palette 1.
         unsafe { asm!("ldtilecfg [{}]", in(reg) &config, options(nostack, readonly)) };
         Shapes { tail, thread: PhantomData }
     }
@@ -95,14 +98,14 @@ impl Drop for Shapes {
     }
 }
 
-/// Sums of two tiles by two, row after row.
+/// Sums of two by two tiles, row after row.
 #[repr(C, align(64))]
 pub struct Sums(MaybeUninit<[f32; 4 * SIDE * SIDE]>);
 
 impl Sums {
     pub const NEW: Self = Sums(MaybeUninit::uninit());
 
-    /// Where the `v`th vector of a row of the `t`th tile is, of those that the last block has written.
+    /// Returns the address of the `v`th vector of a row of the `t`th tile. The last block must have written it.
     #[inline(always)]
     pub fn vector(&self, t: usize, row: usize, v: usize) -> *const f32 {
         debug_assert!(t < 2 && row < SIDE && v < 2);
@@ -110,7 +113,7 @@ impl Sums {
     }
 }
 
-/// One step of a sum: `$a` and `$b` are the tiles that factors go to. Each pair of loads is used by two products.
+/// One step of a sum. `$a` and `$b` are the tiles that hold the factors. Two products use each pair of loads.
 macro_rules! step {
     (2, 2, $a:literal, $b:literal) => {
         concat!(
@@ -237,12 +240,12 @@ macro_rules! sum {
 /// Bytes of a line of a panel: two vectors.
 const LINE: usize = 2 * 4 * SIDE;
 
-/// One or two tiles of rows of A, `a[..]` the first of each and `lda` elements between rows, times `VECTORS` vectors of a
-/// panel of `lines` lines, to `to`.
+/// Multiplies one or two tiles of rows of A with `VECTORS` vectors of a panel of `lines` lines, into `to`.
+/// `a[..]` points to the first row of each tile; `lda` is the number of elements between rows.
 ///
 /// # Safety
-/// The rows of both tiles (as many as `shapes` says) are readable for `lines` elements, the panel for `lines` lines of two
-/// vectors; `lines % 16` is the tail of `shapes`.
+/// The rows of both tiles (as many as `shapes` specifies) are readable for `lines` elements, the panel for `lines`
+/// lines of two vectors. `lines % 16` is the tail of `shapes`.
 #[inline(always)]
 pub unsafe fn block<const ROWS: usize, const VECTORS: usize>(
     shapes: &Shapes,
@@ -254,7 +257,7 @@ pub unsafe fn block<const ROWS: usize, const VECTORS: usize>(
 ) {
     debug_assert_eq!(lines % SIDE, shapes.tail);
     let (steps, tail, to) = (lines / SIDE, shapes.tail, to.0.as_mut_ptr());
-    // SAFETY: the caller's promise; `to` holds four tiles.
+    // SAFETY: guaranteed by the caller; `to` holds four tiles.
     unsafe {
         match (ROWS, VECTORS) {
             (2, 2) => sum!(

@@ -1,9 +1,10 @@
 //! The vectors of AVX-512 and of AVX2 with FMA.
 //!
-//! SAFETY of all intrinsics here: the tokens are made by `run_avx512`, `run_avx512_bf16` (`Avx512<true>`, by it alone) and
-//! `run_avx2` only, which are entered after the instruction set was detected; memory is touched as far as the callers of load and store promise.
+//! SAFETY of all intrinsics here: only `run_avx512`, `run_avx512_bf16` (the only one for `Avx512<true>`) and `run_avx2`
+//! create the tokens, and they run only after the instruction set was detected. Memory is accessed only as far as the
+//! callers of load and store guarantee.
 
-// One reason for all, above.
+// The head of this file gives one reason for all blocks.
 #![allow(clippy::undocumented_unsafe_blocks)]
 
 use super::{Kernel, Simd};
@@ -24,7 +25,7 @@ pub unsafe fn run_avx2<K: Kernel>(kernel: K) -> K::Out {
     kernel.run(Avx2(()))
 }
 
-/// With or without instructions for pairs of bf16.
+/// AVX-512, with or without instructions for pairs of bf16.
 #[derive(Clone, Copy)]
 pub struct Avx512<const BF16: bool>(());
 
@@ -47,7 +48,7 @@ static INTERLEAVED: Order = {
     Order(order)
 };
 
-/// bf16 of each lane in its low half: to nearest, ties to even; a NaN stays one.
+/// Rounds each lane to bf16 in its low half: to nearest, ties to even. A NaN stays NaN.
 #[inline(always)]
 unsafe fn rounded16(x: __m512) -> __m512i {
     unsafe {
@@ -145,7 +146,7 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     fn pair(self, low: __m512, high: __m512) -> __m512 {
         unsafe {
             if BF16 {
-                // 16 bf16 of `low` before those of `high`: interleaved.
+                // The 16 bf16 of `low` come before those of `high`; interleave them.
                 let halves = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low));
                 let order = _mm512_load_si512(INTERLEAVED.0.as_ptr().cast());
                 return _mm512_castsi512_ps(_mm512_permutexvar_epi16(order, halves));
@@ -160,7 +161,7 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
             if BF16 {
                 return std::mem::transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(b, a));
             }
-            // Packing takes a quarter of each in turn: back in order.
+            // Packing takes a quarter of each in turn. Restore the order.
             let quarters = _mm512_packus_epi32(rounded16(a), rounded16(b));
             let order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
             _mm512_castsi512_ps(_mm512_permutexvar_epi64(order, quarters))
@@ -169,7 +170,7 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     #[inline(always)]
     fn transpose16(self, rows: &mut [__m512; 16]) {
         unsafe {
-            // Squares of 2 x 2, then of 4 x 4 inside the quarters of vectors, then the quarters.
+            // Transpose squares of 2 x 2, then of 4 x 4 inside the quarters of vectors, then the quarters.
             let mut by2 = [_mm512_setzero_ps(); 16];
             for i in (0..16).step_by(2) {
                 by2[i] = _mm512_unpacklo_ps(rows[i], rows[i + 1]);
@@ -255,7 +256,7 @@ unsafe fn largest8(a: __m256) -> f32 {
     }
 }
 
-/// As [`rounded16`].
+/// Rounds like [`rounded16`].
 #[inline(always)]
 unsafe fn rounded8(x: __m256) -> __m256i {
     unsafe {
@@ -339,7 +340,7 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn scale2(self, a: __m256, n: __m256) -> __m256 {
-        // In two steps, since 2^n itself may be no f32 although a * 2^n is one.
+        // Two steps, since 2^n itself may not be an f32 although a * 2^n is.
         unsafe {
             let n = _mm256_cvtps_epi32(n);
             let half = _mm256_srai_epi32::<1>(n);
