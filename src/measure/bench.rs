@@ -139,7 +139,7 @@ fn run_shape(shape: &BenchShape, open: &impl Fn(&Planner) -> Result<Stopwatch>, 
 }
 
 fn run_cases(open: &impl Fn(&Planner) -> Result<Stopwatch>, log: &RefCell<Log>) -> Result<()> {
-    for case in ops::all_cases::<Box<dyn Backend>>() {
+    for case in ops::boxed_cases() {
         log.borrow_mut().begin("cases", "case");
         case.play(&|p| Ok(Box::new(open(p)?)))?;
     }

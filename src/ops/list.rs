@@ -125,3 +125,14 @@ pub fn families<B: Backend + 'static>() -> Vec<Family<B>> {
     );
     all
 }
+
+/// [`families`] on boxed backends: compiled once, with this crate. A generic call compiles every test of every op again, in each
+/// test binary.
+pub fn boxed_families() -> Vec<Family<Box<dyn Backend>>> {
+    families()
+}
+
+/// [`all_cases`] on boxed backends; see [`boxed_families`].
+pub fn boxed_cases() -> Vec<Box<dyn AnyCase<Box<dyn Backend>>>> {
+    all_cases()
+}

@@ -75,7 +75,7 @@ pub use gru::{GruBwd, GruFwd};
 pub use item_dot::{ItemDotBwd, ItemDotFwd};
 pub use layer_norm::{LayerNormBwd, LayerNormFwd};
 pub use linear::{LinearBwd, LinearFwd};
-pub use list::{Backend, Family, all_cases, families, names};
+pub use list::{Backend, Family, all_cases, boxed_cases, boxed_families, families, names};
 pub use mask_items::MaskItems;
 pub use memory::{Clock, Later, MARKS, Mark, Memory, Phase, Schedule};
 pub use negative_loss::{NegativeLossBwd, NegativeLossFwd};
