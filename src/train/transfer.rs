@@ -1,18 +1,19 @@
-/*! What a run takes over from another one: which tensors, row by row where their rows belong to items, users or values that
-both runs know by the same key.
+/*! Transfer of tensors from a base run to a new run. Tables are copied row by row: a row is copied if both runs have
+its key (an item, a user, or a value of a field).
 
-| transfer | taken over | trained |
+| transfer | copied | trained |
 |---|---|---|
 | none | nothing | all |
 | embedding | tables of items (in and out), users, fields and positions | all |
 | model | every tensor | all |
 | patch | every tensor | patches, and each table (items, users, fields) that has new rows |
 
-(Zeng et al. 2021 for the first three, Yuan et al. 2020 for patches.) Rows that the base does not know start fresh. The
-checkpoints of a patched run hold what is trained, and the fingerprint of the checkpoint that completes them. A run that
-starts from a patched one takes over its patches too.
+The first three are from Zeng et al. 2021, patches from Yuan et al. 2020. Rows that the base does not have are
+initialised fresh. The checkpoints of a patched run hold the trained tensors and the fingerprint of the base checkpoint,
+which holds the rest. A run that starts from a patched run copies its patches too.
 
-What the new run adds between the tables and blocks of its base (users, fields, ratings) begins as nothing: see
+What the new run adds between the tables and blocks of its base (users, fields, ratings) starts at zero contribution:
+see
 `train/columns.rs`.
 */
 
@@ -36,22 +37,22 @@ use crate::{
     ops::Backend,
 };
 
-/// What is taken over.
+/// Selects what is copied from the base.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Transfer {
-    /// Nothing: the same network, to compare with.
+    /// Nothing. The network is the same, as a baseline.
     None,
-    /// Tables: items, users, fields, positions.
+    /// The tables of items, users, fields and positions.
     Embedding,
-    /// Every tensor; all are trained on.
+    /// Every tensor; all are trained further.
     Model,
-    /// Every tensor, frozen; small patches are trained in their stead.
+    /// Every tensor, frozen; small patches (adapters) are trained instead.
     Patch,
 }
 
 impl Transfer {
-    /// Whether layers are taken over, not only tables.
+    /// Returns whether layers are copied, not only tables.
     pub fn layers(self) -> bool {
         matches!(self, Transfer::Model | Transfer::Patch)
     }
@@ -68,13 +69,13 @@ impl fmt::Display for Transfer {
     }
 }
 
-/// Where a run comes from (`[from]` of its config.toml).
+/// The base of a run (`[from]` of its config.toml).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Origin {
     /// Folder of the base run.
     pub run: PathBuf,
-    /// Which of its checkpoints.
+    /// Checkpoint of the base run.
     pub checkpoint: Which,
     /// SHA-256 of that checkpoint.
     pub sha256: String,
@@ -83,17 +84,17 @@ pub struct Origin {
     pub fresh_rows: FreshRows,
 }
 
-/// What became of a parameter.
+/// Reports how a parameter was initialised.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Carried {
     pub name: String,
     pub shape: Vec<usize>,
-    /// Rows taken over; all other ones are fresh.
+    /// Number of copied rows; all other rows are fresh.
     pub rows: usize,
-    /// Rows in all; 0 of what the base has and the new run has no place for.
+    /// Number of all rows; 0 for a parameter of the base that the new run does not have.
     pub of: usize,
     pub frozen: bool,
-    /// How it begins, or some of its columns, where that is not at random: so that the run starts as its base.
+    /// How the parameter or some of its columns start if not at random, so that the network starts equal to its base.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub begins: Option<String>,
 }
@@ -103,15 +104,15 @@ pub struct Carried {
 pub struct Keys<'a> {
     pub items: &'a Vocab,
     pub side_tables: &'a SideTables,
-    /// The side fields of the data: by them rows of new items may start.
+    /// The side fields of the data, from which rows of new items may be initialised.
     pub content: Option<&'a ItemFields>,
 }
 
-/// Writes what `base` gives over the parameters of `engine` that `only` names, all of them otherwise fresh; tells what
-/// became of each.
+/// Copies tensors of `base` into the freshly initialised parameters of `engine` that `only` selects, and reports each
+/// parameter.
 ///
 /// # Errors
-/// A tensor of another shape; a frozen parameter that the base lacks.
+/// A tensor has another shape, or the base lacks a frozen parameter.
 pub fn carry<B: Backend>(
     engine: &mut Engine<B>,
     base: &mut Base,
@@ -129,7 +130,7 @@ pub fn carry<B: Backend>(
             Some(known) => take(engine, base, origin, keys, (&p, &columns), &known)?,
             None if origin.transfer.layers() && !columns.is_empty() => {
                 engine.backend.write(p.w.raw(), &beginning(p.shape[0], &columns));
-                (0, Some("as nothing: the network starts as its base".to_string()))
+                (0, Some("at zero: the network starts equal to its base".to_string()))
             }
             None => (0, None),
         };
@@ -148,7 +149,7 @@ pub fn carry<B: Backend>(
     Ok(all)
 }
 
-/// Takes one parameter over; gives the number of its rows that the base knows, and how its new columns begin.
+/// Copies one parameter. Returns the number of copied rows and how new columns start.
 fn take<B: Backend>(
     engine: &mut Engine<B>,
     base: &mut Base,
@@ -172,7 +173,7 @@ fn take<B: Backend>(
     let d: usize = p.shape[1..].iter().product();
     let place = Place::new(Some(mine), Some(theirs), known.shape[0]);
     let start = Start::new(kind, origin.fresh_rows, keys.content, &values, d, mine, theirs);
-    // In pieces: a table may be larger than what memory is left.
+    // In pieces, because a table may exceed the free memory.
     let piece = ((1 << 22) / d.max(1)).max(1);
     let mut rows = Vec::new();
     for first in (0..p.shape[0]).step_by(piece) {
@@ -193,14 +194,14 @@ fn take<B: Backend>(
     Ok(((0..p.shape[0]).filter(|i| place.of(*i).is_some()).count(), begins))
 }
 
-/// Opens the run that another one comes from, which it needs to be whole.
+/// Opens the base of a patched run, which holds its frozen parameters.
 ///
 /// # Errors
-/// It is gone, or is not the one that the patches were trained on.
+/// The base is missing, or is not the one that the patches were trained on.
 pub(super) fn open_origin(origin: &Origin) -> Result<Base> {
     let base = Base::open(&origin.run, origin.checkpoint).map_err(|e| {
         e.hint(format!(
-            "the patches of this run need their base, {}; put it back, or correct `run` under [from] in config.toml",
+            "the patches of this run require their base, {}; restore it, or correct `run` under [from] in config.toml",
             origin.run.display()
         ))
     })?;
@@ -211,23 +212,25 @@ pub(super) fn open_origin(origin: &Origin) -> Result<Base> {
 /// Reads the frozen parameters of a patched run from its base.
 ///
 /// # Errors
-/// The base is gone, or is not the one that the patches were trained on.
+/// The base is missing, or is not the one that the patches were trained on.
 pub fn complete<B: Backend>(engine: &mut Engine<B>, origin: &Origin, keys: Keys<'_>) -> Result<()> {
     let mut base = open_origin(origin)?;
     carry(engine, &mut base, origin, keys, |p| p.frozen).map(|_| ())
 }
 
+/// Checks that `base` is the checkpoint that the patches were trained on.
+///
 /// # Errors
-/// `base` is not the checkpoint that the patches were trained on.
+/// Its SHA-256 differs from the one in `origin`.
 pub fn check_base(base: &Base, origin: &Origin) -> Result<()> {
     if base.sha256() == origin.sha256 {
         return Ok(());
     }
     Err(Error::user(format!(
-        "{}: these are not the weights that the patches were trained on (SHA-256 {}, not {})",
+        "{}: not the weights that the patches were trained on (SHA-256 {}, expected {})",
         origin.run.display(),
         &base.sha256()[..12],
         &origin.sha256[..12.min(origin.sha256.len())]
     ))
-    .hint("patches fit one base only: give them theirs, or train them anew with `mipgpu finetune --transfer patch`"))
+    .hint("patches fit one base only: restore it, or train new patches with `mipgpu finetune --transfer patch`"))
 }

@@ -365,7 +365,7 @@ fn what_cannot_be_run_is_refused_before_anything_begins() {
     p.refused("experiment grid.toml --set tiny.widht=8", &["settings.tiny", "'widht'", "did you mean 'width'"]);
     p.refused("experiment grid.toml --set tiny.width=7", &["base pre", "width", "heads"]);
     p.refused("experiment grid.toml --set tiny.fields=colour", &["base pre", "colour"]);
-    p.refused("experiment grid.toml --set tiny.precision=fastest", &["choose bf16 or f32"]);
+    p.refused("experiment grid.toml --set tiny.precision=fastest", &["use --precision bf16 or f32"]);
     p.refused("experiment grid.toml --variant big", &["[variant.big]", "one"]);
     p.refused("experiment grid.toml --jobs 0", &["--jobs 0"]);
     p.refused("experiment grid.toml --report --out none", &["none", "nothing to report"]);

@@ -189,7 +189,7 @@ fn patches_fit_their_base_alone() {
     p.well("finetune --from base data --out patch -q --transfer patch --epochs 1");
     let moved = |from: &str, to: &str| std::fs::rename(p.path(from), p.path(to)).unwrap();
     moved("base", "kept");
-    p.refused("eval patch", &["need their base"]);
+    p.refused("eval patch", &["require their base"]);
     moved("other", "base");
     p.refused("eval patch", &["not the weights that the patches were trained on", "fit one base only"]);
     p.refused("train --resume patch", &["not the weights"]);
@@ -224,7 +224,7 @@ fn what_does_not_fit_is_refused_before_anything_is_written() {
     // Flags that would do nothing.
     tune("--transfer patch --patch none", &["--patch none", "serial or parallel"]);
     tune("--transfer patch --freeze none", &["--freeze none", "--transfer model"]);
-    tune("--transfer model --patches 1", &["--patches has no effect: there are no patches"]);
+    tune("--transfer model --patches 1", &["--patches has no effect: the run has no patches"]);
     tune("--transfer none --fresh-rows mean", &["--fresh-rows", "random"]);
     tune("--transfer none --last", &["--last has no effect", "no weights are taken over"]);
     tune("--transfer embedding --patch-width 4", &["--patch-width has no effect"]);
@@ -240,7 +240,7 @@ fn what_does_not_fit_is_refused_before_anything_is_written() {
     p.train("rows", "--epochs 1 --loss sampled-softmax --negatives 5 --table-update rows");
     p.refused("finetune --from rows data --out new --last", &["by rows", "leave --last out"]);
     p.well(&format!("train data --out gru -q --model gru4rec --epochs 1 {TINY}"));
-    p.refused("finetune --from gru data --out new --transfer patch", &["no place for patches"]);
+    p.refused("finetune --from gru data --out new --transfer patch", &["does not support patches"]);
 }
 
 /// The same interactions under the same keys, and one user more who has seen known items.
@@ -375,7 +375,7 @@ fn a_patched_run_is_a_base_too() {
     // The chain is whole or refused.
     std::fs::rename(p.path("base"), p.path("elsewhere")).unwrap();
     for words in ["eval third", "finetune --from patch data --out x", "train --resume third"] {
-        p.refused(words, &["need their base"]);
+        p.refused(words, &["require their base"]);
     }
 }
 

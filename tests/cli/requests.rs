@@ -42,7 +42,7 @@ fn settings_out_of_range_are_refused_before_a_folder_is_made() {
         ("--dropout 1", "below 1"),
         ("--dropout -0.1", "at least 0"),
         ("--attention-dropout 1.5", "below 1"),
-        ("--length 1", "2 to"),
+        ("--length 1", "between 2 and"),
         ("--mask 1.5", "between 0 and 1"),
         ("--mask-last nan", "between 0 and 1"),
         ("--beta2 1", "below 1"),
@@ -52,12 +52,12 @@ fn settings_out_of_range_are_refused_before_a_folder_is_made() {
         ("--model bert5rec", "bert4rec"),
         ("--seed -1", "--seed"),
         // Numbers that config.toml cannot hold.
-        ("--seed 18446744073709551615", "9223372036854775807 at most"),
-        ("--targets 9223372036854775808", "9223372036854775807 at most"),
+        ("--seed 18446744073709551615", "at most 9223372036854775807"),
+        ("--targets 9223372036854775808", "at most 9223372036854775807"),
         // Sizes that no machine has room for.
         ("--batch 100000000000", "at most"),
         ("--ffn-ratio 99999999999999", "4 TB"),
-        ("--blocks 1000000", "1024 at most"),
+        ("--blocks 1000000", "at most 1024"),
         ("--width 99999999999", "at most"),
         ("--batch 8000000 --length 200 --ffn-ratio 50", "4 TB"),
     ] {
@@ -228,9 +228,9 @@ fn losses_that_a_catalogue_cannot_give_are_refused() {
     p.well("import one.csv --out one -q");
     for (words, says) in [
         ("train data --out x --loss bce --negatives 0", "0 negatives"),
-        ("train data --out x --loss gbce --gbce-t 1.5", "t = 1.5"),
-        ("train data --out x --loss sampled-softmax --unique-negatives true --negatives 40", "40 different negatives"),
-        ("train data --out x --loss bpr --sampler in-batch", "none in the batch"),
+        ("train data --out x --loss gbce --gbce-t 1.5", "--gbce-t 1.5 is out of range"),
+        ("train data --out x --loss sampled-softmax --unique-negatives true --negatives 40", "40 unique negatives"),
+        ("train data --out x --loss bpr --sampler in-batch", "in-batch cannot be combined with bce"),
         ("train one --out x --loss bpr", "catalogue of 1 items"),
     ] {
         p.refused(words, &[says]);

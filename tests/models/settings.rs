@@ -673,5 +673,5 @@ fn idle_settings_of_a_file_are_refused_unless_they_repeat_what_is_usual() {
     let e = with(false, "dropuot = 0.2\n", "").unwrap_err();
     assert!(e.contains("unknown setting 'dropuot'") && e.contains("did you mean 'dropout'?"), "{e}");
     let e = with(false, "loss = \"sampled-popularity\"\nsampler = \"uniform\"\n", "").unwrap_err();
-    assert!(e.contains("file.toml") && e.contains("names its sampler already"), "{e}");
+    assert!(e.contains("file.toml") && e.contains("already implies a sampler"), "{e}");
 }
