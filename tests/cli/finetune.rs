@@ -226,7 +226,7 @@ fn what_does_not_fit_is_refused_before_anything_is_written() {
     tune("--transfer patch --freeze none", &["--freeze none", "--transfer model"]);
     tune("--transfer model --patches 1", &["--patches has no effect: the run has no patches"]);
     tune("--transfer none --fresh-rows mean", &["--fresh-rows", "random"]);
-    tune("--transfer none --last", &["--last has no effect", "no weights are taken over"]);
+    tune("--transfer none --last", &["--last has no effect", "no weights are copied"]);
     tune("--transfer embedding --patch-width 4", &["--patch-width has no effect"]);
     tune("--task next-item --mask 0.3", &["--mask has no effect on --model bert4rec with --task next-item"]);
     p.refused("finetune data --out new", &["no run to start from", "--from"]);
@@ -297,7 +297,7 @@ fn fields_keep_their_order() {
     // Tables alone stand for themselves; a network that is trained on says what it left.
     p.well(&format!("{swapped} --transfer embedding --epochs 1 -q"));
     let out = p.says("finetune --from base rich --out less --transfer model --fields none --epochs 1");
-    assert!(out.contains("field.weight") && out.contains("left behind"), "{out}");
+    assert!(out.contains("field.weight") && out.contains("not copied"), "{out}");
 }
 
 /// The base's test is held out of its continuation too; another split of the same data would test on what it learned.
@@ -317,7 +317,7 @@ fn what_the_base_learned_is_not_tested_on() {
     }
     p.train("loo", "--epochs 1");
     let e = "finetune --from loo data --out new --split last-n --test-n 4";
-    p.refused(e, &["leak", "was trained on events of", "leave the split flags out"]);
+    p.refused(e, &["leak", "was trained on events of", "omit the split flags"]);
     assert!(!p.path("new").exists());
     // From scratch there is nothing to leak.
     p.well(&format!("{e} --transfer none --epochs 1 -q"));

@@ -97,7 +97,7 @@ fn settings_out_of_range_are_refused_before_a_folder_is_made() {
         ("recommend users --all-users --split last-n --test-n 2", "--split has no effect: nothing is held out"),
         ("recommend users --history i1 --test-n 2", "--test-n has no effect: nothing is held out"),
         ("bench --model sasrec --mask 0.3", "--mask has no effect on --model sasrec"),
-        ("bench --model sasrec --epochs 3", "--epochs has no effect: it changes no operation's time"),
+        ("bench --model sasrec --epochs 3", "--epochs has no effect on the time of an operation"),
         ("profile data --model sasrec --mask 0.3", "--mask has no effect on --model sasrec"),
         ("search --out s --seed 3 --over lr=0.1,0.2 -- train data", "--random"),
         ("experiment survey --report --retry", "cannot be used with"),

@@ -273,7 +273,7 @@ fn what_cannot_be_searched_is_refused_before_anything_is_made() {
         ("--over lr=1", "train data --epoch 3", "--epochs"),
         ("--over lr=1", "eval data", "cannot be searched"),
         ("--over lr=1", "train data --precision fastest", "use --precision bf16 or f32"),
-        ("--over lr=1", "train --help", "asks for help"),
+        ("--over lr=1", "train --help", "prints help"),
         ("--over lr=1", "train nowhere", "nowhere: there is no such folder"),
         ("--over lr=1", "finetune --from nowhere data", "no run is there"),
         ("--over lr=1 --jobs 0", "train data", "--jobs 0"),

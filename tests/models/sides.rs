@@ -203,7 +203,10 @@ fn what_the_data_do_not_have_is_refused_with_advice() {
     assert!(!p.path("x").exists());
 
     p.well(&format!("train data --out run -q {TINY} --fields genres --user-width 4"));
-    p.refused("finetune bare --from run --out x", &["run: its settings", "--fields genres", "no side fields"]);
+    p.refused(
+        "finetune bare --from run --out x",
+        &["run: the new run uses its settings", "--fields genres", "no side fields"],
+    );
     p.well("finetune bare --from run --out hinted -q --epochs 1 --fields none");
     p.well("eval hinted");
     // Other people altogether: their vectors cannot be carried over.
