@@ -213,7 +213,7 @@ fn answers_belong_to_the_run_and_the_question_and_are_whole() {
         p.write(&path, cut.concat());
     }
     let shown = p.well("experiment grid.toml --variant one --report -q");
-    assert!(shown.contains("the answers of 3 users"), "{file}: {shown}");
+    assert!(shown.contains("results of 3 users"), "{file}: {shown}");
     go("");
     assert_eq!(told_and_true(&p, out, 5), [told, truth]);
     let record = format!("{out}/runs/model-s7.json");
@@ -265,14 +265,14 @@ fn a_dry_run_needs_no_data() {
     let said = p.run("experiment grid.toml --dry-run");
     assert_eq!(said.code, Some(0), "{said:?}");
     assert!(
-        said.err.contains("log: not there yet") && said.err.contains("mipgpu import log.csv --out data"),
+        said.err.contains("log: not available yet") && said.err.contains("mipgpu import log.csv --out data"),
         "{said:?}"
     );
     assert!(
-        said.out.contains("8 runs, 8 to go") && said.out.contains("without 8 runs whose data are not there"),
+        said.out.contains("8 runs, 8 to go") && said.out.contains("without 8 runs that lack their data set"),
         "{said:?}"
     );
-    assert!(said.out.contains("pre-s1  (its data are not there yet)"), "{said:?}");
+    assert!(said.out.contains("pre-s1  (its data set is not available yet)"), "{said:?}");
     // The same commands, but for the names that data made of others get by a digest of these, and that of the run's
     // key.
     let plain = |commands: Vec<String>| -> Vec<String> {
@@ -293,7 +293,7 @@ fn a_dry_run_needs_no_data() {
     p.write("wrong.toml", GRID.replace("heads = 2", "haeds = 2"));
     p.refused("experiment wrong.toml --dry-run -q", &["wrong.toml: line", "settings.tiny", "did you mean 'heads'?"]);
     // To run it, the data must be there.
-    p.refused("experiment grid.toml -q", &["the data set 'log' is not there", "mipgpu import"]);
+    p.refused("experiment grid.toml -q", &["the data set 'log' is missing", "mipgpu import"]);
 }
 
 #[test]

@@ -151,7 +151,7 @@ fn the_protocol_is_refused_where_it_means_nothing() {
     let p = Place::new();
     repeats(&p);
     p.well(&format!("train repeats --out kept -q --keep-seen {MODEL} --epochs 1"));
-    p.refused("search --out s --over keep-seen=true,false -- train repeats", &["--over keep-seen", "behind --"]);
+    p.refused("search --out s --over keep-seen=true,false -- train repeats", &["--over keep-seen", "after --"]);
     p.refused("train repeats --out new --keep-seen maybe", &["maybe"]);
     p.write("old.toml", "keep_seen = true\n");
     p.refused("train repeats --out new --config old.toml", &["did you mean 'keep-seen'?"]);
@@ -205,7 +205,7 @@ rows = [
         )
     };
     p.write("mixed.toml", grid("keep-seen = false"));
-    p.refused("experiment mixed.toml", &["row none", "its keep-seen is not that of row some"]);
+    p.refused("experiment mixed.toml", &["row none", "its keep-seen differs from that of row some"]);
     p.write("grid.toml", grid("dropout = 0.0"));
     p.well("experiment grid.toml -q");
     let report: Value = serde_json::from_str(&p.text("runs/rep/report.json")).unwrap();

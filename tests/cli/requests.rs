@@ -19,7 +19,7 @@ fn unknown_flags_and_settings_are_answered_with_the_nearest() {
         ("width", "TOML"),
         ("heads = 3", "3 heads do not divide"),
         ("version = 2\n[settings]\nwidth = 8", "missing field `data`"),
-        ("resume = \"run\"", "'resume' cannot stand in a settings file"),
+        ("resume = \"run\"", "'resume' is not accepted in a settings file"),
         ("transfer = \"model\"", "a setting of `mipgpu finetune`"),
     ] {
         p.write("bad.toml", text);
@@ -101,7 +101,7 @@ fn settings_out_of_range_are_refused_before_a_folder_is_made() {
         ("profile data --model sasrec --mask 0.3", "--mask has no effect on --model sasrec"),
         ("search --out s --seed 3 --over lr=0.1,0.2 -- train data", "--random"),
         ("experiment survey --report --retry", "cannot be used with"),
-        ("search --out s --over mask=0.2,0.3 -- train data --model sasrec", "every trial is refused"),
+        ("search --out s --over mask=0.2,0.3 -- train data --model sasrec", "every trial is rejected"),
     ] {
         p.refused(words, &[says]);
     }

@@ -508,7 +508,7 @@ fn every_long_flag_works_in_a_settings_file_or_is_refused_there() {
                 )
                 .unwrap_err();
                 assert!(
-                    e.contains(&format!("'{flag}' cannot stand in a settings file")) && e.contains("command line"),
+                    e.contains(&format!("'{flag}' is not accepted in a settings file")) && e.contains("command line"),
                     "{e}"
                 );
                 continue;
