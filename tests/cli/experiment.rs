@@ -375,7 +375,7 @@ fn what_cannot_be_run_is_refused_before_anything_begins() {
     p.write("spelt.toml", GRID.to_string() + "\n[variant.one.settings.tinny]\nwidth = 8\n");
     p.refused("experiment spelt.toml --variant one", &["variant.one", "did you mean 'tiny'"]);
     p.write("seeds.toml", GRID.replacen("seeds = 2", "seeds = \"two\"", 1));
-    p.refused("experiment seeds.toml", &["seeds.toml", "a number of them"]);
+    p.refused("experiment seeds.toml", &["seeds.toml", "a number of seeds"]);
     p.write("sides.toml", GRID.replace("than = [\"none\"]", "than = [\"model\"]"));
     p.refused("experiment sides.toml", &["'model' is on both sides"]);
     p.write("line.toml", GRID.replace("title = \"What", "title = What"));

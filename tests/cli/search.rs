@@ -90,9 +90,9 @@ fn a_grid_is_ranked_by_the_validation_of_its_runs() {
     assert_eq!(names(&again), names(&told));
     let said = p.says(&format!("search --out s --over lr=0.001 --over dropout=0,0.1 -- {base}"));
     for words in [
-        "beside 3 others",
+        "the folder holds 3 trials that are not part of this search",
         "dropout=0.3,lr=0.001",
-        "higher is better; tests were not looked at",
+        "higher is better; the test part is not used",
         "lr     dropout  NDCG@10",
         "mipgpu compare s/trials/",
         "--lr 0.001 --dropout 0",
@@ -289,7 +289,7 @@ fn what_cannot_be_searched_is_refused_before_anything_is_made() {
         assert_eq!(p.names("."), here, "{flags} -- {command}");
     }
     p.refused("search --out s --over lr=1", &["COMMAND"]);
-    p.refused("search --out data --over lr=1 -- train data", &["holds no search"]);
+    p.refused("search --out data --over lr=1 -- train data", &["does not hold a search"]);
     let base = format!("train data {SMALL} --epochs 1");
     let listed = p.well(&format!("search --out s --dry-run --over lr=1e-3,2e-3 --over norm=pre,post -- {base}"));
     assert_eq!(p.names("."), here);
