@@ -74,10 +74,11 @@ Examples:
   mipgpu clicks --from runs/films data/films --positive 4         star ratings: four or more count as a click
   mipgpu clicks --from runs/clicked data/shown --vectors texts.npy --vector-keys items.txt
 
-The user vector of an impression encodes the clicks in the user's earlier baskets (rows with the same time form a basket).
-Earlier held-out clicks are included. A run on --task next-basket encodes only the last basket with a click. A run with user
-vectors also uses the vector of the user. AUC and log-loss are compared with two baselines from the training part: the
-overall click rate and the click rate of each item.")]
+The user vector of an impression encodes the clicks in the user's earlier baskets (rows with the
+same time form a basket). Earlier held-out clicks are included. A run on --task next-basket encodes
+only the last basket with a click. A run with user vectors also uses the vector of the user. AUC and
+log-loss are compared with two baselines from the training part: the overall click rate and the
+click rate of each item.")]
 pub struct Args {
     /// Imported log of impressions, with ratings [default: the data set of the run]
     data: Option<PathBuf>,

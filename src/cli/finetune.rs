@@ -28,14 +28,14 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  mipgpu finetune --from runs/films data/books                         all layers, and rows of shared items
-  mipgpu finetune --from runs/films --transfer patch data/books        small patches (adapters) on a frozen network
-  mipgpu finetune --from runs/films --fresh-rows mean data/films-new   a changed catalogue: new items added, old ones dropped
-  mipgpu finetune --from runs/films --transfer none data/books         the same from scratch, as a baseline
+  mipgpu finetune --from runs/films data/books                         all layers and shared items
+  mipgpu finetune --from runs/films --transfer patch data/books        patches on a frozen network
+  mipgpu finetune --from runs/films --fresh-rows mean data/films-new   new items added, old ones dropped
+  mipgpu finetune --from runs/films --transfer none data/books         baseline from scratch
 
-Settings are those of the base run; --config overrides them, and flags override both. Items, users and values of side
-fields are matched by key. For each tensor, the output lists what is loaded, fresh and frozen. All commands work with the
-new run: train --resume, eval, recommend, export.
+Settings are those of the base run; --config overrides them, and flags override both. Items, users
+and values of side fields are matched by key. For each tensor, the output lists what is loaded,
+fresh and frozen. All commands work with the new run: train --resume, eval, recommend, export.
 
 More settings (layers, losses, schedule): mipgpu finetune --help-all")]
 pub struct Args {

@@ -19,9 +19,11 @@ Examples:
   mipgpu import log.txt.gz --no-header --user-col 2 --item-col 1 --time-col 4 --out data/log
   mipgpu import ml-1m/ratings.dat --items ml-1m/movies.dat --item-fields genres --out data/ml-1m
 
-Formats: CSV, TSV and similar, MovieLens .dat, RecBole .inter, plain `user item` lines, JSON lines, lines of a user and
-all of the user's items; each also as .gz or .zst; Parquet. All files of a folder are read; `-` is standard input.
-Times are numbers (s, ms, us, ns since 1970) or ISO 8601 dates. Without times, the order of the rows is used.
+Formats: CSV, TSV and similar, MovieLens .dat, RecBole .inter, plain `user item` lines, JSON lines,
+lines of a user and all of the user's items; each also as .gz or .zst; Parquet. All files of a
+folder are read; `-` is standard input.
+Times are numbers (s, ms, us, ns since 1970) or ISO 8601 dates. Without times, the order of the rows
+is used.
 Filters apply in this order: --where, bad rows, --min-rating, --duplicates, --min-user/--min-item.")]
 pub struct Args {
     /// Log to import: a file, a folder of parts, or `-` for standard input; several are read as one log, in this order

@@ -29,8 +29,9 @@ Examples:
   mipgpu profile data/mine --model sasrec --batch 64 --steps 50 --out profiles/mine
   MIPGPU_GRAPHS=off nsys profile mipgpu profile data/mine --device cuda
 
-The folder holds profile.json, profile.txt, profile.html (a self-contained page) and trace.json (open it in ui.perfetto.dev
-or chrome://tracing). If NVIDIA's NVTX library is found, phases and ops are annotated for NVIDIA's profilers.
+The folder holds profile.json, profile.txt, profile.html (a self-contained page) and trace.json
+(open it in ui.perfetto.dev or chrome://tracing). If NVIDIA's NVTX library is found, phases and ops
+are annotated for NVIDIA's profilers.
 
 More settings (layers, losses, schedule): mipgpu profile --help-all")]
 pub struct Args {

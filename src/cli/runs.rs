@@ -25,8 +25,8 @@ Examples:
   mipgpu runs runs/survey/runs --sort valid
   mipgpu runs --json
 
-State: running (a process trains it), stopped (`mipgpu train --resume` continues it), done, failed (ended before the first
-checkpoint), damaged. Age: time since the newest file was written.")]
+State: running (a process trains it), stopped (`mipgpu train --resume` continues it), done, failed
+(ended before the first checkpoint), damaged. Age: time since the newest file was written.")]
 pub struct Args {
     /// Folder of runs, or a run folder
     #[arg(value_name = "DIR", default_value = "runs")]

@@ -48,10 +48,11 @@ Examples:
   mipgpu search --out s2 --random 20 --over lr=1e-4..1e-2:log --over width=32,64 -- finetune --from runs/films data/books
   mipgpu search --out s3 --random 27 --halving 3 --over lr=1e-4..1e-2:log -- train data/mine --epochs 81
 
-The same command resumes a stopped search; with another --over or --random it adds trials. DIR/trials holds one run per
-trial, DIR/trials.tsv and DIR/trials.json hold the table. With --halving 3 and 81 epochs, 27 trials train for 3 epochs, the
-best 9 of them for 9, the best 3 for 27 and the best one for 81. Each rung trains from scratch, because the learning rate
-falls over the length of a run.")]
+The same command resumes a stopped search; with another --over or --random it adds trials.
+DIR/trials holds one run per trial, DIR/trials.tsv and DIR/trials.json hold the table. With
+--halving 3 and 81 epochs, 27 trials train for 3 epochs, the best 9 of them for 9, the best 3 for 27
+and the best one for 81. Each rung trains from scratch, because the learning rate falls over the
+length of a run.")]
 pub struct Args {
     /// Folder of the search
     #[arg(short, long, value_name = "DIR")]

@@ -20,9 +20,9 @@ Examples:
   mipgpu split data/ml-1m --out data/genres --field genres --target-values Action,Crime,Thriller --target-last 14
   mipgpu split data/ml-1m --out data/halves --random 0.5 --seed 7
 
-Creates DIR/source and DIR/target, which are ordinary data sets: `mipgpu train DIR/source`. Each item belongs to one of
-them, with its interactions. Users keep their keys and may occur in both. (The flag --split of `train` is unrelated: it
-holds out events for validation and test.)"
+Creates DIR/source and DIR/target, which are ordinary data sets: `mipgpu train DIR/source`. Each
+item belongs to one of them, with its interactions. Users keep their keys and may occur in both.
+(The flag --split of `train` is unrelated: it holds out events for validation and test.)"
 )]
 pub struct Args {
     /// Imported data set

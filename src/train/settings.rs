@@ -140,9 +140,9 @@ settings! {
         model: String = "bert4rec".into(), "bert4rec", "Model", Freely;
         task: String = "auto".into(), "auto", "What the model learns (auto: the task that the model was designed for)", Freely;
         #[arg(visible_alias = "dim")]
-        width: usize = 128, "128", "Embedding size, the width of all representations", ByShape;
+        width: usize = 128, "128", "Embedding and hidden size", ByShape;
         #[arg(visible_alias = "layers")]
-        blocks: usize = 2, "2", "Number of blocks: transformer blocks, convolution blocks, recurrent layers or hidden layers";
+        blocks: usize = 2, "2", "Number of blocks or layers";
         heads: usize = 4, "4", "Number of attention heads; must divide the width";
         #[arg(visible_alias = "max-len")]
         length: usize = 200, "200", "Maximum sequence length. Of longer sequences, training uses a random window and prediction the newest items", ByShape;
@@ -182,7 +182,7 @@ settings! {
         #[arg(num_args = 0..=1, default_missing_value = "true", hide = true)]
         keep_side: bool = false, "false", "Keep the base's dense layer over items, users and fields if the new run has neither users nor fields [set by finetune]", Freely;
         #[arg(visible_alias = "adapter")]
-        patch: Patching = Patching::None, "none", "Where patches (adapters) are placed: after the sub-layers of a block (serial) or parallel to them [default with --transfer patch: serial]", Freely;
+        patch: Patching = Patching::None, "none", "Placement of patches (adapters): after sub-layers (serial) or parallel to them [default with --transfer patch: serial]", Freely;
         #[arg(hide = true)]
         patches: usize = 2, "2", "Number of patches per block: 1 or 2", Freely;
         #[arg(hide = true)]
@@ -236,7 +236,7 @@ settings! {
     }
     "Validation and checkpoints" {
         #[arg(num_args = 0..=1, default_missing_value = "true")]
-        keep_seen: bool = false, "false", "Rank the items of a user's history too, in validation and by default in eval, recommend and compare. Use it for logs in which users repeat items (always on with baskets)";
+        keep_seen: bool = false, "false", "Rank the items of a user's history too, in validation and by default in eval, recommend and compare; for logs with repeated items (always on with baskets)";
         eval_every: u32 = 5, "5", "Validate every N epochs (NDCG@10, full ranking; RMSE for ratings)";
         patience: u32 = 0, "0", "Stop after N validations without improvement (an equal result is no improvement); 0: never";
         #[arg(hide = true)]

@@ -36,8 +36,8 @@ Examples:
   mipgpu experiment survey --data ml-1m=data/films   the full experiment
   mipgpu experiment mine.toml --jobs 4               your own grid (format: src/experiment/grid.rs)
 
-The folder holds runs/ (the run folders), users/ (the results of each user), report.txt, report.json and report.html. Run
-the same command again to resume a stopped or killed experiment.")]
+The folder holds runs/ (the run folders), users/ (the results of each user), report.txt, report.json
+and report.html. Run the same command again to resume a stopped or killed experiment.")]
 pub struct Args {
     /// Grid: a TOML file, or the name of a built-in grid: survey
     grid: String,
