@@ -1,4 +1,4 @@
-//! `mipgpu bench`: every operation by itself, beside what the machine can do.
+//! `mipgpu bench`: times single operations and compares them with the ceilings of the machine.
 
 use std::{
     collections::HashMap,
@@ -23,62 +23,62 @@ use crate::{
     train::{Flags, Numbers, Settings},
 };
 
-/// Times every operation, forward and backward, at the sizes that models have it at, beside ceilings that the program
-/// measures itself: copies, a large product, exponentials. `roofline` is the least time that the work can take by these
-/// ceilings, as a share of the median; work that fits a cache is compared with a copy that fits it too. Batches are
-/// full: sequences of the maximum length.
+/// Times every operation, forward and backward, at the sizes that occur in models. It compares them with ceilings that
+/// it measures itself: copies, a large matrix product, exponentials. `roofline` is the least time that the work can take at
+/// these ceilings, as a share of the median time. Work that fits a cache is compared with a copy that fits it too.
+/// Batches are full: all sequences have the maximum length.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  mipgpu bench                                        every shape, on the fastest device there is
+  mipgpu bench                                        all shapes, on the fastest available device
   mipgpu bench --shapes bert4rec-d64,caser-d64 --only attention
-  mipgpu bench --model caser --width 128 --items 50000    a shape of your own: any setting of `mipgpu train`
+  mipgpu bench --model caser --width 128 --items 50000    a custom shape, from any settings of `mipgpu train`
   mipgpu bench --out before.json
-  mipgpu bench --compare before.json --fail-below 0.8     exit 2 where an operation lost a fifth of its speed")]
+  mipgpu bench --compare before.json --fail-below 0.8     exit code 2 if an operation lost a fifth of its speed")]
 pub struct Args {
-    /// Where to run: auto, cpu, cuda, cuda:N, emu, reference
+    /// Device: auto, cpu, cuda, cuda:N, emu, reference
     #[arg(long, value_name = "DEVICE", default_value_t = Device::Auto)]
     device: Device,
-    /// Threads of the CPU [default: all cores]
+    /// Number of CPU threads [default: all cores]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
-    /// Shapes: names with commas between them, all, none [default: all; none beside a shape of your own]
+    /// Shapes: names separated by commas, all, or none [default: all; with a custom shape: none]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     shapes: Vec<String>,
-    /// Items of the catalogue, in a shape of your own [default: 3706]
+    /// Number of items in the catalogue of a custom shape [default: 3706]
     #[arg(long, value_name = "N")]
     items: Option<usize>,
-    /// Only operations whose name contains this
+    /// Time only operations with this text in their name
     #[arg(long, value_name = "TEXT", default_value = "")]
     only: String,
-    /// The cases that prove each operation too: small and odd sizes
+    /// Also time the cases that `mipgpu check` uses: small and odd sizes
     #[arg(long)]
     cases: bool,
-    /// Seconds for each operation and size
+    /// Seconds per operation and size
     #[arg(long, value_name = "S", default_value_t = 0.2)]
     seconds: f64,
-    /// Write the result here: .json (all of it, for --compare) or .csv
+    /// Write the result to this file: .json (complete, for --compare) or .csv
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Put an earlier result (.json of --out) beside this one
+    /// Compare with an earlier result (a .json file of --out)
     #[arg(long, value_name = "FILE")]
     compare: Option<PathBuf>,
-    /// Fail if the speed is less than this share of the earlier one, beyond the noise; on another machine: the share of
-    /// the roofline
+    /// Fail if an operation has less than this share of its earlier speed, beyond the noise. If the earlier result is
+    /// from another machine, compare shares of the ceiling instead
     #[arg(long, value_name = "SHARE", requires = "compare")]
     fail_below: Option<f64>,
-    /// The same shapes as small as they go, for tests of this command
+    /// Shrink the shapes to the smallest sizes, for tests of this command
     #[arg(long, hide = true)]
     shrink: bool,
     #[command(flatten)]
     flags: Flags,
 }
 
-/// A result, as it is kept.
+/// A result, as stored in a file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Kept {
     program: String,
-    /// What was typed.
+    /// The command line.
     command: String,
     /// Seconds since 1970.
     time: u64,
@@ -87,30 +87,30 @@ struct Kept {
     precision: String,
     threads: usize,
     ceilings: Ceilings,
-    /// Ctrl-C came before all was timed.
+    /// Whether Ctrl-C stopped the benchmark early.
     #[serde(default)]
     stopped: bool,
     rows: Vec<BenchRow>,
 }
 
-/// Ctrl-C came.
+/// Set by Ctrl-C.
 static STOP: AtomicBool = AtomicBool::new(false);
 
 pub fn run(args: Args, printer: Printer) -> Result<()> {
     let plan = plan(&args)?;
     let before = args.compare.as_deref().map(read).transpose()?;
     let format = args.out.as_deref().map(Format::of).transpose()?;
-    // Better now than after all has been measured.
+    // Fail before anything is measured.
     let folder = args.out.as_deref().and_then(Path::parent).filter(|folder| !folder.as_os_str().is_empty());
     if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
-        return Err(Error::user(format!("--out: there is no folder {}", folder.display())).hint("make it first"));
+        return Err(Error::user(format!("--out: there is no folder {}", folder.display())).hint("create it first"));
     }
     let (device, chosen) = backend::choose(args.device);
     let wanted = args.flags.precision.unwrap_or_default();
     let precision = wanted.on(device);
     if wanted == Numbers::Bf16 && precision == Precision::F32 {
         let what = format!("--precision bf16: {device} computes in f32");
-        return Err(Error::user(what).hint("leave --precision out"));
+        return Err(Error::user(what).hint("omit --precision"));
     }
     let pool = thread_pool(args.threads)?;
     let mut kept = Kept {
@@ -129,13 +129,13 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     if device == Device::Cpu && precision == Precision::Bf16 {
         let ratio = pool.install(factors::bf16_over_f32);
         printer.say(format_args!(
-            "        products of bf16 take {ratio:.2} of the time of those of f32 (a dense layer, measured)"
+            "        bf16 products take {ratio:.2} times as long as f32 products (measured on a dense layer)"
         ));
     }
     printer.say("measuring the ceilings ...");
     let stop = || STOP.store(true, Relaxed);
-    super::stop::on_signal(printer, "the bench ends after this shape", stop, || {
-        Error::user("ended at once: nothing is kept of what was measured").hint("name fewer --shapes to be done sooner")
+    super::stop::on_signal(printer, "the benchmark ends after this shape", stop, || {
+        Error::user("ended at once: the measurements are lost").hint("select fewer --shapes for a shorter run")
     });
     let earlier = before.as_ref().map(Earlier::of);
     let mut table = Table { printer, shape: String::new(), all: args.only.is_empty(), sum: 0.0 };
@@ -158,20 +158,20 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     let above = kept.rows.iter().filter(|row| row.roof > 1.1 && row.time.median > 1e-5).count();
     if above > 0 {
         printer.warn(format_args!(
-            "{above} rows exceed the measured roofline by a tenth or more: something else was using the machine while \
-             the ceilings were measured, or less while the rows were"
+            "{above} rows exceed the measured ceiling by a tenth or more: the load of the machine changed between the \
+             measurement of the ceilings and of the rows"
         ));
     }
     let stopped = STOP.load(Relaxed);
     if kept.rows.is_empty() && !stopped {
         return Err(Error::user(format!("no operation of these shapes has '{}' in its name", args.only))
-            .hint("name other --shapes, or leave --only out to see all"));
+            .hint("select other --shapes, or omit --only to time all operations"));
     }
     kept.stopped = stopped;
     if let (Some(path), Some(format)) = (&args.out, format)
         && !kept.rows.is_empty()
     {
-        // What was measured to its end is not lost to a part.
+        // A partial result does not overwrite a complete one.
         let extension = path.extension().unwrap_or_default().to_string_lossy();
         let beside = path.with_extension(format!("part.{extension}"));
         let path = if stopped && path.exists() { &beside } else { path };
@@ -179,8 +179,8 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
         printer.say(format_args!("written to {}", path.display()));
     }
     if stopped {
-        return Err(Error::user(format!("stopped: {} rows are timed, not all", kept.rows.len()))
-            .hint("name --shapes to time a part of them"));
+        return Err(Error::user(format!("stopped after {} rows: the result is incomplete", kept.rows.len()))
+            .hint("use --shapes to time only some shapes"));
     }
     match (&earlier, &before) {
         (Some(earlier), Some(before)) => judge(&printer, earlier, before, &kept, args.fail_below),
@@ -190,9 +190,10 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
 
 fn plan(args: &Args) -> Result<Plan> {
     if !(args.seconds > 0.0 && args.seconds.is_finite()) {
-        return Err(Error::user(format!("--seconds {}: not a time", args.seconds)).hint("such as --seconds 0.2"));
+        return Err(Error::user(format!("--seconds {} is out of range", args.seconds))
+            .hint("use a positive number, such as --seconds 0.2"));
     }
-    // The precision is the device's business.
+    // --precision alone does not define a custom shape.
     let own = args.flags.given().iter().any(|flag| flag != "precision");
     let names: Vec<&str> = args.shapes.iter().map(|name| name.trim()).filter(|name| !name.is_empty()).collect();
     let mut shapes = match names[..] {
@@ -210,22 +211,25 @@ fn plan(args: &Args) -> Result<Plan> {
         settings.refuse_idle(&args.flags.given(), None)?;
         let items = args.items.unwrap_or(3706);
         if !(1..1 << 31).contains(&items) {
-            return Err(Error::user(format!("--items {items}: not a catalogue")).hint("give 1 to 2,147,483,647 items"));
+            return Err(
+                Error::user(format!("--items {items} is out of range")).hint("it must be between 1 and 2,147,483,647")
+            );
         }
         settings.loss().check(Some(items))?;
         shapes.insert(0, BenchShape { name: "own".into(), settings, items });
     } else if args.items.is_some() {
-        return Err(Error::user("--items has no effect: no shape of your own is timed")
-            .hint("add a setting, such as --model bert4rec"));
+        return Err(
+            Error::user("--items has no effect without a custom shape").hint("add a setting, such as --model bert4rec")
+        );
     }
     if args.fail_below.is_some_and(|share| !(share > 0.0 && share.is_finite())) {
-        return Err(Error::user("--fail-below: not a share").hint("such as --fail-below 0.8"));
+        return Err(Error::user("--fail-below is out of range").hint("use a positive share, such as --fail-below 0.8"));
     }
     if shapes.is_empty() && !args.cases {
-        return Err(Error::user("--shapes none: nothing to time").hint("add --cases, or name shapes"));
+        return Err(Error::user("--shapes none leaves nothing to time").hint("add --cases, or select shapes"));
     }
     if !operations().iter().any(|name| name.contains(&args.only)) {
-        return Err(Error::user(format!("--only {}: no operation's name contains that", args.only))
+        return Err(Error::user(format!("--only {}: no operation has this text in its name", args.only))
             .hint(format!("operations: {}", operations().join(", "))));
     }
     if args.shrink {
@@ -234,8 +238,11 @@ fn plan(args: &Args) -> Result<Plan> {
     Ok(Plan { shapes, cases: args.cases, only: args.only.clone(), stop: &STOP, patience: Patience::of(args.seconds) })
 }
 
+/// Rejects settings that do not affect the time of an operation. Batches are synthetic, and a step is repeated with a
+/// learning rate of 0.
+///
 /// # Errors
-/// A setting that no operation's time hangs on: batches are made up, and a step is repeated with a learning rate of 0.
+/// Such a flag is given.
 fn refuse_untimed(flags: &Flags) -> Result<()> {
     const UNTIMED: &[&str] = &[
         "epochs",
@@ -252,14 +259,12 @@ fn refuse_untimed(flags: &Flags) -> Result<()> {
         "checkpoint-seconds",
     ];
     match flags.given().into_iter().find(|name| UNTIMED.contains(&name.as_str())) {
-        Some(name) => {
-            Err(Error::user(format!("--{name} has no effect: it changes no operation's time")).hint("leave it out"))
-        }
+        Some(name) => Err(Error::user(format!("--{name} has no effect on the time of an operation")).hint("omit it")),
         None => Ok(()),
     }
 }
 
-/// What the device is, in words.
+/// Returns the name of the device.
 fn machine(device: Device) -> String {
     let s = inventory::inventory();
     match (device, &s.gpus) {
@@ -274,11 +279,11 @@ fn read(path: &Path) -> Result<Kept> {
     let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, &e))?;
     serde_json::from_str(&text).map_err(|e| {
         Error::user(format!("{}: not a result of mipgpu bench: {e}", path.display()))
-            .hint("make one by: mipgpu bench --out FILE.json")
+            .hint("create one with: mipgpu bench --out FILE.json")
     })
 }
 
-/// How a result is written.
+/// The format of a result file.
 #[derive(Clone, Copy)]
 enum Format {
     Json,
@@ -290,8 +295,8 @@ impl Format {
         match path.extension().and_then(|e| e.to_str()) {
             Some("json") => Ok(Format::Json),
             Some("csv") => Ok(Format::Csv),
-            _ => Err(Error::user(format!("--out {}: neither .json nor .csv", path.display()))
-                .hint("the name says how it is written: result.json or result.csv")),
+            _ => Err(Error::user(format!("--out {}: the name ends in neither .json nor .csv", path.display()))
+                .hint("the extension selects the format: result.json or result.csv")),
         }
     }
 
@@ -349,7 +354,7 @@ const CSV_HEAD: [&str; 16] = [
     "memory_bytes",
 ];
 
-/// An earlier result, to be looked up.
+/// An earlier result, for look-ups by row.
 struct Earlier<'a>(HashMap<[&'a str; 4], &'a BenchRow>);
 
 fn key(row: &BenchRow) -> [&str; 4] {
@@ -366,34 +371,34 @@ impl Earlier<'_> {
     }
 }
 
-/// Says what got slower, and fails where that was asked for.
+/// Reports what became slower, and fails if `fail_below` is given and reached.
 fn judge(printer: &Printer, earlier: &Earlier, before: &Kept, kept: &Kept, fail_below: Option<f64>) -> Result<()> {
     let place = |k: &Kept| format!("{} ({}) with {} thread(s) in {}", k.device, k.machine, k.threads, k.precision);
     if place(before) != place(kept) {
         printer.warn(format_args!(
-            "the earlier result is of {}: times are not to be compared, shares of the roofline may be",
+            "the earlier result is from {}: compare shares of the ceiling, not times",
             place(before)
         ));
     }
     if before.stopped {
-        printer.warn("the earlier result was stopped before all was timed");
+        printer.warn("the earlier result is incomplete: its run was stopped");
     }
     let pairs: Vec<(&BenchRow, &BenchRow)> =
         kept.rows.iter().filter_map(|row| Some((earlier.of_row(row)?, row))).collect();
     if pairs.is_empty() {
-        return Err(Error::user("the earlier result has none of these shapes, operations and sizes")
-            .hint("give both runs the same --shapes, --only and settings"));
+        return Err(Error::user("the earlier result has no row with these shapes, operations and sizes")
+            .hint("use the same --shapes, --only and settings for both runs"));
     }
     let beyond = |slow: &BenchRow, fast: &BenchRow| slow.time.p20 > fast.time.p80;
     let slower = pairs.iter().filter(|(old, new)| beyond(new, old)).count();
     let faster = pairs.iter().filter(|(old, new)| beyond(old, new)).count();
     let (all, missing) = (pairs.len(), before.rows.len().saturating_sub(pairs.len()));
     printer.say(format_args!(
-        "beside the earlier result: of {all} rows {slower} slower, {faster} faster (beyond the middle three fifths of the \
-         samples); {missing} earlier rows have no twin here"
+        "compared with the earlier result: of {all} rows, {slower} are slower and {faster} faster (beyond the middle \
+         three fifths of the samples); {missing} earlier rows have no counterpart"
     ));
     let Some(least) = fail_below else { return Ok(()) };
-    // Ceilings differ from run to run as times do: where times can be compared, they are.
+    // Ceilings vary between runs as times do, so times are compared where possible.
     let same = place(before) == place(kept);
     let speed = |row: &BenchRow| if same { 1.0 / row.time.median } else { row.roof };
     let fell = |old: &BenchRow, new: &BenchRow| speed(new) < least * speed(old) && (!same || beyond(new, old));
@@ -401,10 +406,9 @@ fn judge(printer: &Printer, earlier: &Earlier, before: &Kept, kept: &Kept, fail_
     match lost.first() {
         None => Ok(()),
         Some((old, new)) => Err(Error::internal(format!(
-            "{} rows fell below {least} of their {}, such as {} ({}, {}): {} us and {:.3} of the roofline then, \
-             {} us and {:.3} now",
+            "{} rows fell below {least} of their {}, such as {} ({}, {}): {} us and {:.3} of the ceiling before, {} us and {:.3} now",
             lost.len(),
-            if same { "speed" } else { "share of the roofline" },
+            if same { "speed" } else { "share of the ceiling" },
             new.op,
             new.shape,
             new.sizes,
@@ -413,24 +417,24 @@ fn judge(printer: &Printer, earlier: &Earlier, before: &Kept, kept: &Kept, fail_
             micro(new.time.median),
             new.roof
         ))
-        .hint("the rows above show all; times on a busy machine say little")),
+        .hint("see all rows above; times on a busy machine are unreliable")),
     }
 }
 
-/// Seconds as microseconds, three digits of them.
+/// Formats seconds as microseconds with three digits.
 fn micro(seconds: f64) -> String {
     let us = seconds * 1e6;
     let decimals = if us > 0.0 { (2 - us.log10().floor() as i32).clamp(0, 4) } else { 0 };
     format!("{us:.*}", decimals as usize)
 }
 
-/// The table as it grows.
+/// Prints the table row by row.
 struct Table {
     printer: Printer,
     shape: String,
-    /// Whether it shows all operations.
+    /// Whether the table shows all operations.
     all: bool,
-    /// Seconds of all calls of a training step.
+    /// Seconds of all calls in a training step.
     sum: f64,
 }
 
@@ -504,7 +508,7 @@ impl Table {
     }
 }
 
-/// Bytes in the unit that suits them.
+/// Formats bytes in a suitable unit.
 fn bytes(n: u64) -> String {
     match n {
         0..10_000 => format!("{n} B"),

@@ -1,7 +1,7 @@
-/*! The built-in data: a small MovieLens sample inside the program, so that `mipgpu train` works with nothing else at hand.
+/*! The built-in data: a small MovieLens sample inside the program, so that `mipgpu train` works without a data set.
 
-It is small enough to need care: items with fewer than 20 ratings are left out, sequences are short, and more is masked
-and dropped than on larger data. Licence and source: data/ml-small-2016/README.md.
+The sample is small and needs its own settings: items with fewer than 20 ratings are dropped, sequences are short, and
+masking and dropout are higher than on larger data. Licence and source: data/ml-small-2016/README.md.
 */
 
 use std::path::PathBuf;
@@ -13,10 +13,10 @@ use crate::{
     train::Settings,
 };
 
-/// Where it is imported to.
+/// The folder that the sample is imported to.
 const FOLDER: &str = "runs/data/ml-small-2016";
 
-/// What trains well on it.
+/// Returns settings that train well on the sample.
 pub fn settings() -> Settings {
     Settings {
         width: 64,
@@ -31,16 +31,17 @@ pub fn settings() -> Settings {
     }
 }
 
-/// Imports it unless that was done before; gives the folder.
+/// Imports the sample unless it is already imported, and returns its folder.
 ///
 /// # Errors
-/// The disk's.
+/// A file cannot be written.
 pub fn import(printer: &Printer) -> Result<PathBuf> {
     let folder = PathBuf::from(FOLDER);
     if Dataset::open(&folder).is_ok() {
         return Ok(folder);
     }
-    printer.say("no data given: using the built-in MovieLens sample (research use; see data/ml-small-2016/README.md)");
+    printer
+        .say("no data set given: using the built-in MovieLens sample (research use; see data/ml-small-2016/README.md)");
     data::import_sample(&folder)?;
     Ok(folder)
 }

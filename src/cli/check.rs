@@ -1,4 +1,4 @@
-//! `mipgpu check`: proves a device, from the program that trains.
+//! `mipgpu check`: checks a device with the code that trains on it.
 
 use super::thread_pool;
 use crate::{
@@ -8,28 +8,29 @@ use crate::{
     train::check::{CheckRow, Selection, check},
 };
 
-/// Runs every case of every operation, forward and backward, and whole training steps on a device and compares with an
-/// f64 reference. An error is shown as a share of what is allowed: 2x (results) or 3x (gradients) the error of a plain
-/// implementation in the same precision. The end is 0 when all hold, 2 when one does not.
+/// Runs every case of every operation, forward and backward, and whole training steps on a device, and compares the
+/// results with an f64 reference. Errors are printed as a share of the allowed error, which is 2 times (results) or 3
+/// times (gradients) the error of a plain implementation in the same precision. The exit code is 0 if all cases pass,
+/// else 2.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  mipgpu check --device cuda            all of it, in bf16 and f32
+  mipgpu check --device cuda            everything, in bf16 and f32
   mipgpu check --device cuda:1 --precision bf16 --only attention")]
 pub struct Args {
-    /// What to prove: auto, cpu, cuda, cuda:N, emu, reference
+    /// Device to check: auto, cpu, cuda, cuda:N, emu, reference
     #[arg(long, value_name = "DEVICE", default_value_t = Device::Auto)]
     pub device: Device,
-    /// Only this precision [default: both]
+    /// Check only this precision [default: both]
     #[arg(long, value_enum)]
     pub precision: Option<Precision>,
-    /// Only operations (and steps) whose name contains this
+    /// Check only operations and steps with this text in their name
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub only: String,
-    /// Only cases with at most this many numbers, for tools that slow everything down
+    /// Check only cases with at most this many numbers, for slow tools such as sanitizers
     #[arg(long, value_name = "N", default_value_t = usize::MAX, hide_default_value = true)]
     pub largest: usize,
-    /// How often, each time with other random inputs
+    /// Number of repetitions, each with different random inputs
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     pub seeds: u64,
 }
@@ -37,7 +38,7 @@ pub struct Args {
 pub fn run(args: Args, printer: Printer) -> Result<()> {
     let (device, chosen) = backend::choose(args.device);
     if device == Device::Reference && args.precision == Some(Precision::Bf16) {
-        return Err(Error::user(format!("--precision bf16: {device} computes in f32")).hint("leave --precision out"));
+        return Err(Error::user(format!("--precision bf16: {device} computes in f32")).hint("omit --precision"));
     }
     let precisions = match (args.precision, device) {
         (_, Device::Reference) => vec![Precision::F32],
@@ -50,7 +51,7 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     let mut observe = |row: CheckRow| {
         if rows == 0 && !printer.json {
             let head = format!("{:<46} {:<5} {:>5}  {:>8} {:>9}", "", "", "cases", "forward", "gradient");
-            printer.result(format_args!("{head}   worst error, share of what is allowed"));
+            printer.result(format_args!("{head}   worst error as a share of the allowed error"));
         }
         rows += 1;
         cases += row.cases;
@@ -60,14 +61,14 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     thread_pool(None)?.install(|| check(device, &precisions, only, &mut observe))?;
     if rows == 0 {
         return Err(
-            Error::user(format!("no operation's name contains '{}'", args.only)).hint("leave --only out to see all")
+            Error::user(format!("no operation has '{}' in its name", args.only)).hint("omit --only to check all")
         );
     }
     if faults > 0 {
         return Err(Error::internal(format!("{faults} of {rows} rows failed on {device}"))
             .hint("do not train on this device; please report the lines above with the output of `mipgpu devices`"));
     }
-    printer.say(format_args!("all {cases} cases hold on {device}"));
+    printer.say(format_args!("all {cases} cases pass on {device}"));
     Ok(())
 }
 

@@ -1,11 +1,18 @@
 /*! `mipgpu clicks`: the probability of a click, learned on top of a trained run.
 
-What an impression is and what its history holds: [`crate::data::impressions`]; what is held out and what could make the
-numbers too good: [`crate::train::clicks`]; the metrics: [`crate::eval::clicks`]. This file ties them together: opens run and
-data, refuses what cannot be learned from, has the head trained, compares it with its baselines, writes the folder.
+| topic | module |
+|---|---|
+| impressions and their histories | [`crate::data::impressions`] |
+| held-out parts, leakage, training of the head | [`crate::train::clicks`] |
+| metrics | [`crate::eval::clicks`] |
 
-`OUT/head.safetensors` weights, `input.mean`, `input.scale`; in its metadata what they belong to · `OUT/report.json` protocol,
-learning curve, test.
+This file opens the run and the data, rejects data without both classes, has the head trained, compares it with its
+baselines and writes the folder.
+
+| file | contents |
+|---|---|
+| `OUT/head.safetensors` | weights, `input.mean`, `input.scale`; metadata: run, vectors and settings |
+| `OUT/report.json` | protocol, learning curve, test |
 */
 
 use std::{
@@ -50,63 +57,70 @@ use crate::{
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Missing {
-    /// Stop and name them
+    /// Stop and list them
     #[default]
     Refuse,
-    /// Give them the mean of the training impressions
+    /// Use the mean of the training impressions
     Mean,
 }
 
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  mipgpu import shown.csv --out data/shown                        user, item, time, rating: 1 = clicked, 0 = only shown
-  mipgpu import shown.csv --min-rating 1 --out data/clicked       the clicks among them
+  mipgpu import shown.csv --out data/shown                        user, item, time, rating (1: clicked, 0: only shown)
+  mipgpu import shown.csv --min-rating 1 --out data/clicked       only the clicks
   mipgpu train data/clicked --out runs/clicked
   mipgpu clicks --from runs/clicked data/shown
-  mipgpu clicks --from runs/films data/films --positive 4         stars: four and more are what is hoped for
+  mipgpu clicks --from runs/films data/films --positive 4         star ratings: four or more count as a click
   mipgpu clicks --from runs/clicked data/shown --vectors texts.npy --vector-keys items.txt
 
-An impression's user vector is that of the clicks in the user's earlier baskets (rows of one time are one basket), held-out
-ones included once they are past; of a run on --task next-basket, of those in the last of them. A run with user vectors is
-asked for the user too. AUC and log-loss stand beside the click rates of training, of all items and of each.")]
+The user vector of an impression encodes the clicks in the user's earlier baskets (rows with the
+same time form a basket). Earlier held-out clicks are included. A run on --task next-basket encodes
+only the last basket with a click. A run with user vectors also uses the vector of the user. AUC and
+log-loss are compared with two baselines from the training part: the overall click rate and the
+click rate of each item.")]
 pub struct Args {
-    /// Imported log of impressions, with ratings [default: what the run was trained on]
+    /// Imported log of impressions, with ratings [default: the data set of the run]
     data: Option<PathBuf>,
-    /// The trained run whose vectors are used; it stays as it is
+    /// Trained run that provides the vectors; it is not changed
     #[arg(long, value_name = "RUN")]
     from: PathBuf,
-    /// Folder to make [default: runs/DATA-clicks-N]
+    /// Folder to create [default: runs/DATA-clicks-N]
     #[arg(short, long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// The smallest rating that is a click
+    /// Smallest rating that counts as a click
     #[arg(long, value_name = "X", default_value_t = 1.0, allow_negative_numbers = true)]
     positive: f32,
-    /// Item vectors to use instead of the run's: safetensors as of `mipgpu export`, or .npy with --vector-keys
+    /// Item vectors to use instead of the run's: safetensors as written by `mipgpu export`, or .npy with --vector-keys
     #[arg(long, value_name = "FILE")]
     vectors: Option<PathBuf>,
-    /// Item keys of a .npy file, one a line
+    /// Item keys of a .npy file, one per line
     #[arg(long, value_name = "FILE", requires = "vectors")]
     vector_keys: Option<PathBuf>,
-    /// What to do with items without a vector
+    /// How to handle items without a vector
     #[arg(long, value_enum, default_value_t, value_name = "HOW")]
     missing_vectors: Missing,
-    /// Write one line a test impression: user, item, clicked, probability (tab-separated)
+    /// Write one line per test impression: user, item, clicked, probability (tab-separated)
     #[arg(long, value_name = "FILE")]
     predictions: Option<PathBuf>,
-    /// Widths of the hidden layers; 0: none, which is logistic regression
+    /// Widths of the hidden layers; 0: none (logistic regression)
     #[arg(long, value_delimiter = ',', default_value = "128,64", value_name = "H,H,…", help_heading = "Head")]
     hidden: Vec<usize>,
     #[arg(long, default_value_t = 1e-3, allow_negative_numbers = true, help = "Learning rate", help_heading = "Head")]
     lr: f32,
-    #[arg(long, default_value_t = 512, help = "Impressions a step", help_heading = "Head")]
+    #[arg(long, default_value_t = 512, help = "Number of impressions per step", help_heading = "Head")]
     batch: usize,
-    #[arg(long, default_value_t = 20, help = "Passes over the training impressions, at most", help_heading = "Head")]
+    #[arg(
+        long,
+        default_value_t = 20,
+        help = "Maximum number of passes over the training impressions",
+        help_heading = "Head"
+    )]
     epochs: u32,
     #[arg(
         long,
         default_value_t = 3,
-        help = "End after so many epochs without a better one; 0 = never",
+        help = "Stop after N epochs without improvement on validation; 0: never",
         help_heading = "Head"
     )]
     patience: u32,
@@ -114,7 +128,7 @@ pub struct Args {
         long,
         default_value_t = 0.01,
         allow_negative_numbers = true,
-        help = "AdamW's weight decay of matrices",
+        help = "Weight decay of matrices (AdamW)",
         help_heading = "Head"
     )]
     weight_decay: f32,
@@ -122,14 +136,14 @@ pub struct Args {
         long,
         default_value_t = 5.0,
         allow_negative_numbers = true,
-        help = "Clip gradients to this global norm; 0 = never",
+        help = "Clip gradients to this global norm; 0: never",
         help_heading = "Head"
     )]
     clip: f32,
     #[arg(
         long,
         default_value_t = 1,
-        help = "Seed of first weights and of the order of impressions",
+        help = "Seed of the initial weights and of the order of impressions",
         help_heading = "Head"
     )]
     seed: u64,
@@ -142,9 +156,9 @@ pub struct Args {
 pub fn run(args: Args, printer: Printer) -> Result<()> {
     super::stop::on_signal(
         printer,
-        "the head is given up after this epoch",
+        "training ends after this epoch, and the head is discarded",
         || STOP.store(true, Ordering::Relaxed),
-        || Error::user("ended at once: nothing was kept").hint("the same command begins anew"),
+        || Error::user("ended at once: nothing was written").hint("run the same command to start again"),
     );
     super::thread_pool(args.run.threads)?.install(|| learn(&args, printer))
 }
@@ -152,12 +166,14 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
 /// Set by the first signal.
 static STOP: AtomicBool = AtomicBool::new(false);
 
+/// Fails after a signal. A head has no checkpoints, so nothing is kept.
+///
 /// # Errors
-/// A signal has come: a head has no checkpoints, and half of one is no use.
+/// A signal has arrived.
 fn go_on(epochs: u32) -> Result<()> {
     if STOP.load(Ordering::Relaxed) {
-        return Err(Error::user(format!("stopped after {epochs} epochs: nothing was kept"))
-            .hint("the same command begins anew"));
+        return Err(Error::user(format!("stopped after {epochs} epochs: nothing was written"))
+            .hint("run the same command to start again"));
     }
     Ok(())
 }
@@ -167,7 +183,7 @@ fn learn(args: &Args, printer: Printer) -> Result<()> {
     let mut run = open_run(&args.from, &args.run)?;
     if run.ratings.is_some() {
         return Err(Error::user(format!("{}: this run predicts ratings and has no vectors of histories", run.name))
-            .hint("give --from a run that was trained on the clicks with --task masked-item or next-item"));
+            .hint("use --from with a run that was trained on the clicks with --task masked-item or next-item"));
     }
     let path = args.data.clone().unwrap_or_else(|| run.data.clone());
     let moved = format!("mipgpu clicks --from {} DATA", typed(&args.from));
@@ -183,15 +199,15 @@ fn learn(args: &Args, printer: Printer) -> Result<()> {
     let parts = ImpressionSets::new(args, &run, &data, &impressions, &printer)?;
     check_classes(&data, &impressions, &parts.train, args.positive)?;
     if parts.valid.is_empty() {
-        printer.warn("nothing is held out for validation: --patience has no effect, and the newest weights are taken");
+        printer.warn("the split has no validation part: --patience has no effect, and the newest weights are used");
     }
     if args.lr == 0.0 {
-        printer.warn("--lr 0 changes no weight: nothing is learned");
+        printer.warn("with --lr 0 no weight changes, and nothing is learned");
     }
     let vectors = ItemVectors::read(args, &mut run, &data, &map)?;
     if impressions.unknown_clicks > 0 {
         printer.warn(format_args!(
-            "{} clicks are on items that the run does not know: they are in no history",
+            "{} clicks on items that the run does not know are missing from the histories",
             digits(impressions.unknown_clicks)
         ));
     }
@@ -199,13 +215,13 @@ fn learn(args: &Args, printer: Printer) -> Result<()> {
         make_folder(parent)?;
     }
     run.strangers(&data).iter().for_each(|note| printer.warn(note));
-    // Before the work: a folder that cannot be made is known at once. Should the work fail, it goes again.
+    // Create the folder first, to fail early. It is removed again if a later step fails.
     let made = Made::new(&out)?;
     introduce(&printer, &path, &run, &impressions, &parts);
     let known = run.known_users(&data);
     let users = encode(&mut *run.encoder, &impressions, &known, &mut |_| {})?;
     let widths = [run.encoder.width(), vectors.width];
-    // The model's memory is free before the head takes its own.
+    // Free the memory of the model before the head allocates its own.
     let OpenRun { name, .. } = run;
     let ItemVectors { values, row, bias, from, .. } = vectors;
     let inputs = Inputs::new([users, values], widths, row, &impressions, &parts.train);
@@ -230,7 +246,7 @@ fn learn(args: &Args, printer: Printer) -> Result<()> {
     };
     let (on_valid, on_test) = (report("validation", valid, &fitted.logits[0]), report("test", test, &fitted.logits[1]));
     if on_test.model.auc.is_none() {
-        printer.warn("all impressions of the test have the same label: there is no AUC");
+        printer.warn("all test impressions have the same label: AUC is undefined");
     }
     let which = if args.run.last { Which::Last } else { Which::Best };
     let checkpoint = checkpoint::open(&RunFolder::new(&args.from).checkpoint(which)?)?.sha256().to_string();
@@ -264,7 +280,7 @@ fn learn(args: &Args, printer: Printer) -> Result<()> {
     Ok(())
 }
 
-/// A folder made for results; removed again where none came to be.
+/// A folder created for results. It is removed again if no results are written.
 struct Made(Option<PathBuf>);
 
 impl Made {
@@ -281,15 +297,15 @@ impl Made {
 
 impl Drop for Made {
     fn drop(&mut self) {
-        // Nothing but an empty folder is removed by this.
+        // This removes empty folders only.
         let _ = self.0.as_ref().map(fs::remove_dir);
     }
 }
 
-/// The settings of the flags.
+/// Returns the settings given by the flags.
 fn settings(args: &Args) -> Result<ClickSettings> {
     if !args.positive.is_finite() {
-        return Err(Error::user(format!("--positive {} is not a rating", args.positive)).hint("give it a number"));
+        return Err(Error::user(format!("--positive {} is not a rating", args.positive)).hint("use a finite number"));
     }
     let none = args.hidden == [0];
     let settings = ClickSettings {
@@ -305,16 +321,16 @@ fn settings(args: &Args) -> Result<ClickSettings> {
     settings.check().map(|()| settings)
 }
 
-/// Rows by what they are for.
+/// The rows of each part.
 struct ImpressionSets {
     split: Split,
-    /// Whether it cuts where the run's own split cuts the run's data.
+    /// Whether the split cuts at the times at which the run's own split cuts the run's data.
     along: bool,
     train: Vec<u32>,
     valid: Vec<u32>,
     test: Vec<u32>,
-    /// Users left out of validation and test because the run was trained on rows held out of them; `None`: it could not be
-    /// told.
+    /// Number of users excluded from validation and test because the run was trained on their held-out rows; `None` if
+    /// it cannot be determined.
     left_out: Option<usize>,
 }
 
@@ -339,25 +355,26 @@ impl ImpressionSets {
         let seen = seen_by_run(run, data, seen_data.as_ref(), held)?;
         if seen.is_none() {
             printer.warn(
-                "whether the run was trained on impressions held out here cannot be told: its data are gone or have \
-                 changed, or the two have no common times",
+                "cannot determine whether the run was trained on impressions held out here: its data set is missing or \
+                 has changed, or the two data sets have no comparable times",
             );
         }
         let left_out = seen.as_ref().map(|users| users.iter().filter(|seen| **seen).count());
         let with_held = (0..data.users()).filter(|user| !held(*user).is_empty()).count();
-        // A few users with hardly a click lie on the wrong side of any split; more than that, and the splits do not fit.
+        // A few users with very few clicks can be on the wrong side of any split. More users mean that the splits
+        // differ.
         if let Some(n) = left_out.filter(|n| n * 10 > with_held) {
             return Err(Error::user(format!(
-                "leak: of {} of {} users the run was trained on impressions held out here (its split: {})",
+                "leak: the run was trained on held-out impressions of {} of {} users (its split: {})",
                 digits(n as u64),
                 digits(with_held as u64),
                 run.split.words(data.ticks_per_second())
             ))
             .hint(match given {
                 Some(_) => {
-                    "leave the split flags out: impressions are then cut where the run's own data were; or train a run under this split"
+                    "omit the split flags, so that impressions are cut at the times of the run's own split; or train a run with this split"
                 }
-                None => "train a run under another split, by time for instance, and give that: --split time --cut DATE",
+                None => "train a run with another split, such as --split time --cut DATE, and use it with --from",
             }));
         }
         for part in [&split.valid() as &dyn HeldOut, &split.test()] {
@@ -369,8 +386,8 @@ impl ImpressionSets {
         let train = impressions.part(|u| 0..split.train().len_of(u));
         let (valid, test) = (of(&split.valid()), of(&split.test()));
         if test.is_empty() {
-            return Err(Error::user("no impression is left to test on")
-                .hint("the run was trained on all that is held out: train one under this split"));
+            return Err(Error::user("no test impressions are left")
+                .hint("the run was trained on all held-out impressions: train a run with this split"));
         }
         Ok(ImpressionSets { split, along, train, valid, test, left_out })
     }
@@ -379,14 +396,14 @@ impl ImpressionSets {
         let part = |rows: &[u32]| json!({ "impressions": rows.len(), "clicks": impressions.clicks_among(rows) });
         json!({
             "split": self.split.spec(), "cut_where_the_run_was": self.along, "summary": self.split.summary(),
-            "history": "clicks in earlier baskets of the user, held-out ones included once they are past",
+            "history": "clicks in earlier baskets of the user, including earlier held-out ones",
             "train": part(&self.train), "validation": part(&self.valid), "test": part(&self.test),
             "left_out_users_trained_on": self.left_out,
         })
     }
 }
 
-/// The run's own data as they were when it was trained, where they are other data than `data` and still there.
+/// Returns the run's own data set if it differs from `data` and is unchanged since the training.
 fn own_data(run: &OpenRun, data: &Dataset) -> Option<Dataset> {
     if data.fingerprint() == run.data_fingerprint {
         return None;
@@ -394,12 +411,14 @@ fn own_data(run: &OpenRun, data: &Dataset) -> Option<Dataset> {
     Dataset::open(&run.data).ok().filter(|seen| seen.fingerprint() == run.data_fingerprint)
 }
 
-/// Whether times of the one mean something in the other.
+/// Returns whether the times of both data sets can be compared.
 fn comparable(data: &Dataset, seen: &Dataset) -> bool {
     data.has_times() && seen.has_times() && data.ticks_per_second() == seen.ticks_per_second()
 }
 
-/// Which users the run has seen held-out rows of, where that can be told; `own` as [`own_data`].
+/// Returns for each user whether the run was trained on held-out rows of the user, or `None` if it cannot be
+/// determined.
+/// `own` is the result of [`own_data`].
 fn seen_by_run(
     run: &OpenRun,
     data: &Dataset,
@@ -415,8 +434,10 @@ fn seen_by_run(
     }
 }
 
+/// Checks that the training impressions include clicks and non-clicks.
+///
 /// # Errors
-/// The training impressions are all clicks or all none.
+/// All of them are clicks, or none is.
 fn check_classes(data: &Dataset, impressions: &Impressions, train: &[u32], positive: f32) -> Result<()> {
     let clicks = impressions.clicks_among(train);
     if clicks > 0 && clicks < train.len() as u64 {
@@ -429,17 +450,19 @@ fn check_classes(data: &Dataset, impressions: &Impressions, train: &[u32], posit
         "{kind} the {} training impressions are clicks (ratings of {positive} or more; they run from {least} to {most})",
         digits(train.len() as u64)
     ))
-    .hint("both kinds are needed: set --positive to the smallest rating that is a click, or import what was shown too"))
+    .hint(
+        "training requires both classes: set --positive to the smallest rating that is a click, or import the impressions without a click too",
+    ))
 }
 
-/// A vector for every item of the data, or none.
+/// The vectors of the items of the data.
 struct ItemVectors {
     values: Vec<f32>,
     width: usize,
     row: Vec<u32>,
-    /// The run's item biases, where its vectors are used.
+    /// The run's item biases, if its vectors are used.
     bias: Option<Vec<f32>>,
-    /// The file they are from.
+    /// The file of the vectors, if they are not the run's.
     from: Option<PathBuf>,
 }
 
@@ -474,8 +497,8 @@ impl ItemVectors {
                 names.join(", ")
             ))
             .hint(match all {
-                true => "vectors are matched by item key: give the keys of the data",
-                false => "give --vectors for all of them, or add --missing-vectors mean",
+                true => "vectors are matched by item key: use the keys of the data set",
+                false => "use --vectors with vectors of all items, or add --missing-vectors mean",
             }));
         }
         Ok(vectors)
@@ -490,7 +513,7 @@ fn introduce(printer: &Printer, data: &Path, run: &OpenRun, impressions: &Impres
     printer.say(format_args!("data    {}", data.display()));
     printer.say(format_args!("from    {}", run.name));
     let ticks = parts.split.summary().ticks_per_second;
-    let along = if parts.along { "; counted in the run's own data, impressions are cut at the same times" } else { "" };
+    let along = if parts.along { "; applied to the run's own data, impressions are cut at the same times" } else { "" };
     printer.say(format_args!("split   {}{along}", parts.split.spec().words(ticks)));
     printer.say(format_args!(
         "        impressions: {} train, {} validate, {} test",
@@ -500,17 +523,17 @@ fn introduce(printer: &Printer, data: &Path, run: &OpenRun, impressions: &Impres
     ));
     if let Some(tied) = parts.split.summary().tied_test_users.filter(|n| *n > 0) {
         printer.say(format_args!(
-            "        for {} users the first test row shares its time with the row before it: a split by time keeps them together",
+            "        for {} users the first test row has the same time as the row before it: --split time keeps such rows together",
             digits(tied as u64)
         ));
     }
     if let Some(n) = parts.left_out.filter(|n| *n > 0) {
         printer.say(format_args!(
-            "        left out of validation and test: {} users of whom the run was trained on rows held out here",
+            "        excluded from validation and test: {} users, because the run was trained on their held-out rows",
             digits(n as u64)
         ));
     }
-    printer.say(format_args!("users   {} different histories to encode", digits(impressions.histories() as u64)));
+    printer.say(format_args!("users   {} distinct histories to encode", digits(impressions.histories() as u64)));
 }
 
 fn show(printer: &Printer, row: &ClickEpoch, epochs: u32) {
@@ -521,7 +544,7 @@ fn show(printer: &Printer, row: &ClickEpoch, epochs: u32) {
     printer.say(format_args!("epoch {:>3}/{epochs}   loss {:.4}{valid}", row.epoch, row.loss));
 }
 
-/// Writes weights and what standardises their inputs, as named tensors.
+/// Writes the weights and the mean and scale of the inputs as named tensors.
 fn write_head(path: &Path, belongs: &Value, inputs: &Inputs, fitted: &Fitted) -> Result<()> {
     let columns = vec![inputs.width()];
     let mut tensors = vec![("input.mean", &columns, &inputs.mean), ("input.scale", &columns, &inputs.scale)];

@@ -1,4 +1,4 @@
-//! `mipgpu compare`: whether one run is better than another over the same users, or lucky.
+//! `mipgpu compare`: tests whether one run is better than another over the same users.
 
 use std::{collections::HashMap, path::PathBuf};
 
@@ -27,38 +27,38 @@ use crate::{
     train::OpenRun,
 };
 
-/// Compares every run with the first one, user by user: difference, bootstrap interval, paired t-test corrected for the number
-/// of comparisons, effect size; over all users and by the length of the history.
+/// Compares every run with the first one over the same users. Prints the difference, a bootstrap interval, a paired
+/// t-test corrected for the number of comparisons, and the effect size, over all users and by history length.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   mipgpu compare runs/scratch runs/tuned
   mipgpu compare runs/a runs/b runs/c --k 20 --json")]
 pub struct Args {
-    /// Folders of trained runs, of the same data and split; the first is what the others are compared with
+    /// Folders of trained runs with the same data and split; the others are compared with the first one
     #[arg(required = true, num_args = 2.., value_name = "RUN")]
     pub runs: Vec<PathBuf>,
-    /// Which held-out part to compare on
+    /// Held-out part to compare on
     #[arg(long, value_enum, default_value_t)]
     pub part: SplitPart,
-    /// Length of the lists, at most the catalogue [default: 10]
+    /// Length of the lists, at most the size of the catalogue [default: 10]
     #[arg(long, short)]
     pub k: Option<usize>,
-    /// Rank the items of a user's history too, or exclude them [default: as the runs' validation did]
+    /// Rank the items of a user's history too, or exclude them [default: as in the validation of the runs]
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub keep_seen: Option<bool>,
-    /// Draws of the bootstrap
+    /// Number of bootstrap samples
     #[arg(long, default_value_t = 10_000, value_name = "N")]
     pub samples: usize,
     /// Seed of the bootstrap
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// Leave out the slices by history length
+    /// Omit the slices by history length
     #[arg(long)]
     pub no_slices: bool,
     #[command(flatten)]
     pub from: RunFlags,
-    /// Users computed at a time
+    /// Number of users per batch
     #[arg(long, default_value_t = 256)]
     pub batch: usize,
 }
@@ -69,14 +69,14 @@ impl Args {
     }
 }
 
-/// What a run did, user by user.
+/// The results of a run for each user.
 struct Outcome {
     name: String,
-    /// By user: events in the history, and the value of each metric.
+    /// (user, events in the history, value of each metric).
     users: Vec<(u32, usize, Vec<f64>)>,
 }
 
-/// One test.
+/// One significance test.
 #[derive(Clone, Debug, Serialize)]
 struct ComparisonRow {
     run: String,
@@ -85,7 +85,7 @@ struct ComparisonRow {
     history: Option<String>,
     #[serde(flatten)]
     result: Paired,
-    /// p corrected for all tests of its table.
+    /// p, corrected for all tests of its table.
     p_holm: Option<f64>,
 }
 
@@ -95,7 +95,7 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
 
 fn compare(mut args: Args, printer: Printer) -> Result<()> {
     if args.samples < 100 {
-        return Err(Error::user(format!("--samples {}", args.samples)).hint("an interval takes 100 draws at least"));
+        return Err(Error::user(format!("--samples {} is out of range", args.samples)).hint("it must be at least 100"));
     }
     let mut opened = Vec::with_capacity(args.runs.len());
     for path in &args.runs {
@@ -110,7 +110,7 @@ fn compare(mut args: Args, printer: Printer) -> Result<()> {
             first.data.display(),
             first.name
         ))
-        .hint("import the same data again, or train the runs anew"));
+        .hint("import the same data again, or train new runs"));
     }
     let split = Split::for_task(&data, first.split, first.encoder.last_basket())?;
     let (valid, test) = (split.valid(), split.test());
@@ -119,7 +119,7 @@ fn compare(mut args: Args, printer: Printer) -> Result<()> {
     let for_lists = [(args.k.is_some(), "--k"), (args.keep_seen.is_some(), "--keep-seen")];
     if let Some((_, flag)) = for_lists.iter().find(|(given, _)| *given && rated) {
         return Err(Error::user(format!("{flag} is for lists of items, and these runs predict ratings"))
-            .hint("leave it out: the errors of all held-out ratings are compared"));
+            .hint("omit it: the errors of all held-out ratings are compared"));
     }
     let keep_seen = first.keeps_seen(args.keep_seen, of_baskets(&*first.encoder, part))?;
     let (ks, shortened) = shorten(&[args.list_length()], first.item_keys.len());
@@ -148,9 +148,7 @@ fn compare(mut args: Args, printer: Printer) -> Result<()> {
     }
     let kept = keep_common(&mut outcomes);
     if kept == 0 {
-        return Err(
-            Error::user("the runs have no user in common to be compared on").hint("compare runs of one catalogue")
-        );
+        return Err(Error::user("the runs have no common evaluated users").hint("compare runs with the same catalogue"));
     }
     let (whole, slices) = tests(&outcomes, &metrics, &args);
     if printer.json {
@@ -180,8 +178,10 @@ fn compare(mut args: Args, printer: Printer) -> Result<()> {
     Ok(())
 }
 
+/// Checks that all runs were evaluated on the same held-out events.
+///
 /// # Errors
-/// Two runs that were not judged by the same answers.
+/// Two runs differ in data, split, protocol or the kind of prediction.
 fn check_alike(runs: &[OpenRun], keep_seen: Option<bool>) -> Result<()> {
     let first = &runs[0];
     for run in &runs[1..] {
@@ -191,19 +191,19 @@ fn check_alike(runs: &[OpenRun], keep_seen: Option<bool>) -> Result<()> {
         if run.data_fingerprint != first.data_fingerprint {
             return refuse(
                 "were trained on different data",
-                "compare runs of one data set: the same users must answer for both",
+                "compare runs of the same data set, so that both are evaluated on the same users",
             );
         }
         if run.split != first.split {
             return refuse(
                 "have different splits",
-                "compare runs of one split: the same events must be held out of both",
+                "compare runs of the same split, so that the same events are held out",
             );
         }
         if keep_seen.is_none() && run.keep_seen != first.keep_seen {
             return refuse(
                 "were validated under different protocols: one ranks the items of the history, the other does not",
-                "say how both are judged here: --keep-seen true or --keep-seen false",
+                "choose the protocol of both: --keep-seen true or --keep-seen false",
             );
         }
         if run.ratings.is_some() != first.ratings.is_some() {
@@ -241,7 +241,7 @@ fn of_lists(
     Ok(users)
 }
 
-/// Errors of each user's held-out ratings, their means.
+/// Returns the mean squared and mean absolute error of the held-out ratings of each user.
 fn of_ratings(
     run: &mut OpenRun,
     data: &Dataset,
@@ -266,7 +266,7 @@ fn of_ratings(
     Ok(users)
 }
 
-/// Leaves the users that all runs were asked about; says how many.
+/// Keeps only the users that all runs were evaluated on, and returns their number.
 fn keep_common(outcomes: &mut [Outcome]) -> usize {
     let mut seen: HashMap<u32, usize> = HashMap::new();
     outcomes.iter().flat_map(|o| &o.users).for_each(|(user, ..)| *seen.entry(*user).or_default() += 1);
@@ -275,7 +275,7 @@ fn keep_common(outcomes: &mut [Outcome]) -> usize {
     outcomes[0].users.len()
 }
 
-/// All tests of all users, and those of the first metric by the length of the history.
+/// Returns the tests of all metrics over all users, and those of the first metric by history length.
 fn tests(outcomes: &[Outcome], metrics: &[String], args: &Args) -> (Vec<ComparisonRow>, Vec<ComparisonRow>) {
     let (first, others) = (&outcomes[0], &outcomes[1..]);
     let test = |other: &Outcome, metric: usize, slice: Option<usize>| {
@@ -292,7 +292,7 @@ fn tests(outcomes: &[Outcome], metrics: &[String], args: &Args) -> (Vec<Comparis
             p_holm: None,
         })
     };
-    // Of one held-out item each, recall is the hit rate, and precision the reciprocal rank: the same test is made once.
+    // With one held-out item per user, Recall equals HR and MAP equals MRR, so each test is run once.
     let twice = |m: usize| {
         let same = |with: usize| first.users.iter().all(|(_, _, v)| v[m] == v[with]);
         match metrics[m].split('@').next() {

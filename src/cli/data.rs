@@ -1,4 +1,4 @@
-//! `mipgpu data`: data sets that can be had by name.
+//! `mipgpu data`: downloads known data sets by name.
 
 use std::path::PathBuf;
 
@@ -23,7 +23,7 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum What {
-    /// Fetch a well-known data set from its official address, check it and import it with its item fields
+    /// Download a well-known data set from its official address, verify it and import it with its item fields
     Get(GetArgs),
 }
 
@@ -31,21 +31,21 @@ enum What {
 #[command(after_help = "\
 Examples:
   mipgpu data get ml-1m                          into data/ml-1m
-  mipgpu data get ml-1m --from ~/ml-1m.zip       on a machine without a network")]
+  mipgpu data get ml-1m --from ~/ml-1m.zip       without a network")]
 struct GetArgs {
-    /// Which
+    /// Data set
     #[arg(value_name = "NAME", value_parser = PossibleValuesParser::new(KNOWN.iter().map(|k| k.name)))]
     name: String,
-    /// Folder to make [default: data/NAME]
+    /// Folder to create [default: data/NAME]
     #[arg(short, long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Take the zip, or the folder it was unpacked to, from here instead
+    /// Use this zip file, or the folder that it was unpacked to, instead of downloading
     #[arg(long, value_name = "PATH")]
     from: Option<PathBuf>,
-    /// Fetch it from a mirror instead; checksums hold it to the original
+    /// Download from a mirror instead; checksums verify that the files are the original ones
     #[arg(long, value_name = "URL", conflicts_with = "from")]
     url: Option<String>,
-    /// Replace a data set that is already there
+    /// Replace an existing data set
     #[arg(long)]
     force: bool,
 }

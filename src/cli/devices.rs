@@ -1,4 +1,4 @@
-//! `mipgpu devices`: what there is to run on, and what is missing.
+//! `mipgpu devices`: lists the devices of the machine and what is missing to use them.
 
 use crate::{
     backend::{
@@ -9,7 +9,8 @@ use crate::{
     cli::printer::Printer,
 };
 
-/// Lists the processor, the GPUs and what this program was built with; for what cannot be used, the reason and the remedy.
+/// Lists the processor, the GPUs and the features that this program was built with. For a device that cannot be used,
+/// it prints the reason and a fix.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {}
 
@@ -48,7 +49,7 @@ pub fn run(_: Args, printer: Printer) -> Result<()> {
                 }
             }
             if gpus.cards.is_empty() {
-                printer.result("          it sees no GPU: check nvidia-smi and CUDA_VISIBLE_DEVICES");
+                printer.result("          the driver finds no GPU: check nvidia-smi and CUDA_VISIBLE_DEVICES");
             }
         }
     }

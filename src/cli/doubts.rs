@@ -1,5 +1,5 @@
-//! What the user of a run is told before it begins and after it has ended: held-out items that cannot be hit, settings
-//! that do nothing, a validation that cannot choose, a catalogue that takes too long.
+//! Warnings before and after a run: held-out items that cannot be hit, settings without effect, a validation that
+//! selects nothing, a catalogue that is slow on the CPU.
 
 use super::printer::Printer;
 use crate::{
@@ -15,28 +15,28 @@ use crate::{
     train::{RunConfig, Settings, checkpoint::TrainState},
 };
 
-/// From this share of held-out items in their user's history on, advice is given.
+/// Smallest share of held-out items in the history of their user that causes a warning.
 const MANY_SEEN: f64 = 0.1;
 
-/// Up to this catalogue the full softmax is no matter on a CPU.
+/// Largest catalogue for which the full softmax on a CPU causes no warning.
 const SMALL_CATALOGUE: usize = 100_000;
 
-/// Says and warns of what is known before the first step.
+/// Prints the notes and warnings that are known before the first step.
 ///
 /// # Errors
-/// The device's, which is timed where an estimate is given.
+/// The device, which is timed for an estimate, fails.
 pub fn before(printer: &Printer, config: &RunConfig, (data, split): (&Dataset, &Split), device: Device) -> Result<()> {
     let s = &config.settings;
     if config.ratings.is_none() {
         reach(printer, s, data, split)?;
     }
     if s.lr == 0.0 {
-        printer.warn("--lr 0 changes no weight: nothing is learned");
+        printer.warn("with --lr 0 no weight changes, and nothing is learned");
     }
     let validations = s.epochs.div_ceil(s.eval_every.max(1));
     if s.patience > 0 && split.summary().valid_users == 0 {
         printer.warn(format_args!(
-            "--patience {} has no effect: the split holds out nothing for validation, and the newest weights are kept",
+            "--patience {} has no effect: the split has no validation part, and the newest weights are kept",
             s.patience
         ));
     } else if s.patience >= validations && s.patience > 0 {
@@ -51,7 +51,7 @@ pub fn before(printer: &Printer, config: &RunConfig, (data, split): (&Dataset, &
     Ok(())
 }
 
-/// Which held-out items no list can show, and which no model can have learned.
+/// Prints the share of held-out items that no list can contain, and of those that no model can have learned.
 fn reach(printer: &Printer, s: &Settings, data: &Dataset, split: &Split) -> Result<()> {
     let kept = keeps(s, split)?;
     let (valid, test) = (split.valid(), split.test());
@@ -65,25 +65,25 @@ fn reach(printer: &Printer, s: &Settings, data: &Dataset, split: &Split) -> Resu
         each.join(", ")
     };
     if parts.iter().any(|(_, reach)| reach.seen > 0) {
-        let what = if kept { "ranked like any other" } else { "never ranked, so that they count as misses" };
+        let what = if kept { "ranked like any other" } else { "never ranked, so they count as misses" };
         let shares = shares(Reach::share_seen);
-        printer.say(format_args!("        held-out items in their user's history: {shares}; {what}"));
+        printer.say(format_args!("        held-out items in the user's history: {shares}; {what}"));
     }
     if parts.iter().any(|(_, reach)| reach.untrained > 0) {
         let shares = shares(Reach::share_untrained);
-        printer.say(format_args!("        held-out items that occur nowhere in training: {shares}"));
+        printer.say(format_args!("        held-out items that do not occur in training: {shares}"));
     }
     if !kept && parts.iter().any(|(_, reach)| reach.share_seen() >= MANY_SEEN) {
         printer.warn(format_args!(
-            "held-out items in their user's own history ({}) are misses whatever the model learns: where people come \
-             back to the same items, train with --keep-seen, which ranks them in validation, eval, recommend and compare",
+            "held-out items in the user's own history ({}) always count as misses; if users repeat items, train with \
+             --keep-seen, which ranks them in validation, eval, recommend and compare",
             shares(Reach::share_seen)
         ));
     }
     Ok(())
 }
 
-/// Whether the items of a history are candidates.
+/// Returns whether the items of a history are candidates.
 fn keeps(s: &Settings, split: &Split) -> Result<bool> {
     Ok(s.keep_seen || split.spec().repeats() || s.find()?.1.baskets)
 }
@@ -96,7 +96,7 @@ fn percent(share: f64) -> String {
     }
 }
 
-/// How long the full softmax over a large catalogue takes on a CPU, and what to do about it.
+/// Returns a warning with the estimated time of the full softmax over a large catalogue on a CPU.
 fn slow_softmax(config: &RunConfig, data: &Dataset, split: &Split, device: Device) -> Result<Option<String>> {
     let s = &config.settings;
     let full = !s.loss.sampled() && config.ratings.is_none();
@@ -104,13 +104,13 @@ fn slow_softmax(config: &RunConfig, data: &Dataset, split: &Split, device: Devic
         return Ok(None);
     }
     let rows: f64 = (0..data.users()).map(|user| scored(s, split.train().len_of(user))).sum();
-    // A score takes 2 operations a column, and the way back three times as many.
+    // A score takes 2 operations per column, and the backward pass three times as many.
     let operations = 8.0 * rows * data.items() as f64 * s.width as f64;
     let rate = cpu_products()?;
     let seconds = operations / rate;
     Ok(Some(format!(
-        "full softmax over {} items on the CPU: the loss alone takes about {} an epoch, {} in all \
-         ({:.1} GFLOP an epoch, products at {:.0} GFLOP/s here); a sampled loss does not grow with the catalogue: \
+        "full softmax over {} items is slow on the CPU: the loss alone takes about {} per epoch, {} in total \
+         ({:.1} GFLOP per epoch at {:.0} GFLOP/s); the cost of a sampled loss does not grow with the catalogue: use \
          --loss sampled-softmax --sampler popularity --negatives 512",
         digits(data.items() as u64),
         duration(seconds),
@@ -120,7 +120,7 @@ fn slow_softmax(config: &RunConfig, data: &Dataset, split: &Split, device: Devic
     )))
 }
 
-/// Rows that an epoch scores of a user with `events` to train on, on average.
+/// Returns the average number of rows per epoch that are scored for a user with `events` training events.
 fn scored(s: &Settings, events: usize) -> f64 {
     let n = events.min(s.length) as f64;
     match s.task.as_str() {
@@ -133,7 +133,7 @@ fn scored(s: &Settings, events: usize) -> f64 {
     }
 }
 
-/// Warns of a validation that told no epoch from another.
+/// Warns if the validation was 0 at every epoch.
 pub fn after(printer: &Printer, config: &RunConfig, state: &TrainState, data: &Dataset, split: &Split) -> Result<()> {
     let measures: Vec<f64> = state.history.iter().filter_map(|row| row.ndcg).collect();
     if measures.is_empty() || measures.iter().any(|ndcg| *ndcg != 0.0) {
@@ -141,12 +141,11 @@ pub fn after(printer: &Printer, config: &RunConfig, state: &TrainState, data: &D
     }
     let share = Reach::of(data, &split.valid()).share_seen();
     let advice = match share >= MANY_SEEN && !keeps(&config.settings, split)? {
-        true => format!("; {} of its items are in their user's history: train with --keep-seen", percent(share)),
+        true => format!("; {} of its items are in the user's history: train with --keep-seen", percent(share)),
         false => String::new(),
     };
     printer.warn(format_args!(
-        "the validation was 0 at every one of {} times: it could choose nothing, and the newest weights are used\
-         {advice}",
+        "all {} validations were 0 and could not select weights; the newest weights are used{advice}",
         measures.len()
     ));
     Ok(())
@@ -159,7 +158,7 @@ mod tests {
     #[test]
     fn rows_are_counted_as_the_tasks_score_them() {
         let masked = Settings { task: "masked-item".into(), length: 20, ..Settings::default() };
-        // 0.85 of four, and 0.15 of the last alone.
+        // Four items with probability 0.85, the last item alone with 0.15.
         assert!((scored(&masked, 98) - (0.85 * 4.0 + 0.15)).abs() < 1e-6);
         assert_eq!((scored(&masked, 1), scored(&masked, 2).round()), (0.0, 1.0));
         let next = Settings { task: "next-item".into(), targets: 3, ..masked };

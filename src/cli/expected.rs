@@ -1,4 +1,4 @@
-//! The parser's errors in the words of this program: what is wrong with a command line, and what to write instead.
+//! Rewrites the errors of the command-line parser: what is wrong and what to write instead.
 
 use std::error::Error as _;
 
@@ -6,7 +6,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use crate::{base::Error, train::Settings};
 
-/// What the parser rejects, and what it accepts.
+/// Converts an error of the parser: what it rejects, and what it accepts.
 pub fn worded(e: &clap::Error) -> Error {
     let context = Context(e);
     context.worded().unwrap_or_else(|| {
@@ -16,7 +16,7 @@ pub fn worded(e: &clap::Error) -> Error {
     })
 }
 
-/// What the parser knows of its error.
+/// Access to the context of a parser error.
 struct Context<'a>(&'a clap::Error);
 
 impl Context<'_> {
@@ -27,7 +27,7 @@ impl Context<'_> {
         }
     }
 
-    /// One text or several, as a list.
+    /// Returns one or several texts as a list.
     fn texts(&self, kind: ContextKind) -> Vec<&str> {
         match self.0.get(kind) {
             Some(ContextValue::String(text)) => vec![text],
@@ -43,12 +43,12 @@ impl Context<'_> {
         }
     }
 
-    /// The flag, or the name of the argument without a flag: `--lr` of `--lr <LR>`, `DATA` of `[DATA]`.
+    /// Returns the flag, or the name of a positional argument: `--lr` for `--lr <LR>`, `DATA` for `[DATA]`.
     fn argument(&self) -> Option<&str> {
         name_of(self.text(ContextKind::InvalidArg)?)
     }
 
-    /// The usage line: `mipgpu train [OPTIONS] [DATA]`.
+    /// Returns the usage line: `mipgpu train [OPTIONS] [DATA]`.
     fn usage(&self) -> Option<String> {
         let Some(ContextValue::StyledStr(usage)) = self.0.get(ContextKind::Usage) else { return None };
         let usage = usage.to_string();
@@ -57,7 +57,7 @@ impl Context<'_> {
         line.starts_with("mipgpu").then(|| line.to_string())
     }
 
-    /// The command: `mipgpu train`.
+    /// Returns the command: `mipgpu train`.
     fn command(&self) -> Option<String> {
         let usage = self.usage()?;
         let words = usage.split_whitespace().take_while(|word| word.starts_with(|c: char| c.is_ascii_lowercase()));
@@ -140,7 +140,7 @@ impl Context<'_> {
             (None, Some(_)) if usage.is_some_and(|usage| usage.contains("<COMMAND>")) => {
                 e.hint("flags follow the command: mipgpu COMMAND --flag; `mipgpu --help` lists the commands")
             }
-            // Settings that no command line holds.
+            // Settings that are not parsed from a command line.
             (None, _) => e,
         })
     }
@@ -166,7 +166,7 @@ impl Context<'_> {
         })
     }
 
-    /// A value that its type does not accept.
+    /// Converts the error for a value that its type does not accept.
     fn refused_value(&self) -> Option<Error> {
         let (name, value) = (self.argument()?, self.text(ContextKind::InvalidValue)?);
         let why = self.0.source()?.to_string();
@@ -207,18 +207,18 @@ impl Context<'_> {
                 format!("{} cannot be used with {}", name(one), others.join(", "))
             }
         });
-        Some(e.hint("leave one of them out"))
+        Some(e.hint("omit one of them"))
     }
 }
 
-/// The flag of `--lr <LR>`, the name of `[DATA]`.
+/// Returns the flag of `--lr <LR>`, or the name of `[DATA]`.
 fn name_of(argument: &str) -> Option<&str> {
     let first = argument.split_whitespace().next()?;
     let open = |c: char| "<[]>.".contains(c);
     Some(if first.starts_with('-') { first } else { first.trim_matches(open) })
 }
 
-/// `<--users <KEY>|--all-users>`, of which one is required, in words.
+/// Describes a group of which one is required, such as `<--users <KEY>|--all-users>`.
 fn alternatives(argument: &str) -> String {
     let inner = argument.strip_prefix('<').and_then(|rest| rest.strip_suffix('>'));
     match inner.filter(|inner| inner.contains('|')) {
@@ -230,23 +230,23 @@ fn alternatives(argument: &str) -> String {
     }
 }
 
-/// The default of a setting, as an example.
+/// Returns the default of a setting, to be used as an example.
 fn usual(flag: &str) -> Option<String> {
     let settings = serde_json::json!(Settings::default());
     let value = settings.get(flag.strip_prefix("--")?)?;
     match value.as_u64() {
         Some(whole) => Some(whole.to_string()),
-        // With the digits that an f32 has.
+        // Print the digits of an f32.
         None => value.as_f64().map(|x| (x as f32).to_string()),
     }
 }
 
-/// What the parser's "0 is not in 1..=9" accepts.
+/// Describes the range that the parser's "0 is not in 1..=9" accepts.
 fn limits(why: &str) -> Option<String> {
     let (_, range) = why.split_once(" is not in ")?;
     let (least, most) = range.split_once("..")?;
     let most: Option<i128> = most.trim_start_matches('=').parse().ok();
-    // The end of the widest type is not a limit that matters.
+    // The maximum of the widest type is not worth printing.
     let most = most.filter(|most| *most < i128::from(i64::MAX));
     Some(match most {
         Some(most) => format!("a whole number from {least} to {most} is expected"),

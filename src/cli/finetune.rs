@@ -1,4 +1,4 @@
-//! `mipgpu finetune`: from a trained run to a run on other data.
+//! `mipgpu finetune`: trains a run on other data, starting from a trained run.
 
 use std::path::{Path, PathBuf};
 
@@ -30,14 +30,14 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  mipgpu finetune --from runs/films data/books                         all layers, and rows of shared items
-  mipgpu finetune --from runs/films --transfer patch data/books        small patches on a frozen network
-  mipgpu finetune --from runs/films --fresh-rows mean data/films-new   a grown catalogue: new items, expired ones dropped
-  mipgpu finetune --from runs/films --transfer none data/books         the same from scratch, to compare with
+  mipgpu finetune --from runs/films data/books                         all layers and shared items
+  mipgpu finetune --from runs/films --transfer patch data/books        patches on a frozen network
+  mipgpu finetune --from runs/films --fresh-rows mean data/films-new   new items added, old ones dropped
+  mipgpu finetune --from runs/films --transfer none data/books         baseline from scratch
 
-Settings are those of the base run, with flags (and --config) over them. Items, users and values of side fields are matched
-by key; what was loaded, fresh
-and frozen is listed tensor by tensor. The new run is a run like any other: train --resume, eval, recommend, export.
+Settings are those of the base run; --config overrides them, and flags override both. Items, users
+and values of side fields are matched by key. For each tensor, the output lists what is loaded,
+fresh and frozen. All commands work with the new run: train --resume, eval, recommend, export.
 
 More settings (layers, losses, schedule): mipgpu finetune --help-all")]
 pub struct Args {
@@ -45,11 +45,11 @@ pub struct Args {
     pub(super) data: Option<PathBuf>,
     #[command(flatten)]
     pub(super) start: StartFlags,
-    /// Run folder to make [default: runs/DATA-MODEL-N]
+    /// Run folder to create [default: runs/DATA-MODEL-N]
     #[arg(short, long, value_name = "DIR")]
     pub(super) out: Option<PathBuf>,
-    /// Settings file over the settings of the base: TOML whose keys are the long flags of this command without the
-    /// dashes, or the config.toml of a fine-tuned run, to make that run again; flags go over it
+    /// Settings file that overrides the settings of the base: TOML with the long flags of this command, without dashes,
+    /// as keys, or the config.toml of a fine-tuned run, to repeat that run; flags override the file
     #[arg(short, long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
     #[command(flatten)]
@@ -60,25 +60,25 @@ pub struct Args {
     pub(super) flags: Flags,
 }
 
-/// What a run starts from.
+/// The flags that select the base.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct StartFlags {
-    /// The trained run to start from
+    /// Trained run to start from
     #[arg(long, value_name = "RUN")]
     from: Option<PathBuf>,
-    /// What is taken over [default: model]
+    /// What is copied from the base [default: model]
     #[arg(long, value_enum)]
     transfer: Option<Transfer>,
-    /// Take the newest weights of the base instead of the best validated ones
+    /// Use the newest weights of the base instead of those with the best validation
     #[arg(long)]
     last: bool,
-    /// How rows start of items, users and field values that the base does not know [default: random]
+    /// Initial rows of items, users and field values that the base does not know [default: random]
     #[arg(long, value_enum, alias = "fresh-items")]
     fresh_rows: Option<FreshRows>,
 }
 
 impl StartFlags {
-    /// The first flag that was given, without its dashes.
+    /// Returns the name of the first given flag, without leading dashes.
     pub(super) fn first_given(&self) -> Option<&'static str> {
         let given = [
             (self.from.is_some(), "from"),
@@ -89,31 +89,28 @@ impl StartFlags {
         given.into_iter().find_map(|(given, name)| given.then_some(name))
     }
 
-    /// These flags over those of a settings file.
+    /// Overrides the flags of a settings file with these flags.
     ///
     /// # Errors
-    /// Neither names a run; a flag that the transfer does not use.
+    /// No base run is given, or the transfer does not use a given flag.
     pub(super) fn over(&self, file: &StartFlags) -> Result<Start> {
-        let from = self
-            .from
-            .clone()
-            .or_else(|| file.from.clone())
-            .ok_or_else(|| Error::user("no run to start from").hint("name one: mipgpu finetune --from RUN DATA"))?;
+        let from =
+            self.from.clone().or_else(|| file.from.clone()).ok_or_else(|| {
+                Error::user("no run to start from").hint("add --from: mipgpu finetune --from RUN DATA")
+            })?;
         let transfer = self.transfer.or(file.transfer).unwrap_or(Transfer::Model);
         let refuse = |given: bool, flag: &str, why: &str| match given && transfer == Transfer::None {
-            true => {
-                Err(Error::user(format!("--{flag} has no effect: with --transfer none {why}")).hint("leave it out"))
-            }
+            true => Err(Error::user(format!("--{flag} has no effect: with --transfer none {why}")).hint("omit it")),
             false => Ok(()),
         };
-        refuse(self.fresh_rows.is_some(), "fresh-rows", "all rows are fresh, and random")?;
-        refuse(self.last, "last", "no weights are taken over")?;
+        refuse(self.fresh_rows.is_some(), "fresh-rows", "all rows are fresh and random")?;
+        refuse(self.last, "last", "no weights are copied")?;
         let which = if self.last || file.last { Which::Last } else { Which::Best };
         Ok(Start { from, transfer, which, fresh_rows: self.fresh_rows.or(file.fresh_rows) })
     }
 }
 
-/// The same, settled.
+/// The resolved flags.
 pub(super) struct Start {
     pub(super) from: PathBuf,
     pub(super) transfer: Transfer,
@@ -122,7 +119,7 @@ pub(super) struct Start {
 }
 
 impl Args {
-    /// The settings file, and what the run starts from.
+    /// Returns the settings file and the base of the run.
     ///
     /// # Errors
     /// As [`SettingsFile::read`] and [`StartFlags::over`].
@@ -133,7 +130,8 @@ impl Args {
     }
 }
 
-/// The flags that carry tables to a model which cannot learn the task of the base: its own task must be named too.
+/// Returns the flags that copy only tables to a model that cannot learn the task of the base. They include the task of
+/// the model.
 fn tables_alone(settings: &Settings) -> Option<String> {
     let refused = settings.find().is_err();
     let mut own = Settings { task: "auto".into(), ..settings.clone() };
@@ -145,11 +143,11 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     execute(&plan(args, &printer)?, printer)
 }
 
-/// What a new run is asked to do; says what it shares with its base.
+/// Plans a new run and prints what it shares with its base.
 ///
 /// # Errors
-/// Data or a base that cannot be opened, settings that contradict each other or these; held-out events that the base
-/// has seen.
+/// Data or base cannot be opened, settings contradict each other, the data or the base, or the base was trained on
+/// held-out events.
 pub fn plan(mut args: Args, printer: &Printer) -> Result<Planned> {
     let (file, start) = args.file()?;
     choose_fastest(&mut args.flags, &file, &args.place, printer)?;
@@ -176,10 +174,10 @@ pub fn plan(mut args: Args, printer: &Printer) -> Result<Planned> {
     Ok(Planned { folder, config, data, device, threads, resume: false })
 }
 
-/// What is trained on opened data, from an opened base.
+/// Returns the configuration of a run on opened data, from an opened base.
 ///
 /// # Errors
-/// Settings that contradict each other, the data or the base.
+/// Settings contradict each other, the data or the base.
 pub(super) fn config_of(
     args: &Args,
     file: &SettingsFile,
@@ -189,20 +187,21 @@ pub(super) fn config_of(
 ) -> Result<RunConfig> {
     let Start { from, transfer, which: checkpoint, fresh_rows } = start;
     let (transfer, fresh_rows) = (*transfer, *fresh_rows);
-    // What was frozen is decided anew; patches stay where layers do.
+    // What is frozen is decided again. Patches are kept if layers are.
     let mut theirs = Settings { freeze: Freeze::NONE, keep_side: false, ..base.config.settings.clone() };
     if !transfer.layers() {
         theirs.patch = Patching::None;
     }
     if args.flags.keep_side.is_some() {
-        return Err(Error::user("--keep-side is decided by finetune: it follows from the base and the data")
-            .hint("leave it out"));
+        return Err(
+            Error::user("--keep-side is set by finetune: it follows from the base and the data").hint("omit it")
+        );
     }
     let mut settings = file.settings(&args.flags, &theirs)?;
     settings.keep_side = false;
-    // Before the base is asked whether it knows them.
+    // Before the fields are looked up in the base.
     side_tables::name_fields(&mut settings, data.item_fields()).map_err(|e| match &args.flags.fields {
-        None => e.at(format!("{}: its settings are those of the new run", from.display())),
+        None => e.at(format!("{}: the new run uses its settings", from.display())),
         Some(_) => e,
     })?;
     check_flags(&args.flags, base, transfer, fresh_rows, &settings, data)?;
@@ -216,14 +215,14 @@ pub(super) fn config_of(
     }
     base.check_model(&settings, transfer).map_err(|e| match tables_alone(&settings) {
         Some(flags) if transfer != Transfer::Embedding && settings.model != base.config.settings.model => {
-            e.hint(format!("leave --model out, or carry over tables alone with {flags}"))
+            e.hint(format!("omit --model, or copy only tables with {flags}"))
         }
         _ => e,
     })?;
     settings.find()?;
     let split = match args.split.over(&file.split).spec(data)? {
         Some(split) => split,
-        // What the base was not trained on stays what it is judged by.
+        // On its own data, a run keeps the split of the base, so that the base was not trained on held-out events.
         None if base.config.data_fingerprint == data.fingerprint()
             && (!settings.find()?.1.baskets || base.config.split.check_whole_baskets().is_ok()) =>
         {
@@ -262,8 +261,10 @@ pub(super) fn config_of(
     })
 }
 
+/// Rejects flags that contradict the transfer.
+///
 /// # Errors
-/// A flag without effect.
+/// Such a flag is given.
 fn check_flags(
     flags: &Flags,
     base: &Base,
@@ -278,10 +279,10 @@ fn check_flags(
             return refuse("patch none", "--transfer patch trains patches", "use serial or parallel");
         }
         if flags.freeze == Some(Freeze::NONE) {
-            return refuse("freeze none", "--transfer patch leaves the network as it is", "use --transfer model");
+            return refuse("freeze none", "--transfer patch freezes the network", "use --transfer model");
         }
         if settings.blocks == 0 {
-            return refuse("blocks 0", "patches stand in blocks, and there are none", "use --transfer model");
+            return refuse("blocks 0", "patches are placed in blocks, and there are none", "use --transfer model");
         }
         return check_fresh_rows(fresh_rows, data);
     }
@@ -289,40 +290,42 @@ fn check_flags(
     let kept = transfer == Transfer::Model && settings.patch == base.config.settings.patch;
     if settings.patch != Patching::None && !kept || transfer != Transfer::Model && settings.freeze != Freeze::NONE {
         let what = format!("--transfer {transfer} freezes nothing and has no patches");
-        return Err(Error::user(what).hint("use --transfer patch, or leave --patch and --freeze out"));
+        return Err(Error::user(what).hint("use --transfer patch, or omit --patch and --freeze"));
     }
     check_fresh_rows(fresh_rows, data)
 }
 
+/// Checks that the data has side fields if rows are initialised from them.
+///
 /// # Errors
-/// Rows by content of data without any.
+/// It has none.
 fn check_fresh_rows(fresh_rows: Option<FreshRows>, data: &Dataset) -> Result<()> {
     let refuse = |flag: &str, why: &str, hint: &str| Err(Error::user(format!("--{flag}: {why}")).hint(hint));
     match fresh_rows {
         Some(FreshRows::Content) if data.item_fields().iter().next().is_none() => refuse(
             "fresh-rows content",
-            "the items of this data have no side fields",
+            "the items of this data set have no side fields",
             "import them with --items FILE --item-fields NAME, or use --fresh-rows mean",
         ),
         _ => Ok(()),
     }
 }
 
-/// What the user should be told of what the base has seen of the test.
+/// Returns warnings about test events that the base was trained on.
 ///
 /// # Errors
-/// It is the base's own data under another split: the base was trained on what is held out.
+/// The data set is the base's own with another split, and the base was trained on held-out events.
 fn seen_warnings(config: &RunConfig, data: &Dataset) -> Result<Vec<String>> {
     let split = Split::for_task(data, config.split, config.settings.find()?.1.baskets)?;
     let seen = seen_by_bases(config.from.as_ref(), data, &split.test())?;
     if let Some((base, users)) = seen.iter().find_map(|s| s.users.filter(|n| s.same_data && *n > 0).map(|n| (s, n))) {
         return Err(Error::user(format!(
-            "leak: {} was trained on events of {} users that this split of its own data holds out ({})",
+            "leak: {} was trained on events of {} users that are held out by this split of the same data ({})",
             base.run.display(),
             digits(users as u64),
             split.spec().words(data.ticks_per_second())
         ))
-        .hint("leave the split flags out to keep the base's split, or train the base again under this one"));
+        .hint("omit the split flags to keep the split of the base, or train the base again with this split"));
     }
     Ok(lineage_notes(&seen))
 }

@@ -1,4 +1,4 @@
-//! `mipgpu completions` and `mipgpu man`: what shells and `man` read, made from the same definitions as `--help`.
+//! `mipgpu completions` and `mipgpu man`: shell completions and man pages, generated from the definitions of `--help`.
 
 use std::{fs, path::PathBuf};
 
@@ -15,7 +15,7 @@ Examples:
   mipgpu completions zsh > \"${fpath[1]}/_mipgpu\"
   mipgpu completions fish > ~/.config/fish/completions/mipgpu.fish")]
 pub struct CompletionsArgs {
-    /// The shell
+    /// Shell
     shell: Shell,
 }
 
@@ -24,7 +24,7 @@ pub struct CompletionsArgs {
 Example:
   mipgpu man --out ~/.local/share/man/man1")]
 pub struct ManArgs {
-    /// Folder to write mipgpu.1 and a page for each command into; it is created where it is missing
+    /// Folder for mipgpu.1 and a page for each command; it is created if missing
     #[arg(short, long, value_name = "DIR")]
     out: PathBuf,
 }

@@ -1,4 +1,4 @@
-//! `mipgpu import`: a log of interactions -> a data set folder.
+//! `mipgpu import`: converts a log of interactions to a data set folder.
 
 use std::path::{Path, PathBuf};
 
@@ -19,60 +19,63 @@ Examples:
   mipgpu import log.txt.gz --no-header --user-col 2 --item-col 1 --time-col 4 --out data/log
   mipgpu import ml-1m/ratings.dat --items ml-1m/movies.dat --item-fields genres --out data/ml-1m
 
-Formats: CSV, TSV and the like, MovieLens .dat, RecBole .inter, plain `user item` lines, JSON lines, lines of a user and
-all their items; each also as .gz or .zst; Parquet. A folder is read as the parts in it; `-` is standard input.
-Times may be numbers (s, ms, us, ns since 1970) or ISO 8601 dates. Without times, the order of the rows counts.
+Formats: CSV, TSV and similar, MovieLens .dat, RecBole .inter, plain `user item` lines, JSON lines,
+lines of a user and all of the user's items; each also as .gz or .zst; Parquet. All files of a
+folder are read; `-` is standard input.
+Times are numbers (s, ms, us, ns since 1970) or ISO 8601 dates. Without times, the order of the rows
+is used.
 Filters apply in this order: --where, bad rows, --min-rating, --duplicates, --min-user/--min-item.")]
 pub struct Args {
-    /// The log: a file (CSV, TSV, JSON lines, Parquet, …), a folder of parts, or `-` for standard input; several are read as
-    /// one log, in this order
+    /// Log to import: a file (CSV, TSV, JSON lines, Parquet, …), a folder of parts, or `-` for standard input; several are
+    /// read as one log, in this order
     #[arg(required = true, value_name = "LOG")]
     sources: Vec<PathBuf>,
-    /// Folder to make; it must not exist yet (see --force)
+    /// Folder to create; it must not exist yet (see --force)
     #[arg(short, long, value_name = "DIR")]
     out: PathBuf,
 
-    /// Column of the user, by name or number from 1 (default: guessed, and printed)
+    /// Column of the user, by name or by number from 1 (default: detected and printed)
     #[arg(long, value_name = "COL", help_heading = "Reading")]
     user_col: Option<String>,
     /// Column of the item
     #[arg(long, value_name = "COL", help_heading = "Reading")]
     item_col: Option<String>,
-    /// Column of the time; `none`: go by the order of the rows
+    /// Column of the time; `none`: use the order of the rows
     #[arg(long, value_name = "COL", help_heading = "Reading")]
     time_col: Option<String>,
-    /// How dates are written, as in strptime: '%m/%d/%Y %H:%M' (default: ISO 8601, such as 2015-03-09 18:30)
+    /// Format of dates, as in strptime: '%m/%d/%Y %H:%M' (default: ISO 8601, such as 2015-03-09 18:30)
     #[arg(long, value_name = "FORMAT", help_heading = "Reading")]
     time_format: Option<String>,
-    /// Zone of dates that name none, such as Europe/Berlin (default: UTC)
+    /// Time zone of dates without one, such as Europe/Berlin (default: UTC)
     #[arg(long, value_name = "ZONE", help_heading = "Reading")]
     time_zone: Option<String>,
-    /// Column of the rating; `none`: leave ratings out
+    /// Column of the rating; `none`: ignore ratings
     #[arg(long, value_name = "COL", help_heading = "Reading")]
     rating_col: Option<String>,
-    /// Column that tells baskets: rows of a user with the same text in it belong together (default: equal times do)
+    /// Column of the basket: rows of a user with the same value form a basket (default: rows with the same time do)
     #[arg(long, value_name = "COL", help_heading = "Reading")]
     basket_col: Option<String>,
-    /// What separates columns: one character, `::`, tab, comma, semicolon, pipe or space (default: detected)
+    /// Separator of columns: one character, `::`, tab, comma, semicolon, pipe or space (default: detected)
     #[arg(long, value_name = "SEP", help_heading = "Reading")]
     delimiter: Option<String>,
-    /// Rows hold whole histories, oldest first, with this between their items: one character, space, tab, comma, semicolon
-    /// or pipe; `none`: rows hold no histories (default: detected where nothing else is possible)
+    /// Separator of items in rows that hold whole histories, oldest first: one character, space, tab, comma, semicolon or
+    /// pipe; `none`: rows hold no histories (default: detected if it is unambiguous)
     #[arg(long, value_name = "SEP", help_heading = "Reading")]
     list_sep: Option<String>,
-    /// What quotes mean; with auto, a row is bad where it is not clear which text its quotes enclose
+    /// Meaning of quotes; with auto, a row with ambiguous quotes is a bad row
     #[arg(long, value_enum, default_value_t, value_name = "RULE", help_heading = "Reading")]
     quotes: Quotes,
-    /// How text is encoded
+    /// Encoding of the text
     #[arg(long, value_enum, default_value_t, value_name = "NAME", help_heading = "Reading")]
     encoding: Encoding,
     /// The first row is data, not names
     #[arg(long, help_heading = "Reading")]
     no_header: bool,
-    /// What ratings can be, ends included: a row rated outside is a bad row
+    /// Range of valid ratings, both ends included; a row with another rating is a bad row
     #[arg(long, value_name = "LEAST,MOST", value_parser = range, allow_hyphen_values = true, help_heading = "Reading")]
     rating_range: Option<Range>,
-    /// What times can be, ends included, as dates or as numbers in the log's unit: a row outside is a bad row
+    /// Range of valid times, both ends included, as dates or as numbers in the log's unit; a row with another time is a
+    /// bad row
     #[arg(
         long,
         value_name = "FROM,TO",
@@ -82,57 +85,58 @@ pub struct Args {
         help_heading = "Reading"
     )]
     time_range: Vec<String>,
-    /// Rows without a user or an item: an empty cell, a null, or a word like NA, nan, None, null, \N [default: warn where a
-    /// word holds rows as no key does]
+    /// How to handle rows without a user or an item: an empty cell, a null, or a word like NA, nan, None, null, \N
+    /// [default: warn if such a word looks like a missing value]
     #[arg(long, value_enum, value_name = "RULE", help_heading = "Reading")]
     missing: Option<Missing>,
     /// Read keys like 3.0 and 3.00 as 3
     #[arg(long, help_heading = "Reading")]
     whole_keys: bool,
-    /// Leave bad rows out (counted, the first few shown) instead of stopping at the first
+    /// Skip bad rows (counted, the first few printed) instead of stopping at the first one
     #[arg(long, help_heading = "Reading")]
     skip_bad: bool,
 
-    /// Read only rows whose column has one of the values, such as event=purchase,addtocart; repeated: all must hold
+    /// Keep only rows in which the column has one of the values, such as event=purchase,addtocart; if repeated, all
+    /// conditions must hold
     #[arg(long = "where", value_name = "COL=VALUES", help_heading = "Filters")]
     wheres: Vec<Where>,
-    /// Leave out rows rated below this
+    /// Drop rows with a rating below X
     #[arg(long, value_name = "X", help_heading = "Filters")]
     min_rating: Option<f32>,
-    /// When a user has the same item several times
+    /// How to handle repeated items of a user
     #[arg(long, value_enum, default_value_t, value_name = "RULE", help_heading = "Filters")]
     duplicates: Duplicates,
-    /// Every user has at least N interactions (with --min-item a k-core: repeated until it holds for all)
+    /// Drop users with fewer than N interactions (with --min-item a k-core: repeated until no user or item is below)
     #[arg(long, default_value_t = 0, value_name = "N", help_heading = "Filters")]
     min_user: u32,
-    /// Every item has at least N interactions
+    /// Drop items with fewer than N interactions
     #[arg(long, default_value_t = 0, value_name = "N", help_heading = "Filters")]
     min_item: u32,
 
-    /// Table of side fields of the items (genres, director, …), one row an item, several values separated by `|`; the log
-    /// itself where they stand in it
+    /// Table of side fields of the items (genres, director, …), one row per item, several values separated by `|`; the log
+    /// itself if it holds the fields
     #[arg(long, value_name = "FILE", help_heading = "Items")]
     items: Option<PathBuf>,
-    /// Which columns of --items (default: all)
+    /// Columns of --items to import (default: all)
     #[arg(long, value_name = "COLS", value_delimiter = ',', help_heading = "Items")]
     item_fields: Vec<String>,
 
-    /// Replace a data set that is already there
+    /// Replace an existing data set
     #[arg(long, help_heading = "Work")]
     force: bool,
-    /// Memory to use; rows beyond it wait in temporary files beside the output
+    /// Memory to use; further rows are stored in temporary files next to the output
     #[arg(long, default_value_t = 2048, value_name = "MB", value_parser = at_least_one(), help_heading = "Work")]
     memory_mb: u64,
 }
 
-/// Two ratings, the smaller one first.
+/// The minimum and the maximum rating.
 type Range = [f32; 2];
 
 fn range(text: &str) -> std::result::Result<Range, String> {
     let ends: Option<Vec<f32>> = text.split(',').map(|end| end.trim().parse().ok()).collect();
     match ends.as_deref() {
         Some(&[least, most]) if least.is_finite() && most.is_finite() && least <= most => Ok([least, most]),
-        _ => Err("write the least rating and the greatest, such as 0.5,5".into()),
+        _ => Err("write the minimum and the maximum rating, such as 0.5,5".into()),
     }
 }
 
@@ -140,7 +144,7 @@ fn times(ends: Vec<String>) -> Result<Option<[String; 2]>> {
     match <[String; 2]>::try_from(ends) {
         Ok(ends) => Ok(Some(ends)),
         Err(ends) if ends.is_empty() => Ok(None),
-        Err(_) => Err(Error::user("--time-range takes two times")
+        Err(_) => Err(Error::user("--time-range requires two times")
             .hint("write the earliest and the latest: --time-range 2000-01-01,2030-01-01")),
     }
 }
@@ -157,8 +161,8 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     }
     if let (Some(field), None) = (args.item_fields.first(), &args.items) {
         let log = args.sources.first().map_or_else(|| "FILE".into(), typed);
-        return Err(Error::user(format!("--item-fields {field}: no table of items is given")).hint(format!(
-            "add --items FILE, a table with a row an item; where the columns stand in the log itself: --items {log}"
+        return Err(Error::user(format!("--item-fields {field} requires a table of items")).hint(format!(
+            "add --items FILE, a table with one row per item; if the log itself has these columns: --items {log}"
         )));
     }
     let options = ImportOptions {
@@ -195,7 +199,7 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     finish(&args.out, &summary, &options, "import", &printer)
 }
 
-/// Prints what an import did: in words, or as the JSON object of `event`.
+/// Prints the summary of an import as text, or as a JSON object of type `event`.
 pub(super) fn finish(
     out: &Path,
     summary: &ImportSummary,
@@ -206,7 +210,7 @@ pub(super) fn finish(
     if let (Some([least, most]), Some(below)) = (summary.ratings, summary.other_ratings_below) {
         let far = if -least > most { least } else { most };
         printer.warn(format_args!(
-            "a rating of {far} is far from the others, which are below {below}: if no rating can be that, name what they can be, --rating-range LEAST,MOST"
+            "a rating of {far} is far from the others, which are below {below}; if it is invalid, give the valid range with --rating-range LEAST,MOST"
         ));
     }
     if printer.json {
@@ -223,7 +227,7 @@ pub(super) fn finish(
     Ok(())
 }
 
-/// The summary as people read it.
+/// Formats the summary as text.
 fn describe(out: &str, s: &ImportSummary, options: &ImportOptions) -> String {
     let mut lines = vec![format!(
         "{out}: {} users, {} items, {} interactions",
@@ -241,13 +245,13 @@ fn describe(out: &str, s: &ImportSummary, options: &ImportOptions) -> String {
         (s.dropped_duplicates, "duplicates"),
     ] {
         if count > 0 {
-            line("left out", format!("{} {what}", digits(count)));
+            line("dropped", format!("{} {what}", digits(count)));
         }
     }
     if options.min_user > 1 || options.min_item > 1 {
         let rounds = format!("{} round{}", s.core_rounds, if s.core_rounds == 1 { "" } else { "s" });
         let below = format!("users below {} or items below {}", options.min_user.max(1), options.min_item.max(1));
-        line("left out", format!("{} of {below}, in {rounds} to the fix-point", digits(s.dropped_core)));
+        line("dropped", format!("{} of {below}, in {rounds} to the fixed point", digits(s.dropped_core)));
     }
     line("histories", format!("{} to {}, median {}", s.history[0], digits(s.history[2] as u64), s.history[1]));
     if let Some([least, greatest]) = s.ratings {

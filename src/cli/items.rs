@@ -1,4 +1,4 @@
-//! `mipgpu items`: the keys of items, found by title or key.
+//! `mipgpu items`: finds item keys by title or key.
 
 use std::{cmp::Reverse, path::PathBuf};
 
@@ -11,9 +11,9 @@ use crate::{
     train::RunFolder,
 };
 
-/// Finds items by title or key: exact matches first, then those that begin with the text, then those that contain all
-/// its words; among these the most frequent first. Where nothing matches, the nearest in spelling are shown. Without a
-/// text, lists the most frequent items.
+/// Finds items by title or key. Exact matches come first, then items that begin with the text, then items that contain
+/// all of its words; within each group, the most frequent come first. If nothing matches, the nearest spellings are
+/// listed. Without a text, the most frequent items are listed.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -21,13 +21,13 @@ Examples:
   mipgpu items data/ml-1m matrix --limit 5
   mipgpu items runs/mine --json --limit 100000 > items.jsonl")]
 pub struct Args {
-    /// Folder of a trained run, or of a data set
+    /// Folder of a trained run or of a data set
     #[arg(value_name = "RUN")]
     folder: PathBuf,
-    /// Words that must all occur in the title or the key, in any case
+    /// Words that must all occur in the title or the key; case is ignored
     #[arg(value_name = "TEXT")]
     text: Vec<String>,
-    /// Items to show at most
+    /// Maximum number of items to list
     #[arg(long, value_name = "N", default_value_t = 20)]
     limit: usize,
 }
@@ -38,7 +38,7 @@ enum Match {
     Exact,
     Prefix,
     Contains,
-    /// Nothing matches better: spelled alike.
+    /// Similar spelling; used only if nothing else matches.
     Nearest,
 }
 
@@ -57,14 +57,14 @@ impl Match {
 struct Item {
     key: String,
     title: Option<String>,
-    /// Events in the data, if these are at hand.
+    /// Number of events in the data, if the data set is available.
     events: Option<u32>,
 }
 
 /// Runs the command.
 pub fn run(args: &Args, printer: Printer) -> Result<()> {
     if args.limit == 0 {
-        return Err(Error::user("--limit 0 shows nothing").hint("give a number from 1 up"));
+        return Err(Error::user("--limit 0 shows nothing").hint("use a number of at least 1"));
     }
     let items = items_of(args, &printer)?;
     let text = args.text.join(" ");
@@ -74,7 +74,7 @@ pub fn run(args: &Args, printer: Printer) -> Result<()> {
             .hint(format!("use fewer words; `mipgpu items {}` lists the most frequent items", typed(&args.folder))));
     }
     if found[0].1 == Some(Match::Nearest) {
-        printer.say(format_args!("no item contains '{text}'; the nearest in spelling:"));
+        printer.say(format_args!("no item contains '{text}'; the nearest spellings:"));
     }
     let shown = &found[..found.len().min(args.limit)];
     if printer.json {
@@ -124,7 +124,7 @@ fn table(shown: &[(&Item, Option<Match>)]) -> Table {
     table
 }
 
-/// The items of a data set, or those of a run with titles and counts from its data.
+/// Returns the items of a data set, or the items of a run with titles and counts from its data.
 fn items_of(args: &Args, printer: &Printer) -> Result<Vec<Item>> {
     let folder = &args.folder;
     if folder.join("manifest.json").is_file() {
@@ -133,7 +133,7 @@ fn items_of(args: &Args, printer: &Printer) -> Result<Vec<Item>> {
     }
     if !folder.is_dir() {
         return Err(Error::user(format!("{}: there is no such folder", folder.display()))
-            .hint("give the folder of a trained run or of a data set"));
+            .hint("use the folder of a trained run or of a data set"));
     }
     let run = RunFolder::new(folder);
     let config = run.config()?;
@@ -141,7 +141,7 @@ fn items_of(args: &Args, printer: &Printer) -> Result<Vec<Item>> {
     let data = Dataset::open(&config.data);
     if data.is_err() {
         printer.say(format_args!(
-            "without titles and counts: the run's data cannot be opened ({})",
+            "titles and counts are not available: the data set of the run cannot be opened ({})",
             config.data.display()
         ));
     }
@@ -158,11 +158,11 @@ fn described(keys: &Vocab, data: Option<&Dataset>) -> Vec<Item> {
     keys.keys().map(item).collect()
 }
 
-/// The items that match, best first; all of them, the most frequent first, where there is no text.
+/// Returns the matching items, best first. Without a text, returns all items, the most frequent first.
 fn find<'a>(items: &'a [Item], text: &str) -> Vec<(&'a Item, Option<Match>)> {
     let text = text.trim().to_lowercase();
     let words: Vec<&str> = text.split_whitespace().collect();
-    // Sorting is stable: of items that occur as often, the one that came first.
+    // The sort is stable: items with equal counts keep their order.
     let often = |item: &Item| Reverse(item.events.unwrap_or(0));
     if words.is_empty() {
         let mut all: Vec<_> = items.iter().map(|item| (item, None)).collect();
@@ -193,7 +193,7 @@ fn matched(item: &Item, text: &str, words: &[&str]) -> Option<Match> {
     words.iter().all(|word| names().any(|name| name.contains(word))).then_some(Match::Contains)
 }
 
-/// How alike the spelling of an item's title or key is to a text, up to 1: as a whole, or word by word.
+/// Returns the similarity (0 to 1) of a text and an item's title or key, as a whole or word by word.
 fn likeness(item: &Item, text: &str, words: &[&str]) -> f64 {
     let of = |name: &str| {
         let name = name.to_lowercase();

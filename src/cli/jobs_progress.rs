@@ -1,5 +1,5 @@
-//! Many runs as people and programs see them while they go: one bar over all and one for each that runs; lines where nobody
-//! watches; JSON events on request.
+//! Progress of many runs: a bar over all runs and one for each active run on a terminal, lines elsewhere, JSON events
+//! on request.
 
 use std::{
     collections::BTreeMap,
@@ -16,22 +16,22 @@ use crate::experiment::{
     words::duration,
 };
 
-/// Shows jobs while they run.
+/// Shows the progress of jobs.
 pub struct JobsProgress<'a> {
     printer: Printer,
     jobs: &'a [RunJob],
     bars: Option<(MultiProgress, ProgressBar)>,
     running: BTreeMap<usize, (Option<ProgressBar>, Option<f64>)>,
-    /// Jobs that have ended or need not begin.
+    /// Number of jobs that have ended or need not start.
     settled: usize,
-    /// Share of the work of all jobs that this call has to do, and what of it is done.
+    /// Work of all waiting jobs, and the part of it that is done.
     work: f64,
     worked: f64,
     started: Instant,
 }
 
 impl<'a> JobsProgress<'a> {
-    /// `states`: where the jobs stand before any of them is begun.
+    /// Creates the display. `states` holds the states of the jobs before the first one starts.
     pub fn new(printer: Printer, jobs: &'a [RunJob], states: &[RunState]) -> Self {
         let settled = states.iter().filter(|state| **state != RunState::Waiting).count();
         let bars = printer.progress_bar().then(|| {
@@ -98,7 +98,9 @@ impl<'a> JobsProgress<'a> {
         let line = match state {
             RunState::Done => format!("[{done}/{all}] {name}: done in {seconds:.0} s{measure}; {}", self.left()),
             RunState::Failed(why) => format!("[{done}/{all}] {name}: FAILED: {why}"),
-            RunState::Waiting | RunState::Stale(_) => format!("        {name}: stopped; it goes on where it is"),
+            RunState::Waiting | RunState::Stale(_) => {
+                format!("        {name}: stopped; it resumes from its checkpoint")
+            }
         };
         match &self.bars {
             Some((_, bar)) => bar.println(line),
@@ -106,10 +108,10 @@ impl<'a> JobsProgress<'a> {
         }
     }
 
-    /// How long the rest may take, by what has been done since the start.
+    /// Estimates the remaining time from the work done since the start.
     fn left(&self) -> String {
         if self.worked == 0.0 {
-            return "time left not known yet".into();
+            return "remaining time unknown".into();
         }
         let left = self.started.elapsed().as_secs_f64() * (self.work - self.worked).max(0.0) / self.worked;
         format!("about {} left", duration(left))
@@ -122,7 +124,7 @@ impl<'a> JobsProgress<'a> {
     }
 }
 
-/// What a job counts in the time that is left: the seconds it was estimated to take, or as much as any other.
+/// Returns the weight of a job in the estimate: its estimated seconds, or 1.
 fn weight(job: &RunJob) -> f64 {
     if job.seconds > 0.0 { job.seconds } else { 1.0 }
 }

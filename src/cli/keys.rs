@@ -1,4 +1,4 @@
-//! Keys as they are typed: with commas between them, as a JSON list, or a line each in a file.
+//! Parses keys: separated by commas, as a JSON list, or one per line of a file.
 
 use std::{fs, path::Path};
 
@@ -10,11 +10,11 @@ use crate::{
     recommender::key_of,
 };
 
-/// The keys that the values of a flag name. A value that begins with `[` is a JSON list, whose keys may hold commas;
-/// any other one is cut at its commas, unless it is a key of `vocab` as a whole and its parts are not.
+/// Returns the keys in the values of a flag. A value that begins with `[` is a JSON list, and its keys may contain
+/// commas. Other values are split at commas, unless the whole value is a key of `vocab` and its parts are not.
 ///
 /// # Errors
-/// A list that is not JSON.
+/// A list is not valid JSON.
 pub fn keys_of(flag: &str, values: &[String], vocab: &Vocab) -> Result<Vec<String>> {
     let mut keys = Vec::new();
     for value in values {
@@ -36,19 +36,19 @@ pub fn keys_of(flag: &str, values: &[String], vocab: &Vocab) -> Result<Vec<Strin
 fn json_list(text: &str) -> Result<Vec<String>> {
     let value: Value = serde_json::from_str(text).map_err(|e| {
         Error::user(format!("not a JSON list: {e}"))
-            .hint(r#"write '["key","key"]'; a key that begins with [ stands in such a list too"#)
+            .hint(r#"write '["key","key"]'; a key that begins with [ must be written as such a list too"#)
     })?;
     value.as_array().map(Vec::as_slice).unwrap_or_default().iter().map(key_of).collect()
 }
 
-/// The keys of a file, a line each, as they stand there; empty lines are none.
+/// Reads the keys of a file, one per line and unchanged. Blank lines are skipped.
 ///
 /// # Errors
-/// The file's; it is not UTF-8 text.
+/// The file cannot be read or is not UTF-8 text.
 pub fn keys_in(path: &Path) -> Result<Vec<String>> {
     let bytes = fs::read(path).at_path(path)?;
     let text = String::from_utf8(bytes).map_err(|_| {
-        Error::user(format!("{}: not UTF-8 text", path.display())).hint("write the keys as UTF-8, one a line")
+        Error::user(format!("{}: not UTF-8 text", path.display())).hint("write the keys as UTF-8, one per line")
     })?;
     let lines = text.strip_prefix('\u{feff}').unwrap_or(&text).lines();
     Ok(lines.filter(|line| !line.trim().is_empty()).map(String::from).collect())
@@ -67,9 +67,9 @@ mod tests {
         };
         assert_eq!(keys(&["a,b", " 7 ,"]).unwrap(), ["a", "b", "7"]);
         assert_eq!(keys(&[r#"["a,b", 7, "New York, NY"]"#]).unwrap(), ["a,b", "7", "New York, NY"]);
-        assert_eq!(keys(&["New York, NY", "a"]).unwrap(), ["New York, NY", "a"], "known as a whole alone");
+        assert_eq!(keys(&["New York, NY", "a"]).unwrap(), ["New York, NY", "a"], "known only as a whole");
         assert!(keys(&["[a,b]"]).unwrap_err().contains("--history: not a JSON list"));
-        assert!(keys(&["[1.5]"]).unwrap_err().contains("1.5 is no item key"));
+        assert!(keys(&["[1.5]"]).unwrap_err().contains("1.5 is not an item key"));
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("keys.txt");
         fs::write(&file, "\u{feff}a,b\r\n\n New York, NY\n7").unwrap();

@@ -1,6 +1,11 @@
-/*! The command line. One file a command: its flags ([`clap::Args`]) and what it does with them. Commands return
-[`Result`]; only this room prints ([`printer::Printer`]) or exits. Exit codes: 0 done, 1 the user's flag, file or data,
-2 our failure.
+/*! The command line. Each command has one file with its flags ([`clap::Args`]) and its implementation. Commands return
+[`Result`]. Only this module prints ([`printer::Printer`]) or exits.
+
+| exit code | meaning |
+|---|---|
+| 0 | success |
+| 1 | error in a flag, a file or the data |
+| 2 | failure of the program |
 */
 
 pub mod bench;
@@ -50,24 +55,24 @@ use crate::{
 };
 use printer::Printer;
 
-/// The way through the commands.
+/// The first steps, printed by `--help`.
 const START: &str = "\
-Start with nothing at hand:
+Without data:
   mipgpu train                          on the built-in MovieLens sample
-With a log of your own (a row each: user, item, time):
+With your own log (one row per interaction: user, item, time):
   mipgpu import log.csv --out data/mine
   mipgpu train data/mine --out runs/mine
   mipgpu recommend runs/mine --history KEY,KEY,KEY
-`mipgpu COMMAND --help` shows the flags of a command, `mipgpu COMMAND --help-all` every one of them in full.";
+`mipgpu COMMAND --help` lists the usual flags of a command, `mipgpu COMMAND --help-all` all flags.";
 
 /// Pre-trains sequential recommenders by masked item prediction, evaluates them and recommends with them.
 #[derive(Debug, Parser)]
 #[command(name = "mipgpu", version, arg_required_else_help = true, subcommand_required = true, after_help = START)]
 struct Cli {
-    /// Say nothing but results and errors (no progress, no warnings)
+    /// Print only results and errors (no progress, no warnings)
     #[arg(short, long, global = true, display_order = 900)]
     quiet: bool,
-    /// Print results as JSON, one object a line
+    /// Print results as JSON, one object per line
     #[arg(long, global = true, display_order = 901)]
     json: bool,
     #[command(subcommand)]
@@ -76,27 +81,27 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Turn a log of interactions (CSV, TSV, .dat, .inter, Parquet) into memory-mapped shards
+    /// Convert a log of interactions (CSV, TSV, .dat, .inter, Parquet) to a data set of memory-mapped shards
     Import(import::Args),
-    /// Fetch a well-known data set by its name
+    /// Download a well-known data set by name
     Data(data::Args),
-    /// Make two data sets of one: a source to pre-train on and a target to transfer to
+    /// Split a data set in two: a source to pre-train on and a target to transfer to
     Split(split::Args),
-    /// Train a model: by masked item prediction, or to predict the next item
+    /// Train a model by masked item prediction, next item prediction or another task
     Train(Box<train::Args>),
     /// Continue from a trained run on other data: none, embedding, model or patch transfer
     Finetune(Box<finetune::Args>),
-    /// Search settings: a grid, random draws or successive halving, by the validation measure
+    /// Search hyperparameters by validation: grid search, random search or successive halving
     Search(search::Args),
-    /// Learn the probability of a click on top of a trained run; AUC and log-loss
+    /// Train a click-through model on top of a trained run; AUC and log-loss
     Clicks(Box<clicks::Args>),
-    /// Score a trained model: NDCG, recall, MRR; full and sampled ranking; slices
+    /// Evaluate a trained model: NDCG, recall, MRR; full and sampled ranking; slices
     Eval(evaluate::Args),
-    /// Whether one run is better than another: paired tests over the same users
+    /// Test whether one run is better than another: paired tests over the same users
     Compare(compare::Args),
-    /// Run a grid of runs with seeds, intervals and tests: the survey's experiment, or your own
+    /// Run a grid of runs with seeds, intervals and tests: the survey's experiment or your own
     Experiment(Box<experiment::Args>),
-    /// Recommend items for users of the data or for any new history
+    /// Recommend items for users of the data set or for a new history
     Recommend(recommend::Args),
     /// Find the keys of items by title or key
     Items(items::Args),
@@ -104,30 +109,30 @@ enum Command {
     Runs(runs::Args),
     /// Write item and user vectors with their keys
     Export(export::Args),
-    /// Where the time of training goes: steps op by op, memory, what bounds them
+    /// Profile training: time of steps by operation, memory, what bounds them
     Profile(Box<profile::Args>),
-    /// What this program can run on here, and what is missing
+    /// List the devices of this machine and what is missing to use them
     Devices(devices::Args),
-    /// Time every operation, forward and backward, beside what the machine can do
+    /// Time every operation, forward and backward, and compare it with the ceilings of the machine
     Bench(Box<bench::Args>),
-    /// Prove a device: every operation and whole training steps against an f64 reference
+    /// Check a device: compare every operation and whole training steps with an f64 reference
     Check(check::Args),
-    /// Print the completions of a shell
+    /// Print shell completions
     Completions(generate::CompletionsArgs),
     /// Write man pages
     Man(generate::ManArgs),
 }
 
-/// Parses the command line, runs the command, reports its error.
+/// Parses the command line, runs the command and reports its error.
 pub fn main() -> ExitCode {
     main_with(std::env::args_os())
 }
 
-/// The same for other words than those of the command line, the program's name first.
+/// Runs [`main`] with the given words instead of the command line. The first word is the name of the program.
 pub fn main_with(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     let mut words = with_values(words);
     let mut command = Cli::command();
-    // `--help` is the short form, which fits a screen or two.
+    // `--help` prints the short form, which fits one or two screens.
     for word in words.iter_mut().take_while(|word| *word != "--") {
         if word == "--help" {
             *word = "-h".into();
@@ -170,8 +175,8 @@ pub fn main_with(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     }))
 }
 
-/// The words with `--projection` alone, or another flag of a yes-or-no setting, written as `--projection=true`: the next word
-/// is its value only where it is `true` or `false`.
+/// Rewrites a flag of a yes-or-no setting without a value, such as `--projection`, as `--projection=true`. The next
+/// word is its value only if it is `true` or `false`.
 fn with_values(words: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let settings = serde_json::json!(Settings::default());
     let yes_or_no = |word: &OsString| {
@@ -188,42 +193,43 @@ fn with_values(words: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     all
 }
 
-/// The flag that shows every setting in the help of a command, with all that is known of it.
+/// The flag that prints the full help of a command, with all settings.
 const HELP_ALL: &str = "--help-all";
 
-/// Commands with the help of all flags, those included that `--help` leaves out because few need them.
+/// Shows all flags in the help of the commands, including rarely used ones that `--help` hides.
 fn with_all_flags(command: clap::Command) -> clap::Command {
     command.mut_subcommands(|c| c.mut_args(|a| a.hide(false)))
 }
 
-/// Whether the parser only shows help or the version.
+/// Returns whether the parser only prints help or the version.
 fn is_help(e: &clap::Error) -> bool {
     !e.use_stderr() || e.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
 }
 
-/// Why words are not a command line that runs something.
+/// Converts the error for words that are not a command line that runs something.
 fn clap_error(e: &clap::Error) -> Error {
     match is_help(e) {
-        true => Error::user("it asks for help or the version, not for a run"),
+        true => Error::user("the command prints help or the version and runs nothing"),
         false => expected::worded(e),
     }
 }
 
-/// Runs a command and reports its error; gives the exit code. A panic is our failure as well.
+/// Runs a command, reports its error and returns the exit code. A panic is a failure of the program.
 fn exit_code(command: impl FnOnce() -> Result<()>) -> u8 {
     let done = catch_unwind(AssertUnwindSafe(command)).unwrap_or_else(|_| {
-        Err(Error::internal("a bug in mipgpu stopped it").hint("please report the lines above and what you did"))
+        Err(Error::internal("mipgpu stopped because of a bug").hint("please report the lines above and the command"))
     });
     done.map_or_else(|e| printer::report(&e), |()| 0)
 }
 
-/// A pool of `threads` workers, or one a core. Work runs inside it, so that a step queues and allocates nothing.
+/// Creates a pool of `threads` workers, by default one per core. Work runs inside the pool, so that a step queues and
+/// allocates nothing.
 pub(crate) fn thread_pool(threads: Option<usize>) -> Result<rayon::ThreadPool> {
     if threads == Some(0) {
-        return Err(Error::user("--threads 0 makes no sense").hint("leave it out to use all cores"));
+        return Err(Error::user("--threads 0 is out of range").hint("omit it to use all cores"));
     }
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0));
-    pool.build().map_err(|e| Error::internal(format!("no threads: {e}")))
+    pool.build().map_err(|e| Error::internal(format!("threads cannot be started: {e}")))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! `--precision` on the device of a run: what it rejects, measures and warns of.
+//! `--precision` on the device of a run: checks, the measurement of `fastest`, and a warning about slow bf16.
 
 use crate::{
     backend::{self, Device, Precision},
@@ -9,21 +9,24 @@ use crate::{
 
 use super::{printer::Printer, settings_file::SettingsFile, train::PlaceFlags};
 
+/// Checks that the device supports a requested precision.
+///
 /// # Errors
-/// Products in bf16 were requested, and the device has none.
+/// bf16 is requested, and the device computes in f32.
 pub(super) fn check_precision(given: Option<Numbers>, device: Device) -> Result<()> {
     if given == Some(Numbers::Bf16) && Numbers::Bf16.on(device) == Precision::F32 {
         return Err(Error::user(format!("--precision bf16 has no effect: {device} computes in f32"))
-            .hint("leave it out, or choose another --device"));
+            .hint("omit it, or choose another --device"));
     }
     Ok(())
 }
 
-/// Replaces `--precision fastest` (a flag, or a line of the settings file) by what is faster on the run's device. The run
-/// keeps the result in its settings, so that it resumes, and is evaluated, in the same arithmetic.
+/// Replaces `--precision fastest` (a flag or a line of the settings file) with the faster precision on the run's
+/// device. The result is stored in the settings of the run, so that the run is resumed and evaluated in the same
+/// arithmetic.
 ///
 /// # Errors
-/// A pool of no threads.
+/// The thread pool cannot be created.
 pub(super) fn choose_fastest(
     flags: &mut Flags,
     file: &SettingsFile,
@@ -48,18 +51,19 @@ pub(super) fn choose_fastest(
     Ok(())
 }
 
-/// bf16 must gain a tenth of a dense layer: f32 has the digits, and a busy machine moves the ratio by as much.
+/// Selects bf16 only if it saves more than a tenth of the time of a dense layer. f32 is more precise, and the load of
+/// the machine changes the ratio by about as much.
 fn fastest_of(ratio: f64) -> Numbers {
     if ratio < 0.9 { Numbers::Bf16 } else { Numbers::F32 }
 }
 
-/// Warns where bf16 was requested on a processor that computes products of bf16 more slowly than those of f32.
+/// Warns if bf16 is requested on a processor that computes bf16 products more slowly than f32 products.
 pub(super) fn warn_of_slow_bf16(printer: &Printer, device: Device, precision: Precision, pool: &rayon::ThreadPool) {
     if precision == Precision::F32 || !matches!(device, Device::Cpu) {
         return;
     }
     let ratio = pool.install(factors::bf16_over_f32);
-    // Below that a busy machine makes the difference.
+    // A smaller difference may come from the load of the machine.
     if ratio > 1.1 {
         printer.warn(format_args!(
             "bf16 is {ratio:.1} times as slow as f32 on this processor (measured on a dense layer); use --precision f32"

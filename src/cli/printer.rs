@@ -1,5 +1,5 @@
-//! The one door to the terminal: results on stdout, talk on stderr, `--quiet` and `--json` honoured, a broken pipe is
-//! a normal end.
+//! All output of the program: results on stdout, messages on stderr, according to `--quiet` and `--json`. A broken pipe
+//! is a normal exit.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -8,46 +8,46 @@ use crate::{
     data::WARNING,
 };
 
-/// How the user wants to be spoken to.
+/// The output options of the user.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Printer {
-    /// No talk on stderr, only errors.
+    /// Prints only errors on stderr.
     pub quiet: bool,
-    /// Results as JSON, one object a line.
+    /// Prints results as JSON, one object per line.
     pub json: bool,
 }
 
 impl Printer {
-    /// A line of the result, to stdout.
+    /// Prints a line of the result to stdout.
     pub fn result(&self, line: impl std::fmt::Display) {
         self.raw(format_args!("{line}\n"));
     }
 
-    /// Part of the result, to stdout, as it stands.
+    /// Prints a part of the result to stdout, unchanged.
     pub fn raw(&self, text: impl std::fmt::Display) {
         let mut out = io::stdout().lock();
         match write!(out, "{text}").and_then(|()| out.flush()) {
             Ok(()) => {}
-            // Whoever reads has seen enough.
+            // The reader has closed the pipe.
             Err(e) if e.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
-            // Results that were not written are no success: a full disk behind a redirection, say.
+            // Results that cannot be written are a failure, such as a full disk behind a redirection.
             Err(e) => std::process::exit(report(&Error::internal(format!("standard output: {e}"))).into()),
         }
     }
 
-    /// One JSON object on a line of its own, to stdout.
+    /// Prints a JSON object on its own line to stdout.
     pub fn event(&self, value: &serde_json::Value) {
         self.result(value);
     }
 
-    /// Talk: what is being done and why, to stderr.
+    /// Prints a message about the work to stderr.
     pub fn say(&self, line: impl std::fmt::Display) {
         if !self.quiet {
             let _ = writeln!(io::stderr().lock(), "{line}");
         }
     }
 
-    /// A line of talk from where nothing is printed: one that begins with `warning: ` is a warning.
+    /// Prints a message from a module that does not print. A line that begins with `warning: ` is a warning.
     pub fn talk(&self, line: &str) {
         match line.strip_prefix(WARNING) {
             Some(warning) => self.warn(warning),
@@ -55,19 +55,18 @@ impl Printer {
         }
     }
 
-    /// Something the user should know although the work goes on; silent under `--quiet`, which asks for results and
-    /// errors alone.
+    /// Prints a warning; the work continues. `--quiet` suppresses it.
     pub fn warn(&self, line: impl std::fmt::Display) {
         self.say(format_args!("{}{line}", notice::WARNING));
     }
 
-    /// Whether a progress bar makes sense: a person watches and has not asked for silence.
+    /// Returns whether to show a progress bar: stderr is a terminal, and neither `--quiet` nor `--json` is given.
     pub fn progress_bar(&self) -> bool {
         !self.quiet && !self.json && io::stderr().is_terminal()
     }
 }
 
-/// Prints an error as `mipgpu: error: what` with its hint, and gives the exit code.
+/// Prints an error as `mipgpu: error: what` with its hint, and returns the exit code.
 pub fn report(e: &Error) -> u8 {
     let _ = writeln!(io::stderr().lock(), "{}{e}", notice::ERROR);
     match e.kind {

@@ -1,4 +1,4 @@
-//! `mipgpu profile`: where the time of a training run's steps goes.
+//! `mipgpu profile`: measures the time of the steps of a training run.
 
 use std::{
     fs,
@@ -20,8 +20,8 @@ use crate::{
     train::{folder::free_name, run},
 };
 
-/// Runs steps of a training run, keeps nothing of them, and tells where their time goes: whole steps as training runs them,
-/// then op by op. The ways to say what runs are those of `mipgpu train`.
+/// Runs steps of a training run, discards their result, and reports where the time goes: first whole steps as training
+/// runs them, then operation by operation. The flags that describe the run are those of `mipgpu train`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -29,33 +29,34 @@ Examples:
   mipgpu profile data/mine --model sasrec --batch 64 --steps 50 --out profiles/mine
   MIPGPU_GRAPHS=off nsys profile mipgpu profile data/mine --device cuda
 
-The folder holds profile.json, profile.txt, profile.html (a page that needs nothing else) and trace.json (open it in
-ui.perfetto.dev or chrome://tracing). Where NVIDIA's NVTX library is found, phases and ops are named to its profilers.
+The folder holds profile.json, profile.txt, profile.html (a self-contained page) and trace.json
+(open it in ui.perfetto.dev or chrome://tracing). If NVIDIA's NVTX library is found, phases and ops
+are annotated for NVIDIA's profilers.
 
 More settings (layers, losses, schedule): mipgpu profile --help-all")]
 pub struct Args {
-    /// Steps that count
+    /// Number of timed steps
     #[arg(long, value_name = "N", default_value_t = 20)]
     steps: u64,
-    /// Steps before them that do not count: caches are cold, and a GPU records its graphs
+    /// Number of warm-up steps before them: caches are cold, and a GPU records its graphs
     #[arg(long, value_name = "N", default_value_t = 5)]
     untimed: u64,
-    /// Folder to make [default: profiles/DATA-MODEL-N]
+    /// Folder to create [default: profiles/DATA-MODEL-N]
     #[arg(short, long, value_name = "DIR")]
     out: Option<PathBuf>,
     #[command(flatten)]
     job: JobArgs,
 }
 
-/// More steps tell no more, and their trace would be too large to look at.
+/// Maximum number of steps. More steps add no information, and their trace is too large to view.
 const MOST: u64 = 10_000;
 
 pub fn run(args: Args, printer: Printer) -> Result<()> {
     let Args { steps, untimed, out, job: asked } = args;
     for (flag, given, least) in [("steps", steps, 1), ("untimed", untimed, 0)] {
         if !(least..=MOST).contains(&given) {
-            return Err(Error::user(format!("--{flag} {given} makes no sense"))
-                .hint(format!("give it a number from {least} to {MOST}")));
+            return Err(Error::user(format!("--{flag} {given} is out of range"))
+                .hint(format!("it must be between {least} and {MOST}")));
         }
     }
     // Before anything is computed.
@@ -73,7 +74,7 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
             Stage::Whole => "timing  whole steps",
             Stage::Validation => "timing  validation",
             Stage::OpByOp => "timing  op by op",
-            Stage::Ceilings => "timing  what the machine can do",
+            Stage::Ceilings => "timing  the ceilings of the machine",
         });
     };
     let found = pool.install(|| profile(&job, &mut tell))?;
@@ -88,7 +89,7 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     Ok(())
 }
 
-/// Whether a folder can be made there without touching anybody's files.
+/// Checks that the folder can be created without overwriting files.
 fn check_free(out: &Path) -> Result<()> {
     if let Some(file) = out.ancestors().find(|at| at.is_file()) {
         return Err(Error::user(format!("{}: this is a file, not a folder", file.display()))
@@ -102,7 +103,7 @@ fn check_free(out: &Path) -> Result<()> {
     Ok(())
 }
 
-/// All files of the folder, the page last: where it stands, all do.
+/// Writes all files of the folder, the page last, so that a folder with the page is complete.
 fn write(out: &Path, found: &Profile) -> Result<()> {
     check_free(out)?;
     make_folder(out)?;

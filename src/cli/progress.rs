@@ -1,4 +1,4 @@
-//! A run as people and programs see it while it goes: a bar, lines where nobody watches, JSON events on request.
+//! Progress of a run: a bar on a terminal, lines elsewhere, JSON events on request.
 
 use std::time::{Duration, Instant};
 
@@ -16,14 +16,14 @@ use crate::{
     },
 };
 
-/// Shows a run while it goes: a bar for people, lines where nobody watches, JSON events on request.
+/// Shows the progress of a run.
 pub struct Progress {
     printer: Printer,
     bar: Option<ProgressBar>,
     epochs: u32,
     started: Instant,
     last_line: Option<Instant>,
-    /// Loss smoothed over about fifty steps.
+    /// Loss, smoothed over about fifty steps.
     loss: f64,
     metric: String,
 }
@@ -67,7 +67,7 @@ impl Progress {
         }
     }
 
-    /// What was taken over, tensor by tensor.
+    /// Prints what was copied from the base, for each tensor.
     fn carried(&self, rows: &[Carried]) {
         let numbers = |row: &Carried| row.shape.iter().product::<usize>();
         let share = |patch: bool, frozen: Option<bool>| -> usize {
@@ -88,14 +88,14 @@ impl Progress {
         for row in rows {
             let shape = row.shape.iter().map(usize::to_string).collect::<Vec<_>>().join(" x ");
             let what = match (row.rows, row.of) {
-                (_, 0) => "left behind: the new run has no place for it".to_string(),
+                (_, 0) => "not copied: the new run has no such tensor".to_string(),
                 (0, _) if row.begins.is_some() => "new".to_string(),
                 (0, _) => "fresh".to_string(),
                 (rows, of) if rows == of => "loaded".to_string(),
                 (rows, of) => format!("{} rows loaded, {} fresh", digits(rows as u64), digits((of - rows) as u64)),
             };
             let frozen = if row.frozen { ", frozen" } else { "" };
-            let begins = row.begins.as_ref().map_or(String::new(), |how| format!(", begins: {how}"));
+            let begins = row.begins.as_ref().map_or(String::new(), |how| format!(", starts: {how}"));
             self.printer.say(format_args!("  {:name$}  {shape:>12}  {what}{begins}{frozen}", row.name));
         }
         let (all, train) = (digits(others as u64), digits((patches + trained) as u64));
@@ -107,7 +107,7 @@ impl Progress {
         self.printer.say(format_args!("{line}; {train} are trained"));
     }
 
-    /// Validation before the first step.
+    /// Prints the validation before the first step.
     fn start(&self, found: Validated) {
         if self.printer.json {
             self.printer.event(&match found {
@@ -133,7 +133,7 @@ impl Progress {
 
     fn ready(&mut self, parameters: usize, memory: &MemoryPlan, steps: u64, state: &TrainState) {
         let mb = |bytes: u64| digits(bytes.div_ceil(1 << 20));
-        let data = memory.data.map_or("in its files".to_string(), |bytes| format!("{} MB", mb(bytes)));
+        let data = memory.data.map_or("memory-mapped".to_string(), |bytes| format!("{} MB", mb(bytes)));
         self.printer.say(format_args!(
             "memory  {} parameters, {} MB: weights {}, gradients {}, moments {}, activations {}, batch {}, workspace {}; data {data}",
             digits(parameters as u64),
@@ -147,7 +147,7 @@ impl Progress {
         ));
         let total = steps * self.epochs as u64;
         if state.done {
-            self.printer.say("resume  nothing to do: the run had come to its end; here is its evaluation");
+            self.printer.say("resume  nothing to do: the run is complete and is only evaluated");
         } else if state.step > 0 {
             self.printer.say(format_args!("resume  from epoch {}, step {}", state.epoch, state.step));
         }
@@ -185,7 +185,7 @@ impl Progress {
             self.printer.event(&event);
             return;
         }
-        // Every validation is worth a line; of other epochs one now and then shows that it lives.
+        // Every validation is printed. Of other epochs, one line every 20 seconds shows that the run is active.
         let quiet = self.last_line.is_some_and(|t| t.elapsed() < Duration::from_secs(20));
         if row.measure().is_none() && (quiet || self.bar.is_some()) {
             return;

@@ -1,4 +1,4 @@
-//! `mipgpu runs`: the runs of a folder.
+//! `mipgpu runs`: lists the runs of a folder.
 
 use std::{
     cmp::Ordering,
@@ -16,8 +16,8 @@ use crate::{
     train::{RunConfig, RunFolder},
 };
 
-/// Lists the runs in a folder: what each was trained on, how far it is, its best validation and its test. NDCG@10 of
-/// lists, RMSE of ratings. Folders that hold no run are skipped; of a damaged run the fault is shown.
+/// Lists the runs in a folder: data, model, progress, best validation and test. The metric is NDCG@10, for ratings
+/// RMSE. Folders without a run are skipped; for a damaged run, the fault is printed.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -25,13 +25,13 @@ Examples:
   mipgpu runs runs/survey/runs --sort valid
   mipgpu runs --json
 
-State: running (a process trains it), stopped (`mipgpu train --resume` continues it), done, failed (it ended before its
-first checkpoint), damaged. Age: since its newest file was written.")]
+State: running (a process trains it), stopped (`mipgpu train --resume` continues it), done, failed
+(ended before the first checkpoint), damaged. Age: time since the newest file was written.")]
 pub struct Args {
-    /// Folder of runs, or a run
+    /// Folder of runs, or a run folder
     #[arg(value_name = "DIR", default_value = "runs")]
     folder: PathBuf,
-    /// What to sort by; best and newest come first
+    /// Sort order; best and newest come first
     #[arg(long, value_enum, default_value_t)]
     sort: Sort,
 }
@@ -70,7 +70,7 @@ impl State {
     }
 }
 
-/// A number and what it measures.
+/// A value and its metric.
 #[derive(Clone, Copy, Debug)]
 struct Measured {
     measure: &'static str,
@@ -78,7 +78,7 @@ struct Measured {
 }
 
 impl Measured {
-    /// Best first, numbers of one measure together.
+    /// Orders the best value first and groups values of the same metric.
     fn order(a: Option<Measured>, b: Option<Measured>) -> Ordering {
         match (a, b) {
             (Some(a), Some(b)) if a.measure != b.measure => a.measure.cmp(b.measure),
@@ -88,7 +88,7 @@ impl Measured {
         }
     }
 
-    /// `0.1234`, with its name where it is not NDCG@10.
+    /// Formats the value as `0.1234`, with the metric unless it is NDCG@10.
     fn text(self) -> String {
         match self.measure {
             "NDCG@10" => format!("{:.4}", self.value),
@@ -97,7 +97,7 @@ impl Measured {
     }
 }
 
-/// A run.
+/// A row of the list.
 struct Run {
     name: String,
     state: State,
@@ -105,9 +105,9 @@ struct Run {
     epochs: u32,
     best: Option<Best>,
     test: Option<Measured>,
-    /// Since its newest file was written.
+    /// Time since the newest file was written.
     age: Duration,
-    /// What is wrong with it.
+    /// The fault of a damaged run.
     fault: Option<String>,
 }
 
@@ -116,7 +116,7 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     let folder = &args.folder;
     if !folder.is_dir() {
         return Err(Error::user(format!("{}: there is no such folder", folder.display()))
-            .hint("give the folder that holds the runs: mipgpu runs DIR"));
+            .hint("give the folder of the runs: mipgpu runs DIR"));
     }
     let mut runs: Vec<Run> = Vec::new();
     if let Some(run) = look_at(folder) {
@@ -134,7 +134,7 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
         Sort::Age => runs.sort_by_key(|run| run.age),
     }
     if runs.is_empty() {
-        printer.say(format_args!("{}: no runs here; `mipgpu train` makes one", folder.display()));
+        printer.say(format_args!("{}: no runs found; `mipgpu train` creates one", folder.display()));
         return Ok(());
     }
     if printer.json {
@@ -230,7 +230,7 @@ fn look_at(path: &Path) -> Option<Run> {
     } else {
         State::Failed
     };
-    // The folder is known from the line; the first line of the fault is enough.
+    // The row names the folder already, and the first line of the fault is enough.
     let fault = fault.map(|what| {
         let line = what.lines().next().unwrap_or_default().to_string();
         line.strip_prefix(&format!("{}/", path.display())).map_or(line.clone(), str::to_string)
@@ -239,7 +239,7 @@ fn look_at(path: &Path) -> Option<Run> {
     Some(Run { name, state, config, epochs, best: best_of(&curve), test, age: age_of(path), fault })
 }
 
-/// The test in a report.json: NDCG@10, or the RMSE of ratings; `None`: it was not evaluated.
+/// Reads the test result of a report.json: NDCG@10, or RMSE for ratings. Returns `None` if the run was not evaluated.
 fn test_of(report: &Path) -> std::result::Result<Option<Measured>, String> {
     if !report.exists() {
         return Ok(None);
@@ -251,19 +251,19 @@ fn test_of(report: &Path) -> std::result::Result<Option<Measured>, String> {
         return Ok(Some(Measured { measure: "RMSE", value: rmse }));
     }
     let lists = value["full"]["model"]["at"].as_array().ok_or_else(|| bad("not the report of a run".into()))?;
-    // A catalogue of fewer items than 10 has shorter lists.
+    // A catalogue with fewer than 10 items has shorter lists.
     let at_10 = lists.iter().find(|at| at["k"] == 10).and_then(|at| at["ndcg"].as_f64());
     Ok(at_10.map(|value| Measured { measure: "NDCG@10", value }))
 }
 
-/// Since the newest file of a folder was written.
+/// Returns the time since the newest file of a folder was written.
 fn age_of(path: &Path) -> Duration {
     let written = fs::read_dir(path).into_iter().flatten().flatten().filter_map(|e| e.metadata().ok()?.modified().ok());
     let newest = written.max().unwrap_or(SystemTime::UNIX_EPOCH);
     SystemTime::now().duration_since(newest).unwrap_or_default()
 }
 
-/// `40 s`, `5 min`, `3 h`, `12 d`
+/// Formats an age as `40 s`, `5 min`, `3 h` or `12 d`.
 fn age(age: Duration) -> String {
     let seconds = age.as_secs();
     match seconds {

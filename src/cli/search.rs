@@ -1,8 +1,8 @@
-/*! `mipgpu search`: which settings validate best. Every trial is a `train` or `finetune` of its own, as one would type it.
+/*! `mipgpu search`: hyperparameter search by validation. Every trial is a separate `train` or `finetune` process.
 
-A trial is chosen by its best validation; tests are neither compared nor shown, so that the winner's test is still one. Under
-successive halving each rung trains anew: the learning rate falls over the whole length of a run, so that a short run that is
-stretched afterwards is not the run that would have been made.
+Trials are ranked by their best validation. Test results are neither compared nor printed, so the test of the best trial
+remains unbiased. Under successive halving each rung trains from scratch. The learning rate falls over the whole length
+of a run, so a short run that is extended differs from a run of the full length.
 */
 
 use std::{
@@ -38,8 +38,9 @@ use crate::{
     },
 };
 
-/// Tries settings and ranks them by the best validation (NDCG@10, or RMSE of ratings): a grid of all combinations, --random N
-/// draws, or --halving, which gives all a few epochs and the best ones more. The test is not looked at.
+/// Tries settings and ranks them by their best validation (NDCG@10, or RMSE for ratings): a grid of all combinations,
+/// --random N draws, or --halving, which trains all trials for a few epochs and the best ones longer. The test part is
+/// not used.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -47,42 +48,44 @@ Examples:
   mipgpu search --out s2 --random 20 --over lr=1e-4..1e-2:log --over width=32,64 -- finetune --from runs/films data/books
   mipgpu search --out s3 --random 27 --halving 3 --over lr=1e-4..1e-2:log -- train data/mine --epochs 81
 
-The same command again goes on where it was stopped; with other --over or --random it adds trials. DIR/trials holds a run a
-trial, DIR/trials.tsv and trials.json the table. --halving 3 with 81 epochs gives 27 trials 3 epochs, the best 9 of them 9,
-the best 3 of those 27, the best 81, each time from the beginning: the learning rate falls over the length of a run.")]
+The same command resumes a stopped search; with another --over or --random it adds trials.
+DIR/trials holds one run per trial, DIR/trials.tsv and DIR/trials.json hold the table. With
+--halving 3 and 81 epochs, 27 trials train for 3 epochs, the best 9 of them for 9, the best 3 for 27
+and the best one for 81. Each rung trains from scratch, because the learning rate falls over the
+length of a run.")]
 pub struct Args {
     /// Folder of the search
     #[arg(short, long, value_name = "DIR")]
     out: PathBuf,
-    /// What to try for a setting: NAME=VALUE,VALUE (a semicolon between values with commas in them), or NAME=LOW..HIGH and
-    /// NAME=LOW..HIGH:log for --random; once a setting
+    /// Values of a setting: NAME=VALUE,VALUE (values that contain commas are separated by semicolons), or
+    /// NAME=LOW..HIGH and NAME=LOW..HIGH:log with --random; use it once per setting
     #[arg(long, value_name = "NAME=VALUES", required = true)]
     over: Vec<String>,
-    /// Draw so many trials instead of trying every combination
+    /// Draw N random trials instead of running every combination
     #[arg(long, value_name = "N")]
     random: Option<usize>,
-    /// Successive halving: from one rung to the next the best 1/ETA go on, with ETA times the epochs
+    /// Successive halving: the best 1/ETA of each rung continue in the next one, with ETA times the epochs
     #[arg(long, value_name = "ETA")]
     halving: Option<u32>,
-    /// Seed of --random; trial k is the same whatever N is [default: 1]
+    /// Seed of --random; trial k does not depend on N [default: 1]
     #[arg(long, requires = "random")]
     seed: Option<u64>,
-    /// Trials at a time
+    /// Number of parallel trials
     #[arg(long, value_name = "N", default_value_t = 1)]
     jobs: usize,
-    /// Threads of each trial [default: all cores, shared by the trials that run at a time]
+    /// Number of threads per trial [default: all cores, divided among the parallel trials]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
-    /// List the trials, make nothing
+    /// List the trials and run nothing
     #[arg(long)]
     dry_run: bool,
-    /// Try failed trials again
+    /// Run failed trials again
     #[arg(long)]
     retry: bool,
-    /// Make trials anew whose data, base run or settings file have changed since
+    /// Repeat trials for which the data, the base run or the settings file have changed
     #[arg(long)]
     redo_stale: bool,
-    /// The `train` or `finetune` that every trial is, without --out and without what is searched
+    /// The `train` or `finetune` command of every trial, without --out and without the searched settings
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<String>,
 }
@@ -98,19 +101,19 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
         search.list(&printer);
         return Ok(());
     }
-    // Before anything is made: data or a base that are missing leave no folder behind.
+    // Before the folder is created, so that missing data or a missing base leave none behind.
     let inputs = search.base.inputs(&printer)?;
     search.look_ahead(&printer)?;
     let _lock = search.begin()?;
     let stop = || STOP.store(true, Ordering::Relaxed);
     super::stop::on_signal(printer, "the trials write checkpoints and end", stop, || {
-        Error::user("ended at once: trials under way may lose what came after their last checkpoint")
-            .hint("the same command goes on where it is")
+        Error::user("ended at once: running trials may lose the work since their last checkpoint")
+            .hint("run the same command to continue")
     });
     search.execute(&args, &inputs, printer)
 }
 
-/// A search, ready to begin.
+/// A search that is ready to start.
 struct Search {
     folder: PathBuf,
     asked: Asked,
@@ -120,34 +123,36 @@ struct Search {
 }
 
 impl Search {
+    /// Parses the arguments.
+    ///
     /// # Errors
-    /// A command that is none, settings that are none, values that their flags cannot read.
+    /// The command or a setting does not exist, or a flag does not accept a value.
     fn read(args: &Args) -> Result<Search> {
         for (flag, zero) in
             [("jobs", args.jobs == 0), ("threads", args.threads == Some(0)), ("random", args.random == Some(0))]
         {
             if zero {
-                return Err(Error::user(format!("--{flag} 0 makes no sense")).hint("give 1 at least, or leave it out"));
+                return Err(Error::user(format!("--{flag} 0 is out of range")).hint("use at least 1, or omit it"));
             }
         }
         if let Some(n) = args.random.filter(|n| *n > MOST) {
-            return Err(Error::user(format!("--random {n}: more trials than {MOST}")).hint("ask for fewer"));
+            return Err(
+                Error::user(format!("--random {n}: at most {MOST} trials are allowed")).hint("use a smaller number")
+            );
         }
         let (space, base) = (Space::read(&args.over)?, Base::read(&args.command)?);
         for d in &space.0 {
             if base.flags.given().contains(&d.name) {
-                return Err(Error::user(format!("--{} is searched, and stands behind -- too", d.name))
-                    .hint("leave it out there, or leave the --over out"));
+                return Err(Error::user(format!("--{} is searched and also given after --", d.name))
+                    .hint("omit it after --, or omit the --over"));
             }
             if d.name == "keep-seen" {
-                return Err(Error::user(
-                    "--over keep-seen: trials are ranked by their validation, which it is a rule of",
-                )
-                .hint("give --keep-seen true or false behind --, the same for all trials"));
+                return Err(Error::user("--over keep-seen: it changes the validation by which trials are ranked")
+                    .hint("add --keep-seen true or --keep-seen false after --, the same for all trials"));
             }
             if d.name == "epochs" && args.halving.is_some() {
-                return Err(Error::user("--over epochs: --halving chooses the epochs")
-                    .hint("give the epochs of the last rung behind --, and leave the --over out"));
+                return Err(Error::user("--over epochs cannot be used with --halving, which sets the epochs")
+                    .hint("give the epochs of the last rung after --, and omit the --over"));
             }
         }
         for (name, value) in space.ends() {
@@ -161,12 +166,11 @@ impl Search {
         if let Some(eta) = args.halving {
             let refuse = |what: String, hint: &str| Err(Error::user(what).hint(hint.to_string()));
             if eta < 2 {
-                return refuse(format!("--halving {eta} makes no sense"), "of --halving 3 the best third goes on");
+                return refuse(format!("--halving {eta} is out of range"), "it must be at least 2");
             }
             if rungs.len() == 1 {
-                let what =
-                    format!("--halving {eta}: {} trials of {epochs} epochs leave nothing to halve", choices.len());
-                return refuse(what, "it takes ETA trials and ETA epochs at least; or leave --halving out");
+                let what = format!("--halving {eta}: {} trials of {epochs} epochs are too few to halve", choices.len());
+                return refuse(what, "use at least ETA trials and ETA epochs, or omit --halving");
             }
         }
         let asked = Asked {
@@ -182,6 +186,8 @@ impl Search {
         Ok(search)
     }
 
+    /// Checks that the folder is new or belongs to this search.
+    ///
     /// # Errors
     /// The folder holds something else, or trials of another command.
     fn check_folder(&self) -> Result<()> {
@@ -190,11 +196,12 @@ impl Search {
         if changed.is_empty() {
             return Ok(());
         }
-        let what = format!("{}: its trials are of another command: {}", self.folder.display(), changed.join("; "));
-        Err(Error::user(what).hint(format!("choose another --out, or go on with: -- {}", in_a_line(&before.command))))
+        let what = format!("{}: its trials belong to another command: {}", self.folder.display(), changed.join("; "));
+        Err(Error::user(what)
+            .hint(format!("choose another --out, or continue with: -- {}", in_a_line(&before.command))))
     }
 
-    /// Writes what is asked for, and keeps others from searching in the same folder.
+    /// Writes the request and locks the folder against other searches.
     fn begin(&self) -> Result<Vec<File>> {
         make_folder(&self.folder)?;
         let before = self.folder.join("search.json");
@@ -202,16 +209,16 @@ impl Search {
         if before.exists() {
             locks.push(lock(&before)?);
         }
-        // First of all that is written: a folder with anything else and without it is no search.
+        // Written first: a non-empty folder without this file is not a search.
         locks.push(lock(&self.asked.write(&self.folder)?)?);
         make_folder(&self.trials())?;
         Ok(locks)
     }
 
-    /// Says which trials will be refused, before any is begun.
+    /// Warns about trials that will be rejected, before any trial starts.
     ///
     /// # Errors
-    /// All are.
+    /// All trials will be rejected.
     fn look_ahead(&self, printer: &Printer) -> Result<()> {
         let commands: Vec<Vec<String>> = self.choices.iter().map(|c| self.words(c, self.rungs[0])).collect();
         let refused: Vec<(String, Error)> = refusals(&self.base, &commands, printer)?
@@ -221,10 +228,10 @@ impl Search {
             .collect();
         let Some((name, e)) = refused.first() else { return Ok(()) };
         if refused.len() == commands.len() {
-            return Err(e.clone().at(format!("every trial is refused; {name}")));
+            return Err(e.clone().at(format!("every trial is rejected; {name}")));
         }
         let (n, all) = (refused.len(), commands.len());
-        printer.warn(format_args!("{n} of {all} trials will be refused; the first one, {name}: {}", e.what));
+        printer.warn(format_args!("{n} of {all} trials will be rejected; the first one, {name}: {}", e.what));
         Ok(())
     }
 
@@ -232,13 +239,13 @@ impl Search {
         self.folder.join("trials")
     }
 
-    /// What tells a trial from others; its epochs too where they are the search's.
+    /// Returns the settings that identify a trial, including the epochs if the search sets them.
     fn choice(&self, choice: &Choice, rung: Rung) -> Choice {
         let epochs = self.asked.halving.map(|_| ("epochs".to_string(), rung.epochs.to_string()));
         choice.iter().cloned().chain(epochs).collect()
     }
 
-    /// The command of a trial, without its folder.
+    /// Returns the command of a trial, without its folder.
     fn words(&self, choice: &Choice, rung: Rung) -> Vec<String> {
         let mut words = self.base.words.clone();
         if self.asked.halving.is_some() {
@@ -249,7 +256,7 @@ impl Search {
         words
     }
 
-    /// The same in whichever order settings were named.
+    /// Returns the name of a trial, which does not depend on the order of the settings.
     fn name(&self, choice: &Choice, rung: Rung) -> String {
         let mut all = self.choice(choice, rung);
         all.sort();
@@ -279,7 +286,7 @@ impl Search {
         searched.unwrap_or(rung.epochs)
     }
 
-    /// The row of a trial in this state.
+    /// Returns the table row of a trial in the given state.
     fn trial(&self, choice: &Choice, rung: Rung, job: &RunJob, state: RunState) -> Result<Trial> {
         let curve = curve_of(&job.run())?;
         let measured = matches!(state, RunState::Done | RunState::Stale(_));
@@ -297,7 +304,7 @@ impl Search {
         })
     }
 
-    /// The trials, and what they would cost.
+    /// Prints the trials and their cost in epochs.
     fn list(&self, printer: &Printer) {
         let first = self.rungs[0];
         let whole: u64 = self.choices.iter().map(|c| u64::from(self.epochs_of(c, first))).sum();
@@ -324,16 +331,16 @@ impl Search {
         }
         self.choices.iter().for_each(|c| printer.result(command(c)));
         let n = self.choices.len();
-        printer.result(format_args!("{n} trials, {epochs} epochs in all; nothing was run"));
+        printer.result(format_args!("{n} trials, {epochs} epochs in total; nothing was run"));
         for r in &self.rungs[1..] {
-            printer.result(format_args!("  then the best {} anew with {} epochs", r.trials, r.epochs));
+            printer.result(format_args!("  then the best {} from scratch with {} epochs", r.trials, r.epochs));
         }
     }
 
     fn execute(&self, args: &Args, inputs: &Inputs, printer: Printer) -> Result<()> {
         printer.say(format_args!("search  {} trials of: mipgpu {}", self.choices.len(), in_a_line(&self.base.words)));
         if let Some(n) = args.random.filter(|n| *n > self.choices.len()) {
-            printer.warn(format_args!("--random {n}: there are {} different ones", self.choices.len()));
+            printer.warn(format_args!("--random {n}: only {} different trials exist", self.choices.len()));
         }
         let known: HashSet<String> =
             self.rungs.iter().flat_map(|r| self.choices.iter().map(|c| self.name(c, *r))).collect();
@@ -342,7 +349,7 @@ impl Search {
             let names = others.iter().take(5).cloned().collect::<Vec<_>>().join("  ");
             let more = if others.len() > 5 { "  ..." } else { "" };
             printer.say(format_args!(
-                "        beside {} others that this search does not ask for: {names}{more}",
+                "        the folder holds {} trials that are not part of this search: {names}{more}",
                 others.len()
             ));
         }
@@ -369,7 +376,7 @@ impl Search {
         self.conclude(&table, &others, &printer)
     }
 
-    /// Runs what is not done of a rung; gives its rows.
+    /// Runs the trials of a rung that are not done, and returns the rows of the rung.
     fn rung(
         &self,
         choices: &[&Choice],
@@ -395,11 +402,11 @@ impl Search {
             }
         }
         if !stale.is_empty() {
-            let what = format!("{} trials were made before something changed: {}", stale.len(), stale.join("  "));
+            let what = format!("{} trials are stale, because an input has changed: {}", stale.len(), stale.join("  "));
             if self.asked.halving.is_some() {
-                return Err(Error::user(what).hint("--redo-stale makes them anew; until then nobody knows who goes on"));
+                return Err(Error::user(what).hint("use --redo-stale to repeat them; the next rung depends on them"));
             }
-            printer.warn(format_args!("{what}; --redo-stale makes them anew"));
+            printer.warn(format_args!("{what}; use --redo-stale to repeat them"));
         }
         let row = |i: usize, state: RunState| self.trial(choices[i], rung, &jobs[i], state);
         let mut rows = states.iter().enumerate().map(|(i, s)| row(i, s.clone())).collect::<Result<Vec<_>>>()?;
@@ -429,7 +436,7 @@ impl Search {
                     write(&rows)
                 });
                 if written.is_err() && kept.is_ok() {
-                    // Nobody would know what was found.
+                    // Without the table, the results would be lost.
                     kept = written;
                     STOP.store(true, Ordering::Relaxed);
                 }
@@ -439,7 +446,7 @@ impl Search {
         progress.finish();
         kept?;
         for (i, state) in after?.into_iter().enumerate() {
-            // What is stale was told better before.
+            // The row of a stale trial already holds the reason.
             if !matches!(state, RunState::Stale(_)) {
                 rows[i] = row(i, state)?;
             }
@@ -447,18 +454,20 @@ impl Search {
         Ok(rows)
     }
 
+    /// Fails if a trial has failed, so that callers know that the ranking is incomplete.
+    ///
     /// # Errors
-    /// A trial has failed: what calls this program should know that its answer is of the others alone.
+    /// A trial has failed.
     fn refuse_failed(&self, table: &[Trial]) -> Result<()> {
         let failed: Vec<&str> =
             table.iter().filter(|t| matches!(t.state, RunState::Failed(_))).map(|t| t.name.as_str()).collect();
         let Some(first) = failed.first() else { return Ok(()) };
         let (n, all) = (failed.len(), table.len());
         Err(Error::user(format!("{n} of {all} trials have failed, such as {first}: see the table"))
-            .hint("the best is that of the others; --retry tries failed ones once more"))
+            .hint("the best trial is the best of the others; use --retry to run failed ones again"))
     }
 
-    /// The table, the best trial, and how to make it again.
+    /// Prints the table, the best trial and its command.
     fn conclude(&self, table: &[Trial], others: &[String], printer: &Printer) -> Result<()> {
         let stopped = STOP.load(Ordering::Relaxed);
         let done = table.iter().filter(|t| t.state == RunState::Done).count();
@@ -471,40 +480,40 @@ impl Search {
         }
         if stopped {
             return Err(Error::user(format!("stopped: {done} of {} trials are done", table.len()))
-                .hint("the same command goes on where it is"));
+                .hint("run the same command to continue"));
         }
         if done == 0 {
-            let e = Error::user("no trial came to its end");
+            let e = Error::user("no trial has finished");
             let why = table.iter().find_map(|t| match &t.state {
                 RunState::Failed(why) => Some(why.replace("\n  hint: ", "; ")),
                 _ => None,
             });
-            return Err(why.map_or(e.clone(), |why| e.hint(format!("the first one says: {why}"))));
+            return Err(why.map_or(e.clone(), |why| e.hint(format!("the first error: {why}"))));
         }
         let Some(best) = best else {
-            return Err(Error::user("the split keeps no validation part, by which trials are ranked")
-                .hint("give it one: --valid-n 1, --valid-share 0.1, an earlier --valid-cut"));
+            return Err(Error::user("the split has no validation part, by which trials are ranked")
+                .hint("add one: --valid-n 1, --valid-share 0.1 or an earlier --valid-cut"));
         };
         let run = typed(&best.run);
-        printer.say(format_args!("\nbest: {}\n  {}\nits run:", best.name, best.command));
+        printer.say(format_args!("\nbest: {}\n  {}\nnext:", best.name, best.command));
         printer.say(format_args!("  mipgpu eval {run}"));
         if let Some(second) = table.get(1).filter(|t| t.state == RunState::Done && t.rung == best.rung) {
             let second = typed(&second.run);
-            printer.say(format_args!("  mipgpu compare {run} {second} --part valid      better, or lucky?"));
+            printer.say(format_args!("  mipgpu compare {run} {second} --part valid      test the difference"));
         }
         self.refuse_failed(table)
     }
 }
 
-/// Keeps a file until the lock is dropped or the process ends.
+/// Locks a file until the lock is dropped or the process ends.
 fn lock(path: &Path) -> Result<File> {
     let file = File::open(path).at_path(path)?;
     match file.try_lock() {
         Err(TryLockError::WouldBlock) => {
-            Err(Error::user(format!("{}: another process is searching here", path.display()))
+            Err(Error::user(format!("{}: another process is running this search", path.display()))
                 .hint("wait for it to end, or search in another folder with --out"))
         }
-        // A file system without locks: better to search than not.
+        // On a file system without locks, continue without one.
         Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
     }
 }

@@ -1,4 +1,4 @@
-//! The command behind the `--` of a search: read as the program itself will read it, and what it makes trials of.
+//! The command after the `--` of a search, which every trial runs.
 
 use std::path::{Path, PathBuf};
 
@@ -18,10 +18,10 @@ use crate::{
     train::{Flags, RunFolder, Settings, Which, checkpoint, run, transfer},
 };
 
-/// The command that every trial is, read as the program itself will read it.
+/// The command of every trial, parsed as the program parses it.
 pub struct Base {
     pub words: Vec<String>,
-    /// `None`: the built-in data.
+    /// Data set folder; `None` for the built-in data.
     pub data: Option<PathBuf>,
     config: Option<PathBuf>,
     file: SettingsFile,
@@ -30,18 +30,21 @@ pub struct Base {
 }
 
 impl Base {
+    /// Parses the command.
+    ///
     /// # Errors
-    /// It is no `train` or `finetune`, or has flags that the search itself gives.
+    /// It is neither `train` nor `finetune`, or has flags that the search sets.
     pub fn read(words: &[String]) -> Result<Base> {
-        // Pasted as it was typed.
+        // Accept a pasted command line.
         let words = words.strip_prefix(&["mipgpu".to_string()]).unwrap_or(words);
-        let cli = parse(words).map_err(|e| e.at("the command behind --"))?;
-        let own = |flag: &str, hint: &str| Err(Error::user(format!("{flag} behind --")).hint(hint.to_string()));
+        let cli = parse(words).map_err(|e| e.at("the command after --"))?;
+        let own =
+            |flag: &str, hint: &str| Err(Error::user(format!("{flag} is not allowed after --")).hint(hint.to_string()));
         if cli.quiet || cli.json {
-            return own(if cli.json { "--json" } else { "--quiet" }, "put it in front of the --: it is the search's");
+            return own(if cli.json { "--json" } else { "--quiet" }, "place it before the --, as a flag of the search");
         }
-        let out = "leave it out: each trial is a new run in a folder of the search";
-        let threads = "put it in front of the --: the search shares the cores among its trials";
+        let out = "omit it: each trial is a new run in the folder of the search";
+        let threads = "place it before the --: the search divides the cores among its trials";
         let base = match cli.command {
             Command::Train(a) if a.resume.is_some() => return own("--resume", out),
             Command::Train(a) if a.out.is_some() => return own("--out", out),
@@ -61,16 +64,16 @@ impl Base {
             }
             _ => {
                 return Err(Error::user(format!("`{}` cannot be searched", words[0]))
-                    .hint("behind -- stands `train DATA ...` or `finetune --from RUN DATA ...`"));
+                    .hint("use `train DATA ...` or `finetune --from RUN DATA ...` after --"));
             }
         };
         Ok(base)
     }
 
-    /// Settings of a trial in which nothing is searched.
+    /// Returns the settings of the command, without searched values.
     ///
     /// # Errors
-    /// A base run or a settings file that cannot be read.
+    /// The base run or the settings file cannot be read.
     pub fn settings(&self) -> Result<Settings> {
         let start = match &self.from {
             Some((run, _)) => RunFolder::new(run).config()?.settings,
@@ -80,14 +83,14 @@ impl Base {
         self.file.settings(&self.flags, &start)
     }
 
-    /// What decides the result beside the words: a digest of the data, of the settings file, of the base.
+    /// Returns the inputs that determine the result in addition to the words: digests of data, settings file and base.
     ///
     /// # Errors
-    /// What is missing or damaged.
+    /// An input is missing or damaged.
     pub fn inputs(&self, printer: &Printer) -> Result<Inputs> {
         let path = match &self.data {
             Some(path) => path.clone(),
-            // Before trials that run at a time would all import it.
+            // Import it here, before parallel trials would all import it.
             None => builtin::import(printer)?,
         };
         let config = self.config.as_ref().map(|file| std::fs::read(file).at_path(file).map(digest)).transpose()?;
@@ -102,11 +105,11 @@ impl Base {
     }
 }
 
-/// Why trials cannot be, before any is begun: data and base are opened once, and each command is read and planned as
-/// its process will.
+/// Returns for each trial why it would be rejected, before any trial starts. Data and base are opened once, and each
+/// command is parsed and planned as its process will do it.
 ///
 /// # Errors
-/// Data or a base that cannot be opened.
+/// Data or base cannot be opened.
 pub fn refusals(base: &Base, commands: &[Vec<String>], printer: &Printer) -> Result<Vec<Option<Error>>> {
     let path = match &base.data {
         Some(path) => path.clone(),
@@ -129,22 +132,22 @@ pub fn refusals(base: &Base, commands: &[Vec<String>], printer: &Printer) -> Res
     Ok(commands.iter().map(|words| refused(words).err()).collect())
 }
 
-/// What trials are made of, beside their settings.
+/// The inputs of trials in addition to their settings.
 pub struct Inputs {
     pub data: String,
     pub config: Option<String>,
     pub from: Option<String>,
 }
 
-/// Reads a command line as [`super::main`] does.
+/// Parses a command line as [`super::main`] does.
 ///
 /// # Errors
-/// What is no command, with what the parser suggests.
+/// It is not a valid command; the error includes the suggestion of the parser.
 pub fn parse(words: &[String]) -> Result<Cli> {
     Cli::try_parse_from(std::iter::once("mipgpu").chain(words.iter().map(String::as_str))).map_err(|e| clap_error(&e))
 }
 
-/// What has changed since a trial was made.
+/// Returns what has changed since a trial was run.
 pub fn why_stale(run: &Path, inputs: &Inputs) -> String {
     let config = RunFolder::new(run).config();
     let what = match &config {
@@ -157,7 +160,7 @@ pub fn why_stale(run: &Path, inputs: &Inputs) -> String {
     what.into()
 }
 
-/// Takes a flag and its value out of a command.
+/// Removes a flag and its value from a command.
 pub fn drop_flag(words: &mut Vec<String>, flag: &str) {
     if let Some(at) = words.iter().position(|w| w == flag) {
         words.drain(at..(at + 2).min(words.len()));
@@ -166,7 +169,7 @@ pub fn drop_flag(words: &mut Vec<String>, flag: &str) {
     words.retain(|w| !w.starts_with(&with));
 }
 
-/// A command as it is typed.
+/// Formats a command as a line of shell input.
 pub fn in_a_line(words: &[String]) -> String {
     words.iter().map(typed).collect::<Vec<_>>().join(" ")
 }

@@ -1,5 +1,5 @@
-//! What a settings file (`--config FILE`) says: long flags of `train` and `finetune` without their dashes, read by
-//! the same parser, or the config.toml of a run. Flags of the command line go over it.
+//! Settings files (`--config FILE`): the long flags of `train` and `finetune` without leading dashes, read by the same
+//! parser, or the config.toml of a run. Flags of the command line override the file.
 
 use std::{
     fs,
@@ -15,20 +15,20 @@ use crate::{
     train::{Flags, Origin, RunConfig, Settings, Transfer, Which},
 };
 
-/// Long flags of commands with `--config` that make no sense in a file, and why.
+/// Long flags of commands with `--config` that are not accepted in a file, and the reasons.
 pub const COMMAND_LINE_ONLY: &[(&str, &str)] = &[
-    ("config", "a settings file names no other one"),
-    ("resume", "a resumed run keeps the settings it began with"),
-    ("out", "every run has a folder of its own"),
-    ("json", "it says how results are printed, not what is run"),
-    ("quiet", "it says how results are printed, not what is run"),
-    ("help", "it asks for this program's help"),
-    ("version", "it asks for this program's version"),
-    ("steps", "it says how long `mipgpu profile` looks, not what is run"),
-    ("untimed", "it says how long `mipgpu profile` looks, not what is run"),
+    ("config", "a settings file cannot include another one"),
+    ("resume", "a resumed run keeps its settings"),
+    ("out", "every run has its own folder"),
+    ("json", "it is an output option and not part of the run"),
+    ("quiet", "it is an output option and not part of the run"),
+    ("help", "it prints help"),
+    ("version", "it prints the version"),
+    ("steps", "it sets the length of `mipgpu profile` and is not part of the run"),
+    ("untimed", "it sets the length of `mipgpu profile` and is not part of the run"),
 ];
 
-/// The flags that a file can give.
+/// The flags that a file can contain.
 #[derive(Clone, Debug, Default, clap::Parser)]
 #[command(no_binary_name = true, disable_help_flag = true)]
 struct FileFlags {
@@ -44,24 +44,27 @@ struct FileFlags {
     settings: Flags,
 }
 
-/// A settings file, read; of no file, nothing.
+/// A parsed settings file; empty if no file is given.
 #[derive(Clone, Debug, Default)]
 pub struct SettingsFile {
     path: Option<PathBuf>,
-    /// The data set that it names.
+    /// Data set folder.
     pub data: Option<PathBuf>,
     pub place: PlaceFlags,
-    /// What `finetune` starts from.
+    /// The base of `finetune`.
     pub start: StartFlags,
     pub split: SplitFlags,
     pub settings: Flags,
-    /// Whether it is the config.toml of a run: all settings stand in it, whether they have an effect or not.
+    /// Whether the file is the config.toml of a run, which holds all settings, with and without effect.
     resolved: bool,
 }
 
 impl SettingsFile {
+    /// Reads a settings file.
+    ///
     /// # Errors
-    /// A missing file, bad TOML, an unknown key (the nearest is suggested), a value that its flag does not take.
+    /// The file is missing or not valid TOML, a key is unknown (the nearest is suggested), or a flag does not accept
+    /// its value.
     pub fn read(path: Option<&Path>) -> Result<SettingsFile> {
         let Some(path) = path else { return Ok(SettingsFile::default()) };
         let text = fs::read_to_string(path).map_err(|e| Error::io(path, &e))?;
@@ -75,25 +78,25 @@ impl SettingsFile {
         Ok(SettingsFile { path: Some(path.into()), data, place, start, split, settings, resolved })
     }
 
-    /// For commands that start from no other run.
+    /// Checks that the file names no base run, for commands that train from scratch.
     ///
     /// # Errors
-    /// It says what to start from.
+    /// It names a base run.
     pub fn check_from_scratch(&self) -> Result<()> {
         let (Some(path), Some(flag)) = (&self.path, self.start.first_given()) else { return Ok(()) };
         let path = path.display();
         Err(match self.resolved {
-            true => Error::user(format!("{path}: the config.toml of a run that was fine-tuned from another one"))
-                .hint(format!("make such a run again with: mipgpu finetune --config {path}")),
+            true => Error::user(format!("{path}: this is the config.toml of a fine-tuned run"))
+                .hint(format!("repeat such a run with: mipgpu finetune --config {path}")),
             false => Error::user(format!("{path}: '{flag}' is a setting of `mipgpu finetune`"))
-                .hint("leave it out, or start from a run with `mipgpu finetune`"),
+                .hint("omit it, or use `mipgpu finetune`"),
         })
     }
 
-    /// Puts the settings of the file, and then `flags`, over `start`.
+    /// Overrides `start` with the settings of the file, and then with `flags`.
     ///
     /// # Errors
-    /// A loss that names its sampler, and a sampler beside it.
+    /// As [`Flags::check`].
     pub fn settings(&self, flags: &Flags, start: &Settings) -> Result<Settings> {
         flags.check()?;
         let mut settings = start.clone();
@@ -102,11 +105,11 @@ impl SettingsFile {
         Ok(settings)
     }
 
-    /// Refuses settings of the file that change nothing, with the flags over them and without. What a file repeats of
-    /// the defaults, or of what the run starts from (`start`), may stand there.
+    /// Rejects settings of the file that have no effect, with and without the overriding flags. A file may repeat
+    /// defaults and settings of `start`.
     ///
     /// # Errors
-    /// The first one.
+    /// A setting has no effect; the error names the first one.
     pub fn refuse_idle(&self, settings: &Settings, start: &Settings, transfer: Option<Transfer>) -> Result<()> {
         let Some(path) = self.path.as_ref().filter(|_| !self.resolved) else { return Ok(()) };
         let alone = self.settings(&Flags::default(), start)?;
@@ -128,7 +131,7 @@ fn broken(path: &Path, e: &toml::de::Error) -> Error {
     Error::user(format!("{}: {}", path.display(), e.to_string().trim_end()))
 }
 
-/// A file of settings as words of a command line.
+/// Converts a file of settings to words of a command line.
 fn words(table: &toml::Table) -> Result<Vec<String>> {
     let command = FileFlags::command();
     let mut words = Vec::new();
@@ -141,18 +144,18 @@ fn words(table: &toml::Table) -> Result<Vec<String>> {
     Ok(words)
 }
 
-/// `[split]` as a run's config.toml has it.
+/// Converts the `[split]` table of a run's config.toml.
 fn words_of_split(split: toml::Value) -> Result<Vec<String>> {
     let spec: SplitSpec =
         split.try_into().map_err(|e: toml::de::Error| Error::user(format!("[split]: {}", e.to_string().trim_end())))?;
     Ok(SplitFlags::args(spec))
 }
 
-/// `--key=value`; of a switch that is off, nothing.
+/// Returns `--key=value`, or `None` for a switch that is off.
 fn word(command: &Command, key: &str, value: &toml::Value) -> Result<Option<String>> {
     if let Some((_, why)) = COMMAND_LINE_ONLY.iter().find(|(name, _)| *name == key) {
-        return Err(Error::user(format!("'{key}' cannot stand in a settings file: {why}"))
-            .hint(format!("leave it out there, and give --{key} on the command line")));
+        return Err(Error::user(format!("'{key}' is not accepted in a settings file: {why}"))
+            .hint(format!("use --{key} on the command line")));
     }
     let names = |arg: &clap::Arg| -> Vec<String> {
         let aliases = arg.get_all_aliases().unwrap_or_default();
@@ -169,9 +172,8 @@ fn word(command: &Command, key: &str, value: &toml::Value) -> Result<Option<Stri
     if !arg.get_action().takes_values() {
         return match value.as_bool() {
             Some(on) => Ok(on.then(|| format!("--{key}"))),
-            None => {
-                Err(Error::user(format!("{key} = {value}: a switch")).hint(format!("write {key} = true, or false")))
-            }
+            None => Err(Error::user(format!("{key} = {value}: true or false is expected"))
+                .hint(format!("write {key} = true, or {key} = false"))),
         };
     }
     let plain = |value: &toml::Value| match value {
@@ -180,14 +182,14 @@ fn word(command: &Command, key: &str, value: &toml::Value) -> Result<Option<Stri
         other => other.to_string(),
     };
     match value {
-        toml::Value::Table(_) => Err(Error::user(format!("[{key}]: a table in the place of a value"))
-            .hint(format!("write {key} = VALUE, as --{key} takes it"))),
+        toml::Value::Table(_) => Err(Error::user(format!("[{key}] is a table, but a value is expected"))
+            .hint(format!("write {key} = VALUE, with a value that --{key} accepts"))),
         toml::Value::Array(all) => Ok(Some(format!("--{key}={}", all.iter().map(plain).collect::<Vec<_>>().join(",")))),
         value => Ok(Some(format!("--{key}={}", plain(value)))),
     }
 }
 
-/// What made a run, as words of a command line.
+/// Converts the configuration of a run to words of a command line.
 fn words_of_run(config: RunConfig) -> Result<Vec<String>> {
     let unwritable = |e: toml::ser::Error| Error::internal(format!("settings cannot be written as TOML: {e}"));
     let mut all = words(&toml::Table::try_from(&config.settings).map_err(unwritable)?)?;

@@ -1,4 +1,4 @@
-//! `mipgpu split`: one data set -> a source and a target domain.
+//! `mipgpu split`: splits a data set into a source and a target domain.
 
 use std::path::PathBuf;
 
@@ -20,32 +20,32 @@ Examples:
   mipgpu split data/ml-1m --out data/genres --field genres --target-values Action,Crime,Thriller --target-last 14
   mipgpu split data/ml-1m --out data/halves --random 0.5 --seed 7
 
-Makes DIR/source and DIR/target, data sets like any other: `mipgpu train DIR/source`. Items are dealt out, interactions
-follow their item, users keep their keys and act in both. (How `train` holds out items for validation and test is
-another matter: its own flag --split.)"
+Creates DIR/source and DIR/target, which are ordinary data sets: `mipgpu train DIR/source`. Each
+item belongs to one of them, with its interactions. Users keep their keys and may occur in both.
+(The flag --split of `train` is unrelated: it holds out events for validation and test.)"
 )]
 pub struct Args {
-    /// The imported data set
+    /// Imported data set
     #[arg(value_name = "DATA")]
     data: PathBuf,
-    /// Folder to make; it must not exist yet (see --force)
+    /// Folder to create; it must not exist yet (see --force)
     #[arg(short, long, value_name = "DIR")]
     out: PathBuf,
 
-    /// Deal items out by this side field of theirs
+    /// Split items by this side field
     #[arg(long, value_name = "FIELD", requires = "target_values", help_heading = "Which items make the target")]
     field: Option<String>,
-    /// Those with one of these values, separated by commas (repeat the flag for a value that holds a comma)
+    /// Values of the target's items, separated by commas (repeat the flag for a value that contains a comma)
     #[arg(long, value_name = "VALUES", requires = "field", help_heading = "Which items make the target")]
     target_values: Vec<String>,
-    /// Of an item with several values, which decides
+    /// Which value decides for an item with several values
     #[arg(long, value_enum, default_value_t, value_name = "WHICH", help_heading = "Which items make the target")]
     which: Which,
-    /// Deal items out at random: a share of them below 1 (0.3), or a number
+    /// Draw the target's items at random: a share below 1 (0.3), or a number of items
     #[arg(long, value_name = "N", conflicts_with = "target_values", value_parser = amount,
         help_heading = "Which items make the target")]
     random: Option<Amount>,
-    /// With --random: the same seed draws the same items
+    /// Seed of --random
     #[arg(long, default_value_t = 1, value_name = "SEED", help_heading = "Which items make the target")]
     seed: u64,
 
@@ -82,7 +82,9 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
             Rule::Field { field, values, which: args.which }
         }
         (None, Some(amount)) => Rule::Random { amount, seed: args.seed },
-        (None, None) => return Err(Error::user("split by what?").hint("give --field and --target-values, or --random")),
+        (None, None) => {
+            return Err(Error::user("no rule to split by").hint("use --field with --target-values, or --random"));
+        }
     };
     let cancel = super::stop::cancel_on_signal(printer);
     let options = DomainOptions {
@@ -107,7 +109,7 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     Ok(())
 }
 
-/// The values that were named: each as a whole where the field has such a value, else cut at its commas.
+/// Returns the given values. A text is kept whole if the field has this value, and is split at commas otherwise.
 fn values_of(data: &Dataset, field: &str, given: &[String]) -> Vec<String> {
     let field = data.item_fields().get(field);
     let whole = |text: &str| field.is_some_and(|f| f.find(text).is_some());
@@ -119,7 +121,7 @@ fn values_of(data: &Dataset, field: &str, given: &[String]) -> Vec<String> {
     values
 }
 
-/// The summary as people read it.
+/// Formats the summary as text.
 fn describe(out: &str, rule: &Rule, s: &SplitSummary) -> String {
     let by = match rule {
         Rule::Field { field, which: Which::First, .. } => format!("by the first of an item's {field}"),
@@ -131,10 +133,10 @@ fn describe(out: &str, rule: &Rule, s: &SplitSummary) -> String {
         let (users, items, rows) = (digits(d.users), digits(d.items), digits(d.interactions));
         let (short, long) = (d.history[0], digits(d.history[2] as u64));
         let cut = d.last.map_or(String::new(), |n| {
-            format!("; each user's newest {}, {} older left out", digits(n as u64), digits(d.left_out))
+            format!("; newest {} of each user, {} older dropped", digits(n as u64), digits(d.left_out))
         });
         format!(
-            "  {name} {users} users, {items} items, {rows} interactions ({short} to {long} a user, median {}{cut})",
+            "  {name} {users} users, {items} items, {rows} interactions ({short} to {long} per user, median {}{cut})",
             d.history[1]
         )
     };

@@ -1,4 +1,4 @@
-//! The flags that say how to split, shared by every command that splits.
+//! The flags that define the split into training, validation and test, shared by all commands that split.
 
 use crate::{
     base::{Error, Result},
@@ -7,15 +7,15 @@ use crate::{
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum SplitKind {
-    /// A user's last item is the test item, the one before it validates
+    /// Test: a user's last event; validation: the event before it
     LeaveOneOut,
-    /// The last --test-n events test, the --valid-n before them validate
+    /// Test: a user's last --test-n events; validation: the --valid-n events before them
     LastN,
-    /// The last --test-share of a user's events test, the --valid-share before them validate
+    /// Test: the last --test-share of a user's events; validation: the --valid-share before them
     Ratio,
-    /// A user's last basket tests, the one before it validates
+    /// Test: a user's last basket; validation: the basket before it
     LastBasket,
-    /// Events from --cut on test, those from --valid-cut on validate; baskets that a column told stay whole
+    /// Test: events from --cut on; validation: events from --valid-cut on; baskets defined by a column stay whole
     Time,
 }
 
@@ -26,28 +26,28 @@ pub struct SplitFlags {
     /// --task next-basket), or that of the run]
     #[arg(long, value_enum)]
     pub split: Option<SplitKind>,
-    /// With --split last-n: events a user for the test [default: 1]
+    /// With --split last-n: test events per user [default: 1]
     #[arg(long, value_name = "N")]
     pub test_n: Option<usize>,
-    /// With --split last-n: events a user for validation [default: 1]
+    /// With --split last-n: validation events per user [default: 1]
     #[arg(long, value_name = "N")]
     pub valid_n: Option<usize>,
-    /// With --split ratio: share of a user's events for the test, at least one event [default: 0.1]
+    /// With --split ratio: test share of a user's events, at least one event [default: 0.1]
     #[arg(long, value_name = "SHARE")]
     pub test_share: Option<f64>,
-    /// With --split ratio: share of a user's events for validation; 0: none [default: 0.1]
+    /// With --split ratio: validation share of a user's events; 0: none [default: 0.1]
     #[arg(long, value_name = "SHARE")]
     pub valid_share: Option<f64>,
-    /// With --split time: the test begins here; a date (UTC) or a number in the unit of the timestamps
+    /// With --split time: start of the test part; a date (UTC) or a number in the unit of the timestamps
     #[arg(long, value_name = "DATE", allow_hyphen_values = true)]
     pub cut: Option<String>,
-    /// With --split time: validation begins here [default: the latest tenth of the events before --cut]
+    /// With --split time: start of the validation part [default: the latest tenth of the events before --cut]
     #[arg(long, value_name = "DATE", allow_hyphen_values = true)]
     pub valid_cut: Option<String>,
 }
 
 impl SplitFlags {
-    /// The first flag that was given, without its dashes.
+    /// Returns the name of the first given flag, without leading dashes.
     pub fn first_given(&self) -> Option<&'static str> {
         let given = [
             (self.split.is_some(), "split"),
@@ -61,8 +61,8 @@ impl SplitFlags {
         given.into_iter().find_map(|(given, name)| given.then_some(name))
     }
 
-    /// These flags over those of a settings file. A kind of split that is named here leaves behind what the file says
-    /// of another kind.
+    /// Overrides the flags of a settings file with these flags. If these flags name a kind of split, values of the file
+    /// for other kinds are dropped.
     pub fn over(&self, file: &SplitFlags) -> SplitFlags {
         let fits = |kind| self.split.is_none_or(|own| own == kind);
         fn pick<T: Clone>(own: &Option<T>, file: &Option<T>, fits: bool) -> Option<T> {
@@ -80,7 +80,7 @@ impl SplitFlags {
         }
     }
 
-    /// The flags that ask for `spec`.
+    /// Returns the flags that define `spec`.
     pub fn args(spec: SplitSpec) -> Vec<String> {
         let flags: Vec<(&str, String)> = match spec {
             SplitSpec::LeaveOneOut => vec![("--split", "leave-one-out".into())],
@@ -101,15 +101,16 @@ impl SplitFlags {
         flags.into_iter().flat_map(|(flag, value)| [flag.to_string(), value]).collect()
     }
 
-    /// What was asked for; `None` where no flag says anything. Dates are read in the unit of `data`'s timestamps.
+    /// Returns the split that the flags define, or `None` if none is given. Dates are converted to the unit of the
+    /// timestamps of `data`.
     ///
     /// # Errors
-    /// A flag of one kind of split given with another, a missing or malformed cut.
+    /// A flag belongs to another kind of split, or the cut is missing or malformed.
     pub fn spec(&self, data: &Dataset) -> Result<Option<SplitSpec>> {
         let refuse = |given: bool, flag: &str, kind: &str| {
             if given {
                 return Err(Error::user(format!("{flag} is for --split {kind}"))
-                    .hint(format!("add --split {kind} or leave {flag} out")));
+                    .hint(format!("add --split {kind} or omit {flag}")));
             }
             Ok(())
         };
@@ -138,7 +139,7 @@ impl SplitFlags {
             Some(SplitKind::Time) => {
                 let ticks = data.ticks_per_second();
                 let cut = self.cut.as_ref().ok_or_else(|| {
-                    Error::user("--split time needs to know where").hint("add --cut DATE, such as --cut 2003-01-31")
+                    Error::user("--split time requires --cut").hint("add --cut DATE, such as --cut 2003-01-31")
                 })?;
                 let valid_cut = self.valid_cut.as_ref().map(|c| parse_cut(c, ticks).map_err(|e| e.at("--valid-cut")));
                 Some(SplitSpec::Time {

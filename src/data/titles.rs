@@ -2,14 +2,14 @@
 
 use super::{Dataset, ItemField, Vocab};
 
-/// What items are called, if a side field of the data says it.
+/// The titles of items, if a side field of the data provides them.
 pub struct Titles<'a> {
     keys: &'a Vocab,
     field: ItemField<'a>,
 }
 
 impl<'a> Titles<'a> {
-    /// A field called title or name, or something_title, something_name.
+    /// Finds a field with the name title or name, or a name that ends in _title or _name.
     pub fn of(data: &'a Dataset) -> Option<Titles<'a>> {
         let called = |word: &str| {
             data.item_fields().iter().find(|f| {
@@ -20,18 +20,18 @@ impl<'a> Titles<'a> {
         called("title").or_else(|| called("name")).map(|field| Titles { keys: data.item_keys(), field })
     }
 
-    /// The title of an item by its key.
+    /// Returns the title of the item with the given key.
     pub fn title(&self, key: &str) -> Option<String> {
         self.title_of(self.keys.find(key)? as usize)
     }
 
-    /// The title of an item of the data by its number.
+    /// Returns the title of an item of the data by its number.
     fn title_of(&self, item: usize) -> Option<String> {
         let values: Vec<&str> = self.field.values_of(item).collect();
         (!values.is_empty()).then(|| values.join("|"))
     }
 
-    /// The key of the first item with this title, whatever the case of its letters.
+    /// Returns the key of the first item with this title, ignoring case.
     pub fn key_of(&self, title: &str) -> Option<&'a str> {
         let title = title.trim().to_lowercase();
         let called = |item: &usize| self.title_of(*item).is_some_and(|t| t.to_lowercase() == title);

@@ -1,10 +1,11 @@
-/*! From the files of finished runs to [`Results`](super::results::Results): what each user's held-out events came to,
-means, intervals, tests, verdicts.
+/*! Computes [`Results`](super::results::Results) from the files of finished runs: values per user, means, intervals,
+tests and verdicts.
 
-Of lists a user counts once, whatever was held out of it. Of ratings every rating counts once, so that a row's RMSE is that of
-all ratings; each user's share in it is the number linearised there: with sums S of squared errors and n of ratings, means a
-bar over users, z_u = RMSE + (S_u - RMSE^2 n_u) / (2 RMSE n-bar), whose mean is the RMSE (of absolute errors likewise). From
-there on all metrics are means over users, and rows are compared user by user ([`crossed`]).
+For lists, each user counts once, whatever the number of held-out items. For ratings, each rating counts once, so that
+the RMSE of a row is the RMSE over all ratings. The value of a user is then the linearisation of the RMSE: with the sum
+S_u of squared errors and the number n_u of ratings, and n-bar the mean of n_u over users,
+z_u = RMSE + (S_u - RMSE^2 n_u) / (2 RMSE n-bar). The mean of z_u is the RMSE; absolute errors are treated likewise. All
+metrics are therefore means over users, and rows are compared by paired tests over users ([`crossed`]).
 */
 
 use std::{collections::HashMap, fs, path::Path};
@@ -23,35 +24,36 @@ use crate::{
     },
 };
 
-/// What p must be below, corrected: the chance of a false finding that is borne.
+/// Significance level for corrected p.
 pub const LEVEL: f64 = 0.05;
 
-/// What one run came to, user by user.
+/// The results of one run for each user.
 #[derive(Clone, Debug, Default)]
 pub struct Answers {
     pub users: Vec<String>,
-    /// For each metric a sum for each user, and what it is the sum of so many: one list, or the user's ratings.
+    /// For each metric and user, the sum of its values. `counts` holds the number of summands: one list, or the user's
+    /// ratings.
     pub sums: Vec<Vec<f64>>,
     pub counts: Vec<f64>,
 }
 
-/// Reads what `mipgpu eval --per-user` wrote of lists: ranks among the `negatives`, or of all items where that is 0.
+/// Reads the ranks that `mipgpu eval --per-user` has written: among `negatives`, or among all items if that is 0.
 ///
 /// # Errors
-/// A file that is not there or not of that form.
+/// The file is missing or has another form.
 pub fn read_lists(path: &Path, metrics: &[Metric], negatives: usize) -> Result<Answers> {
     let text = fs::read_to_string(path).at_path(path)?;
     let mut lines = text.lines();
     let head: Vec<&str> = lines.next().unwrap_or("").split('\t').collect();
     let wanted = if negatives > 0 { format!("rank_among_{negatives}_uniform") } else { "rank".into() };
     let damaged = |what: String| {
-        Error::user(format!("{}: {what}", path.display())).hint("remove the file; the experiment then makes it again")
+        Error::user(format!("{}: {what}", path.display())).hint("remove the file; the experiment then creates it again")
     };
     let column = head.iter().position(|h| *h == wanted).ok_or_else(|| damaged(format!("no column '{wanted}'")))?;
     let mut answers = Answers { sums: vec![Vec::new(); metrics.len()], ..Answers::default() };
     for (i, line) in lines.enumerate() {
         let cells: Vec<&str> = line.split('\t').collect();
-        // The user had too few items left to draw negatives from.
+        // The user has too few items left to draw negatives from.
         if cells.get(column).is_some_and(|cell| cell.is_empty()) {
             continue;
         }
@@ -74,10 +76,10 @@ pub fn read_lists(path: &Path, metrics: &[Metric], negatives: usize) -> Result<A
     Ok(answers)
 }
 
-/// Reads what `mipgpu eval --per-user` wrote of ratings.
+/// Reads the ratings that `mipgpu eval --per-user` has written.
 ///
 /// # Errors
-/// A file that is not there or not of that form.
+/// The file is missing or has another form.
 pub fn read_ratings(path: &Path, metrics: &[Metric]) -> Result<Answers> {
     let text = fs::read_to_string(path).at_path(path)?;
     let mut answers = Answers { sums: vec![Vec::new(); metrics.len()], ..Answers::default() };
@@ -86,7 +88,7 @@ pub fn read_ratings(path: &Path, metrics: &[Metric]) -> Result<Answers> {
         let number = |at: usize| cells.get(at).and_then(|cell| cell.parse::<f64>().ok());
         let (Some(rating), Some(predicted)) = (number(2), number(3)) else {
             return Err(Error::user(format!("{}: line {} holds no ratings", path.display(), i + 1))
-                .hint("remove the file; the experiment then makes it again"));
+                .hint("remove the file; the experiment then creates it again"));
         };
         if answers.users.last().is_none_or(|last| last != cells[0]) {
             answers.users.push(cells[0].to_string());
@@ -102,32 +104,32 @@ pub fn read_ratings(path: &Path, metrics: &[Metric]) -> Result<Answers> {
     Ok(answers)
 }
 
-/// Epochs and what validation said.
+/// Learning curve: (epoch, validation metric).
 pub type Curve = Vec<(u32, f64)>;
 
-/// The learning curve of a run, and the epoch that was best.
+/// Reads the learning curve of a run and its best epoch.
 ///
 /// # Errors
-/// A line of it that is none.
+/// A line cannot be parsed.
 pub fn read_curve(run: &Path) -> Result<(Curve, Option<u32>)> {
     let rows = curve_of(run)?;
     let curve = rows.iter().filter_map(|row| Some((row.epoch, row.measure()?))).collect();
     Ok((curve, best_of(&rows).map(|best| best.epoch)))
 }
 
-/// Answers of all runs of a table, over the users that all of them answered for.
+/// Results of all runs of a table, over the users that all of them have in common.
 #[derive(Clone, Debug, Default)]
 pub struct Answered {
     /// The metrics of the table.
     pub metrics: Vec<Metric>,
     pub users: Vec<String>,
     pub counts: Vec<f64>,
-    /// By row and seed.
+    /// Results by row and seed.
     runs: HashMap<(usize, u64), Vec<Vec<f64>>>,
 }
 
 impl Answered {
-    /// Brings runs together: `(row, seed)` and what it answered.
+    /// Combines runs, given as `(row, seed)` and their results.
     pub fn new(metrics: Vec<Metric>, runs: Vec<((usize, u64), Answers)>) -> Answered {
         let mut seen: HashMap<&str, usize> = HashMap::new();
         for (_, answers) in &runs {
@@ -154,7 +156,7 @@ impl Answered {
         seeds.iter().copied().filter(|s| rows.iter().all(|row| self.runs.contains_key(&(*row, *s)))).collect()
     }
 
-    /// What each of some users adds to the mean of some rows' numbers at a seed.
+    /// Returns the values of the given users, averaged over the given rows, at a seed.
     fn shares(&self, rows: &[usize], seed: u64, metric: usize, among: Option<&[usize]>) -> Vec<f64> {
         let all: Vec<usize>;
         let users = match among {
@@ -181,12 +183,12 @@ impl Answered {
         shares
     }
 
-    /// The number of a row at a seed.
+    /// Returns the value of a row at a seed.
     pub fn value(&self, row: usize, seed: u64, metric: usize) -> Option<f64> {
         self.runs.contains_key(&(row, seed)).then(|| mean(&self.shares(&[row], seed, metric, None)))
     }
 
-    /// A row's number over its seeds, of all users or some.
+    /// Estimates a row over its seeds, for all or the given users.
     pub fn estimate(&self, row: usize, seeds: &[u64], metric: usize, among: Option<&[usize]>) -> Option<Estimate> {
         let seeds = self.seeds_of(&[row], seeds);
         if seeds.is_empty() || among.map_or(self.users.len(), <[usize]>::len) == 0 {
@@ -197,7 +199,7 @@ impl Answered {
         Some(Estimate { mean, interval })
     }
 
-    /// The second group of rows against the first, over the seeds that all of them have, of all users or some.
+    /// Tests the second group of rows against the first, over their common seeds, for all or the given users.
     pub fn test(
         &self,
         (first, second): (&[usize], &[usize]),
@@ -223,7 +225,7 @@ impl Answered {
         Some(Test { result, p_holm: None, by_seed: differences.iter().map(|seed| mean(seed)).collect() })
     }
 
-    /// Users by the events that each has to train on; `trained` tells how many.
+    /// Groups users by their number of training events, which `trained` returns.
     pub fn slices(&self, trained: &dyn Fn(&str) -> usize) -> Vec<(String, Vec<usize>)> {
         let mut slices: Vec<(String, Vec<usize>)> =
             (0..HISTORY_FROM.len()).map(|slice| (history_name(slice), Vec::new())).collect();
@@ -239,7 +241,7 @@ fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
 
-/// Fills in what rows of a table came to; `against`: for each row, the row it is compared with.
+/// Fills in the results of the rows of a table. `against` holds the row that each row is compared with.
 pub fn fill(
     rows: &mut [ResultRow],
     against: &[Option<usize>],
@@ -283,14 +285,15 @@ pub fn fill(
     }
 }
 
-/// Holm's correction over a family of tests.
+/// Applies Holm's correction to a family of tests.
 pub fn correct(mut tests: Vec<&mut Test>) {
     tests.retain(|test| test.result.p.is_some());
     let p: Vec<f64> = tests.iter().filter_map(|test| test.result.p).collect();
     tests.into_iter().zip(holm(&p)).for_each(|(test, p)| test.p_holm = Some(p));
 }
 
-/// What the test of a claim says: a difference counts below 5 %, corrected, where every seed alone has the same sign.
+/// Returns the outcome of a claim's test. A difference counts if the corrected p is below 5 % and every seed has the
+/// same sign.
 pub fn outcome(test: &Test, lower: bool) -> Outcome {
     let difference = test.result.difference;
     let alike = test.by_seed.iter().all(|d| d.signum() == difference.signum() && *d != 0.0);
@@ -303,14 +306,14 @@ pub fn outcome(test: &Test, lower: bool) -> Outcome {
     }
 }
 
-/// What became of a finding's claims together.
+/// Returns the verdict on a finding from its claims.
 pub fn verdict(claims: &[Claim]) -> super::results::Verdict {
     use super::results::Verdict::*;
     let held: Option<Vec<bool>> = claims.iter().map(Claim::holds).collect();
     match held {
         None => Open,
         Some(held) if held.iter().all(|h| *h) => Confirmed,
-        // That no difference is seen carries no finding alone: seeing too little would.
+        // A claim of no difference cannot confirm a finding alone, because too little data would confirm it too.
         Some(held) if held.iter().zip(claims).any(|(held, claim)| *held && claim.expect == Expect::Better) => InPart,
         Some(_) => NotConfirmed,
     }
@@ -400,10 +403,10 @@ mod tests {
             (test.result.t.unwrap() - t).abs() < 1e-9 && test.p_holm.unwrap() >= test.result.p.unwrap(),
             "{test:?}"
         );
-        // Slices: users 0, 1, 2 alone.
+        // Slices: only users 0, 1 and 2.
         let slice = rows[1].against.as_ref().unwrap().slices[0].as_ref().unwrap();
         assert!(slice.result.n == 3 && near(slice.result.difference, 0.1));
-        // Compared over the seed that both have; one seed has no deviation.
+        // Compared over the common seed; one seed has no deviation.
         assert_eq!(rows[2].against.as_ref().unwrap().tests[0].by_seed.len(), 1);
         assert!(rows[2].deviation.is_none() && rows[2].seeds[1].metrics.is_empty());
     }

@@ -1,4 +1,4 @@
-//! Which plots a table gets, and of what.
+//! The plots of a table.
 
 use super::{
     results::{Base, ResultRow, Seed, Table},
@@ -6,7 +6,7 @@ use super::{
 };
 use crate::page::plot::{self, Bar, Frame, Group, Series};
 
-/// Rows by their first label, in the order in which it comes first; all together where rows have but one.
+/// Groups rows by their first label, in order of first occurrence. Rows with a single label form one group.
 fn groups(table: &Table) -> Vec<(String, Vec<usize>)> {
     let split = table.rows.iter().any(|row| row.labels.len() > 1);
     let mut groups: Vec<(String, Vec<usize>)> = Vec::new();
@@ -20,7 +20,7 @@ fn groups(table: &Table) -> Vec<(String, Vec<usize>)> {
     groups
 }
 
-/// What a row is called within its group.
+/// Returns the name of a row within its group.
 fn short(row: &ResultRow) -> String {
     match row.labels.len() {
         0 => row.name.clone(),
@@ -29,7 +29,7 @@ fn short(row: &ResultRow) -> String {
     }
 }
 
-/// The first metric of every row; `None` where the table has no metric or no row is done.
+/// Plots the first metric of every row. Returns `None` if the table has no metric or no row is done.
 pub fn bars(table: &Table) -> Option<String> {
     let metric = table.metrics.first()?;
     table.rows.iter().find(|row| !row.mean.is_empty())?;
@@ -62,7 +62,7 @@ pub fn bars(table: &Table) -> Option<String> {
     Some(plot::bars(&format!("{metric} of each row of {}", table.title), &measure, &groups.collect::<Vec<_>>()))
 }
 
-/// The first metric by slice, a plot a group.
+/// Plots the first metric by slice, one plot per group.
 pub fn slices(table: &Table) -> Vec<String> {
     let Some(metric) = table.metrics.first() else { return Vec::new() };
     let scaled = |x: f64| words::scaled(x, table.scale);
@@ -71,7 +71,7 @@ pub fn slices(table: &Table) -> Vec<String> {
         let mut series = Vec::new();
         for (at, i) in rows.iter().enumerate() {
             let row = &table.rows[*i];
-            // Points of one slice side by side, within a half of its room.
+            // Points of one slice are placed side by side, within half of its width.
             let aside = (at as f64 - (rows.len() - 1) as f64 / 2.0) * (0.5 / rows.len() as f64);
             let there: Vec<_> =
                 row.slices.iter().take(table.slices.len()).enumerate().filter_map(|(s, e)| Some((s, (*e)?))).collect();
@@ -88,8 +88,11 @@ pub fn slices(table: &Table) -> Vec<String> {
             });
         }
         let frame = Frame {
-            title: format!("{metric} by events to train on: {}", if name.is_empty() { &table.title } else { &name }),
-            x: "events of a user to train on".into(),
+            title: format!(
+                "{metric} by number of training events: {}",
+                if name.is_empty() { &table.title } else { &name }
+            ),
+            x: "training events of a user".into(),
             y: headed(&name, metric),
             names: table.slices.iter().map(|s| s.name.clone()).collect(),
             ring: String::new(),
@@ -100,7 +103,7 @@ pub fn slices(table: &Table) -> Vec<String> {
     plots
 }
 
-/// Learning curves of a table, a plot a group.
+/// Plots the learning curves of a table, one plot per group.
 pub fn curves(table: &Table) -> Vec<String> {
     let plot_of = |(name, rows): (String, Vec<usize>)| {
         let named =
@@ -111,7 +114,7 @@ pub fn curves(table: &Table) -> Vec<String> {
     groups(table).into_iter().map(plot_of).filter(|svg| !svg.is_empty()).collect()
 }
 
-/// Learning curves of pre-training, a plot a measure.
+/// Plots the learning curves of pre-training, one plot per metric.
 pub fn base_curves(bases: &[Base]) -> Vec<String> {
     let mut measures: Vec<&String> = Vec::new();
     bases.iter().for_each(|b| {
@@ -122,7 +125,7 @@ pub fn base_curves(bases: &[Base]) -> Vec<String> {
     let plot_of = |measure: &String| {
         let of = bases.iter().filter(|b| b.measure == *measure);
         let named = of.map(|b| (b.name.clone(), b.name.clone(), b.seeds.as_slice()));
-        learning("Learning curves of pre-training", &format!("{measure} on the validation"), named)
+        learning("Learning curves of pre-training", &format!("{measure} on validation"), named)
     };
     measures.into_iter().map(plot_of).filter(|svg| !svg.is_empty()).collect()
 }
@@ -131,10 +134,10 @@ fn headed(group: &str, measure: &str) -> String {
     if group.is_empty() { measure.into() } else { format!("{group}: {measure}") }
 }
 
-/// The curves of (short name, name, seeds): each seed lightly, their mean strongly, all of one colour.
+/// Plots the curves of (short name, name, seeds): a thin line per seed and a thick line for their mean, in one colour.
 fn learning<'a>(title: &str, y: &str, of: impl Iterator<Item = (String, String, &'a [Seed])>) -> String {
     let mut series = Vec::new();
-    // Colours are by place, so that a row has the same one in every plot.
+    // Colours depend on the position, so that a row has the same colour in every plot.
     for (colour, (short, name, seeds)) in of.enumerate() {
         let curves: Vec<&Seed> = seeds.iter().filter(|s| !s.curve.is_empty()).collect();
         if curves.is_empty() {
@@ -161,12 +164,13 @@ fn learning<'a>(title: &str, y: &str, of: impl Iterator<Item = (String, String, 
         x: "epoch".into(),
         y: y.into(),
         names: Vec::new(),
-        ring: "the epoch whose weights were taken".into(),
+        ring: "the epoch of the selected weights".into(),
     };
     plot::lines(&frame, &series)
 }
 
-/// Mean over seeds of the epochs that all have: a mean over those that went on longest would jump where another ends.
+/// Computes the mean over seeds at the epochs that all seeds have. A mean over fewer seeds would jump where a seed
+/// ends.
 fn mean(curves: &[&Seed]) -> Vec<(f64, f64)> {
     let Some(first) = curves.first() else { return Vec::new() };
     let value = |seed: &Seed, epoch: u32| seed.curve.iter().find(|(e, _)| *e == epoch).map(|(_, value)| *value);

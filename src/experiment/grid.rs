@@ -1,7 +1,7 @@
-/*! A grid: what is run and what is compared, as a TOML file.
+/*! A grid: runs and comparisons, described by a TOML file.
 
 ```toml
-name = "transfer"                     # of the folder: runs/transfer
+name = "transfer"                     # name of the folder: runs/transfer
 title = "Does pre-training help in another domain?"
 seeds = 3                             # 1, 2, 3; or a list
 
@@ -9,11 +9,11 @@ seeds = 3                             # 1, 2, 3; or a list
 shop = { path = "data/shop", get = "mipgpu import shop.csv --out data/shop" }
 halves = { split = "shop", random = 0.5 }            # halves/source and halves/target
 
-[settings.small]                      # names of flags of `mipgpu train`, without their dashes
+[settings.small]                      # flags of `mipgpu train`, without leading dashes
 model = "bert4rec"
 width = 32
 
-[[base]]                              # what rows start from
+[[base]]                              # a run that rows start from
 name = "pretrained"
 data = "halves/source"
 settings = ["small"]
@@ -35,12 +35,12 @@ rows = [
 says = "Pre-training helps."
 claims = [{ what = "model over none", better = ["model"], than = ["none"] }]
 
-[variant.quick]                       # laid over all of the above by --variant quick, or --quick
+[variant.quick]                       # overrides the above with --variant quick, or --quick
 seeds = 1
 ```
 
-A row's settings are those of its table's groups, its own groups, then `set` (a table in the row), each over the one before; a
-row with `from` has its base's under them. Paths are relative to where the command is given.
+The settings of a row come from the groups of its table, its own groups and `set` (a table in the row). Each overrides
+the one before. A row with `from` starts with the settings of its base. Paths are relative to the working directory.
 
 | where | also |
 |---|---|
@@ -71,16 +71,16 @@ use crate::{
     train::{Settings, Transfer},
 };
 
-/// The whole file.
+/// The file.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Grid {
     pub name: String,
     pub title: String,
-    /// What one must know to read the numbers, a paragraph each.
+    /// Notes for the report, one paragraph each.
     #[serde(default)]
     pub notes: Vec<String>,
-    /// One more, of a variant that leaves the others as they are.
+    /// An additional note of a variant.
     pub note: Option<String>,
     pub seeds: Seeds,
     pub data: BTreeMap<String, DataSpec>,
@@ -92,14 +92,14 @@ pub struct Grid {
     pub tables: Vec<TableSpec>,
     #[serde(default, rename = "finding")]
     pub findings: Vec<FindingSpec>,
-    /// What `--variant NAME` lays over the rest.
+    /// Overrides by `--variant NAME`.
     #[serde(default)]
     pub variant: BTreeMap<String, toml::Table>,
 }
 
-/// How many, or which.
+/// The number of seeds, or a list of seeds.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(untagged, expecting = "seeds: a number of them from 1 up, or a list such as [1, 2, 3]")]
+#[serde(untagged, expecting = "seeds: a number of seeds, at least 1, or a list such as [1, 2, 3]")]
 pub enum Seeds {
     Count(u64),
     List(Vec<u64>),
@@ -113,15 +113,18 @@ impl Seeds {
         }
     }
 
+    /// Checks the seeds.
+    ///
     /// # Errors
-    /// There are none, too many, or one twice.
+    /// There are no seeds, too many, or duplicates.
     fn check(&self) -> Result<()> {
         if matches!(self, Seeds::Count(n) if *n > 10_000) {
-            return Err(Error::user("seeds: more than 10,000"));
+            return Err(Error::user("seeds: at most 10,000 are allowed"));
         }
         let seeds = self.list();
         if seeds.is_empty() || seeds.iter().collect::<BTreeSet<_>>().len() < seeds.len() {
-            return Err(Error::user("seeds: none, or one twice").hint("give a number from 1 up, or a list"));
+            return Err(Error::user("seeds: none are given, or one is given twice")
+                .hint("use a number of at least 1, or a list"));
         }
         Ok(())
     }
@@ -129,10 +132,11 @@ impl Seeds {
 
 impl std::str::FromStr for Seeds {
     type Err = String;
-    /// A number of them, or with a comma which.
+    /// Parses a number of seeds, or a list with commas.
     fn from_str(text: &str) -> std::result::Result<Seeds, String> {
-        let number =
-            |word: &str| word.trim().parse().map_err(|_| format!("'{text}' is no number and no list such as 4,5"));
+        let number = |word: &str| {
+            word.trim().parse().map_err(|_| format!("'{text}' is neither a number nor a list such as 4,5"))
+        };
         let seeds = match text.contains(',') {
             false => Seeds::Count(number(text)?),
             true => Seeds::List(
@@ -143,24 +147,24 @@ impl std::str::FromStr for Seeds {
     }
 }
 
-/// Where data come from: a folder, the built-in sample, or two domains made of another.
+/// The source of a data set: a folder, the built-in sample, or another data set that is split into two domains.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct DataSpec {
     /// A folder made by `mipgpu import`.
     pub path: Option<PathBuf>,
-    /// How to get it, told where it is missing.
+    /// How to get the data set; printed if it is missing.
     pub get: Option<String>,
     #[serde(default)]
     pub built_in: bool,
-    /// The data that are split in two, `NAME/source` and `NAME/target`: by a field of the items, or at random.
+    /// The data set that is split into `NAME/source` and `NAME/target`, by a field of the items or at random.
     pub split: Option<String>,
     pub field: Option<String>,
     #[serde(default)]
     pub target_values: Vec<String>,
     #[serde(default)]
     pub which: Which,
-    /// A share of the items, or a number of them.
+    /// A share or a number of items.
     pub random: Option<f64>,
     pub seed: Option<u64>,
     pub target_last: Option<usize>,
@@ -181,7 +185,7 @@ pub struct BaseSpec {
     pub split: SplitSpec,
 }
 
-/// Rows that answer for the same users.
+/// Rows that are evaluated on the same users.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct TableSpec {
@@ -194,28 +198,28 @@ pub struct TableSpec {
     pub settings: Vec<String>,
     /// NDCG@k, Recall@k, HR@k, MRR, MAP; or RMSE, MAE.
     pub metrics: Vec<String>,
-    /// Rank among so many negatives, drawn uniformly; 0: among all items.
+    /// Number of uniformly drawn negatives to rank among; 0: rank among all items.
     #[serde(default)]
     pub negatives: usize,
-    /// Leave validation items out of what the test is predicted from.
+    /// Omit validation items from the history of the test.
     #[serde(default)]
     pub without_validation: bool,
-    /// Show numbers in percent.
+    /// Print numbers in percent.
     #[serde(default)]
     pub percent: bool,
-    /// Where published numbers come from.
+    /// Source of the published numbers.
     pub published: Option<String>,
     pub columns: Vec<String>,
     pub rows: Vec<RowSpec>,
 }
 
-/// A row.
+/// A row of a table.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct RowSpec {
     pub name: String,
     pub labels: Vec<String>,
-    /// The base it starts from; none: it is trained from scratch.
+    /// The base of the row; a row without one is trained from scratch.
     pub from: Option<String>,
     pub transfer: Option<Transfer>,
     #[serde(default)]
@@ -224,11 +228,11 @@ pub struct RowSpec {
     pub set: toml::Table,
     #[serde(default)]
     pub published: Vec<f64>,
-    /// The row that it is tested against.
+    /// The row that this row is tested against.
     pub against: Option<String>,
 }
 
-/// A statement to be put to the test.
+/// A statement to test.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct FindingSpec {
@@ -236,7 +240,7 @@ pub struct FindingSpec {
     pub claims: Vec<ClaimSpec>,
 }
 
-/// One group of rows of a table against another, on the table's first metric.
+/// A comparison of two groups of rows of a table, on the table's first metric.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ClaimSpec {
@@ -250,10 +254,11 @@ pub struct ClaimSpec {
 }
 
 impl Grid {
-    /// Reads a grid; `variants` lay what stands under `[variant.NAME]` over it, one after another, `set` values of settings (`GROUP.KEY=VALUE`).
+    /// Parses a grid. Each of `variants` overrides it with `[variant.NAME]`, in this order; then `set` overrides single
+    /// settings (`GROUP.KEY=VALUE`).
     ///
     /// # Errors
-    /// TOML that is none; a key, data set, group, row or metric that does not exist, with where.
+    /// The text is not valid TOML, or a key, data set, group, row or metric does not exist. The error names the place.
     pub fn parse(text: &str, place: &str, variants: &[String], set: &[String]) -> Result<Grid> {
         let unreadable = |e: toml::de::Error| typos::unreadable(text, place, &e);
         let mut table: toml::Table = toml::from_str(text).map_err(unreadable)?;
@@ -281,7 +286,7 @@ impl Grid {
         }
         let mut grid: Grid = match !variants.is_empty() || !set.is_empty() {
             true => table.try_into().map_err(unreadable)?,
-            // As text, so that an error tells its line.
+            // Parse the text, so that errors have line numbers.
             false => toml::from_str(text).map_err(unreadable)?,
         };
         grid.check().map_err(|e| typos::at_line(text, place, e))?;
@@ -292,7 +297,7 @@ impl Grid {
         Ok(grid)
     }
 
-    /// Whether a run takes the group of settings that `--set GROUP.KEY=VALUE` changes.
+    /// Checks that a run uses the group of settings that `--set GROUP.KEY=VALUE` changes.
     fn check_used(&self, change: &str) -> Result<()> {
         let group = change.split('.').next().unwrap_or_default();
         let rows = self.tables.iter().flat_map(|t| t.rows.iter().map(|r| &r.settings));
@@ -301,15 +306,15 @@ impl Grid {
         if taken.any(|groups| groups.iter().any(|taken| taken == group)) {
             return Ok(());
         }
-        Err(Error::user(format!("--set {change} has no effect: no run takes the group '{group}'"))
-            .hint("change a group that bases, tables or rows name in their `settings`"))
+        Err(Error::user(format!("--set {change} has no effect: no run uses the group '{group}'"))
+            .hint("change a group that is listed in `settings` of a base, table or row"))
     }
 
-    /// Whether the settings of a group, or of a run, have the names of flags.
+    /// Checks that the settings of a group or a run have the names of flags.
     fn check_settings(settings: &toml::Table) -> Result<()> {
         if settings.contains_key("seed") {
             return Err(Error::user("'seed' is not a setting of a group or a run")
-                .hint("every run is made with each of the grid's seeds"));
+                .hint("every run is repeated with each of the grid's seeds"));
         }
         let all = serde_json::json!(Settings::default());
         let known = || all.as_object().into_iter().flat_map(|all| all.keys().map(String::as_str));
@@ -325,7 +330,7 @@ impl Grid {
         }
     }
 
-    /// Whether all names mean something.
+    /// Checks all names and references.
     fn check(&self) -> Result<()> {
         let plain = |name: &str| {
             let good = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
@@ -333,8 +338,8 @@ impl Grid {
         };
         let named = |name: &str, what: &str| match plain(name) {
             true => Ok(()),
-            false => Err(Error::user(format!("the {what} '{name}' names files"))
-                .hint("use letters, digits, '-', '_' and '.' alone")),
+            false => Err(Error::user(format!("the {what} '{name}' cannot be used in file names"))
+                .hint("use only letters, digits, '-', '_' and '.', and no '.' at the start")),
         };
         named(&self.name, "name")?;
         self.seeds.check()?;
@@ -346,14 +351,14 @@ impl Grid {
             Grid::check_settings(group).map_err(|e| e.at(format!("settings.{name}")))?;
         }
         if self.tables.is_empty() {
-            return Err(Error::user("there is no [[table]]: nothing is compared"));
+            return Err(Error::user("the grid has no [[table]]"));
         }
         let mut names = BTreeSet::new();
         let rows = self.tables.iter().flat_map(|t| t.rows.iter().map(|r| &r.name));
         for name in self.bases.iter().map(|b| &b.name).chain(rows) {
             named(name, "run")?;
             if !names.insert(name) {
-                return Err(Error::user(format!("two runs are called '{name}'")));
+                return Err(Error::user(format!("two runs have the name '{name}'")));
             }
         }
         for base in &self.bases {
@@ -375,22 +380,24 @@ impl Grid {
     fn check_data(&self, name: &str, data: &DataSpec) -> Result<()> {
         let ways = [data.path.is_some(), data.built_in, data.split.is_some()];
         if ways.iter().filter(|way| **way).count() != 1 {
-            return Err(Error::user("give one of path, built-in = true, split"));
+            return Err(Error::user("exactly one of path, built-in = true and split is required"));
         }
         let Some(of) = &data.split else { return Ok(()) };
         match self.data.get(of) {
             Some(whole) if whole.split.is_none() && of != name => {}
-            Some(_) => return Err(Error::user(format!("'{of}' is split already: split what has a path"))),
+            Some(_) => {
+                return Err(Error::user(format!("'{of}' is itself split and cannot be split again")));
+            }
             None => return Err(unknown("data set", of, self.data.keys().map(String::as_str))),
         }
         match (&data.field, data.random) {
             (Some(_), None) if !data.target_values.is_empty() => Ok(()),
             (None, Some(share)) if share > 0.0 && (share < 1.0 || share.fract() == 0.0) => Ok(()),
-            _ => Err(Error::user("split by what?").hint("field and target-values, or random = 0.3")),
+            _ => Err(Error::user("no valid rule to split by").hint("use field with target-values, or random = 0.3")),
         }
     }
 
-    /// The names that runs call data by.
+    /// Returns the names by which runs refer to data sets.
     pub fn data_names(&self) -> Vec<String> {
         let of = |(name, data): (&String, &DataSpec)| match data.split {
             Some(_) => vec![format!("{name}/source"), format!("{name}/target")],
@@ -410,10 +417,10 @@ impl Grid {
         }
     }
 
-    /// The table of a claim's rows.
+    /// Returns the table of a claim's rows.
     ///
     /// # Errors
-    /// Rows that do not exist, or of two tables; a metric that the table has not.
+    /// Rows do not exist or belong to two tables, or the table does not have the metric.
     pub fn table_of(&self, claim: &ClaimSpec) -> Result<&TableSpec> {
         let mut found: Option<&TableSpec> = None;
         for name in claim.better.iter().chain(&claim.than) {
@@ -422,7 +429,7 @@ impl Grid {
                 unknown("row", name, rows)
             })?;
             if found.is_some_and(|f| f.name != table.name) {
-                return Err(Error::user("its rows are of two tables, whose users and metrics differ"));
+                return Err(Error::user("its rows belong to two tables, which differ in users and metrics"));
             }
             found = Some(table);
         }
@@ -430,7 +437,7 @@ impl Grid {
             return Err(Error::user(format!("'{both}' is on both sides")));
         }
         let table = found.filter(|_| !claim.better.is_empty() && !claim.than.is_empty());
-        let table = table.ok_or_else(|| Error::user("it names no rows on one side"))?;
+        let table = table.ok_or_else(|| Error::user("one side has no rows"))?;
         match &claim.metric {
             Some(metric) if !table.metrics.contains(metric) => {
                 Err(unknown("metric", metric, table.metrics.iter().map(String::as_str)))
@@ -441,7 +448,7 @@ impl Grid {
 }
 
 impl TableSpec {
-    /// Whether it is about ratings, not lists.
+    /// Returns whether the metrics are for ratings instead of lists.
     pub fn of_ratings(&self) -> bool {
         self.metrics.iter().any(|m| Metric::parse(m).is_ok_and(Metric::of_ratings))
     }
@@ -449,18 +456,18 @@ impl TableSpec {
     fn check(&self, grid: &Grid) -> Result<()> {
         grid.check_run(&self.data, &self.settings)?;
         let metrics = self.metrics.iter().map(|m| Metric::parse(m)).collect::<Result<Vec<_>>>()?;
-        let Some(first) = metrics.first() else { return Err(Error::user("metrics: none")) };
+        let Some(first) = metrics.first() else { return Err(Error::user("metrics: the list is empty")) };
         if (1..metrics.len()).any(|m| metrics[..m].contains(&metrics[m])) {
-            return Err(Error::user("metrics: one stands there twice"));
+            return Err(Error::user("metrics: the list has duplicates"));
         }
         if self.rows.is_empty() {
-            return Err(Error::user("rows: none"));
+            return Err(Error::user("rows: the list is empty"));
         }
         if metrics.iter().any(|m| m.of_ratings() != first.of_ratings()) {
-            return Err(Error::user("metrics of lists and of ratings in one table").hint("make two tables"));
+            return Err(Error::user("metrics of lists and of ratings in one table").hint("use two tables"));
         }
         if first.of_ratings() && self.negatives > 0 {
-            return Err(Error::user("negatives are for lists, not for ratings"));
+            return Err(Error::user("negatives has no effect: the metrics are for ratings"));
         }
         for row in &self.rows {
             self.check_row(grid, row).map_err(|e| e.at(format!("row {}", row.name)))?;
@@ -483,7 +490,7 @@ impl TableSpec {
             (Some(from), _) if !grid.bases.iter().any(|b| b.name == *from) => {
                 Err(unknown("base", from, grid.bases.iter().map(|b| b.name.as_str())))
             }
-            (None, Some(_)) => Err(Error::user("a transfer from nothing").hint("name the base: from = \"...\"")),
+            (None, Some(_)) => Err(Error::user("transfer requires a base").hint("add the base: from = \"...\"")),
             _ => match &row.against {
                 Some(other) if !self.rows.iter().any(|r| r.name == *other && r.name != row.name) => {
                     let others = self.rows.iter().map(|r| r.name.as_str()).filter(|name| *name != row.name);
@@ -529,9 +536,9 @@ mod tests {
             ("\"HR@10\"", "\"HIT@10\"", "no metric 'HIT@10'", "NDCG@k"),
             ("against = \"none\"", "against = \"model\"", "row model", "row"),
             ("labels = [\"none\"]", "labels = []", "row none", "columns"),
-            ("random = 0.5", "random = 1.5", "data.halves", "split by what"),
+            ("random = 0.5", "random = 1.5", "data.halves", "no valid rule to split by"),
             ("split = \"shop\"", "split = \"shp\"", "data.halves", "did you mean 'shop'"),
-            ("seeds = 3 ", "seeds = 0 ", "seeds", "from 1 up"),
+            ("seeds = 3 ", "seeds = 0 ", "seeds", "at least 1"),
             ("seeds = 3 ", "sedes = 3 ", "line 3", "did you mean 'seeds'?"),
             ("width = 32", "widht = 32", "line 11: settings.small", "did you mean 'width'?"),
             ("metrics = [", "metrix = [", "line 24", "did you mean 'metrics'?"),
@@ -564,7 +571,7 @@ mod tests {
         let spare = example().replacen("[[base]]", "[settings.spare]\nwidth = 8\n\n[[base]]", 1);
         let e = Grid::parse(&spare, "x.toml", &[], &["spare.width=4".into()]).unwrap_err().to_string();
         assert!(e.contains("--set spare.width=4 has no effect"), "{e}");
-        // Laid over by a variant, the reader knows no lines any more: the name does.
+        // With a variant, the parser has no line numbers; the line is found by the name.
         let wrong = example().replacen("metrics = [", "metrix = [", 1);
         let e = Grid::parse(&wrong, "x.toml", &["quick".into()], &[]).unwrap_err().to_string();
         assert!(e.contains("line 24") && e.contains("did you mean 'metrics'?"), "{e}");

@@ -1,7 +1,7 @@
-/*! The results as one page that needs nothing else: style, plots and numbers stand in it, and it asks no one for anything.
+/*! The results as a self-contained HTML page with style, plots and numbers. It loads nothing from elsewhere.
 
-Findings first, then each table with the published numbers beside, its plots, and behind a fold all tests and every seed. The
-whole of the results is in it once more as JSON, so that whoever has the page can compute on.
+Findings come first, then each table with the published numbers and plots. All tests and seeds are in collapsible
+sections. The page also embeds the complete results as JSON.
 */
 
 use std::fmt::Write;
@@ -18,7 +18,7 @@ use crate::{
     page::{self, capital, figure, number, plot::escape},
 };
 
-/// The whole page.
+/// Returns the page.
 pub fn html(r: &Results) -> String {
     let title = if r.title.is_empty() { &r.name } else { &r.title };
     let mut out = page::begin(title);
@@ -83,10 +83,10 @@ fn findings(out: &mut String, r: &Results) {
         return;
     }
     out.push_str(
-        "<section id=\"findings\">\n<h2>Findings</h2>\n<p class=\"meaning\">Each claim sets one group of rows against another, user \
-         by user. It counts where p &lt; 0.05 after Holm’s correction for all claims and the difference has one sign on every \
-         seed. “Seeds” says on how many seeds the difference has the sign of the whole; the interval, of 95 %, counts \
-         users and seeds as drawn from many.</p>\n",
+        "<section id=\"findings\">\n<h2>Findings</h2>\n<p class=\"meaning\">Each claim compares two groups of rows, paired by user. A \
+         difference counts if p &lt; 0.05 after Holm’s correction for all claims and it has the same sign on every seed. \
+         “Seeds” is the number of seeds on which the difference has the overall sign. The 95 % interval treats users and \
+         seeds as random samples.</p>\n",
     );
     if let Some(caution) = r.tables.iter().find_map(|t| t.caution.as_ref()) {
         let _ = writeln!(out, "<p class=\"meaning\">{}</p>", escape(caution));
@@ -121,7 +121,7 @@ fn findings(out: &mut String, r: &Results) {
 }
 
 fn claim(out: &mut String, c: &Claim) {
-    let less = if c.lower { " <span class=\"soft\">(less is better)</span>" } else { "" };
+    let less = if c.lower { " <span class=\"soft\">(lower is better)</span>" } else { "" };
     let _ = write!(
         out,
         "<tr><th scope=\"row\" class=\"wrap\">{}</th><td>{}{less}</td><td>{}</td>",
@@ -155,8 +155,8 @@ fn bases(out: &mut String, r: &Results) {
         return;
     }
     out.push_str(
-        "<section id=\"bases\">\n<h2>Pre-training</h2>\n<p class=\"meaning\">Runs that rows start from, and what the validation said \
-         of them at the epoch whose weights were taken (mean over seeds).</p>\n<div class=\"scroll\" tabindex=\"0\"><table><thead><tr><th>Name</th>\
+        "<section id=\"bases\">\n<h2>Pre-training</h2>\n<p class=\"meaning\">Runs that rows start from, with their validation at the \
+         epoch of the selected weights (mean over seeds).</p>\n<div class=\"scroll\" tabindex=\"0\"><table><thead><tr><th>Name</th>\
          <th class=\"n\">Seeds</th><th>Validation</th><th class=\"n\">Best</th><th class=\"n\">Time</th><th>State</th></tr></thead><tbody>\n",
     );
     for base in &r.bases {
@@ -179,14 +179,14 @@ fn bases(out: &mut String, r: &Results) {
     if !curves.is_empty() {
         figure(
             out,
-            "What the validation said after each epoch of pre-training: light, each seed; strong, their mean.",
+            "Validation after each epoch of pre-training: thin lines for each seed, thick lines for their mean.",
             &curves,
         );
     }
     out.push_str("</section>\n");
 }
 
-/// What is missing, in one place: the first thing to look at when a report has holes.
+/// Writes the list of all runs that are not done.
 fn not_done(out: &mut String, r: &Results) {
     if r.done >= r.runs && words::failures(r).is_empty() {
         return;
@@ -194,7 +194,7 @@ fn not_done(out: &mut String, r: &Results) {
     let _ = writeln!(
         out,
         "<section id=\"undone\">\n<h2>Runs that are not done</h2>\n<p class=\"meaning\">Failed: ended with an error. Stale: done for an \
-         earlier grid. Waiting: not begun, or stopped on the way.</p>\n<div class=\"scroll\" tabindex=\"0\"><table><thead><tr>\
+         earlier grid. Waiting: not started, or stopped.</p>\n<div class=\"scroll\" tabindex=\"0\"><table><thead><tr>\
          <th>Run</th><th>State</th><th>Why</th></tr></thead><tbody>"
     );
     let bases = r.bases.iter().map(|b| (b.name.clone(), &b.seeds));
@@ -221,10 +221,10 @@ fn not_done(out: &mut String, r: &Results) {
     out.push_str("</tbody></table></div>\n</section>\n");
 }
 
-/// The results themselves.
+/// Writes the results as JSON.
 fn data(out: &mut String, r: &Results) {
     out.push_str(
-        "<section id=\"data\">\n<h2>The numbers as JSON</h2>\n<p>All of the above, unrounded, stands in this page’s source as JSON, in the \
+        "<section id=\"data\">\n<h2>The numbers as JSON</h2>\n<p>The source of this page holds all results, unrounded, as JSON in the \
          element with the id “results”.</p>\n",
     );
     page::data(out, "results", r);
@@ -247,7 +247,7 @@ mod tests {
         }
     }
 
-    /// What a reader sees: no tags, no style, no JSON.
+    /// Returns the visible text: no tags, no style, no JSON.
     fn seen(page: &str) -> String {
         let mut text = String::new();
         let body = &page[page.find("<body>").unwrap()..page.find("<script").unwrap()];
@@ -258,7 +258,7 @@ mod tests {
         text
     }
 
-    /// Text, page and JSON of two seeds say that the tests find too much; those of one and of three do not.
+    /// Text, page and JSON print the caution for two seeds, and not for one or three.
     #[test]
     fn two_seeds_are_cautioned_about() {
         let of = |done: u64| {
@@ -270,7 +270,7 @@ mod tests {
             r.tables[0].caution = words::caution(rows.iter().map(|row| &row.seeds)).map(str::to_string);
             r
         };
-        let says = "With two seeds the tests find too much";
+        let says = "With two seeds the tests report too many differences";
         for (done, cautioned) in [(1, false), (2, true), (3, false)] {
             let r = of(done);
             let text = super::super::text::text(&r).split_whitespace().collect::<Vec<_>>().join(" ");
@@ -280,7 +280,7 @@ mod tests {
         }
     }
 
-    /// An interval of one user is unknown, and said to be; in JSON it is null.
+    /// The interval of a single user is printed as unknown, and is null in JSON.
     #[test]
     fn the_interval_of_one_user_is_unknown_everywhere() {
         let mut r = sample::results();
@@ -325,7 +325,7 @@ mod tests {
             &page,
             &["seed 3 failed: out of memory: &lt;16 GiB&gt; asked for 17", "seed 1 stale: width: 64 was 32"],
         );
-        // Less is better: a fall is marked as better.
+        // Lower is better: a decrease is marked as better.
         must_hold(page.split("<tr id=\"t1r2\"").nth(1).unwrap().split("</tr>").next().unwrap(), &["0.9700", "▲"]);
         // Slices, tests with every seed's difference, findings, bases.
         must_hold(
@@ -350,10 +350,10 @@ mod tests {
                 "better, not as expected",
             ],
         );
-        must_hold(&text, &["-0.0177", "(less is better)", "mip base", "0.2100", "seed 2 failed: no such file"]);
+        must_hold(&text, &["-0.0177", "(lower is better)", "mip base", "0.2100", "seed 2 failed: no such file"]);
         // Bars of both tables, slices of one group, curves of the groups that have some and of the bases.
         assert_eq!(page.matches("<svg class=\"plot\"").count(), 2 + 1 + 2 + 1);
-        // Nothing from elsewhere, nothing that runs.
+        // No external resources and no scripts.
         assert!(!page.contains("http") && !page.contains("@import") && !page.contains("url("));
         assert_eq!(page.matches("<script").count(), 1);
     }
@@ -378,7 +378,7 @@ mod tests {
         let page = html(&sample::nothing());
         must_hold(&page, &["0 of 13 done", "Not all runs are done", "open: rows are missing"]);
         assert!(!page.contains("▲") && !page.contains("<svg"));
-        // Published numbers that run out are told as missing.
+        // Missing published numbers are printed as missing.
         let mut r = sample::results();
         r.tables[0].published = None;
         assert!(!html(&r).contains("<small>paper</small>"));

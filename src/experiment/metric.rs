@@ -2,7 +2,7 @@
 
 use crate::base::{Error, Result, error::nearest};
 
-/// What is asked of held-out events.
+/// A metric over held-out events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Metric {
     Ndcg(usize),
@@ -15,10 +15,12 @@ pub enum Metric {
 }
 
 impl Metric {
+    /// Parses the name of a metric.
+    ///
     /// # Errors
-    /// No metric of that name.
+    /// There is no metric with this name.
     pub fn parse(text: &str) -> Result<Metric> {
-        const ALL: &str = "NDCG@k, Recall@k, HR@k, MRR, MAP; of ratings RMSE, MAE";
+        const ALL: &str = "NDCG@k, Recall@k, HR@k, MRR, MAP; for ratings RMSE, MAE";
         let (name, k) = text.split_once('@').map_or((text, None), |(name, k)| (name, Some(k)));
         let unknown = || {
             let e = Error::user(format!("there is no metric '{text}'"));
@@ -29,12 +31,14 @@ impl Metric {
                 }
                 name => name.into(),
             };
-            // Small and capital letters are told apart by no one but us.
+            // Suggest a metric regardless of case.
             let known = ["NDCG", "Recall", "HR", "MRR", "MAP", "RMSE", "MAE"];
             let small = known.map(str::to_lowercase);
             let near = nearest(&name.to_lowercase(), small.iter().map(String::as_str))
                 .and_then(|near| small.iter().position(|name| name == near));
-            e.hint(near.map_or(ALL.into(), |near| format!("did you mean '{}'? There are: {ALL}", at(known[near]))))
+            e.hint(
+                near.map_or(ALL.into(), |near| format!("did you mean '{}'? The metrics are: {ALL}", at(known[near]))),
+            )
         };
         let at = || k.and_then(|k| k.parse().ok()).filter(|k| *k > 0).ok_or_else(unknown);
         match (name, k) {

@@ -1,9 +1,14 @@
-/*! Experiments: many runs that answer one question, as a grid that is data.
+/*! Experiments: many runs that answer one question, described by a grid file.
 
-[`grid`] reads what is to be compared (TOML), [`jobs`] runs it, each run a process of its own, as many at a time as the machine
-bears, and goes on where it was stopped; [`results`] holds what came out and the tests on it; [`collect`] computes it from the
-files of users, [`text`] and [`html`] show it.
-[`space`] is what a search of settings chooses from, [`trials`] what came of it.
+| module | contents |
+|---|---|
+| [`grid`] | the TOML file that describes the runs and comparisons |
+| [`jobs`] | runs each job as a separate process, in parallel as far as the machine allows, and resumes stopped ones |
+| [`collect`] | computes results from the files with the results of each user |
+| [`results`] | results and tests |
+| [`text`], [`html`] | reports |
+| [`space`] | the search space of `mipgpu search` |
+| [`trials`] | the trials of a search |
 */
 
 pub mod collect;

@@ -1,5 +1,5 @@
-//! What stands beside a run folder (`NAME.json`): how far its job came, and for what it was made. Written before the job begins
-//! and again when it has ended.
+//! The record next to a run folder (`NAME.json`): state and inputs of its job. It is written before the job starts and
+//! again when it has ended.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 use super::{job::RunJob, results::RunState, trials::digest};
 use crate::base::{Error, Result, atomic::write_atomically, error::IoContext};
 
-/// How far a job came.
+/// The stage of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Stage {
-    /// Begun; if nobody is at it, it was interrupted.
+    /// Started. If no process runs it, it was interrupted.
     Running,
     Done,
     Failed,
@@ -21,31 +21,31 @@ pub(super) enum Stage {
 /// The record of a job.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Record {
-    /// [`RunJob::key`] of what was run: a changed grid is noticed by it.
+    /// [`RunJob::key`] of the job, which detects a changed grid.
     pub(super) key: String,
     pub(super) stage: Stage,
-    /// Why it failed.
+    /// The error of a failed job.
     pub(super) why: String,
-    /// Whether the training had ended, so that what failed was a question.
+    /// Whether the training had ended, so that an evaluation failed.
     #[serde(default)]
     pub(super) trained: bool,
-    /// Digest of the questions.
+    /// Digest of the evaluations.
     #[serde(default)]
     asked: String,
-    /// Seconds of all its processes that came to an end of their own.
+    /// Total seconds of its processes that were not stopped.
     pub seconds: f64,
-    /// What its processes warned of.
+    /// Warnings of its processes.
     #[serde(default)]
     pub warnings: Vec<String>,
-    /// Program and device.
+    /// Program version and device.
     #[serde(default)]
     pub machine: String,
-    /// What began it, for people.
+    /// The command of its training, for readers.
     train: Vec<String>,
 }
 
 impl Record {
-    /// Of a job that begins, or goes on after what it has recorded `before`.
+    /// Creates the record of a job that starts, or continues after the record `before`.
     pub(super) fn begin(job: &RunJob, before: Option<Record>) -> Record {
         let before = before.filter(|before| before.key == job.key);
         let (seconds, warnings) = before.map_or((0.0, Vec::new()), |before| (before.seconds, before.warnings));
@@ -71,10 +71,10 @@ fn questions(job: &RunJob) -> String {
     digest(serde_json::json!(job.then).to_string())[..16].into()
 }
 
-/// The record of a job; `None`: it never began.
+/// Reads the record of a job. Returns `None` if the job has never started.
 ///
 /// # Errors
-/// A record that cannot be read.
+/// The record cannot be read.
 pub fn record_of(job: &RunJob) -> Result<Option<Record>> {
     let path = job.record_path();
     if !path.exists() {
@@ -83,17 +83,17 @@ pub fn record_of(job: &RunJob) -> Result<Option<Record>> {
     let text = fs::read_to_string(&path).at_path(&path)?;
     let record = serde_json::from_str(&text).map_err(|e| {
         Error::user(format!("{}: {e}", path.display()))
-            .hint(format!("remove it and {} to have this run made again", job.run().display()))
+            .hint(format!("remove it and {} to repeat this run", job.run().display()))
     })?;
     Ok(Some(record))
 }
 
-/// Whether the training of a job has come to its end, its own evaluation included.
+/// Returns whether the training of a job is complete, including its own evaluation.
 pub(super) fn is_trained(job: &RunJob) -> bool {
     job.run().join("report.json").exists()
 }
 
-/// Where a job stands when nobody is at it.
+/// Returns the state of a job that no process runs.
 pub fn state_of(job: &RunJob) -> RunState {
     let record = match record_of(job) {
         Ok(None) => return RunState::Waiting,
@@ -101,7 +101,7 @@ pub fn state_of(job: &RunJob) -> RunState {
         Err(e) => return RunState::Failed(e.to_string()),
     };
     if record.key != job.key && record.stage == Stage::Failed && !record.trained {
-        // Nothing is lost.
+        // The failed job has produced nothing that could be lost.
         return RunState::Waiting;
     }
     if record.key != job.key {
@@ -110,16 +110,16 @@ pub fn state_of(job: &RunJob) -> RunState {
     match record.stage {
         Stage::Done if is_trained(job) && job.leaves.iter().all(|f| f.exists()) => RunState::Done,
         Stage::Done | Stage::Running => RunState::Waiting,
-        // Other questions may have answers.
+        // Other evaluations may succeed.
         Stage::Failed if record.trained && record.asked != questions(job) => RunState::Waiting,
         Stage::Failed => RunState::Failed(record.why),
     }
 }
 
-/// Flags that say where, and decide nothing.
+/// Flags that name devices or folders and do not affect the result.
 const PLACES: [&str; 3] = ["--device", "--out", "--from"];
 
-/// What differs between two commands: `--epochs 3 -> 5`.
+/// Describes the differences between two commands: `--epochs 3 -> 5`.
 fn changed(old: &[String], new: &[String]) -> String {
     let flags = |args: &[String]| -> BTreeMap<String, String> {
         let mut found = BTreeMap::new();
@@ -142,22 +142,23 @@ fn changed(old: &[String], new: &[String]) -> String {
         .filter(|flag| old.get(*flag) != new.get(*flag))
         .map(|flag| format!("{flag} {} -> {}", side(old.get(flag)), side(new.get(flag))))
         .collect();
-    if differences.is_empty() { "its data, its base, or what is set by default".into() } else { differences.join(", ") }
+    if differences.is_empty() { "its data, its base or a default".into() } else { differences.join(", ") }
 }
 
-/// Takes away what is there of a job, its run folder included.
+/// Removes all files of a job, including its run folder.
 ///
 /// # Errors
-/// The file system's.
+/// A file cannot be removed.
 pub fn forget(job: &RunJob) -> Result<()> {
     remove(&job.run())?;
     remove(&job.record_path())
 }
 
-/// Makes a failed job ready to go on: from its last checkpoint, but from nothing where its weights are to blame, or its record.
+/// Prepares a failed job to continue from its last checkpoint. It restarts from scratch if its loss was not finite or
+/// its record cannot be read.
 ///
 /// # Errors
-/// The file system's.
+/// A file cannot be removed.
 pub(super) fn try_again(job: &RunJob) -> Result<()> {
     match record_of(job) {
         Ok(Some(record)) if record.trained || !record.why.contains("not finite") => Ok(()),
@@ -165,7 +166,7 @@ pub(super) fn try_again(job: &RunJob) -> Result<()> {
     }
 }
 
-/// Removes a file or a folder, if it is there.
+/// Removes a file or a folder if it exists.
 pub(super) fn remove(path: &Path) -> Result<()> {
     match path.is_dir() {
         true => fs::remove_dir_all(path).at_path(path),

@@ -1,8 +1,8 @@
-/*! What came out of an experiment: rows with their seeds, intervals and tests, and what became of its claims.
+/*! The results of an experiment: rows with their seeds, intervals and tests, and the outcomes of its claims.
 
-All of it is read off the held-out users, one value a user, seed and metric. A row's number is the mean over users and seeds;
-its interval, and the tests of differences between rows, user by user, count both as drawn from many ([`crossed`]). Whether
-every seed alone says the same is told beside. A claim compares two groups of rows: the mean of either group's rows, user by
+All results are computed from one value per held-out user, seed and metric. The value of a row is the mean over users
+and seeds. Its interval and the paired tests between rows treat both users and seeds as random samples ([`crossed`]).
+Each test also reports whether every single seed agrees. A claim compares the means of two groups of rows, paired by
 user.
 
 [`crossed`]: crate::eval::significance::crossed
@@ -12,54 +12,54 @@ use serde::Serialize;
 
 use crate::eval::significance::Paired;
 
-/// A finished or unfinished experiment, ready to be shown.
+/// The results of a finished or unfinished experiment.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Results {
-    /// As in the grid: a short name, and what the experiment asks.
+    /// The name and the title of the grid.
     pub name: String,
     pub title: String,
-    /// What one must know to read the numbers, a paragraph each: data, rules, departures from what is reproduced.
+    /// Notes, one paragraph each: data, rules, differences from the reproduced work.
     pub notes: Vec<String>,
-    /// The data sets, one line each: users, items, interactions.
+    /// One line per data set: users, items, interactions.
     pub data: Vec<String>,
-    /// Machine, device, version.
+    /// Program version and device of the runs.
     pub machine: String,
-    /// Runs that are done, of how many.
+    /// Number of finished runs, and of all runs.
     pub done: usize,
     pub runs: usize,
-    /// Seconds of all finished runs together.
+    /// Total seconds of all finished runs.
     pub seconds: f64,
     pub tables: Vec<Table>,
     pub findings: Vec<Finding>,
-    /// Runs that rows start from: pre-training.
+    /// Pre-trained runs that rows start from.
     pub bases: Vec<Base>,
 }
 
-/// A table of rows that answer for the same users.
+/// A table of rows that are evaluated on the same users.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Table {
     pub name: String,
     pub title: String,
-    /// Where the published numbers come from, if there are any.
+    /// Source of the published numbers, if there are any.
     pub published: Option<String>,
-    /// Heads of the columns that name a row: model, transfer, ...
+    /// Headings of the label columns: model, transfer, ...
     pub columns: Vec<String>,
     /// NDCG@3, ..., or RMSE, MAE.
     pub metrics: Vec<String>,
-    /// Whether less is better.
+    /// Whether lower is better.
     pub lower: bool,
-    /// What numbers are multiplied by where they are shown: 100 for percent.
+    /// Factor of printed numbers: 100 for percent.
     pub scale: f64,
-    /// In words: split, candidates, users.
+    /// Description of split, candidates and users.
     pub protocol: String,
-    /// What is to be known of the tests: with two seeds they find too much.
+    /// Caution about the tests: with two seeds they report too many differences.
     pub caution: Option<String>,
     pub rows: Vec<ResultRow>,
-    /// Names of the slices, by events of a user to train on; those of rows stand in this order.
+    /// Slices by the number of training events of a user. The slices of rows have the same order.
     pub slices: Vec<Slice>,
 }
 
-/// Users of one slice.
+/// Name and number of users of a slice.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Slice {
     pub name: String,
@@ -70,49 +70,49 @@ pub struct Slice {
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct ResultRow {
     pub name: String,
-    /// One for each column of the table.
+    /// One label per column of the table.
     pub labels: Vec<String>,
     pub seeds: Vec<Seed>,
-    /// One for each metric, not scaled; empty where no seed is done.
+    /// One value per metric, not scaled; empty if no seed is done.
     pub mean: Vec<f64>,
-    /// 95 %, over users and seeds; `None` where there is but one user.
+    /// 95 % interval over users and seeds; `None` for a single user.
     pub interval: Vec<Option<[f64; 2]>>,
-    /// Standard deviation between seeds; `None` of one seed.
+    /// Standard deviation between seeds; `None` for one seed.
     pub deviation: Option<Vec<f64>>,
-    /// As published, scaled already: as it is printed there.
+    /// Published values, scaled as in the publication.
     pub published: Vec<f64>,
-    /// The first metric within each slice; `None` where nobody is in it.
+    /// The first metric within each slice; `None` for an empty slice.
     pub slices: Vec<Option<Estimate>>,
-    /// The row that it is compared with, and how, a test a metric, each corrected over the rows of the table (Holm).
+    /// The comparison with another row: one test per metric, corrected over the rows of the table (Holm).
     pub against: Option<Against>,
 }
 
-/// A number and where it may lie.
+/// A mean and its interval.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Estimate {
     pub mean: f64,
-    /// `None` of one user: unknown.
+    /// `None` for a single user.
     pub interval: Option<[f64; 2]>,
 }
 
-/// How a row compares with another, metric by metric.
+/// Comparison of a row with another row, for each metric.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Against {
     /// Name of the other row.
     pub row: String,
     pub tests: Vec<Test>,
-    /// The first metric within each slice, corrected over the rows; `None` where nobody is in it.
+    /// The first metric within each slice, corrected over the rows; `None` for an empty slice.
     pub slices: Vec<Option<Test>>,
 }
 
-/// A paired test, and what each seed alone says.
+/// A paired test, with the difference of each seed.
 #[derive(Clone, Debug, Serialize)]
 pub struct Test {
     #[serde(flatten)]
     pub result: Paired,
-    /// p, corrected for all tests of its family; `None` where there is no p.
+    /// p, corrected for all tests of its family; `None` if p is undefined.
     pub p_holm: Option<f64>,
-    /// The difference of each seed alone.
+    /// The difference of each single seed.
     pub by_seed: Vec<f64>,
 }
 
@@ -121,26 +121,26 @@ pub struct Test {
 pub struct Seed {
     pub seed: u64,
     pub state: RunState,
-    /// One for each metric, not scaled; empty unless it is done.
+    /// One value per metric, not scaled; empty unless the run is done.
     pub metrics: Vec<f64>,
-    /// Epoch and validation measure of the learning curve.
+    /// Learning curve: (epoch, validation metric).
     pub curve: Vec<(u32, f64)>,
-    /// The epoch whose weights were taken.
+    /// Epoch of the selected weights.
     pub best: Option<u32>,
     pub seconds: f64,
 }
 
-/// Where a run stands.
+/// The state of a run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase", tag = "is", content = "why")]
 pub enum RunState {
     Done,
-    /// Not begun, or stopped on the way.
+    /// Not started, or stopped.
     #[default]
     Waiting,
-    /// It ended with this error.
+    /// Ended with this error.
     Failed(String),
-    /// It was done for an earlier grid: what has changed since.
+    /// Done for an earlier grid; describes what has changed.
     Stale(String),
 }
 
@@ -148,12 +148,12 @@ pub enum RunState {
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Base {
     pub name: String,
-    /// What the validation measures: NDCG@10, RMSE.
+    /// Validation metric: NDCG@10 or RMSE.
     pub measure: String,
     pub seeds: Vec<Seed>,
 }
 
-/// A statement that the experiment puts to the test.
+/// A statement that the experiment tests.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Finding {
     pub says: String,
@@ -161,60 +161,60 @@ pub struct Finding {
     pub verdict: Verdict,
 }
 
-/// What became of a finding.
+/// The verdict on a finding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
-    /// Every claim came out.
+    /// Every claim holds.
     Confirmed,
-    /// Some did.
+    /// Some claims hold.
     InPart,
-    /// None did: the opposite, or nothing that the tests would vouch for.
+    /// No claim holds: the tests show the opposite, or no significant difference.
     NotConfirmed,
     /// Rows are missing.
     #[default]
     Open,
 }
 
-/// A part of a finding: one group of rows against another.
+/// A part of a finding: a comparison of two groups of rows.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Claim {
-    /// In words: "BERT4Rec: MIP over NIP".
+    /// Description, such as "BERT4Rec: MIP over NIP".
     pub what: String,
     pub metric: String,
-    /// What numbers are multiplied by where they are shown.
+    /// Factor of printed numbers.
     pub scale: f64,
     pub lower: bool,
-    /// What the paper found.
+    /// The result that the paper reports.
     pub expect: Expect,
-    /// `None` while rows are missing. The difference is that of `better` minus `than`.
+    /// `None` while rows are missing. The difference is `better` minus `than`.
     pub test: Option<Test>,
     pub outcome: Option<Outcome>,
 }
 
-/// What is claimed of the first group.
+/// The claim about the first group.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Expect {
     /// It is better.
     #[default]
     Better,
-    /// It is not: worse, or no difference is seen.
+    /// It is not better: worse, or no significant difference.
     NotBetter,
 }
 
-/// What the test says of a claim, at 5 % after Holm's correction over all claims, and with the same sign on every seed.
+/// The outcome of a claim's test at 5 % after Holm's correction over all claims, with the same sign on every seed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     Better,
     Worse,
-    /// No difference that the test would vouch for.
+    /// No significant difference.
     NoDifference,
 }
 
 impl Claim {
-    /// Whether it came out as claimed.
+    /// Returns whether the claim holds, or `None` while rows are missing.
     pub fn holds(&self) -> Option<bool> {
         let better = self.outcome? == Outcome::Better;
         Some(better == (self.expect == Expect::Better))

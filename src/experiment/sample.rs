@@ -1,10 +1,10 @@
-//! Results made by hand for the tests of what shows them, with names that would break a careless page.
+//! Hand-written results for the tests of the reports, with names that must be escaped.
 
 use super::{results::*, words};
 use crate::eval::significance::Paired;
 pub use crate::page::sound::{faults, says_nan};
 
-/// A name that ends a script, an attribute and an element where it is not escaped.
+/// A name that closes a script, an attribute and an element if it is not escaped.
 pub const NASTY: &str = "</script><b a=\"'&amp;";
 
 pub fn test(difference: f64, interval: [f64; 2], p_holm: Option<f64>, by_seed: &[f64]) -> Test {
@@ -41,7 +41,8 @@ fn row(name: &str, labels: &[&str], seeds: Vec<Seed>) -> ResultRow {
     }
 }
 
-/// Two tables: one with all that can be, of rows that are done, partly failed, waiting, stale; one of errors, not published.
+/// Returns two tables: one with every feature and rows that are done, partly failed, waiting and stale; one of rating
+/// errors without published numbers.
 pub fn results() -> Results {
     let of_seed = |s: u64| [0.42 + s as f64 / 1000.0, 0.77];
     let three = || (1..=3).map(|s| seed(s, RunState::Done, &of_seed(s))).collect::<Vec<_>>();
@@ -140,7 +141,7 @@ pub fn results() -> Results {
     }
 }
 
-/// The same grid before anything has run: no means, no tests, nothing published or sliced.
+/// Returns the same grid before any run: no means, no tests, no published numbers, no slices.
 pub fn nothing() -> Results {
     let mut r = results();
     (r.done, r.seconds) = (0, 0.0);
@@ -164,7 +165,7 @@ pub fn nothing() -> Results {
     r
 }
 
-/// Results in which lists are shorter than they should be, names are missing and numbers are none: nothing may panic.
+/// Returns results with lists that are too short, missing names and NaN values, which must not cause a panic.
 pub fn crooked() -> Results {
     let mut r = results();
     let rows = &mut r.tables[0].rows;

@@ -1,4 +1,4 @@
-//! A table of the page: its rows beside the published ones, its plots, its slices, its tests and its seeds.
+//! The section of a table in the HTML page: rows with published numbers, plots, slices, tests and seeds.
 
 use std::fmt::Write;
 
@@ -13,7 +13,7 @@ use crate::{
     page::{capital, figure, number, plot::escape},
 };
 
-/// The section of a table, the `t`-th of the page.
+/// Writes the section of a table, the `t`-th of the page.
 pub(super) fn section(out: &mut String, table: &Table, t: usize) {
     let _ = writeln!(out, "<section id=\"t{t}\">\n<h2>{}</h2>", escape(&table.title));
     if !table.protocol.is_empty() {
@@ -26,17 +26,17 @@ pub(super) fn section(out: &mut String, table: &Table, t: usize) {
     };
     let _ = writeln!(
         out,
-        "<p class=\"meaning\">{}. A number is the mean over users and seeds, ± half of its 95 % interval, {}.{paper}</p>",
+        "<p class=\"meaning\">{}. Numbers are means over users and seeds ± half of the 95 % interval; {}.{paper}</p>",
         capital(&format!("{percent}{}", words::direction(table.lower))),
         words::drawn(table.rows.iter().map(|row| &row.seeds))
     );
     rows(out, table, t);
     if table.rows.iter().any(|row| row.against.is_some()) {
         out.push_str(
-            "<p class=\"legend\">Beside a number, against the row named under “vs”, user by user: <span class=\"up\">▲</span> \
+            "<p class=\"legend\">Marks compare a row with the row under “vs”, paired by user: <span class=\"up\">▲</span> \
              better, <span class=\"down\">▼</span> worse, at p &lt; 0.05 (t-test of the users’ differences, Holm’s correction over \
-             the rows of the table) and on every seed alone; <span class=\"up\">△</span> <span class=\"down\">▽</span> the same, but not on every \
-             seed; no mark: no difference that the test would vouch for.</p>\n",
+             the rows of the table) and on every seed; <span class=\"up\">△</span> <span class=\"down\">▽</span> the same, but not on every \
+             seed; no mark: no significant difference.</p>\n",
         );
         if let Some(caution) = &table.caution {
             let _ = writeln!(out, "<p class=\"legend\">{}</p>", escape(caution));
@@ -51,7 +51,7 @@ pub(super) fn section(out: &mut String, table: &Table, t: usize) {
         out.push_str("<h3>Learning curves</h3>\n");
         figure(
             out,
-            "What the validation said after each epoch: light, each seed; strong, their mean over the epochs that all have.",
+            "Validation after each epoch: thin lines for each seed, thick lines for their mean over the common epochs.",
             &curves,
         );
     }
@@ -60,9 +60,10 @@ pub(super) fn section(out: &mut String, table: &Table, t: usize) {
     out.push_str("</section>\n");
 }
 
-/// Heads of the columns that name a row, and where each sticks when the table is moved sideways: a number first, to point at.
+/// Headings and positions of the label columns, which stay in place when the table is scrolled sideways. The first
+/// column is the number of the row.
 struct Names {
-    /// (left, width) in rem, one a column, the number's first.
+    /// (left, width) in rem of each column, first that of the number.
     places: Vec<(f64, f64)>,
     heads: Vec<String>,
 }
@@ -76,7 +77,8 @@ impl Names {
         for (i, head) in heads.iter().enumerate() {
             let cells = table.rows.iter().filter_map(|row| words::labels(row).get(i).map(|l| l.chars().count()));
             let chars = cells.chain([head.chars().count()]).max().unwrap_or(0);
-            // A sticking cell must know the width of those before it, so they are fixed; longer text is wrapped.
+            // The position of a sticky cell depends on the widths before it, so widths are fixed and longer text is
+            // wrapped.
             let wide = (1.4 + 0.54 * chars as f64).clamp(3.25, 14.0);
             let (left, before) = places[places.len() - 1];
             places.push((left + before, wide));
@@ -143,7 +145,7 @@ fn rows(out: &mut String, table: &Table, t: usize) {
         let group = words::labels(row).first().cloned();
         let mut undone = words::undone(&row.seeds);
         if row.mean.is_empty() && words::standing(&row.seeds) == "waiting" {
-            // Said where its numbers would stand.
+            // Printed in place of its numbers.
             undone.clear();
         }
         let first = if before != group { "first " } else { "" };
@@ -182,10 +184,10 @@ fn rows(out: &mut String, table: &Table, t: usize) {
     out.push_str("</tbody></table></div>\n");
 }
 
-/// A number with its half interval and its mark, or one word on why there is none.
+/// Writes a number with its half interval and its mark, or one word for the reason that there is none.
 fn value(out: &mut String, table: &Table, row: &ResultRow, m: usize) {
     let Some(mean) = row.mean.get(m) else {
-        // Said once a row.
+        // Printed once per row.
         let word = if m == 0 { words::standing(&row.seeds) } else { words::NOTHING };
         let _ = write!(out, "<td class=\"n ours\"><span class=\"state {word}\">{word}</span></td>");
         return;
@@ -207,7 +209,7 @@ fn value(out: &mut String, table: &Table, row: &ResultRow, m: usize) {
     );
 }
 
-/// What the test of a row against another says, as a sign.
+/// Returns the mark for the test of a row against another.
 fn mark(table: &Table, row: &ResultRow, test: Option<&Test>) -> String {
     let (Some(against), Some(test)) = (&row.against, test) else { return "<span class=\"mark\"></span>".into() };
     let mark = Mark::of(test, table.lower);
@@ -234,7 +236,7 @@ fn slices(out: &mut String, table: &Table) {
     if table.slices.is_empty() || table.rows.iter().all(|row| row.slices.is_empty()) {
         return;
     }
-    let _ = writeln!(out, "<h3>{} by the events that a user has to train on</h3>", escape(metric));
+    let _ = writeln!(out, "<h3>{} by number of training events of a user</h3>", escape(metric));
     let names = Names::of(table);
     out.push_str("<div class=\"scroll\" tabindex=\"0\"><table><thead><tr>");
     names.head(out, 1);
@@ -264,13 +266,13 @@ fn slices(out: &mut String, table: &Table) {
     if !plots.is_empty() {
         figure(
             out,
-            "The same, with 95 % intervals; points of one slice are set apart so that they can be told.",
+            "The same, with 95 % intervals; points of one slice are shifted so that they do not overlap.",
             &plots,
         );
     }
 }
 
-/// Every test of every metric, behind a fold.
+/// Writes every test of every metric as a collapsible section.
 fn tests(out: &mut String, table: &Table, t: usize) {
     let tested: Vec<(usize, &ResultRow)> =
         table.rows.iter().enumerate().filter(|(_, row)| row.against.is_some()).collect();
@@ -278,12 +280,12 @@ fn tests(out: &mut String, table: &Table, t: usize) {
         return;
     }
     out.push_str(
-        "<details><summary>All tests of all metrics</summary>\n<p class=\"meaning\">Differences are row minus the one it is set \
-         against; effect is the mean of the users’ differences by their standard deviation (Cohen’s d).</p>\n\
+        "<details><summary>All tests of all metrics</summary>\n<p class=\"meaning\">Differences are row minus the row it is compared \
+         with; effect is the mean of the users’ differences divided by their standard deviation (Cohen’s d).</p>\n\
          <div class=\"scroll\" tabindex=\"0\"><table><thead><tr><th>Row</th><th>Against</th><th>Measure</th><th class=\"n\">Users</th>\
          <th class=\"n\">Row</th><th class=\"n\">Against</th><th class=\"n\">Difference</th><th class=\"n\">95 % interval</th>\
          <th class=\"n\">t</th><th class=\"n\">p</th><th class=\"n\">p (Holm)</th><th class=\"n\">Effect</th><th class=\"n\">Seeds</th>\
-         <th>By seed</th><th>Says</th></tr></thead><tbody>\n",
+         <th>By seed</th><th>Result</th></tr></thead><tbody>\n",
     );
     for (m, metric) in table.metrics.iter().enumerate() {
         for (at, (i, row)) in tested.iter().enumerate() {
@@ -328,7 +330,7 @@ fn test_cells(out: &mut String, test: &Test, table: &Table) {
     let _ = write!(out, "<td>{}</td><td>{}</td>", by_seed.join(" "), Mark::of(test, table.lower).words());
 }
 
-/// Every seed of every row, behind a fold.
+/// Writes every seed of every row as a collapsible section.
 fn seeds(out: &mut String, table: &Table) {
     if table.rows.iter().all(|row| row.seeds.is_empty()) {
         return;

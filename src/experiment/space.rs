@@ -1,9 +1,10 @@
-/*! What a search of settings chooses from, and in which order: pure functions of what was asked for.
+/*! The search space of `mipgpu search`: trials and their order, as pure functions of the arguments.
 
-`lr=1e-3,3e-4` lists values, `lr=1e-4..1e-2` (`:log`: evenly in the logarithm) is a range. A grid is every combination of
-listed values. Random draws (Bergstra and Bengio 2012) take listed values and ranges alike; a value is a function of the seed,
-the number of the draw and the name of the setting, so that asking for more trials, in another order or over one setting more
-leaves the others as they were. Successive halving (Jamieson and Talwalkar 2016) gives all a few epochs, and more to the best.
+`lr=1e-3,3e-4` lists values; `lr=1e-4..1e-2` is a range (`:log`: uniform in the logarithm). A grid is every combination
+of listed values. Random search (Bergstra and Bengio 2012) draws from lists and ranges. A drawn value is a function of
+the seed, the number of the draw and the name of the setting. More trials, another order or an additional setting
+therefore do not change the other values. Successive halving (Jamieson and Talwalkar 2016) trains all trials for a few
+epochs and the best ones longer.
 */
 
 use std::collections::HashSet;
@@ -17,13 +18,13 @@ use crate::{
     train::Settings,
 };
 
-/// Settings and the values that they are given, as they are typed.
+/// Settings and their values, as typed.
 pub type Choice = Vec<(String, String)>;
 
-/// More trials than anybody waits for: a range of a grid gone wrong.
+/// Maximum number of trials. A larger grid is probably a mistake.
 pub const MOST: usize = 10_000;
 
-/// What a setting can be.
+/// The type of a setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SettingKind {
     Whole,
@@ -42,7 +43,7 @@ pub struct Dimension {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Values {
     Listed(Vec<String>),
-    /// Both ends are in it.
+    /// A range that includes both ends.
     Range {
         low: f64,
         high: f64,
@@ -51,29 +52,30 @@ pub enum Values {
     },
 }
 
-/// All that is searched.
+/// All searched settings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Space(pub Vec<Dimension>);
 
 impl Space {
-    /// Reads `--over NAME=VALUES`, one each.
+    /// Parses the values of `--over NAME=VALUES`.
     ///
     /// # Errors
-    /// No such setting (the nearest is named), one twice, no values, a range of what is no number.
+    /// A setting does not exist (the nearest is suggested), is given twice, has no values, or has a range and is not a
+    /// number.
     pub fn read(over: &[String]) -> Result<Space> {
         let mut all: Vec<Dimension> = Vec::new();
         for text in over {
             let dimension = Dimension::read(text).map_err(|e| e.at(format!("--over {text}")))?;
             if all.iter().any(|d| d.name == dimension.name) {
-                return Err(Error::user(format!("--over {text}: {} stands in another --over too", dimension.name))
-                    .hint("name all values of a setting in one --over, with commas between them"));
+                return Err(Error::user(format!("--over {text}: {} is also in another --over", dimension.name))
+                    .hint("list all values of a setting in one --over, separated by commas"));
             }
             all.push(dimension);
         }
         Ok(Space(all))
     }
 
-    /// How many different choices there are; `None`: a range of real numbers holds no end of them.
+    /// Returns the number of different choices, or `None` if a range of real numbers makes it unlimited.
     pub fn size(&self) -> Option<u128> {
         self.0.iter().try_fold(1u128, |all, d| {
             let here = match &d.values {
@@ -85,20 +87,20 @@ impl Space {
         })
     }
 
-    /// Every combination; the last setting changes first.
+    /// Returns every combination. The last setting changes fastest.
     ///
     /// # Errors
-    /// There is a range, of which nothing says what to take; or they are too many.
+    /// A setting has a range instead of a list, or there are too many combinations.
     pub fn grid(&self) -> Result<Vec<Choice>> {
         let mut all: Vec<Choice> = vec![Vec::new()];
         for d in &self.0 {
             let Values::Listed(values) = &d.values else {
-                return Err(Error::user(format!("--over {}: a range is no list of values", d.name))
-                    .hint("add --random N to draw from it, or name its values with commas between them"));
+                return Err(Error::user(format!("--over {}: a grid requires a list of values, not a range", d.name))
+                    .hint("add --random N to draw from the range, or list values separated by commas"));
             };
             if all.len().saturating_mul(values.len()) > MOST {
-                return Err(Error::user(format!("a grid of more than {MOST} trials"))
-                    .hint("add --random N to draw as many of them as you can wait for"));
+                return Err(Error::user(format!("the grid has more than {MOST} trials"))
+                    .hint("add --random N to draw N of them"));
             }
             let with = |choice: &Choice| {
                 let choice = choice.clone();
@@ -109,11 +111,12 @@ impl Space {
         Ok(all)
     }
 
-    /// The first `n` different draws; fewer where there are not so many.
+    /// Returns the first `n` different draws, or fewer if there are not as many.
     pub fn random(&self, n: usize, seed: u64) -> Vec<Choice> {
         let most = self.size().map_or(n, |size| (n as u128).min(size) as usize);
         let (mut all, mut seen) = (Vec::new(), HashSet::new());
-        // The rarest of few combinations comes after many others; of a range that rounding has made small, perhaps never.
+        // With few combinations, the rarest one may need many draws. A range that rounding makes small may never yield
+        // it.
         for k in 0..(n as u64).saturating_mul(256).saturating_add(65_536).min(u32::MAX.into()) as u32 {
             if all.len() >= most {
                 break;
@@ -126,7 +129,7 @@ impl Space {
         all
     }
 
-    /// Draw number `k`.
+    /// Returns draw number `k`.
     fn draw(&self, seed: u64, k: u32) -> Choice {
         self.0
             .iter()
@@ -134,7 +137,7 @@ impl Space {
             .collect()
     }
 
-    /// Every listed value and both ends of every range: what each flag must be able to read.
+    /// Returns every listed value and both ends of every range, which the flags must accept.
     pub fn ends(&self) -> Choice {
         let of = |d: &Dimension| match &d.values {
             Values::Listed(values) => values.clone(),
@@ -147,7 +150,7 @@ impl Space {
 impl Dimension {
     fn read(text: &str) -> Result<Dimension> {
         let (name, values) = text.split_once('=').ok_or_else(|| {
-            Error::user("no values are named").hint("write --over NAME=VALUE,VALUE, or NAME=LOW..HIGH with --random N")
+            Error::user("no values are given").hint("write --over NAME=VALUE,VALUE, or NAME=LOW..HIGH with --random N")
         })?;
         let name = name.trim().trim_start_matches('-');
         let kind = kind_of(name)?;
@@ -155,7 +158,7 @@ impl Dimension {
         if let Some((low, high)) = ends {
             return Ok(Dimension { name: name.into(), values: range(name, kind, low, high)? });
         }
-        // Values that hold commas have a semicolon between them: dilations=1,4;1,2,4.
+        // Values that contain commas are separated by semicolons: dilations=1,4;1,2,4.
         let between = if values.contains(';') { ';' } else { ',' };
         let mut listed: Vec<String> = Vec::new();
         for value in values.split(between).map(str::trim) {
@@ -177,7 +180,7 @@ impl Dimension {
                 format!("{}", *low as u64 + from.below((high - low) as u64 + 1))
             }
             Values::Range { low, high, log, whole } => {
-                // A whole number has the half below and above it, those at the ends too.
+                // Each whole number, including the ends, covers half a unit below and above it.
                 let half = if *whole { 0.5 } else { 0.0 };
                 let (from_, to) = (low - half, high + half);
                 let (from_, to) = if *log { (from_.ln(), to.ln()) } else { (from_, to) };
@@ -191,7 +194,7 @@ impl Dimension {
     }
 }
 
-/// What the setting of this name can be, by its default.
+/// Returns the type of the setting with this name, from its default.
 fn kind_of(name: &str) -> Result<SettingKind> {
     let all = toml::Table::try_from(Settings::default())
         .map_err(|e| Error::internal(format!("settings cannot be written as TOML: {e}")))?;
@@ -211,23 +214,25 @@ fn kind_of(name: &str) -> Result<SettingKind> {
 
 fn range(name: &str, kind: SettingKind, low: &str, high: &str) -> Result<Values> {
     if kind == SettingKind::Word {
-        return Err(Error::user(format!("{name} is no number, and has no range")).hint("name its values"));
+        return Err(Error::user(format!("{name} is not a number and cannot have a range")).hint("list its values"));
     }
     let (high, log) = match high.split_once(':') {
         None => (high, false),
         Some((high, "log")) => (high, true),
         Some((_, other)) => {
-            return Err(Error::user(format!("a range cannot be '{other}'")).hint("write LOW..HIGH or LOW..HIGH:log"));
+            return Err(
+                Error::user(format!("':{other}' is not a kind of range")).hint("write LOW..HIGH or LOW..HIGH:log")
+            );
         }
     };
     let end = |text: &str| -> Result<f64> {
         let text = text.trim();
         let x = text.parse::<f64>().ok().filter(|x| x.is_finite());
-        let x = x.ok_or_else(|| Error::user(format!("'{text}' is no number")).hint("write LOW..HIGH"))?;
-        // Beyond, f64 cannot tell whole numbers apart.
+        let x = x.ok_or_else(|| Error::user(format!("'{text}' is not a number")).hint("write LOW..HIGH"))?;
+        // f64 cannot represent all larger whole numbers.
         if kind == SettingKind::Whole && !(x.fract() == 0.0 && (0.0..9e15).contains(&x)) {
             return Err(
-                Error::user(format!("'{text}' is no whole number")).hint(format!("--{name} takes whole numbers"))
+                Error::user(format!("'{text}' is not a whole number")).hint(format!("--{name} accepts whole numbers"))
             );
         }
         Ok(x)
@@ -237,14 +242,12 @@ fn range(name: &str, kind: SettingKind, low: &str, high: &str) -> Result<Values>
         return Err(Error::user("the range is empty").hint("write the lower end first: LOW..HIGH"));
     }
     if log && low <= 0.0 {
-        return Err(
-            Error::user("a range in the logarithm begins above 0").hint("raise its lower end, or leave :log out")
-        );
+        return Err(Error::user("a :log range must start above 0").hint("raise its lower end, or omit :log"));
     }
     Ok(Values::Range { low, high, log, whole: kind == SettingKind::Whole })
 }
 
-/// One spelling a value, so that the same one is known again: `1e-3` is `0.001`.
+/// Returns the canonical spelling of a value, so that equal values are recognised: `1e-3` is `0.001`.
 fn plain(kind: SettingKind, value: &str) -> String {
     let whole = || value.parse::<u64>().ok().map(|x| x.to_string());
     let real = || value.parse::<f64>().ok().filter(|x| x.is_finite()).map(shown);
@@ -253,11 +256,11 @@ fn plain(kind: SettingKind, value: &str) -> String {
         SettingKind::Real => real(),
         SettingKind::Word => None,
     };
-    // What is no number the flag itself will refuse.
+    // The flag itself rejects a value that is not a number.
     spelled.unwrap_or_else(|| value.to_string())
 }
 
-/// A number as people type it.
+/// Formats a number as it is usually typed.
 fn shown(x: f64) -> String {
     if x == 0.0 {
         "0".into()
@@ -268,12 +271,12 @@ fn shown(x: f64) -> String {
     }
 }
 
-/// More digits of a drawn number mean nothing, and cannot be read.
+/// Rounds a drawn number to four significant digits. More digits are hard to read and carry no information.
 fn four_digits(x: f64) -> f64 {
     format!("{x:.3e}").parse().unwrap_or(x)
 }
 
-/// Where in the stream of a draw the numbers of a setting stand: by its name (FNV-1a), a block of four a setting.
+/// Returns the position of a setting's numbers in the stream of a draw: a block of four, selected by its name (FNV-1a).
 fn place(name: &str) -> u64 {
     let hash = name.bytes().fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
     u64::from(hash) << 2
@@ -283,12 +286,13 @@ fn place(name: &str) -> u64 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rung {
     pub trials: usize,
-    /// Of each.
+    /// Epochs of each trial.
     pub epochs: u32,
 }
 
-/// The rungs that end with `epochs` of the best: from one to the next 1/`eta` of the trials go on, with `eta` times the epochs.
-/// As many as leave one trial and one epoch at least; one alone where nothing can be halved.
+/// Returns the rungs of successive halving; the last one trains the best trials for `epochs`. From one rung to the
+/// next, 1/`eta` of the trials continue with `eta` times the epochs. There are as many rungs as leave at least one
+/// trial and one epoch, or a single one if nothing can be halved.
 pub fn rungs(trials: usize, epochs: u32, eta: u32) -> Vec<Rung> {
     let mut powers = vec![1u64];
     let next = |powers: &[u64]| powers[powers.len() - 1].saturating_mul(u64::from(eta.max(2)));
@@ -302,7 +306,7 @@ pub fn rungs(trials: usize, epochs: u32, eta: u32) -> Vec<Rung> {
     powers.iter().zip(powers.iter().rev()).map(rung).collect()
 }
 
-/// The `n` best of these, best first, by how good they are; who is not known goes not on, and of equals the first.
+/// Returns the `n` best trials, best first. Trials without a value are dropped; of equal ones, the first wins.
 pub fn survivors(goodness: &[Option<f64>], n: usize) -> Vec<usize> {
     let mut known: Vec<(usize, f64)> = goodness.iter().enumerate().filter_map(|(i, g)| g.map(|g| (i, g))).collect();
     known.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
@@ -350,18 +354,18 @@ mod tests {
         for (over, says) in [
             (vec!["dropuot=0.1"], "did you mean 'dropout'?"),
             (vec!["zzz=1"], "names of the flags"),
-            (vec!["lr"], "no values are named"),
+            (vec!["lr"], "no values are given"),
             (vec!["lr="], "a value is empty"),
             (vec!["lr=1,,2"], "a value is empty"),
             (vec!["lr=1", "lr=2"], "another --over"),
-            (vec!["lr=1..x"], "'x' is no number"),
+            (vec!["lr=1..x"], "'x' is not a number"),
             (vec!["lr=1..1"], "empty"),
             (vec!["lr=0..1:log"], "above 0"),
-            (vec!["lr=0..1:ln"], "cannot be 'ln'"),
-            (vec!["lr=0..inf"], "'inf' is no number"),
-            (vec!["width=1.5..4"], "'1.5' is no whole number"),
-            (vec!["width=-3..4"], "'-3' is no whole number"),
-            (vec!["norm=pre..post"], "norm is no number"),
+            (vec!["lr=0..1:ln"], "':ln' is not a kind of range"),
+            (vec!["lr=0..inf"], "'inf' is not a number"),
+            (vec!["width=1.5..4"], "'1.5' is not a whole number"),
+            (vec!["width=-3..4"], "'-3' is not a whole number"),
+            (vec!["norm=pre..post"], "norm is not a number"),
         ] {
             let said = refused(&over);
             assert!(said.contains(says), "{over:?}: {said}");

@@ -1,7 +1,7 @@
-/*! The results as a terminal reads them: aligned tables, at most about 150 columns wide.
+/*! The results as text for a terminal: aligned tables, at most about 150 columns wide.
 
-A table whose metrics do not fit beside each other is laid out in blocks of as many metrics each, so that a row's number and the
-published one always stand in one line.
+A table with too many metrics is printed in blocks of equal size, so that a value and its published counterpart are
+always on one line.
 */
 
 use std::fmt::Write;
@@ -12,12 +12,12 @@ use super::{
 };
 use crate::data::digits;
 
-/// Columns of a terminal that tables may take.
+/// Maximum width of tables.
 const WIDTH: usize = 150;
-/// Columns of a paragraph.
+/// Maximum width of paragraphs.
 const PARAGRAPH: usize = 120;
 
-/// The whole report.
+/// Returns the report.
 pub fn text(r: &Results) -> String {
     let mut out = String::new();
     head(&mut out, r);
@@ -54,14 +54,14 @@ fn head(out: &mut String, r: &Results) {
     let _ = writeln!(out, "runs     {done} of {runs} done, {} of computing", words::duration(r.seconds));
 }
 
-/// Cells that are aligned once all are known.
+/// A table of cells, aligned when it is printed.
 #[derive(Default)]
 struct Grid {
-    /// Lines of cells; a line of one cell without a head above it is a remark and takes no part in the widths.
+    /// Rows of cells, and remarks, which do not affect the column widths.
     lines: Vec<Line>,
-    /// Columns that are read from the left.
+    /// Columns that are left-aligned.
     left: Vec<usize>,
-    /// Columns before which more room stands.
+    /// Columns with extra space before them.
     apart: Vec<usize>,
 }
 
@@ -126,7 +126,7 @@ fn table_of_rows(out: &mut String, table: &Table) {
     let meaning = "mean over users and seeds ± half of its 95 % interval";
     let meaning = format!("{meaning}, {}", words::drawn(table.rows.iter().map(|row| &row.seeds)));
     paragraph(out, "  ", &format!("{percent}{}; {meaning}{beside}", words::direction(table.lower)));
-    // As many metrics a block as fit; the blocks alike, so that none is left with a single one.
+    // As many metrics per block as fit; blocks have equal sizes, so that none has a single metric.
     let all = table.metrics.len();
     let blocks = (1..=all.max(1)).find(|n| fits(table, all.div_ceil(*n))).unwrap_or(all.max(1));
     let each = all.div_ceil(blocks).max(1);
@@ -145,11 +145,12 @@ fn fits(table: &Table, each: usize) -> bool {
     })
 }
 
-/// Some metrics of a table: labels, seeds, ours, the paper's. `told`: whether what is missing is explained here.
+/// Prints some metrics of a table: labels, seeds, our and the paper's values. `told`: whether to explain missing values
+/// here.
 fn block(table: &Table, metrics: std::ops::Range<usize>, told: bool) -> Grid {
     let names: Vec<String> = table.metrics[metrics.clone()].iter().map(|m| clean(m)).collect();
     let paper = table.published.is_some();
-    // Labels are as many as the widest row has, whatever the heads say.
+    // The number of label columns is the maximum over all rows and does not depend on the headings.
     let labels = table.rows.iter().map(|row| labels_of(row).len()).max().unwrap_or(0).max(table.columns.len());
     let mut grid = Grid { left: (0..labels).collect(), apart: vec![labels + 1], ..Grid::default() };
     if paper {
@@ -178,7 +179,7 @@ fn block(table: &Table, metrics: std::ops::Range<usize>, told: bool) -> Grid {
                     format!("{} {}", words::number(*mean, table.scale), words::half(*interval, table.scale))
                 }
                 (Some(mean), None) => words::number(*mean, table.scale),
-                // Why there is no number stands once, under the first metric.
+                // The reason for a missing value is printed once, under the first metric.
                 (None, _) if i == 0 => words::standing(&row.seeds).into(),
                 (None, _) => words::NOTHING.into(),
             });
@@ -191,7 +192,7 @@ fn block(table: &Table, metrics: std::ops::Range<usize>, told: bool) -> Grid {
         }
         grid.push(cells);
         for (what, why) in words::undone(&row.seeds) {
-            // Seeds that wait are seen by their number.
+            // The number of finished seeds shows that seeds are waiting.
             if told && !why.is_empty() {
                 grid.lines.push(Line::Remark(format!("{what}: {}", clean(&why))));
             }
@@ -204,8 +205,8 @@ fn labels_of(row: &ResultRow) -> Vec<String> {
     words::labels(row).iter().map(|label| clean(label)).collect()
 }
 
-/// What every table of tests has after the names.
-const TEST: [&str; 8] = ["users", "difference", "95 % interval", "t", "p (Holm)", "effect", "seeds", "says"];
+/// The columns of every table of tests after the names.
+const TEST: [&str; 8] = ["users", "difference", "95 % interval", "t", "p (Holm)", "effect", "seeds", "result"];
 
 fn test_cells(test: &Test, scale: f64, lower: bool) -> [String; 8] {
     let r = &test.result;
@@ -221,7 +222,7 @@ fn test_cells(test: &Test, scale: f64, lower: bool) -> [String; 8] {
     ]
 }
 
-/// Rows against those they are compared with, on the first metric.
+/// Prints the tests of rows against the rows that they are compared with, on the first metric.
 fn table_of_tests(out: &mut String, table: &Table) {
     let Some(metric) = table.metrics.first() else { return };
     let mut grid = Grid { left: vec![0, 1, 9], ..Grid::default() };
@@ -235,13 +236,13 @@ fn table_of_tests(out: &mut String, table: &Table) {
         }
     }
     if grid.lines.len() > 1 {
-        let _ = writeln!(out, "\n  {}, row minus the one it is set against, user by user", clean(metric));
+        let _ = writeln!(out, "\n  {}, row minus the row it is compared with, paired by user", clean(metric));
         grid.write(out);
         table.caution.iter().for_each(|caution| paragraph(out, "  ", &clean(caution)));
     }
 }
 
-/// The first metric by the events a user has to train on.
+/// Prints the first metric by the number of training events of a user.
 fn table_of_slices(out: &mut String, table: &Table) {
     let Some(metric) = table.metrics.first() else { return };
     if table.slices.is_empty() || table.rows.iter().all(|row| row.slices.is_empty()) {
@@ -267,7 +268,7 @@ fn table_of_slices(out: &mut String, table: &Table) {
         }
         grid.push(cells);
     }
-    let _ = writeln!(out, "\n  {} by the events that a user has to train on", clean(metric));
+    let _ = writeln!(out, "\n  {} by number of training events of a user", clean(metric));
     grid.write(out);
     let tested =
         |row: &&ResultRow| row.against.as_ref().is_some_and(|against| against.slices.iter().any(Option::is_some));
@@ -292,8 +293,8 @@ fn table_of_slices(out: &mut String, table: &Table) {
         grid.push(names.into_iter().chain(against.slices.iter().map(cell)));
     }
     out.push('\n');
-    let about = "row minus the one it is set against, by the events that a user has to train on; * p < 0.05, corrected over \
-                 the rows, with one sign on every seed";
+    let about = "row minus the row it is compared with, by number of training events of a user; * p < 0.05, corrected over \
+                 the rows, with the same sign on every seed";
     paragraph(out, "  ", &format!("{}, {about}", clean(metric)));
     grid.write(out);
 }
@@ -325,7 +326,7 @@ fn findings(out: &mut String, r: &Results) {
     paragraph(
         out,
         "  ",
-        "a claim counts at p < 0.05, corrected for all claims (Holm), where the difference has one sign on every seed",
+        "a difference counts at p < 0.05, corrected for all claims (Holm), if it has the same sign on every seed",
     );
     r.tables
         .iter()
@@ -352,7 +353,7 @@ fn findings(out: &mut String, r: &Results) {
 }
 
 fn claim_cells(claim: &Claim) -> Vec<String> {
-    let less = if claim.lower { " (less is better)" } else { "" };
+    let less = if claim.lower { " (lower is better)" } else { "" };
     let mut cells = vec![
         format!("  {}", clean(&claim.what)),
         format!("{}{less}", clean(&claim.metric)),
@@ -374,13 +375,13 @@ fn width(text: &str) -> usize {
     text.chars().count()
 }
 
-/// One line without control characters: an error may come with line ends and colours.
+/// Returns one line without control characters. Errors may contain line ends and colours.
 fn clean(text: &str) -> String {
     let one = |c: char| if c.is_control() { ' ' } else { c };
     text.chars().map(one).collect::<String>().split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Words wrapped; the first line begins with `first`, the others as far in.
+/// Prints wrapped text. The first line begins with `first`, the others have the same indentation.
 fn paragraph(out: &mut String, first: &str, text: &str) {
     let indent = width(first);
     let mut line = first.to_string();
@@ -404,7 +405,7 @@ fn paragraph(out: &mut String, first: &str, text: &str) {
 mod tests {
     use super::{super::sample, *};
 
-    /// The line that holds all of these.
+    /// Returns the line that contains all of the given texts.
     fn line_with<'a>(text: &'a str, parts: &[&str]) -> &'a str {
         let found = text.lines().find(|line| parts.iter().all(|part| line.contains(part)));
         found.unwrap_or_else(|| panic!("no line with {parts:?} in\n{text}"))
@@ -437,7 +438,7 @@ mod tests {
         assert!(line_with(&text, &["BERT4Rec", "30.00 ±1.00"]).ends_with('-'));
         line_with(&text, &["RMSE"]);
         line_with(&text, &["DACF", "1/1", "0.9877 ±0.0100"]);
-        // Where rows start from, and findings.
+        // Bases and findings.
         line_with(&text, &["mip base", "1/2", "NDCG@10", "0.2100"]);
         line_with(&text, &["1. Pre-training helps: confirmed in part"]);
         line_with(&text, &["2. Errors fall: confirmed"]);
@@ -445,9 +446,9 @@ mod tests {
         line_with(&text, &["4. Embeddings for Caser: open: rows are missing"]);
         line_with(&text, &["tuned over plain", "NDCG@3", "better", "+2.78", "<0.0001", "2/2", "better, as expected"]);
         line_with(&text, &["MIP over NIP", "not better", "better, not as expected"]);
-        line_with(&text, &["DACF", "RMSE (less is better)", "-0.0177", "better, as expected"]);
+        line_with(&text, &["DACF", "RMSE (lower is better)", "-0.0177", "better, as expected"]);
         line_with(&text, &["Caser: embeddings", "open: rows are missing"]);
-        // Errors once more, whoever only reads the end.
+        // Errors are repeated at the end.
         line_with(&text, &["failed runs: 2"]);
         line_with(&text, &["mip base, seed 2: no such file"]);
         assert!(!sample::says_nan(&text));
@@ -476,7 +477,7 @@ mod tests {
         }
         let text = text(&r);
         assert!(text.lines().all(|line| width(line) <= WIDTH), "{text}");
-        // Three and three: heads twice, the reason once.
+        // Two blocks of three metrics: headings twice, the reason once.
         assert_eq!(text.lines().filter(|l| l.contains("NDCG@3") && l.contains("NDCG@10")).count(), 1);
         assert_eq!(text.lines().filter(|l| l.contains("Recall@3") && l.contains("Recall@10")).count(), 1);
         assert_eq!(text.lines().filter(|l| l.trim_start().starts_with("seed 3 failed")).count(), 1);
@@ -487,7 +488,7 @@ mod tests {
         let empty = text(&sample::nothing());
         line_with(&empty, &["runs     0 of 13 done, 0.0 s"]);
         line_with(&empty, &["BERT4Rec", "none", "0/3", "waiting"]);
-        // The sign stands in the line of either table that says what it means, and nowhere else.
+        // The sign occurs only in the line of each table that explains it.
         assert_eq!(empty.matches('±').count(), 2, "{empty}");
         assert!(!empty.contains("failed") && !empty.contains("stale"), "{empty}");
         let crooked = text(&sample::crooked());

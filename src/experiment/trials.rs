@@ -1,7 +1,12 @@
-/*! Trials of a search: their names, what came of them, and what is kept beside them.
+/*! Trials of a search: their names, results and files.
 
-`DIR/search.json` holds what was asked for, `DIR/trials/NAME` are the runs, `DIR/trials.json` and `DIR/trials.tsv` the table.
-The measure is the best validation of a run, read from its learning curve; its test is not looked at.
+| file | contents |
+|---|---|
+| `DIR/search.json` | the request |
+| `DIR/trials/NAME` | the run of a trial |
+| `DIR/trials.json`, `DIR/trials.tsv` | the table |
+
+Trials are ranked by the best validation in their learning curve. Their test is not used.
 */
 
 use std::{
@@ -24,15 +29,15 @@ use crate::{
     train::checkpoint::EpochRow,
 };
 
-/// Longer names are cut: file names have 255 bytes at most, and people read fewer.
+/// Maximum length of a name. File names have at most 255 bytes, and long names are hard to read.
 const LONGEST_NAME: usize = 96;
 
-/// The name of a trial: `lr=0.001,dropout=0.2`, with a digest where signs that file names are better without, or the end, were
-/// left out.
+/// Returns the name of a trial: `lr=0.001,dropout=0.2`. A digest is appended if special characters are replaced or the
+/// name is shortened.
 pub fn name_of(choice: &Choice) -> String {
     let whole = choice.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(",");
     let plain = |c: char| if c.is_ascii_alphanumeric() || "=,.-_+".contains(c) { c } else { '_' };
-    // A value with a comma in it would read as two.
+    // A value that contains a comma would be read as two.
     let mut name: String = whole.chars().map(plain).collect();
     if name == whole && name.len() <= LONGEST_NAME && !choice.iter().any(|(_, value)| value.contains(',')) {
         return name;
@@ -41,7 +46,7 @@ pub fn name_of(choice: &Choice) -> String {
     name + "-" + &digest(&whole)[..8]
 }
 
-/// SHA-256 in hex.
+/// Returns the SHA-256 in hexadecimal.
 pub fn digest(text: impl AsRef<[u8]>) -> String {
     Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -50,18 +55,18 @@ pub fn digest(text: impl AsRef<[u8]>) -> String {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Best {
     pub epoch: u32,
-    /// NDCG@10, or RMSE of ratings.
+    /// NDCG@10, or RMSE for ratings.
     pub measure: &'static str,
     pub value: f64,
-    /// The more, the better.
+    /// Higher is better.
     #[serde(skip)]
     pub goodness: f64,
 }
 
-/// The learning curve of a run; empty where there is none yet.
+/// Reads the learning curve of a run, which is empty if there is none yet.
 ///
 /// # Errors
-/// A line that is none.
+/// A line cannot be parsed.
 pub fn curve_of(run: &Path) -> Result<Vec<EpochRow>> {
     let path = run.join("metrics.jsonl");
     if !path.exists() {
@@ -71,13 +76,13 @@ pub fn curve_of(run: &Path) -> Result<Vec<EpochRow>> {
     let row = |(i, line): (usize, &str)| {
         serde_json::from_str(line).map_err(|e| {
             Error::user(format!("{}: line {}: {e}", path.display(), i + 1))
-                .hint(format!("remove {} to have this trial made again", typed(run)))
+                .hint(format!("remove {} to repeat this trial", typed(run)))
         })
     };
     text.lines().enumerate().map(row).collect()
 }
 
-/// The newest epoch of the best validation, as the run itself chose it; `None` where nothing was validated.
+/// Returns the newest epoch with the best validation, as the run itself selects it, or `None` without any validation.
 pub fn best_of(curve: &[EpochRow]) -> Option<Best> {
     let all = curve.iter().filter_map(|row| {
         let measure = if row.ndcg.is_some() { "NDCG@10" } else { "RMSE" };
@@ -92,18 +97,18 @@ pub struct Trial {
     pub name: String,
     #[serde(serialize_with = "as_map")]
     pub settings: Choice,
-    /// Of a trial that is done.
+    /// Best validation, if the trial is done.
     pub best: Option<Best>,
-    /// From 1 up; of a search without halving there is one.
+    /// Number of the rung, from 1; 1 without halving.
     pub rung: usize,
-    /// Asked for; done.
+    /// Requested epochs.
     pub epochs: u32,
     pub epochs_done: u32,
-    /// Of all its processes.
+    /// Total seconds of its processes.
     pub seconds: f64,
     pub state: RunState,
     pub run: PathBuf,
-    /// The command that makes it.
+    /// The command that repeats it.
     pub command: String,
 }
 
@@ -112,7 +117,7 @@ fn as_map<S: serde::Serializer>(choice: &Choice, s: S) -> std::result::Result<S:
 }
 
 impl Trial {
-    /// What came of it, in few words.
+    /// Describes the state in a few words.
     pub fn stands(&self) -> String {
         match &self.state {
             RunState::Done if self.epochs_done < self.epochs => format!("done, stopped early at {}", self.epochs_done),
@@ -125,7 +130,8 @@ impl Trial {
     }
 }
 
-/// Best first: the trials of the last rung that are done, by their measure, then those of the rung before; then stale ones, failed ones, and who waits.
+/// Sorts trials, best first: finished trials of the last rung by their validation, then those of the rung before, then
+/// stale, failed and waiting trials.
 pub fn rank(trials: &mut [Trial]) {
     let group = |t: &Trial| match t.state {
         RunState::Done => 0,
@@ -137,10 +143,10 @@ pub fn rank(trials: &mut [Trial]) {
     trials.sort_by(|a, b| group(a).cmp(&group(b)).then(b.rung.cmp(&a.rung)).then_with(|| good(b).total_cmp(&good(a))));
 }
 
-/// What the trials were measured by.
+/// Returns the validation metric of the trials.
 ///
 /// # Errors
-/// By different things, which cannot be held against each other.
+/// Trials have different metrics and cannot be compared.
 pub fn measure_of(trials: &[Trial]) -> Result<Option<&'static str>> {
     let mut all = trials.iter().filter_map(|t| t.best.map(|best| best.measure));
     let first = all.next();
@@ -148,12 +154,12 @@ pub fn measure_of(trials: &[Trial]) -> Result<Option<&'static str>> {
         None => Ok(first),
         Some(other) => {
             let what = format!("trials measured by {} and {other} cannot be ranked", first.unwrap_or_default());
-            Err(Error::user(what).hint("search models of ratings and models of rankings in folders of their own"))
+            Err(Error::user(what).hint("use separate searches for rating models and ranking models"))
         }
     }
 }
 
-/// The table as tab-separated text.
+/// Returns the table as tab-separated text.
 fn tsv(trials: &[Trial]) -> String {
     let names: Vec<&str> =
         trials.first().map_or(Vec::new(), |t| t.settings.iter().map(|(name, _)| name.as_str()).collect());
@@ -176,7 +182,7 @@ fn tsv(trials: &[Trial]) -> String {
     out
 }
 
-/// The table for people, best first.
+/// Returns the table for the terminal, best first.
 pub fn table_text(table: &[Trial]) -> String {
     let Some(first) = table.first() else { return String::new() };
     let measure = table.iter().find_map(|t| t.best.map(|best| best.measure)).unwrap_or("NDCG@10");
@@ -198,25 +204,25 @@ pub fn table_text(table: &[Trial]) -> String {
     }
     let better = if measure == "RMSE" { "lower" } else { "higher" };
     let rungs = if table.iter().any(|t| t.rung > 1) { ", the last rung first" } else { "" };
-    format!("\nbest validation of each trial, {better} is better{rungs}; tests were not looked at\n\n{shown}")
+    format!("\nbest validation of each trial, {better} is better{rungs}; the test part is not used\n\n{shown}")
 }
 
-/// Writes `trials.json` and `trials.tsv`, each whole.
+/// Writes `trials.json` and `trials.tsv`, each atomically.
 ///
 /// # Errors
-/// The file system's.
+/// A file cannot be written.
 pub fn write_tables(folder: &Path, asked: &Asked, trials: &[Trial]) -> Result<()> {
     let all = json!({ "search": asked, "trials": trials });
     write_atomically(&folder.join("trials.json"), |f| writeln!(f, "{all:#}"))?;
     write_atomically(&folder.join("trials.tsv"), |f| f.write_all(tsv(trials).as_bytes()))
 }
 
-/// What was asked for (`search.json`).
+/// The request of a search (`search.json`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Asked {
     pub version: u32,
-    /// What stood behind `--`.
+    /// The command after `--`.
     pub command: Vec<String>,
     pub over: Vec<String>,
     pub random: Option<usize>,
@@ -231,18 +237,21 @@ impl Asked {
         folder.join("search.json")
     }
 
-    /// What was asked of this folder before; `None`: it is new.
+    /// Reads the earlier request of this folder. Returns `None` for a new folder.
     ///
     /// # Errors
-    /// Something else is there; a file that cannot be read, of another version.
+    /// The folder holds something else, or the file cannot be read or has another version.
     pub fn read(folder: &Path) -> Result<Option<Asked>> {
         let path = Asked::path(folder);
         if !path.exists() {
-            // What a kill left of the first write is nothing.
+            // A temporary file that a killed process left does not count.
             let foreign = |e: fs::DirEntry| e.file_name() != ".search.json.tmp";
             if fs::read_dir(folder).is_ok_and(|entries| entries.flatten().any(foreign)) {
-                return Err(Error::user(format!("{}: the folder is not empty, and holds no search", folder.display()))
-                    .hint("choose a new folder with --out"));
+                return Err(Error::user(format!(
+                    "{}: the folder is not empty and does not hold a search",
+                    folder.display()
+                ))
+                .hint("choose a new folder with --out"));
             }
             return Ok(None);
         }
@@ -258,8 +267,10 @@ impl Asked {
         serde_json::from_value(value).map(Some).map_err(|e| bad(e.to_string()))
     }
 
+    /// Writes the request and returns its path.
+    ///
     /// # Errors
-    /// The file system's.
+    /// The file cannot be written.
     pub fn write(&self, folder: &Path) -> Result<PathBuf> {
         let path = Asked::path(folder);
         write_atomically(&path, |f| writeln!(f, "{:#}", json!(self)))?;
@@ -267,8 +278,8 @@ impl Asked {
     }
 }
 
-/// The words of a command as flags with their values, and what stands alone, in an order of its own: in whichever order flags
-/// were typed, and whether `--lr 1` or `--lr=1`, it is the same command.
+/// Returns the words of a command as flags with values, and positional arguments, in a canonical order. The result does
+/// not depend on the order of flags, or on the form `--lr 1` or `--lr=1`.
 pub fn flags_of(command: &[String]) -> Vec<(String, String)> {
     let is_flag = |word: &str| word.len() > 1 && word.starts_with('-') && word.parse::<f64>().is_err();
     let (mut all, mut words) = (Vec::new(), command.iter().peekable());
@@ -282,12 +293,12 @@ pub fn flags_of(command: &[String]) -> Vec<(String, String)> {
             }
         }
     }
-    // Stable: what stands alone keeps its order.
+    // The sort is stable: positional arguments keep their order.
     all.sort_by(|a, b| a.0.cmp(&b.0));
     all
 }
 
-/// What differs between two commands, in words; empty: nothing.
+/// Describes the differences between two commands; empty if there are none.
 pub fn changes(old: &[String], new: &[String]) -> Vec<String> {
     let (old, new) = (flags_of(old), flags_of(new));
     let of = |side: &[(String, String)], flag: &str| -> Option<String> {
@@ -302,14 +313,14 @@ pub fn changes(old: &[String], new: &[String]) -> Vec<String> {
         match (of(&old, flag), of(&new, flag)) {
             (a, b) if a == b => None,
             (Some(a), Some(b)) => Some(format!("{said}{a} is now {b}")),
-            (Some(a), None) => Some(format!("{said}{a} is gone")),
+            (Some(a), None) => Some(format!("{said}{a} is removed")),
             (_, b) => Some(format!("{said}{} is new", b.unwrap_or_default())),
         }
     };
     names.into_iter().filter_map(|flag| told(flag)).collect()
 }
 
-/// Names of runs in the folder of trials that are none of `known`.
+/// Returns the names of runs in the folder of trials that are not `known`.
 pub fn others(trials: &Path, known: impl Fn(&str) -> bool) -> Vec<String> {
     let entries = fs::read_dir(trials).into_iter().flatten().flatten();
     let runs = entries.filter(|e| e.path().is_dir()).filter_map(|e| e.file_name().into_string().ok());
@@ -318,7 +329,7 @@ pub fn others(trials: &Path, known: impl Fn(&str) -> bool) -> Vec<String> {
     names
 }
 
-/// Trials and what was asked for, as one event.
+/// Returns the trials and the request as one JSON event.
 pub fn as_event(asked: &Asked, trials: &[Trial], more: Value) -> Value {
     let mut event = Map::from_iter([("event".to_string(), json!("search"))]);
     event.insert("search".into(), json!(asked));
@@ -342,7 +353,7 @@ mod tests {
         assert_eq!(name_of(&choice(&[("lr", "0.001"), ("dropout", "0.2")])), "lr=0.001,dropout=0.2");
         let (a, b) = (name_of(&choice(&[("fields", "a b/c")])), name_of(&choice(&[("fields", "a b_c")])));
         assert!(a != b && a.starts_with("fields=a_b_c-") && a.len() == 13 + 8, "{a}");
-        // What would read the same.
+        // Choices with the same plain text have different names.
         let (a, b) = (choice(&[("fields", "x,lr=1")]), choice(&[("fields", "x"), ("lr", "1")]));
         assert_ne!(name_of(&a), name_of(&b));
         let long = |end: &str| choice(&[("fields", &("x".repeat(300) + end))]);
@@ -368,7 +379,7 @@ mod tests {
         assert!(changes(&old, &words("train data --epochs=40 --cut -5 --model sasrec")).is_empty());
         assert_eq!(
             changes(&old, &words("train other --model sasrec --epochs 80 --width 8")),
-            ["train data is now train other", "--cut -5 is gone", "--epochs 40 is now 80", "--width 8 is new"]
+            ["train data is now train other", "--cut -5 is removed", "--epochs 40 is now 80", "--width 8 is new"]
         );
     }
 

@@ -1,16 +1,16 @@
-//! What is wrong in a grid file: the line where it stands, and the name that was probably meant.
+//! Errors in a grid file: the line of the error and the name that was probably meant.
 
 use crate::base::{Error, error::nearest};
 
-/// An error of the TOML reader: an unknown key or word gets the nearest one that there is.
+/// Converts an error of the TOML parser. For an unknown key or word, the nearest known one is suggested.
 pub(super) fn unreadable(text: &str, place: &str, e: &toml::de::Error) -> Error {
     let message = e.to_string();
     let error = Error::user(format!("{place}: {}", message.trim_end()));
-    // "unknown field `sedes`, expected one of `name`, `title`": names stand in backticks, the wrong one first.
+    // "unknown field `sedes`, expected one of `name`, `title`": names are in backticks, the wrong one first.
     let said = e.message();
     let names: Vec<&str> = said.split('`').skip(1).step_by(2).collect();
     let Some((wrong, known)) = names.split_first().filter(|_| said.starts_with("unknown ")) else { return error };
-    // Read out of a table that variants were laid over, the message has no line.
+    // The message has no line number if variants were merged into the table.
     let line = line_of(text, wrong).filter(|_| !message.contains(" line "));
     let error = match line {
         Some(line) => Error::user(format!("{place}: line {line}: {}", message.trim_end())),
@@ -22,17 +22,16 @@ pub(super) fn unreadable(text: &str, place: &str, e: &toml::de::Error) -> Error 
     }
 }
 
-/// A name that there is none of, with the nearest one.
+/// Returns the error for an unknown name, with the nearest known one.
 pub(super) fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str> + Clone) -> Error {
     let e = Error::user(format!("there is no {what} '{name}'"));
     match nearest(name, known.clone()) {
         Some(near) => e.hint(format!("did you mean '{near}'?")),
-        None => e.hint(format!("there are: {}", known.collect::<Vec<_>>().join(", "))),
+        None => e.hint(format!("known names: {}", known.collect::<Vec<_>>().join(", "))),
     }
 }
 
-/// Puts the place in front of an error about a name in quotes, with the line where that name stands, if it stands in
-/// one line alone.
+/// Prefixes an error about a quoted name with the place, and with the line of that name if it occurs in one line only.
 pub(super) fn at_line(text: &str, place: &str, e: Error) -> Error {
     let line = e.what.rsplit('\'').nth(1).and_then(|name| line_of(text, name));
     match line {
@@ -41,7 +40,7 @@ pub(super) fn at_line(text: &str, place: &str, e: Error) -> Error {
     }
 }
 
-/// The line, counted from 1, that alone has `name` as a string or as a key.
+/// Returns the number, from 1, of the only line that has `name` as a string or as a key.
 fn line_of(text: &str, name: &str) -> Option<usize> {
     let quoted = [format!("\"{name}\""), format!("'{name}'")];
     let has = |line: &str| {
@@ -54,7 +53,7 @@ fn line_of(text: &str, name: &str) -> Option<usize> {
     lines.next().is_none().then_some(first)
 }
 
-/// Whether what follows this text is not the rest of a longer key.
+/// Returns whether a name after this text is not the end of a longer key.
 fn ends_a_word(before: &str) -> bool {
     before.chars().next_back().is_none_or(|c| !(c.is_alphanumeric() || "-_".contains(c)))
 }

@@ -1,15 +1,15 @@
-//! Numbers and states as both the text and the page say them, so that the two never disagree.
+//! Formatting of numbers and states, shared by the text and the HTML report.
 
 use super::collect::LEVEL;
 use super::results::{Base, Expect, Outcome, ResultRow, RunState, Seed, Table, Test, Verdict};
 pub use crate::page::{NOTHING, duration, plain};
 
-/// Percent to two decimals, all else to four. A scale that nobody set is 1.
+/// Returns the number of decimals: two for percent, else four. A scale that is not set counts as 1.
 pub fn decimals(scale: f64) -> usize {
     if scale == 100.0 { 2 } else { 4 }
 }
 
-/// As it is shown: times the scale.
+/// Formats a number times the scale.
 pub fn scaled(x: f64, scale: f64) -> f64 {
     if scale == 0.0 || !scale.is_finite() { x } else { x * scale }
 }
@@ -18,20 +18,20 @@ pub fn number(x: f64, scale: f64) -> String {
     plain(scaled(x, scale), decimals(scale))
 }
 
-/// With its sign.
+/// Formats a number with its sign.
 pub fn signed(x: f64, scale: f64) -> String {
     let (x, decimals) = (scaled(x, scale), decimals(scale));
     if x.is_finite() { format!("{x:+.decimals$}") } else { NOTHING.into() }
 }
 
-/// Half the interval: `±0.61`; of one user it is unknown.
+/// Formats half of the interval: `±0.61`. It is unknown for a single user.
 pub fn half(interval: Option<[f64; 2]>, scale: f64) -> String {
     let Some([low, high]) = interval else { return "± unknown".into() };
     let half = (high - low) / 2.0;
     if half.is_finite() { format!("±{}", number(half, scale)) } else { String::new() }
 }
 
-/// Both ends of the interval of a difference.
+/// Formats both ends of the interval of a difference.
 pub fn interval(interval: Option<[f64; 2]>, scale: f64) -> String {
     let Some([low, high]) = interval else { return "unknown".into() };
     match low.is_finite() && high.is_finite() {
@@ -48,12 +48,12 @@ pub fn chance(p: Option<f64>) -> String {
     }
 }
 
-/// t, or an effect.
+/// Formats t or an effect size.
 pub fn ratio(x: Option<f64>) -> String {
     x.map_or(NOTHING.into(), |x| plain(x, 2))
 }
 
-/// Seeds whose own difference has the sign of the difference of all, of how many.
+/// Returns the number of seeds that agree in sign with the overall difference, and the number of seeds.
 pub fn agreeing(test: &Test) -> (usize, usize) {
     let sign = |x: f64| x.partial_cmp(&0.0);
     let same = test.by_seed.iter().filter(|d| sign(**d) == sign(test.result.difference)).count();
@@ -67,30 +67,30 @@ pub fn agreement(test: &Test) -> String {
     }
 }
 
-/// What intervals and tests count as drawn by chance, of rows with these seeds.
+/// Describes what intervals and tests treat as random, for rows with these seeds.
 pub fn drawn<'a>(rows: impl Iterator<Item = &'a Vec<Seed>>) -> &'static str {
     match rows.map(|seeds| done(seeds).0).max() {
-        Some(0 | 1) | None => "over users alone: one seed tells nothing of how seeds differ",
-        _ => "users and seeds counted as drawn from many",
+        Some(0 | 1) | None => "over users only: one seed does not show the variation between seeds",
+        _ => "users and seeds are treated as random samples",
     }
 }
 
-/// What a reader of tests over rows with these seeds must know: of two seeds, how seeds differ is hardly known.
+/// Returns a caution about tests over rows with two seeds, which hardly show the variation between seeds.
 pub fn caution<'a>(mut rows: impl Iterator<Item = &'a Vec<Seed>>) -> Option<&'static str> {
     rows.any(|seeds| done(seeds).0 == 2).then_some(
-        "With two seeds the tests find too much where seeds differ much: in 6 to 8 of 100 cases a difference that is \
-         not there, instead of at most 5. Three seeds or more keep the promise.",
+        "With two seeds the tests report too many differences if seeds differ much: 6 to 8 false differences in 100 \
+         cases instead of at most 5. With three or more seeds the level holds.",
     )
 }
 
-/// What a test vouches for.
+/// The conclusion from a test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mark {
-    /// Better (or worse), at 5 % after Holm's correction, and so on every seed.
+    /// Better (or worse) at 5 % after Holm's correction, with the same sign on every seed.
     Sure { better: bool },
-    /// The same, but not on every seed.
+    /// Better (or worse) at 5 % after Holm's correction, but not on every seed.
     Mixed { better: bool },
-    /// No difference that the test would vouch for.
+    /// No significant difference.
     None,
 }
 
@@ -140,12 +140,12 @@ pub fn verdict(verdict: Verdict) -> &'static str {
     }
 }
 
-/// Whether less is better, told beside a metric's name.
+/// Returns the direction of a metric, printed next to its name.
 pub fn direction(lower: bool) -> &'static str {
-    if lower { "less is better" } else { "more is better" }
+    if lower { "lower is better" } else { "higher is better" }
 }
 
-/// Seeds that are done, of how many.
+/// Returns the number of finished seeds, and the number of seeds.
 pub fn done(seeds: &[Seed]) -> (usize, usize) {
     (seeds.iter().filter(|s| s.state == RunState::Done).count(), seeds.len())
 }
@@ -159,13 +159,13 @@ fn why(state: &RunState) -> (&'static str, &str) {
     }
 }
 
-/// One word for seeds of which none is done: the worst that befell one.
+/// Returns one word for seeds of which none is done: the worst state of any of them.
 pub fn standing(seeds: &[Seed]) -> &'static str {
     let words = |word| seeds.iter().any(|s| why(&s.state).0 == word).then_some(word);
     words("failed").or(words("stale")).or(words("done")).unwrap_or("waiting")
 }
 
-/// Seeds that are not done, those of one fate together: what became of them, and why.
+/// Returns the unfinished seeds, grouped by state and reason: a description and the reason of each group.
 pub fn undone(seeds: &[Seed]) -> Vec<(String, String)> {
     let mut fates: Vec<(&RunState, Vec<u64>)> = Vec::new();
     for seed in seeds.iter().filter(|s| s.state != RunState::Done) {
@@ -182,17 +182,17 @@ pub fn undone(seeds: &[Seed]) -> Vec<(String, String)> {
     fates.into_iter().map(told).collect()
 }
 
-/// What a row is called where it stands outside of its table.
+/// Returns the name of a row for use outside its table.
 pub fn row_name(row: &ResultRow) -> String {
     if row.labels.iter().all(|l| l.is_empty()) { row.name.clone() } else { row.labels.join(", ") }
 }
 
-/// What the row is called that has this name; the name itself where there is none.
+/// Returns the displayed name of the row with this name, or the name itself if there is no such row.
 pub fn name_in(table: &Table, name: &str) -> String {
     table.rows.iter().find(|row| row.name == name).map_or(name.to_string(), row_name)
 }
 
-/// Every run that failed: whose it is, and the error.
+/// Returns every failed run: its name and the error.
 pub fn failures(results: &super::results::Results) -> Vec<(String, String)> {
     let bases = results.bases.iter().map(|b: &Base| (b.name.clone(), &b.seeds));
     let rows = results
@@ -210,19 +210,19 @@ pub fn failures(results: &super::results::Results) -> Vec<(String, String)> {
     found
 }
 
-/// Mean over the done seeds of what the validation said at the epoch whose weights were taken.
+/// Returns the mean over finished seeds of the validation at the epoch of the selected weights.
 pub fn best_of(base: &Base) -> Option<f64> {
     let best = |s: &Seed| s.curve.iter().find(|(epoch, _)| Some(*epoch) == s.best).map(|(_, value)| *value);
     let all: Vec<f64> = base.seeds.iter().filter(|s| s.state == RunState::Done).filter_map(best).collect();
     (!all.is_empty()).then(|| all.iter().sum::<f64>() / all.len() as f64)
 }
 
-/// Labels of a row, or its name where it has none.
+/// Returns the labels of a row, or its name if it has none.
 pub fn labels(row: &ResultRow) -> Vec<String> {
     if row.labels.is_empty() { vec![row.name.clone()] } else { row.labels.clone() }
 }
 
-/// Decimals of published numbers: as many as the one that was printed with most.
+/// Returns the number of decimals of published numbers: the maximum over all of them.
 pub fn printed(table: &Table) -> usize {
     let whole = |x: f64| (x - x.round()).abs() < 1e-6;
     let needs = |x: &f64| (0..4).find(|d| whole(x * 10f64.powi(*d))).unwrap_or(4) as usize;

@@ -103,8 +103,8 @@ pub(crate) fn key_of(value: &Value) -> Result<String> {
     match value {
         Value::String(key) => Ok(key.clone()),
         Value::Number(n) if n.is_i64() || n.is_u64() => Ok(n.to_string()),
-        other => Err(Error::user(format!("{other} is no item key"))
-            .hint("keys are strings or whole numbers; a key such as 1.50 stands in quotes")),
+        other => Err(Error::user(format!("{other} is not an item key"))
+            .hint("keys are strings or whole numbers; write a key such as 1.50 in quotes")),
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the runs that a run was fine-tuned from were trained on: their answers may be held out here.
+//! Leakage through fine-tuning: finds events held out here that the bases of a run were trained on.
 
 use std::path::PathBuf;
 
@@ -15,22 +15,22 @@ use crate::{
     },
 };
 
-/// What is known of one base.
+/// The overlap of one base's training events with the events held out here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
     /// Folder of the base.
     pub run: PathBuf,
-    /// Users with an event held out here that the base was trained on; `None`: it cannot be told.
+    /// Number of users with an event held out here that the base was trained on; `None` if it cannot be determined.
     pub users: Option<usize>,
-    /// Whether it was trained on the very same data set.
+    /// Whether the base was trained on the same data set, by fingerprint.
     pub same_data: bool,
 }
 
-/// The bases of a run, the nearest first, as far as they gave it weights and can be found. Events of different data sets are
-/// the same where user, item and time are.
+/// Returns the bases of a run, the nearest first, as far as weights were copied from them and their folders can be
+/// read. Events of different data sets are equal if user, item and time are.
 ///
 /// # Errors
-/// A base's split that its data do not bear.
+/// The split of a base does not fit its data.
 pub fn seen_by_bases(origin: Option<&Origin>, data: &Dataset, part: &dyn HeldOut) -> Result<Vec<Seen>> {
     let mut all = Vec::new();
     let mut next = origin.cloned();
@@ -42,7 +42,7 @@ pub fn seen_by_bases(origin: Option<&Origin>, data: &Dataset, part: &dyn HeldOut
             None => None,
         };
         all.push(Seen { run: origin.run, users, same_data });
-        // A folder that names itself would have no end.
+        // Do not loop if a folder names itself as its base.
         next = config.and_then(|c| c.from).filter(|from| all.iter().all(|seen| seen.run != from.run));
     }
     Ok(all)

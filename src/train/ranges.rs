@@ -1,4 +1,4 @@
-//! Which values settings can have, each alone and together.
+//! Range checks of the settings, individually and in combination.
 
 use super::{
     freeze::Freeze,
@@ -11,9 +11,9 @@ use crate::{
     tasks::{LossKind, MaskedItem, NextBasket},
 };
 
-/// A probability or share in [0, 1).
+/// Checks that a probability or share lies in [0, 1).
 fn share(name: &str, x: f32) -> Result<()> {
-    // Drop probabilities are rounded to 1/65536: one that rounds to 1 would leave nothing.
+    // Drop probabilities are rounded to multiples of 1/65536. One that rounds to 1 would drop everything.
     if (0.0..1.0 - 1.0 / 65536.0).contains(&x) {
         return Ok(());
     }
@@ -21,21 +21,21 @@ fn share(name: &str, x: f32) -> Result<()> {
 }
 
 impl Settings {
-    /// Whether every setting is in range.
+    /// Checks that every setting is in range.
     ///
     /// # Errors
-    /// The first setting that is not, with its range.
+    /// A setting is out of range; the error names the first one and its range.
     pub fn check(&self) -> Result<()> {
         self.find()?;
         if self.precision == Numbers::Fastest {
-            return Err(Error::user("--precision fastest is measured where a run begins, and only for that run")
-                .hint("runs that are compared must compute in the same precision: choose bf16 or f32 here"));
+            return Err(Error::user("--precision fastest is measured when a run starts and holds for that run only")
+                .hint("compared runs must use the same precision: use --precision bf16 or f32"));
         }
-        // They are kept as TOML, whose whole numbers have a sign.
+        // Settings are stored as TOML, which has signed integers only.
         let kept = serde_json::json!(self);
         if let Some((name, x)) = kept.as_object().into_iter().flatten().find(|(_, x)| x.is_u64() && !x.is_i64()) {
             return Err(
-                Error::user(format!("--{name} {x} is out of range")).hint(format!("it can be {} at most", i64::MAX))
+                Error::user(format!("--{name} {x} is out of range")).hint(format!("it must be at most {}", i64::MAX))
             );
         }
         for (name, x) in [("dropout", self.dropout), ("attention-dropout", self.attention_dropout)] {
@@ -43,7 +43,9 @@ impl Settings {
         }
         for (name, x) in [("mask", self.mask), ("mask-last", self.mask_last), ("final-lr", self.final_lr)] {
             if !(0.0..=1.0).contains(&x) {
-                return Err(Error::user(format!("--{name} {x} is out of range")).hint("a share lies between 0 and 1"));
+                return Err(
+                    Error::user(format!("--{name} {x} is out of range")).hint("a share must be between 0 and 1")
+                );
             }
         }
         let positive = [
@@ -61,17 +63,17 @@ impl Settings {
             ("eval-every", self.eval_every as usize),
         ];
         if let Some((name, _)) = positive.iter().find(|(_, x)| *x == 0) {
-            return Err(Error::user(format!("--{name} 0 makes no sense")).hint(format!("--{name} must be at least 1")));
+            return Err(Error::user(format!("--{name} 0 is out of range")).hint(format!("--{name} must be at least 1")));
         }
         if !(2..=MaskedItem::MAX_LENGTH).contains(&self.length) {
             return Err(Error::user(format!("--length {} is out of range", self.length))
-                .hint(format!("a sequence has 2 to {} positions", MaskedItem::MAX_LENGTH)));
+                .hint(format!("--length must be between 2 and {}", MaskedItem::MAX_LENGTH)));
         }
         if self.find()?.1.baskets && self.length < NextBasket::SHORTEST_LENGTH {
-            return Err(Error::user(format!("--length {} has no room for two baskets", self.length))
-                .hint("give twice the items of a large basket, and two"));
+            return Err(Error::user(format!("--length {} is too short for two baskets", self.length))
+                .hint("use twice the number of items of a large basket, plus two"));
         }
-        // Rows are numbered in 32 bits, blocks named in a list; the product is a lower bound of the activations in f32.
+        // Rows have 32-bit numbers, and blocks are listed by name. The product is a lower bound of the f32 activations.
         let rows = self.batch.saturating_mul(self.length);
         let sizes = [rows, self.width, self.ffn_ratio.saturating_add(8), self.blocks.saturating_add(1)];
         let floats = sizes.iter().fold(1u128, |all, size| all.saturating_mul(*size as u128));
@@ -89,7 +91,7 @@ impl Settings {
             ("--batch times --length", rows, 1 << 31),
         ] {
             if size > most {
-                return Err(Error::user(format!("{what} is {size}")).hint(format!("it can be {most} at most")));
+                return Err(Error::user(format!("{what} is {size}")).hint(format!("it must be at most {most}")));
             }
         }
         if floats > 1 << 40 {
@@ -101,16 +103,18 @@ impl Settings {
                 .hint("choose --width as a multiple of --heads"));
         }
         if !(1..=2).contains(&self.patches) {
-            return Err(Error::user(format!("--patches {}", self.patches)).hint("a block has 1 or 2 patches"));
+            return Err(
+                Error::user(format!("--patches {} is out of range", self.patches)).hint("a block has 1 or 2 patches")
+            );
         }
         if self.patch != Patching::None && !models::find(&self.model)?.patches {
             let patched: Vec<&str> = models::ALL.iter().filter(|m| m.patches).map(|m| m.name).collect();
-            return Err(Error::user(format!("{} has no place for patches", self.model))
-                .hint(format!("models that take patches: {}; others: --transfer model", patched.join(", "))));
+            return Err(Error::user(format!("--model {} does not support patches", self.model))
+                .hint(format!("use --transfer model; models with patches: {}", patched.join(", "))));
         }
         if self.keep_side && (self.join == Join::Sum || models::find(&self.model)?.users) {
-            return Err(Error::user("--keep-side true: a dense layer over the items is not part of this network")
-                .hint("leave it out: `mipgpu finetune` sets it where the base has such a layer"));
+            return Err(Error::user("--keep-side true: this network has no dense layer over the items")
+                .hint("omit it: `mipgpu finetune` sets it if the base has such a layer"));
         }
         if self.freeze == Freeze::ALL && self.patch == Patching::None {
             return Err(Error::user("--freeze all leaves nothing to train").hint("add --patch serial"));
@@ -125,25 +129,30 @@ impl Settings {
             ("beta2", self.beta2),
         ];
         if let Some((name, x)) = finite.iter().find(|(_, x)| !x.is_finite() || *x < 0.0) {
-            return Err(Error::user(format!("--{name} {x} is out of range")).hint("it must be a number of at least 0"));
+            return Err(
+                Error::user(format!("--{name} {x} is out of range")).hint("it must be a finite number of at least 0")
+            );
         }
         if self.table_update == TableUpdate::Rows && !self.loss.sampled() {
             return Err(Error::user(
                 "--table-update rows: full softmax has a gradient for every row of the item table",
             )
-            .hint(format!("use --loss {}, or leave --table-update out", LossKind::words(LossKind::sampled, "or"))));
+            .hint(format!("use --loss {}, or omit --table-update", LossKind::words(LossKind::sampled, "or"))));
         }
         let (_, task) = self.find()?;
         if self.table_update == TableUpdate::Rows && task.rated {
             return Err(Error::user(format!("--table-update rows: --task {} updates all rows", task.name))
-                .hint("leave --table-update out"));
+                .hint("omit --table-update"));
         }
         if self.table_update == TableUpdate::Rows && !self.rows_can_catch_up() {
-            return Err(Error::user(format!("--beta1 {} and --beta2 {}", self.beta1, self.beta2))
-                .hint("the square of beta1 must be below beta2, or rows cannot catch up: add --table-update dense"));
+            return Err(Error::user(format!(
+                "--beta1 {} with --beta2 {}: --table-update rows requires beta1^2 < beta2",
+                self.beta1, self.beta2
+            ))
+            .hint("add --table-update dense"));
         }
         share("beta1", self.beta1)?;
-        // Not a drop probability: only 1 itself is out.
+        // Not a drop probability: every value below 1 is in range.
         if self.beta2 < 1.0 { Ok(()) } else { share("beta2", self.beta2) }
     }
 }
@@ -160,18 +169,24 @@ mod tests {
         let in_batch = SamplerKind::InBatch;
         for (s, what) in [
             (Settings { negatives: 0, ..base() }, "0 negatives"),
-            (Settings { loss: Gbce, gbce_t: 1.01, ..base() }, "t = 1.01"),
-            (Settings { loss: Gbce, gbce_t: f32::NAN, ..base() }, "t = NaN"),
-            (Settings { loss: Bpr, sampler: in_batch, ..base() }, "none in the batch"),
-            (Settings { sampler: in_batch, per_position: true, ..base() }, "in-batch"),
-            (Settings { sampler: in_batch, unique_negatives: true, ..base() }, "not uniform"),
-            (Settings { sampler: SamplerKind::Popularity, unique_negatives: true, ..base() }, "not uniform"),
-            (Settings { loss: Bpr, unique_negatives: true, ..base() }, "of each row's own"),
+            (Settings { loss: Gbce, gbce_t: 1.01, ..base() }, "--gbce-t 1.01"),
+            (Settings { loss: Gbce, gbce_t: f32::NAN, ..base() }, "--gbce-t NaN"),
+            (Settings { loss: Bpr, sampler: in_batch, ..base() }, "in-batch cannot be combined with bce"),
+            (
+                Settings { sampler: in_batch, per_position: true, ..base() },
+                "in-batch cannot be combined with --per-position",
+            ),
+            (Settings { sampler: in_batch, unique_negatives: true, ..base() }, "requires --sampler uniform"),
+            (
+                Settings { sampler: SamplerKind::Popularity, unique_negatives: true, ..base() },
+                "requires --sampler uniform",
+            ),
+            (Settings { loss: Bpr, unique_negatives: true, ..base() }, "each row has its own"),
         ] {
             let error = s.check().expect_err(what);
             assert!(error.what.contains(what) && error.hint.is_some(), "{error}");
         }
-        // What is not used is not judged.
+        // Settings without effect are not checked.
         Settings { negatives: 0, gbce_t: 7.0, ..Settings::default() }.check().unwrap();
     }
 
@@ -196,7 +211,7 @@ mod tests {
         }
     }
 
-    /// What could be written to a run's folder and not be read from it again.
+    /// Such numbers could be written to a run folder but not read back.
     #[test]
     fn numbers_beyond_toml_are_refused() {
         let past = 1u64 << 63;
@@ -208,7 +223,7 @@ mod tests {
             (Settings { checkpoint_seconds: past, ..Settings::default() }, "--checkpoint-seconds"),
         ] {
             let error = s.check().unwrap_err();
-            assert!(error.what.contains(name) && error.to_string().contains("9223372036854775807 at most"), "{error}");
+            assert!(error.what.contains(name) && error.to_string().contains("at most 9223372036854775807"), "{error}");
         }
         let most = Settings { seed: past - 1, targets: usize::MAX / 2, ..Settings::default() };
         most.check().unwrap();

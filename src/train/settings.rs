@@ -11,26 +11,26 @@ use crate::{
     tasks::{self, LossKind, LossSettings, SamplerKind, SamplerSettings, TaskSettings},
 };
 
-/// How far a setting may differ between a run that takes over layers and its base.
+/// Says how far a setting may differ between a base run and a run that copies its layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Differs {
-    /// Not at all: the layers were trained with it. Every setting under "Model" that has no mark.
+    /// Not at all: the layers were trained with it. The default of settings under "Model".
     Never,
-    /// It shapes tables that even runs without the base's layers take over: the shapes of tensors decide.
+    /// As far as tensor shapes allow. The setting also shapes tables, which are copied even without layers.
     ByShape,
-    /// What it adds to the items may come and go: the columns of tensors decide.
+    /// As far as the columns of tensors allow. What the setting adds to the items may be added or removed.
     ByColumns,
-    /// Freely, or there is a check of its own. Every setting under another heading that has no mark.
+    /// Freely, or as far as a separate check allows. The default of settings under other headings.
     Freely,
 }
 
-/// A setting of the list.
+/// A setting and its properties.
 #[derive(Clone, Debug)]
 pub struct Listed {
     /// Flag and TOML key.
     pub name: String,
     pub differs: Differs,
-    /// Whether the list says so, rather than its heading.
+    /// Whether `differs` is given in the list of settings and is not the default of the heading.
     pub marked: bool,
 }
 
@@ -41,10 +41,11 @@ impl Listed {
     }
 }
 
-/// The heading of what shapes a model.
+/// The heading of the settings that shape a model.
 const MODEL: &str = "Model";
 
-/// The help of a flag: its text, the models or tasks to choose from, which models use it where not all do, its default.
+/// Returns the help of a flag: its text, the choices (models or tasks), the models that use it unless all do, and its
+/// default.
 fn help(name: &str, text: &str, shown: &str) -> String {
     let name = name.replace('_', "-");
     let choices = match name.as_str() {
@@ -61,13 +62,13 @@ fn help(name: &str, text: &str, shown: &str) -> String {
     format!("{text}{choices}{only} [default: {shown}]")
 }
 
-// NAME: TYPE = DEFAULT, "DEFAULT AS SHOWN", "HELP", and how far it may differ from a base (`Differs`) where its heading
-// does not say so.
+// NAME: TYPE = DEFAULT, "DEFAULT AS SHOWN", "HELP", and optionally how far it may differ from a base (`Differs`) if
+// that is not the default of the heading.
 macro_rules! settings {
     ($($group:literal {
         $($(#[$flag:meta])* $name:ident: $type:ty = $default:expr, $shown:literal, $help:literal $(, $differs:ident)?;)*
     })*) => {
-        /// The settings of a run, as stored in its folder (`config.toml`). Keys are the flags without the dashes.
+        /// The settings of a run, as stored in its folder (`config.toml`). Keys are the flags without leading dashes.
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
         #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
         pub struct Settings {
@@ -80,7 +81,7 @@ macro_rules! settings {
             }
         }
 
-        /// The same settings as flags; what is not given keeps the value of the settings file or the default.
+        /// The settings as flags. A flag that is not given keeps the value of the settings file or the default.
         #[derive(Clone, Debug, Default, clap::Args)]
         pub struct Flags {
             $($(
@@ -91,7 +92,7 @@ macro_rules! settings {
             )*)*
         }
 
-        /// All settings, in the order of the list.
+        /// Returns all settings, in the order of their definition.
         pub fn list() -> Vec<Listed> {
             let mut all = Vec::new();
             $($(
@@ -102,20 +103,20 @@ macro_rules! settings {
         }
 
         impl Flags {
-            /// Whether they agree.
+            /// Checks that the flags do not contradict each other.
             ///
             /// # Errors
-            /// A loss of earlier versions that names its sampler, and a sampler beside it.
+            /// `--sampler` is combined with a loss name of earlier versions, which implies a sampler.
             pub fn check(&self) -> Result<()> {
                 let named = self.loss.filter(|loss| loss.resolve(SamplerKind::Uniform).0 != *loss);
                 if named.is_some() && self.sampler.is_some() {
-                    return Err(Error::user("--sampler: this loss names its sampler already")
-                        .hint("write sampled-softmax as the loss and keep the sampler"));
+                    return Err(Error::user("--sampler: this loss already implies a sampler")
+                        .hint("use --loss sampled-softmax with --sampler"));
                 }
                 Ok(())
             }
 
-            /// Puts the given flags over `settings`.
+            /// Overrides `settings` with the given flags.
             pub fn apply(&self, settings: &mut Settings) {
                 $($(if let Some(value) = &self.$name { settings.$name = value.clone(); })*)*
                 settings.name_sampler();
@@ -124,7 +125,7 @@ macro_rules! settings {
                 }
             }
 
-            /// The flags that were given, without their dashes.
+            /// Returns the names of the given flags, without leading dashes.
             pub fn given(&self) -> Vec<String> {
                 let mut all = Vec::new();
                 $($(all.extend(self.$name.is_some().then(|| stringify!($name).replace('_', "-")));)*)*
@@ -136,123 +137,123 @@ macro_rules! settings {
 
 settings! {
     "Model" {
-        model: String = "bert4rec".into(), "bert4rec", "Which model", Freely;
-        task: String = "auto".into(), "auto", "What it learns (auto: what the model was made for)", Freely;
+        model: String = "bert4rec".into(), "bert4rec", "Model", Freely;
+        task: String = "auto".into(), "auto", "What the model learns (auto: the task that the model was designed for)", Freely;
         #[arg(visible_alias = "dim")]
-        width: usize = 128, "128", "Width of all representations", ByShape;
+        width: usize = 128, "128", "Embedding and hidden size", ByShape;
         #[arg(visible_alias = "layers")]
-        blocks: usize = 2, "2", "Transformer blocks, or blocks of two convolutions";
-        heads: usize = 4, "4", "Attention heads; must divide the width";
+        blocks: usize = 2, "2", "Number of blocks or layers";
+        heads: usize = 4, "4", "Number of attention heads; must divide the width";
         #[arg(visible_alias = "max-len")]
-        length: usize = 200, "200", "Longest sequence: of longer ones a random window is trained on, the newest items are used to predict", ByShape;
+        length: usize = 200, "200", "Maximum sequence length. Of longer sequences, training uses a random window and prediction the newest items", ByShape;
         #[arg(hide = true)]
         ffn_ratio: usize = 4, "4", "Feed-forward width as a multiple of the width";
         #[arg(hide = true)]
         norm: NormPlace = NormPlace::Post, "post", "Layer norm after (post) or before (pre) each sub-layer";
         #[arg(num_args = 0..=1, default_missing_value = "true", hide = true)]
-        projection: bool = false, "false", "Dense + GELU + norm between the last block and the item table, as in the paper";
+        projection: bool = false, "false", "Dense + GELU + norm between the last block and the item table, as in the BERT4Rec paper";
         dropout: f32 = 0.1, "0.1", "Dropout after embedding, attention and feed-forward", Freely;
         #[arg(hide = true)]
         attention_dropout: f32 = 0.0, "0.0", "Dropout of attention probabilities", Freely;
         #[arg(hide = true)]
         init_std: f32 = 0.02, "0.02", "Standard deviation of the initial weights", Freely;
         #[arg(visible_alias = "kernel-size", hide = true)]
-        taps: usize = 3, "3", "Taps of a dilated convolution";
+        taps: usize = 3, "3", "Kernel size of the dilated convolutions";
         #[arg(hide = true)]
-        dilations: List = List(vec![1, 4]), "1,4", "Dilations of the blocks, over and over; the second convolution of a block has twice as much";
+        dilations: List = List(vec![1, 4]), "1,4", "Dilations of the blocks, repeated in this order; the second convolution of a block doubles it";
         #[arg(hide = true)]
-        window: usize = 5, "5", "Items that a convolution looks at";
+        window: usize = 5, "5", "Number of items that a convolution reads";
         #[arg(hide = true)]
-        horizontal: usize = 16, "16", "Horizontal filters of each height";
+        horizontal: usize = 16, "16", "Number of horizontal filters of each height";
         #[arg(hide = true)]
-        vertical: usize = 4, "4", "Vertical filters";
+        vertical: usize = 4, "4", "Number of vertical filters";
         #[arg(hide = true)]
-        rating_width: usize = 32, "32", "Width of a rating's vector next to the item (--task rating); 0: as wide as the item, and added";
+        rating_width: usize = 32, "32", "Width of the rating embedding, concatenated with the item (--task rating); 0: width of the item, and added to it";
     }
     "Users and side fields" {
-        user_width: usize = 0, "0", "Width of a vector of each user, beside all items of the user's sequence; 0: users have none", ByColumns;
-        fields: String = "none".into(), "none", "Side fields of the items beside their vectors: names with commas between them, all, none", ByColumns;
+        user_width: usize = 0, "0", "Width of the user embedding, which is joined to each item of the user's sequence; 0: none", ByColumns;
+        fields: String = "none".into(), "none", "Side fields of the items to use as item features: names separated by commas, all, or none", ByColumns;
         #[arg(hide = true)]
-        field_width: usize = 16, "16", "Width of each side field", ByColumns;
+        field_width: usize = 16, "16", "Width of the embedding of each side field", ByColumns;
         #[arg(hide = true)]
-        join: Join = Join::Concat, "concat", "How item, fields and user become one vector", ByColumns;
+        join: Join = Join::Concat, "concat", "How the vectors of item, fields and user are combined", ByColumns;
     }
     "Fine-tuning" {
         #[arg(num_args = 0..=1, default_missing_value = "true", hide = true)]
-        keep_side: bool = false, "false", "Keep the base's dense layer over items, users and fields where the new run has neither users nor fields [finetune sets it]", Freely;
+        keep_side: bool = false, "false", "Keep the base's dense layer over items, users and fields if the new run has neither users nor fields [set by finetune]", Freely;
         #[arg(visible_alias = "adapter")]
-        patch: Patching = Patching::None, "none", "Where patches stand: behind the parts of a block, or parallel to them [--transfer patch: serial]", Freely;
+        patch: Patching = Patching::None, "none", "Placement of patches (adapters): after sub-layers (serial) or parallel to them [default with --transfer patch: serial]", Freely;
         #[arg(hide = true)]
-        patches: usize = 2, "2", "Patches of a block: 1 or 2", Freely;
+        patches: usize = 2, "2", "Number of patches per block: 1 or 2", Freely;
         #[arg(hide = true)]
-        patch_width: usize = 0, "0", "Width of a patch; 0: an eighth of --width", Freely;
-        freeze: Freeze = Freeze::NONE, "none", "What stays as the base has it: none, all, or network and tables (network,items,users,fields) [--transfer patch: the network and each table whose rows the base knows all]";
+        patch_width: usize = 0, "0", "Bottleneck size of a patch; 0: an eighth of --width", Freely;
+        freeze: Freeze = Freeze::NONE, "none", "Parts that are not trained: none, all, or a list of network,items,users,fields [default with --transfer patch: the network, and each table without new rows]";
     }
     "Tasks" {
-        mask: f32 = 0.2, "0.2", "Share of a sequence's positions to hide (80 % [MASK], 10 % random item, 10 % unchanged)";
+        mask: f32 = 0.2, "0.2", "Share of a sequence's positions to mask (80 % [MASK], 10 % random item, 10 % unchanged)";
         #[arg(hide = true)]
-        mask_last: f32 = 0.15, "0.15", "Share of sequences of which only the last item is hidden (next-basket: that ask for one item as a query does)";
+        mask_last: f32 = 0.15, "0.15", "Share of sequences in which only the last item is masked (next-basket: of pairs reduced to one masked item, the form of a query)";
         #[arg(hide = true)]
-        targets: usize = 1, "1", "Items that next-item asks each position for (3 in the Caser paper)";
-        loss: LossKind = LossKind::Softmax, "softmax", "What scored rows learn: softmax over the whole catalogue, or a loss against negatives";
-        sampler: SamplerKind = SamplerKind::Uniform, "uniform", "Where negatives come from";
-        negatives: usize = 512, "512", "Negatives of a batch; of each scored row where rows have negatives of their own";
+        targets: usize = 1, "1", "Number of following items that each position predicts with next-item (3 in the Caser paper)";
+        loss: LossKind = LossKind::Softmax, "softmax", "Loss over items: full softmax over the whole catalogue, or a loss with sampled negatives";
+        sampler: SamplerKind = SamplerKind::Uniform, "uniform", "Distribution of negatives";
+        negatives: usize = 512, "512", "Number of negatives per batch; per scored row with --per-position, bce, gbce and bpr";
         #[arg(num_args = 0..=1, default_missing_value = "true", hide = true)]
-        per_position: bool = false, "false", "Each scored row has negatives of its own (sampled-softmax; with other losses against negatives it always has)";
+        per_position: bool = false, "false", "Each scored row has its own negatives (sampled-softmax; always the case with bce, gbce and bpr)";
         #[arg(num_args = 0..=1, default_missing_value = "true", hide = true)]
-        unique_negatives: bool = false, "false", "No item twice among a batch's negatives (uniform sampler)";
+        unique_negatives: bool = false, "false", "No item occurs twice among the negatives of a batch (--sampler uniform, shared negatives)";
         #[arg(num_args = 0..=1, default_missing_value = "true", hide = true)]
-        log_q: bool = true, "true", "Correct the logits of sampled-softmax by the log of an item's expected count";
+        log_q: bool = true, "true", "Correct the logits of sampled-softmax by log q, the log of an item's expected count";
         #[arg(num_args = 0..=1, default_missing_value = "true", hide = true)]
-        exclude_seen: bool = false, "false", "Items of a user's own sequence are no negatives";
+        exclude_seen: bool = false, "false", "Items of a user's own sequence are never negatives";
         #[arg(hide = true)]
-        gbce_t: f32 = 0.75, "0.75", "Calibration of gbce: 0 is bce, 1 undoes the sampling wholly";
+        gbce_t: f32 = 0.75, "0.75", "Calibration of gbce: 0 equals bce, 1 fully corrects for the sampling";
     }
     "Optimisation" {
-        epochs: u32 = 100, "100", "Passes over the users";
+        epochs: u32 = 100, "100", "Number of passes over the users";
         #[arg(visible_alias = "batch-size")]
-        batch: usize = 32, "32", "Sequences a step";
+        batch: usize = 32, "32", "Number of sequences per step";
         #[arg(visible_alias = "learning-rate")]
         lr: f32 = 1.5e-3, "0.0015", "Highest learning rate";
         #[arg(hide = true)]
-        warmup: u64 = 500, "500", "Steps of linear warm-up; at most a tenth of the run";
+        warmup: u64 = 500, "500", "Number of steps of linear warm-up; at most a tenth of the run";
         #[arg(hide = true)]
         decay: Decay = Decay::Cosine, "cosine", "How the learning rate falls after the warm-up";
         #[arg(hide = true)]
-        final_lr: f32 = 0.02, "0.02", "Where the learning rate ends, as a share of --lr";
+        final_lr: f32 = 0.02, "0.02", "Final learning rate as a share of --lr";
         #[arg(hide = true)]
         weight_decay: f32 = 0.01, "0.01", "Weight decay of matrices (AdamW)";
         #[arg(hide = true)]
-        beta1: f32 = 0.9, "0.9", "AdamW's first moment decay";
+        beta1: f32 = 0.9, "0.9", "Decay of AdamW's first moment";
         #[arg(hide = true)]
-        beta2: f32 = 0.999, "0.999", "AdamW's second moment decay";
-        precision: Numbers = Numbers::Auto, "auto", "Precision of matrix products, and on a GPU of activations (sums and weights are always f32). auto: bf16 on a GPU, f32 on the CPU. fastest: measured when the run begins, and kept in its settings. On a CPU, bf16 is faster only with AMX or AMD's AVX512_BF16";
+        beta2: f32 = 0.999, "0.999", "Decay of AdamW's second moment";
+        precision: Numbers = Numbers::Auto, "auto", "Precision of matrix products, and on a GPU of activations (sums and weights are always f32). auto: bf16 on a GPU, f32 on the CPU. fastest: measured when the run starts, and stored in its settings. On a CPU, bf16 is faster only with AMX or AMD's AVX512_BF16";
         #[arg(hide = true)]
-        table_update: TableUpdate = TableUpdate::Auto, "auto", "Which rows of the item table a step updates (losses with negatives)";
+        table_update: TableUpdate = TableUpdate::Auto, "auto", "Rows of the item table that a step updates (losses with negatives)";
         #[arg(visible_alias = "max-grad-norm", hide = true)]
-        clip: f32 = 5.0, "5.0", "Clip gradients to this global norm; 0 = never";
-        seed: u64 = 1, "1", "Everything random follows from it";
+        clip: f32 = 5.0, "5.0", "Clip gradients to this global norm; 0: never";
+        seed: u64 = 1, "1", "Seed of all random numbers";
     }
     "Validation and checkpoints" {
         #[arg(num_args = 0..=1, default_missing_value = "true")]
-        keep_seen: bool = false, "false", "Rank the items of a user's history too, in validation and by default in eval, recommend and compare: for logs whose users repeat items (with baskets it is always so)";
-        eval_every: u32 = 5, "5", "Validate every so many epochs (NDCG@10, full ranking)";
-        patience: u32 = 0, "0", "Stop after so many validations without a better one (an equal one is not better); 0 = never";
+        keep_seen: bool = false, "false", "Rank the items of a user's history too, in validation and by default in eval, recommend and compare; for logs with repeated items (always on with baskets)";
+        eval_every: u32 = 5, "5", "Validate every N epochs (NDCG@10, full ranking; RMSE for ratings)";
+        patience: u32 = 0, "0", "Stop after N validations without improvement (an equal result is no improvement); 0: never";
         #[arg(hide = true)]
-        checkpoint_seconds: u64 = 60, "60", "Write a checkpoint at least this often; 0 = after every epoch";
+        checkpoint_seconds: u64 = 60, "60", "Maximum number of seconds between checkpoints; 0: a checkpoint after every epoch";
     }
 }
 
 impl Settings {
-    /// Spells a loss of earlier versions as its loss and sampler, so that what is kept of a run says what ran.
+    /// Replaces a loss name of earlier versions with its loss and sampler, so that the stored settings are explicit.
     fn name_sampler(&mut self) {
         (self.loss, self.sampler) = self.loss.resolve(self.sampler);
     }
 
-    /// The model and the task, which fit each other.
+    /// Returns the model and the task, which fit each other.
     ///
     /// # Errors
-    /// There is none of that name; the model does not see what the task asks of it.
+    /// The name is unknown, or the model does not provide the view of the sequence that the task requires.
     pub fn find(&self) -> Result<(&'static models::ModelEntry, &'static tasks::TaskEntry)> {
         let model = models::find(&self.model)?;
         let fits = |task: &&tasks::TaskEntry| task.suits(model);
@@ -269,7 +270,7 @@ impl Settings {
         Ok((model, task))
     }
 
-    /// Names the task that `auto` stands for, so that what is kept of a run says what ran.
+    /// Replaces `auto` with the task that it stands for, so that the stored settings are explicit.
     ///
     /// # Errors
     /// As [`Settings::find`].
@@ -278,7 +279,7 @@ impl Settings {
         Ok(())
     }
 
-    /// The part that shapes the task.
+    /// Returns the settings of the task.
     pub fn task(&self) -> TaskSettings {
         TaskSettings {
             mask: self.mask,
@@ -290,13 +291,13 @@ impl Settings {
         }
     }
 
-    /// The names of the side fields that are used; `all` stands for itself.
+    /// Returns the names of the side fields in use. `all` is returned as it is.
     pub fn field_names(&self) -> Vec<&str> {
         let names = self.fields.split(',').map(str::trim).filter(|name| !name.is_empty());
         if self.fields.trim() == "none" { Vec::new() } else { names.collect() }
     }
 
-    /// The patches of the network.
+    /// Returns the configuration of the patches, or `None`.
     fn patches(&self) -> Option<PatchConfig> {
         let place = match self.patch {
             Patching::None => return None,
@@ -307,7 +308,7 @@ impl Settings {
         Some(PatchConfig { place, per_block: self.patches, width })
     }
 
-    /// The part that shapes the model.
+    /// Returns the settings of the model.
     pub fn model(&self) -> ModelSettings {
         ModelSettings {
             width: self.width,
@@ -335,13 +336,13 @@ impl Settings {
         }
     }
 
-    /// What the closed form of missed steps asks of the betas.
+    /// Returns whether the betas satisfy the condition of the closed form of missed steps.
     pub(super) fn rows_can_catch_up(&self) -> bool {
         self.beta1 * self.beta1 < self.beta2
     }
 
-    /// Whether the table of a catalogue of `items` is updated by rows, of which a batch touches `most` at most: their
-    /// gradients take as much room as they are, each time they are touched.
+    /// Returns whether the table of a catalogue of `items` is updated by rows. A batch touches at most `most` rows, and
+    /// each touch of a row needs memory for one row of gradients.
     pub fn by_rows(&self, items: usize, most: usize) -> bool {
         match self.table_update {
             TableUpdate::Dense => false,
@@ -353,7 +354,7 @@ impl Settings {
         }
     }
 
-    /// The part that shapes the loss.
+    /// Returns the settings of the loss.
     pub fn loss(&self) -> LossSettings {
         let (kind, sampler) = self.loss.resolve(self.sampler);
         LossSettings {
@@ -382,7 +383,7 @@ mod tests {
         assert_eq!(toml::from_str::<Settings>(&text).unwrap(), s);
     }
 
-    /// A run of an earlier version goes on with the loss that it had.
+    /// A run of an earlier version continues with its loss.
     #[test]
     fn names_of_earlier_versions_are_still_read() {
         for (old, sampler) in

@@ -1,18 +1,19 @@
-/*! What a run takes over from another one: which tensors, row by row where their rows belong to items, users or values that
-both runs know by the same key.
+/*! Transfer of tensors from a base run to a new run. Tables are copied row by row: a row is copied if both runs have
+its key (an item, a user, or a value of a field).
 
-| transfer | taken over | trained |
+| transfer | copied | trained |
 |---|---|---|
 | none | nothing | all |
 | embedding | tables of items (in and out), users, fields and positions | all |
 | model | every tensor | all |
 | patch | every tensor | patches, and each table (items, users, fields) that has new rows |
 
-(Zeng et al. 2021 for the first three, Yuan et al. 2020 for patches.) Rows that the base does not know start fresh. The
-checkpoints of a patched run hold what is trained, and the fingerprint of the checkpoint that completes them. A run that
-starts from a patched one takes over its patches too.
+The first three are from Zeng et al. 2021, patches from Yuan et al. 2020. Rows that the base does not have are
+initialised fresh. The checkpoints of a patched run hold the trained tensors and the fingerprint of the base checkpoint,
+which holds the rest. A run that starts from a patched run copies its patches too.
 
-What the new run adds between the tables and blocks of its base (users, fields, ratings) begins as nothing: see
+What the new run adds between the tables and blocks of its base (users, fields, ratings) starts at zero contribution:
+see
 `train/columns.rs`.
 */
 
@@ -34,17 +35,17 @@ use crate::{
     ops::Backend,
 };
 
-/// What became of a parameter.
+/// Reports how a parameter was initialised.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Carried {
     pub name: String,
     pub shape: Vec<usize>,
-    /// Rows taken over; all other ones are fresh.
+    /// Number of copied rows; all other rows are fresh.
     pub rows: usize,
-    /// Rows in all; 0 of what the base has and the new run has no place for.
+    /// Number of all rows; 0 for a parameter of the base that the new run does not have.
     pub of: usize,
     pub frozen: bool,
-    /// How it begins, or some of its columns, where that is not at random: so that the run starts as its base.
+    /// How the parameter or some of its columns start if not at random, so that the network starts equal to its base.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub begins: Option<String>,
 }
@@ -54,15 +55,15 @@ pub struct Carried {
 pub struct Keys<'a> {
     pub items: &'a Vocab,
     pub side_tables: &'a SideTables,
-    /// The side fields of the data: by them rows of new items may start.
+    /// The side fields of the data, from which rows of new items may be initialised.
     pub content: Option<&'a ItemFields>,
 }
 
-/// Writes what `base` gives over the parameters of `engine` that `only` names, all of them otherwise fresh; tells what
-/// became of each.
+/// Copies tensors of `base` into the freshly initialised parameters of `engine` that `only` selects, and reports each
+/// parameter.
 ///
 /// # Errors
-/// A tensor of another shape; a frozen parameter that the base lacks.
+/// A tensor has another shape, or the base lacks a frozen parameter.
 pub fn carry<B: Backend>(
     engine: &mut Engine<B>,
     base: &mut Base,
@@ -80,7 +81,7 @@ pub fn carry<B: Backend>(
             Some(known) => take(engine, base, origin, keys, (&p, &columns), &known)?,
             None if origin.transfer.layers() && !columns.is_empty() => {
                 engine.backend.write(p.w.raw(), &beginning(p.shape[0], &columns));
-                (0, Some("as nothing: the network starts as its base".to_string()))
+                (0, Some("at zero: the network starts equal to its base".to_string()))
             }
             None => (0, None),
         };
@@ -99,7 +100,7 @@ pub fn carry<B: Backend>(
     Ok(all)
 }
 
-/// Takes one parameter over; gives the number of its rows that the base knows, and how its new columns begin.
+/// Copies one parameter. Returns the number of copied rows and how new columns start.
 fn take<B: Backend>(
     engine: &mut Engine<B>,
     base: &mut Base,
@@ -123,7 +124,7 @@ fn take<B: Backend>(
     let d: usize = p.shape[1..].iter().product();
     let place = Place::new(Some(mine), Some(theirs), known.shape[0]);
     let start = Start::new(kind, origin.fresh_rows, keys.content, &values, d, mine, theirs);
-    // In pieces: a table may be larger than what memory is left.
+    // In pieces, because a table may exceed the free memory.
     let piece = ((1 << 22) / d.max(1)).max(1);
     let mut rows = Vec::new();
     for first in (0..p.shape[0]).step_by(piece) {
@@ -147,7 +148,7 @@ fn take<B: Backend>(
 /// Reads the frozen parameters of a patched run from its base.
 ///
 /// # Errors
-/// The base is gone, or is not the one that the patches were trained on.
+/// The base is missing, or is not the one that the patches were trained on.
 pub fn complete<B: Backend>(engine: &mut Engine<B>, origin: &Origin, keys: Keys<'_>) -> Result<()> {
     let mut base = open_origin(origin)?;
     carry(engine, &mut base, origin, keys, |p| p.frozen).map(|_| ())

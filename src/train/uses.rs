@@ -1,8 +1,8 @@
-/*! Which settings a run uses: one table over models, tasks, losses, samplers and transfers. A setting that was given
-and changes nothing is refused, so that nobody believes to have changed the run.
+/*! The settings that a run uses, in one table over models, tasks, losses, samplers and transfers. A given setting
+without effect is rejected, so that it cannot be mistaken for a change of the run.
 
-`Model::USES` and `TaskDefinition::USES` name what only some models and tasks use; `RULES` holds what depends on other
-settings. A setting that neither names is used by every run.
+`Model::USES` and `TaskDefinition::USES` list the settings that only some models and tasks use. `RULES` lists the
+settings that depend on other settings. Every run uses a setting that is in none of these lists.
 */
 
 use super::{origin::Transfer, schedule::Decay, settings::Settings};
@@ -12,7 +12,7 @@ use crate::{
     tasks::{self, LossKind, LossSettings, MaskedItem, SamplerKind, TaskDefinition},
 };
 
-/// Why a setting changes nothing.
+/// Explains why a setting has no effect.
 #[derive(Clone, Debug)]
 pub struct Idle {
     /// Follows "--NAME has no effect".
@@ -20,13 +20,13 @@ pub struct Idle {
     pub hint: String,
 }
 
-/// A run, as the rules look at it.
+/// The input of the rules: one run.
 struct Run<'a> {
     s: &'a Settings,
     model: &'a models::ModelEntry,
     task: &'a tasks::TaskEntry,
     loss: LossSettings,
-    /// What is taken over from a base run; `None`: the run begins from scratch.
+    /// The transfer from a base run; `None` for a run from scratch.
     transfer: Option<Transfer>,
 }
 
@@ -40,101 +40,107 @@ impl Run<'_> {
     }
 }
 
-/// Settings, when they have no effect, why, and what to do: texts of [`filled`].
+/// (settings, condition under which they have no effect, reason, hint). [`filled`] completes both texts.
 type Rule = (&'static [&'static str], fn(&Run) -> bool, &'static str, &'static str);
 
 const NEGATIVES: &[&str] =
     &["sampler", "negatives", "per-position", "unique-negatives", "log-q", "exclude-seen", "gbce-t"];
 
-/// The first that applies is told.
+/// The rules. The first one that applies is reported.
 const RULES: &[Rule] = &[
-    (&["loss"], |r| r.task.rated, "--task rating has a loss of its own", SQUARED),
-    (NEGATIVES, |r| r.task.rated, "--task rating has a loss of its own", SQUARED),
+    (&["loss"], |r| r.task.rated, "--task rating has its own loss", SQUARED),
+    (NEGATIVES, |r| r.task.rated, "--task rating has its own loss", SQUARED),
     (NEGATIVES, |r| !r.loss.kind.sampled(), "full softmax has no negatives", "use --loss {sampled}"),
-    (&["gbce-t"], |r| !r.loss.kind.calibrated(), "only --loss gbce is calibrated", LEAVE),
-    (&["log-q"], |r| !r.loss.kind.correctable(), "only --loss sampled-softmax is corrected", LEAVE),
-    (&["per-position"], |r| r.loss.kind.pairwise(), "with {pairwise} each position has negatives of its own", LEAVE),
+    (&["gbce-t"], |r| !r.loss.kind.calibrated(), "only --loss gbce uses it", LEAVE),
+    (&["log-q"], |r| !r.loss.kind.correctable(), "only --loss sampled-softmax uses it", LEAVE),
+    (
+        &["per-position"],
+        |r| r.loss.kind.pairwise(),
+        "with {pairwise} each position always has its own negatives",
+        LEAVE,
+    ),
     (
         &["negatives", "per-position", "unique-negatives"],
         |r| r.in_batch(),
         "the negatives of --sampler in-batch are the other targets of the batch",
-        "leave it out, or draw negatives with --sampler popularity",
+        "omit it, or use --sampler popularity",
     ),
     (
         &["unique-negatives"],
         |r| r.loss.sampler.per_row || r.loss.sampler.kind != SamplerKind::Uniform,
-        "only uniform negatives that the batch shares can be unique",
-        "leave it out, or use --loss sampled-softmax --sampler uniform",
+        "only shared uniform negatives can be unique",
+        "omit it, or use --loss sampled-softmax --sampler uniform",
     ),
     (&["table-update"], |r| r.task.rated, "--task rating updates all rows", LEAVE),
     (
         &["table-update"],
         |r| !r.loss.kind.sampled(),
         "full softmax updates all rows of the item table",
-        "leave it out, or use --loss {sampled}",
+        "omit it, or use --loss {sampled}",
     ),
-    (&["keep-seen"], |r| r.task.rated, "ratings are predicted, and nothing is ranked", LEAVE),
+    (&["keep-seen"], |r| r.task.rated, "--task rating predicts ratings and ranks nothing", LEAVE),
     (
         &["keep-seen"],
         |r| r.task.baskets,
-        "people buy again what they bought: of baskets seen items are always ranked",
+        "with baskets, items of the history are always ranked, because users buy items again",
         LEAVE,
     ),
     (&["rating-width"], |r| !r.task.rated, "only --task rating reads ratings", LEAVE),
     (
         &["mask"],
         |r| r.task.name == MaskedItem::NAME && r.s.mask_last >= 1.0,
-        "with --mask-last 1 every sequence hides its last item alone",
+        "with --mask-last 1 only the last item of each sequence is masked",
         LEAVE,
     ),
-    (&["mask-last"], |r| r.task.rated && r.s.mask == 0.0, "with --mask 0 no rating is hidden", LEAVE),
+    (&["mask-last"], |r| r.task.rated && r.s.mask == 0.0, "with --mask 0 no rating is masked", LEAVE),
     (&["field-width"], |r| r.s.field_names().is_empty(), "no side fields are used", "add --fields NAME,NAME"),
     (
         &["join"],
         |r| r.s.field_names().is_empty() && r.s.user_width == 0,
-        "nothing stands beside the items",
+        "the items have no side fields and no users to be joined with",
         "add --fields NAME,NAME or --user-width 32",
     ),
     (
         &["join"],
         |r| r.s.field_names().is_empty() && r.model.name == models::Caser::NAME,
-        "users of --model caser stand beside its output, not beside the items",
+        "--model caser joins users to its output, not to the items",
         "add --fields NAME,NAME",
     ),
     (
         &["heads", "ffn-ratio", "attention-dropout", "taps", "dilations"],
         |r| r.s.blocks == 0,
         "there are no blocks",
-        "give --blocks 1 or more",
+        "use --blocks 1 or more",
     ),
     (
         &["patch", "patches", "patch-width"],
         |r| !r.transfers(&[Transfer::Patch]),
-        "there are no patches",
-        "use `mipgpu finetune --from RUN --transfer patch`, or leave it out",
+        "the run has no patches",
+        "omit it, or use `mipgpu finetune --from RUN --transfer patch`",
     ),
     (
         &["freeze"],
         |r| !r.transfers(&[Transfer::Model, Transfer::Patch]),
-        "all parts of the network are new, and trained",
-        "use `mipgpu finetune --from RUN` with --transfer model or patch, or leave it out",
+        "all parts of the network are new and are trained",
+        "omit it, or use `mipgpu finetune --from RUN` with --transfer model or patch",
     ),
-    (&["final-lr"], |r| r.s.decay == Decay::Constant, "with --decay constant the learning rate does not fall", LEAVE),
+    (&["final-lr"], |r| r.s.decay == Decay::Constant, "with --decay constant the learning rate is constant", LEAVE),
 ];
 
-/// A text of the rules, with the names of losses.
+/// Returns a text of the rules with its placeholders replaced by names of losses.
 fn filled(text: &str) -> String {
     let sampled = || LossKind::words(LossKind::sampled, "or");
     let pairwise = || LossKind::words(LossKind::pairwise, "and");
     text.replace("{sampled}", &sampled()).replace("{pairwise}", &pairwise())
 }
 
-const LEAVE: &str = "leave it out";
-const SQUARED: &str = "leave it out: the loss is the squared error of the hidden ratings";
+const LEAVE: &str = "omit it";
+const SQUARED: &str = "omit it: the loss is the squared error of the masked ratings";
 
 impl Settings {
-    /// Why the setting `name` changes nothing in a run of these settings, which starts from another one by
-    /// `transfer`, or from scratch; `None` where it does.
+    /// Returns why the setting `name` has no effect in a run with these settings, or `None` if it has one. `transfer`
+    /// is
+    /// `None` for a run from scratch.
     ///
     /// # Errors
     /// As [`Settings::find`].
@@ -145,17 +151,17 @@ impl Settings {
         let who: Vec<&str> = of_models.chain(tasks::ALL.iter().filter(|t| uses(t.uses)).map(|t| t.name)).collect();
         if !who.is_empty() && !uses(model.uses) && !uses(task.uses) {
             let why = format!(" on --model {} with --task {}", model.name, task.name);
-            return Ok(Some(Idle { why, hint: format!("leave it out; used by: {}", who.join(", ")) }));
+            return Ok(Some(Idle { why, hint: format!("omit it; used by: {}", who.join(", ")) }));
         }
         let run = Run { s: self, model, task, loss: self.loss(), transfer };
         let rule = RULES.iter().find(|(names, applies, ..)| uses(names) && applies(&run));
         Ok(rule.map(|(_, _, why, hint)| Idle { why: format!(": {}", filled(why)), hint: filled(hint) }))
     }
 
-    /// Refuses flags without effect.
+    /// Rejects flags without effect.
     ///
     /// # Errors
-    /// The first of `names` that changes nothing, and why.
+    /// One of `names` has no effect; the error names the first one and the reason.
     pub fn refuse_idle(&self, names: &[String], transfer: Option<Transfer>) -> Result<()> {
         for name in names {
             if let Some(idle) = self.idle(name, transfer)? {
@@ -171,7 +177,7 @@ mod tests {
     use super::*;
     use crate::train::settings::list;
 
-    /// A name that is misspelt would silence nothing, or refuse nothing.
+    /// A misspelt name would make a rule or a list of uses ineffective.
     #[test]
     fn what_models_tasks_and_rules_name_are_settings() {
         let settings: Vec<String> = list().into_iter().map(|s| s.name).collect();

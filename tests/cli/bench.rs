@@ -98,14 +98,14 @@ fn an_earlier_result_is_put_beside_this_one() {
     assert_eq!(with(&["--out", &path("a.json")]).2, 0);
     let (stdout, stderr, code) = with(&["--compare", &path("a.json"), "--out", &path("b.csv")]);
     assert_eq!(code, 0, "{stderr}");
-    assert!(stderr.contains("beside the earlier result") && stdout.contains("  x"), "{stdout}{stderr}");
+    assert!(stderr.contains("compared with the earlier result") && stdout.contains("  x"), "{stdout}{stderr}");
     let csv = std::fs::read_to_string(path("b.csv")).unwrap();
     let mut lines = csv.lines();
     let columns = lines.next().unwrap().split(',').count();
     assert!(lines.all(|l| l.split(',').count() == columns && l.contains("caser-d64")));
     // The earlier rows are made a thousand times faster, so the new ones are below them. On another machine, shares of
     // the roofline are compared.
-    for (machine, said) in [(None, "of their speed"), (Some("another"), "of their share of the roofline")] {
+    for (machine, said) in [(None, "of their speed"), (Some("another"), "of their share of the ceiling")] {
         let mut kept = read(Path::new(&path("a.json")));
         for row in kept["rows"].as_array_mut().unwrap() {
             for key in ["median", "least", "p20", "p80"] {
@@ -123,7 +123,7 @@ fn an_earlier_result_is_put_beside_this_one() {
     kept["rows"] = Value::Array(Vec::new());
     std::fs::write(path("c.json"), kept.to_string()).unwrap();
     let (_, stderr, code) = with(&["--compare", &path("c.json")]);
-    assert!(code == 1 && stderr.contains("none of these"), "{code} {stderr}");
+    assert!(code == 1 && stderr.contains("no row with these"), "{code} {stderr}");
 }
 
 /// Backward ops are part of cases named after their forward op.
@@ -141,16 +141,16 @@ fn what_cannot_be_timed_is_told() {
     for (args, part) in [
         (&["--shapes", "bert5"][..], "there is no shape 'bert5'"),
         (&["--shapes", "none"], "nothing to time"),
-        (&["--seconds", "0"], "not a time"),
+        (&["--seconds", "0"], "--seconds 0 is out of range"),
         (&["--items", "50"], "no effect"),
-        (&["--items", "0", "--model", "caser"], "not a catalogue"),
+        (&["--items", "0", "--model", "caser"], "--items 0 is out of range"),
         (&["--out", "no/such/folder/x.json"], "there is no folder"),
-        (&["--compare", "x.json", "--fail-below", "NaN"], "not a share"),
-        (&["--out", "x.txt"], "neither .json nor .csv"),
+        (&["--compare", "x.json", "--fail-below", "NaN"], "--fail-below is out of range"),
+        (&["--out", "x.txt"], "in neither .json nor .csv"),
         (&["--compare", "nowhere.json"], "nowhere.json"),
         (&["--model", "bert4rec", "--heads", "7"], "heads"),
         (&["--precision", "bf16", "--device", "reference"], "computes in f32"),
-        (&["--shrink", "--shapes", "mlp-d64", "--device", "cpu", "--only", "nothing_like_it"], "no operation's name"),
+        (&["--shrink", "--shapes", "mlp-d64", "--device", "cpu", "--only", "nothing_like_it"], "no operation has"),
     ] {
         let (_, stderr, code) = bench(args);
         assert!(code == 1 && stderr.contains(part), "{args:?}: {code} {stderr}");

@@ -210,7 +210,7 @@ fn what_cannot_be_learned_from_is_refused() {
         ("clicks --from base bare", &["has no ratings", "--rating-col"][..]),
         ("clicks --from base shown --positive 2", &["none of", "run from 0 to 1", "--positive"]),
         ("clicks --from base shown --positive -1", &["all of", "--positive"]),
-        ("clicks --from base clicked", &["all of", "import what was shown too"]),
+        ("clicks --from base clicked", &["all of", "import the impressions without a click too"]),
         ("clicks --from base shown --positive nan", &["--positive NaN"]),
         ("clicks --from base shown --hidden 99999", &["--hidden 99999"]),
         ("clicks --from base shown --hidden 8,0", &["--hidden 0"]),
@@ -277,9 +277,6 @@ fn impressions_are_cut_where_the_run_cut_its_clicks() {
         }
     }
     // Flags that hold out training events of the run are rejected, and the hint works.
-    p.refused(
-        "clicks --from ratio shown --split last-n --test-n 30 --out x -q",
-        &["leak", "leave the split flags out"],
-    );
+    p.refused("clicks --from ratio shown --split last-n --test-n 30 --out x -q", &["leak", "omit the split flags"]);
     p.well("clicks --from ratio shown --out x -q --epochs 1");
 }

@@ -97,7 +97,7 @@ fn what_cannot_be_compared_is_refused() {
     p.write("more.csv", p.text("log.csv") + "u0,i7,1200000000\n");
     p.well("import more.csv --out more -q");
     p.well(&format!("train more --out c -q {TINY} --epochs 1"));
-    p.refused("compare a c", &["different data", "one data set"]);
+    p.refused("compare a c", &["different data", "the same data set"]);
     // The data have changed: their users are not those that were held out.
     p.well("import more.csv --out data -q --force");
     p.refused("compare a a", &["has changed since"]);

@@ -242,7 +242,7 @@ fn a_stopped_head_leaves_nothing() {
     signal(&child, "TERM TERM");
     std::io::Read::read_to_string(&mut talk, &mut text).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(1), "{text}");
-    assert!(text.contains("stopped after ") && text.contains("nothing was kept"), "{text}");
+    assert!(text.contains("stopped after ") && text.contains("nothing was written"), "{text}");
     assert!(!p.path("head").exists());
 }
 

@@ -566,8 +566,8 @@ fn the_command_sees_leaks_and_strange_data() {
     for (words, says) in [
         (&["--cut", "2001-01-01"][..], "--cut is for --split time"),
         (&["--test-n", "3"], "--test-n is for --split last-n"),
-        (&["--split", "time"], "needs to know where"),
-        (&["--split", "time", "--cut", "soon"], "not a date"),
+        (&["--split", "time"], "--split time requires --cut"),
+        (&["--split", "time", "--cut", "soon"], "no date"),
         (&["--split", "time", "--cut", "1999-01-01"], "leaves nothing on one side"),
         (&["--k", "0"], "k = 0"),
     ] {

@@ -214,7 +214,7 @@ fn answers_belong_to_the_run_and_the_question_and_are_whole() {
         p.write(&path, cut.concat());
     }
     let shown = p.well("experiment grid.toml --variant one --report -q");
-    assert!(shown.contains("the answers of 3 users"), "{file}: {shown}");
+    assert!(shown.contains("results of 3 users"), "{file}: {shown}");
     go("");
     assert_eq!(told_and_true(&p, out, 5), [told, truth]);
     let record = format!("{out}/runs/model-s7.json");
@@ -266,14 +266,14 @@ fn a_dry_run_needs_no_data() {
     let said = p.run("experiment grid.toml --dry-run");
     assert_eq!(said.code, Some(0), "{said:?}");
     assert!(
-        said.err.contains("log: not there yet") && said.err.contains("mipgpu import log.csv --out data"),
+        said.err.contains("log: not available yet") && said.err.contains("mipgpu import log.csv --out data"),
         "{said:?}"
     );
     assert!(
-        said.out.contains("8 runs, 8 to go") && said.out.contains("without 8 runs whose data are not there"),
+        said.out.contains("8 runs, 8 to go") && said.out.contains("without 8 runs that lack their data set"),
         "{said:?}"
     );
-    assert!(said.out.contains("pre-s1  (its data are not there yet)"), "{said:?}");
+    assert!(said.out.contains("pre-s1  (its data set is not available yet)"), "{said:?}");
     // The same commands, except for the names of derived data, which contain a digest of their source, and that of the
     // run's key.
     let plain = |commands: Vec<String>| -> Vec<String> {
@@ -294,7 +294,7 @@ fn a_dry_run_needs_no_data() {
     p.write("wrong.toml", GRID.replace("heads = 2", "haeds = 2"));
     p.refused("experiment wrong.toml --dry-run -q", &["wrong.toml: line", "settings.tiny", "did you mean 'heads'?"]);
     // A real run requires the data.
-    p.refused("experiment grid.toml -q", &["the data set 'log' is not there", "mipgpu import"]);
+    p.refused("experiment grid.toml -q", &["the data set 'log' is missing", "mipgpu import"]);
 }
 
 #[test]
@@ -366,7 +366,7 @@ fn what_cannot_be_run_is_refused_before_anything_begins() {
     p.refused("experiment grid.toml --set tiny.widht=8", &["settings.tiny", "'widht'", "did you mean 'width'"]);
     p.refused("experiment grid.toml --set tiny.width=7", &["base pre", "width", "heads"]);
     p.refused("experiment grid.toml --set tiny.fields=colour", &["base pre", "colour"]);
-    p.refused("experiment grid.toml --set tiny.precision=fastest", &["choose bf16 or f32"]);
+    p.refused("experiment grid.toml --set tiny.precision=fastest", &["use --precision bf16 or f32"]);
     p.refused("experiment grid.toml --variant big", &["[variant.big]", "one"]);
     p.refused("experiment grid.toml --jobs 0", &["--jobs 0"]);
     p.refused("experiment grid.toml --report --out none", &["none", "nothing to report"]);
@@ -376,7 +376,7 @@ fn what_cannot_be_run_is_refused_before_anything_begins() {
     p.write("spelt.toml", GRID.to_string() + "\n[variant.one.settings.tinny]\nwidth = 8\n");
     p.refused("experiment spelt.toml --variant one", &["variant.one", "did you mean 'tiny'"]);
     p.write("seeds.toml", GRID.replacen("seeds = 2", "seeds = \"two\"", 1));
-    p.refused("experiment seeds.toml", &["seeds.toml", "a number of them"]);
+    p.refused("experiment seeds.toml", &["seeds.toml", "a number of seeds"]);
     p.write("sides.toml", GRID.replace("than = [\"none\"]", "than = [\"model\"]"));
     p.refused("experiment sides.toml", &["'model' is on both sides"]);
     p.write("line.toml", GRID.replace("title = \"What", "title = What"));

@@ -190,7 +190,7 @@ fn patches_fit_their_base_alone() {
     p.well("finetune --from base data --out patch -q --transfer patch --epochs 1");
     let moved = |from: &str, to: &str| std::fs::rename(p.path(from), p.path(to)).unwrap();
     moved("base", "kept");
-    p.refused("eval patch", &["need their base"]);
+    p.refused("eval patch", &["require their base"]);
     moved("other", "base");
     p.refused("eval patch", &["not the weights that the patches were trained on", "fit one base only"]);
     p.refused("train --resume patch", &["not the weights"]);
@@ -225,9 +225,9 @@ fn what_does_not_fit_is_refused_before_anything_is_written() {
     // Flags without an effect.
     tune("--transfer patch --patch none", &["--patch none", "serial or parallel"]);
     tune("--transfer patch --freeze none", &["--freeze none", "--transfer model"]);
-    tune("--transfer model --patches 1", &["--patches has no effect: there are no patches"]);
+    tune("--transfer model --patches 1", &["--patches has no effect: the run has no patches"]);
     tune("--transfer none --fresh-rows mean", &["--fresh-rows", "random"]);
-    tune("--transfer none --last", &["--last has no effect", "no weights are taken over"]);
+    tune("--transfer none --last", &["--last has no effect", "no weights are copied"]);
     tune("--transfer embedding --patch-width 4", &["--patch-width has no effect"]);
     tune("--task next-item --mask 0.3", &["--mask has no effect on --model bert4rec with --task next-item"]);
     p.refused("finetune data --out new", &["no run to start from", "--from"]);
@@ -241,7 +241,7 @@ fn what_does_not_fit_is_refused_before_anything_is_written() {
     p.train("rows", "--epochs 1 --loss sampled-softmax --negatives 5 --table-update rows");
     p.refused("finetune --from rows data --out new --last", &["by rows", "leave --last out"]);
     p.well(&format!("train data --out gru -q --model gru4rec --epochs 1 {TINY}"));
-    p.refused("finetune --from gru data --out new --transfer patch", &["no place for patches"]);
+    p.refused("finetune --from gru data --out new --transfer patch", &["does not support patches"]);
 }
 
 /// Imports the same interactions with the same keys, and one additional user with known items.
@@ -298,7 +298,7 @@ fn fields_keep_their_order() {
     // Tables alone are self-contained; a network that is trained further reports what it omits.
     p.well(&format!("{swapped} --transfer embedding --epochs 1 -q"));
     let out = p.says("finetune --from base rich --out less --transfer model --fields none --epochs 1");
-    assert!(out.contains("field.weight") && out.contains("left behind"), "{out}");
+    assert!(out.contains("field.weight") && out.contains("not copied"), "{out}");
 }
 
 /// The base's test events are held out of its continuation too; another split of the same data would test on training
@@ -319,7 +319,7 @@ fn what_the_base_learned_is_not_tested_on() {
     }
     p.train("loo", "--epochs 1");
     let e = "finetune --from loo data --out new --split last-n --test-n 4";
-    p.refused(e, &["leak", "was trained on events of", "leave the split flags out"]);
+    p.refused(e, &["leak", "was trained on events of", "omit the split flags"]);
     assert!(!p.path("new").exists());
     // A run from scratch has nothing to leak.
     p.well(&format!("{e} --transfer none --epochs 1 -q"));
@@ -378,7 +378,7 @@ fn a_patched_run_is_a_base_too() {
     // The chain must be complete, or it is rejected.
     std::fs::rename(p.path("base"), p.path("elsewhere")).unwrap();
     for words in ["eval third", "finetune --from patch data --out x", "train --resume third"] {
-        p.refused(words, &["need their base"]);
+        p.refused(words, &["require their base"]);
     }
 }
 

@@ -115,10 +115,10 @@ fn settings_that_do_nothing_are_told() {
         says.iter().for_each(|word| assert!(done.err.contains(word), "{flags}: '{word}' is missing: {}", done.err));
         done.err
     };
-    says("--lr 0", &["warning: --lr 0 changes no weight"]);
+    says("--lr 0", &["warning: with --lr 0 no weight changes"]);
     says("--patience 2", &["warning: --patience 2 cannot end this run early", "2 validations"]);
     let none = "--split last-n --valid-n 0 --patience 3";
-    says(none, &["warning: --patience 3 has no effect: the split holds out nothing for validation"]);
+    says(none, &["warning: --patience 3 has no effect: the split has no validation part"]);
     let quiet = says("--patience 1", &[]);
     assert!(!quiet.contains("warning: --"), "{quiet}");
     p.train("rated", "--epochs 1");
@@ -172,8 +172,8 @@ fn a_large_catalogue_is_told_what_the_full_softmax_costs() {
     // otherwise 1.
     let flop = 8.0 * 143.0 * (0.85 * 4.0 + 0.15) * 100_100.0 * 8.0 / 1e9;
     for says in [
-        "full softmax over 100,100 items on the CPU".to_string(),
-        format!("({flop:.1} GFLOP an epoch"),
+        "full softmax over 100,100 items is slow on the CPU".to_string(),
+        format!("({flop:.1} GFLOP per epoch"),
         "--loss sampled-softmax --sampler popularity --negatives 512".into(),
     ] {
         assert!(done.err.contains(&says), "'{says}' is missing: {}", done.err);

@@ -65,7 +65,7 @@ fn keys_are_found_by_title_and_by_key() {
     // Without the data there are keys alone.
     std::fs::rename(p.path("films"), p.path("moved")).unwrap();
     let done = p.run("items run i7 --json");
-    assert!(done.code == Some(0) && done.err.contains("without titles and counts"), "{done:?}");
+    assert!(done.code == Some(0) && done.err.contains("titles and counts are not available"), "{done:?}");
     assert_eq!(lines(&done.out)[0], serde_json::json!({"item": "i7", "match": "exact"}));
 }
 

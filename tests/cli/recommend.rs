@@ -261,7 +261,7 @@ fn bad_requests_say_what_to_do() {
     refuse(None, &["--stdin", "--batch", "0"], "", &["batch of 0"]);
     refuse(None, &["--stdin"], "{\"history\": [\"apple\"]}\nhello", &["line 2", "not JSON"]);
     refuse(None, &["--stdin"], "{\"histroy\": [\"apple\"]}", &["line 1", "no list called \"history\""]);
-    refuse(None, &["--stdin"], "{\"history\": [1.5]}", &["line 1", "1.5 is no item key"]);
+    refuse(None, &["--stdin"], "{\"history\": [1.5]}", &["line 1", "1.5 is not an item key"]);
     run.item_keys = Vocab::from_keys(["w", "x", "y", "z"]);
     let e = ask(&mut run, Some(&data), &["--all-users"], false, "").unwrap_err().to_string();
     assert!(e.contains("knows none of the data's 4 items"), "{e}");

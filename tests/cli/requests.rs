@@ -19,7 +19,7 @@ fn unknown_flags_and_settings_are_answered_with_the_nearest() {
         ("width", "TOML"),
         ("heads = 3", "3 heads do not divide"),
         ("version = 2\n[settings]\nwidth = 8", "missing field `data`"),
-        ("resume = \"run\"", "'resume' cannot stand in a settings file"),
+        ("resume = \"run\"", "'resume' is not accepted in a settings file"),
         ("transfer = \"model\"", "a setting of `mipgpu finetune`"),
     ] {
         p.write("bad.toml", text);
@@ -42,7 +42,7 @@ fn settings_out_of_range_are_refused_before_a_folder_is_made() {
         ("--dropout 1", "below 1"),
         ("--dropout -0.1", "at least 0"),
         ("--attention-dropout 1.5", "below 1"),
-        ("--length 1", "2 to"),
+        ("--length 1", "between 2 and"),
         ("--mask 1.5", "between 0 and 1"),
         ("--mask-last nan", "between 0 and 1"),
         ("--beta2 1", "below 1"),
@@ -52,12 +52,12 @@ fn settings_out_of_range_are_refused_before_a_folder_is_made() {
         ("--model bert5rec", "bert4rec"),
         ("--seed -1", "--seed"),
         // Numbers that config.toml cannot store.
-        ("--seed 18446744073709551615", "9223372036854775807 at most"),
-        ("--targets 9223372036854775808", "9223372036854775807 at most"),
+        ("--seed 18446744073709551615", "at most 9223372036854775807"),
+        ("--targets 9223372036854775808", "at most 9223372036854775807"),
         // Sizes that no machine has memory for.
         ("--batch 100000000000", "at most"),
         ("--ffn-ratio 99999999999999", "4 TB"),
-        ("--blocks 1000000", "1024 at most"),
+        ("--blocks 1000000", "at most 1024"),
         ("--width 99999999999", "at most"),
         ("--batch 8000000 --length 200 --ffn-ratio 50", "4 TB"),
     ] {
@@ -97,11 +97,11 @@ fn settings_out_of_range_are_refused_before_a_folder_is_made() {
         ("recommend users --all-users --split last-n --test-n 2", "--split has no effect: nothing is held out"),
         ("recommend users --history i1 --test-n 2", "--test-n has no effect: nothing is held out"),
         ("bench --model sasrec --mask 0.3", "--mask has no effect on --model sasrec"),
-        ("bench --model sasrec --epochs 3", "--epochs has no effect: it changes no operation's time"),
+        ("bench --model sasrec --epochs 3", "--epochs has no effect on the time of an operation"),
         ("profile data --model sasrec --mask 0.3", "--mask has no effect on --model sasrec"),
         ("search --out s --seed 3 --over lr=0.1,0.2 -- train data", "--random"),
         ("experiment survey --report --retry", "cannot be used with"),
-        ("search --out s --over mask=0.2,0.3 -- train data --model sasrec", "every trial is refused"),
+        ("search --out s --over mask=0.2,0.3 -- train data --model sasrec", "every trial is rejected"),
     ] {
         p.refused(words, &[says]);
     }
@@ -228,9 +228,9 @@ fn losses_that_a_catalogue_cannot_give_are_refused() {
     p.well("import one.csv --out one -q");
     for (words, says) in [
         ("train data --out x --loss bce --negatives 0", "0 negatives"),
-        ("train data --out x --loss gbce --gbce-t 1.5", "t = 1.5"),
-        ("train data --out x --loss sampled-softmax --unique-negatives true --negatives 40", "40 different negatives"),
-        ("train data --out x --loss bpr --sampler in-batch", "none in the batch"),
+        ("train data --out x --loss gbce --gbce-t 1.5", "--gbce-t 1.5 is out of range"),
+        ("train data --out x --loss sampled-softmax --unique-negatives true --negatives 40", "40 unique negatives"),
+        ("train data --out x --loss bpr --sampler in-batch", "in-batch cannot be combined with bce"),
         ("train one --out x --loss bpr", "catalogue of 1 items"),
     ] {
         p.refused(words, &[says]);

@@ -80,7 +80,7 @@ fn runs_are_listed_with_their_numbers_and_states() {
     // A run by itself; folders without runs.
     assert_eq!(runs(&p, "runs/b").len(), 1);
     let done = p.run("runs data");
-    assert!(done.code == Some(0) && done.out.is_empty() && done.err.contains("no runs here"), "{done:?}");
+    assert!(done.code == Some(0) && done.out.is_empty() && done.err.contains("no runs found"), "{done:?}");
     p.refused("runs nowhere", &["nowhere: there is no such folder", "mipgpu runs DIR"]);
 }
 

@@ -92,9 +92,9 @@ fn a_grid_is_ranked_by_the_validation_of_its_runs() {
     assert_eq!(names(&again), names(&told));
     let said = p.says(&format!("search --out s --over lr=0.001 --over dropout=0,0.1 -- {base}"));
     for words in [
-        "beside 3 others",
+        "the folder holds 3 trials that are not part of this search",
         "dropout=0.3,lr=0.001",
-        "higher is better; tests were not looked at",
+        "higher is better; the test part is not used",
         "lr     dropout  NDCG@10",
         "mipgpu compare s/trials/",
         "--lr 0.001 --dropout 0",
@@ -137,13 +137,13 @@ fn a_search_that_was_stopped_or_killed_goes_on() {
         let output = child.wait_with_output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{said}");
-        assert!(said.contains("stopped: 0 of 3 trials") && said.contains("the same command goes on"), "{said}");
+        assert!(said.contains("stopped: 0 of 3 trials") && said.contains("run the same command to continue"), "{said}");
         assert!(p.text("s/trials.tsv").contains("interrupted"), "{}", p.text("s/trials.tsv"));
     }
     let mut child = start(&p, &base);
     wait_for(&p, &mut child, 1);
     // No other process may search here meanwhile.
-    p.refused(&format!("search --out s -q --over seed=1 -- {base}"), &["another process is searching"]);
+    p.refused(&format!("search --out s -q --over seed=1 -- {base}"), &["another process is running this search"]);
     child.kill().unwrap();
     child.wait().unwrap();
     let first = written(&p, "s/trials/seed=1");
@@ -176,7 +176,7 @@ fn a_trial_that_fails_is_in_its_row_and_one_of_other_data_is_stale() {
     assert_ne!(before, written(&p, "s/trials/heads=2,lr=1e30"));
     let bad = p.run(&format!("search --out s --over lr=1e30 -q -- {base}"));
     assert!(
-        bad.code == Some(1) && bad.err.contains("no trial came to its end") && bad.err.contains("not finite"),
+        bad.code == Some(1) && bad.err.contains("no trial has finished") && bad.err.contains("not finite"),
         "{bad:?}"
     );
     assert!(bad.out.contains("failed: "), "{bad:?}");
@@ -185,10 +185,10 @@ fn a_trial_that_fails_is_in_its_row_and_one_of_other_data_is_stale() {
     p.well("import more.csv --out data -q --force");
     let flags = "--over lr=0.003,0.004 --over heads=2";
     let said = p.says(&format!("search --out s {flags} -- {base}"));
-    assert!(said.contains("1 trials were made before something changed: heads=2,lr=0.003"), "{said}");
+    assert!(said.contains("1 trials are stale, because an input has changed: heads=2,lr=0.003"), "{said}");
     assert!(said.contains("stale: the data set has changed since") && said.contains("--redo-stale"), "{said}");
     assert!(said.contains("best: heads=2,lr=0.004"), "{said}");
-    p.refused(&format!("search --out s --over lr=0.003,0.004 -q --halving 2 -- {base}"), &["leave nothing to halve"]);
+    p.refused(&format!("search --out s --over lr=0.003,0.004 -q --halving 2 -- {base}"), &["are too few to halve"]);
     let told = search(&p, &format!("{flags} --redo-stale"), base);
     assert!(rows(&told).iter().all(|r| r["state"]["is"] == "done"), "{told}");
 }
@@ -217,12 +217,15 @@ fn halving_lets_the_best_go_on() {
     assert_eq!(rows(&told).iter().map(|r| r["rung"].as_u64().unwrap()).collect::<Vec<_>>(), [3, 2, 2, 1, 1, 1, 1]);
     assert!(rows(&told)[0]["command"].as_str().unwrap().ends_with(&format!("--lr {} --epochs 4", third[0])));
     let said = p.says(&format!("search --out s --dry-run {flags} -- {base}"));
-    assert!(said.contains("4 trials, 12 epochs in all") && said.contains("the best 1 anew with 4 epochs"), "{said}");
+    assert!(
+        said.contains("4 trials, 12 epochs in total") && said.contains("the best 1 from scratch with 4 epochs"),
+        "{said}"
+    );
     assert_eq!(rows(&search(&p, flags, &base)), rows(&told));
     // With other data, the selection from the shorter runs is invalid.
     p.write("more.csv", p.text("log.csv") + "u0,i7,1200000000\n");
     p.well("import more.csv --out data -q --force");
-    p.refused(&format!("search --out s -q {flags} -- {base}"), &["4 trials were made before", "--redo-stale"]);
+    p.refused(&format!("search --out s -q {flags} -- {base}"), &["4 trials are stale", "--redo-stale"]);
     let anew = search(&p, &format!("{flags} --redo-stale"), &base);
     assert!(rows(&anew).iter().all(|r| r["state"]["is"] == "done") && rows(&anew).len() == 7, "{anew}");
 }
@@ -267,39 +270,39 @@ fn what_cannot_be_searched_is_refused_before_anything_is_made() {
         ("--over lr=1..2", "train data", "add --random N"),
         ("--over lr=2..1 --random 3", "train data", "the range is empty"),
         ("--over lr=1 --over lr=2", "train data", "another --over"),
-        ("--over lr=1", "train data --lr 2", "--lr is searched, and stands behind -- too"),
-        ("--over lr=1", "train data --out x", "--out behind --"),
-        ("--over lr=1", "train --resume x", "--resume behind --"),
-        ("--over lr=1", "train data --threads 2", "--threads behind --"),
-        ("--over lr=1", "train data --json", "--json behind --"),
+        ("--over lr=1", "train data --lr 2", "--lr is searched and also given after --"),
+        ("--over lr=1", "train data --out x", "--out is not allowed after --"),
+        ("--over lr=1", "train --resume x", "--resume is not allowed after --"),
+        ("--over lr=1", "train data --threads 2", "--threads is not allowed after --"),
+        ("--over lr=1", "train data --json", "--json is not allowed after --"),
         ("--over lr=1", "train data --epoch 3", "--epochs"),
         ("--over lr=1", "eval data", "cannot be searched"),
-        ("--over lr=1", "train data --precision fastest", "choose bf16 or f32"),
-        ("--over lr=1", "train --help", "asks for help"),
+        ("--over lr=1", "train data --precision fastest", "use --precision bf16 or f32"),
+        ("--over lr=1", "train --help", "prints help"),
         ("--over lr=1", "train nowhere", "nowhere: there is no such folder"),
         ("--over lr=1", "finetune --from nowhere data", "no run is there"),
         ("--over lr=1 --jobs 0", "train data", "--jobs 0"),
         ("--over lr=1 --random 0", "train data", "--random 0"),
-        ("--over lr=1,2 --halving 1", "train data", "--halving 1 makes no sense"),
-        ("--over lr=1,2 --halving 3", "train data", "nothing to halve"),
-        ("--over epochs=1,2 --halving 2", "train data", "--halving chooses the epochs"),
+        ("--over lr=1,2 --halving 1", "train data", "--halving 1 is out of range"),
+        ("--over lr=1,2 --halving 3", "train data", "too few to halve"),
+        ("--over epochs=1,2 --halving 2", "train data", "--halving, which sets the epochs"),
     ] {
         p.refused(&format!("search --out s -q {flags} -- {command}"), &[says]);
         assert_eq!(p.names("."), here, "{flags} -- {command}");
     }
     p.refused("search --out s --over lr=1", &["COMMAND"]);
-    p.refused("search --out data --over lr=1 -- train data", &["holds no search"]);
+    p.refused("search --out data --over lr=1 -- train data", &["does not hold a search"]);
     let base = format!("train data {SMALL} --epochs 1");
     let listed = p.well(&format!("search --out s --dry-run --over lr=1e-3,2e-3 --over norm=pre,post -- {base}"));
     assert_eq!(p.names("."), here);
     assert_eq!(listed.lines().count(), 5);
     let first = listed.lines().next().unwrap();
     assert_eq!(first, format!("mipgpu {base} --lr 0.001 --norm pre --out s/trials/lr=0.001,norm=pre"));
-    assert!(listed.contains("4 trials, 4 epochs in all; nothing was run"), "{listed}");
+    assert!(listed.contains("4 trials, 4 epochs in total; nothing was run"), "{listed}");
     // A folder belongs to one command.
     search(&p, "--over lr=1e-3", &base);
     p.refused(
         &format!("search --out s -q --over lr=1e-3 -- train data {SMALL} --epochs 2 --seed 3"),
-        &["its trials are of another command", "--epochs 1 is now 2", "--seed 3 is new", "another --out"],
+        &["its trials belong to another command", "--epochs 1 is now 2", "--seed 3 is new", "another --out"],
     );
 }

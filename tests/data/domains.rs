@@ -351,7 +351,8 @@ fn the_command_splits_and_says_what_it_did() {
     ]);
     assert_eq!(code, Some(0), "{err}");
     assert!(
-        out.contains("target 4 users, 2 items, 4 interactions") && out.contains("newest 1, 3 older left out"),
+        out.contains("target 4 users, 2 items, 4 interactions")
+            && out.contains("newest 1 of each user, 3 older dropped"),
         "{out}"
     );
     assert!(out.contains("users in both 3") && err.contains("next: mipgpu train out/source"), "{out}{err}");

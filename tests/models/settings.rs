@@ -526,7 +526,7 @@ fn every_long_flag_works_in_a_settings_file_or_is_refused_there() {
                 )
                 .unwrap_err();
                 assert!(
-                    e.contains(&format!("'{flag}' cannot stand in a settings file")) && e.contains("command line"),
+                    e.contains(&format!("'{flag}' is not accepted in a settings file")) && e.contains("command line"),
                     "{e}"
                 );
                 continue;
@@ -691,5 +691,5 @@ fn idle_settings_of_a_file_are_refused_unless_they_repeat_what_is_usual() {
     let e = with(false, "dropuot = 0.2\n", "").unwrap_err();
     assert!(e.contains("unknown setting 'dropuot'") && e.contains("did you mean 'dropout'?"), "{e}");
     let e = with(false, "loss = \"sampled-popularity\"\nsampler = \"uniform\"\n", "").unwrap_err();
-    assert!(e.contains("file.toml") && e.contains("names its sampler already"), "{e}");
+    assert!(e.contains("file.toml") && e.contains("already implies a sampler"), "{e}");
 }

@@ -198,12 +198,15 @@ fn what_the_data_do_not_have_is_refused_with_advice() {
     p.refused(&train("data --fields year,year"), &["'year' comes twice"]);
     p.refused(&train("data --field-width 4"), &["--field-width has no effect", "--fields"]);
     p.refused(&train("data --join sum"), &["--join has no effect"]);
-    p.refused(&train("data --fields year --field-width 0"), &["--field-width 0 makes no sense"]);
-    p.refused(&train("data --user-width 100000"), &["--user-width is 100000", "65536 at most"]);
+    p.refused(&train("data --fields year --field-width 0"), &["--field-width 0 is out of range"]);
+    p.refused(&train("data --user-width 100000"), &["--user-width is 100000", "at most 65536"]);
     assert!(!p.path("x").exists());
 
     p.well(&format!("train data --out run -q {TINY} --fields genres --user-width 4"));
-    p.refused("finetune bare --from run --out x", &["run: its settings", "--fields genres", "no side fields"]);
+    p.refused(
+        "finetune bare --from run --out x",
+        &["run: the new run uses its settings", "--fields genres", "no side fields"],
+    );
     p.well("finetune bare --from run --out hinted -q --epochs 1 --fields none");
     p.well("eval hinted");
     // Entirely different users: their vectors cannot be transferred.

@@ -274,9 +274,9 @@ fn what_cannot_be_drawn_is_refused_with_advice() {
     refused(SHARED, &[], "a catalogue of 0 items");
     refused(SHARED, &[7], "a catalogue of 1 items");
     refused(SamplerSettings { negatives: 0, ..SHARED }, &three, "0 negatives");
-    refused(SamplerSettings { negatives: 3, unique: true, ..SHARED }, &three, "3 different negatives");
-    refused(SamplerSettings { kind: Popularity, unique: true, ..SHARED }, &three, "not uniform");
-    refused(SamplerSettings { per_row: true, unique: true, negatives: 1, ..SHARED }, &three, "of each row's own");
+    refused(SamplerSettings { negatives: 3, unique: true, ..SHARED }, &three, "3 unique negatives");
+    refused(SamplerSettings { kind: Popularity, unique: true, ..SHARED }, &three, "requires --sampler uniform");
+    refused(SamplerSettings { per_row: true, unique: true, negatives: 1, ..SHARED }, &three, "each row has its own");
     refused(SamplerSettings { kind: InBatch, per_row: true, ..SHARED }, &three, "in-batch");
     Sampler::new(SamplerSettings { negatives: 2, unique: true, ..SHARED }, &three).unwrap();
     Sampler::new(SamplerSettings { kind: InBatch, negatives: 0, ..SHARED }, &three).unwrap();

@@ -1,4 +1,4 @@
-//! `mipgpu experiment`: a grid of runs, with seeds, intervals and tests: run, gone on with, reported.
+//! `mipgpu experiment`: runs, resumes and reports a grid of runs, with seeds, intervals and tests.
 
 mod plan;
 mod show;
@@ -32,55 +32,55 @@ use plan::Plan;
 #[command(after_help = "\
 Examples:
   mipgpu experiment survey --quick                   all rows on the built-in sample, in minutes
-  mipgpu experiment survey --dry-run                 what would run, and how long it would take
-  mipgpu experiment survey --data ml-1m=data/films   the real thing
-  mipgpu experiment mine.toml --jobs 4               a grid of your own (docs of src/experiment/grid.rs)
+  mipgpu experiment survey --dry-run                 list the runs and estimate their time
+  mipgpu experiment survey --data ml-1m=data/films   the full experiment
+  mipgpu experiment mine.toml --jobs 4               your own grid (format: src/experiment/grid.rs)
 
-The folder holds runs/ (a run folder each), users/ (what each user's held-out items came to), report.txt, report.json and
-report.html. Stopped, or killed, it goes on where it was: give the same command again.")]
+The folder holds runs/ (the run folders), users/ (the results of each user), report.txt, report.json
+and report.html. Run the same command again to resume a stopped or killed experiment.")]
 pub struct Args {
-    /// A grid: a TOML file, or the name of a built-in one: survey
+    /// Grid: a TOML file, or the name of a built-in grid: survey
     grid: String,
     /// Folder of the experiment [default: runs/NAME]
     #[arg(short, long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// The small version of the grid: --variant quick
+    /// Small version of the grid; the same as --variant quick
     #[arg(long, conflicts_with = "variant")]
     quick: bool,
-    /// Variants of the grid: what stands under [variant.NAME] is laid over the rest
+    /// Variants of the grid: [variant.NAME] overrides the rest of the grid
     #[arg(long, value_name = "NAME,NAME", value_delimiter = ',')]
     variant: Vec<String>,
-    /// List the runs and estimate how long they take; run nothing
+    /// List the runs and estimate their time; run nothing
     #[arg(long)]
     dry_run: bool,
-    /// Only report what has been done so far
+    /// Only report the finished runs
     #[arg(long, conflicts_with_all = ["dry_run", "jobs", "retry", "redo_stale"])]
     report: bool,
-    /// Where a data set of the grid is
+    /// Folder of a data set of the grid
     #[arg(long, value_name = "NAME=DIR")]
     data: Vec<String>,
     /// Change a setting of a group of the grid
     #[arg(long, value_name = "GROUP.KEY=VALUE")]
     set: Vec<String>,
-    /// Other seeds than the grid's: how many (5: 1 to 5), or with a comma which (7,8)
+    /// Seeds that replace those of the grid: a number of seeds (5: 1 to 5) or a list (7,8)
     #[arg(long, value_name = "N|LIST")]
     seeds: Option<Seeds>,
-    /// Reproduce quirks of what is reproduced: survey leaves validation items out of what the test is predicted from
+    /// Reproduce details of the original code: survey omits validation items from the history of the test
     #[arg(long, value_name = "WHAT")]
     compat: Option<Compat>,
-    /// Runs at a time [default: as many as there are cores and memory for]
+    /// Number of parallel runs [default: limited by cores and memory]
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
-    /// Threads of each run
+    /// Number of threads per run
     #[arg(long, value_name = "N", default_value_t = 1)]
     threads: usize,
-    /// Where to run: auto, cpu, cuda, cuda:N, emu, reference
+    /// Device: auto, cpu, cuda, cuda:N, emu, reference
     #[arg(long, value_name = "DEVICE", default_value_t = Device::Auto)]
     device: Device,
-    /// Try runs that have failed once more
+    /// Run failed runs again
     #[arg(long)]
     retry: bool,
-    /// Make runs of an earlier grid anew; their old results are lost
+    /// Repeat runs of an earlier version of the grid; their old results are lost
     #[arg(long)]
     redo_stale: bool,
 }
@@ -90,7 +90,7 @@ enum Compat {
     Survey,
 }
 
-/// Grids that come with the program.
+/// Built-in grids.
 const BUILT_IN: &[(&str, &str)] = &[("survey", include_str!("survey.toml"))];
 
 /// Set by Ctrl-C; every run then writes a checkpoint and ends.
@@ -98,7 +98,7 @@ static STOP: AtomicBool = AtomicBool::new(false);
 
 pub fn run(args: Args, printer: Printer) -> Result<()> {
     if args.jobs == Some(0) || args.threads == 0 {
-        return Err(Error::user("--jobs 0 or --threads 0 makes no sense").hint("give numbers from 1 up"));
+        return Err(Error::user("--jobs 0 and --threads 0 are out of range").hint("use at least 1, or omit them"));
     }
     let grid = read(&args)?;
     let name = [vec![grid.name.clone()], variants(&args)].concat().join("-");
@@ -108,11 +108,11 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     }
     if args.report && !out.exists() {
         return Err(Error::user(format!("{}: there is nothing to report", out.display()))
-            .hint("leave --report out to begin the experiment, or say where it is: --out DIR"));
+            .hint("omit --report to start the experiment, or give its folder with --out DIR"));
     }
     let aside = Aside::new();
     if args.report {
-        // Beside an experiment that runs as well, which then writes the files in the end.
+        // The experiment may be running at the same time. It then writes the report files itself.
         let held = lock(&out);
         let plan = Plan::new(&grid, &args, (&out, Some(&aside.0)), &printer)?;
         let states = plan.jobs.iter().map(state_of).collect();
@@ -135,7 +135,7 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     conclude(&states, &out)
 }
 
-/// Prints what has been done so far, and writes it, if that is wanted.
+/// Prints the results so far, and writes the report files if `write` is set.
 fn report(
     grid: &Grid,
     plan: &Plan,
@@ -181,7 +181,7 @@ fn read(args: &Args) -> Result<Grid> {
                     std::io::ErrorKind::NotFound => Error::user(format!("{}: there is no such grid", path.display())),
                     _ => Error::io(path, &e),
                 };
-                e.hint(format!("give a TOML file, or a grid that is built in: {}", names.join(", ")))
+                e.hint(format!("use a TOML file or a built-in grid: {}", names.join(", ")))
             })?;
             (text, args.grid.clone())
         }
@@ -191,9 +191,7 @@ fn read(args: &Args) -> Result<Grid> {
         grid.seeds = seeds.clone();
     }
     if args.compat == Some(Compat::Survey) && grid.tables.iter().all(|t| t.of_ratings()) {
-        return Err(
-            Error::user("--compat survey has no effect: no table of the grid is about lists").hint("leave it out")
-        );
+        return Err(Error::user("--compat survey has no effect: no table of the grid ranks items").hint("omit it"));
     }
     if args.compat == Some(Compat::Survey) {
         grid.tables.iter_mut().filter(|t| !t.of_ratings()).for_each(|t| t.without_validation = true);
@@ -201,7 +199,8 @@ fn read(args: &Args) -> Result<Grid> {
     Ok(grid)
 }
 
-/// Takes away what a kill has left of data sets in the making; nobody else makes any while the folder is locked.
+/// Removes incomplete data sets that a killed process has left. No other process creates any while the folder is
+/// locked.
 fn sweep(data: &Path) {
     for entry in fs::read_dir(data).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().contains(".importing-") {
@@ -210,7 +209,7 @@ fn sweep(data: &Path) {
     }
 }
 
-/// Keeps others out of the folder.
+/// Locks the folder against other processes.
 fn lock(out: &Path) -> Result<File> {
     let path = out.join("lock");
     let file = File::options().create(true).append(true).open(&path).at_path(&path)?;
@@ -219,12 +218,12 @@ fn lock(out: &Path) -> Result<File> {
             Err(Error::user(format!("{}: another process is running this experiment", out.display()))
                 .hint("wait for it to end, or choose another folder with --out"))
         }
-        // A file system without locks: better to go on than not.
+        // On a file system without locks, continue without one.
         Ok(()) | Err(fs::TryLockError::Error(_)) => Ok(file),
     }
 }
 
-/// Runs of an earlier grid are made anew if that is wanted, else named.
+/// Resets runs of an earlier grid with `--redo-stale`, and rejects them otherwise.
 fn settle_stale(plan: &Plan, states: &mut [RunState], args: &Args) -> Result<()> {
     let stale: Vec<(usize, String)> = states
         .iter()
@@ -248,20 +247,20 @@ fn settle_stale(plan: &Plan, states: &mut [RunState], args: &Args) -> Result<()>
     if stale.len() > SHOWN {
         lines.push(format!("\n  and {} more", stale.len() - SHOWN));
     }
-    let what = format!("{} of {} runs were made for an earlier grid:{}", stale.len(), states.len(), lines.concat());
+    let what = format!("{} of {} runs belong to an earlier grid:{}", stale.len(), states.len(), lines.concat());
     Err(Error::user(what).hint(
-        "--redo-stale makes them anew (their results are lost); --out DIR begins elsewhere; --report shows what there is",
+        "use --redo-stale to repeat them (their results are lost), --out DIR for a new folder, or --report for a report",
     ))
 }
 
-/// Runs what is not done.
+/// Runs all jobs that are not done.
 fn go(plan: &Plan, states: &[RunState], at_once: usize, args: &Args, printer: Printer) -> Result<Vec<RunState>> {
     let stop = || STOP.store(true, Ordering::Relaxed);
     super::stop::on_signal(printer, "every run writes a checkpoint and ends", stop, || {
-        Error::user("ended at once: runs under way may lose what came after their last checkpoint")
-            .hint("the same command goes on")
+        Error::user("ended at once: active runs may lose the work since their last checkpoint")
+            .hint("run the same command to continue")
     });
-    let program = std::env::current_exe().map_err(|e| Error::internal(format!("this program's own file: {e}")))?;
+    let program = std::env::current_exe().map_err(|e| Error::internal(format!("the path of this program: {e}")))?;
     let runner = Runner { program, at_once, threads: args.threads, stop: &STOP, retry: args.retry };
     let waits = |state: &RunState| match state {
         RunState::Failed(_) if args.retry => RunState::Waiting,
@@ -277,7 +276,7 @@ fn go(plan: &Plan, states: &[RunState], at_once: usize, args: &Args, printer: Pr
 fn dry_run(grid: &Grid, args: &Args, out: &Path, printer: &Printer) -> Result<()> {
     let aside = Aside::new();
     let mut plan = Plan::new(grid, args, (out, Some(&aside.0)), printer)?;
-    // Without its data nobody knows what a run was made of.
+    // Without the data, the state of a run cannot be determined.
     let state = |(i, job)| if plan.has_data(i) { state_of(job) } else { RunState::Waiting };
     let states: Vec<RunState> = plan.jobs.iter().enumerate().map(state).collect();
     show::estimate(&mut plan, args, &states, printer);
@@ -285,7 +284,7 @@ fn dry_run(grid: &Grid, args: &Args, out: &Path, printer: &Printer) -> Result<()
     Ok(())
 }
 
-/// A folder for what has to be made to be looked at; removed in the end.
+/// A temporary folder for data sets that are only inspected. It is removed at the end.
 struct Aside(PathBuf);
 
 impl Aside {
@@ -300,18 +299,18 @@ impl Drop for Aside {
     }
 }
 
-/// The end of the command, where not all went well.
+/// Returns the error of the command if it was stopped or runs have failed.
 fn conclude(states: &[RunState], out: &Path) -> Result<()> {
     let count = |of: fn(&RunState) -> bool| states.iter().filter(|s| of(s)).count();
     let failed = count(|s| matches!(s, RunState::Failed(_)));
     let left = count(|s| *s == RunState::Waiting);
     if STOP.load(Ordering::Relaxed) {
         return Err(Error::user(format!("stopped with {left} of {} runs to go; nothing is lost", states.len()))
-            .hint("the same command goes on"));
+            .hint("run the same command to continue"));
     }
     if failed > 0 {
         return Err(Error::user(format!("{failed} of {} runs have failed: see the end of the report", states.len()))
-            .hint(format!("--retry tries them once more; their folders: {}", typed(out.join("runs")))));
+            .hint(format!("use --retry to run them again; their folders: {}", typed(out.join("runs")))));
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! From a grid to jobs: data sets are opened or made, settings checked against them, commands written out.
+//! Converts a grid to jobs: opens or creates data sets, checks settings and generates the commands.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -34,7 +34,7 @@ use crate::{
 /// A data set of the grid.
 pub struct Opened {
     pub path: PathBuf,
-    /// `None`: it is not there, and only commands are asked for.
+    /// `None` if the data set is missing, which `--dry-run` allows.
     there: Option<Dataset>,
 }
 
@@ -43,35 +43,37 @@ impl Opened {
         self.there.as_ref()
     }
 
+    /// Returns the data set.
+    ///
     /// # Panics
-    /// It is not there.
+    /// The data set is missing.
     pub fn data(&self) -> &Dataset {
-        self.there.as_ref().expect("data of a plan that is run are opened")
+        self.there.as_ref().expect("all data sets of a plan that is run are open")
     }
 }
 
-/// A run of the grid, whatever its seed: a base, or a row of a table.
+/// A base or a row of a table, which is run once per seed.
 pub struct Spec {
     pub name: String,
     pub data: String,
     pub split: SplitSpec,
-    /// The spec that it starts from (by index), and what it takes over.
+    /// Index of the base's spec, and the transfer.
     pub from: Option<(usize, Transfer)>,
     /// Flags of its settings, without the seed.
     pub flags: Vec<String>,
-    /// What it trains with, for its first seed.
+    /// Its configuration, with the default seed.
     pub config: RunConfig,
-    /// Table and row, by index; `None`: a base.
+    /// Indices of table and row; `None` for a base.
     pub row: Option<(usize, usize)>,
 }
 
-/// All that is to be run.
+/// All runs of an experiment.
 pub struct Plan {
     pub out: PathBuf,
     pub seeds: Vec<u64>,
     pub data: BTreeMap<String, Opened>,
     pub specs: Vec<Spec>,
-    /// Those of one seed after those of another: spec i at seed number k is job k * specs + i.
+    /// Ordered by seed, then by spec: spec i with seed number k is job k * specs + i.
     pub jobs: Vec<RunJob>,
 }
 
@@ -80,18 +82,20 @@ impl Plan {
         seed * self.specs.len() + spec
     }
 
-    /// Whether the data of a job are there.
+    /// Returns whether the data set of a job is available.
     pub fn has_data(&self, job: usize) -> bool {
         self.data[&self.specs[job % self.specs.len()].data].there().is_some()
     }
 
-    /// Where the answers of a row's users are.
+    /// Returns the file with the results of each user of a row.
     pub fn answers(&self, job: usize) -> Option<&PathBuf> {
         self.jobs[job].leaves.first()
     }
 
+    /// Plans all runs of a grid.
+    ///
     /// # Errors
-    /// Data that are missing or cannot be split, settings that mean nothing or do not fit, with the run's name.
+    /// Data are missing or cannot be split, or settings are invalid; the error names the run.
     pub fn new(grid: &Grid, args: &Args, (out, aside): (&Path, Option<&Path>), printer: &Printer) -> Result<Plan> {
         let data = open_all(grid, args, (out, aside), printer)?;
         let mut plan = Plan { out: out.into(), seeds: grid.seeds.list(), data, specs: Vec::new(), jobs: Vec::new() };
@@ -122,27 +126,28 @@ impl Plan {
         let wanted = table.metrics.iter().any(|m| m == "RMSE" || m == "MAE");
         if rated != wanted {
             let what = if rated {
-                "it predicts ratings, and the table asks for lists"
+                "it predicts ratings, but the metrics of the table are for lists"
             } else {
-                "it makes lists, and the table asks for ratings"
+                "it ranks items, but the metrics of the table are for ratings"
             };
-            return Err(Error::user(what).hint("a table of RMSE and MAE takes runs with task = \"rating\""));
+            return Err(Error::user(what).hint("the metrics RMSE and MAE require runs with task = \"rating\""));
         }
         let keeps = |spec: &Spec| spec.config.settings.keep_seen;
         let here = self.specs.last().map(keeps);
         let first = self.specs.iter().find(|spec| spec.row.is_some_and(|(table, _)| table == t));
         if let Some(first) = first.filter(|first| Some(keeps(first)) != here) {
             let what =
-                format!("its keep-seen is not that of row {}: their numbers answer different questions", first.name);
-            return Err(Error::user(what).hint("give all rows of a table the same keep-seen"));
+                format!("its keep-seen differs from that of row {}, so their results are not comparable", first.name);
+            return Err(Error::user(what).hint("use the same keep-seen for all rows of a table"));
         }
         Ok(())
     }
 
-    /// Whether users of the test leave as many items as a table wants negatives; those who do not are left out of it.
+    /// Checks that test users have enough items left for the negatives of a table. Warns about users that do not, which
+    /// are left out.
     ///
     /// # Errors
-    /// None does.
+    /// No user has enough items left.
     fn check_negatives(&self, table: &TableSpec, printer: &Printer) -> Result<()> {
         let Some(data) = self.data[&table.data].there() else { return Ok(()) };
         let had = |user: u32| data.items_of(user as usize).iter().collect::<BTreeSet<_>>().len();
@@ -154,7 +159,7 @@ impl Plan {
                 "{} negatives, but no user has more than {most} items left to draw from",
                 table.negatives
             ))
-            .hint(format!("ask for at most {most}, or for 0: all items that the user has not had")));
+            .hint(format!("use at most {most}, or 0 to rank all items that the user has not had")));
         }
         if few > 0 {
             printer.warn(format_args!(
@@ -167,7 +172,7 @@ impl Plan {
         Ok(())
     }
 
-    /// Checks a run as `train` or `finetune` will, before anything is begun.
+    /// Adds a spec and checks it as `train` or `finetune` will, before any run starts.
     fn add(
         &mut self,
         name: &str,
@@ -234,7 +239,7 @@ impl Plan {
         Ok(())
     }
 
-    /// The commands, and the digests that they are known by.
+    /// Generates the commands and their digests.
     fn write_jobs(&mut self, grid: &Grid, args: &Args) {
         let folder = self.out.join("runs");
         let machine = format!("mipgpu {} on {}", env!("CARGO_PKG_VERSION"), backend::choose(args.device).0);
@@ -265,7 +270,8 @@ impl Plan {
                 let key = digest(&key, 16);
                 let asked =
                     spec.row.map(|(t, _)| eval_flags(&grid.tables[t], opened.there().map_or(10, Dataset::items)));
-                // Named by the run and by what is asked: other questions are asked of the same run, which is not trained again.
+                // The name holds digests of the run and of the evaluation flags. Other flags evaluate the same run
+                // again without training it.
                 let file = |flags: &Vec<String>| format!("{name}-{}-{}.tsv", &key[..6], digest(flags, 6));
                 let leaves: Vec<PathBuf> = asked.iter().map(|flags| self.out.join("users").join(file(flags))).collect();
                 let then = asked.iter().zip(&leaves).map(|(flags, users)| {
@@ -293,34 +299,34 @@ impl Plan {
     }
 }
 
-/// The settings as the key of a run counts them. A run made by an earlier version keeps its key where it would come out the
-/// same today, and no other run does.
+/// Returns the settings as they enter the key of a run. A run of an earlier version keeps its key exactly if this
+/// version would produce the same run.
 fn counted(settings: &Settings) -> serde_json::Value {
     let mut counted = serde_json::json!(settings);
     let Some(map) = counted.as_object_mut() else { return counted };
-    // What an earlier version did without these settings is what they leave by default.
+    // With the defaults of these settings, runs equal those of earlier versions, which did not have them.
     for (key, default) in [("keep-seen", !settings.keep_seen), ("keep-side", !settings.keep_side)] {
         if default {
             map.remove(key);
         }
     }
-    // 2: the target's logit is not lowered by log q.
+    // Revision 2: the logit of the target is not lowered by log q.
     if settings.loss.correctable() {
         map.insert("loss-revision".into(), 2.into());
     }
     counted
 }
 
-/// Hex digits that tell values apart.
+/// Returns the first hexadecimal digits of the digest of a value.
 fn digest(value: &impl serde::Serialize, digits: usize) -> String {
     trials::digest(serde_json::json!(value).to_string())[..digits].to_string()
 }
 
-/// What is asked of the run of a row.
+/// Returns the flags of `mipgpu eval` for the rows of a table.
 fn eval_flags(table: &TableSpec, items: usize) -> Vec<String> {
     let mut flags: Vec<String> = Vec::new();
     if !table.metrics.iter().any(|m| m == "RMSE" || m == "MAE") {
-        // Lists of any length are computed from the ranks; this one is not looked at.
+        // Metrics at all cutoffs are computed from the ranks; this length is not used.
         flags.extend(["--no-slices".into(), "--k".into(), items.min(10).to_string()]);
     }
     if table.negatives > 0 {
@@ -337,7 +343,7 @@ fn eval_flags(table: &TableSpec, items: usize) -> Vec<String> {
     flags
 }
 
-/// Groups of settings, each over the one before, and `set` over all, as flags.
+/// Returns groups of settings as flags. Each group overrides the one before, and `set` overrides all.
 fn flags_of(grid: &Grid, groups: &[&Vec<String>], set: &toml::Table) -> Vec<String> {
     let mut all = toml::Table::new();
     for group in groups.iter().flat_map(|groups| groups.iter()) {
@@ -351,8 +357,8 @@ fn flags_of(grid: &Grid, groups: &[&Vec<String>], set: &toml::Table) -> Vec<Stri
     all.iter().flat_map(|(key, value)| [format!("--{key}"), text(value)]).collect()
 }
 
-/// Opens all data sets; makes those that are not there, `aside` where nothing may be written into the experiment. For
-/// --dry-run what has to be got first may be missing.
+/// Opens all data sets and creates missing domains. They are created in `aside` if the folder of the experiment must
+/// not change. With --dry-run, other data sets may be missing.
 fn open_all(
     grid: &Grid,
     args: &Args,
@@ -367,7 +373,7 @@ fn open_all(
         if !grid.data.contains_key(name) {
             let names: Vec<&str> = grid.data.keys().map(String::as_str).collect();
             return Err(Error::user(format!("--data {text}: the grid has no data set '{name}'"))
-                .hint(format!("there are: {}", names.join(", "))));
+                .hint(format!("its data sets: {}", names.join(", "))));
         }
         given.insert(name, PathBuf::from(path));
     }
@@ -381,13 +387,13 @@ fn open_all(
         let path = std::path::absolute(&path).unwrap_or(path);
         if args.dry_run && !path.exists() {
             let get = spec.get.as_ref().map_or(String::new(), |get| format!("; {}", get.trim()));
-            printer.say(format_args!("data    {name}: not there yet ({}){get}", path.display()));
+            printer.say(format_args!("data    {name}: not available yet ({}){get}", path.display()));
             opened.insert(name.clone(), Opened { path, there: None });
             continue;
         }
         let data = open_data(&path).map_err(|e| match (&spec.get, path.exists()) {
-            (Some(get), false) => Error::user(format!("{}: the data set '{name}' is not there", path.display()))
-                .hint(format!("{}; or say where it is: --data {name}=DIR", get.trim())),
+            (Some(get), false) => Error::user(format!("{}: the data set '{name}' is missing", path.display()))
+                .hint(format!("{}; or give its folder: --data {name}=DIR", get.trim())),
             _ => e,
         })?;
         opened.insert(name.clone(), Opened { path, there: Some(data) });
@@ -395,14 +401,14 @@ fn open_all(
     for (name, spec) in &grid.data {
         let Some(whole) = &spec.split else { continue };
         let Some(data) = opened[whole].there() else {
-            // Its name holds a digest of the data.
+            // The name holds a digest of the data.
             let folder = out.join("data").join(format!("{name}-DIGEST"));
             for part in ["source", "target"] {
                 opened.insert(format!("{name}/{part}"), Opened { path: folder.join(part), there: None });
             }
             continue;
         };
-        // Named by how it is made: what runs of an earlier grid were trained on stays where it is.
+        // The name holds a digest of the rule, so that data sets of an earlier grid are kept.
         let made = digest(&(data.fingerprint(), format!("{spec:?}")), 6);
         let folder = Path::new("data").join(format!("{name}-{made}"));
         let there = std::path::absolute(out.join(&folder)).at_path(out)?;
@@ -419,7 +425,7 @@ fn open_all(
     Ok(opened)
 }
 
-/// Makes two domains, unless they are there.
+/// Creates the two domains unless they exist.
 fn divide(spec: &DataSpec, data: &Dataset, folder: &Path, printer: &Printer) -> Result<()> {
     if folder.exists() {
         return Ok(());
@@ -437,7 +443,7 @@ fn divide(spec: &DataSpec, data: &Dataset, folder: &Path, printer: &Printer) -> 
         DomainOptions { target_last: spec.target_last, source_last: spec.source_last, ..DomainOptions::new(rule) };
     let made = split_domains(data, folder, &options)?;
     printer.say(format_args!(
-        "made    {}: source {} items, {} interactions; target {} items, {} interactions",
+        "created {}: source {} items, {} interactions; target {} items, {} interactions",
         folder.display(),
         made.source.items,
         made.source.interactions,

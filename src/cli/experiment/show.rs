@@ -1,4 +1,4 @@
-//! What an experiment tells: before it begins, and from the files that its runs have left.
+//! Output of an experiment: estimates and the list of runs before it starts, results from the files of its runs.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -35,7 +35,7 @@ use crate::{
     train::estimate::{Estimate, bytes, estimate as estimate_run},
 };
 
-/// Looks at a few steps of every kind of run, so that the time of each is known about.
+/// Times a few steps of each kind of run to estimate the time of each job.
 pub fn estimate(plan: &mut Plan, args: &Args, states: &[RunState], printer: &Printer) {
     let mut known: HashMap<String, f64> = HashMap::new();
     if !states.contains(&RunState::Waiting) {
@@ -49,7 +49,7 @@ pub fn estimate(plan: &mut Plan, args: &Args, states: &[RunState], printer: &Pri
         }
         let spec = &plan.specs[i];
         let Some(data) = plan.data[&spec.data].there() else { continue };
-        // Runs that differ in nothing that takes time are timed once.
+        // Runs that differ only in their seed or name are timed once.
         let kind = format!("{} {:?} {:?}", spec.data, spec.split, spec.config.settings);
         let seconds = *known.entry(kind).or_insert_with(|| {
             let timed = Split::new(data, spec.split)
@@ -60,16 +60,16 @@ pub fn estimate(plan: &mut Plan, args: &Args, states: &[RunState], printer: &Pri
     }
 }
 
-/// How long each kind of run is looked at.
+/// Time spent on each kind of run.
 const GLANCE: Duration = Duration::from_millis(400);
 
-/// As many runs at a time as there are cores and memory for.
+/// Returns the number of parallel runs that cores and memory allow.
 pub fn at_once(plan: &Plan, args: &Args) -> usize {
     if let Some(n) = args.jobs {
         return n;
     }
     if let (Device::Cuda(_), _) = backend::choose(args.device) {
-        // They share the device, which small models leave idle between kernels.
+        // Runs share the device, which small models leave idle between kernels.
         return 4;
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -79,17 +79,17 @@ pub fn at_once(plan: &Plan, args: &Args) -> usize {
     (cores / args.threads).min(room).max(1)
 }
 
-/// What a process needs beside its plan.
+/// Memory of a process in addition to its plan, in bytes.
 const PROCESS: u64 = 100 << 20;
 
-/// Bytes of memory that are free, where the system tells.
+/// Returns the bytes of available memory, if the system provides the number.
 fn free_memory() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? * 1024)
 }
 
-/// What is about to happen.
+/// Prints the plan before the runs start.
 pub fn introduce(grid: &Grid, plan: &Plan, states: &[RunState], at_once: usize, args: &Args, printer: &Printer) {
     let waiting: Vec<usize> = (0..states.len()).filter(|job| states[*job] == RunState::Waiting).collect();
     printer.say(format_args!("{}", grid.title));
@@ -99,7 +99,7 @@ pub fn introduce(grid: &Grid, plan: &Plan, states: &[RunState], at_once: usize, 
     let done = states.iter().filter(|s| **s == RunState::Done).count();
     let total: f64 = left(plan, states, at_once);
     printer.say(format_args!(
-        "runs    {} in all, {} done, {} to go, {at_once} at a time with {} thread{}: about {}",
+        "runs    {} in total, {} done, {} to go, {at_once} at a time with {} thread{}: about {}",
         states.len(),
         done,
         waiting.len(),
@@ -110,7 +110,7 @@ pub fn introduce(grid: &Grid, plan: &Plan, states: &[RunState], at_once: usize, 
     printer.say(format_args!("folder  {}\n", plan.out.display()));
 }
 
-/// Seconds that the jobs which wait will take.
+/// Returns the estimated seconds of all waiting jobs.
 fn left(plan: &Plan, states: &[RunState], at_once: usize) -> f64 {
     let jobs: Vec<_> = plan
         .jobs
@@ -134,12 +134,12 @@ fn data_line(name: &str, data: &Dataset) -> String {
     );
     for field in data.item_fields().iter() {
         let with = (0..data.items()).filter(|item| !field.ids_of(*item).is_empty()).count();
-        line += &format!("; {} of {:.1} % of the items", field.name(), 100.0 * with as f64 / data.items() as f64);
+        line += &format!("; {} on {:.1} % of the items", field.name(), 100.0 * with as f64 / data.items() as f64);
     }
     line
 }
 
-/// All runs as commands, with the time that each may take. `places`: a folder in them, and what stands for it.
+/// Prints all runs as commands with their estimated time. `places` is a folder in the commands and its replacement.
 pub fn list(plan: &Plan, states: &[RunState], args: &Args, places: (&Path, &Path), printer: &Printer) {
     let (from, to) = (places.0.display().to_string(), places.1.display().to_string());
     let command = |words: &[String]| {
@@ -160,7 +160,7 @@ pub fn list(plan: &Plan, states: &[RunState], args: &Args, places: (&Path, &Path
             continue;
         }
         let what = match state {
-            _ if missing[i] => "its data are not there yet".into(),
+            _ if missing[i] => "its data set is not available yet".into(),
             RunState::Waiting => format!("about {}", duration(job.seconds)),
             RunState::Done => "done".into(),
             RunState::Failed(why) => format!("failed: {}", why.lines().next().unwrap_or("")),
@@ -174,7 +174,7 @@ pub fn list(plan: &Plan, states: &[RunState], args: &Args, places: (&Path, &Path
     let anew = if stale > 0 { format!(", {stale} of an earlier grid (--redo-stale)") } else { String::new() };
     let unknown = match missing.iter().filter(|missing| **missing).count() {
         0 => String::new(),
-        n => format!(", without {n} runs whose data are not there yet"),
+        n => format!(", without {n} runs that lack their data set"),
     };
     if printer.json {
         printer.event(&json!({
@@ -191,16 +191,16 @@ pub fn list(plan: &Plan, states: &[RunState], args: &Args, places: (&Path, &Path
     }
 }
 
-/// Everything that the runs have come to so far.
+/// Computes the results of all finished runs.
 ///
 /// # Errors
-/// Data that cannot be split as they were.
+/// A data set cannot be split as the grid requires.
 pub fn results(grid: &Grid, plan: &Plan, mut states: Vec<RunState>) -> Result<Results> {
     let mut read: HashMap<usize, Answers> = HashMap::new();
     for (job, answers) in all_answers(grid, plan, &states)? {
         match answers {
             Ok(answers) => drop(read.insert(job, answers)),
-            Err(e) => states[job] = RunState::Failed(format!("{e}; the next start asks it again")),
+            Err(e) => states[job] = RunState::Failed(format!("{e}; the next start evaluates it again")),
         }
     }
     let states = &states;
@@ -217,7 +217,7 @@ pub fn results(grid: &Grid, plan: &Plan, mut states: Vec<RunState>) -> Result<Re
     results.seconds = records.iter().map(|r| r.seconds).sum();
     let mut warnings: BTreeMap<&String, usize> = BTreeMap::new();
     records.iter().flat_map(|r| &r.warnings).for_each(|warning| *warnings.entry(warning).or_default() += 1);
-    results.notes.extend(warnings.into_iter().map(|(warning, n)| format!("Warning, of {n} runs: {warning}")));
+    results.notes.extend(warnings.into_iter().map(|(warning, n)| format!("Warning in {n} runs: {warning}")));
     let machines: BTreeSet<String> = records.into_iter().map(|r| r.machine).filter(|m| !m.is_empty()).collect();
     results.machine = machines.into_iter().collect::<Vec<_>>().join("; ");
     for (i, spec) in plan.specs.iter().enumerate().filter(|(_, spec)| spec.row.is_none()) {
@@ -235,7 +235,7 @@ pub fn results(grid: &Grid, plan: &Plan, mut states: Vec<RunState>) -> Result<Re
     Ok(results)
 }
 
-/// Reads the answers of all rows that are done, by job.
+/// Reads the results of each user for all rows that are done, by job.
 fn all_answers(grid: &Grid, plan: &Plan, states: &[RunState]) -> Result<Vec<(usize, Result<Answers>)>> {
     let mut all = Vec::new();
     for (t, table) in grid.tables.iter().enumerate() {
@@ -254,7 +254,7 @@ fn all_answers(grid: &Grid, plan: &Plan, states: &[RunState]) -> Result<Vec<(usi
                 let whole = |answers: Answers| match answers.users.len() == users {
                     true => Ok(answers),
                     false => Err(Error::user(format!(
-                        "{}: the answers of {} users, and the test has {users}",
+                        "{}: results of {} users, but the test has {users}",
                         path.display(),
                         answers.users.len()
                     ))),
@@ -266,14 +266,14 @@ fn all_answers(grid: &Grid, plan: &Plan, states: &[RunState]) -> Result<Vec<(usi
     Ok(all)
 }
 
-/// Takes away files of answers that are not whole, so that they are asked for again.
+/// Removes incomplete files of results, so that they are computed again.
 ///
 /// # Errors
-/// One that cannot be removed.
+/// A file cannot be removed.
 pub fn drop_damaged(grid: &Grid, plan: &Plan, states: &mut [RunState], printer: &Printer) -> Result<()> {
     for (job, answers) in all_answers(grid, plan, states)? {
         let (Err(e), Some(path)) = (answers, plan.answers(job)) else { continue };
-        printer.warn(format_args!("{}; it is asked for again", e.what));
+        printer.warn(format_args!("{}; it is evaluated again", e.what));
         std::fs::remove_file(path).at_path(path)?;
         states[job] = RunState::Waiting;
     }
@@ -326,7 +326,7 @@ fn table_of(
             format!("ranked among the user's held-out items and {n} items that the user never had, drawn uniformly")
         }
     };
-    let history = if table.without_validation { "; predicted from the training events alone" } else { "" };
+    let history = if table.without_validation { "; predicted from the training events only" } else { "" };
     let shown = Table {
         name: table.name.clone(),
         title: table.title.clone(),
@@ -348,7 +348,7 @@ fn table_of(
     Ok((shown, answered))
 }
 
-/// All seeds of a spec, with what their runs tell of themselves.
+/// Returns all seeds of a spec, with learning curve, best epoch and seconds of their runs.
 fn seeds(plan: &Plan, states: &[RunState], spec: usize) -> Result<Vec<Seed>> {
     let of = |(k, seed): (usize, &u64)| {
         let job = plan.job(spec, k);
@@ -387,7 +387,7 @@ fn findings(grid: &Grid, plan: &Plan, tables: &[Table], answered: &[Answered]) -
     correct(findings.iter_mut().flat_map(|f| &mut f.claims).filter_map(|c| c.test.as_mut()).collect());
     for finding in &mut findings {
         for claim in &mut finding.claims {
-            // Not before all seeds are there.
+            // Only after all seeds are done.
             let whole = |test: &&Test| test.by_seed.len() == plan.seeds.len();
             claim.outcome = claim.test.as_ref().filter(whole).map(|test| outcome(test, claim.lower));
         }

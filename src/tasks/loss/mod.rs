@@ -1,14 +1,18 @@
-/*! Losses over scored rows: which items a row's target is compared with, and how.
+/*! Losses over scored rows: the items that the target of a row is compared with, and the comparison.
 
 | loss | compared with |
 |---|---|
 | softmax | the whole catalogue |
-| sampled-softmax | negatives that all rows of the batch share, or each row's own |
-| bce, gbce, bpr | negatives of each row's own |
+| sampled-softmax | negatives shared by all rows of the batch, or separate negatives of each row |
+| bce, gbce, bpr | separate negatives of each row |
 
-A step draws ([`Loss::begin`]), scores ([`Loss::forward`]), takes the gradients of the scores and of the scored rows
-([`Loss::backward`]), and, when the model has gone back too, sums up what each row of the item table has coming from all
-sides ([`Loss::tables`]): from the input, from shared negatives and from the pairs (gradient of a score, scored row).
+A step has four parts:
+
+1. [`Loss::begin`] draws negatives.
+2. [`Loss::forward`] computes scores and the loss.
+3. [`Loss::backward`] computes the gradients of the scores and of the scored rows.
+4. [`Loss::tables`] runs after the backward pass of the model and sums the gradients of each row of the item table: from
+   the input, from shared negatives, and from the pairs (gradient of a score, scored row).
 */
 
 mod per_row;
@@ -34,30 +38,30 @@ use crate::{
 use per_row::PerRow;
 use shared::Shared;
 
-/// How a target is compared with other items.
+/// Selects how a target is compared with other items.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum LossKind {
     /// Cross-entropy over the whole catalogue.
     Softmax,
-    /// Cross-entropy against negatives.
+    /// Cross-entropy over the target and sampled negatives.
     SampledSoftmax,
     /// Binary cross-entropy of the target and each negative.
     Bce,
-    /// The same with the target's likelihood to the power of beta (gSASRec).
+    /// Binary cross-entropy with the target's likelihood to the power of beta (gSASRec).
     Gbce,
-    /// The target above each negative, pair by pair (Bayesian personalised ranking).
+    /// Bayesian personalised ranking: the target above each negative, pairwise.
     Bpr,
-    /// What `sampled-softmax` with `sampler = "uniform"` was called.
+    /// The former name of `sampled-softmax` with `sampler = "uniform"`.
     #[value(hide = true)]
     SampledUniform,
-    /// What `sampled-softmax` with `sampler = "popularity"` was called.
+    /// The former name of `sampled-softmax` with `sampler = "popularity"`.
     #[value(hide = true)]
     SampledPopularity,
 }
 
 impl LossKind {
-    /// The kind and sampler that the names of earlier versions stand for.
+    /// Replaces names of earlier versions with the kind and sampler that they stand for.
     pub fn resolve(self, sampler: SamplerKind) -> (LossKind, SamplerKind) {
         match self {
             LossKind::SampledUniform => (LossKind::SampledSoftmax, SamplerKind::Uniform),
@@ -68,7 +72,7 @@ impl LossKind {
         }
     }
 
-    /// All of them and their names, without the names of earlier versions.
+    /// Returns all kinds and their names, without the names of earlier versions.
     pub fn named() -> Vec<(LossKind, String)> {
         let shown = |kind: &LossKind| {
             let value = kind.to_possible_value().filter(|value| !value.is_hide_set())?;
@@ -77,7 +81,7 @@ impl LossKind {
         LossKind::value_variants().iter().filter_map(shown).collect()
     }
 
-    /// The names of the losses that `are`, for sentences: `bce, gbce and bpr`.
+    /// Returns the names of the losses that satisfy `are`, as an enumeration for messages: `bce, gbce and bpr`.
     pub fn words(are: impl Fn(LossKind) -> bool, last: &str) -> String {
         let mut names: Vec<String> =
             LossKind::named().into_iter().filter(|(kind, _)| are(*kind)).map(|(_, name)| name).collect();
@@ -87,7 +91,7 @@ impl LossKind {
         }
     }
 
-    /// Whether targets are compared with negatives instead of the whole catalogue.
+    /// Returns whether targets are compared with negatives instead of the whole catalogue.
     pub fn sampled(self) -> bool {
         match self {
             LossKind::Softmax => false,
@@ -100,7 +104,7 @@ impl LossKind {
         }
     }
 
-    /// Whether each row always has negatives of its own, with or without `per-position`.
+    /// Returns whether each row always has its own negatives, with or without `per-position`.
     pub fn pairwise(self) -> bool {
         match self {
             LossKind::Bce | LossKind::Gbce | LossKind::Bpr => true,
@@ -110,7 +114,7 @@ impl LossKind {
         }
     }
 
-    /// Whether `log-q` corrects its logits.
+    /// Returns whether `log-q` corrects its logits.
     pub fn correctable(self) -> bool {
         match self {
             LossKind::SampledSoftmax | LossKind::SampledUniform | LossKind::SampledPopularity => true,
@@ -118,7 +122,7 @@ impl LossKind {
         }
     }
 
-    /// Whether `gbce-t` calibrates it.
+    /// Returns whether `gbce-t` calibrates it.
     pub fn calibrated(self) -> bool {
         match self {
             LossKind::Gbce => true,
@@ -132,24 +136,26 @@ impl LossKind {
     }
 }
 
-/// The loss and its negatives.
+/// Settings of the loss and its negatives.
 #[derive(Clone, Copy, Debug)]
 pub struct LossSettings {
     pub kind: LossKind,
     pub sampler: SamplerSettings,
-    /// Whether the logits of a sampled softmax are corrected by the log of an item's expected count among the negatives.
+    /// Whether the logits of a sampled softmax are corrected by the log of an item's expected count among the
+    /// negatives.
     pub log_q: bool,
-    /// Whether items of a row's own sequence are no negatives.
+    /// Whether items of a row's own sequence are excluded from its negatives.
     pub exclude_seen: bool,
     /// Calibration of gBCE.
     pub gbce_t: f32,
 }
 
 impl LossSettings {
-    /// Whether they make sense over a catalogue of `items`; `None`: of any that is large enough.
+    /// Checks that the settings are valid for a catalogue of `items`; `None` stands for any sufficiently large
+    /// catalogue.
     ///
     /// # Errors
-    /// They do not; says why.
+    /// They are not valid; the error names the reason.
     pub fn check(&self, items: Option<usize>) -> Result<()> {
         if self.kind.calibrated() {
             gbce_beta(self.gbce_t, self.sampler.negatives, 2)?;
@@ -160,19 +166,20 @@ impl LossSettings {
         if self.kind.pairwise() && self.sampler.kind.in_batch() {
             let pairwise = LossKind::words(LossKind::pairwise, "and");
             return Err(Error::user(format!(
-                "{pairwise} draw negatives of each row's own: there are none in the batch"
+                "--sampler in-batch cannot be combined with {pairwise}, which draw separate negatives for each row"
             ))
-            .hint("--sampler popularity draws alike, or use --loss sampled-softmax"));
+            .hint("use --sampler popularity, which is similar, or --loss sampled-softmax"));
         }
         self.sampler.check(items.unwrap_or(u32::MAX as usize - 1))
     }
 
-    /// Whether each row has negatives of its own.
+    /// Returns whether each row has its own negatives.
     fn by_row(&self) -> bool {
         self.kind.pairwise() || self.kind.sampled() && self.sampler.per_row
     }
 
-    /// How each row's candidates are compared; `None`: with the whole catalogue, or with negatives that rows share.
+    /// Returns how the target of a row is compared with the row's own negatives. Returns `None` if it is compared with
+    /// the whole catalogue or with shared negatives.
     ///
     /// # Errors
     /// The calibration is out of range.
@@ -189,7 +196,7 @@ impl LossSettings {
     }
 }
 
-/// What targets are compared with.
+/// The items that targets are compared with.
 #[derive(Clone, Debug)]
 enum Against {
     Catalogue,
@@ -197,17 +204,18 @@ enum Against {
     PerRow(PerRow),
 }
 
-/// Candidates of each row, target first, as they are drawn.
+/// The candidates of each row, target first.
 #[derive(Clone, Copy, Debug)]
 struct Candidates {
-    /// (M,1+S) the target and the row's own negatives; NO_ID in the rows of padding.
+    /// (M,1+S) the target and the row's own negatives; NO_ID in padding rows.
     id: Span<U32>,
     /// (M,1+S) gradients of their scores.
     g: Span<F32>,
-    /// (M) ln of the probability that a draw misses what the row excludes, or empty: nothing is corrected by it.
+    /// (M) ln of the probability that a draw misses the items that the row excludes; empty if there is no correction.
     free: Span<F32>,
-    /// Negatives of a row's own (S).
+    /// Number of own negatives per row (S).
     s: usize,
+    /// Whether a row excludes all items of its own sequence.
     own: bool,
 }
 
@@ -217,33 +225,33 @@ pub struct Loss {
     settings: LossSettings,
     r: Representations,
     input: Input,
-    /// (M) of each scored row.
+    /// (M) loss of each scored row.
     loss: Span<F32>,
     lse: Span<F32>,
-    /// (M) what each scored row counts in the mean: 1/M, or 0 where it is padding. The batch is made with it.
+    /// (M) weight of each scored row in the mean: 1/M, or 0 for padding. Written when the batch is made.
     pub weight: Span<F32>,
     /// (1) mean loss of the batch.
     pub value: Span<F32>,
-    /// (M) items that were hidden. The batch is made with them.
+    /// (M) target item of each scored row. Written when the batch is made.
     pub target: Span<U32>,
     candidates: Candidates,
-    /// (V,2) what negatives are drawn by, or empty.
+    /// (V,2) alias table that negatives are drawn from, or empty.
     alias: Span<U32>,
-    /// (V,2) what each item weighs in `alias`, or empty.
+    /// (V,2) weight of each item in `alias`, or empty.
     mass: Span<U32>,
     /// (V) log of the expected count, or empty.
     log_q: Span<F32>,
     against: Against,
-    /// Rows of the item table that have a gradient coming, sorted.
+    /// Sorted ids of the rows of the item table that get a gradient.
     by: Sorted,
     seed: u64,
 }
 
 impl Loss {
-    /// Over the scored rows of `r`, their mean into `value`.
+    /// Plans the loss over the scored rows of `r`. The mean is written to `value`.
     ///
     /// # Errors
-    /// Settings that contradict each other or do not fit the catalogue.
+    /// The settings contradict each other or do not fit the catalogue.
     pub fn plan(
         p: &mut Planner,
         c: &LossSettings,
@@ -268,7 +276,7 @@ impl Loss {
             None => Against::Catalogue,
         };
         let shared = if let Against::Shared(shared) = &against { shared.most(m) } else { 0 };
-        // The kernels of shared negatives always subtract it, those of a row's own where there is one.
+        // Kernels of shared negatives always subtract log q, kernels of per-row negatives only if it is not empty.
         let corrected = matches!(against, Against::Shared(_)) || c.kind.correctable() && c.log_q;
         Ok(Loss {
             settings: *c,
@@ -289,7 +297,8 @@ impl Loss {
         })
     }
 
-    /// Rows of the item table that a batch of capacity `c` touches at most; `None` where it touches all of them.
+    /// Returns the maximum number of rows of the item table that a batch of capacity `c` touches, or `None` for all
+    /// rows.
     pub fn touched(settings: &LossSettings, c: &Capacity) -> Option<usize> {
         let sampler = &settings.sampler;
         settings.kind.sampled().then(|| {
@@ -307,18 +316,18 @@ impl Loss {
         self.r.item.last.is_some()
     }
 
-    /// The sorted ids of all rows that have a gradient coming, and how many they are.
+    /// Returns the sorted ids of all rows that get a gradient, and their number.
     fn sorted_keys(&self, s: &BatchShape) -> (Span<U32>, usize) {
         let shared = if let Against::Shared(shared) = &self.against { shared.most(s.m) } else { 0 };
         (self.by.key, self.input_rows(s) + shared + s.m * (1 + self.candidates.s))
     }
 
-    /// Rows of the item table that the model took for its input.
+    /// Returns the number of rows of the item table that the model reads as input.
     fn input_rows(&self, s: &BatchShape) -> usize {
         if self.r.rows.is_some() { s.n } else { 0 }
     }
 
-    /// Sorts the ids of all rows of the item table that have a gradient coming: taken by the model, shared, of pairs.
+    /// Sorts the ids of all rows of the item table that get a gradient: input of the model, shared negatives, pairs.
     fn sort(&self, b: &mut dyn Backend, s: &BatchShape) {
         let negative = match &self.against {
             Against::Shared(shared) => shared.negatives(self, s),
@@ -331,7 +340,7 @@ impl Loss {
 }
 
 impl Objective for Loss {
-    /// Writes what negatives are drawn by, from the training interactions of each item.
+    /// Writes the tables that negatives are drawn from, computed from the number of training interactions of each item.
     ///
     /// # Errors
     /// As [`Sampler::new`].
@@ -351,7 +360,7 @@ impl Objective for Loss {
         Ok(())
     }
 
-    /// Draws what the batch is compared with; it has been made.
+    /// Draws the negatives of a batch, after the batch is made.
     fn begin(&self, b: &mut dyn Backend, s: &BatchShape) {
         if matches!(self.against, Against::Catalogue) {
             return;
@@ -373,7 +382,7 @@ impl Objective for Loss {
             n: s.n,
             b: s.b,
             v: self.r.v,
-            // Where negatives are shared these are the targets alone, and nothing is drawn.
+            // With shared negatives, the candidates are the targets only and nothing is drawn.
             sampling: sampling.filter(|_| own.s > 0).unwrap_or(Sampling::Uniform),
             own: own.own && own.s > 0,
             seed: self.seed,
@@ -388,7 +397,7 @@ impl Objective for Loss {
         }
     }
 
-    /// Mean loss of the scored rows into `value`.
+    /// Computes the mean loss of the scored rows into `value`.
     fn forward(&self, b: &mut dyn Backend, s: &BatchShape) {
         let r = &self.r;
         match &self.against {
@@ -409,8 +418,8 @@ impl Objective for Loss {
         b.run(&WeightedMean { y: self.value, x: self.loss, w: self.weight, n: s.m });
     }
 
-    /// Writes the gradients of the scored rows and of the scores; full softmax also those of the item table (special rows:
-    /// zero) and the item bias.
+    /// Writes the gradients of the scored rows and of the scores. Full softmax also writes those of the item table
+    /// (zero for special rows) and of the item bias.
     fn backward(&self, b: &mut dyn Backend, s: &BatchShape) {
         let r = &self.r;
         let (d, v) = (r.d, r.v);
@@ -431,7 +440,7 @@ impl Objective for Loss {
                     v,
                 });
                 let special = r.item.shape[0] - v;
-                // Of no rows: zeros.
+                // A sum over no rows writes zeros.
                 let (dtable, none) = (r.item.grad_of(v * d, special * d), Sorted::empty());
                 b.run(&SegmentSum::of(dtable, r.scored.dy, &none, [0, d, special]));
             }
@@ -440,7 +449,7 @@ impl Objective for Loss {
         }
     }
 
-    /// Sums the gradients of the item table and the item bias, once the model has left those of the rows that it took.
+    /// Sums the gradients of the item table and the item bias, after the model has written those of its input rows.
     fn tables(&self, b: &mut dyn Backend, s: &BatchShape) {
         let (r, by) = (&self.r, &self.by);
         let rows = r.item.shape[0];
@@ -475,7 +484,7 @@ impl Objective for Loss {
             d: r.d,
             v: rows,
         };
-        // A bias has no part in the input, and its gradient from a score is that of the score.
+        // The bias is not part of the input. Its gradient from a score is the gradient of the score.
         let (dtable, none): (_, Span<Act>) = (r.item_bias.grad(), Span::empty());
         let bias = SegmentSum { dtable, dy: none, panel: dbias, h: none, d: 1, v: r.v, ..sum };
         for sum in [sum, bias] {
@@ -500,13 +509,15 @@ impl Objective for Loss {
     }
 }
 
-/// The same sums where only touched rows have a gradient: at the places where their runs begin, zero elsewhere.
+/// Computes `sum` for touched rows only. Each sum is written where the run of its row begins; all other places are
+/// zero.
 fn sum_by_rows(b: &mut dyn Backend, sum: &SegmentSum) {
     let SegmentSum { dtable, dy, panel, g, h, order, key, n, s, m, p, d, v } = *sum;
     let all = dtable.span().expect("a loss trains its table");
     let used = (n + s + m * p) * d;
     b.run(&SegmentRows { rows: all.first(used), dy, panel, g, h, order, key, n, s, m, p, d, v });
-    // The gradient norm takes all of it: what a larger batch left behind it goes. Of no rows: zeros.
+    // The gradient norm reads the whole span, so values of an earlier, larger batch are cleared. A sum over no rows
+    // writes zeros.
     let rest = all.slice(used, all.len() - used);
     b.run(&SegmentSum::of(Dst::Write(rest), dy, &Sorted::empty(), [0, d, rest.len() / d]));
 }

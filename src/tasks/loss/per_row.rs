@@ -1,4 +1,4 @@
-//! Losses against negatives of each row's own: their table rows are read where they stand, no panel is made.
+//! Losses with separate negatives for each row. Kernels read table rows in place, without gathering them into a panel.
 
 use super::Loss;
 use crate::{
@@ -7,7 +7,7 @@ use crate::{
     ops::{Backend, NegativeLossBwd, NegativeLossFwd, negative_loss::Contrast},
 };
 
-/// What negatives of a row's own take beside their ids.
+/// Memory of per-row negatives in addition to their ids.
 #[derive(Clone, Debug)]
 pub(super) struct PerRow {
     contrast: Contrast,

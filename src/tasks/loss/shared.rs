@@ -1,4 +1,4 @@
-//! Sampled softmax against negatives that all rows of a batch share: one panel of table rows, products of matrices.
+//! Sampled softmax with negatives shared by all rows of a batch: one panel of table rows and matrix products.
 
 use super::{Loss, LossSettings};
 use crate::{
@@ -10,19 +10,19 @@ use crate::{
     },
 };
 
-/// What the shared negatives take.
+/// Memory of the shared negatives.
 #[derive(Clone, Debug)]
 pub(super) struct Shared {
     /// (M,D) table rows of the targets.
     pos: Span<Act>,
-    /// (S,D) table rows of the negatives; in-batch these are `pos`.
+    /// (S,D) table rows of the negatives; `pos` for in-batch negatives.
     neg: Span<Act>,
     pub dneg: Span<Act>,
     /// (S)
     pub dneg_bias: Span<Act>,
-    /// (S) or empty: the batch's own targets.
+    /// (S) ids of the negatives; empty for in-batch negatives.
     negative: Span<U32>,
-    /// (M,ceil(S/32)) which of them are a row's own items, or empty.
+    /// (M,ceil(S/32)) bits that mark the negatives in the row's own sequence, or empty.
     own: Span<U32>,
     s: usize,
     in_batch: bool,
@@ -45,23 +45,24 @@ impl Shared {
         }
     }
 
-    /// Negatives of a batch of `m` scored rows.
+    /// Returns the number of negatives of a batch of `m` scored rows.
     pub fn most(&self, m: usize) -> usize {
         if self.in_batch { m } else { self.s }
     }
 
-    /// The negatives of a batch, and how many they are.
+    /// Returns the negatives of a batch and their number.
     pub fn negatives(&self, loss: &Loss, s: &BatchShape) -> (Span<U32>, usize) {
-        // Rows of padding have no candidate, so they are no negatives either.
+        // Padding rows have no candidate, so they are not negatives either.
         (if self.in_batch { loss.candidates.id } else { self.negative }, self.most(s.m))
     }
 
-    /// Whether their number is that of the batch's targets, and to be taken off.
+    /// Returns whether log q includes the number of targets of the batch, which is known on the device only.
     fn counted(&self, loss: &Loss) -> bool {
         self.in_batch && loss.settings.log_q
     }
 
-    /// How many targets the batch has: rows of padding stand behind those of the last sequence.
+    /// Returns the span of the number of targets of the batch, or an empty span. Padding rows follow those of the last
+    /// sequence.
     fn targets(&self, loss: &Loss, s: &BatchShape) -> Span<U32> {
         if self.counted(loss) { loss.input.scored.slice(s.b, 1) } else { Span::empty() }
     }
@@ -80,7 +81,7 @@ impl Shared {
         }
     }
 
-    /// Marks each row's own items among the negatives, where they are excluded.
+    /// Marks the negatives that are in the row's own sequence, if those are excluded.
     pub fn mark(&self, b: &mut dyn Backend, loss: &Loss, s: &BatchShape) {
         let (input, (negative, count)) = (&loss.input, self.negatives(loss, s));
         if self.own.is_empty() {

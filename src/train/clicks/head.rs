@@ -1,10 +1,10 @@
-/*! The network of click-through: a stack of dense layers over frozen inputs, and one number an impression.
+/*! The network of click-through: a stack of dense layers over frozen inputs, with one logit per impression.
 
 h_0 = x (M,I)    h_l = relu(W_l h_{l-1} + b_l) (M,H_l)    z = <w, h_L> + b (M)    loss = mean of softplus(z) - t z
 
-Parameters: `hidden.L.weight (H_l, H_{l-1})`, `hidden.L.bias`, `out.weight (1,H)`, `out.bias (1)`. The last layer is the score
-of a table of one item, so that z leaves in f32 whatever the activations are. x has no gradient: the layer that reads it
-leaves it out, and its work with it. Without hidden layers this is logistic regression.
+Parameters: `hidden.L.weight (H_l, H_{l-1})`, `hidden.L.bias`, `out.weight (1,H)`, `out.bias (1)`. The last layer is
+computed as the score against a table of one item, so that z is f32 whatever the type of activations. x has no gradient,
+and the layer that reads it does not compute one. Without hidden layers the network is logistic regression.
 */
 
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
 
 use super::ClickSettings;
 
-/// A dense layer and what relu makes of it.
+/// A dense layer and its output after ReLU.
 struct Hidden {
     linear: Linear,
     /// (M,H)
@@ -30,13 +30,13 @@ struct Hidden {
 pub struct ClickHead {
     /// (M,I)
     pub x: Span<Act>,
-    /// (M) 1 = clicked.
+    /// (M) 1: clicked, 0: not clicked.
     pub target: Span<F32>,
-    /// (M) what each row counts in the mean loss.
+    /// (M) weight of each row in the mean loss.
     pub weight: Span<F32>,
-    /// (M)
+    /// (M) logits.
     pub z: Span<F32>,
-    /// (4) loss, gradient norm, whether all steps so far were finite, nothing.
+    /// (4) loss, gradient norm, whether all steps so far were finite, unused.
     pub report: Span<F32>,
     /// (3) learning rate and bias corrections.
     pub hyper: Span<F32>,
@@ -45,9 +45,9 @@ pub struct ClickHead {
     bias: Param,
     dz: Span<F32>,
     loss: Span<F32>,
-    /// (M) zeros: there is one item.
+    /// (M) zeros: the ids of the only item.
     id: Span<U32>,
-    /// Those ids sorted, which they are from the start.
+    /// The sorted ids, written once.
     by: Sorted,
     updates: Vec<AdamW>,
     gradients: Span<F32>,
@@ -57,19 +57,19 @@ impl ClickHead {
     pub const BETA1: f32 = 0.9;
     pub const BETA2: f32 = 0.999;
 
-    /// Over `width` inputs. It starts from predictions near the log-odds `start`: an output that had to learn the base rate
-    /// first would spend its first steps on nothing else.
+    /// Plans the network over `width` inputs. Initial predictions are near the log-odds `start`, so that the first
+    /// steps need not learn the base rate.
     pub fn plan(p: &mut Planner, settings: &ClickSettings, width: usize, start: f32) -> ClickHead {
         let m = settings.batch;
         p.label("inputs");
         let x = p.act(m * width);
         let (target, weight) = (p.stat(m), p.stat(m));
-        // The gradient of x is never asked for, so it has no place.
+        // The gradient of x is never computed, so it has no memory.
         let mut below = Var { y: x, dy: Span::empty() };
         let mut i = width;
         let mut hidden = Vec::new();
         for (l, &o) in settings.hidden.iter().enumerate() {
-            // He et al. 2015: relu lets half of the variance through.
+            // He et al. 2015: ReLU halves the variance.
             let linear = Linear::plan(p, &format!("hidden.{l}"), below, m, i, o, (2.0 / i as f32).sqrt());
             let y = p.var(m * o);
             hidden.push(Hidden { linear, y, width: o });
@@ -102,7 +102,7 @@ impl ClickHead {
         ClickHead { x, target, weight, z, report, hyper, hidden, out, bias, dz, loss, id, by, updates, gradients }
     }
 
-    /// Writes what never changes.
+    /// Writes the constants of all steps.
     pub fn prepare(&self, b: &mut dyn Backend) {
         let m = self.id.len();
         b.write_ids(self.id, &vec![0; m]);
@@ -111,7 +111,7 @@ impl ClickHead {
         b.write(self.report.raw(), &[0.0, 0.0, 1.0, 0.0]);
     }
 
-    /// The last hidden layer's output, or the inputs, and how wide that is.
+    /// Returns the output of the last hidden layer, or the inputs, its gradient and its width.
     fn top(&self) -> (Span<Act>, Dst<Act>, usize) {
         let last = self.hidden.last().map(|l| (l.y.y, Dst::Write(l.y.dy), l.width));
         last.unwrap_or((self.x, Dst::Skip, self.out.w.len()))
@@ -122,7 +122,7 @@ impl ClickHead {
         ItemDotFwd { z: self.z, h, table: self.out.w, bias: self.bias.w, id: self.id, m, d, v: 1, shift: 0.0 }
     }
 
-    /// z of the first `m` rows.
+    /// Computes z of the first `m` rows.
     pub fn forward(&self, b: &mut dyn Backend, m: usize) {
         let s = BatchShape { n: m, ..BatchShape::default() };
         for layer in &self.hidden {
@@ -133,13 +133,13 @@ impl ClickHead {
         b.run(&self.score(m));
     }
 
-    /// z, the loss, and all gradients.
+    /// Computes z, the loss and all gradients of the first `m` rows.
     pub fn passes(&self, b: &mut dyn Backend, m: usize) {
         self.forward(b, m);
         let kind = PointKind::Logistic;
         b.run(&PointLossFwd { loss: self.loss, z: self.z, target: self.target, m, kind });
         b.run(&WeightedMean { y: self.report.slice(0, 1), x: self.loss, w: self.weight, n: m });
-        // The mean's gradient is its weights.
+        // The gradient of the mean is its weights.
         b.run(&PointLossBwd { dz: Dst::Write(self.dz), dloss: self.weight, z: self.z, target: self.target, m, kind });
         let (score, (_, dh, d)) = (self.score(m), self.top());
         b.run(&score.table_gradient(self.out.grad(), self.dz, &self.by));
@@ -153,7 +153,7 @@ impl ClickHead {
         }
     }
 
-    /// A whole step on the first `m` rows; weights stay as they are once a loss or norm was not finite.
+    /// Runs a training step on the first `m` rows. Weights are no longer updated once a loss or norm is not finite.
     pub fn step(&self, b: &mut dyn Backend, m: usize) {
         self.passes(b, m);
         let (loss, norm, ok) = (self.report.slice(0, 1), self.report.slice(1, 1), self.report.slice(2, 1));

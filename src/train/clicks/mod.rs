@@ -1,19 +1,24 @@
 /*! Click-through: the probability that a user clicks an item shown, from a pre-trained user vector and an item vector.
 
-The run is frozen. It gives each impression the vector u of what the user had clicked before ([`crate::data::impressions`]),
-and of who the user is where it knows users; its item table (or a file of contents) gives v, and a small head learns from [u | v | u v] whether it was clicked
-(`inputs`, `head`). What was shown and not clicked is real here, unlike the sampled negatives of pre-training.
+The run is frozen. For each impression it computes the vector u of the clicks before it ([`crate::data::impressions`]),
+and of the user if the run has user vectors. Its item table (or a file of item vectors) provides v. A small head learns
+from [u | v | u v] whether the item was clicked (`inputs`, `head`). Unlike the sampled negatives of pre-training, these
+negatives were shown and not clicked.
 
-What is held out is the split's: prefixes of each user's rows train, validation chooses the epoch (least log-loss), the test
-reports. Histories roll on through the parts: a click that is held out is history for what was shown later, as it would
-have been on that day. Two things make such numbers too good, and both are looked after: a run that was pre-trained on clicks held out here (its
-users are left out of both held-out parts, or all is refused: [`trained_on`]), and a head judged on rows that stood beside
-training rows in one basket (only a split by time keeps baskets whole; the report counts them otherwise). One bias is left
-and only worth knowing: the run has seen the clicks of *training* impressions, so u fits them better than it will fit later
-ones; a head learned on what was shown after the run's own cut in time is free of it.
+The split determines the parts: the first rows of each user are training rows, validation selects the epoch (lowest
+log-loss), and the test part is reported. Histories continue through the parts: a held-out click is history for later
+impressions, as it was at that time. Two kinds of leakage would make the results too good, and both are handled:
 
-Steps are ops as in [`super::engine`], on any backend; a batch crosses to the device as M rows of x. All is f32: a head has
-a few thousand weights. Everything random (first weights, order of rows) is a function of the seed.
+- The run was pre-trained on clicks held out here. Their users are excluded from both held-out parts, or the command is
+  rejected: [`trained_on`].
+- Held-out rows share a basket with training rows. Only a split by time keeps baskets whole; for others, the report
+counts   such rows.
+
+One bias remains: the run has seen the clicks of *training* impressions, so u fits them better than later ones. A head
+trained on impressions after the run's own cut in time is free of this bias.
+
+Steps are ops as in [`super::engine`], on any backend. A batch is copied to the device as M rows of x. All values are
+f32: a head has a few thousand weights. Everything random (initial weights, order of rows) is a function of the seed.
 
 [`trained_on`]: crate::data::impressions::trained_on
 */
@@ -39,67 +44,69 @@ use crate::{
     ops::{Backend, Later},
 };
 
-/// How a head is made and trained.
+/// Settings of a head and its training.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ClickSettings {
-    /// Widths of the hidden layers; none: logistic regression.
+    /// Widths of the hidden layers; empty for logistic regression.
     pub hidden: Vec<usize>,
     pub lr: f32,
-    /// Impressions a step.
+    /// Impressions per step.
     pub batch: usize,
-    /// Epochs at most.
+    /// Maximum number of epochs.
     pub epochs: u32,
-    /// Epochs without a better validation after which it ends; 0: never.
+    /// Training stops after this many epochs without improvement on validation; 0: never.
     pub patience: u32,
     pub weight_decay: f32,
-    /// Global norm that gradients are clipped to; 0: never.
+    /// Gradients are clipped to this global norm; 0: never.
     pub clip: f32,
     pub seed: u64,
 }
 
 impl ClickSettings {
+    /// Checks that every setting is in range.
+    ///
     /// # Errors
-    /// The first setting out of range.
+    /// A setting is out of range; the error names the first one.
     pub fn check(&self) -> Result<()> {
         let refuse = |what: String, hint: &str| Err(Error::user(what).hint(hint));
         if let Some(width) = self.hidden.iter().find(|w| !(1..=1 << 14).contains(*w)) {
-            return refuse(format!("--hidden {width} is out of range"), "a layer has 1 to 16384 units");
+            return refuse(format!("--hidden {width} is out of range"), "a layer must have between 1 and 16384 units");
         }
         if self.hidden.len() > 16 {
-            return refuse(format!("--hidden names {} layers", self.hidden.len()), "16 are the most");
+            return refuse(format!("--hidden lists {} layers", self.hidden.len()), "use at most 16 layers");
         }
         if !(1..=1 << 20).contains(&self.batch) {
-            return refuse(format!("--batch {} is out of range", self.batch), "it can be 1 to 1048576");
+            return refuse(format!("--batch {} is out of range", self.batch), "it must be between 1 and 1048576");
         }
         if self.epochs == 0 {
-            return refuse("--epochs 0 makes no sense".into(), "--epochs must be at least 1");
+            return refuse("--epochs 0 is out of range".into(), "--epochs must be at least 1");
         }
         for (name, x) in [("lr", self.lr), ("weight-decay", self.weight_decay), ("clip", self.clip)] {
             if !x.is_finite() || x < 0.0 {
-                return refuse(format!("--{name} {x} is out of range"), "it must be a number of at least 0");
+                return refuse(format!("--{name} {x} is out of range"), "it must be a finite number of at least 0");
             }
         }
         Ok(())
     }
 }
 
-/// A head on a backend.
+/// A head and its state on a backend.
 pub struct Learner<B> {
     pub plan: Planner,
     pub backend: B,
     pub head: ClickHead,
     settings: ClickSettings,
-    /// Steps done.
+    /// Number of steps launched so far.
     step: u64,
-    /// The loss of the step before, on its way.
+    /// The loss of the previous step, not yet read.
     pending: Option<Later>,
 }
 
 impl<B: Backend> Learner<B> {
-    /// Over `width` inputs, predicting near the log-odds `start` at first.
+    /// Creates a head over `width` inputs, with initial predictions near the log-odds `start`.
     ///
     /// # Errors
-    /// A device that cannot be opened, has no room, or does not serve the sizes.
+    /// The device cannot be opened, lacks memory, or does not support the sizes.
     pub fn new(
         settings: &ClickSettings,
         width: usize,
@@ -118,7 +125,7 @@ impl<B: Backend> Learner<B> {
         Ok(Learner { plan, backend, head, settings: settings.clone(), step: 0, pending: None })
     }
 
-    /// Writes a batch: x (M,I) and labels (M).
+    /// Writes a batch, x (M,I) and labels (M), to the device and returns M.
     fn write(&mut self, x: &[f32], targets: &[f32]) -> usize {
         let m = targets.len();
         self.backend.write(self.head.x.first(x.len()).raw(), x);
@@ -127,11 +134,11 @@ impl<B: Backend> Learner<B> {
         m
     }
 
-    /// Sets off a step on a batch and gives the mean loss of the step before, which is looked at only now so that the device
-    /// need not wait.
+    /// Launches a step on a batch and returns the mean loss of the previous step. It is read only now so that the
+    /// device need not wait.
     ///
     /// # Errors
-    /// That loss or its gradient norm is not finite; the weights are as before it.
+    /// That loss or its gradient norm is not finite. The weights are those before that step.
     pub fn launch(&mut self, x: &[f32], targets: &[f32]) -> Result<Option<f32>> {
         self.step += 1;
         let m = self.write(x, targets);
@@ -144,10 +151,10 @@ impl<B: Backend> Learner<B> {
         before.map(|later| self.checked_loss(later, self.step - 1)).transpose()
     }
 
-    /// The loss of the last step.
+    /// Returns the loss of the last step.
     ///
     /// # Errors
-    /// As [`Learner::launch`], for that step; a failing device.
+    /// As [`Learner::launch`], for that step, or the device fails.
     pub fn finish(&mut self) -> Result<Option<f32>> {
         let last = self.pending.take().map(|later| self.checked_loss(later, self.step)).transpose()?;
         self.backend.sync().map(|()| last)
@@ -159,10 +166,10 @@ impl<B: Backend> Learner<B> {
             return Ok(loss);
         }
         self.backend.sync()?;
-        Err(Error::user(format!("step {step}: loss {loss}, gradient norm {norm}: not finite")).hint("lower --lr"))
+        Err(Error::user(format!("step {step} is not finite: loss {loss}, gradient norm {norm}")).hint("lower --lr"))
     }
 
-    /// Loss and gradients of a batch, without an update.
+    /// Computes loss and gradients of a batch without an update, and returns the loss.
     pub fn gradients(&mut self, x: &[f32], targets: &[f32]) -> f32 {
         let m = self.write(x, targets);
         self.head.passes(&mut self.backend, m);
@@ -171,7 +178,7 @@ impl<B: Backend> Learner<B> {
         loss[0]
     }
 
-    /// The logits of a batch x (M,I).
+    /// Computes the logits (M) of a batch x (M,I).
     pub fn logits(&mut self, x: &[f32], out: &mut [f32]) {
         let m = out.len();
         self.backend.write(self.head.x.first(x.len()).raw(), x);
@@ -180,7 +187,7 @@ impl<B: Backend> Learner<B> {
         self.backend.read(self.head.z.first(m).raw(), out);
     }
 
-    /// All weights in the order of the plan.
+    /// Returns all weights in the order of the plan.
     fn weights(&mut self) -> Result<Vec<Vec<f32>>> {
         let mut all = Vec::new();
         for p in self.plan.params() {
@@ -196,7 +203,7 @@ impl<B: Backend> Learner<B> {
     }
 }
 
-/// What is learned from and judged on.
+/// Inputs, impressions, and the rows of each part.
 #[derive(Clone, Copy)]
 pub struct ClickData<'a> {
     pub inputs: &'a Inputs,
@@ -207,13 +214,13 @@ pub struct ClickData<'a> {
     pub test: &'a [u32],
 }
 
-/// One epoch.
+/// Results of one epoch.
 #[derive(Clone, Debug, Serialize)]
 pub struct ClickEpoch {
     pub epoch: u32,
-    /// Mean over the epoch's impressions, each at the weights before its step.
+    /// Mean over the impressions of the epoch, each with the weights before its step.
     pub loss: f64,
-    /// `None` where nothing is held out for validation.
+    /// `None` if there is no validation part.
     pub valid: Option<ClickMetrics>,
 }
 
@@ -223,16 +230,16 @@ pub struct Fitted {
     /// (name, shape, values)
     pub weights: Vec<(String, Vec<usize>, Vec<f32>)>,
     pub curve: Vec<ClickEpoch>,
-    /// The epoch that the weights are of.
+    /// The epoch of the weights.
     pub best: u32,
-    /// Of the rows of validation and test.
+    /// Logits of the validation rows and of the test rows.
     pub logits: [Vec<f64>; 2],
 }
 
-/// Trains a head on `device`; `observe` is told of every epoch, and may end it with an error.
+/// Trains a head on `device`. `observe` is called after every epoch and may end the training with an error.
 ///
 /// # Errors
-/// Settings out of range; the device's; a loss that is not finite.
+/// A setting is out of range, the device fails, or a loss is not finite.
 pub fn fit(
     device: Device,
     settings: &ClickSettings,
@@ -272,7 +279,7 @@ fn run<B: Backend>(
         let row = ClickEpoch { epoch, loss, valid };
         observe(&row)?;
         curve.push(row);
-        // Without a validation the newest weights are taken.
+        // Without a validation part, the newest weights are kept.
         let better = |valid: &ClickMetrics| best.as_ref().is_none_or(|(_, least, _)| valid.log_loss < *least);
         if valid.as_ref().is_none_or(better) {
             best = Some((epoch, valid.map_or(0.0, |v| v.log_loss), learner.weights()?));
@@ -290,9 +297,9 @@ fn run<B: Backend>(
     Ok(Fitted { weights: named.collect(), curve, best, logits })
 }
 
-/// One pass over the training rows in an order of its own; gives the mean loss.
+/// Runs one pass over the training rows in a random order and returns the mean loss.
 fn one_epoch<B: Backend>(learner: &mut Learner<B>, data: ClickData<'_>, order: &mut [u32], epoch: u32) -> Result<f64> {
-    // From the rows as they stand in the data, so that an epoch's order is a function of seed and epoch alone.
+    // Shuffle from the order of the data, so that the order of an epoch depends on the seed and the epoch only.
     order.copy_from_slice(data.train);
     Stream::new(learner.settings.seed, Purpose::Shuffle, epoch).shuffle(order);
     let (batch, width) = (learner.settings.batch, data.inputs.width());
@@ -313,7 +320,7 @@ fn one_epoch<B: Backend>(learner: &mut Learner<B>, data: ClickData<'_>, order: &
     Ok(sum / order.len().max(1) as f64)
 }
 
-/// The logits of some rows.
+/// Computes the logits of the given rows.
 fn predict<B: Backend>(learner: &mut Learner<B>, data: ClickData<'_>, rows: &[u32]) -> Result<Vec<f64>> {
     let (batch, width) = (learner.settings.batch, data.inputs.width());
     let (mut x, mut z) = (vec![0.0; batch.min(rows.len()) * width], vec![0.0; batch.min(rows.len())]);
@@ -326,7 +333,7 @@ fn predict<B: Backend>(learner: &mut Learner<B>, data: ClickData<'_>, rows: &[u3
     }
     learner.backend.sync()?;
     match all.iter().any(|z| !z.is_finite()) {
-        true => Err(Error::user("the head predicts a NaN or an infinity").hint("lower --lr")),
+        true => Err(Error::user("the head predicts NaN or infinity").hint("lower --lr")),
         false => Ok(all),
     }
 }

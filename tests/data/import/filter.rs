@@ -106,7 +106,7 @@ fn the_command_takes_it_and_the_manifest_keeps_it() {
     let (log, out) = (desk.write("events.csv", retail()), desk.out());
     let words = ["import", log.to_str().unwrap(), "--out", out.to_str().unwrap(), "--where"];
     let (code, stdout, stderr) = cli(&[&words[..], &["event=transaction"]].concat(), "2");
-    assert!(code == 0 && stdout.contains("left out    996 not of --where"), "{stdout}{stderr}");
+    assert!(code == 0 && stdout.contains("dropped     996 not of --where"), "{stdout}{stderr}");
     let manifest = std::fs::read_to_string(out.join("manifest.json")).unwrap();
     let manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
     assert_eq!(manifest["filters"]["where"][0]["values"][0], "transaction");
