@@ -276,9 +276,9 @@ impl Output<'_> {
             let read =
                 input.read_until(b'\n', &mut line).map_err(|e| Error::internal(format!("standard input: {e}")))?;
             if !line.trim_ascii().is_empty() {
-                let looked_up = Request::parse(&line).map_err(|rejected| *rejected).and_then(|request| {
+                let looked_up = Request::parse(&line).and_then(|request| {
                     let id = request.id.clone();
-                    self.recommender.look_up(request).map_err(|error| Rejected { id, error })
+                    self.recommender.look_up(request).map_err(|error| Rejected { id, error: Box::new(error) })
                 });
                 match looked_up {
                     Ok(lookup) => requests.push(lookup),
@@ -288,7 +288,7 @@ impl Output<'_> {
                         requests.clear();
                         print(&self.bad_line(number, &rejected));
                         bad += 1;
-                        first.get_or_insert((number, rejected.error));
+                        first.get_or_insert((number, *rejected.error));
                     }
                 }
             }

@@ -227,7 +227,7 @@ impl<'a> Recommender<'a> {
             .into_iter()
             .map(|request| {
                 let id = request.id.clone();
-                self.look_up(request).map_err(|error| Rejected { id, error })
+                self.look_up(request).map_err(|error| Rejected { id, error: Box::new(error) })
             })
             .collect();
         let batch: Vec<Lookup> = looked_up.iter().flatten().cloned().collect();

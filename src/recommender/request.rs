@@ -25,7 +25,7 @@ pub struct Request {
 pub struct Rejected {
     /// Of the request, as far as it could be read.
     pub id: Value,
-    pub error: Error,
+    pub error: Box<Error>,
 }
 
 const FIELDS: [&str; 5] = ["id", "history", "user", "k", "keep_seen"];
@@ -47,13 +47,13 @@ impl Request {
     ///
     /// # Errors
     /// Text that is no such object, unknown fields among it; with the id, if there is one.
-    pub fn parse(line: &[u8]) -> std::result::Result<Request, Box<Rejected>> {
-        let no_json =
-            |e: String| Box::new(Rejected { id: Value::Null, error: Error::user(format!("not JSON: {e}")).hint(FORM) });
+    pub fn parse(line: &[u8]) -> std::result::Result<Request, Rejected> {
+        let rejected = |id, error| Rejected { id, error: Box::new(error) };
+        let no_json = |e: String| rejected(Value::Null, Error::user(format!("not JSON: {e}")).hint(FORM));
         let text = std::str::from_utf8(line).map_err(|_| no_json("the line is not UTF-8 text".into()))?;
         let value: Value = serde_json::from_str(text).map_err(|e| no_json(e.to_string()))?;
         let id = value.get("id").cloned().unwrap_or(Value::Null);
-        Request::of(&value).map_err(|error| Box::new(Rejected { id, error }))
+        Request::of(&value).map_err(|error| rejected(id, error))
     }
 
     fn of(value: &Value) -> Result<Request> {

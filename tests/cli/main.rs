@@ -30,7 +30,6 @@ output and files.
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
-#[allow(dead_code, reason = "shared with other test binaries")]
 #[path = "../evaluation/mod.rs"]
 mod evaluation;
 

@@ -5,7 +5,6 @@
 #[allow(dead_code, reason = "shared with other test binaries")]
 #[path = "../common/mod.rs"]
 mod common;
-#[allow(dead_code, reason = "shared with other test binaries")]
 #[path = "../evaluation/mod.rs"]
 mod evaluation;
 

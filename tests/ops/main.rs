@@ -2,7 +2,6 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
-#[allow(dead_code, reason = "shared with other test binaries")]
 #[path = "../evaluation/mod.rs"]
 mod evaluation;
 #[allow(dead_code, reason = "shared with other test binaries")]

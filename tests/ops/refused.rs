@@ -48,7 +48,7 @@ fn refuses<B: Backend + 'static>(what: &str, open: &dyn Fn(&Planner) -> Result<B
             chosen.insert(op, case);
         }
     }
-    let expected: usize = chosen.values().map(|case| ways(case)).sum();
+    let expected: usize = chosen.values().map(ways).sum();
     let refused: usize =
         chosen.values().map(|case| case.refused(open).unwrap_or_else(|e| panic!("{what}: {}: {e}", case.name()))).sum();
     assert_eq!(refused, expected, "{what}");

@@ -2,10 +2,10 @@
 
 Two passes run the same steps, each with a separate engine, on real batches in the order of the run:
 
-1. Whole steps, as training runs them, with recorded graphs and without extra waits (`whole`). This pass measures the time
-of a step, the part in which the backend computes, and the cost of loading and sending batches.
-2. Op by op, through a wrapper that marks the beginning and the end of every call in execution order (`parts`). The marks
-are events on a GPU, which cause no waits, and clock readings on the CPU.
+1. Whole steps, as training runs them, with recorded graphs and without extra waits (`whole`). This pass measures the
+   time of a step, the part in which the backend computes, and the cost of loading and sending batches.
+2. Op by op, through a wrapper that marks the beginning and the end of every call in execution order (`parts`). The
+   marks are events on a GPU, which cause no waits, and clock readings on the CPU.
 
 The second pass shows where the time goes, the first how much there is; the report states the difference. The
 machine's ceilings are measured last ([`ceilings`]). Nothing is saved: the weights are dropped with the engines.
