@@ -200,7 +200,7 @@ fn a_column_that_would_order_ties_is_named() {
 #[test]
 fn dates_at_zero_are_named_as_dates() {
     let rows = |zero: &str, day: &dyn Fn(usize) -> String| {
-        let time = |n: usize| if n % 20 == 0 { zero.to_owned() } else { day(n) };
+        let time = |n: usize| if n.is_multiple_of(20) { zero.to_owned() } else { day(n) };
         "user,item,date\n".to_owned() + &(0..100).map(|n| format!("u{},i{n},{}\n", n % 5, time(n))).collect::<String>()
     };
     let iso = rows("1970-01-01", &|n| format!("2023-05-{:02}", 1 + n % 28));
