@@ -283,7 +283,7 @@ mod tests {
             (
                 "eval run --negatives x",
                 "--negatives x is not a whole number from 0 up",
-                "a whole number from 0 up is expected, such as --negatives 10",
+                "a whole number from 0 up is expected, such as --negatives 512",
             ),
             ("check --seeds 0", "--seeds 0 is out of range", "a whole number from 1 up is expected"),
             ("train data --norm mid", "--norm does not accept 'mid'", "--norm accepts: post, pre"),

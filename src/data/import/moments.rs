@@ -326,7 +326,10 @@ mod tests {
         let holes = doubt(&[(1_700_000_000, 50), (0, 3), (-1, 2)], seconds);
         assert!(holes.contains("2 (such as -1) are negative") && holes.contains("3 (such as 0) are 0"), "{holes}");
         let dates = doubt(&[(1_700_000_000, 50), (0, 3), (253_402_300_799, 1)], TimeKind::Date);
-        assert!(dates.contains("lie before 1970") && dates.contains("lie after 2040"), "{dates}");
+        let missing = "3 are 1970-01-01 00:00:00 (time 0, which often means that the time is missing)";
+        assert!(dates.contains(missing) && dates.contains("1 (such as 9999-12-31 23:59:59) lie after 2040"), "{dates}");
+        let early = doubt(&[(1_700_000_000, 50), (-86_400, 2)], TimeKind::Date);
+        assert!(early.contains("2 (such as 1969-12-31 00:00:00) lie before 1970"), "{early}");
         let written = doubt(&[(20_240_501_103_000, 9)], TimeKind::Number { unit: "ms" });
         assert!(written.contains("9 of 9 times look like dates") && written.contains("%Y%m%d%H%M%S"), "{written}");
         let order = TimeKind::Number { unit: "unknown" };
