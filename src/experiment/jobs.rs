@@ -71,8 +71,8 @@ enum JobEnd {
     Done,
     /// It was asked to stop: the next start continues it.
     Stopped,
-    /// Nothing is wrong with the job itself, and the next start continues it: killed by a signal, or another process holds
-    /// its run. Shown as failed, with this reason.
+    /// Nothing is wrong with the job itself, and the next start continues it: killed by a signal, or another process
+    /// holds its run. Shown as failed, with this reason.
     Interrupted(String),
     /// It ended with this error; only a retry begins it again.
     Failed(String),

@@ -14,14 +14,16 @@ use crate::{
     mem::{F32, Planner, Precision, RawSpan, Span, U32},
 };
 
-/// Moving values between the host and a backend's arenas. Real arenas hold f32 values for the host, whatever they store.
+/// Moving values between the host and a backend's arenas. Real arenas hold f32 values for the host, whatever they
+/// store.
 pub trait Memory {
     /// The element type of [`Act`](crate::mem::Act) arenas.
     fn precision(&self) -> Precision;
     /// The type of the factors of products; their sums are f32.
     fn products(&self) -> Precision;
 
-    /// Fails for good, because an op is not valid: runs nothing from here on, and says why at the next [`Memory::sync`].
+    /// Fails for good, because an op is not valid: runs nothing from here on, and says why at the next
+    /// [`Memory::sync`].
     fn refuse(&mut self, why: &Invalid);
     /// Whether a failure is waiting to be reported.
     fn failed(&self) -> bool;
@@ -46,11 +48,12 @@ pub trait Memory {
     /// Waits until all work is done.
     ///
     /// # Errors
-    /// The device has failed since the backend was opened, or an op was refused; what was read since then is worth nothing.
+    /// The device has failed since the backend was opened, or an op was refused; what was read since then is worth
+    /// nothing.
     fn sync(&mut self) -> base::Result<()>;
 
-    /// Room for `len` interactions in the device's own memory, in addition to everything planned; `None` where there is no
-    /// such memory, or not enough of it is left.
+    /// Room for `len` interactions in the device's own memory, in addition to everything planned; `None` where there is
+    /// no such memory, or not enough of it is left.
     fn resident(&mut self, len: usize) -> Option<Span<U32>>;
 }
 
@@ -59,8 +62,8 @@ pub trait Schedule: Memory {
     /// As [`Memory::write_ids`], for what comes new with every step: may cross while the work before it goes on.
     fn write_ids_ahead(&mut self, span: Span<U32>, values: &[u32]);
 
-    /// Begins to read the first four numbers of `span` as the work so far leaves them; [`Schedule::collect`] gives them.
-    /// At most four readings may be under way.
+    /// Begins to read the first four numbers of `span` as the work so far leaves them; [`Schedule::collect`] gives
+    /// them. At most four readings may be under way.
     fn read_later(&mut self, span: Span<F32>) -> Later;
 
     /// What [`Schedule::read_later`] read, waiting for it if need be; NaN once the device has failed.
@@ -72,8 +75,8 @@ pub trait Schedule: Memory {
     /// Whether [`Schedule::replay`] gains from work that comes again: then sizes are worth rounding up.
     fn replays(&self) -> bool;
 
-    /// Runs `body`, or repeats what it did when it was run under this `key` before: the ops it runs, and with which spans
-    /// and sizes, must follow from the key alone, and it must neither write nor read.
+    /// Runs `body`, or repeats what it did when it was run under this `key` before: the ops it runs, and with which
+    /// spans and sizes, must follow from the key alone, and it must neither write nor read.
     fn replay(&mut self, key: u64, body: impl FnOnce(&mut Self))
     where
         Self: Sized;
@@ -81,12 +84,12 @@ pub trait Schedule: Memory {
 
 /// When work is done.
 pub trait Clock {
-    /// A moment in the order of the work, for [`Clock::seconds_between`]: when the work so far is done, not when this call
-    /// is. At least the last [`MARKS`] are remembered.
+    /// A moment in the order of the work, for [`Clock::seconds_between`]: when the work so far is done, not when this
+    /// call is. At least the last [`MARKS`] are remembered.
     fn mark(&mut self) -> Mark;
 
-    /// Seconds from one mark to a later one, waiting until the work before it is done; NaN once the device has failed or a
-    /// mark is forgotten.
+    /// Seconds from one mark to a later one, waiting until the work before it is done; NaN once the device has failed
+    /// or a mark is forgotten.
     fn seconds_between(&mut self, from: &Mark, to: &Mark) -> f64;
 }
 
@@ -243,8 +246,8 @@ macro_rules! forward_memory {
     };
 }
 
-/// The methods of [`Schedule`], each forwarded to the backend `$inner`. Repeated work stays with the wrapper, which runs
-/// it each time and sees every op of it.
+/// The methods of [`Schedule`], each forwarded to the backend `$inner`. Repeated work stays with the wrapper, which
+/// runs it each time and sees every op of it.
 #[macro_export]
 #[doc(hidden)]
 macro_rules! forward_schedule {

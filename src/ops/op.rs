@@ -15,8 +15,8 @@ pub trait Op: Spans + Copy + std::fmt::Debug + Send + Sync + 'static {
     /// Work and traffic of this call, by the rules of [`cost`](super::cost).
     fn cost(&self) -> Cost;
 
-    /// The operation in plain loops, in the arithmetic of `S`: the oracle at f64, the naive implementation at f32. `m` is what
-    /// [`HostArenas::lend`](crate::mem::HostArenas::lend) gives for this op.
+    /// The operation in plain loops, in the arithmetic of `S`: the oracle at f64, the naive implementation at f32. `m`
+    /// is what [`HostArenas::lend`](crate::mem::HostArenas::lend) gives for this op.
     fn reference<S: Scalar>(&self, m: &Lent<'_, S>);
 }
 

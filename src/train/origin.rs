@@ -55,8 +55,8 @@ pub enum FreshRows {
     Random,
     /// The mean of the known rows (of the same field, where they are values of fields), and a random draw.
     Mean,
-    /// Items: the mean over the item's field values (genres, director, …) of the known items that have them, and a random
-    /// draw. As `mean` where an item shares no value with a known one, and for users and field values.
+    /// Items: the mean over the item's field values (genres, director, …) of the known items that have them, and a
+    /// random draw. As `mean` where an item shares no value with a known one, and for users and field values.
     Content,
 }
 
