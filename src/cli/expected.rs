@@ -293,8 +293,8 @@ mod tests {
             ("evaluate data", "there is no command 'evaluate'", "did you mean `mipgpu eval`?"),
             ("zzz data", "there is no command 'zzz'", "`mipgpu --help` lists the commands"),
             ("train data --lr 1 --lr 2", "--lr is given more than once", "give it once"),
-            ("train data --resume run", "DATA cannot be used with --resume", "leave one of them out"),
-            ("recommend run --all-users --stdin", "--all-users cannot be used with --stdin", "leave one of them out"),
+            ("train data --resume run", "DATA cannot be used with --resume", "omit one of them"),
+            ("recommend run --all-users --stdin", "--all-users cannot be used with --stdin", "omit one of them"),
             (
                 "recommend run",
                 "a required argument is missing: one of --users, --users-file, ",

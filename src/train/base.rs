@@ -490,7 +490,7 @@ pub(super) fn keys_of<'a>(kind: Rows, items: &'a Vocab, side_tables: &'a SideTab
 pub(super) fn open_origin(origin: &Origin) -> Result<Base> {
     let base = Base::open(&origin.run, origin.checkpoint).map_err(|e| {
         e.hint(format!(
-            "the patches of this run need their base, {}; put it back, or correct `run` under [from] in config.toml",
+            "the patches of this run require their base, {}; restore it, or correct `run` under [from] in config.toml",
             origin.run.display()
         ))
     })?;
@@ -498,19 +498,21 @@ pub(super) fn open_origin(origin: &Origin) -> Result<Base> {
     Ok(base)
 }
 
+/// Checks that `base` is the checkpoint that the patches were trained on.
+///
 /// # Errors
-/// `base` is not the checkpoint that the patches were trained on.
+/// Its SHA-256 differs from the one in `origin`.
 pub fn check_base(base: &Base, origin: &Origin) -> Result<()> {
     if base.sha256() == origin.sha256 {
         return Ok(());
     }
     Err(Error::user(format!(
-        "{}: these are not the weights that the patches were trained on (SHA-256 {}, not {})",
+        "{}: not the weights that the patches were trained on (SHA-256 {}, expected {})",
         origin.run.display(),
         &base.sha256()[..12],
         &origin.sha256[..12.min(origin.sha256.len())]
     ))
-    .hint("patches fit one base only: give them theirs, or train them anew with `mipgpu finetune --transfer patch`"))
+    .hint("patches fit one base only: restore it, or train new patches with `mipgpu finetune --transfer patch`"))
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ fn errors_of_the_parser_are_worded_like_all_others() {
         ("evaluate data", "there is no command 'evaluate'", "did you mean `mipgpu eval`?"),
         ("eval", "a required argument is missing: <RUN>", "write mipgpu eval "),
         ("recommend run", "a required argument is missing: one of --users, ", "write mipgpu recommend "),
-        ("train data --resume run", "cannot be used with", "leave one of them out"),
+        ("train data --resume run", "cannot be used with", "omit one of them"),
         ("train data --lr 1 --lr 2", "--lr is given more than once", "give it once"),
         ("compare one", "RUN: 1 value is given, at least 2 are required", "write mipgpu compare "),
         ("check --seeds 0", "--seeds 0 is out of range", "a whole number from 1 up is expected"),

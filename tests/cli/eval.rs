@@ -469,7 +469,7 @@ fn bad_requests_are_refused() {
     refuse(&|o| o.ks = vec![5, 7], &["k = 7", "6 items"]);
     refuse(&|o| o.batch = 0, &["batch of 0"]);
     refuse(&|o| o.negatives = 7, &["7 negatives", "6 items"]);
-    refuse(&|o| o.negatives = 3, &["3 negatives", "no user has more than 2 items", "at most 2 with --negatives"]);
+    refuse(&|o| o.negatives = 3, &["3 negatives", "no user has more than 2 items", "set --negatives to at most 2"]);
     refuse(
         &|o| (o.negatives, o.samplings) = (3, vec![Sampling::Popularity]),
         &["3 negatives", "no user has more than 2 items that occur in training"],
@@ -567,7 +567,7 @@ fn the_command_sees_leaks_and_strange_data() {
         (&["--cut", "2001-01-01"][..], "--cut is for --split time"),
         (&["--test-n", "3"], "--test-n is for --split last-n"),
         (&["--split", "time"], "--split time requires --cut"),
-        (&["--split", "time", "--cut", "soon"], "no date"),
+        (&["--split", "time", "--cut", "soon"], "not a date"),
         (&["--split", "time", "--cut", "1999-01-01"], "leaves nothing on one side"),
         (&["--k", "0"], "k = 0"),
     ] {

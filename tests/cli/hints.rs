@@ -107,7 +107,7 @@ fn a_transfer_that_does_not_fit_names_what_to_leave_out() {
 #[test]
 fn settings_that_do_nothing_are_told() {
     let p = Place::new();
-    p.refused(&format!("train data --out run {TINY} --mask 0"), &["--mask 0 would hide nothing", "--mask-last 1"]);
+    p.refused(&format!("train data --out run {TINY} --mask 0"), &["--mask 0 masks nothing", "--mask-last 1"]);
     let says = |flags: &str, says: &[&str]| {
         let done = p.run(&format!("train data --out run {TINY} --epochs 2 --eval-every 1 {flags}"));
         assert_eq!(done.code, Some(0), "{flags}: {done:?}");

@@ -235,7 +235,7 @@ fn help_and_version_are_results() {
     let out = std::process::Command::new("bash").args(["-c", complete]).current_dir(p.path(".")).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&out.stdout).trim(), "train", "{out:?}");
     p.well("man --out man -q");
-    assert!(p.text("man/mipgpu-train.1").contains("max\\-grad\\-norm"), "{}", p.text("man/mipgpu-train.1"));
+    assert!(p.text("man/mipgpu-train.1").contains("weight\\-decay"), "{}", p.text("man/mipgpu-train.1"));
     // Every setting shows its default.
     let help = p.well("train --help-all");
     for flag in ["--width", "--lr", "--mask-last", "--patience", "--seed"] {

@@ -139,7 +139,7 @@ fn what_ratings_cannot_do_is_refused() {
     p.refused(&format!("train rated --model dacf --task masked-item {flags}"), &["dacf cannot learn", "rating"]);
     p.refused(&format!("train rated --model dacf --loss bpr {flags}"), &["--loss has no effect", "squared"]);
     p.refused(&format!("train rated --model dacf --negatives 5 {flags}"), &["--negatives has no effect"]);
-    p.refused(&format!("train rated --model dacf --table-update rows {flags}"), &["--table-update", "leave"]);
+    p.refused(&format!("train rated --model dacf --table-update rows {flags}"), &["--table-update", "omit"]);
     p.refused(&format!("train rated --model dacf --mask 1.5 {flags}"), &["--mask 1.5"]);
     let same =
         "user,item,rating\n".to_string() + &(0..60).map(|n| format!("v{},i{},4\n", n % 6, n % 11)).collect::<String>();

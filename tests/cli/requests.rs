@@ -127,7 +127,7 @@ fn settings_that_a_plan_refuses_leave_no_folder() {
     p.well("import rated.csv --out rated -q --items genres.csv");
     p.well("import few.csv --out few --user-col u --item-col i --basket-col b -q");
     for (words, says) in [
-        ("rated --model dacf --blocks 0", "--blocks 1 or more"),
+        ("rated --model dacf --blocks 0", "--blocks to 1 or more"),
         ("rated --model dacf --user-width 8", "omit --user-width and --fields"),
         ("rated --model dacf --fields genre", "omit --user-width and --fields"),
         ("rated --model caser --window 25", "(--window 20), or lengthen the sequences (--length 25)"),
@@ -292,7 +292,7 @@ fn bad_lines_are_answered_and_the_stream_goes_on() {
     p.train("run", "--epochs 1");
     let lines = r#"{"id": 1, "history": ["i1"]}
 hello
-{"id": 2, "history": ["i2"], "k": 3}
+{"id": 2, "history": ["i2"], "k": 0}
 {"id": 3, "histroy": ["i1"]}
 {"id": 4, "history": ["i3"], "keys": 1}
 {"id": 5, "history": ["i4"]}
@@ -313,7 +313,7 @@ hello
         }
         for (at, id, says, hint) in [
             (1, serde_json::Value::Null, "not JSON", "history"),
-            (2, 2.into(), "unknown field 'k'", "--k"),
+            (2, 2.into(), "\"k\": 0 is no length of a list", "from 1 up"),
             (3, 3.into(), "no list called \"history\"", "histroy"),
             (4, 4.into(), "unknown field 'keys'", "write"),
         ] {
@@ -326,7 +326,7 @@ hello
     }
     let done = ask("");
     assert!(
-        done.code == Some(1) && done.out.contains("line 2: error: not JSON") && done.out.contains("2: error: unknown")
+        done.code == Some(1) && done.out.contains("line 2: error: not JSON") && done.out.contains("4: error: unknown")
     );
     assert!(done.out.contains("5: from a history of 1 item\n"), "{done:?}");
 }

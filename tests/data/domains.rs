@@ -275,7 +275,7 @@ fn splits_that_cannot_be_are_refused_and_leave_nothing() {
     says(at_random(Amount::Items(5), 1), &["the source would be empty", "decrease --random"]);
     says(at_random(Amount::Items(6), 1), &["there are only 5 items"]);
     says(at_random(Amount::Share(0.01), 1), &["the target would be empty", "increase --random"]);
-    says(at_random(Amount::Share(1.5), 1), &["--random 1.5 is no share"]);
+    says(at_random(Amount::Share(1.5), 1), &["--random 1.5 is not a share"]);
     let none = DomainOptions { target_last: Some(0), ..by("genre", &["A"], Which::First) };
     says(none, &["--target-last 0 would leave nothing"]);
 }
