@@ -1,7 +1,8 @@
 /*! Pre-trains sequential recommenders by masked item prediction (MIP), on hand-written CUDA kernels or the CPU, fine-tunes
 them, evaluates them and recommends items.
 
-The types below are the library: [`import`] a log, [`Training`], [`Run`], [`Service`]. They print nothing and end no process.
+The types below are the library: [`import()`] a log, [`Training`], [`Run`], [`Service`]. They print nothing
+and never end the process.
 
 ```
 use mipgpu::{Request, Run, Training};
@@ -29,41 +30,57 @@ assert_eq!(vectors.len(), 2 * run.width());
 # }
 ```
 
-The modules are public for the program, its tests and benchmarks; they are not part of the library's promise and are hidden from
-this documentation. ARCHITECTURE.md in the repository describes them.
+The modules are public for the program, its tests and benchmarks. They are not part of the stable interface and are
+hidden from this documentation. ARCHITECTURE.md in the repository describes them.
 */
 
 mod api;
+// Internal modules. Their formulas index with brackets, w[item], and [MASK] is a name: rustdoc reads both as links.
 #[doc(hidden)]
+#[allow(rustdoc::broken_intra_doc_links)]
 pub mod backend;
 #[doc(hidden)]
+#[allow(rustdoc::broken_intra_doc_links)]
 pub mod base;
 #[allow(clippy::print_stdout, clippy::print_stderr, clippy::exit)]
 #[doc(hidden)]
+#[allow(rustdoc::broken_intra_doc_links)]
 pub mod cli;
 #[doc(hidden)]
+#[allow(rustdoc::broken_intra_doc_links)]
 pub mod data;
 #[doc(hidden)]
+#[allow(rustdoc::broken_intra_doc_links)]
 pub mod eval;
 #[doc(hidden)]
+#[allow(rustdoc::broken_intra_doc_links)]
 pub mod experiment;
 #[doc(hidden)]
+#[allow(rustdoc::broken_intra_doc_links)]
 pub mod layers;
 #[doc(hidden)]
+#[allow(rustdoc::broken_intra_doc_links)]
 pub mod measure;
 #[doc(hidden)]
+#[allow(rustdoc::broken_intra_doc_links)]
 pub mod mem;
 #[doc(hidden)]
+#[allow(rustdoc::broken_intra_doc_links)]
 pub mod models;
 #[doc(hidden)]
+#[allow(rustdoc::broken_intra_doc_links)]
 pub mod ops;
 #[doc(hidden)]
+#[allow(rustdoc::broken_intra_doc_links)]
 pub mod page;
 #[doc(hidden)]
+#[allow(rustdoc::broken_intra_doc_links)]
 pub mod recommender;
 #[doc(hidden)]
+#[allow(rustdoc::broken_intra_doc_links)]
 pub mod tasks;
 #[doc(hidden)]
+#[allow(rustdoc::broken_intra_doc_links)]
 pub mod train;
 
 pub use api::{Run, TrainedRun, Training};

@@ -303,7 +303,7 @@ mod tests {
             ("search --out s --seed 1 --over lr=1 -- train", "a required argument is missing: --random <N>", "write "),
             ("eval", "a required argument is missing: <RUN>", "write mipgpu eval "),
             ("compare one", "RUN: 1 value is given, at least 2 are required", "write mipgpu compare "),
-            ("train data --device gpu", "--device does not accept 'gpu'", "devices are auto, cpu, cuda, "),
+            ("train data --device gpu", "--device does not accept 'gpu'", "valid devices are auto, cpu, cuda, "),
         ] {
             let words = std::iter::once("mipgpu").chain(words.split_whitespace());
             let said = worded(&Cli::try_parse_from(words.clone()).unwrap_err());

@@ -147,8 +147,8 @@ fn what_ratings_cannot_do_is_refused() {
     p.well("import same.csv --out same -q");
     p.refused(&format!("train same --model dacf {flags}"), &["all ratings are 4", "--rating-col"]);
     assert!(!p.path("run").exists(), "nothing was begun");
-    p.refused(&format!("train rated --model dacf --user-width 4 {flags}"), &["users' vectors", "bert4rec"]);
-    p.refused(&format!("train rated --model dacf --blocks 0 {flags}"), &["hidden layer", "--blocks 1"]);
+    p.refused(&format!("train rated --model dacf --user-width 4 {flags}"), &["user vectors", "bert4rec"]);
+    p.refused(&format!("train rated --model dacf --blocks 0 {flags}"), &["hidden layer", "--blocks to 1"]);
     // This model has only one task, so --task may be omitted.
     p.well(&format!("train rated --model dacf {flags}"));
     for (words, says) in [

@@ -315,7 +315,7 @@ hello
             (1, serde_json::Value::Null, "not JSON", "history"),
             (2, 2.into(), "\"k\": 0 is no length of a list", "from 1 up"),
             (3, 3.into(), "no list called \"history\"", "histroy"),
-            (4, 4.into(), "unknown field 'keys'", "write"),
+            (4, 4.into(), "unknown field 'keys'", "did you mean 'k'?"),
         ] {
             let line = &said[at];
             assert!(line["id"] == id && line["line"] == at + 1 && line["items"].is_null(), "{line}");
