@@ -127,7 +127,6 @@ struct Wanted {
 
 /// Returns whether baskets are evaluated: the split holds out baskets, or the model's input is the last basket alone.
 /// Then items of the history are candidates, and each user's most frequent items are a baseline.
-/// and each user's most frequent ones a baseline.
 pub fn of_baskets(encoder: &dyn Encoder, part: &dyn HeldOut) -> bool {
     encoder.last_basket() || part.split().spec().repeats()
 }

@@ -89,7 +89,6 @@ impl Default for Keys {
 ///
 /// # Errors
 /// The device fails.
-/// The device has failed.
 pub fn time<O: Op>(b: &mut dyn Repeats, op: &O, patience: Patience, keys: &mut Keys) -> Result<Timing>
 where
     for<'a> dyn Backend + 'a: Run<O>,

@@ -1,10 +1,10 @@
-/*! Lists of items for requests: one schema and one arithmetic for `mipgpu recommend`, for programs that use the crate, and for
-servers.
+/*! Top-k lists for requests: one schema and one computation for `mipgpu recommend`, for programs that use the
+crate, and for servers.
 
-A [`Request`] names a history or a user by keys. A [`Recommender`] borrows an opened run and answers requests in batches: a
-batch is one pass over the model, with the largest k of its requests; each list is cut to its own k. A [`Service`] is a thread
-that opens a run and owns it; any number of threads send it requests, and it answers in batches what has arrived.
-*/
+A [`Request`] names a history or a user by keys. A [`Recommender`] borrows an opened run and answers requests in
+batches. A batch is one pass over the model with the largest k of its requests; each list is then cut to its own
+k. A [`Service`] is a thread that opens and owns a run. Any number of threads send it requests, and it answers
+pending requests in batches. */
 
 mod request;
 mod service;
@@ -29,20 +29,20 @@ use crate::{
     train::OpenRun,
 };
 
-/// What a list is computed from: a request with its keys looked up.
+/// A request with its keys looked up.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Lookup {
-    /// As in the request; null for none.
+    /// As in the request; null if it has none.
     pub id: Value,
     /// Items that the model knows, oldest first.
     pub history: Vec<u32>,
-    /// The model's number of the user, for models with user vectors that know this one.
+    /// The model's number of the user, if the model has a vector for this user.
     pub user: Option<u32>,
     /// Keys of the history that the model does not know, in order.
     pub unknown: Vec<String>,
-    /// Length of the list; `None`: the recommender's.
+    /// Length of the list; `None` for the recommender's default.
     pub k: Option<usize>,
-    /// Whether items of the history are candidates; `None`: the recommender's.
+    /// Whether items of the history are candidates; `None` for the recommender's default.
     pub keep_seen: Option<bool>,
 }
 
@@ -60,11 +60,11 @@ pub struct Recommender<'a> {
 }
 
 impl<'a> Recommender<'a> {
-    /// Answers with lists of `k` items (at most the catalogue), for requests that give no k. `data` is needed for requests by
-    /// user alone; for other requests it gives titles.
+    /// Creates a recommender with a default list length of `k` (at most the catalogue size). `data` are
+    /// required for requests with only a user; for other requests they provide titles.
     ///
     /// # Errors
-    /// k is 0 or beyond the catalogue.
+    /// k is 0 or larger than the catalogue.
     pub fn new(run: &'a mut OpenRun, data: Option<&'a Dataset>, k: usize) -> Result<Self> {
         check_ks(&[k], run.item_keys.len())?;
         let baskets = run.encoder.last_basket();
@@ -81,7 +81,7 @@ impl<'a> Recommender<'a> {
         })
     }
 
-    /// Whether items of the history are candidates, for requests that do not say it.
+    /// Sets whether items of the history are candidates, for requests that do not specify it.
     pub fn keep_seen(mut self, keep_seen: bool) -> Self {
         self.keep_seen = keep_seen;
         self
@@ -97,10 +97,10 @@ impl<'a> Recommender<'a> {
         self.titles.as_ref()
     }
 
-    /// The items of the data as the model numbers them.
+    /// Returns the map from the items of the data to those of the model.
     ///
     /// # Errors
-    /// There are no data; not one of their items is known.
+    /// There are no data, or the model knows none of their items.
     pub fn item_map(&self) -> Result<&ItemMap> {
         if let Some(map) = self.map.get() {
             return Ok(map);
@@ -113,7 +113,7 @@ impl<'a> Recommender<'a> {
     /// Looks up the keys of a request.
     ///
     /// # Errors
-    /// Neither a history nor a user; a user who is not in the data; a k of 0.
+    /// The request has neither a history nor a user, the user is not in the data, or k is 0.
     pub fn look_up(&self, request: Request) -> Result<Lookup> {
         let Request { id, history, user, k, keep_seen } = request;
         if k == Some(0) {
@@ -121,7 +121,7 @@ impl<'a> Recommender<'a> {
         }
         if keep_seen == Some(false) && self.baskets {
             return Err(Error::user(
-                "\"keep_seen\": false has no effect on baskets: people buy again what they bought",
+                "\"keep_seen\": false has no effect on baskets, because people buy items again",
             )
             .hint("leave it out"));
         }
@@ -143,13 +143,13 @@ impl<'a> Recommender<'a> {
         Ok(Lookup { id, history, user: user.as_deref().and_then(known), unknown, k, keep_seen })
     }
 
-    /// The number of a user in the data.
+    /// Returns the number of a user in the data.
     ///
     /// # Errors
-    /// There are no data, or no such user in them.
+    /// There are no data, or they have no such user.
     pub fn find_user(&self, key: &str) -> Result<usize> {
         let data = self.data.ok_or_else(|| {
-            Error::user(format!("user '{key}': the data that hold the histories of users are not at hand"))
+            Error::user(format!("user '{key}': the data with the histories of users are not available"))
                 .hint("give the history in the request, or the data")
         })?;
         let known = data.user_keys();
@@ -163,7 +163,7 @@ impl<'a> Recommender<'a> {
         })
     }
 
-    /// The history of a user of the data, its first `end` events or all.
+    /// Returns the history of a user of the data: its first `end` events, or all.
     ///
     /// # Errors
     /// As [`Recommender::item_map`].
@@ -184,10 +184,10 @@ impl<'a> Recommender<'a> {
         })
     }
 
-    /// Recommends for a batch, in its order.
+    /// Recommends for a batch; the results are in its order.
     ///
     /// # Errors
-    /// A score that is NaN or infinite; what the model and its device report.
+    /// A score is NaN or infinite, or the model or its device fails.
     pub fn recommend(&mut self, batch: &[Lookup]) -> Result<Vec<Recommendation>> {
         let of = |lookup: &Lookup| lookup.k.unwrap_or(self.k).min(self.keys.len());
         let most = batch.iter().map(of).max().unwrap_or(self.k);
@@ -218,10 +218,10 @@ impl<'a> Recommender<'a> {
         Ok(batch.iter().zip(lists).map(answer).collect())
     }
 
-    /// Answers requests in one batch. A request that is rejected has no effect on the others.
+    /// Answers requests in one batch. A rejected request has no effect on the others.
     ///
     /// # Errors
-    /// As [`Recommender::recommend`]: the whole batch failed.
+    /// As [`Recommender::recommend`]; the whole batch has failed.
     pub fn answer(&mut self, requests: Vec<Request>) -> Result<Vec<std::result::Result<Recommendation, Rejected>>> {
         let looked_up: Vec<_> = requests
             .into_iter()
@@ -236,7 +236,7 @@ impl<'a> Recommender<'a> {
         looked_up.into_iter().map(|one| one.map_or_else(|e| Ok(Err(e)), |_| next().map(Ok))).collect()
     }
 
-    /// Why a list of `n` items is shorter than requested.
+    /// Explains why a list of `n` items is shorter than requested.
     fn short(&self, lookup: &Lookup, n: usize) -> Option<String> {
         if n >= lookup.k.unwrap_or(self.k) {
             return None;

@@ -1,4 +1,4 @@
-//! What a request and its answer hold, and their JSON.
+//! Requests and recommendations, and their JSON.
 
 use serde_json::{Value, json};
 
@@ -7,12 +7,12 @@ use crate::base::{Error, Result, error::nearest};
 /// A request for a list: a history, or a user whose history is in the data.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Request {
-    /// Comes back in the answer: a string, a whole number or null.
+    /// Returned in the answer: a string, a whole number or null.
     pub id: Value,
-    /// Item keys, oldest first; of a next-basket model: a basket.
+    /// Item keys, oldest first; for a next-basket model, a basket.
     pub history: Option<Vec<String>>,
-    /// A user's key. With a history: the user whose vector is used, by models with user vectors. Alone: the user of the data
-    /// whose history is used.
+    /// The key of a user. With a history: the user whose vector models with user vectors read. Alone: the user
+    /// of the data whose history is used.
     pub user: Option<String>,
     /// Length of the list.
     pub k: Option<usize>,
@@ -23,7 +23,7 @@ pub struct Request {
 /// A request that cannot be answered.
 #[derive(Clone, Debug)]
 pub struct Rejected {
-    /// Of the request, as far as it could be read.
+    /// The id of the request, if it could be read.
     pub id: Value,
     pub error: Box<Error>,
 }
@@ -32,21 +32,21 @@ const FIELDS: [&str; 5] = ["id", "history", "user", "k", "keep_seen"];
 const FORM: &str = r#"write {"id": "anyone", "history": ["key", "key"]}"#;
 
 impl Request {
-    /// A request for a history of item keys, oldest first.
+    /// Creates a request for a history of item keys, oldest first.
     pub fn history<K: Into<String>>(keys: impl IntoIterator<Item = K>) -> Request {
         Request { history: Some(keys.into_iter().map(K::into).collect()), ..Request::default() }
     }
 
-    /// A request for a user of the data.
+    /// Creates a request for a user of the data.
     pub fn user(key: impl Into<String>) -> Request {
         Request { user: Some(key.into()), ..Request::default() }
     }
 
-    /// Reads a request from JSON: `{"id"?, "history": [key, ...], "user"?, "k"?, "keep_seen"?}`; `history` or `user` is needed.
-    /// Keys are strings or whole numbers.
+    /// Parses a request from JSON: `{"id"?, "history": [key, ...], "user"?, "k"?, "keep_seen"?}`. `history` or
+    /// `user` is required. Keys are strings or whole numbers.
     ///
     /// # Errors
-    /// Text that is no such object, unknown fields among it; with the id, if there is one.
+    /// The text is not such an object, or has an unknown field. The error has the id if there is one.
     pub fn parse(line: &[u8]) -> std::result::Result<Request, Rejected> {
         let rejected = |id, error| Rejected { id, error: Box::new(error) };
         let no_json = |e: String| rejected(Value::Null, Error::user(format!("not JSON: {e}")).hint(FORM));
@@ -75,7 +75,7 @@ impl Request {
         }
         let id = value.get("id").cloned().unwrap_or(Value::Null);
         if !(id.is_null() || id.is_string() || id.is_i64() || id.is_u64()) {
-            return Err(Error::user(format!("{id} is no id")).hint("an id is a string or a whole number"));
+            return Err(Error::user(format!("{id} is not an id")).hint("an id is a string or a whole number"));
         }
         let k = match value.get("k").filter(|k| !k.is_null()) {
             None => None,
@@ -95,10 +95,10 @@ impl Request {
     }
 }
 
-/// The key that a JSON value is.
+/// Returns the key that a JSON value represents.
 ///
 /// # Errors
-/// It is neither a string nor a whole number.
+/// The value is neither a string nor a whole number.
 pub(crate) fn key_of(value: &Value) -> Result<String> {
     match value {
         Value::String(key) => Ok(key.clone()),
@@ -123,13 +123,13 @@ pub struct Item {
 pub struct Recommendation {
     /// As in the request.
     pub id: Value,
-    /// How many items of the history the model knows.
+    /// Number of items of the history that the model knows.
     pub history: usize,
-    /// Keys of the history that it does not know.
+    /// Keys of the history that the model does not know.
     pub unknown: Vec<String>,
-    /// Best first; of equal scores the item that comes first in the catalogue.
+    /// Best first; ties in catalogue order.
     pub items: Vec<Item>,
-    /// Why there are fewer items than requested.
+    /// Explains why there are fewer items than requested.
     pub short: Option<String>,
 }
 
@@ -137,7 +137,7 @@ impl Recommendation {
     /// `{"id", "history", "unknown", "items": [{"item", "score", "title"?}], "short"?}`
     pub fn json(&self) -> Value {
         let item = |item: &Item| {
-            // By way of the shortest text: an f32 widened to f64 would print digits that are not there.
+            // Convert through the shortest text: an f32 widened to f64 would print spurious digits.
             let score: f64 = item.score.to_string().parse().unwrap_or(f64::from(item.score));
             let mut object = json!({ "item": item.key, "score": score });
             if let Some(title) = &item.title {

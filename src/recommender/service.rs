@@ -1,4 +1,4 @@
-//! A thread that owns an opened run and answers requests of any number of other threads, in batches of what has arrived.
+//! A thread that owns an opened run and answers the requests of other threads, in batches of pending requests.
 
 use std::{
     path::{Path, PathBuf},
@@ -14,7 +14,7 @@ use crate::{
     train::{OpenRun, Which},
 };
 
-/// How a run is served.
+/// Options of a service.
 #[derive(Clone, Debug)]
 pub struct ServiceOptions {
     /// Which checkpoint.
@@ -22,15 +22,16 @@ pub struct ServiceOptions {
     pub device: Device,
     /// Threads of the CPU engine; `None`: one per core.
     pub threads: Option<usize>,
-    /// Length of lists whose requests give none, at most the catalogue.
+    /// Default length of lists; at most the catalogue size.
     pub k: usize,
-    /// Whether items of the history are candidates, for requests that do not say it; `None`: as the run was validated.
+    /// Whether items of the history are candidates, for requests that do not specify it; `None`: as in the
+    /// run's validation.
     pub keep_seen: Option<bool>,
-    /// Requests of one pass over the model, at most.
+    /// Maximum number of requests in one pass over the model.
     pub max_batch: usize,
-    /// Calls that may wait before another one blocks.
+    /// Maximum number of waiting calls; a further call blocks.
     pub queue: usize,
-    /// Data with the histories of users and the titles of items; `None`: the run's, if they are still there.
+    /// Data with the histories of users and the titles of items; `None`: the run's data, if they still exist.
     pub data: Option<PathBuf>,
 }
 
@@ -52,14 +53,14 @@ impl Default for ServiceOptions {
 /// The answers to the requests of a call, in their order.
 type Answers = Result<Vec<std::result::Result<Recommendation, Rejected>>>;
 
-/// Requests of one call, and where their answers go.
+/// The requests of one call, and the channel for their answers.
 struct Call {
     requests: Vec<Request>,
     answers: Sender<Answers>,
 }
 
-/// An opened run on a thread of its own. All methods take `&self`: share it by reference or in an `Arc`. The thread ends, after
-/// it has answered what it had received, when the service is dropped.
+/// An opened run on its own thread. All methods take `&self`: share it by reference or in an `Arc`. When the
+/// service is dropped, the thread answers the requests it has received and ends.
 pub struct Service {
     calls: Option<SyncSender<Call>>,
     thread: Option<JoinHandle<()>>,
@@ -69,7 +70,7 @@ impl Service {
     /// Opens a run on a new thread and waits until it is ready.
     ///
     /// # Errors
-    /// As [`OpenRun::open`]; named data that cannot be opened.
+    /// As [`OpenRun::open`], or data given in the options cannot be opened.
     pub fn open(run: &Path, options: ServiceOptions) -> Result<Service> {
         let (calls, received) = sync_channel(options.queue);
         let (ready, opened) = channel();
@@ -82,10 +83,10 @@ impl Service {
         opened.recv().unwrap_or_else(|_| Err(stopped())).map(|()| service)
     }
 
-    /// Answers requests, in their order. Waits for the answers, and before that for a place in the queue.
+    /// Answers requests, in order. Blocks until there is room in the queue and until the answers are ready.
     ///
     /// # Errors
-    /// The model or its device failed. A request that is rejected is an error of that request alone.
+    /// The model or its device failed. A rejected request is an error of that request alone.
     pub fn recommend(&self, requests: Vec<Request>) -> Answers {
         let (answers, reply) = channel();
         let calls = self.calls.as_ref().ok_or_else(stopped)?;
@@ -98,7 +99,7 @@ impl Drop for Service {
     fn drop(&mut self) {
         self.calls = None;
         if let Some(thread) = self.thread.take() {
-            // A panic of the thread has been reported by its hook.
+            // The panic hook has already reported a panic of the thread.
             let _ = thread.join();
         }
     }
@@ -108,12 +109,14 @@ fn stopped() -> Error {
     Error::internal("the thread that serves the run has stopped").hint("open the service again")
 }
 
-/// The thread: opens the run, then answers until all senders are gone. All of it runs inside the pool, whose work a model is.
+/// The thread: opens the run, then answers until all senders are dropped. All of it runs inside the thread pool
+/// of the model.
 fn serve(run: PathBuf, options: ServiceOptions, calls: Receiver<Call>, ready: Sender<Result<()>>) {
     match rayon::ThreadPoolBuilder::new().num_threads(options.threads.unwrap_or(0)).build() {
         Ok(pool) => pool.install(move || {
             if let Err(e) = answer_all(&run, &options, &calls, &ready) {
-                // Whoever opened the service waits for it, or has been told that it is ready.
+                // The caller of `open` has either received the error or already knows that the service is
+                // ready.
                 let _ = ready.send(Err(e));
             }
         }),
@@ -121,6 +124,8 @@ fn serve(run: PathBuf, options: ServiceOptions, calls: Receiver<Call>, ready: Se
     }
 }
 
+/// Opens the run and answers calls.
+///
 /// # Errors
 /// The run cannot be opened; nothing was answered.
 fn answer_all(run: &Path, options: &ServiceOptions, calls: &Receiver<Call>, ready: &Sender<Result<()>>) -> Result<()> {
@@ -138,7 +143,7 @@ fn answer_all(run: &Path, options: &ServiceOptions, calls: &Receiver<Call>, read
         return Ok(());
     }
     while let Ok(first) = calls.recv() {
-        // What arrived while the batch before was computed makes the next one.
+        // Calls that arrived during the previous batch form the next one.
         let mut size = first.requests.len();
         let mut batch = vec![first];
         while size < options.max_batch {
@@ -166,7 +171,7 @@ fn answer_all(run: &Path, options: &ServiceOptions, calls: &Receiver<Call>, read
                 Some(e) if own.len() < n => Err(e.clone()),
                 _ => Ok(own),
             };
-            // A caller that is gone needs no answer.
+            // A caller that no longer waits needs no answer.
             let _ = caller.send(reply);
         }
     }

@@ -1,4 +1,4 @@
-//! The run that another one starts from: opened, and compared with what the new run would be.
+//! The base of a fine-tuned run: opens it and compares it with the new run.
 
 use std::{collections::HashMap, path::Path};
 
@@ -31,9 +31,9 @@ pub struct Base {
     pub items: Vocab,
     pub(super) side_tables: SideTables,
     file: Opened,
-    /// Of a patched run: the run that holds its frozen parts.
+    /// For a patched run: the run that has its frozen parts.
     below: Option<Box<Base>>,
-    /// All of its tensors, those of `below` among them.
+    /// All tensors, including those of `below`.
     pub(super) known: Vec<Known>,
 }
 
@@ -42,15 +42,15 @@ pub struct Base {
 pub(super) struct Known {
     pub name: String,
     pub shape: Vec<usize>,
-    /// As [`named_columns`].
+    /// See [`named_columns`].
     pub columns: Columns,
 }
 
 impl Base {
-    /// Of a patched run the run below it is opened too, down to one that is whole.
+    /// Opens a base. For a patched run also opens the run below it, down to a complete one.
     ///
     /// # Errors
-    /// No run is there, it has no such checkpoint, or the run that completes it is gone or another one.
+    /// There is no run or no such checkpoint, or the run that completes it is missing or different.
     pub fn open(run: &Path, which: Which) -> Result<Base> {
         let folder = RunFolder::new(run);
         let config = folder.config()?;
@@ -62,7 +62,8 @@ impl Base {
         };
         if file.lags() {
             return Err(Error::user(format!(
-                "{}: rows of this checkpoint's table stand at earlier steps than the rest (its run updates tables by rows)",
+                "{}: rows of this checkpoint's table are from earlier steps than the rest, because its run updates \
+                 tables by rows",
                 path.display()
             ))
             .hint("take its best checkpoint: leave --last out"));
@@ -85,15 +86,15 @@ impl Base {
         Ok(Base { folder, config, items, side_tables, file, below, known })
     }
 
-    /// Whether its checkpoint holds patches alone, and another run the rest.
+    /// Whether its checkpoint has only the patches, and another run has the rest.
     pub fn patched(&self) -> bool {
         self.below.is_some()
     }
 
-    /// The numbers of a tensor, in rows of this run.
+    /// Returns the values of a tensor, in the rows of this run.
     ///
     /// # Errors
-    /// There is none of that name; the disk's; rows that no run of the chain was trained on.
+    /// There is no tensor of that name, an I/O error, or rows that no run of the chain was trained on.
     pub(super) fn weight(&mut self, name: &str) -> Result<Vec<f32>> {
         let below = match &mut self.below {
             Some(below) if self.file.weights().iter().all(|(own, _)| own != name) => below,
@@ -132,7 +133,7 @@ impl Base {
         self.file.sha256()
     }
 
-    /// In words: how many items of `data` it knows, and users, if it knows any.
+    /// Describes how many items of `data` it knows, and how many users if it has any.
     pub fn shared(&self, data: &Dataset) -> String {
         let count = |what: &str, mine: &Vocab, theirs: &Vocab| {
             let both = mine.keys().filter(|key| theirs.find(key).is_some()).count();
@@ -146,15 +147,15 @@ impl Base {
         words
     }
 
-    /// Where keys of `data` are unknown to the base, and would be known if whole numbers were written alike (`3.0` as
-    /// `3`): what to say of it.
+    /// Describes the keys of `data` that the base would know if whole numbers were written the same way (`3.0`
+    /// and `3`).
     pub fn key_doubts(&self, data: &Dataset) -> Vec<String> {
         let users = self.side_tables.users.as_ref().map(|theirs| ("user", data.user_keys(), theirs));
         let all = [Some(("item", data.item_keys(), &self.items)), users];
         let mut doubts: Vec<String> =
             all.into_iter().flatten().filter_map(|(what, mine, theirs)| key_doubt(what, mine, theirs)).collect();
         let Some(theirs) = &self.side_tables.values else { return doubts };
-        // Field by field: names of genres that are the same say nothing of years.
+        // One field at a time: equal names of genres do not show whether years match.
         doubts.extend(data.item_fields().iter().filter_map(|field| {
             let values = (0..field.values()).map(|id| format!("{}\t{}", field.name(), field.value(id)));
             key_doubt(&format!("'{}' value", field.name()), &Vocab::from_keys(values), theirs)
@@ -162,8 +163,8 @@ impl Base {
         doubts
     }
 
-    /// What patches leave as it is: the network, and each table of whose rows in `data` it knows all. Tables that
-    /// `settings` do not ask for have none.
+    /// Returns what patches leave unchanged: the network, and each table of which the base knows all rows in
+    /// `data`. Tables that `settings` do not use are excluded.
     pub fn freezes(&self, data: &Dataset, settings: &Settings) -> Freeze {
         let all = |mine: &Vocab, theirs: Option<&Vocab>| {
             mine.keys().all(|key| theirs.is_some_and(|theirs| theirs.find(key).is_some()))
@@ -174,7 +175,7 @@ impl Base {
         };
         let named = settings.field_names();
         let items = all(data.item_keys(), Some(&self.items));
-        // Of tables that are not there all rows are known, but there is nothing to freeze.
+        // All rows of a table that does not exist are known, but there is nothing to freeze.
         let has = (settings.user_width > 0, !named.is_empty());
         let users = all(data.user_keys(), self.side_tables.users.as_ref());
         let fields = data.item_fields().iter().filter(|f| named.contains(&f.name())).all(|f| known(&f));
@@ -184,17 +185,17 @@ impl Base {
         Freeze { network: true, items, users: users && has.0, fields: fields && has.1 }
     }
 
-    /// Whether a network of `settings` can take over its layers.
+    /// Checks that a network of `settings` can use its layers.
     ///
     /// # Errors
-    /// It is of another architecture: another model, or one of the same shapes that computes something else.
+    /// The architecture differs: another model, or equal shapes with another computation.
     pub fn check_model(&self, settings: &Settings, transfer: Transfer) -> Result<()> {
         let path = self.folder.path.display().to_string();
         check_model(&path, (&self.config.settings, &self.known), settings, transfer)
     }
 
-    /// Whether its blocks stand behind a dense layer over users and fields, and a run of `settings` would have none:
-    /// the layer then stays without them ([`Settings::keep_side`]).
+    /// Whether its blocks follow a dense layer over users and fields that a run of `settings` would not have.
+    /// The new run then keeps that layer ([`Settings::keep_side`]).
     ///
     /// # Errors
     /// As [`Engine::parameters`].
@@ -204,11 +205,11 @@ impl Base {
         Ok(theirs && !Engine::<Cpu>::parameters(settings, summary)?.iter().any(|p| has(&p.name)))
     }
 
-    /// Whether what is taken over fits a run of `settings` on `data`.
+    /// Checks that the copied tensors fit a run of `settings` on `data`.
     ///
     /// # Errors
-    /// Names the first tensor that does not fit, or that would be frozen and is not there, or that a patched network
-    /// would lack; no user of the data is known where the base's users are wanted.
+    /// Names the first tensor that does not fit, that would be frozen but is missing, or that a patched network
+    /// would lack; or no user of the data is known although user vectors are to be copied.
     pub fn check(&self, settings: &Settings, summary: &DataSummary, data: &Dataset, transfer: Transfer) -> Result<()> {
         let params = Engine::<Cpu>::parameters(settings, summary)?;
         let path = self.folder.path.display().to_string();
@@ -234,19 +235,19 @@ impl Base {
         let missed = left_behind(&self.known, &params, transfer).find(|k| !k.name.contains(".head."));
         if let (Transfer::Patch, Some(Known { name, .. })) = (transfer, missed) {
             let what =
-                format!("{}: the base has '{name}', the new run has no place for it", self.folder.path.display());
+                format!("{}: the base has '{name}', which the new run does not have", self.folder.path.display());
             return Err(Error::user(what).hint(
-                "patches stand on the whole network: leave out what shapes it, or use --transfer model, which trains it anew",
+                "patches need the whole network of the base: omit the settings that change it, or use --transfer model",
             ));
         }
         Ok(())
     }
 }
 
-/// Whether a network of `settings` can take over the layers of one of `base`'s; `path`: who that is.
+/// Checks that a network of `settings` can use the layers of `base`; `path` names the base in errors.
 ///
 /// # Errors
-/// It is of another architecture: another model, or one of the same shapes that computes something else.
+/// The architecture differs: another model, or equal shapes with another computation.
 fn check_model(
     path: &str,
     (base, known): (&Settings, &[Known]),
@@ -268,24 +269,24 @@ fn check_model(
         ))
         .hint(format!("leave --model out, {tables}")));
     }
-    // Not all of them shape a tensor.
+    // Some settings change no tensor shape.
     if let Some((name, [theirs, mine])) = unlike_layers(base, settings).into_iter().next() {
         return Err(Error::user(format!("{path}: the base has --{name} {theirs}, the new run {mine}"))
-            .hint(format!("leave --{name} out: its layers were trained so; {tables}")));
+            .hint(format!("omit --{name}: the base's layers were trained with this value; {tables}")));
     }
     let patches = |s: &Settings| (s.patch, s.patches, s.patch_width);
     if base.patch != Patching::None && patches(base) != patches(settings) {
-        return Err(Error::user(format!("{path}: the base has patches of its own, and the new run would have others"))
-            .hint("leave --patch, --patches and --patch-width out: the base's patches are trained on"));
+        return Err(Error::user(format!("{path}: the base and the new run have different patches"))
+            .hint("omit --patch, --patches and --patch-width: the new run continues to train the base's patches"));
     }
     let (theirs, mine) = (base.field_names(), settings.field_names());
     let beside = !theirs.is_empty() && !mine.is_empty();
-    // More fields may come in between; those of the base keep their order.
+    // New fields may come between, but the base's fields must keep their order.
     let mut rest = mine.iter();
     if beside && !theirs.iter().all(|name| rest.any(|mine| mine == name)) {
         let (theirs, mine) = (theirs.join(","), mine.join(","));
         return Err(Error::user(format!("{path}: the base has --fields {theirs}, the new run {mine}")).hint(format!(
-            "fields stand side by side in their order: give --fields {theirs} and others behind them, leave all out with \
+            "the order of the fields is part of the network: use --fields {theirs}, with any new fields after them, or \
              --fields none, {tables}"
         )));
     }
@@ -296,10 +297,10 @@ fn check_model(
     let ((_, theirs), (_, mine)) = (base.find()?, settings.find()?);
     if transfer == Transfer::Patch && theirs.view != mine.view {
         return Err(Error::user(format!(
-            "{path}: the base was trained for {}, where a row sees {}, the new run for {}: frozen layers would see \
-                 what they were not trained for",
+            "{path}: the base was trained for {}, where a row sees {}, the new run for {}: frozen layers would get \
+                 inputs that they were not trained on",
             theirs.name,
-            if theirs.view == View::Both { "both sides" } else { "the past alone" },
+            if theirs.view == View::Both { "both sides" } else { "only the past" },
             mine.name
         ))
         .hint(format!("leave --task out, or train the layers on with --transfer model, {tables}")));
@@ -307,7 +308,7 @@ fn check_model(
     Ok(())
 }
 
-/// The tensor that a parameter has in the base, where it is taken over.
+/// Returns the base's tensor for a parameter, if it is copied.
 pub(super) fn find<'k>(
     path: &str,
     known: &'k [Known],
@@ -332,7 +333,7 @@ pub(super) fn find<'k>(
     };
     if !same_columns || rows_of(&p.name) == Rows::Whole && found.shape[0] != p.shape[0] {
         let (name, shape, new) = (&p.name, &found.shape, &p.shape);
-        // What takes less over.
+        // A transfer that copies less.
         let less = match wanted(name, Transfer::Embedding) {
             true => "--transfer none",
             false => "--transfer embedding or none",
@@ -348,8 +349,8 @@ pub(super) fn find<'k>(
     Ok(Some(found))
 }
 
-/// A key as it would be if whole numbers were written alike: `3` for `3.0`. Values of fields have the field's name and a tab
-/// in front.
+/// Returns the key with whole numbers in their short form: `3` for `3.0`. Values of fields have the field's
+/// name and a tab in front.
 fn plain(key: &str) -> &str {
     let value = key.rfind('\t').map_or(0, |tab| tab + 1);
     whole_number(&key.as_bytes()[value..]).map_or(key, |whole| &key[..value + whole.len()])
@@ -377,21 +378,21 @@ fn key_doubt(what: &str, mine: &Vocab, theirs: &Vocab) -> Option<String> {
     ))
 }
 
-/// The flags that start without the users of the base.
+/// Returns the flags that start without the users of the base.
 fn without_users(settings: &Settings, transfer: Transfer) -> &'static str {
     match transfer {
-        // It knows nothing but users.
+        // The model has nothing but users.
         _ if settings.find().is_ok_and(|(model, _)| model.users) => "--transfer none",
         Transfer::Patch => "--transfer model --user-width 0",
         _ => "--user-width 0",
     }
 }
 
-/// Whether a run of the settings `new` will be able to start from one of `base`, called `name`: before that has been
-/// trained.
+/// Checks that a run of the settings `new` can start from one of the settings `base`, called `name`, before the
+/// base is trained.
 ///
 /// # Errors
-/// As [`Base::check_model`] and [`Base::check`], of what settings and data tell.
+/// As [`Base::check_model`] and [`Base::check`], as far as settings and data allow.
 pub fn check_plans(
     name: &str,
     (base, theirs): (&Settings, &DataSummary),
@@ -409,9 +410,10 @@ pub fn check_plans(
     params.iter().try_for_each(fits).map_err(|e| unlike(e, base, new, transfer))
 }
 
-/// An error of tensors that do not fit, with the flags to leave out: settings that shape tensors, unlike the base's.
+/// Adds to an error about tensors that do not fit the flags to omit: settings that shape tensors and differ
+/// from the base's.
 fn unlike(e: Error, base: &Settings, new: &Settings, transfer: Transfer) -> Error {
-    // Users and fields may come and go.
+    // Users and fields may be added or removed.
     let both = |has: fn(&Settings) -> bool| has(base) && has(new);
     let comes_or_goes = |name: &str| match name {
         "user-width" => !both(|s| s.user_width > 0),
@@ -420,7 +422,7 @@ fn unlike(e: Error, base: &Settings, new: &Settings, transfer: Transfer) -> Erro
         _ => false,
     };
     let stands = |s: &Listed| match s.differs {
-        // Tables alone may stand under other layers.
+        // Tables alone may be used under other layers.
         Differs::Never => transfer == Transfer::Embedding,
         Differs::ByShape => false,
         Differs::ByColumns => comes_or_goes(&s.name) || transfer == Transfer::Embedding && s.name == "join",
@@ -437,7 +439,8 @@ fn unlike(e: Error, base: &Settings, new: &Settings, transfer: Transfer) -> Erro
     }
 }
 
-/// The settings that differ and have an effect in both runs, as flags spell their values: of the base and of the new run.
+/// Returns the settings that differ and have an effect in both runs, with the values of the base and of the new
+/// run as flags spell them.
 fn differences(base: &Settings, new: &Settings) -> Vec<(Listed, [String; 2])> {
     let all = [base, new].map(|s| serde_json::json!(s));
     let has_effect = |s: &Settings, name: &str| s.idle(name, None).is_ok_and(|idle| idle.is_none());
@@ -450,13 +453,14 @@ fn differences(base: &Settings, new: &Settings) -> Vec<(Listed, [String; 2])> {
     list().into_iter().filter_map(differs).collect()
 }
 
-/// The settings that layers were trained with and that the new run has otherwise: names, and the values of both.
+/// Returns the settings that the base's layers were trained with and that differ in the new run: names and both
+/// values.
 fn unlike_layers(base: &Settings, new: &Settings) -> Vec<(String, [String; 2])> {
     let fixed = differences(base, new).into_iter().filter(|(s, _)| s.differs == Differs::Never);
     fixed.map(|(s, values)| (s.name, values)).collect()
 }
 
-/// What a transfer would take over and the new run has no place for.
+/// Returns the tensors that a transfer would copy but that the new run does not have.
 pub(super) fn left_behind<'k>(
     known: &'k [Known],
     params: &[Param],
@@ -473,7 +477,7 @@ fn wanted(name: &str, transfer: Transfer) -> bool {
     }
 }
 
-/// The keys of the rows of a table; none of a tensor whose rows are nobody's.
+/// Returns the keys of the rows of a table; `None` for a tensor whose rows have no keys.
 pub(super) fn keys_of<'a>(kind: Rows, items: &'a Vocab, side_tables: &'a SideTables) -> Option<&'a Vocab> {
     match kind {
         Rows::Items => Some(items),
@@ -483,10 +487,10 @@ pub(super) fn keys_of<'a>(kind: Rows, items: &'a Vocab, side_tables: &'a SideTab
     }
 }
 
-/// Opens the run that another one comes from, which it needs to be whole.
+/// Opens the base that a patched run needs to be complete.
 ///
 /// # Errors
-/// It is gone, or is not the one that the patches were trained on.
+/// It is missing, or is not the one that the patches were trained on.
 pub(super) fn open_origin(origin: &Origin) -> Result<Base> {
     let base = Base::open(&origin.run, origin.checkpoint).map_err(|e| {
         e.hint(format!(

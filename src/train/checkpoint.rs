@@ -1,10 +1,11 @@
 /*! Checkpoints: safetensors files of named weights, with settings and state of the run as JSON in their metadata.
 
-`best.safetensors` holds the weights of the best validation; `last.safetensors` also holds the optimiser's moments
-(`optimizer.m.NAME`, `optimizer.v.NAME`) and where the run stands, enough to continue to the same bits: everything random
-is a function of the seed and of the epoch, step and user it is for.
+`best.safetensors` has the weights of the best validation. `last.safetensors` also has the optimiser's moments
+(`optimizer.m.NAME`, `optimizer.v.NAME`) and the state of the run. A run resumed from it gives bitwise the same
+results: everything random is a function of the seed and of the epoch, step and user it is drawn for.
 
-The metadata hold the SHA-256 of the whole file, computed with zeros in its own place: no altered byte goes unnoticed.
+The metadata contain the SHA-256 of the whole file, computed with zeros in its own place, so any altered byte is
+detected.
 */
 
 use std::{
@@ -27,27 +28,27 @@ use crate::{
     ops::Backend,
 };
 
-/// Version of the layout below; raised when an old file could be misread.
+/// Version of the file layout. Raised when older files could be misread.
 const VERSION: u32 = 1;
 const DAMAGED: &str =
     "the file was cut short or altered; take it from a copy, take the run's other checkpoint, or train again";
-/// The one metadata key, so that a file's bytes do not depend on a map's order.
+/// The only metadata key, so that the bytes of a file do not depend on the order of a map.
 const KEY: &str = "mipgpu";
 
-/// One line of the learning curve.
+/// One row of the learning curve.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EpochRow {
     pub epoch: u32,
     pub step: u64,
     /// Mean loss of the epoch's scored rows.
     pub loss: f64,
-    /// NDCG@10 on the validation items, where this epoch was validated.
+    /// NDCG@10 on the validation items, if this epoch was validated.
     #[serde(rename = "valid_ndcg@10", default, skip_serializing_if = "Option::is_none")]
     pub ndcg: Option<f64>,
-    /// HR@10 likewise.
+    /// HR@10, likewise.
     #[serde(rename = "valid_hr@10", default, skip_serializing_if = "Option::is_none")]
     pub hit: Option<f64>,
-    /// Of a run that learns ratings: errors on the validation ratings.
+    /// Errors on the validation ratings, for a run that learns ratings.
     #[serde(rename = "valid_rmse", default, skip_serializing_if = "Option::is_none")]
     pub rmse: Option<f64>,
     #[serde(rename = "valid_mae", default, skip_serializing_if = "Option::is_none")]
@@ -55,56 +56,56 @@ pub struct EpochRow {
 }
 
 impl EpochRow {
-    /// What chooses among epochs: the more, the better; `None` where it was not validated.
+    /// The measure that selects the best epoch, higher is better; `None` if the epoch was not validated.
     pub fn goodness(&self) -> Option<f64> {
         self.ndcg.or(self.rmse.map(|rmse| -rmse))
     }
 
-    /// The same as it is called and told.
+    /// The same measure as it is reported: NDCG@10, or RMSE.
     pub fn measure(&self) -> Option<f64> {
         self.ndcg.or(self.rmse)
     }
 }
 
-/// Where a run stands.
+/// The state of a run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TrainState {
-    /// Epochs finished.
+    /// Number of finished epochs.
     pub epoch: u32,
-    /// Steps done of the epoch after those.
+    /// Number of steps done in the current epoch.
     pub step_in_epoch: u64,
-    /// Steps done in all.
+    /// Number of steps done in total.
     pub step: u64,
     /// Sum of the losses and number of scored rows of the unfinished epoch.
     pub loss_sum: f64,
     pub scored: u64,
-    /// Best validation so far, NDCG@10 or, of ratings, RMSE, and its epoch.
+    /// Epoch and value of the best validation so far: NDCG@10, or RMSE for ratings.
     pub best: Option<(u32, f64)>,
-    /// Validations since the best one.
+    /// Number of validations since the best one.
     pub stale: u32,
-    /// The run came to its end.
+    /// The run is complete.
     pub done: bool,
     pub history: Vec<EpochRow>,
 }
 
-/// The limit of the safetensors format.
+/// Limit on the length of the header in the safetensors format.
 const LONGEST_HEADER: u64 = 100_000_000;
 
-/// Stands where the checksum goes while the checksum is computed.
+/// Placeholder of the checksum while it is computed.
 const NO_SUM: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Metadata {
     version: u32,
-    /// Of the whole file, in hex.
+    /// SHA-256 of the whole file, in hex.
     sha256: String,
-    /// Fingerprint of the vocabulary that the rows of `item.weight` belong to, and of users and fields where they have tables.
+    /// Fingerprint of the vocabulary of the rows of `item.weight`, and of users and fields if they have tables.
     vocabulary: String,
-    /// SHA-256 of the checkpoint whose frozen tensors complete these, in hex; none: the file is whole.
+    /// SHA-256, in hex, of the checkpoint that has the frozen tensors; none if this file is complete.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     base: Option<String>,
-    /// What shaped the model and its training, so that the file explains itself.
+    /// The settings of model and training, so that the file is self-contained.
     settings: Settings,
     state: TrainState,
 }
@@ -122,7 +123,7 @@ impl Tensor<'_> {
     }
 }
 
-/// What a checkpoint holds: the weights that are trained, and with `moments` what the optimiser knows.
+/// The tensors of a checkpoint: the trained weights and, with `moments`, the state of the optimiser.
 fn tensors(plan: &Planner, moments: bool) -> Vec<Tensor<'_>> {
     let mut all = Vec::new();
     for p in plan.params().iter().filter(|p| !p.frozen) {
@@ -138,29 +139,29 @@ fn tensors(plan: &Planner, moments: bool) -> Vec<Tensor<'_>> {
     all
 }
 
-/// Numbers read or written at a time: a checkpoint may be larger than what memory is left.
+/// Numbers read or written at a time, because a checkpoint may exceed the free memory.
 const PIECE: usize = 1 << 22;
 
-/// The pieces of a span.
+/// Divides a span into pieces.
 fn pieces(span: RawSpan) -> impl Iterator<Item = RawSpan> {
     let piece = move |at| span.slice(at, PIECE.min(span.len() - at));
     (0..span.len()).step_by(PIECE).map(piece)
 }
 
-/// What stands beside the tensors of a checkpoint.
+/// The metadata of a checkpoint.
 #[derive(Clone, Copy, Debug)]
 pub struct CheckpointMeta<'a> {
     /// Fingerprint of the item vocabulary.
     pub vocabulary: &'a str,
-    /// SHA-256 of the checkpoint whose frozen tensors complete these.
+    /// SHA-256 of the checkpoint that has the frozen tensors.
     pub base: Option<&'a str>,
     pub settings: &'a Settings,
 }
 
-/// Writes a checkpoint aside, piece by piece, syncs and renames it.
+/// Writes a checkpoint to a temporary file, piece by piece, syncs it and renames it.
 ///
 /// # Errors
-/// The disk's; a failing device's.
+/// An I/O error, or the device fails.
 pub fn save(
     path: &Path,
     b: &mut dyn Backend,
@@ -212,33 +213,33 @@ pub fn save(
                 put(cast_slice(&values))?;
             }
         }
-        // What a failed device gave is no checkpoint.
+        // Do not save what a failed device returned.
         b.sync()?;
         head[place..place + NO_SUM.len()].copy_from_slice(hex(&sum.finalize()).as_bytes());
         file.seek(SeekFrom::Start(0)).and_then(|_| file.write_all(&head)).at_path(path)
     })
 }
 
-/// Where `sum` stands in the header.
+/// Position of `sum` in the header.
 fn place_of(sum: &str, bytes: &[u8]) -> Option<usize> {
     (sum.len() == NO_SUM.len()).then(|| bytes.windows(sum.len()).position(|w| w == sum.as_bytes()))?
 }
 
-/// A checkpoint that has been looked at: whole, ours, of this version.
+/// An opened checkpoint: complete, written by mipgpu, and of this version.
 #[derive(Debug)]
 pub struct Opened {
     path: PathBuf,
     file: File,
     header: safetensors::tensor::Metadata,
     metadata: Metadata,
-    /// Where the tensors begin.
+    /// Offset of the first tensor.
     start: u64,
 }
 
-/// Opens a checkpoint and reads it once to compare its checksum.
+/// Opens a checkpoint and reads it once to verify its checksum.
 ///
 /// # Errors
-/// Names the file and what is wrong: not safetensors, not ours, another version, an altered byte.
+/// The file is not safetensors, not a mipgpu checkpoint, of another version, or altered.
 pub fn open(path: &Path) -> Result<Opened> {
     let mut file = File::open(path).at_path(path)?;
     let broken = |what: String| Error::user(format!("{}: {what}", path.display()));
@@ -256,7 +257,7 @@ pub fn open(path: &Path) -> Result<Opened> {
     let header: safetensors::tensor::Metadata =
         serde_json::from_slice(&head[8..]).map_err(|e| foreign(&e.to_string()))?;
     if head.len() as u64 + header.data_len() as u64 != size {
-        return Err(foreign(&format!("its header tells of {} bytes, it has {size}", head.len() + header.data_len())));
+        return Err(foreign(&format!("its header describes {} bytes, but has {size}", head.len() + header.data_len())));
     }
     let ours = header.metadata().as_ref().and_then(|m| m.get(KEY));
     let ours = ours.ok_or_else(|| broken("a safetensors file, but not a mipgpu checkpoint".into()))?;
@@ -291,31 +292,31 @@ impl Opened {
         &self.metadata.sha256
     }
 
-    /// Fingerprint of the item vocabulary its rows belong to.
+    /// Fingerprint of the vocabulary of its rows.
     pub fn vocabulary(&self) -> &str {
         &self.metadata.vocabulary
     }
 
-    /// SHA-256 of the checkpoint that completes it.
+    /// SHA-256 of the checkpoint that has its frozen tensors.
     pub fn base(&self) -> Option<&str> {
         self.metadata.base.as_deref()
     }
 
-    /// Whether rows of a table stand at earlier steps than the checkpoint.
+    /// Whether rows of a table are from earlier steps than the checkpoint.
     pub fn lags(&self) -> bool {
         self.header.offset_keys().iter().any(|n| n.starts_with("optimizer.last."))
     }
 
-    /// Names and shapes of its weights.
+    /// Names and shapes of the weights.
     pub fn weights(&self) -> Vec<(String, Vec<usize>)> {
         let names = self.header.offset_keys().into_iter().filter(|n| !n.starts_with("optimizer."));
         names.filter_map(|n| self.header.info(&n).map(|info| (n.clone(), info.shape.clone()))).collect()
     }
 
-    /// The numbers of a weight, all at once.
+    /// Reads all values of a weight.
     ///
     /// # Errors
-    /// There is none of that name; the disk's.
+    /// There is no weight of that name, or an I/O error.
     pub fn weight(&mut self, name: &str) -> Result<Vec<f32>> {
         let missing = || Error::user(format!("{}: tensor '{name}' is missing", self.path.display()));
         let info = self.header.info(name).filter(|info| info.dtype == Dtype::F32).ok_or_else(missing)?;
@@ -327,11 +328,10 @@ impl Opened {
     }
 }
 
-/// Reads a checkpoint into the backend, piece by piece, and gives the state it was written in.
+/// Loads a checkpoint into the backend, piece by piece, and returns the state of the run.
 ///
 /// # Errors
-/// Names the file and what is wrong: as [`open`], another vocabulary, or the first tensor that is missing, superfluous or of
-/// another shape.
+/// As [`open`]; the file belongs to another vocabulary; a tensor is missing, superfluous or of another shape.
 pub fn load(path: &Path, b: &mut dyn Backend, plan: &Planner, moments: bool, vocabulary: &str) -> Result<TrainState> {
     let Opened { mut file, header, metadata, start, .. } = open(path)?;
     let broken = |what: String| Error::user(format!("{}: {what}", path.display()));
@@ -339,7 +339,7 @@ pub fn load(path: &Path, b: &mut dyn Backend, plan: &Planner, moments: bool, voc
         return Err(broken("the checkpoint belongs to another vocabulary".into())
             .hint("a checkpoint only fits the run folder it was written in, with that folder's items.safetensors"));
     }
-    // All is checked before anything is written to the backend.
+    // Check everything before anything is written to the backend.
     let mut places = Vec::new();
     for t in tensors(plan, moments) {
         let info = header.info(&t.name).ok_or_else(|| {
@@ -355,7 +355,7 @@ pub fn load(path: &Path, b: &mut dyn Backend, plan: &Planner, moments: bool, voc
         if info.dtype != t.dtype() || info.shape != t.shape {
             let (dtype, shape) = (info.dtype, &info.shape);
             return Err(broken(format!(
-                "tensor '{}' is {dtype:?} {shape:?}, the run's settings make it {:?} {:?}",
+                "tensor '{}' is {dtype:?} {shape:?}, with the run's settings it is {:?} {:?}",
                 t.name,
                 t.dtype(),
                 t.shape
@@ -366,7 +366,7 @@ pub fn load(path: &Path, b: &mut dyn Backend, plan: &Planner, moments: bool, voc
     let mut names = header.offset_keys();
     names.retain(|n| !n.starts_with("optimizer.") && !plan.params().iter().any(|p| p.name == *n && !p.frozen));
     if let Some(name) = names.first() {
-        return Err(broken(format!("tensor '{name}' is not part of the model the run's settings make")));
+        return Err(broken(format!("tensor '{name}' is not part of the model of the run's settings")));
     }
     let (mut values, mut ids) = (Vec::new(), Vec::new());
     for (span, at) in places {

@@ -1,10 +1,10 @@
-//! What a setting can be, where it is neither a number nor a name.
+//! Types of settings that are neither numbers nor names.
 
 use serde::{Deserialize, Serialize};
 
 use crate::backend::{self, Device, Precision};
 
-/// What matrix products are computed in.
+/// Precision of matrix products.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Numbers {
@@ -13,13 +13,13 @@ pub enum Numbers {
     Auto,
     Bf16,
     F32,
-    /// The faster one of the two. `train` and `finetune` measure it where a run begins and keep the result in its settings;
-    /// other settings cannot hold it ([`Settings::check`](super::Settings::check)).
+    /// The faster of the two. `train` and `finetune` measure both when a run begins and store the result in its
+    /// settings. Stored settings cannot be `fastest` ([`Settings::check`](super::Settings::check)).
     Fastest,
 }
 
 impl Numbers {
-    /// On a device, which decides `auto`.
+    /// The precision on a device, which decides `auto`.
     pub fn on(self, device: Device) -> Precision {
         match (self, backend::choose(device).0) {
             (_, Device::Reference) | (Numbers::Auto, Device::Cpu | Device::Auto) | (Numbers::F32, _) => Precision::F32,
@@ -28,19 +28,19 @@ impl Numbers {
     }
 }
 
-/// Whether a network has patches, and where.
+/// Placement of the patches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Patching {
     #[default]
     None,
-    /// Behind the parts of a block.
+    /// After the sub-layers of a block.
     Serial,
-    /// Beside them.
+    /// Parallel to the sub-layers.
     Parallel,
 }
 
-/// Numbers with commas between them.
+/// A list of numbers, written with commas.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct List(pub Vec<usize>);
@@ -51,7 +51,7 @@ impl std::str::FromStr for List {
         let numbers: std::result::Result<Vec<usize>, _> = text.split(',').map(|n| n.trim().parse()).collect();
         match numbers {
             Ok(numbers) if !numbers.contains(&0) => Ok(List(numbers)),
-            _ => Err(format!("'{text}' is no list of numbers from 1 up, such as 1,4")),
+            _ => Err(format!("'{text}' is not a list of numbers of at least 1, such as 1,4")),
         }
     }
 }
@@ -69,21 +69,21 @@ impl From<List> for String {
     }
 }
 
-/// Which rows of the item table AdamW updates at a step.
+/// Rows of the item table that AdamW updates at a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum TableUpdate {
-    /// By rows where a loss with negatives meets a table of more than 2^25 numbers (130 MB) and touches fewer rows than it
-    /// has, else dense.
+    /// By rows with a loss with negatives, if the table has more than 2^25 numbers (130 MB) and a step touches
+    /// fewer rows than there are; otherwise dense.
     #[default]
     Auto,
-    /// All of them.
+    /// All rows.
     Dense,
-    /// Those of the batch; the others catch up when they are needed next, with the result of dense AdamW.
+    /// The rows of the batch. Other rows catch up before their next use, with the result of dense AdamW.
     Rows,
 }
 
 impl TableUpdate {
-    /// Numbers of a table up to which `auto` updates all of it.
+    /// Largest table, in numbers, that `auto` updates densely.
     pub const DENSE_MOST: usize = 1 << 25;
 }

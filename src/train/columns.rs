@@ -1,9 +1,10 @@
-/*! What goes where when a tensor is taken over into one of another width or of other rows.
+/*! The mapping of rows and columns when a tensor is copied into one of another width or with other rows.
 
-Columns go by the names of the parts of the input that they are for ([`Planner::columns`]), rows by the keys of what
-they belong to. Parts that the base lacks begin at zero, so that a run that adds users or fields starts as its base; the
-tables that these columns read begin at random, so that the columns have a gradient from the first step on. A dense
-layer that the base lacks altogether begins as the identity of its input: that is what its base computes there.
+Columns are matched by the names of the input parts they belong to ([`Planner::columns`]), rows by their keys.
+Columns of parts that the base lacks start at zero, so a run that adds users or fields computes the same as its
+base at first. The tables that these columns read are initialised at random, so that the columns have a gradient
+from the first step on. A dense layer that the base lacks starts as the identity of its input, because the base
+computes the identity there.
 
 [`Planner::columns`]: crate::mem::Planner::columns
 */
@@ -15,10 +16,10 @@ use crate::{
     mem::Param,
 };
 
-/// Names and widths of the parts of a tensor's columns, in their order; empty: one part without a name.
+/// Names and widths of the parts of a tensor's columns, in order; empty for one part without a name.
 pub(super) type Columns = Vec<(String, usize)>;
 
-/// The columns of a parameter of a run of `settings`, side fields by their own names.
+/// The columns of a parameter of a run with `settings`, with side fields by their own names.
 pub(super) fn named_columns(p: &Param, settings: &Settings) -> Columns {
     let fields = settings.field_names();
     let name = |part: &str| {
@@ -32,14 +33,14 @@ pub(super) fn width_of(columns: &Columns, name: &str) -> Option<usize> {
     columns.iter().find(|(n, _)| n == name).map(|(_, width)| *width)
 }
 
-/// Where each part begins, and all of them end.
+/// The start of each part, and the end of the last one.
 fn starts(columns: &Columns) -> Vec<usize> {
     let mut at = vec![0];
     columns.iter().for_each(|(_, width)| at.push(at[at.len() - 1] + width));
     at
 }
 
-/// The columns of `mine` that `theirs` lacks, as ranges.
+/// Returns the columns of `mine` that `theirs` lacks, as ranges.
 pub(super) fn added(mine: &Columns, theirs: &Columns) -> Vec<std::ops::Range<usize>> {
     if theirs.is_empty() {
         return Vec::new();
@@ -49,7 +50,8 @@ pub(super) fn added(mine: &Columns, theirs: &Columns) -> Vec<std::ops::Range<usi
     new.map(|(i, _)| at[i]..at[i + 1]).collect()
 }
 
-/// Rows of the columns `theirs` as rows of `mine`: parts by name; the identity where the input is new, zeros elsewhere.
+/// Rearranges rows with the columns `theirs` to the columns `mine`: parts are matched by name, a new input part
+/// gets the identity, all others get zeros.
 pub(super) fn laid_out(values: Vec<f32>, mine: &Columns, theirs: &Columns) -> Vec<f32> {
     if mine == theirs || mine.is_empty() || theirs.is_empty() {
         return values;
@@ -72,7 +74,8 @@ pub(super) fn laid_out(values: Vec<f32>, mine: &Columns, theirs: &Columns) -> Ve
     out
 }
 
-/// How a layer of `rows` outputs begins that the base lacks: as what the base computes without it.
+/// Returns the initial weights of a layer with `rows` outputs that the base lacks: the layer computes what the
+/// base computes without it.
 pub(super) fn beginning(rows: usize, mine: &Columns) -> Vec<f32> {
     let (at, mut out) = (starts(mine), Vec::new());
     let width = at[mine.len()];
@@ -83,7 +86,7 @@ pub(super) fn beginning(rows: usize, mine: &Columns) -> Vec<f32> {
     out
 }
 
-/// Where the row of each key stands in the base; rows of special ids stand behind those of the keys, in the same order.
+/// The base's row of each key. Rows of special ids follow those of the keys, in the same order.
 pub(super) struct Place<'a> {
     mine: Option<&'a Vocab>,
     theirs: Option<&'a Vocab>,
@@ -95,7 +98,7 @@ impl<'a> Place<'a> {
         Place { mine, theirs, base_rows }
     }
 
-    /// The row of the base that row `i` is taken from.
+    /// Returns the base's row that row `i` is copied from.
     pub fn of(&self, i: usize) -> Option<usize> {
         let keys = self.mine.map_or(0, Vocab::len);
         match self.mine.filter(|_| i < keys) {
@@ -120,9 +123,9 @@ mod tests {
         let values = vec![1., 2., 3., 4., 5., 6.];
         assert_eq!(laid_out(values.clone(), &mine, &base), [1., 2., 0., 3., 4., 5., 0., 6.]);
         assert_eq!(added(&mine, &base), vec![2usize..3]);
-        // And back: what is gone is gone.
+        // And back: the dropped parts are lost.
         assert_eq!(laid_out(vec![1., 2., 9., 3., 4., 5., 9., 6.], &base, &mine), values);
-        // A base that adds to its input has the identity in front of it.
+        // A base that adds to its input has no layer, which counts as the identity.
         assert_eq!(laid_out(vec![3., 6.], &columns(&[(INPUT, 2)]), &columns(&[("user", 1)])), [1., 0., 0., 1.]);
         assert_eq!(beginning(2, &mine), [1., 0., 0., 0., 0., 1., 0., 0.]);
         assert_eq!(beginning(2, &columns(&[("user", 2)])), [0.0; 4]);

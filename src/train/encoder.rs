@@ -1,4 +1,5 @@
-//! An engine as an [`Encoder`]: encodes histories in batches, then ranks, lists and predicts on its backend.
+//! Implements [`Encoder`] for an engine: encodes histories in batches, then ranks, selects and predicts on its
+//! backend.
 
 use std::ops::Range;
 
@@ -11,18 +12,19 @@ use crate::{
 
 impl<B: Backend> Engine<B> {
     /// # Errors
-    /// The model was trained to predict ratings: it continues no history.
+    /// The model was trained to predict ratings and cannot continue a history.
     fn needs_lists(&self) -> Result<()> {
         match self.scale() {
             None => Ok(()),
-            Some(_) => Err(Error::user("this run predicts ratings: it knows nothing of what comes next in a history")
+            Some(_) => Err(Error::user("this run predicts ratings and cannot predict the next items of a history")
                 .hint(
-                    "`mipgpu eval` judges its predictions; to recommend, train with --task masked-item or next-item",
+                    "evaluate its ratings with `mipgpu eval`; to recommend, train with --task masked-item or next-item",
                 )),
         }
     }
 
-    /// Encodes queries batch by batch and has each batch answered where it stands.
+    /// Encodes queries batch by batch and calls the given function on each batch while its vectors are on the
+    /// backend.
     fn answer<T>(
         &mut self,
         queries: &[Query],

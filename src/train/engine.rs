@@ -1,10 +1,11 @@
-/*! One planned model with its loss and optimiser on a backend: a training step, and vectors for histories.
+/*! A planned model with its loss and optimiser on a backend. It runs training steps and encodes histories.
 
-A step makes its batch and draws its negatives, goes forward and back, takes the gradient norm, and updates the weights unless the guard says no:
-loss and norm must be finite. All of it is ops, with everything that changes from step to step in memory, so that a backend
-may record it once and repeat it ([`crate::ops::Schedule::replay`]). The host writes the head of the batch and the learning rate before a
-step, and looks at loss and norm one step late ([`Engine::launch`]): the device never waits for it. A step that was not
-finite has frozen the weights by then, and is repeated op by op to find out where it broke.
+A step builds its batch, draws negatives, runs the forward and backward passes, computes the gradient norm, and
+updates the weights if loss and norm are finite. All of it is ops, and everything that changes between steps is
+in memory, so a backend can record a step once and replay it ([`crate::ops::Schedule::replay`]). The host writes
+the header of the batch and the learning rate before a step, and reads loss and norm one step later
+([`Engine::launch`]), so the device never waits for the host. After a step that is not finite, no further step
+updates the weights; the step is repeated op by op to find the first op that failed.
 */
 
 use crate::{
@@ -28,21 +29,21 @@ use super::{
     step_plan::{LAG, Rings, StepPlan, plan_step},
 };
 
-/// What a step reports.
+/// The result of a step.
 #[derive(Clone, Copy, Debug)]
 pub struct StepReport {
-    /// Which step it was, from 1.
+    /// Number of the step, from 1.
     pub step: u64,
     /// Mean loss of the batch.
     pub loss: f32,
     /// Global norm of the gradients before clipping.
     pub norm: f32,
-    /// Rows that the loss is the mean of.
+    /// Number of rows in the mean.
     pub scored: usize,
     pub lr: f32,
 }
 
-/// A step whose batch has been sent and that was not launched yet.
+/// A step whose batch has been sent but that has not been launched.
 #[must_use]
 #[derive(Debug)]
 pub struct Sent {
@@ -52,13 +53,13 @@ pub struct Sent {
 }
 
 impl Sent {
-    /// Sequences, rows and scored rows of the batch, padding among them.
+    /// Sequences, rows and scored rows of the batch, including padding.
     pub fn sizes(&self) -> [usize; 3] {
         [self.shape.b, self.shape.n, self.shape.m]
     }
 }
 
-/// A step that was launched and not yet looked at.
+/// A launched step whose result has not been read.
 #[must_use]
 #[derive(Debug)]
 pub struct Pending {
@@ -74,26 +75,27 @@ pub struct Engine<B> {
     step_plan: StepPlan,
     input: Input,
     settings: Settings,
-    /// The batch to launch next, and the one launched last.
+    /// The batch to launch next, and the batch launched last.
     batches: [Batch; 2],
     host: HostInput,
     pub(super) r: Representations,
     pending: Option<Pending>,
-    /// Bytes of scratch memory, and of data that the device holds.
+    /// Bytes of scratch memory, and of the data kept on the device.
     workspace: usize,
     data: Option<u64>,
-    /// The batch of the last training step, while it is still on the backend.
+    /// The batch of the last training step, as long as it is on the backend.
     trained_on: Option<BatchShape>,
-    /// Sum of ln(1 - lr * weight decay) over the steps since rows were last brought to date.
+    /// Sum of ln(1 - lr * weight decay) over the steps since all rows were last brought up to date.
     decay: f32,
 }
 
 impl<B: Backend> Engine<B> {
-    /// Plans the model for the data that `summary` tell of (of a plain catalogue: the training interactions of each item),
-    /// opens the backend with `open` and draws the initial weights.
+    /// Plans the model for the data that `summary` describes (for a plain catalogue: the training interactions
+    /// of each item), opens the backend with `open` and draws the initial weights.
     ///
     /// # Errors
-    /// Settings that contradict each other, need more memory than there is, or sizes that the backend does not serve.
+    /// Settings that contradict each other or need more memory than there is, or sizes that the backend does
+    /// not support.
     pub fn new(
         settings: &Settings,
         summary: impl Into<DataSummary>,
@@ -104,7 +106,7 @@ impl<B: Backend> Engine<B> {
         Ok(engine)
     }
 
-    /// The same with all weights zero, for a checkpoint to be loaded into.
+    /// As [`Engine::new`], with all weights zero, for loading a checkpoint.
     ///
     /// # Errors
     /// As [`Engine::new`].
@@ -141,7 +143,7 @@ impl<B: Backend> Engine<B> {
         Ok(engine)
     }
 
-    /// The parameters that a run of these settings has.
+    /// Returns the parameters of a run with these settings.
     ///
     /// # Errors
     /// Settings that contradict each other.
@@ -150,15 +152,17 @@ impl<B: Backend> Engine<B> {
         Ok(plan_step(settings, summary, 1)?.0.params().to_vec())
     }
 
-    /// Has every op of a full batch checked, asks the backend whether it serves them all, and has it take the scratch memory
-    /// they need. Each call is checked again when it runs ([`crate::ops::Run::run`]), for the sizes of its batch.
+    /// Checks every op of a full batch, asks the backend whether it supports them all, and reserves their
+    /// scratch memory. Each call is checked again when it runs ([`crate::ops::Run::run`]), with the sizes of
+    /// its batch.
     fn reserve(&mut self) -> Result<()> {
         self.workspace = Self::ask(&self.backend, &self.step_plan, &self.input).finish(self.plan.owners())?;
         self.backend.reserve(self.workspace)?;
         self.backend.sync()
     }
 
-    /// What the backend says of the ops of a full batch: a step, rows brought to date, and histories encoded, ranked and rated.
+    /// Dry run of the ops of a full batch: a step, the update of lagging rows, and encoding, ranking and
+    /// rating.
     fn ask<'b>(backend: &'b B, step_plan: &StepPlan, input: &Input) -> DryRun<'b, B> {
         let (c, mut dry_run) = (input.capacity, DryRun::new(backend));
         step_plan.step(&mut dry_run, &BatchShape { b: c.b, n: c.n, m: c.m, training: true });
@@ -173,16 +177,17 @@ impl<B: Backend> Engine<B> {
         dry_run
     }
 
-    /// Keeps `len` interactions in the device's own memory, if it has room: batches are then named by where they start
-    /// ([`Sequence::Held`]). `pieces` gives them in order. False where they stay on the host.
+    /// Copies `len` interactions to the device's own memory, if there is room. Batches then refer to them by
+    /// start position ([`Sequence::Held`]). `pieces` yields them in order. Returns false if they stay on the
+    /// host.
     ///
     /// # Errors
-    /// What `pieces` report, and a failing device.
+    /// Errors from `pieces`, or the device fails.
     pub fn hold<'d>(&mut self, len: u64, pieces: impl Iterator<Item = Result<&'d [u32]>>) -> Result<bool> {
         if !self.settings.find()?.1.holds {
             return Ok(false);
         }
-        // Places are numbered in 32 bits, and the last number means nowhere.
+        // Positions have 32 bits, and the last number means "none".
         let Some(data) =
             usize::try_from(len).ok().filter(|l| *l < u32::MAX as usize).and_then(|l| self.backend.resident(l))
         else {
@@ -201,7 +206,7 @@ impl<B: Backend> Engine<B> {
         self.backend.sync().map(|()| true)
     }
 
-    /// Where the memory goes.
+    /// Returns the use of memory.
     pub fn memory_plan(&self) -> MemoryPlan {
         MemoryPlan {
             workspace: self.workspace as u64,
@@ -210,7 +215,7 @@ impl<B: Backend> Engine<B> {
         }
     }
 
-    /// Begins a batch of an epoch.
+    /// Begins a batch of the given epoch.
     pub fn begin(&mut self, epoch: u32) {
         self.step_plan.task.batches().clear(&mut self.batches[0], epoch);
     }
@@ -220,23 +225,23 @@ impl<B: Backend> Engine<B> {
         self.step_plan.task.push(&mut self.batches[0], user, sequence);
     }
 
-    /// Rows of the batch so far: interactions that it trains on.
+    /// Rows of the batch so far, one per trained interaction.
     pub fn rows(&self) -> usize {
         self.batches[0].header.n()
     }
 
-    /// Sets off training step number `step` (from 1) on the batch, and gives what the step before it came to.
+    /// Launches training step `step` (from 1) on the batch, and returns the report of the step before it.
     ///
     /// # Errors
-    /// The step before: a loss or gradient norm that is not finite. Names the first op and layer; the weights are as before
-    /// that step.
+    /// Loss or gradient norm of the previous step is not finite; the error names the first failing op and
+    /// layer. The weights are those before that step.
     pub fn launch(&mut self, step: u64, lr: f32) -> Result<Option<StepReport>> {
         let sent = self.send(step, lr);
         let before = self.start(sent);
         self.collect(before)
     }
 
-    /// The first part of [`Engine::launch`]: brings the batch, and what is new of the step, to the backend.
+    /// First part of [`Engine::launch`]: sends the batch and the step's own values to the backend.
     pub fn send(&mut self, step: u64, lr: f32) -> Sent {
         if step % LAG == 1 && step > 1 {
             self.settle(step - 1);
@@ -246,14 +251,14 @@ impl<B: Backend> Engine<B> {
         let hyper = [lr, bias(self.settings.beta1), bias(self.settings.beta2)];
         self.backend.write(self.step_plan.hyper.raw(), &hyper);
         if self.step_plan.rings.is_some() {
-            // Rounded at every step, so that a resumed run adds to what it would have had.
+            // Rounded at every step, so that a resumed run continues from the same sum.
             self.decay = (self.decay as f64 + (-(lr * self.settings.weight_decay) as f64).ln_1p()) as f32;
             self.remember(step, hyper);
         }
         Sent { shape, step, lr }
     }
 
-    /// The second part: the step itself. Gives the one before, which has not been looked at.
+    /// Second part: launches the step. Returns the previous step, whose result has not been read.
     pub fn start(&mut self, Sent { shape, step, lr }: Sent) -> Option<Pending> {
         let step_plan = &self.step_plan;
         self.backend.replay(shape.key(), |b| step_plan.step(b, &shape));
@@ -262,16 +267,16 @@ impl<B: Backend> Engine<B> {
         self.pending.replace(Pending { step, lr, later })
     }
 
-    /// The last part: what the step before came to.
+    /// Last part: reads the result of the previous step.
     ///
     /// # Errors
     /// As [`Engine::launch`].
     pub fn collect(&mut self, before: Option<Pending>) -> Result<Option<StepReport>> {
-        // Its batch has made room for the one launched last, but its head is still in the slot filled next.
+        // Its batch was overwritten by the one launched last, but its header is still in the slot filled next.
         before.map(|p| self.step_report(p, 0)).transpose()
     }
 
-    /// Writes what a step was like where rows that catch up look for it.
+    /// Writes the learning rate and bias corrections of a step to the ring that lagging rows read.
     fn remember(&mut self, step: u64, [lr, c1, c2]: [f32; 3]) {
         if let Some(rings) = self.step_plan.rings {
             for (ring, decay) in [(rings.decaying, self.decay), (rings.lasting, 0.0)] {
@@ -280,19 +285,20 @@ impl<B: Backend> Engine<B> {
         }
     }
 
-    /// Brings every row of every table to step `step`, the last one launched: before weights are read other than by a step.
+    /// Brings every row of every table up to step `step`, the last one launched. Needed before anything but a
+    /// step reads weights.
     pub fn settle(&mut self, step: u64) {
         let Some(rings) = self.step_plan.rings else { return };
         self.backend.write_ids(self.input.step, &[step as u32 + 1]);
         self.step_plan.settle(&mut self.backend);
-        // The sum begins anew, and with it what this step is remembered by.
+        // The sum starts again at zero, also in the entry of this step.
         let mut hyper = [0.0; 4];
         self.backend.read(Rings::at(step, rings.decaying).raw(), &mut hyper);
         self.decay = 0.0;
         self.remember(step, [hyper[0], hyper[1], hyper[2]]);
     }
 
-    /// Goes on after step `step`, whose state has been loaded.
+    /// Continues after step `step`, whose state has been loaded.
     pub fn continue_after(&mut self, step: u64) {
         if let Some(rings) = self.step_plan.rings {
             let mut hyper = [0.0; 4];
@@ -301,12 +307,12 @@ impl<B: Backend> Engine<B> {
         }
     }
 
-    /// Whether tables are updated by rows, so that a checkpoint's weights may lag behind its step.
+    /// Whether tables are updated by rows, so that weights in a checkpoint may be from earlier steps.
     pub fn by_rows(&self) -> bool {
         self.step_plan.rings.is_some()
     }
 
-    /// What the last launched step came to, if it has not been told.
+    /// Returns the report of the last launched step, if it has not been returned yet.
     ///
     /// # Errors
     /// As [`Engine::launch`], for that step.
@@ -314,7 +320,7 @@ impl<B: Backend> Engine<B> {
         self.pending.take().map(|p| self.step_report(p, 1)).transpose()
     }
 
-    /// [`Engine::launch`] and [`Engine::finish`]: one step, waited for.
+    /// [`Engine::launch`] and [`Engine::finish`]: runs one step and waits for it.
     ///
     /// # Errors
     /// As [`Engine::launch`], for this step.
@@ -345,12 +351,12 @@ impl<B: Backend> Engine<B> {
         Ok(StepReport { step: p.step, loss, norm, scored, lr: p.lr })
     }
 
-    /// Whether the weights that step `step` left still give a finite loss, on its own batch: the loss of a step is that of
-    /// the weights before it, so what the last one did to them is only seen by a look back. Does nothing once the batch
-    /// has made room for others.
+    /// Checks that the weights after step `step` still give a finite loss on its own batch. The loss of a step
+    /// is computed with the weights before it, so the effect of the last update is otherwise not seen. Does
+    /// nothing once the batch has been overwritten.
     ///
     /// # Errors
-    /// They do not; names the first op and layer.
+    /// The loss is not finite; the error names the first failing op and layer.
     pub fn check_weights(&mut self, step: u64) -> Result<()> {
         let Some(shape) = self.trained_on else { return Ok(()) };
         self.step_plan.model.forward(&mut self.backend, &shape);
@@ -370,7 +376,8 @@ impl<B: Backend> Engine<B> {
         x[0]
     }
 
-    /// Repeats a step's passes with every result read back, to name the op and the layer that broke; `make`: its batch too.
+    /// Repeats the passes of a step (with `make`, also the ops that build its batch) and reads every result
+    /// back, to name the failing op and layer.
     fn first_fault(&mut self, shape: &BatchShape, make: bool) -> String {
         let mut checked = NanCheck::new(&mut self.backend);
         if make {
@@ -387,7 +394,7 @@ impl<B: Backend> Engine<B> {
         }
     }
 
-    /// What it learns.
+    /// The task.
     pub fn task(&self) -> &'static tasks::TaskEntry {
         self.settings.find().expect("the settings were checked").1
     }
@@ -406,7 +413,7 @@ impl<B: Backend> Engine<B> {
         &self.r
     }
 
-    /// Ranks and lists, and the backend that they are made on.
+    /// Returns the scoring plan and its backend.
     pub(super) fn scoring(&mut self) -> (&Scoring, &mut B) {
         (&self.step_plan.scoring, &mut self.backend)
     }
@@ -416,9 +423,8 @@ impl<B: Backend> Engine<B> {
         self.step_plan.task.last_basket()
     }
 
-    /// Asks about each query's history (oldest first; the newest T-1 items count), at most a batch of them, and leaves their
-    /// vectors
-    /// in the first scored rows.
+    /// Encodes the histories of up to a batch of queries (oldest item first; the newest T-1 items count) and
+    /// leaves their vectors in the first scored rows.
     pub(super) fn forward_queries(&mut self, queries: &[Query<'_>]) {
         self.trained_on = None;
         self.host.clear();
@@ -430,12 +436,12 @@ impl<B: Backend> Engine<B> {
         self.step_plan.model.forward(&mut self.backend, &shape);
     }
 
-    /// The scale of the ratings that the model predicts, if it does.
+    /// The rating scale of the model, if it predicts ratings.
     pub(super) fn scale(&self) -> Option<&RatingScale> {
         self.step_plan.task.rating().map(Rating::scale)
     }
 
-    /// Predicts the ratings asked for, at most a batch of them, and writes them to `out`.
+    /// Predicts up to a batch of ratings and writes them to `out`.
     pub(super) fn forward_questions(&mut self, questions: &[Question<'_>], out: &mut [f32]) -> Result<()> {
         let task = self.step_plan.task.rating().ok_or_else(|| super::ratings::no_model(&self.settings.task))?;
         self.trained_on = None;
@@ -454,7 +460,8 @@ impl<B: Backend> Engine<B> {
         Ok(())
     }
 
-    /// Batch, forward and backward passes of what was pushed, without an update: for tests and profiles. Gives the loss.
+    /// Runs the forward and backward passes of the pushed batch without an update, for tests and profiles.
+    /// Returns the loss.
     pub fn gradients(&mut self, step: u64, training: bool) -> f32 {
         let shape = BatchShape { training, ..self.upload(step) };
         self.step_plan.make(&mut self.backend, &shape);
@@ -462,13 +469,13 @@ impl<B: Backend> Engine<B> {
         self.read_one(self.loss_span())
     }
 
-    /// The same for a batch that is made already: with its `target`s, in training.
+    /// As [`Engine::gradients`], in training mode, for a batch that is given complete with its `target`s.
     pub fn gradients_of(&mut self, input: &HostInput, target: &[u32], step: u64) -> f32 {
         let shape = BatchShape { training: true, ..self.input.upload(&mut self.backend, input, step as u32) };
         let (to, weight) = self.step_plan.task.objective().targets().expect("the task asks for items");
         self.backend.write_ids(to, target);
         self.backend.write(weight.raw(), &vec![1.0 / target.len().max(1) as f32; target.len()]);
-        // What negatives may have to keep apart from: the items as they were, and which rows are whose.
+        // Negatives may have to exclude seen items: these need the unmasked items and the user of each row.
         let mut raw = input.item.clone();
         input.row.iter().zip(target).for_each(|(row, target)| raw[*row as usize] = *target);
         let before = |end: &u32| input.row.partition_point(|row| row < end) as u32;
@@ -479,16 +486,16 @@ impl<B: Backend> Engine<B> {
         self.read_one(self.loss_span())
     }
 
-    /// The span of the mean loss.
+    /// The span that receives the mean loss.
     pub fn loss_span(&self) -> Span<F32> {
         self.step_plan.task.objective().value()
     }
 
-    /// `e`, where memory ran out with the largest batch that would have fitted.
+    /// Adds to an out-of-memory error `e` the largest batch that would fit.
     fn too_large(e: Error, settings: &Settings, summary: &DataSummary, open: impl Fn(&Planner) -> Result<B>) -> Error {
-        // A bare backend can tell what scratch memory ops would take.
+        // A backend without a plan can still compute the scratch memory of ops.
         let (Some(there), Ok(bare)) = (e.room, open(&Planner::new())) else { return e };
-        // Not to the last byte: copies, graphs and the driver take some too.
+        // Leave a margin: copies, graphs and the driver need memory too.
         let there = there - there / 32;
         let fits = |batch: usize| {
             let Ok((plan, input, step_plan)) = plan_step(settings, summary, batch) else { return false };
@@ -508,9 +515,9 @@ impl<B: Backend> Engine<B> {
     }
 }
 
-/// Draws the initial weights of a plan: each parameter from a stream of its own.
+/// Draws the initial weights of a plan, each parameter from its own random stream.
 pub(super) fn draw_weights(plan: &Planner, backend: &mut dyn Backend, seed: u64) {
-    // In pieces: a table may be larger than what memory is left.
+    // In pieces, because a table may exceed the free memory.
     const PIECE: usize = 1 << 22;
     let mut values = Vec::new();
     for (i, p) in plan.params().iter().enumerate() {

@@ -1,4 +1,4 @@
-//! How long a run will take, by a few of its steps.
+//! Estimates the duration of a run from a few of its steps.
 
 use std::time::{Duration, Instant};
 
@@ -12,16 +12,16 @@ use crate::{
     ops::Backend,
 };
 
-/// What a run will take.
+/// The estimated duration, in seconds.
 #[derive(Clone, Copy, Debug)]
 pub struct Estimate {
-    /// For one step.
+    /// Of one step.
     pub step: f64,
-    /// For all of it: every epoch and its validations.
+    /// Of all epochs and their validations.
     pub seconds: f64,
 }
 
-/// Bytes of all that the run plans: weights, moments, activations.
+/// Returns the bytes of everything that the run plans: weights, moments, activations.
 ///
 /// # Errors
 /// Settings that contradict each other.
@@ -33,11 +33,12 @@ pub fn bytes(config: &RunConfig, data: &Dataset) -> Result<u64> {
     Ok([Param, Grad, Moment1, Moment2, Act, Stat, Index].map(|arena| plan.len(arena) as u64 * 4).iter().sum())
 }
 
-/// Trains for about `budget` on real batches, with `threads` where the device is the CPU, and multiplies. A validation asks
-/// each user once, which is about a third of a training step's work for the user.
+/// Trains for about `budget` on real batches, with `threads` threads if the device is the CPU, and
+/// extrapolates. A validation encodes each user once, which is about a third of a training step's work for that
+/// user.
 ///
 /// # Errors
-/// As a run of it; a step that is not finite.
+/// As a training run; or a step is not finite.
 pub fn estimate(
     config: &RunConfig,
     (data, split): (&Dataset, &Split),
@@ -55,9 +56,9 @@ pub fn estimate(
             let mut engine = Engine::<B>::new(s, summary, open)?;
             let loader = BatchLoader::new(s, data, split)?;
             let (began, mut step, mut timed) = (Instant::now(), 0u64, Duration::ZERO);
-            // The first step meets cold caches, and a GPU's recorded graph comes with the third.
+            // The first step runs with cold caches, and a GPU records its graph in the third.
             let warm = 3;
-            // Batches from all over the users, whose sequences differ in length.
+            // Batches from all parts of the user list, because sequences differ in length.
             let batches: Vec<&[u32]> = loader.users().chunks(s.batch).collect();
             while step < warm + 2 || (began.elapsed() < budget && step < warm + batches.len() as u64) {
                 loader.fill(&mut engine, 1, batches[(step as usize * 7) % batches.len()])?;

@@ -1,4 +1,4 @@
-//! The end of a run: its best weights evaluated on the test part.
+//! The end of a run: evaluates its best weights on the test part.
 
 use super::{RunFolder, Trained, Which};
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
 /// Evaluates the best weights of a run on the test part, with baselines, and writes the report into the run folder.
 ///
 /// # Errors
-/// Data that have changed since they were opened; what the model, the device and the file system report.
+/// The data have changed since they were opened; the model, the device or the file system fails.
 pub fn evaluate_best(folder: &RunFolder, data: &Dataset, split: &Split, device: Device) -> Result<Evaluation> {
     data.unchanged()?;
     let mut trained = Trained::open(&folder.path, Which::Best, device)?;

@@ -1,9 +1,9 @@
-/*! The folder that a run lives in.
+/*! The folder of a run.
 
-`RUN/config.toml` what was asked for · `items.safetensors` the item vocabulary · `last.safetensors`, `best.safetensors`
-checkpoints · `users.safetensors`, `fields.safetensors` users and side fields, where they have vectors
-· `metrics.jsonl` the learning curve, a function of settings and data alone · `timing.jsonl` seconds and
-throughput · `report.json` the evaluation after training.
+`RUN/config.toml`: the settings · `items.safetensors`: the item vocabulary · `last.safetensors`,
+`best.safetensors`: checkpoints · `users.safetensors`, `fields.safetensors`: users and side fields, if they have
+vectors · `metrics.jsonl`: the learning curve, a function of settings and data alone · `timing.jsonl`: seconds
+and throughput · `report.json`: the evaluation after training.
 */
 
 use std::{
@@ -28,20 +28,20 @@ use crate::{
     layers::RatingScale,
 };
 
-/// What a run folder remembers (`config.toml`).
+/// The contents of `config.toml`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunConfig {
-    /// Version of the folder's layout.
+    /// Version of the folder layout.
     pub version: u32,
     /// The data set it was trained on.
     pub data: PathBuf,
     pub data_fingerprint: String,
     pub split: SplitSpec,
-    /// The run that it continues in another domain.
+    /// The base run, if the run was fine-tuned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<Origin>,
-    /// The ratings that it predicts, if it does.
+    /// The scale of the ratings that it predicts, if it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ratings: Option<RatingScale>,
     pub settings: Settings,
@@ -52,14 +52,14 @@ impl RunConfig {
 }
 
 impl RunConfig {
-    /// Reads a config.toml; `path` is where it was found.
+    /// Parses a config.toml; `path` names it in errors.
     ///
     /// # Errors
-    /// Bad TOML, another version, an unknown key.
+    /// Invalid TOML, another version, or an unknown key.
     pub fn parse(text: &str, path: &Path) -> Result<RunConfig> {
         let unreadable = |e: toml::de::Error| Error::user(format!("{}: {}", path.display(), e.to_string().trim_end()));
         let mut table: toml::Table = toml::from_str(text).map_err(unreadable)?;
-        // First of all: what else is wrong may be because of it.
+        // Check the version first: it may be the cause of other errors.
         let version = table.get("version").and_then(toml::Value::as_integer);
         if version == Some(1) {
             since_version_1(&mut table);
@@ -75,7 +75,8 @@ impl RunConfig {
     }
 }
 
-/// What a folder of version 1 says, as version 2 says it: `bf16` was what a GPU computed in, and the CPU in f32 all the same.
+/// Converts the settings of a version 1 folder to version 2. In version 1, `bf16` was the precision of a GPU,
+/// and the CPU computed in f32 regardless.
 fn since_version_1(config: &mut toml::Table) {
     config.insert("version".into(), toml::Value::Integer(RunConfig::VERSION.into()));
     let settings = config.get_mut("settings").and_then(toml::Value::as_table_mut);
@@ -113,15 +114,15 @@ impl RunFolder {
         self.path.join("users.safetensors")
     }
 
-    /// The side fields of a run with fields: their values, and which items have them.
+    /// The side fields of a run with fields: their values, and the values of each item.
     pub fn fields(&self) -> PathBuf {
         self.path.join("fields.safetensors")
     }
 
-    /// A checkpoint of the run.
+    /// Returns the path of a checkpoint of the run.
     ///
     /// # Errors
-    /// It is not there; says why.
+    /// It does not exist; the hint says why.
     pub fn checkpoint(&self, which: Which) -> Result<PathBuf> {
         let path = if which == Which::Best { self.best() } else { self.last() };
         if path.exists() {
@@ -150,12 +151,14 @@ impl RunFolder {
         self.path.join("config.toml")
     }
 
-    /// Makes the folder of a new run. A run that ended before its first checkpoint is replaced: nothing is lost.
+    /// Creates the folder of a new run. A run that ended before its first checkpoint is replaced, since nothing
+    /// is lost.
     ///
     /// # Errors
-    /// The folder exists already and holds a run, or anything else: a data set, say, also has an `items.safetensors`.
+    /// The folder exists and has a run or other files.
     pub fn create(&self, config: &RunConfig, data: &Dataset) -> Result<()> {
-        // Only what tells of itself as a run, and holds nothing else, may be replaced.
+        // Replace only a folder that is recognisably a run and has no other files. A data set, for example,
+        // also has an `items.safetensors`.
         let ours = [self.config_path(), self.items(), self.users(), self.fields()];
         let only_ours = || fs::read_dir(&self.path).into_iter().flatten().flatten().all(|e| ours.contains(&e.path()));
         let begun = self.config_path().exists() && self.config().is_ok();
@@ -170,21 +173,22 @@ impl RunFolder {
                 .hint("choose a new folder with --out"));
         }
         if begun {
-            // It may be about to write its first checkpoint.
+            // Another process may be about to write its first checkpoint.
             self.lock()?;
         }
         make_folder(&self.path)?;
-        // The config first: a folder with a config and no checkpoint is a run that ended early, and may be replaced.
+        // Write the config first: a folder with a config and no checkpoint is a run that ended early and may be
+        // replaced.
         let text = toml::to_string(config).map_err(|e| Error::internal(format!("config.toml: {e}")))?;
         write_atomically(&self.config_path(), |f| f.write_all(text.as_bytes()))?;
         data.item_keys().save(&self.items())?;
         self.keep_side_tables(&config.settings, data)
     }
 
-    /// Writes the users and side fields that `settings` use of `data`; [`super::SideTables::open`] reads them.
+    /// Writes the users and side fields of `data` that `settings` use; [`super::SideTables::open`] reads them.
     ///
     /// # Errors
-    /// The disk's; a field that the data lack.
+    /// An I/O error, or the data lack a field.
     fn keep_side_tables(&self, settings: &Settings, data: &Dataset) -> Result<()> {
         remove(&self.users())?;
         remove(&self.fields())?;
@@ -199,8 +203,8 @@ impl RunFolder {
         write_atomically(&self.fields(), |f| f.write_all(&image))
     }
 
-    /// Takes back what [`RunFolder::create`] made, where nothing has come of it: a run that could not begin leaves nothing
-    /// behind. `made`: whether the folder itself was made then.
+    /// Removes what [`RunFolder::create`] wrote if the run could not begin. `made`: whether `create` also
+    /// created the folder itself.
     pub fn discard(&self, made: bool) {
         if self.last().exists() || self.best().exists() || self.path.join("metrics.jsonl").exists() {
             return;
@@ -209,15 +213,15 @@ impl RunFolder {
             let _ = fs::remove_file(file);
         }
         if made {
-            // Only if nothing else is in it.
+            // Succeeds only if the folder is empty.
             let _ = fs::remove_dir(&self.path);
         }
     }
 
-    /// Keeps other processes from training this run at the same time, until the lock is dropped or the process ends.
+    /// Locks the run against training by other processes, until the lock is dropped or the process ends.
     ///
     /// # Errors
-    /// Another process has it.
+    /// Another process has the lock.
     pub fn lock(&self) -> Result<File> {
         let path = self.config_path();
         let file = File::open(&path).at_path(&path)?;
@@ -227,7 +231,7 @@ impl RunFolder {
                 Err(Error::user(format!("{}: another process is training this run", self.path.display()))
                     .hint("wait for it to end, or start a new run in another folder: --out DIR"))
             }
-            // A file system without locks: better to train than not.
+            // The file system does not support locks; training without one is better than failing.
             Err(TryLockError::Error(_)) => Ok(file),
         }
     }
@@ -251,7 +255,7 @@ impl RunFolder {
     }
 }
 
-/// Removes what a run that ended early has left.
+/// Removes a file that a run that ended early has left, if there is one.
 fn remove(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != ErrorKind::NotFound => Err(e).at_path(path),

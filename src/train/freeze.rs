@@ -1,4 +1,4 @@
-//! What of a network stays as it is while the rest is trained.
+//! The parts of a network that are not trained.
 
 use std::{fmt, str::FromStr};
 
@@ -6,11 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::layers::Patch;
 
-/// What is not trained: layers, and tables by whose rows they are. Patches and what answers a task are trained in any case.
+/// The frozen parts: the network, and tables by the kind of their rows. Patches and the head of a task are
+/// always trained.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Freeze {
-    /// All that is no table.
+    /// Everything except the tables.
     pub network: bool,
     pub items: bool,
     pub users: bool,
@@ -18,19 +19,19 @@ pub struct Freeze {
 }
 
 impl Freeze {
-    /// All is trained.
+    /// Everything is trained.
     pub const NONE: Freeze = Freeze { network: false, items: false, users: false, fields: false };
-    /// Tables and patches are trained.
+    /// Only tables and patches are trained.
     pub const NETWORK: Freeze = Freeze { network: true, ..Freeze::NONE };
-    /// Patches are trained.
+    /// Only patches are trained.
     pub const ALL: Freeze = Freeze { network: true, items: true, users: true, fields: true };
 
-    /// Parts of the names of parameters that are trained; `None`: all are.
+    /// Returns substrings of the names of trained parameters; `None` if all are trained.
     pub fn trained(self) -> Option<Vec<&'static str>> {
         if !self.network {
             return None;
         }
-        // What answers a task is new wherever the task is.
+        // The head of a task is new whenever the task is.
         let tables = [(self.items, "item."), (self.users, "user."), (self.fields, "field.")];
         let trained = tables.into_iter().filter(|(frozen, _)| !frozen).map(|(_, name)| name);
         Some([Patch::NAME, ".head."].into_iter().chain(trained).collect())
@@ -63,11 +64,11 @@ impl FromStr for Freeze {
                 "items" => freeze.items = true,
                 "users" => freeze.users = true,
                 "fields" => freeze.fields = true,
-                other => return Err(format!("'{other}' is none of none, all, network, items, users, fields")),
+                other => return Err(format!("'{other}' is not one of none, all, network, items, users, fields")),
             }
         }
         if !freeze.network {
-            return Err("tables are frozen together with the network alone: network,items".into());
+            return Err("tables can be frozen only together with the network: network,items".into());
         }
         Ok(freeze)
     }

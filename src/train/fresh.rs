@@ -1,19 +1,19 @@
-//! How rows start that a base does not know.
+//! Initialisation of rows that the base does not have.
 
 use std::collections::HashMap;
 
 use super::origin::{FreshRows, Rows};
 use crate::data::{ItemField, ItemFields, Vocab};
 
-/// What is added to the random draw of a fresh row.
+/// The offsets that are added to the random draws of fresh rows.
 pub(super) struct Start<'a> {
     /// The mean of the known rows of each group ([`group`]).
     means: HashMap<&'a str, Vec<f32>>,
-    /// Of each field: the sum over the known items that have a value, and their number, value by value.
+    /// For each field, value by value: the sum over the known items with that value, and their number.
     values: Vec<(ItemField<'a>, Vec<f32>, Vec<u32>)>,
 }
 
-/// Rows that are alike: values of one field (keys are `FIELD\tVALUE`), all items, all users.
+/// Returns the group of a row: the values of one field (keys are `FIELD\tVALUE`), all items, or all users.
 pub(super) fn group(rows: Rows, key: &str) -> &str {
     if rows == Rows::Fields { key.split('\t').next().unwrap_or("") } else { "" }
 }
@@ -58,7 +58,7 @@ impl<'a> Start<'a> {
         start
     }
 
-    /// Adds to row `i`, which is that of `group`.
+    /// Adds the offset of row `i`, which belongs to `group`.
     pub(super) fn add_to(&self, row: &mut [f32], i: usize, group: &str) {
         let d = row.len();
         let (mut sum, mut n) = (vec![0.0f32; d], 0u32);

@@ -1,4 +1,4 @@
-//! What a run trains on: who, in which order, and how a batch of them comes to the engine.
+//! The training users of a run, their order, and the loading of batches into the engine.
 
 use super::{engine::Engine, schedule::Schedule, settings::Settings};
 use crate::{
@@ -14,17 +14,17 @@ use crate::{
     tasks::{Pairs, Sequence},
 };
 
-/// The users of a data set who train, and their parts of it.
+/// The training users of a data set and their parts of it.
 pub struct BatchLoader<'a> {
     data: &'a Dataset,
     train: TrainPart<'a>,
     /// Users with something to train on.
     users: Vec<u32>,
-    /// Where the task learns from baskets.
+    /// Basket pairs, if the task learns from baskets.
     pairs: Option<Pairs<'a>>,
-    /// Whether it learns ratings.
+    /// Whether the task learns ratings.
     rated: bool,
-    /// Whether the device holds the data.
+    /// Whether the data are on the device.
     held: bool,
     batch: usize,
     seed: u64,
@@ -32,7 +32,7 @@ pub struct BatchLoader<'a> {
 
 impl<'a> BatchLoader<'a> {
     /// # Errors
-    /// Nobody has what the task learns from.
+    /// No user has enough training data for the task.
     pub fn new(s: &Settings, data: &'a Dataset, split: &'a Split) -> Result<Self> {
         let (train, asks) = (split.train(), s.find()?.1);
         let mut loader = BatchLoader {
@@ -63,15 +63,15 @@ impl<'a> BatchLoader<'a> {
                 "no user has {} events to train on, which {} needs",
                 asks.shortest, s.task
             ))
-            .hint("the split holds out too many, or the data has no longer histories"));
+            .hint("the split holds out too many events, or all histories are too short"));
         }
         Ok(loader)
     }
 
-    /// Brings the data into the device's own memory, if it has room.
+    /// Copies the data to the device's own memory, if there is room.
     ///
     /// # Errors
-    /// Damaged data, and a failing device.
+    /// The data are damaged, or the device fails.
     pub fn hold<B: Backend>(&mut self, engine: &mut Engine<B>) -> Result<()> {
         let data = self.data;
         let pieces = data.all_items().map(|items| data.check_items(items).map(|()| items));
@@ -79,7 +79,7 @@ impl<'a> BatchLoader<'a> {
         Ok(())
     }
 
-    /// Whether the device holds the data.
+    /// Whether the data are on the device.
     pub fn held(&self) -> bool {
         self.held
     }
@@ -89,32 +89,32 @@ impl<'a> BatchLoader<'a> {
         &self.users
     }
 
-    /// Steps of an epoch.
+    /// Steps per epoch.
     pub fn steps(&self) -> u64 {
         self.users.len().div_ceil(self.batch) as u64
     }
 
-    /// The learning rates of a run.
+    /// The learning-rate schedule of a run.
     pub fn schedule(&self, s: &Settings) -> Schedule {
         let total = self.steps() * s.epochs as u64;
-        // A fixed number of steps would outlast a small run.
+        // In a small run, a fixed number of warm-up steps could exceed the total.
         let warmup = s.warmup.min(total / 10);
         Schedule { peak: s.lr, warmup, total, end: s.final_lr, decay: s.decay }
     }
 
-    /// The users in the order in which an epoch (from 1) takes them.
+    /// Returns the users in the order of epoch `epoch` (from 1).
     pub fn order(&self, epoch: u32) -> Vec<u32> {
         let mut order = self.users.clone();
         Stream::new(self.seed, Purpose::Shuffle, epoch).shuffle(&mut order);
         order
     }
 
-    /// Makes these users the engine's next batch.
+    /// Loads these users as the engine's next batch.
     ///
     /// # Errors
-    /// Damaged data; data that are not those that were opened.
+    /// The data are damaged, or are not those that were opened.
     pub fn fill<B: Backend>(&self, engine: &mut Engine<B>, epoch: u32, users: &[u32]) -> Result<()> {
-        // What the device holds cannot change under it.
+        // Data on the device cannot have changed.
         if !self.held {
             self.data.unchanged()?;
         }
@@ -125,7 +125,7 @@ impl<'a> BatchLoader<'a> {
         Ok(())
     }
 
-    /// What a user's training part gives an epoch to learn from.
+    /// Returns the part of a user's training data that an epoch learns from.
     fn sequence(&self, epoch: u32, user: u32) -> Result<Sequence<'a>> {
         let (data, u) = (self.data, user as usize);
         if let Some(pairs) = &self.pairs {

@@ -1,8 +1,8 @@
-//! Where the memory of a run goes.
+//! Memory use of a run.
 
 use crate::mem::{Arena, Planner, Precision};
 
-/// Bytes by what they are for; of the device's own memory where it has some, else of the machine's.
+/// Bytes by purpose: of the device's own memory if it has some, otherwise of the machine's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct MemoryPlan {
     pub weights: u64,
@@ -11,16 +11,16 @@ pub struct MemoryPlan {
     pub moments: u64,
     /// Activations, their gradients and statistics, for the largest batch.
     pub activations: u64,
-    /// Ids of a batch.
+    /// Ids of one batch.
     pub batch: u64,
     /// Partial sums.
     pub workspace: u64,
-    /// Interactions of all users; `None`: they stay in the files and pass by batch by batch.
+    /// Interactions of all users on the device; `None` if they stay in files and are sent batch by batch.
     pub data: Option<u64>,
 }
 
 impl MemoryPlan {
-    /// Of all arenas of a plan; scratch memory and data come with the backend.
+    /// The memory of all arenas of a plan. Scratch memory and data are added by the backend.
     pub(super) fn of(plan: &Planner, precision: Precision) -> MemoryPlan {
         use Arena::*;
         let act = if precision == Precision::Bf16 { 2 } else { 4 };

@@ -1,5 +1,5 @@
-/*! The training loop without autograd: settings, one step, the run with its checkpoints, what it takes
-over from another run, and a trained model to ask. */
+/*! The training loop, without autograd: settings, training steps, runs with checkpoints, transfer from another
+run, and trained models. */
 
 pub mod base;
 pub mod check;

@@ -1,4 +1,4 @@
-//! Where a run comes from: the base run, its checkpoint, what is taken over, and how rows start that the base does not know.
+//! The origin of a run: the base run, its checkpoint, what is copied, and how fresh rows are initialised.
 
 use std::{fmt, path::PathBuf};
 
@@ -14,22 +14,22 @@ pub enum Which {
     Last,
 }
 
-/// What is taken over.
+/// What is copied from the base.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Transfer {
-    /// Nothing: the same network, to compare with.
+    /// Nothing: the same network from scratch, as a baseline.
     None,
     /// Tables: items, users, fields, positions.
     Embedding,
-    /// Every tensor; all are trained on.
+    /// Every tensor; all are trained.
     Model,
-    /// Every tensor, frozen; small patches are trained in their stead.
+    /// Every tensor, frozen; small patches are trained instead.
     Patch,
 }
 
 impl Transfer {
-    /// Whether layers are taken over, not only tables.
+    /// Whether layers are copied, not only tables.
     pub fn layers(self) -> bool {
         matches!(self, Transfer::Model | Transfer::Patch)
     }
@@ -46,21 +46,22 @@ impl fmt::Display for Transfer {
     }
 }
 
-/// How rows start of items, users and field values that the base does not know.
+/// How rows of items, users and field values that the base does not have are initialised.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum FreshRows {
-    /// Drawn at random, as in a new run.
+    /// At random, as in a new run.
     #[default]
     Random,
-    /// The mean of the known rows (of the same field, where they are values of fields), and a random draw.
+    /// The mean of the known rows (for field values: of the same field) plus a random draw.
     Mean,
-    /// Items: the mean over the item's field values (genres, director, …) of the known items that have them, and a
-    /// random draw. As `mean` where an item shares no value with a known one, and for users and field values.
+    /// For items: the mean over the item's field values (genres, director, …) of the known items with that
+    /// value, plus a random draw. As `mean` for an item that shares no value with a known one, and for users
+    /// and field values.
     Content,
 }
 
-/// Where a run comes from (`[from]` of its config.toml).
+/// The origin of a run (`[from]` in its config.toml).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Origin {
@@ -75,13 +76,13 @@ pub struct Origin {
     pub fresh_rows: FreshRows,
 }
 
-/// Whose rows a parameter has.
+/// The keys that the rows of a parameter belong to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rows {
     Items,
     Users,
     Fields,
-    /// Its rows are nobody's: all or nothing.
+    /// The rows have no keys: the tensor is copied as a whole or not at all.
     Whole,
 }
 

@@ -1,4 +1,4 @@
-//! What a run must know of its data's ratings before it is planned.
+//! The rating scale of the data, which must be known before a run is planned.
 
 use std::collections::BTreeSet;
 
@@ -8,14 +8,15 @@ use crate::{
     layers::RatingScale,
 };
 
-/// The scale of the ratings of `data`: levels of all events, the mean of those that train. More than
-/// [`RatingScale::MOST`] different ratings are told apart no further than so many even steps from the least to the greatest.
+/// Returns the scale of the ratings of `data`: the levels of all events, and the mean of the training events.
+/// If there are more than [`RatingScale::MOST`] different ratings, they are rounded to that many equal steps
+/// from the smallest to the largest.
 ///
 /// # Errors
-/// There are no ratings, or but one.
+/// There are no ratings, or only one value.
 pub fn scale_of(data: &Dataset, split: &Split) -> Result<RatingScale> {
     let place = || data.dir().display().to_string();
-    // By their bits: numbers of one sign are in the order of these, and a set needs no more.
+    // As bits: numbers of one sign are ordered as their bits, and a set needs no other order.
     let mut different = BTreeSet::new();
     let (mut least, mut greatest) = (f32::INFINITY, f32::NEG_INFINITY);
     let (mut sum, mut n) = (0.0f64, 0u64);
@@ -24,7 +25,7 @@ pub fn scale_of(data: &Dataset, split: &Split) -> Result<RatingScale> {
         for rating in ratings {
             (least, greatest) = (least.min(*rating), greatest.max(*rating));
             if different.len() <= RatingScale::MOST {
-                // 0 and -0 are one rating.
+                // 0 and -0 are the same rating.
                 different.insert((rating + 0.0).to_bits());
             }
         }
@@ -45,37 +46,39 @@ pub fn scale_of(data: &Dataset, split: &Split) -> Result<RatingScale> {
     Ok(RatingScale { levels, mean: (sum / n.max(1) as f64) as f32 })
 }
 
-/// The scale for a run that goes on from one of `base`: its classes, and the mean of the new data.
+/// Returns the scale of a run that starts from one with the scale `base`: the base's classes, and the mean of
+/// the new data.
 ///
 /// # Errors
-/// The data have ratings that the base has no class for.
+/// The data have ratings for which the base has no class.
 pub fn scale_after(base: &RatingScale, new: RatingScale) -> Result<RatingScale> {
     let ((low, high), (least, greatest)) = (base.range(), new.range());
     let missing = new.levels.iter().find(|r| base.levels.len() < RatingScale::MOST && !base.levels.contains(r));
     if let Some(rating) = missing.or((least < low).then_some(&least)).or((greatest > high).then_some(&greatest)) {
         return Err(Error::user(format!(
-            "the data have the rating {rating}, which the base does not know: its ratings go from {low} to {high} in {} levels",
+            "the data have the rating {rating}, which is not a rating of the base: {low} to {high} in {} \
+             levels",
             base.levels.len()
         ))
-        .hint("bring the ratings to the base's scale before the import, or use --transfer embedding or none"));
+        .hint("convert the ratings to the base's scale before the import, or use --transfer embedding or none"));
     }
     Ok(RatingScale { levels: base.levels.clone(), mean: new.mean })
 }
 
 fn none_in(place: &str) -> Error {
     Error::user(format!("{place}: the data have no ratings")).hint(
-        "import the log with the column that holds them (--rating-col), or learn what comes next: --model bert4rec \
+        "import the log with the column that holds them (--rating-col), or predict the next item: --model bert4rec \
              --task masked-item",
     )
 }
 
-/// A task of ratings that nobody told the scale.
+/// The error of a rating task without a scale.
 pub(super) fn none(task: &str) -> Error {
     Error::user(format!("--task {task} needs ratings, and none are known"))
         .hint("give data that were imported with a column of ratings (--rating-col)")
 }
 
-/// A model of another task, asked for ratings.
+/// The error of a model of another task that is queried for ratings.
 pub(super) fn no_model(task: &str) -> Error {
     Error::user(format!("a model trained by {task} predicts no ratings")).hint("train one with --task rating")
 }

@@ -1,4 +1,4 @@
-//! From given settings to the settings of a run: what was left open is decided, and all of it is checked against the data.
+//! Completes the given settings to those of a run: decides what is open and checks the result against the data.
 
 use super::{Settings, Transfer, ratings::scale_of, side_tables};
 use crate::{
@@ -10,11 +10,12 @@ use crate::{
     layers::RatingScale,
 };
 
-/// Decides what was left open (task, fields) and checks settings against each other and the data. `given` are the names of
-/// the settings that the user chose (as in `config.toml`): one of them without effect is an error.
+/// Decides what is open (task, fields) and checks the settings against each other and the data. `given` are the
+/// names of the settings that the user chose (as in `config.toml`); it is an error if one of them has no
+/// effect.
 ///
 /// # Errors
-/// Settings that contradict each other, or given settings without effect, with what to do.
+/// Settings that contradict each other, or given settings without effect.
 pub fn resolve_settings(
     given: &[String],
     settings: &mut Settings,
@@ -39,7 +40,7 @@ pub fn resolve_settings(
     settings.loss().check(Some(data.items()))
 }
 
-/// The scale of the data's ratings, for tasks that predict ratings.
+/// Returns the scale of the data's ratings, for tasks that predict ratings.
 ///
 /// # Errors
 /// The data have no ratings, or only one value.
@@ -50,7 +51,7 @@ pub fn rating_scale(settings: &Settings, data: &Dataset, split: SplitSpec) -> Re
     scale_of(data, &Split::new(data, split)?).map(Some)
 }
 
-/// The split of a run whose user chose none: it holds out what the task predicts.
+/// Returns the default split of a run: it holds out what the task predicts.
 ///
 /// # Errors
 /// As [`Settings::find`].

@@ -1,4 +1,4 @@
-//! A run: the loop from the first step (or from its last checkpoint) to the end.
+//! The training loop of a run, from its first step or its last checkpoint to the end.
 
 use std::{
     fs,
@@ -37,22 +37,22 @@ use crate::{
     ops::Backend,
 };
 
-/// What a run tells while it goes.
+/// Progress reports of a run.
 #[derive(Clone, Debug)]
 pub enum TrainEvent {
-    /// What it took over from the run it comes from.
+    /// The tensors that were copied from the base run.
     Carried(Vec<Carried>),
-    /// Planned and ready: parameters, memory, steps of an epoch, the state it starts from.
+    /// The run is planned and ready: its parameters, memory, steps per epoch, and the state it starts from.
     Ready { parameters: usize, memory: MemoryPlan, steps: u64, state: TrainState },
-    /// What a run that starts from another one is worth before its first step.
+    /// Validation before the first step, for a run that starts from another one.
     Start(Validated),
-    /// A step is done. `interactions`: real ones, trained on so far in this session.
+    /// A step is done. `interactions`: interactions (without padding) trained on since the run was started or resumed.
     Step { epoch: u32, step: u64, steps: u64, loss: f32, lr: f32, interactions: u64 },
     /// An epoch is done.
     Epoch { row: EpochRow, seconds: f64, interactions_per_s: f64, best: bool },
 }
 
-/// Everything a run needs.
+/// The inputs of a run.
 pub struct TrainJob<'a> {
     pub config: &'a RunConfig,
     pub data: &'a Dataset,
@@ -61,14 +61,15 @@ pub struct TrainJob<'a> {
     pub device: Device,
     /// Continue from `last.safetensors`.
     pub resume: bool,
-    /// Set when the user wants the run to stop: it writes a checkpoint and ends.
+    /// Set to stop the run: it writes a checkpoint and returns.
     pub stop: &'a AtomicBool,
 }
 
-/// Trains to the end, or until told to stop.
+/// Trains to the end, or until `job.stop` is set.
 ///
 /// # Errors
-/// Settings that contradict each other, a checkpoint that does not fit, a loss that is not finite, the disk's.
+/// Settings that contradict each other, a checkpoint that does not fit, a loss that is not finite, or an I/O
+/// error.
 pub fn train(job: &TrainJob<'_>, observe: &mut dyn FnMut(TrainEvent)) -> Result<TrainState> {
     struct OnBackend<'j, 'a>(&'j TrainJob<'a>, &'j mut dyn FnMut(TrainEvent));
     impl WithBackend for OnBackend<'_, '_> {
@@ -82,11 +83,12 @@ pub fn train(job: &TrainJob<'_>, observe: &mut dyn FnMut(TrainEvent)) -> Result<
     backend::with(job.device, precision, OnBackend(job, observe))
 }
 
-/// Whether there is anything to train: a plan of these settings for these data, and users to learn from. Makes nothing, so
-/// that it can be asked before there is a folder; what a device says to the plan is only known on the device.
+/// Checks that a run with these settings can be planned for these data, and that there are users to train on.
+/// Writes nothing, so it can run before the run folder exists. Whether the plan fits a device is known only on
+/// the device.
 ///
 /// # Errors
-/// Settings that the model refuses; data that leave nobody to learn from.
+/// The model rejects the settings, nothing is left to train, or no user has enough training data.
 pub fn check(config: &RunConfig, data: &Dataset, split: &Split) -> Result<()> {
     let s = &config.settings;
     s.check()?;
@@ -100,15 +102,15 @@ pub fn check(config: &RunConfig, data: &Dataset, split: &Split) -> Result<()> {
     Ok(())
 }
 
-/// What a validation found.
+/// The result of a validation.
 #[derive(Clone, Copy, Debug)]
 pub enum Validated {
     Ranking { ndcg: f64, hit: f64 },
     Ratings { rmse: f64, mae: f64 },
 }
 
-/// Asks `encoder` for what validates, as a run does; `each` is told of every user (of every rating, where those are learned) and
-/// may end it with an error.
+/// Validates `encoder` as a run does. `each` is called with every user (with the user of every rating, if the
+/// run learns ratings) and may end the validation with an error.
 ///
 /// # Errors
 /// As [`evaluate_each`] and [`evaluate_ratings`].
@@ -135,15 +137,15 @@ struct Loop<'a, B> {
     job: &'a TrainJob<'a>,
     engine: Engine<B>,
     loader: BatchLoader<'a>,
-    /// Steps launched, at most one ahead of those booked in `state`.
+    /// Steps launched: at most one more than the steps counted in `state`.
     launched: u64,
     state: TrainState,
     vocabulary: String,
-    /// What was taken over, until it is told.
+    /// The tensors that were copied from the base run, until they are reported.
     carried: Option<Vec<Carried>>,
     schedule: Schedule,
     saved: Instant,
-    /// How long the last checkpoint took.
+    /// Duration of the last checkpoint.
     saving: Duration,
     started: Instant,
     interactions: u64,
@@ -153,10 +155,10 @@ impl<'a, B: Backend> Loop<'a, B> {
     fn new(job: &'a TrainJob<'a>, open: &dyn Fn(&Planner) -> Result<B>) -> Result<Self> {
         let s = &job.config.settings;
         let counts: Vec<u64> = job.split.train_counts().iter().map(|c| *c as u64).collect();
-        // From the folder, not from the data: side fields may have been imported anew since.
+        // Read from the run folder, not from the data: the side fields may have been imported again since.
         let side_tables = SideTables::open(s, job.folder, job.data.items())?;
         let summary = side_tables.summary(counts)?;
-        // What is loaded need not be drawn.
+        // Weights that a checkpoint overwrites need no random initialisation.
         let summary = DataSummary { ratings: job.config.ratings.clone(), ..summary };
         let mut engine = if job.resume { Engine::<B>::blank(s, summary, open) } else { Engine::new(s, summary, open) }?;
         let vocabulary = side_tables.fingerprint(job.data.item_keys());
@@ -212,10 +214,11 @@ impl<'a, B: Backend> Loop<'a, B> {
             state: self.state.clone(),
         });
         if self.job.resume {
-            // The curve is written after the checkpoint; a run killed between the two is behind.
+            // The curve is written after the checkpoint; a run killed between the two lacks the newest row.
             self.write_curve()?;
         } else {
-            // From here on the run can be resumed whenever it ends, and a disk without room is noticed at once.
+            // With a first checkpoint the run can be resumed wherever it ends, and a full disk is noticed at
+            // once.
             self.save_last()?;
         }
         if let Some(found) = self.validate_start()? {
@@ -242,8 +245,8 @@ impl<'a, B: Backend> Loop<'a, B> {
         Ok(self.state)
     }
 
-    /// Validates what was taken over, before anything is trained: where it is worth much less than its base, something
-    /// was lost on the way.
+    /// Validates the copied weights before the first step. A result far below that of the base means that the
+    /// transfer lost something.
     fn validate_start(&mut self) -> Result<Option<Validated>> {
         let (config, split) = (self.job.config, self.job.split);
         let taken = config.from.as_ref().is_some_and(|origin| origin.transfer != Transfer::None);
@@ -253,7 +256,7 @@ impl<'a, B: Backend> Loop<'a, B> {
         validate(&mut self.engine, config, self.job.data, &split.valid(), &mut |_| Ok(())).map(Some)
     }
 
-    /// The rest of the current epoch; false when told to stop.
+    /// Runs the rest of the current epoch. Returns false if the run was stopped.
     fn epoch(&mut self, observe: &mut dyn FnMut(TrainEvent)) -> Result<bool> {
         let s = &self.job.config.settings;
         let epoch = self.state.epoch + 1;
@@ -271,7 +274,8 @@ impl<'a, B: Backend> Loop<'a, B> {
             let lr = self.schedule.at(self.launched);
             let before = self.engine.launch(self.launched, lr);
             self.book(before, epoch, observe)?;
-            // Saving a large table takes its time; a tenth of the run's at most. When a checkpoint comes changes nothing.
+            // Saving a large table takes time: spend at most a tenth of the run on it. When a checkpoint is
+            // written has no effect on the results.
             let wait = Duration::from_secs(s.checkpoint_seconds).max(10 * self.saving);
             if s.checkpoint_seconds > 0 && self.saved.elapsed() > wait {
                 self.drain(observe)?;
@@ -282,13 +286,13 @@ impl<'a, B: Backend> Loop<'a, B> {
         Ok(true)
     }
 
-    /// Waits for the step that is under way, if there is one.
+    /// Waits for the step in flight, if there is one.
     fn drain(&mut self, observe: &mut dyn FnMut(TrainEvent)) -> Result<()> {
         let last = self.engine.finish();
         self.book(last, self.state.epoch + 1, observe)
     }
 
-    /// Writes down what a step came to.
+    /// Records the result of a step.
     fn book(
         &mut self,
         report: Result<Option<StepReport>>,
@@ -308,20 +312,21 @@ impl<'a, B: Backend> Loop<'a, B> {
         Ok(())
     }
 
-    /// The files that batches are read from must be those that the run began with.
+    /// Checks that the data files are those that the run began with.
     fn check_data(&self) -> Result<()> {
         self.job.data.unchanged().map_err(|e| self.point_to_resume(e))
     }
 
-    /// An error of the data, with how to go on once they are mended.
+    /// Adds to an error of the data how to continue once they are fixed.
     fn point_to_resume(&self, e: Error) -> Error {
         let (run, last) = (typed(&self.job.folder.path), self.job.folder.last());
         let mend = e.hint.as_ref().map_or(String::new(), |hint| format!("{hint}, then "));
         e.hint(format!("{mend}continue with: mipgpu train --resume {run}; what was trained is in {}", last.display()))
     }
 
-    /// Books the finished epoch, validates when it is time to; whether it is the best so far. Of equal validations the
-    /// newest is: it has learned longer. It is no better one, though, and `patience` counts it.
+    /// Closes a finished epoch, validates if due, and returns whether it is the best epoch so far. Of equal
+    /// validations the newest is the best, because it has trained longer; `patience` does not count it as an
+    /// improvement.
     fn close_epoch(&mut self) -> Result<bool> {
         self.check_weights()?;
         let s = &self.job.config.settings;
@@ -348,7 +353,7 @@ impl<'a, B: Backend> Loop<'a, B> {
                 };
                 (best, better) = (above(f64::ge), above(f64::gt));
             } else {
-                // Nothing to choose by: the newest weights are the best there are.
+                // Without validation users, the newest weights are the best.
                 (best, better) = (true, true);
             }
         }
@@ -374,14 +379,15 @@ impl<'a, B: Backend> Loop<'a, B> {
         Ok(best)
     }
 
-    /// A step's error, with where the newest weights before it are.
+    /// Adds to the error of a step the path of the last good checkpoint.
     fn point_to_last(&self, e: Error) -> Error {
         let hint = e.hint.clone().unwrap_or_default();
         let last = self.job.folder.last();
         e.hint(format!("{hint}, in a new run; the last good checkpoint of this one is {}", last.display()))
     }
 
-    /// Before anything is overwritten or validated: weights that a step has just ruined are no checkpoint.
+    /// Checks the weights before a checkpoint or a validation: the last step may have made them NaN or
+    /// infinite.
     fn check_weights(&mut self) -> Result<()> {
         let epoch = self.state.epoch + 1;
         let checked = self.engine.check_weights(self.state.step);
@@ -390,7 +396,7 @@ impl<'a, B: Backend> Loop<'a, B> {
 
     fn save(&mut self, path: &Path, moments: bool) -> Result<()> {
         let Engine { plan, backend, .. } = &mut self.engine;
-        // What is frozen stays where it came from.
+        // Frozen tensors stay in the base's checkpoint.
         let origin = self.job.config.from.as_ref().filter(|_| plan.params().iter().any(|p| p.frozen));
         let beside = CheckpointMeta {
             vocabulary: &self.vocabulary,
@@ -410,7 +416,7 @@ impl<'a, B: Backend> Loop<'a, B> {
         Ok(())
     }
 
-    /// `metrics.jsonl` as of the state.
+    /// Writes `metrics.jsonl` as of the current state.
     fn write_curve(&self) -> Result<()> {
         write_atomically(&self.job.folder.path.join("metrics.jsonl"), |f| {
             self.state.history.iter().try_for_each(|row| writeln!(f, "{}", serde_json::json!(row)))
@@ -419,7 +425,7 @@ impl<'a, B: Backend> Loop<'a, B> {
 
     fn note_timing(&self, row: &EpochRow, seconds: f64, rate: f64) -> Result<()> {
         let path = self.job.folder.path.join("timing.jsonl");
-        // A run may be resumed on another device: each epoch says where it was.
+        // A run may be resumed on another device, so each epoch records its device.
         let (device, _) = backend::choose(self.job.device);
         let line = serde_json::json!({
             "epoch": row.epoch, "train_s": seconds, "interactions_per_s": rate,

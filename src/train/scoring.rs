@@ -1,9 +1,9 @@
-/*! Ranks and best items where the model is: the ops of [`crate::ops::top_k`] and [`crate::ops::rank`] on lists of any length.
+/*! Ranks and top-k lists, computed on the model's backend with the ops of [`crate::ops::top_k`] and
+[`crate::ops::rank`], for lists of any length.
 
-A model that has encoded some histories leaves their vectors on the backend; what comes back to the host are counts, lists
-of k items and the scores of sampled items, never the item table and never scores of the whole catalogue. The spans for
-lists are planned once, before the first step; users are taken in as many calls as it needs for their lists to fit.
-*/
+The encoded vectors stay on the backend. The host receives counts, lists of k items and the scores of sampled
+items, never the item table or the scores of the whole catalogue. The spans for lists are planned once, before
+the first step. Users are divided into as many calls as their lists need to fit. */
 
 use std::ops::Range;
 
@@ -14,12 +14,12 @@ use crate::{
     ops::{Backend, CountAtLeast, NO_ROW, Run, ScoreItems, TopK},
 };
 
-/// What is scored: vectors against a catalogue.
+/// The vectors and the catalogue that they are scored against.
 #[derive(Clone, Copy, Debug)]
 pub struct Catalogue {
     /// (B,D) the vectors of a batch.
     pub h: Span<Act>,
-    /// (V,D), maybe with special rows behind.
+    /// (V,D), possibly followed by special rows.
     pub table: Span<F32>,
     /// (V)
     pub bias: Span<F32>,
@@ -27,19 +27,20 @@ pub struct Catalogue {
     pub v: usize,
 }
 
-/// How much one call takes.
+/// Capacity of one call.
 #[derive(Clone, Copy, Debug)]
 pub struct Room {
     /// Users.
     pub users: usize,
-    /// Targets, sampled items or list entries of all users together.
+    /// Targets, sampled items or list entries, summed over the users.
     pub pairs: usize,
-    /// Excluded items of all users together; at least as many as there are items, so that any one user fits.
+    /// Excluded items, summed over the users; at least the number of items, so that any single user fits.
     pub excluded: usize,
 }
 
 impl Room {
-    /// For a catalogue of `v` items: 12 bytes a pair, 4 an excluded item; a few MB, and 4 bytes an item beyond a million.
+    /// The capacity for a catalogue of `v` items. It takes 12 bytes per pair and 4 per excluded item: a few MB,
+    /// and 4 bytes per item above a million.
     pub fn new(users: usize, v: usize) -> Room {
         const USUAL: usize = 1 << 17;
         Room { users, pairs: v.clamp(USUAL, 8 * USUAL), excluded: v.max(USUAL) }
@@ -51,10 +52,10 @@ impl Room {
 pub struct Scoring {
     catalogue: Catalogue,
     room: Room,
-    /// (pairs) targets or sampled items, and where each user's start.
+    /// (pairs) targets or sampled items, and the start of each user's.
     id: Span<U32>,
     start: Span<U32>,
-    /// (pairs) counts of targets, or the items of lists; their scores.
+    /// (pairs) counts of the targets or items of the lists, and their scores.
     found: Span<U32>,
     score: Span<F32>,
     excluded: Span<U32>,
@@ -62,8 +63,8 @@ pub struct Scoring {
     bad: Span<U32>,
 }
 
-/// Cuts users into calls: neither of the two lengths of their lists may add up to more than its room, unless a single user's
-/// does.
+/// Divides users into calls. Neither of the two total lengths of their lists may exceed its capacity, unless a
+/// single user's does.
 fn cut(lengths: impl Iterator<Item = [usize; 2]>, users: usize, room: [usize; 2]) -> Vec<Range<usize>> {
     let (mut ranges, mut sum) = (Vec::<Range<usize>>::new(), [0; 2]);
     for (i, [a, b]) in lengths.enumerate() {
@@ -81,7 +82,7 @@ fn cut(lengths: impl Iterator<Item = [usize; 2]>, users: usize, room: [usize; 2]
     ranges
 }
 
-/// The lists of a call; a single list that is longer than the room is cut into several calls.
+/// Returns the lists of a call. A single list longer than the capacity is divided into several calls.
 fn passes(lists: Vec<&[u32]>, room: usize) -> Vec<Vec<&[u32]>> {
     match lists[..] {
         [one] if one.len() > room => one.chunks(room).map(|part| vec![part]).collect(),
@@ -89,7 +90,7 @@ fn passes(lists: Vec<&[u32]>, room: usize) -> Vec<Vec<&[u32]>> {
     }
 }
 
-/// Writes lists one after another, and where each starts; gives their length.
+/// Writes the concatenated lists and their start positions; returns the total length.
 fn upload(b: &mut dyn Backend, to: Span<U32>, start_to: Span<U32>, lists: &[&[u32]]) -> usize {
     let flat: Vec<u32> = lists.concat();
     let mut start = vec![0];
@@ -116,12 +117,12 @@ impl Scoring {
         }
     }
 
-    /// Users that one call takes.
+    /// Maximum number of users per call.
     pub fn users(&self) -> usize {
         self.room.users
     }
 
-    /// Runs the largest call of each op: for a backend that only asks what they need.
+    /// Runs the largest call of each op, for a backend that only computes memory needs.
     pub fn largest<B: Backend>(&self, b: &mut B) {
         let Room { users, pairs, excluded } = self.room;
         b.run(&self.count(0..users, pairs, excluded));
@@ -182,7 +183,7 @@ impl Scoring {
         }
     }
 
-    /// Reads what the last call found for `n` pairs, and which user has a score that is no number.
+    /// Reads the results of the last call for `n` pairs. Fails if a user has a score that is NaN or infinite.
     fn read<B: Backend>(&self, b: &mut B, users: &Range<usize>, n: usize) -> Answer<(Vec<u32>, Vec<f32>)> {
         let (mut found, mut score, mut bad) = (vec![0; n], vec![0.0; n], vec![0; users.len()]);
         b.read_ids(self.found.first(n), &mut found);
@@ -195,7 +196,7 @@ impl Scoring {
         }
     }
 
-    /// Ranks the targets of queries whose vectors stand in the first rows of the batch, in order.
+    /// Ranks the targets of queries whose vectors are the first rows of the batch, in order.
     ///
     /// # Errors
     /// As [`crate::eval::Encoder::rank`].
@@ -228,7 +229,8 @@ impl Scoring {
         Ok(ranks)
     }
 
-    /// Ranks targets of known scores among their queries' lists. `first` is the first query's row in the batch.
+    /// Ranks targets with known scores among their queries' lists. `first` is the first query's row in the
+    /// batch.
     fn rank_among<B: Backend>(
         &self,
         b: &mut B,
@@ -260,7 +262,7 @@ impl Scoring {
         Ok(())
     }
 
-    /// The best k candidates of queries whose vectors stand in the first rows of the batch, in order.
+    /// Returns the best k candidates of queries whose vectors are the first rows of the batch, in order.
     ///
     /// # Errors
     /// As [`crate::eval::Encoder::top_k`].
@@ -278,7 +280,7 @@ impl Scoring {
             let excluded: Vec<&[u32]> = queries[range.clone()].iter().map(|q| q.excluded).collect();
             let e = upload(b, self.excluded, self.excluded_start, &excluded);
             let op = self.best(range.clone(), k, e);
-            // What was asked for in advance was a short list.
+            // The memory reserved in advance was for a short list.
             let bytes = Run::<TopK>::need(b, &op).map_err(refused)?;
             b.reserve(bytes)?;
             b.run(&op);
@@ -292,7 +294,7 @@ impl Scoring {
     }
 }
 
-/// Splits the first `n` off.
+/// Splits off the first `n` elements.
 fn take<'a, T>(rest: &mut &'a [T], n: usize) -> &'a [T] {
     let (head, tail) = rest.split_at(n);
     *rest = tail;

@@ -138,20 +138,24 @@ macro_rules! settings {
 settings! {
     "Model" {
         model: String = "bert4rec".into(), "bert4rec", "Model", Freely;
-        task: String = "auto".into(), "auto", "What the model learns (auto: the task that the model was designed for)", Freely;
+        task: String = "auto".into(), "auto",
+            "What the model learns (auto: the task that the model was designed for)", Freely;
         #[arg(visible_alias = "dim")]
         width: usize = 128, "128", "Embedding and hidden size", ByShape;
         #[arg(visible_alias = "layers")]
         blocks: usize = 2, "2", "Number of blocks or layers";
         heads: usize = 4, "4", "Number of attention heads; must divide the width";
         #[arg(visible_alias = "max-len")]
-        length: usize = 200, "200", "Maximum sequence length. Of longer sequences, training uses a random window and prediction the newest items", ByShape;
+        length: usize = 200, "200",
+            "Maximum sequence length. Of longer sequences, training uses a random window and prediction the \
+             newest items", ByShape;
         #[arg(hide = true)]
         ffn_ratio: usize = 4, "4", "Feed-forward width as a multiple of the width";
         #[arg(hide = true)]
         norm: NormPlace = NormPlace::Post, "post", "Layer norm after (post) or before (pre) each sub-layer";
         #[arg(num_args = 0..=1, default_missing_value = "true", hide = true)]
-        projection: bool = false, "false", "Dense + GELU + norm between the last block and the item table, as in the BERT4Rec paper";
+        projection: bool = false, "false",
+            "Dense + GELU + norm between the last block and the item table, as in the BERT4Rec paper";
         dropout: f32 = 0.1, "0.1", "Dropout after embedding, attention and feed-forward", Freely;
         #[arg(hide = true)]
         attention_dropout: f32 = 0.0, "0.0", "Dropout of attention probabilities", Freely;
@@ -160,7 +164,8 @@ settings! {
         #[arg(visible_alias = "kernel-size", hide = true)]
         taps: usize = 3, "3", "Kernel size of the dilated convolutions";
         #[arg(hide = true)]
-        dilations: List = List(vec![1, 4]), "1,4", "Dilations of the blocks, repeated in this order; the second convolution of a block doubles it";
+        dilations: List = List(vec![1, 4]), "1,4",
+            "Dilations of the blocks, repeated in this order; the second convolution of a block doubles it";
         #[arg(hide = true)]
         window: usize = 5, "5", "Number of items that a convolution reads";
         #[arg(hide = true)]
@@ -168,11 +173,15 @@ settings! {
         #[arg(hide = true)]
         vertical: usize = 4, "4", "Number of vertical filters";
         #[arg(hide = true)]
-        rating_width: usize = 32, "32", "Width of the rating embedding, concatenated with the item (--task rating); 0: width of the item, and added to it";
+        rating_width: usize = 32, "32",
+            "Width of the rating embedding, concatenated with the item (--task rating); 0: width of the item, and \
+             added to it";
     }
     "Users and side fields" {
-        user_width: usize = 0, "0", "Width of the user embedding, which is joined to each item of the user's sequence; 0: none", ByColumns;
-        fields: String = "none".into(), "none", "Side fields of the items to use as item features: names separated by commas, all, or none", ByColumns;
+        user_width: usize = 0, "0",
+            "Width of the user embedding, which is joined to each item of the user's sequence; 0: none", ByColumns;
+        fields: String = "none".into(), "none",
+            "Side fields of the items to use as item features: names separated by commas, all, or none", ByColumns;
         #[arg(hide = true)]
         field_width: usize = 16, "16", "Width of the embedding of each side field", ByColumns;
         #[arg(hide = true)]
@@ -180,30 +189,45 @@ settings! {
     }
     "Fine-tuning" {
         #[arg(num_args = 0..=1, default_missing_value = "true", hide = true)]
-        keep_side: bool = false, "false", "Keep the base's dense layer over items, users and fields if the new run has neither users nor fields [set by finetune]", Freely;
+        keep_side: bool = false, "false",
+            "Keep the base's dense layer over items, users and fields if the new run has neither users nor fields \
+             [set by finetune]", Freely;
         #[arg(visible_alias = "adapter")]
-        patch: Patching = Patching::None, "none", "Placement of patches (adapters): after sub-layers (serial) or parallel to them [default with --transfer patch: serial]", Freely;
+        patch: Patching = Patching::None, "none",
+            "Placement of patches (adapters): after sub-layers (serial) or parallel to them [default with \
+             --transfer patch: serial]", Freely;
         #[arg(hide = true)]
         patches: usize = 2, "2", "Number of patches per block: 1 or 2", Freely;
         #[arg(hide = true)]
         patch_width: usize = 0, "0", "Bottleneck size of a patch; 0: an eighth of --width", Freely;
-        freeze: Freeze = Freeze::NONE, "none", "Parts that are not trained: none, all, or a list of network,items,users,fields [default with --transfer patch: the network, and each table without new rows]";
+        freeze: Freeze = Freeze::NONE, "none",
+            "Parts that are not trained: none, all, or a list of network,items,users,fields [default with \
+             --transfer patch: the network, and each table without new rows]";
     }
     "Tasks" {
-        mask: f32 = 0.2, "0.2", "Share of a sequence's positions to mask (80 % [MASK], 10 % random item, 10 % unchanged)";
+        mask: f32 = 0.2, "0.2",
+            "Share of a sequence's positions to mask (80 % [MASK], 10 % random item, 10 % unchanged)";
         #[arg(hide = true)]
-        mask_last: f32 = 0.15, "0.15", "Share of sequences in which only the last item is masked (next-basket: of pairs reduced to one masked item, the form of a query)";
+        mask_last: f32 = 0.15, "0.15",
+            "Share of sequences in which only the last item is masked (next-basket: of pairs reduced to one \
+             masked item, the form of a query)";
         #[arg(hide = true)]
-        targets: usize = 1, "1", "Number of following items that each position predicts with next-item (3 in the Caser paper)";
-        loss: LossKind = LossKind::Softmax, "softmax", "Loss over items: full softmax over the whole catalogue, or a loss with sampled negatives";
+        targets: usize = 1, "1",
+            "Number of following items that each position predicts with next-item (3 in the Caser paper)";
+        loss: LossKind = LossKind::Softmax, "softmax",
+            "Loss over items: full softmax over the whole catalogue, or a loss with sampled negatives";
         sampler: SamplerKind = SamplerKind::Uniform, "uniform", "Distribution of negatives";
-        negatives: usize = 512, "512", "Number of negatives per batch; per scored row with --per-position, bce, gbce and bpr";
+        negatives: usize = 512, "512",
+            "Number of negatives per batch; per scored row with --per-position, bce, gbce and bpr";
         #[arg(num_args = 0..=1, default_missing_value = "true", hide = true)]
-        per_position: bool = false, "false", "Each scored row has its own negatives (sampled-softmax; always the case with bce, gbce and bpr)";
+        per_position: bool = false, "false",
+            "Each scored row has its own negatives (sampled-softmax; always the case with bce, gbce and bpr)";
         #[arg(num_args = 0..=1, default_missing_value = "true", hide = true)]
-        unique_negatives: bool = false, "false", "No item occurs twice among the negatives of a batch (--sampler uniform, shared negatives)";
+        unique_negatives: bool = false, "false",
+            "No item occurs twice among the negatives of a batch (--sampler uniform, shared negatives)";
         #[arg(num_args = 0..=1, default_missing_value = "true", hide = true)]
-        log_q: bool = true, "true", "Correct the logits of sampled-softmax by log q, the log of an item's expected count";
+        log_q: bool = true, "true",
+            "Correct the logits of sampled-softmax by log q, the log of an item's expected count";
         #[arg(num_args = 0..=1, default_missing_value = "true", hide = true)]
         exclude_seen: bool = false, "false", "Items of a user's own sequence are never negatives";
         #[arg(hide = true)]
@@ -227,20 +251,28 @@ settings! {
         beta1: f32 = 0.9, "0.9", "Decay of AdamW's first moment";
         #[arg(hide = true)]
         beta2: f32 = 0.999, "0.999", "Decay of AdamW's second moment";
-        precision: Numbers = Numbers::Auto, "auto", "Precision of matrix products, and on a GPU of activations (sums and weights are always f32). auto: bf16 on a GPU, f32 on the CPU. fastest: measured when the run starts, and stored in its settings. On a CPU, bf16 is faster only with AMX or AMD's AVX512_BF16";
+        precision: Numbers = Numbers::Auto, "auto",
+            "Precision of matrix products, and on a GPU of activations (sums and weights are always f32). auto: \
+             bf16 on a GPU, f32 on the CPU. fastest: measured when the run starts, and stored in its settings. On \
+             a CPU, bf16 is faster only with AMX or AMD's AVX512_BF16";
         #[arg(hide = true)]
-        table_update: TableUpdate = TableUpdate::Auto, "auto", "Rows of the item table that a step updates (losses with negatives)";
+        table_update: TableUpdate = TableUpdate::Auto, "auto",
+            "Rows of the item table that a step updates (losses with negatives)";
         #[arg(visible_alias = "max-grad-norm", hide = true)]
         clip: f32 = 5.0, "5.0", "Clip gradients to this global norm; 0: never";
         seed: u64 = 1, "1", "Seed of all random numbers";
     }
     "Validation and checkpoints" {
         #[arg(num_args = 0..=1, default_missing_value = "true")]
-        keep_seen: bool = false, "false", "Rank the items of a user's history too, in validation and by default in eval, recommend and compare; for logs with repeated items (always on with baskets)";
+        keep_seen: bool = false, "false",
+            "Rank the items of a user's history too, in validation and by default in eval, recommend and compare; \
+             for logs with repeated items (always on with baskets)";
         eval_every: u32 = 5, "5", "Validate every N epochs (NDCG@10, full ranking; RMSE for ratings)";
-        patience: u32 = 0, "0", "Stop after N validations without improvement (an equal result is no improvement); 0: never";
+        patience: u32 = 0, "0",
+            "Stop after N validations without improvement (an equal result is no improvement); 0: never";
         #[arg(hide = true)]
-        checkpoint_seconds: u64 = 60, "60", "Maximum number of seconds between checkpoints; 0: a checkpoint after every epoch";
+        checkpoint_seconds: u64 = 60, "60",
+            "Maximum number of seconds between checkpoints; 0: a checkpoint after every epoch";
     }
 }
 

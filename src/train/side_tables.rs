@@ -1,8 +1,9 @@
-/*! What a run knows beside its items: the users who have vectors, and the side fields. Both are taken from the data when a
-run begins and kept in its folder, so that it can be asked, resumed and carried over where its data are gone or changed.
+/*! The users with vectors and the side fields of a run. Both are taken from the data when a run begins and
+stored in its folder, so that the run can be queried, resumed and transferred after its data are deleted or
+changed.
 
-`users.safetensors` the keys of the rows of `user.weight` · `fields.safetensors` the values whose vectors are the rows of
-`field.weight`, field by field, and which of them each item of the run has.
+`users.safetensors`: the keys of the rows of `user.weight`. `fields.safetensors`: the values of the rows of
+`field.weight`, field by field, and the values of each item of the run.
 */
 
 use sha2::{Digest, Sha256};
@@ -15,23 +16,24 @@ use crate::{
     ops::BagLists,
 };
 
-/// Distinct values of all side fields, at most: their table is updated whole at every step.
+/// Maximum number of distinct values of all side fields. Every step updates the whole table.
 const MOST_VALUES: usize = 1 << 22;
 
-/// What stands beside the items of a run.
+/// Users and side fields of a run.
 #[derive(Debug, Default)]
 pub struct SideTables {
-    /// The users who have vectors, in the order of their table.
+    /// Keys of the users with vectors, in table order.
     pub users: Option<Vocab>,
     pub fields: Option<ItemFields>,
-    /// The values of all fields as `FIELD<TAB>VALUE`, in the order of their table.
+    /// The values of all fields as `FIELD<TAB>VALUE`, in table order.
     pub values: Option<Vocab>,
 }
 
-/// Names the side fields that `settings` ask for as the data have them: `all` by what it stands for.
+/// Replaces the side fields in `settings` by the names in the data; `all` becomes the list of all fields.
 ///
 /// # Errors
-/// The data lack one of them (all that are missing are named); they know more values than a table should have rows.
+/// The data lack a field (the error names all missing ones), or the fields have too many distinct values for a
+/// table.
 pub fn name_fields(settings: &mut Settings, data: &ItemFields) -> Result<()> {
     let asked = settings.field_names();
     if asked.is_empty() {
@@ -41,7 +43,7 @@ pub fn name_fields(settings: &mut Settings, data: &ItemFields) -> Result<()> {
     let flag = format!("--fields {}", settings.fields);
     if data.is_empty() {
         return Err(Error::user(format!("{flag}: the items of this data have no side fields")).hint(
-            "import them with `mipgpu import --items FILE --item-fields NAME,NAME`, or leave them out with --fields none",
+            "import them with `mipgpu import --items FILE --item-fields NAME,NAME`, or omit them with --fields none",
         ));
     }
     let known: Vec<&str> = data.iter().map(|field| field.name()).collect();
@@ -59,7 +61,7 @@ pub fn name_fields(settings: &mut Settings, data: &ItemFields) -> Result<()> {
         });
     }
     if let Some(twice) = named.iter().enumerate().find_map(|(i, name)| named[..i].contains(name).then_some(name)) {
-        return Err(Error::user(format!("{flag}: '{twice}' comes twice")).hint("name each field once"));
+        return Err(Error::user(format!("{flag}: '{twice}' is given twice")).hint("name each field once"));
     }
     let values = |name: &&str| data.get(name).map_or(0, |field| field.values());
     check_values(&flag, &named.iter().map(|name| (*name, values(name))).collect::<Vec<_>>())?;
@@ -67,10 +69,10 @@ pub fn name_fields(settings: &mut Settings, data: &ItemFields) -> Result<()> {
     Ok(())
 }
 
-/// Whether a table has room for all values of these fields.
+/// Checks that the values of all given fields fit into a table.
 ///
 /// # Errors
-/// It has not; names the widest field.
+/// They do not fit; the error names the widest field.
 fn check_values(flag: &str, fields: &[(&str, usize)]) -> Result<()> {
     let (all, widest) = (fields.iter().map(|f| f.1).sum::<usize>(), fields.iter().max_by_key(|f| f.1));
     let Some((widest, values)) = widest.filter(|_| all > MOST_VALUES) else { return Ok(()) };
@@ -86,10 +88,10 @@ fn check_values(flag: &str, fields: &[(&str, usize)]) -> Result<()> {
 }
 
 impl SideTables {
-    /// What a run with `settings` and so many items has in its folder.
+    /// Opens the tables of a run with `settings` and `items` items.
     ///
     /// # Errors
-    /// A missing, foreign or damaged file; fields of other items.
+    /// A file is missing, foreign or damaged, or the fields belong to other items.
     pub fn open(settings: &Settings, folder: &RunFolder, items: usize) -> Result<SideTables> {
         let hint = "take the file from a copy of the run folder, or train again";
         let users = (settings.user_width > 0).then(|| Vocab::open(&folder.users())).transpose();
@@ -100,7 +102,7 @@ impl SideTables {
         Ok(SideTables { users, fields, values })
     }
 
-    /// With the training interactions of each item, what a plan must know.
+    /// Returns the summary that a plan needs. `counts`: training interactions of each item.
     ///
     /// # Errors
     /// As [`BagLists::new`].
@@ -114,7 +116,7 @@ impl SideTables {
         Ok(DataSummary { counts, users: self.users.as_ref().map_or(0, Vocab::len), fields: lists, ratings: None })
     }
 
-    /// What a plan must know of data that a run with `settings` is about to be made of.
+    /// Returns the summary that a plan needs for a new run with `settings` on `data`.
     ///
     /// # Errors
     /// As [`BagLists::new`].
@@ -130,7 +132,7 @@ impl SideTables {
         Ok(DataSummary { counts: vec![1; data.items()], users, fields: lists, ratings: None })
     }
 
-    /// Says which rows of its tables a checkpoint belongs to: the fingerprint of the items, and of what stands beside them.
+    /// Identifies the rows of the tables in a checkpoint: a fingerprint of items, users and field values.
     pub fn fingerprint(&self, items: &Vocab) -> String {
         let beside = [self.users.as_ref().map(Vocab::fingerprint), self.fields.as_ref().map(ItemFields::fingerprint)];
         if beside.iter().all(Option::is_none) {

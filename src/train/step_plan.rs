@@ -1,4 +1,4 @@
-//! Everything a step runs, and where it lies: model, task, optimiser and lists, planned for the largest batch.
+//! The plan of a step: model, task, optimiser and scoring, planned for the largest batch, and their memory.
 
 use crate::{
     base::{Error, Result},
@@ -14,30 +14,30 @@ use super::{
     settings::Settings,
 };
 
-/// Everything a step runs, and what it runs on.
+/// The ops and spans of a step.
 pub(super) struct StepPlan {
     pub model: Box<dyn Network>,
     pub task: Box<dyn Task>,
-    /// (4) loss, gradient norm, whether all steps so far were finite, nothing.
+    /// (4) loss, gradient norm, whether all steps so far were finite, unused.
     pub report: Span<F32>,
     /// (3) learning rate and bias corrections.
     pub hyper: Span<F32>,
-    /// Of all parameters.
+    /// Gradients of all parameters.
     pub gradients: Span<F32>,
     pub updates: Vec<AdamW>,
-    /// Of the tables that are updated by rows.
+    /// Tables that are updated by rows.
     pub row_updates: Vec<RowUpdate>,
     pub rings: Option<Rings>,
     pub scoring: Scoring,
 }
 
-/// Steps that a row may lag behind; twice as many are remembered.
+/// Maximum number of steps that a row may lag behind; twice as many steps are stored.
 pub(super) const LAG: u64 = 4096;
 
-/// What row-sparse AdamW remembers of the last steps: rings (2*LAG,4), step t at t mod 2*LAG.
+/// The values of recent steps that row-sparse AdamW needs: rings (2*LAG,4), with step t at t mod 2*LAG.
 #[derive(Clone, Copy)]
 pub(super) struct Rings {
-    /// For tables that decay, and for those that do not.
+    /// For tables with weight decay, and for those without.
     pub decaying: Span<F32>,
     pub lasting: Span<F32>,
 }
@@ -55,13 +55,13 @@ impl Rings {
         Rings { decaying, lasting }
     }
 
-    /// Where step `step` stands.
+    /// The slot of step `step`.
     pub fn at(step: u64, ring: Span<F32>) -> Span<F32> {
         ring.slice(step as usize % Self::LEN * 4, 4)
     }
 }
 
-/// How a table is updated by rows; `n` is the batch's.
+/// The update of a table by rows; `n` is that of the batch.
 #[derive(Clone, Copy)]
 pub(super) struct RowUpdate {
     pub catch_up: CatchUpRows,
@@ -77,7 +77,7 @@ impl StepPlan {
         self.report.slice(2, 1)
     }
 
-    /// The batch, what it is compared with, and the rows of tables that it needs brought to date.
+    /// Builds the batch and its targets, and brings the table rows that it reads up to date.
     pub fn make(&self, b: &mut dyn Backend, s: &BatchShape) {
         b.enter(Phase::Batch);
         self.task.make(b, s);
@@ -86,7 +86,7 @@ impl StepPlan {
         self.row_updates.iter().for_each(|rows| b.run(&CatchUpRows { n, ..rows.catch_up }));
     }
 
-    /// Forward, loss, and back.
+    /// Runs the forward pass, the loss and the backward pass.
     pub fn passes(&self, b: &mut dyn Backend, s: &BatchShape) {
         let loss = self.task.objective();
         b.enter(Phase::Forward);
@@ -99,12 +99,12 @@ impl StepPlan {
         loss.tables(b, s);
     }
 
-    /// Brings every row of every table that is updated by rows to the step before the one that is written.
+    /// Brings every row of the tables that are updated by rows to the step before the one being written.
     pub fn settle(&self, b: &mut dyn Backend) {
         self.row_updates.iter().for_each(|rows| b.run(&CatchUpRows { all: true, ..rows.catch_up }));
     }
 
-    /// A whole step, its batch being on its way.
+    /// Runs a whole step; its batch has been sent.
     pub fn step(&self, b: &mut dyn Backend, s: &BatchShape) {
         self.make(b, s);
         self.passes(b, s);

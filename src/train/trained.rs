@@ -1,4 +1,4 @@
-//! A trained model to ask: loaded from its run folder, with the vocabulary its rows belong to.
+//! A trained model, loaded from its run folder with its vocabularies.
 
 use std::path::Path;
 
@@ -20,14 +20,14 @@ use crate::{
     ops::Backend,
 };
 
-/// A trained model and what it knows.
+/// A trained model with its vocabularies and tables.
 pub struct Trained {
     pub config: RunConfig,
     pub items: Vocab,
-    /// Users and side fields, where they have vectors.
+    /// Users and side fields, if they have vectors.
     pub side_tables: SideTables,
     pub encoder: Box<dyn Encoder>,
-    /// Parameters of the model.
+    /// Number of parameters of the model.
     pub parameters: usize,
 }
 
@@ -35,19 +35,19 @@ impl Trained {
     /// Loads a run.
     ///
     /// # Errors
-    /// No run there; a checkpoint that does not fit the run's settings or vocabulary.
+    /// There is no run, or the checkpoint does not fit the run's settings or vocabulary.
     pub fn open(run: &Path, which: Which, device: Device) -> Result<Trained> {
         struct Load<'a>(&'a RunFolder, &'a RunConfig, (&'a Vocab, &'a SideTables), Which);
         impl WithBackend for Load<'_> {
             type Out = Result<(Box<dyn Encoder>, usize)>;
             fn call<B: Backend + 'static>(self, open: &dyn Fn(&Planner) -> Result<B>) -> Self::Out {
                 let Load(folder, config, (items, side_tables), which) = self;
-                // Counts only matter to sampled losses, which are not asked for here.
+                // Only sampled losses use the counts, and no loss is computed here.
                 let summary =
                     DataSummary { ratings: config.ratings.clone(), ..side_tables.summary(vec![1; items.len()])? };
                 let mut engine = Engine::<B>::blank(&config.settings, summary, open)?;
                 let path = folder.checkpoint(which)?;
-                // Rows of a table may stand at earlier steps than the checkpoint: they are brought to date.
+                // Rows of a table may be from earlier steps than the checkpoint; bring them up to date.
                 let behind = which == Which::Last && engine.by_rows();
                 let Engine { plan, backend, .. } = &mut engine;
                 let state = checkpoint::load(&path, backend, plan, behind, &side_tables.fingerprint(items))?;

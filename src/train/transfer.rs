@@ -12,9 +12,8 @@ The first three are from Zeng et al. 2021, patches from Yuan et al. 2020. Rows t
 initialised fresh. The checkpoints of a patched run hold the trained tensors and the fingerprint of the base checkpoint,
 which holds the rest. A run that starts from a patched run copies its patches too.
 
-What the new run adds between the tables and blocks of its base (users, fields, ratings) starts at zero contribution:
-see
-`train/columns.rs`.
+What the new run adds between the tables and blocks of its base (users, fields, ratings) starts at zero
+contribution: see `train/columns.rs`.
 */
 
 use serde::Serialize;

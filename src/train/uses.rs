@@ -138,9 +138,8 @@ const LEAVE: &str = "omit it";
 const SQUARED: &str = "omit it: the loss is the squared error of the masked ratings";
 
 impl Settings {
-    /// Returns why the setting `name` has no effect in a run with these settings, or `None` if it has one. `transfer`
-    /// is
-    /// `None` for a run from scratch.
+    /// Returns why the setting `name` has no effect in a run with these settings, or `None` if it has one.
+    /// `transfer` is `None` for a run from scratch.
     ///
     /// # Errors
     /// As [`Settings::find`].

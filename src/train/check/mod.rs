@@ -1,8 +1,7 @@
-/*! Proving a device: every case of every op, and whole training steps, against the f64 reference; what
-`mipgpu check` runs, so that users can prove their own GPU from the program they train with.
+/*! Checks a device: every case of every op, and whole training steps, against the f64 reference. `mipgpu check`
+runs it, so users can check their own GPU with the program they train with.
 
-What a case or a step should come to is worked out once for both precisions, by all cores, a batch of cases ahead of the device.
-*/
+Expected results are computed once for both precisions, on all cores, one batch of cases ahead of the device. */
 
 mod steps;
 #[cfg(test)]
@@ -21,15 +20,15 @@ use steps::{Expected, step, values};
 
 use super::settings::Settings;
 
-/// How something fared: its worst error as a share of what is allowed, or what is wrong.
+/// The result of one op or step: the worst error as a share of the allowed error, or the fault.
 #[derive(Clone, Debug)]
 pub struct CheckRow {
     /// `attention_fwd`, or `bert4rec step (post-norm, softmax)`.
     pub what: String,
     pub precision: Precision,
-    /// Cases or steps that were run.
+    /// Number of cases or steps that were run.
     pub cases: usize,
-    /// At most 1: forward results, gradients (of a whole step: the loss, gradients).
+    /// At most 1 if correct: (forward results, gradients); for a whole step, (loss, gradients).
     pub worst: (f64, f64),
     /// The first case that failed, and how.
     pub fault: Option<String>,
@@ -41,7 +40,7 @@ impl CheckRow {
     }
 
     fn add(&mut self, worst: (f64, f64), fault: Option<String>) {
-        // NaN must not vanish in a maximum.
+        // `max` would drop a NaN.
         let larger = |a: f64, b: f64| if b.is_nan() || b > a { b } else { a };
         self.cases += 1;
         self.worst = (larger(self.worst.0, worst.0), larger(self.worst.1, worst.1));
@@ -49,14 +48,14 @@ impl CheckRow {
     }
 }
 
-/// What is proved of all there is.
+/// Selects the checks to run.
 #[derive(Clone, Copy, Debug)]
 pub struct Selection<'a> {
     /// Only ops and steps whose name contains this.
     pub name: &'a str,
     /// Only cases with at most this many numbers.
     pub elements: usize,
-    /// How often, each time with other inputs.
+    /// Number of repetitions, each with other inputs.
     pub seeds: u64,
 }
 
@@ -70,12 +69,12 @@ struct Open<'a>(&'a Planner);
 impl WithBackend for Open<'_> {
     type Out = Result<Box<dyn Backend>>;
     fn call<B: Backend + 'static>(self, open: &dyn Fn(&Planner) -> Result<B>) -> Self::Out {
-        // Of whatever kind: so the proofs of all ops are compiled once, not for each backend.
+        // Boxed, so that the checks of all ops are compiled once and not for each backend.
         Ok(Box::new(open(self.0)?))
     }
 }
 
-/// A step of a device.
+/// One step on a device.
 struct OneStep<'a>(&'a Settings, u64);
 
 impl WithBackend for OneStep<'_> {
@@ -85,7 +84,7 @@ impl WithBackend for OneStep<'_> {
     }
 }
 
-/// Proves `device` in some precisions. Rows come as they are done.
+/// Checks `device` in the given precisions. Rows are reported as soon as they are complete.
 ///
 /// # Errors
 /// The device cannot be opened, or fails.
@@ -96,14 +95,14 @@ pub fn check(
     observe: &mut dyn FnMut(CheckRow),
 ) -> Result<()> {
     prove_ops(device, precisions, only, observe)?;
-    // Whole steps have some 10^5 numbers.
+    // Whole steps have about 10^5 numbers.
     if only.elements < 1 << 17 {
         return Ok(());
     }
     prove_steps(device, precisions, only, observe)
 }
 
-/// Cases whose references are worked out at a time: enough for all cores, few enough to hold.
+/// Number of cases whose expected results are computed at a time: enough for all cores, few enough for memory.
 fn ahead() -> usize {
     4 * rayon::current_num_threads()
 }
@@ -119,7 +118,7 @@ fn prove_ops(
     let op = |case: &OpCase| case.name().split(' ').next().unwrap_or_default().to_string();
     let mut cases: Vec<OpCase> = ops::boxed_cases();
     cases.retain(|case| op(case).contains(only.name) && case.elements() <= only.elements);
-    // One backend a precision for all cases, each with all memory that any of them needs.
+    // One backend per precision for all cases, with enough memory for each of them.
     let mut plan = Planner::new();
     cases.iter().for_each(|case| plan.cover(case.plan()));
     let open = |precision: &Precision| backend::with(device, *precision, Open(&plan));
@@ -147,8 +146,8 @@ fn prove_ops(
                         Ok(p) => rows[at][i].add((p.forward, p.backward), None),
                         Err(e) => {
                             rows[at][i].add((0.0, 0.0), Some(e));
-                            // A device that has failed keeps saying so: the next case gets another. Where there is
-                            // none any more, what was found so far is shown first.
+                            // A failed device reports its error again for every call, so the next case gets a
+                            // new one. If none can be opened, the results so far are reported first.
                             match open(&precisions[i]) {
                                 Ok(another) => devices[i] = another,
                                 Err(lost) => {

@@ -1,4 +1,5 @@
-//! One training step of a device against the same step in f64: loss, every gradient, every updated weight.
+//! Compares one training step of a device with the same step in f64: loss, every gradient, every updated
+//! weight.
 
 use super::variants::{ITEMS, summary};
 use crate::{
@@ -14,19 +15,20 @@ use crate::{
     train::{engine::Engine, settings::Settings},
 };
 
-/// What a step came to.
+/// The results of a step.
 #[derive(Clone, Debug)]
 pub(super) struct Step<R> {
     pub names: Vec<String>,
     pub loss: R,
-    /// By parameter; of what is frozen: none.
+    /// By parameter; empty for frozen ones.
     pub gradients: Vec<Vec<R>>,
-    /// The worst error of an updated weight, as a share of what is allowed.
+    /// The worst error of an updated weight, as a share of the allowed error.
     pub update: f64,
 }
 
-/// The first step of AdamW in closed form: both moments are those of one gradient, so that a weight moves by lr against
-/// the gradient's sign, and decays. The error allowed is one part in 10^4 of lr and the rounding of the weight.
+/// Checks the first step of AdamW against its closed form: both moments come from one gradient, so a weight
+/// moves by lr against the sign of the gradient, and decays. The allowed error is 1e-4 of lr plus the rounding
+/// of the weight.
 fn update_error(s: &Settings, decay: bool, lr: f64, norm: f64, [w, new, g]: [&[f64]; 3]) -> f64 {
     let clip = if s.clip > 0.0 { (s.clip as f64 / (norm + 1e-6)).min(1.0) } else { 1.0 };
     let decay = if decay { s.weight_decay as f64 } else { 0.0 };
@@ -35,12 +37,12 @@ fn update_error(s: &Settings, decay: bool, lr: f64, norm: f64, [w, new, g]: [&[f
         let want = w[i] - lr * (g / (g.abs() + 1e-8) + decay * w[i]);
         (new[i] - want).abs() / (1e-4 * lr + 2e-7 * w[i].abs())
     };
-    // NaN must not vanish in a maximum.
+    // `max` would drop a NaN.
     (0..w.len()).map(error).fold(0.0, |a, e| if e.is_nan() || e > a { e } else { a })
 }
 
-/// Runs a step on a backend; `seed` says which of many: weights, batch and draws follow from it. `read` gives the numbers
-/// of a span as the backend has them.
+/// Runs a step on a backend. `seed` determines weights, batch and draws. `read` returns the numbers of a span
+/// in the backend's type.
 pub(super) fn step<B: Backend, R: Copy>(
     s: &Settings,
     seed: u64,
@@ -69,7 +71,8 @@ pub(super) fn step<B: Backend, R: Copy>(
     }
     const LR: f32 = 1e-3;
     let params = engine.params().to_vec();
-    // New patches are nothing, and what is below their zeros has no gradient: these have been trained before.
+    // New patches output zero, and the weights before their zeros have no gradient; make these patches look
+    // trained.
     for p in params.iter().filter(|p| p.name.contains(Patch::NAME) && p.name.ends_with(".up.weight")) {
         let values: Vec<f32> = (0..p.w.len()).map(|_| 0.2 * draw.normal()).collect();
         engine.backend.write(p.w.raw(), &values);
@@ -93,25 +96,25 @@ pub(super) fn step<B: Backend, R: Copy>(
     Ok(Step { names: params.into_iter().map(|p| p.name).collect(), loss, gradients, update })
 }
 
-/// The numbers of a span on any backend.
+/// Reads the numbers of a span from any backend.
 pub(super) fn values<B: Backend>(b: &mut B, span: Span<F32>) -> Vec<f64> {
     let mut values = vec![0.0; span.len()];
     b.read(span.raw(), &mut values);
     values.into_iter().map(f64::from).collect()
 }
 
-/// The step in plain loops in the arithmetic of `S`.
+/// Runs the step in plain loops in the arithmetic of `S`.
 fn on_host<S: Scalar>(s: &Settings, seed: u64) -> Result<Step<S>> {
     let read = |r: &mut Reference<S>, span: Span<F32>| r.arenas.get(span.raw()).to_vec();
     step(s, seed, &|plan| Ok(Reference::<S>::new(plan)), read)
 }
 
-/// What a step should come to, for devices of one kind of products or of both.
+/// The expected results of a step, for devices of one or both kinds of products.
 pub(super) struct Expected {
-    /// Which of many steps it is.
+    /// The seed of the step.
     pub seed: u64,
     exact: Step<Traced>,
-    /// What plain loops in the same precision make of it.
+    /// The results of plain loops in the same precision.
     plain: Vec<(Precision, Step<f64>)>,
 }
 
@@ -122,8 +125,8 @@ fn plainly<S: Scalar>(s: &Settings, seed: u64) -> Result<Step<f64>> {
 }
 
 impl Expected {
-    /// Works out the `nth` of many steps, once for all kinds of devices. A step that hangs on a comparison closer than
-    /// f32 can tell proves nothing, and another takes its place.
+    /// Computes the `nth` expected step, once for all kinds of devices. A step that depends on a comparison too
+    /// close for f32 is skipped for the next one, because it proves nothing.
     pub(super) fn of(s: &Settings, nth: u64, kinds: &[Numerics]) -> Result<Self> {
         for seed in (0..).map(|again| nth + 1_000_000 * again) {
             let exact = || {
@@ -148,11 +151,12 @@ impl Expected {
         unreachable!("there is always another")
     }
 
-    /// The error that is allowed to the loss, and to the gradient of each parameter taken as a whole (Euclidean): a few
-    /// times the error of plain loops, or what honest rounding may come to where that run was exact by luck.
+    /// Returns the allowed error of the loss, and of the gradient of each parameter as a whole (Euclidean
+    /// norm): a few times the error of plain loops, or a bound on correct rounding where the plain loops were
+    /// exact by chance.
     ///
-    /// Plain loops keep activations in f32. What storing them in bf16 may cost a device is in the numbers that count roundings
-    /// (`Scalar::stored`).
+    /// Plain loops keep activations in f32. The error of storing them in bf16 is included by the numbers that
+    /// count roundings (`Scalar::stored`).
     pub(super) fn budgets(&self, kind: Numerics) -> (f64, Vec<f64>) {
         let found = self.plain.iter().find(|(p, _)| *p == kind.products);
         let plain = &found.expect("this precision was asked for").1;
@@ -163,12 +167,13 @@ impl Expected {
         (budget(&[plain.loss], &[self.exact.loss]), gradients.map(|(plain, exact)| budget(plain, exact)).collect())
     }
 
-    /// How a device's step fared: the errors of loss and gradients as shares of their budgets, and what is wrong.
+    /// Compares the step of a device: returns the errors of loss and gradients as shares of their budgets, and
+    /// the first fault.
     pub(super) fn compare(&self, got: &Step<f64>, kind: Numerics) -> ((f64, f64), Option<String>) {
         let (loss, gradients) = self.budgets(kind);
         let mut fault = None;
         let mut compare = |name: &str, error: f64, budget: f64| {
-            // What no weight hangs on has a gradient of exact zeros, and nothing is allowed: none is needed.
+            // A parameter that nothing depends on has a gradient of exact zeros and a budget of 0.
             let share = if error == 0.0 { 0.0 } else { error / budget };
             if share.is_nan() || share > 1.0 {
                 fault.get_or_insert(format!("{name}: error {error:.2e}, allowed {budget:.2e}"));

@@ -1,4 +1,5 @@
-//! What the budgets of whole steps are worth: honest roundings stay within them, and a fault of four budgets does not.
+//! Tests the error budgets of whole steps: correct rounding stays within them, and a fault of four budgets does
+//! not.
 
 use super::{
     steps::{Expected, Step},
@@ -13,28 +14,28 @@ use crate::{
 /// Adds an error of this size to one gradient.
 fn planted(step: &Step<f64>, gradient: usize, error: f64) -> Step<f64> {
     let mut step = step.clone();
-    // The largest number, so that it is one that matters.
+    // The largest number, because errors in small ones matter less.
     let g = &mut step.gradients[gradient];
     let at = (0..g.len()).max_by(|a, b| g[*a].abs().total_cmp(&g[*b].abs())).expect("a gradient has numbers");
     g[at] += error;
     step
 }
 
-/// Which of many seeds: 2, or as many as `MIPGPU_CHECK_SEEDS` says.
+/// The seeds to test: 2, or as many as `MIPGPU_CHECK_SEEDS` says.
 fn seeds() -> u64 {
     std::env::var("MIPGPU_CHECK_SEEDS").map_or(2, |n| n.parse().unwrap())
 }
 
-/// Every variant in both precisions, on the instruction set in use.
+/// Every variant in both precisions, on the current instruction set.
 #[test]
 fn honest_steps_pass_and_four_budgets_in_any_gradient_fail() {
     variants().par_iter().for_each(|(what, s)| (0..seeds()).for_each(|seed| hold(what, s, seed)));
-    // Where one was asked for, it was that one.
+    // If an instruction set was requested, it must be in use.
     let asked = std::env::var("MIPGPU_ISA").ok();
     assert!(asked.is_none_or(|isa| isa == format!("{:?}", Isa::current()).to_lowercase()));
 }
 
-/// The instruction set is chosen once a process.
+/// The instruction set is selected once per process.
 #[test]
 fn and_so_on_every_instruction_set_of_this_processor() {
     for isa in Isa::available().filter(|isa| *isa != Isa::current()) {
@@ -50,8 +51,9 @@ fn and_so_on_every_instruction_set_of_this_processor() {
     }
 }
 
-/// Budgets as shares of the gradients that they belong to: a budget as large as its gradient would prove nothing. Those of bf16
-/// are large: a factor of bf16 has 8 bits, and six times the error of a whole step is allowed. The checks of single ops are finer.
+/// Budgets as shares of their gradients: a budget as large as its gradient would prove nothing. Those of bf16
+/// are large, because a bf16 factor has 8 bits and six times the error of a whole step is allowed. The checks
+/// of single ops are finer.
 #[test]
 fn budgets_are_small_shares_of_the_gradients() {
     for (products, half, most) in [(F32, 1e-5, 2e-4), (Bf16, 0.15, 0.9)] {
@@ -89,7 +91,7 @@ fn hold(what: &str, s: &Settings, seed: u64) {
         assert!(expected.compare(&off, kind).1.is_some_and(|f| f.starts_with("loss:")), "{what}");
         for (i, budget) in gradients.iter().enumerate().filter(|(i, _)| !got.gradients[*i].is_empty()) {
             let name = &got.names[i];
-            // Of what no weight hangs on nothing may differ at all.
+            // No difference is allowed in the gradient of a parameter that nothing depends on.
             let (_, fault) = expected.compare(&planted(&got, i, (4.0 * budget).max(1e-30)), kind);
             let fault = fault.unwrap_or_else(|| panic!("{what}: an error in the gradient of {name} passed"));
             assert!(fault.starts_with(&format!("gradient of {name}:")), "{what}: {fault}");

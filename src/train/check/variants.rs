@@ -1,4 +1,5 @@
-//! The whole steps that are proved: every model, task and loss with every optional part on somewhere.
+//! The whole steps that are checked: every model, task and loss, with every optional part enabled in at least
+//! one.
 
 use crate::{
     base::Result,
@@ -14,8 +15,8 @@ use crate::{
 
 pub(super) const ITEMS: usize = 61;
 
-/// Small models with every optional part on somewhere: the losses behind one, then every model with every task that fits, then
-/// those that are fine-tuned with parts frozen.
+/// Small models with every optional part enabled in at least one: first one model with every loss, then every
+/// model with every task that fits, then fine-tuned models with frozen parts.
 pub(super) fn variants() -> Vec<(String, Settings)> {
     use SamplerKind::{InBatch, LogUniform, Popularity};
     let base = Settings {
@@ -57,7 +58,7 @@ pub(super) fn variants() -> Vec<(String, Settings)> {
         let join = if all.len() % 2 == 0 { Join::Concat } else { Join::Sum };
         let sides = Settings { fields: "all".into(), field_width: 5, user_width: 9, join, ..base.clone() };
         let sides = Settings { model: model.name.into(), ..sides };
-        // Rating rows have no place for them, and who reads no items has none for fields.
+        // Rating rows cannot have side inputs, and a model that reads no items cannot have fields.
         if sides.find().is_ok_and(|(_, task)| !task.rated) && !model.users {
             all.push((format!("{} step (users and fields)", model.name), sides));
         }
@@ -66,8 +67,8 @@ pub(super) fn variants() -> Vec<(String, Settings)> {
     all
 }
 
-/// Patches of every model that takes them, in both places, and what is frozen around them; of one, also where something
-/// beside the network is trained or frozen.
+/// Patches of every model that supports them, in both placements, with frozen parts. For one model, also with
+/// tables trained or frozen next to the network.
 fn fine_tuned(base: &Settings) -> Vec<(String, Settings)> {
     let serial = Settings { patch: Patching::Serial, patch_width: 5, freeze: Freeze::ALL, ..base.clone() };
     let negatives = Settings { loss: LossKind::SampledSoftmax, ..base.clone() };
