@@ -1,10 +1,10 @@
 //! Times whole training steps: `cargo bench --bench step [-- --device cuda --model caser --width 64 --json ...]`.
 //!
-//! The mipgpu side of benches/peers: a training step as in a run, on sequences of Zipf-distributed items, of full length or
-//! of the lengths in `--lengths`. Accepts all flags of `mipgpu train` that affect a step. The default is BERT4Rec of width
-//! 64 with 2 heads on 64 sequences, with a fifth of the items masked. `--ops` prints the time per operation. `--data` reads
-//! the batches from a data set as a run does, and prints the cost of opening it and loading a batch (benches/scale.py); it
-//! also supports ratings and baskets.
+//! The mipgpu side of benches/peers: a training step as in a run, on sequences of Zipf-distributed items, of
+//! full length or of the lengths in `--lengths`. Accepts all flags of `mipgpu train` that affect a step. The
+//! default is BERT4Rec of width 64 with 2 heads on 64 sequences, with a fifth of the items masked. `--ops`
+//! prints the time per operation. `--data` reads the batches from a data set as a run does, and prints the cost
+//! of opening it and loading a batch (benches/scale.py); it also supports ratings and baskets.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::exit)]
 
@@ -169,7 +169,7 @@ impl<'a> Source<'a> {
 }
 
 /// Resident memory of this process in KiB: the peak, and the current size of its own and of mapped files; 0 if the
-//system / does not report it.
+/// system does not report it.
 fn resident() -> [u64; 3] {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     ["VmHWM:", "RssAnon:", "RssFile:"].map(|name| {
@@ -276,7 +276,11 @@ impl WithBackend for Bench {
             if a.json {
                 let ops: Vec<_> = per_step
                     .iter()
-                    .map(|(op, ms, calls, gflops)| serde_json::json!({"op": op, "ms": ms, "calls": calls, "gflops": gflops}))
+                    .map(|(op, ms, calls, gflops)| {
+                        serde_json::json!({
+                            "op": op, "ms": ms, "calls": calls, "gflops": gflops
+                        })
+                    })
                     .collect();
                 println!("{}", serde_json::json!({"what": "ops", "ms_step": t.ms, "ops": ops}));
             } else {

@@ -5,7 +5,7 @@ With n impressions, labels t_i in {0, 1}, logits z_i and p_i = sigma(z_i):
 | metric | value | worthless | perfect |
 |---|---|---|---|
 | AUC | share of pairs (click, no click) in which the click has the larger z; equal z count half | 0.5 | 1 |
-| log-loss | mean of softplus(z_i) - t_i z_i = -ln of the probability of the observed label | that of the base rate | 0 |
+| log-loss | mean of softplus(z_i) - t_i z_i, the negative log-likelihood of the label | that of the base rate | 0 |
 | mean p | mean of p_i; compared with the share of clicks, it shows whether probabilities are right on average | | |
 
 AUC measures the order of the impressions, log-loss the calibration of the probabilities. A model can be good at one

@@ -6,7 +6,7 @@ With T distinct held-out items at ranks r_1 < ... (1 = best) in a list of candid
 |---|---|---|
 | HR@k | 1 if any r_t <= k, else 0 | 1 if r <= k |
 | Recall@k | (number of r_t <= k) / T | = HR@k |
-| NDCG@k | sum over r_t <= k of 1/log2(1 + r_t), divided by sum for i = 1..min(k, T) of 1/log2(1 + i) | 1/log2(1 + r) if r <= k |
+| NDCG@k | (sum over r_t <= k of g(r_t)) / (sum over i = 1..min(k, T) of g(i)), g(r) = 1/log2(1 + r) | g(r) if r <= k |
 | MRR | 1 / min r_t, without a cutoff | 1/r |
 | MAP | mean over t = 1..T of t / r_t, without a cutoff: the precision at each hit | 1/r |
 

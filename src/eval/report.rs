@@ -149,7 +149,10 @@ impl Report {
             out.push_str("popularity: items by their events in the training part\n");
         }
         if self.full.personal.is_some() {
-            out.push_str("personal: items by the number of the user's earlier baskets with them; ties, and all others, by popularity\n");
+            out.push_str(
+                "personal: items by the number of the user's earlier baskets with them; ties, and all others, \
+                 by popularity\n",
+            );
         }
         for sampled in &self.sampled {
             let title = format!("SAMPLED: {} negatives, drawn {}", sampled.negatives, sampled.sampling.words());
@@ -176,7 +179,8 @@ impl Report {
         slice_table(&mut out, "by popularity of the held-out item", "cases", &self.by_popularity);
         if !self.by_popularity.is_empty() {
             out.push_str(
-                "head, mid, tail: most to least popular items, a third of the training events each; cold: never in training\n",
+                "head, mid, tail: most to least popular items, a third of the training events each; cold: \
+                 never in training\n",
             );
         }
         out

@@ -6,16 +6,17 @@ the denominator):
 | | |
 |---|---|
 | t | m / (s / sqrt n), Student's t with n-1 degrees of freedom under "no difference"; p is two-sided |
-| interval | percentiles 2.5 and 97.5 of the mean of n users drawn repeatedly from the n with replacement: the paired bootstrap (Efron and Tibshirani 1993) |
+| interval | percentiles 2.5 and 97.5 of the paired bootstrap: means of n users drawn with replacement (see below) |
 | effect | m / s, Cohen's d of paired differences |
-| Holm | p values of several tests, corrected so that the chance of any false finding stays that of one test (Holm 1979) |
+| Holm | p values of several tests, corrected to keep the chance of any false finding that of one test (Holm 1979) |
 
 For runs with several seeds, [`crossed`] treats both users and seeds as random samples. With three seeds or more it
 reports a difference that does not exist in at most 5 of 100 cases. With two seeds, where the variance has one degree
 of freedom, it does so in 6 to 8 if seeds differ much (`two_seeds_find_too_much` measures it). Reports of two seeds
 say so.
 
-A p value states how surprising the difference would be if there were none; the interval states how large it may be.
+The bootstrap is that of Efron and Tibshirani 1993. A p value states how surprising the difference would be if
+there were none; the interval states how large it may be.
 */
 
 use rayon::prelude::*;

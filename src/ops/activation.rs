@@ -2,7 +2,7 @@
 fwd: y = a(x)                                                                       x,y (N)
 bwd: dx = dy a'(x), written in y so that x need not be kept:                        dx,dy,y (N)
      relu: dy where y > 0, else 0        sigmoid: dy y (1-y)        tanh: dy (1-y^2)
-A NaN stays one, so that a step gone wrong is seen.
+A NaN stays a NaN, so that a diverged step is detected.
 */
 
 use super::{
@@ -15,7 +15,7 @@ use crate::{
     mem::{Act, Lent, Planner, Scalar},
 };
 
-/// Which function.
+/// The activation function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
     /// max(x, 0); its slope at 0 is 0.
@@ -111,12 +111,12 @@ pub fn cases() -> Vec<Case<ActivationFwd, ActivationBwd>> {
         if kind != Relu {
             return case;
         }
-        // Central differences say nothing across the bend: inputs keep away from it.
+        // Keep inputs away from the corner, where central differences are not valid.
         let mut draw = Stream::new(12, Purpose::Test, n as u32);
         let away = |x: f32| x + 0.01f32.copysign(x);
         case.values(x.y, (0..n).map(|_| away(draw.normal() * std)).collect())
     });
-    // Where a function bends or has gone flat there are no differences to compare with: parity alone.
+    // At corners and in flat parts there is no difference to compare with; test parity only.
     let corners = [0.0, -0.0, 1e-30, -1e-30, 1e-6, -1e-6, 0.5, -0.5, 9.0, -9.0, 20.0, -20.0, 90.0, -90.0, 1e30, -1e30];
     let corners = [Relu, Sigmoid, Tanh].map(|kind| {
         let (case, x, y) = plan(kind, 48, "corners".into());

@@ -1,5 +1,5 @@
-//! A case: one concrete call of an op (and of its backward pass), with its memory plan and the values of its inputs.
-//! The same cases serve the gradient tests and parity between backends.
+//! A case: one concrete call of an op and its backward pass, with its memory plan and the values of its inputs.
+//! The gradient tests and the comparison of backends use the same cases.
 
 use super::{NoOp, Op, Valid};
 use crate::{
@@ -18,16 +18,17 @@ pub enum Fill {
     Ids(Vec<u32>),
 }
 
-/// Whether a case with `n` drawn or computed inputs is made: all are, but Miri takes minutes for a large one.
+/// Whether a case with `n` drawn or computed inputs is created. Only Miri skips large ones, which take it
+/// minutes.
 pub(super) fn affordable(n: usize) -> bool {
     !cfg!(miri) || n <= 1000
 }
 
-/// One call of `F`, and of its backward pass `B` where it has one.
+/// One call of `F`, and of its backward pass `B` if it has one.
 #[derive(Clone, Debug)]
 pub struct Case<F, B = NoOp> {
     pub name: String,
-    /// Seed of the numbers of [`Fill::Normal`]: another seed gives other numbers of the same shape.
+    /// Seed of the numbers of [`Fill::Normal`]; another seed gives other numbers of the same shape.
     pub seed: u64,
     pub plan: Planner,
     pub fills: Vec<(RawSpan, Fill)>,

@@ -1,25 +1,32 @@
-/*! draw_negatives: the items that targets are compared with, drawn from Philox by one of the ways of [`Sampling`].
-draw_negatives:  negative (S): shared by the batch
-draw_candidates: id (M,1+S): each scored row's target, then its own S negatives, with replacement, none of them its target
-                 or, with `own`, an item of its sequence (rows cu[b] to cu[b+1] of raw); scored rows from scored[b] to
-                 scored[b+1] belong to sequence b, and rows from scored[B] on are padding: NO_ID throughout
-                 free (M) f32: ln of the probability that one draw misses what the row excludes; 0 where nothing is left
-                 and in the rows of padding
-mark_own:        own (M,ceil(S/32)), one bit a shared negative: whether it is an item of the row's sequence (padding: none)
+/*! draw_negatives: the negatives of the sampled losses, drawn from Philox by one of the methods of
+[`Sampling`].
 
-*With replacement* the expected count of an item among S negatives is S times its probability. *Unique*: the catalogue is
-turned by a random number of places and cut into S strata, as equal as can be, of which each gives one item: no item comes
-twice, and each is among them with probability S/V, exactly. (A turn puts each item at each place with probability 1/V; of the
-V places, those of a stratum of n are drawn with probability 1/n each: in all S.)
+| op | output |
+|---|---|
+| draw_negatives | negative (S), shared by the batch |
+| draw_candidates | id (M,1+S): the target of each scored row, then the row's own S negatives, drawn with replacement |
+| mark_own | own (M,ceil(S/32)): one bit per shared negative, set if it is an item of the row's sequence |
 
-Draws: Philox stream (seed, Negative, step); draw number i uses block i alone: words 0 and 1 pick a cell or a place,
-word 2 is held against the cell's threshold; unique draws are turned by words 2 and 3 of block 0. A candidate has 64
-blocks: 63 tries, and, where all of them meet what is excluded, one draw from what is left, by a walk over the table;
-NO_ID where nothing is left. Ids are integers only: the same on every backend.
+A candidate is never the row's target or, with `own`, an item of its sequence (rows cu[b] to cu[b+1] of raw).
+Scored rows from scored[b] to scored[b+1] belong to sequence b. Rows from scored[B] on are padding: all their
+ids are NO_ID and all their bits are 0.
 
-A try is drawn from the table whatever is excluded, and the last draw in proportion to the masses of the table, so that
-a candidate is item j with probability p_j / (1 - m) exactly, where m is the mass of what its row excludes: among S
-negatives j comes S p_j / (1 - m) times on average. `free` is ln(1 - m).
+*With replacement*, the expected count of an item among S negatives is S times its probability. *Unique*: the
+catalogue is rotated by a random number of places and cut into S strata of nearly equal size, and each stratum
+gives one item. No item occurs twice, and each occurs with probability S/V, exactly. (The rotation puts each
+item at each place with probability 1/V. The n places of a stratum are drawn with probability 1/n each, and
+there are S strata.)
+
+Draws: Philox stream (seed, Negative, step). Draw number i uses only block i: words 0 and 1 select a cell or a
+place, and word 2 is compared with the cell's threshold. Words 2 and 3 of block 0 are the rotation of unique
+draws. A candidate has 64 blocks: 63 tries and, if all of them hit an excluded item, one draw from the rest by a
+pass over the table. It is NO_ID if nothing is left. Ids depend on integers only, so they are the same on every
+backend.
+
+A try ignores the exclusions, and the last draw is proportional to the masses of the table. A candidate is
+therefore item j with probability p_j / (1 - m) exactly, where m is the mass of the row's excluded items, and j
+occurs S p_j / (1 - m) times among S negatives on average. free (M) f32 is ln(1 - m), the log of the probability
+that one draw hits no excluded item; it is 0 if nothing is left and in padding.
 */
 
 use std::ops::Range;
@@ -33,14 +40,14 @@ use crate::{
     mem::{F32, Lent, Planner, Scalar, U32},
 };
 
-/// How an item is drawn.
+/// The distribution of draws.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sampling {
-    /// Each item alike, with replacement.
+    /// Uniform, with replacement.
     Uniform,
-    /// By an alias table, with replacement.
+    /// From an alias table, with replacement.
     Alias,
-    /// Each item alike, none twice (shared negatives only).
+    /// Uniform, without repetition (shared negatives only).
     Unique,
 }
 
@@ -62,11 +69,11 @@ impl Sampling {
     }
 }
 
-/// Blocks of a candidate: all but the last are tries to miss what is excluded.
+/// Blocks of a candidate. All but the last are tries that may hit an excluded item.
 pub const TRIES: u64 = 64;
 
 op! {
-    /// Negatives shared by a batch.
+    /// Draws the negatives that a batch shares.
     DrawNegatives = "draw_negatives" {
         write { /** (S) */ negative: U32 }
         read { /** (V,2) an [`AliasTable`]'s cells, or empty: not by alias */ alias: U32, /** (1) */ step: U32 }
@@ -75,32 +82,33 @@ op! {
 }
 
 op! {
-    /// Targets and negatives of each scored row.
+    /// Draws the candidates of each scored row: its target and negatives.
     DrawCandidates = "draw_candidates" {
         write {
-            /** (M,1+S) */ id: U32, /** (M) ln of the probability to miss what is excluded, or empty: not wanted */ free: F32
+            /** (M,1+S) */ id: U32,
+            /** (M) ln of the probability to miss the excluded items, or empty: not wanted */ free: F32
         }
         read {
-            /** (M) */ target: U32, /** (N) item ids */ raw: U32, /** (B+1) where each sequence starts in `raw` */ cu: U32,
-            /** (B+1) where its rows start in `target` */ scored: U32,
-            /** (V,2) an [`AliasTable`]'s cells, or empty: not by alias */ alias: U32,
-            /** (V,2) its masses, where it is drawn by and `free` is wanted */ mass: U32, /** (1) */ step: U32
+            /** (M) */ target: U32, /** (N) item ids */ raw: U32, /** (B+1) start of each sequence in `raw` */ cu: U32,
+            /** (B+1) start of its rows in `target` */ scored: U32,
+            /** (V,2) the cells of an [`AliasTable`], or empty: uniform */ alias: U32,
+            /** (V,2) its masses, if it is used and `free` is wanted */ mass: U32, /** (1) */ step: U32
         }
         with {
             m: usize, s: usize, n: usize, b: usize, v: usize, sampling: Sampling,
-            /** whether the items of a row's sequence are excluded, not only its target */ own: bool,
+            /** whether to exclude the items of a row's sequence too, not only its target */ own: bool,
             seed: u64, /** longest sequence */ t: usize
         }
     }
 }
 
 op! {
-    /// Which of the shared negatives are items of a scored row's own sequence.
+    /// Marks the shared negatives that are items of a scored row's own sequence.
     MarkOwn = "mark_own" {
         write { /** (M,ceil(S/32)) negative j is bit j % 32 of word j / 32 */ own: U32 }
         read {
-            /** (S) */ negative: U32, /** (N) item ids */ raw: U32, /** (B+1) where each sequence starts in `raw` */ cu: U32,
-            /** (B+1) where its rows start in `own` */ scored: U32
+            /** (S) */ negative: U32, /** (N) item ids */ raw: U32,
+            /** (B+1) start of each sequence in `raw` */ cu: U32, /** (B+1) start of its rows in `own` */ scored: U32
         }
         with { m: usize, s: usize, n: usize, b: usize, /** longest sequence */ t: usize }
     }
@@ -111,11 +119,11 @@ pub(crate) struct Draws<'a> {
     seed: u64,
     step: u32,
     v: u32,
-    /// Empty: each item alike.
+    /// Cells of the alias table; empty for uniform draws.
     cells: &'a [u32],
 }
 
-/// Uniform integer in [0, n) from two words, as [`Stream::below`].
+/// Returns a uniform integer in [0, n) from two words, as [`Stream::below`] does.
 fn below(high: u32, low: u32, n: u64) -> u64 {
     let wide = (high as u64) << 32 | low as u64;
     ((wide as u128 * n as u128) >> 64) as u64
@@ -132,7 +140,7 @@ impl<'a> Draws<'a> {
         philox(counter, [self.seed as u32, (self.seed >> 32) as u32])
     }
 
-    /// Draw number `block`, with replacement.
+    /// Returns draw number `block`, with replacement.
     pub fn item(&self, block: u64) -> u32 {
         let [high, low, height, _] = self.words(block);
         let cell = below(high, low, self.v as u64) as u32;
@@ -142,7 +150,7 @@ impl<'a> Draws<'a> {
         }
     }
 
-    /// Draw number `k` of `s` different items.
+    /// Returns draw number `k` of `s` distinct items.
     pub fn unique(&self, k: usize, s: usize) -> u32 {
         let v = self.v as u64;
         let place = |k: usize| (k as u128 * v as u128 / s as u128) as u64;
@@ -152,7 +160,7 @@ impl<'a> Draws<'a> {
         ((at + below(turn_high, turn_low, v)) % v) as u32
     }
 
-    /// Candidate number `number` of the batch, that is no `hit`.
+    /// Returns candidate number `number` of the batch, for which `hit` is false.
     pub fn candidate(&self, number: u64, hit: impl Fn(u32) -> bool) -> u32 {
         let first = number * TRIES;
         let tries = (first..first + TRIES - 1).map(|block| self.item(block));
@@ -160,7 +168,7 @@ impl<'a> Draws<'a> {
         found.unwrap_or_else(|| self.of_the_rest(first + TRIES - 1, hit))
     }
 
-    /// The items of a cell and their masses in it.
+    /// Returns the items of a cell and their masses in it.
     fn cell(&self, cell: u32) -> [(u32, u64); 2] {
         match self.cells.get(2 * cell as usize..2 * cell as usize + 2) {
             Some(shared) => [(cell, shared[0] as u64), (shared[1], CELL - shared[0] as u64)],
@@ -168,7 +176,7 @@ impl<'a> Draws<'a> {
         }
     }
 
-    /// Draw number `block` from all that is no `hit`.
+    /// Returns draw number `block` from all items for which `hit` is false.
     fn of_the_rest(&self, block: u64, hit: impl Fn(u32) -> bool) -> u32 {
         let free = || (0..self.v).flat_map(|cell| self.cell(cell)).filter(|(id, _)| !hit(*id));
         let all: u64 = free().map(|(_, mass)| mass).sum();
@@ -184,13 +192,13 @@ impl<'a> Draws<'a> {
     }
 }
 
-/// The mass of a cell of an alias table, and of an item where each is drawn alike.
+/// The mass of a cell of an alias table, and of every item in uniform draws.
 const CELL: u64 = 1 << 32;
 
-/// What each item weighs in one draw.
+/// The masses of the items in one draw.
 #[derive(Clone, Copy)]
 pub(crate) struct Masses<'a> {
-    /// (V,2) or empty: each item alike.
+    /// (V,2), or empty for uniform draws.
     table: &'a [u32],
     v: usize,
 }
@@ -200,7 +208,7 @@ impl<'a> Masses<'a> {
         Masses { table: if sampling.by_alias() { table } else { &[] }, v }
     }
 
-    /// Nothing for what is no item.
+    /// Returns the mass of an item; 0 for an id that is no item.
     pub fn of(&self, id: u32) -> u64 {
         match self.table.get(2 * id as usize..2 * id as usize + 2) {
             _ if id as usize >= self.v => 0,
@@ -209,7 +217,7 @@ impl<'a> Masses<'a> {
         }
     }
 
-    /// The probability that a draw misses items of this mass in all; 1 where they are all there is.
+    /// Returns the probability that a draw hits no item of this total mass; 1 if it is the mass of all items.
     pub fn share_left(&self, excluded: u64) -> f64 {
         let all = self.v as u64 * CELL;
         if excluded < all { (all - excluded) as f64 / all as f64 } else { 1.0 }
@@ -225,7 +233,7 @@ impl DrawNegatives {
     }
 }
 
-/// Which rows belong to which sequence.
+/// The rows of each sequence.
 #[derive(Clone, Copy)]
 pub(crate) struct Rows<'a> {
     pub raw: &'a [u32],
@@ -238,19 +246,20 @@ impl<'a> Rows<'a> {
         Rows { raw, cu, scored }
     }
 
-    /// The items of sequence `b`.
+    /// Returns the items of sequence `b`.
     pub fn sequence(&self, b: usize) -> &'a [u32] {
         &self.raw[self.cu[b] as usize..self.cu[b + 1] as usize]
     }
 
-    /// The scored rows of sequence `b`.
+    /// Returns the scored rows of sequence `b`.
     pub fn rows(&self, b: usize) -> Range<usize> {
         self.scored[b] as usize..self.scored[b + 1] as usize
     }
 }
 
 impl DrawCandidates {
-    /// Fills the candidates `id` (1+S) of scored row `row`; `own(id)` says what is excluded beside the target.
+    /// Fills the candidates `id` (1+S) of scored row `row`. `own(id)` returns whether an item other than the
+    /// target is excluded.
     pub(crate) fn fill(&self, draws: &Draws, row: usize, target: u32, id: &mut [u32], own: impl Fn(u32) -> bool) {
         id[0] = target;
         for (j, id) in id[1..].iter_mut().enumerate() {
@@ -269,7 +278,7 @@ fn check_sampling(sampling: Sampling, v: usize, alias: usize) -> Result<(), Stri
     }
 }
 
-/// Numbers of an alias table that `draws` draws read, two a cell.
+/// Returns the count of alias table numbers that `draws` draws read, two per cell.
 fn cells_read(sampling: Sampling, draws: usize, v: usize) -> usize {
     if sampling.by_alias() { 2 * draws.min(v) } else { 0 }
 }
@@ -319,7 +328,7 @@ impl Op for DrawCandidates {
     fn cost(&self) -> Cost {
         let (m, s, b, own) = (self.m, self.s, self.b, self.own as usize);
         let free = !self.free.is_empty() as usize;
-        // One try a negative; the masses of targets and, where they are excluded, of the items.
+        // One try per negative, and the masses of targets and, if excluded, of the sequence's items.
         Cost::work(0.0, (free * m) as f64)
             .moves(self.free, m)
             .moves(self.mass, 2 * (free * (m + own * self.n)).min(self.v))
@@ -391,24 +400,24 @@ impl Op for MarkOwn {
     }
 }
 
-/// Weights from 1 to some thousands, fewer large ones: like the counts of items.
+/// Weights from 1 to some thousands, few of them large, like the counts of items.
 fn skewed(v: usize) -> Vec<f64> {
     (0..v).map(|i| 1.0 + (5000 / (1 + i * 7919 % v)) as f64).collect()
 }
 
-/// An alias table of [`skewed`] weights where one is wanted.
+/// Returns the alias table of [`skewed`] weights, if one is used.
 fn cells(sampling: Sampling, v: usize) -> Vec<u32> {
     if sampling.by_alias() { AliasTable::new(&skewed(v)).cells().to_vec() } else { Vec::new() }
 }
 
-/// The masses of such a table.
+/// Returns the masses of such a table.
 fn masses(sampling: Sampling, v: usize) -> Vec<u32> {
     if sampling.by_alias() { AliasTable::new(&skewed(v)).masses() } else { Vec::new() }
 }
 
 pub fn cases() -> Vec<Case<DrawNegatives>> {
     use Sampling::*;
-    // (S, V, how, seed, step)
+    // (S, V, sampling, seed, step)
     [
         (0, 5, Uniform, 1, 0),
         (1, 1, Alias, 2, 1),
@@ -434,14 +443,14 @@ pub fn cases() -> Vec<Case<DrawNegatives>> {
     .collect()
 }
 
-/// Sequences one after another: where they and their scored rows start, and their items.
+/// Packed sequences: their starts, the starts of their scored rows, and their items.
 struct Packed {
     cu: Vec<u32>,
     scored: Vec<u32>,
     raw: Vec<u32>,
 }
 
-/// Sequences of (length, scored rows), of items below `v`.
+/// Packs sequences of the given (length, scored rows), with items below `v`.
 fn pack(lengths: &[(usize, usize)], v: usize, seed: u64) -> Packed {
     let (mut cu, mut scored) = (vec![0u32], vec![0u32]);
     for (length, rows) in lengths {
@@ -459,13 +468,13 @@ fn longest(lengths: &[(usize, usize)]) -> usize {
 
 pub fn candidate_cases() -> Vec<Case<DrawCandidates>> {
     use Sampling::*;
-    // (length of each sequence and its scored rows, rows of padding, S, V, how, whether own items are excluded, seed)
+    // (length and scored rows of each sequence, rows of padding, S, V, sampling, own items excluded, seed)
     type Shape = (&'static [(usize, usize)], usize, usize, usize, Sampling, bool, u64);
     const SHAPES: [Shape; 9] = [
         (&[], 3, 2, 5, Uniform, true, 1),
         (&[(1, 1)], 0, 1, 1, Uniform, false, 2),
         (&[(4, 2), (0, 0), (1, 1)], 5, 7, 2, Uniform, false, 3),
-        // Few items: the tries run out, and some sequences own all there is.
+        // Few items: the tries run out, and some sequences contain every item.
         (&[(1, 1), (2, 1), (3, 3), (9, 4), (31, 9)], 1, 9, 3, Alias, true, u64::MAX),
         (&[(7, 3), (40, 8), (33, 1)], 2, 33, 37, Uniform, true, 5),
         (&[(200, 40), (1, 1), (57, 11), (133, 26)], 50, 64, 3_706, Alias, true, 42),
@@ -486,7 +495,7 @@ pub fn candidate_cases() -> Vec<Case<DrawCandidates>> {
             }
         }
         let table = cells(sampling, v);
-        // Without `own` every other case asks for ids alone.
+        // Without `own`, every other case requests only ids.
         let wanted = own || s % 2 == 0;
         let masses = if wanted { masses(sampling, v) } else { Vec::new() };
         let op = DrawCandidates {
@@ -522,7 +531,7 @@ pub fn candidate_cases() -> Vec<Case<DrawCandidates>> {
 }
 
 pub fn own_cases() -> Vec<Case<MarkOwn>> {
-    // (length of each sequence and its scored rows, rows of padding, S, V)
+    // (length and scored rows of each sequence, rows of padding, S, V)
     type Shape = (&'static [(usize, usize)], usize, usize, usize);
     const SHAPES: [Shape; 6] = [
         (&[], 3, 40, 5),
@@ -538,7 +547,7 @@ pub fn own_cases() -> Vec<Case<MarkOwn>> {
         let b = lengths.len();
         let (n, m) = (raw.len(), scored[b] as usize + padding);
         let mut draw = Stream::new(78, Purpose::Test, v as u32);
-        // In a batch's own negatives padding is among them.
+        // In-batch negatives include padding.
         let negative = (0..s).map(|j| if j % 17 == 16 { NO_ID } else { draw.below(v as u64) as u32 }).collect();
         let op = MarkOwn {
             own: p.index(m * s.div_ceil(32)),

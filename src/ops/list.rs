@@ -41,7 +41,7 @@ macro_rules! for_all_ops {
 
 macro_rules! backend_of {
     ($($op:ident),*) => {
-        /// Whoever has memory, a schedule and a clock, and runs every op of the list.
+        /// A backend: memory, a schedule, a clock, and an implementation of every op of the list.
         pub trait Backend: Memory + Schedule + Clock $(+ Run<$op>)* {}
         impl<T: Memory + Schedule + Clock $(+ Run<$op>)*> Backend for T {}
     };
@@ -50,7 +50,7 @@ for_all_ops!(backend_of);
 
 macro_rules! names_of {
     ($($op:ident),*) => {
-        /// The names of all ops.
+        /// Returns the names of all ops.
         pub fn names() -> &'static [&'static str] {
             &[$($op::NAME),*]
         }
@@ -58,15 +58,15 @@ macro_rules! names_of {
 }
 for_all_ops!(names_of);
 
-/// The cases of every op, ready to prove backend `B`.
+/// Returns the cases of every op, for checking backend `B`.
 pub fn all_cases<B: Backend + 'static>() -> Vec<Box<dyn AnyCase<B>>> {
     families::<B>().into_iter().flat_map(|(_, cases)| cases()).collect()
 }
 
-/// The name of a family of cases, and the function that makes them.
+/// The name of a family of cases, and the function that creates them.
 pub type Family<B> = (&'static str, fn() -> Vec<Box<dyn AnyCase<B>>>);
 
-/// [`all_cases`] in the families that ops define together, none made yet.
+/// Returns the cases of [`all_cases`] in families that the ops define together, none created yet.
 pub fn families<B: Backend + 'static>() -> Vec<Family<B>> {
     let mut all: Vec<Family<B>> = Vec::new();
     macro_rules! add {
@@ -126,13 +126,13 @@ pub fn families<B: Backend + 'static>() -> Vec<Family<B>> {
     all
 }
 
-/// [`families`] on boxed backends: compiled once, with this crate. A generic call compiles every test of every op again, in each
-/// test binary.
+/// Returns [`families`] for boxed backends, which are compiled once, with this crate. A generic call would
+/// compile every test of every op again in each test binary.
 pub fn boxed_families() -> Vec<Family<Box<dyn Backend>>> {
     families()
 }
 
-/// [`all_cases`] on boxed backends; see [`boxed_families`].
+/// Returns [`all_cases`] for boxed backends; see [`boxed_families`].
 pub fn boxed_cases() -> Vec<Box<dyn AnyCase<Box<dyn Backend>>>> {
     all_cases()
 }

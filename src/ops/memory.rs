@@ -1,9 +1,9 @@
-/*! What a backend is besides its ops: memory ([`Memory`]), work that is ordered and repeated ([`Schedule`]), and time
-([`Clock`]).
+/*! What a backend provides apart from ops: memory ([`Memory`]), ordering and repetition of work ([`Schedule`]),
+and timing ([`Clock`]).
 
-No method has a default: a wrapper that forgets to forward one does not compile. Wrappers forward whole traits with
-`forward_memory!`, `forward_schedule!` and `forward_clock!`; a backend that has finished its work when a call returns
-takes both other traits from [`at_once!`](crate::at_once).
+No method has a default, so a wrapper that does not forward one does not compile. Wrappers forward whole traits
+with `forward_memory!`, `forward_schedule!` and `forward_clock!`. A backend that has finished its work when a
+call returns implements the other two traits with [`at_once!`](crate::at_once).
 */
 
 use std::time::Instant;
@@ -14,18 +14,18 @@ use crate::{
     mem::{F32, Planner, Precision, RawSpan, Span, U32},
 };
 
-/// Moving values between the host and a backend's arenas. Real arenas hold f32 values for the host, whatever they
-/// store.
+/// Copies values between the host and the arenas of a backend. On the host side, real arenas have f32 values,
+/// whatever type they store.
 pub trait Memory {
     /// The element type of [`Act`](crate::mem::Act) arenas.
     fn precision(&self) -> Precision;
-    /// The type of the factors of products; their sums are f32.
+    /// The precision of the factors of products. Sums are f32.
     fn products(&self) -> Precision;
 
-    /// Fails for good, because an op is not valid: runs nothing from here on, and says why at the next
-    /// [`Memory::sync`].
+    /// Puts the backend into a permanent error state because an op is not valid. It runs nothing from here on
+    /// and reports the error at the next [`Memory::sync`].
     fn refuse(&mut self, why: &Invalid);
-    /// Whether a failure is waiting to be reported.
+    /// Whether an error is pending.
     fn failed(&self) -> bool;
 
     fn write(&mut self, span: RawSpan, values: &[f32]);
@@ -33,63 +33,65 @@ pub trait Memory {
     fn write_ids(&mut self, span: Span<U32>, values: &[u32]);
     fn read_ids(&mut self, span: Span<U32>, values: &mut [u32]);
 
-    /// Bytes of memory that a plan takes on this backend, without scratch.
+    /// Returns the bytes that a plan takes on this backend, without scratch memory.
     fn bytes(&self, plan: &Planner) -> usize;
 
-    /// Takes scratch memory for what is to come, so that a step takes none.
+    /// Reserves scratch memory in advance, so that a step allocates none.
     ///
     /// # Errors
-    /// There is not enough.
+    /// There is not enough memory.
     fn reserve(&mut self, bytes: usize) -> base::Result<()>;
 
-    /// The most scratch memory in bytes that an op has taken since this was called last; 0 where ops take none.
+    /// Returns the largest scratch memory, in bytes, that an op has used since the last call; 0 if ops use
+    /// none.
     fn scratch_taken(&mut self) -> usize;
 
     /// Waits until all work is done.
     ///
     /// # Errors
-    /// The device has failed since the backend was opened, or an op was refused; what was read since then is worth
-    /// nothing.
+    /// The device has failed since the backend was opened, or an op was rejected. Values read since then are
+    /// undefined.
     fn sync(&mut self) -> base::Result<()>;
 
-    /// Room for `len` interactions in the device's own memory, in addition to everything planned; `None` where there is
-    /// no such memory, or not enough of it is left.
+    /// Allocates `len` interactions in the device's own memory, in addition to everything planned. `None` if
+    /// there is no such memory or not enough.
     fn resident(&mut self, len: usize) -> Option<Span<U32>>;
 }
 
-/// Work in an order of its own: what may run ahead of the host, and what is repeated.
+/// The order of work: what may overlap with the host, and what is repeated.
 pub trait Schedule: Memory {
-    /// As [`Memory::write_ids`], for what comes new with every step: may cross while the work before it goes on.
+    /// As [`Memory::write_ids`], for values that change with every step. The copy may overlap with earlier
+    /// work.
     fn write_ids_ahead(&mut self, span: Span<U32>, values: &[u32]);
 
-    /// Begins to read the first four numbers of `span` as the work so far leaves them; [`Schedule::collect`] gives
-    /// them. At most four readings may be under way.
+    /// Starts to read the first four numbers of `span`, as they are after the work so far;
+    /// [`Schedule::collect`] returns them. At most four reads may be pending.
     fn read_later(&mut self, span: Span<F32>) -> Later;
 
-    /// What [`Schedule::read_later`] read, waiting for it if need be; NaN once the device has failed.
+    /// Returns the numbers of [`Schedule::read_later`], waiting if necessary; NaN if the device has failed.
     fn collect(&mut self, later: Later) -> [f32; 4];
 
-    /// Says what the work that follows is part of; only a wrapper that records calls uses it.
+    /// Sets the phase of the following work. Only a wrapper that records calls uses it.
     fn enter(&mut self, phase: Phase);
 
-    /// Whether [`Schedule::replay`] gains from work that comes again: then sizes are worth rounding up.
+    /// Whether [`Schedule::replay`] speeds up repeated work. If so, it is worth rounding sizes up.
     fn replays(&self) -> bool;
 
-    /// Runs `body`, or repeats what it did when it was run under this `key` before: the ops it runs, and with which
-    /// spans and sizes, must follow from the key alone, and it must neither write nor read.
+    /// Runs `body`, or replays what it did when it was last run with this `key`. The key must determine the ops
+    /// of `body`, their spans and their sizes, and `body` must not read or write memory from the host.
     fn replay(&mut self, key: u64, body: impl FnOnce(&mut Self))
     where
         Self: Sized;
 }
 
-/// When work is done.
+/// Timing of work.
 pub trait Clock {
-    /// A moment in the order of the work, for [`Clock::seconds_between`]: when the work so far is done, not when this
-    /// call is. At least the last [`MARKS`] are remembered.
+    /// Returns a mark in the order of the work, for [`Clock::seconds_between`]: the time when the work so far
+    /// is done, not the time of this call. A backend keeps at least the last [`MARKS`] marks.
     fn mark(&mut self) -> Mark;
 
-    /// Seconds from one mark to a later one, waiting until the work before it is done; NaN once the device has failed
-    /// or a mark is forgotten.
+    /// Returns the seconds between two marks, after waiting for the work before the later one. NaN if the
+    /// device has failed or a mark is no longer kept.
     fn seconds_between(&mut self, from: &Mark, to: &Mark) -> f64;
 }
 
@@ -97,11 +99,11 @@ pub trait Clock {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
-    /// Making the batch: gathering, hiding, drawing negatives.
+    /// Building the batch: gathering, masking, drawing negatives.
     #[default]
     Batch,
     Forward,
-    /// Scores, loss, and its way back to the scored rows.
+    /// Scores, loss, and the gradients of the scored rows.
     Loss,
     Backward,
     /// Gradient norm and optimiser.
@@ -122,31 +124,31 @@ impl Phase {
     }
 }
 
-/// A moment in the order of a backend's work.
+/// A point in the order of a backend's work.
 #[derive(Clone, Copy, Debug)]
 pub enum Mark {
-    /// Of a backend whose work is done when it returns.
+    /// On a backend that has finished its work when a call returns.
     Now(Instant),
-    /// The so many-th of a device.
+    /// The number of the mark on a device.
     Device(u64),
 }
 
-/// Marks that a backend remembers at least.
+/// Minimum number of marks that a backend keeps.
 pub const MARKS: usize = 1 << 14;
 
-/// Numbers on their way from a device.
+/// Numbers that are being read from a device.
 #[derive(Clone, Copy, Debug)]
 pub enum Later {
-    /// They are here.
+    /// The numbers have been read.
     Now([f32; 4]),
-    /// Where the backend finds them.
+    /// The slot in which the backend receives them.
     Slot(usize),
     /// The device has failed.
     Lost,
 }
 
 impl Mark {
-    /// Seconds from one moment of the host's clock to a later one; NaN for marks of a device.
+    /// Returns the seconds from one mark of the host's clock to a later one; NaN for marks of a device.
     pub fn seconds_to(&self, to: &Mark) -> f64 {
         match (self, to) {
             (Mark::Now(from), Mark::Now(to)) => to.saturating_duration_since(*from).as_secs_f64(),
@@ -155,8 +157,8 @@ impl Mark {
     }
 }
 
-/// [`Schedule`] and [`Clock`] of a backend that has finished its work when a call returns: it reads at once, repeats
-/// nothing, and its clock is the host's.
+/// Implements [`Schedule`] and [`Clock`] for a backend that has finished its work when a call returns: it reads
+/// immediately, replays nothing and uses the host's clock.
 #[macro_export]
 #[doc(hidden)]
 macro_rules! at_once {
@@ -199,7 +201,7 @@ macro_rules! at_once {
     };
 }
 
-/// The methods of [`Memory`], each forwarded to the backend `$inner`.
+/// Forwards the methods of [`Memory`] to the backend `$inner`.
 #[macro_export]
 #[doc(hidden)]
 macro_rules! forward_memory {
@@ -246,8 +248,8 @@ macro_rules! forward_memory {
     };
 }
 
-/// The methods of [`Schedule`], each forwarded to the backend `$inner`. Repeated work stays with the wrapper, which
-/// runs it each time and sees every op of it.
+/// Forwards the methods of [`Schedule`] to the backend `$inner`, except replay: the wrapper runs repeated work
+/// each time and sees every op of it.
 #[macro_export]
 #[doc(hidden)]
 macro_rules! forward_schedule {
@@ -276,7 +278,7 @@ macro_rules! forward_schedule {
     };
 }
 
-/// The methods of [`Clock`], each forwarded to the backend `$inner`.
+/// Forwards the methods of [`Clock`] to the backend `$inner`.
 #[macro_export]
 #[doc(hidden)]
 macro_rules! forward_clock {

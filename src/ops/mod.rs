@@ -1,11 +1,11 @@
-/*! What an operation is. One file an op: its contract (a struct of spans and sizes with named fields), its shape check,
-its cost, its plain-loop reference, and the cases that every backend must pass.
+/*! Operations. Each op has one file with its contract (a struct of spans and sizes with named fields), its
+shape check, its cost, its reference in plain loops, and the cases that every backend must pass.
 
-An op does not run itself: a backend implements [`Run`] for every op of the list in `list.rs`, so a missing
-op is a compile error, and timing, NaN checks or comparing two backends are one blanket implementation each.
+An op does not run itself. A backend implements [`Run`] for every op in `list.rs`, so a missing op is a compile
+error, and timing, NaN checks and the comparison of backends are one blanket implementation each.
 
-Spans may be longer than an op needs (they are planned for the largest batch): an op uses the first elements.
-Argument order: destinations, sources, sizes, scalars. Shape letters are those of ARCHITECTURE.md.
+Spans may be longer than an op needs, because they are planned for the largest batch; the op uses the first
+elements. Argument order: destinations, sources, sizes, scalars. Shape letters are those of ARCHITECTURE.md.
 */
 
 #[macro_use]

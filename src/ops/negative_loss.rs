@@ -1,16 +1,26 @@
-/*! negative_loss: losses of each scored row over candidates of its own: the target first, then S negatives.
-z_mj = <h_m, table[id_mj]> + bias[id_mj], of negatives (j > 0) less log_q[id_mj] - free[m] where there is a correction
-                                                h (M,D) act   table (V,D) weight   bias, log_q (V), free (M) f32   id (M,1+S)
-log_q: ln of an item's expected count among S draws. free: ln of the probability that a draw misses what the row
-     excludes, so that log_q - free is ln of its expected count among the row's negatives. The target is there once: ln 1 = 0.
-With n negatives that are there (id < V), and softplus(x) = ln(1 + e^x) = -ln sigma(-x):
-bce:     loss = (beta softplus(-z_0) + sum_j softplus(z_j)) / (1+n)       beta = 1: binary cross-entropy; below: gBCE,
-                     whose sigma(z_0)^beta undoes what sampling does to probabilities (Petrov and Macdonald 2023)
-bpr:     loss = sum_j softplus(z_j - z_0) / n                             (Rendle et al. 2009)
-softmax: loss = ln(e^z_0 + sum_j e^z_j) - z_0                             sampled softmax
-bwd: g_mj = dloss_m dloss/dz_mj,  dh_m = sum_j g_mj table[id_mj]          g (M,1+S) f32   dh (M,D) act
-     The gradients of table and bias are sums over equal ids of g_mj h_m and g_mj: `SegmentSum` makes them from g, h and id.
-Ids from V on (NO_ID) stand for no item: z = 0, g = 0. A row without a target is padding: loss 0, no gradients.
+/*! negative_loss: losses of each scored row over its own candidates: the target first, then S negatives.
+z_mj = <h_m, table[id_mj]> + bias[id_mj], for negatives (j > 0) minus log_q[id_mj] - free[m] if there is a correction
+     h (M,D) act   table (V,D) weight   bias, log_q (V), free (M) f32   id (M,1+S)
+
+log_q: ln of an item's expected count among S draws. free: ln of the probability that a draw hits no excluded
+item of the row. log_q - free is therefore ln of the item's expected count among the row's negatives. The target
+occurs once: ln 1 = 0.
+
+With n negatives present (id < V), and softplus(x) = ln(1 + e^x) = -ln sigma(-x):
+
+| loss | formula | |
+|---|---|---|
+| bce | (beta softplus(-z_0) + sum_j softplus(z_j)) / (1+n) | beta = 1: binary cross-entropy; below: gBCE |
+| bpr | sum_j softplus(z_j - z_0) / n | Rendle et al. 2009 |
+| softmax | ln(e^z_0 + sum_j e^z_j) - z_0 | sampled softmax |
+
+The sigma(z_0)^beta of gBCE corrects the effect of sampling on probabilities (Petrov and Macdonald 2023).
+
+Backward: g_mj = dloss_m dloss/dz_mj, dh_m = sum_j g_mj table[id_mj], with g (M,1+S) f32 and dh (M,D) act. The
+gradients of table and bias are sums of g_mj h_m and g_mj over equal ids; `SegmentSum` computes them from g, h
+and id.
+
+Ids from V on (NO_ID) mean no item: z = 0, g = 0. A row without a target is padding: loss 0, no gradients.
 */
 
 use super::{Cost, Dst, NO_ID, Op, area, case::Case, fits};
@@ -19,19 +29,19 @@ use crate::{
     mem::{Act, F32, Lent, Planner, Scalar, U32},
 };
 
-/// How a row's target is compared with its negatives.
+/// The comparison of a row's target with its negatives.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Contrast {
-    /// Each candidate for itself, the target's likelihood to the power of `beta`.
+    /// Each candidate separately, with the likelihood of the target to the power of `beta`.
     Bce { beta: f32 },
-    /// Target and negative, pair by pair.
+    /// Pairs of the target and one negative.
     Bpr,
     /// All candidates together.
     Softmax,
 }
 
 op! {
-    /// Loss of each scored row over its own candidates.
+    /// Computes the loss of each scored row over its own candidates.
     NegativeLossFwd = "negative_loss_fwd" {
         write { /** (M) */ loss: F32, /** (M,1+S) logits, kept for the backward pass */ z: F32 }
         read {
@@ -44,7 +54,7 @@ op! {
 }
 
 op! {
-    /// Gradients of [`NegativeLossFwd`], weighted by `dloss`.
+    /// Computes the gradients of [`NegativeLossFwd`], weighted by `dloss`.
     NegativeLossBwd = "negative_loss_bwd" {
         write { /** (M,1+S) of the logits */ g: F32 }
         grad { /** (M,D) */ dh: Act }
@@ -63,7 +73,8 @@ fn sigmoid<S: Scalar>(x: S) -> S {
     S::one() / (S::one() + (-x).exp())
 }
 
-/// The loss of a row and its derivatives with respect to its logits; `there(j)` says whether candidate j is an item.
+/// Returns the loss of a row and its derivatives with respect to its logits. `there(j)` returns whether
+/// candidate j is an item.
 fn row<S: Scalar>(z: &[S], there: &dyn Fn(usize) -> bool, contrast: Contrast) -> (S, Vec<S>) {
     let mut slope = vec![S::zero(); z.len()];
     if !there(0) {
@@ -124,7 +135,7 @@ impl Op for NegativeLossFwd {
         let (m, d, s, v) = (self.m, self.d, self.s, self.v);
         let all = m * (1 + s);
         let corrected = 2 * m * s * !self.log_q.is_empty() as usize;
-        // softplus: 3 operations, an exponential and a logarithm. The softmax: a logarithm a row.
+        // softplus: 3 operations, an exponential and a logarithm. The softmax: one logarithm per row.
         let (flop, exps) = match self.contrast {
             Contrast::Bce { .. } => (4 * all, 2 * all),
             Contrast::Bpr => (5 * m * s, 2 * m * s),
@@ -180,7 +191,7 @@ impl Op for NegativeLossBwd {
     fn cost(&self) -> Cost {
         let (m, d, s, dh) = (self.m, self.d, self.s, self.dh.wanted() as usize);
         let all = m * (1 + s);
-        // A sigmoid: 3 operations. The exponentials of a softmax give its sum, too.
+        // A sigmoid: 3 operations. The exponentials of a softmax also yield its sum.
         let (flop, exps) = match self.contrast {
             Contrast::Bce { .. } => (4 * all, all),
             Contrast::Bpr => (6 * m * s, m * s),
@@ -213,14 +224,14 @@ impl Op for NegativeLossBwd {
     }
 }
 
-/// Which ids a case has.
+/// The ids of a case.
 #[derive(Clone, Copy, Debug)]
 enum Ids {
-    /// Candidate number i is item i: the gradient of the bias is g, so that central differences prove it too.
+    /// Candidate number i is item i: the gradient of the bias is g, so central differences test it too.
     Own,
-    /// Any, equal ones among them; every seventh negative and every fifth row is not there.
+    /// Any ids, with repetitions; every seventh negative and every fifth row is absent.
     Any,
-    /// The negatives all the last item.
+    /// All negatives are the last item.
     Last,
 }
 
@@ -245,7 +256,7 @@ pub fn cases() -> Vec<Case<NegativeLossFwd, NegativeLossBwd>> {
         (21, 24, 65, 40, Ids::Any, Softmax, 0.5),
         (9, 40, 31, 6, Ids::Last, Softmax, 1.0),
         (9, 33, 31, 6, Ids::Last, BCE, 1.0),
-        // Wider than a warp takes at once, and logits that saturate.
+        // Wider than one pass of a warp, and logits that saturate.
         (13, 264, 33, 90, Ids::Any, Softmax, 1.0),
         (13, 520, 35, 90, Ids::Any, GBCE, 2.0),
         (10, 256, 40, 90, Ids::Any, Bpr, 4.0),
@@ -255,7 +266,7 @@ pub fn cases() -> Vec<Case<NegativeLossFwd, NegativeLossBwd>> {
         let w = 1 + s;
         let v = if let Ids::Own = ids { m * w } else { v };
         let h = p.var(m * d);
-        // Every other case goes without correction.
+        // Every other case has no correction.
         let [log_q, free] = [v, m].map(|n| p.stat(if at % 2 == 0 { n } else { 0 }));
         let (table, bias) = (p.weight(v * d), p.stat(v));
         let (loss, dloss, z, g) = (p.stat(m), p.stat(m), p.stat(m * w), p.stat(m * w));
@@ -270,7 +281,7 @@ pub fn cases() -> Vec<Case<NegativeLossFwd, NegativeLossBwd>> {
                     v as u32 - 1
                 }
             }
-            // Padding comes as NO_ID, absent negatives also as the first id that is none.
+            // Padding is NO_ID; absent negatives are also the first id that is no item.
             Ids::Any if i % w == 0 && i / w % 5 == 4 => NO_ID,
             Ids::Any if i % w % 7 == 6 => [v as u32, NO_ID][i / w % 2],
             Ids::Any => draw.below(v as u64) as u32,

@@ -5,22 +5,23 @@ use crate::mem::{Access, Lent, Mode, RawSpan, Scalar};
 
 /// The contract of an operation.
 pub trait Op: Spans + Copy + std::fmt::Debug + Send + Sync + 'static {
-    /// Whether the spans are large enough for the sizes and the sizes make sense; the message names the field.
+    /// Checks that the spans are large enough for the sizes and that the sizes are valid; the message names the
+    /// field.
     fn check(&self) -> Result<(), String>;
 
-    /// Whether the op is made of products that tensor cores do: in bf16 their operands are rounded, which is part of
-    /// the error that a plain implementation makes. All other ops compute in f32 whatever they store.
+    /// Whether the op consists of products that tensor cores compute. In bf16 their operands are rounded, which
+    /// is part of the error of a plain implementation. All other ops compute in f32, whatever they store.
     const PRODUCTS: bool = false;
 
-    /// Work and traffic of this call, by the rules of [`cost`](super::cost).
+    /// Returns work and traffic of this call, by the rules of [`cost`](super::cost).
     fn cost(&self) -> Cost;
 
-    /// The operation in plain loops, in the arithmetic of `S`: the oracle at f64, the naive implementation at f32. `m`
-    /// is what [`HostArenas::lend`](crate::mem::HostArenas::lend) gives for this op.
+    /// Runs the operation in plain loops in the arithmetic of `S`: the oracle at f64, the naive implementation
+    /// at f32. `m` comes from [`HostArenas::lend`](crate::mem::HostArenas::lend) for this op.
     fn reference<S: Scalar>(&self, m: &Lent<'_, S>);
 }
 
-/// `Err` naming the first span that is shorter than its shape asks for.
+/// Returns an error with the first span that is shorter than its shape requires.
 pub(crate) fn fits(spans: &[(&str, usize, usize)]) -> Result<(), String> {
     match spans.iter().find(|(_, have, need)| have < need) {
         Some((name, have, need)) => Err(format!("{name} has {have} elements, needs {need}")),
@@ -28,7 +29,7 @@ pub(crate) fn fits(spans: &[(&str, usize, usize)]) -> Result<(), String> {
     }
 }
 
-/// The product of some sizes, for a shape check: `usize::MAX`, which no span has, where it is too large for a number.
+/// Returns the product of some sizes, for a shape check. On overflow it is `usize::MAX`, which no span has.
 pub(crate) fn area<const N: usize>(sizes: [usize; N]) -> usize {
     sizes.into_iter().fold(1, usize::saturating_mul)
 }

@@ -1,10 +1,12 @@
 /*! point_loss: the loss of a number against a target, such as a predicted rating.
 fwd: squared:  loss_m = (z_m - t_m)^2
      logistic: loss_m = softplus(z_m) - t_m z_m      the cross-entropy of sigma(z_m), with t_m a probability
-     computed as (max(z,0) - t z) + ln(1 + e^-|z|): nothing overflows, and z far on its target's side leaves exact zeros
-bwd: dz_m = dloss_m slope_m      squared: 2 (z - t)      logistic: sigma(z) - t = (1-t) sigma(z) - t sigma(-z), which keeps
-     small slopes exact where sigma(z) - 1 would cancel
-z, target, loss, dloss, dz (M) f32. A row that does not count has dloss 0.
+bwd: squared:  dz_m = dloss_m 2 (z_m - t_m)
+     logistic: dz_m = dloss_m (sigma(z_m) - t_m) = dloss_m ((1-t_m) sigma(z_m) - t_m sigma(-z_m))
+
+z, target, loss, dloss, dz (M) f32. A row that does not count has dloss 0. The logistic loss is computed as
+(max(z,0) - t z) + ln(1 + e^-|z|), which cannot overflow and is exactly 0 for z far on the target's side. The
+second form of its slope keeps small slopes exact where sigma(z) - 1 would cancel.
 */
 
 use super::{Cost, Dst, Op, case::Case, fits};
@@ -13,7 +15,7 @@ use crate::{
     mem::{F32, Lent, Planner, Scalar},
 };
 
-/// How far a number is from its target.
+/// The distance of a number from its target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PointKind {
     /// (z - t)^2.
@@ -23,7 +25,7 @@ pub enum PointKind {
 }
 
 op! {
-    /// Loss of each number.
+    /// Computes the loss of each number.
     PointLossFwd = "point_loss_fwd" {
         write { /** (M) */ loss: F32 }
         read { /** (M) */ z: F32, /** (M) */ target: F32 }
@@ -32,7 +34,7 @@ op! {
 }
 
 op! {
-    /// Gradient of [`PointLossFwd`], weighted by `dloss`.
+    /// Computes the gradient of [`PointLossFwd`], weighted by `dloss`.
     PointLossBwd = "point_loss_bwd" {
         grad { /** (M) */ dz: F32 }
         read { /** (M) */ dloss: F32, /** (M) */ z: F32, /** (M) */ target: F32 }
@@ -85,7 +87,7 @@ impl Op for PointLossBwd {
 
     fn cost(&self) -> Cost {
         let m = self.dz.wanted() as usize * self.m;
-        // One exponential makes both sigma(z) and sigma(-z).
+        // One exponential yields both sigma(z) and sigma(-z).
         let (flop, exps) = match self.kind {
             PointKind::Squared => (3.0, 0.0),
             PointKind::Logistic => (8.0, 1.0),
@@ -110,7 +112,7 @@ impl Op for PointLossBwd {
     }
 }
 
-/// What the targets of a case are.
+/// The targets of a case.
 #[derive(Clone, Copy, Debug)]
 enum Targets {
     /// 0 and 1.
@@ -133,7 +135,7 @@ pub fn cases() -> Vec<Case<PointLossFwd, PointLossBwd>> {
         (1001, Squared, Stars, 3.0),
         (1000, Logistic, Hard, 3.0),
         (4099, Logistic, Soft, 1.0),
-        // Most are far out, on the right side and on the wrong one.
+        // Most z are large, on the right side and on the wrong one.
         (333, Logistic, Hard, 60.0),
         (333, Logistic, Soft, 400.0),
         (40_003, Logistic, Soft, 2.0),

@@ -39,8 +39,8 @@ pub fn gradient_error<F: Op, B: Op>(case: &Case<F, B>) -> Option<f64> {
     gradient_errors(case).into_iter().map(|(_, error)| error).reduce(f64::max)
 }
 
-/// The gradients of a case by the names of their fields, and the largest relative error of each over four directions. Empty
-/// without a backward pass.
+/// Returns the gradients of a case by the names of their fields, with the largest relative error of each over
+/// four directions. Empty without a backward pass.
 pub fn gradient_errors<F: Op, B: Op>(case: &Case<F, B>) -> Vec<(&'static str, f64)> {
     if case.inputs.is_empty() {
         return Vec::new();
@@ -73,7 +73,7 @@ pub fn gradient_errors<F: Op, B: Op>(case: &Case<F, B>) -> Vec<(&'static str, f6
             let analytic = dot(&gradient, &u);
             let norm = dot(&gradient, &gradient).sqrt() * dot(&u, &u).sqrt();
             let scale = analytic.abs().max(numeric.abs()).max(1e-2 * norm).max(1e-12);
-            // A NaN is an error, not a number that a maximum leaves out.
+            // `max` would drop a NaN.
             let error = (analytic - numeric).abs() / scale;
             worst = if error.is_nan() { f64::INFINITY } else { worst.max(error) };
         }
@@ -265,7 +265,8 @@ fn outcome<S: Scalar, O: Op>(
     Outcome(all)
 }
 
-/// Compares the outputs of `op` on the backend (before -> after) with the expected ones; names every field that is wrong.
+/// Compares the outputs of `op` on the backend (before -> after) with the expected ones. Returns a message for
+/// every wrong field.
 fn compare<O: Op>(what: &str, op: &O, outcome: &Outcome, [got, before]: [&Snapshot<f32>; 2]) -> Result<f64, String> {
     let mut wrong: Vec<String> = Vec::new();
     let named = |span: RawSpan| format!("{what}: {}, field {}", O::NAME, op.field(span).unwrap_or("?"));
@@ -321,16 +322,18 @@ fn compare<O: Op>(what: &str, op: &O, outcome: &Outcome, [got, before]: [&Snapsh
     if wrong.is_empty() { Ok(worst) } else { Err(wrong.join("\n")) }
 }
 
+/// Checks that the op has used no more scratch memory than [`Run::need`] returns. A step that reserved that
+/// much would otherwise allocate memory while it runs.
+///
 /// # Errors
-/// The op has taken more scratch memory than [`Run::need`] says: a step that reserved that much would take memory in its
-/// midst.
+/// It has used more.
 fn within_need<O: Op, K: Memory + Run<O>>(k: &mut K, op: &O) -> Result<(), String> {
     let taken = k.scratch_taken();
     match k.need(op) {
         Ok(need) if taken > need => {
             Err(format!("{} took {taken} bytes of scratch memory, its `Run::need` says {need}", O::NAME))
         }
-        // Sizes that are not served are not run by a step.
+        // A step never runs unsupported sizes.
         Ok(_) | Err(_) => Ok(()),
     }
 }

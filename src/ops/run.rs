@@ -3,12 +3,12 @@
 use super::{Clock, Memory, Op, Schedule, Valid};
 use crate::{forward_clock, forward_memory, forward_schedule};
 
-/// A backend that can run `O`. Failures are kept, and reported by [`Memory::sync`].
+/// A backend that can run `O`. Errors are kept and reported by [`Memory::sync`].
 pub trait Run<O: Op>: Memory {
-    /// Runs an op that was checked.
+    /// Runs a checked op.
     fn execute(&mut self, op: &Valid<'_, O>);
 
-    /// Checks an op and runs it. One that fails its check is not run, and neither is anything after it: see
+    /// Checks an op and runs it. If the check fails, neither this op nor any later one is run: see
     /// [`Memory::refuse`].
     fn run(&mut self, op: &O) {
         if self.failed() {
@@ -20,17 +20,18 @@ pub trait Run<O: Op>: Memory {
         }
     }
 
-    /// Bytes of scratch memory that `op` takes.
+    /// Returns the bytes of scratch memory that `op` needs.
     ///
     /// # Errors
-    /// No implementation serves these sizes; says which are served.
+    /// No implementation supports these sizes; the error names the supported ones.
     fn need(&self, op: &O) -> Result<usize, String> {
         let _ = op;
         Ok(0)
     }
 }
 
-/// A pointer to a backend is a backend. Repeated work is the exception: the pointer runs it each time.
+/// Implements the traits for pointers to a backend. A pointer does not replay repeated work; it runs it each
+/// time.
 macro_rules! pointer_to_backend {
     ($pointer:ty) => {
         impl<O: Op, B: Run<O> + ?Sized> Run<O> for $pointer {

@@ -48,8 +48,8 @@ fn draw(out: &mut String, part: &FlameNode, left: f64, top: f64, scale: f64) {
     let (class, tip) = (part.colour % COLOURS, escape(&part.tip));
     let _ = write!(
         out,
-        "<g class=\"c{class}\"><title>{tip}</title><rect class=\"part\" x=\"{left:.2}\" y=\"{top:.1}\" width=\"{width:.2}\" \
-         height=\"{:.1}\" rx=\"2\"/>",
+        "<g class=\"c{class}\"><title>{tip}</title><rect class=\"part\" x=\"{left:.2}\" y=\"{top:.1}\" \
+         width=\"{width:.2}\" height=\"{:.1}\" rx=\"2\"/>",
         ROW - 2.0
     );
     let letters = ((width - 10.0) / LETTER).max(0.0) as usize;

@@ -138,7 +138,8 @@ impl Axis {
 pub(super) fn begin(title: &str, [width, height]: [f64; 2]) -> String {
     let title = escape(title);
     format!(
-        "<svg class=\"plot\" viewBox=\"0 0 {width:.0} {height:.0}\" width=\"{width:.0}\" height=\"{height:.0}\" role=\"img\" aria-label=\"{title}\">"
+        "<svg class=\"plot\" viewBox=\"0 0 {width:.0} {height:.0}\" width=\"{width:.0}\" height=\"{height:.0}\" \
+         role=\"img\" aria-label=\"{title}\">"
     )
 }
 

@@ -6,7 +6,8 @@ another user ([`Pairs`](super::basket_pairs::Pairs)). Two losses are added. One 
 baskets, as in MIP. The other is the binary cross-entropy of whether the second basket follows the first, predicted at
 the row of [CLS]:
 
-z = <h_[CLS], head> + b      loss = mean over masked items of the loss over items + mean over sequences of softplus(z) - t z
+z = <h_[CLS], head> + b
+loss = mean over masked items of the loss over items + mean over sequences of softplus(z) - t z
 
 A query is [CLS] basket [SEP] [MASK], and the row of [MASK] is scored. A share (`--mask-last`) of the pairs that do
 follow each other has exactly this form, with one item of the second basket as target.

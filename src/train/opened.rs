@@ -48,7 +48,7 @@ impl OpenRun {
     pub fn keeps_seen(&self, flag: Option<bool>, baskets: bool) -> Result<bool> {
         if flag == Some(false) && baskets {
             return Err(
-                Error::user("--keep-seen false has no effect on baskets, because people buy items again").hint("leave it out")
+                Error::user("--keep-seen false has no effect on baskets: people buy items again").hint("leave it out")
             );
         }
         Ok(baskets || flag.unwrap_or(self.keep_seen))

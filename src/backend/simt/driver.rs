@@ -204,7 +204,8 @@ fn card(ordinal: usize) -> std::result::Result<Card, DriverError> {
 }
 
 /// How to get a program with CUDA kernels, for users with and without a clone.
-pub const WITH_KERNELS: &str = "use a release archive with CUDA kernels, or build or install again with NVCC=/path/to/nvcc (from the CUDA toolkit)";
+pub const WITH_KERNELS: &str = "use a release archive with CUDA kernels, or build or install again with \
+                                NVCC=/path/to/nvcc (from the CUDA toolkit)";
 
 /// Returns the reason why the kernels of this program cannot run on `card`, if any.
 pub fn obstacle(driver: Driver, machine: &Machine, card: &Card) -> Option<Error> {

@@ -25,16 +25,17 @@ pub fn html(p: &Profile) -> String {
         let _ = writeln!(out, "<dt>{name}</dt><dd>{}</dd>", escape(&value));
     }
     out.push_str(
-        "</dl>\n<nav aria-label=\"Contents\"><a href=\"#step\">A step</a><a href=\"#ops\">Ops</a><a href=\"#layers\">Layers</a>\
-         <a href=\"#memory\">Memory</a><a href=\"#data\">The numbers as JSON</a></nav>\n</header>\n<main>\n",
+        "</dl>\n<nav aria-label=\"Contents\"><a href=\"#step\">A step</a><a href=\"#ops\">Ops</a>\
+         <a href=\"#layers\">Layers</a><a href=\"#memory\">Memory</a><a href=\"#data\">The numbers as JSON</a>\
+         </nav>\n</header>\n<main>\n",
     );
     step(&mut out, p);
     ops(&mut out, p);
     layers(&mut out, p);
     memory(&mut out, p);
     out.push_str(
-        "<section id=\"data\">\n<h2>The numbers as JSON</h2>\n<p>This page’s source has all of the above, unrounded, as JSON in the \
-         element with the id “profile”.</p>\n",
+        "<section id=\"data\">\n<h2>The numbers as JSON</h2>\n<p>This page’s source has all of the above, unrounded, as \
+         JSON in the element with the id “profile”.</p>\n",
     );
     page::data(&mut out, "profile", &p.json());
     out.push_str("\n</section>\n</main>\n");
@@ -54,8 +55,8 @@ fn head(out: &mut String, names: &[&str]) {
 
 fn step(out: &mut String, p: &Profile) {
     out.push_str(
-        "<section id=\"step\">\n<h2>A step</h2>\n<p class=\"meaning\">Whole steps, as training runs them: milliseconds from one step to \
-         the next, and of its parts.</p>\n",
+        "<section id=\"step\">\n<h2>A step</h2>\n<p class=\"meaning\">Whole steps, as training runs them: milliseconds \
+         from one step to the next, and of its parts.</p>\n",
     );
     head(out, &["", "Median", "p20", "p80", "Mean", "Share", ""]);
     let whole = [("step", p.whole.wall, String::new())];
@@ -72,7 +73,8 @@ fn step(out: &mut String, p: &Profile) {
     }
     let picture = icicle("Where the time of a step goes: phases, layers, ops", &flame(p));
     if !picture.is_empty() {
-        let caption = "Where the time of a step goes, op by op: phases, their blocks and layers, their ops. Hover over a part for details.";
+        let caption = "Where the time of a step goes, op by op: phases, their blocks and layers, their ops. Hover \
+                       over a part for details.";
         let _ = writeln!(
             out,
             "<figure><figcaption>{caption}</figcaption><div class=\"scroll\" tabindex=\"0\">{picture}</div></figure>"
@@ -239,8 +241,8 @@ fn table(out: &mut String, what: &str, rows: &[ProfileRow], name: impl Fn(&Profi
 
 fn memory(out: &mut String, p: &Profile) {
     out.push_str(
-        "<section id=\"memory\">\n<h2>Memory</h2>\n<p class=\"meaning\">The memory planned before the first step (of the device’s own \
-         memory, if it has some), and the peak memory of the process, including mapped files.</p>\n",
+        "<section id=\"memory\">\n<h2>Memory</h2>\n<p class=\"meaning\">The memory planned before the first step (of the \
+         device’s own memory, if it has some), and the peak memory of the process, including mapped files.</p>\n",
     );
     head(out, &["For", "Bytes"]);
     for (name, bytes) in text::memory(p) {

@@ -168,7 +168,8 @@ fn the_sentence_names_what_bounds_the_run() {
     let p = sample();
     assert_eq!(
         verdict(&p),
-        "61 % of the step is linear_bwd at 71 % of this machine’s product rate: bound by products; loading data is 0.4 %."
+        "61 % of the step is linear_bwd at 71 % of this machine’s product rate: bound by products; loading \
+         data is 0.4 %."
     );
     let with = |change: &dyn Fn(&mut Profile)| {
         let mut p = sample();

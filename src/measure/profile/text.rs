@@ -101,7 +101,8 @@ pub(super) fn beside(p: &Profile) -> String {
     if w.wall.p80 > UNEVEN * w.wall.p20 {
         let _ = write!(
             says,
-            " Whole steps differ widely (p80 is {:.1} times p20): other load on this machine, or batches of different lengths.",
+            " Whole steps differ widely (p80 is {:.1} times p20): other load on this machine, or batches of \
+             different lengths.",
             w.wall.p80 / w.wall.p20
         );
     }

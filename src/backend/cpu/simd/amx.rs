@@ -218,7 +218,9 @@ macro_rules! step {
 }
 
 macro_rules! sum {
-    ($rows:tt, $vectors:tt, [$a0:expr, $a1:expr, $lda:expr], $b:expr, $steps:expr, $tail:expr, $to:expr, $store:expr) => {
+    (
+        $rows:tt, $vectors:tt, [$a0:expr, $a1:expr, $lda:expr], $b:expr, $steps:expr, $tail:expr, $to:expr, $store:expr
+    ) => {
         asm!(
             "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
             "test {steps}, {steps}", "jz 3f",
