@@ -70,7 +70,7 @@ __device__ __forceinline__ void attention_fwd(const AttentionFwdParams& p) {
   const int tiles = (seen + kStep - 1) / kStep;
   for (int tile = 0; tile < tiles; tile++) {
     cp_async_wait<0>();
-    __syncthreads();  // the tile is there for all, and all are done with the one before, whose place the next one takes
+    __syncthreads();  // the tile is visible, and the previous one, which the next load overwrites, is no longer read
     if (tile + 1 < tiles) load_keys(tile + 1);
     const int j0 = tile * kStep;
     if (i0 >= part.len) continue;  // warps past the end only help with loading

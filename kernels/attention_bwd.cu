@@ -96,7 +96,7 @@ __device__ __forceinline__ void attention_bwd_q(const AttentionBwdParams& p) {
   const int tiles = (seen + kStep - 1) / kStep;
   for (int tile = 0; tile < tiles; tile++) {
     cp_async_wait<0>();
-    __syncthreads();  // the tile is there for all, and all are done with the one before (or with o)
+    __syncthreads();  // the tile is visible, and the previous one (or o) is no longer read
     if (tile + 1 < tiles) load_keys(tile + 1);
     const int j0 = tile * kStep;
     // Warps past the end or above the diagonal only help with loading.
@@ -188,7 +188,7 @@ __device__ __forceinline__ void attention_bwd_kv(const AttentionBwdParams& p) {
 
   for (int tile = begin; tile < end; tile++) {
     cp_async_wait<0>();
-    __syncthreads();  // the tile is there for all, and all are done with the one before, whose place the next one takes
+    __syncthreads();  // the tile is visible, and the previous one, which the next load overwrites, is no longer read
     float next = 0.f;
     if (tile + 1 < end) load_queries(tile + 1), next = load_stat(tile + 1);
     const int i0 = tile * kStep;

@@ -81,8 +81,8 @@ __device__ __forceinline__ void concat_bwd(const ConcatBwdParams& p) {
   const i64 i = (i64)blockIdx.x * (blockDim.x / p.lanes) + threadIdx.x / p.lanes;
   if (i >= p.n) return;
   const int d = p.a_width + p.b_width + p.c_width;
-  const bool vec = in_eights(p.a_width, p.b_width, p.c_width) && aligned16(p.dy) && aligned16(p.da) && aligned16(p.db) &&
-                   aligned16(p.dc);
+  const bool vec = in_eights(p.a_width, p.b_width, p.c_width) && aligned16(p.dy) && aligned16(p.da) &&
+                   aligned16(p.db) && aligned16(p.dc);
   for (int col = threadIdx.x % p.lanes * 8; col < d; col += p.lanes * 8) {
     if (vec) {
       const Place where = place(i, col, p.a_width, p.b_width, p.c_width);

@@ -95,8 +95,9 @@ __device__ __forceinline__ void row_sums(float (&sum)[2][2], float* shared) {
 // For each of a lane's four rows: the mean of the first `columns` columns of the block, and the sum of their squared
 // deviations. by_columns = 1/columns. Columns past them are zeros.
 template <class T, int COLS>
-__device__ __forceinline__ void row_stats(const float (&acc)[2][ConvTiles<T, COLS>::NB][4], int columns, float by_columns,
-                                          float* shared, float (&mean)[2][2], float (&squares)[2][2]) {
+__device__ __forceinline__ void row_stats(const float (&acc)[2][ConvTiles<T, COLS>::NB][4], int columns,
+                                          float by_columns, float* shared, float (&mean)[2][2],
+                                          float (&squares)[2][2]) {
   constexpr int NB = ConvTiles<T, COLS>::NB;
 #pragma unroll
   for (int m = 0; m < 2; m++)
@@ -219,7 +220,8 @@ __device__ __forceinline__ void dilated_conv_norm(const DilatedConvFwdParams& p)
   const i64 row = (i64)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
   if (row >= p.n) return;
   const int o = p.o, first = threadIdx.x % 32 * 8, parts = (o + 255) / 256;
-  const bool vec = rows_aligned(p.z, o) && aligned16(p.y) && aligned16(p.gamma) && aligned16(p.beta) && aligned16(p.residual);
+  const bool vec = rows_aligned(p.z, o) && aligned16(p.y) && aligned16(p.gamma) && aligned16(p.beta) &&
+                   aligned16(p.residual);
   float mean = 0.f, squares = 0.f;
   for (int t = 0; t < parts; t++) mean += p.stats[t * p.n + row] * min(256, o - t * 256);
   mean /= o;

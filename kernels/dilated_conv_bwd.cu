@@ -115,7 +115,8 @@ __device__ __forceinline__ void conv_norm(const DilatedConvNormParams& p) {
   constexpr int kThreads = 256, kGroups = kThreads / LANES;
   STATIC_SMEM(float, shared, kThreads * 8);
   const int c = threadIdx.x % LANES * 8;
-  const bool vec = rows_aligned(p.z, p.o) && aligned16(p.dy) && aligned16(p.dz) && aligned16(p.gamma) && aligned16(p.beta);
+  const bool vec = rows_aligned(p.z, p.o) && aligned16(p.dy) && aligned16(p.dz) && aligned16(p.gamma) &&
+                   aligned16(p.beta);
   float dgamma[8] = {}, dbeta[8] = {}, db[8] = {}, gamma[8], beta[8];
   load_row(gamma, p.gamma, c, p.o, vec);
   load_row(beta, p.beta, c, p.o, vec);
@@ -160,7 +161,8 @@ __device__ __forceinline__ void conv_norm_long(const DilatedConvNormParams& p) {
   const i64 row = (i64)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
   if (row >= p.n) return;
   const int o = p.o, first = threadIdx.x % 32 * 8;
-  const bool vec = rows_aligned(p.z, o) && aligned16(p.dy) && aligned16(p.dz) && aligned16(p.gamma) && aligned16(p.beta);
+  const bool vec = rows_aligned(p.z, o) && aligned16(p.dy) && aligned16(p.dz) && aligned16(p.gamma) &&
+                   aligned16(p.beta);
   const float mean = p.mean[row], rstd = p.rstd[row];
   float g[8], xh[8], sum_g = 0.f, sum_gx = 0.f;
   const auto load = [&](int c) {

@@ -134,7 +134,9 @@ struct OwnItems {
   u32* slots;
   int count;  // number of slots; 0: none
 
-  __device__ __forceinline__ u32 first_place(u32 item) const { return (item * 0x9E3779B9u) >> (32 - __popc(count - 1)); }
+  __device__ __forceinline__ u32 first_place(u32 item) const {
+    return (item * 0x9E3779B9u) >> (32 - __popc(count - 1));
+  }
   __device__ __forceinline__ u32 next_place(u32 at) const { return (at + 1) & (count - 1); }
 
   // The slot of an item depends on the order of the threads; the set of items does not.

@@ -18,5 +18,6 @@ struct GatherSequencesParams {
 
 KERNEL(gather_sequences, GatherSequencesParams, 128) {
   const u32 start = p.cu[blockIdx.x], length = p.cu[blockIdx.x + 1] - start, first = p.first[blockIdx.x];
-  for (u32 i = threadIdx.x; i < length; i += blockDim.x) p.raw[start + i] = first == 0xffffffffu ? 0 : p.data[(u64)first + i];
+  for (u32 i = threadIdx.x; i < length; i += blockDim.x)
+    p.raw[start + i] = first == 0xffffffffu ? 0 : p.data[(u64)first + i];
 }

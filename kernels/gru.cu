@@ -116,8 +116,8 @@ __device__ __forceinline__ void product3(float (&acc)[3][4], const bf16* a, int 
     }
   }
 }
-__device__ __forceinline__ void product3(float (&acc)[3][2], const float* a, int ld, int part, const float* b, i64 stride,
-                                         int hp) {
+__device__ __forceinline__ void product3(float (&acc)[3][2], const float* a, int ld, int part, const float* b,
+                                         i64 stride, int hp) {
   const int lane = threadIdx.x % 32;
   a += lane / 4 * ld;
   b += lane % 4 * 4;
@@ -156,7 +156,8 @@ __device__ __forceinline__ int gru_sequences(const u32* cu, int b, i64 (&start)[
 // Writes zeros to rows [from, to) of a matrix of `width` columns; all blocks take part.
 template <class T>
 __device__ __forceinline__ void gru_zero_rows(void* out, i64 from, i64 to, int width) {
-  for (i64 i = from * width + (i64)blockIdx.x * kGruThreads + threadIdx.x; i < to * width; i += (i64)gridDim.x * kGruThreads)
+  for (i64 i = from * width + (i64)blockIdx.x * kGruThreads + threadIdx.x; i < to * width;
+       i += (i64)gridDim.x * kGruThreads)
     ((T*)out)[i] = from_f32<T>(0.f);
 }
 
@@ -210,7 +211,8 @@ __device__ __forceinline__ void gru_fwd(const GruFwdParams& p) {
         if (t >= len[half]) continue;
         float2& held = state[(tile * kHalves + half) * 32 + lane];
         const float old[2] = {held.x, held.y};
-        const float in[3][2] = {{x[half][0].x, x[half][0].y}, {x[half][1].x, x[half][1].y}, {x[half][2].x, x[half][2].y}};
+        const float in[3][2] = {{x[half][0].x, x[half][0].y}, {x[half][1].x, x[half][1].y},
+                                {x[half][2].x, x[half][2].y}};
         float r[2], z[2], n[2], q[2], now[2];
 #pragma unroll
         for (int i = 0; i < 2; i++) {
@@ -232,7 +234,7 @@ __device__ __forceinline__ void gru_fwd(const GruFwdParams& p) {
         store_pair(gates + 3 * h, c, h, even, q[0], q[1]);
       }
     }
-    __syncthreads();  // the next operand is whole, and nobody reads this one any more
+    __syncthreads();  // the next operand is complete, and this one is no longer read
   }
   gru_zero_rows<T>(p.y, p.cu[p.b], p.n, h);
   gru_zero_rows<T>(p.before, p.cu[p.b], p.n, h);

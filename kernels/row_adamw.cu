@@ -111,7 +111,7 @@ KERNEL(catch_up_rows, CatchUpRowsParams, 256) {
   const bool mine = *p.ok != 0.f && (p.all ? i < p.n : owns_row(p.key, i, p.n, p.rows));
   const u32 row = mine ? p.all ? (u32)i : p.key[i] : 0;
   const u32 last = mine ? p.last[row] : step;
-  __syncwarp();  // all lanes of the row know where it stands before one says where it will
+  __syncwarp();  // all lanes of the row have read `last` before one of them writes it
   if (last + 1 >= step) return;
   const int lane = threadIdx.x % p.lanes;
   if (lane == 0) p.last[row] = step - 1;

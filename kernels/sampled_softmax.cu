@@ -298,4 +298,6 @@ KERNEL(sampled_softmax_dh_wgmma, SampledSoftmaxDhParams, 128, 3) { HOPPER(sample
 KERNEL(sampled_softmax_dneg_wgmma, SampledSoftmaxDnegParams, 128, 3) { HOPPER(sampled_softmax_dneg<Group, false>(p)); }
 KERNEL(sampled_softmax_fwd_own_wgmma, SampledSoftmaxFwdParams, 128, 3) { HOPPER(sampled_softmax_fwd<Group, true>(p)); }
 KERNEL(sampled_softmax_dh_own_wgmma, SampledSoftmaxDhParams, 128, 2) { HOPPER(sampled_softmax_dh<Group, true>(p)); }
-KERNEL(sampled_softmax_dneg_own_wgmma, SampledSoftmaxDnegParams, 128, 2) { HOPPER(sampled_softmax_dneg<Group, true>(p)); }
+KERNEL(sampled_softmax_dneg_own_wgmma, SampledSoftmaxDnegParams, 128, 2) {
+  HOPPER(sampled_softmax_dneg<Group, true>(p));
+}

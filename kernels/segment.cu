@@ -64,7 +64,8 @@ __device__ __forceinline__ void segment_sum(const SegmentParams& p) {
   const int tile = warp % tiles, c = tile * 64 + lane * 2;
   const int count = p.rows - begin < kChunk ? p.rows - begin : kChunk;
   const bool mine = c < p.d, second = c + 1 < p.d;
-  const bool both = second && p.d % 2 == 0 && aligned16(p.dy) && aligned16(p.panel) && aligned16(p.h) && aligned16(p.out);
+  const bool both = second && p.d % 2 == 0 && aligned16(p.dy) && aligned16(p.panel) && aligned16(p.h) &&
+                    aligned16(p.out);
 
   // The contents of the chunk, two positions per lane: addresses and factors of the rows. Bit j of `ends` is set if row
   // j is the last of its run. A row without an address consists of its factor in every column.

@@ -134,7 +134,7 @@ KERNEL(sort_ids_scatter, SortIdsParams, 256) {
     }
     const u32 lower = same & ((1u << lane) - 1);
     rank[r] = ours[digit] + __popc(lower);
-    __syncwarp();  // all have read what the first lane of each digit now moves on
+    __syncwarp();  // all lanes have read the count that the first lane of each digit advances
     if (inside && lower == 0) ours[digit] += __popc(same);
     __syncwarp();
   }

@@ -112,7 +112,7 @@ __device__ __forceinline__ void window_conv_fwd(const WindowConvFwdParams& p) {
   const ShiftedProduct<T> product = {(const T*)p.x + row0 * p.d, w, bounds, ends, taps, p.d, p.columns, column0};
   float acc[2][S::NB][4];
   shifted_product<T, COLS, false>(product, smem, acc);
-  __syncthreads();  // all are done with the stages, whose place c takes
+  __syncthreads();  // the stages are no longer read; c overwrites them
   float* c = (float*)smem;
 #pragma unroll
   for (int nb = 0; nb < S::NB; nb++) {

@@ -38,7 +38,6 @@ static ALLOCATOR: Counting = Counting;
 /// Requires ten consecutive steps without an allocation. Scratch memory grows once on every thread, and on a busy
 /// machine a thread may run its first part of some op late. An allocation at every step, or at every tenth, would
 /// prevent ten such steps.
-/// get its first piece of some op late; what allocated at every step, or at every tenth, would never let ten go by.
 fn assert_settles(step: &mut dyn FnMut(u64), what: &str) {
     (1..=20).for_each(&mut *step);
     let mut counts = Vec::new();

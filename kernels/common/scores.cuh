@@ -64,8 +64,8 @@ __device__ __forceinline__ void score_slab(float (&sum)[kRowsEach][kItemsEach], 
       const float4 a = *(const float4*)(x + i * (kScoreRows / kRowsEach) * kScoreLd + k);
 #pragma unroll
       for (int j = 0; j < kItemsEach; j++)
-        sum[i][j] = score_step(score_step(score_step(score_step(sum[i][j], a.x, b[j].x), a.y, b[j].y), a.z, b[j].z), a.w,
-                               b[j].w);
+        sum[i][j] = score_step(score_step(score_step(score_step(sum[i][j], a.x, b[j].x), a.y, b[j].y), a.z, b[j].z),
+                               a.w, b[j].w);
     }
   }
 }

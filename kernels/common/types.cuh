@@ -53,7 +53,8 @@ __device__ __forceinline__ void store8(float* p, const float (&x)[8]) {
 }
 __device__ __forceinline__ void store8(bf16* p, const float (&x)[8]) {
   uint4 raw;
-  raw.x = pack_bf16(x[0], x[1]), raw.y = pack_bf16(x[2], x[3]), raw.z = pack_bf16(x[4], x[5]), raw.w = pack_bf16(x[6], x[7]);
+  raw.x = pack_bf16(x[0], x[1]), raw.y = pack_bf16(x[2], x[3]), raw.z = pack_bf16(x[4], x[5]),
+  raw.w = pack_bf16(x[6], x[7]);
   *(uint4*)p = raw;
 }
 

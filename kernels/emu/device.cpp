@@ -131,7 +131,8 @@ int Device::check_guards(std::string* text, bool mend) const {
   int damaged = 0;
   for (const auto& [p, bytes] : memory) {
     unsigned char* const data = (unsigned char*)p;
-    ASAN(__asan_unpoison_memory_region(data - kGuard, kGuard); __asan_unpoison_memory_region(data + bytes, tail(bytes));)
+    ASAN(__asan_unpoison_memory_region(data - kGuard, kGuard);
+         __asan_unpoison_memory_region(data + bytes, tail(bytes));)
     const size_t before = first_changed(data - kGuard, kGuard), after = first_changed(data + bytes, tail(bytes));
     if (mend) memset(data - kGuard, kFill, kGuard), memset(data + bytes, kFill, tail(bytes));
     ASAN(__asan_poison_memory_region(data - kGuard, kGuard); __asan_poison_memory_region(data + bytes, tail(bytes));)

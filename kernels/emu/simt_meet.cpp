@@ -74,7 +74,8 @@ void simt_syncthreads(int predicate, int* count, int* threads, SimtAt at) {
   b.leave(*b.current);
   if (!b.arrived) b.barrier_at = at, b.barrier_order = b.new_order();
   else if (!same_place(b.barrier_at, at))
-    b.fail(&at, "__syncthreads reached from two places, the other is %s:%u", b.barrier_at.file_name(), b.barrier_at.line());
+    b.fail(&at, "__syncthreads reached from two places, the other is %s:%u", b.barrier_at.file_name(),
+           b.barrier_at.line());
   // Stored, since a thread may reach the next barrier before another has left this one.
   TSAN(char* const order = b.barrier_order; if (b.watched) __tsan_release(order);)
   b.truths += predicate;
@@ -101,8 +102,8 @@ SimtTable simt_meet(SimtOp op, uint32_t mask, const SimtSlot& mine, SimtAt at) {
     // here, because this call does not name them or they do not name this lane.
     if (!m->mask || m->readers || !(m->mask & bit) || !(m->arrived & mask)) continue;
     if (m->op != op || m->mask != mask || !same_place(m->at, at))
-      b.fail(&at, "lanes of one warp meet at different calls: %s (mask %08x) and, at %s:%u, %s (mask %08x)", op_name(op), mask,
-             m->at.file_name(), m->at.line(), op_name(m->op), m->mask);
+      b.fail(&at, "lanes of one warp meet at different calls: %s (mask %08x) and, at %s:%u, %s (mask %08x)",
+             op_name(op), mask, m->at.file_name(), m->at.line(), op_name(m->op), m->mask);
     meet = m.get();
     break;
   }

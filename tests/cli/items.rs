@@ -62,7 +62,7 @@ fn keys_are_found_by_title_and_by_key() {
     p.refused("items run qqqqqqqqqq", &["no item matches 'qqqqqqqqqq'", "hint"]);
     p.refused("items nowhere x", &["nowhere: there is no such folder", "hint"]);
     p.refused("items run --limit 0", &["--limit 0", "hint"]);
-    // Without the data there are keys alone.
+    // Without the data, only keys are shown.
     std::fs::rename(p.path("films"), p.path("moved")).unwrap();
     let done = p.run("items run i7 --json");
     assert!(done.code == Some(0) && done.err.contains("titles and counts are not available"), "{done:?}");

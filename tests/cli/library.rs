@@ -1,4 +1,4 @@
-//! The crate as a library does what the program does: the same bytes, the same lists, and nothing is printed.
+//! The crate as a library: the same bytes and the same lists as the program, and nothing is printed.
 
 use std::sync::Arc;
 
@@ -62,7 +62,7 @@ fn mistakes_are_errors_with_a_kind_and_a_hint() {
     let source = std::error::Error::source(&e).expect("the file system's error");
     let io = source.downcast_ref::<std::io::Error>().unwrap();
     assert_eq!(io.kind(), std::io::ErrorKind::NotFound);
-    // A stop before the first step leaves a checkpoint to go on from.
+    // A stop before the first step leaves a checkpoint to resume from.
     let stopped = training().set("epochs", 3).unwrap();
     stopped.stop().store(true, std::sync::atomic::Ordering::Relaxed);
     let e = stopped.run(&data, &p.path("stopped")).unwrap_err();
@@ -128,7 +128,7 @@ fn a_service_answers_many_threads_as_one_run_does() {
             });
         }
     });
-    // A bad request is an error of its own.
+    // An invalid request fails alone.
     let bad = vec![Request::user("nobody"), Request::history(["i1"]), Request::default()];
     let answers = service.recommend(bad).unwrap();
     assert!(answers[0].as_ref().unwrap_err().error.what.contains("no user 'nobody'"));

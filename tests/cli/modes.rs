@@ -231,7 +231,8 @@ fn help_and_version_are_results() {
         assert!(p.well(&format!("completions {shell}")).contains("mipgpu"), "{shell}");
     }
     p.write("completions.bash", p.well("completions bash"));
-    let complete = "source completions.bash; COMP_WORDS=(mipgpu tra); COMP_CWORD=1; _mipgpu mipgpu tra mipgpu; echo ${COMPREPLY[@]}";
+    let complete = "source completions.bash; COMP_WORDS=(mipgpu tra); COMP_CWORD=1; \
+                    _mipgpu mipgpu tra mipgpu; echo ${COMPREPLY[@]}";
     let out = std::process::Command::new("bash").args(["-c", complete]).current_dir(p.path(".")).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&out.stdout).trim(), "train", "{out:?}");
     p.well("man --out man -q");

@@ -42,7 +42,8 @@ const OTHERS: &[[&str; 3]] = &[
     ["mlp-flat", "topk_mlp", "train data --model mlp --user-width 6 --blocks 0"],
 ];
 
-/// Runs that go on from another one. `part` has some of the items and users of `data`, in another order.
+/// Runs that are fine-tuned from another one. `part` has some of the items and users of `data`, in another
+/// order.
 const TUNED: &[[&str; 3]] = &[
     ["post", "topk_bert4rec", "train data"],
     ["serial", "topk_bert4rec", "finetune --from post --transfer patch part"],
@@ -101,7 +102,7 @@ fn python() -> Command {
     command
 }
 
-/// Whether python3 has what the scripts require. Without it the tests of this file have nothing to run.
+/// Returns whether python3 has what the scripts require. Without it these tests do nothing.
 fn numpy() -> bool {
     let why = match python().args(["-c", "import tomllib, numpy"]).output() {
         Ok(done) if done.status.success() => return true,
@@ -124,7 +125,7 @@ fn lines(text: &str) -> Lines {
     text.lines().map(line).collect()
 }
 
-/// What a script prints for each list of arguments.
+/// Returns what a script prints for each list of arguments.
 fn call(p: &Place, script: &str, run: &str, calls: &[Vec<String>]) -> Vec<Lines> {
     let path = format!("{EXAMPLES}/{script}.py");
     let input: String =
@@ -137,7 +138,7 @@ fn call(p: &Place, script: &str, run: &str, calls: &[Vec<String>]) -> Vec<Lines>
     assert_eq!((done.code, done.err.as_str()), (Some(0), ""), "{script} {run}: {done:?}");
     let all: Vec<Lines> = done.out.split_terminator("\n\n").map(lines).collect();
     assert_eq!(all.len(), calls.len(), "{script} {run}: {}", done.out);
-    // As a command of its own, as users call it.
+    // As a separate command, as users call it.
     let mut command = python();
     command.env_remove("PYTHONPATH").current_dir(p.path("")).args([&path, run]).args(calls.last().unwrap());
     let done = super::done(command.output().unwrap());
@@ -149,7 +150,8 @@ fn close(a: f64, b: f64) -> bool {
     (a - b).abs() <= 1e-4 * a.abs().max(b.abs()) + 1e-6
 }
 
-/// The program's list is the beginning of the script's list of all items, up to the order of equal scores.
+/// Asserts that the program's list is the beginning of the script's list of all items, up to the order of equal
+/// scores.
 fn same(list: &Value, script: &[(String, f64)], what: &str) {
     let items = list["items"].as_array().unwrap();
     assert!(items.len() == script.len().min(10) && items.len() >= 5, "{what}: {list} {script:?}");
@@ -160,7 +162,7 @@ fn same(list: &Value, script: &[(String, f64)], what: &str) {
     }
 }
 
-/// Histories of the lengths, with repeated items where they are long, and one with an unknown key.
+/// Returns histories of the given lengths, with repeated items in long ones, and one with an unknown key.
 fn histories(prefix: &str, items: usize, lengths: &[usize]) -> Vec<Vec<String>> {
     let walk = |n: &usize| (0..*n).map(|t| format!("{prefix}{}", (t * t + 3 * t + n) % items)).collect();
     let mut all: Vec<Vec<String>> = lengths.iter().map(walk).collect();
@@ -178,7 +180,7 @@ fn objects(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// Trains the runs, and compares lists of new histories, and of users with their histories in the data of the run.
+/// Trains the runs, and compares lists for new histories and for users with histories in the data of the run.
 fn compare(
     p: &Place,
     runs: &[[&str; 3]],
@@ -252,7 +254,7 @@ fn next_baskets() {
     }
     let p = baskets::place();
     let log = p.text("orders.csv");
-    // The last basket of a customer; the whole history where the task is not next-basket.
+    // The last basket of a customer, or the whole history if the task is not next-basket.
     let of_user = |command: &str, user: &str| {
         let rows = log.lines().map(|row| row.split(',').collect::<Vec<_>>());
         let rows: Vec<_> = rows.filter(|row| row[0] == user).collect();
@@ -263,7 +265,7 @@ fn next_baskets() {
     compare(&p, BASKETS, &histories("p", 30, &[0, 1, 3, 8, 9, 10, 20]), &["c5", "c7", "c88"], of_user);
 }
 
-/// The predictions of `eval`, user by user: of the last rating, from those before it.
+/// Compares the predictions of `eval` for each user's last rating, predicted from the earlier ones.
 #[test]
 fn predicted_ratings() {
     if !numpy() {

@@ -1,4 +1,4 @@
-//! `mipgpu runs`: what stands in a folder of runs.
+//! `mipgpu runs`: the list of runs in a folder.
 
 use super::{Place, TINY};
 use serde_json::Value;
@@ -77,7 +77,7 @@ fn runs_are_listed_with_their_numbers_and_states() {
         ["run", "data", "model", "task", "epochs", "valid NDCG@10", "test NDCG@10", "state", "age"]
     );
     assert!(text.lines().nth(1).unwrap().contains("  2/2  ") && text.contains("damaged: "), "{text}");
-    // A run by itself; folders without runs.
+    // A single run; folders without runs.
     assert_eq!(runs(&p, "runs/b").len(), 1);
     let done = p.run("runs data");
     assert!(done.code == Some(0) && done.out.is_empty() && done.err.contains("no runs found"), "{done:?}");

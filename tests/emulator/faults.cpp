@@ -1,5 +1,5 @@
-// faults KERNEL…: launches twins of faults.cu one after the other and prints for each "NAME ok" or "NAME wrong …" (the
-// result); "error …" (the driver) ends the program.
+// faults KERNEL…: launches kernels of faults.cu one after another. Prints for each "NAME ok" or "NAME wrong …"
+// (the result); "error …" (the driver) ends the program.
 #include <cmath>
 #include <cstring>
 #include <map>

@@ -1,4 +1,4 @@
-// What the programs of tests/emulator.rs share: the driver interface of the emulator, which they are linked with.
+// Shared by the programs of tests/emulator: the driver interface of the emulator, which they are linked with.
 #pragma once
 #include <cstdint>
 #include <cstdio>
@@ -85,7 +85,8 @@ struct OnDevice {
 };
 
 template <class Params>
-int launch(void* module, const char* name, unsigned grid, unsigned block, unsigned smem, Params p, void* stream = nullptr) {
+int launch(void* module, const char* name, unsigned grid, unsigned block, unsigned smem, Params p,
+           void* stream = nullptr) {
   void* function;
   size_t offset, size;
   MUST(cuModuleGetFunction(&function, module, name));

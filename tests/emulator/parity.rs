@@ -72,7 +72,7 @@ fn prove_in<F: Op, B: Op>(
     failures.report();
 }
 
-/// The cases that `MIPGPU_ONLY` leaves in.
+/// The cases that `MIPGPU_ONLY` selects.
 fn chosen<F: Op, B: Op>(cases: &[Case<F, B>]) -> impl Iterator<Item = &Case<F, B>> {
     cases.iter().filter(|case| wanted(&[&case.name, F::NAME, B::NAME]))
 }
@@ -85,7 +85,7 @@ macro_rules! ops {
     ($($test:ident: $cases:expr;)*) => {
         $(#[test] fn $test() { prove($cases); })*
 
-        /// An op that is in the list of all cases and not in this one would be trusted on a GPU unproved.
+        /// An op that is missing from this list would be used on a GPU without a test.
         #[test]
         fn every_case_of_every_op_is_proved_on_the_emulator() {
             let mut here: BTreeSet<String> = BTreeSet::new();

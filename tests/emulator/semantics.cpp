@@ -1,6 +1,7 @@
-// semantics kernels: what the kernels of semantics.cu give, against loops written from the definitions, in every order, with
-// every timing of copies. semantics driver: the stand-in driver, faults included. semantics open: what a program sees when
-// it opens the device. A check that fails prints a line; the last line is "ok" when there was none.
+// semantics kernels: compares the results of the kernels of semantics.cu with loops written from the
+// definitions, in every order and with every timing of copies. semantics driver: the substitute driver,
+// including faults. semantics open: what a program sees when it opens the device. A failing check prints a
+// line; the last line is "ok" if none failed.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -37,8 +38,9 @@ static void shuffles(void* module) {
       MUST(launch(module, "shuffles", 1, 32, 0, Params{dv.at, dy.at, arg, width}));
       const std::vector<int> y = dy.get();
       for (int lane = 0; lane < 32; lane++) {
-        // CUDA C++ programming guide: the warp falls into groups of `width`; a source outside of one's own group gives
-        // one's own value, but for idx, which is taken modulo width, and xor, which may look into earlier groups.
+        // CUDA C++ programming guide: the warp is divided into groups of `width`. A source outside of the
+        // lane's own group gives the lane's own value, except for idx, which is taken modulo width, and xor,
+        // which may read from earlier groups.
         const int group = lane / width * width, last = group + width - 1;
         const int idx = group + arg % width, flipped = lane ^ arg, up = lane - arg, down = lane + arg;
         CHECK(y[(size_t)lane] == v[(size_t)idx], "idx %d width %d lane %d", arg, width, lane);
@@ -161,8 +163,8 @@ static void copies(void* module) {
 
 // --------------------------------------------------------------------------------------------------------------- bfloat16
 
-// By definition: of the two bfloat16 around |f|, the nearer; at the middle the one with an even last bit. 2^128 stands for
-// the neighbour beyond the largest, as IEEE 754 has it.
+// By definition: the nearer of the two bfloat16 around |f|; at the midpoint the one with an even last bit.
+// 2^128 represents the neighbour above the largest one, as in IEEE 754.
 static unsigned rounded(unsigned bits) {
   const unsigned sign = bits >> 16 & 0x8000u, magnitude = bits & 0x7fffffffu;
   if (magnitude > 0x7f800000u) return 0x7fff;

@@ -1,5 +1,6 @@
-//! The value of every loss in a training step against its formula, written again in f64: from the scored rows, the item
-//! table, the targets and the negatives that the step drew. A kind of loss that runs as another one fails here.
+//! The value of every loss in a training step, compared with its formula implemented independently in f64, from
+//! the scored rows, the item table, the targets and the drawn negatives. A kind of loss that runs as another
+//! one fails here.
 
 use std::any::Any;
 
@@ -26,15 +27,15 @@ struct Inputs {
     bias: Vec<f32>,
     /// (M)
     targets: Vec<u32>,
-    /// (M) what each row counts in the mean.
+    /// (M) weight of each row in the mean.
     weights: Vec<f32>,
-    /// (M,1+S) the target and the negatives of each row; empty: full softmax.
+    /// (M,1+S) the target and the negatives of each row; empty for full softmax.
     candidates: Vec<u32>,
-    /// (S) negatives that all rows share; empty: none are drawn.
+    /// (S) negatives shared by all rows; empty if none are drawn.
     shared: Vec<u32>,
 }
 
-/// The spans that hold them.
+/// The spans of these inputs.
 #[derive(Clone, Copy, Debug)]
 struct Places {
     h: RawSpan,
@@ -42,7 +43,7 @@ struct Places {
     bias: RawSpan,
 }
 
-/// A backend that reads the inputs of the loss when its mean is taken: before the step changes a weight.
+/// A backend that reads the inputs of the loss when its mean is computed, before the step changes a weight.
 struct Spy<B> {
     inner: B,
     places: Option<Places>,
@@ -107,7 +108,7 @@ impl<B: Memory> Memory for Spy<B> {
 
 mipgpu::at_once!(Spy<B>, for B: Memory);
 
-/// Training interactions of each item: all different, so that no rank is shared.
+/// Training interactions of each item, all different, so that ranks have no ties.
 fn counts() -> Vec<u64> {
     (0..ITEMS as u64).map(|i| 1 + (i * 7) % ITEMS as u64).collect()
 }
@@ -151,18 +152,18 @@ impl Inputs {
         products.map(|(a, b)| *a as f64 * *b as f64).sum::<f64>() + self.bias[item] as f64
     }
 
-    /// The negatives that belong to a row alone.
+    /// The row's own negatives.
     fn own(&self, row: usize) -> &[u32] {
         let width = self.candidates.len() / self.targets.len();
         &self.candidates[row * width..][1..width]
     }
 
-    /// Sampled softmax: each negative's score is lowered by ln of its expected count among the row's negatives.
+    /// Sampled softmax: each negative's score is reduced by ln of its expected count among the row's negatives.
     fn sampled_softmax(&self, s: &Settings, sampler: SamplerKind, row: usize) -> f64 {
         let (p, target) = (probabilities(sampler), self.targets[row]);
         let drawn = NEGATIVES as f64;
         let (negatives, expected): (&[u32], f64) = if s.per_position {
-            // The row's own are drawn until they miss the target.
+            // The row's own negatives are drawn until they miss the target.
             (self.own(row), drawn / (1.0 - p[target as usize]))
         } else if sampler == SamplerKind::InBatch {
             // The target of every other row.
@@ -188,7 +189,7 @@ impl Inputs {
         (positive + negatives) / (1 + own.len()) as f64
     }
 
-    /// The loss of a row. A kind of loss without its formula does not compile.
+    /// The loss of a row. A kind of loss without a formula here does not compile.
     fn row(&self, s: &Settings, row: usize) -> f64 {
         let positive = self.score(row, self.targets[row]);
         match s.loss {
@@ -217,11 +218,11 @@ impl Inputs {
     }
 }
 
-/// The loss that a training step reports, and the inputs that it had.
+/// Returns the loss that a training step reports, and its inputs.
 fn step<B: Backend>(s: &Settings, open: impl Fn(&mipgpu::mem::Planner) -> B) -> (f64, Inputs) {
     let mut engine = Engine::new(s, &counts(), |plan| Ok(Spy::new(open(plan)))).unwrap();
     let r = engine.representations().clone();
-    // A bias that is zero would hide one that is left out.
+    // A bias of zero would hide a missing one.
     let bias: Vec<f32> = (0..r.v).map(|i| (i as f32 * 1.7).sin()).collect();
     engine.backend.write(r.item_bias.w.raw(), &bias);
     let places = |m: usize| Places {
@@ -242,7 +243,7 @@ fn step<B: Backend>(s: &Settings, open: impl Fn(&mipgpu::mem::Planner) -> B) -> 
     (report.loss as f64, inputs)
 }
 
-/// Every kind of loss, every sampler that it has, with and without what changes its formula.
+/// Every kind of loss with every sampler, with and without the settings that change its formula.
 fn variants() -> Vec<Settings> {
     let mut all = Vec::new();
     for loss in LossKind::value_variants() {
@@ -289,7 +290,7 @@ fn every_loss_has_the_value_of_its_formula() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// At the same inputs no two kinds have the same value: the test above tells them apart.
+/// For the same inputs no two kinds have the same value, so the test above distinguishes them.
 #[test]
 fn the_formulas_differ() {
     let of = |loss: LossKind| variants().into_iter().find(|s| s.loss == loss).unwrap();
@@ -300,7 +301,7 @@ fn the_formulas_differ() {
     let values: Vec<f64> = kinds.iter().map(|loss| inputs.loss(&of(*loss))).collect();
     for (i, a) in kinds.iter().enumerate() {
         for (j, b) in kinds.iter().enumerate().skip(i + 1) {
-            // `sampled-uniform` is an old name of `sampled-softmax` with its default sampler.
+            // `sampled-uniform` is a former name of `sampled-softmax` with its default sampler.
             let same = a.resolve(SamplerKind::Uniform) == b.resolve(SamplerKind::Uniform);
             let close = (values[i] - values[j]).abs() <= 1e-3 * values[i].abs();
             assert_eq!(same, close, "{a:?} {} and {b:?} {}", values[i], values[j]);

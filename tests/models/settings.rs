@@ -107,7 +107,7 @@ const VALUES: &[(&str, [&str; 2])] = &[
     ("checkpoint-seconds", ["0", "7"]),
 ];
 
-/// Settings that switch others off, and samplers and losses with what changes their formulas.
+/// Settings that disable others, and samplers and losses with the settings that change their formulas.
 const SPECIAL: &[&str] = &[
     "",
     "--model dacf --mask 0",
@@ -122,7 +122,8 @@ const SPECIAL: &[&str] = &[
     "--model peterrec --length 32 --blocks 0",
 ];
 
-/// What the settings are tried in: every model with every task that fits, every loss, every sampler, and [`SPECIAL`].
+/// The contexts of each setting: every model with every task that fits, every loss, every sampler, and
+/// [`SPECIAL`].
 fn contexts() -> Vec<String> {
     let mut all: Vec<String> = SPECIAL.iter().map(|words| words.to_string()).collect();
     for model in models::ALL {
@@ -133,7 +134,7 @@ fn contexts() -> Vec<String> {
     }
     for (loss, word) in LossKind::named() {
         all.push(format!("--model sasrec --loss {word}"));
-        // Losses of pairs draw as the corrected ones do.
+        // Pairwise losses draw like the corrected ones.
         for sampler in SamplerKind::value_variants().iter().filter(|_| loss.correctable()) {
             let sampler = sampler.to_possible_value().expect("samplers have names");
             all.push(format!("--model sasrec --loss {word} --sampler {}", sampler.get_name()));
@@ -248,7 +249,7 @@ impl Tried<'_> {
             if context.contains(&format!("--{name} ")) {
                 continue;
             }
-            // One value is enough where a context repeats what another one tries.
+            // One value suffices if a context repeats what another one tests.
             let values = if SPECIAL.contains(&context) { &values[..] } else { &values[..1] };
             for value in values {
                 let what = format!("{context} --{name} {value}, {:?}", self.transfer);
@@ -308,7 +309,7 @@ fn a_setting_without_effect_is_refused_and_every_other_one_changes_the_run() {
     let known: BTreeSet<&str> = VALUES.iter().map(|(name, _)| *name).collect();
     assert_eq!(names, known, "every setting has values to be tried");
     let (mut used, mut faults) = (BTreeSet::new(), Vec::new());
-    // Each context has a folder of its own, so that they can be tried side by side.
+    // Each context has its own folder, so that they can run in parallel.
     let tried: Vec<(BTreeSet<&str>, Vec<String>)> = contexts()
         .par_iter()
         .enumerate()
@@ -354,7 +355,8 @@ fn a_setting_without_effect_is_refused_and_every_other_one_changes_the_run() {
     assert!(unused.is_empty(), "nowhere do these change a run: {unused:?}");
 }
 
-/// Of what shapes a model the list says how far it may differ from a base: `finetune` reads it there.
+/// For settings that shape a model, the list states how far they may differ from a base, and `finetune` follows
+/// it.
 #[test]
 fn what_shapes_a_model_cannot_differ_unseen_from_a_base() {
     let shape = |words: &str| {
@@ -366,7 +368,7 @@ fn what_shapes_a_model_cannot_differ_unseen_from_a_base() {
     let list = settings::list();
     for (name, values) in VALUES {
         let listed = list.iter().find(|s| s.name == *name).expect("a setting");
-        // Patches have their width and number where there are any.
+        // The width and number of patches have an effect only with patches.
         let patch = if name.starts_with("patch") && *name != "patch" { "--patch serial" } else { "" };
         let shapes = values.iter().any(|value| shape(&format!("{patch} --{name}={value}")) != shape(patch));
         let said = listed.marked || listed.differs == Differs::Never;
@@ -374,7 +376,7 @@ fn what_shapes_a_model_cannot_differ_unseen_from_a_base() {
     }
 }
 
-/// Every setting that is not marked stops a transfer of layers where it has an effect in both runs.
+/// Every setting that is not marked prevents a transfer of layers if it has an effect in both runs.
 #[test]
 fn every_setting_of_the_layers_must_be_the_bases() {
     let dir = tempfile::tempdir().unwrap();

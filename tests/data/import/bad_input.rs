@@ -1,4 +1,4 @@
-//! Logs that cannot be imported: each is refused with its place and reason, and nothing is left behind.
+//! Logs that cannot be imported: each is rejected with its place and reason, and leaves no files.
 
 use std::{
     fs,
@@ -31,11 +31,12 @@ fn bad_rows_stop_the_import_and_say_where() {
     }
     let error = refusal(b"user,item\na,x\nb,\xff\xfe\n");
     assert!(error.contains("line 3, column 'item': the item is not UTF-8 text"), "{error}");
-    // Text in another encoding where nobody looks does no harm.
+    // Text in another encoding does no harm in a column that is not read.
     assert_eq!(imported(b"user,item,title\na,x,Am\xe9lie\n", Default::default()).0.users(), 1);
 }
 
-/// A rating that none can be: with the range it is a bad row like any other, without it a warning, in every format.
+/// An impossible rating: with a given range it is a bad row like any other, without one it causes a warning, in
+/// every format.
 #[test]
 fn ratings_out_of_range_are_refused_or_told() {
     let stars: String = (0..300).map(|i| format!("u{},i{},{}\n", i % 30, i % 17, 1 + i % 5)).collect();
@@ -50,7 +51,7 @@ fn ratings_out_of_range_are_refused_or_told() {
     assert_eq!((summary.ratings, summary.other_ratings_below), (Some([1.0, 5.0]), None));
     let (_, summary, _) = imported(&log, Default::default());
     assert_eq!((summary.ratings, summary.other_ratings_below), (Some([1.0, 1e30]), Some(8.0)));
-    // What --min-rating leaves out is no matter.
+    // Rows that --min-rating drops do not matter.
     let (_, summary, _) =
         imported(log.replace("1e30", "-1e30"), ImportOptions { min_rating: Some(1.0), ..Default::default() });
     assert_eq!((summary.ratings, summary.other_ratings_below), (Some([1.0, 5.0]), None));
@@ -69,7 +70,7 @@ fn a_header_of_unknown_names_is_taken_for_one_and_told_how_to_name() {
     {
         assert!(error.contains(word), "{error}");
     }
-    // What the hint says works, also with one of the names alone; so does its other way.
+    // The first command of the hint works, also with only one of the names; so does the second.
     let named = ImportOptions { user_col: Some("who".into()), item_col: Some("what".into()), ..Default::default() };
     let data = imported(log, ImportOptions { time_col: Some("the day".into()), ..named.clone() }).0;
     assert_eq!((data.users(), data.interactions()), (2, 2));
@@ -78,7 +79,7 @@ fn a_header_of_unknown_names_is_taken_for_one_and_told_how_to_name() {
     let told =
         refusal_of("log.csv", "user,item,time\na,x,9\n", ImportOptions { no_header: true, ..Default::default() });
     assert!(told.to_string().contains("leave --no-header out"), "{told}");
-    // A first row that is data stays what it is, and a later row is no header.
+    // A first row that is data remains data, and a later row is not a header.
     for log in ["a,x,2024-05-0l\nb,y,2024-05-02\n", "a,x,2024-05-01\nwho,what,when\nb,y,2024-05-02\n"] {
         assert!(refusal(log).contains("correct the row"), "{}", refusal(log));
     }
@@ -168,7 +169,7 @@ fn an_output_that_is_there_is_kept_unless_forced() {
     desk.import(std::slice::from_ref(&one), &Default::default()).unwrap();
     let error = desk.import(std::slice::from_ref(&two), &Default::default()).unwrap_err().to_string();
     assert!(error.contains("already there") && error.contains("--force"), "{error}");
-    // A forced import that fails leaves the old data as they were.
+    // A forced import that fails leaves the old data unchanged.
     let force = ImportOptions { force: true, ..Default::default() };
     desk.import(&[desk.write("3.csv", "user,item\nc\n")], &force).unwrap_err();
     assert_eq!(Dataset::open(&desk.out()).unwrap().user_keys().key(0), "a");
@@ -177,7 +178,7 @@ fn an_output_that_is_there_is_kept_unless_forced() {
     assert_eq!(fs::read_dir(desk.out().parent().unwrap()).unwrap().count(), 1);
 }
 
-/// What a kill between the two renames of a forced import leaves is put right by the next import.
+/// The next import repairs what a kill between the two renames of a forced import leaves.
 #[test]
 fn a_replacement_killed_half_way_is_mended_by_the_next_import() {
     let desk = Desk::new();
@@ -185,12 +186,12 @@ fn a_replacement_killed_half_way_is_mended_by_the_next_import() {
     desk.import(std::slice::from_ref(&one), &Default::default()).unwrap();
     let name = desk.out().file_name().unwrap().to_string_lossy().into_owned();
     let aside = desk.out().with_file_name(format!(".{name}.replaced"));
-    // Killed before the new data had their name: the old ones come back, and are not overwritten without --force.
+    // Killed before the new data were renamed: the old data are restored, and not overwritten without --force.
     fs::rename(desk.out(), &aside).unwrap();
     let error = desk.import(std::slice::from_ref(&two), &Default::default()).unwrap_err().to_string();
     assert!(error.contains("already there"), "{error}");
     assert_eq!(Dataset::open(&desk.out()).unwrap().user_keys().key(0), "a");
-    // Killed after that: the old ones are cleared away.
+    // Killed after that: the old data are removed.
     fs::create_dir(&aside).unwrap();
     let (data, _, _) = desk.import(&[two], &ImportOptions { force: true, ..Default::default() }).unwrap();
     assert_eq!(data.user_keys().key(0), "b");
@@ -239,7 +240,7 @@ fn numbers_with_a_decimal_comma_are_named_as_such() {
     assert!(sed.is_some() && sed < skip && error.contains("decimal=','"), "{error}");
     let error = refusal("user;item;time\na;x;1700000000,5\na;y;1700000001,25\n");
     assert!(error.contains("line 2, column 'time': the time '1700000000,5' has a decimal comma"), "{error}");
-    // Between commas, sed would take delimiters for it.
+    // Between commas, sed would treat them as delimiters.
     let error = refusal("user,item,rating\na,x,4\na,y,\"3,5\"\n");
     assert!(error.contains("decimal comma") && !error.contains("sed -E") && error.contains("decimal=','"), "{error}");
     assert!(refusal("user;item;rating\na;x;1,2,3\n").contains("'1,2,3' is not a rating"));

@@ -1,4 +1,4 @@
-//! Baskets: told by a column, or by equal times; kept through every filter.
+//! Baskets, defined by a column or by equal times, are preserved by every filter.
 
 use std::{fs, ops::Range};
 
@@ -10,7 +10,7 @@ fn told_by(column: &str) -> ImportOptions {
     ImportOptions { basket_col: Some(column.into()), ..Default::default() }
 }
 
-/// The baskets of a user as `a b|c`, items by key.
+/// Returns the baskets of a user as `a b|c`, items by key.
 fn baskets(data: &Dataset, user: &str) -> String {
     let user = data.user_keys().find(user).unwrap() as usize;
     let keys: &Vocab = data.item_keys();
@@ -26,7 +26,7 @@ fn times(data: &Dataset, user: &str) -> Vec<i64> {
 
 #[test]
 fn a_column_tells_baskets_apart() {
-    // Rows of one basket need not stand together; the same number means another basket for another user.
+    // Rows of one basket need not be adjacent; the same number means another basket for another user.
     let log = "order,user,item\n7,u,a\n7,v,b\n3,u,c\n7,u,d\n\"7\",v,e\n\"x\"\"y\",v,a\n";
     let (data, summary, talk) = imported(log, told_by("order"));
     assert!(data.has_baskets() && talk.contains("basket  column 1 'order'"), "{talk}");
@@ -46,7 +46,7 @@ fn without_a_column_equal_times_are_a_basket_and_without_times_each_row() {
 
 #[test]
 fn baskets_come_in_order_of_time_and_stay_whole() {
-    // u: order 2 begins before order 1 and is done before it; v: order 1 goes on after order 2 has begun.
+    // u: order 2 begins and ends before order 1; v: order 1 continues after order 2 has begun.
     let log = "user,item,order,time\nu,a,1,50\nu,b,2,10\nu,c,1,50\nu,d,2,20\n\
         v,a,1,10\nv,b,2,20\nv,c,1,40\nv,d,2,30\nv,e,3,35\n";
     let (data, summary, talk) = imported(log, told_by("order"));
@@ -64,10 +64,11 @@ fn filters_leave_no_gaps_between_baskets() {
     assert_eq!(baskets(&with(ImportOptions { duplicates: Duplicates::Last, ..Default::default() }), "u"), "c|a b");
     let core = with(ImportOptions { min_item: 2, duplicates: Duplicates::First, ..Default::default() });
     assert_eq!((baskets(&core, "u"), baskets(&core, "v")), ("a b".into(), "a|b".into()));
-    // `verify`, which every import here goes through, finds numbers that do not go 0, 1, 2, …
+    // `verify`, which every import here calls, detects numbers that are not 0, 1, 2, …
 }
 
-/// Told by the column of times, baskets are what equal times make anyway: in text, in Parquet, and whatever the memory.
+/// If the column of times defines the baskets, they are those of equal times: in text, in Parquet, and with any
+/// memory limit.
 #[test]
 fn all_ways_of_reading_give_the_same_baskets() {
     let ranges = |data: &Dataset| -> Vec<Vec<Range<usize>>> {
@@ -100,7 +101,7 @@ fn baskets_that_cannot_be_are_refused() {
     says("user,item,order\nu,a,1\n", "user", "cannot be both user and basket");
 }
 
-/// A data set without the column is, byte for byte, what programs wrote that knew no baskets.
+/// Without the column, a data set has the same bytes as those of versions without baskets.
 #[test]
 fn data_sets_without_the_column_do_not_mention_it() {
     let desk = Desk::new();

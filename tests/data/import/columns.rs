@@ -1,4 +1,4 @@
-//! What columns mean where their names do not say it: times before keys, clicks as words, lists in cells.
+//! The meaning of columns with uninformative names: times before keys, clicks as words, lists in cells.
 
 use std::sync::Arc;
 
@@ -15,7 +15,8 @@ fn keys(user: &str, item: &str) -> ImportOptions {
     ImportOptions { user_col: Some(user.into()), item_col: Some(item.into()), ..Default::default() }
 }
 
-/// 36 rows of a log whose columns stand in the order of `form`: u(ser), t(ime), i(tem), x (latitude), r(ating).
+/// Returns 36 rows of a log with columns in the order of `form`: u(ser), t(ime), i(tem), x (latitude),
+/// r(ating).
 fn log(form: &str, separator: &str, time: impl Fn(usize) -> String) -> String {
     let cell = |column: char, n: usize| match column {
         'u' => (n / 6).to_string(),
@@ -59,7 +60,7 @@ fn times_are_never_keys_wherever_they_stand() {
 
 #[test]
 fn keys_that_may_be_times_are_asked_for_or_kept() {
-    // Two columns of large numbers: which of them is the time?
+    // With two columns of large numbers, the time is ambiguous.
     let large = |n: usize| (1_300_000_000 + n).to_string();
     let text: String = (0..36).map(|n| format!("{},{},{},{}\n", large(n), n % 7, 1 + n % 5, large(99 - n))).collect();
     let error = refusal(&text);
@@ -67,20 +68,20 @@ fn keys_that_may_be_times_are_asked_for_or_kept() {
         error.contains("columns 1, 4 all hold numbers of the size of times") && error.contains("--user-col"),
         "{error}"
     );
-    // Dates are the time then, and the large numbers the user.
+    // If there are dates, they are the time, and the large numbers are the user.
     let text: String = (0..36).map(|n| format!("{},{},{}\n", large(n / 6), n % 7, date(n))).collect();
     let (data, _, talk) = imported(&text, ImportOptions::default());
     assert_eq!(data.user_keys().key(1), "1300000001", "{talk}");
-    // Keys come again, which times do not.
+    // Keys recur, times do not.
     let text: String = (0..36).map(|n| format!("{},{}\n", 1_300_000_000 + n / 6, n % 7)).collect();
     let (data, _, talk) = imported(&text, ImportOptions::default());
     assert!(data.users() == 6 && !talk.contains("warning"), "{talk}");
-    // Two columns are user and item, but not silently.
+    // Two columns are user and item, with a warning.
     let (data, _, talk) = imported("1300000001,5\n1300000002,7\n1300000003,5\n", ImportOptions::default());
     assert!(data.users() == 3 && talk.contains("warning") && talk.contains("--user-col 1"), "{talk}");
     let error = refusal("7,2011-01-10\n8,2011-01-11\n");
     assert!(error.contains("cannot tell user and item") && error.contains("--item-col"), "{error}");
-    // With a header of unknown names the columns are asked for.
+    // With a header of unknown names, the user must specify the columns.
     let error = refusal("who,when,what\n1,2011-01-10,5\n2,2011-01-11,6\n");
     assert!(error.contains("--user-col"), "{error}");
 }
@@ -109,7 +110,7 @@ fn words_for_clicks_are_ratings_and_zeros_are_warned_of() {
     }
     let (_, summary, talk) = imported("a,x,True\na,y,False\nb,x,False\n", ImportOptions::default());
     assert!(summary.ratings == Some([0.0, 1.0]) && flag(&talk), "{talk}");
-    // Stars are no clicks, and a word among numbers is no rating.
+    // Stars are not clicks, and a word among numbers is not a rating.
     assert!(!imported("user,item,rating\na,x,1\na,y,3\n", ImportOptions::default()).2.contains("warning"));
     let error = refusal("user,item,rating\na,x,1\na,y,3\nb,x,no\nb,z,4\n");
     assert!(error.contains("'no' is not a rating"), "{error}");
@@ -147,7 +148,7 @@ fn clicks_in_parquet_are_what_they_are_in_text() {
 
 #[test]
 fn lists_in_cells_are_no_keys() {
-    // Read as lists, asked for, or refused; never as keys.
+    // They are read as lists, need a flag, or are rejected; they are never keys.
     for list in ["\"[3, 4, 5]\"", "[3 4 5]", "\"(3, 4)\"", "\"['a', 'b']\"", "\"{3, 4}\"", "[3]"] {
         let text: String = (0..20).map(|n| format!("{n},{list},2024-05-01\n")).collect();
         let error = refusal(format!("user_id,item_id,time\n{text}"));

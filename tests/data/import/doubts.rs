@@ -1,4 +1,4 @@
-//! What is imported and may have been meant otherwise: warnings, the flags that settle them, and hints.
+//! Logs that are imported but may have another meaning: warnings, the flags that resolve them, and hints.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ fn a_column_of_times_that_nobody_reads_is_named() {
     for says in ["warning: ", "column 'when' looks like times", "add --time-col when, or --time-col none"] {
         assert!(talk.contains(says), "{talk}");
     }
-    // The histories show why: the log is not in order.
+    // The histories show the reason: the log is not in order.
     assert_eq!(histories(&data)[0].1, ["x", "y"]);
     for (col, expected) in [("when", ["y", "x"]), ("none", ["x", "y"])] {
         let options = ImportOptions { time_col: Some(col.into()), ..Default::default() };
@@ -33,7 +33,7 @@ fn a_column_of_times_that_nobody_reads_is_named() {
     assert!(two.contains("columns 'unix', 'the visit' look") && two.contains("--time-col unix"), "{two}");
     let blank = told("user,item,the visit\na,x,1700000300123\n", ImportOptions::default());
     assert!(blank.contains("--time-col 'the visit'"), "{blank}");
-    // Prices, counts, and columns that hold such a number only now and then.
+    // Prices, counts, and columns that rarely have such a number.
     for log in
         ["user,item,price\na,x,1200\n", "user,item,n\na,x,1700000300\nb,x,3\n", "user,item,time,n\na,x,5,1700000300\n"]
     {
@@ -43,7 +43,7 @@ fn a_column_of_times_that_nobody_reads_is_named() {
 
 #[test]
 fn a_parquet_column_of_times_that_nobody_reads_is_named() {
-    // A type that says that it holds times is taken for the time, as a column of dates is in text.
+    // A column with a timestamp type is the time, as a column of dates is in text.
     for (kind, warns, taken) in [
         ("int64 visited (TIMESTAMP_MILLIS)", false, true),
         ("int64 visited", true, false),
@@ -87,7 +87,7 @@ fn a_header_that_is_taken_for_data_is_told() {
     assert!(data.users() == 2 && !talk.contains("warning"), "{talk}");
     let bare = ImportOptions { no_header: true, ..ImportOptions::default() };
     assert!(!told(log, bare).contains("warning"));
-    // First rows that are data: a key comes again, or holds a digit.
+    // First rows that are data: a key recurs or has a digit.
     for log in ["anna,tea\nbob,cup\nanna,cup\n", "u1,i1\nu2,i2\n"] {
         assert!(!told(log, ImportOptions::default()).contains("warning"), "{log}");
     }
@@ -112,11 +112,11 @@ fn a_table_of_items_that_hardly_fits_is_told() {
     assert!(talk.contains("60 of 60 items found") && !talk.contains("warning"), "{talk}");
     let talk = talk_of("item,kind\ni7,g1\nj8,g2\n", &[]).unwrap();
     assert!(talk.contains("only 1 of 60 items of the log have a row here") && talk.contains("--item-col"), "{talk}");
-    // A header of unknown names, and without one.
+    // A header of unknown names, and no header.
     let talk = talk_of(&format!("thing,kind\n{all}"), &[]).unwrap();
     assert!(talk.contains("line 1 (thing, kind) is read as a row") && talk.contains("column of keys `item`"), "{talk}");
     assert!(!talk_of(&all, &[]).unwrap().contains("warning"));
-    // With its fields named it is known for a header; then the keys want a name.
+    // If its fields are named, it is recognised as a header; the keys then need names.
     let e = talk_of(&format!("thing,kind\n{all}"), &["kind"]).unwrap_err();
     assert!(e.contains("no column looks like the item") && e.contains("`item`"), "{e}");
 }
@@ -138,7 +138,7 @@ fn fields_that_stand_in_the_log_are_read_from_it() {
     let (code, stdout, stderr) = cli(&words, "1");
     assert!(code == 0 && stderr.contains("field 'brand': 2 values, on 100.0 % of the items"), "{stderr}");
     assert!(!stdout.contains("ratings"), "{stdout}");
-    // What is to be typed next can be.
+    // The suggested next command works.
     assert!(stderr.contains(&format!("next: mipgpu train '{out}'")), "{stderr}");
 }
 

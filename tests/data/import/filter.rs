@@ -1,4 +1,4 @@
-//! Kinds of events: `--where` reads some of them, and without it they are told.
+//! Kinds of events: `--where` selects some of them; without it, a note lists them.
 
 use mipgpu::data::ImportOptions;
 
@@ -8,7 +8,7 @@ fn only(wheres: &[&str]) -> ImportOptions {
     ImportOptions { wheres: wheres.iter().map(|w| w.parse().unwrap()).collect(), ..Default::default() }
 }
 
-/// As RetailRocket's events.csv: purchases are rare, and none is among the first rows.
+/// Like RetailRocket's events.csv: purchases are rare, and none is among the first rows.
 fn retail() -> String {
     let rows: String = (0..1000u64)
         .map(|n| {
@@ -46,7 +46,7 @@ fn kinds_of_events_that_nobody_reads_are_told_with_their_counts() {
     assert!(talk.contains("warning: no row has event=purchase"), "{talk}");
 }
 
-/// As Taobao's UserBehavior.csv: no header, the kind in column 4.
+/// Like Taobao's UserBehavior.csv: no header, the kind in column 4.
 #[test]
 fn kinds_of_events_are_known_without_a_header() {
     let kinds = ["pv", "pv", "pv", "cart", "pv", "fav", "pv", "buy"];
@@ -80,7 +80,7 @@ fn all_formats_filter_alike_and_before_the_ratings() {
             [("a".to_owned(), vec!["z".to_owned()]), ("b".into(), vec!["y".into()])],
             "{talk}"
         );
-        // A row that is not asked for is not judged: b's first has no rating.
+        // A row that is not selected is not checked: b's first row has no rating.
         assert_eq!((summary.rows, summary.dropped_where, summary.dropped_rating, summary.dropped_bad), (5, 2, 1, 0));
     }
     let log = csv.replace(",,", ",3,");
@@ -92,7 +92,7 @@ fn all_formats_filter_alike_and_before_the_ratings() {
     assert!(error.contains("nothing is left: no row is of --where behavior_type=9"), "{error}");
     let error = refusal_of("log.csv", &log, only(&["behaviour=4"])).to_string();
     assert!(error.contains("no column 'behaviour'") && error.contains("--where behavior_type"), "{error}");
-    // Parquet: `other` is the time as a number there.
+    // In Parquet, `other` is the time as a number.
     let rows: Vec<_> = crate::import::builtin_rows().into_iter().take(2000).collect();
     let time = rows[7].3;
     let (data, summary, _) = imported(parquet_file(&rows), only(&[&format!("other={time}")]));

@@ -1,4 +1,4 @@
-//! The same log in every format, and what each format has of its own.
+//! The same log in every format, and the peculiarities of each format.
 
 use std::{io::Write, sync::Arc};
 
@@ -18,8 +18,8 @@ pub fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// A Parquet file of the rows: text users, whole items, real ratings, typed times, several row groups and a null-able
-/// column.
+/// A Parquet file of the rows: text users, integer items, float ratings, typed times, several row groups and a
+/// nullable column.
 pub fn parquet_file(rows: &[Record]) -> Vec<u8> {
     parquet_with(rows, WriterProperties::default())
 }
@@ -75,7 +75,7 @@ fn every_format_gives_the_same_files() {
         ("quoted.csv", format!("\"timestamp\",item,\"user\",note,rating\r\n{quoted}").into_bytes()),
         ("dates.csv", format!("user,item,rating,date\n{dates}").into_bytes()),
         ("log.csv.gz", gzip(&text("userId,movieId,rating,timestamp\n", ",", "\n"))),
-        // Content decides, not the name.
+        // The content decides, not the name.
         ("really_gzip.csv", gzip(&text("", "\t", "\n"))),
         ("log.parquet", parquet_file(&rows)),
     ];
@@ -90,7 +90,7 @@ fn every_format_gives_the_same_files() {
     }
 }
 
-/// Seconds as an ISO date-time, by counting days one at a time.
+/// Formats seconds as an ISO date-time, by counting days one at a time.
 fn iso(seconds: i64) -> String {
     let (mut day, rest) = (seconds / 86_400, seconds % 86_400);
     let mut year = 1970;
@@ -109,7 +109,7 @@ fn iso(seconds: i64) -> String {
     format!("{year}-{:02}-{:02}T{h:02}:{m:02}:{s:02}Z", month + 1, day + 1)
 }
 
-/// Unsigned keys and null cells, as data frames write them.
+/// Unsigned keys and null cells, as written by data frames.
 #[test]
 fn parquet_types_are_read_as_what_they_say() {
     let schema = "message log { required int64 user (UINT_64); required int32 item (UINT_32); \

@@ -1,4 +1,4 @@
-//! One log in all its forms is one data set.
+//! One log in all its forms gives the same data set.
 
 use std::{
     fs::{self, File},
@@ -29,7 +29,8 @@ fn json(rows: &[Row]) -> Vec<u8> {
     rows.iter().map(row).collect::<String>().into_bytes()
 }
 
-/// A line an object of a user, with lists of all their items, ratings and times, users in order of first appearance.
+/// Groups the rows by user, in order of first appearance: one line per user, with lists of all their items,
+/// ratings and times.
 fn grouped(rows: &[Row]) -> Vec<(String, Vec<&Row>)> {
     let mut users: Vec<(String, Vec<&Row>)> = Vec::new();
     for row in rows {
@@ -47,7 +48,7 @@ fn list(rows: &[&Row], cell: impl Fn(&Row) -> String, between: &str) -> String {
 
 #[test]
 fn one_log_in_all_its_forms_is_one_data_set() {
-    // Grouped by user, as lists have to be: then the numbers of the items are those of the lists too.
+    // Grouped by user, as lists must be, so that the items are numbered as in the lists.
     let rows: Vec<Record> = builtin_rows().into_iter().take(3000).collect();
     let rows: Vec<Row> = grouped(&rows).into_iter().flat_map(|(_, list)| list.into_iter().cloned()).collect();
     let users = grouped(&rows);
@@ -134,7 +135,7 @@ fn one_log_in_all_its_forms_is_one_data_set() {
         let words = [&["import", "-", "--out", &out_word], *flags].concat();
         same(&format!("{name} by standard input"), cli_fed(&words, "2", File::open(&log).unwrap().into()));
     }
-    // A folder, its files by name, a pipe under a name.
+    // A folder, its files by name, and a named pipe.
     let folder = desk.dir.path().join("parts");
     fs::create_dir(&folder).unwrap();
     fs::write(folder.join("_SUCCESS"), "").unwrap();
@@ -161,7 +162,7 @@ fn one_log_in_all_its_forms_is_one_data_set() {
     same("a named pipe", cli(&["import", fifo.to_str().unwrap(), "--out", &out_word], "2"));
     writer.join().unwrap();
 
-    // A line a user, which has no times: as the CSV of the rows in order of time, without times.
+    // One line per user without times: equal to the CSV of the rows in order of time, without times.
     let mut ordered: Vec<Row> = rows.clone();
     ordered.sort_by_key(|r| r.3);
     let users = grouped(&ordered);
@@ -194,14 +195,14 @@ fn parquet_of_every_codec_is_read() {
         let bytes = parquet_with(&rows, WriterProperties::builder().set_compression(codec).build());
         assert_eq!(imported(&bytes, Default::default()).0.fingerprint(), plain.fingerprint(), "{codec}");
     }
-    // A codec that is not read (LZO, number 3) is named, and the file is not called damaged.
+    // An unsupported codec (LZO, number 3) is named, and the file is not called damaged.
     let bytes = parquet_with(&rows, WriterProperties::builder().set_compression(Compression::SNAPPY).build());
     let error = refusal_of("log.parquet", lzo(bytes), Default::default()).to_string();
     assert!(error.contains("LZO") && error.contains("zstd or snappy") && !error.contains("damaged"), "{error}");
 }
 
-/// The file with its columns said to be of LZO: in the footer (Thrift, compact) field 4 of a column's metadata, an i32 that
-/// follows the name of the column, is 1 for SNAPPY, written 2, and 3 for LZO, written 6.
+/// Changes the codec of all columns to LZO. In the footer (Thrift, compact), field 4 of a column's metadata, an
+/// i32 after the name of the column, is 1 (written 2) for SNAPPY and 3 (written 6) for LZO.
 fn lzo(mut bytes: Vec<u8>) -> Vec<u8> {
     for name in ["user_id", "item_id", "rating", "timestamp", "other"] {
         let word = [name.as_bytes(), &[0x15, 2]].concat();

@@ -1,4 +1,4 @@
-//! `mipgpu data get` from the outside; what it reads and refuses is tested beside it, on a small data set of its own.
+//! `mipgpu data get` from the outside. Its module tests what it reads and rejects, on a small data set.
 
 use std::{fs, process::Command};
 
@@ -21,7 +21,7 @@ fn what_cannot_be_had_is_refused_with_a_way_out() {
         (&["ml-1m", "--from", "empty", "--url", "http://x/"], "cannot be used with"),
     ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mipgpu"));
-        // A proxy of the machine would answer in the place of the closed port.
+        // A proxy of the machine would answer instead of the closed port.
         command.env_remove("http_proxy").env_remove("HTTP_PROXY").env_remove("all_proxy").env_remove("ALL_PROXY");
         let done = command.current_dir(desk.dir.path()).args(["data", "get"]).args(words).output().unwrap();
         let text = String::from_utf8(done.stderr).unwrap();

@@ -1,4 +1,4 @@
-//! JSON lines: read as the CSV of the same rows, refused in any other shape.
+//! JSON lines: read like the CSV of the same rows, rejected in any other shape.
 
 use std::fmt::Write;
 
@@ -31,7 +31,7 @@ fn objects_a_line_are_the_rows_of_a_table() {
     for packed in [gzip(lines.as_bytes()), zstd::encode_all(lines.as_bytes(), 1).unwrap()] {
         assert_eq!(imported(packed, Default::default()).0.fingerprint(), csv.fingerprint());
     }
-    // Reviews as Yelp writes them: stars and dates.
+    // Reviews in Yelp's format: stars and dates.
     let review = |n: usize, day: usize| {
         format!(
             "{{\"review_id\": \"r{n}\", \"user_id\": \"u{}\", \"business_id\": \"p{n}\", \"stars\": {}.0, \
@@ -96,13 +96,14 @@ fn json_of_other_shapes_is_refused_with_the_command_that_helps() {
         let error = refusal(text);
         assert!(error.contains(says) && error.contains(hint), "{text}: {error}");
     }
-    // Braces alone make no JSON.
+    // Braces alone are not JSON.
     assert_eq!(imported("{a},x\n{b},y\n", Default::default()).0.user_keys().key(0), "{a}");
 }
 
 #[test]
 fn lists_in_objects_are_unrolled() {
-    let lines = "{\"user\":\"a\",\"items\":[3,\"x\",5],\"timestamps\":[30,10,20]}\n{\"user\":\"b\",\"items\":[7],\"timestamps\":[1]}\n";
+    let lines = "{\"user\":\"a\",\"items\":[3,\"x\",5],\"timestamps\":[30,10,20]}\n\
+                 {\"user\":\"b\",\"items\":[7],\"timestamps\":[1]}\n";
     let (data, summary, talk) = imported(lines, Default::default());
     let expected = [("a", vec!["x", "5", "3"]), ("b", vec!["7"])]
         .map(|(u, i)| (u.to_owned(), i.into_iter().map(String::from).collect::<Vec<_>>()));

@@ -1,10 +1,10 @@
-//! Keys that stand for a missing one, and whole numbers written as reals.
+//! Keys that mean "missing", and whole numbers written as floats.
 
 use mipgpu::data::{ImportOptions, Missing};
 
 use crate::import::{Desk, cli, imported, refusal};
 
-/// Rows of which every `one_in`th has no user but `word`.
+/// Rows of which every `one_in`th has `word` as user.
 fn holes(word: &str, one_in: usize, key: impl Fn(usize) -> String) -> String {
     let user = |n: usize| if n % one_in == 1 { word.to_owned() } else { key(n % 40) };
     "user,item,time\n".to_owned() + &(0..1200).map(|n| format!("{},p{},{n}\n", user(n), n % 77)).collect::<String>()
@@ -66,7 +66,7 @@ fn whole_numbers_written_as_reals_are_warned_of() {
     let (data, _, talk) = imported(text, whole.clone());
     assert!(data.items() == 4 && !talk.contains("warning"), "{talk}");
     assert!(data.item_keys().find("4").is_some() && data.item_keys().find("x.0").is_some());
-    // Floats of a table with gaps: right among themselves, but not beside other data.
+    // Floats of a table with missing values: consistent among themselves, but not with other data.
     let floats: String = (0..60).map(|n| format!("{}.0,p{},{n}\n", n % 7, n % 11)).collect();
     let (_, _, talk) = imported(format!("user,item,time\n{floats}"), ImportOptions::default());
     assert!(talk.contains("7 of 7 users are whole numbers written as reals, such as '0.0'"), "{talk}");
@@ -78,7 +78,7 @@ fn whole_numbers_written_as_reals_are_warned_of() {
 #[test]
 fn a_row_counts_once_whatever_is_wrong_with_it() {
     let skip = || ImportOptions { skip_bad: true, ..Default::default() };
-    // Line 3: both empty; line 5: the user; line 6: both are no UTF-8.
+    // Line 3: both are empty; line 5: the user is; line 6: neither is UTF-8.
     let text = b"user,item,time\na,x,1\n,,2\nb,y,3\n,z,4\n\xff,\xfe,5\n";
     let (data, summary, talk) = imported(text, skip());
     assert_eq!((summary.rows, summary.dropped_bad, data.interactions()), (5, 3, 2), "{talk}");

@@ -1,4 +1,4 @@
-//! Logs that can be misread without a word: times that come again, yes and no, kinds of events, parts of folders.
+//! Logs that could be misread silently: recurring times, yes-or-no values, kinds of events, parts of folders.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use mipgpu::data::ImportOptions;
 
 use crate::import::{Desk, histories, imported, refusal};
 
-/// 300 rows whose columns stand in the order of `form`: u(ser), t(ime), i(tem), r(ating).
+/// Returns 300 rows with columns in the order of `form`: u(ser), t(ime), i(tem), r(ating).
 fn log(form: &str, time: impl Fn(usize) -> String) -> String {
     let cell = |column: char, n: usize| match column {
         'u' => (n * 7 % 20).to_string(),
@@ -37,7 +37,7 @@ fn times_that_come_again_are_no_keys() {
             assert!(talk.contains("--user-col"), "{talk}");
         }
     }
-    // Ratings beside one column of keys: nobody can know.
+    // Ratings and one column of keys: the columns are ambiguous.
     let error = refusal(log("tir", busy));
     assert!(error.contains("column 1 holds numbers of the size of times") && error.contains("--time-col 1"), "{error}");
 }
@@ -206,7 +206,7 @@ fn a_delimiter_at_the_end_of_all_rows_is_no_column() {
         let (data, _, talk) = imported(format!("{header}\n{}", rows(end)), ImportOptions::default());
         assert_eq!(histories(&data), right, "{header} {end}: {talk}");
     }
-    // A name of each row before the columns, as R writes them: nothing says which names belong to which columns.
+    // A row name before the columns, as R writes it: the assignment of names to columns is ambiguous.
     let rows: String = (0..40).map(|n| format!("{n},u{},i{n},{n}\n", n % 5)).collect();
     let error = refusal(format!("user,item,time\n{rows}"));
     assert!(error.contains("one field more than the header") && error.contains("row.names = FALSE"), "{error}");
@@ -244,7 +244,7 @@ fn lists_of_objects_get_a_command_that_takes_them_apart() {
 fn rows_that_repeat_the_header_are_skipped_and_counted() {
     let rows = |from: usize| (from..from + 10).map(|n| format!("u{},i{n}\n", n % 3)).collect::<String>();
     let timed = |from: usize| (from..from + 10).map(|n| format!("u{},i{n},{n}\n", n % 3)).collect::<String>();
-    // Lines 12 and 23. With a column that is not read, it may differ.
+    // Lines 12 and 23. A column that is not read may differ.
     for (header, again, rows) in [
         ("user,item\n", "user,item\n", &rows as &dyn Fn(usize) -> String),
         ("user,item\n", "\u{feff}\"user\",\"item\"\n", &rows),
@@ -260,11 +260,11 @@ fn rows_that_repeat_the_header_are_skipped_and_counted() {
             assert!(talk.contains("2 rows repeat the header (first in line 12) and are skipped"), "{talk}");
         }
     }
-    // Names that are known only because no number stands among them.
+    // Names that are recognised only because they are not numbers.
     let text = "who,what\n1,2\n3,4\nwho,what\n5,6\n";
     let named = ImportOptions { user_col: Some("who".into()), item_col: Some("what".into()), ..Default::default() };
     assert_eq!(imported(text, named).1.interactions, 3);
-    // Several files, of which the second begins with the header, or has it once more.
+    // Several files, of which the second begins with the header or repeats it.
     let desk = Desk::new();
     let (one, two) = (desk.write("1.csv", "user,item\na,x\n"), desk.write("2.csv", "user,item\nuser,item\nb,y\n"));
     let (data, summary, talk) = desk.import(&[one.clone(), two], &ImportOptions::default()).unwrap();
@@ -276,7 +276,7 @@ fn rows_that_repeat_the_header_are_skipped_and_counted() {
     let named = ImportOptions { user_col: Some("who".into()), item_col: Some("what".into()), ..options };
     let (data, _, talk) = desk.import(&[three, four], &named).unwrap();
     assert_eq!((data.users(), data.interactions()), (3, 3), "{talk}");
-    // Data that are called as a column are data.
+    // Data that equal the name of a column are data.
     let (data, ..) = imported("user,item\nuser,x\nb,item\n", ImportOptions::default());
     assert_eq!(data.interactions(), 2);
     let bare = ImportOptions { no_header: true, ..Default::default() };

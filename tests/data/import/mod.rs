@@ -31,7 +31,7 @@ use mipgpu::{
     data::{Dataset, Duplicates, ImportOptions, ImportSummary, import},
 };
 
-/// A temporary folder with a log in it and room for the output.
+/// A temporary folder with a log and a place for the output.
 struct Desk {
     dir: tempfile::TempDir,
 }
@@ -67,7 +67,7 @@ fn imported(text: impl AsRef<[u8]>, options: ImportOptions) -> (Dataset, ImportS
     desk.import(&[log], &options).unwrap()
 }
 
-/// The error of an import, and the proof that it left nothing behind.
+/// Returns the error of an import; asserts that it leaves no files.
 fn refusal_of(name: &str, bytes: impl AsRef<[u8]>, options: ImportOptions) -> Error {
     let desk = Desk::new();
     let log = desk.write(name, bytes);
@@ -81,13 +81,13 @@ fn refusal(text: impl AsRef<[u8]>) -> String {
     refusal_of("log.csv", text, ImportOptions::default()).to_string()
 }
 
-/// All histories with external keys: what any correct import of the same log must give.
+/// Returns all histories by external keys, which are the same for every correct import of a log.
 fn histories(data: &Dataset) -> Vec<(String, Vec<String>)> {
     let items = |u| data.items_of(u).iter().map(|&i| data.item_keys().key(i as usize).to_owned()).collect();
     (0..data.users()).map(|u| (data.user_keys().key(u).to_owned(), items(u))).collect()
 }
 
-/// The bytes of every file but the manifest, which names its source.
+/// Returns the bytes of every file except the manifest, which names its source.
 fn files(dir: &Path) -> HashMap<String, Vec<u8>> {
     let entries = fs::read_dir(dir).unwrap().map(|e| e.unwrap());
     let named = entries.map(|e| (e.file_name().into_string().unwrap(), fs::read(e.path()).unwrap()));
@@ -100,7 +100,7 @@ fn builtin() -> PathBuf {
 
 type Record = (String, String, f64, i64);
 
-/// The built-in log, read by other means.
+/// Returns the rows of the built-in log, read without the importer.
 fn builtin_rows() -> Vec<Record> {
     let mut text = String::new();
     GzDecoder::new(fs::File::open(builtin()).unwrap()).read_to_string(&mut text).unwrap();
@@ -168,13 +168,13 @@ fn a_tiny_memory_gives_the_same_bytes_as_a_large_one() {
 fn the_core_is_the_fix_point_that_brute_force_finds() {
     let mut draw = Stream::new(11, Purpose::Test, 0);
     for (min_user, min_item) in [(2, 0), (0, 4), (3, 3), (5, 2), (4, 6)] {
-        // A long tail: few keys come often, many once or twice.
+        // A long tail: few keys occur often, many once or twice.
         let mut key = || {
             let most = 1 + draw.below(60);
             draw.below(most).to_string()
         };
         let rows: Vec<(String, String)> = (0..400).map(|_| (key(), key())).collect();
-        // Strike rows out until nobody is short.
+        // Remove rows until every user and item has enough.
         let mut left = rows.clone();
         loop {
             let count = |key: &dyn Fn(&(String, String)) -> String| {
@@ -274,7 +274,7 @@ fn side_fields_of_items_are_joined_by_key() {
         force: true,
         ..Default::default()
     };
-    // Latin-1, as the real movies.dat; item 3 has no row.
+    // Latin-1, like the real movies.dat; item 3 has no row.
     let latin = table(b"1::Mis\xe9rables, Les::Drama|War|Drama\n2::X::War\n9::Y::Z\n", &["title", "genres"]);
     let (data, _, talk) = desk.import(std::slice::from_ref(&log), &latin).unwrap();
     assert!(talk.contains("read as Latin-1; 2 of 3 items found") && talk.contains("on 66.7 % of the items"), "{talk}");
@@ -290,7 +290,7 @@ fn side_fields_of_items_are_joined_by_key() {
     assert!(error.contains("no key in column 'item' is an item of the log"), "{error}");
 }
 
-/// A cell of very many values takes a moment, not the square of their number; each counts once, in order of appearance.
+/// A cell with very many values takes linear time; each value counts once, in order of appearance.
 #[test]
 fn a_cell_may_hold_hundreds_of_thousands_of_values() {
     let desk = Desk::new();
@@ -301,7 +301,7 @@ fn a_cell_may_hold_hundreds_of_thousands_of_values() {
     let (data, ..) = desk.import(&[log], &options).unwrap();
     let tags = data.item_fields().get("tags").unwrap();
     let of = |item: &str| tags.values_of(data.item_keys().find(item).unwrap() as usize).collect::<Vec<_>>();
-    // 7 and 200,000 have no common divisor: the first 200,000 are all different, the others repeat them.
+    // 7 and 200,000 are coprime: the first 200,000 values are distinct, the others repeat them.
     assert_eq!(of("x"), values[..200_000]);
     assert_eq!((of("y"), of("z"), tags.values()), (vec!["v7", "v0", "new"], vec![], 200_001));
 }

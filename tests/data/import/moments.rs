@@ -1,4 +1,4 @@
-//! Times: fractions keep their order in every format, doubtful ones are warned of, coarse ones too.
+//! Times: fractions keep their order in every format; doubtful and coarse times cause warnings.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use parquet::{
 
 use crate::import::{Desk, histories, imported, refusal_of};
 
-/// One user whose items come in the order of their numbers when times are right; the rows are shuffled.
+/// One user whose items are in the order of their numbers if times are correct; the rows are shuffled.
 fn rows(times: &[String]) -> Vec<(String, String)> {
     let n = times.len();
     (0..n).map(|i| i * 7919 % n).map(|i| (format!("i{i}"), times[i].clone())).collect()
@@ -80,7 +80,7 @@ fn fractions_keep_their_order_in_every_format() {
         ];
         let mut made: Option<String> = None;
         for (file, bytes) in logs {
-            // The smallest memory makes many blocks, and rows that wait on disk.
+            // The smallest memory limit makes many blocks, and rows are spilled to disk.
             for memory_bytes in [1 << 20, 2 << 30] {
                 let desk = Desk::new();
                 let options = ImportOptions { memory_bytes, ..Default::default() };
@@ -131,7 +131,7 @@ fn doubtful_times_are_warned_of_wherever_they_stand() {
             + &(0..2000).map(|n| format!("u{},i{},{}\n", n % 9, n % 70, time(n))).collect::<String>()
     };
     let talk = |text: &str| imported(text, ImportOptions::default()).2;
-    // Only behind the rows that are looked at first.
+    // Only after the rows that are sampled.
     let millis = log(&|n| (n >= 1500 && n % 5 == 0).then(|| (1_700_000_000_000 + n).to_string()));
     let said = talk(&millis);
     assert!(said.contains("warning: of 2,000 times, 1,900 are of the size of seconds since 1970"), "{said}");
@@ -160,7 +160,7 @@ fn doubtful_times_are_warned_of_wherever_they_stand() {
     }
 }
 
-/// Diginetica's views: the date is the same within a session, and a second column tells the order.
+/// Diginetica's views: the date is the same within a session, and a second column has the order.
 fn views(time: impl Fn(usize) -> String) -> String {
     let row = |n: usize| format!("{};NA;{};{};2016-05-{:02}\n", n / 5, n * 3 % 40, time(n), 1 + n / 5 % 28);
     format!("sessionId;userId;itemId;timeframe;eventdate\n{}", (0..150).map(row).collect::<String>())
@@ -190,7 +190,7 @@ fn a_column_that_would_order_ties_is_named() {
         let expected: Vec<String> = rows.into_iter().map(|r| r.3).collect();
         assert_eq!(histories(&data).into_iter().flat_map(|(_, items)| items).collect::<Vec<_>>(), expected);
     }
-    // Prices and row numbers order nothing.
+    // Prices and row numbers define no order.
     for time in [&(|n: usize| (n * 37 % 90).to_string()) as &dyn Fn(usize) -> String, &|n| n.to_string()] {
         let text = views(time).replace("timeframe", "price");
         assert!(!imported(&text, session(ImportOptions::default())).2.contains("equal times"));

@@ -1,4 +1,4 @@
-//! Quotes in text columns, lone ones and those that enclose a field; line ends; encodings.
+//! Quotes in text columns: single ones and those that enclose a field; line ends; encodings.
 
 use mipgpu::data::{Encoding, ImportOptions, Quotes};
 
@@ -10,7 +10,7 @@ fn with(quotes: Quotes) -> ImportOptions {
     ImportOptions { quotes, ..Default::default() }
 }
 
-/// 60 rows of 6 users; the text of row `n` is `texts(n)`, and lies where `last` says.
+/// Returns 60 rows of 6 users; the text of row `n` is `texts(n)`, in the last column if `last`.
 fn log(separator: &str, last: bool, texts: impl Fn(usize) -> String) -> String {
     let header = if last { "user#item#time#title" } else { "user#item#title#time" };
     let row = |n: usize| {
@@ -22,7 +22,7 @@ fn log(separator: &str, last: bool, texts: impl Fn(usize) -> String) -> String {
 
 #[test]
 fn lone_quotes_swallow_no_rows() {
-    // The second quote closes nothing, stands at the end of its field, or encloses a field of its own.
+    // The second quote closes nothing, is at the end of its field, or encloses its own field.
     for closing in ["\"Heroes live", "Heroes 12\"", "\"Heroes\"", "\"\"", "\""] {
         for (separator, last) in SEPARATORS.into_iter().flat_map(|s| [(s, false), (s, true)]) {
             let text = log(separator, last, |n| match n {
@@ -77,7 +77,7 @@ fn quoted_texts_with_line_breaks_are_read() {
         let crlf = imported(text.replace('\n', "\r\n"), ImportOptions::default()).0;
         assert_eq!(crlf.fingerprint(), data.fingerprint());
     }
-    // The lines of a text may look like rows; then it is for people to say.
+    // The lines of a text may look like rows; then the user must decide.
     let text = "user,item,title\na,x,\"one\ntwo, three, four\nfive\"\nb,y,six\n";
     assert!(refusal(text).contains("line 2: a quote is opened"), "{}", refusal(text));
     assert_eq!(imported(text, with(Quotes::Csv)).1.rows, 2);
@@ -189,7 +189,7 @@ fn rows_without_a_rating_can_be_kept_as_events() {
 #[test]
 fn lone_quotes_swallow_no_short_or_bad_rows() {
     for separator in SEPARATORS {
-        // Rows 21 to 47 lack their title, or their time is missing or is none; the title is not needed.
+        // Rows 21 to 47 lack their title, or their time is missing or invalid; the title is not required.
         for (row, bad) in [("u#i#T", 1), ("u#i#T#Low#more", 1), ("u#i##Low", 28), ("u#i#soon#Low", 28), ("u#i#", 28)] {
             for closing in ["Heat\"", "Heat#end\"", "\"#Heat", "Heat\"#end", "Heat\"\"\"#x"] {
                 let line = |n: usize| {
@@ -206,7 +206,7 @@ fn lone_quotes_swallow_no_short_or_bad_rows() {
                 let error = refusal(&text);
                 assert!(error.contains("line 22: a quote is opened"), "{row} {closing} {separator}: {error}");
                 let (_, summary, _) = imported(&text, ImportOptions { skip_bad: true, ..Default::default() });
-                // `"#Heat` is a lone quote too, or a whole cell.
+                // `"#Heat` is a single quote too, or a whole cell.
                 let bad = bad + u64::from(closing.starts_with('"') && summary.dropped_bad > bad);
                 assert_eq!((summary.rows, summary.dropped_bad), (60, bad), "{row} {closing} {separator}");
             }
@@ -251,7 +251,7 @@ fn encodings_that_do_not_fit_are_warned_of() {
         let (_, _, talk) = imported(&text, with(encoding));
         assert!(talk.contains("warning: ") && talk.contains("the file is valid UTF-8"), "{talk}");
         assert!(talk.contains(&format!("--encoding {flag}")) && talk.contains("leave --encoding out"), "{talk}");
-        // One character in a large file, behind all that is looked at first.
+        // One character in a large file, after the sampled part.
         let long: String = (0..40_000).map(|n| format!("u{},i{n},{n}\n", n % 7)).collect();
         let (_, _, talk) = imported(format!("user,item,ts\n{long}u1,\u{e9},1\n"), with(encoding));
         assert!(talk.contains("the file is valid UTF-8"), "{talk}");
@@ -259,7 +259,7 @@ fn encodings_that_do_not_fit_are_warned_of() {
     }
     let latin: Vec<u8> = text.chars().map(|c| c as u8).collect();
     assert!(!imported(&latin, with(Encoding::Latin1)).2.contains("warning"));
-    // The quotation marks and the euro sign of Windows.
+    // Quotation marks and euro sign of Windows-1252.
     let windows: Vec<u8> = [&latin[..], b"u1,\x93Low\x94 5\x80,77\n"].concat();
     let (_, _, talk) = imported(&windows, with(Encoding::Latin1));
     assert!(talk.contains("bytes from 0x80 to 0x9F") && talk.contains("--encoding windows-1252"), "{talk}");

@@ -1,4 +1,4 @@
-//! Rows that hold whole histories: read as such where they can be nothing else, asked for where they may be a table.
+//! Rows with whole histories: read as such if nothing else is possible, otherwise a flag must decide.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ fn sep(list_sep: &str) -> ImportOptions {
     ImportOptions { list_sep: Some(list_sep.into()), ..Default::default() }
 }
 
-/// User `n` of 30 has 6 to 9 items, or 6: what they are follows from `n`.
+/// User `n` of 30 has 6 to 9 items (6 if `fixed`), a function of `n`.
 fn items_of(n: usize, fixed: bool) -> Vec<String> {
     (0..if fixed { 6 } else { 6 + n % 4 }).map(|i| ((n * 7 + i * 5) % 40 + 1).to_string()).collect()
 }
@@ -74,7 +74,7 @@ fn equal_lines_may_be_a_table_and_are_asked_for() {
     assert_eq!((data.interactions(), data.items_of(0).len()), (30, 1), "as a table, since it was said so");
     let colons: String = (0..25).map(|n| format!("{n}:{},{}{}\n", n + 5, n + 9, ",7".repeat(n % 4))).collect();
     assert!(refusal(&colons).contains("a ':' stands between the user and the items"), "{}", refusal(&colons));
-    // Few lines show nothing for certain; words do not either.
+    // Few lines are ambiguous; so are words.
     assert!(refusal("1 20 30 25\n2 21 22\n3 25 26 27 28\n").contains("--list-sep space"));
     assert!(refusal("u1 i20 i30 i25\nu2 i21 i22\nu3 i25 i26 i27 i28\n").contains("--list-sep space"));
     assert!(refusal("anna tea cup\nbob pot\ncarl tea pot cup mug\n").contains("--list-sep"));
@@ -100,7 +100,7 @@ fn words_may_be_titles_and_are_asked_for() {
     assert_eq!(data.item_keys().key(0), "The Return of Number 0");
     let (data, ..) = imported(&titles, sep("space"));
     assert_eq!(histories(&data)[0].1, ["The", "Return", "of", "Number", "0"]);
-    // Users that come again show that it is no file of sequences.
+    // Recurring users show that it is not a file of sequences.
     let log: String = (0..25).map(|n| format!("u{}\tThe {n}\n", n % 5)).collect();
     assert_eq!(imported(log, Default::default()).0.interactions(), 25);
 }
@@ -124,7 +124,7 @@ fn lists_of_keys_with_digits_are_asked_for() {
             }
         }
     }
-    // Lines of such keys, of equal length and not, with quotes and without.
+    // Lines of such keys, of equal and different lengths, with and without quotes.
     for (many, quote) in [(1, ""), (3, ""), (1, "\"")] {
         let line = |n: usize| {
             let items: Vec<String> =
@@ -134,7 +134,7 @@ fn lists_of_keys_with_digits_are_asked_for() {
         let error = refusal((0..30).map(line).collect::<String>());
         assert!(error.contains("--list-sep space reads a line as a user and all their items"), "{error}");
     }
-    // Titles are not asked about, numbered or not.
+    // Titles cause no question, numbered or not.
     let titles = ["Toy Story 2", "Apollo 13", "Heat", "Ocean's 11, Part 2", "2001: A Space Odyssey"];
     let log: String = (0..30).map(|n| format!("u{}\t{}\t{}\n", n % 7, titles[n % 5], 1_700_000_000 + n)).collect();
     assert_eq!(imported(log, Default::default()).0.items(), 5);
@@ -170,7 +170,7 @@ fn lists_of_times_and_ratings_go_with_that_of_the_items() {
     assert_eq!(histories(&data)[1].1, ["q", "3"]);
     let error = refusal_of("log.csv", log.replace("[1, 2]", "[1]"), sep("comma")).to_string();
     assert!(error.contains("line 3, column 'timestamps': the list has 1 elements, that of the items 2"), "{error}");
-    // In a file without names they are named, and read when asked for.
+    // In a file without column names they are reported, and read with a flag.
     let bare: String = (0..25).map(|n| format!("u{n}\t{} {}\t1700000200 1700000100\n", n + 5, n + 9)).collect();
     let (data, _, talk) = imported(&bare, Default::default());
     assert!(talk.contains("column '3' holds a list of times") && talk.contains("--time-col 3"), "{talk}");
@@ -181,12 +181,12 @@ fn lists_of_times_and_ratings_go_with_that_of_the_items() {
         (&["9".to_owned(), "5".into()][..], 1_700_000_100)
     );
     assert!(!talk.contains("warning"), "{talk}");
-    // Without the flag it is asked, whether users come again or not.
+    // Without the flag, the import asks for it, whether users recur or not.
     for log in ["user,item\na,\"[3, 4]\"\na,\"[5, 6]\"\n", "user\titem\nu1\t[3 4]\nu2\t[5]\n"] {
         let error = refusal(log);
         assert!(error.contains("may be a list or one name") && error.contains("--list-sep"), "{error}");
     }
-    // One time a list: a basket.
+    // One time per list: a basket.
     let (data, ..) = imported("user,items,time\na,\"3,4\",20\na,\"5,6\",10\n", sep("comma"));
     assert_eq!(
         (histories(&data)[0].1.clone(), data.times_of(0).unwrap()),
@@ -250,7 +250,7 @@ fn parquet_lists(rows: &[(&str, &[i64], &[i64])]) -> Vec<u8> {
                 }
                 for (n, value) in list.iter().enumerate() {
                     repetitions.push(i16::from(n > 0));
-                    // -1 stands for null.
+                    // -1 means null.
                     definitions.push(if *value == -1 { 2 } else { 3 });
                     values.extend((*value != -1).then_some(*value));
                 }
@@ -292,7 +292,7 @@ fn parquet_lists_are_unrolled() {
         let (data, ..) = imported(&bytes, ImportOptions { skip_bad: true, ..Default::default() });
         assert_eq!(histories(&data)[0], ("a".into(), vec!["3".into()]));
     }
-    // More users than are read at a time.
+    // More users than one read processes.
     let users: Vec<String> = (0..2000).map(|n| format!("u{n}")).collect();
     let lists: Vec<Vec<i64>> = (0..2000).map(|n| (0..1 + n % 5).map(|i| (n * 3 + i) % 50).collect()).collect();
     let rows: Vec<(&str, &[i64], &[i64])> = users.iter().zip(&lists).map(|(u, l)| (&u[..], &l[..], &l[..])).collect();

@@ -1,4 +1,4 @@
-//! Where logs come from: pipes, standard input, packed files, folders of parts, two imports at once.
+//! Sources of logs: pipes, standard input, compressed files, folders of parts, two concurrent imports.
 
 use std::{
     fs::{self, File},
@@ -21,7 +21,7 @@ fn zstd(bytes: &[u8]) -> Vec<u8> {
     zstd::encode_all(bytes, 3).unwrap()
 }
 
-/// A log of 20,000 rows: far longer than what is looked at first.
+/// A log of 20,000 rows, far longer than the sample that the importer inspects.
 fn long_log() -> String {
     let rows: String =
         (0..20_000).map(|i| format!("user{},item{},{}\n", i % 701, i * i % 997, 1_000_000_000 + i)).collect();
@@ -34,7 +34,7 @@ fn fingerprint(out: &Path) -> String {
     data.fingerprint().to_owned()
 }
 
-/// The bytes of a pipe come once. Plain, packed and Parquet, each by standard input and by a named pipe.
+/// A pipe can be read once. Plain, compressed and Parquet, each from standard input and from a named pipe.
 #[test]
 fn pipes_are_read_whole() {
     let desk = Desk::new();
@@ -61,7 +61,7 @@ fn pipes_are_read_whole() {
         writer.join().unwrap();
         assert_eq!(fingerprint(&out), expected, "named pipe, {n}");
     }
-    // An end in the middle of packed data is one, also in a pipe.
+    // A premature end of compressed data is detected, also in a pipe.
     let cut = desk.write("cut.gz", &gzip(log.as_bytes())[..20_000]);
     let out = desk.dir.path().join("cut");
     let (code, _, stderr) =
@@ -70,7 +70,7 @@ fn pipes_are_read_whole() {
     assert!(!out.exists());
 }
 
-/// What a shell makes of `<(cat LOG)`: a pipe under /dev/fd. It once lost the first 256 KiB.
+/// The shell's `<(cat LOG)`: a pipe under /dev/fd. It once lost the first 256 KiB.
 #[test]
 fn process_substitution_loses_nothing() {
     let desk = Desk::new();
@@ -104,7 +104,7 @@ fn parquet_comes_through_a_pipe_and_the_log_may_be_its_own_table() {
         cli_fed(&["import", "-", "--out", out.to_str().unwrap()], "2", File::open(&file).unwrap().into());
     assert_eq!(code, 0, "{stderr}");
     assert_eq!(fingerprint(&out), fingerprint(&desk.out()));
-    // A pipe that is the log and the table of the items.
+    // One pipe as both the log and the table of items.
     let log = desk.write("log.csv", "user,item,kind\na,x,1\na,y,2\nb,x,1\n");
     let out = desk.dir.path().join("both");
     let words = ["import", "-", "--items", "-", "--item-fields", "kind", "--out", out.to_str().unwrap()];
@@ -120,7 +120,7 @@ fn zstd_is_read_as_gzip_is() {
     let (packed, _, talk) = imported(zstd(long_log().as_bytes()), Default::default());
     assert_eq!(plain.fingerprint(), packed.fingerprint());
     assert!(talk.contains("with a header, zstd"), "{talk}");
-    // Several frames one after the other are one file, as with gzip.
+    // Several consecutive frames are one file, as with gzip.
     let log = long_log();
     let (a, b) = log.as_bytes().split_at(log.find("user700").unwrap());
     assert_eq!(imported([zstd(a), zstd(b)].concat(), Default::default()).0.fingerprint(), plain.fingerprint());
@@ -161,7 +161,7 @@ fn foreign_formats_are_refused_by_their_names() {
     tar.extend(b"ustar\0");
     let error = refusal_of("log.tar.gz", gzip(&tar), Default::default()).to_string();
     assert!(error.contains("this is a tar archive packed with gzip"), "{error}");
-    // Words that begin as such a format does stay words.
+    // Words that begin like the magic bytes of such a format remain words.
     assert_eq!(imported("BZhang,a\nORCA,b\n", Default::default()).1.interactions, 2, "names, not archives");
 }
 
@@ -195,7 +195,7 @@ fn a_folder_of_parts_is_the_files_in_the_order_of_their_paths() {
     let named: Vec<PathBuf> = (0..3).map(|n| folder.join(format!("part-000{n}.csv"))).collect();
     let again = Desk::new();
     assert_eq!(again.import(&named, &Default::default()).unwrap().0.fingerprint(), data.fingerprint());
-    // Another table in the folder is not read along.
+    // Another table in the folder is not read.
     write_parts(&folder, &[("movies.csv", "user,item,title\nm,x,Heat\n")]);
     let error = again.import(&[folder], &ImportOptions { force: true, ..Default::default() }).unwrap_err().to_string();
     assert!(error.contains("movies.csv") && error.contains("differ in their columns"), "{error}");
@@ -256,7 +256,8 @@ fn parts_of_parquet_and_json_have_the_columns_of_their_paths_too() {
     assert_eq!(histories(&data), [("a".to_owned(), vec!["x".to_owned(), "y".to_owned()])]);
 }
 
-/// Pieces of one file, as `split` makes them: the header stands in the first alone, and its columns are in no usual order.
+/// Pieces of one file, as made by `split`: only the first has the header, and its columns are in an unusual
+/// order.
 #[test]
 fn pieces_without_a_header_take_the_columns_of_the_first() {
     let desk = Desk::new();
@@ -305,7 +306,7 @@ fn of_two_imports_into_one_folder_one_wins_and_the_other_says_so() {
     }
 }
 
-/// Nobody writes into the pipe: Ctrl-C ends the import all the same.
+/// No process writes to the pipe: Ctrl-C still ends the import.
 #[test]
 fn waiting_for_a_pipe_can_be_interrupted() {
     let desk = Desk::new();
@@ -315,7 +316,7 @@ fn waiting_for_a_pipe_can_be_interrupted() {
     let options = ImportOptions { cancel: Some(cancel.clone()), ..Default::default() };
     let out = desk.out();
     let import = thread::spawn(move || desk.import(&[fifo], &options).map(|_| ()).unwrap_err().to_string());
-    // The staging folder shows that it is at work.
+    // The staging folder shows that the import has started.
     while fs::read_dir(out.parent().unwrap()).map_or(0, Iterator::count) == 0 {
         thread::yield_now();
     }

@@ -1,4 +1,4 @@
-//! Dates of other layouts and zones: read where a flag says how, hinted at where it does not.
+//! Dates in other layouts and time zones: read if a flag specifies them, otherwise a hint suggests it.
 
 use mipgpu::data::ImportOptions;
 
@@ -20,7 +20,8 @@ fn dates_of_a_named_layout_are_read() {
     assert_eq!(data.times_of(0).unwrap(), [19_359 * 86_400, 19_675 * 86_400 + 22 * 3600 + 13 * 60], "{talk}");
     assert_eq!(summary.time_unit.as_deref(), Some("s"));
     assert!(talk.contains("dates as '%m/%d/%Y %H:%M', in UTC where they name no zone"), "{talk}");
-    let json = "{\"user\":\"a\",\"item\":\"x\",\"time\":\"11/14/2023 22:13\"}\n{\"user\":\"a\",\"item\":\"y\",\"time\":\"01/02/2023 00:00\"}\n";
+    let json = "{\"user\":\"a\",\"item\":\"x\",\"time\":\"11/14/2023 22:13\"}\n\
+                {\"user\":\"a\",\"item\":\"y\",\"time\":\"01/02/2023 00:00\"}\n";
     assert_eq!(imported(json, as_in(Some("%m/%d/%Y %H:%M"), None)).0.fingerprint(), data.fingerprint());
     let error = refusal_of("log.csv", log, as_in(Some("%d/%m/%Y %H:%M"), None)).to_string();
     assert!(error.contains("line 2, column 'time': '11/14/2023 22:13' is not a time"), "{error}");
