@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-/// (module, modules it may use). `base` may use none. Only `cli` prints or exits: lints in Cargo.toml deny it elsewhere.
+/// (module, modules it may use). `base` may use none. Only `cli` prints or exits; lints in Cargo.toml deny it
+/// elsewhere.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("base", &[]),
     ("mem", &["base"]),

@@ -169,7 +169,7 @@ fn two_signals_in_a_moment_end_with_a_checkpoint() {
     }
 }
 
-/// A run is blocked because nobody reads its output. The first signal requests a stop; a later one ends the run at
+/// A run is blocked because no process reads its output. The first signal requests a stop; a later one ends the run at
 /// once, with a message on what is lost.
 #[test]
 fn a_later_signal_ends_at_once() {

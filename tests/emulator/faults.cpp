@@ -55,7 +55,9 @@ static bool run(void* module, const std::string& kernel) {
   const std::vector<float> y = dy.get();
   for (int i = 0; c.want && i < c.n; i++)
     if (y[(size_t)i] != c.want(x, i))
-      return printf("%s wrong: y[%d] is %g, not %g\n", kernel.c_str(), i, (double)y[(size_t)i], (double)c.want(x, i)), false;
+      return printf("%s wrong: y[%d] is %g, not %g\n", kernel.c_str(), i, (double)y[(size_t)i],
+                    (double)c.want(x, i)),
+             false;
   if (count.get()[0] != c.count)
     return printf("%s wrong: counted %d, not %d\n", kernel.c_str(), count.get()[0], c.count), false;
   printf("%s ok\n", kernel.c_str());

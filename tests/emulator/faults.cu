@@ -1,6 +1,7 @@
 /*
-Kernels with planted faults and their healthy twins, for tests/emulator/machine.rs. A fault stands under `if (kBroken)`, so that
-the twins differ in nothing else. All take the same parameters; what a healthy one must give stands in host.cpp.
+Kernels with planted faults and their correct counterparts, for tests/emulator/machine.rs. The fault is under
+`if (kBroken)`, so the two differ in nothing else. All have the same parameters; the expected results are in
+faults.cpp.
 */
 #include "../../kernels/common/types.cuh"
 
@@ -15,7 +16,7 @@ struct Params {
   KERNEL(name##_healthy, Params, threads) { name<false>(p); }       \
   KERNEL(name##_broken, Params, threads) { name<true>(p); }
 
-// y reversed within the block, through shared memory; broken: nothing stands between the writes and the reads.
+// Reverses y within the block, through shared memory; broken: no barrier between the writes and the reads.
 template <bool kBroken>
 __device__ void barrier(const Params& p) {
   STATIC_SMEM(float, s, 128);
@@ -26,7 +27,7 @@ __device__ void barrier(const Params& p) {
 }
 TWINS(barrier, 128)
 
-// Two rounds through the same array; broken: the second round's writes may overtake the first one's reads.
+// Two rounds through the same array; broken: the second round's writes may overtake the first round's reads.
 template <bool kBroken>
 __device__ void second_barrier(const Params& p) {
   STATIC_SMEM(float, s, 128);
@@ -57,7 +58,7 @@ __device__ void divergent_barrier(const Params& p) {
 }
 TWINS(divergent_barrier, 128)
 
-// Broken: half of each warp waits for the block, the other half for the warp. Nobody can go on.
+// Broken: half of each warp waits for the block, the other half for the warp: a deadlock.
 template <bool kBroken>
 __device__ void stuck(const Params& p) {
   const int t = threadIdx.x;
@@ -69,7 +70,7 @@ __device__ void stuck(const Params& p) {
 }
 TWINS(stuck, 128)
 
-// Broken: the lanes of a warp come to different shuffles.
+// Broken: the lanes of a warp reach different shuffles.
 template <bool kBroken>
 __device__ void shuffle(const Params& p) {
   const int t = threadIdx.x;
@@ -83,7 +84,7 @@ __device__ void shuffle(const Params& p) {
 }
 TWINS(shuffle, 128)
 
-// Broken: a lane outside of the mask is asked for its value.
+// Broken: a shuffle reads the value of a lane outside of the mask.
 template <bool kBroken>
 __device__ void shuffle_mask(const Params& p) {
   const int t = threadIdx.x, lane = t % 32;
@@ -93,7 +94,7 @@ __device__ void shuffle_mask(const Params& p) {
 }
 TWINS(shuffle_mask, 128)
 
-// A copy behind the thread's back; broken: nobody waits for it.
+// An asynchronous copy; broken: there is no wait for it.
 template <bool kBroken>
 __device__ void async_copy(const Params& p) {
   DYN_SMEM(raw);
@@ -108,7 +109,7 @@ __device__ void async_copy(const Params& p) {
 }
 TWINS(async_copy, 128)
 
-// Two groups on their way; broken: one group too many may still be.
+// Two groups of copies in flight; broken: the wait allows one group too many.
 template <bool kBroken>
 __device__ void async_groups(const Params& p) {
   DYN_SMEM(raw);
@@ -127,7 +128,7 @@ __device__ void async_groups(const Params& p) {
 }
 TWINS(async_groups, 128)
 
-// Neighbours exchange through shared memory within a warp; broken: lanes are taken to run in step.
+// Neighbours exchange values through shared memory within a warp; broken: assumes that lanes run in lockstep.
 template <bool kBroken>
 __device__ void warp_order(const Params& p) {
   STATIC_SMEM(float, s, 128);
@@ -175,7 +176,7 @@ __device__ void static_write(const Params& p) {
 }
 TWINS(static_write, 128)
 
-// Broken: half of the shared memory is read without ever having been written.
+// Broken: reads half of the shared memory without writing it first.
 template <bool kBroken>
 __device__ void uninitialised(const Params& p) {
   STATIC_SMEM(float, s, 128);
@@ -186,7 +187,7 @@ __device__ void uninitialised(const Params& p) {
 }
 TWINS(uninitialised, 128)
 
-// One thread an element, the last block only partly filled; broken: one element too many.
+// One thread per element, the last block partly filled; broken: one element too many.
 template <bool kBroken>
 __device__ void tail(const Params& p) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
@@ -202,7 +203,7 @@ __device__ void global_read(const Params& p) {
 }
 TWINS(global_read, 128)
 
-// Broken: writes in front of y.
+// Broken: writes before the start of y.
 template <bool kBroken>
 __device__ void global_write(const Params& p) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
@@ -210,7 +211,7 @@ __device__ void global_write(const Params& p) {
 }
 TWINS(global_write, 128)
 
-// All blocks count into one place; broken: without an atomic operation.
+// All blocks increment one counter; broken: without an atomic operation.
 template <bool kBroken>
 __device__ void across_blocks(const Params& p) {
   if (threadIdx.x == 0) {
@@ -220,7 +221,8 @@ __device__ void across_blocks(const Params& p) {
 }
 TWINS(across_blocks, 128)
 
-// The block that comes last adds up what the others left; broken: nothing orders their writes before its reads.
+// The last block to finish sums the results of the others; broken: nothing orders their writes before its
+// reads.
 template <bool kBroken>
 __device__ void last_block(const Params& p) {
   STATIC_SMEM(int, ticket, 1);
@@ -238,6 +240,6 @@ __device__ void last_block(const Params& p) {
 }
 TWINS(last_block, 128)
 
-// Broken: the launch has more threads than the bound says (host.cpp asks for 128).
+// Broken: the launch has more threads than the launch bound (faults.cpp requests 128).
 KERNEL(launch_bound_healthy, Params, 128) { p.y[threadIdx.x] = p.x[threadIdx.x]; }
 KERNEL(launch_bound_broken, Params, 64) { p.y[threadIdx.x] = p.x[threadIdx.x]; }

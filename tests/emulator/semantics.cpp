@@ -23,7 +23,7 @@ static float to_float(unsigned bits) {
   return f;
 }
 
-// ------------------------------------------------------------------------------------------------------------- the warp
+// ------------------------------------------------------------------------------------------------------------ the warp
 
 static void shuffles(void* module) {
   struct Params {
@@ -44,9 +44,11 @@ static void shuffles(void* module) {
         const int group = lane / width * width, last = group + width - 1;
         const int idx = group + arg % width, flipped = lane ^ arg, up = lane - arg, down = lane + arg;
         CHECK(y[(size_t)lane] == v[(size_t)idx], "idx %d width %d lane %d", arg, width, lane);
-        CHECK(y[(size_t)lane + 32] == v[(size_t)(flipped > last ? lane : flipped)], "xor %d width %d lane %d", arg, width, lane);
+        CHECK(y[(size_t)lane + 32] == v[(size_t)(flipped > last ? lane : flipped)], "xor %d width %d lane %d", arg,
+              width, lane);
         CHECK(y[(size_t)lane + 64] == v[(size_t)(up < group ? lane : up)], "up %d width %d lane %d", arg, width, lane);
-        CHECK(y[(size_t)lane + 96] == v[(size_t)(down > last ? lane : down)], "down %d width %d lane %d", arg, width, lane);
+        CHECK(y[(size_t)lane + 96] == v[(size_t)(down > last ? lane : down)], "down %d width %d lane %d", arg, width,
+              lane);
       }
     }
 }
@@ -82,7 +84,7 @@ static void votes(void* module) {
   }
 }
 
-// --------------------------------------------------------------------------------------------------------- tensor cores
+// -------------------------------------------------------------------------------------------------------- tensor cores
 
 static void matrices(void* module) {
   struct Params {
@@ -100,7 +102,8 @@ static void matrices(void* module) {
   for (int t = 0; t < 32; t++)
     for (int tile = 0; tile < 4; tile++) {
       const int r = t / 4, c = t % 4 * 2;
-      const unsigned plain = at(tile, r, c) | at(tile, r, c + 1) << 16, turned = at(tile, c, r) | at(tile, c + 1, r) << 16;
+      const unsigned plain = at(tile, r, c) | at(tile, r, c + 1) << 16,
+                     turned = at(tile, c, r) | at(tile, c + 1, r) << 16;
       CHECK(y[(size_t)(tile * 32 + t)] == plain, "x4 tile %d thread %d", tile, t);
       CHECK(y[(size_t)((4 + tile) * 32 + t)] == turned, "x4.trans tile %d thread %d", tile, t);
       if (tile >= 2) continue;
@@ -161,7 +164,7 @@ static void copies(void* module) {
   }
 }
 
-// --------------------------------------------------------------------------------------------------------------- bfloat16
+// ------------------------------------------------------------------------------------------------------------ bfloat16
 
 // By definition: the nearer of the two bfloat16 around |f|; at the midpoint the one with an even last bit.
 // 2^128 represents the neighbour above the largest one, as in IEEE 754.
@@ -181,12 +184,14 @@ static void rounding(void* module) {
   };
   std::vector<unsigned> x;
   for (unsigned high = 0; high < 0x10000; high++)
-    for (unsigned low : {0u, 1u, 0x7fffu, 0x8000u, 0x8001u, 0xffffu, (unsigned)draw(65536)}) x.push_back(high << 16 | low);
+    for (unsigned low : {0u, 1u, 0x7fffu, 0x8000u, 0x8001u, 0xffffu, (unsigned)draw(65536)})
+      x.push_back(high << 16 | low);
   OnDevice<unsigned> dx(x);
   OnDevice<unsigned short> dy(x.size());
   MUST(launch(module, "rounding", (unsigned)(x.size() + 255) / 256, 256, 0, Params{dx.at, dy.at, (int)x.size()}));
   const std::vector<unsigned short> y = dy.get();
-  for (size_t i = 0; i < x.size(); i++) CHECK(y[i] == rounded(x[i]), "%08x gives %04x, not %04x", x[i], y[i], rounded(x[i]));
+  for (size_t i = 0; i < x.size(); i++)
+    CHECK(y[i] == rounded(x[i]), "%08x gives %04x, not %04x", x[i], y[i], rounded(x[i]));
 }
 
 static void counts(void* module) {
@@ -207,7 +212,7 @@ static void counts(void* module) {
   CHECK((unsigned)total.get()[0] == all, "total");
 }
 
-// ------------------------------------------------------------------------------------------------------------- the driver
+// ---------------------------------------------------------------------------------------------------------- the driver
 
 struct RoundParams {
   uint64_t x, y;
@@ -215,7 +220,9 @@ struct RoundParams {
 };
 
 static void driver(void* module) {
-  enum { kInvalidValue = 1, kOutOfMemory = 2, kInvalidContext = 201, kNotFound = 500, kLaunchFailed = 719, kCapture = 900 };
+  enum {
+    kInvalidValue = 1, kOutOfMemory = 2, kInvalidContext = 201, kNotFound = 500, kLaunchFailed = 719, kCapture = 900
+  };
   mipgpu_emu_configure(0, 0, 1, 1, 1);
   CHECK(mipgpu_emu_configure(3, 0, 1, 1, 1) == kInvalidValue, "an order that does not exist");
   std::vector<float> x = {1, 2, 3, 4};
@@ -279,7 +286,8 @@ static void driver(void* module) {
   MUST(cuEventRecord(from, stream)), MUST(cuEventRecord(to, stream));
   CHECK(cuEventElapsedTime_v2(&ms, from, to) == 0 && ms >= 0, "%g ms", (double)ms);
 
-  // The device is lost: launches still seem to succeed, the next wait tells, then everything fails, until the reset.
+  // The device is lost: launches still seem to succeed, the next wait reports it, then every call fails until
+  // the reset.
   MUST(mipgpu_emu_fail(1, 1));
   MUST(launch(module, "rounding", 1, 32, 0, round, stream));
   MUST(cuStreamSynchronize(stream));
@@ -293,7 +301,7 @@ static void driver(void* module) {
   MUST(launch(module, "rounding", 1, 32, 0, round, stream));
   MUST(cuStreamSynchronize(stream));
 
-  // Guards: the kernel is told to round more elements than y has.
+  // Guards: the kernel rounds more elements than y has.
   std::vector<float> nine(9, 1.f);
   OnDevice<float> more(nine);
   MUST(launch(module, "rounding", 1, 32, 0, RoundParams{more.at, dy.at, 9}));

@@ -1,6 +1,6 @@
 /*
-What shuffles, votes, barriers with a predicate, ldmatrix, mma, cp.async and bf16 conversion give, laid bare for host.cpp,
-which holds plain loops written from the definitions against them.
+Exposes the results of shuffles, votes, barriers with a predicate, ldmatrix, mma, cp.async and bf16 conversion
+to semantics.cpp, which compares them with plain loops written from the definitions.
 */
 #include "../../kernels/common/types.cuh"
 

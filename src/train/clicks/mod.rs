@@ -11,8 +11,8 @@ impressions, as it was at that time. Two kinds of leakage would make the results
 
 - The run was pre-trained on clicks held out here. Their users are excluded from both held-out parts, or the command is
   rejected: [`trained_on`].
-- Held-out rows share a basket with training rows. Only a split by time keeps baskets whole; for others, the report counts
-  such rows.
+- Held-out rows share a basket with training rows. Only a split by time keeps baskets whole; for others, the report
+  counts such rows.
 
 One bias remains: the run has seen the clicks of *training* impressions, so u fits them better than later ones. A head
 trained on impressions after the run's own cut in time is free of this bias.

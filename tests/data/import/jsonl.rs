@@ -112,13 +112,13 @@ fn lists_in_objects_are_unrolled() {
     assert!(error.contains("line 1, column 'timestamps': the list has 1 elements, that of the items 2"), "{error}");
     let error = refusal("{\"user\":\"a\",\"items\":[1]}\n{\"user\":\"a\",\"items\":[]}\n");
     assert!(error.contains("line 2, column 'items': the list is empty"), "{error}");
-    // A list beside a scalar item is named.
+    // A list together with a scalar item is reported.
     let (_, _, talk) = imported("{\"user\":\"a\",\"item\":1,\"item_history\":[3,4]}\n", Default::default());
     assert!(talk.contains("warning: ") && talk.contains("--item-col item_history"), "{talk}");
 }
 
-/// Rows of random keys, written by serde_json with keys in random order and strings of all kinds: what is read is what a CSV
-/// of the same rows gives, with blocks of any size and on any number of rows.
+/// Rows of random keys, written by serde_json with keys in random order and strings of all kinds: the result is
+/// that of a CSV of the same rows, with small and large blocks.
 #[test]
 fn random_objects_give_what_a_csv_gives() {
     let words =
