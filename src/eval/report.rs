@@ -149,10 +149,7 @@ impl Report {
             out.push_str("popularity: items by their events in the training part\n");
         }
         if self.full.personal.is_some() {
-            out.push_str(
-                "personal: items by the number of the user's earlier baskets with them; ties, and all others, \
-                 by popularity\n",
-            );
+            out.push_str("personal: items by the number of the user's earlier baskets with them, then by popularity\n");
         }
         for sampled in &self.sampled {
             let title = format!("SAMPLED: {} negatives, drawn {}", sampled.negatives, sampled.sampling.words());

@@ -120,8 +120,10 @@ impl<'a> Recommender<'a> {
             return Err(Error::user("\"k\": 0 asks for no items").hint("give a number from 1 up"));
         }
         if keep_seen == Some(false) && self.baskets {
-            return Err(Error::user("\"keep_seen\": false has no effect on baskets: people buy items again")
-                .hint("leave it out"));
+            return Err(Error::user(
+                "\"keep_seen\": false has no effect on baskets, because people buy the same items again",
+            )
+            .hint("leave it out"));
         }
         let known = |key: &str| self.users.and_then(|users| users.find(key));
         let Some(keys) = history else {

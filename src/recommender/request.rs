@@ -80,7 +80,7 @@ impl Request {
         let k = match value.get("k").filter(|k| !k.is_null()) {
             None => None,
             Some(k) => Some(k.as_u64().filter(|k| *k > 0).ok_or_else(|| {
-                Error::user(format!("\"k\": {k} is no length of a list")).hint("give a whole number from 1 up")
+                Error::user(format!("\"k\": {k} is not a list length")).hint("give a whole number from 1 up")
             })? as usize),
         };
         let keep_seen = match value.get("keep_seen").filter(|keep| !keep.is_null()) {

@@ -66,7 +66,7 @@ impl Base {
                  tables by rows",
                 path.display()
             ))
-            .hint("take its best checkpoint: leave --last out"));
+            .hint("use its best checkpoint: leave --last out"));
         }
         let items = Vocab::open(&folder.items())?;
         let side_tables = SideTables::open(&config.settings, &folder, items.len())?;
@@ -303,7 +303,7 @@ fn check_model(
             if theirs.view == View::Both { "both sides" } else { "only the past" },
             mine.name
         ))
-        .hint(format!("leave --task out, or train the layers on with --transfer model, {tables}")));
+        .hint(format!("leave --task out, or train the layers too with --transfer model, {tables}")));
     }
     Ok(())
 }
@@ -316,8 +316,8 @@ pub(super) fn find<'k>(
     transfer: Transfer,
 ) -> Result<Option<&'k Known>> {
     let thaw = match transfer {
-        Transfer::Patch => "use --transfer model, which trains what is new",
-        _ => "leave --freeze out: what is new must be trained",
+        Transfer::Patch => "use --transfer model, which trains new parameters",
+        _ => "leave --freeze out: new parameters must be trained",
     };
     let found = known.iter().find(|k| k.name == p.name).filter(|_| wanted(&p.name, transfer));
     let Some(found) = found else {
@@ -368,9 +368,9 @@ fn key_doubt(what: &str, mine: &Vocab, theirs: &Vocab) -> Option<String> {
     let shown = |key: &str| key.rsplit('\t').next().unwrap_or(key).to_string();
     let (here, there) = (shown(here), shown(there));
     Some(format!(
-        "{} of the data's {} {what} keys are the base's but for how a whole number is written ('{here}' here, \
-         '{there}' there), and {} are the same: those {} start as new {what}s; write the column as the base's data do \
-         and import again (--whole-keys takes 3.0 for 3)",
+        "{} of the data's {} {what} keys differ from the base's only in how whole numbers are written ('{here}' here, \
+         '{there}' there), and {} are equal: those {} start as new {what}s; write the column as in the base's data and \
+         import again (--whole-keys reads 3.0 as 3)",
         digits(more as u64),
         digits(mine.len() as u64),
         digits(literally as u64),

@@ -134,11 +134,13 @@ impl RunFolder {
                 let run = typed(&self.path);
                 (
                     "best",
-                    format!("none was validated yet: take --last, or continue it with: mipgpu train --resume {run}"),
+                    format!(
+                        "no epoch was validated yet: use --last, or resume the run with: mipgpu train --resume {run}"
+                    ),
                 )
             }
-            Which::Best => ("best", "the run ended before it began: start it anew".to_string()),
-            Which::Last => ("last", "a run makes one before its first step: start it anew".to_string()),
+            Which::Best => ("best", "the run ended before its first checkpoint: start it again".to_string()),
+            Which::Last => ("last", "the run ended before its first checkpoint: start it again".to_string()),
         };
         Err(Error::user(format!("{run}: the run has no {name} checkpoint")).hint(hint))
     }

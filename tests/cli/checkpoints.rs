@@ -41,7 +41,7 @@ fn settings_that_make_another_model_name_the_tensor() {
     p.train("run", "--epochs 1");
     let config = String::from_utf8(p.read("run/config.toml")).unwrap();
     for (from, to, says) in [
-        ("width = 16", "width = 32", "tensor 'item.weight' is F32 [41, 16], the run's settings make it F32 [41, 32]"),
+        ("width = 16", "width = 32", "'item.weight' is F32 [41, 16], with the run's settings it is F32 [41, 32]"),
         ("blocks = 2", "blocks = 1", "tensor 'block.1."),
         ("blocks = 2", "blocks = 3", "tensor 'block.2."),
         ("length = 20", "length = 30", "tensor 'position.weight'"),

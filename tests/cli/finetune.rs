@@ -210,7 +210,7 @@ fn what_does_not_fit_is_refused_before_anything_is_written() {
     let both = "--transfer embedding --task next-item";
     tune("--model sasrec --transfer model", &["the base is a bert4rec", both]);
     p.well(&format!("finetune --from base data --out tables -q --model sasrec {both} --epochs 1"));
-    tune("--fields genre", &["no side fields", "or leave them out with --fields none"]);
+    tune("--fields genre", &["no side fields", "or omit them with --fields none"]);
     tune("--width 32 --transfer embedding", &["width 16", "leave --width out"]);
     tune("--width 32 --transfer model", &["tensor 'item.weight' is [41, 16] in the base, [41, 32] in the new run"]);
     tune("--transfer none --patch serial", &["freezes nothing"]);
@@ -373,7 +373,7 @@ fn a_patched_run_is_a_base_too() {
     }
     p.refused(
         "finetune --from patch data --out x --transfer patch --patch parallel",
-        &["patches of its own", "leave --patch"],
+        &["different patches", "omit --patch"],
     );
     // The chain must be complete, or it is rejected.
     std::fs::rename(p.path("base"), p.path("elsewhere")).unwrap();
@@ -401,11 +401,11 @@ fn numbers_written_otherwise_are_told() {
     }
     p.well(&format!("train ints --out base -q {TINY} --epochs 1 --user-width 4"));
     let same = p.says("finetune --from base ints --out a --epochs 1");
-    assert!(!same.contains("how a whole number is written"), "{same}");
+    assert!(!same.contains("how whole numbers are written"), "{same}");
     let items = p.says("finetune --from base floats --out b --epochs 1");
-    let told = "40 of the data's 40 item keys are the base's but for how a whole number is written";
+    let told = "40 of the data's 40 item keys differ from the base's only in how whole numbers are written";
     assert!(items.contains(told) && items.contains(".0' here") && items.contains("import again"), "{items}");
-    assert!(!items.contains("user keys are the base's but"), "{items}");
+    assert!(!items.contains("user keys differ from the base's"), "{items}");
     // No user key is known: the run is rejected, and the keys are named as the likely reason.
     p.refused("finetune --from base both --out c --epochs 1", &["no user of the new data is known", "whole number"]);
     let both = p.says("finetune --from base both --out c --epochs 1 --user-width 0");
@@ -418,7 +418,7 @@ fn numbers_written_otherwise_are_told() {
     }
     p.well(&format!("train then --out fields -q {TINY} --epochs 1 --fields genre,year"));
     let years = p.says("finetune --from fields now --out e --epochs 1");
-    assert!(years.contains("4 of the data's 4 'year' value keys are the base's but"), "{years}");
+    assert!(years.contains("4 of the data's 4 'year' value keys differ from the base's"), "{years}");
     assert!(!years.contains("'genre' value"), "{years}");
     // The other way round.
     p.well(&format!("train floats --out other -q {TINY} --epochs 1"));

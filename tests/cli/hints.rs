@@ -87,7 +87,7 @@ fn a_transfer_that_does_not_fit_names_what_to_leave_out() {
         // Tables alone are already the request, so they are not offered as a solution.
         ("--transfer embedding --length 10", "leave --length out, or use --transfer none", "--transfer embedding"),
         ("--transfer model --length 10", "leave --length out, or use --transfer none", "embedding"),
-        ("--transfer model --ffn-ratio 2", "leave --ffn-ratio out: its layers were trained so", "--length"),
+        ("--transfer model --ffn-ratio 2", "omit --ffn-ratio: the base's layers were trained", "--length"),
         ("--transfer embedding --width 32", "leave --width out", "--transfer embedding"),
         ("--transfer patch --length 10", "leave --length out", "--width"),
     ] {

@@ -313,7 +313,7 @@ hello
         }
         for (at, id, says, hint) in [
             (1, serde_json::Value::Null, "not JSON", "history"),
-            (2, 2.into(), "\"k\": 0 is no length of a list", "from 1 up"),
+            (2, 2.into(), "\"k\": 0 is not a list length", "from 1 up"),
             (3, 3.into(), "no list called \"history\"", "histroy"),
             (4, 4.into(), "unknown field 'keys'", "did you mean 'k'?"),
         ] {

@@ -195,7 +195,7 @@ fn what_the_data_do_not_have_is_refused_with_advice() {
         &["no item field 'genre' (there are: genres, year)", "did you mean 'genres'?"],
     );
     p.refused(&train("data --fields year,zzz,qqq"), &["no item field 'zzz', 'qqq'", "--fields none"]);
-    p.refused(&train("data --fields year,year"), &["'year' comes twice"]);
+    p.refused(&train("data --fields year,year"), &["'year' is given twice"]);
     p.refused(&train("data --field-width 4"), &["--field-width has no effect", "--fields"]);
     p.refused(&train("data --join sum"), &["--join has no effect"]);
     p.refused(&train("data --fields year --field-width 0"), &["--field-width 0 is out of range"]);
