@@ -4,7 +4,8 @@ crate, and for servers.
 A [`Request`] names a history or a user by keys. A [`Recommender`] borrows an opened run and answers requests in
 batches. A batch is one pass over the model with the largest k of its requests; each list is then cut to its own
 k. A [`Service`] is a thread that opens and owns a run. Any number of threads send it requests, and it answers
-pending requests in batches. */
+pending requests in batches.
+*/
 
 mod request;
 mod service;

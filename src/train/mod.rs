@@ -1,5 +1,6 @@
 /*! The training loop, without autograd: settings, training steps, runs with checkpoints, transfer from another
-run, and trained models. */
+run, and trained models.
+*/
 
 pub mod base;
 pub mod check;

@@ -3,7 +3,8 @@
 
 The encoded vectors stay on the backend. The host receives counts, lists of k items and the scores of sampled
 items, never the item table or the scores of the whole catalogue. The spans for lists are planned once, before
-the first step. Users are divided into as many calls as their lists need to fit. */
+the first step. Users are divided into as many calls as their lists need to fit.
+*/
 
 use std::ops::Range;
 

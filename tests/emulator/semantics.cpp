@@ -293,10 +293,10 @@ static void driver(void* module) {
   MUST(cuStreamSynchronize(stream));
   MUST(launch(module, "rounding", 1, 32, 0, round, stream));
   MUST(launch(module, "rounding", 1, 32, 0, round, stream));
-  CHECK(cuStreamSynchronize(stream) == kLaunchFailed, "the loss comes to light");
+  CHECK(cuStreamSynchronize(stream) == kLaunchFailed, "the loss is reported");
   CHECK(strstr(describe(kLaunchFailed).c_str(), "lost"), "%s", describe(kLaunchFailed).c_str());
-  CHECK(cuStreamSynchronize(stream) == kLaunchFailed, "and stays");
-  CHECK(cuMemAlloc_v2(&p, 4) == kLaunchFailed, "for every call");
+  CHECK(cuStreamSynchronize(stream) == kLaunchFailed, "and reported again");
+  CHECK(cuMemAlloc_v2(&p, 4) == kLaunchFailed, "by every call");
   mipgpu_emu_reset();
   MUST(launch(module, "rounding", 1, 32, 0, round, stream));
   MUST(cuStreamSynchronize(stream));

@@ -1,4 +1,4 @@
-//! What suites over many cases share: a filter, and a list of everything that fails instead of the first.
+//! Shared by suites of many cases: a filter, and a report of all failures instead of only the first.
 //!
 //! `MIPGPU_ONLY=layer_norm cargo test --test ops` runs the cases with `layer_norm` in the name of the case or of one of
 //! its operations. Unset or empty, all run.
@@ -8,12 +8,12 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
-/// Part of a name, from the environment variable `MIPGPU_ONLY`.
+/// Returns the part of a name in the environment variable `MIPGPU_ONLY`.
 pub fn filter() -> Option<String> {
     std::env::var("MIPGPU_ONLY").ok().filter(|only| !only.is_empty())
 }
 
-/// Whether one of these names is to be run.
+/// Returns whether `MIPGPU_ONLY` selects one of these names.
 pub fn wanted(names: &[&str]) -> bool {
     filter().is_none_or(|only| names.iter().any(|name| name.contains(&only)))
 }
@@ -26,7 +26,7 @@ pub struct Failures {
 }
 
 impl Failures {
-    /// Runs one case; `what` says which. A panic is a failure of this case alone.
+    /// Runs one case, called `what` in the report. A panic is a failure of this case alone.
     pub fn of(&mut self, what: &str, case: impl FnOnce() -> Result<(), String>) {
         self.tried += 1;
         match catch_unwind(AssertUnwindSafe(case)) {

@@ -1,7 +1,8 @@
 /*! Checks a device: every case of every op, and whole training steps, against the f64 reference. `mipgpu check`
 runs it, so users can check their own GPU with the program they train with.
 
-Expected results are computed once for both precisions, on all cores, one batch of cases ahead of the device. */
+Expected results are computed once for both precisions, on all cores, one batch of cases ahead of the device.
+*/
 
 mod steps;
 #[cfg(test)]
