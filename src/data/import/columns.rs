@@ -433,7 +433,7 @@ fn by_content(
             ))
             .hint(format!(
                 "if it is the time, name the columns: --user-col N --item-col N --time-col {n}; if it is a key, name \
-     it: --user-col 1 --item-col 2"
+                 it: --user-col 1 --item-col 2"
             )));
         }
         // A log of two columns has a user and an item, whatever they look like.
@@ -483,7 +483,7 @@ pub(crate) fn moved_keys(columns: &Columns, sample: &[Vec<String>], options: &Im
         let n = c + 1;
         return Some(format!(
             "column {n} holds numbers of the size of times and is read as the {role}; if it is the time, name the \
-     columns: --user-col N --item-col N --time-col {n}; if not, --{role}-col {n}"
+             columns: --user-col N --item-col N --time-col {n}; if not, --{role}-col {n}"
         ));
     }
     let (user, item) = (columns.user + 1, columns.item + 1);
@@ -498,7 +498,7 @@ pub(crate) fn moved_keys(columns: &Columns, sample: &[Vec<String>], options: &Im
     let list: Vec<String> = skipped.into_iter().map(what).collect();
     Some(format!(
         "{}: column {user} is read as the user and column {item} as the item; if that is right, confirm it with \
-     --user-col {user} --item-col {item}; if not, name others",
+         --user-col {user} --item-col {item}; if not, name others",
         list.join(", ")
     ))
 }

@@ -355,8 +355,8 @@ pub fn import(
     if done.history()[2] == 1 && done.lengths.len() >= 20 && options.list_sep.is_none() && !filtered {
         report(&format!(
             "{WARNING}each of the {} users has one interaction: if a row holds a whole history, name the separator of \
-     its items with --list-sep; if another column is the user, name it with --user-col; if the log is like this, \
-     add --list-sep none",
+             its items with --list-sep; if another column is the user, name it with --user-col; if the log is like \
+             this, add --list-sep none",
             digits(done.lengths.len() as u64)
         ));
     }
