@@ -26,10 +26,9 @@ use crate::{
 };
 
 /// The hint for a time column without times.
-const NO_TIMES: &str =
-    "none of the first rows has a time there: write times as numbers, or as dates with the year first
-(2015-03-09); or name their format with --time-format; or name another column with --time-col, or go by the order of the
-rows with --time-col none";
+const NO_TIMES: &str = "none of the first rows has a time there: write times as numbers, or as dates with the year \
+                        first (2015-03-09); or name their format with --time-format; or name another column with \
+                        --time-col, or go by the order of the rows with --time-col none";
 
 /// The rest of the hint if the format of the times is known.
 const NO_ORDER: &str = "or use the order of the rows with --time-col none";
