@@ -184,7 +184,7 @@ fn write_into(
     let mut written = Vec::new();
     if args.what.contains(&What::Items) {
         let mut bias = vec![0.0; run.item_keys.len()];
-        // Depending on the format, biases follow the vectors or are next to them, so they are computed before the first
+        // Depending on the format, biases come after the vectors or next to them, so they are computed before the first
         // block is written.
         run.encoder.item_biases(&mut bias)?;
         let sheet = Sheet { name: "items", keys: &run.item_keys, width, bias: Some(&bias), checkpoint };

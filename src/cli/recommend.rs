@@ -95,7 +95,7 @@ fn serve(args: &Args, printer: Printer) -> Result<()> {
     let moved = format!("mipgpu recommend {} --data DIR", typed(&args.run));
     let data = if needed { Some(data_of(&run, args.data.as_deref(), &moved)?) } else { Dataset::open(&run.data).ok() };
     if args.stdin && std::io::stdin().is_terminal() {
-        printer.say("reading histories from the keyboard, one JSON object a line; end with Ctrl-D");
+        printer.say("reading histories from the keyboard, one JSON object per line; end with Ctrl-D");
     }
     let notes = answer(&mut run, data.as_ref(), args, printer.json, std::io::stdin(), &mut |text| printer.raw(text))?;
     notes.iter().for_each(|note| printer.warn(note));
@@ -190,7 +190,7 @@ pub fn answer(
 fn nothing_known(unknown: &[String], keys: &Vocab, titles: Option<&Titles<'_>>, args: &Args) -> Error {
     let Some(first) = unknown.first() else {
         return Error::user("the history is empty").hint(match args.history_file {
-            Some(_) => "write item keys into the file, one a line",
+            Some(_) => "write item keys into the file, one per line",
             None => "give item keys: --history a,b,c",
         });
     };

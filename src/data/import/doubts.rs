@@ -177,7 +177,7 @@ pub(crate) fn lists(source: &Source, names: &[String], columns: &Columns, rows: 
         let Some(first) = lists().next().filter(|_| 2 * lists().count() >= cells_of(rows, c).count()) else { continue };
         let shown: String = first.chars().take(40).collect();
         return Err(Error::user(format!(
-            "{}: column '{}' holds lists, such as '{shown}', not one {} a row",
+            "{}: column '{}' holds lists, such as '{shown}', not one {} per row",
             source.display(),
             bare(&names[c]),
             role.name()

@@ -40,7 +40,7 @@ pub(crate) fn sample(text: &[u8], source: &Source) -> Result<Option<Sample>> {
         if inside.starts_with(b"{") {
             return refuse(
                 "this is one array of JSON objects",
-                format!("write one object a line: jq -c '.[]' {file} | mipgpu import - --out DIR"),
+                format!("write one object per line: jq -c '.[]' {file} | mipgpu import - --out DIR"),
             );
         }
         if serde_json::from_slice::<Vec<Value>>(first).is_ok() {
@@ -80,9 +80,9 @@ pub(crate) fn sample(text: &[u8], source: &Source) -> Result<Option<Sample>> {
         let rest = start[1..].trim_ascii_start();
         if rest.starts_with(b"\"") || rest.starts_with(b"}") {
             return refuse(
-                "JSON that is not one object a line",
+                "JSON that is not one object per line",
                 format!(
-                    "write one object a line: jq -c . {file} | mipgpu import - --out DIR (with '.KEY[]' in place of \
+                    "write one object per line: jq -c . {file} | mipgpu import - --out DIR (with '.KEY[]' in place of \
                      '.' where one object holds them all)"
                 ),
             );

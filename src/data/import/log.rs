@@ -211,7 +211,7 @@ impl<'a> Log<'a> {
                 digits(self.items.len() as u64),
                 keys >> 20
             ))
-            .hint("raise --memory-mb; or is a column taken for keys that is none?"));
+            .hint("raise --memory-mb; or is a column read as a key by mistake?"));
         }
         Ok(())
     }

@@ -445,7 +445,7 @@ pub fn import(
 fn cancelled(options: &ImportOptions) -> Result<()> {
     match &options.cancel {
         Some(flag) if flag.load(Ordering::Relaxed) => {
-            Err(Error::user("interrupted; nothing was written").hint("run the import again when you like"))
+            Err(Error::user("interrupted; nothing was written").hint("run the import again"))
         }
         _ => Ok(()),
     }

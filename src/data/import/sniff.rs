@@ -521,7 +521,7 @@ impl TextLayout {
     /// The layout, for the user to check.
     pub fn describe(&self) -> Vec<String> {
         let header = match (self.grammar.delimiter, self.header) {
-            (Delimiter::Json, _) => "one object a line",
+            (Delimiter::Json, _) => "one object per line",
             (_, true) => "with a header",
             (_, false) => "without a header",
         };
