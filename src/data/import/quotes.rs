@@ -6,8 +6,8 @@ line end (ignoring blanks). `""` inside stands for one quote. Three cases need a
 - **Text follows the closing quote** (`"Heroes" live`). If the quotes are on one line without a delimiter between them,
   there is only one way to split the line, and the quotes are ordinary characters. Otherwise the row is broken.
 - **The field continues past a line end.** It may be a text with line breaks, or a stray quote that would swallow all
-rows up to the next one. The row is broken if one of the further lines it covers is a row by itself, i.e. has the fields
-that the importer needs, whatever they contain.
+  rows up to the next one. The row is broken if one of the further lines that the field covers would be a complete row:
+  it has the fields that the importer needs, whatever they contain.
 - **No closing quote within [`LONGEST`] bytes**: broken.
 
 A broken row ends at the end of the line where its quote opened, so that at most one line is lost. The decision depends

@@ -81,7 +81,7 @@ impl Grammar {
         self.quotes != Quotes::None && matches!(self.delimiter, Delimiter::Byte(_)) && text.contains(&b'"')
     }
 
-    /// Whether a line is a row by itself: a good one, or one that is bad because of a cell. A line with too few or too
+    /// Whether a line is a complete row: a good one, or one that is bad because of a cell. A line with too few or too
     /// many cells counts if it has the needed ones, as it does outside of quotes.
     pub fn is_row(&self, line: &[u8]) -> bool {
         let mut fields = Vec::new();
