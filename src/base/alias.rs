@@ -46,7 +46,7 @@ impl AliasTable {
         AliasTable { cells }
     }
 
-    /// Returns (V,2): the threshold of each cell, and the item above it (the cell's own item where the cell is not
+    /// Returns (V,2): the threshold of each cell, and the item above it (the cell's own item if the cell is not
     /// shared).
     pub fn cells(&self) -> &[u32] {
         &self.cells

@@ -28,7 +28,7 @@ pub struct Aside {
 }
 
 impl Aside {
-    /// Opens the temporary file for `path`: `.NAME.tmp` in the same folder. A leftover of an earlier kill is
+    /// Opens the temporary file for `path`: `.NAME.tmp` in the same folder. A leftover of a killed process is
     /// overwritten.
     ///
     /// # Errors

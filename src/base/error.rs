@@ -24,7 +24,7 @@ pub struct Error {
     pub what: String,
     /// What to do about it.
     pub hint: Option<String>,
-    /// The error of the file system behind it.
+    /// The underlying I/O error.
     pub(crate) io: Option<Arc<std::io::Error>>,
     /// The available bytes where memory ran out. Callers that know the purpose can report what would fit.
     pub room: Option<u64>,

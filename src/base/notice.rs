@@ -1,7 +1,8 @@
-//! How lines on stderr begin that a parent process recognises: shared by who prints them and who reads them.
+//! Prefixes of stderr lines that a parent process recognises, shared by the code that prints and the code that parses
+//! them.
 
-/// Before a warning.
+/// Prefix of a warning.
 pub const WARNING: &str = "mipgpu: warning: ";
 
-/// Before an error; its hint follows.
+/// Prefix of an error; its hint follows.
 pub const ERROR: &str = "mipgpu: error: ";

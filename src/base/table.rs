@@ -9,7 +9,7 @@ pub enum Align {
     Right,
 }
 
-/// A table that is laid out once all its rows are known: two spaces before each column, none at the end of a line.
+/// A table that is formatted once all its rows are known: two spaces before each column, none at the end of a line.
 #[derive(Clone, Debug)]
 pub struct Table {
     head: Vec<String>,
@@ -59,7 +59,7 @@ impl Default for Table {
 }
 
 impl fmt::Display for Table {
-    /// The head, if a column has one, and the rows, each line ended.
+    /// Writes the head, if a column has one, and the rows, each with a line end.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let headed = self.head.iter().any(|name| !name.is_empty());
         let lines = || headed.then_some(&self.head).into_iter().chain(&self.rows);

@@ -24,9 +24,9 @@ use crate::{
 };
 
 /// Times every operation, forward and backward, at the sizes that occur in models. It compares them with ceilings that
-/// it measures itself: copies, a large matrix product, exponentials. `roofline` is the least time that the work can take at
-/// these ceilings, as a share of the median time. Work that fits a cache is compared with a copy that fits it too.
-/// Batches are full: all sequences have the maximum length.
+/// it measures itself: copies, a large matrix product, exponentials. `roofline` is the least time that the work can
+/// take at these ceilings, as a share of the median time. Work that fits a cache is compared with a copy that fits it
+/// too. Batches are full: all sequences have the maximum length.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -406,7 +406,8 @@ fn judge(printer: &Printer, earlier: &Earlier, before: &Kept, kept: &Kept, fail_
     match lost.first() {
         None => Ok(()),
         Some((old, new)) => Err(Error::internal(format!(
-            "{} rows fell below {least} of their {}, such as {} ({}, {}): {} us and {:.3} of the ceiling before, {} us and {:.3} now",
+            "{} rows fell below {least} of their {}, such as {} ({}, {}): {} us and {:.3} of the ceiling before, {} us \
+             and {:.3} now",
             lost.len(),
             if same { "speed" } else { "share of the ceiling" },
             new.op,
@@ -449,7 +450,8 @@ impl Table {
             }));
         }
         self.printer.result(format_args!(
-            "ceilings  copy {:.1} GB/s ({:.1} in caches), products {:.1} GFLOP/s, exponentials {:.2} G/s   ({}, {} thread(s), {})",
+            "ceilings  copy {:.1} GB/s ({:.1} in caches), products {:.1} GFLOP/s, exponentials {:.2} G/s   ({}, {} \
+             thread(s), {})",
             c.copy / 1e9,
             c.cached.iter().map(|(_, rate)| *rate).fold(0.0, f64::max) / 1e9,
             c.products / 1e9,

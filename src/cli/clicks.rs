@@ -259,7 +259,8 @@ fn learn(args: &Args, printer: Printer) -> Result<()> {
     write_head(&out.join("head.safetensors"), &belongs, &inputs, &fitted)?;
     made.keep();
     let all = json!({
-        "event": "clicks", "folder": out, "run": name, "data": path, "head": belongs, "protocol": parts.json(&impressions),
+        "event": "clicks", "folder": out, "run": name, "data": path, "head": belongs,
+        "protocol": parts.json(&impressions),
         "best_epoch": fitted.best, "curve": fitted.curve,
         "validation": if valid.is_empty() { Value::Null } else { json!(on_valid) }, "test": on_test,
     });
@@ -372,7 +373,8 @@ impl ImpressionSets {
             ))
             .hint(match given {
                 Some(_) => {
-                    "omit the split flags, so that impressions are cut at the times of the run's own split; or train a run with this split"
+                    "omit the split flags, so that impressions are cut at the times of the run's own split; or train a \
+                     run with this split"
                 }
                 None => "train a run with another split, such as --split time --cut DATE, and use it with --from",
             }));
@@ -447,11 +449,13 @@ fn check_classes(data: &Dataset, impressions: &Impressions, train: &[u32], posit
     let (least, most) = ratings.fold((f32::MAX, f32::MIN), |(a, b), r| (a.min(*r), b.max(*r)));
     let kind = if clicks == 0 { "none of" } else { "all of" };
     Err(Error::user(format!(
-        "{kind} the {} training impressions are clicks (ratings of {positive} or more; they run from {least} to {most})",
+        "{kind} the {} training impressions are clicks (ratings of {positive} or more; they run from {least} to \
+         {most})",
         digits(train.len() as u64)
     ))
     .hint(
-        "training requires both classes: set --positive to the smallest rating that is a click, or import the impressions without a click too",
+        "training requires both classes: set --positive to the smallest rating that is a click, or import the \
+         impressions without a click too",
     ))
 }
 
@@ -523,7 +527,8 @@ fn introduce(printer: &Printer, data: &Path, run: &OpenRun, impressions: &Impres
     ));
     if let Some(tied) = parts.split.summary().tied_test_users.filter(|n| *n > 0) {
         printer.say(format_args!(
-            "        for {} users the first test row has the same time as the row before it: --split time keeps such rows together",
+            "        for {} users the first test row has the same time as the row before it: --split time keeps such \
+             rows together",
             digits(tied as u64)
         ));
     }

@@ -1,4 +1,4 @@
-//! `mipgpu eval`: how good a trained model is on held-out events.
+//! `mipgpu eval`: evaluates a trained model on held-out events.
 
 use std::path::PathBuf;
 
@@ -40,8 +40,8 @@ pub enum NegativeSampling {
     Both,
 }
 
-/// Ranks every held-out item among all items of the catalogue; prints the protocol first, then NDCG, Recall, HR and
-/// MRR beside a popularity baseline, and of baskets beside what each user's own earlier baskets had most often.
+/// Ranks every held-out item among all items of the catalogue. Prints the protocol, then NDCG, Recall, HR and MRR
+/// together with a popularity baseline, and for baskets with the user's most frequent items in earlier baskets.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -51,39 +51,40 @@ Examples:
 pub struct Args {
     /// Folder of the trained run
     pub run: PathBuf,
-    /// Imported data to evaluate on [default: what the run was trained on]; items are matched by key
+    /// Data set folder to evaluate on [default: the data set of the run]; items are matched by key
     pub data: Option<PathBuf>,
     /// Which held-out part to rank
     #[arg(long, value_enum, default_value_t)]
     pub part: SplitPart,
-    /// Lengths of the list to judge, at most the catalogue [default: 1,5,10,20]
+    /// List lengths to evaluate, at most the catalogue size [default: 1,5,10,20]
     #[arg(long, short, value_delimiter = ',', value_name = "K,K,…")]
     pub k: Option<Vec<usize>>,
-    /// Rank the items of a user's history too, or exclude them [default: as the run's validation did]
+    /// Whether to rank the items of a user's history too [default: as in the run's validation]
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub keep_seen: Option<bool>,
-    /// Rank the held-out item also among this many sampled items, 0 for none; users with fewer items left to draw from
-    /// are left out of that ranking, and counted
+    /// Also rank the held-out item among this many sampled items, 0 for none; users with fewer items to draw from are
+    /// excluded from that ranking, and counted
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub negatives: usize,
-    /// How those are drawn [default: both]
+    /// How to draw them [default: both]
     #[arg(long, value_enum)]
     pub negative_sampling: Option<NegativeSampling>,
-    /// Seed of that draw [default: 1]
+    /// Seed of the draw [default: 1]
     #[arg(long)]
     pub seed: Option<u64>,
-    /// Leave the validation events out of the history that the test is predicted from (as some published code does)
+    /// Exclude the validation events from the history that predicts the test (as some published code does)
     #[arg(long, conflicts_with = "part")]
     pub without_validation: bool,
-    /// Write one line a user: held-out items, ranks, metrics (tab-separated); of a run that predicts ratings, one a rating
+    /// Write one line per user: held-out items, ranks, metrics (tab-separated); for a run that predicts ratings, one
+    /// per rating
     #[arg(long, value_name = "FILE")]
     pub per_user: Option<PathBuf>,
-    /// Leave out the slices by history length and popularity
+    /// Omit the slices by history length and popularity
     #[arg(long)]
     pub no_slices: bool,
     #[command(flatten)]
     pub from: RunFlags,
-    /// Users computed at a time
+    /// Number of users per batch
     #[arg(long, default_value_t = 256)]
     pub batch: usize,
     #[command(flatten)]
@@ -91,7 +92,7 @@ pub struct Args {
 }
 
 impl Args {
-    /// A flag that only sampled negatives use.
+    /// A given flag that only affects sampled negatives.
     fn of_negatives(&self) -> Option<&'static str> {
         let given = [(self.negative_sampling.is_some(), "--negative-sampling"), (self.seed.is_some(), "--seed")];
         given.into_iter().find_map(|(given, flag)| given.then_some(flag))
@@ -99,7 +100,7 @@ impl Args {
 }
 
 pub fn run(args: Args, printer: Printer) -> Result<()> {
-    // Nothing is lost: files appear whole, at the end.
+    // Exiting loses nothing: files are written as a whole at the end.
     super::stop::end_with_parent(|| std::process::exit(1));
     super::thread_pool(args.from.threads)?.install(|| report(&args, printer))
 }
@@ -139,10 +140,10 @@ fn report(args: &Args, printer: Printer) -> Result<()> {
     Ok(())
 }
 
-/// Evaluates an opened run on opened data as the flags say; gives the report and what the user should be warned of.
+/// Evaluates a run on a data set as the flags specify; returns the report and warnings.
 ///
 /// # Errors
-/// Flags or data that do not fit; held-out events that the run was trained on.
+/// Flags or data that do not fit the run; held-out events that the run was trained on.
 pub fn measure(run: &mut OpenRun, data: &Dataset, args: &Args) -> Result<(Report, Vec<String>)> {
     if let (0, Some(flag)) = (args.negatives, args.of_negatives()) {
         return Err(Error::user(format!("{flag} has no effect: no negatives are sampled"))
@@ -195,10 +196,10 @@ pub fn measure(run: &mut OpenRun, data: &Dataset, args: &Args) -> Result<(Report
     Ok((report, notes))
 }
 
-/// The same as [`measure`] for a run that predicts ratings.
+/// Like [`measure`], for a run that predicts ratings.
 ///
 /// # Errors
-/// Flags that are for lists of items; else as there.
+/// Flags for lists of items; otherwise as [`measure`].
 pub fn measure_ratings(run: &mut OpenRun, data: &Dataset, args: &Args) -> Result<(RatingReport, Vec<String>)> {
     let of_lists = [
         (args.k.is_some(), "--k"),
@@ -211,7 +212,7 @@ pub fn measure_ratings(run: &mut OpenRun, data: &Dataset, args: &Args) -> Result
     ];
     if let Some((_, flag)) = of_lists.iter().find(|(given, _)| *given) {
         return Err(Error::user(format!("{flag} is for lists of items, and this run predicts ratings"))
-            .hint("leave it out: RMSE and MAE of all held-out ratings are told"));
+            .hint("omit it: RMSE and MAE of all held-out ratings are reported"));
     }
     let split = Split::new(data, args.split.spec(data)?.unwrap_or(run.split))?;
     let (valid, test) = (split.valid(), split.test());
@@ -237,7 +238,8 @@ pub fn measure_ratings(run: &mut OpenRun, data: &Dataset, args: &Args) -> Result
     Ok((report.ok_or_else(|| Error::internal("no report"))?, notes))
 }
 
-/// The k asked for, ascending, and a word if some were cut; by default those of 1, 5, 10, 20 that the catalogue holds.
+/// The given ks in ascending order, and a warning if some were reduced; by default those of 1, 5, 10, 20 that fit the
+/// catalogue.
 fn list_lengths(asked: Option<&[usize]>, catalogue: usize) -> Result<(Vec<usize>, Option<String>)> {
     let (mut ks, shortened) = match asked {
         Some(ks) => shorten(ks, catalogue),
@@ -249,7 +251,7 @@ fn list_lengths(asked: Option<&[usize]>, catalogue: usize) -> Result<(Vec<usize>
     Ok((ks, shortened))
 }
 
-/// The lengths of lists with those beyond the catalogue cut to it, and a word that says so.
+/// Limits list lengths to the catalogue size; returns a warning if some were larger.
 pub fn shorten(ks: &[usize], catalogue: usize) -> (Vec<usize>, Option<String>) {
     let beyond: Vec<String> = ks.iter().filter(|k| **k > catalogue).map(usize::to_string).collect();
     let note = (!beyond.is_empty()).then(|| {
@@ -275,9 +277,9 @@ fn per_user_head(options: &EvalOptions<'_>, baskets: bool) -> String {
     columns.join("\t") + "\n"
 }
 
-/// One line of the per-user file. Several held-out items, and their ranks in the same order, are joined by `|`; the rank
-/// of one that is excluded with the history is `miss`. A user without enough items to draw has an empty cell for ranks
-/// among them.
+/// One line of the per-user file. Several held-out items, and their ranks in the same order, are joined by `|`; the
+/// rank of an item that is excluded with the history is `miss`. Ranks among sampled items are empty for a user with too
+/// few items to draw from.
 fn per_user_line(user: &UserResult, users: &Vocab, items: &Vocab, options: &EvalOptions<'_>) -> String {
     let rank = |r: &usize| if *r == MISS { "miss".to_string() } else { r.to_string() };
     let join = |ranks: &[usize]| ranks.iter().map(rank).collect::<Vec<_>>().join("|");
@@ -298,7 +300,7 @@ fn per_user_line(user: &UserResult, users: &Vocab, items: &Vocab, options: &Eval
     cells.join("\t") + "\n"
 }
 
-/// A key without the characters that divide cells and lists: `\t`, `\n`, `\r`, `\|`, `\\` stand for them.
+/// Escapes the characters that separate cells and lists: `\t`, `\n`, `\r`, `\|`, `\\`.
 pub fn escape(key: &str) -> String {
     let mut out = String::with_capacity(key.len());
     for c in key.chars() {

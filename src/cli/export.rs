@@ -1,4 +1,4 @@
-//! `mipgpu export`: item and user vectors with their keys, for other programs.
+//! `mipgpu export`: writes item and user vectors with their keys, for other programs.
 
 use std::{
     fs,
@@ -33,8 +33,8 @@ pub enum FormatFlag {
     Parquet,
 }
 
-/// Writes `items.*` and `users.*` into a folder. The score of an item for a user is the product of their vectors plus the
-/// item's bias. A user's vector is that of the whole history, held-out events included.
+/// Writes `items.*` and `users.*` into a folder. The score of an item for a user is the dot product of their vectors
+/// plus the item's bias. A user's vector encodes the whole history, including held-out events.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -46,21 +46,21 @@ pub struct Args {
     /// Folder to write into
     #[arg(short, long, value_name = "DIR")]
     pub out: PathBuf,
-    /// What to write
+    /// Which vectors to write
     #[arg(long, value_enum, value_delimiter = ',', default_value = "items,users", value_name = "WHAT,…")]
     pub what: Vec<What>,
-    /// How to write it
+    /// File formats
     #[arg(long, value_enum, value_delimiter = ',', default_value = "safetensors,parquet", value_name = "FORMAT,…")]
     pub format: Vec<FormatFlag>,
-    /// Imported data whose users are written [default: what the run was trained on]
+    /// Data set folder with the users to write [default: the data set of the run]
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// Replace vectors of another run or checkpoint; those of them that are not written anew are removed
+    /// Replace vectors of another run or checkpoint; those of its files that are not rewritten are removed
     #[arg(long)]
     pub force: bool,
     #[command(flatten)]
     pub from: RunFlags,
-    /// Users computed at a time
+    /// Number of users per batch
     #[arg(long, default_value_t = 256)]
     pub batch: usize,
 }
@@ -93,11 +93,11 @@ fn put(args: &Args, printer: Printer) -> Result<()> {
     Ok(())
 }
 
-/// Files of vectors in a folder that are not of this checkpoint: items of one and users of another have the same shapes and no
-/// meaning together.
+/// Returns vector files in a folder that are not of this checkpoint. Items of one checkpoint and users of another have
+/// the same shapes, but their products are meaningless.
 ///
 /// # Errors
-/// A file in the place of vectors that are none.
+/// A file has the name of a vector file but is not one.
 fn strangers(out: &Path, checkpoint: &str) -> Result<Vec<PathBuf>> {
     let mut strangers = Vec::new();
     for path in ["items", "users"].into_iter().flat_map(|stem| FORMATS.map(|format| place(out, stem, format))) {
@@ -116,18 +116,18 @@ fn strangers(out: &Path, checkpoint: &str) -> Result<Vec<PathBuf>> {
     Ok(strangers)
 }
 
-/// Where vectors of one kind are written.
+/// The path of one kind of vectors.
 fn place(out: &Path, stem: &str, format: Format) -> PathBuf {
     out.join(format!("{stem}.{}", format.extension()))
 }
 
 const FORMATS: [Format; 2] = [Format::Safetensors, Format::Parquet];
 
-/// Writes what the flags ask; gives each file with its number of rows. `data` is needed for users, `checkpoint` is the SHA-256
-/// of the weights. All files get their names when all are whole.
+/// Writes the vectors that the flags select; returns each file with its number of rows. `data` is required for users,
+/// `checkpoint` is the SHA-256 of the weights. All files are renamed to their final names once all are complete.
 ///
 /// # Errors
-/// Vectors of another checkpoint in the folder; data of another vocabulary; what the model and the file system report.
+/// The folder has vectors of another checkpoint; the data have another vocabulary; the model or the file system fails.
 pub fn write(
     run: &mut OpenRun,
     data: Option<&Dataset>,
@@ -137,7 +137,7 @@ pub fn write(
     let made = !args.out.exists();
     let written = write_into(run, data, checkpoint, args);
     if made && written.is_err() {
-        // Only if it is empty, and only what was made here.
+        // Removes the folder only if it is empty and was created here.
         let _ = fs::remove_dir(&args.out);
     }
     written
@@ -150,9 +150,9 @@ fn write_into(
     args: &Args,
 ) -> Result<Vec<(PathBuf, usize)>> {
     if args.batch == 0 {
-        return Err(Error::user("a batch of 0 users").hint("give --batch a number from 1 up"));
+        return Err(Error::user("--batch 0 is out of range").hint("give --batch a number from 1 up"));
     }
-    // Both have an items.safetensors of their own.
+    // Run and data folders have a different items.safetensors.
     for (file, what) in [("config.toml", "a run"), ("manifest.json", "a data set")] {
         if args.out.join(file).exists() {
             return Err(Error::user(format!("{}: the folder holds {what}", args.out.display()))
@@ -177,14 +177,15 @@ fn write_into(
         ))
         .hint("choose another folder with --out, or replace them with --force"));
     }
-    // What is written anew is replaced; beside it nothing of another checkpoint may stay.
+    // Rewritten files are replaced; other files of another checkpoint must be removed.
     strangers.retain(|path| !written.contains(path));
     make_folder(&args.out)?;
     let width = run.encoder.width();
     let mut written = Vec::new();
     if args.what.contains(&What::Items) {
         let mut bias = vec![0.0; run.item_keys.len()];
-        // The biases stand behind or beside the vectors: they are known before the first block is written.
+        // Depending on the format, biases come after the vectors or next to them, so they are computed before the first
+        // block is written.
         run.encoder.item_biases(&mut bias)?;
         let sheet = Sheet { name: "items", keys: &run.item_keys, width, bias: Some(&bias), checkpoint };
         let files = export(sheet, &args.out, &formats, &mut |rows, out| run.encoder.item_vectors(rows, out))?;
@@ -210,7 +211,7 @@ fn write_into(
         })?;
         written.extend(files.into_iter().map(|file| (file, data.users())));
     }
-    // From here on no file of the old vectors stands beside one of the new.
+    // Remove all old vector files first, so that old and new ones never coexist.
     for path in &strangers {
         fs::remove_file(path).at_path(path)?;
     }

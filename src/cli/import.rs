@@ -26,8 +26,8 @@ Times are numbers (s, ms, us, ns since 1970) or ISO 8601 dates. Without times, t
 is used.
 Filters apply in this order: --where, bad rows, --min-rating, --duplicates, --min-user/--min-item.")]
 pub struct Args {
-    /// Log to import: a file (CSV, TSV, JSON lines, Parquet, …), a folder of parts, or `-` for standard input; several are
-    /// read as one log, in this order
+    /// Log to import: a file (CSV, TSV, JSON lines, Parquet, …), a folder of parts, or `-` for standard input; several
+    /// are read as one log, in this order
     #[arg(required = true, value_name = "LOG")]
     sources: Vec<PathBuf>,
     /// Folder to create; it must not exist yet (see --force)
@@ -58,8 +58,8 @@ pub struct Args {
     /// Separator of columns: one character, `::`, tab, comma, semicolon, pipe or space (default: detected)
     #[arg(long, value_name = "SEP", help_heading = "Reading")]
     delimiter: Option<String>,
-    /// Separator of items in rows that hold whole histories, oldest first: one character, space, tab, comma, semicolon or
-    /// pipe; `none`: rows hold no histories (default: detected if it is unambiguous)
+    /// Separator of items in rows that hold whole histories, oldest first: one character, space, tab, comma, semicolon
+    /// or pipe; `none`: rows hold no histories (default: detected if it is unambiguous)
     #[arg(long, value_name = "SEP", help_heading = "Reading")]
     list_sep: Option<String>,
     /// Meaning of quotes; with auto, a row with ambiguous quotes is a bad row
@@ -113,8 +113,8 @@ pub struct Args {
     #[arg(long, default_value_t = 0, value_name = "N", help_heading = "Filters")]
     min_item: u32,
 
-    /// Table of side fields of the items (genres, director, …), one row per item, several values separated by `|`; the log
-    /// itself if it holds the fields
+    /// Table of side fields of the items (genres, director, …), one row per item, several values separated by `|`; the
+    /// log itself if it holds the fields
     #[arg(long, value_name = "FILE", help_heading = "Items")]
     items: Option<PathBuf>,
     /// Columns of --items to import (default: all)
@@ -210,7 +210,8 @@ pub(super) fn finish(
     if let (Some([least, most]), Some(below)) = (summary.ratings, summary.other_ratings_below) {
         let far = if -least > most { least } else { most };
         printer.warn(format_args!(
-            "a rating of {far} is far from the others, which are below {below}; if it is invalid, give the valid range with --rating-range LEAST,MOST"
+            "a rating of {far} is far from the others, which are below {below}; if it is invalid, give the valid range \
+             with --rating-range LEAST,MOST"
         ));
     }
     if printer.json {

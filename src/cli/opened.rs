@@ -1,4 +1,4 @@
-//! The flags by which commands open a trained run and its data.
+//! Flags to open a trained run and its data, shared by several commands.
 
 use std::path::Path;
 
@@ -9,10 +9,10 @@ use crate::{
     train::{OpenRun, Which},
 };
 
-/// How a trained run is opened.
+/// How to open a trained run.
 #[derive(Clone, Debug, clap::Args)]
 pub struct RunFlags {
-    /// Take the last checkpoint instead of the best
+    /// Use the last checkpoint instead of the best
     #[arg(long)]
     pub last: bool,
     /// Where to run: auto, cpu, cuda, cuda:N, emu (CUDA kernels on the processor, for tests), reference
@@ -23,7 +23,7 @@ pub struct RunFlags {
     pub threads: Option<usize>,
 }
 
-/// Opens the checkpoint of a run that the flags choose.
+/// Opens the checkpoint of a run that the flags select.
 ///
 /// # Errors
 /// As [`OpenRun::open`].
@@ -32,17 +32,17 @@ pub fn open_run(run: &Path, flags: &RunFlags) -> Result<OpenRun> {
     OpenRun::open(run, which, flags.device)
 }
 
-/// Opens a data set and compares every byte with its checksums (about a second per GB): an altered byte is reported
-/// here, not met during the work.
+/// Opens a data set and verifies its checksums (about a second per GB), so that corruption is reported here and not
+/// in the middle of the work.
 ///
 /// # Errors
-/// No data set there, or a damaged one.
+/// There is no data set at the path, or it is damaged.
 pub fn open_data(path: &Path) -> Result<Dataset> {
     open_data_for(path, None)
 }
 
-/// The same; `then` is the command that reads the data, up to the folder. Where the path is a log that was not
-/// imported, the hint shows the import and that command.
+/// Like [`open_data`]; `then` is the command that reads the data, without the folder. If the path is a log that was
+/// not imported, the hint shows how to import it, followed by that command.
 ///
 /// # Errors
 /// As [`open_data`].
@@ -66,10 +66,10 @@ pub fn open_data_for(path: &Path, then: Option<&str>) -> Result<Dataset> {
     Ok(data)
 }
 
-/// How logs end, without what packs them.
+/// File extensions of logs, without compression suffixes.
 const LOGS: [&str; 6] = ["csv", "tsv", "dat", "inter", "parquet", "txt"];
 
-/// How to import a log and go on, for a path that is a file or is named like a log.
+/// The commands to import a log and continue, if the path is a file or is named like a log.
 fn import_first(log: &Path, then: Option<&str>) -> Option<String> {
     let name = log.file_name()?.to_string_lossy();
     let name = [".gz", ".zst"].iter().find_map(|packed| name.strip_suffix(packed)).unwrap_or(&name);
@@ -85,18 +85,18 @@ fn import_first(log: &Path, then: Option<&str>) -> Option<String> {
     })
 }
 
-/// Opens the data that were named, or else those that the run was trained on; `moved` says how the command is told
-/// where these are now.
+/// Opens the data set at `named`, or else the one that the run was trained on. `moved` is the command with a
+/// placeholder for the new path of the data, for the hint.
 ///
 /// # Errors
 /// As [`open_data`].
 pub fn data_of(run: &OpenRun, named: Option<&Path>, moved: &str) -> Result<Dataset> {
     match named {
         None if !run.data.exists() => {
-            let what = format!("{}: the data that the run was trained on are no longer there", run.data.display());
-            Err(Error::user(what).hint(format!("put them back, or say where they are: {moved}")))
+            let what = format!("{}: the data set of the run does not exist", run.data.display());
+            Err(Error::user(what).hint(format!("restore it, or give its new path: {moved}")))
         }
-        // The command, without the word that stands for the folder.
+        // The command, without the placeholder of the folder.
         named => open_data_for(named.unwrap_or(&run.data), moved.rsplit_once(' ').map(|(command, _)| command)),
     }
 }

@@ -135,7 +135,8 @@ impl Progress {
         let mb = |bytes: u64| digits(bytes.div_ceil(1 << 20));
         let data = memory.data.map_or("memory-mapped".to_string(), |bytes| format!("{} MB", mb(bytes)));
         self.printer.say(format_args!(
-            "memory  {} parameters, {} MB: weights {}, gradients {}, moments {}, activations {}, batch {}, workspace {}; data {data}",
+            "memory  {} parameters, {} MB: weights {}, gradients {}, moments {}, activations {}, batch {}, workspace \
+             {}; data {data}",
             digits(parameters as u64),
             mb(memory.total()),
             mb(memory.weights),
@@ -153,8 +154,10 @@ impl Progress {
         }
         self.printer.say("");
         if self.printer.json {
-            self.printer
-                .event(&json!({"event": "ready", "parameters": parameters, "bytes": memory.total(), "memory": memory, "step": state.step}));
+            self.printer.event(&json!({
+                "event": "ready", "parameters": parameters, "bytes": memory.total(), "memory": memory,
+                "step": state.step,
+            }));
         }
         if self.printer.progress_bar() {
             let bar = ProgressBar::new(total).with_position(state.step);

@@ -1,4 +1,4 @@
-//! `mipgpu recommend`: the best items for users of the data, or for any new history.
+//! `mipgpu recommend`: the best items for users of the data, or for new histories.
 
 use std::{
     io::{BufRead, BufReader, IsTerminal, Read},
@@ -42,42 +42,42 @@ Examples:
 pub struct Args {
     /// Folder of the trained run
     pub run: PathBuf,
-    /// Keys of users of the data, or a JSON list of them
+    /// Keys of users in the data, or a JSON list of them
     #[arg(long, value_name = "KEY,KEY,…", group = "whom")]
     pub users: Vec<String>,
-    /// Users of the data from a file, a key a line
+    /// File with keys of users in the data, one per line
     #[arg(long, value_name = "FILE", group = "whom")]
     pub users_file: Option<PathBuf>,
-    /// Every user of the data
+    /// All users in the data
     #[arg(long, group = "whom")]
     pub all_users: bool,
-    /// A new history: item keys (`mipgpu items` finds them), oldest first, or a JSON list of them; of a run on --task
-    /// next-basket: a basket
+    /// A new history: item keys (`mipgpu items` finds them), oldest first, or a JSON list of them; for a run with
+    /// --task next-basket: a basket
     #[arg(long, value_name = "KEY,KEY,…", group = "whom")]
     pub history: Vec<String>,
-    /// A new history from a file, an item key a line, oldest first
+    /// File with a new history, one item key per line, oldest first
     #[arg(long, value_name = "FILE", group = "whom")]
     pub history_file: Option<PathBuf>,
-    /// Requests from standard input, one JSON object per line: {"id": …, "history": [key, …], "user": key, "k": …,
-    /// "keep_seen": …}, history or user required. A line that is no request is answered with its error, and the exit code
-    /// at the end is 1
+    /// Read requests from standard input, one JSON object per line: {"id": …, "history": [key, …], "user": key, "k": …,
+    /// "keep_seen": …}; history or user is required. An invalid line is answered with its error, and the exit code at
+    /// the end is 1
     #[arg(long, group = "whom")]
     pub stdin: bool,
-    /// Imported data whose users are meant [default: what the run was trained on]
+    /// Data set folder with the users [default: the data set of the run]
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// Items to recommend, at most the catalogue [default: 10]
+    /// Number of items to recommend, at most the catalogue size [default: 10]
     #[arg(long, short)]
     pub k: Option<usize>,
-    /// Recommend items of the history too, or not [default: as the run's validation ranked them]
+    /// Whether to recommend items of the history too [default: as in the run's validation]
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub keep_seen: Option<bool>,
-    /// For users of the data: hide what the split holds out, so the lists are those that `eval` judges
+    /// For users in the data: hide what the split holds out, so that the lists are those that `eval` evaluates
     #[arg(long, value_enum, value_name = "PART")]
     pub hold_out: Option<SplitPart>,
     #[command(flatten)]
     pub from: RunFlags,
-    /// Histories computed at a time
+    /// Number of histories per batch
     #[arg(long, default_value_t = 256)]
     pub batch: usize,
     #[command(flatten)]
@@ -90,12 +90,12 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
 
 fn serve(args: &Args, printer: Printer) -> Result<()> {
     let mut run = open_run(&args.run, &args.from)?;
-    // New histories need no data; where it is at hand, the items' titles come from it.
+    // New histories need no data; if the run's data set exists, item titles come from it.
     let needed = args.of_data() || args.data.is_some();
     let moved = format!("mipgpu recommend {} --data DIR", typed(&args.run));
     let data = if needed { Some(data_of(&run, args.data.as_deref(), &moved)?) } else { Dataset::open(&run.data).ok() };
     if args.stdin && std::io::stdin().is_terminal() {
-        printer.say("reading histories from the keyboard, one JSON object a line; end with Ctrl-D");
+        printer.say("reading histories from the keyboard, one JSON object per line; end with Ctrl-D");
     }
     let notes = answer(&mut run, data.as_ref(), args, printer.json, std::io::stdin(), &mut |text| printer.raw(text))?;
     notes.iter().for_each(|note| printer.warn(note));
@@ -103,17 +103,17 @@ fn serve(args: &Args, printer: Printer) -> Result<()> {
 }
 
 impl Args {
-    /// Whether users of the data are meant, not new histories.
+    /// Whether the flags select users of the data, not new histories.
     fn of_data(&self) -> bool {
         self.all_users || !self.users.is_empty() || self.users_file.is_some()
     }
 }
 
-/// Answers what the flags ask, block by block, through `print`; gives what the user should be warned of. `data` is
-/// needed for users of the data; for new histories it gives titles.
+/// Answers the requests given by the flags, batch by batch, through `print`; returns warnings. `data` is required for
+/// users of the data; for new histories it provides titles.
 ///
 /// # Errors
-/// Unknown users, k outside the catalogue, a --history without one known item, input that is not what --stdin takes.
+/// Unknown users, a k outside the catalogue, a --history without a known item, invalid --stdin input.
 pub fn answer(
     run: &mut OpenRun,
     data: Option<&Dataset>,
@@ -127,7 +127,7 @@ pub fn answer(
     let k = k[0];
     check_ks(&[k], catalogue)?;
     if args.batch == 0 {
-        return Err(Error::user("a batch of 0 histories").hint("give --batch a number from 1 up"));
+        return Err(Error::user("--batch 0 is out of range").hint("give --batch a number from 1 up"));
     }
     if args.hold_out.is_some() && !args.of_data() {
         return Err(Error::user("--hold-out is for users of the data").hint("use it with --users or --all-users"));
@@ -138,7 +138,7 @@ pub fn answer(
     }
     let split = data.map(|data| args.split.spec(data)).transpose()?.flatten().unwrap_or(run.split);
     let basket = run.encoder.last_basket();
-    // As `eval` has it: people buy again what they bought.
+    // As in `eval`: in repeat and basket data, users buy items again.
     let keep_seen = run.keeps_seen(args.keep_seen, split.repeats() || basket)?;
     let recommender = Recommender::new(run, data, k)?.keep_seen(keep_seen);
     let show_history = !args.history.is_empty() || args.history_file.is_some();
@@ -190,7 +190,7 @@ pub fn answer(
 fn nothing_known(unknown: &[String], keys: &Vocab, titles: Option<&Titles<'_>>, args: &Args) -> Error {
     let Some(first) = unknown.first() else {
         return Error::user("the history is empty").hint(match args.history_file {
-            Some(_) => "write item keys into the file, one a line",
+            Some(_) => "write item keys into the file, one per line",
             None => "give item keys: --history a,b,c",
         });
     };
@@ -211,10 +211,10 @@ fn nothing_known(unknown: &[String], keys: &Vocab, titles: Option<&Titles<'_>>, 
     }
 }
 
-/// The keys of titles that were typed in place of keys, as a hint; `None` where a word is no title.
+/// A hint with the keys of titles that were typed instead of keys; `None` if one of the words is not a title.
 fn keys_of_titles(unknown: &[String], keys: &Vocab, titles: &Titles<'_>, args: &Args) -> Option<String> {
     let key_of = |title: &str| titles.key_of(title).filter(|key| keys.find(key).is_some());
-    // A title with a comma in it was cut: it is looked up as it was typed first.
+    // A title with a comma was split at it, so look up the argument as typed first.
     let whole: Option<Vec<(&str, &str)>> =
         args.history.iter().map(|text| Some((text.as_str(), key_of(text)?))).collect();
     let found = match whole.filter(|found| !found.is_empty()) {
@@ -231,7 +231,7 @@ fn keys_of_titles(unknown: &[String], keys: &Vocab, titles: &Titles<'_>, args: &
     })
 }
 
-/// The users that the flags name, by number.
+/// The ids of the users that the flags select.
 fn wanted_users(data: &Dataset, args: &Args, recommender: &Recommender<'_>) -> Result<Vec<usize>> {
     if args.all_users {
         return Ok((0..data.users()).collect());
@@ -241,32 +241,32 @@ fn wanted_users(data: &Dataset, args: &Args, recommender: &Recommender<'_>) -> R
         None => keys_of("--users", &args.users, data.user_keys())?,
     };
     if keys.is_empty() {
-        return Err(Error::user("no users are named").hint("give their keys, or take them all: --all-users"));
+        return Err(Error::user("no users are named").hint("give their keys, or add --all-users"));
     }
     keys.iter().map(|key| recommender.find_user(key)).collect()
 }
 
-/// Answers as text or JSON lines, and what the user should be warned of at the end.
+/// Formats answers as text or JSON lines, and collects the warnings for the end.
 struct Output<'a> {
     recommender: Recommender<'a>,
     json: bool,
-    /// Whether texts name the items of a history, where there are titles.
+    /// Whether text output names the items of a history, if titles are known.
     show_history: bool,
-    /// Events of items that the model does not know, with a few names of them.
+    /// Number of events with items that the model does not know, and a few of their keys.
     unknown: usize,
     examples: Vec<String>,
-    /// Requests without one known item.
+    /// Requests without a known item.
     empty: usize,
     notes: Vec<String>,
 }
 
 impl Output<'_> {
-    /// Reads requests to the end of the input. A batch goes out when it is full or when nothing more is waiting, so a
-    /// program that writes a line and waits for the answer gets it. A line that is no request is answered with what
-    /// is wrong about it, and the next one is read.
+    /// Reads requests to the end of the input. A batch is answered when it is full or when no more input is buffered,
+    /// so that a program that writes a line and waits for the answer gets it. An invalid line is answered with its
+    /// error, and reading continues.
     ///
     /// # Errors
-    /// At the end: the first line that was no request.
+    /// At the end: the first invalid line.
     fn stream(&mut self, mut input: BufReader<impl Read>, batch: usize, print: &mut dyn FnMut(&str)) -> Result<()> {
         let (mut line, mut number, mut requests) = (Vec::new(), 0u64, Vec::new());
         let (mut bad, mut first) = (0u64, None);
@@ -283,7 +283,7 @@ impl Output<'_> {
                 match looked_up {
                     Ok(lookup) => requests.push(lookup),
                     Err(rejected) => {
-                        // The requests before the bad line are answered first.
+                        // Answer the requests before the invalid line first.
                         print(&self.answer(&requests)?);
                         requests.clear();
                         print(&self.bad_line(number, &rejected));
@@ -301,12 +301,11 @@ impl Output<'_> {
             }
         }
         let Some((number, e)) = first else { return Ok(()) };
-        let others =
-            if bad > 1 { format!(", and {} more lines were no requests", digits(bad - 1)) } else { String::new() };
+        let others = if bad > 1 { format!(", and {} more invalid lines", digits(bad - 1)) } else { String::new() };
         Err(Error { what: format!("standard input, line {number}: {}{others}", e.what), ..e })
     }
 
-    /// The answer to a line that is no request.
+    /// The answer to an invalid line.
     fn bad_line(&self, number: u64, rejected: &Rejected) -> String {
         let Rejected { id, error } = rejected;
         if self.json {
@@ -335,7 +334,7 @@ impl Output<'_> {
         Ok(out)
     }
 
-    /// The titles of a history, the newest of a long one.
+    /// The titles of a history; of a long one only the newest.
     fn named(&self, history: &[u32]) -> Option<String> {
         const SHOWN: usize = 10;
         let titles = self.recommender.titles().filter(|_| self.show_history && !history.is_empty())?;
@@ -355,7 +354,7 @@ impl Output<'_> {
             id => out.push_str(&format!("{id}: ")),
         }
         out.push_str(&match list.history {
-            0 => "no known item in the history; what anyone might like".to_owned(),
+            0 => "no known item in the history; the same list for every user".to_owned(),
             n => format!("from a history of {}", count(n, "item", "items")),
         });
         if !list.unknown.is_empty() {
@@ -391,7 +390,7 @@ impl Output<'_> {
                 }
             };
             let commas = match keys.keys().any(|key| key.contains(',')) {
-                true => "; keys that hold commas are given as a JSON list, or a line each in --history-file",
+                true => "; keys that hold commas are given as a JSON list, or one per line in --history-file",
                 false => "",
             };
             notes.push(format!(
@@ -402,7 +401,7 @@ impl Output<'_> {
         }
         if self.empty > 0 {
             notes.push(format!(
-                "without an item that the model knows: {}; such a list is what anyone might like",
+                "without an item that the model knows: {}; their lists do not depend on the user",
                 count(self.empty, "history", "histories")
             ));
         }

@@ -192,7 +192,7 @@ impl Run {
     }
 }
 
-/// The run in a folder; `None`: it holds none.
+/// Returns the run in a folder; `None` if there is none.
 fn look_at(path: &Path) -> Option<Run> {
     let folder = RunFolder::new(path);
     if !folder.config_path().is_file() {
@@ -230,7 +230,7 @@ fn look_at(path: &Path) -> Option<Run> {
     } else {
         State::Failed
     };
-    // The row names the folder already, and the first line of the fault is enough.
+    // The row already names the folder, and the first line of the fault is enough.
     let fault = fault.map(|what| {
         let line = what.lines().next().unwrap_or_default().to_string();
         line.strip_prefix(&format!("{}/", path.display())).map_or(line.clone(), str::to_string)

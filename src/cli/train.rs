@@ -1,4 +1,4 @@
-//! `mipgpu train`: from a data set (or the built-in one) to a run folder with a trained model and its evaluation.
+//! `mipgpu train`: trains a model on a data set (or the built-in one), evaluates it, and writes a run folder.
 
 use std::{
     path::{Path, PathBuf},
@@ -51,23 +51,23 @@ timing.jsonl and report.json. Ctrl-C writes a checkpoint first.
 
 More settings (layers, losses, schedule): mipgpu train --help-all")]
 pub struct Args {
-    /// Run folder to make [default: runs/DATA-MODEL-N]
+    /// Run folder to create [default: runs/DATA-MODEL-N]
     #[arg(short, long, value_name = "DIR")]
     pub(super) out: Option<PathBuf>,
-    /// Continue this run from its last checkpoint, to the same bits as if it had never stopped
+    /// Resume this run from its last checkpoint; the result is bit-identical to that of an uninterrupted run
     #[arg(long, value_name = "RUN", conflicts_with_all = ["data", "out", "config"])]
     pub(super) resume: Option<PathBuf>,
     #[command(flatten)]
     pub(super) job: JobArgs,
 }
 
-/// What is trained on what, and where: for all who train like `mipgpu train`.
+/// Model, data and device: shared by all commands that train like `mipgpu train`.
 #[derive(Debug, clap::Args)]
 pub struct JobArgs {
-    /// Data set folder made by `mipgpu import` [default: the built-in MovieLens sample]
+    /// Data set folder created by `mipgpu import` [default: the built-in MovieLens sample]
     pub(super) data: Option<PathBuf>,
     /// Settings file: TOML whose keys are the long flags of this command without the dashes, or the config.toml of a
-    /// run, to make that run again; flags go over it
+    /// run, to repeat that run; flags override the file
     #[arg(short, long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
     #[command(flatten)]
@@ -78,7 +78,7 @@ pub struct JobArgs {
     pub(super) flags: Flags,
 }
 
-/// Where it is trained.
+/// Where to train.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct PlaceFlags {
     /// Where to run: auto, cpu, cuda, cuda:N, emu (CUDA kernels on the processor, for tests), reference [default: auto]
@@ -90,14 +90,14 @@ pub struct PlaceFlags {
 }
 
 impl PlaceFlags {
-    /// These flags over those of a file.
+    /// Resolves these flags, which override those of the settings file.
     pub(super) fn over(&self, file: &PlaceFlags) -> (Device, Option<usize>) {
         (self.device.or(file.device).unwrap_or(Device::Auto), self.threads.or(file.threads))
     }
 }
 
 impl JobArgs {
-    /// The settings file, which says nothing of what a run from scratch does not do.
+    /// Reads the settings file and rejects settings that do not apply to a run from scratch.
     ///
     /// # Errors
     /// As [`SettingsFile::read`].
@@ -118,7 +118,7 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     execute(&Planned { folder: RunFolder::new(out), config, data, device, threads, resume: false }, printer)
 }
 
-/// A run that is about to begin or to go on.
+/// A run that is about to start or resume.
 pub struct Planned {
     pub folder: RunFolder,
     pub config: RunConfig,
@@ -131,27 +131,28 @@ pub struct Planned {
 /// Trains to the end and evaluates.
 ///
 /// # Errors
-/// What the run reports; that it was stopped.
+/// Errors of the run; an interruption.
 pub fn execute(planned: &Planned, printer: Printer) -> Result<()> {
     let started = Instant::now();
     let Planned { folder, config, data, device, threads, resume } = planned;
     let (device, resume) = (*device, *resume);
     let pool = super::thread_pool(*threads)?;
     let (run, again) = (folder.clone(), typed(&folder.path));
-    // Set by Ctrl-C: the run writes a checkpoint and ends. And set when the last checkpoint is written: the rest can be repeated.
+    // `stopped` is set by Ctrl-C: the run then writes a checkpoint and ends. `trained` is set after the last
+    // checkpoint: everything after it can be repeated.
     let (stopped, trained) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     let (of_signal, of_parent, done) = (stopped.clone(), stopped.clone(), trained.clone());
     let stop = move || {
         of_signal.store(true, Ordering::Relaxed);
         if done.load(Ordering::Relaxed) {
-            let e = Error::user("stopped while the test was evaluated; the run is trained, and nothing is lost");
+            let e = Error::user("stopped during the test evaluation; the training is complete and nothing is lost");
             std::process::exit(printer::report(&e.hint(format!("evaluate it: mipgpu train --resume {again}"))).into());
         }
     };
     super::stop::on_signal(printer, "the run writes a checkpoint after this step", stop, move || ended_at_once(&run));
     super::stop::end_with_parent(move || of_parent.store(true, Ordering::Relaxed));
     let split = Split::for_task(data, config.split, config.settings.find()?.1.baskets)?;
-    // Before anything is written: a device that cannot be used, or settings that cannot be planned, leave no run behind.
+    // Check before writing anything: an unusable device or invalid settings must not leave a run folder behind.
     backend::probe(device, config.settings.precision.on(device))?;
     let made = !folder.path.exists();
     if !resume {
@@ -190,12 +191,12 @@ pub fn execute(planned: &Planned, printer: Printer) -> Result<()> {
     conclude(&printer, folder, config, &state, &report, started)
 }
 
-/// What a second signal loses.
+/// The error after a second signal, which loses the work since the last checkpoint.
 fn ended_at_once(folder: &RunFolder) -> Error {
-    let what = "ended at once: what was trained since the last checkpoint is lost";
+    let what = "ended at once: the training since the last checkpoint is lost";
     match folder.last().exists() {
         true => Error::user(what).hint(format!("continue with: mipgpu train --resume {}", typed(&folder.path))),
-        false => Error::user("ended at once: there was no checkpoint yet").hint("the same command begins anew"),
+        false => Error::user("ended at once: there was no checkpoint yet").hint("run the same command again"),
     }
 }
 
@@ -204,17 +205,17 @@ fn reopen(args: &Args) -> Result<(RunFolder, RunConfig, Dataset)> {
     let given = args.job.flags.given().into_iter().next().or(args.job.split.first_given().map(str::to_string));
     if let Some(flag) = given {
         return Err(Error::user(format!("--{flag} cannot be changed on --resume"))
-            .hint("a resumed run keeps the settings it began with; start a new run to change them"));
+            .hint("a resumed run keeps its original settings; start a new run to change them"));
     }
     let config = folder.config()?;
     if !folder.last().exists() {
         return Err(Error::user(format!("{}: no checkpoint to resume from", folder.path.display()))
-            .hint("the run was stopped before its first checkpoint: start it anew"));
+            .hint("the run was stopped before its first checkpoint: start it again"));
     }
     let data = open_data(&config.data).map_err(|e| match config.data.exists() {
         true => e,
-        false => Error::user(format!("{}: the run's data set is no longer there", config.data.display()))
-            .hint("put it back, or correct `data` in the run's config.toml"),
+        false => Error::user(format!("{}: the run's data set does not exist", config.data.display()))
+            .hint("restore it, or correct `data` in the run's config.toml"),
     })?;
     if data.fingerprint() != config.data_fingerprint {
         return Err(Error::user(format!("{}: the data set has changed since the run began", config.data.display()))
@@ -223,7 +224,7 @@ fn reopen(args: &Args) -> Result<(RunFolder, RunConfig, Dataset)> {
     Ok((folder, config, data))
 }
 
-/// What a new run is asked to do, its data, and where it is trained.
+/// The configuration of a new run, its data, and its device.
 pub struct Prepared {
     pub config: RunConfig,
     pub data: Dataset,
@@ -231,7 +232,7 @@ pub struct Prepared {
     pub threads: Option<usize>,
 }
 
-/// Reads what a new run is asked to do; `command` is the command in hints.
+/// Resolves the configuration of a new run; `command` is the command that hints show.
 ///
 /// # Errors
 /// Data that cannot be opened; settings that contradict each other or the data.
@@ -249,7 +250,7 @@ pub fn prepare(mut args: JobArgs, command: &str, printer: &Printer) -> Result<Pr
     Ok(Prepared { config, data, device, threads })
 }
 
-/// What is trained on opened data. Settings begin with `start`, those of the file and the flags over them.
+/// The configuration of a run on opened data. The file's settings override `start`, and flags override both.
 ///
 /// # Errors
 /// Settings that contradict each other or the data.
@@ -262,7 +263,7 @@ pub(super) fn config_of(
     let mut settings = file.settings(&args.flags, start)?;
     if settings.patch != Patching::None || settings.freeze != Freeze::NONE || settings.keep_side {
         let flags = if settings.patch != Patching::None { "--transfer patch" } else { "--freeze network" };
-        return Err(Error::user("patches and frozen parts belong to a network that is pre-trained")
+        return Err(Error::user("patches and frozen parts require a pre-trained network")
             .hint(format!("start from a trained run: mipgpu finetune --from RUN {flags} DATA")));
     }
     settings.find()?;
@@ -281,7 +282,7 @@ pub(super) fn config_of(
     })
 }
 
-/// Says what is about to run, on what and where.
+/// Prints the data, split, model, task and device of a run.
 pub fn introduce(printer: &Printer, config: &RunConfig, data: &Dataset, split: &Split, device: Device, threads: usize) {
     let s = &config.settings;
     let summary = split.summary();
@@ -315,7 +316,7 @@ pub fn introduce(printer: &Printer, config: &RunConfig, data: &Dataset, split: &
     }
     if !beside.is_empty() {
         let joined = if uses("join") { format!(", joined by {}", name(s.join)) } else { String::new() };
-        printer.say(format_args!("beside  {}{joined}", beside.join(", ")));
+        printer.say(format_args!("side    {}{joined}", beside.join(", ")));
     }
     printer.say(format_args!(
         "task    {}{}, loss {}",
@@ -340,7 +341,7 @@ pub fn introduce(printer: &Printer, config: &RunConfig, data: &Dataset, split: &
     printer.say(format_args!("device  {chosen}, {precision}, {threads} threads"));
 }
 
-/// As typed on the command line.
+/// The name of a value on the command line.
 fn name(value: impl clap::ValueEnum) -> String {
     value.to_possible_value().map_or(String::new(), |v| v.get_name().to_string())
 }
@@ -368,15 +369,15 @@ fn loss_in_words(settings: &Settings) -> String {
     words + if c.exclude_seen { ", without the user's own items" } else { "" }
 }
 
-/// Most runs that learn more than popularity take more steps than this.
+/// Runs that learn more than popularity usually take more steps than this.
 const FEW_STEPS: u64 = 2000;
 
-/// What may help a run whose lists are worse than the most popular items.
+/// Advice for a run whose lists are worse than the most popular items.
 fn below_popularity(config: &RunConfig, state: &TrainState) -> String {
     let s = &config.settings;
     let validated = state.history.iter().rev().find(|row| row.ndcg.is_some()).map(|row| row.epoch);
-    // Of the last fifth of the epochs: a curve that still goes up also goes down a little now and then.
-    // The first epoch of the best: of equal ones the newest is kept, which is no rise.
+    // The validation counts as rising if its best is in the last fifth of the epochs, since a rising curve also falls
+    // now and then. Take the first epoch with the best value: equal values later are not a rise.
     let first = state.best.and_then(|(_, best)| state.history.iter().find(|row| row.ndcg == Some(best)));
     let rising = match (first, validated) {
         (Some(row), Some(last)) => row.epoch + last / 5 >= last,
@@ -386,8 +387,8 @@ fn below_popularity(config: &RunConfig, state: &TrainState) -> String {
     let times = FEW_STEPS.div_ceil(state.step.max(1)).clamp(2, 1000) as u32;
     let curve = match (validated, rising) {
         (None, _) => "",
-        (_, true) => ", the validation still rising",
-        (_, false) => ", the validation no longer rising",
+        (_, true) => ", validation still rising",
+        (_, false) => ", validation no longer rising",
     };
     let mut ways = Vec::new();
     if few || rising {
@@ -453,7 +454,8 @@ fn conclude(
         printer.say(below_popularity(config, state));
     }
     printer.say(format_args!(
-        "\ndone in {seconds:.0} s; next:\n  mipgpu eval {run}\n  mipgpu recommend {run} --all-users --k 10\n  mipgpu export {run} --out vectors"
+        "\ndone in {seconds:.0} s; next:\n  mipgpu eval {run}\n  mipgpu recommend {run} --all-users --k 10\n  mipgpu \
+         export {run} --out vectors"
     ));
     Ok(())
 }

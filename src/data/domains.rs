@@ -81,7 +81,7 @@ pub struct DomainOptions {
     pub force: bool,
     /// Maximum shard size in interactions.
     pub shard_interactions: u64,
-    /// If set from outside (Ctrl-C), the split stops and leaves nothing behind.
+    /// If set by the caller (Ctrl-C), the split stops and leaves nothing behind.
     pub cancel: Option<Arc<AtomicBool>>,
 }
 

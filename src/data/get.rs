@@ -92,7 +92,7 @@ pub fn get(
     let aside = Aside::new(out)?;
     let (log_path, table_path) = (aside.0.join(known.log.name), aside.0.join("items.csv"));
     fs::write(&log_path, log).at_path(&log_path)?;
-    // The item files are Latin-1, in which each byte is the character with that number.
+    // The item files are Latin-1, in which each byte is the code point of its character.
     let text: String = items.iter().map(|&b| char::from(b)).collect();
     let mut table = csv::Writer::from_path(&table_path).map_err(|e| Error::internal(e.to_string()))?;
     let header = ["item", "title", "year", "genres"].map(str::to_owned);

@@ -183,7 +183,7 @@ mod tests {
         Dataset::open(&out).unwrap()
     }
 
-    /// Returns `item+` or `item-` with its history, row by row.
+    /// Formats each row as `item+` or `item-` with its history.
     fn told(data: &Dataset, all: &Impressions) -> Vec<String> {
         let key = |i: u32| data.item_keys().key(i as usize);
         let row = |r: &Impression| {
@@ -227,7 +227,7 @@ mod tests {
         let found = |from: [usize; 3]| trained_on(&data, held(from), &seen, &split).unwrap();
         assert_eq!(found([2, 2, 0]), [false, true, false]);
         assert_eq!(found([0, 3, 0]), [true, false, false]);
-        // On the same data, positions decide.
+        // On the same data, positions are compared.
         let own = Split::new(&data, SplitSpec::LeaveOneOut).unwrap();
         assert_eq!(trained_on(&data, held([2, 0, 0]), &data, &own).unwrap(), [false, true, true]);
         let timeless = imported(dir.path(), "timeless", "user,item\nu,a\nu,c\nu,d\n");

@@ -27,8 +27,9 @@ pub(super) struct Original {
     pub sha256: &'static str,
 }
 
-const MOVIELENS_TERMS: &str = "for research; not to be redistributed, nor used for commercial purposes, without permission; \
-     publications acknowledge F. M. Harper and J. A. Konstan (2015), doi:10.1145/2827872";
+const MOVIELENS_TERMS: &str = "for research; not to be redistributed, nor used for commercial purposes, without \
+                               permission; publications acknowledge F. M. Harper and J. A. Konstan (2015), \
+                               doi:10.1145/2827872";
 
 /// All known data sets.
 pub const KNOWN: &[Known] = &[
@@ -118,8 +119,8 @@ pub(super) fn movies_dat(text: &str) -> Vec<[String; 4]> {
 }
 
 /// The genres of `u.item`, each a 0 or 1.
-const GENRES: &str = "unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy Film-Noir Horror \
-     Musical Mystery Romance Sci-Fi Thriller War Western";
+const GENRES: &str = "unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy Film-Noir \
+                      Horror Musical Mystery Romance Sci-Fi Thriller War Western";
 
 /// Parses `u.item`: `id|title (year)|date|date|address|` and the genres.
 fn u_item(text: &str) -> Vec<[String; 4]> {

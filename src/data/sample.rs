@@ -1,5 +1,5 @@
-//! The built-in data: a small MovieLens sample inside the program, so that it works with nothing else at hand. Licence and
-//! source: data/ml-small-2016/README.md.
+//! The built-in data: a small MovieLens sample embedded in the program, so that it works without any other file.
+//! Licence and source: data/ml-small-2016/README.md.
 
 use std::path::Path;
 
@@ -9,11 +9,11 @@ use crate::base::{Error, Result, error::IoContext};
 const RATINGS: &[u8] = include_bytes!("../../data/ml-small-2016/ratings.csv.gz");
 const MOVIES: &[u8] = include_bytes!("../../data/ml-small-2016/movies.csv.gz");
 
-/// Imports the built-in sample of MovieLens (research use) into the folder `out`, which is replaced where it is a data set
-/// already. Items with fewer than 20 ratings are left out; titles, genres and years are side fields.
+/// Imports the built-in sample of MovieLens (research use) into the folder `out`, which is replaced if it is already a
+/// data set. Items with fewer than 20 ratings are dropped; titles, genres and years are side fields.
 ///
 /// # Errors
-/// The file system's.
+/// The file system reports an error.
 pub fn import_sample(out: &Path) -> Result<Dataset> {
     let parent = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(parent).at_path(parent)?;

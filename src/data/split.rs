@@ -70,8 +70,8 @@ impl SplitSpec {
         match self {
             SplitSpec::LastBasket | SplitSpec::Time { .. } => Ok(()),
             SplitSpec::LeaveOneOut | SplitSpec::LastN { .. } | SplitSpec::Ratio { .. } => Err(Error::user(format!(
-                "this split cuts baskets, and the task needs whole ones: the rest of a basket would be in the history of \
-                 its held-out items ({self})"
+                "this split cuts baskets, and the task needs whole ones: the rest of a basket would be in the history \
+                 of its held-out items ({self})"
             ))
             .hint("use --split last-basket, which is usual for --task next-basket, or --split time")),
         }

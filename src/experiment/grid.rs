@@ -42,14 +42,17 @@ seeds = 1
 The settings of a row come from the groups of its table, its own groups and `set` (a table in the row). Each overrides
 the one before. A row with `from` starts with the settings of its base. Paths are relative to the working directory.
 
-| where | also |
-|---|---|
-| data | `built-in = true`; `field = "genres"`, `target-values = [...]`, `which = "first"` or `"any"` instead of `random` (a share, or a number of items) with `seed`; `target-last`, `source-last`: the newest interactions of each user |
-| split (of a base or a table) | `{ kind = "leave-one-out" }`, `{ kind = "last-n", valid = 2, test = 3 }`, `{ kind = "ratio", valid = 0.1, test = 0.2 }`, `{ kind = "last-basket" }`, `{ kind = "time", cut = 978300000 }` |
-| table | `negatives = 100` (0: among all items), `percent = true`, `published = "source"` with `published = [...]` in rows, `without-validation = true`, metrics `NDCG@k`, `Recall@k`, `HR@k`, `MRR`, `MAP`, or `RMSE`, `MAE` |
-| row | `transfer = "none"`, `"embedding"`, `"model"` (default), `"patch"` |
-| claim | `expect = "not-better"`, `metric` (default: the table's first) |
-| grid | `notes = [...]`; `note` in a variant |
+More keys:
+
+- data: `built-in = true`; `field = "genres"`, `target-values = [...]`, `which = "first"` or `"any"` instead of `random`
+  (a share, or a number of items) with `seed`; `target-last`, `source-last`: the newest interactions of each user
+- split (of a base or a table): `{ kind = "leave-one-out" }`, `{ kind = "last-n", valid = 2, test = 3 }`,
+  `{ kind = "ratio", valid = 0.1, test = 0.2 }`, `{ kind = "last-basket" }`, `{ kind = "time", cut = 978300000 }`
+- table: `negatives = 100` (0: among all items), `percent = true`, `published = "source"` with `published = [...]` in
+  rows, `without-validation = true`, metrics `NDCG@k`, `Recall@k`, `HR@k`, `MRR`, `MAP`, or `RMSE`, `MAE`
+- row: `transfer = "none"`, `"embedding"`, `"model"` (default), `"patch"`
+- claim: `expect = "not-better"`, `metric` (default: the table's first)
+- grid: `notes = [...]`; `note` in a variant
 */
 
 use std::{

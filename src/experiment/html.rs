@@ -83,10 +83,10 @@ fn findings(out: &mut String, r: &Results) {
         return;
     }
     out.push_str(
-        "<section id=\"findings\">\n<h2>Findings</h2>\n<p class=\"meaning\">Each claim compares two groups of rows, paired by user. A \
-         difference counts if p &lt; 0.05 after Holm’s correction for all claims and it has the same sign on every seed. \
-         “Seeds” is the number of seeds on which the difference has the overall sign. The 95 % interval treats users and \
-         seeds as random samples.</p>\n",
+        "<section id=\"findings\">\n<h2>Findings</h2>\n<p class=\"meaning\">Each claim compares two groups of rows, \
+         paired by user. A difference counts if p &lt; 0.05 after Holm’s correction for all claims and it has the same \
+         sign on every seed. “Seeds” is the number of seeds on which the difference has the overall sign. The 95 % \
+         interval treats users and seeds as random samples.</p>\n",
     );
     if let Some(caution) = r.tables.iter().find_map(|t| t.caution.as_ref()) {
         let _ = writeln!(out, "<p class=\"meaning\">{}</p>", escape(caution));
@@ -101,16 +101,17 @@ fn findings(out: &mut String, r: &Results) {
         };
         let _ = writeln!(
             out,
-            "<li class=\"{class}\"><h3>{}. {}</h3>\n<p class=\"verdict\"><span aria-hidden=\"true\">{sign}</span> {}</p>",
+            "<li class=\"{class}\"><h3>{}. {}</h3>\n<p class=\"verdict\"><span aria-hidden=\"true\">{sign}</span> \
+             {}</p>",
             i + 1,
             escape(&finding.says),
             capital(words::verdict(finding.verdict))
         );
         if !finding.claims.is_empty() {
             out.push_str(
-                "<div class=\"scroll\" tabindex=\"0\"><table><thead><tr><th>Claim</th><th>Measure</th><th>Expected</th><th>Found</th>\
-                 <th class=\"n\">Difference</th><th class=\"n\">95 % interval</th><th class=\"n\">p (Holm)</th>\
-                 <th class=\"n\">Effect</th><th class=\"n\">Seeds</th></tr></thead><tbody>\n",
+                "<div class=\"scroll\" tabindex=\"0\"><table><thead><tr><th>Claim</th><th>Measure</th><th>Expected</th>\
+                 <th>Found</th><th class=\"n\">Difference</th><th class=\"n\">95 % interval</th><th class=\"n\">p \
+                 (Holm)</th><th class=\"n\">Effect</th><th class=\"n\">Seeds</th></tr></thead><tbody>\n",
             );
             finding.claims.iter().for_each(|c| claim(out, c));
             out.push_str("</tbody></table></div>\n");
@@ -155,9 +156,10 @@ fn bases(out: &mut String, r: &Results) {
         return;
     }
     out.push_str(
-        "<section id=\"bases\">\n<h2>Pre-training</h2>\n<p class=\"meaning\">Runs that rows start from, with their validation at the \
-         epoch of the selected weights (mean over seeds).</p>\n<div class=\"scroll\" tabindex=\"0\"><table><thead><tr><th>Name</th>\
-         <th class=\"n\">Seeds</th><th>Validation</th><th class=\"n\">Best</th><th class=\"n\">Time</th><th>State</th></tr></thead><tbody>\n",
+        "<section id=\"bases\">\n<h2>Pre-training</h2>\n<p class=\"meaning\">Runs that rows start from, with their \
+         validation at the epoch of the selected weights (mean over seeds).</p>\n<div class=\"scroll\" tabindex=\"0\">\
+         <table><thead><tr><th>Name</th><th class=\"n\">Seeds</th><th>Validation</th><th class=\"n\">Best</th>\
+         <th class=\"n\">Time</th><th>State</th></tr></thead><tbody>\n",
     );
     for base in &r.bases {
         let (done, of) = words::done(&base.seeds);
@@ -166,8 +168,8 @@ fn bases(out: &mut String, r: &Results) {
         let state: Vec<String> = words::undone(&base.seeds).iter().map(|(what, why)| reason(what, why)).collect();
         let _ = writeln!(
             out,
-            "<tr><th scope=\"row\">{}</th><td class=\"n\">{done}/{of}</td><td>{}</td><td class=\"n\">{best}</td><td class=\"n\">{}</td>\
-             <td class=\"wrap\">{}</td></tr>",
+            "<tr><th scope=\"row\">{}</th><td class=\"n\">{done}/{of}</td><td>{}</td><td class=\"n\">{best}</td>\
+             <td class=\"n\">{}</td><td class=\"wrap\">{}</td></tr>",
             escape(&base.name),
             escape(&base.measure),
             words::duration(seconds),
@@ -193,9 +195,9 @@ fn not_done(out: &mut String, r: &Results) {
     }
     let _ = writeln!(
         out,
-        "<section id=\"undone\">\n<h2>Runs that are not done</h2>\n<p class=\"meaning\">Failed: ended with an error. Stale: done for an \
-         earlier grid. Waiting: not started, or stopped.</p>\n<div class=\"scroll\" tabindex=\"0\"><table><thead><tr>\
-         <th>Run</th><th>State</th><th>Why</th></tr></thead><tbody>"
+        "<section id=\"undone\">\n<h2>Runs that are not done</h2>\n<p class=\"meaning\">Failed: ended with an error. \
+         Stale: done for an earlier grid. Waiting: not started, or stopped.</p>\n<div class=\"scroll\" tabindex=\"0\">\
+         <table><thead><tr><th>Run</th><th>State</th><th>Why</th></tr></thead><tbody>"
     );
     let bases = r.bases.iter().map(|b| (b.name.clone(), &b.seeds));
     let of_rows = r
@@ -211,7 +213,8 @@ fn not_done(out: &mut String, r: &Results) {
             };
             let _ = writeln!(
                 out,
-                "<tr><th scope=\"row\">{}, seed {}</th><td class=\"state {state}\">{state}</td><td class=\"error\">{}</td></tr>",
+                "<tr><th scope=\"row\">{}, seed {}</th><td class=\"state {state}\">{state}</td>\
+                 <td class=\"error\">{}</td></tr>",
                 escape(&name),
                 seed.seed,
                 escape(why)
@@ -224,8 +227,8 @@ fn not_done(out: &mut String, r: &Results) {
 /// Writes the results as JSON.
 fn data(out: &mut String, r: &Results) {
     out.push_str(
-        "<section id=\"data\">\n<h2>The numbers as JSON</h2>\n<p>The source of this page holds all results, unrounded, as JSON in the \
-         element with the id “results”.</p>\n",
+        "<section id=\"data\">\n<h2>The numbers as JSON</h2>\n<p>The source of this page holds all results, unrounded, \
+         as JSON in the element with the id “results”.</p>\n",
     );
     page::data(out, "results", r);
     out.push_str("\n</section>\n");

@@ -1,29 +1,29 @@
-//! One job of an experiment or a search: the commands, and the files that they leave.
+//! One job of an experiment or a search: its commands, and the files that they create.
 
 use std::path::PathBuf;
 
-/// A training and the questions after it.
+/// A training run and its evaluations.
 #[derive(Clone, Debug)]
 pub struct RunJob {
-    /// Unique; names the files: `FOLDER/NAME`, a run folder, and `FOLDER/NAME.json`, its record.
+    /// Unique name, used for the files: `FOLDER/NAME`, a run folder, and `FOLDER/NAME.json`, its record.
     pub name: String,
-    /// Where.
+    /// The folder of these files.
     pub folder: PathBuf,
-    /// Arguments of `mipgpu` that begin it; they name the run folder as --out.
+    /// Arguments of the `mipgpu` command that trains; --out names the run folder.
     pub train: Vec<String>,
-    /// Arguments of `mipgpu`, one set a command, of what is asked afterwards.
+    /// Arguments of the `mipgpu` commands that evaluate the run, one list per command.
     pub then: Vec<Vec<String>>,
-    /// Files that those leave behind; without them the questions are asked again.
+    /// Files that the evaluations create; if one is missing, they are repeated.
     pub leaves: Vec<PathBuf>,
-    /// Digest of all that decides what comes out.
+    /// Digest of everything that determines the result.
     pub key: String,
-    /// Jobs (by index) that must be done before.
+    /// Indices of the jobs that must be done first.
     pub after: Vec<usize>,
-    /// Seconds it may take, for the time that is told; 0: not known.
+    /// Estimated seconds, for the remaining time; 0: unknown.
     pub seconds: f64,
-    /// Epochs, for the progress.
+    /// Number of epochs, for the progress display.
     pub epochs: u32,
-    /// Program and device, for the record.
+    /// Program version and device, for the record.
     pub machine: String,
 }
 

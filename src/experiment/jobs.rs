@@ -1,8 +1,10 @@
-/*! Runs many runs: each a process of this program, so that one that fails, or is killed for want of memory, takes none with it.
+/*! Runs many jobs, each as a separate process of this program, so that a job that fails or is killed for lack of memory
+does not affect the others.
 
-A job is a training (`train` or `finetune`) and what is asked of the trained run afterwards (`eval`). A [record](super::record)
-beside its run folder says how far it came. A job that was interrupted goes on from its last checkpoint. A process whose parent
-has died sees its standard input end; a training then stops with a checkpoint, a question at once ([`ENDS_WITH_PARENT`]).
+A job is a training run (`train` or `finetune`) and the evaluations of the trained run (`eval`). A
+[record](super::record) next to its run folder stores its state. An interrupted job resumes from its last checkpoint.
+When the parent process dies, the standard input of its child processes ends: a training process then writes a
+checkpoint and stops, an evaluation stops at once ([`ENDS_WITH_PARENT`]).
 */
 
 use std::{
@@ -30,16 +32,16 @@ use crate::{
     train::RunFolder,
 };
 
-/// Set in the environment of a process that is to stop, as on Ctrl-C, when its standard input ends.
+/// Environment variable of a process that must stop, as on Ctrl-C, when its standard input ends.
 pub const ENDS_WITH_PARENT: &str = "MIPGPU_ENDS_WITH_PARENT";
 
-/// What is told while jobs run.
+/// Events reported while jobs run.
 #[derive(Clone, Debug)]
 pub enum JobEvent {
     Began {
         job: usize,
     },
-    /// An epoch of it is done.
+    /// An epoch of the job is done.
     Epoch {
         job: usize,
         epoch: u32,
@@ -52,29 +54,29 @@ pub enum JobEvent {
     },
 }
 
-/// Runs jobs, some at a time.
+/// Runs jobs, several in parallel.
 pub struct Runner<'a> {
-    /// This program.
+    /// Path of this program.
     pub program: PathBuf,
-    /// Jobs at a time.
+    /// Number of parallel jobs.
     pub at_once: usize,
-    /// Threads of each.
+    /// Number of threads per job.
     pub threads: usize,
-    /// Set when all is to stop: every process then writes a checkpoint and ends.
+    /// Set to stop everything: every process then writes a checkpoint and ends.
     pub stop: &'a AtomicBool,
-    /// Whether failed jobs are tried again, from the beginning.
+    /// Whether to retry failed jobs.
     pub retry: bool,
 }
 
 /// How an attempt at a job ended.
 enum JobEnd {
     Done,
-    /// It was asked to stop: the next start continues it.
+    /// It was stopped on request; the next start continues it.
     Stopped,
-    /// Nothing is wrong with the job itself, and the next start continues it: killed by a signal, or another process
-    /// holds its run. Shown as failed, with this reason.
+    /// The job itself is not at fault, and the next start continues it: it was killed by a signal, or another process
+    /// uses its run. Shown as failed, with this reason.
     Interrupted(String),
-    /// It ended with this error; only a retry begins it again.
+    /// It ended with this error; only a retry starts it again.
     Failed(String),
 }
 
@@ -88,7 +90,7 @@ impl From<JobEnd> for RunState {
     }
 }
 
-/// What the thread of a job tells.
+/// Messages from the thread of a job.
 enum WorkerEvent {
     Epoch {
         epoch: u32,
@@ -98,15 +100,16 @@ enum WorkerEvent {
         state: RunState,
         seconds: f64,
     },
-    /// Its record could not be written.
+    /// The job's record could not be written.
     Broken(Error),
 }
 
 impl Runner<'_> {
-    /// Runs whatever is not done; gives the state of every job. A job that fails stops only those that start from it.
+    /// Runs all jobs that are not done; returns the state of every job. A failed job stops only the jobs that start
+    /// from it.
     ///
     /// # Errors
-    /// The file system's: where records cannot be written, nothing would be resumable.
+    /// The file system reports an error: without records, nothing could be resumed.
     pub fn run(&self, jobs: &[RunJob], observe: &mut dyn FnMut(JobEvent)) -> Result<Vec<RunState>> {
         let mut states: Vec<RunState> = jobs.iter().map(state_of).collect();
         for (job, state) in jobs.iter().zip(&mut states) {
@@ -133,7 +136,7 @@ impl Runner<'_> {
                             && states[*i] == RunState::Waiting
                             && jobs[*i].after.iter().all(|base| states[*base] == RunState::Done)
                     };
-                    // In their order: what stands first is whole first.
+                    // Start jobs in order, so that the first ones are complete first.
                     let next = (0..jobs.len()).find(ready);
                     let Some(i) = next else { break };
                     (running[i], begun[i]) = (true, true);
@@ -160,7 +163,7 @@ impl Runner<'_> {
                     Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
                 }
                 if self.stopped() || broken.is_some() {
-                    // Their input ends, and they with it.
+                    // Closing their standard input ends the child processes.
                     inputs.lock().unwrap_or_else(|e| e.into_inner()).clear();
                 }
             }
@@ -172,7 +175,7 @@ impl Runner<'_> {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// One job, from its record to its record.
+    /// Runs one job and keeps its record up to date.
     fn work(
         &self,
         i: usize,
@@ -184,7 +187,7 @@ impl Runner<'_> {
         let ended = (|| {
             let before = record_of(job).ok().flatten();
             if before.as_ref().is_some_and(|before| before.key != job.key) {
-                // What failed for an earlier grid.
+                // It failed for an earlier grid.
                 forget(job)?;
             }
             let mut record = Record::begin(job, before);
@@ -205,11 +208,11 @@ impl Runner<'_> {
             Ok((end.into(), record.seconds))
         })();
         let told = ended.map_or_else(WorkerEvent::Broken, |(state, seconds)| WorkerEvent::Ended { state, seconds });
-        // Nobody listens any more only if the runner itself has gone.
+        // The receiver is gone only if the runner itself has ended.
         let _ = send.send((i, told));
     }
 
-    /// Trains (or goes on), then asks.
+    /// Trains (or resumes), then evaluates.
     fn attempt(
         &self,
         i: usize,
@@ -230,7 +233,7 @@ impl Runner<'_> {
                 }
                 resume
             } else {
-                // Killed before its first checkpoint.
+                // It was killed before its first checkpoint.
                 if let Err(e) = remove(&folder.path) {
                     return Ok(JobEnd::Failed(e.to_string()));
                 }
@@ -249,7 +252,7 @@ impl Runner<'_> {
         Ok(JobEnd::Done)
     }
 
-    /// Whether nobody is at a run; waits for a process that its parent left behind and that is about to end.
+    /// Returns whether no process uses a run; waits for an orphaned process that is about to end.
     fn free(&self, folder: &RunFolder) -> bool {
         let waiting = Instant::now();
         loop {
@@ -263,7 +266,7 @@ impl Runner<'_> {
         }
     }
 
-    /// One process; `Stopped` where it was stopped.
+    /// Runs one process; returns `Stopped` if it was stopped.
     fn process(
         &self,
         i: usize,
@@ -299,8 +302,8 @@ impl Runner<'_> {
                 JobEnd::Stopped
             } else {
                 JobEnd::Interrupted(format!(
-                    "killed by signal {signal}{}; the next start goes on from its last checkpoint",
-                    if signal == 9 { ", as a system does that has no memory left" } else { "" }
+                    "killed by signal {signal}{}; the next start resumes from its last checkpoint",
+                    if signal == 9 { ", as a system without free memory does" } else { "" }
                 ))
             });
         }
@@ -308,10 +311,10 @@ impl Runner<'_> {
     }
 }
 
-/// How long a process that was left behind is waited for: it may be in a long step.
+/// How long to wait for an orphaned process, which may be in a long step.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Reads what a process says until it has ended; gives its talk, and whether it said that it was stopped.
+/// Reads the output of a process until it ends; returns its stderr, and whether it reported that it was stopped.
 fn listen(
     child: &mut Child,
     i: usize,
@@ -357,7 +360,7 @@ fn signal_of(_: ExitStatus) -> Option<i32> {
     None
 }
 
-/// Jobs that can no longer begin, because what they start from has failed.
+/// Marks jobs that can no longer start because the job that they start from has failed.
 fn skip_orphans(jobs: &[RunJob], states: &mut [RunState], begun: &[bool], observe: &mut dyn FnMut(JobEvent)) {
     for (i, job) in jobs.iter().enumerate() {
         if states[i] != RunState::Waiting || begun[i] {
@@ -371,7 +374,7 @@ fn skip_orphans(jobs: &[RunJob], states: &mut [RunState], begun: &[bool], observ
     }
 }
 
-/// Seconds until all of `jobs` are done, `at_once` at a time, in the order that [`Runner`] takes.
+/// Estimates the seconds until all of `jobs` are done, `at_once` in parallel, in the order of [`Runner`].
 pub fn seconds_in_all(jobs: &[RunJob], at_once: usize) -> f64 {
     let mut done = vec![f64::INFINITY; jobs.len()];
     let mut begun = vec![false; jobs.len()];
@@ -379,7 +382,7 @@ pub fn seconds_in_all(jobs: &[RunJob], at_once: usize) -> f64 {
     for _ in jobs {
         let slot = (0..free.len()).min_by(|a, b| free[*a].total_cmp(&free[*b])).unwrap_or(0);
         let start = |i: usize| jobs[i].after.iter().map(|base| done[*base]).fold(free[slot], f64::max);
-        // Whoever can begin first; of those, the first.
+        // The job that can start first; of equal ones, the first.
         let next = (0..jobs.len())
             .filter(|i| !begun[*i] && start(*i).is_finite())
             .min_by(|a, b| start(*a).total_cmp(&start(*b)).then(a.cmp(b)));
@@ -414,7 +417,7 @@ mod tests {
     #[test]
     fn time_in_all() {
         let jobs = [job("base", 2.0, &[]), job("short", 1.0, &[]), job("a", 5.0, &[0]), job("b", 1.0, &[0])];
-        // One at a time: the sum. Two: the chain of 2 + 5 beside the short ones.
+        // One at a time: the sum. Two at a time: the chain of 2 + 5, in parallel with the short ones.
         assert_eq!((seconds_in_all(&jobs, 1), seconds_in_all(&jobs, 2)), (9.0, 7.0));
         assert_eq!(seconds_in_all(&[], 2), 0.0);
     }

@@ -1,17 +1,17 @@
-//! Warnings and errors in what a process printed to stderr. With `--json` they are on stderr too: no event holds them.
+//! Extracts warnings and errors from the stderr of a process. They are on stderr even with `--json`, not in events.
 
 use crate::base::notice::{ERROR, WARNING};
 
-/// The warnings, in order.
+/// Returns the warnings, in order.
 pub(super) fn warnings_in(stderr: &str) -> impl Iterator<Item = String> {
     stderr.lines().filter_map(|line| line.strip_prefix(WARNING)).map(str::to_string)
 }
 
-/// The error in what a process printed to stderr: from where it begins to the end, or the last line.
+/// Returns the error message in the stderr of a process, up to the end; without one, the last line.
 pub(super) fn error_in(stderr: &str) -> String {
     match stderr.rfind(ERROR) {
         Some(at) => stderr[at + ERROR.len()..].trim().to_string(),
-        None => stderr.trim().lines().last().unwrap_or("it ended without a word").to_string(),
+        None => stderr.trim().lines().last().unwrap_or("it ended without a message").to_string(),
     }
 }
 

@@ -33,10 +33,11 @@ pub(super) fn section(out: &mut String, table: &Table, t: usize) {
     rows(out, table, t);
     if table.rows.iter().any(|row| row.against.is_some()) {
         out.push_str(
-            "<p class=\"legend\">Marks compare a row with the row under “vs”, paired by user: <span class=\"up\">▲</span> \
-             better, <span class=\"down\">▼</span> worse, at p &lt; 0.05 (t-test of the users’ differences, Holm’s correction over \
-             the rows of the table) and on every seed; <span class=\"up\">△</span> <span class=\"down\">▽</span> the same, but not on every \
-             seed; no mark: no significant difference.</p>\n",
+            "<p class=\"legend\">Marks compare a row with the row under “vs”, paired by user: \
+             <span class=\"up\">▲</span> better, <span class=\"down\">▼</span> worse, at p &lt; 0.05 (t-test of the \
+             users’ differences, Holm’s correction over the rows of the table) and on every seed; \
+             <span class=\"up\">△</span> <span class=\"down\">▽</span> the same, but not on every seed; no mark: no \
+             significant difference.</p>\n",
         );
         if let Some(caution) = &table.caution {
             let _ = writeln!(out, "<p class=\"legend\">{}</p>", escape(caution));
@@ -95,7 +96,8 @@ impl Names {
         };
         let _ = write!(
             out,
-            "<{tag} class=\"{class}\" style=\"left:{left:.2}rem;width:{wide:.2}rem;min-width:{wide:.2}rem;max-width:{wide:.2}rem\">{text}</th>"
+            "<{tag} class=\"{class}\" \
+             style=\"left:{left:.2}rem;width:{wide:.2}rem;min-width:{wide:.2}rem;max-width:{wide:.2}rem\">{text}</th>"
         );
     }
 
@@ -135,7 +137,10 @@ fn rows(out: &mut String, table: &Table, t: usize) {
     if paper {
         out.push_str("</tr>\n<tr>");
         for _ in &table.metrics {
-            out.push_str("<th scope=\"col\" class=\"n\"><small>ours</small></th><th scope=\"col\" class=\"n\"><small>paper</small></th>");
+            out.push_str(
+                "<th scope=\"col\" class=\"n\"><small>ours</small></th><th scope=\"col\" class=\"n\">\
+                 <small>paper</small></th>",
+            );
         }
     }
     out.push_str("</tr></thead><tbody>\n");
@@ -280,12 +285,13 @@ fn tests(out: &mut String, table: &Table, t: usize) {
         return;
     }
     out.push_str(
-        "<details><summary>All tests of all metrics</summary>\n<p class=\"meaning\">Differences are row minus the row it is compared \
-         with; effect is the mean of the users’ differences divided by their standard deviation (Cohen’s d).</p>\n\
-         <div class=\"scroll\" tabindex=\"0\"><table><thead><tr><th>Row</th><th>Against</th><th>Measure</th><th class=\"n\">Users</th>\
-         <th class=\"n\">Row</th><th class=\"n\">Against</th><th class=\"n\">Difference</th><th class=\"n\">95 % interval</th>\
-         <th class=\"n\">t</th><th class=\"n\">p</th><th class=\"n\">p (Holm)</th><th class=\"n\">Effect</th><th class=\"n\">Seeds</th>\
-         <th>By seed</th><th>Result</th></tr></thead><tbody>\n",
+        "<details><summary>All tests of all metrics</summary>\n<p class=\"meaning\">Differences are row minus the row \
+         it is compared with; effect is the mean of the users’ differences divided by their standard deviation \
+         (Cohen’s d).</p>\n<div class=\"scroll\" tabindex=\"0\"><table><thead><tr><th>Row</th><th>Against</th>\
+         <th>Measure</th><th class=\"n\">Users</th><th class=\"n\">Row</th><th class=\"n\">Against</th>\
+         <th class=\"n\">Difference</th><th class=\"n\">95 % interval</th><th class=\"n\">t</th><th class=\"n\">p</th>\
+         <th class=\"n\">p (Holm)</th><th class=\"n\">Effect</th><th class=\"n\">Seeds</th><th>By seed</th>\
+         <th>Result</th></tr></thead><tbody>\n",
     );
     for (m, metric) in table.metrics.iter().enumerate() {
         for (at, (i, row)) in tested.iter().enumerate() {
@@ -335,7 +341,10 @@ fn seeds(out: &mut String, table: &Table) {
     if table.rows.iter().all(|row| row.seeds.is_empty()) {
         return;
     }
-    out.push_str("<details><summary>Every seed</summary>\n<div class=\"scroll\" tabindex=\"0\"><table><thead><tr><th>Row</th><th class=\"n\">Seed</th><th>State</th>");
+    out.push_str(
+        "<details><summary>Every seed</summary>\n<div class=\"scroll\" tabindex=\"0\"><table><thead><tr><th>Row</th>\
+         <th class=\"n\">Seed</th><th>State</th>",
+    );
     for metric in &table.metrics {
         let _ = write!(out, "<th class=\"n\">{}</th>", escape(metric));
     }

@@ -408,7 +408,7 @@ mod tests {
         }
         let pre = all.iter().filter(|c| c[4].1 == "pre").count() as f64 / f64::from(n);
         assert!((pre - 0.5).abs() < 0.03, "{pre}");
-        // Settings are drawn on their own: no correlation beyond four standard errors.
+        // Settings are drawn independently: no correlation beyond four standard errors.
         let mean = |xs: &[f64]| xs.iter().sum::<f64>() / xs.len() as f64;
         let (a, b) = (lr.iter().map(|x| x.ln()).collect::<Vec<_>>(), dropout);
         let (ma, mb) = (mean(&a), mean(&b));
@@ -424,10 +424,10 @@ mod tests {
         let (few, many) = (s.random(5, 3), s.random(50, 3));
         assert_eq!(few[..], many[..5]);
         assert_ne!(few, s.random(5, 4));
-        // Another order, and one setting more.
+        // Another order, and one more setting.
         let other = space(&["dropout=0..0.5", "width=64,32", "lr=1e-4..1e-2:log"]).random(50, 3);
         assert!(many.iter().zip(&other).all(|(a, b)| a[0] == b[2]));
-        // All there are, once each, and no more.
+        // All combinations, once each.
         let s = space(&["width=1..3", "norm=pre,post"]);
         let all: HashSet<Choice> = s.random(100, 1).into_iter().collect();
         assert_eq!((all.len(), s.random(100, 1).len()), (6, 6));

@@ -293,8 +293,8 @@ fn table_of_slices(out: &mut String, table: &Table) {
         grid.push(names.into_iter().chain(against.slices.iter().map(cell)));
     }
     out.push('\n');
-    let about = "row minus the row it is compared with, by number of training events of a user; * p < 0.05, corrected over \
-                 the rows, with the same sign on every seed";
+    let about = "row minus the row it is compared with, by number of training events of a user; * p < 0.05, corrected \
+                 over the rows, with the same sign on every seed";
     paragraph(out, "  ", &format!("{}, {about}", clean(metric)));
     grid.write(out);
 }

@@ -181,7 +181,7 @@ fn the_built_in_data_train_with_their_genres() {
     let p = Place(tempfile::tempdir().unwrap());
     let (code, _, err) = p.run("train --out run --fields genres --user-width 8 --epochs 1 --width 16 --join sum");
     assert_eq!(code, Some(0), "{err}");
-    assert!(err.contains("beside  fields genres (16 wide each), users 8 wide, joined by sum"), "{err}");
+    assert!(err.contains("side    fields genres (16 wide each), users 8 wide, joined by sum"), "{err}");
     p.well("recommend run --users 42 --k 3");
 }
 

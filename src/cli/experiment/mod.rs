@@ -249,7 +249,8 @@ fn settle_stale(plan: &Plan, states: &mut [RunState], args: &Args) -> Result<()>
     }
     let what = format!("{} of {} runs belong to an earlier grid:{}", stale.len(), states.len(), lines.concat());
     Err(Error::user(what).hint(
-        "use --redo-stale to repeat them (their results are lost), --out DIR for a new folder, or --report for a report",
+        "use --redo-stale to repeat them (their results are lost), --out DIR for a new folder, or --report for a \
+         report",
     ))
 }
 

@@ -1,8 +1,8 @@
-/*! Dates in layouts of their own (`--time-format '%m/%d/%Y %H:%M'`) and clocks of a place (`--time-zone Europe/Berlin`).
+/*! Dates in custom formats (`--time-format '%m/%d/%Y %H:%M'`) and local time zones (`--time-zone Europe/Berlin`).
 
-A layout is never guessed: `04/05/2023` is in April or in May. Where all first cells fit one of the usual layouts, the hint
-names the flag. When clocks are set back, an hour comes twice: its times are those of the first. When they are set forward,
-an hour is missing: its times are as much later as the hour is long.
+The format is never guessed: `04/05/2023` may be in April or in May. If all first cells fit one of the usual formats,
+the hint suggests the flag. When clocks are set back, an hour occurs twice: times in it are read as the first one. When
+they are set forward, an hour is missing: times in it are shifted forward by the gap.
 */
 
 use jiff::{
@@ -17,24 +17,25 @@ use crate::{
     data::import::{ImportOptions, time::parse_date},
 };
 
-/// Layouts that logs have, the surer ones first.
+/// Common formats in logs, the less ambiguous first.
 #[rustfmt::skip]
 const USUAL: &[&str] = &[
-    "%m/%d/%Y %H:%M", "%d/%m/%Y %H:%M", "%m/%d/%Y %H:%M:%S", "%d/%m/%Y %H:%M:%S", "%m/%d/%Y %I:%M %p", "%d/%m/%Y %I:%M %p",
-    "%m/%d/%Y %I:%M:%S %p", "%d/%m/%Y %I:%M:%S %p", "%m/%d/%Y", "%d/%m/%Y", "%m/%d/%y %H:%M", "%d/%m/%y %H:%M", "%m/%d/%y",
-    "%d/%m/%y", "%d.%m.%Y %H:%M", "%d.%m.%Y %H:%M:%S", "%d.%m.%Y", "%d-%m-%Y %H:%M", "%m-%d-%Y %H:%M", "%d-%m-%Y %H:%M:%S",
-    "%m-%d-%Y %H:%M:%S", "%d-%m-%Y", "%m-%d-%Y", "%d-%b-%Y %H:%M:%S", "%d-%b-%Y", "%d/%b/%Y:%H:%M:%S %z", "%d/%b/%Y %H:%M:%S",
-    "%a %b %d %H:%M:%S %z %Y", "%a, %d %b %Y %H:%M:%S %z", "%b %d, %Y %H:%M:%S", "%b %d, %Y", "%m %d, %Y", "%Y.%m.%d %H:%M:%S",
-    "%Y.%m.%d", "%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S", "%Y-%m-%d %I:%M %p", "%Y-%m-%d %I:%M:%S %p", "%Y/%m/%d",
-    "%Y/%m/%d %H:%M", "%Y/%m/%d %H:%M:%S", "%Y%m%dT%H%M%S", "%Y%m%dT%H%M%SZ", "%Y%m%d %H%M%S", "%Y%m%d %H:%M:%S",
-    "%Y%m%d %H:%M", "%d %b %Y", "%d %b %Y %H:%M", "%d %b %Y %H:%M:%S", "%d-%b-%y", "%d.%m.%y", "%d.%m.%y %H:%M",
-    "%d-%m-%y", "%d-%m-%Y %I:%M %p", "%m-%d-%Y %I:%M %p", "%a %b %d %H:%M:%S %Y",
+    "%m/%d/%Y %H:%M", "%d/%m/%Y %H:%M", "%m/%d/%Y %H:%M:%S", "%d/%m/%Y %H:%M:%S", "%m/%d/%Y %I:%M %p",
+    "%d/%m/%Y %I:%M %p", "%m/%d/%Y %I:%M:%S %p", "%d/%m/%Y %I:%M:%S %p", "%m/%d/%Y", "%d/%m/%Y", "%m/%d/%y %H:%M",
+    "%d/%m/%y %H:%M", "%m/%d/%y", "%d/%m/%y", "%d.%m.%Y %H:%M", "%d.%m.%Y %H:%M:%S", "%d.%m.%Y", "%d-%m-%Y %H:%M",
+    "%m-%d-%Y %H:%M", "%d-%m-%Y %H:%M:%S", "%m-%d-%Y %H:%M:%S", "%d-%m-%Y", "%m-%d-%Y", "%d-%b-%Y %H:%M:%S",
+    "%d-%b-%Y", "%d/%b/%Y:%H:%M:%S %z", "%d/%b/%Y %H:%M:%S", "%a %b %d %H:%M:%S %z %Y", "%a, %d %b %Y %H:%M:%S %z",
+    "%b %d, %Y %H:%M:%S", "%b %d, %Y", "%m %d, %Y", "%Y.%m.%d %H:%M:%S", "%Y.%m.%d", "%Y-%m-%d", "%Y-%m-%d %H:%M",
+    "%Y-%m-%d %H:%M:%S", "%Y-%m-%d %I:%M %p", "%Y-%m-%d %I:%M:%S %p", "%Y/%m/%d", "%Y/%m/%d %H:%M",
+    "%Y/%m/%d %H:%M:%S", "%Y%m%dT%H%M%S", "%Y%m%dT%H%M%SZ", "%Y%m%d %H%M%S", "%Y%m%d %H:%M:%S", "%Y%m%d %H:%M",
+    "%d %b %Y", "%d %b %Y %H:%M", "%d %b %Y %H:%M:%S", "%d-%b-%y", "%d.%m.%y", "%d.%m.%y %H:%M", "%d-%m-%y",
+    "%d-%m-%Y %I:%M %p", "%m-%d-%Y %I:%M %p", "%a %b %d %H:%M:%S %Y",
 ];
 
-/// The years of which dates are expected, in microseconds since 1970: 1900 to 2099. `%Y` takes `24` for the year 24.
+/// Plausible dates, in microseconds since 1970: the years 1900 to 2099. `%Y` reads `24` as the year 24.
 const YEARS: std::ops::Range<i64> = -2_208_988_800_000_000..4_102_444_800_000_000;
 
-/// How dates are read where the user said it.
+/// The date format and time zone that the user specified.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Clock {
     /// `None`: ISO 8601.
@@ -43,11 +44,11 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    /// What the flags say; `None` where they say nothing. It lives as long as the program: kinds of times stay plain values,
-    /// and there is one a source.
+    /// The clock that the flags specify; `None` without such flags. It is leaked so that `TimeKind` stays `Copy`; there
+    /// is one per source.
     ///
     /// # Errors
-    /// A zone that is not known, a layout that no date can have.
+    /// An unknown time zone, or a format that no date can have.
     pub fn of(options: &ImportOptions) -> Result<Option<&'static Clock>> {
         if options.time_format.is_none() && options.time_zone.is_none() {
             return Ok(None);
@@ -65,11 +66,11 @@ impl Clock {
         };
         let clock = Clock { layout: options.time_format.clone(), zone };
         if let Some(layout) = &clock.layout {
-            // A moment written in the layout has to be read again.
+            // The format must be able to read a date that it wrote.
             let moment = jiff::civil::date(2021, 11, 27).at(15, 48, 59, 0).to_zoned(TimeZone::UTC);
             let written = moment.ok().and_then(|m| BrokenDownTime::from(&m).to_string(layout).ok());
             if written.as_deref().and_then(|text| clock.micros(text.as_bytes())).is_none() {
-                return Err(Error::user(format!("--time-format '{layout}': this is no layout of a date")).hint(
+                return Err(Error::user(format!("--time-format '{layout}': this is not a date format")).hint(
                     "as in strptime: %Y year, %m month, %d day, %H hour, %M minute, %S second, %z offset, %b Jan",
                 ));
             }
@@ -99,7 +100,7 @@ impl Clock {
         Some(self.zone.to_ambiguous_timestamp(local).compatible().ok()?.as_microsecond())
     }
 
-    /// A second since 1970 UTC in the layout that the user named.
+    /// A second since 1970 UTC in the user's format.
     pub fn show(&self, second: i64) -> Option<String> {
         let moment = Timestamp::from_second(second).ok()?.to_zoned(self.zone.clone());
         let iso = "%Y-%m-%d %H:%M:%S";
@@ -117,7 +118,7 @@ impl Clock {
     }
 }
 
-/// The error where the flags have no times to speak of.
+/// The error for time flags on a log without times.
 pub(crate) fn no_times() -> Error {
     Error::user("--time-format and --time-zone need a time, and no column looks like one")
         .hint("name it with --time-col")
@@ -129,7 +130,7 @@ fn names_zone(cell: &[u8]) -> bool {
     clock.iter().any(|b| matches!(b, b'Z' | b'z' | b'U' | b'+' | b'-'))
 }
 
-/// The usual layouts that all cells fit; there must be a cell.
+/// The usual formats that fit all cells; empty if there are no cells.
 pub(crate) fn layouts<'a>(cells: impl Iterator<Item = &'a str> + Clone) -> Vec<&'static str> {
     if cells.clone().next().is_none() {
         return Vec::new();
@@ -141,22 +142,22 @@ pub(crate) fn layouts<'a>(cells: impl Iterator<Item = &'a str> + Clone) -> Vec<&
     USUAL.iter().copied().filter(fits).collect()
 }
 
-/// Whether a cell is a date of a usual layout.
+/// Whether a cell is a date in a usual format.
 pub(crate) fn is_usual(cell: &str) -> bool {
-    // Keys that are no dates are the common case.
+    // Fast path: most cells are keys, not dates.
     let like =
         cell.len() >= 6 && cell.contains(|c: char| c.is_ascii_digit()) && cell.contains(['/', '.', '-', ' ', ',', 'T']);
     like && !layouts(std::iter::once(cell)).is_empty()
 }
 
-/// The flags of the usual layouts that all cells fit; `None` where there is none.
+/// The flags for the usual formats that fit all cells; `None` if there is none.
 pub(crate) fn hint<'a>(cells: impl Iterator<Item = &'a str> + Clone) -> Option<String> {
     let found: Vec<String> =
         layouts(cells).into_iter().map(|layout| format!("--time-format {}", typed(layout))).collect();
     match found.as_slice() {
         [] => None,
         [only] => Some(format!("the times fit one layout; add {only}")),
-        // Whoever wrote them knows whether the day or the month comes first.
+        // Only the user knows whether the day or the month comes first.
         several => Some(format!("the times fit several layouts; add the right one: {}", several.join(" or "))),
     }
 }
@@ -230,7 +231,7 @@ mod tests {
         assert!(zone.contains("did you mean --time-zone Europe/Berlin?"), "{zone}");
         for layout in ["%Y", "yyyy-mm-dd", "%m/%d", ""] {
             assert!(
-                error(ImportOptions { time_format: Some(layout.into()), ..Default::default() }).contains("no layout")
+                error(ImportOptions { time_format: Some(layout.into()), ..Default::default() }).contains("not a date")
             );
         }
         assert!(Clock::of(&ImportOptions::default()).unwrap().is_none());

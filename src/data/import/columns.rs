@@ -1,4 +1,4 @@
-//! Which column is the user, the item, the time, the rating: by the user's word, by name, by content.
+//! Finds the columns of the user, the item, the time and the rating: from the flags, by name, by content.
 
 use std::collections::HashSet;
 
@@ -13,8 +13,8 @@ use crate::{
     },
 };
 
-/// Names by which columns are known, lower case without `_`, `-`, blanks; the first match in this order wins, so the
-/// surer name stands earlier.
+/// Known column names, lower case without `_`, `-` and blanks. The first match in this order wins, so less ambiguous
+/// names come first.
 #[rustfmt::skip]
 const USER: &[&str] = &[
     "user", "userid", "uid", "userkey", "useruuid", "visitorid", "visitor", "customerid", "customer", "customerkey",
@@ -39,8 +39,8 @@ const TIME: &[&str] = &[
 const RATING: &[&str] =
     &["rating", "ratings", "score", "stars", "star", "starrating", "overall", "rate", "reviewscore", "weight", "plays"];
 
-/// Names of a rating of 1 (clicked) or 0 (only shown). They are words that a log of texts may use for anything, so they show
-/// no header and are taken above True and False, yes and no, or zeros and ones alone.
+/// Names of a rating of 1 (clicked) or 0 (only shown). Logs with text may use these words for other things, so they do
+/// not mark a row as a header, and they count only above columns of True and False, yes and no, or zeros and ones.
 const CLICKED: &[&str] = &[
     "clicked",
     "isclicked",
@@ -69,7 +69,7 @@ pub(crate) enum Role {
     Item,
     Time,
     Rating,
-    /// Never guessed: which rows belong together is for people to say.
+    /// Never guessed: only the user knows which rows belong together.
     Basket,
 }
 
@@ -84,7 +84,7 @@ impl Role {
         [USER, ITEM, TIME, RATING, &[]][self as usize]
     }
 
-    /// The columns that the user named, in the order of the roles.
+    /// The columns named by flags, in the order of the roles.
     pub fn wishes(o: &ImportOptions) -> [Option<&str>; 5] {
         [&o.user_col, &o.item_col, &o.time_col, &o.rating_col, &o.basket_col].map(Option::as_deref)
     }
@@ -94,7 +94,7 @@ impl Role {
     }
 }
 
-/// The columns of one file, by their place from 0.
+/// The columns of one file, by index from 0.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Columns {
     pub user: usize,
@@ -121,18 +121,18 @@ pub(crate) fn normal(name: &str) -> String {
     bare(name).chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
 }
 
-/// Where a file has the names of its columns from.
+/// Where the column names of a file come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Names {
-    /// It has none: columns have numbers.
+    /// There are none: columns have numbers.
     None,
-    /// From a header row, which may be data that was taken for one.
+    /// A header row, which may be data mistaken for a header.
     Header,
-    /// From its fields: the keys of JSON objects, the schema of Parquet.
+    /// The file's fields: keys of JSON objects, the schema of Parquet.
     Fields,
 }
 
-/// As many names as a message shows.
+/// How many names a message shows.
 const SHOWN: usize = 12;
 
 /// Names for a message: the first few, and how many more there are.
@@ -146,7 +146,7 @@ pub(crate) fn listed(names: &[String]) -> String {
     format!("{}{}", shown.join(", "), if more > 0 { format!(" and {more} more") } else { String::new() })
 }
 
-/// A nested value whose name speaks of a role at its end: `event.item.id`, `product.sku`.
+/// A nested value whose last part is a known name for a role: `event.item.id`, `product.sku`.
 fn nested_candidate(names: &[String], role: Role) -> Option<&str> {
     let known = |end: &str| role.synonyms().contains(&normal(end).as_str());
     let fits = |parts: usize| {
@@ -159,13 +159,14 @@ fn nested_candidate(names: &[String], role: Role) -> Option<&str> {
     names.iter().find(fits(2)).or_else(|| names.iter().find(fits(1))).map(String::as_str)
 }
 
-/// Whether a cell is a name that some role goes by: then its row is a header. One letter is no name: it may be a key.
+/// Whether a cell is a known name of some role, which makes its row a header. One letter is not enough: it may be a
+/// key.
 pub(crate) fn is_known(cell: &str) -> bool {
     let name = normal(cell);
     name.len() > 1 && Role::ALL.iter().any(|role| role.synonyms().contains(&name.as_str()))
 }
 
-/// The column that goes by the best name for a role.
+/// The column with the best name for a role.
 pub(crate) fn by_name(names: &[String], role: Role) -> Option<usize> {
     let normal: Vec<String> = names.iter().map(|n| normal(n)).collect();
     role.synonyms().iter().find_map(|s| normal.iter().position(|n| n == s))
@@ -174,7 +175,7 @@ pub(crate) fn by_name(names: &[String], role: Role) -> Option<usize> {
 /// Names of lists of items that do not come from the name of an item.
 const HISTORIES: &[&str] = &["sequence", "history", "itemhistory", "seq"];
 
-/// What a list of it would be called: `item_id_list`, `items`, `movie_ids` for an item.
+/// Whether a name is that of a list of this role: `item_id_list`, `items`, `movie_ids` for an item.
 fn is_list_of(name: &str, role: Role) -> bool {
     let name = normal(name);
     let ends = ["list", "lists", "seq", "sequence", "array", "s"];
@@ -182,7 +183,7 @@ fn is_list_of(name: &str, role: Role) -> bool {
         || role == Role::Item && HISTORIES.contains(&name.as_str())
 }
 
-/// Whether a list of items is called so.
+/// Whether a name is that of a list of items.
 pub(crate) fn is_list_name(name: &str) -> bool {
     is_list_of(name, Role::Item)
 }
@@ -197,7 +198,7 @@ fn holds_lists(sample: &[Vec<String>], c: usize) -> bool {
     mostly(sample, c, &several)
 }
 
-/// The column that the user named: by name, or by number from 1.
+/// The column that a flag names: by name, or by number from 1.
 pub(crate) fn by_wish(names: &[String], wish: &str, flag: &str) -> Result<usize> {
     let same = |f: &dyn Fn(&str) -> bool| names.iter().position(|n| f(n));
     let number = || wish.parse::<usize>().ok().filter(|n| (1..=names.len()).contains(n)).map(|n| n - 1);
@@ -214,11 +215,11 @@ pub(crate) fn by_wish(names: &[String], wish: &str, flag: &str) -> Result<usize>
         })
 }
 
-/// Finds the columns of a file. `origin`: where its names come from; without names, columns are found by content, from the
-/// first cells of each in `sample`.
+/// Finds the columns of a file. `origin`: where its names come from; without names, columns are found by content, from
+/// the first cells of each in `sample`.
 ///
 /// # Errors
-/// A wished column that is not there; no column for the user or the item.
+/// A column named by a flag does not exist; no column for the user or the item.
 pub(crate) fn choose(
     names: &[String],
     origin: Names,
@@ -237,7 +238,7 @@ pub(crate) fn choose(
             None => {}
         }
     }
-    // Where no column is an item, a list of items is one, and then a list of times the time.
+    // Without an item column, look for a list of items, and then for lists of times and ratings.
     for role in [Role::Item, Role::Time, Role::Rating] {
         let list = |c: &usize| is_list_of(&names[*c], role) && !found.contains(&Some(*c)) && holds_lists(sample, *c);
         let wanted = role == Role::Item || found[Role::Item as usize].is_some_and(|c| holds_lists(sample, c));
@@ -298,28 +299,28 @@ pub(crate) fn cells_of(sample: &[Vec<String>], c: usize) -> impl Iterator<Item =
     sample.iter().filter_map(move |row| row.get(c)).map(String::as_str)
 }
 
-/// Half of the cells decide: a broken row is to be reported as such, not to make its column something else.
+/// Half of the cells decide: a broken row should be reported as such, not change what its column is taken for.
 fn mostly(sample: &[Vec<String>], c: usize, fits: &dyn Fn(&str) -> bool) -> bool {
     let count = cells_of(sample, c).count();
     count > 0 && 2 * cells_of(sample, c).filter(|cell| fits(cell)).count() >= count
 }
 
-/// Whether a column holds moments: dates, or numbers of the size that moments have.
+/// Whether a column holds times: dates, or numbers in the range of Unix times.
 fn holds_times(sample: &[Vec<String>], c: usize) -> bool {
     let time = |cell: &str| TimeKind::of_sample([cell].into_iter()).parse(cell.as_bytes()).is_some();
     mostly(sample, c, &time) && TimeKind::of_sample(cells_of(sample, c)) != TimeKind::Number { unit: "unknown" }
 }
 
-/// With names, none of which is known for a time: a free column of dates, or of moments as numbers under a name that
-/// speaks of time (large numbers alone may be anything). To go by the order of the rows although times are there would
-/// be a silent loss, so several such columns are an error.
+/// For tables whose names contain no known name of a time: an unused column of dates, or of numbers in the range of
+/// Unix times under a name that suggests time (large numbers alone may be anything). Falling back to row order despite
+/// a time column would silently lose information, so several candidates are an error.
 fn time_by_content(names: &[String], sample: &[Vec<String>], found: &[Option<usize>; 5]) -> Result<Option<usize>> {
     let speaks = |c: usize| {
         let name = normal(&names[c]);
         ["time", "date", "stamp"].iter().any(|word| name.contains(word)) || name.ends_with("at") || name.ends_with("on")
     };
     let dates = |c: usize| matches!(TimeKind::of_sample(cells_of(sample, c)), TimeKind::Date);
-    // The time may tell the baskets too.
+    // The time column may also define the baskets.
     let free = (0..names.len()).filter(|c| !found[..4].contains(&Some(*c)));
     let times: Vec<usize> = free.filter(|&c| holds_times(sample, c) && (dates(c) || speaks(c))).collect();
     if times.len() > 1 {
@@ -330,10 +331,10 @@ fn time_by_content(names: &[String], sample: &[Vec<String>], found: &[Option<usi
     Ok(times.first().copied())
 }
 
-/// Whether a column holds dates: ISO, of the layout that the user named, of a usual layout, or written as digits.
+/// Whether a column holds dates: ISO, in the user's format, in a usual format, or written as digits.
 fn holds_dates(sample: &[Vec<String>], c: usize, clock: Option<&Clock>) -> bool {
     let digits = |cell: &str| {
-        // Ten digits are seconds of our days as well; from 2032 on they may be dates.
+        // Ten digits are also seconds of the present; from 2032 on they could be dates.
         let day =
             (matches!(cell.len(), 8 | 10 | 12 | 14) && cell.bytes().all(|b| b.is_ascii_digit())).then(|| &cell[..8]);
         let hour = cell.get(8..10).and_then(|hour| hour.parse::<u8>().ok());
@@ -347,24 +348,24 @@ fn holds_dates(sample: &[Vec<String>], c: usize, clock: Option<&Clock>) -> bool 
     }) || nearly_all(sample, c, &digits)
 }
 
-/// The second of 1990 to 2040 that a number is, in seconds or a finer unit.
+/// The second in 1990 to 2040 that a number stands for, read as seconds or a finer unit.
 fn second(cell: &str) -> Option<f64> {
     let number = cell.parse::<f64>().ok()?;
     [1.0, 1e3, 1e6, 1e9].iter().map(|unit| number / unit).find(|s| (631_152_000.0..2_208_988_800.0).contains(s))
 }
 
-/// Whether all cells but a few broken ones fit.
+/// Whether at least 19 of 20 cells fit.
 fn nearly_all(sample: &[Vec<String>], c: usize, fits: &dyn Fn(&str) -> bool) -> bool {
     let count = cells_of(sample, c).count();
     count > 0 && 20 * cells_of(sample, c).filter(|cell| fits(cell)).count() >= 19 * count
 }
 
-/// Whether a column of numbers may be one of times whose values come again: of a busy log, or of whole hours.
+/// Whether a column of numbers may be times even though values repeat: in a busy log, or with whole hours.
 fn may_be_moments(sample: &[Vec<String>], c: usize) -> bool {
     nearly_all(sample, c, &|cell| second(cell).is_some())
 }
 
-/// Whether a column looks like ratings: of few small numbers.
+/// Whether a column looks like ratings: few distinct small numbers.
 fn like_ratings(sample: &[Vec<String>], c: usize) -> bool {
     let distinct: HashSet<&str> = cells_of(sample, c).collect();
     distinct.len() <= 11
@@ -372,8 +373,8 @@ fn like_ratings(sample: &[Vec<String>], c: usize) -> bool {
         && mostly(sample, c, &|cell| cell.parse::<f32>().is_ok_and(|x| x.abs() <= 10.0) || boolean_word(cell).is_some())
 }
 
-/// Whether a column of numbers is one of times rather than of keys: numbers that are moments between 1990 and 2040 in seconds
-/// or a finer unit, and that hardly ever come again, or are all midnights. Keys of users and sessions come again.
+/// Whether a column of numbers is times rather than keys: between 1990 and 2040 in seconds or a finer unit, and mostly
+/// distinct or all midnights. Keys of users and sessions repeat.
 fn like_moments(sample: &[Vec<String>], c: usize) -> bool {
     let midnight = |cell: &str| second(cell).is_some_and(|s| s % 86_400.0 == 0.0);
     let distinct: HashSet<&str> = cells_of(sample, c).collect();
@@ -381,16 +382,16 @@ fn like_moments(sample: &[Vec<String>], c: usize) -> bool {
         && (mostly(sample, c, &midnight) || 2 * distinct.len() > cells_of(sample, c).count())
 }
 
-/// Whether a column holds numbers with fractions, such as coordinates, which are no keys.
+/// Whether a column holds numbers with fractions, such as coordinates, which are not keys.
 fn holds_fractions(sample: &[Vec<String>], c: usize) -> bool {
     mostly(sample, c, &|cell| cell.parse::<f64>().is_ok_and(|x| x.is_finite() && x.fract() != 0.0))
 }
 
-/// Without names: the first two free columns are user and item, but for those that hold times or numbers with fractions; of
-/// the others, the first that holds times is the time, and the first that holds small numbers is the rating.
+/// Without names: the first two free columns that hold neither times nor fractions are user and item; of the rest, the
+/// first with times is the time, and the first with small numbers is the rating.
 ///
 /// # Errors
-/// Too few columns are left for the keys, or it is not clear which column of large numbers is the time.
+/// Too few columns are left for the keys, or it is ambiguous which column of large numbers is the time.
 fn by_content(
     columns: usize,
     sample: &[Vec<String>],
@@ -404,10 +405,10 @@ fn by_content(
         |found: &[Option<usize>; 5]| -> Vec<usize> { (0..columns).filter(|c| !found.contains(&Some(*c))).collect() };
     let wanted = [Role::User, Role::Item].into_iter().filter(|role| found[*role as usize].is_none()).count();
     let all = free(found);
-    // Where dates or a named column are the time, large numbers are keys.
+    // If dates or a named column are the time, large numbers are keys.
     let timed = !dates.is_empty() || found[Role::Time as usize].is_some();
-    // Times may come again, and so do keys: they are times where two other columns can be the keys. Of two columns both are
-    // keys.
+    // Repeated values may be times or keys: they are times only if two other columns can be the keys. With two columns,
+    // both are keys.
     if numbers.is_empty() && columns > 2 {
         numbers = (0..columns).filter(|&c| may_be_moments(sample, c)).collect();
     }
@@ -427,13 +428,15 @@ fn by_content(
         let keyed = |c: &&usize| !holds_fractions(sample, **c) && !like_ratings(sample, **c);
         if repeated && left.iter().filter(keyed).count() < wanted {
             let n = numbers[0] + 1;
-            return Err(Error::user(format!("column {n} holds numbers of the size of times; is it the time or a key?"))
-                .hint(format!(
-                    "if it is the time, name the columns: --user-col N --item-col N --time-col {n}; if it is a key, name it: \
-                     --user-col 1 --item-col 2"
-                )));
+            return Err(Error::user(format!(
+                "column {n} holds numbers of the size of times; is it the time or a key?"
+            ))
+            .hint(format!(
+                "if it is the time, name the columns: --user-col N --item-col N --time-col {n}; if it is a key, name \
+                 it: --user-col 1 --item-col 2"
+            )));
         }
-        // A log of two columns is one of users and items, whatever they look like.
+        // A log of two columns has a user and an item, whatever they look like.
         if sound >= wanted {
             keys = left;
         }
@@ -467,7 +470,7 @@ fn by_content(
     Ok(())
 }
 
-/// Without names: what is read otherwise than by the usual order (user, item, …), because times stand before the keys.
+/// Without names: describes any deviation from the usual order (user, item, …) because times come before the keys.
 pub(crate) fn moved_keys(columns: &Columns, sample: &[Vec<String>], options: &ImportOptions) -> Option<String> {
     let wished = [Role::User, Role::Item, Role::Time].map(|role| role.wish(options).is_some());
     let role_of = |c: usize| Role::ALL.into_iter().find(|role| columns.of(*role) == Some(c));
@@ -479,8 +482,8 @@ pub(crate) fn moved_keys(columns: &Columns, sample: &[Vec<String>], options: &Im
     if let Some((c, role, _)) = doubtful.into_iter().find(|(c, _, wished)| !wished && large(*c)) {
         let n = c + 1;
         return Some(format!(
-            "column {n} holds numbers of the size of times and is read as the {role}; if it is the time, \
-                             name the columns: --user-col N --item-col N --time-col {n}; if not, --{role}-col {n}"
+            "column {n} holds numbers of the size of times and is read as the {role}; if it is the time, name the \
+             columns: --user-col N --item-col N --time-col {n}; if not, --{role}-col {n}"
         ));
     }
     let (user, item) = (columns.user + 1, columns.item + 1);
@@ -494,8 +497,8 @@ pub(crate) fn moved_keys(columns: &Columns, sample: &[Vec<String>], options: &Im
     }
     let list: Vec<String> = skipped.into_iter().map(what).collect();
     Some(format!(
-        "{}: column {user} is read as the user and column {item} as the item; if that is right, say so: --user-col {user} \
-         --item-col {item}; if not, name others",
+        "{}: column {user} is read as the user and column {item} as the item; if that is right, confirm it with \
+         --user-col {user} --item-col {item}; if not, name others",
         list.join(", ")
     ))
 }

@@ -1,6 +1,6 @@
-/*! Bytes of a text file -> UTF-8 text of LF and CRLF lines. CR alone, as old Macintosh programs end lines, becomes LF
-where the first part of the file has no LF, or so many CR that they end lines too; a few are characters of cells. Latin-1 and
-Windows-1252 become UTF-8 with `--encoding`.
+/*! Decodes a text file to UTF-8 with LF and CRLF line ends. A lone CR (old Macintosh files) becomes LF if the first
+part of the file has no LF, or at least a quarter as many lone CRs as LFs; otherwise a CR is a character of its cell.
+`--encoding` converts Latin-1 and Windows-1252 to UTF-8.
 */
 
 use std::{
@@ -33,12 +33,12 @@ pub enum Encoding {
 const WINDOWS_1252: [Option<char>; 32] = [
     Some('\u{20ac}'), None, Some('\u{201a}'), Some('\u{0192}'), Some('\u{201e}'), Some('\u{2026}'), Some('\u{2020}'),
     Some('\u{2021}'), Some('\u{02c6}'), Some('\u{2030}'), Some('\u{0160}'), Some('\u{2039}'), Some('\u{0152}'), None,
-    Some('\u{017d}'), None, None, Some('\u{2018}'), Some('\u{2019}'), Some('\u{201c}'), Some('\u{201d}'), Some('\u{2022}'),
-    Some('\u{2013}'), Some('\u{2014}'), Some('\u{02dc}'), Some('\u{2122}'), Some('\u{0161}'), Some('\u{203a}'),
-    Some('\u{0153}'), None, Some('\u{017e}'), Some('\u{0178}'),
+    Some('\u{017d}'), None, None, Some('\u{2018}'), Some('\u{2019}'), Some('\u{201c}'), Some('\u{201d}'),
+    Some('\u{2022}'), Some('\u{2013}'), Some('\u{2014}'), Some('\u{02dc}'), Some('\u{2122}'), Some('\u{0161}'),
+    Some('\u{203a}'), Some('\u{0153}'), None, Some('\u{017e}'), Some('\u{0178}'),
 ];
 
-/// A byte that Windows-1252 does not define, and its line.
+/// A byte that Windows-1252 does not define, and its line number.
 #[derive(Debug)]
 pub(crate) struct Undefined {
     byte: u8,
@@ -53,19 +53,19 @@ impl fmt::Display for Undefined {
 
 impl std::error::Error for Undefined {}
 
-/// What the bytes of a file were, read as one byte per character.
+/// Which bytes occurred in a file that is read with one byte per character.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
-    /// Some bytes are not UTF-8.
+    /// The bytes are not valid UTF-8.
     not_utf8: AtomicBool,
-    /// There are characters of several bytes, read as UTF-8.
+    /// There are non-ASCII bytes; if the file is valid UTF-8, they are multi-byte characters.
     multibyte: AtomicBool,
-    /// There are bytes from 0x80 to 0x9F, which Latin-1 has no letters for.
+    /// There are bytes from 0x80 to 0x9F, which are control characters in Latin-1.
     controls: AtomicBool,
 }
 
 impl Seen {
-    /// Whether the file is UTF-8 with characters of several bytes.
+    /// Whether the file is valid UTF-8 with multi-byte characters.
     pub fn is_utf8(&self) -> bool {
         self.multibyte.load(Ordering::Relaxed) && !self.not_utf8.load(Ordering::Relaxed)
     }
@@ -74,7 +74,7 @@ impl Seen {
         self.controls.load(Ordering::Relaxed)
     }
 
-    /// Looks at the next bytes; `cut`: the beginning of a character that the bytes before end with.
+    /// Checks the next bytes; `cut`: an incomplete character at the end of the previous bytes.
     fn look(&self, bytes: &[u8], cut: &mut Vec<u8>) {
         if bytes.is_ascii() && cut.is_empty() {
             return;
@@ -96,7 +96,7 @@ impl Seen {
     }
 }
 
-/// How much is read at a time.
+/// Bytes per read.
 const CHUNK: usize = 256 << 10;
 
 /// A reader of decoded text.
@@ -105,20 +105,20 @@ pub(crate) struct Decoded<R> {
     encoding: Encoding,
     raw: Vec<u8>,
     text: Vec<u8>,
-    /// How much of `text` was handed out.
+    /// How much of `text` has been returned.
     taken: usize,
     /// The last byte read is a CR; what it becomes depends on the next one.
     held: bool,
-    /// Whether CR alone ends lines; `None` before anything is read.
+    /// Whether a lone CR ends lines; `None` before the first read.
     lone: Option<bool>,
     seen: Arc<Seen>,
-    /// The beginning of a UTF-8 character at the end of what was read.
+    /// An incomplete UTF-8 character at the end of the bytes read so far.
     cut: Vec<u8>,
     /// Line ends so far.
     lines: u64,
 }
 
-/// Whether CR alone ends lines of a text that begins so.
+/// Whether a lone CR ends lines in a file that begins with `text`.
 fn ends_lines(text: &[u8]) -> bool {
     let count = |wanted: &dyn Fn(usize) -> bool| (0..text.len()).filter(|&at| wanted(at)).count();
     let line_feeds = count(&|at| text[at] == b'\n');
@@ -126,7 +126,7 @@ fn ends_lines(text: &[u8]) -> bool {
 }
 
 impl<R: Read> Decoded<R> {
-    /// `seen` is told what the bytes are.
+    /// `seen` records which bytes occurred.
     pub fn new(inner: R, encoding: Encoding, seen: Arc<Seen>) -> Self {
         let raw = vec![0; CHUNK];
         let (text, cut) = (Vec::new(), Vec::new());
@@ -140,7 +140,7 @@ impl<R: Read> Decoded<R> {
         while self.text.is_empty() {
             let mut read = self.inner.read(&mut self.raw[end..])?;
             if self.lone.is_none() {
-                // What is decided must not depend on how much a read gives.
+                // Fill the chunk, so that the decision does not depend on how much one read returns.
                 while read < CHUNK {
                     match self.inner.read(&mut self.raw[read..])? {
                         0 => break,
@@ -215,7 +215,7 @@ impl<R: Read> Read for Decoded<R> {
 mod tests {
     use super::*;
 
-    /// Hands out a few bytes at a time, so that CR and LF come apart.
+    /// Returns a few bytes at a time, so that CR and LF are split.
     struct Bit<'a>(&'a [u8], usize);
 
     impl Read for Bit<'_> {

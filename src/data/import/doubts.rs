@@ -1,5 +1,5 @@
-/*! What may have been misunderstood of a log although nothing in it is wrong: a column of times that is ignored, a header
-that is taken for data. The import goes on, since both may be meant, but says so; the flag that settles it silences it.
+/*! Warnings about logs that are valid but may have been misread: an ignored column of times, a header read as data. The
+import continues, since both may be intended, but prints a warning; a flag settles the question and silences it.
 */
 
 use crate::{
@@ -14,14 +14,14 @@ use crate::{
     },
 };
 
-/// What a line of talk begins with that is a warning.
+/// Prefix of report lines that are warnings.
 pub(crate) const WARNING: &str = "warning: ";
 
-/// Numbers that may be moments: from 1973 counted in seconds to 2033 counted in nanoseconds.
+/// Numbers that may be times: from 1973 in seconds to 2033 in nanoseconds.
 const MOMENTS: std::ops::Range<i64> = 100_000_000..2_000_000_000_000_000_000;
 
-/// Whether every cell is a date, or every cell a whole number of the size of moments; there must be one. Ids of ten digits
-/// pass as well: that is why such columns are named and not taken.
+/// Whether there are cells and all are dates, or all are whole numbers in the range of times. Ten-digit ids pass as
+/// well: this is why such columns are reported and not used.
 pub(crate) fn all_moments<'a>(cells: impl Iterator<Item = &'a str> + Clone) -> bool {
     let number = |cell: &str| cell.parse::<i64>().is_ok_and(|n| MOMENTS.contains(&n));
     let mut any = cells.clone();
@@ -29,7 +29,7 @@ pub(crate) fn all_moments<'a>(cells: impl Iterator<Item = &'a str> + Clone) -> b
         && (cells.clone().all(number) || cells.clone().all(|cell| parse_date(cell.as_bytes()).is_some()))
 }
 
-/// Columns that are ignored and that would change the histories: times, parts of dates, yes and no.
+/// Warnings about ignored columns that could change the histories: times, parts of dates, yes and no.
 pub(crate) fn ignored(
     source: &Source,
     names: &[String],
@@ -44,7 +44,7 @@ pub(crate) fn ignored(
     let free: Vec<usize> = (0..names.len()).filter(|c| !wished(*c)).collect();
     let mut lines = Vec::new();
     if columns.time.is_none() && options.time_col.is_none() {
-        // What the path says is the same in all rows of a file.
+        // Values from the path are the same in all rows of a file.
         let own: Vec<usize> = free.iter().copied().filter(|c| *c < names.len() - source.partition.len()).collect();
         lines.extend(ignored_times(source, names, &free, rows).or_else(|| date_parts(source, names, &own)));
     }
@@ -73,14 +73,14 @@ fn ignored_times(source: &Source, names: &[String], free: &[usize], rows: &[Vec<
         flags = format!("{flags} {}", formats.join(" or "));
     }
     Some(format!(
-        "{WARNING}{}: {them} '{}' {look} like times and {are} ignored: the order of the rows is used as the order in time; \
-         add {flags}, or --time-col none if the rows are in order",
+        "{WARNING}{}: {them} '{}' {look} like times and {are} ignored: the order of the rows is used as the order in \
+         time; add {flags}, or --time-col none if the rows are in order",
         source.display(),
         found.iter().map(|&c| bare(&names[c])).collect::<Vec<_>>().join("', '")
     ))
 }
 
-/// Times and ratings of JSON lines that no object looked at for columns has, but a later one.
+/// Time and rating columns of JSON lines that first occur below the sampled objects.
 pub(crate) fn late_columns(
     source: &Source,
     late: &[(String, u64)],
@@ -94,8 +94,8 @@ pub(crate) fn late_columns(
     let line = |(role, n): (Role, usize)| {
         let (name, role) = (typed(&names[n]), role.name());
         format!(
-            "{WARNING}{}: '{}' comes first in line {} and is ignored, since the lines before have none: --{role}-col {name} reads \
-             it and refuses lines without, --{role}-col none leaves it so",
+            "{WARNING}{}: '{}' comes first in line {} and is ignored, since the lines before have none: --{role}-col \
+             {name} reads it and rejects lines without it, --{role}-col none keeps it ignored",
             source.display(),
             names[n],
             digits(late[n].1)
@@ -104,7 +104,7 @@ pub(crate) fn late_columns(
     found.map(line).collect()
 }
 
-/// A date whose year, month and day have columns of their own.
+/// A date with separate columns for year, month and day.
 fn date_parts(source: &Source, names: &[String], own: &[usize]) -> Option<String> {
     let part = |word: &str| {
         own.iter().map(|&c| bare(&names[c])).find(|name| {
@@ -114,14 +114,14 @@ fn date_parts(source: &Source, names: &[String], own: &[usize]) -> Option<String
     };
     let (year, month, day) = (part("year")?, part("month")?, part("day")?);
     Some(format!(
-        "{WARNING}{}: columns '{year}', '{month}' and '{day}' look like a date in parts, which is not read: the order of the \
-         rows is taken for the order in time; write them as one column (2024-05-31) and name it with --time-col, or add \
-         --time-col none if the rows are in order",
+        "{WARNING}{}: columns '{year}', '{month}' and '{day}' look like a date in parts, which is not read: the order \
+         of the rows is taken for the order in time; write them as one column (2024-05-31) and name it with \
+         --time-col, or add --time-col none if the rows are in order",
         source.display()
     ))
 }
 
-/// Columns of True and False say which rows count (watched, shown only); of 0 and 1 only names can say it.
+/// Columns of True and False often select rows (watched, shown only); columns of 0 and 1 only if the name suggests it.
 fn ignored_booleans(source: &Source, names: &[String], free: &[usize], rows: &[Vec<String>]) -> Option<String> {
     let words = |c: usize| filled(rows, c).all(|cell| boolean_word(cell).is_some());
     let named = |c: usize| {
@@ -138,8 +138,8 @@ fn ignored_booleans(source: &Source, names: &[String], free: &[usize], rows: &[V
     let (them, hold) = if found.len() == 1 { ("column", "holds") } else { ("columns", "hold") };
     let name = bare(&names[first]);
     Some(format!(
-        "{WARNING}{}: {them} '{}' {hold} yes or no and is ignored: rows of both are events alike; --where {} keeps one kind, \
-         --rating-col {} reads it as a rating of 1 or 0, --rating-col none leaves it so",
+        "{WARNING}{}: {them} '{}' {hold} yes or no and is ignored: rows of both are events alike; --where {} keeps one \
+         kind, --rating-col {} reads it as a rating of 1 or 0, --rating-col none keeps it ignored",
         source.display(),
         found.iter().map(|&c| bare(&names[c])).collect::<Vec<_>>().join("', '"),
         typed(format!("{name}={yes}")),
@@ -147,11 +147,11 @@ fn ignored_booleans(source: &Source, names: &[String], free: &[usize], rows: &[V
     ))
 }
 
-/// Rows that were shown and not clicked are events like the others.
+/// Rows that were shown but not clicked count as events like all others.
 pub(crate) fn zeros([zeros, all]: [u64; 2]) -> String {
     format!(
-        "{WARNING}all ratings are 0 or 1, and {} of {} rows are rated 0 (shown, not clicked): they are events like the others; \
-         --min-rating 1 keeps only the clicks, --min-rating 0 keeps all",
+        "{WARNING}all ratings are 0 or 1, and {} of {} rows are rated 0 (shown, not clicked): they are events like the \
+         others; --min-rating 1 keeps only the clicks, --min-rating 0 keeps all",
         digits(zeros),
         digits(all)
     )
@@ -167,17 +167,17 @@ pub(crate) fn is_list(cell: &[u8]) -> bool {
     inside.contains(&b',') || inside.split(u8::is_ascii_whitespace).all(number)
 }
 
-/// Refuses keys that are lists and are not read as such.
+/// Rejects key columns that hold lists but are not read as lists.
 ///
 /// # Errors
-/// Half of the first keys, or more, are lists.
+/// At least half of the first keys are lists.
 pub(crate) fn lists(source: &Source, names: &[String], columns: &Columns, rows: &[Vec<String>]) -> Result<()> {
     for (role, c) in [(Role::User, columns.user), (Role::Item, columns.item)] {
         let lists = || cells_of(rows, c).filter(|cell| is_list(cell.as_bytes()));
         let Some(first) = lists().next().filter(|_| 2 * lists().count() >= cells_of(rows, c).count()) else { continue };
         let shown: String = first.chars().take(40).collect();
         return Err(Error::user(format!(
-            "{}: column '{}' holds lists, such as '{shown}', not one {} a row",
+            "{}: column '{}' holds lists, such as '{shown}', not one {} per row",
             source.display(),
             bare(&names[c]),
             role.name()
@@ -187,38 +187,39 @@ pub(crate) fn lists(source: &Source, names: &[String], columns: &Columns, rows: 
     Ok(())
 }
 
-/// Rows have more fields than the file has columns: a delimiter in an unquoted text shifts the columns behind it.
+/// Rows have more fields than the file has columns: a delimiter in an unquoted text shifts the columns after it.
 pub(crate) fn wide_rows(path: &str, line: u64, count: u64) -> String {
     format!(
-        "{WARNING}{path}: line {} has more fields than columns{}: a delimiter in an unquoted text shifts the columns behind it; \
-         put such texts in quotes, or write the log with another delimiter",
+        "{WARNING}{path}: line {} has more fields than columns{}: a delimiter in an unquoted text shifts the columns \
+         after it; put such texts in quotes, or write the log with another delimiter",
         digits(line),
         if count > 1 { format!(", and {} more lines", digits(count - 1)) } else { String::new() }
     )
 }
 
-/// Several files in one, each with its header.
+/// Concatenated files, each with its own header.
 pub(crate) fn repeated_headers(path: &str, line: u64, count: u64) -> String {
     let (rows, first, are) = if count == 1 { ("row repeats", "", "is") } else { ("rows repeat", "first in ", "are") };
     format!(
-        "{WARNING}{path}: {} {rows} the header ({first}line {}) and {are} skipped: was the file put together from several?",
+        "{WARNING}{path}: {} {rows} the header ({first}line {}) and {are} skipped: was the file put together from \
+         several?",
         digits(count),
         digits(line)
     )
 }
 
-/// Keys with a quote that has no counterpart.
+/// Keys with an unbalanced quote.
 pub(crate) fn lone_quotes(path: &str, line: u64, key: &str, count: u64) -> String {
     let rows = if count == 1 { "row has" } else { "rows have" };
     format!(
-        "{WARNING}{path}: {} {rows} a key with a single quotation mark in it, such as {key} in line {}: the mark is part of \
-         the key; if the log is right, --quotes line or --quotes none accepts it, otherwise correct the log",
+        "{WARNING}{path}: {} {rows} a key with a single quotation mark in it, such as {key} in line {}: the mark is \
+         part of the key; if the log is right, --quotes line or --quotes none accepts it, otherwise correct the log",
         digits(count),
         digits(line)
     )
 }
 
-/// Columns of the same name, of which only one is read. `wheres`: the columns of --where.
+/// Several columns with the same name, of which only one is read. `wheres`: the columns of --where.
 pub(crate) fn same_names(source: &Source, names: &[String], columns: &Columns, options: &ImportOptions) -> Vec<String> {
     let mut used: Vec<(usize, String, Option<&str>)> = Role::ALL
         .into_iter()
@@ -254,23 +255,23 @@ pub(crate) fn odd_header(names: &[String]) -> Option<String> {
     let odd: Vec<String> = names.iter().filter(|name| name.contains('\u{fffd}')).cloned().collect();
     (!odd.is_empty()).then(|| {
         format!(
-            "the header is not UTF-8 text ({}); if the file is Latin-1 or Windows-1252, --encoding latin1 or --encoding \
-             windows-1252 reads it",
+            "the header is not UTF-8 text ({}); if the file is Latin-1 or Windows-1252, --encoding latin1 or \
+             --encoding windows-1252 reads it",
             listed(&odd)
         )
     })
 }
 
-/// Whether the first row may be names although none of them is known: words without digits, of which none comes again in
-/// its column, as keys of users and items do sooner or later.
+/// Whether the first row may be a header with unknown names: words without digits, none of which repeats in its column,
+/// as keys of users and items eventually do.
 pub(crate) fn like_names(first: &[String], below: &[Vec<String>]) -> bool {
     let word = |cell: &String| cell.starts_with(char::is_alphabetic) && !cell.contains(char::is_numeric);
-    // A header may be repeated as a whole, where files were put together.
+    // A header may be repeated as a whole in concatenated files.
     let alone = |c: usize| below.iter().all(|row| row.get(c) != Some(&first[c]) || row[..] == *first);
     !below.is_empty() && first.iter().all(word) && (0..first.len()).all(alone)
 }
 
-/// A log without a header has times where the user or the item stands as a rule.
+/// A log without a header that has times where the user or the item usually is.
 pub(crate) fn keys_by_content(
     source: &Source,
     columns: &Columns,
@@ -280,8 +281,8 @@ pub(crate) fn keys_by_content(
     moved_keys(columns, rows, options).map(|what| format!("{WARNING}{}: {what}", source.display()))
 }
 
-/// A log was found to have no header, and its first row looks like one. Where it has times or ratings that row will be
-/// refused, with its own hint.
+/// A log was read without a header, but its first row looks like one. If the log has times or ratings, that row is
+/// rejected with its own hint.
 pub(crate) fn header_as_data(
     source: &Source,
     rows: &[Vec<String>],
@@ -294,8 +295,8 @@ pub(crate) fn header_as_data(
     }
     let name = |c: usize| typed(first.get(c).map_or("", String::as_str));
     Some(format!(
-        "{WARNING}{}: line 1 ({}) is read as data, but may be a header: words that do not come again below; if it is one, \
-         add --user-col {} --item-col {}; if it is data, --no-header",
+        "{WARNING}{}: line 1 ({}) is read as data, but may be a header: words that do not come again below; if it is \
+         one, add --user-col {} --item-col {}; if it is data, --no-header",
         source.display(),
         listed(first),
         name(columns.user),

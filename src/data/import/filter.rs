@@ -1,5 +1,5 @@
-/*! Which rows are read: `--where COLUMN=VALUE,VALUE`. Without it, an ignored column of kinds of events causes a warning:
-views and purchases would become one history.
+/*! Row filter `--where COLUMN=VALUE,VALUE`. Without it, an ignored column of event kinds causes a warning, since views
+and purchases would become one history.
 */
 
 use serde::Serialize;
@@ -15,27 +15,27 @@ use crate::{
     },
 };
 
-/// Names of columns that hold kinds of events.
+/// Names of columns with event kinds.
 #[rustfmt::skip]
 const EVENTS: &[&str] = &[
     "event", "eventtype", "eventname", "behavior", "behaviour", "behaviortype", "behaviourtype", "action", "actiontype",
     "interactiontype",
 ];
 
-/// Kinds of events: a column of which they are half the cells holds kinds, whatever its name.
+/// Event kinds. A column in which half of the cells are such words holds event kinds, whatever its name.
 #[rustfmt::skip]
 const WORDS: &[&str] = &[
     "view", "pv", "click", "cart", "addtocart", "fav", "favorite", "buy", "purchase", "transaction", "order", "remove",
     "removefromcart", "like", "share", "impression", "play", "skip", "rate", "comment", "search", "detail", "wishlist",
-    "viewed", "views", "pageview", "viewitem", "itemview", "clicked", "clicks", "purchased", "bought", "checkout", "paid",
-    "refund", "refunded", "returned", "cancelled", "canceled", "completed", "pending", "shipped", "delivered", "dislike",
-    "bookmark", "addtowishlist", "download", "watch", "listen", "read", "exposure", "collect", "follow",
+    "viewed", "views", "pageview", "viewitem", "itemview", "clicked", "clicks", "purchased", "bought", "checkout",
+    "paid", "refund", "refunded", "returned", "cancelled", "canceled", "completed", "pending", "shipped", "delivered",
+    "dislike", "bookmark", "addtowishlist", "download", "watch", "listen", "read", "exposure", "collect", "follow",
 ];
 
-/// As many kinds at most; more are no kinds.
+/// A column with more distinct values than this does not hold event kinds.
 const MOST: usize = 20;
 
-/// Rows of which a column has one of some values.
+/// Selects rows with one of some values in a column.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Where {
     pub column: String,
@@ -61,22 +61,22 @@ impl std::str::FromStr for Where {
 pub(crate) struct Filter {
     /// Column and values.
     wheres: Vec<(usize, Vec<Vec<u8>>)>,
-    /// A column of kinds of events that is not read.
+    /// An unused column of event kinds.
     watched: Option<usize>,
 }
 
-/// What a filter saw.
+/// What a filter counted.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Tally {
-    /// Rows left out.
+    /// Rows dropped.
     pub left_out: u64,
-    /// Rows with each value of each `--where`.
+    /// Row counts per value of each `--where`.
     with: Vec<Vec<u64>>,
-    /// Values that differ from a wanted one in case or blanks only: of which `--where`, and their rows.
+    /// Values that differ from a wanted one only in case or blanks: index of the `--where`, value, row count.
     near: Vec<(usize, Vec<u8>, u64)>,
-    /// Values of the watched column and their rows.
+    /// Values of the watched column and their row counts.
     seen: Vec<(Vec<u8>, u64)>,
-    /// There are more values than count as kinds.
+    /// There are more than `MOST` values.
     many: bool,
 }
 
@@ -117,13 +117,13 @@ impl Tally {
     }
 }
 
-/// Whether two values differ in case and blanks only.
+/// Whether two values differ only in case and blanks.
 fn is_near(a: &[u8], b: &[u8]) -> bool {
     let plain = |text: &[u8]| {
         let text = String::from_utf8_lossy(text).to_lowercase();
         text.chars().filter(|c| !c.is_whitespace()).collect::<String>()
     };
-    // Most values differ in their first letter.
+    // Fast path: most values differ in their first letter.
     let first = |text: &[u8]| text.trim_ascii_start().first().map(u8::to_ascii_lowercase).unwrap_or(0);
     let (one, other) = (first(a), first(b));
     if one != other && one.is_ascii() && other.is_ascii() {
@@ -138,7 +138,7 @@ fn is_near(a: &[u8], b: &[u8]) -> bool {
     plain(a) == plain(b)
 }
 
-/// A value as messages show it.
+/// A value for a message.
 fn shown(value: &[u8]) -> String {
     match String::from_utf8_lossy(value) {
         text if text.is_empty() => "(empty)".into(),
@@ -148,10 +148,10 @@ fn shown(value: &[u8]) -> String {
 }
 
 impl Filter {
-    /// The filter for a table of these columns.
+    /// The filter for a table with these columns.
     ///
     /// # Errors
-    /// A `--where` of a column that is not there.
+    /// A `--where` names a column that does not exist.
     pub fn new(names: &[String], rows: &[Vec<String>], columns: &Columns, wheres: &[Where]) -> Result<Filter> {
         let mut filter = Filter::default();
         for wish in wheres {
@@ -172,17 +172,17 @@ impl Filter {
         Ok(filter)
     }
 
-    /// The columns that are looked at.
+    /// All columns that the filter reads.
     pub fn columns(&self) -> impl Iterator<Item = usize> {
         self.needed().chain(self.watched)
     }
 
-    /// Those that a row has to have.
+    /// The columns that every row must have.
     pub fn needed(&self) -> impl Iterator<Item = usize> {
         self.wheres.iter().map(|(c, _)| *c)
     }
 
-    /// Whether a row is asked for, without counting it.
+    /// Whether a row matches, without counting it.
     pub fn asks_for<'a>(&self, cell: impl Fn(usize) -> std::borrow::Cow<'a, [u8]>) -> bool {
         self.wheres.iter().all(|(column, values)| values.iter().any(|v| v[..] == cell(*column)[..]))
     }
@@ -191,7 +191,7 @@ impl Filter {
         self.wheres.is_empty() && self.watched.is_none()
     }
 
-    /// Whether a row is read; `is`: whether a column has a value, `cell`: a column's value.
+    /// Whether a row matches, counted in `tally`; `cell`: the value of a column.
     #[inline]
     pub fn takes<'a>(&self, cell: impl Fn(usize) -> std::borrow::Cow<'a, [u8]>, tally: &mut Tally) -> bool {
         let mut taken = true;
@@ -217,7 +217,7 @@ impl Filter {
         taken
     }
 
-    /// What people should know once all rows were read.
+    /// Warnings after all rows were read.
     pub fn doubts(&self, names: &[String], wheres: &[Where], tally: &Tally) -> Vec<String> {
         let mut doubts = Vec::new();
         for (n, wish) in wheres.iter().enumerate() {
@@ -236,8 +236,8 @@ impl Filter {
                     false => String::new(),
                 };
                 doubts.push(format!(
-                    "{WARNING}column '{}' also holds {}, which differ from the values of --where only in case or blanks: \
-                     these rows are left out{flag}",
+                    "{WARNING}column '{}' also holds {}, which differ from the values of --where only in case or \
+                     blanks: these rows are left out{flag}",
                     wish.column,
                     counts.join(", ")
                 ));
@@ -259,15 +259,15 @@ impl Filter {
             let filled: Vec<String> = filled.into_iter().filter(|v| !v.is_empty()).collect();
             let name = bare(&names[column]);
             let flag = |values: &[String]| format!("--where {}", typed(format!("{name}={}", values.join(","))));
-            // The most frequent kind is the one that drowns the others.
+            // The most frequent kind is the one that dominates the others.
             let rest = if filled.len() > 1 && !seen[0].0.is_empty() { &filled[1..] } else { &filled[..] };
             let all = match filled.len() == seen.len() {
                 true => format!("if all are meant: {}", flag(&filled)),
                 false => "if all are meant, add nothing".into(),
             };
             doubts.push(format!(
-                "{WARNING}column '{name}' is ignored and holds {}, counted over all rows: all become one history; to read \
-                 some of them only: {}; {all}",
+                "{WARNING}column '{name}' is ignored and holds {}, counted over all rows: all become one history; to \
+                 read some of them only: {}; {all}",
                 counts.join(", "),
                 flag(rest),
             ));
@@ -276,7 +276,7 @@ impl Filter {
     }
 }
 
-/// The error where no row is left.
+/// The error if no row is left.
 pub(crate) fn nothing_left(wheres: &[Where]) -> Error {
     let all: Vec<String> = wheres.iter().map(|w| format!("{}={}", w.column, w.values.join(","))).collect();
     Error::user(format!("nothing is left: no row is of --where {}", all.join(" and --where ")))

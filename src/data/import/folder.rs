@@ -1,5 +1,5 @@
-/*! Folders of parts, as Spark and Hive write them: the files below a folder in the order of their paths, with runs of
-digits compared as numbers (dask writes `part.2` and `part.10`). Names that begin with `_` or `.` are left out (`_SUCCESS`,
+/*! Folders of part files, as Spark and Hive write them: the files below a folder, ordered by path, with runs of digits
+compared as numbers (dask writes `part.2` and `part.10`). Names that begin with `_` or `.` are skipped (`_SUCCESS`,
 `.part-0000.crc`); `key=value` in a path is a column of that name.
 */
 
@@ -10,22 +10,22 @@ use std::{
 
 use crate::base::{Error, Result, error::IoContext};
 
-/// Deeper folders are taken for a circle of links.
+/// Maximum folder depth; deeper trees are assumed to be a cycle of links.
 const DEEPEST: usize = 32;
 
-/// What Hive writes for a key without a value.
+/// Hive's name for a null partition value.
 const NO_VALUE: &str = "__HIVE_DEFAULT_PARTITION__";
 
-/// A file of a folder, with the columns that its path names.
+/// A file of a folder, with the columns named by its path.
 pub(crate) struct FolderFile {
     pub path: PathBuf,
     pub partition: Vec<(String, String)>,
 }
 
-/// All parts below a folder. Files without a byte hold no rows and are left out.
+/// All part files below a folder. Empty files are skipped.
 ///
 /// # Errors
-/// A folder that cannot be read, one without a file, a table of Delta Lake.
+/// A folder that cannot be read, a folder without files, a Delta Lake table.
 pub(crate) fn parts(folder: &Path) -> Result<Vec<FolderFile>> {
     let mut found = Vec::new();
     walk(folder, &[], 0, &mut found)?;
@@ -37,10 +37,10 @@ pub(crate) fn parts(folder: &Path) -> Result<Vec<FolderFile>> {
     Ok(found)
 }
 
-/// A path to sort by: its components in turn, runs of digits as numbers, so that `part.2` stands before `part.10`.
+/// Sort key of a path: its components, with runs of digits as numbers, so that `part.2` comes before `part.10`.
 fn natural(path: &Path) -> Vec<Vec<(u8, String)>> {
     let pieces = |name: &str| {
-        // A number: how long it is without leading zeros, which decides first, then its digits.
+        // A number sorts by its length without leading zeros, then by its digits.
         let mut pieces: Vec<(u8, String)> = Vec::new();
         for run in name.as_bytes().chunk_by(|a, b| a.is_ascii_digit() && b.is_ascii_digit()) {
             let text = String::from_utf8_lossy(run);
@@ -61,7 +61,7 @@ fn walk(folder: &Path, partition: &[(String, String)], depth: usize, found: &mut
     if depth > DEEPEST {
         return Err(Error::user(format!("{}: folders are nested too deep; is a link a circle?", folder.display())));
     }
-    // Its log says which of the files count: some may be replaced or deleted.
+    // The log of a Delta Lake table lists the valid files: others may be replaced or deleted.
     if folder.join("_delta_log").is_dir() {
         return Err(Error::user(format!("{}: this is a table of Delta Lake", folder.display()))
             .hint("files in it may be out of date; export the table as Parquet, or name the files that count"));
@@ -88,7 +88,7 @@ fn walk(folder: &Path, partition: &[(String, String)], depth: usize, found: &mut
     Ok(())
 }
 
-/// Signs that no file name can hold are written `%3A`.
+/// Decodes characters that file names cannot contain, written as `%3A`.
 fn unescaped(text: &str) -> String {
     let bytes = text.as_bytes();
     let (mut plain, mut at) = (Vec::with_capacity(bytes.len()), 0);

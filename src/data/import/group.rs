@@ -1,9 +1,9 @@
-/*! Rows in the order of the log -> histories, user after user, oldest first.
+/*! Rows in log order -> one history per user, oldest first.
 
-Rows stand in a [`Spill`] with the number of rows of each user known. Runs of users that fit the memory are taken one
-after the other: a counting sort by user, then each history is sorted by time, its baskets are brought together, and the
-duplicates rule is applied. When there is more than one run, rows are first dealt out into one spill a run. All sorts are
-stable, so rows of equal time keep the order of the log, and the result does not depend on how many runs there were.
+Rows are in a [`Spill`], and the row count of each user is known. Users are processed in runs that fit in memory: a
+counting sort by user, then each history is sorted by time, its baskets are made contiguous, and the duplicates rule is
+applied. With more than one run, rows are first partitioned into one spill per run. All sorts are stable, so rows with
+equal times keep the order of the log, and the result does not depend on the number of runs.
 */
 
 use std::{ops::Range, path::Path};
@@ -21,8 +21,8 @@ use crate::{
     },
 };
 
-/// How a row is laid out in a spill: user u32, item u32, then time i64, basket u64 (a label), rating f32 where the log
-/// has them.
+/// The layout of a row in a spill: user u32, item u32, then time i64, basket u64 (a label), rating f32 if the log has
+/// them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RowCodec(pub Has);
 
@@ -64,15 +64,15 @@ impl RowCodec {
     }
 }
 
-/// Takes one history.
+/// Receives one history.
 pub(crate) type Sink<'a> = &'a mut dyn FnMut(History) -> Result<()>;
 
-/// Bounds on what grouping holds in memory.
+/// Memory bounds of grouping.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct GroupLimits {
     /// Rows of one run of users (a single user may have more).
     pub run_rows: u64,
-    /// Bytes of all write buffers while rows are dealt out.
+    /// Bytes of all write buffers while rows are partitioned.
     pub buffer_bytes: u64,
 }
 
@@ -82,23 +82,23 @@ struct Run {
     items: Vec<u32>,
     times: Vec<i64>,
     ratings: Vec<f32>,
-    /// Labels; once a history is sorted, numbers in order of appearance.
+    /// Labels; after sorting a history, numbers in order of first appearance.
     baskets: Vec<u64>,
 }
 
-/// What grouping did to the rows.
+/// What grouping changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Grouped {
     /// Duplicates that were dropped.
     pub dropped: u64,
-    /// Rows that are kept and equal another row in user, item, time and rating; none where the log has no times.
+    /// Kept rows that equal another row in user, item, time and rating; 0 if the log has no times.
     pub equal: u64,
-    /// Times that were raised so that baskets stay whole and times do not fall.
+    /// Times raised to keep baskets whole and times non-decreasing.
     pub raised: u64,
 }
 
-/// Groups all rows, whose times get the decimals of `decimals`. `counts` (users): rows of each user. `sink` gets every user in order.
-/// `check` may stop the work now and then.
+/// Groups all rows. `decimals` brings times to one resolution, `counts` (users) has the rows of each user, `sink`
+/// receives every user in order, and `check` is called regularly and may cancel.
 pub(crate) fn group(
     mut rows: Spill,
     codec: RowCodec,
@@ -133,7 +133,7 @@ pub(crate) fn group(
     drop(rows);
     let mut all = Grouped::default();
     for (spill, users) in dealt.into_iter().zip(runs) {
-        // Each spill goes when its run is done and gives its disk space back.
+        // Each spill is deleted when its run is done, which frees its disk space.
         let mut spill = spill;
         let run = group_run(&mut spill, codec, Decimals::default(), counts, users, duplicates, sink)?;
         all.dropped += run.dropped;
@@ -143,7 +143,7 @@ pub(crate) fn group(
     Ok(all)
 }
 
-/// Cuts users into runs of at most `most` rows; a user with more makes a run alone.
+/// Cuts users into runs of at most `most` rows; a user with more gets a run alone.
 fn cut(counts: &[u32], most: u64) -> Vec<Range<usize>> {
     let (mut runs, mut start, mut rows) = (Vec::new(), 0, 0u64);
     for (user, &count) in counts.iter().enumerate() {
@@ -200,7 +200,7 @@ fn group_run(
         Ok(())
     })?;
     drop((next, buffer));
-    // Some hundred tasks balance well and cost nothing.
+    // About 256 tasks balance well at negligible cost.
     let counts = &counts[users];
     let tasks = cut(counts, (total as u64 / 256).max(4096));
     let (mut items, mut times, mut ratings) =
@@ -235,7 +235,7 @@ fn group_run(
     Ok(done)
 }
 
-/// Histories of neighbouring users, one after the other.
+/// Histories of adjacent users, one after the other.
 struct Histories<'a> {
     items: &'a mut [u32],
     times: &'a mut [i64],
@@ -244,8 +244,8 @@ struct Histories<'a> {
 }
 
 impl Histories<'_> {
-    /// Sorts each history by time, brings baskets together and applies the duplicates rule; gives how many rows of each
-    /// remain (at its front), how many times were raised, and how many rows that are kept equal another.
+    /// Sorts each history by time, makes baskets contiguous and applies the duplicates rule. Returns how many rows of
+    /// each history remain (at its front), how many times were raised, and how many kept rows equal another.
     fn sort(self, counts: &[u32], duplicates: Duplicates) -> (Vec<u32>, u64, u64) {
         let (mut start, mut kept, mut raised, mut equal) = (0, Vec::with_capacity(counts.len()), 0, 0);
         let mut order: Vec<u32> = Vec::new();
@@ -256,7 +256,7 @@ impl Histories<'_> {
             let times: &mut [i64] = if self.times.is_empty() { &mut [] } else { &mut self.times[range.clone()] };
             let ratings: &mut [f32] = if self.ratings.is_empty() { &mut [] } else { &mut self.ratings[range.clone()] };
             let baskets: &mut [u64] = if self.baskets.is_empty() { &mut [] } else { &mut self.baskets[range] };
-            // Many logs are in order already.
+            // Many logs are already in order.
             if !times.is_sorted() {
                 order.clear();
                 order.extend(0..count);
@@ -270,8 +270,8 @@ impl Histories<'_> {
             if duplicates == Duplicates::Keep {
                 equal += equal_rows(items, times, ratings, baskets);
             }
-            // As a rule a basket's rows are together once they are in order of time. Where baskets overlap in time, the
-            // one that began first comes first, whole; no time may fall, so those behind it are raised to its last.
+            // Sorting by time usually makes a basket's rows contiguous. If baskets overlap in time, the one that began
+            // first comes first as a whole; times must not decrease, so later ones are raised to its last time.
             if !baskets.is_sorted() {
                 order.clear();
                 order.extend(0..count);
@@ -300,8 +300,8 @@ impl Histories<'_> {
     }
 }
 
-/// How many rows of a history in order of time equal an earlier one in item, time, rating and basket. Without times none
-/// counts: a user may come back to an item.
+/// How many rows of a time-ordered history equal an earlier one in item, time, rating and basket. 0 without times,
+/// since a user may return to an item.
 fn equal_rows(items: &[u32], times: &[i64], ratings: &[f32], baskets: &[u64]) -> u64 {
     let (mut count, mut at, mut seen) = (0, 0, Vec::new());
     for same in times.chunk_by(|a, b| a == b) {
@@ -318,12 +318,12 @@ fn equal_rows(items: &[u32], times: &[i64], ratings: &[f32], baskets: &[u64]) ->
     count
 }
 
-/// Labels -> numbers in order of first appearance.
+/// Replaces labels by numbers in order of first appearance.
 fn number(baskets: &mut [u64]) {
     let (mut numbers, mut last) = (FxHashMap::default(), None);
     for basket in baskets {
         let next = numbers.len() as u64;
-        // Rows of a basket follow each other, nearly always.
+        // Rows of a basket are nearly always adjacent.
         let number = match last {
             Some((label, number)) if label == *basket => number,
             _ => *numbers.entry(*basket).or_insert(next),
@@ -333,7 +333,7 @@ fn number(baskets: &mut [u64]) {
     }
 }
 
-/// `xs[i] = xs[order[i]]`; columns that the log does not have are empty and stay so.
+/// `xs[i] = xs[order[i]]`; columns that the log does not have stay empty.
 fn take<T: Copy>(xs: &mut [T], order: &[u32]) {
     if !xs.is_empty() {
         let taken: Vec<T> = order.iter().map(|&i| xs[i as usize]).collect();
@@ -341,7 +341,7 @@ fn take<T: Copy>(xs: &mut [T], order: &[u32]) {
     }
 }
 
-/// Places of the first or last occurrence of each item, rising.
+/// Ascending positions of the first or last occurrence of each item.
 fn distinct(items: &[u32], duplicates: Duplicates) -> Vec<u32> {
     let mut order: Vec<u32> = (0..items.len() as u32).collect();
     order.sort_by_key(|&i| items[i as usize]);
@@ -364,7 +364,7 @@ mod tests {
     /// User, item, time, rating, basket.
     type LogRow = (u32, u32, i64, f32, u64);
 
-    /// The same by the plainest means: one list a user, sorted by time, then laid out basket by basket.
+    /// A naive reference: one list per user, sorted by time, then laid out basket by basket.
     fn by_hand(rows: &[LogRow], users: usize, duplicates: Duplicates) -> (Vec<Rows>, u64) {
         let (mut all, mut raised) = (vec![Rows::new(); users], 0);
         for (user, history) in all.iter_mut().enumerate() {
@@ -405,7 +405,7 @@ mod tests {
             .map(|i| {
                 let user = (draw.below(users as u64) * draw.below(users as u64) / users as u64) as u32;
                 let time = draw.below(9) as i64 - 4;
-                // Baskets that run on over some moments, so that they overlap.
+                // Baskets that span several times, so that they overlap.
                 let basket = (time / 3 + draw.below(2) as i64) as u64;
                 (user, draw.below(30) as u32, time, i as f32, basket)
             })

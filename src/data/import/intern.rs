@@ -1,6 +1,6 @@
-/*! Keys -> dense ids in order of first appearance, compactly: all key bytes in one buffer, one offset a key, and an
-open-addressing table of 8-byte slots (32 bits of hash against needless key reads, 32 bits of id). About 24 bytes and
-the key itself per distinct key, where a `HashMap<String, u32>` takes some 80.
+/*! Maps keys to dense ids in order of first appearance, compactly: all key bytes in one buffer, one offset per key, and
+an open-addressing table of 8-byte slots (32 bits of hash to avoid most key comparisons, 32 bits of id). A distinct key
+takes about 24 bytes plus its length, where a `HashMap<String, u32>` takes about 80.
 */
 
 use std::hash::Hasher;
@@ -9,10 +9,10 @@ use rustc_hash::FxHasher;
 
 use crate::base::{Error, Result};
 
-/// Ids are u32, and the highest 256 are left to special tokens ([PAD], [MASK], …).
+/// Ids are u32; the highest 256 are reserved for special tokens ([PAD], [MASK], …).
 pub(crate) const MAX_IDS: u64 = u32::MAX as u64 - 255;
 
-/// The hash of a key, as [`Interner::intern`] wants it; parsers compute it off the critical thread.
+/// The hash of a key for [`Interner::intern`]; parsers compute it in parallel.
 #[inline]
 pub(crate) fn hash_key(key: &[u8]) -> u64 {
     let mut hasher = FxHasher::default();
@@ -20,7 +20,7 @@ pub(crate) fn hash_key(key: &[u8]) -> u64 {
     hasher.finish()
 }
 
-/// The id of the `count`-th distinct key (counted from 0), or a refusal when ids do not fit u32.
+/// The id of the `count`-th distinct key (from 0), or an error if ids exceed u32.
 pub(crate) fn next_id(count: u64, what: &str) -> Result<u32> {
     if count >= MAX_IDS {
         return Err(Error::user(format!("more than {MAX_IDS} distinct {what}s: ids are 32-bit"))
@@ -30,12 +30,12 @@ pub(crate) fn next_id(count: u64, what: &str) -> Result<u32> {
 }
 
 pub(crate) struct Interner {
-    /// What the keys name, for messages: `user` or `item`.
+    /// What the keys are, for messages: `user` or `item`.
     what: &'static str,
     bytes: Vec<u8>,
-    /// `ends[id]`: where key `id` ends in `bytes`.
+    /// `ends[id]`: end of key `id` in `bytes`.
     ends: Vec<u64>,
-    /// `tag << 32 | id + 1`, 0 = free; a power of two of them, at most 5/8 taken.
+    /// `tag << 32 | id + 1`, 0 = free; the length is a power of two, at most 5/8 are used.
     slots: Vec<u64>,
 }
 
@@ -54,12 +54,12 @@ impl Interner {
         &self.bytes[start..self.ends[id] as usize]
     }
 
-    /// Bytes of memory held.
+    /// Bytes of memory used.
     pub fn memory(&self) -> u64 {
         (self.bytes.capacity() + 8 * self.ends.capacity() + 8 * self.slots.len()) as u64
     }
 
-    /// The id of a key, a new one if it was never seen.
+    /// The id of a key; new keys get the next id.
     #[inline]
     pub fn intern(&mut self, key: &[u8], hash: u64) -> Result<u32> {
         let (mask, tag) = (self.slots.len() - 1, hash & 0xffff_ffff_0000_0000);
@@ -79,7 +79,7 @@ impl Interner {
         }
     }
 
-    /// The id of a key, if it was seen.
+    /// The id of a key, if it exists.
     pub fn find(&self, key: &[u8]) -> Option<u32> {
         let (mask, hash) = (self.slots.len() - 1, hash_key(key));
         let mut at = Self::home(hash) & mask;
@@ -93,8 +93,8 @@ impl Interner {
         None
     }
 
-    /// The ids of `n` keys, in their order, into `ids`. Beyond the caches every look-up waits for memory three times
-    /// (slot, end, key); done in rounds over a batch, the waits of its keys overlap.
+    /// Writes the ids of `n` keys, in order, to `ids`. With a table larger than the caches each lookup takes three
+    /// memory accesses (slot, end, key); processing a batch in rounds overlaps their latencies.
     pub fn intern_all<'k>(
         &mut self,
         n: usize,
@@ -111,7 +111,7 @@ impl Interner {
                 let hash = key(start + i).1;
                 let mut at = Self::home(hash) & mask;
                 *slot = self.slots[at];
-                // Neighbouring slots are in the same cache line: going on costs next to nothing.
+                // Neighbouring slots are in the same cache line, so probing on is almost free.
                 while *slot != 0 && (*slot ^ hash) >> 32 != 0 {
                     at = (at + 1) & mask;
                     *slot = self.slots[at];
@@ -125,8 +125,8 @@ impl Interner {
             }
             for i in 0..batch {
                 let (key, hash) = key(start + i);
-                // What a slot held stays true while keys are added: ids and keys never change. New keys, and the rare
-                // two with equal tags, take the careful way.
+                // Values read from slots stay valid while keys are added: ids and keys never change. New keys, and the
+                // rare keys with equal tags, take the slow path.
                 let hit = slots[i] != 0 && &self.bytes[places[i].0..places[i].1] == key;
                 ids.push(if hit { slots[i] as u32 - 1 } else { self.intern(key, hash)? });
             }
@@ -134,7 +134,7 @@ impl Interner {
         Ok(())
     }
 
-    /// The tag takes the high bits, so the place takes low bits, mixed with high ones.
+    /// The tag takes the high bits, so the slot index uses low bits, mixed with high ones.
     #[inline]
     fn home(hash: u64) -> usize {
         (hash ^ (hash >> 29)) as usize
@@ -175,7 +175,7 @@ mod tests {
     fn ids_follow_first_appearance_like_a_plain_map() {
         let mut interner = Interner::new("user");
         let mut plain = std::collections::HashMap::new();
-        // Miri is too slow for all rows; 2,000 make the table grow too.
+        // Miri is too slow for all rows; 2,000 also make the table grow.
         let (rows, distinct) = if cfg!(miri) { (2000u64, 1511) } else { (50_000, 30_011) };
         for i in 0..rows {
             let key = (i * i % distinct).to_string();

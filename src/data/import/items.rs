@@ -1,4 +1,4 @@
-/*! Side fields of items from a table beside the log: one row an item, a column with its key, any other columns.
+/*! Side fields of items from a separate table: one row per item, a column with its key, any other columns.
 Cells may hold several values, separated by `|` (or by blanks in RecBole's `token_seq` columns).
 */
 
@@ -21,7 +21,7 @@ use crate::{
     },
 };
 
-/// Reads a table and collects the fields of the items in `keys`; `say` gets what was understood, and the coverage.
+/// Reads a table and collects the fields of the items in `keys`; `say` receives what was recognized, and the coverage.
 pub(crate) fn read(
     source: &Source,
     keys: &Vocab,
@@ -33,7 +33,7 @@ pub(crate) fn read(
         return Err(Error::user(format!("{}: item fields are not read from Parquet", source.display()))
             .hint("save the item table as CSV"));
     }
-    // The overrides speak of the log, not of this table, but for what quotes mean. Latin-1 is seen below.
+    // The overrides are for the log, not for this table, except for the meaning of quotes. Latin-1 is detected below.
     let plain = ImportOptions { quotes: options.quotes, ..ImportOptions::default() };
     let mut source = source.clone();
     source.encoding = Encoding::Utf8;
@@ -41,7 +41,7 @@ pub(crate) fn read(
     let told = |cell: &str| options.item_fields.iter().chain(&options.item_col).any(|name| name == bare(cell));
     let known = |cell: &str| is_known(cell) || told(cell);
     let mut table = sniff::table(source, &plain, &known)?;
-    // movies.dat of MovieLens has no header, and everyone knows its columns.
+    // MovieLens' movies.dat has no header; its columns are well known.
     if table.delimiter == Delimiter::DoubleColon && !table.header && table.names.len() == 3 {
         table.names = ["movieId", "title", "genres"].map(str::to_owned).to_vec();
     }
@@ -55,7 +55,8 @@ pub(crate) fn read(
         })?,
     };
     let picked: Vec<usize> = if options.item_fields.is_empty() {
-        // The log itself: what stands in an item's first row of it is that row's, which may be held out.
+        // This table is the log itself: the values in an item's first row describe that interaction, which may be held
+        // out.
         if table.header && by_name(names, Role::User).is_some() {
             return Err(at(Error::user("this table has a column of users, as a log has")
                 .hint("name the columns that say something of the item: --item-fields category,brand")));
@@ -70,7 +71,7 @@ pub(crate) fn read(
     let bytes = bytes.strip_prefix(&[0xef, 0xbb, 0xbf]).unwrap_or(&bytes);
     let (text, latin1) = match std::str::from_utf8(bytes) {
         Ok(text) => (text.to_owned(), false),
-        // Old tables (movies.dat) are Latin-1, where each byte is the character of that number.
+        // Old tables (movies.dat) are Latin-1, where each byte is the code point of its character.
         Err(_) => (bytes.iter().map(|&b| char::from(b)).collect(), true),
     };
     let Cells { rows, broken } = cells(text.as_bytes(), table.delimiter, options.quotes, true);
@@ -81,7 +82,7 @@ pub(crate) fn read(
         }
         say(&format!("{WARNING}{place}; {} rows of items left out", digits(broken.len() as u64)));
     }
-    // Which row holds each item; the first one counts.
+    // The row of each item; the first one wins.
     let mut row_of: HashMap<u32, usize> = HashMap::new();
     for (n, row) in rows.iter().enumerate().skip(usize::from(table.header)) {
         let id = row.get(key).and_then(|cell| keys.find(std::str::from_utf8(cell).ok()?));
@@ -98,14 +99,14 @@ pub(crate) fn read(
         digits(row_of.len() as u64),
         digits(keys.len() as u64),
     ));
-    // A row of the table has the key of an item of the log, as a rule; a header has none.
+    // A row of the table usually has the key of an item in the log; a header does not.
     if let (false, Some((first, below))) = (table.header, table.rows.split_first())
         && keys.find(&first[key]).is_none()
         && like_names(first, below)
     {
         say(&format!(
-            "{WARNING}{}: line 1 ({}) is read as a row, but may be a header, and no item is called '{}'; if it is one, call \
-             its column of keys `item`",
+            "{WARNING}{}: line 1 ({}) is read as a row, but may be a header, and no item is called '{}'; if it is one, \
+             call its column of keys `item`",
             source.display(),
             listed(first),
             first[key]
@@ -121,8 +122,8 @@ pub(crate) fn read(
     }
     if row_of.len() * 10 < keys.len() {
         say(&format!(
-            "{WARNING}{}: only {} of {} items of the log have a row here: does column '{}' hold the log's item keys? another \
-             one is named with --item-col",
+            "{WARNING}{}: only {} of {} items of the log have a row here: does column '{}' hold the log's item keys? \
+             if not, name the right one with --item-col",
             source.display(),
             digits(row_of.len() as u64),
             digits(keys.len() as u64),
@@ -135,8 +136,8 @@ pub(crate) fn read(
         let blanks = names[column].ends_with("_seq");
         let mut field = FieldBuilder { name, offsets: vec![0], values: Vec::new(), keys: Vec::new() };
         let mut ids: HashMap<String, u32> = HashMap::new();
-        // Of each value the item that had it last: to look for it among the item's others would take the square of their
-        // number, and a cell may hold millions.
+        // The last item that had each value. Searching the item's other values instead would be quadratic, and a cell
+        // may hold millions.
         let mut had_by: Vec<u32> = Vec::new();
         let mut covered = 0;
         for item in 0..keys.len() as u32 {
@@ -144,7 +145,7 @@ pub(crate) fn read(
             let cell = cell.map(|c| String::from_utf8_lossy(c)).unwrap_or_default();
             let before = field.values.len();
             let separator = |c: char| if blanks { c == ' ' } else { c == '|' };
-            // A value that is named twice counts once.
+            // A value that occurs twice counts once.
             for value in cell.split(separator).map(str::trim).filter(|v| !v.is_empty()) {
                 let next = ids.len() as u32;
                 let id = *ids.entry(value.to_owned()).or_insert_with(|| {

@@ -1,6 +1,6 @@
-/*! JSON lines: one object a line. The columns are the keys of the first lines; a dotted name reaches into objects
-(`event.item.id`). Of a line only the values that are wanted are looked at; they become fields of the piece of text, as those
-of a delimited file are, so that all that follows is the same for both.
+/*! JSON lines: one object per line. The columns are the keys of the first lines; a dotted name reaches into nested
+objects (`event.item.id`). Only the wanted values of a line are parsed; they become fields of the piece of text, as in a
+delimited file, so that later stages handle both in the same way.
 */
 
 use std::fmt;
@@ -13,22 +13,22 @@ use crate::{
     data::import::{records::Field, sniff::SAMPLE_ROWS, source::Source},
 };
 
-/// The columns of a JSON log and the first rows of it.
+/// The columns and first rows of a JSON log.
 pub(crate) struct Sample {
     pub names: Vec<String>,
     pub rows: Vec<Vec<String>>,
-    /// Columns of which most cells are lists.
+    /// Columns in which most cells are lists.
     pub lists: Vec<usize>,
-    /// Those of them whose lists hold objects.
+    /// Columns of `lists` that hold lists of objects.
     pub objects: Vec<usize>,
-    /// Names that come only below these rows, and the lines in which they come first.
+    /// Names that first occur below these rows, and the lines where they do.
     pub late: Vec<(String, u64)>,
 }
 
-/// Looks at the first part of a text. `None`: this is no JSON.
+/// Samples the first part of a text. `None`: it is not JSON.
 ///
 /// # Errors
-/// JSON of another shape than one object a line.
+/// JSON that is not one object per line.
 pub(crate) fn sample(text: &[u8], source: &Source) -> Result<Option<Sample>> {
     let refuse = |what: &str, hint: String| Err(Error::user(format!("{}: {what}", source.display())).hint(hint));
     let file = source.typed();
@@ -40,7 +40,7 @@ pub(crate) fn sample(text: &[u8], source: &Source) -> Result<Option<Sample>> {
         if inside.starts_with(b"{") {
             return refuse(
                 "this is one array of JSON objects",
-                format!("write one object a line: jq -c '.[]' {file} | mipgpu import - --out DIR"),
+                format!("write one object per line: jq -c '.[]' {file} | mipgpu import - --out DIR"),
             );
         }
         if serde_json::from_slice::<Vec<Value>>(first).is_ok() {
@@ -72,18 +72,18 @@ pub(crate) fn sample(text: &[u8], source: &Source) -> Result<Option<Sample>> {
             return refuse(
                 "these are Python dicts, not JSON",
                 format!(
-                    "write them as JSON: python3 -c 'import ast,json,sys; [print(json.dumps(ast.literal_eval(l))) for l in \
-                 sys.stdin]' < {file} | mipgpu import - --out DIR"
+                    "write them as JSON: python3 -c 'import ast,json,sys; [print(json.dumps(ast.literal_eval(l))) for \
+                     l in sys.stdin]' < {file} | mipgpu import - --out DIR"
                 ),
             );
         }
         let rest = start[1..].trim_ascii_start();
         if rest.starts_with(b"\"") || rest.starts_with(b"}") {
             return refuse(
-                "JSON that is not one object a line",
+                "JSON that is not one object per line",
                 format!(
-                    "write one object a line: jq -c . {file} | mipgpu import - --out DIR (with '.KEY[]' in place of '.' where \
-                 one object holds them all)"
+                    "write one object per line: jq -c . {file} | mipgpu import - --out DIR (with '.KEY[]' in place of \
+                     '.' where one object holds them all)"
                 ),
             );
         }
@@ -122,7 +122,7 @@ pub(crate) fn sample(text: &[u8], source: &Source) -> Result<Option<Sample>> {
             cells
         })
         .collect();
-    // A value that is null in some objects and an object in others: its keys are the columns, not it.
+    // A value that is null in some objects and an object in others: the columns are its keys, not the value.
     let null = |c: usize| rows.iter().flatten().all(|(at, v)| *at != c || v.is_null());
     for c in (0..names.len()).rev().filter(|c| null(*c)).collect::<Vec<_>>() {
         let inner = format!("{}.", names[c]);
@@ -144,7 +144,7 @@ pub(crate) fn sample(text: &[u8], source: &Source) -> Result<Option<Sample>> {
     Ok(Some(Sample { names, rows: cells, lists, objects, late }))
 }
 
-/// Whether an object holds a table by its columns, as pandas writes one by default.
+/// Whether an object is a table stored by column, the default of pandas.
 fn holds_columns(object: &Map<String, Value>) -> bool {
     let number = |key: &String| !key.is_empty() && key.bytes().all(|b| b.is_ascii_digit());
     let values = || object.values();
@@ -164,7 +164,7 @@ fn holds_columns(object: &Map<String, Value>) -> bool {
         || split()
 }
 
-/// Whether a text that was cut begins as such an object: `{"user":{"0":`.
+/// Whether a truncated text begins as such an object: `{"user":{"0":`.
 fn begins_columns(text: &[u8]) -> bool {
     fn string(text: &[u8]) -> Option<(&[u8], &[u8])> {
         let text = text.trim_ascii_start().strip_prefix(b"\"")?;
@@ -175,7 +175,7 @@ fn begins_columns(text: &[u8]) -> bool {
         || string(text.strip_prefix(b"{")?)?.1.trim_ascii_start().strip_prefix(b":").map(<[u8]>::trim_ascii_start);
     value().is_some_and(|value| match value {
         [b'{', rest @ ..] => string(rest).is_some_and(|(key, _)| !key.is_empty() && key.iter().all(u8::is_ascii_digit)),
-        // Of several lines, each may be an object.
+        // With several lines, each may be an object.
         [b'[', rest @ ..] => !text.contains(&b'\n') && !matches!(rest.trim_ascii_start(), [b'{' | b'[', ..]),
         _ => false,
     })
@@ -203,7 +203,7 @@ fn flatten<'a>(
     }
 }
 
-/// Puts the first element of each list in its place, so that what looks at cells sees elements.
+/// Replaces each list by its first element, so that checks of cells see elements.
 pub(crate) fn first_elements(rows: &mut [Vec<String>], lists: &[usize]) {
     for row in rows {
         for &c in lists {
@@ -221,44 +221,44 @@ fn cell(value: &Value) -> String {
     }
 }
 
-/// A value that is wanted of each object.
+/// A value to read from each object.
 #[derive(Clone, Debug)]
 struct Path {
-    /// What is left of the dotted name at this depth.
+    /// The rest of the dotted name at this depth.
     rest: String,
     /// Its column.
     column: usize,
 }
 
-/// Which values of an object make a row.
+/// The values of an object that form a row.
 #[derive(Clone, Debug)]
 pub(crate) struct Wanted {
     paths: Vec<Path>,
-    /// Columns that an object has to have.
+    /// Columns that an object must have.
     needed: Vec<usize>,
     names: Vec<String>,
 }
 
-/// Why a list is refused whose elements have values of their own.
+/// Why a list of objects is rejected.
 pub(crate) const LIST_OF_OBJECTS: &str = "the list holds objects, not keys";
 
-/// Where values of one line stand in the text: (column, start, end), as JSON writes them.
+/// Positions of the values of one line in the text: (column, start, end), as written in JSON.
 type Found = Vec<(usize, usize, usize)>;
 
 /// The fields of one line.
 #[derive(Default)]
 pub(crate) struct Line {
     found: Found,
-    /// By column; of those that are not wanted, nothing.
+    /// By column; empty for columns that are not wanted.
     pub fields: Vec<Field>,
-    /// A column that the object has not and that it has to have.
+    /// A column that the object must have and does not have.
     pub missing: Option<usize>,
     /// Columns that hold a list in this line, and their elements.
     pub lists: Vec<(usize, Vec<Field>)>,
 }
 
 impl Wanted {
-    /// Of all `names`, the columns that an object has to have, and others that are read too.
+    /// Of all `names`, the columns that an object must have, and optional ones.
     pub fn new(names: &[String], needed: Vec<usize>, others: impl Iterator<Item = usize>) -> Wanted {
         let columns = needed.iter().copied().chain(others);
         let mut paths: Vec<Path> = columns.map(|c| Path { rest: names[c].clone(), column: c }).collect();
@@ -267,8 +267,8 @@ impl Wanted {
         Wanted { paths, needed, names: names.to_vec() }
     }
 
-    /// Reads the line at `text[start..end]`. Escaped strings are written out plainly in their own place, which never gets
-    /// longer by that. On failure: the column, where there is one, and what is wrong.
+    /// Reads the line at `text[start..end]`. Escaped strings are unescaped in place, which never makes them longer. On
+    /// failure: the column, if known, and the reason.
     pub fn read(
         &self,
         text: &mut [u8],
@@ -282,7 +282,7 @@ impl Wanted {
         line.fields.resize(self.names.len(), Field { start: 0, end: 0, escaped: false });
         scan(&text[start..end], start, &self.paths, &mut line.found).map_err(|e| (None, no_object(&e)))?;
         if line.found.len() != self.paths.len() {
-            // A key that comes twice counts once: the last one, as everywhere.
+            // Of duplicate keys the last one wins, as in most JSON parsers.
             let found = std::mem::take(&mut line.found);
             for (n, one) in found.iter().enumerate() {
                 if found[n + 1..].iter().all(|(c, ..)| *c != one.0) {
@@ -313,7 +313,7 @@ impl Wanted {
 }
 
 impl Wanted {
-    /// What to do about a value that is an object: which of its keys may be meant.
+    /// The reason for a value that is an object: suggests one of its keys.
     #[cold]
     fn inner_key(&self, object: &[u8], column: usize) -> String {
         let inner: Map<String, Value> = serde_json::from_slice(object).unwrap_or_default();
@@ -324,7 +324,7 @@ impl Wanted {
     }
 }
 
-/// What serde says of a line, without its own count of lines, which is always 1.
+/// serde's message for a line, without its line number, which is always 1.
 fn no_object(e: &serde_json::Error) -> String {
     let text = e.to_string();
     let (what, _) = text.rsplit_once(" at line ").unwrap_or((&text, ""));
@@ -354,7 +354,7 @@ fn elements_of(list: &[u8], at: usize) -> std::result::Result<Vec<(usize, usize)
     Ok(raw.iter().map(|value| place(value, list, at)).collect())
 }
 
-/// Where a value borrowed from `text`, which begins at `at`, stands.
+/// The position of a value borrowed from `text`, which begins at `at`.
 fn place(value: &RawValue, text: &[u8], at: usize) -> (usize, usize) {
     let start = value.get().as_ptr() as usize - text.as_ptr() as usize + at;
     (start, start + value.get().len())
@@ -395,7 +395,7 @@ impl<'de> Visitor<'de> for Object<'_> {
                 Match::Inner(inner) => {
                     let value: &RawValue = map.next_value()?;
                     let (start, _) = place(value, self.text, self.at);
-                    // Anything but an object has none of the values; that is seen by what is missing.
+                    // Other values have no keys, so the wanted column is reported as missing.
                     if value.get().starts_with('{') {
                         scan(value.get().as_bytes(), start, &inner, self.found).map_err(serde::de::Error::custom)?;
                     }
@@ -410,7 +410,7 @@ impl<'de> Visitor<'de> for Object<'_> {
 enum Match {
     None,
     Leaf(usize),
-    /// Values that are wanted of the object under it.
+    /// Values wanted from the object under the key.
     Inner(Vec<Path>),
 }
 
@@ -468,7 +468,10 @@ mod tests {
 
     #[test]
     fn values_stand_as_they_are_written() {
-        let text = r#" {"b": 3.0, "skip": {"a": [1, "}"]}, "a": "x\"y\u00e9\n\ud83d\ude00", "c": true, "d":12345678901234567890} "#;
+        let text = concat!(
+            r#" {"b": 3.0, "skip": {"a": [1, "}"]}, "a": "x\"y\u00e9\n\ud83d\ude00", "c": true, "#,
+            r#""d":12345678901234567890} "#
+        );
         let cells = read(&["a", "b", "c", "d"], text).unwrap();
         assert_eq!(cells, ["x\"yé\n😀", "3.0", "true", "12345678901234567890"]);
         assert_eq!(read(&["a", "b"], r#"{"a":null,"b":1,"a":"last"}"#).unwrap(), ["last", "1"]);

@@ -1,9 +1,9 @@
-/*! The k-core: users with fewer than `min_user` and items with fewer than `min_item` interactions are taken out,
-again and again, until nobody falls below. That fix-point is unique: it is the largest part of the log in which all
-have enough, whatever the order of removal (Seidman, "Network structure and minimum degree", 1983). One pass, as some
-tools do, is not a core: taking out an item may leave a user short.
+/*! The k-core: users with fewer than `min_user` and items with fewer than `min_item` interactions are removed
+repeatedly until none is below its minimum. The fixed point is unique: it is the largest part of the log in which all
+have enough, whatever the order of removal (Seidman, "Network structure and minimum degree", 1983). A single pass, as in
+some tools, does not give a core: removing an item may leave a user short.
 
-Interactions stay in their shards; in memory are only counts and marks, a few bytes per user and item.
+Interactions stay in their shards; only counts and flags are in memory, a few bytes per user and item.
 */
 
 use std::path::Path;
@@ -13,16 +13,16 @@ use crate::{
     data::{history::Gathered, manifest::FileEntry, shard::Shard, write::ShardWriter},
 };
 
-/// Who is left.
+/// The remaining users and items.
 pub(crate) struct Core {
     pub users: Vec<bool>,
     pub items: Vec<bool>,
-    /// How many passes removed somebody.
+    /// Number of passes that removed a user or an item.
     pub rounds: usize,
 }
 
-/// Finds the core of the data in `shards`. `user_counts`, `item_counts`: interactions of each. `check` may stop the
-/// work between two shards.
+/// Finds the core of the data in `shards`. `user_counts`, `item_counts`: interactions of each. `check` is called
+/// between shards and may cancel.
 pub(crate) fn find(
     dir: &Path,
     shards: &[FileEntry],
@@ -44,7 +44,7 @@ pub(crate) fn find(
         item_counts.fill(0);
         for entry in shards {
             check()?;
-            // One shard is mapped at a time, so its pages count as ours only while it is read.
+            // Only one shard is mapped at a time, which bounds resident memory.
             let shard = Shard::open(&dir.join(&entry.name))?;
             for local in 0..shard.users() {
                 let user = shard.first_user + local;
@@ -61,11 +61,11 @@ pub(crate) fn find(
     }
 }
 
-/// Takes out those alive with fewer than `min`; whether there were any.
+/// Removes those with fewer than `min`; returns whether there were any.
 fn drop_below(alive: &mut [bool], counts: &[u32], min: u32) -> bool {
     let mut fallen = false;
     for (alive, &count) in alive.iter_mut().zip(counts) {
-        // Whoever has nothing left is out even when no minimum is asked for.
+        // Users and items without interactions are removed even without a minimum.
         if *alive && count < min.max(1) {
             *alive = false;
             fallen = true;
@@ -74,7 +74,7 @@ fn drop_below(alive: &mut [bool], counts: &[u32], min: u32) -> bool {
     fallen
 }
 
-/// Writes what is left of `shards` through `writer`, items renumbered in their old order. Gives the item counts.
+/// Writes what remains of `shards` to `writer`, with items renumbered in their old order. Returns the item counts.
 pub(crate) fn write(dir: &Path, shards: &[FileEntry], core: &Core, writer: &mut ShardWriter) -> Result<Vec<u32>> {
     let mut new_id = vec![0u32; core.items.len()];
     let mut next = 0;

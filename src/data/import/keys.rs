@@ -1,5 +1,5 @@
-/*! Keys as they are written: those that stand for a missing one, those of whole numbers written as reals, and lists. What a key
-stands for can be told only beside all others, so this is looked at when the log is read.
+/*! Checks of keys: keys that stand for a missing value, whole numbers written as reals, and lists. Such a key can only
+be judged by comparison with all other keys, so these checks run after the log is read.
 */
 
 use std::collections::HashSet;
@@ -19,7 +19,7 @@ pub enum Missing {
     Keep,
 }
 
-/// How programs write a missing value.
+/// Common spellings of a missing value.
 const MISSING: &[&[u8]] = &[
     b"NA",
     b"N/A",
@@ -47,10 +47,10 @@ pub(crate) fn is_missing(key: &[u8]) -> bool {
     key.len() <= 9 && MISSING.contains(&key)
 }
 
-/// A key that spells a missing value and holds more than this many times the rows of any other is none.
+/// A key that spells a missing value is reported if it has more than this many times the rows of any other key.
 const FAR_MORE: u64 = 2;
 
-/// What looks wrong about the keys of users or items. `counts`: rows of each.
+/// Warnings about the keys of users or items. `counts`: rows of each.
 pub(crate) fn doubts(keys: &Interner, counts: &[u32], role: &str, missing: Option<Missing>) -> Vec<String> {
     let mut lines: Vec<String> = match missing {
         None => missing_keys(keys, counts, role).into_iter().collect(),
@@ -69,8 +69,8 @@ pub(crate) fn doubts(keys: &Interner, counts: &[u32], role: &str, missing: Optio
     lines
 }
 
-/// Keys that spell a missing value and stand for one: they hold far more rows than any other key, or all other keys have a
-/// digit. An artist called "nan" among other names is neither.
+/// Keys that spell a missing value and probably stand for one: they have far more rows than any other key, or all other
+/// keys contain a digit. An artist called "nan" among other names is not reported.
 fn missing_keys(keys: &Interner, counts: &[u32], role: &str) -> Option<String> {
     let spelled: Vec<usize> = MISSING.iter().filter_map(|word| keys.find(word)).map(|id| id as usize).collect();
     if spelled.is_empty() {
@@ -86,8 +86,8 @@ fn missing_keys(keys: &Interner, counts: &[u32], role: &str) -> Option<String> {
     let all: u64 = counts.iter().map(|&n| n as u64).sum();
     let words: Vec<_> = spelled.iter().map(|&id| format!("'{}'", String::from_utf8_lossy(keys.key(id)))).collect();
     Some(format!(
-        "{WARNING}{} of {} rows ({:.1} %) have the {role} {}, which looks like a missing one, and are read as one {role}: \
-         --missing drop leaves such rows out, --missing keep takes them as they are",
+        "{WARNING}{} of {} rows ({:.1} %) have the {role} {}, which looks like a missing one, and are read as one \
+         {role}: --missing drop leaves such rows out, --missing keep takes them as they are",
         digits(sum),
         digits(all),
         100.0 * sum as f64 / all.max(1) as f64,
@@ -95,15 +95,15 @@ fn missing_keys(keys: &Interner, counts: &[u32], role: &str) -> Option<String> {
     ))
 }
 
-/// Whole numbers written as reals (`3.0`): beside the same number written as such they are two keys, and in other data they
-/// may be written as such.
+/// Whole numbers written as reals (`3.0`): together with the same number written as `3` they make two keys, and other
+/// data may write them as `3`.
 fn whole_numbers(keys: &Interner, role: &str) -> Option<String> {
     let real = |id: &usize| whole_number(keys.key(*id)).is_some_and(|whole| whole.len() < keys.key(*id).len());
     let reals = (0..keys.len()).filter(real).count();
     if reals == 0 {
         return None;
     }
-    // `3.0` has a twin in `3` and in `3.00`.
+    // `3.0` duplicates both `3` and `3.00`.
     let mut seen: HashSet<&[u8]> = HashSet::new();
     let wholes = (0..keys.len()).filter(|id| !real(id)).filter_map(|id| whole_number(keys.key(id)));
     seen.extend(wholes);
@@ -114,15 +114,15 @@ fn whole_numbers(keys: &Interner, role: &str) -> Option<String> {
         let key = String::from_utf8_lossy(keys.key(first));
         let whole = key.split('.').next().unwrap_or_default();
         return Some(format!(
-            "{WARNING}{} {role}s stand in the log twice, as whole numbers and as reals, such as '{whole}' and '{key}', and are \
-             two {role}s each: {settle}",
+            "{WARNING}{} {role}s occur in the log twice, as whole numbers and as reals, such as '{whole}' and '{key}', \
+             and are two {role}s each: {settle}",
             digits(duplicates.len() as u64)
         ));
     }
     (2 * reals > keys.len()).then(|| {
         format!(
-            "{WARNING}{} of {} {role}s are whole numbers written as reals, such as '{}': other data may write them without \
-             the '.0', and keys are compared as text; {settle}",
+            "{WARNING}{} of {} {role}s are whole numbers written as reals, such as '{}': other data may write them \
+             without the '.0', and keys are compared as text; {settle}",
             digits(reals as u64),
             digits(keys.len() as u64),
             (0..keys.len()).find(real).map_or("".into(), |id| String::from_utf8_lossy(keys.key(id)))

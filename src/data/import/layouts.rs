@@ -1,4 +1,4 @@
-//! All sources of one log, understood: what each is, what is said of it, and whether they fit together.
+//! Determines the layout of all sources of one log, reports it, and checks that they fit together.
 
 use std::path::{Path, PathBuf};
 
@@ -19,14 +19,14 @@ use crate::{
     },
 };
 
-/// One understood source.
+/// The layout of one source.
 pub(crate) enum FileLayout {
     Text(sniff::TextLayout),
     Parquet(parquet::ParquetLayout),
 }
 
 impl FileLayout {
-    /// `None`: the file has no rows. `above`: what a file without a header may take from the one before it.
+    /// `None`: the file has no rows. `above`: the header that a file without one may inherit from the file before it.
     fn of(source: Source, options: &ImportOptions, above: Option<&Inherited>) -> Result<Option<FileLayout>> {
         Ok(if source.parquet {
             parquet::layout(source, options)?.map(FileLayout::Parquet)
@@ -63,7 +63,7 @@ impl FileLayout {
         }
     }
 
-    /// What to do where no cell of the column is a time.
+    /// The hint if no cell of the column is a time.
     pub fn time_hint(&self) -> Option<&String> {
         match self {
             FileLayout::Text(l) => l.time_hint.as_ref(),
@@ -75,7 +75,7 @@ impl FileLayout {
         self.time_kind().map(TimeKind::unit)
     }
 
-    /// What kind of file it is, as far as parts of one folder have to be alike.
+    /// The file format, which must be the same for all parts of one folder.
     fn kind(&self) -> String {
         match self {
             FileLayout::Text(l) => l.kind(),
@@ -83,7 +83,7 @@ impl FileLayout {
         }
     }
 
-    /// What to tell of the filter once all is read.
+    /// Warnings about the filter after everything is read.
     pub fn filter_doubts(&self, wheres: &[Where], tally: &Tally) -> Vec<String> {
         match self {
             FileLayout::Text(l) => l.filter.doubts(&l.names, wheres, tally),
@@ -99,7 +99,7 @@ impl FileLayout {
     }
 }
 
-/// The sources that the paths name, one after the other: files, pipes, and the parts of folders.
+/// The sources at the given paths, in order: files, pipes, and the parts of folders.
 fn gather(paths: &[PathBuf], dir: &Path, options: &ImportOptions) -> Result<Vec<(Source, Option<usize>)>> {
     let mut found = Vec::new();
     for (n, path) in paths.iter().enumerate() {
@@ -116,11 +116,11 @@ fn gather(paths: &[PathBuf], dir: &Path, options: &ImportOptions) -> Result<Vec<
     Ok(found)
 }
 
-/// Understands all sources, reports what was understood, and checks that they make one log. Pipes are copied to `dir`.
+/// Determines the layout of all sources, reports it, and checks that they form one log. Pipes are copied to `dir`.
 ///
 /// # Errors
-/// A source that cannot be understood, sources without a row, parts of a folder that are not alike, sources that differ in
-/// what they have, filters that need what there is not.
+/// A source that is not recognized, sources without a row, parts of a folder with different formats or columns, sources
+/// of which only some have times or ratings, filters on columns that do not exist.
 pub(crate) fn understand(
     paths: &[PathBuf],
     dir: &Path,
@@ -160,13 +160,13 @@ pub(crate) fn understand(
     Ok(layouts)
 }
 
-/// The first few names of many.
+/// The first few names, and how many more there are.
 fn few(names: &[String]) -> String {
     let more = if names.len() > 3 { format!(" and {} more", names.len() - 3) } else { String::new() };
     format!("{}{more}", names[..names.len().min(3)].join(", "))
 }
 
-/// A folder is one table in parts: of one format, with the same columns.
+/// Checks that the parts of a folder have one format and the same columns.
 fn alike_in_folders(layouts: &[FileLayout], folders: &[Option<usize>]) -> Result<()> {
     let columns = |l: &FileLayout| {
         let mut names: Vec<String> = l.names().iter().map(|n| bare(n).to_owned()).collect();
@@ -193,7 +193,7 @@ fn alike_in_folders(layouts: &[FileLayout], folders: &[Option<usize>]) -> Result
     Ok(())
 }
 
-/// Says what was understood of each source; of sources that are alike, once.
+/// Reports the layout of each source; consecutive sources with the same layout are reported once.
 fn describe(layouts: &[FileLayout], report: &mut dyn FnMut(&str)) {
     let mut last: Vec<String> = Vec::new();
     let mut alike = 0;

@@ -1,5 +1,5 @@
-/*! The first pass over a log: blocks of parsed rows come in from a reader thread, keys become ids in order of first
-appearance, and rows go to a spill, with the number of rows of each user counted.
+/*! The first pass over a log: a reader thread sends blocks of parsed rows, keys become ids in order of first
+appearance, rows go to a spill, and the rows of each user are counted.
 */
 
 use std::{path::Path, sync::mpsc::sync_channel, time::Instant};
@@ -25,15 +25,15 @@ use crate::{
     },
 };
 
-/// What to do about a column of times that holds none.
-const NO_TIMES: &str = "none of the first rows has a time there: write times as numbers, or as dates with the year first \
-                        (2015-03-09); or name their layout with --time-format; or name another column with --time-col, or go by the order of the rows with \
-                        --time-col none";
+/// The hint for a time column without times.
+const NO_TIMES: &str = "none of the first rows has a time there: write times as numbers, or as dates with the year \
+                        first (2015-03-09); or name their format with --time-format; or name another column with \
+                        --time-col, or go by the order of the rows with --time-col none";
 
-/// What is left where the layout of the times is known.
+/// The rest of the hint if the format of the times is known.
 const NO_ORDER: &str = "or use the order of the rows with --time-col none";
 
-/// The log as it is read: keys to ids, rows to a spill.
+/// The state of the first pass: keys to ids, rows to a spill.
 pub(crate) struct Log<'a> {
     options: &'a ImportOptions,
     codec: RowCodec,
@@ -47,17 +47,17 @@ pub(crate) struct Log<'a> {
     pub below_rating: u64,
     pub tally: Tally,
     pub missing: u64,
-    /// Rows with more fields than columns: the file and line of the first, and how many.
+    /// Rows with more fields than columns: file and line of the first, and the count.
     pub wide: Option<(String, u64, u64)>,
-    /// Rows that repeat the header, in the same way.
+    /// Rows that repeat the header: file and line of the first, and the count.
     pub headers: Option<(String, u64, u64)>,
-    /// Rows with a key that holds a lone quote: the file, line and key of the first, and how many.
+    /// Rows with an unbalanced quote in a key: file, line and key of the first, and the count.
     pub lone_quotes: Option<(String, u64, String, u64)>,
-    /// Of the ratings that are taken; of none where the log has none.
+    /// Statistics of the kept ratings; empty if the log has none.
     pub ratings: Sizes,
     pub times: Times,
     pub decimals: Decimals,
-    /// Of the block in hand: ids of its rows, and the rows as they are stored.
+    /// Ids of the current block's rows, and the rows as they are stored.
     user_ids: Vec<u32>,
     item_ids: Vec<u32>,
     encoded: Vec<u8>,
@@ -94,12 +94,12 @@ impl<'a> Log<'a> {
         }
     }
 
-    /// Reads one source to its end, parsing on other threads.
+    /// Reads one source to its end; other threads parse it.
     pub fn read(&mut self, layout: &FileLayout, report: &mut dyn FnMut(&str), start: Instant) -> Result<()> {
         let block_bytes = (self.options.memory_bytes / 128).clamp(64 << 10, 1 << 20) as usize;
         let rule = Rules::of(self.options, layout.columns(), layout.time_kind())?;
         std::thread::scope(|scope| {
-            // A few blocks ahead: enough to keep both sides busy, little enough to be no matter for memory.
+            // A few blocks of lookahead: enough to keep both sides busy at a small cost in memory.
             let (send, receive) = sync_channel(4);
             let reader = scope.spawn(move || {
                 let done = match layout {
@@ -107,11 +107,11 @@ impl<'a> Log<'a> {
                     FileLayout::Parquet(l) => parquet::read(l, &rule, &send),
                 };
                 if let Err(e) = done {
-                    // Nobody listens any more when another error came first.
+                    // The receiver is gone if another error came first.
                     let _ = send.send(Err(e));
                 }
             });
-            // Taking the receiver in: when a block is refused, it goes, and the reader stops.
+            // Consumes the receiver: on an error it is dropped, which stops the reader.
             let taken = receive.into_iter().try_for_each(|block| {
                 cancelled(self.options)?;
                 self.take(layout, block?, report)?;
@@ -144,7 +144,7 @@ impl<'a> Log<'a> {
         };
         if let (Some(first), false) = (block.bad.first(), self.options.skip_bad) {
             let header = match layout {
-                // To leave such rows out would leave nothing.
+                // Skipping such rows would leave none.
                 _ if first.of_time() && layout.time_kind() == Some(TimeKind::Unread) => {
                     Some(layout.time_hint().map_or_else(|| NO_TIMES.into(), |hint| format!("{hint}; {NO_ORDER}")))
                 }
@@ -190,7 +190,7 @@ impl<'a> Log<'a> {
         self.users.intern_all(rows.len(), |i| (block.key(rows[i].user), rows[i].user_hash), &mut self.user_ids)?;
         self.items.intern_all(rows.len(), |i| (block.key(rows[i].item), rows[i].item_hash), &mut self.item_ids)?;
         for ((row, &user), &item) in rows.iter().zip(&self.user_ids).zip(&self.item_ids) {
-            // Ids come in order of first appearance, so a new user is the next one.
+            // Ids are in order of first appearance, so a new user gets the next id.
             if user as usize == self.counts.len() {
                 self.counts.push(0);
             }
@@ -211,7 +211,7 @@ impl<'a> Log<'a> {
                 digits(self.items.len() as u64),
                 keys >> 20
             ))
-            .hint("raise --memory-mb; or is a column taken for keys that is none?"));
+            .hint("raise --memory-mb; or is a column read as a key by mistake?"));
         }
         Ok(())
     }

@@ -1,15 +1,16 @@
-/*! Importing a log: any supported file -> a data set folder, in memory bounded by a stated budget.
+/*! Imports a log: any supported file -> a data set folder, within a given memory budget.
 
 1. `source`/`folder`: files, pipes and folders of parts.
-2. `sniff`/`columns`/`layouts`: what each file is and which column is what, reported for people to check.
-3. `text`/`parquet`: blocks of parsed rows, in the order of the file.
+2. `sniff`/`columns`/`layouts`: the format of each file and the role of each column, reported for the user to check.
+3. `text`/`parquet`: blocks of parsed rows, in file order.
 4. `log`, `intern`: keys become ids in order of first appearance; rows go to a spill (memory first, then disk).
-5. `group`: runs of users that fit the memory are sorted by user and time; the duplicates rule is applied.
-6. `kcore`: the k-core, over shards on disk, where one is asked for.
-7. `data/write.rs`: shards, vocabularies and the manifest, in a staging folder that is renamed when all is synced.
+5. `group`: batches of users that fit in memory are sorted by user and time; the duplicates rule is applied.
+6. `kcore`: the optional k-core filter, over shards on disk.
+7. `data/write.rs`: shards, vocabularies and the manifest, in a staging folder that is renamed after everything is
+   synced.
 
-Filters apply in this order: `wheres`, bad rows, `min_rating`, duplicates, k-core. The result depends on the log and the filters
-only: not on the budget, the number of threads, or the format the log came in.
+Filters apply in this order: `wheres`, bad rows, `min_rating`, duplicates, k-core. The result depends only on the log
+and the filters: not on the memory budget, the number of threads, or the file format.
 */
 
 mod clock;
@@ -85,11 +86,11 @@ pub enum Duplicates {
     Last,
 }
 
-/// How to read a log, what to leave out, and what it may cost.
+/// How to read a log, which rows to drop, and how much memory to use.
 #[derive(Clone, Debug)]
 pub struct ImportOptions {
-    /// Columns by name or by number from 1; `None` = guess. Time and rating may be `none`: not to be read.
-    /// A basket is what rows of one user with the same text in this column make; `None` = told by equal times.
+    /// Columns by name or by number from 1; `None` = guess. Time and rating may be `none`, which ignores them.
+    /// Rows of one user with the same text in `basket_col` form a basket; `None` = rows with equal times do.
     pub user_col: Option<String>,
     pub item_col: Option<String>,
     pub time_col: Option<String>,
@@ -99,46 +100,46 @@ pub struct ImportOptions {
     pub delimiter: Option<String>,
     /// What separates the elements of a list: as for `delimiter`; `none`: there are no lists; `None` = guess.
     pub list_sep: Option<String>,
-    /// How dates are written, as in strptime; `None` = ISO 8601.
+    /// Format of dates, as in strptime; `None` = ISO 8601.
     pub time_format: Option<String>,
-    /// The zone of dates that name none; `None` = UTC.
+    /// Time zone of dates without one; `None` = UTC.
     pub time_zone: Option<String>,
-    /// What quotes mean in delimited text.
+    /// How to read quotes in delimited text.
     pub quotes: Quotes,
     /// How text is encoded.
     pub encoding: Encoding,
-    /// The first row is data, whatever it looks like.
+    /// Treat the first row as data, whatever it contains.
     pub no_header: bool,
-    /// Only rows that have one of the values in each of these columns are read, before all other filters.
+    /// Read only rows with one of the values in each of these columns. Applied before all other filters.
     pub wheres: Vec<Where>,
-    /// Rows rated below are left out, before anything else is counted.
+    /// Drop rows rated below this, before anything else is counted.
     pub min_rating: Option<f32>,
-    /// The least rating and the greatest: rows rated outside are bad rows.
+    /// Lowest and highest valid rating: rows rated outside are bad rows.
     pub rating_range: Option<[f32; 2]>,
     pub duplicates: Duplicates,
-    /// The k-core: every user keeps at least `min_user` interactions and every item `min_item`. 0 and 1: all.
+    /// The k-core: every user keeps at least `min_user` interactions and every item `min_item`. 0 and 1 keep all.
     pub min_user: u32,
     pub min_item: u32,
-    /// A table of side fields of the items.
+    /// A table with side fields of the items.
     pub items: Option<PathBuf>,
-    /// Which of its columns; empty = all.
+    /// Columns of that table to read; empty = all.
     pub item_fields: Vec<String>,
-    /// The earliest time and the latest, as numbers in the log's unit or as dates: rows outside are bad rows.
+    /// Earliest and latest valid time, as numbers in the log's unit or as dates: rows outside are bad rows.
     pub time_range: Option<[String; 2]>,
-    /// What to do with rows without a user or an item; `None`: words like NA are keys, and warned of where they hold rows as
-    /// no key does.
+    /// What to do with rows without a user or an item. `None`: words like NA are keys, with a warning if they have
+    /// suspiciously many rows.
     pub missing: Option<Missing>,
-    /// Keys like `3.0` are read as `3`.
+    /// Read keys like `3.0` as `3`.
     pub whole_keys: bool,
-    /// Leave bad rows out instead of stopping at the first.
+    /// Drop bad rows instead of stopping at the first.
     pub skip_bad: bool,
-    /// Replace an earlier data set at the output.
+    /// Replace an existing data set at the output path.
     pub force: bool,
-    /// Memory the import may use, in bytes. Rows beyond it wait in temporary files beside the output.
+    /// Memory limit of the import, in bytes. Rows beyond it go to temporary files next to the output.
     pub memory_bytes: u64,
-    /// Where to cut shards, in interactions. A user is never split.
+    /// Shard size in interactions. A user is never split.
     pub shard_interactions: u64,
-    /// Set from outside (Ctrl-C) to stop and leave nothing behind.
+    /// Set by the caller (Ctrl-C) to stop the import; it then leaves no files behind.
     pub cancel: Option<Arc<AtomicBool>>,
 }
 
@@ -185,32 +186,32 @@ pub struct ImportSummary {
     pub interactions: u64,
     /// Rows of the log, without headers and blank lines.
     pub rows: u64,
-    /// Rows that repeat the header; they are no rows of the log.
+    /// Rows that repeat the header; not counted as rows of the log.
     pub repeated_headers: u64,
     pub dropped_bad: u64,
     pub dropped_rating: u64,
-    /// Rows that `wheres` left out.
+    /// Rows dropped by `wheres`.
     pub dropped_where: u64,
     /// Rows without a user or an item.
     pub dropped_missing: u64,
     pub dropped_duplicates: u64,
-    /// Rows that equal another one in user, item, time and rating; 0 where duplicates are dropped.
+    /// Rows equal to another one in user, item, time and rating; 0 if duplicates are dropped.
     pub equal_rows: u64,
     pub dropped_core: u64,
-    /// Passes of the k-core that removed somebody.
+    /// Passes of the k-core that removed a user or an item.
     pub core_rounds: u64,
     /// Shortest, median and longest history.
     pub history: [u32; 3],
-    /// Where a few ratings are far larger than all others, whatever their sign: what the others are below.
+    /// If a few ratings are far larger than all others in magnitude: the bound that the others are below.
     pub other_ratings_below: Option<f32>,
     /// Earliest and latest time, in `time_unit`.
     pub times: Option<[i64; 2]>,
     pub time_unit: Option<String>,
-    /// Least and greatest rating of what is kept.
+    /// Lowest and highest rating of the kept rows.
     pub ratings: Option<[f32; 2]>,
-    /// How many baskets a column told apart; `None` where no column did.
+    /// Number of baskets, if a column defines them.
     pub baskets: Option<u64>,
-    /// Baskets of a user that overlap in time: how many times were raised to keep them whole and in order.
+    /// Number of times raised because baskets of a user overlap in time, so that each basket stays whole and in order.
     pub raised_times: u64,
     pub shards: u64,
     pub bytes: u64,
@@ -218,14 +219,14 @@ pub struct ImportSummary {
     pub rows_per_s: f64,
 }
 
-/// Imports logs (several are read as one, in the order given) into the folder `out`. `report` gets lines of talk; those that warn
-/// begin with `warning: `.
+/// Imports logs (several are read as one, in the order given) into the folder `out`. `report` receives progress lines;
+/// warnings begin with `warning: `.
 ///
-/// The result appears under its name only when it is whole and on disk; on any error nothing is left behind.
+/// The result appears at `out` only when it is complete and on disk; on an error nothing is left behind.
 ///
 /// # Errors
-/// A log that cannot be understood, a bad row (file, line, column, reason) unless `skip_bad`, an output that is
-/// already there unless `force`, filters that leave nothing, keys that alone exceed the memory budget, a full disk.
+/// A log whose format is not recognized, a bad row (file, line, column, reason) unless `skip_bad`, an output that
+/// already exists unless `force`, filters that drop every row, keys that alone exceed the memory budget, a full disk.
 pub fn import(
     sources: &[PathBuf],
     out: &Path,
@@ -241,7 +242,7 @@ pub fn import(
         Has { times: columns.time.is_some(), ratings: columns.rating.is_some(), baskets: columns.basket.is_some() };
     let codec = RowCodec(has);
 
-    // Pass 1: rows to the spill, keys to ids; counts say later how much room each user's history takes.
+    // Pass 1: rows to the spill, keys to ids. The row counts per user size the histories in pass 2.
     let mut log = Log::new(dir, codec, options);
     for layout in &layouts {
         log.read(layout, report, start)?;
@@ -299,12 +300,12 @@ pub fn import(
     });
     let held = users.memory() + items.memory() + 4 * counts.len() as u64 + rows.memory();
     let free = options.memory_bytes.saturating_sub(held).max(64 << 10);
-    // 16 bytes a row while sorting, 24 with baskets. Beyond some 8 million rows a run outgrows the caches and only gets
-    // slower.
+    // Sorting takes 16 bytes a row, 24 with baskets. Beyond about 8 million rows a run no longer fits the caches and
+    // gets slower.
     let row_bytes = if has.baskets { 24 } else { 16 };
     let limits = GroupLimits { run_rows: (free / 4 / row_bytes).min(8 << 20), buffer_bytes: free / 8 };
     let shards = |prefix| ShardWriter::new(dir, prefix, has, options.shard_interactions.max(1), free / 4);
-    // Pass 2: histories to shards. When a k-core follows, these are only a stage: it needs every count first.
+    // Pass 2: histories to shards. With a k-core these are intermediate: it needs all counts first.
     let filtered = options.min_user > 1 || options.min_item > 1;
     let mut writer = shards(if filtered { "all" } else { "shard" });
     let mut item_counts = vec![0u32; items.len()];
@@ -332,7 +333,7 @@ pub fn import(
     let mut done = writer.finish()?;
     let (mut core_rounds, mut alive) = (0, None);
     let mut dropped_core = 0;
-    // Pass 3, where asked for: the core, then the shards that remain.
+    // Pass 3, if requested: the k-core, then the remaining shards.
     if filtered {
         let before: u64 = done.interactions();
         let core =
@@ -350,15 +351,16 @@ pub fn import(
     }
 
     let interactions = done.interactions();
-    // The net under all guesses: what is read as a table of interactions may be a list of histories.
+    // Last check of all guesses: a file read as a table of interactions may be a list of histories.
     if done.history()[2] == 1 && done.lengths.len() >= 20 && options.list_sep.is_none() && !filtered {
         report(&format!(
-            "{WARNING}each of the {} users has one interaction: if a row holds a whole history, say what separates its items \
-             with --list-sep; if another column is the user, name it with --user-col; if that is how it is, --list-sep none",
+            "{WARNING}each of the {} users has one interaction: if a row holds a whole history, name the separator of \
+             its items with --list-sep; if another column is the user, name it with --user-col; if the log is like \
+             this, add --list-sep none",
             digits(done.lengths.len() as u64)
         ));
     }
-    // Keys of those that are left keep their order, so new ids are old ids with the gaps closed, as in the shards.
+    // Remaining keys keep their order, so new ids are the old ids with the gaps closed, as in the shards.
     let lives = |alive: Option<&Vec<bool>>, id: usize| alive.is_none_or(|alive| alive[id]);
     let mut files = std::mem::take(&mut done.entries);
     let shard_count = files.len() as u64;
@@ -366,7 +368,7 @@ pub fn import(
         [(&users, "users", alive.as_ref().map(|c| &c.users)), (&items, "items", alive.as_ref().map(|c| &c.items))]
     {
         let keys = (0..interner.len()).filter(|&id| lives(alive, id)).map(|id| {
-            // Parsers let only UTF-8 through.
+            // Parsers only pass UTF-8.
             std::str::from_utf8(interner.key(id)).expect("keys are checked when they are parsed")
         });
         files.push(write_keys(dir, kind, keys)?);
@@ -375,7 +377,7 @@ pub fn import(
     files.push(write_counts(dir, &item_counts)?);
     if let Some(table) = &options.items {
         let keys = Vocab::open(&dir.join("items.safetensors"))?;
-        // A pipe that is the log too was read already: its copy is the table.
+        // If the pipe is also the log it was already read: use its copy.
         let copied = layouts.iter().map(layouts::FileLayout::source).find(|s| s.is_copy_of(table)).cloned();
         let table = copied.map_or_else(|| Source::new(table, dir, "items", options), Ok)?;
         let fields = items::read(&table, &keys, options, report)?;
@@ -405,7 +407,7 @@ pub fn import(
         fingerprint: String::new(),
         manifest_sha256: String::new(),
     };
-    // Copies of pipes are no part of the data set.
+    // Copies of pipes do not belong to the data set.
     drop(layouts);
     source::remove_copies(dir)?;
     write_manifest(dir, &mut manifest)?;
@@ -443,7 +445,7 @@ pub fn import(
 fn cancelled(options: &ImportOptions) -> Result<()> {
     match &options.cancel {
         Some(flag) if flag.load(Ordering::Relaxed) => {
-            Err(Error::user("interrupted; nothing was written").hint("run the import again when you like"))
+            Err(Error::user("interrupted; nothing was written").hint("run the import again"))
         }
         _ => Ok(()),
     }

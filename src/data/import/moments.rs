@@ -1,7 +1,7 @@
-/*! The times of a log as they are read: one resolution for all, and doubts about some of them.
+/*! Brings the times of a log to one resolution and checks for implausible ones.
 
-Each block keeps as many decimals as its own times need. Which resolution the log has is known at its end: the finest that
-a block needs, as far as 64 bits hold the largest time. Rows that wait in the spill are then brought to it.
+Each block keeps as many decimals as its own times need. The resolution of the log is known at its end: the finest that
+a block needs, as far as the largest time fits into 64 bits. Rows in the spill are then converted to it.
 */
 
 use super::{
@@ -12,12 +12,12 @@ use super::{
 };
 use crate::data::digits;
 
-/// The times of a block, or of all blocks so far.
+/// Statistics of the times of a block, or of all blocks so far.
 #[derive(Clone, Debug)]
 pub(crate) struct Times {
-    /// Decimals that the times have.
+    /// Decimals that the times need.
     pub needed: u8,
-    /// Decimals for which 64 bits suffice.
+    /// Decimals that fit into 64 bits.
     pub room: u8,
     sizes: Sizes,
 }
@@ -29,8 +29,8 @@ impl Default for Times {
 }
 
 impl Times {
-    /// Looks at the rows of a block, whose times are whole units; `fractions` holds rows and what stands behind the point.
-    /// The rows' times get decimals: how many is given back.
+    /// Processes the rows of a block, whose times are whole units; `fractions` holds row indices and fractions. Appends
+    /// decimals to the rows' times and returns how many.
     pub fn of_block(rows: &mut [EventRow], fractions: &[(u32, u64)], kind: TimeKind) -> (Times, u8) {
         let mut times = Times::default();
         let mut largest = 0;
@@ -38,7 +38,7 @@ impl Times {
             times.sizes.add(row.time);
             largest = largest.max(row.time.unsigned_abs());
         }
-        // The fraction takes one whole unit more at most.
+        // A fraction adds less than one whole unit.
         times.room = (i64::MAX as u64 / (largest + 1)).checked_ilog10().unwrap_or(0).min(18) as u8;
         times.needed = fractions.iter().map(|f| decimals_of(f.1)).max().unwrap_or(0);
         let kept = times.needed.min(times.room).min(kind.most_decimals());
@@ -56,15 +56,16 @@ impl Times {
         self.sizes.merge(&block.sizes);
     }
 
-    /// What looks wrong about the times.
+    /// Warnings about the times.
     pub fn doubts(&self, kind: TimeKind) -> Vec<String> {
         let mut lines: Vec<String> = self.sizes.doubt(kind).into_iter().collect();
         let (kept, unit) = kind.kept(self.needed, self.room);
         if kept < self.needed.min(kind.most_decimals()) {
             let unit = if unit == "unknown" { String::new() } else { format!(" ({unit})") };
             lines.push(format!(
-                "{WARNING}times have {} decimals, and only {kept} of them{unit} fit 64 bits beside the largest time: times that \
-                 differ less are equal; is the largest time a mistake? --time-range FROM,TO makes it a bad row",
+                "{WARNING}times have {} decimals, and only {kept} of them{unit} fit into 64 bits together with the \
+                 largest time: times that differ less are equal; is the largest time a mistake? --time-range FROM,TO \
+                 makes it a bad row",
                 self.needed
             ));
         }
@@ -72,7 +73,7 @@ impl Times {
     }
 }
 
-/// How many decimals the times in the spill have, run by run of rows.
+/// Decimals of the times in the spill, run-length encoded over rows.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Decimals {
     runs: Vec<(u64, u8)>,
@@ -87,7 +88,7 @@ impl Decimals {
         }
     }
 
-    /// What all rows shall have.
+    /// Sets the decimals that all rows get.
     pub fn settle(&mut self, to: u8) {
         self.to = to;
         if self.runs.iter().all(|run| run.1 == to) {
@@ -96,7 +97,7 @@ impl Decimals {
         self.runs.reverse();
     }
 
-    /// Brings the next rows, as they stand in the spill, to one resolution; they come in order.
+    /// Converts the next rows of the spill to the common resolution; must be called in order.
     pub fn level<'a>(&mut self, rows: &'a [u8], codec: RowCodec, buffer: &'a mut Vec<u8>) -> &'a [u8] {
         if self.runs.is_empty() {
             return rows;
@@ -123,18 +124,18 @@ impl Decimals {
     }
 }
 
-/// Times counted by what they may be.
+/// Times counted by class.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sizes {
     counts: [u64; 9],
-    /// The largest of each, to be shown.
+    /// The largest time of each class, for messages.
     largest: [i64; 9],
 }
 
 const NEGATIVE: usize = 0;
 const ZERO: usize = 1;
 const SMALL: usize = 2;
-/// Moments from 1973 to 2040 in seconds; milliseconds, microseconds and nanoseconds follow.
+/// Times from 1973 to 2040 in seconds; milliseconds, microseconds and nanoseconds follow.
 const SECONDS: usize = 3;
 /// Dates written as digits: 20240501103000.
 const DIGITS: usize = 7;
@@ -144,7 +145,7 @@ impl Sizes {
     #[inline]
     fn add(&mut self, time: i64) {
         let class = match time {
-            // Nearly all.
+            // By far the most common case.
             100_000_000..1_970_000_000 => SECONDS,
             0 => ZERO,
             i64::MIN..0 => NEGATIVE,
@@ -185,9 +186,9 @@ impl Sizes {
             let format = ["%Y%m%d", "%Y%m%d%H", "%Y%m%d%H%M", "%Y%m%d%H%M%S"];
             let length = self.largest[DIGITS].to_string().len();
             return Some(format!(
-                "{WARNING}{} of {} times look like dates written as digits (such as {}) and are read as numbers: they order the \
-                 log, but the spans between them are wrong; write them as dates (2024-05-01 10:30:00), or name their form: \
-                 --time-format {}",
+                "{WARNING}{} of {} times look like dates written as digits (such as {}) and are read as numbers: they \
+                 order the log, but the spans between them are wrong; write them as dates (2024-05-01 10:30:00), or \
+                 name their format: --time-format {}",
                 digits(self.counts[DIGITS]),
                 digits(all),
                 kind.show(self.largest[DIGITS]),
@@ -201,7 +202,7 @@ impl Sizes {
                 continue;
             }
             let what = match class {
-                // Counters may begin anywhere; whole numbers next to the border are no other unit.
+                // Counters may begin anywhere; whole numbers just past a class boundary are not another unit.
                 NEGATIVE | ZERO | FAR if main == SMALL => continue,
                 DIGITS if main == SMALL && self.largest[DIGITS] < 100_000_000 => continue,
                 SECONDS if main == SMALL && self.largest[SMALL] > 1_000_000 => continue,
@@ -229,7 +230,8 @@ impl Sizes {
         };
         (!parts.is_empty()).then(|| {
             format!(
-                "{WARNING}of {} times, {} {most}, but {}: they sort before or after all other times of their users; {flag}",
+                "{WARNING}of {} times, {} {most}, but {}: they sort before or after all other times of their users; \
+                 {flag}",
                 digits(all),
                 digits(self.counts[main]),
                 parts.join(", ")

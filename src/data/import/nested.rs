@@ -1,6 +1,5 @@
-/*! Lists in Parquet: which column holds one, and its cells record by record. Levels say where a record and where an element
-begins: a repetition level of 0 begins a record, and a definition level at or above that of the repeated node is an element,
-which is null below the greatest level.
+/*! Lists in Parquet: finds list columns and reads their cells record by record. A repetition level of 0 begins a
+record. A definition level at or above that of the repeated node is an element, which is null below the maximum level.
 */
 
 use parquet::{
@@ -11,10 +10,10 @@ use parquet::{
     schema::types::{ColumnDescriptor, SchemaDescriptor},
 };
 
-/// Names of the nodes that only carry a list: LIST of the standard, of old writers, and of Hive.
+/// Names of the nodes that only wrap a list: LIST of the standard, of old writers, and of Hive.
 const CARRIERS: &[&str] = &["list", "element", "item", "array", "bag", "array_element", "array_items"];
 
-/// The name of a column: a list goes by the name of its field, what stands in its structs with a dot behind.
+/// The name of a column. A list has the name of its field; fields of structs in it are appended with a dot.
 pub(crate) fn name_of(leaf: &ColumnDescriptor) -> String {
     if leaf.max_rep_level() == 0 {
         return leaf.path().string();
@@ -24,7 +23,7 @@ pub(crate) fn name_of(leaf: &ColumnDescriptor) -> String {
     std::iter::once(parts[0].as_str()).chain(below).collect::<Vec<_>>().join(".")
 }
 
-/// The definition level from which on there is an element; 0 for a column that is no list.
+/// The smallest definition level of an element; 0 for a column that is not a list.
 pub(crate) fn element_level(schema: &SchemaDescriptor, leaf: &ColumnDescriptor) -> i16 {
     let mut node = schema.root_schema_ptr();
     let mut level = 0;
@@ -42,7 +41,7 @@ pub(crate) fn element_level(schema: &SchemaDescriptor, leaf: &ColumnDescriptor) 
     0
 }
 
-/// Elements of several records.
+/// The elements of several records.
 pub(crate) struct Elements<V> {
     pub values: Vec<Option<V>>,
     /// How many elements each record has.
@@ -59,7 +58,7 @@ pub(crate) fn read<T: DataType, V>(
 ) -> Result<Elements<V>, ParquetError> {
     let (mut packed, mut definitions, mut repetitions) = (Vec::new(), Vec::new(), Vec::new());
     let mut done = 0;
-    // One call may stop at a page; a short batch is not yet the end.
+    // One call may stop at a page boundary; a short batch is not yet the end.
     while done < records {
         let (read, ..) =
             reader.read_records(records - done, Some(&mut definitions), Some(&mut repetitions), &mut packed)?;

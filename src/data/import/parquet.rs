@@ -1,5 +1,5 @@
-/*! Parquet logs -> blocks of parsed rows, through plain column readers: only the needed columns are read, a batch of
-rows at a time. Keys of any scalar type become text, as a CSV of the same table would hold them.
+/*! Parquet logs -> blocks of parsed rows, with plain column readers: only the needed columns are read, a batch of rows
+at a time. Keys of any scalar type become text, as in a CSV of the same table.
 */
 
 use std::{
@@ -38,33 +38,33 @@ use crate::{
     },
 };
 
-/// Rows read at a time.
+/// Rows per read.
 const BATCH: usize = 32 << 10;
 
-/// Records with lists read at a time.
+/// Records per read if they contain lists.
 const LIST_BATCH: usize = 512;
 
-/// What was understood of a Parquet file.
+/// The layout of a Parquet file.
 pub(crate) struct ParquetLayout {
     pub source: Source,
     pub names: Vec<String>,
     pub columns: Columns,
     pub time_kind: Option<TimeKind>,
-    /// Whole numbers in the time column to its unit: a column of a type of times is read in seconds.
+    /// Ticks per unit of the time column: a column of a timestamp type is read in seconds.
     ticks: i64,
     pub rows: u64,
-    /// Where rows hold lists, what is said of it.
+    /// Text appended to the item column's description if rows hold lists.
     lists: &'static str,
     pub filter: Filter,
-    /// What to do where no cell of the time is a time.
+    /// The hint if no cell of the time column is a time.
     pub time_hint: Option<String>,
-    /// What may have been misunderstood.
+    /// Warnings about what may be misread.
     doubts: Vec<String>,
 }
 
 fn damaged(source: &Source, e: &ParquetError) -> Error {
     if matches!(e, ParquetError::NYI(_)) {
-        return Error::user(format!("{}: this Parquet file uses what is not read ({e})", source.display()))
+        return Error::user(format!("{}: this Parquet file uses an unsupported feature ({e})", source.display()))
             .hint("write it again with the usual settings, compressed with zstd or snappy");
     }
     Error::user(format!("{}: this Parquet file cannot be read ({e})", source.display()))
@@ -75,7 +75,7 @@ fn open(source: &Source) -> Result<SerializedFileReader<File>> {
     SerializedFileReader::new(source.file()?).map_err(|e| damaged(source, &e))
 }
 
-/// Understands a Parquet log.
+/// Determines the layout of a Parquet log.
 pub(crate) fn layout(source: Source, options: &ImportOptions) -> Result<Option<ParquetLayout>> {
     let reader = open(&source)?;
     let meta = reader.metadata().file_metadata();
@@ -102,7 +102,7 @@ pub(crate) fn layout(source: Source, options: &ImportOptions) -> Result<Option<P
             Type::BOOLEAN => role == Role::Rating,
             Type::FIXED_LEN_BYTE_ARRAY => false,
         };
-        // Items may be a list, and then times and ratings too.
+        // Items may be lists, and then times and ratings too.
         let listable = matches!(role, Role::Item | Role::Time | Role::Rating) && list(&columns.item);
         let fits = leaf.max_rep_level() == 0 || leaf.max_rep_level() == 1 && listable;
         if !fits || !supported {
@@ -120,7 +120,7 @@ pub(crate) fn layout(source: Source, options: &ImportOptions) -> Result<Option<P
     for wish in &mut wheres {
         let c = columns::by_wish(&names, &wish.column, "--where").map_err(at)?;
         if leaves.get(c).is_some_and(|leaf| leaf.physical_type() == Type::BOOLEAN) {
-            // Such a column is read as 0 and 1.
+            // Boolean columns are read as 0 and 1.
             let digit = |value: &String| boolean_word(value).map_or(value.clone(), |yes| u8::from(yes).to_string());
             wish.values = wish.values.iter().map(digit).collect();
         }
@@ -168,8 +168,8 @@ pub(crate) fn layout(source: Source, options: &ImportOptions) -> Result<Option<P
     Ok(Some(ParquetLayout { source, names, columns, time_kind, ticks, rows, lists, filter, time_hint, doubts }))
 }
 
-/// The first rows as text, as a CSV of the same table would hold them; of a column of lists, that it is one. What cannot be
-/// read is left empty.
+/// The first rows as text, as in a CSV of the same table; a cell of a list column becomes `[]`. Cells that cannot be
+/// read stay empty.
 fn sample(reader: &SerializedFileReader<File>, leaves: &[Arc<ColumnDescriptor>]) -> Vec<Vec<String>> {
     let column = |c: usize| -> Option<Vec<String>> {
         let leaf = &leaves[c];
@@ -206,7 +206,7 @@ fn sample(reader: &SerializedFileReader<File>, leaves: &[Arc<ColumnDescriptor>])
     (0..rows).map(|row| (0..leaves.len()).map(|c| cell(c, row)).collect()).collect()
 }
 
-/// How many of a column's numbers make its unit: of a column whose type says that it holds times, a second.
+/// Ticks per second of a column with a time type, else 1.
 fn ticks_of(leaf: &ColumnDescriptor) -> i64 {
     match declared_unit(leaf) {
         Some("ms") => 1_000,
@@ -216,7 +216,7 @@ fn ticks_of(leaf: &ColumnDescriptor) -> i64 {
     }
 }
 
-/// The unit of a column whose type says that it holds times.
+/// The unit of a column with a time type.
 fn declared_unit(leaf: &ColumnDescriptor) -> Option<&'static str> {
     match (leaf.logical_type_ref(), leaf.converted_type(), leaf.physical_type()) {
         (Some(LogicalType::Timestamp(t)), ..) => Some(match t.unit {
@@ -232,7 +232,7 @@ fn declared_unit(leaf: &ColumnDescriptor) -> Option<&'static str> {
     }
 }
 
-/// The first cells of a time column, where they are text, or the unit that its type or its first numbers show.
+/// The first cells of a text time column, or the unit given by the column's type or its first numbers.
 enum FirstTimes {
     Text(Vec<String>),
     Kind(TimeKind),
@@ -265,7 +265,7 @@ fn first_times(
 }
 
 impl ParquetLayout {
-    /// What was understood, for people to check.
+    /// The layout, for the user to check.
     pub fn describe(&self) -> Vec<String> {
         let rows = crate::data::digits(self.rows);
         let mut lines = vec![format!("{}: Parquet, {rows} rows", self.source.display())];
@@ -286,20 +286,20 @@ enum Values {
 }
 
 struct Cells {
-    /// `None`: a column that the path names, of one value.
+    /// `None`: a constant column from the path.
     reader: Option<ColumnReader>,
     constant: Vec<u8>,
     nullable: i16,
-    /// Of a list, the definition level of its elements.
+    /// The definition level of the elements, for a list.
     element: Option<i16>,
-    /// Multiplies whole numbers: days of a date column become seconds.
+    /// Factor for whole numbers: days of a date column become seconds.
     scale: i64,
-    /// Whole numbers are unsigned, stored as if they were not.
+    /// Whole numbers are unsigned but stored in a signed type.
     unsigned: bool,
-    /// Digits behind the point of a DECIMAL.
+    /// Decimal places of a DECIMAL.
     decimals: Option<u32>,
     values: Values,
-    /// Of a list, how many elements each record of the batch has.
+    /// Elements of each record of the batch, for a list.
     lengths: Vec<u32>,
 }
 
@@ -337,7 +337,7 @@ impl Cells {
         }
     }
 
-    /// Reads up to `rows` records; gives how many.
+    /// Reads up to `rows` records; returns how many.
     fn read(&mut self, rows: usize) -> std::result::Result<usize, ParquetError> {
         let (scale, unsigned) = (self.scale, self.unsigned);
         let Some(reader) = &mut self.reader else {
@@ -375,7 +375,7 @@ impl Cells {
         Ok(if self.element.is_some() { self.lengths.len() } else { cells })
     }
 
-    /// Drops the elements of the records that are kept with none.
+    /// Drops the elements of records with `kept` 0.
     fn drop_records(&mut self, kept: &[u32]) {
         let mut keep: Vec<bool> = Vec::new();
         for (&length, &kept) in self.lengths.iter().zip(kept) {
@@ -392,7 +392,7 @@ impl Cells {
         }
     }
 
-    /// Repeats each cell as often as `lengths` says: of a column beside a list.
+    /// Repeats cell `i` `lengths[i]` times: for a scalar column next to a list.
     fn spread(&mut self, lengths: &[u32]) {
         fn spread<V: Clone>(cells: &[V], lengths: &[u32]) -> Vec<V> {
             cells.iter().zip(lengths).flat_map(|(v, &n)| std::iter::repeat_n(v.clone(), n as usize)).collect()
@@ -404,26 +404,26 @@ impl Cells {
         };
     }
 
-    /// Writes cell `i` as text behind `out`; `false` for null.
+    /// Appends cell `i` as text to `out`; `false` for null.
     fn text(&self, i: usize, out: &mut Vec<u8>) -> bool {
         use std::io::Write;
         let done = match &self.values {
             Values::Text(v) => v[i].as_ref().map(|t| out.write_all(t)),
             Values::Whole(v) if self.unsigned => v[i].map(|x| write!(out, "{}", x as u64)),
             Values::Whole(v) => v[i].map(|x| write!(out, "{x}")),
-            // Tables with gaps often hold whole ids as reals: 17.0 is the key 17.
+            // Tables with nulls often store integer ids as floats: 17.0 is the key 17.
             Values::Real(v) => v[i].filter(|x| !x.is_nan()).map(|x| write!(out, "{x}")),
         };
         done.is_some()
     }
 }
 
-/// The double of the decimal form of a single, which is what a CSV of the same table holds: 0.1, not 0.10000000149.
+/// Converts an f32 through its decimal form, as a CSV of the same table has it: 0.1, not 0.10000000149.
 fn plainly(x: f32) -> f64 {
     if x.fract() == 0.0 { x as f64 } else { x.to_string().parse().unwrap_or(x as f64) }
 }
 
-/// What is to be read of a column.
+/// The parameters of one read of a column.
 struct Batch<'a> {
     rows: usize,
     nullable: i16,
@@ -445,7 +445,7 @@ impl Batch<'_> {
         }
         let (mut values, mut levels) = (Vec::new(), Vec::new());
         let mut records = 0;
-        // One call may stop at a page; a short batch is not yet the end.
+        // One call may stop at a page boundary; a short batch is not yet the end.
         while records < rows {
             let (read, _, _) = reader.read_records(rows - records, Some(&mut levels), None, &mut values)?;
             if read == 0 {
@@ -456,19 +456,19 @@ impl Batch<'_> {
         if nullable == 0 {
             return Ok(values.iter().map(|x| Some(convert(x))).collect());
         }
-        // Values are packed: nulls take a level but no value.
+        // Values are packed: a null has a level but no value.
         let mut present = values.iter();
         Ok(levels.iter().map(|&l| if l == nullable { present.next().map(&convert) } else { None }).collect())
     }
 }
 
-/// A big-endian number of two's complement; longer ones than a DECIMAL of 38 digits lose their upper part.
+/// A big-endian two's complement number; those longer than a DECIMAL of 38 digits lose their upper part.
 fn big_endian(bytes: &[u8]) -> i128 {
     let start = if bytes.first().is_some_and(|b| b & 0x80 != 0) { -1 } else { 0 };
     bytes.iter().fold(start, |x, &b| x << 8 | b as i128)
 }
 
-/// A DECIMAL as text. Whole ones are written without a point, as reals are.
+/// A DECIMAL as text. Whole values are written without a decimal point, like reals.
 fn decimal(value: i128, digits: u32) -> Vec<u8> {
     let one = 10i128.checked_pow(digits).unwrap_or(i128::MAX);
     let (whole, rest) = (value.unsigned_abs() / one as u128, value.unsigned_abs() % one as u128);
@@ -480,7 +480,7 @@ fn decimal(value: i128, digits: u32) -> Vec<u8> {
     format!("{sign}{whole}.{}", rest.trim_end_matches('0')).into_bytes()
 }
 
-/// Reads a Parquet log to its end and sends its blocks in order. Ends early, without an error, when nobody listens.
+/// Reads a Parquet log to its end and sends its blocks in order. Stops early without an error if the receiver is gone.
 pub(crate) fn read(layout: &ParquetLayout, rules: &Rules, out: &SyncSender<Result<Block>>) -> Result<()> {
     let reader = open(&layout.source)?;
     let bad = |e: ParquetError| damaged(&layout.source, &e);
@@ -547,8 +547,8 @@ fn element_of(leaves: &[ColumnDescPtr], c: usize) -> bool {
     leaves.get(c).is_some_and(|leaf| leaf.max_rep_level() > 0)
 }
 
-/// Makes rows of records that hold lists: a row for each element, with all else repeated. Records whose lists are empty or
-/// differ in length are bad and give none. Gives how many rows each record became.
+/// Expands records with lists: one row per element, with all other columns repeated. Records whose lists are empty or
+/// differ in length are bad and give no rows. Returns how many rows each record became.
 fn unrolled(
     layout: &ParquetLayout,
     roles: &mut [Option<Cells>; 5],

@@ -1,19 +1,19 @@
-/*! Where a quoted field ends.
+/*! Finds the end of a quoted field.
 
-A field that begins with `"` (blanks before it do not count) is quoted when its closing quote is followed by a delimiter or
-a line end, blanks apart. `""` inside stands for one quote. Three cases need a rule of their own:
+A field that begins with `"` (ignoring blanks before it) is quoted if its closing quote is followed by a delimiter or a
+line end (ignoring blanks). `""` inside stands for one quote. Three cases need a separate rule:
 
-- **Text follows the closing quote** (`"Heroes" live`). On one line and without a delimiter between the quotes there is only
-  one way to split the line, and the quotes are ordinary characters. Otherwise the row is broken.
-- **The field goes on over a line end.** It may be a text with line breaks, or a lone quote that would swallow all rows up to
-  the next one. It is broken when one of the further lines it touches is a row by itself: it has the
-  fields that the importer needs, whatever they hold.
+- **Text follows the closing quote** (`"Heroes" live`). If the quotes are on one line without a delimiter between them,
+  there is only one way to split the line, and the quotes are ordinary characters. Otherwise the row is broken.
+- **The field continues past a line end.** It may be a text with line breaks, or a stray quote that would swallow all
+  rows up to the next one. The row is broken if one of the further lines that the field covers would be a complete row:
+  it has the fields that the importer needs, whatever they contain.
 - **No closing quote within [`LONGEST`] bytes**: broken.
 
-A broken row ends at the end of the line where its quote opened, so that one line is lost at most. What is decided depends
-on the bytes from the quote on, never on where the text was cut into blocks.
+A broken row ends at the end of the line where its quote opened, so that at most one line is lost. The decision depends
+only on the bytes from the quote on, never on where the text was cut into blocks.
 
-Between blanks or `::` a quoted word ends on its line; all other quotes are ordinary characters there.
+With blanks or `::` as the delimiter a quoted word ends on its line; all other quotes are ordinary characters.
 */
 
 use serde::Serialize;
@@ -35,17 +35,17 @@ pub enum Quotes {
     None,
 }
 
-/// The longest quoted field, in bytes.
+/// Maximum length of a quoted field, in bytes.
 pub(crate) const LONGEST: usize = 1 << 20;
 
-/// What the quote at the beginning of a field means.
+/// What a quote at the beginning of a field means.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Quoted {
     /// It encloses `text[from..to]`; the field's delimiter, line end or end of text is at `next`.
     Closed { from: usize, to: usize, escaped: bool, next: usize },
     /// An ordinary character.
     Plain,
-    /// It cannot be known which text is meant.
+    /// It is ambiguous which text is quoted.
     Broken,
     /// More text is needed to decide.
     More,
@@ -110,8 +110,8 @@ pub(crate) fn quoted(text: &[u8], open: usize, grammar: &Grammar, ended: bool) -
     closed
 }
 
-/// The word in quotes that begins at `open` and ends before `end`, and what is behind it. A backslash before a quote keeps
-/// it inside, as R writes it.
+/// The quoted word that begins at `open` and ends before `end`, and the position after it. A backslash before a quote
+/// keeps it inside, as R writes it.
 pub(crate) fn quoted_word(text: &[u8], open: usize, end: usize) -> Option<(Field, usize)> {
     let (mut at, mut escaped) = (open + 1, false);
     while at < end {
@@ -154,13 +154,13 @@ mod tests {
             let key = |at| String::from_utf8(block.key(at).to_vec()).unwrap();
             all.0.extend(block.rows.iter().map(|r| [key(r.user), key(r.item), r.time.to_string()]));
             all.1.extend(block.bad.iter().map(|b| b.line));
-            // Of a block only the first bad rows are described.
+            // A block describes only its first bad rows.
             all.1.extend((block.bad.len() as u64..block.bad_rows).map(|_| u64::MAX));
         }
         all
     }
 
-    /// One field at the beginning of `rest`, read as the rule says, and how many bytes it takes; `None`: broken.
+    /// A reference parser for one field at the beginning of `rest`: its value and length in bytes; `None`: broken.
     fn field(rest: &str, delimiter: char, quotes: Quotes, needed: usize) -> Option<(String, usize)> {
         let plain = || {
             let end = rest.find([delimiter, '\n']).unwrap_or(rest.len());
@@ -171,7 +171,7 @@ mod tests {
         };
         let before = rest.len() - body.len();
         let broken = || if quotes == Quotes::Line { plain() } else { None };
-        // Doubled quotes are set aside; what quote is left closes the field.
+        // Replace doubled quotes; the first remaining quote closes the field.
         let aside = body.replace("\"\"", "\u{1}\u{1}");
         let Some(close) = aside.find('"') else { return broken() };
         let (raw, after) = (&aside[..close], &aside[close + 1..]);
@@ -210,7 +210,7 @@ mod tests {
         }
     }
 
-    /// The whole file by the plainest means.
+    /// A naive reference for the whole file.
     fn by_hand(text: &str, delimiter: char, quotes: Quotes, needed: usize) -> Read {
         let (mut rest, mut line, mut all) = (text, 1, Read::default());
         while !rest.is_empty() {
@@ -278,15 +278,15 @@ mod tests {
             false => (240, &[1, 2, 3, 7, 16, 31, 64, 100, 200, 333, 500, 1 << 20]),
         };
         for (round, delimiter) in [',', '\t', ';', '|'].into_iter().cycle().take(rounds).enumerate() {
-            // The text stands before the time, or is a last cell that nothing needs.
+            // The text comes before the time, or is a last cell that is not needed.
             let needed = if round / 4 % 2 == 0 { 4 } else { 3 };
-            // Some files have short rows, wide ones and such without a time.
+            // Some files have short rows, wide rows and rows without a time.
             let uneven = round / 8 % 4 == 0;
             let row = |user: &str, i: i32, words: &str, time: &str| {
                 if needed == 4 { format!("{user}#i{i}#{words}#{time}") } else { format!("{user}#i{i}#{time}#{words}") }
             };
             let mut text = if needed == 4 { "user#item#text#time\n" } else { "user#item#time#text\n" }.to_owned();
-            // The first rows are good, so that the columns can be told.
+            // The first rows are good, so that the columns can be detected.
             (0..8).for_each(|i| text += &(row(&format!("u{i}"), i, "tea", &format!("{}", 1_700_000_000 + i)) + "\n"));
             for i in 0..25 {
                 let odd = draw.below(3) == 0;

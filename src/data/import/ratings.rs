@@ -1,12 +1,11 @@
-//! Ratings as they are read: which are taken, and whether a few are so much larger than all others that they look like
-//! mistakes.
+//! Parses and checks ratings, and detects a few ratings so much larger than all others that they are probably mistakes.
 
 use super::keys::is_missing;
 
-/// Why a cell is refused that holds no number.
+/// The reason for a cell that is not a number.
 pub(crate) const BAD_RATING: &str = "is not a rating (a number)";
 
-/// What the reason begins with where a rating is missing.
+/// The beginning of the reason for a missing rating.
 pub(crate) const NO_RATING: &str = "the rating is empty";
 
 #[cold]
@@ -18,12 +17,12 @@ fn no_rating(cell: &str) -> String {
     }
 }
 
-/// Which ratings are taken.
+/// Which ratings are valid and kept.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct RatingRule {
-    /// Rows rated below are left out.
+    /// Rows rated below this are dropped.
     pub least: Option<f32>,
-    /// Rows rated outside are bad.
+    /// Rows rated outside this range are bad.
     pub range: Option<[f32; 2]>,
     /// `True` is 1 and `False` is 0.
     pub words: bool,
@@ -49,7 +48,7 @@ pub(crate) fn boolean(cell: &str) -> Option<bool> {
 }
 
 impl RatingRule {
-    /// A rating must be a finite number, and within the range where there is one; `shown` is the cell.
+    /// Checks that a rating is finite and within the range, if any; `shown` is the cell.
     #[inline]
     pub fn check(self, rating: Option<f32>, shown: impl FnOnce() -> String) -> Result<f32, String> {
         let Some(rating) = rating else { return Err(no_rating(&shown())) };
@@ -64,21 +63,21 @@ impl RatingRule {
         }
     }
 
-    /// Whether a row of this rating is left out.
+    /// Whether a row with this rating is dropped.
     #[inline]
     pub fn leaves_out(self, rating: f32) -> bool {
         self.least.is_some_and(|least| rating < least)
     }
 }
 
-/// How large ratings are, counted by powers of two: no log is too long for it.
+/// A histogram of rating magnitudes by powers of two, of fixed size for any log.
 pub(crate) struct Sizes {
-    /// By the exponent of an f32.
+    /// By the exponent of the f32.
     counts: [u64; 256],
     ones: u64,
 }
 
-/// Powers of two between all others and what is far from them: more than 32 times as large.
+/// Minimum distance, in powers of two, of an outlier from all others: more than 32 times as large.
 const FAR: usize = 6;
 
 impl Default for Sizes {
@@ -94,14 +93,14 @@ impl Sizes {
         self.ones += u64::from(rating == 1.0);
     }
 
-    /// Where all ratings are 0 or 1: how many zeros, and how many in all.
+    /// If all ratings are 0 or 1: the number of zeros, and of all ratings.
     pub fn zeros_beside_ones(&self) -> Option<[u64; 2]> {
         let (zeros, all) = (self.counts[0], self.counts.iter().sum::<u64>());
         (zeros > 0 && zeros + self.ones == all).then_some([zeros, all])
     }
 
-    /// Where one in a hundred at most, or a single one, is far larger than all others (whatever its sign): what these are
-    /// below. Zeros say nothing of a scale: in a log of clicks nearly all may be 0, and the 1 is no mistake.
+    /// If at most one rating in a hundred, or a single one, is far larger in magnitude than all others: the bound that
+    /// the others are below. Zeros are ignored: in a log of clicks nearly all may be 0, and a 1 is not a mistake.
     pub fn others_below(&self) -> Option<f32> {
         let sized = &self.counts[1..];
         let few = (sized.iter().sum::<u64>() / 100).max(1);
@@ -111,7 +110,7 @@ impl Sizes {
             above += n;
             above > few
         })?;
-        // Band b of `sized` holds what is from 2^(b-126) on and below twice that.
+        // Band b of `sized` holds magnitudes in [2^(b-126), 2^(b-125)).
         (largest >= usual + FAR).then(|| f32::from_bits((usual as u32 + 2) << 23))
     }
 }
@@ -135,7 +134,7 @@ mod tests {
             assert_eq!(below(stars().chain([far; 3])), Some(8.0), "{far} in one of a hundred");
             assert_eq!(below(stars().chain([far; 30])), None, "{far} is usual");
         }
-        // Nothing far: half stars, a scale of ten, one of a hundred among stars from other times; clicks are rare.
+        // No outliers: half stars; a 10 and a 100 among half stars; rare clicks.
         assert_eq!(below(stars().map(|s| s / 2.0).chain([10.0, 100.0])), None);
         assert_eq!(below((0..1000).map(|i| f32::from(u8::from(i == 7)))), None);
         assert_eq!(below([5.0]), None);

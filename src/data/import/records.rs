@@ -1,12 +1,12 @@
-/*! Splitting text into records and fields: one pass over the bytes, no allocation a record. What quotes mean is in
-`quotes.rs`. Line ends are LF or CRLF here; `decode.rs` makes LF of CR.
+/*! Splits text into records and fields in one pass over the bytes, without an allocation per record. `quotes.rs`
+defines the meaning of quotes. Line ends are LF or CRLF here; `decode.rs` converts lone CRs to LF.
 */
 
 use std::{borrow::Cow, fmt};
 
 use super::quotes::{Quoted, Quotes, quoted, quoted_word};
 
-/// What stands between fields.
+/// The separator of fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Delimiter {
     Byte(u8),
@@ -14,7 +14,7 @@ pub(crate) enum Delimiter {
     DoubleColon,
     /// Any run of spaces and tabs.
     Whitespace,
-    /// One JSON object a line; its values are found by their keys.
+    /// One JSON object per line; values are found by key.
     Json,
 }
 
@@ -37,7 +37,7 @@ impl fmt::Display for Delimiter {
 pub(crate) struct Field {
     pub start: usize,
     pub end: usize,
-    /// Holds `""`, which stands for one quote.
+    /// Contains `""`, which stands for one quote.
     pub escaped: bool,
 }
 
@@ -64,14 +64,14 @@ impl Field {
 pub(crate) struct Grammar {
     pub delimiter: Delimiter,
     pub quotes: Quotes,
-    /// Fields of a row; 0: not known.
+    /// Fields of a row; 0: unknown.
     pub width: usize,
-    /// The fewest fields with which the importer reads a line as a row, whatever its cells hold; 0: not known.
+    /// The fewest fields with which the importer reads a line as a row, whatever its cells contain; 0: unknown.
     pub needed: usize,
 }
 
 impl Grammar {
-    /// A table of which only the delimiter is known.
+    /// A table with only the delimiter known.
     pub fn of(delimiter: Delimiter, quotes: Quotes) -> Grammar {
         Grammar { delimiter, quotes, width: 0, needed: 0 }
     }
@@ -81,8 +81,8 @@ impl Grammar {
         self.quotes != Quotes::None && matches!(self.delimiter, Delimiter::Byte(_)) && text.contains(&b'"')
     }
 
-    /// Whether a line is a row by itself: one that is read, or one that is bad because of a cell. A line with too few or
-    /// too many cells counts where it has those that are needed, as it does outside of quotes.
+    /// Whether a line is a complete row: a good one, or one that is bad because of a cell. A line with too few or too
+    /// many cells counts if it has the needed ones, as it does outside of quotes.
     pub fn is_row(&self, line: &[u8]) -> bool {
         let mut fields = Vec::new();
         let plain = Grammar { quotes: Quotes::Line, ..*self };
@@ -98,25 +98,25 @@ pub(crate) enum End {
     Line,
     /// The text ended first.
     Text,
-    /// It holds a quote of which it cannot be known what it encloses; it ends with the line of that quote.
+    /// It has a quote whose extent is ambiguous; it ends with the line of that quote.
     Broken,
     /// More text is needed to know where it ends.
     More,
 }
 
-/// A record that was split.
+/// The result of splitting a record.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Split {
     /// Where the next record begins.
     pub next: usize,
     pub end: End,
-    /// How many fields the record has, those included that were not asked for.
+    /// Number of fields of the record, including those beyond `most`.
     pub count: usize,
 }
 
-/// Splits the record at `pos`: its fields, trimmed of blanks around them, go to `fields` (at most `most` of them; the
-/// rest of the record is skipped). `quotes`: whether the text holds any quote that matters; without, the rest of a line is
-/// skipped faster. `ended`: the text is not cut off at its end.
+/// Splits the record at `pos`. Its fields, trimmed of blanks, go to `fields` (at most `most` of them; the rest of the
+/// record is skipped). `quotes`: whether the text has quotes that matter; without, the rest of a line is skipped
+/// faster. `ended`: the text is not truncated at its end.
 pub(crate) fn record(
     text: &[u8],
     pos: usize,
@@ -285,7 +285,7 @@ fn words(text: &[u8], pos: usize, end: usize, quotes: bool, fields: &mut Vec<Fie
     }
 }
 
-/// Where the last record ends of which the end is known, although the text is cut off; `None` when there is none.
+/// The end of the last complete record of a truncated text; `None` if there is none.
 pub(crate) fn last_record_end(text: &[u8], grammar: &Grammar) -> Option<usize> {
     if !grammar.has_quotes(text) {
         return text.iter().rposition(|&b| b == b'\n').map(|at| at + 1);
@@ -302,20 +302,20 @@ pub(crate) fn last_record_end(text: &[u8], grammar: &Grammar) -> Option<usize> {
     last
 }
 
-/// A record of a sample longer than this is not waited for.
+/// An incomplete record of a sample that is longer than this is split as it is.
 const LONG: usize = 32 << 10;
 
-/// A text split into records of text cells.
+/// A text split into records and cells.
 #[derive(Default)]
 pub(crate) struct Cells<'a> {
-    /// All but blank lines and broken rows.
+    /// All rows except blank lines and broken rows.
     pub rows: Vec<Vec<Cow<'a, [u8]>>>,
-    /// Lines of broken rows, from 1.
+    /// Line numbers of broken rows, from 1.
     pub broken: Vec<usize>,
 }
 
-/// Splits a whole text. For samples and small files. A text that is cut off (`ended` is false) loses its last record where
-/// its end is not known. The first record tells the width.
+/// Splits a whole text, for samples and small files. A truncated text (`ended` is false) loses its last record if the
+/// record's end is unknown. The first record defines the width.
 pub(crate) fn cells(text: &[u8], delimiter: Delimiter, quotes: Quotes, ended: bool) -> Cells<'_> {
     let mut grammar = Grammar::of(delimiter, quotes);
     let has_quotes = grammar.has_quotes(text);
@@ -323,12 +323,12 @@ pub(crate) fn cells(text: &[u8], delimiter: Delimiter, quotes: Quotes, ended: bo
     while pos < text.len() {
         let mut split = record(text, pos, &grammar, has_quotes, usize::MAX, ended, &mut fields);
         if grammar.width == 0 && text[pos..split.next].iter().filter(|&&b| b == b'\n').count() > 1 {
-            // The first record goes over several lines: are they rows of its own width?
+            // The first record spans several lines: check whether they are rows of its own width.
             let known = Grammar { width: split.count, needed: split.count, ..grammar };
             split = record(text, pos, &known, has_quotes, usize::MAX, ended, &mut fields);
         }
         if split.end == End::More && text.len() - pos > LONG {
-            // Most likely a lone quote: what follows still shows what the file is.
+            // Probably a stray quote: the following text still shows the format of the file.
             split = record(text, pos, &grammar, has_quotes, usize::MAX, true, &mut fields);
         }
         match split.end {

@@ -1,4 +1,4 @@
-//! What makes a row a bad one or one to leave out, and how its keys are read.
+//! Rules for bad rows, dropped rows and keys.
 
 use super::{
     ImportOptions, Missing,
@@ -16,7 +16,7 @@ use crate::{
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Rules {
     pub rating: RatingRule,
-    /// The earliest time and the latest.
+    /// The earliest and the latest valid time.
     times: Option<[Moment; 2]>,
     missing: Option<Missing>,
     whole_keys: bool,
@@ -24,7 +24,7 @@ pub(crate) struct Rules {
 
 impl Rules {
     /// # Errors
-    /// A time range that is none.
+    /// An invalid time range.
     pub fn of(options: &ImportOptions, columns: &Columns, kind: Option<TimeKind>) -> Result<Rules> {
         let rating = RatingRule { least: options.min_rating, range: options.rating_range, words: columns.words };
         let times = match (&options.time_range, kind) {
@@ -40,13 +40,13 @@ impl Rules {
         self.times.is_some_and(|[from, to]| time < from || time > to)
     }
 
-    /// Whether a row with such a key is left out.
+    /// Whether a row with this key is dropped as missing.
     #[inline]
     pub fn misses(&self, key: &[u8]) -> bool {
         self.missing == Some(Missing::Drop) && (key.is_empty() || is_missing(key))
     }
 
-    /// How many bytes of a key count.
+    /// Length of the part of a key that is kept, in bytes.
     #[inline]
     pub fn length(&self, key: &[u8]) -> usize {
         let whole = if self.whole_keys { whole_number(key) } else { None };
@@ -54,7 +54,7 @@ impl Rules {
     }
 }
 
-/// One end of a time range: a number in the file's unit, or a date.
+/// Parses one end of a time range: a number in the file's unit, or a date.
 fn end(text: &str, kind: TimeKind) -> Result<Moment> {
     let text = text.trim();
     let per_second = match kind.unit() {
@@ -67,7 +67,7 @@ fn end(text: &str, kind: TimeKind) -> Result<Moment> {
     let date = || parse_moment(text.as_bytes()).zip(per_second);
     let scaled = |(m, factor): (Moment, i64)| Some(Moment { whole: m.whole.checked_mul(factor)?, fraction: 0 });
     parse_number(text.as_bytes()).or_else(|| scaled(date()?)).ok_or_else(|| {
-        Error::user(format!("--time-range: '{text}' is no time")).hint(
+        Error::user(format!("--time-range: '{text}' is not a time")).hint(
             "write two numbers in the unit of the log's times, or two dates where that unit is known: \
              --time-range 2000-01-01,2030-01-01",
         )

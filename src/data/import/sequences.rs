@@ -1,9 +1,9 @@
-/*! Lists: rows that hold the whole history of a user, oldest first.
+/*! Lists: rows that hold a user's whole history, oldest first.
 
-Three shapes: a line is a user and their items (`user item item item`); a cell is a list (`user<TAB>item item item`, RecBole's
-`token_seq`, `[3, 4, 5]`), perhaps with a list of times of equal length beside it; a value of JSON or Parquet is a list. A list
-is read as such where it can be nothing else, or where `--list-sep` says so; where it may be either, the import stops and
-asks. It never becomes histories of one without a word.
+Three shapes: a line is a user and their items (`user item item item`); a cell is a list (`user<TAB>item item item`,
+RecBole's `token_seq`, `[3, 4, 5]`), optionally with a list of times of the same length in another column; a value of
+JSON or Parquet is a list. A list is read as one if it cannot be anything else, or if `--list-sep` says so; if it is
+ambiguous, the import stops with an error that asks the user. Lists are never silently read as histories of length one.
 */
 
 use std::collections::HashSet;
@@ -22,10 +22,10 @@ use crate::{
     },
 };
 
-/// So many rows of the sample show that a file is a list of sequences.
+/// Sample rows needed to recognize a file of sequences.
 const ENOUGH: usize = 20;
 
-/// What stands between the elements of a list.
+/// The separator of list elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Separator {
     Blanks,
@@ -48,7 +48,7 @@ impl Separator {
         }
     }
 
-    /// As the flag takes it.
+    /// The value for `--list-sep`.
     fn word(self) -> String {
         match self {
             Separator::Blanks => "space".into(),
@@ -81,10 +81,10 @@ impl Separator {
     }
 }
 
-/// What `--list-sep` says.
+/// The value of `--list-sep`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Asked {
-    /// Nothing.
+    /// The flag is not given.
     Guess,
     /// There are no lists.
     Table,
@@ -112,20 +112,20 @@ impl Asked {
     }
 }
 
-/// How lists stand in a text file.
+/// How lists are stored in a text file.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Lists {
     separator: Separator,
-    /// A line is a user and their items: the list is the column of the item and all behind it.
+    /// A line is a user and their items: the list is the item column and all after it.
     pub whole_lines: bool,
-    /// The columns that are lists; the first one is the item's.
+    /// The columns with lists; the first one is the item's.
     columns: Vec<usize>,
 }
 
-/// Whether each line is a user and their items, and what then separates them. `guess`: what a table would be separated by.
+/// Returns the delimiter if each line is a user and their items. `guess`: the delimiter if the file is a table.
 ///
 /// # Errors
-/// The lines may be either.
+/// The lines are ambiguous.
 pub(crate) fn whole_lines(
     text: &[u8],
     guess: Option<Delimiter>,
@@ -136,7 +136,7 @@ pub(crate) fn whole_lines(
         (Asked::Table, _) => return Ok(None),
         (Asked::Lists(separator), guess) => {
             let delimiter = separator.delimiter();
-            // Quoted cells that hold the separator are lists of their own.
+            // Quoted cells that contain the separator are lists themselves.
             let in_cells = |byte: u8| {
                 cells(text, delimiter, Quotes::Auto, true).rows.iter().flatten().any(|cell| cell.contains(&byte))
             };
@@ -175,8 +175,8 @@ pub(crate) fn whole_lines(
                     source.display()
                 ))
                 .hint(format!(
-                    "say which: --list-sep {} reads a line as a user and all their items, oldest first; --list-sep none \
-                     reads it as one interaction",
+                    "say which: --list-sep {} reads a line as a user and all their items, oldest first; --list-sep \
+                     none reads it as one interaction",
                     separator.word()
                 )));
             }
@@ -185,10 +185,10 @@ pub(crate) fn whole_lines(
     Ok(None)
 }
 
-/// The columns of lines of a user and their items.
+/// The columns for lines of a user and their items.
 ///
 /// # Errors
-/// Another column is asked for.
+/// A flag names another column.
 pub(crate) fn columns_of_lines(options: &ImportOptions) -> Result<Columns> {
     let wishes = Role::wishes(options);
     for role in [Role::Time, Role::Rating, Role::Basket] {
@@ -210,7 +210,7 @@ enum Lines {
     Either,
 }
 
-/// `user:item,item` has another separator behind the user.
+/// Rejects `user:item,item`, which has a different separator after the user.
 fn refuse_colon(rows: &[Vec<&str>], separator: Separator, source: &Source) -> Result<()> {
     let after_user = |row: &&Vec<&str>| row[0].split(':').filter(|part| !part.is_empty()).count() == 2;
     let elsewhere = rows.iter().flat_map(|r| &r[1..]).any(|cell| cell.contains(':'));
@@ -220,14 +220,14 @@ fn refuse_colon(rows: &[Vec<&str>], separator: Separator, source: &Source) -> Re
     let sign = if let Separator::Byte(byte) = separator { char::from(byte) } else { ' ' };
     let command =
         format!("sed 's/:/{sign}/' {} | mipgpu import - --list-sep {} --out DIR", source.typed(), separator.word());
-    Err(Error::user(format!("{}: a ':' stands between the user and the items", source.display()))
-        .hint(format!("put what separates the items there: {command}")))
+    Err(Error::user(format!("{}: a ':' separates the user from the items", source.display()))
+        .hint(format!("replace it by the separator of the items: {command}")))
 }
 
-/// What lines, split at a separator, may be.
+/// Classifies lines that were split at a separator.
 fn look_at_lines(rows: &[Vec<&str>], table_fits: bool) -> Lines {
     let number = |cell: &&str| !cell.is_empty() && cell.bytes().all(|b| b.is_ascii_digit());
-    // A row of names: words without digits, or words above a column of numbers.
+    // A header row: words without digits, or words above a column of numbers.
     let header = rows.len() > 1
         && !rows[0].iter().any(number)
         && (!rows[0].iter().any(|cell| holds_digit(cell))
@@ -245,7 +245,8 @@ fn look_at_lines(rows: &[Vec<&str>], table_fits: bool) -> Lines {
     let (usual, same) =
         widths.chunk_by(|a, b| a == b).map(|w| (w[0], w.len())).max_by_key(|(_, n)| *n).expect("there are rows");
     let column = |c: usize| rows.iter().filter_map(move |r| r.get(c).copied());
-    // Keys hold digits. Those of one kind begin alike in all places; columns of a table mostly begin each in its own way.
+    // Keys contain digits. In a list, keys in all positions share their prefixes; columns of a table mostly have
+    // different prefixes.
     let keys: Vec<&str> = rows.iter().flat_map(|r| r[1..].iter().copied()).collect();
     let begins = |c: usize| {
         column(c).filter_map(|k| k.find(|d: char| d.is_ascii_digit()).map(|n| &k[..n])).collect::<HashSet<_>>()
@@ -258,7 +259,7 @@ fn look_at_lines(rows: &[Vec<&str>], table_fits: bool) -> Lines {
     }
     let lettered = 10 * keys.iter().filter(|k| k.contains(char::is_alphabetic)).count() >= 9 * keys.len();
     let distinct = rows.len() > 1 && rows.iter().map(|r| r[0]).collect::<HashSet<_>>().len() == rows.len();
-    // In a table some columns hold moments, in a list all items or none look like that.
+    // In a table some columns are times; in a list all items look like times or none do.
     let moments =
         |c: usize| !matches!(TimeKind::of_sample(column(c)), TimeKind::Number { unit: "unknown" } | TimeKind::Unread);
     let timed = (1..usual).filter(|&c| moments(c)).count();
@@ -277,7 +278,7 @@ fn look_at_lines(rows: &[Vec<&str>], table_fits: bool) -> Lines {
             Lines::Table
         };
     }
-    // Columns of one kind reach equally far; a rating does not reach as far as an item's number.
+    // Columns of the same kind have similar maxima; a rating has a smaller one than an item number.
     let top = |c: usize| {
         column(c).filter_map(|cell| parse_number(shape_digits(cell).as_bytes())).map(|m| m.whole).max().unwrap_or(0)
     };
@@ -295,7 +296,7 @@ fn holds_digit(text: &str) -> bool {
     text.bytes().any(|b| b.is_ascii_digit())
 }
 
-/// Whether a text may be a key in a list: titles have blanks, and words without digits.
+/// Whether a text may be a key in a list: titles contain blanks, and words without digits.
 fn is_key(text: &str) -> bool {
     holds_digit(text) && !text.contains(|c: char| c.is_whitespace() || matches!(c, ',' | ';' | '|'))
 }
@@ -315,8 +316,8 @@ impl Lists {
         Lists { separator, whole_lines: true, columns: vec![item] }
     }
 
-    /// Lists in cells of a table, if there are such. In `rows` each list becomes its first element, so that what looks at
-    /// cells sees elements.
+    /// Lists in cells of a table, if any. In `rows` each list is replaced by its first element, so that checks of cells
+    /// see elements.
     ///
     /// # Errors
     /// The cells may be lists or names.
@@ -339,7 +340,7 @@ impl Lists {
         };
         let mut lists = Lists { separator, whole_lines: false, columns: vec![columns.item] };
         let length = |row: &Vec<String>, c: usize| row.get(c).map_or(0, |cell| lists.split(cell).len());
-        // Times and ratings are lists where most have as many elements as the items.
+        // Times and ratings are lists if most have as many elements as the items.
         let also = [Role::Time, Role::Rating].into_iter().filter_map(|role| columns.of(role)).filter(|&c| {
             let longer = || rows.iter().filter(|r| length(r, columns.item) > 1);
             let same = || longer().filter(|r| length(r, c) == length(r, columns.item)).count();
@@ -358,7 +359,7 @@ impl Lists {
         Ok(Some(lists))
     }
 
-    /// A list of times that goes with that of the items and is not read.
+    /// A warning about an unused list of times that matches the list of items.
     pub fn ignored_times(
         &self,
         source: &Source,
@@ -380,8 +381,8 @@ impl Lists {
                 })
         })?;
         Some(format!(
-            "{WARNING}{}: column '{}' holds a list of times for each list of items and is ignored: add --time-col {}, or \
-             --time-col none if the lists are in order",
+            "{WARNING}{}: column '{}' holds a list of times for each list of items and is ignored: add --time-col {}, \
+             or --time-col none if the lists are in order",
             source.display(),
             bare(&names[found]),
             typed(bare(&names[found]))
@@ -394,7 +395,7 @@ impl Lists {
         fields.iter().map(|f| &cell[f.start..f.end]).collect()
     }
 
-    /// The lists of one record; escaped quotes in them are written out plainly in their own place.
+    /// The lists of one record; escaped quotes in them are unescaped in place.
     pub fn of_record(&self, text: &mut [u8], fields: &[Field]) -> Vec<(usize, Vec<Field>)> {
         let item = self.columns[0];
         if self.whole_lines {
@@ -419,7 +420,7 @@ impl Lists {
         lists
     }
 
-    /// The elements of one list, without brackets around it and quotes around them.
+    /// The elements of one list, without its brackets and their quotes.
     fn elements(&self, text: &[u8], field: Field, out: &mut Vec<Field>) {
         let trimmed = |mut start: usize, mut end: usize| {
             while start < end && text[start].is_ascii_whitespace() {
@@ -463,9 +464,9 @@ impl Lists {
         }
     }
 
-    /// What stands behind the column of the item in the description.
+    /// The description appended to that of the item column.
     pub fn describe(&self) -> String {
-        let place = if self.whole_lines { " and all behind it" } else { "" };
+        let place = if self.whole_lines { " and all after it" } else { "" };
         format!("{place}, a list separated by {}, oldest first", self.separator.describe())
     }
 }
@@ -474,7 +475,7 @@ fn own(cells: Vec<&str>) -> Vec<String> {
     cells.into_iter().map(str::to_owned).collect()
 }
 
-/// Whether the cells of the item are lists.
+/// Returns the separator if the cells of the item column are lists.
 fn look_at_cells(rows: &[Vec<String>], columns: &Columns, source: &Source, name: &str) -> Result<Option<Separator>> {
     let cells: Vec<&str> = rows.iter().filter_map(|r| r.get(columns.item)).map(|c| c.trim()).collect();
     let users: HashSet<&String> = rows.iter().filter_map(|r| r.get(columns.user)).collect();
@@ -497,7 +498,7 @@ fn look_at_cells(rows: &[Vec<String>], columns: &Columns, source: &Source, name:
         let lists: Vec<Vec<&str>> = cells.iter().map(|c| separator.split(c)).collect();
         let several = lists.iter().filter(|l| l.len() > 1).count();
         let several_of = || cells.iter().find(|c| separator.split(c).len() > 1).expect("there are several");
-        // Whoever the users are and whatever the times: most cells hold several keys, or all hold keys and some several.
+        // Regardless of users and times: most cells hold several keys, or nearly all hold keys and some hold several.
         let keys = |l: &&Vec<&str>| l.iter().all(|e| is_key(e));
         let all = lists.iter().filter(keys).count();
         let lists_of_keys = lists.iter().filter(|l| l.len() > 1).filter(keys).count();
@@ -509,13 +510,13 @@ fn look_at_cells(rows: &[Vec<String>], columns: &Columns, source: &Source, name:
             continue;
         }
         let numbers = lists.iter().flatten().all(|e| !e.is_empty() && e.bytes().all(|b| b.is_ascii_digit()));
-        // Lists of times go with those of the items; one time for each makes the row an event.
+        // Lists of times match those of the items; a single time makes the row an event.
         let count = |row: &Vec<String>, c: usize| row.get(c).map_or(0, |cell| separator.split(cell).len());
         let timed = columns.time.is_some_and(|c| rows.iter().any(|row| count(row, c) != count(row, columns.item)));
         if numbers && once && !timed {
             return Ok(Some(separator));
         }
-        // Words may be titles. No key of an item is several numbers.
+        // Words may be titles. An item key never consists of several numbers.
         if numbers || keyed || once && columns.time.is_none() {
             return ask(several_of(), separator);
         }
@@ -523,7 +524,7 @@ fn look_at_cells(rows: &[Vec<String>], columns: &Columns, source: &Source, name:
     Ok(None)
 }
 
-/// A list of items that is ignored because the item is another column.
+/// A warning about an ignored list of items, if the item is another column.
 pub(crate) fn ignored_lists(
     source: &Source,
     names: &[String],
@@ -562,11 +563,11 @@ mod tests {
             format!("{n} {}", (0..length).map(|i| (n * 7 + i * 5 + 20).to_string()).collect::<Vec<_>>().join(" "))
         };
         assert_eq!(lines(&many(|n| list(n, 3 + n % 4)), Separator::Blanks, false), Lines::Lists);
-        // Most lines are cut at the same length.
+        // Most lines are truncated to the same length.
         assert_eq!(lines(&many(|n| list(n, if n % 5 == 0 { 4 } else { 9 })), Separator::Blanks, true), Lines::Lists);
         assert_eq!(lines(&many(|n| list(n, 6)), Separator::Blanks, true), Lines::Either);
         assert_eq!(lines(&many(|n| list(n / 2, 6)), Separator::Blanks, true), Lines::Either, "sessions of users");
-        // Names with digits, whatever they begin and end with; columns of a table begin each in its own way.
+        // Names with digits, with any prefix and suffix; columns of a table have different prefixes.
         for item in [|n: usize| format!("it_{n}"), |n| format!("B{n:06}X"), |n| format!("{}{n}", ["p", "c-"][n % 2])] {
             let all =
                 |n: usize, many: usize| (0..many).map(|i| item((n * 7 + i * 13) % 53)).collect::<Vec<_>>().join(" ");
@@ -579,7 +580,7 @@ mod tests {
             let text = many(|n| format!("u{n} {} shop{} k{}", item(n), n % 3, n % 7));
             assert_eq!(lines(&text, Separator::Blanks, true), Lines::Table, "{text:.40}");
         }
-        // A table of numbers of which one row lacks a cell.
+        // A table of numbers in which one row lacks a cell.
         let text = many(|n| if n == 7 { "7 8 4 9".into() } else { format!("{n} {} 3 {} {}", n + 90, n + 50, n % 40) });
         assert_eq!(lines(&text, Separator::Blanks, true), Lines::Either);
         assert_eq!(lines("1 20 30 25\n2 21 22\n3 25 26 27 28\n", Separator::Blanks, false), Lines::Either, "too few");

@@ -1,5 +1,5 @@
-/*! What a file is: its format, delimiter, header and columns, told from its first part. Names of files only break
-ties; content decides, so a `.csv` that holds tabs is read as what it is.
+/*! Detects a file's format, delimiter, header and columns from its first part. File names only break ties; content
+decides, so a `.csv` that contains tabs is read as tab-separated.
 */
 
 use std::{borrow::Cow, io::Read};
@@ -24,42 +24,42 @@ use crate::{
     },
 };
 
-/// How much of a file is looked at.
+/// How much of a file is sampled.
 const SAMPLE_BYTES: u64 = 256 << 10;
 pub(crate) const SAMPLE_ROWS: usize = 200;
 
-/// What was understood of a text file.
+/// The layout of a text file.
 #[derive(Clone, Debug)]
 pub(crate) struct TextLayout {
     pub source: Source,
     pub grammar: Grammar,
-    /// The first record holds names.
+    /// The first record is a header.
     pub header: bool,
-    /// Columns have names: from the header, from the file before, or from the path.
+    /// Columns have names: from the header, the previous file, or the path.
     pub named: bool,
     /// The columns of the file, then those of its path.
     pub names: Vec<String>,
     pub columns: Columns,
     pub time_kind: Option<TimeKind>,
-    /// Lines before the first record that are comments.
+    /// Comment lines before the first record.
     pub preamble: u64,
-    /// Where rows hold lists, which.
+    /// The lists, if rows hold lists.
     pub lists: Option<Lists>,
-    /// Of JSON lines, which values are read.
+    /// The values to read, for JSON lines.
     pub json: Option<Wanted>,
     pub filter: Filter,
     /// The last column holds numbers.
     pub last_number: bool,
-    /// What to do where no cell of the time is a time.
+    /// The hint if no cell of the time column is a time.
     pub time_hint: Option<String>,
-    /// Where the file has no header, or none that is known: its first row.
+    /// The first row, if the file has no known header.
     first: Vec<String>,
-    /// What may have been misunderstood.
+    /// Warnings about what may be misread.
     doubts: Vec<String>,
 }
 
-/// Comments stand before the first record: lines that begin with `#` or `%` and a blank, as graphs of KONECT and SNAP have
-/// them, and the `sep=,` of spreadsheets. Gives how many lines there are, and the text after them.
+/// Skips comments before the first record: lines that begin with `#` or `%` and a blank, as in graphs of KONECT and
+/// SNAP, and the `sep=,` of spreadsheets. Returns the number of lines and the text after them.
 fn after_comments(text: &[u8]) -> (u64, &[u8]) {
     let (mut lines, mut rest) = (0, text);
     while let Some(end) = rest.iter().position(|&b| b == b'\n') {
@@ -71,17 +71,18 @@ fn after_comments(text: &[u8]) -> (u64, &[u8]) {
         }
         (lines, rest) = (lines + 1, &rest[end + 1..]);
     }
-    // A file of nothing else is not one of comments.
+    // A file of nothing but such lines is data.
     if rest.trim_ascii().is_empty() { (0, text) } else { (lines, rest) }
 }
 
-/// What a file without a header takes from the one before it, where both have as many columns.
+/// What a file without a header inherits from the one before it, if both have the same number of columns.
 pub(crate) struct Inherited {
     delimiter: Delimiter,
     names: Vec<String>,
 }
 
-/// The first part of a text file, without a byte-order mark, up to its last whole line; and whether that is all of it.
+/// The first part of a text file, without a byte-order mark, up to its last whole line; and whether it is the whole
+/// file.
 fn sample(source: &Source) -> Result<(Vec<u8>, bool)> {
     let mut text = Vec::new();
     source.open()?.take(SAMPLE_BYTES).read_to_end(&mut text).map_err(|e| source.read_error(&e))?;
@@ -109,7 +110,8 @@ fn sample(source: &Source) -> Result<(Vec<u8>, bool)> {
     Ok((text, whole))
 }
 
-/// The delimiter a file uses: the one that cuts its first lines into the same number of fields, the most fields first.
+/// The delimiter that splits the first lines into the same number of fields; with several candidates, into the most
+/// fields.
 fn delimiter_of(text: &[u8], whole: bool, source: &Source, options: &ImportOptions) -> Result<Delimiter> {
     if let Some(wish) = &options.delimiter {
         return match wish.as_str() {
@@ -132,7 +134,7 @@ fn delimiter_of(text: &[u8], whole: bool, source: &Source, options: &ImportOptio
         Delimiter::Byte(b'|'),
         Delimiter::Whitespace,
     ];
-    // Words in quotes with blanks between them, as R writes tables.
+    // Quoted words with blanks between them, as R writes tables.
     let lines: Vec<&[u8]> =
         text.split(|&b| b == b'\n').filter(|l| !l.trim_ascii().is_empty()).take(SAMPLE_ROWS).collect();
     let quoted = |line: &&&[u8]| memchr::memmem::find(line, b"\" ").is_some() && line.starts_with(b"\"");
@@ -146,14 +148,14 @@ fn delimiter_of(text: &[u8], whole: bool, source: &Source, options: &ImportOptio
         if width < 2 {
             continue;
         }
-        // A few broken rows must not change what the file is taken for; they are reported as such later.
-        // A delimiter at the end of all rows, but not of the header, or the other way round, adds an empty field.
+        // A few broken rows must not change the detected format; they are reported later.
+        // A delimiter at the end of all rows, but not of the header, or vice versa, adds an empty field.
         let open = |longer: &[Cow<[u8]>], shorter: usize| {
             longer.len() == shorter + 1 && longer.last().is_some_and(|cell| cell.trim_ascii().is_empty())
         };
         let fits = |row: &&Vec<Cow<[u8]>>| row.len() == width || open(row, width) || open(&rows[0], row.len());
         let same = rows.iter().filter(fits).count() as f64 / rows.len() as f64;
-        // Blanks also stand inside fields, so they are the last resort; one field more weighs little beside that.
+        // Blanks also occur inside fields, so they are the last resort; an extra field counts little in comparison.
         let certain = if delimiter == Delimiter::Whitespace && !words { 0.5 } else { 1.0 };
         let score = same * certain + width.min(40) as f64 * 1e-3;
         unnamed |= 5 * rows.iter().filter(|row| row.len() == width + 1).count() > 3 * rows.len();
@@ -162,21 +164,25 @@ fn delimiter_of(text: &[u8], whole: bool, source: &Source, options: &ImportOptio
         }
     }
     if best.0 == 0.0 && unnamed {
-        return Err(Error::user(format!("{}: rows have one field more than the header has names", source.display())).hint(
-            "R writes the names of rows without a name above them: write the log with row.names = FALSE, or add a name for \
-             the first column to the header",
+        return Err(Error::user(format!(
+            "{}: rows have one field more than the header has names",
+            source.display()
+        ))
+        .hint(
+            "R writes the names of rows without a name above them: write the log with row.names = FALSE, or add a name \
+             for the first column to the header",
         ));
     }
     if best.0 == 0.0 {
         return Err(Error::user(format!("{}: cannot tell what separates the columns", source.display())).hint(
-            "name it with --delimiter (one character, `::`, tab, comma, semicolon, pipe or space); where a line is a user and all \
-             items of theirs, name what separates them with --list-sep (space, tab, comma, semicolon or pipe)",
+            "name it with --delimiter (one character, `::`, tab, comma, semicolon, pipe or space); if a line is a user \
+             and all their items, name the separator with --list-sep (space, tab, comma, semicolon or pipe)",
         ));
     }
     Ok(best.1)
 }
 
-/// A table as its first rows show it.
+/// The first rows of a table.
 pub(crate) struct Table {
     pub delimiter: Delimiter,
     pub header: bool,
@@ -186,23 +192,23 @@ pub(crate) struct Table {
     pub rows: Vec<Vec<String>>,
 }
 
-/// What is wrong with a quote, and what settles it.
+/// The reason for a broken quote.
 pub(crate) const BROKEN_QUOTE: &str =
     "a quote is opened and never closed before a delimiter or line end, or only after other rows";
 
-/// Where such a quote is broken, a closing quote on a later line would make one field of all rows up to it: `csv` is the
-/// last choice, and none where it was given already.
+/// The hint for a broken quote. `csv` is suggested last because a closing quote on a later line would merge all rows up
+/// to it into one field; it is not suggested if it is already set.
 pub(crate) fn quotes_hint(quotes: Quotes) -> &'static str {
     if quotes == Quotes::Csv {
-        return "say what quotes mean: --quotes line (a quoted text ends on its line, all other quotes are ordinary characters) \
-                or --quotes none (all are ordinary characters); or leave such rows out with --skip-bad";
+        return "say what quotes mean: --quotes line (a quoted text ends on its line, all other quotes are ordinary \
+                characters) or --quotes none (all are ordinary characters); or leave such rows out with --skip-bad";
     }
-    "say what quotes mean: --quotes line (a quoted text ends on its line, all other quotes are ordinary characters) or --quotes \
-     none (all are ordinary characters); or leave such rows out with --skip-bad; only if the quoted text really holds lines \
-     that look like rows: --quotes csv, which reads everything up to the next quote as one field"
+    "say what quotes mean: --quotes line (a quoted text ends on its line, all other quotes are ordinary characters) or \
+     --quotes none (all are ordinary characters); or leave such rows out with --skip-bad; only if the quoted text \
+     really holds lines that look like rows: --quotes csv, which reads everything up to the next quote as one field"
 }
 
-/// Looks at the first part of a text file. `known`: whether a first-row cell shows that the row is a header.
+/// Samples the first part of a text file. `known`: whether a cell of the first row shows that the row is a header.
 pub(crate) fn table(source: &Source, options: &ImportOptions, known: &dyn Fn(&str) -> bool) -> Result<Table> {
     let (text, whole) = sample(source)?;
     let delimiter = delimiter_of(&text, whole, source, options)?;
@@ -218,7 +224,7 @@ fn rows_of(
     known: &dyn Fn(&str) -> bool,
 ) -> Result<Table> {
     let cells = cells(text, delimiter, options.quotes, whole);
-    // What stands in the first row decides how all others are read.
+    // The first row determines how all others are read.
     if cells.broken.first() == Some(&1) {
         return Err(
             Error::user(format!("{}: line 1: {BROKEN_QUOTE}", source.display())).hint(quotes_hint(options.quotes))
@@ -235,11 +241,11 @@ fn rows_of(
             .hint("a log has a row for each interaction: user, item and, as a rule, a time"));
     }
     let number = |cell: &str| parse_number(cell.as_bytes()).is_some() || cell.parse::<f64>().is_ok();
-    // A header: no numbers in it, and a name that is known, or words above a column of numbers.
+    // A header has no numbers, and contains a known name or has words above a column of numbers.
     let words_above_numbers = || {
         rows.len() > 1
             && (0..rows[0].len()).any(|c| {
-                // Files that were put together may repeat it.
+                // Concatenated files may repeat the header.
                 let data = rows[1..].iter().filter(|row| **row != rows[0]);
                 let below: Vec<&String> = data.filter_map(|r| r.get(c)).collect();
                 !number(&rows[0][c]) && !below.is_empty() && below.iter().all(|cell| number(cell))
@@ -255,14 +261,14 @@ fn rows_of(
     Ok(Table { delimiter, header, names, rows })
 }
 
-/// Understands a text log.
+/// Determines the layout of a text log.
 pub(crate) fn text_layout(
     source: Source,
     options: &ImportOptions,
     above: Option<&Inherited>,
 ) -> Result<Option<TextLayout>> {
     let at = |e: Error| e.at(source.display());
-    // A name that the user gave shows the header too, however odd it is.
+    // A column name given by a flag also identifies the header.
     let wishes = Role::wishes(options);
     let wished = |cell: &str| wishes.into_iter().flatten().any(|w| w.eq_ignore_ascii_case(columns::bare(cell)));
     let known = |cell: &str| columns::is_known(cell) || wished(cell);
@@ -278,7 +284,7 @@ pub(crate) fn text_layout(
             late = json.late;
             objects = json.objects;
             let mut table = Table { delimiter: Delimiter::Json, header: true, names: json.names, rows: json.rows };
-            // A column that the user named may begin late.
+            // A column named by a flag may first occur in a later object.
             table.names.extend(late.extract_if(.., |(name, _)| wished(name)).map(|(name, _)| name));
             table.rows.iter_mut().for_each(|row| row.resize(table.names.len(), String::new()));
             table
@@ -304,7 +310,7 @@ pub(crate) fn text_layout(
     };
     let mut named = header;
     let mut doubts = Vec::new();
-    // The first of several pieces of a file has its header, the others have none.
+    // When a file is split into pieces, only the first one has the header.
     if let (false, false, Some(above)) = (header, options.no_header, above)
         && above.delimiter == delimiter
         && above.names.len() == names.len()
@@ -326,7 +332,7 @@ pub(crate) fn text_layout(
         ));
     }
     add_partition(&source, &mut names, &mut rows);
-    // Names in another encoding are found by none of those that are looked for.
+    // Names in another encoding match none of the known names.
     let odd = if header && options.encoding == Encoding::Utf8 { doubts::odd_header(&names) } else { None };
     let encoded = |e: Error| match &odd {
         Some(odd) => {
@@ -364,8 +370,8 @@ pub(crate) fn text_layout(
             |c: &&usize| columns::is_list_name(&names[**c]) && Role::ALL.iter().all(|r| columns.of(*r) != Some(**c));
         doubts.extend(objects.iter().find(unread).map(|&c| {
             format!(
-                "{WARNING}{}: column '{}' holds lists of objects, which are not supported, and is ignored; to write one line for \
-                 each object: {}",
+                "{WARNING}{}: column '{}' holds lists of objects, which are not supported, and is ignored; to write \
+                 one line for each object: {}",
                 source.display(),
                 names[c],
                 flattening(&names[c])
@@ -409,7 +415,7 @@ pub(crate) fn text_layout(
     }
     let width = match &lists {
         Some(lists) if lists.whole_lines => 0,
-        // Most rows decide: a few may be broken.
+        // The most frequent width wins: a few rows may be broken.
         _ if delimiter == Delimiter::Json => 0,
         _ => usual_width(&rows).saturating_sub(source.partition.len()),
     };
@@ -418,7 +424,7 @@ pub(crate) fn text_layout(
         last.is_some_and(|cells| 2 * cells.clone().filter(|cell| cell.parse::<f64>().is_ok()).count() > cells.count());
     let own = names.len() - source.partition.len();
     let read = Role::ALL.into_iter().filter_map(|role| columns.of(role)).chain(filter.needed());
-    // A line without a delimiter is no row, although a file whose path names the user needs one column only.
+    // A line without a delimiter is not a row, even if the path names the user and the file needs one column only.
     let needed = read.filter(|c| *c < own).max().map_or(2, |c| (c + 1).max(2));
     let grammar = Grammar { width, needed, ..Grammar::of(delimiter, options.quotes) };
     let first = if header { Vec::new() } else { rows.into_iter().next().unwrap_or_default() };
@@ -441,7 +447,7 @@ pub(crate) fn text_layout(
     }))
 }
 
-/// Adds to the error of a missing column that a list of objects may hold it.
+/// Extends the error about a missing column: a list of objects may contain it.
 fn of_objects(e: Error, names: &[String], objects: &[usize]) -> Error {
     match objects.first() {
         Some(&c) if e.what.starts_with("no column looks like") => {
@@ -456,14 +462,14 @@ fn of_objects(e: Error, names: &[String], objects: &[usize]) -> Error {
     }
 }
 
-/// How many cells most rows have.
+/// The most frequent number of cells per row.
 fn usual_width(rows: &[Vec<String>]) -> usize {
     let mut widths: Vec<usize> = rows.iter().map(Vec::len).collect();
     widths.sort_unstable();
     widths.chunk_by(|a, b| a == b).max_by_key(|same| same.len()).map_or(0, |same| same[0])
 }
 
-/// Adds the columns that the path names. A column of the file comes before one of the path with the same name.
+/// Adds the columns named by the path. A file column takes precedence over a path column with the same name.
 pub(crate) fn add_partition(source: &Source, names: &mut Vec<String>, rows: &mut [Vec<String>]) {
     let width = names.len();
     for (key, value) in &source.partition {
@@ -477,7 +483,7 @@ pub(crate) fn add_partition(source: &Source, names: &mut Vec<String>, rows: &mut
 }
 
 impl TextLayout {
-    /// What a file after this one may take over.
+    /// What a file after this one may inherit.
     pub fn inherited(&self) -> Option<Inherited> {
         let own = self.names.len() - self.source.partition.len();
         self.header.then(|| Inherited { delimiter: self.grammar.delimiter, names: self.names[..own].to_vec() })
@@ -488,8 +494,8 @@ impl TextLayout {
         self.grammar.delimiter.to_string()
     }
 
-    /// What to do when the first row cannot be used because words stand where the other rows have a time or a rating:
-    /// it will be a header, of names that are not known. `None` where it does not look like one.
+    /// The hint if the first row has words where the other rows have a time or a rating: it is probably a header with
+    /// unknown names. `None` if it does not look like one.
     pub fn header_hint(&self, options: &ImportOptions) -> Option<String> {
         let is_word = |cell: &&String| cell.starts_with(char::is_alphabetic);
         let cell = |role: Role| self.columns.of(role).and_then(|c| self.first.get(c));
@@ -506,16 +512,16 @@ impl TextLayout {
             Some(format!(" --{}-col {name}", role.name()))
         });
         Some(format!(
-            "is line 1 a header? none of its names is known; say which columns they are:{}; if line 1 is a bad row, \
-             --skip-bad leaves it out",
+            "is line 1 a header? none of its names is known; name the columns:{}; if line 1 is a bad row, --skip-bad \
+             leaves it out",
             flags.collect::<String>()
         ))
     }
 
-    /// What was understood, for people to check.
+    /// The layout, for the user to check.
     pub fn describe(&self) -> Vec<String> {
         let header = match (self.grammar.delimiter, self.header) {
-            (Delimiter::Json, _) => "one object a line",
+            (Delimiter::Json, _) => "one object per line",
             (_, true) => "with a header",
             (_, false) => "without a header",
         };
@@ -542,7 +548,7 @@ impl TextLayout {
     }
 }
 
-/// One line for each role and one for what is ignored.
+/// One line for each role and one for the ignored columns.
 pub(crate) fn describe_columns(
     names: &[String],
     named: bool,

@@ -1,6 +1,6 @@
-/*! Where a log comes from. A source is a file that can be opened again and again: what is looked at first is read once more
-from its start. Standard input and other pipes give their bytes only once, so they are copied into the staging folder and
-read from there.
+/*! The files of a log. A source is a file that can be opened repeatedly: after detection it is read again from its
+start. Standard input and other pipes can be read only once, so they are copied into the staging folder and read from
+there.
 */
 
 use std::{
@@ -26,7 +26,7 @@ use crate::{
     },
 };
 
-/// How the text of a file is packed.
+/// The compression of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Packing {
     None,
@@ -40,41 +40,41 @@ impl Packing {
     }
 }
 
-/// A file to be read.
+/// A file to import.
 #[derive(Clone, Debug)]
 pub(crate) struct Source {
-    /// As the user knows it.
+    /// The path as the user gave it.
     shown: PathBuf,
-    /// What is opened: the file, or the copy of a pipe.
+    /// The path that is opened: the file, or the copy of a pipe.
     path: PathBuf,
     pub packing: Packing,
     pub parquet: bool,
-    /// Columns that the path of a part names: `day=2024-05-01`.
+    /// Columns from the path of a part file: `day=2024-05-01`.
     pub partition: Vec<(String, String)>,
-    /// How its text is encoded.
+    /// The encoding of its text.
     pub encoding: Encoding,
-    /// What its bytes were when the text was read.
+    /// Statistics of its bytes, collected while the text is read.
     seen: Arc<Seen>,
 }
 
-/// What standard input is called in messages and in the manifest.
+/// The name of standard input in messages and in the manifest.
 const STDIN: &str = "standard input";
 
-/// What the names of copies of pipes end with.
+/// File name suffix of copies of pipes.
 const COPY: &str = ".copy.tmp";
 
-/// Files that are no logs, by their first bytes: what they are, and what to do about it.
+/// Magic bytes of files that are not logs, what they are, and how to convert them.
 #[rustfmt::skip]
 const FOREIGN: &[(&[u8], &str, &str)] = &[
     (b"ARROW1", "an Arrow file (Feather)", "save it as Parquet: pandas.read_feather('FILE').to_parquet('OUT.parquet')"),
     (b"FEA1", "a Feather file", "save it as Parquet: pandas.read_feather('FILE').to_parquet('OUT.parquet')"),
     (b"\xff\xff\xff\xff", "an Arrow stream", "save it as Parquet: pyarrow.ipc.open_stream('FILE').read_all(), then \
-        pyarrow.parquet.write_table"),
+                                              pyarrow.parquet.write_table"),
     (b"ORC", "an ORC file", "save it as Parquet: pandas.read_orc('FILE').to_parquet('OUT.parquet')"),
     (b"Obj\x01", "an Avro file", "save it as Parquet or CSV, e.g. with Spark or DuckDB"),
     (b"PARE", "an encrypted Parquet file", "write it without encryption"),
-    (b"SQLite format 3\0", "an SQLite database", "export the table: sqlite3 -header -csv FILE 'SELECT * FROM TABLE' | mipgpu \
-        import - --out DIR"),
+    (b"SQLite format 3\0", "an SQLite database", "export the table: sqlite3 -header -csv FILE 'SELECT * FROM TABLE' | \
+                                                  mipgpu import - --out DIR"),
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Excel workbook", "save the sheet as CSV"),
     (b"\x89HDF\r\n", "an HDF5 file", "save it as Parquet: pandas.read_hdf('FILE').to_parquet('OUT.parquet')"),
     (b"\x93NUMPY", "a NumPy array", "save it as CSV or Parquet with a column for the user and one for the item"),
@@ -90,7 +90,7 @@ const FOREIGN: &[(&[u8], &str, &str)] = &[
 ];
 
 impl Source {
-    /// The source that `path` names; `-` is standard input. A pipe is copied to `dir` under a name made of `name`.
+    /// The source at `path`; `-` is standard input. A pipe is copied to `dir` under a name derived from `name`.
     pub fn new(path: &Path, dir: &Path, name: &str, options: &ImportOptions) -> Result<Source> {
         let stdin = path == Path::new("-");
         if stdin {
@@ -120,7 +120,7 @@ impl Source {
         Source::at(path.into(), copy, options)
     }
 
-    /// A file that can be opened again, by its first bytes.
+    /// A source from a regular file; its first bytes determine the format.
     fn at(shown: PathBuf, path: PathBuf, options: &ImportOptions) -> Result<Source> {
         let mut start = Vec::new();
         File::open(&path).and_then(|f| f.take(4 << 10).read_to_end(&mut start)).at_path(&path)?;
@@ -147,7 +147,7 @@ impl Source {
         Ok(source)
     }
 
-    /// Packed files hold text: a Parquet file or an archive inside is named for what it is.
+    /// Rejects a compressed file that contains a Parquet file or an archive: compressed files must contain text.
     fn refuse_foreign_inside(&self) -> Result<()> {
         let mut start = Vec::new();
         self.unpacked()?.take(4 << 10).read_to_end(&mut start).map_err(|e| self.read_error(&e))?;
@@ -184,7 +184,7 @@ impl Source {
                 foreign("a zip archive", "unpack it first: unzip FILE")
             };
         }
-        // The digits of pi, which begin a block of bzip2.
+        // A block of bzip2 begins with the digits of pi.
         if start.starts_with(b"BZh") && start.get(4..10) == Some(b"\x31\x41\x59\x26\x53\x59") {
             return foreign("packed with bzip2", "unpack it: bzip2 -dc FILE | mipgpu import - --out DIR");
         }
@@ -205,7 +205,7 @@ impl Source {
         Ok(())
     }
 
-    /// Whether this is the copy of the pipe `path`.
+    /// Whether this is the copy of the pipe at `path`.
     pub fn is_copy_of(&self, path: &Path) -> bool {
         let name = if path == Path::new("-") { Path::new(STDIN) } else { path };
         self.shown == name && self.path != self.shown
@@ -216,7 +216,7 @@ impl Source {
         self.shown.display()
     }
 
-    /// The name as it is typed in a shell.
+    /// The name, quoted for a shell.
     pub fn typed(&self) -> String {
         typed(&self.shown)
     }
@@ -225,31 +225,31 @@ impl Source {
         File::open(&self.path).map_err(|e| Error::io(&self.shown, &e))
     }
 
-    /// Opens the text, unpacked and decoded on the way.
+    /// Opens the text, decompressed and decoded.
     pub fn open(&self) -> Result<Box<dyn Read + Send>> {
         Ok(Box::new(Decoded::new(self.unpacked()?, self.encoding, self.seen.clone())))
     }
 
-    /// What looks wrong about --encoding once the text was read.
+    /// A warning if --encoding seems wrong; call after reading the text.
     pub fn encoding_doubts(&self) -> Option<String> {
         let (flag, seen) = (self.encoding_name()?, &self.seen);
         if seen.is_utf8() {
             return Some(format!(
-                "{WARNING}{}: the file is valid UTF-8 with characters of several bytes, and is read with --encoding {flag}: \
-                 each such character becomes several; leave --encoding out",
+                "{WARNING}{}: the file is valid UTF-8 with characters of several bytes, and is read with --encoding \
+                 {flag}: each such character becomes several; leave --encoding out",
                 self.display()
             ));
         }
         (self.encoding == Encoding::Latin1 && seen.has_controls()).then(|| {
             format!(
-                "{WARNING}{}: the file holds bytes from 0x80 to 0x9F, which are control characters in Latin-1: it may be \
-                 Windows-1252; --encoding windows-1252 reads them as quotation marks, dashes and the like",
+                "{WARNING}{}: the file holds bytes from 0x80 to 0x9F, which are control characters in Latin-1: it may \
+                 be Windows-1252; --encoding windows-1252 reads them as quotation marks, dashes and the like",
                 self.display()
             )
         })
     }
 
-    /// What --encoding says, but for UTF-8.
+    /// The value of --encoding; `None` for UTF-8.
     fn encoding_name(&self) -> Option<&'static str> {
         match self.encoding {
             Encoding::Utf8 => None,
@@ -270,7 +270,7 @@ impl Source {
         })
     }
 
-    /// An error while reading; for packed text, what the decoder says is put in words.
+    /// Converts an error while reading; errors of the decompressor get a plain message.
     pub fn read_error(&self, e: &io::Error) -> Error {
         let (path, packing) = (self.display(), self.packing.name());
         if let Some(undefined) = e.get_ref().and_then(|inner| inner.downcast_ref::<Undefined>()) {
@@ -284,7 +284,7 @@ impl Source {
         match e.kind() {
             ErrorKind::UnexpectedEof => Error::user(format!("{path}: the {packing} data end early"))
                 .hint("the file was cut short; copy or download it again"),
-            // zstd gives its own errors as of kind Other.
+            // zstd reports its errors with kind Other.
             ErrorKind::InvalidInput | ErrorKind::InvalidData | ErrorKind::Other => {
                 Error::user(format!("{path}: the {packing} data are damaged ({e})"))
                     .hint("copy or download the file again")
@@ -296,7 +296,7 @@ impl Source {
 
 type Stream = io::Result<Box<dyn Read + Send>>;
 
-/// Copies a stream to its end. A thread of its own waits for it: whoever writes may never come, and Ctrl-C has to work.
+/// Copies a stream to its end. A separate thread reads it: the writer may never come, and Ctrl-C has to work.
 fn copied(
     open: impl FnOnce() -> Stream + Send + 'static,
     shown: &Path,
@@ -316,7 +316,7 @@ fn copied(
                     Err(e) if e.kind() == ErrorKind::Interrupted => continue,
                     Err(e) => return Err(e),
                 }
-                // Nobody listens any more when the import ended.
+                // The receiver is gone if the import has ended.
                 if send.send(Ok(buffer)).is_err() {
                     return Ok(());
                 }

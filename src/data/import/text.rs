@@ -1,5 +1,5 @@
-/*! Text logs -> blocks of parsed rows. One thread reads and cuts the text at record ends, several parse the pieces;
-the blocks leave in the order of the file, so that what follows does not depend on the number of threads.
+/*! Text logs -> blocks of parsed rows. One thread reads the text and cuts it at record ends, several parse the pieces.
+Blocks are sent in file order, so that the result does not depend on the number of threads.
 */
 
 use std::{
@@ -29,10 +29,10 @@ use crate::{
     },
 };
 
-/// A record longer than this is taken for a file that is no log.
+/// A record longer than this means that the file is not a log.
 const LONGEST_RECORD_BYTES: usize = 64 << 20;
 
-/// One parsed row; keys lie in the block's text.
+/// One parsed row; keys are (start, length) in the block's text.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct EventRow {
     pub user: (u32, u32),
@@ -41,16 +41,16 @@ pub(crate) struct EventRow {
     pub item_hash: u64,
     pub time: i64,
     pub rating: f32,
-    /// What [`basket_label`] made of the basket's cell; 0 without one.
+    /// The [`basket_label`] of the basket's cell; 0 without one.
     pub basket: u64,
 }
 
-/// A row that cannot be used, and why.
+/// A row that cannot be used, and the reason.
 #[derive(Clone, Debug)]
 pub(crate) struct BadRow {
     /// Line of a text file or row of a Parquet file, from 1.
     pub line: u64,
-    /// Which column, as people know it; empty where the whole row is meant.
+    /// The column for messages; empty if the whole row is meant.
     pub column: String,
     pub reason: String,
 }
@@ -58,7 +58,7 @@ pub(crate) struct BadRow {
 /// A piece of a log, parsed.
 #[derive(Default)]
 pub(crate) struct Block {
-    /// What `EventRow` keys point into.
+    /// The text that `EventRow` keys point into.
     pub text: Vec<u8>,
     pub rows: Vec<EventRow>,
     /// The first few bad rows of the piece.
@@ -66,9 +66,9 @@ pub(crate) struct Block {
     pub bad_rows: u64,
     /// Rows left out by `--min-rating`.
     pub below_rating: u64,
-    /// What `--where` saw and left out.
+    /// What `--where` counted and dropped.
     pub tally: Tally,
-    /// Rows left out because a key is missing.
+    /// Rows dropped because a key is missing.
     pub missing: u64,
     /// Rows with more fields than the file has columns, and the line of the first.
     pub wide: u64,
@@ -76,19 +76,19 @@ pub(crate) struct Block {
     /// Rows that repeat the header, and the line of the first.
     pub headers: u64,
     pub first_header: u64,
-    /// Rows with a key that holds a lone quote, and the first such key with its line.
+    /// Rows with an unbalanced quote in a key, and the first such key with its line.
     pub lone_quotes: u64,
-    /// Whether such keys are looked for: the text has quotes, and they may enclose fields.
+    /// Whether to look for such keys: the text has quotes, and they may enclose fields.
     look_for_quotes: bool,
     pub first_lone: Option<(String, u64)>,
-    /// Rows whose time has a fraction, and that.
+    /// Rows whose time has a fraction, and the fraction.
     fractions: Vec<(u32, u64)>,
     pub times: Times,
-    /// Decimals that the rows' times have.
+    /// Decimals of the rows' times.
     pub decimals: u8,
 }
 
-/// How many bad rows of a block are described; the rest are counted.
+/// Number of bad rows of a block that are described; the rest are only counted.
 const BAD_SHOWN: usize = 5;
 
 impl Block {
@@ -100,7 +100,7 @@ impl Block {
         }
     }
 
-    /// Takes a row whose time is whole units, and the fraction behind them.
+    /// Adds a row whose time is whole units, and the fraction of its time.
     #[inline]
     pub fn push(&mut self, row: EventRow, fraction: u64) {
         if fraction > 0 {
@@ -109,7 +109,7 @@ impl Block {
         self.rows.push(row);
     }
 
-    /// All rows are there: their times get as many decimals as they need.
+    /// Call after the last row: gives the rows' times as many decimals as they need.
     pub fn close(&mut self, kind: Option<TimeKind>) {
         if let Some(kind) = kind {
             (self.times, self.decimals) = Times::of_block(&mut self.rows, &self.fractions, kind);
@@ -140,7 +140,7 @@ struct Piece {
 }
 
 impl Cutter<'_> {
-    /// Skips the first lines, which are few.
+    /// Skips the first lines, byte by byte since they are few.
     fn skip_lines(&mut self, lines: u64) -> Result<()> {
         let mut byte = [0];
         while self.line <= lines {
@@ -162,7 +162,7 @@ impl Cutter<'_> {
                 self.ended = text.len() == before;
             }
             if self.ended {
-                // What is left is the last record, with or without a line end.
+                // The rest is the last record, with or without a line end.
                 break;
             }
             if let Some(end) = last_record_end(&text, &self.layout.grammar) {
@@ -187,7 +187,7 @@ impl Cutter<'_> {
     }
 }
 
-/// Reads a text log to its end and sends its blocks in order. Ends early, without an error, when nobody listens.
+/// Reads a text log to its end and sends its blocks in order. Stops early without an error if the receiver is gone.
 pub(crate) fn read(
     layout: &TextLayout,
     rules: &Rules,
@@ -200,12 +200,12 @@ pub(crate) fn read(
     let parser = Parser::new(layout, rules);
     let mut first = true;
     loop {
-        // One piece a thread: they are parsed at once, and sent on in their order.
+        // One piece per thread: parsed in parallel, then sent in order.
         let mut pieces = Vec::new();
         while pieces.len() < rayon::current_num_threads() {
             let Some(mut piece) = cutter.next()? else { break };
             if mem::take(&mut first) && piece.text.starts_with(&[0xef, 0xbb, 0xbf]) {
-                // The byte-order mark that some programs put in front of UTF-8.
+                // Some programs write a byte-order mark at the start of UTF-8.
                 piece.text.drain(..3);
             }
             pieces.push(piece);
@@ -225,15 +225,15 @@ pub(crate) fn read(
 struct Parser<'a> {
     layout: &'a TextLayout,
     rules: &'a Rules,
-    /// How many fields of a record are needed.
+    /// Number of fields that a record must have.
     most: usize,
-    /// How many are split off.
+    /// Number of fields to split.
     split: usize,
-    /// Columns of the file itself; those of its path follow.
+    /// Number of columns of the file itself; those of its path follow.
     own: usize,
-    /// Columns that are read, with their names, where a header can be repeated among the rows.
+    /// The columns that are read, with their names, if rows may repeat the header.
     header: Vec<(usize, &'a [u8])>,
-    /// Keys that hold a lone quote are counted.
+    /// Count keys with an unbalanced quote.
     lone: bool,
 }
 
@@ -256,14 +256,14 @@ impl<'a> Parser<'a> {
         Parser { layout, rules, most, split: if all { usize::MAX } else { read.max(1) }, own, header, lone }
     }
 
-    /// Whether a row is the header once more: files that were put together, each with its own.
+    /// Whether a row repeats the header, as in concatenated files.
     #[inline]
     fn repeats_header(&self, text: &[u8], fields: &[Field]) -> bool {
         !self.header.is_empty()
             && self.header.iter().all(|&(c, name)| {
                 fields.get(c).is_some_and(|field| {
                     let raw = &text[field.start..field.end];
-                    // The mark of UTF-8 may stand before a header in the middle too.
+                    // A byte-order mark may also precede a header in the middle of the file.
                     let marked = || {
                         let rest = raw.strip_prefix(b"\xef\xbb\xbf").filter(|_| c == 0)?;
                         Some(rest.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(rest))
@@ -273,8 +273,8 @@ impl<'a> Parser<'a> {
             })
     }
 
-    /// Whether a record with more fields than columns may have shifted ones: empty fields at its end shift nothing where the
-    /// last column holds what it does in other rows.
+    /// Whether a record with more fields than columns may have shifted ones. Empty extra fields are harmless if the
+    /// last column has the same kind of value as in other rows.
     #[cold]
     fn shifts(&self, record_text: &[u8], quotes: bool) -> bool {
         let (grammar, mut fields) = (&self.layout.grammar, Vec::new());
@@ -287,7 +287,7 @@ impl<'a> Parser<'a> {
             || self.layout.last_number && fields.get(grammar.width - 1).is_some_and(|field| !number(field))
     }
 
-    /// Counts a row of which a key holds a quote without a counterpart: `i28"`.
+    /// Counts a row with an unbalanced quote in a key: `i28"`.
     fn count_lone_quotes(&self, text: &[u8], keys: [Field; 2], line: u64, block: &mut Block) {
         let lone = |field: &Field| {
             let raw = &text[field.start..field.end];
@@ -309,7 +309,7 @@ impl<'a> Parser<'a> {
         let utf8 = std::str::from_utf8(&text).is_ok();
         let look_for_quotes = self.lone && memchr::memchr(b'"', &text).is_some();
         let mut block = Block { look_for_quotes, ..Block::default() };
-        // Keys with doubled quotes are written out plainly behind the text.
+        // Keys with doubled quotes are unescaped into `extra`, which is appended to the text.
         let mut extra = Vec::new();
         let (mut pos, mut fields) = (0, Vec::with_capacity(self.most));
         // The header is the first record of the file that is not blank.
@@ -325,7 +325,7 @@ impl<'a> Parser<'a> {
             let split = record(&text[..length], pos, grammar, quotes, self.split, true, &mut fields);
             let (next, end) = (split.next, split.end);
             if end == End::Broken {
-                // The line where the quote opened, which may be a later one than that where the row begins.
+                // The line where the quote opened; it may be after the line where the row begins.
                 let open = text[pos..next].trim_ascii_end().iter().filter(|&&b| b == b'\n').count() as u64;
                 block.reject(line + open, "", BROKEN_QUOTE);
             } else if is_blank(&fields) || mem::take(&mut header) {
@@ -359,7 +359,7 @@ impl<'a> Parser<'a> {
         block
     }
 
-    /// The rows of a piece of JSON lines.
+    /// Parses the rows of a piece of JSON lines.
     fn json(
         &self,
         wanted: &Wanted,
@@ -409,7 +409,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// One row for each element of the lists of a record; all else is the same in all of them.
+    /// One row for each element of a record's lists; all other fields are repeated.
     fn unroll(
         &self,
         text: &[u8],
@@ -430,7 +430,7 @@ impl<'a> Parser<'a> {
             return self.row(text, fields, end, line, utf8, extra, block);
         }
         let Some((_, list)) = lists.iter().find(|(c, _)| *c == items) else {
-            return block.reject(line, name(lists[0].0), "the value is a list, and the item is none");
+            return block.reject(line, name(lists[0].0), "the value is a list, but the item is not");
         };
         if list.is_empty() {
             return block.reject(line, name(items), "the list is empty");
@@ -445,7 +445,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// Writes what the path of the file says behind the text; gives where.
+    /// Appends the values from the file's path to the text; returns their positions.
     fn append_partition(&self, text: &mut Vec<u8>) -> Vec<Field> {
         let partition = self.layout.source.partition.iter();
         partition
@@ -457,7 +457,7 @@ impl<'a> Parser<'a> {
             .collect()
     }
 
-    /// Which column a role stands in, for messages.
+    /// The column of a role, for messages.
     fn column(&self, role: Role) -> String {
         let at = self.layout.columns.of(role).expect("the role has a column");
         if self.layout.named { format!("'{}'", self.layout.names[at]) } else { format!("{} ({})", at + 1, role.name()) }
@@ -513,7 +513,7 @@ impl<'a> Parser<'a> {
             }
             Some(field) => basket_label(&field.bytes(text)),
         };
-        // Keys come last: hashing is the dearest part, and rows that are refused before it cost nothing.
+        // Keys come last: hashing is the most expensive part, and rejected rows should not pay for it.
         let mut key = |role: Role, c: usize| -> Option<(u32, u32)> {
             let mut field = fields[c];
             let raw = &text[field.start..field.end];
@@ -539,7 +539,7 @@ impl<'a> Parser<'a> {
             }
             Some((field.start as u32, (field.end - field.start) as u32))
         };
-        // A row counts once, whatever is wrong with it: the item is looked at only where the user is right.
+        // A bad row counts once: check the item only if the user is valid.
         let Some(user) = key(Role::User, columns.user) else { return };
         let Some(item) = key(Role::Item, columns.item) else { return };
         if block.look_for_quotes {
@@ -558,14 +558,14 @@ impl<'a> Parser<'a> {
     }
 }
 
-/// The text of a column of a record; nothing where the record has no such column.
+/// The text of a column of a record; empty if the record has no such column.
 fn cell_of<'a>(text: &'a [u8], fields: &[Field], c: usize) -> Cow<'a, [u8]> {
     fields.get(c).map_or(Cow::Borrowed(&[]), |field| field.bytes(text))
 }
 
-/// The label of a basket: 64 bits of SipHash in place of its text, which only has to differ from the other labels of the
-/// same user. A user of 10,000 baskets has two of one label once in 10^11 times; a table of all texts would cost more
-/// memory than all users and items.
+/// The label of a basket: a 64-bit SipHash of its text, which only has to differ from the other labels of the same
+/// user. Two of a user's 10,000 baskets get the same label with a probability below 10^-11; a table of all texts would
+/// take more memory than all users and items.
 pub(crate) fn basket_label(cell: &[u8]) -> u64 {
     let mut hash = DefaultHasher::new();
     hash.write(cell);
@@ -583,7 +583,7 @@ pub(crate) fn bad_time(cell: &[u8]) -> String {
     format!("'{}' {BAD_TIME}", shown(cell))
 }
 
-/// Why a number is refused that is written as 3,5.
+/// The reason for a number written as 3,5.
 const DECIMAL_COMMA: &str = "has a decimal comma; numbers are read with a decimal point";
 
 /// Whether a cell is a number with a decimal comma.
@@ -593,13 +593,13 @@ fn has_decimal_comma(cell: &[u8]) -> bool {
     cell.iter().position(|&b| b == b',').is_some_and(|at| digits(&cell[..at]) && digits(&cell[at + 1..]))
 }
 
-/// Why a key of other bytes is refused.
+/// The reason for a key that is not UTF-8.
 pub(crate) const NOT_UTF8: &str = "not UTF-8 text; if the file is Latin-1, --encoding latin1 reads it";
-/// What the reason begins with where a JSON object lacks a key.
+/// The beginning of the reason if a JSON object lacks a key.
 const NO_KEY: &str = "the object has no";
 const NO_TIME: &str = "the time is empty";
 
-/// Why a time outside --time-range is refused.
+/// The reason for a time outside --time-range.
 #[cold]
 pub(crate) fn outside(cell: &[u8]) -> String {
     format!("time '{}' is outside --time-range", shown(cell))
@@ -608,52 +608,55 @@ pub(crate) fn outside(cell: &[u8]) -> String {
 const BAD_TIME: &str = "is not a time (a number, or a date like 2015-03-09 18:30:00)";
 
 impl BadRow {
-    /// Whether the time is what is wrong.
+    /// Whether the time is the reason.
     pub fn of_time(&self) -> bool {
         self.reason == NO_TIME || self.reason.ends_with(BAD_TIME)
     }
 
-    /// What to do about such a row, other than to correct it. `file`: its name as it is typed in a shell; `delimiter`: what
-    /// separates its columns, where it is text.
+    /// How to fix or skip such a row. `file`: its name, quoted for a shell; `delimiter`: the separator of its columns,
+    /// for a text file.
     pub fn hint(&self, file: &str, delimiter: Option<Delimiter>, quotes: Quotes) -> Cow<'static, str> {
         if self.reason == LIST_OF_OBJECTS {
             let key = self.column.trim_matches('\'');
             return format!("write one line for each object: {}", flattening(key)).into();
         }
         if self.reason.ends_with(DECIMAL_COMMA) {
-            // Where commas separate columns, only a reader of CSV can tell the two apart.
+            // If commas separate columns, sed cannot tell them from decimal commas; a CSV reader can.
             let sed = match delimiter {
                 None | Some(Delimiter::Json) => String::new(),
                 Some(Delimiter::Byte(b',')) => String::new(),
                 Some(_) => format!(
-                    "sed -E 's/([0-9]),([0-9])/\\1.\\2/g' {file} | mipgpu import - --out DIR (this changes all columns), or "
+                    "sed -E 's/([0-9]),([0-9])/\\1.\\2/g' {file} | mipgpu import - --out DIR (this changes all \
+                     columns), or "
                 ),
             };
             return format!(
-                "convert the numbers first: {sed}in pandas read_csv(..., decimal=',') and then to_csv; --skip-bad leaves all \
-                 such rows out"
+                "convert the numbers first: {sed}in pandas read_csv(..., decimal=',') and then to_csv; --skip-bad \
+                 leaves all such rows out"
             )
             .into();
         }
         if self.reason.ends_with(NOT_UTF8) {
             return format!(
-                "read the file with --encoding latin1, or with --encoding windows-1252 if it comes from Western European \
-                 Windows; convert other encodings first: iconv -f WINDOWS-1251 -t UTF-8 {file} | mipgpu import - --out DIR; \
-                 --skip-bad leaves all such rows out"
+                "read the file with --encoding latin1, or with --encoding windows-1252 if it comes from Western \
+                 European Windows; convert other encodings first: iconv -f WINDOWS-1251 -t UTF-8 {file} | mipgpu \
+                 import - --out DIR; --skip-bad leaves all such rows out"
             )
             .into();
         }
         let hint = if self.reason == BROKEN_QUOTE {
             quotes_hint(quotes)
         } else if self.reason.starts_with(NO_KEY) {
-            "correct the row, or leave such rows out with --skip-bad; --missing drop leaves out rows without a user or an item"
+            "correct the row, or leave such rows out with --skip-bad; --missing drop leaves out rows without a user or \
+             an item"
         } else if self.reason.starts_with(NO_RATING) {
-            "keep such rows as events without ratings with --rating-col none (this leaves out all ratings), or leave the rows \
-             out with --skip-bad"
+            "keep such rows as events without ratings with --rating-col none (this leaves out all ratings), or leave \
+             the rows out with --skip-bad"
         } else if self.reason.ends_with(BAD_RATING) {
             "leave such rows out with --skip-bad, or keep them as events without ratings: --rating-col none"
         } else if ["the user is empty", "the item is empty"].contains(&self.reason.as_str()) {
-            "correct the row, or leave rows without a user or an item out with --missing drop, all bad rows with --skip-bad"
+            "correct the row, or leave rows without a user or an item out with --missing drop, all bad rows with \
+             --skip-bad"
         } else {
             "correct the row, or leave such rows out with --skip-bad"
         };
@@ -661,7 +664,7 @@ impl BadRow {
     }
 }
 
-/// A cell as it may stand in a message.
+/// A cell for a message, truncated to 40 characters.
 fn shown(cell: &[u8]) -> String {
     let text = String::from_utf8_lossy(cell);
     if text.chars().count() > 40 { text.chars().take(40).chain("…".chars()).collect() } else { text.into_owned() }
@@ -669,7 +672,7 @@ fn shown(cell: &[u8]) -> String {
 
 #[inline]
 pub(crate) fn parse_rating(cell: &[u8], rule: RatingRule) -> std::result::Result<f32, String> {
-    // Most ratings are one digit, or a digit and a half.
+    // Fast path: most ratings are one digit, or a digit and a half.
     let rating = match cell {
         [d] if d.is_ascii_digit() => Some((d - b'0') as f32),
         [d, b'.', half @ (b'0' | b'5')] if d.is_ascii_digit() => {
@@ -686,7 +689,7 @@ pub(crate) fn parse_rating(cell: &[u8], rule: RatingRule) -> std::result::Result
     }
 }
 
-/// The command that writes a line for each object of a list of objects.
+/// The command that writes one line for each object in a list of objects.
 pub(crate) fn flattening(key: &str) -> String {
     format!("jq -c '.{key}[] as $x | del(.{key}) + $x' FILE | mipgpu import - --out DIR")
 }

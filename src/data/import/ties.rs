@@ -1,4 +1,4 @@
-//! Times that are too coarse to order a user's rows, and the column that would order them.
+//! Detects times that are too coarse to order a user's rows, and a column that would order them.
 
 use std::collections::HashMap;
 
@@ -11,11 +11,12 @@ use super::{
 };
 use crate::base::error::typed;
 
-/// So few ties say nothing.
+/// Fewer ties than this are not reported.
 const FEW: usize = 5;
 
-/// Warns where most neighbours of a user in the first rows have equal times and an ignored column would order them: it rises
-/// or falls from each to the next, or its name speaks of an order. `--time-col` settles it, and so does `--basket-col`.
+/// A warning if most adjacent rows of a user in the sample have equal times and an ignored column would order them: it
+/// consistently rises or falls between them, or it differs and its name suggests an order. `--time-col` or
+/// `--basket-col` settles the question.
 pub(crate) fn unused_order(
     source: &Source,
     names: &[String],
@@ -38,8 +39,9 @@ pub(crate) fn unused_order(
     let &(first, how) = found.first()?;
     let name = bare(&names[first]);
     Some(format!(
-        "{WARNING}{}: most neighbours of a user have equal times ({} of {all} in the first rows), and column '{name}' {how}, but is \
-         ignored: such rows keep the order of the file; --time-col {} orders by it, --time-col {} leaves it so",
+        "{WARNING}{}: most neighbours of a user have equal times ({} of {all} in the first rows), and column '{name}' \
+         {how}, but is ignored: such rows keep the order of the file; --time-col {} orders by it, --time-col {} keeps \
+         it ignored",
         source.display(),
         ties.len(),
         typed(name),
@@ -47,7 +49,7 @@ pub(crate) fn unused_order(
     ))
 }
 
-/// Neighbours of a user whose times are equal, as pairs of rows; and how many neighbours there are.
+/// Pairs of adjacent rows of a user with equal times; and the number of all adjacent pairs.
 fn ties(user: usize, time: usize, kind: TimeKind, rows: &[Vec<String>]) -> (Vec<[usize; 2]>, usize) {
     let mut of_user: HashMap<&str, Vec<(_, usize)>> = HashMap::new();
     for (n, row) in rows.iter().enumerate() {
@@ -64,12 +66,12 @@ fn ties(user: usize, time: usize, kind: TimeKind, rows: &[Vec<String>]) -> (Vec<
     (ties, all)
 }
 
-/// How a column orders the ties, if it does.
+/// How a column orders the ties; `None` if it does not.
 fn orders(name: &str, c: usize, ties: &[[usize; 2]], rows: &[Vec<String>]) -> Option<&'static str> {
     let value = |n: usize| number(rows[n].get(c)?);
     let steps: Vec<f64> = ties.iter().filter_map(|&[a, b]| Some(value(b)? - value(a)?)).collect();
     let most = |fits: &dyn Fn(&f64) -> bool| 20 * steps.iter().filter(|s| fits(s)).count() >= 19 * ties.len();
-    // Row numbers say no more than the order of the file.
+    // Row numbers add nothing to the order of the file.
     let numbered = (1..rows.len()).all(|n| value(n).zip(value(n - 1)).is_some_and(|(b, a)| b - a == 1.0));
     if numbered || !most(&|step| *step != 0.0) {
         return None;
@@ -85,7 +87,7 @@ fn orders(name: &str, c: usize, ties: &[[usize; 2]], rows: &[Vec<String>]) -> Op
     }
 }
 
-/// A cell that can order: a number, a date, a time of day.
+/// The value of a cell that can order rows: a number, a date, or a time of day.
 fn number(cell: &String) -> Option<f64> {
     let clock = || {
         let parts: Vec<f64> = cell.split(':').map(|part| part.parse().ok()).collect::<Option<_>>()?;

@@ -1,23 +1,23 @@
 /*! Times in logs: numbers (seconds, milliseconds, … since 1970) and ISO 8601 dates and date-times.
 
-A log's unit is kept as it is and noted in the manifest: dividing milliseconds down to seconds would make ties. Fractions
-are kept too, in a finer unit of the whole log: parsers give whole units and the fraction behind them (a [`Moment`]), and how
-many decimals the log needs is known when all of it is read.
+A log's unit is kept and noted in the manifest: rounding milliseconds to seconds would create ties. Fractions are kept
+too, in a finer unit for the whole log: parsers return whole units and the fraction (a [`Moment`]), and the number of
+decimals that the log needs is known at its end.
 */
 
 use crate::data::import::clock::Clock;
 
-/// A time as it is written: whole units, rounded down, and the fraction behind them in 10^-18 of a unit.
+/// A parsed time: whole units, rounded down, and the fraction in 10^-18 of a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Moment {
     pub whole: i64,
     pub fraction: u64,
 }
 
-/// 10^18: the parts of a unit that fractions count.
+/// 10^18: fraction parts per unit.
 pub(crate) const PARTS: u64 = 1_000_000_000_000_000_000;
 
-/// Decimals of a fraction: as many as [`PARTS`] has zeros.
+/// Decimals of a fraction: the number of zeros of [`PARTS`].
 pub(crate) const MOST_DECIMALS: u8 = 18;
 
 impl Moment {
@@ -25,15 +25,15 @@ impl Moment {
         Moment { whole, fraction: 0 }
     }
 
-    /// A number of `ticks` of which `per_unit` make a unit.
+    /// Converts `ticks`, with `per_unit` ticks per unit.
     pub fn of_ticks(ticks: i64, per_unit: i64) -> Moment {
         let rest = ticks.rem_euclid(per_unit) as u64;
         Moment { whole: ticks.div_euclid(per_unit), fraction: rest * (PARTS / per_unit as u64) }
     }
 
-    /// A real number, as its shortest decimal form has it.
+    /// Converts a real number through its shortest decimal form.
     pub fn of_real(x: f64) -> Option<Moment> {
-        // Beyond 2^62 an f64 no longer tells neighbouring times apart, and near 2^63 it would saturate.
+        // Beyond 2^62 an f64 cannot distinguish neighbouring times, and near 2^63 the conversion would saturate.
         if !x.is_finite() || x.abs() >= (1i64 << 62) as f64 {
             None
         } else if x.fract() == 0.0 {
@@ -44,20 +44,20 @@ impl Moment {
     }
 }
 
-/// How the time column of a log is written.
+/// The format of a log's time column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TimeKind {
     /// Numbers, in `unit`.
     Number { unit: &'static str },
     /// `2015-03-09`, `2015-03-09T18:30:00.5Z`, …, in seconds.
     Date,
-    /// Dates of a layout or a zone that the user named, in seconds.
+    /// Dates in the user's format or time zone, in seconds.
     Clock { clock: &'static Clock },
-    /// Not one cell of the sample is either; should one be met later, it is read as a number.
+    /// No cell of the sample is a time; later cells are read as numbers.
     Unread,
 }
 
-/// Units from which finer ones follow by factors of 1,000.
+/// Units, each 1,000 times finer than the one before.
 const UNITS: [&str; 4] = ["s", "ms", "us", "ns"];
 
 impl TimeKind {
@@ -74,13 +74,13 @@ impl TimeKind {
         UNITS.iter().position(|unit| *unit == self.unit())
     }
 
-    /// The decimals that can be kept at all: down to nanoseconds.
+    /// The most decimals that can be kept: down to nanoseconds.
     pub fn most_decimals(self) -> u8 {
         self.place().map_or(MOST_DECIMALS, |place| 9 - 3 * place as u8)
     }
 
-    /// How many decimals a log keeps of which `needed` were seen and for `room` of which 64 bits suffice, and the unit that
-    /// its times then have, as the manifest writes it: known units go down by factors of 1,000.
+    /// How many decimals a log keeps, and the resulting unit as written to the manifest. `needed`: decimals that occur;
+    /// `room`: decimals that fit into 64 bits. Known units are refined in steps of 1,000.
     pub fn kept(self, needed: u8, room: u8) -> (u8, &'static str) {
         match self.place() {
             Some(place) => {
@@ -106,7 +106,7 @@ impl TimeKind {
         text.into()
     }
 
-    /// What a column of text holds, by its first cells and by what the user said of it.
+    /// The kind of a text column, from its first cells and the user's clock.
     pub fn of_column<'a>(
         cells: impl Iterator<Item = &'a str> + Clone,
         clock: Option<&'static Clock>,
@@ -120,7 +120,7 @@ impl TimeKind {
         Ok(TimeKind::Clock { clock })
     }
 
-    /// A time of this kind as the log writes it: a number, or a date.
+    /// Formats a time of this kind as the log writes it: a number, or a date.
     pub fn show(self, time: i64) -> String {
         let date = || iso(Moment::of(time)).map(|text| text[..19].replace('T', " "));
         let written = match self {
@@ -136,14 +136,14 @@ impl TimeKind {
         matches!(self, TimeKind::Date | TimeKind::Clock { .. })
     }
 
-    /// What most cells of a sample look like.
+    /// The kind of most cells of a sample.
     pub fn of_sample<'a>(cells: impl Iterator<Item = &'a str> + Clone) -> TimeKind {
         let numbers = cells.clone().filter_map(|cell| parse_number(cell.as_bytes()));
         let dates = cells.filter(|cell| parse_moment(cell.as_bytes()).is_some());
         if dates.count() > numbers.clone().count() {
             return TimeKind::Date;
         }
-        // The unit of most decides: one mistaken time must not change it. Zeros stand for missing times.
+        // The most frequent unit wins: one mistaken time must not change it. Zeros stand for missing times.
         let mut counts: Vec<(u64, usize)> = Vec::new();
         for size in numbers.map(|n| n.whole.unsigned_abs()) {
             match counts.iter_mut().find(|(one, _)| Self::of_largest(*one) == Self::of_largest(size)) {
@@ -155,7 +155,7 @@ impl TimeKind {
         most.map_or(TimeKind::Unread, |(largest, _)| Self::of_largest(largest))
     }
 
-    /// The unit that puts the largest number seen between 1973 and 5138; below it, numbers are mere order.
+    /// The unit that puts the largest number between 1973 and 5138; smaller numbers only define an order.
     pub fn of_largest(largest: u64) -> TimeKind {
         let unit = match largest {
             0..100_000_000 => "unknown",
@@ -167,7 +167,7 @@ impl TimeKind {
         TimeKind::Number { unit }
     }
 
-    /// A cell in this kind's unit.
+    /// Parses a cell in this kind's unit.
     #[inline]
     pub fn parse(self, cell: &[u8]) -> Option<Moment> {
         match self {
@@ -185,7 +185,7 @@ pub(crate) fn parse_number(cell: &[u8]) -> Option<Moment> {
         [b'-', rest @ ..] => (true, rest),
         _ => (false, cell),
     };
-    // 18 digits always fit; longer ones and anything but digits take the careful way.
+    // 18 digits always fit; longer numbers and anything but digits take the slow path.
     if digits.is_empty() || digits.len() > 18 || !digits.iter().all(u8::is_ascii_digit) {
         return parse_decimal(cell);
     }
@@ -204,7 +204,7 @@ fn parse_decimal(cell: &[u8]) -> Option<Moment> {
         None => (false, text.strip_prefix('+').unwrap_or(text)),
     };
     if digits.contains(['e', 'E']) {
-        // Words that f64 knows ("inf", "nan") hold no digit; what it prints has no exponent.
+        // Words that f64 parses ("inf", "nan") have no digit; f64's own output has no exponent.
         let number = digits.starts_with(|c: char| c.is_ascii_digit() || c == '.').then(|| text.parse::<f64>())?;
         return Moment::of_real(number.ok()?);
     }
@@ -222,7 +222,7 @@ fn parse_decimal(cell: &[u8]) -> Option<Moment> {
     })
 }
 
-/// The digits behind a decimal point; those beyond 18 are dropped.
+/// The digits after a decimal point; those beyond 18 are dropped.
 fn fraction_of(digits: &[u8]) -> u64 {
     (0..MOST_DECIMALS as usize).fold(0, |n, i| n * 10 + digits.get(i).map_or(0, |d| (d - b'0') as u64))
 }
@@ -301,10 +301,10 @@ pub(crate) fn parse_moment(cell: &[u8]) -> Option<Moment> {
     Some(Moment { whole: midnight + hour * 3600 + minute * 60 + second - east, fraction })
 }
 
-/// A moment counted in seconds, as a date-time; `None` outside the years 0 to 9999.
+/// Formats a moment in seconds as a date-time; `None` outside the years 0 to 9999.
 pub(crate) fn iso(moment: Moment) -> Option<String> {
     let (days, second) = (moment.whole.div_euclid(86_400), moment.whole.rem_euclid(86_400));
-    // Never later than the year looked for.
+    // A lower bound of the year.
     let mut year = 1970 + days.div_euclid(if days < 0 { 365 } else { 366 }).max(-1970);
     while days_from_1970(year + 1, 1, 1) <= days && year < 10_000 {
         year += 1;
@@ -317,11 +317,11 @@ pub(crate) fn iso(moment: Moment) -> Option<String> {
     })
 }
 
-/// Days from 1970-01-01 to a date of the proleptic Gregorian calendar, counting years from March so that the leap day
-/// comes last.
+/// Days from 1970-01-01 to a date of the proleptic Gregorian calendar. Years start in March so that the leap day is
+/// last.
 fn days_from_1970(year: i64, month: i64, day: i64) -> i64 {
     let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    // 153 days make the five months March-July, and again August-December: (153 m + 2) / 5 days before month m.
+    // Each five months March-July and August-December have 153 days: (153 m + 2) / 5 days come before month m.
     365 * y + y.div_euclid(4) - y.div_euclid(100) + y.div_euclid(400) + (153 * m + 2) / 5 + day - 1 - 719_468
 }
 
@@ -397,7 +397,7 @@ mod tests {
         {
             assert_eq!(parts(bad), None, "{bad}");
         }
-        // A double is what its text is.
+        // A double equals the value of its shortest text.
         for x in [0.1, 1_700_000_000.123, -17_532.843217592593, 1e-9, 3.0] {
             assert_eq!(Moment::of_real(x), parse_number(x.to_string().as_bytes()), "{x}");
         }

@@ -25,7 +25,7 @@ fn objects_a_line_are_the_rows_of_a_table() {
                  {\"user_id\": \"u0\", \"more\": {\"deep\": [1, {}]}, \"item_id\": \"say \\\"\\u00e9\\\"\"}";
     let (json, summary, talk) = imported(lines, Default::default());
     assert_eq!((json.fingerprint(), summary.rows), (csv.fingerprint(), 3), "{talk}");
-    for says in ["JSON lines, one object a line", "user    column 1 'user_id'", "item    column 2 'item_id'"] {
+    for says in ["JSON lines, one object per line", "user    column 1 'user_id'", "item    column 2 'item_id'"] {
         assert!(talk.contains(says), "{talk}");
     }
     for packed in [gzip(lines.as_bytes()), zstd::encode_all(lines.as_bytes(), 1).unwrap()] {
@@ -86,7 +86,7 @@ fn json_of_other_shapes_is_refused_with_the_command_that_helps() {
         ("[\n  {\n    \"user\": 1\n  }\n]\n", "one array of JSON objects", "jq -c '.[]'"),
         (
             "{\n  \"user\": 1,\n  \"item\": 2\n}\n{\n  \"user\": 1,\n  \"item\": 3\n}\n",
-            "not one object a line",
+            "not one object per line",
             "jq -c .",
         ),
         ("[\"a\",1]\n[\"b\",2]\n", "lines of JSON arrays", "jq -r '@csv'"),

@@ -175,7 +175,7 @@ fn a_column_that_would_order_ties_is_named() {
     for (text, how) in [(&falls, "falls"), (&mixed, "differs")] {
         let (_, _, talk) = imported(text, session(ImportOptions::default()));
         assert!(talk.contains(&format!("column 'timeframe' {how} within them")), "{talk}");
-        assert!(talk.contains("--time-col timeframe orders by it, --time-col eventdate leaves it so"), "{talk}");
+        assert!(talk.contains("--time-col timeframe orders by it, --time-col eventdate keeps it ignored"), "{talk}");
         let named = |column: &str| session(ImportOptions { time_col: Some(column.into()), ..Default::default() });
         assert!(!imported(text, named("eventdate")).2.contains("equal times"));
         // The command of docs/data-sets.md.

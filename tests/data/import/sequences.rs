@@ -73,8 +73,8 @@ fn equal_lines_may_be_a_table_and_are_asked_for() {
     let (data, ..) = imported(sequences(" ", " ", true), sep("none"));
     assert_eq!((data.interactions(), data.items_of(0).len()), (30, 1), "as a table, since it was said so");
     let colons: String = (0..25).map(|n| format!("{n}:{},{}{}\n", n + 5, n + 9, ",7".repeat(n % 4))).collect();
-    assert!(refusal(&colons).contains("a ':' stands between the user and the items"), "{}", refusal(&colons));
-    // Few lines are ambiguous; so are words.
+    assert!(refusal(&colons).contains("a ':' separates the user from the items"), "{}", refusal(&colons));
+    // Few lines show nothing for certain; words do not either.
     assert!(refusal("1 20 30 25\n2 21 22\n3 25 26 27 28\n").contains("--list-sep space"));
     assert!(refusal("u1 i20 i30 i25\nu2 i21 i22\nu3 i25 i26 i27 i28\n").contains("--list-sep space"));
     assert!(refusal("anna tea cup\nbob pot\ncarl tea pot cup mug\n").contains("--list-sep"));
