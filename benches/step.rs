@@ -12,7 +12,7 @@ use std::{path::PathBuf, time::Instant};
 
 use clap::Parser;
 use mipgpu::{
-    backend::{self, Device, WithBackend, wrap::Timed},
+    backend::{self, Device, wrap::Timed},
     base::{
         Error, Result,
         rng::{Purpose, Stream},
@@ -22,8 +22,7 @@ use mipgpu::{
         split::{Split, SplitSpec},
     },
     layers::DataSummary,
-    mem::Planner,
-    ops::Backend,
+    ops::{Backend, Open},
     tasks::Sequence,
     train::{BatchLoader, Engine, Flags, Settings, SideTables, ratings, side_tables},
 };
@@ -241,85 +240,77 @@ fn time<B: Backend>(
     Ok(Timing { passes: passes.len(), ms: median(passes), load_ms: median(loads), steps, rows, scored, loss })
 }
 
-/// The benchmark, to be run on a backend.
-struct Bench(Args, Settings);
-
-impl WithBackend for Bench {
-    type Out = Result<()>;
-    fn call<B: Backend + 'static>(self, open: &dyn Fn(&Planner) -> Result<B>) -> Result<()> {
-        let Bench(a, mut s) = self;
-        let opened = a.data.as_ref().map(|dir| Opened::new(dir, &s)).transpose()?;
-        if let Some(opened) = &opened {
-            side_tables::name_fields(&mut s, opened.data.item_fields())?;
+/// Times steps on backends that `open` opens.
+fn bench(a: Args, mut s: Settings, open: Open<'_>) -> Result<()> {
+    let opened = a.data.as_ref().map(|dir| Opened::new(dir, &s)).transpose()?;
+    if let Some(opened) = &opened {
+        side_tables::name_fields(&mut s, opened.data.item_fields())?;
+    }
+    let (mut source, summary) = match &opened {
+        Some(opened) => (Source::fed(&s, opened)?, opened.summary(&s)?),
+        None => {
+            let lengths = lengths(&a, &s)?;
+            let summary = DataSummary { counts: vec![1; a.items], users: lengths.len(), ..DataSummary::default() };
+            (Source::made(&lengths, a.items), summary)
         }
-        let (mut source, summary) = match &opened {
-            Some(opened) => (Source::fed(&s, opened)?, opened.summary(&s)?),
-            None => {
-                let lengths = lengths(&a, &s)?;
-                let summary = DataSummary { counts: vec![1; a.items], users: lengths.len(), ..DataSummary::default() };
-                (Source::made(&lengths, a.items), summary)
-            }
-        };
-        if a.ops {
-            let mut engine = Engine::new(&s, summary, |plan| Ok(Timed::new(Box::new(open(plan)?))))?;
-            let t = time(&mut engine, &a, &s, &mut source, |engine| drop(engine.backend.take()))?;
-            let mut rows = engine.backend.rows();
-            rows.sort_by_key(|r| std::cmp::Reverse(r.2));
-            let per_step: Vec<_> = rows
+    };
+    if a.ops {
+        let mut engine = Engine::new(&s, summary, |plan| Ok(Timed::new(open(plan)?)))?;
+        let t = time(&mut engine, &a, &s, &mut source, |engine| drop(engine.backend.take()))?;
+        let mut rows = engine.backend.rows();
+        rows.sort_by_key(|r| std::cmp::Reverse(r.2));
+        let per_step: Vec<_> = rows
+            .iter()
+            .map(|(name, calls, total, cost)| {
+                let (ms, rate) = (total.as_secs_f64() * 1e3 / t.steps as f64, cost.flop / total.as_secs_f64() / 1e9);
+                (*name, ms, *calls as f64 / t.steps as f64, rate)
+            })
+            .collect();
+        if a.json {
+            let ops: Vec<_> = per_step
                 .iter()
-                .map(|(name, calls, total, cost)| {
-                    let (ms, rate) =
-                        (total.as_secs_f64() * 1e3 / t.steps as f64, cost.flop / total.as_secs_f64() / 1e9);
-                    (*name, ms, *calls as f64 / t.steps as f64, rate)
+                .map(|(op, ms, calls, gflops)| {
+                    serde_json::json!({
+                        "op": op, "ms": ms, "calls": calls, "gflops": gflops
+                    })
                 })
                 .collect();
-            if a.json {
-                let ops: Vec<_> = per_step
-                    .iter()
-                    .map(|(op, ms, calls, gflops)| {
-                        serde_json::json!({
-                            "op": op, "ms": ms, "calls": calls, "gflops": gflops
-                        })
-                    })
-                    .collect();
-                println!("{}", serde_json::json!({"what": "ops", "ms_step": t.ms, "ops": ops}));
-            } else {
-                println!("{:.2} ms per step; by operation:", t.ms);
-                for (name, ms, calls, rate) in per_step {
-                    println!("{name:24} {ms:8.3} ms {calls:5.0} calls {rate:8.1} GFLOP/s");
-                }
-            }
-            return Ok(());
-        }
-        let mut engine = Engine::new(&s, summary, open)?;
-        let t = time(&mut engine, &a, &s, &mut source, |_| ())?;
-        let rate = s.batch as f64 / t.ms * 1e3;
-        if a.json {
-            let sum = |frozen: bool| -> usize {
-                engine.params().iter().filter(|p| frozen || !p.frozen).map(|p| p.w.len()).sum()
-            };
-            let precision = engine.backend.products();
-            let plan = engine.memory_plan();
-            let [peak, own, mapped] = resident();
-            let mut record = serde_json::json!({
-                "what": "train", "model": s.model, "task": s.task, "dtype": precision, "params": sum(true),
-                "trained": sum(false), "rows": t.rows, "scored": t.scored, "passes": t.passes, "ms_step": t.ms,
-                "seq_s": rate, "load_ms": t.load_ms, "loss_first": t.loss[0], "loss_last": t.loss[1],
-                "plan": plan, "plan_total": plan.total(),
-                "resident_kib": {"peak": peak, "own": own, "mapped": mapped},
-            });
-            if let (Some(Opened { data, open_ms, split_ms, .. }), Source::Fed { loader, .. }) = (&opened, &source) {
-                record["data"] = serde_json::json!({
-                    "users": data.users(), "items": data.items(), "interactions": data.interactions(),
-                    "learners": loader.users().len(), "held": loader.held(), "open_ms": open_ms, "split_ms": split_ms,
-                });
-            }
-            println!("{record}");
+            println!("{}", serde_json::json!({"what": "ops", "ms_step": t.ms, "ops": ops}));
         } else {
-            println!("{:.2} ms per step, {rate:.1} sequences/s (median of {} passes)", t.ms, t.passes);
+            println!("{:.2} ms per step; by operation:", t.ms);
+            for (name, ms, calls, rate) in per_step {
+                println!("{name:24} {ms:8.3} ms {calls:5.0} calls {rate:8.1} GFLOP/s");
+            }
         }
-        Ok(())
+        return Ok(());
     }
+    let mut engine = Engine::new(&s, summary, open)?;
+    let t = time(&mut engine, &a, &s, &mut source, |_| ())?;
+    let rate = s.batch as f64 / t.ms * 1e3;
+    if a.json {
+        let sum =
+            |frozen: bool| -> usize { engine.params().iter().filter(|p| frozen || !p.frozen).map(|p| p.w.len()).sum() };
+        let precision = engine.backend.products();
+        let plan = engine.memory_plan();
+        let [peak, own, mapped] = resident();
+        let mut record = serde_json::json!({
+            "what": "train", "model": s.model, "task": s.task, "dtype": precision, "params": sum(true),
+            "trained": sum(false), "rows": t.rows, "scored": t.scored, "passes": t.passes, "ms_step": t.ms,
+            "seq_s": rate, "load_ms": t.load_ms, "loss_first": t.loss[0], "loss_last": t.loss[1],
+            "plan": plan, "plan_total": plan.total(),
+            "resident_kib": {"peak": peak, "own": own, "mapped": mapped},
+        });
+        if let (Some(Opened { data, open_ms, split_ms, .. }), Source::Fed { loader, .. }) = (&opened, &source) {
+            record["data"] = serde_json::json!({
+                "users": data.users(), "items": data.items(), "interactions": data.interactions(),
+                "learners": loader.users().len(), "held": loader.held(), "open_ms": open_ms, "split_ms": split_ms,
+            });
+        }
+        println!("{record}");
+    } else {
+        println!("{:.2} ms per step, {rate:.1} sequences/s (median of {} passes)", t.ms, t.passes);
+    }
+    Ok(())
 }
 
 fn run(a: Args) -> Result<()> {
@@ -337,7 +328,7 @@ fn run(a: Args) -> Result<()> {
     }
     let pool = rayon::ThreadPoolBuilder::new().build().expect("threads");
     let (device, precision) = (a.device, s.precision.on(a.device));
-    pool.install(|| backend::with(device, precision, Bench(a, s)))
+    pool.install(|| bench(a, s, &|plan| backend::open(device, precision, plan)))
 }
 
 fn main() {

@@ -105,21 +105,18 @@ pub fn choose(device: Device) -> (Device, String) {
     }
 }
 
-/// Code that is generic over the backend.
-pub trait WithBackend {
-    type Out;
-    fn call<B: Backend + 'static>(self, open: &dyn Fn(&Planner) -> Result<B>) -> Self::Out;
-}
-
-/// Calls `code` with the backend of `device`.
+/// Opens a device for a plan.
 /// A GPU works in `precision`, the CPU multiplies in `precision`, the reference uses f32.
-pub fn with<W: WithBackend>(device: Device, precision: Precision, code: W) -> W::Out {
-    match choose(device).0 {
-        Device::Cuda(n) => code.call(&|plan| Simt::open(Driver::Cuda, n, precision, plan, products)),
-        Device::Emulator => code.call(&|plan| emulated(precision, plan)),
-        Device::Reference => code.call(&|plan| fits_host(plan).map(|()| Reference::<f32>::new(plan))),
-        Device::Cpu | Device::Auto => code.call(&|plan| fits_host(plan).map(|()| Cpu::with(plan, precision))),
-    }
+///
+/// # Errors
+/// The device cannot be used, or has too little memory.
+pub fn open(device: Device, precision: Precision, plan: &Planner) -> Result<Box<dyn Backend>> {
+    Ok(match choose(device).0 {
+        Device::Cuda(n) => Box::new(Simt::open(Driver::Cuda, n, precision, plan, products)?),
+        Device::Emulator => Box::new(emulated(precision, plan)?),
+        Device::Reference => Box::new(fits_host(plan).map(|()| Reference::<f32>::new(plan))?),
+        Device::Cpu | Device::Auto => Box::new(fits_host(plan).map(|()| Cpu::with(plan, precision))?),
+    })
 }
 
 /// Opens `device` briefly to check that it works.
@@ -127,14 +124,7 @@ pub fn with<W: WithBackend>(device: Device, precision: Precision, code: W) -> W:
 /// # Errors
 /// `device` cannot be used; the error gives the reason.
 pub fn probe(device: Device, precision: Precision) -> Result<()> {
-    struct Nothing;
-    impl WithBackend for Nothing {
-        type Out = Result<()>;
-        fn call<B: Backend + 'static>(self, open: &dyn Fn(&Planner) -> Result<B>) -> Result<()> {
-            open(&Planner::new()).map(|_| ())
-        }
-    }
-    with(device, precision, Nothing)
+    open(device, precision, &Planner::new()).map(|_| ())
 }
 
 /// Opens the CUDA backend on the emulator.

@@ -214,7 +214,7 @@ impl Schedule for Timed {
     fn replays(&self) -> bool {
         self.inner.replays()
     }
-    fn replay(&mut self, _: u64, body: impl FnOnce(&mut Self)) {
+    fn replay(&mut self, _: u64, body: &mut dyn FnMut(&mut dyn Backend)) {
         body(self);
     }
 }

@@ -5,20 +5,23 @@ use crate::{
     at_once,
     base::{Error, Result},
     mem::{Arena, Owners, Planner, Precision, RawSpan, Span, U32},
-    ops::{Access, Invalid, Memory, Op, Run, Valid},
+    ops::{Access, Backend, Invalid, Memory, Op, Run, Valid},
 };
 
 /// Forwards the methods that a wrapper with a field `inner` does not change.
-/// The wrapper handles replayed work itself, so that it sees every op of it.
+/// The wrapper runs repeated work each time, so that it sees every op of it.
 macro_rules! forward_to_inner {
-    ($wrapper:ty $(, of $inner:ident)?) => {
-        impl $(<$inner: $crate::ops::Memory>)? $crate::ops::Memory for $wrapper {
+    ($wrapper:ty) => {
+        impl $crate::ops::Memory for $wrapper {
             $crate::forward_memory!(self => self.inner);
         }
-        impl $(<$inner: $crate::ops::Schedule>)? $crate::ops::Schedule for $wrapper {
+        impl $crate::ops::Schedule for $wrapper {
             $crate::forward_schedule!(self => self.inner);
+            fn replay(&mut self, _: u64, body: &mut dyn FnMut(&mut dyn $crate::ops::Backend)) {
+                body(self);
+            }
         }
-        impl $(<$inner: $crate::ops::Clock>)? $crate::ops::Clock for $wrapper {
+        impl $crate::ops::Clock for $wrapper {
             $crate::forward_clock!(self => self.inner);
         }
     };
@@ -27,20 +30,23 @@ pub(crate) use forward_to_inner;
 
 /// Finds the first op that turns finite inputs into a NaN or an infinity.
 /// It reads every destination back after every op. Use it for debugging, not for training.
-pub struct NanCheck<B> {
-    pub inner: B,
+pub struct NanCheck<'a> {
+    pub inner: &'a mut dyn Backend,
     /// The first op with a non-finite result, and the span of that result.
     pub first_fault: Option<(&'static str, RawSpan)>,
     scratch: Vec<f32>,
 }
 
-impl<B> NanCheck<B> {
-    pub fn new(inner: B) -> Self {
+impl<'a> NanCheck<'a> {
+    pub fn new(inner: &'a mut dyn Backend) -> Self {
         NanCheck { inner, first_fault: None, scratch: Vec::new() }
     }
 }
 
-impl<B: Memory + Run<O>, O: Op> Run<O> for NanCheck<B> {
+impl<O: Op> Run<O> for NanCheck<'_>
+where
+    for<'b> dyn Backend + 'b: Run<O>,
+{
     fn execute(&mut self, op: &Valid<'_, O>) {
         self.inner.execute(op);
         if self.first_fault.is_some() {
@@ -63,11 +69,11 @@ impl<B: Memory + Run<O>, O: Op> Run<O> for NanCheck<B> {
     }
 }
 
-forward_to_inner!(NanCheck<B>, of B);
+forward_to_inner!(NanCheck<'_>);
 
 /// Runs nothing: checks each op, and queries whether the backend supports it and how much scratch memory it needs.
-pub struct DryRun<'a, B> {
-    pub inner: &'a B,
+pub struct DryRun<'a> {
+    pub inner: &'a dyn Backend,
     /// The largest need so far.
     scratch_bytes: usize,
     /// The first op that fails its check.
@@ -76,8 +82,8 @@ pub struct DryRun<'a, B> {
     unserved: Option<(&'static str, String)>,
 }
 
-impl<'a, B> DryRun<'a, B> {
-    pub fn new(inner: &'a B) -> Self {
+impl<'a> DryRun<'a> {
+    pub fn new(inner: &'a dyn Backend) -> Self {
         DryRun { inner, scratch_bytes: 0, invalid: None, unserved: None }
     }
 
@@ -96,7 +102,10 @@ impl<'a, B> DryRun<'a, B> {
     }
 }
 
-impl<B: Run<O>, O: Op> Run<O> for DryRun<'_, B> {
+impl<O: Op> Run<O> for DryRun<'_>
+where
+    for<'b> dyn Backend + 'b: Run<O>,
+{
     fn execute(&mut self, op: &Valid<'_, O>) {
         match self.inner.need(op) {
             Ok(bytes) => self.scratch_bytes = self.scratch_bytes.max(bytes),
@@ -107,7 +116,7 @@ impl<B: Run<O>, O: Op> Run<O> for DryRun<'_, B> {
     }
 }
 
-impl<B> Memory for DryRun<'_, B> {
+impl Memory for DryRun<'_> {
     fn precision(&self) -> Precision {
         Precision::F32
     }
@@ -141,4 +150,4 @@ impl<B> Memory for DryRun<'_, B> {
     }
 }
 
-at_once!(DryRun<'_, B>, for B);
+at_once!(DryRun<'_>);

@@ -17,15 +17,15 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     ceilings::{self, Ceilings},
-    clock::{Keys, Patience, Repeats, Timing, time},
+    clock::{Keys, Patience, Timing, time},
     roof::{self, Bound},
     shapes::BenchShape,
 };
 use crate::{
-    backend::{self, Device, WithBackend, wrap::forward_to_inner},
+    backend::{self, Device, wrap::forward_to_inner},
     base::{Error, Result},
     mem::{Planner, Precision, RawSpan},
-    ops::{self, Backend, Cost, Op, Run, Spans, Valid},
+    ops::{self, AnyOp, Backend, Cost, Op, Open, Run, Spans, Valid},
 };
 
 /// A timed call.
@@ -85,28 +85,21 @@ pub fn bench(
     plan: &Plan,
     observe: &mut dyn FnMut(BenchEvent<'_>) -> Result<()>,
 ) -> Result<()> {
-    struct Work<'a>(&'a Plan, &'a mut dyn FnMut(BenchEvent<'_>) -> Result<()>);
-    impl WithBackend for Work<'_> {
-        type Out = Result<()>;
-        fn call<B: Backend + 'static>(self, open: &dyn Fn(&Planner) -> Result<B>) -> Result<()> {
-            let Work(plan, observe) = self;
-            let open = |p: &Planner| Ok(Box::new(open(p)?) as Box<dyn Repeats>);
-            let ceilings = ceilings::measure(&open)?;
-            observe(BenchEvent::Ceilings(ceilings))?;
-            let log = Rc::new(RefCell::new(Log::new(plan, ceilings)));
-            let watched = |p: &Planner| Ok(Stopwatch { inner: open(p)?, log: log.clone() });
-            for shape in plan.shapes.iter().take_while(|_| !plan.stop.load(Relaxed)) {
-                run_shape(shape, &watched, &log).map_err(|e| at_shape(e, shape))?;
-                log.borrow_mut().hand_over(observe)?;
-            }
-            if plan.cases && !plan.stop.load(Relaxed) {
-                run_cases(&watched, &log)?;
-                log.borrow_mut().hand_over(observe)?;
-            }
-            Ok(())
-        }
+    let open = |p: &Planner| backend::open(device, precision, p);
+    let ceilings = ceilings::measure(&open)?;
+    observe(BenchEvent::Ceilings(ceilings))?;
+    let log = Rc::new(RefCell::new(Log::new(plan, ceilings)));
+    let watched =
+        |p: &Planner| -> Result<Box<dyn Backend>> { Ok(Box::new(Stopwatch { inner: open(p)?, log: log.clone() })) };
+    for shape in plan.shapes.iter().take_while(|_| !plan.stop.load(Relaxed)) {
+        run_shape(shape, &watched, &log).map_err(|e| at_shape(e, shape))?;
+        log.borrow_mut().hand_over(observe)?;
     }
-    backend::with(device, precision, Work(plan, observe))
+    if plan.cases && !plan.stop.load(Relaxed) {
+        run_cases(&watched, &log)?;
+        log.borrow_mut().hand_over(observe)?;
+    }
+    Ok(())
 }
 
 /// Returns the names of all operations.
@@ -120,7 +113,7 @@ fn at_shape(e: Error, shape: &BenchShape) -> Error {
 }
 
 /// Runs a training step and a batch of queries.
-fn run_shape(shape: &BenchShape, open: &impl Fn(&Planner) -> Result<Stopwatch>, log: &RefCell<Log>) -> Result<()> {
+fn run_shape(shape: &BenchShape, open: Open<'_>, log: &RefCell<Log>) -> Result<()> {
     log.borrow_mut().begin(&shape.name, "prepare");
     let data = shape.data()?;
     let (mut engine, held) = data.engine(shape, open)?;
@@ -138,10 +131,10 @@ fn run_shape(shape: &BenchShape, open: &impl Fn(&Planner) -> Result<Stopwatch>, 
     log.borrow_mut().fault.take().map_or(Ok(()), Err)
 }
 
-fn run_cases(open: &impl Fn(&Planner) -> Result<Stopwatch>, log: &RefCell<Log>) -> Result<()> {
-    for case in ops::boxed_cases() {
+fn run_cases(open: Open<'_>, log: &RefCell<Log>) -> Result<()> {
+    for case in ops::all_cases() {
         log.borrow_mut().begin("cases", "case");
-        case.play(&|p| Ok(Box::new(open(p)?)))?;
+        ops::prove::play(&case, open)?;
     }
     log.borrow_mut().begin("", "");
     log.borrow_mut().fault.take().map_or(Ok(()), Err)
@@ -191,16 +184,14 @@ impl Log {
     }
 }
 
-/// A backend that times every op it runs. The wrapped backend is a trait object, so this code is compiled once and not
-/// for each backend.
+/// A backend that times every op it runs.
 struct Stopwatch {
-    inner: Box<dyn Repeats>,
+    inner: Box<dyn Backend>,
     log: Rc<RefCell<Log>>,
 }
 
 impl<O: Op> Run<O> for Stopwatch
 where
-    for<'a> dyn Repeats + 'a: Run<O>,
     for<'a> dyn Backend + 'a: Run<O>,
 {
     fn execute(&mut self, op: &Valid<'_, O>) {
@@ -237,25 +228,21 @@ where
     }
 }
 
-fn measure<O: Op>(b: &mut dyn Repeats, op: &O, log: &mut Log) -> Result<BenchRow>
-where
-    for<'a> dyn Repeats + 'a: Run<O>,
-    for<'a> dyn Backend + 'a: Run<O>,
-{
+fn measure(b: &mut dyn Backend, op: &dyn AnyOp, log: &mut Log) -> Result<BenchRow> {
     b.sync()?;
     let time = time(b, op, log.patience, &mut log.keys)?;
-    let (precision, cost) = (b.precision(), op.cost());
-    let mut memory = b.need(op).unwrap_or(0) as u64;
-    op.uses(&mut |_, span| memory += (span.len() * bytes_of(span, precision)) as u64);
+    let (precision, cost) = (b.precision(), op.price());
+    let mut memory = op.need_on(b).unwrap_or(0) as u64;
+    op.visit(&mut |_, span| memory += (span.len() * bytes_of(span, precision)) as u64);
     // The preceding call leaves in the caches what fits there.
     let bytes = cost.moved(precision);
-    let (floor, bound) = roof::floor(&cost, O::PRODUCTS, precision, &log.ceilings.warm(bytes));
+    let (floor, bound) = roof::floor(&cost, op.is_product(), precision, &log.ceilings.warm(bytes));
     let Cost { flop, exps, .. } = cost;
     Ok(BenchRow {
         shape: String::new(),
         part: String::new(),
-        op: O::NAME.into(),
-        sizes: op.sizes(),
+        op: op.name().into(),
+        sizes: op.sizes_text(),
         calls: 0,
         time,
         flop,

@@ -2,12 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::clock::{Keys, Patience, Repeats, time};
+use super::clock::{Keys, Patience, time};
 use crate::{
     backend::Cpu,
     base::Result,
     mem::Planner,
-    ops::{Backend, ExpChain, LinearFwd, Op, Run, StreamCopy},
+    ops::{AnyOp, Backend, ExpChain, LinearFwd, Op, Open, StreamCopy},
 };
 
 /// Rates of a device in a precision.
@@ -47,7 +47,7 @@ const ROUNDS: usize = 256;
 ///
 /// # Errors
 /// The device cannot be opened, or fails.
-pub fn measure(open: &dyn Fn(&Planner) -> Result<Box<dyn Repeats>>) -> Result<Ceilings> {
+pub fn measure(open: Open<'_>) -> Result<Ceilings> {
     // Up to 256 MB in each direction.
     let mut cached = [(f64::INFINITY, 0.0); SIZES];
     let copy = growing((14..=26).step_by(2), 2e-2, |size| {
@@ -77,7 +77,7 @@ pub fn cpu_products() -> Result<f64> {
 }
 
 /// Measures products of up to 8,192 rows, columns and terms.
-fn products(open: &dyn Fn(&Planner) -> Result<Box<dyn Repeats>>) -> Result<Rates> {
+fn products(open: Open<'_>) -> Result<Rates> {
     growing(7..=13, 5e-2, |size| {
         let (mut p, n) = (Planner::new(), 1 << size);
         let op = LinearFwd { y: p.act(n * n), x: p.act(n * n), w: p.weight(n * n), b: p.weight(n), n, i: n, o: n };
@@ -85,13 +85,10 @@ fn products(open: &dyn Fn(&Planner) -> Result<Box<dyn Repeats>>) -> Result<Rates
     })
 }
 
-fn run<O: Op>(b: &mut dyn Repeats, op: &O, patience: Patience) -> Result<f64>
-where
-    for<'a> dyn Backend + 'a: Run<O>,
-{
+fn run(b: &mut dyn Backend, op: &dyn AnyOp, patience: Patience) -> Result<f64> {
     // Untouched pages all map to one page of zeros and cause no memory traffic, so the operands are written first.
     let mut spans = Vec::new();
-    op.uses(&mut |_, span| spans.push(span));
+    op.visit(&mut |_, span| spans.push(span));
     let values: Vec<f32> = (0..1 << 16).map(|i| (i % 251) as f32 / 251.0 - 0.5).collect();
     for span in spans {
         for start in (0..span.len()).step_by(values.len()) {

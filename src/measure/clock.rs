@@ -6,19 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     base::Result,
-    ops::{Backend, Op, Run},
+    ops::{AnyOp, Backend},
 };
-
-/// A backend of any kind that can repeat work ([`crate::ops::Schedule::replay`]).
-pub trait Repeats: Backend {
-    fn repeat(&mut self, key: u64, body: &mut dyn FnMut(&mut dyn Backend));
-}
-
-impl<B: Backend> Repeats for B {
-    fn repeat(&mut self, key: u64, body: &mut dyn FnMut(&mut dyn Backend)) {
-        self.replay(key, |b| body(b));
-    }
-}
 
 /// Seconds per call.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -89,13 +78,10 @@ impl Default for Keys {
 ///
 /// # Errors
 /// The device fails.
-pub fn time<O: Op>(b: &mut dyn Repeats, op: &O, patience: Patience, keys: &mut Keys) -> Result<Timing>
-where
-    for<'a> dyn Backend + 'a: Run<O>,
-{
+pub fn time(b: &mut dyn Backend, op: &dyn AnyOp, patience: Patience, keys: &mut Keys) -> Result<Timing> {
     let mut sample = |calls: usize, key: u64| -> Result<f64> {
         let start = Instant::now();
-        b.repeat(key, &mut |b| (0..calls).for_each(|_| b.run(op)));
+        b.replay(key, &mut |b| (0..calls).for_each(|_| op.run_on(b)));
         b.sync()?;
         Ok(start.elapsed().as_secs_f64())
     };

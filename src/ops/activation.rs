@@ -93,7 +93,7 @@ impl Op for ActivationBwd {
     }
 }
 
-pub fn cases() -> Vec<Case<ActivationFwd, ActivationBwd>> {
+pub fn cases() -> Vec<Case> {
     use Activation::*;
     let plan = |kind: Activation, n: usize, what: String| {
         let mut p = Planner::new();

@@ -104,7 +104,7 @@ impl Op for AdamW {
     }
 }
 
-pub fn cases() -> Vec<Case<AdamW>> {
+pub fn cases() -> Vec<Case> {
     [
         (0, 0.0, 0.0, 1.0),
         (1, 0.01, 0.0, 1.0),
@@ -133,7 +133,7 @@ pub fn cases() -> Vec<Case<AdamW>> {
     .collect()
 }
 
-pub fn guard_cases() -> Vec<Case<Guard>> {
+pub fn guard_cases() -> Vec<Case> {
     const NAN: f32 = f32::NAN;
     [(1.0, 2.0, 3.0), (0.0, 2.0, 3.0), (1.0, NAN, 3.0), (1.0, 2.0, f32::INFINITY), (1.0, f32::NEG_INFINITY, NAN)]
         .into_iter()

@@ -179,7 +179,7 @@ impl Op for AttentionBwd {
     }
 }
 
-pub fn cases() -> Vec<Case<AttentionFwd, AttentionBwd>> {
+pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     // (lengths, heads, width per head, causal, dropout, spread of the inputs: a large one gives strong logits)
     type Shape = (&'static [usize], usize, usize, bool, f32, f32);

@@ -1,7 +1,7 @@
 //! A case: one concrete call of an op and its backward pass, with its memory plan and the values of its inputs.
 //! The gradient tests and the comparison of backends use the same cases.
 
-use super::{NoOp, Op, Valid};
+use super::{NoOp, any_op::AnyOp};
 use crate::{
     base::rng::{Purpose, Stream},
     mem::{Arena, Element, HostArenas, Planner, Precision, RawSpan, Scalar, Span, U32, round_bf16},
@@ -24,37 +24,48 @@ pub(super) fn affordable(n: usize) -> bool {
     !cfg!(miri) || n <= 1000
 }
 
-/// One call of `F`, and of its backward pass `B` if it has one.
-#[derive(Clone, Debug)]
-pub struct Case<F, B = NoOp> {
+/// One call of an op, and of its backward pass ([`NoOp`] if it has none).
+#[derive(Debug)]
+pub struct Case {
     pub name: String,
     /// Seed of the numbers of [`Fill::Normal`]; another seed gives other numbers of the same shape.
     pub seed: u64,
     pub plan: Planner,
     pub fills: Vec<(RawSpan, Fill)>,
-    pub fwd: F,
-    pub bwd: B,
+    pub fwd: Box<dyn AnyOp>,
+    pub bwd: Box<dyn AnyOp>,
     /// (input, its gradient): the gradient test perturbs the input and compares the gradient.
     pub inputs: Vec<(RawSpan, RawSpan)>,
     /// (output, its upstream gradient).
     pub outputs: Vec<(RawSpan, RawSpan)>,
 }
 
-impl<F: Op> Case<F> {
+impl Case {
     /// Creates a case of an op without a backward pass.
-    pub fn forward(name: impl Into<String>, plan: Planner, fwd: F) -> Self {
+    pub fn forward(name: impl Into<String>, plan: Planner, fwd: impl AnyOp + 'static) -> Self {
         Case::new(name, plan, fwd, NoOp)
     }
-}
 
-impl<F: Op, B: Op> Case<F, B> {
-    pub fn new(name: impl Into<String>, plan: Planner, fwd: F, bwd: B) -> Self {
-        let name = format!("{} {}", F::NAME, name.into());
-        let (first, second) = (Valid::of(&fwd).err(), Valid::of(&bwd).err());
-        if let Some(invalid) = first.or(second) {
+    pub fn new(name: impl Into<String>, plan: Planner, fwd: impl AnyOp + 'static, bwd: impl AnyOp + 'static) -> Self {
+        Self::boxed(name.into(), plan, Box::new(fwd), Box::new(bwd))
+    }
+
+    fn boxed(name: String, plan: Planner, fwd: Box<dyn AnyOp>, bwd: Box<dyn AnyOp>) -> Self {
+        let name = format!("{} {name}", fwd.name());
+        if let Err(invalid) = fwd.validate().and(bwd.validate()) {
             panic!("case {name}: {}", invalid.why);
         }
         Case { name, seed: 0, plan, fills: Vec::new(), fwd, bwd, inputs: Vec::new(), outputs: Vec::new() }
+    }
+
+    /// Returns the names of its ops, forward and backward.
+    pub fn ops(&self) -> [&'static str; 2] {
+        [self.fwd.name(), self.bwd.name()]
+    }
+
+    /// Returns the number of elements in all its arenas.
+    pub fn elements(&self) -> usize {
+        self.plan.bytes() / 4
     }
 
     pub fn normal<E: Element>(mut self, span: Span<E>, std: f32) -> Self {

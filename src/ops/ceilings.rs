@@ -58,7 +58,7 @@ impl Op for ExpChain {
     }
 }
 
-pub fn copy_cases() -> Vec<Case<StreamCopy>> {
+pub fn copy_cases() -> Vec<Case> {
     [0, 1, 3, 7, 8, 2047, 2048, 5001]
         .into_iter()
         .map(|n| {
@@ -69,7 +69,7 @@ pub fn copy_cases() -> Vec<Case<StreamCopy>> {
         .collect()
 }
 
-pub fn exp_cases() -> Vec<Case<ExpChain>> {
+pub fn exp_cases() -> Vec<Case> {
     [(0, 3), (1, 1), (3, 0), (7, 2), (100, 5), (2049, 64)]
         .into_iter()
         .map(|(n, rounds)| {

@@ -86,7 +86,7 @@ impl Op for ConcatBwd {
     }
 }
 
-pub fn cases() -> Vec<Case<ConcatFwd, ConcatBwd>> {
+pub fn cases() -> Vec<Case> {
     // Rows, widths: whole vectors of eight, parts of them, and missing parts.
     [
         (0, [8, 8, 8]),

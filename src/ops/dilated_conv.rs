@@ -272,7 +272,7 @@ impl Op for DilatedConvBwd {
     }
 }
 
-pub fn cases() -> Vec<Case<DilatedConvFwd, DilatedConvBwd>> {
+pub fn cases() -> Vec<Case> {
     let causal = |count, dilation| Taps { count, dilation, causal: true };
     let centred = |count, dilation| Taps { count, dilation, causal: false };
     // Many short sequences, a third of them empty: a tile's rows belong to dozens of sequences.

@@ -415,7 +415,7 @@ fn masses(sampling: Sampling, v: usize) -> Vec<u32> {
     if sampling.by_alias() { AliasTable::new(&skewed(v)).masses() } else { Vec::new() }
 }
 
-pub fn cases() -> Vec<Case<DrawNegatives>> {
+pub fn cases() -> Vec<Case> {
     use Sampling::*;
     // (S, V, sampling, seed, step)
     [
@@ -466,7 +466,7 @@ fn longest(lengths: &[(usize, usize)]) -> usize {
     lengths.iter().map(|l| l.0).max().unwrap_or(1)
 }
 
-pub fn candidate_cases() -> Vec<Case<DrawCandidates>> {
+pub fn candidate_cases() -> Vec<Case> {
     use Sampling::*;
     // (length and scored rows of each sequence, rows of padding, S, V, sampling, own items excluded, seed)
     type Shape = (&'static [(usize, usize)], usize, usize, usize, Sampling, bool, u64);
@@ -530,7 +530,7 @@ pub fn candidate_cases() -> Vec<Case<DrawCandidates>> {
     SHAPES.into_iter().map(case).collect()
 }
 
-pub fn own_cases() -> Vec<Case<MarkOwn>> {
+pub fn own_cases() -> Vec<Case> {
     // (length and scored rows of each sequence, rows of padding, S, V)
     type Shape = (&'static [(usize, usize)], usize, usize, usize);
     const SHAPES: [Shape; 6] = [

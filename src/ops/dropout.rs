@@ -102,7 +102,7 @@ impl Op for DropoutBwd {
 /// (elements, p) of the cases.
 const SIZES: [(usize, f32); 7] = [(1, 0.5), (3, 0.1), (7, 0.0), (8, 0.3), (1001, 0.1), (4096, 0.9), (20_003, 0.2)];
 
-pub fn cases() -> Vec<Case<DropoutFwd, DropoutBwd>> {
+pub fn cases() -> Vec<Case> {
     SIZES
         .into_iter()
         .map(|(n, p_drop)| {
@@ -119,7 +119,7 @@ pub fn cases() -> Vec<Case<DropoutFwd, DropoutBwd>> {
         .collect()
 }
 
-pub fn add_cases() -> Vec<Case<DropoutAddFwd, DropoutBwd>> {
+pub fn add_cases() -> Vec<Case> {
     SIZES
         .into_iter()
         .map(|(n, p_drop)| {

@@ -182,7 +182,7 @@ fn segments(
 }
 
 /// Returns cases of position plus item. The tested backward pass is that of the item table.
-pub fn cases() -> Vec<Case<EmbeddingFwd, SegmentSum>> {
+pub fn cases() -> Vec<Case> {
     SHAPES
         .into_iter()
         .filter(|(n, ..)| affordable(*n))
@@ -206,7 +206,7 @@ pub fn cases() -> Vec<Case<EmbeddingFwd, SegmentSum>> {
         .collect()
 }
 
-pub fn gather_cases() -> Vec<Case<GatherTable, SegmentSum>> {
+pub fn gather_cases() -> Vec<Case> {
     SHAPES
         .into_iter()
         .filter(|(n, ..)| affordable(*n))
@@ -228,7 +228,7 @@ pub fn gather_cases() -> Vec<Case<GatherTable, SegmentSum>> {
 }
 
 /// Returns cases of packed sequences. The tested backward pass is that of the position table.
-pub fn position_cases() -> Vec<Case<EmbeddingFwd, PositionSum>> {
+pub fn position_cases() -> Vec<Case> {
     // Lengths of the sequences, rows past them that belong to none, positions, width.
     let many: Vec<usize> = (0..77).map(|i| i * 31 % 41).collect();
     [

@@ -228,7 +228,7 @@ impl Op for BagBwd {
     }
 }
 
-pub fn cases() -> Vec<Case<BagFwd, BagBwd>> {
+pub fn cases() -> Vec<Case> {
     // Rows, items, fields, table rows, width, kind of values.
     [
         ([0, 3, 1, 2, 8], "any"),

@@ -60,7 +60,7 @@ impl Op for GatherSequences {
     }
 }
 
-pub fn cases() -> Vec<Case<GatherSequences>> {
+pub fn cases() -> Vec<Case> {
     // Lengths. Every third sequence is padding where `pad`.
     let shapes: [(&[usize], bool); 5] = [
         (&[], false),

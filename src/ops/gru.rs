@@ -179,7 +179,7 @@ impl Op for GruBwd {
     }
 }
 
-pub fn cases() -> Vec<Case<GruFwd, GruBwd>> {
+pub fn cases() -> Vec<Case> {
     // More sequences than any block or task processes together, of all lengths, including empty ones.
     let many: Vec<usize> = (0..41).map(|s| [3, 0, 1, 7, 2, 5][s % 6]).collect();
     // (lengths, rows past the last sequence, columns)

@@ -175,7 +175,7 @@ fn name(at: usize) -> String {
     format!("m{m} d{d} v{v} {ids:?} shift{shift}")
 }
 
-pub fn cases() -> Vec<Case<ItemDotFwd, ItemDotBwd>> {
+pub fn cases() -> Vec<Case> {
     (0..SHAPES.len())
         .map(|at| {
             let mut p = Planner::new();
@@ -192,7 +192,7 @@ pub fn cases() -> Vec<Case<ItemDotFwd, ItemDotBwd>> {
 
 /// Returns the cases of the gradients.
 /// The tested backward pass is that of the table, then that of the bias.
-pub fn gradient_cases() -> Vec<Case<ItemDotFwd, SegmentSum>> {
+pub fn gradient_cases() -> Vec<Case> {
     let of_table = (0..SHAPES.len()).map(|at| (at, true));
     let of_bias = (0..SHAPES.len()).filter(|at| at % 3 != 0).map(|at| (at, false));
     of_table

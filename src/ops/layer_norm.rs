@@ -118,7 +118,7 @@ impl Op for LayerNormBwd {
     }
 }
 
-pub fn cases() -> Vec<Case<LayerNormFwd, LayerNormBwd>> {
+pub fn cases() -> Vec<Case> {
     const SMALL: [(usize, usize); 9] =
         [(1, 1), (1, 8), (3, 7), (5, 16), (17, 33), (64, 64), (9, 100), (70, 128), (300, 48)];
     // Rows of every length that a backend may process differently.

@@ -98,7 +98,7 @@ impl Op for LinearBwd {
     }
 }
 
-pub fn cases() -> Vec<Case<LinearFwd, LinearBwd>> {
+pub fn cases() -> Vec<Case> {
     [
         (1, 1, 1),
         (1, 8, 3),

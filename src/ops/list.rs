@@ -1,6 +1,7 @@
 //! The list of operations and of their cases: an op that is missing in a backend does not compile.
 
-use super::*;
+use super::{case::Case, *};
+use crate::{base::Result, mem::Planner};
 
 /// The one list of ops. `$each` is a macro that is called with all of them.
 #[macro_export]
@@ -48,6 +49,9 @@ macro_rules! backend_of {
 }
 for_all_ops!(backend_of);
 
+/// Opens a backend for a plan.
+pub type Open<'a> = &'a dyn Fn(&Planner) -> Result<Box<dyn Backend>>;
+
 macro_rules! names_of {
     ($($op:ident),*) => {
         /// Returns the names of all ops.
@@ -58,23 +62,19 @@ macro_rules! names_of {
 }
 for_all_ops!(names_of);
 
-/// Returns the cases of every op, for checking backend `B`.
-pub fn all_cases<B: Backend + 'static>() -> Vec<Box<dyn AnyCase<B>>> {
-    families::<B>().into_iter().flat_map(|(_, cases)| cases()).collect()
+/// Returns the cases of every op.
+pub fn all_cases() -> Vec<Case> {
+    families().into_iter().flat_map(|(_, cases)| cases()).collect()
 }
 
 /// The name of a family of cases, and the function that creates them.
-pub type Family<B> = (&'static str, fn() -> Vec<Box<dyn AnyCase<B>>>);
+pub type Family = (&'static str, fn() -> Vec<Case>);
 
 /// Returns the cases of [`all_cases`] in families that the ops define together, none created yet.
-pub fn families<B: Backend + 'static>() -> Vec<Family<B>> {
-    let mut all: Vec<Family<B>> = Vec::new();
+pub fn families() -> Vec<Family> {
+    let mut all: Vec<Family> = Vec::new();
     macro_rules! add {
-        ($($cases:expr),* $(,)?) => { $(
-            all.push((stringify!($cases), || {
-                $cases.into_iter().map(|c| Box::new(c) as Box<dyn AnyCase<B>>).collect()
-            }));
-        )* };
+        ($($cases:expr),* $(,)?) => { $(all.push((stringify!($cases), || $cases));)* };
     }
     add!(
         activation::cases(),
@@ -124,15 +124,4 @@ pub fn families<B: Backend + 'static>() -> Vec<Family<B>> {
         window_conv::cases(),
     );
     all
-}
-
-/// Returns [`families`] for boxed backends, which are compiled once, with this crate. A generic call would
-/// compile every test of every op again in each test binary.
-pub fn boxed_families() -> Vec<Family<Box<dyn Backend>>> {
-    families()
-}
-
-/// Returns [`all_cases`] for boxed backends; see [`boxed_families`].
-pub fn boxed_cases() -> Vec<Box<dyn AnyCase<Box<dyn Backend>>>> {
-    all_cases()
 }

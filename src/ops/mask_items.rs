@@ -217,7 +217,7 @@ impl Op for MaskItems {
 /// (lengths, share of masked rows, `mask_last`, items, seed, first user, epoch).
 type Shape = (&'static [usize], f32, f32, usize, u64, u32, u32);
 
-pub fn cases() -> Vec<Case<MaskItems>> {
+pub fn cases() -> Vec<Case> {
     const SHAPES: [Shape; 9] = [
         (&[], 0.2, 0.1, 9, 1, 0, 0),
         (&[1], 0.2, 0.0, 1, 2, 0, 0),

@@ -8,7 +8,7 @@ call returns implements the other two traits with [`at_once!`](crate::at_once).
 
 use std::time::Instant;
 
-use super::Invalid;
+use super::{Backend, Invalid};
 use crate::{
     base,
     mem::{F32, Planner, Precision, RawSpan, Span, U32},
@@ -79,9 +79,7 @@ pub trait Schedule: Memory {
 
     /// Runs `body`, or replays what it did when it was last run with this `key`. The key must determine the ops
     /// of `body`, their spans and their sizes, and `body` must not read or write memory from the host.
-    fn replay(&mut self, key: u64, body: impl FnOnce(&mut Self))
-    where
-        Self: Sized;
+    fn replay(&mut self, key: u64, body: &mut dyn FnMut(&mut dyn Backend));
 }
 
 /// Timing of work.
@@ -185,7 +183,7 @@ macro_rules! at_once {
             fn replays(&self) -> bool {
                 false
             }
-            fn replay(&mut self, _: u64, body: impl FnOnce(&mut Self)) {
+            fn replay(&mut self, _: u64, body: &mut dyn FnMut(&mut dyn $crate::ops::Backend)) {
                 body(self);
             }
         }
@@ -248,8 +246,7 @@ macro_rules! forward_memory {
     };
 }
 
-/// Forwards the methods of [`Schedule`] to the backend `$inner`, except replay: the wrapper runs repeated work
-/// each time and sees every op of it.
+/// Forwards the methods of [`Schedule`] to the backend `$inner`, except [`Schedule::replay`].
 #[macro_export]
 #[doc(hidden)]
 macro_rules! forward_schedule {
@@ -268,12 +265,6 @@ macro_rules! forward_schedule {
         }
         fn replays(&$self) -> bool {
             $inner.replays()
-        }
-        fn replay(&mut $self, _: u64, body: impl FnOnce(&mut Self))
-        where
-            Self: Sized,
-        {
-            body($self);
         }
     };
 }

@@ -3,7 +3,7 @@ written span moved onto another one. They detect a check that ignores a span, an
 check.
 */
 
-use super::{Access, Memory, Op, Run, Valid, prove::Open};
+use super::{Access, Backend, Open, any_op::AnyOp, case::Case};
 use crate::{
     base::error::ErrorKind,
     mem::{Arena, Planner},
@@ -27,11 +27,11 @@ pub struct Tried {
 }
 
 /// Returns the op with one of its spans changed.
-fn changed<O: Op>(op: &O, misuse: Misuse) -> O {
+fn changed(op: &dyn AnyOp, misuse: Misuse) -> Box<dyn AnyOp> {
     let mut spans = Vec::new();
-    op.uses(&mut |_, span| spans.push(span));
+    op.visit(&mut |_, span| spans.push(span));
     let mut i = 0;
-    op.with_spans(&mut |span| {
+    op.on_spans(&mut |span| {
         i += 1;
         match misuse {
             Misuse::Short(at) if at + 1 == i => span.slice(0, span.len() - 1),
@@ -42,9 +42,9 @@ fn changed<O: Op>(op: &O, misuse: Misuse) -> O {
 }
 
 /// Returns all possible span errors of an op.
-fn misuses<O: Op>(op: &O) -> Vec<Misuse> {
+fn misuses(op: &dyn AnyOp) -> Vec<Misuse> {
     let mut spans = Vec::new();
-    op.uses(&mut |access, span| spans.push((access, span)));
+    op.visit(&mut |access, span| spans.push((access, span)));
     let mut all = Vec::new();
     for (i, (access, span)) in spans.iter().enumerate().filter(|(_, (_, span))| !span.is_empty()) {
         all.push(Misuse::Short(i));
@@ -55,32 +55,40 @@ fn misuses<O: Op>(op: &O) -> Vec<Misuse> {
     all
 }
 
-/// Runs the check for every span error of an op.
-pub(super) fn tried<O: Op>(op: &O) -> Vec<Tried> {
-    let tried = |misuse| Tried { op: O::NAME, misuse, refused: Valid::of(&changed(op, misuse)).is_err() };
-    misuses(op).into_iter().map(tried).collect()
+/// Runs the check for every span error of both ops of a case.
+pub fn tried(case: &Case) -> Vec<Tried> {
+    let of = |op: &dyn AnyOp| -> Vec<Tried> {
+        let tried = |misuse| Tried { op: op.name(), misuse, refused: changed(op, misuse).validate().is_err() };
+        misuses(op).into_iter().map(tried).collect()
+    };
+    [of(&*case.fwd), of(&*case.bwd)].concat()
 }
 
-/// Runs each rejected misuse of an op on a backend with a pattern in memory.
+/// Runs each rejected misuse of both ops of a case on a backend with a pattern in memory.
 /// The backend must report an error that names the op, and the pattern must stay. Returns the number of misuses.
 ///
 /// # Errors
 /// The backend accepts an invalid op or writes memory.
-pub(super) fn refused<O: Op, K: Memory + Run<O>>(op: &O, plan: &Planner, open: Open<'_, K>) -> Result<usize, String> {
-    let wrong: Vec<(Misuse, O)> = misuses(op).into_iter().map(|misuse| (misuse, changed(op, misuse))).collect();
-    let wrong: Vec<_> = wrong.iter().filter(|(_, op)| Valid::of(op).is_err()).collect();
+pub fn refused(case: &Case, open: Open<'_>) -> Result<usize, String> {
+    Ok(refused_op(&*case.fwd, &case.plan, open)? + refused_op(&*case.bwd, &case.plan, open)?)
+}
+
+fn refused_op(op: &dyn AnyOp, plan: &Planner, open: Open<'_>) -> Result<usize, String> {
+    let wrong: Vec<(Misuse, Box<dyn AnyOp>)> =
+        misuses(op).into_iter().map(|misuse| (misuse, changed(op, misuse))).collect();
+    let wrong: Vec<_> = wrong.iter().filter(|(_, op)| op.validate().is_err()).collect();
     for (misuse, bad) in &wrong {
-        let said = |what: String| format!("{} with {misuse:?}: {what}", O::NAME);
+        let said = |what: String| format!("{} with {misuse:?}: {what}", op.name());
         let mut k = open(plan).map_err(|e| said(e.to_string()))?;
-        paint(&mut k, plan);
-        let before = picture(&mut k, plan);
-        k.run(bad);
+        paint(&mut *k, plan);
+        let before = picture(&mut *k, plan);
+        bad.run_on(&mut *k);
         // Later ops are not run either, although they are valid.
-        k.run(op);
-        let after = picture(&mut k, plan);
+        op.run_on(&mut *k);
+        let after = picture(&mut *k, plan);
         match k.sync() {
             Ok(()) => return Err(said("no error".into())),
-            Err(e) if e.kind != ErrorKind::Internal || !e.what.contains(O::NAME) => return Err(said(e.to_string())),
+            Err(e) if e.kind != ErrorKind::Internal || !e.what.contains(op.name()) => return Err(said(e.to_string())),
             Err(_) if before != after => return Err(said("memory was written".into())),
             Err(_) => {}
         }
@@ -91,7 +99,7 @@ pub(super) fn refused<O: Op, K: Memory + Run<O>>(op: &O, plan: &Planner, open: O
 const REAL: [Arena; 6] = [Arena::Param, Arena::Grad, Arena::Moment1, Arena::Moment2, Arena::Act, Arena::Stat];
 
 /// Fills all memory. The ids are small, so an op that ran by mistake would find its rows.
-fn paint<K: Memory>(k: &mut K, plan: &Planner) {
+fn paint(k: &mut dyn Backend, plan: &Planner) {
     for arena in REAL {
         let span = plan.whole(arena);
         k.write(span, &(0..span.len()).map(|i| 1.0 + (i % 100) as f32 / 128.0).collect::<Vec<_>>());
@@ -101,7 +109,7 @@ fn paint<K: Memory>(k: &mut K, plan: &Planner) {
 }
 
 /// Returns the bits of all memory.
-fn picture<K: Memory>(k: &mut K, plan: &Planner) -> Vec<u32> {
+fn picture(k: &mut dyn Backend, plan: &Planner) -> Vec<u32> {
     let mut bits = Vec::new();
     for arena in REAL {
         let span = plan.whole(arena);

@@ -13,7 +13,7 @@ pub mod define;
 
 pub mod activation;
 pub mod adamw;
-mod any_case;
+pub mod any_op;
 pub mod attention;
 pub mod case;
 pub mod ceilings;
@@ -57,7 +57,7 @@ pub mod window_conv;
 
 pub use activation::{ActivationBwd, ActivationFwd};
 pub use adamw::{AdamW, Guard};
-pub use any_case::AnyCase;
+pub use any_op::AnyOp;
 pub use attention::{AttentionBwd, AttentionFwd};
 pub use ceilings::{ExpChain, StreamCopy};
 pub use concat::{ConcatBwd, ConcatFwd};
@@ -75,7 +75,7 @@ pub use gru::{GruBwd, GruFwd};
 pub use item_dot::{ItemDotBwd, ItemDotFwd};
 pub use layer_norm::{LayerNormBwd, LayerNormFwd};
 pub use linear::{LinearBwd, LinearFwd};
-pub use list::{Backend, Family, all_cases, boxed_cases, boxed_families, families, names};
+pub use list::{Backend, Family, Open, all_cases, families, names};
 pub use mask_items::MaskItems;
 pub use memory::{Clock, Later, MARKS, Mark, Memory, Phase, Schedule};
 pub use negative_loss::{NegativeLossBwd, NegativeLossFwd};

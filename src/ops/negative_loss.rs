@@ -235,7 +235,7 @@ enum Ids {
     Last,
 }
 
-pub fn cases() -> Vec<Case<NegativeLossFwd, NegativeLossBwd>> {
+pub fn cases() -> Vec<Case> {
     use Contrast::*;
     const GBCE: Contrast = Bce { beta: 0.3 };
     const BCE: Contrast = Bce { beta: 1.0 };

@@ -123,7 +123,7 @@ enum Targets {
     Stars,
 }
 
-pub fn cases() -> Vec<Case<PointLossFwd, PointLossBwd>> {
+pub fn cases() -> Vec<Case> {
     use {PointKind::*, Targets::*};
     // (M, kind, targets, size of z)
     [

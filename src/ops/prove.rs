@@ -8,7 +8,11 @@ twice.
 
 use std::sync::Arc;
 
-use super::{Access, Memory, Mode, Op, Run, Valid, case::Case};
+use super::{
+    Access, Backend, Memory, Mode, Open,
+    any_op::{AnyOp, Arithmetic},
+    case::Case,
+};
 use crate::{
     base::{
         self,
@@ -24,35 +28,29 @@ pub struct Parity {
     pub backward: f64,
 }
 
-/// Runs the reference of a valid op.
-pub(super) fn reference<S: Scalar, O: Op>(op: &O, m: &mut HostArenas<S>) {
-    let valid = Valid::of(op).unwrap_or_else(|invalid| panic!("{}: {}", invalid.op, invalid.why));
-    op.reference(&m.lend(valid.spans()));
-}
-
 fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(x, y)| x * y).sum()
 }
 
 /// Returns the largest relative error over the inputs and four directions each.
-pub fn gradient_error<F: Op, B: Op>(case: &Case<F, B>) -> Option<f64> {
+pub fn gradient_error(case: &Case) -> Option<f64> {
     gradient_errors(case).into_iter().map(|(_, error)| error).reduce(f64::max)
 }
 
 /// Returns the gradients of a case by the names of their fields, with the largest relative error of each over
 /// four directions. Empty without a backward pass.
-pub fn gradient_errors<F: Op, B: Op>(case: &Case<F, B>) -> Vec<(&'static str, f64)> {
+pub fn gradient_errors(case: &Case) -> Vec<(&'static str, f64)> {
     if case.inputs.is_empty() {
         return Vec::new();
     }
     const STEP: f64 = 1e-5;
     let mut m = case.host::<f64>(0.0, &case.inputs_f32(Precision::F32));
     let loss = |m: &mut HostArenas<f64>| {
-        reference(&case.fwd, m);
+        case.fwd.compute(f64::memory(m));
         case.outputs.iter().map(|(y, dy)| dot(m.get(*y), m.get(*dy))).sum::<f64>()
     };
     loss(&mut m);
-    reference(&case.bwd.with_modes(&mut |_| Mode::Write), &mut m);
+    case.bwd.in_modes(&mut |_| Mode::Write).compute(f64::memory(&mut m));
     let mut errors = Vec::new();
     for (i, (x, dx)) in case.inputs.iter().enumerate() {
         if x.is_empty() {
@@ -77,7 +75,7 @@ pub fn gradient_errors<F: Op, B: Op>(case: &Case<F, B>) -> Vec<(&'static str, f6
             let error = (analytic - numeric).abs() / scale;
             worst = if error.is_nan() { f64::INFINITY } else { worst.max(error) };
         }
-        errors.push((case.bwd.field(*dx).unwrap_or("?"), worst));
+        errors.push((case.bwd.field_name(*dx).unwrap_or("?"), worst));
     }
     errors
 }
@@ -97,7 +95,7 @@ struct Snapshot<T> {
     index: Vec<u32>,
 }
 
-fn snapshot<K: Memory>(k: &mut K, plan: &Planner) -> Snapshot<f32> {
+fn snapshot(k: &mut dyn Backend, plan: &Planner) -> Snapshot<f32> {
     let real = |a: &Arena| {
         let mut v = vec![0.0; plan.len(*a)];
         k.read(plan.whole(*a), &mut v);
@@ -111,8 +109,8 @@ fn snapshot<K: Memory>(k: &mut K, plan: &Planner) -> Snapshot<f32> {
 
 /// Initializes the destinations of an op for their modes: NaN where written (ids: `u32::MAX`, see [`put`]), fixed
 /// numbers where accumulated.
-fn poison<O: Op>(op: &O, write: &mut dyn FnMut(RawSpan, f32)) {
-    op.uses(&mut |access, span| match access {
+fn poison(op: &dyn AnyOp, write: &mut dyn FnMut(RawSpan, f32)) {
+    op.visit(&mut |access, span| match access {
         Access::Write => write(span, f32::NAN),
         Access::Accumulate => write(span, 0.375),
         _ => {}
@@ -120,7 +118,7 @@ fn poison<O: Op>(op: &O, write: &mut dyn FnMut(RawSpan, f32)) {
 }
 
 /// Fills a span of a backend with `x`, or with `u32::MAX` for ids.
-fn put<K: Memory>(k: &mut K, plan: &Planner, span: RawSpan, x: f32) {
+fn put(k: &mut dyn Backend, plan: &Planner, span: RawSpan, x: f32) {
     match span.arena() {
         Arena::Index => k.write_ids(plan.index_span(span), &vec![u32::MAX; span.len()]),
         _ => k.write(span, &vec![x; span.len()]),
@@ -157,7 +155,7 @@ pub struct Expected {
 /// Runs the references of a case in the arithmetic of `S`.
 /// Returns the state after the forward pass, and after a backward pass that writes or accumulates. With `rounded`,
 /// results in activations are rounded to bf16.
-fn plain<S: Scalar, F: Op, B: Op>(case: &Case<F, B>, inputs: &Inputs, rounded: bool) -> [Snapshot<S>; 3] {
+fn plain<S: Arithmetic>(case: &Case, inputs: &Inputs, rounded: bool) -> [Snapshot<S>; 3] {
     let mut m = case.host::<S>(BACKGROUND as f64, inputs);
     let fill = |m: &mut HostArenas<S>, span: RawSpan, x: f32| match span.arena() {
         Arena::Index => m.ids_mut(span).fill(u32::MAX),
@@ -172,15 +170,15 @@ fn plain<S: Scalar, F: Op, B: Op>(case: &Case<F, B>, inputs: &Inputs, rounded: b
         real: REAL.iter().map(|a| m.arena(*a).to_vec()).collect(),
         index: m.index_mut().to_vec(),
     };
-    reference(&case.fwd, &mut m);
-    case.fwd.uses(&mut |access, span| round(&mut m, access, span));
+    case.fwd.compute(S::memory(&mut m));
+    case.fwd.visit(&mut |access, span| round(&mut m, access, span));
     let forward = all(&mut m);
     // A backward pass reads none of its outputs, so the first one does not affect the second.
     let backward = [Mode::Write, Mode::Accumulate].map(|mode| {
-        let bwd = case.bwd.with_modes(&mut |_| mode);
-        poison(&bwd, &mut |span, x| fill(&mut m, span, x));
-        reference(&bwd, &mut m);
-        bwd.uses(&mut |access, span| round(&mut m, access, span));
+        let bwd = case.bwd.in_modes(&mut |_| mode);
+        poison(&*bwd, &mut |span, x| fill(&mut m, span, x));
+        bwd.compute(S::memory(&mut m));
+        bwd.visit(&mut |access, span| round(&mut m, access, span));
         all(&mut m)
     });
     let [write, add] = backward;
@@ -189,55 +187,55 @@ fn plain<S: Scalar, F: Op, B: Op>(case: &Case<F, B>, inputs: &Inputs, rounded: b
 
 /// Computes the expected results of a case, once for all kinds of backends.
 /// The backward pass is evaluated separately: every implementation starts from its own forward results.
-pub fn expected<F: Op, B: Op>(case: &Case<F, B>, kinds: &[Numerics]) -> Vec<Expected> {
+pub fn expected(case: &Case, kinds: &[Numerics]) -> Vec<Expected> {
     let mut exact: Option<(Precision, Arc<Inputs>, [Snapshot<Traced>; 3])> = None;
     let one = |kind: &Numerics| {
         // The precision of activations determines the inputs.
         if exact.as_ref().is_none_or(|(stored, ..)| *stored != kind.stored) {
             let inputs = Arc::new(case.inputs_f32(kind.stored));
-            let outcome = plain::<Traced, F, B>(case, &inputs, false);
+            let outcome = plain::<Traced>(case, &inputs, false);
             exact = Some((kind.stored, inputs, outcome));
         }
         let (_, inputs, exact) = exact.as_ref().expect("it was just made");
         let rounded = kind.stored == Precision::Bf16;
-        let products = F::PRODUCTS || B::PRODUCTS;
+        let products = case.fwd.is_product() || case.bwd.is_product();
         match kind.products == Precision::Bf16 && products {
-            true => outcomes(case, *kind, inputs, exact, &plain::<Bf16Products, F, B>(case, inputs, rounded)),
+            true => outcomes(case, *kind, inputs, exact, &plain::<Bf16Products>(case, inputs, rounded)),
             false => {
                 let kind = Numerics { products: Precision::F32, ..*kind };
-                outcomes(case, kind, inputs, exact, &plain::<f32, F, B>(case, inputs, rounded))
+                outcomes(case, kind, inputs, exact, &plain::<f32>(case, inputs, rounded))
             }
         }
     };
     kinds.iter().map(one).collect()
 }
 
-fn outcomes<S: Scalar, F: Op, B: Op>(
-    case: &Case<F, B>,
+fn outcomes<S: Scalar>(
+    case: &Case,
     kind: Numerics,
     inputs: &Arc<Inputs>,
     exact: &[Snapshot<Traced>; 3],
     naive: &[Snapshot<S>; 3],
 ) -> Expected {
-    let back = |mode: Mode, i: usize| outcome(&case.bwd.with_modes(&mut |_| mode), 3.0, kind, &exact[i], &naive[i]);
+    let back = |mode: Mode, i: usize| outcome(&*case.bwd.in_modes(&mut |_| mode), 3.0, kind, &exact[i], &naive[i]);
     Expected {
         inputs: inputs.clone(),
-        fwd: outcome(&case.fwd, 2.0, kind, &exact[0], &naive[0]),
+        fwd: outcome(&*case.fwd, 2.0, kind, &exact[0], &naive[0]),
         bwd: [back(Mode::Write, 1), back(Mode::Accumulate, 2)],
     }
 }
 
 /// Returns the expected outputs of `op`: the exact values, and the allowed error.
 /// The allowed error is `factor` times the error of the naive values, but at least the error of correct rounding.
-fn outcome<S: Scalar, O: Op>(
-    op: &O,
+fn outcome<S: Scalar>(
+    op: &dyn AnyOp,
     factor: f64,
     kind: Numerics,
     exact: &Snapshot<Traced>,
     naive: &Snapshot<S>,
 ) -> Outcome {
     let mut all = Vec::new();
-    op.uses(&mut |access, span| {
+    op.visit(&mut |access, span| {
         if access == Access::Read {
             return;
         }
@@ -267,11 +265,11 @@ fn outcome<S: Scalar, O: Op>(
 
 /// Compares the outputs of `op` on the backend (before -> after) with the expected ones. Returns a message for
 /// every wrong field.
-fn compare<O: Op>(what: &str, op: &O, outcome: &Outcome, [got, before]: [&Snapshot<f32>; 2]) -> Result<f64, String> {
+fn compare(what: &str, op: &dyn AnyOp, outcome: &Outcome, [got, before]: [&Snapshot<f32>; 2]) -> Result<f64, String> {
     let mut wrong: Vec<String> = Vec::new();
-    let named = |span: RawSpan| format!("{what}: {}, field {}", O::NAME, op.field(span).unwrap_or("?"));
+    let named = |span: RawSpan| format!("{what}: {}, field {}", op.name(), op.field_name(span).unwrap_or("?"));
     let mut touched: Vec<RawSpan> = Vec::new();
-    op.uses(&mut |access, span| {
+    op.visit(&mut |access, span| {
         if access != Access::Read {
             touched.push(span);
         }
@@ -308,14 +306,14 @@ fn compare<O: Op>(what: &str, op: &O, outcome: &Outcome, [got, before]: [&Snapsh
     for (a, arena) in REAL.iter().enumerate() {
         for (i, (b, g)) in before.real[a].iter().zip(&got.real[a]).enumerate() {
             if b.to_bits() != g.to_bits() && !inside(*arena, i) {
-                wrong.push(format!("{what}: {}: stray write to {arena:?}[{i}]: {b} became {g}", O::NAME));
+                wrong.push(format!("{what}: {}: stray write to {arena:?}[{i}]: {b} became {g}", op.name()));
                 break;
             }
         }
     }
     for (i, (b, g)) in before.index.iter().zip(&got.index).enumerate() {
         if b != g && !inside(Arena::Index, i) {
-            wrong.push(format!("{what}: {}: stray write to {:?}[{i}]: {b} became {g}", O::NAME, Arena::Index));
+            wrong.push(format!("{what}: {}: stray write to {:?}[{i}]: {b} became {g}", op.name(), Arena::Index));
             break;
         }
     }
@@ -327,11 +325,11 @@ fn compare<O: Op>(what: &str, op: &O, outcome: &Outcome, [got, before]: [&Snapsh
 ///
 /// # Errors
 /// It has used more.
-fn within_need<O: Op, K: Memory + Run<O>>(k: &mut K, op: &O) -> Result<(), String> {
+fn within_need(k: &mut dyn Backend, op: &dyn AnyOp) -> Result<(), String> {
     let taken = k.scratch_taken();
-    match k.need(op) {
+    match op.need_on(k) {
         Ok(need) if taken > need => {
-            Err(format!("{} took {taken} bytes of scratch memory, its `Run::need` says {need}", O::NAME))
+            Err(format!("{} took {taken} bytes of scratch memory, its `Run::need` says {need}", op.name()))
         }
         // A step never runs unsupported sizes.
         Ok(_) | Err(_) => Ok(()),
@@ -341,12 +339,7 @@ fn within_need<O: Op, K: Memory + Run<O>>(k: &mut K, op: &O) -> Result<(), Strin
 /// Runs a case on a backend. Returns the state before and after the forward pass, and before and after the backward
 /// pass.
 /// No state of earlier runs of the backend remains.
-fn run_on<F: Op, B: Op, K: Memory + Run<F> + Run<B>>(
-    case: &Case<F, B>,
-    bwd: &B,
-    inputs: &Inputs,
-    k: &mut K,
-) -> Result<[Snapshot<f32>; 4], String> {
+fn run_on(case: &Case, bwd: &dyn AnyOp, inputs: &Inputs, k: &mut dyn Backend) -> Result<[Snapshot<f32>; 4], String> {
     for a in REAL {
         let n = case.plan.len(a);
         k.write(case.plan.whole(a), &vec![BACKGROUND; n]);
@@ -354,15 +347,15 @@ fn run_on<F: Op, B: Op, K: Memory + Run<F> + Run<B>>(
     let ids = case.plan.index_span(case.plan.whole(Arena::Index));
     k.write_ids(ids, &vec![BACKGROUND_ID; ids.len()]);
     fill(case, inputs, k);
-    poison(&case.fwd, &mut |span, x| put(k, &case.plan, span, x));
+    poison(&*case.fwd, &mut |span, x| put(k, &case.plan, span, x));
     let start = snapshot(k, &case.plan);
     k.scratch_taken();
-    k.run(&case.fwd);
-    within_need(k, &case.fwd)?;
+    case.fwd.run_on(k);
+    within_need(k, &*case.fwd)?;
     let forward = snapshot(k, &case.plan);
     poison(bwd, &mut |span, x| put(k, &case.plan, span, x));
     let middle = snapshot(k, &case.plan);
-    k.run(bwd);
+    bwd.run_on(k);
     within_need(k, bwd)?;
     let end = snapshot(k, &case.plan);
     k.sync().map_err(|e| e.to_string())?;
@@ -370,7 +363,7 @@ fn run_on<F: Op, B: Op, K: Memory + Run<F> + Run<B>>(
 }
 
 /// Writes the inputs of a case.
-pub(super) fn fill<F: Op, B: Op, K: Memory>(case: &Case<F, B>, inputs: &[(RawSpan, Vec<f32>)], k: &mut K) {
+fn fill(case: &Case, inputs: &[(RawSpan, Vec<f32>)], k: &mut dyn Backend) {
     for (span, values) in inputs {
         k.write(*span, values);
     }
@@ -385,39 +378,29 @@ fn bits(s: &Snapshot<f32>) -> Vec<u32> {
     s.real.iter().flatten().map(|x| x.to_bits()).chain(s.index.iter().copied()).collect()
 }
 
-/// Opens a backend for a plan.
-pub type Open<'a, K> = &'a dyn Fn(&Planner) -> base::Result<K>;
-
 /// Runs a case on a backend created by `open`, in every mode of its gradients.
 ///
 /// # Errors
 /// The backend does not open, or a result differs from the expected one.
-pub fn parity<F: Op, B: Op, K: Memory + Run<F> + Run<B>>(
-    case: &Case<F, B>,
-    open: Open<'_, K>,
-) -> Result<Parity, String> {
+pub fn parity(case: &Case, open: Open<'_>) -> Result<Parity, String> {
     let mut k = open(&case.plan).map_err(|e| format!("{}: {e}", case.name))?;
-    parity_on(case, &expected(case, &[Numerics::of(&k)])[0], &mut k)
+    parity_on(case, &expected(case, &[Numerics::of(&k)])[0], &mut *k)
 }
 
 /// Runs a case on a backend, in every mode of its gradients.
 ///
 /// # Errors
 /// A result differs from the expected one.
-pub fn parity_on<F: Op, B: Op, K: Memory + Run<F> + Run<B>>(
-    case: &Case<F, B>,
-    expected: &Expected,
-    k: &mut K,
-) -> Result<Parity, String> {
+pub fn parity_on(case: &Case, expected: &Expected, k: &mut dyn Backend) -> Result<Parity, String> {
     let mut gradients = 0;
-    case.bwd.with_modes(&mut |i| {
+    case.bwd.in_modes(&mut |i| {
         gradients = gradients.max(i + 1);
         Mode::Write
     });
     let mut worst = Parity::default();
     // All written, all accumulated, and each skipped once.
     for variant in 0..2 + gradients {
-        let bwd = case.bwd.with_modes(&mut |i| match variant {
+        let bwd = case.bwd.in_modes(&mut |i| match variant {
             0 => Mode::Write,
             1 => Mode::Accumulate,
             _ if variant - 2 == i => Mode::Skip,
@@ -431,16 +414,16 @@ pub fn parity_on<F: Op, B: Op, K: Memory + Run<F> + Run<B>>(
         let what = format!("case '{}'", case.name);
         let (first, second) = (format!("{what}, forward"), format!("{what}, backward ({gradients})"));
         let said = |e| format!("{what} ({gradients}): {e}");
-        let [start, forward, middle, end] = run_on(case, &bwd, &expected.inputs, k).map_err(said)?;
-        let fwd = compare(&first, &case.fwd, &expected.fwd, [&forward, &start]);
-        let back = compare(&second, &bwd, &expected.bwd[(variant == 1) as usize], [&end, &middle]);
+        let [start, forward, middle, end] = run_on(case, &*bwd, &expected.inputs, k).map_err(said)?;
+        let fwd = compare(&first, &*case.fwd, &expected.fwd, [&forward, &start]);
+        let back = compare(&second, &*bwd, &expected.bwd[(variant == 1) as usize], [&end, &middle]);
         let (fwd, back) = match (fwd, back) {
             (Ok(fwd), Ok(back)) => (fwd, back),
             (Err(fwd), Err(back)) => return Err(format!("{fwd}\n{back}")),
             (Err(e), _) | (_, Err(e)) => return Err(e),
         };
         worst = Parity { forward: worst.forward.max(fwd), backward: worst.backward.max(back) };
-        let again = run_on(case, &bwd, &expected.inputs, k).map_err(said)?;
+        let again = run_on(case, &*bwd, &expected.inputs, k).map_err(said)?;
         if bits(&again[3]) != bits(&end) {
             return Err(format!("{what} ({gradients}): the same input gave other bits"));
         }
@@ -453,11 +436,20 @@ pub fn parity_on<F: Op, B: Op, K: Memory + Run<F> + Run<B>>(
 ///
 /// # Errors
 /// The device fails.
-pub fn fingerprint<F: Op, B: Op, K: Memory + Run<F> + Run<B>>(
-    case: &Case<F, B>,
-    open: Open<'_, K>,
-) -> Result<Vec<u32>, String> {
-    let bwd = case.bwd.with_modes(&mut |_| Mode::Write);
+pub fn fingerprint(case: &Case, open: Open<'_>) -> Result<Vec<u32>, String> {
+    let bwd = case.bwd.in_modes(&mut |_| Mode::Write);
     let mut k = open(&case.plan).map_err(|e| e.to_string())?;
-    Ok(bits(&run_on(case, &bwd, &case.inputs_f32(k.precision()), &mut k)?[3]))
+    Ok(bits(&run_on(case, &*bwd, &case.inputs_f32(k.precision()), &mut *k)?[3]))
+}
+
+/// Fills a backend and runs a case on it, forward and backward, for backends that record.
+///
+/// # Errors
+/// The device cannot be opened, or it fails.
+pub fn play(case: &Case, open: Open<'_>) -> base::Result<()> {
+    let mut k = open(&case.plan)?;
+    fill(case, &case.inputs_f32(k.precision()), &mut *k);
+    case.fwd.run_on(&mut *k);
+    case.bwd.run_on(&mut *k);
+    k.sync()
 }

@@ -145,7 +145,7 @@ fn lists(b: usize, v: usize, lengths: &[usize]) -> (Vec<u32>, Vec<u32>) {
     (item, start)
 }
 
-pub fn cases() -> Vec<Case<CountAtLeast>> {
+pub fn cases() -> Vec<Case> {
     use Plant::*;
     // The usual case: one target. Also none, and more than one row of a kernel's tile or one pass of the CPU holds.
     const FEW: &[usize] = &[1];
@@ -193,7 +193,7 @@ pub fn cases() -> Vec<Case<CountAtLeast>> {
     .collect()
 }
 
-pub fn score_cases() -> Vec<Case<ScoreItems>> {
+pub fn score_cases() -> Vec<Case> {
     [
         (0, 4, 6, Plant::Whole, &[0][..]),
         (1, 1, 1, Plant::Whole, &[1]),

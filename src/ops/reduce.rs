@@ -56,7 +56,7 @@ impl Op for GradNorm {
 
 const SIZES: [usize; 6] = [0, 1, 3, 7, 1000, 100_003];
 
-pub fn mean_cases() -> Vec<Case<WeightedMean>> {
+pub fn mean_cases() -> Vec<Case> {
     SIZES
         .into_iter()
         .map(|n| {
@@ -67,7 +67,7 @@ pub fn mean_cases() -> Vec<Case<WeightedMean>> {
         .collect()
 }
 
-pub fn norm_cases() -> Vec<Case<GradNorm>> {
+pub fn norm_cases() -> Vec<Case> {
     SIZES
         .into_iter()
         .map(|n| {

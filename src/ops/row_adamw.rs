@@ -340,7 +340,7 @@ fn batch(n: usize, rows: usize) -> Vec<u32> {
 
 /// Returns the cases of [`CatchUpRows`].
 /// The "backward pass" gathers the whole table. It shows whether the copy that products read is up to date.
-pub fn catch_up_cases() -> Vec<Case<CatchUpRows, GatherTable>> {
+pub fn catch_up_cases() -> Vec<Case> {
     [
         // (places, width, table rows), ring, step, betas, decay, all.
         ((0, 8, 3), 8, 5, [0.9, 0.999], 0.0, false),
@@ -408,7 +408,7 @@ pub fn catch_up_cases() -> Vec<Case<CatchUpRows, GatherTable>> {
     .collect()
 }
 
-pub fn cases() -> Vec<Case<AdamWRows, GatherTable>> {
+pub fn cases() -> Vec<Case> {
     [
         ((0, 8, 3), 0.0, 0.0, 1.0),
         ((1, 1, 1), 0.1, 0.0, 1.0),

@@ -78,7 +78,7 @@ impl Op for ScatterRows {
     }
 }
 
-pub fn cases() -> Vec<Case<GatherRows, ScatterRows>> {
+pub fn cases() -> Vec<Case> {
     let all = [(0, 5, 8), (1, 1, 1), (3, 7, 3), (20, 100, 64), (333, 1000, 33)].map(|sizes| (sizes, usize::MAX));
     // Every n-th row is padding.
     let padded = [((3, 5, 2), 1), ((40, 64, 16), 3), ((257, 300, 7), 2)];

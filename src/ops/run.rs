@@ -1,6 +1,6 @@
 //! Running an operation on a backend, by value, reference or box.
 
-use super::{Clock, Memory, Op, Schedule, Valid};
+use super::{Backend, Clock, Memory, Op, Schedule, Valid};
 use crate::{forward_clock, forward_memory, forward_schedule};
 
 /// A backend that can run `O`. Errors are kept and reported by [`Memory::sync`].
@@ -30,8 +30,7 @@ pub trait Run<O: Op>: Memory {
     }
 }
 
-/// Implements the traits for pointers to a backend. A pointer does not replay repeated work; it runs it each
-/// time.
+/// Implements the traits for pointers to a backend.
 macro_rules! pointer_to_backend {
     ($pointer:ty) => {
         impl<O: Op, B: Run<O> + ?Sized> Run<O> for $pointer {
@@ -49,6 +48,9 @@ macro_rules! pointer_to_backend {
 
         impl<B: Schedule + ?Sized> Schedule for $pointer {
             forward_schedule!(self => (**self));
+            fn replay(&mut self, key: u64, body: &mut dyn FnMut(&mut dyn Backend)) {
+                (**self).replay(key, body);
+            }
         }
 
         impl<B: Clock + ?Sized> Clock for $pointer {

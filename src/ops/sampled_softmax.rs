@@ -244,7 +244,7 @@ enum Ids {
     Padded,
 }
 
-pub fn cases() -> Vec<Case<SampledSoftmaxFwd, SampledSoftmaxBwd>> {
+pub fn cases() -> Vec<Case> {
     use Ids::*;
     // (M, D, S, V, ids, whether own items are left out). With V = 2, accidental hits are the rule.
     [

@@ -217,7 +217,7 @@ const SHAPES: [([usize; 6], &str, &str); 17] = [
 /// Returns the cases of [`SegmentSum`].
 /// The case of `segment_sum` is the backward pass of a gather of all R rows. Its upstream gradient is assembled from
 /// the three sources.
-pub fn cases() -> Vec<Case<GatherTable, SegmentSum>> {
+pub fn cases() -> Vec<Case> {
     SHAPES
         .into_iter()
         .filter(|([n, s, m, p, d, _], ..)| affordable((n + s + m * p) * d))
@@ -239,7 +239,7 @@ pub fn cases() -> Vec<Case<GatherTable, SegmentSum>> {
         .collect()
 }
 
-pub fn rows_cases() -> Vec<Case<SegmentRows>> {
+pub fn rows_cases() -> Vec<Case> {
     SHAPES
         .into_iter()
         .filter(|([n, s, m, p, d, _], ..)| affordable((n + s + m * p) * d))
@@ -267,7 +267,7 @@ struct Fills {
 }
 
 impl Fills {
-    fn into<F: Op, B: Op>(self, case: Case<F, B>, of: &Sources, dy: Span<Act>) -> Case<F, B> {
+    fn into(self, case: Case, of: &Sources, dy: Span<Act>) -> Case {
         let case = case.values(dy, self.dy).values(of.g, self.g).ids(of.order, self.order).ids(of.key, self.key);
         if of.h.is_empty() { case } else { case.values(of.h, self.h) }
     }

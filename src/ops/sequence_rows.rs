@@ -198,7 +198,7 @@ fn ends(lengths: &[usize]) -> Vec<u32> {
     (0..=lengths.len()).map(|b| lengths[..b].iter().sum::<usize>() as u32).collect()
 }
 
-pub fn spread_cases() -> Vec<Case<SpreadFwd, SpreadBwd>> {
+pub fn spread_cases() -> Vec<Case> {
     shapes()
         .into_iter()
         .map(|(lengths, rest, d)| {
@@ -215,7 +215,7 @@ pub fn spread_cases() -> Vec<Case<SpreadFwd, SpreadBwd>> {
         .collect()
 }
 
-pub fn pool_cases() -> Vec<Case<PoolFwd, PoolBwd>> {
+pub fn pool_cases() -> Vec<Case> {
     shapes()
         .into_iter()
         .flat_map(|shape| [(shape.clone(), false), (shape, true)])

@@ -105,7 +105,7 @@ pub(super) fn sorted(ids: &[u32], v: usize) -> Vec<(u32, u32)> {
     all
 }
 
-pub fn cases() -> Vec<Case<SortIds>> {
+pub fn cases() -> Vec<Case> {
     let most = NO_ID as usize;
     [
         // Lengths of the lists, upper bound of ids, kind of ids.

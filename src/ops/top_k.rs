@@ -178,14 +178,14 @@ impl Shelf {
         }
     }
 
-    pub fn fill<F: Op>(self, case: Case<F>) -> Case<F> {
+    pub fn fill(self, case: Case) -> Case {
         let ([h, table, bias], [excluded, start]) = (self.values, self.lists);
         let case = case.values(self.h, h).values(self.table, table).values(self.bias, bias);
         case.ids(self.excluded, excluded).ids(self.excluded_start, start)
     }
 }
 
-pub fn cases() -> Vec<Case<TopK>> {
+pub fn cases() -> Vec<Case> {
     use Plant::*;
     [
         (0, 8, 5, 2, Whole),

@@ -140,7 +140,7 @@ impl Op for VerticalConvBwd {
     }
 }
 
-pub fn cases() -> Vec<Case<VerticalConvFwd, VerticalConvBwd>> {
+pub fn cases() -> Vec<Case> {
     // Many short sequences, a third of them empty: a tile's rows belong to dozens of sequences.
     let crumbs: Vec<usize> = (0..150).map(|s| [0, 1, 3, 0, 2, 1][s % 6]).collect();
     // (lengths, rows past the last sequence, D, L, F)

@@ -210,7 +210,7 @@ enum Numbers {
     LargeBias,
 }
 
-pub fn cases() -> Vec<Case<WindowConvFwd, WindowConvBwd>> {
+pub fn cases() -> Vec<Case> {
     use Numbers::{Equal, LargeBias, Random};
     // Many short sequences, a third of them empty: a tile's rows belong to dozens of sequences.
     let crumbs: Vec<usize> = (0..150).map(|s| [0, 1, 3, 0, 2, 1][s % 6]).collect();

@@ -69,7 +69,7 @@ pub struct Pending {
 }
 
 /// A model on a backend.
-pub struct Engine<B> {
+pub struct Engine<B = Box<dyn Backend>> {
     pub plan: Planner,
     pub backend: B,
     step_plan: StepPlan,
@@ -163,7 +163,7 @@ impl<B: Backend> Engine<B> {
 
     /// Dry run of the ops of a full batch: a step, the update of lagging rows, and encoding, ranking and
     /// rating.
-    fn ask<'b>(backend: &'b B, step_plan: &StepPlan, input: &Input) -> DryRun<'b, B> {
+    fn ask<'b>(backend: &'b dyn Backend, step_plan: &StepPlan, input: &Input) -> DryRun<'b> {
         let (c, mut dry_run) = (input.capacity, DryRun::new(backend));
         step_plan.step(&mut dry_run, &BatchShape { b: c.b, n: c.n, m: c.m, training: true });
         step_plan.settle(&mut dry_run);
@@ -261,7 +261,7 @@ impl<B: Backend> Engine<B> {
     /// Second part: launches the step. Returns the previous step, whose result has not been read.
     pub fn start(&mut self, Sent { shape, step, lr }: Sent) -> Option<Pending> {
         let step_plan = &self.step_plan;
-        self.backend.replay(shape.key(), |b| step_plan.step(b, &shape));
+        self.backend.replay(shape.key(), &mut |b| step_plan.step(b, &shape));
         let later = self.backend.read_later(self.step_plan.report);
         self.batches.swap(0, 1);
         self.pending.replace(Pending { step, lr, later })

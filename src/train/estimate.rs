@@ -4,12 +4,10 @@ use std::time::{Duration, Instant};
 
 use super::{engine::Engine, folder::RunConfig, loader::BatchLoader, side_tables::SideTables, step_plan::plan_step};
 use crate::{
-    backend::{self, Device, WithBackend},
+    backend::{self, Device},
     base::Result,
     data::{Dataset, split::Split},
     layers::DataSummary,
-    mem::Planner,
-    ops::Backend,
 };
 
 /// The estimated duration, in seconds.
@@ -46,37 +44,34 @@ pub fn estimate(
     threads: usize,
     budget: Duration,
 ) -> Result<Estimate> {
-    struct Steps<'a>(&'a RunConfig, &'a Dataset, &'a Split, Duration);
-    impl WithBackend for Steps<'_> {
-        type Out = Result<Estimate>;
-        fn call<B: Backend + 'static>(self, open: &dyn Fn(&Planner) -> Result<B>) -> Self::Out {
-            let Steps(config, data, split, budget) = self;
-            let s = &config.settings;
-            let summary = DataSummary { ratings: config.ratings.clone(), ..SideTables::data_summary(s, data)? };
-            let mut engine = Engine::<B>::new(s, summary, open)?;
-            let loader = BatchLoader::new(s, data, split)?;
-            let (began, mut step, mut timed) = (Instant::now(), 0u64, Duration::ZERO);
-            // The first step runs with cold caches, and a GPU records its graph in the third.
-            let warm = 3;
-            // Batches from all parts of the user list, because sequences differ in length.
-            let batches: Vec<&[u32]> = loader.users().chunks(s.batch).collect();
-            while step < warm + 2 || (began.elapsed() < budget && step < warm + batches.len() as u64) {
-                loader.fill(&mut engine, 1, batches[(step as usize * 7) % batches.len()])?;
-                step += 1;
-                let at = Instant::now();
-                engine.step(step, 0.0)?;
-                if step > warm {
-                    timed += at.elapsed();
-                }
-            }
-            let of_step = timed.as_secs_f64() / (step - warm) as f64;
-            let epochs = f64::from(s.epochs);
-            let validations = (epochs / f64::from(s.eval_every.max(1))).ceil();
-            let seconds = of_step * batches.len() as f64 * (epochs + validations / 3.0);
-            Ok(Estimate { step: of_step, seconds })
-        }
-    }
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
     let pool = pool.map_err(|e| crate::base::Error::internal(format!("no threads: {e}")))?;
-    pool.install(|| backend::with(device, config.settings.precision.on(device), Steps(config, data, split, budget)))
+    pool.install(|| steps(config, (data, split), device, budget))
+}
+
+fn steps(config: &RunConfig, (data, split): (&Dataset, &Split), device: Device, budget: Duration) -> Result<Estimate> {
+    let precision = config.settings.precision.on(device);
+    let s = &config.settings;
+    let summary = DataSummary { ratings: config.ratings.clone(), ..SideTables::data_summary(s, data)? };
+    let mut engine = Engine::new(s, summary, |plan| backend::open(device, precision, plan))?;
+    let loader = BatchLoader::new(s, data, split)?;
+    let (began, mut step, mut timed) = (Instant::now(), 0u64, Duration::ZERO);
+    // The first step runs with cold caches, and a GPU records its graph in the third.
+    let warm = 3;
+    // Batches from all parts of the user list, because sequences differ in length.
+    let batches: Vec<&[u32]> = loader.users().chunks(s.batch).collect();
+    while step < warm + 2 || (began.elapsed() < budget && step < warm + batches.len() as u64) {
+        loader.fill(&mut engine, 1, batches[(step as usize * 7) % batches.len()])?;
+        step += 1;
+        let at = Instant::now();
+        engine.step(step, 0.0)?;
+        if step > warm {
+            timed += at.elapsed();
+        }
+    }
+    let of_step = timed.as_secs_f64() / (step - warm) as f64;
+    let epochs = f64::from(s.epochs);
+    let validations = (epochs / f64::from(s.eval_every.max(1))).ceil();
+    let seconds = of_step * batches.len() as f64 * (epochs + validations / 3.0);
+    Ok(Estimate { step: of_step, seconds })
 }

@@ -21,7 +21,7 @@ use super::{
     transfer::{self, Base, Carried, Keys},
 };
 use crate::{
-    backend::{self, Device, WithBackend},
+    backend::{self, Device},
     base::{
         Error, Result,
         atomic::write_atomically,
@@ -33,8 +33,7 @@ use crate::{
     },
     eval::{Encoder, EvalOptions, RatingOptions, evaluate::evaluate_each, evaluate_ratings},
     layers::DataSummary,
-    mem::Planner,
-    ops::Backend,
+    ops::Open,
 };
 
 /// Progress reports of a run.
@@ -71,16 +70,9 @@ pub struct TrainJob<'a> {
 /// Settings that contradict each other, a checkpoint that does not fit, a loss that is not finite, or an I/O
 /// error.
 pub fn train(job: &TrainJob<'_>, observe: &mut dyn FnMut(TrainEvent)) -> Result<TrainState> {
-    struct OnBackend<'j, 'a>(&'j TrainJob<'a>, &'j mut dyn FnMut(TrainEvent));
-    impl WithBackend for OnBackend<'_, '_> {
-        type Out = Result<TrainState>;
-        fn call<B: Backend + 'static>(self, open: &dyn Fn(&Planner) -> Result<B>) -> Self::Out {
-            Loop::new(self.0, open)?.run(self.1)
-        }
-    }
     job.config.settings.check()?;
     let precision = job.config.settings.precision.on(job.device);
-    backend::with(job.device, precision, OnBackend(job, observe))
+    Loop::new(job, &|plan| backend::open(job.device, precision, plan))?.run(observe)
 }
 
 /// Checks that a run with these settings can be planned for these data, and that there are users to train on.
@@ -133,9 +125,9 @@ pub fn validate(
     Ok(Validated::Ranking { ndcg: at.ndcg, hit: at.hr })
 }
 
-struct Loop<'a, B> {
+struct Loop<'a> {
     job: &'a TrainJob<'a>,
-    engine: Engine<B>,
+    engine: Engine,
     loader: BatchLoader<'a>,
     /// Steps launched: at most one more than the steps counted in `state`.
     launched: u64,
@@ -151,8 +143,8 @@ struct Loop<'a, B> {
     interactions: u64,
 }
 
-impl<'a, B: Backend> Loop<'a, B> {
-    fn new(job: &'a TrainJob<'a>, open: &dyn Fn(&Planner) -> Result<B>) -> Result<Self> {
+impl<'a> Loop<'a> {
+    fn new(job: &'a TrainJob<'a>, open: Open<'_>) -> Result<Self> {
         let s = &job.config.settings;
         let counts: Vec<u64> = job.split.train_counts().iter().map(|c| *c as u64).collect();
         // Read from the run folder, not from the data: the side fields may have been imported again since.
@@ -160,7 +152,7 @@ impl<'a, B: Backend> Loop<'a, B> {
         let summary = side_tables.summary(counts)?;
         // Weights that a checkpoint overwrites need no random initialisation.
         let summary = DataSummary { ratings: job.config.ratings.clone(), ..summary };
-        let mut engine = if job.resume { Engine::<B>::blank(s, summary, open) } else { Engine::new(s, summary, open) }?;
+        let mut engine = if job.resume { Engine::blank(s, summary, open) } else { Engine::new(s, summary, open) }?;
         let vocabulary = side_tables.fingerprint(job.data.item_keys());
         let state = if job.resume {
             let Engine { plan, backend, .. } = &mut engine;

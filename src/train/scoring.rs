@@ -124,7 +124,7 @@ impl Scoring {
     }
 
     /// Runs the largest call of each op, for a backend that only computes memory needs.
-    pub fn largest<B: Backend>(&self, b: &mut B) {
+    pub fn largest(&self, b: &mut dyn Backend) {
         let Room { users, pairs, excluded } = self.room;
         b.run(&self.count(0..users, pairs, excluded));
         b.run(&self.pairs(0..users, pairs));
@@ -185,7 +185,7 @@ impl Scoring {
     }
 
     /// Reads the results of the last call for `n` pairs. Fails if a user has a score that is NaN or infinite.
-    fn read<B: Backend>(&self, b: &mut B, users: &Range<usize>, n: usize) -> Answer<(Vec<u32>, Vec<f32>)> {
+    fn read(&self, b: &mut dyn Backend, users: &Range<usize>, n: usize) -> Answer<(Vec<u32>, Vec<f32>)> {
         let (mut found, mut score, mut bad) = (vec![0; n], vec![0.0; n], vec![0; users.len()]);
         b.read_ids(self.found.first(n), &mut found);
         b.read(self.score.first(n).raw(), &mut score);
@@ -201,7 +201,7 @@ impl Scoring {
     ///
     /// # Errors
     /// As [`crate::eval::Encoder::rank`].
-    pub fn rank<B: Backend>(&self, b: &mut B, queries: &[Query]) -> Answer<Vec<Ranks>> {
+    pub fn rank(&self, b: &mut dyn Backend, queries: &[Query]) -> Answer<Vec<Ranks>> {
         let Room { users, pairs, excluded } = self.room;
         let mut ranks = Vec::with_capacity(queries.len());
         let lengths = queries.iter().map(|q| [q.targets.len(), q.excluded.len()]);
@@ -232,9 +232,9 @@ impl Scoring {
 
     /// Ranks targets with known scores among their queries' lists. `first` is the first query's row in the
     /// batch.
-    fn rank_among<B: Backend>(
+    fn rank_among(
         &self,
-        b: &mut B,
+        b: &mut dyn Backend,
         queries: &[Query],
         first: usize,
         targets: &[&[f32]],
@@ -267,7 +267,7 @@ impl Scoring {
     ///
     /// # Errors
     /// As [`crate::eval::Encoder::top_k`].
-    pub fn top_k<B: Backend>(&self, b: &mut B, queries: &[Query], k: usize) -> Answer<Vec<Vec<Scored>>> {
+    pub fn top_k(&self, b: &mut dyn Backend, queries: &[Query], k: usize) -> Answer<Vec<Vec<Scored>>> {
         let Room { users, pairs, excluded } = self.room;
         let refused = |why: String| {
             Fault::Failed(Error::user(why).hint("ask for fewer with --k; --device cpu may serve more than a GPU"))

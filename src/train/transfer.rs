@@ -31,7 +31,6 @@ use crate::{
     base::Result,
     data::{ItemFields, Vocab},
     mem::Param,
-    ops::Backend,
 };
 
 /// Reports how a parameter was initialised.
@@ -63,8 +62,8 @@ pub struct Keys<'a> {
 ///
 /// # Errors
 /// A tensor has another shape, or the base lacks a frozen parameter.
-pub fn carry<B: Backend>(
-    engine: &mut Engine<B>,
+pub fn carry(
+    engine: &mut Engine,
     base: &mut Base,
     origin: &Origin,
     keys: Keys<'_>,
@@ -100,8 +99,8 @@ pub fn carry<B: Backend>(
 }
 
 /// Copies one parameter. Returns the number of copied rows and how new columns start.
-fn take<B: Backend>(
-    engine: &mut Engine<B>,
+fn take(
+    engine: &mut Engine,
     base: &mut Base,
     origin: &Origin,
     keys: Keys<'_>,
@@ -148,7 +147,7 @@ fn take<B: Backend>(
 ///
 /// # Errors
 /// The base is missing, or is not the one that the patches were trained on.
-pub fn complete<B: Backend>(engine: &mut Engine<B>, origin: &Origin, keys: Keys<'_>) -> Result<()> {
+pub fn complete(engine: &mut Engine, origin: &Origin, keys: Keys<'_>) -> Result<()> {
     let mut base = open_origin(origin)?;
     carry(engine, &mut base, origin, keys, |p| p.frozen).map(|_| ())
 }

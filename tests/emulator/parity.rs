@@ -15,7 +15,7 @@ use mipgpu::{
     },
     base::Result,
     mem::{Planner, Precision},
-    ops::{self, Memory, Op, Run, case::Case},
+    ops::{self, Backend, Memory, Run, case::Case},
 };
 
 use crate::proofs::{Failures, wanted};
@@ -23,31 +23,23 @@ use crate::proofs::{Failures, wanted};
 /// The emulator's settings are global to the process: one op at a time.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-fn prove<F: Op, B: Op>(cases: Vec<Case<F, B>>)
-where
-    Simt: Run<F> + Run<B>,
-{
+fn boxed(backend: Simt) -> Result<Box<dyn Backend>> {
+    Ok(Box::new(backend))
+}
+
+fn prove(cases: Vec<Case>) {
     prove_with(cases, &emulated);
 }
 
-fn prove_with<F: Op, B: Op>(cases: Vec<Case<F, B>>, open: &dyn Fn(Precision, &Planner) -> Result<Simt>)
-where
-    Simt: Run<F> + Run<B>,
-{
+fn prove_with(cases: Vec<Case>, open: &dyn Fn(Precision, &Planner) -> Result<Simt>) {
     prove_in(&[Precision::F32, Precision::Bf16], cases, open);
 }
 
-fn prove_in<F: Op, B: Op>(
-    precisions: &[Precision],
-    cases: Vec<Case<F, B>>,
-    open: &dyn Fn(Precision, &Planner) -> Result<Simt>,
-) where
-    Simt: Run<F> + Run<B>,
-{
+fn prove_in(precisions: &[Precision], cases: Vec<Case>, open: &dyn Fn(Precision, &Planner) -> Result<Simt>) {
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(|e| e.into_inner());
     let mut failures = Failures::default();
     for &precision in precisions {
-        let open = |plan: &Planner| open(precision, plan);
+        let open = |plan: &Planner| boxed(open(precision, plan)?);
         for case in chosen(&cases) {
             failures.of(&format!("{precision:?}"), || {
                 emulate(Emulation::default()).unwrap();
@@ -59,8 +51,8 @@ fn prove_in<F: Op, B: Op>(
                     if ops::prove::fingerprint(case, &open).map_err(said)? != usual {
                         return Err(said(format!(
                             "{} and {} leave other bits in order {order}, copies {copies}",
-                            F::NAME,
-                            B::NAME
+                            case.fwd.name(),
+                            case.bwd.name()
                         )));
                     }
                 }
@@ -73,11 +65,11 @@ fn prove_in<F: Op, B: Op>(
 }
 
 /// The cases that `MIPGPU_ONLY` selects.
-fn chosen<F: Op, B: Op>(cases: &[Case<F, B>]) -> impl Iterator<Item = &Case<F, B>> {
-    cases.iter().filter(|case| wanted(&[&case.name, F::NAME, B::NAME]))
+fn chosen(cases: &[Case]) -> impl Iterator<Item = &Case> {
+    cases.iter().filter(|case| wanted(&[&case.name, case.fwd.name(), case.bwd.name()]))
 }
 
-fn names<F: Op, B: Op>(cases: Vec<Case<F, B>>) -> Vec<String> {
+fn names(cases: Vec<Case>) -> Vec<String> {
     cases.into_iter().map(|case| case.name).collect()
 }
 
@@ -90,8 +82,8 @@ macro_rules! ops {
         fn every_case_of_every_op_is_proved_on_the_emulator() {
             let mut here: BTreeSet<String> = BTreeSet::new();
             $(here.extend(names($cases));)*
-            let all = ops::boxed_cases();
-            let missing: Vec<&str> = all.iter().map(|case| case.name()).filter(|name| !here.contains(*name)).collect();
+            let all = ops::all_cases();
+            let missing: Vec<&str> = all.iter().map(|case| case.name.as_str()).filter(|name| !here.contains(*name)).collect();
             assert!(missing.is_empty(), "not proved on the emulator: {missing:?}");
             let run: BTreeSet<&str> = all.iter().flat_map(|case| case.ops()).collect();
             let unproved: Vec<_> = ops::names().iter().filter(|name| !run.contains(*name)).collect();
@@ -164,17 +156,14 @@ fn wgmma(precision: Precision, plan: &Planner) -> Result<Simt> {
     Ok(simt)
 }
 
-fn prove_variants<F: Op, B: Op>(cases: impl Fn() -> Vec<Case<F, B>>)
-where
-    Simt: Run<F> + Run<B>,
-{
+fn prove_variants(cases: impl Fn() -> Vec<Case>) {
     prove_in(&[Precision::Bf16], cases(), &wgmma);
     // The same products, summed in the same order: detects differences within the reference's tolerance.
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(|e| e.into_inner());
     let mut failures = Failures::default();
     for case in chosen(&cases()) {
         failures.of(&format!("case '{}'", case.name), || {
-            let bits = |open: &dyn Fn(&Planner) -> Result<Simt>| ops::prove::fingerprint(case, open);
+            let bits = |open: &dyn Fn(&Planner) -> Result<Simt>| ops::prove::fingerprint(case, &|p| boxed(open(p)?));
             let (variant, portable) = (bits(&|p| wgmma(Precision::Bf16, p))?, bits(&|p| emulated(Precision::Bf16, p))?);
             if variant == portable { Ok(()) } else { Err("other bits than without wgmma".into()) }
         });

@@ -106,7 +106,7 @@ impl<B: Memory> Memory for Spy<B> {
     mipgpu::forward_memory!(self => self.inner);
 }
 
-mipgpu::at_once!(Spy<B>, for B: Memory);
+mipgpu::at_once!(Spy<B>, for B: mipgpu::ops::Backend);
 
 /// Training interactions of each item, all different, so that ranks have no ties.
 fn counts() -> Vec<u64> {

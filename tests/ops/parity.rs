@@ -5,18 +5,18 @@ use mipgpu::{
     backend::{Cpu, Reference, cpu::simd::Isa},
     mem::Precision,
     ops::{
-        Access, AnyCase, Backend, Memory, Op, Run, boxed_cases,
+        Access, Backend, Memory, all_cases,
         case::{Case, Fill},
-        cross_entropy, dilated_conv, linear, sampled_softmax,
+        cross_entropy, dilated_conv, linear, prove, sampled_softmax,
     },
 };
 
 use crate::proofs::{Failures, wanted};
 
 /// Whether `MIPGPU_ONLY` leaves a case in.
-fn chosen<K>(case: &dyn AnyCase<K>) -> bool {
+fn chosen(case: &Case) -> bool {
     let [forward, backward] = case.ops();
-    wanted(&[case.name(), forward, backward])
+    wanted(&[&case.name, forward, backward])
 }
 
 fn boxed(backend: impl Backend + 'static) -> Box<dyn Backend> {
@@ -26,8 +26,8 @@ fn boxed(backend: impl Backend + 'static) -> Box<dyn Backend> {
 #[test]
 fn the_harness_accepts_the_naive_loops() {
     let mut failures = Failures::default();
-    for case in boxed_cases().iter().filter(|case| chosen(&***case)) {
-        failures.of("f32 loops", || case.parity(&|plan| Ok(boxed(Reference::<f32>::new(plan)))).map(|_| ()));
+    for case in all_cases().iter().filter(|case| chosen(case)) {
+        failures.of("f32 loops", || prove::parity(case, &|plan| Ok(boxed(Reference::<f32>::new(plan)))).map(|_| ()));
     }
     failures.report();
 }
@@ -35,10 +35,11 @@ fn the_harness_accepts_the_naive_loops() {
 #[test]
 fn the_cpu_backend_agrees_with_the_reference() {
     let mut failures = Failures::default();
-    for case in boxed_cases().iter().filter(|case| chosen(&***case)) {
+    for case in all_cases().iter().filter(|case| chosen(case)) {
         for products in [Precision::F32, Precision::Bf16] {
-            failures
-                .of(&format!("{products:?}"), || case.parity(&|plan| Ok(boxed(Cpu::with(plan, products)))).map(|_| ()));
+            failures.of(&format!("{products:?}"), || {
+                prove::parity(case, &|plan| Ok(boxed(Cpu::with(plan, products)))).map(|_| ())
+            });
         }
     }
     failures.report();
@@ -46,10 +47,7 @@ fn the_cpu_backend_agrees_with_the_reference() {
 }
 
 /// Runs the forward passes in both kinds of products, from inputs that bf16 holds exactly.
-fn the_same_in_both<F: Op, B: Op>(cases: Vec<Case<F, B>>)
-where
-    Cpu: Run<F>,
-{
+fn the_same_in_both(cases: Vec<Case>) {
     for case in cases {
         let outcome = |products| {
             let mut cpu = Cpu::with(&case.plan, products);
@@ -59,9 +57,9 @@ where
                     cpu.write_ids(case.plan.index_span(*span), ids);
                 }
             }
-            cpu.run(&case.fwd);
+            case.fwd.run_on(&mut cpu);
             let mut all = Vec::new();
-            case.fwd.uses(&mut |access, span| {
+            case.fwd.visit(&mut |access, span| {
                 if access == Access::Write {
                     let mut values = vec![0.0; span.len()];
                     cpu.read(span, &mut values);
@@ -125,9 +123,9 @@ fn every_op_of_the_list_is_run_by_a_case() {
     }
     mipgpu::at_once!(Recorder);
     let ran = Ran::default();
-    for case in boxed_cases().iter().filter(|case| chosen(&***case)) {
+    for case in all_cases().iter().filter(|case| chosen(case)) {
         let ran = ran.clone();
-        case.parity(&move |plan| Ok(boxed(Recorder { inner: Cpu::new(plan), ran: ran.clone() }))).unwrap();
+        prove::parity(case, &move |plan| Ok(boxed(Recorder { inner: Cpu::new(plan), ran: ran.clone() }))).unwrap();
     }
     let missing: Vec<_> = names().iter().filter(|name| wanted(&[name]) && !ran.borrow().contains(*name)).collect();
     assert!(missing.is_empty(), "no case runs {missing:?}");

@@ -8,8 +8,9 @@ use mipgpu::{
     base::{Error, Result, error::ErrorKind},
     mem::{Planner, Precision},
     ops::{
-        AnyCase, Backend, Dst, LayerNormFwd, LinearBwd, LinearFwd, Memory, Run, boxed_cases,
-        misuse::{Misuse, Tried},
+        Backend, Dst, LayerNormFwd, LinearBwd, LinearFwd, Memory, Run, all_cases,
+        case::Case,
+        misuse::{self, Misuse, Tried},
     },
 };
 
@@ -22,11 +23,11 @@ const BY_ID: [(&str, usize); 3] = [("gather_sequences", 1), ("sampled_softmax_bw
 fn every_check_covers_every_span() {
     // By op and span, whether a span one element too short was ever rejected.
     let mut short: BTreeMap<(&str, usize), bool> = BTreeMap::new();
-    for case in boxed_cases() {
-        for Tried { op, misuse, refused, .. } in case.misuses() {
+    for case in all_cases() {
+        for Tried { op, misuse, refused, .. } in misuse::tried(&case) {
             match misuse {
                 Misuse::Short(i) => *short.entry((op, i)).or_default() |= refused,
-                Misuse::Onto(..) => assert!(refused, "{}: {misuse:?} passes", case.name()),
+                Misuse::Onto(..) => assert!(refused, "{}: {misuse:?} passes", case.name),
             }
         }
     }
@@ -37,20 +38,21 @@ fn every_check_covers_every_span() {
 
 /// One case of each op suffices, a small one that can be misused in most ways: all memory is compared each time.
 fn refuses<B: Backend + 'static>(what: &str, open: &dyn Fn(&Planner) -> Result<B>) {
-    type Boxed = Box<dyn AnyCase<Box<dyn Backend>>>;
     let open = &|plan: &Planner| open(plan).map(|b| Box::new(b) as Box<dyn Backend>);
-    let ways = |case: &Boxed| case.misuses().iter().filter(|tried| tried.refused).count();
-    let mut chosen: BTreeMap<&str, Boxed> = BTreeMap::new();
-    for case in boxed_cases() {
-        let Some(op) = case.misuses().iter().map(|tried| tried.op).next() else { continue };
-        let rank = |case: &Boxed| (ways(case), std::cmp::Reverse(case.elements()));
+    let ways = |case: &Case| misuse::tried(case).iter().filter(|tried| tried.refused).count();
+    let mut chosen: BTreeMap<&str, Case> = BTreeMap::new();
+    for case in all_cases() {
+        let Some(op) = misuse::tried(&case).iter().map(|tried| tried.op).next() else { continue };
+        let rank = |case: &Case| (ways(case), std::cmp::Reverse(case.elements()));
         if chosen.get(op).is_none_or(|old| rank(&case) > rank(old)) {
             chosen.insert(op, case);
         }
     }
     let expected: usize = chosen.values().map(ways).sum();
-    let refused: usize =
-        chosen.values().map(|case| case.refused(open).unwrap_or_else(|e| panic!("{what}: {}: {e}", case.name()))).sum();
+    let refused: usize = chosen
+        .values()
+        .map(|case| misuse::refused(case, open).unwrap_or_else(|e| panic!("{what}: {}: {e}", case.name)))
+        .sum();
     assert_eq!(refused, expected, "{what}");
     assert!(refused > 290, "{what}: {refused} ops were refused");
 }

@@ -66,7 +66,7 @@ use half::bf16;
 use crate::{
     base::{Error, Result},
     mem::{Arena, Dst, Element, F32, Owners, Planner, Precision, RawSpan, Span, U32},
-    ops::{Clock, Invalid, Later, Mark, Memory, NoOp, Phase, Run, Schedule, Valid},
+    ops::{Backend, Clock, Invalid, Later, Mark, Memory, NoOp, Phase, Run, Schedule, Valid},
 };
 use driver::{Driver, Loaded, words};
 use gemm::Gemm;
@@ -289,7 +289,7 @@ impl Simt {
     }
 
     /// Records the launches of `body`.
-    fn record(&mut self, body: impl FnOnce(&mut Self)) -> std::result::Result<Option<Stretch>, DriverError> {
+    fn record(&mut self, body: &mut dyn FnMut(&mut dyn Backend)) -> std::result::Result<Option<Stretch>, DriverError> {
         self.stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)?;
         self.recording = Some(Vec::new());
         body(self);
@@ -635,7 +635,7 @@ impl Schedule for Simt {
         true
     }
 
-    fn replay(&mut self, key: u64, body: impl FnOnce(&mut Self)) {
+    fn replay(&mut self, key: u64, body: &mut dyn FnMut(&mut dyn Backend)) {
         if !self.replays || self.failed() {
             return body(self);
         }

@@ -26,16 +26,15 @@ use serde::Serialize;
 
 use super::{
     ceilings::{self, Ceilings},
-    clock::Repeats,
     roof::Bound,
 };
 use crate::{
-    backend::{self, Device, WithBackend, inventory, nvtx},
+    backend::{self, Device, inventory, nvtx},
     base::{Error, Result},
     data::{Dataset, split::Split},
     layers::DataSummary,
-    mem::{Planner, Precision},
-    ops::{Backend, Phase},
+    mem::Precision,
+    ops::{Open, Phase},
     train::{MemoryPlan, RunConfig, Settings, SideTables},
 };
 pub use trace::{TraceEvent, Track};
@@ -248,18 +247,12 @@ pub enum Stage {
 /// # Errors
 /// As a run; or there are no steps.
 pub fn profile(job: &ProfileJob<'_>, tell: &mut dyn FnMut(Stage)) -> Result<Profile> {
-    struct On<'j, 'a>(&'j ProfileJob<'a>, &'j mut dyn FnMut(Stage));
-    impl WithBackend for On<'_, '_> {
-        type Out = Result<Profile>;
-        fn call<B: Backend + 'static>(self, open: &dyn Fn(&Planner) -> Result<B>) -> Self::Out {
-            both(self.0, self.1, open)
-        }
-    }
     if job.steps == 0 {
         return Err(Error::user("there are 0 steps to profile").hint("set --steps to at least 1"));
     }
     job.config.settings.check()?;
-    backend::with(job.device, job.config.settings.precision.on(job.device), On(job, tell))
+    let precision = job.config.settings.precision.on(job.device);
+    both(job, tell, &|plan| backend::open(job.device, precision, plan))
 }
 
 /// Returns what a memory plan needs to know of the data.
@@ -269,21 +262,16 @@ fn data_summary(job: &ProfileJob<'_>) -> Result<DataSummary> {
     Ok(DataSummary { counts, ratings: job.config.ratings.clone(), ..known })
 }
 
-fn both<B: Backend + 'static>(
-    job: &ProfileJob<'_>,
-    tell: &mut dyn FnMut(Stage),
-    open: &dyn Fn(&Planner) -> Result<B>,
-) -> Result<Profile> {
+fn both(job: &ProfileJob<'_>, tell: &mut dyn FnMut(Stage), open: Open<'_>) -> Result<Profile> {
     tell(Stage::Whole);
     // Read before this program's own work raises it.
     let load_average = inventory::load();
     let whole = whole::steps(job, tell, open)?;
     let peak_process_bytes = peak_process_bytes();
     tell(Stage::OpByOp);
-    let open = |plan: &Planner| Ok(Box::new(open(plan)?) as Box<dyn Repeats>);
-    let parts = parts::steps(job, &open)?;
+    let parts = parts::steps(job, open)?;
     tell(Stage::Ceilings);
-    let ceilings = ceilings::measure(&open)?;
+    let ceilings = ceilings::measure(open)?;
     let sums = sum::sums(&parts, whole.precision, &ceilings);
     let (processor, device) = (inventory::processor(), backend::choose(job.device).0);
     let device = inventory::card(device).map_or(device.to_string(), |card| format!("{device} ({card})"));

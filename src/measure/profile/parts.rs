@@ -9,8 +9,8 @@ use super::{
 use crate::{
     backend::wrap::{Call, Timed},
     base::Result,
-    measure::clock::Repeats,
     mem::{Planner, Precision},
+    ops::Open,
     train::{BatchLoader, Engine},
 };
 
@@ -27,7 +27,7 @@ pub(super) struct StepTimings {
     pub steps: Vec<Step>,
 }
 
-pub(super) fn steps(job: &ProfileJob<'_>, open: &dyn Fn(&Planner) -> Result<Box<dyn Repeats>>) -> Result<StepTimings> {
+pub(super) fn steps(job: &ProfileJob<'_>, open: Open<'_>) -> Result<StepTimings> {
     let s = &job.config.settings;
     let mut engine = Engine::new(s, data_summary(job)?, |plan| Ok(Timed::new(open(plan)?)))?;
     let mut loader = BatchLoader::new(s, job.data, job.split)?;

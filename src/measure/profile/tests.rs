@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     backend::wrap::Call,
-    mem::RawSpan,
+    mem::{Planner, RawSpan},
     ops::{Cost, Mark},
     page::sound::{faults, says_nan},
 };

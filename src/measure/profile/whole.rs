@@ -8,8 +8,8 @@ use crate::{
     base::{Error, Result},
     data::split::HeldOut,
     eval::Encoder,
-    mem::{Planner, Precision},
-    ops::{Backend, MARKS, Mark},
+    mem::Precision,
+    ops::{Backend, MARKS, Mark, Open},
     train::{BatchLoader, Engine, MemoryPlan, run::validate},
 };
 
@@ -46,13 +46,9 @@ const PARTS: [&str; 5] = ["load batch", "upload", "launch", "wait", "between"];
 /// Each step has two marks, and a backend keeps at most [`MARKS`].
 const TOGETHER: usize = MARKS / 4;
 
-pub(super) fn steps<B: Backend>(
-    job: &ProfileJob<'_>,
-    tell: &mut dyn FnMut(Stage),
-    open: &dyn Fn(&Planner) -> Result<B>,
-) -> Result<Found> {
+pub(super) fn steps(job: &ProfileJob<'_>, tell: &mut dyn FnMut(Stage), open: Open<'_>) -> Result<Found> {
     let s = &job.config.settings;
-    let mut engine = Engine::<B>::new(s, data_summary(job)?, open)?;
+    let mut engine = Engine::new(s, data_summary(job)?, open)?;
     let mut loader = BatchLoader::new(s, job.data, job.split)?;
     loader.hold(&mut engine)?;
     let schedule = loader.schedule(s);

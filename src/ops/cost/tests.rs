@@ -10,8 +10,8 @@ use std::{
 
 use super::*;
 use crate::{
-    mem::{HostArenas, Mode, Planner, RawSpan, Scalar, U32},
-    ops::{dilated_conv::Taps, dropout::Dropout, *},
+    mem::{HostArenas, Mode, Planner, RawSpan, Scalar},
+    ops::{any_op::Arithmetic, dilated_conv::Taps, dropout::Dropout, *},
 };
 
 thread_local! {
@@ -25,7 +25,7 @@ fn done(flop: f64, exps: f64) {
 
 /// f64 that counts its operations.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Counted(f64);
+pub struct Counted(f64);
 
 macro_rules! counted {
     ($($trait:ident $function:ident),*) => { $(
@@ -117,87 +117,45 @@ pub struct Price {
     pub done: [f64; 2],
 }
 
-fn price<O: Op>(op: &O, wanted: Wanted, done: [f64; 2]) -> Price {
+fn price(op: &dyn AnyOp, wanted: Wanted, done: [f64; 2]) -> Price {
     let mut spans = Vec::new();
-    op.uses(&mut |access, span| spans.push((access, span)));
-    Price { op: O::NAME, wanted, cost: op.cost(), spans, done }
+    op.visit(&mut |access, span| spans.push((access, span)));
+    Price { op: op.name(), wanted, cost: op.price(), spans, done }
 }
 
 /// Returns the calls of a case: forward, then backward in all combinations of gradient modes.
-pub fn prices<F: Op, B: Op>(case: &case::Case<F, B>) -> Vec<Price> {
+fn prices(case: &case::Case) -> Vec<Price> {
     let mut memory = case.host::<Counted>(1.0, &case.inputs_f32(Precision::F32));
     let mut count = |run: &dyn Fn(&mut HostArenas<Counted>)| {
         DONE.set([0.0; 2]);
         run(&mut memory);
         DONE.get()
     };
-    let forward = count(&|m| prove::reference(&case.fwd, m));
-    let backward = count(&|m| prove::reference(&case.bwd, m));
+    let forward = count(&|m| case.fwd.compute(Counted::memory(m)));
+    let backward = count(&|m| case.bwd.compute(Counted::memory(m)));
     let mut gradients = 0;
-    case.bwd.with_modes(&mut |i| {
+    case.bwd.in_modes(&mut |i| {
         gradients = i + 1;
         Mode::Write
     });
     let each = (0..gradients).flat_map(|i| [Mode::Skip, Mode::Accumulate].map(|mode| Wanted::But(i, mode)));
     let ways = [Wanted::Written, Wanted::None, Wanted::Added].into_iter().chain(each);
     let backward = ways.map(|wanted| {
-        let op = case.bwd.with_modes(&mut |i| match wanted {
+        let op = case.bwd.in_modes(&mut |i| match wanted {
             Wanted::None => Mode::Skip,
             Wanted::Added => Mode::Accumulate,
             Wanted::But(at, mode) if at == i => mode,
             _ => Mode::Write,
         });
-        price(&op, wanted, backward)
+        price(&*op, wanted, backward)
     });
-    [price(&case.fwd, Wanted::Written, forward)].into_iter().chain(backward).collect()
+    [price(&*case.fwd, Wanted::Written, forward)].into_iter().chain(backward).collect()
 }
-
-/// A backend for cases that are not run.
-struct Nobody;
-
-impl<O: Op> Run<O> for Nobody {
-    fn execute(&mut self, _: &Valid<'_, O>) {}
-}
-
-impl Memory for Nobody {
-    fn precision(&self) -> Precision {
-        Precision::F32
-    }
-    fn products(&self) -> Precision {
-        Precision::F32
-    }
-    fn refuse(&mut self, _: &Invalid) {}
-    fn failed(&self) -> bool {
-        false
-    }
-    fn write(&mut self, _: RawSpan, _: &[f32]) {}
-    fn read(&mut self, _: RawSpan, _: &mut [f32]) {}
-    fn write_ids(&mut self, _: Span<U32>, _: &[u32]) {}
-    fn read_ids(&mut self, _: Span<U32>, _: &mut [u32]) {}
-    fn bytes(&self, plan: &Planner) -> usize {
-        plan.bytes()
-    }
-    fn reserve(&mut self, _: usize) -> crate::base::Result<()> {
-        Ok(())
-    }
-    fn scratch_taken(&mut self) -> usize {
-        0
-    }
-    fn sync(&mut self) -> crate::base::Result<()> {
-        Ok(())
-    }
-    fn resident(&mut self, _: usize) -> Option<Span<U32>> {
-        None
-    }
-}
-
-crate::at_once!(Nobody);
 
 /// Returns the costs of all cases, by name.
 fn all_prices() -> &'static [(String, Vec<Price>)] {
-    static ALL: LazyLock<Vec<(String, Vec<Price>)>> = LazyLock::new(|| {
-        all_cases::<Nobody>().into_iter().map(|case| (case.name().to_string(), case.prices())).collect()
-    });
+    static ALL: LazyLock<Vec<(String, Vec<Price>)>> =
+        LazyLock::new(|| all_cases().into_iter().map(|case| (case.name.clone(), prices(&case))).collect());
     &ALL
 }
 

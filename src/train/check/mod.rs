@@ -12,10 +12,10 @@ mod variants;
 use rayon::prelude::*;
 
 use crate::{
-    backend::{self, Device, WithBackend},
+    backend::{self, Device},
     base::Result,
     mem::{Numerics, Planner, Precision},
-    ops::{self, AnyCase, Backend},
+    ops::{self, case::Case, prove},
 };
 use steps::{Expected, step, values};
 
@@ -64,27 +64,6 @@ impl Selection<'static> {
     pub const ALL: Self = Selection { name: "", elements: usize::MAX, seeds: 1 };
 }
 
-/// Opens a device for one plan.
-struct Open<'a>(&'a Planner);
-
-impl WithBackend for Open<'_> {
-    type Out = Result<Box<dyn Backend>>;
-    fn call<B: Backend + 'static>(self, open: &dyn Fn(&Planner) -> Result<B>) -> Self::Out {
-        // Boxed, so that the checks of all ops are compiled once and not for each backend.
-        Ok(Box::new(open(self.0)?))
-    }
-}
-
-/// One step on a device.
-struct OneStep<'a>(&'a Settings, u64);
-
-impl WithBackend for OneStep<'_> {
-    type Out = Result<steps::Step<f64>>;
-    fn call<B: Backend + 'static>(self, open: &dyn Fn(&Planner) -> Result<B>) -> Self::Out {
-        step(self.0, self.1, open, values)
-    }
-}
-
 /// Checks `device` in the given precisions. Rows are reported as soon as they are complete.
 ///
 /// # Errors
@@ -108,29 +87,27 @@ fn ahead() -> usize {
     4 * rayon::current_num_threads()
 }
 
-type OpCase = Box<dyn AnyCase<Box<dyn Backend>>>;
-
 fn prove_ops(
     device: Device,
     precisions: &[Precision],
     only: Selection<'_>,
     observe: &mut dyn FnMut(CheckRow),
 ) -> Result<()> {
-    let op = |case: &OpCase| case.name().split(' ').next().unwrap_or_default().to_string();
-    let mut cases: Vec<OpCase> = ops::boxed_cases();
+    let op = |case: &Case| case.name.split(' ').next().unwrap_or_default().to_string();
+    let mut cases = ops::all_cases();
     cases.retain(|case| op(case).contains(only.name) && case.elements() <= only.elements);
     // One backend per precision for all cases, with enough memory for each of them.
     let mut plan = Planner::new();
-    cases.iter().for_each(|case| plan.cover(case.plan()));
-    let open = |precision: &Precision| backend::with(device, *precision, Open(&plan));
+    cases.iter().for_each(|case| plan.cover(&case.plan));
+    let open = |precision: &Precision| backend::open(device, *precision, &plan);
     let mut devices = precisions.iter().map(open).collect::<Result<Vec<_>>>()?;
     let kinds: Vec<Numerics> = devices.iter().map(Numerics::of).collect();
     let mut rows: Vec<Vec<CheckRow>> = Vec::new();
     for seed in 0..only.seeds {
-        cases.iter_mut().for_each(|case| case.reseed(seed));
+        cases.iter_mut().for_each(|case| case.seed = seed);
         let mut at = 0;
         for part in cases.chunks(ahead()) {
-            let expected: Vec<_> = part.par_iter().map(|case| case.expected(&kinds)).collect();
+            let expected: Vec<_> = part.par_iter().map(|case| prove::expected(case, &kinds)).collect();
             for (case, expected) in part.iter().zip(&expected) {
                 let name = op(case);
                 if rows.get(at).is_some_and(|row| row[0].what != name) {
@@ -143,7 +120,7 @@ fn prove_ops(
                     rows.push(precisions.iter().map(|p| CheckRow::new(&name, *p)).collect());
                 }
                 for (i, expected) in expected.iter().enumerate() {
-                    match case.parity_on(expected, &mut devices[i]) {
+                    match prove::parity_on(case, expected, &mut *devices[i]) {
                         Ok(p) => rows[at][i].add((p.forward, p.backward), None),
                         Err(e) => {
                             rows[at][i].add((0.0, 0.0), Some(e));
@@ -172,7 +149,7 @@ fn prove_steps(
     only: Selection<'_>,
     observe: &mut dyn FnMut(CheckRow),
 ) -> Result<()> {
-    let open = |precision: &Precision| Ok(Numerics::of(&backend::with(device, *precision, Open(&Planner::new()))?));
+    let open = |precision: &Precision| Ok(Numerics::of(&backend::open(device, *precision, &Planner::new())?));
     let kinds = precisions.iter().map(open).collect::<Result<Vec<_>>>()?;
     let mut chosen = variants::variants();
     chosen.retain(|(what, _)| what.contains(only.name));
@@ -183,7 +160,7 @@ fn prove_steps(
             let expected = part.par_iter().map(|(_, s)| Expected::of(s, seed, &kinds)).collect::<Result<Vec<_>>>()?;
             for (((_, s), expected), rows) in part.iter().zip(&expected).zip(&mut rows) {
                 for (row, kind) in rows.iter_mut().zip(&kinds) {
-                    let got = backend::with(device, row.precision, OneStep(s, expected.seed))?;
+                    let got = step(s, expected.seed, &|plan| backend::open(device, row.precision, plan), values)?;
                     let (worst, fault) = expected.compare(&got, *kind);
                     row.add(worst, fault.map(|f| if seed == 0 { f } else { format!("seed {seed}: {f}") }));
                 }

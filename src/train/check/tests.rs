@@ -11,6 +11,11 @@ use crate::{
     mem::Precision::{Bf16, F32},
 };
 
+/// Runs one step on the CPU.
+fn on_cpu(s: &Settings, seed: u64, products: Precision) -> Step<f64> {
+    step(s, seed, &|plan| backend::open(Device::Cpu, products, plan), values).unwrap()
+}
+
 /// Adds an error of this size to one gradient.
 fn planted(step: &Step<f64>, gradient: usize, error: f64) -> Step<f64> {
     let mut step = step.clone();
@@ -62,7 +67,7 @@ fn budgets_are_small_shares_of_the_gradients() {
             .par_iter()
             .flat_map_iter(|(what, s)| {
                 let expected = Expected::of(s, 0, &[kind]).unwrap();
-                let got = backend::with(Device::Cpu, products, OneStep(s, expected.seed)).unwrap();
+                let got = on_cpu(s, expected.seed, products);
                 let budgets = expected.budgets(kind).1;
                 let norm = |g: &[f64]| g.iter().map(|x| x * x).sum::<f64>().sqrt();
                 let there = (0..got.gradients.len()).filter(|i| norm(&got.gradients[*i]) > 0.0);
@@ -84,7 +89,7 @@ fn hold(what: &str, s: &Settings, seed: u64) {
     for kind in kinds {
         let products = kind.products;
         let what = format!("{what}, {products:?}, seed {seed}");
-        let got = backend::with(Device::Cpu, products, OneStep(s, expected.seed)).unwrap();
+        let got = on_cpu(s, expected.seed, products);
         assert_eq!(expected.compare(&got, kind).1, None, "{what}");
         let (loss, gradients) = expected.budgets(kind);
         let off = Step { loss: got.loss + 4.0 * loss, ..got.clone() };

@@ -33,7 +33,7 @@ use serde::Serialize;
 
 use super::engine::draw_weights;
 use crate::{
-    backend::{self, Device, Precision, WithBackend, wrap::DryRun},
+    backend::{self, Device, Precision, wrap::DryRun},
     base::{
         Error, Result,
         rng::{Purpose, Stream},
@@ -91,7 +91,7 @@ impl ClickSettings {
 }
 
 /// A head and its state on a backend.
-pub struct Learner<B> {
+pub struct Learner<B = Box<dyn Backend>> {
     pub plan: Planner,
     pub backend: B,
     pub head: ClickHead,
@@ -145,7 +145,7 @@ impl<B: Backend> Learner<B> {
         let bias = |beta: f32| (1.0 / (1.0 - (beta as f64).powf(self.step as f64))) as f32;
         self.backend.write(self.head.hyper.raw(), &[self.settings.lr, bias(ClickHead::BETA1), bias(ClickHead::BETA2)]);
         let head = &self.head;
-        self.backend.replay((m as u64) << 1 | 1, |b| head.step(b, m));
+        self.backend.replay((m as u64) << 1 | 1, &mut |b| head.step(b, m));
         let later = self.backend.read_later(self.head.report);
         let before = self.pending.replace(later);
         before.map(|later| self.checked_loss(later, self.step - 1)).transpose()
@@ -183,7 +183,7 @@ impl<B: Backend> Learner<B> {
         let m = out.len();
         self.backend.write(self.head.x.first(x.len()).raw(), x);
         let head = &self.head;
-        self.backend.replay((m as u64) << 1, |b| head.forward(b, m));
+        self.backend.replay((m as u64) << 1, &mut |b| head.forward(b, m));
         self.backend.read(self.head.z.first(m).raw(), out);
     }
 
@@ -246,21 +246,14 @@ pub fn fit(
     data: ClickData<'_>,
     observe: &mut dyn FnMut(&ClickEpoch) -> Result<()>,
 ) -> Result<Fitted> {
-    struct OnBackend<'a, 'o>(&'a ClickSettings, ClickData<'a>, &'o mut dyn FnMut(&ClickEpoch) -> Result<()>);
-    impl WithBackend for OnBackend<'_, '_> {
-        type Out = Result<Fitted>;
-        fn call<B: Backend + 'static>(self, open: &dyn Fn(&Planner) -> Result<B>) -> Self::Out {
-            let share = self.1.impressions.clicks_among(self.1.train) as f64 / self.1.train.len().max(1) as f64;
-            let learner = Learner::<B>::new(self.0, self.1.inputs.width(), log_odds(share) as f32, open)?;
-            run(learner, self.1, self.2)
-        }
-    }
     settings.check()?;
-    backend::with(device, Precision::F32, OnBackend(settings, data, observe))
+    let share = data.impressions.clicks_among(data.train) as f64 / data.train.len().max(1) as f64;
+    let open = |plan: &Planner| backend::open(device, Precision::F32, plan);
+    run(Learner::new(settings, data.inputs.width(), log_odds(share) as f32, open)?, data, observe)
 }
 
-fn run<B: Backend>(
-    mut learner: Learner<B>,
+fn run(
+    mut learner: Learner,
     data: ClickData<'_>,
     observe: &mut dyn FnMut(&ClickEpoch) -> Result<()>,
 ) -> Result<Fitted> {
@@ -298,7 +291,7 @@ fn run<B: Backend>(
 }
 
 /// Runs one pass over the training rows in a random order and returns the mean loss.
-fn one_epoch<B: Backend>(learner: &mut Learner<B>, data: ClickData<'_>, order: &mut [u32], epoch: u32) -> Result<f64> {
+fn one_epoch(learner: &mut Learner, data: ClickData<'_>, order: &mut [u32], epoch: u32) -> Result<f64> {
     // Shuffle from the order of the data, so that the order of an epoch depends on the seed and the epoch only.
     order.copy_from_slice(data.train);
     Stream::new(learner.settings.seed, Purpose::Shuffle, epoch).shuffle(order);
@@ -321,7 +314,7 @@ fn one_epoch<B: Backend>(learner: &mut Learner<B>, data: ClickData<'_>, order: &
 }
 
 /// Computes the logits of the given rows.
-fn predict<B: Backend>(learner: &mut Learner<B>, data: ClickData<'_>, rows: &[u32]) -> Result<Vec<f64>> {
+fn predict(learner: &mut Learner, data: ClickData<'_>, rows: &[u32]) -> Result<Vec<f64>> {
     let (batch, width) = (learner.settings.batch, data.inputs.width());
     let (mut x, mut z) = (vec![0.0; batch.min(rows.len()) * width], vec![0.0; batch.min(rows.len())]);
     let mut all = Vec::with_capacity(rows.len());
