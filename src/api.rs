@@ -1,4 +1,4 @@
-//! The library in a few types, over the same code as the commands.
+//! The public types of the library. They run the same code as the commands.
 
 use std::{
     path::{Path, PathBuf},
@@ -26,7 +26,7 @@ use crate::{
     },
 };
 
-/// A training from scratch: settings, split, device.
+/// A training run from random weights: its settings, its split and its device.
 #[derive(Clone, Debug, Default)]
 pub struct Training {
     settings: Settings,
@@ -37,27 +37,29 @@ pub struct Training {
     stop: Arc<AtomicBool>,
 }
 
-/// What a training has made.
+/// The result of [`Training::run`].
 #[derive(Debug)]
 pub struct TrainedRun {
     /// The run folder.
     pub folder: PathBuf,
-    /// The learning curve, and where the run ended.
+    /// The learning curve and the last epoch.
     pub state: TrainState,
-    /// The best weights on the test part, with baselines.
+    /// The evaluation of the best weights on the test part, with baselines.
     pub evaluation: Evaluation,
 }
 
 impl Training {
-    /// The default settings.
+    /// Creates a training with the default settings.
     pub fn new() -> Training {
         Training::default()
     }
 
-    /// Sets one setting by its name, which is the flag's of `mipgpu train` without its dashes: `"lr"`, `"mask-last"`, `"model"`.
+    /// Sets one setting. Settings have the names of the flags of `mipgpu train`, without the dashes: `"lr"`,
+    /// `"mask-last"`, `"model"`.
     ///
     /// # Errors
-    /// No such setting, with the nearest name; a value of another type. Ranges are checked by [`Training::run`].
+    /// There is no such setting (the hint names the most similar one), or the value has another type.
+    /// [`Training::run`] checks ranges.
     pub fn set(mut self, name: &str, value: impl Into<Value>) -> Result<Training> {
         let mut all = serde_json::json!(self.settings);
         let known: Vec<&str> = all.as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect();
@@ -76,25 +78,26 @@ impl Training {
         Ok(self)
     }
 
-    /// Which events are held out [default: as the task needs it, mostly leave-one-out].
+    /// Sets which events are held out. Default: the split of the task, for most tasks leave-one-out.
     pub fn split(mut self, split: SplitSpec) -> Training {
         self.split = Some(split);
         self
     }
 
-    /// Where to train [default: a GPU where the kernels run on one, else the CPU].
+    /// Sets the device. Default: the first GPU that the kernels support, else the CPU.
     pub fn device(mut self, device: Device) -> Training {
         self.device = Some(device);
         self
     }
 
-    /// Threads of the CPU engine [default: one per core].
+    /// Sets the number of threads of the CPU backend. Default: one per core.
     pub fn threads(mut self, threads: usize) -> Training {
         self.threads = Some(threads);
         self
     }
 
-    /// Ends the run with a checkpoint after its current step, once it is set to true.
+    /// Returns a flag that stops the run: once it is true, the run finishes its current step, writes a checkpoint
+    /// and returns an error.
     pub fn stop(&self) -> Arc<AtomicBool> {
         self.stop.clone()
     }
@@ -102,13 +105,13 @@ impl Training {
     /// Trains to the end and evaluates the best weights on the test part.
     ///
     /// # Errors
-    /// Settings or data that do not fit, a folder that exists, a device that cannot be used, a loss that is not finite; that the
+    /// The settings do not fit the data, the folder exists, the device cannot be used, the loss is not finite, or the
     /// run was stopped.
     pub fn run(self, data: &Dataset, out: &Path) -> Result<TrainedRun> {
         self.run_with(data, out, |_| {})
     }
 
-    /// [`Training::run`]; `observe` gets every event of the training, each step among them.
+    /// As [`Training::run`], and calls `observe` with every event, including every step.
     ///
     /// # Errors
     /// As [`Training::run`].
@@ -159,53 +162,53 @@ fn pool(threads: Option<usize>) -> Result<rayon::ThreadPool> {
     pool.map_err(|e| Error::internal(format!("no threads: {e}")))
 }
 
-/// A trained run, opened. It belongs to the thread that opened it; [`Service`](crate::Service) serves many threads.
+/// An opened run. It must stay on the thread that opened it; [`Service`](crate::Service) answers many threads.
 pub struct Run {
     run: OpenRun,
     data: Option<Dataset>,
 }
 
 impl Run {
-    /// Opens the best checkpoint of a run folder on the device that [`Device::Auto`] chooses, and the data it was trained on, if
-    /// they are still there.
+    /// Opens the best checkpoint of a run folder on [`Device::Auto`], and its data set if that still exists.
     ///
     /// # Errors
-    /// No run is there, or its checkpoint is damaged or does not fit.
+    /// The folder has no run, or its checkpoint is damaged or does not fit its settings.
     pub fn open(folder: &Path) -> Result<Run> {
         Run::open_with(folder, Which::Best, Device::Auto)
     }
 
-    /// Opens one of the checkpoints on a device.
+    /// Opens a checkpoint of a run folder on a device.
     ///
     /// # Errors
-    /// As [`Run::open`]; a device that cannot be used.
+    /// As [`Run::open`], or the device cannot be used.
     pub fn open_with(folder: &Path, which: Which, device: Device) -> Result<Run> {
         let run = OpenRun::open(folder, which, device)?;
         let data = Dataset::open(&run.data).ok();
         Ok(Run { run, data })
     }
 
-    /// Item keys, in the order of the model's table.
+    /// Returns the item keys in the order of the model's table.
     pub fn items(&self) -> &Vocab {
         &self.run.item_keys
     }
 
-    /// Width of the vectors, D.
+    /// Returns the width of the vectors, D.
     pub fn width(&self) -> usize {
         self.run.encoder.width()
     }
 
-    /// Answers requests in one batch, in their order. Lists without a `k` have 10 items, or the catalogue.
+    /// Answers requests in one batch and returns the answers in the same order. A request without `k` gets 10 items,
+    /// or all items if there are fewer.
     ///
     /// # Errors
-    /// The model or its device failed. A request that is rejected is an error of that request alone.
+    /// The model or its device failed. An invalid request is an `Err` in its own place and does not affect the others.
     pub fn recommend(&mut self, requests: Vec<Request>) -> Result<Vec<std::result::Result<Recommendation, Rejected>>> {
         let k = 10.min(self.run.item_keys.len());
         Recommender::new(&mut self.run, self.data.as_ref(), k)?.answer(requests)
     }
 
-    /// The vectors of histories of item keys, oldest first: (histories, D), row-major. The score of an item is `<vector, item
-    /// vector> + item bias`. Keys that the model does not know are left out.
+    /// Encodes histories of item keys, oldest first. Returns (H,D) numbers, row-major, for H histories. The score of an
+    /// item is `<vector, item vector> + item bias`. Unknown keys are skipped.
     ///
     /// # Errors
     /// The model or its device failed.
@@ -220,7 +223,7 @@ impl Run {
         Ok(vectors)
     }
 
-    /// The vectors of all items, (V, D) row-major, and their biases, (V).
+    /// Returns the vectors of all items, (V,D) row-major, and their biases, (V).
     ///
     /// # Errors
     /// The device failed.
@@ -232,11 +235,11 @@ impl Run {
         Ok((vectors, biases))
     }
 
-    /// Evaluates the run on the test part of data under its own split, with baselines; items are matched by key. Gives the
-    /// evaluation and what the reader should be warned of.
+    /// Evaluates the run on the test part of a data set, with the split of the run and with baselines. Items are
+    /// matched by key. Returns the evaluation and warnings.
     ///
     /// # Errors
-    /// Data that hold none of the run's items; held-out events that the run was trained on.
+    /// The data set has no item of the run, or the run was trained on its held-out events.
     pub fn evaluate(&mut self, data: &Dataset) -> Result<(Evaluation, Vec<String>)> {
         let run = &mut self.run;
         let split = Split::for_task(data, run.split, run.encoder.last_basket())?;
@@ -270,7 +273,7 @@ impl Run {
         Ok((evaluation, warnings))
     }
 
-    /// The opened run, for what is not here.
+    /// Returns the opened run, for functions that this type does not offer.
     pub fn opened(&mut self) -> &mut OpenRun {
         &mut self.run
     }

@@ -46,13 +46,13 @@ pub trait AnyOp: Any + Debug + Send + Sync {
 
 /// Declares the types that references compute in.
 macro_rules! arithmetics {
-    ($($(#[$attribute:meta])* $name:ident($scalar:ty)),* $(,)?) => {
+    ($($name:ident($scalar:ty)),* $(,)?) => {
         /// Host memory in one of the types that references compute in.
         pub enum HostMemory<'a> {
-            $($(#[$attribute])* $name(&'a mut HostArenas<$scalar>)),*
+            $($name(&'a mut HostArenas<$scalar>)),*
         }
 
-        $($(#[$attribute])* impl Arithmetic for $scalar {
+        $(impl Arithmetic for $scalar {
             fn memory(arenas: &mut HostArenas<Self>) -> HostMemory<'_> {
                 HostMemory::$name(arenas)
             }
@@ -65,7 +65,7 @@ macro_rules! arithmetics {
             fn compute(&self, memory: HostMemory<'_>) {
                 let valid = Valid::of(self).unwrap_or_else(|invalid| panic!("{}: {}", invalid.op, invalid.why));
                 match memory {
-                    $($(#[$attribute])* HostMemory::$name(m) => self.reference(&m.lend(valid.spans()))),*
+                    $(HostMemory::$name(m) => self.reference(&m.lend(valid.spans()))),*
                 }
             }
             fn name(&self) -> &'static str {
@@ -115,6 +115,4 @@ arithmetics! {
     F64(f64),
     Bf16Products(Bf16Products),
     Traced(Traced),
-    #[cfg(test)]
-    Counted(super::cost::tests::Counted),
 }

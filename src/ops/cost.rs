@@ -120,6 +120,3 @@ impl Sum for Cost {
 pub(super) fn apart(b: usize, n: usize, rows: usize) -> usize {
     n.saturating_sub(b.saturating_mul(rows))
 }
-
-#[cfg(test)]
-pub mod tests;

@@ -10,6 +10,7 @@ mod evaluation;
 
 mod by_rows;
 mod caser_conv;
+mod check;
 mod clicks;
 mod conv_block;
 mod every_model;

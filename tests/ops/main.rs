@@ -8,6 +8,7 @@ mod evaluation;
 #[path = "../proofs/mod.rs"]
 mod proofs;
 
+mod cost;
 mod gradients;
 mod negatives;
 mod parity;

@@ -4,10 +4,8 @@ runs it, so users can check their own GPU with the program they train with.
 Expected results are computed once for both precisions, on all cores, one batch of cases ahead of the device.
 */
 
-mod steps;
-#[cfg(test)]
-mod tests;
-mod variants;
+pub mod steps;
+pub mod variants;
 
 use rayon::prelude::*;
 

@@ -17,7 +17,7 @@ use crate::{
 
 /// The results of a step.
 #[derive(Clone, Debug)]
-pub(super) struct Step<R> {
+pub struct Step<R> {
     pub names: Vec<String>,
     pub loss: R,
     /// By parameter; empty for frozen ones.
@@ -43,7 +43,7 @@ fn update_error(s: &Settings, decay: bool, lr: f64, norm: f64, [w, new, g]: [&[f
 
 /// Runs a step on a backend. `seed` determines weights, batch and draws. `read` returns the numbers of a span
 /// in the backend's type.
-pub(super) fn step<B: Backend, R: Copy>(
+pub fn step<B: Backend, R: Copy>(
     s: &Settings,
     seed: u64,
     open: &dyn Fn(&Planner) -> Result<B>,
@@ -97,7 +97,7 @@ pub(super) fn step<B: Backend, R: Copy>(
 }
 
 /// Reads the numbers of a span from any backend.
-pub(super) fn values<B: Backend>(b: &mut B, span: Span<F32>) -> Vec<f64> {
+pub fn values<B: Backend>(b: &mut B, span: Span<F32>) -> Vec<f64> {
     let mut values = vec![0.0; span.len()];
     b.read(span.raw(), &mut values);
     values.into_iter().map(f64::from).collect()
@@ -110,7 +110,7 @@ fn on_host<S: Scalar>(s: &Settings, seed: u64) -> Result<Step<S>> {
 }
 
 /// The expected results of a step, for devices of one or both kinds of products.
-pub(super) struct Expected {
+pub struct Expected {
     /// The seed of the step.
     pub seed: u64,
     exact: Step<Traced>,
@@ -127,7 +127,7 @@ fn plainly<S: Scalar>(s: &Settings, seed: u64) -> Result<Step<f64>> {
 impl Expected {
     /// Computes the `nth` expected step, once for all kinds of devices. A step that depends on a comparison too
     /// close for f32 is skipped for the next one, because it proves nothing.
-    pub(super) fn of(s: &Settings, nth: u64, kinds: &[Numerics]) -> Result<Self> {
+    pub fn of(s: &Settings, nth: u64, kinds: &[Numerics]) -> Result<Self> {
         for seed in (0..).map(|again| nth + 1_000_000 * again) {
             let exact = || {
                 Traced::close_calls();
@@ -157,7 +157,7 @@ impl Expected {
     ///
     /// Plain loops keep activations in f32. The error of storing them in bf16 is included by the numbers that
     /// count roundings (`Scalar::stored`).
-    pub(super) fn budgets(&self, kind: Numerics) -> (f64, Vec<f64>) {
+    pub fn budgets(&self, kind: Numerics) -> (f64, Vec<f64>) {
         let found = self.plain.iter().find(|(p, _)| *p == kind.products);
         let plain = &found.expect("this precision was asked for").1;
         let factor = if kind.products == Precision::Bf16 { 6.0 } else { 3.0 };
@@ -169,7 +169,7 @@ impl Expected {
 
     /// Compares the step of a device: returns the errors of loss and gradients as shares of their budgets, and
     /// the first fault.
-    pub(super) fn compare(&self, got: &Step<f64>, kind: Numerics) -> ((f64, f64), Option<String>) {
+    pub fn compare(&self, got: &Step<f64>, kind: Numerics) -> ((f64, f64), Option<String>) {
         let (loss, gradients) = self.budgets(kind);
         let mut fault = None;
         let mut compare = |name: &str, error: f64, budget: f64| {

@@ -13,11 +13,11 @@ use crate::{
     },
 };
 
-pub(super) const ITEMS: usize = 61;
+pub const ITEMS: usize = 61;
 
 /// Small models with every optional part enabled in at least one: first one model with every loss, then every
 /// model with every task that fits, then fine-tuned models with frozen parts.
-pub(super) fn variants() -> Vec<(String, Settings)> {
+pub fn variants() -> Vec<(String, Settings)> {
     use SamplerKind::{InBatch, LogUniform, Popularity};
     let base = Settings {
         width: 32,
@@ -93,7 +93,7 @@ fn fine_tuned(base: &Settings) -> Vec<(String, Settings)> {
 }
 
 /// A catalogue whose items have values in two fields, and more users than a batch has.
-pub(super) fn summary() -> Result<DataSummary> {
+pub fn summary() -> Result<DataSummary> {
     let values: Vec<u32> = (0..12).collect();
     let of = |item: usize, field: usize| match field {
         0 => &values[item % 7..][..item % 3],

@@ -1,15 +1,21 @@
 //! Tests the error budgets of whole steps: correct rounding stays within them, and a fault of four budgets does
 //! not.
 
-use super::{
-    steps::{Expected, Step},
-    variants::variants,
-    *,
+use mipgpu::{
+    backend::{self, Device, cpu::simd::Isa},
+    mem::{
+        Numerics,
+        Precision::{self, Bf16, F32},
+    },
+    train::{
+        Settings,
+        check::{
+            steps::{Expected, Step, step, values},
+            variants::variants,
+        },
+    },
 };
-use crate::{
-    backend::cpu::simd::Isa,
-    mem::Precision::{Bf16, F32},
-};
+use rayon::prelude::*;
 
 /// Runs one step on the CPU.
 fn on_cpu(s: &Settings, seed: u64, products: Precision) -> Step<f64> {
@@ -44,7 +50,7 @@ fn honest_steps_pass_and_four_budgets_in_any_gradient_fail() {
 #[test]
 fn and_so_on_every_instruction_set_of_this_processor() {
     for isa in Isa::available().filter(|isa| *isa != Isa::current()) {
-        let test = "train::check::tests::honest_steps_pass_and_four_budgets_in_any_gradient_fail";
+        let test = "check::honest_steps_pass_and_four_budgets_in_any_gradient_fail";
         let out = std::process::Command::new(std::env::current_exe().unwrap())
             .args(["--exact", test, "--nocapture"])
             .env("MIPGPU_ISA", format!("{isa:?}").to_lowercase())

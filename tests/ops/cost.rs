@@ -1,17 +1,19 @@
 //! Compares every op's cost with the size of its spans, with the operations of its reference, and with closed forms.
 
 use std::{
+    any::Any,
     cell::Cell,
     cmp::Ordering,
     collections::BTreeMap,
-    ops::{Div, Mul, Neg, Sub},
+    iter::Sum,
+    ops::{Add, AddAssign, Div, Mul, Neg, Sub},
     sync::LazyLock,
 };
 
-use super::*;
-use crate::{
-    mem::{HostArenas, Mode, Planner, RawSpan, Scalar},
-    ops::{any_op::Arithmetic, dilated_conv::Taps, dropout::Dropout, *},
+use mipgpu::{
+    for_all_ops,
+    mem::{Arena, HostArenas, Mode, Planner, Precision, RawSpan, Scalar, Span},
+    ops::{dilated_conv::Taps, dropout::Dropout, *},
 };
 
 thread_local! {
@@ -25,7 +27,7 @@ fn done(flop: f64, exps: f64) {
 
 /// f64 that counts its operations.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Counted(f64);
+struct Counted(f64);
 
 macro_rules! counted {
     ($($trait:ident $function:ident),*) => { $(
@@ -95,7 +97,7 @@ impl Scalar for Counted {
 
 /// The gradient modes of a call.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Wanted {
+enum Wanted {
     /// All written (or there are none).
     Written,
     /// All skipped.
@@ -108,19 +110,32 @@ pub enum Wanted {
 
 /// A call with its cost.
 #[derive(Debug)]
-pub struct Price {
-    pub op: &'static str,
-    pub wanted: Wanted,
-    pub cost: Cost,
-    pub spans: Vec<(Access, RawSpan)>,
+struct Price {
+    op: &'static str,
+    wanted: Wanted,
+    cost: Cost,
+    spans: Vec<(Access, RawSpan)>,
     /// Operations and transcendental functions of the reference, for [`Wanted::Written`].
-    pub done: [f64; 2],
+    done: [f64; 2],
 }
 
 fn price(op: &dyn AnyOp, wanted: Wanted, done: [f64; 2]) -> Price {
     let mut spans = Vec::new();
     op.visit(&mut |access, span| spans.push((access, span)));
     Price { op: op.name(), wanted, cost: op.price(), spans, done }
+}
+
+/// Runs the reference of an op of any type, counting.
+fn reference(op: &dyn AnyOp, m: &mut HostArenas<Counted>) {
+    macro_rules! of_its_type {
+        ($($op:ident),*) => {
+            $(if let Some(op) = (op as &dyn Any).downcast_ref::<$op>() {
+                return op.reference(&m.lend(Valid::of(op).unwrap().spans()));
+            })*
+        };
+    }
+    for_all_ops!(of_its_type);
+    unreachable!("every op is on the list");
 }
 
 /// Returns the calls of a case: forward, then backward in all combinations of gradient modes.
@@ -131,8 +146,8 @@ fn prices(case: &case::Case) -> Vec<Price> {
         run(&mut memory);
         DONE.get()
     };
-    let forward = count(&|m| case.fwd.compute(Counted::memory(m)));
-    let backward = count(&|m| case.bwd.compute(Counted::memory(m)));
+    let forward = count(&|m| reference(&*case.fwd, m));
+    let backward = count(&|m| reference(&*case.bwd, m));
     let mut gradients = 0;
     case.bwd.in_modes(&mut |i| {
         gradients = i + 1;
