@@ -23,7 +23,7 @@ mod tests {
     fn errors_are_found_among_talk() {
         assert_eq!(error_in("data x\nmipgpu: error: bad\n  hint: mend it\n"), "bad\n  hint: mend it");
         assert_eq!(error_in("thread panicked\nat line 3\n"), "at line 3");
-        assert_eq!(error_in(""), "it ended without a word");
+        assert_eq!(error_in(""), "it ended without a message");
     }
 
     #[test]

@@ -156,25 +156,9 @@ impl<B: Backend> Engine<B> {
     /// scratch memory. Each call is checked again when it runs ([`crate::ops::Run::run`]), with the sizes of
     /// its batch.
     fn reserve(&mut self) -> Result<()> {
-        self.workspace = Self::ask(&self.backend, &self.step_plan, &self.input).finish(self.plan.owners())?;
+        self.workspace = dry_run(&self.backend, &self.step_plan, &self.input).finish(self.plan.owners())?;
         self.backend.reserve(self.workspace)?;
         self.backend.sync()
-    }
-
-    /// Dry run of the ops of a full batch: a step, the update of lagging rows, and encoding, ranking and
-    /// rating.
-    fn ask<'b>(backend: &'b dyn Backend, step_plan: &StepPlan, input: &Input) -> DryRun<'b> {
-        let (c, mut dry_run) = (input.capacity, DryRun::new(backend));
-        step_plan.step(&mut dry_run, &BatchShape { b: c.b, n: c.n, m: c.m, training: true });
-        step_plan.settle(&mut dry_run);
-        let users = step_plan.scoring.users();
-        let histories = BatchShape { b: users, n: c.n, m: users, training: false };
-        step_plan.model.forward(&mut dry_run, &histories);
-        step_plan.scoring.largest(&mut dry_run);
-        if let Some(task) = step_plan.task.rating() {
-            task.predict(&mut dry_run, &[], &histories);
-        }
-        dry_run
     }
 
     /// Copies `len` interactions to the device's own memory, if there is room. Batches then refer to them by
@@ -343,7 +327,7 @@ impl<B: Backend> Engine<B> {
             self.pending = None;
             self.batches.swap(0, batch);
             let shape = self.upload(p.step);
-            let place = self.first_fault(&shape, true);
+            let place = first_fault(&mut self.backend, (&self.plan, &self.step_plan), &shape, true);
             let what = format!("step {}: loss {loss}, gradient norm {norm}: not finite, {place}", p.step);
             return Err(not_finite(what));
         }
@@ -366,7 +350,7 @@ impl<B: Backend> Engine<B> {
         if loss.is_finite() {
             return Ok(());
         }
-        let place = self.first_fault(&shape, false);
+        let place = first_fault(&mut self.backend, (&self.plan, &self.step_plan), &shape, false);
         Err(not_finite(format!("after step {step}: loss {loss}: not finite, {place}")))
     }
 
@@ -374,24 +358,6 @@ impl<B: Backend> Engine<B> {
         let mut x = [0.0];
         self.backend.read(span.raw(), &mut x);
         x[0]
-    }
-
-    /// Repeats the passes of a step (with `make`, also the ops that build its batch) and reads every result
-    /// back, to name the failing op and layer.
-    fn first_fault(&mut self, shape: &BatchShape, make: bool) -> String {
-        let mut checked = NanCheck::new(&mut self.backend);
-        if make {
-            self.step_plan.make(&mut checked, shape);
-        }
-        self.step_plan.passes(&mut checked, shape);
-        match checked.first_fault {
-            Some((op, span)) => {
-                let layer = self.plan.params().iter().find(|p| p.w.raw() == span || p.dw.raw() == span);
-                let layer = layer.map_or(self.plan.owner(span), |p| &p.name);
-                format!("first in {op} of {layer}")
-            }
-            None => "in the gradient norm".to_string(),
-        }
     }
 
     /// The task.
@@ -499,7 +465,7 @@ impl<B: Backend> Engine<B> {
         let there = there - there / 32;
         let fits = |batch: usize| {
             let Ok((plan, input, step_plan)) = plan_step(settings, summary, batch) else { return false };
-            let Ok(scratch) = Self::ask(&bare, &step_plan, &input).finish(plan.owners()) else { return false };
+            let Ok(scratch) = dry_run(&bare, &step_plan, &input).finish(plan.owners()) else { return false };
             (bare.bytes(&plan) + scratch.next_multiple_of(1 << 20)) as u64 <= there
         };
         let (mut low, mut high) = (0, settings.batch);
@@ -541,4 +507,45 @@ pub(super) fn draw_weights(plan: &Planner, backend: &mut dyn Backend, seed: u64)
 
 fn not_finite(what: String) -> Error {
     Error::user(what).hint("lower --lr, raise --warmup or lower --clip (0 clips nothing)")
+}
+
+// Not methods: a method of a generic type is compiled again for each backend, and so are the wrappers of all ops.
+
+/// Dry run of the ops of a full batch: a step, the update of lagging rows, and encoding, ranking and
+/// rating.
+fn dry_run<'b>(backend: &'b dyn Backend, step_plan: &StepPlan, input: &Input) -> DryRun<'b> {
+    let (c, mut dry_run) = (input.capacity, DryRun::new(backend));
+    step_plan.step(&mut dry_run, &BatchShape { b: c.b, n: c.n, m: c.m, training: true });
+    step_plan.settle(&mut dry_run);
+    let users = step_plan.scoring.users();
+    let histories = BatchShape { b: users, n: c.n, m: users, training: false };
+    step_plan.model.forward(&mut dry_run, &histories);
+    step_plan.scoring.largest(&mut dry_run);
+    if let Some(task) = step_plan.task.rating() {
+        task.predict(&mut dry_run, &[], &histories);
+    }
+    dry_run
+}
+
+/// Repeats the passes of a step (with `make`, also the ops that build its batch) and reads every result
+/// back, to name the failing op and layer.
+fn first_fault(
+    backend: &mut dyn Backend,
+    (plan, step_plan): (&Planner, &StepPlan),
+    shape: &BatchShape,
+    make: bool,
+) -> String {
+    let mut checked = NanCheck::new(backend);
+    if make {
+        step_plan.make(&mut checked, shape);
+    }
+    step_plan.passes(&mut checked, shape);
+    match checked.first_fault {
+        Some((op, span)) => {
+            let layer = plan.params().iter().find(|p| p.w.raw() == span || p.dw.raw() == span);
+            let layer = layer.map_or(plan.owner(span), |p| &p.name);
+            format!("first in {op} of {layer}")
+        }
+        None => "in the gradient norm".to_string(),
+    }
 }
