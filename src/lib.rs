@@ -42,6 +42,7 @@ pub mod backend;
 #[doc(hidden)]
 #[allow(rustdoc::broken_intra_doc_links)]
 pub mod base;
+#[cfg(feature = "cli")]
 #[allow(clippy::print_stdout, clippy::print_stderr, clippy::exit)]
 #[doc(hidden)]
 #[allow(rustdoc::broken_intra_doc_links)]
@@ -52,12 +53,14 @@ pub mod data;
 #[doc(hidden)]
 #[allow(rustdoc::broken_intra_doc_links)]
 pub mod eval;
+#[cfg(feature = "cli")]
 #[doc(hidden)]
 #[allow(rustdoc::broken_intra_doc_links)]
 pub mod experiment;
 #[doc(hidden)]
 #[allow(rustdoc::broken_intra_doc_links)]
 pub mod layers;
+#[cfg(feature = "cli")]
 #[doc(hidden)]
 #[allow(rustdoc::broken_intra_doc_links)]
 pub mod measure;
@@ -70,6 +73,7 @@ pub mod models;
 #[doc(hidden)]
 #[allow(rustdoc::broken_intra_doc_links)]
 pub mod ops;
+#[cfg(feature = "cli")]
 #[doc(hidden)]
 #[allow(rustdoc::broken_intra_doc_links)]
 pub mod page;
@@ -86,7 +90,9 @@ pub mod train;
 pub use api::{Run, TrainedRun, Training};
 pub use backend::Device;
 pub use base::{Error, Result, error::ErrorKind};
-pub use data::{Dataset, ImportOptions, ImportSummary, Vocab, import, import_sample, split::SplitSpec};
+pub use data::{Dataset, Vocab, split::SplitSpec};
+#[cfg(feature = "import")]
+pub use data::{ImportOptions, ImportSummary, import, import_sample};
 pub use eval::Evaluation;
 pub use recommender::{Item, Recommendation, Recommender, Rejected, Request, Service, ServiceOptions};
 pub use train::{Settings, TrainEvent, Which};

@@ -41,8 +41,8 @@ mod text;
 mod ties;
 mod time;
 
+pub(crate) use self::doubts::WARNING;
 pub use self::{decode::Encoding, filter::Where, keys::Missing, quotes::Quotes};
-pub(crate) use self::{doubts::WARNING, time::parse_date};
 
 use std::{
     path::{Path, PathBuf},
