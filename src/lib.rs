@@ -38,8 +38,8 @@ mod api;
 #[doc(hidden)]
 pub use internal::*;
 
-// Internal modules, in one place for their attributes. Their formulas index with brackets, w[item], and [MASK] is a name:
-// rustdoc reads both as links.
+// Internal modules, in one place for their attributes. Their formulas index with brackets, w[item], and [MASK] is a
+// name: rustdoc reads both as links.
 #[allow(rustdoc::broken_intra_doc_links)]
 #[path = ""]
 mod internal {
