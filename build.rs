@@ -10,6 +10,8 @@ driver library, the emulator used by the tests. A release binary never depends o
 It also parses the parameter structs and the KERNEL lines of the sources and generates the Rust side, so that names,
 fields and block sizes are defined once. Results are cached by a hash of all inputs: only changed files are compiled
 again.
+
+Without the feature `cuda` it does nothing.
 */
 
 #![allow(clippy::print_stdout)]
@@ -37,6 +39,9 @@ fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=kernels");
     println!("cargo:rustc-check-cfg=cfg(emu)");
+    if env::var_os("CARGO_FEATURE_CUDA").is_none() {
+        return;
+    }
     for name in ["NVCC", "CUDA_HOME", "CUDA_PATH", "CXX", "CXXFLAGS_EMU"] {
         println!("cargo:rerun-if-env-changed={name}");
     }

@@ -35,58 +35,42 @@ hidden from this documentation. ARCHITECTURE.md in the repository describes them
 */
 
 mod api;
-// Internal modules. Their formulas index with brackets, w[item], and [MASK] is a name: rustdoc reads both as links.
 #[doc(hidden)]
+pub use internal::*;
+
+// Internal modules, in one place for their attributes. Their formulas index with brackets, w[item], and [MASK] is a
+// name: rustdoc reads both as links.
 #[allow(rustdoc::broken_intra_doc_links)]
-pub mod backend;
-#[doc(hidden)]
-#[allow(rustdoc::broken_intra_doc_links)]
-pub mod base;
-#[allow(clippy::print_stdout, clippy::print_stderr, clippy::exit)]
-#[doc(hidden)]
-#[allow(rustdoc::broken_intra_doc_links)]
-pub mod cli;
-#[doc(hidden)]
-#[allow(rustdoc::broken_intra_doc_links)]
-pub mod data;
-#[doc(hidden)]
-#[allow(rustdoc::broken_intra_doc_links)]
-pub mod eval;
-#[doc(hidden)]
-#[allow(rustdoc::broken_intra_doc_links)]
-pub mod experiment;
-#[doc(hidden)]
-#[allow(rustdoc::broken_intra_doc_links)]
-pub mod layers;
-#[doc(hidden)]
-#[allow(rustdoc::broken_intra_doc_links)]
-pub mod measure;
-#[doc(hidden)]
-#[allow(rustdoc::broken_intra_doc_links)]
-pub mod mem;
-#[doc(hidden)]
-#[allow(rustdoc::broken_intra_doc_links)]
-pub mod models;
-#[doc(hidden)]
-#[allow(rustdoc::broken_intra_doc_links)]
-pub mod ops;
-#[doc(hidden)]
-#[allow(rustdoc::broken_intra_doc_links)]
-pub mod page;
-#[doc(hidden)]
-#[allow(rustdoc::broken_intra_doc_links)]
-pub mod recommender;
-#[doc(hidden)]
-#[allow(rustdoc::broken_intra_doc_links)]
-pub mod tasks;
-#[doc(hidden)]
-#[allow(rustdoc::broken_intra_doc_links)]
-pub mod train;
+#[path = ""]
+mod internal {
+    pub mod backend;
+    pub mod base;
+    #[cfg(feature = "cli")]
+    #[allow(clippy::print_stdout, clippy::print_stderr, clippy::exit)]
+    pub mod cli;
+    pub mod data;
+    pub mod eval;
+    #[cfg(feature = "cli")]
+    pub mod experiment;
+    pub mod layers;
+    #[cfg(feature = "cli")]
+    pub mod measure;
+    pub mod mem;
+    pub mod models;
+    pub mod ops;
+    #[cfg(feature = "cli")]
+    pub mod page;
+    pub mod recommender;
+    pub mod tasks;
+    pub mod train;
+}
 
 pub use api::{Run, TrainedRun, Training};
 pub use backend::Device;
 pub use base::{Error, Result, error::ErrorKind};
-pub use data::{Dataset, ImportOptions, ImportSummary, Vocab, import, import_sample, split::SplitSpec};
+pub use data::{Dataset, Vocab, split::SplitSpec};
+#[cfg(feature = "import")]
+pub use data::{ImportOptions, ImportSummary, import, import_sample};
 pub use eval::Evaluation;
 pub use recommender::{Item, Recommendation, Recommender, Rejected, Request, Service, ServiceOptions};
 pub use train::{Settings, TrainEvent, Which};

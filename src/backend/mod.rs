@@ -1,20 +1,35 @@
 /*! Backends: the engines that run operations. [`reference`] is the oracle (plain loops, f64 or f32). [`cpu`] is the
 fast one for machines without a GPU. [`simt`] runs the CUDA kernels on a GPU or on their emulator. Backends know neither
-layers, models nor data, nor each other. Only this file knows them all.
+layers, models nor data, nor each other. Only this file knows them all; what it knows of [`simt`] is in `cuda.rs`, and
+`no_cuda.rs` stands in for that in builds without the feature `cuda`.
 */
 
 pub mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
+#[cfg(not(feature = "cuda"))]
+#[path = "no_cuda.rs"]
+mod cuda;
+#[cfg(feature = "cuda")]
 mod host_gemm;
 pub mod inventory;
+#[cfg(feature = "cuda")]
 pub mod nvtx;
 pub mod reference;
+#[cfg(feature = "cuda")]
 pub mod simt;
 mod timed;
 pub mod wrap;
 
 pub use cpu::Cpu;
+#[cfg(not(feature = "cuda"))]
+pub use cuda::nvtx;
+#[cfg(feature = "cuda")]
+pub use cuda::{emulated, products};
+#[cfg(feature = "cuda")]
 pub use host_gemm::HostGemm;
 pub use reference::Reference;
+#[cfg(feature = "cuda")]
 pub use simt::Simt;
 
 use std::{fmt, str::FromStr};
@@ -24,11 +39,6 @@ use crate::{
     base::{Error, Result},
     mem::Planner,
     ops::Backend,
-};
-use simt::{
-    cublas,
-    driver::{self, Driver},
-    gemm::{Gemm, Own},
 };
 
 /// The device to run on.
@@ -76,26 +86,10 @@ impl fmt::Display for Device {
     }
 }
 
-/// Returns the first GPU that the kernels run on, or the reason why there is none.
-fn first_gpu() -> std::result::Result<usize, String> {
-    if simt::kernels::FATBINS.is_empty() {
-        return Err("this build has no CUDA kernels".into());
-    }
-    let machine = driver::machine(Driver::Cuda).map_err(|e| e.what)?;
-    let mut why = "the driver sees no GPU".to_string();
-    for card in &machine.cards {
-        match driver::obstacle(Driver::Cuda, &machine, card) {
-            None => return Ok(card.ordinal),
-            Some(e) => why = e.what,
-        }
-    }
-    Err(why)
-}
-
 /// Resolves `auto`: a GPU that the kernels run on, else the CPU. The text names the device and the reason.
 pub fn choose(device: Device) -> (Device, String) {
     match device {
-        Device::Auto => match first_gpu() {
+        Device::Auto => match cuda::first_gpu() {
             Ok(n) => (Device::Cuda(n), format!("cuda:{n} (auto)")),
             Err(why) => (Device::Cpu, format!("cpu (auto: {why})")),
         },
@@ -111,9 +105,9 @@ pub fn choose(device: Device) -> (Device, String) {
 /// # Errors
 /// The device cannot be used, or has too little memory.
 pub fn open(device: Device, precision: Precision, plan: &Planner) -> Result<Box<dyn Backend>> {
-    Ok(match choose(device).0 {
-        Device::Cuda(n) => Box::new(Simt::open(Driver::Cuda, n, precision, plan, products)?),
-        Device::Emulator => Box::new(emulated(precision, plan)?),
+    let device = choose(device).0;
+    Ok(match device {
+        Device::Cuda(_) | Device::Emulator => cuda::open(device, precision, plan)?,
         Device::Reference => Box::new(fits_host(plan).map(|()| Reference::<f32>::new(plan))?),
         Device::Cpu | Device::Auto => Box::new(fits_host(plan).map(|()| Cpu::with(plan, precision))?),
     })
@@ -125,29 +119,6 @@ pub fn open(device: Device, precision: Precision, plan: &Planner) -> Result<Box<
 /// `device` cannot be used; the error gives the reason.
 pub fn probe(device: Device, precision: Precision) -> Result<()> {
     open(device, precision, &Planner::new()).map(|_| ())
-}
-
-/// Opens the CUDA backend on the emulator.
-///
-/// # Errors
-/// This program was built without the emulator.
-pub fn emulated(precision: Precision, plan: &Planner) -> Result<Simt> {
-    Simt::open(Driver::Emulator, 0, precision, plan, |_| Ok(Box::new(HostGemm::default())))
-}
-
-/// Returns the matrix-product engine of a GPU: cuBLASLt where it is found, else our own kernels.
-/// MIPGPU_GEMM=own selects our own kernels, for sanitizers that must check every access of these kernels.
-///
-/// # Errors
-/// cuBLASLt is installed but does not start.
-pub fn products(device: &std::sync::Arc<driver::Loaded>) -> Result<Box<dyn Gemm>> {
-    if std::env::var_os("MIPGPU_GEMM").is_some_and(|own| own == "own") {
-        return Ok(Box::new(Own));
-    }
-    Ok(match cublas::open(device)? {
-        Some(library) => Box::new(library),
-        None => Box::new(Own),
-    })
 }
 
 /// Returns memory and swap of this machine in bytes, where the system reports them.

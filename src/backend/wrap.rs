@@ -10,6 +10,8 @@ use crate::{
 
 /// Forwards the methods that a wrapper with a field `inner` does not change.
 /// The wrapper runs repeated work each time, so that it sees every op of it.
+#[macro_export]
+#[doc(hidden)]
 macro_rules! forward_to_inner {
     ($wrapper:ty) => {
         impl $crate::ops::Memory for $wrapper {
@@ -26,7 +28,6 @@ macro_rules! forward_to_inner {
         }
     };
 }
-pub(crate) use forward_to_inner;
 
 /// Finds the first op that turns finite inputs into a NaN or an infinity.
 /// It reads every destination back after every op. Use it for debugging, not for training.

@@ -3,7 +3,7 @@
 
 use crate::{
     base::{Error, Result},
-    data::{Dataset, import::parse_date},
+    data::{Dataset, date::parse_date},
 };
 
 /// Formats a timestamp as `YYYY-MM-DD HH:MM:SS` (UTC) followed by its number, or as the number alone if the data's

@@ -395,6 +395,7 @@ fn check_sum(dir: &Path, entry: &FileEntry) -> Result<()> {
 }
 
 #[cfg(test)]
+#[cfg(feature = "import")]
 mod tests {
     use std::{
         fs,

@@ -24,8 +24,9 @@ use crate::{
     base::{Error, Result, error::IoContext},
     data::{
         ImportOptions, ImportSummary, digits, import,
+        import::DATA_SET,
         known::{Known, Original},
-        staging::{DATA_SET, check_free},
+        staging::check_free,
     },
 };
 

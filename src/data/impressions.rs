@@ -172,6 +172,7 @@ pub fn trained_on(
 }
 
 #[cfg(test)]
+#[cfg(feature = "import")]
 mod tests {
     use super::*;
     use crate::data::{ImportOptions, import, split::SplitSpec};

@@ -15,16 +15,21 @@ the other. `docs/formats.md` describes the folder's files byte by byte.
 
 pub mod cut;
 mod dataset;
+mod date;
 pub mod domains;
 mod fields;
+#[cfg(feature = "import")]
 pub mod get;
 mod hex;
 mod history;
+#[cfg(feature = "import")]
 pub mod import;
 pub mod impressions;
 pub mod keyed;
+#[cfg(feature = "import")]
 pub mod known;
 mod manifest;
+#[cfg(feature = "import")]
 mod sample;
 mod shard;
 mod spill;
@@ -37,8 +42,9 @@ mod write;
 pub use dataset::Dataset;
 pub use fields::{ItemField, ItemFields};
 pub(crate) use hex::hex;
-pub(crate) use import::WARNING;
-pub use import::{Duplicates, Encoding, ImportOptions, ImportSummary, Missing, Quotes, Where, import};
+#[cfg(feature = "import")]
+pub use import::{Duplicates, Encoding, ImportOptions, ImportSummary, Missing, Quotes, WARNING, Where, import};
+#[cfg(feature = "import")]
 pub use sample::import_sample;
 pub use titles::Titles;
 pub use vocab::Vocab;

@@ -31,6 +31,7 @@ impl Spill {
     }
 
     /// Returns the number of bytes in memory.
+    #[cfg(feature = "import")]
     pub fn memory(&self) -> u64 {
         self.chunks.iter().map(|c| c.capacity() as u64).sum()
     }

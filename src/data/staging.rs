@@ -6,10 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{
-    base::{Error, Result, error::IoContext},
-    data::manifest::MANIFEST,
-};
+use crate::base::{Error, Result, error::IoContext};
 
 /// A kind of folder that the program makes: its name in messages, and the marker file that only such a folder contains.
 #[derive(Clone, Copy)]
@@ -17,8 +14,6 @@ pub(crate) struct FolderKind {
     pub name: &'static str,
     pub marker: &'static str,
 }
-
-pub(crate) const DATA_SET: FolderKind = FolderKind { name: "data set", marker: MANIFEST };
 
 /// A folder next to the output in which everything is made. It is removed on drop; [`Staging::publish`] renames it.
 pub(crate) struct Staging {
@@ -188,6 +183,9 @@ pub(crate) fn check_free(out: &Path, kind: FolderKind, force: bool) -> Result<()
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::manifest::MANIFEST;
+
+    const DATA_SET: FolderKind = FolderKind { name: "data set", marker: MANIFEST };
 
     #[test]
     fn a_staging_folder_becomes_the_output_or_vanishes() {

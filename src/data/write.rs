@@ -131,10 +131,6 @@ impl Shards {
         let shortest = before.iter().min().copied().unwrap_or(median);
         [shortest, median, after.iter().max().copied().unwrap_or(median)]
     }
-
-    pub fn interactions(&self) -> u64 {
-        self.entries.iter().filter_map(|e| e.interactions).sum()
-    }
 }
 
 struct OpenShard {

@@ -23,21 +23,15 @@ use std::{
     io::{BufWriter, Read, Write},
     ops::Range,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
-use parquet::{
-    basic::Compression,
-    data_type::{ByteArray, ByteArrayType, FloatType},
-    file::{
-        metadata::KeyValue,
-        properties::WriterProperties,
-        reader::{FileReader, SerializedFileReader},
-        writer::SerializedFileWriter,
-    },
-    schema::parser::parse_message_type,
-};
 use serde::{Deserialize, Serialize};
+
+#[cfg(feature = "import")]
+mod parquet;
+#[cfg(not(feature = "import"))]
+#[path = "vectors/no_parquet.rs"]
+mod parquet;
 
 use crate::{
     base::{Error, Result, atomic::Aside, error::IoContext},
@@ -50,19 +44,12 @@ const BLOCK_ROWS: usize = 8192;
 /// The format name in the metadata of a safetensors file of vectors.
 const FORMAT: &str = "mipgpu.vectors";
 
-/// The metadata key of the checkpoint in a Parquet file.
-const CHECKPOINT: &str = "mipgpu.checkpoint";
-
 /// Returns the checkpoint of the vectors in a file, empty for files of earlier versions that do not record it. `None`
 /// means that this program did not write the file as a file of vectors.
 pub fn checkpoint_of(path: &Path) -> Option<String> {
     let mut file = File::open(path).ok()?;
     if path.extension()? == Format::Parquet.extension() {
-        let reader = SerializedFileReader::new(file).ok()?;
-        let about = reader.metadata().file_metadata();
-        about.created_by().filter(|by| by.starts_with("mipgpu "))?;
-        let told = about.key_value_metadata().into_iter().flatten().find(|pair| pair.key == CHECKPOINT);
-        return Some(told.and_then(|pair| pair.value.clone()).unwrap_or_default());
+        return parquet::checkpoint_of(file);
     }
     let mut length = [0; 8];
     file.read_exact(&mut length).ok()?;
@@ -154,7 +141,7 @@ pub fn export(sheet: Sheet<'_>, dir: &Path, formats: &[Format], fill: &mut Fill<
 
 enum Writer {
     Safetensors(Aside, BufWriter<File>),
-    Parquet(Aside, Box<SerializedFileWriter<File>>),
+    Parquet(Aside, parquet::Writer),
 }
 
 impl Writer {
@@ -167,24 +154,8 @@ impl Writer {
                 Ok(Writer::Safetensors(aside, out))
             }
             Format::Parquet => {
-                let bias = if sheet.bias.is_some() { "REQUIRED FLOAT bias;" } else { "" };
-                let schema = format!(
-                    "message {} {{ REQUIRED BYTE_ARRAY key (UTF8);
-                     REQUIRED group vector (LIST) {{ REPEATED group list {{ REQUIRED FLOAT element; }} }} {bias} }}",
-                    sheet.name
-                );
-                // A dictionary does not help vectors; compression of the byte pages helps a little.
-                let checkpoint = KeyValue::new(CHECKPOINT.to_string(), sheet.checkpoint.to_string());
-                let properties = WriterProperties::builder()
-                    .set_key_value_metadata(Some(vec![checkpoint]))
-                    .set_compression(Compression::SNAPPY)
-                    .set_dictionary_enabled(false)
-                    .set_created_by(concat!("mipgpu ", env!("CARGO_PKG_VERSION")).into())
-                    .build();
-                let schema = parse_message_type(&schema).map_err(|e| parquet_failed(&aside, &e))?;
-                let writer = SerializedFileWriter::new(file, Arc::new(schema), Arc::new(properties))
-                    .map_err(|e| parquet_failed(&aside, &e))?;
-                Ok(Writer::Parquet(aside, Box::new(writer)))
+                let writer = parquet::Writer::new(sheet, &aside, file)?;
+                Ok(Writer::Parquet(aside, writer))
             }
         }
     }
@@ -192,7 +163,7 @@ impl Writer {
     fn push(&mut self, sheet: Sheet<'_>, rows: Range<usize>, block: &[f32]) -> Result<()> {
         match self {
             Writer::Safetensors(aside, out) => put_f32(out, block).at_path(&aside.temporary),
-            Writer::Parquet(aside, out) => parquet_rows(sheet, rows, block, out).map_err(|e| parquet_failed(aside, &e)),
+            Writer::Parquet(aside, out) => out.push(sheet, rows, block, aside),
         }
     }
 
@@ -208,48 +179,13 @@ impl Writer {
                 (aside, file)
             }
             Writer::Parquet(aside, out) => {
-                let file = out.into_inner().map_err(|e| parquet_failed(&aside, &e))?;
+                let file = out.finish(&aside)?;
                 (aside, file)
             }
         };
         file.sync_all().at_path(&aside.path)?;
         Ok(Written { aside, file })
     }
-}
-
-fn parquet_failed(aside: &Aside, e: &parquet::errors::ParquetError) -> Error {
-    Error::internal(format!("{}: {e}", aside.path.display())).hint("is there space left on the disk?")
-}
-
-/// Writes one row group.
-fn parquet_rows(
-    sheet: Sheet<'_>,
-    rows: Range<usize>,
-    block: &[f32],
-    out: &mut SerializedFileWriter<File>,
-) -> parquet::errors::Result<()> {
-    let mut group = out.next_row_group()?;
-    let missing = || parquet::errors::ParquetError::General("a column of the schema is missing".into());
-
-    let mut column = group.next_column()?.ok_or_else(missing)?;
-    let keys: Vec<ByteArray> = rows.clone().map(|row| ByteArray::from(sheet.keys.key(row))).collect();
-    column.typed::<ByteArrayType>().write_batch(&keys, None, None)?;
-    column.close()?;
-
-    // Definition level 1: the element is present. Repetition level 0 begins a list, 1 continues it.
-    let mut column = group.next_column()?.ok_or_else(missing)?;
-    let present = vec![1i16; block.len()];
-    let repeats: Vec<i16> = (0..block.len()).map(|i| i16::from(i % sheet.width != 0)).collect();
-    column.typed::<FloatType>().write_batch(block, Some(&present), Some(&repeats))?;
-    column.close()?;
-
-    if let Some(bias) = sheet.bias {
-        let mut column = group.next_column()?.ok_or_else(missing)?;
-        column.typed::<FloatType>().write_batch(&bias[rows], None, None)?;
-        column.close()?;
-    }
-    group.close()?;
-    Ok(())
 }
 
 /// Writes the header and `key_offsets`; the vectors follow block by block. The tensors are in descending order of

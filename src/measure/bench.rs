@@ -22,8 +22,9 @@ use super::{
     shapes::BenchShape,
 };
 use crate::{
-    backend::{self, Device, wrap::forward_to_inner},
+    backend::{self, Device},
     base::{Error, Result},
+    forward_to_inner,
     mem::{Planner, Precision, RawSpan},
     ops::{self, AnyOp, Backend, Cost, Op, Open, Run, Spans, Valid},
 };

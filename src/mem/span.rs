@@ -90,7 +90,7 @@ impl<E: Element> Span<E> {
     }
 
     /// Returns a span of all interactions that a device keeps.
-    pub(crate) fn data(len: usize) -> Self {
+    pub fn data(len: usize) -> Self {
         Span::new(Arena::Data, 0, len)
     }
 

@@ -10,7 +10,7 @@ pending requests in batches.
 mod request;
 mod service;
 
-pub(crate) use request::key_of;
+pub use request::key_of;
 pub use request::{Item, Recommendation, Rejected, Request};
 pub use service::{Service, ServiceOptions};
 

@@ -99,7 +99,7 @@ impl Request {
 ///
 /// # Errors
 /// The value is neither a string nor a whole number.
-pub(crate) fn key_of(value: &Value) -> Result<String> {
+pub fn key_of(value: &Value) -> Result<String> {
     match value {
         Value::String(key) => Ok(key.clone()),
         Value::Number(n) if n.is_i64() || n.is_u64() => Ok(n.to_string()),

@@ -16,7 +16,10 @@ use cudarc::{
 };
 
 use super::kernels::{ARCHITECTURES, FATBINS, FILES, KERNELS, NVCC_VERSION};
-use crate::base::{Error, Result};
+use crate::{
+    backend::inventory::Card,
+    base::{Error, Result},
+};
 
 /// The driver library behind the calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -39,19 +42,6 @@ impl Driver {
 
 /// The lowest compute capability that the kernels are compiled for.
 const OLDEST: (i32, i32) = (8, 0);
-
-/// The properties that a device reports.
-#[derive(Clone, Debug)]
-pub struct Card {
-    pub ordinal: usize,
-    pub name: String,
-    pub capability: (i32, i32),
-    pub memory_bytes: usize,
-    pub free_bytes: usize,
-    pub multiprocessors: i32,
-    /// Shared memory that a block may request.
-    pub shared_bytes: i32,
-}
 
 /// The driver library and the devices it found.
 #[derive(Clone, Debug)]

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Prefix of report lines that are warnings.
-pub(crate) const WARNING: &str = "warning: ";
+pub const WARNING: &str = "warning: ";
 
 /// Numbers that may be times: from 1973 in seconds to 2033 in nanoseconds.
 const MOMENTS: std::ops::Range<i64> = 100_000_000..2_000_000_000_000_000_000;

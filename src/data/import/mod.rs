@@ -41,8 +41,8 @@ mod text;
 mod ties;
 mod time;
 
+pub use self::doubts::WARNING;
 pub use self::{decode::Encoding, filter::Where, keys::Missing, quotes::Quotes};
-pub(crate) use self::{doubts::WARNING, time::parse_date};
 
 use std::{
     path::{Path, PathBuf},
@@ -66,12 +66,14 @@ use crate::{
     data::{
         Vocab, digits,
         history::History,
-        manifest::{FORMAT, Manifest},
+        manifest::{FORMAT, MANIFEST, Manifest},
         shard::VERSION,
-        staging::{DATA_SET, Staging},
-        write::{Has, ShardWriter, write_counts, write_fields, write_keys, write_manifest},
+        staging::{FolderKind, Staging},
+        write::{Has, ShardWriter, Shards, write_counts, write_fields, write_keys, write_manifest},
     },
 };
+
+pub(crate) const DATA_SET: FolderKind = FolderKind { name: "data set", marker: MANIFEST };
 
 /// What to do when a user has the same item more than once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, clap::ValueEnum)]
@@ -335,7 +337,7 @@ pub fn import(
     let mut dropped_core = 0;
     // Pass 3, if requested: the k-core, then the remaining shards.
     if filtered {
-        let before: u64 = done.interactions();
+        let before: u64 = interactions_of(&done);
         let core =
             kcore::find(dir, &done.entries, done.lengths, item_counts, options.min_user, options.min_item, &check)?;
         let mut writer = shards("shard");
@@ -345,12 +347,12 @@ pub fn import(
             std::fs::remove_file(&path).at_path(&path)?;
         }
         done = writer.finish()?;
-        dropped_core = before - done.interactions();
+        dropped_core = before - interactions_of(&done);
         core_rounds = core.rounds as u64;
         alive = Some(core);
     }
 
-    let interactions = done.interactions();
+    let interactions = interactions_of(&done);
     // Last check of all guesses: a file read as a table of interactions may be a list of histories.
     if done.history()[2] == 1 && done.lengths.len() >= 20 && options.list_sep.is_none() && !filtered {
         report(&format!(
@@ -440,6 +442,10 @@ pub fn import(
         seconds,
         rows_per_s: total as f64 / seconds,
     })
+}
+
+fn interactions_of(shards: &Shards) -> u64 {
+    shards.entries.iter().filter_map(|e| e.interactions).sum()
 }
 
 fn cancelled(options: &ImportOptions) -> Result<()> {
