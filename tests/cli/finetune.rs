@@ -218,7 +218,7 @@ fn what_does_not_fit_is_refused_before_anything_is_written() {
     for transfer in ["model", "patch"] {
         tune(&format!("--transfer {transfer} --blocks 3"), &["--blocks 2, the new run 3", "--transfer embedding"]);
         tune(&format!("--transfer {transfer} --blocks 1"), &["--blocks 2, the new run 1"]);
-        tune(&format!("--transfer {transfer} --heads 2"), &["--heads 4, the new run 2", "leave --heads out"]);
+        tune(&format!("--transfer {transfer} --heads 2"), &["--heads 4, the new run 2", "omit --heads"]);
         tune(&format!("--transfer {transfer} --norm pre"), &["--norm post, the new run pre"]);
         tune(&format!("--transfer {transfer} --projection true"), &["--projection false, the new run true"]);
     }
@@ -291,7 +291,7 @@ fn fields_keep_their_order() {
     p.well("import log.csv --items items.csv --out rich -q");
     p.well(&format!("train rich --out base -q {TINY} --epochs 1 --fields genre,director --field-width 4"));
     let swapped = "finetune --from base rich --out new --fields director,genre";
-    p.refused(&format!("{swapped} --transfer model"), &["--fields genre,director", "in their order"]);
+    p.refused(&format!("{swapped} --transfer model"), &["--fields genre,director", "the order of the fields is part of the network"]);
     p.refused(&format!("{swapped} --transfer patch"), &["--fields genre,director"]);
     p.refused("finetune --from base rich --out new --transfer patch --fields none", &["the base has 'field.weight'"]);
     assert!(!p.path("new").exists());

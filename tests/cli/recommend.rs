@@ -258,7 +258,7 @@ fn bad_requests_say_what_to_do() {
     refuse(None, &["--history", "[apple]"], "", &["--history: not a JSON list", "'[\"key\",\"key\"]'"]);
     refuse(Some(&data), &["--users", ","], "", &["no users are named", "--all-users"]);
     refuse(None, &["--history", "apple", "--hold-out", "test"], "", &["--hold-out is for users of the data"]);
-    refuse(None, &["--stdin", "--batch", "0"], "", &["batch of 0"]);
+    refuse(None, &["--stdin", "--batch", "0"], "", &["--batch 0 is out of range"]);
     refuse(None, &["--stdin"], "{\"history\": [\"apple\"]}\nhello", &["line 2", "not JSON"]);
     refuse(None, &["--stdin"], "{\"histroy\": [\"apple\"]}", &["line 1", "no list called \"history\""]);
     refuse(None, &["--stdin"], "{\"history\": [1.5]}", &["line 1", "1.5 is not an item key"]);

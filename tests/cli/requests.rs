@@ -322,7 +322,7 @@ hello
             assert!(line["error"].as_str().unwrap().contains(says), "{line}");
             assert!(line["hint"].as_str().unwrap().contains(hint), "{line}");
         }
-        assert!(done.err.contains("line 2: not JSON") && done.err.contains("3 more lines"), "{done:?}");
+        assert!(done.err.contains("line 2: not JSON") && done.err.contains("3 more invalid lines"), "{done:?}");
     }
     let done = ask("");
     assert!(
@@ -391,7 +391,7 @@ fn a_run_below_popularity_is_told_what_may_help() {
     };
     let done = below("");
     assert!(done.out.contains("times that of popularity"), "{done:?}");
-    for says in ["after 8 steps, the validation", "try --epochs 500", "--model sasrec, which learns"] {
+    for says in ["after 8 steps, validation no longer rising", "try --epochs 500", "--model sasrec, which learns"] {
         assert!(done.err.contains(says), "'{says}' is missing: {done:?}");
     }
     let done = below("--model sasrec");

@@ -60,7 +60,7 @@ fn whole_numbers_written_as_reals_are_warned_of() {
     let text = "user,item,time\na,3,1\na,3.0,2\na,4.0,3\nb,5,4\nb,x.0,5\n";
     let (data, _, talk) = imported(text, ImportOptions::default());
     assert_eq!(data.items(), 5);
-    assert!(talk.contains("1 items stand in the log twice") && talk.contains("'3' and '3.0'"), "{talk}");
+    assert!(talk.contains("1 items occur in the log twice") && talk.contains("'3' and '3.0'"), "{talk}");
     assert!(talk.contains("--whole-keys"), "{talk}");
     let whole = ImportOptions { whole_keys: true, ..Default::default() };
     let (data, _, talk) = imported(text, whole.clone());

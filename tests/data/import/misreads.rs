@@ -165,7 +165,7 @@ fn whole_numbers_may_have_any_zeros_behind_the_point() {
         let (data, _, talk) = imported(&text, ImportOptions::default());
         assert_eq!(data.users(), 20);
         let said =
-            format!("10 users stand in the log twice, as whole numbers and as reals, such as '0' and '0{zeros}'");
+            format!("10 users occur in the log twice, as whole numbers and as reals, such as '0' and '0{zeros}'");
         assert!(talk.contains(&said), "{talk}");
         let whole = ImportOptions { whole_keys: true, ..Default::default() };
         let (data, _, talk) = imported(&text, whole);
