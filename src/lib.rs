@@ -1,8 +1,7 @@
-/*! Pre-trains sequential recommenders by masked item prediction (MIP), on hand-written CUDA kernels or the CPU, fine-tunes
-them, evaluates them and recommends items.
+/*! Pre-trains sequential recommenders by masked item prediction (MIP) on hand-written CUDA kernels or the CPU,
+fine-tunes them, evaluates them and recommends items.
 
-The types below are the library: [`import()`] a log, [`Training`], [`Run`], [`Service`]. They print nothing
-and never end the process.
+Start with [`import()`], [`Training`], [`Run`] and [`Service`]. The library prints nothing and never ends the process.
 
 ```
 use mipgpu::{Request, Run, Training};

@@ -220,7 +220,7 @@ impl Scalar for Traced {
     }
     fn gate(self, by: Self) -> Self {
         let through = if by.x <= 0.0 { Traced::default() } else { self };
-        let away = if by.x <= 0.0 { by.below } else { by.x };
+        let away = by.x.abs().max(by.below);
         // A gate on the other side changes the result by all of x. The variance of that is x^2 times its probability.
         let flips = |kind| match Traced::allowed(&[by], kind) {
             0.0 => 0.0,
@@ -349,6 +349,9 @@ mod tests {
         let open = Traced::of(7.0).gate(Traced::of(5.01).product(Traced::of(1.0)) - Traced::of(5.01));
         near(Traced::allowed(&[open], Numerics::BF16_PRODUCTS), 6.0 * 7.0 * 0.5f64.sqrt());
         let far = Traced::of(7.0).gate((near_zero - Traced::of(1.0)).relu());
+        assert_eq!(Traced::allowed(&[far], Numerics::BF16_PRODUCTS), 0.0);
+        // A fused activation gates by its argument, not by its result.
+        let far = Traced::of(7.0).gate(near_zero - Traced::of(1.0));
         assert_eq!(Traced::allowed(&[far], Numerics::BF16_PRODUCTS), 0.0);
         Traced::close_calls();
         assert!(!near_zero.beats(Traced::of(0.0)) && !near_zero.beats(near_zero) && !near_zero.beats(Traced::of(1.0)));

@@ -291,7 +291,10 @@ fn fields_keep_their_order() {
     p.well("import log.csv --items items.csv --out rich -q");
     p.well(&format!("train rich --out base -q {TINY} --epochs 1 --fields genre,director --field-width 4"));
     let swapped = "finetune --from base rich --out new --fields director,genre";
-    p.refused(&format!("{swapped} --transfer model"), &["--fields genre,director", "the order of the fields is part of the network"]);
+    p.refused(
+        &format!("{swapped} --transfer model"),
+        &["--fields genre,director", "the order of the fields is part of the network"],
+    );
     p.refused(&format!("{swapped} --transfer patch"), &["--fields genre,director"]);
     p.refused("finetune --from base rich --out new --transfer patch --fields none", &["the base has 'field.weight'"]);
     assert!(!p.path("new").exists());
