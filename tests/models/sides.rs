@@ -173,7 +173,10 @@ fn the_whole_way_with_users_and_fields() {
     let has = |name: &str| kept.tensor(name).is_ok();
     assert!(has("field.weight") && has("item.weight") && !has("user.weight") && !has("side.weight"));
     assert!(p.well("eval patched --json").contains("\"event\":\"eval\""));
-    p.refused(&format!("{finetune} --out x --fields genres"), &["the base has --fields", "the order of the fields is part of the network"]);
+    p.refused(
+        &format!("{finetune} --out x --fields genres"),
+        &["the base has --fields", "the order of the fields is part of the network"],
+    );
 }
 
 #[test]
