@@ -45,7 +45,7 @@ use crate::{
 #[command(after_help = "\
 Examples:
   mipgpu search --out s1 --over lr=1e-3,3e-4 --over dropout=0.1,0.2,0.3 -- train data/mine --model sasrec --epochs 40
-  mipgpu search --out s2 --random 20 --over lr=1e-4..1e-2:log --over width=32,64 -- finetune --from runs/films data/books
+  mipgpu search --out s2 --random 20 --over lr=1e-4..1e-2:log --over width=32,64 -- finetune --from runs/base data/books
   mipgpu search --out s3 --random 27 --halving 3 --over lr=1e-4..1e-2:log -- train data/mine --epochs 81
 
 The same command resumes a stopped search; with another --over or --random it adds trials.

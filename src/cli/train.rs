@@ -307,16 +307,16 @@ pub fn introduce(printer: &Printer, config: &RunConfig, data: &Dataset, split: &
         "model   {}, width {}{blocks}{heads}, length {}, dropout {}",
         s.model, s.width, s.length, s.dropout
     ));
-    let mut beside = Vec::new();
+    let mut parts = Vec::new();
     if !s.field_names().is_empty() {
-        beside.push(format!("fields {} ({} wide each)", s.field_names().join(", "), s.field_width));
+        parts.push(format!("fields {} ({} wide each)", s.field_names().join(", "), s.field_width));
     }
     if s.user_width > 0 {
-        beside.push(format!("users {} wide", s.user_width));
+        parts.push(format!("users {} wide", s.user_width));
     }
-    if !beside.is_empty() {
+    if !parts.is_empty() {
         let joined = if uses("join") { format!(", joined by {}", name(s.join)) } else { String::new() };
-        printer.say(format_args!("side    {}{joined}", beside.join(", ")));
+        printer.say(format_args!("side    {}{joined}", parts.join(", ")));
     }
     printer.say(format_args!(
         "task    {}{}, loss {}",

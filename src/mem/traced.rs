@@ -358,9 +358,9 @@ mod tests {
         assert_eq!(Traced::close_calls(), 1);
     }
 
-    /// The bias gradient before a dense layer: one doubtful value, times 16 weights, summed. All terms flip together, so
-    /// the error of their sum is often larger than the root of their squares. Where a gate does flip, the true number
-    /// is as far from zero as its error is large.
+    /// The bias gradient before a dense layer: one doubtful value, times 16 weights, summed. All terms flip together,
+    /// so the error of their sum is often larger than the root of their squares. Where a gate does flip, the true
+    /// number is as far from zero as its error is large.
     #[test]
     fn a_flipped_gate_may_reach_a_sum_by_many_ways() {
         let (draws, mut outside, mut outside_root) = (4000, 0, 0);
