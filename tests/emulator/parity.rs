@@ -15,17 +15,13 @@ use mipgpu::{
     },
     base::Result,
     mem::{Planner, Precision},
-    ops::{self, Backend, Memory, Run, case::Case},
+    ops::{self, Memory, Run, case::Case},
 };
 
-use crate::proofs::{Failures, wanted};
+use crate::proofs::{Failures, boxed, wanted};
 
 /// The emulator's settings are global to the process: one op at a time.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-
-fn boxed(backend: Simt) -> Result<Box<dyn Backend>> {
-    Ok(Box::new(backend))
-}
 
 fn prove(cases: Vec<Case>) {
     prove_with(cases, &emulated);

@@ -5,13 +5,13 @@ use mipgpu::{
     backend::{Cpu, Reference, cpu::simd::Isa},
     mem::Precision,
     ops::{
-        Access, Backend, Memory, all_cases,
+        Access, Memory, all_cases,
         case::{Case, Fill},
         cross_entropy, dilated_conv, linear, prove, sampled_softmax,
     },
 };
 
-use crate::proofs::{Failures, wanted};
+use crate::proofs::{Failures, boxed, wanted};
 
 /// Whether `MIPGPU_ONLY` leaves a case in.
 fn chosen(case: &Case) -> bool {
@@ -19,15 +19,11 @@ fn chosen(case: &Case) -> bool {
     wanted(&[&case.name, forward, backward])
 }
 
-fn boxed(backend: impl Backend + 'static) -> Box<dyn Backend> {
-    Box::new(backend)
-}
-
 #[test]
 fn the_harness_accepts_the_naive_loops() {
     let mut failures = Failures::default();
     for case in all_cases().iter().filter(|case| chosen(case)) {
-        failures.of("f32 loops", || prove::parity(case, &|plan| Ok(boxed(Reference::<f32>::new(plan)))).map(|_| ()));
+        failures.of("f32 loops", || prove::parity(case, &|plan| boxed(Reference::<f32>::new(plan))).map(|_| ()));
     }
     failures.report();
 }
@@ -38,7 +34,7 @@ fn the_cpu_backend_agrees_with_the_reference() {
     for case in all_cases().iter().filter(|case| chosen(case)) {
         for products in [Precision::F32, Precision::Bf16] {
             failures.of(&format!("{products:?}"), || {
-                prove::parity(case, &|plan| Ok(boxed(Cpu::with(plan, products)))).map(|_| ())
+                prove::parity(case, &|plan| boxed(Cpu::with(plan, products))).map(|_| ())
             });
         }
     }
@@ -125,7 +121,7 @@ fn every_op_of_the_list_is_run_by_a_case() {
     let ran = Ran::default();
     for case in all_cases().iter().filter(|case| chosen(case)) {
         let ran = ran.clone();
-        prove::parity(case, &move |plan| Ok(boxed(Recorder { inner: Cpu::new(plan), ran: ran.clone() }))).unwrap();
+        prove::parity(case, &move |plan| boxed(Recorder { inner: Cpu::new(plan), ran: ran.clone() })).unwrap();
     }
     let missing: Vec<_> = names().iter().filter(|name| wanted(&[name]) && !ran.borrow().contains(*name)).collect();
     assert!(missing.is_empty(), "no case runs {missing:?}");

@@ -1,7 +1,7 @@
 //! Ranks and best items: the same bits from plain loops in f32, the CPU engine and the CUDA kernels on the emulator.
 //! Lists of any length work in calls with little memory. These tests need a C++ compiler (g++) at build time.
 
-use crate::evaluation::on_backend;
+use crate::{evaluation::on_backend, proofs::boxed};
 use mipgpu::{
     backend::{Cpu, Reference, emulated},
     base::{
@@ -16,10 +16,6 @@ use mipgpu::{
         scoring::{Room, Scoring},
     },
 };
-
-fn boxed(backend: impl Backend + 'static) -> Result<Box<dyn Backend>> {
-    Ok(Box::new(backend))
-}
 
 /// The results of a case on three backends must be the same to the bit, because a rank must not depend on the machine.
 /// But NaN equals NaN, and ids that look like one (`NO_ROW`) do not.

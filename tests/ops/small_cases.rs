@@ -13,12 +13,10 @@ use mipgpu::{
     ops::{Backend, case::Case, families, names, prove},
 };
 
+use crate::proofs::boxed;
+
 /// A way to open a backend.
 type Open<'a> = &'a dyn Fn(&Planner) -> Result<Box<dyn Backend>>;
-
-fn boxed(backend: impl Backend + 'static) -> Result<Box<dyn Backend>> {
-    Ok(Box::new(backend))
-}
 
 /// Runs one case of every op on each backend: the case with the memory nearest to 400 numbers.
 ///

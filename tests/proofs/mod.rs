@@ -8,6 +8,13 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
+use mipgpu::{base::Result, ops::Backend};
+
+/// Returns a backend as the checks of ops take it.
+pub fn boxed(backend: impl Backend + 'static) -> Result<Box<dyn Backend>> {
+    Ok(Box::new(backend))
+}
+
 /// Returns the part of a name in the environment variable `MIPGPU_ONLY`.
 pub fn filter() -> Option<String> {
     std::env::var("MIPGPU_ONLY").ok().filter(|only| !only.is_empty())
@@ -27,7 +34,7 @@ pub struct Failures {
 
 impl Failures {
     /// Runs one case, called `what` in the report. A panic is a failure of this case alone.
-    pub fn of(&mut self, what: &str, case: impl FnOnce() -> Result<(), String>) {
+    pub fn of(&mut self, what: &str, case: impl FnOnce() -> std::result::Result<(), String>) {
         self.tried += 1;
         match catch_unwind(AssertUnwindSafe(case)) {
             Ok(Ok(())) => {}
